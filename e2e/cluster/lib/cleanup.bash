@@ -1,0 +1,83 @@
+# shellcheck shell=bash disable=SC2154
+# Removes everything of the cluster, whatever state it is in: also after a crash, or when it was
+# started from another clone or with another cache. What is ours is told by these marks: our pid
+# files, our network namespace, our control group, our containerd's socket, and two folders.
+
+remove_cluster() {
+	local running_state=$state name
+	if [ -s "$runtime/state" ]; then running_state=$(<"$runtime/state"); fi
+	for name in kubelet kube-proxy kube-controller-manager kube-scheduler "${process_names[@]}"; do stop "$name"; done
+	end_processes || fail 1 "Processes of the cluster do not end: $(our_processes | tr '\n' ' ')"
+	remove_shim_sockets
+	unmount_under "$runtime"
+	unmount_under "$running_state"
+	remove_control_group
+	remove_network
+	# Three places that neither the kubelet nor the network plugins let one choose.
+	rm -f "/var/lib/cni/results/$namespace-"*
+	rmdir --ignore-fail-on-non-empty -p /var/lib/cni/results 2>/dev/null || true
+	remove_log_links "$running_state"
+	# A kubelet that is not ours would have more here than this.
+	if [ "$(ls -A /var/lib/kubelet 2>/dev/null)" = device-plugins ]; then rm -rf --one-file-system /var/lib/kubelet; fi
+	rm -rf --one-file-system "$running_state" "$runtime"
+}
+
+# Everything in our network namespace (the daemons, the shims, pods on the node's network), in
+# our control group (all other pods), and shims that still run when the namespace lost its name.
+our_processes() {
+	local folder
+	{
+		if [ -e "$namespace_file" ]; then ip netns pids "$namespace" 2>/dev/null || true; fi
+		pgrep -f "^[^ ]*/containerd-shim-runc-v2 .*-address $containerd_socket" || true
+		while read -r folder; do
+			if [ -d "$folder" ]; then find "$folder" -name cgroup.procs -exec cat {} + 2>/dev/null || true; fi
+		done < <(control_group_folders)
+	} | sort -un
+}
+
+end_processes() {
+	local tries pids
+	for ((tries = 0; tries < 200; tries++)); do
+		mapfile -t pids < <(our_processes)
+		[ ${#pids[@]} -gt 0 ] || return 0
+		kill -KILL "${pids[@]}" 2>/dev/null || true
+		sleep 0.05
+	done
+	return 1
+}
+
+# The shims' sockets lie in a folder that all containerds share; the bundles tell which are ours.
+remove_shim_sockets() {
+	local socket
+	[ -d "$runtime/containerd" ] || return 0
+	while read -r socket; do rm -f "$socket"; done < <(
+		find "$runtime/containerd" -maxdepth 4 \( -name bootstrap.json -o -name address \) \
+			-exec grep -ho '/run/containerd/s/[0-9a-f]*' {} + | sort -u
+	)
+	rmdir -p --ignore-fail-on-non-empty /run/containerd/s 2>/dev/null || true
+}
+
+unmount_under() {
+	local mount
+	# The newest first: a mount may lie in another.
+	while read -r mount; do
+		umount "$mount" 2>/dev/null || umount --lazy "$mount" 2>/dev/null || true
+	done < <(awk '{print $5}' /proc/self/mountinfo | grep -F "$1/" | tac | sed 's/\\040/ /g')
+}
+
+remove_control_group() {
+	local folder tries
+	while read -r folder; do
+		# A group that was just emptied may be busy for a moment.
+		for ((tries = 0; tries < 50; tries++)); do
+			[ -d "$folder" ] || break
+			find "$folder" -depth -type d -exec rmdir {} + 2>/dev/null || sleep 0.05
+		done
+	done < <(control_group_folders)
+}
+
+remove_log_links() {
+	[ -d /var/log/containers ] || return 0
+	find /var/log/containers -type l -lname "$1/*" -delete
+	rmdir --ignore-fail-on-non-empty /var/log/containers
+}

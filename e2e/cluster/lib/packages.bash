@@ -1,0 +1,42 @@
+# shellcheck shell=bash disable=SC2034,SC2154
+# Debian packages and toolchains: installs the packages when run as root, else names them.
+
+cluster_packages=(runc containernetworking-plugins iptables conntrack ipset ethtool socat iproute2
+	procps util-linux fuse3 ca-certificates)
+image_packages=(mmdebstrap binutils)
+# The shells that the protocol is tried under, and the ways in which people start a command as somebody else.
+test_packages=(dash bash busybox-static sudo util-linux fuse3)
+
+# require_packages PACKAGE...
+require_packages() {
+	local package log=$logs/packages.log
+	local missing=()
+	for package; do
+		[ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+	done
+	[ ${#missing[@]} -gt 0 ] || return 0
+	if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+		fail 2 "Packages are missing. As root: apt-get install ${missing[*]}"
+	fi
+	say "installing ${missing[*]}"
+	mkdir -p "$logs"
+	# A source of some other software may be out of reach: the install tells whether that matters.
+	{
+		apt-get update -qq || true
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+	} </dev/null >"$log" 2>&1 || fail_with_log "$log" "apt-get could not install ${missing[*]}."
+}
+
+require_go() {
+	command -v go >/dev/null || fail 2 "Go is missing (1.26 or newer)." \
+		"Unpack a release of https://go.dev/dl/ in /usr/local, then: export PATH=/usr/local/go/bin:\$PATH"
+}
+
+require_rust() {
+	command -v cargo >/dev/null || fail 2 "Rust is missing (1.91 or newer)." \
+		"Get it with: curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
+}
+
+require_c_compiler() {
+	command -v cc >/dev/null || fail 2 "A C compiler is missing." "Get it with: apt-get install gcc libc6-dev"
+}

@@ -1,0 +1,108 @@
+# shellcheck shell=bash disable=SC2016,SC2034,SC2154
+# What each image holds. A recipe fills $folder, the top layer, may name a root file system below
+# it ($rootfs), and sets $config, the image's configuration.
+
+path_variable='"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]'
+
+add_program() { install -D -m 0755 "$1" "$folder/usr/local/bin/${2:-$(basename "$1")}"; }
+
+# The users that images without Debian have, so that they can be run as somebody.
+add_users() {
+	mkdir -p "$folder/etc" "$folder/root"
+	mkdir -m 1777 "$folder/tmp"
+	printf '%s\n' root:x:0:0:root:/root:/bin/sh nobody:x:65534:65534:nobody:/:/bin/sh >"$folder/etc/passwd"
+	printf '%s\n' root:x:0: nogroup:x:65534: >"$folder/etc/group"
+}
+
+# Databases get the same user id in every image, whatever Debian would choose.
+fixed_user() {
+	printf '%s' "--essential-hook=for file in passwd group shadow; do case \$file in " \
+		"passwd) echo '$1:x:999:999::$2:/bin/bash';; group) echo '$1:x:999:';; " \
+		"shadow) echo '$1:!:19000::::::';; esac >>\"\$1/etc/\$file\"; done"
+}
+
+# The process that holds a pod's namespaces: it sleeps and reaps.
+recipe_pause() {
+	add_program "$programs/emit"
+	config='"Entrypoint":["/usr/local/bin/emit","--idle"],"User":"65535:65535"'
+}
+
+recipe_coredns() {
+	add_program "$programs/coredns"
+	config='"Entrypoint":["/usr/local/bin/coredns"]'
+}
+
+# An S3 server: give it ROOT_ACCESS_KEY and ROOT_SECRET_KEY. Each folder of /data is a bucket.
+recipe_versitygw() {
+	add_program "$programs/versitygw"
+	add_users
+	mkdir -m 1777 "$folder/data"
+	config="$path_variable,\"Entrypoint\":[\"/usr/local/bin/versitygw\"],\"Cmd\":[\"--port\",\":7070\",\"posix\",\"/data\"]"
+}
+
+recipe_postgres() {
+	# The package's own cluster is of no use: an entrypoint makes one where the volume is.
+	make_rootfs postgres essential postgresql-15,sudo,util-linux,procps \
+		"$(fixed_user postgres /var/lib/postgresql)" \
+		--customize-hook='rm -rf "$1"/var/lib/postgresql/15 "$1"/etc/postgresql/15' \
+		--customize-hook='chroot "$1" install -d -o postgres -g postgres /var/lib/postgresql/data'
+	# For the socket: the container may start as root or as postgres.
+	mkdir -p "$folder/run" && mkdir -m 1777 "$folder/run/postgresql"
+	add_program "$here/entrypoints/postgres-entrypoint"
+	add_program "$programs/emit"
+	config='"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/postgresql/15/bin","LANG=C.UTF-8","PGDATA=/var/lib/postgresql/data"],"Entrypoint":["/usr/local/bin/postgres-entrypoint"]'
+}
+
+recipe_mariadb() {
+	make_rootfs mariadb essential mariadb-server,sudo,util-linux,procps \
+		"$(fixed_user mysql /var/lib/mysql)" \
+		--customize-hook='rm -rf "$1"/var/lib/mysql' \
+		--customize-hook='chroot "$1" install -d -o mysql -g mysql /var/lib/mysql'
+	mkdir -p "$folder/run" && mkdir -m 1777 "$folder/run/mysqld"
+	add_program "$here/entrypoints/mariadb-entrypoint"
+	add_program "$programs/emit"
+	config="$path_variable,\"Entrypoint\":[\"/usr/local/bin/mariadb-entrypoint\"]"
+}
+
+recipe_toolbox() {
+	make_rootfs toolbox essential bash,dash,busybox-static,coreutils,procps,sudo,util-linux
+	add_program "$programs/emit"
+	config="$path_variable,\"Entrypoint\":[\"/usr/local/bin/emit\",\"--idle\"]"
+}
+
+recipe_busybox() {
+	local applet
+	make_rootfs toolbox essential bash,dash,busybox-static,coreutils,procps,sudo,util-linux
+	mkdir "$folder/bin"
+	tar -xOf "$rootfs" --wildcards '*/bin/busybox' >"$folder/bin/busybox"
+	chmod 0755 "$folder/bin/busybox"
+	for applet in $("$folder/bin/busybox" --list); do
+		[ "$applet" = busybox ] || ln -s busybox "$folder/bin/$applet"
+	done
+	rootfs=''
+	add_program "$programs/emit"
+	add_users
+	config="$path_variable,\"Entrypoint\":[\"/usr/local/bin/emit\",\"--idle\"]"
+}
+
+recipe_shell-less() {
+	add_program "$programs/emit"
+	config="$path_variable,\"Entrypoint\":[\"/usr/local/bin/emit\",\"--idle\"]"
+}
+
+# The product: the C library and the authorities' certificates below, the binary on top.
+recipe_stowaway() {
+	[ -x "${stowaway_binary:-}" ] || fail 2 "There is no program ${stowaway_binary:-(none given)}." \
+		"Build it with: cargo build --release; then: e2e/images/build stowaway target/release/stowaway"
+	# Unpacked and not installed; of what the packages bring, only the libraries and certificates stay.
+	make_rootfs stowaway extract libc6,libgcc-s1,ca-certificates \
+		--extract-hook='mkdir -p "$1/etc/ssl/certs" && cat "$1"/usr/share/ca-certificates/mozilla/*.crt >"$1/etc/ssl/certs/ca-certificates.crt"' \
+		--extract-hook='cd "$1" && rm -rf etc/debconf.conf etc/perl usr/share usr/bin/* usr/sbin/* usr/lib/ssl usr/lib/*/perl* usr/lib/*/libssl* usr/lib/*/libcrypto* usr/lib/*/engines*' \
+		--extract-hook='printf "%s\n" root:x:0:0::/: stowaway:x:65532:65532::/: >"$1/etc/passwd"' \
+		--extract-hook='printf "%s\n" root:x:0: stowaway:x:65532: >"$1/etc/group"'
+	mkdir -m 1777 "$folder/tmp"
+	# Without the line tables: they are for the tests' back traces, and make the image five times as large.
+	strip -o "$work/stowaway.stripped" "$stowaway_binary"
+	add_program "$work/stowaway.stripped" stowaway
+	config="$path_variable,\"User\":\"65532:65532\",\"Entrypoint\":[\"/usr/local/bin/stowaway\"]"
+}
