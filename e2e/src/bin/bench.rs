@@ -1,0 +1,149 @@
+//! Our runner beside `kubectl exec | restic backup --stdin`: the same streams from the same pod into the same stores,
+//! in turns. Prints a Markdown table with rate, CPU time, peak memory, and the ratio of the rates.
+
+use std::{
+    process::{Child, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use kube::ResourceExt;
+use stowaway::model::BackendConfig;
+use stowaway_e2e::{
+    Kind, Namespace, Restic, Runner, S3, Sequence, Workload, in_namespace,
+    measure::{Cost, measure},
+    process,
+    store::PASSWORD,
+};
+
+/// Compares our runner with `kubectl exec | restic backup --stdin`, on the cluster that `make cluster` made.
+#[derive(Parser)]
+struct Arguments {
+    /// Sizes of the streams in MiB.
+    #[arg(long, value_delimiter = ',', default_values_t = [64, 4096])]
+    sizes: Vec<u64>,
+    /// How often each is measured; the fastest counts.
+    #[arg(long, default_value_t = 1)]
+    rounds: u64,
+    /// Only the repository on a folder, not the one on S3.
+    #[arg(long)]
+    volume_only: bool,
+}
+
+const KINDS: [Kind; 3] = [Kind::Random, Kind::Text, Kind::Zero];
+
+/// A new repository for one measurement.
+enum Store {
+    S3(S3),
+    Folder(tempfile::TempDir),
+}
+
+impl Store {
+    fn restic(&self) -> Restic {
+        match self {
+            Self::S3(server) => server.restic(),
+            Self::Folder(folder) => Restic::folder(&folder.path().join("repository"), PASSWORD),
+        }
+    }
+
+    fn backend(&self) -> BackendConfig {
+        match self {
+            Self::S3(server) => server.backend(server.from_here),
+            Self::Folder(folder) => {
+                BackendConfig::Folder { path: folder.path().join("repository").display().to_string() }
+            }
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    in_namespace("bench", async |namespace: &Namespace| {
+        let server = S3::shared(namespace).await?;
+        println!(
+            "| stream | store | ours MiB/s | CPU s | peak MiB | kubectl and restic MiB/s | CPU s | peak MiB | ratio |"
+        );
+        println!("|---|---|---|---|---|---|---|---|---|");
+        for megabytes in &arguments.sizes {
+            for kind in KINDS {
+                for on_s3 in [true, false] {
+                    if on_s3 && arguments.volume_only {
+                        continue;
+                    }
+                    let sequence = Sequence::new(kind, 1, megabytes << 20);
+                    row(namespace, on_s3.then_some(&server), sequence, arguments.rounds).await?;
+                }
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+async fn row(namespace: &Namespace, server: Option<&S3>, sequence: Sequence, rounds: u64) -> Result<()> {
+    let (mut ours, mut theirs): (Option<Cost>, Option<Cost>) = (None, None);
+    for round in 0..rounds.max(1) {
+        for is_ours in [round % 2 == 0, round % 2 != 0] {
+            let store = match server {
+                Some(server) => Store::S3(server.below(&format!("bench-{is_ours}"))),
+                // On a disk: the folder for temporary files may be in memory.
+                None => Store::Folder(tempfile::tempdir_in("/var/tmp")?),
+            };
+            let cost = if is_ours {
+                run_ours(namespace, &store, sequence).await?
+            } else {
+                run_theirs(namespace, &store, sequence).await?
+            };
+            let best = if is_ours { &mut ours } else { &mut theirs };
+            if best.is_none_or(|best| cost.elapsed < best.elapsed) {
+                *best = Some(cost);
+            }
+            if let Store::S3(server) = &store {
+                server.delete(&namespace.cluster);
+            }
+        }
+    }
+    let (ours, theirs) = (ours.context("not measured")?, theirs.context("not measured")?);
+    let store = if server.is_some() { "S3" } else { "volume" };
+    println!(
+        "| {} {} MiB | {store} | {} | {} | {:.2} |",
+        sequence.kind,
+        sequence.bytes >> 20,
+        cells(sequence, ours),
+        cells(sequence, theirs),
+        theirs.elapsed.as_secs_f64() / ours.elapsed.as_secs_f64()
+    );
+    Ok(())
+}
+
+#[allow(clippy::cast_precision_loss, reason = "figures for people")]
+fn cells(sequence: Sequence, cost: Cost) -> String {
+    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let rate = mebibytes(sequence.bytes) / cost.elapsed.as_secs_f64();
+    format!("{rate:.0} | {:.1} | {:.0}", cost.cpu.as_secs_f64(), mebibytes(cost.peak_memory))
+}
+
+async fn run_ours(namespace: &Namespace, store: &Store, sequence: Sequence) -> Result<Cost> {
+    let pod = Workload::dumping(namespace, "box", &sequence).start(namespace).await?;
+    let runner = Runner::new(namespace, store.backend())?;
+    runner.create_repository().await?;
+    let started = Instant::now();
+    let run = runner.start_process(runner.backup(&pod, None, "bench")?)?;
+    measure(started, vec![run.0]).with_context(|| std::fs::read_to_string(run.1.path().join("log")).unwrap_or_default())
+}
+
+async fn run_theirs(namespace: &Namespace, store: &Store, sequence: Sequence) -> Result<Cost> {
+    let pod = Workload::dumping(namespace, "box", &sequence).start(namespace).await?.name_any();
+    let restic = store.restic();
+    process::run(&mut restic.restic("restic", &["init"]))?;
+    let started = Instant::now();
+    let command = sequence.command();
+    let mut exec = namespace.kubectl(&["exec", &pod, "--"]);
+    let mut exec: Child = exec.args(command.split(' ')).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let stdout = exec.stdout.take().context("kubectl has no stdout")?;
+    let backup =
+        restic.restic("restic", &["backup", "--quiet", "--stdin", "--stdin-filename", "dump"]).stdin(stdout).spawn()?;
+    measure(started, vec![exec, backup])
+}

@@ -1,0 +1,59 @@
+//! Runs the programs that a user would: `stowaway`, `restic`, `kubectl`. They are the real ones.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+
+/// The cache folder of built parts; the same rule as in `e2e/cluster/lib/settings.bash`.
+pub fn cache() -> PathBuf {
+    let home = || env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from);
+    let default =
+        || env::var_os("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from).join("stowaway");
+    env::var_os("STOWAWAY_CACHE").map_or_else(default, PathBuf::from)
+}
+
+/// A program from the cache, else from the PATH.
+pub fn program(name: &str) -> PathBuf {
+    let built = cache().join("bin").join(name);
+    if built.exists() { built } else { PathBuf::from(name) }
+}
+
+/// The `stowaway` under test: built by `cargo build --release`, beside the tests.
+pub fn stowaway() -> Result<PathBuf> {
+    let own = env::current_exe().context("failed to find the test's own program")?;
+    // Tests are in a folder `deps` below it, programs beside it.
+    let built = own.ancestors().skip(1).take(2).map(|folder| folder.join("stowaway")).find(|path| path.is_file());
+    built.with_context(|| format!("no `stowaway` beside {}; run `cargo build --release` first", own.display()))
+}
+
+/// Runs to the end and returns stdout; an exit status other than 0 is an error that shows both outputs.
+pub fn run(command: &mut Command) -> Result<Vec<u8>> {
+    let output = output(command)?;
+    if !output.status.success() {
+        bail!(
+            "{} ended with {}\nstdout: {}\nstderr: {}",
+            command.get_program().display(),
+            output.status,
+            String::from_utf8_lossy(&output.stdout[..output.stdout.len().min(4000)]),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(output.stdout)
+}
+
+/// Runs to the end, whatever the exit status.
+pub fn output(command: &mut Command) -> Result<Output> {
+    command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("failed to start {}", command.get_program().display()))
+}
+
+/// A folder under the repository of this source, for example its manifests.
+pub fn clone_folder(relative: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(relative)
+}

@@ -1,0 +1,209 @@
+//! The S3 server of the tests (versitygw, one for all of them, a prefix for each), and the Repository objects that point
+//! to it.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use stowaway::model::{BackendConfig, S3Config};
+use tokio::{net::TcpListener, sync::OnceCell, task::JoinHandle};
+
+use crate::{Cluster, Namespace, process, restic::Restic};
+
+/// The credentials of the test's S3 server.
+pub const ACCESS_KEY_ID: &str = "stowaway-test";
+/// Its secret.
+pub const SECRET_ACCESS_KEY: &str = "stowaway-test-secret";
+/// The password of the test's repositories.
+pub const PASSWORD: &str = "correct horse battery staple";
+/// The namespace of the shared server; it stays between runs.
+const SHARED_NAMESPACE: &str = "stowaway-e2e-store";
+/// Where the server keeps its buckets.
+const BUCKETS: &str = "/data/backups";
+
+static SHARED: OnceCell<String> = OnceCell::const_new();
+
+/// An S3 server with one bucket, `backups`, as one test uses it.
+pub struct S3 {
+    /// `host:port` of its Service, for pods.
+    pub address: String,
+    /// The same for programs on this machine.
+    pub from_here: SocketAddr,
+    prefix: String,
+    forward: Option<JoinHandle<()>>,
+}
+
+impl Drop for S3 {
+    fn drop(&mut self) {
+        if let Some(forward) = &self.forward {
+            forward.abort();
+        }
+    }
+}
+
+impl S3 {
+    /// The server that all tests share, started by the first one; each namespace has a prefix of its own.
+    pub async fn shared(namespace: &Namespace) -> Result<Self> {
+        let shared = Namespace { cluster: namespace.cluster.clone(), name: SHARED_NAMESPACE.to_owned() };
+        let address = SHARED
+            .get_or_try_init(|| async {
+                shared.ensure().await?;
+                start(&shared).await
+            })
+            .await?;
+        Self::reach(&shared, address.clone(), namespace).await
+    }
+
+    /// A server of this test's own, which it may take away.
+    pub async fn own(namespace: &Namespace) -> Result<Self> {
+        let address = start(namespace).await?;
+        Self::reach(namespace, address, namespace).await
+    }
+
+    async fn reach(server: &Namespace, address: String, user: &Namespace) -> Result<Self> {
+        let (from_here, forward) = if user.cluster.is_built_in() {
+            (address.parse().context("the Service of S3 has no address")?, None)
+        } else {
+            forward(server.cluster.client.clone(), server.name.clone()).await.map(|(at, task)| (at, Some(task)))?
+        };
+        Ok(Self { address, from_here, prefix: user.name.clone(), forward })
+    }
+
+    /// Creates the Secrets and a Repository `main`, the namespace's default, and waits until it is Ready.
+    pub async fn repository(&self, namespace: &Namespace) -> Result<Restic> {
+        self.secrets(namespace).await?;
+        namespace.apply_object(self.repository_object("main", "password", true)).await?;
+        namespace.wait_until_repository_ready("main").await?;
+        Ok(self.restic())
+    }
+
+    /// Creates the Secrets `store` (credentials) and `password`.
+    pub async fn secrets(&self, namespace: &Namespace) -> Result<()> {
+        namespace.apply_object(secret("store", &json!({ "id": ACCESS_KEY_ID, "key": SECRET_ACCESS_KEY }))).await?;
+        namespace.apply_object(secret("password", &json!({ "password": PASSWORD }))).await
+    }
+
+    /// A Repository on this server.
+    pub fn repository_object(&self, name: &str, password_secret: &str, is_default: bool) -> Value {
+        let reference = |key: &str| json!({ "name": "store", "key": key });
+        json!({
+            "apiVersion": "stowaway.dev/v1alpha1", "kind": "Repository",
+            "metadata": { "name": name, "annotations": { "stowaway.dev/is-default": is_default.to_string() } },
+            "spec": {
+                "s3": {
+                    "endpoint": format!("http://{}", self.address), "bucket": "backups", "prefix": self.prefix,
+                    "credentials": { "accessKeyIdSecretRef": reference("id"), "secretAccessKeySecretRef": reference("key") },
+                },
+                "passwordSecretRef": { "name": password_secret },
+            },
+        })
+    }
+
+    /// The repository as the runner is told of it, reached at `address` (the server itself, or a proxy before it).
+    pub fn backend(&self, address: SocketAddr) -> BackendConfig {
+        BackendConfig::S3(S3Config {
+            endpoint: format!("http://{address}"),
+            bucket: "backups".into(),
+            prefix: self.prefix.clone(),
+            region: "us-east-1".into(),
+            path_style: true,
+        })
+    }
+
+    /// Another repository on the same server, below this one's prefix.
+    #[must_use]
+    pub fn below(&self, name: &str) -> Self {
+        let prefix = format!("{}/{name}", self.prefix);
+        Self { address: self.address.clone(), from_here: self.from_here, prefix, forward: None }
+    }
+
+    /// Takes away all that is in this repository.
+    pub fn delete(&self, cluster: &Cluster) {
+        clean_up(cluster, &self.prefix);
+    }
+
+    /// The repository as restic is told of it.
+    pub fn restic(&self) -> Restic {
+        Restic {
+            url: format!("s3:http://{}/backups/{}", self.from_here, self.prefix),
+            password: PASSWORD.to_owned(),
+            credentials: vec![
+                ("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID.to_owned()),
+                ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY.to_owned()),
+            ],
+        }
+    }
+}
+
+/// A Secret with these texts.
+pub fn secret(name: &str, texts: &Value) -> Value {
+    json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name }, "stringData": texts })
+}
+
+/// Takes away what a test's namespace left on the shared server.
+pub fn clean_up(cluster: &Cluster, prefix: &str) {
+    let shared = Namespace { cluster: cluster.clone(), name: SHARED_NAMESPACE.to_owned() };
+    let folder = format!("{BUCKETS}/{prefix}");
+    // A test that used no store has nothing there, and may have been the first one: no server, either.
+    let _nothing_there =
+        process::output(&mut shared.kubectl(&["exec", "s3", "--container=tools", "--", "rm", "-rf", &folder]));
+}
+
+async fn start(namespace: &Namespace) -> Result<String> {
+    let image = |name: &str| namespace.cluster.image(name);
+    let environment = [("ROOT_ACCESS_KEY", ACCESS_KEY_ID), ("ROOT_SECRET_KEY", SECRET_ACCESS_KEY)]
+        .map(|(name, value)| json!({ "name": name, "value": value }));
+    let data = json!([{ "name": "data", "mountPath": "/data" }]);
+    namespace
+        .apply_object(json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "s3", "labels": { "app": "s3" } },
+            "spec": {
+                "terminationGracePeriodSeconds": 0,
+                "initContainers": [{
+                    "name": "bucket", "image": image("busybox"), "imagePullPolicy": "IfNotPresent",
+                    "command": ["mkdir", "-p", BUCKETS], "volumeMounts": data,
+                }],
+                "containers": [
+                    {
+                        "name": "server", "image": image("versitygw"), "imagePullPolicy": "IfNotPresent",
+                        "args": ["--port", ":9000", "posix", "/data"], "env": environment, "volumeMounts": data,
+                        "readinessProbe": { "tcpSocket": { "port": 9000 }, "periodSeconds": 1 },
+                    },
+                    { "name": "tools", "image": image("busybox"), "imagePullPolicy": "IfNotPresent", "volumeMounts": data },
+                ],
+                "volumes": [{ "name": "data", "emptyDir": {} }],
+            },
+        }))
+        .await?;
+    namespace
+        .apply_object(json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": { "name": "s3" },
+            "spec": { "selector": { "app": "s3" }, "ports": [{ "port": 9000 }] },
+        }))
+        .await?;
+    namespace.wait_until_ready("s3").await?;
+    let service: Service = namespace.api::<Service>().get("s3").await?;
+    let address = service.spec.and_then(|spec| spec.cluster_ip).context("the Service of S3 has no address")?;
+    Ok(format!("{address}:9000"))
+}
+
+/// Passes a port of the loopback on to the server's pod, for a cluster whose Services this machine cannot reach.
+async fn forward(client: Client, namespace: String) -> Result<(SocketAddr, JoinHandle<()>)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let pods: Api<Pod> = Api::namespaced(client, &namespace);
+    let task = tokio::spawn(async move {
+        while let Ok((mut local, _)) = listener.accept().await {
+            let pods = pods.clone();
+            tokio::spawn(async move {
+                let Ok(mut forwarder) = pods.portforward("s3", &[9000]).await else { return };
+                if let Some(mut remote) = forwarder.take_stream(9000) {
+                    let _closed = tokio::io::copy_bidirectional(&mut local, &mut remote).await;
+                }
+            });
+        }
+    });
+    Ok((address, task))
+}

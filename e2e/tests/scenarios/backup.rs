@@ -1,0 +1,249 @@
+//! What is stored is byte for byte what the command wrote, for every restic and from every kind of container.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::Path,
+    process::Stdio,
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use stowaway::model::{Proof, Verdict};
+use stowaway_e2e::{
+    Kind, Namespace, Restic, S3, Sequence, Workload, in_namespace, process,
+    restic::{RESTICS, Snapshot},
+    runs::{all_green, ended, known, source},
+    sequence, store,
+    workload::{self, COMMAND},
+};
+
+/// Short, every byte value in an odd length, several packs that do not compress, and beyond 2^30.
+const STREAMS: [(&str, Sequence); 4] = [
+    ("short", Sequence::new(Kind::Random, 5, 1024)),
+    ("every", Sequence::new(Kind::Every, 0, 3_000_017)),
+    ("packs", Sequence::new(Kind::Random, 6, 40 << 20)),
+    ("long", Sequence::new(Kind::Text, 7, (1 << 30) + 1)),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dumps_are_byte_exact_for_the_oldest_and_the_newest_restic() -> Result<()> {
+    in_namespace("exact", async |namespace: &Namespace| {
+        let restic = S3::shared(namespace).await?.repository(namespace).await?;
+        let mut pod = Workload::new(namespace, "box", "toolbox");
+        for (name, stream) in &STREAMS {
+            pod = pod.named_command(name, &stream.command());
+        }
+        pod.start(namespace).await?;
+        let backup = namespace.back_up("exact", json!({ "retryLimit": 0 })).await?;
+        all_green(&backup)?;
+
+        let snapshots = restic.snapshots()?;
+        ensure!(snapshots.len() == STREAMS.len(), "{} snapshots", snapshots.len());
+        for (name, stream) in &STREAMS {
+            let source_name = format!("pod/box/main/{name}");
+            let outcome = &source(&backup, &source_name)?.outcome;
+            let digest = stream.digest();
+            ensure!(
+                outcome.digest.as_deref() == Some(&digest) && outcome.bytes == Some(stream.bytes),
+                "{name}: {outcome:?}"
+            );
+            ensure!(outcome.proof == Some(Proof::Acknowledged), "{name}: {outcome:?}");
+            let snapshot = snapshots.iter().find(|snapshot| snapshot.tag("source") == Some(&source_name));
+            let snapshot = snapshot.with_context(|| format!("no snapshot of {source_name}"))?;
+            ensure!(snapshot.hostname == namespace.name, "host {}", snapshot.hostname);
+            for program in RESTICS {
+                file_is_exact(&restic, program, snapshot, stream.bytes, &digest)
+                    .with_context(|| format!("{program}, {name}"))?;
+            }
+        }
+        for program in RESTICS {
+            restic.check(program, true)?;
+            mounted_files_are_exact(&restic, program, &snapshots).with_context(|| format!("{program} mount"))?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// `ls` tells the size, `dump`, `restore` and `restore --verify` give the bytes back.
+fn file_is_exact(restic: &Restic, program: &str, snapshot: &Snapshot, bytes: u64, digest: &str) -> Result<()> {
+    let listed = String::from_utf8(process::run(&mut restic.restic(program, &["ls", "--long", &snapshot.id]))?)?;
+    ensure!(
+        listed.lines().any(|line| line.contains(&format!(" {bytes} ")) && line.ends_with(snapshot.path())),
+        "ls does not tell {bytes} bytes of {}:\n{listed}",
+        snapshot.path()
+    );
+    ensure!(restic.dump(program, snapshot)? == (digest.to_owned(), bytes), "dump gives other bytes");
+    for options in [&["restore"][..], &["restore", "--verify"]] {
+        let target = tempfile::tempdir()?;
+        let place = target.path().display().to_string();
+        process::run(restic.restic(program, options).args(["--target", &place, &snapshot.id]))?;
+        let restored = target.path().join(snapshot.path().trim_start_matches('/'));
+        ensure!(digest_of_file(&restored)? == digest, "{options:?} gives other bytes");
+    }
+    Ok(())
+}
+
+/// `restic mount`, and a copy of each file out of it.
+fn mounted_files_are_exact(restic: &Restic, program: &str, snapshots: &[Snapshot]) -> Result<()> {
+    if !Path::new("/dev/fuse").exists() {
+        eprintln!("SKIPPED: restic mount, since this machine has no /dev/fuse");
+        return Ok(());
+    }
+    let (at, target) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let mut mounting =
+        restic.restic(program, &["mount"]).arg(at.path()).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+    let copied = (|| {
+        let ids = at.path().join("ids");
+        let deadline = std::time::Instant::now() + stowaway_e2e::namespace::PATIENCE;
+        while !ids.is_dir() {
+            ensure!(mounting.try_wait()?.is_none() && std::time::Instant::now() < deadline, "nothing is mounted");
+            std::thread::sleep(stowaway_e2e::namespace::GLANCE);
+        }
+        for snapshot in snapshots {
+            let from = ids.join(&snapshot.id[..8]).join(snapshot.path().trim_start_matches('/'));
+            let to = target.path().join("copy");
+            process::run(std::process::Command::new("cp").arg(&from).arg(&to))?;
+            ensure!(
+                Some(digest_of_file(&to)?.as_str()) == snapshot.tag("sha256"),
+                "a copy of {} has other bytes",
+                from.display()
+            );
+            fs::remove_file(to)?;
+        }
+        Ok(())
+    })();
+    // restic unmounts when it is interrupted.
+    process::run(std::process::Command::new("kill").args(["-s", "INT", &mounting.id().to_string()]))?;
+    mounting.wait()?;
+    copied
+}
+
+fn digest_of_file(path: &Path) -> Result<String> {
+    let mut file = File::open(path).with_context(|| format!("{} was not restored", path.display()))?;
+    let (mut digest, mut buffer) = (Sha256::new(), vec![0; 64 * 1024]);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(sequence::hex(&digest.finalize())),
+            Ok(length) => digest.update(&buffer[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_pods_with_the_same_container_are_two_sources_and_a_busybox_is_proven_and_no_shell_is_not() -> Result<()> {
+    let sequences = [1, 2, 3, 4, 5].map(|seed| Sequence::new(Kind::Every, seed, 100_000 + seed));
+    let [first, second, busybox, bare, accepted] = sequences;
+    in_namespace("kinds", async |namespace: &Namespace| {
+        let restic = S3::shared(namespace).await?.repository(namespace).await?;
+        let without_shell = |name: &str, sequence: &Sequence| {
+            Workload::new(namespace, name, "shell-less").container(name).annotate(COMMAND, &sequence.command())
+        };
+        let pods = [
+            Workload::dumping(namespace, "first", &first).annotate("stowaway.dev/file-extension", ".bin"),
+            Workload::dumping(namespace, "second", &second).annotate("stowaway.dev/file-extension", ".bin"),
+            Workload::new(namespace, "busybox", "busybox").container("box").annotate(COMMAND, &busybox.command()),
+            without_shell("bare", &bare),
+            without_shell("accepted", &accepted).annotate("stowaway.dev/accept-unproven", "true"),
+        ];
+        workload::start_all(namespace, &pods).await?;
+        let backup = namespace.back_up("kinds", json!({ "retryLimit": 0 })).await?;
+
+        let outcome = |name: &str| source(&backup, name).map(|source| &source.outcome);
+        for name in ["pod/first/main", "pod/second/main", "pod/busybox/box"] {
+            ended(name, outcome(name)?, Verdict::Succeeded, &["Completed"])?;
+            ensure!(outcome(name)?.proof == Some(Proof::Acknowledged), "{name}: {:?}", outcome(name)?.proof);
+        }
+        ended("bare", outcome("pod/bare/bare")?, Verdict::Unproven, &["NotProven"])?;
+        ended("accepted", outcome("pod/accepted/accepted")?, Verdict::Succeeded, &["NotProven"])?;
+        let verdict = backup.status.as_ref().and_then(|status| status.verdict);
+        ensure!(verdict != Some(Verdict::Succeeded), "a Backup with an unproven source is green");
+        restic.agrees_with(
+            &backup,
+            &known(&[
+                ("pod/first/main", &first),
+                ("pod/second/main", &second),
+                ("pod/busybox/box", &busybox),
+                ("pod/bare/bare", &bare),
+                ("pod/accepted/accepted", &accepted),
+            ]),
+        )?;
+        let mut paths: Vec<String> = restic.snapshots()?.iter().map(|snapshot| snapshot.path().to_owned()).collect();
+        paths.sort();
+        paths.dedup();
+        ensure!(paths.len() == 5, "two sources share a path: {paths:?}");
+        // K8up's path for the first claimant, a path of its own for the second one; the next run has the same.
+        let again = namespace.back_up("again", json!({ "retryLimit": 0 })).await?;
+        let of_second = |backup: &stowaway::api::Backup| {
+            source(backup, "pod/second/main").map(|source| source.outcome.snapshot.clone())
+        };
+        let path_of = |id: Option<String>| -> Result<String> {
+            let snapshots = restic.snapshots()?;
+            Ok(snapshots
+                .iter()
+                .find(|snapshot| Some(&snapshot.id) == id.as_ref())
+                .context("no such snapshot")?
+                .path()
+                .to_owned())
+        };
+        ensure!(path_of(of_second(&backup)?)? == path_of(of_second(&again)?)?, "the path of a source flips");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_on_a_volume_is_written_and_read_by_restic() -> Result<()> {
+    let sequence = Sequence::new(Kind::Random, 11, 2_000_003);
+    in_namespace("volume", async |namespace: &Namespace| {
+        let folder = format!("/var/lib/stowaway-e2e/{}", namespace.name);
+        let volume = json!({ "hostPath": { "path": folder, "type": "DirectoryOrCreate" } });
+        namespace
+            .apply_object(json!({
+                "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "folder" },
+                "spec": {
+                    "terminationGracePeriodSeconds": 0,
+                    // The folder of a hostPath belongs to root; the runner is somebody else.
+                    "initContainers": [{
+                        "name": "owner", "image": namespace.cluster.image("busybox"), "imagePullPolicy": "IfNotPresent",
+                        "command": ["chown", "65532:65532", "/repository"],
+                        "volumeMounts": [{ "name": "repository", "mountPath": "/repository" }],
+                    }],
+                    "containers": [{
+                        "name": "main", "image": namespace.cluster.image("busybox"), "imagePullPolicy": "IfNotPresent",
+                        "volumeMounts": [{ "name": "repository", "mountPath": "/repository" }],
+                    }],
+                    "volumes": [{ "name": "repository", "hostPath": volume["hostPath"] }],
+                },
+            }))
+            .await?;
+        namespace.wait_until_ready("folder").await?;
+        let mut spec = volume.clone();
+        spec["path"] = json!("team/shop");
+        namespace
+            .apply_object(json!({
+                "apiVersion": "stowaway.dev/v1alpha1", "kind": "Repository",
+                "metadata": { "name": "main", "annotations": { "stowaway.dev/is-default": "true" } },
+                "spec": { "volume": spec, "passwordSecretRef": { "name": "password" } },
+            }))
+            .await?;
+        namespace.apply_object(store::secret("password", &json!({ "password": store::PASSWORD }))).await?;
+        namespace.wait_until_repository_ready("main").await?;
+        Workload::dumping(namespace, "box", &sequence).start(namespace).await?;
+        let backup = namespace.back_up("one", json!({})).await?;
+        all_green(&backup)?;
+        if namespace.cluster.is_built_in() {
+            let place = Path::new(&folder).join("team/shop");
+            Restic::folder(&place, store::PASSWORD).agrees_with(&backup, &known(&[("pod/box/main", &sequence)]))?;
+        } else {
+            eprintln!("SKIPPED: restic on the node's folder, which this machine cannot see");
+        }
+        namespace.shell("folder", "rm -rf /repository/*")?;
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,18 @@
+//! What must hold on a real cluster, failures first. Each test has a namespace of its own, so all of them run at once.
+//!
+//! Needs what `make cluster` makes. Whatever a test does: every visible snapshot is whole, green implies visible, failed
+//! implies not visible, `restic check` is clean, and nothing is left running in the pod.
+
+#![allow(clippy::unwrap_used, clippy::too_many_lines, reason = "these are tests, and a scenario is told in one piece")]
+
+mod backup;
+mod cli;
+mod compatibility;
+mod connection;
+mod controller_restart;
+mod databases;
+mod failures;
+mod objects;
+mod restore;
+mod restore_cuts;
+mod store_faults;

@@ -1,0 +1,160 @@
+//! Bad input is refused or reported at once, all problems together.
+
+use anyhow::{Result, bail, ensure};
+use serde_json::{Value, json};
+use stowaway::{
+    api::{self, Backup, Repository},
+    model::Verdict,
+};
+use stowaway_e2e::{
+    Kind, Namespace, S3, Sequence, Workload, in_namespace,
+    runs::{ended, says, source},
+    workload::{self, COMMAND},
+};
+
+fn object(kind: &str, name: &str, spec: &Value) -> Value {
+    json!({ "apiVersion": "stowaway.dev/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec })
+}
+
+/// The API server refuses the object and says that.
+async fn is_refused(namespace: &Namespace, object: Value, text: &str) -> Result<()> {
+    let what = object["metadata"]["name"].to_string();
+    match namespace.apply_object(object).await {
+        Ok(()) => bail!("{what} was taken"),
+        Err(error) => says(&what, &format!("{error:#}"), &[text]),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_server_refuses_what_cannot_be_meant() -> Result<()> {
+    in_namespace("refused", async |namespace: &Namespace| {
+        let password = json!({ "name": "password" });
+        let reference = json!({ "name": "store", "key": "id" });
+        let s3 = json!({
+            "endpoint": "http://s3:9000", "bucket": "backups",
+            "credentials": { "accessKeyIdSecretRef": reference, "secretAccessKeySecretRef": reference },
+        });
+        let volume = json!({ "hostPath": { "path": "/srv" } });
+        let refused = [
+            (
+                "two-backends",
+                json!({ "s3": s3, "volume": volume, "passwordSecretRef": password }),
+                "exactly one backend",
+            ),
+            ("no-backend", json!({ "passwordSecretRef": password }), "exactly one backend"),
+            (
+                "no-volume",
+                json!({ "volume": { "path": "x" }, "passwordSecretRef": password }),
+                "exactly one volume source",
+            ),
+            ("no-password", json!({ "volume": volume }), "passwordSecretRef"),
+        ];
+        for (name, spec, text) in refused {
+            is_refused(namespace, object("Repository", name, &spec), text).await?;
+        }
+        for (name, spec, text) in [
+            ("soon", json!({ "timeout": "soon" }), "spec.timeout"),
+            ("never", json!({ "idleTimeout": "0s" }), "longer than 0s"),
+            ("often", json!({ "retryLimit": 11 }), "spec.retryLimit"),
+        ] {
+            is_refused(namespace, object("Backup", name, &spec), text).await?;
+        }
+        for (name, from, text) in [
+            ("anything", json!({}), "spec.from.source"),
+            ("latest", json!({ "source": "latest" }), "spec.from.source"),
+            ("short", json!({ "source": "pod/a/b", "snapshot": "12" }), "spec.from.snapshot"),
+        ] {
+            is_refused(namespace, object("Restore", name, &json!({ "from": from })), text).await?;
+        }
+        // What was asked for cannot be changed afterwards.
+        namespace.apply_object(object("Backup", "fixed", &json!({ "timeout": "90s" }))).await?;
+        is_refused(namespace, object("Backup", "fixed", &json!({ "timeout": "91s" })), "cannot be changed").await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_annotations_are_reported_all_together_and_the_good_pod_is_backed_up() -> Result<()> {
+    let good = Sequence::new(Kind::Every, 0, 3000);
+    in_namespace("annotations", async |namespace: &Namespace| {
+        S3::shared(namespace).await?.repository(namespace).await?;
+        let idle = |name: &str| Workload::new(namespace, name, "shell-less");
+        let long = format!("emit --kind text {}", "x".repeat(16 * 1024));
+        let pods = [
+            Workload::dumping(namespace, "good", &good),
+            idle("empty").annotate(COMMAND, " "),
+            idle("long").annotate(COMMAND, &long),
+            idle("stranger")
+                .annotate(COMMAND, "emit --bytes 1")
+                .annotate("stowaway.dev/backupcommand-container", "sidecar"),
+            idle("broken").annotate(COMMAND, r#"["emit", "--bytes""#),
+            idle("several")
+                .annotate(COMMAND, "emit --bytes 1")
+                .annotate("stowaway.dev/timeout", "soon")
+                .annotate("stowaway.dev/idle-timeout", "-5s")
+                .annotate("stowaway.dev/allow-empty", "perhaps"),
+        ];
+        workload::start_all(namespace, &pods).await?;
+        let backup = namespace.back_up("all", json!({ "retryLimit": 0 })).await?;
+        ended("good", &source(&backup, "pod/good/main")?.outcome, Verdict::Succeeded, &["Completed"])?;
+        for (name, texts) in [
+            ("empty", &["stowaway.dev/backupcommand", "is empty"][..]),
+            ("long", &["stowaway.dev/backupcommand", "16384"]),
+            ("stranger", &["sidecar", "main"]),
+            ("broken", &["stowaway.dev/backupcommand", "JSON"]),
+            (
+                "several",
+                &[
+                    "stowaway.dev/timeout",
+                    "soon",
+                    "stowaway.dev/idle-timeout",
+                    "-5s",
+                    "stowaway.dev/allow-empty",
+                    "perhaps",
+                ],
+            ),
+        ] {
+            let outcome = &source(&backup, &format!("pod/{name}"))?.outcome;
+            ended(name, outcome, Verdict::Failed, &["InvalidRequest"])?;
+            says(name, &outcome.message, texts)?;
+        }
+        let verdict = backup.status.as_ref().and_then(|status| status.verdict);
+        ensure!(verdict == Some(Verdict::Incomplete), "{verdict:?}");
+        let nobody = namespace.back_up("nobody", json!({ "selector": { "matchLabels": { "app": "nobody" } } })).await?;
+        let status = nobody.status.unwrap_or_default();
+        ensure!(status.verdict == Some(Verdict::Failed), "nothing was selected, and it is {:?}", status.verdict);
+        let condition = api::condition(&status.conditions, api::COMPLETE).map_or("", |condition| &condition.message);
+        says("the Backup of nobody", condition, &["asks for a backup"])
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_default_repositories_are_refused_by_name_until_one_is_left() -> Result<()> {
+    let good = Sequence::new(Kind::Every, 0, 3000);
+    in_namespace("defaults", async |namespace: &Namespace| {
+        let server = S3::shared(namespace).await?;
+        server.repository(namespace).await?;
+        namespace.apply_object(server.repository_object("other", "password", true)).await?;
+        namespace.wait_until_repository_ready("other").await?;
+        Workload::dumping(namespace, "box", &good).start(namespace).await?;
+        namespace.start_backup("undecided", json!({})).await?;
+        let waits = |backup: Option<&Backup>| {
+            let source = backup.and_then(|backup| backup.status.as_ref()?.sources.first());
+            source.is_some_and(|source| source.outcome.message.contains("main, other"))
+        };
+        let backup = namespace.wait_for("undecided", "waiting for one default", waits).await?;
+        ended_not_yet(&backup)?;
+        namespace.apply_object(server.repository_object("other", "password", false)).await?;
+        namespace.wait_for("other", "no default", |repository: Option<&Repository>| repository.is_some()).await?;
+        let backup = namespace.backup_ended("undecided").await?;
+        ended("undecided", &source(&backup, "pod/box/main")?.outcome, Verdict::Succeeded, &["Completed"])
+    })
+    .await
+}
+
+fn ended_not_yet(backup: &Backup) -> Result<()> {
+    let verdict = backup.status.as_ref().and_then(|status| status.verdict);
+    ensure!(verdict.is_none(), "it has a verdict already: {verdict:?}");
+    Ok(())
+}

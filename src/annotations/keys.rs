@@ -1,0 +1,238 @@
+//! The one table of annotation keys: what is read, what the documentation says, what a typo is compared with.
+//!
+//! It must not know how a value is parsed; only which form it has.
+
+use std::fmt::Write as _;
+
+use super::Generation;
+
+/// What our keys begin with.
+pub const PREFIX: &str = "stowaway.dev/";
+
+/// What a key is for.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Role {
+    /// The command that writes the dump to its stdout.
+    Command,
+    /// The container it runs in.
+    Container,
+    /// The suffix of the stored file.
+    FileExtension,
+    /// The command that reads the dump on its stdin.
+    RestoreCommand,
+    /// Where to.
+    Repository,
+    /// How long.
+    Timeout,
+    /// How long without a byte.
+    IdleTimeout,
+    /// Whether a run without proof is green.
+    AcceptUnproven,
+    /// Whether 0 bytes are a dump.
+    AllowEmpty,
+}
+
+/// How a value is written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Form {
+    /// A JSON array of strings, or a line that is split as K8up does. It may hold passwords and is never shown.
+    Command,
+    /// The name of a container or an object.
+    Name,
+    /// A text that is appended to a file's name.
+    Suffix,
+    /// Go's durations, more than zero.
+    Duration,
+    /// Go's booleans.
+    Boolean,
+}
+
+impl Form {
+    /// The form in the documentation's words.
+    fn describe(self) -> &'static str {
+        match self {
+            Self::Command => "a command line, or a JSON array of strings",
+            Self::Name => "a name",
+            Self::Suffix => "text, with its dot",
+            Self::Duration => "a duration such as `90s` or `1h30m`",
+            Self::Boolean => "`\"true\"` or `\"false\"`",
+        }
+    }
+}
+
+/// One key.
+#[derive(Debug)]
+pub struct Key {
+    /// What it is for.
+    pub role: Role,
+    /// The key without our prefix.
+    pub name: &'static str,
+    /// Whether `<name>.<command>` says it of a named command.
+    pub named: bool,
+    /// Which objects may carry it.
+    pub carrier: &'static str,
+    /// How its value is written.
+    pub form: Form,
+    /// What holds without it, in Markdown.
+    pub default: &'static str,
+    /// What it says, in one line of Markdown.
+    pub documentation: &'static str,
+    /// The feature that reads it.
+    pub feature: &'static str,
+    /// The keys of other tools that say the same, newest first.
+    pub foreign: &'static [(Generation, &'static str)],
+}
+
+const POD: &str = "Pod";
+
+/// Every key that works. A key that is not here gets a warning, since nothing would come of it.
+pub const KEYS: &[Key] = &[
+    Key {
+        role: Role::Command,
+        name: "backupcommand",
+        named: true,
+        carrier: POD,
+        form: Form::Command,
+        default: "no backup",
+        documentation: "The command whose stdout is stored. It is no shell: write `sh -c '...'` for pipes and variables. Blanks and quotes split a line as in K8up.",
+        feature: "backup",
+        foreign: &[
+            (Generation::K8up, "k8up.io/backupcommand"),
+            (Generation::Syn, "k8up.syn.tools/backupcommand"),
+            (Generation::Appuio, "appuio.ch/backupcommand"),
+        ],
+    },
+    Key {
+        role: Role::Container,
+        name: "backupcommand-container",
+        named: true,
+        carrier: POD,
+        form: Form::Name,
+        default: "the one named by `kubectl.kubernetes.io/default-container`, else the first",
+        documentation: "The container in which the command and its restore run.",
+        feature: "backup",
+        foreign: &[(Generation::K8up, "k8up.io/backupcommand-container")],
+    },
+    Key {
+        role: Role::FileExtension,
+        name: "file-extension",
+        named: true,
+        carrier: POD,
+        form: Form::Suffix,
+        default: "none",
+        documentation: "Appended to the stored file's name, for example `.sql`.",
+        feature: "backup",
+        foreign: &[
+            (Generation::K8up, "k8up.io/file-extension"),
+            (Generation::Syn, "k8up.syn.tools/file-extension"),
+            (Generation::Appuio, "backup.appuio.ch/file-extension"),
+        ],
+    },
+    Key {
+        role: Role::RestoreCommand,
+        name: "restorecommand",
+        named: true,
+        carrier: POD,
+        form: Form::Command,
+        default: "a Restore has to bring its own",
+        documentation: "The mirror of the command: it reads the dump on its stdin.",
+        feature: "restore",
+        foreign: &[],
+    },
+    Key {
+        role: Role::Repository,
+        name: "repository",
+        named: false,
+        carrier: POD,
+        form: Form::Name,
+        default: "the one of the Backup, else the namespace's default",
+        documentation: "The Repository, in the pod's namespace, that the dumps go to.",
+        feature: "backup",
+        foreign: &[],
+    },
+    Key {
+        role: Role::Timeout,
+        name: "timeout",
+        named: false,
+        carrier: POD,
+        form: Form::Duration,
+        default: "the one of the Backup",
+        documentation: "A command that runs longer is ended, and nothing is stored.",
+        feature: "backup",
+        foreign: &[],
+    },
+    Key {
+        role: Role::IdleTimeout,
+        name: "idle-timeout",
+        named: false,
+        carrier: POD,
+        form: Form::Duration,
+        default: "the one of the Backup",
+        documentation: "A command that writes nothing for so long is ended, and nothing is stored.",
+        feature: "backup",
+        foreign: &[],
+    },
+    Key {
+        role: Role::AcceptUnproven,
+        name: "accept-unproven",
+        named: false,
+        carrier: POD,
+        form: Form::Boolean,
+        default: "`\"false\"`",
+        documentation: "Whether a dump may be green although nothing proved that all of it arrived (a container without a shell).",
+        feature: "backup",
+        foreign: &[],
+    },
+    Key {
+        role: Role::AllowEmpty,
+        name: "allow-empty",
+        named: false,
+        carrier: POD,
+        form: Form::Boolean,
+        default: "`\"false\"`",
+        documentation: "Whether a dump of 0 bytes is a dump.",
+        feature: "backup",
+        foreign: &[],
+    },
+];
+
+/// The row of a role.
+pub(super) fn key_of(role: Role) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.role == role)
+}
+
+/// The key that was probably meant by one that we don't know, both without our prefix.
+pub(super) fn nearest(unknown: &str) -> String {
+    let base = unknown.split('.').next().unwrap_or(unknown);
+    let distance = |name: &str| {
+        // A part of a key, such as `container`, is as near as a typo.
+        let part = if name.contains(base) { 1 } else { usize::MAX };
+        strsim::damerau_levenshtein(name, unknown).min(strsim::damerau_levenshtein(name, base)).min(part)
+    };
+    // Of equals the first: the table's order is that of likelihood.
+    let name = KEYS.iter().map(|key| key.name).min_by_key(|name| distance(name)).unwrap_or_default();
+    format!("{PREFIX}{name}")
+}
+
+/// The table of the README, as Markdown.
+pub fn render() -> String {
+    let mut text = String::from(
+        "| annotation | on | value | without it | meaning | also read as | for |\n|---|---|---|---|---|---|---|\n",
+    );
+    for key in KEYS {
+        let named = if key.named { format!("<br>`{PREFIX}{}.<name>`", key.name) } else { String::new() };
+        let foreign: Vec<String> = key.foreign.iter().map(|(_, key)| format!("`{key}`")).collect();
+        let _ = writeln!(
+            text,
+            "| `{PREFIX}{}`{named} | {} | {} | {} | {} | {} | {} |",
+            key.name,
+            key.carrier,
+            key.form.describe(),
+            key.default,
+            key.documentation,
+            foreign.join("<br>"),
+            key.feature,
+        );
+    }
+    text
+}

@@ -1,0 +1,19 @@
+//! What a pod says about its backup: one table of annotation keys, and the request that is read from them.
+//!
+//! Pure. It must not know pods, containers that exist, or repositories that exist: only texts. What it reads may hold
+//! passwords (they stand in command lines), so nothing here prints a command.
+
+mod keys;
+mod parse;
+mod request;
+mod split;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+pub use keys::{Form, KEYS, Key, PREFIX, Role, render};
+pub use parse::parse;
+pub use request::{CommandRequest, Generation, Problem, Problems, Request, Warning};
+pub use split::split;
+pub use values::{MAXIMUM_COMMAND_BYTES, MAXIMUM_EXTENSION_BYTES, positive_duration};

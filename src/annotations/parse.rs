@@ -1,0 +1,216 @@
+//! Reads a pod's annotations: a request, or everything that is wrong with them at once.
+//!
+//! It must not know what the pod looks like; whether a container exists is found out by `plan::sources`.
+//!
+//! Precedence, for each key by itself: our own wins over those of other tools, and of those the newest generation. What
+//! loses is told in a warning. (K8up 2 can be told to read the older keys of commands and extensions, and reads its own
+//! key of the container beside them, so generations do stand side by side.)
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::{
+    keys::{Form, KEYS, Key, PREFIX, Role, key_of, nearest},
+    request::{CommandRequest, Generation, Problem, Problems, Request, Warning},
+    values::{self, Command},
+};
+
+/// What the annotations ask for; `None` when nothing here concerns us.
+pub fn parse(annotations: &BTreeMap<String, String>) -> Result<Option<Request>, Problems> {
+    let mut reader = Reader::default();
+    reader.collect_own(annotations);
+    reader.collect_foreign(annotations);
+    let mut request = Request { commands: reader.commands(), ..Request::default() };
+    reader.settings(&mut request);
+    if !reader.problems.is_empty() {
+        return Err(Problems(reader.problems));
+    }
+    if request.commands.is_empty() && reader.own.is_empty() && reader.warnings.is_empty() {
+        return Ok(None);
+    }
+    request.warnings = reader.warnings;
+    Ok(Some(request))
+}
+
+/// An annotation: its whole key and its value.
+#[derive(Clone, Copy)]
+struct Entry<'a> {
+    key: &'a str,
+    value: &'a str,
+}
+
+/// What was read so far.
+#[derive(Default)]
+struct Reader<'a> {
+    /// By role and name of the command.
+    own: BTreeMap<(Role, Option<&'a str>), Entry<'a>>,
+    /// Keys of other tools that ours don't override; they speak of the plain command.
+    foreign: BTreeMap<Role, (Generation, Entry<'a>)>,
+    problems: Vec<Problem>,
+    warnings: Vec<Warning>,
+}
+
+impl<'a> Reader<'a> {
+    /// Finds our own keys, and what is only similar to them.
+    fn collect_own(&mut self, annotations: &'a BTreeMap<String, String>) {
+        for (key, value) in annotations {
+            let Some(own) = key.strip_prefix(PREFIX) else { continue };
+            let entry = Entry { key, value };
+            if let Some(known) = KEYS.iter().find(|known| known.name == own) {
+                self.own.insert((known.role, None), entry);
+                continue;
+            }
+            let named = own
+                .split_once('.')
+                .and_then(|(base, name)| Some((KEYS.iter().find(|known| known.named && known.name == base)?, name)));
+            let Some((known, name)) = named else {
+                self.warn(key, format!("is not known and has no effect; the nearest known one is {}", nearest(own)));
+                continue;
+            };
+            if let Err(reason) = values::label(name) {
+                self.problem(known, entry, format!("the command's name, {name:?}, is not allowed: {reason}"));
+            } else {
+                self.own.insert((known.role, Some(name)), entry);
+            }
+        }
+    }
+
+    /// Finds the keys of other tools that count, and warns of those that don't.
+    fn collect_foreign(&mut self, annotations: &'a BTreeMap<String, String>) {
+        for key in KEYS {
+            let mut winner = self.own.get(&(key.role, None)).map(|entry| entry.key);
+            for (generation, foreign) in key.foreign {
+                let Some((foreign, value)) = annotations.get_key_value(*foreign) else { continue };
+                if let Some(winner) = winner {
+                    self.warn(foreign, format!("is ignored, since {winner} is present and wins"));
+                } else {
+                    winner = Some(foreign);
+                    self.foreign.insert(key.role, (*generation, Entry { key: foreign, value }));
+                }
+            }
+        }
+        let has_command = self.own.contains_key(&(Role::Command, None)) || self.foreign.contains_key(&Role::Command);
+        if !has_command {
+            for (_, entry) in std::mem::take(&mut self.foreign).into_values() {
+                // Alone it concerns nobody: its own tool ignores it, too.
+                if !self.own.is_empty() {
+                    self.warn(entry.key, "is ignored, since there is no plain command that it could belong to");
+                }
+            }
+        }
+    }
+
+    /// The commands, and the problems of keys that belong to none.
+    fn commands(&mut self) -> Vec<CommandRequest> {
+        let is_named = |role: Role| key_of(role).is_some_and(|key| key.named);
+        let mut names: BTreeSet<Option<&'a str>> =
+            self.own.keys().filter(|(role, _)| is_named(*role)).map(|(_, name)| *name).collect();
+        if !self.foreign.is_empty() {
+            names.insert(None);
+        }
+        names.into_iter().filter_map(|name| self.command(name)).collect()
+    }
+
+    /// One command; `None` when there is no such one, or it has problems.
+    fn command(&mut self, name: Option<&'a str>) -> Option<CommandRequest> {
+        let entry = |role: Role| {
+            let own = self.own.get(&(role, name)).map(|entry| (Generation::Stowaway, *entry));
+            own.or_else(|| self.foreign.get(&role).filter(|_| name.is_none()).copied())
+        };
+        let command = entry(Role::Command);
+        let [container, extension, restore] = [Role::Container, Role::FileExtension, Role::RestoreCommand]
+            .map(|role| entry(role).map(|(_, entry)| entry));
+
+        if command.is_none() {
+            let missing = format!("{PREFIX}backupcommand{}", name.map(|name| format!(".{name}")).unwrap_or_default());
+            let orphans =
+                [(Role::Container, container), (Role::FileExtension, extension), (Role::RestoreCommand, restore)];
+            for (role, entry) in orphans {
+                if let (Some(entry), Some(key)) = (entry, key_of(role)) {
+                    self.problem(key, entry, format!("there is no {missing} that it could belong to"));
+                }
+            }
+        }
+        let argv = command.and_then(|(generation, entry)| match generation {
+            Generation::Stowaway => self.argv(Role::Command, entry, values::command),
+            _ => self.argv(Role::Command, entry, values::split_command),
+        });
+        let restore_argv = restore.and_then(|entry| self.argv(Role::RestoreCommand, entry, values::command));
+        let checked = |result: Result<(), String>, value: &str| result.map(|()| value.to_owned());
+        let container = container
+            .and_then(|entry| self.check(Role::Container, entry, |value| checked(values::label(value), value)));
+        let file_extension = extension
+            .and_then(|entry| self.check(Role::FileExtension, entry, |value| checked(values::extension(value), value)));
+        Some(CommandRequest {
+            name: name.map(str::to_owned),
+            argv: argv?,
+            restore_argv,
+            container,
+            file_extension: file_extension.unwrap_or_default(),
+            generation: command?.0,
+        })
+    }
+
+    /// What is said of all commands of the pod.
+    fn settings(&mut self, request: &mut Request) {
+        request.repository =
+            self.setting(Role::Repository, |value| values::object_name(value).map(|()| value.to_owned()));
+        request.timeout = self.setting::<Duration>(Role::Timeout, values::positive_duration);
+        request.idle_timeout = self.setting(Role::IdleTimeout, values::positive_duration);
+        request.accept_unproven = self.setting(Role::AcceptUnproven, values::boolean).unwrap_or_default();
+        request.allow_empty = self.setting(Role::AllowEmpty, values::boolean).unwrap_or_default();
+        if request.commands.is_empty() && self.problems.is_empty() {
+            let keys: Vec<&str> = self.own.values().map(|entry| entry.key).collect();
+            for key in keys {
+                self.warn(key, format!("has no effect, since there is no {PREFIX}backupcommand"));
+            }
+        }
+    }
+
+    fn setting<T>(&mut self, role: Role, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let entry = *self.own.get(&(role, None))?;
+        self.check(role, entry, parse)
+    }
+
+    fn argv(
+        &mut self,
+        role: Role,
+        entry: Entry<'a>,
+        parse: impl FnOnce(&str) -> Result<Command, String>,
+    ) -> Option<Vec<String>> {
+        let command = self.check(role, entry, parse)?;
+        if command.open_quote {
+            self.warn(entry.key, "has a quote that is never closed; it runs to the end of the line, as with K8up");
+        }
+        Some(command.argv)
+    }
+
+    fn check<T>(&mut self, role: Role, entry: Entry<'a>, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        match (parse(entry.value), key_of(role)) {
+            (Err(reason), Some(key)) => {
+                self.problem(key, entry, reason);
+                None
+            }
+            (result, _) => result.ok(),
+        }
+    }
+
+    fn problem(&mut self, key: &Key, entry: Entry<'a>, reason: String) {
+        let value = if key.form == Form::Command {
+            format!("a command line of {} bytes", entry.value.len())
+        } else {
+            let shown = &entry.value[..entry.value.floor_char_boundary(SHOWN_BYTES)];
+            format!("{shown:?}{}", if shown.len() < entry.value.len() { "..." } else { "" })
+        };
+        self.problems.push(Problem { key: entry.key.to_owned(), value, reason });
+    }
+
+    fn warn(&mut self, key: &str, message: impl Into<String>) {
+        self.warnings.push(Warning { key: key.to_owned(), message: message.into() });
+    }
+}
+
+/// How much of a wrong value is shown.
+const SHOWN_BYTES: usize = 80;

@@ -1,0 +1,356 @@
+//! Requests from annotations: what is wrong first, then what is right.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Annotations from pairs; a key that begins with `/` is one of ours.
+fn annotations(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let whole = |key: &str| key.strip_prefix('/').map_or(key.to_owned(), |own| format!("{PREFIX}{own}"));
+    pairs.iter().map(|(key, value)| (whole(key), (*value).to_owned())).collect()
+}
+
+fn request(pairs: &[(&str, &str)]) -> Request {
+    parse(&annotations(pairs)).unwrap().expect("something is asked for")
+}
+
+fn problems(pairs: &[(&str, &str)]) -> Vec<Problem> {
+    parse(&annotations(pairs)).expect_err("something is wrong").0
+}
+
+fn warned_keys(request: &Request) -> Vec<&str> {
+    request.warnings.iter().map(|warning| warning.key.trim_start_matches(PREFIX)).collect()
+}
+
+#[test]
+fn wrong_values_are_problems() {
+    let long = "x".repeat(MAXIMUM_COMMAND_BYTES + 1);
+    let cases: &[(&str, &str, &str)] = &[
+        ("/backupcommand", "", "empty"),
+        ("/backupcommand", " \t ", "empty"),
+        ("/backupcommand", "''", "empty word"),
+        ("/backupcommand", "[]", "empty"),
+        ("/backupcommand", "[\"\"]", "empty word"),
+        ("/backupcommand", "[\"a\"", "JSON array"),
+        ("/backupcommand", "[\"a\",]", "JSON array"),
+        ("/backupcommand", "[\"a\"] b", "JSON array"),
+        ("/backupcommand", "[ -f x ]", "[\"[\", ...]"),
+        ("/backupcommand", "[\"a\", 7]", "element 2"),
+        ("/backupcommand", "[[\"a\"]]", "element 1"),
+        ("/backupcommand", "[\"a\\u0000b\"]", "NUL"),
+        ("/backupcommand", &long, "16384 bytes"),
+        ("/backupcommand.Roles", "a", "not allowed"),
+        ("/backupcommand.", "a", "not allowed"),
+        ("/backupcommand.a.b", "a", "not allowed"),
+        ("/backupcommand.-a", "a", "not allowed"),
+        ("/restorecommand", "", "empty"),
+        ("/restorecommand.roles", "psql", "no stowaway.dev/backupcommand.roles"),
+        ("/file-extension.roles", ".sql", "no stowaway.dev/backupcommand.roles"),
+        ("/backupcommand-container.roles", "db", "no stowaway.dev/backupcommand.roles"),
+        ("/backupcommand-container", "", "1 to 63"),
+        ("/backupcommand-container", "Db", "lower-case"),
+        ("/file-extension", "/../x", "slash"),
+        ("/file-extension", ".a,b", "comma"),
+        ("/file-extension", ".sql\n", "control"),
+        ("/file-extension", &long, "63 bytes"),
+        ("/repository", "", "object's name"),
+        ("/repository", "a_b", "object's name"),
+        ("/timeout", "5", "no duration"),
+        ("/timeout", "0s", "no time at all"),
+        ("/idle-timeout", "-5s", "negative"),
+        ("/accept-unproven", "yes", "neither"),
+        ("/allow-empty", "", "neither"),
+        ("k8up.io/backupcommand", "", "empty"),
+        ("k8up.syn.tools/backupcommand", "\t", "empty"),
+        ("appuio.ch/backupcommand", &long, "16384 bytes"),
+        ("k8up.io/file-extension", "a/b", "slash"),
+    ];
+    for (key, value, reason) in cases {
+        // A sound command beside it, so that nothing else is wrong.
+        let mut pairs = vec![(*key, *value)];
+        if !key.ends_with("/backupcommand") {
+            pairs.push(("/backupcommand", "dump"));
+        }
+        let found = problems(&pairs);
+        assert_eq!(found.len(), 1, "{key} {value:.80?}: {found:?}");
+        assert!(found[0].reason.contains(reason), "{key} {value:.80?}: {}", found[0].reason);
+        assert_eq!(found[0].key, key.strip_prefix('/').map_or((*key).to_owned(), |own| format!("{PREFIX}{own}")));
+    }
+}
+
+#[test]
+fn all_problems_come_at_once() {
+    let found = problems(&[
+        ("/backupcommand", "['a']"),
+        ("/backupcommand.UP", "a"),
+        ("/file-extension.other", ".x"),
+        ("/file-extension", "/"),
+        ("/restorecommand", "[1]"),
+        ("/repository", "?"),
+        ("/timeout", "soon"),
+        ("/idle-timeout", "0"),
+        ("/accept-unproven", "yes"),
+        ("/allow-empty", "no"),
+    ]);
+    assert_eq!(found.len(), 10, "{found:#?}");
+}
+
+#[test]
+fn attributes_without_any_plain_command_are_problems() {
+    for key in ["/file-extension", "/backupcommand-container", "/restorecommand"] {
+        assert!(problems(&[(key, "x")])[0].reason.contains("no stowaway.dev/backupcommand "), "{key}");
+        assert_eq!(problems(&[(key, "x"), ("/backupcommand.named", "dump")]).len(), 1, "{key}");
+    }
+}
+
+#[test]
+fn passwords_of_command_lines_are_never_printed() {
+    let pairs = [
+        ("/backupcommand", "mysqldump -phush"),
+        ("/restorecommand", "mysql -phush"),
+        ("/backupcommand.a", "sh -c 'hush"),
+        ("k8up.io/backupcommand", "hush"),
+    ];
+    let request = request(&pairs);
+    let texts: String = request.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(request.warnings.len(), 2);
+    assert!(!format!("{request:?} {texts}").contains("hush"));
+    for wrong in ["[\"hush\"", "[\"a\", [\"hush\"]]", "['hush']", "[hush]", "'' hush", &"hush".repeat(5000)] {
+        for key in
+            ["/backupcommand", "/backupcommand.a", "/backupcommand.A", "/restorecommand", "/restorecommand.orphan"]
+        {
+            let errors = parse(&annotations(&[("k8up.io/backupcommand", "x"), (key, wrong)])).expect_err(wrong);
+            assert!(!format!("{errors} {errors:?}").contains("hush"), "{errors}");
+        }
+    }
+}
+
+#[test]
+fn unknown_key_of_ours_is_a_warning_with_the_nearest_known_one() {
+    for (key, nearest) in [
+        ("backupcomand", "backupcommand"),
+        ("backup-command", "backupcommand"),
+        ("BackupCommand", "backupcommand"),
+        ("backupcomand.roles", "backupcommand"),
+        ("fileextension", "file-extension"),
+        ("container", "backupcommand-container"),
+        ("timeout.roles", "timeout"),
+        ("idletimeout", "idle-timeout"),
+        ("restore-command", "restorecommand"),
+        ("accept-unprooven", "accept-unproven"),
+    ] {
+        let request = request(&[(&format!("/{key}"), "x")]);
+        assert_eq!(warned_keys(&request), [key]);
+        assert!(request.warnings[0].message.ends_with(&format!("is {PREFIX}{nearest}")), "{:?}", request.warnings);
+        assert!(request.commands.is_empty());
+    }
+}
+
+#[test]
+fn settings_without_a_command_are_warned_of() {
+    assert_eq!(warned_keys(&request(&[("/timeout", "1h"), ("/repository", "main")])), ["repository", "timeout"]);
+}
+
+#[test]
+fn quote_that_is_never_closed_is_warned_of() {
+    for key in ["/backupcommand", "k8up.io/backupcommand"] {
+        let request = request(&[(key, "sh -c 'pg_dump")]);
+        assert_eq!(request.commands[0].argv, ["sh", "-c", "pg_dump"]);
+        assert!(request.warnings[0].message.contains("never closed"));
+    }
+}
+
+#[test]
+fn what_does_not_concern_us_is_nothing() {
+    for pairs in [
+        &[][..],
+        &[("app", "shop"), ("prometheus.io/scrape", "true")],
+        &[("k8up.io/file-extension", "/"), ("k8up.io/backup", "yes"), ("k8up.io/unknown", "x")],
+        &[("backup.appuio.ch/backupcommand", "x"), ("appuio.ch/file-extension", "x")],
+        &[("other.stowaway.dev/backupcommand", "x")],
+    ] {
+        assert_eq!(parse(&annotations(pairs)), Ok(None), "{pairs:?}");
+    }
+}
+
+#[test]
+fn commands_are_split_or_taken_from_json() {
+    let cases: &[(&str, &str, &[&str])] = &[
+        ("/backupcommand", "sh -c 'a | b' ", &["sh", "-c", "a | b"]),
+        ("/backupcommand", "[\"sh\", \"-c\", \"a 'b' | c\"]", &["sh", "-c", "a 'b' | c"]),
+        ("/backupcommand", " \n[\"[\", \"-f\", \"x\", \"]\"]\n", &["[", "-f", "x", "]"]),
+        ("/backupcommand", "[\"\\u00e4\", \"\"]", &["ä", ""]),
+        ("/backupcommand", "a [\"b\"]", &["a", "[\"b\"]"]),
+        ("k8up.io/backupcommand", "[\"sh\", \"-c\"]", &["[\"sh\",", "-c", "]"]),
+        ("k8up.io/backupcommand", "[ -f x ]", &["[", "-f", "x", "]"]),
+        ("k8up.syn.tools/backupcommand", "pg_dump\tx\n", &["pg_dump", "x\n"]),
+        ("appuio.ch/backupcommand", "'a b'\"c\"", &["a b", "c"]),
+    ];
+    for (key, value, argv) in cases {
+        assert_eq!(request(&[(key, value)]).commands[0].argv, *argv, "{key} {value:?}");
+    }
+    let longest = "x".repeat(MAXIMUM_COMMAND_BYTES);
+    assert_eq!(request(&[("/backupcommand", &longest)]).commands[0].argv, [longest]);
+}
+
+#[test]
+fn every_key_of_ours_is_understood() {
+    let request = request(&[
+        ("/backupcommand", "pg_dump shop"),
+        ("/backupcommand-container", "db"),
+        ("/file-extension", ".sql"),
+        ("/restorecommand", "[\"psql\"]"),
+        ("/backupcommand.roles", "pg_dumpall -r"),
+        ("/backupcommand-container.roles", "admin"),
+        ("/file-extension.roles", ".roles.sql"),
+        ("/restorecommand.roles", "psql"),
+        ("/backupcommand.bare-1", "x"),
+        ("/repository", "offsite.eu"),
+        ("/timeout", "1h30m"),
+        ("/idle-timeout", "90s"),
+        ("/accept-unproven", "T"),
+        ("/allow-empty", "1"),
+    ]);
+    let command =
+        |name: Option<&str>, argv: &[&str], restore: Option<&str>, container: Option<&str>, extension: &str| {
+            CommandRequest {
+                name: name.map(str::to_owned),
+                argv: argv.iter().map(|&word| word.to_owned()).collect(),
+                restore_argv: restore.map(|program| vec![program.to_owned()]),
+                container: container.map(str::to_owned),
+                file_extension: extension.to_owned(),
+                generation: Generation::Stowaway,
+            }
+        };
+    assert_eq!(
+        request,
+        Request {
+            commands: vec![
+                command(None, &["pg_dump", "shop"], Some("psql"), Some("db"), ".sql"),
+                command(Some("bare-1"), &["x"], None, None, ""),
+                command(Some("roles"), &["pg_dumpall", "-r"], Some("psql"), Some("admin"), ".roles.sql"),
+            ],
+            repository: Some("offsite.eu".into()),
+            timeout: Some(Duration::from_mins(90)),
+            idle_timeout: Some(Duration::from_secs(90)),
+            accept_unproven: true,
+            allow_empty: true,
+            warnings: vec![],
+        }
+    );
+}
+
+#[test]
+fn our_keys_win_then_the_newest_generation() {
+    let extensions = [
+        "/file-extension",
+        "k8up.io/file-extension",
+        "k8up.syn.tools/file-extension",
+        "backup.appuio.ch/file-extension",
+    ];
+    let commands =
+        ["/backupcommand", "k8up.io/backupcommand", "k8up.syn.tools/backupcommand", "appuio.ch/backupcommand"];
+    let generations = [Generation::Stowaway, Generation::K8up, Generation::Syn, Generation::Appuio];
+    for first in 0..4 {
+        // Every generation from `first` on says something, each its own.
+        let commands = commands[first..].iter().map(|key| (*key, key.trim_start_matches('/')));
+        let extensions =
+            extensions[first..].iter().zip(first..).map(|(key, index)| (*key, [".0", ".1", ".2", ".3"][index]));
+        let pairs: Vec<_> = commands.chain(extensions).collect();
+        let request = request(&pairs);
+        assert_eq!(request.commands.len(), 1);
+        let command = &request.commands[0];
+        assert_eq!(command.generation, generations[first]);
+        assert_eq!(command.argv, [pairs[0].1]);
+        assert_eq!(command.file_extension, format!(".{first}"));
+        assert_eq!(request.warnings.len(), 2 * (3 - first), "{:?}", request.warnings);
+        assert!(request.warnings.iter().all(|warning| warning.message.contains("wins")));
+    }
+}
+
+#[test]
+fn a_command_of_another_tool_stands_beside_our_named_ones_and_takes_our_settings() {
+    let request = request(&[
+        ("k8up.io/backupcommand", "pg_dump"),
+        ("k8up.io/backupcommand-container", "db"),
+        ("/restorecommand", "psql"),
+        ("/backupcommand.roles", "pg_dumpall"),
+        ("/timeout", "1h"),
+    ]);
+    let [plain, named] = &request.commands[..] else { panic!("{request:?}") };
+    assert_eq!((plain.generation, plain.container.as_deref()), (Generation::K8up, Some("db")));
+    assert_eq!(plain.restore_argv.as_deref(), Some(&["psql".to_owned()][..]));
+    assert_eq!((named.generation, named.name.as_deref()), (Generation::Stowaway, Some("roles")));
+    assert!(request.warnings.is_empty());
+}
+
+#[test]
+fn attributes_of_another_tool_do_not_reach_named_commands() {
+    let request = request(&[("/backupcommand.roles", "x"), ("k8up.io/file-extension", ".sql")]);
+    assert_eq!(request.commands[0].file_extension, "");
+    assert_eq!(warned_keys(&request), ["k8up.io/file-extension"]);
+}
+
+#[test]
+fn documentation_lists_every_key() {
+    let text = render();
+    for key in KEYS {
+        assert!(text.contains(&format!("| `{PREFIX}{}`", key.name)));
+        assert!(key.foreign.iter().all(|(_, foreign)| text.contains(&format!("`{foreign}`"))));
+        assert!(key.foreign.is_sorted_by_key(|(generation, _)| *generation), "newest first: {}", key.name);
+        assert_eq!(
+            KEYS.iter().filter(|other| other.role == key.role || other.name == key.name).count(),
+            1,
+            "{}",
+            key.name
+        );
+    }
+    assert!(text.lines().all(|line| line.matches('|').count() == 8), "{text}");
+}
+
+/// Keys that are nearly, or really, those of the table.
+fn any_key() -> impl Strategy<Value = String> {
+    let foreign: Vec<&str> = KEYS.iter().flat_map(|key| key.foreign).map(|(_, foreign)| *foreign).collect();
+    let own: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+    prop_oneof![
+        proptest::sample::select(foreign).prop_map(str::to_owned),
+        (proptest::sample::select(own), "(\\.[a-zA-Z.-]{0,4})?")
+            .prop_map(|(name, suffix)| format!("{PREFIX}{name}{suffix}")),
+        any::<String>().prop_map(|key| format!("{PREFIX}{key}")),
+        any::<String>(),
+    ]
+}
+
+fn any_value() -> impl Strategy<Value = String> {
+    prop_oneof![
+        any::<String>(),
+        "[\\[\\]\", 'a-c\\\\]{0,16}",
+        Just("1h".to_owned()),
+        Just("true".to_owned()),
+        Just("name".to_owned()),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_annotations_are_a_request_or_problems(map in proptest::collection::btree_map(any_key(), any_value(), 0..12)) {
+        match parse(&map) {
+            Ok(None) => prop_assert!(map.keys().all(|key| !key.starts_with(PREFIX) && !key.ends_with("backupcommand"))),
+            Ok(Some(request)) => {
+                prop_assert!(request.commands.iter().all(|command| command.argv.first().is_some_and(|word| !word.is_empty())));
+                // Nothing is lost: every key of ours is in the request, or in a warning.
+                let commands = map.keys().filter(|key| {
+                    let base = key.strip_prefix(PREFIX).unwrap_or_default();
+                    base == "backupcommand" || base.starts_with("backupcommand.")
+                });
+                prop_assert!(request.commands.len() >= commands.count());
+            }
+            Err(problems) => {
+                prop_assert!(!problems.0.is_empty());
+                prop_assert!(problems.0.iter().all(|problem| map.contains_key(&problem.key)));
+            }
+        }
+    }
+}

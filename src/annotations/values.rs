@@ -1,0 +1,256 @@
+//! The forms of values: commands, names, extensions, durations, truth.
+//!
+//! It must not know which key a value belongs to. Errors are sentences for people; they hold no part of a command.
+
+use std::time::Duration;
+
+use super::split::scan;
+
+/// The longest command line that is taken. An exec carries it in its URL, and there are servers that take no longer one.
+pub const MAXIMUM_COMMAND_BYTES: usize = 16 * 1024;
+
+/// The longest file extension. Namespace, container and command have at most 63 bytes each, and a file's name 255.
+pub const MAXIMUM_EXTENSION_BYTES: usize = 63;
+
+/// A command line of our own keys: a JSON array of strings is taken as it is, all else is split as K8up does.
+///
+/// What begins with `[` is JSON, and never the program `[`: that one writes nothing, so it is no dump, and a broken array
+/// that runs as a program is a riddle at night. `["[", ...]` is still possible.
+pub(super) fn command(value: &str) -> Result<Command, String> {
+    let json = value.trim_ascii_start();
+    if !json.starts_with('[') {
+        return split_command(value);
+    }
+    check_length(value)?;
+    // First any JSON, since the library's message would quote an element that is no string.
+    let elements: Vec<serde_json::Value> = serde_json::from_str(json).map_err(|error| {
+        format!(
+            "begins with '[', so it has to be a JSON array of strings, and is none: {error}; \
+             a program of that very name is written [\"[\", ...]"
+        )
+    })?;
+    let argv = elements
+        .into_iter()
+        .enumerate()
+        .map(|(index, element)| match element {
+            serde_json::Value::String(word) => Ok(word),
+            _ => Err(format!("element {} of the JSON array is no string", index + 1)),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    checked(argv, false)
+}
+
+/// A command line of K8up's keys: always split.
+pub(super) fn split_command(value: &str) -> Result<Command, String> {
+    check_length(value)?;
+    let scan = scan(value);
+    checked(scan.words.into_iter().map(str::to_owned).collect(), scan.open_quote)
+}
+
+/// Program and arguments.
+pub(super) struct Command {
+    /// The words; the first is not empty.
+    pub argv: Vec<String>,
+    /// The last word is a quote that nobody closed.
+    pub open_quote: bool,
+}
+
+fn check_length(value: &str) -> Result<(), String> {
+    if value.len() > MAXIMUM_COMMAND_BYTES {
+        return Err(format!(
+            "has more than {MAXIMUM_COMMAND_BYTES} bytes; put the script into the image or a ConfigMap and call it"
+        ));
+    }
+    Ok(())
+}
+
+fn checked(argv: Vec<String>, open_quote: bool) -> Result<Command, String> {
+    if argv.iter().any(|word| word.contains('\0')) {
+        return Err("holds a NUL, which no program can be given".into());
+    }
+    match argv.first() {
+        None => Err("is empty; it has to be a program and its arguments".into()),
+        Some(program) if program.is_empty() => Err("begins with an empty word instead of a program".into()),
+        Some(_) => Ok(Command { argv, open_quote }),
+    }
+}
+
+/// The name of a command or a container: a DNS label as of RFC 1123, as Kubernetes has it.
+pub(super) fn label(value: &str) -> Result<(), String> {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if (1..=63).contains(&value.len()) && value.bytes().all(inner) && !value.starts_with('-') && !value.ends_with('-') {
+        Ok(())
+    } else {
+        Err("a name here has 1 to 63 lower-case letters, digits and '-', and begins and ends with a letter or digit"
+            .into())
+    }
+}
+
+/// The name of an object: DNS labels joined by dots, at most 253 bytes.
+pub(super) fn object_name(value: &str) -> Result<(), String> {
+    if value.len() <= 253 && value.split('.').all(|part| label(part).is_ok()) {
+        Ok(())
+    } else {
+        Err("is no object's name: lower-case letters, digits, '-' and '.', at most 253".into())
+    }
+}
+
+/// What is appended to a file's name.
+pub(super) fn extension(value: &str) -> Result<(), String> {
+    if value.len() > MAXIMUM_EXTENSION_BYTES {
+        Err(format!("has more than {MAXIMUM_EXTENSION_BYTES} bytes"))
+    } else if value.chars().any(|c| c == '/' || c == '\\' || c == ',' || c.is_control()) {
+        Err("holds a slash, a comma or a control character; it is appended to a file's name, for example .sql".into())
+    } else {
+        Ok(())
+    }
+}
+
+/// The truth table of Go's `strconv.ParseBool`, which Kubernetes users know.
+pub(super) fn boolean(value: &str) -> Result<bool, String> {
+    match value {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
+        _ => Err("is neither \"true\" nor \"false\"".into()),
+    }
+}
+
+/// A duration of more than zero, as Go's `time.ParseDuration` reads it.
+pub fn positive_duration(value: &str) -> Result<Duration, String> {
+    let (negative, nanoseconds) = go_duration(value)
+        .ok_or("is no duration such as 90s, 1h30m or 500ms (units: h, m, s, ms, us, ns; at most 292 years)")?;
+    match nanoseconds {
+        0 => Err("is no time at all; leave the annotation out to have no limit".into()),
+        _ if negative => Err("is negative".into()),
+        _ => Ok(Duration::from_nanos(nanoseconds)),
+    }
+}
+
+/// Go's grammar: `[-+]?([0-9]*(\.[0-9]*)?UNIT)+`, or a lone 0; at least one digit a number, at most 2^63-1 nanoseconds.
+///
+/// kube's own type for it panics at `1h-5m` and takes the empty text.
+fn go_duration(value: &str) -> Option<(bool, u64)> {
+    let negative = value.starts_with('-');
+    let mut rest = value.strip_prefix(['-', '+']).unwrap_or(value);
+    if rest == "0" {
+        return Some((negative, 0));
+    }
+    let mut total: u128 = 0;
+    loop {
+        let (whole, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+        let (fraction, after) = match after.strip_prefix('.') {
+            Some(after) => after.split_at(after.find(|c: char| !c.is_ascii_digit())?),
+            None => ("", after),
+        };
+        if whole.is_empty() && fraction.is_empty() {
+            return None;
+        }
+        let (unit, after) = after.split_at(after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len()));
+        let nanoseconds: u128 = match unit {
+            "ns" => 1,
+            "us" | "\u{b5}s" | "\u{3bc}s" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            _ => return None,
+        };
+        if !whole.is_empty() {
+            total = total.checked_add(whole.parse::<u128>().ok()?.checked_mul(nanoseconds)?)?;
+        }
+        // Digits beyond the eighteenth are less than a nanosecond of any unit.
+        let fraction = &fraction[..fraction.len().min(18)];
+        if let (false, Ok(digits)) = (fraction.is_empty(), u32::try_from(fraction.len())) {
+            total = total.checked_add(fraction.parse::<u128>().ok()? * nanoseconds / 10_u128.pow(digits))?;
+        }
+        if after.is_empty() {
+            return (total <= i64::MAX as u128).then(|| u64::try_from(total).ok().map(|total| (negative, total)))?;
+        }
+        rest = after;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn durations_are_those_of_go() {
+        let milliseconds = |text: &str| positive_duration(text).map(|duration| duration.as_millis()).ok();
+        for (text, expected) in [
+            ("1h30m", Some(5_400_000)),
+            ("90s", Some(90_000)),
+            ("500ms", Some(500)),
+            ("+5s", Some(5_000)),
+            ("1.5h", Some(5_400_000)),
+            (".5s", Some(500)),
+            ("1.s", Some(1_000)),
+            ("1.5h30m", Some(7_200_000)),
+            ("30m1h", Some(5_400_000)),
+            ("1us", Some(0)),
+            ("1000\u{b5}s", Some(1)),
+            ("1000\u{3bc}s", Some(1)),
+            ("0.000000000000000000000001h1s", Some(1_000)),
+            ("2540400h10m10.000000000s", Some(9_145_440_610_000)),
+        ] {
+            assert_eq!(milliseconds(text), expected, "{text:?}");
+        }
+        for text in [
+            "",
+            "-",
+            "+",
+            "0",
+            "-0",
+            "0s",
+            "0h0m",
+            "-5s",
+            "1h-5m",
+            "5",
+            "1h5",
+            "h",
+            ".s",
+            "s5",
+            "1 h",
+            " 1h",
+            "1h ",
+            "1d",
+            "1w",
+            "1H",
+            "1e3s",
+            "infs",
+            "nan",
+            "PT1H",
+            "3000000h",
+            "9223372036854775808ns",
+            "99999999999999999999999999999999999999999h",
+            "٣s",
+            "1,5s",
+            "--5s",
+            "0.1ns",
+        ] {
+            assert!(positive_duration(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn truth_is_that_of_parse_bool() {
+        for text in ["1", "t", "T", "TRUE", "true", "True"] {
+            assert_eq!(boolean(text), Ok(true));
+        }
+        for text in ["0", "f", "F", "FALSE", "false", "False"] {
+            assert_eq!(boolean(text), Ok(false));
+        }
+        for text in ["", "yes", "no", "on", "tRUE", " true", "true\n", "2"] {
+            assert!(boolean(text).is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_duration_or_an_error(text in "[-+0-9.hmsunµ]{0,24}") {
+            let _ = positive_duration(&text);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! `Backup`: one run over the annotated pods of a namespace.
+//!
+//! It must not know how the run is carried out.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
+use kube::{CustomResource, KubeSchema, core::Duration};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::shared::{Outcome, RepositoryReference, RunnerPod, conditions_schema, duration_schema};
+use crate::model::{SourceName, Verdict};
+
+/// One run over the annotated pods of a namespace. Deleting it cancels what still runs, and deletes no data.
+#[derive(Clone, CustomResource, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[kube(
+    group = "stowaway.dev",
+    version = "v1alpha1",
+    kind = "Backup",
+    namespaced,
+    status = "BackupStatus",
+    derive = "PartialEq",
+    shortname = "stbackup",
+    category = "stowaway",
+    doc = "One backup run over the annotated pods of its namespace. Deleting it cancels what still runs, and deletes no data.",
+    validation = Rule::new("self.metadata.name.size() <= 63").message("a Backup's name has at most 63 characters"),
+    printcolumn(name = "Sources", type_ = "string", json_path = ".status.progress", description = "green sources of all"),
+    printcolumn(name = "Verdict", type_ = "string", json_path = ".status.verdict"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Complete')].reason"),
+    printcolumn(name = "Bytes", type_ = "integer", json_path = ".status.bytes"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self == oldSelf").message("the spec of a Backup cannot be changed; create another one"))]
+pub struct BackupSpec {
+    /// Which annotated pods of the namespace; all of them when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<LabelSelector>,
+    /// Where to, whatever the pods' annotations say. When absent, each pod's annotation `stowaway.dev/repository` says
+    /// it, or else it is the only Repository of the namespace, or of
+    /// several the one with the annotation `stowaway.dev/is-default: "true"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository_ref: Option<RepositoryReference>,
+    /// End each command after this long, whatever its pod's annotation says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "duration_schema")]
+    pub timeout: Option<Duration>,
+    /// End each command when no byte moved for this long, whatever its pod's annotation says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "duration_schema")]
+    pub idle_timeout: Option<Duration>,
+    /// How many times a source that failed is tried again.
+    #[serde(default = "default_retry_limit")]
+    #[schemars(with = "i32", range(min = 0, max = 10))]
+    pub retry_limit: u32,
+    /// Shapes the pods of this run's Jobs, field by field in place of the Repository's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner_pod: Option<RunnerPod>,
+}
+
+/// How a Backup goes.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Complete`: `True` only when every source is green. `Reconciling`: under way. `Stalled`: ended, and not green.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "conditions_schema")]
+    pub conditions: Vec<Condition>,
+    /// How the run ended; absent as long as it has not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    /// When the sources were frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Time>,
+    /// When the last source ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_time: Option<Time>,
+    /// Green sources of all, for example `2/3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub progress: Option<String>,
+    /// Bytes of all streams that were stored.
+    #[serde(default)]
+    #[schemars(with = "i64")]
+    pub bytes: u64,
+    /// What the run is about, frozen before the first Job.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 256),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub sources: Vec<SourceStatus>,
+}
+
+/// How one source goes.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceStatus {
+    /// Its name, by which a Restore asks for it.
+    #[schemars(length(max = 1015))]
+    pub name: SourceName,
+    /// What it does now.
+    pub state: SourceState,
+    /// The pod that is dumped; another one of the same workload when an attempt found the first one gone.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
+    pub pod: String,
+    /// The container.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 63))]
+    pub container: String,
+    /// The repository that was settled on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository_ref: Option<RepositoryReference>,
+    /// The number of the present or last attempt, from 1; 0 before the first one.
+    #[serde(default)]
+    #[schemars(with = "i32")]
+    pub attempt: u32,
+    /// The Jobs of all attempts, the newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 63)))]
+    pub jobs: Vec<String>,
+    /// When the next attempt may begin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt_time: Option<Time>,
+    /// Since when its Repository or its pod is waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_since: Option<Time>,
+    /// How it ended.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// What a source does.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum SourceState {
+    /// It waits for its turn, its repository, or its next attempt.
+    Waiting,
+    /// It has a Job.
+    Running,
+    /// It has a verdict.
+    Done,
+}
+
+fn default_retry_limit() -> u32 {
+    2
+}

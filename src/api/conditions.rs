@@ -1,0 +1,52 @@
+//! Conditions as the Kubernetes API conventions have them: one a type, the time changes only with the status.
+//!
+//! It must not know what a condition means.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+/// Kubernetes allows a condition's message 32 KiB; a sentence is enough.
+const MAXIMUM_MESSAGE_BYTES: usize = 4096;
+
+/// Sets the condition of this type; `lastTransitionTime` moves only when its status does.
+pub fn set_condition(
+    conditions: &mut Vec<Condition>,
+    kind: &str,
+    status: bool,
+    (reason, message): (&str, &str),
+    generation: Option<i64>,
+    now: Timestamp,
+) {
+    let status = if status { "True" } else { "False" };
+    let since = conditions
+        .iter()
+        .find(|condition| condition.type_ == kind && condition.status == status)
+        .map_or_else(|| Time(now), |condition| condition.last_transition_time.clone());
+    let new = Condition {
+        last_transition_time: since,
+        message: message[..message.floor_char_boundary(MAXIMUM_MESSAGE_BYTES)].to_owned(),
+        observed_generation: generation,
+        reason: reason.to_owned(),
+        status: status.to_owned(),
+        type_: kind.to_owned(),
+    };
+    match conditions.iter_mut().find(|condition| condition.type_ == kind) {
+        Some(old) => *old = new,
+        None => conditions.push(new),
+    }
+}
+
+/// Takes the condition of this type away.
+pub fn remove_condition(conditions: &mut Vec<Condition>, kind: &str) {
+    conditions.retain(|condition| condition.type_ != kind);
+}
+
+/// The condition of this type.
+pub fn condition<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+/// Whether the condition of this type is there and `True`.
+pub fn condition_is_true(conditions: &[Condition], kind: &str) -> bool {
+    condition(conditions, kind).is_some_and(|condition| condition.status == "True")
+}

@@ -1,0 +1,45 @@
+//! The Kubernetes objects of the group `stowaway.dev`: what people write, and what we answer in their status.
+//!
+//! Types and their validation only, one file a kind. It must not know how anything is carried out.
+
+mod backup;
+mod conditions;
+mod repository;
+mod restore;
+mod shared;
+#[cfg(test)]
+mod tests;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+
+pub use backup::{Backup, BackupSpec, BackupStatus, SourceState, SourceStatus};
+pub use conditions::{condition, condition_is_true, remove_condition, set_condition};
+pub use repository::{
+    PasswordSecretReference, Repository, RepositorySpec, RepositoryStatus, S3Backend, S3Credentials, VolumeBackend,
+};
+pub use restore::{Restore, RestoreFrom, RestoreSpec, RestoreStatus, RestoreTo};
+pub use shared::{Outcome, RepositoryKind, RepositoryReference, RunnerPod, SecretKeyReference};
+
+/// The API group of all kinds.
+pub const GROUP: &str = "stowaway.dev";
+
+/// The version that is served and stored.
+pub const VERSION: &str = "v1alpha1";
+
+/// The annotation that makes a `Repository` the one which is used where none is named; its value is `"true"`.
+pub const IS_DEFAULT: &str = "stowaway.dev/is-default";
+
+/// Condition of a `Repository`: it was opened with its password, as its spec is now.
+pub const READY: &str = "Ready";
+/// Condition of a run: it ended green. Always present; while the run is under way it is `False` and says what is waited for.
+pub const COMPLETE: &str = "Complete";
+/// Condition of a run, as kstatus reads it: present and `True` as long as the run is under way.
+pub const RECONCILING: &str = "Reconciling";
+/// Condition of a run, as kstatus reads it: present and `True` when the run ended without being green.
+pub const STALLED: &str = "Stalled";
+
+/// The definitions of all kinds, as `manifests/crds/` holds them.
+pub fn crds() -> Vec<CustomResourceDefinition> {
+    vec![Repository::crd(), Backup::crd(), Restore::crd()]
+}

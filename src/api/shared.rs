@@ -1,0 +1,169 @@
+//! Parts of specs and statuses that several kinds share.
+//!
+//! It must not know which kind it is used in.
+
+use std::{collections::BTreeMap, fmt};
+
+use k8s_openapi::api::core::v1::{
+    Affinity, LocalObjectReference, PodSecurityContext, ResourceRequirements, Toleration,
+};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Proof, SourceReport, Verdict};
+
+/// Names a repository.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RepositoryReference {
+    /// Kind of the repository.
+    #[serde(default)]
+    pub kind: RepositoryKind,
+    /// Name of the repository, in the same namespace.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+}
+
+impl fmt::Display for RepositoryReference {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind: RepositoryKind::Repository, name } = self;
+        write!(formatter, "Repository {name}")
+    }
+}
+
+/// The kinds of repository.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub enum RepositoryKind {
+    /// One of the same namespace.
+    #[default]
+    Repository,
+}
+
+/// Names one key of a Secret in the same namespace.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretKeyReference {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key within it.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// Shapes the pods of the Jobs. What is not said here stays as Stowaway makes it; its own labels and annotations win.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunnerPod {
+    /// Requests and limits of the runner; they replace the defaults as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// Labels that a node must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints to be tolerated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub tolerations: Vec<Toleration>,
+    /// Where the pod likes to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+    /// Secrets to pull the runner's image with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+    /// Further labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub labels: BTreeMap<String, String>,
+    /// Further annotations.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub annotations: BTreeMap<String, String>,
+    /// Security context of the pod; each field that is set here replaces the default one. A `hostPath` or `nfs`
+    /// repository is not made writable by `fsGroup`: its folder has to belong to `runAsUser` (default 65532).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security_context: Option<PodSecurityContext>,
+}
+
+/// How a run of one source ended, or what it waits for.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outcome {
+    /// How it ended; absent as long as it has not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    /// The machine-readable cause. While an attempt is waited for: why the last one failed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
+    pub reason: String,
+    /// The same for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 4096))]
+    pub message: String,
+    /// Exit status of the command, where one was received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// Bytes of the stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<i64>")]
+    pub bytes: Option<u64>,
+    /// SHA-256 over those bytes, 64 hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub digest: Option<String>,
+    /// How the end of the stream was proven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
+    /// Id of the snapshot, 64 hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub snapshot: Option<String>,
+    /// Milliseconds that the runner took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<i64>")]
+    pub duration_milliseconds: Option<u64>,
+    /// The last lines of the command's stderr; only for failures.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub stderr_tail: String,
+}
+
+impl From<SourceReport> for Outcome {
+    fn from(report: SourceReport) -> Self {
+        Self {
+            stderr_tail: if report.verdict == Verdict::Failed { report.stderr_tail } else { String::new() },
+            verdict: Some(report.verdict),
+            reason: report.reason.to_string(),
+            message: report.message,
+            exit_code: report.exit_code,
+            bytes: Some(report.bytes),
+            digest: report.digest,
+            proof: Some(report.proof),
+            snapshot: report.snapshot,
+            duration_milliseconds: Some(report.duration_milliseconds),
+        }
+    }
+}
+
+/// A duration as Go writes it, in hours, minutes, seconds and milliseconds: `90s`, `1h30m`. Long enough for months,
+/// short enough that no number overflows.
+pub(super) fn duration_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "nullable": true,
+        "maxLength": 32,
+        "pattern": r"^([0-9]{1,6}(\.[0-9]{1,3})?(h|m|s|ms))+$",
+        "x-kubernetes-validations": [{ "rule": "duration(self) > duration('0s')", "message": "must be longer than 0s" }],
+    })
+}
+
+/// Conditions, as one list-map by type.
+pub(super) fn conditions_schema(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = Vec::<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition>::json_schema(generator);
+    schema.insert("x-kubernetes-list-type".into(), "map".into());
+    schema.insert("x-kubernetes-list-map-keys".into(), serde_json::json!(["type"]));
+    schema.insert("maxItems".into(), 16.into());
+    schema
+}

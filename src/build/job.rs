@@ -1,0 +1,230 @@
+//! The Job of one run.
+//!
+//! It must not know why the run is wanted. It holds no secret and no command line.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use k8s_openapi::{
+    api::{
+        batch::v1::{Job, JobSpec},
+        core::v1::{
+            Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, ObjectFieldSelector,
+            PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, SecurityContext,
+            Volume, VolumeMount,
+        },
+    },
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
+};
+
+use super::{
+    labels,
+    names::{self, Owner, RunKind},
+    settings,
+};
+use crate::{
+    api::{RepositorySpec, RunnerPod},
+    model::{Task, mounts},
+};
+
+/// What the runner may use of memory, whatever the size of a dump.
+pub const MEMORY: &str = "128Mi";
+/// A Job may live this much longer than its command: for a slow start of its pod, the opening of the repository, and the
+/// upload of what the command wrote last.
+pub const DEADLINE_MARGIN: Duration = Duration::from_mins(15);
+/// The deadline of a Job whose command has no timeout.
+pub const LONGEST_RUN: Duration = Duration::from_hours(24);
+/// The deadline of a Job that only opens or creates a repository.
+pub const LONGEST_INIT: Duration = Duration::from_mins(10);
+/// The user and group of the runner: the customary "nonroot" of images without a distribution.
+const RUNNER_USER: i64 = 65_532;
+
+/// What a Job is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct JobRequest<'a> {
+    /// Whose Job it is.
+    pub owner: &'a Owner,
+    /// What for.
+    pub kind: RunKind,
+    /// Name of the source; for a run without one, what makes its name unique.
+    pub source: &'a str,
+    /// Number of the attempt, from 1.
+    pub attempt: u32,
+    /// What the runner is told.
+    pub task: &'a Task,
+    /// Name of the Repository.
+    pub repository_name: &'a str,
+    /// Its spec.
+    pub repository: &'a RepositorySpec,
+    /// The run's own wishes for its pod, which come before the Repository's.
+    pub runner_pod: Option<&'a RunnerPod>,
+    /// How long the command may run.
+    pub timeout: Option<Duration>,
+    /// The runner's image.
+    pub image: &'a str,
+}
+
+/// The Job, suspended: it is started when its identity is there.
+///
+/// # Errors
+/// When the task cannot be written as JSON.
+pub fn job(request: &JobRequest<'_>) -> Result<Job, serde_json::Error> {
+    let JobRequest { owner, kind, source, attempt, repository_name, .. } = *request;
+    let name = names::job_name(owner, source, attempt);
+    let job_labels = labels::of_job(owner, kind, source, attempt, repository_name);
+    let annotations = kind.has_source().then(|| BTreeMap::from([(labels::SOURCE.to_owned(), source.to_owned())]));
+    let wishes = merge(request.repository.runner_pod.as_ref(), request.runner_pod);
+    let deadline = match (kind, request.timeout) {
+        (RunKind::Init, _) => LONGEST_INIT,
+        (_, Some(timeout)) => timeout.saturating_add(DEADLINE_MARGIN),
+        (_, None) => LONGEST_RUN,
+    };
+    Ok(Job {
+        metadata: ObjectMeta {
+            name: Some(name.clone()),
+            namespace: Some(owner.namespace.clone()),
+            labels: Some(job_labels.clone()),
+            annotations: annotations.clone(),
+            owner_references: Some(vec![owner.reference()]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(JobSpec {
+            suspend: Some(true),
+            backoff_limit: Some(0),
+            active_deadline_seconds: Some(i64::try_from(deadline.as_secs()).unwrap_or(i64::MAX)),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta {
+                    labels: Some(over(wishes.labels.clone(), job_labels)),
+                    annotations: Some(over(wishes.annotations.clone(), annotations.unwrap_or_default())),
+                    ..ObjectMeta::default()
+                }),
+                spec: Some(pod(request, &name, wishes)?),
+            },
+            ..JobSpec::default()
+        }),
+        status: None,
+    })
+}
+
+fn pod(request: &JobRequest<'_>, name: &str, wishes: RunnerPod) -> Result<PodSpec, serde_json::Error> {
+    let (mut volumes, mut volume_mounts) = settings::volumes(request.repository);
+    volumes.push(Volume { name: "tmp".into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() });
+    volume_mounts.push(VolumeMount { name: "tmp".into(), mount_path: "/tmp".into(), ..VolumeMount::default() });
+    let has_identity = matches!(request.kind, RunKind::Backup | RunKind::Restore);
+    let RunnerPod {
+        resources,
+        node_selector,
+        tolerations,
+        affinity,
+        image_pull_secrets,
+        labels: _,
+        annotations: _,
+        security_context,
+    } = wishes;
+    Ok(PodSpec {
+        restart_policy: Some("Never".into()),
+        // What talks to the store alone has no identity and no token.
+        service_account_name: has_identity.then(|| name.to_owned()),
+        automount_service_account_token: Some(has_identity),
+        enable_service_links: Some(false),
+        security_context: Some(pod_security(security_context.unwrap_or_default())),
+        node_selector: (!node_selector.is_empty()).then_some(node_selector),
+        tolerations: (!tolerations.is_empty()).then_some(tolerations),
+        affinity,
+        image_pull_secrets: (!image_pull_secrets.is_empty()).then_some(image_pull_secrets),
+        containers: vec![Container {
+            name: names::RUNNER_CONTAINER.into(),
+            image: Some(request.image.to_owned()),
+            args: Some(vec!["runner".into()]),
+            env: Some(environment(serde_json::to_string(request.task)?)),
+            resources: Some(resources.unwrap_or_else(default_resources)),
+            security_context: Some(container_security()),
+            termination_message_path: Some(mounts::TERMINATION_MESSAGE.into()),
+            termination_message_policy: Some("File".into()),
+            volume_mounts: Some(volume_mounts),
+            ..Container::default()
+        }],
+        volumes: Some(volumes),
+        ..PodSpec::default()
+    })
+}
+
+fn environment(task: String) -> Vec<EnvVar> {
+    let field = |name: &str, path: &str| EnvVar {
+        name: name.into(),
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector { field_path: path.into(), api_version: None }),
+            ..EnvVarSource::default()
+        }),
+        value: None,
+    };
+    vec![
+        EnvVar { name: mounts::TASK_VARIABLE.into(), value: Some(task), value_from: None },
+        field("POD_NAME", "metadata.name"),
+        field("POD_UID", "metadata.uid"),
+        field("POD_NAMESPACE", "metadata.namespace"),
+        // The C library keeps freed memory per arena, and makes eight arenas a core: two are enough, and keep the limit.
+        EnvVar { name: "MALLOC_ARENA_MAX".into(), value: Some("2".into()), value_from: None },
+    ]
+}
+
+fn default_resources() -> ResourceRequirements {
+    let memory = (String::from("memory"), Quantity(MEMORY.into()));
+    ResourceRequirements {
+        requests: Some(BTreeMap::from([("cpu".into(), Quantity("100m".into())), memory.clone()])),
+        limits: Some(BTreeMap::from([memory])),
+        ..ResourceRequirements::default()
+    }
+}
+
+/// The container's part of Pod Security `restricted`; nothing of it is negotiable.
+fn container_security() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
+        ..SecurityContext::default()
+    }
+}
+
+/// The pod's part of Pod Security `restricted`, where the user wishes nothing else. The group makes volumes writable.
+fn pod_security(wishes: PodSecurityContext) -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_non_root: wishes.run_as_non_root.or(Some(true)),
+        run_as_user: wishes.run_as_user.or(Some(RUNNER_USER)),
+        run_as_group: wishes.run_as_group.or(Some(RUNNER_USER)),
+        fs_group: wishes.fs_group.or(Some(RUNNER_USER)),
+        // Without this the kubelet walks through the whole repository to change its group, before each run.
+        fs_group_change_policy: wishes.fs_group_change_policy.or_else(|| Some("OnRootMismatch".into())),
+        seccomp_profile: wishes
+            .seccomp_profile
+            .or_else(|| Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None })),
+        ..wishes
+    }
+}
+
+/// The run's wishes, and the Repository's where the run has none.
+fn merge(repository: Option<&RunnerPod>, run: Option<&RunnerPod>) -> RunnerPod {
+    let repository = repository.cloned().unwrap_or_default();
+    let run = run.cloned().unwrap_or_default();
+
+    RunnerPod {
+        resources: run.resources.or(repository.resources),
+        node_selector: if run.node_selector.is_empty() { repository.node_selector } else { run.node_selector },
+        tolerations: if run.tolerations.is_empty() { repository.tolerations } else { run.tolerations },
+        affinity: run.affinity.or(repository.affinity),
+        image_pull_secrets: if run.image_pull_secrets.is_empty() {
+            repository.image_pull_secrets
+        } else {
+            run.image_pull_secrets
+        },
+        labels: over(repository.labels, run.labels),
+        annotations: over(repository.annotations, run.annotations),
+        security_context: run.security_context.or(repository.security_context),
+    }
+}
+
+/// The second map laid over the first one.
+fn over(mut under: BTreeMap<String, String>, upper: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    under.extend(upper);
+    under
+}

@@ -1,0 +1,66 @@
+//! The rights of the controller and of a run: each verb is there because a call needs it.
+//!
+//! It must not know who is bound to them.
+
+use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
+
+use super::metadata;
+use crate::{api, build::rbac::RUNNER_ROLE};
+
+/// What the controller may do in every namespace. It reads no Secret and opens no store.
+pub(super) fn controller(name: &str) -> ClusterRole {
+    let group = api::GROUP;
+    ClusterRole {
+        metadata: metadata(name, None),
+        rules: Some(vec![
+            rule(group, &["repositories", "backups", "restores"], &["get", "list", "watch"]),
+            rule(group, &["repositories/status", "backups/status", "restores/status"], &["patch"]),
+            // Clusters that check who blocks an owner's deletion ask for this of whoever sets an owner reference.
+            rule(group, &["repositories/finalizers", "backups/finalizers", "restores/finalizers"], &["update"]),
+            rule("batch", &["jobs"], &["get", "list", "watch", "create", "patch", "delete"]),
+            rule("batch", &["jobs/finalizers"], &["update"]),
+            rule("", &["pods"], &["get", "list", "watch"]),
+            // To find the Deployment of a pod.
+            rule("apps", &["replicasets"], &["get"]),
+            // Why a pod does not start.
+            rule("", &["events"], &["list"]),
+            rule("events.k8s.io", &["events"], &["create", "patch"]),
+            rule("", &["serviceaccounts"], &["create", "patch"]),
+            rule("rbac.authorization.k8s.io", &["rolebindings"], &["create", "patch", "delete"]),
+            named(rule("rbac.authorization.k8s.io", &["clusterroles"], &["bind"]), RUNNER_ROLE),
+            // A new repository's password; it can be written, never read.
+            rule("", &["secrets"], &["create"]),
+            // The cluster's id is this namespace's UID.
+            named(rule("", &["namespaces"], &["get"]), "kube-system"),
+        ]),
+        aggregation_rule: None,
+    }
+}
+
+/// What a run may do in its own namespace, as long as it lasts.
+pub(super) fn runner() -> ClusterRole {
+    ClusterRole {
+        metadata: metadata(RUNNER_ROLE, None),
+        rules: Some(vec![
+            rule("", &["pods"], &["get"]),
+            rule("", &["pods/exec"], &["get", "create"]),
+            // A restore's own command stands in the object, not in the Job.
+            rule(api::GROUP, &["restores"], &["get"]),
+        ]),
+        aggregation_rule: None,
+    }
+}
+
+fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> PolicyRule {
+    let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    PolicyRule {
+        api_groups: Some(vec![group.to_owned()]),
+        resources: Some(owned(resources)),
+        verbs: owned(verbs),
+        ..PolicyRule::default()
+    }
+}
+
+fn named(rule: PolicyRule, name: &str) -> PolicyRule {
+    PolicyRule { resource_names: Some(vec![name.to_owned()]), ..rule }
+}

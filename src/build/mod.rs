@@ -1,0 +1,15 @@
+//! One pure function for each Kubernetes object that we make.
+//!
+//! It must not know why an object is wanted, nor how it gets to the API server.
+
+pub mod job;
+pub mod manifests;
+pub mod rbac;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+pub use crate::plan::{labels, names};
+pub use job::{JobRequest, job};
+pub use rbac::{role_binding, service_account};
+pub use settings::backend_config;

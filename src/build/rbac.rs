@@ -1,0 +1,52 @@
+//! The identity of one run: a `ServiceAccount` of its own, and the right to exec for as long as the run lasts.
+//!
+//! It must not know what the run does with it.
+
+use k8s_openapi::{
+    api::{
+        batch::v1::Job,
+        core::v1::ServiceAccount,
+        rbac::v1::{RoleBinding, RoleRef, Subject},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::ResourceExt;
+
+use super::names::Owner;
+
+/// The `ClusterRole` that a run is bound to, in its own namespace only; see `manifests/install.yaml`.
+pub const RUNNER_ROLE: &str = "stowaway-runner";
+
+/// The `ServiceAccount` of a Job that was stored; it has the Job's name and goes with it.
+pub fn service_account(job: &Job) -> Option<ServiceAccount> {
+    Some(ServiceAccount { metadata: metadata(job)?, ..ServiceAccount::default() })
+}
+
+/// Binds the Job's `ServiceAccount` to [`RUNNER_ROLE`]; it is deleted when the Job has ended.
+pub fn role_binding(job: &Job) -> Option<RoleBinding> {
+    let metadata = metadata(job)?;
+    Some(RoleBinding {
+        role_ref: RoleRef {
+            api_group: "rbac.authorization.k8s.io".into(),
+            kind: "ClusterRole".into(),
+            name: RUNNER_ROLE.into(),
+        },
+        subjects: Some(vec![Subject {
+            kind: "ServiceAccount".into(),
+            name: metadata.name.clone()?,
+            namespace: metadata.namespace.clone(),
+            ..Subject::default()
+        }]),
+        metadata,
+    })
+}
+
+fn metadata(job: &Job) -> Option<ObjectMeta> {
+    Some(ObjectMeta {
+        name: Some(job.name_any()),
+        namespace: job.namespace(),
+        labels: Some(job.labels().clone()),
+        owner_references: Some(vec![Owner::of(job)?.reference()]),
+        ..ObjectMeta::default()
+    })
+}

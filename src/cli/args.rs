@@ -1,0 +1,297 @@
+//! What can be typed: verbs and options. Only parsing; `main` of this module decides what is done.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::{annotations::positive_duration, model::SourceName, runner::questions::Question, telemetry::LogFormat};
+
+/// Backs up what runs in Kubernetes: one annotation on a pod, and a green run restores.
+#[derive(Debug, Parser)]
+#[command(name = "stowaway", version, propagate_version = true, after_help = EXIT_CODES)]
+pub struct Arguments {
+    /// How log lines look.
+    #[arg(long, global = true, value_enum, default_value_t, env = "STOWAWAY_LOG_FORMAT")]
+    pub log_format: LogFormat,
+    /// How much is logged: error, warn, info, debug, trace, or a filter such as "info,kube=debug".
+    #[arg(long, global = true, default_value = "info", env = "STOWAWAY_LOG_LEVEL")]
+    pub log_level: String,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+const EXIT_CODES: &str = "\
+Exit status: 0 green; 1 failed; 2 wrong usage or a refused object; 3 stored or restored, but not proven or not complete; \
+130 cancelled.
+With --repository (or RESTIC_REPOSITORY, and neither --namespace nor --context) no cluster is needed: the verbs work on \
+that repository. Works as `kubectl stowaway`, too, when the binary is called kubectl-stowaway.";
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Back up the annotated pods of a namespace now, or the output of a local command.
+    Backup(BackupArguments),
+    /// Stream the newest (or a given) snapshot of one source into a command's stdin.
+    Restore(RestoreArguments),
+    /// List the snapshots of a repository.
+    Snapshots(SnapshotsArguments),
+    /// List the files in a snapshot.
+    Ls(LsArguments),
+    /// Write one stored file to stdout.
+    Dump(DumpArguments),
+    /// Show the log of a Backup or Restore, every attempt of every source.
+    Logs(LogsArguments),
+    /// Print the completion script of a shell.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// Write the Kubernetes manifests (CRDs and installation) to a folder.
+    Manifests {
+        /// The folder.
+        #[arg(long)]
+        output: PathBuf,
+        /// Image reference of the controller and its runs.
+        #[arg(long, default_value = crate::build::manifests::IMAGE)]
+        image: String,
+    },
+    /// Print the table of annotations as Markdown.
+    #[command(hide = true)]
+    Annotations,
+    /// Run the controller (in the cluster).
+    #[command(hide = true)]
+    Controller(ControllerArguments),
+    /// Carry out one run (in its Job's pod).
+    #[command(hide = true)]
+    Runner {
+        /// A question of the CLI to a waiting run, as JSON.
+        #[arg(long, value_parser = question)]
+        question: Option<Question>,
+    },
+}
+
+/// Which cluster, which repository.
+#[derive(Args, Clone, Debug)]
+pub struct Place {
+    /// Namespace; the kubeconfig's current one by default.
+    #[arg(short, long, conflicts_with = "repository")]
+    pub namespace: Option<String>,
+    /// Context of the kubeconfig.
+    #[arg(long, conflicts_with = "repository")]
+    pub context: Option<String>,
+    /// Name of the Repository object; the namespace's default one otherwise.
+    #[arg(long, conflicts_with = "repository")]
+    pub repository_name: Option<String>,
+    /// Path or restic URL (s3:https://HOST/BUCKET/PREFIX) of a repository: work on it directly, without a cluster.
+    /// Else `RESTIC_REPOSITORY`. Password by `RESTIC_PASSWORD`, `RESTIC_PASSWORD_FILE` or --password-file.
+    #[arg(short, long)]
+    pub repository: Option<String>,
+    /// File that holds the repository's password.
+    #[arg(short, long, env = "RESTIC_PASSWORD_FILE")]
+    pub password_file: Option<PathBuf>,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub enum Output {
+    /// A table or a sentence.
+    #[default]
+    Text,
+    /// JSON.
+    Json,
+}
+
+/// `stowaway backup`
+#[derive(Args, Debug)]
+pub struct BackupArguments {
+    /// Where.
+    #[command(flatten)]
+    pub place: Place,
+    /// Only pods with these labels (a=b,c!=d, as with kubectl).
+    #[arg(short = 'l', long)]
+    pub selector: Option<String>,
+    /// Name of the Backup object; made up from the time otherwise.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Wait for the verdict, with progress.
+    #[arg(short, long)]
+    pub wait: bool,
+    /// How often a failed source is tried again.
+    #[arg(long)]
+    pub retry_limit: Option<u8>,
+    /// Result as a text or as JSON.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Create the repository when there is none (with --repository).
+    #[arg(long, requires = "repository_or_command")]
+    pub init: bool,
+    /// Path of the stored file (with a local command); /<first word of the command> otherwise.
+    #[arg(long)]
+    pub stdin_filename: Option<String>,
+    /// Name of the source (with a local command), for example job/shop/pg-dump.
+    #[arg(long)]
+    pub source: Option<SourceName>,
+    /// Host of the snapshot (with a local command); this machine's name otherwise.
+    #[arg(long)]
+    pub host: Option<String>,
+    /// End the command after this long, for example 90m.
+    #[arg(long, value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// End the command when no byte came for this long.
+    #[arg(long, value_parser = duration)]
+    pub idle_timeout: Option<Duration>,
+    /// Store an empty output, too.
+    #[arg(long)]
+    pub allow_empty: bool,
+    /// The local command whose output is stored.
+    #[arg(last = true, id = "repository_or_command")]
+    pub command: Vec<String>,
+}
+
+/// `stowaway restore`
+#[derive(Args, Debug)]
+pub struct RestoreArguments {
+    /// Where.
+    #[command(flatten)]
+    pub place: Place,
+    /// The source to restore, for example deployment/shop/postgres.
+    #[arg(short, long)]
+    pub source: SourceName,
+    /// Id of the snapshot; the newest proven one of the source otherwise.
+    #[arg(long)]
+    pub snapshot: Option<String>,
+    /// Pod to restore into; the source's own otherwise.
+    #[arg(long)]
+    pub pod: Option<String>,
+    /// Container of that pod.
+    #[arg(short, long)]
+    pub container: Option<String>,
+    /// Name of the Restore object; made up from the time otherwise.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Wait for the verdict, with progress.
+    #[arg(short, long)]
+    pub wait: bool,
+    /// End the command after this long.
+    #[arg(long, value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// End the command when no byte moved for this long.
+    #[arg(long, value_parser = duration)]
+    pub idle_timeout: Option<Duration>,
+    /// Result as a text or as JSON.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+    /// The command that reads the dump on its stdin; the annotated restorecommand otherwise.
+    #[arg(last = true)]
+    pub command: Vec<String>,
+}
+
+/// `stowaway snapshots`
+#[derive(Args, Debug)]
+pub struct SnapshotsArguments {
+    /// Where.
+    #[command(flatten)]
+    pub place: Place,
+    /// Only those of this source.
+    #[arg(short, long)]
+    pub source: Option<SourceName>,
+    /// Open the store from here with the credentials that you may read, instead of asking a Job in the cluster.
+    #[arg(long)]
+    pub direct: bool,
+    /// Table or JSON.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `stowaway ls`
+#[derive(Args, Debug)]
+pub struct LsArguments {
+    /// Where.
+    #[command(flatten)]
+    pub place: Place,
+    /// Open the store from here, instead of asking a Job in the cluster.
+    #[arg(long)]
+    pub direct: bool,
+    /// Table or JSON.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Id of the snapshot, or its first digits.
+    pub snapshot: String,
+}
+
+/// `stowaway dump`
+#[derive(Args, Debug)]
+pub struct DumpArguments {
+    /// Where.
+    #[command(flatten)]
+    pub place: Place,
+    /// Open the store from here, instead of asking a Job in the cluster.
+    #[arg(long)]
+    pub direct: bool,
+    /// Id of the snapshot, or its first digits.
+    pub snapshot: String,
+    /// Path of the file in the snapshot; the only file otherwise.
+    pub path: Option<String>,
+}
+
+/// `stowaway logs`
+#[derive(Args, Debug)]
+pub struct LogsArguments {
+    /// Namespace; the kubeconfig's current one by default.
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    /// Context of the kubeconfig.
+    #[arg(long)]
+    pub context: Option<String>,
+    /// Only this source.
+    #[arg(short, long)]
+    pub source: Option<SourceName>,
+    /// Text, or one JSON object a line.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Name of the Backup or Restore.
+    pub name: String,
+}
+
+/// `stowaway controller`
+#[derive(Args, Debug)]
+pub struct ControllerArguments {
+    /// Image of the runs' pods; the controller's own.
+    #[arg(long, env = "STOWAWAY_IMAGE")]
+    pub image: String,
+}
+
+fn question(text: &str) -> Result<Question, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    positive_duration(text).map_err(|reason| format!("{text:?} {reason}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_local_backup_takes_everything_after_the_dashes() {
+        let arguments =
+            Arguments::parse_from(["stowaway", "backup", "--repository", "/r", "--init", "--", "pg_dump", "-n", "x"]);
+        let Verb::Backup(backup) = arguments.verb else { panic!("another verb") };
+        assert_eq!(backup.command, ["pg_dump", "-n", "x"]);
+    }
+
+    #[test]
+    fn a_cluster_and_a_local_repository_exclude_each_other() {
+        assert!(Arguments::try_parse_from(["stowaway", "snapshots", "-n", "x", "--repository", "/r"]).is_err());
+    }
+}

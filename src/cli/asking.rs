@@ -1,0 +1,297 @@
+//! `snapshots`, `ls` and `dump` of a repository in a cluster: a Job that can reach the store answers by exec, proven.
+//! With `--direct` the store is opened from here, with the Secrets that the user may read.
+//!
+//! It must not know how the questions are answered.
+
+use std::{io::Write, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{Pod, Secret as KubernetesSecret},
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, ListParams, PostParams},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    CliError,
+    args::{DumpArguments, LsArguments, Place, SnapshotsArguments},
+    local, output, remote,
+};
+use crate::{
+    api::{self, Repository, SecretKeyReference},
+    build::{
+        backend_config,
+        job::{JobRequest, job},
+    },
+    cluster::exec::{self, Control, ExecTarget, Limits, Lines},
+    model::{Failure, Reason, Secret, Task, TaskKind},
+    plan::names::{Owner, RUNNER_CONTAINER, RunKind},
+    repository::{Access, Entry, Patience, S3Credentials, SnapshotSummary},
+    runner::{
+        questions::{self, Question},
+        with_repository,
+    },
+    stream::{Piece, pieces},
+};
+
+/// How long the answering pod lives at most, when the CLI does not take it away.
+const ANSWERS_WITHIN: Duration = Duration::from_hours(1);
+/// How long it may take to start.
+const STARTS_WITHIN: Duration = Duration::from_mins(2);
+
+/// `stowaway snapshots -n NAMESPACE`
+pub async fn snapshots(arguments: &SnapshotsArguments) -> Result<u8, CliError> {
+    let rows: Vec<SnapshotSummary> = if arguments.direct {
+        direct(&arguments.place, questions::snapshots).await?
+    } else {
+        parse(&ask(&arguments.place, &Question::Snapshots).await?)?
+    };
+    output::print_snapshots(rows, arguments.source.as_ref(), arguments.output)
+}
+
+/// `stowaway ls -n NAMESPACE SNAPSHOT`
+pub async fn ls(arguments: &LsArguments) -> Result<u8, CliError> {
+    let snapshot = arguments.snapshot.clone();
+    let rows: Vec<Entry> = if arguments.direct {
+        direct(&arguments.place, async |repository| questions::list(repository, &snapshot).await).await?
+    } else {
+        parse(&ask(&arguments.place, &Question::List { snapshot }).await?)?
+    };
+    output::print_entries(&rows, arguments.output)
+}
+
+/// `stowaway dump -n NAMESPACE SNAPSHOT [PATH]`
+pub async fn dump(arguments: &DumpArguments) -> Result<u8, CliError> {
+    if arguments.direct {
+        let (snapshot, path) = (&arguments.snapshot, arguments.path.as_deref());
+        direct(&arguments.place, async |repository| local::write_file(repository, snapshot, path).await).await?;
+    } else {
+        let question = Question::File { snapshot: arguments.snapshot.clone(), path: arguments.path.clone() };
+        ask_to(&arguments.place, &question, &mut std::io::stdout().lock()).await?;
+    }
+    Ok(0)
+}
+
+fn parse<T: serde::de::DeserializeOwned>(answer: &[u8]) -> Result<T, CliError> {
+    serde_json::from_slice(answer)
+        .map_err(|error| Failure::new(Reason::InternalError, format!("the answer cannot be read: {error}")).into())
+}
+
+async fn ask(place: &Place, question: &Question) -> Result<Vec<u8>, CliError> {
+    let mut answer = Vec::new();
+    ask_to(place, question, &mut answer).await?;
+    Ok(answer)
+}
+
+/// Starts the answering Job, passes its answer on, and takes the Job away, whatever came out.
+async fn ask_to(place: &Place, question: &Question, output: &mut impl Write) -> Result<(), CliError> {
+    let (client, namespace) = remote::connect(place.namespace.as_deref(), place.context.as_deref()).await?;
+    let repository = find_repository(&client, &namespace, place.repository_name.as_deref()).await?;
+    let image = runner_image(&client).await?;
+    let jobs: Api<Job> = Api::namespaced(client.clone(), &namespace);
+    let job = jobs
+        .create(&PostParams::default(), &answering_job(&repository, &image)?)
+        .await
+        .map_err(CliError::cluster("create the Job that answers"))?;
+    let answered = exchange(&client, &namespace, &job.name_any(), question, output).await;
+    let removed = jobs.delete(&job.name_any(), &DeleteParams::background()).await;
+    answered?;
+    removed.map_err(CliError::cluster("remove the Job that answered"))?;
+    Ok(())
+}
+
+async fn find_repository(client: &Client, namespace: &str, name: Option<&str>) -> Result<Repository, CliError> {
+    let repositories: Api<Repository> = Api::namespaced(client.clone(), namespace);
+    if let Some(name) = name {
+        return repositories
+            .get(name)
+            .await
+            .map_err(CliError::cluster(format!("read the Repository {namespace}/{name}")));
+    }
+    let mut all = repositories
+        .list(&ListParams::default())
+        .await
+        .map_err(CliError::cluster(format!("list the Repositories of namespace {namespace}")))?
+        .items;
+    if all.len() > 1 {
+        all.retain(|repository| repository.annotations().get(api::IS_DEFAULT).is_some_and(|value| value == "true"));
+    }
+    let count = all.len();
+    all.pop().filter(|_| count == 1).ok_or_else(|| {
+        CliError::Usage(format!(
+            "namespace {namespace} has no Repository, or no single default one; name one by --repository-name"
+        ))
+    })
+}
+
+/// The image that the controller gives to its runs, so that both sides are of one version.
+async fn runner_image(client: &Client) -> Result<String, CliError> {
+    use k8s_openapi::api::apps::v1::Deployment;
+    let deployments: Api<Deployment> = Api::all(client.clone());
+    let label = ListParams::default().labels("app.kubernetes.io/name=stowaway");
+    let found = deployments.list(&label).await.map_err(CliError::cluster("find the controller's Deployment"))?;
+    found
+        .items
+        .into_iter()
+        .find_map(|deployment| deployment.spec?.template.spec?.containers.into_iter().next()?.image)
+        .ok_or_else(|| {
+            CliError::Usage("the controller is not installed in this cluster; see manifests/install.yaml".to_owned())
+        })
+}
+
+fn answering_job(repository: &Repository, image: &str) -> Result<Job, CliError> {
+    let invalid = |message: String| CliError::Failed(Failure::new(Reason::InvalidRequest, message));
+    let owner = Owner::of(repository).ok_or_else(|| invalid("the Repository has no UID".to_owned()))?;
+    let backend =
+        backend_config(&repository.spec).ok_or_else(|| invalid("the Repository names no backend".to_owned()))?;
+    let task = Task { backend, kind: TaskKind::Answer { timeout: ANSWERS_WITHIN } };
+    let request = JobRequest {
+        owner: &owner,
+        kind: RunKind::Answer,
+        // The name is unique to this question: two people may ask at once.
+        source: &format!("answer/{}", Timestamp::now().as_nanosecond()),
+        attempt: 1,
+        task: &task,
+        repository_name: &owner.name,
+        repository: &repository.spec,
+        runner_pod: None,
+        timeout: Some(ANSWERS_WITHIN),
+        image,
+    };
+    let mut job = job(&request).map_err(|error| invalid(error.to_string()))?;
+    if let Some(spec) = &mut job.spec {
+        spec.suspend = None;
+        spec.ttl_seconds_after_finished = Some(0);
+    }
+    Ok(job)
+}
+
+async fn exchange(
+    client: &Client,
+    namespace: &str,
+    job: &str,
+    question: &Question,
+    output: &mut impl Write,
+) -> Result<(), CliError> {
+    let pod = started_pod(client, namespace, job).await?;
+    let target = ExecTarget { namespace: namespace.to_owned(), pod, container: RUNNER_CONTAINER.to_owned() };
+    let question = serde_json::to_string(question).map_err(|error| CliError::Usage(error.to_string()))?;
+    let argv = ["stowaway", "runner", "--question", &question].map(str::to_owned);
+    let (sender, mut receiver) = pieces();
+    // What the other side logs is only wanted when it fails; the tail keeps it.
+    let (lines, _unread) = Lines::new();
+    let control = Control {
+        limits: Limits { timeout: Some(ANSWERS_WITHIN), idle_timeout: Some(Duration::from_mins(5)) },
+        cancel: CancellationToken::new(),
+        lines: lines.clone(),
+        progress: Arc::default(),
+    };
+    let asking = async {
+        // Ends with the sender, so that an answer which never began is seen to have no end.
+        let sender = sender;
+        exec::ask(client, &target, &argv, &control, &sender).await
+    };
+    let writing = async {
+        loop {
+            match receiver.recv().await {
+                Some(Piece::Data(bytes)) => output.write_all(&bytes).map_err(CliError::Output)?,
+                Some(Piece::End(_)) => return output.flush().map_err(CliError::Output),
+                Some(Piece::Broken(failure)) => return Err(told(failure, &lines).into()),
+                None => return Err(told(Failure::new(Reason::StreamCut, "the answer broke off"), &lines).into()),
+            }
+        }
+    };
+    tokio::join!(asking, writing).1
+}
+
+/// The failure as the answering side said it on stderr, where it did.
+fn told(failure: Failure, lines: &Lines) -> Failure {
+    let tail = lines.tail();
+    match tail.lines().last() {
+        Some(line) if !line.is_empty() => Failure { message: line.to_owned(), ..failure },
+        _ => failure,
+    }
+}
+
+async fn started_pod(client: &Client, namespace: &str, job: &str) -> Result<String, CliError> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let selector = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={job}"));
+    let deadline = tokio::time::Instant::now() + STARTS_WITHIN;
+    loop {
+        let found = pods.list(&selector).await.map_err(CliError::cluster("find the pod that answers"))?;
+        let running = found.items.iter().find(|pod| {
+            let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+            statuses
+                .into_iter()
+                .flatten()
+                .any(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()))
+        });
+        if let Some(pod) = running {
+            return Ok(pod.name_any());
+        }
+        if tokio::time::Instant::now() > deadline {
+            let message =
+                format!("the pod of Job {namespace}/{job} did not start within {} s", STARTS_WITHIN.as_secs());
+            return Err(Failure::new(Reason::PodNotStarted, message).into());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Opens the store from here.
+async fn direct<T>(
+    place: &Place,
+    question: impl AsyncFnOnce(&crate::repository::Repository) -> Result<T, Failure>,
+) -> Result<T, CliError> {
+    let (client, namespace) = remote::connect(place.namespace.as_deref(), place.context.as_deref()).await?;
+    let repository = find_repository(&client, &namespace, place.repository_name.as_deref()).await?;
+    let secrets: Api<KubernetesSecret> = Api::namespaced(client, &namespace);
+    let spec = &repository.spec;
+    let Some(s3) = &spec.s3 else {
+        return Err(CliError::Usage(
+            "--direct reaches stores by network; a volume is only reached from within the cluster".to_owned(),
+        ));
+    };
+    let backend = backend_config(spec).ok_or_else(|| CliError::Usage("the Repository names no backend".to_owned()))?;
+    let credentials = &s3.credentials;
+    let session_token = match &credentials.session_token_secret_ref {
+        Some(reference) => Some(secret(&secrets, reference).await?),
+        None => None,
+    };
+    let access = Access {
+        backend,
+        password: secret(
+            &secrets,
+            &SecretKeyReference {
+                name: spec.password_secret_ref.name.clone(),
+                key: spec.password_secret_ref.key.clone(),
+            },
+        )
+        .await?,
+        s3: Some(S3Credentials {
+            access_key_id: secret(&secrets, &credentials.access_key_id_secret_ref).await?,
+            secret_access_key: secret(&secrets, &credentials.secret_access_key_secret_ref).await?,
+            session_token,
+        }),
+        holder: local::lock_holder(),
+        patience: Patience::default(),
+    };
+    Ok(with_repository(access, &CancellationToken::new(), question).await?)
+}
+
+async fn secret(secrets: &Api<KubernetesSecret>, reference: &SecretKeyReference) -> Result<Secret, CliError> {
+    let found =
+        secrets.get(&reference.name).await.map_err(CliError::cluster(format!("read the Secret {}", reference.name)))?;
+    found
+        .data
+        .and_then(|data| data.get(&reference.key).cloned())
+        .and_then(|bytes| String::from_utf8(bytes.0).ok())
+        .map(|text| Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))
+        .ok_or_else(|| {
+            CliError::Usage(format!("the Secret {} has no text under the key {:?}", reference.name, reference.key))
+        })
+}

@@ -1,0 +1,214 @@
+//! The verbs on a repository by path or URL, without a cluster: the same pipeline and the same gate.
+//!
+//! An edge: environment, password files and the terminal are here.
+
+use std::{env, io::IsTerminal, sync::Arc, time::Duration};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::io::AsyncWriteExt;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    CliError,
+    args::{BackupArguments, DumpArguments, LsArguments, Output, Place, RestoreArguments, SnapshotsArguments},
+    output,
+    place::parse_place,
+};
+use crate::{
+    cluster::exec::Limits,
+    model::{BackendConfig, Failure, Reason, Secret, SnapshotIdentity, SourceName, SourceReport},
+    repository::{self, Access, LockHolder, Patience, Progress, Repository, S3Credentials},
+    runner::{self, BackupRun, DumpFrom, FeedTo, RestoreRun, questions, with_repository, within_grace},
+    stream::Piece,
+};
+
+/// The place of a repository that is used without a cluster, if the arguments or the environment name one.
+pub fn repository_of(place: &Place) -> Option<String> {
+    if place.repository.is_some() {
+        return place.repository.clone();
+    }
+    let of_cluster = place.namespace.is_some() || place.context.is_some() || place.repository_name.is_some();
+    if of_cluster { None } else { env::var("RESTIC_REPOSITORY").ok().filter(|text| !text.is_empty()) }
+}
+
+/// `stowaway backup --repository PLACE -- COMMAND`
+pub async fn backup(repository: &str, arguments: BackupArguments) -> Result<u8, CliError> {
+    let program = arguments.command.first().ok_or_else(|| {
+        CliError::Usage("a local backup needs a command: stowaway backup --repository PLACE -- COMMAND ...".to_owned())
+    })?;
+    let name = program.rsplit('/').next().unwrap_or(program);
+    let path = match &arguments.stdin_filename {
+        Some(path) => format!("/{}", path.trim_start_matches('/')),
+        None => format!("/{name}"),
+    };
+    let host = arguments.host.clone().unwrap_or_else(host_name);
+    let source = match arguments.source.clone() {
+        Some(source) => source,
+        None => SourceName::new("job", &plain(&host), &plain(name), None)?,
+    };
+    let mut identity = SnapshotIdentity { host, path: path.clone(), tags: Vec::new() };
+    identity.push_tag(SnapshotIdentity::SOURCE, source.as_str())?;
+    let access = access(repository, arguments.place.password_file.as_deref())?;
+    let run = BackupRun {
+        source,
+        identity,
+        alternative_path: path,
+        limits: Limits { timeout: arguments.timeout, idle_timeout: arguments.idle_timeout },
+        allow_empty: arguments.allow_empty,
+        accept_unproven: false,
+    };
+    let cancel = CancellationToken::new();
+    let progress = Arc::new(Progress::default());
+    let work = async {
+        if arguments.init {
+            repository::open_or_create(access.clone(), cancel.clone()).await?.close().await;
+        }
+        with_repository(access, &cancel, async |repository| {
+            let from = DumpFrom::Local(arguments.command.clone());
+            Ok(runner::backup(repository, run, from, progress.clone(), cancel.clone()).await)
+        })
+        .await
+    };
+    let report = with_bar(progress.clone(), within_grace(&cancel, work)).await;
+    finish(report, arguments.output)
+}
+
+/// `stowaway restore --repository PLACE --source SOURCE -- COMMAND`
+pub async fn restore(repository: &str, arguments: RestoreArguments) -> Result<u8, CliError> {
+    if arguments.command.is_empty() {
+        let message =
+            "a local restore needs a command: stowaway restore --repository PLACE --source SOURCE -- COMMAND ...";
+        return Err(CliError::Usage(message.to_owned()));
+    }
+    let access = access(repository, arguments.place.password_file.as_deref())?;
+    let limits = Limits { timeout: arguments.timeout, idle_timeout: arguments.idle_timeout };
+    let run = RestoreRun { source: arguments.source, snapshot: arguments.snapshot, limits };
+    let cancel = CancellationToken::new();
+    let work = with_repository(access, &cancel, async |repository| {
+        let to = FeedTo::Local(arguments.command.clone());
+        Ok(runner::restore(repository, run, to, cancel.clone()).await)
+    });
+    finish(within_grace(&cancel, work).await, arguments.output)
+}
+
+fn finish(report: Result<SourceReport, Failure>, output: Output) -> Result<u8, CliError> {
+    let report = report.unwrap_or_else(|failure| SourceReport::failed(failure, Duration::ZERO));
+    runner::story::tell_verdict(&report);
+    if output == Output::Json {
+        output::print_json(&report)?;
+    }
+    Ok(runner::story::exit_code(report.verdict))
+}
+
+/// `stowaway snapshots --repository PLACE`
+pub async fn snapshots(repository: &str, arguments: &SnapshotsArguments) -> Result<u8, CliError> {
+    let rows = ask(repository, &arguments.place, questions::snapshots).await?;
+    output::print_snapshots(rows, arguments.source.as_ref(), arguments.output)
+}
+
+/// `stowaway ls --repository PLACE SNAPSHOT`
+pub async fn ls(repository: &str, arguments: &LsArguments) -> Result<u8, CliError> {
+    let rows = ask(repository, &arguments.place, async |open| questions::list(open, &arguments.snapshot).await).await?;
+    output::print_entries(&rows, arguments.output)
+}
+
+/// `stowaway dump --repository PLACE SNAPSHOT [PATH]`
+pub async fn dump(repository: &str, arguments: &DumpArguments) -> Result<u8, CliError> {
+    let (snapshot, path) = (&arguments.snapshot, arguments.path.as_deref());
+    ask(repository, &arguments.place, async |open| write_file(open, snapshot, path).await).await?;
+    Ok(0)
+}
+
+/// Writes one stored file to stdout.
+pub async fn write_file(repository: &Repository, snapshot: &str, path: Option<&str>) -> Result<(), Failure> {
+    let mut file = questions::file(repository, snapshot, path).await?;
+    let mut stdout = tokio::io::stdout();
+    let broken = |error: std::io::Error| Failure::new(Reason::StreamCut, format!("failed to write to stdout: {error}"));
+    loop {
+        match file.pieces.recv().await {
+            Some(Piece::Data(bytes)) => stdout.write_all(&bytes).await.map_err(broken)?,
+            Some(Piece::End(_)) => return stdout.flush().await.map_err(broken),
+            Some(Piece::Broken(failure)) => return Err(failure),
+            None => return Err(Failure::new(Reason::StreamCut, "the stored file ended without its end")),
+        }
+    }
+}
+
+/// How this process signs its locks.
+pub fn lock_holder() -> LockHolder {
+    let user = env::var("USER").ok().filter(|name| !name.is_empty());
+    LockHolder { host: host_name(), user: user.unwrap_or_else(|| "unknown".to_owned()) }
+}
+
+async fn ask<T>(
+    repository: &str,
+    place: &Place,
+    question: impl AsyncFnOnce(&Repository) -> Result<T, Failure>,
+) -> Result<T, CliError> {
+    let access = access(repository, place.password_file.as_deref())?;
+    let cancel = CancellationToken::new();
+    Ok(within_grace(&cancel, with_repository(access, &cancel, question)).await?)
+}
+
+/// What opens the repository, from restic's own variables and AWS's.
+fn access(repository: &str, password_file: Option<&std::path::Path>) -> Result<Access, CliError> {
+    let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+    let region =
+        variable("AWS_DEFAULT_REGION").or_else(|| variable("AWS_REGION")).unwrap_or_else(|| "us-east-1".to_owned());
+    let backend = parse_place(repository, &region)?;
+    let password = match password_file {
+        Some(file) => std::fs::read_to_string(file)
+            .map_err(|error| CliError::Usage(format!("the password file {} cannot be read: {error}", file.display())))?,
+        None => variable("RESTIC_PASSWORD").ok_or_else(|| {
+            let message = "the repository's password is missing; give it by RESTIC_PASSWORD, RESTIC_PASSWORD_FILE or --password-file";
+            CliError::Usage(message.to_owned())
+        })?,
+    };
+    let s3 = match &backend {
+        BackendConfig::Folder { .. } => None,
+        BackendConfig::S3(_) => match (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY")) {
+            (Some(id), Some(key)) => Some(S3Credentials {
+                access_key_id: Secret::new(id),
+                secret_access_key: Secret::new(key),
+                session_token: variable("AWS_SESSION_TOKEN").map(Secret::new),
+            }),
+            _ => {
+                let message = "an S3 repository needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment";
+                return Err(CliError::Usage(message.to_owned()));
+            }
+        },
+    };
+    // As restic does: a newline at the end of a password file is not part of the password.
+    let password = Secret::new(password.trim_end_matches(['\r', '\n']).to_owned());
+    Ok(Access { backend, password, s3, holder: lock_holder(), patience: Patience::default() })
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The text with all that a source name cannot hold made `-`.
+fn plain(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.' | '_');
+    text.to_lowercase().chars().map(|c| if is_plain(c) { c } else { '-' }).collect()
+}
+
+/// Shows the bytes that have passed while `work` goes on, if a person watches.
+async fn with_bar<T>(progress: Arc<Progress>, work: impl Future<Output = T>) -> T {
+    if !std::io::stderr().is_terminal() {
+        return work.await;
+    }
+    let style = ProgressStyle::with_template("{spinner} {bytes} {bytes_per_sec} {elapsed}");
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            result = &mut work => {
+                bar.finish_and_clear();
+                return result;
+            }
+            () = tokio::time::sleep(Duration::from_millis(100)) => bar.set_position(progress.bytes_read()),
+        }
+    }
+}

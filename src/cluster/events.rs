@@ -1,0 +1,52 @@
+//! Events about our objects, for `kubectl describe`.
+//!
+//! It must not know what is worth telling.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{
+    Client,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+
+use super::call::CallError;
+
+/// The API server refuses a longer note.
+const MAXIMUM_NOTE_BYTES: usize = 1000;
+
+/// Writes Events; the same one again within minutes only counts up.
+#[derive(Clone)]
+pub struct Reports {
+    recorder: Recorder,
+}
+
+impl Reports {
+    /// Events in the name of this component; `instance` is the name of its pod.
+    pub fn new(client: Client, component: &str, instance: Option<String>) -> Self {
+        Self { recorder: Recorder::new(client, Reporter { controller: component.to_owned(), instance }) }
+    }
+
+    /// Writes one Event about `regarding`, and about the Job it is related to.
+    pub async fn publish(
+        &self,
+        regarding: &ObjectReference,
+        is_warning: bool,
+        (reason, action): (&str, &str),
+        note: &str,
+        job: Option<&str>,
+    ) -> Result<(), CallError> {
+        let event = Event {
+            type_: if is_warning { EventType::Warning } else { EventType::Normal },
+            reason: reason.to_owned(),
+            note: Some(note[..note.floor_char_boundary(MAXIMUM_NOTE_BYTES)].to_owned()),
+            action: action.to_owned(),
+            secondary: job.map(|name| ObjectReference {
+                api_version: Some("batch/v1".into()),
+                kind: Some("Job".into()),
+                name: Some(name.to_owned()),
+                namespace: regarding.namespace.clone(),
+                ..ObjectReference::default()
+            }),
+        };
+        self.recorder.publish(&event, regarding).await.map_err(CallError::at("write an Event"))
+    }
+}

@@ -1,0 +1,147 @@
+//! What a command says to people, as lines: passwords in URLs redacted, bounded, and never in the way of the data.
+//!
+//! It must not know where they are shown.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, Ordering},
+};
+
+use tokio::sync::mpsc;
+
+use super::watch::lock;
+use crate::model::redact;
+
+/// Longer lines are cut into several.
+const LONGEST_LINE: usize = 8 * 1024;
+/// Lines that wait for a slow reader; then new ones are dropped and counted.
+const WAITING: usize = 256;
+/// How much of the end is kept for the report.
+const TAIL: usize = 4 * 1024;
+
+/// Where a line came from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LineSource {
+    /// The command's stdout; only restores have such lines.
+    Stdout,
+    /// The command's stderr.
+    Stderr,
+}
+
+/// One line without its end, redacted.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Line {
+    /// Where it came from.
+    pub source: LineSource,
+    /// The text; bytes that are no UTF-8 are replaced.
+    pub text: String,
+}
+
+/// Takes lines in. Clones share one tail.
+#[derive(Clone, Debug)]
+pub struct Lines {
+    sender: mpsc::Sender<Line>,
+    tail: Arc<Mutex<String>>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Lines {
+    /// The sink, and where the lines come out. They may be left unread.
+    pub fn new() -> (Self, mpsc::Receiver<Line>) {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        (Self { sender, tail: Arc::default(), dropped: Arc::default() }, receiver)
+    }
+
+    /// The last lines of stderr, at most 4 KiB, redacted; dropped ones are in here, too.
+    pub fn tail(&self) -> String {
+        lock(&self.tail).clone()
+    }
+
+    /// How many lines nobody took in time.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn splitter(&self, source: LineSource) -> Splitter {
+        Splitter { lines: self.clone(), source, begun: Vec::new() }
+    }
+
+    fn add(&self, source: LineSource, line: &[u8]) {
+        let text = redact(&String::from_utf8_lossy(line));
+        if source == LineSource::Stderr {
+            let mut tail = lock(&self.tail);
+            tail.push_str(&text);
+            tail.push('\n');
+            let start = tail.ceil_char_boundary(tail.len().saturating_sub(TAIL));
+            tail.drain(..start);
+        }
+        if self.sender.try_send(Line { source, text }).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Cuts one stream into lines; what is left at the end is a line, too.
+pub(super) struct Splitter {
+    lines: Lines,
+    source: LineSource,
+    begun: Vec<u8>,
+}
+
+impl Splitter {
+    pub(super) fn push(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let room = LONGEST_LINE - self.begun.len();
+            let part = &bytes[..bytes.len().min(room)];
+            if let Some(end) = part.iter().position(|byte| *byte == b'\n') {
+                self.begun.extend_from_slice(&part[..end]);
+                bytes = &bytes[end + 1..];
+                self.flush();
+            } else {
+                self.begun.extend_from_slice(part);
+                bytes = &bytes[part.len()..];
+                if self.begun.len() == LONGEST_LINE {
+                    self.flush();
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let line = self.begun.strip_suffix(b"\r").unwrap_or(&self.begun);
+        self.lines.add(self.source, line);
+        self.begun.clear();
+    }
+}
+
+impl Drop for Splitter {
+    fn drop(&mut self) {
+        if !self.begun.is_empty() {
+            self.flush();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_are_cut_and_the_last_needs_no_end() {
+        let (lines, mut receiver) = Lines::new();
+        lines.splitter(LineSource::Stderr).push(&[&[b'x'; LONGEST_LINE + 1][..], b"\r\n\nmongodb://u:p@h"].concat());
+        let texts: Vec<String> = std::iter::from_fn(|| receiver.try_recv().ok()).map(|line| line.text).collect();
+        assert_eq!(texts, ["x".repeat(LONGEST_LINE), "x".into(), String::new(), "mongodb://u:***@h".into()]);
+    }
+
+    #[test]
+    fn lines_that_nobody_reads_are_counted_and_their_end_is_kept() {
+        let (lines, _receiver) = Lines::new();
+        let mut splitter = lines.splitter(LineSource::Stderr);
+        for number in 0..5000 {
+            splitter.push(format!("line {number}\n").as_bytes());
+        }
+        assert_eq!(lines.dropped(), 5000 - WAITING as u64);
+        assert!(lines.tail().ends_with("line 4998\nline 4999\n") && lines.tail().len() <= TAIL);
+    }
+}

@@ -1,0 +1,132 @@
+//! Reading the cluster: lists and single objects, each call fresh from the API server, so that no decision rests on an old
+//! cache.
+//!
+//! It must not know what is concluded from what it reads.
+
+use std::{collections::BTreeMap, fmt::Debug};
+
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::ReplicaSet,
+        batch::v1::Job,
+        core::v1::{Event, Namespace, Pod},
+    },
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
+};
+use kube::{Api, Client, Resource, ResourceExt, api::ListParams};
+use serde::de::DeserializeOwned;
+
+use super::call::CallError;
+
+/// The namespace whose UID is the cluster's id.
+const IDENTITY_NAMESPACE: &str = "kube-system";
+
+/// The cluster's id.
+pub async fn cluster_id(client: &Client) -> Result<String, CallError> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let namespace = namespaces
+        .get_metadata(IDENTITY_NAMESPACE)
+        .await
+        .map_err(CallError::at(format!("read namespace {IDENTITY_NAMESPACE}")))?;
+    Ok(namespace.uid().unwrap_or_default())
+}
+
+/// The object of this name as it is now; none when there is none.
+pub async fn object<K>(client: &Client, namespace: &str, name: &str) -> Result<Option<K>, CallError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    api.get_opt(name).await.map_err(CallError::at(format!("read {} {namespace}/{name}", K::kind(&()))))
+}
+
+/// All objects of a kind in a namespace that have these labels (a label selector as text; all objects when empty).
+pub async fn list<K>(client: &Client, namespace: &str, labels: &str) -> Result<Vec<K>, CallError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let list = api.list(&ListParams::default().labels(labels)).await;
+    Ok(list.map_err(CallError::at(format!("list {} in {namespace}", K::plural(&()))))?.items)
+}
+
+/// The Jobs of the whole cluster that have these labels.
+pub async fn jobs_everywhere(client: &Client, labels: &str) -> Result<Vec<Job>, CallError> {
+    let api: Api<Job> = Api::all(client.clone());
+    Ok(api.list(&ListParams::default().labels(labels)).await.map_err(CallError::at("list all Jobs of ours"))?.items)
+}
+
+/// The pods of a namespace, each with kind (in lower case) and name of what people know it by: the Deployment rather than
+/// its `ReplicaSet`, the `CronJob` rather than its Job, the pod itself when nobody owns it. `labels` is as in [`list`].
+pub async fn pods_with_workloads(
+    client: &Client,
+    namespace: &str,
+    labels: &str,
+) -> Result<Vec<(Pod, String, String)>, CallError> {
+    let pods: Vec<Pod> = list(client, namespace, labels).await?;
+    let mut known = BTreeMap::new();
+    let mut found = Vec::with_capacity(pods.len());
+    for pod in pods {
+        let Some(owner) = controller_of(pod.owner_references()) else {
+            let name = pod.name_any();
+            found.push((pod, "pod".to_owned(), name));
+            continue;
+        };
+        // Only a pod that carries annotations can ask for a backup; for others nobody needs to be asked.
+        let key = (owner.kind.clone(), owner.name.clone());
+        let (kind, name) = match known.get(&key) {
+            Some(workload) => workload,
+            None if pod.annotations().is_empty() => &key,
+            None => known.entry(key).or_insert(workload(client, namespace, owner).await?),
+        };
+        let (kind, name) = (kind.to_lowercase(), name.clone());
+        found.push((pod, kind, name));
+    }
+    Ok(found)
+}
+
+/// Who owns the owner, for those kinds that are themselves made by a controller.
+async fn workload(client: &Client, namespace: &str, owner: &OwnerReference) -> Result<(String, String), CallError> {
+    let references = match owner.kind.as_str() {
+        "ReplicaSet" => owners::<ReplicaSet>(client, namespace, &owner.name).await?,
+        "Job" => owners::<Job>(client, namespace, &owner.name).await?,
+        _ => Vec::new(),
+    };
+    let top = controller_of(&references).unwrap_or(owner);
+    Ok((top.kind.clone(), top.name.clone()))
+}
+
+async fn owners<K>(client: &Client, namespace: &str, name: &str) -> Result<Vec<OwnerReference>, CallError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let object = api.get_metadata_opt(name).await;
+    let object = object.map_err(CallError::at(format!("read {} {namespace}/{name}", K::kind(&()))))?;
+    Ok(object.map(|object| object.owner_references().to_vec()).unwrap_or_default())
+}
+
+fn controller_of(references: &[OwnerReference]) -> Option<&OwnerReference> {
+    references.iter().find(|reference| reference.controller == Some(true))
+}
+
+/// The warnings in Events about the objects of these UIDs, `reason: message`, the newest last.
+pub async fn complaints(client: &Client, namespace: &str, uids: &[String]) -> Result<Vec<String>, CallError> {
+    let api: Api<Event> = Api::namespaced(client.clone(), namespace);
+    let mut warnings = Vec::new();
+    for uid in uids {
+        let parameters = ListParams::default().fields(&format!("involvedObject.uid={uid},type=Warning"));
+        let events = api.list(&parameters).await.map_err(CallError::at(format!("list events in {namespace}")))?;
+        warnings.extend(events.items);
+    }
+    let time = |event: &Event| {
+        let newest = event.last_timestamp.as_ref().map(|time| time.0);
+        newest
+            .or_else(|| event.event_time.as_ref().map(|time| time.0))
+            .or_else(|| event.creation_timestamp().map(|t| t.0))
+    };
+    warnings.sort_by_key(time);
+    let words = |event: Event| format!("{}: {}", event.reason.unwrap_or_default(), event.message.unwrap_or_default());
+    Ok(warnings.into_iter().map(words).collect())
+}

@@ -1,0 +1,77 @@
+//! One look at a Backup.
+//!
+//! It must not decide anything; see `plan::plan_backup`.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::{Resource, ResourceExt, runtime::controller::Action};
+
+use super::{
+    ReconcileError,
+    context::Context,
+    jobs::{carry_out, observe_jobs},
+};
+use crate::{
+    api::{Backup, Repository},
+    build::{
+        labels,
+        names::{Owner, RunKind},
+    },
+    cluster::{apply, call::CallError, observe},
+    plan::{self, BackupFacts, ObservedPod, SourceFacts, Workload},
+};
+
+/// observe -> plan -> build -> apply -> status
+pub(super) async fn reconcile(seen: Arc<Backup>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let (client, namespace) = (&context.client, seen.namespace().unwrap_or_default());
+    let turn = context.turn.lock().await;
+    let Some(backup) = observe::object::<Backup>(client, &namespace, &seen.name_any()).await? else {
+        return Ok(Action::await_change());
+    };
+    let is_over = backup.status.as_ref().is_some_and(|status| status.verdict.is_some());
+    let Some(owner) = Owner::of(&backup).filter(|_| !is_over) else { return Ok(Action::await_change()) };
+    let jobs = observe_jobs(&context, &owner, RunKind::Backup).await?;
+    let pods = observe_pods(&context, &namespace).await?;
+    let repositories: Vec<Repository> = observe::list(client, &namespace, "").await?;
+    let active = observe_active(&context).await?;
+    let sources = plan::plan_sources(SourceFacts {
+        namespace: &namespace,
+        pods: &pods,
+        selector: backup.spec.selector.as_ref(),
+        cluster: context.cluster_id().await?,
+        backup_uid: &owner.uid,
+    });
+    let facts = BackupFacts { repositories: &repositories, jobs: &jobs, sources: &sources, active: &active };
+    let now = Timestamp::now();
+
+    let (mut status, mut actions) = plan::plan_backup(&backup, facts, now);
+
+    for refused in carry_out(&context, &owner, &actions, &repositories, backup.spec.runner_pod.as_ref()).await? {
+        let words = (refused.source.as_str(), refused.message.as_str());
+        plan::job_refused(backup.status.as_ref(), &mut status, &mut actions, words, now);
+    }
+    if backup.status.as_ref() != Some(&status) {
+        apply::status(client, &backup, &status).await?;
+    }
+    drop(turn);
+    context.tell(&backup.object_ref(&()), &actions.events).await;
+    context.succeeded(&backup);
+    Ok(actions.look_again.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// The pods of a namespace, and what they belong to. The runs' own pods are none that anybody backs up.
+pub(super) async fn observe_pods(context: &Context, namespace: &str) -> Result<Vec<ObservedPod>, CallError> {
+    let pods = observe::pods_with_workloads(&context.client, namespace, &format!("!{}", labels::KIND)).await?;
+    Ok(pods.into_iter().map(|(pod, kind, name)| ObservedPod { pod, workload: Workload { kind, name } }).collect())
+}
+
+/// The Repositories, by namespace and name, of all backup Jobs that are started and not over.
+async fn observe_active(context: &Context) -> Result<Vec<(String, String)>, CallError> {
+    let jobs = observe::jobs_everywhere(&context.client, &format!("{}={}", labels::KIND, RunKind::Backup)).await?;
+    let place = |job: &_| {
+        let repository = ResourceExt::labels(job).get(labels::REPOSITORY).cloned();
+        (ResourceExt::namespace(job).unwrap_or_default(), repository.unwrap_or_default())
+    };
+    Ok(jobs.iter().filter(|job| plan::is_active(job)).map(place).collect())
+}

@@ -1,0 +1,140 @@
+//! Jobs as the reconciles see them: observed together with their pods, and started, ended and cleaned up as planned.
+//!
+//! It must not know what a Job is for.
+
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use kube::{Resource, ResourceExt};
+
+use super::{ReconcileError, context::Context};
+use crate::{
+    api::{Repository, RunnerPod},
+    build::{
+        self, JobRequest, labels,
+        names::{Owner, RunKind},
+    },
+    cluster::{
+        apply::{self, CreateError},
+        call::CallError,
+        observe,
+    },
+    model::Task,
+    plan::{Actions, ObservedJob, StartJob, wants_complaints},
+};
+
+/// The Jobs of this object, with their pods, and with Kubernetes' complaints where a pod does not start.
+pub(super) async fn observe_jobs(
+    context: &Context,
+    owner: &Owner,
+    kind: RunKind,
+) -> Result<Vec<ObservedJob>, CallError> {
+    let Owner { namespace, name, .. } = owner;
+    let selector = format!("{}={name},{}={kind}", labels::RUN, labels::KIND);
+    let jobs: Vec<Job> = observe::list(&context.client, namespace, &selector).await?;
+    let pods: Vec<Pod> =
+        if jobs.is_empty() { Vec::new() } else { observe::list(&context.client, namespace, &selector).await? };
+    let mut observed = Vec::new();
+    for job in jobs.into_iter().filter(|job| owner.owns(job.meta())) {
+        let Some(job_owner) = Owner::of(&job) else { continue };
+        let pods: Vec<Pod> = pods.iter().filter(|pod| job_owner.owns(pod.meta())).cloned().collect();
+        let complaints = if wants_complaints(&job, &pods) {
+            let uids: Vec<String> = std::iter::once(job_owner.uid).chain(pods.iter().filter_map(Pod::uid)).collect();
+            observe::complaints(&context.client, namespace, &uids).await?
+        } else {
+            Vec::new()
+        };
+        observed.push(ObservedJob { job, pods, complaints });
+    }
+    Ok(observed)
+}
+
+/// A start that the API server refused for a reason of its own (a quota, a policy), so that asking again at once is in
+/// vain: name of the source, and its words.
+pub(super) struct Refused {
+    pub source: String,
+    pub message: String,
+}
+
+/// Does what was planned for the Jobs of this object; see [`Actions`] for the order.
+pub(super) async fn carry_out(
+    context: &Context,
+    owner: &Owner,
+    actions: &Actions,
+    repositories: &[Repository],
+    runner_pod: Option<&RunnerPod>,
+) -> Result<Vec<Refused>, ReconcileError> {
+    let Actions { create_password: _, start, resume, end, revoke, delete, events: _, look_again: _ } = actions;
+    let (client, namespace) = (&context.client, owner.namespace.as_str());
+    let mut refused = Vec::new();
+    for request in start {
+        match start_job(context, owner, request, repositories, runner_pod).await {
+            Ok(()) => {}
+            Err(ReconcileError::Create(CreateError::Call(error))) if is_refusal(&error) => {
+                refused.push(Refused { source: request.source.clone(), message: error.to_string() });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    for name in resume {
+        if let Some(job) = observe::object::<Job>(client, namespace, name).await? {
+            set_going(context, &job).await?;
+        }
+    }
+    for name in end {
+        apply::end_job(client, namespace, name).await?;
+    }
+    for name in revoke {
+        apply::delete_role_binding(client, namespace, name).await?;
+    }
+    for name in delete {
+        apply::delete_job(client, namespace, name).await?;
+    }
+    Ok(refused)
+}
+
+async fn start_job(
+    context: &Context,
+    owner: &Owner,
+    request: &StartJob,
+    repositories: &[Repository],
+    runner_pod: Option<&RunnerPod>,
+) -> Result<(), ReconcileError> {
+    let StartJob { kind, source, attempt, task, repository, timeout } = request;
+    let found = repositories.iter().find(|candidate| candidate.name_any() == *repository);
+    // The plan chose it from this very list, and the CRD refuses one without a backend.
+    let Some((spec, backend)) = found.and_then(|found| Some((&found.spec, build::backend_config(&found.spec)?))) else {
+        return Ok(());
+    };
+    let job = build::job(&JobRequest {
+        owner,
+        kind: *kind,
+        source,
+        attempt: *attempt,
+        task: &Task { backend, kind: task.clone() },
+        repository_name: repository,
+        repository: spec,
+        runner_pod,
+        timeout: *timeout,
+        image: &context.image,
+    })?;
+    let job = apply::create_job(&context.client, &job).await?;
+    set_going(context, &job).await
+}
+
+/// Gives a suspended Job its identity, and starts it. The identity is owned by the Job, so it comes after it.
+async fn set_going(context: &Context, job: &Job) -> Result<(), ReconcileError> {
+    if job.spec.as_ref().and_then(|spec| spec.suspend) != Some(true) {
+        return Ok(());
+    }
+    let is_init = job.labels().get(labels::KIND).is_some_and(|kind| *kind == RunKind::Init.to_string());
+    if !is_init && let (Some(account), Some(binding)) = (build::service_account(job), build::role_binding(job)) {
+        apply::service_account(&context.client, &account).await?;
+        apply::role_binding(&context.client, &binding).await?;
+    }
+    let namespace = job.namespace().unwrap_or_default();
+    Ok(apply::start_job(&context.client, &namespace, &job.name_any()).await?)
+}
+
+/// Whether the answer is about the request, rather than about the moment.
+fn is_refusal(error: &CallError) -> bool {
+    matches!(error.code(), Some(400 | 403 | 422))
+}

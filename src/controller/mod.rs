@@ -1,0 +1,134 @@
+//! The controller: one short reconcile a kind, each observe, plan, build, apply, status.
+//!
+//! It keeps nothing in memory that matters: everything is derived from the objects, so a restart changes nothing. It must
+//! not decide anything itself; `plan` does. It never reads a Secret and never opens a store.
+
+mod backup;
+mod context;
+mod jobs;
+mod repository;
+mod restore;
+
+use std::{fmt::Debug, future::Future, sync::Arc};
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    runtime::{
+        Controller,
+        controller::{Action, Error},
+        reflector::ObjectRef,
+        watcher,
+    },
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api::{Backup, Repository, Restore},
+    build::{labels, names::RunKind},
+    cluster::call::CallError,
+};
+use context::Context;
+pub use context::Settings;
+
+/// Why a reconcile failed; it is made again after a pause.
+#[derive(Debug, thiserror::Error)]
+enum ReconcileError {
+    /// A call to the API server.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// A Job's name is taken.
+    #[error(transparent)]
+    Create(#[from] crate::cluster::apply::CreateError),
+    /// A task that cannot be written.
+    #[error("failed to write a task as JSON: {0}")]
+    Task(#[from] serde_json::Error),
+}
+
+/// Why the controller cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// Neither a kubeconfig nor the files of a pod are there.
+    #[error("failed to find the cluster: {0}; set KUBECONFIG, or run in a pod")]
+    Client(#[from] kube::Error),
+}
+
+/// Runs until `shutdown` is ready, and what is being done then is finished.
+///
+/// # Errors
+/// When no cluster is configured. A cluster that does not answer is waited for.
+pub async fn run(
+    settings: Settings,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ControllerError> {
+    let client = Client::try_default().await?;
+    let token = CancellationToken::new();
+    let context = Arc::new(Context::new(client.clone(), settings));
+    let repositories =
+        controller::<Repository>(&client, RunKind::Init, &token).run(repository::reconcile, again, context.clone());
+    let backups = controller::<Backup>(&client, RunKind::Backup, &token);
+    // A Repository that becomes ready is what the Backups of its namespace may wait for.
+    let store = backups.store();
+    let waiting = move |repository: Repository| {
+        let namespace = repository.namespace();
+        let is_waiting = move |backup: &Arc<Backup>| {
+            backup.namespace() == namespace && backup.status.as_ref().is_none_or(|status| status.verdict.is_none())
+        };
+        store.state().into_iter().filter(is_waiting).map(|backup| ObjectRef::from_obj(&*backup)).collect::<Vec<_>>()
+    };
+    let backups = backups.watches(Api::<Repository>::all(client.clone()), watcher::Config::default(), waiting).run(
+        backup::reconcile,
+        again,
+        context.clone(),
+    );
+    let restores = controller::<Restore>(&client, RunKind::Restore, &token).run(restore::reconcile, again, context);
+    let stop = async {
+        shutdown.await;
+        tracing::info!("shutting down");
+        token.cancel();
+    };
+    tokio::join!(drain(repositories), drain(backups), drain(restores), stop);
+    Ok(())
+}
+
+/// A controller of one kind, which hears of its objects, their Jobs, and the Jobs' pods.
+fn controller<K>(client: &Client, kind: RunKind, token: &CancellationToken) -> Controller<K>
+where
+    K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let ours = watcher::Config::default().labels(&format!("{}={kind}", labels::KIND));
+    let run_of = |pod: Pod| {
+        let name = pod.labels().get(labels::RUN)?;
+        Some(ObjectRef::new(name).within(pod.metadata.namespace.as_deref()?))
+    };
+    Controller::new(Api::<K>::all(client.clone()), watcher::Config::default())
+        .owns(Api::<Job>::all(client.clone()), ours.clone())
+        .watches(Api::<Pod>::all(client.clone()), ours, run_of)
+        .graceful_shutdown_on(token.clone().cancelled_owned())
+}
+
+/// What happens after a reconcile that failed.
+#[allow(clippy::needless_pass_by_value, reason = "kube calls it so")]
+fn again<K: Resource<DynamicType = ()>>(object: Arc<K>, error: &ReconcileError, context: Arc<Context>) -> Action {
+    let pause = context.pause_after_failure(&*object);
+    let (kind, name) = (K::kind(&()), object.name_any());
+    let namespace = object.namespace().unwrap_or_default();
+    tracing::warn!(%kind, namespace, name, pause = pause.as_secs(), "will try again: {error}");
+    Action::requeue(pause)
+}
+
+/// Runs a controller to its end. Failed reconciles were told by [`again`]; what is left are failed watches.
+async fn drain<K, E>(stream: impl Stream<Item = Result<(ObjectRef<K>, Action), Error<ReconcileError, E>>>)
+where
+    K: Resource<DynamicType = ()>,
+    E: std::error::Error + 'static,
+{
+    stream
+        .for_each(|result| async {
+            if let Err(error @ Error::QueueError(_)) = result {
+                tracing::warn!(kind = %K::kind(&()), "the watch broke, and is begun again: {error}");
+            }
+        })
+        .await;
+}

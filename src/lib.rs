@@ -1,0 +1,27 @@
+//! Stowaway backs up what runs in Kubernetes, by the annotations that a pod carries.
+//!
+//! The module map, and the arrows between them (`tests/architecture.rs` keeps them):
+//!
+//! ```text
+//! model <- annotations, api <- plan <- build        pure: no client, no async, no clock, no files
+//! model <- stream, seal                             streams that say how they ended; the protocol that proves them
+//! model, stream <- repository                       knows no Kubernetes
+//! model, stream, api, seal <- cluster               knows no repository
+//! cluster + repository + seal <- runner             one run, wherever it executes
+//! plan + build + cluster <- controller              observe -> plan -> build -> apply -> status
+//! everything <- cli <- main
+//! ```
+
+pub mod annotations;
+pub mod api;
+pub mod build;
+pub mod cli;
+pub mod cluster;
+pub mod controller;
+pub mod model;
+pub mod plan;
+pub mod repository;
+pub mod runner;
+pub mod seal;
+pub mod stream;
+pub mod telemetry;

@@ -1,0 +1,149 @@
+//! The one name that a source has everywhere, and how its snapshots are labelled in the repository.
+//!
+//! It must not know how a pod's name is found out; see `plan::sources`.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The name of a source: `<kind>/<workload>/<container>[/<command>]`, `pod/<name>/<container>[/<command>]` for each pod
+/// of a `StatefulSet` and for bare pods. The same in status, tags, restore requests, metrics and the CLI.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SourceName(String);
+
+/// Why a text is no source name.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "{0:?} is no source name: it is <kind>/<workload>/<container>[/<command>], of lower-case letters, digits, '-' and '.', for example deployment/shop/postgres"
+)]
+pub struct SourceNameError(String);
+
+impl SourceName {
+    /// Joins the parts; a part that could not be in a Kubernetes name is refused.
+    pub fn new(kind: &str, workload: &str, container: &str, command: Option<&str>) -> Result<Self, SourceNameError> {
+        let mut name = format!("{kind}/{workload}/{container}");
+        if let Some(command) = command {
+            name.push('/');
+            name.push_str(command);
+        }
+        name.parse()
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for SourceName {
+    type Err = SourceNameError;
+
+    fn from_str(text: &str) -> Result<Self, SourceNameError> {
+        let is_part = |part: &str| {
+            !part.is_empty()
+                && part.len() <= 253
+                && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.' | b'_'))
+        };
+        let parts: Vec<&str> = text.split('/').collect();
+        if (2..=4).contains(&parts.len()) && parts.iter().all(|part| is_part(part)) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(SourceNameError(text.to_owned()))
+        }
+    }
+}
+
+impl TryFrom<String> for SourceName {
+    type Error = SourceNameError;
+
+    fn try_from(text: String) -> Result<Self, SourceNameError> {
+        text.parse()
+    }
+}
+
+impl From<SourceName> for String {
+    fn from(name: SourceName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for SourceName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(&self.0)
+    }
+}
+
+/// How a snapshot of a source is labelled: restic's host, path and tags.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotIdentity {
+    /// restic's host; the namespace, as with K8up.
+    pub host: String,
+    /// Absolute path of the one file, for example `/shop-postgres.sql`.
+    pub path: String,
+    /// Tags as `key=value` or a bare word; see [`SnapshotIdentity::tag`].
+    pub tags: Vec<String>,
+}
+
+/// A tag that restic's comma-separated tag lists could not hold.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the tag {0:?} holds a comma or a control character, which restic's tag lists cannot carry")]
+pub struct TagError(pub String);
+
+impl SnapshotIdentity {
+    /// The tag key of the source's name.
+    pub const SOURCE: &str = "source";
+    /// The tag key of the run: `<Backup UID>/<source>`, by which a retry finds what an earlier attempt committed.
+    pub const RUN: &str = "run";
+    /// The tag key of the cluster's id (UID of the namespace kube-system).
+    pub const CLUSTER: &str = "cluster";
+    /// The tag key of the pod that was dumped.
+    pub const POD: &str = "pod";
+    /// The tag key of the stream's SHA-256.
+    pub const DIGEST: &str = "sha256";
+    /// The tag key of how the stream was proven.
+    pub const PROOF: &str = "proof";
+    /// The bare tag of what was stored without proof; such a snapshot is never "newest".
+    pub const UNPROVEN: &str = "unproven";
+
+    /// The value of the first tag `key=value`.
+    pub fn tag(&self, key: &str) -> Option<&str> {
+        self.tags.iter().find_map(|tag| tag.strip_prefix(key)?.strip_prefix('='))
+    }
+
+    /// Appends `key=value`.
+    pub fn push_tag(&mut self, key: &str, value: &str) -> Result<(), TagError> {
+        let tag = format!("{key}={value}");
+        if tag.contains(',') || tag.chars().any(char::is_control) {
+            return Err(TagError(tag));
+        }
+        self.tags.push(tag);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn source_names_are_checked() {
+        assert!("deployment/shop/postgres".parse::<SourceName>().is_ok());
+        assert!("pod/db-0/postgres/roles".parse::<SourceName>().is_ok());
+        assert!("pvc/data".parse::<SourceName>().is_ok());
+        for wrong in ["", "x", "a//b", "A/b/c", "a/b/c/d/e", "a/b c/d", "a/b/c,d"] {
+            assert!(wrong.parse::<SourceName>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn tags_that_restic_cannot_carry_are_refused() {
+        let mut identity = SnapshotIdentity { host: "shop".into(), path: "/a".into(), tags: vec![] };
+        assert!(identity.push_tag("pod", "a,b").is_err());
+        identity.push_tag("pod", "db-0").unwrap();
+        assert_eq!(identity.tag("pod"), Some("db-0"));
+        assert_eq!(identity.tag("po"), None);
+    }
+}

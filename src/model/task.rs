@@ -1,0 +1,136 @@
+//! What a run is told to do: written by the controller into the Job, read by the runner. Holds no secret and no command
+//! line; the runner reads the command from the pod's annotation or the Restore itself.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{SnapshotIdentity, SourceName};
+
+/// Where a run's pod finds what it needs; the Job builder mounts it there, the runner reads it.
+pub mod mounts {
+    /// Environment variable that holds the [`super::Task`] as JSON.
+    pub const TASK_VARIABLE: &str = "STOWAWAY_TASK";
+    /// Environment variable that names another folder than `/` in front of all of these, for a run outside of a pod.
+    pub const ROOT_VARIABLE: &str = "STOWAWAY_ROOT";
+    /// Folder of the password's Secret.
+    pub const PASSWORD_FOLDER: &str = "/run/stowaway/password";
+    /// File with the password in it.
+    pub const PASSWORD_FILE: &str = "password";
+    /// Folder of the S3 credentials' Secret.
+    pub const S3_FOLDER: &str = "/run/stowaway/s3";
+    /// File with the access key id in it.
+    pub const S3_ACCESS_KEY_ID_FILE: &str = "access-key-id";
+    /// File with the secret access key in it.
+    pub const S3_SECRET_ACCESS_KEY_FILE: &str = "secret-access-key";
+    /// File with the session token in it, if there is one.
+    pub const S3_SESSION_TOKEN_FILE: &str = "session-token";
+    /// Where the volume of a `volume` backend is mounted.
+    pub const REPOSITORY_FOLDER: &str = "/repository";
+    /// Where the report goes (Kubernetes' default termination message path).
+    pub const TERMINATION_MESSAGE: &str = "/dev/termination-log";
+}
+
+/// One run, as JSON in the environment variable `STOWAWAY_TASK`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Task {
+    /// Where the repository is. Password and credentials come as files, see `runner::settings`.
+    pub backend: BackendConfig,
+    /// What to do.
+    pub kind: TaskKind,
+}
+
+/// What a run does.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(tag = "do", rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
+pub enum TaskKind {
+    /// Opens the repository, creating it when there is none.
+    Init,
+    /// Dumps one command source.
+    Backup {
+        /// Whose command, in which container.
+        target: TargetCommand,
+        /// Its name.
+        source: SourceName,
+        /// How the snapshot is labelled. Its path gives way to the one that the source's own history has, and to
+        /// `alternative_path` when another source's history holds it.
+        identity: SnapshotIdentity,
+        /// The path when another source was first to claim `identity.path`.
+        alternative_path: String,
+        /// End the command after this long.
+        timeout: Option<Duration>,
+        /// End it when no byte moved for this long.
+        idle_timeout: Option<Duration>,
+        /// Store a stream of 0 bytes.
+        allow_empty: bool,
+        /// Call a run without proof green.
+        accept_unproven: bool,
+    },
+    /// Streams one stored file into a command's stdin.
+    Restore {
+        /// Name of the Restore object in the run's namespace: a command of its author's own is read from there.
+        restore: String,
+        /// Into which pod and container.
+        target: TargetCommand,
+        /// Whose snapshot.
+        source: SourceName,
+        /// Which one; the newest proven one of the source when empty. A prefix of at least 8 hex digits will do.
+        snapshot: Option<String>,
+        /// End the command after this long.
+        timeout: Option<Duration>,
+        /// End it when no byte moved for this long.
+        idle_timeout: Option<Duration>,
+    },
+    /// Waits for the CLI's questions (`snapshots`, `ls`, `dump`), which come by exec.
+    Answer {
+        /// Ends after this long.
+        timeout: Duration,
+    },
+}
+
+/// A container of one very pod, and which of its annotated commands is meant.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TargetCommand {
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Its name.
+    pub pod: String,
+    /// Its UID: a pod of the same name that came later is another one.
+    pub pod_uid: String,
+    /// The container.
+    pub container: String,
+    /// The name of a named command (`backupcommand.<name>`), or none for the plain one.
+    pub command: Option<String>,
+}
+
+/// Where a repository is. Credentials are elsewhere.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum BackendConfig {
+    /// A bucket.
+    S3(S3Config),
+    /// A mounted volume or any folder.
+    Folder {
+        /// Path of the repository's root.
+        path: String,
+    },
+}
+
+/// An S3 bucket, or a prefix in one.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct S3Config {
+    /// Base URL of the service, `http://` or `https://`, without the bucket.
+    pub endpoint: String,
+    /// The bucket.
+    pub bucket: String,
+    /// Folder within the bucket, without leading slash; empty for the bucket's root.
+    #[serde(default)]
+    pub prefix: String,
+    /// Region name that goes into the signature.
+    pub region: String,
+    /// `endpoint/bucket/key` instead of `bucket.endpoint/key`.
+    pub path_style: bool,
+}

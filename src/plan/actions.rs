@@ -1,0 +1,70 @@
+//! What a plan asks to be done: the vocabulary between deciding and doing.
+//!
+//! It must not know how anything is done.
+
+use std::time::Duration;
+
+use super::names::RunKind;
+use crate::model::TaskKind;
+
+/// What is to be done for one object, in the order of the fields. Each part may be done twice without harm.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Actions {
+    /// Make the repository's password Secret unless there is one.
+    pub create_password: bool,
+    /// Make these Jobs, give them their identity, and start them.
+    pub start: Vec<StartJob>,
+    /// Give these Jobs, which are made and suspended, their identity, and start them.
+    pub resume: Vec<String>,
+    /// Cut these Jobs short.
+    pub end: Vec<String>,
+    /// Take the rights of these Jobs away.
+    pub revoke: Vec<String>,
+    /// Delete these Jobs.
+    pub delete: Vec<String>,
+    /// Tell people.
+    pub events: Vec<Occurrence>,
+    /// Look again after this long, even if nothing was heard.
+    pub look_again: Option<Duration>,
+}
+
+impl Actions {
+    /// Looks again after this long, or earlier.
+    pub(super) fn look_again_after(&mut self, wait: Duration) {
+        // A moment later than the deadline that is waited for, so that it has passed.
+        let wait = wait.saturating_add(Duration::from_millis(100));
+        self.look_again = Some(self.look_again.map_or(wait, |earlier| earlier.min(wait)));
+    }
+}
+
+/// A Job to be started.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StartJob {
+    /// What for.
+    pub kind: RunKind,
+    /// Name of the source; for an init run, which state of the Repository's spec it speaks of.
+    pub source: String,
+    /// Number of the attempt, from 1.
+    pub attempt: u32,
+    /// What the runner is told.
+    pub task: TaskKind,
+    /// Name of the Repository.
+    pub repository: String,
+    /// How long the command may run.
+    pub timeout: Option<Duration>,
+}
+
+/// An Event to be written.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Occurrence {
+    /// Whether somebody should look at it.
+    pub is_warning: bool,
+    /// The machine-readable cause.
+    pub reason: String,
+    /// What was being done, in one word.
+    pub action: &'static str,
+    /// The same for people.
+    pub note: String,
+    /// Name of the Job that it is about.
+    pub job: Option<String>,
+}

@@ -1,0 +1,318 @@
+//! A Backup from its first look to its verdict.
+
+use serde_json::json;
+
+use super::*;
+use crate::{
+    annotations::{Problem, Problems},
+    api::{COMPLETE, RECONCILING, STALLED, condition, condition_is_true},
+    plan::{
+        fixtures::{NAMESPACE, Scene, at, backup, failure, job, job_name, plan_of, planned, repository, success},
+        sources::PlanProblem,
+    },
+};
+
+/// A cluster in which one Backup goes on.
+struct World {
+    backup: Backup,
+    repositories: Vec<Repository>,
+    sources: SourcePlan,
+    jobs: Vec<ObservedJob>,
+    active: Vec<(String, String)>,
+}
+
+const MILL: &str = "deployment/mill/press";
+const WELL: &str = "deployment/well/press";
+const YARD: &str = "deployment/yard/press";
+
+impl World {
+    fn new(names: &[&str]) -> Self {
+        let sources: Vec<_> = names.iter().map(|name| planned(name, Some("pod-a"))).collect();
+        Self {
+            backup: backup(&json!({})),
+            repositories: vec![repository("cellar", Ok(()))],
+            sources: plan_of(&sources),
+            jobs: vec![],
+            active: vec![],
+        }
+    }
+
+    /// Looks, and keeps the new status.
+    fn look(&mut self, seconds: i64) -> Actions {
+        let facts = BackupFacts {
+            repositories: &self.repositories,
+            jobs: &self.jobs,
+            sources: &self.sources,
+            active: &self.active,
+        };
+        let (status, actions) = plan_backup(&self.backup, facts, at(seconds));
+        assert!(status.verdict.is_some() || actions.look_again.is_some(), "nobody would look again");
+        self.backup.status = Some(status);
+        actions
+    }
+
+    /// Sets how the newest Job of a source stands.
+    fn set(&mut self, source: &str, scene: &Scene<'_>) {
+        let name = self.source(source).jobs.last().unwrap().clone();
+        self.jobs.retain(|observed| observed.job.name_any() != name);
+        self.jobs.push(job(&name, scene));
+    }
+
+    fn end(&mut self, source: &str, report: &SourceReport) {
+        self.set(source, &Scene::Said(&report.to_termination_message()));
+    }
+
+    fn status(&self) -> &BackupStatus {
+        self.backup.status.as_ref().unwrap()
+    }
+
+    fn source(&self, name: &str) -> &SourceStatus {
+        self.status().sources.iter().find(|source| source.name.as_str() == name).unwrap()
+    }
+}
+
+/// A world whose sources all run.
+fn running(names: &[&str]) -> World {
+    let mut world = World::new(names);
+    world.look(0);
+    assert_eq!(world.look(0).start.len(), names.len());
+    for name in names {
+        world.set(name, &Scene::Runs);
+    }
+    world
+}
+
+#[test]
+fn sources_are_frozen_before_the_first_job() {
+    let mut world = World::new(&[MILL]);
+    assert!(world.look(0).start.is_empty());
+    assert_eq!(world.status().sources.len(), 1);
+    world.sources = plan_of(&[planned(MILL, Some("pod-a")), planned(WELL, Some("pod-b"))]);
+    let start = world.look(0).start;
+    assert_eq!((start.len(), world.status().sources.len()), (1, 1), "what came later is not of this run");
+    assert_eq!(world.source(MILL).jobs, [job_name(&world.backup, MILL, 1)]);
+}
+
+#[test]
+fn one_failing_source_of_three_fails_alone_and_only_it_is_tried_again() {
+    let mut world = running(&[MILL, WELL, YARD]);
+    world.end(MILL, &success());
+    world.end(YARD, &success());
+    world.end(WELL, &failure(Reason::CommandFailed));
+    let actions = world.look(1);
+    assert_eq!(actions.revoke.len(), 3, "rights end with the Job");
+    assert_eq!(world.source(WELL).state, SourceState::Waiting);
+    assert_eq!(world.source(WELL).outcome.reason, "CommandFailed");
+    assert!(world.look(10).start.is_empty(), "before the pause is over");
+    let start = world.look(11).start;
+    assert_eq!((start.len(), start[0].source.as_str(), start[0].attempt), (1, WELL, 2));
+    for (attempt, due) in [(2, 71), (3, 0)] {
+        assert_eq!(world.source(WELL).attempt, attempt);
+        world.end(WELL, &failure(Reason::CommandFailed));
+        world.look(11);
+        world.look(due);
+    }
+    assert_eq!(world.status().verdict, Some(Verdict::Incomplete));
+    assert_eq!(world.status().progress.as_deref(), Some("2/3"));
+    assert_eq!(world.status().bytes, 2 * 4711);
+    let complete = condition(&world.status().conditions, COMPLETE).unwrap();
+    assert_eq!((complete.status.as_str(), complete.reason.as_str()), ("False", "CommandFailed"));
+    assert!(complete.message.contains(WELL) && complete.message.contains("the press broke"), "{}", complete.message);
+    assert!(condition_is_true(&world.status().conditions, STALLED));
+    assert!(condition(&world.status().conditions, RECONCILING).is_none());
+}
+
+#[test]
+fn what_nobody_can_change_by_waiting_is_not_tried_again() {
+    for reason in [Reason::EmptyStream, Reason::WrongPassword, Reason::CommandNotFound, Reason::Timeout] {
+        let mut world = running(&[MILL]);
+        world.end(MILL, &failure(reason));
+        world.look(1);
+        assert_eq!(world.status().verdict, Some(Verdict::Failed), "{reason}");
+        assert_eq!(world.source(MILL).attempt, 1);
+    }
+}
+
+#[test]
+fn verdict_of_the_whole_is_never_better_than_its_parts() {
+    let unproven = SourceReport { verdict: Verdict::Unproven, reason: Reason::NotProven, ..success() };
+    let failed = failure(Reason::EmptyStream);
+    let table = [
+        (vec![success(), success()], Verdict::Succeeded),
+        (vec![success(), unproven.clone()], Verdict::Unproven),
+        (vec![unproven.clone(), unproven.clone()], Verdict::Unproven),
+        (vec![success(), failed.clone()], Verdict::Incomplete),
+        (vec![unproven, failed.clone()], Verdict::Incomplete),
+        (vec![failed.clone(), failed], Verdict::Failed),
+    ];
+    for (reports, verdict) in table {
+        let mut world = running(&[MILL, WELL]);
+        world.end(MILL, &reports[0]);
+        world.end(WELL, &reports[1]);
+        world.look(1);
+        assert_eq!(world.status().verdict, Some(verdict), "{reports:?}");
+        assert_eq!(condition_is_true(&world.status().conditions, COMPLETE), verdict.is_green());
+        assert_eq!(condition_is_true(&world.status().conditions, STALLED), !verdict.is_green());
+        assert_eq!(world.status().completion_time, Some(Time(at(1))));
+    }
+}
+
+#[test]
+fn nothing_selected_is_no_success() {
+    let mut world = World::new(&[]);
+    world.look(0);
+    assert_eq!(world.status().verdict, Some(Verdict::Failed));
+    let complete = condition(&world.status().conditions, COMPLETE).unwrap();
+    assert_eq!((complete.status.as_str(), complete.reason.as_str()), ("False", "InvalidRequest"));
+}
+
+#[test]
+fn annotations_that_cannot_be_carried_out_are_failed_sources_with_all_problems() {
+    let mut world = World::new(&[MILL]);
+    let problem = |key: &str| Problem { key: key.into(), value: "\"soon\"".into(), reason: "is no duration".into() };
+    let problems = Problems(vec![problem("a/timeout"), problem("a/idle-timeout")]);
+    world.sources.problems = vec![PlanProblem::Annotations { pod: "pod-z".into(), problems }];
+    world.look(0);
+    let message = &world.source("pod/pod-z").outcome.message;
+    assert!(message.contains("a/timeout") && message.contains("a/idle-timeout"), "{message}");
+    assert_eq!(world.look(0).start.len(), 1, "the others are backed up");
+    world.end(MILL, &success());
+    world.look(1);
+    assert_eq!(world.status().verdict, Some(Verdict::Incomplete));
+}
+
+#[test]
+fn refused_selector_fails_the_whole_and_says_so() {
+    let mut world = World::new(&[]);
+    world.sources.problems = vec![PlanProblem::Selector { message: "no such operator".into() }];
+    world.look(0);
+    assert_eq!(world.status().verdict, Some(Verdict::Failed));
+    assert!(condition(&world.status().conditions, COMPLETE).unwrap().message.contains("no such operator"));
+}
+
+#[test]
+fn repository_that_is_not_ready_is_waited_for_and_its_reason_copied() {
+    let mut world = World::new(&[MILL]);
+    world.repositories = vec![repository("cellar", Err(("SecretMissing", "Secret cellar-key is missing")))];
+    world.look(0);
+    assert!(world.look(1).start.is_empty());
+    let condition = condition(&world.status().conditions, RECONCILING).unwrap().message.clone();
+    assert!(condition.contains("Secret cellar-key is missing"), "{condition}");
+    world.look(300);
+    assert_eq!(world.status().verdict, None);
+    world.look(301);
+    assert_eq!(world.status().verdict, Some(Verdict::Failed));
+    assert_eq!(world.source(MILL).outcome.reason, "SecretMissing");
+}
+
+#[test]
+fn readiness_of_an_older_spec_does_not_count() {
+    let mut world = World::new(&[MILL]);
+    world.repositories[0].metadata.generation = Some(2);
+    world.look(0);
+    assert!(world.look(1).start.is_empty());
+    world.repositories[0].status.as_mut().unwrap().observed_generation = Some(2);
+    assert_eq!(world.look(2).start.len(), 1);
+}
+
+#[test]
+fn pod_that_comes_back_in_time_is_backed_up() {
+    let mut world = World::new(&[MILL]);
+    world.look(0);
+    world.sources = plan_of(&[planned(MILL, None)]);
+    assert!(world.look(1).start.is_empty());
+    assert_eq!(world.source(MILL).outcome.reason, "PodGone");
+    world.sources = plan_of(&[planned(MILL, Some("pod-b"))]);
+    assert_eq!(world.look(200).start.len(), 1);
+    assert_eq!(world.source(MILL).pod, "pod-b");
+    assert_eq!(world.source(MILL).waiting_since, None);
+}
+
+#[test]
+fn caps_hold_for_repository_and_cluster_and_the_queue_is_visible() {
+    let mut world = World::new(&[MILL, WELL]);
+    world.active = vec![(NAMESPACE.into(), "cellar".into()); JOBS_PER_REPOSITORY - 1];
+    world.look(0);
+    assert_eq!(world.look(1).start.len(), 1);
+    assert_eq!(world.source(WELL).outcome.reason, "Queued");
+    assert_eq!(world.source(WELL).waiting_since, None, "a turn is waited for without limit");
+    let mut world = World::new(&[MILL]);
+    world.active = vec![("elsewhere".into(), "cellar".into()); JOBS_IN_CLUSTER];
+    world.look(0);
+    assert!(world.look(1).start.is_empty());
+    world.active.pop();
+    assert_eq!(world.look(2).start.len(), 1);
+}
+
+#[test]
+fn explicit_repository_wins_over_the_annotation_and_that_over_the_default() {
+    let mut world = World::new(&[MILL]);
+    world.repositories = ["cellar", "attic", "shed"].map(|name| repository(name, Ok(()))).to_vec();
+    world.look(0);
+    assert!(world.look(1).start.is_empty(), "several, and none is the default");
+    let annotations = [("stowaway.dev/is-default".to_owned(), "true".to_owned())].into();
+    world.repositories[1].metadata.annotations = Some(annotations);
+    let start = |world: &World, spec: serde_json::Value| {
+        let mut world =
+            World { backup: backup(&spec), repositories: world.repositories.clone(), ..World::new(&[MILL]) };
+        world.sources.sources[0].repository = Some("shed".into());
+        world.look(0);
+        world.look(1).start[0].repository.clone()
+    };
+    assert_eq!(world.look(2).start[0].repository, "attic");
+    assert_eq!(start(&world, json!({})), "shed");
+    assert_eq!(start(&world, json!({ "repositoryRef": { "name": "cellar" } })), "cellar");
+}
+
+#[test]
+fn restart_of_the_controller_starts_nothing_twice_and_finishes_what_it_began() {
+    let mut world = World::new(&[MILL]);
+    world.look(0);
+    let before = world.backup.clone();
+    let first = world.look(1).start;
+    let mut again = World { backup: before, ..World::new(&[MILL]) };
+    assert_eq!(again.look(2).start, first, "the same Job by the same name");
+    world.set(MILL, &Scene::Suspended);
+    assert_eq!(world.look(3).resume, world.source(MILL).jobs);
+}
+
+#[test]
+fn deleted_job_is_a_lost_result() {
+    let mut world = running(&[MILL]);
+    world.jobs.clear();
+    world.look(1);
+    assert_eq!(world.source(MILL).outcome.reason, "ResultLost");
+    assert_eq!(world.look(11).start[0].attempt, 2);
+}
+
+#[test]
+fn refused_job_waits_and_then_fails_with_the_api_servers_words() {
+    let mut world = World::new(&[MILL]);
+    world.look(0);
+    for (seconds, verdict) in [(1, None), (200, None), (301, Some(Verdict::Failed))] {
+        let before = world.backup.status.clone();
+        let mut actions = world.look(seconds);
+        assert_eq!(actions.start.len(), 1);
+        let status = world.backup.status.as_mut().unwrap();
+        let words = (MILL, "exceeded quota: count/jobs.batch");
+        job_refused(before.as_ref(), status, &mut actions, words, at(seconds));
+        assert_eq!(status.verdict, verdict, "{seconds}");
+    }
+    assert!(world.source(MILL).outcome.message.contains("exceeded quota"));
+    assert_eq!((world.source(MILL).attempt, world.source(MILL).jobs.len()), (0, 0));
+}
+
+#[test]
+fn finished_and_deleted_backups_are_left_alone() {
+    let mut world = running(&[MILL]);
+    world.end(MILL, &success());
+    world.look(1);
+    let finished = world.backup.clone();
+    assert_eq!(world.look(9999), Actions::default());
+    assert_eq!(world.backup, finished);
+    let mut world = World::new(&[MILL]);
+    world.look(0);
+    world.backup.metadata.deletion_timestamp = Some(Time(at(1)));
+    let facts = BackupFacts { repositories: &world.repositories, jobs: &[], sources: &world.sources, active: &[] };
+    assert_eq!(plan_backup(&world.backup, facts, at(2)).1, Actions::default());
+}

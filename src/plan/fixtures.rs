@@ -1,0 +1,203 @@
+//! Objects for the tests of plans. Their names are nobody's: a test that passes because two names happen to agree proves
+//! nothing.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        batch::v1::{Job, JobCondition, JobSpec, JobStatus},
+        core::v1::{
+            ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+            Pod, PodStatus,
+        },
+    },
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
+};
+use serde_json::json;
+
+use super::{
+    jobs::ObservedJob,
+    names::{self, Owner},
+    sources::{PlannedSource, SourcePlan},
+};
+use crate::{
+    api::{Backup, Repository, RepositoryStatus, Restore, set_condition},
+    model::{Failure, Proof, Reason, SnapshotIdentity, SourceReport, TargetCommand, Verdict},
+};
+
+pub const NAMESPACE: &str = "orchard";
+
+/// That many seconds after the tests' beginning of time.
+pub fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+}
+
+pub fn backup(spec: &serde_json::Value) -> Backup {
+    let mut backup: Backup = serde_json::from_value(json!({
+        "apiVersion": "stowaway.dev/v1alpha1",
+        "kind": "Backup",
+        "metadata": { "name": "evening", "namespace": NAMESPACE, "uid": "uid-of-evening", "generation": 1 },
+        "spec": {}
+    }))
+    .unwrap();
+    backup.spec = serde_json::from_value(spec.clone()).unwrap();
+    backup
+}
+
+pub fn restore(spec: &serde_json::Value) -> Restore {
+    serde_json::from_value(json!({
+        "apiVersion": "stowaway.dev/v1alpha1",
+        "kind": "Restore",
+        "metadata": { "name": "undo", "namespace": NAMESPACE, "uid": "uid-of-undo", "generation": 1 },
+        "spec": spec
+    }))
+    .unwrap()
+}
+
+/// A Repository that was never looked at.
+pub fn new_repository(name: &str) -> Repository {
+    serde_json::from_value(json!({
+        "apiVersion": "stowaway.dev/v1alpha1",
+        "kind": "Repository",
+        "metadata": { "name": name, "namespace": NAMESPACE, "uid": format!("uid-of-{name}"), "generation": 1 },
+        "spec": {
+            "volume": { "persistentVolumeClaim": { "claimName": "cellar" } },
+            "passwordSecretRef": { "name": "cellar-key" }
+        }
+    }))
+    .unwrap()
+}
+
+pub fn repository(name: &str, ready: Result<(), (&str, &str)>) -> Repository {
+    let mut repository = new_repository(name);
+    let mut status = RepositoryStatus { observed_generation: Some(1), ..RepositoryStatus::default() };
+    let words = ready.err().unwrap_or(("Completed", ""));
+    set_condition(&mut status.conditions, "Ready", ready.is_ok(), words, Some(1), at(0));
+    repository.status = Some(status);
+    repository
+}
+
+pub fn planned(name: &str, pod: Option<&str>) -> PlannedSource {
+    PlannedSource {
+        name: name.parse().unwrap(),
+        pod: pod.unwrap_or("nobody").into(),
+        target: pod.map(|pod| TargetCommand {
+            namespace: NAMESPACE.into(),
+            pod: pod.into(),
+            pod_uid: format!("uid-of-{pod}"),
+            container: "press".into(),
+            command: None,
+        }),
+        identity: SnapshotIdentity { host: NAMESPACE.into(), path: "/orchard-press".into(), tags: vec![] },
+        alternative_path: "/orchard-mill-press".into(),
+        repository: None,
+        timeout: Some(Duration::from_mins(1)),
+        idle_timeout: None,
+        allow_empty: false,
+        accept_unproven: false,
+    }
+}
+
+pub fn plan_of(sources: &[PlannedSource]) -> SourcePlan {
+    SourcePlan { sources: sources.to_vec(), ..SourcePlan::default() }
+}
+
+/// How a test's Job stands.
+pub enum Scene<'a> {
+    Suspended,
+    /// Started, and there is no pod.
+    NoPod,
+    /// Its container waits, for this reason.
+    Waits(&'a str),
+    Runs,
+    /// Its container ended with this termination message.
+    Said(&'a str),
+    /// The Job failed for this reason, and its pod is gone.
+    FailedAlone(&'a str),
+    /// The Job is complete, and its pod is gone.
+    CompleteAlone,
+}
+
+/// A Job that was started at [`at`]`(0)`.
+pub fn job(name: &str, scene: &Scene<'_>) -> ObservedJob {
+    let condition = |kind: &str, reason: &str| JobCondition {
+        type_: kind.into(),
+        status: "True".into(),
+        reason: Some(reason.into()),
+        ..JobCondition::default()
+    };
+    let conditions = match scene {
+        Scene::FailedAlone(reason) => vec![condition("Failed", reason)],
+        Scene::CompleteAlone => vec![condition("Complete", "CompletionsReached")],
+        _ => vec![],
+    };
+    let state = match scene {
+        Scene::Waits(reason) => Some(ContainerState {
+            waiting: Some(ContainerStateWaiting {
+                reason: Some((*reason).into()),
+                message: Some("in Kubernetes' own words".into()),
+            }),
+            ..ContainerState::default()
+        }),
+        Scene::Runs => {
+            Some(ContainerState { running: Some(ContainerStateRunning::default()), ..ContainerState::default() })
+        }
+        Scene::Said(message) => Some(ContainerState {
+            terminated: Some(ContainerStateTerminated {
+                exit_code: 137,
+                reason: Some("OOMKilled".into()),
+                message: Some((*message).into()),
+                ..ContainerStateTerminated::default()
+            }),
+            ..ContainerState::default()
+        }),
+        _ => None,
+    };
+    let pod = |state| Pod {
+        status: Some(PodStatus {
+            container_statuses: Some(vec![ContainerStatus {
+                name: "runner".into(),
+                state: Some(state),
+                ..ContainerStatus::default()
+            }]),
+            ..PodStatus::default()
+        }),
+        ..Pod::default()
+    };
+    ObservedJob {
+        job: Job {
+            metadata: ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() },
+            spec: Some(JobSpec { suspend: Some(matches!(scene, Scene::Suspended)), ..JobSpec::default() }),
+            status: Some(JobStatus {
+                start_time: Some(Time(at(0))),
+                conditions: Some(conditions),
+                ..JobStatus::default()
+            }),
+        },
+        pods: state.map(pod).into_iter().collect(),
+        complaints: vec![],
+    }
+}
+
+/// The name of an attempt's Job.
+pub fn job_name<K: kube::Resource<DynamicType = ()>>(owner: &K, source: &str, attempt: u32) -> String {
+    names::job_name(&Owner::of(owner).unwrap(), source, attempt)
+}
+
+/// The termination message of a run that succeeded.
+pub fn success() -> SourceReport {
+    SourceReport {
+        verdict: Verdict::Succeeded,
+        reason: Reason::Completed,
+        bytes: 4711,
+        proof: Proof::Acknowledged,
+        snapshot: Some("ab".repeat(32)),
+        repository_id: Some("cd".repeat(32)),
+        ..SourceReport::failed(Failure::new(Reason::Completed, ""), Duration::from_secs(3))
+    }
+}
+
+pub fn failure(reason: Reason) -> SourceReport {
+    SourceReport::failed(Failure::new(reason, "the press broke"), Duration::from_secs(3))
+}

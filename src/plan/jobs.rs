@@ -1,0 +1,187 @@
+//! How a run's Job stands, from the Job, its pod and the Events about both. The one place where silence becomes a reason.
+//!
+//! It must not know what the run is for, nor whether it is tried again.
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    batch::v1::{Job, JobCondition},
+    core::v1::{ContainerState, ContainerStateTerminated, Pod},
+};
+use kube::ResourceExt;
+
+use super::text::later;
+use crate::model::{Failure, Reason, SourceReport};
+
+/// A pod that does not run after this long is given up.
+pub const START_LIMIT: Duration = Duration::from_mins(5);
+
+/// A Job, and all that can be known of it.
+#[derive(Clone, Debug, Default)]
+pub struct ObservedJob {
+    /// The Job as the API server has it.
+    pub job: Job,
+    /// Its pods.
+    pub pods: Vec<Pod>,
+    /// Warnings in Events about the Job and its pods, `reason: message`, the newest last.
+    pub complaints: Vec<String>,
+}
+
+/// How a Job stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Standing {
+    /// It was made, and is to be started.
+    Suspended,
+    /// Its pod does not run yet; with what Kubernetes says about that, or nothing.
+    Starting {
+        /// When it is given up.
+        deadline: Timestamp,
+        /// Kubernetes' own words; empty when it says nothing.
+        hint: String,
+    },
+    /// Its pod runs.
+    Running,
+    /// It is over, and this is how.
+    Ended(Box<SourceReport>),
+    /// Its pod did not start in time; it must be cut short.
+    Stuck(Box<SourceReport>),
+}
+
+/// How the Job stands.
+pub fn standing(observed: &ObservedJob, now: Timestamp) -> Standing {
+    let ObservedJob { job, .. } = observed;
+    let name = job.name_any();
+    let pod = observed.pods.iter().max_by_key(|pod| pod.creation_timestamp().map(|time| time.0));
+    let failed = finished(job, "Failed");
+    let state = pod.and_then(runner_state);
+    if let Some(terminated) = state.and_then(|state| state.terminated.as_ref()) {
+        // Between the deadline and the end of the pod, Kubernetes says `FailureTarget`.
+        let failing = failed.or_else(|| finished(job, "FailureTarget"));
+        return Standing::Ended(Box::new(report_of(&name, terminated, failing)));
+    }
+    if let Some(condition) = failed {
+        let running = state.is_some_and(|state| state.running.is_some());
+        return Standing::Ended(Box::new(lost(&name, condition, pod, running)));
+    }
+    if finished(job, "Complete").is_some() {
+        let message =
+            format!("Job {name} is complete, and its pod is gone, so its report is lost; it may have done its work");
+        return Standing::Ended(failure(Reason::ResultLost, message));
+    }
+    if state.is_some_and(|state| state.running.is_some()) {
+        return Standing::Running;
+    }
+    if job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true) {
+        return Standing::Suspended;
+    }
+    let started = job.status.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0);
+    let since = started.or_else(|| job.creation_timestamp().map(|time| time.0)).unwrap_or(now);
+    let deadline = later(since, START_LIMIT);
+    let hint = hint(pod, &observed.complaints);
+    if now < deadline {
+        return Standing::Starting { deadline, hint };
+    }
+    let why = if hint.is_empty() { "Kubernetes does not say why".to_owned() } else { hint };
+    let message = format!("the pod of Job {name} did not start within {} minutes: {why}", START_LIMIT.as_secs() / 60);
+    Standing::Stuck(failure(Reason::PodNotStarted, message))
+}
+
+/// Whether the Events about this Job and its pods would tell more than the objects do.
+pub fn wants_complaints(job: &Job, pods: &[Pod]) -> bool {
+    let is_suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
+    let is_over = finished(job, "Failed").or(finished(job, "Complete")).is_some();
+    let has_begun = pods
+        .iter()
+        .any(|pod| runner_state(pod).is_some_and(|state| state.running.is_some() || state.terminated.is_some()));
+    !is_suspended && !is_over && !has_begun
+}
+
+/// Whether the Job is started and not over.
+pub fn is_active(job: &Job) -> bool {
+    let is_suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
+    !is_suspended && finished(job, "Failed").is_none() && finished(job, "Complete").is_none()
+}
+
+fn finished<'a>(job: &'a Job, kind: &str) -> Option<&'a JobCondition> {
+    let conditions = job.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == kind && condition.status == "True")
+}
+
+/// The state of the runner's container, which is the only one of ours in the pod.
+fn runner_state(pod: &Pod) -> Option<&ContainerState> {
+    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+    statuses.iter().find(|status| status.name == super::names::RUNNER_CONTAINER)?.state.as_ref()
+}
+
+/// The runner's own report, or why there is none.
+fn report_of(job: &str, terminated: &ContainerStateTerminated, failed: Option<&JobCondition>) -> SourceReport {
+    let parsed = serde_json::from_str::<SourceReport>(terminated.message.as_deref().unwrap_or_default());
+    match parsed {
+        // Who was ended by the deadline only knows that somebody ended it.
+        Ok(report) if report.reason == Reason::Cancelled && failed.is_some_and(is_deadline) => {
+            SourceReport { reason: Reason::Timeout, message: format!("Job {job} reached its deadline"), ..report }
+        }
+        Ok(report) => report,
+        Err(_) if failed.is_some_and(is_deadline) => {
+            *failure(Reason::Timeout, format!("Job {job} reached its deadline and left no report"))
+        }
+        Err(_) => {
+            let cause = terminated.reason.as_deref().unwrap_or("no reason");
+            let message = format!(
+                "the runner of Job {job} ended without a readable report (exit code {}, {cause}); see `kubectl logs job/{job}`",
+                terminated.exit_code
+            );
+            *failure(Reason::ResultLost, message)
+        }
+    }
+}
+
+/// The Job failed, and no report of the runner is to be had.
+fn lost(job: &str, condition: &JobCondition, pod: Option<&Pod>, was_running: bool) -> SourceReport {
+    if is_deadline(condition) {
+        return *failure(Reason::Timeout, format!("Job {job} reached its deadline and left no report"));
+    }
+    let status = pod.and_then(|pod| pod.status.as_ref());
+    let words = [
+        status.and_then(|status| status.reason.as_deref()).or(condition.reason.as_deref()),
+        status.and_then(|status| status.message.as_deref()).or(condition.message.as_deref()),
+    ];
+    let why = words.into_iter().flatten().collect::<Vec<_>>().join(": ");
+    // A pod that the node refused or evicted before its container began is there, without a state of that container.
+    let never_ran =
+        !was_running && pod.is_some_and(|pod| runner_state(pod).is_none_or(|state| state.waiting.is_some()));
+    if never_ran {
+        return *failure(Reason::PodNotStarted, format!("the pod of Job {job} failed before it started: {why}"));
+    }
+    *failure(Reason::ResultLost, format!("the pod of Job {job} is gone, and its report with it: {why}"))
+}
+
+fn is_deadline(condition: &JobCondition) -> bool {
+    condition.reason.as_deref() == Some("DeadlineExceeded")
+}
+
+fn failure(reason: Reason, message: String) -> Box<SourceReport> {
+    Box::new(SourceReport::failed(Failure::new(reason, message), Duration::ZERO))
+}
+
+/// Why a pod does not run, in Kubernetes' own words, the most telling first.
+fn hint(pod: Option<&Pod>, complaints: &[String]) -> String {
+    let status = pod.and_then(|pod| pod.status.as_ref());
+    let waiting = pod.and_then(runner_state).and_then(|state| state.waiting.as_ref()).and_then(|waiting| {
+        let reason =
+            waiting.reason.as_deref().filter(|reason| !matches!(*reason, "ContainerCreating" | "PodInitializing"))?;
+        Some(format!("{reason}: {}", waiting.message.as_deref().unwrap_or("no message")))
+    });
+    let unscheduled = || {
+        let conditions = status?.conditions.as_ref()?;
+        let condition =
+            conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
+        let reason = condition.reason.as_deref().unwrap_or("not scheduled");
+        Some(format!("{reason}: {}", condition.message.as_deref().unwrap_or("no message")))
+    };
+    waiting.or_else(unscheduled).or_else(|| complaints.last().cloned()).unwrap_or_default()
+}

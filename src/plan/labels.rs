@@ -1,0 +1,39 @@
+//! The labels and annotations by which our objects are found.
+//!
+//! It must not know what they are put on.
+
+use std::collections::BTreeMap;
+
+use super::names::{Owner, RunKind, source_hash};
+
+/// Label: name of the Repository, Backup or Restore that a Job belongs to.
+pub const RUN: &str = "stowaway.dev/run";
+/// Label: [`RunKind`] of a Job.
+pub const KIND: &str = "stowaway.dev/kind";
+/// Label: [`source_hash`] of the source.
+pub const SOURCE_HASH: &str = "stowaway.dev/source-hash";
+/// Label: number of the attempt, from 1.
+pub const ATTEMPT: &str = "stowaway.dev/attempt";
+/// Label: name of the Repository that a Job works on.
+pub const REPOSITORY: &str = "stowaway.dev/repository";
+/// Annotation: name of the source, which is too long and too free for a label.
+pub const SOURCE: &str = "stowaway.dev/source";
+/// Label: who made it.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// The value of [`MANAGED_BY`], and our field manager.
+pub const MANAGER: &str = "stowaway";
+
+/// The labels of a Job and its pod.
+pub fn of_job(owner: &Owner, kind: RunKind, source: &str, attempt: u32, repository: &str) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::from([
+        (MANAGED_BY.to_owned(), MANAGER.to_owned()),
+        (RUN.to_owned(), owner.name.clone()),
+        (KIND.to_owned(), kind.to_string()),
+        (ATTEMPT.to_owned(), attempt.to_string()),
+        (REPOSITORY.to_owned(), repository.to_owned()),
+    ]);
+    if kind.has_source() {
+        labels.insert(SOURCE_HASH.to_owned(), source_hash(source));
+    }
+    labels
+}

@@ -1,0 +1,28 @@
+//! Facts in, plan out: what is to be backed up, and under which names.
+//!
+//! Pure. It must not know clients, clocks or files; whoever observes the cluster hands the facts in.
+
+mod actions;
+mod backup;
+mod choose;
+#[cfg(test)]
+mod fixtures;
+mod jobs;
+pub mod labels;
+pub mod names;
+mod repository;
+mod restore;
+mod retry;
+mod sources;
+mod text;
+
+pub use actions::{Actions, Occurrence, StartJob};
+pub use backup::{BackupFacts, job_refused, plan_backup};
+pub use jobs::{ObservedJob, is_active, wants_complaints};
+pub use repository::{init_refused, plan_repository};
+pub use restore::{RestoreFacts, plan_restore, restore_refused};
+
+pub use sources::{
+    DEFAULT_CONTAINER, MAXIMUM_SOURCES, ObservedPod, PlanProblem, PlanWarning, PlannedSource, SourceFacts, SourcePlan,
+    Workload, plan_sources,
+};

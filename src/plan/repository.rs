@@ -1,0 +1,148 @@
+//! How a Repository becomes ready: a Job opens it, again and again until it succeeds, and again when its spec changes.
+//!
+//! It must not know the password, nor speak to the store.
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+
+use super::{
+    actions::{Actions, Occurrence, StartJob},
+    jobs::{ObservedJob, Standing, standing},
+    names::{self, Owner, RunKind},
+    retry,
+    text::{later, until},
+};
+use crate::{
+    api::{READY, Repository, RepositoryStatus, condition_is_true, set_condition},
+    model::{Reason, SourceReport, TaskKind},
+};
+
+/// The reason of `Ready=False` as long as nothing is known.
+pub const OPENING: &str = "Opening";
+
+/// How long nothing may be heard of a Job that runs.
+const LOOK_AGAIN: Duration = Duration::from_mins(1);
+
+/// What is to be done for a Repository, and what its status then says.
+pub fn plan_repository(repository: &Repository, jobs: &[ObservedJob], now: Timestamp) -> (RepositoryStatus, Actions) {
+    let mut actions = Actions::default();
+    let mut status = repository.status.clone().unwrap_or_default();
+    let generation = repository.metadata.generation;
+    if status.observed_generation != generation {
+        status = RepositoryStatus { observed_generation: generation, attempt: 0, next_attempt_time: None, ..status };
+        not_ready(&mut status, (OPENING, "the repository is being opened"), now);
+    }
+    let Some(owner) = Owner::of(repository).filter(|_| repository.metadata.deletion_timestamp.is_none()) else {
+        return (status, actions);
+    };
+    let spec = spec_state(repository);
+    let current = names::job_name(&owner, &spec, status.attempt);
+    actions.delete = jobs.iter().map(|job| job.job.name_any()).filter(|name| *name != current).collect();
+    if condition_is_true(&status.conditions, READY) {
+        return (status, actions);
+    }
+    let observed = jobs.iter().find(|job| job.job.name_any() == current);
+    match (status.attempt, status.next_attempt_time.clone(), observed) {
+        (0, _, _) => start(repository, &mut status, &mut actions),
+        (_, Some(Time(due)), _) if due <= now => start(repository, &mut status, &mut actions),
+        (_, Some(Time(due)), _) => actions.look_again_after(until(due, now)),
+        (_, None, None) => {
+            let message = format!("Job {current} was deleted before it ended");
+            failed(&mut status, &mut actions, (&Reason::ResultLost.to_string(), &message), Some(&current), now);
+        }
+        (_, None, Some(job)) => match standing(job, now) {
+            Standing::Suspended => actions.resume.push(current),
+            Standing::Starting { deadline, hint } => {
+                let words = if hint.is_empty() { "the Job that opens the repository is being started" } else { &hint };
+                not_ready(&mut status, (OPENING, words), now);
+                actions.look_again_after(until(deadline, now));
+            }
+            Standing::Running => {
+                not_ready(&mut status, (OPENING, "the Job that opens the repository runs"), now);
+                actions.look_again_after(LOOK_AGAIN);
+            }
+            Standing::Ended(report) if report.verdict.is_green() => opened(&mut status, &mut actions, &report, now),
+            Standing::Ended(report) => {
+                failed(&mut status, &mut actions, (&report.reason.to_string(), &report.message), Some(&current), now);
+            }
+            Standing::Stuck(report) => {
+                actions.end.push(current.clone());
+                failed(&mut status, &mut actions, (&report.reason.to_string(), &report.message), Some(&current), now);
+            }
+        },
+    }
+    (status, actions)
+}
+
+/// Takes back the start of a Job that the API server refused: it is tried again like one that failed.
+pub fn init_refused(status: &mut RepositoryStatus, actions: &mut Actions, message: &str, now: Timestamp) {
+    failed(status, actions, (&Reason::PodNotStarted.to_string(), message), None, now);
+}
+
+/// Which state of the spec a Job speaks of: part of its name, so that an old result is never taken for a new one.
+fn spec_state(repository: &Repository) -> String {
+    format!("generation/{}", repository.metadata.generation.unwrap_or_default())
+}
+
+fn start(repository: &Repository, status: &mut RepositoryStatus, actions: &mut Actions) {
+    status.attempt += 1;
+    status.next_attempt_time = None;
+    // A repository that was once opened has a password: another one could not open it, and would hide that it is lost.
+    actions.create_password =
+        repository.spec.password_secret_ref.create_if_not_exists && status.repository_id.is_none();
+    actions.start.push(StartJob {
+        kind: RunKind::Init,
+        source: spec_state(repository),
+        attempt: status.attempt,
+        task: TaskKind::Init,
+        repository: repository.name_any(),
+        timeout: None,
+    });
+    actions.look_again_after(LOOK_AGAIN);
+}
+
+fn opened(status: &mut RepositoryStatus, actions: &mut Actions, report: &SourceReport, now: Timestamp) {
+    status.repository_id = report.repository_id.clone().or(status.repository_id.take());
+    let message = "the repository was opened with its password";
+    let reason = report.reason.to_string();
+    set_condition(&mut status.conditions, READY, true, (&reason, message), status.observed_generation, now);
+    let id = status.repository_id.as_deref().unwrap_or("unknown");
+    actions.events.push(Occurrence {
+        is_warning: false,
+        reason,
+        action: "Open",
+        note: format!("{message}; its id is {id}"),
+        job: None,
+    });
+}
+
+fn failed(
+    status: &mut RepositoryStatus,
+    actions: &mut Actions,
+    (reason, message): (&str, &str),
+    job: Option<&str>,
+    now: Timestamp,
+) {
+    let pause = retry::repository_pause(status.attempt);
+    status.next_attempt_time = Some(Time(later(now, pause)));
+    not_ready(status, (reason, message), now);
+    actions.look_again_after(pause);
+    actions.events.push(Occurrence {
+        is_warning: true,
+        reason: reason.to_owned(),
+        action: "Open",
+        note: message.to_owned(),
+        job: job.map(str::to_owned),
+    });
+}
+
+fn not_ready(status: &mut RepositoryStatus, words: (&str, &str), now: Timestamp) {
+    let generation = status.observed_generation;
+    set_condition(&mut status.conditions, READY, false, words, generation, now);
+}

@@ -1,0 +1,88 @@
+//! A Repository becomes ready, or says why not, and heals.
+
+use super::*;
+use crate::plan::fixtures::{Scene, at, failure, job, job_name, new_repository, success};
+
+/// Plans, and puts the new status into the object.
+fn step(repository: &mut Repository, jobs: &[ObservedJob], seconds: i64) -> Actions {
+    let (status, actions) = plan_repository(repository, jobs, at(seconds));
+    repository.status = Some(status);
+    actions
+}
+
+fn current(repository: &Repository, scene: &Scene<'_>) -> ObservedJob {
+    let status = repository.status.as_ref().unwrap();
+    let spec = format!("generation/{}", status.observed_generation.unwrap());
+    job(&job_name(repository, &spec, status.attempt), scene)
+}
+
+fn ready(repository: &Repository) -> (String, String) {
+    let status = repository.status.as_ref().unwrap();
+    let condition = &status.conditions[0];
+    assert_eq!(condition.observed_generation, Some(repository.metadata.generation.unwrap()));
+    (condition.status.clone(), condition.reason.clone())
+}
+
+#[test]
+fn late_secret_heals_a_repository() {
+    let mut repository = new_repository("cellar");
+    assert_eq!(step(&mut repository, &[], 0).start.len(), 1);
+    let failed = current(&repository, &Scene::Said(&failure(Reason::SecretMissing).to_termination_message()));
+    let actions = step(&mut repository, std::slice::from_ref(&failed), 5);
+    assert_eq!(ready(&repository), ("False".into(), "SecretMissing".into()));
+    assert!(actions.events[0].is_warning && actions.start.is_empty());
+    assert!(step(&mut repository, std::slice::from_ref(&failed), 14).start.is_empty(), "before the pause is over");
+    assert_eq!(step(&mut repository, std::slice::from_ref(&failed), 15).start[0].attempt, 2);
+    let opened = current(&repository, &Scene::Said(&success().to_termination_message()));
+    let actions = step(&mut repository, &[failed.clone(), opened], 20);
+    assert_eq!(ready(&repository), ("True".into(), "Completed".into()));
+    assert_eq!(repository.status.as_ref().unwrap().repository_id.as_deref(), Some("cd".repeat(32).as_str()));
+    assert_eq!(actions.delete, [failed.job.name_any()], "the failed Job is not kept for ever");
+    assert_eq!(actions.look_again, None);
+}
+
+#[test]
+fn changed_spec_is_opened_again_and_old_results_do_not_count() {
+    let mut repository = new_repository("cellar");
+    step(&mut repository, &[], 0);
+    let old = current(&repository, &Scene::Said(&success().to_termination_message()));
+    step(&mut repository, std::slice::from_ref(&old), 1);
+    repository.metadata.generation = Some(2);
+    let actions = step(&mut repository, std::slice::from_ref(&old), 2);
+    assert_eq!(ready(&repository), ("False".into(), OPENING.into()));
+    assert_eq!((actions.start.len(), actions.delete.len()), (1, 1));
+    assert_ne!(job_name(&repository, &actions.start[0].source, 1), old.job.name_any());
+}
+
+#[test]
+fn password_is_made_only_if_asked_and_never_for_a_repository_that_was_open() {
+    let mut repository = new_repository("cellar");
+    assert!(!step(&mut repository.clone(), &[], 0).create_password);
+    repository.spec.password_secret_ref.create_if_not_exists = true;
+    assert!(step(&mut repository, &[], 0).create_password);
+    let opened = current(&repository, &Scene::Said(&success().to_termination_message()));
+    step(&mut repository, &[opened], 1);
+    repository.metadata.generation = Some(2);
+    assert!(!step(&mut repository, &[], 2).create_password);
+}
+
+#[test]
+fn interrupted_start_is_finished_and_a_deleted_job_is_replaced() {
+    let mut repository = new_repository("cellar");
+    step(&mut repository, &[], 0);
+    let suspended = current(&repository, &Scene::Suspended);
+    assert_eq!(step(&mut repository, std::slice::from_ref(&suspended), 1).resume, [suspended.job.name_any()]);
+    step(&mut repository, &[], 2);
+    assert_eq!(ready(&repository), ("False".into(), "ResultLost".into()));
+    assert_eq!(step(&mut repository, &[], 12).start[0].attempt, 2);
+}
+
+#[test]
+fn stuck_job_is_cut_short() {
+    let mut repository = new_repository("cellar");
+    step(&mut repository, &[], 0);
+    let stuck = current(&repository, &Scene::Waits("ErrImagePull"));
+    let actions = step(&mut repository, std::slice::from_ref(&stuck), 300);
+    assert_eq!(actions.end, [stuck.job.name_any()]);
+    assert_eq!(ready(&repository), ("False".into(), "PodNotStarted".into()));
+}

@@ -1,0 +1,95 @@
+//! Which command of which container a Restore streams into.
+//!
+//! It must not know where the dump comes from.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+
+use super::{Obstacle, RestoreFacts};
+use crate::{
+    api::Restore,
+    model::{Reason, TargetCommand},
+};
+
+/// What a Restore lacks.
+pub(super) enum Missing {
+    /// It may yet come.
+    Now(Obstacle),
+    /// Somebody has to write another Restore.
+    ForGood(Obstacle),
+}
+
+/// The container that is named, in the pod that is named; by default those that the source's name denotes now.
+pub(super) fn target(restore: &Restore, facts: RestoreFacts<'_>) -> Result<TargetCommand, Missing> {
+    let source = &restore.spec.from.source;
+    let to = restore.spec.to.clone().unwrap_or_default();
+    // <kind>/<workload>/<container>[/<command>]
+    let mut parts = source.as_str().split('/').skip(2);
+    let (source_container, command) = (parts.next(), parts.next());
+    let target = match &to.pod {
+        None => planned(restore, facts)?,
+        Some(name) => {
+            let pod = find(facts, name)?;
+            let container =
+                to.container.as_deref().or(source_container).ok_or_else(|| {
+                    refused(format!("source {source} has no container; name one in spec.to.container"))
+                })?;
+            TargetCommand {
+                namespace: pod.namespace().unwrap_or_default(),
+                pod: name.clone(),
+                pod_uid: pod.uid().unwrap_or_default(),
+                container: container.to_owned(),
+                command: command.map(str::to_owned),
+            }
+        }
+    };
+    let container = to.container.unwrap_or_else(|| target.container.clone());
+    has_container(find(facts, &target.pod)?, &container)?;
+    Ok(TargetCommand { container, ..target })
+}
+
+/// The pod and container that the source's name denotes now.
+fn planned(restore: &Restore, facts: RestoreFacts<'_>) -> Result<TargetCommand, Missing> {
+    let source = &restore.spec.from.source;
+    let Some(planned) = facts.sources.sources.iter().find(|planned| planned.name == *source) else {
+        let known: Vec<_> = facts.sources.sources.iter().map(|planned| planned.name.as_str()).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        return Err(refused(format!(
+            "no pod of the namespace is source {source} now; the sources are: {known}. \
+             To restore it all the same, name pod, container and command in spec.to"
+        )));
+    };
+    planned
+        .target
+        .clone()
+        .ok_or_else(|| Missing::Now(Obstacle::new(Reason::PodGone, format!("source {source} has no Ready pod now"))))
+}
+
+fn find<'a>(facts: RestoreFacts<'a>, name: &str) -> Result<&'a Pod, Missing> {
+    facts
+        .pods
+        .iter()
+        .map(|observed| &observed.pod)
+        .find(|pod| pod.name_any() == name)
+        .ok_or_else(|| refused(format!("there is no pod {name} in this namespace")))
+}
+
+fn has_container(pod: &Pod, container: &str) -> Result<(), Missing> {
+    let spec = pod.spec.as_ref();
+    let init = spec.and_then(|spec| spec.init_containers.as_ref()).into_iter().flatten();
+    let sidecars = init.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let existing: Vec<&str> = spec
+        .into_iter()
+        .flat_map(|spec| &spec.containers)
+        .chain(sidecars)
+        .map(|container| container.name.as_str())
+        .collect();
+    if existing.contains(&container) {
+        return Ok(());
+    }
+    Err(refused(format!("pod {} has no container {container}; it has {}", pod.name_any(), existing.join(", "))))
+}
+
+fn refused(message: String) -> Missing {
+    Missing::ForGood(Obstacle::new(Reason::InvalidRequest, message))
+}

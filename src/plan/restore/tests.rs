@@ -1,0 +1,150 @@
+//! A Restore finds its target or says why not, runs once, and is never repeated.
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use serde_json::json;
+
+use super::*;
+use crate::{
+    api::condition_is_true,
+    plan::{
+        fixtures::{NAMESPACE, Scene, at, failure, job, plan_of, planned, repository, restore, success},
+        sources::Workload,
+    },
+};
+
+const MILL: &str = "deployment/mill/press";
+
+struct World {
+    restore: Restore,
+    repositories: Vec<Repository>,
+    sources: SourcePlan,
+    pods: Vec<ObservedPod>,
+    jobs: Vec<ObservedJob>,
+}
+
+impl World {
+    fn new(spec: &serde_json::Value) -> Self {
+        let container = |name: &str| Container { name: name.into(), ..Container::default() };
+        let pod = |name: &str| {
+            let mut pod = Pod { spec: Some(PodSpec::default()), ..Pod::default() };
+            pod.metadata.name = Some(name.into());
+            pod.metadata.namespace = Some(NAMESPACE.into());
+            pod.metadata.uid = Some(format!("uid-of-{name}"));
+            pod.spec.as_mut().unwrap().containers = vec![container("press"), container("vat")];
+            ObservedPod { pod, workload: Workload { kind: "deployment".into(), name: "mill".into() } }
+        };
+        Self {
+            restore: restore(spec),
+            repositories: vec![repository("cellar", Ok(()))],
+            sources: plan_of(&[planned(MILL, Some("pod-a"))]),
+            pods: vec![pod("pod-a"), pod("pod-b")],
+            jobs: vec![],
+        }
+    }
+
+    fn look(&mut self, seconds: i64) -> Actions {
+        let facts = RestoreFacts {
+            repositories: &self.repositories,
+            jobs: &self.jobs,
+            pods: &self.pods,
+            sources: &self.sources,
+        };
+        let (status, actions) = plan_restore(&self.restore, facts, at(seconds));
+        assert!(status.outcome.verdict.is_some() || actions.look_again.is_some(), "nobody would look again");
+        self.restore.status = Some(status);
+        actions
+    }
+
+    fn status(&self) -> &RestoreStatus {
+        self.restore.status.as_ref().unwrap()
+    }
+}
+
+fn started(spec: &serde_json::Value) -> TargetCommand {
+    let mut world = World::new(spec);
+    match world.look(0).start.pop().map(|start| start.task) {
+        Some(TaskKind::Restore { target, .. }) => target,
+        task => panic!("{task:?}, {:?}", world.status()),
+    }
+}
+
+#[test]
+fn target_is_what_the_source_denotes_unless_it_is_named() {
+    let table = [
+        (json!({ "from": { "source": MILL } }), ("pod-a", "press", None)),
+        (json!({ "from": { "source": MILL }, "to": { "pod": "pod-b" } }), ("pod-b", "press", None)),
+        (json!({ "from": { "source": MILL }, "to": { "container": "vat" } }), ("pod-a", "vat", None)),
+        (
+            json!({ "from": { "source": "deployment/gone/vat/roles" }, "to": { "pod": "pod-b", "command": ["cat"] } }),
+            ("pod-b", "vat", Some("roles")),
+        ),
+    ];
+    for (spec, (pod, container, command)) in table {
+        let target = started(&spec);
+        assert_eq!((target.pod.as_str(), target.container.as_str()), (pod, container));
+        assert_eq!((target.pod_uid, target.command.as_deref()), (format!("uid-of-{pod}"), command));
+    }
+}
+
+#[test]
+fn wrong_target_is_refused_at_once_with_what_there_is() {
+    let table = [
+        (json!({ "from": { "source": "deployment/pump/press" } }), MILL),
+        (json!({ "from": { "source": MILL }, "to": { "pod": "pod-q" } }), "pod-q"),
+        (json!({ "from": { "source": MILL }, "to": { "container": "lid" } }), "press, vat"),
+        (json!({ "from": { "source": "pvc/data" }, "to": { "pod": "pod-a" } }), "spec.to.container"),
+    ];
+    for (spec, hint) in table {
+        let mut world = World::new(&spec);
+        // Not even the repository has to be ready for that.
+        world.repositories.clear();
+        let actions = world.look(0);
+        let outcome = &world.status().outcome;
+        assert_eq!((outcome.verdict, outcome.reason.as_str()), (Some(Verdict::Failed), "InvalidRequest"));
+        assert!(outcome.message.contains(hint), "{}", outcome.message);
+        assert!(actions.start.is_empty());
+    }
+}
+
+#[test]
+fn unready_repository_is_waited_for_and_its_reason_copied() {
+    let mut world = World::new(&json!({ "from": { "source": MILL } }));
+    world.repositories = vec![repository("cellar", Err(("WrongPassword", "no key opens")))];
+    world.look(0);
+    world.look(299);
+    assert_eq!(world.status().outcome.verdict, None);
+    world.look(300);
+    assert_eq!(world.status().outcome.verdict, Some(Verdict::Failed));
+    assert_eq!(world.status().outcome.reason, "WrongPassword");
+}
+
+#[test]
+fn verdict_is_the_runners_and_nothing_is_ever_repeated() {
+    for (scene, reason, green) in [
+        (success().to_termination_message(), "Completed", true),
+        (failure(Reason::StreamCut).to_termination_message(), "StreamCut", false),
+        (String::new(), "ResultLost", false),
+    ] {
+        let mut world = World::new(&json!({ "from": { "source": MILL } }));
+        world.look(0);
+        let name = world.status().job.clone().unwrap();
+        world.jobs = vec![job(&name, &Scene::Said(&scene))];
+        assert_eq!(world.look(1).revoke, [name]);
+        let status = world.status();
+        assert_eq!((status.outcome.reason.as_str(), status.completion_time.is_some()), (reason, true));
+        assert_eq!(condition_is_true(&status.conditions, COMPLETE), green);
+        assert_eq!(condition_is_true(&status.conditions, STALLED), !green);
+        for seconds in [2, 1000] {
+            assert_eq!(world.look(seconds), Actions::default());
+        }
+    }
+}
+
+#[test]
+fn deleted_job_is_a_lost_result_and_no_second_restore() {
+    let mut world = World::new(&json!({ "from": { "source": MILL } }));
+    world.look(0);
+    assert!(world.look(1).start.is_empty());
+    assert_eq!(world.status().outcome.reason, "ResultLost");
+    assert!(world.status().outcome.message.contains("may have taken effect"));
+}

@@ -1,0 +1,76 @@
+//! Whether and when a failed attempt is followed by another one.
+//!
+//! It must not know what is tried.
+
+use std::time::Duration;
+
+use crate::model::Reason;
+
+/// The pauses before the second, third and fourth attempt of a source; later ones are as long as the last.
+const SOURCE_PAUSES: [Duration; 3] = [Duration::from_secs(10), Duration::from_mins(1), Duration::from_mins(5)];
+/// The first pause between two attempts to open a repository; each is twice as long as the one before.
+const FIRST_REPOSITORY_PAUSE: Duration = Duration::from_secs(10);
+/// The longest one.
+const LONGEST_REPOSITORY_PAUSE: Duration = Duration::from_mins(5);
+
+/// Whether the same attempt could end another way although nobody changed anything.
+pub(super) fn may_pass(reason: Reason) -> bool {
+    match reason {
+        // Somebody has to change the command, the pod, the password or the repository first. A timeout is what the user
+        // said is long enough: a second run would only load the database as long again.
+        Reason::InvalidRequest
+        | Reason::CommandNotFound
+        | Reason::EmptyStream
+        | Reason::UnsafeTarget
+        | Reason::Timeout
+        | Reason::WrongPassword
+        | Reason::RepositoryNotFound
+        | Reason::RepositoryDamaged
+        | Reason::SnapshotNotFound
+        // These are no failures.
+        | Reason::Completed
+        | Reason::Adopted
+        | Reason::NotProven => false,
+        Reason::CommandFailed
+        | Reason::CommandKilled
+        | Reason::StreamCut
+        | Reason::StreamContradicted
+        | Reason::IdleTimeout
+        | Reason::Cancelled
+        | Reason::PodGone
+        | Reason::ExecRefused
+        | Reason::InputNotConsumed
+        | Reason::OutcomeUnknown
+        | Reason::StoreUnavailable
+        | Reason::StoreFull
+        | Reason::RepositoryLocked
+        | Reason::CommitUnknown
+        | Reason::SecretMissing
+        | Reason::PodNotStarted
+        | Reason::ResultLost
+        | Reason::InternalError => true,
+    }
+}
+
+/// The pause after the attempt of this number, from 1, of a source.
+pub(super) fn source_pause(attempt: u32) -> Duration {
+    let last = SOURCE_PAUSES.len() - 1;
+    SOURCE_PAUSES[usize::try_from(attempt.saturating_sub(1)).unwrap_or(last).min(last)]
+}
+
+/// The pause after the attempt of this number, from 1, to open a repository.
+pub(super) fn repository_pause(attempt: u32) -> Duration {
+    let doubled = FIRST_REPOSITORY_PAUSE.saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1)));
+    doubled.min(LONGEST_REPOSITORY_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_are_bounded() {
+        assert_eq!([1, 2, 3, 4, 11].map(|attempt| source_pause(attempt).as_secs()), [10, 60, 300, 300, 300]);
+        assert_eq!([1, 2, 5, 6, u32::MAX].map(|attempt| repository_pause(attempt).as_secs()), [10, 20, 160, 300, 300]);
+    }
+}

@@ -1,0 +1,305 @@
+//! Which command sources a namespace has: from the pods that were observed to names, targets and snapshot labels.
+//!
+//! It must not know how pods are observed, nor whether a path was used before: that is decided from the tags in the
+//! repository's history, by whoever runs the backup.
+//!
+//! Pods of one workload are taken as one and the same, and the newest Ready one that is not being deleted speaks for it.
+//! Pods that hold data of their own are sources of their own: each pod of a `StatefulSet` and each bare pod by its name,
+//! and each pod of a `DaemonSet` by its node, as `daemonset/<name>_<node>`, since its own name does not last (an `_`
+//! cannot be in either name). A workload that asks for a backup and has no Ready pod is a source without a target, so that
+//! it is waited for and then reported; only the ended pods of Jobs are none, since their end is what was wanted.
+
+mod paths;
+mod pods;
+#[cfg(test)]
+mod property_tests;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use k8s_openapi::{
+    api::core::v1::Pod,
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement},
+};
+use kube::core::{Selector, SelectorExt};
+
+use crate::{
+    annotations::{self, CommandRequest, Problems, Request, Warning},
+    model::{Reason, SnapshotIdentity, SourceName, TagError, TargetCommand},
+};
+
+pub use pods::{DEFAULT_CONTAINER, Workload};
+use pods::{Unit, unit};
+
+/// How many sources one Backup may have, since its status lists them all.
+pub const MAXIMUM_SOURCES: usize = 256;
+
+/// A pod, and what it belongs to.
+#[derive(Clone, Debug)]
+pub struct ObservedPod {
+    /// The pod as the API server has it.
+    pub pod: Pod,
+    /// Its workload.
+    pub workload: Workload,
+}
+
+/// What a plan is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceFacts<'a> {
+    /// The namespace; also the snapshots' host.
+    pub namespace: &'a str,
+    /// Its pods, in any order.
+    pub pods: &'a [ObservedPod],
+    /// Which of them are meant; all when there is none.
+    pub selector: Option<&'a LabelSelector>,
+    /// The cluster's id: UID of the namespace kube-system.
+    pub cluster: &'a str,
+    /// UID of the Backup.
+    pub backup_uid: &'a str,
+}
+
+/// All sources of a Backup, and all that is wrong.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SourcePlan {
+    /// Sorted by name; no two share a name, or a path.
+    pub sources: Vec<PlannedSource>,
+    /// What asked for a backup and is no source. Each makes the Backup less than green.
+    pub problems: Vec<PlanProblem>,
+    /// What was probably not meant.
+    pub warnings: Vec<PlanWarning>,
+}
+
+/// One source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedSource {
+    /// Its name.
+    pub name: SourceName,
+    /// Name of the pod that speaks for it, Ready or not.
+    pub pod: String,
+    /// Where the command runs; `None` while no pod of the workload is Ready: plan again, and give up after a while.
+    pub target: Option<TargetCommand>,
+    /// How the snapshot is labelled. Without a target it has no tag of a pod.
+    pub identity: SnapshotIdentity,
+    /// The path for the case that another source's history holds the one of `identity`. No other source of this plan has it.
+    pub alternative_path: String,
+    /// Name of the Repository that the pod asks for.
+    pub repository: Option<String>,
+    /// End the command after this long.
+    pub timeout: Option<Duration>,
+    /// End it when no byte moved for this long.
+    pub idle_timeout: Option<Duration>,
+    /// Store a stream of 0 bytes.
+    pub allow_empty: bool,
+    /// Call a run without proof green.
+    pub accept_unproven: bool,
+}
+
+/// A warning of one pod's annotations.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("pod {pod}: {warning}")]
+pub struct PlanWarning {
+    /// Name of the pod.
+    pub pod: String,
+    /// What it is about.
+    pub warning: Warning,
+}
+
+/// Why something that asked for a backup is no source.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum PlanProblem {
+    /// The annotations of a pod cannot be carried out.
+    #[error("pod {pod}: {problems}")]
+    Annotations {
+        /// Name of the pod.
+        pod: String,
+        /// All of its problems.
+        #[source]
+        problems: Problems,
+    },
+    /// The pod has no such container.
+    #[error("pod {pod} has no container {container:?}, which annotation {key} names; it has {}", existing.join(", "))]
+    UnknownContainer {
+        /// Name of the pod.
+        pod: String,
+        /// The annotation.
+        key: String,
+        /// What it says.
+        container: String,
+        /// Which containers there are.
+        existing: Vec<String>,
+    },
+    /// The source cannot be named or labelled.
+    #[error("pod {pod} cannot be a source: {message}")]
+    Unnamable {
+        /// Name of the pod.
+        pod: String,
+        /// Why.
+        message: String,
+    },
+    /// The selector is none.
+    #[error("the Backup's label selector is not valid: {message}; nothing was selected")]
+    Selector {
+        /// What is wrong.
+        message: String,
+    },
+    /// More sources than a Backup's status can list.
+    #[error(
+        "{count} sources are selected, and a Backup has at most {MAXIMUM_SOURCES}; narrow the label selector and make several Backups"
+    )]
+    TooManySources {
+        /// How many there are.
+        count: usize,
+    },
+}
+
+impl PlanProblem {
+    /// The machine-readable cause.
+    #[allow(clippy::unused_self, reason = "every error of ours is asked in this form")]
+    pub fn reason(&self) -> Reason {
+        Reason::InvalidRequest
+    }
+}
+
+/// Plans the sources. The same facts in another order give the same plan.
+pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
+    let mut plan = SourcePlan::default();
+    let selector = match facts.selector.map(selector).transpose() {
+        Ok(selector) => selector.unwrap_or_default(),
+        Err(message) => {
+            plan.problems.push(PlanProblem::Selector { message });
+            return plan;
+        }
+    };
+    let mut units: BTreeMap<Workload, Unit<'_>> = BTreeMap::new();
+    for observed in facts.pods {
+        let labels = observed.pod.metadata.labels.clone().unwrap_or_default();
+        if !selector.matches(&labels) {
+            continue;
+        }
+        let asked = match observed.pod.metadata.annotations.as_ref().map(annotations::parse) {
+            None | Some(Ok(None)) => continue,
+            Some(Ok(Some(request))) => Ok(request),
+            Some(Err(problems)) => Err(problems),
+        };
+        match unit(observed, asked) {
+            Ok(Some((workload, unit))) => {
+                let better = units.get(&workload).is_none_or(|present| unit.rank() > present.rank());
+                if better {
+                    units.insert(workload, unit);
+                }
+            }
+            Ok(None) => {}
+            Err(problem) => plan.problems.push(problem),
+        }
+    }
+    let mut drafts = Vec::new();
+    for (workload, unit) in &units {
+        match &unit.asked {
+            Ok(request) => draft_sources(facts, workload, unit, request, &mut drafts, &mut plan),
+            Err(problems) => {
+                plan.problems.push(PlanProblem::Annotations { pod: unit.name.to_owned(), problems: problems.clone() });
+            }
+        }
+    }
+    if drafts.len() > MAXIMUM_SOURCES {
+        plan.problems.push(PlanProblem::TooManySources { count: drafts.len() });
+        drafts.clear();
+    }
+    drafts.sort_by(|a, b| a.source.name.cmp(&b.source.name));
+    plan.sources = paths::assign(drafts);
+    plan.problems.sort_by_cached_key(ToString::to_string);
+    plan.warnings.sort_by_cached_key(ToString::to_string);
+    plan
+}
+
+/// A source whose paths are not settled yet.
+struct Draft {
+    source: PlannedSource,
+    extension: String,
+}
+
+/// The sources of one pod.
+fn draft_sources(
+    facts: SourceFacts<'_>,
+    workload: &Workload,
+    unit: &Unit<'_>,
+    request: &Request,
+    drafts: &mut Vec<Draft>,
+    plan: &mut SourcePlan,
+) {
+    plan.warnings.extend(
+        request.warnings.iter().map(|warning| PlanWarning { pod: unit.name.to_owned(), warning: warning.clone() }),
+    );
+    for command in &request.commands {
+        match draft(facts, workload, unit, request, command) {
+            Ok(draft) => drafts.push(draft),
+            Err(problem) => plan.problems.push(problem),
+        }
+    }
+}
+
+fn draft(
+    facts: SourceFacts<'_>,
+    workload: &Workload,
+    unit: &Unit<'_>,
+    request: &Request,
+    command: &CommandRequest,
+) -> Result<Draft, PlanProblem> {
+    let unnamable = |message: String| PlanProblem::Unnamable { pod: unit.name.to_owned(), message };
+    let container = unit.container(command)?;
+    let name = SourceName::new(&workload.kind, &workload.name, container, command.name.as_deref())
+        .map_err(|error| unnamable(error.to_string()))?;
+    let target = unit.ready.then(|| TargetCommand {
+        namespace: facts.namespace.to_owned(),
+        pod: unit.name.to_owned(),
+        pod_uid: unit.uid.to_owned(),
+        container: container.to_owned(),
+        command: command.name.clone(),
+    });
+    let mut identity = SnapshotIdentity {
+        host: facts.namespace.to_owned(),
+        path: paths::first_choice(facts.namespace, container, command),
+        tags: Vec::new(),
+    };
+    let mut tag =
+        |key: &str, value: &str| identity.push_tag(key, value).map_err(|error: TagError| unnamable(error.to_string()));
+    tag(SnapshotIdentity::SOURCE, name.as_str())?;
+    tag(SnapshotIdentity::RUN, &format!("{}/{name}", facts.backup_uid))?;
+    tag(SnapshotIdentity::CLUSTER, facts.cluster)?;
+    if target.is_some() {
+        tag(SnapshotIdentity::POD, unit.name)?;
+    }
+    let source = PlannedSource {
+        pod: unit.name.to_owned(),
+        target,
+        identity,
+        alternative_path: paths::second_choice(facts.namespace, &workload.name, container, command),
+        repository: request.repository.clone(),
+        timeout: request.timeout,
+        idle_timeout: request.idle_timeout,
+        allow_empty: request.allow_empty,
+        accept_unproven: request.accept_unproven,
+        name,
+    };
+    Ok(Draft { source, extension: command.file_extension.clone() })
+}
+
+/// The selector as the API server would understand it, which also refuses what can never be meant.
+fn selector(selector: &LabelSelector) -> Result<Selector, String> {
+    for LabelSelectorRequirement { key, operator, values } in selector.match_expressions.iter().flatten() {
+        let has_values = values.as_ref().is_some_and(|values| !values.is_empty());
+        let allowed = match operator.as_str() {
+            "In" | "NotIn" => has_values,
+            "Exists" | "DoesNotExist" => !has_values,
+            _ => return Err(format!("{operator:?} of {key:?} is no operator: In, NotIn, Exists or DoesNotExist")),
+        };
+        if !allowed {
+            return Err(format!(
+                "{operator} of {key:?} takes {} values",
+                if has_values { "no" } else { "at least one" }
+            ));
+        }
+    }
+    selector.clone().try_into().map_err(|error: kube::core::ParseExpressionError| error.to_string())
+}

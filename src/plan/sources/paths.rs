@@ -1,0 +1,61 @@
+//! The path of each source's file in the repository, so that no two of a plan share one.
+//!
+//! It must not know the repository's history. The first choice is K8up's, so that its snapshots and ours are one series.
+
+use std::collections::BTreeSet;
+
+use sha2::{Digest, Sha256};
+
+use super::{Draft, PlannedSource};
+use crate::annotations::CommandRequest;
+
+/// What a file system takes as a file's name.
+const MAXIMUM_NAME_BYTES: usize = 255;
+
+/// `/<namespace>-<container>[-<command>]<extension>`.
+pub(super) fn first_choice(namespace: &str, container: &str, command: &CommandRequest) -> String {
+    path(&[namespace, container], command)
+}
+
+/// `/<namespace>-<workload>-<container>[-<command>]<extension>`.
+pub(super) fn second_choice(namespace: &str, workload: &str, container: &str, command: &CommandRequest) -> String {
+    path(&[namespace, workload, container], command)
+}
+
+fn path(parts: &[&str], command: &CommandRequest) -> String {
+    let parts: Vec<&str> = parts.iter().copied().chain(command.name.as_deref()).collect();
+    format!("/{}{}", parts.join("-"), command.file_extension)
+}
+
+/// `/<namespace>_<16 hex digits of the source's name><extension>`: where the readable ones are taken or too long. No
+/// namespace has an `_`, so no readable one looks like this.
+fn last_choice(draft: &Draft) -> String {
+    let digest = Sha256::digest(draft.source.name.as_str());
+    let digest = digest.first_chunk().copied().map_or(0, u64::from_be_bytes);
+    format!("/{}_{digest:016x}{}", draft.source.identity.host, draft.extension)
+}
+
+/// Settles the paths of sources that are sorted by name: the first claimant of a path keeps it, a further one gets its
+/// second choice. Every source has an alternative that belongs to nobody else of the plan.
+pub(super) fn assign(drafts: Vec<Draft>) -> Vec<PlannedSource> {
+    let mut taken = BTreeSet::new();
+    let mut free = |path: &str| path.len() - 1 <= MAXIMUM_NAME_BYTES && taken.insert(path.to_owned());
+    // All first choices come before any second one, so that a second one never drives a first one away.
+    let kept: Vec<bool> = drafts.iter().map(|draft| free(&draft.source.identity.path)).collect();
+    drafts
+        .into_iter()
+        .zip(kept)
+        .map(|(draft, kept)| {
+            let last = last_choice(&draft);
+            let mut source = draft.source;
+            let second = if free(&source.alternative_path) { source.alternative_path } else { last.clone() };
+            if kept {
+                source.alternative_path = second;
+            } else {
+                source.identity.path = second;
+                source.alternative_path = last;
+            }
+            source
+        })
+        .collect()
+}

@@ -1,0 +1,220 @@
+//! restic's encryption of single files, key files and what their content is named by.
+//!
+//! Formats: restic's "Repository Format" in its design document, sections "Keys, Encryption and MAC" and "Unpacked Data
+//! Format": 16 bytes of nonce, AES-256-CTR ciphertext, 16 bytes of Poly1305-AES tag. It must not know where files are.
+
+use aes256ctr_poly1305aes::{
+    Aes256CtrPoly1305Aes, Key, Nonce,
+    aead::{Aead, AeadInPlace},
+};
+use jiff::Timestamp;
+use rand::Rng;
+use rustic_core::{
+    Id,
+    repofile::{KeyFile, MasterKey},
+};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use super::LockHolder;
+use crate::model::Secret;
+
+const NONCE_BYTES: usize = 16;
+const KEY_BYTES: usize = 64;
+/// What encryption adds: nonce and tag.
+pub(super) const OVERHEAD_BYTES: usize = 32;
+/// First byte of a compressed file that is no pack (repository format 2).
+const COMPRESSED: u8 = 2;
+/// A hostile or broken key file must not take all memory: restic's own are below 256 MiB.
+const MOST_SCRYPT_BYTES: u64 = 1 << 30;
+/// log2 of scrypt's N in the keys that we make, with r = 8 and p = 1: 32 MiB, which a small pod can afford.
+const OUR_SCRYPT_LOG_N: u8 = 15;
+const OUR_SCRYPT_R: u32 = 8;
+const OUR_SCRYPT_P: u32 = 1;
+
+/// Something that cannot be what was encrypted with this key.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub(super) enum CryptoError {
+    #[error("it does not decrypt with the repository's key")]
+    NotAuthentic,
+    #[error("it is in no known format: {0}")]
+    Format(String),
+}
+
+/// Encrypts and decrypts with one key.
+#[derive(Clone)]
+pub(super) struct Cipher(Aes256CtrPoly1305Aes);
+
+impl Cipher {
+    fn new(key: &[u8; KEY_BYTES]) -> Self {
+        Self(Aes256CtrPoly1305Aes::new(Key::from_slice(key)))
+    }
+
+    /// The cipher of a repository's master key.
+    pub fn of(master: &MasterKey) -> Result<Self, CryptoError> {
+        let key = Zeroizing::new([&master.encrypt[..], &master.mac.k, &master.mac.r].concat());
+        let key: &[u8; KEY_BYTES] =
+            key.as_slice().try_into().map_err(|_| CryptoError::Format("the key has a wrong length".into()))?;
+        Ok(Self::new(key))
+    }
+
+    pub fn encrypt(&self, plain: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        let mut nonce = Nonce::default();
+        rand::rng().fill_bytes(&mut nonce);
+        let mut sealed = Vec::with_capacity(plain.len() + OVERHEAD_BYTES);
+        sealed.extend_from_slice(&nonce);
+        sealed.extend_from_slice(plain);
+        let tag = self
+            .0
+            .encrypt_in_place_detached(&nonce, &[], &mut sealed[NONCE_BYTES..])
+            .map_err(|_| CryptoError::Format("too long to be encrypted".into()))?;
+        sealed.extend_from_slice(&tag);
+        Ok(sealed)
+    }
+
+    pub fn decrypt(&self, sealed: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        let (nonce, rest) = sealed.split_at_checked(NONCE_BYTES).ok_or(CryptoError::NotAuthentic)?;
+        self.0.decrypt(Nonce::from_slice(nonce), rest).map_err(|_| CryptoError::NotAuthentic)
+    }
+
+    /// An encrypted JSON file (snapshot, index, lock, config), compressed where the repository's version has that.
+    pub fn encrypt_file(&self, json: &[u8], version: u32) -> Result<Vec<u8>, CryptoError> {
+        if version < 2 {
+            return self.encrypt(json);
+        }
+        let mut plain = vec![COMPRESSED];
+        plain.extend(compress(json)?);
+        self.encrypt(&plain)
+    }
+
+    pub fn decrypt_file(&self, sealed: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        let plain = self.decrypt(sealed)?;
+        match plain.split_first() {
+            Some((b'{' | b'[', _)) => Ok(plain),
+            Some((&COMPRESSED, rest)) => decompress(rest),
+            _ => Err(CryptoError::Format("neither JSON nor compressed JSON".into())),
+        }
+    }
+}
+
+pub(super) fn compress(plain: &[u8]) -> Result<Vec<u8>, CryptoError> {
+    zstd::encode_all(plain, zstd::DEFAULT_COMPRESSION_LEVEL).map_err(|error| CryptoError::Format(error.to_string()))
+}
+
+pub(super) fn decompress(packed: &[u8]) -> Result<Vec<u8>, CryptoError> {
+    zstd::decode_all(packed).map_err(|error| CryptoError::Format(error.to_string()))
+}
+
+pub(super) fn hash(content: &[u8]) -> [u8; 32] {
+    Sha256::digest(content).into()
+}
+
+/// The name of content in the repository: its SHA-256.
+pub(super) fn id_of(content: &[u8]) -> Id {
+    Id::new(hash(content))
+}
+
+/// The master key that a key file holds, or none if the password is another one. Slow, and takes as much memory as the
+/// file's parameters say.
+pub(super) fn open_key_file(content: &[u8], password: &Secret) -> Result<Option<MasterKey>, CryptoError> {
+    let file: KeyFile = serde_json::from_slice(content).map_err(|error| CryptoError::Format(error.to_string()))?;
+    if file.kdf != "scrypt" || !file.n.is_power_of_two() || file.n < 2 {
+        return Err(CryptoError::Format(format!("unknown key derivation {} with N={}", file.kdf, file.n)));
+    }
+    if 128 * u64::from(file.n) * u64::from(file.r) > MOST_SCRYPT_BYTES {
+        return Err(CryptoError::Format(format!(
+            "key derivation with N={} r={} takes too much memory",
+            file.n, file.r
+        )));
+    }
+    let log_n = u8::try_from(file.n.trailing_zeros()).unwrap_or(u8::MAX);
+    let cipher = Cipher::new(&*derive(password, &file.salt, log_n, file.r, file.p)?);
+    let Ok(plain) = cipher.decrypt(&file.data).map(Zeroizing::new) else { return Ok(None) };
+    serde_json::from_slice(&plain).map(Some).map_err(|_| CryptoError::Format("the key in it is broken".into()))
+}
+
+/// A key file by which the password opens the master key, in restic's format.
+pub(super) fn make_key_file(
+    master: &MasterKey,
+    password: &Secret,
+    holder: &LockHolder,
+    now: Timestamp,
+) -> Result<Vec<u8>, CryptoError> {
+    let mut salt = vec![0; 64];
+    rand::rng().fill_bytes(&mut salt);
+    let key = derive(password, &salt, OUR_SCRYPT_LOG_N, OUR_SCRYPT_R, OUR_SCRYPT_P)?;
+    let plain = Zeroizing::new(serde_json::to_vec(master).map_err(|error| CryptoError::Format(error.to_string()))?);
+    let file = KeyFile {
+        hostname: Some(holder.host.clone()),
+        username: Some(holder.user.clone()),
+        created: Some(now.to_zoned(jiff::tz::TimeZone::UTC)),
+        kdf: "scrypt".to_owned(),
+        n: 1 << OUR_SCRYPT_LOG_N,
+        r: OUR_SCRYPT_R,
+        p: OUR_SCRYPT_P,
+        data: Cipher::new(&key).encrypt(&plain)?,
+        salt,
+    };
+    serde_json::to_vec(&file).map_err(|error| CryptoError::Format(error.to_string()))
+}
+
+fn derive(
+    password: &Secret,
+    salt: &[u8],
+    log_n: u8,
+    r: u32,
+    p: u32,
+) -> Result<Zeroizing<[u8; KEY_BYTES]>, CryptoError> {
+    let refused = |_| CryptoError::Format(format!("impossible scrypt parameters log N={log_n} r={r} p={p}"));
+    let parameters = scrypt::Params::new(log_n, r, p).map_err(refused)?;
+    let mut key = Zeroizing::new([0; KEY_BYTES]);
+    scrypt::scrypt(password.expose().as_bytes(), salt, &parameters, &mut *key)
+        .map_err(|_| CryptoError::Format("impossible key length".into()))?;
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder() -> LockHolder {
+        LockHolder { host: "runner".into(), user: "pod UID 1".into() }
+    }
+
+    #[test]
+    fn what_was_changed_does_not_decrypt() {
+        let cipher = Cipher::of(&MasterKey::new()).unwrap();
+        let sealed = cipher.encrypt_file(b"{\"a\":1}", 2).unwrap();
+        for position in 0..sealed.len() {
+            let mut broken = sealed.clone();
+            broken[position] ^= 1;
+            assert_eq!(cipher.decrypt_file(&broken), Err(CryptoError::NotAuthentic), "byte {position}");
+        }
+        assert_eq!(cipher.decrypt_file(&sealed[..5]), Err(CryptoError::NotAuthentic));
+        assert_eq!(cipher.decrypt_file(&sealed).unwrap(), b"{\"a\":1}");
+    }
+
+    #[test]
+    fn both_repository_versions_are_read() {
+        let cipher = Cipher::of(&MasterKey::new()).unwrap();
+        for version in [1, 2] {
+            let sealed = cipher.encrypt_file(b"{}", version).unwrap();
+            assert_eq!(cipher.decrypt_file(&sealed).unwrap(), b"{}");
+        }
+    }
+
+    #[test]
+    fn key_file_opens_with_its_password_only() {
+        let master = MasterKey::new();
+        let file = make_key_file(&master, &Secret::new("right".into()), &holder(), Timestamp::UNIX_EPOCH).unwrap();
+        assert!(open_key_file(&file, &Secret::new("wrong".into())).unwrap().is_none());
+        let opened = open_key_file(&file, &Secret::new("right".into())).unwrap().unwrap();
+        assert_eq!(opened.encrypt, master.encrypt);
+    }
+
+    #[test]
+    fn key_file_that_would_take_all_memory_is_refused() {
+        let file = r#"{"kdf":"scrypt","N":1073741824,"r":8,"p":1,"data":"AA==","salt":"AA=="}"#;
+        assert!(matches!(open_key_file(file.as_bytes(), &Secret::new("x".into())), Err(CryptoError::Format(_))));
+    }
+}

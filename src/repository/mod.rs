@@ -1,0 +1,191 @@
+//! restic-format repositories: streams in, snapshots listed, files out. Everything that touches stored data is here.
+//!
+//! It must not know Kubernetes. The engine is `rustic_core`, kept behind this module with guards against what it does
+//! silently wrong (each has a test in `tests/repository*.rs`):
+//!
+//! 1. a failed source is a warning to it: [`source`] keeps the first error, which counts more than its success;
+//! 2. it would write a snapshot of whatever it has: the gate in [`archive`] lets none through, [`commit`] writes it;
+//! 3. a stream that looks like the last one would not be read: archiving is always forced;
+//! 4. a failed listing must not be an empty one: [`store`] answers wholly or not at all;
+//! 5. it waits for ever: every request of [`store`] has a deadline and bounded retries;
+//! 6. it takes no locks: [`lock`] writes and honours restic's;
+//! 7. and 8. its restore into folders panics on full disks and stumbles over hard links: it is not used, see [`read`];
+//! 9. it stores streams with size 0: [`tree`] makes the tree;
+//! 10. it reads 4 KiB at a time: [`source`] hands those out of memory.
+
+mod archive;
+mod commit;
+mod crypto;
+mod engine;
+mod error;
+mod lock;
+mod open;
+mod read;
+mod snapshots;
+mod source;
+mod store;
+mod tree;
+
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use jiff::Timestamp;
+use rustic_core::repofile::MasterKey;
+use tokio::sync::mpsc;
+
+pub use error::{RepositoryError, StoreFault};
+pub use lock::LockHolder;
+pub use open::{create, open, open_or_create};
+pub use read::{Entry, EntryKind, StoredFile};
+pub use snapshots::{SnapshotSummary, by_id, by_run, newest_of};
+pub use store::{Patience, install_transport};
+
+use crate::{
+    model::{BackendConfig, Proof, Secret, SnapshotIdentity},
+    stream::Piece,
+};
+
+/// Keys to an S3 service.
+#[derive(Clone, Debug)]
+pub struct S3Credentials {
+    /// Access key id.
+    pub access_key_id: Secret,
+    /// Secret access key.
+    pub secret_access_key: Secret,
+    /// For temporary credentials.
+    pub session_token: Option<Secret>,
+}
+
+/// All that opening a repository takes.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// Where it is.
+    pub backend: BackendConfig,
+    /// Opens one of its keys.
+    pub password: Secret,
+    /// Needed for S3.
+    pub s3: Option<S3Credentials>,
+    /// Who we are to others that find our lock.
+    pub holder: LockHolder,
+    /// How long the store may take.
+    pub patience: Patience,
+}
+
+/// How a stream is stored.
+#[derive(Clone, Debug)]
+pub struct StoreRules {
+    /// Store a stream of 0 bytes.
+    pub allow_empty: bool,
+    /// The snapshot's time, and the stored file's.
+    pub time: Timestamp,
+}
+
+/// What moves while a stream is stored; may be read at any time.
+#[derive(Debug, Default)]
+pub struct Progress {
+    read: AtomicU64,
+    uploaded: AtomicU64,
+}
+
+impl Progress {
+    /// Bytes of the stream that were read so far.
+    pub fn bytes_read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that the store acknowledged so far.
+    pub fn bytes_uploaded(&self) -> u64 {
+        self.uploaded.load(Ordering::Relaxed)
+    }
+}
+
+/// A stream that is stored, visible, and was read back.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Stored {
+    /// Id of the snapshot, 64 hex digits.
+    pub snapshot: String,
+    /// Bytes of the stream.
+    pub bytes: u64,
+    /// Its SHA-256, 64 hex digits.
+    pub digest: String,
+    /// Bytes that the run added to the store.
+    pub added_bytes: u64,
+    /// How the stream's end was proven.
+    pub proof: Proof,
+}
+
+/// An open repository, with a lock of ours in it.
+pub struct Repository {
+    store: store::Store,
+    master: MasterKey,
+    cipher: crypto::Cipher,
+    version: u32,
+    id: String,
+    lock: lock::Lock,
+}
+
+impl Repository {
+    /// The repository's own id, 64 hex digits.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Where it is, without credentials.
+    pub fn place(&self) -> &str {
+        self.store.place()
+    }
+
+    /// Stores a stream as the one file of a new snapshot, which becomes visible only if the stream ended with
+    /// [`Piece::End`], all its bytes arrived, and all that was written is there. The snapshot gets the identity's tags,
+    /// and those for digest and proof.
+    ///
+    /// Errors: [`RepositoryError::Stream`] with the stream's own failure; [`RepositoryError::CommitUnknown`] when the
+    /// snapshot may be visible all the same; in all other cases nothing is.
+    pub async fn store_stream(
+        &self,
+        identity: &SnapshotIdentity,
+        rules: &StoreRules,
+        pieces: mpsc::Receiver<Piece>,
+        progress: Arc<Progress>,
+    ) -> Result<Stored, RepositoryError> {
+        let run = self.store.cancelled_with_its_run();
+        let ends = run.cancel().clone();
+        // Dropping this future ends the engine, too.
+        let _ends_when_dropped = ends.clone().drop_guard();
+        let mut stored = pin!(archive::store_stream(self, &run, identity, rules, pieces, progress));
+        tokio::select! {
+            biased;
+            stored = &mut stored => return stored,
+            () = self.lock.lost().cancelled() => ends.cancel(),
+        }
+        // Not left alone in the middle: it says whether the snapshot became visible before that.
+        match stored.await {
+            Err(RepositoryError::Cancelled { .. }) => self
+                .lock
+                .check(&self.store)
+                .await
+                .and(Err(RepositoryError::Cancelled { place: self.store.place().to_owned() })),
+            other => other,
+        }
+    }
+
+    /// Removes the lock. Dropping a repository does so, too, but does not wait for it.
+    pub async fn close(self) {
+        self.lock.release().await;
+    }
+}
+
+impl std::fmt::Debug for Repository {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Repository")
+            .field("place", &self.store.place())
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,207 @@
+//! Creating and opening: key files, config, and the races between several that create at once.
+//!
+//! The config is written once, by whoever is first; a key file is there before the config that needs it. So an
+//! interrupted creation leaves a key without a config, which the next one takes up if its password opens it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use rustic_core::{
+    ConfigOptions, Credentials, Id, KeyOptions,
+    repofile::{ConfigFile, MasterKey},
+};
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Access, Repository, RepositoryError,
+    archive::internal,
+    crypto::{self, Cipher},
+    engine::{self, FirstError, Writes},
+    lock::Lock,
+    store::{Kind, Store, Write, Written},
+};
+
+/// Creates a repository of format 2 with one key, and opens it. Errors: [`RepositoryError::AlreadyExists`], also when
+/// another process was faster, and all that [`open`] says.
+pub async fn create(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
+    let store = Store::new(&access, cancel)?;
+    let exists = || RepositoryError::AlreadyExists { place: store.place().to_owned() };
+    let keys = sorted_keys(&store).await?;
+    if store.stat(Kind::Config, &Id::default()).await?.is_some() {
+        return Err(exists());
+    }
+    if !store.list_in_new_place(Kind::Snapshot).await?.is_empty() {
+        return Err(store.damaged("it holds snapshots and no config"));
+    }
+    let (master, own_key) = if keys.is_empty() {
+        let master = MasterKey::new();
+        let key = write_key(&store, &access, &master).await?;
+        // Of several that are at this point at once, all that see each other take the same key.
+        let keys = sorted_keys(&store).await?;
+        (open_first(&store, &access, &keys).await?.unwrap_or(master), Some(key))
+    } else {
+        let left = open_first(&store, &access, &keys).await?;
+        let left = left.ok_or_else(|| RepositoryError::WrongPassword { place: store.place().to_owned() })?;
+        (left, None)
+    };
+    let config = new_config(&store, master).await?;
+    let written = store.write(Kind::Config, &Id::default(), vec![config.clone()], Write::CreateNew).await?;
+    // A retry after a lost acknowledgement finds its own.
+    let lost = written == Written::Taken && store.read(Kind::Config, &Id::default()).await?.as_ref() != Some(&config);
+    // Whoever won may have used our key, and we another's: a key that does not open the config is in the way of restic,
+    // which tries no second one that the password fits.
+    if let Some(key) = own_key
+        && let Ok((_, used, _)) = unlock(&store, &access).await
+        && used != key
+    {
+        store.remove(Kind::Key, &key).await?;
+    }
+    if lost {
+        return Err(exists());
+    }
+    finish_opening(store, access).await
+}
+
+/// Opens a repository, takes a lock in it, and keeps that until it is closed or dropped.
+///
+/// Errors: [`RepositoryError::NotFound`] only if the store says that there is none; [`RepositoryError::WrongPassword`];
+/// [`RepositoryError::Locked`]; and what a store can have.
+pub async fn open(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
+    let store = Store::new(&access, cancel)?;
+    finish_opening(store, access).await
+}
+
+/// Opens a repository, creating it when there is none.
+pub async fn open_or_create(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
+    match open(access.clone(), cancel.clone()).await {
+        Err(RepositoryError::NotFound { .. }) => match create(access.clone(), cancel.clone()).await {
+            Err(RepositoryError::AlreadyExists { .. }) => open(access, cancel).await,
+            created => created,
+        },
+        opened => opened,
+    }
+}
+
+async fn finish_opening(store: Store, access: Access) -> Result<Repository, RepositoryError> {
+    let (master, _, config) = unlock(&store, &access).await?;
+    if !(1..=2).contains(&config.version) {
+        let what = format!("{} has the unknown format {}", store.place(), config.version);
+        return Err(RepositoryError::InvalidRequest(what));
+    }
+    let cipher = Cipher::of(&master).map_err(|error| store.damaged(error.to_string()))?;
+    let lock = Lock::take(&store, &cipher, config.version, &access.holder).await?;
+    let id = config.id.to_hex().as_str().to_owned();
+    Ok(Repository { store, master, cipher, version: config.version, id, lock })
+}
+
+/// The master key that the password opens and that opens the config, the key file it is from, and the config.
+async fn unlock(store: &Store, access: &Access) -> Result<(MasterKey, Id, ConfigFile), RepositoryError> {
+    let keys = sorted_keys(store).await?;
+    let Some(config) = store.read(Kind::Config, &Id::default()).await? else {
+        return Err(RepositoryError::NotFound { place: store.place().to_owned() });
+    };
+    let mut opened_one = false;
+    let mut unreadable = None;
+    for id in &keys {
+        match open_key(store, access, id).await {
+            Ok(Some(master)) => {
+                opened_one = true;
+                let config = Cipher::of(&master).and_then(|cipher| cipher.decrypt_file(&config));
+                if let Ok(config) = config {
+                    let config = serde_json::from_slice(&config);
+                    let config = config.map_err(|error| store.damaged(format!("its config is broken: {error}")))?;
+                    return Ok((master, *id, config));
+                }
+            }
+            Ok(None) => {}
+            Err(error @ RepositoryError::Damaged { .. }) => unreadable = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(match unreadable {
+        _ if keys.is_empty() => store.damaged("it has a config and no key"),
+        _ if opened_one => store.damaged("the password opens a key that does not open the config"),
+        Some(error) => error,
+        None => RepositoryError::WrongPassword { place: store.place().to_owned() },
+    })
+}
+
+async fn sorted_keys(store: &Store) -> Result<Vec<Id>, RepositoryError> {
+    let mut keys: Vec<Id> = store.list_in_new_place(Kind::Key).await?.into_iter().map(|(id, _)| id).collect();
+    keys.sort_unstable();
+    Ok(keys)
+}
+
+async fn open_first(store: &Store, access: &Access, keys: &[Id]) -> Result<Option<MasterKey>, RepositoryError> {
+    for id in keys {
+        if let Some(master) = open_key(store, access, id).await? {
+            return Ok(Some(master));
+        }
+    }
+    Ok(None)
+}
+
+async fn open_key(store: &Store, access: &Access, id: &Id) -> Result<Option<MasterKey>, RepositoryError> {
+    let path = Kind::Key.path(id);
+    // Gone since the listing.
+    let Some(content) = store.read(Kind::Key, id).await? else { return Ok(None) };
+    if crypto::id_of(&content) != *id {
+        return Err(store.damaged(format!("{path} is not what was written")));
+    }
+    let password = access.password.clone();
+    spawn_blocking(move || crypto::open_key_file(&content, &password))
+        .await
+        .map_err(|panic| internal(store, panic))?
+        .map_err(|error| store.damaged(format!("{path}: {error}")))
+}
+
+async fn write_key(store: &Store, access: &Access, master: &MasterKey) -> Result<Id, RepositoryError> {
+    let (master, password, holder) = (master.clone(), access.password.clone(), access.holder.clone());
+    let content: Bytes = spawn_blocking(move || crypto::make_key_file(&master, &password, &holder, Timestamp::now()))
+        .await
+        .map_err(|panic| internal(store, panic))?
+        .map_err(|error| internal(store, error))?
+        .into();
+    let id = crypto::id_of(&content);
+    store.write(Kind::Key, &id, vec![content], Write::Replace).await?;
+    Ok(id)
+}
+
+/// Lets the engine make a config (it chooses the chunker's polynomial), and hands it over instead of writing it.
+async fn new_config(store: &Store, master: MasterKey) -> Result<Bytes, RepositoryError> {
+    let made = Arc::new(NewConfig::default());
+    let writes: Arc<dyn Writes> = Arc::<NewConfig>::clone(&made);
+    engine::run(
+        store,
+        writes,
+        Arc::new(FirstError::default()),
+        |what| internal(store, what),
+        move |engine| {
+            let credentials = Credentials::Masterkey(master);
+            engine.repository()?.init(&credentials, &KeyOptions::default(), &ConfigOptions::default()).map(drop)
+        },
+    )
+    .await?;
+    let config = made.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    config.ok_or_else(|| internal(store, "the engine made no config"))
+}
+
+#[derive(Debug, Default)]
+struct NewConfig(Mutex<Option<Bytes>>);
+
+impl Writes for NewConfig {
+    /// Another process may be faster by now; that is found out by the write.
+    fn shows_repository(&self) -> bool {
+        false
+    }
+
+    fn write(&self, kind: Kind, _: &Id, _: bool, content: Vec<Bytes>) -> Result<(), RepositoryError> {
+        if kind == Kind::Config {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(content.concat().into());
+            return Ok(());
+        }
+        Err(RepositoryError::InvalidRequest(format!("the engine tried to write a {kind:?} into a new repository")))
+    }
+}

@@ -1,0 +1,230 @@
+//! Files out of a snapshot: what is in it, and one file as a stream whose every part was checked.
+//!
+//! It must not know where the stream goes.
+
+use std::{path::Path, sync::Arc};
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use rustic_core::{
+    Id, LsOptions,
+    repofile::{NodeType, SnapshotFile, SnapshotId},
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+
+use super::{
+    Repository, RepositoryError,
+    crypto::{self, Cipher, CryptoError},
+    engine::{self, FirstError, ReadOnly},
+    source::hex,
+    store::{Kind, Store},
+};
+use crate::{
+    model::{Proof, SnapshotIdentity},
+    stream::{End, Piece, PieceSender, pieces},
+};
+
+/// Blobs that are fetched ahead; each is at most 8 MiB.
+const READ_AHEAD: usize = 3;
+/// The longest piece that is handed on.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// What a path in a snapshot is.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum EntryKind {
+    /// A plain file.
+    File,
+    /// A folder.
+    Directory,
+    /// A link, a device, a pipe or a socket.
+    Other,
+}
+
+/// One path in a snapshot.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// Absolute path.
+    pub path: String,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Bytes.
+    pub size: u64,
+    /// Last change.
+    pub modified: Option<Timestamp>,
+    /// Permission bits.
+    pub mode: Option<u32>,
+}
+
+/// A stored file on its way out.
+#[derive(Debug)]
+pub struct StoredFile {
+    /// Bytes in total.
+    pub size: u64,
+    /// The content, ending with [`Piece::End`], or [`Piece::Broken`] when something cannot be read or is not what was
+    /// written. [`Proof::Sealed`]: every part is what its hash says.
+    pub pieces: mpsc::Receiver<Piece>,
+}
+
+/// Where one part of a file is.
+#[derive(Clone, Copy)]
+struct Part {
+    id: Id,
+    pack: Id,
+    offset: u32,
+    length: u32,
+    plain_length: u32,
+    compressed: bool,
+}
+
+impl Repository {
+    /// All paths of a snapshot. `snapshot` is a whole id, see [`Repository::find`].
+    pub async fn list(&self, snapshot: &str) -> Result<Vec<Entry>, RepositoryError> {
+        let (master, id) = (self.master.clone(), self.snapshot_id(snapshot).await?);
+        let damaged = |what| self.store.damaged(what);
+        engine::run(&self.store, Arc::new(ReadOnly), Arc::new(FirstError::default()), damaged, move |engine| {
+            let repository = engine.open(&master)?.to_indexed_ids()?;
+            let snapshot: SnapshotFile = repository.get_file(&id)?;
+            let root = repository.node_from_snapshot_and_path(&snapshot, "")?;
+            repository
+                .ls(&root, &LsOptions::default())?
+                .map(|entry| {
+                    let (path, node) = entry?;
+                    let kind = match node.node_type {
+                        NodeType::File => EntryKind::File,
+                        NodeType::Dir => EntryKind::Directory,
+                        _ => EntryKind::Other,
+                    };
+                    let path = format!("/{}", path.to_string_lossy().trim_start_matches('/'));
+                    let mode = node.meta.mode.map(|mode| mode & 0o7777);
+                    Ok(Entry { path, kind, size: node.meta.size, modified: node.meta.mtime, mode })
+                })
+                .collect()
+        })
+        .await
+    }
+
+    /// One file of a snapshot, streamed with little memory. `snapshot` is a whole id, `path` absolute.
+    pub async fn read_file(&self, snapshot: &str, path: &str) -> Result<StoredFile, RepositoryError> {
+        let (master, id, wanted) = (self.master.clone(), self.snapshot_id(snapshot).await?, path.to_owned());
+        let damaged = |what| self.store.damaged(what);
+        let task = move |engine: &engine::Engine| {
+            let repository = engine.open(&master)?.to_indexed()?;
+            let snapshot: SnapshotFile = repository.get_file(&id)?;
+            let root = repository.node_from_snapshot_and_path(&snapshot, "")?;
+            // Looked for by listing, since the engine's own search does not tell "not there" from "broken".
+            let found = repository.ls(&root, &LsOptions::default())?.find(|entry| {
+                entry.as_ref().map_or(true, |(path, _)| path == Path::new(wanted.trim_start_matches('/')))
+            });
+            let Some((_, node)) = found.transpose()? else { return Ok(None) };
+            if !node.is_file() {
+                return Ok(None);
+            }
+            let parts = node.content.unwrap_or_default().into_iter().map(|id| {
+                let entry = repository.get_index_entry(&id)?;
+                Ok(Part {
+                    id: *id,
+                    pack: *entry.pack,
+                    offset: entry.location.offset,
+                    length: entry.location.length,
+                    plain_length: entry.location.data_length(),
+                    compressed: entry.location.uncompressed_length.is_some(),
+                })
+            });
+            let parts = parts.collect::<rustic_core::RusticResult<Vec<Part>>>()?;
+            Ok(Some((snapshot, node.meta.size, parts)))
+        };
+        let found =
+            engine::run(&self.store, Arc::new(ReadOnly), Arc::new(FirstError::default()), damaged, task).await?;
+        let (file, recorded, parts) = found.ok_or_else(|| RepositoryError::FileNotFound {
+            place: self.store.place().to_owned(),
+            snapshot: snapshot.to_owned(),
+            path: path.to_owned(),
+        })?;
+        let size = parts.iter().map(|part| u64::from(part.plain_length)).sum();
+        // Other writers that store streams leave 0.
+        if recorded != size && recorded != 0 {
+            return Err(self.store.damaged(format!("{path} should have {recorded} bytes and has parts of {size}")));
+        }
+        let only_file = file.paths.iter().eq([path]);
+        let digest = file.tags.iter().find_map(|tag| tag.strip_prefix(SnapshotIdentity::DIGEST)?.strip_prefix('='));
+        let digest = digest.filter(|_| only_file).map(str::to_owned);
+
+        let (sender, receiver) = pieces();
+        let output = Output { store: self.store.clone(), cipher: self.cipher.clone(), digest, size };
+        tokio::spawn(async move { output.send(parts, sender).await });
+        Ok(StoredFile { size, pieces: receiver })
+    }
+
+    /// The id of a snapshot that is there.
+    async fn snapshot_id(&self, snapshot: &str) -> Result<SnapshotId, RepositoryError> {
+        let id = snapshot.parse::<Id>().map_err(|_| {
+            RepositoryError::InvalidRequest(format!("{snapshot:?} is no whole snapshot id of 64 hex digits"))
+        })?;
+        match self.store.stat(Kind::Snapshot, &id).await? {
+            Some(_) => Ok(id.into()),
+            None => Err(RepositoryError::SnapshotNotFound {
+                place: self.store.place().to_owned(),
+                wanted: snapshot.to_owned(),
+            }),
+        }
+    }
+}
+
+struct Output {
+    store: Store,
+    cipher: Cipher,
+    /// What the whole file's SHA-256 must be, where the snapshot says that.
+    digest: Option<String>,
+    size: u64,
+}
+
+impl Output {
+    async fn send(self, parts: Vec<Part>, sender: PieceSender) {
+        // Whoever reads may have gone; then nobody is left to be told.
+        let last = match self.send_parts(parts, &sender).await {
+            Ok(true) => Piece::End(End { proof: Proof::Sealed, bytes: self.size }),
+            Ok(false) => return,
+            Err(error) => Piece::Broken(error.into()),
+        };
+        let _ = sender.send(last).await;
+    }
+
+    /// Whether somebody read it to its end.
+    async fn send_parts(&self, parts: Vec<Part>, sender: &PieceSender) -> Result<bool, RepositoryError> {
+        let mut hash = Sha256::default();
+        let mut contents = stream::iter(parts).map(|part| self.fetch(part)).buffered(READ_AHEAD);
+        while let Some(content) = contents.next().await {
+            let mut content = content?;
+            hash.update(&content);
+            while !content.is_empty() {
+                let piece = content.split_to(PIECE_BYTES.min(content.len()));
+                if sender.send(Piece::Data(piece)).await.is_err() {
+                    return Ok(false);
+                }
+            }
+        }
+        match &self.digest {
+            Some(digest) if *digest != hex(&hash.finalize()) => {
+                Err(self.store.damaged("a file is not what its snapshot's digest says, although all its parts are"))
+            }
+            _ => Ok(true),
+        }
+    }
+
+    async fn fetch(&self, part: Part) -> Result<Bytes, RepositoryError> {
+        let sealed = self.store.read_range(&part.pack, part.offset, part.length).await?;
+        let plain = open_part(&self.cipher, &part, &sealed)
+            .map_err(|error| self.store.damaged(format!("a part of pack {}: {error}", part.pack.to_hex().as_str())))?;
+        Ok(plain.into())
+    }
+}
+
+fn open_part(cipher: &Cipher, part: &Part, sealed: &[u8]) -> Result<Vec<u8>, CryptoError> {
+    let plain = cipher.decrypt(sealed)?;
+    let plain = if part.compressed { crypto::decompress(&plain)? } else { plain };
+    if crypto::id_of(&plain) == part.id { Ok(plain) } else { Err(CryptoError::NotAuthentic) }
+}

@@ -1,0 +1,114 @@
+//! A repository's files in a folder, in restic's layout.
+//!
+//! It must not know what the files mean. The library's own folder service is not used: it takes a missing folder for an
+//! empty one, its "only if absent" is a check followed by a rename, and it does not make the folder's entry durable.
+
+use std::{
+    fs, io,
+    io::{Read, Seek, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+
+use super::Write as Mode;
+
+/// The root of a repository.
+#[derive(Clone, Debug)]
+pub(super) struct Folder {
+    root: PathBuf,
+}
+
+impl Folder {
+    pub fn new(root: &str) -> Self {
+        Self { root: PathBuf::from(root) }
+    }
+
+    pub fn stat(&self, path: &str) -> io::Result<u64> {
+        let metadata = fs::metadata(self.root.join(path))?;
+        if metadata.is_file() { Ok(metadata.len()) } else { Err(io::Error::other(format!("{path} is no file"))) }
+    }
+
+    pub fn read(&self, path: &str) -> io::Result<Bytes> {
+        fs::read(self.root.join(path)).map(Bytes::from)
+    }
+
+    pub fn read_range(&self, path: &str, offset: u64, length: u64) -> io::Result<Bytes> {
+        let mut file = fs::File::open(self.root.join(path))?;
+        file.seek(SeekFrom::Start(offset))?;
+        let mut data = Vec::new();
+        file.take(length).read_to_end(&mut data)?;
+        Ok(data.into())
+    }
+
+    /// Names and sizes of all files of a folder, or an error: one entry that cannot be read fails the whole listing.
+    /// A folder that is missing counts as empty if `may_be_new`, or beside a config: tools that copy repositories leave
+    /// out empty folders. Otherwise this is a volume that was taken away.
+    pub fn list(&self, folder: &str, may_be_new: bool) -> io::Result<Vec<(String, u64)>> {
+        let entries = match fs::read_dir(self.root.join(folder)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let is_empty = may_be_new || self.root.join("config").try_exists()?;
+                return if is_empty { Ok(Vec::new()) } else { Err(error) };
+            }
+            entries => entries?,
+        };
+        let mut files = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            let metadata = match entry.metadata() {
+                // Removed while we read: it is not there any more.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                metadata => metadata?,
+            };
+            if metadata.is_file()
+                && let Ok(name) = entry.file_name().into_string()
+            {
+                files.push((name, metadata.len()));
+            }
+        }
+        Ok(files)
+    }
+
+    /// Writes beside the final name, makes it durable, and only then gives it that name: a reader sees all or nothing.
+    pub fn write(&self, path: &str, content: &[Bytes], mode: Mode) -> io::Result<()> {
+        let target = self.root.join(path);
+        let parent = target.parent().unwrap_or(&self.root);
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        // In pods every process has the same number, so only chance keeps clear of what a killed one left.
+        let partial = parent.join(format!(".{name}-{:016x}.part", rand::random::<u64>()));
+        fs::create_dir_all(parent)?;
+        let written = write_durably(&partial, content).and_then(|()| match mode {
+            Mode::Replace => fs::rename(&partial, &target),
+            // A link fails when the name is taken, in one step; a rename would replace.
+            Mode::CreateNew => fs::hard_link(&partial, &target).or_else(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => Err(error),
+                // File systems without links (SMB, FAT): the caller has looked just before.
+                _ => fs::rename(&partial, &target),
+            }),
+        });
+        if written.is_err() || mode == Mode::CreateNew {
+            // What is left of a failed write only takes room; the first error counts.
+            let _ = fs::remove_file(&partial);
+        }
+        written?;
+        match fs::File::open(parent)?.sync_all() {
+            // Network file systems that know no such thing.
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+            synced => synced,
+        }
+    }
+
+    pub fn remove(&self, path: &str) -> io::Result<()> {
+        fs::remove_file(self.root.join(path))
+    }
+}
+
+fn write_durably(path: &Path, content: &[Bytes]) -> io::Result<()> {
+    // Readable by the owner alone, as restic writes it; never over another's file.
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    for part in content {
+        file.write_all(part)?;
+    }
+    file.sync_all()
+}

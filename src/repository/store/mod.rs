@@ -1,0 +1,288 @@
+//! The files of a repository, wherever they are: strict answers, bounded retries, one cancel token.
+//!
+//! It must not know what is in the files. "Not there" is an answer only when the store itself gave it; a listing is
+//! whole or an error.
+
+mod backend;
+mod folder;
+mod s3;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::RngExt;
+use rustic_core::Id;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use self::backend::{Backend, Fault};
+use super::{Access, RepositoryError, StoreFault};
+use crate::model::BackendConfig;
+
+/// How long a store may take.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Patience {
+    /// One request; what is uploaded gets a second more for each 128 KiB.
+    pub request: Duration,
+    /// No retry starts later than this after the first try.
+    pub retries: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { request: Duration::from_secs(30), retries: Duration::from_mins(1) }
+    }
+}
+
+/// The slowest upload that is not taken for a stalled one.
+const SLOWEST_UPLOAD_BYTES_PER_SECOND: u64 = 128 * 1024;
+/// Between the first two tries; doubled each time, up to the other.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+
+/// The folders of restic's repository layout.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kind {
+    Config,
+    Key,
+    Lock,
+    Snapshot,
+    Index,
+    Pack,
+}
+
+impl Kind {
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Config => "",
+            Self::Key => "keys",
+            Self::Lock => "locks",
+            Self::Snapshot => "snapshots",
+            Self::Index => "index",
+            Self::Pack => "data",
+        }
+    }
+
+    /// Path of a file within the repository.
+    pub fn path(self, id: &Id) -> String {
+        let name = id.to_hex();
+        match self {
+            Self::Config => "config".to_owned(),
+            Self::Pack => format!("data/{}/{}", &name.as_str()[..2], name.as_str()),
+            other => format!("{}/{}", other.folder(), name.as_str()),
+        }
+    }
+}
+
+/// What a write does about a file of that name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Write {
+    /// All names but the config's are hashes of the content, so what is replaced is the same.
+    Replace,
+    /// Only one of several writers wins.
+    CreateNew,
+}
+
+/// What a write found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Written {
+    Done,
+    /// Only for [`Write::CreateNew`].
+    Taken,
+}
+
+/// The store of one repository.
+#[derive(Clone, Debug)]
+pub(super) struct Store {
+    backend: Backend,
+    place: String,
+    patience: Patience,
+    cancel: CancellationToken,
+}
+
+impl Store {
+    pub fn new(access: &Access, cancel: CancellationToken) -> Result<Self, RepositoryError> {
+        let (place, backend) = match &access.backend {
+            BackendConfig::Folder { path } => (path.clone(), Backend::Folder(folder::Folder::new(path))),
+            BackendConfig::S3(config) => {
+                let place = format!("{}/{}/{}", config.endpoint.trim_end_matches('/'), config.bucket, config.prefix);
+                let place = crate::model::redact(place.trim_end_matches('/'));
+                let credentials = access.s3.as_ref().ok_or_else(|| {
+                    RepositoryError::InvalidRequest(format!("{place} needs an access key id and a secret access key"))
+                })?;
+                let bucket = s3::Bucket::new(config, credentials).map_err(|error| {
+                    RepositoryError::InvalidRequest(format!("{place} cannot be used: {}", error.message()))
+                })?;
+                (place, Backend::S3(bucket))
+            }
+        };
+        Ok(Self { backend, place, patience: access.patience, cancel })
+    }
+
+    /// Where the repository is, without credentials.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    pub fn cancel(&self) -> &CancellationToken {
+        &self.cancel
+    }
+
+    /// The same store, whose requests end with the run or with the token that it returns.
+    pub fn cancelled_with_its_run(&self) -> Self {
+        Self { cancel: self.cancel.child_token(), ..self.clone() }
+    }
+
+    /// The same store, whose requests do not end with the run.
+    pub fn for_a_last_write(&self) -> Self {
+        Self { cancel: CancellationToken::new(), ..self.clone() }
+    }
+
+    /// The same store for a last look after the run was cancelled, with one short request.
+    pub fn for_a_last_look(&self) -> Self {
+        let patience = Patience { request: self.patience.request.min(Duration::from_secs(5)), retries: Duration::ZERO };
+        Self { patience, cancel: CancellationToken::new(), ..self.clone() }
+    }
+
+    /// Size of a file that is there.
+    pub async fn stat(&self, kind: Kind, id: &Id) -> Result<Option<u64>, RepositoryError> {
+        let (backend, path) = (&self.backend, &kind.path(id));
+        let size = self.retry(0, move || backend.stat(path)).await;
+        self.present(size, "look for", path)
+    }
+
+    /// A whole file that is there.
+    pub async fn read(&self, kind: Kind, id: &Id) -> Result<Option<Bytes>, RepositoryError> {
+        let (backend, path) = (&self.backend, &kind.path(id));
+        let content = self.retry(0, move || backend.read(path)).await;
+        self.present(content, "read", path)
+    }
+
+    /// A part of a pack, which must be there and that long.
+    pub async fn read_range(&self, id: &Id, offset: u32, length: u32) -> Result<Bytes, RepositoryError> {
+        let (backend, path) = (&self.backend, &Kind::Pack.path(id));
+        let (offset, length) = (u64::from(offset), u64::from(length));
+        let content = self.retry(length, move || backend.read_range(path, offset, length)).await;
+        let short = || self.damaged(format!("{path} ends before byte {}", offset + length));
+        match self.present(content, "read", path) {
+            Ok(Some(content)) if content.len() as u64 == length => Ok(content),
+            Ok(Some(_)) => Err(short()),
+            Ok(None) => Err(self.damaged(format!("{path} is missing"))),
+            // Services answer in many ways to a range that is not there.
+            Err(error @ RepositoryError::StoreUnavailable { .. }) => match self.stat(Kind::Pack, id).await {
+                Ok(Some(size)) if size < offset + length => Err(short()),
+                _ => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All files of one kind of a repository that is there, or an error; names that are no ids are not ours.
+    pub async fn list(&self, kind: Kind) -> Result<Vec<(Id, u64)>, RepositoryError> {
+        self.list_where(kind, false).await
+    }
+
+    /// The same where there may be no repository yet.
+    pub async fn list_in_new_place(&self, kind: Kind) -> Result<Vec<(Id, u64)>, RepositoryError> {
+        self.list_where(kind, true).await
+    }
+
+    async fn list_where(&self, kind: Kind, may_be_new: bool) -> Result<Vec<(Id, u64)>, RepositoryError> {
+        let (backend, folder) = (&self.backend, kind.folder());
+        let files = self.retry(0, move || backend.list(folder, may_be_new)).await;
+        let files = files.map_err(|fault| self.failed(fault, "list", folder))?;
+        Ok(files.into_iter().filter_map(|(name, size)| Some((name.parse().ok()?, size))).collect())
+    }
+
+    /// Writes a file that nobody sees before it is whole and durable.
+    pub async fn write(
+        &self,
+        kind: Kind,
+        id: &Id,
+        content: Vec<Bytes>,
+        mode: Write,
+    ) -> Result<Written, RepositoryError> {
+        let (backend, path, content) = (&self.backend, &kind.path(id), &content);
+        let size = content.iter().map(|part| part.len() as u64).sum();
+        match self.retry(size, move || backend.write(path, content, mode)).await {
+            Ok(()) => Ok(Written::Done),
+            Err(Fault::Taken) if mode == Write::CreateNew => Ok(Written::Taken),
+            Err(fault) => Err(self.failed(fault, "write", path)),
+        }
+    }
+
+    /// Removes a file; one that is gone already is as good.
+    pub async fn remove(&self, kind: Kind, id: &Id) -> Result<(), RepositoryError> {
+        let (backend, path) = (&self.backend, &kind.path(id));
+        let removed = self.retry(0, move || backend.remove(path)).await;
+        self.present(removed, "remove", path).map(drop)
+    }
+
+    pub fn damaged(&self, what: impl Into<String>) -> RepositoryError {
+        RepositoryError::Damaged { place: self.place.clone(), what: what.into() }
+    }
+
+    fn present<T>(
+        &self,
+        answer: Result<T, Fault>,
+        action: &'static str,
+        file: &str,
+    ) -> Result<Option<T>, RepositoryError> {
+        match answer {
+            Ok(answer) => Ok(Some(answer)),
+            Err(Fault::Missing(_)) => Ok(None),
+            Err(fault) => Err(self.failed(fault, action, file)),
+        }
+    }
+
+    fn failed(&self, fault: Fault, action: &'static str, file: &str) -> RepositoryError {
+        let (place, file) = (self.place.clone(), file.to_owned());
+        match fault {
+            Fault::Cancelled => RepositoryError::Cancelled { place },
+            Fault::Full(source) => RepositoryError::StoreFull { place, file, source },
+            Fault::Denied(source) => RepositoryError::AccessDenied { place, action, file, source },
+            Fault::Taken => self.damaged(format!("{file} is there already")),
+            Fault::Missing(source) | Fault::Final(source) | Fault::Passing(source) => {
+                RepositoryError::StoreUnavailable { place, action, file, source }
+            }
+        }
+    }
+
+    /// Tries a request, each time with a deadline, until it succeeds, fails for good, or the patience ends.
+    async fn retry<T, F: Future<Output = Result<T, Fault>> + Send>(
+        &self,
+        size: u64,
+        request: impl Fn() -> F + Send,
+    ) -> Result<T, Fault> {
+        let deadline = self.patience.request + Duration::from_secs(size / SLOWEST_UPLOAD_BYTES_PER_SECOND);
+        let started = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        let tries = async {
+            loop {
+                let fault = match timeout(deadline, request()).await {
+                    Ok(Err(fault @ Fault::Passing(_))) => fault,
+                    Ok(answer) => return answer,
+                    Err(_) => Fault::Passing(StoreFault::Silent(deadline)),
+                };
+                // Spread, so that many runs do not come back at the same moment.
+                let spread = pause.mul_f64(rand::rng().random_range(0.5..1.0));
+                if started.elapsed() + spread >= self.patience.retries {
+                    return Err(fault);
+                }
+                sleep(spread).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(Fault::Cancelled),
+            answer = tries => answer,
+        }
+    }
+}
+
+/// Chooses, once for the process, the TLS provider (ring) and the HTTP transport of the object stores. Opening a
+/// repository does it, too; a program that speaks TLS elsewhere calls it first.
+pub fn install_transport() {
+    s3::install();
+}

@@ -1,0 +1,89 @@
+//! Finds the pod of a run and the command that its annotations name; a pod that is not the one meant is refused.
+//!
+//! The command line stays in memory: it may hold passwords, so it is never logged.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, Client};
+
+use crate::{
+    annotations::{self, CommandRequest},
+    api::Restore,
+    model::{Failure, Reason, TargetCommand},
+};
+
+/// The pod that `target` means; another pod of the same name is not.
+pub async fn find_pod(client: &Client, target: &TargetCommand) -> Result<Pod, Failure> {
+    let place = format!("pod {}/{}", target.namespace, target.pod);
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &target.namespace);
+    let pod = pods
+        .get_opt(&target.pod)
+        .await
+        .map_err(|error| Failure::new(Reason::ExecRefused, format!("failed to read {place}: {error}")))?
+        .ok_or_else(|| Failure::new(Reason::PodGone, format!("{place} is gone")))?;
+    check(&pod, target, &place)?;
+    Ok(pod)
+}
+
+fn check(pod: &Pod, target: &TargetCommand, place: &str) -> Result<(), Failure> {
+    if pod.metadata.uid.as_deref() != Some(&target.pod_uid) {
+        return Err(Failure::new(Reason::PodGone, format!("{place} was replaced since the run was planned")));
+    }
+    if pod.metadata.deletion_timestamp.is_some() {
+        return Err(Failure::new(Reason::PodGone, format!("{place} is being deleted")));
+    }
+    let running = pod
+        .status
+        .iter()
+        .flat_map(|status| status.container_statuses.iter().flatten())
+        .find(|container| container.name == target.container)
+        .is_some_and(|container| container.state.as_ref().is_some_and(|state| state.running.is_some()));
+    if !running {
+        let message = format!("container {} of {place} is not running", target.container);
+        return Err(Failure::new(Reason::PodGone, message));
+    }
+    Ok(())
+}
+
+/// The annotated command of that pod.
+pub fn annotated_command(pod: &Pod, target: &TargetCommand) -> Result<CommandRequest, Failure> {
+    let place = format!("pod {}/{}", target.namespace, target.pod);
+    let none = std::collections::BTreeMap::new();
+    let request = annotations::parse(pod.metadata.annotations.as_ref().unwrap_or(&none))
+        .map_err(|problems| Failure::new(Reason::InvalidRequest, format!("the annotations of {place}: {problems}")))?;
+    request.into_iter().flat_map(|request| request.commands).find(|command| command.name == target.command).ok_or_else(
+        || {
+            let which = target.command.as_ref().map_or_else(String::new, |name| format!(".{name}"));
+            let message = format!("{place} has no annotation stowaway.dev/backupcommand{which} any more");
+            Failure::new(Reason::InvalidRequest, message)
+        },
+    )
+}
+
+/// The command that a restore feeds: the Restore's own, else the annotated `restorecommand` of that source.
+pub async fn restore_command(
+    client: &Client,
+    namespace: &str,
+    restore: &str,
+    pod: &Pod,
+    target: &TargetCommand,
+) -> Result<Vec<String>, Failure> {
+    let restores: Api<Restore> = Api::namespaced(client.clone(), namespace);
+    let spec = restores
+        .get(restore)
+        .await
+        .map_err(|error| {
+            Failure::new(Reason::InvalidRequest, format!("failed to read the Restore {namespace}/{restore}: {error}"))
+        })?
+        .spec;
+    let own = spec.to.unwrap_or_default().command;
+    if !own.is_empty() {
+        return Ok(own);
+    }
+    annotated_command(pod, target)?.restore_argv.ok_or_else(|| {
+        let message = format!(
+            "pod {}/{} has no annotation stowaway.dev/restorecommand for this source; add it, or give the Restore a command",
+            target.namespace, target.pod
+        );
+        Failure::new(Reason::InvalidRequest, message)
+    })
+}

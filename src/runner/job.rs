@@ -1,0 +1,192 @@
+//! The runner role: carries out the task of its Job, and leaves its report where the kubelet and `kubectl logs` show it.
+//!
+//! An edge: signals, clock and files are here. What a run decides is in `backup` and `restore`.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    BackupRun, DumpFrom, FeedTo, RestoreRun, backup, commands, restore,
+    settings::{self, Identity},
+    story,
+};
+use crate::{
+    cluster::exec::{ExecTarget, Limits},
+    model::{Failure, Proof, Reason, SourceReport, TargetCommand, Task, TaskKind, Verdict, milliseconds, mounts},
+    repository::{self, Access, Progress, Repository},
+};
+
+/// How long a cancelled run may take to report: the kubelet kills it 30 s after its SIGTERM.
+const REPORT_WITHIN: Duration = Duration::from_secs(10);
+
+/// Carries out the task in the environment, and returns the process's exit status.
+pub async fn run_job() -> u8 {
+    let started = Instant::now();
+    let cancel = CancellationToken::new();
+    let report = match settings::task() {
+        Ok(task) => within_grace(&cancel, carry_out(task, cancel.clone())).await,
+        Err(failure) => Err(failure),
+    }
+    .unwrap_or_else(|failure| SourceReport::failed(failure, started.elapsed()));
+    story::tell_verdict(&report);
+    let path = settings::mounted(mounts::TERMINATION_MESSAGE);
+    if let Err(error) = tokio::fs::write(&path, report.to_termination_message()).await {
+        // The controller takes a lost report for a failure, so green is not at risk; the log still has the story.
+        warn!("failed to write the report to {}: {error}", path.display());
+    }
+    story::exit_code(report.verdict)
+}
+
+/// Cancels `work` on SIGTERM and SIGINT, and gives it [`REPORT_WITHIN`] to end by itself.
+pub async fn within_grace<T>(
+    cancel: &CancellationToken,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::pin!(work);
+    tokio::select! {
+        result = &mut work => return result,
+        name = terminated() => {
+            warn!("{name} received, ending the run");
+            cancel.cancel();
+        }
+    }
+    tokio::time::timeout(REPORT_WITHIN, work).await.unwrap_or_else(|_| {
+        let message = format!("cancelled, and did not end within {} s", REPORT_WITHIN.as_secs());
+        Err(Failure::new(Reason::Cancelled, message))
+    })
+}
+
+/// Waits for a signal that asks this process to end, and names it. Never returns when signals cannot be received.
+pub async fn terminated() -> &'static str {
+    let wait_for = |kind| async move {
+        match signal(kind) {
+            Ok(mut signals) => drop(signals.recv().await),
+            Err(error) => {
+                warn!("signals cannot be received: {error}");
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    tokio::select! {
+        () = wait_for(SignalKind::terminate()) => "SIGTERM",
+        () = wait_for(SignalKind::interrupt()) => "SIGINT",
+    }
+}
+
+async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport, Failure> {
+    let started = Instant::now();
+    let identity = Identity::from_environment();
+    info!("stowaway {} in pod {}/{}", env!("CARGO_PKG_VERSION"), identity.namespace, identity.pod);
+    if let TaskKind::Answer { timeout } = task.kind {
+        info!("waiting {} s for questions", timeout.as_secs());
+        let _elapsed = tokio::time::timeout(timeout, cancel.cancelled()).await;
+        return Ok(done(None, started.elapsed()));
+    }
+    let access = settings::access(&task.backend, &identity)?;
+    match task.kind {
+        TaskKind::Init => {
+            let repository = repository::open_or_create(access, cancel).await?;
+            let id = repository.id().to_owned();
+            info!(repository = id, "the repository is open");
+            repository.close().await;
+            Ok(done(Some(id), started.elapsed()))
+        }
+        TaskKind::Backup {
+            target,
+            source,
+            identity,
+            alternative_path,
+            timeout,
+            idle_timeout,
+            allow_empty,
+            accept_unproven,
+        } => {
+            tell_target("backing up", source.as_str(), &target);
+            let client = connect().await?;
+            let pod = commands::find_pod(&client, &target).await?;
+            let argv = commands::annotated_command(&pod, &target)?.argv;
+            let from = DumpFrom::Container(client, exec_target(&target), argv);
+            let limits = Limits { timeout, idle_timeout };
+            let run = BackupRun { source, identity, alternative_path, limits, allow_empty, accept_unproven };
+            let progress = Arc::new(Progress::default());
+            with_repository(access, &cancel, async |repository| {
+                Ok(backup(repository, run, from, progress, cancel.clone()).await)
+            })
+            .await
+        }
+        TaskKind::Restore { restore: name, target, source, snapshot, timeout, idle_timeout } => {
+            tell_target("restoring", source.as_str(), &target);
+            let client = connect().await?;
+            let pod = commands::find_pod(&client, &target).await?;
+            let argv = commands::restore_command(&client, &identity.namespace, &name, &pod, &target).await?;
+            let to = FeedTo::Container(client, exec_target(&target), argv);
+            let run = RestoreRun { source, snapshot, limits: Limits { timeout, idle_timeout } };
+            with_repository(access, &cancel, async |repository| Ok(restore(repository, run, to, cancel.clone()).await))
+                .await
+        }
+        TaskKind::Answer { .. } => Ok(done(None, started.elapsed())),
+    }
+}
+
+/// Opens the repository for one piece of work, and takes its lock away afterwards, whatever came out.
+pub async fn with_repository<T>(
+    access: Access,
+    cancel: &CancellationToken,
+    work: impl AsyncFnOnce(&Repository) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let repository = repository::open(access, cancel.clone()).await?;
+    info!(repository = repository.id(), "opened the repository");
+    let result = work(&repository).await;
+    repository.close().await;
+    result
+}
+
+async fn connect() -> Result<kube::Client, Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::new(Reason::ExecRefused, format!("failed to configure the connection to the API server: {error}"))
+    };
+    let mut config = kube::Config::infer().await.map_err(|error| failed(&error))?;
+    // A restore's command may pause for as long as it likes, to build an index; the run's own limits end it.
+    config.write_timeout = None;
+    kube::Client::try_from(config).map_err(|error| failed(&error))
+}
+
+fn tell_target(doing: &str, source: &str, target: &TargetCommand) {
+    let named = target.command.as_ref().map_or_else(String::new, |name| format!(", command {name:?}"));
+    info!(
+        source,
+        pod = target.pod,
+        container = target.container,
+        "{doing} {source}: pod {}/{}, container {}{named}",
+        target.namespace,
+        target.pod,
+        target.container
+    );
+}
+
+fn exec_target(target: &TargetCommand) -> ExecTarget {
+    ExecTarget { namespace: target.namespace.clone(), pod: target.pod.clone(), container: target.container.clone() }
+}
+
+/// The report of work without a stream.
+fn done(repository_id: Option<String>, elapsed: Duration) -> SourceReport {
+    SourceReport {
+        verdict: Verdict::Succeeded,
+        reason: Reason::Completed,
+        message: String::new(),
+        exit_code: None,
+        bytes: 0,
+        digest: None,
+        proof: Proof::None,
+        snapshot: None,
+        repository_id,
+        duration_milliseconds: milliseconds(elapsed),
+        stderr_tail: String::new(),
+    }
+}

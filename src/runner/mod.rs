@@ -1,0 +1,19 @@
+//! One run, wherever it executes: joins a stream (pod exec or local process) with a repository, and says how it went.
+//!
+//! The only place that knows both `cluster` and `repository`.
+
+mod answer;
+mod backup;
+mod commands;
+mod job;
+pub mod local;
+mod paths;
+pub mod questions;
+mod restore;
+pub mod settings;
+pub mod story;
+
+pub use answer::answer;
+pub use backup::{BackupRun, DumpFrom, backup};
+pub use job::{run_job, terminated, with_repository, within_grace};
+pub use restore::{FeedTo, RestoreRun, restore};

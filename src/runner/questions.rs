@@ -1,0 +1,68 @@
+//! What the CLI can ask of an open repository: its snapshots, their files, and the bytes of one.
+//!
+//! The same answers locally and from within the cluster; it must not know who asks.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    model::{Failure, Reason},
+    repository::{Entry, EntryKind, Repository, SnapshotSummary, StoredFile},
+};
+
+/// One question.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Question {
+    /// All snapshots.
+    Snapshots,
+    /// The files of one.
+    List {
+        /// Its id, or the first digits.
+        snapshot: String,
+    },
+    /// The bytes of one file.
+    File {
+        /// Id of the snapshot, or the first digits.
+        snapshot: String,
+        /// Its path; the only file otherwise.
+        path: Option<String>,
+    },
+}
+
+/// All snapshots, oldest first.
+pub async fn snapshots(repository: &Repository) -> Result<Vec<SnapshotSummary>, Failure> {
+    let mut snapshots = repository.snapshots().await?;
+    snapshots.sort_by(|a, b| a.time.cmp(&b.time).then_with(|| a.id.cmp(&b.id)));
+    Ok(snapshots)
+}
+
+/// The files of the snapshot whose id begins with `id`.
+pub async fn list(repository: &Repository, id: &str) -> Result<Vec<Entry>, Failure> {
+    let snapshot = repository.find(id).await?;
+    Ok(repository.list(&snapshot.id).await?)
+}
+
+/// The file at `path` of that snapshot; its only file when no path is given.
+pub async fn file(repository: &Repository, id: &str, path: Option<&str>) -> Result<StoredFile, Failure> {
+    let snapshot = repository.find(id).await?;
+    let path = match path {
+        Some(path) => path.to_owned(),
+        None => {
+            let files: Vec<Entry> = repository
+                .list(&snapshot.id)
+                .await?
+                .into_iter()
+                .filter(|entry| entry.kind == EntryKind::File)
+                .collect();
+            let [only] = files.as_slice() else {
+                let message = format!(
+                    "snapshot {} holds {} files; say which (`stowaway ls` lists them)",
+                    &snapshot.id[..8],
+                    files.len()
+                );
+                return Err(Failure::new(Reason::InvalidRequest, message));
+            };
+            only.path.clone()
+        }
+    };
+    Ok(repository.read_file(&snapshot.id, &path).await?)
+}

@@ -1,0 +1,121 @@
+//! What a run finds in its pod: the task in the environment, password and credentials in mounted files.
+//!
+//! An edge: it reads environment and files, and decides nothing.
+
+use std::{
+    env,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    model::{BackendConfig, Failure, Reason, Secret, Task, mounts},
+    repository::{Access, LockHolder, Patience, S3Credentials},
+};
+
+/// Who this run is, from the downward API.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Name of the run's own pod.
+    pub pod: String,
+    /// UID of the run's own pod.
+    pub pod_uid: String,
+    /// Namespace of the run.
+    pub namespace: String,
+}
+
+impl Identity {
+    /// As the Job's pod template gives it; outside of a pod the host's name stands in.
+    pub fn from_environment() -> Self {
+        let variable = |name: &str, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
+        Self {
+            pod: variable("POD_NAME", "stowaway"),
+            pod_uid: variable("POD_UID", "none"),
+            namespace: variable("POD_NAMESPACE", "default"),
+        }
+    }
+
+    /// How the run signs its locks: the pod's UID tells the cluster whether the holder is alive.
+    pub fn lock_holder(&self) -> LockHolder {
+        LockHolder { host: self.pod.clone(), user: format!("pod UID {}", self.pod_uid) }
+    }
+}
+
+/// The task that the controller wrote into the Job.
+pub fn task() -> Result<Task, Failure> {
+    let text = env::var(mounts::TASK_VARIABLE).map_err(|_| {
+        invalid(format!(
+            "the environment variable {} is missing; runs are made by the controller",
+            mounts::TASK_VARIABLE
+        ))
+    })?;
+    serde_json::from_str(&text)
+        .map_err(|error| invalid(format!("the task in {} cannot be read: {error}", mounts::TASK_VARIABLE)))
+}
+
+fn invalid(message: String) -> Failure {
+    Failure::new(Reason::InvalidRequest, message)
+}
+
+/// What opens the repository: all that is missing is said at once.
+pub fn access(backend: &BackendConfig, identity: &Identity) -> Result<Access, Failure> {
+    let mut missing = Vec::new();
+    let password =
+        read(&mounted(mounts::PASSWORD_FOLDER), mounts::PASSWORD_FILE, "the repository's password", &mut missing);
+    let folder = &mounted(mounts::S3_FOLDER);
+    let s3 = matches!(backend, BackendConfig::S3(_)).then(|| {
+        let key_id = read(folder, mounts::S3_ACCESS_KEY_ID_FILE, "the S3 access key id", &mut missing);
+        let key = read(folder, mounts::S3_SECRET_ACCESS_KEY_FILE, "the S3 secret access key", &mut missing);
+        let token = read(folder, mounts::S3_SESSION_TOKEN_FILE, "", &mut Vec::new());
+        (key_id, key, token)
+    });
+    let s3 = match s3 {
+        Some((Some(access_key_id), Some(secret_access_key), session_token)) => {
+            Some(S3Credentials { access_key_id, secret_access_key, session_token })
+        }
+        _ => None,
+    };
+    match password {
+        Some(password) if missing.is_empty() => Ok(Access {
+            backend: backend.clone(),
+            password,
+            s3,
+            holder: identity.lock_holder(),
+            patience: Patience::default(),
+        }),
+        _ => Err(Failure::new(
+            Reason::SecretMissing,
+            format!(
+                "missing: {}; create the Secrets (or the keys in them) that the Repository names",
+                missing.join(", ")
+            ),
+        )),
+    }
+}
+
+/// Where a mount of the pod really is: below [`mounts::ROOT_VARIABLE`] for a run outside of a pod.
+pub fn mounted(path: &str) -> PathBuf {
+    let root = env::var_os(mounts::ROOT_VARIABLE).map_or_else(|| PathBuf::from("/"), PathBuf::from);
+    root.join(path.trim_start_matches('/'))
+}
+
+fn read(folder: &Path, file: &str, what: &str, missing: &mut Vec<String>) -> Option<Secret> {
+    match std::fs::read_to_string(folder.join(file)) {
+        // Secrets made by `echo` end in a newline; restic's password files are trimmed the same way.
+        Ok(text) if !text.trim_end_matches(['\r', '\n']).is_empty() => {
+            Some(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))
+        }
+        Ok(_) => {
+            missing.push(format!("{what} (empty)"));
+            None
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            missing.push(what.to_owned());
+            None
+        }
+        Err(error) => {
+            missing.push(format!("{what} ({error})"));
+            None
+        }
+    }
+}

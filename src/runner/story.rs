@@ -1,0 +1,103 @@
+//! What a run says while it goes on: the lines that `kubectl logs job/NAME` shows, and the progress of a stream.
+//!
+//! It must not know how a stream is made; it sees counters. No secret and no command line comes here.
+
+use std::{convert::Infallible, time::Duration};
+
+use indicatif::BinaryBytes;
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tracing::{info, warn};
+
+use crate::{
+    cluster::exec::Line,
+    model::{Proof, Reason, SourceReport, Verdict},
+};
+
+/// How often a stream says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+
+/// Says every few seconds how many bytes have passed and how fast; never returns, the caller drops it.
+pub async fn tell_progress(bytes_so_far: impl Fn() -> u64) -> Infallible {
+    let mut ticks = interval(PROGRESS_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.tick().await;
+    let (mut last, mut last_at) = (0, Instant::now());
+    loop {
+        ticks.tick().await;
+        let bytes = bytes_so_far();
+        let per_second = rate(bytes.saturating_sub(last), last_at.elapsed());
+        (last, last_at) = (bytes, Instant::now());
+        info!(bytes, bytes_per_second = per_second, "{} so far, {}/s", BinaryBytes(bytes), BinaryBytes(per_second));
+    }
+}
+
+/// Bytes per second, rounded down; 0 when no time has passed.
+pub fn rate(bytes: u64, elapsed: Duration) -> u64 {
+    let milliseconds = elapsed.as_millis().max(1);
+    u64::try_from(u128::from(bytes) * 1000 / milliseconds).unwrap_or(u64::MAX)
+}
+
+/// Says what the command says, line by line; ends when nobody can add a line any more.
+pub async fn tell_lines(mut lines: mpsc::Receiver<Line>) {
+    while let Some(line) = lines.recv().await {
+        info!(command = true, "| {}", line.text);
+    }
+}
+
+/// Lets the lines that are there be said before the verdict is.
+pub async fn finish_lines(telling: JoinHandle<()>) {
+    if tokio::time::timeout(Duration::from_secs(1), telling).await.is_err() {
+        warn!("the last lines of the command's output are missing here");
+    }
+}
+
+/// The last lines of a run: proof, snapshot, verdict and reason.
+pub fn tell_verdict(report: &SourceReport) {
+    let elapsed = Duration::from_millis(report.duration_milliseconds);
+    if let Some(snapshot) = &report.snapshot {
+        info!(
+            snapshot,
+            digest = report.digest.as_deref().unwrap_or_default(),
+            proof = %report.proof,
+            "snapshot {} holds {}, proof {}", &snapshot[..snapshot.len().min(8)], BinaryBytes(report.bytes), report.proof
+        );
+    }
+    let (verdict, reason, bytes) = (report.verdict, report.reason, report.bytes);
+    let summary = format!(
+        "verdict {verdict}: {reason}{}{} ({} in {:.1} s)",
+        if report.message.is_empty() { "" } else { ": " },
+        report.message,
+        BinaryBytes(bytes),
+        elapsed.as_secs_f64(),
+    );
+    if verdict == Verdict::Succeeded {
+        info!(%verdict, %reason, bytes, "{summary}");
+    } else {
+        warn!(%verdict, %reason, bytes, exit_code = report.exit_code, "{summary}");
+    }
+}
+
+/// The exit status of the process that ran it: 0 only for green.
+pub fn exit_code(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Succeeded => 0,
+        Verdict::Failed => 1,
+        Verdict::Unproven | Verdict::Incomplete => 3,
+    }
+}
+
+/// The verdict and reason of a stream that was stored, by how well it was proven.
+pub fn verdict_of_proof(proof: Proof, accept_unproven: bool) -> (Verdict, Reason, String) {
+    if proof == Proof::None {
+        let message =
+            "stored, but nothing proved the end of the stream (no sh in the container, and no helper)".to_owned();
+        let verdict = if accept_unproven { Verdict::Succeeded } else { Verdict::Unproven };
+        (verdict, Reason::NotProven, message)
+    } else {
+        (Verdict::Succeeded, Reason::Completed, String::new())
+    }
+}

@@ -1,0 +1,67 @@
+//! What an exit status means.
+//!
+//! It must not know how the status came.
+
+use crate::model::{Failure, Reason};
+
+/// The status that the restore form gives a command that exited 0 with input left unread; no process can have it.
+pub const INPUT_LEFT: u16 = 256;
+
+/// Why a command with this exit status did not succeed; nothing for status 0.
+///
+/// Statuses are those that a POSIX shell gives (XCU 2.8.2): 126 not executable, 127 not found, 128 + n ended by signal n.
+pub fn failure_of(status: u16) -> Option<Failure> {
+    let (reason, message) = match status {
+        0 => return None,
+        INPUT_LEFT => {
+            let message =
+                "the command exited 0 before it had read all of its input: it does not read its stdin to the end";
+            return Some(Failure::new(Reason::InputNotConsumed, message).with_exit_code(0));
+        }
+        126 => (
+            Reason::CommandNotFound,
+            "the command cannot be executed (126): check its permissions in the image".to_owned(),
+        ),
+        127 => (
+            Reason::CommandNotFound,
+            "the command was not found in the container (127): check its name and the container's PATH".to_owned(),
+        ),
+        129..=192 => {
+            let signal = status - 128;
+            (Reason::CommandKilled, format!("the command was ended by signal {signal}{}", hint(signal)))
+        }
+        _ => (Reason::CommandFailed, format!("the command exited with status {status}: see its stderr")),
+    };
+    Some(Failure::new(reason, message).with_exit_code(i32::from(status)))
+}
+
+fn hint(signal: u16) -> &'static str {
+    match signal {
+        9 => " (KILL): somebody killed it, or the container ran out of memory",
+        13 => " (PIPE): what it wrote to was gone",
+        15 => " (TERM): somebody asked it to end",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_have_their_reasons() {
+        for (status, reason) in [
+            (1, Reason::CommandFailed),
+            (125, Reason::CommandFailed),
+            (126, Reason::CommandNotFound),
+            (127, Reason::CommandNotFound),
+            (128, Reason::CommandFailed),
+            (137, Reason::CommandKilled),
+            (255, Reason::CommandFailed),
+            (INPUT_LEFT, Reason::InputNotConsumed),
+        ] {
+            assert_eq!(failure_of(status).map(|failure| failure.reason), Some(reason), "{status}");
+        }
+        assert_eq!(failure_of(0), None);
+    }
+}

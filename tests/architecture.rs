@@ -1,0 +1,321 @@
+//! The house rules that a compiler does not know: which module may use which, what pure code must not touch, and how long
+//! a file may be.
+//!
+//! It must not know what any module does. The arrows are those of the diagram in `src/lib.rs`; code under `#[cfg(test)]`
+//! and files of tests may use whatever they like.
+
+#[path = "architecture/code.rs"]
+mod code;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use code::{UsedPath, used_paths};
+
+/// Each module of the library, and the modules it may use.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("model", &[]),
+    ("annotations", &["model"]),
+    ("api", &["model"]),
+    ("plan", &["model", "annotations", "api"]),
+    ("build", &["model", "annotations", "api", "plan"]),
+    ("stream", &["model"]),
+    ("seal", &["model"]),
+    ("repository", &["model", "stream"]),
+    ("cluster", &["model", "stream", "api", "seal"]),
+    ("telemetry", &["model"]),
+    ("runner", &["model", "stream", "annotations", "api", "seal", "cluster", "repository", "telemetry"]),
+    ("controller", &["model", "annotations", "api", "plan", "build", "cluster", "telemetry"]),
+    (
+        "cli",
+        &[
+            "model",
+            "stream",
+            "annotations",
+            "api",
+            "seal",
+            "plan",
+            "build",
+            "repository",
+            "cluster",
+            "telemetry",
+            "runner",
+            "controller",
+        ],
+    ),
+    ("main", &["cli"]),
+];
+
+/// Modules without client, async, clock, files or chance.
+const PURE: &[&str] = &["model", "annotations", "api", "plan", "build", "seal", "stream"];
+
+/// What pure code must not name. One word is a crate, more are a path's beginning, or a type's own function.
+const IMPURE: &[&[&str]] = &[
+    &["kube", "Client"],
+    &["kube", "client"],
+    &["kube", "Config"],
+    &["kube", "config"],
+    &["kube", "Api"],
+    &["kube", "api", "Api"],
+    &["kube", "runtime"],
+    &["tokio"],
+    &["rand"],
+    &["std", "fs"],
+    &["std", "env"],
+    &["std", "net"],
+    &["std", "process"],
+    &["std", "thread"],
+    &["SystemTime", "now"],
+    &["Instant", "now"],
+    &["Timestamp", "now"],
+    &["Zoned", "now"],
+];
+
+/// Files of pure modules, and what they may use nevertheless.
+const EXCEPTIONS: &[(&str, &[&str])] = &[
+    // A channel is a value, too; nothing runs here.
+    ("src/stream.rs", &["tokio", "sync"]),
+    // The side of the protocol that talks: over any reader and writer, without knowing which.
+    ("src/seal/answer.rs", &["tokio"]),
+];
+
+/// Crates that only one module may name, so that it can be exchanged.
+const PRIVATE: &[(&str, &str)] = &[
+    ("rustic_core", "repository"),
+    ("opendal", "repository"),
+    ("opendal_http_transport_reqwest", "repository"),
+    ("tokio_tungstenite", "cluster"),
+];
+
+/// Crates that one module must not name.
+const UNKNOWN: &[(&str, &str)] = &[("repository", "kube"), ("repository", "k8s_openapi")];
+
+/// Lints that hold everywhere outside of tests; an `allow` would be a way around them.
+const LINTS: &[&str] = &["unwrap_used", "expect_used", "panic", "unsafe_code"];
+
+/// A file reads in one sitting.
+const MAXIMUM_LINES: usize = 500;
+
+/// What is wrong with one file, as `file:line: rule`.
+fn violations(file: &str, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut violation = |line: usize, rule: String| found.push(format!("{file}:{line}: {rule}"));
+    if !text.starts_with("//!") {
+        violation(1, "a file opens with //!, what it does and what it must not know".into());
+    }
+    let lines = text.lines().count();
+    if lines > MAXIMUM_LINES {
+        violation(
+            lines,
+            format!("a file has at most {MAXIMUM_LINES} lines; move a part of it, or its tests, to one of its own"),
+        );
+    }
+    let Some(place) = Place::of(file) else { return found };
+    let paths = match used_paths(text) {
+        Ok(paths) => paths,
+        Err(error) => {
+            violation(1, format!("cannot be read as Rust: {error}"));
+            return found;
+        }
+    };
+    for path in &paths {
+        if let Some(rule) =
+            arrow_broken(&place, path).or_else(|| crate_misplaced(&place, path)).or_else(|| impure(file, &place, path))
+        {
+            violation(path.line, rule);
+        }
+        if let [tool, lint] = &path.segments[..]
+            && tool == "clippy"
+            && LINTS.contains(&lint.as_str())
+        {
+            violation(path.line, format!("clippy::{lint} holds everywhere outside of tests"));
+        }
+    }
+    found.dedup();
+    found
+}
+
+/// Where a file of the library is.
+struct Place {
+    /// The module below the crate's root.
+    module: String,
+    /// How many names the file's own module path has.
+    depth: usize,
+}
+
+impl Place {
+    /// `None` for files without production code of the library.
+    fn of(file: &str) -> Option<Self> {
+        let inner = file.strip_prefix("src/")?.strip_suffix(".rs")?;
+        let mut names: Vec<&str> = inner.split('/').collect();
+        if names.last() == Some(&"mod") {
+            names.pop();
+        }
+        if inner == "lib" || names.iter().any(|name| *name == "tests" || name.ends_with("_tests")) {
+            return None;
+        }
+        Some(Self { module: (*names.first()?).to_owned(), depth: names.len() })
+    }
+}
+
+fn arrow_broken(place: &Place, path: &UsedPath) -> Option<String> {
+    let supers = path.segments.iter().take_while(|segment| *segment == "super").count();
+    if supers >= place.depth && supers < path.segments.len() {
+        return Some("a module outside of one's own is written crate::, so that arrows can be seen".into());
+    }
+    let [root, used, ..] = &path.segments[..] else { return None };
+    let is_own_crate = if place.module == "main" { root == "stowaway" } else { root == "crate" };
+    if !is_own_crate || *used == place.module {
+        return None;
+    }
+    let (_, allowed) = ARROWS.iter().find(|(module, _)| *module == place.module)?;
+    (!allowed.contains(&used.as_str())).then(|| {
+        let allowed = if allowed.is_empty() { "no other module".to_owned() } else { allowed.join(", ") };
+        format!("{} must not use {used}; it may use {allowed} (see src/lib.rs)", place.module)
+    })
+}
+
+fn crate_misplaced(place: &Place, path: &UsedPath) -> Option<String> {
+    let root = path.segments.first()?;
+    if path.segments.len() == 1 && !path.imported {
+        return None;
+    }
+    if let Some((name, owner)) = PRIVATE.iter().find(|(name, owner)| name == root && *owner != place.module) {
+        return Some(format!("{name} is known to {owner} alone"));
+    }
+    let unknown = UNKNOWN.iter().find(|(module, name)| *module == place.module && name == root);
+    unknown.map(|(module, name)| format!("{module} must not know {name}"))
+}
+
+fn impure(file: &str, place: &Place, path: &UsedPath) -> Option<String> {
+    if !PURE.contains(&place.module.as_str()) {
+        return None;
+    }
+    let is = |forbidden: &[&str]| {
+        let own_function = forbidden.len() == 2 && forbidden[1] == "now";
+        let begins =
+            path.segments.len() >= forbidden.len() && forbidden.iter().zip(&path.segments).all(|(a, b)| a == b);
+        let is_path = path.imported || path.segments.len() > 1;
+        is_path
+            && (begins
+                || own_function
+                    && path.segments.iter().rev().zip(forbidden.iter().rev()).filter(|(a, b)| a == *b).count() == 2)
+    };
+    let excepted = EXCEPTIONS.iter().any(|(exception, allowed)| *exception == file && is(allowed));
+    let forbidden = IMPURE.iter().find(|forbidden| is(forbidden)).filter(|_| !excepted)?;
+    Some(format!("{} is pure and must not use {}", place.module, forbidden.join("::")))
+}
+
+/// Every Rust file of the repository, by its path from the root, and its text.
+fn rust_files() -> io::Result<Vec<(String, String)>> {
+    fn collect(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                collect(&path, found)?;
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+        Ok(())
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    for folder in ["src", "tests", "e2e/src", "e2e/tests"].map(|folder| root.join(folder)) {
+        if folder.is_dir() {
+            collect(&folder, &mut found)?;
+        }
+    }
+    found.sort();
+    let name = |path: &Path| path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned();
+    found.iter().map(|path| Ok((name(path), fs::read_to_string(path)?))).collect()
+}
+
+#[test]
+fn house_rules_are_kept() {
+    let files = rust_files().unwrap();
+    assert!(files.iter().any(|(file, _)| file == "src/lib.rs"), "the files were not found");
+    let found: Vec<String> = files.iter().flat_map(|(file, text)| violations(file, text)).collect();
+    assert!(found.is_empty(), "{} house rules are broken:\n{}", found.len(), found.join("\n"));
+}
+
+#[test]
+fn every_module_has_its_arrows() {
+    let library = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
+    let mut declared: Vec<&str> =
+        library.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).chain(["main"]).collect();
+    let mut known: Vec<&str> = ARROWS.iter().map(|(module, _)| *module).collect();
+    declared.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(declared, known, "src/lib.rs and ARROWS of tests/architecture.rs differ");
+    for (index, (module, used)) in ARROWS.iter().enumerate() {
+        for used in *used {
+            let earlier = ARROWS[..index].iter().any(|(earlier, _)| earlier == used);
+            assert!(earlier, "{module} -> {used} is no arrow to an earlier module, so there may be a circle");
+        }
+    }
+}
+
+#[test]
+fn broken_rules_are_found_with_file_and_line() {
+    let cases: &[(&str, &str, &str)] = &[
+        ("src/model/x.rs", "fn f() {}", "1: a file opens with"),
+        ("tests/x.rs", "fn f() {}", "1: a file opens with"),
+        ("src/model/x.rs", "//! x\nuse crate::plan::P;", "2: model must not use plan"),
+        (
+            "src/model/x.rs",
+            "//! x\nuse crate::{\n    model::M,\n    plan::{self, P},\n};",
+            "4: model must not use plan",
+        ),
+        ("src/model/x.rs", "//! x\nfn f() { g(vec![crate::plan::P]) }", "2: model must not use plan"),
+        ("src/model/mod.rs", "//! x\nuse super::plan::P;", "2: a module outside"),
+        ("src/model/a/b.rs", "//! x\nuse super::super::super::plan::P;", "2: a module outside"),
+        ("src/runner/x.rs", "//! x\nuse crate::cli::C;", "2: runner must not use cli"),
+        ("src/main.rs", "//! x\nuse stowaway::runner::R;", "2: main must not use runner"),
+        ("src/plan/x.rs", "//! x\nuse std::{collections, fs};", "2: plan is pure and must not use std::fs"),
+        ("src/plan/x.rs", "//! x\n\nuse tokio;", "3: plan is pure and must not use tokio"),
+        ("src/plan/x.rs", "//! x\nfn f() { ::std::env::var(\"x\"); }", "2: plan is pure and must not use std::env"),
+        (
+            "src/plan/x.rs",
+            "//! x\nfn f() { jiff::Timestamp::now(); }",
+            "2: plan is pure and must not use Timestamp::now",
+        ),
+        ("src/plan/x.rs", "//! x\nfn f() { Timestamp::now(); }", "2: plan is pure and must not use Timestamp::now"),
+        ("src/api/x.rs", "//! x\nuse kube::{Client, CustomResource};", "2: api is pure and must not use kube::Client"),
+        ("src/stream.rs", "//! x\nuse tokio::{sync, net};", "2: stream is pure and must not use tokio"),
+        ("src/build/x.rs", "//! x\nfn f() -> u8 { rand::random() }", "2: build is pure and must not use rand"),
+        ("src/cluster/x.rs", "//! x\nuse rustic_core as r;", "2: rustic_core is known to repository alone"),
+        ("src/repository/x.rs", "//! x\nuse k8s_openapi::api;", "2: repository must not know k8s_openapi"),
+        ("src/cli/x.rs", "//! x\n#[allow(clippy::unwrap_used)]\nfn f() {}", "2: clippy::unwrap_used holds"),
+        ("src/cli/x.rs", "//! x\nfn f( {}", "1: cannot be read"),
+    ];
+    for (file, text, expected) in cases {
+        let found = violations(file, text);
+        assert_eq!(found.len(), 1, "{text:?}: {found:?}");
+        assert!(found[0].starts_with(&format!("{file}:{expected}")), "{text:?}: {found:?}");
+    }
+    let long = format!("//! x\n{}", "\n".repeat(MAXIMUM_LINES));
+    assert_eq!(violations("e2e/src/x.rs", &long).len(), 1);
+}
+
+#[test]
+fn sound_files_are_left_alone() {
+    for (file, text) in [
+        ("src/plan/x.rs", "//! x\nuse crate::{api::A, model as m, plan::P};\nuse super::Q; // std::fs"),
+        ("src/plan/a/b.rs", "//! x\nuse super::super::Q;\n/// [`std::fs`]\nconst X: &str = \"tokio::spawn\";"),
+        (
+            "src/plan/x.rs",
+            "//! x\n#[cfg(test)]\nmod tests {\n    use std::fs;\n    use crate::cli::C;\n}\nfn f() { rand(); }",
+        ),
+        ("src/plan/x.rs", "//! x\n#[cfg(test)]\nuse std::fs;\nfn f(tokio: u8, now: Timestamp) -> u8 { tokio }"),
+        ("src/plan/x/tests.rs", "//! x\nuse std::fs;"),
+        ("src/stream.rs", "//! x\nuse tokio::sync::mpsc;"),
+        ("src/api/x.rs", "//! x\nuse kube::{CustomResource, core::Selector};"),
+        ("src/cli/x.rs", "//! x\nuse crate::runner::R;\nfn f() { jiff::Timestamp::now(); }"),
+        ("src/repository/x.rs", "//! x\nuse rustic_core::R;"),
+    ] {
+        assert_eq!(violations(file, text), Vec::<String>::new(), "{text}");
+    }
+}

@@ -1,0 +1,95 @@
+//! The paths that a Rust file names, with braces unfolded and tests left out.
+//!
+//! It must not know what is allowed. It works on tokens: comments and texts are none, and macros are read like all else.
+
+use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
+
+/// A path such as `crate::model::Reason`, or a single word.
+#[derive(Debug)]
+pub struct UsedPath {
+    /// Its names.
+    pub segments: Vec<String>,
+    /// The line of its last name, from 1.
+    pub line: usize,
+    /// Whether it stands in a `use`.
+    pub imported: bool,
+}
+
+/// All paths of a file, but those under `#[cfg(test)]`.
+pub fn used_paths(text: &str) -> Result<Vec<UsedPath>, String> {
+    let tokens: TokenStream = text.parse().map_err(|error: proc_macro2::LexError| error.to_string())?;
+    let mut found = Vec::new();
+    collect(tokens, &[], false, &mut found);
+    Ok(found)
+}
+
+/// Reads tokens; `prefix` is what stands before the braces of a `use`.
+fn collect(tokens: TokenStream, prefix: &[String], in_use: bool, found: &mut Vec<UsedPath>) {
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    let mut imported = in_use;
+    let mut index = 0;
+    while index < tokens.len() {
+        match &tokens[index] {
+            TokenTree::Punct(hash) if hash.as_char() == '#' && is_test_attribute(tokens.get(index + 1)) => {
+                index += 2;
+                // The item that follows, to its braces or its semicolon.
+                while index < tokens.len() && !ends_item(&tokens[index]) {
+                    index += 1;
+                }
+            }
+            TokenTree::Ident(ident) if ident == "use" => imported = true,
+            TokenTree::Ident(ident) if ident == "as" && imported => index += 1,
+            TokenTree::Ident(_) => index = path(&tokens, index, prefix, imported, found),
+            TokenTree::Punct(punct) if punct.as_char() == ';' => imported = in_use,
+            TokenTree::Group(group) => collect(group.stream(), prefix_of(group, prefix, imported), imported, found),
+            _ => {}
+        }
+        index += 1;
+    }
+}
+
+/// Within a `use` braces keep the prefix; elsewhere there is none.
+fn prefix_of<'a>(group: &Group, prefix: &'a [String], imported: bool) -> &'a [String] {
+    if imported && group.delimiter() == Delimiter::Brace { prefix } else { &[] }
+}
+
+/// Reads the path that begins at `start`; gives the index of its last token.
+fn path(tokens: &[TokenTree], start: usize, prefix: &[String], imported: bool, found: &mut Vec<UsedPath>) -> usize {
+    let mut segments = prefix.to_vec();
+    let mut index = start;
+    let mut line = 1;
+    while let Some(TokenTree::Ident(ident)) = tokens.get(index) {
+        line = ident.span().start().line;
+        if ident != "self" || segments.is_empty() {
+            segments.push(ident.to_string());
+        }
+        let is_colon = |at: usize| matches!(tokens.get(at), Some(TokenTree::Punct(punct)) if punct.as_char() == ':');
+        if !(is_colon(index + 1) && is_colon(index + 2)) {
+            break;
+        }
+        match tokens.get(index + 3) {
+            Some(TokenTree::Ident(_)) => index += 3,
+            Some(TokenTree::Group(group)) if imported => {
+                collect(group.stream(), &segments, true, found);
+                return index + 3;
+            }
+            // A glob, or generic arguments.
+            _ => break,
+        }
+    }
+    found.push(UsedPath { segments, line, imported });
+    index
+}
+
+fn is_test_attribute(token: Option<&TokenTree>) -> bool {
+    matches!(token, Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Bracket
+        && group.stream().to_string().replace(' ', "") == "cfg(test)")
+}
+
+fn ends_item(token: &TokenTree) -> bool {
+    match token {
+        TokenTree::Punct(punct) => punct.as_char() == ';',
+        TokenTree::Group(group) => group.delimiter() == Delimiter::Brace,
+        _ => false,
+    }
+}

@@ -1,0 +1,342 @@
+//! What a repository in a folder promises: whole streams or nothing, typed failures, nothing silent.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
+
+mod repository_support;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use repository_support::*;
+use stowaway::{
+    model::{Failure, Proof, Reason, Secret, SourceName},
+    repository::{Progress, RepositoryError, StoreRules, create, newest_of, open, open_or_create},
+    stream::{End, Piece, pieces},
+};
+
+#[tokio::test]
+async fn stream_that_closes_without_an_end_leaves_no_snapshot() {
+    let place = tempfile::tempdir().unwrap();
+    let repository = new_repository(place.path()).await;
+    let mut sent = whole(&noise(3 << 20, 1));
+    sent.pop();
+    let error = store_pieces(&repository, "/db.sql", sent).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::StreamCut);
+    assert!(repository.snapshots().await.unwrap().is_empty());
+    assert!(files_in(place.path(), "snapshots").is_empty());
+}
+
+#[tokio::test]
+async fn broken_stream_leaves_no_snapshot_and_hands_its_failure_on() {
+    let place = tempfile::tempdir().unwrap();
+    let repository = new_repository(place.path()).await;
+    let failure = Failure::new(Reason::CommandFailed, "pg_dump exited with 1").with_exit_code(1);
+    let mut sent = whole(&noise(3 << 20, 1));
+    *sent.last_mut().unwrap() = Piece::Broken(failure.clone());
+    let error = store_pieces(&repository, "/db.sql", sent).await.unwrap_err();
+    assert_eq!(Failure::from(error), failure);
+    assert!(repository.snapshots().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn stream_with_a_wrong_byte_count_leaves_no_snapshot() {
+    let place = tempfile::tempdir().unwrap();
+    let repository = new_repository(place.path()).await;
+    for claimed in [0, 9, 11, u64::MAX] {
+        let sent = vec![Piece::Data(Bytes::from_static(b"0123456789")), end(claimed)];
+        let error = store_pieces(&repository, "/db.sql", sent).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::StreamCut, "{claimed}");
+    }
+    assert!(repository.snapshots().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn empty_stream_is_refused_unless_allowed() {
+    let place = tempfile::tempdir().unwrap();
+    let repository = new_repository(place.path()).await;
+    let error = store_pieces(&repository, "/db.sql", vec![end(0)]).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::EmptyStream);
+    assert!(repository.snapshots().await.unwrap().is_empty());
+
+    let allowed = StoreRules { allow_empty: true, ..rules() };
+    let progress = Arc::new(Progress::default());
+    let stored =
+        repository.store_stream(&identity("/db.sql"), &allowed, stream_of(vec![end(0)]), progress).await.unwrap();
+    assert_eq!(collect(repository.read_file(&stored.snapshot, "/db.sql").await.unwrap()).await, b"");
+}
+
+#[tokio::test]
+async fn source_that_panics_leaves_no_snapshot() {
+    let place = tempfile::tempdir().unwrap();
+    let repository = new_repository(place.path()).await;
+    let (sender, receiver) = pieces();
+    let source = tokio::spawn(async move {
+        sender.send(Piece::Data(Bytes::from_static(b"half"))).await.unwrap();
+        panic!("on purpose");
+    });
+    let stored = repository.store_stream(&identity("/db.sql"), &rules(), receiver, Arc::new(Progress::default())).await;
+    assert!(source.await.unwrap_err().is_panic());
+    assert_eq!(stored.unwrap_err().reason(), Reason::StreamCut);
+    assert!(repository.snapshots().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn cancelled_stream_ends_and_leaves_no_snapshot() {
+    let place = tempfile::tempdir().unwrap();
+    new_repository(place.path()).await.close().await;
+    let cancel = never();
+    let repository = open(folder(place.path()), cancel.clone()).await.unwrap();
+    let (sender, receiver) = pieces();
+    let (label, rules) = (identity("/db.sql"), rules());
+    let storing = repository.store_stream(&label, &rules, receiver, Arc::new(Progress::default()));
+    let cancelling = async {
+        sender.send(Piece::Data(noise(64 * 1024, 2).into())).await.unwrap();
+        // The sender stays silent and connected: only the token ends this.
+        cancel.cancel();
+    };
+    let (stored, ()) = tokio::join!(storing, cancelling);
+    assert_eq!(stored.unwrap_err().reason(), Reason::Cancelled);
+    drop(sender);
+    repository.close().await;
+    assert!(files_in(place.path(), "locks").is_empty(), "a cancelled run takes its lock away");
+    let repository = open(folder(place.path()), never()).await.unwrap();
+    assert!(repository.snapshots().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn stored_stream_comes_back_byte_for_byte() {
+    let place = tempfile::tempdir().unwrap();
+    let repository = new_repository(place.path()).await;
+    let data = [noise(20 << 20, 3), vec![0; 9 << 20], (0..=255).cycle().take(1 << 20).collect()].concat();
+    let progress = Arc::new(Progress::default());
+    let stored = repository
+        .store_stream(&identity("/a/b.sql"), &rules(), stream_of(whole(&data)), Arc::clone(&progress))
+        .await
+        .unwrap();
+    assert_eq!((stored.bytes, stored.proof), (data.len() as u64, Proof::Acknowledged));
+    assert_eq!(progress.bytes_read(), data.len() as u64);
+    assert!(progress.bytes_uploaded() > 20 << 20);
+    assert!(collect(repository.read_file(&stored.snapshot, "/a/b.sql").await.unwrap()).await == data);
+
+    let entries = repository.list(&stored.snapshot).await.unwrap();
+    let file = entries.iter().find(|entry| entry.path == "/a/b.sql").unwrap();
+    assert_eq!((file.size, file.mode, file.modified), (data.len() as u64, Some(0o600), Some(rules().time)));
+    let snapshot = repository.find(&stored.snapshot[..8]).await.unwrap();
+    assert_eq!(snapshot.identity.tag("sha256"), Some(stored.digest.as_str()));
+    assert_eq!(snapshot.bytes, Some(data.len() as u64));
+}
+
+#[tokio::test]
+async fn second_stream_of_the_same_name_is_read() {
+    // Trap 3: the engine alone would take it for the first one, unread.
+    let place = tempfile::tempdir().unwrap();
+    let repository = new_repository(place.path()).await;
+    let first = store(&repository, "/db.sql", b"monday").await;
+    let second = store(&repository, "/db.sql", b"tuesday").await;
+    assert_eq!(collect(repository.read_file(&first.snapshot, "/db.sql").await.unwrap()).await, b"monday");
+    assert_eq!(collect(repository.read_file(&second.snapshot, "/db.sql").await.unwrap()).await, b"tuesday");
+}
+
+#[tokio::test]
+async fn unchanged_stream_adds_next_to_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let repository = new_repository(place.path()).await;
+    let data = noise(4 << 20, 4);
+    let first = store(&repository, "/db.sql", &data).await;
+    let second = store(&repository, "/db.sql", &data).await;
+    assert!(first.added_bytes > 4 << 20 && second.added_bytes < 4096, "{first:?} {second:?}");
+    assert_eq!(files_in(place.path(), "data").len(), 3, "one pack of data, two of trees");
+    assert_eq!(files_in(place.path(), "index").len(), 2);
+}
+
+#[tokio::test]
+async fn unproven_snapshot_is_never_the_newest() {
+    let place = tempfile::tempdir().unwrap();
+    let repository = new_repository(place.path()).await;
+    let proven = store(&repository, "/db.sql", b"proven").await;
+    let sent = vec![Piece::Data(Bytes::from_static(b"unproven")), Piece::End(End { proof: Proof::None, bytes: 8 })];
+    let later = StoreRules { time: rules().time + jiff::SignedDuration::from_hours(1), ..rules() };
+    repository
+        .store_stream(&identity("/db.sql"), &later, stream_of(sent), Arc::new(Progress::default()))
+        .await
+        .unwrap();
+    let snapshots = repository.snapshots().await.unwrap();
+    assert_eq!(snapshots.len(), 2);
+    let source: SourceName = "deployment/shop/db".parse().unwrap();
+    assert_eq!(newest_of(&snapshots, &source).unwrap().id, proven.snapshot);
+    assert!(newest_of(&snapshots, &"deployment/shop/other".parse().unwrap()).is_none());
+}
+
+#[tokio::test]
+async fn missing_repository_wrong_password_and_second_creation_are_told_apart() {
+    let place = tempfile::tempdir().unwrap();
+    let error = open(folder(place.path()), never()).await.unwrap_err();
+    assert!(matches!(error, RepositoryError::NotFound { .. }), "{error}");
+    open_or_create(folder(place.path()), never()).await.unwrap().close().await;
+    let error = create(folder(place.path()), never()).await.unwrap_err();
+    assert!(matches!(error, RepositoryError::AlreadyExists { .. }), "{error}");
+    let mut access = folder(place.path());
+    access.password = Secret::new("wrong".to_owned());
+    let error = open(access, never()).await.unwrap_err();
+    assert!(matches!(error, RepositoryError::WrongPassword { .. }), "{error}");
+    assert_eq!(files_in(place.path(), "keys").len(), 1);
+}
+
+#[tokio::test]
+async fn interrupted_creation_is_taken_up_with_its_key() {
+    let place = tempfile::tempdir().unwrap();
+    new_repository(place.path()).await.close().await;
+    std::fs::remove_file(place.path().join("config")).unwrap();
+    let keys = files_in(place.path(), "keys");
+
+    let mut other = folder(place.path());
+    other.password = Secret::new("another".to_owned());
+    let error = create(other, never()).await.unwrap_err();
+    assert!(matches!(error, RepositoryError::WrongPassword { .. }), "{error}");
+
+    create(folder(place.path()), never()).await.unwrap().close().await;
+    assert_eq!(files_in(place.path(), "keys"), keys);
+    open(folder(place.path()), never()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn racing_creations_leave_one_repository_that_opens() {
+    for _ in 0..5 {
+        let place = tempfile::tempdir().unwrap();
+        let racers: Vec<_> = (0..4).map(|_| tokio::spawn(open_or_create(folder(place.path()), never()))).collect();
+        let mut ids = Vec::new();
+        for racer in racers {
+            let repository = racer.await.unwrap().unwrap();
+            ids.push(repository.id().to_owned());
+            store(&repository, "/db.sql", b"data").await;
+            repository.close().await;
+        }
+        assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+        let repository = open(folder(place.path()), never()).await.unwrap();
+        assert_eq!(repository.snapshots().await.unwrap().len(), 4);
+        repository.close().await;
+        repository_support::restic::newest().check(place.path());
+    }
+}
+
+#[tokio::test]
+async fn vanished_volume_is_no_empty_repository() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().join("volume");
+    let repository = new_repository(&root).await;
+    store(&repository, "/db.sql", b"data").await;
+    std::fs::rename(&root, place.path().join("away")).unwrap();
+    std::fs::create_dir(&root).unwrap();
+    let error = repository.snapshots().await.unwrap_err();
+    assert_eq!(error.reason(), Reason::RepositoryNotFound, "{error}");
+}
+
+#[tokio::test]
+async fn truncated_pack_breaks_the_restore() {
+    let place = tempfile::tempdir().unwrap();
+    let repository = new_repository(place.path()).await;
+    let stored = store(&repository, "/db.sql", &noise(6 << 20, 5)).await;
+    let packs = files_in(place.path(), "data");
+    let pack = packs.iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(pack).unwrap();
+    file.set_len(2 << 20).unwrap();
+    let mut restored = repository.read_file(&stored.snapshot, "/db.sql").await.unwrap();
+    let last = loop {
+        match restored.pieces.recv().await {
+            Some(Piece::Data(_)) => {}
+            other => break other,
+        }
+    };
+    let Some(Piece::Broken(failure)) = last else { panic!("{last:?}") };
+    assert_eq!(failure.reason, Reason::RepositoryDamaged, "{failure}");
+}
+
+#[tokio::test]
+async fn changed_byte_in_a_pack_breaks_the_restore() {
+    let place = tempfile::tempdir().unwrap();
+    let repository = new_repository(place.path()).await;
+    let stored = store(&repository, "/db.sql", &noise(1 << 20, 6)).await;
+    let packs = files_in(place.path(), "data");
+    let pack = packs.iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let mut content = std::fs::read(pack).unwrap();
+    content[1000] ^= 1;
+    std::fs::write(pack, content).unwrap();
+    let mut restored = repository.read_file(&stored.snapshot, "/db.sql").await.unwrap();
+    let Some(Piece::Broken(failure)) = restored.pieces.recv().await else { panic!("not broken") };
+    assert_eq!(failure.reason, Reason::RepositoryDamaged, "{failure}");
+}
+
+#[tokio::test]
+async fn unknown_snapshot_and_file_are_told_apart() {
+    let place = tempfile::tempdir().unwrap();
+    let repository = new_repository(place.path()).await;
+    let stored = store(&repository, "/db.sql", b"data").await;
+    let error = repository.find("00000000").await.unwrap_err();
+    assert!(matches!(error, RepositoryError::SnapshotNotFound { .. }), "{error}");
+    assert!(matches!(repository.find("0000").await.unwrap_err(), RepositoryError::InvalidRequest(_)));
+    let error = repository.read_file(&stored.snapshot, "/other.sql").await.unwrap_err();
+    assert!(matches!(error, RepositoryError::FileNotFound { .. }), "{error}");
+    let error = repository.read_file(&"0".repeat(64), "/db.sql").await.unwrap_err();
+    assert!(matches!(error, RepositoryError::SnapshotNotFound { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn lock_that_somebody_removed_stops_the_commit() {
+    let place = tempfile::tempdir().unwrap();
+    let repository = new_repository(place.path()).await;
+    for lock in files_in(place.path(), "locks") {
+        std::fs::remove_file(lock).unwrap();
+    }
+    let error = store_pieces(&repository, "/db.sql", whole(b"data")).await.unwrap_err();
+    assert!(matches!(error, RepositoryError::LockLost { .. }), "{error}");
+    assert!(repository.snapshots().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn dropped_repository_takes_its_lock_away() {
+    let place = tempfile::tempdir().unwrap();
+    let repository = new_repository(place.path()).await;
+    assert_eq!(files_in(place.path(), "locks").len(), 1);
+    drop(repository);
+    // The removal is a task of its own; a test without a deadline would hang if it never came.
+    while !files_in(place.path(), "locks").is_empty() {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A file system of 24 MiB, until it is dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"])
+            .arg(folder.path())
+            .status()
+            .unwrap();
+        assert!(mounted.success(), "this test mounts a small tmpfs, which takes root");
+        Self(folder)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn full_disk_is_said_and_leaves_no_snapshot() {
+    let disk = SmallDisk::new();
+    let place = disk.0.path().join("repository");
+    let repository = new_repository(&place).await;
+    store(&repository, "/db.sql", &noise(1 << 20, 1)).await;
+    let error = store_pieces(&repository, "/db.sql", whole(&noise(60 << 20, 2))).await.unwrap_err();
+    assert!(matches!(error, RepositoryError::StoreFull { .. }), "{error}");
+    assert_eq!(error.reason(), Reason::StoreFull);
+    assert_eq!(repository.snapshots().await.unwrap().len(), 1);
+    repository.close().await;
+    assert!(files_in(&place, "").iter().all(|path| !path.to_string_lossy().ends_with(".part")), "no half file stays");
+    repository_support::restic::newest().check(&place);
+}

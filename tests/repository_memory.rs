@@ -1,0 +1,70 @@
+//! Memory of a run: bounded, whatever the length of the stream. Alone in its process, whose peak it measures.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
+
+mod repository_support;
+
+use std::sync::Arc;
+
+use repository_support::*;
+use stowaway::{
+    repository::Progress,
+    stream::{Piece, pieces},
+};
+
+/// The highest resident set so far, in KiB.
+fn peak_kibibytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// glibc keeps a heap for each of many threads unless told otherwise; the Job's pods set the same.
+const ALLOCATOR: (&str, &str) = ("MALLOC_ARENA_MAX", "2");
+const MEBIBYTES: u64 = 512;
+
+#[test]
+fn long_stream_is_stored_and_read_back_in_little_memory() {
+    if std::env::var_os(ALLOCATOR.0).is_some() {
+        return tokio::runtime::Runtime::new().unwrap().block_on(store_and_read_back());
+    }
+    // The allocator reads its settings when a process starts.
+    let again = std::process::Command::new(std::env::current_exe().unwrap())
+        .env(ALLOCATOR.0, ALLOCATOR.1)
+        .args(["--exact", "long_stream_is_stored_and_read_back_in_little_memory", "--nocapture"])
+        .status()
+        .unwrap();
+    assert!(again.success());
+}
+
+async fn store_and_read_back() {
+    let place = tempfile::tempdir().unwrap();
+    let repository = new_repository(place.path()).await;
+    println!("{} MiB after opening", peak_kibibytes() / 1024);
+    let (sender, receiver) = pieces();
+    tokio::spawn(async move {
+        for mebibyte in 0..MEBIBYTES {
+            let data: bytes::Bytes = noise(1 << 20, mebibyte).into();
+            for part in 0..16 {
+                sender.send(Piece::Data(data.slice(part << 16..(part + 1) << 16))).await.unwrap();
+            }
+        }
+        sender.send(end(MEBIBYTES << 20)).await.unwrap();
+    });
+    let label = identity("/db.sql");
+    let stored = repository.store_stream(&label, &rules(), receiver, Arc::new(Progress::default())).await.unwrap();
+    assert_eq!(stored.bytes, MEBIBYTES << 20);
+    println!("{} MiB after storing {MEBIBYTES} MiB", peak_kibibytes() / 1024);
+    let mut file = repository.read_file(&stored.snapshot, "/db.sql").await.unwrap();
+    let mut bytes = 0;
+    let last = loop {
+        match file.pieces.recv().await {
+            Some(Piece::Data(data)) => bytes += data.len() as u64,
+            other => break other,
+        }
+    };
+    assert!(matches!(last, Some(Piece::End(_))), "{last:?}");
+    assert_eq!(bytes, MEBIBYTES << 20);
+    println!("{} MiB after reading it back", peak_kibibytes() / 1024);
+    assert!(peak_kibibytes() < 96 * 1024, "{} KiB", peak_kibibytes());
+}

@@ -1,0 +1,329 @@
+//! A repository in an object store that misbehaves: nothing half is visible, every failure is typed and ends in time.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
+
+mod repository_support;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use repository_support::{
+    fake_s3::{FakeS3, Fault},
+    *,
+};
+use stowaway::{
+    model::Reason,
+    repository::{Access, Patience, Progress, Repository, RepositoryError, create, open, open_or_create},
+    stream::{Piece, pieces},
+};
+
+/// Many more faults than retries could outlast.
+const ALWAYS: usize = usize::MAX;
+
+/// Gives up soon, so that a test of a dead store does not take a minute.
+fn impatient(store: &FakeS3) -> Access {
+    let patience = Patience { request: Duration::from_millis(700), retries: Duration::from_millis(900) };
+    Access { patience, ..store.access() }
+}
+
+async fn repository_in(store: &FakeS3) -> Repository {
+    create(store.access(), never()).await.unwrap().close().await;
+    open(impatient(store), never()).await.unwrap()
+}
+
+async fn is_refused(repository: &Repository, reason: Reason) -> RepositoryError {
+    let error = store_pieces(repository, "/db.sql", whole(&noise(20 << 20, 9))).await.unwrap_err();
+    assert_eq!(error.reason(), reason, "{error}");
+    error
+}
+
+#[tokio::test]
+async fn stream_survives_passing_faults() {
+    let store = FakeS3::start().await;
+    let repository = open_or_create(store.access(), never()).await.unwrap();
+    for part in ["data/", "index/", "snapshots/"] {
+        store.fail("PUT", part, Fault::Status(503), 1);
+        store.fail("PUT", part, Fault::Cut, 1);
+    }
+    let data = noise(20 << 20, 8);
+    let stored = store_pieces(&repository, "/db.sql", whole(&data)).await.unwrap();
+    store.fail("GET", "data/", Fault::Status(500), 1);
+    assert!(collect(repository.read_file(&stored.snapshot, "/db.sql").await.unwrap()).await == data);
+}
+
+#[tokio::test]
+async fn failed_listing_is_no_empty_repository() {
+    // Trap 4: of a listing that failed, a prune would delete everything.
+    let store = FakeS3::start().await;
+    let repository = repository_in(&store).await;
+    store_pieces(&repository, "/db.sql", whole(b"data")).await.unwrap();
+    for fault in [Fault::Status(503), Fault::Status(403), Fault::Status(404), Fault::Hang, Fault::Cut] {
+        store.fail("GET", "prefix=pre%2Ffix%2Fsnapshots", fault, ALWAYS);
+        store.fail("GET", "prefix=pre/fix/snapshots", fault, ALWAYS);
+        let error = repository.snapshots().await.unwrap_err();
+        assert_eq!(error.reason(), Reason::StoreUnavailable, "{fault:?}: {error}");
+        store.heal();
+    }
+    assert_eq!(repository.snapshots().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn listing_whose_second_page_fails_is_no_short_listing() {
+    let store = FakeS3::start().await;
+    let repository = repository_in(&store).await;
+    for _ in 0..3 {
+        store_pieces(&repository, "/db.sql", whole(b"data")).await.unwrap();
+    }
+    store.set_page(2);
+    assert_eq!(repository.snapshots().await.unwrap().len(), 3);
+    store.fail("GET", "continuation-token", Fault::Status(503), ALWAYS);
+    let error = repository.snapshots().await.unwrap_err();
+    assert_eq!(error.reason(), Reason::StoreUnavailable, "{error}");
+}
+
+#[tokio::test]
+async fn unreachable_store_is_neither_missing_nor_empty() {
+    let store = FakeS3::start().await;
+    for (fault, reason) in [
+        (Fault::Status(503), Reason::StoreUnavailable),
+        (Fault::Status(403), Reason::StoreUnavailable),
+        (Fault::Hang, Reason::StoreUnavailable),
+        (Fault::Cut, Reason::StoreUnavailable),
+    ] {
+        for method in ["GET", "HEAD"] {
+            store.fail(method, "", fault, ALWAYS);
+        }
+        let error = open_or_create(impatient(&store), never()).await.unwrap_err();
+        assert_eq!(error.reason(), reason, "{fault:?}: {error}");
+        store.heal();
+    }
+    assert!(store.keys("").is_empty(), "nothing was created");
+    let error = open(impatient(&store), never()).await.unwrap_err();
+    assert!(matches!(error, RepositoryError::NotFound { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn store_that_refuses_to_be_written_leaves_no_snapshot() {
+    for part in ["data/", "index/", "snapshots/"] {
+        for (fault, reason) in [
+            (Fault::Status(503), Reason::StoreUnavailable),
+            (Fault::Status(403), Reason::StoreUnavailable),
+            (Fault::Status(507), Reason::StoreFull),
+            (Fault::Hang, Reason::StoreUnavailable),
+            (Fault::Cut, Reason::StoreUnavailable),
+        ] {
+            let store = FakeS3::start().await;
+            // A pack gets a second more a 128 KiB: too long to wait for here.
+            if (part, fault) == ("data/", Fault::Hang) {
+                continue;
+            }
+            let repository = repository_in(&store).await;
+            store.fail("PUT", part, fault, ALWAYS);
+            is_refused(&repository, reason).await;
+            assert!(store.keys("snapshots").is_empty(), "{part} {fault:?}");
+            store.heal();
+            store_pieces(&repository, "/db.sql", whole(b"next")).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn full_store_and_missing_rights_are_not_retried() {
+    for status in [507, 403] {
+        let store = FakeS3::start().await;
+        create(store.access(), never()).await.unwrap().close().await;
+        // Patient: retries would show.
+        let repository = open(store.access(), never()).await.unwrap();
+        let before = store.requests("PUT", "data/");
+        store.fail("PUT", "data/", Fault::Status(status), ALWAYS);
+        let error = store_pieces(&repository, "/db.sql", whole(&noise(1 << 20, 1))).await.unwrap_err();
+        let is_typed = match status {
+            507 => matches!(error, RepositoryError::StoreFull { .. }),
+            _ => matches!(error, RepositoryError::AccessDenied { .. }),
+        };
+        assert!(is_typed, "{error}");
+        assert_eq!(store.requests("PUT", "data/") - before, 1, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn pack_that_the_store_only_claims_to_have_leaves_no_snapshot() {
+    for part in ["data/", "index/"] {
+        let store = FakeS3::start().await;
+        let repository = repository_in(&store).await;
+        store.fail("PUT", part, Fault::Lie, 1);
+        is_refused(&repository, Reason::RepositoryDamaged).await;
+        assert!(store.keys("snapshots").is_empty());
+    }
+}
+
+#[tokio::test]
+async fn snapshot_that_the_store_only_claims_to_have_is_no_success() {
+    let store = FakeS3::start().await;
+    let repository = repository_in(&store).await;
+    store.fail("PUT", "snapshots/", Fault::Lie, 1);
+    is_refused(&repository, Reason::RepositoryDamaged).await;
+}
+
+#[tokio::test]
+async fn snapshot_whose_acknowledgement_was_lost_is_found() {
+    let store = FakeS3::start().await;
+    let repository = repository_in(&store).await;
+    store.fail("PUT", "snapshots/", Fault::Unacknowledged, ALWAYS);
+    let stored = store_pieces(&repository, "/db.sql", whole(b"data")).await.unwrap();
+    let snapshots = repository.snapshots().await.unwrap();
+    assert_eq!(snapshots.len(), 1);
+    assert_eq!(snapshots[0].id, stored.snapshot);
+}
+
+#[tokio::test]
+async fn commit_that_cannot_be_told_is_unknown() {
+    let store = FakeS3::start().await;
+    let repository = repository_in(&store).await;
+    store.fail("PUT", "snapshots/", Fault::Unacknowledged, ALWAYS);
+    store.fail("GET", "snapshots/", Fault::Cut, ALWAYS);
+    let error = is_refused(&repository, Reason::CommitUnknown).await;
+    store.heal();
+    // The retry finds by the run's tag what had become visible.
+    let snapshots = repository.snapshots().await.unwrap();
+    let adopted = stowaway::repository::by_run(&snapshots, "42/deployment/shop/db").unwrap();
+    assert!(error.to_string().contains(&adopted.id), "{error}");
+}
+
+#[tokio::test]
+async fn cancel_ends_every_kind_of_waiting() {
+    for part in ["data/", "index/", "snapshots/"] {
+        let store = FakeS3::start().await;
+        create(store.access(), never()).await.unwrap().close().await;
+        let cancel = never();
+        // Patient: only the token ends this.
+        let repository = open(store.access(), cancel.clone()).await.unwrap();
+        store.fail("PUT", part, Fault::Hang, ALWAYS);
+        let watched = store.clone();
+        tokio::spawn(async move {
+            while watched.requests("PUT", part) == 0 {
+                tokio::task::yield_now().await;
+            }
+            cancel.cancel();
+        });
+        let error = store_pieces(&repository, "/db.sql", whole(b"data")).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::Cancelled, "{part}: {error}");
+        assert!(store.keys("snapshots").is_empty());
+        repository.close().await;
+        assert!(store.keys("locks").is_empty(), "a cancelled run takes its lock away");
+    }
+}
+
+#[tokio::test]
+async fn failed_upload_ends_a_stream_that_stays_silent() {
+    let store = FakeS3::start().await;
+    let repository = repository_in(&store).await;
+    store.fail("PUT", "data/", Fault::Status(507), ALWAYS);
+    let (sender, receiver) = pieces();
+    let (label, rules) = (identity("/db.sql"), rules());
+    let storing = repository.store_stream(&label, &rules, receiver, Arc::new(Progress::default()));
+    let sending = async {
+        // More than one pack, and then nothing: neither more bytes nor an end.
+        for piece in noise(40 << 20, 7).chunks(64 * 1024) {
+            if sender.send(Piece::Data(Bytes::copy_from_slice(piece))).await.is_err() {
+                break;
+            }
+        }
+        sender.closed().await;
+    };
+    let (stored, ()) = tokio::join!(storing, sending);
+    assert_eq!(stored.unwrap_err().reason(), Reason::StoreFull);
+}
+
+#[tokio::test]
+async fn missing_pack_breaks_the_restore() {
+    let store = FakeS3::start().await;
+    let repository = repository_in(&store).await;
+    let stored = store_pieces(&repository, "/db.sql", whole(&noise(1 << 20, 3))).await.unwrap();
+    let before: Vec<String> = store.keys("data/");
+    for key in &before {
+        store.remove(key);
+    }
+    let error = repository.read_file(&stored.snapshot, "/db.sql").await.unwrap_err();
+    assert_eq!(error.reason(), Reason::RepositoryDamaged, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn racing_creations_in_a_bucket_leave_one_repository() {
+    let store = FakeS3::start().await;
+    let racers: Vec<_> = (0..6).map(|_| tokio::spawn(open_or_create(store.access(), never()))).collect();
+    for racer in racers {
+        let repository = racer.await.unwrap().unwrap();
+        store_pieces(&repository, "/db.sql", whole(b"data")).await.unwrap();
+        repository.close().await;
+    }
+    let repository = open(store.access(), never()).await.unwrap();
+    assert_eq!(repository.snapshots().await.unwrap().len(), 6);
+}
+
+/// A real S3 service on a folder, until it is dropped.
+struct RealS3 {
+    child: std::process::Child,
+    folder: tempfile::TempDir,
+    port: u16,
+}
+
+impl RealS3 {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("bucket")).unwrap();
+        // Taken and given back: nobody else on this machine asks for the same one in between.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let child = std::process::Command::new(repository_support::restic::versitygw())
+            .args(["--port", &format!("127.0.0.1:{port}"), "--access", "key", "--secret", "hush-hush", "--quiet"])
+            .args(["--region", "somewhere-1", "posix", "--nometa"])
+            .arg(folder.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            std::thread::yield_now();
+        }
+        Self { child, folder, port }
+    }
+}
+
+impl Drop for RealS3 {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn real_service_takes_our_requests_and_restic_finds_no_error() {
+    let service = RealS3::start();
+    let mut access = FakeS3::start().await.access();
+    let stowaway::model::BackendConfig::S3(config) = &mut access.backend else { unreachable!() };
+    config.endpoint = format!("http://127.0.0.1:{}", service.port);
+    let repository = open_or_create(access.clone(), never()).await.unwrap();
+    let data = noise(20 << 20, 10);
+    let stored = store_pieces(&repository, "/db.sql", whole(&data)).await.unwrap();
+    assert!(collect(repository.read_file(&stored.snapshot, "/db.sql").await.unwrap()).await == data);
+    repository.close().await;
+    let error = create(access.clone(), never()).await.unwrap_err();
+    assert!(matches!(error, RepositoryError::AlreadyExists { .. }), "{error}");
+    for restic in repository_support::restic::both() {
+        restic.check(&service.folder.path().join("bucket/pre/fix"));
+    }
+    let stowaway::model::BackendConfig::S3(config) = &mut access.backend else { unreachable!() };
+    config.bucket = "other".to_owned();
+    let error = open_or_create(access, never()).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::StoreUnavailable, "a bucket that is missing is no new repository: {error}");
+}
+
+#[tokio::test]
+async fn no_message_holds_a_credential() {
+    let store = FakeS3::start().await;
+    let repository = repository_in(&store).await;
+    store.fail("PUT", "data/", Fault::Status(403), ALWAYS);
+    let error = is_refused(&repository, Reason::StoreUnavailable).await;
+    for text in [error.to_string(), format!("{error:?}"), format!("{repository:?} {:?}", store.access())] {
+        assert!(!text.contains("hush-hush") && !text.contains(PASSWORD), "{text}");
+    }
+}

@@ -1,0 +1,129 @@
+//! What the tests of repositories share: places, streams, and the real restic.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+pub mod fake_s3;
+pub mod restic;
+
+use std::{path::Path, sync::Arc};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use stowaway::{
+    model::{BackendConfig, Proof, Secret, SnapshotIdentity},
+    repository::{
+        Access, LockHolder, Patience, Progress, Repository, RepositoryError, StoreRules, Stored, StoredFile, create,
+    },
+    stream::{End, Piece, pieces},
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub const PASSWORD: &str = "correct horse";
+
+/// A repository in a folder.
+pub fn folder(path: &Path) -> Access {
+    Access {
+        backend: BackendConfig::Folder { path: path.to_str().unwrap().to_owned() },
+        password: Secret::new(PASSWORD.to_owned()),
+        s3: None,
+        holder: LockHolder { host: "runner-1".to_owned(), user: "pod UID 6f9619ff".to_owned() },
+        patience: Patience::default(),
+    }
+}
+
+pub fn never() -> CancellationToken {
+    CancellationToken::new()
+}
+
+pub async fn new_repository(path: &Path) -> Repository {
+    create(folder(path), never()).await.unwrap()
+}
+
+pub fn identity(path: &str) -> SnapshotIdentity {
+    SnapshotIdentity {
+        host: "shop".to_owned(),
+        path: path.to_owned(),
+        tags: vec!["source=deployment/shop/db".to_owned(), "run=42/deployment/shop/db".to_owned()],
+    }
+}
+
+pub fn rules() -> StoreRules {
+    StoreRules { allow_empty: false, time: "2026-05-04T03:02:01Z".parse::<Timestamp>().unwrap() }
+}
+
+/// A stream of these pieces, after which its sender hangs up.
+pub fn stream_of(sent: Vec<Piece>) -> mpsc::Receiver<Piece> {
+    let (sender, receiver) = pieces();
+    tokio::spawn(async move {
+        for piece in sent {
+            if sender.send(piece).await.is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Whole pieces of the data, and its good end.
+pub fn whole(data: &[u8]) -> Vec<Piece> {
+    let mut sent: Vec<Piece> = data.chunks(64 * 1024).map(|piece| Piece::Data(Bytes::copy_from_slice(piece))).collect();
+    sent.push(end(data.len() as u64));
+    sent
+}
+
+pub fn end(bytes: u64) -> Piece {
+    Piece::End(End { proof: Proof::Acknowledged, bytes })
+}
+
+pub async fn store_pieces(repository: &Repository, path: &str, sent: Vec<Piece>) -> Result<Stored, RepositoryError> {
+    repository.store_stream(&identity(path), &rules(), stream_of(sent), Arc::new(Progress::default())).await
+}
+
+pub async fn store(repository: &Repository, path: &str, data: &[u8]) -> Stored {
+    store_pieces(repository, path, whole(data)).await.unwrap()
+}
+
+/// Everything up to the stream's end, which must be good.
+pub async fn collect(mut file: StoredFile) -> Vec<u8> {
+    let mut content = Vec::new();
+    loop {
+        match file.pieces.recv().await {
+            Some(Piece::Data(data)) => content.extend_from_slice(&data),
+            Some(Piece::End(end)) => {
+                assert_eq!((end.bytes, file.size), (content.len() as u64, content.len() as u64));
+                return content;
+            }
+            other => panic!("the stream broke: {other:?}"),
+        }
+    }
+}
+
+/// Bytes that do not compress, and are the same for the same seed.
+pub fn noise(bytes: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut noise = Vec::with_capacity(bytes + 8);
+    while noise.len() < bytes {
+        // Marsaglia's xorshift64.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        noise.extend_from_slice(&state.to_le_bytes());
+    }
+    noise.truncate(bytes);
+    noise
+}
+
+/// How many files are in a folder of the repository.
+pub fn files_in(repository: &Path, folder: &str) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![repository.join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { found.push(path) }
+        }
+    }
+    found.sort();
+    found
+}

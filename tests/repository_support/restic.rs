@@ -1,0 +1,98 @@
+//! The real restic, in the two versions that a repository of ours must serve.
+
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use super::PASSWORD;
+
+/// One restic.
+#[derive(Clone, Debug)]
+pub struct Restic(PathBuf);
+
+/// The oldest that reads format 2, and the newest at hand.
+pub fn both() -> [Restic; 2] {
+    [oldest(), newest()]
+}
+
+pub fn oldest() -> Restic {
+    Restic(find("STOWAWAY_RESTIC_0_14", "restic-0.14"))
+}
+
+pub fn newest() -> Restic {
+    Restic(find("STOWAWAY_RESTIC", "restic"))
+}
+
+/// A real S3 service, for the test cluster and for tests.
+pub fn versitygw() -> PathBuf {
+    find("STOWAWAY_VERSITYGW", "versitygw")
+}
+
+fn find(variable: &str, name: &str) -> PathBuf {
+    let cached = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/stowaway/bin").join(name);
+    let path = std::env::var_os(variable).map_or_else(cached, PathBuf::from);
+    assert!(path.exists(), "{} is missing: e2e/cluster/build makes it, or set {variable}", path.display());
+    path
+}
+
+impl Restic {
+    pub fn command(&self, repository: &Path) -> Command {
+        let mut command = Command::new(&self.0);
+        command
+            .env("RESTIC_PASSWORD", PASSWORD)
+            .env("RESTIC_REPOSITORY", repository)
+            .arg("--no-cache")
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn run<S: AsRef<OsStr>>(&self, repository: &Path, arguments: &[S]) -> Output {
+        self.command(repository).args(arguments).output().unwrap()
+    }
+
+    /// Standard output of a call that must succeed.
+    pub fn ok<S: AsRef<OsStr> + std::fmt::Debug>(&self, repository: &Path, arguments: &[S]) -> Vec<u8> {
+        let output = self.run(repository, arguments);
+        assert!(
+            output.status.success(),
+            "{} {arguments:?}: {}\n{}{}",
+            self.0.display(),
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        output.stdout
+    }
+
+    /// The same as JSON.
+    pub fn json<S: AsRef<OsStr> + std::fmt::Debug>(&self, repository: &Path, arguments: &[S]) -> serde_json::Value {
+        serde_json::from_slice(&self.ok(repository, arguments)).unwrap()
+    }
+
+    /// Reads all data and finds nothing wrong.
+    pub fn check(&self, repository: &Path) {
+        let said = String::from_utf8(self.ok(repository, &["check", "--read-data"])).unwrap();
+        assert!(said.contains("no errors were found"), "{said}");
+    }
+
+    /// The same while somebody else holds a lock.
+    pub fn check_without_lock(&self, repository: &Path) {
+        self.ok(repository, &["check", "--no-lock"]);
+    }
+
+    /// `restic backup --stdin`.
+    pub fn backup_stdin(&self, repository: &Path, name: &str, data: &[u8]) {
+        use std::io::Write;
+        let mut child = self
+            .command(repository)
+            .args(["backup", "--stdin", "--stdin-filename", name, "--host", "elsewhere"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(data).unwrap();
+        assert!(child.wait().unwrap().success());
+    }
+}

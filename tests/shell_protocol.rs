@@ -1,0 +1,453 @@
+//! The two loops of exec over fake carriers and over real local shells: what is handed on, and what is called a success.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+#![allow(
+    clippy::unnecessary_wraps,
+    clippy::large_stack_arrays,
+    clippy::cast_possible_truncation,
+    reason = "known sizes"
+)]
+
+#[path = "shell_support/fake_carrier.rs"]
+mod fake_carrier;
+mod shell_support;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fake_carrier::{
+    Step::{self, Hear, Say, Stall},
+    cut, got, play, ready, status, stderr, stdout, trailer,
+};
+use futures::{SinkExt, StreamExt};
+use shell_support::{DEADLINE, SHELLS, nonce, open_folder, words};
+use stowaway::{
+    cluster::exec::{
+        Control, DumpEnd, Dumped, ExecStatus, FeedEnd, Limits, Lines, Pings, Session, local_session, protocol,
+        websocket_session,
+    },
+    model::{Failure, Proof, Reason},
+    seal::{dump_command, restore_command},
+    stream::{End, Piece, pieces},
+};
+use tokio::{io::duplex, time::timeout};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Message, protocol::Role},
+};
+use tokio_util::sync::CancellationToken;
+
+fn control() -> Control {
+    Control {
+        limits: Limits::default(),
+        cancel: CancellationToken::new(),
+        lines: Lines::new().0,
+        progress: Arc::default(),
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Handed {
+    End(Vec<u8>, End),
+    Broken(Reason),
+    Nothing,
+}
+
+/// Runs a dump over a session; gives its outcome, and what the receiving side was told.
+async fn dump_over(session: Session, control: &Control) -> (Result<Dumped, Failure>, Handed) {
+    let (sender, mut receiver) = pieces();
+    let receiving = tokio::spawn(async move {
+        let mut data = Vec::new();
+        while let Some(piece) = receiver.recv().await {
+            match piece {
+                Piece::Data(bytes) => {
+                    assert!(bytes.len() <= 64 * 1024);
+                    data.extend_from_slice(&bytes);
+                }
+                Piece::End(end) => return Handed::End(data, end),
+                Piece::Broken(failure) => return Handed::Broken(failure.reason),
+            }
+        }
+        Handed::Nothing
+    });
+    let outcome = timeout(DEADLINE, protocol::dump(session, &nonce(), control, &sender)).await.expect("a hang");
+    drop(sender);
+    (outcome, receiving.await.unwrap())
+}
+
+async fn fake_dump(steps: Vec<Step>) -> (Result<Dumped, Failure>, Handed) {
+    let (session, carrier) = Session::new();
+    let playing = tokio::spawn(play(carrier, steps));
+    let outcome = dump_over(session, &control()).await;
+    playing.await.unwrap();
+    outcome
+}
+
+/// The steps of a dump that goes well.
+fn good_dump() -> Vec<Step> {
+    let acknowledgement = nonce().line();
+    vec![
+        Hear(nonce().line()),
+        Say(ready()),
+        Say(stderr("NOTICE: begins\n")),
+        Say(stdout(vec![7; 100_000])),
+        Say(stdout("the rest")),
+        Say(trailer(0)),
+        Hear(acknowledgement),
+        Say(status(ExecStatus::Exited(0))),
+    ]
+}
+
+#[tokio::test]
+async fn dump_that_is_cut_at_any_step_before_its_trailer_is_cut() {
+    for at in 1..6 {
+        for last in [Some(cut()), None, Some(status(ExecStatus::Exited(0))), Some(status(ExecStatus::Exited(1)))] {
+            let is_no_shell = at == 1 && matches!(last, Some(Ok(_)));
+            let mut steps: Vec<Step> = good_dump().into_iter().take(at).collect();
+            steps.extend(last.map(Say));
+            let (outcome, handed) = fake_dump(steps).await;
+            if is_no_shell {
+                assert!(matches!(outcome, Ok(Dumped::NoShell { .. })), "{outcome:?}");
+                assert_eq!(handed, Handed::Nothing);
+            } else {
+                assert_eq!(outcome.unwrap_err().reason, Reason::StreamCut, "{at}");
+                assert_eq!(handed, Handed::Broken(Reason::StreamCut), "{at}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn dump_with_a_trailer_is_whole_whatever_becomes_of_the_connection() {
+    for last in [Say(status(ExecStatus::Exited(0))), Say(cut()), Stall] {
+        let mut steps: Vec<Step> = good_dump().into_iter().take(7).collect();
+        steps.push(last);
+        let (outcome, handed) = fake_dump(steps).await;
+        let end = DumpEnd { proof: Proof::Acknowledged, bytes: 100_008, exit_code: 0 };
+        assert_eq!(outcome, Ok(Dumped::Whole(end)));
+        let data = [&[7; 100_000][..], b"the rest"].concat();
+        assert_eq!(handed, Handed::End(data, End { proof: Proof::Acknowledged, bytes: 100_008 }));
+    }
+}
+
+#[tokio::test]
+async fn what_contradicts_the_trailer_fails_the_dump() {
+    for last in [status(ExecStatus::Exited(1)), status(ExecStatus::Refused("lost".into())), stdout("x")] {
+        let mut steps: Vec<Step> = good_dump().into_iter().take(7).collect();
+        steps.push(Say(last));
+        let (outcome, handed) = fake_dump(steps).await;
+        assert_eq!(outcome.unwrap_err().reason, Reason::StreamContradicted);
+        assert_eq!(handed, Handed::Broken(Reason::StreamContradicted));
+    }
+}
+
+#[tokio::test]
+async fn commands_failure_is_the_dumps_failure() {
+    for (exit, reason) in [(7, Reason::CommandFailed), (127, Reason::CommandNotFound), (137, Reason::CommandKilled)] {
+        let mut steps: Vec<Step> = good_dump().into_iter().take(5).collect();
+        steps.extend([Say(trailer(exit)), Say(status(ExecStatus::Exited(i32::from(exit))))]);
+        let (outcome, handed) = fake_dump(steps).await;
+        let failure = outcome.unwrap_err();
+        assert_eq!((failure.reason, failure.exit_code), (reason, Some(i32::from(exit))));
+        assert_eq!(handed, Handed::Broken(reason));
+    }
+}
+
+#[tokio::test]
+async fn limits_and_cancel_close_the_remote_stdin() {
+    let short = Some(Duration::from_millis(50));
+    for (limits, reason) in [
+        (Limits { timeout: short, idle_timeout: None }, Reason::Timeout),
+        (Limits { timeout: None, idle_timeout: short }, Reason::IdleTimeout),
+        (Limits::default(), Reason::Cancelled),
+    ] {
+        let (session, carrier) = Session::new();
+        let mut steps: Vec<Step> = good_dump().into_iter().take(4).collect();
+        steps.push(Stall);
+        let playing = tokio::spawn(play(carrier, steps));
+        let control = Control { limits, ..control() };
+        if reason == Reason::Cancelled {
+            control.cancel.cancel();
+        }
+        let (outcome, _) = dump_over(session, &control).await;
+        assert_eq!(outcome.unwrap_err().reason, reason);
+        assert!(playing.await.unwrap(), "{reason}: the remote stdin was not closed");
+    }
+}
+
+#[tokio::test]
+async fn receiver_that_gives_up_ends_the_dump() {
+    let (session, carrier) = Session::new();
+    let mut steps: Vec<Step> = good_dump().into_iter().take(5).collect();
+    steps.push(Stall);
+    let playing = tokio::spawn(play(carrier, steps));
+    let (sender, receiver) = pieces();
+    drop(receiver);
+    let outcome = protocol::dump(session, &nonce(), &control(), &sender).await;
+    assert_eq!(outcome.unwrap_err().reason, Reason::InternalError);
+    assert!(playing.await.unwrap());
+}
+
+#[tokio::test]
+async fn plain_dump_needs_a_good_status_and_is_never_proven() {
+    for (last, expected) in [
+        (Some(status(ExecStatus::Exited(0))), Ok(DumpEnd { proof: Proof::None, bytes: 4, exit_code: 0 })),
+        (Some(status(ExecStatus::Exited(2))), Err(Reason::CommandFailed)),
+        (Some(status(ExecStatus::Refused("no such file".into()))), Err(Reason::ExecRefused)),
+        (Some(cut()), Err(Reason::StreamCut)),
+        (None, Err(Reason::StreamCut)),
+    ] {
+        let (session, carrier) = Session::new();
+        let steps = [Say(stdout("data"))].into_iter().chain(last.map(Say)).collect();
+        tokio::spawn(play(carrier, steps));
+        let (sender, _receiver) = pieces();
+        let outcome = protocol::dump_plain(session, &control(), &sender).await;
+        assert_eq!(outcome.map_err(|failure| failure.reason), expected);
+    }
+}
+
+const INPUT: &[u8] = b"twelve bytes";
+
+fn good_feed() -> Vec<Step> {
+    vec![
+        Hear(nonce().line_with_size(INPUT.len() as u64)),
+        Say(ready()),
+        Say(stdout("BEGIN\n")),
+        Hear(Bytes::from_static(INPUT)),
+        Say(got()),
+        Hear(nonce().line()),
+        Say(trailer(0)),
+        Hear(nonce().line()),
+        Say(status(ExecStatus::Exited(0))),
+    ]
+}
+
+fn good_input() -> Vec<Piece> {
+    let end = End { proof: Proof::Acknowledged, bytes: INPUT.len() as u64 };
+    vec![Piece::Data(Bytes::from_static(&INPUT[..5])), Piece::Data(Bytes::from_static(&INPUT[5..])), Piece::End(end)]
+}
+
+async fn feed_over(session: Session, size: usize, input: Vec<Piece>, control: &Control) -> Result<FeedEnd, Failure> {
+    let (sender, receiver) = pieces();
+    let sending = tokio::spawn(async move {
+        for piece in input {
+            if sender.send(piece).await.is_err() {
+                return;
+            }
+        }
+    });
+    let outcome = timeout(DEADLINE, protocol::feed(session, &nonce(), size as u64, receiver, control)).await;
+    sending.await.unwrap();
+    outcome.expect("a hang")
+}
+
+/// Runs a restore against the steps; gives the outcome, and whether our side closed stdin.
+async fn fake_feed(steps: Vec<Step>, input: Vec<Piece>) -> (Result<FeedEnd, Reason>, bool) {
+    let (session, carrier) = Session::new();
+    let playing = tokio::spawn(play(carrier, steps));
+    let outcome = feed_over(session, INPUT.len(), input, &control()).await;
+    (outcome.map_err(|failure| failure.reason), playing.await.unwrap())
+}
+
+#[tokio::test]
+async fn restore_is_a_success_only_with_its_trailer_after_the_word_to_go() {
+    assert_eq!(fake_feed(good_feed(), good_input()).await.0, Ok(FeedEnd { exit_code: 0 }));
+    for at in 1..6 {
+        for last in [Some(cut()), None, Some(status(ExecStatus::Exited(0)))] {
+            let is_refused = at == 1 && matches!(last, Some(Ok(_)));
+            // The word to go is heard in step 6: before, nothing can have been committed.
+            let expected = if is_refused { Reason::UnsafeTarget } else { Reason::StreamCut };
+            let mut steps: Vec<Step> = good_feed().into_iter().take(at).collect();
+            let is_after_got = at == 5;
+            steps.extend(last.map(Say));
+            let reason = fake_feed(steps, good_input()).await.0.unwrap_err();
+            // Whether the word to go had left us when the cut came is a race; unknown is the honest answer then.
+            assert!(reason == expected || is_after_got && reason == Reason::OutcomeUnknown, "{at}: {reason}");
+        }
+    }
+    for last in [Some(cut()), None, Some(status(ExecStatus::Exited(0)))] {
+        let steps = good_feed().into_iter().take(6).chain(last.map(Say)).collect();
+        assert_eq!(fake_feed(steps, good_input()).await.0, Err(Reason::OutcomeUnknown));
+    }
+}
+
+#[tokio::test]
+async fn restore_says_no_word_to_go_unless_its_input_was_whole() {
+    let data = || Piece::Data(Bytes::from_static(INPUT));
+    let end = |bytes| Piece::End(End { proof: Proof::Acknowledged, bytes });
+    let store = || Piece::Broken(Failure::new(Reason::StoreUnavailable, "the store is gone"));
+    for (input, reason) in [
+        (vec![data()], Reason::StreamCut),
+        (vec![data(), store()], Reason::StoreUnavailable),
+        (vec![store()], Reason::StoreUnavailable),
+        (vec![end(12)], Reason::StreamContradicted),
+        (vec![data(), end(11)], Reason::StreamContradicted),
+        (vec![data(), Piece::Data(Bytes::from_static(b"x")), end(13)], Reason::StreamContradicted),
+        (vec![], Reason::StreamCut),
+    ] {
+        let steps = vec![Hear(nonce().line_with_size(12)), Say(ready()), Say(got()), Stall];
+        // `play` panics at nothing here, but whoever says the nonce once more fails the next check.
+        let (outcome, closed) = fake_feed(steps, input).await;
+        assert_eq!((outcome, closed), (Err(reason), true));
+    }
+}
+
+#[tokio::test]
+async fn trailer_before_the_word_to_go_is_never_a_success() {
+    for (exit, reason) in [
+        (0, Reason::InputNotConsumed),
+        (256, Reason::InputNotConsumed),
+        (3, Reason::CommandFailed),
+        (127, Reason::CommandNotFound),
+    ] {
+        for at in [2, 4] {
+            let mut steps: Vec<Step> = good_feed().into_iter().take(at).collect();
+            steps.extend([Say(trailer(exit)), Stall]);
+            let (outcome, closed) = fake_feed(steps, good_input()).await;
+            assert_eq!((outcome, closed), (Err(reason), true), "{exit} at {at}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn failing_restore_command_keeps_its_status() {
+    let mut steps: Vec<Step> = good_feed().into_iter().take(6).collect();
+    steps.extend([Say(trailer(3)), Say(status(ExecStatus::Exited(3)))]);
+    assert_eq!(fake_feed(steps, good_input()).await.0, Err(Reason::CommandFailed));
+}
+
+#[tokio::test]
+async fn both_loops_run_over_real_shells() {
+    for shell in SHELLS {
+        let folder = open_folder();
+        let file = folder.path().join("restored");
+        let data: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let line = restore_command(&words(&["tee", file.to_str().unwrap()])).unwrap();
+        let session = local_session(&[words(shell), line[1..].to_vec()].concat()).unwrap();
+        let mut input: Vec<Piece> =
+            data.chunks(65_536).map(|chunk| Piece::Data(Bytes::copy_from_slice(chunk))).collect();
+        input.push(Piece::End(End { proof: Proof::Acknowledged, bytes: data.len() as u64 }));
+        // tee writes as much to its stdout as it reads: who does not listen while sending waits for ever.
+        assert_eq!(feed_over(session, data.len(), input, &control()).await, Ok(FeedEnd { exit_code: 0 }), "{shell:?}");
+        assert!(std::fs::read(&file).unwrap() == data, "{shell:?}");
+
+        let line = dump_command(&words(&["cat", file.to_str().unwrap()])).unwrap();
+        let session = local_session(&[words(shell), line[1..].to_vec()].concat()).unwrap();
+        let (_, handed) = dump_over(session, &control()).await;
+        let end = End { proof: Proof::Acknowledged, bytes: data.len() as u64 };
+        assert!(handed == Handed::End(data, end), "{shell:?}");
+    }
+}
+
+#[tokio::test]
+async fn restore_whose_input_breaks_changes_nothing() {
+    for shell in SHELLS {
+        let folder = open_folder();
+        let script = format!("cd {}; cat >read; mv read committed", folder.path().display());
+        let line = restore_command(&words(&["sh", "-c", &script])).unwrap();
+        let session = local_session(&[words(shell), line[1..].to_vec()].concat()).unwrap();
+        let broken = Piece::Broken(Failure::new(Reason::RepositoryDamaged, "a pack is damaged"));
+        let input = vec![Piece::Data(Bytes::from(vec![1; 100_000])), broken];
+        let outcome = feed_over(session, 200_000, input, &control()).await;
+        assert_eq!(outcome.unwrap_err().reason, Reason::RepositoryDamaged);
+        assert!(!folder.path().join("committed").exists(), "{shell:?}");
+    }
+}
+
+/// A session over a WebSocket in memory, and the server's end of it.
+async fn websocket(pings: Pings) -> (Session, WebSocketStream<tokio::io::DuplexStream>) {
+    let (ours, theirs) = duplex(16 * 1024);
+    let client = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
+    let server = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
+    (websocket_session(client, pings), server)
+}
+
+fn frame(channel: u8, bytes: &[u8]) -> Message {
+    Message::Binary([&[channel][..], bytes].concat().into())
+}
+
+#[tokio::test]
+async fn dump_over_a_websocket_is_read_and_acknowledged() {
+    let (session, mut server) = websocket(Pings::default()).await;
+    let serving = tokio::spawn(async move {
+        let mut said = Vec::new();
+        for message in [
+            frame(1, b""),
+            frame(1, format!("{} ready\n", nonce().as_str()).as_bytes()),
+            frame(2, b"noise"),
+            frame(1, &[9; 70_000]),
+            frame(255, &[2]),
+            frame(1, nonce().trailer(0).as_bytes()),
+        ] {
+            server.send(message).await.unwrap();
+        }
+        while said.len() < 66 {
+            if let Some(Ok(Message::Binary(data))) = server.next().await {
+                assert_eq!(data[0], 0);
+                said.extend_from_slice(&data[1..]);
+            }
+        }
+        server.send(frame(3, br#"{"metadata":{},"status":"Success"}"#)).await.unwrap();
+        said
+    });
+    let (outcome, handed) = dump_over(session, &control()).await;
+    assert!(matches!(outcome, Ok(Dumped::Whole(_))), "{outcome:?}");
+    assert_eq!(handed, Handed::End(vec![9; 70_000], End { proof: Proof::Acknowledged, bytes: 70_000 }));
+    assert_eq!(serving.await.unwrap(), nonce().line().repeat(2));
+}
+
+#[tokio::test]
+async fn silent_server_is_a_cut_unless_it_has_input_to_read() {
+    let pings = Pings { every: Duration::from_millis(10), within: Duration::from_millis(50) };
+    let (session, _never_read) = websocket(pings).await;
+    let (outcome, _) = dump_over(session, &control()).await;
+    assert_eq!(outcome.unwrap_err().reason, Reason::StreamCut);
+
+    // A restore whose command reads nothing for a while: nobody gets to our pings, and nothing is wrong.
+    let (session, mut server) = websocket(pings).await;
+    let serving = tokio::spawn(async move {
+        server.send(frame(1, format!("{} ready\n", nonce().as_str()).as_bytes())).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let mut heard = Vec::new();
+        let header = nonce().line_with_size(100_000).len();
+        while let Some(Ok(message)) = server.next().await {
+            match message {
+                Message::Binary(data) if data[0] == 0 => heard.extend_from_slice(&data[1..]),
+                Message::Binary(data) => assert_eq!(&data[..], [255, 0]),
+                _ => {}
+            }
+            let word = match heard.len() - header.min(heard.len()) {
+                100_000 => frame(2, format!("{} got\n", nonce().as_str()).as_bytes()),
+                100_033 => frame(1, nonce().trailer(0).as_bytes()),
+                _ => continue,
+            };
+            server.send(word).await.unwrap();
+        }
+    });
+    let end = End { proof: Proof::Acknowledged, bytes: 100_000 };
+    let input = vec![Piece::Data(Bytes::from(vec![1; 100_000])), Piece::End(end)];
+    assert_eq!(feed_over(session, 100_000, input, &control()).await, Ok(FeedEnd { exit_code: 0 }));
+    serving.abort();
+}
+
+#[tokio::test]
+async fn slow_store_makes_the_remote_command_wait() {
+    let (session, carrier) = Session::new();
+    let (sender, mut receiver) = pieces();
+    let dumping = tokio::spawn(async move { protocol::dump(session, &nonce(), &control(), &sender).await });
+    carrier.output.send(ready()).await.unwrap();
+    let mut sent = 0;
+    // Nobody takes pieces: what fits is bounded, by channels of 16 pieces and of a few frames.
+    while timeout(Duration::from_millis(200), carrier.output.send(stdout(vec![0; 65_536]))).await.is_ok() {
+        sent += 1;
+        assert!(sent < 30, "nothing makes it wait");
+    }
+    carrier.output.try_send(cut()).unwrap_err();
+    while let Some(Piece::Data(_)) = receiver.recv().await {
+        if carrier.output.is_closed() || carrier.output.try_send(cut()).is_ok() {
+            break;
+        }
+    }
+    drop((carrier, receiver));
+    assert!(dumping.await.unwrap().is_err());
+}
