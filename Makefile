@@ -1,0 +1,70 @@
+# The two commands of the README are `make demo` and `make test`; both do all their set-up themselves.
+# `make soak` runs the long truth tests, `make bench` prints figures, `make down` stops the test cluster.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+cargo := cargo --quiet
+# A user's own cluster is used when KUBECONFIG is set; else the built-in one.
+cluster := e2e/cluster
+# Outside of the clone, so that a fresh clone compiles no dependency twice.
+export CARGO_TARGET_DIR ?= $(or $(STOWAWAY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stowaway)/target
+
+.PHONY: help
+help: ## What can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+.PHONY: test
+test: lint unit e2e ## Everything that must hold: lints, unit and repository tests, then all scenarios on the cluster
+	@echo "make test: all passed"
+
+.PHONY: tools
+tools: ## Builds what the tests need into the cache (Kubernetes, restic, ...); minutes on a new machine, once
+	@$(cluster)/build
+
+.PHONY: build
+build: tools ## The binary
+	@echo "building stowaway (about 6 minutes on a new machine, seconds later) ..."
+	@$(cargo) build --release
+
+.PHONY: lint
+lint: tools ## Formatting and clippy
+	@echo "checking format and lints ..."
+	@$(cargo) fmt --all --check
+	@$(cargo) clippy --release --workspace --all-targets -- -D warnings
+
+.PHONY: unit
+unit: build ## Tests without a cluster, some of them with the real restic
+	cargo test --release --no-fail-fast
+
+.PHONY: cluster
+cluster: build ## The test cluster, with our image and the controller in it
+	@$(cluster)/up
+	@e2e/images/build
+	@e2e/images/build stowaway $(CARGO_TARGET_DIR)/release/stowaway
+	@e2e/install
+
+.PHONY: e2e
+e2e: cluster ## All scenarios on the cluster
+	RUST_TEST_THREADS=4 cargo test --release --no-fail-fast --package stowaway-e2e
+
+.PHONY: demo
+demo: cluster ## A database is dumped, lost and brought back, before your eyes
+	@e2e/demo
+
+.PHONY: soak
+soak: cluster ## The long truth tests: stalls, cuts and kills by the hundred (hours)
+	@$(cargo) run --release --package stowaway-e2e --bin soak
+
+.PHONY: bench
+bench: cluster ## Rate, CPU and peak memory, beside kubectl exec | restic backup --stdin
+	@$(cargo) run --release --package stowaway-e2e --bin bench
+
+.PHONY: manifests
+manifests: ## Writes the generated manifests and the README's table anew
+	@$(cargo) run --release -- manifests --output manifests
+	@e2e/update-readme
+
+.PHONY: down
+down: ## Stops the test cluster and removes what it left
+	@$(cluster)/down
