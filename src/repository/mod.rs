@@ -1,7 +1,7 @@
 //! restic-format repositories: streams in, snapshots listed, files out. Everything that touches stored data is here.
 //!
 //! It must not know Kubernetes. The engine is `rustic_core`, kept behind this module with guards against what it does
-//! silently wrong (each has a test in `tests/repository*.rs`):
+//! silently wrong (each has a test in `tests/integration/repository`):
 //!
 //! 1. a failed source is a warning to it: [`source`] keeps the first error, which counts more than its success;
 //! 2. it would write a snapshot of whatever it has: the gate in [`archive`] lets none through, [`commit`] writes it;

@@ -1,14 +1,11 @@
 //! Whatever bytes come in whatever pieces: they come back the same, here and from restic.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
-
-mod repository_support;
-
 use bytes::Bytes;
 use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
-use repository_support::*;
 use sha2::{Digest, Sha256};
 use stowaway::stream::Piece;
+
+use super::*;
 
 /// One piece: how long, and of which kind.
 fn piece() -> impl Strategy<Value = Bytes> {

@@ -1,18 +1,15 @@
 //! What a repository in a folder promises: whole streams or nothing, typed failures, nothing silent.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
-
-mod repository_support;
-
 use std::sync::Arc;
 
 use bytes::Bytes;
-use repository_support::*;
 use stowaway::{
     model::{Failure, Proof, Reason, Secret, SourceName},
     repository::{Progress, RepositoryError, StoreRules, create, newest_of, open, open_or_create},
     stream::{End, Piece, pieces},
 };
+
+use super::*;
 
 #[tokio::test]
 async fn stream_that_closes_without_an_end_leaves_no_snapshot() {
@@ -215,7 +212,7 @@ async fn racing_creations_leave_one_repository_that_opens() {
         let repository = open(folder(place.path()), never()).await.unwrap();
         assert_eq!(repository.snapshots().await.unwrap().len(), 4);
         repository.close().await;
-        repository_support::restic::newest().check(place.path());
+        restic::newest().check(place.path());
     }
 }
 
@@ -338,5 +335,5 @@ async fn full_disk_is_said_and_leaves_no_snapshot() {
     assert_eq!(repository.snapshots().await.unwrap().len(), 1);
     repository.close().await;
     assert!(files_in(&place, "").iter().all(|path| !path.to_string_lossy().ends_with(".part")), "no half file stays");
-    repository_support::restic::newest().check(&place);
+    restic::newest().check(&place);
 }

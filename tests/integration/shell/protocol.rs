@@ -1,26 +1,9 @@
 //! The two loops of exec over fake carriers and over real local shells: what is handed on, and what is called a success.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
-#![allow(
-    clippy::unnecessary_wraps,
-    clippy::large_stack_arrays,
-    clippy::cast_possible_truncation,
-    reason = "known sizes"
-)]
-
-#[path = "shell_support/fake_carrier.rs"]
-mod fake_carrier;
-mod shell_support;
-
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fake_carrier::{
-    Step::{self, Hear, Say, Stall},
-    cut, got, play, ready, status, stderr, stdout, trailer,
-};
 use futures::{SinkExt, StreamExt};
-use shell_support::{DEADLINE, SHELLS, nonce, open_folder, words};
 use stowaway::{
     cluster::exec::{
         Control, DumpEnd, Dumped, ExecStatus, FeedEnd, Limits, Lines, Pings, Session, local_session, protocol,
@@ -36,6 +19,12 @@ use tokio_tungstenite::{
     tungstenite::{Message, protocol::Role},
 };
 use tokio_util::sync::CancellationToken;
+
+use super::fake_carrier::{
+    Step::{self, Hear, Say, Stall},
+    cut, got, play, ready, status, stderr, stdout, trailer,
+};
+use super::{DEADLINE, OpenFolder, SHELLS, nonce, words};
 
 fn control() -> Control {
     Control {
@@ -319,8 +308,8 @@ async fn failing_restore_command_keeps_its_status() {
 #[tokio::test]
 async fn both_loops_run_over_real_shells() {
     for shell in SHELLS {
-        let folder = open_folder();
-        let file = folder.path().join("restored");
+        let folder = OpenFolder::new();
+        let file = folder.file("restored");
         let data: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         let line = restore_command(&words(&["tee", file.to_str().unwrap()])).unwrap();
         let session = local_session(&[words(shell), line[1..].to_vec()].concat()).unwrap();
@@ -342,7 +331,7 @@ async fn both_loops_run_over_real_shells() {
 #[tokio::test]
 async fn restore_whose_input_breaks_changes_nothing() {
     for shell in SHELLS {
-        let folder = open_folder();
+        let folder = OpenFolder::new();
         let script = format!("cd {}; cat >read; mv read committed", folder.path().display());
         let line = restore_command(&words(&["sh", "-c", &script])).unwrap();
         let session = local_session(&[words(shell), line[1..].to_vec()].concat()).unwrap();
@@ -350,7 +339,7 @@ async fn restore_whose_input_breaks_changes_nothing() {
         let input = vec![Piece::Data(Bytes::from(vec![1; 100_000])), broken];
         let outcome = feed_over(session, 200_000, input, &control()).await;
         assert_eq!(outcome.unwrap_err().reason, Reason::RepositoryDamaged);
-        assert!(!folder.path().join("committed").exists(), "{shell:?}");
+        assert!(!folder.file("committed").exists(), "{shell:?}");
     }
 }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use stowaway::cluster::exec::{Carrier, ExecStatus, Input, Output, SessionCut};
 
-use super::shell_support::nonce;
+use super::nonce;
 
 pub fn stdout(text: impl Into<Bytes>) -> Result<Output, SessionCut> {
     Ok(Output::Stdout(text.into()))

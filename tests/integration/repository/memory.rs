@@ -1,16 +1,13 @@
 //! Memory of a run: bounded, whatever the length of the stream. Alone in its process, whose peak it measures.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
-
-mod repository_support;
-
 use std::sync::Arc;
 
-use repository_support::*;
 use stowaway::{
     repository::Progress,
     stream::{Piece, pieces},
 };
+
+use super::*;
 
 /// The highest resident set so far, in KiB.
 fn peak_kibibytes() -> u64 {
@@ -19,22 +16,25 @@ fn peak_kibibytes() -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// glibc keeps a heap for each of many threads unless told otherwise; the Job's pods set the same.
-const ALLOCATOR: (&str, &str) = ("MALLOC_ARENA_MAX", "2");
+/// Tells the process that it runs this one test.
+const ALONE: &str = "STOWAWAY_TEST_ALONE";
 const MEBIBYTES: u64 = 512;
 
 #[test]
 fn long_stream_is_stored_and_read_back_in_little_memory() {
-    if std::env::var_os(ALLOCATOR.0).is_some() {
+    if std::env::var_os(ALONE).is_some() {
         return tokio::runtime::Runtime::new().unwrap().block_on(store_and_read_back());
     }
-    // The allocator reads its settings when a process starts.
-    let again = std::process::Command::new(std::env::current_exe().unwrap())
-        .env(ALLOCATOR.0, ALLOCATOR.1)
-        .args(["--exact", "long_stream_is_stored_and_read_back_in_little_memory", "--nocapture"])
-        .status()
+    let (_, module) = module_path!().split_once("::").unwrap();
+    let alone = std::process::Command::new(std::env::current_exe().unwrap())
+        .env(ALONE, "1")
+        // glibc keeps a heap for each of many threads unless told otherwise; the Job's pods set the same.
+        .env("MALLOC_ARENA_MAX", "2")
+        .args(["--exact", &format!("{module}::long_stream_is_stored_and_read_back_in_little_memory"), "--nocapture"])
+        .output()
         .unwrap();
-    assert!(again.success());
+    let said = String::from_utf8_lossy(&alone.stdout);
+    assert!(alone.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&alone.stderr));
 }
 
 async fn store_and_read_back() {

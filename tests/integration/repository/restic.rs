@@ -31,8 +31,11 @@ pub fn versitygw() -> PathBuf {
 }
 
 fn find(variable: &str, name: &str) -> PathBuf {
-    let cached = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/stowaway/bin").join(name);
-    let path = std::env::var_os(variable).map_or_else(cached, PathBuf::from);
+    let folder = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
+    // As e2e/cluster does.
+    let caches = || folder("XDG_CACHE_HOME").unwrap_or_else(|| folder("HOME").unwrap_or_default().join(".cache"));
+    let built = || folder("STOWAWAY_CACHE").unwrap_or_else(|| caches().join("stowaway")).join("bin").join(name);
+    let path = std::env::var_os(variable).map_or_else(built, PathBuf::from);
     assert!(path.exists(), "{} is missing: e2e/cluster/build makes it, or set {variable}", path.display());
     path
 }

@@ -1,18 +1,15 @@
 //! A repository of ours in the hands of the real restic, oldest and newest, and the other way round.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
-
-mod repository_support;
-
 use std::{path::Path, process::Command};
 
-use repository_support::{
-    restic::{Restic, both, newest, oldest},
-    *,
-};
 use stowaway::{
     model::{Reason, Secret},
     repository::{RepositoryError, open},
+};
+
+use super::{
+    restic::{Restic, both, newest, oldest},
+    *,
 };
 
 async fn repository_with(place: &Path, path: &str, data: &[u8]) -> String {

@@ -1,28 +1,26 @@
 //! A repository in an object store that misbehaves: nothing half is visible, every failure is typed and ends in time.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
-
-mod repository_support;
-
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use repository_support::{
-    fake_s3::{FakeS3, Fault},
-    *,
-};
 use stowaway::{
     model::Reason,
     repository::{Access, Patience, Progress, Repository, RepositoryError, create, open, open_or_create},
     stream::{Piece, pieces},
 };
 
+use super::{
+    fake_s3::{FakeS3, Fault},
+    *,
+};
+use crate::at_once;
+
 /// Many more faults than retries could outlast.
 const ALWAYS: usize = usize::MAX;
 
 /// Gives up soon, so that a test of a dead store does not take a minute.
 fn impatient(store: &FakeS3) -> Access {
-    let patience = Patience { request: Duration::from_millis(700), retries: Duration::from_millis(900) };
+    let patience = Patience { request: Duration::from_secs(2), retries: Duration::from_secs(3) };
     Access { patience, ..store.access() }
 }
 
@@ -54,17 +52,19 @@ async fn stream_survives_passing_faults() {
 #[tokio::test]
 async fn failed_listing_is_no_empty_repository() {
     // Trap 4: of a listing that failed, a prune would delete everything.
-    let store = FakeS3::start().await;
-    let repository = repository_in(&store).await;
-    store_pieces(&repository, "/db.sql", whole(b"data")).await.unwrap();
-    for fault in [Fault::Status(503), Fault::Status(403), Fault::Status(404), Fault::Hang, Fault::Cut] {
+    let faults = [Fault::Status(503), Fault::Status(403), Fault::Status(404), Fault::Hang, Fault::Cut];
+    at_once(faults, async |fault| {
+        let store = FakeS3::start().await;
+        let repository = repository_in(&store).await;
+        store_pieces(&repository, "/db.sql", whole(b"data")).await.unwrap();
         store.fail("GET", "prefix=pre%2Ffix%2Fsnapshots", fault, ALWAYS);
         store.fail("GET", "prefix=pre/fix/snapshots", fault, ALWAYS);
         let error = repository.snapshots().await.unwrap_err();
         assert_eq!(error.reason(), Reason::StoreUnavailable, "{fault:?}: {error}");
         store.heal();
-    }
-    assert_eq!(repository.snapshots().await.unwrap().len(), 1);
+        assert_eq!(repository.snapshots().await.unwrap().len(), 1);
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -83,48 +83,44 @@ async fn listing_whose_second_page_fails_is_no_short_listing() {
 
 #[tokio::test]
 async fn unreachable_store_is_neither_missing_nor_empty() {
-    let store = FakeS3::start().await;
-    for (fault, reason) in [
-        (Fault::Status(503), Reason::StoreUnavailable),
-        (Fault::Status(403), Reason::StoreUnavailable),
-        (Fault::Hang, Reason::StoreUnavailable),
-        (Fault::Cut, Reason::StoreUnavailable),
-    ] {
+    at_once([Fault::Status(503), Fault::Status(403), Fault::Hang, Fault::Cut], async |fault| {
+        let store = FakeS3::start().await;
         for method in ["GET", "HEAD"] {
             store.fail(method, "", fault, ALWAYS);
         }
         let error = open_or_create(impatient(&store), never()).await.unwrap_err();
-        assert_eq!(error.reason(), reason, "{fault:?}: {error}");
+        assert_eq!(error.reason(), Reason::StoreUnavailable, "{fault:?}: {error}");
         store.heal();
-    }
-    assert!(store.keys("").is_empty(), "nothing was created");
-    let error = open(impatient(&store), never()).await.unwrap_err();
-    assert!(matches!(error, RepositoryError::NotFound { .. }), "{error}");
+        assert!(store.keys("").is_empty(), "nothing was created");
+        let error = open(impatient(&store), never()).await.unwrap_err();
+        assert!(matches!(error, RepositoryError::NotFound { .. }), "{error}");
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn store_that_refuses_to_be_written_leaves_no_snapshot() {
-    for part in ["data/", "index/", "snapshots/"] {
-        for (fault, reason) in [
-            (Fault::Status(503), Reason::StoreUnavailable),
-            (Fault::Status(403), Reason::StoreUnavailable),
-            (Fault::Status(507), Reason::StoreFull),
-            (Fault::Hang, Reason::StoreUnavailable),
-            (Fault::Cut, Reason::StoreUnavailable),
-        ] {
-            let store = FakeS3::start().await;
-            // A pack gets a second more a 128 KiB: too long to wait for here.
-            if (part, fault) == ("data/", Fault::Hang) {
-                continue;
-            }
-            let repository = repository_in(&store).await;
-            store.fail("PUT", part, fault, ALWAYS);
-            is_refused(&repository, reason).await;
-            assert!(store.keys("snapshots").is_empty(), "{part} {fault:?}");
-            store.heal();
-            store_pieces(&repository, "/db.sql", whole(b"next")).await.unwrap();
-        }
-    }
+    let faults = [
+        (Fault::Status(503), Reason::StoreUnavailable),
+        (Fault::Status(403), Reason::StoreUnavailable),
+        (Fault::Status(507), Reason::StoreFull),
+        (Fault::Hang, Reason::StoreUnavailable),
+        (Fault::Cut, Reason::StoreUnavailable),
+    ];
+    let parts = ["data/", "index/", "snapshots/"];
+    let cases = parts.into_iter().flat_map(|part| faults.map(|(fault, reason)| (part, fault, reason)));
+    // A pack gets a second more a 128 KiB: too long to wait for here.
+    let cases = cases.filter(|(part, fault, _)| (*part, *fault) != ("data/", Fault::Hang));
+    at_once(cases, async |(part, fault, reason)| {
+        let store = FakeS3::start().await;
+        let repository = repository_in(&store).await;
+        store.fail("PUT", part, fault, ALWAYS);
+        is_refused(&repository, reason).await;
+        assert!(store.keys("snapshots").is_empty(), "{part} {fault:?}");
+        store.heal();
+        store_pieces(&repository, "/db.sql", whole(b"next")).await.unwrap();
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -274,7 +270,7 @@ impl RealS3 {
         std::fs::create_dir(folder.path().join("bucket")).unwrap();
         // Taken and given back: nobody else on this machine asks for the same one in between.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let child = std::process::Command::new(repository_support::restic::versitygw())
+        let child = std::process::Command::new(restic::versitygw())
             .args(["--port", &format!("127.0.0.1:{port}"), "--access", "key", "--secret", "hush-hush", "--quiet"])
             .args(["--region", "somewhere-1", "posix", "--nometa"])
             .arg(folder.path())
@@ -308,7 +304,7 @@ async fn real_service_takes_our_requests_and_restic_finds_no_error() {
     repository.close().await;
     let error = create(access.clone(), never()).await.unwrap_err();
     assert!(matches!(error, RepositoryError::AlreadyExists { .. }), "{error}");
-    for restic in repository_support::restic::both() {
+    for restic in restic::both() {
         restic.check(&service.folder.path().join("bucket/pre/fix"));
     }
     let stowaway::model::BackendConfig::S3(config) = &mut access.backend else { unreachable!() };

@@ -1,7 +1,5 @@
 //! What is generated and committed is what the code says. It must not know what is in it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
-
 use std::{fs, path::Path};
 
 use stowaway::{

@@ -1,9 +1,12 @@
-//! What the tests of repositories share: places, streams, and the real restic.
+//! Repositories, and what their tests share: places, streams, a store that misbehaves, and the real restic.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
-
-pub mod fake_s3;
-pub mod restic;
+mod fake_s3;
+mod faults;
+mod gate;
+mod interoperability;
+mod memory;
+mod restic;
+mod streams;
 
 use std::{path::Path, sync::Arc};
 

@@ -1,0 +1,202 @@
+//! The dump form under real shells: what comes out, how it ends, and that nothing is left behind.
+
+use stowaway::seal::dump_command;
+use tokio::{io::AsyncReadExt, process::Command, time::timeout};
+
+use super::{Container, DEADLINE, OpenFolder, Remote, SHELLS, Shell, at_once, by, nonce, shells_and_detours, words};
+
+fn start(container: &Container, shell: Shell, command: &[String]) -> Remote {
+    Remote::start(container, shell, &dump_command(command).unwrap())
+}
+
+/// Runs a command to its acknowledged end; gives data, status, and the remote shell's own exit status.
+async fn run(container: &Container, shell: Shell, command: &[String]) -> (Vec<u8>, u16, Option<i32>) {
+    let mut remote = start(container, shell, command);
+    remote.send(&nonce().line()).await;
+    let data = remote.read().await;
+    let status = remote.unsealer.finish().unwrap();
+    // Heartbeats do not acknowledge.
+    remote.send(b"\n\n").await;
+    assert_eq!(remote.child.try_wait().unwrap(), None, "it did not wait for the acknowledgement");
+    remote.send(&nonce().line()).await;
+    let exit = timeout(DEADLINE, remote.child.wait()).await.unwrap().unwrap();
+    (data, status, exit.code())
+}
+
+#[tokio::test]
+async fn failing_commands_say_how_they_failed() {
+    at_once(SHELLS, async |shell| {
+        let container = Container::start().await;
+        for (script, status) in
+            [("printf half; exit 7", 7), ("kill -9 $$", 137), ("kill -15 $$", 143), ("exit 255", 255)]
+        {
+            let (data, said, exit) = run(&container, shell, &words(&["sh", "-c", script])).await;
+            assert_eq!((said, exit), (status, Some(i32::from(status))), "{shell:?} {script}");
+            assert_eq!(data, if status == 7 { &b"half"[..] } else { b"" });
+        }
+        assert_eq!(run(&container, shell, &words(&["no-such-program"])).await.1, 127, "{shell:?}");
+        assert_eq!(run(&container, shell, &words(&["/etc/passwd"])).await.1, 126, "{shell:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bytes_come_out_as_they_went_in() {
+    let folder = OpenFolder::new();
+    let bytes: Vec<u8> = (0..300_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let every: Vec<u8> = (0..=255).chain(bytes).collect();
+    let file = folder.file("data");
+    std::fs::write(&file, &every).unwrap();
+    at_once(SHELLS, async |shell| {
+        let container = Container::start().await;
+        let (data, status, _) = run(&container, shell, &words(&["cat", file.to_str().unwrap()])).await;
+        assert!(data == every && status == 0, "{shell:?}: {} bytes, {status}", data.len());
+        // A shell's own echo would change these.
+        let (data, ..) = run(&container, shell, &words(&["echo", "-e", r"a\tb\c", "  two  blanks"])).await;
+        let real = std::process::Command::new("/bin/echo").args(["-e", r"a\tb\c", "  two  blanks"]).output().unwrap();
+        assert_eq!(data, real.stdout, "{shell:?}");
+        assert_eq!(run(&container, shell, &words(&["true"])).await, (vec![], 0, Some(0)), "{shell:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn command_finds_no_stdin_of_ours() {
+    at_once(SHELLS, async |shell| {
+        let command = words(&["sh", "-c", "cat; echo read"]);
+        let (data, status, _) = run(&Container::start().await, shell, &command).await;
+        assert_eq!((&data[..], status), (&b"read\n"[..], 0), "{shell:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn trailer_of_another_nonce_is_data() {
+    at_once(SHELLS, async |shell| {
+        let look_alike = "00c0ffee00c0ffee00c0ffee00c0fff00\n";
+        let command = words(&["printf", "%s", look_alike]);
+        let (data, status, _) = run(&Container::start().await, shell, &command).await;
+        assert_eq!((&data[..], status), (look_alike.as_bytes(), 0), "{shell:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn background_child_that_writes_after_the_end_contradicts_it() {
+    at_once(SHELLS, async |shell| {
+        let folder = OpenFolder::new();
+        let container = Container::start().await;
+        let gate = folder.file("gate");
+        let script = "mkfifo \"$0\"; (read -r _ <\"$0\"; echo late) & exit 0";
+        let mut remote = start(&container, shell, &words(&["sh", "-c", script, gate.to_str().unwrap()]));
+        remote.send(&nonce().line()).await;
+        remote.read().await;
+        assert_eq!(remote.unsealer.exit_status(), Some(0));
+        tokio::fs::write(&gate, "\n").await.unwrap();
+        let mut buffer = [0; 16];
+        let length = timeout(DEADLINE, remote.stdout.read(&mut buffer)).await.unwrap().unwrap();
+        remote.unsealer.push(&buffer[..length]).unwrap_err();
+        remote.cut().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn cut_ends_the_command_wherever_it_went() {
+    at_once(shells_and_detours(), async |(shell, detour)| {
+        let folder = OpenFolder::new();
+        let container = Container::start().await;
+        let script = format!("echo $$ >{}; while :; do sleep 1000; done", folder.file("pid").display());
+        let mut remote = start(&container, shell, &by(detour, &script));
+        remote.send(&nonce().line()).await;
+        remote.ready().await;
+        let pid = folder.pid().await;
+        assert!(container.lives(&pid), "{shell:?}, {detour}");
+        remote.cut().await;
+        container.is_gone(&pid).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn cut_in_mid_stream_ends_the_command() {
+    at_once(SHELLS, async |shell| {
+        let folder = OpenFolder::new();
+        let container = Container::start().await;
+        let script = format!("echo $$ >{}; exec cat /dev/zero", folder.file("pid").display());
+        for bytes in [1, 4096, 70_000, 1_000_003] {
+            let mut remote = start(&container, shell, &words(&["sh", "-c", &script]));
+            remote.send(&nonce().line()).await;
+            remote.read_until(|_, data| data.len() >= bytes).await;
+            let pid = folder.pid().await;
+            remote.cut().await;
+            container.is_gone(&pid).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn command_that_ignores_term_is_killed() {
+    at_once(SHELLS, async |shell| {
+        let folder = OpenFolder::new();
+        let container = Container::start().await;
+        let script = format!("trap '' TERM HUP; echo $$ >{}; while :; do sleep 1; done", folder.file("pid").display());
+        let mut remote = start(&container, shell, &words(&["/usr/bin/setsid", "-w", "sh", "-c", &script]));
+        remote.send(&nonce().line()).await;
+        let pid = folder.pid().await;
+        remote.stdin = None;
+        remote.read().await;
+        // Told apart from a loss: whoever cancelled hears that the command is gone.
+        assert_eq!(remote.unsealer.exit_status(), Some(137), "{shell:?}");
+        assert!(!container.lives(&pid));
+        remote.cut().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn daemon_that_holds_our_stdout_is_ended_by_a_cut() {
+    at_once(SHELLS, async |shell| {
+        let folder = OpenFolder::new();
+        let container = Container::start().await;
+        let pid = folder.file("pid");
+        let script = format!("(setsid sh -c \"echo \\$\\$ >{}; sleep 1000\" &); sleep 1000", pid.display());
+        let mut remote = start(&container, shell, &words(&["/usr/bin/setsid", "-w", "sh", "-c", &script]));
+        remote.send(&nonce().line()).await;
+        let daemon = folder.pid().await;
+        remote.cut().await;
+        container.is_gone(&daemon).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn shell_that_is_not_its_groups_leader_refuses_before_it_is_ready() {
+    at_once(SHELLS, async |shell| {
+        let line = dump_command(&words(&["echo", "ran"])).unwrap();
+        let within = Command::new("sh")
+            .args(["-c", "printf '%032d\\n' 0 | \"$@\"; echo $?", "sh"])
+            .args(Container::start().await.shell_within(shell, &line))
+            .output()
+            .await
+            .unwrap();
+        assert_eq!(String::from_utf8(within.stdout).unwrap(), "125\n", "{shell:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn remote_shell_does_not_stay_when_nobody_reads_its_full_stdout() {
+    at_once(SHELLS, async |shell| {
+        let container = Container::start().await;
+        // Fills the pipe, so that not even the trailer finds room.
+        let mut remote = start(&container, shell, &words(&["sh", "-c", "trap '' TERM; yes"]));
+        remote.send(&nonce().line()).await;
+        remote.ready().await;
+        remote.stdin.take();
+        let exit = timeout(DEADLINE, remote.child.wait()).await;
+        assert!(exit.is_ok(), "{shell:?}: it waits for a reader for ever");
+    })
+    .await;
+}
