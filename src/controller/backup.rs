@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use kube::{Resource, ResourceExt, runtime::controller::Action};
 
 use super::{
-    ReconcileError,
+    ReconcileError, Seen,
     context::Context,
     jobs::{carry_out, observe_jobs},
 };
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// observe -> plan -> build -> apply -> status
-pub(super) async fn reconcile(seen: Arc<Backup>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let (client, namespace) = (&context.client, seen.namespace().unwrap_or_default());
     let turn = context.turn.lock().await;
     let Some(backup) = observe::object::<Backup>(client, &namespace, &seen.name_any()).await? else {

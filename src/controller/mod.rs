@@ -15,6 +15,7 @@ use futures::{Stream, StreamExt};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::{
     Api, Client, Resource, ResourceExt,
+    core::PartialObjectMeta,
     runtime::{
         Controller,
         controller::{Action, Error},
@@ -70,14 +71,13 @@ pub async fn run(
     let backups = controller::<Backup>(&client, RunKind::Backup, &token);
     // A Repository that becomes ready is what the Backups of its namespace may wait for.
     let store = backups.store();
-    let waiting = move |repository: Repository| {
+    let waiting = move |repository: Seen<Repository>| {
         let namespace = repository.namespace();
-        let is_waiting = move |backup: &Arc<Backup>| {
-            backup.namespace() == namespace && backup.status.as_ref().is_none_or(|status| status.verdict.is_none())
-        };
-        store.state().into_iter().filter(is_waiting).map(|backup| ObjectRef::from_obj(&*backup)).collect::<Vec<_>>()
+        let is_near = move |backup: &Arc<Seen<Backup>>| backup.namespace() == namespace;
+        store.state().into_iter().filter(is_near).map(|backup| ObjectRef::from_obj(&*backup)).collect::<Vec<_>>()
     };
-    let backups = backups.watches(Api::<Repository>::all(client.clone()), watcher::Config::default(), waiting).run(
+    let all_repositories = Api::<Seen<Repository>>::all(client.clone());
+    let backups = backups.watches(all_repositories, watcher::Config::default(), waiting).run(
         backup::reconcile,
         again,
         context.clone(),
@@ -92,8 +92,12 @@ pub async fn run(
     Ok(())
 }
 
+/// An object as the watches see it: each reconcile reads it anew, so its name is enough. And one that cannot be read (a
+/// newer version wrote it) fails alone, where a watch of whole objects would stop for all of them.
+type Seen<K> = PartialObjectMeta<K>;
+
 /// A controller of one kind, which hears of its objects, their Jobs, and the Jobs' pods.
-fn controller<K>(client: &Client, kind: RunKind, token: &CancellationToken) -> Controller<K>
+fn controller<K>(client: &Client, kind: RunKind, token: &CancellationToken) -> Controller<Seen<K>>
 where
     K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + Debug + Send + Sync + 'static,
 {
@@ -102,7 +106,7 @@ where
         let name = pod.labels().get(labels::RUN)?;
         Some(ObjectRef::new(name).within(pod.metadata.namespace.as_deref()?))
     };
-    Controller::new(Api::<K>::all(client.clone()), watcher::Config::default())
+    Controller::new(Api::<Seen<K>>::all(client.clone()), watcher::Config::default())
         .owns(Api::<Job>::all(client.clone()), ours.clone())
         .watches(Api::<Pod>::all(client.clone()), ours, run_of)
         .graceful_shutdown_on(token.clone().cancelled_owned())

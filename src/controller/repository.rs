@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use kube::{Resource, ResourceExt, runtime::controller::Action};
 
 use super::{
-    ReconcileError,
+    ReconcileError, Seen,
     context::Context,
     jobs::{carry_out, observe_jobs},
 };
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// observe -> plan -> build -> apply -> status
-pub(super) async fn reconcile(seen: Arc<Repository>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+pub(super) async fn reconcile(seen: Arc<Seen<Repository>>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let (client, namespace) = (&context.client, seen.namespace().unwrap_or_default());
     let Some(repository) = observe::object::<Repository>(client, &namespace, &seen.name_any()).await? else {
         return Ok(Action::await_change());

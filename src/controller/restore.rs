@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use kube::{Resource, ResourceExt, runtime::controller::Action};
 
 use super::{
-    ReconcileError,
+    ReconcileError, Seen,
     backup::observe_pods,
     context::Context,
     jobs::{carry_out, observe_jobs},
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// observe -> plan -> build -> apply -> status
-pub(super) async fn reconcile(seen: Arc<Restore>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let (client, namespace) = (&context.client, seen.namespace().unwrap_or_default());
     let Some(restore) = observe::object::<Restore>(client, &namespace, &seen.name_any()).await? else {
         return Ok(Action::await_change());
