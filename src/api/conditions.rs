@@ -5,6 +5,9 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+use super::{COMPLETE, RECONCILING, STALLED};
+use crate::model::Verdict;
+
 /// Kubernetes allows a condition's message 32 KiB; a sentence is enough.
 const MAXIMUM_MESSAGE_BYTES: usize = 4096;
 
@@ -37,8 +40,28 @@ pub fn set_condition(
 }
 
 /// Takes the condition of this type away.
-pub fn remove_condition(conditions: &mut Vec<Condition>, kind: &str) {
+fn remove_condition(conditions: &mut Vec<Condition>, kind: &str) {
     conditions.retain(|condition| condition.type_ != kind);
+}
+
+/// The conditions of a run: `Reconciling` as long as it has no verdict, `Stalled` once that is not green, and `Complete`,
+/// which is `True` only when it is green.
+pub fn set_run_conditions(
+    conditions: &mut Vec<Condition>,
+    verdict: Option<Verdict>,
+    words: (&str, &str),
+    generation: Option<i64>,
+    now: Timestamp,
+) {
+    let is_green = verdict.is_some_and(Verdict::is_green);
+    for (kind, holds) in [(RECONCILING, verdict.is_none()), (STALLED, verdict.is_some() && !is_green)] {
+        if holds {
+            set_condition(conditions, kind, true, words, generation, now);
+        } else {
+            remove_condition(conditions, kind);
+        }
+    }
+    set_condition(conditions, COMPLETE, is_green, words, generation, now);
 }
 
 /// The condition of this type.

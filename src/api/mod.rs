@@ -14,7 +14,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 
 pub use backup::{Backup, BackupSpec, BackupStatus, SourceState, SourceStatus};
-pub use conditions::{condition, condition_is_true, remove_condition, set_condition};
+pub use conditions::{condition, condition_is_true, set_condition, set_run_conditions};
 pub use repository::{
     PasswordSecretReference, Repository, RepositorySpec, RepositoryStatus, S3Backend, S3Credentials, VolumeBackend,
 };

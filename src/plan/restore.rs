@@ -22,10 +22,7 @@ use super::{
     text::{clip, later, until},
 };
 use crate::{
-    api::{
-        COMPLETE, Outcome, RECONCILING, Repository, RepositoryKind, RepositoryReference, Restore, RestoreStatus,
-        STALLED, remove_condition, set_condition,
-    },
+    api::{Outcome, Repository, RepositoryKind, RepositoryReference, Restore, RestoreStatus, set_run_conditions},
     model::{Failure, Reason, SourceReport, TargetCommand, TaskKind, Verdict},
 };
 use target::{Missing, target};
@@ -201,14 +198,7 @@ fn conclude(status: &mut RestoreStatus, actions: &mut Actions, (reason, message)
         _ => clip(message),
     };
     let words = (reason.as_str(), message.as_str());
-    for (kind, value) in [(RECONCILING, verdict.is_none()), (STALLED, verdict.is_some() && !is_green)] {
-        if value {
-            set_condition(&mut status.conditions, kind, true, words, generation, now);
-        } else {
-            remove_condition(&mut status.conditions, kind);
-        }
-    }
-    set_condition(&mut status.conditions, COMPLETE, is_green, words, generation, now);
+    set_run_conditions(&mut status.conditions, verdict, words, generation, now);
     if let Some(verdict) = verdict {
         status.completion_time = Some(Time(now));
         actions.look_again = None;

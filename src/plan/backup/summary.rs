@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Actions, Occurrence, clip};
 use crate::{
-    api::{BackupStatus, COMPLETE, RECONCILING, STALLED, SourceState, SourceStatus, remove_condition, set_condition},
+    api::{BackupStatus, SourceState, SourceStatus, set_run_conditions},
     model::{Reason, Verdict},
 };
 
@@ -30,16 +30,7 @@ pub(super) fn summarize(status: &mut BackupStatus, actions: &mut Actions, refuse
     let generation = status.observed_generation;
     status.verdict = verdict;
     let is_green = verdict.is_some_and(Verdict::is_green);
-    let mut set = |kind, value| {
-        if value {
-            set_condition(&mut status.conditions, kind, true, words, generation, now);
-        } else {
-            remove_condition(&mut status.conditions, kind);
-        }
-    };
-    set(RECONCILING, verdict.is_none());
-    set(STALLED, verdict.is_some() && !is_green);
-    set_condition(&mut status.conditions, COMPLETE, is_green, words, generation, now);
+    set_run_conditions(&mut status.conditions, verdict, words, generation, now);
     if let Some(verdict) = verdict {
         status.completion_time = Some(Time(now));
         actions.look_again = None;

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    api::condition_is_true,
+    api::{COMPLETE, STALLED, condition_is_true},
     plan::{
         fixtures::{NAMESPACE, Scene, at, failure, job, plan_of, planned, repository, restore, success},
         sources::Workload,
