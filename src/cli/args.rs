@@ -5,7 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::{annotations::positive_duration, model::SourceName, runner::questions::Question, telemetry::LogFormat};
+use crate::{
+    annotations::positive_duration, model::SourceName, plan::names::RunKind, runner::questions::Question,
+    telemetry::LogFormat,
+};
 
 /// Backs up what runs in Kubernetes: one annotation on a pod, and a green run restores.
 #[derive(Debug, Parser)]
@@ -251,7 +254,17 @@ pub struct LogsArguments {
     /// Text, or one JSON object a line.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
-    /// Name of the Backup or Restore.
+    /// The run, as NAME, or as backup/NAME, restore/NAME or repository/NAME where only one of them is meant.
+    #[arg(value_parser = run_name)]
+    pub run: RunName,
+}
+
+/// Whose runs are asked for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RunName {
+    /// What for; none means whatever has the name.
+    pub kind: Option<RunKind>,
+    /// Name of the object.
     pub name: String,
 }
 
@@ -261,6 +274,17 @@ pub struct ControllerArguments {
     /// Image of the runs' pods; the controller's own.
     #[arg(long, env = "STOWAWAY_IMAGE")]
     pub image: String,
+}
+
+fn run_name(text: &str) -> Result<RunName, String> {
+    let (kind, name) = match text.split_once('/') {
+        None => (None, text),
+        Some(("backup", name)) => (Some(RunKind::Backup), name),
+        Some(("restore", name)) => (Some(RunKind::Restore), name),
+        Some(("repository", name)) => (Some(RunKind::Init), name),
+        Some((kind, _)) => return Err(format!("no runs of a {kind}: write backup/, restore/ or repository/")),
+    };
+    Ok(RunName { kind, name: name.to_owned() })
 }
 
 fn question(text: &str) -> Result<Question, String> {
@@ -288,6 +312,13 @@ mod tests {
             Arguments::parse_from(["stowaway", "backup", "--repository", "/r", "--init", "--", "pg_dump", "-n", "x"]);
         let Verb::Backup(backup) = arguments.verb else { panic!("another verb") };
         assert_eq!(backup.command, ["pg_dump", "-n", "x"]);
+    }
+
+    #[test]
+    fn logs_take_a_kind_before_the_name() {
+        assert_eq!(run_name("first"), Ok(RunName { kind: None, name: "first".into() }));
+        assert_eq!(run_name("restore/first"), Ok(RunName { kind: Some(RunKind::Restore), name: "first".into() }));
+        assert!(run_name("pod/first").unwrap_err().contains("backup/"));
     }
 
     #[test]

@@ -12,23 +12,27 @@ use serde_json::json;
 
 use super::{
     CliError,
-    args::{LogsArguments, Output},
+    args::{LogsArguments, Output, RunName},
     output, remote,
 };
-use crate::plan::labels::{ATTEMPT, RUN, SOURCE};
+use crate::plan::labels::{ATTEMPT, KIND, RUN, SOURCE};
 
 /// Prints them all; a run without any pod is an error, since silence would look like success.
 pub async fn logs(arguments: &LogsArguments) -> Result<u8, CliError> {
     let (client, namespace) = remote::connect(arguments.namespace.as_deref(), arguments.context.as_deref()).await?;
     let pods: Api<Pod> = Api::namespaced(client, &namespace);
-    let selector = ListParams::default().labels(&format!("{}={}", RUN, arguments.name));
-    let mut found = pods.list(&selector).await.map_err(CliError::cluster("list the run's pods"))?.items;
+    let RunName { kind, name } = &arguments.run;
+    let kinds = kind.map(|kind| format!(",{KIND}={kind}")).unwrap_or_default();
+    let mut found = pods
+        .list(&ListParams::default().labels(&format!("{RUN}={name}{kinds}")))
+        .await
+        .map_err(CliError::cluster("list the run's pods"))?
+        .items;
     let source_of = |pod: &Pod| pod.annotations().get(SOURCE).cloned().unwrap_or_default();
     if let Some(source) = &arguments.source {
         found.retain(|pod| source_of(pod) == source.as_str());
     }
     if found.is_empty() {
-        let name = &arguments.name;
         let message = format!(
             "namespace {namespace} has no pod of a run {name}; `kubectl describe` its Backup or Restore says why"
         );
@@ -37,9 +41,11 @@ pub async fn logs(arguments: &LogsArguments) -> Result<u8, CliError> {
     found.sort_by_key(|pod| (pod.creation_timestamp(), pod.name_any()));
     for pod in found {
         let (name, source) = (pod.name_any(), source_of(&pod));
-        let attempt = pod.labels().get(ATTEMPT).cloned().unwrap_or_default();
+        let label = |key| pod.labels().get(key).cloned().unwrap_or_default();
+        let (kind, attempt) = (label(KIND), label(ATTEMPT));
         if arguments.output == Output::Text {
-            output::print_line(&format!("==> {source}, attempt {attempt} (pod {name})"))?;
+            let of_source = if source.is_empty() { String::new() } else { format!(" of {source}") };
+            output::print_line(&format!("==> {kind}{of_source}, attempt {attempt} (pod {name})"))?;
         }
         let reader = match pods.log_stream(&name, &LogParams::default()).await {
             Ok(reader) => reader,
@@ -53,7 +59,8 @@ pub async fn logs(arguments: &LogsArguments) -> Result<u8, CliError> {
             match arguments.output {
                 Output::Text => output::print_line(&line)?,
                 Output::Json => output::print_line(
-                    &json!({ "source": source, "attempt": attempt, "pod": name, "line": line }).to_string(),
+                    &json!({ "kind": kind, "source": source, "attempt": attempt, "pod": name, "line": line })
+                        .to_string(),
                 )?,
             }
         }

@@ -202,7 +202,7 @@ fn announce(
     match format {
         Output::Json => output::print_json(object)?,
         Output::Text => output::print_line(&format!(
-            "{verb} {name} created in namespace {namespace}; `stowaway logs -n {namespace} {name}` tells how it goes"
+            "{verb} {name} created in namespace {namespace}; `stowaway logs -n {namespace} {verb}/{name}` tells how it goes"
         ))?,
     }
     Ok(0)

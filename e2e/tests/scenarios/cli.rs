@@ -88,6 +88,11 @@ async fn every_verb_works_in_the_cluster_with_json_and_stable_exit_codes() -> Re
             &String::from_utf8_lossy(&logs.stdout),
             &["pod/bad/main", "INSERT INTO stowage", "CommandFailed"],
         )?;
+        // A Backup has the same name.
+        let of_restore = run(&["logs", "restore/bad", "-o", "json"])?;
+        exits("logs of a Restore", &of_restore, 0)?;
+        let lines = String::from_utf8_lossy(&of_restore.stdout).into_owned();
+        ensure!(lines.lines().all(|line| line.contains(r#""kind":"restore""#)), "{lines}");
         exits("logs of nothing", &run(&["logs", "nothing"])?, 2)?;
 
         // As a plugin of kubectl.
@@ -150,6 +155,13 @@ fn the_same_verbs_and_the_same_gate_work_without_a_cluster() -> Result<()> {
     exits("a green restore", &restore(&["sh", "-c", &script])?, 0)?;
     ensure!(sequence::digest(&std::fs::read(&restored)?) == DUMP.digest(), "restore gives other bytes");
     exits("a failing restore", &restore(&["sh", "-c", "cat >/dev/null; exit 5"])?, 1)?;
+
+    let logged = local(&place, &["--log-format", "json", "backup", "--", &emit, "--bytes", "1", "--exit", "4"])?;
+    exits("a failing command, logged as JSON", &logged, 1)?;
+    for line in String::from_utf8_lossy(&logged.stderr).lines().filter(|line| !line.starts_with("error: ")) {
+        let event: Value = serde_json::from_str(line).with_context(|| format!("no JSON: {line}"))?;
+        ensure!(["timestamp", "level", "message"].iter().all(|field| event[field].is_string()), "{line}");
+    }
 
     let mut wrong = Command::new(process::stowaway()?);
     wrong.env("RESTIC_REPOSITORY", &place).env("RESTIC_PASSWORD", "wrong").arg("snapshots");
