@@ -10,6 +10,13 @@ cluster := e2e/cluster
 # Outside of the clone, so that a fresh clone compiles no dependency twice.
 export CARGO_TARGET_DIR ?= $(or $(STOWAWAY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stowaway)/target
 
+# Cargo takes another clone's programs for this one's when they are younger than the sources here.
+.PHONY: own
+own:
+	@mkdir -p $(CARGO_TARGET_DIR)
+	@[ "$$(cat $(CARGO_TARGET_DIR)/clone 2>&1)" = "$(CURDIR)" ] || find src tests e2e -name '*.rs' -exec touch {} +
+	@echo "$(CURDIR)" >$(CARGO_TARGET_DIR)/clone
+
 .PHONY: help
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -23,19 +30,19 @@ tools: ## Builds what the tests need into the cache (Kubernetes, restic, ...); m
 	@$(cluster)/build
 
 .PHONY: build
-build: tools ## The binary
+build: own tools ## The binary
 	@echo "building stowaway (about 6 minutes on a new machine, seconds later) ..."
 	@$(cargo) build --release
 
 .PHONY: lint
-lint: tools ## Formatting and clippy
+lint: own tools ## Formatting and clippy
 	@echo "checking format and lints ..."
 	@$(cargo) fmt --all --check
 	@$(cargo) clippy --release --workspace --all-targets -- -D warnings
 
 .PHONY: unit
 unit: build ## Tests without a cluster, some of them with the real restic
-	cargo test --release --no-fail-fast
+	RUST_TEST_THREADS=4 cargo test --release --no-fail-fast
 
 .PHONY: cluster
 cluster: build ## The test cluster, with our image and the controller in it
@@ -61,7 +68,7 @@ bench: cluster ## Rate, CPU and peak memory, beside kubectl exec | restic backup
 	@$(cargo) run --release --package stowaway-e2e --bin bench
 
 .PHONY: manifests
-manifests: ## Writes the generated manifests and the README's table anew
+manifests: own ## Writes the generated manifests and the README's table anew
 	@$(cargo) run --release -- manifests --output manifests
 	@e2e/update-readme
 

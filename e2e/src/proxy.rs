@@ -1,4 +1,4 @@
-//! A TCP proxy that breaks what passes through it: it cuts after a number of bytes, or stalls. It knows no protocol, so
+//! A TCP proxy that breaks what passes through it: it cuts after a number of bytes, falls silent, or stalls. It knows no protocol, so
 //! TLS passes unharmed until it is cut.
 
 use std::{
@@ -34,6 +34,8 @@ pub enum Fault {
     None,
     /// Once so many bytes have passed, every connection is cut, and later ones are refused.
     CutAfter(Way, u64),
+    /// Once so many bytes have passed, nothing passes any way, and no connection ends: a cable that was pulled.
+    SilenceAfter(Way, u64),
     /// Once so many bytes have passed, nothing passes that way for so long, once a connection.
     StallAfter(Way, u64, Duration),
 }
@@ -62,6 +64,10 @@ impl Counters {
 
     fn is_cut(&self, fault: Fault) -> bool {
         matches!(fault, Fault::CutAfter(way, limit) if self.of(way).load(Ordering::SeqCst) >= limit)
+    }
+
+    fn is_silent(&self, fault: Fault) -> bool {
+        matches!(fault, Fault::SilenceAfter(way, limit) if self.of(way).load(Ordering::SeqCst) >= limit)
     }
 }
 
@@ -132,12 +138,15 @@ async fn copy(
     let mut stalled = false;
     loop {
         let wanted = match *fault.borrow() {
-            Fault::CutAfter(cut, limit) if cut == way => {
+            Fault::CutAfter(at, limit) | Fault::SilenceAfter(at, limit) if at == way => {
                 let left = limit.saturating_sub(counter.load(Ordering::SeqCst));
                 usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len())
             }
             _ => buffer.len(),
         };
+        if counters.is_silent(*fault.borrow()) {
+            std::future::pending::<()>().await;
+        }
         if wanted == 0 {
             return;
         }
@@ -145,6 +154,9 @@ async fn copy(
             Ok(0) | Err(_) => return,
             Ok(length) => length,
         };
+        if counters.is_silent(*fault.borrow()) {
+            std::future::pending::<()>().await;
+        }
         let passed = counter.fetch_add(length as u64, Ordering::SeqCst) + length as u64;
         let stall = match *fault.borrow() {
             Fault::StallAfter(where_to, limit, pause) if where_to == way && passed >= limit && !stalled => Some(pause),

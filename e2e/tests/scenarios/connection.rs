@@ -79,6 +79,23 @@ async fn a_cut_at_any_offset_leaves_nothing_visible_and_the_next_run_works() -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_falls_silent_is_given_up_and_nothing_is_visible() -> Result<()> {
+    let sequence = Sequence::new(Kind::Random, 6, 2_000_000);
+    in_namespace("silence", async |namespace: &Namespace| {
+        let pod = Workload::dumping(namespace, "box", &sequence).start(namespace).await?;
+        let silence = Fault::SilenceAfter(Way::FromServer, 1_000_000);
+        let (runner, restic, proxy) = runner_behind_proxy(namespace, silence).await?;
+        let ended = runner.run(runner.backup(&pod, None, "silent")?).await?;
+        ended.is(Verdict::Failed, &[Reason::StreamCut])?;
+        restic.agrees_with_report("silent", ended.report.as_ref(), &known(&[]))?;
+        // The API server has not heard of it: its side ends when its own keep-alive does, or the cable's.
+        drop(proxy);
+        namespace.wait_until_gone("box", CONTAINER, "emit --kind").await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stalled_reader_on_a_busy_machine_gets_the_whole_stream() -> Result<()> {
     in_namespace("stalls", async |namespace: &Namespace| {
         let pod = Workload::dumping(namespace, "box", &STALLED).start(namespace).await?;

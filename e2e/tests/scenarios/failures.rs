@@ -1,8 +1,11 @@
 //! Commands that fail, hang, are killed, or lose their pod.
 
 use anyhow::{Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::DeleteParams;
+use k8s_openapi::api::core::v1::{Event, Pod};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams},
+};
 use serde_json::json;
 use stowaway::model::Verdict::{self, Failed, Succeeded};
 use stowaway_e2e::{
@@ -91,6 +94,24 @@ async fn failing_commands_are_told_apart_and_leave_no_snapshot() -> Result<()> {
     .await
 }
 
+/// `kubectl describe` shows these, by type, reason, and a part of the text.
+async fn events_tell(namespace: &Namespace, backup: &str, expected: &[(&str, &str, &str)]) -> Result<()> {
+    let about = ListParams::default().fields(&format!("involvedObject.kind=Backup,involvedObject.name={backup}"));
+    let events: Api<Event> = namespace.api();
+    let tells = |event: &Event, (kind, reason, text): (&str, &str, &str)| {
+        let is = |field: &Option<String>, value: &str| field.as_deref() == Some(value);
+        let says = event.message.as_ref().is_some_and(|message| message.contains(text));
+        is(&event.type_, kind) && is(&event.reason, reason) && says
+    };
+    namespace
+        .wait_until(&format!("Events {expected:?} of Backup {backup}"), async || {
+            let events = events.list(&about).await?.items;
+            let all = expected.iter().all(|words| events.iter().any(|event| tells(event, *words)));
+            Ok(all.then_some(()))
+        })
+        .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_failing_source_of_three_fails_alone_and_only_it_is_retried() -> Result<()> {
     let (first, second, third) = (
@@ -117,6 +138,12 @@ async fn one_failing_source_of_three_fails_alone_and_only_it_is_retried() -> Res
         let verdict = alone.status.as_ref().and_then(|status| status.verdict);
         ensure!(verdict == Some(Verdict::Incomplete), "one of three failed, and the Backup is {verdict:?}");
         restic.agrees_with(&alone, &expected)?;
+        events_tell(
+            namespace,
+            "alone",
+            &[("Warning", "CommandFailed", "pod/b/main"), ("Normal", "Completed", "pod/a/main")],
+        )
+        .await?;
 
         for name in ["a", "b", "c"] {
             namespace.shell(name, "rm -f /scratch/runs /scratch/failed")?;
