@@ -299,6 +299,15 @@ async fn trailer_before_the_word_to_go_is_never_a_success() {
 }
 
 #[tokio::test]
+async fn trailer_in_one_piece_with_ready_is_heard() {
+    let both = || Say(stdout(format!("{} ready\n{}", nonce().as_str(), nonce().trailer(127))));
+    let steps = vec![Hear(nonce().line_with_size(12)), both(), Stall];
+    assert_eq!(fake_feed(steps, good_input()).await, (Err(Reason::CommandNotFound), true));
+    let steps = vec![Hear(nonce().line()), both(), Hear(nonce().line()), Say(status(ExecStatus::Exited(127)))];
+    assert_eq!(fake_dump(steps).await.1, Handed::Broken(Reason::CommandNotFound));
+}
+
+#[tokio::test]
 async fn failing_restore_command_keeps_its_status() {
     let mut steps: Vec<Step> = good_feed().into_iter().take(6).collect();
     steps.extend([Say(trailer(3)), Say(status(ExecStatus::Exited(3)))]);

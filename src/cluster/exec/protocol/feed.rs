@@ -130,11 +130,13 @@ impl Feeder<'_> {
         let mut next: Option<Bytes> = None;
         let mut ended = false;
         while !(ended && self.marker.is_seen()) {
+            // It may have come in one piece with `ready`.
+            if let Some(status) = self.unsealer.exit_status() {
+                return Ok(ControlFlow::Break(status));
+            }
             tokio::select! {
                 failure = self.watch.interruption() => return Err(failure),
-                heard = session.next() => if let Some(status) = self.take(heard)? {
-                    return Ok(ControlFlow::Break(status));
-                },
+                heard = session.next() => drop(self.take(heard)?),
                 room = sender.reserve(), if next.is_some() => {
                     let room = room.map_err(|_| cut(&SessionCut::input(), self.sent))?;
                     room.send(Input::Data(next.take().unwrap_or_default()));
