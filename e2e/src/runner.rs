@@ -149,6 +149,7 @@ impl Runner {
             .env("POD_NAME", "runner-of-a-test")
             .env("POD_UID", "00000000-0000-0000-0000-000000000000")
             .env("POD_NAMESPACE", &self.namespace)
+            .envs(mounts::ALLOCATOR)
             .stdin(Stdio::null())
             .stderr(log.try_clone()?)
             .stdout(log);

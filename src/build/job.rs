@@ -138,7 +138,7 @@ fn pod(request: &JobRequest<'_>, name: &str, wishes: RunnerPod) -> Result<PodSpe
             name: names::RUNNER_CONTAINER.into(),
             image: Some(request.image.to_owned()),
             args: Some(vec!["runner".into()]),
-            env: Some(environment(serde_json::to_string(request.task)?)),
+            env: Some(environment(&serde_json::to_string(request.task)?)),
             resources: Some(resources.unwrap_or_else(default_resources)),
             security_context: Some(container_security()),
             termination_message_path: Some(mounts::TERMINATION_MESSAGE.into()),
@@ -151,7 +151,7 @@ fn pod(request: &JobRequest<'_>, name: &str, wishes: RunnerPod) -> Result<PodSpe
     })
 }
 
-fn environment(task: String) -> Vec<EnvVar> {
+fn environment(task: &str) -> Vec<EnvVar> {
     let field = |name: &str, path: &str| EnvVar {
         name: name.into(),
         value_from: Some(EnvVarSource {
@@ -160,14 +160,15 @@ fn environment(task: String) -> Vec<EnvVar> {
         }),
         value: None,
     };
-    vec![
-        EnvVar { name: mounts::TASK_VARIABLE.into(), value: Some(task), value_from: None },
+    let value = |name: &str, value: &str| EnvVar { name: name.into(), value: Some(value.into()), value_from: None };
+    let mut variables = vec![
+        value(mounts::TASK_VARIABLE, task),
         field("POD_NAME", "metadata.name"),
         field("POD_UID", "metadata.uid"),
         field("POD_NAMESPACE", "metadata.namespace"),
-        // The C library keeps freed memory per arena, and makes eight arenas a core: two are enough, and keep the limit.
-        EnvVar { name: "MALLOC_ARENA_MAX".into(), value: Some("2".into()), value_from: None },
-    ]
+    ];
+    variables.extend(mounts::ALLOCATOR.map(|(name, setting)| value(name, setting)));
+    variables
 }
 
 fn default_resources() -> ResourceRequirements {

@@ -27,6 +27,10 @@ pub mod mounts {
     pub const S3_SESSION_TOKEN_FILE: &str = "session-token";
     /// Where the volume of a `volume` backend is mounted.
     pub const REPOSITORY_FOLDER: &str = "/repository";
+    /// Settings of the C library's allocator (mallopt(3)). It makes eight arenas a core, and keeps freed memory in each: two
+    /// are enough. And it learns from the size of chunks to keep those, too, so that a long stream scatters them: what
+    /// is as large as a chunk goes back at once.
+    pub const ALLOCATOR: [(&str, &str); 2] = [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "1048576")];
     /// Where the report goes (Kubernetes' default termination message path).
     pub const TERMINATION_MESSAGE: &str = "/dev/termination-log";
 }

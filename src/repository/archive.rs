@@ -23,9 +23,9 @@ use super::{
 };
 use crate::{model::SnapshotIdentity, stream::Piece};
 
-/// Size of the packs that the engine makes. Five are in memory at a time; the engine's own default is four times this and
+/// Size of the packs that the engine makes. Six are in memory at a time; the engine's own default is eight times this and
 /// grows with the repository. restic takes 4 MiB to 128 MiB.
-const PACK_SIZE: &str = "8MiB";
+const PACK_SIZE: &str = "4MiB";
 
 /// What the engine may write while a stream is read: packs, and indexes of what is there. Its own tree and the index
 /// that would name it are held back, and so is its snapshot, for which it must have the stream's good end first.

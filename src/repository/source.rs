@@ -106,8 +106,9 @@ impl StreamReader {
     }
 }
 
-impl io::Read for StreamReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl StreamReader {
+    /// Makes sure that bytes are at hand; false at the good end.
+    fn fetch(&mut self) -> io::Result<bool> {
         while self.current.is_empty() {
             match self.next() {
                 Ok(Some(data)) => {
@@ -116,7 +117,7 @@ impl io::Read for StreamReader {
                     self.progress.read.fetch_add(data.len() as u64, Ordering::Relaxed);
                     self.current = data;
                 }
-                Ok(None) => return Ok(0),
+                Ok(None) => return Ok(false),
                 Err(error) => {
                     let text = error.to_string();
                     self.first_error.set(error);
@@ -124,9 +125,21 @@ impl io::Read for StreamReader {
                 }
             }
         }
-        let length = buffer.len().min(self.current.len());
-        self.current.copy_to_slice(&mut buffer[..length]);
-        Ok(length)
+        Ok(true)
+    }
+}
+
+impl io::Read for StreamReader {
+    /// Fills the whole buffer unless the stream ends: the engine shrinks its own for good at every shorter read
+    /// (`rustic_core` 0.13), in the end to single bytes.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() && self.fetch()? {
+            let length = (buffer.len() - filled).min(self.current.len());
+            self.current.copy_to_slice(&mut buffer[filled..filled + length]);
+            filled += length;
+        }
+        Ok(filled)
     }
 }
 
@@ -171,4 +184,41 @@ pub(super) fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+    use crate::{model::Proof, stream::pieces};
+
+    #[tokio::test]
+    async fn buffer_of_the_engine_is_filled_from_many_pieces() {
+        let (sender, pieces) = pieces();
+        let mut reader = StreamReader {
+            pieces,
+            runtime: Handle::current(),
+            cancel: CancellationToken::new(),
+            place: "here".to_owned(),
+            allow_empty: false,
+            progress: Arc::default(),
+            verdict: StreamVerdict::default(),
+            first_error: Arc::default(),
+            current: Bytes::new(),
+            hash: Sha256::default(),
+            bytes: 0,
+        };
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut buffer = [0; 10];
+            let lengths = [(); 3].map(|()| reader.read(&mut buffer).unwrap());
+            (lengths, reader.verdict.get())
+        });
+        for _ in 0..13 {
+            sender.send(Piece::Data(Bytes::from_static(b"x"))).await.unwrap();
+        }
+        sender.send(Piece::End(End { proof: Proof::Acknowledged, bytes: 13 })).await.unwrap();
+        let (lengths, ended) = reading.await.unwrap();
+        assert_eq!((lengths, ended.unwrap().end.bytes), ([10, 3, 0], 13));
+    }
 }

@@ -19,11 +19,12 @@ use stowaway_e2e::{
     workload::{self, COMMAND},
 };
 
-/// Short, every byte value in an odd length, several packs that do not compress, and beyond 2^30.
+/// Short, every byte value in an odd length, many packs that do not compress, and beyond 2^30. Each in the memory that a
+/// Job has.
 const STREAMS: [(&str, Sequence); 4] = [
     ("short", Sequence::new(Kind::Random, 5, 1024)),
     ("every", Sequence::new(Kind::Every, 0, 3_000_017)),
-    ("packs", Sequence::new(Kind::Random, 6, 40 << 20)),
+    ("packs", Sequence::new(Kind::Random, 6, 300 << 20)),
     ("long", Sequence::new(Kind::Text, 7, (1 << 30) + 1)),
 ];
 

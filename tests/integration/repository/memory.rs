@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use stowaway::{
+    model::mounts,
     repository::Progress,
     stream::{Piece, pieces},
 };
@@ -28,8 +29,7 @@ fn long_stream_is_stored_and_read_back_in_little_memory() {
     let (_, module) = module_path!().split_once("::").unwrap();
     let alone = std::process::Command::new(std::env::current_exe().unwrap())
         .env(ALONE, "1")
-        // glibc keeps a heap for each of many threads unless told otherwise; the Job's pods set the same.
-        .env("MALLOC_ARENA_MAX", "2")
+        .envs(mounts::ALLOCATOR)
         .args(["--exact", &format!("{module}::long_stream_is_stored_and_read_back_in_little_memory"), "--nocapture"])
         .output()
         .unwrap();
