@@ -28,9 +28,9 @@ pub mod mounts {
     /// Where the volume of a `volume` backend is mounted.
     pub const REPOSITORY_FOLDER: &str = "/repository";
     /// Settings of the C library's allocator (mallopt(3)). It makes eight arenas a core, and keeps freed memory in each: two
-    /// are enough. And it learns from the size of chunks to keep those, too, so that a long stream scatters them: what
-    /// is as large as a chunk goes back at once.
-    pub const ALLOCATOR: [(&str, &str); 2] = [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "1048576")];
+    /// are enough. And it learns to keep pieces of the size of a chunk, too, so that a long stream scatters them: the
+    /// larger ones go back at once.
+    pub const ALLOCATOR: [(&str, &str); 2] = [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "2097152")];
     /// Where the report goes (Kubernetes' default termination message path).
     pub const TERMINATION_MESSAGE: &str = "/dev/termination-log";
 }

@@ -3,7 +3,7 @@
 //!
 //! It must not know where the stream comes from.
 
-use std::sync::{Arc, Mutex, PoisonError, atomic::Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering};
 
 use bytes::Bytes;
 use rustic_core::{
@@ -11,7 +11,10 @@ use rustic_core::{
     repofile::{MasterKey, SnapshotFile},
 };
 use sha2::Sha256;
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, mpsc},
+};
 
 use super::{
     Progress, Repository, RepositoryError, StoreRules, Stored,
@@ -27,6 +30,9 @@ use crate::{model::SnapshotIdentity, stream::Piece};
 /// grows with the repository. restic takes 4 MiB to 128 MiB.
 const PACK_SIZE: &str = "4MiB";
 
+/// How many packs are on their way to the store at once: one that is far away answers late, and each pack is in memory.
+const UPLOADS: usize = 2;
+
 /// What the engine may write while a stream is read: packs, and indexes of what is there. Its own tree and the index
 /// that would name it are held back, and so is its snapshot, for which it must have the stream's good end first.
 #[derive(Debug)]
@@ -35,7 +41,10 @@ struct Gate {
     runtime: Handle,
     verdict: StreamVerdict,
     progress: Arc<Progress>,
-    passed: Mutex<Passed>,
+    passed: Arc<Mutex<Passed>>,
+    /// Free places for uploads.
+    places: Arc<Semaphore>,
+    first_error: Arc<FirstError>,
 }
 
 /// What came to the gate.
@@ -51,7 +60,7 @@ pub(super) struct Passed {
 
 impl Writes for Gate {
     fn write(&self, kind: Kind, id: &Id, tree_pack: bool, content: Vec<Bytes>) -> Result<(), RepositoryError> {
-        let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut passed = lock(&self.passed);
         match kind {
             // The engine's settings for this run; the repository's config stays as it is.
             Kind::Config => Ok(()),
@@ -65,11 +74,11 @@ impl Writes for Gate {
             }
             Kind::Pack | Kind::Index => {
                 drop(passed);
-                let size = content.iter().map(|part| part.len() as u64).sum();
-                self.runtime.block_on(self.store.write(kind, id, content, Write::Replace))?;
-                self.progress.uploaded.fetch_add(size, Ordering::Relaxed);
-                self.passed.lock().unwrap_or_else(PoisonError::into_inner).written.push((kind, *id, size));
-                Ok(())
+                if kind == Kind::Index {
+                    // No index may name a pack that is not there.
+                    self.settle();
+                }
+                self.upload(kind, *id, content)
             }
             Kind::Snapshot if self.verdict.get().is_some() => Ok(()),
             Kind::Snapshot | Kind::Key | Kind::Lock => {
@@ -77,6 +86,46 @@ impl Writes for Gate {
             }
         }
     }
+}
+
+impl Gate {
+    /// Waits for a place, and uploads without being waited for.
+    fn upload(&self, kind: Kind, id: Id, content: Vec<Bytes>) -> Result<(), RepositoryError> {
+        let place = self.runtime.block_on(Arc::clone(&self.places).acquire_owned());
+        let place = place.map_err(|error| internal(&self.store, error))?;
+        if self.first_error.happened().is_cancelled() {
+            return Err(RepositoryError::Cancelled { place: self.store.place().to_owned() });
+        }
+        let (store, progress) = (self.store.clone(), Arc::clone(&self.progress));
+        let (passed, first_error) = (Arc::clone(&self.passed), Arc::clone(&self.first_error));
+        self.runtime.spawn(async move {
+            let size = content.iter().map(|part| part.len() as u64).sum();
+            let written = tokio::select! {
+                written = store.write(kind, &id, content, Write::Replace) => written,
+                // The run has failed; nobody needs this any more.
+                () = first_error.happened().cancelled() => return,
+            };
+            match written {
+                Ok(_) => {
+                    progress.uploaded.fetch_add(size, Ordering::Relaxed);
+                    lock(&passed).written.push((kind, id, size));
+                }
+                Err(error) => first_error.set(error),
+            }
+            drop(place);
+        });
+        Ok(())
+    }
+
+    /// Waits until no upload is under way. What went wrong with one is in `first_error`.
+    fn settle(&self) {
+        // The semaphore is never closed, and has as many places.
+        let _all = self.runtime.block_on(self.places.acquire_many(u32::try_from(UPLOADS).unwrap_or(1)));
+    }
+}
+
+fn lock(passed: &Mutex<Passed>) -> MutexGuard<'_, Passed> {
+    passed.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(super) fn internal(store: &Store, what: impl std::fmt::Display) -> RepositoryError {
@@ -100,7 +149,9 @@ pub(super) async fn store_stream(
         runtime: Handle::current(),
         verdict: verdict.clone(),
         progress: Arc::clone(&progress),
-        passed: Mutex::default(),
+        passed: Arc::default(),
+        places: Arc::new(Semaphore::new(UPLOADS)),
+        first_error: Arc::clone(&first_error),
     });
     let source = StreamSource::new(StreamReader {
         pieces,
@@ -119,11 +170,16 @@ pub(super) async fn store_stream(
     let master = repository.master.clone();
     let writes: Arc<dyn Writes> = Arc::<Gate>::clone(&gate);
     let blame = |what| internal(store, what);
-    let task = move |engine: &Engine| archive(engine, &master, &source);
+    let uploads = Arc::clone(&gate);
+    let task = move |engine: &Engine| {
+        let archived = archive(engine, &master, &source);
+        uploads.settle();
+        archived
+    };
     let engines = engine::run(store, writes, first_error, blame, task).await?;
 
     let ended = verdict.get().ok_or_else(|| internal(store, "the engine ended before the stream did"))?;
-    let passed = std::mem::take(&mut *gate.passed.lock().unwrap_or_else(PoisonError::into_inner));
+    let passed = std::mem::take(&mut *lock(&gate.passed));
     let commit = Commit { repository, store, identity, rules, progress: &progress };
     commit.run(&name, &ended, engines, passed).await
 }
@@ -170,7 +226,9 @@ mod tests {
             runtime: Handle::current(),
             verdict: StreamVerdict::default(),
             progress: Arc::default(),
-            passed: Mutex::default(),
+            passed: Arc::default(),
+            places: Arc::new(Semaphore::new(UPLOADS)),
+            first_error: Arc::default(),
         }
     }
 
