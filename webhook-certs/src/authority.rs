@@ -1,0 +1,197 @@
+//! An authority and the leaves that it signs. P-256 throughout: small, fast, and known to every API server.
+//!
+//! It must not know when anything is due.
+
+use std::{fmt, time::Duration};
+
+use jiff::Timestamp;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256,
+};
+use time::OffsetDateTime;
+use x509_parser::pem::parse_x509_pem;
+use zeroize::Zeroizing;
+
+/// How long an authority is valid.
+const AUTHORITY_LIFETIME: Duration = Duration::from_hours(365 * 24);
+/// How long a leaf is valid.
+pub const LEAF_LIFETIME: Duration = Duration::from_hours(48);
+/// How far the API server's clock may be behind ours.
+const SKEW: Duration = Duration::from_mins(5);
+
+/// Why a certificate could not be made or read.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// The library refused.
+    #[error("failed to make a certificate: {0}")]
+    Issue(#[from] rcgen::Error),
+    /// It is no certificate in PEM.
+    #[error("what should be a certificate cannot be read: {0}")]
+    Unreadable(String),
+    /// The key is not the certificate's, or the certificate is no authority's.
+    #[error("{0}")]
+    Mismatch(&'static str),
+}
+
+/// From when until when a certificate is valid.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Validity {
+    /// The first moment, in whole seconds.
+    pub not_before: Timestamp,
+    /// The last moment, in whole seconds.
+    pub not_after: Timestamp,
+}
+
+impl Validity {
+    fn from_now(now: Timestamp, lifetime: Duration) -> Self {
+        let seconds = |time: Timestamp| Timestamp::from_second(time.as_second()).unwrap_or(time);
+        Self {
+            not_before: seconds(now.saturating_sub(SKEW).unwrap_or(now)),
+            not_after: seconds(now.saturating_add(lifetime).unwrap_or(now)),
+        }
+    }
+
+    /// Whether it is valid then.
+    pub fn holds(&self, now: Timestamp) -> bool {
+        (self.not_before..=self.not_after).contains(&now)
+    }
+
+    /// Two thirds of the way: when its successor is due.
+    pub fn renewal(&self) -> Timestamp {
+        let seconds = self.not_after.as_second() - self.not_before.as_second();
+        Timestamp::from_second(self.not_before.as_second() + seconds / 3 * 2).unwrap_or(self.not_after)
+    }
+
+    fn apply(&self, parameters: &mut CertificateParams) {
+        let date = |time: Timestamp| {
+            OffsetDateTime::from_unix_timestamp(time.as_second()).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+        };
+        parameters.not_before = date(self.not_before);
+        parameters.not_after = date(self.not_after);
+    }
+}
+
+/// A certificate that signs leaves, and its key.
+#[derive(Clone, PartialEq)]
+pub struct Authority {
+    certificate: String,
+    key: Zeroizing<String>,
+    validity: Validity,
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Authority").field("validity", &self.validity).finish_non_exhaustive()
+    }
+}
+
+impl Authority {
+    /// A new one of that name.
+    pub fn issue(name: &str, now: Timestamp) -> Result<Self, CertificateError> {
+        let validity = Validity::from_now(now, AUTHORITY_LIFETIME);
+        let mut parameters = CertificateParams::new(Vec::new())?;
+        validity.apply(&mut parameters);
+        // A name of its own: a verifier looks for an issuer by its name first.
+        parameters.distinguished_name.push(DnType::CommonName, format!("{name} {}", now.as_second()));
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let certificate = parameters.self_signed(&key)?.pem();
+        Ok(Self { certificate, key: Zeroizing::new(key.serialize_pem()), validity })
+    }
+
+    /// One that was stored, as its certificate and key in PEM.
+    pub fn parse(certificate: &str, key: &str) -> Result<Self, CertificateError> {
+        let unreadable = |error: &dyn fmt::Display| CertificateError::Unreadable(error.to_string());
+        let (_, pem) = parse_x509_pem(certificate.as_bytes()).map_err(|error| unreadable(&error))?;
+        let parsed = pem.parse_x509().map_err(|error| unreadable(&error))?;
+        if !parsed.is_ca() {
+            return Err(CertificateError::Mismatch("the certificate is no authority's"));
+        }
+        if *parsed.public_key().subject_public_key.data != *KeyPair::from_pem(key)?.public_key_raw() {
+            return Err(CertificateError::Mismatch("the key is not the certificate's"));
+        }
+        let moment = |time: x509_parser::time::ASN1Time| {
+            Timestamp::from_second(time.timestamp()).map_err(|error| unreadable(&error))
+        };
+        let validity = Validity {
+            not_before: moment(parsed.validity().not_before)?,
+            not_after: moment(parsed.validity().not_after)?,
+        };
+        Ok(Self { certificate: certificate.to_owned(), key: Zeroizing::new(key.to_owned()), validity })
+    }
+
+    /// Its certificate in PEM, for the bundle.
+    pub fn certificate(&self) -> &str {
+        &self.certificate
+    }
+
+    /// Its key in PEM, for the Secret and nothing else.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// How long it is valid.
+    pub fn validity(&self) -> Validity {
+        self.validity
+    }
+
+    /// A leaf for a server of exactly these DNS names. It does not outlive its authority.
+    pub fn issue_leaf(&self, names: &[String], now: Timestamp) -> Result<Leaf, CertificateError> {
+        let mut validity = Validity::from_now(now, LEAF_LIFETIME);
+        validity.not_after = validity.not_after.min(self.validity.not_after);
+        let mut parameters = CertificateParams::new(names.to_vec())?;
+        validity.apply(&mut parameters);
+        parameters.distinguished_name.push(DnType::CommonName, names.first().map_or("", String::as_str));
+        parameters.is_ca = IsCa::ExplicitNoCa;
+        parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        parameters.use_authority_key_identifier_extension = true;
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let issuer = Issuer::from_ca_cert_pem(&self.certificate, KeyPair::from_pem(&self.key)?)?;
+        let certificate = parameters.signed_by(&key, &issuer)?.der().to_vec();
+        Ok(Leaf {
+            certificate,
+            key: Zeroizing::new(key.serialize_der()),
+            validity,
+            authority: self.certificate.clone(),
+        })
+    }
+}
+
+/// What one replica serves with.
+pub struct Leaf {
+    certificate: Vec<u8>,
+    key: Zeroizing<Vec<u8>>,
+    validity: Validity,
+    authority: String,
+}
+
+impl fmt::Debug for Leaf {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Leaf").field("validity", &self.validity).finish_non_exhaustive()
+    }
+}
+
+impl Leaf {
+    /// Its certificate in DER.
+    pub fn certificate(&self) -> &[u8] {
+        &self.certificate
+    }
+
+    /// Its key as PKCS #8 in DER; it never leaves the memory of its replica.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// How long it is valid.
+    pub fn validity(&self) -> Validity {
+        self.validity
+    }
+
+    /// The certificate, in PEM, of the authority that signed it.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+}

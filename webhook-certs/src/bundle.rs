@@ -1,0 +1,22 @@
+//! Bundles: certificates in PEM, one after the other, as a `caBundle` holds them.
+//!
+//! It must not know why a certificate is in a bundle.
+
+use x509_parser::pem::Pem;
+
+/// The certificates of a bundle in DER, up to the first that cannot be read.
+pub(crate) fn certificates(bundle: &str) -> Vec<Vec<u8>> {
+    let blocks = Pem::iter_from_buffer(bundle.as_bytes());
+    blocks.map_while(Result::ok).filter(|block| block.label == "CERTIFICATE").map(|block| block.contents).collect()
+}
+
+/// Whether the bundle holds every certificate of `wanted`, however each of them is laid out.
+pub fn holds(bundle: &str, wanted: &str) -> bool {
+    let (found, wanted) = (certificates(bundle), certificates(wanted));
+    !wanted.is_empty() && wanted.iter().all(|certificate| found.contains(certificate))
+}
+
+/// Whether both hold the same certificates in the same order.
+pub(crate) fn same(bundle: &str, other: &str) -> bool {
+    certificates(bundle) == certificates(other)
+}
