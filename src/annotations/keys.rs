@@ -30,6 +30,14 @@ pub enum Role {
     AcceptUnproven,
     /// Whether 0 bytes are a dump.
     AllowEmpty,
+    /// What is put into the pod.
+    Inject,
+    /// Which of the pod's volumes.
+    Volumes,
+    /// Whether they are filled before the app starts.
+    Restore,
+    /// Which Secrets the command needs.
+    Secrets,
 }
 
 /// How a value is written.
@@ -45,6 +53,10 @@ pub enum Form {
     Duration,
     /// Go's booleans.
     Boolean,
+    /// One of a few words, which are told here.
+    Choice(&'static str),
+    /// Names, separated by commas.
+    Names,
 }
 
 impl Form {
@@ -56,6 +68,8 @@ impl Form {
             Self::Suffix => "text, with its dot",
             Self::Duration => "a duration such as `90s` or `1h30m`",
             Self::Boolean => "`\"true\"` or `\"false\"`",
+            Self::Choice(words) => words,
+            Self::Names => "names, separated by commas",
         }
     }
 }
@@ -194,6 +208,50 @@ pub const KEYS: &[Key] = &[
         feature: "backup",
         foreign: &[],
     },
+    Key {
+        role: Role::Inject,
+        name: "inject",
+        named: false,
+        carrier: POD,
+        form: Form::Choice("`helper`, `sidecar` or `none`"),
+        default: "`helper` where a command is annotated",
+        documentation: "What is put into the pod: the helper that proves dumps, a sidecar that writes to the store itself, or nothing.",
+        feature: "injection",
+        foreign: &[],
+    },
+    Key {
+        role: Role::Volumes,
+        name: "volumes",
+        named: false,
+        carrier: POD,
+        form: Form::Names,
+        default: "none for the sidecar; for `restore` the pod's only PersistentVolumeClaim",
+        documentation: "The pod's volumes that the sidecar backs up and that `restore` fills.",
+        feature: "injection",
+        foreign: &[],
+    },
+    Key {
+        role: Role::Restore,
+        name: "restore",
+        named: false,
+        carrier: POD,
+        form: Form::Choice("`on-empty`"),
+        default: "nothing is restored by itself",
+        documentation: "Before the app starts, an empty volume is filled from its newest good snapshot. A pod for which this cannot be done is refused.",
+        feature: "injection",
+        foreign: &[],
+    },
+    Key {
+        role: Role::Secrets,
+        name: "secrets",
+        named: false,
+        carrier: POD,
+        form: Form::Names,
+        default: "none",
+        documentation: "Secrets of the pod's namespace that are mounted into the command's container, each at `/stowaway-secrets/<name>`.",
+        feature: "injection",
+        foreign: &[],
+    },
 ];
 
 /// The row of a role.
@@ -201,8 +259,20 @@ pub(super) fn key_of(role: Role) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.role == role)
 }
 
-/// The key that was probably meant by one that we don't know, both without our prefix.
-pub(super) fn nearest(unknown: &str) -> String {
+/// The whole key of a role, as we write it.
+pub fn own_key(role: Role) -> String {
+    format!("{PREFIX}{}", key_of(role).map_or("", |key| key.name))
+}
+
+/// A longer key cannot be in an object, and would only cost time: the part behind the slash has at most 63 bytes.
+const MAXIMUM_KEY_BYTES: usize = 63;
+
+/// The key that was probably meant by one that we don't know, both without our prefix; none when it is too long to be
+/// looked for.
+pub(super) fn nearest(unknown: &str) -> Option<String> {
+    if unknown.len() > MAXIMUM_KEY_BYTES {
+        return None;
+    }
     let base = unknown.split('.').next().unwrap_or(unknown);
     let distance = |name: &str| {
         // A part of a key, such as `container`, is as near as a typo.
@@ -211,7 +281,7 @@ pub(super) fn nearest(unknown: &str) -> String {
     };
     // Of equals the first: the table's order is that of likelihood.
     let name = KEYS.iter().map(|key| key.name).min_by_key(|name| distance(name)).unwrap_or_default();
-    format!("{PREFIX}{name}")
+    Some(format!("{PREFIX}{name}"))
 }
 
 /// The table of the README, as Markdown.

@@ -12,8 +12,8 @@ mod values;
 #[cfg(test)]
 mod tests;
 
-pub use keys::{Form, KEYS, Key, PREFIX, Role, render};
+pub use keys::{Form, KEYS, Key, PREFIX, Role, own_key, render};
 pub use parse::parse;
-pub use request::{CommandRequest, Generation, Problem, Problems, Request, Warning};
+pub use request::{CommandRequest, Generation, Injection, Problem, Problems, Request, Warning};
 pub use split::split;
-pub use values::{MAXIMUM_COMMAND_BYTES, MAXIMUM_EXTENSION_BYTES, positive_duration};
+pub use values::{MAXIMUM_COMMAND_BYTES, MAXIMUM_EXTENSION_BYTES, MAXIMUM_NAMES, positive_duration};

@@ -7,13 +7,14 @@
 //! key of the container beside them, so generations do stand side by side.)
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
 use super::{
     keys::{Form, KEYS, Key, PREFIX, Role, key_of, nearest},
-    request::{CommandRequest, Generation, Problem, Problems, Request, Warning},
+    request::{CommandRequest, Generation, Injection, Problem, Problems, Request, Warning},
     values::{self, Command},
 };
 
@@ -50,6 +51,8 @@ struct Reader<'a> {
     foreign: BTreeMap<Role, (Generation, Entry<'a>)>,
     problems: Vec<Problem>,
     warnings: Vec<Warning>,
+    /// How many keys of our prefix nobody reads.
+    unknown: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -66,7 +69,7 @@ impl<'a> Reader<'a> {
                 .split_once('.')
                 .and_then(|(base, name)| Some((KEYS.iter().find(|known| known.named && known.name == base)?, name)));
             let Some((known, name)) = named else {
-                self.warn(key, format!("is not known and has no effect; the nearest known one is {}", nearest(own)));
+                self.unknown(key, own);
                 continue;
             };
             if let Err(reason) = values::label(name) {
@@ -155,16 +158,51 @@ impl<'a> Reader<'a> {
 
     /// What is said of all commands of the pod.
     fn settings(&mut self, request: &mut Request) {
-        request.repository =
-            self.setting(Role::Repository, |value| values::object_name(value).map(|()| value.to_owned()));
+        request.repository = self.setting(Role::Repository, values::repository_name);
         request.timeout = self.setting::<Duration>(Role::Timeout, values::positive_duration);
         request.idle_timeout = self.setting(Role::IdleTimeout, values::positive_duration);
         request.accept_unproven = self.setting(Role::AcceptUnproven, values::boolean).unwrap_or_default();
         request.allow_empty = self.setting(Role::AllowEmpty, values::boolean).unwrap_or_default();
-        if request.commands.is_empty() && self.problems.is_empty() {
-            let keys: Vec<&str> = self.own.values().map(|entry| entry.key).collect();
-            for key in keys {
-                self.warn(key, format!("has no effect, since there is no {PREFIX}backupcommand"));
+        request.inject = self.setting(Role::Inject, values::injection);
+        request.volumes = self.setting(Role::Volumes, values::volume_names).unwrap_or_default();
+        request.restore_on_empty = self.setting(Role::Restore, values::on_empty).unwrap_or_default();
+        request.secrets = self.setting(Role::Secrets, values::secret_names).unwrap_or_default();
+        let restore = self.own.get(&(Role::Restore, None)).copied();
+        if let (Some(Injection::None), true, Some(entry), Some(key)) =
+            (request.inject, request.restore_on_empty, restore, key_of(Role::Restore))
+        {
+            // To start the app on an empty volume would be the wrong one of the two.
+            self.problem(key, entry, format!("contradicts {PREFIX}inject, which is \"none\""));
+        }
+        if self.problems.is_empty() {
+            self.warn_of_idle_settings(request);
+        }
+    }
+
+    /// Tells which settings have nothing that they could be a setting of.
+    fn warn_of_idle_settings(&mut self, request: &Request) {
+        let by_sidecar = request.inject == Some(Injection::Sidecar);
+        let by_helper = !request.commands.is_empty() && request.inject != Some(Injection::None)
+            || request.inject == Some(Injection::Helper);
+        let settings: Vec<(Role, &str)> = self.own.iter().map(|((role, _), entry)| (*role, entry.key)).collect();
+        for (role, key) in settings {
+            let (works, wanted) = match role {
+                Role::Inject | Role::Restore | Role::Command => continue,
+                Role::Volumes => {
+                    (by_sidecar || request.restore_on_empty, "inject: sidecar and no stowaway.dev/restore")
+                }
+                Role::Secrets => (by_helper, "backupcommand that the helper would run"),
+                Role::Repository => (by_sidecar || request.restore_on_empty, "backupcommand"),
+                Role::Timeout | Role::IdleTimeout => (by_sidecar, "backupcommand"),
+                Role::Container
+                | Role::FileExtension
+                | Role::RestoreCommand
+                | Role::AcceptUnproven
+                | Role::AllowEmpty => (false, "backupcommand"),
+            };
+            let has_command = wanted == "backupcommand" && !request.commands.is_empty();
+            if !works && !has_command {
+                self.warn(key, format!("has no effect, since there is no {PREFIX}{wanted}"));
             }
         }
     }
@@ -207,10 +245,30 @@ impl<'a> Reader<'a> {
         self.problems.push(Problem { key: entry.key.to_owned(), value, reason });
     }
 
+    /// Warns of a key that nobody reads. Whoever may make a pod decides how many there are, so only some are looked into.
+    fn unknown(&mut self, key: &str, own: &str) {
+        self.unknown += 1;
+        match self.unknown.cmp(&MAXIMUM_UNKNOWN) {
+            Ordering::Greater => {}
+            Ordering::Equal => {
+                self.warn(PREFIX, "has more unknown keys than are told here; none of them has an effect");
+            }
+            Ordering::Less => match nearest(own) {
+                Some(nearest) => {
+                    self.warn(key, format!("is not known and has no effect; the nearest known one is {nearest}"));
+                }
+                None => self.warn(PREFIX, "has a key that is too long to be one of ours, and has no effect"),
+            },
+        }
+    }
+
     fn warn(&mut self, key: &str, message: impl Into<String>) {
         self.warnings.push(Warning { key: key.to_owned(), message: message.into() });
     }
 }
+
+/// From how many on unknown keys are no longer told one by one.
+const MAXIMUM_UNKNOWN: usize = 16;
 
 /// How much of a wrong value is shown.
 const SHOWN_BYTES: usize = 80;

@@ -34,8 +34,27 @@ pub struct Request {
     pub accept_unproven: bool,
     /// Store a stream of 0 bytes.
     pub allow_empty: bool,
+    /// What is to be put into the pod; the helper where there is a command, when nothing is said.
+    pub inject: Option<Injection>,
+    /// The pod's volumes that are backed up, or restored; no name twice.
+    pub volumes: Vec<String>,
+    /// Fill empty volumes before the app starts.
+    pub restore_on_empty: bool,
+    /// Secrets of the pod's namespace for the commands' containers; no name twice.
+    pub secrets: Vec<String>,
     /// What was understood, but probably not meant.
     pub warnings: Vec<Warning>,
+}
+
+/// What is put into a pod.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Injection {
+    /// The helper program, into the containers of the commands.
+    Helper,
+    /// A sidecar that writes to the store itself, and the helper.
+    Sidecar,
+    /// Nothing.
+    None,
 }
 
 /// One annotated command.

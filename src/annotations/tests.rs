@@ -27,6 +27,7 @@ fn warned_keys(request: &Request) -> Vec<&str> {
 #[test]
 fn wrong_values_are_problems() {
     let long = "x".repeat(MAXIMUM_COMMAND_BYTES + 1);
+    let dotted = format!("{}r", "r.".repeat(32));
     let cases: &[(&str, &str, &str)] = &[
         ("/backupcommand", "", "empty"),
         ("/backupcommand", " \t ", "empty"),
@@ -62,6 +63,29 @@ fn wrong_values_are_problems() {
         ("/idle-timeout", "-5s", "negative"),
         ("/accept-unproven", "yes", "neither"),
         ("/allow-empty", "", "neither"),
+        ("/repository", &dotted, "63 bytes"),
+        ("/inject", "", "neither"),
+        ("/inject", "Sidecar", "neither"),
+        ("/inject", "true", "neither"),
+        ("/restore", "", "on-empty"),
+        ("/restore", "always", "on-empty"),
+        ("/volumes", "", "missing"),
+        ("/volumes", "data,", "missing"),
+        ("/volumes", "data,data", "twice"),
+        ("/volumes", "Data", "no volume's name"),
+        ("/volumes", "../etc", "no paths"),
+        ("/volumes", "data/../../etc", "no paths"),
+        ("/volumes", "/", "no paths"),
+        ("/volumes", "data:/etc", "no paths"),
+        ("/volumes", "data\0", "no paths"),
+        ("/volumes", "a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q", "more than 16"),
+        ("/secrets", "", "missing"),
+        ("/secrets", "login,login", "twice"),
+        ("/secrets", "kube-system/token", "another namespace"),
+        ("/secrets", "../token", "another namespace"),
+        ("/secrets", "..", "no object's name"),
+        ("/secrets", "login:key", "no object's name"),
+        ("/secrets", &long, "253 bytes"),
         ("k8up.io/backupcommand", "", "empty"),
         ("k8up.syn.tools/backupcommand", "\t", "empty"),
         ("appuio.ch/backupcommand", &long, "16384 bytes"),
@@ -95,6 +119,22 @@ fn all_problems_come_at_once() {
         ("/allow-empty", "no"),
     ]);
     assert_eq!(found.len(), 10, "{found:#?}");
+}
+
+#[test]
+fn all_wrong_names_of_one_list_come_at_once() {
+    let found = problems(&[("/inject", "sidecar"), ("/volumes", "a, ../b,, a ,C")]);
+    assert_eq!(found.len(), 1);
+    for part in ["\"../b\"", "missing", "\"a\" is there twice", "\"C\""] {
+        assert!(found[0].reason.contains(part), "{part}: {}", found[0].reason);
+    }
+}
+
+#[test]
+fn a_restore_into_a_pod_that_wants_nothing_injected_is_a_problem() {
+    let found = problems(&[("/inject", "none"), ("/restore", "on-empty"), ("/volumes", "data")]);
+    assert_eq!(found.len(), 1);
+    assert!(found[0].reason.contains("contradicts stowaway.dev/inject"), "{found:?}");
 }
 
 #[test]
@@ -151,6 +191,41 @@ fn unknown_key_of_ours_is_a_warning_with_the_nearest_known_one() {
 #[test]
 fn settings_without_a_command_are_warned_of() {
     assert_eq!(warned_keys(&request(&[("/timeout", "1h"), ("/repository", "main")])), ["repository", "timeout"]);
+}
+
+#[test]
+fn settings_of_nothing_are_warned_of() {
+    for (pairs, expected) in [
+        (&[("/volumes", "data"), ("/backupcommand", "dump")][..], &["volumes"][..]),
+        (&[("/volumes", "data"), ("/inject", "sidecar")], &[]),
+        (&[("/volumes", "data"), ("/restore", "on-empty")], &[]),
+        (&[("/secrets", "login")], &["secrets"]),
+        (&[("/secrets", "login"), ("/inject", "sidecar")], &["secrets"]),
+        (&[("/secrets", "login"), ("/inject", "helper")], &[]),
+        (&[("/secrets", "login"), ("/backupcommand", "dump")], &[]),
+        (&[("/secrets", "login"), ("/k8up", "dump")], &["k8up", "secrets"]),
+        (&[("/secrets", "login"), ("k8up.io/backupcommand", "dump")], &[]),
+        (&[("/secrets", "login"), ("/backupcommand", "dump"), ("/inject", "none")], &["secrets"]),
+        (&[("/repository", "main"), ("/restore", "on-empty")], &[]),
+        (&[("/repository", "main"), ("/inject", "helper")], &["repository"]),
+        (&[("/timeout", "1h"), ("/inject", "sidecar")], &[]),
+        (&[("/timeout", "1h"), ("/restore", "on-empty")], &["timeout"]),
+        (&[("/allow-empty", "1"), ("/inject", "sidecar")], &["allow-empty"]),
+        (&[("/inject", "none")], &[]),
+    ] {
+        assert_eq!(warned_keys(&request(pairs)), expected, "{pairs:?}");
+    }
+}
+
+#[test]
+fn unknown_keys_without_end_cost_no_time_and_are_told_in_short() {
+    let many = (0..10_000).map(|number| (format!("{PREFIX}backupcomand-{number:05}"), String::new()));
+    let long = (format!("{PREFIX}{}", "b".repeat(1_000_000)), String::new());
+    let begin = std::time::Instant::now();
+    let request = parse(&many.chain([long]).collect()).unwrap().unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    assert_eq!(request.warnings.len(), 16);
+    assert!(request.warnings.iter().all(|warning| warning.to_string().len() < 300));
 }
 
 #[test]
@@ -212,6 +287,10 @@ fn every_key_of_ours_is_understood() {
         ("/idle-timeout", "90s"),
         ("/accept-unproven", "T"),
         ("/allow-empty", "1"),
+        ("/inject", "sidecar"),
+        ("/volumes", " data , wal"),
+        ("/restore", "on-empty"),
+        ("/secrets", "login,tls.client"),
     ]);
     let command =
         |name: Option<&str>, argv: &[&str], restore: Option<&str>, container: Option<&str>, extension: &str| {
@@ -237,6 +316,10 @@ fn every_key_of_ours_is_understood() {
             idle_timeout: Some(Duration::from_secs(90)),
             accept_unproven: true,
             allow_empty: true,
+            inject: Some(Injection::Sidecar),
+            volumes: vec!["data".into(), "wal".into()],
+            restore_on_empty: true,
+            secrets: vec!["login".into(), "tls.client".into()],
             warnings: vec![],
         }
     );

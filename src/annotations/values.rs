@@ -4,13 +4,16 @@
 
 use std::time::Duration;
 
-use super::split::scan;
+use super::{Injection, split::scan};
 
 /// The longest command line that is taken. An exec carries it in its URL, and there are servers that take no longer one.
 pub const MAXIMUM_COMMAND_BYTES: usize = 16 * 1024;
 
 /// The longest file extension. Namespace, container and command have at most 63 bytes each, and a file's name 255.
 pub const MAXIMUM_EXTENSION_BYTES: usize = 63;
+
+/// How many names one annotation may list.
+pub const MAXIMUM_NAMES: usize = 16;
 
 /// A command line of our own keys: a JSON array of strings is taken as it is, all else is split as K8up does.
 ///
@@ -86,9 +89,23 @@ pub(super) fn label(value: &str) -> Result<(), String> {
     }
 }
 
+/// Kubernetes' limit for names of objects.
+const MAXIMUM_NAME_BYTES: usize = 253;
+/// The definition of a Repository has this limit, since the name becomes the value of a label.
+const MAXIMUM_REPOSITORY_BYTES: usize = 63;
+
+/// The name of a Repository.
+pub(super) fn repository_name(value: &str) -> Result<String, String> {
+    object_name(value)?;
+    if value.len() > MAXIMUM_REPOSITORY_BYTES {
+        return Err(format!("has more than {MAXIMUM_REPOSITORY_BYTES} bytes, as no Repository's name has"));
+    }
+    Ok(value.to_owned())
+}
+
 /// The name of an object: DNS labels joined by dots, at most 253 bytes.
 pub(super) fn object_name(value: &str) -> Result<(), String> {
-    if value.len() <= 253 && value.split('.').all(|part| label(part).is_ok()) {
+    if value.len() <= MAXIMUM_NAME_BYTES && value.split('.').all(|part| label(part).is_ok()) {
         Ok(())
     } else {
         Err("is no object's name: lower-case letters, digits, '-' and '.', at most 253".into())
@@ -113,6 +130,64 @@ pub(super) fn boolean(value: &str) -> Result<bool, String> {
         "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
         _ => Err("is neither \"true\" nor \"false\"".into()),
     }
+}
+
+/// What is put into a pod.
+pub(super) fn injection(value: &str) -> Result<Injection, String> {
+    match value {
+        "helper" => Ok(Injection::Helper),
+        "sidecar" => Ok(Injection::Sidecar),
+        "none" => Ok(Injection::None),
+        _ => Err("is neither \"helper\" nor \"sidecar\" nor \"none\"".into()),
+    }
+}
+
+/// When a volume is restored.
+pub(super) fn on_empty(value: &str) -> Result<bool, String> {
+    if value == "on-empty" { Ok(true) } else { Err("is not \"on-empty\", the only time that there is".into()) }
+}
+
+/// Names of volumes in a pod.
+pub(super) fn volume_names(value: &str) -> Result<Vec<String>, String> {
+    names(value, |name| {
+        let plain = "a volume is named as in the pod's spec; it is always taken as a whole, so there are no paths";
+        label(name).map_err(|_| format!("{name:?} is no volume's name: {plain}"))
+    })
+}
+
+/// Names of Secrets in the pod's own namespace. What points elsewhere is refused here, once for all that use it.
+pub(super) fn secret_names(value: &str) -> Result<Vec<String>, String> {
+    names(value, |name| match object_name(name) {
+        Err(_) if name.contains('/') => Err(format!(
+            "{name:?} points to another namespace or into a Secret; only whole Secrets of the pod's own namespace are \
+             mounted, by their plain names"
+        )),
+        result => result.map_err(|reason| format!("{name:?} {reason}")),
+    })
+}
+
+/// Names between commas, blanks around them ignored; all that is wrong at once.
+fn names(value: &str, check: impl Fn(&str) -> Result<(), String>) -> Result<Vec<String>, String> {
+    let mut found: Vec<String> = Vec::new();
+    let mut wrong: Vec<String> = Vec::new();
+    for (index, name) in value.split(',').map(str::trim_ascii).enumerate() {
+        if index == MAXIMUM_NAMES {
+            wrong.push(format!("there are more than {MAXIMUM_NAMES} names"));
+            break;
+        }
+        if name.is_empty() {
+            wrong.push("a name is missing; names are separated by single commas".into());
+        } else if found.iter().any(|earlier| earlier == name) {
+            wrong.push(format!("{name:?} is there twice"));
+        } else if name.len() > MAXIMUM_NAME_BYTES {
+            wrong.push(format!("a name has more than {MAXIMUM_NAME_BYTES} bytes"));
+        } else if let Err(reason) = check(name) {
+            wrong.push(reason);
+        } else {
+            found.push(name.to_owned());
+        }
+    }
+    if wrong.is_empty() { Ok(found) } else { Err(wrong.join("; ")) }
 }
 
 /// A duration of more than zero, as Go's `time.ParseDuration` reads it.
