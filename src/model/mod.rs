@@ -2,6 +2,7 @@
 //!
 //! Pure data. It must not know Kubernetes clients, stores, clocks or files.
 
+pub mod injected;
 mod report;
 mod secret;
 mod source;

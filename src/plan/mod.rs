@@ -24,5 +24,5 @@ pub use restore::{RestoreFacts, plan_restore, restore_refused};
 
 pub use sources::{
     DEFAULT_CONTAINER, MAXIMUM_SOURCES, ObservedPod, PlanProblem, PlanWarning, PlannedSource, SourceFacts, SourcePlan,
-    Workload, plan_sources,
+    UnknownContainer, Workload, container_of, plan_sources,
 };

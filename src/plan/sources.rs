@@ -9,6 +9,7 @@
 //! cannot be in either name). A workload that asks for a backup and has no Ready pod is a source without a target, so that
 //! it is waited for and then reported; only the ended pods of Jobs are none, since their end is what was wanted.
 
+mod container;
 mod paths;
 mod pods;
 #[cfg(test)]
@@ -29,7 +30,8 @@ use crate::{
     model::{Reason, SnapshotIdentity, SourceName, TagError, TargetCommand},
 };
 
-pub use pods::{DEFAULT_CONTAINER, Workload};
+pub use container::{DEFAULT_CONTAINER, UnknownContainer, container_of};
+pub use pods::Workload;
 use pods::{Unit, unit};
 
 /// How many sources one Backup may have, since its status lists them all.

@@ -9,11 +9,11 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-use super::{ObservedPod, PlanProblem};
-use crate::annotations::{CommandRequest, Generation, KEYS, PREFIX, Problems, Request, Role};
-
-/// The annotation by which a pod tells `kubectl` its main container.
-pub const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+use super::{
+    ObservedPod, PlanProblem,
+    container::{UnknownContainer, container_of},
+};
+use crate::annotations::{CommandRequest, Problems, Request};
 
 /// What a pod belongs to: the controller that people know, for example the Deployment rather than its `ReplicaSet`.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -77,38 +77,18 @@ impl Unit<'_> {
         (self.ready, metadata.deletion_timestamp.is_none(), metadata.creation_timestamp.as_ref(), Reverse(self.name))
     }
 
-    /// The container in which a command runs: as annotated, else the pod's default one (which K8up does not know), else
-    /// the first.
+    /// The container in which a command runs.
     pub fn container<'b>(&'b self, command: &'b CommandRequest) -> Result<&'b str, PlanProblem> {
         let existing: Vec<&str> = self.containers().map(|container| container.name.as_str()).collect();
-        let own = command.generation == Generation::Stowaway;
-        let default =
-            || self.pod.metadata.annotations.as_ref()?.get(DEFAULT_CONTAINER).filter(|_| own).map(String::as_str);
-        let (container, annotated) = match (command.container.as_deref(), default()) {
-            (Some(container), _) => (container, true),
-            (None, Some(container)) => (container, false),
-            (None, None) => (existing.first().copied().unwrap_or_default(), true),
-        };
-        if existing.contains(&container) {
-            return Ok(container);
-        }
-        Err(PlanProblem::UnknownContainer {
-            pod: self.name.to_owned(),
-            key: if annotated { self.container_key(command) } else { DEFAULT_CONTAINER.to_owned() },
-            container: container.to_owned(),
-            existing: existing.into_iter().map(str::to_owned).collect(),
+        let annotations = self.pod.metadata.annotations.as_ref();
+        container_of(command, annotations, &existing).map_err(|UnknownContainer { key, container }| {
+            PlanProblem::UnknownContainer {
+                pod: self.name.to_owned(),
+                key,
+                container,
+                existing: existing.into_iter().map(str::to_owned).collect(),
+            }
         })
-    }
-
-    /// Which annotation names the container of this command.
-    fn container_key(&self, command: &CommandRequest) -> String {
-        let suffix = command.name.as_ref().map(|name| format!(".{name}")).unwrap_or_default();
-        let key = KEYS.iter().find(|key| key.role == Role::Container);
-        let own = format!("{PREFIX}{}{suffix}", key.map_or("", |key| key.name));
-        let is_present = |key: &&str| self.pod.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(*key));
-        let foreign =
-            key.into_iter().flat_map(|key| key.foreign).map(|(_, key)| *key).filter(|_| command.name.is_none());
-        [own.as_str()].into_iter().chain(foreign).find(is_present).unwrap_or(&own).to_owned()
     }
 
     /// The containers that can be asked to run something: the pod's own, then its sidecars (init containers that stay).

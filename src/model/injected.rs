@@ -1,0 +1,49 @@
+//! What the webhook puts into a pod and others rely on: names and places.
+//!
+//! Pure data. It must not know who puts them there, nor who reads them.
+
+/// The volume with the helper program in it, and the init container that copies it there.
+pub const HELPER_VOLUME: &str = "stowaway-helper";
+/// Where the containers of the commands find that volume, which they cannot write to.
+pub const HELPER_MOUNT: &str = "/stowaway";
+/// The helper program in those containers.
+pub const HELPER_PROGRAM: &str = "/stowaway/stowaway-helper";
+/// The helper program in our image. `HELPER_IN_IMAGE install HELPER_PROGRAM` copies it.
+pub const HELPER_IN_IMAGE: &str = "/usr/local/bin/stowaway-helper";
+
+/// The sidecar.
+pub const SIDECAR_CONTAINER: &str = "stowaway-sidecar";
+/// The init container that fills empty volumes.
+pub const RESTORE_CONTAINER: &str = "stowaway-restore";
+/// Where sidecar and restore step find the pod's volumes, each in a folder of its name.
+pub const VOLUMES_FOLDER: &str = "/stowaway-volumes";
+
+/// The volume with the sidecar's socket in it.
+pub const SOCKET_VOLUME: &str = "stowaway-socket";
+/// Where sidecar and helper find that volume.
+pub const SOCKET_MOUNT: &str = "/stowaway-socket";
+/// The volume with password, credentials and place of the store, for sidecar and restore step alone.
+pub const STORE_VOLUME: &str = "stowaway-store";
+/// Where it is mounted: as the pods of runs have it, see [`super::mounts`].
+pub const STORE_MOUNT: &str = "/run/stowaway";
+/// In [`STORE_MOUNT`]: where the repository is, a [`super::BackendConfig`] as JSON.
+pub const BACKEND_FILE: &str = "backend.json";
+/// The volume for temporary files of sidecar and restore step, whose own file systems cannot be written to.
+pub const SCRATCH_VOLUME: &str = "stowaway-scratch";
+/// Where it is mounted.
+pub const SCRATCH_MOUNT: &str = "/tmp";
+
+/// What the names of volumes with the command's Secrets begin with.
+pub const SECRET_VOLUME_PREFIX: &str = "stowaway-secret-";
+/// Where the containers of the commands find those Secrets, each in a folder of its name.
+pub const SECRETS_FOLDER: &str = "/stowaway-secrets";
+
+/// What the names of Secret and `ConfigMap` of [`STORE_VOLUME`] begin with; see [`store_object`].
+const STORE_OBJECT: &str = "stowaway-store";
+
+/// The name of the Secret that holds password and credentials of a repository for the pods of its namespace, and of the
+/// `ConfigMap` that says where the repository is. Whoever makes a pod's patch reads neither Repository nor Secret, so the
+/// name has to follow from what the pod says alone. Without a Repository's name it is the one of the default Repository.
+pub fn store_object(repository: Option<&str>) -> String {
+    repository.map_or_else(|| STORE_OBJECT.to_owned(), |name| format!("{STORE_OBJECT}-{name}"))
+}
