@@ -3,7 +3,7 @@
 //! The module map, and the arrows between them (`tests/architecture.rs` keeps them):
 //!
 //! ```text
-//! model <- annotations, api <- plan <- build        pure: no client, no async, no clock, no files
+//! model <- annotations, api <- plan <- inject, build  pure: no client, no async, no clock, no files
 //! model <- stream, seal                             streams that say how they ended; the protocol that proves them
 //! model, stream <- repository                       knows no Kubernetes
 //! model, stream, api, seal <- cluster               knows no repository
@@ -18,6 +18,7 @@ pub mod build;
 pub mod cli;
 pub mod cluster;
 pub mod controller;
+pub mod inject;
 pub mod model;
 pub mod plan;
 pub mod repository;

@@ -20,6 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("annotations", &["model"]),
     ("api", &["model"]),
     ("plan", &["model", "annotations", "api"]),
+    ("inject", &["model", "annotations", "plan"]),
     ("build", &["model", "annotations", "api", "plan"]),
     ("stream", &["model"]),
     ("seal", &["model"]),
@@ -37,6 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "api",
             "seal",
             "plan",
+            "inject",
             "build",
             "repository",
             "cluster",
@@ -49,7 +51,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Modules without client, async, clock, files or chance.
-const PURE: &[&str] = &["model", "annotations", "api", "plan", "build", "seal", "stream"];
+const PURE: &[&str] = &["model", "annotations", "api", "plan", "inject", "build", "seal", "stream"];
 
 /// What pure code must not name. One word is a crate, more are a path's beginning, or a type's own function.
 const IMPURE: &[&[&str]] = &[

@@ -46,6 +46,8 @@ pub enum Verb {
     Dump(DumpArguments),
     /// Show the log of a Backup or Restore, every attempt of every source.
     Logs(LogsArguments),
+    /// Show, without a cluster, what would be put into the pods of a file, and why, or why not.
+    Explain(ExplainArguments),
     /// Print the completion script of a shell.
     Completions {
         /// Which shell.
@@ -266,6 +268,23 @@ pub struct RunName {
     pub kind: Option<RunKind>,
     /// Name of the object.
     pub name: String,
+}
+
+/// `stowaway explain`
+#[derive(Args, Debug)]
+pub struct ExplainArguments {
+    /// The file, YAML or JSON, with pods, workloads, or lists of them; - is stdin.
+    #[arg(short, long)]
+    pub filename: String,
+    /// Namespace of objects that name none.
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
+    /// Image reference of what would be injected.
+    #[arg(long, default_value = crate::build::manifests::IMAGE)]
+    pub image: String,
+    /// Text, or JSON with the patches.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
 }
 
 /// `stowaway controller`

@@ -2,6 +2,7 @@
 
 pub mod args;
 mod asking;
+mod explain;
 mod local;
 mod logs;
 mod output;
@@ -118,6 +119,7 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
             None => asking::dump(&arguments).await,
         },
         Verb::Logs(arguments) => logs::logs(&arguments).await,
+        Verb::Explain(arguments) => explain::run(&arguments),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "stowaway", &mut std::io::stdout());
             Ok(0)

@@ -1,0 +1,179 @@
+//! `stowaway explain`: what would be put into the pods of a file, and why, or why not. It asks no cluster.
+//!
+//! It decides nothing; `inject` does.
+
+use std::io::Read;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    CliError,
+    args::{ExplainArguments, Output},
+    output::{print_json, print_line},
+};
+use crate::{
+    inject::{Effect, Explanation, InjectionFacts, MAXIMUM_BYTES, QualityOfService, Strict, explain, pods_of},
+    model::injected::{HELPER_MOUNT, SECRETS_FOLDER, VOLUMES_FOLDER},
+};
+
+/// Runs the verb; 2 when something in the file has to be mended.
+pub fn run(arguments: &ExplainArguments) -> Result<u8, CliError> {
+    let text = read(&arguments.filename)?;
+    let facts = InjectionFacts {
+        namespace: &arguments.namespace,
+        on_create: true,
+        by_namespace: None,
+        image: &arguments.image,
+    };
+    let mut explanations = Vec::new();
+    let mut passed_over = Vec::new();
+    for (index, object) in documents(&text)?.iter().enumerate() {
+        let of_document = |error| CliError::Usage(format!("document {} of the file: {error}", index + 1));
+        let templates = pods_of(object, &arguments.namespace).map_err(of_document)?;
+        if templates.is_empty() {
+            passed_over.push(object.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned());
+        }
+        explanations.extend(
+            templates
+                .iter()
+                .map(|template| explain(template, &InjectionFacts { namespace: &template.namespace, ..facts })),
+        );
+    }
+    if arguments.output == Output::Json {
+        print_json(&explanations)?;
+    } else {
+        for (index, explanation) in explanations.iter().enumerate() {
+            if index > 0 {
+                print_line("")?;
+            }
+            for line in lines(explanation) {
+                print_line(&line)?;
+            }
+        }
+        if explanations.is_empty() {
+            print_line(&format!("no pods in the file{}", kinds(&passed_over)))?;
+        }
+    }
+    Ok(if explanations.iter().any(Explanation::is_refused) { 2 } else { 0 })
+}
+
+fn kinds(passed_over: &[String]) -> String {
+    if passed_over.is_empty() { String::new() } else { format!(" (only {})", passed_over.join(", ")) }
+}
+
+fn read(filename: &str) -> Result<String, CliError> {
+    let failed = |error: std::io::Error| CliError::Usage(format!("failed to read {filename}: {error}"));
+    let limit = u64::try_from(MAXIMUM_FILE_BYTES).unwrap_or(u64::MAX);
+    let mut text = String::new();
+    if filename == "-" {
+        std::io::stdin().take(limit).read_to_string(&mut text).map_err(failed)?;
+    } else {
+        std::fs::File::open(filename).map_err(failed)?.take(limit).read_to_string(&mut text).map_err(failed)?;
+    }
+    if text.len() >= MAXIMUM_FILE_BYTES {
+        return Err(CliError::Usage(format!("{filename} has more than {MAXIMUM_FILE_BYTES} bytes")));
+    }
+    Ok(text)
+}
+
+/// More than any file of manifests; a device without end is not read for ever.
+const MAXIMUM_FILE_BYTES: usize = 16 * MAXIMUM_BYTES;
+
+/// The objects of a file, YAML or JSON; empty documents are none.
+fn documents(text: &str) -> Result<Vec<Value>, CliError> {
+    let mut objects = Vec::new();
+    for (index, document) in serde_norway::Deserializer::from_str(text).enumerate() {
+        let Strict(object) = Strict::deserialize(document)
+            .map_err(|error| CliError::Usage(format!("document {} of the file is not read: {error}", index + 1)))?;
+        if !object.is_null() {
+            objects.push(object);
+        }
+    }
+    Ok(objects)
+}
+
+/// One pod for people.
+fn lines(explanation: &Explanation) -> Vec<String> {
+    let Explanation {
+        object,
+        namespace,
+        effect,
+        cause,
+        findings,
+        warnings,
+        injected,
+        sources,
+        quality_of_service,
+        quality_of_service_injected,
+        patch: _,
+    } = explanation;
+    let effect = match effect {
+        Effect::Inject => "injected",
+        // Its workload is what a person applies, and that is refused.
+        Effect::Skip if !findings.is_empty() => "refused",
+        Effect::Skip => "left as it is",
+        Effect::Refuse => "refused",
+    };
+    let mut lines = vec![format!("{object} in namespace {namespace}: {effect} ({cause})")];
+    let mut row = |label: &str, text: String| lines.push(format!("  {label:<10} {text}"));
+    for finding in findings {
+        row("problem", finding.to_string());
+    }
+    for container in &injected.helper_in {
+        row("helper", format!("into container {container}, at {HELPER_MOUNT}"));
+    }
+    for secret in &injected.secrets {
+        let containers = injected.helper_in.join(", ");
+        row("secret", format!("{secret} into container {containers}, at {SECRETS_FOLDER}/{secret}; it may be missing"));
+    }
+    let volumes = injected.volumes.join(", ");
+    if injected.sidecar {
+        let volumes = if volumes.is_empty() { "no volumes".to_owned() } else { format!("{volumes} (read-only)") };
+        row("sidecar", format!("sees {volumes} in {VOLUMES_FOLDER}"));
+    }
+    if injected.restore {
+        row("restore", format!("fills {volumes} before the app starts, when it is empty"));
+    }
+    if let Some(store) = &injected.store {
+        row("store", format!("from Secret and ConfigMap {store}; the pod starts without them, its backups do not"));
+    }
+    for source in sources {
+        let arguments = match source.arguments {
+            0 => "without arguments".to_owned(),
+            1 => "and 1 argument".to_owned(),
+            count => format!("and {count} arguments"),
+        };
+        let program = &source.program;
+        row("source", format!("{}: {program} {arguments}, stored as {}", source.name, source.path));
+    }
+    if let (Some(before), Some(after)) = (quality_of_service, quality_of_service_injected) {
+        row("QoS class", quality(*before, *after));
+    }
+    for warning in warnings {
+        row("warning", warning.clone());
+    }
+    lines
+}
+
+fn quality(before: QualityOfService, after: QualityOfService) -> String {
+    if before == after { format!("stays {before}") } else { format!("{before} becomes {after}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_of_yaml_and_json_are_found_and_empty_ones_passed_over() {
+        let kinds = |text: &str| -> Vec<String> {
+            documents(text).unwrap().iter().map(|object| object["kind"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(kinds("kind: A\n---\n---\n# nothing\n---\nkind: B\n"), ["A", "B"]);
+        assert_eq!(kinds("{\"kind\": \"A\"}"), ["A"]);
+        assert!(kinds("").is_empty());
+        let error = documents("kind: A\n---\nkind: B\nkind: C\n").unwrap_err();
+        assert!(error.to_string().contains("document 2"), "{error}");
+        assert_eq!(error.exit_status(), 2);
+    }
+}

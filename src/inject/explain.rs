@@ -1,0 +1,150 @@
+//! Why a pod gets what it gets, and what would be backed up: for people who have no cluster at hand.
+//!
+//! It must not know how it is printed. It shows no command line, since passwords stand in them: only the program's name.
+
+use json_patch::Patch;
+use k8s_openapi::api::core::v1::Pod;
+use serde::Serialize;
+
+use super::{
+    Cause, Effect, Finding, Injected, InjectionFacts, Outcome, QualityOfService, Template, inject, quality_of_service,
+};
+use crate::{
+    annotations,
+    model::SourceName,
+    plan::{ObservedPod, PlanProblem, SourceFacts, plan_sources},
+};
+
+/// What is decided on one pod, and why.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// What the pod is of.
+    pub object: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// What is done with it.
+    pub effect: Effect,
+    /// Why.
+    pub cause: Cause,
+    /// All that stands against it.
+    pub findings: Vec<Finding>,
+    /// What else should be known.
+    pub warnings: Vec<String>,
+    /// What it gets.
+    pub injected: Injected,
+    /// What would be backed up.
+    pub sources: Vec<SourceExplanation>,
+    /// Its class of quality of service as it is written; none when it is no pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quality_of_service: Option<QualityOfService>,
+    /// The class with what it gets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quality_of_service_injected: Option<QualityOfService>,
+    /// The operations.
+    pub patch: Patch,
+}
+
+/// One source of the pod.
+#[derive(Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceExplanation {
+    /// Its name. Of a `StatefulSet` the first pod's, of a `DaemonSet` that on the node `node`.
+    pub name: SourceName,
+    /// The container in which its command runs.
+    pub container: String,
+    /// Which command: the name in `backupcommand.<name>`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+    /// The program that runs.
+    pub program: String,
+    /// With how many arguments.
+    pub arguments: usize,
+    /// The path of its file in the repository, unless another source's history holds it.
+    pub path: String,
+}
+
+impl Explanation {
+    /// Whether something has to be mended before it works as annotated.
+    pub fn is_refused(&self) -> bool {
+        !self.findings.is_empty()
+    }
+}
+
+/// Explains one pod.
+pub fn explain(template: &Template, facts: &InjectionFacts<'_>) -> Explanation {
+    let outcome = inject(&template.pod, facts);
+    let patched = outcome.apply(&template.pod).ok();
+    let (sources, further) = sources(template);
+    let Outcome { effect, cause, mut findings, mut warnings, injected, patch } = outcome;
+    // What is told as a finding need not be told as a warning, too.
+    warnings.retain(|warning| !findings.iter().any(|finding| warning.ends_with(&finding.message)));
+    findings.extend(further);
+    Explanation {
+        object: template.title.clone(),
+        namespace: template.namespace.clone(),
+        effect,
+        cause,
+        findings,
+        warnings,
+        injected,
+        sources,
+        quality_of_service: quality_of_service(&template.pod),
+        quality_of_service_injected: patched.as_ref().and_then(quality_of_service),
+        patch,
+    }
+}
+
+/// What would be backed up, by the very plan of a Backup, and what that plan alone finds wrong.
+fn sources(template: &Template) -> (Vec<SourceExplanation>, Vec<Finding>) {
+    let mut pod: Pod = match serde_json::from_value(template.pod.clone()) {
+        Ok(pod) => pod,
+        Err(error) => {
+            return (
+                Vec::new(),
+                vec![Finding::new(Cause::NotAPod, format!("the API server would not take this: {error}"))],
+            );
+        }
+    };
+    let prefix = pod.metadata.generate_name.clone().unwrap_or_default();
+    pod.metadata.name.get_or_insert_with(|| format!("{prefix}xxxxx"));
+    if template.workload.kind == "daemonset"
+        && let Some(spec) = &mut pod.spec
+    {
+        spec.node_name.get_or_insert_with(|| "node".into());
+    }
+    let request =
+        pod.metadata.annotations.as_ref().and_then(|annotations| annotations::parse(annotations).ok().flatten());
+    let plan = plan_sources(SourceFacts {
+        namespace: &template.namespace,
+        pods: &[ObservedPod { pod, workload: template.workload.clone() }],
+        selector: None,
+        cluster: "",
+        backup_uid: "",
+    });
+    let explained = plan.sources.into_iter().map(|source| {
+        // The last part of the name is the command's, where there are four.
+        let parts: Vec<&str> = source.name.as_str().split('/').collect();
+        let named = parts.get(3).map(|name| (*name).to_owned());
+        let argv = request.iter().flat_map(|request| &request.commands).find(|command| command.name == named);
+        SourceExplanation {
+            container: parts.get(2).copied().unwrap_or_default().to_owned(),
+            program: argv.and_then(|command| command.argv.first()).map(|program| shown(program)).unwrap_or_default(),
+            arguments: argv.map_or(0, |command| command.argv.len().saturating_sub(1)),
+            path: source.identity.path,
+            command: named,
+            name: source.name,
+        }
+    });
+    let further = plan.problems.iter().filter_map(|problem| match problem {
+        // The injection has found these itself.
+        PlanProblem::Annotations { .. } | PlanProblem::UnknownContainer { .. } => None,
+        problem => Some(Finding::new(Cause::InvalidAnnotation, problem.to_string())),
+    });
+    (explained.collect(), further.collect())
+}
+
+/// The program's name; of `PASSWORD=... program`, which a shell would understand, not what stands behind the sign.
+fn shown(program: &str) -> String {
+    program.split_once('=').map_or_else(|| program.to_owned(), |(name, _)| format!("{name}=..."))
+}

@@ -1,0 +1,148 @@
+//! Texts to JSON values, as strictly as nobody else reads them: no key twice, not too big, not too deep.
+//!
+//! It must not know what a pod is. Two readers that disagree on which of two equal keys counts would decide on different
+//! pods; the API server sends none, so whoever does is up to something, or has made a mistake.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::{Map, Number, Value};
+
+/// What the API server takes in one request.
+pub const MAXIMUM_BYTES: usize = 3 * 1024 * 1024;
+
+/// A text that is not read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Too much of it.
+    #[error("it has {0} bytes, and an object of Kubernetes at most {MAXIMUM_BYTES}")]
+    TooLarge(usize),
+    /// No JSON, or too deep, or with a key twice.
+    #[error("it is not read as JSON: {0}")]
+    Malformed(#[from] serde_json::Error),
+}
+
+/// Reads JSON; nesting ends at 128 levels.
+///
+/// # Errors
+/// When it is too large, no JSON, nested too deeply, or has a key twice.
+pub fn read_json(text: &[u8]) -> Result<Value, ReadError> {
+    if text.len() > MAXIMUM_BYTES {
+        return Err(ReadError::TooLarge(text.len()));
+    }
+    let Strict(value) = serde_json::from_slice(text)?;
+    Ok(value)
+}
+
+/// Any value in which no key is there twice; of JSON or YAML.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Strict(pub Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Reader).map(Self)
+    }
+}
+
+struct Reader;
+
+impl<'de> Visitor<'de> for Reader {
+    type Value = Value;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a value of JSON")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number that JSON does not have"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(Strict(value)) = list.next_element()? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut values = Map::new();
+        while let Some((key, Strict(value))) = map.next_entry::<String, Strict>()? {
+            if values.insert(key.clone(), value).is_some() {
+                let shown = &key[..key.floor_char_boundary(64)];
+                return Err(A::Error::custom(format_args!("the key {shown:?} is there twice")));
+            }
+        }
+        Ok(Value::Object(values))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_there_twice_is_refused() {
+        for text in [r#"{"a": 1, "a": 1}"#, r#"{"x": [{"a": 1, "\u0061": 2}]}"#] {
+            assert!(read_json(text.as_bytes()).unwrap_err().to_string().contains("twice"), "{text}");
+        }
+        assert!(serde_norway::from_str::<Strict>("a: 1\na: 2\n").is_err());
+    }
+
+    #[test]
+    fn deep_and_large_texts_are_refused_at_once() {
+        for text in ["[".repeat(1_000_000), "{\"a\":".repeat(500_000)] {
+            assert!(read_json(text.as_bytes()).unwrap_err().to_string().contains("recursion limit"));
+        }
+        assert!(matches!(read_json(&vec![b' '; MAXIMUM_BYTES + 1]), Err(ReadError::TooLarge(_))));
+    }
+
+    #[test]
+    fn sound_texts_are_read_as_ever() {
+        let text = r#"{"a": [null, true, -1, 18446744073709551615, 1.5, "x", {}], "/~": {"a": {}}}"#;
+        let expected: Value = serde_json::from_str(text).unwrap();
+        assert_eq!(read_json(text.as_bytes()).unwrap(), expected);
+        assert_eq!(serde_norway::from_str::<Strict>(text).unwrap().0, expected);
+        assert_eq!(
+            serde_norway::from_str::<Strict>("a: {b: ~, c: 1e3}").unwrap().0,
+            json!({"a": {"b": null, "c": 1e3}})
+        );
+    }
+}

@@ -1,0 +1,242 @@
+//! CPU and memory: what ours ask for, so that the pod stays what it is in the eyes of the scheduler, of quotas and of limit
+//! ranges.
+//!
+//! It must not know what the containers do.
+//!
+//! - Kubernetes takes the maximum of an init container and of all that runs later. A copy of the app's own numbers hence
+//!   costs nothing, keeps a Guaranteed pod Guaranteed, and is within every `LimitRange` that the app is within.
+//! - A sidecar's numbers are added to the app's. It has limits of its own, equal to its requests where the pod is Guaranteed.
+//! - All have requests and limits for both, so that a `ResourceQuota` that wants them is content.
+//! - Where the pod as a whole has resources, containers need none, and could only contradict.
+
+use std::fmt;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::pod::{ContainerView, List, PodView};
+
+/// What is enough to start a container and copy one small file.
+pub(super) const COPY_MEMORY: &str = "32Mi";
+/// What a run needs, whatever the size of the data.
+pub(super) const WORK_MEMORY: &str = "128Mi";
+
+/// Kubernetes' classes of quality of service.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub enum QualityOfService {
+    /// Every container has limits, equal to its requests.
+    Guaranteed,
+    /// Something has a request or a limit.
+    Burstable,
+    /// Nothing has.
+    BestEffort,
+}
+
+impl fmt::Display for QualityOfService {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, formatter)
+    }
+}
+
+/// The class of a pod; none when it is no pod.
+pub fn quality_of_service(pod: &Value) -> Option<QualityOfService> {
+    let view = PodView::new(pod).ok()?;
+    if let Some(resources) = of_pod(&view) {
+        return Some(classify([Some(resources)].into_iter()));
+    }
+    Some(classify(view.containers.iter().filter(|container| container.list != List::Ephemeral).map(resources)))
+}
+
+/// The class of the pod without ours.
+fn class_of_the_user(view: &PodView<'_>) -> QualityOfService {
+    classify(view.of_the_user().filter(|container| container.list != List::Ephemeral).map(resources))
+}
+
+fn resources<'a>(container: &ContainerView<'a>) -> Option<&'a Value> {
+    container.container.get("resources")
+}
+
+/// Resources of the pod as a whole.
+fn of_pod<'a>(view: &PodView<'a>) -> Option<&'a Value> {
+    view.spec.get("resources").filter(|resources| resources.as_object().is_some_and(|map| !map.is_empty()))
+}
+
+/// As the kubelet does it, with the API server's default: what has only a limit requests as much.
+fn classify<'a>(all: impl Iterator<Item = Option<&'a Value>>) -> QualityOfService {
+    let mut anything = false;
+    let mut guaranteed = true;
+    for resources in all {
+        for kind in ["cpu", "memory"] {
+            let limit = amount(resources, "limits", kind).filter(|amount| *amount != 0);
+            let request = amount(resources, "requests", kind).filter(|amount| *amount != 0).or(limit);
+            anything |= request.is_some();
+            guaranteed &= limit.is_some() && request == limit;
+        }
+    }
+    match (anything, guaranteed) {
+        (true, true) => QualityOfService::Guaranteed,
+        (true, false) => QualityOfService::Burstable,
+        (false, _) => QualityOfService::BestEffort,
+    }
+}
+
+/// For an init container that needs at least so much memory; none where the pod has resources as a whole.
+pub(super) fn of_init(view: &PodView<'_>, memory: &str) -> Option<Value> {
+    if of_pod(view).is_some() {
+        return None;
+    }
+    let enough = parse(memory);
+    let app = view.of_the_user().filter(|container| container.list == List::App).map(resources);
+    let app: Vec<Option<&Value>> = app.filter(|resources| is_limited(*resources)).collect();
+    if let Some(resources) = app.iter().find(|resources| amount(**resources, "limits", "memory") >= enough) {
+        let of = |side: &str, kind: &str| field(*resources, side, kind).or_else(|| field(*resources, "limits", kind));
+        return Some(json!({
+            "limits": { "cpu": of("limits", "cpu"), "memory": of("limits", "memory") },
+            "requests": { "cpu": of("requests", "cpu"), "memory": of("requests", "memory") },
+        }));
+    }
+    if class_of_the_user(view) == QualityOfService::Guaranteed {
+        let cpu = app.first().and_then(|resources| field(*resources, "limits", "cpu"));
+        let same = json!({ "cpu": cpu, "memory": memory });
+        return Some(json!({ "limits": same, "requests": same }));
+    }
+    let limit = if memory == COPY_MEMORY { "100m" } else { SIDECAR_CPU_LIMIT };
+    Some(json!({ "limits": { "cpu": limit, "memory": memory }, "requests": { "cpu": "10m", "memory": memory } }))
+}
+
+/// Whether there are limits for both.
+fn is_limited(resources: Option<&Value>) -> bool {
+    ["cpu", "memory"].iter().all(|kind| amount(resources, "limits", kind).is_some_and(|amount| amount > 0))
+}
+
+/// The engine works on as many chunks at once as it sees CPUs: with a limit its memory does not grow with the node.
+const SIDECAR_CPU_LIMIT: &str = "2";
+/// What is set aside for the sidecar of a Guaranteed pod, which gets no more than that.
+const SIDECAR_CPU_GUARANTEED: &str = "500m";
+
+/// For the sidecar; none where the pod has resources as a whole.
+pub(super) fn of_sidecar(view: &PodView<'_>) -> Option<Value> {
+    if of_pod(view).is_some() {
+        return None;
+    }
+    let (limit, request) = match class_of_the_user(view) {
+        QualityOfService::Guaranteed => (SIDECAR_CPU_GUARANTEED, SIDECAR_CPU_GUARANTEED),
+        QualityOfService::Burstable | QualityOfService::BestEffort => (SIDECAR_CPU_LIMIT, "10m"),
+    };
+    Some(json!({
+        "limits": { "cpu": limit, "memory": WORK_MEMORY },
+        "requests": { "cpu": request, "memory": WORK_MEMORY },
+    }))
+}
+
+fn field<'a>(resources: Option<&'a Value>, side: &str, kind: &str) -> Option<&'a Value> {
+    resources?.get(side)?.get(kind)
+}
+
+fn amount(resources: Option<&Value>, side: &str, kind: &str) -> Option<i128> {
+    match field(resources, side, kind)? {
+        Value::String(text) => parse(text),
+        Value::Number(number) => parse(&number.to_string()),
+        _ => None,
+    }
+}
+
+/// A quantity of Kubernetes in billionths: digits with a fraction, then a suffix of tens or of twos, or an exponent.
+fn parse(text: &str) -> Option<i128> {
+    let digits_end = text.find(|c: char| !c.is_ascii_digit() && !matches!(c, '.' | '+' | '-')).unwrap_or(text.len());
+    let (number, suffix) = text.split_at(digits_end);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let negative = whole.starts_with('-');
+    let whole = whole.trim_start_matches(['+', '-']);
+    if whole.is_empty() && fraction.is_empty() || fraction.len() > 18 {
+        return None;
+    }
+    let digits = format!("{whole}{fraction}").parse::<i128>().ok()?;
+    let (base, power): (i128, i32) = match suffix {
+        "" => (10, 0),
+        "n" => (10, -9),
+        "u" => (10, -6),
+        "m" => (10, -3),
+        "k" => (10, 3),
+        "M" => (10, 6),
+        "G" => (10, 9),
+        "T" => (10, 12),
+        "P" => (10, 15),
+        "E" => (10, 18),
+        "Ki" => (1024, 1),
+        "Mi" => (1024, 2),
+        "Gi" => (1024, 3),
+        "Ti" => (1024, 4),
+        "Pi" => (1024, 5),
+        "Ei" => (1024, 6),
+        exponent => (10, exponent.strip_prefix(['e', 'E'])?.parse().ok().filter(|power: &i32| power.abs() <= 18)?),
+    };
+    let ten = |power: u32| 10_i128.checked_pow(power);
+    let fraction_digits = i32::try_from(fraction.len()).ok()?;
+    let billionths = if base == 10 {
+        let power = power + 9 - fraction_digits;
+        match u32::try_from(power) {
+            Ok(power) => digits.checked_mul(ten(power)?)?,
+            Err(_) => digits / ten(power.unsigned_abs())?,
+        }
+    } else {
+        let scaled = digits.checked_mul(base.checked_pow(power.unsigned_abs())?)?.checked_mul(1_000_000_000)?;
+        scaled / ten(fraction_digits.unsigned_abs())?
+    };
+    Some(if negative { -billionths } else { billionths })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_are_those_of_kubernetes() {
+        for (text, expected) in [
+            ("1", Some(1_000_000_000)),
+            ("1000m", Some(1_000_000_000)),
+            ("0.1", Some(100_000_000)),
+            ("100m", Some(100_000_000)),
+            (".5", Some(500_000_000)),
+            ("1e3", Some(1_000_000_000_000)),
+            ("1E3", Some(1_000_000_000_000)),
+            ("1E", Some(1_000_000_000_000_000_000_000_000_000)),
+            ("1Ki", Some(1_024_000_000_000)),
+            ("1.5Gi", Some(1_610_612_736_000_000_000)),
+            ("1536Mi", Some(1_610_612_736_000_000_000)),
+            ("1n", Some(1)),
+            ("-1", Some(-1_000_000_000)),
+            ("", None),
+            ("Gi", None),
+            ("1gi", None),
+            ("1e99", None),
+            ("99999999999999999999999999999999999999999", None),
+            ("9999999999999999999999999999999999999Ei", None),
+            ("1.2.3", None),
+            ("+-1", Some(1_000_000_000)),
+        ] {
+            assert_eq!(parse(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn classes_are_those_of_the_kubelet() {
+        let class = |containers: Value| quality_of_service(&json!({ "metadata": {}, "spec": containers })).unwrap();
+        let of = |resources: Value| json!({ "containers": [{ "name": "a", "resources": resources }] });
+        assert_eq!(class(of(json!({}))), QualityOfService::BestEffort);
+        assert_eq!(class(of(json!({ "requests": { "cpu": "0" } }))), QualityOfService::BestEffort);
+        assert_eq!(class(of(json!({ "requests": { "cpu": 1 } }))), QualityOfService::Burstable);
+        assert_eq!(class(of(json!({ "limits": { "cpu": 1 } }))), QualityOfService::Burstable);
+        assert_eq!(class(of(json!({ "limits": { "cpu": 1, "memory": "1Gi" } }))), QualityOfService::Guaranteed);
+        let limits = json!({ "cpu": "1", "memory": "1Gi" });
+        let equal = json!({ "limits": limits, "requests": { "cpu": "1000m", "memory": "1024Mi" } });
+        assert_eq!(class(of(equal.clone())), QualityOfService::Guaranteed);
+        let less = json!({ "limits": limits, "requests": { "cpu": "999m" } });
+        assert_eq!(class(of(less)), QualityOfService::Burstable);
+        let beside =
+            json!({ "containers": [{ "name": "a", "resources": equal }], "initContainers": [{ "name": "b" }] });
+        assert_eq!(class(beside), QualityOfService::Burstable);
+        let whole = json!({ "containers": [{ "name": "a" }], "resources": { "limits": limits } });
+        assert_eq!(class(whole), QualityOfService::Guaranteed);
+    }
+}

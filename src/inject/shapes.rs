@@ -1,0 +1,214 @@
+//! What is put into pods: containers, volumes and mounts, as JSON.
+//!
+//! It must not know whether they are there already. Each passes Pod Security `restricted`, unless the app itself says that it
+//! runs as root. What Kubernetes leaves out when it writes an object (`readOnly: false`, empty lists) is left out here, so that
+//! what comes back can be recognized. No container opens a port, so that `hostNetwork` makes no difference.
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::{pod::PodView, resources, wishes::Wishes};
+use crate::model::{
+    injected::{
+        BACKEND_FILE, HELPER_IN_IMAGE, HELPER_MOUNT, HELPER_PROGRAM, HELPER_VOLUME, RESTORE_CONTAINER, SCRATCH_MOUNT,
+        SCRATCH_VOLUME, SECRET_VOLUME_PREFIX, SECRETS_FOLDER, SIDECAR_CONTAINER, SOCKET_MOUNT, SOCKET_VOLUME,
+        STORE_MOUNT, STORE_VOLUME, VOLUMES_FOLDER,
+    },
+    mounts,
+};
+
+/// User and group of our image, where nothing else is known.
+const NON_ROOT: u64 = 65_532;
+/// Readable for whoever a container runs as: a Secret's files belong to root, and a pod need not have an `fsGroup`.
+const READABLE: u32 = 0o444;
+
+/// The init container that copies the helper.
+pub(super) fn helper(view: &PodView<'_>, image: &str) -> Value {
+    // The pod's own number is as good as ours, and the one that policies of the namespace know.
+    let inherited = view.security("runAsUser").and_then(Value::as_u64).is_some_and(|user| user != 0);
+    let user = if inherited { User::Inherited } else { User::Numbers { user: NON_ROOT, group: Some(NON_ROOT) } };
+    with_resources(
+        json!({
+            "name": HELPER_VOLUME,
+            "image": image,
+            "imagePullPolicy": "IfNotPresent",
+            "command": [HELPER_IN_IMAGE, "install", HELPER_PROGRAM],
+            "securityContext": security(user, &[]),
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+            "volumeMounts": [{ "name": HELPER_VOLUME, "mountPath": HELPER_MOUNT }],
+        }),
+        resources::of_init(view, resources::COPY_MEMORY),
+    )
+}
+
+/// The native sidecar. It has no probes: a probe that fails would take the app's pod out of service.
+pub(super) fn sidecar(view: &PodView<'_>, wishes: &Wishes<'_>, image: &str) -> Value {
+    let mut container = worker(view, wishes, image, SIDECAR_CONTAINER, "sidecar", true);
+    container["restartPolicy"] = "Always".into();
+    with_resources(container, resources::of_sidecar(view))
+}
+
+/// The init container that fills empty volumes.
+pub(super) fn restore(view: &PodView<'_>, wishes: &Wishes<'_>, image: &str) -> Value {
+    let container = worker(view, wishes, image, RESTORE_CONTAINER, "restore-step", false);
+    with_resources(container, resources::of_init(view, resources::WORK_MEMORY))
+}
+
+/// What sidecar and restore step have in common: the volumes, the store, and whose files they can read. The volumes and
+/// their sources stand in the arguments: neither of the two can ask what the pod looks like, and a container's arguments
+/// cannot be changed later, as annotations can.
+fn worker(view: &PodView<'_>, wishes: &Wishes<'_>, image: &str, name: &str, role: &str, read_only: bool) -> Value {
+    let mut volume_mounts = vec![
+        json!({ "name": STORE_VOLUME, "mountPath": STORE_MOUNT, "readOnly": true }),
+        json!({ "name": SCRATCH_VOLUME, "mountPath": SCRATCH_MOUNT }),
+    ];
+    if read_only && wishes.uses_socket() {
+        volume_mounts.push(json!({ "name": SOCKET_VOLUME, "mountPath": SOCKET_MOUNT }));
+    }
+    for volume in &wishes.volumes {
+        let mut mount = json!({ "name": volume, "mountPath": format!("{VOLUMES_FOLDER}/{volume}") });
+        if read_only {
+            mount["readOnly"] = true.into();
+        }
+        volume_mounts.push(mount);
+    }
+    let mut arguments = vec![role.to_owned()];
+    arguments.extend(wishes.volumes.iter().map(|volume| match view.claim(volume) {
+        Some(source) => format!("--volume={volume}={source}"),
+        None => format!("--volume={volume}"),
+    }));
+    let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
+    let capabilities: &[&str] = if read_only { &["DAC_OVERRIDE"] } else { &["CHOWN", "DAC_OVERRIDE", "FOWNER"] };
+    json!({
+        "name": name,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "args": arguments,
+        "env": [
+            field("POD_NAME", "metadata.name"),
+            field("POD_NAMESPACE", "metadata.namespace"),
+            field("POD_UID", "metadata.uid"),
+            // As the pods of runs have it: freed memory is kept per arena.
+            { "name": "MALLOC_ARENA_MAX", "value": "2" },
+        ],
+        "securityContext": security(wishes.owner.unwrap_or(User::Numbers { user: NON_ROOT, group: Some(NON_ROOT) }), capabilities),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": volume_mounts,
+    })
+}
+
+/// Whom a container runs as.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum User {
+    /// As the pod says.
+    Inherited,
+    /// As these numbers.
+    Numbers {
+        /// The user.
+        user: u64,
+        /// The group.
+        group: Option<u64>,
+    },
+}
+
+/// A security context. Only where the app itself runs as root does ours, too, with nothing but `capabilities`: they are
+/// what a root of the app has to read and own its files, and Pod Security `baseline` allows them.
+fn security(user: User, capabilities: &[&str]) -> Value {
+    let mut context = json!({
+        "allowPrivilegeEscalation": false,
+        "capabilities": { "drop": ["ALL"] },
+        "readOnlyRootFilesystem": true,
+        "runAsNonRoot": true,
+        "seccompProfile": { "type": "RuntimeDefault" },
+    });
+    if let User::Numbers { user, group } = user {
+        context["runAsUser"] = user.into();
+        if let Some(group) = group {
+            context["runAsGroup"] = group.into();
+        }
+        if user == 0 {
+            context["runAsNonRoot"] = false.into();
+            context["capabilities"]["add"] = capabilities.into();
+        }
+    }
+    context
+}
+
+fn with_resources(mut container: Value, resources: Option<Value>) -> Value {
+    if let Some(resources) = resources {
+        container["resources"] = resources;
+    }
+    container
+}
+
+/// All volumes that are needed, in order.
+pub(super) fn volumes(wishes: &Wishes<'_>) -> Vec<Value> {
+    // Beyond its limit a pod is evicted, so each is several times what is written there.
+    let empty = |name: &str, limit: &str| json!({ "name": name, "emptyDir": { "sizeLimit": limit } });
+    let mut volumes = Vec::new();
+    if wishes.uses_helper() {
+        volumes.push(empty(HELPER_VOLUME, "16Mi"));
+    }
+    if wishes.uses_socket() {
+        volumes.push(empty(SOCKET_VOLUME, "1Mi"));
+    }
+    if wishes.uses_store() {
+        volumes.push(store(&wishes.store_object()));
+        volumes.push(empty(SCRATCH_VOLUME, "256Mi"));
+    }
+    volumes.extend(wishes.secrets.iter().map(|secret| {
+        json!({
+            "name": secret_volume(secret),
+            "secret": { "secretName": secret, "defaultMode": READABLE, "optional": true },
+        })
+    }));
+    volumes
+}
+
+/// Password, credentials and place of the store, in the files that a run's pod has, too. All of it is optional for
+/// Kubernetes, so that the app starts; whoever needs what is missing says so. Only these keys: what else a Secret of that
+/// name may hold is not ours to see.
+fn store(object: &str) -> Value {
+    let in_folder = |folder: &str, file: &str| {
+        let folder = folder.strip_prefix(STORE_MOUNT).unwrap_or(folder).trim_start_matches('/');
+        json!({ "key": file, "path": format!("{folder}/{file}") })
+    };
+    json!({
+        "name": STORE_VOLUME,
+        "projected": {
+            "defaultMode": READABLE,
+            "sources": [
+                { "secret": { "name": object, "optional": true, "items": [
+                    in_folder(mounts::PASSWORD_FOLDER, mounts::PASSWORD_FILE),
+                    in_folder(mounts::S3_FOLDER, mounts::S3_ACCESS_KEY_ID_FILE),
+                    in_folder(mounts::S3_FOLDER, mounts::S3_SECRET_ACCESS_KEY_FILE),
+                    in_folder(mounts::S3_FOLDER, mounts::S3_SESSION_TOKEN_FILE),
+                ] } },
+                { "configMap": { "name": object, "optional": true, "items": [
+                    { "key": BACKEND_FILE, "path": BACKEND_FILE },
+                ] } },
+            ],
+        },
+    })
+}
+
+/// What is mounted into the container of a command.
+pub(super) fn mounts_of_target(wishes: &Wishes<'_>) -> Vec<Value> {
+    let read_only = |name: &str, path: &str| json!({ "name": name, "mountPath": path, "readOnly": true });
+    let mut found = vec![read_only(HELPER_VOLUME, HELPER_MOUNT)];
+    if wishes.uses_socket() {
+        // To connect to a socket one need not be able to write to its file system.
+        found.push(read_only(SOCKET_VOLUME, SOCKET_MOUNT));
+    }
+    found.extend(
+        wishes.secrets.iter().map(|secret| read_only(&secret_volume(secret), &format!("{SECRETS_FOLDER}/{secret}"))),
+    );
+    found
+}
+
+/// The name of a Secret's volume. A Secret's own name may be longer, and have dots, which a volume's has not.
+pub(super) fn secret_volume(secret: &str) -> String {
+    let digest = Sha256::digest(secret.as_bytes());
+    let number = digest.first_chunk().copied().map_or(0, u64::from_be_bytes);
+    format!("{SECRET_VOLUME_PREFIX}{number:016x}")
+}

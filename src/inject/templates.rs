@@ -1,0 +1,107 @@
+//! From a workload to the pods that its controller would make, so that they can be looked at before there are any.
+//!
+//! It must not know what is put into them.
+
+use serde_json::{Map, Value, json};
+
+use crate::plan::Workload;
+
+/// A pod as it would come to the webhook.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Template {
+    /// What it is of, for people: `Deployment shop`.
+    pub title: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// The pod.
+    pub pod: Value,
+    /// Its workload.
+    pub workload: Workload,
+}
+
+/// An object that is none of those that have pods.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum TemplateError {
+    /// Not even an object with a kind.
+    #[error("this is no object of Kubernetes: it has no kind")]
+    NoKind,
+    /// A workload without the pod in it.
+    #[error("{0} has no pod template (spec.template with metadata and spec)")]
+    NoTemplate(String),
+}
+
+/// The pods of an object; none when it is of a kind that has none. A list has those of its items.
+///
+/// # Errors
+/// When it is no object, or a workload without a template.
+pub fn pods_of(object: &Value, namespace: &str) -> Result<Vec<Template>, TemplateError> {
+    let kind = object.get("kind").and_then(Value::as_str).ok_or(TemplateError::NoKind)?;
+    if kind.ends_with("List")
+        && let Some(items) = object.get("items").and_then(Value::as_array)
+    {
+        // What a typed list holds does not say its kind again.
+        let of_items = kind.strip_suffix("List").unwrap_or_default();
+        let pods = items.iter().map(|item| match item.get("kind") {
+            None if !of_items.is_empty() => {
+                let mut item = item.clone();
+                if let Some(item) = item.as_object_mut() {
+                    item.insert("kind".into(), of_items.into());
+                }
+                pods_of(&item, namespace)
+            }
+            _ => pods_of(item, namespace),
+        });
+        return Ok(pods.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect());
+    }
+    let metadata =
+        |field: &str| object.get("metadata").and_then(|metadata| metadata.get(field)).and_then(Value::as_str);
+    let name = metadata("name").map(str::to_owned);
+    let name = name.or_else(|| metadata("generateName").map(|prefix| format!("{prefix}xxxxx"))).unwrap_or_default();
+    let namespace = metadata("namespace").unwrap_or(namespace).to_owned();
+    let title = format!("{kind} {name}");
+    let workload = Workload { kind: kind.to_lowercase(), name: name.clone() };
+    let template = match kind {
+        "Pod" => return Ok(vec![Template { title, namespace, pod: object.clone(), workload }]),
+        "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet" | "Job" | "ReplicationController" => {
+            object.pointer("/spec/template")
+        }
+        "CronJob" => object.pointer("/spec/jobTemplate/spec/template"),
+        _ => return Ok(Vec::new()),
+    };
+    let spec = template.and_then(|template| template.get("spec")).and_then(Value::as_object);
+    let Some(spec) = spec else { return Err(TemplateError::NoTemplate(title)) };
+    let mut spec = spec.clone();
+    if kind == "StatefulSet" {
+        add_claims(object, &name, &mut spec);
+    }
+    let of_template = template.and_then(|template| template.get("metadata"));
+    let mut metadata = of_template.and_then(Value::as_object).cloned().unwrap_or_default();
+    metadata.insert("namespace".into(), namespace.clone().into());
+    match kind {
+        "StatefulSet" => metadata.insert("name".into(), format!("{name}-0").into()),
+        _ => metadata.insert("generateName".into(), format!("{name}-").into()),
+    };
+    // The owner need not be the one that it will be; that there is one is what counts.
+    let owner =
+        json!([{ "apiVersion": object.get("apiVersion"), "kind": kind, "name": name, "uid": "", "controller": true }]);
+    metadata.insert("ownerReferences".into(), owner);
+    let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec });
+    Ok(vec![Template { title, namespace, pod, workload }])
+}
+
+/// Adds the volumes that the controller of a `StatefulSet` makes of its claim templates; they win over volumes of their name.
+fn add_claims(object: &Value, name: &str, spec: &mut Map<String, Value>) {
+    let claims = object.pointer("/spec/volumeClaimTemplates").and_then(Value::as_array).into_iter().flatten();
+    let claims: Vec<&str> = claims.filter_map(|claim| claim.pointer("/metadata/name")?.as_str()).collect();
+    if claims.is_empty() {
+        return;
+    }
+    let mut volumes: Vec<Value> = spec.get("volumes").and_then(Value::as_array).cloned().unwrap_or_default();
+    volumes.retain(|volume| !volume.get("name").and_then(Value::as_str).is_some_and(|name| claims.contains(&name)));
+    volumes.extend(
+        claims.iter().map(
+            |claim| json!({ "name": claim, "persistentVolumeClaim": { "claimName": format!("{claim}-{name}-0") } }),
+        ),
+    );
+    spec.insert("volumes".into(), volumes.into());
+}

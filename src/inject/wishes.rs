@@ -1,0 +1,248 @@
+//! From what the annotations ask for to what the pod can have: which containers, which volumes, whose files.
+//!
+//! It must not know how those are put into the pod, nor whether they are there already.
+
+use serde_json::Value;
+
+use super::{
+    outcome::{Cause, Finding, Injected},
+    pod::{ContainerView, List, OUR_CONTAINERS, PodView},
+    shapes::User,
+};
+use crate::{
+    annotations::{Injection, Request, Role, own_key},
+    model::injected::{HELPER_VOLUME, SCRATCH_VOLUME, SECRET_VOLUME_PREFIX, SOCKET_VOLUME, STORE_VOLUME, store_object},
+    plan::{DEFAULT_CONTAINER, container_of},
+};
+
+/// Kinds of volumes that hold nothing of the app's own. A token or a Secret must not get into a repository by this way.
+const NOT_THE_APPS: [&str; 5] = ["secret", "configMap", "downwardAPI", "projected", "image"];
+/// How many names are listed when one was not found.
+const LISTED: usize = 10;
+
+/// What is to be in the pod.
+#[derive(Debug)]
+pub(super) struct Wishes<'a> {
+    /// Containers of commands, each once.
+    pub targets: Vec<ContainerView<'a>>,
+    /// Whether there is to be a sidecar.
+    pub sidecar: bool,
+    /// Whether there is to be a restore step.
+    pub restore: bool,
+    /// The volumes of both.
+    pub volumes: Vec<&'a str>,
+    /// Secrets for the targets.
+    pub secrets: Vec<String>,
+    /// The Repository that the pod names.
+    pub repository: Option<String>,
+    /// Who owns the files in the volumes, as far as the pod says.
+    pub owner: Option<User>,
+}
+
+impl Wishes<'_> {
+    /// Whether the helper is needed.
+    pub fn uses_helper(&self) -> bool {
+        !self.targets.is_empty()
+    }
+
+    /// Whether helper and sidecar have something to say to each other.
+    pub fn uses_socket(&self) -> bool {
+        self.sidecar && self.uses_helper()
+    }
+
+    /// Whether something speaks to the store from within the pod.
+    pub fn uses_store(&self) -> bool {
+        self.sidecar || self.restore
+    }
+
+    /// The name of the objects with what the store needs.
+    pub fn store_object(&self) -> String {
+        store_object(self.repository.as_deref())
+    }
+
+    /// All of it by name.
+    pub fn describe(&self) -> Injected {
+        Injected {
+            helper_in: self.targets.iter().map(|target| target.name.to_owned()).collect(),
+            sidecar: self.sidecar,
+            restore: self.restore,
+            volumes: self.volumes.iter().map(|&name| name.to_owned()).collect(),
+            secrets: self.secrets.clone(),
+            store: self.uses_store().then(|| self.store_object()),
+        }
+    }
+
+    /// What can be done, but perhaps not as meant.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.sidecar && self.targets.is_empty() && self.volumes.is_empty() {
+            warnings.push(format!(
+                "annotation {}: the sidecar has nothing to back up; name a command, or volumes by {}",
+                own_key(Role::Inject),
+                own_key(Role::Volumes)
+            ));
+        }
+        if self.owner.is_none() && !self.volumes.is_empty() {
+            warnings.push(format!(
+                "nothing in the pod says as which user the files of {} are written, so Stowaway uses 65532, which can use \
+                 only what is open to everybody or to the pod's fsGroup; set securityContext.runAsUser",
+                self.volumes.join(", ")
+            ));
+        }
+        warnings
+    }
+}
+
+/// Finds what is asked for, and all that cannot be found.
+pub(super) fn resolve<'a>(view: &PodView<'a>, request: &Request, mode: Injection) -> (Wishes<'a>, Vec<Finding>) {
+    let mut findings = Vec::new();
+    let targets = if mode == Injection::None { Vec::new() } else { targets(view, request, mode, &mut findings) };
+    let sidecar = mode == Injection::Sidecar;
+    let restore = request.restore_on_empty;
+    let volumes = if sidecar || restore { volumes(view, request, restore, &mut findings) } else { Vec::new() };
+    let wishes = Wishes {
+        secrets: if targets.is_empty() { Vec::new() } else { request.secrets.clone() },
+        owner: owner(view, &volumes),
+        repository: request.repository.clone(),
+        targets,
+        sidecar,
+        restore,
+        volumes,
+    };
+    (wishes, findings)
+}
+
+/// The containers of the commands; without a command that of the helper which was asked for.
+fn targets<'a>(
+    view: &PodView<'a>,
+    request: &Request,
+    mode: Injection,
+    findings: &mut Vec<Finding>,
+) -> Vec<ContainerView<'a>> {
+    let candidates: Vec<&ContainerView<'a>> = view
+        .in_list(List::App)
+        .chain(view.in_list(List::Init).filter(|container| container.is_sidecar()))
+        .filter(|container| !OUR_CONTAINERS.contains(&container.name))
+        .collect();
+    let existing: Vec<&str> = candidates.iter().map(|container| container.name).collect();
+    let mut names: Vec<&str> = Vec::new();
+    let mut add = |name| {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    };
+    for command in &request.commands {
+        match container_of(command, Some(&view.annotations), &existing) {
+            Ok(name) => add(existing.iter().copied().find(|other| *other == name).unwrap_or_default()),
+            Err(unknown) => {
+                let message = format!("the pod has no container {:?}; it has {}", unknown.container, listed(&existing));
+                findings.push(Finding::at(Cause::UnknownContainer, unknown.key, message));
+            }
+        }
+    }
+    if request.commands.is_empty() && mode == Injection::Helper {
+        let default = view.annotations.get(DEFAULT_CONTAINER);
+        match default.map_or(existing.first(), |default| existing.iter().find(|name| *name == default)) {
+            Some(name) => add(name),
+            None => {
+                let message = format!("the pod has no such container; it has {}", listed(&existing));
+                findings.push(Finding::at(Cause::UnknownContainer, DEFAULT_CONTAINER.to_owned(), message));
+            }
+        }
+    }
+    names
+        .into_iter()
+        .filter_map(|name| candidates.iter().find(|container| container.name == name).map(|&container| *container))
+        .collect()
+}
+
+/// The volumes by name; for a restore without names the pod's only claim.
+fn volumes<'a>(view: &PodView<'a>, request: &Request, restore: bool, findings: &mut Vec<Finding>) -> Vec<&'a str> {
+    if request.volumes.is_empty() && restore {
+        let claims: Vec<&str> = view
+            .volumes
+            .iter()
+            .filter(|(_, volume)| volume.get("persistentVolumeClaim").is_some_and(Value::is_object))
+            .map(|(name, _)| *name)
+            .collect();
+        if claims.len() != 1 {
+            let found = if claims.is_empty() { "none".to_owned() } else { listed(&claims) };
+            let message = format!(
+                "which volume is to be restored? The pod has not exactly one PersistentVolumeClaim ({found}); say it by {}",
+                own_key(Role::Volumes)
+            );
+            findings.push(Finding::at(Cause::UnknownVolume, own_key(Role::Restore), message));
+        }
+        return claims.into_iter().filter_map(|name| usable(view, name, restore, Role::Restore, findings)).collect();
+    }
+    request.volumes.iter().filter_map(|name| usable(view, name, restore, Role::Volumes, findings)).collect()
+}
+
+/// The volume, if it is there, is the app's, and can be used.
+fn usable<'a>(
+    view: &PodView<'a>,
+    name: &str,
+    restore: bool,
+    role: Role,
+    findings: &mut Vec<Finding>,
+) -> Option<&'a str> {
+    let mut refuse = |cause, message: String| findings.push(Finding::at(cause, own_key(role), message));
+    let Some((name, volume)) = view.volumes.iter().find(|(other, _)| *other == name).copied() else {
+        let existing: Vec<&str> =
+            view.volumes.iter().map(|(name, _)| *name).filter(|name| !is_our_volume(name)).collect();
+        let existing = if existing.is_empty() { "none".to_owned() } else { listed(&existing) };
+        refuse(Cause::UnknownVolume, format!("the pod has no volume {name:?}; it has {existing}"));
+        return None;
+    };
+    if is_our_volume(name) {
+        refuse(Cause::UnsuitableVolume, format!("the volume {name:?} is Stowaway's own"));
+        return None;
+    }
+    if let Some(kind) = NOT_THE_APPS.iter().find(|kind| volume.get(**kind).is_some_and(|kind| !kind.is_null())) {
+        refuse(
+            Cause::UnsuitableVolume,
+            format!("the volume {name:?} is a {kind}, which holds no files of the app's own"),
+        );
+        return None;
+    }
+    if view.containers.iter().any(|container| container.devices().any(|device| device == name)) {
+        refuse(Cause::UnsuitableVolume, format!("the volume {name:?} is a block device, which has no files"));
+        return None;
+    }
+    let read_only = |volume: &Value| {
+        volume
+            .as_object()
+            .is_some_and(|volume| volume.values().any(|kind| kind.get("readOnly") == Some(&Value::Bool(true))))
+    };
+    if restore && read_only(volume) {
+        refuse(
+            Cause::UnsuitableVolume,
+            format!("the volume {name:?} is read-only, so nothing can be restored into it"),
+        );
+        return None;
+    }
+    Some(name)
+}
+
+/// Whether a volume's name is one of ours.
+pub(super) fn is_our_volume(name: &str) -> bool {
+    [HELPER_VOLUME, SOCKET_VOLUME, STORE_VOLUME, SCRATCH_VOLUME].contains(&name)
+        || name.starts_with(SECRET_VOLUME_PREFIX)
+}
+
+/// Who owns the files: whoever mounts them. Which user an image names is not known here.
+fn owner(view: &PodView<'_>, volumes: &[&str]) -> Option<User> {
+    let mounts = |container: &&ContainerView<'_>| container.mounts().any(|(name, _)| volumes.contains(&name));
+    view.of_the_user().filter(mounts).find_map(|container| {
+        let number = |field: &str| {
+            let own = container.container.get("securityContext").and_then(|context| context.get(field));
+            own.or_else(|| view.security(field)).and_then(Value::as_u64)
+        };
+        Some(User::Numbers { user: number("runAsUser")?, group: number("runAsGroup") })
+    })
+}
+
+fn listed(names: &[&str]) -> String {
+    let more = if names.len() > LISTED { ", ..." } else { "" };
+    format!("{}{more}", names[..names.len().min(LISTED)].join(", "))
+}

@@ -1,0 +1,346 @@
+//! Whoever may make a pod, or write its annotations, gets no more by us than he could have without: each way to try it is a
+//! test that fails without its guard.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use stowaway::inject::{Cause, Effect, Outcome, read_json};
+
+use super::{IMAGE, decide};
+
+/// A pod of a controller, which is admitted whatever is wrong, with these annotations of ours, changed by `change`.
+fn pod(annotations: &[(&str, &str)], change: impl FnOnce(&mut Value)) -> Value {
+    let annotations: Value =
+        annotations.iter().map(|(key, value)| (format!("stowaway.dev/{key}"), Value::from(*value))).collect();
+    let mut pod = json!({
+        "metadata": {
+            "generateName": "mill-",
+            "annotations": annotations,
+            "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "mill", "uid": "x", "controller": true }],
+        },
+        "spec": {
+            "containers": [{ "name": "press", "image": "press:3", "volumeMounts": [{ "name": "barrels", "mountPath": "/b" }] }],
+            "volumes": [
+                { "name": "barrels", "persistentVolumeClaim": { "claimName": "barrels" } },
+                { "name": "token", "projected": { "sources": [{ "serviceAccountToken": { "path": "token" } }] } },
+                { "name": "login", "secret": { "secretName": "login" } },
+            ],
+        },
+    });
+    change(&mut pod);
+    pod
+}
+
+/// Nothing is put into the pod, neither when a controller makes it nor when a person does.
+fn is_declined(pod: &Value, cause: Cause) -> Outcome {
+    let mut bare = pod.clone();
+    bare["metadata"].as_object_mut().unwrap().remove("ownerReferences");
+    let refused = decide(&bare);
+    assert_eq!((refused.effect, refused.cause), (Effect::Refuse, cause), "{:?}", refused.findings);
+    let skipped = decide(pod);
+    assert_eq!((skipped.effect, skipped.cause), (Effect::Skip, cause), "{:?}", skipped.findings);
+    assert!(refused.patch.is_empty() && skipped.patch.is_empty());
+    assert!(!skipped.warnings.is_empty() && !skipped.findings.is_empty());
+    skipped
+}
+
+#[test]
+fn secrets_of_other_namespaces_are_not_mounted() {
+    for name in
+        ["kube-system/admin", "../admin", "/admin", "a/../../admin", "login,kube-system/admin", "admin\0", "ADMIN"]
+    {
+        is_declined(&pod(&[("backupcommand", "dump"), ("secrets", name)], |_| ()), Cause::InvalidAnnotation);
+    }
+}
+
+#[test]
+fn repositories_of_other_namespaces_are_not_named() {
+    for name in ["other/main", "../main", "main/..", "a b", &"a".repeat(64)] {
+        is_declined(&pod(&[("inject", "sidecar"), ("repository", name)], |_| ()), Cause::InvalidAnnotation);
+    }
+}
+
+#[test]
+fn volumes_are_never_left_by_their_paths() {
+    for name in ["../etc", "barrels/../../etc", "/", ".", "..", "barrels:/etc", "barrels\0", "barrels/", "~1etc", ""] {
+        is_declined(&pod(&[("inject", "sidecar"), ("volumes", name)], |_| ()), Cause::InvalidAnnotation);
+    }
+}
+
+#[test]
+fn tokens_and_secrets_never_get_into_a_repository() {
+    for name in ["token", "login", "barrels,token"] {
+        is_declined(&pod(&[("inject", "sidecar"), ("volumes", name)], |_| ()), Cause::UnsuitableVolume);
+    }
+}
+
+#[test]
+fn credentials_of_the_store_are_neither_backed_up_nor_mounted_into_the_app() {
+    let present = |pod: &mut Value| {
+        let store =
+            json!({ "name": "stowaway-store", "projected": { "sources": [{ "secret": { "name": "other" } }] } });
+        pod["spec"]["volumes"].as_array_mut().unwrap().push(store);
+    };
+    is_declined(&pod(&[("inject", "sidecar"), ("volumes", "stowaway-store")], present), Cause::UnsuitableVolume);
+    let mounted = |pod: &mut Value| {
+        pod["spec"]["containers"][0]["volumeMounts"] =
+            json!([{ "name": "stowaway-store", "mountPath": "/x", "readOnly": true }]);
+    };
+    is_declined(&pod(&[("inject", "sidecar"), ("volumes", "barrels")], mounted), Cause::NameTaken);
+}
+
+#[test]
+fn a_store_volume_that_somebody_prepared_is_made_ours() {
+    let forged = |pod: &mut Value| {
+        let store =
+            json!({ "name": "stowaway-store", "projected": { "sources": [{ "secret": { "name": "other" } }] } });
+        pod["spec"]["volumes"].as_array_mut().unwrap().push(store);
+    };
+    let pod = pod(&[("inject", "sidecar"), ("volumes", "barrels")], forged);
+    let patched = decide(&pod).apply(&pod).unwrap();
+    let stores: Vec<&Value> = patched["spec"]["volumes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|volume| volume["name"] == "stowaway-store")
+        .collect();
+    assert_eq!(stores.len(), 1);
+    assert_eq!(stores[0]["projected"]["sources"][0]["secret"]["name"], "stowaway-store");
+    assert_eq!(stores[0]["projected"]["sources"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn the_program_cannot_be_written_to_by_the_app() {
+    for mount in [
+        json!({ "name": "stowaway-helper", "mountPath": "/x" }),
+        json!({ "name": "stowaway-helper", "mountPath": "/stowaway", "readOnly": false }),
+        json!({ "name": "stowaway-socket", "mountPath": "/x" }),
+    ] {
+        let change = |pod: &mut Value| {
+            let further = json!({ "name": "further", "image": "x", "volumeMounts": [mount] });
+            pod["spec"]["containers"].as_array_mut().unwrap().push(further);
+        };
+        is_declined(&pod(&[("backupcommand", "dump")], change), Cause::NameTaken);
+    }
+}
+
+#[test]
+fn a_volume_of_another_kind_is_not_taken_for_ours() {
+    for kind in ["hostPath", "persistentVolumeClaim", "ofTheFuture"] {
+        let change = |pod: &mut Value| {
+            let forged = json!({ "name": "stowaway-helper", kind: { "path": "/" } });
+            pod["spec"]["volumes"].as_array_mut().unwrap().push(forged);
+        };
+        is_declined(&pod(&[("backupcommand", "dump")], change), Cause::NameTaken);
+    }
+}
+
+#[test]
+fn a_marker_alone_proves_nothing() {
+    for marker in ["injected", "injection", "status", "inject-status"] {
+        let outcome = decide(&pod(&[("backupcommand", "dump"), (marker, "true")], |_| ()));
+        assert_eq!((outcome.effect, outcome.cause), (Effect::Inject, Cause::Injected));
+        assert!(!outcome.patch.is_empty());
+    }
+}
+
+#[test]
+fn a_container_of_another_image_is_not_taken_for_ours() {
+    for image in ["evil", "registry.example/other@sha256:0000", "evil/registry.example/stowaway", ""] {
+        for list in ["initContainers", "containers", "ephemeralContainers"] {
+            let change = |pod: &mut Value| {
+                let mut forged = ours();
+                forged["image"] = image.into();
+                let list = &mut pod["spec"][list];
+                if list.is_null() {
+                    *list = json!([]);
+                }
+                list.as_array_mut().unwrap().push(forged);
+            };
+            is_declined(&pod(&[("backupcommand", "dump")], change), Cause::NameTaken);
+        }
+    }
+}
+
+/// The helper's init container as we would make it for [`pod`].
+fn ours() -> Value {
+    let pod = pod(&[("backupcommand", "dump")], |_| ());
+    decide(&pod).apply(&pod).unwrap()["spec"]["initContainers"][0].clone()
+}
+
+#[test]
+fn a_container_or_volume_of_ours_that_nothing_asks_for_is_no_proof() {
+    for (list, entry) in [("initContainers", ours()), ("volumes", json!({ "name": "stowaway-socket", "emptyDir": {} }))]
+    {
+        let change = |pod: &mut Value| {
+            let list = &mut pod["spec"][list];
+            if list.is_null() {
+                *list = json!([]);
+            }
+            list.as_array_mut().unwrap().push(entry);
+        };
+        is_declined(&pod(&[("inject", "sidecar"), ("volumes", "barrels")], change), Cause::NameTaken);
+    }
+}
+
+#[test]
+fn a_container_of_our_image_that_would_do_something_else_is_replaced() {
+    let sound = pod(&[("backupcommand", "dump")], |_| ());
+    let sound = decide(&sound).apply(&sound).unwrap();
+    for (field, forged) in [
+        ("/command", json!(["/usr/local/bin/stowaway-helper", "install", "/elsewhere"])),
+        ("/args", json!(["evil"])),
+        ("/env", json!([{ "name": "STOWAWAY_ROOT", "value": "/x" }])),
+        ("/env", json!([{ "name": "LD_PRELOAD", "value": "/x" }])),
+        ("/envFrom", json!([{ "secretRef": { "name": "x" } }])),
+        ("/lifecycle", json!({ "postStart": { "exec": { "command": ["evil"] } } })),
+        ("/restartPolicy", json!("Always")),
+        ("/workingDir", json!("/x")),
+        ("/volumeMounts/-", json!({ "name": "barrels", "mountPath": "/usr/local/bin" })),
+        ("/securityContext/privileged", json!(true)),
+        ("/securityContext/runAsUser", json!(0)),
+        ("/securityContext/capabilities/add", json!(["SYS_ADMIN"])),
+        ("/image", json!("registry.example/stowaway:old")),
+    ] {
+        let mut pod = sound.clone();
+        let patch = json!([{ "op": "add", "path": format!("/spec/initContainers/0{field}"), "value": forged }]);
+        json_patch::patch(&mut pod, &serde_json::from_value::<json_patch::Patch>(patch).unwrap()).unwrap();
+        let outcome = decide(&pod);
+        assert_eq!((outcome.effect, outcome.cause), (Effect::Inject, Cause::Injected), "{field}");
+        assert_eq!(outcome.apply(&pod).unwrap(), sound, "{field}");
+    }
+}
+
+#[test]
+fn what_others_put_into_every_container_is_left_there() {
+    let sound = pod(&[("backupcommand", "dump")], |_| ());
+    let sound = decide(&sound).apply(&sound).unwrap();
+    for (field, value) in [
+        ("/terminationMessagePath", json!("/dev/termination-log")),
+        ("/imagePullPolicy", json!("Always")),
+        ("/image", json!("mirror.example/stowaway@sha256:5e1f")),
+        ("/env", json!([{ "name": "HTTP_PROXY", "value": "http://x" }])),
+        ("/volumeMounts/-", json!({ "name": "token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount" })),
+        ("/resources/limits/ephemeral-storage", json!("1Gi")),
+        ("/securityContext/seLinuxOptions", json!({ "level": "s0:c1,c2" })),
+    ] {
+        let mut pod = sound.clone();
+        let patch = json!([{ "op": "add", "path": format!("/spec/initContainers/0{field}"), "value": value }]);
+        json_patch::patch(&mut pod, &serde_json::from_value::<json_patch::Patch>(patch).unwrap()).unwrap();
+        assert_eq!(decide(&pod).cause, Cause::AlreadyInjected, "{field}");
+    }
+}
+
+#[test]
+fn a_restore_is_never_left_out_whoever_makes_the_pod() {
+    let cases: &[(&[(&str, &str)], Cause)] = &[
+        (&[("restore", "on-emty")], Cause::InvalidAnnotation),
+        (&[("restore", "on-empty"), ("backupcommand", "")], Cause::InvalidAnnotation),
+        (&[("restore", "on-empty"), ("inject", "none")], Cause::InvalidAnnotation),
+        (&[("restore", "on-empty"), ("volumes", "nowhere")], Cause::UnknownVolume),
+        (&[("restore", "on-empty"), ("volumes", "token")], Cause::UnsuitableVolume),
+        (&[("restore", "on-empty"), ("backupcommand", "x"), ("backupcommand-container", "y")], Cause::UnknownContainer),
+    ];
+    for (annotations, cause) in cases {
+        let outcome = decide(&pod(annotations, |_| ()));
+        assert_eq!((outcome.effect, outcome.cause), (Effect::Refuse, *cause), "{annotations:?}");
+    }
+    for broken in ["/spec/volumes", "/spec/containers", "/metadata/annotations/stowaway.dev~1restore"] {
+        let mut pod = pod(&[("restore", "on-empty")], |_| ());
+        *pod.pointer_mut(broken).unwrap() = json!(7);
+        assert_eq!((decide(&pod).effect, decide(&pod).cause), (Effect::Refuse, Cause::NotAPod), "{broken}");
+    }
+    let on_windows = pod(&[("restore", "on-empty")], |pod| pod["spec"]["os"] = json!({ "name": "windows" }));
+    assert_eq!((decide(&on_windows).effect, decide(&on_windows).cause), (Effect::Refuse, Cause::WindowsPod));
+}
+
+#[test]
+fn names_that_would_be_pointers_point_nowhere_else() {
+    for name in ["a/b", "a~1b", "~0", "-", "0", "..", "\u{0}", "spec"] {
+        let change = |pod: &mut Value| {
+            pod["spec"]["containers"][0]["name"] = name.into();
+            pod["metadata"]["annotations"]["/~1/~0"] = "x".into();
+            pod["spec"]["~1/spec"] = json!({ "/": "~" });
+        };
+        let pod = pod(&[("backupcommand", "dump")], change);
+        let outcome = decide(&pod);
+        assert_eq!(outcome.cause, Cause::Injected, "{name:?}");
+        let patched = outcome.apply(&pod).unwrap();
+        assert_eq!(patched["spec"]["containers"][0]["volumeMounts"].as_array().unwrap().len(), 2);
+        assert_eq!(patched["metadata"], pod["metadata"]);
+        assert_eq!(patched["spec"]["~1/spec"], json!({ "/": "~" }));
+    }
+}
+
+#[test]
+fn hostile_names_of_containers_are_refused() {
+    for name in ["../press", "press/0", "press\n", "PRESS", "", "a,b", &"a".repeat(64)] {
+        let annotations = [("backupcommand", "dump"), ("backupcommand-container", name)];
+        is_declined(&pod(&annotations, |_| ()), Cause::InvalidAnnotation);
+    }
+    let ours = [("backupcommand", "dump"), ("backupcommand-container", "stowaway-sidecar"), ("inject", "sidecar")];
+    is_declined(&pod(&ours, |_| ()), Cause::UnknownContainer);
+}
+
+#[test]
+fn oversized_pods_cost_no_time() {
+    let in_time = |pod: &Value| {
+        let begin = Instant::now();
+        let outcome = decide(pod);
+        assert!(begin.elapsed() < Duration::from_millis(500), "{:?} for {:?}", begin.elapsed(), outcome.cause);
+        assert!(outcome.findings.iter().chain(&[]).all(|finding| finding.message.len() < 4096));
+        outcome
+    };
+    let many_keys = pod(&[], |pod| {
+        for number in 0..100_000 {
+            pod["metadata"]["annotations"][format!("stowaway.dev/backupcommand.{number}")] = "dump".into();
+        }
+    });
+    assert_eq!(in_time(&many_keys).cause, Cause::TooLarge);
+    let many_commands = pod(&[], |pod| {
+        for number in 0..5_000 {
+            pod["metadata"]["annotations"][format!("stowaway.dev/backupcommand.{number}")] = "dump".into();
+        }
+    });
+    assert_eq!(in_time(&many_commands).cause, Cause::InvalidAnnotation);
+    let many_containers = pod(&[("backupcommand", "dump")], |pod| {
+        let containers = (0..50_000).map(|number| json!({ "name": format!("c{number}") })).collect();
+        pod["spec"]["containers"] = Value::Array(containers);
+    });
+    assert_eq!(in_time(&many_containers).cause, Cause::TooLarge);
+    let long_value = pod(&[("inject", "sidecar"), ("volumes", &",x".repeat(100_000))], |_| ());
+    assert_eq!(in_time(&long_value).cause, Cause::InvalidAnnotation);
+}
+
+#[test]
+fn texts_that_two_readers_would_read_differently_are_not_read() {
+    let twice = r#"{"metadata": {"annotations": {"stowaway.dev/secrets": "a", "stowaway.dev/secrets": "b"}}}"#;
+    assert!(read_json(twice.as_bytes()).is_err());
+    let escaped = r#"{"spec": {"volumes": []}, "sp\u0065c": {"volumes": [{}]}}"#;
+    assert!(read_json(escaped.as_bytes()).is_err());
+    for deep in ["[".repeat(100_000), "{\"a\":".repeat(100_000)] {
+        assert!(read_json(deep.as_bytes()).is_err());
+    }
+    assert!(read_json(format!("\"{}\"", "x".repeat(3 << 20)).as_bytes()).is_err());
+}
+
+#[test]
+fn passwords_of_command_lines_get_nowhere() {
+    for command in ["mysqldump -pCANARY", "sh -c 'CANARY", "[\"CANARY\"", "''"] {
+        for further in [("backupcommand-container", "nowhere"), ("restore", "on-empty"), ("inject", "sidecar")] {
+            let mut pod = pod(&[("backupcommand", command), ("restorecommand", command), further], |_| ());
+            pod["metadata"]["annotations"]["k8up.io/backupcommand"] = "CANARY".into();
+            let outcome = decide(&pod);
+            assert!(!format!("{outcome:?} {}", outcome.patch).contains("CANARY"), "{outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn an_image_of_ours_is_the_one_that_we_were_told() {
+    let pod = pod(&[("inject", "sidecar"), ("image", "evil"), ("restore", "on-empty"), ("backupcommand", "x")], |_| ());
+    let patched = decide(&pod).apply(&pod).unwrap();
+    for container in patched["spec"]["initContainers"].as_array().unwrap() {
+        assert_eq!(container["image"], IMAGE);
+    }
+}

@@ -1,0 +1,143 @@
+//! `stowaway explain` as it is typed: what it prints, and its exit status.
+
+use std::{
+    io::Write,
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+fn explain(arguments: &[&str], input: &str) -> Output {
+    let mut process = Command::new(env!("CARGO_BIN_EXE_stowaway"))
+        .args(["explain", "-f", "-", "--image", "stowaway:test"])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    process.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    process.wait_with_output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+const DEPLOYMENT: &str = "\
+apiVersion: apps/v1
+kind: Deployment
+metadata: { name: mill, namespace: orchard }
+spec:
+  selector: { matchLabels: { app: mill } }
+  template:
+    metadata:
+      labels: { app: mill }
+      annotations:
+        stowaway.dev/backupcommand: pg_dump --password=hush cider
+        stowaway.dev/file-extension: .sql
+        stowaway.dev/secrets: login
+    spec:
+      containers:
+      - { name: press, image: press }
+";
+
+#[test]
+fn a_workload_is_explained_without_its_passwords() {
+    let output = explain(&[], DEPLOYMENT);
+    let expected = "\
+Deployment mill in namespace orchard: injected (Injected)
+  helper     into container press, at /stowaway
+  secret     login into container press, at /stowaway-secrets/login; it may be missing
+  source     deployment/mill/press: pg_dump and 2 arguments, stored as /orchard-press.sql
+  QoS class  BestEffort becomes Burstable
+";
+    assert_eq!((stdout(&output).as_str(), output.status.code()), (expected, Some(0)), "{output:?}");
+}
+
+#[test]
+fn all_problems_of_all_objects_are_told_at_once() {
+    let wrong = DEPLOYMENT.replace("login", "kube-system/login").replace(".sql", "a/b");
+    let bare = "\
+kind: Pod
+metadata: { name: well, annotations: { stowaway.dev/backupcommand: x, stowaway.dev/backupcommand-container: y } }
+spec: { containers: [{ name: press }] }
+";
+    let output = explain(&[], &format!("{wrong}---\n{bare}---\nkind: Service\n"));
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("Deployment mill in namespace orchard: refused (InvalidAnnotation)"), "{text}");
+    assert!(text.contains("Pod well in namespace default: refused (UnknownContainer)"), "{text}");
+    for part in ["stowaway.dev/secrets", "stowaway.dev/file-extension", "no container \"y\"; it has press"] {
+        assert_eq!(text.matches(part).count(), 1, "{part} in {text}");
+    }
+    assert!(!text.contains("hush"));
+}
+
+#[test]
+fn json_holds_patches_and_reasons() {
+    let list = format!(
+        "kind: List\nitems:\n{}",
+        ["StatefulSet", "DaemonSet", "Job", "CronJob"]
+            .map(|kind| {
+                let template = "template: { metadata: { annotations: { stowaway.dev/backupcommand: dump, stowaway.dev/restore: on-empty, stowaway.dev/volumes: data } }, spec: { containers: [{ name: press }], volumes: [{ name: data, emptyDir: {} }] } }";
+                let spec = if kind == "CronJob" { format!("jobTemplate: {{ spec: {{ {template} }} }}") } else { template.into() };
+                format!("- {{ kind: {kind}, metadata: {{ name: mill }}, spec: {{ {spec} }} }}\n")
+            })
+            .concat()
+    );
+    let output = explain(&["-o", "json", "-n", "orchard"], &list);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let explanations: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let names: Vec<&str> =
+        explanations.as_array().unwrap().iter().map(|pod| pod["sources"][0]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["pod/mill-0/press", "daemonset/mill_node/press", "job/mill/press", "cronjob/mill/press"]);
+    for pod in explanations.as_array().unwrap() {
+        assert_eq!((pod["effect"].as_str(), pod["cause"].as_str()), (Some("Inject"), Some("Injected")), "{pod}");
+        assert_eq!(pod["namespace"], "orchard");
+        assert!(pod["patch"].as_array().unwrap().iter().all(|operation| operation["op"] == "add"));
+    }
+}
+
+#[test]
+fn claims_of_a_stateful_set_are_volumes_that_can_be_restored() {
+    let set = "\
+kind: StatefulSet
+metadata: { name: well }
+spec:
+  template:
+    metadata: { annotations: { stowaway.dev/restore: on-empty, stowaway.dev/inject: sidecar, stowaway.dev/volumes: water } }
+    spec:
+      containers: [{ name: pump, volumeMounts: [{ name: water, mountPath: /w }], securityContext: { runAsUser: 999 } }]
+  volumeClaimTemplates: [{ metadata: { name: water } }]
+";
+    let output = explain(&[], set);
+    let expected = "\
+StatefulSet well in namespace default: injected (Injected)
+  sidecar    sees water (read-only) in /stowaway-volumes
+  restore    fills water before the app starts, when it is empty
+  store      from Secret and ConfigMap stowaway-store; the pod starts without them, its backups do not
+  QoS class  BestEffort becomes Burstable
+";
+    assert_eq!((stdout(&output).as_str(), output.status.code()), (expected, Some(0)), "{output:?}");
+}
+
+#[test]
+fn files_that_are_not_read_are_wrong_usage() {
+    for (text, expected) in [
+        ("kind: [", "document 1"),
+        ("kind: Pod\nkind: Pod\n", "kind"),
+        ("- 1\n", "no kind"),
+        ("kind: Deployment\nmetadata: {name: x}\n", "Deployment x has no pod template"),
+    ] {
+        let output = explain(&[], text);
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(complaint.contains(expected), "{text}: {complaint}");
+    }
+    let nothing = explain(&[], "kind: Service\n---\nkind: ConfigMap\n");
+    assert_eq!(
+        (stdout(&nothing).as_str(), nothing.status.code()),
+        ("no pods in the file (only Service, ConfigMap)\n", Some(0))
+    );
+}

@@ -1,0 +1,149 @@
+//! Pods and what becomes of them, word for word: `tests/golden/inject/<case>/pod.yaml` and `patched.yaml`. A change there is
+//! a change for every pod of every user.
+//!
+//! `pod.yaml` opens with what the case shows; `# on-create: false` and `# by-namespace: none` set facts. It may be a
+//! workload, and then its pod is meant. With `STOWAWAY_WRITE_GOLDEN=1` the results are written anew.
+
+use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
+
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::Value;
+use stowaway::{
+    annotations::Injection,
+    inject::{Cause, Effect, InjectionFacts, Outcome, Strict, inject, pods_of},
+};
+
+use super::{FACTS, is_ours, unrestricted};
+
+/// A case: its name, its pod, its facts, and what is committed as the result.
+struct Case {
+    name: String,
+    pod: Value,
+    facts: InjectionFacts<'static>,
+    golden: String,
+}
+
+fn cases() -> Vec<Case> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/inject");
+    let mut cases: Vec<Case> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| {
+            let folder = entry.unwrap().path();
+            let text = fs::read_to_string(folder.join("pod.yaml")).unwrap();
+            let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
+            assert!(text.starts_with("# "), "{name}: what does it show?");
+            let Strict(object) = serde_norway::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let by_namespace =
+                text.lines().find_map(|line| line.strip_prefix("# by-namespace: ")).map(|value| match value {
+                    "helper" => Injection::Helper,
+                    "none" => Injection::None,
+                    _ => panic!("{name}: {value}"),
+                });
+            let on_create = !text.contains("# on-create: false");
+            Case {
+                pod: pods_of(&object, FACTS.namespace).unwrap().remove(0).pod,
+                facts: InjectionFacts { by_namespace, on_create, ..FACTS },
+                golden: fs::read_to_string(folder.join("patched.yaml")).unwrap_or_default(),
+                name,
+            }
+        })
+        .collect();
+    cases.sort_by(|a, b| a.name.cmp(&b.name));
+    cases
+}
+
+/// The result as it is committed.
+fn rendered(case: &Case, outcome: &Outcome) -> String {
+    let mut text = format!("# {:?}: {}\n", outcome.effect, outcome.cause);
+    for finding in &outcome.findings {
+        writeln!(text, "# {}: {finding}", finding.cause).unwrap();
+    }
+    for warning in &outcome.warnings {
+        writeln!(text, "# warning: {warning}").unwrap();
+    }
+    if !outcome.patch.is_empty() {
+        text.push_str(&serde_norway::to_string(&outcome.apply(&case.pod).unwrap()).unwrap());
+    }
+    text
+}
+
+#[test]
+fn every_shape_of_pod_gets_what_it_should() {
+    let cases = cases();
+    assert!(cases.len() >= 60, "only {} cases", cases.len());
+    let mut stale = Vec::new();
+    for case in &cases {
+        let text = rendered(case, &inject(&case.pod, &case.facts));
+        if text == case.golden {
+            continue;
+        }
+        if std::env::var_os("STOWAWAY_WRITE_GOLDEN").is_some() {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/inject").join(&case.name);
+            fs::write(folder.join("patched.yaml"), &text).unwrap();
+        } else {
+            stale.push(format!("--- {} becomes\n{text}", case.name));
+        }
+    }
+    assert!(stale.is_empty(), "with STOWAWAY_WRITE_GOLDEN=1 they are written anew:\n{}", stale.join("\n"));
+}
+
+#[test]
+fn every_golden_result_is_a_pod_that_is_left_alone_the_second_time() {
+    for case in cases() {
+        let outcome = inject(&case.pod, &case.facts);
+        if outcome.effect != Effect::Inject {
+            assert!(outcome.patch.is_empty(), "{}", case.name);
+            continue;
+        }
+        let patched = outcome.apply(&case.pod).unwrap();
+        serde_json::from_value::<Pod>(patched.clone()).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        let again = inject(&patched, &case.facts);
+        assert_eq!(
+            (again.cause, again.patch.len()),
+            (Cause::AlreadyInjected, 0),
+            "{}: {:?}",
+            case.name,
+            again.findings
+        );
+        assert_eq!(again.injected, outcome.injected, "{}", case.name);
+    }
+}
+
+#[test]
+fn everything_of_ours_is_admitted_where_pod_security_is_restricted() {
+    for case in cases().iter().filter(|case| !case.name.contains("root-app")) {
+        let outcome = inject(&case.pod, &case.facts);
+        let patched = outcome.apply(&case.pod).unwrap();
+        if outcome.effect == Effect::Inject {
+            for container in
+                patched["spec"]["initContainers"].as_array().into_iter().flatten().filter(|entry| is_ours(entry))
+            {
+                assert_eq!(unrestricted(container), None, "{}: {container}", case.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_decision_is_in_a_golden_case() {
+    let all = [
+        Cause::Injected,
+        Cause::AlreadyInjected,
+        Cause::NothingAsked,
+        Cause::OptedOut,
+        Cause::NotOnCreate,
+        Cause::MirrorPod,
+        Cause::WindowsPod,
+        Cause::NotAPod,
+        Cause::InvalidAnnotation,
+        Cause::UnknownContainer,
+        Cause::UnknownVolume,
+        Cause::UnsuitableVolume,
+        Cause::NameTaken,
+        Cause::PathTaken,
+    ];
+    let seen: BTreeSet<Cause> = cases().iter().map(|case| inject(&case.pod, &case.facts).cause).collect();
+    // One alone would be too long for a person to read.
+    let unseen: Vec<&Cause> = all.iter().filter(|cause| !seen.contains(cause)).collect();
+    assert!(unseen.is_empty(), "{unseen:?}");
+}

@@ -1,0 +1,281 @@
+//! What holds for any pod: nothing of the user's is lost, and the second time nothing is left to do.
+
+use k8s_openapi::api::core::v1::Pod;
+use proptest::{collection::vec, option, prelude::*, sample::select};
+use serde_json::{Map, Value, json};
+use stowaway::inject::{Cause, Effect, QualityOfService, quality_of_service};
+
+use super::{IMAGE, decide, is_ours, unrestricted};
+
+const POD_CASES: u32 = 10_000;
+
+/// Names that collide, with each other and with ours.
+fn any_name() -> impl Strategy<Value = &'static str> {
+    let ours = select(vec!["stowaway-helper", "stowaway-sidecar", "stowaway-restore"]);
+    prop_oneof![19 => select(vec!["a", "a", "b", "c"]), 1 => ours]
+}
+
+fn any_volume() -> impl Strategy<Value = Value> {
+    let kind = select(vec![
+        json!({ "persistentVolumeClaim": { "claimName": "x" } }),
+        json!({ "persistentVolumeClaim": { "claimName": "x" } }),
+        json!({ "persistentVolumeClaim": { "claimName": "x", "readOnly": true } }),
+        json!({ "emptyDir": {} }),
+        json!({ "emptyDir": { "sizeLimit": "16Mi" } }),
+        json!({ "secret": { "secretName": "x" } }),
+        json!({ "ofTheFuture": { "x": [1, null] } }),
+    ]);
+    let ours = select(vec!["stowaway-helper", "stowaway-store"]);
+    let name = prop_oneof![9 => select(vec!["data", "data", "wal", "a"]), 1 => ours];
+    (name, kind).prop_map(|(name, mut volume)| {
+        volume["name"] = name.into();
+        volume
+    })
+}
+
+fn any_mount() -> impl Strategy<Value = Value> {
+    let name = prop_oneof![9 => select(vec!["data", "wal", "a"]), 1 => Just("stowaway-helper")];
+    let path = prop_oneof![9 => select(vec!["/data", "/wal", "/x", "/stowaway-more"]), 1 => Just("/stowaway")];
+    (name, path, any::<bool>()).prop_map(|(name, path, read_only)| {
+        let mut mount = json!({ "name": name, "mountPath": path });
+        if read_only {
+            mount["readOnly"] = true.into();
+        }
+        mount
+    })
+}
+
+fn any_resources() -> impl Strategy<Value = Value> {
+    select(vec![
+        json!(null),
+        json!({}),
+        json!({ "requests": { "cpu": "1" } }),
+        json!({ "limits": { "cpu": "1", "memory": "1Gi" } }),
+        json!({ "limits": { "cpu": "1", "memory": "64Mi" }, "requests": { "cpu": "1000m", "memory": "64Mi" } }),
+        json!({ "limits": { "cpu": "1", "memory": "1Gi" }, "requests": { "cpu": "100m", "memory": "1Gi" } }),
+        json!({ "limits": { "cpu": [], "memory": "x" } }),
+    ])
+}
+
+fn any_container() -> impl Strategy<Value = Value> {
+    (
+        any_name(),
+        option::of(vec(any_mount(), 0..3)),
+        any_resources(),
+        option::of(select(vec![0, 1, 999])),
+        option::of(Just("Always")),
+        select(vec!["app", IMAGE, "registry.example/stowaway:0"]),
+    )
+        .prop_map(|(name, mounts, resources, user, restart, image)| {
+            let mut container = json!({ "name": name, "image": image, "ofTheFuture": { "/~": [null] } });
+            let mut set = |key: &str, value: Option<Value>| value.map(|value| container[key] = value);
+            set("volumeMounts", mounts.map(Value::from));
+            set("resources", Some(resources).filter(|resources| !resources.is_null()));
+            set("securityContext", user.map(|user| json!({ "runAsUser": user })));
+            set("restartPolicy", restart.map(Value::from));
+            container
+        })
+}
+
+fn any_annotations() -> impl Strategy<Value = Value> {
+    let pairs = vec![
+        ("backupcommand", "dump"),
+        ("backupcommand", "dump"),
+        ("backupcommand", "dump"),
+        ("backupcommand", "dump"),
+        ("backupcommand.b", "dump -b"),
+        ("backupcommand.b", "dump -b"),
+        ("backupcommand-container", "a"),
+        ("backupcommand-container.b", "b"),
+        ("inject", "helper"),
+        ("inject", "sidecar"),
+        ("inject", "sidecar"),
+        ("inject", "none"),
+        ("volumes", "data"),
+        ("volumes", "data,wal"),
+        ("restore", "on-empty"),
+        ("secrets", "login"),
+        ("secrets", "login,tls.client"),
+        ("secrets", "x/y"),
+        ("repository", "main"),
+        ("injected", "true"),
+    ];
+    vec(select(pairs), 0..6).prop_map(|pairs| {
+        let ours = pairs.into_iter().map(|(key, value)| (format!("stowaway.dev/{key}"), Value::from(value)));
+        Value::Object(ours.chain([("other.example/~a".to_owned(), "x".into())]).collect())
+    })
+}
+
+fn any_pod() -> impl Strategy<Value = Value> {
+    (
+        option::weighted(0.95, any_annotations()),
+        vec(any_container(), 1..4),
+        option::of(vec(any_container(), 0..3)),
+        option::of(vec(any_volume(), 0..5)),
+        option::of(select(vec![0, 1000])),
+        any::<bool>(),
+        any_resources(),
+        any::<bool>(),
+    )
+        .prop_map(|(annotations, containers, inits, volumes, user, controlled, resources, named)| {
+            let mut metadata = json!({ "ofTheFuture": 1 });
+            metadata[if named { "name" } else { "generateName" }] = "mill-".into();
+            if let Some(annotations) = annotations {
+                metadata["annotations"] = annotations;
+            }
+            if controlled {
+                metadata["ownerReferences"] =
+                    json!([{ "apiVersion": "v1", "kind": "Well", "name": "x", "uid": "x", "controller": true }]);
+            }
+            let mut spec = json!({ "containers": containers, "ofTheFuture": [{}] });
+            let mut set = |key: &str, value: Option<Value>| value.map(|value| spec[key] = value);
+            set("initContainers", inits.map(Value::from));
+            set("volumes", volumes.map(Value::from));
+            set("securityContext", user.map(|user| json!({ "runAsUser": user, "runAsNonRoot": user != 0 })));
+            if resources["limits"]["cpu"] == "1" && !controlled {
+                set("resources", Some(resources));
+            }
+            json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec })
+        })
+}
+
+/// Whether every value of `before` is in `after` where it was: lists may have got further entries, and only ours may have
+/// been replaced.
+fn is_kept(before: &Value, after: &Value) -> bool {
+    match (before, after) {
+        (Value::Object(before), Value::Object(after)) => {
+            before.iter().all(|(key, before)| after.get(key).is_some_and(|after| is_kept(before, after)))
+        }
+        (Value::Array(before), Value::Array(after)) => {
+            let mut rest = after.iter();
+            before.iter().all(|before| {
+                rest.any(|after| is_kept(before, after) || is_ours(before) && before["name"] == after["name"])
+            })
+        }
+        // A list that is null is none.
+        (Value::Null, Value::Array(_)) => true,
+        _ => before == after,
+    }
+}
+
+/// All that has to hold of one pod; the reason when it does not.
+fn check(pod: &Value) -> Result<(), TestCaseError> {
+    let outcome = decide(pod);
+    if outcome.effect != Effect::Inject {
+        prop_assert!(outcome.patch.is_empty());
+        return Ok(());
+    }
+    let patched = outcome.apply(pod).map_err(|error| TestCaseError::fail(error.to_string()))?;
+    prop_assert!(is_kept(pod, &patched), "lost: {patched:#}");
+    for operation in serde_json::to_value(&outcome.patch).unwrap().as_array().unwrap() {
+        let allowed = operation["op"] == "add" || operation["op"] == "replace" && is_ours(&operation["value"]);
+        prop_assert!(allowed, "{operation}");
+    }
+
+    let again = decide(&patched);
+    prop_assert_eq!(again.effect, Effect::Inject, "{:?}", again.findings);
+    prop_assert_eq!(again.cause, Cause::AlreadyInjected);
+    prop_assert!(again.patch.is_empty(), "{}", again.patch);
+    prop_assert_eq!(again.injected, outcome.injected);
+
+    if serde_json::from_value::<Pod>(pod.clone()).is_ok() {
+        prop_assert!(serde_json::from_value::<Pod>(patched.clone()).is_ok());
+    }
+    if quality_of_service(pod) == Some(QualityOfService::Guaranteed) {
+        prop_assert_eq!(quality_of_service(&patched), Some(QualityOfService::Guaranteed), "{:#}", patched);
+    }
+    for container in patched["spec"]["initContainers"].as_array().into_iter().flatten().filter(|entry| is_ours(entry)) {
+        let as_root = container["securityContext"]["runAsUser"] == 0;
+        prop_assert!(as_root || unrestricted(container).is_none(), "{container:#}");
+        prop_assert!(container.get("ports").is_none() && container.get("livenessProbe").is_none());
+    }
+    for volume in patched["spec"]["volumes"].as_array().into_iter().flatten().filter(|entry| is_ours(entry)) {
+        let sources = volume["projected"]["sources"].as_array().into_iter().flatten();
+        let secrets = sources.map(|source| &source["secret"]).chain([&volume["secret"]]);
+        prop_assert!(secrets.filter(|secret| !secret.is_null()).all(|secret| secret["optional"] == true));
+    }
+    Ok(())
+}
+
+/// Any JSON, of the words that pods are made of.
+fn any_json() -> impl Strategy<Value = Value> {
+    let word = || {
+        select(vec![
+            "metadata",
+            "annotations",
+            "spec",
+            "containers",
+            "initContainers",
+            "volumes",
+            "volumeMounts",
+            "name",
+            "mountPath",
+            "stowaway.dev/backupcommand",
+            "stowaway.dev/restore",
+            "stowaway.dev/volumes",
+            "stowaway.dev/inject",
+            "sidecar",
+            "on-empty",
+            "data",
+            "resources",
+            "limits",
+            "securityContext",
+        ])
+    };
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        word().prop_map(Value::from),
+        ".{0,4}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(6, 64, 6, move |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..4).prop_map(Value::from),
+            vec((word(), inner), 0..6).prop_map(|pairs| {
+                Value::Object(pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<Map<_, _>>())
+            }),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: POD_CASES, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_pod_keeps_all_it_had_and_is_injected_once(pod in any_pod()) {
+        check(&pod)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_json_is_decided_on(json in any_json()) {
+        check(&json)?;
+    }
+
+    #[test]
+    fn any_json_in_a_pod_is_decided_on(pod in any_pod(), field in select(vec!["/metadata/annotations", "/spec", "/spec/containers", "/spec/containers/0", "/spec/initContainers", "/spec/volumes", "/metadata"]), json in any_json()) {
+        let mut pod = pod;
+        if let Some(place) = pod.pointer_mut(field) {
+            *place = json;
+        }
+        check(&pod)?;
+    }
+}
+
+#[test]
+fn most_generated_pods_are_decided_on_their_merits() {
+    use proptest::{strategy::ValueTree, test_runner::TestRunner};
+    let mut runner = TestRunner::deterministic();
+    let mut injected = 0;
+    let mut forms = std::collections::BTreeMap::<Cause, usize>::new();
+    for _ in 0..2_000 {
+        let outcome = decide(&any_pod().new_tree(&mut runner).unwrap().current());
+        injected += usize::from(outcome.effect == Effect::Inject);
+        *forms.entry(outcome.cause).or_default() += 1;
+    }
+    assert!(injected > 400, "only {injected} of 2000 are injected: {forms:?}");
+}
