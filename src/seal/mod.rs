@@ -8,13 +8,12 @@
 mod answer;
 mod exit;
 mod marker;
-mod nonce;
 mod script;
 mod unseal;
 
 pub use answer::{AnswerError, answer};
 pub use exit::{INPUT_LEFT, failure_of};
 pub use marker::Marker;
-pub use nonce::Nonce;
 pub use script::{CommandLineError, MAXIMUM_COMMAND_LINE, dump_command, restore_command};
+pub use stowaway_seal::Nonce;
 pub use unseal::{UnsealError, Unsealer};

@@ -36,17 +36,17 @@ impl Nonce {
         Bytes::from(format!("{}\n", self.0))
     }
 
-    /// The two lines that begin a restore.
+    /// The two lines that begin a restore by the shell form.
     pub fn line_with_size(&self, size: u64) -> Bytes {
         Bytes::from(format!("{}\n{size}\n", self.0))
     }
 
-    /// What the remote side says before it starts the command.
-    pub(crate) fn ready(&self) -> Vec<u8> {
+    /// What the remote side of a shell form says before it starts the command.
+    pub fn ready(&self) -> Vec<u8> {
         format!("{} ready\n", self.0).into_bytes()
     }
 
-    /// What it says behind the last byte.
+    /// What the remote side of a shell form says behind the last byte.
     pub fn trailer(&self, status: u16) -> String {
         let mut trailer = self.0.clone();
         // Writing to a String cannot fail.

@@ -1,0 +1,108 @@
+//! The pipe into a restore's command. To let go of it is to say that the input is over, so that is guarded by its type:
+//! only [`Input::release`] does so while anybody lives; whoever drops it otherwise kills the whole family first.
+//!
+//! It must not know where the bytes come from.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    process::Stdio,
+};
+
+use rustix::{
+    event::PollFlags,
+    io::{self, ioctl_fionread},
+    pipe::{PipeFlags, pipe_with},
+};
+use stowaway_seal::Outcome;
+
+use crate::{
+    descriptors::{self, Moved, Wanted},
+    family::Leader,
+};
+
+/// A pipe without a command yet.
+pub struct Pipe {
+    reader: OwnedFd,
+    writer: OwnedFd,
+}
+
+impl Pipe {
+    /// A pipe whose writing side never blocks.
+    pub fn new() -> io::Result<Self> {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+        descriptors::never_block(&writer)?;
+        Ok(Self { reader, writer })
+    }
+
+    /// The side that becomes the command's stdin.
+    pub fn stdin(&self) -> std::io::Result<Stdio> {
+        Ok(self.reader.try_clone()?.into())
+    }
+
+    /// The same with the command that reads it.
+    pub fn into_input(self, leader: Leader) -> Input {
+        Input { leader, reader: self.reader, writer: Some(self.writer) }
+    }
+}
+
+/// The input of a command that runs.
+pub struct Input {
+    leader: Leader,
+    /// Ours as well, so that what the command left can be seen, and so that a write to it cannot fail.
+    reader: OwnedFd,
+    writer: Option<OwnedFd>,
+}
+
+impl Input {
+    /// What to wait for in order to write.
+    pub fn wanted(&self) -> Option<Wanted<'_>> {
+        self.writer.as_ref().map(|writer| (writer.as_fd(), PollFlags::OUT))
+    }
+
+    /// Writes what fits.
+    pub fn write(&self, bytes: &[u8]) -> usize {
+        match self.writer.as_ref().map(|writer| descriptors::write(writer, bytes)) {
+            Some(Moved::Bytes(length)) => length,
+            _ => 0,
+        }
+    }
+
+    /// Whether bytes lie in the pipe that nobody has read.
+    pub fn is_left(&self) -> bool {
+        // Not known is not read.
+        ioctl_fionread(&self.reader).map_or(true, |length| length > 0)
+    }
+
+    /// How the command ended, if it has.
+    pub fn outcome(&mut self) -> Option<Outcome> {
+        self.leader.outcome()
+    }
+
+    /// Lets the command see the end of its input.
+    pub fn release(&mut self) {
+        self.writer = None;
+    }
+
+    /// Whether the command may have seen the end of its input.
+    pub fn is_released(&self) -> bool {
+        self.writer.is_none()
+    }
+
+    /// Makes an end of the command and of all that it started: gently once its input is over, else before it could see
+    /// an end of it.
+    pub fn end(&mut self, patience: std::time::Duration) {
+        if self.is_released() {
+            self.leader.end(patience);
+        } else {
+            self.leader.kill();
+        }
+    }
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        if !self.is_released() {
+            self.leader.kill();
+        }
+    }
+}

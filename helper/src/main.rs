@@ -1,0 +1,68 @@
+//! Runs a command in a pod, and seals the stream that goes out of it or into it (`stowaway_seal` is the protocol).
+//!
+//! A small static program without a runtime: one loop over a handful of descriptors, since the application's own memory is
+//! what it costs. It knows no Kubernetes and no store, and it trusts only its stdin: the end of that is the cancel.
+
+mod arguments;
+mod command;
+mod descriptors;
+mod dump;
+mod family;
+mod input;
+mod peer;
+mod restore;
+mod signals;
+mod stderr;
+
+use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, process::ExitCode};
+
+use crate::{
+    arguments::{Job, Task, USAGE},
+    peer::{Peer, Refusal},
+    signals::Signals,
+};
+
+/// What was asked for could not be begun, or did not come to its end; the same as the shell forms have.
+const REFUSED: u8 = 125;
+
+fn main() -> ExitCode {
+    let status = match arguments::parse(std::env::args_os().skip(1)) {
+        Some(Task::Install(path)) => install(&path).map(|()| 0),
+        Some(Task::Dump(job)) => speak(&job, false),
+        Some(Task::Restore(job)) => speak(&job, true),
+        None => Err(USAGE.to_owned()),
+    };
+    ExitCode::from(status.unwrap_or_else(|why| {
+        eprintln!("stowaway-helper: {why}");
+        REFUSED
+    }))
+}
+
+/// Everything that may fail comes before the other side hears that we are ready: until then it may choose another way.
+fn speak(job: &Job, restore: bool) -> Result<u8, String> {
+    if restore {
+        family::is_visible().map_err(|why| format!("a restore is not safe here: {why}"))?;
+    }
+    family::adopt_orphans().map_err(|error| format!("cannot become a subreaper: {error}"))?;
+    let signals = Signals::catch().map_err(|error| format!("cannot catch signals: {error}"))?;
+    let (peer, nonce) = Peer::greet(job.patience).map_err(|refusal| match refusal {
+        Refusal::NoHello => "stdin did not begin with a hello: this program is for Stowaway, not for people".to_owned(),
+        Refusal::OtherVersion => "the other side speaks another version".to_owned(),
+    })?;
+    if restore {
+        restore::run(peer, &nonce, job, &signals).map_err(|error| error.to_string())
+    } else {
+        dump::run(peer, &nonce, job, &signals).map_err(|error| error.to_string())
+    }
+}
+
+/// Copies this program, whole or not at all: a container may start beside it.
+fn install(path: &Path) -> Result<(), String> {
+    let part = path.with_extension("part");
+    let copy = || -> io::Result<()> {
+        fs::copy("/proc/self/exe", &part)?;
+        fs::set_permissions(&part, fs::Permissions::from_mode(0o555))?;
+        fs::rename(&part, path)
+    };
+    copy().map_err(|error| format!("failed to copy this program to {}: {error}", path.display()))
+}
