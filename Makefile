@@ -14,7 +14,7 @@ export CARGO_TARGET_DIR ?= $(or $(STOWAWAY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)
 .PHONY: own
 own:
 	@mkdir -p $(CARGO_TARGET_DIR)
-	@[ "$$(cat $(CARGO_TARGET_DIR)/clone 2>&1)" = "$(CURDIR)" ] || find src tests e2e -name '*.rs' -exec touch {} +
+	@[ "$$(cat $(CARGO_TARGET_DIR)/clone 2>&1)" = "$(CURDIR)" ] || find src tests e2e helper seal -name '*.rs' -exec touch {} +
 	@echo "$(CURDIR)" >$(CARGO_TARGET_DIR)/clone
 
 .PHONY: help
@@ -30,9 +30,10 @@ tools: ## Builds what the tests need into the cache (Kubernetes, restic, ...); m
 	@$(cluster)/build
 
 .PHONY: build
-build: own tools ## The binary
+build: own tools ## The binary, and the helper that goes into pods
 	@echo "building stowaway (about 6 minutes on a new machine, seconds later) ..."
 	@$(cargo) build --release
+	@helper/build >/dev/null
 
 .PHONY: lint
 lint: own tools ## Formatting and clippy
@@ -43,6 +44,8 @@ lint: own tools ## Formatting and clippy
 .PHONY: unit
 unit: build ## Tests without a cluster, some of them with the real restic
 	RUST_TEST_THREADS=4 cargo test --release --no-fail-fast
+	cargo test --release --no-fail-fast --package stowaway-seal
+	cargo test --release --no-fail-fast --package stowaway-helper
 
 .PHONY: cluster
 cluster: build ## The test cluster, with our image and the controller in it

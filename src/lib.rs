@@ -4,13 +4,16 @@
 //!
 //! ```text
 //! model <- annotations, api <- plan <- inject, build  pure: no client, no async, no clock, no files
-//! model <- stream, seal                             streams that say how they ended; the protocol that proves them
+//! model <- stream, seal                             streams that say how they ended; the protocols that prove them
 //! model, stream <- repository                       knows no Kubernetes
 //! model, stream, api, seal <- cluster               knows no repository
 //! cluster + repository + seal <- runner             one run, wherever it executes
 //! plan + build + cluster <- controller              observe -> plan -> build -> apply -> status
 //! everything <- cli <- main
 //! ```
+//!
+//! Two crates beside this one: `stowaway-seal`, the sealed protocol, which `seal` is built upon, and `stowaway-helper`, the
+//! small static program that speaks it in a pod.
 
 pub mod annotations;
 pub mod api;

@@ -19,6 +19,7 @@ use crate::{
     model::{BackendConfig, Failure, Reason, Secret, SnapshotIdentity, SourceName, SourceReport},
     repository::{self, Access, LockHolder, Patience, Progress, Repository, S3Credentials},
     runner::{self, BackupRun, DumpFrom, FeedTo, RestoreRun, questions, with_repository, within_grace},
+    seal::Way,
     stream::Piece,
 };
 
@@ -64,7 +65,7 @@ pub async fn backup(repository: &str, arguments: BackupArguments) -> Result<u8, 
             repository::open_or_create(access.clone(), cancel.clone()).await?.close().await;
         }
         with_repository(access, &cancel, async |repository| {
-            let from = DumpFrom::Local(arguments.command.clone());
+            let from = DumpFrom::Local(Way::Shell, arguments.command.clone());
             Ok(runner::backup(repository, run, from, progress.clone(), cancel.clone()).await)
         })
         .await
@@ -85,7 +86,7 @@ pub async fn restore(repository: &str, arguments: RestoreArguments) -> Result<u8
     let run = RestoreRun { source: arguments.source, snapshot: arguments.snapshot, limits };
     let cancel = CancellationToken::new();
     let work = with_repository(access, &cancel, async |repository| {
-        let to = FeedTo::Local(arguments.command.clone());
+        let to = FeedTo::Local(Way::Shell, arguments.command.clone());
         Ok(runner::restore(repository, run, to, cancel.clone()).await)
     });
     finish(within_grace(&cancel, work).await, arguments.output)

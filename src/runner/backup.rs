@@ -16,6 +16,7 @@ use crate::{
     cluster::exec::{self, Control, Dumped, ExecTarget, Limits, Lines},
     model::{Failure, Proof, Reason, SnapshotIdentity, SourceName, SourceReport, Verdict, milliseconds},
     repository::{Progress, Repository, SnapshotSummary, StoreRules, Stored},
+    seal::Way,
     stream::{Piece, PieceSender, pieces},
 };
 
@@ -40,9 +41,9 @@ pub struct BackupRun {
 #[derive(Clone)]
 pub enum DumpFrom {
     /// A container's command, by exec.
-    Container(kube::Client, ExecTarget, Vec<String>),
+    Container(kube::Client, ExecTarget, Way, Vec<String>),
     /// A process on this machine.
-    Local(Vec<String>),
+    Local(Way, Vec<String>),
 }
 
 /// Runs it. Every outcome is a report; none is silent.
@@ -139,17 +140,19 @@ async fn store(
 /// Sends the stream and how it ended; the store judges by what it receives.
 async fn dump(from: DumpFrom, control: &Control, sender: PieceSender) {
     let dumped = match &from {
-        DumpFrom::Local(command) => local::dump(command, control, &sender).await,
-        DumpFrom::Container(client, target, command) => exec::dump(client, target, command, control, &sender).await,
+        DumpFrom::Local(way, command) => local::dump(way, command, control, &sender).await,
+        DumpFrom::Container(client, target, way, command) => {
+            exec::dump(client, target, way, command, control, &sender).await
+        }
     };
     let Ok(Dumped::NoShell { why }) = dumped else { return };
     match &from {
-        DumpFrom::Local(_) => {
+        DumpFrom::Local(..) => {
             let failure = Failure::new(Reason::UnsafeTarget, format!("this machine has no usable sh: {why}"));
             // A store that is gone has a failure of its own.
             let _gone = sender.send(Piece::Broken(failure)).await;
         }
-        DumpFrom::Container(client, target, command) => {
+        DumpFrom::Container(client, target, _, command) => {
             warn!(
                 "the container has no sh that could prove the stream ({why}); plain exec follows, which proves nothing"
             );

@@ -8,7 +8,11 @@ use kube::{Api, Client};
 use crate::{
     annotations::{self, CommandRequest},
     api::Restore,
-    model::{Failure, Reason, TargetCommand},
+    model::{
+        Failure, Reason, TargetCommand,
+        injected::{HELPER_MOUNT, HELPER_PROGRAM, HELPER_VOLUME},
+    },
+    seal::Way,
 };
 
 /// The pod that `target` means; another pod of the same name is not.
@@ -42,6 +46,23 @@ fn check(pod: &Pod, target: &TargetCommand, place: &str) -> Result<(), Failure> 
         return Err(Failure::new(Reason::PodGone, message));
     }
     Ok(())
+}
+
+/// The helper where the webhook put it into the container and its init step is done, else the shell.
+pub fn way(pod: &Pod, target: &TargetCommand) -> Way {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let is_mounted = containers
+        .filter(|container| container.name == target.container)
+        .flat_map(|container| container.volume_mounts.iter().flatten())
+        .any(|mount| mount.name == HELPER_VOLUME && mount.mount_path == HELPER_MOUNT);
+    let is_copied = pod
+        .status
+        .iter()
+        .flat_map(|status| status.init_container_statuses.iter().flatten())
+        .filter(|container| container.name == HELPER_VOLUME)
+        .filter_map(|container| container.state.as_ref()?.terminated.as_ref())
+        .any(|terminated| terminated.exit_code == 0);
+    if is_mounted && is_copied { Way::Helper(HELPER_PROGRAM.to_owned()) } else { Way::Shell }
 }
 
 /// The annotated command of that pod.
@@ -86,4 +107,46 @@ pub async fn restore_command(
         );
         Failure::new(Reason::InvalidRequest, message)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target() -> TargetCommand {
+        TargetCommand {
+            namespace: "shop".into(),
+            pod: "db-0".into(),
+            pod_uid: "u".into(),
+            container: "pg".into(),
+            command: None,
+        }
+    }
+
+    fn pod(container: &str, volume: &str, path: &str, state: serde_json::Value) -> Pod {
+        serde_json::from_value(serde_json::json!({
+            "spec": {"containers": [{"name": "first"}, {"name": container, "volumeMounts": [{"name": volume, "mountPath": path}]}]},
+            "status": {"initContainerStatuses": [
+                {"name": "stowaway-helper", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": state}
+            ]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn helper_is_the_way_only_where_it_is_mounted_and_copied() {
+        let done = || serde_json::json!({"terminated": {"exitCode": 0}});
+        let helper = Way::Helper("/stowaway/stowaway-helper".to_owned());
+        assert_eq!(way(&pod("pg", "stowaway-helper", "/stowaway", done()), &target()), helper);
+        for other in [
+            pod("other", "stowaway-helper", "/stowaway", done()),
+            pod("pg", "data", "/stowaway", done()),
+            pod("pg", "stowaway-helper", "/elsewhere", done()),
+            pod("pg", "stowaway-helper", "/stowaway", serde_json::json!({"terminated": {"exitCode": 1}})),
+            pod("pg", "stowaway-helper", "/stowaway", serde_json::json!({"running": {}})),
+            Pod::default(),
+        ] {
+            assert_eq!(way(&other, &target()), Way::Shell);
+        }
+    }
 }

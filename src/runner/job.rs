@@ -111,7 +111,7 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
             let client = connect().await?;
             let pod = commands::find_pod(&client, &target).await?;
             let argv = commands::annotated_command(&pod, &target)?.argv;
-            let from = DumpFrom::Container(client, exec_target(&target), argv);
+            let from = DumpFrom::Container(client, exec_target(&target), commands::way(&pod, &target), argv);
             let limits = Limits { timeout, idle_timeout };
             let run = BackupRun { source, identity, alternative_path, limits, allow_empty, accept_unproven };
             let progress = Arc::new(Progress::default());
@@ -125,7 +125,7 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
             let client = connect().await?;
             let pod = commands::find_pod(&client, &target).await?;
             let argv = commands::restore_command(&client, &identity.namespace, &name, &pod, &target).await?;
-            let to = FeedTo::Container(client, exec_target(&target), argv);
+            let to = FeedTo::Container(client, exec_target(&target), commands::way(&pod, &target), argv);
             let run = RestoreRun { source, snapshot, limits: Limits { timeout, idle_timeout } };
             with_repository(access, &cancel, async |repository| Ok(restore(repository, run, to, cancel.clone()).await))
                 .await

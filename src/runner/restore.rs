@@ -13,8 +13,9 @@ use super::{
 };
 use crate::{
     cluster::exec::{self, Control, ExecTarget, Limits, Lines},
-    model::{Failure, Proof, Reason, SnapshotIdentity, SourceName, SourceReport, Verdict, milliseconds},
+    model::{Failure, Reason, SnapshotIdentity, SourceName, SourceReport, Verdict, milliseconds},
     repository::{self, Repository, SnapshotSummary},
+    seal::Way,
 };
 
 /// What is restored.
@@ -32,9 +33,9 @@ pub struct RestoreRun {
 #[derive(Clone)]
 pub enum FeedTo {
     /// A container's command, by exec.
-    Container(kube::Client, ExecTarget, Vec<String>),
+    Container(kube::Client, ExecTarget, Way, Vec<String>),
     /// A process on this machine.
-    Local(Vec<String>),
+    Local(Way, Vec<String>),
 }
 
 /// Runs it. Every outcome is a report; none is silent.
@@ -68,13 +69,13 @@ async fn feed(
     let size = file.size;
     let feeding = async {
         match to {
-            FeedTo::Container(client, target, argv) => {
-                exec::feed(&client, &target, &argv, size, file.pieces, control).await
+            FeedTo::Container(client, target, way, argv) => {
+                exec::feed(&client, &target, &way, &argv, size, file.pieces, control).await
             }
-            FeedTo::Local(argv) => local::feed(&argv, size, file.pieces, control).await,
+            FeedTo::Local(way, argv) => local::feed(&way, &argv, size, file.pieces, control).await,
         }
     };
-    tokio::select! {
+    let end = tokio::select! {
         result = feeding => result?,
         never = tell_progress(|| control.progress.bytes()) => match never {},
     };
@@ -82,10 +83,10 @@ async fn feed(
         verdict: Verdict::Succeeded,
         reason: Reason::Completed,
         message: String::new(),
-        exit_code: Some(0),
+        exit_code: Some(end.exit_code),
         bytes: size,
         digest: snapshot.identity.tag(SnapshotIdentity::DIGEST).map(str::to_owned),
-        proof: Proof::Acknowledged,
+        proof: end.proof,
         snapshot: Some(snapshot.id.clone()),
         repository_id: None,
         duration_milliseconds: 0,

@@ -2,10 +2,21 @@
 //!
 //! It must not know how the status came.
 
+use stowaway_seal::Outcome;
+
 use crate::model::{Failure, Reason};
 
 /// The status that the restore form gives a command that exited 0 with input left unread; no process can have it.
 pub const INPUT_LEFT: u16 = 256;
+
+/// The same as a shell's status; [`INPUT_LEFT`] is possible, too.
+pub fn status_of(outcome: Outcome) -> u16 {
+    match outcome {
+        Outcome::Exited(status) => status.into(),
+        Outcome::Killed(signal) => 128 + u16::from(signal),
+        Outcome::InputLeft => INPUT_LEFT,
+    }
+}
 
 /// Why a command with this exit status did not succeed; nothing for status 0.
 ///

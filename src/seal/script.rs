@@ -38,6 +38,11 @@ pub fn restore_command(command: &[String]) -> Result<Vec<String>, CommandLineErr
 }
 
 fn under_shell(script: &str, command: &[String]) -> Result<Vec<String>, CommandLineError> {
+    behind(&["sh", "-c", &for_the_wire(script), "sh"], command)
+}
+
+/// The command behind these words, if it can be run so.
+pub(super) fn behind(words: &[&str], command: &[String]) -> Result<Vec<String>, CommandLineError> {
     let program = command.first().filter(|program| !program.is_empty()).ok_or(CommandLineError::Empty)?;
     if program.starts_with('-') {
         return Err(CommandLineError::Option(program.clone()));
@@ -45,8 +50,7 @@ fn under_shell(script: &str, command: &[String]) -> Result<Vec<String>, CommandL
     if command.iter().any(|word| word.contains('\0')) {
         return Err(CommandLineError::Nul);
     }
-    let words = ["sh", "-c", &for_the_wire(script), "sh"].map(str::to_owned);
-    let line: Vec<String> = words.into_iter().chain(command.iter().cloned()).collect();
+    let line: Vec<String> = words.iter().map(|word| (*word).to_owned()).chain(command.iter().cloned()).collect();
     let length = line.iter().map(|word| word.len() + 1).sum();
     if length > MAXIMUM_COMMAND_LINE { Err(CommandLineError::TooLong(length)) } else { Ok(line) }
 }

@@ -11,6 +11,7 @@
 )]
 
 mod generated;
+mod helper;
 mod injection;
 mod repository;
 mod shell;

@@ -9,6 +9,7 @@ mod local;
 pub mod protocol;
 mod session;
 mod watch;
+mod ways;
 mod websocket;
 
 use kube::Client;
@@ -20,11 +21,12 @@ pub use local::local_session;
 pub use protocol::{DumpEnd, Dumped, FeedEnd};
 pub use session::{Carrier, ExecStatus, Input, Output, Session, SessionCut};
 pub use watch::{Control, Limits, Progress};
+pub use ways::{dump_over, feed_over};
 pub use websocket::{Pings, websocket_session};
 
 use crate::{
-    model::{Failure, Reason},
-    seal::{CommandLineError, Nonce, dump_command, restore_command},
+    model::Failure,
+    seal::{Nonce, Way, dump_command},
     stream::{Piece, PieceSender},
 };
 
@@ -45,27 +47,23 @@ impl std::fmt::Display for ExecTarget {
     }
 }
 
-/// Runs `command` in the container and hands its stdout to `pieces`: data, and at last an end or a failure.
+/// Runs `command` in the container by `way` and hands its stdout to `pieces`: data, and at last an end or a failure.
 ///
-/// [`Dumped::NoShell`] means that nothing ran and nothing was handed over, since the container has no usable `sh`;
-/// [`dump_plain`] may follow. An empty stream of exit status 0 is an end like any other here.
+/// Where no helper answers in its place, the shell form follows. [`Dumped::NoShell`] means that nothing ran and nothing was
+/// handed over, since the container has no usable `sh` either; [`dump_plain`] may follow. An empty stream of exit status 0
+/// is an end like any other here.
 ///
 /// One socket carries stdout and stderr: while `pieces` is full, both wait (pings go on), and the command with them.
 pub async fn dump(
     client: &Client,
     target: &ExecTarget,
+    way: &Way,
     command: &[String],
     control: &Control,
     pieces: &PieceSender,
 ) -> Result<Dumped, Failure> {
-    let opened = async {
-        let line = dump_command(command).map_err(invalid)?;
-        connect::open(client, target, &line, true, control).await
-    };
-    match opened.await {
-        Ok(session) => protocol::dump(session, &Nonce::new(random()), control, pieces).await,
-        Err(failure) => Err(protocol::broken(pieces, failure).await),
-    }
+    let open = async |line: &[String]| connect::open(client, target, line, true, control).await;
+    dump_over(open, way, command, control, pieces).await
 }
 
 /// Runs `line` in the container, a program that speaks the dump's protocol itself (`seal::answer`), as [`dump`] would.
@@ -94,7 +92,7 @@ pub async fn dump_plain(
 ) -> Result<DumpEnd, Failure> {
     let opened = async {
         // Checked by the same rules, although no shell is there to need them.
-        dump_command(command).map_err(invalid)?;
+        dump_command(command).map_err(ways::invalid)?;
         connect::open(client, target, command, false, control).await
     };
     match opened.await {
@@ -103,25 +101,20 @@ pub async fn dump_plain(
     }
 }
 
-/// Runs `command` in the container with `input`, which must be exactly `size` bytes, on its stdin.
+/// Runs `command` in the container by `way` with `input`, which must be exactly `size` bytes, on its stdin.
 ///
 /// The command sees the end of its input only if all of it arrived and `input` ended well; whatever else happens, it is
-/// killed first. Its stdout and stderr go to the lines of `control`.
+/// killed first. Its stdout and stderr go to the lines of `control`. Where no helper answers in its place, the shell form
+/// follows.
 pub async fn feed(
     client: &Client,
     target: &ExecTarget,
+    way: &Way,
     command: &[String],
     size: u64,
     input: mpsc::Receiver<Piece>,
     control: &Control,
 ) -> Result<FeedEnd, Failure> {
-    let line = restore_command(command).map_err(invalid)?;
-    let session = connect::open(client, target, &line, true, control).await?;
-    protocol::feed(session, &Nonce::new(random()), size, input, control).await
-}
-
-// By value, to be given to map_err.
-#[allow(clippy::needless_pass_by_value)]
-fn invalid(error: CommandLineError) -> Failure {
-    Failure::new(Reason::InvalidRequest, error.to_string())
+    let open = async |line: &[String]| connect::open(client, target, line, true, control).await;
+    feed_over(open, way, command, size, input, control).await
 }

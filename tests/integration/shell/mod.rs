@@ -1,6 +1,6 @@
 //! The shell forms under real shells, each in a container of its own, and our loops that speak with them.
 
-mod container;
+pub mod container;
 mod dump;
 mod fake_carrier;
 mod protocol;
@@ -23,36 +23,36 @@ type Shell = &'static [&'static str];
 /// The shells that containers have.
 const SHELLS: [Shell; 3] = [&["dash"], &["bash", "--posix"], &["busybox", "sh"]];
 /// Nothing here takes that long; it turns a hang into a failure.
-const DEADLINE: Duration = Duration::from_secs(90);
+pub const DEADLINE: Duration = Duration::from_secs(90);
 
-fn nonce() -> Nonce {
+pub fn nonce() -> Nonce {
     Nonce::new(0x00c0_ffee_00c0_ffee_00c0_ffee_00c0_ffee)
 }
 
-fn words(words: &[&str]) -> Vec<String> {
+pub fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
 /// A folder that other users may write to.
-struct OpenFolder(tempfile::TempDir);
+pub struct OpenFolder(tempfile::TempDir);
 
 impl OpenFolder {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
         Self(folder)
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.0.path()
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.path().join(name)
     }
 
     /// The number of the process that writes it into the file `pid`, once it has; the file is gone then.
-    async fn pid(&self) -> String {
+    pub async fn pid(&self) -> String {
         let file = self.file("pid");
         let read = || std::fs::read_to_string(&file).unwrap_or_default();
         eventually(|| read().ends_with('\n')).await;
@@ -63,9 +63,9 @@ impl OpenFolder {
 }
 
 /// Ways in which people start a command as somebody else, or out of its session.
-const DETOURS: [&str; 4] = ["plain", "pipeline", "setsid", "setsid in sh"];
+pub const DETOURS: [&str; 4] = ["plain", "pipeline", "setsid", "setsid in sh"];
 /// The same for those who may change users.
-const DETOURS_OF_ROOT: [&str; 5] = ["su", "su in sh", "sudo", "runuser", "setpriv"];
+pub const DETOURS_OF_ROOT: [&str; 5] = ["su", "su in sh", "sudo", "runuser", "setpriv"];
 
 /// Each shell with each detour.
 fn shells_and_detours() -> Vec<(Shell, &'static str)> {
@@ -77,7 +77,7 @@ fn shells_and_detours() -> Vec<(Shell, &'static str)> {
 }
 
 /// The script by that detour. Paths, since some builds of busybox prefer applets of the same names that know less.
-fn by(detour: &str, script: &str) -> Vec<String> {
+pub fn by(detour: &str, script: &str) -> Vec<String> {
     match detour {
         "pipeline" => words(&["sh", "-c", &format!("cat | sh -c '{script}'")]),
         "setsid" => words(&["/usr/bin/setsid", "-w", "sh", "-c", script]),

@@ -240,7 +240,7 @@ async fn fake_feed(steps: Vec<Step>, input: Vec<Piece>) -> (Result<FeedEnd, Reas
 
 #[tokio::test]
 async fn restore_is_a_success_only_with_its_trailer_after_the_word_to_go() {
-    assert_eq!(fake_feed(good_feed(), good_input()).await.0, Ok(FeedEnd { exit_code: 0 }));
+    assert_eq!(fake_feed(good_feed(), good_input()).await.0, Ok(FeedEnd { exit_code: 0, proof: Proof::Acknowledged }));
     for at in 1..6 {
         for last in [Some(cut()), None, Some(status(ExecStatus::Exited(0)))] {
             let is_refused = at == 1 && matches!(last, Some(Ok(_)));
@@ -326,7 +326,11 @@ async fn both_loops_run_over_real_shells() {
             data.chunks(65_536).map(|chunk| Piece::Data(Bytes::copy_from_slice(chunk))).collect();
         input.push(Piece::End(End { proof: Proof::Acknowledged, bytes: data.len() as u64 }));
         // tee writes as much to its stdout as it reads: who does not listen while sending waits for ever.
-        assert_eq!(feed_over(session, data.len(), input, &control()).await, Ok(FeedEnd { exit_code: 0 }), "{shell:?}");
+        assert_eq!(
+            feed_over(session, data.len(), input, &control()).await,
+            Ok(FeedEnd { exit_code: 0, proof: Proof::Acknowledged }),
+            "{shell:?}"
+        );
         assert!(std::fs::read(&file).unwrap() == data, "{shell:?}");
 
         let line = dump_command(&words(&["cat", file.to_str().unwrap()])).unwrap();
@@ -424,7 +428,10 @@ async fn silent_server_is_a_cut_unless_it_has_input_to_read() {
     });
     let end = End { proof: Proof::Acknowledged, bytes: 100_000 };
     let input = vec![Piece::Data(Bytes::from(vec![1; 100_000])), Piece::End(end)];
-    assert_eq!(feed_over(session, 100_000, input, &control()).await, Ok(FeedEnd { exit_code: 0 }));
+    assert_eq!(
+        feed_over(session, 100_000, input, &control()).await,
+        Ok(FeedEnd { exit_code: 0, proof: Proof::Acknowledged })
+    );
     serving.abort();
 }
 

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// What a store takes at once.
-const PIECE: usize = 64 * 1024;
+pub(super) const PIECE: usize = 64 * 1024;
 
 /// Why the loop ended early.
 enum Stop {
@@ -88,7 +88,7 @@ impl Receiver<'_> {
         let status = self.data(session).await?;
         let bytes = self.unsealer.bytes();
         let stderr = &mut self.stderr;
-        let acknowledged = acknowledge(session, nonce, |output| match output {
+        let acknowledged = acknowledge(session, nonce.line(), |output| match output {
             Output::Stderr(data) => {
                 stderr.push(&data);
                 Ok(())
@@ -198,7 +198,7 @@ async fn plain(session: &mut Session, control: &Control, pieces: &PieceSender) -
     }
 }
 
-async fn hand_over_end(control: &Control, pieces: &PieceSender, end: DumpEnd) -> Result<DumpEnd, Failure> {
+pub(super) async fn hand_over_end(control: &Control, pieces: &PieceSender, end: DumpEnd) -> Result<DumpEnd, Failure> {
     // Only a cancel ends this wait: the stream is whole, and however long the store takes is its own affair.
     tokio::select! {
         biased;
@@ -218,11 +218,11 @@ pub(super) fn agrees(trailer: u16, said: &ExecStatus) -> Result<(), Failure> {
     Err(Failure::new(Reason::StreamContradicted, message))
 }
 
-fn ended(bytes: u64, status: Option<&ExecStatus>) -> Failure {
+pub(super) fn ended(bytes: u64, status: Option<&ExecStatus>) -> Failure {
     let why = status.map_or_else(String::new, |status| format!("; the API server says of the exec: {status}"));
     Failure::new(Reason::StreamCut, format!("{}{why}", UnsealError::Cut { bytes }))
 }
 
-fn not_taken() -> Failure {
+pub(super) fn not_taken() -> Failure {
     Failure::new(Reason::InternalError, "the receiving side of the stream gave up before its end")
 }

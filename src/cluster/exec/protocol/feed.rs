@@ -16,7 +16,7 @@ use super::{
     hear, heartbeat, unsealed,
 };
 use crate::{
-    model::{Failure, Reason},
+    model::{Failure, Proof, Reason},
     seal::{INPUT_LEFT, Marker, Nonce, UnsealError, Unsealer, failure_of},
     stream::Piece,
 };
@@ -209,7 +209,7 @@ impl Feeder<'_> {
             session.cancel(END_WITHIN, |output| self.remains(output)).await;
             return verdict(status);
         }
-        let acknowledged = acknowledge(session, self.nonce, |output| match output {
+        let acknowledged = acknowledge(session, self.nonce.line(), |output| match output {
             Output::Status(said) if status == 0 => agrees(status, &said),
             Output::Stdout(_) => Err(unsealed(&UnsealError::Contradicted { bytes: self.unsealer.bytes() })),
             output => {
@@ -245,5 +245,5 @@ impl Feeder<'_> {
 }
 
 fn verdict(status: u16) -> Result<FeedEnd, Failure> {
-    failure_of(status).map_or(Ok(FeedEnd { exit_code: 0 }), Err)
+    failure_of(status).map_or(Ok(FeedEnd { exit_code: 0, proof: Proof::Acknowledged }), Err)
 }

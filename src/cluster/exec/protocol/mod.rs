@@ -1,20 +1,27 @@
-//! The two loops that prove a stream, over any session.
+//! The loops that prove a stream, over any session: one for each direction and each way, shell or helper.
 //!
 //! It must not know what carries a session. Whatever ends a loop early closes the remote stdin, which makes the remote
 //! side end the command, and waits a little for that; dropping the session does the rest.
 
 mod dump;
 mod feed;
+mod sealed;
+mod sealed_dump;
+mod sealed_feed;
 
+use bytes::Bytes;
 use tokio::time::{Duration, Instant, Interval, interval_at, timeout};
 
 pub use dump::{dump, dump_plain};
 pub use feed::feed;
+pub use sealed::{Greeting, Helper, greet};
+pub use sealed_dump::dump_sealed;
+pub use sealed_feed::feed_sealed;
 
 use super::{Output, Session, SessionCut, session::Input, watch::Watch};
 use crate::{
     model::{Failure, Proof, Reason},
-    seal::{Nonce, UnsealError},
+    seal::UnsealError,
     stream::{Piece, PieceSender},
 };
 
@@ -55,6 +62,8 @@ pub enum Dumped {
 pub struct FeedEnd {
     /// The command's exit status: 0.
     pub exit_code: i32,
+    /// How that was proven.
+    pub proof: Proof,
 }
 
 /// Tells the receiving side of a failure, if it still listens, and gives the failure back.
@@ -76,17 +85,17 @@ fn unsealed(error: &UnsealError) -> Failure {
     Failure::new(reason, error.to_string())
 }
 
-/// Says the nonce for the last time, and listens for what must not come after a trailer.
+/// Says the last word, and listens for what must not come after a trailer.
 ///
 /// `take` sees what comes and says what is wrong with it. An end of the carrier, good or bad, is no contradiction: the
 /// stream was whole before.
 async fn acknowledge(
     session: &mut Session,
-    nonce: &Nonce,
+    word: Bytes,
     mut take: impl FnMut(Output) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let exchange = async {
-        if session.say(Input::Data(nonce.line())).await.is_err() {
+        if session.say(Input::Data(word)).await.is_err() {
             return Ok(());
         }
         while let Some(Ok(output)) = session.next().await {

@@ -1,0 +1,321 @@
+//! Our side of sealed streams: over the real helper, over what a helper said and a connection that cut it, and into a
+//! repository.
+
+use std::{path::Path, sync::Arc};
+
+use bytes::Bytes;
+use stowaway::{
+    cluster::exec::{
+        Control, DumpEnd, Dumped, ExecStatus, FeedEnd, Limits, Lines, Output, Session, local_session, protocol,
+        protocol::Greeting,
+    },
+    model::{Failure, Proof, Reason, SourceName, Verdict},
+    repository::Progress,
+    runner::{self, BackupRun, DumpFrom, FeedTo, RestoreRun},
+    seal::{
+        Way,
+        sealed::{Answer, Fault, Frame, FrameEncoder, Outcome, Sealer, Window},
+    },
+    stream::{End, Piece, pieces},
+};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::{DEADLINE, OpenFolder, at_once, noise, nonce, remote::program, words};
+use crate::repository::{identity, new_repository};
+
+fn control() -> Control {
+    Control {
+        limits: Limits::default(),
+        cancel: CancellationToken::new(),
+        lines: Lines::new().0,
+        progress: Arc::default(),
+    }
+}
+
+fn way() -> Way {
+    Way::Helper(program().to_owned())
+}
+
+/// Runs a dump over a session; gives its outcome, and the data that came with an end.
+async fn dump(session: Session) -> (Result<Option<DumpEnd>, Failure>, Option<Vec<u8>>) {
+    let (sender, mut receiver) = pieces();
+    let receiving = tokio::spawn(async move {
+        let mut data = Vec::new();
+        while let Some(piece) = receiver.recv().await {
+            match piece {
+                Piece::Data(bytes) => data.extend_from_slice(&bytes),
+                Piece::End(end) => {
+                    assert_eq!(end.bytes, data.len() as u64);
+                    return Some(data);
+                }
+                Piece::Broken(_) => return None,
+            }
+        }
+        None
+    });
+    let control = control();
+    let dumping = async {
+        match protocol::greet(session, &nonce(), &control).await? {
+            Greeting::Ready(helper) => protocol::dump_sealed(helper, &control, &sender).await.map(Some),
+            Greeting::NothingRan { .. } => Ok(None),
+        }
+    };
+    let outcome = timeout(DEADLINE, dumping).await.expect("a hang");
+    drop(sender);
+    (outcome, receiving.await.unwrap())
+}
+
+/// A session whose other side says this, and then ends as told.
+async fn dump_of(said: &[u8], last: Option<Output>) -> (Result<Option<DumpEnd>, Failure>, Option<Vec<u8>>) {
+    let (session, mut carrier) = Session::new();
+    let said = said.to_vec();
+    let playing = tokio::spawn(async move {
+        let listening = tokio::spawn(async move { while carrier.input.recv().await.is_some() {} });
+        for chunk in said.chunks(5000) {
+            let _ = carrier.output.send(Ok(Output::Stdout(Bytes::copy_from_slice(chunk)))).await;
+        }
+        if let Some(last) = last {
+            let _ = carrier.output.send(Ok(last)).await;
+        }
+        drop(carrier.output);
+        let _ = listening.await;
+    });
+    let outcome = dump(session).await;
+    playing.await.unwrap();
+    outcome
+}
+
+/// What a helper says in a dump that goes well.
+fn said(data: &[u8], outcome: Outcome) -> Vec<u8> {
+    let mut wire = Answer::Ready.line(&nonce()).to_vec();
+    let mut sealer = Sealer::new(&nonce(), Window::DUMP).unwrap();
+    for part in data.chunks(4000) {
+        sealer.push(part, &mut wire).unwrap();
+        sealer.flush(&mut wire).unwrap();
+        sealer.say(&Frame::Heartbeat, &mut wire);
+    }
+    sealer.finish(outcome, &mut wire).unwrap();
+    wire
+}
+
+fn exited(code: i32) -> Option<Output> {
+    Some(Output::Status(ExecStatus::Exited(code)))
+}
+
+#[tokio::test]
+async fn dump_that_is_cut_at_any_offset_is_never_whole() {
+    let wire = said(&noise(20_000), Outcome::Exited(0));
+    let answer = Answer::Ready.line(&nonce()).len();
+    at_once((0..wire.len()).step_by(13).chain(wire.len() - 120..wire.len()), async |end| {
+        // The connection ends, good or bad: only the trailer counts.
+        for last in [None, exited(0)] {
+            let is_good = last.is_some();
+            let (outcome, data) = dump_of(&wire[..end], last).await;
+            assert_eq!(data, None, "cut at {end}");
+            match outcome {
+                Ok(None) => assert!(end < answer && is_good, "cut at {end}"),
+                outcome => assert_eq!(outcome.unwrap_err().reason, Reason::StreamCut, "cut at {end}"),
+            }
+        }
+    })
+    .await;
+    let (outcome, data) = dump_of(&wire, exited(0)).await;
+    assert_eq!(outcome.unwrap(), Some(DumpEnd { proof: Proof::Sealed, bytes: 20_000, exit_code: 0 }));
+    assert_eq!(data, Some(noise(20_000)));
+}
+
+#[tokio::test]
+async fn dump_that_is_damaged_anywhere_is_never_whole() {
+    let wire = said(&noise(20_000), Outcome::Exited(0));
+    let answer = Answer::Ready.line(&nonce()).len();
+    at_once((answer..wire.len()).step_by(7), async |at| {
+        let mut damaged = wire.clone();
+        damaged[at] ^= 0x20;
+        let (outcome, data) = dump_of(&damaged, exited(0)).await;
+        assert!(outcome.is_err() && data.is_none(), "flipped at {at}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_contradicts_the_trailer_fails_the_dump() {
+    let wire = said(b"data", Outcome::Exited(0));
+    for last in [exited(1), Some(Output::Status(ExecStatus::Refused("lost".into())))] {
+        assert_eq!(dump_of(&wire, last).await.0.unwrap_err().reason, Reason::StreamContradicted);
+    }
+    for more in [&wire[60..], b"x".repeat(200).as_slice()] {
+        assert_eq!(dump_of(&[&wire, more].concat(), None).await.0.unwrap_err().reason, Reason::StreamContradicted);
+    }
+}
+
+#[tokio::test]
+async fn commands_failure_is_the_dumps_failure() {
+    for (outcome, exit, reason) in [
+        (Outcome::Exited(7), 7, Reason::CommandFailed),
+        (Outcome::Exited(127), 127, Reason::CommandNotFound),
+        (Outcome::Killed(9), 137, Reason::CommandKilled),
+    ] {
+        let (failed, data) = dump_of(&said(b"half", outcome), exited(exit)).await;
+        let failure = failed.unwrap_err();
+        assert_eq!((failure.reason, failure.exit_code, data), (reason, Some(exit), None));
+    }
+}
+
+#[tokio::test]
+async fn helper_that_gives_up_says_why() {
+    for (fault, reason) in [
+        (Fault::Cancelled, Reason::StreamCut),
+        (Fault::Silence, Reason::StreamCut),
+        (Fault::Corrupt, Reason::StreamContradicted),
+        (Fault::WentOn, Reason::StreamContradicted),
+    ] {
+        let mut wire = Answer::Ready.line(&nonce()).to_vec();
+        FrameEncoder::new(&nonce()).encode(&Frame::Fault(fault), &mut wire);
+        assert_eq!(dump_of(&wire, None).await.0.unwrap_err().reason, reason);
+    }
+}
+
+#[tokio::test]
+async fn no_word_that_it_is_ready_means_that_nothing_ran() {
+    let other = Answer::Speaks(9).line(&nonce());
+    for said in [&other[..], b"", b"sh: 1: not found\n", &[0; 300]] {
+        assert_eq!(dump_of(said, exited(125)).await, (Ok(None), None));
+    }
+}
+
+async fn feed(command: &[String], data: &[u8], sent: Vec<Piece>) -> Result<FeedEnd, Reason> {
+    let (sender, receiver) = pieces();
+    let sending = tokio::spawn(async move {
+        for piece in sent {
+            if sender.send(piece).await.is_err() {
+                return;
+            }
+        }
+    });
+    let (control, way) = (control(), way());
+    let feeding = runner::local::feed(&way, command, data.len() as u64, receiver, &control);
+    let outcome = timeout(DEADLINE, feeding).await.expect("a hang");
+    sending.await.unwrap();
+    outcome.map_err(|failure| failure.reason)
+}
+
+fn whole(data: &[u8]) -> Vec<Piece> {
+    let pieces = data.chunks(65_536).map(|chunk| Piece::Data(Bytes::copy_from_slice(chunk)));
+    pieces.chain([Piece::End(End { proof: Proof::Sealed, bytes: data.len() as u64 })]).collect()
+}
+
+#[tokio::test]
+async fn both_loops_run_over_the_real_helper() {
+    let folder = OpenFolder::new();
+    let file = folder.file("restored");
+    for data in [noise(30_000_000), vec![7; 30_000_000], vec![]] {
+        // tee writes as much to its stdout as it reads: who does not listen while sending waits for ever.
+        let command = words(&["tee", file.to_str().unwrap()]);
+        assert_eq!(feed(&command, &data, whole(&data)).await, Ok(FeedEnd { exit_code: 0, proof: Proof::Sealed }));
+        assert!(std::fs::read(&file).unwrap() == data);
+
+        let line = way().dump_command(&words(&["cat", file.to_str().unwrap()])).unwrap();
+        let (outcome, dumped) = dump(local_session(&line).unwrap()).await;
+        let end = DumpEnd { proof: Proof::Sealed, bytes: data.len() as u64, exit_code: 0 };
+        assert_eq!(outcome, Ok(Some(end)));
+        assert!(dumped == Some(data));
+    }
+}
+
+#[tokio::test]
+async fn restore_commits_nothing_unless_its_input_was_whole() {
+    let data = noise(300_000);
+    let pieces = |bytes: usize| -> Vec<Piece> { whole(&data[..bytes]).into_iter().take(bytes / 65_536).collect() };
+    let end = |bytes| Piece::End(End { proof: Proof::Sealed, bytes });
+    let store = || Piece::Broken(Failure::new(Reason::StoreUnavailable, "the store is gone"));
+    let with = |mut sent: Vec<Piece>, last: Piece| {
+        sent.push(last);
+        sent
+    };
+    for (sent, reason) in [
+        (pieces(200_000), Reason::StreamCut),
+        (vec![], Reason::StreamCut),
+        (with(pieces(200_000), store()), Reason::StoreUnavailable),
+        (with(pieces(200_000), end(300_000)), Reason::StreamContradicted),
+        (with(whole(&data)[..5].iter().filter_map(clone).collect(), end(299_999)), Reason::StreamContradicted),
+    ] {
+        let folder = OpenFolder::new();
+        let committed = folder.file("committed");
+        let command = words(&["sh", "-c", "cat >/dev/null; echo >\"$0\"", committed.to_str().unwrap()]);
+        assert_eq!(feed(&command, &data, sent).await, Err(reason));
+        assert!(!committed.exists(), "{reason}");
+    }
+}
+
+fn clone(piece: &Piece) -> Option<Piece> {
+    match piece {
+        Piece::Data(data) => Some(Piece::Data(data.clone())),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn failing_restore_command_keeps_its_status() {
+    let data = noise(3_000_000);
+    for (script, reason) in [
+        ("exit 3", Reason::CommandFailed),
+        ("head -c 10 >/dev/null", Reason::InputNotConsumed),
+        ("cat >/dev/null; exit 3", Reason::CommandFailed),
+        ("kill -9 $$", Reason::CommandKilled),
+    ] {
+        assert_eq!(feed(&words(&["sh", "-c", script]), &data, whole(&data)).await, Err(reason), "{script}");
+    }
+    assert_eq!(feed(&words(&["no-such-program"]), &data, whole(&data)).await, Err(Reason::CommandNotFound));
+}
+
+#[tokio::test]
+async fn shell_follows_where_no_helper_answers() {
+    // Both are programs that are no helper; neither runs the command.
+    for program in ["true", "cat"] {
+        let way = Way::Helper(program.to_owned());
+        let (sender, mut receiver) = pieces();
+        let receiving = tokio::spawn(async move { while receiver.recv().await.is_some() {} });
+        let dumped = runner::local::dump(&way, &words(&["echo", "x"]), &control(), &sender).await;
+        assert_eq!(dumped, Ok(Dumped::Whole(DumpEnd { proof: Proof::Acknowledged, bytes: 2, exit_code: 0 })));
+        drop(sender);
+        receiving.await.unwrap();
+        let (sender, receiver) = pieces();
+        for piece in whole(b"abc") {
+            sender.send(piece).await.unwrap();
+        }
+        let fed = runner::local::feed(&way, &words(&["cat"]), 3, receiver, &control()).await;
+        assert_eq!(fed, Ok(FeedEnd { exit_code: 0, proof: Proof::Acknowledged }));
+    }
+}
+
+#[tokio::test]
+async fn sealed_dump_is_stored_and_comes_back_sealed() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = OpenFolder::new();
+    let (from, to) = (folder.file("from"), folder.file("to"));
+    let data = noise(10_000_000);
+    std::fs::write(&from, &data).unwrap();
+    let repository = new_repository(place.path()).await;
+    let source: SourceName = "deployment/shop/db".parse().unwrap();
+    let path = |file: &Path| file.to_str().unwrap().to_owned();
+    let run = BackupRun {
+        source: source.clone(),
+        identity: identity("/db.bin"),
+        alternative_path: "/other.bin".to_owned(),
+        limits: Limits::default(),
+        allow_empty: false,
+        accept_unproven: false,
+    };
+    let dump = DumpFrom::Local(way(), words(&["cat", &path(&from)]));
+    let never = CancellationToken::new;
+    let report = runner::backup(&repository, run, dump, Arc::new(Progress::default()), never()).await;
+    assert_eq!((report.verdict, report.proof, report.bytes), (Verdict::Succeeded, Proof::Sealed, 10_000_000));
+
+    let run = RestoreRun { source, snapshot: None, limits: Limits::default() };
+    let feed = FeedTo::Local(way(), words(&["dd", "status=none", &format!("of={}", path(&to))]));
+    let report = runner::restore(&repository, run, feed, never()).await;
+    assert_eq!((report.verdict, report.proof), (Verdict::Succeeded, Proof::Sealed), "{}", report.message);
+    assert!(std::fs::read(&to).unwrap() == data);
+    repository.close().await;
+}
