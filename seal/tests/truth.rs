@@ -3,6 +3,7 @@
 //! Every offset and every bit of one stream is tried, and chance tries the rest.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+#![allow(clippy::cast_possible_truncation, reason = "known sizes")]
 
 use proptest::prelude::*;
 use stowaway_seal::{
@@ -247,7 +248,9 @@ fn every_frame_is_read_as_it_was_said() {
     let said: Vec<Frame> = said.into_iter().chain(faults).collect();
     let mut encoder = FrameEncoder::new(&nonce());
     let mut wire = Vec::new();
-    said.iter().for_each(|frame| encoder.encode(frame, &mut wire));
+    for frame in &said {
+        encoder.encode(frame, &mut wire);
+    }
     assert_eq!(frames_of(&wire), said);
     // What is too long for one becomes several, and nothing becomes none.
     let mut wire = Vec::new();

@@ -123,7 +123,7 @@ mod tests {
         }
     }
 
-    fn pod(container: &str, volume: &str, path: &str, state: serde_json::Value) -> Pod {
+    fn pod(container: &str, volume: &str, path: &str, state: &serde_json::Value) -> Pod {
         serde_json::from_value(serde_json::json!({
             "spec": {"containers": [{"name": "first"}, {"name": container, "volumeMounts": [{"name": volume, "mountPath": path}]}]},
             "status": {"initContainerStatuses": [
@@ -135,15 +135,15 @@ mod tests {
 
     #[test]
     fn helper_is_the_way_only_where_it_is_mounted_and_copied() {
-        let done = || serde_json::json!({"terminated": {"exitCode": 0}});
+        let done = &serde_json::json!({"terminated": {"exitCode": 0}});
         let helper = Way::Helper("/stowaway/stowaway-helper".to_owned());
-        assert_eq!(way(&pod("pg", "stowaway-helper", "/stowaway", done()), &target()), helper);
+        assert_eq!(way(&pod("pg", "stowaway-helper", "/stowaway", done), &target()), helper);
         for other in [
-            pod("other", "stowaway-helper", "/stowaway", done()),
-            pod("pg", "data", "/stowaway", done()),
-            pod("pg", "stowaway-helper", "/elsewhere", done()),
-            pod("pg", "stowaway-helper", "/stowaway", serde_json::json!({"terminated": {"exitCode": 1}})),
-            pod("pg", "stowaway-helper", "/stowaway", serde_json::json!({"running": {}})),
+            pod("other", "stowaway-helper", "/stowaway", done),
+            pod("pg", "data", "/stowaway", done),
+            pod("pg", "stowaway-helper", "/elsewhere", done),
+            pod("pg", "stowaway-helper", "/stowaway", &serde_json::json!({"terminated": {"exitCode": 1}})),
+            pod("pg", "stowaway-helper", "/stowaway", &serde_json::json!({"running": {}})),
             Pod::default(),
         ] {
             assert_eq!(way(&other, &target()), Way::Shell);

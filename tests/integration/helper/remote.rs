@@ -162,12 +162,13 @@ impl Remote {
 
     /// What `/proc` of this machine says of the helper itself.
     pub fn process(&self) -> PathBuf {
-        let mut pid = self.child.id().unwrap().to_string();
-        // nsenter forks, everything else replaces itself.
-        if is_root() {
-            pid = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap().trim().to_owned();
+        let pid = self.child.id().unwrap();
+        if !is_root() {
+            return format!("/proc/{pid}").into();
         }
-        format!("/proc/{pid}").into()
+        // nsenter forks, everything else replaces itself.
+        let child = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        format!("/proc/{}", child.trim()).into()
     }
 }
 
