@@ -56,7 +56,7 @@ impl Patience {
 }
 
 /// What the command line has to be.
-pub const USAGE: &str = "usage: stowaway-helper [--restore] -- COMMAND [ARGUMENT...] | stowaway-helper --install PATH";
+pub const USAGE: &str = "usage: stowaway-helper [--restore] -- COMMAND [ARGUMENT...] | stowaway-helper install PATH";
 
 /// Reads the arguments that follow the program's name; nothing if they are not of ours.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Option<Task> {
@@ -67,7 +67,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Option<Task> {
         match option.to_str()? {
             "--restore" => restore = true,
             "--hurry" => hurry = arguments.next()?.to_str()?.parse().ok().filter(|hurry| *hurry > 0)?,
-            "--install" => {
+            "install" => {
                 let path = arguments.next()?.into();
                 return arguments.next().is_none().then_some(Task::Install(path));
             }
@@ -93,7 +93,7 @@ mod tests {
         let Some(Task::Dump(job)) = parse_words(&["--", "pg_dump", "--", "--restore"]) else { panic!("no dump") };
         assert_eq!((job.program, job.arguments), ("pg_dump".into(), vec!["--".into(), "--restore".into()]));
         assert!(matches!(parse_words(&["--restore", "--hurry", "20", "--", "psql"]), Some(Task::Restore(_))));
-        assert_eq!(parse_words(&["--install", "/x/y"]), Some(Task::Install("/x/y".into())));
+        assert_eq!(parse_words(&["install", "/x/y"]), Some(Task::Install("/x/y".into())));
     }
 
     #[test]
@@ -105,8 +105,8 @@ mod tests {
             &["--", ""],
             &["--restore"],
             &["--hurry", "0", "--", "x"],
-            &["--install"],
-            &["--install", "a", "b"],
+            &["install"],
+            &["install", "a", "b"],
         ] {
             assert_eq!(parse_words(words), None, "{words:?}");
         }

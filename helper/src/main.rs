@@ -60,6 +60,12 @@ fn speak(job: &Job, restore: bool) -> Result<u8, String> {
 fn install(path: &Path) -> Result<(), String> {
     let part = path.with_extension("part");
     let copy = || -> io::Result<()> {
+        // What an earlier attempt left behind cannot be written to.
+        if let Err(error) = fs::remove_file(&part)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error);
+        }
         fs::copy("/proc/self/exe", &part)?;
         fs::set_permissions(&part, fs::Permissions::from_mode(0o555))?;
         fs::rename(&part, path)

@@ -104,5 +104,8 @@ recipe_stowaway() {
 	# Without the line tables: they are for the tests' back traces, and make the image five times as large.
 	strip -o "$work/stowaway.stripped" "$stowaway_binary"
 	add_program "$work/stowaway.stripped" stowaway
+	# Built apart, since it is linked statically; the webhook's init step copies it into pods.
+	helper_binary=$("$here/../../helper/build")
+	add_program "$helper_binary" stowaway-helper
 	config="$path_variable,\"User\":\"65532:65532\",\"Entrypoint\":[\"/usr/local/bin/stowaway\"]"
 }

@@ -248,6 +248,26 @@ async fn restore_commits_nothing_unless_its_input_was_whole() {
     }
 }
 
+#[tokio::test]
+async fn cancelled_restore_ends_its_command_and_commits_nothing() {
+    let folder = OpenFolder::new();
+    let (begun, committed) = (folder.file("pid"), folder.file("committed"));
+    let script = format!("echo $$ >{}; cat >/dev/null; echo >{}", begun.display(), committed.display());
+    let command = words(&["sh", "-c", &script]);
+    let (sender, receiver) = pieces();
+    let (control, way) = (control(), way());
+    let cancelling = async {
+        sender.send(Piece::Data(Bytes::from(noise(1_000_000)))).await.unwrap();
+        let pid = folder.pid().await;
+        control.cancel.cancel();
+        pid
+    };
+    let feeding = runner::local::feed(&way, &command, 3_000_000, receiver, &control);
+    let (fed, pid) = timeout(DEADLINE, async { tokio::join!(feeding, cancelling) }).await.expect("a hang");
+    assert_eq!(fed.unwrap_err().reason, Reason::Cancelled);
+    assert!(!Path::new("/proc").join(pid).exists() && !committed.exists());
+}
+
 fn clone(piece: &Piece) -> Option<Piece> {
     match piece {
         Piece::Data(data) => Some(Piece::Data(data.clone())),

@@ -1,6 +1,6 @@
 //! What the helper costs the application's pod: a small static file, and little memory however long the stream is.
 
-use std::path::Path;
+use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use stowaway::seal::sealed::{Frame, Outcome};
 
@@ -90,4 +90,21 @@ async fn memory_is_bounded_while_64_mebibytes_pass() {
         tokio::io::AsyncWriteExt::write_all(&mut stdin, &words).await.unwrap();
         assert_eq!(remote.exit().await, Some(0));
     }
+}
+
+#[test]
+fn helper_copies_itself_whole_however_often() {
+    let folder = OpenFolder::new();
+    let copy = folder.file("stowaway-helper");
+    // What an attempt left behind that was killed.
+    std::fs::write(folder.file("stowaway-helper.part"), "half").unwrap();
+    for _ in 0..2 {
+        let installed = Command::new(program()).arg("install").arg(&copy).status().unwrap();
+        assert!(installed.success());
+        assert!(std::fs::read(&copy).unwrap() == std::fs::read(program()).unwrap());
+        assert_eq!(std::fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o555);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+    let nowhere = Command::new(program()).args(["install", "/no/such/folder/x"]).output().unwrap();
+    assert_eq!(nowhere.status.code(), Some(125));
 }
