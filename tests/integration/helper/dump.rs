@@ -189,6 +189,24 @@ async fn window_closes_without_acknowledgements_and_opens_with_them() {
 }
 
 #[tokio::test]
+async fn command_that_ended_while_the_window_was_closed_loses_nothing() {
+    let all = noise(Window::DUMP.bytes as usize + 12 * 32_768);
+    let container = Container::start().await;
+    // Some of these leave their last bytes in the pipe, which a child holds open.
+    for length in (0..12).map(|n| all.len() - n * 32_768) {
+        let folder = OpenFolder::new();
+        let file = folder.file("data");
+        std::fs::write(&file, &all[..length]).unwrap();
+        let command = words(&["sh", "-c", "sleep 1000 & exec cat \"$0\"", file.to_str().unwrap()]);
+        let mut remote = Remote::ready(&container, &["--hurry", "20"], &command).await;
+        remote.slow = true;
+        let (data, _) = remote.dump().await;
+        assert!(data == all[..length], "{} of {length} bytes", data.len());
+        remote.cut().await;
+    }
+}
+
+#[tokio::test]
 async fn background_child_that_writes_after_the_end_contradicts_it() {
     let folder = OpenFolder::new();
     let container = Container::start().await;

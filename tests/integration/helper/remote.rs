@@ -34,8 +34,8 @@ pub struct Remote {
     pub stderr: ChildStderr,
     frames: FrameDecoder,
     pub ours: FrameEncoder,
-    /// When to acknowledge data by itself.
-    pub acknowledges: bool,
+    /// Acknowledges data only when nothing else comes any more.
+    pub slow: bool,
 }
 
 impl Remote {
@@ -58,7 +58,7 @@ impl Remote {
             child,
             frames: FrameDecoder::new(&nonce()),
             ours: FrameEncoder::new(&nonce()),
-            acknowledges: true,
+            slow: false,
         }
     }
 
@@ -123,10 +123,12 @@ impl Remote {
     pub async fn dump(&mut self) -> (Vec<u8>, Trailer) {
         let mut opener = Opener::new(Window::DUMP).unwrap();
         let mut data = Vec::new();
+        let mut wire = 0;
         let mut buffer = vec![0; 65_536];
         loop {
             match self.frame().await.expect("it ended too early") {
                 Frame::Data(payload) => {
+                    wire += payload.len() as u64;
                     opener.take(payload).unwrap();
                     loop {
                         match opener.pull(&mut buffer).unwrap() {
@@ -134,7 +136,7 @@ impl Remote {
                             length => data.extend_from_slice(&buffer[..length]),
                         }
                     }
-                    if let Some(consumed) = opener.due().filter(|_| self.acknowledges) {
+                    if let Some(consumed) = opener.due().filter(|_| !self.slow) {
                         self.say(Frame::Acknowledge(consumed)).await;
                     }
                 }
@@ -142,6 +144,7 @@ impl Remote {
                     opener.verify(&trailer).unwrap();
                     return (data, trailer);
                 }
+                Frame::Heartbeat if self.slow => self.say(Frame::Acknowledge(wire)).await,
                 Frame::Heartbeat => {}
                 other => panic!("{other:?}"),
             }
