@@ -127,7 +127,8 @@ async fn command_that_ignores_term_is_killed() {
     remote.stdin = None;
     // Told apart from a loss: whoever cancelled hears that the command is gone.
     let ended = remote.until(|frame| matches!(frame, Frame::Ended(_))).await;
-    assert_eq!(ended, Frame::Ended(Outcome::Killed(9)));
+    // Whether setsid reports the death or shares it depends on whether its child had one of its own at that moment.
+    assert!(matches!(ended, Frame::Ended(Outcome::Killed(9) | Outcome::Exited(137))), "{ended:?}");
     assert!(!container.lives(&pid));
     assert_eq!(remote.frame().await, Some(Frame::Fault(Fault::Cancelled)));
     assert_eq!(remote.frame().await, None);
