@@ -14,7 +14,7 @@ export CARGO_TARGET_DIR ?= $(or $(STOWAWAY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)
 .PHONY: own
 own:
 	@mkdir -p $(CARGO_TARGET_DIR)
-	@[ "$$(cat $(CARGO_TARGET_DIR)/clone 2>&1)" = "$(CURDIR)" ] || find src tests e2e helper seal -name '*.rs' -exec touch {} +
+	@[ "$$(cat $(CARGO_TARGET_DIR)/clone 2>&1)" = "$(CURDIR)" ] || find src tests e2e helper seal webhook-certs -name '*.rs' -exec touch {} +
 	@echo "$(CURDIR)" >$(CARGO_TARGET_DIR)/clone
 
 .PHONY: help
@@ -44,8 +44,6 @@ lint: own tools ## Formatting and clippy
 .PHONY: unit
 unit: build ## Tests without a cluster, some of them with the real restic
 	RUST_TEST_THREADS=4 cargo test --release --no-fail-fast
-	cargo test --release --no-fail-fast --package stowaway-seal
-	cargo test --release --no-fail-fast --package stowaway-helper
 
 .PHONY: cluster
 cluster: build ## The test cluster, with our image and the controller in it
@@ -72,7 +70,7 @@ bench: cluster ## Rate, CPU and peak memory, beside kubectl exec | restic backup
 
 .PHONY: manifests
 manifests: own ## Writes the generated manifests and the README's table anew
-	@$(cargo) run --release -- manifests --output manifests
+	@$(cargo) run --release --bin stowaway -- manifests --output manifests
 	@e2e/update-readme
 
 .PHONY: down

@@ -3,7 +3,7 @@
 //! The module map, and the arrows between them (`tests/architecture.rs` keeps them):
 //!
 //! ```text
-//! model <- annotations, api <- plan <- inject, build  pure: no client, no async, no clock, no files
+//! model <- annotations, api <- plan <- inject, build   pure: no client, no async, no clock, no files
 //! model <- stream, seal                             streams that say how they ended; the protocols that prove them
 //! model, stream <- repository                       knows no Kubernetes
 //! model, stream, api, seal <- cluster               knows no repository
@@ -12,8 +12,8 @@
 //! everything <- cli <- main
 //! ```
 //!
-//! Two crates beside this one: `stowaway-seal`, the sealed protocol, which `seal` is built upon, and `stowaway-helper`, the
-//! small static program that speaks it in a pod.
+//! Beside this one: `stowaway-seal`, the sealed protocol, which `seal` is built upon; `stowaway-helper`, the small static
+//! program that speaks it in a pod; `webhook-certs`, the certificates of the webhook that is to come.
 
 pub mod annotations;
 pub mod api;

@@ -55,11 +55,8 @@ const PURE: &[&str] =
     &["model", "annotations", "api", "plan", "inject", "build", "seal", "stream", "stowaway_seal", "webhook_certs"];
 
 /// Crates of their own whose files are held to the rules of a module of this name.
-const CRATES: &[(&str, &str)] = &[
-    ("seal/src/", "stowaway_seal"),
-    ("helper/src/", "stowaway_helper"),
-    ("webhook-certs/src/", "webhook_certs"),
-];
+const CRATES: &[(&str, &str)] =
+    &[("seal/src/", "stowaway_seal"), ("helper/src/", "stowaway_helper"), ("webhook-certs/src/", "webhook_certs")];
 
 /// What pure code must not name. One word is a crate, more are a path's beginning, or a type's own function.
 const IMPURE: &[&[&str]] = &[
@@ -245,8 +242,8 @@ fn rust_files() -> io::Result<Vec<(String, String)>> {
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
-    for folder in
-        ["src", "tests", "e2e/src", "e2e/tests", "helper/src", "seal/src", "seal/tests", "webhook-certs/src"].map(|folder| root.join(folder))
+    for folder in ["src", "tests", "e2e/src", "e2e/tests", "helper/src", "seal/src", "seal/tests", "webhook-certs/src"]
+        .map(|folder| root.join(folder))
     {
         if folder.is_dir() {
             collect(&folder, &mut found)?;
