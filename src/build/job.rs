@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// What the runner may use of memory, whatever the size of a dump.
-pub const MEMORY: &str = "128Mi";
+pub const MEMORY: &str = "192Mi";
 /// CPU limit of a run. The engine works on as many chunks at once as it sees CPUs, so that without one a node with many of
 /// them would need more memory.
 const CPUS: &str = "2";
