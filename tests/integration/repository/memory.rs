@@ -66,5 +66,6 @@ async fn store_and_read_back() {
     assert!(matches!(last, Some(Piece::End(_))), "{last:?}");
     assert_eq!(bytes, MEBIBYTES << 20);
     println!("{} MiB after reading it back", peak_kibibytes() / 1024);
-    assert!(peak_kibibytes() < 96 * 1024, "{} KiB", peak_kibibytes());
+    // Of the 192 MiB of a Job; the connections to pod and store need some, too.
+    assert!(peak_kibibytes() < 144 * 1024, "{} KiB", peak_kibibytes());
 }
