@@ -65,8 +65,8 @@ soak: cluster ## The long truth tests: stalls, cuts and kills by the hundred (ho
 	@$(cargo) run --release --package stowaway-e2e --bin soak
 
 .PHONY: bench
-bench: cluster ## Rate, CPU and peak memory, beside kubectl exec | restic backup --stdin
-	@$(cargo) run --release --package stowaway-e2e --bin bench
+bench: cluster ## Rate, CPU and peak memory, beside kubectl exec | restic backup --stdin (BENCH_OPTIONS='--sizes 1024')
+	@$(cargo) run --release --package stowaway-e2e --bin bench -- $(BENCH_OPTIONS)
 
 .PHONY: manifests
 manifests: own ## Writes the generated manifests and the README's table anew
