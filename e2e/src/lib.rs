@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod fault;
 pub mod load;
 pub mod measure;
+pub mod meddler;
 pub mod namespace;
 pub mod process;
 pub mod proxy;
@@ -18,6 +19,7 @@ pub mod store;
 pub mod workload;
 
 pub use cluster::Cluster;
+pub use meddler::{Meddler, Meddling};
 pub use namespace::{Namespace, in_namespace};
 pub use restic::Restic;
 pub use runner::Runner;

@@ -171,6 +171,22 @@ impl Namespace {
         Ok(command)
     }
 
+    /// The token of a new `ServiceAccount` that may do everything in this namespace.
+    pub fn token_of_an_admin(&self, name: &str) -> Result<String> {
+        let account = format!("{}:{name}", self.name);
+        process::run(&mut self.kubectl(&["create", "serviceaccount", name]))?;
+        process::run(&mut self.kubectl(&[
+            "create",
+            "rolebinding",
+            name,
+            "--clusterrole=cluster-admin",
+            "--serviceaccount",
+            &account,
+        ]))?;
+        let token = process::run(&mut self.kubectl(&["create", "token", name]))?;
+        Ok(String::from_utf8(token)?.trim().to_owned())
+    }
+
     fn print_what_happened(&self) {
         for arguments in [
             &["get", "repositories.stowaway.dev,backups.stowaway.dev,restores.stowaway.dev,jobs,pods", "-o", "wide"][..],

@@ -10,6 +10,7 @@
     reason = "known sizes"
 )]
 
+mod corpus;
 mod generated;
 mod helper;
 mod injection;

@@ -1,0 +1,28 @@
+//! What fuzzing found worth keeping is read again, each time, by the very functions that it was found with.
+//!
+//! It must not know what is in it.
+
+use std::{fs, path::Path};
+
+#[path = "../../fuzz/src/lib.rs"]
+mod targets;
+
+#[test]
+fn corpus_of_the_annotations_is_read_without_a_panic() {
+    replay("annotations", targets::annotations);
+}
+
+#[test]
+fn corpus_of_the_protocol_is_read_without_a_panic() {
+    replay("protocol", targets::protocol);
+}
+
+fn replay(target: &str, run: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let mut count = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        run(&fs::read(entry.unwrap().path()).unwrap());
+        count += 1;
+    }
+    assert!(count > 0, "the corpus of {target} is missing");
+}
