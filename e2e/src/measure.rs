@@ -55,7 +55,7 @@ pub fn measure(started: Instant, mut processes: Vec<Child>) -> Result<Cost> {
 }
 
 /// CPU time so far, and whether the process has ended; a zombie still tells its times.
-fn cpu_time(pid: u32) -> Result<(Duration, bool)> {
+pub fn cpu_time(pid: u32) -> Result<(Duration, bool)> {
     let stat =
         fs::read_to_string(format!("/proc/{pid}/stat")).context("a measured process was waited for elsewhere")?;
     // After the name, which may hold anything, in brackets: state is the first field, utime the 12th, stime the 13th.

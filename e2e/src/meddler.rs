@@ -98,7 +98,8 @@ impl Meddler {
                 let (acceptor, connector) = (acceptor.clone(), connector.clone());
                 let messages = Arc::clone(&counting);
                 // Whatever fails is a connection that ends: the client is there to notice.
-                connections.spawn(async move { pass(client, server, &acceptor, &connector, meddling, &messages).await });
+                connections
+                    .spawn(async move { pass(client, server, &acceptor, &connector, meddling, &messages).await });
                 while connections.try_join_next().is_some() {}
             }
         });
@@ -171,11 +172,7 @@ async fn pass(
 }
 
 /// Passes what the client says, and notices when it asks for a WebSocket.
-async fn requests(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-    upgraded: &Notify,
-) -> Result<()> {
+async fn requests(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, upgraded: &Notify) -> Result<()> {
     const MARK: &[u8] = b"upgrade: websocket";
     let mut buffer = vec![0; 64 * 1024];
     let mut seen: Vec<u8> = Vec::new();
