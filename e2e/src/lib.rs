@@ -4,6 +4,7 @@
 //! Nothing but `cluster` knows whether the cluster is the built-in one or the user's own.
 
 pub mod cluster;
+pub mod creates;
 pub mod fault;
 pub mod load;
 pub mod measure;

@@ -12,6 +12,7 @@ mod connection;
 mod controller_restart;
 mod databases;
 mod failures;
+mod injection;
 mod meddling;
 mod objects;
 mod restore;

@@ -1,4 +1,4 @@
-//! What disturbs everybody else on the cluster, and so runs by itself: the API server is killed and started again.
+//! The API server is killed and started again.
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -8,10 +8,13 @@ use stowaway_e2e::{
     workload::{self, CONTAINER},
 };
 
+use super::alone;
+
 const SLOW: Sequence = Sequence::new(Kind::Random, 21, 12 << 20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_of_the_api_server_is_survived_and_nothing_is_stored_twice() -> Result<()> {
+    let _alone = alone().await;
     if !Cluster::connect().await?.is_built_in() {
         eprintln!("SKIPPED: the API server of a cluster that is not ours is left alone (KUBECONFIG is set)");
         return Ok(());

@@ -1,0 +1,279 @@
+//! What the webhook puts into pods is what a real API server takes, a real kubelet runs, and the dumps are sealed.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use kube::{
+    Api,
+    api::{DynamicObject, ListParams, PostParams},
+    core::ApiResource,
+};
+use serde_json::{Value, json};
+use stowaway::{
+    api::Repository,
+    inject::{Cause, InjectionFacts, Strict, inject, pods_of},
+    model::{
+        Proof,
+        injected::{HELPER_VOLUME, SIDECAR_CONTAINER},
+    },
+};
+use stowaway_e2e::{
+    Kind, Namespace, Runner, S3, Sequence, Workload, in_namespace, process,
+    runs::{all_green, known, source},
+    workload::{self, CONTAINER},
+};
+
+const STREAM: Sequence = Sequence::new(Kind::Every, 51, 5_000_003);
+
+fn init_names(pod: &Pod) -> Vec<String> {
+    let containers = pod.spec.as_ref().and_then(|spec| spec.init_containers.as_ref());
+    containers.into_iter().flatten().map(|container| container.name.clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn annotated_pods_get_the_helper_and_their_dumps_are_sealed_without_a_shell_too() -> Result<()> {
+    in_namespace("sealed", async |namespace: &Namespace| {
+        let restic = S3::shared(namespace).await?.repository(namespace).await?;
+        let strict = json!({
+            "runAsNonRoot": true, "runAsUser": 12345, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+            "capabilities": { "drop": ["ALL"] }, "seccompProfile": { "type": "RuntimeDefault" },
+        });
+        let pods = workload::start_all(
+            namespace,
+            &[
+                Workload::dumping(namespace, "toolbox", &STREAM),
+                Workload::dumping(namespace, "strict", &STREAM).set("securityContext", strict),
+                // No shell, no libc, nothing but one program.
+                Workload::new(namespace, "bare", "emit").annotate(workload::COMMAND, &STREAM.command()),
+            ],
+        )
+        .await?;
+        for pod in &pods {
+            ensure!(init_names(pod) == [HELPER_VOLUME], "{:?}", init_names(pod));
+        }
+        let backup = namespace.back_up("sealed", json!({ "retryLimit": 0 })).await?;
+        all_green(&backup)?;
+        let sources = ["pod/toolbox/main", "pod/strict/main", "pod/bare/main"];
+        for name in sources {
+            let outcome = &source(&backup, name)?.outcome;
+            ensure!(outcome.proof == Some(Proof::Sealed), "{name}: {outcome:?}");
+        }
+        restic.agrees_with(&backup, &known(&sources.map(|name| (name, &STREAM))))?;
+        for name in ["toolbox", "strict"] {
+            namespace.wait_until_gone(name, CONTAINER, "stowaway-helper").await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Creates the pod for show.
+async fn show(namespace: &Namespace, pod: &Value) -> kube::Result<Value> {
+    let mut pod = pod.clone();
+    pod["apiVersion"] = "v1".into();
+    pod["kind"] = "Pod".into();
+    if let Some(metadata) = pod["metadata"].as_object_mut() {
+        metadata.remove("namespace");
+        // Owners that are not there are nobody's affair before the pod is stored.
+        metadata.remove("uid");
+        if !metadata.contains_key("name") && !metadata.contains_key("generateName") {
+            metadata.insert("generateName".to_owned(), "shown-".into());
+        }
+    }
+    let resource = ApiResource::erase::<Pod>(&());
+    let pods: Api<DynamicObject> =
+        Api::namespaced_with(namespace.cluster.client.clone(), &namespace.name, &resource);
+    let object: DynamicObject = serde_json::from_value(pod).map_err(kube::Error::SerdeError)?;
+    let shown = pods.create(&PostParams { dry_run: true, field_manager: None }, &object).await?;
+    serde_json::to_value(shown).map_err(kube::Error::SerdeError)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_patch_applies_and_validates_and_is_recognized_in_what_the_api_server_makes_of_it() -> Result<()> {
+    in_namespace("shapes", async |namespace: &Namespace| {
+        S3::shared(namespace).await?.repository(namespace).await?;
+        let repositories: Vec<Repository> =
+            namespace.api::<Repository>().list(&ListParams::default()).await?.items;
+        let without_webhook = Namespace { cluster: namespace.cluster.clone(), name: "kube-system".to_owned() };
+        let (mut injected, mut foreign) = (0, Vec::new());
+        for entry in fs::read_dir(process::clone_folder("tests/golden/inject"))? {
+            let folder = entry?.path();
+            let text = fs::read_to_string(folder.join("pod.yaml"))?;
+            let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let Strict(object) = serde_norway::from_str(&text)?;
+            let Some(template) = pods_of(&object, &namespace.name)?.into_iter().next() else { continue };
+            if text.contains("# on-create: false") || text.contains("# by-namespace:") {
+                continue;
+            }
+            let facts = InjectionFacts {
+                namespace: &namespace.name,
+                on_create: true,
+                by_namespace: None,
+                image: "stowaway",
+                repositories: &repositories,
+            };
+            let wanted = inject(&template.pod, &facts);
+            let shown = show(namespace, &template.pod).await;
+            if let Err(kube::Error::Api(plain)) = show(&without_webhook, &template.pod).await {
+                // No API server takes it, with or without us.
+                foreign.push(format!("{name}: {}", plain.message));
+                continue;
+            }
+            match (wanted.effect, shown) {
+                (stowaway::inject::Effect::Refuse, Err(kube::Error::Api(refused))) => {
+                    ensure!([403, 422].contains(&refused.code), "{name}: refused with {}", refused.code);
+                    for finding in &wanted.findings {
+                        let told = finding.message.chars().take(60).collect::<String>();
+                        ensure!(refused.message.contains(&told), "{name}: {:?} is not in {:?}", told, refused.message);
+                    }
+                }
+                (stowaway::inject::Effect::Inject, Ok(shown)) => {
+                    let image = image_of(&shown).with_context(|| format!("{name}: nothing was injected"))?;
+                    let again = inject(&shown, &InjectionFacts { image: &image, ..facts });
+                    ensure!(
+                        again.cause == Cause::AlreadyInjected,
+                        "{name}: {:?} {:?} {}",
+                        again.cause,
+                        again.findings,
+                        serde_json::to_string(&again.patch)?
+                    );
+                    injected += 1;
+                }
+                (stowaway::inject::Effect::Skip, Ok(shown)) => {
+                    ensure!(image_of(&shown).is_none(), "{name}: injected although {}", wanted.cause);
+                }
+                (effect, shown) => anyhow::bail!("{name}: {effect:?} {} became {shown:?}", wanted.cause),
+            }
+        }
+        ensure!(injected > 50, "only {injected} were injected");
+        ensure!(foreign.len() < 12, "{} cases are no pods for this API server: {foreign:#?}", foreign.len());
+        Ok(())
+    })
+    .await
+}
+
+/// The image of ours in a pod.
+fn image_of(pod: &Value) -> Option<String> {
+    let all = pod["spec"]["initContainers"].as_array()?;
+    let ours = all.iter().find(|container| {
+        container["name"].as_str().is_some_and(|name| name.starts_with("stowaway-") && container["image"] != "")
+    })?;
+    ours["image"].as_str().map(str::to_owned)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_shape_is_admitted_where_pod_security_is_restricted_and_quotas_and_limits_rule() -> Result<()> {
+    in_namespace("restricted", async |namespace: &Namespace| {
+        let restic = S3::shared(namespace).await?.repository(namespace).await?;
+        process::run(&mut namespace.kubectl(&[
+            "label",
+            "namespace",
+            &namespace.name,
+            "pod-security.kubernetes.io/enforce=restricted",
+        ]))?;
+        namespace
+            .apply_object(json!({
+                "apiVersion": "v1", "kind": "ResourceQuota", "metadata": { "name": "all" },
+                "spec": { "hard": { "requests.cpu": "4", "requests.memory": "4Gi", "limits.cpu": "20", "limits.memory": "8Gi" } },
+            }))
+            .await?;
+        namespace
+            .apply_object(json!({
+                "apiVersion": "v1", "kind": "LimitRange", "metadata": { "name": "all" },
+                "spec": { "limits": [{ "type": "Container", "max": { "memory": "1Gi", "cpu": "4" }, "min": { "memory": "8Mi", "cpu": "5m" } }] },
+            }))
+            .await?;
+        let strict = json!({
+            "runAsNonRoot": true, "runAsUser": 12345, "allowPrivilegeEscalation": false,
+            "capabilities": { "drop": ["ALL"] }, "seccompProfile": { "type": "RuntimeDefault" },
+        });
+        let resources = json!({ "limits": { "cpu": "100m", "memory": "64Mi" } });
+        let pod = |name: &str| {
+            Workload::dumping(namespace, name, &STREAM)
+                .set("securityContext", strict.clone())
+                .set("resources", resources.clone())
+        };
+        let pods = workload::start_all(
+            namespace,
+            &[pod("helped"), pod("beside").annotate("stowaway.dev/inject", "sidecar").annotate("stowaway.dev/volumes", "scratch")],
+        )
+        .await?;
+        for pod in &pods {
+            let class = pod.status.as_ref().and_then(|status| status.qos_class.clone());
+            ensure!(class.as_deref() == Some("Guaranteed"), "a Guaranteed pod became {class:?}");
+        }
+        ensure!(init_names(&pods[1]).contains(&SIDECAR_CONTAINER.to_owned()), "{:?}", init_names(&pods[1]));
+        let backup = namespace.back_up("restricted", json!({ "retryLimit": 0 })).await?;
+        for name in ["pod/helped/main", "pod/beside/main"] {
+            let outcome = &source(&backup, name)?.outcome;
+            ensure!(outcome.proof == Some(Proof::Sealed), "{name}: {outcome:?}");
+        }
+        restic.check("restic", true)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_with_helper_and_sidecar_completes_with_its_own_container() -> Result<()> {
+    in_namespace("jobs", async |namespace: &Namespace| {
+        S3::shared(namespace).await?.repository(namespace).await?;
+        for inject in ["helper", "sidecar"] {
+            namespace
+                .apply_object(json!({
+                    "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": inject },
+                    "spec": { "backoffLimit": 0, "template": {
+                        "metadata": { "annotations": { workload::COMMAND: "true", "stowaway.dev/inject": inject } },
+                        "spec": { "restartPolicy": "Never", "containers": [{
+                            "name": "main", "image": namespace.cluster.image("toolbox"), "command": ["sleep", "2"],
+                        }] },
+                    } },
+                }))
+                .await?;
+        }
+        for inject in ["helper", "sidecar"] {
+            let done = |job: Option<&Job>| {
+                job.and_then(|job| job.status.as_ref()).is_some_and(|status| status.succeeded == Some(1))
+            };
+            namespace.wait_for::<Job>(inject, "complete", done).await?;
+            let pods: Api<Pod> = namespace.api();
+            let pod = pods.list(&ListParams::default().labels(&format!("job-name={inject}"))).await?.items.remove(0);
+            ensure!(init_names(&pod).contains(&HELPER_VOLUME.to_owned()), "{inject}: {:?}", init_names(&pod));
+            let after = ended_after(&pod).with_context(|| format!("{inject}: no times in {:?}", pod.status))?;
+            ensure!(after <= Duration::from_secs(5), "{inject}: over {} s after its own container", after.as_secs());
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// How long after the pod's own container its last one ended, by the kubelet's own clock.
+fn ended_after(pod: &Pod) -> Option<Duration> {
+    let status = pod.status.as_ref()?;
+    let end = |statuses: &Option<Vec<k8s_openapi::api::core::v1::ContainerStatus>>| {
+        let all = statuses.iter().flatten();
+        all.filter_map(|status| Some(status.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()?.0)).max()
+    };
+    let (own, ours) = (end(&status.container_statuses)?, end(&status.init_container_statuses)?);
+    Some(ours.duration_since(own).try_into().unwrap_or_default())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_through_the_helper_takes_effect_once_and_whole() -> Result<()> {
+    in_namespace("helped", async |namespace: &Namespace| {
+        let (runner, _restic) = Runner::with_folder(namespace).await?;
+        let pod = Workload::dumping(namespace, "box", &STREAM)
+            .annotate("stowaway.dev/restorecommand", "sh -c 'cat >/scratch/part && mv /scratch/part /scratch/whole'")
+            .start(namespace)
+            .await?;
+        let backed_up = runner.run(runner.backup(&pod, None, "one")?).await?;
+        ensure!(backed_up.is_green(), "{backed_up:?}");
+        let ended = runner.run(runner.restore(&pod, None, "pod/box/main", "none")?).await?;
+        ensure!(ended.is_green(), "{ended:?}");
+        let digest = namespace.shell("box", "sha256sum </scratch/whole | cut -d ' ' -f 1")?;
+        ensure!(digest == STREAM.digest(), "other bytes came back");
+        ensure!(ended.report.as_ref().is_some_and(|report| report.proof == Proof::Sealed), "{ended:?}");
+        Ok(())
+    })
+    .await
+}
