@@ -17,6 +17,7 @@ pub mod runner;
 pub mod runs;
 pub mod sequence;
 pub mod store;
+pub mod volume;
 pub mod workload;
 
 pub use cluster::Cluster;

@@ -16,7 +16,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::{Cluster, process, store};
+use crate::{Cluster, process, store, volume};
 
 /// No wait of a test is longer; on a busy machine images and databases take their time.
 pub const PATIENCE: Duration = Duration::from_mins(3);
@@ -46,6 +46,7 @@ pub async fn in_namespace(prefix: &str, test: impl AsyncFnOnce(&Namespace) -> Re
     }
     namespaces.delete(&namespace.name, &DeleteParams::background()).await.context("failed to delete the namespace")?;
     store::clean_up(&namespace.cluster, &namespace.name);
+    volume::clean_up(&namespace).await.context("failed to remove the namespace's volumes")?;
     result
 }
 

@@ -17,4 +17,5 @@ mod meddling;
 mod objects;
 mod restore;
 mod restore_cuts;
+mod restore_step;
 mod store_faults;
