@@ -18,4 +18,5 @@ mod objects;
 mod restore;
 mod restore_cuts;
 mod restore_step;
+mod sidecar;
 mod store_faults;
