@@ -20,7 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("annotations", &["model"]),
     ("api", &["model"]),
     ("plan", &["model", "annotations", "api"]),
-    ("inject", &["model", "annotations", "plan"]),
+    ("inject", &["model", "annotations", "api", "plan"]),
     ("build", &["model", "annotations", "api", "plan"]),
     ("stream", &["model"]),
     ("seal", &["model"]),

@@ -17,6 +17,7 @@ pub use backup::{Backup, BackupSpec, BackupStatus, SourceState, SourceStatus};
 pub use conditions::{condition, condition_is_true, set_condition, set_run_conditions};
 pub use repository::{
     PasswordSecretReference, Repository, RepositorySpec, RepositoryStatus, S3Backend, S3Credentials, VolumeBackend,
+    backend_config,
 };
 pub use restore::{Restore, RestoreFrom, RestoreSpec, RestoreStatus, RestoreTo};
 pub use shared::{Outcome, RepositoryKind, RepositoryReference, RunnerPod, SecretKeyReference};

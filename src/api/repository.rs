@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::shared::{RunnerPod, SecretKeyReference, conditions_schema};
+use crate::model::{BackendConfig, S3Config, mounts};
 
 /// A restic repository that the backups of this namespace may be written to. Deleting it deletes no data.
 #[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
@@ -161,6 +162,22 @@ pub struct RepositoryStatus {
     /// When it is tried next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt_time: Option<Time>,
+}
+
+/// Where the repository is, as whoever opens it is told; none when the spec names no backend, which the CRD refuses.
+pub fn backend_config(repository: &RepositorySpec) -> Option<BackendConfig> {
+    if let Some(S3Backend { endpoint, bucket, prefix, region, path_style, credentials: _ }) = &repository.s3 {
+        return Some(BackendConfig::S3(S3Config {
+            endpoint: endpoint.trim_end_matches('/').to_owned(),
+            bucket: bucket.clone(),
+            prefix: prefix.clone(),
+            region: region.clone(),
+            path_style: *path_style,
+        }));
+    }
+    let volume = repository.volume.as_ref()?;
+    let separator = if volume.path.is_empty() { "" } else { "/" };
+    Some(BackendConfig::Folder { path: format!("{}{separator}{}", mounts::REPOSITORY_FOLDER, volume.path) })
 }
 
 fn default_password_key() -> String {

@@ -26,11 +26,6 @@ use crate::{
     model::{Task, mounts},
 };
 
-/// What the runner may use of memory, whatever the size of a dump.
-pub const MEMORY: &str = "192Mi";
-/// CPU limit of a run. The engine works on as many chunks at once as it sees CPUs, so that without one a node with many of
-/// them would need more memory.
-const CPUS: &str = "2";
 /// A Job may live this much longer than its command: for a slow start of its pod, the opening of the repository, and the
 /// upload of what the command wrote last.
 pub const DEADLINE_MARGIN: Duration = Duration::from_mins(15);
@@ -173,10 +168,10 @@ fn environment(task: &str) -> Vec<EnvVar> {
 
 fn default_resources() -> ResourceRequirements {
     let cpu = |quantity: &str| (String::from("cpu"), Quantity(quantity.into()));
-    let memory = (String::from("memory"), Quantity(MEMORY.into()));
+    let memory = (String::from("memory"), Quantity(mounts::WORK_MEMORY.into()));
     ResourceRequirements {
         requests: Some(BTreeMap::from([cpu("100m"), memory.clone()])),
-        limits: Some(BTreeMap::from([cpu(CPUS), memory])),
+        limits: Some(BTreeMap::from([cpu(mounts::WORK_CPUS), memory])),
         ..ResourceRequirements::default()
     }
 }

@@ -9,7 +9,9 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use crate::plan::{labels, names};
+pub use crate::{
+    api::backend_config,
+    plan::{labels, names},
+};
 pub use job::{JobRequest, job};
 pub use rbac::{role_binding, service_account};
-pub use settings::backend_config;

@@ -1,4 +1,4 @@
-//! What a Repository's spec means for a run: the backend, and the volumes that carry its secrets.
+//! What a Repository's spec means for a run's pod: the volumes that carry its secrets, and the one that it may be on.
 //!
 //! It must not know the Job around it. Secrets appear here by name only.
 
@@ -7,28 +7,12 @@ use k8s_openapi::api::core::v1::{
 };
 
 use crate::{
-    api::{RepositorySpec, S3Backend, S3Credentials, SecretKeyReference, VolumeBackend},
-    model::{BackendConfig, S3Config, mounts},
+    api::{RepositorySpec, S3Credentials, SecretKeyReference, VolumeBackend},
+    model::mounts,
 };
 
 /// Readable by the runner's group (`fsGroup`) and its user alone.
 const SECRET_MODE: i32 = 0o440;
-
-/// Where the repository is, as the runner is told; none when the spec names no backend, which the CRD refuses.
-pub fn backend_config(repository: &RepositorySpec) -> Option<BackendConfig> {
-    if let Some(S3Backend { endpoint, bucket, prefix, region, path_style, credentials: _ }) = &repository.s3 {
-        return Some(BackendConfig::S3(S3Config {
-            endpoint: endpoint.trim_end_matches('/').to_owned(),
-            bucket: bucket.clone(),
-            prefix: prefix.clone(),
-            region: region.clone(),
-            path_style: *path_style,
-        }));
-    }
-    let volume = repository.volume.as_ref()?;
-    let separator = if volume.path.is_empty() { "" } else { "/" };
-    Some(BackendConfig::Folder { path: format!("{}{separator}{}", mounts::REPOSITORY_FOLDER, volume.path) })
-}
 
 /// Volumes and mounts that a run of this repository needs. Every Secret is optional for Kubernetes, so that the runner
 /// starts and names what is missing, rather than a pod that hangs without a word.

@@ -273,7 +273,7 @@ pub struct RunName {
 /// `stowaway explain`
 #[derive(Args, Debug)]
 pub struct ExplainArguments {
-    /// The file, YAML or JSON, with pods, workloads, or lists of them; - is stdin.
+    /// The file, YAML or JSON, with pods, workloads and Repositories, or lists of them; - is stdin.
     #[arg(short, long)]
     pub filename: String,
     /// Namespace of objects that name none.

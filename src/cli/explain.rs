@@ -13,6 +13,7 @@ use super::{
     output::{print_json, print_line},
 };
 use crate::{
+    api::{self, Repository},
     inject::{Effect, Explanation, InjectionFacts, MAXIMUM_BYTES, QualityOfService, Strict, explain, pods_of},
     model::injected::{HELPER_MOUNT, SECRETS_FOLDER, VOLUMES_FOLDER},
 };
@@ -20,15 +21,18 @@ use crate::{
 /// Runs the verb; 2 when something in the file has to be mended.
 pub fn run(arguments: &ExplainArguments) -> Result<u8, CliError> {
     let text = read(&arguments.filename)?;
+    let documents = documents(&text)?;
+    let repositories = repositories(&documents, &arguments.namespace)?;
     let facts = InjectionFacts {
         namespace: &arguments.namespace,
         on_create: true,
         by_namespace: None,
         image: &arguments.image,
+        repositories: &repositories,
     };
     let mut explanations = Vec::new();
     let mut passed_over = Vec::new();
-    for (index, object) in documents(&text)?.iter().enumerate() {
+    for (index, object) in documents.iter().enumerate() {
         let of_document = |error| CliError::Usage(format!("document {} of the file: {error}", index + 1));
         let templates = pods_of(object, &arguments.namespace).map_err(of_document)?;
         if templates.is_empty() {
@@ -56,6 +60,28 @@ pub fn run(arguments: &ExplainArguments) -> Result<u8, CliError> {
         }
     }
     Ok(if explanations.iter().any(Explanation::is_refused) { 2 } else { 0 })
+}
+
+/// The Repositories of the file, also of lists in it.
+fn repositories(documents: &[Value], namespace: &str) -> Result<Vec<Repository>, CliError> {
+    let items = |object: &Value| object.get("items").and_then(Value::as_array).cloned();
+    let mut repositories = Vec::new();
+    for (index, document) in documents.iter().enumerate() {
+        for object in items(document).unwrap_or_else(|| vec![document.clone()]) {
+            let is = |field: &str, begin: &str| {
+                object.get(field).and_then(Value::as_str).is_some_and(|value| value.starts_with(begin))
+            };
+            if object.get("kind").and_then(Value::as_str) != Some("Repository") || !is("apiVersion", api::GROUP) {
+                continue;
+            }
+            let mut repository: Repository = serde_json::from_value(object).map_err(|error| {
+                CliError::Usage(format!("document {} of the file is no Repository: {error}", index + 1))
+            })?;
+            repository.metadata.namespace.get_or_insert_with(|| namespace.to_owned());
+            repositories.push(repository);
+        }
+    }
+    Ok(repositories)
 }
 
 fn kinds(passed_over: &[String]) -> String {
@@ -103,6 +129,7 @@ fn lines(explanation: &Explanation) -> Vec<String> {
         findings,
         warnings,
         injected,
+        assumption,
         sources,
         quality_of_service,
         quality_of_service_injected,
@@ -136,7 +163,10 @@ fn lines(explanation: &Explanation) -> Vec<String> {
         row("restore", format!("fills {volumes} before the app starts, when it is empty"));
     }
     if let Some(store) = &injected.store {
-        row("store", format!("from Secret and ConfigMap {store}; the pod starts without them, its backups do not"));
+        row("store", format!("Repository {store}; the pod starts without its Secrets, its backups do not"));
+    }
+    if let Some(assumption) = assumption {
+        row("assumed", assumption.clone());
     }
     for source in sources {
         let arguments = match source.arguments {

@@ -7,10 +7,12 @@ use k8s_openapi::api::core::v1::Pod;
 use serde::Serialize;
 
 use super::{
-    Cause, Effect, Finding, Injected, InjectionFacts, Outcome, QualityOfService, Template, inject, quality_of_service,
+    Cause, Effect, Finding, Injected, InjectionFacts, Outcome, QualityOfService, Template,
+    assume::{Assumption, assume},
+    inject, quality_of_service,
 };
 use crate::{
-    annotations,
+    annotations::{self, Role, own_key},
     model::SourceName,
     plan::{ObservedPod, PlanProblem, SourceFacts, plan_sources},
 };
@@ -33,6 +35,9 @@ pub struct Explanation {
     pub warnings: Vec<String>,
     /// What it gets.
     pub injected: Injected,
+    /// What has to be in the cluster for that, and is not among what is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub assumption: Option<String>,
     /// What would be backed up.
     pub sources: Vec<SourceExplanation>,
     /// Its class of quality of service as it is written; none when it is no pod.
@@ -71,9 +76,12 @@ impl Explanation {
     }
 }
 
-/// Explains one pod.
+/// Explains one pod. Of a Repository that is not among the facts it is assumed that there will be one.
 pub fn explain(template: &Template, facts: &InjectionFacts<'_>) -> Explanation {
-    let outcome = inject(&template.pod, facts);
+    let annotations = template.pod.pointer("/metadata/annotations");
+    let name = annotations.and_then(|annotations| annotations.get(own_key(Role::Repository))?.as_str());
+    let Assumption { repositories, words } = assume(facts, name);
+    let outcome = inject(&template.pod, &InjectionFacts { repositories: &repositories, ..*facts });
     let patched = outcome.apply(&template.pod).ok();
     let (sources, further) = sources(template);
     let Outcome { effect, cause, mut findings, mut warnings, injected, patch } = outcome;
@@ -87,6 +95,7 @@ pub fn explain(template: &Template, facts: &InjectionFacts<'_>) -> Explanation {
         cause,
         findings,
         warnings,
+        assumption: words.filter(|_| injected.store.is_some()),
         injected,
         sources,
         quality_of_service: quality_of_service(&template.pod),

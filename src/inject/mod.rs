@@ -1,8 +1,9 @@
 //! What a pod gets: from the pod, as raw JSON, and what the request says of it to an additive patch, or the reason why
 //! there is none.
 //!
-//! Pure. It must not know HTTP, admission reviews, or anything of the cluster: no Secret, no Repository, no Namespace. All
-//! that is injected refers to other objects by names in the pod's own namespace, which follow from the pod alone.
+//! Pure. It must not know HTTP, admission reviews, or how anything of the cluster is known; of its objects it sees the
+//! Repositories of the pod's namespace alone, and never a Secret. All that is injected refers to other objects by names in
+//! the pod's own namespace.
 //!
 //! The pod is never read into a type and written back, since that would lose fields that are younger than our types. The
 //! patch only adds; what it replaces is an entry of our own that is out of date. It holds no `test`, because an operation
@@ -14,6 +15,7 @@
 //! the first init container that mounts one of the volumes, else last but before our sidecar: so after a mesh, which puts
 //! itself in front, and before all that could look at empty data.
 
+mod assume;
 mod explain;
 mod ours;
 mod outcome;
@@ -22,7 +24,9 @@ mod pod;
 mod read;
 mod resources;
 mod shapes;
+mod store;
 mod templates;
+mod user;
 mod wishes;
 
 pub use explain::{Explanation, SourceExplanation, explain};
@@ -36,8 +40,12 @@ use serde_json::Value;
 use self::{patch::PatchBuilder, pod::PodView};
 use crate::{
     annotations::{self, Injection, Role, own_key},
+    api::Repository,
     plan::MAXIMUM_SOURCES,
 };
+
+/// User and group of our image, where nothing else is known, and of the runs' pods.
+const NON_ROOT: u64 = 65_532;
 
 /// What is known of the request besides the pod.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +58,9 @@ pub struct InjectionFacts<'a> {
     pub by_namespace: Option<Injection>,
     /// Reference of our image, best by digest.
     pub image: &'a str,
+    /// The Repositories of the pod's namespace; those of others are passed over. Only a pod with a sidecar or a restore
+    /// step needs one.
+    pub repositories: &'a [Repository],
 }
 
 /// Decides on one pod.
@@ -92,7 +103,7 @@ pub fn inject(pod: &Value, facts: &InjectionFacts<'_>) -> Outcome {
         return declined(pod, vec![Finding::new(Cause::InvalidAnnotation, message)], warnings);
     }
 
-    let (wishes, mut findings) = wishes::resolve(&view, &request, mode);
+    let (wishes, mut findings) = wishes::resolve(&view, &request, mode, facts);
     let mut patch = PatchBuilder::new(&view);
     ours::reconcile(&view, &wishes, facts, &mut patch, &mut findings);
     if !findings.is_empty() {

@@ -17,7 +17,9 @@ use super::{
     shapes,
     wishes::{Wishes, is_our_volume},
 };
-use crate::model::injected::{HELPER_VOLUME, RESTORE_CONTAINER, SCRATCH_VOLUME, SIDECAR_CONTAINER, STORE_VOLUME};
+use crate::model::injected::{
+    HELPER_VOLUME, REPOSITORY_VOLUME, RESTORE_CONTAINER, SCRATCH_VOLUME, SIDECAR_CONTAINER, STORE_VOLUME,
+};
 
 /// How an entry of ours stands in the pod.
 #[derive(Debug, Eq, PartialEq)]
@@ -130,7 +132,7 @@ fn overlap(one: &str, other: &str) -> bool {
 fn check_mounts(view: &PodView<'_>, findings: &mut Vec<Finding>) {
     for container in view.of_the_user() {
         for (name, mount) in container.mounts() {
-            let private = [STORE_VOLUME, SCRATCH_VOLUME].contains(&name);
+            let private = [STORE_VOLUME, REPOSITORY_VOLUME, SCRATCH_VOLUME].contains(&name);
             let read_only = mount.get("readOnly") == Some(&Value::Bool(true));
             if is_our_volume(name) && (private || !read_only) {
                 let message = format!(
@@ -146,8 +148,12 @@ fn check_mounts(view: &PodView<'_>, findings: &mut Vec<Finding>) {
 /// Finds containers and volumes of our names that nothing asks for. Nobody would look at what they are, so whoever sees them
 /// in the pod later would take them for ours.
 fn check_leftovers(view: &PodView<'_>, wishes: &Wishes<'_>, findings: &mut Vec<Finding>) {
-    let wanted: Vec<String> =
+    let mut wanted: Vec<String> =
         shapes::volumes(wishes).iter().filter_map(|volume| Some(volume.get("name")?.as_str()?.to_owned())).collect();
+    if wishes.uses_store() {
+        // The Repository may have been on a volume when the pod was first made. Nobody but ours mounts it.
+        wanted.extend([STORE_VOLUME, REPOSITORY_VOLUME].map(str::to_owned));
+    }
     for (name, _) in
         view.volumes.iter().filter(|(name, _)| is_our_volume(name) && !wanted.iter().any(|own| own == name))
     {

@@ -54,6 +54,10 @@ pub enum Cause {
     NameTaken,
     /// Something else is mounted where ours has to be.
     PathTaken,
+    /// There is no such Repository, or it is not known which one is meant.
+    RepositoryNotFound,
+    /// The Repository cannot be used from within a pod, or not yet.
+    RepositoryUnusable,
 }
 
 impl fmt::Display for Cause {
@@ -108,7 +112,7 @@ pub struct Injected {
     pub volumes: Vec<String>,
     /// Secrets that the containers of `helper_in` see.
     pub secrets: Vec<String>,
-    /// Name of the Secret and the `ConfigMap` of the store, for sidecar and restore step.
+    /// Name of the Repository that sidecar and restore step use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<String>,
 }

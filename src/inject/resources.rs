@@ -15,11 +15,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::pod::{ContainerView, List, PodView};
+use crate::model::mounts::{WORK_CPUS, WORK_MEMORY};
 
 /// What is enough to start a container and copy one small file.
 pub(super) const COPY_MEMORY: &str = "32Mi";
-/// What a run needs, whatever the size of the data.
-pub(super) const WORK_MEMORY: &str = "128Mi";
 
 /// Kubernetes' classes of quality of service.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
@@ -100,7 +99,7 @@ pub(super) fn of_init(view: &PodView<'_>, memory: &str) -> Option<Value> {
         let same = json!({ "cpu": cpu, "memory": memory });
         return Some(json!({ "limits": same, "requests": same }));
     }
-    let limit = if memory == COPY_MEMORY { "100m" } else { SIDECAR_CPU_LIMIT };
+    let limit = if memory == COPY_MEMORY { "100m" } else { WORK_CPUS };
     Some(json!({ "limits": { "cpu": limit, "memory": memory }, "requests": { "cpu": "10m", "memory": memory } }))
 }
 
@@ -109,8 +108,6 @@ fn is_limited(resources: Option<&Value>) -> bool {
     ["cpu", "memory"].iter().all(|kind| amount(resources, "limits", kind).is_some_and(|amount| amount > 0))
 }
 
-/// The engine works on as many chunks at once as it sees CPUs: with a limit its memory does not grow with the node.
-const SIDECAR_CPU_LIMIT: &str = "2";
 /// What is set aside for the sidecar of a Guaranteed pod, which gets no more than that.
 const SIDECAR_CPU_GUARANTEED: &str = "500m";
 
@@ -121,7 +118,7 @@ pub(super) fn of_sidecar(view: &PodView<'_>) -> Option<Value> {
     }
     let (limit, request) = match class_of_the_user(view) {
         QualityOfService::Guaranteed => (SIDECAR_CPU_GUARANTEED, SIDECAR_CPU_GUARANTEED),
-        QualityOfService::Burstable | QualityOfService::BestEffort => (SIDECAR_CPU_LIMIT, "10m"),
+        QualityOfService::Burstable | QualityOfService::BestEffort => (WORK_CPUS, "10m"),
     };
     Some(json!({
         "limits": { "cpu": limit, "memory": WORK_MEMORY },

@@ -1,32 +1,36 @@
 //! What is put into pods: containers, volumes and mounts, as JSON.
 //!
-//! It must not know whether they are there already. Each passes Pod Security `restricted`, unless the app itself says that it
-//! runs as root. What Kubernetes leaves out when it writes an object (`readOnly: false`, empty lists) is left out here, so that
-//! what comes back can be recognized. No container opens a port, so that `hostNetwork` makes no difference.
+//! It must not know whether they are there already. Each passes Pod Security `restricted` wherever the app does.
+//! What Kubernetes leaves out when it writes an object (`readOnly: false`, empty lists) is left out here, so that what comes
+//! back can be recognized. No container opens a port, so that `hostNetwork` makes no difference.
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{pod::PodView, resources, wishes::Wishes};
+use super::{
+    pod::PodView,
+    resources,
+    store::Store,
+    user::{OF_OUR_IMAGE, User},
+    wishes::Wishes,
+};
 use crate::model::{
     injected::{
-        BACKEND_FILE, HELPER_IN_IMAGE, HELPER_MOUNT, HELPER_PROGRAM, HELPER_VOLUME, RESTORE_CONTAINER, SCRATCH_MOUNT,
-        SCRATCH_VOLUME, SECRET_VOLUME_PREFIX, SECRETS_FOLDER, SIDECAR_CONTAINER, SOCKET_MOUNT, SOCKET_VOLUME,
-        STORE_MOUNT, STORE_VOLUME, VOLUMES_FOLDER,
+        HELPER_IN_IMAGE, HELPER_MOUNT, HELPER_PROGRAM, HELPER_VOLUME, REPOSITORY_VOLUME, RESTORE_CONTAINER,
+        SCRATCH_MOUNT, SCRATCH_VOLUME, SECRET_VOLUME_PREFIX, SECRETS_FOLDER, SIDECAR_CONTAINER, SOCKET_MOUNT,
+        SOCKET_VOLUME, STORE_MOUNT, STORE_VOLUME, VOLUMES_FOLDER,
     },
     mounts,
 };
 
-/// User and group of our image, where nothing else is known.
-const NON_ROOT: u64 = 65_532;
 /// Readable for whoever a container runs as: a Secret's files belong to root, and a pod need not have an `fsGroup`.
-const READABLE: u32 = 0o444;
+pub(super) const READABLE: u32 = 0o444;
 
 /// The init container that copies the helper.
 pub(super) fn helper(view: &PodView<'_>, image: &str) -> Value {
     // The pod's own number is as good as ours, and the one that policies of the namespace know.
     let inherited = view.security("runAsUser").and_then(Value::as_u64).is_some_and(|user| user != 0);
-    let user = if inherited { User::Inherited } else { User::Numbers { user: NON_ROOT, group: Some(NON_ROOT) } };
+    let user = if inherited { User::Inherited } else { OF_OUR_IMAGE };
     with_resources(
         json!({
             "name": HELPER_VOLUME,
@@ -51,7 +55,7 @@ pub(super) fn sidecar(view: &PodView<'_>, wishes: &Wishes<'_>, image: &str) -> V
 /// The init container that fills empty volumes.
 pub(super) fn restore(view: &PodView<'_>, wishes: &Wishes<'_>, image: &str) -> Value {
     let container = worker(view, wishes, image, RESTORE_CONTAINER, "restore-step", false);
-    with_resources(container, resources::of_init(view, resources::WORK_MEMORY))
+    with_resources(container, resources::of_init(view, mounts::WORK_MEMORY))
 }
 
 /// What sidecar and restore step have in common: the volumes, the store, and whose files they can read. The volumes and
@@ -62,6 +66,9 @@ fn worker(view: &PodView<'_>, wishes: &Wishes<'_>, image: &str, name: &str, role
         json!({ "name": STORE_VOLUME, "mountPath": STORE_MOUNT, "readOnly": true }),
         json!({ "name": SCRATCH_VOLUME, "mountPath": SCRATCH_MOUNT }),
     ];
+    if wishes.store.as_ref().is_some_and(|store| store.volume.is_some()) {
+        volume_mounts.push(json!({ "name": REPOSITORY_VOLUME, "mountPath": mounts::REPOSITORY_FOLDER }));
+    }
     if read_only && wishes.uses_socket() {
         volume_mounts.push(json!({ "name": SOCKET_VOLUME, "mountPath": SOCKET_MOUNT }));
     }
@@ -78,41 +85,30 @@ fn worker(view: &PodView<'_>, wishes: &Wishes<'_>, image: &str, name: &str, role
         None => format!("--volume={volume}"),
     }));
     let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
+    let value = |name: &str, value: &str| json!({ "name": name, "value": value });
+    let mut environment = vec![
+        field("POD_NAME", "metadata.name"),
+        field("POD_NAMESPACE", "metadata.namespace"),
+        field("POD_UID", "metadata.uid"),
+    ];
+    environment.extend(mounts::ALLOCATOR.map(|(name, setting)| value(name, setting)));
+    environment.extend(wishes.store.as_ref().map(|store| value(mounts::BACKEND_VARIABLE, &store.backend)));
     let capabilities: &[&str] = if read_only { &["DAC_OVERRIDE"] } else { &["CHOWN", "DAC_OVERRIDE", "FOWNER"] };
+    let user = wishes.owner.user(wishes.store.as_ref().and_then(Store::group));
     json!({
         "name": name,
         "image": image,
         "imagePullPolicy": "IfNotPresent",
         "args": arguments,
-        "env": [
-            field("POD_NAME", "metadata.name"),
-            field("POD_NAMESPACE", "metadata.namespace"),
-            field("POD_UID", "metadata.uid"),
-            // As the pods of runs have it: freed memory is kept per arena.
-            { "name": "MALLOC_ARENA_MAX", "value": "2" },
-        ],
-        "securityContext": security(wishes.owner.unwrap_or(User::Numbers { user: NON_ROOT, group: Some(NON_ROOT) }), capabilities),
+        "env": environment,
+        "securityContext": security(user, capabilities),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": volume_mounts,
     })
 }
 
-/// Whom a container runs as.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum User {
-    /// As the pod says.
-    Inherited,
-    /// As these numbers.
-    Numbers {
-        /// The user.
-        user: u64,
-        /// The group.
-        group: Option<u64>,
-    },
-}
-
-/// A security context. Only where the app itself runs as root does ours, too, with nothing but `capabilities`: they are
-/// what a root of the app has to read and own its files, and Pod Security `baseline` allows them.
+/// A security context. Only where the app itself may run as root does ours, with nothing but `capabilities`: they are what
+/// a root of the app has to read and own its files, and Pod Security `baseline` allows them.
 fn security(user: User, capabilities: &[&str]) -> Value {
     let mut context = json!({
         "allowPrivilegeEscalation": false,
@@ -152,8 +148,11 @@ pub(super) fn volumes(wishes: &Wishes<'_>) -> Vec<Value> {
     if wishes.uses_socket() {
         volumes.push(empty(SOCKET_VOLUME, "1Mi"));
     }
+    if let Some(store) = &wishes.store {
+        volumes.push(store.secrets.clone());
+        volumes.extend(store.volume.clone());
+    }
     if wishes.uses_store() {
-        volumes.push(store(&wishes.store_object()));
         volumes.push(empty(SCRATCH_VOLUME, "256Mi"));
     }
     volumes.extend(wishes.secrets.iter().map(|secret| {
@@ -163,33 +162,6 @@ pub(super) fn volumes(wishes: &Wishes<'_>) -> Vec<Value> {
         })
     }));
     volumes
-}
-
-/// Password, credentials and place of the store, in the files that a run's pod has, too. All of it is optional for
-/// Kubernetes, so that the app starts; whoever needs what is missing says so. Only these keys: what else a Secret of that
-/// name may hold is not ours to see.
-fn store(object: &str) -> Value {
-    let in_folder = |folder: &str, file: &str| {
-        let folder = folder.strip_prefix(STORE_MOUNT).unwrap_or(folder).trim_start_matches('/');
-        json!({ "key": file, "path": format!("{folder}/{file}") })
-    };
-    json!({
-        "name": STORE_VOLUME,
-        "projected": {
-            "defaultMode": READABLE,
-            "sources": [
-                { "secret": { "name": object, "optional": true, "items": [
-                    in_folder(mounts::PASSWORD_FOLDER, mounts::PASSWORD_FILE),
-                    in_folder(mounts::S3_FOLDER, mounts::S3_ACCESS_KEY_ID_FILE),
-                    in_folder(mounts::S3_FOLDER, mounts::S3_SECRET_ACCESS_KEY_FILE),
-                    in_folder(mounts::S3_FOLDER, mounts::S3_SESSION_TOKEN_FILE),
-                ] } },
-                { "configMap": { "name": object, "optional": true, "items": [
-                    { "key": BACKEND_FILE, "path": BACKEND_FILE },
-                ] } },
-            ],
-        },
-    })
 }
 
 /// What is mounted into the container of a command.

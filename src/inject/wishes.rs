@@ -5,13 +5,17 @@
 use serde_json::Value;
 
 use super::{
+    InjectionFacts,
     outcome::{Cause, Finding, Injected},
     pod::{ContainerView, List, OUR_CONTAINERS, PodView},
-    shapes::User,
+    store::{self, Store},
+    user::Owner,
 };
 use crate::{
     annotations::{Injection, Request, Role, own_key},
-    model::injected::{HELPER_VOLUME, SCRATCH_VOLUME, SECRET_VOLUME_PREFIX, SOCKET_VOLUME, STORE_VOLUME, store_object},
+    model::injected::{
+        HELPER_VOLUME, REPOSITORY_VOLUME, SCRATCH_VOLUME, SECRET_VOLUME_PREFIX, SOCKET_VOLUME, STORE_VOLUME,
+    },
     plan::{DEFAULT_CONTAINER, container_of},
 };
 
@@ -33,10 +37,10 @@ pub(super) struct Wishes<'a> {
     pub volumes: Vec<&'a str>,
     /// Secrets for the targets.
     pub secrets: Vec<String>,
-    /// The Repository that the pod names.
-    pub repository: Option<String>,
+    /// The repository of both; none when nobody needs one, or it was not found.
+    pub store: Option<Store>,
     /// Who owns the files in the volumes, as far as the pod says.
-    pub owner: Option<User>,
+    pub owner: Owner,
 }
 
 impl Wishes<'_> {
@@ -55,11 +59,6 @@ impl Wishes<'_> {
         self.sidecar || self.restore
     }
 
-    /// The name of the objects with what the store needs.
-    pub fn store_object(&self) -> String {
-        store_object(self.repository.as_deref())
-    }
-
     /// All of it by name.
     pub fn describe(&self) -> Injected {
         Injected {
@@ -68,7 +67,7 @@ impl Wishes<'_> {
             restore: self.restore,
             volumes: self.volumes.iter().map(|&name| name.to_owned()).collect(),
             secrets: self.secrets.clone(),
-            store: self.uses_store().then(|| self.store_object()),
+            store: self.store.as_ref().map(|store| store.name.clone()),
         }
     }
 
@@ -82,11 +81,11 @@ impl Wishes<'_> {
                 own_key(Role::Volumes)
             ));
         }
-        if self.owner.is_none() && !self.volumes.is_empty() {
+        warnings.extend(self.owner.warning(&self.volumes));
+        if let Some(store) = self.store.as_ref().filter(|store| store.volume.is_some()) {
             warnings.push(format!(
-                "nothing in the pod says as which user the files of {} are written, so Stowaway uses 65532, which can use \
-                 only what is open to everybody or to the pod's fsGroup; set securityContext.runAsUser",
-                self.volumes.join(", ")
+                "the volume of Repository {} becomes one of the pod's, which starts only where and while it can be mounted",
+                store.name
             ));
         }
         warnings
@@ -94,16 +93,24 @@ impl Wishes<'_> {
 }
 
 /// Finds what is asked for, and all that cannot be found.
-pub(super) fn resolve<'a>(view: &PodView<'a>, request: &Request, mode: Injection) -> (Wishes<'a>, Vec<Finding>) {
+pub(super) fn resolve<'a>(
+    view: &PodView<'a>,
+    request: &Request,
+    mode: Injection,
+    facts: &InjectionFacts<'_>,
+) -> (Wishes<'a>, Vec<Finding>) {
     let mut findings = Vec::new();
     let targets = if mode == Injection::None { Vec::new() } else { targets(view, request, mode, &mut findings) };
     let sidecar = mode == Injection::Sidecar;
     let restore = request.restore_on_empty;
     let volumes = if sidecar || restore { volumes(view, request, restore, &mut findings) } else { Vec::new() };
+    let store = (sidecar || restore)
+        .then(|| store::of_pod(facts, request.repository.as_deref()))
+        .and_then(|store| store.map_err(|finding| findings.push(finding)).ok());
     let wishes = Wishes {
         secrets: if targets.is_empty() { Vec::new() } else { request.secrets.clone() },
-        owner: owner(view, &volumes),
-        repository: request.repository.clone(),
+        owner: Owner::of(view, &volumes),
+        store,
         targets,
         sidecar,
         restore,
@@ -226,20 +233,8 @@ fn usable<'a>(
 
 /// Whether a volume's name is one of ours.
 pub(super) fn is_our_volume(name: &str) -> bool {
-    [HELPER_VOLUME, SOCKET_VOLUME, STORE_VOLUME, SCRATCH_VOLUME].contains(&name)
+    [HELPER_VOLUME, SOCKET_VOLUME, STORE_VOLUME, REPOSITORY_VOLUME, SCRATCH_VOLUME].contains(&name)
         || name.starts_with(SECRET_VOLUME_PREFIX)
-}
-
-/// Who owns the files: whoever mounts them. Which user an image names is not known here.
-fn owner(view: &PodView<'_>, volumes: &[&str]) -> Option<User> {
-    let mounts = |container: &&ContainerView<'_>| container.mounts().any(|(name, _)| volumes.contains(&name));
-    view.of_the_user().filter(mounts).find_map(|container| {
-        let number = |field: &str| {
-            let own = container.container.get("securityContext").and_then(|context| context.get(field));
-            own.or_else(|| view.security(field)).and_then(Value::as_u64)
-        };
-        Some(User::Numbers { user: number("runAsUser")?, group: number("runAsGroup") })
-    })
 }
 
 fn listed(names: &[&str]) -> String {

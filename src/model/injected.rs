@@ -22,12 +22,13 @@ pub const VOLUMES_FOLDER: &str = "/stowaway-volumes";
 pub const SOCKET_VOLUME: &str = "stowaway-socket";
 /// Where sidecar and helper find that volume.
 pub const SOCKET_MOUNT: &str = "/stowaway-socket";
-/// The volume with password, credentials and place of the store, for sidecar and restore step alone.
+/// The volume with password and credentials of the store, for sidecar and restore step alone.
 pub const STORE_VOLUME: &str = "stowaway-store";
-/// Where it is mounted: as the pods of runs have it, see [`super::mounts`].
+/// Where it is mounted: as the pods of runs have it, see [`super::mounts`]. Where the repository is stands in
+/// [`super::mounts::BACKEND_VARIABLE`].
 pub const STORE_MOUNT: &str = "/run/stowaway";
-/// In [`STORE_MOUNT`]: where the repository is, a [`super::BackendConfig`] as JSON.
-pub const BACKEND_FILE: &str = "backend.json";
+/// The volume that a repository is on, for sidecar and restore step alone, mounted as the pods of runs have it.
+pub const REPOSITORY_VOLUME: &str = "stowaway-repository";
 /// The volume for temporary files of sidecar and restore step, whose own file systems cannot be written to.
 pub const SCRATCH_VOLUME: &str = "stowaway-scratch";
 /// Where it is mounted.
@@ -37,13 +38,3 @@ pub const SCRATCH_MOUNT: &str = "/tmp";
 pub const SECRET_VOLUME_PREFIX: &str = "stowaway-secret-";
 /// Where the containers of the commands find those Secrets, each in a folder of its name.
 pub const SECRETS_FOLDER: &str = "/stowaway-secrets";
-
-/// What the names of Secret and `ConfigMap` of [`STORE_VOLUME`] begin with; see [`store_object`].
-const STORE_OBJECT: &str = "stowaway-store";
-
-/// The name of the Secret that holds password and credentials of a repository for the pods of its namespace, and of the
-/// `ConfigMap` that says where the repository is. Whoever makes a pod's patch reads neither Repository nor Secret, so the
-/// name has to follow from what the pod says alone. Without a Repository's name it is the one of the default Repository.
-pub fn store_object(repository: Option<&str>) -> String {
-    repository.map_or_else(|| STORE_OBJECT.to_owned(), |name| format!("{STORE_OBJECT}-{name}"))
-}

@@ -1,6 +1,6 @@
-//! Which Repository a run uses, and whether it can be used now.
+//! Which Repository is meant, and whether it can be used now.
 //!
-//! It must not know how long anybody waits for it.
+//! One rule for whoever uses one: runs, and what is injected into pods. It must not know how long anybody waits for it.
 
 use kube::ResourceExt;
 
@@ -24,42 +24,61 @@ impl Obstacle {
     }
 }
 
-/// The Repository of this name, or the namespace's default one, if it is ready.
-pub(super) fn choose<'a>(repositories: &'a [Repository], name: Option<&str>) -> Result<&'a Repository, Obstacle> {
-    let refused = |message: String| Obstacle::new(Reason::InvalidRequest, message);
-    let repository = match name {
-        Some(name) => repositories
-            .iter()
-            .find(|repository| repository.name_any() == name)
-            .ok_or_else(|| refused(format!("there is no Repository {name} in this namespace")))?,
-        None => default(repositories).map_err(refused)?,
-    };
-    ready(repository)?;
-    Ok(repository)
+/// Why it is not known which Repository is meant.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ChoiceError {
+    /// None has this name.
+    #[error("there is no Repository {0} in this namespace")]
+    Unknown(String),
+    /// There is none at all.
+    #[error("there is no Repository in this namespace; create one")]
+    None,
+    /// No name was given, and none of several is the default one.
+    #[error(
+        "no Repository is named, and there are several: {}; name one, or annotate one with {}: \"true\"",
+        .0.join(", "), api::IS_DEFAULT
+    )]
+    NoDefault(Vec<String>),
+    /// No name was given, and several say that they are the default one.
+    #[error(
+        "no Repository is named, and several are annotated with {}: {}; leave it on one",
+        api::IS_DEFAULT, .0.join(", ")
+    )]
+    SeveralDefaults(Vec<String>),
 }
 
-fn default(repositories: &[Repository]) -> Result<&Repository, String> {
+/// The Repository of this name, else the default one, else the only one; of those of one namespace.
+///
+/// # Errors
+/// When none is meant for certain.
+pub fn choose_repository<'a>(
+    repositories: impl IntoIterator<Item = &'a Repository>,
+    name: Option<&str>,
+) -> Result<&'a Repository, ChoiceError> {
+    let mut repositories = repositories.into_iter();
+    if let Some(name) = name {
+        let found = repositories.find(|repository| repository.name_any() == name);
+        return found.ok_or_else(|| ChoiceError::Unknown(name.to_owned()));
+    }
+    let repositories: Vec<&Repository> = repositories.collect();
     let is_default =
         |repository: &&Repository| repository.annotations().get(api::IS_DEFAULT).is_some_and(|value| value == "true");
-    let defaults: Vec<&Repository> = repositories.iter().filter(is_default).collect();
-    let names = |repositories: &[&Repository]| {
-        repositories.iter().map(|repository| repository.name_any()).collect::<Vec<_>>().join(", ")
-    };
-    match (defaults.as_slice(), repositories) {
-        ([one], _) => Ok(one),
-        ([], [only]) => Ok(only),
-        ([], []) => Err("there is no Repository in this namespace; create one".to_owned()),
-        ([], several) => Err(format!(
-            "no Repository is named, and there are several: {}; name one, or annotate one with {}: \"true\"",
-            names(&several.iter().collect::<Vec<_>>()),
-            api::IS_DEFAULT
-        )),
-        (several, _) => Err(format!(
-            "no Repository is named, and several are annotated with {}: {}; leave it on one",
-            api::IS_DEFAULT,
-            names(several)
-        )),
+    let defaults: Vec<&Repository> = repositories.iter().copied().filter(is_default).collect();
+    let names = |repositories: &[&Repository]| repositories.iter().map(|repository| repository.name_any()).collect();
+    match (defaults.as_slice(), repositories.as_slice()) {
+        ([one], _) | ([], [one]) => Ok(one),
+        ([], []) => Err(ChoiceError::None),
+        ([], several) => Err(ChoiceError::NoDefault(names(several))),
+        (several, _) => Err(ChoiceError::SeveralDefaults(names(several))),
     }
+}
+
+/// The Repository that is meant, if it is ready.
+pub(super) fn choose<'a>(repositories: &'a [Repository], name: Option<&str>) -> Result<&'a Repository, Obstacle> {
+    let repository = choose_repository(repositories, name)
+        .map_err(|error| Obstacle::new(Reason::InvalidRequest, error.to_string()))?;
+    ready(repository)?;
+    Ok(repository)
 }
 
 fn ready(repository: &Repository) -> Result<(), Obstacle> {

@@ -18,6 +18,7 @@ mod text;
 
 pub use actions::{Actions, Occurrence, StartJob};
 pub use backup::{BackupFacts, job_refused, plan_backup};
+pub use choose::{ChoiceError, choose_repository};
 pub use jobs::{ObservedJob, is_active, wants_complaints};
 pub use repository::{init_refused, plan_repository};
 pub use restore::{RestoreFacts, plan_restore, restore_refused};

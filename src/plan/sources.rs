@@ -26,7 +26,7 @@ use k8s_openapi::{
 use kube::core::{Selector, SelectorExt};
 
 use crate::{
-    annotations::{self, CommandRequest, Injection, Problems, Request, Role, Warning, own_key},
+    annotations::{self, CommandRequest, Problems, Request, Warning},
     model::{Reason, SnapshotIdentity, SourceName, TagError, TargetCommand},
 };
 
@@ -230,34 +230,14 @@ fn draft_sources(
     drafts: &mut Vec<Draft>,
     plan: &mut SourcePlan,
 ) {
-    plan.warnings.extend(
-        request
-            .warnings
-            .iter()
-            .cloned()
-            .chain(without_webhook(request))
-            .map(|warning| PlanWarning { pod: unit.name.to_owned(), warning }),
-    );
+    plan.warnings
+        .extend(request.warnings.iter().cloned().map(|warning| PlanWarning { pod: unit.name.to_owned(), warning }));
     for command in &request.commands {
         match draft(facts, workload, unit, request, command) {
             Ok(draft) => drafts.push(draft),
             Err(problem) => plan.problems.push(problem),
         }
     }
-}
-
-/// What is asked of the webhook, which this version does not have: nobody shall rely on it.
-fn without_webhook(request: &Request) -> impl Iterator<Item = Warning> {
-    let asked = [
-        (Role::Inject, request.inject.is_some_and(|inject| inject != Injection::None)),
-        (Role::Volumes, !request.volumes.is_empty()),
-        (Role::Restore, request.restore_on_empty),
-        (Role::Secrets, !request.secrets.is_empty()),
-    ];
-    asked.into_iter().filter(|(_, is_asked)| *is_asked).map(|(role, _)| Warning {
-        key: own_key(role),
-        message: "it has no effect yet: this version of Stowaway injects nothing into pods".to_owned(),
-    })
 }
 
 fn draft(

@@ -312,19 +312,6 @@ fn container_is_the_annotated_or_the_default_or_the_first_one() {
 }
 
 #[test]
-fn what_only_a_webhook_could_do_is_warned_of() {
-    let annotations = json!({ "stowaway.dev/restore": "on-empty", "stowaway.dev/inject": "sidecar" });
-    let plan_of = |annotations| plan(&[pod("deployment", "app", "app-1", &annotated(annotations))]);
-    let warnings: Vec<String> = plan_of(&annotations).warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(warnings.len(), 2, "{warnings:?}");
-    assert!(
-        warnings[1].starts_with("pod app-1: annotation stowaway.dev/restore: it has no effect yet"),
-        "{warnings:?}"
-    );
-    assert!(plan_of(&json!({ "stowaway.dev/inject": "none" })).warnings.is_empty());
-}
-
-#[test]
 fn snapshots_are_labelled() {
     let annotations = json!({
         COMMAND: "mysqldump -phush", "stowaway.dev/file-extension": ".sql", "stowaway.dev/backupcommand.roles": "x -phush",

@@ -58,6 +58,8 @@ fn repositories_of_other_namespaces_are_not_named() {
     for name in ["other/main", "../main", "main/..", "a b", &"a".repeat(64)] {
         is_declined(&pod(&[("inject", "sidecar"), ("repository", name)], |_| ()), Cause::InvalidAnnotation);
     }
+    // Even if whoever asks hands over the Repositories of all namespaces.
+    is_declined(&pod(&[("inject", "sidecar"), ("repository", "foreign")], |_| ()), Cause::RepositoryNotFound);
 }
 
 #[test]
@@ -87,6 +89,11 @@ fn credentials_of_the_store_are_neither_backed_up_nor_mounted_into_the_app() {
             json!([{ "name": "stowaway-store", "mountPath": "/x", "readOnly": true }]);
     };
     is_declined(&pod(&[("inject", "sidecar"), ("volumes", "barrels")], mounted), Cause::NameTaken);
+    let repository = |pod: &mut Value| {
+        pod["spec"]["containers"][0]["volumeMounts"] =
+            json!([{ "name": "stowaway-repository", "mountPath": "/x", "readOnly": true }]);
+    };
+    is_declined(&pod(&[("inject", "sidecar"), ("repository", "cellar")], repository), Cause::NameTaken);
 }
 
 #[test]
@@ -105,8 +112,8 @@ fn a_store_volume_that_somebody_prepared_is_made_ours() {
         .filter(|volume| volume["name"] == "stowaway-store")
         .collect();
     assert_eq!(stores.len(), 1);
-    assert_eq!(stores[0]["projected"]["sources"][0]["secret"]["name"], "stowaway-store");
-    assert_eq!(stores[0]["projected"]["sources"].as_array().unwrap().len(), 2);
+    assert_eq!(stores[0]["projected"]["sources"][0]["secret"]["name"], "cellar-key");
+    assert_eq!(stores[0]["projected"]["sources"].as_array().unwrap().len(), 4);
 }
 
 #[test]

@@ -116,10 +116,62 @@ spec:
 StatefulSet well in namespace default: injected (Injected)
   sidecar    sees water (read-only) in /stowaway-volumes
   restore    fills water before the app starts, when it is empty
-  store      from Secret and ConfigMap stowaway-store; the pod starts without them, its backups do not
+  store      Repository (the default one); the pod starts without its Secrets, its backups do not
+  assumed    there is one Repository, or a default one, in namespace default when the pod is made
   QoS class  BestEffort becomes Burstable
 ";
     assert_eq!((stdout(&output).as_str(), output.status.code()), (expected, Some(0)), "{output:?}");
+}
+
+#[test]
+fn repositories_of_the_file_are_used_and_others_assumed() {
+    let workload = DEPLOYMENT.replace("stowaway.dev/secrets: login", "stowaway.dev/inject: sidecar");
+    let main = "\
+apiVersion: stowaway.dev/v1alpha1
+kind: Repository
+metadata: { name: main, namespace: orchard }
+spec:
+  s3:
+    endpoint: https://s3.example
+    bucket: cellar
+    credentials:
+      accessKeyIdSecretRef: { name: login, key: id }
+      secretAccessKeySecretRef: { name: login, key: key }
+  passwordSecretRef: { name: cellar-key }
+";
+    let on_volume = "\
+apiVersion: stowaway.dev/v1alpha1
+kind: Repository
+metadata: { name: barn }
+spec: { volume: { nfs: { server: barn, path: /x } }, passwordSecretRef: { name: cellar-key } }
+";
+    let named = |name: &str| {
+        workload.replace("inject: sidecar", &format!("inject: sidecar\n        stowaway.dev/repository: {name}"))
+    };
+    for (text, store, assumed) in [
+        (format!("{workload}---\n{main}"), "main", None),
+        // Of another namespace.
+        (format!("{workload}---\n{on_volume}"), "(the default one)", Some("there is one Repository")),
+        (format!("{}---\n{main}", named("attic")), "attic", Some("there is a Repository attic in namespace orchard")),
+    ] {
+        let output = explain(&[], &text);
+        let printed = stdout(&output);
+        assert_eq!(output.status.code(), Some(0), "{printed}");
+        assert!(printed.contains(&format!("store      Repository {store};")), "{printed}");
+        let line = printed.lines().find_map(|line| line.strip_prefix("  assumed    "));
+        assert!(
+            line.is_none() == assumed.is_none() && line.unwrap_or_default().starts_with(assumed.unwrap_or_default()),
+            "{printed}"
+        );
+    }
+    let in_orchard = explain(&["-n", "orchard"], &format!("{workload}---\n{on_volume}"));
+    assert!(stdout(&in_orchard).contains("assumed    Repository barn is ready when the pod is made"), "{in_orchard:?}");
+    let two = format!("{workload}---\n{main}---\n{}", main.replace("main", "further"));
+    let ambiguous = explain(&[], &two);
+    assert_eq!(ambiguous.status.code(), Some(2));
+    assert!(stdout(&ambiguous).contains("there are several: main, further"), "{ambiguous:?}");
+    let broken = explain(&[], &main.replace("cellar-key", "[]"));
+    assert_eq!(broken.status.code(), Some(2), "{broken:?}");
 }
 
 #[test]

@@ -1,19 +1,21 @@
 //! Pods and what becomes of them, word for word: `tests/golden/inject/<case>/pod.yaml` and `patched.yaml`. A change there is
 //! a change for every pod of every user.
 //!
-//! `pod.yaml` opens with what the case shows; `# on-create: false` and `# by-namespace: none` set facts. It may be a
+//! `pod.yaml` opens with what the case shows; `# on-create: false`, `# by-namespace: none` and `# repositories: main` set facts. It may be a
 //! workload, and then its pod is meant. With `STOWAWAY_WRITE_GOLDEN=1` the results are written anew.
 
 use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use serde_json::Value;
 use stowaway::{
     annotations::Injection,
+    api::Repository,
     inject::{Cause, Effect, InjectionFacts, Outcome, Strict, inject, pods_of},
 };
 
-use super::{FACTS, is_ours, unrestricted};
+use super::{facts, is_ours, is_restricted, unrestricted};
 
 /// A case: its name, its pod, its facts, and what is committed as the result.
 struct Case {
@@ -39,10 +41,18 @@ fn cases() -> Vec<Case> {
                     "none" => Injection::None,
                     _ => panic!("{name}: {value}"),
                 });
+            // `# repositories: none` or names of those of `mod.rs`; all of them otherwise.
+            let repositories = match text.lines().find_map(|line| line.strip_prefix("# repositories: ")) {
+                None => facts().repositories,
+                Some(names) => {
+                    let is_meant = |one: &&Repository| names.split(' ').any(|name| one.name_any() == name);
+                    facts().repositories.iter().filter(is_meant).cloned().collect::<Vec<_>>().leak()
+                }
+            };
             let on_create = !text.contains("# on-create: false");
             Case {
-                pod: pods_of(&object, FACTS.namespace).unwrap().remove(0).pod,
-                facts: InjectionFacts { by_namespace, on_create, ..FACTS },
+                pod: pods_of(&object, facts().namespace).unwrap().remove(0).pod,
+                facts: InjectionFacts { by_namespace, on_create, repositories, ..facts() },
                 golden: fs::read_to_string(folder.join("patched.yaml")).unwrap_or_default(),
                 name,
             }
@@ -110,18 +120,28 @@ fn every_golden_result_is_a_pod_that_is_left_alone_the_second_time() {
 }
 
 #[test]
-fn everything_of_ours_is_admitted_where_pod_security_is_restricted() {
-    for case in cases().iter().filter(|case| !case.name.contains("root-app")) {
+fn everything_of_ours_is_admitted_where_pod_security_restricted_admits_the_app() {
+    let mut as_root = BTreeSet::new();
+    for case in cases() {
         let outcome = inject(&case.pod, &case.facts);
         let patched = outcome.apply(&case.pod).unwrap();
-        if outcome.effect == Effect::Inject {
-            for container in
-                patched["spec"]["initContainers"].as_array().into_iter().flatten().filter(|entry| is_ours(entry))
-            {
+        if outcome.effect != Effect::Inject {
+            continue;
+        }
+        let containers = patched["spec"]["initContainers"].as_array().into_iter().flatten();
+        for container in containers.filter(|entry| is_ours(entry)) {
+            if container["securityContext"]["runAsUser"] == 0 {
+                assert!(!is_restricted(&case.pod), "{}", case.name);
+                as_root.insert(case.name.clone());
+            } else {
                 assert_eq!(unrestricted(container), None, "{}: {container}", case.name);
             }
         }
     }
+    // Whoever says something of the user has nobody run as root.
+    let expected =
+        ["security-mounted-by-nobody", "security-non-root-contradicted", "security-nothing-said", "security-root-app"];
+    assert!(as_root.iter().map(String::as_str).eq(expected), "{as_root:?}");
 }
 
 #[test]
@@ -141,6 +161,8 @@ fn every_decision_is_in_a_golden_case() {
         Cause::UnsuitableVolume,
         Cause::NameTaken,
         Cause::PathTaken,
+        Cause::RepositoryNotFound,
+        Cause::RepositoryUnusable,
     ];
     let seen: BTreeSet<Cause> = cases().iter().map(|case| inject(&case.pod, &case.facts).cause).collect();
     // One alone would be too long for a person to read.

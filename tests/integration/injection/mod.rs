@@ -4,23 +4,82 @@ mod attacks;
 mod explain;
 mod golden;
 mod properties;
+mod store;
 
-use serde_json::Value;
-use stowaway::inject::{InjectionFacts, Outcome, inject};
+use std::sync::LazyLock;
+
+use serde_json::{Value, json};
+use stowaway::{
+    api::Repository,
+    inject::{InjectionFacts, Outcome, inject},
+};
 
 /// The image of the tests.
 const IMAGE: &str = "registry.example/stowaway@sha256:5e1f";
 
-const FACTS: InjectionFacts<'static> =
-    InjectionFacts { namespace: "orchard", on_create: true, by_namespace: None, image: IMAGE };
+/// The Repositories of the tests: the default one in a bucket, those on volumes, and one of another namespace.
+static REPOSITORIES: LazyLock<Vec<Repository>> = LazyLock::new(|| {
+    let key = |name: &str, key: &str| json!({ "name": name, "key": key });
+    let s3 = |secret: &str| {
+        json!({
+            "s3": {
+                "endpoint": "https://s3.example/", "bucket": "cellar", "prefix": "mill", "region": "eu",
+                "credentials": {
+                    "accessKeyIdSecretRef": key(secret, "id"),
+                    "secretAccessKeySecretRef": key(secret, "key"),
+                    "sessionTokenSecretRef": key("session", "token"),
+                },
+            },
+            "passwordSecretRef": key("cellar-key", "restic"),
+        })
+    };
+    let volume = |volume: &Value| json!({ "volume": volume, "passwordSecretRef": { "name": "cellar-key" } });
+    let claim = json!({ "persistentVolumeClaim": { "claimName": "cellar", "readOnly": false }, "path": "mill" });
+    let opened = json!({ "repositoryId": "5e1f" });
+    let mut main = repository("main", &s3("cellar-login"), &json!({}));
+    main.metadata.annotations = Some([("stowaway.dev/is-default".to_owned(), "true".to_owned())].into());
+    let mut foreign = repository("foreign", &s3("other"), &json!({}));
+    foreign.metadata.namespace = Some("other".to_owned());
+    vec![
+        main,
+        repository("cellar.eu", &s3("login-eu"), &json!({})),
+        repository("cellar", &volume(&claim), &opened),
+        repository("barn", &volume(&json!({ "nfs": { "server": "barn", "path": "/x", "readOnly": false } })), &opened),
+        repository("new", &volume(&json!({ "hostPath": { "path": "/x", "type": "" } })), &json!({})),
+        foreign,
+    ]
+});
+
+fn repository(name: &str, spec: &Value, status: &Value) -> Repository {
+    serde_json::from_value(json!({
+        "apiVersion": "stowaway.dev/v1alpha1",
+        "kind": "Repository",
+        "metadata": { "name": name, "namespace": "orchard" },
+        "spec": spec,
+        "status": status,
+    }))
+    .unwrap()
+}
+
+/// What is known in the tests.
+fn facts() -> InjectionFacts<'static> {
+    InjectionFacts {
+        namespace: "orchard",
+        on_create: true,
+        by_namespace: None,
+        image: IMAGE,
+        repositories: &REPOSITORIES,
+    }
+}
 
 /// The names of containers and volumes that are ours, but for those of Secrets.
-const OURS: [&str; 6] = [
+const OURS: [&str; 7] = [
     "stowaway-helper",
     "stowaway-sidecar",
     "stowaway-restore",
     "stowaway-socket",
     "stowaway-store",
+    "stowaway-repository",
     "stowaway-scratch",
 ];
 
@@ -29,7 +88,7 @@ fn is_ours(entry: &Value) -> bool {
 }
 
 fn decide(pod: &Value) -> Outcome {
-    inject(pod, &FACTS)
+    inject(pod, &facts())
 }
 
 /// What keeps a container of ours out of a namespace that enforces Pod Security `restricted`, under a pod that is in it.
@@ -45,4 +104,16 @@ fn unrestricted(container: &Value) -> Option<String> {
     ];
     let wrong = fields.iter().find(|(field, expected)| context[field] != *expected);
     wrong.map(|(field, _)| (*field).to_owned()).or_else(|| (context["runAsUser"] == 0).then(|| "runAsUser".to_owned()))
+}
+
+/// Whether Pod Security `restricted` admits all users that the pod's own containers may run as.
+fn is_restricted(pod: &Value) -> bool {
+    let of_pod = &pod["spec"]["securityContext"];
+    let containers = ["containers", "initContainers"].map(|list| pod["spec"][list].as_array().into_iter().flatten());
+    let non_root = containers.into_iter().flatten().all(|container| {
+        let own = &container["securityContext"];
+        let says = if own["runAsNonRoot"].is_null() { &of_pod["runAsNonRoot"] } else { &own["runAsNonRoot"] };
+        says == true && own["runAsUser"] != 0
+    });
+    non_root && of_pod["runAsUser"] != 0
 }
