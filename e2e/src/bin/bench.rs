@@ -1,5 +1,6 @@
 //! Our runner beside `kubectl exec | restic backup --stdin`: the same streams from the same pod into the same stores,
-//! in turns. Prints a Markdown table with rate, CPU time, peak memory, and the ratio of the rates.
+//! in turns. Prints a Markdown table with rate, CPU time, peak memory, and the ratio of the rates. Each way of ours is a row:
+//! by the container's own shell, by the helper, by the sidecar (whose own cost is in its pod, and not in the table).
 
 use std::{
     process::{Child, Stdio},
@@ -29,6 +30,9 @@ struct Arguments {
     /// Only the repository on a folder, not the one on S3.
     #[arg(long)]
     volume_only: bool,
+    /// By which ways: none (the container's own shell), helper, sidecar (on S3 alone).
+    #[arg(long, value_delimiter = ',', default_values_t = ["none", "helper", "sidecar"].map(String::from))]
+    ways: Vec<String>,
 }
 
 const KINDS: [Kind; 3] = [Kind::Random, Kind::Text, Kind::Zero];
@@ -63,9 +67,9 @@ async fn main() -> Result<()> {
     in_namespace("bench", async |namespace: &Namespace| {
         let server = S3::shared(namespace).await?;
         println!(
-            "| stream | store | ours MiB/s | CPU s | peak MiB | kubectl and restic MiB/s | CPU s | peak MiB | ratio |"
+            "| stream | store | way | ours MiB/s | CPU s | peak MiB | kubectl and restic MiB/s | CPU s | peak MiB | ratio |"
         );
-        println!("|---|---|---|---|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|---|---|");
         for megabytes in &arguments.sizes {
             for kind in KINDS {
                 for on_s3 in [true, false] {
@@ -73,7 +77,11 @@ async fn main() -> Result<()> {
                         continue;
                     }
                     let sequence = Sequence::new(kind, 1, megabytes << 20);
-                    row(namespace, on_s3.then_some(&server), sequence, arguments.rounds).await?;
+                    for way in &arguments.ways {
+                        if on_s3 || way != "sidecar" {
+                            row(namespace, on_s3.then_some(&server), sequence, way, arguments.rounds).await?;
+                        }
+                    }
                 }
             }
         }
@@ -82,7 +90,7 @@ async fn main() -> Result<()> {
     .await
 }
 
-async fn row(namespace: &Namespace, server: Option<&S3>, sequence: Sequence, rounds: u64) -> Result<()> {
+async fn row(namespace: &Namespace, server: Option<&S3>, sequence: Sequence, way: &str, rounds: u64) -> Result<()> {
     let (mut ours, mut theirs): (Option<Cost>, Option<Cost>) = (None, None);
     for round in 0..rounds.max(1) {
         for is_ours in [round % 2 == 0, round % 2 != 0] {
@@ -92,7 +100,7 @@ async fn row(namespace: &Namespace, server: Option<&S3>, sequence: Sequence, rou
                 None => Store::Folder(tempfile::tempdir_in("/var/tmp")?),
             };
             let cost = if is_ours {
-                run_ours(namespace, &store, sequence).await?
+                run_ours(namespace, &store, sequence, way).await?
             } else {
                 run_theirs(namespace, &store, sequence).await?
             };
@@ -108,7 +116,7 @@ async fn row(namespace: &Namespace, server: Option<&S3>, sequence: Sequence, rou
     let (ours, theirs) = (ours.context("not measured")?, theirs.context("not measured")?);
     let store = if server.is_some() { "S3" } else { "volume" };
     println!(
-        "| {} {} MiB | {store} | {} | {} | {:.2} |",
+        "| {} {} MiB | {store} | {way} | {} | {} | {:.2} |",
         sequence.kind,
         sequence.bytes >> 20,
         cells(sequence, ours),
@@ -125,17 +133,35 @@ fn cells(sequence: Sequence, cost: Cost) -> String {
     format!("{rate:.0} | {:.1} | {:.0}", cost.cpu.as_secs_f64(), mebibytes(cost.peak_memory))
 }
 
-async fn run_ours(namespace: &Namespace, store: &Store, sequence: Sequence) -> Result<Cost> {
-    let pod = Workload::dumping(namespace, "box", &sequence).start(namespace).await?;
+async fn run_ours(namespace: &Namespace, store: &Store, sequence: Sequence, way: &str) -> Result<Cost> {
     let runner = Runner::new(namespace, store.backend())?;
     runner.create_repository().await?;
+    if let (Store::S3(server), "sidecar") = (store, way) {
+        server.secrets(namespace).await?;
+        process::run(&mut namespace.kubectl(&[
+            "delete",
+            "repositories.stowaway.dev",
+            "main",
+            "--ignore-not-found",
+            "--wait",
+        ]))?;
+        namespace.apply_object(server.repository_object("main", "password", true)).await?;
+        namespace.wait_until_repository_ready("main").await?;
+    }
+    let pod =
+        Workload::dumping(namespace, way, &sequence).annotate("stowaway.dev/inject", way).start(namespace).await?;
     let started = Instant::now();
     let run = runner.start_process(runner.backup(&pod, None, "bench")?)?;
-    measure(started, vec![run.0]).with_context(|| std::fs::read_to_string(run.1.path().join("log")).unwrap_or_default())
+    let cost = measure(started, vec![run.0])
+        .with_context(|| std::fs::read_to_string(run.1.path().join("log")).unwrap_or_default());
+    // A pod keeps what it was injected with, and the next repository is another.
+    process::run(&mut namespace.kubectl(&["delete", "pod", way, "--wait"]))?;
+    cost
 }
 
 async fn run_theirs(namespace: &Namespace, store: &Store, sequence: Sequence) -> Result<Cost> {
-    let pod = Workload::dumping(namespace, "box", &sequence).start(namespace).await?.name_any();
+    let pod = Workload::dumping(namespace, "box", &sequence).annotate("stowaway.dev/inject", "none");
+    let pod = pod.start(namespace).await?.name_any();
     let restic = store.restic();
     process::run(&mut restic.restic("restic", &["init"]))?;
     let started = Instant::now();

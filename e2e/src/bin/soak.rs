@@ -1,5 +1,6 @@
 //! The long truth tests: runs whose reader stalls on a busy machine, whose connection is cut at random offsets, whose
-//! runner is killed at random times. It counts what may never happen, and exits 1 if any of it did.
+//! runner is killed at random times, whose messages somebody changes. Each by the container's own shell, by the helper and by
+//! the sidecar in turn. It counts what may never happen, and exits 1 if any of it did.
 
 use std::{
     process::ExitCode,
@@ -10,12 +11,13 @@ use anyhow::Result;
 use clap::Parser;
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use stowaway_e2e::{
-    Kind, Namespace, Runner, Sequence, Workload, in_namespace,
+    Kind, Meddler, Meddling, Namespace, Restic, Runner, S3, Sequence, Workload, in_namespace,
     load::Load,
     proxy::{Fault, Proxy, Way},
     restic::Judgement,
-    workload::CONTAINER,
+    workload::{self, CONTAINER},
 };
 
 /// Long truth tests on the cluster that `make cluster` made.
@@ -30,6 +32,9 @@ struct Arguments {
     /// Runs whose runner is killed.
     #[arg(long, default_value_t = 100)]
     kills: u64,
+    /// Runs with somebody between runner and API server who changes what the command says.
+    #[arg(long, default_value_t = 500)]
+    meddlings: u64,
     /// How many go on at once.
     #[arg(long, default_value_t = 3)]
     parallel: usize,
@@ -40,6 +45,7 @@ struct Arguments {
 
 const STALLED: Sequence = Sequence::new(Kind::Random, 31, 22_900_000);
 const CUT: Sequence = Sequence::new(Kind::Random, 32, 3_000_000);
+const MEDDLED: Sequence = Sequence::new(Kind::Random, 34, 1_000_000);
 const KILLED: Sequence = Sequence::new(Kind::Random, 33, 12_000_000);
 
 /// What came out of a series.
@@ -77,27 +83,63 @@ impl Tally {
     }
 }
 
+/// A pod, and a repository for what comes out of it.
+struct Case {
+    pod: Pod,
+    runner: Runner,
+    restic: Restic,
+}
+
+/// By shell, by helper, by sidecar. Only the last one's repository has to be where its pod can reach it.
+async fn cases(namespace: &Namespace) -> Result<Vec<Case>> {
+    let server = S3::shared(namespace).await?;
+    let reachable = server.repository(namespace).await?;
+    let workload = |inject: &str| {
+        Workload::new(namespace, inject, "toolbox")
+            .annotate("stowaway.dev/inject", inject)
+            .named_command("stalled", &STALLED.command())
+            .named_command("cut", &CUT.command())
+            .named_command("killed", &KILLED.command())
+            .named_command("meddled", &MEDDLED.command())
+    };
+    let pods = workload::start_all(namespace, &["none", "helper", "sidecar"].map(workload)).await?;
+    let mut cases = Vec::new();
+    for pod in pods {
+        let (runner, restic) = if pod.name_any() == "sidecar" {
+            (Runner::new(namespace, server.backend(server.from_here))?, reachable.clone())
+        } else {
+            Runner::with_folder(namespace).await?
+        };
+        cases.push(Case { pod, runner, restic });
+    }
+    Ok(cases)
+}
+
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     println!("seed {}", arguments.seed);
     let mut is_true = false;
     in_namespace("soak", async |namespace: &Namespace| {
-        let pod = Workload::new(namespace, "box", "toolbox")
-            .named_command("stalled", &STALLED.command())
-            .named_command("cut", &CUT.command())
-            .named_command("killed", &KILLED.command())
-            .start(namespace)
-            .await?;
-        let stalls = stalls(namespace, &pod, &arguments).await?.tell("stalls");
-        let cuts = cuts(namespace, &pod, &arguments).await?.tell("cuts");
-        let kills = kills(namespace, &pod, &arguments).await?.tell("kills");
-        namespace.wait_until_gone("box", CONTAINER, "emit --kind").await?;
-        is_true = stalls && cuts && kills;
+        let cases = cases(namespace).await?;
+        let stalls = stalls(namespace, &cases, &arguments).await?.tell("stalls");
+        let cuts = cuts(namespace, &cases, &arguments).await?.tell("cuts");
+        let kills = kills(&cases, &arguments).await?.tell("kills");
+        let meddlings = meddlings(namespace, &cases[1], &arguments).await?.tell("meddlings");
+        for case in &cases {
+            namespace.wait_until_gone(&case.pod.name_any(), CONTAINER, "emit --kind").await?;
+            case.restic.check("restic", true)?;
+        }
+        is_true = stalls && cuts && kills && meddlings;
         Ok(())
     })
     .await?;
     Ok(if is_true { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The case whose turn it is.
+fn turn(cases: &[Case], number: u64) -> &Case {
+    &cases[usize::try_from(number).unwrap_or_default() % cases.len()]
 }
 
 /// Numbers that look random, the same for the same seed.
@@ -114,18 +156,18 @@ async fn behind(namespace: &Namespace, runner: &Runner, fault: Fault) -> Result<
     Ok((own, proxy))
 }
 
-async fn stalls(namespace: &Namespace, pod: &Pod, arguments: &Arguments) -> Result<Tally> {
-    let (runner, restic) = Runner::with_folder(namespace).await?;
+async fn stalls(namespace: &Namespace, cases: &[Case], arguments: &Arguments) -> Result<Tally> {
     let digest = STALLED.digest();
     let load = Load::on_every_core();
     let mut tally = Tally::default();
     let runs = stream::iter(0..arguments.stalls).map(async |number| {
+        let case = turn(cases, number);
         let offset = random(arguments.seed, number, STALLED.bytes);
         let fault = Fault::StallAfter(Way::FromServer, offset, Duration::from_secs(5));
-        let (own, _proxy) = behind(namespace, &runner, fault).await?;
-        let name = format!("stall/{number}/at/{offset}");
-        let ended = own.run(own.backup(pod, Some("stalled"), &name)?).await?;
-        let judgement = restic.judge(&name, ended.report.as_ref(), &digest)?;
+        let (own, _proxy) = behind(namespace, &case.runner, fault).await?;
+        let name = format!("stall/{}/{number}/at/{offset}", case.pod.name_any());
+        let ended = own.run(own.backup(&case.pod, Some("stalled"), &name)?).await?;
+        let judgement = case.restic.judge(&name, ended.report.as_ref(), &digest)?;
         anyhow::Ok((name, judgement, ended.log))
     });
     let mut runs = Box::pin(runs.buffer_unordered(arguments.parallel));
@@ -133,53 +175,58 @@ async fn stalls(namespace: &Namespace, pod: &Pod, arguments: &Arguments) -> Resu
         tally.count(&name, judgement, true, &log);
     }
     drop(load);
-    restic.check("restic", true)?;
     Ok(tally)
 }
 
-async fn cuts(namespace: &Namespace, pod: &Pod, arguments: &Arguments) -> Result<Tally> {
-    let (runner, restic) = Runner::with_folder(namespace).await?;
+async fn cuts(namespace: &Namespace, cases: &[Case], arguments: &Arguments) -> Result<Tally> {
     let digest = CUT.digest();
-    let (own, proxy) = behind(namespace, &runner, Fault::None).await?;
-    own.run(own.backup(pod, Some("cut"), "uncut")?).await?;
-    let total = proxy.passed(Way::FromServer);
+    let mut totals = Vec::new();
+    for case in cases {
+        let (own, proxy) = behind(namespace, &case.runner, Fault::None).await?;
+        own.run(own.backup(&case.pod, Some("cut"), "uncut")?).await?;
+        totals.push(proxy.passed(Way::FromServer));
+    }
     let mut tally = Tally::default();
     let runs = stream::iter(0..arguments.cuts).map(async |number| {
+        let case = turn(cases, number);
+        let total = totals[usize::try_from(number)? % totals.len()];
         // One in three within the last bytes: that is where a lie would hide.
         let last = 100_000.min(total);
-        let offset = match number % 3 {
+        let offset = match number / cases.len() as u64 % 3 {
             0 => total - random(arguments.seed, number, last),
             _ => random(arguments.seed, number, total),
         };
-        let (own, _proxy) = behind(namespace, &runner, Fault::CutAfter(Way::FromServer, offset)).await?;
-        let name = format!("cut/{number}/at/{offset}/of/{total}");
-        let ended = own.run(own.backup(pod, Some("cut"), &name)?).await?;
-        anyhow::Ok((name.clone(), restic.judge(&name, ended.report.as_ref(), &digest)?, ended.log))
+        let (own, _proxy) = behind(namespace, &case.runner, Fault::CutAfter(Way::FromServer, offset)).await?;
+        let name = format!("cut/{}/{number}/at/{offset}/of/{total}", case.pod.name_any());
+        let ended = own.run(own.backup(&case.pod, Some("cut"), &name)?).await?;
+        anyhow::Ok((name.clone(), case.restic.judge(&name, ended.report.as_ref(), &digest)?, ended.log))
     });
     let mut runs = Box::pin(runs.buffer_unordered(arguments.parallel));
     while let Some((name, judgement, log)) = runs.try_next().await? {
         tally.count(&name, judgement, false, &log);
     }
-    restic.check("restic", true)?;
     Ok(tally)
 }
 
 /// Each killed run is tried again under the same name, as the controller would: that must end green, with one snapshot.
-async fn kills(namespace: &Namespace, pod: &Pod, arguments: &Arguments) -> Result<Tally> {
-    let (runner, restic) = Runner::with_folder(namespace).await?;
+async fn kills(cases: &[Case], arguments: &Arguments) -> Result<Tally> {
     let digest = KILLED.digest();
-    let started = Instant::now();
-    runner.run(runner.backup(pod, Some("killed"), "whole")?).await?;
-    let longest = u64::try_from(started.elapsed().as_millis())? * 11 / 10;
+    let mut longest = Vec::new();
+    for case in cases {
+        let started = Instant::now();
+        case.runner.run(case.runner.backup(&case.pod, Some("killed"), "whole")?).await?;
+        longest.push(u64::try_from(started.elapsed().as_millis())? * 11 / 10);
+    }
     let mut tally = Tally::default();
     for number in 0..arguments.kills {
+        let Case { pod, runner, restic } = turn(cases, number);
+        let longest = longest[usize::try_from(number)? % longest.len()];
         let after = Duration::from_millis(random(arguments.seed, number, longest));
-        let name = format!("kill/{number}/after/{}ms", after.as_millis());
-        killed(&runner, pod, &name, after, if number % 2 == 0 { "KILL" } else { "TERM" }).await?;
+        let name = format!("kill/{}/{number}/after/{}ms", pod.name_any(), after.as_millis());
+        killed(runner, pod, &name, after, if number % 2 == 0 { "KILL" } else { "TERM" }).await?;
         let retry = runner.run(runner.backup(pod, Some("killed"), &name)?).await?;
         tally.count(&name, restic.judge(&name, retry.report.as_ref(), &digest)?, true, &retry.log);
     }
-    restic.check("restic", true)?;
     Ok(tally)
 }
 
@@ -190,4 +237,41 @@ async fn killed(runner: &Runner, pod: &Pod, name: &str, after: Duration, signal:
     let _ended = run.signal(signal);
     run.ended().await?;
     Ok(())
+}
+
+/// Only the helper's protocol claims to see all of this: the shell form has TLS for it.
+async fn meddlings(namespace: &Namespace, helped: &Case, arguments: &Arguments) -> Result<Tally> {
+    let digest = MEDDLED.digest();
+    let through = async |meddling| {
+        let meddler = Meddler::start(namespace, meddling).await?;
+        let mut own = Runner::new(namespace, helped.runner.backend.clone())?;
+        own.kubeconfig = meddler.kubeconfig();
+        anyhow::Ok((own, meddler))
+    };
+    let (own, meddler) = through(Meddling::Nothing).await?;
+    own.run(own.backup(&helped.pod, Some("meddled"), "unmeddled")?).await?;
+    let total = meddler.messages();
+    let mut tally = Tally::default();
+    let runs = stream::iter(0..arguments.meddlings).map(async |number| {
+        let at = random(arguments.seed, number, total);
+        let meddling = match number % 7 {
+            0 => Meddling::Cut(at),
+            1 => Meddling::FakeSuccess(at),
+            2 => Meddling::Lose(at),
+            3 => Meddling::Double(at),
+            4 => Meddling::Swap(at),
+            5 => Meddling::Change(at),
+            _ => Meddling::Delay(at, Duration::from_secs(1)),
+        };
+        let (own, _meddler) = through(meddling).await?;
+        let name = format!("meddled/{number}/at/{at}/of/{total}");
+        let ended = own.run(own.backup(&helped.pod, Some("meddled"), &name)?).await?;
+        let judgement = helped.restic.judge(&name, ended.report.as_ref(), &digest)?;
+        anyhow::Ok((format!("{name} {meddling:?}"), judgement, ended.log, matches!(meddling, Meddling::Delay(..))))
+    });
+    let mut runs = Box::pin(runs.buffer_unordered(arguments.parallel));
+    while let Some((name, judgement, log, must_be_green)) = runs.try_next().await? {
+        tally.count(&name, judgement, must_be_green, &log);
+    }
+    Ok(tally)
 }
