@@ -20,7 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("annotations", &["model"]),
     ("api", &["model"]),
     ("plan", &["model", "annotations", "api"]),
-    ("inject", &["model", "annotations", "plan"]),
+    ("inject", &["model", "annotations", "api", "plan"]),
     ("build", &["model", "annotations", "api", "plan"]),
     ("stream", &["model"]),
     ("seal", &["model"]),
@@ -29,6 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry", &["model"]),
     ("runner", &["model", "stream", "annotations", "api", "seal", "cluster", "repository", "telemetry"]),
     ("controller", &["model", "annotations", "api", "plan", "build", "cluster", "telemetry"]),
+    ("webhook", &["model", "annotations", "api", "plan", "inject", "cluster", "telemetry"]),
     (
         "cli",
         &[
@@ -45,6 +46,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "telemetry",
             "runner",
             "controller",
+            "webhook",
         ],
     ),
     ("main", &["cli"]),

@@ -25,6 +25,7 @@ pub fn run(arguments: &ExplainArguments) -> Result<u8, CliError> {
         on_create: true,
         by_namespace: None,
         image: &arguments.image,
+        repositories: &[],
     };
     let mut explanations = Vec::new();
     let mut passed_over = Vec::new();

@@ -50,6 +50,8 @@ pub struct InjectionFacts<'a> {
     pub by_namespace: Option<Injection>,
     /// Reference of our image, best by digest.
     pub image: &'a str,
+    /// The Repositories of the pod's namespace.
+    pub repositories: &'a [crate::api::Repository],
 }
 
 /// Decides on one pod.

@@ -12,7 +12,7 @@ use stowaway::inject::{InjectionFacts, Outcome, inject};
 const IMAGE: &str = "registry.example/stowaway@sha256:5e1f";
 
 const FACTS: InjectionFacts<'static> =
-    InjectionFacts { namespace: "orchard", on_create: true, by_namespace: None, image: IMAGE };
+    InjectionFacts { namespace: "orchard", on_create: true, by_namespace: None, image: IMAGE, repositories: &[] };
 
 /// The names of containers and volumes that are ours, but for those of Secrets.
 const OURS: [&str; 6] = [
