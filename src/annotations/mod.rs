@@ -16,4 +16,6 @@ pub use keys::{Form, KEYS, Key, PREFIX, Role, own_key, render};
 pub use parse::parse;
 pub use request::{CommandRequest, Generation, Injection, Problem, Problems, Request, Warning};
 pub use split::split;
-pub use values::{MAXIMUM_COMMAND_BYTES, MAXIMUM_EXTENSION_BYTES, MAXIMUM_NAMES, positive_duration};
+pub use values::{
+    MAXIMUM_COMMAND_BYTES, MAXIMUM_EXTENSION_BYTES, MAXIMUM_NAMES, label, object_name, positive_duration,
+};

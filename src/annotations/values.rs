@@ -79,7 +79,7 @@ fn checked(argv: Vec<String>, open_quote: bool) -> Result<Command, String> {
 }
 
 /// The name of a command or a container: a DNS label as of RFC 1123, as Kubernetes has it.
-pub(super) fn label(value: &str) -> Result<(), String> {
+pub fn label(value: &str) -> Result<(), String> {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if (1..=63).contains(&value.len()) && value.bytes().all(inner) && !value.starts_with('-') && !value.ends_with('-') {
         Ok(())
@@ -104,7 +104,7 @@ pub(super) fn repository_name(value: &str) -> Result<String, String> {
 }
 
 /// The name of an object: DNS labels joined by dots, at most 253 bytes.
-pub(super) fn object_name(value: &str) -> Result<(), String> {
+pub fn object_name(value: &str) -> Result<(), String> {
     if value.len() <= MAXIMUM_NAME_BYTES && value.split('.').all(|part| label(part).is_ok()) {
         Ok(())
     } else {

@@ -68,6 +68,9 @@ pub enum Verb {
     /// Run the controller (in the cluster).
     #[command(hide = true)]
     Controller(ControllerArguments),
+    /// Run the admission webhook (in the cluster).
+    #[command(hide = true)]
+    Webhook(WebhookArguments),
     /// Carry out one run (in its Job's pod).
     #[command(hide = true)]
     Runner {
@@ -293,6 +296,32 @@ pub struct ControllerArguments {
     /// Image of the runs' pods; the controller's own.
     #[arg(long, env = "STOWAWAY_IMAGE")]
     pub image: String,
+}
+
+/// `stowaway webhook`
+#[derive(Args, Debug)]
+pub struct WebhookArguments {
+    /// Image of what is put into pods; the webhook's own.
+    #[arg(long, env = "STOWAWAY_IMAGE")]
+    pub image: String,
+    /// Namespace it runs in.
+    #[arg(long, env = "POD_NAMESPACE", default_value = crate::build::manifests::NAMESPACE)]
+    pub namespace: String,
+    /// Name of its Service there.
+    #[arg(long, default_value = "stowaway-webhook")]
+    pub service: String,
+    /// Port at which the API server calls. (Private clusters of some clouds let only 443 and 10250 through.)
+    #[arg(long, default_value_t = 10250)]
+    pub port: u16,
+    /// Port of /healthz, /readyz and /metrics.
+    #[arg(long, default_value_t = 8080)]
+    pub health_port: u16,
+    /// How long it serves after it was told to end.
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub drain: Duration,
+    /// Folder with tls.crt, tls.key and ca.crt, as cert-manager's Secret is mounted; the webhook makes its own otherwise.
+    #[arg(long)]
+    pub certificates_folder: Option<PathBuf>,
 }
 
 fn run_name(text: &str) -> Result<RunName, String> {

@@ -20,6 +20,7 @@ use crate::{
     model::{Failure, SourceNameError, TagError},
     repository, runner,
     telemetry::{self, LogOutput},
+    webhook,
 };
 
 /// Why a verb did not get to a verdict.
@@ -75,7 +76,7 @@ impl CliError {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let output = match arguments.verb {
-        Verb::Controller(_) | Verb::Runner { question: None } => LogOutput::Stdout,
+        Verb::Controller(_) | Verb::Webhook(_) | Verb::Runner { question: None } => LogOutput::Stdout,
         _ => LogOutput::Stderr,
     };
     telemetry::start(arguments.log_format, output, &arguments.log_level);
@@ -133,6 +134,19 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
             let settings = controller::Settings { image: arguments.image, instance: std::env::var("POD_NAME").ok() };
             let shutdown = async { tracing::info!("{} received", runner::terminated().await) };
             controller::run(settings, shutdown).await.map(|()| 0).map_err(|error| CliError::Usage(error.to_string()))
+        }
+        Verb::Webhook(arguments) => {
+            let settings = webhook::Settings {
+                image: arguments.image,
+                namespace: arguments.namespace,
+                service: arguments.service,
+                port: arguments.port,
+                health_port: arguments.health_port,
+                drain: arguments.drain,
+                certificates_folder: arguments.certificates_folder,
+            };
+            let shutdown = async { tracing::info!("{} received", runner::terminated().await) };
+            webhook::run(settings, shutdown).await.map(|()| 0).map_err(|error| CliError::Usage(error.to_string()))
         }
         Verb::Runner { question: None } => Ok(runner::run_job().await),
         Verb::Runner { question: Some(question) } => Ok(runner::answer(question).await),

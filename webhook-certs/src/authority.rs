@@ -10,7 +10,7 @@ use rcgen::{
     PKCS_ECDSA_P256_SHA256,
 };
 use time::OffsetDateTime;
-use x509_parser::pem::parse_x509_pem;
+use x509_parser::{certificate::X509Certificate, pem::parse_x509_pem};
 use zeroize::Zeroizing;
 
 /// How long an authority is valid.
@@ -50,6 +50,21 @@ impl Validity {
             not_before: seconds(now.saturating_sub(SKEW).unwrap_or(now)),
             not_after: seconds(now.saturating_add(lifetime).unwrap_or(now)),
         }
+    }
+
+    /// That of a certificate in DER.
+    pub fn of(certificate: &[u8]) -> Result<Self, CertificateError> {
+        let parsed = x509_parser::parse_x509_certificate(certificate);
+        let (_, parsed) = parsed.map_err(|error| CertificateError::Unreadable(error.to_string()))?;
+        Self::of_parsed(&parsed)
+    }
+
+    fn of_parsed(certificate: &X509Certificate<'_>) -> Result<Self, CertificateError> {
+        let moment = |time: x509_parser::time::ASN1Time| {
+            Timestamp::from_second(time.timestamp()).map_err(|error| CertificateError::Unreadable(error.to_string()))
+        };
+        let validity = certificate.validity();
+        Ok(Self { not_before: moment(validity.not_before)?, not_after: moment(validity.not_after)? })
     }
 
     /// Whether it is valid then.
@@ -112,13 +127,7 @@ impl Authority {
         if *parsed.public_key().subject_public_key.data != *KeyPair::from_pem(key)?.public_key_raw() {
             return Err(CertificateError::Mismatch("the key is not the certificate's"));
         }
-        let moment = |time: x509_parser::time::ASN1Time| {
-            Timestamp::from_second(time.timestamp()).map_err(|error| unreadable(&error))
-        };
-        let validity = Validity {
-            not_before: moment(parsed.validity().not_before)?,
-            not_after: moment(parsed.validity().not_after)?,
-        };
+        let validity = Validity::of_parsed(&parsed)?;
         Ok(Self { certificate: certificate.to_owned(), key: Zeroizing::new(key.to_owned()), validity })
     }
 

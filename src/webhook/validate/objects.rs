@@ -1,0 +1,353 @@
+//! What can be known to be wrong with a Repository, Backup or Restore before anything is tried, beyond what the schema of
+//! the definition refuses. Otherwise it would be seen only when a run fails.
+//!
+//! It must not know what exists elsewhere in the namespace, but for its Repositories, and of those it only warns: they may
+//! come a moment later. A Restore's command is never shown.
+
+use std::fmt::Display;
+
+use kube::ResourceExt;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{Judgement, runner_pod};
+use crate::{
+    annotations::{MAXIMUM_COMMAND_BYTES, PREFIX, label, object_name, positive_duration},
+    api::{Backup, IS_DEFAULT, Repository, RepositorySpec, Restore, S3Backend, VolumeBackend},
+    plan::{PlanProblem, SourceFacts, plan_sources},
+    webhook::review::RefusedField,
+};
+
+/// What is found, in the order of the fields.
+#[derive(Default)]
+pub(super) struct Findings {
+    problems: Vec<Problem>,
+    warnings: Vec<String>,
+}
+
+struct Problem {
+    /// The names on the way to the field.
+    path: Vec<String>,
+    message: String,
+}
+
+impl Problem {
+    fn pointer(&self) -> String {
+        self.path.iter().map(|name| format!("/{}", name.replace('~', "~0").replace('/', "~1"))).collect()
+    }
+
+    fn refused(&self) -> RefusedField {
+        let message = format!("{}: {}", self.path.join("."), self.message);
+        RefusedField { reason: "FieldValueInvalid".to_owned(), message, field: self.path.join(".") }
+    }
+}
+
+impl Findings {
+    /// Something wrong with a field whose value may be shown.
+    pub fn wrong(&mut self, path: &[&str], value: impl Display, reason: impl Display) {
+        self.hidden(path, format_args!("{reason}; it is \"{value}\""));
+    }
+
+    /// Something wrong with a field whose value is not shown.
+    pub fn hidden(&mut self, path: &[&str], message: impl Display) {
+        let path = path.iter().map(|name| (*name).to_owned()).collect();
+        self.problems.push(Problem { path, message: message.to_string() });
+    }
+
+    fn warn(&mut self, path: &[&str], message: impl Display) {
+        self.warnings.push(format!("{}: {message}", path.join(".")));
+    }
+
+    /// The name of another object.
+    pub fn name(&mut self, path: &[&str], name: &str) {
+        if let Err(reason) = object_name(name) {
+            self.wrong(path, name, reason);
+        }
+    }
+
+    /// Name of and key in a Secret.
+    fn secret(&mut self, path: &[&str], name: &str, key: &str) {
+        self.name(&[path, &["name"]].concat(), name);
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if !key.bytes().all(allowed) || matches!(key, "." | "..") {
+            self.wrong(&[path, &["key"]].concat(), key, "is no key of a Secret: letters, digits, '-', '_' and '.'");
+        }
+    }
+}
+
+/// Looks at an object of ours as it is to be, and, when it is changed, as it was; none for a kind that we don't know.
+pub fn object(kind: &str, object: &Value, old: Option<&Value>, repositories: &[Repository]) -> Option<Judgement> {
+    let findings = examine(kind, object, repositories)?;
+    let before = old.filter(|_| !findings.problems.is_empty()).and_then(|old| examine(kind, old, repositories));
+    let mut judgement = Judgement::of(object, findings.warnings);
+    for problem in findings.problems {
+        let pointer = problem.pointer();
+        let known = before.as_ref().is_some_and(|before| {
+            before.problems.iter().any(|other| other.path == problem.path && other.message == problem.message)
+        }) && old.and_then(|old| old.pointer(&pointer)) == object.pointer(&pointer);
+        judgement.add(problem.refused(), known);
+    }
+    Some(judgement)
+}
+
+fn examine(kind: &str, object: &Value, repositories: &[Repository]) -> Option<Findings> {
+    let mut findings = Findings::default();
+    match kind {
+        "Repository" => {
+            if let Some(repository) = read(object, &mut findings) {
+                of_repository(&repository, repositories, &mut findings);
+            }
+        }
+        "Backup" => {
+            durations(object, &mut findings);
+            if let Some(backup) = read(object, &mut findings) {
+                of_backup(&backup, repositories, &mut findings);
+            }
+        }
+        "Restore" => {
+            durations(object, &mut findings);
+            if let Some(restore) = read(object, &mut findings) {
+                of_restore(&restore, repositories, &mut findings);
+            }
+        }
+        _ => return None,
+    }
+    Some(findings)
+}
+
+/// The object as our type; what cannot be read could not be carried out either. The library's message would quote values.
+fn read<K: DeserializeOwned>(object: &Value, findings: &mut Findings) -> Option<K> {
+    // The library's own reader of durations stops at some texts for good.
+    if !findings.problems.is_empty() {
+        return None;
+    }
+    let spec = K::deserialize(object);
+    if spec.is_err() {
+        findings.hidden(&["spec"], "this version of Stowaway cannot read it; is the webhook as new as the definition?");
+    }
+    spec.ok()
+}
+
+/// Checks both durations of a run's spec, on the raw text.
+fn durations(object: &Value, findings: &mut Findings) {
+    let mut duration = |field: &str| {
+        let text = object.get("spec")?.get(field)?.as_str()?;
+        positive_duration(text).map_err(|reason| findings.wrong(&["spec", field], text, reason)).ok()
+    };
+    let (timeout, idle) = (duration("timeout"), duration("idleTimeout"));
+    if let (Some(timeout), Some(idle)) = (timeout, idle)
+        && idle >= timeout
+    {
+        findings.warn(&["spec", "idleTimeout"], "has no effect, since spec.timeout is not longer");
+    }
+}
+
+fn of_repository(repository: &Repository, repositories: &[Repository], findings: &mut Findings) {
+    let spec = &repository.spec;
+    for (key, value) in repository.annotations().iter().filter(|(key, _)| key.starts_with(PREFIX)) {
+        let path = ["metadata", "annotations", key.as_str()];
+        if key != IS_DEFAULT {
+            findings.warn(
+                &path,
+                format_args!("is not known on a Repository and has no effect; the only one is {IS_DEFAULT}"),
+            );
+        } else if value == "true" {
+            let is_other = |other: &&Repository| {
+                other.name_any() != repository.name_any() && other.annotations().get(IS_DEFAULT) == Some(value)
+            };
+            if let Some(other) = repositories.iter().find(is_other) {
+                let other = other.name_any();
+                let message = format!("Repository {other} is the default, too; as long as both are, neither is taken");
+                findings.warn(&path, message);
+            }
+        } else if value != "false" {
+            findings.warn(&path, "has no effect; only \"true\" makes a Repository the default one");
+        }
+    }
+    if [spec.s3.is_some(), spec.volume.is_some()].iter().filter(|present| **present).count() != 1 {
+        findings.hidden(&["spec"], "exactly one backend is wanted: s3 or volume");
+    }
+    of_backend(spec, findings);
+    let password = &spec.password_secret_ref;
+    findings.secret(&["spec", "passwordSecretRef"], &password.name, &password.key);
+    if let Some(wishes) = &spec.runner_pod {
+        runner_pod::check(wishes, findings);
+    }
+}
+
+fn of_backend(spec: &RepositorySpec, findings: &mut Findings) {
+    if let Some(s3) = &spec.s3 {
+        of_s3(s3, findings);
+        let at = |name: &'static str| ["spec", "s3", "credentials", name];
+        let credentials = &s3.credentials;
+        let (id, secret) = (&credentials.access_key_id_secret_ref, &credentials.secret_access_key_secret_ref);
+        findings.secret(&at("accessKeyIdSecretRef"), &id.name, &id.key);
+        findings.secret(&at("secretAccessKeySecretRef"), &secret.name, &secret.key);
+        if let Some(token) = &credentials.session_token_secret_ref {
+            findings.secret(&at("sessionTokenSecretRef"), &token.name, &token.key);
+        }
+    }
+    if let Some(volume) = &spec.volume {
+        of_volume(volume, findings);
+    }
+}
+
+fn of_s3(s3: &S3Backend, findings: &mut Findings) {
+    let path = ["spec", "s3", "endpoint"];
+    let host = s3.endpoint.parse::<http::Uri>().ok().and_then(|endpoint| {
+        let port =
+            endpoint.authority()?.as_str().rsplit_once("]").map_or(endpoint.authority()?.as_str(), |(_, port)| port);
+        // An empty or too big number is no port, though some readers pass over it.
+        let port_is_sound =
+            port.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0));
+        endpoint.host().filter(|host| !host.is_empty() && port_is_sound).map(str::to_owned)
+    });
+    let Some(host) = host else {
+        // Somebody may have put a password into it.
+        findings.hidden(&path, "is no URL of a service, such as https://s3.example.org or http://minio.backup:9000");
+        return;
+    };
+    let bucket = ["spec", "s3", "bucket"];
+    if ["..", ".-", "-."].iter().any(|part| s3.bucket.contains(part)) {
+        findings.wrong(&bucket, &s3.bucket, "is no bucket's name: a dot stands between letters or digits");
+    }
+    if s3.path_style {
+        return;
+    }
+    // The bucket becomes a part of the host's name.
+    if host.starts_with('[') || host.parse::<std::net::Ipv4Addr>().is_ok() {
+        findings.wrong(
+            &["spec", "s3", "pathStyle"],
+            false,
+            format_args!("a bucket cannot be put before the address {host}"),
+        );
+    }
+    if s3.bucket.bytes().any(|byte| byte.is_ascii_uppercase() || byte == b'_') {
+        findings.wrong(
+            &bucket,
+            &s3.bucket,
+            "with pathStyle false it is a part of a host's name: lower-case letters, digits and '-'",
+        );
+    } else if s3.bucket.contains('.') && s3.endpoint.starts_with("https:") {
+        findings.warn(
+            &bucket,
+            "with pathStyle false and https a bucket with a dot matches no certificate of most services",
+        );
+    }
+}
+
+fn of_volume(volume: &VolumeBackend, findings: &mut Findings) {
+    let at = |kind: &'static str, field: &'static str| ["spec", "volume", kind, field];
+    let mut read_only = Vec::new();
+    if let Some(claim) = &volume.persistent_volume_claim {
+        findings.name(&at("persistentVolumeClaim", "claimName"), &claim.claim_name);
+        read_only.push(("persistentVolumeClaim", claim.read_only));
+    }
+    if let Some(nfs) = &volume.nfs {
+        if nfs.server.is_empty() {
+            findings.hidden(&at("nfs", "server"), "is empty");
+        }
+        folder(&at("nfs", "path"), &nfs.path, findings);
+        read_only.push(("nfs", nfs.read_only));
+    }
+    if let Some(host_path) = &volume.host_path {
+        folder(&at("hostPath", "path"), &host_path.path, findings);
+        let kind = host_path.type_.as_deref().unwrap_or_default();
+        if !["", "Directory", "DirectoryOrCreate"].contains(&kind) {
+            findings.wrong(&at("hostPath", "type"), kind, "a repository is a folder: Directory or DirectoryOrCreate");
+        }
+    }
+    if let Some(csi) = &volume.csi {
+        if csi.driver.is_empty() {
+            findings.hidden(&at("csi", "driver"), "is empty");
+        }
+        read_only.push(("csi", csi.read_only));
+    }
+    if let Some(azure) = &volume.azure_file {
+        findings.name(&at("azureFile", "secretName"), &azure.secret_name);
+        if azure.share_name.is_empty() {
+            findings.hidden(&at("azureFile", "shareName"), "is empty");
+        }
+        read_only.push(("azureFile", azure.read_only));
+    }
+    for (kind, _) in read_only.into_iter().filter(|(_, read_only)| *read_only == Some(true)) {
+        findings.wrong(&at(kind, "readOnly"), true, "nothing could be written to the repository");
+    }
+}
+
+/// A folder of a node or a server: Kubernetes refuses paths that go up.
+fn folder(path: &[&str], folder: &str, findings: &mut Findings) {
+    if !folder.starts_with('/') || folder.split('/').any(|part| part == "..") {
+        findings.wrong(path, folder, "has to be an absolute path without '..'");
+    }
+}
+
+fn of_reference(name: Option<&str>, repositories: &[Repository], findings: &mut Findings) {
+    let path = ["spec", "repositoryRef", "name"];
+    let Some(name) = name else {
+        if repositories.is_empty() {
+            findings
+                .warn(&path[..2], "there is no Repository in this namespace yet; the run waits some minutes for one");
+        }
+        return;
+    };
+    findings.name(&path, name);
+    if !repositories.iter().any(|repository| repository.name_any() == name) {
+        let message = format!("there is no Repository {name} in this namespace yet; the run waits some minutes for it");
+        findings.warn(&path, message);
+    }
+}
+
+fn of_backup(backup: &Backup, repositories: &[Repository], findings: &mut Findings) {
+    let spec = &backup.spec;
+    // The plan's own reading, on no pods.
+    let selector = spec.selector.as_ref();
+    let plan = plan_sources(SourceFacts { namespace: "", pods: &[], selector, cluster: "", backup_uid: "" });
+    for problem in &plan.problems {
+        match problem {
+            PlanProblem::Selector { message } => findings.hidden(&["spec", "selector"], message),
+            problem => findings.hidden(&["spec"], problem),
+        }
+    }
+    of_reference(spec.repository_ref.as_ref().map(|reference| reference.name.as_str()), repositories, findings);
+    if let Some(wishes) = &spec.runner_pod {
+        runner_pod::check(wishes, findings);
+    }
+}
+
+fn of_restore(restore: &Restore, repositories: &[Repository], findings: &mut Findings) {
+    let spec = &restore.spec;
+    let source = spec.from.source.as_str();
+    let parts: Vec<&str> = source.split('/').collect();
+    if let ["statefulset", workload, rest @ ..] = &parts[..] {
+        let name = format!("pod/{workload}-0/{}", rest.join("/"));
+        let reason = format!("no source is named so: each pod of a StatefulSet is one, for example {name}");
+        findings.wrong(&["spec", "from", "source"], source, reason);
+    }
+    if let Some(to) = &spec.to {
+        if let Some(pod) = &to.pod {
+            findings.name(&["spec", "to", "pod"], pod);
+        }
+        if let Some(container) = &to.container
+            && let Err(reason) = label(container)
+        {
+            findings.wrong(&["spec", "to", "container"], container, reason);
+        }
+        let command = ["spec", "to", "command"];
+        if to.command.first().is_some_and(String::is_empty) {
+            findings.hidden(&command, "begins with an empty word instead of a program");
+        }
+        if to.command.iter().any(|word| word.contains('\0')) {
+            findings.hidden(&command, "holds a NUL, which no program can be given");
+        }
+        if to.command.iter().map(String::len).sum::<usize>() > MAXIMUM_COMMAND_BYTES {
+            findings.hidden(
+                &command,
+                format_args!(
+                    "has more than {MAXIMUM_COMMAND_BYTES} bytes; put the script into the image or a ConfigMap"
+                ),
+            );
+        }
+    }
+    of_reference(spec.repository_ref.as_ref().map(|reference| reference.name.as_str()), repositories, findings);
+}

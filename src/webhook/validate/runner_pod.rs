@@ -1,0 +1,100 @@
+//! What the API server would refuse of a `runnerPod` only when a Job is made of it.
+//!
+//! It must not know the Job.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use super::objects::Findings;
+use crate::{annotations::object_name, api::RunnerPod};
+
+const FIELD: [&str; 2] = ["spec", "runnerPod"];
+
+/// Checks all of it.
+pub(super) fn check(wishes: &RunnerPod, findings: &mut Findings) {
+    pairs("nodeSelector", &wishes.node_selector, label_value, findings);
+    pairs("labels", &wishes.labels, label_value, findings);
+    pairs("annotations", &wishes.annotations, |_| true, findings);
+    for (index, secret) in wishes.image_pull_secrets.iter().enumerate() {
+        let index = index.to_string();
+        findings.name(&[&FIELD[..], &["imagePullSecrets", &index, "name"]].concat(), &secret.name);
+    }
+    for (index, toleration) in wishes.tolerations.iter().enumerate() {
+        let index = index.to_string();
+        let operator = toleration.operator.as_deref().unwrap_or_default();
+        let value = toleration.value.as_deref().unwrap_or_default();
+        let key = toleration.key.as_deref().unwrap_or_default();
+        let effect = toleration.effect.as_deref().unwrap_or_default();
+        let mut wrong = |field: &str, value: &str, reason: &str| {
+            findings.wrong(&[&FIELD[..], &["tolerations", &index, field]].concat(), value, reason);
+        };
+        match operator {
+            "" | "Equal" if key.is_empty() => wrong("operator", operator, "without a key it has to be Exists"),
+            "Exists" if !value.is_empty() => wrong("value", value, "has to be empty where the operator is Exists"),
+            _ => {}
+        }
+        if !["", "NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect) {
+            wrong("effect", effect, "is neither NoSchedule, PreferNoSchedule nor NoExecute");
+        }
+        if toleration.toleration_seconds.is_some() && effect != "NoExecute" {
+            wrong("effect", effect, "has to be NoExecute where tolerationSeconds is set");
+        }
+    }
+    let resources = wishes
+        .resources
+        .iter()
+        .flat_map(|resources| [("limits", resources.limits.as_ref()), ("requests", resources.requests.as_ref())]);
+    for (side, amounts) in resources {
+        for (kind, Quantity(amount)) in amounts.into_iter().flatten() {
+            if !is_quantity(amount) {
+                let path = [&FIELD[..], &["resources", side, kind]].concat();
+                findings.wrong(&path, amount, "is no quantity, such as 500m, 2 or 256Mi");
+            }
+        }
+    }
+    if let Some(context) = &wishes.security_context
+        && context.run_as_non_root == Some(true)
+        && context.run_as_user == Some(0)
+    {
+        findings.wrong(&[&FIELD[..], &["securityContext", "runAsUser"]].concat(), 0, "contradicts runAsNonRoot");
+    }
+}
+
+/// Checks a map of labels or annotations.
+fn pairs(field: &str, pairs: &BTreeMap<String, String>, sound: fn(&str) -> bool, findings: &mut Findings) {
+    for (key, value) in pairs {
+        let path = [&FIELD[..], &[field, key.as_str()]].concat();
+        if !qualified(key) {
+            findings
+                .hidden(&path, "is no key: [PREFIX/]NAME, of letters, digits, '-', '_' and '.', the name at most 63");
+        }
+        if !sound(value) {
+            findings.wrong(&path, value, "is no label's value: at most 63 letters, digits, '-', '_' and '.'");
+        }
+    }
+}
+
+fn qualified(key: &str) -> bool {
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    !name.is_empty() && label_value(name) && prefix.is_none_or(|prefix| object_name(prefix).is_ok())
+}
+
+fn label_value(value: &str) -> bool {
+    let is_end = |byte: Option<&u8>| byte.is_none_or(u8::is_ascii_alphanumeric);
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let bytes = value.as_bytes();
+    value.len() <= 63 && value.bytes().all(allowed) && is_end(bytes.first()) && is_end(bytes.last())
+}
+
+/// Kubernetes' grammar of quantities.
+fn is_quantity(text: &str) -> bool {
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let end =
+        unsigned.find(|character: char| !character.is_ascii_digit() && character != '.').unwrap_or(unsigned.len());
+    let (number, suffix) = unsigned.split_at(end);
+    let is_number = number.matches('.').count() <= 1 && number.bytes().any(|byte| byte.is_ascii_digit());
+    let units = ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    let exponent = suffix.strip_prefix(['e', 'E']).is_some_and(|power| power.parse::<i8>().is_ok());
+    is_number && (units.contains(&suffix) || exponent)
+}
