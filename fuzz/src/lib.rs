@@ -6,9 +6,20 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use stowaway::annotations;
+use serde_json::json;
+use stowaway::{
+    annotations,
+    annotations::Injection,
+    api::Repository,
+    inject::{Cause, Effect, InjectionFacts, inject},
+    webhook::{
+        decision::{DecisionFacts, Question, decide},
+        review,
+    },
+};
 use stowaway_seal::{
-    Frame, FrameDecoder, FrameEncoder, Nonce, Opener, Outcome, SealError, Sealer, Trailer, Window, parse_answer, parse_hello,
+    Frame, FrameDecoder, FrameEncoder, Nonce, Opener, Outcome, SealError, Sealer, Trailer, Window, parse_answer,
+    parse_hello,
 };
 
 /// Annotations, a line each: `KEY=VALUE`. A key that begins with `.` or `-` continues our own prefix's commonest one.
@@ -29,7 +40,10 @@ pub fn annotations(data: &[u8]) {
     match read {
         Err(problems) => assert!(!problems.0.is_empty(), "refused without a reason"),
         Ok(Some(request)) => {
-            assert!(request.commands.iter().all(|command| command.argv.first().is_some_and(|program| !program.is_empty())), "a command without a program");
+            assert!(
+                request.commands.iter().all(|command| command.argv.first().is_some_and(|program| !program.is_empty())),
+                "a command without a program"
+            );
         }
         Ok(None) => {}
     }
@@ -104,4 +118,55 @@ fn receive(wire: &[u8], piece: usize, nonce: &Nonce) -> Option<Vec<u8>> {
         }
     }
     None
+}
+
+/// An `AdmissionReview` as anybody may send it; the first byte says under which path.
+///
+/// Nothing panics, every decision can be written, and a patch applies and leaves nothing to inject.
+pub fn admission(data: &[u8]) {
+    let Some((path, text)) = data.split_first() else { return };
+    let by_namespace = [None, Some(Injection::Helper), Some(Injection::Sidecar)][usize::from(*path) % 3];
+    let question = match path % 5 {
+        0..=2 => Question::Pods(by_namespace),
+        3 => Question::Workloads,
+        _ => Question::Objects,
+    };
+    let Ok(request) = review::read(text) else { return };
+    let repositories = repositories(&request.namespace);
+    let Ok(decision) = decide(question, &request, DecisionFacts { image: "stowaway", repositories: &repositories })
+    else {
+        return;
+    };
+    assert!(decision.answer.write(&request).is_ok(), "a decision that cannot be written");
+    assert_eq!(decision.effect == Effect::Refuse, decision.answer.refusal.is_some());
+    if decision.effect != Effect::Inject {
+        assert!(decision.answer.patch.is_empty(), "a patch without injection");
+        return;
+    }
+    let Question::Pods(by_namespace) = question else { panic!("a workload is never changed") };
+    let mut pod = request.object().cloned().unwrap_or_default();
+    assert!(json_patch::patch(&mut pod, &decision.answer.patch).is_ok(), "a patch that does not apply");
+    let facts = InjectionFacts {
+        namespace: &request.namespace,
+        on_create: true,
+        by_namespace,
+        image: "stowaway",
+        repositories: &repositories,
+    };
+    assert_eq!(inject(&pod, &facts).cause, Cause::AlreadyInjected);
+}
+
+fn repositories(namespace: &str) -> Vec<Repository> {
+    let secret = |key: &str| json!({ "name": "store", "key": key });
+    let repository = json!({
+        "apiVersion": "stowaway.dev/v1alpha1", "kind": "Repository",
+        "metadata": { "name": "main", "namespace": namespace, "annotations": { "stowaway.dev/is-default": "true" } },
+        "spec": {
+            "s3": { "endpoint": "http://s3", "bucket": "backups", "credentials": {
+                "accessKeyIdSecretRef": secret("id"), "secretAccessKeySecretRef": secret("key"),
+            } },
+            "passwordSecretRef": { "name": "password" },
+        },
+    });
+    vec![serde_json::from_value(repository).unwrap_or_else(|error| panic!("{error}"))]
 }

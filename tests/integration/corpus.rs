@@ -17,6 +17,11 @@ fn corpus_of_the_protocol_is_read_without_a_panic() {
     replay("protocol", targets::protocol);
 }
 
+#[test]
+fn corpus_of_the_reviews_is_answered_without_a_panic() {
+    replay("admission", targets::admission);
+}
+
 fn replay(target: &str, run: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let mut count = 0;
