@@ -58,9 +58,12 @@ pub enum Verb {
         /// The folder.
         #[arg(long)]
         output: PathBuf,
-        /// Image reference of the controller and its runs.
+        /// Image reference of controller, webhook, runs, and of what is injected.
         #[arg(long, default_value = crate::build::manifests::IMAGE)]
         image: String,
+        /// Let cert-manager, which must be installed, issue the webhook's certificate; else the webhook does so itself.
+        #[arg(long)]
+        cert_manager: bool,
     },
     /// Print the table of annotations as Markdown.
     #[command(hide = true)]
