@@ -9,12 +9,12 @@
 //! model, stream, api, seal <- cluster               knows no repository
 //! cluster + repository + seal <- runner             one run, wherever it executes
 //! plan + build + cluster <- controller              observe -> plan -> build -> apply -> status
-//! inject + cluster <- webhook                       admission: what a pod gets, what is refused
+//! inject + build + cluster <- webhook               answers the API server, and keeps itself trusted
 //! everything <- cli <- main
 //! ```
 //!
 //! Beside this one: `stowaway-seal`, the sealed protocol, which `seal` is built upon; `stowaway-helper`, the small static
-//! program that speaks it in a pod; `webhook-certs`, the certificates of the webhook.
+//! program that speaks it in a pod; `webhook-certs`, which decides on the webhook's certificates.
 
 pub mod annotations;
 pub mod api;

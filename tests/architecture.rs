@@ -29,7 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry", &["model"]),
     ("runner", &["model", "stream", "annotations", "api", "seal", "cluster", "repository", "telemetry"]),
     ("controller", &["model", "annotations", "api", "plan", "build", "cluster", "telemetry"]),
-    ("webhook", &["model", "annotations", "api", "plan", "inject", "cluster", "telemetry"]),
+    ("webhook", &["model", "annotations", "api", "plan", "inject", "build", "cluster", "telemetry"]),
     (
         "cli",
         &[

@@ -121,7 +121,7 @@ fn pod(request: &JobRequest<'_>, name: &str, wishes: RunnerPod) -> Result<PodSpe
     Ok(PodSpec {
         restart_policy: Some("Never".into()),
         // What talks to the store alone has no identity and no token.
-        service_account_name: has_identity.then(|| name.to_owned()),
+        service_account_name: has_identity.then(|| names::account_name(name)),
         automount_service_account_token: Some(has_identity),
         enable_service_links: Some(false),
         security_context: Some(pod_security(security_context.unwrap_or_default())),

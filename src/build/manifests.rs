@@ -1,49 +1,75 @@
-//! What is installed in a cluster: the definitions of our objects, the controller, and the rights of both.
+//! What is installed in a cluster: the definitions of our objects, controller and webhook, the rights of all, and the
+//! policies that guard them.
 //!
-//! It must not know how the files get to a disk or a cluster. The output depends on nothing but the arguments.
+//! It must not know how the files get to a disk or a cluster. The output depends on nothing but the arguments, and holds no
+//! secret: certificates are made in the cluster.
 
-mod policy;
+mod admission;
+mod cert_manager;
+mod conditions;
+mod controller;
+mod pod;
+mod policies;
 mod roles;
+#[cfg(test)]
+mod tests;
+mod webhook;
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::{
-        apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy},
-        core::v1::{
-            Capabilities, Container, EnvVar, Namespace, PodSecurityContext, PodSpec, PodTemplateSpec,
-            ResourceRequirements, SeccompProfile, SecurityContext, ServiceAccount,
-        },
-        rbac::v1::{ClusterRoleBinding, RoleRef, Subject},
+        core::v1::{Namespace, ServiceAccount},
+        rbac::v1::{ClusterRoleBinding, RoleBinding, RoleRef, Subject},
     },
-    apimachinery::pkg::{
-        api::resource::Quantity,
-        apis::meta::v1::{LabelSelector, ObjectMeta},
-    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::ResourceExt;
 use serde::Serialize;
 
 use crate::api;
 
-/// The namespace of the controller, unless told otherwise.
+/// The namespace of controller and webhook, unless told otherwise.
 pub const NAMESPACE: &str = "stowaway-system";
 /// The image of this version, unless told otherwise.
 pub const IMAGE: &str = concat!("stowaway:", env!("CARGO_PKG_VERSION"));
+/// The environment variable that tells controller and webhook which image the runs use, and which one is injected.
+pub const IMAGE_VARIABLE: &str = "STOWAWAY_IMAGE";
+/// Name of the webhook's objects: its Deployment, its Service, and its webhook configurations.
+pub const WEBHOOK: &str = "stowaway-webhook";
+/// Name of the Secret that holds the webhook's authority. The webhook makes it itself.
+pub const AUTHORITY: &str = "stowaway-webhook-authority";
+/// Name of the Lease whose holder leads the authority. The webhook makes it itself.
+pub const LEASE: &str = "stowaway-webhook";
 /// Name of the controller's objects.
 const CONTROLLER: &str = "stowaway-controller";
-/// The environment variable that tells the controller which image the runs use.
-pub const IMAGE_VARIABLE: &str = "STOWAWAY_IMAGE";
 /// What each file begins with.
 const HEADER: &str = "# Generated from the Rust types by `make manifests`; do not edit.\n";
+
+/// What is to be installed.
+#[derive(Clone, Copy, Debug)]
+pub struct Installation<'a> {
+    /// Image reference of controller, webhook, runs, and of what is injected.
+    pub image: &'a str,
+    /// Where controller and webhook run.
+    pub namespace: &'a str,
+    /// Whether cert-manager issues the webhook's certificate, rather than the webhook itself.
+    pub cert_manager: bool,
+}
+
+impl Default for Installation<'_> {
+    fn default() -> Self {
+        Self { image: IMAGE, namespace: NAMESPACE, cert_manager: false }
+    }
+}
 
 /// All files of the folder `manifests/`: path within it, and content.
 ///
 /// # Errors
 /// When an object cannot be written as YAML.
-pub fn files(image: &str, namespace: &str) -> Result<Vec<(String, String)>, serde_norway::Error> {
+pub fn files(installation: &Installation<'_>) -> Result<Vec<(String, String)>, serde_norway::Error> {
     let mut files = crds_yaml()?;
-    files.push(("install.yaml".to_owned(), install_yaml(image, namespace)?));
+    files.push(("install.yaml".to_owned(), install_yaml(installation)?));
     Ok(files)
 }
 
@@ -57,21 +83,41 @@ pub fn crds_yaml() -> Result<Vec<(String, String)>, serde_norway::Error> {
     definitions.iter().map(yaml).collect()
 }
 
-/// Everything else: namespace, identity, rights and the controller itself, which runs from `image`.
+/// Everything else, in the order in which it is to be applied: a policy before what it guards, and the webhook's
+/// configurations last, when there is something to be called.
 ///
 /// # Errors
 /// When an object cannot be written as YAML.
-pub fn install_yaml(image: &str, namespace: &str) -> Result<String, serde_norway::Error> {
-    let documents = [
-        to_yaml(&namespace_object(namespace))?,
-        to_yaml(&ServiceAccount { metadata: metadata(CONTROLLER, Some(namespace)), ..ServiceAccount::default() })?,
+pub fn install_yaml(installation: &Installation<'_>) -> Result<String, serde_norway::Error> {
+    let Installation { image: _, namespace, cert_manager } = *installation;
+    let mut documents = vec![to_yaml(&namespace_object(namespace))?];
+    for (policy, binding) in policies::all(namespace) {
+        documents.extend([to_yaml(&policy)?, to_yaml(&binding)?]);
+    }
+    documents.extend([
+        to_yaml(&service_account(CONTROLLER, "controller", namespace))?,
         to_yaml(&roles::controller(CONTROLLER))?,
         to_yaml(&roles::runner())?,
-        to_yaml(&binding(namespace))?,
-        to_yaml(&policy::policy())?,
-        to_yaml(&policy::binding())?,
-        to_yaml(&deployment(image, namespace))?,
-    ];
+        to_yaml(&cluster_binding(CONTROLLER, "controller", namespace))?,
+        to_yaml(&controller::deployment(installation))?,
+        to_yaml(&service_account(WEBHOOK, "webhook", namespace))?,
+        to_yaml(&roles::webhook())?,
+        to_yaml(&cluster_binding(WEBHOOK, "webhook", namespace))?,
+    ]);
+    if cert_manager {
+        for object in cert_manager::objects(namespace) {
+            documents.push(to_yaml(&object)?);
+        }
+    } else {
+        documents.extend([to_yaml(&roles::webhook_own(namespace))?, to_yaml(&own_binding(namespace))?]);
+    }
+    documents.extend([
+        to_yaml(&webhook::service(namespace))?,
+        to_yaml(&webhook::disruption_budget(namespace))?,
+        to_yaml(&webhook::deployment(installation))?,
+        to_yaml(&admission::mutating(installation))?,
+        to_yaml(&admission::validating(installation))?,
+    ]);
     Ok(format!("{HEADER}{}", documents.join("---\n")))
 }
 
@@ -80,22 +126,23 @@ fn to_yaml(object: &impl Serialize) -> Result<String, serde_norway::Error> {
     serde_norway::to_string(&serde_norway::to_value(object)?)
 }
 
-fn labels() -> BTreeMap<String, String> {
+/// The labels of what belongs to that component: `controller`, `webhook`, or `policy`.
+fn labels(component: &str) -> BTreeMap<String, String> {
     let label = |key: &str, value: &str| (format!("app.kubernetes.io/{key}"), value.to_owned());
-    BTreeMap::from([label("name", "stowaway"), label("component", "controller")])
+    BTreeMap::from([label("name", "stowaway"), label("component", component)])
 }
 
-fn metadata(name: &str, namespace: Option<&str>) -> ObjectMeta {
+fn metadata(name: &str, component: &str, namespace: Option<&str>) -> ObjectMeta {
     ObjectMeta {
         name: Some(name.to_owned()),
         namespace: namespace.map(str::to_owned),
-        labels: Some(labels()),
+        labels: Some(labels(component)),
         ..ObjectMeta::default()
     }
 }
 
 fn namespace_object(namespace: &str) -> Namespace {
-    let mut metadata = metadata(namespace, None);
+    let mut metadata = metadata(namespace, "controller", None);
     metadata
         .labels
         .get_or_insert_default()
@@ -103,71 +150,37 @@ fn namespace_object(namespace: &str) -> Namespace {
     Namespace { metadata, ..Namespace::default() }
 }
 
-fn binding(namespace: &str) -> ClusterRoleBinding {
+fn service_account(name: &str, component: &str, namespace: &str) -> ServiceAccount {
+    ServiceAccount { metadata: metadata(name, component, Some(namespace)), ..ServiceAccount::default() }
+}
+
+/// Binds the `ServiceAccount` to the `ClusterRole` of its name.
+fn cluster_binding(name: &str, component: &str, namespace: &str) -> ClusterRoleBinding {
     ClusterRoleBinding {
-        metadata: metadata(CONTROLLER, None),
-        role_ref: RoleRef {
-            api_group: "rbac.authorization.k8s.io".into(),
-            kind: "ClusterRole".into(),
-            name: CONTROLLER.into(),
-        },
-        subjects: Some(vec![Subject {
-            kind: "ServiceAccount".into(),
-            name: CONTROLLER.into(),
-            namespace: Some(namespace.to_owned()),
-            ..Subject::default()
-        }]),
+        metadata: metadata(name, component, None),
+        role_ref: role_reference("ClusterRole", name),
+        subjects: Some(vec![subject(name, namespace)]),
     }
 }
 
-fn deployment(image: &str, namespace: &str) -> Deployment {
-    Deployment {
-        metadata: metadata(CONTROLLER, Some(namespace)),
-        spec: Some(DeploymentSpec {
-            replicas: Some(1),
-            // Never two at once. Should it happen all the same: names are derived from facts, so nothing is made twice.
-            strategy: Some(DeploymentStrategy { type_: Some("Recreate".into()), rolling_update: None }),
-            selector: LabelSelector { match_labels: Some(labels()), match_expressions: None },
-            template: PodTemplateSpec {
-                metadata: Some(ObjectMeta { labels: Some(labels()), ..ObjectMeta::default() }),
-                spec: Some(controller_pod(image)),
-            },
-            ..DeploymentSpec::default()
-        }),
-        status: None,
+/// Binds the webhook to the Role of its own namespace.
+fn own_binding(namespace: &str) -> RoleBinding {
+    RoleBinding {
+        metadata: metadata(WEBHOOK, "webhook", Some(namespace)),
+        role_ref: role_reference("Role", WEBHOOK),
+        subjects: Some(vec![subject(WEBHOOK, namespace)]),
     }
 }
 
-fn controller_pod(image: &str) -> PodSpec {
-    let quantity = |name: &str, amount: &str| (name.to_owned(), Quantity(amount.to_owned()));
-    PodSpec {
-        service_account_name: Some(CONTROLLER.into()),
-        enable_service_links: Some(false),
-        security_context: Some(PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(65_532),
-            run_as_group: Some(65_532),
-            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
-            ..PodSecurityContext::default()
-        }),
-        containers: vec![Container {
-            name: "controller".into(),
-            image: Some(image.to_owned()),
-            args: Some(vec!["controller".into()]),
-            env: Some(vec![EnvVar { name: IMAGE_VARIABLE.into(), value: Some(image.to_owned()), value_from: None }]),
-            resources: Some(ResourceRequirements {
-                requests: Some(BTreeMap::from([quantity("cpu", "50m"), quantity("memory", "64Mi")])),
-                limits: Some(BTreeMap::from([quantity("memory", "256Mi")])),
-                ..ResourceRequirements::default()
-            }),
-            security_context: Some(SecurityContext {
-                allow_privilege_escalation: Some(false),
-                read_only_root_filesystem: Some(true),
-                capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
-                ..SecurityContext::default()
-            }),
-            ..Container::default()
-        }],
-        ..PodSpec::default()
+fn role_reference(kind: &str, name: &str) -> RoleRef {
+    RoleRef { api_group: "rbac.authorization.k8s.io".into(), kind: kind.into(), name: name.into() }
+}
+
+fn subject(name: &str, namespace: &str) -> Subject {
+    Subject {
+        kind: "ServiceAccount".into(),
+        name: name.into(),
+        namespace: Some(namespace.to_owned()),
+        ..Subject::default()
     }
 }

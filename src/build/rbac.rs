@@ -17,12 +17,15 @@ use super::names::Owner;
 /// The `ClusterRole` that a run is bound to, in its own namespace only; see `manifests/install.yaml`.
 pub const RUNNER_ROLE: &str = "stowaway-runner";
 
-/// The `ServiceAccount` of a Job that was stored; it has the Job's name and goes with it.
+/// The `ServiceAccount` of a Job that was stored, as its pods name it; it goes with the Job. None for a Job without identity.
 pub fn service_account(job: &Job) -> Option<ServiceAccount> {
-    Some(ServiceAccount { metadata: metadata(job)?, ..ServiceAccount::default() })
+    Some(ServiceAccount {
+        metadata: ObjectMeta { name: Some(account_of(job)?.to_owned()), ..metadata(job)? },
+        ..ServiceAccount::default()
+    })
 }
 
-/// Binds the Job's `ServiceAccount` to [`RUNNER_ROLE`]; it is deleted when the Job has ended.
+/// Binds the Job's `ServiceAccount` to [`RUNNER_ROLE`]; it has the Job's name, and is deleted when the Job has ended.
 pub fn role_binding(job: &Job) -> Option<RoleBinding> {
     let metadata = metadata(job)?;
     Some(RoleBinding {
@@ -33,12 +36,16 @@ pub fn role_binding(job: &Job) -> Option<RoleBinding> {
         },
         subjects: Some(vec![Subject {
             kind: "ServiceAccount".into(),
-            name: metadata.name.clone()?,
+            name: account_of(job)?.to_owned(),
             namespace: metadata.namespace.clone(),
             ..Subject::default()
         }]),
         metadata,
     })
+}
+
+fn account_of(job: &Job) -> Option<&str> {
+    job.spec.as_ref()?.template.spec.as_ref()?.service_account_name.as_deref()
 }
 
 fn metadata(job: &Job) -> Option<ObjectMeta> {

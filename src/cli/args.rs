@@ -58,9 +58,12 @@ pub enum Verb {
         /// The folder.
         #[arg(long)]
         output: PathBuf,
-        /// Image reference of the controller and its runs.
+        /// Image reference of controller, webhook, runs, and of what is injected.
         #[arg(long, default_value = crate::build::manifests::IMAGE)]
         image: String,
+        /// Let cert-manager, which must be installed, issue the webhook's certificate; else the webhook does so itself.
+        #[arg(long)]
+        cert_manager: bool,
     },
     /// Print the table of annotations as Markdown.
     #[command(hide = true)]
@@ -307,6 +310,9 @@ pub struct WebhookArguments {
     /// Namespace it runs in.
     #[arg(long, env = "POD_NAMESPACE", default_value = crate::build::manifests::NAMESPACE)]
     pub namespace: String,
+    /// Its own name among all replicas: that of its pod.
+    #[arg(long, env = "POD_NAME", default_value = "stowaway-webhook")]
+    pub instance: String,
     /// Name of its Service there.
     #[arg(long, default_value = "stowaway-webhook")]
     pub service: String,

@@ -125,7 +125,7 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
             clap_complete::generate(shell, &mut Arguments::command(), "stowaway", &mut std::io::stdout());
             Ok(0)
         }
-        Verb::Manifests { output, image } => manifests(&output, &image),
+        Verb::Manifests { output, image, cert_manager } => manifests(&output, &image, cert_manager),
         Verb::Annotations => {
             output::print_line(annotations::render().trim_end())?;
             Ok(0)
@@ -139,6 +139,7 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
             let settings = webhook::Settings {
                 image: arguments.image,
                 namespace: arguments.namespace,
+                instance: arguments.instance,
                 service: arguments.service,
                 port: arguments.port,
                 health_port: arguments.health_port,
@@ -153,8 +154,9 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
     }
 }
 
-fn manifests(folder: &std::path::Path, image: &str) -> Result<u8, CliError> {
-    let files = build::manifests::files(image, build::manifests::NAMESPACE)
+fn manifests(folder: &std::path::Path, image: &str, cert_manager: bool) -> Result<u8, CliError> {
+    let installation = build::manifests::Installation { image, cert_manager, ..Default::default() };
+    let files = build::manifests::files(&installation)
         .map_err(|error| CliError::Usage(format!("the manifests cannot be written: {error}")))?;
     for (name, text) in files {
         let path = folder.join(name);

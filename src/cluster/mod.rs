@@ -1,7 +1,10 @@
 //! Everything that talks to the API server. It must not know the repository.
 
 pub mod apply;
+pub mod bundles;
 pub mod call;
 pub mod events;
 pub mod exec;
+pub mod lease;
 pub mod observe;
+pub mod singleton;

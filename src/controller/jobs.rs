@@ -125,8 +125,7 @@ async fn set_going(context: &Context, job: &Job) -> Result<(), ReconcileError> {
     if job.spec.as_ref().and_then(|spec| spec.suspend) != Some(true) {
         return Ok(());
     }
-    let is_init = job.labels().get(labels::KIND).is_some_and(|kind| *kind == RunKind::Init.to_string());
-    if !is_init && let (Some(account), Some(binding)) = (build::service_account(job), build::role_binding(job)) {
+    if let (Some(account), Some(binding)) = (build::service_account(job), build::role_binding(job)) {
         apply::service_account(&context.client, &account).await?;
         apply::role_binding(&context.client, &binding).await?;
     }

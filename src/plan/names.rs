@@ -21,6 +21,9 @@ const MAXIMUM_NAME: usize = 63;
 /// How much of a name comes from the hash.
 const HASH_DIGITS: usize = 10;
 
+/// What the names of the `ServiceAccount`s of runs begin with. Policies know them by it; see `build::manifests`.
+pub const ACCOUNT_PREFIX: &str = "stowaway-run-";
+
 /// What a Job is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RunKind {
@@ -108,6 +111,11 @@ pub fn job_name(owner: &Owner, source: &str, attempt: u32) -> String {
         .take(MAXIMUM_NAME - 1 - HASH_DIGITS)
         .collect();
     format!("{}-{hash}", readable.trim_matches('-'))
+}
+
+/// The name of the `ServiceAccount` of the Job of that name; at most 76 characters, of 253.
+pub fn account_name(job: &str) -> String {
+    format!("{ACCOUNT_PREFIX}{job}")
 }
 
 /// 16 hex digits of the SHA-256 of a source's name, by which its Jobs are found.

@@ -4,7 +4,7 @@
 //! cluster, writes nothing because of a review, and so says the same to a dry run.
 //!
 //! A request's way: `serve` (connections, TLS) -> `router` (paths, how much is read) -> `review` (the API server's form) ->
-//! `decision` (with `inject` and `validate`) -> `review`.
+//! `decision` (with `inject` and `validate`) -> `review`. Beside it, `trust` keeps the certificate that is served with.
 
 pub mod certificates;
 pub mod decision;
@@ -14,6 +14,7 @@ pub mod repositories;
 pub mod review;
 pub mod router;
 pub mod serve;
+pub mod trust;
 pub mod validate;
 
 use std::{future::Future, io, path::PathBuf, sync::Arc, time::Duration};
@@ -37,6 +38,8 @@ pub struct Settings {
     pub image: String,
     /// The namespace it runs in.
     pub namespace: String,
+    /// The replica's own name among all replicas: that of its pod.
+    pub instance: String,
     /// Name of its Service there.
     pub service: String,
     /// Where the API server calls it.
@@ -103,7 +106,13 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
         drain: settings.drain,
     };
     let end = CancellationToken::new();
-    let bundles = start_trust(&client, &settings, &serving.certificates, &end);
+    let (sender, bundles) = watch::channel(Vec::new());
+    let trust = trust::Settings {
+        namespace: settings.namespace,
+        instance: settings.instance,
+        certificates_folder: settings.certificates_folder,
+    };
+    let trust = trust::run(client.clone(), trust, serving.certificates.clone(), sender, end.clone());
     let repositories = serving.repositories.clone();
     let follow = repositories.follow(client, end.clone());
     let serve = async {
@@ -111,20 +120,8 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
         end.cancel();
         result
     };
-    let ((), result) = tokio::join!(follow, serve);
+    let ((), (), result) = tokio::join!(follow, trust, serve);
     result
-}
-
-/// Starts what provides the certificate, and what tells the bundles of the webhook configurations.
-fn start_trust(
-    client: &Client,
-    settings: &Settings,
-    certificates: &Arc<Certificates>,
-    end: &CancellationToken,
-) -> Bundles {
-    let (_sender, bundles) = watch::channel(Vec::new());
-    let _ = (client, settings, certificates, end);
-    bundles
 }
 
 /// All that serving needs; nothing of it is the cluster's.

@@ -70,6 +70,7 @@ pub fn admission(admission: Arc<Admission>) -> Router {
     Router::new()
         .route("/pods", asked(Question::Pods(None)))
         .route("/pods/helper", asked(Question::Pods(Some(Injection::Helper))))
+        .route("/pods/none", asked(Question::Pods(Some(Injection::None))))
         .route("/pods/sidecar", asked(Question::Pods(Some(Injection::Sidecar))))
         .route("/workloads", asked(Question::Workloads))
         .route("/objects", asked(Question::Objects))

@@ -4,13 +4,13 @@ use std::{fs, path::Path};
 
 use stowaway::{
     annotations,
-    build::manifests::{IMAGE, NAMESPACE, files},
+    build::manifests::{Installation, files},
 };
 
 #[test]
 fn committed_manifests_are_fresh() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests");
-    let stale: Vec<String> = files(IMAGE, NAMESPACE)
+    let stale: Vec<String> = files(&Installation::default())
         .unwrap()
         .into_iter()
         .filter(|(path, content)| fs::read_to_string(folder.join(path)).ok().as_ref() != Some(content))

@@ -1,17 +1,17 @@
-//! The rights of the controller and of a run: each verb is there because a call needs it.
+//! The rights of controller, webhook and a run: each verb is there because a call needs it.
 //!
 //! It must not know who is bound to them.
 
-use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
+use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
 
-use super::metadata;
+use super::{AUTHORITY, LEASE, WEBHOOK, metadata};
 use crate::{api, build::rbac::RUNNER_ROLE};
 
 /// What the controller may do in every namespace. It reads no Secret and opens no store.
 pub(super) fn controller(name: &str) -> ClusterRole {
     let group = api::GROUP;
     ClusterRole {
-        metadata: metadata(name, None),
+        metadata: metadata(name, "controller", None),
         rules: Some(vec![
             rule(group, &["repositories", "backups", "restores"], &["get", "list", "watch"]),
             rule(group, &["repositories/status", "backups/status", "restores/status"], &["patch"]),
@@ -40,7 +40,7 @@ pub(super) fn controller(name: &str) -> ClusterRole {
 /// What a run may do in its own namespace, as long as it lasts.
 pub(super) fn runner() -> ClusterRole {
     ClusterRole {
-        metadata: metadata(RUNNER_ROLE, None),
+        metadata: metadata(RUNNER_ROLE, "controller", None),
         rules: Some(vec![
             rule("", &["pods"], &["get"]),
             rule("", &["pods/exec"], &["get", "create"]),
@@ -48,6 +48,33 @@ pub(super) fn runner() -> ClusterRole {
             rule(api::GROUP, &["restores"], &["get"]),
         ]),
         aggregation_rule: None,
+    }
+}
+
+/// What the webhook may do in the whole cluster: trust is written into its own configurations, and a pod's warning may name
+/// the Repositories that there are. It sees no pod, no Secret and no exec; what it is asked about comes with the question.
+pub(super) fn webhook() -> ClusterRole {
+    let configurations = ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"];
+    let verbs = ["get", "list", "watch", "patch"];
+    ClusterRole {
+        metadata: metadata(WEBHOOK, "webhook", None),
+        rules: Some(vec![
+            named(rule("admissionregistration.k8s.io", &configurations, &verbs), WEBHOOK),
+            rule(api::GROUP, &["repositories"], &["get", "list", "watch"]),
+        ]),
+        aggregation_rule: None,
+    }
+}
+
+/// What the webhook may do in its own namespace: keep its authority, and take turns in leading it. A server-side apply names
+/// what it makes, so that even the right to create is for one name each.
+pub(super) fn webhook_own(namespace: &str) -> Role {
+    Role {
+        metadata: metadata(WEBHOOK, "webhook", Some(namespace)),
+        rules: Some(vec![
+            named(rule("", &["secrets"], &["get", "list", "watch", "create", "patch", "update"]), AUTHORITY),
+            named(rule("coordination.k8s.io", &["leases"], &["get", "create", "patch", "update"]), LEASE),
+        ]),
     }
 }
 

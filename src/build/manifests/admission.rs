@@ -1,0 +1,178 @@
+//! Which requests the API server asks the webhook about: only those that concern us, each by exactly one entry.
+//!
+//! It must not know what is answered.
+//!
+//! A pod with a restore step is never started without it, so its entries fail closed. All else fails open: the controller
+//! finds what was missed. What a namespace's label says is told by the path, since the webhook reads no namespaces.
+//!
+//! The names of the entries are for ever. Server-side apply keeps an entry that a newer installation has left out for as long
+//! as somebody owns a field of it, and the webhook owns its bundle; what would be left is no valid entry, so that the newer
+//! installation would be refused.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::admissionregistration::v1::{
+        MatchCondition, MutatingWebhook, MutatingWebhookConfiguration, RuleWithOperations, ServiceReference,
+        ValidatingWebhook, ValidatingWebhookConfiguration, WebhookClientConfig,
+    },
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement, ObjectMeta},
+};
+
+use super::{
+    Installation, WEBHOOK, cert_manager,
+    conditions::{
+        Condition, annotations_of, concerns_us, does_not_restore, is_bare, is_no_mirror, is_no_run, restores,
+    },
+    metadata,
+};
+use crate::{
+    annotations::{Role, own_key},
+    api,
+};
+
+/// The API server waits no longer for an answer.
+const TIMEOUT_SECONDS: i32 = 3;
+/// The label by which a namespace is known everywhere.
+const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+/// The values of the namespace's label that have a path of their own below `/pods`.
+const LABELLED: [&str; 3] = ["helper", "sidecar", "none"];
+
+/// The entries that change pods.
+pub(super) fn mutating(installation: &Installation<'_>) -> MutatingWebhookConfiguration {
+    let namespace = installation.namespace;
+    let mut webhooks = vec![injecting(namespace, None, false), injecting(namespace, None, true)];
+    for label in LABELLED {
+        webhooks.extend([injecting(namespace, Some(label), false), injecting(namespace, Some(label), true)]);
+    }
+    MutatingWebhookConfiguration { metadata: configuration(installation), webhooks: Some(webhooks) }
+}
+
+/// One entry: for the namespaces with that value of the label (or another one, or none), and pods with a restore step or
+/// without.
+fn injecting(namespace: &str, label: Option<&str>, restore: bool) -> MutatingWebhook {
+    let suffix = |separator: char| label.map(|label| format!("{separator}{label}")).unwrap_or_default();
+    let mut conditions = vec![is_no_mirror()];
+    if restore {
+        conditions.push(restores());
+    } else {
+        conditions.extend([does_not_restore(), is_no_run()]);
+        if !label.is_some_and(injects_all) {
+            conditions.push(asks("object"));
+        }
+    }
+    let requirement = match label {
+        Some(label) => label_is("In", &own_key(Role::Inject), &[label]),
+        None => label_is("NotIn", &own_key(Role::Inject), &LABELLED),
+    };
+    MutatingWebhook {
+        name: format!("{}{}.{}", if restore { "restore" } else { "inject" }, suffix('-'), api::GROUP),
+        client_config: client_config(namespace, &format!("/pods{}", suffix('/'))),
+        rules: Some(vec![rule("", "v1", &["pods"], &["CREATE"])]),
+        namespace_selector: Some(selector(namespace, Some(requirement))),
+        match_conditions: Some(match_conditions(conditions)),
+        match_policy: Some("Equivalent".into()),
+        failure_policy: Some(if restore { "Fail" } else { "Ignore" }.into()),
+        // Others may add containers or volumes after us.
+        reinvocation_policy: Some("IfNeeded".into()),
+        side_effects: "None".into(),
+        timeout_seconds: Some(TIMEOUT_SECONDS),
+        admission_review_versions: vec!["v1".into()],
+        ..MutatingWebhook::default()
+    }
+}
+
+/// Whether all pods of a namespace with this label get something, annotated or not.
+fn injects_all(label: &str) -> bool {
+    label != "none"
+}
+
+/// The entries that refuse mistakes. What asks for nothing of ours, after the change, has none.
+pub(super) fn validating(installation: &Installation<'_>) -> ValidatingWebhookConfiguration {
+    let namespace = installation.namespace;
+    let entry =
+        |name: &str, path: &str, rules: Vec<RuleWithOperations>, conditions: Vec<Condition>| ValidatingWebhook {
+            name: format!("{name}.{}", api::GROUP),
+            client_config: client_config(namespace, path),
+            rules: Some(rules),
+            namespace_selector: Some(selector(namespace, None)),
+            match_conditions: (!conditions.is_empty()).then(|| match_conditions(conditions)),
+            match_policy: Some("Equivalent".into()),
+            failure_policy: Some("Ignore".into()),
+            side_effects: "None".into(),
+            timeout_seconds: Some(TIMEOUT_SECONDS),
+            admission_review_versions: vec!["v1".into()],
+            ..ValidatingWebhook::default()
+        };
+    let written = ["CREATE", "UPDATE"];
+    let (path, template) = ("/workloads", "object.spec.template");
+    let workloads = vec![
+        rule("apps", "v1", &["deployments", "statefulsets", "daemonsets"], &written),
+        rule("batch", "v1", &["jobs"], &written),
+    ];
+    let cron_jobs = vec![rule("batch", "v1", &["cronjobs"], &written)];
+    let pods = vec![rule("", "v1", &["pods"], &written)];
+    let kinds: Vec<String> = api::crds().into_iter().map(|crd| crd.spec.names.plural).collect();
+    let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
+    let webhooks = vec![
+        entry("workloads", path, workloads, vec![is_no_run(), asks(template)]),
+        entry("cron-jobs", path, cron_jobs, vec![asks("object.spec.jobTemplate.spec.template")]),
+        entry("pods", path, pods, vec![is_no_run(), is_no_mirror(), is_bare(), asks("object")]),
+        entry("objects", "/objects", vec![rule(api::GROUP, api::VERSION, &kinds, &written)], Vec::new()),
+    ];
+    ValidatingWebhookConfiguration { metadata: configuration(installation), webhooks: Some(webhooks) }
+}
+
+fn asks(object: &str) -> Condition {
+    Condition { name: "concerns-us", expression: concerns_us(&annotations_of(object)) }
+}
+
+fn configuration(installation: &Installation<'_>) -> ObjectMeta {
+    let from = |namespace: &str| format!("{namespace}/{WEBHOOK}");
+    let annotations = installation
+        .cert_manager
+        .then(|| BTreeMap::from([(cert_manager::INJECT.to_owned(), from(installation.namespace))]));
+    ObjectMeta { annotations, ..metadata(WEBHOOK, "webhook", None) }
+}
+
+/// No bundle: it is written in the cluster, by whoever issues the certificate.
+fn client_config(namespace: &str, path: &str) -> WebhookClientConfig {
+    WebhookClientConfig {
+        service: Some(ServiceReference {
+            name: WEBHOOK.into(),
+            namespace: namespace.to_owned(),
+            path: Some(path.to_owned()),
+            port: None,
+        }),
+        ..WebhookClientConfig::default()
+    }
+}
+
+/// All namespaces that have `requirement`, but ours and the system's: those must start when nothing else runs yet.
+fn selector(namespace: &str, requirement: Option<LabelSelectorRequirement>) -> LabelSelector {
+    let others = label_is("NotIn", NAMESPACE_NAME, &["kube-system", namespace]);
+    LabelSelector { match_expressions: Some(std::iter::once(others).chain(requirement).collect()), match_labels: None }
+}
+
+fn label_is(operator: &str, key: &str, values: &[&str]) -> LabelSelectorRequirement {
+    LabelSelectorRequirement { key: key.to_owned(), operator: operator.to_owned(), values: Some(owned(values)) }
+}
+
+fn rule(group: &str, version: &str, resources: &[&str], operations: &[&str]) -> RuleWithOperations {
+    RuleWithOperations {
+        api_groups: Some(owned(&[group])),
+        api_versions: Some(owned(&[version])),
+        resources: Some(owned(resources)),
+        operations: Some(owned(operations)),
+        scope: Some("Namespaced".into()),
+    }
+}
+
+fn match_conditions(conditions: Vec<Condition>) -> Vec<MatchCondition> {
+    let condition = |Condition { name, expression }: Condition| MatchCondition { name: name.to_owned(), expression };
+    conditions.into_iter().map(condition).collect()
+}
+
+fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}

@@ -1,0 +1,36 @@
+//! The controller's Deployment.
+//!
+//! It must not know its rights.
+
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy},
+        core::v1::{Container, PodTemplateSpec},
+    },
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
+};
+
+use super::{CONTROLLER, Installation, labels, metadata, pod};
+
+pub(super) fn deployment(installation: &Installation<'_>) -> Deployment {
+    let labels = labels("controller");
+    let container = Container {
+        resources: Some(pod::resources("50m", "64Mi", "256Mi")),
+        ..pod::container("controller", installation.image)
+    };
+    Deployment {
+        metadata: metadata(CONTROLLER, "controller", Some(installation.namespace)),
+        spec: Some(DeploymentSpec {
+            replicas: Some(1),
+            // Never two at once. Should it happen all the same: names are derived from facts, so nothing is made twice.
+            strategy: Some(DeploymentStrategy { type_: Some("Recreate".into()), rolling_update: None }),
+            selector: LabelSelector { match_labels: Some(labels.clone()), match_expressions: None },
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
+                spec: Some(pod::pod(CONTROLLER, container)),
+            },
+            ..DeploymentSpec::default()
+        }),
+        status: None,
+    }
+}

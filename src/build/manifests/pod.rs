@@ -1,0 +1,74 @@
+//! What the pods of controller and webhook have in common: Pod Security `restricted`, and nothing that they do not need.
+//!
+//! It must not know what runs in them.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{
+        Capabilities, Container, EnvVar, EnvVarSource, ObjectFieldSelector, PodSecurityContext, PodSpec,
+        ResourceRequirements, SeccompProfile, SecurityContext,
+    },
+    apimachinery::pkg::api::resource::Quantity,
+};
+
+use super::IMAGE_VARIABLE;
+
+/// A pod of one container, for that `ServiceAccount`.
+pub(super) fn pod(account: &str, container: Container) -> PodSpec {
+    PodSpec {
+        service_account_name: Some(account.to_owned()),
+        enable_service_links: Some(false),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(65_532),
+            run_as_group: Some(65_532),
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
+            ..PodSecurityContext::default()
+        }),
+        containers: vec![container],
+        ..PodSpec::default()
+    }
+}
+
+/// A container that runs this verb of our image, which it is told of, as of its own pod.
+pub(super) fn container(verb: &str, image: &str) -> Container {
+    Container {
+        name: verb.to_owned(),
+        image: Some(image.to_owned()),
+        args: Some(vec![verb.to_owned()]),
+        env: Some(vec![
+            EnvVar { name: IMAGE_VARIABLE.into(), value: Some(image.to_owned()), value_from: None },
+            field("POD_NAME", "metadata.name"),
+            field("POD_NAMESPACE", "metadata.namespace"),
+        ]),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
+            ..SecurityContext::default()
+        }),
+        ..Container::default()
+    }
+}
+
+fn field(name: &str, path: &str) -> EnvVar {
+    EnvVar {
+        name: name.into(),
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector { field_path: path.into(), api_version: None }),
+            ..EnvVarSource::default()
+        }),
+        value: None,
+    }
+}
+
+/// Requests of CPU and memory, and a limit of memory. CPU has none: a throttled webhook would be a slow one.
+pub(super) fn resources(cpu: &str, memory: &str, memory_limit: &str) -> ResourceRequirements {
+    let quantity = |name: &str, amount: &str| (name.to_owned(), Quantity(amount.to_owned()));
+    ResourceRequirements {
+        requests: Some(BTreeMap::from([quantity("cpu", cpu), quantity("memory", memory)])),
+        limits: Some(BTreeMap::from([quantity("memory", memory_limit)])),
+        ..ResourceRequirements::default()
+    }
+}

@@ -1,0 +1,111 @@
+//! Only our Jobs use the accounts of runs.
+//!
+//! While a run lasts, its `ServiceAccount` may exec in every pod of its namespace. A tenant who may make pods there, but not
+//! exec, must not come by it. The accounts are known by the prefix of their names. It must not know what a run does.
+//!
+//! The ways to an account, and what closes each:
+//! - *A pod that claims it*, made by hand, by a `Deployment`, ...: only the Job controller makes such pods, and only for Jobs.
+//!   (A cluster whose controllers have no accounts of their own makes all pods by one user, so the owner counts, too.)
+//! - *A Job that claims it*, or a change of ours: only our controller writes the spec of such a Job. `CronJob`s make theirs by
+//!   another account. Metadata are free: the garbage collector writes there.
+//! - *The pod of a run, changed*: a new image runs with the old token, and an ephemeral container can mount it. That needs
+//!   the right to exec, which is all there is to win.
+//! - *A token*: only nodes ask for one, on behalf of a pod that runs there; and a Secret that would be filled with one which
+//!   never ends is refused to everybody.
+//! - *Impersonation*: who may impersonate the namespace's accounts (Kubernetes' own role `edit` may) comes without the
+//!   mark of the pod that a real token is bound to.
+//! - *An account made by the tenant* under the prefix, or ours made before us: free, since it can do nothing until it is
+//!   bound to a role, and Kubernetes lets nobody bind a role that he does not hold. When our controller then binds it, all
+//!   of the above holds for it; tokens are bound to its UID and cannot be had before, either.
+//! - *Another subject in our `RoleBinding`*: for Kubernetes an escalation, unless the author may exec himself.
+
+use super::{
+    super::{
+        CONTROLLER,
+        conditions::{list, text},
+    },
+    Guard, MAY_EXEC,
+};
+use crate::plan::names::ACCOUNT_PREFIX;
+
+/// Who makes the pods of Jobs; the second where controllers have no accounts of their own.
+const JOB_CONTROLLERS: [&str; 2] =
+    ["system:serviceaccount:kube-system:job-controller", "system:kube-controller-manager"];
+
+pub(super) fn guards(namespace: &str) -> [Guard; 6] {
+    let prefix = text(ACCOUNT_PREFIX);
+    let claims = |spec: &str| format!("{spec}.?serviceAccountName.orValue('').startsWith({prefix})");
+    [
+        Guard {
+            name: "stowaway-run-pods",
+            rules: vec![("", &["pods"], &["CREATE"])],
+            concerns: Some(("claims-an-account-of-runs", claims("object.spec"))),
+            expression: format!(
+                "request.userInfo.username in {} && object.metadata.?ownerReferences.orValue([]).exists(owner, \
+                 owner.?controller.orValue(false) && owner.apiVersion == 'batch/v1' && owner.kind == 'Job')",
+                list(JOB_CONTROLLERS)
+            ),
+            message: "accounts that begin with stowaway-run- are for the Jobs of Stowaway's runs alone",
+        },
+        Guard {
+            name: "stowaway-run-pod-changes",
+            rules: vec![("", &["pods", "pods/ephemeralcontainers"], &["UPDATE"])],
+            concerns: Some((
+                "changes-the-pod-of-a-run",
+                format!("{} && object.spec != oldObject.spec", claims("oldObject.spec")),
+            )),
+            expression: MAY_EXEC.to_owned(),
+            message: "the pod of a run holds a token that may exec: a change needs the right to create pods/exec in the namespace",
+        },
+        Guard {
+            name: "stowaway-run-jobs",
+            rules: vec![("batch", &["jobs"], &["CREATE", "UPDATE"])],
+            concerns: Some((
+                "claims-an-account-of-runs",
+                format!(
+                    "{} && (oldObject == null || object.spec != oldObject.spec)",
+                    claims("object.spec.template.spec")
+                ),
+            )),
+            expression: format!(
+                "request.userInfo.username == {}",
+                text(&format!("system:serviceaccount:{namespace}:{CONTROLLER}"))
+            ),
+            message: "Jobs whose account begins with stowaway-run- are written by Stowaway's controller alone",
+        },
+        Guard {
+            name: "stowaway-run-tokens",
+            rules: vec![("", &["serviceaccounts/token"], &["CREATE"])],
+            concerns: Some(("is-an-account-of-runs", format!("request.name.startsWith({prefix})"))),
+            expression: "'system:nodes' in request.userInfo.groups".to_owned(),
+            message: "tokens of accounts that begin with stowaway-run- are given to their pods alone",
+        },
+        Guard {
+            name: "stowaway-run-token-secrets",
+            rules: vec![("", &["secrets"], &["CREATE", "UPDATE"])],
+            concerns: Some((
+                "asks-for-a-token-of-runs",
+                format!(
+                    "object.?type.orValue('') == 'kubernetes.io/service-account-token' && \
+                     object.metadata.?annotations[?'kubernetes.io/service-account.name'].orValue('').startsWith({prefix})"
+                ),
+            )),
+            expression: "false".to_owned(),
+            message: "tokens of accounts that begin with stowaway-run- are given to their pods alone",
+        },
+        Guard {
+            name: "stowaway-run-exec",
+            rules: vec![("", &["pods/exec"], &["CONNECT"])],
+            concerns: Some((
+                "is-an-account-of-runs",
+                format!(
+                    "request.userInfo.username.matches({})",
+                    text(&format!("^system:serviceaccount:[^:]+:{ACCOUNT_PREFIX}"))
+                ),
+            )),
+            expression: "size(request.userInfo.?extra[?'authentication.kubernetes.io/pod-name'].orValue([])) > 0"
+                .to_owned(),
+            message: "accounts that begin with stowaway-run- exec from their pods alone",
+        },
+    ]
+}

@@ -1,0 +1,167 @@
+//! The webhook's Deployment, and what keeps it reachable while pods come and go.
+//!
+//! It must not know what it is asked, nor who may ask; see `admission`.
+//!
+//! There is no priority class: the system's own ones are refused outside of `kube-system` by clusters that limit them with a
+//! quota, and a webhook that cannot be scheduled is worse than one that waits. Without it pods still start, and the
+//! controller finds those that were not injected.
+
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
+        core::v1::{
+            Container, ContainerPort, HTTPGetAction, PodSpec, PodTemplateSpec, Probe, SecretVolumeSource, Service,
+            ServicePort, ServiceSpec, TopologySpreadConstraint, Volume, VolumeMount,
+        },
+        policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
+    },
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
+};
+
+use super::{Installation, WEBHOOK, cert_manager, labels, metadata, pod};
+
+/// Where the webhook serves. Private clusters let their API server reach the nodes' 443 and 10250 alone.
+const PORT: i32 = 10250;
+/// Where its health and metrics are.
+const HEALTH_PORT: i32 = 8080;
+/// Where the API server finds it.
+const SERVICE_PORT: i32 = 443;
+/// A replica that is told to stop serves on until the API server has heard of it; more than that takes.
+const GRACE: i64 = 60;
+/// Where the certificate of cert-manager is mounted.
+const CERTIFICATES_FOLDER: &str = "/run/stowaway/certificates";
+
+fn selector() -> LabelSelector {
+    LabelSelector { match_labels: Some(labels("webhook")), match_expressions: None }
+}
+
+pub(super) fn service(namespace: &str) -> Service {
+    Service {
+        metadata: metadata(WEBHOOK, "webhook", Some(namespace)),
+        spec: Some(ServiceSpec {
+            selector: Some(labels("webhook")),
+            ports: Some(vec![ServicePort {
+                name: Some("https".into()),
+                port: SERVICE_PORT,
+                target_port: Some(IntOrString::String("https".into())),
+                ..ServicePort::default()
+            }]),
+            ..ServiceSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// One replica always stays, and one that is broken anyway never holds up the drain of a node.
+pub(super) fn disruption_budget(namespace: &str) -> PodDisruptionBudget {
+    PodDisruptionBudget {
+        metadata: metadata(WEBHOOK, "webhook", Some(namespace)),
+        spec: Some(PodDisruptionBudgetSpec {
+            max_unavailable: Some(IntOrString::Int(1)),
+            selector: Some(selector()),
+            unhealthy_pod_eviction_policy: Some("AlwaysAllow".into()),
+            ..PodDisruptionBudgetSpec::default()
+        }),
+        status: None,
+    }
+}
+
+pub(super) fn deployment(installation: &Installation<'_>) -> Deployment {
+    Deployment {
+        metadata: metadata(WEBHOOK, "webhook", Some(installation.namespace)),
+        spec: Some(DeploymentSpec {
+            replicas: Some(2),
+            // A new one serves before an old one goes.
+            strategy: Some(DeploymentStrategy {
+                type_: Some("RollingUpdate".into()),
+                rolling_update: Some(RollingUpdateDeployment {
+                    max_surge: Some(IntOrString::Int(1)),
+                    max_unavailable: Some(IntOrString::Int(0)),
+                }),
+            }),
+            selector: selector(),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta { labels: Some(labels("webhook")), ..ObjectMeta::default() }),
+                spec: Some(webhook_pod(installation)),
+            },
+            ..DeploymentSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn webhook_pod(installation: &Installation<'_>) -> PodSpec {
+    let port = |name: &str, number: i32| ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: number,
+        ..ContainerPort::default()
+    };
+    let mut container = Container {
+        ports: Some(vec![port("https", PORT), port("health", HEALTH_PORT)]),
+        resources: Some(pod::resources("20m", "24Mi", "128Mi")),
+        readiness_probe: Some(probe("/readyz", 2, 2)),
+        // It heals what it can by itself; whoever does not even answer for a minute is stuck.
+        liveness_probe: Some(probe("/healthz", 10, 6)),
+        ..pod::container(WEBHOOK_VERB, installation.image)
+    };
+    let mut volumes = None;
+    if installation.cert_manager {
+        let argument = format!("--certificates-folder={CERTIFICATES_FOLDER}");
+        container.args.get_or_insert_default().push(argument);
+        container.volume_mounts = Some(vec![VolumeMount {
+            name: "certificates".into(),
+            mount_path: CERTIFICATES_FOLDER.into(),
+            read_only: Some(true),
+            ..VolumeMount::default()
+        }]);
+        volumes = Some(vec![Volume {
+            name: "certificates".into(),
+            secret: Some(SecretVolumeSource {
+                secret_name: Some(cert_manager::SECRET.into()),
+                // Readable by the group that the pod runs as.
+                default_mode: Some(0o440),
+                ..SecretVolumeSource::default()
+            }),
+            ..Volume::default()
+        }]);
+    }
+    let mut spec = pod::pod(WEBHOOK, container);
+    if let (Some(security), true) = (spec.security_context.as_mut(), installation.cert_manager) {
+        security.fs_group = security.run_as_group;
+    }
+    PodSpec {
+        volumes,
+        termination_grace_period_seconds: Some(GRACE),
+        topology_spread_constraints: Some(vec![TopologySpreadConstraint {
+            max_skew: 1,
+            topology_key: "kubernetes.io/hostname".into(),
+            // On a cluster of one node both run there.
+            when_unsatisfiable: "ScheduleAnyway".into(),
+            label_selector: Some(selector()),
+            // Each rollout by itself, so that the old replicas do not push the new ones onto one node.
+            match_label_keys: Some(vec!["pod-template-hash".into()]),
+            ..TopologySpreadConstraint::default()
+        }]),
+        ..spec
+    }
+}
+
+/// The verb of the command line, and the name of the container.
+const WEBHOOK_VERB: &str = "webhook";
+
+fn probe(path: &str, period: i32, failures: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String("health".into()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period),
+        timeout_seconds: Some(2),
+        failure_threshold: Some(failures),
+        ..Probe::default()
+    }
+}
