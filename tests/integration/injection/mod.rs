@@ -2,14 +2,14 @@
 
 mod attacks;
 mod explain;
-mod golden;
+pub mod golden;
 mod properties;
 
 use serde_json::Value;
 use stowaway::inject::{InjectionFacts, Outcome, inject};
 
 /// The image of the tests.
-const IMAGE: &str = "registry.example/stowaway@sha256:5e1f";
+pub const IMAGE: &str = "registry.example/stowaway@sha256:5e1f";
 
 const FACTS: InjectionFacts<'static> =
     InjectionFacts { namespace: "orchard", on_create: true, by_namespace: None, image: IMAGE, repositories: &[] };
