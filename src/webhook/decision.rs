@@ -178,7 +178,7 @@ fn of_outcome(outcome: Outcome) -> Decision {
         })
         .collect();
     audit_problems(&mut audit, &problems);
-    let refusal = (outcome.effect == Effect::Refuse).then(|| Refusal {
+    let refusal = (outcome.effect == Effect::Refuse).then_some(Refusal {
         kind: match outcome.cause {
             Cause::NameTaken => RefusalKind::Forbidden,
             _ => RefusalKind::Invalid,

@@ -120,7 +120,7 @@ mod tests {
 
     use super::*;
 
-    fn object(name: &str, spec: Value) -> DynamicObject {
+    fn object(name: &str, spec: &Value) -> DynamicObject {
         let mut object: DynamicObject = serde_json::from_value(json!({
             "apiVersion": "stowaway.dev/v1alpha1",
             "kind": "Repository",
@@ -148,19 +148,19 @@ mod tests {
         let repositories = Repositories::default();
         let events = vec![
             Ok(Event::Init),
-            Ok(Event::InitApply(object("a", sound()))),
-            Ok(Event::InitApply(object("b", json!({ "s3": [1] })))),
-            Ok(Event::InitApply(object("c", sound()))),
+            Ok(Event::InitApply(object("a", &sound()))),
+            Ok(Event::InitApply(object("b", &json!({ "s3": [1] })))),
+            Ok(Event::InitApply(object("c", &sound()))),
         ];
         keep(&repositories, events).await;
         assert!(names(&repositories).is_empty() && !*repositories.synced().borrow());
         keep(&repositories, vec![Ok(Event::Init), Ok(Event::InitDone)]).await;
         assert!(*repositories.synced().borrow());
         let events = vec![
-            Ok(Event::Apply(object("c", sound()))),
-            Ok(Event::Apply(object("a", json!({ "s3": [1] })))),
+            Ok(Event::Apply(object("c", &sound()))),
+            Ok(Event::Apply(object("a", &json!({ "s3": [1] })))),
             Err("broken"),
-            Ok(Event::Apply(object("b", sound()))),
+            Ok(Event::Apply(object("b", &sound()))),
         ];
         keep(&repositories, events).await;
         assert_eq!(names(&repositories), ["b", "c"]);
@@ -170,13 +170,14 @@ mod tests {
     #[tokio::test]
     async fn what_is_gone_or_no_longer_readable_is_forgotten() {
         let repositories = Repositories::default();
-        keep(&repositories, vec![Ok(Event::Apply(object("a", sound()))), Ok(Event::Apply(object("b", sound())))]).await;
-        keep(&repositories, vec![Ok(Event::Apply(object("a", json!(null))))]).await;
+        keep(&repositories, vec![Ok(Event::Apply(object("a", &sound()))), Ok(Event::Apply(object("b", &sound())))])
+            .await;
+        keep(&repositories, vec![Ok(Event::Apply(object("a", &json!(null))))]).await;
         assert_eq!(names(&repositories), ["b"]);
-        keep(&repositories, vec![Ok(Event::Delete(object("b", sound())))]).await;
+        keep(&repositories, vec![Ok(Event::Delete(object("b", &sound())))]).await;
         assert!(names(&repositories).is_empty());
         // A new list replaces all of the old one.
-        keep(&repositories, vec![Ok(Event::Apply(object("a", sound()))), Ok(Event::Init), Ok(Event::InitDone)]).await;
+        keep(&repositories, vec![Ok(Event::Apply(object("a", &sound()))), Ok(Event::Init), Ok(Event::InitDone)]).await;
         assert!(names(&repositories).is_empty());
     }
 }

@@ -252,7 +252,8 @@ struct Status<'a> {
     api_version: &'static str,
     #[serde(skip_serializing_if = "str::is_empty")]
     kind: &'static str,
-    status: &'static str,
+    #[serde(rename = "status")]
+    outcome: &'static str,
     message: String,
     reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -281,7 +282,7 @@ fn status<'a>(refusal: &'a Refusal, request: &'a Request) -> Status<'a> {
     Status {
         api_version: "",
         kind: "",
-        status: "Failure",
+        outcome: "Failure",
         message: clip(&message, MAXIMUM_MESSAGE_BYTES),
         reason: format!("{:?}", refusal.kind),
         details: Some(Details {
@@ -302,7 +303,7 @@ pub fn write_failure(code: u16, reason: impl fmt::Display, message: &str) -> Res
     serde_json::to_vec(&Status {
         api_version: "v1",
         kind: "Status",
-        status: "Failure",
+        outcome: "Failure",
         message: message.to_owned(),
         reason: reason.to_string(),
         details: None,

@@ -32,8 +32,12 @@ struct Problem {
 }
 
 impl Problem {
-    fn pointer(&self) -> String {
-        self.path.iter().map(|name| format!("/{}", name.replace('~', "~0").replace('/', "~1"))).collect()
+    /// The field's value.
+    fn value<'a>(&self, object: &'a Value) -> Option<&'a Value> {
+        self.path.iter().try_fold(object, |value, name| match value {
+            Value::Array(list) => list.get(name.parse::<usize>().ok()?),
+            value => value.get(name),
+        })
     }
 
     fn refused(&self) -> RefusedField {
@@ -81,10 +85,9 @@ pub fn object(kind: &str, object: &Value, old: Option<&Value>, repositories: &[R
     let before = old.filter(|_| !findings.problems.is_empty()).and_then(|old| examine(kind, old, repositories));
     let mut judgement = Judgement::of(object, findings.warnings);
     for problem in findings.problems {
-        let pointer = problem.pointer();
-        let known = before.as_ref().is_some_and(|before| {
-            before.problems.iter().any(|other| other.path == problem.path && other.message == problem.message)
-        }) && old.and_then(|old| old.pointer(&pointer)) == object.pointer(&pointer);
+        let is_same = |other: &Problem| other.path == problem.path && other.message == problem.message;
+        let known = before.as_ref().is_some_and(|before| before.problems.iter().any(is_same))
+            && old.is_some_and(|old| problem.value(old) == problem.value(object));
         judgement.add(problem.refused(), known);
     }
     Some(judgement)
@@ -195,12 +198,11 @@ fn of_backend(spec: &RepositorySpec, findings: &mut Findings) {
 fn of_s3(s3: &S3Backend, findings: &mut Findings) {
     let path = ["spec", "s3", "endpoint"];
     let host = s3.endpoint.parse::<http::Uri>().ok().and_then(|endpoint| {
-        let port =
-            endpoint.authority()?.as_str().rsplit_once("]").map_or(endpoint.authority()?.as_str(), |(_, port)| port);
-        // An empty or too big number is no port, though some readers pass over it.
-        let port_is_sound =
-            port.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0));
-        endpoint.host().filter(|host| !host.is_empty() && port_is_sound).map(str::to_owned)
+        let authority = endpoint.authority()?;
+        let host = authority.host();
+        // Behind the host there is a port, or nothing.
+        let is_sound = host == authority.as_str() || authority.port_u16().is_some_and(|port| port > 0);
+        (!host.is_empty() && is_sound).then(|| host.to_owned())
     });
     let Some(host) = host else {
         // Somebody may have put a password into it.

@@ -18,14 +18,14 @@ use stowaway::{
 use super::{facts, is_ours, is_restricted, unrestricted};
 
 /// A case: its name, its pod, its facts, and what is committed as the result.
-struct Case {
-    name: String,
-    pod: Value,
-    facts: InjectionFacts<'static>,
+pub struct Case {
+    pub name: String,
+    pub pod: Value,
+    pub facts: InjectionFacts<'static>,
     golden: String,
 }
 
-fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Case> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/inject");
     let mut cases: Vec<Case> = fs::read_dir(folder)
         .unwrap()

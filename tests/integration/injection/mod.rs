@@ -2,7 +2,7 @@
 
 mod attacks;
 mod explain;
-mod golden;
+pub mod golden;
 mod properties;
 mod store;
 
@@ -15,7 +15,7 @@ use stowaway::{
 };
 
 /// The image of the tests.
-const IMAGE: &str = "registry.example/stowaway@sha256:5e1f";
+pub const IMAGE: &str = "registry.example/stowaway@sha256:5e1f";
 
 /// The Repositories of the tests: the default one in a bucket, those on volumes, and one of another namespace.
 static REPOSITORIES: LazyLock<Vec<Repository>> = LazyLock::new(|| {

@@ -1,0 +1,287 @@
+//! Requests that nobody honest sends: each gets a clear answer, quickly, and nothing of it gets anywhere else.
+
+use std::{
+    convert::Infallible,
+    io::Write,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    body::{Body, Bytes},
+    http::{Request, StatusCode},
+};
+use futures::stream;
+use serde_json::{Value, json};
+use stowaway::webhook::router::MAXIMUM_REVIEW_BYTES;
+
+use super::{Webhook, creation, post};
+
+const PATHS: [&str; 5] = ["/pods", "/pods/helper", "/pods/sidecar", "/workloads", "/objects"];
+
+fn pod() -> Value {
+    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": { "containers": [{ "name": "a" }] } })
+}
+
+/// A failure is a `Status` of the API, so that its message is shown.
+fn is_status(code: StatusCode, body: &[u8]) -> String {
+    let status: Value = serde_json::from_slice(body).unwrap();
+    assert_eq!(
+        (&status["kind"], &status["apiVersion"], &status["status"]),
+        (&json!("Status"), &json!("v1"), &json!("Failure"))
+    );
+    assert_eq!(status["code"], code.as_u16());
+    status["message"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn what_is_no_review_is_told_so() {
+    let sound = creation(&pod());
+    let changed = |change: fn(&mut Value)| {
+        let mut review = sound.clone();
+        change(&mut review);
+        review.to_string()
+    };
+    let text = sound.to_string();
+    let deep = format!("{{\"request\":{{\"object\":{}", "[".repeat(100_000));
+    let deep_pod = text.replace(r#""metadata":{}"#, &format!(r#""metadata":{}{}"#, "[".repeat(200), "]".repeat(200)));
+    let cases: Vec<(String, &str)> = vec![
+        (String::new(), "EOF"),
+        ("hello".into(), "expected value"),
+        ("[]".into(), "AdmissionReview"),
+        ("null".into(), "not that form"),
+        ("{}".into(), "another kind or version"),
+        (text[..text.len() / 2].to_owned(), "EOF"),
+        (format!("{text}{text}"), "trailing characters"),
+        (changed(|review| review["apiVersion"] = "admission.k8s.io/v1beta1".into()), "another kind or version"),
+        (changed(|review| review["kind"] = "Pod".into()), "another kind or version"),
+        (changed(|review| review["request"] = Value::Null), "no request"),
+        (changed(|review| review["request"]["uid"] = "".into()), "no request"),
+        (changed(|review| review["request"]["uid"] = 5.into()), "not that form"),
+        (changed(|review| review["request"]["object"] = Value::Null), "no object"),
+        (text.replace(r#""name":"a""#, r#""name":"a","name":"b""#), "\"name\" is there twice"),
+        (text.replace(r#""operation":"CREATE""#, r#""operation":"DELETE","operation":"CREATE""#), "duplicate field"),
+        (deep, "recursion limit"),
+        (deep_pod, "recursion limit"),
+        ("\u{feff}{}".into(), "expected value"),
+    ];
+    let webhook = Webhook::new();
+    for path in PATHS {
+        for (body, expected) in &cases {
+            let (code, answer) = webhook.send(post(path, body.clone())).await;
+            let message = is_status(code, &answer);
+            assert_eq!(code, StatusCode::BAD_REQUEST, "{message}");
+            let shown = &body[..body.floor_char_boundary(80)];
+            assert!(message.contains(expected), "{shown}: {message}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn objects_of_any_form_are_decided_on() {
+    let webhook = Webhook::new();
+    let values = [
+        json!({}),
+        json!([]),
+        json!(1),
+        json!("x"),
+        json!({ "metadata": 1, "spec": [] }),
+        json!({ "kind": "List", "items": [1] }),
+    ];
+    for (path, kind, group) in [
+        ("/pods", "Pod", ""),
+        ("/workloads", "Pod", ""),
+        ("/workloads", "CronJob", "batch"),
+        ("/workloads", "StatefulSet", "apps"),
+        ("/objects", "Repository", "stowaway.dev"),
+        ("/objects", "Backup", "stowaway.dev"),
+        ("/objects", "Restore", "stowaway.dev"),
+        ("/objects", "SomethingNewer", "stowaway.dev"),
+    ] {
+        for value in &values {
+            for operation in ["CREATE", "UPDATE"] {
+                let mut question = super::review(operation, value, value);
+                question["request"]["kind"] = json!({ "group": group, "version": "v1", "kind": kind });
+                webhook.ask(path, &question).await;
+                if let Some(object) = question["request"]["object"].as_object_mut() {
+                    object.insert("kind".into(), kind.into());
+                }
+                webhook.ask(path, &question).await;
+            }
+        }
+    }
+    // Kinds that a wrong configuration sends.
+    let mut question = creation(&pod());
+    question["request"]["kind"]["kind"] = "ConfigMap".into();
+    for path in ["/pods", "/objects"] {
+        let (code, answer) = webhook.send(post(path, question.to_string())).await;
+        assert_eq!(code, StatusCode::BAD_REQUEST, "{}", is_status(code, &answer));
+    }
+}
+
+#[tokio::test]
+async fn other_paths_methods_and_media_types_are_refused() {
+    let webhook = Webhook::new();
+    let body = creation(&pod()).to_string();
+    let (code, answer) = webhook.send(post("/pods/none", body.clone())).await;
+    assert_eq!(code, StatusCode::NOT_FOUND, "{}", is_status(code, &answer));
+    for method in ["GET", "PUT", "DELETE", "OPTIONS"] {
+        let request = Request::builder().method(method).uri("/pods").body(Body::from(body.clone())).unwrap();
+        let (code, answer) = webhook.send(request).await;
+        assert_eq!(code, StatusCode::METHOD_NOT_ALLOWED, "{}", is_status(code, &answer));
+    }
+    for media in
+        [Some("text/plain"), Some("application/json-patch+json"), Some("application/x-www-form-urlencoded"), None]
+    {
+        let request = Request::post("/pods");
+        let request = media.into_iter().fold(request, |request, media| request.header("content-type", media));
+        let (code, answer) = webhook.send(request.body(Body::from(body.clone())).unwrap()).await;
+        assert_eq!(code, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{}", is_status(code, &answer));
+    }
+    let sound = Request::post("/pods").header("content-type", "Application/JSON; charset=utf-8");
+    assert_eq!(webhook.send(sound.body(Body::from(body)).unwrap()).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn reviews_as_big_as_they_can_be_are_answered_and_bigger_ones_are_not_read() {
+    let webhook = Webhook::new();
+    let mut big = pod();
+    big["spec"]["containers"][0]["env"] = json!([{ "name": "A", "value": "x".repeat(1_500_000) }]);
+    webhook.ask("/pods", &super::review("UPDATE", &big, &big)).await;
+    big["metadata"]["annotations"] = json!({ "stowaway.dev/backupcommand": "dump" });
+    assert!(!super::patch(&webhook.ask("/pods", &creation(&big)).await).is_empty());
+
+    let (code, answer) = webhook.send(post("/pods", vec![b' '; MAXIMUM_REVIEW_BYTES + 1])).await;
+    assert_eq!(code, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(is_status(code, &answer).contains("at most"));
+    // Nobody says how long it is: it is not read to its end, which it does not have.
+    let endless = stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[b' '; 65_536])));
+    let (code, _) = webhook.send(post("/pods", Body::from_stream(endless))).await;
+    assert_eq!(code, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(webhook.metrics.render().unwrap().contains(r#"unanswered_total{reason="TooLarge"} 2"#));
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_waited_for_as_long_as_the_api_server_waits() {
+    let webhook = Webhook::new();
+    let cases =
+        [("", 1000), ("?timeout=3s", 1000), ("?timeout=500ms", 500), ("?timeout=x", 1000), ("?a=b&timeout=100ms", 100)];
+    let asked = cases.map(|(query, limit)| {
+        let never = stream::pending::<Result<Bytes, Infallible>>();
+        let asked = webhook.send(post(&format!("/pods{query}"), Body::from_stream(never)));
+        async move { (query, limit, asked.await) }
+    });
+    for (query, limit, (code, answer)) in futures::future::join_all(asked).await {
+        let message = is_status(code, &answer);
+        assert_eq!(code, StatusCode::GATEWAY_TIMEOUT, "{message}");
+        assert!(message.ends_with(&format!("within {limit} ms")), "{query}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn many_big_bodies_at_once_do_not_take_all_memory() {
+    let webhook = Arc::new(Webhook::new());
+    // Each sends as much as it may, and then nothing.
+    let big = || {
+        let half = stream::iter([Ok::<_, Infallible>(Bytes::from(vec![b' '; MAXIMUM_REVIEW_BYTES - 1]))]);
+        Body::from_stream(futures::StreamExt::chain(half, stream::pending()))
+    };
+    let asked = (0..8).map(|_| webhook.send(post("/pods?timeout=200ms", big())));
+    let codes: Vec<StatusCode> = futures::future::join_all(asked).await.into_iter().map(|(code, _)| code).collect();
+    let busy = codes.iter().filter(|code| **code == StatusCode::SERVICE_UNAVAILABLE).count();
+    assert!((4..8).contains(&busy), "{codes:?}");
+    // What they held is free again, and small ones never needed it.
+    webhook.ask("/pods", &creation(&pod())).await;
+    let (code, _) = webhook.send(post("/pods", vec![b' '; MAXIMUM_REVIEW_BYTES])).await;
+    assert_eq!(code, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn many_keys_take_little_time() {
+    let webhook = Webhook::new();
+    let keys = |count: usize| -> Value {
+        (0..count).map(|index| (format!("stowaway.dev/k{index}"), json!("x"))).collect::<serde_json::Map<_, _>>().into()
+    };
+    let mut object = pod();
+    object["metadata"]["annotations"] = keys(100_000);
+    object["metadata"]["labels"] = keys(10_000);
+    let start = Instant::now();
+    webhook.ask("/pods", &creation(&object)).await;
+    // Far from every quadratic thing, on any machine.
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+/// What is logged, at the finest level.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn secrets_of_a_pod_get_nowhere_beyond_the_patch() {
+    const CANARY: &str = "canary-71c1";
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).finish();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tracing::subscriber::with_default(subscriber, || {
+        tracing::trace!("the log works");
+        runtime.block_on(async {
+            let webhook = Webhook::new();
+            let commands = [
+                format!("dump --password={CANARY}"),
+                format!("[\"{CANARY}\", 5]"),
+                format!("[{CANARY}"),
+                format!("\"\" {CANARY}"),
+                format!("dump '{CANARY}"),
+            ];
+            for command in commands {
+                for extra in ["", "-container", ".x y"] {
+                    let mut object = pod();
+                    object["metadata"]["annotations"] = json!({ "stowaway.dev/backupcommand": command, "other.example/token": CANARY });
+                    if !extra.is_empty() {
+                        object["metadata"]["annotations"][format!("stowaway.dev/backupcommand{extra}")] = "no such".into();
+                    }
+                    object["metadata"]["annotations"]["stowaway.dev/restorecommand"] = command.clone().into();
+                    object["spec"]["containers"][0]["env"] = json!([{ "name": "PASSWORD", "value": CANARY }]);
+                    let question = creation(&object);
+                    let mut job = json!({ "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": "mill" } });
+                    job["spec"]["template"] = object;
+                    for (path, question) in [("/pods", question), ("/workloads", creation(&job))] {
+                        let mut answer = webhook.ask(path, &question).await;
+                        answer.as_object_mut().unwrap().remove("patch");
+                        assert!(!answer.to_string().contains(CANARY), "{answer}");
+                    }
+                }
+            }
+            let restore = json!({
+                "apiVersion": "stowaway.dev/v1alpha1", "kind": "Restore", "metadata": { "name": "x" },
+                "spec": { "from": { "source": "pod/a/b" }, "to": { "command": ["", CANARY, "\0", CANARY.repeat(2000)] } },
+            });
+            let answer = webhook.ask("/objects", &creation(&restore)).await;
+            assert_eq!(answer["status"]["details"]["causes"].as_array().unwrap().len(), 3, "{answer}");
+            assert!(!answer.to_string().contains(CANARY), "{answer}");
+            let typed_wrong = json!({ "apiVersion": "stowaway.dev/v1alpha1", "kind": "Restore", "metadata": {}, "spec": CANARY });
+            let answer = webhook.ask("/objects", &creation(&typed_wrong)).await;
+            assert!(!answer.to_string().contains(CANARY) && answer["allowed"] == false, "{answer}");
+            // Also where the review itself cannot be read.
+            for broken in [format!("{{\"request\": \"{CANARY}\"}}"), format!("{{\"request\": {{\"uid\": [\"{CANARY}\"]}}}}"), CANARY.to_owned()] {
+                let (_, body) = webhook.send(post("/pods", broken)).await;
+                assert!(!String::from_utf8_lossy(&body).contains(CANARY));
+            }
+            assert!(!webhook.metrics.render().unwrap().contains(CANARY));
+        });
+    });
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("the log works") && !log.contains(CANARY), "{log}");
+}

@@ -1,0 +1,201 @@
+//! Repositories, Backups and Restores that the schema lets through, and that could only fail.
+
+use serde_json::{Value, json};
+use stowaway::api::Repository;
+
+use super::{Webhook, creation, review};
+
+fn repository(spec: Value) -> Value {
+    json!({ "apiVersion": "stowaway.dev/v1alpha1", "kind": "Repository", "metadata": { "name": "main", "namespace": "orchard" }, "spec": spec })
+}
+
+fn s3(change: impl FnOnce(&mut Value)) -> Value {
+    let mut object = repository(json!({
+        "s3": {
+            "endpoint": "https://s3.example.org",
+            "bucket": "barrels",
+            "credentials": {
+                "accessKeyIdSecretRef": { "name": "s3", "key": "id" },
+                "secretAccessKeySecretRef": { "name": "s3", "key": "secret" },
+            },
+        },
+        "passwordSecretRef": { "name": "password" },
+    }));
+    change(&mut object["spec"]);
+    object
+}
+
+fn volume(volume: &Value) -> Value {
+    repository(json!({ "volume": volume, "passwordSecretRef": { "name": "password" } }))
+}
+
+fn run(kind: &str, spec: &Value) -> Value {
+    json!({ "apiVersion": "stowaway.dev/v1alpha1", "kind": kind, "metadata": { "name": "first" }, "spec": spec })
+}
+
+fn restore(change: impl FnOnce(&mut Value)) -> Value {
+    let mut spec = json!({ "from": { "source": "deployment/mill/press" } });
+    change(&mut spec);
+    run("Restore", &spec)
+}
+
+fn blamed(answer: &Value) -> Vec<&str> {
+    let causes = answer["status"]["details"]["causes"].as_array().into_iter().flatten();
+    causes.map(|cause| cause["field"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn what_could_only_fail_is_refused_with_the_field() {
+    let resources = json!({ "limits": { "memory": "1GB" }, "requests": { "cpu": "half" } });
+    let cases: Vec<(Value, &[&str])> = vec![
+        (s3(|_| ()), &[]),
+        (s3(|spec| spec["s3"]["endpoint"] = "http://minio.backup:9000/".into()), &[]),
+        (s3(|spec| spec["s3"]["endpoint"] = "https://[fd00::1]:9000".into()), &[]),
+        (s3(|spec| spec["s3"]["endpoint"] = "https://s3.example.org:99999".into()), &["spec.s3.endpoint"]),
+        (s3(|spec| spec["s3"]["endpoint"] = "https://s3.example.org:".into()), &["spec.s3.endpoint"]),
+        (s3(|spec| spec["s3"]["endpoint"] = "https://:9000".into()), &["spec.s3.endpoint"]),
+        (s3(|spec| spec["s3"]["endpoint"] = "https://user:hush@s3.example.org".into()), &["spec.s3.endpoint"]),
+        (s3(|spec| spec["s3"]["bucket"] = "a..b".into()), &["spec.s3.bucket"]),
+        (
+            s3(|spec| {
+                spec["s3"]["pathStyle"] = false.into();
+                spec["s3"]["bucket"] = "Bar_rels".into();
+                spec["s3"]["endpoint"] = "http://10.0.0.1:9000".into();
+            }),
+            &["spec.s3.pathStyle", "spec.s3.bucket"],
+        ),
+        (
+            s3(|spec| {
+                spec["s3"]["credentials"]["accessKeyIdSecretRef"] = json!({ "name": "other/s3", "key": "a b" });
+                spec["s3"]["credentials"]["sessionTokenSecretRef"] = json!({ "name": "S3", "key": ".." });
+                spec["passwordSecretRef"]["name"] = "../x".into();
+            }),
+            &[
+                "spec.s3.credentials.accessKeyIdSecretRef.name",
+                "spec.s3.credentials.accessKeyIdSecretRef.key",
+                "spec.s3.credentials.sessionTokenSecretRef.name",
+                "spec.s3.credentials.sessionTokenSecretRef.key",
+                "spec.passwordSecretRef.name",
+            ],
+        ),
+        (volume(&json!({ "persistentVolumeClaim": { "claimName": "x" } })), &[]),
+        (
+            volume(&json!({ "persistentVolumeClaim": { "claimName": "X", "readOnly": true } })),
+            &["spec.volume.persistentVolumeClaim.claimName", "spec.volume.persistentVolumeClaim.readOnly"],
+        ),
+        (volume(&json!({ "nfs": { "server": "", "path": "a" } })), &["spec.volume.nfs.server", "spec.volume.nfs.path"]),
+        (
+            volume(&json!({ "hostPath": { "path": "/a/../etc", "type": "File" } })),
+            &["spec.volume.hostPath.path", "spec.volume.hostPath.type"],
+        ),
+        (repository(json!({ "passwordSecretRef": { "name": "x" } })), &["spec"]),
+        (run("Backup", &json!({})), &[]),
+        (run("Backup", &json!({ "timeout": "1h-5m", "idleTimeout": "" })), &["spec.timeout", "spec.idleTimeout"]),
+        (
+            run(
+                "Backup",
+                &json!({ "selector": { "matchExpressions": [{ "key": "a", "operator": "Is", "values": ["b"] }] } }),
+            ),
+            &["spec.selector"],
+        ),
+        (
+            run(
+                "Backup",
+                &json!({ "repositoryRef": { "name": "other/main" }, "runnerPod": {
+                "labels": { "a b": "c", "d": "e f" },
+                "annotations": { "/x": "any text at all" },
+                "nodeSelector": { "disk": "-ssd" },
+                "tolerations": [{ "operator": "Equal" }, { "key": "a", "operator": "Exists", "value": "b", "effect": "Never" }],
+                "imagePullSecrets": [{ "name": "a/b" }],
+                "resources": resources,
+                "securityContext": { "runAsUser": 0, "runAsNonRoot": true },
+            } }),
+            ),
+            &[
+                "spec.repositoryRef.name",
+                "spec.runnerPod.nodeSelector.disk",
+                "spec.runnerPod.labels.a b",
+                "spec.runnerPod.labels.d",
+                "spec.runnerPod.annotations./x",
+                "spec.runnerPod.imagePullSecrets.0.name",
+                "spec.runnerPod.tolerations.0.operator",
+                "spec.runnerPod.tolerations.1.value",
+                "spec.runnerPod.tolerations.1.effect",
+                "spec.runnerPod.resources.limits.memory",
+                "spec.runnerPod.resources.requests.cpu",
+                "spec.runnerPod.securityContext.runAsUser",
+            ],
+        ),
+        (restore(|_| ()), &[]),
+        (restore(|spec| spec["from"]["source"] = "statefulset/well/pump".into()), &["spec.from.source"]),
+        (restore(|spec| spec["timeout"] = "0s".into()), &["spec.timeout"]),
+        (
+            restore(|spec| spec["to"] = json!({ "pod": "a/b", "container": "C", "command": [""] })),
+            &["spec.to.pod", "spec.to.container", "spec.to.command"],
+        ),
+    ];
+    let webhook = Webhook::new();
+    for (object, fields) in cases {
+        let answer = webhook.ask("/objects", &creation(&object)).await;
+        let mut fields = fields.to_vec();
+        let mut found = blamed(&answer);
+        (fields.sort_unstable(), found.sort_unstable());
+        assert_eq!(found, fields, "{object}: {answer}");
+        assert_eq!(answer["allowed"], fields.is_empty());
+        if !fields.is_empty() {
+            assert_eq!((&answer["status"]["code"], &answer["status"]["reason"]), (&json!(422), &json!("Invalid")));
+        }
+        assert!(!answer.to_string().contains("hush"));
+    }
+}
+
+#[tokio::test]
+async fn an_old_mistake_holds_nobody_up_who_does_not_touch_it() {
+    let webhook = Webhook::new();
+    let before = s3(|spec| spec["s3"]["bucket"] = "a..b".into());
+    let mut untouched = before.clone();
+    untouched["spec"]["s3"]["region"] = "eu-central-1".into();
+    untouched["metadata"]["labels"] = json!({ "a": "b" });
+    let answer = webhook.ask("/objects", &review("UPDATE", &untouched, &before)).await;
+    assert_eq!((&answer["allowed"], &answer["auditAnnotations"]["cause"]), (&json!(true), &json!("KnownMistakes")));
+    assert!(answer["warnings"][0].as_str().unwrap().contains("spec.s3.bucket"));
+    for (value, allowed) in [("a.b", true), ("b..c", false)] {
+        let mut touched = before.clone();
+        touched["spec"]["s3"]["bucket"] = value.into();
+        assert_eq!(webhook.ask("/objects", &review("UPDATE", &touched, &before)).await["allowed"], allowed, "{value}");
+    }
+    // A finalizer must go off even an object that nothing can be done with.
+    let mut leaving = before;
+    leaving["spec"]["passwordSecretRef"]["name"] = "/".into();
+    leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    assert_eq!(webhook.ask("/objects", &review("UPDATE", &leaving, &s3(|_| ()))).await["allowed"], true);
+}
+
+#[tokio::test]
+async fn what_may_yet_come_is_only_warned_of() {
+    let known: Repository = serde_json::from_value({
+        let mut other = s3(|_| ());
+        other["metadata"]["name"] = "other".into();
+        other["metadata"]["annotations"] = json!({ "stowaway.dev/is-default": "true" });
+        other
+    })
+    .unwrap();
+    let webhook = Webhook::knowing(&[known]).await;
+    let mut second = s3(|_| ());
+    second["metadata"]["annotations"] = json!({ "stowaway.dev/is-default": "true", "stowaway.dev/isdefault": "true" });
+    let mut maybe = s3(|_| ());
+    maybe["metadata"]["annotations"] = json!({ "stowaway.dev/is-default": "yes" });
+    for (object, expected) in [
+        (second, vec!["other is the default, too", "is not known on a Repository"]),
+        (maybe, vec!["only \"true\""]),
+        (run("Backup", &json!({ "repositoryRef": { "name": "later" } })), vec!["no Repository later"]),
+        (run("Backup", &json!({ "repositoryRef": { "name": "other" } })), vec![]),
+        (run("Backup", &json!({ "timeout": "5m", "idleTimeout": "5m" })), vec!["has no effect"]),
+    ] {
+        let answer = webhook.ask("/objects", &creation(&object)).await;
+        assert_eq!(answer["allowed"], true, "{answer}");
+        let warnings = answer.get("warnings").map(Value::to_string).unwrap_or_default().replace("\\\"", "\"");
+        assert_eq!(answer["warnings"].as_array().map_or(0, Vec::len), expected.len(), "{answer}");
+        assert!(expected.iter().all(|expected| warnings.contains(expected)), "{answer}");
+    }
+}

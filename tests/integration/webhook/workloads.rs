@@ -1,0 +1,272 @@
+//! Mistakes in a workload's annotations: told to who makes them, all at once, and to nobody else.
+
+use serde_json::{Value, json};
+
+use super::{Webhook, creation, review, yaml};
+
+const DEPLOYMENT: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: { name: mill }
+spec:
+  replicas: 1
+  template:
+    metadata: { annotations: {} }
+    spec:
+      containers: [{ name: press, image: press:1 }]
+      volumes: [{ name: barrels, emptyDir: {} }]
+";
+
+/// The Deployment with these annotations of ours, or whole keys.
+fn deployment(annotations: &[(&str, &str)]) -> Value {
+    let mut object = yaml(DEPLOYMENT);
+    object["spec"]["template"]["metadata"]["annotations"] = all(annotations);
+    object
+}
+
+fn all(annotations: &[(&str, &str)]) -> Value {
+    let key = |key: &str| if key.contains('/') { key.to_owned() } else { format!("stowaway.dev/{key}") };
+    annotations.iter().map(|(name, value)| (key(name), json!(value))).collect::<serde_json::Map<_, _>>().into()
+}
+
+/// The fields that an answer blames.
+fn blamed(answer: &Value) -> Vec<String> {
+    let causes = answer["status"]["details"]["causes"].as_array().into_iter().flatten();
+    causes.map(|cause| cause["field"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+fn warnings(answer: &Value) -> String {
+    answer["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test]
+async fn all_problems_are_told_at_once_each_with_key_value_and_reason() {
+    let wrong = deployment(&[
+        ("backupcommand", ""),
+        ("timeout", "soon"),
+        ("idle-timeout", "-5s"),
+        ("secrets", "kube-system/admin"),
+        ("inject", "everything"),
+        ("file-extension", "a/b"),
+    ]);
+    let answer = Webhook::new().ask("/workloads", &creation(&wrong)).await;
+    let status = &answer["status"];
+    assert_eq!(
+        (&answer["allowed"], &status["code"], &status["reason"]),
+        (&json!(false), &json!(422), &json!("Invalid"))
+    );
+    assert_eq!((&status["details"]["kind"], &status["details"]["name"]), (&json!("Deployment"), &json!("mill")));
+    assert_eq!(blamed(&answer).len(), 6);
+    for (key, value, reason) in [
+        ("backupcommand", "0 bytes", "is empty"),
+        ("timeout", "\"soon\"", "is no duration"),
+        ("idle-timeout", "\"-5s\"", "is negative"),
+        ("secrets", "\"kube-system/admin\"", "another namespace"),
+        ("inject", "\"everything\"", "neither"),
+        ("file-extension", "\"a/b\"", "slash"),
+    ] {
+        let field = format!("spec.template.metadata.annotations[stowaway.dev/{key}]");
+        let causes = status["details"]["causes"].as_array().unwrap();
+        let cause = causes.iter().find(|cause| cause["field"] == field).unwrap_or_else(|| panic!("{field}: {answer}"));
+        let message = cause["message"].as_str().unwrap();
+        assert!(
+            message.contains(&format!("stowaway.dev/{key}")) && message.contains(value) && message.contains(reason),
+            "{message}"
+        );
+        assert!(status["message"].as_str().unwrap().contains(message));
+    }
+    assert_eq!(answer["auditAnnotations"]["cause"], "Invalid");
+}
+
+#[tokio::test]
+async fn every_kind_of_workload_is_looked_at_and_no_other() {
+    let template = json!({
+        "metadata": { "annotations": { "stowaway.dev/backupcommand": "dump", "stowaway.dev/backupcommand-container": "nobody" } },
+        "spec": { "containers": [{ "name": "press" }] },
+    });
+    let webhook = Webhook::new();
+    for (version, kind, place, blame) in [
+        ("apps/v1", "Deployment", "/spec/template", "spec.template.metadata"),
+        ("apps/v1", "StatefulSet", "/spec/template", "spec.template.metadata"),
+        ("apps/v1", "DaemonSet", "/spec/template", "spec.template.metadata"),
+        ("batch/v1", "Job", "/spec/template", "spec.template.metadata"),
+        ("batch/v1", "CronJob", "/spec/jobTemplate/spec/template", "spec.jobTemplate.spec.template.metadata"),
+        ("v1", "Pod", "", "metadata"),
+        ("apps/v1", "ReplicaSet", "/spec/template", ""),
+        ("v1", "ReplicationController", "/spec/template", ""),
+        ("other.example/v1", "Deployment", "/spec/template", ""),
+        ("v1", "ConfigMap", "/spec/template", ""),
+    ] {
+        let mut object = json!({ "apiVersion": version, "kind": kind, "metadata": { "name": "mill" } });
+        let mut target = &mut object;
+        for name in place.split('/').filter(|name| !name.is_empty()) {
+            target = &mut target[name];
+        }
+        if place.is_empty() {
+            object["metadata"]["annotations"] = template["metadata"]["annotations"].clone();
+            object["spec"] = template["spec"].clone();
+        } else {
+            *target = template.clone();
+        }
+        let answer = webhook.ask("/workloads", &creation(&object)).await;
+        if blame.is_empty() {
+            assert_eq!(
+                (&answer["allowed"], &answer["auditAnnotations"]["cause"]),
+                (&json!(true), &json!("NotConcerned"))
+            );
+            continue;
+        }
+        let field = format!("{blame}.annotations[stowaway.dev/backupcommand-container]");
+        assert_eq!(blamed(&answer), [field], "{kind}: {answer}");
+        assert!(answer["status"]["message"].as_str().unwrap().contains("it has press"));
+    }
+}
+
+/// What an update changes, and whether it is held up by what was wrong before.
+#[tokio::test]
+async fn an_old_mistake_holds_nobody_up_who_does_not_touch_it() {
+    type Change = fn(&mut Value);
+    fn annotate(object: &mut Value, key: &str, value: Option<&str>) {
+        let annotations = object["spec"]["template"]["metadata"]["annotations"].as_object_mut().unwrap();
+        match value {
+            Some(value) => annotations.insert(format!("stowaway.dev/{key}"), value.into()),
+            None => annotations.remove(&format!("stowaway.dev/{key}")),
+        };
+    }
+    let image: Change = |object| object["spec"]["template"]["spec"]["containers"][0]["image"] = "press:2".into();
+    let replicas: Change = |object| object["spec"]["replicas"] = 3.into();
+    let rename: Change = |object| object["spec"]["template"]["spec"]["containers"][0]["name"] = "presser".into();
+    let volume: Change = |object| object["spec"]["template"]["spec"]["volumes"][0]["name"] = "casks".into();
+    let sound: Change = |object| annotate(object, "timeout", Some("5m"));
+    let further: Change = |object| annotate(object, "idle-timeout", Some("never"));
+    let unknown: Change = |object| annotate(object, "shedule", Some("@daily"));
+    let old = |annotations: &'static [(&'static str, &'static str)]| annotations;
+    let long = [("timeout", "x".repeat(200))];
+    let cases: Vec<(&str, &[(&str, &str)], Change, usize)> = vec![
+        ("another image", old(&[("backupcommand", "")]), image, 0),
+        ("scaling", old(&[("backupcommand", ""), ("inject", "all")]), replicas, 0),
+        ("a sound annotation beside it", old(&[("backupcommand", "dump"), ("inject", "all")]), sound, 0),
+        ("a further mistake", old(&[("backupcommand", "dump"), ("inject", "all")]), further, 1),
+        ("an unknown key", old(&[("backupcommand", "dump"), ("inject", "all")]), unknown, 0),
+        ("the wrong value, differently wrong", old(&[("backupcommand", "dump"), ("idle-timeout", "x")]), further, 1),
+        (
+            "an unknown container, untouched",
+            old(&[("backupcommand", "dump"), ("backupcommand-container", "x")]),
+            image,
+            0,
+        ),
+        (
+            "an unknown container, others renamed",
+            old(&[("backupcommand", "dump"), ("backupcommand-container", "x")]),
+            rename,
+            1,
+        ),
+        ("an unknown volume, containers renamed", old(&[("inject", "sidecar"), ("volumes", "x")]), rename, 0),
+        ("an unknown volume, others renamed", old(&[("inject", "sidecar"), ("volumes", "x")]), volume, 1),
+        (
+            "what was right, made wrong by the template",
+            old(&[("inject", "sidecar"), ("volumes", "barrels")]),
+            volume,
+            1,
+        ),
+        ("an orphan that was one", old(&[("file-extension", ".sql")]), image, 0),
+        (
+            "an orphan that is made one",
+            old(&[("backupcommand", "dump"), ("file-extension", ".sql")]),
+            |object| annotate(object, "backupcommand", None),
+            1,
+        ),
+        (
+            "a command of the same length",
+            old(&[("backupcommand", "[1]")]),
+            |object| annotate(object, "backupcommand", Some("[2]")),
+            1,
+        ),
+        ("mended", old(&[("backupcommand", "")]), |object| annotate(object, "backupcommand", Some("dump")), 0),
+    ];
+    let webhook = Webhook::new();
+    for (name, annotations, change, refused) in cases {
+        let before = deployment(annotations);
+        let mut after = before.clone();
+        change(&mut after);
+        let answer = webhook.ask("/workloads", &review("UPDATE", &after, &before)).await;
+        assert_eq!(blamed(&answer).len(), refused, "{name}: {answer}");
+        assert_eq!(answer["allowed"], refused == 0, "{name}");
+        if refused == 0 && name.contains("untouched") {
+            assert_eq!(answer["auditAnnotations"]["cause"], "KnownMistakes");
+            assert!(warnings(&answer).contains("no container \"x\""), "{answer}");
+        }
+        // Whoever makes it anew is told.
+        let created = webhook.ask("/workloads", &creation(&before)).await;
+        let was_wrong = created["allowed"] == false;
+        assert!(was_wrong || name.contains("right") || name.contains("made one"), "{name}");
+    }
+    // A value is compared as a whole, though it is shown in part.
+    let before = deployment(&[("backupcommand", "dump"), (long[0].0, &long[0].1)]);
+    let mut after = before.clone();
+    annotate(&mut after, "timeout", Some(&format!("{}y", &long[0].1)));
+    assert_eq!(webhook.ask("/workloads", &review("UPDATE", &after, &before)).await["allowed"], false);
+}
+
+#[tokio::test]
+async fn what_a_controller_makes_or_what_is_being_deleted_is_never_held_up() {
+    let webhook = Webhook::new();
+    let wrong = deployment(&[("backupcommand", "")]);
+    let mut made = wrong.clone();
+    made["metadata"]["ownerReferences"] = json!([{ "kind": "Database", "name": "x", "controller": true }]);
+    let mut leaving = wrong.clone();
+    leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    for question in [creation(&made), review("UPDATE", &leaving, &deployment(&[]))] {
+        let answer = webhook.ask("/workloads", &question).await;
+        assert_eq!((&answer["allowed"], &answer["auditAnnotations"]["cause"]), (&json!(true), &json!("NotByHand")));
+        assert!(warnings(&answer).contains("stowaway.dev/backupcommand"));
+    }
+    // One that is only owned is somebody's work all the same.
+    let mut owned = wrong;
+    owned["metadata"]["ownerReferences"] = json!([{ "kind": "App", "name": "x" }]);
+    assert_eq!(webhook.ask("/workloads", &creation(&owned)).await["allowed"], false);
+}
+
+#[tokio::test]
+async fn unknown_keys_of_ours_are_warned_of_with_the_nearest_one() {
+    let answer = Webhook::new().ask("/workloads", &creation(&deployment(&[("backupcomand", "dump")]))).await;
+    assert_eq!(answer["allowed"], true);
+    assert!(warnings(&answer).contains("the nearest known one is stowaway.dev/backupcommand"), "{answer}");
+}
+
+#[tokio::test]
+async fn keys_of_others_are_only_warned_of() {
+    let webhook = Webhook::new();
+    for annotations in [
+        &[("k8up.io/backupcommand", "")][..],
+        &[("k8up.io/backupcommand", "dump"), ("k8up.io/backupcommand-container", "nobody")],
+        &[("k8up.io/backupcommand", "dump"), ("k8up.io/file-extension", "a/b")],
+        &[("backupcommand", "dump"), ("kubectl.kubernetes.io/default-container", "nobody")],
+    ] {
+        let answer = webhook.ask("/workloads", &creation(&deployment(annotations))).await;
+        assert_eq!(answer["allowed"], true, "{answer}");
+        assert!(!warnings(&answer).is_empty(), "{annotations:?}");
+    }
+}
+
+#[tokio::test]
+async fn claims_of_a_stateful_set_are_known() {
+    let set = yaml(
+        "
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: { name: well }
+spec:
+  template:
+    metadata: { annotations: { stowaway.dev/restore: on-empty } }
+    spec: { containers: [{ name: pump, volumeMounts: [{ name: water, mountPath: /w }] }] }
+  volumeClaimTemplates: [{ metadata: { name: water } }]
+",
+    );
+    let webhook = Webhook::new();
+    assert_eq!(webhook.ask("/workloads", &creation(&set)).await["allowed"], true);
+    let mut without = set;
+    without["spec"].as_object_mut().unwrap().remove("volumeClaimTemplates");
+    let answer = webhook.ask("/workloads", &creation(&without)).await;
+    assert_eq!(blamed(&answer), ["spec.template.metadata.annotations[stowaway.dev/restore]"]);
+}
