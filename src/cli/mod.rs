@@ -132,8 +132,10 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
         }
         Verb::Controller(arguments) => {
             let settings = controller::Settings { image: arguments.image, instance: std::env::var("POD_NAME").ok() };
-            let shutdown = async { tracing::info!("{} received", runner::terminated().await) };
-            controller::run(settings, shutdown).await.map(|()| 0).map_err(|error| CliError::Usage(error.to_string()))
+            controller::run(settings, told_to_end())
+                .await
+                .map(|()| 0)
+                .map_err(|error| CliError::Usage(error.to_string()))
         }
         Verb::Webhook(arguments) => {
             let settings = webhook::Settings {
@@ -146,12 +148,17 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
                 drain: arguments.drain,
                 certificates_folder: arguments.certificates_folder,
             };
-            let shutdown = async { tracing::info!("{} received", runner::terminated().await) };
-            webhook::run(settings, shutdown).await.map(|()| 0).map_err(|error| CliError::Usage(error.to_string()))
+            webhook::run(settings, told_to_end()).await.map(|()| 0).map_err(|error| CliError::Usage(error.to_string()))
         }
         Verb::Runner { question: None } => Ok(runner::run_job().await),
         Verb::Runner { question: Some(question) } => Ok(runner::answer(question).await),
     }
+}
+
+/// Waits for the signal. Not within the log's macro: what that does not log, it does not wait for, either.
+async fn told_to_end() {
+    let signal = runner::terminated().await;
+    tracing::info!("{signal} received");
 }
 
 fn manifests(folder: &std::path::Path, image: &str, cert_manager: bool) -> Result<u8, CliError> {

@@ -270,7 +270,7 @@ fn share_of(values: &mut [f64], share: f64) -> f64 {
 /// A review as the API server sends it, of the size that reviews have.
 fn review(is_annotated: bool) -> Result<Bytes> {
     let annotations = if is_annotated { json!({ "stowaway.dev/backupcommand": "pg_dump shop" }) } else { json!({}) };
-    let fields: Vec<Value> = (0..160)
+    let fields: Vec<Value> = (0..190)
         .map(|number| json!({ format!("f:field-{number}"): { "f:name": {}, "f:value": { ".": {} } } }))
         .collect();
     let pod = json!({

@@ -5,6 +5,7 @@ mod hostile;
 mod lifecycle;
 mod objects;
 mod pods;
+mod process;
 mod slow;
 mod workloads;
 
