@@ -140,6 +140,7 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
                 image: arguments.image,
                 namespace: arguments.namespace,
                 service: arguments.service,
+                instance: arguments.instance,
                 port: arguments.port,
                 health_port: arguments.health_port,
                 drain: arguments.drain,

@@ -39,6 +39,8 @@ pub struct Settings {
     pub namespace: String,
     /// Name of its Service there.
     pub service: String,
+    /// Name of its own pod, which no other replica has.
+    pub instance: String,
     /// Where the API server calls it.
     pub port: u16,
     /// Where kubelet and Prometheus ask.
@@ -103,7 +105,8 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
         drain: settings.drain,
     };
     let end = CancellationToken::new();
-    let bundles = start_trust(&client, &settings, &serving.certificates, &end);
+    let (sender, bundles) = watch::channel(Vec::new());
+    let trust = trust(client.clone(), settings, serving.certificates.clone(), sender, end.clone());
     let repositories = serving.repositories.clone();
     let follow = repositories.follow(client, end.clone());
     let serve = async {
@@ -111,20 +114,19 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
         end.cancel();
         result
     };
-    let ((), result) = tokio::join!(follow, serve);
+    let ((), (), result) = tokio::join!(trust, follow, serve);
     result
 }
 
-/// Starts what provides the certificate, and what tells the bundles of the webhook configurations.
-fn start_trust(
-    client: &Client,
-    settings: &Settings,
-    certificates: &Arc<Certificates>,
-    end: &CancellationToken,
-) -> Bundles {
-    let (_sender, bundles) = watch::channel(Vec::new());
-    let _ = (client, settings, certificates, end);
-    bundles
+/// Provides the certificate, and tells the bundles of the webhook configurations, until it is told to end.
+async fn trust(
+    _client: Client,
+    _settings: Settings,
+    _certificates: Arc<Certificates>,
+    _bundles: watch::Sender<Vec<String>>,
+    end: CancellationToken,
+) {
+    end.cancelled().await;
 }
 
 /// All that serving needs; nothing of it is the cluster's.

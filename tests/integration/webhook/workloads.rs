@@ -164,6 +164,8 @@ async fn an_old_mistake_holds_nobody_up_who_does_not_touch_it() {
         ),
         ("an unknown volume, containers renamed", old(&[("inject", "sidecar"), ("volumes", "x")]), rename, 0),
         ("an unknown volume, others renamed", old(&[("inject", "sidecar"), ("volumes", "x")]), volume, 1),
+        ("a volume without files", old(&[("inject", "sidecar"), ("volumes", "login")]), image, 0),
+        ("a volume without files, another one", old(&[("inject", "sidecar"), ("volumes", "login")]), login, 1),
         (
             "what was right, made wrong by the template",
             old(&[("inject", "sidecar"), ("volumes", "barrels")]),
