@@ -310,12 +310,12 @@ pub struct WebhookArguments {
     /// Namespace it runs in.
     #[arg(long, env = "POD_NAMESPACE", default_value = crate::build::manifests::NAMESPACE)]
     pub namespace: String,
-    /// Its own name among all replicas: that of its pod.
-    #[arg(long, env = "POD_NAME", default_value = "stowaway-webhook")]
-    pub instance: String,
     /// Name of its Service there.
     #[arg(long, default_value = "stowaway-webhook")]
     pub service: String,
+    /// Name of its own pod.
+    #[arg(long, env = "POD_NAME", default_value = "stowaway-webhook")]
+    pub instance: String,
     /// Port at which the API server calls. (Private clusters of some clouds let only 443 and 10250 through.)
     #[arg(long, default_value_t = 10250)]
     pub port: u16,

@@ -141,8 +141,8 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
             let settings = webhook::Settings {
                 image: arguments.image,
                 namespace: arguments.namespace,
-                instance: arguments.instance,
                 service: arguments.service,
+                instance: arguments.instance,
                 port: arguments.port,
                 health_port: arguments.health_port,
                 drain: arguments.drain,

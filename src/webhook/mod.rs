@@ -38,10 +38,10 @@ pub struct Settings {
     pub image: String,
     /// The namespace it runs in.
     pub namespace: String,
-    /// The replica's own name among all replicas: that of its pod.
-    pub instance: String,
     /// Name of its Service there.
     pub service: String,
+    /// Name of its own pod, which no other replica has.
+    pub instance: String,
     /// Where the API server calls it.
     pub port: u16,
     /// Where kubelet and Prometheus ask.

@@ -38,8 +38,11 @@ use crate::{
 pub const MAXIMUM_REVIEW_BYTES: usize = 2 * MAXIMUM_BYTES + MAXIMUM_BYTES / 3;
 /// Nobody waits longer for us, whatever the API server allows.
 const LONGEST_ANSWER: Duration = Duration::from_secs(1);
-/// What each request may hold of memory without asking.
-const FREE_BYTES: usize = 64 * 1024;
+/// The most parts that a review may have, by its commas. Each becomes a value in memory, many times as big as its text may
+/// be; a review of the biggest object of the longest lists that people write has fewer.
+const MAXIMUM_PARTS: usize = 250_000;
+/// What each request may hold of memory without asking; most reviews are smaller.
+const FREE_BYTES: usize = 16 * 1024;
 /// What all requests together may hold beyond that, in KiB. Whoever finds nothing left is sent away at once.
 const SHARED_KIB: usize = 32 * 1024;
 const KIB: usize = 1024;
@@ -51,12 +54,20 @@ pub struct Admission {
     repositories: Arc<Repositories>,
     metrics: Arc<Metrics>,
     memory: Arc<Semaphore>,
+    /// Of the big reviews one after the other is taken apart.
+    turn: Semaphore,
 }
 
 impl Admission {
     /// `image` is the reference of ours that is put into pods.
     pub fn new(image: String, repositories: Arc<Repositories>, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { image, repositories, metrics, memory: Arc::new(Semaphore::new(SHARED_KIB)) })
+        Arc::new(Self {
+            image,
+            repositories,
+            metrics,
+            memory: Arc::new(Semaphore::new(SHARED_KIB)),
+            turn: Semaphore::new(1),
+        })
     }
 }
 
@@ -70,8 +81,8 @@ pub fn admission(admission: Arc<Admission>) -> Router {
     Router::new()
         .route("/pods", asked(Question::Pods(None)))
         .route("/pods/helper", asked(Question::Pods(Some(Injection::Helper))))
-        .route("/pods/none", asked(Question::Pods(Some(Injection::None))))
         .route("/pods/sidecar", asked(Question::Pods(Some(Injection::Sidecar))))
+        .route("/pods/none", asked(Question::Pods(Some(Injection::None))))
         .route("/workloads", asked(Question::Workloads))
         .route("/objects", asked(Question::Objects))
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "NotFound", "there is no such path") })
@@ -130,9 +141,12 @@ impl Refused {
         Self { kind, code, message: message.into() }
     }
 
-    fn too_large() -> Self {
-        let message = format!("a review has at most {MAXIMUM_REVIEW_BYTES} bytes");
+    fn too_large(message: impl Into<String>) -> Self {
         Self::new(Unanswered::TooLarge, StatusCode::PAYLOAD_TOO_LARGE, message)
+    }
+
+    fn too_long() -> Self {
+        Self::too_large(format!("a review has at most {MAXIMUM_REVIEW_BYTES} bytes"))
     }
 }
 
@@ -148,10 +162,19 @@ async fn reviewed(admission: &Admission, question: Question, request: Request) -
         let message = "a review is sent as application/json";
         return Err(Refused::new(Unanswered::MediaType, StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
     }
-    let (text, memory) = timeout(deadline, read(request, &admission.memory)).await.unwrap_or_else(|_| {
+    let arrived = async {
+        let (text, memory) = read(request, &admission.memory).await?;
+        // It is never closed; without a turn it would be no more than bigger in memory.
+        let turn = if memory.is_some() { admission.turn.acquire().await.ok() } else { None };
+        Ok((text, memory, turn))
+    };
+    let (text, memory, turn) = timeout(deadline, arrived).await.unwrap_or_else(|_| {
         let message = format!("the review did not arrive within {} ms", deadline.as_millis());
         Err(Refused::new(Unanswered::Timeout, StatusCode::GATEWAY_TIMEOUT, message))
     })?;
+    if memchr::memchr_iter(b',', &text).count() > MAXIMUM_PARTS {
+        return Err(Refused::too_large(format!("a review has at most {MAXIMUM_PARTS} commas")));
+    }
     let request = review::read(&text)?;
     drop(text);
     let repositories = admission.repositories.of(&request.namespace);
@@ -161,7 +184,7 @@ async fn reviewed(admission: &Admission, question: Question, request: Request) -
         admission.metrics.decided(question.subject(), decision.effect, decision.ground);
     }
     let written = decision.answer.write(&request).map_err(|error| ReviewError::Malformed(error.to_string()))?;
-    drop(memory);
+    drop((memory, turn));
     Ok(written)
 }
 
@@ -181,7 +204,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 async fn read(request: Request, memory: &Arc<Semaphore>) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refused> {
     let told = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     if told.and_then(|told| told.parse::<usize>().ok()).is_some_and(|length| length > MAXIMUM_REVIEW_BYTES) {
-        return Err(Refused::too_large());
+        return Err(Refused::too_long());
     }
     let mut body = request.into_body();
     let mut first = Bytes::new();
@@ -192,7 +215,7 @@ async fn read(request: Request, memory: &Arc<Semaphore>) -> Result<(Bytes, Optio
         let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
         let length = first.len() + whole.len() + data.len();
         if length > MAXIMUM_REVIEW_BYTES {
-            return Err(Refused::too_large());
+            return Err(Refused::too_long());
         }
         take(memory, &mut permit, length)?;
         // Most reviews come in one piece, and need not be copied.
@@ -213,7 +236,7 @@ async fn read(request: Request, memory: &Arc<Semaphore>) -> Result<(Bytes, Optio
 fn take(memory: &Arc<Semaphore>, permit: &mut Option<OwnedSemaphorePermit>, length: usize) -> Result<(), Refused> {
     let needed = length.saturating_sub(FREE_BYTES).div_ceil(KIB);
     let more = needed.saturating_sub(permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
-    let Ok(more) = u32::try_from(more) else { return Err(Refused::too_large()) };
+    let Ok(more) = u32::try_from(more) else { return Err(Refused::too_long()) };
     if more == 0 {
         return Ok(());
     }

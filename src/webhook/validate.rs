@@ -64,14 +64,18 @@ pub fn workload(object: &Value, old: Option<&Value>, facts: &InjectionFacts<'_>)
     let Some(template) = template(object, facts.namespace) else { return Judgement::of(object, Vec::new()) };
     let explanation = explain(&template, facts);
     let mut judgement = Judgement::of(object, explanation.warnings);
-    // Form and size are the API server's own matter: it says so itself.
-    let findings = explanation.findings.into_iter().filter(|finding| !is_of_the_api_server(finding.cause));
     let mut before: Option<Option<Before>> = None;
-    for finding in findings {
+    for finding in explanation.findings {
         // K8up, or whoever else reads the key, may have another mind about it.
-        if finding.annotation.as_deref().is_some_and(|key| !key.starts_with(PREFIX)) {
-            judgement.warnings.push(finding.message);
-            continue;
+        let is_of_others = finding.annotation.as_deref().is_some_and(|key| !key.starts_with(PREFIX));
+        match finding.cause {
+            // Form and size are the API server's own matter: it says so itself.
+            Cause::NotAPod | Cause::TooLarge => continue,
+            cause if is_of_the_template(cause) && !is_of_others => {}
+            _ => {
+                judgement.warnings.push(finding.message);
+                continue;
+            }
         }
         let before = before.get_or_insert_with(|| Before::of(old?, facts));
         let known = before.as_ref().is_some_and(|before| before.knows(&finding, &template.pod));
@@ -92,8 +96,18 @@ fn template(object: &Value, namespace: &str) -> Option<Template> {
     pods_of(object, namespace).ok()?.into_iter().next()
 }
 
-fn is_of_the_api_server(cause: Cause) -> bool {
-    matches!(cause, Cause::NotAPod | Cause::TooLarge)
+/// Whether what is wrong stands in the template itself. What may change elsewhere is no reason to refuse a workload.
+fn is_of_the_template(cause: Cause) -> bool {
+    matches!(
+        cause,
+        Cause::InvalidAnnotation
+            | Cause::UnknownContainer
+            | Cause::UnknownVolume
+            | Cause::UnsuitableVolume
+            | Cause::NameTaken
+            | Cause::PathTaken
+            | Cause::WindowsPod
+    )
 }
 
 fn metadata_path(object: &Value) -> &'static [&'static str] {

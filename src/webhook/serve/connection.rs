@@ -39,7 +39,7 @@ use crate::webhook::metrics::{HandshakeFailure, Metrics};
 /// The biggest head of a request; the API server's has some hundred bytes.
 const MAXIMUM_HEAD_BYTES: usize = 16 * 1024;
 /// How much is read at once.
-const BUFFER_BYTES: usize = 64 * 1024;
+const BUFFER_BYTES: usize = 32 * 1024;
 
 /// What a connection does.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -17,7 +17,7 @@ use stowaway::webhook::router::MAXIMUM_REVIEW_BYTES;
 
 use super::{Webhook, creation, post};
 
-const PATHS: [&str; 5] = ["/pods", "/pods/helper", "/pods/sidecar", "/workloads", "/objects"];
+const PATHS: [&str; 6] = ["/pods", "/pods/helper", "/pods/sidecar", "/pods/none", "/workloads", "/objects"];
 
 fn pod() -> Value {
     json!({ "apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": { "containers": [{ "name": "a" }] } })
@@ -123,7 +123,7 @@ async fn objects_of_any_form_are_decided_on() {
 async fn other_paths_methods_and_media_types_are_refused() {
     let webhook = Webhook::new();
     let body = creation(&pod()).to_string();
-    let (code, answer) = webhook.send(post("/pods/none", body.clone())).await;
+    let (code, answer) = webhook.send(post("/pods/nothing", body.clone())).await;
     assert_eq!(code, StatusCode::NOT_FOUND, "{}", is_status(code, &answer));
     for method in ["GET", "PUT", "DELETE", "OPTIONS"] {
         let request = Request::builder().method(method).uri("/pods").body(Body::from(body.clone())).unwrap();
@@ -154,11 +154,16 @@ async fn reviews_as_big_as_they_can_be_are_answered_and_bigger_ones_are_not_read
     let (code, answer) = webhook.send(post("/pods", vec![b' '; MAXIMUM_REVIEW_BYTES + 1])).await;
     assert_eq!(code, StatusCode::PAYLOAD_TOO_LARGE);
     assert!(is_status(code, &answer).contains("at most"));
+    // Small on the way, and many times as big in memory.
+    let numbers = format!("{{\"request\":{{\"object\":[{}0]}}}}", "0,".repeat(1_000_000));
+    let (code, answer) = webhook.send(post("/pods", numbers)).await;
+    assert_eq!(code, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(is_status(code, &answer).contains("commas"));
     // Nobody says how long it is: it is not read to its end, which it does not have.
     let endless = stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[b' '; 65_536])));
     let (code, _) = webhook.send(post("/pods", Body::from_stream(endless))).await;
     assert_eq!(code, StatusCode::PAYLOAD_TOO_LARGE);
-    assert!(webhook.metrics.render().unwrap().contains(r#"unanswered_total{reason="TooLarge"} 2"#));
+    assert!(webhook.metrics.render().unwrap().contains(r#"unanswered_total{reason="TooLarge"} 3"#));
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ async fn server(drain: Duration) -> Server {
 
 #[tokio::test]
 async fn readiness_is_proven_by_a_call_that_every_bundle_of_the_cluster_trusts() {
-    let mut server = Server::without_certificate(Limits::default(), Duration::from_secs(60)).await;
+    let mut server = Server::without_certificate(Limits::default(), Duration::from_mins(1)).await;
     assert_eq!(server.health("/healthz").await, (200, "alive\n".to_owned()));
     assert_eq!(server.health("/readyz").await.0, 503);
     let bundle = |authority: &webhook_certs::Authority| authority.certificate().to_owned();

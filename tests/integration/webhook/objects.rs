@@ -5,12 +5,12 @@ use stowaway::api::Repository;
 
 use super::{Webhook, creation, review};
 
-fn repository(spec: Value) -> Value {
+fn repository(spec: &Value) -> Value {
     json!({ "apiVersion": "stowaway.dev/v1alpha1", "kind": "Repository", "metadata": { "name": "main", "namespace": "orchard" }, "spec": spec })
 }
 
 fn s3(change: impl FnOnce(&mut Value)) -> Value {
-    let mut object = repository(json!({
+    let mut object = repository(&json!({
         "s3": {
             "endpoint": "https://s3.example.org",
             "bucket": "barrels",
@@ -26,7 +26,7 @@ fn s3(change: impl FnOnce(&mut Value)) -> Value {
 }
 
 fn volume(volume: &Value) -> Value {
-    repository(json!({ "volume": volume, "passwordSecretRef": { "name": "password" } }))
+    repository(&json!({ "volume": volume, "passwordSecretRef": { "name": "password" } }))
 }
 
 fn run(kind: &str, spec: &Value) -> Value {
@@ -44,10 +44,10 @@ fn blamed(answer: &Value) -> Vec<&str> {
     causes.map(|cause| cause["field"].as_str().unwrap()).collect()
 }
 
-#[tokio::test]
-async fn what_could_only_fail_is_refused_with_the_field() {
+/// Objects, and the fields that are wrong in them.
+fn cases() -> Vec<(Value, &'static [&'static str])> {
     let resources = json!({ "limits": { "memory": "1GB" }, "requests": { "cpu": "half" } });
-    let cases: Vec<(Value, &[&str])> = vec![
+    vec![
         (s3(|_| ()), &[]),
         (s3(|spec| spec["s3"]["endpoint"] = "http://minio.backup:9000/".into()), &[]),
         (s3(|spec| spec["s3"]["endpoint"] = "https://[fd00::1]:9000".into()), &[]),
@@ -88,7 +88,7 @@ async fn what_could_only_fail_is_refused_with_the_field() {
             volume(&json!({ "hostPath": { "path": "/a/../etc", "type": "File" } })),
             &["spec.volume.hostPath.path", "spec.volume.hostPath.type"],
         ),
-        (repository(json!({ "passwordSecretRef": { "name": "x" } })), &["spec"]),
+        (repository(&json!({ "passwordSecretRef": { "name": "x" } })), &["spec"]),
         (run("Backup", &json!({})), &[]),
         (run("Backup", &json!({ "timeout": "1h-5m", "idleTimeout": "" })), &["spec.timeout", "spec.idleTimeout"]),
         (
@@ -133,13 +133,18 @@ async fn what_could_only_fail_is_refused_with_the_field() {
             restore(|spec| spec["to"] = json!({ "pod": "a/b", "container": "C", "command": [""] })),
             &["spec.to.pod", "spec.to.container", "spec.to.command"],
         ),
-    ];
+    ]
+}
+
+#[tokio::test]
+async fn what_could_only_fail_is_refused_with_the_field() {
     let webhook = Webhook::new();
-    for (object, fields) in cases {
+    for (object, fields) in cases() {
         let answer = webhook.ask("/objects", &creation(&object)).await;
         let mut fields = fields.to_vec();
         let mut found = blamed(&answer);
-        (fields.sort_unstable(), found.sort_unstable());
+        fields.sort_unstable();
+        found.sort_unstable();
         assert_eq!(found, fields, "{object}: {answer}");
         assert_eq!(answer["allowed"], fields.is_empty());
         if !fields.is_empty() {

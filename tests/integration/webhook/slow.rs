@@ -12,7 +12,7 @@ use tokio::{
 use super::client::{Client, Server, config, connect, question};
 
 const SHORT: Duration = Duration::from_millis(200);
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 /// All deadlines long but those that the test is about.
 fn limits(change: impl FnOnce(&mut Limits)) -> Limits {

@@ -14,7 +14,7 @@ spec:
     metadata: { annotations: {} }
     spec:
       containers: [{ name: press, image: press:1 }]
-      volumes: [{ name: barrels, emptyDir: {} }]
+      volumes: [{ name: barrels, emptyDir: {} }, { name: login, secret: { secretName: a } }]
 ";
 
 /// The Deployment with these annotations of ours, or whole keys.
@@ -137,12 +137,13 @@ async fn an_old_mistake_holds_nobody_up_who_does_not_touch_it() {
     let replicas: Change = |object| object["spec"]["replicas"] = 3.into();
     let rename: Change = |object| object["spec"]["template"]["spec"]["containers"][0]["name"] = "presser".into();
     let volume: Change = |object| object["spec"]["template"]["spec"]["volumes"][0]["name"] = "casks".into();
+    let login: Change = |object| object["spec"]["template"]["spec"]["volumes"][1]["secret"]["secretName"] = "b".into();
     let sound: Change = |object| annotate(object, "timeout", Some("5m"));
     let further: Change = |object| annotate(object, "idle-timeout", Some("never"));
     let unknown: Change = |object| annotate(object, "shedule", Some("@daily"));
     let old = |annotations: &'static [(&'static str, &'static str)]| annotations;
     let long = [("timeout", "x".repeat(200))];
-    let cases: Vec<(&str, &[(&str, &str)], Change, usize)> = vec![
+    let cases = [
         ("another image", old(&[("backupcommand", "")]), image, 0),
         ("scaling", old(&[("backupcommand", ""), ("inject", "all")]), replicas, 0),
         ("a sound annotation beside it", old(&[("backupcommand", "dump"), ("inject", "all")]), sound, 0),
@@ -163,6 +164,8 @@ async fn an_old_mistake_holds_nobody_up_who_does_not_touch_it() {
         ),
         ("an unknown volume, containers renamed", old(&[("inject", "sidecar"), ("volumes", "x")]), rename, 0),
         ("an unknown volume, others renamed", old(&[("inject", "sidecar"), ("volumes", "x")]), volume, 1),
+        ("a volume without files", old(&[("inject", "sidecar"), ("volumes", "login")]), image, 0),
+        ("a volume without files, another one", old(&[("inject", "sidecar"), ("volumes", "login")]), login, 1),
         (
             "what was right, made wrong by the template",
             old(&[("inject", "sidecar"), ("volumes", "barrels")]),
