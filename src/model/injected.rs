@@ -18,6 +18,11 @@ pub const RESTORE_CONTAINER: &str = "stowaway-restore";
 /// Where sidecar and restore step find the pod's volumes, each in a folder of its name.
 pub const VOLUMES_FOLDER: &str = "/stowaway-volumes";
 
+/// What the names of the restore step's own entries in a volume begin with; backups leave them out.
+pub const RESTORE_PREFIX: &str = ".stowaway-restore";
+/// Environment variable of sidecar and restore step: where the repository is, a [`super::BackendConfig`] as JSON.
+pub const BACKEND_VARIABLE: &str = "STOWAWAY_BACKEND";
+
 /// The volume with the sidecar's socket in it.
 pub const SOCKET_VOLUME: &str = "stowaway-socket";
 /// Where sidecar and helper find that volume.

@@ -100,6 +100,10 @@ pub enum Reason {
     OutcomeUnknown,
     /// The container lacks a tool that a safe restore needs.
     UnsafeTarget,
+    /// A file or folder of a volume could not be read.
+    SourceUnreadable,
+    /// A file or folder of a restore's target could not be written: it is full, read-only, or not empty.
+    TargetUnwritable,
     /// The store could not be reached, or refused a request after all retries.
     StoreUnavailable,
     /// The store has no room left.

@@ -107,6 +107,8 @@ impl SnapshotIdentity {
     pub const PROOF: &str = "proof";
     /// The bare tag of what was stored without proof; such a snapshot is never "newest".
     pub const UNPROVEN: &str = "unproven";
+    /// The bare tag of a folder of which something could not be read; such a snapshot is never "newest", either.
+    pub const INCOMPLETE: &str = "incomplete";
 
     /// The value of the first tag `key=value`.
     pub fn tag(&self, key: &str) -> Option<&str> {

@@ -30,7 +30,9 @@ pub(super) fn may_pass(reason: Reason) -> bool {
         // These are no failures.
         | Reason::Completed
         | Reason::Adopted
-        | Reason::NotProven => false,
+        | Reason::NotProven
+        | Reason::SourceUnreadable
+        | Reason::TargetUnwritable => false,
         Reason::CommandFailed
         | Reason::CommandKilled
         | Reason::StreamCut

@@ -18,6 +18,7 @@ mod commit;
 mod crypto;
 mod engine;
 mod error;
+mod folder;
 mod lock;
 mod open;
 mod read;
@@ -39,6 +40,7 @@ use rustic_core::repofile::MasterKey;
 use tokio::sync::mpsc;
 
 pub use error::{RepositoryError, StoreFault};
+pub use folder::{FolderRules, LISTED, RestoredFolder, StoredFolder, Trouble, Troubles};
 pub use lock::LockHolder;
 pub use open::{create, open, open_or_create};
 pub use read::{Entry, EntryKind, StoredFile};
