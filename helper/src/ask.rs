@@ -12,6 +12,7 @@ use std::{
 };
 
 use rustix::event::PollFlags;
+use stowaway_seal::Reply;
 
 use crate::descriptors::{self, Moved};
 
@@ -22,7 +23,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Asks, and passes on.
 pub fn run(socket: &Path, words: &[OsString]) -> Result<(), String> {
-    let mut stream = UnixStream::connect(socket).map_err(|error| format!("no supervisor listens: {error}"))?;
+    let mut stream = match UnixStream::connect(socket) {
+        Ok(stream) => stream,
+        Err(error) => {
+            // In band, since nobody should have to understand what is said of an exec.
+            let _unheard = writeln!(io::stdout(), "{}", Reply::Nobody);
+            return Err(format!("no supervisor listens: {error}"));
+        }
+    };
     let words: Vec<&str> = words.iter().map(|word| word.to_str().unwrap_or_default()).collect();
     let line = format!("{}\n", words.join(" "));
     let asked = stream.write_all(line.as_bytes()).and_then(|()| descriptors::never_block(&stream).map_err(Into::into));

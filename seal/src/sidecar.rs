@@ -85,6 +85,8 @@ pub enum Reply {
     Unknown,
     /// The run was told to end, or has ended.
     Cancelled,
+    /// No supervisor listens: whoever would have asked it says so.
+    Nobody,
 }
 
 impl Reply {
@@ -98,6 +100,7 @@ impl Reply {
             "refused" => Some(Self::Refused(rest.to_owned())),
             "unknown" => Some(Self::Unknown),
             "cancelled" => Some(Self::Cancelled),
+            "nobody" => Some(Self::Nobody),
             _ => None,
         }
     }
@@ -112,6 +115,7 @@ impl fmt::Display for Reply {
             Self::Refused(why) => write!(formatter, "refused {}", why.replace('\n', " ")),
             Self::Unknown => formatter.write_str("unknown"),
             Self::Cancelled => formatter.write_str("cancelled"),
+            Self::Nobody => formatter.write_str("nobody"),
         }
     }
 }
@@ -239,6 +243,7 @@ mod tests {
             Reply::Refused("for a reason".to_owned()),
             Reply::Unknown,
             Reply::Cancelled,
+            Reply::Nobody,
         ] {
             assert_eq!(Reply::parse(&reply.to_string()), Some(reply));
         }

@@ -23,7 +23,9 @@ pub const RESTORE_PREFIX: &str = ".stowaway-restore";
 /// Environment variable of sidecar and restore step: where the repository is, a [`super::BackendConfig`] as JSON.
 pub const BACKEND_VARIABLE: &str = "STOWAWAY_BACKEND";
 
-/// The volume with the sidecar's socket in it.
+/// Where the sidecar's supervisor listens for requests, which come by small execs.
+pub const CONTROL_SOCKET: &str = "/tmp/stowaway-sidecar.socket";
+/// The volume with the sidecar's sockets for helpers in it.
 pub const SOCKET_VOLUME: &str = "stowaway-socket";
 /// Where sidecar and helper find that volume.
 pub const SOCKET_MOUNT: &str = "/stowaway-socket";

@@ -49,6 +49,7 @@ pub(super) fn may_pass(reason: Reason) -> bool {
         | Reason::CommitUnknown
         | Reason::SecretMissing
         | Reason::PodNotStarted
+        | Reason::NotInjected
         | Reason::ResultLost
         | Reason::InternalError => true,
     }

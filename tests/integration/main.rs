@@ -15,6 +15,7 @@ mod helper;
 mod injection;
 mod repository;
 mod shell;
+mod sidecar;
 
 use futures::{StreamExt, stream};
 

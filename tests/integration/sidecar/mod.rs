@@ -1,0 +1,1 @@
+//! The sidecar with real programs.
