@@ -3,6 +3,12 @@
 //! It must not know what a volume is to Kubernetes. What cannot be read is counted and listed, and makes the snapshot
 //! `incomplete`; what cannot be written fails a restore.
 
+mod ledger;
+mod metadata;
+mod source;
+mod store;
+mod walk;
+
 use std::{path::Path, sync::Arc};
 
 use jiff::Timestamp;
@@ -85,8 +91,8 @@ impl Repository {
         folder: &Path,
         progress: Arc<Progress>,
     ) -> Result<StoredFolder, RepositoryError> {
-        let _ = (identity, rules, folder, progress);
-        Err(RepositoryError::InvalidRequest("folders cannot be stored yet".to_owned()))
+        self.while_locked(|run| async move { store::store_folder(self, &run, identity, rules, folder, progress).await })
+            .await
     }
 
     /// Restores the folder at `path` of a snapshot into `target`, which must be there and empty. `snapshot` is a whole id,
