@@ -26,7 +26,7 @@ use crate::{
         Failure, Reason, SourceReport, Task,
         injected::{CONTROL_SOCKET, HELPER_IN_IMAGE},
     },
-    runner::{settings, story},
+    runner::story,
     seal::sealed::{Event, Reply, Request, Told, report_digest},
 };
 
@@ -371,10 +371,9 @@ fn lost(id: &str, why: &str, connected: &watch::Sender<bool>) -> Failure {
     Failure::new(Reason::ResultLost, format!("run {id} in the sidecar left no report: {why}{effect}"))
 }
 
-/// The command line that asks the supervisor.
+/// The command line that asks the supervisor, in the sidecar's container.
 fn line(request: &Request) -> Vec<String> {
-    let path = |path: &str| settings::mounted(path).to_string_lossy().into_owned();
-    let mut line = vec![path(HELPER_IN_IMAGE), "ask".to_owned(), path(CONTROL_SOCKET)];
+    let mut line = vec![HELPER_IN_IMAGE.to_owned(), "ask".to_owned(), CONTROL_SOCKET.to_owned()];
     line.extend(request.words());
     line
 }

@@ -1,1 +1,6 @@
-//! The sidecar with real programs.
+//! Runs in a sidecar, with the programs as they ship: the supervisor, the process of a run, the helper, and the Job's side.
+
+mod door;
+mod lines;
+mod pod;
+mod runs;
