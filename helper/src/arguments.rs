@@ -13,6 +13,24 @@ pub enum Task {
     Restore(Job),
     /// Copy this program to that place.
     Install(PathBuf),
+    /// Hold a sidecar's runs, each in a process of this program line.
+    Supervise {
+        /// Where to listen.
+        socket: PathBuf,
+        /// The program of a run.
+        program: OsString,
+        /// Its arguments.
+        arguments: Vec<OsString>,
+        /// How long to wait for what.
+        patience: SupervisorPatience,
+    },
+    /// Ask the supervisor that listens there.
+    Ask {
+        /// Where it listens.
+        socket: PathBuf,
+        /// What for; `stowaway_seal::Request` knows the words.
+        words: Vec<OsString>,
+    },
 }
 
 /// A command, and how long to be patient.
@@ -24,6 +42,8 @@ pub struct Job {
     pub arguments: Vec<OsString>,
     /// How long to wait for what.
     pub patience: Patience,
+    /// Where the other side listens; it is at stdin and stdout otherwise.
+    pub socket: Option<PathBuf>,
 }
 
 /// How long to wait for what.
@@ -55,18 +75,53 @@ impl Patience {
     }
 }
 
+/// How long a supervisor waits for what.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SupervisorPatience {
+    /// How often a watcher hears something.
+    pub heartbeat: Duration,
+    /// How long a run may take to end itself when it is asked to.
+    pub end: Duration,
+    /// How long a run goes on that nobody watches: long enough for an API server to come back, or for another attempt.
+    pub unwatched: Duration,
+    /// How long a request may take to arrive, and to be answered.
+    pub request: Duration,
+    /// How long to wait before listening is tried again.
+    pub listen: Duration,
+}
+
+impl SupervisorPatience {
+    fn divided_by(hurry: u32) -> Self {
+        let seconds = |seconds| Duration::from_secs(seconds) / hurry;
+        Self {
+            heartbeat: seconds(10),
+            end: seconds(15),
+            unwatched: seconds(30 * 60),
+            request: seconds(30),
+            listen: seconds(5),
+        }
+    }
+}
+
 /// What the command line has to be.
-pub const USAGE: &str = "usage: stowaway-helper [--restore] -- COMMAND [ARGUMENT...] | stowaway-helper install PATH";
+pub const USAGE: &str = "usage: stowaway-helper [--socket PATH] [--restore] -- COMMAND [ARGUMENT...] | \
+    stowaway-helper install PATH | stowaway-helper supervise PATH -- PROGRAM [ARGUMENT...] | stowaway-helper ask PATH WORD...";
 
 /// Reads the arguments that follow the program's name; nothing if they are not of ours.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Option<Task> {
     let mut arguments = arguments.into_iter();
-    let (mut restore, mut hurry) = (false, 1);
+    let (mut restore, mut hurry, mut socket, mut supervise) = (false, 1, None, None);
     loop {
         let option = arguments.next()?;
         match option.to_str()? {
             "--restore" => restore = true,
             "--hurry" => hurry = arguments.next()?.to_str()?.parse().ok().filter(|hurry| *hurry > 0)?,
+            "--socket" if socket.is_none() => socket = Some(PathBuf::from(arguments.next()?)),
+            "supervise" if supervise.is_none() => supervise = Some(PathBuf::from(arguments.next()?)),
+            "ask" => {
+                let socket = arguments.next()?.into();
+                return Some(Task::Ask { socket, words: arguments.collect() });
+            }
             "install" => {
                 let path = arguments.next()?.into();
                 return arguments.next().is_none().then_some(Task::Install(path));
@@ -76,7 +131,12 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Option<Task> {
         }
     }
     let program = arguments.next().filter(|program| !program.is_empty())?;
-    let job = Job { program, arguments: arguments.collect(), patience: Patience::divided_by(hurry) };
+    let arguments = arguments.collect();
+    if let Some(socket) = supervise {
+        let patience = SupervisorPatience::divided_by(hurry);
+        return Some(Task::Supervise { socket, program, arguments, patience });
+    }
+    let job = Job { program, arguments, patience: Patience::divided_by(hurry), socket };
     Some(if restore { Task::Restore(job) } else { Task::Dump(job) })
 }
 
@@ -94,6 +154,12 @@ mod tests {
         assert_eq!((job.program, job.arguments), ("pg_dump".into(), vec!["--".into(), "--restore".into()]));
         assert!(matches!(parse_words(&["--restore", "--hurry", "20", "--", "psql"]), Some(Task::Restore(_))));
         assert_eq!(parse_words(&["install", "/x/y"]), Some(Task::Install("/x/y".into())));
+        let Some(Task::Dump(job)) = parse_words(&["--socket", "/s", "--", "pg_dump"]) else { panic!("no dump") };
+        assert_eq!(job.socket, Some("/s".into()));
+        let supervise = parse_words(&["supervise", "/s", "--hurry", "2", "--", "stowaway", "--volume=x"]);
+        assert!(matches!(supervise, Some(Task::Supervise { arguments, .. }) if arguments == ["--volume=x"]));
+        let ask = Task::Ask { socket: "/s".into(), words: vec!["watch".into(), "x".into()] };
+        assert_eq!(parse_words(&["ask", "/s", "watch", "x"]), Some(ask));
     }
 
     #[test]
@@ -107,6 +173,10 @@ mod tests {
             &["--hurry", "0", "--", "x"],
             &["install"],
             &["install", "a", "b"],
+            &["--socket", "--", "x"],
+            &["--socket", "a", "--socket", "b", "--", "x"],
+            &["supervise", "a"],
+            &["ask"],
         ] {
             assert_eq!(parse_words(words), None, "{words:?}");
         }

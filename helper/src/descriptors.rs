@@ -19,21 +19,23 @@ pub type Wanted<'a> = (BorrowedFd<'a>, PollFlags);
 ///
 /// A signal ends the wait early.
 pub fn wait<const N: usize>(wanted: [Option<Wanted<'_>>; N], patience: Duration) -> [PollFlags; N] {
-    let mut places = [usize::MAX; N];
-    let mut polled = Vec::with_capacity(N);
-    for (place, wanted) in places.iter_mut().zip(&wanted) {
-        if let Some((descriptor, flags)) = wanted {
-            *place = polled.len();
-            polled.push(PollFd::from_borrowed_fd(*descriptor, *flags));
-        }
-    }
+    let present: Vec<Wanted<'_>> = wanted.iter().flatten().copied().collect();
+    let mut flags = wait_all(&present, patience).into_iter();
+    wanted.map(|wanted| wanted.and_then(|_| flags.next()).unwrap_or(PollFlags::empty()))
+}
+
+/// The same for any number.
+pub fn wait_all(wanted: &[Wanted<'_>], patience: Duration) -> Vec<PollFlags> {
+    let mut polled: Vec<PollFd<'_>> =
+        wanted.iter().map(|(descriptor, flags)| PollFd::from_borrowed_fd(*descriptor, *flags)).collect();
     let patience = Timespec {
         tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: patience.subsec_nanos().into(),
     };
     // An error of poll itself can only be a signal: the descriptors are open, and few.
     let is_told = poll(&mut polled, Some(&patience)).is_ok();
-    places.map(|place| polled.get(place).filter(|_| is_told).map_or(PollFlags::empty(), PollFd::revents))
+    let flags_of = |polled: &PollFd<'_>| if is_told { polled.revents() } else { PollFlags::empty() };
+    polled.iter().map(flags_of).collect()
 }
 
 /// What came of an attempt that does not wait.

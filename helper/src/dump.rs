@@ -32,7 +32,7 @@ pub fn run(peer: Peer, nonce: &Nonce, job: &Job, signals: &Signals) -> Result<u8
     let mut dump = Dump {
         leader: None,
         stdout: None,
-        stderr: Stderrs::new().map_err(io::Error::from)?,
+        stderr: Stderrs::of(job).map_err(io::Error::from)?,
         sealer: Sealer::new(nonce, Window::DUMP)?,
         peer,
         patience: job.patience,
@@ -94,6 +94,7 @@ impl Dump {
                 self.sealer.flush(self.peer.wire())?;
             }
             self.seal_when_over(&mut buffer)?;
+            self.say_stderr();
             if !self.peer.write() {
                 return Ok(Some(Fault::Cancelled));
             }
@@ -140,9 +141,25 @@ impl Dump {
             }
         }
         self.stderr.pass();
+        self.say_last_stderr();
         self.sealer.finish(outcome, self.peer.wire())?;
         self.sealed = true;
         Ok(())
+    }
+
+    fn say_stderr(&mut self) {
+        if self.peer.has_room() {
+            self.say_last_stderr();
+        }
+    }
+
+    /// All that waits, which is bounded. After the trailer nothing has a place any more.
+    fn say_last_stderr(&mut self) {
+        while !self.sealed
+            && let Some(said) = self.stderr.take()
+        {
+            self.sealer.say(&Frame::Stderr(said.into()), self.peer.wire());
+        }
     }
 
     /// Takes what the other side says; breaks when it is over, with the fault if there is one.
@@ -203,6 +220,8 @@ impl Dump {
                 leader.end(self.patience.end);
                 self.ended = self.ended.or_else(|| leader.outcome());
             }
+            self.stderr.pass();
+            self.say_last_stderr();
             if let Some(outcome) = self.ended {
                 self.sealer.say(&Frame::Ended(outcome), self.peer.wire());
             }

@@ -37,6 +37,11 @@ pub fn is_visible() -> Result<(), String> {
     if hides { Err("/proc is mounted with hidepid".to_owned()) } else { Ok(()) }
 }
 
+/// Takes leave of whoever died of the family.
+pub fn take_leave() {
+    while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
+}
+
 /// The command, and what is known of its end.
 pub struct Leader {
     pid: Pid,
@@ -60,6 +65,13 @@ impl Leader {
             }
         }
         self.outcome
+    }
+
+    /// KILL, to this process and to none of its family; nothing once it has ended, since its number may be another's then.
+    pub fn kill_alone(&mut self) {
+        if self.outcome().is_none() {
+            let _gone = kill_process(self.pid, Signal::KILL);
+        }
     }
 
     /// TERM, and KILL after `patience`, always to those without children, whom their parents then reap. Where this program

@@ -2,8 +2,11 @@
 //!
 //! A small static program without a runtime: one loop over a handful of descriptors, since the application's own memory is
 //! what it costs. It knows no Kubernetes and no store, and it trusts only its stdin: the end of that is the cancel.
+//!
+//! For the same reason it is what stays when a sidecar has nothing to do: the supervisor of its runs, and those who ask it.
 
 mod arguments;
+mod ask;
 mod command;
 mod descriptors;
 mod dump;
@@ -13,6 +16,7 @@ mod peer;
 mod restore;
 mod signals;
 mod stderr;
+mod supervisor;
 
 use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, process::ExitCode};
 
@@ -20,6 +24,7 @@ use crate::{
     arguments::{Job, Task, USAGE},
     peer::{Peer, Refusal},
     signals::Signals,
+    supervisor::Program,
 };
 
 /// What was asked for could not be begun, or did not come to its end; the same as the shell forms have.
@@ -30,6 +35,10 @@ fn main() -> ExitCode {
         Some(Task::Install(path)) => install(&path).map(|()| 0),
         Some(Task::Dump(job)) => speak(&job, false),
         Some(Task::Restore(job)) => speak(&job, true),
+        Some(Task::Supervise { socket, program, arguments, patience }) => {
+            supervisor::run(&socket, Program { program, arguments }, patience).map(|()| 0)
+        }
+        Some(Task::Ask { socket, words }) => ask::run(&socket, &words).map(|()| 0),
         None => Err(USAGE.to_owned()),
     };
     ExitCode::from(status.unwrap_or_else(|why| {
@@ -45,9 +54,11 @@ fn speak(job: &Job, restore: bool) -> Result<u8, String> {
     }
     family::adopt_orphans().map_err(|error| format!("cannot become a subreaper: {error}"))?;
     let signals = Signals::catch().map_err(|error| format!("cannot catch signals: {error}"))?;
-    let (peer, nonce) = Peer::greet(job.patience).map_err(|refusal| match refusal {
-        Refusal::NoHello => "stdin did not begin with a hello: this program is for Stowaway, not for people".to_owned(),
+    let (peer, nonce) = Peer::greet(job.patience, job.socket.as_deref()).map_err(|refusal| match refusal {
+        Refusal::NoHello => "the other side did not say hello: this program is for Stowaway, not for people".to_owned(),
         Refusal::OtherVersion => "the other side speaks another version".to_owned(),
+        Refusal::NoToken => "stdin did not begin with a token: this program is for Stowaway, not for people".to_owned(),
+        Refusal::NoListener(error) => format!("the sidecar cannot be reached by its socket: {error}"),
     })?;
     if restore {
         restore::run(peer, &nonce, job, &signals).map_err(|error| error.to_string())

@@ -1,10 +1,14 @@
-//! The other side, over our stdin and stdout: frames in, bytes out, and when each side last spoke.
+//! The other side, over our stdin and stdout or over a socket: frames in, bytes out, and when each side last spoke.
 //!
 //! It must not know what is said.
 
 use std::{
-    io::{Stdin, Stdout, Write},
-    os::fd::AsFd,
+    io::{self, Stdin, Stdout, Write},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream,
+    },
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -26,12 +30,46 @@ pub enum Refusal {
     NoHello,
     /// It speaks another version, and was told ours.
     OtherVersion,
+    /// Our stdin did not say by which word it knows us.
+    NoToken,
+    /// It does not listen where it should.
+    NoListener(io::Error),
+}
+
+/// What leads to the other side.
+enum Line {
+    /// The streams that a container's runtime gives to an exec; their end is the cancel.
+    Stdio(Stdin, Stdout),
+    /// A socket, whose end is the cancel then: whoever holds the exec may well go.
+    Socket(UnixStream),
+}
+
+impl Line {
+    fn input(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Stdio(stdin, _) => stdin.as_fd(),
+            Self::Socket(socket) => socket.as_fd(),
+        }
+    }
+
+    fn output(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Stdio(_, stdout) => stdout.as_fd(),
+            Self::Socket(socket) => socket.as_fd(),
+        }
+    }
+
+    fn say(&mut self, line: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Stdio(_, stdout) => stdout.write_all(line).and_then(|()| stdout.flush()),
+            Self::Socket(socket) => socket.write_all(line),
+        }
+    }
 }
 
 /// The other side.
 pub struct Peer {
-    stdin: Stdin,
-    stdout: Stdout,
+    line: Line,
     frames: FrameDecoder,
     wire: Vec<u8>,
     written: usize,
@@ -43,46 +81,26 @@ pub struct Peer {
 
 impl Peer {
     /// Reads the first line, and answers another version than ours. The word that we are ready is the caller's to say.
-    pub fn greet(patience: Patience) -> Result<(Self, Nonce), Refusal> {
-        let stdin = std::io::stdin();
-        let begin = Instant::now();
-        let mut line = Vec::new();
-        let mut buffer = [0; LONGEST_LINE];
-        let end = loop {
-            if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
-                break end;
-            }
-            let left = patience.silence.saturating_sub(begin.elapsed());
-            if line.len() >= LONGEST_LINE || left.is_zero() {
-                return Err(Refusal::NoHello);
-            }
-            let [ready] = descriptors::wait([Some((stdin.as_fd(), PollFlags::IN))], left);
-            if ready.is_empty() {
-                continue;
-            }
-            match descriptors::read(&stdin, &mut buffer) {
-                Moved::Bytes(length) => line.extend_from_slice(&buffer[..length]),
-                Moved::Nothing => {}
-                Moved::Ended => return Err(Refusal::NoHello),
-            }
+    pub fn greet(patience: Patience, socket: Option<&Path>) -> Result<(Self, Nonce), Refusal> {
+        let mut line = match socket {
+            Some(socket) => Line::Socket(connect(socket, patience)?),
+            None => Line::Stdio(io::stdin(), io::stdout()),
         };
-        let (version, nonce) = parse_hello(&line[..end]).ok_or(Refusal::NoHello)?;
-        let mut stdout = std::io::stdout();
+        let (first, rest) = first_line(line.input(), patience).ok_or(Refusal::NoHello)?;
+        let (version, nonce) = parse_hello(&first).ok_or(Refusal::NoHello)?;
         if version != VERSION {
-            let answer = Answer::Speaks(VERSION).line(&nonce);
             // Whoever does not hear it sees us leave.
-            let _unheard = stdout.write_all(&answer).and_then(|()| stdout.flush());
+            let _unheard = line.say(&Answer::Speaks(VERSION).line(&nonce));
             return Err(Refusal::OtherVersion);
         }
-        for descriptor in [stdin.as_fd(), stdout.as_fd()] {
+        for descriptor in [line.input(), line.output()] {
             descriptors::never_block(descriptor).map_err(|_| Refusal::NoHello)?;
         }
         let mut frames = FrameDecoder::new(&nonce);
-        frames.push(&line[end + 1..]);
+        frames.push(&rest);
         let now = Instant::now();
         let peer = Self {
-            stdin,
-            stdout,
+            line,
             frames,
             wire: Vec::new(),
             written: 0,
@@ -97,12 +115,12 @@ impl Peer {
     /// What to wait for: its words, and room for ours. Without any of ours, a reader that goes away shows all the same.
     pub fn wanted(&self) -> [Option<Wanted<'_>>; 2] {
         let out = if self.is_drained() { PollFlags::empty() } else { PollFlags::OUT };
-        [Some((self.stdin.as_fd(), PollFlags::IN)), Some((self.stdout.as_fd(), out))]
+        [Some((self.line.input(), PollFlags::IN)), Some((self.line.output(), out))]
     }
 
     /// Reads what is there; false when the other side ended.
     pub fn read(&mut self) -> bool {
-        match descriptors::read(&self.stdin, &mut self.buffer) {
+        match descriptors::read(self.line.input(), &mut self.buffer) {
             Moved::Bytes(length) => {
                 self.frames.push(&self.buffer[..length]);
                 true
@@ -130,7 +148,7 @@ impl Peer {
     /// Writes what fits; false when nobody will read it any more.
     pub fn write(&mut self) -> bool {
         while !self.is_drained() {
-            match descriptors::write(&self.stdout, &self.wire[self.written..]) {
+            match descriptors::write(self.line.output(), &self.wire[self.written..]) {
                 Moved::Bytes(length) => self.written += length,
                 Moved::Nothing => break,
                 Moved::Ended => return false,
@@ -147,7 +165,7 @@ impl Peer {
     pub fn write_last_words(&mut self, patience: Duration) {
         let begin = Instant::now();
         while self.write() && !self.is_drained() && begin.elapsed() < patience {
-            descriptors::wait([Some((self.stdout.as_fd(), PollFlags::OUT))], patience);
+            descriptors::wait([Some((self.line.output(), PollFlags::OUT))], patience);
         }
     }
 
@@ -177,5 +195,42 @@ impl Peer {
         let beat = self.patience.heartbeat.saturating_sub(self.said.elapsed());
         // A beat that is due and cannot be said waits for room, not for the clock.
         silence.min(if self.is_drained() { beat } else { self.patience.heartbeat })
+    }
+}
+
+/// The socket, after we said there by which word its other side knows us: the first line of our stdin, since a command line
+/// is in the process list. From here on nobody is asked about our stdin any more.
+fn connect(socket: &Path, patience: Patience) -> Result<UnixStream, Refusal> {
+    let stdin = io::stdin();
+    let (token, _) = first_line(stdin.as_fd(), patience).ok_or(Refusal::NoToken)?;
+    let mut stream = UnixStream::connect(socket).map_err(Refusal::NoListener)?;
+    stream.write_all(&token).and_then(|()| stream.write_all(b"\n")).map_err(Refusal::NoListener)?;
+    Ok(stream)
+}
+
+/// The first line without its end, and what came after it; nothing if it is too long, or does not come in time.
+fn first_line(from: BorrowedFd<'_>, patience: Patience) -> Option<(Vec<u8>, Vec<u8>)> {
+    let begin = Instant::now();
+    let mut line = Vec::new();
+    let mut buffer = [0; LONGEST_LINE];
+    loop {
+        if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
+            let rest = line.split_off(end + 1);
+            line.truncate(end);
+            return Some((line, rest));
+        }
+        let left = patience.silence.saturating_sub(begin.elapsed());
+        if line.len() >= LONGEST_LINE || left.is_zero() {
+            return None;
+        }
+        let [ready] = descriptors::wait([Some((from, PollFlags::IN))], left);
+        if ready.is_empty() {
+            continue;
+        }
+        match descriptors::read(from, &mut buffer) {
+            Moved::Bytes(length) => line.extend_from_slice(&buffer[..length]),
+            Moved::Nothing => {}
+            Moved::Ended => return None,
+        }
     }
 }

@@ -28,7 +28,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Runs the job to its end; gives the exit status of this program.
 pub fn run(mut peer: Peer, nonce: &Nonce, job: &Job, signals: &Signals) -> io::Result<u8> {
     let frames = FrameEncoder::new(nonce);
-    let stderr = Stderrs::new()?;
+    let stderr = Stderrs::of(job)?;
     let opener = Opener::new(Window::RESTORE).map_err(io::Error::other)?;
     let pipe = Pipe::new()?;
     let stdin = pipe.stdin()?;
@@ -112,6 +112,7 @@ impl Restore {
                 return Some(Fault::Corrupt);
             }
             self.say_when_ended();
+            self.say_stderr();
             if !self.peer.write() {
                 return Some(Fault::Cancelled);
             }
@@ -226,7 +227,21 @@ impl Restore {
         self.queue.clear();
         self.stderr.pass();
         self.say();
+        self.say_last_stderr();
         self.frames.encode(&Frame::Ended(outcome), self.peer.wire());
+    }
+
+    fn say_stderr(&mut self) {
+        if self.peer.has_room() {
+            self.say_last_stderr();
+        }
+    }
+
+    /// All that waits, which is bounded.
+    fn say_last_stderr(&mut self) {
+        while let Some(said) = self.stderr.take() {
+            self.frames.encode(&Frame::Stderr(said.into()), self.peer.wire());
+        }
     }
 
     /// Passes on what the command says to people; what nobody takes in time is lost, so that it never waits.
@@ -260,6 +275,8 @@ impl Restore {
                 self.ended = self.ended.or_else(|| input.outcome());
             }
             self.say();
+            self.stderr.pass();
+            self.say_last_stderr();
             if let Some(outcome) = self.ended.filter(|_| !self.said_ended) {
                 self.frames.encode(&Frame::Ended(outcome), self.peer.wire());
             }

@@ -1,4 +1,5 @@
-//! The command's stderr on its way to ours: never in the way, and never more of it in memory than a little.
+//! The command's stderr on its way to people, by our own stderr or by frames: never in the way, and never more of it in
+//! memory than a little.
 //!
 //! It must not know what it says.
 
@@ -6,7 +7,10 @@ use std::{collections::VecDeque, io::Stderr, os::fd::AsFd, process::ChildStderr}
 
 use rustix::{event::PollFlags, io};
 
-use crate::descriptors::{self, Moved, Wanted};
+use crate::{
+    arguments::Job,
+    descriptors::{self, Moved, Wanted},
+};
 
 /// What waits for a reader that is slow. Then the oldest goes: an end tells more of a failure than a beginning.
 const WAITING: usize = 64 * 1024;
@@ -15,17 +19,31 @@ const PIECE: usize = 16 * 1024;
 /// From the command to us to the reader.
 pub struct Stderrs {
     from: Option<ChildStderr>,
+    /// Ours; what waits is taken by [`Stderrs::take`] otherwise.
     to: Option<Stderr>,
+    is_taken: bool,
     waiting: VecDeque<u8>,
     lost: u64,
 }
 
 impl Stderrs {
-    /// Without a command yet. Ours does not block from here on.
-    pub fn new() -> io::Result<Self> {
+    /// Without a command yet. Ours, where that is the way, does not block from here on.
+    pub fn of(job: &Job) -> io::Result<Self> {
+        let is_taken = job.socket.is_some();
         let to = std::io::stderr();
-        descriptors::never_block(&to)?;
-        Ok(Self { from: None, to: Some(to), waiting: VecDeque::new(), lost: 0 })
+        if !is_taken {
+            descriptors::never_block(&to)?;
+        }
+        Ok(Self { from: None, to: (!is_taken).then_some(to), is_taken, waiting: VecDeque::new(), lost: 0 })
+    }
+
+    /// What waits, at most a frame's worth of it.
+    pub fn take(&mut self) -> Option<Vec<u8>> {
+        if !self.is_taken || self.waiting.is_empty() {
+            return None;
+        }
+        self.note_lost();
+        Some(self.waiting.drain(..self.waiting.len().min(PIECE)).collect())
     }
 
     /// Takes the command's, which must not block.
@@ -62,18 +80,15 @@ impl Stderrs {
     }
 
     fn write(&mut self) {
-        let Some(to) = &self.to else {
-            self.waiting.clear();
+        if self.is_taken {
             return;
-        };
+        }
         while !self.waiting.is_empty() {
-            if self.lost > 0 {
-                let note = format!("\n[{} bytes of stderr were dropped, since nobody took them]\n", self.lost);
-                for byte in note.bytes().rev() {
-                    self.waiting.push_front(byte);
-                }
-                self.lost = 0;
-            }
+            self.note_lost();
+            let Some(to) = &self.to else {
+                self.waiting.clear();
+                return;
+            };
             match descriptors::write(to, self.waiting.as_slices().0) {
                 Moved::Bytes(length) => {
                     self.waiting.drain(..length);
@@ -85,6 +100,16 @@ impl Stderrs {
                     return;
                 }
             }
+        }
+    }
+
+    fn note_lost(&mut self) {
+        if self.lost > 0 {
+            let note = format!("\n[{} bytes of stderr were dropped, since nobody took them]\n", self.lost);
+            for byte in note.bytes().rev() {
+                self.waiting.push_front(byte);
+            }
+            self.lost = 0;
         }
     }
 }

@@ -73,6 +73,8 @@ pub enum Frame {
     Done,
     /// The last word of a side that gives up.
     Fault(Fault),
+    /// What a command says on stderr, for people, where no other channel carries it.
+    Stderr(Bytes),
 }
 
 /// Why bytes are no frames.
@@ -130,9 +132,10 @@ impl FrameEncoder {
                 small[0] = *fault as u8;
                 (10, &small[..1])
             }
+            Frame::Stderr(said) => (11, said),
         };
         // More than one frame can carry becomes several, and nothing becomes none.
-        if let Frame::Data(long) | Frame::Said(long) = frame {
+        if let Frame::Data(long) | Frame::Said(long) | Frame::Stderr(long) = frame {
             long.chunks(MAXIMUM_PAYLOAD).for_each(|part| self.put(kind, part, wire));
         } else {
             self.put(kind, payload, wire);
@@ -224,7 +227,7 @@ impl FrameDecoder {
 /// The sizes that a payload of this kind may have.
 fn sizes(kind: u8) -> Option<std::ops::RangeInclusive<usize>> {
     Some(match kind {
-        1 | 7 => 1..=MAXIMUM_PAYLOAD,
+        1 | 7 | 11 => 1..=MAXIMUM_PAYLOAD,
         2 | 5 | 6 | 9 => 0..=0,
         3 => TRAILER..=TRAILER,
         4 => 8..=8,
@@ -259,6 +262,7 @@ fn parse(kind: u8, mut payload: Bytes) -> Option<Frame> {
             4 => Fault::Internal,
             _ => return None,
         }),
+        11 => Frame::Stderr(payload),
         _ => return None,
     })
 }

@@ -19,18 +19,24 @@
 //! ```
 //!
 //! Both send HEARTBEAT when they have nothing else to say. End of file on the helper's stdin means cancel, always.
+//!
+//! Over a socket instead of stdin and stdout all is the same, but that the helper first says the token that it was given, and
+//! puts the command's stderr into frames, too (STDERR): nobody need be left who reads its own. The end of the socket is the
+//! cancel then.
 
 mod frame;
 mod hello;
 mod nonce;
 mod opener;
 mod sealer;
+mod sidecar;
 
 pub use frame::{Fault, Frame, FrameDecoder, FrameEncoder, FrameError, MAXIMUM_PAYLOAD, Outcome, Trailer};
 pub use hello::{Answer, LONGEST_LINE, VERSION, hello, parse_answer, parse_hello};
 pub use nonce::Nonce;
 pub use opener::{OpenError, Opener};
 pub use sealer::{SealError, Sealer};
+pub use sidecar::{BEAT, Event, LONGEST_SIDECAR_LINE, LONGEST_TASK, Reply, Request, Told, report_digest};
 
 /// How far a stream may be ahead of its acknowledgements, in bytes on the wire.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -242,6 +242,7 @@ fn every_frame_is_read_as_it_was_said() {
         Frame::Got,
         Frame::Go,
         Frame::Said("NOTICE".into()),
+        Frame::Stderr("WARNING".into()),
         Frame::Ended(Outcome::Killed(15)),
         Frame::Done,
     ];

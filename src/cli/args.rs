@@ -6,7 +6,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::{
-    annotations::positive_duration, model::SourceName, plan::names::RunKind, runner::questions::Question,
+    annotations::positive_duration,
+    model::SourceName,
+    plan::names::RunKind,
+    runner::{questions::Question, sidecar::MountedVolume},
     telemetry::LogFormat,
 };
 
@@ -80,6 +83,20 @@ pub enum Verb {
         /// A question of the CLI to a waiting run, as JSON.
         #[arg(long, value_parser = question)]
         question: Option<Question>,
+    },
+    /// Wait for runs (in the sidecar of an app's pod).
+    #[command(hide = true)]
+    Sidecar {
+        /// A volume that is mounted: NAME, or NAME=pvc/CLAIM.
+        #[arg(long = "volume")]
+        volumes: Vec<MountedVolume>,
+    },
+    /// Carry out the run that stdin names (in the sidecar).
+    #[command(hide = true)]
+    SidecarRun {
+        /// A volume that is mounted: NAME, or NAME=pvc/CLAIM.
+        #[arg(long = "volume")]
+        volumes: Vec<MountedVolume>,
     },
 }
 

@@ -75,6 +75,11 @@ impl CliError {
 /// Parses, runs, and returns the exit status.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Verb::Sidecar { volumes } = &arguments.verb {
+        // What stays is a program a twentieth of our size; it comes back only if it cannot be started.
+        eprintln!("stowaway: failed to start the supervisor: {}", runner::sidecar::become_supervisor(volumes));
+        return ExitCode::FAILURE;
+    }
     let output = match arguments.verb {
         Verb::Controller(_) | Verb::Webhook(_) | Verb::Runner { question: None } => LogOutput::Stdout,
         _ => LogOutput::Stderr,
@@ -150,6 +155,8 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
             };
             webhook::run(settings, told_to_end()).await.map(|()| 0).map_err(|error| CliError::Usage(error.to_string()))
         }
+        Verb::Sidecar { volumes } => Err(CliError::Usage(runner::sidecar::become_supervisor(&volumes).to_string())),
+        Verb::SidecarRun { volumes } => Ok(runner::sidecar::run_in_sidecar(&volumes).await),
         Verb::Runner { question: None } => Ok(runner::run_job().await),
         Verb::Runner { question: Some(question) } => Ok(runner::answer(question).await),
     }

@@ -18,7 +18,14 @@ pub const RESTORE_CONTAINER: &str = "stowaway-restore";
 /// Where sidecar and restore step find the pod's volumes, each in a folder of its name.
 pub const VOLUMES_FOLDER: &str = "/stowaway-volumes";
 
-/// The volume with the sidecar's socket in it.
+/// What the names of the restore step's own entries in a volume begin with; backups leave them out.
+pub const RESTORE_PREFIX: &str = ".stowaway-restore";
+/// Environment variable of sidecar and restore step: where the repository is, a [`super::BackendConfig`] as JSON.
+pub const BACKEND_VARIABLE: &str = "STOWAWAY_BACKEND";
+
+/// Where the sidecar's supervisor listens for requests, which come by small execs.
+pub const CONTROL_SOCKET: &str = "/tmp/stowaway-sidecar.socket";
+/// The volume with the sidecar's sockets for helpers in it.
 pub const SOCKET_VOLUME: &str = "stowaway-socket";
 /// Where sidecar and helper find that volume.
 pub const SOCKET_MOUNT: &str = "/stowaway-socket";

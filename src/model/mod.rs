@@ -11,4 +11,4 @@ mod task;
 pub use report::{Failure, Proof, Reason, SourceReport, Verdict, milliseconds};
 pub use secret::{Secret, redact};
 pub use source::{SnapshotIdentity, SourceName, SourceNameError, TagError};
-pub use task::{BackendConfig, S3Config, TargetCommand, Task, TaskKind, mounts};
+pub use task::{BackendConfig, S3Config, TargetCommand, TargetVolume, Task, TaskKind, mounts};

@@ -48,7 +48,7 @@ pub enum Proof {
     /// The remote shell sent the exit status in band, and stayed alive until we acknowledged it.
     Acknowledged,
     /// The helper sealed it: byte count, digest and exit status. A local process whose exit status its parent collected
-    /// after its pipe was drained counts as this, too: no network lies between.
+    /// after its pipe was drained counts as this, too, and so do files that the run itself has read: no network lies between.
     Sealed,
 }
 
@@ -100,6 +100,10 @@ pub enum Reason {
     OutcomeUnknown,
     /// The container lacks a tool that a safe restore needs.
     UnsafeTarget,
+    /// A file or folder of a volume could not be read.
+    SourceUnreadable,
+    /// A file or folder of a restore's target could not be written: it is full, read-only, or not empty.
+    TargetUnwritable,
     /// The store could not be reached, or refused a request after all retries.
     StoreUnavailable,
     /// The store has no room left.
@@ -120,6 +124,8 @@ pub enum Reason {
     SecretMissing,
     /// The request itself cannot be carried out as written.
     InvalidRequest,
+    /// The pod asks for something that was never put into it: it was made before its annotation, or past the webhook.
+    NotInjected,
     /// The run's pod did not start in time.
     PodNotStarted,
     /// The run ended without a readable report.

@@ -18,7 +18,7 @@ pub struct SourceName(String);
 #[error(
     "{0:?} is no source name: it is <kind>/<workload>/<container>[/<command>], of lower-case letters, digits, '-' and '.', for example deployment/shop/postgres"
 )]
-pub struct SourceNameError(String);
+pub struct SourceNameError(pub String);
 
 impl SourceName {
     /// Joins the parts; a part that could not be in a Kubernetes name is refused.
@@ -107,6 +107,8 @@ impl SnapshotIdentity {
     pub const PROOF: &str = "proof";
     /// The bare tag of what was stored without proof; such a snapshot is never "newest".
     pub const UNPROVEN: &str = "unproven";
+    /// The bare tag of a folder of which something could not be read; such a snapshot is never "newest", either.
+    pub const INCOMPLETE: &str = "incomplete";
 
     /// The value of the first tag `key=value`.
     pub fn tag(&self, key: &str) -> Option<&str> {

@@ -77,6 +77,17 @@ pub enum TaskKind {
         /// Call a run without proof green.
         accept_unproven: bool,
     },
+    /// Stores one volume of a pod, as its sidecar sees it.
+    BackupVolume {
+        /// Whose claim.
+        target: TargetVolume,
+        /// Its name.
+        source: SourceName,
+        /// How the snapshot is labelled.
+        identity: SnapshotIdentity,
+        /// Give up after this long.
+        timeout: Option<Duration>,
+    },
     /// Streams one stored file into a command's stdin.
     Restore {
         /// Name of the Restore object in the run's namespace: a command of its author's own is read from there.
@@ -113,6 +124,20 @@ pub struct TargetCommand {
     pub container: String,
     /// The name of a named command (`backupcommand.<name>`), or none for the plain one.
     pub command: Option<String>,
+}
+
+/// A claim, and one very pod whose sidecar has it mounted.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TargetVolume {
+    /// Namespace of the pod, and of the claim.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// Its UID: a pod of the same name that came later is another one.
+    pub pod_uid: String,
+    /// Name of the `PersistentVolumeClaim`.
+    pub claim: String,
 }
 
 /// Where a repository is. Credentials are elsewhere.

@@ -30,7 +30,9 @@ pub(super) fn may_pass(reason: Reason) -> bool {
         // These are no failures.
         | Reason::Completed
         | Reason::Adopted
-        | Reason::NotProven => false,
+        | Reason::NotProven
+        | Reason::SourceUnreadable
+        | Reason::TargetUnwritable => false,
         Reason::CommandFailed
         | Reason::CommandKilled
         | Reason::StreamCut
@@ -47,6 +49,7 @@ pub(super) fn may_pass(reason: Reason) -> bool {
         | Reason::CommitUnknown
         | Reason::SecretMissing
         | Reason::PodNotStarted
+        | Reason::NotInjected
         | Reason::ResultLost
         | Reason::InternalError => true,
     }

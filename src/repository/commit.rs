@@ -1,4 +1,4 @@
-//! What makes a stored stream visible: its tree, the index of what was written, a look at each new file, the snapshot.
+//! What makes stored data visible: its tree, the index of what was written, a look at each new file, the snapshot.
 //!
 //! After a snapshot's write whose acknowledgement was lost, the store is asked; what cannot be told is said to be
 //! unknown. Formats: restic's design document, sections "Indexing" and "Snapshots".
@@ -7,15 +7,19 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use jiff::tz::TimeZone;
-use rustic_core::{Id, repofile::SnapshotFile};
+use jiff::{Timestamp, tz::TimeZone};
+use rustic_core::{
+    Id, TreeId,
+    repofile::{SnapshotFile, SnapshotSummary},
+};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::{
-    Progress, Repository, RepositoryError, StoreRules, Stored,
-    archive::{Passed, internal},
+    Progress, Repository, RepositoryError, Stored,
+    archive::internal,
     crypto::{self, CryptoError},
+    gate::Passed,
     source::Ended,
     store::{Kind, Store, Write},
     tree::{self, TreePack},
@@ -32,13 +36,14 @@ pub(super) struct Commit<'a> {
     pub repository: &'a Repository,
     pub store: &'a Store,
     pub identity: &'a SnapshotIdentity,
-    pub rules: &'a StoreRules,
+    /// The snapshot's time, and a stream's file's.
+    pub time: Timestamp,
     pub progress: &'a Progress,
 }
 
 impl Commit<'_> {
-    /// Commits what passed the gate. `name` is the one file of the engine's tree, `engines` the snapshot that it made.
-    pub async fn run(
+    /// Commits the stream that passed the gate. `name` is the one file of the engine's tree, `engines` the snapshot that it made.
+    pub async fn stream(
         &self,
         name: &str,
         ended: &Ended,
@@ -64,7 +69,7 @@ impl Commit<'_> {
             [node] if node.name == name => node.content.clone().unwrap_or_default(),
             _ => return Err(internal(store, "the engine's tree holds something else than the stream")),
         };
-        let trees = tree::file_trees(&self.identity.path, content, bytes, self.rules.time)?;
+        let trees = tree::file_trees(&self.identity.path, content, bytes, self.time)?;
         let version = self.repository.version;
         let pack = tree::pack(&self.repository.cipher, version, &trees).map_err(broken)?;
         if let Some(packs) = indexes.last_mut().and_then(|index| index["packs"].as_array_mut()) {
@@ -76,20 +81,47 @@ impl Commit<'_> {
             let content: Bytes = self.encrypted(index).map_err(broken)?.into();
             self.write(Kind::Index, crypto::id_of(&content), content, &mut written).await?;
         }
-        self.look_for(&written).await?;
-        self.repository.lock.check(store).await?;
-
-        let (snapshot, added_bytes) = self.snapshot(ended, engines, &pack);
-        let content = serde_json::to_vec(&snapshot).map_err(|error| internal(store, error))?;
-        let content: Bytes = self.repository.cipher.encrypt_file(&content, version).map_err(broken)?.into();
-        let id = publish(store, content).await?;
+        let (snapshot, added_bytes) = self.stream_snapshot(ended, engines, &pack);
         Ok(Stored {
-            snapshot: id.to_hex().as_str().to_owned(),
+            snapshot: self.publish(&snapshot, &written).await?,
             bytes,
             digest: ended.digest.clone(),
             added_bytes,
             proof: ended.end.proof,
         })
+    }
+
+    /// Makes a snapshot visible, once all that was written is there and our lock still holds. Gives its id, 64 hex digits.
+    pub async fn publish(
+        &self,
+        snapshot: &SnapshotFile,
+        written: &[(Kind, Id, u64)],
+    ) -> Result<String, RepositoryError> {
+        let store = self.store;
+        self.look_for(written).await?;
+        self.repository.lock.check(store).await?;
+        let content = serde_json::to_vec(snapshot).map_err(|error| internal(store, error))?;
+        let content = self.repository.cipher.encrypt_file(&content, self.repository.version);
+        let content: Bytes = content.map_err(|error| internal(store, error))?.into();
+        Ok(publish(store, content).await?.to_hex().as_str().to_owned())
+    }
+
+    /// A snapshot of that tree with the identity's labels.
+    pub fn labelled(&self, tree: TreeId, mut summary: SnapshotSummary) -> SnapshotFile {
+        summary.command = String::new();
+        let mut snapshot = SnapshotFile {
+            time: self.time.to_zoned(TimeZone::UTC),
+            program_version: format!("stowaway {}", env!("CARGO_PKG_VERSION")),
+            tree,
+            hostname: self.identity.host.clone(),
+            summary: Some(summary),
+            ..SnapshotFile::default()
+        };
+        snapshot.paths.add(self.identity.path.clone());
+        for tag in &self.identity.tags {
+            snapshot.tags.add(tag.clone());
+        }
+        snapshot
     }
 
     fn decrypted(&self, index: &[u8]) -> Result<Value, CryptoError> {
@@ -129,7 +161,7 @@ impl Commit<'_> {
     }
 
     /// The snapshot, and how many bytes the run added to the repository.
-    fn snapshot(&self, ended: &Ended, engines: SnapshotFile, pack: &TreePack) -> (SnapshotFile, u64) {
+    fn stream_snapshot(&self, ended: &Ended, engines: SnapshotFile, pack: &TreePack) -> (SnapshotFile, u64) {
         let mut summary = engines.summary.unwrap_or_default();
         let pack_bytes = pack.content.len() as u64;
         summary.data_added = summary.data_added_files + pack.plain_bytes;
@@ -139,20 +171,8 @@ impl Commit<'_> {
         summary.tree_blobs = pack.trees;
         summary.total_dirsize_processed = pack.plain_bytes;
         (summary.dirs_new, summary.total_dirs_processed) = (pack.trees - 1, pack.trees - 1);
-        summary.command = String::new();
         let added_bytes = summary.data_added_packed;
-        let mut snapshot = SnapshotFile {
-            time: self.rules.time.to_zoned(TimeZone::UTC),
-            program_version: format!("stowaway {}", env!("CARGO_PKG_VERSION")),
-            tree: pack.root,
-            hostname: self.identity.host.clone(),
-            summary: Some(summary),
-            ..SnapshotFile::default()
-        };
-        snapshot.paths.add(self.identity.path.clone());
-        for tag in &self.identity.tags {
-            snapshot.tags.add(tag.clone());
-        }
+        let mut snapshot = self.labelled(pack.root, summary);
         snapshot.tags.add(format!("{}={}", SnapshotIdentity::DIGEST, ended.digest));
         snapshot.tags.add(format!("{}={}", SnapshotIdentity::PROOF, ended.end.proof));
         if ended.end.proof == Proof::None {

@@ -130,6 +130,24 @@ pub enum RepositoryError {
         /// What was asked for.
         path: String,
     },
+    /// A folder that was to be stored cannot be read at all; nothing was stored.
+    #[error("the folder {path} cannot be read: {source}; nothing was stored")]
+    Unreadable {
+        /// The folder.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The target of a restore cannot be written.
+    #[error("failed to {action} {path}: {source}; the restore is not complete")]
+    Unwritable {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// Relative to the target; the target's own path if it is that itself.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The request itself cannot be carried out.
     #[error("{0}")]
     InvalidRequest(String),
@@ -171,6 +189,8 @@ impl RepositoryError {
             Self::Cancelled { .. } => Reason::Cancelled,
             Self::Stream(failure) => failure.reason,
             Self::SnapshotNotFound { .. } | Self::FileNotFound { .. } => Reason::SnapshotNotFound,
+            Self::Unreadable { .. } => Reason::SourceUnreadable,
+            Self::Unwritable { .. } => Reason::TargetUnwritable,
             Self::AlreadyExists { .. } | Self::InvalidRequest(_) => Reason::InvalidRequest,
             Self::Internal { .. } => Reason::InternalError,
         }

@@ -18,6 +18,8 @@ mod commit;
 mod crypto;
 mod engine;
 mod error;
+mod folder;
+mod gate;
 mod lock;
 mod open;
 mod read;
@@ -39,6 +41,7 @@ use rustic_core::repofile::MasterKey;
 use tokio::sync::mpsc;
 
 pub use error::{RepositoryError, StoreFault};
+pub use folder::{FolderRules, LISTED, RestoredFolder, StoredFolder, Trouble, Troubles};
 pub use lock::LockHolder;
 pub use open::{create, open, open_or_create};
 pub use read::{Entry, EntryKind, StoredFile};
@@ -153,18 +156,27 @@ impl Repository {
         pieces: mpsc::Receiver<Piece>,
         progress: Arc<Progress>,
     ) -> Result<Stored, RepositoryError> {
+        let stored = |run| async move { archive::store_stream(self, &run, identity, rules, pieces, progress).await };
+        self.while_locked(stored).await
+    }
+
+    /// Does work whose requests to the store end with it, and when the lock is lost.
+    async fn while_locked<T, Work>(&self, work: impl FnOnce(store::Store) -> Work) -> Result<T, RepositoryError>
+    where
+        Work: Future<Output = Result<T, RepositoryError>>,
+    {
         let run = self.store.cancelled_with_its_run();
         let ends = run.cancel().clone();
         // Dropping this future ends the engine, too.
         let _ends_when_dropped = ends.clone().drop_guard();
-        let mut stored = pin!(archive::store_stream(self, &run, identity, rules, pieces, progress));
+        let mut work = pin!(work(run));
         tokio::select! {
             biased;
-            stored = &mut stored => return stored,
+            done = &mut work => return done,
             () = self.lock.lost().cancelled() => ends.cancel(),
         }
-        // Not left alone in the middle: it says whether the snapshot became visible before that.
-        match stored.await {
+        // Not left alone in the middle: it says whether a snapshot became visible before that.
+        match work.await {
             Err(RepositoryError::Cancelled { .. }) => self
                 .lock
                 .check(&self.store)

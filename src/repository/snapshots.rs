@@ -1,4 +1,4 @@
-//! What snapshots there are, and which one is meant. Choosing is pure; an unproven one is never the newest.
+//! What snapshots there are, and which one is meant. Choosing is pure; an unproven or incomplete one is never the newest.
 
 use std::sync::Arc;
 
@@ -37,6 +37,11 @@ impl SnapshotSummary {
         self.identity.tags.iter().any(|tag| tag == SnapshotIdentity::UNPROVEN)
     }
 
+    /// Whether something of it could not be read when it was stored.
+    pub fn is_incomplete(&self) -> bool {
+        self.identity.tags.iter().any(|tag| tag == SnapshotIdentity::INCOMPLETE)
+    }
+
     pub(super) fn of(snapshot: &SnapshotFile) -> Self {
         let paths: Vec<String> = snapshot.paths.iter().cloned().collect();
         Self {
@@ -53,12 +58,12 @@ impl SnapshotSummary {
     }
 }
 
-/// The newest snapshot of a source that was proven whole.
+/// The newest snapshot of a source that was proven whole, and is complete.
 pub fn newest_of<'a>(snapshots: &'a [SnapshotSummary], source: &SourceName) -> Option<&'a SnapshotSummary> {
     snapshots
         .iter()
         .filter(|snapshot| snapshot.identity.tag(SnapshotIdentity::SOURCE) == Some(source.as_str()))
-        .filter(|snapshot| !snapshot.is_unproven())
+        .filter(|snapshot| !snapshot.is_unproven() && !snapshot.is_incomplete())
         .max_by(|one, other| (one.time, &one.id).cmp(&(other.time, &other.id)))
 }
 

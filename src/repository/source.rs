@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use tokio::{runtime::Handle, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Progress, RepositoryError, engine::FirstError};
+use super::{Progress, RepositoryError, engine::FirstError, gate::Verdict};
 use crate::{
     model::{Failure, Reason},
     stream::{End, Piece},
@@ -31,20 +31,6 @@ pub(super) struct Ended {
     pub digest: String,
 }
 
-/// Where the reader leaves its verdict: nothing until the end was seen and was good.
-#[derive(Clone, Debug, Default)]
-pub(super) struct StreamVerdict(Arc<Mutex<Option<Ended>>>);
-
-impl StreamVerdict {
-    pub fn get(&self) -> Option<Ended> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set(&self, ended: Ended) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
-    }
-}
-
 /// Reads pieces for the engine, which asks for 4 KiB at a time: a piece is fetched once and then handed out of memory.
 pub(super) struct StreamReader {
     pub pieces: mpsc::Receiver<Piece>,
@@ -53,7 +39,7 @@ pub(super) struct StreamReader {
     pub place: String,
     pub allow_empty: bool,
     pub progress: Arc<Progress>,
-    pub verdict: StreamVerdict,
+    pub verdict: Verdict<Ended>,
     pub first_error: Arc<FirstError>,
     pub current: Bytes,
     pub hash: Sha256,
@@ -203,7 +189,7 @@ mod tests {
             place: "here".to_owned(),
             allow_empty: false,
             progress: Arc::default(),
-            verdict: StreamVerdict::default(),
+            verdict: Verdict::default(),
             first_error: Arc::default(),
             current: Bytes::new(),
             hash: Sha256::default(),

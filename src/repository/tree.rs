@@ -61,15 +61,8 @@ pub(super) fn checked_path(path: &str) -> Result<Vec<&str>, RepositoryError> {
     Ok(names)
 }
 
-/// One file at an absolute path, as the trees of a snapshot; the last one is the root.
-pub(super) fn file_trees(
-    path: &str,
-    content: Vec<DataId>,
-    size: u64,
-    time: Timestamp,
-) -> Result<Vec<Tree>, RepositoryError> {
-    let mut names = checked_path(path)?;
-    let metadata = |mode, size| Metadata {
+fn metadata(mode: u32, size: u64, time: Timestamp) -> Metadata {
+    Metadata {
         mode: Some(mode),
         mtime: Some(time),
         atime: Some(time),
@@ -78,12 +71,28 @@ pub(super) fn file_trees(
         gid: Some(0),
         size,
         ..Metadata::default()
-    };
-    let mut node = Node::new_node(names.pop().unwrap_or_default().as_ref(), NodeType::File, metadata(FILE_MODE, size));
+    }
+}
+
+/// Of a folder that is there only to lead to what was stored.
+pub(super) fn folder_metadata(time: Timestamp) -> Metadata {
+    metadata(DIRECTORY_MODE, 0, time)
+}
+
+/// One file at an absolute path, as the trees of a snapshot; the last one is the root.
+pub(super) fn file_trees(
+    path: &str,
+    content: Vec<DataId>,
+    size: u64,
+    time: Timestamp,
+) -> Result<Vec<Tree>, RepositoryError> {
+    let mut names = checked_path(path)?;
+    let mut node =
+        Node::new_node(names.pop().unwrap_or_default().as_ref(), NodeType::File, metadata(FILE_MODE, size, time));
     node.content = Some(content);
     let mut trees = vec![Tree { nodes: vec![node] }];
     for name in names.into_iter().rev() {
-        let mut node = Node::new_node(name.as_ref(), NodeType::Dir, metadata(DIRECTORY_MODE, 0));
+        let mut node = Node::new_node(name.as_ref(), NodeType::Dir, folder_metadata(time));
         let below = trees.last().map(Tree::serialize).transpose();
         node.subtree = below.map_err(|error| RepositoryError::InvalidRequest(error.to_string()))?.map(|(_, id)| id);
         trees.push(Tree { nodes: vec![node] });

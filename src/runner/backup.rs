@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::{
     local, paths,
+    sidecar::Door,
     story::{self, tell_progress},
 };
 use crate::{
@@ -44,6 +45,8 @@ pub enum DumpFrom {
     Container(kube::Client, ExecTarget, Way, Vec<String>),
     /// A process on this machine.
     Local(Way, Vec<String>),
+    /// A helper that comes to us.
+    Socket(Door),
 }
 
 /// Runs it. Every outcome is a report; none is silent.
@@ -108,12 +111,8 @@ async fn store(
     progress: Arc<Progress>,
 ) -> Result<Outcome, Failure> {
     let history = repository.snapshots().await?;
-    if let Some(run_id) = run.identity.tag(SnapshotIdentity::RUN)
-        && let Some(found) =
-            history.iter().find(|snapshot| snapshot.identity.tag(SnapshotIdentity::RUN) == Some(run_id))
-    {
-        info!(snapshot = found.id, "an earlier attempt of this run had stored the snapshot; taken over");
-        return Ok(Outcome::Adopted(Box::new(adopted(found, run.accept_unproven))));
+    if let Some(report) = adopt(&history, &run.identity, run.accept_unproven) {
+        return Ok(Outcome::Adopted(Box::new(report)));
     }
     let mut identity = run.identity.clone();
     identity.path = paths::settle(&history, &run.source, &run.identity, &run.alternative_path);
@@ -144,10 +143,14 @@ async fn dump(from: DumpFrom, control: &Control, sender: PieceSender) {
         DumpFrom::Container(client, target, way, command) => {
             exec::dump(client, target, way, command, control, &sender).await
         }
+        DumpFrom::Socket(door) => {
+            exec::dump_over_socket(door.helper(control), control, &sender).await.map(Dumped::Whole)
+        }
     };
     let Ok(Dumped::NoShell { why }) = dumped else { return };
     match &from {
-        DumpFrom::Local(..) => {
+        // From a helper comes no such word.
+        DumpFrom::Local(..) | DumpFrom::Socket(_) => {
             let failure = Failure::new(Reason::UnsafeTarget, format!("this machine has no usable sh: {why}"));
             // A store that is gone has a failure of its own.
             let _gone = sender.send(Piece::Broken(failure)).await;
@@ -161,7 +164,19 @@ async fn dump(from: DumpFrom, control: &Control, sender: PieceSender) {
     }
 }
 
-/// The report of a snapshot that an earlier attempt committed, when its acknowledgement was lost.
+/// The report of the snapshot that an earlier attempt of the same run committed, if there is one.
+pub(super) fn adopt(
+    history: &[SnapshotSummary],
+    identity: &SnapshotIdentity,
+    accept_unproven: bool,
+) -> Option<SourceReport> {
+    let run_id = identity.tag(SnapshotIdentity::RUN)?;
+    let found = history.iter().find(|snapshot| snapshot.identity.tag(SnapshotIdentity::RUN) == Some(run_id))?;
+    info!(snapshot = found.id, "an earlier attempt of this run had stored the snapshot; taken over");
+    Some(adopted(found, accept_unproven))
+}
+
+/// Its acknowledgement was lost, or its report.
 fn adopted(found: &SnapshotSummary, accept_unproven: bool) -> SourceReport {
     let proof = match found.identity.tag(SnapshotIdentity::PROOF) {
         Some("Sealed") => Proof::Sealed,
@@ -171,9 +186,16 @@ fn adopted(found: &SnapshotSummary, accept_unproven: bool) -> SourceReport {
     };
     let proof = if found.is_unproven() { Proof::None } else { proof };
     let (verdict, _, message) = story::verdict_of_proof(proof, accept_unproven);
+    let (verdict, reason, message) = if found.is_incomplete() {
+        let message =
+            "stored by an earlier attempt of this run, which could not read all of it; its log names what".to_owned();
+        (Verdict::Incomplete, Reason::SourceUnreadable, message)
+    } else {
+        (verdict, Reason::Adopted, message)
+    };
     SourceReport {
         verdict,
-        reason: Reason::Adopted,
+        reason,
         message: if message.is_empty() { "stored by an earlier attempt of this run".to_owned() } else { message },
         exit_code: Some(0),
         bytes: found.bytes.unwrap_or(0),

@@ -38,7 +38,7 @@ fn check(pod: &Pod, target: &TargetCommand, place: &str) -> Result<(), Failure> 
     let running = pod
         .status
         .iter()
-        .flat_map(|status| status.container_statuses.iter().flatten())
+        .flat_map(|status| status.container_statuses.iter().chain(&status.init_container_statuses).flatten())
         .find(|container| container.name == target.container)
         .is_some_and(|container| container.state.as_ref().is_some_and(|state| state.running.is_some()));
     if !running {

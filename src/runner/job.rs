@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    BackupRun, DumpFrom, FeedTo, RestoreRun, backup, commands, restore,
+    BackupRun, DumpFrom, FeedTo, RestoreRun, backup, commands, in_sidecar, restore,
     settings::{self, Identity},
+    sidecar::Driven,
     story,
 };
 use crate::{
@@ -48,10 +49,19 @@ pub async fn within_grace<T>(
     cancel: &CancellationToken,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
+    within_grace_of(cancel, terminated(), work).await
+}
+
+/// The same for whatever `asked_to_end` waits for, and names.
+pub async fn within_grace_of<T>(
+    cancel: &CancellationToken,
+    asked_to_end: impl Future<Output = &'static str>,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     tokio::pin!(work);
     tokio::select! {
         result = &mut work => return result,
-        name = terminated() => {
+        name = asked_to_end => {
             warn!("{name} received, ending the run");
             cancel.cancel();
         }
@@ -88,50 +98,109 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
         let _elapsed = tokio::time::timeout(timeout, cancel.cancelled()).await;
         return Ok(done(None, started.elapsed()));
     }
-    let access = settings::access(&task.backend, &identity)?;
-    match task.kind {
+    match &task.kind {
         TaskKind::Init => {
-            let repository = repository::open_or_create(access, cancel).await?;
+            let repository = repository::open_or_create(settings::access(&task.backend, &identity)?, cancel).await?;
             let id = repository.id().to_owned();
             info!(repository = id, "the repository is open");
             repository.close().await;
             Ok(done(Some(id), started.elapsed()))
         }
-        TaskKind::Backup {
-            target,
-            source,
-            identity,
-            alternative_path,
-            timeout,
-            idle_timeout,
-            allow_empty,
-            accept_unproven,
-        } => {
-            tell_target("backing up", source.as_str(), &target);
+        TaskKind::Backup { target, source, .. } => {
+            tell_target("backing up", source.as_str(), target);
             let client = connect().await?;
-            let pod = commands::find_pod(&client, &target).await?;
-            let argv = commands::annotated_command(&pod, &target)?.argv;
-            let from = DumpFrom::Container(client, exec_target(&target), commands::way(&pod, &target), argv);
-            let limits = Limits { timeout, idle_timeout };
-            let run = BackupRun { source, identity, alternative_path, limits, allow_empty, accept_unproven };
-            let progress = Arc::new(Progress::default());
-            with_repository(access, &cancel, async |repository| {
-                Ok(backup(repository, run, from, progress, cancel.clone()).await)
-            })
-            .await
+            let pod = commands::find_pod(&client, target).await?;
+            let argv = commands::annotated_command(&pod, target)?.argv;
+            let way = commands::way(&pod, target);
+            let driven = in_sidecar::command(&client, &pod, &task, &identity, target, (&way, &argv), &cancel).await?;
+            let by_exec = DumpFrom::Container(client, exec_target(target), way, argv);
+            or_else(driven, async || back_up(&task, &identity, by_exec, &cancel).await).await
         }
-        TaskKind::Restore { restore: name, target, source, snapshot, timeout, idle_timeout } => {
-            tell_target("restoring", source.as_str(), &target);
+        TaskKind::BackupVolume { target, source, .. } => {
+            info!(source = source.as_str(), "backing up {source}: pod {}/{}", target.namespace, target.pod);
             let client = connect().await?;
-            let pod = commands::find_pod(&client, &target).await?;
-            let argv = commands::restore_command(&client, &identity.namespace, &name, &pod, &target).await?;
-            let to = FeedTo::Container(client, exec_target(&target), commands::way(&pod, &target), argv);
-            let run = RestoreRun { source, snapshot, limits: Limits { timeout, idle_timeout } };
-            with_repository(access, &cancel, async |repository| Ok(restore(repository, run, to, cancel.clone()).await))
-                .await
+            in_sidecar::volume(&client, &task, &identity, target, &cancel).await
+        }
+        TaskKind::Restore { restore: name, target, source, .. } => {
+            tell_target("restoring", source.as_str(), target);
+            let client = connect().await?;
+            let pod = commands::find_pod(&client, target).await?;
+            let argv = commands::restore_command(&client, &identity.namespace, name, &pod, target).await?;
+            let way = commands::way(&pod, target);
+            let driven = in_sidecar::command(&client, &pod, &task, &identity, target, (&way, &argv), &cancel).await?;
+            let by_exec = FeedTo::Container(client, exec_target(target), way, argv);
+            or_else(driven, async || bring_back(&task, &identity, by_exec, &cancel).await).await
         }
         TaskKind::Answer { .. } => Ok(done(None, started.elapsed())),
     }
+}
+
+/// The sidecar's report, or that of the other way, which then says why it was taken.
+async fn or_else(
+    driven: Option<Driven>,
+    other: impl AsyncFnOnce() -> Result<SourceReport, Failure>,
+) -> Result<SourceReport, Failure> {
+    let why = match driven {
+        Some(Driven::Report(report)) => return Ok(*report),
+        Some(Driven::NotUsed(why)) => why,
+        None => return other().await,
+    };
+    warn!("the pod's sidecar is not used: {why}; nothing ran there, and the command runs by exec");
+    let mut report = other().await?;
+    if report.message.is_empty() {
+        report.message = format!("by exec, since the pod's sidecar was not used: {why}");
+    }
+    Ok(report)
+}
+
+/// Does the task's backup in this very process.
+pub async fn back_up(
+    task: &Task,
+    identity: &Identity,
+    from: DumpFrom,
+    cancel: &CancellationToken,
+) -> Result<SourceReport, Failure> {
+    let TaskKind::Backup {
+        target: _,
+        source,
+        identity: label,
+        alternative_path,
+        timeout,
+        idle_timeout,
+        allow_empty,
+        accept_unproven,
+    } = task.kind.clone()
+    else {
+        return Err(not_this());
+    };
+    let limits = Limits { timeout, idle_timeout };
+    let run = BackupRun { source, identity: label, alternative_path, limits, allow_empty, accept_unproven };
+    let progress = Arc::new(Progress::default());
+    with_repository(settings::access(&task.backend, identity)?, cancel, async |repository| {
+        Ok(backup(repository, run, from, progress, cancel.clone()).await)
+    })
+    .await
+}
+
+/// Does the task's restore in this very process.
+pub async fn bring_back(
+    task: &Task,
+    identity: &Identity,
+    to: FeedTo,
+    cancel: &CancellationToken,
+) -> Result<SourceReport, Failure> {
+    let TaskKind::Restore { restore: _, target: _, source, snapshot, timeout, idle_timeout } = task.kind.clone() else {
+        return Err(not_this());
+    };
+    let run = RestoreRun { source, snapshot, limits: Limits { timeout, idle_timeout } };
+    with_repository(settings::access(&task.backend, identity)?, cancel, async |repository| {
+        Ok(restore(repository, run, to, cancel.clone()).await)
+    })
+    .await
+}
+
+fn not_this() -> Failure {
+    Failure::new(Reason::InternalError, "the task is of another kind")
 }
 
 /// Opens the repository for one piece of work, and takes its lock away afterwards, whatever came out.

@@ -5,15 +5,19 @@
 mod answer;
 mod backup;
 mod commands;
+mod in_sidecar;
 mod job;
 pub mod local;
 mod paths;
 pub mod questions;
 mod restore;
 pub mod settings;
+pub mod sidecar;
 pub mod story;
+mod volume;
 
 pub use answer::answer;
 pub use backup::{BackupRun, DumpFrom, backup};
 pub use job::{run_job, terminated, with_repository, within_grace};
 pub use restore::{FeedTo, RestoreRun, restore};
+pub use volume::{VolumeRun, backup_volume};

@@ -9,6 +9,7 @@ use tracing::info;
 
 use super::{
     local,
+    sidecar::Door,
     story::{self, tell_progress},
 };
 use crate::{
@@ -36,6 +37,8 @@ pub enum FeedTo {
     Container(kube::Client, ExecTarget, Way, Vec<String>),
     /// A process on this machine.
     Local(Way, Vec<String>),
+    /// A helper that comes to us.
+    Socket(Door),
 }
 
 /// Runs it. Every outcome is a report; none is silent.
@@ -73,6 +76,7 @@ async fn feed(
                 exec::feed(&client, &target, &way, &argv, size, file.pieces, control).await
             }
             FeedTo::Local(way, argv) => local::feed(&way, &argv, size, file.pieces, control).await,
+            FeedTo::Socket(door) => exec::feed_over_socket(door.helper(control), size, file.pieces, control).await,
         }
     };
     let end = tokio::select! {

@@ -2,7 +2,7 @@
 //!
 //! It must not know how a stream is made; it sees counters. No secret and no command line comes here.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, io::Write, time::Duration};
 
 use indicatif::BinaryBytes;
 use tokio::{
@@ -46,6 +46,11 @@ pub async fn tell_lines(mut lines: mpsc::Receiver<Line>) {
     while let Some(line) = lines.recv().await {
         info!(command = true, "| {}", line.text);
     }
+}
+
+/// Says a line of a run's own log as it stands: it has its time and level.
+pub fn tell_line(line: &str) {
+    let _gone = writeln!(std::io::stdout(), "{line}");
 }
 
 /// Lets the lines that are there be said before the verdict is.

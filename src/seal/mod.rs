@@ -18,4 +18,4 @@ pub use marker::Marker;
 pub use script::{CommandLineError, MAXIMUM_COMMAND_LINE, dump_command, restore_command};
 pub use stowaway_seal::{self as sealed, Nonce};
 pub use unseal::{UnsealError, Unsealer};
-pub use way::Way;
+pub use way::{Way, socket_command};

@@ -31,6 +31,17 @@ impl Way {
     }
 }
 
+/// The command line of a helper that speaks over a sidecar's socket; its token comes by stdin.
+pub fn socket_command(
+    program: &str,
+    socket: &str,
+    restore: bool,
+    command: &[String],
+) -> Result<Vec<String>, CommandLineError> {
+    let words: &[&str] = if restore { &["--restore", "--"] } else { &["--"] };
+    behind(&[&[program, "--socket", socket], words].concat(), command)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,6 +16,7 @@ mod helper;
 mod injection;
 mod repository;
 mod shell;
+mod sidecar;
 mod webhook;
 
 use futures::{StreamExt, stream};

@@ -1,4 +1,4 @@
-//! A session with a process of this machine: the same protocol without a cluster.
+//! A session with a process of this machine, or with one at a socket: the same protocol without a cluster.
 //!
 //! It must not know what runs over it.
 
@@ -6,8 +6,9 @@ use std::{io, process::Stdio, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
-    process::{ChildStdin, Command},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::UnixStream,
+    process::Command,
     sync::mpsc,
     task::JoinSet,
 };
@@ -52,10 +53,20 @@ pub fn local_session(line: &[String]) -> io::Result<Session> {
     Ok(session.carried_by(tasks))
 }
 
-async fn write(stdin: ChildStdin, mut input: mpsc::Receiver<Input>) {
-    let mut stdin = stdin;
+/// A session with whoever is at the other end of the socket. It says nothing of how that one ended.
+pub fn socket_session(stream: UnixStream) -> Session {
+    let (session, carrier) = Session::new();
+    let (from, to) = stream.into_split();
+    let mut tasks = JoinSet::new();
+    // What writes is dropped at the end of our input, and so the other side sees an end, too.
+    tasks.spawn(write(to, carrier.input));
+    tasks.spawn(read(from, Arc::new(carrier.output), Output::Stdout));
+    session.carried_by(tasks)
+}
+
+async fn write(mut to: impl AsyncWrite + Unpin, mut input: mpsc::Receiver<Input>) {
     while let Some(Input::Data(data)) = input.recv().await {
-        if stdin.write_all(&data).await.is_err() {
+        if to.write_all(&data).await.is_err() {
             return;
         }
     }
@@ -68,7 +79,7 @@ async fn read(mut from: impl AsyncRead + Unpin, output: Arc<Sender>, wrap: fn(By
         let said = match from.read_buf(&mut buffer).await {
             Ok(0) => return,
             Ok(_) => Ok(wrap(buffer.split().freeze())),
-            Err(error) => Err(SessionCut(format!("a pipe of the process broke: {error}"))),
+            Err(error) => Err(SessionCut(format!("the way to the other side broke: {error}"))),
         };
         if output.send(said).await.is_err() {
             return;

@@ -8,6 +8,7 @@ mod lines;
 mod local;
 pub mod protocol;
 mod session;
+mod talk;
 mod watch;
 mod ways;
 mod websocket;
@@ -17,11 +18,12 @@ use rand::random;
 use tokio::sync::mpsc;
 
 pub use lines::{Line, LineSource, Lines};
-pub use local::local_session;
+pub use local::{local_session, socket_session};
 pub use protocol::{DumpEnd, Dumped, FeedEnd};
 pub use session::{Carrier, ExecStatus, Input, Output, Session, SessionCut};
+pub use talk::{Heard, talk, tell};
 pub use watch::{Control, Limits, Progress};
-pub use ways::{dump_over, feed_over};
+pub use ways::{dump_over, dump_over_socket, feed_over, feed_over_socket};
 pub use websocket::{Pings, websocket_session};
 
 use crate::{
@@ -78,6 +80,16 @@ pub async fn ask(
         Ok(session) => protocol::dump(session, &Nonce::new(random()), control, pieces).await,
         Err(failure) => Err(protocol::broken(pieces, failure).await),
     }
+}
+
+/// Starts `line` in the container, a program of ours that knows by itself how to end; its stdin is open.
+pub async fn open(
+    client: &Client,
+    target: &ExecTarget,
+    line: &[String],
+    control: &Control,
+) -> Result<Session, Failure> {
+    connect::open(client, target, line, true, control).await
 }
 
 /// The same without a shell and so without proof: only the exec's own status tells of the end, and it is known to lie.

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::{
-    Control, Dumped, FeedEnd, Session,
+    Control, DumpEnd, Dumped, FeedEnd, Session,
     protocol::{self, Greeting, Helper},
 };
 use crate::{
@@ -60,6 +60,39 @@ pub async fn feed_over(
     }
     let line = Way::Shell.restore_command(command).map_err(invalid)?;
     protocol::feed(open(&line).await?, &Nonce::new(random()), size, input, control).await
+}
+
+/// The same with a helper that came to a socket of ours by itself, for which `open` waits. There is no other way then.
+pub async fn dump_over_socket(
+    open: impl Future<Output = Result<Session, Failure>>,
+    control: &Control,
+    pieces: &PieceSender,
+) -> Result<DumpEnd, Failure> {
+    let greeted = async { helper_at(open.await?, control).await };
+    match greeted.await {
+        Ok(helper) => protocol::dump_sealed(helper, control, pieces).await,
+        Err(failure) => Err(protocol::broken(pieces, failure).await),
+    }
+}
+
+/// The same for a restore.
+pub async fn feed_over_socket(
+    open: impl Future<Output = Result<Session, Failure>>,
+    size: u64,
+    input: mpsc::Receiver<Piece>,
+    control: &Control,
+) -> Result<FeedEnd, Failure> {
+    let helper = helper_at(open.await?, control).await?;
+    protocol::feed_sealed(helper, size, input, control).await
+}
+
+async fn helper_at(session: Session, control: &Control) -> Result<Helper, Failure> {
+    match protocol::greet(session, &Nonce::new(random()), control).await? {
+        Greeting::Ready(helper) => Ok(helper),
+        Greeting::NothingRan { why } => {
+            Err(Failure::new(Reason::ExecRefused, format!("the pod's helper cannot be used ({why}); nothing ran")))
+        }
+    }
 }
 
 enum Started {

@@ -1,7 +1,7 @@
 //! The helper as it goes into pods, each in a container of its own, and our loops that speak with it.
 
 mod dump;
-mod remote;
+pub mod remote;
 mod restore;
 mod runner;
 mod size;
@@ -23,7 +23,7 @@ fn detours() -> impl Iterator<Item = &'static str> {
 }
 
 /// Bytes that do not shrink.
-fn noise(length: usize) -> Vec<u8> {
+pub fn noise(length: usize) -> Vec<u8> {
     let mut word = 0x9e37_79b9_u32;
     let next = |_| {
         word ^= word << 13;

@@ -42,10 +42,18 @@ pub async fn dump_sealed(helper: Helper, control: &Control, pieces: &PieceSender
             hand_over_end(control, pieces, end).await
         }
         Err(failure) => {
-            let stderr = &mut receiver.stderr;
+            let Receiver { words, stderr, .. } = &mut receiver;
             session
                 .cancel(END_WITHIN, |output| match output {
-                    Output::Stdout(_) => false,
+                    Output::Stdout(chunk) => {
+                        words.push(&chunk);
+                        while let Ok(Some(frame)) = words.next_frame() {
+                            if let Frame::Stderr(said) = frame {
+                                stderr.push(&said);
+                            }
+                        }
+                        false
+                    }
                     Output::Stderr(data) => {
                         stderr.push(&data);
                         false
@@ -101,6 +109,7 @@ impl Receiver<'_> {
                     Frame::Trailer(trailer) => return Ok(trailer),
                     // A fault follows, or the end of the connection.
                     Frame::Heartbeat | Frame::Ended(_) => {}
+                    Frame::Stderr(said) => self.stderr.push(&said),
                     Frame::Fault(fault) => return Err(gave_up(fault)),
                     _ => return Err(out_of_place()),
                 }

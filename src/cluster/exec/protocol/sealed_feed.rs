@@ -150,6 +150,7 @@ impl Feeder<'_> {
             match frame {
                 Frame::Acknowledge(consumed) => self.sealer.acknowledged(consumed).map_err(not_sealed)?,
                 Frame::Said(said) => self.stdout.push(&said),
+                Frame::Stderr(said) => self.stderr.push(&said),
                 Frame::Got if self.whole && !self.gone => {
                     // From the attempt on, since an attempt that fails may have reached the other side.
                     self.gone = true;
@@ -182,8 +183,10 @@ impl Feeder<'_> {
                 words.push(&chunk);
                 // The outcome is known; who is left of the command's family may go on talking.
                 while let Ok(Some(frame)) = words.next_frame() {
-                    if let Frame::Said(said) = frame {
-                        stdout.push(&said);
+                    match frame {
+                        Frame::Said(said) => stdout.push(&said),
+                        Frame::Stderr(said) => stderr.push(&said),
+                        _ => {}
                     }
                 }
                 Ok(())

@@ -1,0 +1,114 @@
+//! Folders into and out of snapshots: a volume as it is, names, owners, modes, times, attributes, links and holes.
+//!
+//! It must not know what a volume is to Kubernetes. What cannot be read is counted and listed, and makes the snapshot
+//! `incomplete`; what cannot be written fails a restore.
+
+mod ledger;
+mod metadata;
+mod source;
+mod store;
+mod walk;
+
+use std::{path::Path, sync::Arc};
+
+use jiff::Timestamp;
+
+use super::{Progress, Repository, RepositoryError};
+use crate::model::SnapshotIdentity;
+
+/// How many paths are listed by name; all are counted.
+pub const LISTED: usize = 20;
+
+/// How a folder is stored.
+#[derive(Clone, Debug)]
+pub struct FolderRules {
+    /// The snapshot's time.
+    pub time: Timestamp,
+}
+
+/// Paths that something was wrong with: all are counted, the first [`LISTED`] are named.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Troubles {
+    /// How many.
+    pub count: u64,
+    /// The first of them.
+    pub first: Vec<Trouble>,
+}
+
+/// A path, and what was wrong with it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Trouble {
+    /// Relative to the folder; bytes that are no UTF-8 are replaced.
+    pub path: String,
+    /// What was tried, and why it failed.
+    pub reason: String,
+}
+
+/// A folder that is stored, visible, and was read back.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StoredFolder {
+    /// Id of the snapshot, 64 hex digits.
+    pub snapshot: String,
+    /// Entries that are no folders.
+    pub files: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Bytes that the run added to the store.
+    pub added_bytes: u64,
+    /// What could not be read, or changed its length while it was read. If there is any, the snapshot has the tag
+    /// [`SnapshotIdentity::INCOMPLETE`], and is never the newest.
+    pub unreadable: Troubles,
+    /// Entries that were gone when their turn came, as happens in a folder that is in use.
+    pub vanished: u64,
+}
+
+/// A folder that was restored, every byte of it verified, and is durable.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct RestoredFolder {
+    /// Entries that are no folders.
+    pub files: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// What could not be kept for lack of rights, or of support by the file system: owners, attributes, device nodes.
+    /// Contents are always whole.
+    pub not_kept: Troubles,
+}
+
+impl Repository {
+    /// Stores a folder as a new snapshot, at the path `identity.path` in it, with the identity's tags. What did not change
+    /// since the newest snapshot of the same host and path is not read again. The snapshot becomes visible only after all
+    /// that was written is there.
+    ///
+    /// One file system. Left out are, of the folder itself, a `lost+found` that is empty and what begins with
+    /// [`RESTORE_PREFIX`](crate::model::injected::RESTORE_PREFIX).
+    ///
+    /// Errors: [`RepositoryError::Unreadable`] when the folder itself cannot be read;
+    /// [`RepositoryError::CommitUnknown`] when the snapshot may be visible all the same; in all other cases nothing is.
+    pub async fn store_folder(
+        &self,
+        identity: &SnapshotIdentity,
+        rules: &FolderRules,
+        folder: &Path,
+        progress: Arc<Progress>,
+    ) -> Result<StoredFolder, RepositoryError> {
+        self.while_locked(|run| async move { store::store_folder(self, &run, identity, rules, folder, progress).await })
+            .await
+    }
+
+    /// Restores the folder at `path` of a snapshot into `target`, which must be there and empty. `snapshot` is a whole id,
+    /// see [`Repository::find`]. The target gets the folder's own owner, mode, times and attributes, too.
+    ///
+    /// Errors: [`RepositoryError::FileNotFound`] when the snapshot has no such folder;
+    /// [`RepositoryError::Unwritable`] with the path when the target cannot be written; [`RepositoryError::Damaged`] when a
+    /// part is not what was stored. The target then holds a part of the folder.
+    pub async fn restore_folder(
+        &self,
+        snapshot: &str,
+        path: &str,
+        target: &Path,
+        progress: Arc<Progress>,
+    ) -> Result<RestoredFolder, RepositoryError> {
+        let _ = (snapshot, path, target, progress);
+        Err(RepositoryError::InvalidRequest("folders cannot be restored yet".to_owned()))
+    }
+}

@@ -1,0 +1,159 @@
+//! The process of one run in a sidecar: it opens the repository, takes the stream from the pod's helper or the files from
+//! the mounted volume, and reports on its stdout. Its stderr is the run's log.
+//!
+//! An edge: stdin, stdout and files are here. The end of stdin is the cancel: the supervisor wishes it, or is gone.
+
+use std::{io::Write, path::PathBuf, sync::Arc, time::Instant};
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::{Assignment, Door, MountedVolume};
+use crate::{
+    model::{
+        BackendConfig, Failure, Reason, SourceReport, TargetVolume, Task, TaskKind,
+        injected::{BACKEND_VARIABLE, SOCKET_MOUNT, VOLUMES_FOLDER},
+    },
+    repository::Progress,
+    runner::{
+        DumpFrom, FeedTo, VolumeRun, backup_volume,
+        job::{back_up, bring_back, terminated, with_repository, within_grace_of},
+        settings::{self, Identity},
+        story,
+    },
+    seal::sealed::{Event, LONGEST_TASK, report_digest},
+};
+
+/// Carries out the run that stdin names, and returns the process's exit status.
+pub async fn run_in_sidecar(volumes: &[MountedVolume]) -> u8 {
+    let started = Instant::now();
+    let mut stdin = BufReader::new(tokio::io::stdin());
+    let Assignment { id, task } = match assignment(&mut stdin).await {
+        Ok(assignment) => assignment,
+        Err(failure) => {
+            // Nobody could tell whose report it is.
+            tracing::error!("{failure}");
+            return 1;
+        }
+    };
+    let asked_to_end = async {
+        tokio::select! {
+            name = terminated() => name,
+            () = end_of(stdin) => "the word to end",
+        }
+    };
+    let cancel = CancellationToken::new();
+    let report = within_grace_of(&cancel, asked_to_end, carry_out(task, volumes, cancel.clone()))
+        .await
+        .unwrap_or_else(|failure| SourceReport::failed(failure, started.elapsed()));
+    let text = report.to_termination_message();
+    say(&Event::Report { digest: report_digest(&id, &text), text });
+    story::exit_code(report.verdict)
+}
+
+/// What the first line says.
+async fn assignment(stdin: &mut (impl AsyncRead + AsyncBufReadExt + Unpin)) -> Result<Assignment, Failure> {
+    let invalid =
+        |why: String| Failure::new(Reason::InvalidRequest, format!("the task on stdin cannot be read: {why}"));
+    let mut line = Vec::new();
+    let limit = u64::try_from(LONGEST_TASK).unwrap_or(u64::MAX);
+    stdin.take(limit).read_until(b'\n', &mut line).await.map_err(|error| invalid(error.to_string()))?;
+    serde_json::from_slice(&line).map_err(|error| invalid(error.to_string()))
+}
+
+async fn end_of(mut stdin: impl AsyncRead + Unpin) {
+    let mut buffer = [0; 64];
+    while matches!(stdin.read(&mut buffer).await, Ok(length) if length > 0) {}
+}
+
+/// Says it to the supervisor; one that is gone does not matter any more.
+fn say(event: &Event) {
+    let mut stdout = std::io::stdout().lock();
+    let _gone = writeln!(stdout, "{event}").and_then(|()| stdout.flush());
+}
+
+async fn carry_out(task: Task, volumes: &[MountedVolume], cancel: CancellationToken) -> Result<SourceReport, Failure> {
+    let identity = Identity::from_environment();
+    info!("stowaway {} in the sidecar of pod {}/{}", env!("CARGO_PKG_VERSION"), identity.namespace, identity.pod);
+    check_backend(&task.backend, std::env::var(BACKEND_VARIABLE).ok().as_deref())?;
+    let door = || Door::new(settings::mounted(SOCKET_MOUNT), Arc::new(say));
+    match &task.kind {
+        TaskKind::Backup { .. } => back_up(&task, &identity, DumpFrom::Socket(door()), &cancel).await,
+        TaskKind::Restore { .. } => bring_back(&task, &identity, FeedTo::Socket(door()), &cancel).await,
+        TaskKind::BackupVolume { target, source: _, identity: label, timeout } => {
+            let folder = folder_of(volumes, target)?;
+            let run = VolumeRun { identity: label.clone(), timeout: *timeout };
+            with_repository(settings::access(&task.backend, &identity)?, &cancel, async |repository| {
+                Ok(backup_volume(repository, run, &folder, Arc::new(Progress::default())).await)
+            })
+            .await
+        }
+        TaskKind::Init | TaskKind::Answer { .. } => {
+            Err(Failure::new(Reason::InvalidRequest, "a sidecar makes backups and restores, and nothing else"))
+        }
+    }
+}
+
+/// The credentials here are for the repository that was injected with them, whatever somebody asks for.
+fn check_backend(asked: &BackendConfig, injected: Option<&str>) -> Result<(), Failure> {
+    let injected = injected.and_then(|text| serde_json::from_str::<BackendConfig>(text).ok());
+    if injected.as_ref() == Some(asked) {
+        return Ok(());
+    }
+    let message = "the sidecar was made for another repository; recreate its pod, so that it gets the present one";
+    Err(Failure::new(Reason::InvalidRequest, message))
+}
+
+/// Where the claim is mounted; only what the sidecar's own arguments name.
+fn folder_of(volumes: &[MountedVolume], target: &TargetVolume) -> Result<PathBuf, Failure> {
+    let source = format!("pvc/{}", target.claim);
+    let volume = volumes
+        .iter()
+        .find(|volume| volume.source.as_ref().is_some_and(|mounted| mounted.as_str() == source))
+        .ok_or_else(|| {
+            let message = format!(
+                "the sidecar of pod {}/{} has no volume of claim {}; recreate the pod, so that it gets it",
+                target.namespace, target.pod, target.claim
+            );
+            Failure::new(Reason::NotInjected, message)
+        })?;
+    Ok(settings::mounted(VOLUMES_FOLDER).join(&volume.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(path: &str) -> BackendConfig {
+        BackendConfig::Folder { path: path.to_owned() }
+    }
+
+    #[test]
+    fn credentials_serve_no_other_repository() {
+        let injected = serde_json::to_string(&folder("/a")).unwrap();
+        assert!(check_backend(&folder("/a"), Some(&injected)).is_ok());
+        for injected in [Some(serde_json::to_string(&folder("/b")).unwrap().as_str()), Some("x"), None] {
+            assert_eq!(check_backend(&folder("/a"), injected).unwrap_err().reason, Reason::InvalidRequest);
+        }
+    }
+
+    #[test]
+    fn only_mounted_claims_are_read() {
+        let volumes: Vec<MountedVolume> =
+            ["data=pvc/harvest", "scratch"].iter().map(|text| text.parse().unwrap()).collect();
+        let target = |claim: &str| TargetVolume {
+            namespace: "orchard".into(),
+            pod: "mill-0".into(),
+            pod_uid: "u".into(),
+            claim: claim.into(),
+        };
+        assert!(folder_of(&volumes, &target("harvest")).unwrap().ends_with("stowaway-volumes/data"));
+        for claim in ["scratch", "other", "../harvest"] {
+            assert_eq!(folder_of(&volumes, &target(claim)).unwrap_err().reason, Reason::NotInjected);
+        }
+        for text in ["", "=pvc/x", "../x=pvc/y", "a/b", "x=PVC/y"] {
+            assert!(text.parse::<MountedVolume>().is_err(), "{text:?}");
+        }
+    }
+}

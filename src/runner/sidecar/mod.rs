@@ -1,0 +1,90 @@
+//! Runs in a sidecar: the process that does one there, and the Job's side, which begins it, watches it and takes its report.
+//!
+//! Between the two stands the supervisor, a program as small as the helper (`stowaway-helper supervise`), which understands
+//! lines alone: `seal::sealed` has the words of all three. The data never passes it, nor the API server: a command's helper
+//! streams to the run's own socket.
+//!
+//! The run belongs to the sidecar: it outlives its Job's connection, and its Job, and is found again by its name, or by what
+//! it does. It must not know the command line.
+
+mod child;
+mod door;
+mod drive;
+mod find;
+mod helper;
+
+use std::{io, os::unix::process::CommandExt, process::Command};
+
+use serde::{Deserialize, Serialize};
+
+pub use child::run_in_sidecar;
+pub use door::Door;
+pub use drive::{Driven, Errand, drive};
+pub use find::{Sidecar, find};
+pub use helper::HelperCommand;
+
+use super::settings;
+use crate::model::{
+    SourceName, SourceNameError, Task,
+    injected::{CONTROL_SOCKET, HELPER_IN_IMAGE},
+};
+
+/// What the process of a run is told, as one line of JSON on its stdin.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Assignment {
+    /// The run's name, which its report is sealed with.
+    pub id: String,
+    /// What to do.
+    pub task: Task,
+}
+
+/// Replaces this process by the supervisor, which starts this program anew for each run. Returns only if that fails.
+pub fn become_supervisor(volumes: &[MountedVolume]) -> io::Error {
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return error,
+    };
+    Command::new(settings::mounted(HELPER_IN_IMAGE))
+        .arg("supervise")
+        .arg(settings::mounted(CONTROL_SOCKET))
+        .arg("--")
+        .arg(program)
+        .arg("sidecar-run")
+        .args(volumes.iter().map(|volume| format!("--volume={volume}")))
+        .exec()
+}
+
+/// A volume that the sidecar has mounted, as its arguments say it: `NAME` or `NAME=pvc/CLAIM`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct MountedVolume {
+    /// Name of the pod's volume.
+    pub name: String,
+    /// The source that it is, if it is one.
+    pub source: Option<SourceName>,
+}
+
+impl std::str::FromStr for MountedVolume {
+    type Err = SourceNameError;
+
+    fn from_str(text: &str) -> Result<Self, SourceNameError> {
+        let (name, source) = match text.split_once('=') {
+            Some((name, source)) => (name, Some(source.parse()?)),
+            None => (text, None),
+        };
+        // Kubernetes' own rule for it, as far as a path is at stake.
+        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+            return Err(SourceNameError(text.to_owned()));
+        }
+        Ok(Self { name: name.to_owned(), source })
+    }
+}
+
+impl std::fmt::Display for MountedVolume {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.source {
+            Some(source) => write!(formatter, "{}={source}", self.name),
+            None => formatter.write_str(&self.name),
+        }
+    }
+}

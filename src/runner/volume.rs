@@ -1,0 +1,138 @@
+//! One backup of one volume, where it is mounted: files in, snapshot out, and a report that names what could not be read.
+//!
+//! It must not know how the volume came to be there, nor Jobs or the command line.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use tracing::{info, warn};
+
+use super::{backup::adopt, story::tell_progress};
+use crate::{
+    model::{Failure, Proof, Reason, SnapshotIdentity, SourceReport, Verdict, milliseconds},
+    repository::{FolderRules, Progress, Repository, StoredFolder},
+};
+
+/// What is stored, and by which rules.
+#[derive(Clone, Debug)]
+pub struct VolumeRun {
+    /// How the snapshot is labelled.
+    pub identity: SnapshotIdentity,
+    /// Give up after this long.
+    pub timeout: Option<Duration>,
+}
+
+/// Runs it. Every outcome is a report; none is silent.
+pub async fn backup_volume(
+    repository: &Repository,
+    run: VolumeRun,
+    folder: &Path,
+    progress: Arc<Progress>,
+) -> SourceReport {
+    let started = Instant::now();
+    let mut report = store(repository, &run, folder, progress)
+        .await
+        .unwrap_or_else(|failure| SourceReport::failed(failure, started.elapsed()));
+    report.duration_milliseconds = milliseconds(started.elapsed());
+    report
+}
+
+async fn store(
+    repository: &Repository,
+    run: &VolumeRun,
+    folder: &Path,
+    progress: Arc<Progress>,
+) -> Result<SourceReport, Failure> {
+    let VolumeRun { identity, timeout } = run;
+    if let Some(report) = adopt(&repository.snapshots().await?, identity, false) {
+        return Ok(report);
+    }
+    info!(path = identity.path, host = identity.host, "storing as {} of host {}", identity.path, identity.host);
+    let rules = FolderRules { time: Timestamp::now() };
+    let storing = repository.store_folder(identity, &rules, folder, progress.clone());
+    let limit = async {
+        match timeout {
+            Some(timeout) => tokio::time::sleep(*timeout).await,
+            None => std::future::pending().await,
+        }
+    };
+    let stored = tokio::select! {
+        biased;
+        stored = storing => stored?,
+        () = limit => {
+            let message = format!(
+                "the volume took longer than its timeout of {:?}: raise it; what was written is kept for the next run",
+                timeout.unwrap_or_default()
+            );
+            return Err(Failure::new(Reason::Timeout, message));
+        }
+        never = tell_progress(|| progress.bytes_read()) => match never {},
+    };
+    Ok(report_of(stored))
+}
+
+fn report_of(stored: StoredFolder) -> SourceReport {
+    let StoredFolder { snapshot, files, bytes, added_bytes, unreadable, vanished } = stored;
+    info!(files, bytes, added_bytes, vanished, "{files} files are stored; {vanished} were gone when their turn came");
+    let named: Vec<String> =
+        unreadable.first.iter().map(|trouble| format!("{} ({})", trouble.path, trouble.reason)).collect();
+    for trouble in &named {
+        warn!("not read: {trouble}");
+    }
+    let (verdict, reason, message) = if unreadable.count == 0 {
+        (Verdict::Succeeded, Reason::Completed, String::new())
+    } else {
+        let more = if (named.len() as u64) < unreadable.count { ", ..." } else { "" };
+        let message = format!(
+            "{} of the volume's entries could not be read, and all others are stored: {}{more}",
+            unreadable.count,
+            named.join(", ")
+        );
+        (Verdict::Incomplete, Reason::SourceUnreadable, message)
+    };
+    SourceReport {
+        verdict,
+        reason,
+        message,
+        exit_code: None,
+        bytes,
+        digest: None,
+        proof: Proof::Sealed,
+        snapshot: Some(snapshot),
+        repository_id: None,
+        duration_milliseconds: 0,
+        stderr_tail: String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::{Trouble, Troubles};
+
+    #[test]
+    fn what_could_not_be_read_is_named_and_never_green() {
+        let stored = |count: u64| StoredFolder {
+            snapshot: "ab".repeat(32),
+            files: 7,
+            bytes: 4711,
+            added_bytes: 0,
+            unreadable: Troubles {
+                count,
+                first: (count > 0)
+                    .then(|| Trouble { path: "press/secret".into(), reason: "permission denied".into() })
+                    .into_iter()
+                    .collect(),
+            },
+            vanished: 0,
+        };
+        assert_eq!(report_of(stored(0)).verdict, Verdict::Succeeded);
+        let report = report_of(stored(2));
+        assert_eq!((report.verdict, report.reason), (Verdict::Incomplete, Reason::SourceUnreadable));
+        assert!(report.message.contains("press/secret (permission denied), ..."), "{}", report.message);
+    }
+}

@@ -1,0 +1,6 @@
+//! Runs in a sidecar, with the programs as they ship: the supervisor, the process of a run, the helper, and the Job's side.
+
+mod door;
+mod lines;
+mod pod;
+mod runs;

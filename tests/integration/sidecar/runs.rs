@@ -1,0 +1,339 @@
+//! What becomes of runs: they are stored, fail, are cut, killed and found again, and are never green for nothing.
+
+use std::{cell::Cell, os::unix::fs::PermissionsExt, path::Path};
+
+use stowaway::{
+    cluster::exec::Session,
+    model::{Proof, Reason, Verdict},
+    runner::sidecar::{Driven, drive},
+};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::pod::{Pod, SOURCE, errand, kill, lives, path};
+use crate::{
+    helper::noise,
+    repository::collect,
+    shell::{
+        DEADLINE, OpenFolder,
+        container::{eventually, is_root},
+        words,
+    },
+};
+
+/// A command that says its number, once for each time that it runs, and then goes on until a file is there.
+fn waits_for(folder: &OpenFolder, gate: &Path) -> Vec<String> {
+    let script = format!(
+        "echo run >>{}; echo $$ >{}; echo begun >&2; while ! [ -e {} ]; do sleep 0.05; done; echo content",
+        folder.file("runs").display(),
+        folder.file("pid").display(),
+        gate.display()
+    );
+    words(&["sh", "-c", &script])
+}
+
+fn count(folder: &OpenFolder) -> usize {
+    std::fs::read_to_string(folder.file("runs")).unwrap_or_default().lines().count()
+}
+
+#[tokio::test]
+async fn command_is_stored_through_the_socket_and_comes_back_by_it() {
+    let (pod, folder) = (Pod::start().await, OpenFolder::new());
+    let data = noise(10_000_000);
+    let (from, to) = (folder.file("from"), folder.file("to"));
+    std::fs::write(&from, &data).unwrap();
+    let report = pod.backup("first", &words(&["cat", &path(&from)])).await;
+    assert_eq!((report.verdict, report.proof, report.bytes), (Verdict::Succeeded, Proof::Sealed, 10_000_000));
+    assert!(pod.doors().is_empty());
+    let repository = pod.repository().await;
+    let file = repository.read_file(&report.snapshot.unwrap(), "/orchard-press.bin").await.unwrap();
+    assert!(collect(file).await == data);
+    repository.close().await;
+
+    let command = words(&["sh", "-c", "cat >\"$0\"; echo restored; echo and said so >&2", &path(&to)]);
+    let Ok(Driven::Report(report)) = pod.drive("undo", &pod.restore_task(), Some(&command)).await else { panic!() };
+    assert_eq!((report.verdict, report.proof), (Verdict::Succeeded, Proof::Sealed), "{}", report.message);
+    assert!(std::fs::read(&to).unwrap() == data);
+    for said in ["restored", "and said so", "storing as /orchard-press.bin", "run first is over: report"] {
+        assert!(pod.log().contains(said), "{said}: {}", pod.log());
+    }
+}
+
+#[tokio::test]
+async fn failing_command_is_the_runs_failure_and_leaves_no_snapshot() {
+    let pod = Pod::start().await;
+    for (id, script, reason, exit_code) in [
+        ("a", "printf half; echo the reason >&2; exit 7", Reason::CommandFailed, Some(7)),
+        ("b", "printf half; kill -9 $$", Reason::CommandKilled, Some(137)),
+        ("c", "exit 0", Reason::EmptyStream, None),
+    ] {
+        let report = pod.backup(id, &words(&["sh", "-c", script])).await;
+        assert_eq!((report.verdict, report.reason), (Verdict::Failed, reason), "{}", report.message);
+        assert!(exit_code.is_none() || report.exit_code == exit_code);
+        assert!(id != "a" || report.stderr_tail.contains("the reason"), "{report:?}");
+    }
+    let report = pod.backup("d", &words(&["no-such-program"])).await;
+    assert_eq!(report.reason, Reason::CommandNotFound);
+    assert_eq!(pod.snapshots().await.len(), 0);
+}
+
+#[tokio::test]
+async fn two_starts_of_one_run_are_one_run() {
+    let (pod, folder) = (Pod::start().await, OpenFolder::new());
+    let gate = folder.file("gate");
+    let command = waits_for(&folder, &gate);
+    let task = pod.backup_task("evening");
+    let open = async {
+        folder.pid().await;
+        std::fs::write(&gate, "").unwrap();
+    };
+    // The third one is another attempt of the same run, by another Job.
+    let (one, two, three, ()) = tokio::join!(
+        pod.drive("evening-1", &task, Some(&command)),
+        pod.drive("evening-1", &task, Some(&command)),
+        pod.drive("evening-2", &task, Some(&command)),
+        open
+    );
+    for driven in [one, two, three] {
+        let Ok(Driven::Report(report)) = driven else { panic!("{driven:?}") };
+        assert_eq!((report.verdict, report.proof), (Verdict::Succeeded, Proof::Sealed), "{}", report.message);
+    }
+    assert_eq!((count(&folder), pod.snapshots().await.len()), (1, 1));
+}
+
+#[tokio::test]
+async fn run_outlives_its_job_and_the_next_attempt_finds_it() {
+    let (pod, folder) = (Pod::start().await, OpenFolder::new());
+    let gate = folder.file("gate");
+    let command = waits_for(&folder, &gate);
+    let task = pod.backup_task("evening");
+    tokio::select! {
+        driven = pod.drive("evening-1", &task, Some(&command)) => panic!("{driven:?}"),
+        _ = folder.pid() => {}
+    }
+    // Its execs are gone by now; the helper's lifeline is the socket.
+    let open = async { std::fs::write(&gate, "").unwrap() };
+    let (driven, ()) = tokio::join!(pod.drive("evening-2", &task, Some(&command)), open);
+    let Ok(Driven::Report(report)) = driven else { panic!("{driven:?}") };
+    assert_eq!((report.verdict, report.proof, count(&folder)), (Verdict::Succeeded, Proof::Sealed, 1));
+    // And one that comes when it has ended takes over what it stored.
+    let Ok(Driven::Report(report)) = pod.drive("evening-3", &task, Some(&command)).await else { panic!() };
+    assert_eq!((report.verdict, report.reason, count(&folder)), (Verdict::Succeeded, Reason::Adopted, 1));
+}
+
+#[tokio::test]
+async fn lost_connections_are_made_anew() {
+    let (pod, folder) = (Pod::start().await, OpenFolder::new());
+    let gate = folder.file("gate");
+    let command = waits_for(&folder, &gate);
+    let task = pod.backup_task("evening");
+    let attempts = Cell::new(0);
+    // The first execs of each kind do not come to anything, or break.
+    let sidecar = async |line: &[String]| {
+        attempts.set(attempts.get() + 1);
+        if attempts.get() % 2 == 1 {
+            let (session, _cut) = Session::new();
+            return Ok(session);
+        }
+        if attempts.get() > 5 && !gate.exists() {
+            std::fs::write(&gate, "").unwrap();
+        }
+        let session = pod.exec(line);
+        if line[3] == "watch" && attempts.get() < 6 {
+            // Told something, and then cut.
+            let _heard = tokio::time::timeout(std::time::Duration::from_millis(300), folder.pid()).await;
+        }
+        session
+    };
+    let app = async |line: &[String]| Pod::exec_in_app(line);
+    let cancel = CancellationToken::new();
+    let driven = timeout(DEADLINE, drive(errand("x", &task, Some(&command)), sidecar, app, &cancel)).await.unwrap();
+    // Whoever opens the gate is the attempt after the first that could watch.
+    let Ok(Driven::Report(report)) = driven else { panic!("{driven:?}") };
+    assert_eq!((report.verdict, report.proof, count(&folder)), (Verdict::Succeeded, Proof::Sealed, 1));
+}
+
+#[tokio::test]
+async fn killed_run_is_lost_and_the_sidecar_stays() {
+    let (pod, folder) = (Pod::start().await, OpenFolder::new());
+    let command = waits_for(&folder, Path::new("/no/such/gate"));
+    let task = pod.backup_task("evening");
+    let killing = async {
+        let pid = folder.pid().await;
+        kill("-9", &pod.child().await).await;
+        eventually(|| !lives(&pid)).await;
+    };
+    let (driven, ()) = tokio::join!(pod.drive("a", &task, Some(&command)), killing);
+    let failure = driven.unwrap_err();
+    assert_eq!(failure.reason, Reason::ResultLost);
+    assert!(failure.message.contains("memory"), "{failure}");
+    assert_eq!(pod.backup("b", &words(&["echo", "x"])).await.verdict, Verdict::Succeeded);
+    assert_eq!(pod.snapshots().await.len(), 1);
+}
+
+#[tokio::test]
+async fn killed_sidecar_takes_run_and_command_with_it() {
+    let (mut pod, folder) = (Pod::start().await, OpenFolder::new());
+    let command = waits_for(&folder, Path::new("/no/such/gate"));
+    let task = pod.backup_task("evening");
+    let control = pod.root.file("tmp/stowaway-sidecar.socket");
+    let (pid, child) = {
+        let sidecar = async |line: &[String]| pod.exec(line);
+        let app = async |line: &[String]| Pod::exec_in_app(line);
+        let cancel = CancellationToken::new();
+        let mut driving = std::pin::pin!(drive(errand("a", &task, Some(&command)), sidecar, app, &cancel));
+        let begun = async { (folder.pid().await, pod.child().await) };
+        let begun = tokio::select! { driven = &mut driving => panic!("{driven:?}"), begun = begun => begun };
+        kill("-9", &pod.supervisor()).await;
+        let failure = timeout(DEADLINE, driving).await.unwrap().unwrap_err();
+        assert_eq!(failure.reason, Reason::ResultLost, "{failure}");
+        begun
+    };
+    eventually(|| !lives(&pid) && !lives(&child)).await;
+    assert!(control.exists());
+    // Made anew by the kubelet, it knows nothing, and works.
+    pod.start_sidecar().await;
+    assert_eq!(pod.backup("b", &words(&["echo", "x"])).await.verdict, Verdict::Succeeded);
+}
+
+#[tokio::test]
+async fn killed_helper_fails_the_run() {
+    let (pod, folder) = (Pod::start().await, OpenFolder::new());
+    let command = waits_for(&folder, Path::new("/no/such/gate"));
+    let task = pod.backup_task("evening");
+    let killing = async {
+        let pid = folder.pid().await;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let helper = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().to_owned();
+        kill("-9", &helper).await;
+        kill("-9", &pid).await;
+    };
+    let (driven, ()) = tokio::join!(pod.drive("a", &task, Some(&command)), killing);
+    let Ok(Driven::Report(report)) = driven else { panic!("{driven:?}") };
+    assert_eq!((report.verdict, report.reason), (Verdict::Failed, Reason::StreamCut), "{}", report.message);
+    assert_eq!(pod.snapshots().await.len(), 0);
+}
+
+#[tokio::test]
+async fn cancelled_run_ends_its_command() {
+    let (pod, folder) = (Pod::start().await, OpenFolder::new());
+    let command = waits_for(&folder, Path::new("/no/such/gate"));
+    let (task, cancel) = (pod.backup_task("evening"), CancellationToken::new());
+    let cancelling = async {
+        let pid = folder.pid().await;
+        cancel.cancel();
+        pid
+    };
+    let (driven, pid) = tokio::join!(pod.drive_until("a", &task, Some(&command), &cancel), cancelling);
+    let Ok(Driven::Report(report)) = driven else { panic!("{driven:?}") };
+    assert_eq!((report.verdict, report.reason), (Verdict::Failed, Reason::Cancelled), "{}", report.message);
+    eventually(|| !lives(&pid) && pod.children().is_empty()).await;
+}
+
+#[tokio::test]
+async fn ended_sidecar_lets_its_run_report() {
+    let (mut pod, folder) = (Pod::start().await, OpenFolder::new());
+    let command = waits_for(&folder, Path::new("/no/such/gate"));
+    let task = pod.backup_task("evening");
+    let supervisor = pod.supervisor();
+    let ending = async {
+        let pid = folder.pid().await;
+        kill("-TERM", &supervisor).await;
+        pid
+    };
+    let (driven, pid) = tokio::join!(pod.drive("a", &task, Some(&command)), ending);
+    let Ok(Driven::Report(report)) = driven else { panic!("{driven:?}") };
+    assert_eq!((report.verdict, report.reason), (Verdict::Failed, Reason::Cancelled), "{}", report.message);
+    assert!(!lives(&pid));
+    assert_eq!(pod.exit_status().await, Some(0));
+}
+
+#[tokio::test]
+async fn volume_is_stored_and_what_cannot_be_read_is_named() {
+    let pod = Pod::start().await;
+    let data = pod.root.file("stowaway-volumes/data");
+    std::fs::write(data.join("apples"), "many").unwrap();
+    let Ok(Driven::Report(report)) = pod.drive("a", &pod.volume_task("harvest", "one"), None).await else { panic!() };
+    assert_eq!((report.verdict, report.proof), (Verdict::Succeeded, Proof::Sealed), "{}", report.message);
+    let snapshots = pod.snapshots().await;
+    assert_eq!(
+        (snapshots[0].identity.path.as_str(), snapshots[0].identity.host.as_str()),
+        ("/data/harvest", "orchard")
+    );
+    // Another claim is none of this pod's, whatever somebody asks for.
+    let Ok(Driven::Report(report)) = pod.drive("b", &pod.volume_task("other", "two"), None).await else { panic!() };
+    assert_eq!((report.verdict, report.reason), (Verdict::Failed, Reason::NotInjected));
+
+    let Ok(Driven::Report(report)) = pod.drive("c", &pod.volume_task("harvest", "one"), None).await else { panic!() };
+    assert_eq!((report.verdict, report.reason), (Verdict::Succeeded, Reason::Adopted));
+    if is_root() {
+        eprintln!("root reads everything: what cannot be read is not tried");
+        return;
+    }
+    std::fs::write(data.join("secret"), "").unwrap();
+    std::fs::set_permissions(data.join("secret"), std::fs::Permissions::from_mode(0)).unwrap();
+    let Ok(Driven::Report(report)) = pod.drive("d", &pod.volume_task("harvest", "three"), None).await else { panic!() };
+    assert_eq!((report.verdict, report.reason), (Verdict::Incomplete, Reason::SourceUnreadable));
+    assert!(report.message.contains("secret"), "{}", report.message);
+}
+
+#[tokio::test]
+async fn wrong_password_and_other_repositories_are_said_before_anything_runs() {
+    let (pod, folder) = (Pod::start().await, OpenFolder::new());
+    let command = words(&["touch", &path(&folder.file("ran"))]);
+    pod.set_password("wrong");
+    let report = pod.backup("a", &command).await;
+    assert_eq!((report.verdict, report.reason), (Verdict::Failed, Reason::WrongPassword));
+    // The Job's own pod may have what the sidecar lacks.
+    pod.set_password("");
+    let driven = pod.drive("b", &pod.backup_task("b"), Some(&command)).await;
+    assert!(matches!(driven, Ok(Driven::NotUsed(_))), "{driven:?}");
+    let mut task = pod.backup_task("c");
+    task.backend = stowaway::model::BackendConfig::Folder { path: path(folder.path()) };
+    let Ok(Driven::Report(report)) = pod.drive("c", &task, Some(&command)).await else { panic!() };
+    assert_eq!((report.verdict, report.reason), (Verdict::Failed, Reason::InvalidRequest));
+    assert!(!folder.file("ran").exists());
+}
+
+#[tokio::test]
+async fn another_way_follows_only_where_nothing_ran() {
+    let (pod, folder) = (Pod::start().await, OpenFolder::new());
+    let task = pod.backup_task("evening");
+    let command = words(&["touch", &path(&folder.file("ran"))]);
+    // A helper that cannot come: its exec ends, and the run is told to.
+    let app = async |_: &[String]| Pod::exec_in_app(&words(&["false"]));
+    let sidecar = async |line: &[String]| pod.exec(line);
+    let cancel = CancellationToken::new();
+    let driving = drive(errand("a", &task, Some(&command)), sidecar, app, &cancel);
+    let driven = timeout(DEADLINE, driving).await.unwrap();
+    assert!(matches!(driven, Ok(Driven::NotUsed(_))), "{driven:?}");
+    eventually(|| pod.children().is_empty() && pod.doors().is_empty()).await;
+
+    let pod = Pod::without_sidecar().await;
+    let driven = pod.drive("a", &task, Some(&command)).await;
+    assert!(matches!(driven, Ok(Driven::NotUsed(_))), "{driven:?}");
+    assert!(!folder.file("ran").exists());
+}
+
+#[tokio::test]
+async fn one_run_at_a_time_and_the_next_one_waits() {
+    let (pod, folder) = (Pod::start().await, OpenFolder::new());
+    let gate = folder.file("gate");
+    let command = waits_for(&folder, &gate);
+    let (task, other) = (pod.backup_task("evening"), pod.volume_task("harvest", "evening"));
+    let next = async {
+        folder.pid().await;
+        let waiting = pod.drive("b", &other, None);
+        let open = async {
+            eventually(|| pod.children().len() == 1).await;
+            std::fs::write(&gate, "").unwrap();
+        };
+        tokio::join!(waiting, open).0
+    };
+    let (one, two) = tokio::join!(pod.drive("a", &task, Some(&command)), next);
+    for driven in [one, two] {
+        let Ok(Driven::Report(report)) = driven else { panic!("{driven:?}") };
+        assert_eq!(report.verdict, Verdict::Succeeded, "{}", report.message);
+    }
+    assert_eq!(SOURCE, "deployment/mill/press");
+}
