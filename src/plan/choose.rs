@@ -60,7 +60,9 @@ pub fn choose_repository<'a>(
         let found = repositories.find(|repository| repository.name_any() == name);
         return found.ok_or_else(|| ChoiceError::Unknown(name.to_owned()));
     }
-    let repositories: Vec<&Repository> = repositories.collect();
+    // Whoever lists them, and in whichever order: the words are the same.
+    let mut repositories: Vec<&Repository> = repositories.collect();
+    repositories.sort_by_key(|repository| repository.name_any());
     let is_default =
         |repository: &&Repository| repository.annotations().get(api::IS_DEFAULT).is_some_and(|value| value == "true");
     let defaults: Vec<&Repository> = repositories.iter().copied().filter(is_default).collect();

@@ -56,7 +56,7 @@ impl Webhook {
         let repositories = Arc::<Repositories>::default();
         let events = known.iter().map(|repository| {
             let mut object: DynamicObject = serde_json::from_value(serde_json::to_value(repository).unwrap()).unwrap();
-            object.metadata.namespace = Some("orchard".to_owned());
+            object.metadata.namespace.get_or_insert_with(|| "orchard".to_owned());
             Ok::<_, String>(Event::Apply(object))
         });
         repositories.keep(stream::iter(events)).await;
