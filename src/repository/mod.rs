@@ -22,6 +22,7 @@ mod folder;
 mod gate;
 mod lock;
 mod open;
+mod part;
 mod read;
 mod snapshots;
 mod source;

@@ -101,11 +101,6 @@ pub(super) fn permissions(mode: u32) -> Mode {
     Mode::from_raw_mode(special | mode & 0o777)
 }
 
-/// Whether a program would run as its owner or group.
-pub(super) fn takes_identity(mode: Mode) -> bool {
-    mode.intersects(Mode::SUID | Mode::SGID)
-}
-
 /// A time; one beyond the year 9999 is the last that there is, as with restic.
 fn timestamp(time: &StatxTimestamp) -> Timestamp {
     let nanoseconds = i32::try_from(time.tv_nsec).unwrap_or_default();
@@ -122,7 +117,7 @@ pub(super) fn times(metadata: &Metadata) -> Option<Timestamps> {
     })
 }
 
-pub(super) fn timespec(time: Timestamp) -> Timespec {
+fn timespec(time: Timestamp) -> Timespec {
     // The system wants nanoseconds that count forwards, before 1970, too.
     let nanoseconds = time.subsec_nanosecond();
     let (seconds, nanoseconds) = if nanoseconds < 0 {
@@ -164,6 +159,11 @@ pub(super) fn portable(metadata: &Metadata) -> impl Iterator<Item = (&str, &[u8]
         .map(|attribute| (attribute.name.as_str(), attribute.value.as_deref().unwrap_or_default()))
 }
 
+/// Whether an attribute is an access list, which a file's mode is a part of.
+pub(super) fn is_access_list(attribute: &str) -> bool {
+    attribute.starts_with("system.posix_acl_")
+}
+
 /// Whether a name is one of a single entry, and can be one.
 pub(super) fn is_plain(name: &OsStr) -> bool {
     let bytes = name.as_bytes();
@@ -195,7 +195,6 @@ mod tests {
         ] {
             assert_eq!(permissions(go).as_raw_mode(), unix, "{go:o}");
         }
-        assert!(takes_identity(permissions(SET_GROUP)) && !takes_identity(permissions(STICKY | 0o777)));
     }
 
     #[test]

@@ -5,9 +5,13 @@
 
 mod ledger;
 mod metadata;
+mod owner;
+mod restore;
 mod source;
 mod store;
+mod unfold;
 mod walk;
+mod write;
 
 use std::{path::Path, sync::Arc};
 
@@ -108,7 +112,9 @@ impl Repository {
         target: &Path,
         progress: Arc<Progress>,
     ) -> Result<RestoredFolder, RepositoryError> {
-        let _ = (snapshot, path, target, progress);
-        Err(RepositoryError::InvalidRequest("folders cannot be restored yet".to_owned()))
+        self.while_locked(
+            |run| async move { restore::restore_folder(self, &run, snapshot, path, target, progress).await },
+        )
+        .await
     }
 }
