@@ -6,7 +6,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::{
-    annotations::positive_duration, model::SourceName, plan::names::RunKind, runner::questions::Question,
+    annotations::positive_duration,
+    model::SourceName,
+    plan::names::RunKind,
+    runner::{StepVolume, questions::Question},
     telemetry::LogFormat,
 };
 
@@ -74,6 +77,13 @@ pub enum Verb {
         /// A question of the CLI to a waiting run, as JSON.
         #[arg(long, value_parser = question)]
         question: Option<Question>,
+    },
+    /// Fill empty volumes before the app starts (in its pod).
+    #[command(hide = true)]
+    RestoreStep {
+        /// A volume, as NAME=SOURCE, or NAME alone for one of no claim.
+        #[arg(long)]
+        volume: Vec<StepVolume>,
     },
 }
 

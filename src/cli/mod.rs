@@ -75,7 +75,7 @@ impl CliError {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let output = match arguments.verb {
-        Verb::Controller(_) | Verb::Runner { question: None } => LogOutput::Stdout,
+        Verb::Controller(_) | Verb::Runner { question: None } | Verb::RestoreStep { .. } => LogOutput::Stdout,
         _ => LogOutput::Stderr,
     };
     telemetry::start(arguments.log_format, output, &arguments.log_level);
@@ -136,6 +136,7 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
         }
         Verb::Runner { question: None } => Ok(runner::run_job().await),
         Verb::Runner { question: Some(question) } => Ok(runner::answer(question).await),
+        Verb::RestoreStep { volume } => Ok(runner::restore_step(volume).await),
     }
 }
 

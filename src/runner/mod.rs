@@ -10,6 +10,7 @@ pub mod local;
 mod paths;
 pub mod questions;
 mod restore;
+mod restore_step;
 pub mod settings;
 pub mod story;
 
@@ -17,3 +18,4 @@ pub use answer::answer;
 pub use backup::{BackupRun, DumpFrom, backup};
 pub use job::{run_job, terminated, with_repository, within_grace};
 pub use restore::{FeedTo, RestoreRun, restore};
+pub use restore_step::{StepVolume, restore_step};

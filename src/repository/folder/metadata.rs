@@ -54,14 +54,14 @@ pub(super) fn node(name: &OsStr, stat: &Statx, node_type: NodeType, attributes: 
     let is_linked = stat.stx_nlink > 1 && !is_folder;
     let modified = timestamp(&stat.stx_mtime);
     let changed = timestamp(&stat.stx_ctime);
-    // What may yet change unseen gets a time that no file has, so that the next run reads it again.
+    // What may yet change unseen gets a time that no file has, and no other run gives, so that the next one reads it again.
     let is_sure = is_folder || changed < now.saturating_sub(SURE_AFTER).unwrap_or(Timestamp::MIN);
     let metadata = Metadata {
         mode: Some(mode_of(stat)),
         mtime: Some(modified),
         // As restic does: reading a file must not change its folder's tree.
         atime: Some(modified),
-        ctime: Some(if is_sure { changed } else { Timestamp::UNIX_EPOCH }),
+        ctime: Some(if is_sure { changed } else { never(now) }),
         uid: Some(stat.stx_uid),
         gid: Some(stat.stx_gid),
         user: None,
@@ -73,6 +73,11 @@ pub(super) fn node(name: &OsStr, stat: &Statx, node_type: NodeType, attributes: 
         ..attributes
     };
     Node::new_node(name, node_type, metadata)
+}
+
+/// As long before 1970 as `now` is after it.
+fn never(now: Timestamp) -> Timestamp {
+    Timestamp::from_nanosecond(-now.as_nanosecond()).unwrap_or(Timestamp::MIN)
 }
 
 /// The file system that a file is on.

@@ -13,9 +13,11 @@ mod unfold;
 mod walk;
 mod write;
 
-use std::{path::Path, sync::Arc};
+use std::{fs::File, path::Path, sync::Arc};
 
 use jiff::Timestamp;
+use rustic_core::repofile::{Metadata, NodeType};
+use serde::{Deserialize, Serialize};
 
 use super::{Progress, Repository, RepositoryError};
 use crate::model::SnapshotIdentity;
@@ -76,6 +78,23 @@ pub struct RestoredFolder {
     /// What could not be kept for lack of rights, or of support by the file system: owners, attributes, device nodes.
     /// Contents are always whole.
     pub not_kept: Troubles,
+    /// What the folder itself got.
+    pub own: FolderMetadata,
+}
+
+/// Owner, mode, times and attributes of a folder itself; as JSON in the form of restic's trees.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct FolderMetadata(Metadata);
+
+impl FolderMetadata {
+    /// Gives a folder all of it; what could not be kept for lack of rights is told.
+    pub fn apply_to(&self, folder: &Path) -> Result<Vec<String>, RepositoryError> {
+        let failed =
+            |(action, source)| RepositoryError::Unwritable { action, path: folder.display().to_string(), source };
+        let open = File::open(folder).map_err(|error| failed(("open", error)))?;
+        owner::Place::Open(&open).apply(&self.0, &NodeType::Dir).map_err(failed)
+    }
 }
 
 impl Repository {

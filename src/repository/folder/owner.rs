@@ -97,7 +97,8 @@ impl Place<'_> {
         owner: &Statx,
         not_kept: &mut Vec<String>,
     ) -> Result<(), Failed> {
-        let Some(mode) = metadata.mode.map(permissions) else { return Ok(()) };
+        // restic leaves out a mode of 0.
+        let mode = permissions(metadata.mode.unwrap_or_default());
         let mut allowed = mode;
         if !matches!(kind, NodeType::Dir) {
             // A program must not run as somebody who never owned it.

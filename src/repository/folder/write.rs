@@ -27,7 +27,7 @@ use rustix::{
 };
 
 use super::{
-    RestoredFolder,
+    FolderMetadata, RestoredFolder,
     owner::{Failed, Place},
     unfold::Step,
     walk::raise_limit_of_handles,
@@ -135,9 +135,11 @@ impl Writer {
         let Some(handle) = self.levels.pop() else { return Err(self.failed("leave", None, Errno::BADF)) };
         let handle = File::from(handle);
         let not_kept = Place::Open(&handle).apply(&node.meta, &node.node_type);
-        let path = std::mem::take(&mut self.path);
+        let path = self.path.clone();
         self.keep_account(&path, not_kept)?;
-        self.path = path;
+        if self.levels.is_empty() {
+            self.restored.own = FolderMetadata(node.meta.clone());
+        }
         self.path.pop();
         Ok(())
     }

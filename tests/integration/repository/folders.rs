@@ -89,13 +89,12 @@ async fn what_restic_stored_is_restored() {
     }
 }
 
-/// Files whose change a later one would not hide behind the same ctime; see `folder::metadata`.
-fn wait_until_settled(folder: &Path) {
+/// Waits until a change would show in the ctime of what is in the folder; see `folder::metadata`.
+async fn settled(folder: &Path) {
     use std::os::unix::fs::MetadataExt;
     let youngest = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().metadata().unwrap().ctime()).max().unwrap();
-    while jiff::Timestamp::now().as_second() <= youngest + 3 {
-        std::thread::yield_now();
-    }
+    let until = jiff::Timestamp::from_second(youngest + 3).unwrap();
+    tokio::time::sleep(until.duration_since(jiff::Timestamp::now()).try_into().unwrap_or_default()).await;
 }
 
 #[tokio::test]
@@ -107,12 +106,7 @@ async fn second_run_reads_only_what_changed() {
     for number in 0..100 {
         fs::write(source.join(format!("file-{number}")), noise(10_000, number)).unwrap();
     }
-    tokio::task::spawn_blocking({
-        let source = source.clone();
-        move || wait_until_settled(&source)
-    })
-    .await
-    .unwrap();
+    settled(&source).await;
     let first = store_folder(&repository, &source).await;
     // The same length and the same time of modification: only the ctime tells.
     let changed = source.join("file-7");
@@ -158,6 +152,7 @@ async fn snapshot_of_restic_spares_reading() {
     for number in 0..10 {
         fs::write(source.join(format!("file-{number}")), noise(10_000, number)).unwrap();
     }
+    settled(&source).await;
     oldest().ok(&at, &["backup", "--host", "shop", source.to_str().unwrap()]);
     let identity = SnapshotIdentity { path: source.to_str().unwrap().to_owned(), ..claim() };
     let progress = Arc::new(Progress::default());

@@ -24,7 +24,7 @@ pub fn is_root() -> bool {
 pub fn fill(root: &Path) {
     names(root);
     many(root);
-    deep(root);
+    deep(root, 35);
     contents(root);
     kinds(root);
     attributes(root);
@@ -60,10 +60,10 @@ fn many(root: &Path) {
     }
 }
 
-/// Deeper than a path may be long.
-fn deep(root: &Path) {
+/// So many folders in each other; 46 of them are deeper than a path may be long.
+fn deep(root: &Path, levels: usize) {
     let mut folder = rustix::fs::open(root, rustix::fs::OFlags::PATH, Mode::empty()).unwrap();
-    for level in 0..60 {
+    for level in 0..levels {
         let name = format!("level-{level}-{}", "d".repeat(80));
         rustix::fs::mkdirat(&folder, &name, Mode::from_raw_mode(0o755)).unwrap();
         folder = rustix::fs::openat(&folder, &name, rustix::fs::OFlags::PATH, Mode::empty()).unwrap();
@@ -97,7 +97,6 @@ fn kinds(root: &Path) {
     fs::hard_link(folder.join("first"), root.join("third")).unwrap();
     symlink("first", folder.join("link")).unwrap();
     symlink("/nowhere/at all", folder.join("broken")).unwrap();
-    // Since 0.17 restic keeps such a target; the name alone tells older ones.
     symlink("..", folder.join("up")).unwrap();
     mknodat(CWD, folder.join("pipe"), FileType::Fifo, Mode::from_raw_mode(0o640), 0).unwrap();
     for mode in [0o000, 0o400, 0o644, 0o777, 0o1777, 0o2755, 0o4755, 0o6711] {
@@ -112,10 +111,11 @@ fn kinds(root: &Path) {
     }
 }
 
-/// A socket, which restic does not restore, and a link's target that old ones do not keep.
+/// A socket, which restic does not restore, a link's target that old ones do not keep, and what no path leads to.
 pub fn add_what_only_we_restore(root: &Path) {
     let folder = root.join("only");
     fs::create_dir(&folder).unwrap();
+    deep(&folder, 60);
     mknodat(CWD, folder.join("socket"), FileType::Socket, Mode::from_raw_mode(0o755), 0).unwrap();
     symlink(OsStr::from_bytes(b"t\xff\xfe"), folder.join("bytes")).unwrap();
     times(root);
