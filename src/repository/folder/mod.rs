@@ -73,7 +73,7 @@ pub struct StoredFolder {
 pub struct RestoredFolder {
     /// Entries that are no folders.
     pub files: u64,
-    /// Bytes of all files.
+    /// Bytes of all files, those of a file with several names once.
     pub bytes: u64,
     /// What could not be kept for lack of rights, or of support by the file system: owners, attributes, device nodes.
     /// Contents are always whole.
@@ -137,3 +137,6 @@ impl Repository {
         .await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ mod gate;
 mod interoperability;
 mod memory;
 mod restic;
+mod restore_step;
 mod streams;
 mod torture;
 
