@@ -9,7 +9,7 @@ use crate::{
     annotations::positive_duration,
     model::SourceName,
     plan::names::RunKind,
-    runner::{questions::Question, sidecar::MountedVolume},
+    runner::{MountedVolume, questions::Question},
     telemetry::LogFormat,
 };
 
@@ -94,6 +94,13 @@ pub enum Verb {
     /// Carry out the run that stdin names (in the sidecar).
     #[command(hide = true)]
     SidecarRun {
+        /// A volume that is mounted: NAME, or NAME=pvc/CLAIM.
+        #[arg(long = "volume")]
+        volumes: Vec<MountedVolume>,
+    },
+    /// Fill empty volumes before the app starts (in its pod).
+    #[command(hide = true)]
+    RestoreStep {
         /// A volume that is mounted: NAME, or NAME=pvc/CLAIM.
         #[arg(long = "volume")]
         volumes: Vec<MountedVolume>,

@@ -81,7 +81,9 @@ pub fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let output = match arguments.verb {
-        Verb::Controller(_) | Verb::Webhook(_) | Verb::Runner { question: None } => LogOutput::Stdout,
+        Verb::Controller(_) | Verb::Webhook(_) | Verb::Runner { question: None } | Verb::RestoreStep { .. } => {
+            LogOutput::Stdout
+        }
         _ => LogOutput::Stderr,
     };
     telemetry::start(arguments.log_format, output, &arguments.log_level);
@@ -159,6 +161,7 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
         Verb::SidecarRun { volumes } => Ok(runner::sidecar::run_in_sidecar(&volumes).await),
         Verb::Runner { question: None } => Ok(runner::run_job().await),
         Verb::Runner { question: Some(question) } => Ok(runner::answer(question).await),
+        Verb::RestoreStep { volumes } => Ok(runner::restore_step(&volumes).await),
     }
 }
 

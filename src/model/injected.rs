@@ -20,8 +20,6 @@ pub const VOLUMES_FOLDER: &str = "/stowaway-volumes";
 
 /// What the names of the restore step's own entries in a volume begin with; backups leave them out.
 pub const RESTORE_PREFIX: &str = ".stowaway-restore";
-/// Environment variable of sidecar and restore step: where the repository is, a [`super::BackendConfig`] as JSON.
-pub const BACKEND_VARIABLE: &str = "STOWAWAY_BACKEND";
 
 /// Where the sidecar's supervisor listens for requests, which come by small execs.
 pub const CONTROL_SOCKET: &str = "/tmp/stowaway-sidecar.socket";

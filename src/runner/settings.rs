@@ -53,6 +53,24 @@ pub fn task() -> Result<Task, Failure> {
         .map_err(|error| invalid(format!("the task in {} cannot be read: {error}", mounts::TASK_VARIABLE)))
 }
 
+/// Where the repository is, as the webhook wrote it into the container.
+pub fn backend() -> Result<BackendConfig, Failure> {
+    let text = env::var(mounts::BACKEND_VARIABLE).map_err(|_| {
+        invalid(format!("the environment variable {} is missing; the webhook sets it", mounts::BACKEND_VARIABLE))
+    })?;
+    serde_json::from_str(&text).map_err(|error| {
+        invalid(format!("the place of the repository in {} cannot be read: {error}", mounts::BACKEND_VARIABLE))
+    })
+}
+
+/// The pod's namespace. With a wrong one, no snapshot would be found where there are some.
+pub fn namespace() -> Result<String, Failure> {
+    env::var("POD_NAMESPACE")
+        .ok()
+        .filter(|namespace| !namespace.is_empty())
+        .ok_or_else(|| invalid("the environment variable POD_NAMESPACE is missing; the webhook sets it".to_owned()))
+}
+
 fn invalid(message: String) -> Failure {
     Failure::new(Reason::InvalidRequest, message)
 }

@@ -23,9 +23,9 @@ pub use drive::{Driven, Errand, drive};
 pub use find::{Sidecar, find};
 pub use helper::HelperCommand;
 
-use super::settings;
+use super::{MountedVolume, settings};
 use crate::model::{
-    SourceName, SourceNameError, Task,
+    Task,
     injected::{CONTROL_SOCKET, HELPER_IN_IMAGE},
 };
 
@@ -53,38 +53,4 @@ pub fn become_supervisor(volumes: &[MountedVolume]) -> io::Error {
         .arg("sidecar-run")
         .args(volumes.iter().map(|volume| format!("--volume={volume}")))
         .exec()
-}
-
-/// A volume that the sidecar has mounted, as its arguments say it: `NAME` or `NAME=pvc/CLAIM`.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct MountedVolume {
-    /// Name of the pod's volume.
-    pub name: String,
-    /// The source that it is, if it is one.
-    pub source: Option<SourceName>,
-}
-
-impl std::str::FromStr for MountedVolume {
-    type Err = SourceNameError;
-
-    fn from_str(text: &str) -> Result<Self, SourceNameError> {
-        let (name, source) = match text.split_once('=') {
-            Some((name, source)) => (name, Some(source.parse()?)),
-            None => (text, None),
-        };
-        // Kubernetes' own rule for it, as far as a path is at stake.
-        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
-            return Err(SourceNameError(text.to_owned()));
-        }
-        Ok(Self { name: name.to_owned(), source })
-    }
-}
-
-impl std::fmt::Display for MountedVolume {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.source {
-            Some(source) => write!(formatter, "{}={source}", self.name),
-            None => formatter.write_str(&self.name),
-        }
-    }
 }
