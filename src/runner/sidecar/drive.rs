@@ -41,7 +41,7 @@ const REFUSALS: u32 = 20;
 /// The pauses between two attempts to reach a run; later ones are as long as the last.
 const PAUSES: [u64; 5] = [1, 2, 4, 8, 15];
 /// How long a run that was cancelled may take to report: the runner itself has ten seconds.
-const REPORTS_WITHIN: Duration = Duration::from_secs(8);
+const REPORTS_WITHIN: Duration = Duration::from_secs(9);
 
 /// What is to be done in the sidecar.
 pub struct Errand<'a> {

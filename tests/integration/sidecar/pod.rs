@@ -134,18 +134,19 @@ impl Pod {
         self.children().remove(0)
     }
 
-    /// Sends a signal to the supervisor, and gives its exit status.
-    pub async fn end_sidecar(&mut self, signal: &str) -> Option<i32> {
-        kill(signal, &self.supervisor()).await;
-        let mut supervisor = self.supervisor.take().unwrap();
-        timeout(DEADLINE, supervisor.wait()).await.expect("it lives on").unwrap().code()
-    }
-
     /// One exec into the sidecar's container.
     pub fn exec(&self, line: &[String]) -> Result<Session, Failure> {
         assert_eq!(line[..3], words(&["/usr/local/bin/stowaway-helper", "ask", "/tmp/stowaway-sidecar.socket"]));
         let place = self.control().to_str().unwrap().to_owned();
         let line = [words(&[program(), "ask", &place]), line[3..].to_vec()].concat();
+        local_session(&line).map_err(|error| Failure::new(Reason::StreamCut, error.to_string()))
+    }
+
+    /// The same, cut off after so many lines, and called a success.
+    pub fn cut_exec(&self, line: &[String], lines: usize) -> Result<Session, Failure> {
+        let place = path(&self.control());
+        let script = format!("\"$@\" | head -n {lines}");
+        let line = [words(&["sh", "-c", &script, "sh", program(), "ask", &place]), line[3..].to_vec()].concat();
         local_session(&line).map_err(|error| Failure::new(Reason::StreamCut, error.to_string()))
     }
 
