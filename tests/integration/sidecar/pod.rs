@@ -37,6 +37,9 @@ use crate::{
 
 pub const SOURCE: &str = "deployment/mill/press";
 
+/// As whom the sidecar works, where we may say so; the app is another one.
+const SIDECAR_USER: u32 = 65_532;
+
 pub struct Pod {
     pub root: OpenFolder,
     supervisor: Option<Child>,
@@ -63,6 +66,11 @@ impl Pod {
         let pod = Self { root, supervisor: None, log: Arc::default() };
         pod.set_password(PASSWORD);
         new_repository(&pod.root.file("cellar")).await.close().await;
+        if is_root() {
+            let owned =
+                Command::new("chown").arg("-R").arg(SIDECAR_USER.to_string()).arg(pod.root.path()).status().await;
+            assert!(owned.unwrap().success());
+        }
         pod
     }
 
@@ -75,7 +83,11 @@ impl Pod {
     }
 
     pub async fn start_sidecar(&mut self) {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_stowaway"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stowaway"));
+        if is_root() {
+            command.uid(SIDECAR_USER).gid(SIDECAR_USER);
+        }
+        let mut child = command
             .args(["sidecar", "--volume=data=pvc/harvest", "--volume=scratch"])
             .env_clear()
             .env("STOWAWAY_ROOT", self.root.path())
@@ -142,10 +154,10 @@ impl Pod {
         local_session(&line).map_err(|error| Failure::new(Reason::StreamCut, error.to_string()))
     }
 
-    /// The same, cut off after so many lines, and called a success.
-    pub fn cut_exec(&self, line: &[String], lines: usize) -> Result<Session, Failure> {
+    /// The same, cut off by this filter, and called a success.
+    pub fn cut_exec(&self, line: &[String], filter: &str) -> Result<Session, Failure> {
         let place = path(&self.control());
-        let script = format!("\"$@\" | head -n {lines}");
+        let script = format!("\"$@\" | {filter}");
         let line = [words(&["sh", "-c", &script, "sh", program(), "ask", &place]), line[3..].to_vec()].concat();
         local_session(&line).map_err(|error| Failure::new(Reason::StreamCut, error.to_string()))
     }
