@@ -19,7 +19,7 @@ use crate::descriptors::{self, Moved};
 /// How long it stays when all was told.
 const STAYS: Duration = Duration::from_secs(10);
 /// How long nobody need take what was told.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Asks, and passes on.
 pub fn run(socket: &Path, words: &[OsString]) -> Result<(), String> {

@@ -5,7 +5,7 @@
 //! where it stopped, and misses or doubles none unseen. The report names its digest over run and report: a line that was
 //! shortened, or of another run, is none.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use sha2::{Digest, Sha256};
 
@@ -219,7 +219,11 @@ impl Told {
 /// SHA-256 over a run's name and its report, 64 hex digits.
 pub fn report_digest(id: &str, report: &str) -> String {
     let digest = Sha256::new().chain_update(id).chain_update("\n").chain_update(report).finalize();
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    digest.iter().fold(String::with_capacity(64), |mut hex, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 #[cfg(test)]

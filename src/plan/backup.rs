@@ -20,12 +20,12 @@ use super::{
     jobs::{ObservedJob, Standing, standing},
     names::{self, Owner, RunKind},
     retry,
-    sources::{PlannedSource, SourcePlan},
+    sources::{PlannedSource, SourcePlan, Target},
     text::{clip, later, until},
 };
 use crate::{
     api::{Backup, BackupStatus, Outcome, Repository, RepositoryKind, RepositoryReference, SourceState, SourceStatus},
-    model::{Failure, Reason, SourceReport, TargetCommand, TaskKind, Verdict},
+    model::{Failure, Reason, SourceReport, TaskKind, Verdict},
 };
 
 /// How many backup Jobs work on one repository at once.
@@ -237,7 +237,7 @@ impl<'a> Planner<'a, '_> {
     }
 
     /// What an attempt needs, or what is in its way.
-    fn obstacle(&self, source: &SourceStatus) -> Result<(String, &'a PlannedSource, &'a TargetCommand), Obstacle> {
+    fn obstacle(&self, source: &SourceStatus) -> Result<(String, &'a PlannedSource, &'a Target), Obstacle> {
         let facts = self.facts;
         let planned = facts.sources.sources.iter().find(|planned| planned.name == source.name);
         // An attempt goes where the one before it went, so that it finds what that one committed.
@@ -265,29 +265,37 @@ impl<'a> Planner<'a, '_> {
         (all >= JOBS_IN_CLUSTER).then(|| format!("waits for its turn: {all} backup Jobs run in the cluster"))
     }
 
-    fn start(&mut self, source: &mut SourceStatus, name: String, planned: &PlannedSource, target: &TargetCommand) {
+    fn start(&mut self, source: &mut SourceStatus, name: String, planned: &PlannedSource, target: &Target) {
         let spec = &self.backup.spec;
         let timeout = spec.timeout.map(Duration::from).or(planned.timeout);
         source.attempt += 1;
         source.state = SourceState::Running;
         source.next_attempt_time = None;
         source.outcome = Outcome::default();
-        source.pod.clone_from(&target.pod);
-        source.container.clone_from(&target.container);
+        target.pod().clone_into(&mut source.pod);
+        target.container().clone_into(&mut source.container);
         source.jobs.push(names::job_name(self.owner, source.name.as_str(), source.attempt));
         self.actions.start.push(StartJob {
             kind: RunKind::Backup,
             source: source.name.to_string(),
             attempt: source.attempt,
-            task: TaskKind::Backup {
-                target: target.clone(),
-                source: source.name.clone(),
-                identity: planned.identity.clone(),
-                alternative_path: planned.alternative_path.clone(),
-                timeout,
-                idle_timeout: spec.idle_timeout.map(Duration::from).or(planned.idle_timeout),
-                allow_empty: planned.allow_empty,
-                accept_unproven: planned.accept_unproven,
+            task: match target.clone() {
+                Target::Command(target) => TaskKind::Backup {
+                    target,
+                    source: source.name.clone(),
+                    identity: planned.identity.clone(),
+                    alternative_path: planned.alternative_path.clone(),
+                    timeout,
+                    idle_timeout: spec.idle_timeout.map(Duration::from).or(planned.idle_timeout),
+                    allow_empty: planned.allow_empty,
+                    accept_unproven: planned.accept_unproven,
+                },
+                Target::Volume(target) => TaskKind::BackupVolume {
+                    target,
+                    source: source.name.clone(),
+                    identity: planned.identity.clone(),
+                    timeout,
+                },
             },
             repository: name.clone(),
             timeout,

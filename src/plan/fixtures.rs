@@ -19,7 +19,7 @@ use serde_json::json;
 use super::{
     jobs::ObservedJob,
     names::{self, Owner},
-    sources::{PlannedSource, SourcePlan},
+    sources::{PlannedSource, SourcePlan, Target},
 };
 use crate::{
     api::{Backup, Repository, RepositoryStatus, Restore, set_condition},
@@ -82,12 +82,14 @@ pub fn planned(name: &str, pod: Option<&str>) -> PlannedSource {
     PlannedSource {
         name: name.parse().unwrap(),
         pod: pod.unwrap_or("nobody").into(),
-        target: pod.map(|pod| TargetCommand {
-            namespace: NAMESPACE.into(),
-            pod: pod.into(),
-            pod_uid: format!("uid-of-{pod}"),
-            container: "press".into(),
-            command: None,
+        target: pod.map(|pod| {
+            Target::Command(TargetCommand {
+                namespace: NAMESPACE.into(),
+                pod: pod.into(),
+                pod_uid: format!("uid-of-{pod}"),
+                container: "press".into(),
+                command: None,
+            })
         }),
         identity: SnapshotIdentity { host: NAMESPACE.into(), path: "/orchard-press".into(), tags: vec![] },
         alternative_path: "/orchard-mill-press".into(),

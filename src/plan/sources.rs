@@ -1,4 +1,4 @@
-//! Which command sources a namespace has: from the pods that were observed to names, targets and snapshot labels.
+//! Which sources a namespace has, commands and volumes: from the pods that were observed to names, targets and snapshot labels.
 //!
 //! It must not know how pods are observed, nor whether a path was used before: that is decided from the tags in the
 //! repository's history, by whoever runs the backup.
@@ -16,6 +16,9 @@ mod pods;
 mod property_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod volume_tests;
+mod volumes;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -27,12 +30,13 @@ use kube::core::{Selector, SelectorExt};
 
 use crate::{
     annotations::{self, CommandRequest, Problems, Request, Warning},
-    model::{Reason, SnapshotIdentity, SourceName, TagError, TargetCommand},
+    model::{Reason, SnapshotIdentity, SourceName, TagError, TargetCommand, TargetVolume, injected::SIDECAR_CONTAINER},
 };
 
 pub use container::{DEFAULT_CONTAINER, UnknownContainer, container_of};
 pub use pods::Workload;
 use pods::{Unit, unit};
+use volumes::Claims;
 
 /// How many sources one Backup may have, since its status lists them all.
 pub const MAXIMUM_SOURCES: usize = 256;
@@ -79,8 +83,8 @@ pub struct PlannedSource {
     pub name: SourceName,
     /// Name of the pod that speaks for it, Ready or not.
     pub pod: String,
-    /// Where the command runs; `None` while no pod of the workload is Ready: plan again, and give up after a while.
-    pub target: Option<TargetCommand>,
+    /// Where it is; `None` while no pod of the workload is Ready: plan again, and give up after a while.
+    pub target: Option<Target>,
     /// How the snapshot is labelled. Without a target it has no tag of a pod.
     pub identity: SnapshotIdentity,
     /// The path for the case that another source's history holds the one of `identity`. No other source of this plan has it.
@@ -95,6 +99,33 @@ pub struct PlannedSource {
     pub allow_empty: bool,
     /// Call a run without proof green.
     pub accept_unproven: bool,
+}
+
+/// Where a source is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Target {
+    /// A command of a container.
+    Command(TargetCommand),
+    /// A claim that a pod's sidecar has.
+    Volume(TargetVolume),
+}
+
+impl Target {
+    /// The pod.
+    pub fn pod(&self) -> &str {
+        match self {
+            Self::Command(target) => &target.pod,
+            Self::Volume(target) => &target.pod,
+        }
+    }
+
+    /// The container in which the work is done.
+    pub fn container(&self) -> &str {
+        match self {
+            Self::Command(target) => &target.container,
+            Self::Volume(_) => SIDECAR_CONTAINER,
+        }
+    }
 }
 
 /// A warning of one pod's annotations.
@@ -139,6 +170,25 @@ pub enum PlanProblem {
         /// Why.
         message: String,
     },
+    /// A volume that is asked for and is none that can be backed up.
+    #[error("pod {pod}: {message}")]
+    Volume {
+        /// Name of the pod.
+        pod: String,
+        /// Which, and why.
+        message: String,
+    },
+    /// A volume that is asked for, and no pod has a sidecar that could read it.
+    #[error(
+        "pod {pod} asks for a backup of {name} and has no sidecar with that volume: it was made before its annotation, or \
+         past the webhook; recreate it"
+    )]
+    NotInjected {
+        /// Name of the pod.
+        pod: String,
+        /// The volume, as a source.
+        name: SourceName,
+    },
     /// The selector is none.
     #[error("the Backup's label selector is not valid: {message}; nothing was selected")]
     Selector {
@@ -157,9 +207,11 @@ pub enum PlanProblem {
 
 impl PlanProblem {
     /// The machine-readable cause.
-    #[allow(clippy::unused_self, reason = "every error of ours is asked in this form")]
     pub fn reason(&self) -> Reason {
-        Reason::InvalidRequest
+        match self {
+            Self::NotInjected { .. } => Reason::NotInjected,
+            _ => Reason::InvalidRequest,
+        }
     }
 }
 
@@ -174,6 +226,7 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
         }
     };
     let mut units: BTreeMap<Workload, Unit<'_>> = BTreeMap::new();
+    let mut claims = Claims::default();
     for observed in facts.pods {
         let labels = observed.pod.metadata.labels.clone().unwrap_or_default();
         if !selector.matches(&labels) {
@@ -186,6 +239,9 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
         };
         match unit(observed, asked) {
             Ok(Some((workload, unit))) => {
+                if let Ok(request) = &unit.asked {
+                    claims.add(&unit, request, &mut plan.problems);
+                }
                 let better = units.get(&workload).is_none_or(|present| unit.rank() > present.rank());
                 if better {
                     units.insert(workload, unit);
@@ -204,12 +260,14 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
             }
         }
     }
-    if drafts.len() > MAXIMUM_SOURCES {
-        plan.problems.push(PlanProblem::TooManySources { count: drafts.len() });
-        drafts.clear();
-    }
     drafts.sort_by(|a, b| a.source.name.cmp(&b.source.name));
     plan.sources = paths::assign(drafts);
+    plan.sources.extend(claims.into_sources(facts, &mut plan.problems));
+    plan.sources.sort_by(|a, b| a.name.cmp(&b.name));
+    if plan.sources.len() > MAXIMUM_SOURCES {
+        plan.problems.push(PlanProblem::TooManySources { count: plan.sources.len() });
+        plan.sources.clear();
+    }
     plan.problems.sort_by_cached_key(ToString::to_string);
     plan.warnings.sort_by_cached_key(ToString::to_string);
     plan
@@ -258,22 +316,11 @@ fn draft(
         container: container.to_owned(),
         command: command.name.clone(),
     });
-    let mut identity = SnapshotIdentity {
-        host: facts.namespace.to_owned(),
-        path: paths::first_choice(facts.namespace, container, command),
-        tags: Vec::new(),
-    };
-    let mut tag =
-        |key: &str, value: &str| identity.push_tag(key, value).map_err(|error: TagError| unnamable(error.to_string()));
-    tag(SnapshotIdentity::SOURCE, name.as_str())?;
-    tag(SnapshotIdentity::RUN, &format!("{}/{name}", facts.backup_uid))?;
-    tag(SnapshotIdentity::CLUSTER, facts.cluster)?;
-    if target.is_some() {
-        tag(SnapshotIdentity::POD, unit.name)?;
-    }
+    let path = paths::first_choice(facts.namespace, container, command);
+    let identity = label(facts, &name, path, target.is_some().then_some(unit.name)).map_err(unnamable)?;
     let source = PlannedSource {
         pod: unit.name.to_owned(),
-        target,
+        target: target.map(Target::Command),
         identity,
         alternative_path: paths::second_choice(facts.namespace, &workload.name, container, command),
         repository: request.repository.clone(),
@@ -284,6 +331,24 @@ fn draft(
         name,
     };
     Ok(Draft { source, extension: command.file_extension.clone() })
+}
+
+/// How the snapshots of a source are labelled; why not, where a tag cannot be carried.
+fn label(
+    facts: SourceFacts<'_>,
+    name: &SourceName,
+    path: String,
+    pod: Option<&str>,
+) -> Result<SnapshotIdentity, String> {
+    let mut identity = SnapshotIdentity { host: facts.namespace.to_owned(), path, tags: Vec::new() };
+    let mut tag = |key: &str, value: &str| identity.push_tag(key, value).map_err(|error: TagError| error.to_string());
+    tag(SnapshotIdentity::SOURCE, name.as_str())?;
+    tag(SnapshotIdentity::RUN, &format!("{}/{name}", facts.backup_uid))?;
+    tag(SnapshotIdentity::CLUSTER, facts.cluster)?;
+    if let Some(pod) = pod {
+        tag(SnapshotIdentity::POD, pod)?;
+    }
+    Ok(identity)
 }
 
 /// The selector as the API server would understand it, which also refuses what can never be meant.

@@ -42,7 +42,7 @@ const CONNECTIONS: usize = 16;
 /// How long last words may take to be heard.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How often a loop that waits for nothing looks around.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 
 /// What a run is.
 pub struct Program {
@@ -66,7 +66,7 @@ pub fn run(socket: &Path, program: Program, patience: SupervisorPatience) -> Res
         unwatched: Instant::now(),
         leaving: None,
     };
-    let listener = Listener { socket, listener: None, tried: None };
+    let listener = Listener { socket, open: None, tried: None };
     supervisor.serve(listener, &signals);
     let _gone = fs::remove_file(socket);
     Ok(())
@@ -75,13 +75,13 @@ pub fn run(socket: &Path, program: Program, patience: SupervisorPatience) -> Res
 /// Where requests come in; tried again for as long as it takes.
 struct Listener<'a> {
     socket: &'a Path,
-    listener: Option<UnixListener>,
+    open: Option<UnixListener>,
     tried: Option<Instant>,
 }
 
 impl Listener<'_> {
     fn listen(&mut self, pause: Duration) {
-        if self.listener.is_some() || self.tried.is_some_and(|tried| tried.elapsed() < pause) {
+        if self.open.is_some() || self.tried.is_some_and(|tried| tried.elapsed() < pause) {
             return;
         }
         let is_first = self.tried.replace(Instant::now()).is_none();
@@ -99,7 +99,7 @@ impl Listener<'_> {
         };
         match bind() {
             Ok(listener) => {
-                self.listener = Some(listener);
+                self.open = Some(listener);
                 echo("waiting for runs");
             }
             Err(error) if is_first => echo(&format!("cannot listen at {}: {error}", self.socket.display())),
@@ -124,7 +124,7 @@ impl Supervisor {
         loop {
             if signals.take() && self.leaving.is_none() {
                 self.leaving = Some(Instant::now());
-                listener.listener = None;
+                listener.open = None;
                 if let Some(run) = &mut self.active {
                     run.cancel();
                 }
@@ -141,7 +141,7 @@ impl Supervisor {
                 return;
             }
             let is_asked = self.wait(&listener, signals);
-            if is_asked && let Some(listener) = &listener.listener {
+            if is_asked && let Some(listener) = &listener.open {
                 self.accept(listener);
             }
         }
@@ -150,11 +150,11 @@ impl Supervisor {
     /// Until something happens, or is due. True when somebody comes.
     fn wait(&self, listener: &Listener<'_>, signals: &Signals) -> bool {
         let mut wanted: Vec<Wanted<'_>> = vec![(signals.descriptor(), PollFlags::IN)];
-        wanted.extend(listener.listener.iter().map(|listener| (listener.as_fd(), PollFlags::IN)));
+        wanted.extend(listener.open.iter().map(|listener| (listener.as_fd(), PollFlags::IN)));
         wanted.extend(self.active.iter().flat_map(Run::wanted).flatten());
         wanted.extend(self.connections.iter().map(Connection::wanted));
         let flags = descriptors::wait_all(&wanted, self.rest(listener));
-        listener.listener.is_some() && flags.get(1).is_some_and(|flags| !flags.is_empty())
+        listener.open.is_some() && flags.get(1).is_some_and(|flags| !flags.is_empty())
     }
 
     fn rest(&self, listener: &Listener<'_>) -> Duration {
@@ -169,7 +169,7 @@ impl Supervisor {
             let due = connection.rest(self.patience.heartbeat, self.patience.request);
             rest = rest.min(due);
         }
-        if listener.listener.is_none() || self.leaving.is_some() {
+        if listener.open.is_none() || self.leaving.is_some() {
             rest = rest.min(self.patience.listen).min(LAST_WORDS);
         }
         // What is due this very moment is done in the next round.

@@ -65,7 +65,7 @@ fn waiting(planned: &PlannedSource) -> (SourceName, SourceStatus) {
     let mut source = new(planned.name.clone(), SourceState::Waiting);
     source.pod.clone_from(&planned.pod);
     if let Some(target) = &planned.target {
-        source.container.clone_from(&target.container);
+        target.container().clone_into(&mut source.container);
     }
     (planned.name.clone(), source)
 }
@@ -91,7 +91,9 @@ fn name_of(problem: &PlanProblem) -> Option<SourceName> {
     match problem {
         PlanProblem::Annotations { pod, .. }
         | PlanProblem::UnknownContainer { pod, .. }
+        | PlanProblem::Volume { pod, .. }
         | PlanProblem::Unnamable { pod, .. } => format!("pod/{pod}").parse().ok(),
+        PlanProblem::NotInjected { name, .. } => Some(name.clone()),
         PlanProblem::Selector { .. } | PlanProblem::TooManySources { .. } => None,
     }
 }

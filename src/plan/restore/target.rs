@@ -9,6 +9,7 @@ use super::{Obstacle, RestoreFacts};
 use crate::{
     api::Restore,
     model::{Reason, TargetCommand},
+    plan::sources::Target,
 };
 
 /// What a Restore lacks.
@@ -23,6 +24,12 @@ pub(super) enum Missing {
 pub(super) fn target(restore: &Restore, facts: RestoreFacts<'_>) -> Result<TargetCommand, Missing> {
     let source = &restore.spec.from.source;
     let to = restore.spec.to.clone().unwrap_or_default();
+    if source.as_str().starts_with("pvc/") {
+        return Err(refused(format!(
+            "source {source} is a volume, and a Restore feeds commands: a volume comes back by the annotation \
+             stowaway.dev/restore of a pod that mounts it while it is empty"
+        )));
+    }
     // <kind>/<workload>/<container>[/<command>]
     let mut parts = source.as_str().split('/').skip(2);
     let (source_container, command) = (parts.next(), parts.next());
@@ -59,10 +66,11 @@ fn planned(restore: &Restore, facts: RestoreFacts<'_>) -> Result<TargetCommand, 
              To restore it all the same, name pod, container and command in spec.to"
         )));
     };
-    planned
-        .target
-        .clone()
-        .ok_or_else(|| Missing::Now(Obstacle::new(Reason::PodGone, format!("source {source} has no Ready pod now"))))
+    match &planned.target {
+        Some(Target::Command(target)) => Ok(target.clone()),
+        Some(Target::Volume(_)) => Err(refused(format!("source {source} is a volume, and no command"))),
+        None => Err(Missing::Now(Obstacle::new(Reason::PodGone, format!("source {source} has no Ready pod now")))),
+    }
 }
 
 fn find<'a>(facts: RestoreFacts<'a>, name: &str) -> Result<&'a Pod, Missing> {

@@ -92,7 +92,11 @@ fn wrong_target_is_refused_at_once_with_what_there_is() {
         (json!({ "from": { "source": "deployment/pump/press" } }), MILL),
         (json!({ "from": { "source": MILL }, "to": { "pod": "pod-q" } }), "pod-q"),
         (json!({ "from": { "source": MILL }, "to": { "container": "lid" } }), "press, vat"),
-        (json!({ "from": { "source": "pvc/data" }, "to": { "pod": "pod-a" } }), "spec.to.container"),
+        (json!({ "from": { "source": "job/data" }, "to": { "pod": "pod-a" } }), "spec.to.container"),
+        (
+            json!({ "from": { "source": "pvc/data" }, "to": { "pod": "pod-a", "container": "press" } }),
+            "stowaway.dev/restore",
+        ),
     ];
     for (spec, hint) in table {
         let mut world = World::new(&spec);

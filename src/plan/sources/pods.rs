@@ -69,7 +69,12 @@ fn is_ready(pod: &Pod) -> bool {
     conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-impl Unit<'_> {
+impl<'a> Unit<'a> {
+    /// The pod itself.
+    pub fn pod(&self) -> &'a Pod {
+        self.pod
+    }
+
     /// The greater one speaks for the workload: Ready before not, living before leaving, newer before older; then by
     /// name, so that the order of the list does not matter.
     pub fn rank(&self) -> (bool, bool, Option<&Time>, Reverse<&str>) {

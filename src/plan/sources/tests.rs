@@ -84,8 +84,15 @@ pub(super) fn plan(pods: &[ObservedPod]) -> SourcePlan {
 
 /// `name -> pod, or - without a target`.
 fn summary(plan: &SourcePlan) -> Vec<String> {
-    let pod = |source: &PlannedSource| source.target.as_ref().map_or("-".to_owned(), |target| target.pod.clone());
+    let pod = |source: &PlannedSource| source.target.as_ref().map_or("-".to_owned(), |target| target.pod().to_owned());
     plan.sources.iter().map(|source| format!("{} -> {}", source.name, pod(source))).collect()
+}
+
+fn command_of(source: &PlannedSource) -> &TargetCommand {
+    match &source.target {
+        Some(Target::Command(target)) => target,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn paths(plan: &SourcePlan) -> Vec<&str> {
@@ -264,7 +271,7 @@ fn newest_ready_pod_speaks_for_its_workload() {
         ),
     ]);
     assert_eq!(summary(&plan), ["deployment/app/main -> new"]);
-    assert_eq!(plan.sources[0].target.as_ref().unwrap().pod_uid, "uid-new");
+    assert_eq!(command_of(&plan.sources[0]).pod_uid, "uid-new");
 }
 
 #[test]
@@ -305,7 +312,7 @@ fn container_is_the_annotated_or_the_default_or_the_first_one() {
         (json!({ COMMAND: null, "k8up.syn.tools/backupcommand": "x", DEFAULT_CONTAINER: "db" }), "web"),
     ] {
         let plan = plan(&[pod("deployment", "app", "app-1", &both(base.clone(), &annotated(&annotations)))]);
-        assert_eq!(plan.sources[0].target.as_ref().unwrap().container, expected, "{annotations}");
+        assert_eq!(command_of(&plan.sources[0]).container, expected, "{annotations}");
     }
     let setup = annotated(&json!({ "stowaway.dev/backupcommand-container": "setup" }));
     assert_eq!(plan(&[pod("deployment", "app", "app-1", &both(base, &setup))]).problems.len(), 1);
@@ -337,7 +344,7 @@ fn snapshots_are_labelled() {
         (second.identity.path.as_str(), second.alternative_path.as_str()),
         ("/shop-main-roles", "/shop-app-main-roles")
     );
-    assert_eq!(second.target.as_ref().unwrap().command.as_deref(), Some("roles"));
+    assert_eq!(command_of(second).command.as_deref(), Some("roles"));
     for source in [first, second] {
         assert_eq!(source.repository.as_deref(), Some("offsite"));
         assert_eq!(

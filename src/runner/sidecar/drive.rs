@@ -41,7 +41,7 @@ const REFUSALS: u32 = 20;
 /// The pauses between two attempts to reach a run; later ones are as long as the last.
 const PAUSES: [u64; 5] = [1, 2, 4, 8, 15];
 /// How long a run that was cancelled may take to report: the runner itself has ten seconds.
-const REPORTS_WITHIN: Duration = Duration::from_secs(8);
+const REPORTS_WITHIN: Duration = Duration::from_secs(9);
 
 /// What is to be done in the sidecar.
 pub struct Errand<'a> {
@@ -77,19 +77,19 @@ pub async fn drive(
         helper.check()?;
     }
     let deadline = Instant::now() + errand.limit;
-    let driver = Driver { errand, sidecar, app, id: RefCell::default() };
-    let mut driving = pin!(driver.drive());
+    let job = Driver { errand, sidecar, app, id: RefCell::default() };
+    let mut driving = pin!(job.drive());
     let failure = tokio::select! {
         biased;
         driven = &mut driving => return driven,
         () = cancel.cancelled() => Failure::new(Reason::Cancelled, "the run was cancelled"),
         () = sleep_until(deadline) => {
-            let message = format!("the run did not end within {:?}", driver.errand.limit);
+            let message = format!("the run did not end within {:?}", job.errand.limit);
             Failure::new(Reason::Timeout, message)
         }
     };
     // It may end well in this very moment, and its last lines are worth hearing.
-    let ending = async { tokio::join!(driver.cancel(), &mut driving).1 };
+    let ending = async { tokio::join!(job.cancel(), &mut driving).1 };
     match timeout(REPORTS_WITHIN, ending).await {
         Ok(Ok(Driven::Report(report))) if report.reason != Reason::Cancelled => Ok(Driven::Report(report)),
         Ok(Ok(Driven::Report(report))) => {
@@ -229,7 +229,7 @@ where
             Some(helper) => {
                 tokio::select! {
                     biased;
-                    report = &mut watching => return report.map(|report| self.judge(report, *connected.borrow())),
+                    report = &mut watching => return report.map(|report| judge(report, *connected.borrow())),
                     why = helper.send(&self.app, door, is_connected) => why,
                 }
             }
@@ -240,14 +240,6 @@ where
             return Ok(Driven::Report(report));
         }
         Ok(Driven::NotUsed(format!("the pod's helper cannot come to it: {why}")))
-    }
-
-    /// What the report of a run means that no helper came to: where only the sidecar lacks something, the Job has it.
-    fn judge(&self, report: Box<SourceReport>, connected: bool) -> Driven {
-        if !connected && report.reason == Reason::SecretMissing {
-            return Driven::NotUsed(report.message);
-        }
-        Driven::Report(report)
     }
 
     async fn watch(
@@ -339,6 +331,14 @@ where
             Heard::Ended { status, stderr } => cut(Reason::ExecRefused, &format!("{status} {stderr}")),
         })
     }
+}
+
+/// What the report of a run means that no helper came to: what only the sidecar lacks, the Job may have.
+fn judge(report: Box<SourceReport>, connected: bool) -> Driven {
+    if !connected && matches!(report.reason, Reason::SecretMissing | Reason::StreamCut) {
+        return Driven::NotUsed(report.message);
+    }
+    Driven::Report(report)
 }
 
 fn cut(reason: Reason, why: &str) -> Watched {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
-    cluster::exec::{Heard, Session, tell},
+    cluster::exec::{ExecStatus, Heard, Session, tell},
     model::{Failure, Reason},
     seal::{CommandLineError, Nonce, socket_command},
 };
@@ -87,6 +87,8 @@ impl HelperCommand {
         for _ in 0..ATTEMPTS {
             let told = async { tell(open(line).await?, format!("{token}\n").into()).await };
             match told.await {
+                // Its command is done, and the sidecar has yet to tell.
+                Ok(Heard::Ended { status: ExecStatus::Exited(0), .. }) => return std::future::pending().await,
                 Ok(Heard::Ended { status, stderr }) => return format!("{status}: {stderr}"),
                 Ok(Heard::Enough(())) => return String::new(),
                 Err(failure) if failure.reason == Reason::StreamCut && !*connected.borrow() => why = failure.message,

@@ -140,22 +140,15 @@ async fn run_that_does_not_end_is_killed_and_one_that_nobody_watches_is_ended() 
 #[tokio::test]
 async fn supervisor_that_is_asked_to_end_does_so_and_takes_its_socket_along() {
     let folder = OpenFolder::new();
-    let mut supervisor = supervise(&folder, "cat >/dev/null; echo 'report 00 {}'").await;
+    let mut supervisor = supervise(&folder, "echo begun >&2; cat >/dev/null; echo 'report 00 {}'").await;
     assert_eq!(answer(&folder, &["start", "a", "k"], "").await, "started a");
-    let watching = async {
-        let told = watch(&folder, "a", 1, usize::MAX).await;
-        assert!(matches!(told.last(), Some((_, Event::Report { .. }))), "{told:?}");
-    };
-    let ending = async {
-        kill("-TERM", &supervisor.id().unwrap().to_string()).await;
-        timeout(DEADLINE, supervisor.wait()).await.unwrap().unwrap()
-    };
-    let mut begun = ask(&folder, &["watch", "a", "1"]);
-    let ((), status) = tokio::join!(watching, ending);
-    assert_eq!(status.code(), Some(0));
+    let mut asking = ask(&folder, &["watch", "a", "1"]);
+    let mut lines = BufReader::new(asking.stdout.take().unwrap()).lines();
+    assert_eq!(next(&mut lines).await.unwrap(), "1 log begun");
+    kill("-TERM", &supervisor.id().unwrap().to_string()).await;
+    assert_eq!(next(&mut lines).await.unwrap(), "2 report 00 {}");
+    assert_eq!(timeout(DEADLINE, supervisor.wait()).await.unwrap().unwrap().code(), Some(0));
     assert!(!folder.file("socket").exists());
-    drop(begun.stdin.take());
-    let _ = begun.wait().await;
     assert_eq!(answer(&folder, &["start", "a", "k"], "").await, "nobody");
 }
 

@@ -37,6 +37,9 @@ use crate::{
 
 pub const SOURCE: &str = "deployment/mill/press";
 
+/// As whom the sidecar works, where we may say so; the app is another one.
+const SIDECAR_USER: u32 = 65_532;
+
 pub struct Pod {
     pub root: OpenFolder,
     supervisor: Option<Child>,
@@ -63,6 +66,11 @@ impl Pod {
         let pod = Self { root, supervisor: None, log: Arc::default() };
         pod.set_password(PASSWORD);
         new_repository(&pod.root.file("cellar")).await.close().await;
+        if is_root() {
+            let owned =
+                Command::new("chown").arg("-R").arg(SIDECAR_USER.to_string()).arg(pod.root.path()).status().await;
+            assert!(owned.unwrap().success());
+        }
         pod
     }
 
@@ -75,7 +83,11 @@ impl Pod {
     }
 
     pub async fn start_sidecar(&mut self) {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_stowaway"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stowaway"));
+        if is_root() {
+            command.uid(SIDECAR_USER).gid(SIDECAR_USER);
+        }
+        let mut child = command
             .args(["sidecar", "--volume=data=pvc/harvest", "--volume=scratch"])
             .env_clear()
             .env("STOWAWAY_ROOT", self.root.path())
@@ -134,18 +146,19 @@ impl Pod {
         self.children().remove(0)
     }
 
-    /// Sends a signal to the supervisor, and gives its exit status.
-    pub async fn end_sidecar(&mut self, signal: &str) -> Option<i32> {
-        kill(signal, &self.supervisor()).await;
-        let mut supervisor = self.supervisor.take().unwrap();
-        timeout(DEADLINE, supervisor.wait()).await.expect("it lives on").unwrap().code()
-    }
-
     /// One exec into the sidecar's container.
     pub fn exec(&self, line: &[String]) -> Result<Session, Failure> {
         assert_eq!(line[..3], words(&["/usr/local/bin/stowaway-helper", "ask", "/tmp/stowaway-sidecar.socket"]));
         let place = self.control().to_str().unwrap().to_owned();
         let line = [words(&[program(), "ask", &place]), line[3..].to_vec()].concat();
+        local_session(&line).map_err(|error| Failure::new(Reason::StreamCut, error.to_string()))
+    }
+
+    /// The same, cut off by this filter, and called a success.
+    pub fn cut_exec(&self, line: &[String], filter: &str) -> Result<Session, Failure> {
+        let place = path(&self.control());
+        let script = format!("\"$@\" | {filter}");
+        let line = [words(&["sh", "-c", &script, "sh", program(), "ask", &place]), line[3..].to_vec()].concat();
         local_session(&line).map_err(|error| Failure::new(Reason::StreamCut, error.to_string()))
     }
 
