@@ -15,6 +15,7 @@ pub mod runner;
 pub mod runs;
 pub mod sequence;
 pub mod store;
+pub mod tenant;
 pub mod workload;
 
 pub use cluster::Cluster;
@@ -23,4 +24,5 @@ pub use restic::Restic;
 pub use runner::Runner;
 pub use sequence::{Kind, Sequence};
 pub use store::S3;
+pub use tenant::Tenant;
 pub use workload::Workload;
