@@ -1,6 +1,10 @@
 //! The cluster under test: the built-in one, or the one that `KUBECONFIG` names.
 
-use std::{env, net::SocketAddr, path::PathBuf};
+use std::{
+    env,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use kube::{
@@ -26,13 +30,16 @@ impl Cluster {
     pub async fn connect() -> Result<Self> {
         stowaway::repository::install_transport();
         let kubeconfig = env::var_os("KUBECONFIG").map_or_else(built_in_kubeconfig, PathBuf::from);
-        let read = Kubeconfig::read_from(&kubeconfig).with_context(|| {
-            format!("{} cannot be read; `e2e/cluster/up` starts the test cluster", kubeconfig.display())
-        })?;
-        let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?;
-        let client = Client::try_from(config)?;
+        let client = Client::try_from(config(&kubeconfig).await?)?;
         let registry = env::var("STOWAWAY_REGISTRY").unwrap_or_else(|_| "10.111.0.2:5000".to_owned());
         Ok(Self { client, kubeconfig, registry })
+    }
+
+    /// A connection in the name of another user, who has his rights alone.
+    pub async fn impersonate(&self, user: &str) -> Result<Client> {
+        let mut config = config(&self.kubeconfig).await?;
+        config.auth_info.impersonate = Some(user.to_owned());
+        Ok(Client::try_from(config)?)
     }
 
     /// Whether it is the one that `e2e/cluster/up` starts: its node's folders and processes are this machine's.
@@ -62,7 +69,7 @@ impl Cluster {
     }
 
     /// A kubeconfig that reaches the API server through `proxy`, with the same credentials.
-    pub fn kubeconfig_through(&self, proxy: SocketAddr, folder: &std::path::Path) -> Result<PathBuf> {
+    pub fn kubeconfig_through(&self, proxy: SocketAddr, folder: &Path) -> Result<PathBuf> {
         let mut config = Kubeconfig::read_from(&self.kubeconfig)?;
         for cluster in config.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
             cluster.server = Some(format!("https://{proxy}"));
@@ -71,6 +78,13 @@ impl Cluster {
         std::fs::write(&path, serde_norway::to_string(&config)?)?;
         Ok(path)
     }
+}
+
+async fn config(kubeconfig: &Path) -> Result<Config> {
+    let read = Kubeconfig::read_from(kubeconfig).with_context(|| {
+        format!("{} cannot be read; `e2e/cluster/up` starts the test cluster", kubeconfig.display())
+    })?;
+    Ok(Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?)
 }
 
 fn built_in_kubeconfig() -> PathBuf {

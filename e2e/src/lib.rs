@@ -17,6 +17,7 @@ pub mod runner;
 pub mod runs;
 pub mod sequence;
 pub mod store;
+pub mod tenant;
 pub mod volume;
 pub mod workload;
 
@@ -27,4 +28,5 @@ pub use restic::Restic;
 pub use runner::Runner;
 pub use sequence::{Kind, Sequence};
 pub use store::S3;
+pub use tenant::Tenant;
 pub use workload::Workload;

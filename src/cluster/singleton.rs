@@ -28,7 +28,7 @@ where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
 {
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
-    let object = json!({ "apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": { "name": name } });
+    let object = json!({ "apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": { "name": name, "namespace": namespace } });
     let made = api.patch(name, &PatchParams::apply(FIELD_MANAGER), &Patch::Apply(&object)).await;
     made.map_err(CallError::at(format!("make {} {namespace}/{name}", K::kind(&()))))
 }

@@ -25,7 +25,8 @@ async fn a_run_goes_on_while_the_controller_is_restarted_and_is_done_once() -> R
         namespace.wait_until_running("box", CONTAINER, "emit --kind").await?;
 
         let controllers: Api<Pod> = Api::namespaced(namespace.cluster.client.clone(), "stowaway-system");
-        let ours = ListParams::default().labels("app.kubernetes.io/name=stowaway");
+        let ours =
+            ListParams::default().labels("app.kubernetes.io/name=stowaway,app.kubernetes.io/component=controller");
         let pods = controllers.list(&ours).await?.items;
         ensure!(!pods.is_empty(), "no controller is running");
         for pod in pods {

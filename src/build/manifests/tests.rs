@@ -1,1 +1,183 @@
-//! x
+//! Every right and every policy that is installed, word for word, for people to read in `golden/`; and what must hold for
+//! all of them, whatever is added.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use serde_json::Value;
+
+use super::*;
+use crate::annotations::{Generation, KEYS, Role, own_key};
+
+fn documents(installation: &Installation<'_>) -> Vec<Value> {
+    let yaml = install_yaml(installation).unwrap();
+    yaml.split("\n---\n").map(|document| serde_norway::from_str(document).unwrap()).collect()
+}
+
+fn of_kind(documents: &[Value], kinds: &[&str]) -> Vec<Value> {
+    documents.iter().filter(|object| kinds.contains(&object["kind"].as_str().unwrap())).cloned().collect()
+}
+
+fn by_cert_manager() -> Installation<'static> {
+    Installation { cert_manager: true, ..Installation::default() }
+}
+
+fn words(value: &Value) -> Vec<&str> {
+    value.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+fn is_golden(file: &str, objects: &[Value]) {
+    let yaml: Vec<String> = objects.iter().map(|object| serde_norway::to_string(object).unwrap()).collect();
+    let yaml = yaml.join("---\n");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/build/golden").join(file);
+    if std::env::var_os("STOWAWAY_WRITE_GOLDEN").is_some() {
+        fs::write(&path, &yaml).unwrap();
+    }
+    let golden = fs::read_to_string(&path).unwrap_or_default();
+    assert!(golden == yaml, "{} differs; with STOWAWAY_WRITE_GOLDEN=1 it is written anew:\n{yaml}", path.display());
+}
+
+#[test]
+fn every_right_is_golden() {
+    let kinds = ["ClusterRole", "Role", "ClusterRoleBinding", "RoleBinding"];
+    is_golden("rights.yaml", &of_kind(&documents(&Installation::default()), &kinds));
+}
+
+#[test]
+fn every_policy_and_every_entry_of_the_webhook_is_golden() {
+    let documents = documents(&Installation::default());
+    let policies = ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"];
+    is_golden("policies.yaml", &of_kind(&documents, &policies));
+    let entries = ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"];
+    is_golden("webhook-configurations.yaml", &of_kind(&documents, &entries));
+}
+
+#[test]
+fn what_cert_manager_changes_is_golden() {
+    let (own, other) = (documents(&Installation::default()), documents(&by_cert_manager()));
+    let changed: Vec<Value> = other.into_iter().filter(|object| !own.contains(object)).collect();
+    is_golden("cert-manager.yaml", &changed);
+}
+
+#[test]
+fn no_right_of_anybody_has_a_wildcard() {
+    for role in of_kind(&documents(&Installation::default()), &["ClusterRole", "Role"]) {
+        for rule in role["rules"].as_array().unwrap() {
+            for field in ["apiGroups", "resources", "verbs"] {
+                assert!(
+                    !words(&rule[field]).iter().any(|word| word.contains('*')),
+                    "{}: {rule}",
+                    role["metadata"]["name"]
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn webhook_sees_no_pod_and_no_secret_of_others_and_writes_by_name_alone() {
+    for (documents, has_own_role) in
+        [(documents(&Installation::default()), true), (documents(&by_cert_manager()), false)]
+    {
+        let roles = of_kind(&documents, &["ClusterRole", "Role"]);
+        let ours: Vec<&Value> = roles.iter().filter(|role| role["metadata"]["name"] == WEBHOOK).collect();
+        assert_eq!(ours.len(), 1 + usize::from(has_own_role));
+        for role in ours {
+            let is_cluster_wide = role["kind"] == "ClusterRole";
+            for rule in role["rules"].as_array().unwrap() {
+                let (resources, verbs) = (words(&rule["resources"]), words(&rule["verbs"]));
+                let names = words(&rule["resourceNames"]);
+                for word in ["pods", "pods/exec", "serviceaccounts", "serviceaccounts/token", "namespaces", "events"] {
+                    assert!(!resources.contains(&word), "{rule}");
+                }
+                assert!(!(is_cluster_wide && resources.contains(&"secrets")), "{rule}");
+                let writes = verbs.iter().any(|verb| !["get", "list", "watch"].contains(verb));
+                let guarded = writes || resources.contains(&"secrets");
+                assert!(!guarded || names.len() == 1 && names[0].starts_with(WEBHOOK), "{rule}");
+            }
+        }
+        // Nothing else is bound to it.
+        for binding in of_kind(&documents, &["ClusterRoleBinding", "RoleBinding"]) {
+            let is_bound = binding["subjects"].as_array().unwrap().iter().any(|subject| subject["name"] == WEBHOOK);
+            assert_eq!(is_bound, binding["roleRef"]["name"] == WEBHOOK, "{binding}");
+        }
+    }
+}
+
+#[test]
+fn manifests_hold_no_secret_and_are_the_same_every_time() {
+    for installation in [Installation::default(), by_cert_manager()] {
+        let yaml = install_yaml(&installation).unwrap();
+        assert_eq!(yaml, install_yaml(&installation).unwrap());
+        for word in ["kind: Secret\n", "caBundle", "BEGIN", "\ndata:"] {
+            assert!(!yaml.contains(word), "{word}");
+        }
+    }
+}
+
+#[test]
+fn another_namespace_is_meant_everywhere() {
+    let yaml = install_yaml(&Installation { namespace: "elsewhere", ..by_cert_manager() }).unwrap();
+    assert!(!yaml.contains(NAMESPACE), "{yaml}");
+    assert!(yaml.contains("system:serviceaccount:elsewhere:stowaway-controller"));
+    assert!(yaml.contains("stowaway-webhook.elsewhere.svc"));
+}
+
+#[test]
+fn every_pod_is_asked_about_by_one_entry_at_most_and_only_restores_fail_closed() {
+    let configuration = of_kind(&documents(&Installation::default()), &["MutatingWebhookConfiguration"]).remove(0);
+    let entries = configuration["webhooks"].as_array().unwrap();
+    let mut names = BTreeSet::new();
+    for label in [None, Some("helper"), Some("sidecar"), Some("none"), Some("something")] {
+        let chosen: Vec<&Value> = entries.iter().filter(|entry| selects(entry, label)).collect();
+        let [inject, restore] = chosen[..] else { panic!("{label:?} has {} entries", chosen.len()) };
+        names.extend([inject["name"].to_string(), restore["name"].to_string()]);
+        let condition = |entry: &Value, name: &str| {
+            let conditions = entry["matchConditions"].as_array().unwrap();
+            conditions.iter().find(|condition| condition["name"] == name).map(|found| found["expression"].clone())
+        };
+        assert_eq!((&inject["failurePolicy"], &restore["failurePolicy"]), (&"Ignore".into(), &"Fail".into()));
+        let (without, with) = (condition(inject, "does-not-restore").unwrap(), condition(restore, "restores").unwrap());
+        assert_eq!(
+            without.as_str().unwrap(),
+            format!("!({})", with.as_str().unwrap()),
+            "they are not each other's opposite"
+        );
+        let path = label.filter(|label| *label != "something").map(|label| format!("/{label}")).unwrap_or_default();
+        for entry in [inject, restore] {
+            assert_eq!(entry["clientConfig"]["service"]["path"], format!("/pods{path}"));
+        }
+        assert_eq!(
+            condition(inject, "concerns-us").is_none(),
+            matches!(label, Some("helper" | "sidecar")),
+            "{label:?}"
+        );
+    }
+    assert_eq!(names.len(), entries.len(), "some entry is for nobody");
+}
+
+/// Whether the entry is for namespaces whose label has that value.
+fn selects(entry: &Value, label: Option<&str>) -> bool {
+    let expressions = entry["namespaceSelector"]["matchExpressions"].as_array().unwrap();
+    let expression = expressions.iter().find(|expression| expression["key"] == own_key(Role::Inject)).unwrap();
+    let is_in = label.is_some_and(|label| words(&expression["values"]).contains(&label));
+    if expression["operator"] == "In" { is_in } else { !is_in }
+}
+
+#[test]
+fn every_key_that_says_what_is_run_is_guarded() {
+    let guard = policies::all(NAMESPACE)
+        .into_iter()
+        .find(|(policy, _)| policy.metadata.name.as_deref() == Some("stowaway-pod-commands"));
+    let condition = guard.unwrap().0.spec.unwrap().match_conditions.unwrap().remove(0).expression;
+    for key in KEYS.iter().filter(|key| matches!(key.form, crate::annotations::Form::Command)) {
+        assert!(condition.contains(&format!("'{}'", own_key(key.role))), "{key:?}");
+        assert!(condition.contains(&format!("startsWith('{}.')", own_key(key.role))), "{key:?}");
+        for (_, foreign) in key.foreign {
+            assert!(condition.contains(&format!("'{foreign}'")), "{foreign}");
+        }
+    }
+    for key in [own_key(Role::Container), own_key(Role::Repository), "k8up.io/backupcommand-container".to_owned()] {
+        assert!(condition.contains(&format!("'{key}'")), "{key}");
+    }
+    assert!(KEYS.iter().flat_map(|key| key.foreign).any(|(generation, _)| *generation == Generation::Appuio));
+}

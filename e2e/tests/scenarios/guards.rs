@@ -1,0 +1,133 @@
+//! Whoever may not exec cannot make us run a command for him: each attack is refused, and the same deed is done for somebody
+//! who may exec.
+
+use anyhow::Result;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams, Request},
+};
+use serde_json::{Value, json};
+use stowaway::api::Restore;
+use stowaway_e2e::{Namespace, Tenant, Workload, in_namespace, workload::COMMAND};
+
+const POLICY: &str = "stowaway-pod-commands";
+const EXEC: (&str, &[&str], &[&str]) = ("", &["pods/exec"], &["create"]);
+
+async fn annotate(pods: &Api<Pod>, pod: &str, annotations: &Value) -> kube::Result<Pod> {
+    let patch = json!({ "metadata": { "annotations": annotations } });
+    pods.patch(pod, &PatchParams::default(), &Patch::Merge(patch)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_of_a_running_pod_are_changed_only_by_who_may_exec() -> Result<()> {
+    in_namespace("guard-commands", async |namespace: &Namespace| {
+        let plain = Workload::new(namespace, "plain", "shell-less");
+        let own = Workload::new(namespace, "own", "shell-less")
+            .annotate(COMMAND, "emit --bytes 1")
+            .annotate("stowaway.dev/backupcommand-container", "main")
+            .annotate("k8up.io/backupcommand", "emit --bytes 2");
+        plain.apply(namespace).await?;
+        own.apply(namespace).await?;
+        let rights: &[(&str, &[&str], &[&str])] = &[("", &["pods", "pods/status"], &["get", "patch", "update"])];
+        let tenant = Tenant::new(namespace, "tenant", rights).await?;
+        let pods: Api<Pod> = tenant.api();
+        let attacks = [
+            ("plain", json!({ COMMAND: "emit --bytes 3" })),
+            ("plain", json!({ "stowaway.dev/backupcommand.another": "emit --bytes 3" })),
+            ("plain", json!({ "stowaway.dev/restorecommand": "sh" })),
+            ("plain", json!({ "k8up.io/backupcommand": "emit" })),
+            ("plain", json!({ "k8up.syn.tools/backupcommand": "emit" })),
+            ("plain", json!({ "appuio.ch/backupcommand": "emit" })),
+            ("own", json!({ COMMAND: "emit --bytes 3" })),
+            ("own", json!({ "stowaway.dev/backupcommand-container": "other" })),
+            ("own", json!({ "kubectl.kubernetes.io/default-container": "other" })),
+            ("own", json!({ "stowaway.dev/repository": "of-the-tenant" })),
+            // The container would be another one, the command the other tool's.
+            ("own", json!({ "stowaway.dev/backupcommand-container": null })),
+            ("own", json!({ COMMAND: null, "stowaway.dev/backupcommand-container": null })),
+        ];
+        for (pod, annotations) in &attacks {
+            tenant.is_denied(POLICY, async || annotate(&pods, pod, annotations).await).await?;
+        }
+        let in_status = json!({ "metadata": { "annotations": { COMMAND: "emit --bytes 3" } } });
+        let by_status =
+            async || pods.patch_status("plain", &PatchParams::default(), &Patch::Merge(in_status.clone())).await;
+        tenant.is_denied(POLICY, by_status).await?;
+        // What runs nothing is free: an annotation of somebody else, and the end of all commands.
+        let other = json!({ "example.com/note": "x", "kubectl.kubernetes.io/default-container": "main" });
+        tenant.is_allowed(async || annotate(&pods, "plain", &other).await).await?;
+        let none =
+            json!({ COMMAND: null, "stowaway.dev/backupcommand-container": null, "k8up.io/backupcommand": null });
+        tenant.is_allowed(async || annotate(&pods, "own", &none).await).await?;
+
+        // The same deeds of one who may exec.
+        let operator = Tenant::new(namespace, "operator", &[rights[0], EXEC]).await?;
+        let pods: Api<Pod> = operator.api();
+        for (pod, annotations) in &attacks {
+            operator.is_allowed(async || annotate(&pods, pod, annotations).await).await?;
+        }
+        let by_status =
+            async || pods.patch_status("plain", &PatchParams::default(), &Patch::Merge(in_status.clone())).await;
+        operator.is_allowed(by_status).await.map(|_| ())
+    })
+    .await
+}
+
+/// Binds the pod to a node that is not there, with annotations that are laid over the pod's.
+async fn assign(client: &kube::Client, namespace: &str, pod: &str, annotations: &Value) -> kube::Result<Value> {
+    let binding = json!({
+        "apiVersion": "v1", "kind": "Binding", "metadata": { "name": pod, "namespace": namespace, "annotations": annotations },
+        "target": { "apiVersion": "v1", "kind": "Node", "name": "nowhere" },
+    });
+    let path = format!("/api/v1/namespaces/{namespace}/pods");
+    let bytes = serde_json::to_vec(&binding).map_err(kube::Error::SerdeError)?;
+    let request = Request::new(path).create_subresource("binding", pod, &PostParams::default(), bytes);
+    client.request(request.map_err(kube::Error::BuildRequest)?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn binding_brings_commands_only_for_who_may_exec() -> Result<()> {
+    in_namespace("guard-binding", async |namespace: &Namespace| {
+        for pod in ["first", "second", "third"] {
+            let waiting = Workload::new(namespace, pod, "shell-less").set_in_pod("schedulerName", json!("nobody"));
+            waiting.apply(namespace).await?;
+        }
+        let rights: (&str, &[&str], &[&str]) = ("", &["pods/binding"], &["create"]);
+        let tenant = Tenant::new(namespace, "tenant", &[rights]).await?;
+        let client = tenant.api::<Pod>().into_client();
+        let command = json!({ COMMAND: "emit --bytes 3" });
+        let attack = async || assign(&client, &namespace.name, "first", &command).await;
+        tenant.is_denied("stowaway-binding-commands", attack).await?;
+        let other = json!({ "example.com/note": "x" });
+        tenant.is_allowed(async || assign(&client, &namespace.name, "second", &other).await).await?;
+        let operator = Tenant::new(namespace, "operator", &[rights, EXEC]).await?;
+        let client = operator.api::<Pod>().into_client();
+        operator.is_allowed(async || assign(&client, &namespace.name, "third", &command).await).await?;
+        // It does what the policy takes it to do.
+        let pod = namespace.api::<Pod>().get("third").await?;
+        let annotations = pod.metadata.annotations.unwrap_or_default();
+        anyhow::ensure!(annotations.contains_key(COMMAND), "{annotations:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restore_is_made_only_by_who_may_exec() -> Result<()> {
+    in_namespace("guard-restore", async |namespace: &Namespace| {
+        let rights: (&str, &[&str], &[&str]) = ("stowaway.dev", &["restores"], &["create"]);
+        let restore: Restore = serde_json::from_value(json!({
+            "apiVersion": "stowaway.dev/v1alpha1", "kind": "Restore", "metadata": { "name": "back" },
+            "spec": { "from": { "source": "pod/box/main" }, "to": { "command": ["sh"] } },
+        }))?;
+        let tenant = Tenant::new(namespace, "tenant", &[rights]).await?;
+        let restores: Api<Restore> = tenant.api();
+        let create = async || restores.create(&PostParams::default(), &restore).await;
+        tenant.is_denied("stowaway-restore-commands", create).await?;
+        let operator = Tenant::new(namespace, "operator", &[rights, EXEC]).await?;
+        let restores: Api<Restore> = operator.api();
+        operator.is_allowed(async || restores.create(&PostParams::default(), &restore).await).await.map(|_| ())
+    })
+    .await
+}
