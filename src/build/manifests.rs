@@ -67,6 +67,7 @@ pub fn install_yaml(image: &str, namespace: &str) -> Result<String, serde_norway
         to_yaml(&ServiceAccount { metadata: metadata(CONTROLLER, Some(namespace)), ..ServiceAccount::default() })?,
         to_yaml(&roles::controller(CONTROLLER))?,
         to_yaml(&roles::runner())?,
+        to_yaml(&roles::repair())?,
         to_yaml(&binding(namespace))?,
         to_yaml(&policy::policy())?,
         to_yaml(&policy::binding())?,

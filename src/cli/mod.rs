@@ -130,7 +130,11 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
             Ok(0)
         }
         Verb::Controller(arguments) => {
-            let settings = controller::Settings { image: arguments.image, instance: std::env::var("POD_NAME").ok() };
+            let settings = controller::Settings {
+                image: arguments.image,
+                instance: std::env::var("POD_NAME").ok(),
+                metrics_port: arguments.metrics_port,
+            };
             let shutdown = async { tracing::info!("{} received", runner::terminated().await) };
             controller::run(settings, shutdown).await.map(|()| 0).map_err(|error| CliError::Usage(error.to_string()))
         }

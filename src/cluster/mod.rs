@@ -5,3 +5,4 @@ pub mod call;
 pub mod events;
 pub mod exec;
 pub mod observe;
+pub mod replace;
