@@ -102,8 +102,15 @@ impl Watchdog {
         }
     }
 
-    /// Watches until it is told to end.
+    /// Watches until it is told to end; nothing that is under way then needs to be finished.
     pub async fn run(mut self, token: CancellationToken) {
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = self.watch() => {}
+        }
+    }
+
+    async fn watch(&mut self) {
         let mut namespaces = self.watch_namespaces();
         let mut pods = self.watch_pods();
         let mut ticks = tokio::time::interval(TICK);
@@ -115,7 +122,6 @@ impl Watchdog {
         let mut pods_due = false;
         loop {
             tokio::select! {
-                () = token.cancelled() => return,
                 Some(event) = namespaces.next() => match event {
                     Ok(event) => {
                         let is_listed = matches!(event, Event::InitDone);

@@ -6,10 +6,14 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use axum::body::Body;
+use bytes::Bytes;
+use futures::stream;
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
-use kube::{Client, client::Body};
+use kube::Client;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use super::*;
 use crate::controller::context::Settings;
@@ -26,6 +30,10 @@ struct Server {
     posted: BTreeMap<String, (u16, Value)>,
     /// Every call that was made: method and path, and what was sent.
     calls: Vec<(String, Value)>,
+    /// What a watch tells, by path.
+    news: BTreeMap<String, Value>,
+    /// Whenever an Event was written.
+    written: Arc<Notify>,
 }
 
 type Shared = Arc<Mutex<Server>>;
@@ -40,6 +48,9 @@ impl Server {
             );
             return self.objects.get(path).map_or(missing, |object| (200, object.clone()));
         }
+        if path.ends_with("/events") {
+            self.written.notify_one();
+        }
         self.posted.get(path).cloned().unwrap_or((201, sent))
     }
 
@@ -50,19 +61,29 @@ impl Server {
 
 fn client(server: &Shared) -> Client {
     let server = server.clone();
-    let service = tower::service_fn(move |request: Request<Body>| {
+    let service = tower::service_fn(move |request: Request<kube::client::Body>| {
         let server = server.clone();
         async move {
             let (parts, body) = request.into_parts();
             let sent = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
             let sent = serde_json::from_slice(&sent).unwrap_or_default();
-            let (status, answer) =
-                server.lock().unwrap_or_else(PoisonError::into_inner).answer(&parts.method, parts.uri.path(), sent);
-            let answer = Response::builder().status(status).body(Body::from(answer.to_string().into_bytes())).unwrap();
+            let mut server = server.lock().unwrap_or_else(PoisonError::into_inner);
+            let path = parts.uri.path();
+            if parts.uri.query().is_some_and(|query| query.contains("watch=true")) {
+                return Ok(Response::new(told_without_end(server.news.remove(path))));
+            }
+            let (status, answer) = server.answer(&parts.method, path, sent);
+            let answer = Response::builder().status(status).body(Body::from(answer.to_string())).unwrap();
             Ok::<_, Infallible>(answer)
         }
     });
     Client::new(service, OWN)
+}
+
+/// The answer to a watch: one event, or none, and no end.
+fn told_without_end(event: Option<Value>) -> Body {
+    let lines = event.map(|event| Ok::<_, Infallible>(Bytes::from(format!("{event}\n"))));
+    Body::from_stream(stream::iter(lines).chain(stream::pending()))
 }
 
 fn watchdog(server: &Shared) -> Watchdog {
@@ -71,7 +92,7 @@ fn watchdog(server: &Shared) -> Watchdog {
 }
 
 fn list(items: &[Value]) -> Value {
-    json!({ "apiVersion": "v1", "kind": "List", "metadata": {}, "items": items })
+    json!({ "apiVersion": "v1", "kind": "List", "metadata": { "resourceVersion": "1" }, "items": items })
 }
 
 fn owner(kind: &str) -> Value {
@@ -85,7 +106,7 @@ fn pod(name: &str, owner: &Value) -> Value {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
-            "name": name, "namespace": "orchard", "uid": format!("uid-of-{name}"),
+            "name": name, "namespace": "orchard", "resourceVersion": "2", "uid": format!("uid-of-{name}"),
             "creationTimestamp": "2026-01-31T23:59:59Z",
             "labels": { "app": "mill" },
             "annotations": { "stowaway.dev/backupcommand": "dump" },
@@ -233,6 +254,44 @@ async fn a_label_of_the_namespace_asks_for_all_its_pods() {
     assert!(watchdog.namespace(Event::Delete(namespace), &mut listing));
     seen(&mut watchdog, &silent).await;
     assert!(watchdog.without.is_empty());
+}
+
+#[tokio::test]
+async fn a_pod_that_is_made_while_we_watch_is_looked_at_with_its_namespaces_label() {
+    let mut made = pod("mill-0", &owner("ReplicaSet"));
+    made["metadata"]["annotations"] = json!({});
+    let server = server(std::slice::from_ref(&made));
+    let labelled = json!({ "metadata": { "name": "orchard", "labels": { "stowaway.dev/inject": "helper" } } });
+    let written = {
+        let mut server = locked(&server);
+        server.objects.insert("/api/v1/namespaces".into(), list(&[labelled]));
+        server.objects.insert("/api/v1/pods".into(), list(&[]));
+        server.news.insert("/api/v1/pods".into(), json!({ "type": "ADDED", "object": made }));
+        server.written.clone()
+    };
+    let token = CancellationToken::new();
+    let running = tokio::spawn(watchdog(&server).run(token.clone()));
+    let outcome = tokio::time::timeout(Duration::from_secs(15), written.notified()).await;
+    assert!(outcome.is_ok(), "{:?}", locked(&server).calls);
+    token.cancel();
+    running.await.unwrap();
+    assert_eq!(events(&server).first(), Some(&told("Pod", "mill-0", "NotInjected")));
+}
+
+#[tokio::test]
+async fn pods_that_went_while_the_watch_was_broken_are_forgotten() {
+    let pods = [pod("mill-0", &owner("ReplicaSet")), pod("mill-1", &owner("ReplicaSet"))];
+    let server = server(&pods);
+    let mut watchdog = watchdog(&server);
+    for pod in &pods {
+        seen(&mut watchdog, pod).await;
+    }
+    let mut listed = Listed::default();
+    let there: Seen<Pod> = serde_json::from_value(json!({ "metadata": pods[1]["metadata"] })).unwrap();
+    for event in [Event::Init, Event::InitApply(there), Event::InitDone] {
+        watchdog.event(event, &mut listed).await;
+    }
+    assert_eq!(watchdog.without.keys().collect::<Vec<_>>(), ["uid-of-mill-1"]);
 }
 
 #[tokio::test]
