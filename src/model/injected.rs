@@ -18,6 +18,9 @@ pub const RESTORE_CONTAINER: &str = "stowaway-restore";
 /// Where sidecar and restore step find the pod's volumes, each in a folder of its name.
 pub const VOLUMES_FOLDER: &str = "/stowaway-volumes";
 
+/// Environment variable of sidecar and restore step: where the repository is, a [`super::BackendConfig`] as JSON.
+pub const BACKEND_VARIABLE: &str = "STOWAWAY_BACKEND";
+
 /// The volume with the sidecar's socket in it.
 pub const SOCKET_VOLUME: &str = "stowaway-socket";
 /// Where sidecar and helper find that volume.
@@ -25,7 +28,7 @@ pub const SOCKET_MOUNT: &str = "/stowaway-socket";
 /// The volume with password and credentials of the store, for sidecar and restore step alone.
 pub const STORE_VOLUME: &str = "stowaway-store";
 /// Where it is mounted: as the pods of runs have it, see [`super::mounts`]. Where the repository is stands in
-/// [`super::mounts::BACKEND_VARIABLE`].
+/// [`BACKEND_VARIABLE`].
 pub const STORE_MOUNT: &str = "/run/stowaway";
 /// The volume that a repository is on, for sidecar and restore step alone, mounted as the pods of runs have it.
 pub const REPOSITORY_VOLUME: &str = "stowaway-repository";
