@@ -20,9 +20,13 @@ const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(24);
 const REPLACING_KINDS: [(&str, &str); 3] =
     [("apps/v1", "ReplicaSet"), ("apps/v1", "StatefulSet"), ("apps/v1", "DaemonSet")];
 
-/// Labels that each pod of an owner has of its own.
-const LABELS_OF_ONE: [&str; 3] =
-    ["statefulset.kubernetes.io/pod-name", "apps.kubernetes.io/pod-index", "controller-revision-hash"];
+/// Labels that each pod of an owner has of its own, or each generation of them.
+const LABELS_OF_ONE: [&str; 4] = [
+    "statefulset.kubernetes.io/pod-name",
+    "apps.kubernetes.io/pod-index",
+    "controller-revision-hash",
+    "pod-template-generation",
+];
 
 /// A pod that misses something, and that its owner would make anew.
 #[derive(Clone, Debug, PartialEq)]
@@ -234,6 +238,26 @@ mod tests {
         turns.replaced(&candidate("a", "a", 0), at(2000));
         turns.succeeded("a", at(1999));
         assert!(turns.next(&[candidate("a", "a", 0)], at(2100)).may.is_empty(), "that one was there before");
+    }
+
+    #[test]
+    fn the_others_are_found_by_the_labels_that_all_have() {
+        let metadata = |labels: serde_json::Value, owner: &OwnerReference| {
+            serde_json::from_value(serde_json::json!({
+                "name": "well-0", "namespace": "orchard", "uid": "x", "creationTimestamp": "2026-01-31T23:59:59Z",
+                "labels": labels, "ownerReferences": [owner],
+            }))
+            .unwrap()
+        };
+        let owner = candidate("a", "a", 0).owner;
+        let labels = serde_json::json!({
+            "app": "well", "statefulset.kubernetes.io/pod-name": "well-0", "apps.kubernetes.io/pod-index": "0",
+            "controller-revision-hash": "5e1f", "tier": "",
+        });
+        let found = Candidate::new(&metadata(labels, &owner)).unwrap();
+        assert_eq!(found.labels, "app=well,tier=");
+        let without = serde_json::json!({ "apps.kubernetes.io/pod-index": "0" });
+        assert_eq!(Candidate::new(&metadata(without, &owner)), None, "all pods of the namespace would be meant");
     }
 
     #[test]
