@@ -4,12 +4,13 @@
 //!
 //! ```text
 //! model <- annotations, api <- plan <- inject, build   pure: no client, no async, no clock, no files
+//! plan + inject <- watchdog                         pure, too: whether a pod that runs has what it asks for
 //! model <- stream, seal                             streams that say how they ended; the protocols that prove them
 //! model, stream <- repository                       knows no Kubernetes
 //! model, stream, api, seal <- cluster               knows no repository
 //! cluster + repository + seal <- runner             one run, wherever it executes
-//! plan + build + cluster <- controller              observe -> plan -> build -> apply -> status
 //! inject + build + cluster <- webhook               answers the API server, and keeps itself trusted
+//! plan + build + watchdog + cluster <- controller   observe -> plan -> build -> apply -> status
 //! everything <- cli <- main
 //! ```
 //!
@@ -30,4 +31,5 @@ pub mod runner;
 pub mod seal;
 pub mod stream;
 pub mod telemetry;
+pub mod watchdog;
 pub mod webhook;

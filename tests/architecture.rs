@@ -21,6 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("api", &["model"]),
     ("plan", &["model", "annotations", "api"]),
     ("inject", &["model", "annotations", "api", "plan"]),
+    ("watchdog", &["model", "annotations", "api", "plan", "inject"]),
     ("build", &["model", "annotations", "api", "plan"]),
     ("stream", &["model"]),
     ("seal", &["model"]),
@@ -28,7 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cluster", &["model", "stream", "api", "seal"]),
     ("telemetry", &["model"]),
     ("runner", &["model", "stream", "annotations", "api", "seal", "cluster", "repository", "telemetry"]),
-    ("controller", &["model", "annotations", "api", "plan", "build", "cluster", "telemetry"]),
+    ("controller", &["model", "annotations", "api", "plan", "watchdog", "build", "cluster", "telemetry"]),
     ("webhook", &["model", "annotations", "api", "plan", "inject", "build", "cluster", "telemetry"]),
     (
         "cli",
@@ -53,8 +54,19 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Modules without client, async, clock, files or chance.
-const PURE: &[&str] =
-    &["model", "annotations", "api", "plan", "inject", "build", "seal", "stream", "stowaway_seal", "webhook_certs"];
+const PURE: &[&str] = &[
+    "model",
+    "annotations",
+    "api",
+    "plan",
+    "inject",
+    "watchdog",
+    "build",
+    "seal",
+    "stream",
+    "stowaway_seal",
+    "webhook_certs",
+];
 
 /// Crates of their own whose files are held to the rules of a module of this name.
 const CRATES: &[(&str, &str)] =

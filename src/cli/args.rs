@@ -323,6 +323,9 @@ pub struct ControllerArguments {
     /// Image of the runs' pods; the controller's own.
     #[arg(long, env = "STOWAWAY_IMAGE")]
     pub image: String,
+    /// Port of /metrics and /healthz.
+    #[arg(long, env = "STOWAWAY_METRICS_PORT", default_value_t = 8080)]
+    pub metrics_port: u16,
 }
 
 /// `stowaway webhook`

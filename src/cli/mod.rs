@@ -138,7 +138,11 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
             Ok(0)
         }
         Verb::Controller(arguments) => {
-            let settings = controller::Settings { image: arguments.image, instance: std::env::var("POD_NAME").ok() };
+            let settings = controller::Settings {
+                image: arguments.image,
+                instance: std::env::var("POD_NAME").ok(),
+                metrics_port: arguments.metrics_port,
+            };
             controller::run(settings, told_to_end())
                 .await
                 .map(|()| 0)

@@ -7,4 +7,5 @@ pub mod events;
 pub mod exec;
 pub mod lease;
 pub mod observe;
+pub mod replace;
 pub mod singleton;

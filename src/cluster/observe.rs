@@ -78,7 +78,10 @@ pub async fn pods_with_workloads(
         let (kind, name) = match known.get(&key) {
             Some(workload) => workload,
             None if pod.annotations().is_empty() => &key,
-            None => known.entry(key).or_insert(workload(client, namespace, owner).await?),
+            None => {
+                let top = top_owner(client, namespace, owner).await?;
+                known.entry(key).or_insert((top.kind, top.name))
+            }
         };
         let (kind, name) = (kind.to_lowercase(), name.clone());
         found.push((pod, kind, name));
@@ -86,15 +89,14 @@ pub async fn pods_with_workloads(
     Ok(found)
 }
 
-/// Who owns the owner, for those kinds that are themselves made by a controller.
-async fn workload(client: &Client, namespace: &str, owner: &OwnerReference) -> Result<(String, String), CallError> {
+/// Whom people know as the owner: who owns the owner, for those kinds that are themselves made by a controller.
+pub async fn top_owner(client: &Client, namespace: &str, owner: &OwnerReference) -> Result<OwnerReference, CallError> {
     let references = match owner.kind.as_str() {
         "ReplicaSet" => owners::<ReplicaSet>(client, namespace, &owner.name).await?,
         "Job" => owners::<Job>(client, namespace, &owner.name).await?,
         _ => Vec::new(),
     };
-    let top = controller_of(&references).unwrap_or(owner);
-    Ok((top.kind.clone(), top.name.clone()))
+    Ok(controller_of(&references).unwrap_or(owner).clone())
 }
 
 async fn owners<K>(client: &Client, namespace: &str, name: &str) -> Result<Vec<OwnerReference>, CallError>
@@ -107,7 +109,8 @@ where
     Ok(object.map(|object| object.owner_references().to_vec()).unwrap_or_default())
 }
 
-fn controller_of(references: &[OwnerReference]) -> Option<&OwnerReference> {
+/// The one of the owners that is the controller.
+pub fn controller_of(references: &[OwnerReference]) -> Option<&OwnerReference> {
     references.iter().find(|reference| reference.controller == Some(true))
 }
 

@@ -31,6 +31,8 @@ pub struct Settings {
     pub image: String,
     /// Name of the controller's own pod, for Events.
     pub instance: Option<String>,
+    /// Where metrics and health are answered.
+    pub metrics_port: u16,
 }
 
 /// What all reconciles share.

@@ -8,6 +8,7 @@ mod context;
 mod jobs;
 mod repository;
 mod restore;
+mod watchdog;
 
 use std::{fmt::Debug, future::Future, sync::Arc};
 
@@ -23,15 +24,18 @@ use kube::{
         watcher,
     },
 };
+use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{Backup, Repository, Restore},
     build::{labels, names::RunKind},
     cluster::call::CallError,
+    telemetry::metrics,
 };
 use context::Context;
 pub use context::Settings;
+use watchdog::Watchdog;
 
 /// Why a reconcile failed; it is made again after a pause.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +57,15 @@ pub enum ControllerError {
     /// Neither a kubeconfig nor the files of a pod are there.
     #[error("failed to find the cluster: {0}; set KUBECONFIG, or run in a pod")]
     Client(#[from] kube::Error),
+    /// The port of the metrics.
+    #[error("failed to listen for metrics on port {port}: {source}; choose another one by --metrics-port")]
+    Listen {
+        /// Which port.
+        port: u16,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// Runs until `shutdown` is ready, and what is being done then is finished.
@@ -65,6 +78,10 @@ pub async fn run(
 ) -> Result<(), ControllerError> {
     let client = Client::try_default().await?;
     let token = CancellationToken::new();
+    let port = settings.metrics_port;
+    let listener = metrics::listen(port).await.map_err(|source| ControllerError::Listen { port, source })?;
+    let mut registry = Registry::default();
+    let figures = watchdog::Metrics::register(&mut registry);
     let context = Arc::new(Context::new(client.clone(), settings));
     let repositories =
         controller::<Repository>(&client, RunKind::Init, &token).run(repository::reconcile, again, context.clone());
@@ -82,13 +99,21 @@ pub async fn run(
         again,
         context.clone(),
     );
-    let restores = controller::<Restore>(&client, RunKind::Restore, &token).run(restore::reconcile, again, context);
+    let restores =
+        controller::<Restore>(&client, RunKind::Restore, &token).run(restore::reconcile, again, context.clone());
+    let watchdog = Watchdog::new(context, figures).run(token.clone());
+    let answers = async {
+        tokio::select! {
+            () = token.cancelled() => {}
+            Err(error) = metrics::serve(listener, registry) => tracing::error!("no more metrics: {error}"),
+        }
+    };
     let stop = async {
         shutdown.await;
         tracing::info!("shutting down");
         token.cancel();
     };
-    tokio::join!(drain(repositories), drain(backups), drain(restores), stop);
+    tokio::join!(drain(repositories), drain(backups), drain(restores), watchdog, answers, stop);
     Ok(())
 }
 

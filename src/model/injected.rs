@@ -18,6 +18,8 @@ pub const RESTORE_CONTAINER: &str = "stowaway-restore";
 /// Where sidecar and restore step find the pod's volumes, each in a folder of its name.
 pub const VOLUMES_FOLDER: &str = "/stowaway-volumes";
 
+/// Environment variable of sidecar and restore step: where the repository is, a [`super::BackendConfig`] as JSON.
+pub const BACKEND_VARIABLE: &str = "STOWAWAY_BACKEND";
 /// What the names of the restore step's own entries in a volume begin with; backups leave them out.
 pub const RESTORE_PREFIX: &str = ".stowaway-restore";
 
@@ -30,7 +32,7 @@ pub const SOCKET_MOUNT: &str = "/stowaway-socket";
 /// The volume with password and credentials of the store, for sidecar and restore step alone.
 pub const STORE_VOLUME: &str = "stowaway-store";
 /// Where it is mounted: as the pods of runs have it, see [`super::mounts`]. Where the repository is stands in
-/// [`super::mounts::BACKEND_VARIABLE`].
+/// [`BACKEND_VARIABLE`].
 pub const STORE_MOUNT: &str = "/run/stowaway";
 /// The volume that a repository is on, for sidecar and restore step alone, mounted as the pods of runs have it.
 pub const REPOSITORY_VOLUME: &str = "stowaway-repository";

@@ -30,8 +30,6 @@ pub mod mounts {
     /// Settings of the C library's allocator (mallopt(3)): it makes eight arenas a core, and keeps freed memory in each. Two
     /// are enough. (To let it give back chunks at once took 50 MiB less, and 10 % of the rate.)
     pub const ALLOCATOR: [(&str, &str); 1] = [("MALLOC_ARENA_MAX", "2")];
-    /// Environment variable that holds the [`super::BackendConfig`] as JSON, for what is injected into pods.
-    pub const BACKEND_VARIABLE: &str = "STOWAWAY_BACKEND";
     /// What a run may use of memory, whatever the size of the data; with [`ALLOCATOR`] and [`WORK_CPUS`].
     pub const WORK_MEMORY: &str = "192Mi";
     /// CPU limit of a run. The engine works on as many chunks at once as it sees CPUs, so that without one a node with many

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    model::{BackendConfig, Failure, Reason, Secret, Task, mounts},
+    model::{BackendConfig, Failure, Reason, Secret, Task, injected, mounts},
     repository::{Access, LockHolder, Patience, S3Credentials},
 };
 
@@ -55,11 +55,11 @@ pub fn task() -> Result<Task, Failure> {
 
 /// Where the repository is, as the webhook wrote it into the container.
 pub fn backend() -> Result<BackendConfig, Failure> {
-    let text = env::var(mounts::BACKEND_VARIABLE).map_err(|_| {
-        invalid(format!("the environment variable {} is missing; the webhook sets it", mounts::BACKEND_VARIABLE))
+    let text = env::var(injected::BACKEND_VARIABLE).map_err(|_| {
+        invalid(format!("the environment variable {} is missing; the webhook sets it", injected::BACKEND_VARIABLE))
     })?;
     serde_json::from_str(&text).map_err(|error| {
-        invalid(format!("the place of the repository in {} cannot be read: {error}", mounts::BACKEND_VARIABLE))
+        invalid(format!("the place of the repository in {} cannot be read: {error}", injected::BACKEND_VARIABLE))
     })
 }
 

@@ -2,6 +2,8 @@
 //!
 //! It must not know what is logged; whoever logs keeps secrets out.
 
+pub mod metrics;
+
 use std::{fmt, io::IsTerminal, str::FromStr};
 
 use tracing_subscriber::{

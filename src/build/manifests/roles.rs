@@ -30,9 +30,23 @@ pub(super) fn controller(name: &str) -> ClusterRole {
             named(rule("rbac.authorization.k8s.io", &["clusterroles"], &["bind"]), RUNNER_ROLE),
             // A new repository's password; it can be written, never read.
             rule("", &["secrets"], &["create"]),
+            // Which namespaces ask for an injection by their label.
+            rule("", &["namespaces"], &["list", "watch"]),
+            // Pods are only replaced while the webhook is Ready.
+            named(rule("apps", &["deployments"], &["get"]), "stowaway-webhook"),
             // The cluster's id is this namespace's UID.
             named(rule("", &["namespaces"], &["get"]), "kube-system"),
         ]),
+        aggregation_rule: None,
+    }
+}
+
+/// What allows the controller to replace pods that run without what they ask for: nobody has it unless somebody binds it to
+/// the controller, for one namespace or for all. The API server then keeps to the `PodDisruptionBudget`s.
+pub(super) fn repair() -> ClusterRole {
+    ClusterRole {
+        metadata: metadata("stowaway-repair", "controller", None),
+        rules: Some(vec![rule("", &["pods/eviction"], &["create"])]),
         aggregation_rule: None,
     }
 }

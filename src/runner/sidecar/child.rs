@@ -12,7 +12,8 @@ use tracing::info;
 use super::{Assignment, Door};
 use crate::{
     model::{
-        BackendConfig, Failure, Reason, SourceReport, TargetVolume, Task, TaskKind, injected::SOCKET_MOUNT, mounts,
+        BackendConfig, Failure, Reason, SourceReport, TargetVolume, Task, TaskKind,
+        injected::{BACKEND_VARIABLE, SOCKET_MOUNT},
     },
     repository::Progress,
     runner::{
@@ -75,7 +76,7 @@ fn say(event: &Event) {
 async fn carry_out(task: Task, volumes: &[MountedVolume], cancel: CancellationToken) -> Result<SourceReport, Failure> {
     let identity = Identity::from_environment();
     info!("stowaway {} in the sidecar of pod {}/{}", env!("CARGO_PKG_VERSION"), identity.namespace, identity.pod);
-    check_backend(&task.backend, std::env::var(mounts::BACKEND_VARIABLE).ok().as_deref())?;
+    check_backend(&task.backend, std::env::var(BACKEND_VARIABLE).ok().as_deref())?;
     let door = || Door::new(settings::mounted(SOCKET_MOUNT), Arc::new(say));
     match &task.kind {
         TaskKind::Backup { .. } => back_up(&task, &identity, DumpFrom::Socket(door()), &cancel).await,

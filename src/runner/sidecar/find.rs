@@ -6,8 +6,7 @@ use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
 
 use crate::model::{
     BackendConfig,
-    injected::{SIDECAR_CONTAINER, SOCKET_MOUNT, SOCKET_VOLUME},
-    mounts,
+    injected::{BACKEND_VARIABLE, SIDECAR_CONTAINER, SOCKET_MOUNT, SOCKET_VOLUME},
 };
 
 /// What was found.
@@ -33,7 +32,7 @@ pub fn find(pod: &Pod, backend: &BackendConfig, container: Option<&str>) -> Side
     if !is_running(pod) {
         return Sidecar::Unusable(format!("container {SIDECAR_CONTAINER} is not running"));
     }
-    let variable = sidecar.env.iter().flatten().find(|variable| variable.name == mounts::BACKEND_VARIABLE);
+    let variable = sidecar.env.iter().flatten().find(|variable| variable.name == BACKEND_VARIABLE);
     let injected = variable.and_then(|variable| serde_json::from_str::<BackendConfig>(variable.value.as_deref()?).ok());
     if injected.as_ref() != Some(backend) {
         let message = "it was made for another repository; recreate the pod, so that it gets the present one";

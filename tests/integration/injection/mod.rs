@@ -5,6 +5,7 @@ mod explain;
 pub mod golden;
 mod properties;
 mod store;
+mod watchdog;
 
 use std::sync::LazyLock;
 

@@ -183,7 +183,7 @@ fn fitting_annotations() -> impl Strategy<Value = Value> {
 }
 
 /// A pod that has what its annotations ask for, so that most are injected.
-fn likely_pod() -> impl Strategy<Value = Value> {
+pub fn likely_pod() -> impl Strategy<Value = Value> {
     (any_pod(), fitting_annotations()).prop_map(|(mut pod, annotations)| {
         pod["metadata"]["annotations"] = annotations;
         let list = |pod: &mut Value, field: &str| {

@@ -9,7 +9,7 @@ use stowaway::{
         self, JobRequest,
         names::{Owner, RunKind},
     },
-    model::{BackendConfig, Task, TaskKind, mounts},
+    model::{BackendConfig, Task, TaskKind, injected::BACKEND_VARIABLE, mounts},
 };
 
 use super::{REPOSITORIES, decide};
@@ -77,7 +77,7 @@ fn injected_containers_find_the_store_where_a_run_finds_it() {
         for container in containers {
             assert_eq!(seen(&patched["spec"], container), of_a_run(repository, backend.clone()), "{name}");
             let environment = container["env"].as_array().unwrap();
-            let value = environment.iter().find(|variable| variable["name"] == mounts::BACKEND_VARIABLE).unwrap();
+            let value = environment.iter().find(|variable| variable["name"] == BACKEND_VARIABLE).unwrap();
             let told: BackendConfig = serde_json::from_str(value["value"].as_str().unwrap()).unwrap();
             assert_eq!(told, backend, "{name}");
             assert_eq!(container["resources"]["limits"]["memory"], mounts::WORK_MEMORY);

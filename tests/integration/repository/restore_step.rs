@@ -76,7 +76,7 @@ impl Pod {
         command
             .env_clear()
             .env(mounts::ROOT_VARIABLE, self.root())
-            .env(mounts::BACKEND_VARIABLE, serde_json::to_string(&self.backend).unwrap())
+            .env(injected::BACKEND_VARIABLE, serde_json::to_string(&self.backend).unwrap())
             .envs([("POD_NAMESPACE", "shop"), ("POD_NAME", "app-0"), ("POD_UID", "6f9619ff")])
             .envs(mounts::ALLOCATOR)
             .args(["restore-step", &format!("--volume={volume}")])
@@ -227,7 +227,7 @@ async fn whatever_is_wrong_with_the_store_holds_the_app_up() {
     assert!(message.contains("the controller sets it up"), "{message}");
     let output = pod.command("data=pvc/claim").env_remove("POD_NAMESPACE").output().unwrap();
     assert_eq!((output.status.code(), pod.report().reason), (Some(1), Reason::InvalidRequest));
-    let output = pod.command("data=pvc/claim").env_remove(mounts::BACKEND_VARIABLE).output().unwrap();
+    let output = pod.command("data=pvc/claim").env_remove(injected::BACKEND_VARIABLE).output().unwrap();
     assert_eq!((output.status.code(), pod.report().reason), (Some(1), Reason::InvalidRequest));
 }
 

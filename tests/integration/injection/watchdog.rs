@@ -1,0 +1,241 @@
+//! Pods that run, and whether they have what they ask for.
+
+use proptest::{prelude::*, test_runner::TestRunner};
+use serde_json::{Value, json};
+use stowaway::{
+    annotations::Injection,
+    inject::{Cause, Effect},
+    watchdog::{Standing, WatchdogFacts, by_label, is_watched, may_ask, standing},
+};
+
+use super::{IMAGE, REPOSITORIES, decide, properties::likely_pod};
+
+fn facts() -> WatchdogFacts<'static> {
+    WatchdogFacts { namespace: "orchard", by_namespace: None, image: IMAGE, repositories: &REPOSITORIES }
+}
+
+fn pod(annotations: &Value) -> Value {
+    json!({
+        "metadata": {
+            "name": "mill-0",
+            "annotations": annotations,
+            "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "mill", "uid": "x", "controller": true }],
+        },
+        "spec": {
+            "containers": [{ "name": "press", "image": "press:3", "volumeMounts": [{ "name": "barrels", "mountPath": "/b" }] }],
+            "volumes": [{ "name": "barrels", "persistentVolumeClaim": { "claimName": "barrels" } }],
+        },
+        "status": { "phase": "Running" },
+    })
+}
+
+fn injected(pod: &Value) -> Value {
+    decide(pod).apply(pod).unwrap()
+}
+
+/// The pod as it is read later: with what the API server, its admission plugins and others put into every pod.
+fn defaulted(pod: &Value) -> Value {
+    let mut pod = pod.clone();
+    let set = |object: &mut Value, field: &str, value: Value| {
+        if object[field].is_null() {
+            object[field] = value;
+        }
+    };
+    let api_access = json!({ "name": "kube-api-access-x", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": true });
+    for list in ["containers", "initContainers"] {
+        for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
+            set(container, "terminationMessagePath", json!("/dev/termination-log"));
+            set(container, "terminationMessagePolicy", json!("File"));
+            set(container, "imagePullPolicy", json!("Always"));
+            set(container, "volumeMounts", json!([]));
+            container["volumeMounts"].as_array_mut().unwrap().push(api_access.clone());
+            for variable in container["env"].as_array_mut().into_iter().flatten() {
+                if let Some(field) = variable.pointer_mut("/valueFrom/fieldRef") {
+                    field["apiVersion"] = "v1".into();
+                }
+            }
+            // A LimitRange, and the API server's own default.
+            set(container, "resources", json!({}));
+            set(&mut container["resources"], "limits", json!({}));
+            container["resources"]["limits"]["ephemeral-storage"] = "1Gi".into();
+            let limits = container["resources"]["limits"].clone();
+            set(&mut container["resources"], "requests", json!({}));
+            for (kind, amount) in limits.as_object().unwrap() {
+                set(&mut container["resources"]["requests"], kind, amount.clone());
+            }
+        }
+    }
+    let spec = &mut pod["spec"];
+    set(spec, "volumes", json!([]));
+    for volume in spec["volumes"].as_array_mut().unwrap() {
+        for (kind, field, value) in [
+            ("projected", "defaultMode", json!(420)),
+            ("secret", "defaultMode", json!(420)),
+            ("hostPath", "type", json!("")),
+        ] {
+            if volume[kind].is_object() {
+                set(&mut volume[kind], field, value);
+            }
+        }
+    }
+    spec["volumes"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({ "name": "kube-api-access-x", "projected": { "sources": [] } }));
+    for (field, value) in [
+        ("nodeName", json!("node")),
+        ("serviceAccountName", json!("default")),
+        ("schedulerName", json!("default-scheduler")),
+        ("dnsPolicy", json!("ClusterFirst")),
+        ("restartPolicy", json!("Always")),
+        ("enableServiceLinks", json!(true)),
+        ("securityContext", json!({})),
+        ("tolerations", json!([{ "key": "node.kubernetes.io/not-ready", "operator": "Exists" }])),
+        // Somebody debugs it.
+        (
+            "ephemeralContainers",
+            json!([{ "name": "debug", "image": "x", "securityContext": { "runAsUser": 0 },
+            "volumeMounts": [{ "name": "data", "mountPath": "/x" }, { "name": "stowaway-helper", "mountPath": "/y" }] }]),
+        ),
+    ] {
+        set(spec, field, value);
+    }
+    pod["metadata"]["uid"] = "uid".into();
+    pod["metadata"]["creationTimestamp"] = "2026-01-31T23:59:59Z".into();
+    pod["status"] = json!({ "phase": "Running", "qosClass": "Burstable" });
+    pod
+}
+
+#[test]
+fn standings_are_told_apart() {
+    let command = json!({ "stowaway.dev/backupcommand": "dump" });
+    let change = |pod: &Value, path: &str, value: Value| {
+        let mut pod = pod.clone();
+        let patch = json!([{ "op": "add", "path": path, "value": value }]);
+        json_patch::patch(&mut pod, &serde_json::from_value::<json_patch::Patch>(patch).unwrap()).unwrap();
+        pod
+    };
+    let missing = |what: &[&str]| Standing::Missing { what: what.iter().map(|what| (*what).to_owned()).collect() };
+    let bare = pod(&command);
+    let whole = injected(&bare);
+    for (case, pod, expected) in [
+        ("asks for nothing", pod(&json!({})), Standing::NotNeeded),
+        (
+            "opted out",
+            pod(&json!({ "stowaway.dev/backupcommand": "dump", "stowaway.dev/inject": "none" })),
+            Standing::NotNeeded,
+        ),
+        ("without", bare.clone(), missing(&["stowaway-helper"])),
+        ("with", whole.clone(), Standing::Injected),
+        ("pending", change(&bare, "/status", json!({ "phase": "Pending" })), missing(&["stowaway-helper"])),
+        ("without a status", change(&bare, "/status", json!(null)), missing(&["stowaway-helper"])),
+        ("has ended", change(&bare, "/status/phase", json!("Succeeded")), Standing::NotNeeded),
+        ("has failed", change(&bare, "/status/phase", json!("Failed")), Standing::NotNeeded),
+        ("ends", change(&bare, "/metadata/deletionTimestamp", json!("2026-01-31T23:59:59Z")), Standing::NotNeeded),
+        (
+            "of a node",
+            change(&bare, "/metadata/annotations/kubernetes.io~1config.mirror", json!("x")),
+            Standing::NotNeeded,
+        ),
+        ("on Windows", change(&bare, "/spec/os", json!({ "name": "windows" })), Standing::NotNeeded),
+        ("half", change(&whole, "/spec/containers/0/volumeMounts", json!([])), missing(&["stowaway-helper"])),
+        (
+            "of another version",
+            change(&whole, "/spec/initContainers/0/image", json!("registry.example/stowaway@sha256:01d")),
+            Standing::Outdated,
+        ),
+        (
+            "half of another version",
+            change(
+                &change(&whole, "/spec/initContainers/0/image", json!("registry.example/stowaway@sha256:01d")),
+                "/spec/containers/0/volumeMounts",
+                json!([]),
+            ),
+            Standing::Outdated,
+        ),
+        (
+            "sidecar and restore",
+            pod(&json!({ "stowaway.dev/inject": "sidecar", "stowaway.dev/restore": "on-empty" })),
+            missing(&["stowaway-restore", "stowaway-scratch", "stowaway-sidecar", "stowaway-store"]),
+        ),
+    ] {
+        assert_eq!(standing(&pod, &facts()), expected, "{case}");
+    }
+}
+
+#[test]
+fn what_a_new_pod_could_not_have_either_is_told_with_its_cause() {
+    for (annotations, cause) in [
+        (json!({ "stowaway.dev/backupcommand": "" }), Cause::InvalidAnnotation),
+        (
+            json!({ "stowaway.dev/backupcommand": "x", "stowaway.dev/backupcommand-container": "y" }),
+            Cause::UnknownContainer,
+        ),
+        (json!({ "stowaway.dev/inject": "sidecar", "stowaway.dev/repository": "attic" }), Cause::RepositoryNotFound),
+    ] {
+        // Whether a controller made it makes no difference to what it is without.
+        let controlled = pod(&annotations);
+        let mut bare = controlled.clone();
+        bare["metadata"].as_object_mut().unwrap().remove("ownerReferences");
+        for pod in [controlled, bare] {
+            let found = standing(&pod, &facts());
+            assert_eq!(found.reason(), Some(cause.to_string()), "{found:?}");
+            assert!(found.note().starts_with("it runs without what is asked for: "), "{}", found.note());
+        }
+    }
+    let sidecar = pod(&json!({ "stowaway.dev/inject": "sidecar" }));
+    let found = standing(&sidecar, &WatchdogFacts { repositories: &[], ..facts() });
+    assert!(found.wants_repository(), "{found:?}");
+    assert!(!standing(&sidecar, &facts()).wants_repository());
+}
+
+#[test]
+fn namespaces_ask_by_their_label_and_some_never() {
+    let label = |value: &str| by_label(Some(&[("stowaway.dev/inject".to_owned(), value.to_owned())].into()));
+    assert_eq!(label("helper"), Some(Injection::Helper));
+    assert_eq!(label("sidecar"), Some(Injection::Sidecar));
+    assert_eq!(label("none"), Some(Injection::None));
+    assert_eq!((label("x"), by_label(None)), (None, None));
+    let labelled = WatchdogFacts { by_namespace: label("helper"), ..facts() };
+    assert!(matches!(standing(&pod(&json!({})), &labelled), Standing::Missing { .. }));
+    assert!(is_watched("shop", "stowaway-system"));
+    assert!(!is_watched("kube-system", "stowaway-system") && !is_watched("stowaway-system", "stowaway-system"));
+}
+
+#[test]
+fn only_pods_that_may_ask_are_read() {
+    let map = |key: &str| Some([(key.to_owned(), "x".to_owned())].into());
+    let ask = |annotation: &str, label: &str, by_namespace| {
+        may_ask(map(annotation).as_ref(), map(label).as_ref(), by_namespace)
+    };
+    assert!(!ask("prometheus.io/scrape", "app", None));
+    assert!(!may_ask(None, None, None));
+    for annotation in ["stowaway.dev/backupcommand", "stowaway.dev/typo", "k8up.io/backupcommand"] {
+        assert!(ask(annotation, "app", None), "{annotation}");
+        assert!(!ask(annotation, "stowaway.dev/kind", None), "a run");
+    }
+    assert!(may_ask(None, None, Some(Injection::Helper)));
+    assert!(!may_ask(None, None, Some(Injection::None)));
+}
+
+#[test]
+fn any_pod_stands_as_the_webhook_left_it() {
+    let mut runner = TestRunner::new(ProptestConfig { cases: 1_000, ..ProptestConfig::default() });
+    let checked = runner.run(&likely_pod(), |pod| {
+        let outcome = decide(&pod);
+        let left_alone = standing(&defaulted(&pod), &facts());
+        if !outcome.findings.is_empty() {
+            prop_assert_eq!(left_alone, Standing::CannotBe { findings: outcome.findings });
+            return Ok(());
+        }
+        if outcome.effect != Effect::Inject || outcome.patch.is_empty() {
+            prop_assert!(left_alone.reason().is_none(), "{:?}", left_alone);
+            return Ok(());
+        }
+        prop_assert!(matches!(left_alone, Standing::Missing { .. }), "{:?} {:#}", left_alone, pod);
+        let patched = outcome.apply(&pod).map_err(|error| TestCaseError::fail(error.to_string()))?;
+        prop_assert_eq!(standing(&defaulted(&patched), &facts()), Standing::Injected, "{:#}", patched);
+        Ok(())
+    });
+    checked.unwrap_or_else(|error| panic!("{error}"));
+}
