@@ -9,7 +9,7 @@ use crate::{
     annotations::positive_duration,
     model::SourceName,
     plan::names::RunKind,
-    runner::{questions::Question, sidecar::MountedVolume},
+    runner::{StepVolume, questions::Question},
     telemetry::LogFormat,
 };
 
@@ -78,19 +78,26 @@ pub enum Verb {
         #[arg(long, value_parser = question)]
         question: Option<Question>,
     },
+    /// Fill empty volumes before the app starts (in its pod).
+    #[command(hide = true)]
+    RestoreStep {
+        /// A volume, as NAME=SOURCE, or NAME alone for one of no claim.
+        #[arg(long)]
+        volume: Vec<StepVolume>,
+    },
     /// Wait for runs (in the sidecar of an app's pod).
     #[command(hide = true)]
     Sidecar {
-        /// A volume that is mounted: NAME, or NAME=pvc/CLAIM.
-        #[arg(long = "volume")]
-        volumes: Vec<MountedVolume>,
+        /// A volume, as NAME=SOURCE, or NAME alone for one of no claim.
+        #[arg(long)]
+        volume: Vec<StepVolume>,
     },
     /// Carry out the run that stdin names (in the sidecar).
     #[command(hide = true)]
     SidecarRun {
-        /// A volume that is mounted: NAME, or NAME=pvc/CLAIM.
-        #[arg(long = "volume")]
-        volumes: Vec<MountedVolume>,
+        /// A volume, as NAME=SOURCE, or NAME alone for one of no claim.
+        #[arg(long)]
+        volume: Vec<StepVolume>,
     },
 }
 

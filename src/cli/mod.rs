@@ -74,13 +74,13 @@ impl CliError {
 /// Parses, runs, and returns the exit status.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Verb::Sidecar { volumes } = &arguments.verb {
+    if let Verb::Sidecar { volume } = &arguments.verb {
         // What stays is a program a twentieth of our size; it comes back only if it cannot be started.
-        eprintln!("stowaway: failed to start the supervisor: {}", runner::sidecar::become_supervisor(volumes));
+        eprintln!("stowaway: failed to start the supervisor: {}", runner::sidecar::become_supervisor(volume));
         return ExitCode::FAILURE;
     }
     let output = match arguments.verb {
-        Verb::Controller(_) | Verb::Runner { question: None } => LogOutput::Stdout,
+        Verb::Controller(_) | Verb::Runner { question: None } | Verb::RestoreStep { .. } => LogOutput::Stdout,
         _ => LogOutput::Stderr,
     };
     telemetry::start(arguments.log_format, output, &arguments.log_level);
@@ -139,10 +139,11 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
             let shutdown = async { tracing::info!("{} received", runner::terminated().await) };
             controller::run(settings, shutdown).await.map(|()| 0).map_err(|error| CliError::Usage(error.to_string()))
         }
-        Verb::Sidecar { volumes } => Err(CliError::Usage(runner::sidecar::become_supervisor(&volumes).to_string())),
-        Verb::SidecarRun { volumes } => Ok(runner::sidecar::run_in_sidecar(&volumes).await),
+        Verb::Sidecar { volume } => Err(CliError::Usage(runner::sidecar::become_supervisor(&volume).to_string())),
+        Verb::SidecarRun { volume } => Ok(runner::sidecar::run_in_sidecar(&volume).await),
         Verb::Runner { question: None } => Ok(runner::run_job().await),
         Verb::Runner { question: Some(question) } => Ok(runner::answer(question).await),
+        Verb::RestoreStep { volume } => Ok(runner::restore_step(volume).await),
     }
 }
 

@@ -22,6 +22,7 @@ mod folder;
 mod gate;
 mod lock;
 mod open;
+mod part;
 mod read;
 mod snapshots;
 mod source;
@@ -41,7 +42,7 @@ use rustic_core::repofile::MasterKey;
 use tokio::sync::mpsc;
 
 pub use error::{RepositoryError, StoreFault};
-pub use folder::{FolderRules, LISTED, RestoredFolder, StoredFolder, Trouble, Troubles};
+pub use folder::{FolderMetadata, FolderRules, LISTED, RestoredFolder, StoredFolder, Trouble, Troubles};
 pub use lock::LockHolder;
 pub use open::{create, open, open_or_create};
 pub use read::{Entry, EntryKind, StoredFile};

@@ -4,7 +4,6 @@
 
 use std::{path::Path, sync::Arc};
 
-use bytes::Bytes;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use rustic_core::{
@@ -17,10 +16,10 @@ use tokio::sync::mpsc;
 
 use super::{
     Repository, RepositoryError,
-    crypto::{self, Cipher, CryptoError},
     engine::{self, FirstError, ReadOnly},
+    part::{Fetcher, Part},
     source::hex,
-    store::{Kind, Store},
+    store::Kind,
 };
 use crate::{
     model::{Proof, SnapshotIdentity},
@@ -69,17 +68,6 @@ pub struct StoredFile {
     pub pieces: mpsc::Receiver<Piece>,
 }
 
-/// Where one part of a file is.
-#[derive(Clone, Copy)]
-struct Part {
-    id: Id,
-    pack: Id,
-    offset: u32,
-    length: u32,
-    plain_length: u32,
-    compressed: bool,
-}
-
 impl Repository {
     /// All paths of a snapshot. `snapshot` is a whole id, see [`Repository::find`].
     pub async fn list(&self, snapshot: &str) -> Result<Vec<Entry>, RepositoryError> {
@@ -123,17 +111,7 @@ impl Repository {
             if !node.is_file() {
                 return Ok(None);
             }
-            let parts = node.content.unwrap_or_default().into_iter().map(|id| {
-                let entry = repository.get_index_entry(&id)?;
-                Ok(Part {
-                    id: *id,
-                    pack: *entry.pack,
-                    offset: entry.location.offset,
-                    length: entry.location.length,
-                    plain_length: entry.location.data_length(),
-                    compressed: entry.location.uncompressed_length.is_some(),
-                })
-            });
+            let parts = node.content.unwrap_or_default().into_iter().map(|id| Part::find(&repository, &id));
             let parts = parts.collect::<rustic_core::RusticResult<Vec<Part>>>()?;
             Ok(Some((snapshot, node.meta.size, parts)))
         };
@@ -154,13 +132,14 @@ impl Repository {
         let digest = digest.filter(|_| only_file).map(str::to_owned);
 
         let (sender, receiver) = pieces();
-        let output = Output { store: self.store.clone(), cipher: self.cipher.clone(), digest, size };
+        let fetcher = Fetcher { store: self.store.clone(), cipher: self.cipher.clone() };
+        let output = Output { fetcher, digest, size };
         tokio::spawn(async move { output.send(parts, sender).await });
         Ok(StoredFile { size, pieces: receiver })
     }
 
     /// The id of a snapshot that is there.
-    async fn snapshot_id(&self, snapshot: &str) -> Result<SnapshotId, RepositoryError> {
+    pub(super) async fn snapshot_id(&self, snapshot: &str) -> Result<SnapshotId, RepositoryError> {
         let id = snapshot.parse::<Id>().map_err(|_| {
             RepositoryError::InvalidRequest(format!("{snapshot:?} is no whole snapshot id of 64 hex digits"))
         })?;
@@ -175,8 +154,7 @@ impl Repository {
 }
 
 struct Output {
-    store: Store,
-    cipher: Cipher,
+    fetcher: Fetcher,
     /// What the whole file's SHA-256 must be, where the snapshot says that.
     digest: Option<String>,
     size: u64,
@@ -196,7 +174,7 @@ impl Output {
     /// Whether somebody read it to its end.
     async fn send_parts(&self, parts: Vec<Part>, sender: &PieceSender) -> Result<bool, RepositoryError> {
         let mut hash = Sha256::default();
-        let mut contents = stream::iter(parts).map(|part| self.fetch(part)).buffered(READ_AHEAD);
+        let mut contents = stream::iter(parts).map(|part| self.fetcher.fetch(part)).buffered(READ_AHEAD);
         while let Some(content) = contents.next().await {
             let mut content = content?;
             hash.update(&content);
@@ -208,23 +186,11 @@ impl Output {
             }
         }
         match &self.digest {
-            Some(digest) if *digest != hex(&hash.finalize()) => {
-                Err(self.store.damaged("a file is not what its snapshot's digest says, although all its parts are"))
-            }
+            Some(digest) if *digest != hex(&hash.finalize()) => Err(self
+                .fetcher
+                .store
+                .damaged("a file is not what its snapshot's digest says, although all its parts are")),
             _ => Ok(true),
         }
     }
-
-    async fn fetch(&self, part: Part) -> Result<Bytes, RepositoryError> {
-        let sealed = self.store.read_range(&part.pack, part.offset, part.length).await?;
-        let plain = open_part(&self.cipher, &part, &sealed)
-            .map_err(|error| self.store.damaged(format!("a part of pack {}: {error}", part.pack.to_hex().as_str())))?;
-        Ok(plain.into())
-    }
-}
-
-fn open_part(cipher: &Cipher, part: &Part, sealed: &[u8]) -> Result<Vec<u8>, CryptoError> {
-    let plain = cipher.decrypt(sealed)?;
-    let plain = if part.compressed { crypto::decompress(&plain)? } else { plain };
-    if crypto::id_of(&plain) == part.id { Ok(plain) } else { Err(CryptoError::NotAuthentic) }
 }

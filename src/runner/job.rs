@@ -35,13 +35,18 @@ pub async fn run_job() -> u8 {
         Err(failure) => Err(failure),
     }
     .unwrap_or_else(|failure| SourceReport::failed(failure, started.elapsed()));
-    story::tell_verdict(&report);
+    leave_report(&report).await;
+    story::exit_code(report.verdict)
+}
+
+/// Leaves a report where the kubelet and `kubectl logs` show it.
+pub(super) async fn leave_report(report: &SourceReport) {
+    story::tell_verdict(report);
     let path = settings::mounted(mounts::TERMINATION_MESSAGE);
     if let Err(error) = tokio::fs::write(&path, report.to_termination_message()).await {
         // The controller takes a lost report for a failure, so green is not at risk; the log still has the story.
         warn!("failed to write the report to {}: {error}", path.display());
     }
-    story::exit_code(report.verdict)
 }
 
 /// Cancels `work` on SIGTERM and SIGINT, and gives it [`REPORT_WITHIN`] to end by itself.

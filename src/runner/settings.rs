@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    model::{BackendConfig, Failure, Reason, Secret, Task, mounts},
+    model::{BackendConfig, Failure, Reason, Secret, Task, injected::BACKEND_VARIABLE, mounts},
     repository::{Access, LockHolder, Patience, S3Credentials},
 };
 
@@ -51,6 +51,22 @@ pub fn task() -> Result<Task, Failure> {
     })?;
     serde_json::from_str(&text)
         .map_err(|error| invalid(format!("the task in {} cannot be read: {error}", mounts::TASK_VARIABLE)))
+}
+
+/// Where the repository is, as the webhook wrote it into the container.
+pub fn backend() -> Result<BackendConfig, Failure> {
+    let text = env::var(BACKEND_VARIABLE)
+        .map_err(|_| invalid(format!("the environment variable {BACKEND_VARIABLE} is missing; the webhook sets it")))?;
+    serde_json::from_str(&text)
+        .map_err(|error| invalid(format!("the place of the repository in {BACKEND_VARIABLE} cannot be read: {error}")))
+}
+
+/// The pod's namespace. With a wrong one, no snapshot would be found where there are some.
+pub fn namespace() -> Result<String, Failure> {
+    env::var("POD_NAMESPACE")
+        .ok()
+        .filter(|namespace| !namespace.is_empty())
+        .ok_or_else(|| invalid("the environment variable POD_NAMESPACE is missing; the webhook sets it".to_owned()))
 }
 
 fn invalid(message: String) -> Failure {

@@ -54,14 +54,14 @@ pub(super) fn node(name: &OsStr, stat: &Statx, node_type: NodeType, attributes: 
     let is_linked = stat.stx_nlink > 1 && !is_folder;
     let modified = timestamp(&stat.stx_mtime);
     let changed = timestamp(&stat.stx_ctime);
-    // What may yet change unseen gets a time that no file has, so that the next run reads it again.
+    // What may yet change unseen gets a time that no file has, and no other run gives, so that the next one reads it again.
     let is_sure = is_folder || changed < now.saturating_sub(SURE_AFTER).unwrap_or(Timestamp::MIN);
     let metadata = Metadata {
         mode: Some(mode_of(stat)),
         mtime: Some(modified),
         // As restic does: reading a file must not change its folder's tree.
         atime: Some(modified),
-        ctime: Some(if is_sure { changed } else { Timestamp::UNIX_EPOCH }),
+        ctime: Some(if is_sure { changed } else { never(now) }),
         uid: Some(stat.stx_uid),
         gid: Some(stat.stx_gid),
         user: None,
@@ -73,6 +73,11 @@ pub(super) fn node(name: &OsStr, stat: &Statx, node_type: NodeType, attributes: 
         ..attributes
     };
     Node::new_node(name, node_type, metadata)
+}
+
+/// As long before 1970 as `now` is after it.
+fn never(now: Timestamp) -> Timestamp {
+    Timestamp::from_nanosecond(-now.as_nanosecond()).unwrap_or(Timestamp::MIN)
 }
 
 /// The file system that a file is on.
@@ -101,11 +106,6 @@ pub(super) fn permissions(mode: u32) -> Mode {
     Mode::from_raw_mode(special | mode & 0o777)
 }
 
-/// Whether a program would run as its owner or group.
-pub(super) fn takes_identity(mode: Mode) -> bool {
-    mode.intersects(Mode::SUID | Mode::SGID)
-}
-
 /// A time; one beyond the year 9999 is the last that there is, as with restic.
 fn timestamp(time: &StatxTimestamp) -> Timestamp {
     let nanoseconds = i32::try_from(time.tv_nsec).unwrap_or_default();
@@ -122,7 +122,7 @@ pub(super) fn times(metadata: &Metadata) -> Option<Timestamps> {
     })
 }
 
-pub(super) fn timespec(time: Timestamp) -> Timespec {
+fn timespec(time: Timestamp) -> Timespec {
     // The system wants nanoseconds that count forwards, before 1970, too.
     let nanoseconds = time.subsec_nanosecond();
     let (seconds, nanoseconds) = if nanoseconds < 0 {
@@ -164,6 +164,11 @@ pub(super) fn portable(metadata: &Metadata) -> impl Iterator<Item = (&str, &[u8]
         .map(|attribute| (attribute.name.as_str(), attribute.value.as_deref().unwrap_or_default()))
 }
 
+/// Whether an attribute is an access list, which a file's mode is a part of.
+pub(super) fn is_access_list(attribute: &str) -> bool {
+    attribute.starts_with("system.posix_acl_")
+}
+
 /// Whether a name is one of a single entry, and can be one.
 pub(super) fn is_plain(name: &OsStr) -> bool {
     let bytes = name.as_bytes();
@@ -195,7 +200,6 @@ mod tests {
         ] {
             assert_eq!(permissions(go).as_raw_mode(), unix, "{go:o}");
         }
-        assert!(takes_identity(permissions(SET_GROUP)) && !takes_identity(permissions(STICKY | 0o777)));
     }
 
     #[test]

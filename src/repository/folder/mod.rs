@@ -5,13 +5,19 @@
 
 mod ledger;
 mod metadata;
+mod owner;
+mod restore;
 mod source;
 mod store;
+mod unfold;
 mod walk;
+mod write;
 
-use std::{path::Path, sync::Arc};
+use std::{fs::File, path::Path, sync::Arc};
 
 use jiff::Timestamp;
+use rustic_core::repofile::{Metadata, NodeType};
+use serde::{Deserialize, Serialize};
 
 use super::{Progress, Repository, RepositoryError};
 use crate::model::SnapshotIdentity;
@@ -67,11 +73,28 @@ pub struct StoredFolder {
 pub struct RestoredFolder {
     /// Entries that are no folders.
     pub files: u64,
-    /// Bytes of all files.
+    /// Bytes of all files, those of a file with several names once.
     pub bytes: u64,
     /// What could not be kept for lack of rights, or of support by the file system: owners, attributes, device nodes.
     /// Contents are always whole.
     pub not_kept: Troubles,
+    /// What the folder itself got.
+    pub own: FolderMetadata,
+}
+
+/// Owner, mode, times and attributes of a folder itself; as JSON in the form of restic's trees.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct FolderMetadata(Metadata);
+
+impl FolderMetadata {
+    /// Gives a folder all of it; what could not be kept for lack of rights is told.
+    pub fn apply_to(&self, folder: &Path) -> Result<Vec<String>, RepositoryError> {
+        let failed =
+            |(action, source)| RepositoryError::Unwritable { action, path: folder.display().to_string(), source };
+        let open = File::open(folder).map_err(|error| failed(("open", error)))?;
+        owner::Place::Open(&open).apply(&self.0, &NodeType::Dir).map_err(failed)
+    }
 }
 
 impl Repository {
@@ -108,7 +131,12 @@ impl Repository {
         target: &Path,
         progress: Arc<Progress>,
     ) -> Result<RestoredFolder, RepositoryError> {
-        let _ = (snapshot, path, target, progress);
-        Err(RepositoryError::InvalidRequest("folders cannot be restored yet".to_owned()))
+        self.while_locked(
+            |run| async move { restore::restore_folder(self, &run, snapshot, path, target, progress).await },
+        )
+        .await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,9 +23,9 @@ pub use drive::{Driven, Errand, drive};
 pub use find::{Sidecar, find};
 pub use helper::HelperCommand;
 
-use super::settings;
+use super::{StepVolume, settings};
 use crate::model::{
-    SourceName, SourceNameError, Task,
+    Task,
     injected::{CONTROL_SOCKET, HELPER_IN_IMAGE},
 };
 
@@ -40,7 +40,7 @@ pub struct Assignment {
 }
 
 /// Replaces this process by the supervisor, which starts this program anew for each run. Returns only if that fails.
-pub fn become_supervisor(volumes: &[MountedVolume]) -> io::Error {
+pub fn become_supervisor(volumes: &[StepVolume]) -> io::Error {
     let program = match std::env::current_exe() {
         Ok(program) => program,
         Err(error) => return error,
@@ -51,40 +51,14 @@ pub fn become_supervisor(volumes: &[MountedVolume]) -> io::Error {
         .arg("--")
         .arg(program)
         .arg("sidecar-run")
-        .args(volumes.iter().map(|volume| format!("--volume={volume}")))
+        .args(volumes.iter().map(argument))
         .exec()
 }
 
-/// A volume that the sidecar has mounted, as its arguments say it: `NAME` or `NAME=pvc/CLAIM`.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct MountedVolume {
-    /// Name of the pod's volume.
-    pub name: String,
-    /// The source that it is, if it is one.
-    pub source: Option<SourceName>,
-}
-
-impl std::str::FromStr for MountedVolume {
-    type Err = SourceNameError;
-
-    fn from_str(text: &str) -> Result<Self, SourceNameError> {
-        let (name, source) = match text.split_once('=') {
-            Some((name, source)) => (name, Some(source.parse()?)),
-            None => (text, None),
-        };
-        // Kubernetes' own rule for it, as far as a path is at stake.
-        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
-            return Err(SourceNameError(text.to_owned()));
-        }
-        Ok(Self { name: name.to_owned(), source })
-    }
-}
-
-impl std::fmt::Display for MountedVolume {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.source {
-            Some(source) => write!(formatter, "{}={source}", self.name),
-            None => formatter.write_str(&self.name),
-        }
+/// The volume as it stands in the arguments.
+fn argument(volume: &StepVolume) -> String {
+    match &volume.source {
+        Some(source) => format!("--volume={}={source}", volume.name),
+        None => format!("--volume={}", volume.name),
     }
 }

@@ -2,11 +2,14 @@
 
 mod fake_s3;
 mod faults;
+mod folders;
 mod gate;
 mod interoperability;
 mod memory;
 mod restic;
+mod restore_step;
 mod streams;
+mod torture;
 
 use std::{path::Path, sync::Arc};
 

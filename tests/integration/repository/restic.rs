@@ -41,6 +41,10 @@ fn find(variable: &str, name: &str) -> PathBuf {
 }
 
 impl Restic {
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     pub fn command(&self, repository: &Path) -> Command {
         let mut command = Command::new(&self.0);
         command

@@ -1,0 +1,201 @@
+//! Snapshots that nobody should have made: whatever their trees say, nothing outside of the target is touched.
+
+use std::{fs, path::Path, sync::Arc};
+
+use rustic_core::{
+    Id, TreeId,
+    repofile::{Metadata, Node, NodeType, SnapshotSummary, Tree},
+};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    model::{BackendConfig, Reason, Secret},
+    repository::{
+        Access, LockHolder, Patience,
+        commit::Commit,
+        create, crypto,
+        store::{Kind, Write},
+        tree,
+    },
+};
+
+fn node(name: &str, kind: NodeType, metadata: Metadata) -> Node {
+    // The name as it is: not escaped, and not looked at.
+    Node { name: name.to_owned(), node_type: kind, meta: metadata, ..Node::default() }
+}
+
+fn file(name: &str) -> Node {
+    Node { content: Some(vec![]), ..node(name, NodeType::File, Metadata { mode: Some(0o600), ..Metadata::default() }) }
+}
+
+fn link(name: &str, target: &Path) -> Node {
+    node(name, NodeType::from_link(target), Metadata::default())
+}
+
+fn folder(name: &str, tree: TreeId) -> Node {
+    Node { subtree: Some(tree), ..node(name, NodeType::Dir, Metadata { mode: Some(0o700), ..Metadata::default() }) }
+}
+
+fn id_of(tree: &Tree) -> TreeId {
+    tree.serialize().unwrap().1
+}
+
+/// A repository, and beside it a folder to restore into and one to stay out of.
+struct Case {
+    place: tempfile::TempDir,
+    repository: Repository,
+}
+
+impl Case {
+    async fn new() -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let access = Access {
+            backend: BackendConfig::Folder { path: place.path().join("repository").to_str().unwrap().into() },
+            password: Secret::new("password".into()),
+            s3: None,
+            holder: LockHolder { host: String::new(), user: String::new() },
+            patience: Patience::default(),
+        };
+        let repository = create(access, CancellationToken::new()).await.unwrap();
+        for folder in ["target", "outside"] {
+            fs::create_dir(place.path().join(folder)).unwrap();
+        }
+        Self { place, repository }
+    }
+
+    /// Stores trees, the last of which is the root.
+    async fn store(&self, trees: &[Tree]) -> String {
+        let (repository, store) = (&self.repository, &self.repository.store);
+        let pack = tree::pack(&repository.cipher, 2, trees).unwrap();
+        let index = json!({ "packs": [pack.entry] }).to_string();
+        let index: bytes::Bytes = repository.cipher.encrypt_file(index.as_bytes(), 2).unwrap().into();
+        let files: [(Kind, Id, bytes::Bytes); 2] =
+            [(Kind::Pack, pack.id, pack.content), (Kind::Index, crypto::id_of(&index), index)];
+        for (kind, id, content) in files {
+            store.write(kind, &id, vec![content], Write::Replace).await.unwrap();
+        }
+        let identity = SnapshotIdentity { host: "shop".into(), path: "/data/claim".into(), tags: vec![] };
+        let progress = Progress::default();
+        let commit =
+            Commit { repository, store, identity: &identity, time: Timestamp::UNIX_EPOCH, progress: &progress };
+        commit.publish(&commit.labelled(pack.root, SnapshotSummary::default()), &[]).await.unwrap()
+    }
+
+    async fn restore(&self, trees: &[Tree]) -> Result<RestoredFolder, RepositoryError> {
+        let snapshot = self.store(trees).await;
+        let target = self.place.path().join("target");
+        fs::remove_dir_all(&target).unwrap();
+        fs::create_dir(&target).unwrap();
+        self.repository.restore_folder(&snapshot, "/", &target, Arc::default()).await
+    }
+
+    fn is_unharmed(&self) {
+        let names = fs::read_dir(self.place.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        assert_eq!(names, ["outside", "repository", "target"]);
+        assert_eq!(fs::read_dir(self.place.path().join("outside")).unwrap().count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn names_that_lead_elsewhere_are_refused() {
+    let long = format!("{}x", "../".repeat(40));
+    let case = Case::new().await;
+    for name in [
+        "..",
+        ".",
+        "",
+        "../x",
+        "/",
+        "/tmp/stowaway-test-x",
+        "a/b",
+        "a/../../x",
+        "\\x2e\\x2e",
+        "\\x2fx",
+        "a\\x00b",
+        &long,
+    ] {
+        let below = Tree { nodes: vec![file("x")] };
+        for hostile in [file(name), link(name, Path::new("/")), folder(name, id_of(&below))] {
+            let error = case.restore(&[below.clone(), Tree { nodes: vec![hostile] }]).await.unwrap_err();
+            assert_eq!(error.reason(), Reason::RepositoryDamaged, "{name:?}: {error}");
+            case.is_unharmed();
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_goes_through_a_link_of_the_snapshot() {
+    let below = Tree { nodes: vec![file("x")] };
+    let case = Case::new().await;
+    let outside = case.place.path().join("outside");
+    let meta = Metadata { links: 2, inode: 7, mode: Some(0o600), ..Metadata::default() };
+    let first = Node { meta: meta.clone(), ..file("first") };
+    for nodes in [
+        // A folder where a link is already.
+        vec![link("a", &outside), folder("a", id_of(&below))],
+        // A file where a link is already: it would be written to what the link leads to.
+        vec![link("a", &outside.join("x")), file("a")],
+        vec![link("a", &outside.join("x")), node("a", NodeType::Fifo, Metadata::default())],
+        // Another name for a file where a link is already.
+        vec![first, link("a", &outside.join("x")), Node { meta, ..file("a") }],
+    ] {
+        let error = case.restore(&[below.clone(), Tree { nodes }]).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::TargetUnwritable, "{error}");
+        case.is_unharmed();
+    }
+}
+
+#[tokio::test]
+async fn links_themselves_are_restored_wherever_they_lead() {
+    let case = Case::new().await;
+    let root = Tree { nodes: vec![link("a", Path::new("../outside")), link("b", Path::new("/etc"))] };
+    case.restore(&[root]).await.unwrap();
+    case.is_unharmed();
+    assert_eq!(fs::read_link(case.place.path().join("target/a")).unwrap(), Path::new("../outside"));
+}
+
+#[tokio::test]
+async fn tree_or_content_that_is_not_there_fails_the_restore() {
+    let case = Case::new().await;
+    let missing = Node { content: Some(vec![Id::new([7; 32]).into()]), ..file("x") };
+    for root in
+        [vec![missing], vec![folder("x", Id::new([7; 32]).into())], vec![node("x", NodeType::Dir, Metadata::default())]]
+    {
+        let error = case.restore(&[Tree { nodes: root }]).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::RepositoryDamaged, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn length_that_the_parts_do_not_have_fails_the_restore() {
+    let case = Case::new().await;
+    let wrong = Node { meta: Metadata { size: 5, ..Metadata::default() }, ..file("x") };
+    let error = case.restore(&[Tree { nodes: vec![wrong] }]).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::RepositoryDamaged, "{error}");
+}
+
+#[tokio::test]
+async fn target_that_is_not_empty_is_not_touched() {
+    let case = Case::new().await;
+    let target = case.place.path().join("target");
+    fs::write(target.join("data"), "the app's").unwrap();
+    let snapshot = case.store(&[Tree { nodes: vec![file("x")] }]).await;
+    let error = case.repository.restore_folder(&snapshot, "/", &target, Arc::default()).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::TargetUnwritable, "{error}");
+    assert_eq!(fs::read_dir(target).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn folder_that_a_snapshot_does_not_have_is_said_to_be_missing() {
+    let case = Case::new().await;
+    let snapshot = case.store(&[Tree { nodes: vec![file("data")] }]).await;
+    for path in ["/nothing", "/data", "/data/claim"] {
+        let target = case.place.path().join("target");
+        let error = case.repository.restore_folder(&snapshot, path, &target, Arc::default()).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::SnapshotNotFound, "{error}");
+    }
+}

@@ -1,0 +1,244 @@
+//! The trees of a snapshot as the steps that make a folder of them, a bounded batch at a time.
+//!
+//! It must not know how a step is carried out. Names that lead elsewhere are refused here.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt,
+    path::PathBuf,
+};
+
+use bytes::Bytes;
+use rustic_core::{
+    DataId, Id, IndexedFullStatus, TreeId,
+    repofile::{Node, NodeType, Tree},
+};
+use tokio::runtime::Handle;
+
+use super::metadata::is_plain;
+use crate::repository::{
+    RepositoryError,
+    part::{Fetcher, Part},
+};
+
+/// How many bytes of files a batch holds; one part, of at most 8 MiB, may go beyond.
+const BATCH_BYTES: u64 = 8 << 20;
+/// How many steps a batch holds.
+const BATCH_STEPS: usize = 1024;
+/// Trees are stored after those of the folders in them, so much of what precedes a tree is read with it.
+const BEFORE_A_TREE: u32 = 64 * 1024;
+
+/// One step.
+pub(super) enum Step {
+    /// Make a folder, and go on in it.
+    Enter(OsString),
+    /// All is in the folder: give it its metadata, and go on in the one that it is in.
+    Leave(Box<Node>),
+    /// Make a file, and go on with its content.
+    Begin(OsString),
+    /// The file's next part.
+    Part(Id),
+    /// All is in the file: give it its metadata.
+    End(Box<Node>),
+    /// Make something without content.
+    Make(OsString, Box<Node>),
+    /// Make another name of what was made at this path, relative to the target.
+    Link(OsString, PathBuf),
+}
+
+/// Some steps, and the parts that they need.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub steps: Vec<Step>,
+    pub parts: Vec<Part>,
+}
+
+/// A folder that is being unfolded.
+struct Level {
+    /// The folder itself, without its name.
+    node: Box<Node>,
+    entries: std::vec::IntoIter<Node>,
+}
+
+/// A file that is being unfolded.
+struct Content {
+    node: Box<Node>,
+    ids: std::vec::IntoIter<DataId>,
+}
+
+/// The unfolding of one folder.
+pub(super) struct Unfolding<'a> {
+    repository: &'a rustic_core::Repository<IndexedFullStatus>,
+    fetcher: &'a Fetcher,
+    runtime: &'a Handle,
+    levels: Vec<Level>,
+    path: PathBuf,
+    file: Option<Content>,
+    /// Files of several names: where the first was made, and how many names are to come.
+    linked: HashMap<(u64, u64), (PathBuf, u64)>,
+    /// The piece of a pack that was read last.
+    window: Option<(Id, u32, Bytes)>,
+}
+
+impl<'a> Unfolding<'a> {
+    pub fn new(
+        repository: &'a rustic_core::Repository<IndexedFullStatus>,
+        fetcher: &'a Fetcher,
+        runtime: &'a Handle,
+    ) -> Self {
+        Self {
+            repository,
+            fetcher,
+            runtime,
+            levels: Vec::new(),
+            path: PathBuf::new(),
+            file: None,
+            linked: HashMap::new(),
+            window: None,
+        }
+    }
+
+    /// Goes to the folder at that path of a snapshot's trees; false if there is none.
+    pub fn go_to(&mut self, root: TreeId, path: &str) -> Result<bool, RepositoryError> {
+        let mut node = Box::new(Node { subtree: Some(root), node_type: NodeType::Dir, ..Node::default() });
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            let Some(tree) = node.subtree else { return Ok(false) };
+            let entries = self.tree(tree)?.nodes;
+            match entries.into_iter().find(|entry| entry.name().as_bytes() == name.as_bytes()) {
+                Some(entry) if entry.is_dir() => *node = entry,
+                _ => return Ok(false),
+            }
+        }
+        self.enter(node)?;
+        Ok(true)
+    }
+
+    /// The next steps, or none after the last.
+    pub fn batch(&mut self) -> Result<Option<Batch>, RepositoryError> {
+        let mut batch = Batch::default();
+        let mut bytes = 0;
+        while batch.steps.len() < BATCH_STEPS && bytes < BATCH_BYTES {
+            if let Some(part) = self.next_part()? {
+                bytes += u64::from(part.plain_length);
+                batch.steps.push(Step::Part(part.id));
+                batch.parts.push(part);
+            } else if let Some(file) = self.file.take() {
+                batch.steps.push(Step::End(file.node));
+            } else if let Some(step) = self.next_entry()? {
+                batch.steps.push(step);
+            } else {
+                break;
+            }
+        }
+        Ok(if batch.steps.is_empty() { None } else { Some(batch) })
+    }
+
+    fn next_part(&mut self) -> Result<Option<Part>, RepositoryError> {
+        let next = self.file.as_mut().and_then(|file| file.ids.next());
+        next.map(|id| self.find(&id)).transpose()
+    }
+
+    fn next_entry(&mut self) -> Result<Option<Step>, RepositoryError> {
+        let Some(level) = self.levels.last_mut() else { return Ok(None) };
+        let Some(mut node) = level.entries.next() else {
+            let left = self.levels.pop();
+            self.path.pop();
+            return Ok(left.map(|level| Step::Leave(level.node)));
+        };
+        let name = node.name().into_owned();
+        if !is_plain(&name) {
+            let shown = self.path.join("?");
+            return Err(self.damaged(&format!("{} has the name {name:?}, which no file can have", shown.display())));
+        }
+        if node.is_dir() {
+            self.path.push(&name);
+            self.enter(Box::new(node))?;
+            return Ok(Some(Step::Enter(name)));
+        }
+        if let Some(first) = self.first_name(&node, &name) {
+            return Ok(Some(Step::Link(name, first)));
+        }
+        if !node.is_file() {
+            return Ok(Some(Step::Make(name, Box::new(node))));
+        }
+        let ids = node.content.take().unwrap_or_default();
+        self.check_length(&name, &node, &ids)?;
+        self.file = Some(Content { node: Box::new(node), ids: ids.into_iter() });
+        Ok(Some(Step::Begin(name)))
+    }
+
+    /// Where a file of several names was made already; remembers where it will be made otherwise.
+    fn first_name(&mut self, node: &Node, name: &OsStr) -> Option<PathBuf> {
+        // A device that we may not make is left out, and nothing can be linked to it.
+        let is_device = matches!(node.node_type, NodeType::Dev { .. } | NodeType::Chardev { .. });
+        if node.meta.links < 2 || node.meta.inode == 0 || is_device {
+            return None;
+        }
+        match self.linked.entry((node.meta.device_id, node.meta.inode)) {
+            Entry::Vacant(vacant) => {
+                vacant.insert((self.path.join(name), node.meta.links - 1));
+                None
+            }
+            Entry::Occupied(mut occupied) => {
+                let (first, left) = occupied.get_mut();
+                *left = left.saturating_sub(1);
+                Some(if *left == 0 { occupied.remove().0 } else { first.clone() })
+            }
+        }
+    }
+
+    /// Other writers that store streams leave 0.
+    fn check_length(&self, name: &OsStr, node: &Node, ids: &[DataId]) -> Result<(), RepositoryError> {
+        let mut length = 0;
+        for id in ids {
+            length += u64::from(self.find(id)?.plain_length);
+        }
+        let recorded = node.meta.size;
+        if recorded != length && recorded != 0 {
+            let path = self.path.join(name);
+            let what = format!("{} should have {recorded} bytes and has parts of {length}", path.display());
+            return Err(self.damaged(&what));
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, mut node: Box<Node>) -> Result<(), RepositoryError> {
+        let entries = match node.subtree.take() {
+            Some(tree) => self.tree(tree)?.nodes,
+            None => return Err(self.damaged(&format!("the folder {} has no tree", self.path.display()))),
+        };
+        self.levels.push(Level { node, entries: entries.into_iter() });
+        Ok(())
+    }
+
+    fn tree(&mut self, id: TreeId) -> Result<Tree, RepositoryError> {
+        let part = self.find(&id)?;
+        let is_in = |(pack, start, bytes): &(Id, u32, Bytes)| {
+            *pack == part.pack
+                && *start <= part.offset
+                && (part.offset - start) as usize + part.length as usize <= bytes.len()
+        };
+        if !self.window.as_ref().is_some_and(is_in) {
+            let start = part.offset.saturating_sub(BEFORE_A_TREE);
+            let length = part.offset - start + part.length;
+            let bytes = self.runtime.block_on(self.fetcher.store.read_range(&part.pack, start, length))?;
+            self.window = Some((part.pack, start, bytes));
+        }
+        let (start, sealed) = self.window.as_ref().map_or((0, &[][..]), |(_, start, bytes)| (*start, bytes));
+        let json = self.fetcher.open_within(&part, sealed, start)?;
+        serde_json::from_slice(&json)
+            .map_err(|error| self.damaged(&format!("the tree of {} cannot be read: {error}", self.path.display())))
+    }
+
+    fn find(&self, id: &(impl rustic_core::PackedId + std::ops::Deref<Target = Id>)) -> Result<Part, RepositoryError> {
+        Part::find(self.repository, id).map_err(|_| {
+            let id = id.to_hex();
+            self.damaged(&format!("the part {} of what is in {:?} is in no index", id.as_str(), self.path.display()))
+        })
+    }
+
+    fn damaged(&self, what: &str) -> RepositoryError {
+        self.fetcher.store.damaged(what)
+    }
+}

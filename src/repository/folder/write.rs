@@ -1,0 +1,249 @@
+//! Makes a folder, step by step: files, holes, links, owners, modes, attributes and times.
+//!
+//! By handles of folders alone, and only new entries: nothing that a snapshot says leads out of the target, and nothing
+//! that is there is written to. It must not know where the steps come from.
+
+use std::{
+    collections::HashMap,
+    ffi::{OsStr, OsString},
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::FileExt as _,
+    },
+    path::{Path, PathBuf},
+    sync::atomic::Ordering,
+};
+
+use bytes::Bytes;
+use rustic_core::{
+    Id,
+    repofile::{Node, NodeType},
+};
+use rustix::{
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, ftruncate, linkat, mkdirat, mknodat, open, openat, symlinkat, syncfs},
+    io::Errno,
+};
+
+use super::{
+    FolderMetadata, RestoredFolder,
+    owner::{Failed, Place},
+    unfold::Step,
+    walk::raise_limit_of_handles,
+};
+use crate::repository::{Progress, RepositoryError};
+
+/// The parts of a batch by their ids.
+pub(super) type Parts = HashMap<Id, Bytes>;
+
+/// What is nothing but zeros between two multiples of this becomes a hole: a new file has zeros where nothing was written.
+const HOLE_BYTES: usize = 64 * 1024;
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const NEW_FILE: OFlags =
+    OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// Until all is in it, only we may look into it.
+const CLOSED_FOLDER: Mode = Mode::RWXU;
+const CLOSED_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// A file that is being written.
+struct Writing {
+    name: OsString,
+    file: File,
+    length: u64,
+    /// Where the last byte that was written is, beyond which there are holes.
+    written: u64,
+}
+
+/// The writer of one folder.
+pub(super) struct Writer {
+    target: PathBuf,
+    /// The target, and the folders in it that lead to where we are.
+    levels: Vec<OwnedFd>,
+    path: PathBuf,
+    file: Option<Writing>,
+    restored: RestoredFolder,
+}
+
+impl Writer {
+    /// Opens the target, which must be empty.
+    pub fn new(target: &Path) -> Result<Self, RepositoryError> {
+        raise_limit_of_handles();
+        let mut writer = Self {
+            target: target.to_owned(),
+            levels: Vec::new(),
+            path: PathBuf::new(),
+            file: None,
+            restored: RestoredFolder::default(),
+        };
+        let handle = open(target, FOLDER, Mode::empty()).map_err(|error| writer.failed("open", None, error))?;
+        let is_empty = Dir::read_from(&handle).and_then(|entries| {
+            entries
+                .map(|entry| entry.map(|entry| entry.file_name().to_owned()))
+                .try_fold(true, |empty, name| name.map(|name| empty && matches!(name.to_bytes(), b"." | b"..")))
+        });
+        match is_empty {
+            Ok(true) => {}
+            Ok(false) => return Err(writer.failed("restore into", None, Errno::NOTEMPTY)),
+            Err(error) => return Err(writer.failed("list", None, error)),
+        }
+        writer.levels.push(handle);
+        Ok(writer)
+    }
+
+    /// Carries out the next step.
+    pub fn carry_out(&mut self, step: Step, parts: &Parts, progress: &Progress) -> Result<(), RepositoryError> {
+        match step {
+            Step::Enter(name) => {
+                let failed = |error| self.failed("make the folder", Some(&name), error);
+                mkdirat(self.level()?, &name, CLOSED_FOLDER).map_err(failed)?;
+                let handle = openat(self.level()?, &name, FOLDER, Mode::empty()).map_err(failed)?;
+                self.levels.push(handle);
+                self.path.push(name);
+                Ok(())
+            }
+            Step::Leave(node) => self.leave(&node),
+            Step::Begin(name) => {
+                let failed = |error| self.failed("make the file", Some(&name), error);
+                let file = openat(self.level()?, &name, NEW_FILE, CLOSED_FILE).map_err(failed)?;
+                self.file = Some(Writing { name, file: file.into(), length: 0, written: 0 });
+                Ok(())
+            }
+            Step::Part(id) => {
+                let Some(content) = parts.get(&id) else {
+                    return Err(self.failed("write", None, io::Error::other("a part was not fetched")));
+                };
+                progress.read.fetch_add(content.len() as u64, Ordering::Relaxed);
+                self.append(content)
+            }
+            Step::End(node) => self.end(&node),
+            Step::Make(name, node) => self.make(&name, &node),
+            Step::Link(name, first) => self.link(&name, &first),
+        }
+    }
+
+    /// Makes all of it durable.
+    pub fn finish(self) -> Result<RestoredFolder, RepositoryError> {
+        // The last folder was left, so the target is opened once more.
+        let handle = open(&self.target, FOLDER, Mode::empty());
+        handle.and_then(syncfs).map_err(|error| self.failed("make durable", None, error))?;
+        Ok(self.restored)
+    }
+
+    fn leave(&mut self, node: &Node) -> Result<(), RepositoryError> {
+        let Some(handle) = self.levels.pop() else { return Err(self.failed("leave", None, Errno::BADF)) };
+        let handle = File::from(handle);
+        let not_kept = Place::Open(&handle).apply(&node.meta, &node.node_type);
+        let path = self.path.clone();
+        self.keep_account(&path, not_kept)?;
+        if self.levels.is_empty() {
+            self.restored.own = FolderMetadata(node.meta.clone());
+        }
+        self.path.pop();
+        Ok(())
+    }
+
+    fn append(&mut self, content: &[u8]) -> Result<(), RepositoryError> {
+        let Some(writing) = &mut self.file else { return Err(self.failed("write", None, Errno::BADF)) };
+        let mut rest = content;
+        while !rest.is_empty() {
+            // To the next multiple.
+            let into_block = usize::try_from(writing.length % HOLE_BYTES as u64).unwrap_or_default();
+            let (block, after) = rest.split_at(rest.len().min(HOLE_BYTES - into_block));
+            if block.iter().any(|byte| *byte != 0) {
+                if let Err(error) = writing.file.write_all_at(block, writing.length) {
+                    let name = writing.name.clone();
+                    return Err(self.failed("write", Some(&name), error));
+                }
+                writing.written = writing.length + block.len() as u64;
+            }
+            writing.length += block.len() as u64;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, node: &Node) -> Result<(), RepositoryError> {
+        let Some(writing) = self.file.take() else { return Err(self.failed("end", None, Errno::BADF)) };
+        let Writing { name, file, length, written } = writing;
+        if written < length {
+            ftruncate(&file, length).map_err(|error| self.failed("set the length of", Some(&name), error))?;
+        }
+        // Other writers that store streams leave 0.
+        if node.meta.size != 0 && node.meta.size != length {
+            let text = format!("it has {length} bytes and should have {}", node.meta.size);
+            return Err(self.failed("restore", Some(&name), io::Error::other(text)));
+        }
+        let not_kept = Place::Open(&file).apply(&node.meta, &node.node_type);
+        self.keep_account(&self.path.join(&name), not_kept)?;
+        self.restored.files += 1;
+        self.restored.bytes += length;
+        Ok(())
+    }
+
+    fn make(&mut self, name: &OsStr, node: &Node) -> Result<(), RepositoryError> {
+        let level = self.level()?;
+        let made = match &node.node_type {
+            NodeType::Symlink { .. } => symlinkat(node.node_type.to_link(), level, name),
+            NodeType::Dev { device } => mknodat(level, name, FileType::BlockDevice, CLOSED_FILE, *device),
+            NodeType::Chardev { device } => mknodat(level, name, FileType::CharacterDevice, CLOSED_FILE, *device),
+            NodeType::Fifo => mknodat(level, name, FileType::Fifo, CLOSED_FILE, 0),
+            NodeType::Socket => mknodat(level, name, FileType::Socket, CLOSED_FILE, 0),
+            NodeType::File | NodeType::Dir => Err(Errno::INVAL),
+        };
+        let path = self.path.join(name);
+        match made {
+            Ok(()) => {
+                let not_kept = Place::Named(level.as_fd(), name).apply(&node.meta, &node.node_type);
+                self.keep_account(&path, not_kept)?;
+            }
+            // No data is in it; only few may make one.
+            Err(Errno::PERM) if matches!(node.node_type, NodeType::Dev { .. } | NodeType::Chardev { .. }) => {
+                self.restored.not_kept.add(&path, "a device cannot be made without the right to (CAP_MKNOD)");
+            }
+            Err(error) => return Err(self.failed("make", Some(name), error)),
+        }
+        self.restored.files += 1;
+        Ok(())
+    }
+
+    fn link(&mut self, name: &OsStr, first: &Path) -> Result<(), RepositoryError> {
+        let failed = |error| self.failed("link", Some(name), error);
+        let mut folder = None;
+        let names: Vec<&OsStr> = first.iter().collect();
+        let Some((last, folders)) = names.split_last() else { return Err(failed(Errno::INVAL)) };
+        for below in folders {
+            let from = folder.as_ref().or(self.levels.first()).ok_or_else(|| failed(Errno::BADF))?;
+            folder = Some(openat(from, *below, FOLDER, Mode::empty()).map_err(failed)?);
+        }
+        let from = folder.as_ref().or(self.levels.first()).ok_or_else(|| failed(Errno::BADF))?;
+        linkat(from, *last, self.level()?, name, AtFlags::empty()).map_err(failed)?;
+        self.restored.files += 1;
+        Ok(())
+    }
+
+    fn level(&self) -> Result<&OwnedFd, RepositoryError> {
+        self.levels.last().ok_or_else(|| self.failed("write into", None, Errno::BADF))
+    }
+
+    fn keep_account(&mut self, path: &Path, applied: Result<Vec<String>, Failed>) -> Result<(), RepositoryError> {
+        match applied {
+            Ok(not_kept) => {
+                for what in not_kept {
+                    self.restored.not_kept.add(path, what);
+                }
+                Ok(())
+            }
+            Err((action, source)) => {
+                let path = if path.as_os_str().is_empty() { &self.target } else { path };
+                Err(RepositoryError::Unwritable { action, path: path.display().to_string(), source })
+            }
+        }
+    }
+
+    fn failed(&self, action: &'static str, name: Option<&OsStr>, source: impl Into<io::Error>) -> RepositoryError {
+        let path = name.map_or_else(|| self.target.clone(), |name| self.path.join(name));
+        RepositoryError::Unwritable { action, path: path.display().to_string(), source: source.into() }
+    }
+}

@@ -1,0 +1,233 @@
+//! The restore step: before the app starts, its empty volumes are filled from their newest good snapshots, wholly or not at
+//! all. Whatever stands in the way fails the step, and so holds the app's start up: no empty start that had a backup.
+//!
+//! Joins volumes and repository. It must not know how either works inside.
+
+mod decide;
+mod volume;
+
+use std::{str::FromStr, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use self::{
+    decide::{Action, decide},
+    volume::{Volume, Whole},
+};
+use super::{
+    job::{leave_report, with_repository, within_grace},
+    settings::{self, Identity},
+    story::{self, tell_progress},
+};
+use crate::{
+    model::{Failure, Proof, Reason, SourceName, SourceReport, Verdict, injected::VOLUMES_FOLDER, milliseconds},
+    repository::{Progress, Repository},
+};
+
+/// How long another pod may work on a shared volume before this attempt ends; the kubelet makes another one.
+const LOCK_PATIENCE: Duration = Duration::from_mins(10);
+
+/// A volume to look after: `NAME=SOURCE`, or `NAME` for one that ends with its pod.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StepVolume {
+    /// Name of the volume in the pod, where it is mounted at [`VOLUMES_FOLDER`].
+    pub name: String,
+    /// The source whose snapshots are of it.
+    pub source: Option<SourceName>,
+}
+
+impl FromStr for StepVolume {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, source) = text.split_once('=').map_or((text, None), |(name, source)| (name, Some(source)));
+        // The names that Kubernetes gives volumes.
+        let is_label = |name: &str| {
+            !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        };
+        if !is_label(name) {
+            return Err(format!("{name:?} is no name of a volume"));
+        }
+        let source =
+            source.map(str::parse).transpose().map_err(|error: crate::model::SourceNameError| error.to_string())?;
+        Ok(Self { name: name.to_owned(), source })
+    }
+}
+
+/// Looks after all volumes, and returns the process's exit status. The report is left as that of a run.
+pub async fn restore_step(volumes: Vec<StepVolume>) -> u8 {
+    let started = Instant::now();
+    let cancel = CancellationToken::new();
+    info!("stowaway {}: looking for empty volumes to restore", env!("CARGO_PKG_VERSION"));
+    let report = within_grace(&cancel, look_after(&volumes, &cancel)).await;
+    let mut report = report.unwrap_or_else(|failure| SourceReport::failed(failure, started.elapsed()));
+    report.duration_milliseconds = milliseconds(started.elapsed());
+    leave_report(&report).await;
+    story::exit_code(report.verdict)
+}
+
+async fn look_after(volumes: &[StepVolume], cancel: &CancellationToken) -> Result<SourceReport, Failure> {
+    let mut report = SourceReport {
+        verdict: Verdict::Succeeded,
+        reason: Reason::Completed,
+        message: String::new(),
+        exit_code: None,
+        bytes: 0,
+        digest: None,
+        proof: Proof::None,
+        snapshot: None,
+        repository_id: None,
+        duration_milliseconds: 0,
+        stderr_tail: String::new(),
+    };
+    let mut said = Vec::new();
+    for StepVolume { name, source } in volumes {
+        let outcome = match source {
+            Some(source) => look_after_one(name, source, cancel).await,
+            // No snapshot can be of a volume that nothing names but the pod that it ends with.
+            None => Ok(Outcome::said(
+                "it belongs to no claim, so that nothing can have been stored of it; it is left as it is",
+            )),
+        };
+        let outcome = outcome.map_err(|failure| {
+            let message = format!("volume {name}: {}", failure.message);
+            Failure { message, ..failure }
+        })?;
+        info!(volume = name, "volume {name}: {}", outcome.text);
+        said.push(format!("volume {name}: {}", outcome.text));
+        report.bytes += outcome.bytes;
+        report.snapshot = outcome.snapshot.or(report.snapshot);
+    }
+    if report.snapshot.is_some() {
+        report.proof = Proof::Sealed;
+    }
+    report.message = said.join("; ");
+    Ok(report)
+}
+
+/// What became of a volume.
+struct Outcome {
+    text: String,
+    bytes: u64,
+    snapshot: Option<String>,
+}
+
+impl Outcome {
+    fn said(text: &str) -> Self {
+        Self { text: text.to_owned(), bytes: 0, snapshot: None }
+    }
+}
+
+async fn look_after_one(name: &str, source: &SourceName, cancel: &CancellationToken) -> Result<Outcome, Failure> {
+    let volume = Volume::new(settings::mounted(VOLUMES_FOLDER).join(name));
+    if decide(volume.observe()?) == Action::Leave {
+        return Ok(Outcome::said("it has data and is left as it is"));
+    }
+    let lock = tokio::select! {
+        lock = volume.lock(LOCK_PATIENCE) => lock?,
+        () = cancel.cancelled() => return Err(Failure::new(Reason::Cancelled, "cancelled while waiting for another pod")),
+    };
+    // Whoever held the lock may have done all of it.
+    let outcome = match decide(volume.observe()?) {
+        Action::Leave => Ok(Outcome::said("it has data and is left as it is")),
+        Action::Clear => volume.clear().map(|()| Outcome::said("it has data; what was left of an attempt is removed")),
+        Action::Move => {
+            finish(&volume).map(|()| Outcome::said("it was restored; what had not been moved to its place is now"))
+        }
+        Action::Restore => {
+            let restored = restore(name, &volume, source, cancel).await;
+            if restored.is_err()
+                && let Err(failure) = volume.discard_half()
+            {
+                warn!("{failure}; the next attempt tries it again");
+            }
+            restored
+        }
+    };
+    volume.unlock(lock)?;
+    outcome
+}
+
+async fn restore(
+    name: &str,
+    volume: &Volume,
+    source: &SourceName,
+    cancel: &CancellationToken,
+) -> Result<Outcome, Failure> {
+    let namespace = settings::namespace()?;
+    let backend = settings::backend()?;
+    info!(volume = name, "volume {name} is empty, looking for snapshots of {source}");
+    let access = settings::access(&backend, &Identity::from_environment())?;
+    let restored =
+        with_repository(access, cancel, async |repository| restore_from(repository, volume, source, &namespace).await);
+    restored.await.map_err(|failure| match failure.reason {
+        Reason::RepositoryNotFound => Failure {
+            message: format!(
+                "{}; if it is a new one, the controller sets it up soon, and this step is tried again until then",
+                failure.message
+            ),
+            ..failure
+        },
+        _ => failure,
+    })
+}
+
+async fn restore_from(
+    repository: &Repository,
+    volume: &Volume,
+    source: &SourceName,
+    namespace: &str,
+) -> Result<Outcome, Failure> {
+    let snapshots = repository.snapshots().await?;
+    let Some(snapshot) = decide::choose(&snapshots, source, namespace)? else {
+        volume.clear()?;
+        let text = format!("the repository has no snapshot of {source} of namespace {namespace}: the app starts empty");
+        return Ok(Outcome::said(&text));
+    };
+    info!(snapshot = snapshot.id, "restoring snapshot {} of {}", &snapshot.id[..8], snapshot.time);
+    let part = volume.begin()?;
+    let progress = Arc::new(Progress::default());
+    let restoring = repository.restore_folder(&snapshot.id, &snapshot.identity.path, &part, Arc::clone(&progress));
+    let restored = tokio::select! {
+        restored = restoring => restored?,
+        never = tell_progress(|| progress.bytes_read()) => match never {},
+    };
+    for trouble in &restored.not_kept.first {
+        warn!(path = trouble.path, "not kept of {}: {}", trouble.path, trouble.reason);
+    }
+    volume.mark(&Whole { snapshot: snapshot.id.clone(), own: restored.own })?;
+    finish(volume)?;
+    let mut text = format!("restored snapshot {} of {}, {} files", &snapshot.id[..8], snapshot.time, restored.files);
+    if restored.not_kept.count > 0 {
+        text.push_str(&format!(
+            "; {} owners, modes or attributes could not be kept, the log names them",
+            restored.not_kept.count
+        ));
+    }
+    Ok(Outcome { text, bytes: restored.bytes, snapshot: Some(snapshot.id.clone()) })
+}
+
+fn finish(volume: &Volume) -> Result<(), Failure> {
+    for what in volume.move_to_place()? {
+        // Of most volumes the folder itself is root's, or the kubelet's to care for.
+        info!("of the volume's own folder {what} was not kept");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_are_named_as_the_injected_arguments_say() {
+        let volume: StepVolume = "data=pvc/data-db-0".parse().unwrap();
+        assert_eq!((volume.name.as_str(), volume.source.unwrap().as_str()), ("data", "pvc/data-db-0"));
+        assert_eq!("cache".parse(), Ok(StepVolume { name: "cache".into(), source: None }));
+        for wrong in ["", "=pvc/x", "../x", "a/b", "data=", "data=x"] {
+            assert!(wrong.parse::<StepVolume>().is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! The restore step as the pod runs it: a process with volumes, mounted Secrets and an environment.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::Arc,
+};
+
+use stowaway::model::{BackendConfig, Reason, S3Config, SourceReport, Verdict, injected, mounts};
+
+use super::{
+    folders::{at, claim, store_folder},
+    restic::newest,
+    torture::*,
+    *,
+};
+
+/// A pod with one empty volume, a repository, and the folder that was stored in it.
+struct Pod {
+    place: tempfile::TempDir,
+    backend: BackendConfig,
+}
+
+impl Pod {
+    /// Without a snapshot.
+    async fn new() -> (Self, Repository) {
+        let place = tempfile::tempdir().unwrap();
+        let at = place.path().join("repository");
+        let repository = new_repository(&at).await;
+        let pod = Self { backend: BackendConfig::Folder { path: at.to_str().unwrap().to_owned() }, place };
+        fs::create_dir_all(pod.volume()).unwrap();
+        fs::create_dir_all(pod.root().join("dev")).unwrap();
+        fs::create_dir(pod.source()).unwrap();
+        pod.give(mounts::PASSWORD_FOLDER, mounts::PASSWORD_FILE, PASSWORD);
+        (pod, repository)
+    }
+
+    /// With a snapshot of `source`, which holds some folders and files.
+    async fn with_snapshot() -> Self {
+        let (pod, repository) = Self::new().await;
+        for folder in 0..20 {
+            let folder = pod.source().join(format!("folder-{folder}"));
+            fs::create_dir(&folder).unwrap();
+            for file in 0..10 {
+                fs::write(folder.join(format!("file-{file}")), noise(20_000, file)).unwrap();
+            }
+            fs::write(folder.with_extension("file"), "top").unwrap();
+        }
+        store_folder(&repository, &pod.source()).await;
+        repository.close().await;
+        pod
+    }
+
+    fn root(&self) -> PathBuf {
+        self.place.path().join("root")
+    }
+
+    fn source(&self) -> PathBuf {
+        self.place.path().join("source")
+    }
+
+    fn volume(&self) -> PathBuf {
+        self.root().join(injected::VOLUMES_FOLDER.trim_start_matches('/')).join("data")
+    }
+
+    fn give(&self, folder: &str, file: &str, content: &str) {
+        let folder = self.root().join(folder.trim_start_matches('/'));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(file), format!("{content}\n")).unwrap();
+    }
+
+    fn command(&self, volume: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stowaway"));
+        command
+            .env_clear()
+            .env(mounts::ROOT_VARIABLE, self.root())
+            .env(injected::BACKEND_VARIABLE, serde_json::to_string(&self.backend).unwrap())
+            .envs([("POD_NAMESPACE", "shop"), ("POD_NAME", "app-0"), ("POD_UID", "6f9619ff")])
+            .envs(mounts::ALLOCATOR)
+            .args(["restore-step", &format!("--volume={volume}")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn start(&self) -> Child {
+        self.command("data=pvc/claim").spawn().unwrap()
+    }
+
+    /// Runs the step to its end; gives the report that it left.
+    fn run(&self) -> (Output, SourceReport) {
+        let output = self.start().wait_with_output().unwrap();
+        (output, self.report())
+    }
+
+    fn report(&self) -> SourceReport {
+        serde_json::from_slice(&fs::read(self.root().join("dev/termination-log")).unwrap()).unwrap()
+    }
+
+    /// Runs the step, which must succeed.
+    fn succeeds(&self) -> SourceReport {
+        let (output, report) = self.run();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert_eq!((report.verdict, report.reason), (Verdict::Succeeded, Reason::Completed));
+        report
+    }
+
+    /// Runs the step, which must fail for that reason, say so, and leave nothing.
+    fn fails(&self, reason: Reason) -> String {
+        let (output, report) = self.run();
+        assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
+        assert_eq!((report.verdict, report.reason), (Verdict::Failed, reason), "{}", report.message);
+        assert!(String::from_utf8_lossy(&output.stdout).contains(&report.message), "the log says it, too");
+        assert_eq!(names_in(&self.volume()), Vec::<std::ffi::OsString>::new(), "nothing is left");
+        report.message
+    }
+
+    /// The volume is what was stored, but for the times of its own folder, which a kill at the very end may change.
+    fn is_restored(&self) {
+        for folder in [self.source(), self.volume()] {
+            fs::File::open(folder).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        }
+        assert_same(&self.source(), &self.volume());
+    }
+}
+
+#[tokio::test]
+async fn empty_volume_is_filled_and_nothing_of_ours_is_left() {
+    let (pod, repository) = Pod::new().await;
+    fill(&pod.source());
+    let stored = store_folder(&repository, &pod.source()).await;
+    let rules = at("2020-01-01T00:00:00Z");
+    let older = folder_in(pod.place.path(), "older");
+    repository.store_folder(&claim(), &rules, &older, Arc::default()).await.unwrap();
+    repository.close().await;
+    // What a file system puts into an empty volume is no data.
+    fs::create_dir(pod.volume().join("lost+found")).unwrap();
+    let report = pod.succeeds();
+    // A file of three names with 6 bytes is written once.
+    assert_eq!((report.snapshot.as_ref(), report.bytes), (Some(&stored.snapshot), stored.bytes - 12));
+    fs::remove_dir(pod.volume().join("lost+found")).unwrap();
+    let time = fs::metadata(pod.source()).unwrap().modified().unwrap();
+    fs::File::open(pod.volume()).unwrap().set_modified(time).unwrap();
+    assert_same(&pod.source(), &pod.volume());
+}
+
+#[tokio::test]
+async fn volumes_own_folder_gets_its_owner_mode_and_time() {
+    let pod = Pod::with_snapshot().await;
+    pod.succeeds();
+    assert_same(&pod.source(), &pod.volume());
+}
+
+#[tokio::test]
+async fn snapshot_of_k8up_fills_a_volume() {
+    let (pod, repository) = Pod::new().await;
+    repository.close().await;
+    // K8up mounts claims at /data/<claim>, and takes the namespace for the host.
+    let data = folder_in(pod.place.path(), "data");
+    let claim = folder_in(&data, "claim");
+    fs::write(claim.join("file"), "of K8up").unwrap();
+    let inner = format!(
+        "mkdir -p /data && mount --bind {} /data && exec {} backup --no-cache --host shop /data/claim",
+        data.display(),
+        newest().path().display()
+    );
+    let BackendConfig::Folder { path } = &pod.backend else { unreachable!() };
+    let stored = Command::new("unshare")
+        .args(["--mount", "sh", "-c", &inner])
+        .env("RESTIC_REPOSITORY", path)
+        .env("RESTIC_PASSWORD", PASSWORD)
+        .output()
+        .unwrap();
+    assert!(stored.status.success(), "{}", String::from_utf8_lossy(&stored.stderr));
+    pod.succeeds();
+    assert_eq!(fs::read(pod.volume().join("file")).unwrap(), b"of K8up");
+}
+
+#[tokio::test]
+async fn volume_with_data_is_left_alone_even_without_a_store() {
+    let (mut pod, repository) = Pod::new().await;
+    repository.close().await;
+    pod.backend = BackendConfig::Folder { path: "/nowhere".to_owned() };
+    fs::write(pod.volume().join("data"), "the app's").unwrap();
+    let before = fs::metadata(pod.volume()).unwrap();
+    pod.succeeds();
+    let after = fs::metadata(pod.volume()).unwrap();
+    assert_eq!((before.mtime(), before.mtime_nsec()), (after.mtime(), after.mtime_nsec()), "nothing was written there");
+    assert_eq!(fs::read(pod.volume().join("data")).unwrap(), b"the app's");
+}
+
+#[tokio::test]
+async fn repository_without_a_snapshot_of_the_volume_lets_the_app_start_empty() {
+    let (pod, repository) = Pod::new().await;
+    fs::write(pod.source().join("file"), "another's").unwrap();
+    let other = stowaway::model::SnapshotIdentity { host: "other".to_owned(), ..claim() };
+    repository.store_folder(&other, &at("2026-01-01T00:00:00Z"), &pod.source(), Arc::default()).await.unwrap();
+    repository.close().await;
+    let report = pod.succeeds();
+    assert!(report.message.contains("no snapshot of pvc/claim") && report.snapshot.is_none(), "{}", report.message);
+    assert!(names_in(&pod.volume()).is_empty());
+}
+
+#[tokio::test]
+async fn volume_of_no_claim_is_left_as_it_is() {
+    let (pod, repository) = Pod::new().await;
+    repository.close().await;
+    let output = pod.command("data").output().unwrap();
+    assert!(output.status.success());
+    assert!(pod.report().message.contains("belongs to no claim"), "{}", pod.report().message);
+}
+
+#[tokio::test]
+async fn whatever_is_wrong_with_the_store_holds_the_app_up() {
+    let mut pod = Pod::with_snapshot().await;
+    pod.give(mounts::PASSWORD_FOLDER, mounts::PASSWORD_FILE, "wrong");
+    pod.fails(Reason::WrongPassword);
+    fs::remove_file(pod.root().join(&mounts::PASSWORD_FOLDER[1..]).join(mounts::PASSWORD_FILE)).unwrap();
+    let message = pod.fails(Reason::SecretMissing);
+    assert!(message.contains("volume data") && message.contains("password"), "{message}");
+    pod.give(mounts::PASSWORD_FOLDER, mounts::PASSWORD_FILE, PASSWORD);
+    pod.backend = BackendConfig::Folder { path: pod.place.path().join("elsewhere").to_str().unwrap().to_owned() };
+    let message = pod.fails(Reason::RepositoryNotFound);
+    assert!(message.contains("the controller sets it up"), "{message}");
+    let output = pod.command("data=pvc/claim").env_remove("POD_NAMESPACE").output().unwrap();
+    assert_eq!((output.status.code(), pod.report().reason), (Some(1), Reason::InvalidRequest));
+    let output = pod.command("data=pvc/claim").env_remove(injected::BACKEND_VARIABLE).output().unwrap();
+    assert_eq!((output.status.code(), pod.report().reason), (Some(1), Reason::InvalidRequest));
+}
+
+#[tokio::test]
+async fn unreachable_store_holds_the_app_up() {
+    let (mut pod, repository) = Pod::new().await;
+    repository.close().await;
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    pod.backend = BackendConfig::S3(S3Config {
+        endpoint: format!("http://127.0.0.1:{}", socket.local_addr().unwrap().port()),
+        bucket: "bucket".to_owned(),
+        prefix: String::new(),
+        region: "us-east-1".to_owned(),
+        path_style: true,
+    });
+    drop(socket);
+    pod.give(mounts::S3_FOLDER, mounts::S3_ACCESS_KEY_ID_FILE, "id");
+    pod.give(mounts::S3_FOLDER, mounts::S3_SECRET_ACCESS_KEY_FILE, "key");
+    pod.fails(Reason::StoreUnavailable);
+}
+
+#[tokio::test]
+async fn damaged_snapshot_holds_the_app_up() {
+    let pod = Pod::with_snapshot().await;
+    let BackendConfig::Folder { path } = &pod.backend else { unreachable!() };
+    let largest =
+        files_in(Path::new(path), "data").into_iter().max_by_key(|file| file.metadata().unwrap().len()).unwrap();
+    let mut content = fs::read(&largest).unwrap();
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    fs::write(&largest, content).unwrap();
+    pod.fails(Reason::RepositoryDamaged);
+}
+
+#[tokio::test]
+async fn volume_too_small_holds_the_app_up() {
+    let pod = Pod::with_snapshot().await;
+    let _small = Mounted::tmpfs(&pod.volume(), "size=2m");
+    let message = pod.fails(Reason::TargetUnwritable);
+    assert!(message.contains("No space left"), "{message}");
+}
+
+#[tokio::test]
+async fn snapshots_none_of_which_is_complete_hold_the_app_up() {
+    let (pod, repository) = Pod::new().await;
+    let mut identity = claim();
+    identity.tags.push("incomplete".to_owned());
+    repository.store_folder(&identity, &at("2026-01-01T00:00:00Z"), &pod.source(), Arc::default()).await.unwrap();
+    repository.close().await;
+    let message = pod.fails(Reason::SnapshotNotFound);
+    assert!(message.contains("none that is complete"), "{message}");
+}
+
+/// What is in the volume beside what is ours, whether that is all of it, and how far the restore is.
+fn progress(volume: &Path) -> (usize, bool, usize) {
+    let names = names_in(volume);
+    let is_ours = |name: &std::ffi::OsString| name.to_string_lossy().starts_with(injected::RESTORE_PREFIX);
+    let moved = names.iter().filter(|name| !is_ours(name)).count();
+    let is_marked = names.iter().any(|name| name == ".stowaway-restore.whole");
+    let part = fs::read_dir(volume.join(".stowaway-restore.part")).map_or(0, Iterator::count);
+    // Moving is quick: every entry that is moved counts, and every one that is made.
+    (moved, is_marked, part + 2 * moved + usize::from(is_marked))
+}
+
+#[tokio::test]
+async fn killed_at_any_moment_and_run_again_it_ends_whole() {
+    let pod = Pod::with_snapshot().await;
+    for point in 0..20 {
+        let mut step = pod.start();
+        let ended = loop {
+            let (_, _, far) = progress(&pod.volume());
+            if far >= point * 4 + 1 {
+                break false;
+            }
+            if step.try_wait().unwrap().is_some() {
+                break true;
+            }
+            std::thread::yield_now();
+        };
+        step.kill().unwrap();
+        step.wait().unwrap();
+        let (moved, is_marked, _) = progress(&pod.volume());
+        assert!(moved == 0 || moved == 40 || is_marked, "{point}: {moved} entries could be taken for the app's data");
+        assert!(!ended || moved == 40, "{point}");
+        pod.succeeds();
+        pod.is_restored();
+        fs::remove_dir_all(pod.volume()).unwrap();
+        fs::create_dir(pod.volume()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn half_restored_folder_is_no_data_and_starts_over() {
+    let pod = Pod::with_snapshot().await;
+    let part = folder_in(&pod.volume(), ".stowaway-restore.part");
+    fs::write(part.join("folder-1"), "half").unwrap();
+    fs::write(pod.volume().join(".stowaway-restore.whole.new"), "{").unwrap();
+    pod.succeeds();
+    pod.is_restored();
+}
+
+#[tokio::test]
+async fn what_is_left_beside_data_goes_and_the_data_stays() {
+    let pod = Pod::with_snapshot().await;
+    let part = folder_in(&pod.volume(), ".stowaway-restore.part");
+    fs::write(part.join("folder-1"), "half").unwrap();
+    fs::write(pod.volume().join("data"), "the app's").unwrap();
+    pod.succeeds();
+    assert_eq!(names_in(&pod.volume()), ["data"]);
+}
+
+#[tokio::test]
+async fn two_at_once_restore_once() {
+    let pod = Pod::with_snapshot().await;
+    let steps = [pod.start(), pod.start(), pod.start()];
+    let said = steps.map(|step| {
+        let output = step.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        String::from_utf8(output.stdout).unwrap()
+    });
+    assert_eq!(said.iter().filter(|said| said.contains("restored snapshot")).count(), 1, "{said:#?}");
+    pod.is_restored();
+}
+
+#[tokio::test]
+async fn termination_ends_it_and_leaves_nothing_half() {
+    let pod = Pod::with_snapshot().await;
+    let mut step = pod.start();
+    while progress(&pod.volume()).2 == 0 && step.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&step), rustix::process::Signal::TERM).unwrap();
+    let output = step.wait_with_output().unwrap();
+    if output.status.success() {
+        // It was faster.
+        pod.is_restored();
+    } else {
+        assert_eq!(pod.report().reason, Reason::Cancelled, "{}", pod.report().message);
+        assert!(names_in(&pod.volume()).is_empty());
+    }
+}
+
+#[tokio::test]
+async fn user_without_rights_gets_the_files_and_is_told_what_was_not_kept() {
+    assert!(is_root(), "this test gives up being root");
+    let (pod, repository) = Pod::new().await;
+    fs::write(pod.source().join("file"), "of root").unwrap();
+    store_folder(&repository, &pod.source()).await;
+    repository.close().await;
+    let nobody = 65_532;
+    let own = Command::new("chown").args(["-R", &nobody.to_string()]).arg(pod.place.path()).status().unwrap();
+    assert!(own.success());
+    let program = pod.place.path().join("stowaway");
+    fs::copy(env!("CARGO_BIN_EXE_stowaway"), &program).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65532", "--regid", "65532", "--clear-groups"]).arg(&program);
+    let ours = pod.command("data=pvc/claim");
+    command.args(ours.get_args()).env_clear().envs(ours.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(fs::read(pod.volume().join("file")).unwrap(), b"of root");
+    assert_eq!(fs::metadata(pod.volume().join("file")).unwrap().uid(), nobody);
+    assert!(pod.report().message.contains("could not be kept"), "{}", pod.report().message);
+}
