@@ -18,7 +18,7 @@ pub struct SourceName(String);
 #[error(
     "{0:?} is no source name: it is <kind>/<workload>/<container>[/<command>], of lower-case letters, digits, '-' and '.', for example deployment/shop/postgres"
 )]
-pub struct SourceNameError(pub String);
+pub struct SourceNameError(String);
 
 impl SourceName {
     /// Joins the parts; a part that could not be in a Kubernetes name is refused.

@@ -85,7 +85,10 @@ impl Case {
 
     async fn restore(&self, trees: &[Tree]) -> Result<RestoredFolder, RepositoryError> {
         let snapshot = self.store(trees).await;
-        self.repository.restore_folder(&snapshot, "/", &self.place.path().join("target"), Arc::default()).await
+        let target = self.place.path().join("target");
+        fs::remove_dir_all(&target).unwrap();
+        fs::create_dir(&target).unwrap();
+        self.repository.restore_folder(&snapshot, "/", &target, Arc::default()).await
     }
 
     fn is_unharmed(&self) {
@@ -100,6 +103,7 @@ impl Case {
 #[tokio::test]
 async fn names_that_lead_elsewhere_are_refused() {
     let long = format!("{}x", "../".repeat(40));
+    let case = Case::new().await;
     for name in [
         "..",
         ".",
@@ -116,7 +120,6 @@ async fn names_that_lead_elsewhere_are_refused() {
     ] {
         let below = Tree { nodes: vec![file("x")] };
         for hostile in [file(name), link(name, Path::new("/")), folder(name, id_of(&below))] {
-            let case = Case::new().await;
             let error = case.restore(&[below.clone(), Tree { nodes: vec![hostile] }]).await.unwrap_err();
             assert_eq!(error.reason(), Reason::RepositoryDamaged, "{name:?}: {error}");
             case.is_unharmed();
@@ -140,12 +143,9 @@ async fn nothing_goes_through_a_link_of_the_snapshot() {
         // Another name for a file where a link is already.
         vec![first, link("a", &outside.join("x")), Node { meta, ..file("a") }],
     ] {
-        let case =
-            Case { place: tempfile::tempdir_in(case.place.path()).unwrap(), repository: Case::new().await.repository };
-        fs::create_dir(case.place.path().join("target")).unwrap();
         let error = case.restore(&[below.clone(), Tree { nodes }]).await.unwrap_err();
         assert_eq!(error.reason(), Reason::TargetUnwritable, "{error}");
-        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+        case.is_unharmed();
     }
 }
 
@@ -160,11 +160,11 @@ async fn links_themselves_are_restored_wherever_they_lead() {
 
 #[tokio::test]
 async fn tree_or_content_that_is_not_there_fails_the_restore() {
+    let case = Case::new().await;
     let missing = Node { content: Some(vec![Id::new([7; 32]).into()]), ..file("x") };
     for root in
         [vec![missing], vec![folder("x", Id::new([7; 32]).into())], vec![node("x", NodeType::Dir, Metadata::default())]]
     {
-        let case = Case::new().await;
         let error = case.restore(&[Tree { nodes: root }]).await.unwrap_err();
         assert_eq!(error.reason(), Reason::RepositoryDamaged, "{error}");
     }
@@ -181,10 +181,12 @@ async fn length_that_the_parts_do_not_have_fails_the_restore() {
 #[tokio::test]
 async fn target_that_is_not_empty_is_not_touched() {
     let case = Case::new().await;
-    fs::write(case.place.path().join("target/data"), "the app's").unwrap();
-    let error = case.restore(&[Tree { nodes: vec![file("x")] }]).await.unwrap_err();
+    let target = case.place.path().join("target");
+    fs::write(target.join("data"), "the app's").unwrap();
+    let snapshot = case.store(&[Tree { nodes: vec![file("x")] }]).await;
+    let error = case.repository.restore_folder(&snapshot, "/", &target, Arc::default()).await.unwrap_err();
     assert_eq!(error.reason(), Reason::TargetUnwritable, "{error}");
-    assert_eq!(fs::read_dir(case.place.path().join("target")).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(target).unwrap().count(), 1);
 }
 
 #[tokio::test]

@@ -255,7 +255,8 @@ fn stat_of(handle: impl AsFd) -> rustix::io::Result<Statx> {
 /// The sorted names in a folder, and what ended the listing before its end.
 fn names_in(handle: &OwnedFd) -> (Vec<CString>, Option<io::Error>) {
     let mut names = Vec::new();
-    let failure = Dir::read_from(handle).and_then(|entries| {
+    // Not opened once more, which would take the right to enter it.
+    let failure = handle.try_clone().and_then(|own| Ok(Dir::new(own)?)).and_then(|entries| {
         for entry in entries {
             let entry = entry?;
             if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
@@ -265,7 +266,7 @@ fn names_in(handle: &OwnedFd) -> (Vec<CString>, Option<io::Error>) {
         Ok(())
     });
     names.sort_unstable();
-    (names, failure.err().map(Into::into))
+    (names, failure.err())
 }
 
 /// What is not the folder's own: the restore step's entries, and what file systems put into an empty volume.

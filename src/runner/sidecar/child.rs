@@ -11,10 +11,7 @@ use tracing::info;
 
 use super::{Assignment, Door};
 use crate::{
-    model::{
-        BackendConfig, Failure, Reason, SourceReport, TargetVolume, Task, TaskKind,
-        injected::{BACKEND_VARIABLE, SOCKET_MOUNT},
-    },
+    model::{BackendConfig, Failure, Reason, SourceReport, TargetVolume, Task, TaskKind, injected::SOCKET_MOUNT},
     repository::Progress,
     runner::{
         DumpFrom, FeedTo, MountedVolume, VolumeRun, backup_volume,
@@ -76,7 +73,7 @@ fn say(event: &Event) {
 async fn carry_out(task: Task, volumes: &[MountedVolume], cancel: CancellationToken) -> Result<SourceReport, Failure> {
     let identity = Identity::from_environment();
     info!("stowaway {} in the sidecar of pod {}/{}", env!("CARGO_PKG_VERSION"), identity.namespace, identity.pod);
-    check_backend(&task.backend, std::env::var(BACKEND_VARIABLE).ok().as_deref())?;
+    check_backend(&task.backend, &settings::backend()?)?;
     let door = || Door::new(settings::mounted(SOCKET_MOUNT), Arc::new(say));
     match &task.kind {
         TaskKind::Backup { .. } => back_up(&task, &identity, DumpFrom::Socket(door()), &cancel).await,
@@ -96,9 +93,8 @@ async fn carry_out(task: Task, volumes: &[MountedVolume], cancel: CancellationTo
 }
 
 /// The credentials here are for the repository that was injected with them, whatever somebody asks for.
-fn check_backend(asked: &BackendConfig, injected: Option<&str>) -> Result<(), Failure> {
-    let injected = injected.and_then(|text| serde_json::from_str::<BackendConfig>(text).ok());
-    if injected.as_ref() == Some(asked) {
+fn check_backend(asked: &BackendConfig, injected: &BackendConfig) -> Result<(), Failure> {
+    if injected == asked {
         return Ok(());
     }
     let message = "the sidecar was made for another repository; recreate its pod, so that it gets the present one";
@@ -131,11 +127,8 @@ mod tests {
 
     #[test]
     fn credentials_serve_no_other_repository() {
-        let injected = serde_json::to_string(&folder("/a")).unwrap();
-        assert!(check_backend(&folder("/a"), Some(&injected)).is_ok());
-        for injected in [Some(serde_json::to_string(&folder("/b")).unwrap().as_str()), Some("x"), None] {
-            assert_eq!(check_backend(&folder("/a"), injected).unwrap_err().reason, Reason::InvalidRequest);
-        }
+        assert!(check_backend(&folder("/a"), &folder("/a")).is_ok());
+        assert_eq!(check_backend(&folder("/a"), &folder("/b")).unwrap_err().reason, Reason::InvalidRequest);
     }
 
     #[test]

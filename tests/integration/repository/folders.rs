@@ -193,6 +193,142 @@ impl Drop for Unmount {
     }
 }
 
+/// Tells the process that it runs this one test, and where.
+const WITHOUT_RIGHTS: &str = "STOWAWAY_TEST_WITHOUT_RIGHTS";
+
+#[test]
+fn what_may_not_be_read_is_listed_and_makes_the_snapshot_incomplete() {
+    use std::os::unix::fs::PermissionsExt;
+    if let Some(place) = std::env::var_os(WITHOUT_RIGHTS) {
+        return tokio::runtime::Runtime::new().unwrap().block_on(store_without_rights(Path::new(&place)));
+    }
+    assert!(is_root(), "this test gives up being root");
+    let place = tempfile::tempdir().unwrap();
+    let program = place.path().join("tests");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let source = folder_in(place.path(), "source");
+    fs::write(source.join("good"), "good").unwrap();
+    fs::write(source.join("closed-file"), "secret").unwrap();
+    fs::write(folder_in(&source, "closed-folder").join("inside"), "secret").unwrap();
+    folder_in(&folder_in(&source, "listed-only"), "x");
+    // Root's own, and closed: an ext4 volume's.
+    folder_in(&source, "lost+found");
+    let owned = std::process::Command::new("chown").args(["-R", "65532"]).arg(place.path()).status().unwrap();
+    assert!(owned.success());
+    for (name, mode) in [("closed-file", 0), ("closed-folder", 0), ("listed-only", 0o400), ("lost+found", 0)] {
+        fs::set_permissions(source.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let (_, module) = module_path!().split_once("::").unwrap();
+    let test = format!("{module}::what_may_not_be_read_is_listed_and_makes_the_snapshot_incomplete");
+    let alone = std::process::Command::new("setpriv")
+        .args(["--reuid", "65532", "--regid", "65532", "--clear-groups"])
+        .arg(&program)
+        .args(["--exact", &test, "--nocapture"])
+        .env(WITHOUT_RIGHTS, place.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&alone.stdout);
+    assert!(alone.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&alone.stderr));
+}
+
+async fn store_without_rights(place: &Path) {
+    let repository = new_repository(&place.join("repository")).await;
+    let stored = store_folder(&repository, &place.join("source")).await;
+    let paths: Vec<&str> = stored.unreadable.first.iter().map(|trouble| trouble.path.as_str()).collect();
+    assert_eq!(paths, ["closed-file", "closed-folder", "listed-only/x"], "{:?}", stored.unreadable);
+    assert!(stored.unreadable.first.iter().all(|trouble| trouble.reason.contains("Permission denied")));
+    assert_eq!((stored.unreadable.count, stored.files), (3, 1));
+    assert!(newest_of(&repository.snapshots().await.unwrap(), &"pvc/claim".parse().unwrap()).is_none());
+    let closed = place.join("source/closed-folder");
+    let (label, rules) = (claim(), at("2036-05-04T04:00:00Z"));
+    let error = repository.store_folder(&label, &rules, &closed, Arc::default()).await.unwrap_err();
+    assert_eq!(error.reason(), stowaway::model::Reason::SourceUnreadable);
+}
+
+#[tokio::test]
+async fn file_that_shrinks_while_it_is_read_makes_the_snapshot_incomplete() {
+    let place = tempfile::tempdir().unwrap();
+    let repository = new_repository(&place.path().join("repository")).await;
+    let source = folder_in(place.path(), "source");
+    // Long enough that its end is far off when the first bytes were read.
+    fs::write(source.join("file"), noise(40 << 20, 1)).unwrap();
+    let progress = Arc::new(Progress::default());
+    let shrinking = {
+        let (file, progress) = (source.join("file"), Arc::clone(&progress));
+        std::thread::spawn(move || {
+            while progress.bytes_read() == 0 {
+                std::thread::yield_now();
+            }
+            fs::File::options().write(true).open(file).unwrap().set_len(1 << 20).unwrap();
+        })
+    };
+    let rules = at("2026-05-04T03:02:01Z");
+    let stored = repository.store_folder(&claim(), &rules, &source, progress).await.unwrap();
+    shrinking.join().unwrap();
+    assert_eq!((stored.unreadable.count, stored.files), (1, 0), "{stored:?}");
+    assert!(stored.unreadable.first[0].reason.contains("shrank"), "{stored:?}");
+}
+
+#[tokio::test]
+async fn folder_in_use_is_stored_without_an_error() {
+    let place = tempfile::tempdir().unwrap();
+    let repository = new_repository(&place.path().join("repository")).await;
+    let source = folder_in(place.path(), "source");
+    fs::write(source.join("still"), "still").unwrap();
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let busy = {
+        let (source, done) = (source.clone(), Arc::clone(&done));
+        std::thread::spawn(move || {
+            let mut number = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                number += 1;
+                let (file, folder) = (source.join(format!("file-{number}")), source.join(format!("folder-{number}")));
+                fs::write(&file, "short-lived").unwrap();
+                fs::create_dir(&folder).unwrap();
+                fs::rename(&file, folder.join("moved")).unwrap();
+                std::os::unix::fs::symlink("still", &file).unwrap();
+                if number % 3 != 0 {
+                    fs::remove_dir_all(folder).unwrap();
+                    fs::remove_file(file).unwrap();
+                }
+            }
+        })
+    };
+    for second in 0..10 {
+        let rules = at(&format!("2026-05-04T03:02:{second:02}Z"));
+        let stored = repository.store_folder(&claim(), &rules, &source, Arc::default()).await.unwrap();
+        assert_eq!(stored.unreadable.count, 0, "{:?}", stored.unreadable);
+    }
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    busy.join().unwrap();
+    repository.close().await;
+    newest().check(&place.path().join("repository"));
+}
+
+#[tokio::test]
+async fn cancelled_folder_leaves_no_snapshot() {
+    let place = tempfile::tempdir().unwrap();
+    let at_place = place.path().join("repository");
+    new_repository(&at_place).await.close().await;
+    let cancel = never();
+    let repository = stowaway::repository::open(folder(&at_place), cancel.clone()).await.unwrap();
+    let source = folder_in(place.path(), "source");
+    fs::write(source.join("file"), noise(60 << 20, 1)).unwrap();
+    let progress = Arc::new(Progress::default());
+    let (label, rules) = (claim(), at("2026-05-04T03:02:01Z"));
+    let storing = repository.store_folder(&label, &rules, &source, Arc::clone(&progress));
+    let cancelling = async {
+        while progress.bytes_read() == 0 {
+            tokio::task::yield_now().await;
+        }
+        cancel.cancel();
+    };
+    let (stored, ()) = tokio::join!(storing, cancelling);
+    assert_eq!(stored.unwrap_err().reason(), stowaway::model::Reason::Cancelled);
+    repository.close().await;
+    assert!(files_in(&at_place, "snapshots").is_empty() && files_in(&at_place, "locks").is_empty());
+}
+
 #[tokio::test]
 async fn other_file_systems_and_entries_of_ours_are_left_out() {
     let place = tempfile::tempdir().unwrap();
