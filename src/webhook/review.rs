@@ -5,6 +5,8 @@
 //!
 //! kube's own answer is not used, since it writes the patch as a list of numbers, where the API has it in base64.
 
+mod object;
+
 use std::{collections::BTreeMap, fmt};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -12,7 +14,7 @@ use json_patch::Patch;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::inject::Strict;
+use object::Object;
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
@@ -64,19 +66,19 @@ pub struct Request {
     /// Whether nothing will come of it.
     #[serde(default)]
     pub dry_run: bool,
-    object: Option<Strict>,
-    old_object: Option<Strict>,
+    object: Option<Object>,
+    old_object: Option<Object>,
 }
 
 impl Request {
     /// The object as it is to be; none when it is deleted.
     pub fn object(&self) -> Option<&Value> {
-        self.object.as_ref().map(|Strict(object)| object)
+        self.object.as_ref().map(|Object(object)| object)
     }
 
     /// The object as it was; none when it is created.
     pub fn old_object(&self) -> Option<&Value> {
-        self.old_object.as_ref().map(|Strict(object)| object)
+        self.old_object.as_ref().map(|Object(object)| object)
     }
 
     /// Whether the object itself is created.

@@ -216,7 +216,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 }
 
-/// A whole request.
+/// A whole request about a pod that gets the helper.
 pub fn question() -> Vec<u8> {
     let pod = serde_json::json!({
         "apiVersion": "v1",
@@ -224,7 +224,12 @@ pub fn question() -> Vec<u8> {
         "metadata": { "annotations": { "stowaway.dev/backupcommand": "dump" } },
         "spec": { "containers": [{ "name": "press" }] },
     });
-    let body = super::creation(&pod).to_string();
-    format!("POST /pods?timeout=3s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
-        .into_bytes()
+    request(&super::creation(&pod).to_string())
+}
+
+/// A whole request with this body.
+pub fn request(body: &str) -> Vec<u8> {
+    let length = body.len();
+    let head = "POST /pods?timeout=3s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length";
+    format!("{head}: {length}\r\n\r\n{body}").into_bytes()
 }

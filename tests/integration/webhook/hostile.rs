@@ -13,9 +13,13 @@ use axum::{
 };
 use futures::stream;
 use serde_json::{Value, json};
-use stowaway::webhook::router::MAXIMUM_REVIEW_BYTES;
+use stowaway::webhook::{router::MAXIMUM_REVIEW_BYTES, serve::Limits};
 
-use super::{Webhook, creation, post};
+use super::{
+    Webhook,
+    client::{Server, request},
+    creation, post,
+};
 
 const PATHS: [&str; 6] = ["/pods", "/pods/helper", "/pods/sidecar", "/pods/none", "/workloads", "/objects"];
 
@@ -43,7 +47,7 @@ async fn what_is_no_review_is_told_so() {
         review.to_string()
     };
     let text = sound.to_string();
-    let deep = format!("{{\"request\":{{\"object\":{}", "[".repeat(100_000));
+    let deep = format!("{{\"request\":{{\"object\":{{\"spec\":{}", "[".repeat(100_000));
     let deep_pod = text.replace(r#""metadata":{}"#, &format!(r#""metadata":{}{}"#, "[".repeat(200), "]".repeat(200)));
     let cases: Vec<(String, &str)> = vec![
         (String::new(), "EOF"),
@@ -77,8 +81,19 @@ async fn what_is_no_review_is_told_so() {
     }
 }
 
+/// What has at least the form of an object is decided on.
+async fn is_answered(webhook: &Webhook, path: &str, question: &Value) {
+    let object = &question["request"]["object"];
+    if object.is_object() && object.get("metadata").is_none_or(Value::is_object) {
+        webhook.ask(path, question).await;
+        return;
+    }
+    let (code, answer) = webhook.send(post(path, question.to_string())).await;
+    assert!(is_status(code, &answer).contains("not that form"), "{question}");
+}
+
 #[tokio::test]
-async fn objects_of_any_form_are_decided_on() {
+async fn objects_of_any_form_are_answered() {
     let webhook = Webhook::new();
     let values = [
         json!({}),
@@ -102,11 +117,11 @@ async fn objects_of_any_form_are_decided_on() {
             for operation in ["CREATE", "UPDATE"] {
                 let mut question = super::review(operation, value, value);
                 question["request"]["kind"] = json!({ "group": group, "version": "v1", "kind": kind });
-                webhook.ask(path, &question).await;
+                is_answered(&webhook, path, &question).await;
                 if let Some(object) = question["request"]["object"].as_object_mut() {
                     object.insert("kind".into(), kind.into());
                 }
-                webhook.ask(path, &question).await;
+                is_answered(&webhook, path, &question).await;
             }
         }
     }
@@ -285,6 +300,21 @@ fn secrets_of_a_pod_get_nowhere_beyond_the_patch() {
                 assert!(!String::from_utf8_lossy(&body).contains(CANARY));
             }
             assert!(!webhook.metrics.render().unwrap().contains(CANARY));
+            // And on the way through TLS and HTTP, whole or broken off.
+            let server = Server::start(Limits::default(), Duration::ZERO).await;
+            let mut object = pod();
+            object["spec"]["containers"][0]["env"] = json!([{ "name": "PASSWORD", "value": CANARY }]);
+            let whole = request(&creation(&object).to_string());
+            let mut client = server.connect().await;
+            assert!(!client.exchange(&whole).await.unwrap().body.contains(CANARY));
+            client.send(&whole[..whole.len() - 1]).await.unwrap();
+            drop(client);
+            let head = format!("POST /{CANARY} HTTP/1.1\r\nAuthorization: {CANARY}\r\n\r\n");
+            assert!(!server.connect().await.exchange(head.as_bytes()).await.unwrap().body.contains(CANARY));
+            let broken = format!("{CANARY}\r\n{CANARY}: \0\r\n\r\n");
+            let answer = server.connect().await.exchange(broken.as_bytes()).await.unwrap();
+            assert!(answer.status == 400 && !answer.body.contains(CANARY));
+            assert!(!server.health("/metrics").await.1.contains(CANARY));
         });
     });
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
