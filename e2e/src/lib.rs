@@ -28,5 +28,5 @@ pub use restic::Restic;
 pub use runner::Runner;
 pub use sequence::{Kind, Sequence};
 pub use store::S3;
-pub use tenant::Tenant;
+pub use tenant::{Right, Tenant};
 pub use workload::Workload;

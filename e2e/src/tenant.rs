@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 
 use crate::Namespace;
 
+/// A right: API group, resources, verbs.
+pub type Right<'a> = (&'a str, &'a [&'a str], &'a [&'a str]);
+
 /// A user who is a `ServiceAccount` of the namespace.
 pub struct Tenant<'a> {
     namespace: &'a Namespace,
@@ -17,8 +20,8 @@ pub struct Tenant<'a> {
 }
 
 impl<'a> Tenant<'a> {
-    /// A new one, with these rights: API group, resources, verbs.
-    pub async fn new(namespace: &'a Namespace, name: &str, rights: &[(&str, &[&str], &[&str])]) -> Result<Self> {
+    /// A new one, with these rights.
+    pub async fn new(namespace: &'a Namespace, name: &str, rights: &[Right<'_>]) -> Result<Self> {
         namespace
             .apply_object(json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": name } }))
             .await?;
@@ -30,10 +33,12 @@ impl<'a> Tenant<'a> {
     }
 
     /// Gives him more.
-    pub async fn grant(&self, role: &str, rights: &[(&str, &[&str], &[&str])]) -> Result<()> {
+    pub async fn grant(&self, role: &str, rights: &[Right<'_>]) -> Result<()> {
         let name = format!("{}-{role}", self.name);
-        let rule = |(group, resources, verbs): &(&str, &[&str], &[&str])| json!({ "apiGroups": [group], "resources": resources, "verbs": verbs });
-        let rules: Vec<Value> = rights.iter().map(rule).collect();
+        let rules: Vec<Value> = rights
+            .iter()
+            .map(|(group, resources, verbs)| json!({ "apiGroups": [group], "resources": resources, "verbs": verbs }))
+            .collect();
         let version = "rbac.authorization.k8s.io/v1";
         self.namespace
             .apply_object(

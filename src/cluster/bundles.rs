@@ -155,7 +155,7 @@ where
     let one = watcher::Config::default().fields(&format!("metadata.name={name}"));
     watcher(api, one).default_backoff().map(move |event| {
         if let Err(error) = event {
-            tracing::warn!(%kind, name, "the watch broke, and is begun again: {error}");
+            tracing::warn!("the watch of {kind} {name} broke, and is begun again: {error}");
         }
     })
 }

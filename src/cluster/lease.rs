@@ -116,12 +116,8 @@ impl Tenure {
             }
         };
         if self.is_held() != was_held {
-            tracing::info!(
-                lease = self.name,
-                identity = self.identity,
-                held = self.is_held(),
-                "the lease changed hands"
-            );
+            let verb = if was_held { "holds no longer" } else { "holds" };
+            tracing::info!("{} {verb} the Lease {}", self.identity, self.name);
         }
         Ok(())
     }

@@ -9,10 +9,10 @@ use kube::{
 };
 use serde_json::{Value, json};
 use stowaway::api::Restore;
-use stowaway_e2e::{Namespace, Tenant, Workload, in_namespace, workload::COMMAND};
+use stowaway_e2e::{Namespace, Right, Tenant, Workload, in_namespace, workload::COMMAND};
 
 const POLICY: &str = "stowaway-pod-commands";
-const EXEC: (&str, &[&str], &[&str]) = ("", &["pods/exec"], &["create"]);
+const EXEC: Right = ("", &["pods/exec"], &["create"]);
 
 async fn annotate(pods: &Api<Pod>, pod: &str, annotations: &Value) -> kube::Result<Pod> {
     let patch = json!({ "metadata": { "annotations": annotations } });
@@ -29,7 +29,7 @@ async fn commands_of_a_running_pod_are_changed_only_by_who_may_exec() -> Result<
             .annotate("k8up.io/backupcommand", "emit --bytes 2");
         plain.apply(namespace).await?;
         own.apply(namespace).await?;
-        let rights: &[(&str, &[&str], &[&str])] = &[("", &["pods", "pods/status"], &["get", "patch", "update"])];
+        let rights: &[Right] = &[("", &["pods", "pods/status"], &["get", "patch", "update"])];
         let tenant = Tenant::new(namespace, "tenant", rights).await?;
         let pods: Api<Pod> = tenant.api();
         let attacks = [
@@ -93,7 +93,7 @@ async fn binding_brings_commands_only_for_who_may_exec() -> Result<()> {
             let waiting = Workload::new(namespace, pod, "shell-less").set_in_pod("schedulerName", json!("nobody"));
             waiting.apply(namespace).await?;
         }
-        let rights: (&str, &[&str], &[&str]) = ("", &["pods/binding"], &["create"]);
+        let rights: Right = ("", &["pods/binding"], &["create"]);
         let tenant = Tenant::new(namespace, "tenant", &[rights]).await?;
         let client = tenant.api::<Pod>().into_client();
         let command = json!({ COMMAND: "emit --bytes 3" });
@@ -116,7 +116,7 @@ async fn binding_brings_commands_only_for_who_may_exec() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn restore_is_made_only_by_who_may_exec() -> Result<()> {
     in_namespace("guard-restore", async |namespace: &Namespace| {
-        let rights: (&str, &[&str], &[&str]) = ("stowaway.dev", &["restores"], &["create"]);
+        let rights: Right = ("stowaway.dev", &["restores"], &["create"]);
         let restore: Restore = serde_json::from_value(json!({
             "apiVersion": "stowaway.dev/v1alpha1", "kind": "Restore", "metadata": { "name": "back" },
             "spec": { "from": { "source": "pod/box/main" }, "to": { "command": ["sh"] } },

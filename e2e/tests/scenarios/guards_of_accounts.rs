@@ -14,7 +14,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 use stowaway_e2e::{
-    Kind, Namespace, S3, Sequence, Tenant, Workload, in_namespace, process,
+    Kind, Namespace, Right, S3, Sequence, Tenant, Workload, in_namespace, process,
     runs::{all_green, known},
     tenant::bind,
     workload::CONTAINER,
@@ -149,8 +149,7 @@ async fn pod_and_job_of_a_run_are_changed_only_by_who_may_exec() -> Result<()> {
         namespace.wait_until_running("box", CONTAINER, "emit --kind").await?;
 
         let changed: &[&str] = &["get", "list", "patch", "update"];
-        let rights: &[(&str, &[&str], &[&str])] =
-            &[("", &["pods", "pods/ephemeralcontainers"], changed), ("batch", &["jobs"], changed)];
+        let rights: &[Right] = &[("", &["pods", "pods/ephemeralcontainers"], changed), ("batch", &["jobs"], changed)];
         let tenant = Tenant::new(namespace, "tenant", rights).await?;
         let (pods, jobs): (Api<Pod>, Api<Job>) = (tenant.api(), tenant.api());
         let ours = ListParams::default().labels("stowaway.dev/run=one");

@@ -65,10 +65,7 @@ impl Authority {
         let published: Vec<String> =
             configurations.iter().flat_map(Configuration::bundles).map(str::to_owned).collect();
         if published.is_empty() {
-            tracing::warn!(
-                name = WEBHOOK,
-                "there is no webhook configuration; apply the manifests of the installation"
-            );
+            tracing::warn!("there is no webhook configuration {WEBHOOK}; apply the manifests of the installation");
             return Ok(self.tenure.period());
         }
         let step = match decide_leaf(self.leaf.as_ref(), state.as_ref(), &published, clock()) {
@@ -92,7 +89,7 @@ impl Authority {
                 {
                     bundles::publish(&self.client, configuration, &bundle).await?;
                 }
-                tracing::info!(name = WEBHOOK, "the webhook configurations were told whom to trust");
+                tracing::info!("the webhook configurations {WEBHOOK} were told whom to trust");
                 Duration::ZERO
             }
             Step::Wait(until) => wait(until, clock()),
@@ -105,7 +102,7 @@ impl Authority {
         let Some(authority) = state.and_then(State::current) else { return Ok(()) };
         let leaf = authority.issue_leaf(&self.names, now)?;
         certificates.set(leaf.certificate(), leaf.key())?;
-        tracing::info!(until = %leaf.validity().not_after, "serving with a new certificate");
+        tracing::info!("serving with a new certificate, valid until {}", leaf.validity().not_after);
         self.leaf = Some(leaf);
         Ok(())
     }
@@ -119,7 +116,7 @@ impl Authority {
         };
         let data = state.to_data()?.into_iter().map(|(key, value)| (key, ByteString(value))).collect();
         if singleton::replace(&self.client, &Secret { data: Some(data), ..secret }).await? {
-            tracing::info!(secret = AUTHORITY, "the authorities were written");
+            tracing::info!("the authorities in Secret {AUTHORITY} were written");
         }
         Ok(())
     }
@@ -137,7 +134,7 @@ fn state_of(secret: &Secret) -> Option<State> {
     let data = secret.data.as_ref().filter(|data| !data.is_empty())?;
     let data: BTreeMap<String, Vec<u8>> = data.iter().map(|(key, value)| (key.clone(), value.0.clone())).collect();
     State::from_data(&data)
-        .inspect_err(|error| tracing::warn!(secret = AUTHORITY, "it cannot be used, and is written anew: {error}"))
+        .inspect_err(|error| tracing::warn!("Secret {AUTHORITY} cannot be used, and is written anew: {error}"))
         .ok()
 }
 

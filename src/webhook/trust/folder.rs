@@ -84,7 +84,7 @@ impl Folder {
             .set_chain(&chain, key.secret_der())
             .map_err(|source| FolderError::Unusable { path: self.path.clone(), source })?;
         self.taken = Some(digest);
-        tracing::info!(folder = %self.path.display(), "serving with a new certificate");
+        tracing::info!("serving with a new certificate from {}", self.path.display());
         Ok(PERIOD)
     }
 

@@ -114,7 +114,7 @@ async fn run_by_clock(
             Err(error) => {
                 let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures)).min(LONGEST_PAUSE);
                 failures = failures.saturating_add(1);
-                tracing::warn!(pause = pause.as_secs(), "the certificates are looked at again later: {error}");
+                tracing::warn!("the certificates are looked at again in {} s: {error}", pause.as_secs());
                 pause
             }
         };

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use futures::stream;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Either, Full, StreamBody};
+use http_body_util::{Either, Full, StreamBody};
 use hyper::body::Frame;
 use kube::{Client, client::Body};
 use serde_json::{Value, json};
@@ -48,7 +48,7 @@ impl Api {
             let api = api.clone();
             async move {
                 let (parts, body) = request.into_parts();
-                let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+                let body = body.collect_bytes().await.unwrap_or_default();
                 Ok::<_, Infallible>(api.answer(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or(""), &body))
             }
         });
