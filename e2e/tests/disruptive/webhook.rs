@@ -73,7 +73,7 @@ async fn a_new_authority_and_new_leaves_fail_no_pod() -> Result<()> {
         // All of it is lost at once: the worst kind of rotation.
         let secrets: Api<Secret> = Api::namespaced(namespace.cluster.client.clone(), SYSTEM);
         let emptied = json!({ "data": null });
-        secrets.patch("stowaway-webhook-certificates", &PatchParams::default(), &Patch::Merge(&emptied)).await?;
+        secrets.patch("stowaway-webhook-authority", &PatchParams::default(), &Patch::Merge(&emptied)).await?;
         let other = namespace
             .wait_until("another authority is trusted", async || {
                 let now = bundle(namespace).await?;
