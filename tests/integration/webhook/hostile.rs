@@ -48,7 +48,7 @@ async fn what_is_no_review_is_told_so() {
     };
     let text = sound.to_string();
     let deep = format!("{{\"request\":{{\"object\":{{\"spec\":{}", "[".repeat(100_000));
-    let deep_pod = text.replace(r#""metadata":{}"#, &format!(r#""metadata":{}{}"#, "[".repeat(200), "]".repeat(200)));
+    let deep_pod = text.replace(r#""name":"a""#, &format!(r#""name":"a","x":{}{}"#, "[".repeat(200), "]".repeat(200)));
     let cases: Vec<(String, &str)> = vec![
         (String::new(), "EOF"),
         ("hello".into(), "expected value"),
