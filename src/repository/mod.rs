@@ -1,4 +1,5 @@
-//! restic-format repositories: streams and folders in, snapshots listed, files and folders out. Everything that touches stored data is here.
+//! restic-format repositories: streams and folders in, snapshots listed, files and folders out. Everything that touches
+//! stored data is here.
 //!
 //! It must not know Kubernetes. The engine is `rustic_core`, kept behind this module with guards against what it does
 //! silently wrong (each has a test in `tests/integration/repository`):
