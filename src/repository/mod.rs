@@ -1,17 +1,21 @@
-//! restic-format repositories: streams in, snapshots listed, files out. Everything that touches stored data is here.
+//! restic-format repositories: streams and folders in, snapshots listed, files and folders out. Everything that touches
+//! stored data is here.
 //!
 //! It must not know Kubernetes. The engine is `rustic_core`, kept behind this module with guards against what it does
 //! silently wrong (each has a test in `tests/integration/repository`):
 //!
-//! 1. a failed source is a warning to it: [`source`] keeps the first error, which counts more than its success;
-//! 2. it would write a snapshot of whatever it has: the gate in [`archive`] lets none through, [`commit`] writes it;
+//! 1. a failed source is a warning to it: [`source`] keeps the first error, which counts more than its success, and
+//!    [`folder`] counts every file that it leaves out, and holds its own count against the engine's;
+//! 2. it would write a snapshot of whatever it has: [`gate`] lets none through, [`commit`] writes it;
 //! 3. a stream that looks like the last one would not be read: archiving is always forced;
 //! 4. a failed listing must not be an empty one: [`store`] answers wholly or not at all;
 //! 5. it waits for ever: every request of [`store`] has a deadline and bounded retries;
 //! 6. it takes no locks: [`lock`] writes and honours restic's;
-//! 7. and 8. its restore into folders panics on full disks and stumbles over hard links: it is not used, see [`read`];
+//! 7. and 8. its restore into folders panics on full disks and stumbles over hard links: it is not used, see [`folder`];
 //! 9. it stores streams with size 0: [`tree`] makes the tree;
-//! 10. it reads 4 KiB at a time: [`source`] hands those out of memory.
+//! 10. it reads 4 KiB at a time: [`source`] hands those out of memory;
+//! 11. it compares inode numbers only when told to ignore them, records a file's length before it is read, and reads a file
+//!     a core at a time: [`folder`] tells it so, reads that length and no more, and two files at a time.
 
 mod archive;
 mod commit;

@@ -144,8 +144,9 @@ pub(super) fn attributes(
     };
     let mut found = Vec::new();
     for name in names.filter(|name| name != MACHINES_OWN) {
-        let text =
-            name.to_str().ok_or_else(|| io::Error::other(format!("an attribute's name {name:?} is no UTF-8")))?;
+        let text = name
+            .to_str()
+            .ok_or_else(|| io::Error::other(format!("the name of its attribute {} is no UTF-8", name.display())))?;
         // Gone since the listing.
         let Some(value) = value(&name)? else { continue };
         found.push((text.to_owned(), STANDARD.encode(value)));

@@ -148,8 +148,10 @@ impl<'a> Unfolding<'a> {
         };
         let name = node.name().into_owned();
         if !is_plain(&name) {
-            let shown = self.path.join("?");
-            return Err(self.damaged(&format!("{} has the name {name:?}, which no file can have", shown.display())));
+            let (folder, name) = (self.path.display(), name.display());
+            return Err(
+                self.damaged(&format!("in {folder:?} is something by the name of {name:?}, which no file can have"))
+            );
         }
         if node.is_dir() {
             self.path.push(&name);

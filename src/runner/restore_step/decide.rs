@@ -13,12 +13,10 @@ use crate::{
 pub struct Observed {
     /// Something that is neither ours nor the file system's own.
     pub data: bool,
-    /// A folder that is or was restored into.
-    pub part: bool,
+    /// Something of ours that proves nothing: a folder that was restored into, a file that was locked.
+    pub leftover: bool,
     /// The mark that all is in that folder, and durable.
     pub whole: bool,
-    /// A file that was locked once.
-    pub lock: bool,
 }
 
 /// What is to be done about it.
@@ -39,8 +37,8 @@ pub fn decide(observed: Observed) -> Action {
     match observed {
         Observed { whole: true, .. } => Action::Move,
         Observed { data: false, .. } => Action::Restore,
-        Observed { data: true, part: false, lock: false, .. } => Action::Leave,
-        Observed { data: true, .. } => Action::Clear,
+        Observed { leftover: false, .. } => Action::Leave,
+        Observed { leftover: true, .. } => Action::Clear,
     }
 }
 
@@ -94,19 +92,15 @@ mod tests {
 
     #[test]
     fn every_state_has_its_action() {
-        let states = (0..16).map(|bits: u8| Observed {
-            data: bits & 1 != 0,
-            part: bits & 2 != 0,
-            whole: bits & 4 != 0,
-            lock: bits & 8 != 0,
-        });
+        let states =
+            (0..8).map(|bits: u8| Observed { data: bits & 1 != 0, leftover: bits & 2 != 0, whole: bits & 4 != 0 });
         for state in states {
             let action = decide(state);
             // What is whole is finished, whatever else is there; without that mark nothing half is the app's.
             assert_eq!(action == Action::Move, state.whole, "{state:?}");
             if !state.whole {
                 assert_eq!(action == Action::Restore, !state.data, "{state:?}");
-                assert_eq!(action == Action::Leave, state.data && !state.part && !state.lock, "{state:?}");
+                assert_eq!(action == Action::Leave, state.data && !state.leftover, "{state:?}");
             }
         }
     }

@@ -178,13 +178,11 @@ async fn restore_from(
     }
     volume.mark(&Whole { snapshot: snapshot.id.clone(), own: restored.own })?;
     finish(volume)?;
-    let mut text = format!("restored snapshot {} of {}, {} files", &snapshot.id[..8], snapshot.time, restored.files);
-    if restored.not_kept.count > 0 {
-        text.push_str(&format!(
-            "; {} owners, modes or attributes could not be kept, the log names them",
-            restored.not_kept.count
-        ));
-    }
+    let lost = match restored.not_kept.count {
+        0 => String::new(),
+        count => format!("; {count} owners, modes or attributes could not be kept, the log names them"),
+    };
+    let text = format!("restored snapshot {} of {}, {} files{lost}", &snapshot.id[..8], snapshot.time, restored.files);
     Ok(Outcome { text, bytes: restored.bytes, snapshot: Some(snapshot.id.clone()) })
 }
 

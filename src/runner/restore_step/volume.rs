@@ -79,11 +79,9 @@ impl Volume {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             match name.strip_prefix(RESTORE_PREFIX) {
-                Some(".part") => observed.part = true,
                 Some(".whole") => observed.whole = true,
-                Some(".lock") => observed.lock = true,
-                // What a kill left of a mark that was about to be made is nothing.
-                Some(".whole.new") => {}
+                // A mark that was about to be made is none.
+                Some(".part" | ".lock" | ".whole.new") => observed.leftover = true,
                 _ => observed.data |= name != LOST_AND_FOUND || holds_something(&entry.path()),
             }
         }

@@ -162,16 +162,12 @@ async fn snapshot_of_k8up_fills_a_volume() {
     let data = folder_in(pod.place.path(), "data");
     let claim = folder_in(&data, "claim");
     fs::write(claim.join("file"), "of K8up").unwrap();
-    let inner = format!(
-        "mkdir -p /data && mount --bind {} /data && exec {} backup --no-cache --host shop /data/claim",
-        data.display(),
-        newest().path().display()
-    );
-    let BackendConfig::Folder { path } = &pod.backend else { unreachable!() };
-    let stored = Command::new("unshare")
-        .args(["--mount", "sh", "-c", &inner])
-        .env("RESTIC_REPOSITORY", path)
-        .env("RESTIC_PASSWORD", PASSWORD)
+    fs::copy(newest().path(), pod.place.path().join("restic")).unwrap();
+    folder_in(pod.place.path(), "tmp");
+    let stored = Command::new("chroot")
+        .arg(pod.place.path())
+        .args(["/restic", "backup", "--no-cache", "--host", "shop", "/data/claim"])
+        .envs([("RESTIC_REPOSITORY", "/repository"), ("RESTIC_PASSWORD", PASSWORD), ("TMPDIR", "/tmp")])
         .output()
         .unwrap();
     assert!(stored.status.success(), "{}", String::from_utf8_lossy(&stored.stderr));
@@ -299,7 +295,7 @@ async fn killed_at_any_moment_and_run_again_it_ends_whole() {
         let mut step = pod.start();
         let ended = loop {
             let (_, _, far) = progress(&pod.volume());
-            if far >= point * 4 + 1 {
+            if far > point * 4 {
                 break false;
             }
             if step.try_wait().unwrap().is_some() {
