@@ -44,6 +44,7 @@ fn pass(stream: &UnixStream) {
     let (stdin, stdout) = (io::stdin(), io::stdout());
     let mut buffer = [0; 16 * 1024];
     let mut told: Option<Instant> = None;
+    let mut has_answered = false;
     loop {
         let left = told.map_or(PATIENCE, |told| STAYS.saturating_sub(told.elapsed()));
         if left.is_zero() {
@@ -66,11 +67,14 @@ fn pass(stream: &UnixStream) {
         if !answered.is_empty() {
             match descriptors::read(stream, &mut buffer) {
                 Moved::Bytes(length) => {
+                    has_answered = true;
                     if !write_all(&stdout, &buffer[..length]) {
                         return;
                     }
                 }
                 Moved::Nothing => {}
+                // What was not said cannot be lost.
+                Moved::Ended if !has_answered => return,
                 Moved::Ended => told = Some(Instant::now()),
             }
         }

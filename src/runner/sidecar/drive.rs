@@ -387,3 +387,38 @@ fn pause(attempt: u32) -> Duration {
     let last = PAUSES.len() - 1;
     Duration::from_secs(PAUSES[usize::try_from(attempt).unwrap_or(last).min(last)])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn report_that_was_changed_shortened_or_is_of_another_run_is_none() {
+        let report = SourceReport::failed(Failure::new(Reason::CommandFailed, "the press broke"), Duration::ZERO);
+        let text = report.to_termination_message();
+        let digest = report_digest("a", &text);
+        assert_eq!(*sealed_report("a", &digest, &text).unwrap(), report);
+        let green = text.replace("Failed", "Succeeded");
+        for (id, digest, text) in [
+            ("b", &digest, &text),
+            ("a", &digest, &green),
+            ("a", &text, &text),
+            ("a", &report_digest("a", ""), &String::new()),
+        ] {
+            assert!(sealed_report(id, digest, text).is_none(), "{id} {text}");
+        }
+    }
+
+    #[test]
+    fn only_what_ran_nowhere_goes_another_way() {
+        let report = |reason| Box::new(SourceReport::failed(Failure::new(reason, ""), Duration::ZERO));
+        for reason in [Reason::SecretMissing, Reason::StreamCut] {
+            assert!(matches!(judge(report(reason), false), Driven::NotUsed(_)));
+            assert!(matches!(judge(report(reason), true), Driven::Report(_)));
+        }
+        for reason in [Reason::WrongPassword, Reason::Cancelled, Reason::StoreUnavailable] {
+            assert!(matches!(judge(report(reason), false), Driven::Report(_)));
+        }
+        assert_eq!(source_of("uid/pvc/x"), "pvc/x");
+    }
+}

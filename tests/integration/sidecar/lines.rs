@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::pod::{Pod, kill, path};
+use super::pod::{Pod, kill, lives, path};
 use crate::{
     helper::remote::program,
     repository::PASSWORD,
@@ -20,9 +20,13 @@ const MEBIBYTE: u64 = 1024 * 1024;
 
 /// A supervisor whose runs are a script.
 async fn supervise(folder: &OpenFolder, script: &str) -> Child {
+    supervise_in_a_hurry(folder, script, "10").await
+}
+
+async fn supervise_in_a_hurry(folder: &OpenFolder, script: &str, hurry: &str) -> Child {
     let socket = folder.file("socket");
     let child = Command::new(program())
-        .args(["supervise", &path(&socket), "--hurry", "10", "--", "sh", "-c", script])
+        .args(["supervise", &path(&socket), "--hurry", hurry, "--", "sh", "-c", script])
         .stdout(Stdio::null())
         .kill_on_drop(true)
         .spawn()
@@ -41,7 +45,8 @@ fn ask(folder: &OpenFolder, request: &[&str]) -> Child {
 async fn answer(folder: &OpenFolder, request: &[&str], task: &str) -> String {
     let mut asking = ask(folder, request);
     let mut stdin = asking.stdin.take().unwrap();
-    stdin.write_all(format!("{task}\n").as_bytes()).await.unwrap();
+    // One that was turned away takes nothing.
+    let _gone = stdin.write_all(format!("{task}\n").as_bytes()).await;
     let line = next(&mut BufReader::new(asking.stdout.take().unwrap()).lines()).await.unwrap_or_default();
     drop(stdin);
     timeout(DEADLINE, asking.wait()).await.expect("it lives on").unwrap();
@@ -126,7 +131,7 @@ async fn requests_are_answered_whatever_they_are() {
 }
 
 #[tokio::test]
-async fn run_that_does_not_end_is_killed_and_one_that_nobody_watches_is_ended() {
+async fn run_that_does_not_end_when_told_to_is_killed() {
     let folder = OpenFolder::new();
     let script = "trap '' TERM; echo begun >&2; while :; do sleep 1; done";
     let _supervisor = supervise(&folder, script).await;
@@ -135,6 +140,18 @@ async fn run_that_does_not_end_is_killed_and_one_that_nobody_watches_is_ended() 
     let told = watch(&folder, "a", 2, usize::MAX).await;
     let [(2, Event::Lost(why))] = &told[..] else { panic!("{told:?}") };
     assert!(why.contains("signal 9") && why.contains("did not end when told to"), "{why}");
+}
+
+#[tokio::test]
+async fn run_that_nobody_watches_is_told_to_end() {
+    let folder = OpenFolder::new();
+    let script = format!("echo $$ >{}; exec cat", folder.file("pid").display());
+    let _supervisor = supervise_in_a_hurry(&folder, &script, "300").await;
+    assert_eq!(answer(&folder, &["start", "a", "k"], "").await, "started a");
+    let pid = folder.pid().await;
+    eventually(|| !lives(&pid)).await;
+    let told = watch(&folder, "a", 1, usize::MAX).await;
+    assert!(matches!(told.last(), Some((_, Event::Lost(why))) if why.contains("told to")), "{told:?}");
 }
 
 #[tokio::test]
