@@ -87,7 +87,8 @@ impl Meddler {
 
         let folder = tempfile::tempdir()?;
         let kubeconfig = folder.path().join("kubeconfig");
-        let own = own_kubeconfig(namespace, read, listener.local_addr()?, authority.certificate())?;
+        let token = namespace.token_of_an_admin().await?;
+        let own = own_kubeconfig(read, listener.local_addr()?, authority.certificate(), &token);
         std::fs::write(&kubeconfig, serde_norway::to_string(&own)?)?;
 
         let messages = Arc::new(AtomicU64::new(0));
@@ -133,22 +134,16 @@ fn authority_of(config: &Kubeconfig) -> Option<Vec<u8>> {
 }
 
 /// A client's certificate cannot pass through a man in the middle; a token can.
-fn own_kubeconfig(
-    namespace: &Namespace,
-    mut config: Kubeconfig,
-    address: SocketAddr,
-    authority: &str,
-) -> Result<Kubeconfig> {
+fn own_kubeconfig(mut config: Kubeconfig, address: SocketAddr, authority: &str, token: &str) -> Kubeconfig {
     for cluster in config.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
         cluster.server = Some(format!("https://{address}"));
         cluster.certificate_authority = None;
         cluster.certificate_authority_data = Some(STANDARD.encode(authority));
     }
-    let token = namespace.token_of_an_admin(&format!("meddled-{}", address.port()))?;
     for user in &mut config.auth_infos {
-        user.auth_info = Some(AuthInfo { token: Some(token.clone().into()), ..AuthInfo::default() });
+        user.auth_info = Some(AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() });
     }
-    Ok(config)
+    config
 }
 
 async fn pass(

@@ -172,18 +172,18 @@ impl Namespace {
         Ok(command)
     }
 
-    /// The token of a new `ServiceAccount` that may do everything in this namespace.
-    pub fn token_of_an_admin(&self, name: &str) -> Result<String> {
-        let account = format!("{}:{name}", self.name);
-        process::run(&mut self.kubectl(&["create", "serviceaccount", name]))?;
-        process::run(&mut self.kubectl(&[
-            "create",
-            "rolebinding",
-            name,
-            "--clusterrole=cluster-admin",
-            "--serviceaccount",
-            &account,
-        ]))?;
+    /// The token of a `ServiceAccount` that may do everything in this namespace.
+    pub async fn token_of_an_admin(&self) -> Result<String> {
+        let name = "admin";
+        let subject = json!({ "kind": "ServiceAccount", "name": name, "namespace": self.name });
+        let role = json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin" });
+        self.apply_object(json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": name } }))
+            .await?;
+        self.apply_object(json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": { "name": name },
+            "subjects": [subject], "roleRef": role,
+        }))
+        .await?;
         let token = process::run(&mut self.kubectl(&["create", "token", name]))?;
         Ok(String::from_utf8(token)?.trim().to_owned())
     }

@@ -10,6 +10,8 @@ use crate::{Namespace, Sequence};
 
 /// The key of the plain command.
 pub const COMMAND: &str = "stowaway.dev/backupcommand";
+/// The key that says what is put into the pod.
+pub const INJECT: &str = "stowaway.dev/inject";
 /// The name of the one container, unless told otherwise.
 pub const CONTAINER: &str = "main";
 

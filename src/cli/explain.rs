@@ -174,8 +174,11 @@ fn lines(explanation: &Explanation) -> Vec<String> {
             1 => "and 1 argument".to_owned(),
             count => format!("and {count} arguments"),
         };
-        let program = &source.program;
-        row("source", format!("{}: {program} {arguments}, stored as {}", source.name, source.path));
+        let what = match &source.program {
+            Some(program) => format!("{program} {arguments}"),
+            None => "its files, read by the sidecar".to_owned(),
+        };
+        row("source", format!("{}: {what}, stored as {}", source.name, source.path));
     }
     if let (Some(before), Some(after)) = (quality_of_service, quality_of_service_injected) {
         row("QoS class", quality(*before, *after));

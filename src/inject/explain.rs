@@ -5,6 +5,7 @@
 use json_patch::Patch;
 use k8s_openapi::api::core::v1::Pod;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{
     Cause, Effect, Finding, Injected, InjectionFacts, Outcome, QualityOfService, Template,
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::{
     annotations::{self, Role, own_key},
-    model::SourceName,
+    model::{SourceName, injected::SIDECAR_CONTAINER},
     plan::{ObservedPod, PlanProblem, SourceFacts, plan_sources},
 };
 
@@ -56,16 +57,17 @@ pub struct Explanation {
 pub struct SourceExplanation {
     /// Its name. Of a `StatefulSet` the first pod's, of a `DaemonSet` that on the node `node`.
     pub name: SourceName,
-    /// The container in which its command runs.
+    /// The container in which its command runs, or which reads its volume.
     pub container: String,
     /// Which command: the name in `backupcommand.<name>`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
-    /// The program that runs.
-    pub program: String,
+    /// The program that runs; none for a volume, which the sidecar reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
     /// With how many arguments.
     pub arguments: usize,
-    /// The path of its file in the repository, unless another source's history holds it.
+    /// The path of its file or folder in the repository, unless another source's history holds it.
     pub path: String,
 }
 
@@ -83,7 +85,8 @@ pub fn explain(template: &Template, facts: &InjectionFacts<'_>) -> Explanation {
     let Assumption { repositories, words } = assume(facts, name);
     let outcome = inject(&template.pod, &InjectionFacts { repositories: &repositories, ..*facts });
     let patched = outcome.apply(&template.pod).ok();
-    let (sources, further) = sources(template);
+    // A volume is a source of the sidecar that the pod is to get.
+    let (sources, further) = sources(template, patched.as_ref().unwrap_or(&template.pod));
     let Outcome { effect, cause, mut findings, mut warnings, injected, patch } = outcome;
     // What is told as a finding need not be told as a warning, too.
     warnings.retain(|warning| !findings.iter().any(|finding| warning.ends_with(&finding.message)));
@@ -105,8 +108,8 @@ pub fn explain(template: &Template, facts: &InjectionFacts<'_>) -> Explanation {
 }
 
 /// What would be backed up, by the very plan of a Backup, and what that plan alone finds wrong.
-fn sources(template: &Template) -> (Vec<SourceExplanation>, Vec<Finding>) {
-    let mut pod: Pod = match serde_json::from_value(template.pod.clone()) {
+fn sources(template: &Template, pod: &Value) -> (Vec<SourceExplanation>, Vec<Finding>) {
+    let mut pod: Pod = match serde_json::from_value(pod.clone()) {
         Ok(pod) => pod,
         Err(error) => {
             return (
@@ -135,10 +138,12 @@ fn sources(template: &Template) -> (Vec<SourceExplanation>, Vec<Finding>) {
         // The last part of the name is the command's, where there are four.
         let parts: Vec<&str> = source.name.as_str().split('/').collect();
         let named = parts.get(3).map(|name| (*name).to_owned());
-        let argv = request.iter().flat_map(|request| &request.commands).find(|command| command.name == named);
+        let is_volume = parts.first() == Some(&"pvc");
+        let mut commands = request.iter().flat_map(|request| &request.commands);
+        let argv = commands.find(|command| command.name == named && !is_volume);
         SourceExplanation {
-            container: parts.get(2).copied().unwrap_or_default().to_owned(),
-            program: argv.and_then(|command| command.argv.first()).map(|program| shown(program)).unwrap_or_default(),
+            container: if is_volume { SIDECAR_CONTAINER } else { parts.get(2).copied().unwrap_or_default() }.to_owned(),
+            program: argv.and_then(|command| command.argv.first()).map(|program| shown(program)),
             arguments: argv.map_or(0, |command| command.argv.len().saturating_sub(1)),
             path: source.identity.path,
             command: named,

@@ -16,7 +16,7 @@ use stowaway_e2e::{
     restic::{RESTICS, Snapshot},
     runs::{all_green, ended, known, source},
     sequence, store,
-    workload::{self, COMMAND},
+    workload::{self, COMMAND, INJECT},
 };
 
 /// Short, every byte value in an odd length, many packs that do not compress, and beyond 2^30. Each in the memory that a
@@ -50,7 +50,7 @@ async fn dumps_are_byte_exact_for_the_oldest_and_the_newest_restic() -> Result<(
                 outcome.digest.as_deref() == Some(&digest) && outcome.bytes == Some(stream.bytes),
                 "{name}: {outcome:?}"
             );
-            ensure!(outcome.proof == Some(Proof::Acknowledged), "{name}: {outcome:?}");
+            ensure!(outcome.proof == Some(Proof::Sealed), "{name}: {outcome:?}");
             let snapshot = snapshots.iter().find(|snapshot| snapshot.tag("source") == Some(&source_name));
             let snapshot = snapshot.with_context(|| format!("no snapshot of {source_name}"))?;
             ensure!(snapshot.hostname == namespace.name, "host {}", snapshot.hostname);
@@ -142,12 +142,22 @@ async fn two_pods_with_the_same_container_are_two_sources_and_a_busybox_is_prove
     in_namespace("kinds", async |namespace: &Namespace| {
         let restic = S3::shared(namespace).await?.repository(namespace).await?;
         let without_shell = |name: &str, sequence: &Sequence| {
-            Workload::new(namespace, name, "shell-less").container(name).annotate(COMMAND, &sequence.command())
+            Workload::new(namespace, name, "shell-less")
+                .container(name)
+                .annotate(COMMAND, &sequence.command())
+                .annotate(INJECT, "none")
         };
         let pods = [
-            Workload::dumping(namespace, "first", &first).annotate("stowaway.dev/file-extension", ".bin"),
-            Workload::dumping(namespace, "second", &second).annotate("stowaway.dev/file-extension", ".bin"),
-            Workload::new(namespace, "busybox", "busybox").container("box").annotate(COMMAND, &busybox.command()),
+            Workload::dumping(namespace, "first", &first)
+                .annotate(INJECT, "none")
+                .annotate("stowaway.dev/file-extension", ".bin"),
+            Workload::dumping(namespace, "second", &second)
+                .annotate(INJECT, "none")
+                .annotate("stowaway.dev/file-extension", ".bin"),
+            Workload::new(namespace, "busybox", "busybox")
+                .container("box")
+                .annotate(COMMAND, &busybox.command())
+                .annotate(INJECT, "none"),
             without_shell("bare", &bare),
             without_shell("accepted", &accepted).annotate("stowaway.dev/accept-unproven", "true"),
         ];

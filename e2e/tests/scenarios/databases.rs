@@ -34,7 +34,7 @@ async fn rows_of_postgresql_come_back_in_one_transaction() -> Result<()> {
         let backup = namespace.back_up("one", json!({})).await?;
         all_green(&backup)?;
         let outcome = &source(&backup, "deployment/shop/postgres")?.outcome;
-        ensure!(outcome.proof == Some(Proof::Acknowledged), "{outcome:?}");
+        ensure!(outcome.proof == Some(Proof::Sealed), "{outcome:?}");
         let snapshots = restic.snapshots()?;
         let [snapshot] = snapshots.as_slice() else { anyhow::bail!("{} snapshots", snapshots.len()) };
         ensure!(snapshot.path() == format!("/{}-postgres.sql", namespace.name), "path {}", snapshot.path());

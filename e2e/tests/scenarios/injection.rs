@@ -14,13 +14,13 @@ use stowaway::{
     api::Repository,
     inject::{Cause, InjectionFacts, Strict, inject, pods_of},
     model::{
-        Proof,
+        Proof, Verdict,
         injected::{HELPER_VOLUME, SIDECAR_CONTAINER},
     },
 };
 use stowaway_e2e::{
-    Kind, Namespace, Runner, S3, Sequence, Workload, in_namespace, process,
-    runs::{all_green, known, source},
+    Kind, Namespace, S3, Sequence, Workload, in_namespace, process,
+    runs::{all_green, ended, known, source},
     workload::{self, CONTAINER},
 };
 
@@ -45,7 +45,7 @@ async fn annotated_pods_get_the_helper_and_their_dumps_are_sealed_without_a_shel
                 Workload::dumping(namespace, "toolbox", &STREAM),
                 Workload::dumping(namespace, "strict", &STREAM).set("securityContext", strict),
                 // No shell, no libc, nothing but one program.
-                Workload::new(namespace, "bare", "emit").annotate(workload::COMMAND, &STREAM.command()),
+                Workload::new(namespace, "bare", "shell-less").annotate(workload::COMMAND, &STREAM.command()),
             ],
         )
         .await?;
@@ -139,7 +139,7 @@ async fn every_patch_applies_and_validates_and_is_recognized_in_what_the_api_ser
                     injected += 1;
                 }
                 (stowaway::inject::Effect::Skip, Ok(shown)) => {
-                    ensure!(image_of(&shown).is_none(), "{name}: injected although {}", wanted.cause);
+                    ensure!(image_of(&shown) == image_of(&template.pod), "{name}: injected although {}", wanted.cause);
                 }
                 (effect, shown) => anyhow::bail!("{name}: {effect:?} {} became {shown:?}", wanted.cause),
             }
@@ -194,7 +194,7 @@ async fn every_shape_is_admitted_where_pod_security_is_restricted_and_quotas_and
         };
         let pods = workload::start_all(
             namespace,
-            &[pod("helped"), pod("beside").annotate("stowaway.dev/inject", "sidecar").annotate("stowaway.dev/volumes", "scratch")],
+            &[pod("helped"), pod("beside").annotate(workload::INJECT, "sidecar")],
         )
         .await?;
         for pod in &pods {
@@ -253,18 +253,18 @@ async fn a_job_with_helper_and_sidecar_completes_with_its_own_container() -> Res
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restore_through_the_helper_takes_effect_once_and_whole() -> Result<()> {
     in_namespace("helped", async |namespace: &Namespace| {
-        let (runner, _restic) = Runner::with_folder(namespace).await?;
-        let pod = Workload::dumping(namespace, "box", &STREAM)
+        S3::shared(namespace).await?.repository(namespace).await?;
+        Workload::dumping(namespace, "box", &STREAM)
             .annotate("stowaway.dev/restorecommand", "sh -c 'cat >/scratch/part && mv /scratch/part /scratch/whole'")
             .start(namespace)
             .await?;
-        let backed_up = runner.run(runner.backup(&pod, None, "one")?).await?;
-        ensure!(backed_up.is_green(), "{backed_up:?}");
-        let ended = runner.run(runner.restore(&pod, None, "pod/box/main", "none")?).await?;
-        ensure!(ended.is_green(), "{ended:?}");
+        all_green(&namespace.back_up("one", json!({ "retryLimit": 0 })).await?)?;
+        let from = json!({ "source": "pod/box/main" });
+        let restored = namespace.restore("back", json!({ "from": from })).await?.status.unwrap_or_default();
+        ended("back", &restored.outcome, Verdict::Succeeded, &["Completed"])?;
         let digest = namespace.shell("box", "sha256sum </scratch/whole | cut -d ' ' -f 1")?;
         ensure!(digest == STREAM.digest(), "other bytes came back");
-        ensure!(ended.report.as_ref().is_some_and(|report| report.proof == Proof::Sealed), "{ended:?}");
+        ensure!(restored.outcome.proof == Some(Proof::Sealed), "{:?}", restored.outcome);
         Ok(())
     })
     .await

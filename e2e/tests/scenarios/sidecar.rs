@@ -143,7 +143,7 @@ fn kill_the_child(namespace: &Namespace, pod: &Pod) -> Result<bool> {
         let read = |file: &str| std::fs::read(path.join(file)).unwrap_or_default();
         let line = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
         let cgroup = String::from_utf8_lossy(&read("cgroup")).into_owned();
-        if line.contains("sidecar-run") && cgroup.contains(&uid) {
+        if line.contains("sidecar-run") && !line.contains(" supervise ") && cgroup.contains(&uid) {
             let pid = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             process::run(Command::new("kill").args(["-s", "KILL", &pid]))?;
             killed = true;
