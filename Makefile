@@ -65,8 +65,17 @@ soak: cluster ## The long truth tests: stalls, cuts and kills by the hundred (ho
 	@$(cargo) run --release --package stowaway-e2e --bin soak
 
 .PHONY: bench
-bench: cluster ## Rate, CPU and peak memory, beside kubectl exec | restic backup --stdin (BENCH_OPTIONS='--sizes 1024')
+bench: cluster bench-admission ## Rate, CPU and peak memory, beside kubectl exec | restic backup --stdin (BENCH_OPTIONS='--sizes 1024')
 	@$(cargo) run --release --package stowaway-e2e --bin bench -- $(BENCH_OPTIONS)
+
+.PHONY: bench-admission
+bench-admission: cluster ## Latency, CPU and memory of the webhook, beside a plain handler that parses the same
+	@$(cargo) run --release --package stowaway-e2e --bin admission
+
+.PHONY: fuzz
+fuzz: ## What nobody would write, for an hour each (FUZZ_SECONDS); needs a nightly Rust and cargo-fuzz
+	@cd fuzz && for target in annotations protocol admission; do \
+		cargo +nightly fuzz run --sanitizer none $$target -- -max_total_time=$(or $(FUZZ_SECONDS),3600); done
 
 .PHONY: manifests
 manifests: own ## Writes the generated manifests and the README's table anew
