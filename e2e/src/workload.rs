@@ -118,14 +118,23 @@ impl Workload {
         namespace.wait_until_ready(&self.name).await
     }
 
+    /// Creates a `ReplicaSet` of one such pod: its pod is admitted whatever is annotated, since nobody made it by hand.
+    pub async fn replicate(&self, namespace: &Namespace) -> Result<Pod> {
+        self.apply_as("ReplicaSet", namespace).await
+    }
+
     /// Creates a Deployment of one such pod, and returns the pod when it is Ready.
     pub async fn deploy(&self, namespace: &Namespace) -> Result<Pod> {
+        self.apply_as("Deployment", namespace).await
+    }
+
+    async fn apply_as(&self, kind: &str, namespace: &Namespace) -> Result<Pod> {
         let labels = json!({ "app": self.name });
         let template =
             json!({ "metadata": { "labels": labels, "annotations": self.annotations }, "spec": self.pod_spec() });
         namespace
             .apply_object(json!({
-                "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": self.name },
+                "apiVersion": "apps/v1", "kind": kind, "metadata": { "name": self.name },
                 "spec": { "replicas": 1, "selector": { "matchLabels": labels }, "template": template },
             }))
             .await?;

@@ -64,6 +64,7 @@ pub fn workload(object: &Value, old: Option<&Value>, facts: &InjectionFacts<'_>)
     let Some(template) = template(object, facts.namespace) else { return Judgement::of(object, Vec::new()) };
     let explanation = explain(&template, facts);
     let mut judgement = Judgement::of(object, explanation.warnings);
+    let is_running = old.is_some() && template.workload.kind == "pod";
     let mut before: Option<Option<Before>> = None;
     for finding in explanation.findings {
         // K8up, or whoever else reads the key, may have another mind about it.
@@ -71,6 +72,8 @@ pub fn workload(object: &Value, old: Option<&Value>, facts: &InjectionFacts<'_>)
         match finding.cause {
             // Form and size are the API server's own matter: it says so itself.
             Cause::NotAPod | Cause::TooLarge => continue,
+            // The containers of a pod that is there cannot be changed, whatever its annotations would want now.
+            Cause::NameTaken | Cause::PathTaken if is_running => continue,
             cause if is_of_the_template(cause) && !is_of_others => {}
             _ => {
                 judgement.warnings.push(finding.message);

@@ -157,10 +157,9 @@ impl Server {
 
     /// 1,000 requests a second, then as many as it can.
     async fn row(&self, what: &str, kind: &str, review: &Bytes, seconds: u64) -> Result<()> {
-        let mut latencies = self.steady(review, 1000, seconds).await?;
-        let at = |share: f64| share_of(&mut latencies.clone(), share);
-        let (p50, p99, p999) = (at(0.5), at(0.99), at(0.999));
-        latencies.clear();
+        let latencies = self.steady(review, 1000, seconds).await?;
+        let at = |thousandths| share_of(&mut latencies.clone(), thousandths);
+        let (p50, p99, p999) = (at(500), at(990), at(999));
         let before = measure::cpu_time(self.child.id())?.0;
         let started = Instant::now();
         let count = self.as_fast_as_possible(review, seconds).await?;
@@ -223,8 +222,8 @@ impl Server {
             .buffer_unordered(200)
             .try_collect()
             .await?;
-        let rate = taken.len() as f64 / started.elapsed().as_secs_f64();
-        let p99 = share_of(&mut taken, 0.99);
+        let rate = f64::from(u32::try_from(taken.len())?) / started.elapsed().as_secs_f64();
+        let p99 = share_of(&mut taken, 990);
         let mut open = Vec::new();
         for _ in 0..1000 {
             open.push(self.connect().await?);
@@ -260,10 +259,10 @@ async fn ask(sender: &mut http1::SendRequest<Full<Bytes>>, review: &Bytes) -> Re
     Ok(())
 }
 
-/// The value below which this share of all is.
-fn share_of(values: &mut [f64], share: f64) -> f64 {
+/// The value below which so many thousandths of all are.
+fn share_of(values: &mut [f64], thousandths: usize) -> f64 {
     values.sort_by(f64::total_cmp);
-    let index = (values.len() as f64 * share) as usize;
+    let index = values.len() * thousandths / 1000;
     values.get(index.min(values.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
 }
 

@@ -39,6 +39,7 @@ async fn every_verb_works_in_the_cluster_with_json_and_stable_exit_codes() -> Re
             Workload::toolbox(namespace, "bad", "emit --bytes 1k --stderr-bytes 128 --exit 7"),
             Workload::new(namespace, "bare", "shell-less")
                 .container("bare")
+                .annotate(workload::INJECT, "none")
                 .annotate(workload::COMMAND, &DUMP.command()),
         ];
         workload::start_all(namespace, &pods).await?;

@@ -26,7 +26,11 @@ async fn commands_of_a_running_pod_are_changed_only_by_who_may_exec() -> Result<
         let own = Workload::new(namespace, "own", "shell-less")
             .annotate(COMMAND, "emit --bytes 1")
             .annotate("stowaway.dev/backupcommand-container", "main")
-            .annotate("k8up.io/backupcommand", "emit --bytes 2");
+            .annotate("k8up.io/backupcommand", "emit --bytes 2")
+            .set_in_pod(
+                "initContainers",
+                json!([{ "name": "other", "image": namespace.cluster.image("shell-less"), "restartPolicy": "Always" }]),
+            );
         plain.apply(namespace).await?;
         own.apply(namespace).await?;
         let rights: &[Right] = &[("", &["pods", "pods/status"], &["get", "patch", "update"])];

@@ -1,6 +1,6 @@
 //! Bad input is refused or reported at once, all problems together.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use stowaway::{
     api::{self, Backup, Repository},
@@ -9,7 +9,7 @@ use stowaway::{
 use stowaway_e2e::{
     Kind, Namespace, S3, Sequence, Workload, in_namespace,
     runs::{ended, says, source},
-    workload::{self, COMMAND},
+    workload::COMMAND,
 };
 
 fn object(kind: &str, name: &str, spec: &Value) -> Value {
@@ -80,30 +80,23 @@ async fn bad_annotations_are_reported_all_together_and_the_good_pod_is_backed_up
         S3::shared(namespace).await?.repository(namespace).await?;
         let idle = |name: &str| Workload::new(namespace, name, "shell-less");
         let long = format!("emit --kind text {}", "x".repeat(16 * 1024));
-        let pods = [
-            Workload::dumping(namespace, "good", &good),
-            idle("empty").annotate(COMMAND, " "),
-            idle("long").annotate(COMMAND, &long),
-            idle("stranger")
-                .annotate(COMMAND, "emit --bytes 1")
-                .annotate("stowaway.dev/backupcommand-container", "sidecar"),
-            idle("broken").annotate(COMMAND, r#"["emit", "--bytes""#),
-            idle("several")
-                .annotate(COMMAND, "emit --bytes 1")
-                .annotate("stowaway.dev/timeout", "soon")
-                .annotate("stowaway.dev/idle-timeout", "-5s")
-                .annotate("stowaway.dev/allow-empty", "perhaps"),
-        ];
-        workload::start_all(namespace, &pods).await?;
-        let backup = namespace.back_up("all", json!({ "retryLimit": 0 })).await?;
-        ended("good", &source(&backup, "pod/good/main")?.outcome, Verdict::Succeeded, &["Completed"])?;
-        for (name, texts) in [
-            ("empty", &["stowaway.dev/backupcommand", "is empty"][..]),
-            ("long", &["stowaway.dev/backupcommand", "16384"]),
-            ("stranger", &["sidecar", "main"]),
-            ("broken", &["stowaway.dev/backupcommand", "JSON"]),
+        Workload::dumping(namespace, "good", &good).start(namespace).await?;
+        let bad = [
+            (idle("empty").annotate(COMMAND, " "), &["stowaway.dev/backupcommand", "is empty"][..]),
+            (idle("long").annotate(COMMAND, &long), &["stowaway.dev/backupcommand", "16384"]),
             (
-                "several",
+                idle("stranger")
+                    .annotate(COMMAND, "emit --bytes 1")
+                    .annotate("stowaway.dev/backupcommand-container", "sidecar"),
+                &["sidecar", "main"],
+            ),
+            (idle("broken").annotate(COMMAND, r#"["emit", "--bytes""#), &["stowaway.dev/backupcommand", "JSON"]),
+            (
+                idle("several")
+                    .annotate(COMMAND, "emit --bytes 1")
+                    .annotate("stowaway.dev/timeout", "soon")
+                    .annotate("stowaway.dev/idle-timeout", "-5s")
+                    .annotate("stowaway.dev/allow-empty", "perhaps"),
                 &[
                     "stowaway.dev/timeout",
                     "soon",
@@ -113,8 +106,22 @@ async fn bad_annotations_are_reported_all_together_and_the_good_pod_is_backed_up
                     "perhaps",
                 ],
             ),
-        ] {
-            let outcome = &source(&backup, &format!("pod/{name}"))?.outcome;
+        ];
+        // Whoever writes such a pod by hand, or a Deployment of it, is told at once.
+        for (workload, texts) in &bad {
+            for refused in [workload.apply(namespace).await, workload.deploy(namespace).await.map(|_| ())] {
+                let refused = refused.err().context("a pod that cannot be backed up as annotated was taken")?;
+                says("the API server", &format!("{refused:#}"), texts)?;
+            }
+        }
+        // What comes past that is admitted, and told by the Backup.
+        for (workload, _) in &bad {
+            workload.replicate(namespace).await?;
+        }
+        let backup = namespace.back_up("all", json!({ "retryLimit": 0 })).await?;
+        ended("good", &source(&backup, "pod/good/main")?.outcome, Verdict::Succeeded, &["Completed"])?;
+        for ((_, texts), name) in bad.iter().zip(["empty", "long", "stranger", "broken", "several"]) {
+            let outcome = &source(&backup, &format!("replicaset/{name}"))?.outcome;
             ended(name, outcome, Verdict::Failed, &["InvalidRequest"])?;
             says(name, &outcome.message, texts)?;
         }

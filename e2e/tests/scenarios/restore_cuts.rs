@@ -13,7 +13,7 @@ use stowaway_e2e::{
     namespace::GLANCE,
     process,
     proxy::{Fault, Proxy, Way},
-    workload::COMMAND,
+    workload::{COMMAND, INJECT},
 };
 
 const ROWS: u64 = 20_000;
@@ -47,10 +47,11 @@ fn restore_command(way: &str, database: &str) -> Value {
 
 /// A server that is process 1 of its container takes a killed orphan for a crashed backend, and ends every transaction:
 /// then each case would be decided by the others. So it is process 1 only where that is what is looked at.
-async fn postgres(namespace: &Namespace, as_first_process: bool) -> Result<Pod> {
+async fn postgres(namespace: &Namespace, inject: &str, as_first_process: bool) -> Result<Pod> {
     let ready = ["psql", "-U", "postgres", "-c", "select 1"];
     Workload::new(namespace, "postgres", "postgres")
         .annotate(COMMAND, &DUMP.command())
+        .annotate(INJECT, inject)
         .ready_when(&ready)
         .set_in_pod("shareProcessNamespace", json!(!as_first_process))
         .start(namespace)
@@ -86,10 +87,21 @@ fn rows(namespace: &Namespace, name: &str) -> Result<u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_or_killed_restore_leaves_the_old_data_through_su_sudo_setsid_and_a_double_fork() -> Result<()> {
+    cut_or_killed("none").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_or_killed_restore_by_the_helper_leaves_the_old_data_through_su_sudo_setsid_and_a_double_fork()
+-> Result<()> {
+    cut_or_killed("helper").await
+}
+
+async fn cut_or_killed(inject: &str) -> Result<()> {
     in_namespace("half", async |namespace: &Namespace| {
-        let pod = postgres(namespace, false).await?;
+        let pod = postgres(namespace, inject, false).await?;
         let (runner, _) = Runner::with_folder(namespace).await?;
         runner.run(runner.backup(&pod, None, "dump")?).await?.is(Verdict::Succeeded, &[Reason::Completed])?;
+        let offset = two_thirds(namespace, &runner, &pod).await?;
         let cases: Vec<(String, &str, bool)> = WAYS
             .iter()
             .flat_map(|way| [(format!("{way}-cut"), *way, false), (format!("{way}-kill"), *way, true)])
@@ -98,7 +110,9 @@ async fn a_cut_or_killed_restore_leaves_the_old_data_through_su_sudo_setsid_and_
             prepare(namespace, name, way).await?;
         }
         try_join_all(
-            cases.iter().map(async |(name, _, kill)| interrupted(namespace, &runner, &pod, name, *kill).await),
+            cases
+                .iter()
+                .map(async |(name, _, kill)| interrupted(namespace, &runner, &pod, name, (offset, *kill)).await),
         )
         .await?;
         for (name, _, _) in &cases {
@@ -119,21 +133,37 @@ async fn a_cut_or_killed_restore_leaves_the_old_data_through_su_sudo_setsid_and_
     .await
 }
 
-/// Cuts the connection, or kills the runner, when about half of the dump is on its way.
-async fn interrupted(namespace: &Namespace, runner: &Runner, pod: &Pod, name: &str, kill: bool) -> Result<()> {
-    let half = DUMP.bytes / 2;
+/// How many bytes of a whole restore go to the server until two thirds of it are on their way; the helper gets them
+/// compressed.
+async fn two_thirds(namespace: &Namespace, runner: &Runner, pod: &Pod) -> Result<u64> {
+    prepare(namespace, "measured", "plain").await?;
+    let proxy = Proxy::start(namespace.cluster.api_server().await?, Fault::None).await?;
+    let mut own = Runner::new(namespace, runner.backend.clone())?;
+    own.go_through(namespace, proxy.address())?;
+    own.run(own.restore(pod, None, SOURCE, "measured")?).await?.is(Verdict::Succeeded, &[Reason::Completed])?;
+    Ok(proxy.passed(Way::ToServer) / 3 * 2)
+}
+
+/// Cuts the connection, or kills the runner, when so many bytes are on their way.
+async fn interrupted(
+    namespace: &Namespace,
+    runner: &Runner,
+    pod: &Pod,
+    name: &str,
+    (offset, kill): (u64, bool),
+) -> Result<()> {
     let server = namespace.cluster.api_server().await?;
     let fault = if kill {
-        Fault::StallAfter(Way::ToServer, half, stowaway_e2e::namespace::PATIENCE)
+        Fault::StallAfter(Way::ToServer, offset, stowaway_e2e::namespace::PATIENCE)
     } else {
-        Fault::CutAfter(Way::ToServer, half)
+        Fault::CutAfter(Way::ToServer, offset)
     };
     let proxy = Proxy::start(server, fault).await?;
     let mut own = Runner::new(namespace, runner.backend.clone())?;
     own.go_through(namespace, proxy.address())?;
     let run = own.start(own.restore(pod, None, SOURCE, name)?)?;
     if kill {
-        while proxy.passed(Way::ToServer) < half {
+        while proxy.passed(Way::ToServer) < offset {
             tokio::time::sleep(GLANCE).await;
         }
         run.signal("KILL")?;
@@ -145,8 +175,17 @@ async fn interrupted(namespace: &Namespace, runner: &Runner, pod: &Pod, name: &s
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_go_leaves_the_old_data_or_all_of_the_new_but_never_half() -> Result<()> {
+    missing_go("none").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_go_to_the_helper_leaves_the_old_data_or_all_of_the_new_but_never_half() -> Result<()> {
+    missing_go("helper").await
+}
+
+async fn missing_go(inject: &str) -> Result<()> {
     in_namespace("go", async |namespace: &Namespace| {
-        let pod = postgres(namespace, false).await?;
+        let pod = postgres(namespace, inject, false).await?;
         let (runner, _) = Runner::with_folder(namespace).await?;
         runner.run(runner.backup(&pod, None, "dump")?).await?.is(Verdict::Succeeded, &[Reason::Completed])?;
         let server = namespace.cluster.api_server().await?;
@@ -179,20 +218,31 @@ async fn a_missing_go_leaves_the_old_data_or_all_of_the_new_but_never_half() -> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_restore_does_not_crash_a_server_that_is_the_first_process_of_its_container() -> Result<()> {
+    first_process("none").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_restore_by_the_helper_does_not_crash_a_server_that_is_the_first_process_of_its_container() -> Result<()>
+{
+    first_process("helper").await
+}
+
+async fn first_process(inject: &str) -> Result<()> {
     in_namespace("crash", async |namespace: &Namespace| {
-        let pod = postgres(namespace, true).await?;
+        let pod = postgres(namespace, inject, true).await?;
         let (runner, _) = Runner::with_folder(namespace).await?;
         runner.run(runner.backup(&pod, None, "dump")?).await?.is(Verdict::Succeeded, &[Reason::Completed])?;
         let crashes = || -> Result<usize> {
             let log = process::run(&mut namespace.kubectl(&["logs", "postgres"]))?;
             Ok(String::from_utf8_lossy(&log).matches("all server processes terminated; reinitializing").count())
         };
+        let offset = two_thirds(namespace, &runner, &pod).await?;
         let mut guilty = Vec::new();
         // A double fork leaves an orphan by its own doing: whoever ends that one ends a child of process 1.
         for way in WAYS.into_iter().filter(|way| *way != "daemon") {
             let (name, before) = (format!("{way}-first"), crashes()?);
             prepare(namespace, &name, way).await?;
-            interrupted(namespace, &runner, &pod, &name, false).await?;
+            interrupted(namespace, &runner, &pod, &name, (offset, false)).await?;
             namespace.wait_until_gone("postgres", "main", &format!("-d {}", name.replace('-', "_"))).await?;
             // The server is heard of again only after it has said so.
             namespace.wait_until("PostgreSQL answers", async || Ok(rows(namespace, &name).ok())).await?;
