@@ -1,6 +1,7 @@
 //! Bad input is refused or reported at once, all problems together.
 
 use anyhow::{Context, Result, bail, ensure};
+use kube::ResourceExt;
 use serde_json::{Value, json};
 use stowaway::{
     api::{self, Backup, Repository},
@@ -115,15 +116,16 @@ async fn bad_annotations_are_reported_all_together_and_the_good_pod_is_backed_up
             }
         }
         // What comes past that is admitted, and told by the Backup.
-        for (workload, _) in &bad {
-            workload.replicate(namespace).await?;
+        let mut admitted = Vec::new();
+        for (workload, texts) in &bad {
+            admitted.push((workload.replicate(namespace).await?.name_any(), texts));
         }
         let backup = namespace.back_up("all", json!({ "retryLimit": 0 })).await?;
         ended("good", &source(&backup, "pod/good/main")?.outcome, Verdict::Succeeded, &["Completed"])?;
-        for ((_, texts), name) in bad.iter().zip(["empty", "long", "stranger", "broken", "several"]) {
-            let outcome = &source(&backup, &format!("replicaset/{name}"))?.outcome;
-            ended(name, outcome, Verdict::Failed, &["InvalidRequest"])?;
-            says(name, &outcome.message, texts)?;
+        for (name, texts) in admitted {
+            let outcome = &source(&backup, &format!("pod/{name}"))?.outcome;
+            ended(&name, outcome, Verdict::Failed, &["InvalidRequest"])?;
+            says(&name, &outcome.message, texts)?;
         }
         let verdict = backup.status.as_ref().and_then(|status| status.verdict);
         ensure!(verdict == Some(Verdict::Incomplete), "{verdict:?}");

@@ -118,6 +118,7 @@ StatefulSet well in namespace default: injected (Injected)
   restore    fills water before the app starts, when it is empty
   store      Repository (the default one); the pod starts without its Secrets, its backups do not
   assumed    there is one Repository, or a default one, in namespace default when the pod is made
+  source     pvc/water-well-0: its files, read by the sidecar, stored as /data/water-well-0
   QoS class  BestEffort becomes Burstable
 ";
     assert_eq!((stdout(&output).as_str(), output.status.code()), (expected, Some(0)), "{output:?}");
@@ -169,7 +170,7 @@ spec: { volume: { nfs: { server: barn, path: /x } }, passwordSecretRef: { name: 
     let two = format!("{workload}---\n{main}---\n{}", main.replace("main", "further"));
     let ambiguous = explain(&[], &two);
     assert_eq!(ambiguous.status.code(), Some(2));
-    assert!(stdout(&ambiguous).contains("there are several: main, further"), "{ambiguous:?}");
+    assert!(stdout(&ambiguous).contains("there are several: further, main"), "{ambiguous:?}");
     let broken = explain(&[], &main.replace("cellar-key", "[]"));
     assert_eq!(broken.status.code(), Some(2), "{broken:?}");
 }
