@@ -88,6 +88,9 @@ pub fn explain(template: &Template, facts: &InjectionFacts<'_>) -> Explanation {
     // A volume is a source of the sidecar that the pod is to get.
     let (sources, further) = sources(template, patched.as_ref().unwrap_or(&template.pod));
     let Outcome { effect, cause, mut findings, mut warnings, injected, patch } = outcome;
+    // A pod without its sidecar has no volumes to back up; that the injection has told.
+    let further = further.into_iter().filter(|(is_of_a_volume, _)| !is_of_a_volume || findings.is_empty());
+    let further: Vec<Finding> = further.map(|(_, finding)| finding).collect();
     // What is told as a finding need not be told as a warning, too.
     warnings.retain(|warning| !findings.iter().any(|finding| warning.ends_with(&finding.message)));
     findings.extend(further);
@@ -107,14 +110,15 @@ pub fn explain(template: &Template, facts: &InjectionFacts<'_>) -> Explanation {
     }
 }
 
-/// What would be backed up, by the very plan of a Backup, and what that plan alone finds wrong.
-fn sources(template: &Template, pod: &Value) -> (Vec<SourceExplanation>, Vec<Finding>) {
+/// What would be backed up, by the very plan of a Backup, and what that plan alone finds wrong; with whether it is about a
+/// volume.
+fn sources(template: &Template, pod: &Value) -> (Vec<SourceExplanation>, Vec<(bool, Finding)>) {
     let mut pod: Pod = match serde_json::from_value(pod.clone()) {
         Ok(pod) => pod,
         Err(error) => {
             return (
                 Vec::new(),
-                vec![Finding::new(Cause::NotAPod, format!("the API server would not take this: {error}"))],
+                vec![(false, Finding::new(Cause::NotAPod, format!("the API server would not take this: {error}")))],
             );
         }
     };
@@ -153,7 +157,10 @@ fn sources(template: &Template, pod: &Value) -> (Vec<SourceExplanation>, Vec<Fin
     let further = plan.problems.iter().filter_map(|problem| match problem {
         // The injection has found these itself.
         PlanProblem::Annotations { .. } | PlanProblem::UnknownContainer { .. } => None,
-        problem => Some(Finding::new(Cause::InvalidAnnotation, problem.to_string())),
+        problem => {
+            let is_of_a_volume = matches!(problem, PlanProblem::Volume { .. } | PlanProblem::NotInjected { .. });
+            Some((is_of_a_volume, Finding::new(Cause::InvalidAnnotation, problem.to_string())))
+        }
     });
     (explained.collect(), further.collect())
 }
