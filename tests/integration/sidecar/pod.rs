@@ -46,6 +46,13 @@ pub struct Pod {
     log: Arc<Mutex<String>>,
 }
 
+/// Puts a program where every user can start it: it may have been built in somebody's own home.
+fn place(program: &Path, at: &Path) {
+    if std::fs::hard_link(program, at).is_err() {
+        std::fs::copy(program, at).unwrap();
+    }
+}
+
 impl Pod {
     /// With a repository, and a sidecar that waits.
     pub async fn start() -> Self {
@@ -62,7 +69,6 @@ impl Pod {
             std::fs::create_dir_all(root.file(folder)).unwrap();
         }
         std::fs::set_permissions(root.file("stowaway-socket"), std::fs::Permissions::from_mode(0o777)).unwrap();
-        std::os::unix::fs::symlink(program(), root.file("usr/local/bin/stowaway-helper")).unwrap();
         let pod = Self { root, supervisor: None, log: Arc::default() };
         pod.set_password(PASSWORD);
         new_repository(&pod.root.file("cellar")).await.close().await;
@@ -71,7 +77,13 @@ impl Pod {
                 Command::new("chown").arg("-R").arg(SIDECAR_USER.to_string()).arg(pod.root.path()).status().await;
             assert!(owned.unwrap().success());
         }
+        place(Path::new(program()), &pod.root.file("usr/local/bin/stowaway-helper"));
+        place(Path::new(env!("CARGO_BIN_EXE_stowaway")), &pod.own_program());
         pod
+    }
+
+    fn own_program(&self) -> PathBuf {
+        self.root.file("usr/local/bin/stowaway")
     }
 
     pub fn set_password(&self, password: &str) {
@@ -83,7 +95,7 @@ impl Pod {
     }
 
     pub async fn start_sidecar(&mut self) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_stowaway"));
+        let mut command = Command::new(self.own_program());
         if is_root() {
             command.uid(SIDECAR_USER).gid(SIDECAR_USER);
         }
