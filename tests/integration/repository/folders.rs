@@ -287,7 +287,8 @@ async fn folder_in_use_is_stored_without_an_error() {
                 fs::create_dir(&folder).unwrap();
                 fs::rename(&file, folder.join("moved")).unwrap();
                 std::os::unix::fs::symlink("still", &file).unwrap();
-                if number % 3 != 0 {
+                // Some stay; not more and more of them, or a slow machine would never be done with the last ones.
+                if number % 3 != 0 || number > 900 {
                     fs::remove_dir_all(folder).unwrap();
                     fs::remove_file(file).unwrap();
                 }
