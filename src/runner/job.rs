@@ -249,7 +249,7 @@ fn exec_target(target: &TargetCommand) -> ExecTarget {
 }
 
 /// The report of work without a stream.
-fn done(repository_id: Option<String>, elapsed: Duration) -> SourceReport {
+pub(super) fn done(repository_id: Option<String>, elapsed: Duration) -> SourceReport {
     SourceReport {
         verdict: Verdict::Succeeded,
         reason: Reason::Completed,

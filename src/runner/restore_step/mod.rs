@@ -18,12 +18,12 @@ use self::{
 };
 use super::{
     MountedVolume,
-    job::{leave_report, with_repository, within_grace},
+    job::{done, leave_report, with_repository, within_grace},
     settings::{self, Identity},
     story::{self, tell_progress},
 };
 use crate::{
-    model::{Failure, Proof, Reason, SourceName, SourceReport, Verdict, milliseconds},
+    model::{Failure, Proof, Reason, SourceName, SourceReport, milliseconds},
     repository::{Progress, Repository},
 };
 
@@ -43,19 +43,7 @@ pub async fn restore_step(volumes: &[MountedVolume]) -> u8 {
 }
 
 async fn look_after(volumes: &[MountedVolume], cancel: &CancellationToken) -> Result<SourceReport, Failure> {
-    let mut report = SourceReport {
-        verdict: Verdict::Succeeded,
-        reason: Reason::Completed,
-        message: String::new(),
-        exit_code: None,
-        bytes: 0,
-        digest: None,
-        proof: Proof::None,
-        snapshot: None,
-        repository_id: None,
-        duration_milliseconds: 0,
-        stderr_tail: String::new(),
-    };
+    let mut report = done(None, Duration::ZERO);
     let mut said = Vec::new();
     for volume in volumes {
         let name = &volume.name;
