@@ -1,22 +1,31 @@
 //! Our runner beside `kubectl exec | restic backup --stdin`: the same streams from the same pod into the same stores,
 //! in turns. Prints a Markdown table with rate, CPU time, peak memory, and the ratio of the rates. Each way of ours is a row:
 //! by the container's own shell, by the helper, by the sidecar (whose own cost is in its pod, and not in the table).
+//!
+//! Before that the way through the API server alone, to nowhere: plain exec beside the sealed stream.
 
 use std::{
     process::{Child, Stdio},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use kube::ResourceExt;
-use stowaway::model::BackendConfig;
+use stowaway::{
+    cluster::exec::{self, Control, ExecTarget, Limits, Lines},
+    model::{BackendConfig, Proof, injected::HELPER_PROGRAM},
+    seal::Way,
+    stream::{Piece, pieces},
+};
 use stowaway_e2e::{
     Kind, Namespace, Restic, Runner, S3, Sequence, Workload, in_namespace,
     measure::{Cost, measure},
     process,
     store::PASSWORD,
+    workload::CONTAINER,
 };
+use tokio_util::sync::CancellationToken;
 
 /// Compares our runner with `kubectl exec | restic backup --stdin`, on the cluster that `make cluster` made.
 #[derive(Parser)]
@@ -27,6 +36,9 @@ struct Arguments {
     /// How often each is measured; the fastest counts.
     #[arg(long, default_value_t = 1)]
     rounds: u64,
+    /// Only the way through the API server, to nowhere.
+    #[arg(long)]
+    transport_only: bool,
     /// Only the repository on a folder, not the one on S3.
     #[arg(long)]
     volume_only: bool,
@@ -65,6 +77,12 @@ impl Store {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     in_namespace("bench", async |namespace: &Namespace| {
+        for megabytes in &arguments.sizes {
+            transport(namespace, *megabytes, arguments.rounds).await?;
+        }
+        if arguments.transport_only {
+            return Ok(());
+        }
         let server = S3::shared(namespace).await?;
         println!(
             "| stream | store | way | ours MiB/s | CPU s | peak MiB | kubectl and restic MiB/s | CPU s | peak MiB | ratio |"
@@ -88,6 +106,69 @@ async fn main() -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// A stream from a pod to nowhere, by the same client: plain exec, which proves nothing, and sealed by the helper.
+async fn transport(namespace: &Namespace, megabytes: u64, rounds: u64) -> Result<()> {
+    println!("| stream to nowhere | plain exec MiB/s | sealed MiB/s | ratio |\n|---|---|---|---|");
+    for kind in KINDS {
+        let sequence = Sequence::new(kind, 1, megabytes << 20);
+        let pod = Workload::dumping(namespace, "transport", &sequence).start(namespace).await?;
+        let target = ExecTarget { namespace: namespace.name.clone(), pod: pod.name_any(), container: CONTAINER.to_owned() };
+        let (mut plain, mut sealed) = (Duration::MAX, Duration::MAX);
+        for _ in 0..rounds.max(1) {
+            plain = plain.min(to_nowhere(namespace, &target, sequence, false).await?);
+            sealed = sealed.min(to_nowhere(namespace, &target, sequence, true).await?);
+        }
+        process::run(&mut namespace.kubectl(&["delete", "pod", "transport", "--wait"]))?;
+        println!(
+            "| {kind} {megabytes} MiB | {:.0} | {:.0} | {:.2} |",
+            rate(sequence, plain),
+            rate(sequence, sealed),
+            plain.as_secs_f64() / sealed.as_secs_f64()
+        );
+    }
+    println!();
+    Ok(())
+}
+
+async fn to_nowhere(
+    namespace: &Namespace,
+    target: &ExecTarget,
+    sequence: Sequence,
+    is_sealed: bool,
+) -> Result<Duration> {
+    let client = &namespace.cluster.client;
+    let command: Vec<String> = sequence.command().split(' ').map(str::to_owned).collect();
+    let control = Control {
+        limits: Limits::default(),
+        cancel: CancellationToken::new(),
+        lines: Lines::new().0,
+        progress: std::sync::Arc::default(),
+    };
+    let (sender, mut receiver) = pieces();
+    let nowhere = tokio::spawn(async move {
+        let mut end = None;
+        while let Some(piece) = receiver.recv().await {
+            if let Piece::End(said) = piece {
+                end = Some(said);
+            }
+        }
+        end
+    });
+    let started = Instant::now();
+    if is_sealed {
+        let way = Way::Helper(HELPER_PROGRAM.to_owned());
+        exec::dump(client, target, &way, &command, &control, &sender).await?;
+    } else {
+        exec::dump_plain(client, target, &command, &control, &sender).await?;
+    }
+    drop(sender);
+    let end = nowhere.await?.context("the stream had no end")?;
+    let elapsed = started.elapsed();
+    let proof = if is_sealed { Proof::Sealed } else { Proof::None };
+    ensure!((end.bytes, end.proof) == (sequence.bytes, proof), "it ended as {end:?}");
+    Ok(elapsed)
 }
 
 async fn row(namespace: &Namespace, server: Option<&S3>, sequence: Sequence, way: &str, rounds: u64) -> Result<()> {
@@ -128,9 +209,14 @@ async fn row(namespace: &Namespace, server: Option<&S3>, sequence: Sequence, way
 
 #[allow(clippy::cast_precision_loss, reason = "figures for people")]
 fn cells(sequence: Sequence, cost: Cost) -> String {
-    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let rate = mebibytes(sequence.bytes) / cost.elapsed.as_secs_f64();
-    format!("{rate:.0} | {:.1} | {:.0}", cost.cpu.as_secs_f64(), mebibytes(cost.peak_memory))
+    let peak = cost.peak_memory as f64 / f64::from(1 << 20);
+    format!("{:.0} | {:.1} | {peak:.0}", rate(sequence, cost.elapsed), cost.cpu.as_secs_f64())
+}
+
+/// In MiB a second.
+#[allow(clippy::cast_precision_loss, reason = "figures for people")]
+fn rate(sequence: Sequence, elapsed: Duration) -> f64 {
+    sequence.bytes as f64 / f64::from(1 << 20) / elapsed.as_secs_f64()
 }
 
 async fn run_ours(namespace: &Namespace, store: &Store, sequence: Sequence, way: &str) -> Result<Cost> {
