@@ -146,7 +146,8 @@ impl Runner {
             .env(mounts::TASK_VARIABLE, task)
             .env(mounts::ROOT_VARIABLE, root.path())
             .env("KUBECONFIG", &self.kubeconfig)
-            .env("POD_NAME", "runner-of-a-test")
+            // Each run has a pod of its own, as in a Job.
+            .env("POD_NAME", format!("runner{}", root.path().file_name().unwrap_or_default().to_string_lossy()))
             .env("POD_UID", "00000000-0000-0000-0000-000000000000")
             .env("POD_NAMESPACE", &self.namespace)
             .envs(mounts::ALLOCATOR)

@@ -3,6 +3,7 @@
 //! the sidecar in turn. It counts what may never happen, and exits 1 if any of it did.
 
 use std::{
+    pin::pin,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -15,8 +16,10 @@ use kube::ResourceExt;
 use stowaway_e2e::{
     Kind, Meddler, Meddling, Namespace, Restic, Runner, S3, Sequence, Workload, in_namespace,
     load::Load,
+    namespace::GLANCE,
     proxy::{Fault, Proxy, Way},
     restic::Judgement,
+    runner::Ended,
     workload::{self, CONTAINER},
 };
 
@@ -196,16 +199,35 @@ async fn cuts(namespace: &Namespace, cases: &[Case], arguments: &Arguments) -> R
             0 => total - random(arguments.seed, number, last),
             _ => random(arguments.seed, number, total),
         };
-        let (own, _proxy) = behind(namespace, &case.runner, Fault::CutAfter(Way::FromServer, offset)).await?;
+        let (own, proxy) = behind(namespace, &case.runner, Fault::CutAfter(Way::FromServer, offset)).await?;
         let name = format!("cut/{}/{number}/at/{offset}/of/{total}", case.pod.name_any());
-        let ended = own.run(own.backup(&case.pod, Some("cut"), &name)?).await?;
-        anyhow::Ok((name.clone(), case.restic.judge(&name, ended.report.as_ref(), &digest)?, ended.log))
+        // A run in a sidecar goes on, so the Job comes back as soon as it can.
+        let survives = case.pod.name_any() == "sidecar";
+        let running = own.run(own.backup(&case.pod, Some("cut"), &name)?);
+        let ended = if survives { healing(running, &proxy, offset).await? } else { running.await? };
+        let judgement = case.restic.judge(&name, ended.report.as_ref(), &digest)?;
+        anyhow::Ok((name.clone(), judgement, survives, ended.log))
     });
     let mut runs = Box::pin(runs.buffer_unordered(arguments.parallel));
-    while let Some((name, judgement, log)) = runs.try_next().await? {
-        tally.count(&name, judgement, false, &log);
+    while let Some((name, judgement, must_be_green, log)) = runs.try_next().await? {
+        tally.count(&name, judgement, must_be_green, &log);
     }
     Ok(tally)
+}
+
+/// Lets new connections through once the cut took place.
+async fn healing(running: impl Future<Output = Result<Ended>>, proxy: &Proxy, offset: u64) -> Result<Ended> {
+    let cut = async {
+        while proxy.passed(Way::FromServer) < offset {
+            tokio::time::sleep(GLANCE).await;
+        }
+    };
+    let mut running = pin!(running);
+    tokio::select! {
+        ended = &mut running => return ended,
+        () = cut => proxy.set_fault(Fault::None),
+    }
+    running.await
 }
 
 /// Each killed run is tried again under the same name, as the controller would: that must end green, with one snapshot.

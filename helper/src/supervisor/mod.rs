@@ -251,7 +251,12 @@ impl Supervisor {
 
     fn start(&mut self, id: String, key: String, task: &[u8]) -> Reply {
         if let Some(record) = self.record(&id) {
-            return Reply::Attached(record.id.clone());
+            // Whoever asked for something else would take its report for his own.
+            return if record.key == key {
+                Reply::Attached(id)
+            } else {
+                Reply::Refused(format!("a run of the name {id} did something else here"))
+            };
         }
         if let Some(run) = &self.active {
             let Record { id, key: other, .. } = &run.record;

@@ -112,7 +112,9 @@ async fn requests_are_answered_whatever_they_are() {
     }
     assert_eq!(answer(&folder, &["start", "a", "k"], &"x".repeat(100_000)).await, "");
     assert_eq!(answer(&folder, &["start", "a", "k"], &"x".repeat(30_000)).await, "started a");
-    assert_eq!(answer(&folder, &["start", "a", "other"], "").await, "attached a");
+    assert_eq!(answer(&folder, &["start", "a", "k"], "").await, "attached a");
+    let of_another = "refused a run of the name a did something else here";
+    assert_eq!(answer(&folder, &["start", "a", "other"], "").await, of_another);
     assert_eq!(answer(&folder, &["start", "b", "k"], "").await, "attached a");
     assert_eq!(answer(&folder, &["start", "b", "other"], "").await, "busy a k");
     assert_eq!(answer(&folder, &["cancel", "a"], "").await, "cancelled");
@@ -121,6 +123,7 @@ async fn requests_are_answered_whatever_they_are() {
         matches!(&told[..], [(1, Event::Lost(why))] if why.contains("status 0 after it was told to end")),
         "{told:?}"
     );
+    assert_eq!(answer(&folder, &["start", "a", "other"], "").await, of_another);
     // Many that ask for nothing keep nobody out for long.
     let idle: Vec<_> =
         (0..40).map(|_| std::os::unix::net::UnixStream::connect(folder.file("socket")).unwrap()).collect();
