@@ -6,6 +6,7 @@ mod backup;
 mod conditions;
 mod repository;
 mod restore;
+mod retention;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ pub use repository::{
     backend_config,
 };
 pub use restore::{Restore, RestoreFrom, RestoreSpec, RestoreStatus, RestoreTo};
+pub use retention::{Age, AgeError, Retention};
 pub use shared::{Outcome, RepositoryKind, RepositoryReference, RunnerPod, SecretKeyReference};
 
 /// The API group of all kinds.

@@ -12,6 +12,7 @@ pub mod labels;
 pub mod names;
 mod repository;
 mod restore;
+mod retention;
 mod retry;
 mod sources;
 mod text;
@@ -21,6 +22,7 @@ pub use backup::{BackupFacts, job_refused, plan_backup};
 pub use choose::{ChoiceError, choose_repository};
 pub use jobs::{ObservedJob, is_active, wants_complaints};
 pub use repository::{init_refused, plan_repository};
+pub use retention::{Candidate, Dropped, Kept, RetentionPlan, Shrunk, plan_retention};
 pub use restore::{RestoreFacts, plan_restore, restore_refused};
 
 pub use sources::{
