@@ -4,6 +4,7 @@
 
 use std::{fmt, time::Duration};
 
+use super::keys::PREFIX;
 use crate::model::Reason;
 
 /// Whose annotation a command was read from, newest first.
@@ -108,6 +109,22 @@ pub struct Problem {
     pub value: String,
     /// What is wrong, and what is expected instead.
     pub reason: String,
+}
+
+impl Problem {
+    /// Whether the key is one of ours. Whoever reads another tool's may have another mind about its value.
+    pub fn is_ours(&self) -> bool {
+        self.key.starts_with(PREFIX)
+    }
+}
+
+/// What is asked for by annotations of which those of other tools may be wrong.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Lenient {
+    /// As far as it is right; `None` when nothing here concerns us.
+    pub request: Option<Request>,
+    /// What is wrong with the keys of other tools.
+    pub passed_over: Vec<Problem>,
 }
 
 /// All that is wrong with one pod's annotations; at least one.
