@@ -21,7 +21,10 @@ use super::{
 /// What the annotations ask for; `None` when nothing here concerns us.
 pub fn parse(annotations: &BTreeMap<String, String>) -> Result<Option<Request>, Problems> {
     let Lenient { request, passed_over } = parse_lenient(annotations)?;
-    if passed_over.is_empty() { Ok(request) } else { Err(Problems(passed_over)) }
+    if passed_over.is_empty() {
+        return Ok(request);
+    }
+    Err(Problems { problems: passed_over, warnings: request.map_or_else(Vec::new, |request| request.warnings) })
 }
 
 /// What the annotations ask for, whatever may be wrong with those of other tools. These speak of the plain command alone:
@@ -33,7 +36,7 @@ pub fn parse_lenient(annotations: &BTreeMap<String, String>) -> Result<Lenient, 
     let mut request = Request { commands: reader.commands(), ..Request::default() };
     reader.settings(&mut request);
     if reader.problems.iter().any(Problem::is_ours) {
-        return Err(Problems(reader.problems));
+        return Err(Problems { problems: reader.problems, warnings: reader.warnings });
     }
     if !reader.problems.is_empty() {
         request.commands.retain(|command| command.name.is_some());

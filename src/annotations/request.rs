@@ -127,9 +127,14 @@ pub struct Lenient {
     pub passed_over: Vec<Problem>,
 }
 
-/// All that is wrong with one pod's annotations; at least one.
+/// All that is wrong with one pod's annotations.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Problems(pub Vec<Problem>);
+pub struct Problems {
+    /// At least one.
+    pub problems: Vec<Problem>,
+    /// What was probably not meant beside them, so that nobody learns of it only when they are mended.
+    pub warnings: Vec<Warning>,
+}
 
 impl Problems {
     /// The machine-readable cause.
@@ -141,7 +146,7 @@ impl Problems {
 
 impl fmt::Display for Problems {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.0.iter().enumerate() {
+        for (index, problem) in self.problems.iter().enumerate() {
             if index > 0 {
                 formatter.write_str("; ")?;
             }

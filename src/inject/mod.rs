@@ -39,7 +39,7 @@ use serde_json::Value;
 
 use self::{patch::PatchBuilder, pod::PodView};
 use crate::{
-    annotations::{self, Injection, Lenient, Role, own_key},
+    annotations::{self, Injection, Lenient, Problems, Role, own_key},
     api::Repository,
     plan::MAXIMUM_SOURCES,
 };
@@ -79,7 +79,10 @@ pub fn inject(pod: &Value, facts: &InjectionFacts<'_>) -> Outcome {
     }
     let Lenient { request, passed_over } = match annotations::parse_lenient(&view.annotations) {
         Ok(lenient) => lenient,
-        Err(problems) => return declined(pod, problems.0.into_iter().map(Finding::from).collect(), Vec::new()),
+        Err(Problems { problems, warnings }) => {
+            let findings = problems.into_iter().map(Finding::from).collect();
+            return declined(pod, findings, warnings.iter().map(ToString::to_string).collect());
+        }
     };
     let request = request.unwrap_or_default();
     let mut findings: Vec<Finding> = passed_over.into_iter().map(Finding::from).collect();

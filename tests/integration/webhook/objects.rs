@@ -45,8 +45,9 @@ fn blamed(answer: &Value) -> Vec<&str> {
 }
 
 /// Objects, and the fields that are wrong in them.
-fn cases() -> Vec<(Value, &'static [&'static str])> {
-    let resources = json!({ "limits": { "memory": "1GB" }, "requests": { "cpu": "half" } });
+type Cases = Vec<(Value, &'static [&'static str])>;
+
+fn repositories() -> Cases {
     vec![
         (s3(|_| ()), &[]),
         (s3(|spec| spec["s3"]["endpoint"] = "http://minio.backup:9000/".into()), &[]),
@@ -89,6 +90,43 @@ fn cases() -> Vec<(Value, &'static [&'static str])> {
             &["spec.volume.hostPath.path", "spec.volume.hostPath.type"],
         ),
         (repository(&json!({ "passwordSecretRef": { "name": "x" } })), &["spec"]),
+    ]
+}
+
+fn runner_pods() -> Cases {
+    let resources = json!({ "limits": { "memory": "1GB" }, "requests": { "cpu": "half" } });
+    vec![(
+        run(
+            "Backup",
+            &json!({ "repositoryRef": { "name": "other/main" }, "runnerPod": {
+                "labels": { "a b": "c", "d": "e f" },
+                "annotations": { "/x": "any text at all" },
+                "nodeSelector": { "disk": "-ssd" },
+                "tolerations": [{ "operator": "Equal" }, { "key": "a", "operator": "Exists", "value": "b", "effect": "Never" }],
+                "imagePullSecrets": [{ "name": "a/b" }],
+                "resources": resources,
+                "securityContext": { "runAsUser": 0, "runAsNonRoot": true },
+            } }),
+        ),
+        &[
+            "spec.repositoryRef.name",
+            "spec.runnerPod.nodeSelector.disk",
+            "spec.runnerPod.labels.a b",
+            "spec.runnerPod.labels.d",
+            "spec.runnerPod.annotations./x",
+            "spec.runnerPod.imagePullSecrets.0.name",
+            "spec.runnerPod.tolerations.0.operator",
+            "spec.runnerPod.tolerations.1.value",
+            "spec.runnerPod.tolerations.1.effect",
+            "spec.runnerPod.resources.limits.memory",
+            "spec.runnerPod.resources.requests.cpu",
+            "spec.runnerPod.securityContext.runAsUser",
+        ],
+    )]
+}
+
+fn runs() -> Cases {
+    vec![
         (run("Backup", &json!({})), &[]),
         (run("Backup", &json!({ "timeout": "1h-5m", "idleTimeout": "" })), &["spec.timeout", "spec.idleTimeout"]),
         (
@@ -98,33 +136,27 @@ fn cases() -> Vec<(Value, &'static [&'static str])> {
             ),
             &["spec.selector"],
         ),
+        // All at once, whichever of them is read first.
         (
             run(
                 "Backup",
-                &json!({ "repositoryRef": { "name": "other/main" }, "runnerPod": {
-                "labels": { "a b": "c", "d": "e f" },
-                "annotations": { "/x": "any text at all" },
-                "nodeSelector": { "disk": "-ssd" },
-                "tolerations": [{ "operator": "Equal" }, { "key": "a", "operator": "Exists", "value": "b", "effect": "Never" }],
-                "imagePullSecrets": [{ "name": "a/b" }],
-                "resources": resources,
-                "securityContext": { "runAsUser": 0, "runAsNonRoot": true },
-            } }),
+                &json!({ "timeout": "soon", "repositoryRef": { "name": "/" }, "runnerPod": { "labels": { "a b": "" } } }),
             ),
-            &[
-                "spec.repositoryRef.name",
-                "spec.runnerPod.nodeSelector.disk",
-                "spec.runnerPod.labels.a b",
-                "spec.runnerPod.labels.d",
-                "spec.runnerPod.annotations./x",
-                "spec.runnerPod.imagePullSecrets.0.name",
-                "spec.runnerPod.tolerations.0.operator",
-                "spec.runnerPod.tolerations.1.value",
-                "spec.runnerPod.tolerations.1.effect",
-                "spec.runnerPod.resources.limits.memory",
-                "spec.runnerPod.resources.requests.cpu",
-                "spec.runnerPod.securityContext.runAsUser",
-            ],
+            &["spec.timeout", "spec.repositoryRef.name", "spec.runnerPod.labels.a b"],
+        ),
+        (
+            restore(|spec| {
+                spec["idleTimeout"] = "1e9999h".into();
+                spec["to"] = json!({ "pod": "a/b" });
+            }),
+            &["spec.idleTimeout", "spec.to.pod"],
+        ),
+        (
+            s3(|spec| {
+                spec["s3"]["endpoint"] = "https://:9000".into();
+                spec["s3"]["bucket"] = "A..b".into();
+            }),
+            &["spec.s3.endpoint", "spec.s3.bucket"],
         ),
         (restore(|_| ()), &[]),
         (restore(|spec| spec["from"]["source"] = "statefulset/well/pump".into()), &["spec.from.source"]),
@@ -139,7 +171,7 @@ fn cases() -> Vec<(Value, &'static [&'static str])> {
 #[tokio::test]
 async fn what_could_only_fail_is_refused_with_the_field() {
     let webhook = Webhook::new();
-    for (object, fields) in cases() {
+    for (object, fields) in [repositories(), runner_pods(), runs()].concat() {
         let answer = webhook.ask("/objects", &creation(&object)).await;
         let mut fields = fields.to_vec();
         let mut found = blamed(&answer);
