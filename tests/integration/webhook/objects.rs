@@ -95,10 +95,11 @@ fn repositories() -> Cases {
 
 fn runner_pods() -> Cases {
     let resources = json!({ "limits": { "memory": "1GB" }, "requests": { "cpu": "half" } });
-    vec![(
-        run(
-            "Backup",
-            &json!({ "repositoryRef": { "name": "other/main" }, "runnerPod": {
+    vec![
+        (
+            run(
+                "Backup",
+                &json!({ "repositoryRef": { "name": "other/main" }, "runnerPod": {
                 "labels": { "a b": "c", "d": "e f" },
                 "annotations": { "/x": "any text at all" },
                 "nodeSelector": { "disk": "-ssd" },
@@ -107,22 +108,52 @@ fn runner_pods() -> Cases {
                 "resources": resources,
                 "securityContext": { "runAsUser": 0, "runAsNonRoot": true },
             } }),
+            ),
+            &[
+                "spec.repositoryRef.name",
+                "spec.runnerPod.nodeSelector.disk",
+                "spec.runnerPod.labels.a b",
+                "spec.runnerPod.labels.d",
+                "spec.runnerPod.annotations./x",
+                "spec.runnerPod.imagePullSecrets.0.name",
+                "spec.runnerPod.tolerations.0.operator",
+                "spec.runnerPod.tolerations.1.value",
+                "spec.runnerPod.tolerations.1.effect",
+                "spec.runnerPod.resources.limits.memory",
+                "spec.runnerPod.resources.requests.cpu",
+                "spec.runnerPod.securityContext.runAsUser",
+            ],
         ),
-        &[
-            "spec.repositoryRef.name",
-            "spec.runnerPod.nodeSelector.disk",
-            "spec.runnerPod.labels.a b",
-            "spec.runnerPod.labels.d",
-            "spec.runnerPod.annotations./x",
-            "spec.runnerPod.imagePullSecrets.0.name",
-            "spec.runnerPod.tolerations.0.operator",
-            "spec.runnerPod.tolerations.1.value",
-            "spec.runnerPod.tolerations.1.effect",
-            "spec.runnerPod.resources.limits.memory",
-            "spec.runnerPod.resources.requests.cpu",
-            "spec.runnerPod.securityContext.runAsUser",
-        ],
-    )]
+        (
+            run(
+                "Backup",
+                &json!({ "runnerPod": { "resources": {
+                    "limits": { "cpu": "1", "memory": "1Gi", "ephemeral-storage": "1G", "example.com/gpu": "2" },
+                    "requests": { "cpu": "1001m", "memory": "1024Mi", "ephemeral-storage": "1Gi", "example.com/gpu": "3" },
+                } } }),
+            ),
+            &[
+                "spec.runnerPod.resources.requests.cpu",
+                "spec.runnerPod.resources.requests.ephemeral-storage",
+                "spec.runnerPod.resources.requests.example.com/gpu",
+            ],
+        ),
+        // A limit alone sets nothing aside beyond itself, and neither does a request alone.
+        (
+            s3(|spec| {
+                spec["runnerPod"] =
+                    json!({ "resources": { "limits": { "cpu": "1" }, "requests": { "memory": "9Ti" } } });
+            }),
+            &[],
+        ),
+        (
+            s3(|spec| {
+                spec["runnerPod"] =
+                    json!({ "resources": { "limits": { "cpu": "-1" }, "requests": { "cpu": "1", "memory": "--1" } } });
+            }),
+            &["spec.runnerPod.resources.limits.cpu", "spec.runnerPod.resources.requests.memory"],
+        ),
+    ]
 }
 
 fn runs() -> Cases {
