@@ -33,7 +33,7 @@ mod wishes;
 pub use explain::{Explanation, SourceExplanation, explain};
 pub use outcome::{Cause, Effect, Finding, Injected, Outcome};
 pub use quantity::billionths;
-pub use read::{MAXIMUM_BYTES, ReadError, Strict, read_json};
+pub use read::{MAXIMUM_BYTES, ReadError, Strict, read_json, twice};
 pub use resources::{QualityOfService, quality_of_service};
 pub use templates::{Template, TemplateError, pods_of};
 
