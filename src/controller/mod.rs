@@ -101,7 +101,7 @@ pub async fn run(
     );
     let restores =
         controller::<Restore>(&client, RunKind::Restore, &token).run(restore::reconcile, again, context.clone());
-    let watchdog = Watchdog::new(context, figures).run(token.clone());
+    let watchdog = Watchdog::new(context, figures, jiff::Timestamp::now()).run(token.clone());
     let answers = async {
         tokio::select! {
             () = token.cancelled() => {}

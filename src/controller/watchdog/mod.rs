@@ -88,7 +88,7 @@ struct Without {
 }
 
 impl Watchdog {
-    pub fn new(context: Arc<Context>, metrics: Metrics) -> Self {
+    pub fn new(context: Arc<Context>, metrics: Metrics, started: Timestamp) -> Self {
         Self {
             own: context.client.default_namespace().to_owned(),
             context,
@@ -96,7 +96,7 @@ impl Watchdog {
             fine: HashMap::new(),
             without: BTreeMap::new(),
             told_owners: BTreeSet::new(),
-            turns: Turns::default(),
+            turns: Turns::starting(started),
             repair: repair::Memory::default(),
             metrics,
         }
