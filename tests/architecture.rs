@@ -6,6 +6,8 @@
 
 #[path = "architecture/code.rs"]
 mod code;
+#[path = "architecture/events.rs"]
+mod events;
 
 use std::{
     fs, io,
@@ -13,6 +15,7 @@ use std::{
 };
 
 use code::{UsedPath, used_paths};
+use events::untold;
 
 /// Each module of the library, and the modules it may use.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -153,6 +156,9 @@ fn violations(file: &str, text: &str) -> Vec<String> {
             return found;
         }
     };
+    for (line, fields) in untold(text) {
+        violation(line, format!("a log for people shows the message alone, so that it has to tell {fields}, too"));
+    }
     for path in &paths {
         if let Some(rule) =
             arrow_broken(&place, path).or_else(|| crate_misplaced(&place, path)).or_else(|| impure(file, &place, path))
@@ -339,6 +345,11 @@ fn broken_rules_are_found_with_file_and_line() {
         ("src/repository/x.rs", "//! x\nuse k8s_openapi::api;", "2: repository must not know k8s_openapi"),
         ("src/cli/x.rs", "//! x\n#[allow(clippy::unwrap_used)]\nfn f() {}", "2: clippy::unwrap_used holds"),
         ("src/cli/x.rs", "//! x\nfn f( {}", "1: cannot be read"),
+        (
+            "src/controller/x.rs",
+            "//! x\nfn f() { if x { tracing::warn!(%kind, namespace, name = n(), y, \"{namespace} {{}}\") } }",
+            "2: a log for people shows the message alone, so that it has to tell kind, namespace, name,",
+        ),
     ];
     for (file, text, expected) in cases {
         let found = violations(file, text);
@@ -365,6 +376,10 @@ fn sound_files_are_left_alone() {
         ("src/cli/x.rs", "//! x\nuse crate::runner::R;\nfn f() { jiff::Timestamp::now(); }"),
         ("src/webhook/serve.rs", "//! x\nuse tokio::net;"),
         ("src/repository/x.rs", "//! x\nuse rustic_core::R;"),
+        (
+            "src/cli/x.rs",
+            "//! x\nfn f() { info!(%name, bytes, \"of {name}\"); warn!(\"plain\"); error!(?kind, \"{}\", kind) }",
+        ),
     ] {
         assert_eq!(violations(file, text), Vec::<String>::new(), "{text}");
     }

@@ -38,7 +38,7 @@ pub fn annotations(data: &[u8]) {
     let read = annotations::parse(&map);
     assert_eq!(format!("{read:?}"), format!("{:?}", annotations::parse(&map)));
     match read {
-        Err(problems) => assert!(!problems.0.is_empty(), "refused without a reason"),
+        Err(problems) => assert!(!problems.problems.is_empty(), "refused without a reason"),
         Ok(Some(request)) => {
             assert!(
                 request.commands.iter().all(|command| command.argv.first().is_some_and(|program| !program.is_empty())),

@@ -13,8 +13,8 @@ mod values;
 mod tests;
 
 pub use keys::{Form, KEYS, Key, PREFIX, Role, own_key, render};
-pub use parse::parse;
-pub use request::{CommandRequest, Generation, Injection, Problem, Problems, Request, Warning};
+pub use parse::{parse, parse_lenient};
+pub use request::{CommandRequest, Generation, Injection, Lenient, Problem, Problems, Request, Warning};
 pub use split::split;
 pub use values::{
     MAXIMUM_COMMAND_BYTES, MAXIMUM_EXTENSION_BYTES, MAXIMUM_NAMES, label, object_name, positive_duration,

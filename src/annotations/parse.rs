@@ -14,25 +14,38 @@ use std::{
 
 use super::{
     keys::{Form, KEYS, Key, PREFIX, Role, key_of, nearest},
-    request::{CommandRequest, Generation, Injection, Problem, Problems, Request, Warning},
+    request::{CommandRequest, Generation, Injection, Lenient, Problem, Problems, Request, Warning},
     values::{self, Command},
 };
 
 /// What the annotations ask for; `None` when nothing here concerns us.
 pub fn parse(annotations: &BTreeMap<String, String>) -> Result<Option<Request>, Problems> {
+    let Lenient { request, passed_over } = parse_lenient(annotations)?;
+    if passed_over.is_empty() {
+        return Ok(request);
+    }
+    Err(Problems { problems: passed_over, warnings: request.map_or_else(Vec::new, |request| request.warnings) })
+}
+
+/// What the annotations ask for, whatever may be wrong with those of other tools. These speak of the plain command alone:
+/// where one of them is wrong, the request is without it.
+pub fn parse_lenient(annotations: &BTreeMap<String, String>) -> Result<Lenient, Problems> {
     let mut reader = Reader::default();
     reader.collect_own(annotations);
     reader.collect_foreign(annotations);
     let mut request = Request { commands: reader.commands(), ..Request::default() };
     reader.settings(&mut request);
+    if reader.problems.iter().any(Problem::is_ours) {
+        return Err(Problems { problems: reader.problems, warnings: reader.warnings });
+    }
     if !reader.problems.is_empty() {
-        return Err(Problems(reader.problems));
+        request.commands.retain(|command| command.name.is_some());
     }
     if request.commands.is_empty() && reader.own.is_empty() && reader.warnings.is_empty() {
-        return Ok(None);
+        return Ok(Lenient { request: None, passed_over: reader.problems });
     }
     request.warnings = reader.warnings;
-    Ok(Some(request))
+    Ok(Lenient { request: Some(request), passed_over: reader.problems })
 }
 
 /// An annotation: its whole key and its value.

@@ -4,6 +4,7 @@
 
 use std::{fmt, time::Duration};
 
+use super::keys::PREFIX;
 use crate::model::Reason;
 
 /// Whose annotation a command was read from, newest first.
@@ -110,9 +111,30 @@ pub struct Problem {
     pub reason: String,
 }
 
-/// All that is wrong with one pod's annotations; at least one.
+impl Problem {
+    /// Whether the key is one of ours. Whoever reads another tool's may have another mind about its value.
+    pub fn is_ours(&self) -> bool {
+        self.key.starts_with(PREFIX)
+    }
+}
+
+/// What is asked for by annotations of which those of other tools may be wrong.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Problems(pub Vec<Problem>);
+pub struct Lenient {
+    /// As far as it is right; `None` when nothing here concerns us.
+    pub request: Option<Request>,
+    /// What is wrong with the keys of other tools.
+    pub passed_over: Vec<Problem>,
+}
+
+/// All that is wrong with one pod's annotations.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Problems {
+    /// At least one.
+    pub problems: Vec<Problem>,
+    /// What was probably not meant beside them, so that nobody learns of it only when they are mended.
+    pub warnings: Vec<Warning>,
+}
 
 impl Problems {
     /// The machine-readable cause.
@@ -124,7 +146,7 @@ impl Problems {
 
 impl fmt::Display for Problems {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.0.iter().enumerate() {
+        for (index, problem) in self.problems.iter().enumerate() {
             if index > 0 {
                 formatter.write_str("; ")?;
             }

@@ -17,7 +17,17 @@ fn request(pairs: &[(&str, &str)]) -> Request {
 }
 
 fn problems(pairs: &[(&str, &str)]) -> Vec<Problem> {
-    parse(&annotations(pairs)).expect_err("something is wrong").0
+    parse(&annotations(pairs)).expect_err("something is wrong").problems
+}
+
+#[test]
+fn what_was_not_meant_is_told_beside_what_is_wrong() {
+    for wrong in [("/timeout", "soon"), ("k8up.io/backupcommand", "")] {
+        let pairs = annotations(&[("/backupcomand", "dump"), wrong]);
+        let Problems { problems, warnings } = parse(&pairs).unwrap_err();
+        assert_eq!((problems.len(), warnings.len()), (1, 1), "{problems:?} {warnings:?}");
+        assert!(warnings[0].key.ends_with("/backupcomand"));
+    }
 }
 
 fn warned_keys(request: &Request) -> Vec<&str> {
@@ -431,8 +441,8 @@ proptest! {
                 prop_assert!(request.commands.len() >= commands.count());
             }
             Err(problems) => {
-                prop_assert!(!problems.0.is_empty());
-                prop_assert!(problems.0.iter().all(|problem| map.contains_key(&problem.key)));
+                prop_assert!(!problems.problems.is_empty());
+                prop_assert!(problems.problems.iter().all(|problem| map.contains_key(&problem.key)));
             }
         }
     }

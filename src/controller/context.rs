@@ -70,11 +70,12 @@ impl Context {
         for event in events {
             let name = regarding.name.as_deref().unwrap_or_default();
             let namespace = regarding.namespace.as_deref().unwrap_or_default();
-            tracing::info!(namespace, name, reason = event.reason, "{}", event.note);
+            let kind = regarding.kind.as_deref().unwrap_or_default();
+            tracing::info!(kind, namespace, name, reason = event.reason, "{kind} {namespace}/{name}: {}", event.note);
             let words = (event.reason.as_str(), event.action);
             let published = self.reports.publish(regarding, event.is_warning, words, &event.note, event.job.as_deref());
             if let Err(error) = published.await {
-                tracing::warn!(namespace, name, "{error}");
+                tracing::warn!(kind, namespace, name, "{kind} {namespace}/{name} has no Event of it: {error}");
             }
         }
     }

@@ -101,7 +101,7 @@ pub async fn run(
     );
     let restores =
         controller::<Restore>(&client, RunKind::Restore, &token).run(restore::reconcile, again, context.clone());
-    let watchdog = Watchdog::new(context, figures).run(token.clone());
+    let watchdog = Watchdog::new(context, figures, jiff::Timestamp::now()).run(token.clone());
     let answers = async {
         tokio::select! {
             () = token.cancelled() => {}
@@ -143,7 +143,10 @@ fn again<K: Resource<DynamicType = ()>>(object: Arc<K>, error: &ReconcileError, 
     let pause = context.pause_after_failure(&*object);
     let (kind, name) = (K::kind(&()), object.name_any());
     let namespace = object.namespace().unwrap_or_default();
-    tracing::warn!(%kind, namespace, name, pause = pause.as_secs(), "will try again: {error}");
+    let pause_seconds = pause.as_secs();
+    tracing::warn!(
+        %kind, namespace, name, pause_seconds, "{kind} {namespace}/{name} is tried again in {pause_seconds} s: {error}"
+    );
     Action::requeue(pause)
 }
 
@@ -156,7 +159,8 @@ where
     stream
         .for_each(|result| async {
             if let Err(error @ Error::QueueError(_)) = result {
-                tracing::warn!(kind = %K::kind(&()), "the watch broke, and is begun again: {error}");
+                let kind = K::kind(&());
+                tracing::warn!(%kind, "the watch of kind {kind} broke, and is begun again: {error}");
             }
         })
         .await;

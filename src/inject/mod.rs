@@ -21,6 +21,7 @@ mod ours;
 mod outcome;
 mod patch;
 mod pod;
+mod quantity;
 mod read;
 mod resources;
 mod shapes;
@@ -31,7 +32,8 @@ mod wishes;
 
 pub use explain::{Explanation, SourceExplanation, explain};
 pub use outcome::{Cause, Effect, Finding, Injected, Outcome};
-pub use read::{MAXIMUM_BYTES, ReadError, Strict, read_json};
+pub use quantity::billionths;
+pub use read::{MAXIMUM_BYTES, ReadError, Strict, read_json, twice};
 pub use resources::{QualityOfService, quality_of_service};
 pub use templates::{Template, TemplateError, pods_of};
 
@@ -39,7 +41,7 @@ use serde_json::Value;
 
 use self::{patch::PatchBuilder, pod::PodView};
 use crate::{
-    annotations::{self, Injection, Role, own_key},
+    annotations::{self, Injection, Lenient, Problems, Role, own_key},
     api::Repository,
     plan::MAXIMUM_SOURCES,
 };
@@ -77,15 +79,22 @@ pub fn inject(pod: &Value, facts: &InjectionFacts<'_>) -> Outcome {
     if view.is_mirror() {
         return Outcome::skipped(Cause::MirrorPod, Vec::new());
     }
-    let request = match annotations::parse(&view.annotations) {
-        Ok(request) => request.unwrap_or_default(),
-        Err(problems) => return declined(pod, problems.0.into_iter().map(Finding::from).collect(), Vec::new()),
+    let Lenient { request, passed_over } = match annotations::parse_lenient(&view.annotations) {
+        Ok(lenient) => lenient,
+        Err(Problems { problems, warnings }) => {
+            let findings = problems.into_iter().map(Finding::from).collect();
+            return declined(pod, findings, warnings.iter().map(ToString::to_string).collect());
+        }
     };
+    let request = request.unwrap_or_default();
+    let mut findings: Vec<Finding> = passed_over.into_iter().map(Finding::from).collect();
     let mut warnings: Vec<String> = request.warnings.iter().map(ToString::to_string).collect();
     let default = || facts.by_namespace.or_else(|| (!request.commands.is_empty()).then_some(Injection::Helper));
     let mode = match request.inject.or_else(default) {
-        Some(Injection::None) if !request.restore_on_empty => return Outcome::skipped(Cause::OptedOut, warnings),
-        None if !request.restore_on_empty => return Outcome::skipped(Cause::NothingAsked, warnings),
+        Some(Injection::None) if !request.restore_on_empty => {
+            return passed_by(Cause::OptedOut, findings, warnings);
+        }
+        None if !request.restore_on_empty => return passed_by(Cause::NothingAsked, findings, warnings),
         mode => mode.unwrap_or(Injection::None),
     };
     if view.is_windows() {
@@ -93,22 +102,29 @@ pub fn inject(pod: &Value, facts: &InjectionFacts<'_>) -> Outcome {
             "the pod runs on Windows, and Stowaway's image on Linux alone; its commands run without the helper";
         if !request.restore_on_empty {
             warnings.push(message.to_owned());
-            return Outcome::skipped(Cause::WindowsPod, warnings);
+            return passed_by(Cause::WindowsPod, findings, warnings);
         }
-        return declined(pod, vec![Finding::new(Cause::WindowsPod, message)], warnings);
+        findings.push(Finding::new(Cause::WindowsPod, message));
+        return declined(pod, findings, warnings);
     }
     if request.commands.len() > MAXIMUM_SOURCES {
         let message =
             format!("the pod has {} commands, and a Backup at most {MAXIMUM_SOURCES}", request.commands.len());
-        return declined(pod, vec![Finding::new(Cause::InvalidAnnotation, message)], warnings);
-    }
-
-    let (wishes, mut findings) = wishes::resolve(&view, &request, mode, facts);
-    let mut patch = PatchBuilder::new(&view);
-    ours::reconcile(&view, &wishes, facts, &mut patch, &mut findings);
-    if !findings.is_empty() {
+        findings.push(Finding::new(Cause::InvalidAnnotation, message));
         return declined(pod, findings, warnings);
     }
+
+    let (wishes, found) = wishes::resolve(&view, &request, mode, facts);
+    findings.extend(found);
+    let mut patch = PatchBuilder::new(&view);
+    ours::reconcile(&view, &wishes, facts, &mut patch, &mut findings);
+    if findings.iter().any(|finding| !finding.is_of_others()) {
+        return declined(pod, findings, warnings);
+    }
+    if wishes.is_empty() {
+        return passed_by(Cause::NothingAsked, findings, warnings);
+    }
+    warnings.extend(not_injected(&findings));
     warnings.extend(wishes.warnings());
     let patch = patch.finish();
     Outcome {
@@ -121,17 +137,31 @@ pub fn inject(pod: &Value, facts: &InjectionFacts<'_>) -> Outcome {
     }
 }
 
+/// Nothing is to be put into the pod. Where that is so because of a mistake, the mistake is told.
+fn passed_by(cause: Cause, findings: Vec<Finding>, mut warnings: Vec<String>) -> Outcome {
+    let cause = findings.first().map_or(cause, |finding| finding.cause);
+    warnings.extend(not_injected(&findings));
+    Outcome { findings, ..Outcome::skipped(cause, warnings) }
+}
+
+/// What stands against an injection, as warnings.
+fn not_injected(findings: &[Finding]) -> impl Iterator<Item = String> {
+    findings.iter().map(|finding| format!("not injected: {finding}"))
+}
+
 /// Something stands against the injection. A pod that somebody makes by hand is refused, so that he sees it. A pod of a
 /// controller is admitted without: it may be a node drain at night, and its workload was checked when it was changed. But
 /// a restore is never left out: the app would start on empty data, and the next backups would push out the good ones.
-fn declined(pod: &Value, findings: Vec<Finding>, mut warnings: Vec<String>) -> Outcome {
-    let cause = findings.first().map_or(Cause::NotAPod, |finding| finding.cause);
-    let refuse = pod::asks_for_restore(pod) || !pod::is_controlled(pod);
-    if !refuse {
-        warnings.extend(findings.iter().map(|finding| format!("not injected: {finding}")));
+fn declined(pod: &Value, mut findings: Vec<Finding>, mut warnings: Vec<String>) -> Outcome {
+    // The cause is that of the first, and those of other tools are none.
+    findings.sort_by_key(Finding::is_of_others);
+    if !pod::asks_for_restore(pod) && pod::is_controlled(pod) {
+        return passed_by(Cause::NotAPod, findings, warnings);
     }
-    let effect = if refuse { Effect::Refuse } else { Effect::Skip };
-    Outcome { effect, findings, ..Outcome::skipped(cause, warnings) }
+    let cause = findings.first().map_or(Cause::NotAPod, |finding| finding.cause);
+    let (foreign, findings): (Vec<_>, Vec<_>) = findings.into_iter().partition(Finding::is_of_others);
+    warnings.extend(not_injected(&foreign));
+    Outcome { effect: Effect::Refuse, findings, ..Outcome::skipped(cause, warnings) }
 }
 
 /// The annotation that asks for a restore.

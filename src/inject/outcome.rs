@@ -8,7 +8,7 @@ use json_patch::Patch;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::annotations::Problem;
+use crate::annotations::{PREFIX, Problem};
 
 /// What is to be done with the pod.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize)]
@@ -90,6 +90,12 @@ impl Finding {
     pub(super) fn at(cause: Cause, annotation: String, message: impl fmt::Display) -> Self {
         Self { cause, message: format!("annotation {annotation}: {message}"), annotation: Some(annotation) }
     }
+
+    /// Whether it is about an annotation of another tool. Such a one keeps nobody from anything: its own tool may have
+    /// another mind about it.
+    pub fn is_of_others(&self) -> bool {
+        self.annotation.as_deref().is_some_and(|key| !key.starts_with(PREFIX))
+    }
 }
 
 impl From<Problem> for Finding {
@@ -124,7 +130,8 @@ pub struct Outcome {
     pub effect: Effect,
     /// Why: of several findings the first.
     pub cause: Cause,
-    /// All that stands against an injection, at once.
+    /// All that stands against an injection, at once. What is wrong with annotations of other tools stands only against what
+    /// these ask for.
     pub findings: Vec<Finding>,
     /// What the author of the pod should know; for the API server's warnings.
     pub warnings: Vec<String>,

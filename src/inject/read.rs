@@ -9,7 +9,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{Error, MapAccess, SeqAccess, Visitor},
 };
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Number, Value, map::Entry};
 
 /// What the API server takes in one request.
 pub const MAXIMUM_BYTES: usize = 3 * 1024 * 1024;
@@ -45,6 +45,12 @@ impl<'de> Deserialize<'de> for Strict {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Reader).map(Self)
     }
+}
+
+/// The error of a key that is there twice.
+pub fn twice<E: Error>(key: &str) -> E {
+    let shown = &key[..key.floor_char_boundary(64)];
+    E::custom(format_args!("the key {shown:?} is there twice"))
 }
 
 struct Reader;
@@ -103,10 +109,10 @@ impl<'de> Visitor<'de> for Reader {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut values = Map::new();
         while let Some((key, Strict(value))) = map.next_entry::<String, Strict>()? {
-            if values.insert(key.clone(), value).is_some() {
-                let shown = &key[..key.floor_char_boundary(64)];
-                return Err(A::Error::custom(format_args!("the key {shown:?} is there twice")));
-            }
+            match values.entry(key) {
+                Entry::Vacant(entry) => entry.insert(value),
+                Entry::Occupied(entry) => return Err(twice(entry.key())),
+            };
         }
         Ok(Value::Object(values))
     }
@@ -121,9 +127,15 @@ mod tests {
     #[test]
     fn a_key_that_is_there_twice_is_refused() {
         for text in [r#"{"a": 1, "a": 1}"#, r#"{"x": [{"a": 1, "\u0061": 2}]}"#] {
-            assert!(read_json(text.as_bytes()).unwrap_err().to_string().contains("twice"), "{text}");
+            let refused = read_json(text.as_bytes()).unwrap_err().to_string();
+            assert!(refused.contains(r#"the key "a" is there twice"#), "{refused}");
         }
-        assert!(serde_norway::from_str::<Strict>("a: 1\na: 2\n").is_err());
+        let refused = serde_norway::from_str::<Strict>("a: 1\na: 2\n").unwrap_err().to_string();
+        assert!(refused.contains(r#"the key "a" is there twice"#), "{refused}");
+        // However long it is, and wherever it is cut.
+        let long = "\u{e4}".repeat(1000);
+        let refused = read_json(format!(r#"{{"{long}": 1, "{long}": 2}}"#).as_bytes()).unwrap_err().to_string();
+        assert!(refused.contains(&format!("{:?}", &long[..64])) && refused.len() < 200, "{refused}");
     }
 
     #[test]

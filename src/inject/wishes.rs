@@ -44,6 +44,11 @@ pub(super) struct Wishes<'a> {
 }
 
 impl Wishes<'_> {
+    /// Whether there is nothing to be put into the pod.
+    pub fn is_empty(&self) -> bool {
+        !self.uses_helper() && !self.uses_store()
+    }
+
     /// Whether the helper is needed.
     pub fn uses_helper(&self) -> bool {
         !self.targets.is_empty()

@@ -256,6 +256,7 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
         match &unit.asked {
             Ok(request) => draft_sources(facts, workload, unit, request, &mut drafts, &mut plan),
             Err(problems) => {
+                warn(unit, &problems.warnings, &mut plan);
                 plan.problems.push(PlanProblem::Annotations { pod: unit.name.to_owned(), problems: problems.clone() });
             }
         }
@@ -273,6 +274,12 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
     plan
 }
 
+/// Tells of a pod what was probably not meant.
+fn warn(unit: &Unit<'_>, warnings: &[Warning], plan: &mut SourcePlan) {
+    let of_pod = |warning: &Warning| PlanWarning { pod: unit.name.to_owned(), warning: warning.clone() };
+    plan.warnings.extend(warnings.iter().map(of_pod));
+}
+
 /// A source whose paths are not settled yet.
 struct Draft {
     source: PlannedSource,
@@ -288,8 +295,7 @@ fn draft_sources(
     drafts: &mut Vec<Draft>,
     plan: &mut SourcePlan,
 ) {
-    plan.warnings
-        .extend(request.warnings.iter().cloned().map(|warning| PlanWarning { pod: unit.name.to_owned(), warning }));
+    warn(unit, &request.warnings, plan);
     for command in &request.commands {
         match draft(facts, workload, unit, request, command) {
             Ok(draft) => drafts.push(draft),

@@ -160,7 +160,7 @@ impl Shared {
         if let Some(id) = self.current.lock().await.take()
             && let Err(error) = self.cleaner.remove(Kind::Lock, &id).await
         {
-            tracing::warn!(%error, "the repository's lock could not be removed; it is ignored after 30 minutes");
+            tracing::warn!("the repository's lock could not be removed, and is ignored after 30 minutes: {error}");
         }
     }
 }
@@ -188,12 +188,12 @@ async fn refresh(shared: &Shared, rhythm: Rhythm, our: &Ours) {
                 if let Some(old) = old
                     && let Err(error) = our.store.remove(Kind::Lock, &old).await
                 {
-                    tracing::warn!(%error, "an older lock of this run could not be removed");
+                    tracing::warn!("an older lock of this run could not be removed: {error}");
                 }
             }
             Err(error) => {
                 drop(current);
-                tracing::warn!(%error, "the repository's lock could not be refreshed");
+                tracing::warn!("the repository's lock could not be refreshed: {error}");
                 if refreshed.elapsed() > rhythm.lost {
                     return;
                 }

@@ -172,7 +172,7 @@ pub(super) fn adopt(
 ) -> Option<SourceReport> {
     let run_id = identity.tag(SnapshotIdentity::RUN)?;
     let found = history.iter().find(|snapshot| snapshot.identity.tag(SnapshotIdentity::RUN) == Some(run_id))?;
-    info!(snapshot = found.id, "an earlier attempt of this run had stored the snapshot; taken over");
+    info!(snapshot = found.id, "an earlier attempt of this run had stored snapshot {}; taken over", &found.id[..8]);
     Some(adopted(found, accept_unproven))
 }
 

@@ -107,7 +107,7 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
         TaskKind::Init => {
             let repository = repository::open_or_create(settings::access(&task.backend, &identity)?, cancel).await?;
             let id = repository.id().to_owned();
-            info!(repository = id, "the repository is open");
+            info!(repository = id, "repository {} is open", short(&id));
             repository.close().await;
             Ok(done(Some(id), started.elapsed()))
         }
@@ -215,10 +215,16 @@ pub async fn with_repository<T>(
     work: impl AsyncFnOnce(&Repository) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let repository = repository::open(access, cancel.clone()).await?;
-    info!(repository = repository.id(), "opened the repository");
+    let id = repository.id();
+    info!(repository = id, "opened repository {}", short(id));
     let result = work(&repository).await;
     repository.close().await;
     result
+}
+
+/// An id as people tell it, and as restic shows it.
+fn short(id: &str) -> &str {
+    &id[..id.floor_char_boundary(8)]
 }
 
 async fn connect() -> Result<kube::Client, Failure> {

@@ -17,7 +17,7 @@ use tracing_subscriber::{
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// `2026-01-31T23:59:59Z  INFO text key=value`
+    /// `2026-01-31T23:59:59Z  INFO text`: the message alone, which says all that the fields of the other form say.
     #[default]
     Text,
     /// One JSON object a line: `timestamp`, `level`, `message`, and the event's fields beside them.
@@ -56,7 +56,7 @@ pub fn start(log_format: LogFormat, output: LogOutput, level: &str) {
         .with_timer(WholeSeconds)
         .with_target(false)
         .with_ansi(coloured);
-    // For people the message says it all; the fields beside it are for machines.
+    // For people the message says it all; the fields beside it are for machines. `tests/architecture.rs` watches over it.
     let message_only = format::debug_fn(
         |writer, field, value| {
             if field.name() == "message" { write!(writer, "{value:?}") } else { Ok(()) }

@@ -140,14 +140,15 @@ pub fn standing(pod: &Value, facts: &WatchdogFacts<'_>) -> Standing {
             repositories: facts.repositories,
         },
     );
-    if !findings.is_empty() {
+    let operations = serde_json::to_value(&patch).unwrap_or_default();
+    let operations = operations.as_array().map_or(&[][..], Vec::as_slice);
+    // Where only a part cannot be, the rest comes first.
+    if operations.is_empty() && !findings.is_empty() {
         return Standing::CannotBe { findings };
     }
     if effect != Effect::Inject {
         return Standing::NotNeeded;
     }
-    let operations = serde_json::to_value(&patch).unwrap_or_default();
-    let operations = operations.as_array().map_or(&[][..], Vec::as_slice);
     if operations.is_empty() {
         return Standing::Injected;
     }

@@ -1,7 +1,9 @@
 //! Whose turn it is to be replaced: one pod at a time in the whole cluster, and nobody for ever.
 //!
-//! It must not know how a pod is replaced. It counts in memory only: what it forgets when the controller starts anew is how
-//! often an owner was tried, and the cluster itself slows down who begins again.
+//! It must not know how a pod is replaced. It counts in memory only: when the controller starts anew it has forgotten how
+//! often an owner was tried, so that whoever mended something can have it tried again by a restart. A controller that dies
+//! again and again does no harm by it: nobody is replaced before it has lived for a pause, and the kubelet's own pauses
+//! between its lives grow to five minutes.
 
 use std::collections::BTreeMap;
 
@@ -94,6 +96,11 @@ struct Tries {
 }
 
 impl Turns {
+    /// For a controller that starts now: the first pause begins.
+    pub fn starting(now: Timestamp) -> Self {
+        Self { last: Some(now), ..Self::default() }
+    }
+
     /// Whose turn it is, of those that miss something.
     pub fn next<'a>(&mut self, candidates: &'a [Candidate], now: Timestamp) -> Turn<'a> {
         self.tries.retain(|_, tries| now.duration_since(tries.last) < FORGOTTEN_AFTER);
@@ -200,6 +207,16 @@ mod tests {
         turns.seen("a", at(11));
         assert!(turns.next(&all[1..], at(39)).may.is_empty(), "no pause");
         assert_eq!(names(&turns.next(&all[1..], at(40)).may), ["b-1"]);
+    }
+
+    #[test]
+    fn a_controller_that_starts_again_and_again_replaces_nobody() {
+        let all = [candidate("a-1", "a", 0)];
+        for start in [0, 29, 58] {
+            let mut turns = Turns::starting(at(start));
+            assert!(turns.next(&all, at(start + 29)).may.is_empty(), "{start}");
+        }
+        assert_eq!(names(&Turns::starting(at(0)).next(&all, at(30)).may), ["a-1"]);
     }
 
     #[test]

@@ -99,7 +99,11 @@ fn put(known: &mut ByNamespace, object: DynamicObject) {
             list.sort_by_key(ResourceExt::name_any);
             known.insert(namespace, list.into());
         }
-        Err(error) => tracing::warn!(namespace, name, "a Repository is left out, since it cannot be read: {error}"),
+        Err(error) => tracing::warn!(
+            namespace,
+            name,
+            "Repository {namespace}/{name} is left out, since it cannot be read: {error}"
+        ),
     }
 }
 

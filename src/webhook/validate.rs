@@ -14,10 +14,7 @@ pub use objects::object;
 use serde_json::Value;
 
 use super::review::RefusedField;
-use crate::{
-    annotations::PREFIX,
-    inject::{Cause, Finding, InjectionFacts, Template, explain, pods_of},
-};
+use crate::inject::{Cause, Finding, InjectionFacts, Template, explain, pods_of};
 
 /// Group and kind of what has a pod template and is written by people; and bare pods. A `ReplicaSet` is a Deployment's.
 pub const WORKLOADS: [(&str, &str); 6] = [
@@ -67,14 +64,12 @@ pub fn workload(object: &Value, old: Option<&Value>, facts: &InjectionFacts<'_>)
     let is_running = old.is_some() && template.workload.kind == "pod";
     let mut before: Option<Option<Before>> = None;
     for finding in explanation.findings {
-        // K8up, or whoever else reads the key, may have another mind about it.
-        let is_of_others = finding.annotation.as_deref().is_some_and(|key| !key.starts_with(PREFIX));
         match finding.cause {
             // Form and size are the API server's own matter: it says so itself.
             Cause::NotAPod | Cause::TooLarge => continue,
             // The containers of a pod that is there cannot be changed, whatever its annotations would want now.
             Cause::NameTaken | Cause::PathTaken if is_running => continue,
-            cause if is_of_the_template(cause) && !is_of_others => {}
+            cause if is_of_the_template(cause) && !finding.is_of_others() => {}
             _ => {
                 judgement.warnings.push(finding.message);
                 continue;

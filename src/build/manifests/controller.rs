@@ -15,7 +15,11 @@ use super::{CONTROLLER, Installation, labels, metadata, pod};
 pub(super) fn deployment(installation: &Installation<'_>) -> Deployment {
     let labels = labels("controller");
     let container = Container {
+        ports: Some(vec![pod::health_port()]),
         resources: Some(pod::resources("50m", "64Mi", "256Mi")),
+        // Nobody sends it anything, so that to live is all that a rollout has to wait for.
+        readiness_probe: Some(pod::probe("/healthz", 2, 2)),
+        liveness_probe: Some(pod::liveness()),
         ..pod::container("controller", installation.image)
     };
     Deployment {

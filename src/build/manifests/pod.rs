@@ -6,13 +6,18 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, Container, EnvVar, EnvVarSource, ObjectFieldSelector, PodSecurityContext, PodSpec,
-        ResourceRequirements, SeccompProfile, SecurityContext,
+        Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector,
+        PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext,
     },
-    apimachinery::pkg::api::resource::Quantity,
+    apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
 
 use super::IMAGE_VARIABLE;
+
+/// Name of the port with health and metrics, by which a `PodMonitor` finds both pods.
+const HEALTH: &str = "health";
+/// Where health and metrics are.
+const HEALTH_PORT: i32 = 8080;
 
 /// A pod of one container, for that `ServiceAccount`.
 pub(super) fn pod(account: &str, container: Container) -> PodSpec {
@@ -49,6 +54,36 @@ pub(super) fn container(verb: &str, image: &str) -> Container {
             ..SecurityContext::default()
         }),
         ..Container::default()
+    }
+}
+
+/// The port of health and metrics.
+pub(super) fn health_port() -> ContainerPort {
+    port(HEALTH, HEALTH_PORT)
+}
+
+/// A port by its name.
+pub(super) fn port(name: &str, number: i32) -> ContainerPort {
+    ContainerPort { name: Some(name.to_owned()), container_port: number, ..ContainerPort::default() }
+}
+
+/// Whether the process lives. It heals what it can by itself; whoever does not even answer for a minute is stuck.
+pub(super) fn liveness() -> Probe {
+    probe("/healthz", 10, 6)
+}
+
+/// A question to the port of health, every so many seconds; so many failures in a row count.
+pub(super) fn probe(path: &str, period: i32, failures: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String(HEALTH.into()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period),
+        timeout_seconds: Some(2),
+        failure_threshold: Some(failures),
+        ..Probe::default()
     }
 }
 

@@ -115,6 +115,19 @@ fn manifests_hold_no_secret_and_are_the_same_every_time() {
 }
 
 #[test]
+fn health_and_metrics_of_all_are_found_by_one_name() {
+    for deployment in of_kind(&documents(&Installation::default()), &["Deployment"]) {
+        let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+        let ports = container["ports"].as_array().unwrap();
+        let port = ports.iter().find(|port| port["name"] == "health").unwrap_or_else(|| panic!("{container}"));
+        assert_eq!(port["containerPort"], 8080);
+        for probe in ["livenessProbe", "readinessProbe"] {
+            assert_eq!(container[probe]["httpGet"]["port"], "health", "{container}");
+        }
+    }
+}
+
+#[test]
 fn another_namespace_is_meant_everywhere() {
     let yaml = install_yaml(&Installation { namespace: "elsewhere", ..by_cert_manager() }).unwrap();
     assert!(!yaml.contains(NAMESPACE), "{yaml}");

@@ -10,8 +10,8 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
-            Container, ContainerPort, HTTPGetAction, PodSpec, PodTemplateSpec, Probe, SecretVolumeSource, Service,
-            ServicePort, ServiceSpec, TopologySpreadConstraint, Volume, VolumeMount,
+            Container, PodSpec, PodTemplateSpec, SecretVolumeSource, Service, ServicePort, ServiceSpec,
+            TopologySpreadConstraint, Volume, VolumeMount,
         },
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
     },
@@ -25,8 +25,6 @@ use super::{Installation, WEBHOOK, cert_manager, labels, metadata, pod};
 
 /// Where the webhook serves. Private clusters let their API server reach the nodes' 443 and 10250 alone.
 const PORT: i32 = 10250;
-/// Where its health and metrics are.
-const HEALTH_PORT: i32 = 8080;
 /// Where the API server finds it.
 const SERVICE_PORT: i32 = 443;
 /// A replica that is told to stop serves on until the API server has heard of it; more than that takes.
@@ -94,17 +92,11 @@ pub(super) fn deployment(installation: &Installation<'_>) -> Deployment {
 }
 
 fn webhook_pod(installation: &Installation<'_>) -> PodSpec {
-    let port = |name: &str, number: i32| ContainerPort {
-        name: Some(name.to_owned()),
-        container_port: number,
-        ..ContainerPort::default()
-    };
     let mut container = Container {
-        ports: Some(vec![port("https", PORT), port("health", HEALTH_PORT)]),
+        ports: Some(vec![pod::port("https", PORT), pod::health_port()]),
         resources: Some(pod::resources("20m", "24Mi", "128Mi")),
-        readiness_probe: Some(probe("/readyz", 2, 2)),
-        // It heals what it can by itself; whoever does not even answer for a minute is stuck.
-        liveness_probe: Some(probe("/healthz", 10, 6)),
+        readiness_probe: Some(pod::probe("/readyz", 2, 2)),
+        liveness_probe: Some(pod::liveness()),
         ..pod::container(WEBHOOK_VERB, installation.image)
     };
     let mut volumes = None;
@@ -151,17 +143,3 @@ fn webhook_pod(installation: &Installation<'_>) -> PodSpec {
 
 /// The verb of the command line, and the name of the container.
 const WEBHOOK_VERB: &str = "webhook";
-
-fn probe(path: &str, period: i32, failures: i32) -> Probe {
-    Probe {
-        http_get: Some(HTTPGetAction {
-            path: Some(path.to_owned()),
-            port: IntOrString::String("health".into()),
-            ..HTTPGetAction::default()
-        }),
-        period_seconds: Some(period),
-        timeout_seconds: Some(2),
-        failure_threshold: Some(failures),
-        ..Probe::default()
-    }
-}

@@ -88,7 +88,7 @@ struct Without {
 }
 
 impl Watchdog {
-    pub fn new(context: Arc<Context>, metrics: Metrics) -> Self {
+    pub fn new(context: Arc<Context>, metrics: Metrics, started: Timestamp) -> Self {
         Self {
             own: context.client.default_namespace().to_owned(),
             context,
@@ -96,7 +96,7 @@ impl Watchdog {
             fine: HashMap::new(),
             without: BTreeMap::new(),
             told_owners: BTreeSet::new(),
-            turns: Turns::default(),
+            turns: Turns::starting(started),
             repair: repair::Memory::default(),
             metrics,
         }
@@ -275,7 +275,7 @@ impl Watchdog {
 
     /// A pod that could not be read is looked at again.
     fn unseen(&mut self, (uid, namespace, name): (&str, &str, &str), fingerprint: u64, error: &str) {
-        tracing::warn!(namespace, name, "the pod is looked at again, because it could not be: {error}");
+        tracing::warn!(namespace, name, "pod {namespace}/{name} is looked at again, because it could not be: {error}");
         let pod = self.without.entry(uid.to_owned()).or_insert_with(|| Without {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
@@ -305,7 +305,8 @@ impl Watchdog {
         let top = match observe::top_owner(&self.context.client, &pod.namespace, owner).await {
             Ok(top) => top,
             Err(error) => {
-                tracing::warn!(namespace = pod.namespace, name = pod.name, "{error}");
+                let Without { namespace, name, .. } = &*pod;
+                tracing::warn!(namespace, name, "the workload of pod {namespace}/{name} is not known: {error}");
                 owner.clone()
             }
         };
@@ -320,7 +321,7 @@ impl Watchdog {
         let namespace = regarding.namespace.as_deref().unwrap_or_default();
         let uid = regarding.uid.clone().unwrap_or_default();
         let told = observe::complaints(&self.context.client, namespace, &[uid]).await.unwrap_or_else(|error| {
-            tracing::warn!(namespace, "{error}");
+            tracing::warn!(namespace, "what was told in namespace {namespace} before is not known: {error}");
             Vec::new()
         });
         if !told.iter().any(|told| told.strip_prefix(reason).is_some_and(|rest| rest.starts_with(": "))) {

@@ -95,7 +95,7 @@ impl Watchdog {
                     return Ok(());
                 }
                 Eviction::Blocked(why) => {
-                    tracing::info!(namespace, name, "the pod is not replaced for now: {why}");
+                    tracing::info!(namespace, name, "pod {namespace}/{name} is not replaced for now: {why}");
                     self.metrics.repaired(Repaired::Blocked);
                 }
                 Eviction::Gone => self.forget(Some(uid)),

@@ -170,7 +170,8 @@ fn nothing_selected_is_no_success() {
 fn annotations_that_cannot_be_carried_out_are_failed_sources_with_all_problems() {
     let mut world = World::new(&[MILL]);
     let problem = |key: &str| Problem { key: key.into(), value: "\"soon\"".into(), reason: "is no duration".into() };
-    let problems = Problems(vec![problem("a/timeout"), problem("a/idle-timeout")]);
+    let problems = vec![problem("a/timeout"), problem("a/idle-timeout")];
+    let problems = Problems { problems, warnings: Vec::new() };
     world.sources.problems = vec![PlanProblem::Annotations { pod: "pod-z".into(), problems }];
     world.look(0);
     let message = &world.source("pod/pod-z").outcome.message;

@@ -101,11 +101,14 @@ fn paths(plan: &SourcePlan) -> Vec<&str> {
 
 #[test]
 fn malformed_annotations_are_a_problem_of_that_pod_alone() {
-    let wrong = annotated(&json!({ COMMAND: "", "stowaway.dev/timeout": "soon" }));
+    let wrong = annotated(&json!({ COMMAND: "", "stowaway.dev/timeout": "soon", "stowaway.dev/backupcomand": "x" }));
     let plan = plan(&[pod("deployment", "bad", "bad-1", &wrong), pod("deployment", "good", "good-1", &json!({}))]);
     assert_eq!(summary(&plan), ["deployment/good/main -> good-1"]);
     let [PlanProblem::Annotations { pod, problems }] = &plan.problems[..] else { panic!("{plan:?}") };
-    assert_eq!((pod.as_str(), problems.0.len()), ("bad-1", 2));
+    assert_eq!((pod.as_str(), problems.problems.len()), ("bad-1", 2));
+    // And what was not meant is told at the same time.
+    let [PlanWarning { pod, warning }] = &plan.warnings[..] else { panic!("{plan:?}") };
+    assert_eq!((pod.as_str(), warning.key.as_str()), ("bad-1", "stowaway.dev/backupcomand"));
 }
 
 #[test]

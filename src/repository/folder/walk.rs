@@ -141,7 +141,8 @@ impl Walk {
         };
         let stat = stat_of(&handle).map_err(Skipped::of("look at"))?;
         let names = if self.is_mounted(&stat) {
-            tracing::info!(folder = %path.display(), "another file system is mounted here; what is in it is not stored");
+            let folder = path.display();
+            tracing::info!(%folder, "another file system is mounted at {folder}; what is in it is not stored");
             Vec::new()
         } else {
             let (names, failure) = names_in(&handle);

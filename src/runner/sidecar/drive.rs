@@ -288,7 +288,8 @@ where
                 (None, Some(Reply::Unknown)) => {
                     return ControlFlow::Break(Watched::Over(Err(lost(
                         id,
-                        "the sidecar does not know it any more",
+                        "the sidecar does not know it any more; its container was perhaps ended and started anew, as \
+                         happens when memory runs out (see kubectl describe pod)",
                         connected,
                     ))));
                 }

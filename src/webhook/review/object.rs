@@ -7,11 +7,11 @@ use std::{fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{Error, IgnoredAny, MapAccess, Visitor},
+    de::{IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::{Map, Value, map::Entry};
 
-use crate::inject::Strict;
+use crate::inject::{Strict, twice};
 
 /// The object.
 pub(super) struct Object(pub Value);
@@ -74,10 +74,7 @@ impl<'de, R: Read> Visitor<'de> for Fields<R> {
             let Some(value) = R::field(&name, &mut map)? else { continue };
             match fields.entry(name) {
                 Entry::Vacant(entry) => entry.insert(value),
-                Entry::Occupied(entry) => {
-                    let name = &entry.key()[..entry.key().floor_char_boundary(64)];
-                    return Err(A::Error::custom(format_args!("the key {name:?} is there twice")));
-                }
+                Entry::Occupied(entry) => return Err(twice(entry.key())),
             };
         }
         Ok(Value::Object(fields))

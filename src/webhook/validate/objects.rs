@@ -4,7 +4,7 @@
 //! It must not know what exists elsewhere in the namespace, but for its Repositories, and of those it only warns: they may
 //! come a moment later. A Restore's command is never shown.
 
-use std::fmt::Display;
+use std::{borrow::Cow, fmt::Display};
 
 use kube::ResourceExt;
 use serde::de::DeserializeOwned;
@@ -102,14 +102,12 @@ fn examine(kind: &str, object: &Value, repositories: &[Repository]) -> Option<Fi
             }
         }
         "Backup" => {
-            durations(object, &mut findings);
-            if let Some(backup) = read(object, &mut findings) {
+            if let Some(backup) = read(&durations(object, &mut findings), &mut findings) {
                 of_backup(&backup, repositories, &mut findings);
             }
         }
         "Restore" => {
-            durations(object, &mut findings);
-            if let Some(restore) = read(object, &mut findings) {
+            if let Some(restore) = read(&durations(object, &mut findings), &mut findings) {
                 of_restore(&restore, repositories, &mut findings);
             }
         }
@@ -120,10 +118,6 @@ fn examine(kind: &str, object: &Value, repositories: &[Repository]) -> Option<Fi
 
 /// The object as our type; what cannot be read could not be carried out either. The library's message would quote values.
 fn read<K: DeserializeOwned>(object: &Value, findings: &mut Findings) -> Option<K> {
-    // The library's own reader of durations stops at some texts for good.
-    if !findings.problems.is_empty() {
-        return None;
-    }
     let spec = K::deserialize(object);
     if spec.is_err() {
         findings.hidden(&["spec"], "this version of Stowaway cannot read it; is the webhook as new as the definition?");
@@ -131,11 +125,19 @@ fn read<K: DeserializeOwned>(object: &Value, findings: &mut Findings) -> Option<
     spec.ok()
 }
 
-/// Checks both durations of a run's spec, on the raw text.
-fn durations(object: &Value, findings: &mut Findings) {
+/// Checks both durations of a run's spec, on the raw text, and gives the object without those that are wrong, so that all
+/// else can be looked at: the library's own reader of durations stops at some texts for good.
+fn durations<'a>(object: &'a Value, findings: &mut Findings) -> Cow<'a, Value> {
+    let mut readable = Cow::Borrowed(object);
     let mut duration = |field: &str| {
         let text = object.get("spec")?.get(field)?.as_str()?;
-        positive_duration(text).map_err(|reason| findings.wrong(&["spec", field], text, reason)).ok()
+        let duration = positive_duration(text).map_err(|reason| findings.wrong(&["spec", field], text, reason)).ok();
+        if duration.is_none()
+            && let Some(spec) = readable.to_mut().get_mut("spec").and_then(Value::as_object_mut)
+        {
+            spec.remove(field);
+        }
+        duration
     };
     let (timeout, idle) = (duration("timeout"), duration("idleTimeout"));
     if let (Some(timeout), Some(idle)) = (timeout, idle)
@@ -143,6 +145,7 @@ fn durations(object: &Value, findings: &mut Findings) {
     {
         findings.warn(&["spec", "idleTimeout"], "has no effect, since spec.timeout is not longer");
     }
+    readable
 }
 
 fn of_repository(repository: &Repository, repositories: &[Repository], findings: &mut Findings) {
@@ -204,11 +207,10 @@ fn of_s3(s3: &S3Backend, findings: &mut Findings) {
         let is_sound = host == authority.as_str() || authority.port_u16().is_some_and(|port| port > 0);
         (!host.is_empty() && is_sound).then(|| host.to_owned())
     });
-    let Some(host) = host else {
+    if host.is_none() {
         // Somebody may have put a password into it.
         findings.hidden(&path, "is no URL of a service, such as https://s3.example.org or http://minio.backup:9000");
-        return;
-    };
+    }
     let bucket = ["spec", "s3", "bucket"];
     if ["..", ".-", "-."].iter().any(|part| s3.bucket.contains(part)) {
         findings.wrong(&bucket, &s3.bucket, "is no bucket's name: a dot stands between letters or digits");
@@ -217,7 +219,7 @@ fn of_s3(s3: &S3Backend, findings: &mut Findings) {
         return;
     }
     // The bucket becomes a part of the host's name.
-    if host.starts_with('[') || host.parse::<std::net::Ipv4Addr>().is_ok() {
+    if let Some(host) = host.filter(|host| host.starts_with('[') || host.parse::<std::net::Ipv4Addr>().is_ok()) {
         findings.wrong(
             &["spec", "s3", "pathStyle"],
             false,

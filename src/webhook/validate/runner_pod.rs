@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
 
 use super::objects::Findings;
-use crate::{annotations::object_name, api::RunnerPod};
+use crate::{annotations::object_name, api::RunnerPod, inject::billionths};
 
 const FIELD: [&str; 2] = ["spec", "runnerPod"];
 
@@ -41,23 +41,43 @@ pub(super) fn check(wishes: &RunnerPod, findings: &mut Findings) {
             wrong("effect", effect, "has to be NoExecute where tolerationSeconds is set");
         }
     }
-    let resources = wishes
-        .resources
-        .iter()
-        .flat_map(|resources| [("limits", resources.limits.as_ref()), ("requests", resources.requests.as_ref())]);
-    for (side, amounts) in resources {
-        for (kind, Quantity(amount)) in amounts.into_iter().flatten() {
-            if !is_quantity(amount) {
-                let path = [&FIELD[..], &["resources", side, kind]].concat();
-                findings.wrong(&path, amount, "is no quantity, such as 500m, 2 or 256Mi");
-            }
-        }
+    if let Some(wishes) = &wishes.resources {
+        resources(wishes, findings);
     }
     if let Some(context) = &wishes.security_context
         && context.run_as_non_root == Some(true)
         && context.run_as_user == Some(0)
     {
         findings.wrong(&[&FIELD[..], &["securityContext", "runAsUser"]].concat(), 0, "contradicts runAsNonRoot");
+    }
+}
+
+/// Checks amounts, and that nothing is set aside beyond its limit.
+fn resources(wishes: &ResourceRequirements, findings: &mut Findings) {
+    let mut amount = |side: &str, kind: &str, Quantity(text): &Quantity| {
+        let path = [&FIELD[..], &["resources", side, kind]].concat();
+        let amount = billionths(text);
+        match amount {
+            None => findings.wrong(&path, text, "is no quantity, such as 500m, 2 or 256Mi"),
+            Some(..0) => findings.wrong(&path, text, "is less than nothing"),
+            Some(_) => {}
+        }
+        amount.filter(|amount| *amount >= 0)
+    };
+    let limits = wishes.limits.iter().flatten();
+    let limits: BTreeMap<&str, (i128, &str)> =
+        limits.filter_map(|(kind, limit)| Some((kind.as_str(), (amount("limits", kind, limit)?, &*limit.0)))).collect();
+    let requests: Vec<(&str, i128, &str)> = wishes
+        .requests
+        .iter()
+        .flatten()
+        .filter_map(|(kind, request)| Some((kind.as_str(), amount("requests", kind, request)?, &*request.0)))
+        .collect();
+    for (kind, request, text) in requests {
+        if let Some((_, limit)) = limits.get(kind).filter(|(limit, _)| request > *limit) {
+            let path = [&FIELD[..], &["resources", "requests", kind]].concat();
+            findings.wrong(&path, text, format_args!("is more than its limit, {limit}"));
+        }
     }
 }
 
@@ -85,16 +105,4 @@ fn label_value(value: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     let bytes = value.as_bytes();
     value.len() <= 63 && value.bytes().all(allowed) && is_end(bytes.first()) && is_end(bytes.last())
-}
-
-/// Kubernetes' grammar of quantities.
-fn is_quantity(text: &str) -> bool {
-    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
-    let end =
-        unsigned.find(|character: char| !character.is_ascii_digit() && character != '.').unwrap_or(unsigned.len());
-    let (number, suffix) = unsigned.split_at(end);
-    let is_number = number.matches('.').count() <= 1 && number.bytes().any(|byte| byte.is_ascii_digit());
-    let units = ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
-    let exponent = suffix.strip_prefix(['e', 'E']).is_some_and(|power| power.parse::<i8>().is_ok());
-    is_number && (units.contains(&suffix) || exponent)
 }

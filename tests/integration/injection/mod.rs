@@ -2,6 +2,7 @@
 
 mod attacks;
 mod explain;
+mod foreign;
 pub mod golden;
 mod properties;
 mod store;

@@ -42,7 +42,7 @@ const SIDECAR_USER: u32 = 65_532;
 
 pub struct Pod {
     pub root: OpenFolder,
-    supervisor: Option<Child>,
+    supervisor: Mutex<Option<Child>>,
     log: Arc<Mutex<String>>,
 }
 
@@ -56,7 +56,7 @@ fn place(program: &Path, at: &Path) {
 impl Pod {
     /// With a repository, and a sidecar that waits.
     pub async fn start() -> Self {
-        let mut pod = Self::without_sidecar().await;
+        let pod = Self::without_sidecar().await;
         pod.start_sidecar().await;
         pod
     }
@@ -69,7 +69,7 @@ impl Pod {
             std::fs::create_dir_all(root.file(folder)).unwrap();
         }
         std::fs::set_permissions(root.file("stowaway-socket"), std::fs::Permissions::from_mode(0o777)).unwrap();
-        let pod = Self { root, supervisor: None, log: Arc::default() };
+        let pod = Self { root, supervisor: Mutex::default(), log: Arc::default() };
         pod.set_password(PASSWORD);
         new_repository(&pod.root.file("cellar")).await.close().await;
         if is_root() {
@@ -94,7 +94,7 @@ impl Pod {
         BackendConfig::Folder { path: self.root.file("cellar").to_str().unwrap().to_owned() }
     }
 
-    pub async fn start_sidecar(&mut self) {
+    pub async fn start_sidecar(&self) {
         let mut command = Command::new(self.own_program());
         if is_root() {
             command.uid(SIDECAR_USER).gid(SIDECAR_USER);
@@ -122,7 +122,7 @@ impl Pod {
                 log.push('\n');
             }
         });
-        self.supervisor = Some(child);
+        *self.supervisor.lock().unwrap() = Some(child);
         let socket = self.control();
         let listens = async {
             while std::os::unix::net::UnixStream::connect(&socket).is_err() {
@@ -142,7 +142,7 @@ impl Pod {
     }
 
     pub fn supervisor(&self) -> String {
-        self.supervisor.as_ref().unwrap().id().unwrap().to_string()
+        self.supervisor.lock().unwrap().as_ref().unwrap().id().unwrap().to_string()
     }
 
     /// Numbers of the processes of runs.
@@ -307,6 +307,11 @@ pub async fn kill(signal: &str, pid: &str) {
     assert!(Command::new("kill").args([signal, pid]).status().await.unwrap().success());
 }
 
+/// Kills them by one call.
+pub async fn kill_all(pids: &[&str]) {
+    assert!(Command::new("kill").arg("-9").args(pids).status().await.unwrap().success());
+}
+
 pub fn lives(pid: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, state)| !state.starts_with(" Z") && !state.starts_with(" X"))
@@ -318,8 +323,8 @@ pub fn path(path: &Path) -> String {
 
 impl Pod {
     /// How the sidecar ended.
-    pub async fn exit_status(&mut self) -> Option<i32> {
-        let mut supervisor = self.supervisor.take().unwrap();
+    pub async fn exit_status(&self) -> Option<i32> {
+        let mut supervisor = self.supervisor.lock().unwrap().take().unwrap();
         timeout(DEADLINE, supervisor.wait()).await.expect("it lives on").unwrap().code()
     }
 }

@@ -10,7 +10,7 @@ use stowaway::{
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::pod::{Pod, SOURCE, errand, kill, lives, path};
+use super::pod::{Pod, SOURCE, errand, kill, kill_all, lives, path};
 use crate::{
     helper::noise,
     repository::collect,
@@ -170,7 +170,7 @@ async fn killed_run_is_lost_and_the_sidecar_stays() {
 
 #[tokio::test]
 async fn killed_sidecar_takes_run_and_command_with_it() {
-    let (mut pod, folder) = (Pod::start().await, OpenFolder::new());
+    let (pod, folder) = (Pod::start().await, OpenFolder::new());
     let command = waits_for(&folder, Path::new("/no/such/gate"));
     let task = pod.backup_task("evening");
     let control = pod.root.file("tmp/stowaway-sidecar.socket");
@@ -191,6 +191,35 @@ async fn killed_sidecar_takes_run_and_command_with_it() {
     // Made anew by the kubelet, it knows nothing, and works.
     pod.start_sidecar().await;
     assert_eq!(pod.backup("b", &words(&["echo", "x"])).await.verdict, Verdict::Succeeded);
+}
+
+/// As the kernel does it when the memory of a container runs out: all of its processes at once (`memory.oom.group`), and
+/// the kubelet makes the container anew.
+#[tokio::test]
+async fn run_that_dies_with_its_container_is_lost_and_the_next_attempt_is_stored() {
+    let (pod, folder) = (Pod::start().await, OpenFolder::new());
+    let command = waits_for(&folder, Path::new("/no/such/gate"));
+    let task = pod.backup_task("evening");
+    let dying = async {
+        let pid = folder.pid().await;
+        let (supervisor, child) = (pod.supervisor(), pod.child().await);
+        kill_all(&[&supervisor, &child]).await;
+        eventually(|| !lives(&supervisor) && !lives(&child)).await;
+        pod.start_sidecar().await;
+        pid
+    };
+    let (driven, pid) = tokio::join!(pod.drive("a", &task, Some(&command)), dying);
+    let failure = driven.unwrap_err();
+    assert_eq!(failure.reason, Reason::ResultLost, "{failure}");
+    for said in ["run a ", "memory", "what it did is not known"] {
+        assert!(failure.message.contains(said), "{said}: {failure}");
+    }
+    // The command lives in another container, and does not outlive the run all the same.
+    eventually(|| !lives(&pid)).await;
+    assert_eq!(pod.snapshots().await.len(), 0);
+    let Ok(Driven::Report(report)) = pod.drive("b", &task, Some(&words(&["echo", "x"]))).await else { panic!() };
+    assert_eq!((report.verdict, report.proof), (Verdict::Succeeded, Proof::Sealed), "{}", report.message);
+    assert_eq!(pod.snapshots().await.len(), 1);
 }
 
 #[tokio::test]
@@ -234,7 +263,7 @@ async fn cancelled_run_ends_its_command() {
 
 #[tokio::test]
 async fn ended_sidecar_lets_its_run_report() {
-    let (mut pod, folder) = (Pod::start().await, OpenFolder::new());
+    let (pod, folder) = (Pod::start().await, OpenFolder::new());
     let command = waits_for(&folder, Path::new("/no/such/gate"));
     let task = pod.backup_task("evening");
     let supervisor = pod.supervisor();

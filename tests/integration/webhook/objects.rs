@@ -45,8 +45,9 @@ fn blamed(answer: &Value) -> Vec<&str> {
 }
 
 /// Objects, and the fields that are wrong in them.
-fn cases() -> Vec<(Value, &'static [&'static str])> {
-    let resources = json!({ "limits": { "memory": "1GB" }, "requests": { "cpu": "half" } });
+type Cases = Vec<(Value, &'static [&'static str])>;
+
+fn repositories() -> Cases {
     vec![
         (s3(|_| ()), &[]),
         (s3(|spec| spec["s3"]["endpoint"] = "http://minio.backup:9000/".into()), &[]),
@@ -89,15 +90,12 @@ fn cases() -> Vec<(Value, &'static [&'static str])> {
             &["spec.volume.hostPath.path", "spec.volume.hostPath.type"],
         ),
         (repository(&json!({ "passwordSecretRef": { "name": "x" } })), &["spec"]),
-        (run("Backup", &json!({})), &[]),
-        (run("Backup", &json!({ "timeout": "1h-5m", "idleTimeout": "" })), &["spec.timeout", "spec.idleTimeout"]),
-        (
-            run(
-                "Backup",
-                &json!({ "selector": { "matchExpressions": [{ "key": "a", "operator": "Is", "values": ["b"] }] } }),
-            ),
-            &["spec.selector"],
-        ),
+    ]
+}
+
+fn runner_pods() -> Cases {
+    let resources = json!({ "limits": { "memory": "1GB" }, "requests": { "cpu": "half" } });
+    vec![
         (
             run(
                 "Backup",
@@ -126,6 +124,71 @@ fn cases() -> Vec<(Value, &'static [&'static str])> {
                 "spec.runnerPod.securityContext.runAsUser",
             ],
         ),
+        (
+            run(
+                "Backup",
+                &json!({ "runnerPod": { "resources": {
+                    "limits": { "cpu": "1", "memory": "1Gi", "ephemeral-storage": "1G", "example.com/gpu": "2" },
+                    "requests": { "cpu": "1001m", "memory": "1024Mi", "ephemeral-storage": "1Gi", "example.com/gpu": "3" },
+                } } }),
+            ),
+            &[
+                "spec.runnerPod.resources.requests.cpu",
+                "spec.runnerPod.resources.requests.ephemeral-storage",
+                "spec.runnerPod.resources.requests.example.com/gpu",
+            ],
+        ),
+        // A limit alone sets nothing aside beyond itself, and neither does a request alone.
+        (
+            s3(|spec| {
+                spec["runnerPod"] =
+                    json!({ "resources": { "limits": { "cpu": "1" }, "requests": { "memory": "9Ti" } } });
+            }),
+            &[],
+        ),
+        (
+            s3(|spec| {
+                spec["runnerPod"] =
+                    json!({ "resources": { "limits": { "cpu": "-1" }, "requests": { "cpu": "1", "memory": "--1" } } });
+            }),
+            &["spec.runnerPod.resources.limits.cpu", "spec.runnerPod.resources.requests.memory"],
+        ),
+    ]
+}
+
+fn runs() -> Cases {
+    vec![
+        (run("Backup", &json!({})), &[]),
+        (run("Backup", &json!({ "timeout": "1h-5m", "idleTimeout": "" })), &["spec.timeout", "spec.idleTimeout"]),
+        (
+            run(
+                "Backup",
+                &json!({ "selector": { "matchExpressions": [{ "key": "a", "operator": "Is", "values": ["b"] }] } }),
+            ),
+            &["spec.selector"],
+        ),
+        // All at once, whichever of them is read first.
+        (
+            run(
+                "Backup",
+                &json!({ "timeout": "soon", "repositoryRef": { "name": "/" }, "runnerPod": { "labels": { "a b": "" } } }),
+            ),
+            &["spec.timeout", "spec.repositoryRef.name", "spec.runnerPod.labels.a b"],
+        ),
+        (
+            restore(|spec| {
+                spec["idleTimeout"] = "1e9999h".into();
+                spec["to"] = json!({ "pod": "a/b" });
+            }),
+            &["spec.idleTimeout", "spec.to.pod"],
+        ),
+        (
+            s3(|spec| {
+                spec["s3"]["endpoint"] = "https://:9000".into();
+                spec["s3"]["bucket"] = "A..b".into();
+            }),
+            &["spec.s3.endpoint", "spec.s3.bucket"],
+        ),
         (restore(|_| ()), &[]),
         (restore(|spec| spec["from"]["source"] = "statefulset/well/pump".into()), &["spec.from.source"]),
         (restore(|spec| spec["timeout"] = "0s".into()), &["spec.timeout"]),
@@ -139,7 +202,7 @@ fn cases() -> Vec<(Value, &'static [&'static str])> {
 #[tokio::test]
 async fn what_could_only_fail_is_refused_with_the_field() {
     let webhook = Webhook::new();
-    for (object, fields) in cases() {
+    for (object, fields) in [repositories(), runner_pods(), runs()].concat() {
         let answer = webhook.ask("/objects", &creation(&object)).await;
         let mut fields = fields.to_vec();
         let mut found = blamed(&answer);

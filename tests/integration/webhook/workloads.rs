@@ -232,9 +232,19 @@ async fn what_a_controller_makes_or_what_is_being_deleted_is_never_held_up() {
 
 #[tokio::test]
 async fn unknown_keys_of_ours_are_warned_of_with_the_nearest_one() {
-    let answer = Webhook::new().ask("/workloads", &creation(&deployment(&[("backupcomand", "dump")]))).await;
-    assert_eq!(answer["allowed"], true);
-    assert!(warnings(&answer).contains("the nearest known one is stowaway.dev/backupcommand"), "{answer}");
+    // Beside a wrong value, too: else he would learn of it only when that is mended.
+    for (annotations, allowed) in
+        [(&[("backupcomand", "dump")][..], true), (&[("backupcomand", "dump"), ("timeout", "soon")], false)]
+    {
+        let deployment = deployment(annotations);
+        let mut pod = deployment["spec"]["template"].clone();
+        (pod["apiVersion"], pod["kind"]) = ("v1".into(), "Pod".into());
+        for (path, object) in [("/workloads", &deployment), ("/pods", &pod)] {
+            let answer = Webhook::new().ask(path, &creation(object)).await;
+            assert_eq!(answer["allowed"], allowed);
+            assert!(warnings(&answer).contains("the nearest known one is stowaway.dev/backupcommand"), "{answer}");
+        }
+    }
 }
 
 #[tokio::test]

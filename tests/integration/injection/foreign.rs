@@ -1,0 +1,124 @@
+//! Annotations of other tools that are wrong for us: they are told, and keep nobody from anything else.
+
+use serde_json::{Value, json};
+use stowaway::{
+    inject::{Cause, Effect},
+    watchdog::{Standing, WatchdogFacts, standing},
+};
+
+use super::{decide, facts};
+
+/// A pod that somebody makes by hand, with these annotations.
+fn pod(annotations: &Value) -> Value {
+    json!({
+        "metadata": { "name": "mill", "annotations": annotations },
+        "spec": {
+            "containers": [{ "name": "press", "image": "press:3", "volumeMounts": [{ "name": "barrels", "mountPath": "/b" }] }],
+            "volumes": [{ "name": "barrels", "persistentVolumeClaim": { "claimName": "barrels" } }],
+        },
+    })
+}
+
+fn of_a_controller(mut pod: Value) -> Value {
+    pod["metadata"]["ownerReferences"] =
+        json!([{ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "mill", "uid": "x", "controller": true }]);
+    pod
+}
+
+/// Annotations of which another tool's is wrong for us, that one, and what is wrong.
+fn mistakes() -> Vec<(Value, &'static str, Cause)> {
+    let k8up = "k8up.io/backupcommand";
+    let default = "kubectl.kubernetes.io/default-container";
+    vec![
+        (json!({ k8up: "" }), k8up, Cause::InvalidAnnotation),
+        (json!({ "appuio.ch/backupcommand": " " }), "appuio.ch/backupcommand", Cause::InvalidAnnotation),
+        (json!({ k8up: "dump", "k8up.io/file-extension": "a/b" }), "k8up.io/file-extension", Cause::InvalidAnnotation),
+        (
+            json!({ k8up: "dump", "k8up.io/backupcommand-container": "No Name" }),
+            "k8up.io/backupcommand-container",
+            Cause::InvalidAnnotation,
+        ),
+        (
+            json!({ k8up: "dump", "k8up.io/backupcommand-container": "nobody" }),
+            "k8up.io/backupcommand-container",
+            Cause::UnknownContainer,
+        ),
+        (json!({ "stowaway.dev/backupcommand": "dump", default: "nobody" }), default, Cause::UnknownContainer),
+        (json!({ "stowaway.dev/inject": "helper", default: "nobody" }), default, Cause::UnknownContainer),
+    ]
+}
+
+#[test]
+fn a_mistake_in_another_tools_annotation_refuses_no_pod() {
+    for (annotations, key, cause) in mistakes() {
+        for pod in [pod(&annotations), of_a_controller(pod(&annotations))] {
+            let outcome = decide(&pod);
+            assert_eq!((outcome.effect, outcome.cause), (Effect::Skip, cause), "{annotations}: {:?}", outcome.findings);
+            assert!(outcome.patch.is_empty());
+            assert_eq!(outcome.warnings.len(), 1, "{:?}", outcome.warnings);
+            assert!(outcome.warnings[0].starts_with(&format!("not injected: annotation {key}: ")), "{annotations}");
+        }
+    }
+}
+
+#[test]
+fn what_our_annotations_ask_for_is_injected_beside_it() {
+    for (mut annotations, key, cause) in mistakes() {
+        let asked = annotations.as_object_mut().unwrap();
+        asked.insert("stowaway.dev/restore".into(), "on-empty".into());
+        asked.insert("stowaway.dev/inject".into(), "sidecar".into());
+        asked.insert("stowaway.dev/backupcommand.ledger".into(), "dump".into());
+        asked.insert("stowaway.dev/backupcommand-container.ledger".into(), "press".into());
+        let pod = pod(&annotations);
+        let outcome = decide(&pod);
+        // Without a command whose container has to be found, the default one matters to nobody.
+        if asked_of_nobody(&annotations) {
+            assert!(outcome.findings.is_empty(), "{annotations}");
+        } else {
+            assert_eq!(outcome.findings.iter().map(|finding| finding.cause).collect::<Vec<_>>(), [cause]);
+            assert!(outcome.warnings.iter().any(|warning| warning.contains(key)), "{:?}", outcome.warnings);
+        }
+        assert_eq!((outcome.effect, outcome.cause), (Effect::Inject, Cause::Injected), "{annotations}");
+        assert!(outcome.injected.sidecar && outcome.injected.restore, "{annotations}");
+        assert_eq!(outcome.injected.helper_in, ["press"], "{annotations}");
+        assert_eq!(decide(&outcome.apply(&pod).unwrap()).cause, Cause::AlreadyInjected);
+    }
+}
+
+fn asked_of_nobody(annotations: &Value) -> bool {
+    ["stowaway.dev/backupcommand", "k8up.io/backupcommand", "appuio.ch/backupcommand"]
+        .iter()
+        .all(|key| annotations.get(key).is_none())
+}
+
+#[test]
+fn a_refusal_for_our_own_annotation_only_warns_of_the_other() {
+    for (annotations, key, _) in mistakes() {
+        let mut annotations = annotations;
+        annotations["stowaway.dev/timeout"] = "soon".into();
+        let outcome = decide(&pod(&annotations));
+        assert_eq!((outcome.effect, outcome.cause), (Effect::Refuse, Cause::InvalidAnnotation), "{annotations}");
+        let blamed: Vec<_> = outcome.findings.iter().filter_map(|finding| finding.annotation.as_deref()).collect();
+        assert_eq!(blamed, ["stowaway.dev/timeout"], "{annotations}");
+        // What is in a container that there is not is looked at only when all values are right.
+        if !key.starts_with("kubectl") && !annotations.to_string().contains("nobody") {
+            assert!(outcome.warnings.iter().any(|warning| warning.contains(key)), "{annotations}");
+        }
+    }
+}
+
+#[test]
+fn the_watchdog_wants_the_rest_before_it_tells_what_cannot_be() {
+    let facts = WatchdogFacts {
+        namespace: "orchard",
+        by_namespace: None,
+        image: facts().image,
+        repositories: facts().repositories,
+    };
+    let pod = pod(
+        &json!({ "k8up.io/backupcommand": "", "stowaway.dev/inject": "sidecar", "stowaway.dev/volumes": "barrels" }),
+    );
+    assert!(matches!(standing(&pod, &facts), Standing::Missing { .. }), "{:?}", standing(&pod, &facts));
+    let whole = decide(&pod).apply(&pod).unwrap();
+    assert_eq!(standing(&whole, &facts).reason().as_deref(), Some("InvalidAnnotation"));
+}
