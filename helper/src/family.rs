@@ -67,10 +67,11 @@ impl Leader {
         self.outcome
     }
 
-    /// KILL, to this process and to none of its family; nothing once it has ended, since its number may be another's then.
-    pub fn kill_alone(&mut self) {
+    /// A signal to this process and to none of its family; nothing once it has ended, since its number may be another's
+    /// then.
+    pub fn signal_alone(&mut self, signal: Signal) {
         if self.outcome().is_none() {
-            let _gone = kill_process(self.pid, Signal::KILL);
+            let _gone = kill_process(self.pid, signal);
         }
     }
 
