@@ -9,8 +9,10 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 pub enum Task {
     /// Seal the command's stdout.
     Dump(Job),
-    /// Open a sealed stream into the command's stdin.
+    /// Open a sealed stream into the command's stdin, with a process of this program that does so and one that holds.
     Restore(Job),
+    /// Be the one that does so.
+    HeldRestore(Job),
     /// Copy this program to that place.
     Install(PathBuf),
     /// Hold a sidecar's runs, each in a process of this program line.
@@ -103,6 +105,9 @@ impl SupervisorPatience {
     }
 }
 
+/// The first argument of [`Task::HeldRestore`]; nobody but this program says it.
+pub const HELD: &str = "--held";
+
 /// What the command line has to be.
 pub const USAGE: &str = "usage: stowaway-helper [--socket PATH] [--restore] -- COMMAND [ARGUMENT...] | \
     stowaway-helper install PATH | stowaway-helper supervise PATH -- PROGRAM [ARGUMENT...] | stowaway-helper ask PATH WORD...";
@@ -110,11 +115,12 @@ pub const USAGE: &str = "usage: stowaway-helper [--socket PATH] [--restore] -- C
 /// Reads the arguments that follow the program's name; nothing if they are not of ours.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Option<Task> {
     let mut arguments = arguments.into_iter();
-    let (mut restore, mut hurry, mut socket, mut supervise) = (false, 1, None, None);
+    let (mut restore, mut held, mut hurry, mut socket, mut supervise) = (false, false, 1, None, None);
     loop {
         let option = arguments.next()?;
         match option.to_str()? {
             "--restore" => restore = true,
+            HELD => held = true,
             "--hurry" => hurry = arguments.next()?.to_str()?.parse().ok().filter(|hurry| *hurry > 0)?,
             "--socket" if socket.is_none() => socket = Some(PathBuf::from(arguments.next()?)),
             "supervise" if supervise.is_none() => supervise = Some(PathBuf::from(arguments.next()?)),
@@ -137,7 +143,12 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Option<Task> {
         return Some(Task::Supervise { socket, program, arguments, patience });
     }
     let job = Job { program, arguments, patience: Patience::divided_by(hurry), socket };
-    Some(if restore { Task::Restore(job) } else { Task::Dump(job) })
+    match (restore, held) {
+        (false, false) => Some(Task::Dump(job)),
+        (true, false) => Some(Task::Restore(job)),
+        (true, true) => Some(Task::HeldRestore(job)),
+        (false, true) => None,
+    }
 }
 
 #[cfg(test)]
@@ -153,6 +164,7 @@ mod tests {
         let Some(Task::Dump(job)) = parse_words(&["--", "pg_dump", "--", "--restore"]) else { panic!("no dump") };
         assert_eq!((job.program, job.arguments), ("pg_dump".into(), vec!["--".into(), "--restore".into()]));
         assert!(matches!(parse_words(&["--restore", "--hurry", "20", "--", "psql"]), Some(Task::Restore(_))));
+        assert!(matches!(parse_words(&[HELD, "--restore", "--", "psql"]), Some(Task::HeldRestore(_))));
         assert_eq!(parse_words(&["install", "/x/y"]), Some(Task::Install("/x/y".into())));
         let Some(Task::Dump(job)) = parse_words(&["--socket", "/s", "--", "pg_dump"]) else { panic!("no dump") };
         assert_eq!(job.socket, Some("/s".into()));
@@ -170,6 +182,7 @@ mod tests {
             &["--"],
             &["--", ""],
             &["--restore"],
+            &[HELD, "--", "pg_dump"],
             &["--hurry", "0", "--", "x"],
             &["install"],
             &["install", "a", "b"],

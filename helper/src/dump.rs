@@ -5,8 +5,8 @@
 use std::{
     io,
     ops::ControlFlow,
-    os::fd::AsFd,
-    process::{ChildStdout, Stdio},
+    os::fd::{AsFd, OwnedFd},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -19,6 +19,7 @@ use crate::{
     descriptors::{self, Moved},
     family::Leader,
     peer::Peer,
+    pipe::Pipe,
     signals::Signals,
     stderr::Stderrs,
 };
@@ -29,6 +30,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Runs the job to its end; gives the exit status of this program.
 pub fn run(peer: Peer, nonce: &Nonce, job: &Job, signals: &Signals) -> Result<u8, SealError> {
+    let output = Pipe::from_command().map_err(io::Error::from)?;
+    let errors = Pipe::from_command().map_err(io::Error::from)?;
     let mut dump = Dump {
         leader: None,
         stdout: None,
@@ -41,11 +44,11 @@ pub fn run(peer: Peer, nonce: &Nonce, job: &Job, signals: &Signals) -> Result<u8
         sealed: false,
     };
     dump.peer.wire().extend_from_slice(&Answer::Ready.line(nonce));
-    match command::start(job, Stdio::null()) {
-        Ok(started) => {
-            dump.leader = Some(started.leader);
-            dump.stdout = started.stdout;
-            dump.stderr.attach(started.stderr);
+    match command::start(job, Stdio::null(), output.writer, errors.writer) {
+        Ok(leader) => {
+            dump.leader = Some(leader);
+            dump.stdout = Some(output.reader);
+            dump.stderr.attach(errors.reader);
         }
         Err((outcome, said)) => {
             dump.stderr.say(said.as_bytes());
@@ -58,7 +61,7 @@ pub fn run(peer: Peer, nonce: &Nonce, job: &Job, signals: &Signals) -> Result<u8
 
 struct Dump {
     leader: Option<Leader>,
-    stdout: Option<ChildStdout>,
+    stdout: Option<OwnedFd>,
     stderr: Stderrs,
     sealer: Sealer,
     peer: Peer,

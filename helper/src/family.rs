@@ -67,10 +67,11 @@ impl Leader {
         self.outcome
     }
 
-    /// KILL, to this process and to none of its family; nothing once it has ended, since its number may be another's then.
-    pub fn kill_alone(&mut self) {
+    /// A signal to this process and to none of its family; nothing once it has ended, since its number may be another's
+    /// then.
+    pub fn signal_alone(&mut self, signal: Signal) {
         if self.outcome().is_none() {
-            let _gone = kill_process(self.pid, Signal::KILL);
+            let _gone = kill_process(self.pid, signal);
         }
     }
 
@@ -110,11 +111,14 @@ impl Leader {
     /// that would be end of file. Returns when nobody is left, however long that takes.
     pub fn kill(&mut self) {
         let mut pause = Duration::from_millis(1);
+        let mut was_empty = false;
         loop {
             self.outcome();
             match stop_all() {
-                Ok(family) if family.is_empty() => return,
+                // Once is not enough: who was read before its parent, which was dead when its turn came, was missed.
+                Ok(family) if family.is_empty() && was_empty => return,
                 Ok(family) => {
+                    was_empty = family.is_empty();
                     for process in family {
                         let _gone = kill_process(process.pid, Signal::KILL);
                     }
@@ -197,7 +201,8 @@ fn descendants() -> io::Result<Vec<Process>> {
     Ok(family)
 }
 
-/// Reads `/proc/PID/stat`: the name in it may hold blanks, ")" and newlines. Nothing for one that is dead.
+/// Reads `/proc/PID/stat`: the name in it may hold blanks, ")" and newlines. Nothing for one that is dead; one whose first
+/// thread has ended looks like it, and lives as long as it has others.
 fn parse(stat: &[u8]) -> Option<Process> {
     let opened = stat.iter().position(|byte| *byte == b'(')?;
     let closed = stat.iter().rposition(|byte| *byte == b')')?;
@@ -205,7 +210,8 @@ fn parse(stat: &[u8]) -> Option<Process> {
     let mut words = str::from_utf8(&stat[closed + 1..]).ok()?.split_whitespace();
     let state = words.next()?;
     let parent = words.next()?.parse().ok()?;
-    if matches!(state, "Z" | "X" | "x") {
+    let threads: u32 = words.nth(15).map_or(Some(1), |threads| threads.parse().ok())?;
+    if matches!(state, "Z" | "X" | "x") && threads <= 1 {
         return None;
     }
     Some(Process { pid: Pid::from_raw(pid)?, parent: Pid::from_raw(parent)?, stopped: matches!(state, "T" | "t") })
@@ -228,6 +234,9 @@ mod tests {
         let process = parse(b"42 (a) R 1 (\nb) S 7 42 42 0 -1").unwrap();
         assert_eq!((process.pid.as_raw_pid(), process.parent.as_raw_pid(), process.stopped), (42, 7, false));
         assert!(parse(b"42 (cat) T 7 42").unwrap().stopped);
+        let first_thread = b"42 (java) Z 7 42 42 0 -1 0 0 0 0 0 0 0 0 0 20 0 2 0";
+        assert!(!parse(first_thread).unwrap().stopped);
+        assert_eq!(parse(b"42 (java) Z 7 42 42 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0"), None);
         for dead in [&b"42 (cat) Z 7 42"[..], b"42 (cat) X 7", b"", b"42", b"42 (cat", b"42 (cat)", b"1 (x) S 0 1"] {
             assert_eq!(parse(dead), None);
         }

@@ -1,49 +1,21 @@
 //! The pipe into a restore's command. To let go of it is to say that the input is over, so that is guarded by its type:
 //! only [`Input::release`] does so while anybody lives; whoever drops it otherwise kills the whole family first.
 //!
-//! It must not know where the bytes come from.
+//! It must not know where the bytes come from, nor that a holder has the pipe, too.
 
 use std::{
     os::fd::{AsFd, OwnedFd},
-    process::Stdio,
+    time::Duration,
 };
 
-use rustix::{
-    event::PollFlags,
-    io::{self, ioctl_fionread},
-    pipe::{PipeFlags, pipe_with},
-};
+use rustix::{event::PollFlags, io::ioctl_fionread};
 use stowaway_seal::Outcome;
 
 use crate::{
     descriptors::{self, Moved, Wanted},
     family::Leader,
+    pipe::Pipe,
 };
-
-/// A pipe without a command yet.
-pub struct Pipe {
-    reader: OwnedFd,
-    writer: OwnedFd,
-}
-
-impl Pipe {
-    /// A pipe whose writing side never blocks.
-    pub fn new() -> io::Result<Self> {
-        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
-        descriptors::never_block(&writer)?;
-        Ok(Self { reader, writer })
-    }
-
-    /// The side that becomes the command's stdin.
-    pub fn stdin(&self) -> std::io::Result<Stdio> {
-        Ok(self.reader.try_clone()?.into())
-    }
-
-    /// The same with the command that reads it.
-    pub fn into_input(self, leader: Leader) -> Input {
-        Input { leader, reader: self.reader, writer: Some(self.writer) }
-    }
-}
 
 /// The input of a command that runs.
 pub struct Input {
@@ -54,6 +26,11 @@ pub struct Input {
 }
 
 impl Input {
+    /// Of the command that reads from this pipe.
+    pub fn of(leader: Leader, pipe: Pipe) -> Self {
+        Self { leader, reader: pipe.reader, writer: Some(pipe.writer) }
+    }
+
     /// What to wait for in order to write.
     pub fn wanted(&self) -> Option<Wanted<'_>> {
         self.writer.as_ref().map(|writer| (writer.as_fd(), PollFlags::OUT))
@@ -88,10 +65,11 @@ impl Input {
         self.writer.is_none()
     }
 
-    /// Makes an end of the command and of all that it started: gently once its input is over, else before it could see
-    /// an end of it.
-    pub fn end(&mut self, patience: std::time::Duration) {
-        if self.is_released() {
+    /// Makes an end of the command and of all that it started: gently with what a command left that has ended after its
+    /// input was over, else of all at once. One by one, a shell would go on with its next line, and the second half of a
+    /// pipeline would take the end of the first for the end of its input.
+    pub fn end(&mut self, patience: Duration) {
+        if self.is_released() && self.outcome().is_some() {
             self.leader.end(patience);
         } else {
             self.leader.kill();

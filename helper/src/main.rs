@@ -1,7 +1,8 @@
 //! Runs a command in a pod, and seals the stream that goes out of it or into it (`stowaway_seal` is the protocol).
 //!
 //! A small static program without a runtime: one loop over a handful of descriptors, since the application's own memory is
-//! what it costs. It knows no Kubernetes and no store, and it trusts only its stdin: the end of that is the cancel.
+//! what it costs. It knows no Kubernetes and no store, and it trusts only its stdin: the end of that is the cancel. A
+//! restore has two processes of it (`holder` says why).
 //!
 //! For the same reason it is what stays when a sidecar has nothing to do: the supervisor of its runs, and those who ask it.
 
@@ -11,8 +12,11 @@ mod command;
 mod descriptors;
 mod dump;
 mod family;
+mod holder;
 mod input;
+mod link;
 mod peer;
+mod pipe;
 mod restore;
 mod signals;
 mod stderr;
@@ -21,7 +25,8 @@ mod supervisor;
 use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, process::ExitCode};
 
 use crate::{
-    arguments::{Job, Task, USAGE},
+    arguments::{HELD, Job, Task, USAGE},
+    link::{Link, Pipes},
     peer::{Peer, Refusal},
     signals::Signals,
     supervisor::Program,
@@ -33,8 +38,11 @@ const REFUSED: u8 = 125;
 fn main() -> ExitCode {
     let status = match arguments::parse(std::env::args_os().skip(1)) {
         Some(Task::Install(path)) => install(&path).map(|()| 0),
-        Some(Task::Dump(job)) => speak(&job, false),
-        Some(Task::Restore(job)) => speak(&job, true),
+        Some(Task::Dump(job)) => speak(&job, None),
+        Some(Task::Restore(_)) => holder::run(),
+        Some(Task::HeldRestore(job)) => Link::take()
+            .map_err(|error| format!("its stdin is not of a holder, which alone may say {HELD}: {error}"))
+            .and_then(|held| speak(&job, Some(held))),
         Some(Task::Supervise { socket, program, arguments, patience }) => {
             supervisor::run(&socket, Program { program, arguments }, patience).map(|()| 0)
         }
@@ -48,10 +56,7 @@ fn main() -> ExitCode {
 }
 
 /// Everything that may fail comes before the other side hears that we are ready: until then it may choose another way.
-fn speak(job: &Job, restore: bool) -> Result<u8, String> {
-    if restore {
-        family::is_visible().map_err(|why| format!("a restore is not safe here: {why}"))?;
-    }
+fn speak(job: &Job, held: Option<(Link, Pipes)>) -> Result<u8, String> {
     family::adopt_orphans().map_err(|error| format!("cannot become a subreaper: {error}"))?;
     let signals = Signals::catch().map_err(|error| format!("cannot catch signals: {error}"))?;
     let (peer, nonce) = Peer::greet(job.patience, job.socket.as_deref()).map_err(|refusal| match refusal {
@@ -60,10 +65,9 @@ fn speak(job: &Job, restore: bool) -> Result<u8, String> {
         Refusal::NoToken => "stdin did not begin with a token: this program is for Stowaway, not for people".to_owned(),
         Refusal::NoListener(error) => format!("the sidecar cannot be reached by its socket: {error}"),
     })?;
-    if restore {
-        restore::run(peer, &nonce, job, &signals).map_err(|error| error.to_string())
-    } else {
-        dump::run(peer, &nonce, job, &signals).map_err(|error| error.to_string())
+    match held {
+        Some(held) => restore::run(peer, &nonce, job, &signals, held).map_err(|error| error.to_string()),
+        None => dump::run(peer, &nonce, job, &signals).map_err(|error| error.to_string()),
     }
 }
 

@@ -3,7 +3,13 @@
 //! It must not know where the stream comes from. Whatever breaks before the word to go, [`Input`] kills the command and all
 //! that it started before it lets go of the pipe.
 
-use std::{collections::VecDeque, io, ops::ControlFlow, os::fd::AsFd, process::ChildStdout, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    ops::ControlFlow,
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use rustix::event::PollFlags;
@@ -15,7 +21,8 @@ use crate::{
     arguments::{Job, Patience},
     command,
     descriptors::{self, Moved},
-    input::{Input, Pipe},
+    input::Input,
+    link::{Heard, Link, Pipes},
     peer::Peer,
     signals::Signals,
     stderr::Stderrs,
@@ -25,15 +32,27 @@ const PIECE: usize = 64 * 1024;
 /// How long last words may take to be heard.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// The exit status without a holder. Our parent is process 1 then, and a database server that is process 1 (`PostgreSQL`)
+/// takes any but 0 and 1 for the crash of a child of its own.
+const LEFT_ALONE: u8 = 1;
+
 /// Runs the job to its end; gives the exit status of this program.
-pub fn run(mut peer: Peer, nonce: &Nonce, job: &Job, signals: &Signals) -> io::Result<u8> {
+pub fn run(
+    mut peer: Peer,
+    nonce: &Nonce,
+    job: &Job,
+    signals: &Signals,
+    (link, pipes): (Link, Pipes),
+) -> io::Result<u8> {
     let frames = FrameEncoder::new(nonce);
     let stderr = Stderrs::of(job)?;
     let opener = Opener::new(Window::RESTORE).map_err(io::Error::other)?;
-    let pipe = Pipe::new()?;
-    let stdin = pipe.stdin()?;
+    let Pipes { input, output, errors } = pipes;
+    let stdin = input.reader.try_clone()?;
     peer.wire().extend_from_slice(&Answer::Ready.line(nonce));
     let mut restore = Restore {
+        link,
+        is_alone: false,
         input: None,
         stdout: None,
         stderr,
@@ -52,11 +71,11 @@ pub fn run(mut peer: Peer, nonce: &Nonce, job: &Job, signals: &Signals) -> io::R
         said_ended: false,
         unsaid: 0,
     };
-    match command::start(job, stdin) {
-        Ok(started) => {
-            restore.input = Some(pipe.into_input(started.leader));
-            restore.stdout = started.stdout;
-            restore.stderr.attach(started.stderr);
+    match command::start(job, stdin.into(), output.writer, errors.writer) {
+        Ok(leader) => {
+            restore.input = Some(Input::of(leader, input));
+            restore.stdout = Some(output.reader);
+            restore.stderr.attach(errors.reader);
         }
         Err((outcome, said)) => {
             restore.stderr.say(said.as_bytes());
@@ -68,9 +87,13 @@ pub fn run(mut peer: Peer, nonce: &Nonce, job: &Job, signals: &Signals) -> io::R
 }
 
 struct Restore {
+    /// To the holder, which has the command's pipes as well.
+    link: Link,
+    /// The holder is gone.
+    is_alone: bool,
     /// Nothing for a command that could not be started.
     input: Option<Input>,
-    stdout: Option<ChildStdout>,
+    stdout: Option<OwnedFd>,
     stderr: Stderrs,
     frames: FrameEncoder,
     opener: Opener,
@@ -116,15 +139,19 @@ impl Restore {
             if !self.peer.write() {
                 return Some(Fault::Cancelled);
             }
-            let [words, room, data, stderr, reader, ..] = {
+            let [words, room, data, stderr, reader, holder, ..] = {
                 let [words, room] = self.peer.wanted();
                 let [stderr, reader] = self.stderr.wanted();
                 let data = self.stdout.as_ref().map(|stdout| (stdout.as_fd(), PollFlags::IN));
                 let signal = Some((signals.descriptor(), PollFlags::IN));
                 let is_full = self.begin < self.end && self.ended.is_none();
                 let pipe = self.input.as_ref().filter(|_| is_full).and_then(Input::wanted);
-                descriptors::wait([words, room, data, stderr, reader, signal, pipe], self.peer.rest())
+                let holder = Some(self.link.wanted());
+                descriptors::wait([words, room, data, stderr, reader, holder, signal, pipe], self.peer.rest())
             };
+            if !holder.is_empty() && !self.hear_holder() {
+                return Some(Fault::Internal);
+            }
             if room.contains(PollFlags::ERR) {
                 return Some(Fault::Cancelled);
             }
@@ -157,11 +184,7 @@ impl Restore {
                     self.queue.push_back(data);
                 }
                 Ok(Some(Frame::Trailer(trailer))) if self.trailer.is_none() => self.trailer = Some(trailer),
-                Ok(Some(Frame::Go)) if self.verified => {
-                    if let Some(input) = &mut self.input {
-                        input.release();
-                    }
-                }
+                Ok(Some(Frame::Go)) if self.verified => self.link.say(),
                 Ok(Some(Frame::Done)) if self.said_ended => return ControlFlow::Break(None),
                 Ok(Some(Frame::Heartbeat)) => {}
                 Ok(Some(Frame::Fault(_))) => return ControlFlow::Break(Some(Fault::Cancelled)),
@@ -170,6 +193,25 @@ impl Restore {
                 Ok(None) => return ControlFlow::Break(Some(Fault::Cancelled)),
             }
         }
+    }
+
+    /// The command sees the end of its input once the holder has let go of it, and then we do. False when the holder is
+    /// gone: nobody holds it then but us, so it cannot go on.
+    fn hear_holder(&mut self) -> bool {
+        match self.link.hear() {
+            Heard::Word => {
+                if let Some(input) = &mut self.input {
+                    input.release();
+                }
+            }
+            Heard::Nothing => {}
+            Heard::Gone => {
+                self.is_alone = true;
+                self.stderr
+                    .say(b"stowaway-helper: one of its two processes was killed, as happens when memory runs out\n");
+            }
+        }
+        !self.is_alone
     }
 
     /// Moves input into the pipe as far as it goes, and says so.
@@ -285,6 +327,7 @@ impl Restore {
         }
         self.stderr.pass();
         match (self.ended, fault) {
+            _ if self.is_alone => LEFT_ALONE,
             (Some(Outcome::Exited(0)), Some(_)) | (None, _) => 125,
             (Some(outcome), _) => command::exit_status(outcome),
         }

@@ -3,7 +3,11 @@
 //!
 //! It must not know what it says.
 
-use std::{collections::VecDeque, io::Stderr, os::fd::AsFd, process::ChildStderr};
+use std::{
+    collections::VecDeque,
+    io::Stderr,
+    os::fd::{AsFd, OwnedFd},
+};
 
 use rustix::{event::PollFlags, io};
 
@@ -18,7 +22,7 @@ const PIECE: usize = 16 * 1024;
 
 /// From the command to us to the reader.
 pub struct Stderrs {
-    from: Option<ChildStderr>,
+    from: Option<OwnedFd>,
     /// Ours; what waits is taken by [`Stderrs::take`] otherwise.
     to: Option<Stderr>,
     is_taken: bool,
@@ -47,8 +51,8 @@ impl Stderrs {
     }
 
     /// Takes the command's, which must not block.
-    pub fn attach(&mut self, from: Option<ChildStderr>) {
-        self.from = from;
+    pub fn attach(&mut self, from: OwnedFd) {
+        self.from = Some(from);
     }
 
     /// What to wait for: the command's side, and the reader's.

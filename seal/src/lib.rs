@@ -18,6 +18,9 @@
 //! DONE                              ->
 //! ```
 //!
+//! In a restore the helper is two processes, and both let go of the command's input at GO: the death of one before is none of
+//! the command's end of input, and no word of this protocol. The helper exits with status 125 then, or is gone by the signal.
+//!
 //! Both send HEARTBEAT when they have nothing else to say. End of file on the helper's stdin means cancel, always.
 //!
 //! Over a socket instead of stdin and stdout all is the same, but that the helper first says the token that it was given, and

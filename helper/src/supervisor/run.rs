@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::event::PollFlags;
+use rustix::{event::PollFlags, process::Signal};
 use stowaway_seal::{Event, LONGEST_SIDECAR_LINE, Outcome};
 
 use super::{Program, record::Record};
@@ -143,7 +143,7 @@ impl Run {
 
     fn kill(&mut self) {
         self.killed = true;
-        self.leader.kill_alone();
+        self.leader.signal_alone(Signal::KILL);
     }
 
     fn describe(&self, outcome: Outcome) -> String {

@@ -116,7 +116,8 @@ pub async fn dump_plain(
 /// Runs `command` in the container by `way` with `input`, which must be exactly `size` bytes, on its stdin.
 ///
 /// The command sees the end of its input only if all of it arrived and `input` ended well; whatever else happens, it is
-/// killed first. Its stdout and stderr go to the lines of `control`. Where no helper answers in its place, the shell form
+/// killed first, also if one of the helper's two processes is killed there. What is not held: both are killed in one moment,
+/// or the shell is, where it feeds the command. Its stdout and stderr go to the lines of `control`. Where no helper answers in its place, the shell form
 /// follows.
 pub async fn feed(
     client: &Client,

@@ -97,6 +97,23 @@ async fn cut_ends_the_command_wherever_it_went() {
     .await;
 }
 
+/// Our side still reads what it says: a cut closes that, too, and would be noticed by it.
+#[tokio::test]
+async fn end_of_stdin_alone_is_the_cancel() {
+    let folder = OpenFolder::new();
+    let container = Container::start().await;
+    let script = format!("echo $$ >{}; sleep 1000", folder.file("pid").display());
+    for options in [&["--hurry", "20"][..], &["--hurry", "20", "--restore"]] {
+        let mut remote = Remote::ready(&container, options, &words(&["sh", "-c", &script])).await;
+        let pid = folder.pid().await;
+        remote.stdin = None;
+        let fault = remote.until(|frame| matches!(frame, Frame::Fault(_))).await;
+        assert_eq!(fault, Frame::Fault(Fault::Cancelled), "{options:?}");
+        assert!(!container.lives(&pid), "{options:?}: it lives on");
+        assert_ne!(remote.exit().await, Some(0), "{options:?}");
+    }
+}
+
 #[tokio::test]
 async fn cut_in_mid_stream_ends_the_command() {
     let folder = OpenFolder::new();

@@ -1,6 +1,7 @@
 //! The helper as it goes into pods, each in a container of its own, and our loops that speak with it.
 
 mod dump;
+mod holder;
 pub mod remote;
 mod restore;
 mod runner;
@@ -11,7 +12,7 @@ use crate::{
     at_once,
     shell::{
         DEADLINE, DETOURS, DETOURS_OF_ROOT, OpenFolder, by,
-        container::{Container, eventually, is_root},
+        container::{Container, child_of, eventually, is_alive, is_root},
         nonce, words,
     },
 };

@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Container, DEADLINE, is_root, nonce, words};
+use super::{Container, DEADLINE, child_of, is_root, nonce, words};
 
 /// The helper as it ships, built once.
 pub fn program() -> &'static str {
@@ -163,15 +163,18 @@ impl Remote {
         timeout(DEADLINE, child.wait()).await.expect("it lives on").unwrap().code()
     }
 
-    /// What `/proc` of this machine says of the helper itself.
+    /// What `/proc` of this machine says of the helper itself; in a restore, of its process that holds.
     pub fn process(&self) -> PathBuf {
         let pid = self.child.id().unwrap();
-        if !is_root() {
-            return format!("/proc/{pid}").into();
-        }
         // nsenter forks, everything else replaces itself.
-        let child = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-        format!("/proc/{}", child.trim()).into()
+        if is_root() { format!("/proc/{}", child_of(pid)).into() } else { format!("/proc/{pid}").into() }
+    }
+
+    /// The same of a restore's process that speaks with us and has the command.
+    pub fn worker(&self) -> PathBuf {
+        let holder = self.process();
+        let pid = holder.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        format!("/proc/{}", child_of(pid)).into()
     }
 }
 

@@ -9,19 +9,19 @@ use tokio::{io::AsyncReadExt, process::Command};
 use super::{Container, OpenFolder, Remote, at_once, by, detours, eventually, noise, nonce, remote::sealed, words};
 
 /// More than the pipes between us hold, in several frames.
-const SIZE: usize = 200_003;
+pub const SIZE: usize = 200_003;
 
 /// A command that commits what it read when it sees the end.
-fn committing(folder: &Path) -> String {
+pub fn committing(folder: &Path) -> String {
     let folder = folder.display();
     format!("cd {folder}; rm -f read; echo $$ >pid; cat >read; mv read committed")
 }
 
-async fn begin(container: &Container, options: &[&str], command: &[String]) -> Remote {
+pub async fn begin(container: &Container, options: &[&str], command: &[String]) -> Remote {
     Remote::ready(container, &[&["--restore"], options].concat(), command).await
 }
 
-async fn say(remote: &mut Remote, sealer: &mut Sealer, frame: Frame) {
+pub async fn say(remote: &mut Remote, sealer: &mut Sealer, frame: Frame) {
     let mut wire = Vec::new();
     sealer.say(&frame, &mut wire);
     remote.send(&wire).await;

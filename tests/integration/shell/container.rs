@@ -3,7 +3,12 @@
 //!
 //! It must not know what runs in it.
 
-use std::{fs, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use stowaway::seal::Unsealer;
 use tokio::{
@@ -70,8 +75,7 @@ impl Container {
 
     /// Whether a process lives; one that nobody has reaped does not.
     pub fn lives(&self, pid: &str) -> bool {
-        let stat = fs::read_to_string(self.process(pid).join("stat")).unwrap_or_default();
-        stat.rsplit_once(')').is_some_and(|(_, state)| !state.starts_with(" Z") && !state.starts_with(" X"))
+        is_alive(&self.process(pid))
     }
 
     pub async fn is_gone(&self, pid: &str) {
@@ -84,7 +88,14 @@ impl Container {
     }
 }
 
-fn child_of(pid: u32) -> String {
+/// The same by what `/proc` says of it.
+pub fn is_alive(process: &Path) -> bool {
+    let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, state)| !state.starts_with(" Z") && !state.starts_with(" X"))
+}
+
+/// The only child of a process, by its number.
+pub fn child_of(pid: u32) -> String {
     fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap().trim().to_owned()
 }
 

@@ -142,8 +142,12 @@ impl Feeder<'_> {
                     room.send(Input::Data(next.take().unwrap_or_default()));
                     self.watch.moved(self.sent);
                 }
-                piece = input.recv(), if next.is_none() && !ended => match self.piece(piece)? {
-                    Some(data) => next = Some(data),
+                // One byte too many would be read as the word to go.
+                piece = input.recv(), if next.is_none() && !ended => match data_of(piece, self.sent, self.size)? {
+                    Some(data) => {
+                        self.sent = self.sent.saturating_add(data.len() as u64);
+                        next = Some(data);
+                    }
                     None => {
                         ended = true;
                         self.watch.nothing_more_moves();
@@ -152,30 +156,6 @@ impl Feeder<'_> {
             }
         }
         Ok(ControlFlow::Continue(()))
-    }
-
-    /// The data of the next piece; nothing for an end that is right.
-    fn piece(&mut self, piece: Option<Piece>) -> Result<Option<Bytes>, Failure> {
-        let mismatch = |bytes: u64| {
-            let message =
-                format!("the stored stream has {bytes} bytes, and {} were announced; nothing was changed", self.size);
-            Failure::new(Reason::StreamContradicted, message)
-        };
-        match piece {
-            Some(Piece::Data(data)) => {
-                let sent = self.sent.saturating_add(data.len() as u64);
-                // One byte too many would be read as the word to go.
-                if sent > self.size {
-                    return Err(mismatch(sent));
-                }
-                self.sent = sent;
-                Ok(Some(data))
-            }
-            Some(Piece::End(end)) if end.bytes == self.size && self.sent == self.size => Ok(None),
-            Some(Piece::End(_)) => Err(mismatch(self.sent)),
-            Some(Piece::Broken(failure)) => Err(failure),
-            None => Err(Failure::new(Reason::StreamCut, "the stored stream ended without saying that it is whole")),
-        }
     }
 
     /// What the remote side said; gives the trailer's status.
@@ -224,23 +204,46 @@ impl Feeder<'_> {
     /// Makes the remote side end the command. Once the word to go was said, only the trailer tells what happened.
     async fn abort(mut self, session: &mut Session, failure: Failure) -> Result<FeedEnd, Failure> {
         session.cancel(END_WITHIN, |output| self.remains(output)).await;
-        match self.unsealer.exit_status() {
-            _ if !self.gone => Err(failure),
-            Some(0) => verdict(0),
-            Some(_) => Err(failure),
-            None => {
-                let message = format!(
-                    "all input was handed over, and how the command ended is not known: look at the target; {}",
-                    failure.message
-                );
-                Err(Failure::new(Reason::OutcomeUnknown, message))
-            }
-        }
+        aborted(self.gone, self.unsealer.exit_status(), Proof::Acknowledged, failure)
     }
 
     /// Takes in what comes when it decides nothing any more, and tells whether that was the end.
     fn remains(&mut self, output: Output) -> bool {
         matches!(self.take(Some(Ok(output))), Err(_) | Ok(Some(_)))
+    }
+}
+
+/// The data of the next piece after `sent` bytes; nothing for an end that is right, after exactly `size` of them.
+pub(super) fn data_of(piece: Option<Piece>, sent: u64, size: u64) -> Result<Option<Bytes>, Failure> {
+    let mismatch = |bytes: u64| {
+        let message = format!("the stored stream has {bytes} bytes, and {size} were announced; nothing was changed");
+        Failure::new(Reason::StreamContradicted, message)
+    };
+    match piece {
+        Some(Piece::Data(data)) => match sent.saturating_add(data.len() as u64) {
+            bytes if bytes > size => Err(mismatch(bytes)),
+            _ => Ok(Some(data)),
+        },
+        Some(Piece::End(end)) if end.bytes == size && sent == size => Ok(None),
+        Some(Piece::End(_)) => Err(mismatch(sent)),
+        Some(Piece::Broken(failure)) => Err(failure),
+        None => Err(Failure::new(Reason::StreamCut, "the stored stream ended without saying that it is whole")),
+    }
+}
+
+/// What became of a restore that we gave up, and whose command ended with that status, if anybody said so.
+pub(super) fn aborted(gone: bool, status: Option<u16>, proof: Proof, failure: Failure) -> Result<FeedEnd, Failure> {
+    match status {
+        _ if !gone => Err(failure),
+        Some(0) => Ok(FeedEnd { exit_code: 0, proof }),
+        Some(_) => Err(failure),
+        None => {
+            let message = format!(
+                "all input was handed over, and how the command ended is not known: look at the target; {}",
+                failure.message
+            );
+            Err(Failure::new(Reason::OutcomeUnknown, message))
+        }
     }
 }
 

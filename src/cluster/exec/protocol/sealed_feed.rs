@@ -10,6 +10,7 @@ use super::{
     super::{Control, Input, LineSource, Output, Session, SessionCut, lines::Splitter, watch::Watch},
     END_WITHIN, FeedEnd, acknowledge, cut,
     dump::agrees,
+    feed::{aborted, data_of},
     sealed::{Helper, Words, gave_up, not_sealed, out_of_place},
 };
 use crate::{
@@ -99,30 +100,18 @@ impl Feeder<'_> {
 
     /// Makes frames of the next piece; the trailer only for an end that is right.
     fn seal(&mut self, piece: Option<Piece>) -> Result<(), Failure> {
-        let mismatch = |bytes: u64| {
-            let message =
-                format!("the stored stream has {bytes} bytes, and {} were announced; nothing was changed", self.size);
-            Failure::new(Reason::StreamContradicted, message)
-        };
-        match piece {
-            Some(Piece::Data(data)) => {
+        match data_of(piece, self.sealer.bytes(), self.size)? {
+            Some(data) => {
                 self.sealer.push(&data, &mut self.wire).map_err(not_sealed)?;
-                if self.sealer.bytes() > self.size {
-                    return Err(mismatch(self.sealer.bytes()));
-                }
                 self.watch.moved(self.sealer.bytes());
-                Ok(())
             }
-            Some(Piece::End(end)) if end.bytes == self.size && self.sealer.bytes() == self.size => {
+            None => {
                 self.sealer.finish(Outcome::Exited(0), &mut self.wire).map_err(not_sealed)?;
                 self.whole = true;
                 self.watch.nothing_more_moves();
-                Ok(())
             }
-            Some(Piece::End(_)) => Err(mismatch(self.sealer.bytes())),
-            Some(Piece::Broken(failure)) => Err(failure),
-            None => Err(Failure::new(Reason::StreamCut, "the stored stream ended without saying that it is whole")),
         }
+        Ok(())
     }
 
     fn hear(&mut self, heard: Option<Result<Output, SessionCut>>) -> Result<(), Failure> {
@@ -214,19 +203,6 @@ impl Feeder<'_> {
                 }
             })
             .await;
-        if !self.gone {
-            return Err(failure);
-        }
-        match self.ended {
-            Some(Outcome::Exited(0)) => Ok(FeedEnd { exit_code: 0, proof: Proof::Sealed }),
-            Some(_) => Err(failure),
-            None => {
-                let message = format!(
-                    "all input was handed over, and how the command ended is not known: look at the target; {}",
-                    failure.message
-                );
-                Err(Failure::new(Reason::OutcomeUnknown, message))
-            }
-        }
+        aborted(self.gone, self.ended.map(status_of), Proof::Sealed, failure)
     }
 }
