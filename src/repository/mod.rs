@@ -47,8 +47,8 @@ use tokio::sync::mpsc;
 
 pub use error::{RepositoryError, StoreFault};
 pub use folder::{FolderMetadata, FolderRules, LISTED, RestoredFolder, StoredFolder, Trouble, Troubles};
-pub use lock::LockHolder;
-pub use open::{create, open, open_or_create};
+pub use lock::{FoundLock, Liveness, LockHolder, LockJudge, LockRules, NoJudge, ProcessesHere, Unlock};
+pub use open::{create, open, open_exclusively, open_or_create, remove_locks};
 pub use read::{Entry, EntryKind, StoredFile};
 pub use snapshots::{SnapshotSummary, by_id, by_run, newest_of};
 pub use store::{Patience, install_transport};
@@ -80,6 +80,8 @@ pub struct Access {
     pub s3: Option<S3Credentials>,
     /// Who we are to others that find our lock.
     pub holder: LockHolder,
+    /// How we meet theirs.
+    pub locks: LockRules,
     /// How long the store may take.
     pub patience: Patience,
 }

@@ -5,6 +5,7 @@ mod faults;
 mod folders;
 mod gate;
 mod interoperability;
+mod locks;
 mod memory;
 mod restic;
 mod restore_step;
@@ -18,7 +19,8 @@ use jiff::Timestamp;
 use stowaway::{
     model::{BackendConfig, Proof, Secret, SnapshotIdentity},
     repository::{
-        Access, LockHolder, Patience, Progress, Repository, RepositoryError, StoreRules, Stored, StoredFile, create,
+        Access, LockHolder, LockRules, Patience, Progress, Repository, RepositoryError, StoreRules, Stored, StoredFile,
+        create,
     },
     stream::{End, Piece, pieces},
 };
@@ -34,6 +36,7 @@ pub fn folder(path: &Path) -> Access {
         password: Secret::new(PASSWORD.to_owned()),
         s3: None,
         holder: LockHolder { host: "runner-1".to_owned(), user: "pod UID 6f9619ff".to_owned() },
+        locks: LockRules::default(),
         patience: Patience::default(),
     }
 }
