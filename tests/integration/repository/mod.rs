@@ -1,5 +1,6 @@
 //! Repositories, and what their tests share: places, streams, a store that misbehaves, and the real restic.
 
+mod check;
 mod fake_s3;
 mod faults;
 mod folders;
