@@ -55,7 +55,10 @@ pub use open::{create, open, open_exclusively, open_or_create, remove_locks};
 pub use read::{Entry, EntryKind, StoredFile};
 pub use snapshots::{SnapshotSummary, by_id, by_run, newest_of};
 pub use store::{Patience, install_transport};
-pub use upkeep::{CheckReport, DataPart, DataPartError, Finding, Findings, HarmedSnapshot};
+pub use upkeep::{
+    CheckReport, DataPart, DataPartError, Finding, Findings, Forget, HarmedSnapshot, PruneReport, PruneRules, Unused,
+    UnusedError,
+};
 
 use crate::{
     model::{BackendConfig, Proof, Secret, SnapshotIdentity},

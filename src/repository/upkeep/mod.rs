@@ -7,11 +7,18 @@
 
 mod check;
 mod findings;
+mod forget;
 mod index;
+mod prune;
 mod reach;
 mod snapshots;
 
 pub use self::{
     check::{CheckReport, DataPart, DataPartError},
     findings::{Finding, Findings, HarmedSnapshot},
+    forget::Forget,
+    prune::{PruneReport, PruneRules, Unused, UnusedError},
 };
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ mod gate;
 mod interoperability;
 mod locks;
 mod memory;
+mod prune;
 mod restic;
 mod restore_step;
 mod streams;
