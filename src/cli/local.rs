@@ -157,7 +157,7 @@ async fn ask<T>(
 }
 
 /// What opens the repository, from restic's own variables and AWS's.
-fn access(repository: &str, password_file: Option<&std::path::Path>) -> Result<Access, CliError> {
+pub fn access(repository: &str, password_file: Option<&std::path::Path>) -> Result<Access, CliError> {
     let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
     let region =
         variable("AWS_DEFAULT_REGION").or_else(|| variable("AWS_REGION")).unwrap_or_else(|| "us-east-1".to_owned());

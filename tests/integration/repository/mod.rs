@@ -6,6 +6,7 @@ mod faults;
 mod folders;
 mod gate;
 mod interoperability;
+mod killed;
 mod locks;
 mod memory;
 mod prune;
