@@ -1,10 +1,13 @@
 //! What can be typed: verbs and options. Only parsing; `main` of this module decides what is done.
 
+mod upkeep;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+pub use self::upkeep::{CheckArguments, ForgetArguments, PruneArguments, UnlockArguments};
 use crate::{
     annotations::positive_duration,
     model::SourceName,
@@ -47,6 +50,14 @@ pub enum Verb {
     Ls(LsArguments),
     /// Write one stored file to stdout.
     Dump(DumpArguments),
+    /// Look whether a repository is whole, and whether its data still is what was written.
+    Check(CheckArguments),
+    /// Remove snapshots of a repository; never the newest proven one of a source.
+    Forget(ForgetArguments),
+    /// Remove the data of a repository that no snapshot needs.
+    Prune(PruneArguments),
+    /// Remove the locks of a repository whose holders are gone.
+    Unlock(UnlockArguments),
     /// Show the log of a Backup or Restore, every attempt of every source.
     Logs(LogsArguments),
     /// Show, without a cluster, what would be put into the pods of a file, and why, or why not.

@@ -278,6 +278,7 @@ async fn direct<T>(
             session_token,
         }),
         holder: local::lock_holder(),
+        locks: local::lock_rules(),
         patience: Patience::default(),
     };
     Ok(with_repository(access, &CancellationToken::new(), question).await?)

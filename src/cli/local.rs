@@ -17,7 +17,7 @@ use super::{
 use crate::{
     cluster::exec::Limits,
     model::{BackendConfig, Failure, Reason, Secret, SnapshotIdentity, SourceName, SourceReport},
-    repository::{self, Access, LockHolder, Patience, Progress, Repository, S3Credentials},
+    repository::{self, Access, LockHolder, LockRules, Patience, ProcessesHere, Progress, Repository, S3Credentials},
     runner::{self, BackupRun, DumpFrom, FeedTo, RestoreRun, questions, with_repository, within_grace},
     seal::Way,
     stream::Piece,
@@ -141,6 +141,11 @@ pub fn lock_holder() -> LockHolder {
     LockHolder { host: host_name(), user: user.unwrap_or_else(|| "unknown".to_owned()) }
 }
 
+/// How it meets those of others: a person waits for nobody without being told.
+pub fn lock_rules() -> LockRules {
+    LockRules { judge: Arc::new(ProcessesHere { holder: lock_holder() }), wait: Duration::ZERO }
+}
+
 async fn ask<T>(
     repository: &str,
     place: &Place,
@@ -152,7 +157,7 @@ async fn ask<T>(
 }
 
 /// What opens the repository, from restic's own variables and AWS's.
-fn access(repository: &str, password_file: Option<&std::path::Path>) -> Result<Access, CliError> {
+pub fn access(repository: &str, password_file: Option<&std::path::Path>) -> Result<Access, CliError> {
     let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
     let region =
         variable("AWS_DEFAULT_REGION").or_else(|| variable("AWS_REGION")).unwrap_or_else(|| "us-east-1".to_owned());
@@ -181,7 +186,7 @@ fn access(repository: &str, password_file: Option<&std::path::Path>) -> Result<A
     };
     // As restic does: a newline at the end of a password file is not part of the password.
     let password = Secret::new(password.trim_end_matches(['\r', '\n']).to_owned());
-    Ok(Access { backend, password, s3, holder: lock_holder(), patience: Patience::default() })
+    Ok(Access { backend, password, s3, holder: lock_holder(), locks: lock_rules(), patience: Patience::default() })
 }
 
 fn host_name() -> String {

@@ -9,6 +9,7 @@ mod output;
 mod place;
 mod remote;
 mod selector;
+mod upkeep;
 
 use std::process::ExitCode;
 
@@ -126,6 +127,10 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
             Some(repository) => local::dump(&repository, &arguments).await,
             None => asking::dump(&arguments).await,
         },
+        Verb::Check(arguments) => upkeep::check(&arguments).await,
+        Verb::Forget(arguments) => upkeep::forget(&arguments).await,
+        Verb::Prune(arguments) => upkeep::prune(&arguments).await,
+        Verb::Unlock(arguments) => upkeep::unlock(&arguments).await,
         Verb::Logs(arguments) => logs::logs(&arguments).await,
         Verb::Explain(arguments) => explain::run(&arguments),
         Verb::Completions { shell } => {

@@ -65,8 +65,6 @@ pub struct Dropped<'a> {
     pub id: &'a str,
     /// When it was made.
     pub time: Timestamp,
-    /// The source's name, where it has one.
-    pub source: Option<&'a str>,
 }
 
 /// A source whose newest snapshot is absurdly smaller than those before it.
@@ -111,6 +109,20 @@ pub enum Reason {
     Oldest(Rule),
 }
 
+impl fmt::Display for Reason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPolicy => formatter.write_str("no policy"),
+            Self::NewestProven => formatter.write_str("newest proven"),
+            Self::Shrunk => formatter.write_str("its source shrank"),
+            Self::Tag => formatter.write_str("tag"),
+            Self::Within => formatter.write_str("within"),
+            Self::Rule(rule) => formatter.write_str(rule.word()),
+            Self::Oldest(rule) => write!(formatter, "oldest {}", rule.word()),
+        }
+    }
+}
+
 /// The rules that count.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 #[allow(missing_docs, reason = "the fields of `Retention` of that name say it")]
@@ -121,6 +133,19 @@ pub enum Rule {
     Weekly,
     Monthly,
     Yearly,
+}
+
+impl Rule {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Last => "last",
+            Self::Hourly => "hourly",
+            Self::Daily => "daily",
+            Self::Weekly => "weekly",
+            Self::Monthly => "monthly",
+            Self::Yearly => "yearly",
+        }
+    }
 }
 
 /// What becomes of each snapshot.
@@ -175,8 +200,7 @@ fn judge<'a>(policy: &Retention, history: &[Candidate<'a>], zone: &TimeZone, pla
                 reasons.insert(Reason::Shrunk);
             }
             if reasons.is_empty() {
-                let source = snapshot.identity.tag(SnapshotIdentity::SOURCE);
-                plan.drop.push(Dropped { id: snapshot.id, time: snapshot.time, source });
+                plan.drop.push(Dropped { id: snapshot.id, time: snapshot.time });
             } else {
                 plan.keep.push(Kept { id: snapshot.id, reasons: reasons.into_iter().collect() });
             }

@@ -98,7 +98,7 @@ impl Commit<'_> {
         written: &[(Kind, Id, u64)],
     ) -> Result<String, RepositoryError> {
         let store = self.store;
-        self.look_for(written).await?;
+        look_for(store, written).await?;
         self.repository.lock.check(store).await?;
         let content = serde_json::to_vec(snapshot).map_err(|error| internal(store, error))?;
         let content = self.repository.cipher.encrypt_file(&content, self.repository.version);
@@ -147,19 +147,6 @@ impl Commit<'_> {
         Ok(())
     }
 
-    /// Every new file is there, and as long as it was written.
-    async fn look_for(&self, written: &[(Kind, Id, u64)]) -> Result<(), RepositoryError> {
-        let store = self.store;
-        let looks = written.iter().map(|(kind, id, size)| async move {
-            match store.stat(*kind, id).await? {
-                Some(found) if found == *size => Ok(()),
-                Some(found) => Err(store.damaged(format!("{} has {found} bytes, {size} were written", kind.path(id)))),
-                None => Err(store.damaged(format!("{} was acknowledged and is not there", kind.path(id)))),
-            }
-        });
-        stream::iter(looks).buffer_unordered(PARALLEL_LOOKS).try_collect().await
-    }
-
     /// The snapshot, and how many bytes the run added to the repository.
     fn stream_snapshot(&self, ended: &Ended, engines: SnapshotFile, pack: &TreePack) -> (SnapshotFile, u64) {
         let mut summary = engines.summary.unwrap_or_default();
@@ -180,6 +167,18 @@ impl Commit<'_> {
         }
         (snapshot, added_bytes)
     }
+}
+
+/// Every new file is there, and as long as it was written.
+pub(super) async fn look_for(store: &Store, written: &[(Kind, Id, u64)]) -> Result<(), RepositoryError> {
+    let looks = written.iter().map(|(kind, id, size)| async move {
+        match store.stat(*kind, id).await? {
+            Some(found) if found == *size => Ok(()),
+            Some(found) => Err(store.damaged(format!("{} has {found} bytes, {size} were written", kind.path(id)))),
+            None => Err(store.damaged(format!("{} was acknowledged and is not there", kind.path(id)))),
+        }
+    });
+    stream::iter(looks).buffer_unordered(PARALLEL_LOOKS).try_collect().await
 }
 
 /// Takes the entry of a pack out of the index that holds it.

@@ -205,7 +205,7 @@ mod tests {
     use super::*;
     use crate::{
         model::{BackendConfig, Reason, Secret},
-        repository::{Access, LockHolder, Patience},
+        repository::{Access, LockHolder, LockRules, Patience},
     };
 
     async fn run_task(
@@ -216,6 +216,7 @@ mod tests {
             password: Secret::new(String::new()),
             s3: None,
             holder: LockHolder { host: String::new(), user: String::new() },
+            locks: LockRules::default(),
             patience: Patience::default(),
         };
         let store = Store::new(&access, CancellationToken::new()).unwrap();

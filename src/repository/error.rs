@@ -32,8 +32,8 @@ pub enum RepositoryError {
     },
     /// Somebody else holds a lock that excludes us.
     #[error(
-        "the repository at {place} is locked by {holder} since {since}: wait until that ends; if nobody runs any more, \
-         `restic unlock` removes the lock"
+        "the repository at {place} is locked by {holder}, last refreshed {since}: wait until that ends; if it runs no more, \
+         `stowaway unlock` removes the lock 30 minutes after that"
     )]
     Locked {
         /// The repository's place.

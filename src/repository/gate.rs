@@ -185,7 +185,7 @@ mod tests {
     use super::*;
     use crate::{
         model::{BackendConfig, Secret},
-        repository::{Access, LockHolder, Patience},
+        repository::{Access, LockHolder, LockRules, Patience},
     };
 
     fn gate(place: &Path) -> Gate<()> {
@@ -194,6 +194,7 @@ mod tests {
             password: Secret::new(String::new()),
             s3: None,
             holder: LockHolder { host: String::new(), user: String::new() },
+            locks: LockRules::default(),
             patience: Patience::default(),
         };
         let store = Store::new(&access, CancellationToken::new()).unwrap();

@@ -1,13 +1,16 @@
-//! restic's lock files, written and honoured: as long as ours is there, no restic prunes what we write or read.
+//! restic's locks, taken, kept and honoured: as long as ours is there, no restic prunes what we write or read, and as long
+//! as an exclusive one of ours is there, no restic reads what we prune.
 //!
-//! Format: restic's design document, section "Locks". Only locks of the non-exclusive kind are taken here.
+//! It must not know what is done under a lock.
+
+mod file;
+mod foreign;
 
 use std::{os::unix::fs::MetadataExt, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
+use rand::RngExt;
 use rustic_core::Id;
-use serde::{Deserialize, Serialize};
 use tokio::{
     runtime::Handle,
     sync::Mutex,
@@ -15,10 +18,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::foreign::remove_locks;
+pub use self::{
+    file::FoundLock,
+    foreign::{Liveness, LockJudge, LockRules, NoJudge, ProcessesHere, Unlock},
+};
+use self::{file::LockFile, foreign::honour};
 use super::{
-    RepositoryError, crypto,
+    RepositoryError,
     crypto::Cipher,
-    store::{Kind, Store, Write},
+    store::{Kind, Store},
 };
 
 /// Who a lock says that holds it.
@@ -43,31 +52,17 @@ struct Rhythm {
 /// restic refreshes its own as often.
 const RHYTHM: Rhythm =
     Rhythm { refresh: Duration::from_mins(5), retry: Duration::from_secs(30), lost: Duration::from_mins(20) };
-/// A lock that was not refreshed for so long is nobody's any more.
-const STALE: SignedDuration = SignedDuration::from_mins(30);
 /// Two that write their locks at the same moment see each other's after this; as in restic.
 const SETTLE: Duration = Duration::from_millis(200);
 
-#[derive(Debug, Deserialize, Serialize)]
-struct LockFile {
-    time: Timestamp,
-    #[serde(default)]
-    exclusive: bool,
-    #[serde(default)]
-    hostname: String,
-    #[serde(default)]
-    username: String,
-    #[serde(default)]
-    pid: u32,
-    #[serde(default)]
-    uid: u32,
-    #[serde(default)]
-    gid: u32,
-}
+/// Between the first two looks at a lock that is in the way; doubled each time, up to the other.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// A lock of ours, refreshed until it is dropped or released.
 #[derive(Debug)]
 pub(super) struct Lock {
+    exclusive: bool,
     shared: Arc<Shared>,
 }
 
@@ -83,46 +78,9 @@ struct Shared {
 }
 
 impl Lock {
-    /// Takes a lock that lets others read and write, but not remove.
-    pub async fn take(
-        store: &Store,
-        cipher: &Cipher,
-        version: u32,
-        holder: &LockHolder,
-    ) -> Result<Self, RepositoryError> {
-        Self::take_and_keep(store, cipher, version, holder, RHYTHM).await
-    }
-
-    async fn take_and_keep(
-        store: &Store,
-        cipher: &Cipher,
-        version: u32,
-        holder: &LockHolder,
-        rhythm: Rhythm,
-    ) -> Result<Self, RepositoryError> {
-        refuse_exclusive(store, cipher, None).await?;
-        let ours = Ours { store: store.clone(), cipher: cipher.clone(), version, holder: holder.clone() };
-        let id = ours.write().await?;
-        let shared = Arc::new(Shared {
-            current: Mutex::new(Some(id)),
-            ended: CancellationToken::new(),
-            lost: CancellationToken::new(),
-            runtime: Handle::current(),
-            cleaner: store.for_a_last_look(),
-        });
-        let lock = Self { shared: Arc::clone(&shared) };
-        sleep(SETTLE).await;
-        if let Err(error) = refuse_exclusive(store, cipher, Some(id)).await {
-            lock.release().await;
-            return Err(error);
-        }
-        tokio::spawn(async move {
-            tokio::select! {
-                () = shared.ended.cancelled() => {}
-                () = refresh(&shared, rhythm, &ours) => shared.lost.cancel(),
-            }
-        });
-        Ok(lock)
+    /// Whether it keeps off all others.
+    pub fn is_exclusive(&self) -> bool {
+        self.exclusive
     }
 
     /// Cancelled when the lock could not be kept.
@@ -148,7 +106,7 @@ impl Lock {
     }
 }
 
-const NOT_REFRESHED: &str = "it could not be refreshed";
+const NOT_REFRESHED: &str = "it could not be refreshed, or somebody removed it";
 
 fn lost(store: &Store, why: &str) -> RepositoryError {
     RepositoryError::LockLost { place: store.place().to_owned(), why: why.to_owned() }
@@ -173,21 +131,26 @@ impl Drop for Lock {
     }
 }
 
-/// Replaces the lock's file by a younger one again and again; returns when it failed for too long.
-async fn refresh(shared: &Shared, rhythm: Rhythm, our: &Ours) {
+/// Replaces the lock's file by a younger one again and again; returns when it failed for too long, or when somebody has
+/// removed it: a younger one would hide that others had their way in between.
+async fn refresh(shared: &Shared, rhythm: Rhythm, our: &Wanted) {
     let mut refreshed = Instant::now();
     let mut pause = rhythm.refresh;
     loop {
         sleep(pause).await;
         let mut current = shared.current.lock().await;
-        match our.write().await {
+        let Some(old) = *current else { return };
+        let written = match our.store.stat(Kind::Lock, &old).await {
+            Ok(Some(_)) => our.write().await,
+            Ok(None) => return,
+            Err(error) => Err(error),
+        };
+        match written {
             Ok(id) => {
-                let old = current.replace(id);
+                *current = Some(id);
                 drop(current);
                 (refreshed, pause) = (Instant::now(), rhythm.refresh);
-                if let Some(old) = old
-                    && let Err(error) = our.store.remove(Kind::Lock, &old).await
-                {
+                if let Err(error) = our.store.remove(Kind::Lock, &old).await {
                     tracing::warn!("an older lock of this run could not be removed: {error}");
                 }
             }
@@ -203,59 +166,87 @@ async fn refresh(shared: &Shared, rhythm: Rhythm, our: &Ours) {
     }
 }
 
-/// What our lock files are made of.
+/// A lock that somebody here wants, and what its files are made of.
 #[derive(Clone)]
-struct Ours {
-    store: Store,
-    cipher: Cipher,
-    version: u32,
-    holder: LockHolder,
+pub(super) struct Wanted {
+    pub store: Store,
+    pub cipher: Cipher,
+    /// The repository's format.
+    pub version: u32,
+    pub holder: LockHolder,
+    /// Others may neither read nor write: for what removes. Else they may, but not remove.
+    pub exclusive: bool,
 }
 
-impl Ours {
+impl Wanted {
+    /// Takes the lock, and waits as long as the rules say while another is in the way. Errors:
+    /// [`RepositoryError::Locked`].
+    pub async fn take(&self, rules: &LockRules) -> Result<Lock, RepositoryError> {
+        let deadline = Instant::now() + rules.wait;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let error = match self.try_to_take(rules, RHYTHM).await {
+                Err(error @ RepositoryError::Locked { .. }) => error,
+                taken => return taken,
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(error);
+            }
+            tracing::info!(seconds = left.as_secs(), "waiting for a lock: {error}");
+            // Spread, so that two that want it at once do not meet again and again.
+            let spread = pause.mul_f64(rand::rng().random_range(0.5..1.0)).min(left);
+            tokio::select! {
+                () = sleep(spread) => {}
+                () = self.store.cancel().cancelled() => {
+                    return Err(RepositoryError::Cancelled { place: self.store.place().to_owned() });
+                }
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn try_to_take(&self, rules: &LockRules, rhythm: Rhythm) -> Result<Lock, RepositoryError> {
+        let (store, cipher, judge) = (&self.store, &self.cipher, &*rules.judge);
+        honour(store, cipher, judge, self.exclusive, None).await?;
+        let id = self.write().await?;
+        let shared = Arc::new(Shared {
+            current: Mutex::new(Some(id)),
+            ended: CancellationToken::new(),
+            lost: CancellationToken::new(),
+            runtime: Handle::current(),
+            cleaner: store.for_a_last_look(),
+        });
+        let lock = Lock { exclusive: self.exclusive, shared: Arc::clone(&shared) };
+        sleep(SETTLE).await;
+        if let Err(error) = honour(store, cipher, judge, self.exclusive, Some(id)).await {
+            lock.release().await;
+            return Err(error);
+        }
+        let ours = self.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = shared.ended.cancelled() => {}
+                () = refresh(&shared, rhythm, &ours) => shared.lost.cancel(),
+            }
+        });
+        Ok(lock)
+    }
+
     async fn write(&self) -> Result<Id, RepositoryError> {
         // The owner of our own entry in /proc; where that is missing, restic's answer on such systems.
         let (uid, gid) = std::fs::metadata("/proc/self").map_or((0, 0), |me| (me.uid(), me.gid()));
         let file = LockFile {
             time: Timestamp::now(),
-            exclusive: false,
+            exclusive: self.exclusive,
             hostname: self.holder.host.clone(),
             username: self.holder.user.clone(),
             pid: std::process::id(),
             uid,
             gid,
         };
-        write_lock(&self.store, &self.cipher, self.version, &file).await
+        file::write(&self.store, &self.cipher, self.version, &file).await
     }
-}
-
-async fn write_lock(store: &Store, cipher: &Cipher, version: u32, file: &LockFile) -> Result<Id, RepositoryError> {
-    let broken = |what: String| RepositoryError::Internal { place: store.place().to_owned(), what };
-    let json = serde_json::to_vec(file).map_err(|error| broken(error.to_string()))?;
-    let content: Bytes = cipher.encrypt_file(&json, version).map_err(|error| broken(error.to_string()))?.into();
-    let id = crypto::id_of(&content);
-    store.write(Kind::Lock, &id, vec![content], Write::Replace).await?;
-    Ok(id)
-}
-
-async fn refuse_exclusive(store: &Store, cipher: &Cipher, own: Option<Id>) -> Result<(), RepositoryError> {
-    for (id, _) in store.list(Kind::Lock).await? {
-        if Some(id) == own {
-            continue;
-        }
-        // Gone since the listing: it was released.
-        let Some(content) = store.read(Kind::Lock, &id).await? else { continue };
-        let lock: LockFile = cipher
-            .decrypt_file(&content)
-            .ok()
-            .and_then(|json| serde_json::from_slice(&json).ok())
-            .ok_or_else(|| store.damaged(format!("the lock {} cannot be read", Kind::Lock.path(&id))))?;
-        if lock.exclusive && Timestamp::now().duration_since(lock.time) < STALE {
-            let holder = format!("{} on {} (process {})", lock.username, lock.hostname, lock.pid);
-            return Err(RepositoryError::Locked { place: store.place().to_owned(), holder, since: lock.time });
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

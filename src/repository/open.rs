@@ -19,7 +19,7 @@ use super::{
     archive::internal,
     crypto::{self, Cipher},
     engine::{self, FirstError, Writes},
-    lock::Lock,
+    lock::{self, FoundLock, Unlock, Wanted},
     store::{Kind, Store, Write, Written},
 };
 
@@ -61,7 +61,7 @@ pub async fn create(access: Access, cancel: CancellationToken) -> Result<Reposit
     if lost {
         return Err(exists());
     }
-    finish_opening(store, access).await
+    finish_opening(store, access, false).await
 }
 
 /// Opens a repository, takes a lock in it, and keeps that until it is closed or dropped.
@@ -70,7 +70,26 @@ pub async fn create(access: Access, cancel: CancellationToken) -> Result<Reposit
 /// [`RepositoryError::Locked`]; and what a store can have.
 pub async fn open(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
     let store = Store::new(&access, cancel)?;
-    finish_opening(store, access).await
+    finish_opening(store, access, false).await
+}
+
+/// Opens a repository with a lock that keeps off all others, readers and writers: for what removes. Errors: as [`open`];
+/// any lock of somebody else is in the way.
+pub async fn open_exclusively(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
+    let store = Store::new(&access, cancel)?;
+    finish_opening(store, access, true).await
+}
+
+/// Removes locks, and takes none; tells which ones, as far as they could be read.
+pub async fn remove_locks(
+    access: Access,
+    cancel: CancellationToken,
+    which: Unlock,
+) -> Result<Vec<FoundLock>, RepositoryError> {
+    let store = Store::new(&access, cancel)?;
+    let (master, _, _) = unlock(&store, &access).await?;
+    let cipher = Cipher::of(&master).map_err(|error| store.damaged(error.to_string()))?;
+    lock::remove_locks(&store, &cipher, &*access.locks.judge, which).await
 }
 
 /// Opens a repository, creating it when there is none.
@@ -84,14 +103,21 @@ pub async fn open_or_create(access: Access, cancel: CancellationToken) -> Result
     }
 }
 
-async fn finish_opening(store: Store, access: Access) -> Result<Repository, RepositoryError> {
+async fn finish_opening(store: Store, access: Access, exclusive: bool) -> Result<Repository, RepositoryError> {
     let (master, _, config) = unlock(&store, &access).await?;
     if !(1..=2).contains(&config.version) {
         let what = format!("{} has the unknown format {}", store.place(), config.version);
         return Err(RepositoryError::InvalidRequest(what));
     }
     let cipher = Cipher::of(&master).map_err(|error| store.damaged(error.to_string()))?;
-    let lock = Lock::take(&store, &cipher, config.version, &access.holder).await?;
+    let wanted = Wanted {
+        store: store.clone(),
+        cipher: cipher.clone(),
+        version: config.version,
+        holder: access.holder,
+        exclusive,
+    };
+    let lock = wanted.take(&access.locks).await?;
     let id = config.id.to_hex().as_str().to_owned();
     Ok(Repository { store, master, cipher, version: config.version, id, lock })
 }

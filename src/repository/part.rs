@@ -30,7 +30,7 @@ pub(super) struct Part {
     pub offset: u32,
     pub length: u32,
     pub plain_length: u32,
-    compressed: bool,
+    pub compressed: bool,
 }
 
 impl Part {
@@ -50,7 +50,7 @@ impl Part {
         })
     }
 
-    fn end(&self) -> u32 {
+    pub fn end(&self) -> u32 {
         self.offset.saturating_add(self.length)
     }
 }
@@ -111,7 +111,7 @@ impl Fetcher {
 }
 
 /// Which parts are read together: each once, by pack, in order.
-fn requests(mut parts: Vec<Part>) -> Vec<Vec<Part>> {
+pub(super) fn requests(mut parts: Vec<Part>) -> Vec<Vec<Part>> {
     parts.sort_unstable_by_key(|part| (part.pack, part.offset));
     parts.dedup_by_key(|part| (part.pack, part.offset));
     let mut requests: Vec<Vec<Part>> = Vec::new();

@@ -2,7 +2,7 @@
 //!
 //! The engine (`rustic_core` 0.13) would store a stream's file with size 0, mode 0 and no time under a relative path; of
 //! such a file restic's mount, and its restore of 0.14, make an empty one. So the trees are made here. Formats: restic's
-//! design document, sections "Pack Format", "Indexing" and "Trees and Data". It must not know the store.
+//! design document, section "Trees and Data". It must not know the store.
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -10,22 +10,18 @@ use rustic_core::{
     DataId, Id, TreeId,
     repofile::{Metadata, Node, NodeType, Tree},
 };
-use serde::Serialize;
 use serde_json::Value;
 
 use super::{
     RepositoryError,
     crypto::{self, Cipher, CryptoError},
+    pack::{BlobKind, Packing},
 };
 
 /// A dump may hold secrets: only its owner may read what is restored.
 const FILE_MODE: u32 = 0o600;
 /// Modes are in the form of Go's `fs.FileMode`, whose highest bit says "directory".
 const DIRECTORY_MODE: u32 = 1 << 31 | 0o755;
-
-/// Blob types in a pack's header.
-const PLAIN_TREE: u8 = 1;
-const COMPRESSED_TREE: u8 = 3;
 
 /// A pack of a snapshot's few trees.
 pub(super) struct TreePack {
@@ -37,17 +33,6 @@ pub(super) struct TreePack {
     /// Bytes of the trees before compression.
     pub plain_bytes: u64,
     pub trees: u64,
-}
-
-#[derive(Serialize)]
-struct IndexedBlob {
-    id: Id,
-    #[serde(rename = "type")]
-    kind: &'static str,
-    offset: usize,
-    length: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    uncompressed_length: Option<usize>,
 }
 
 /// Whether a path can be a file's in a snapshot: absolute, and without empty or dotted parts.
@@ -102,41 +87,23 @@ pub(super) fn file_trees(
 
 /// Packs trees, the last of which is the root.
 pub(super) fn pack(cipher: &Cipher, version: u32, trees: &[Tree]) -> Result<TreePack, CryptoError> {
-    let (mut content, mut header, mut blobs) = (Vec::new(), Vec::new(), Vec::new());
+    let mut packing = Packing::default();
     let (mut root, mut plain_bytes) = (TreeId::default(), 0);
-    let compressed = version >= 2;
     for tree in trees {
-        let (json, id) = tree.serialize().map_err(|error| CryptoError::Format(error.to_string()))?;
-        let blob = if compressed { cipher.encrypt(&crypto::compress(&json)?)? } else { cipher.encrypt(&json)? };
-        header.push(if compressed { COMPRESSED_TREE } else { PLAIN_TREE });
-        header.extend(length_field(blob.len())?);
-        if compressed {
-            header.extend(length_field(json.len())?);
-        }
-        // The id is this hash; the library gives it as text only.
-        header.extend(crypto::hash(&json));
-        blobs.push(IndexedBlob {
-            id: *id,
-            kind: "tree",
-            offset: content.len(),
-            length: blob.len(),
-            uncompressed_length: compressed.then_some(json.len()),
-        });
-        content.extend(blob);
+        let format = |error: &dyn std::fmt::Display| CryptoError::Format(error.to_string());
+        let (json, id) = tree.serialize().map_err(|error| format(&error))?;
+        let (blob, uncompressed) = if version >= 2 {
+            let length = u32::try_from(json.len()).map_err(|error| format(&error))?;
+            (cipher.encrypt(&crypto::compress(&json)?)?, Some(length))
+        } else {
+            (cipher.encrypt(&json)?, None)
+        };
+        packing.add(BlobKind::Tree, *id, &blob, uncompressed)?;
         (root, plain_bytes) = (id, plain_bytes + json.len() as u64);
     }
-    let header = cipher.encrypt(&header)?;
-    content.extend_from_slice(&header);
-    content.extend(length_field(header.len())?);
-    let id = crypto::id_of(&content);
-    let entry = serde_json::json!({ "id": id, "blobs": blobs });
-    Ok(TreePack { root, id, content: content.into(), entry, plain_bytes, trees: trees.len() as u64 })
-}
-
-fn length_field(length: usize) -> Result<[u8; 4], CryptoError> {
-    u32::try_from(length)
-        .map(u32::to_le_bytes)
-        .map_err(|_| CryptoError::Format(format!("a tree of {length} bytes is too long for a pack")))
+    let packed = packing.finish(cipher)?.ok_or_else(|| CryptoError::Format("a snapshot without a tree".into()))?;
+    let entry = serde_json::json!({ "id": packed.id, "blobs": packed.blobs });
+    Ok(TreePack { root, id: packed.id, content: packed.content, entry, plain_bytes, trees: trees.len() as u64 })
 }
 
 /// The only tree of a pack, found by the pack's entry in an index file.

@@ -6,12 +6,16 @@ use std::{
     env,
     io::ErrorKind,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use crate::{
     model::{BackendConfig, Failure, Reason, Secret, Task, injected, mounts},
-    repository::{Access, LockHolder, Patience, S3Credentials},
+    repository::{Access, LockHolder, LockRules, Patience, S3Credentials},
 };
+
+/// A prune of others ends within that; whoever has waited so long fails, and is tried again.
+const LOCK_WAIT: Duration = Duration::from_mins(10);
 
 /// Who this run is, from the downward API.
 #[derive(Clone, Debug)]
@@ -99,6 +103,7 @@ pub fn access(backend: &BackendConfig, identity: &Identity) -> Result<Access, Fa
             password,
             s3,
             holder: identity.lock_holder(),
+            locks: LockRules { wait: LOCK_WAIT, ..LockRules::default() },
             patience: Patience::default(),
         }),
         _ => Err(Failure::new(

@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     model::{BackendConfig, Reason, Secret},
     repository::{
-        Access, LockHolder, Patience,
+        Access, LockHolder, LockRules, Patience,
         commit::Commit,
         create, crypto,
         store::{Kind, Write},
@@ -56,6 +56,7 @@ impl Case {
             password: Secret::new("password".into()),
             s3: None,
             holder: LockHolder { host: String::new(), user: String::new() },
+            locks: LockRules::default(),
             patience: Patience::default(),
         };
         let repository = create(access, CancellationToken::new()).await.unwrap();

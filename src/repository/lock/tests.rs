@@ -1,7 +1,9 @@
-//! Locks on their own: whose are honoured, and how ours is kept.
+//! Locks on their own: whose are honoured, whose go, and how ours is kept.
 
 use std::path::Path;
 
+use futures::future::BoxFuture;
+use jiff::SignedDuration;
 use rustic_core::repofile::MasterKey;
 use tokio::task::yield_now;
 
@@ -17,22 +19,21 @@ struct Setup {
     place: tempfile::TempDir,
     store: Store,
     cipher: Cipher,
-    holder: LockHolder,
 }
 
 fn setup() -> Setup {
     let place = tempfile::tempdir().unwrap();
     std::fs::write(place.path().join("config"), "").unwrap();
-    let holder = LockHolder { host: "runner".into(), user: "pod UID 1".into() };
     let access = Access {
         backend: BackendConfig::Folder { path: place.path().to_str().unwrap().into() },
         password: Secret::new(String::new()),
         s3: None,
-        holder: holder.clone(),
+        holder: LockHolder { host: "runner".into(), user: "pod UID 1".into() },
+        locks: LockRules::default(),
         patience: Patience { request: Duration::from_secs(30), retries: Duration::ZERO },
     };
     let store = Store::new(&access, CancellationToken::new()).unwrap();
-    Setup { place, store, cipher: Cipher::of(&MasterKey::new()).unwrap(), holder }
+    Setup { place, store, cipher: Cipher::of(&MasterKey::new()).unwrap() }
 }
 
 fn locks(place: &Path) -> Vec<String> {
@@ -41,8 +42,22 @@ fn locks(place: &Path) -> Vec<String> {
     files.map(|file| file.unwrap().file_name().into_string().unwrap()).filter(|name| !name.starts_with('.')).collect()
 }
 
+/// Says the same of everybody.
+#[derive(Debug)]
+struct Says(Liveness);
+
+impl LockJudge for Says {
+    fn judge<'a>(&'a self, _: &'a FoundLock) -> BoxFuture<'a, Liveness> {
+        Box::pin(async { self.0 })
+    }
+}
+
+fn judged(liveness: Liveness) -> LockRules {
+    LockRules { judge: Arc::new(Says(liveness)), wait: Duration::ZERO }
+}
+
 impl Setup {
-    async fn foreign(&self, exclusive: bool, age: SignedDuration) {
+    async fn foreign(&self, exclusive: bool, age: SignedDuration) -> Id {
         let file = LockFile {
             time: Timestamp::now() - age,
             exclusive,
@@ -52,42 +67,134 @@ impl Setup {
             uid: 0,
             gid: 0,
         };
-        write_lock(&self.store, &self.cipher, 2, &file).await.unwrap();
+        file::write(&self.store, &self.cipher, 2, &file).await.unwrap()
+    }
+
+    fn wanted(&self, exclusive: bool) -> Wanted {
+        let holder = LockHolder { host: "runner".into(), user: "pod UID 1".into() };
+        Wanted { store: self.store.clone(), cipher: self.cipher.clone(), version: 2, holder, exclusive }
     }
 
     async fn take(&self, rhythm: Rhythm) -> Result<Lock, RepositoryError> {
-        Lock::take_and_keep(&self.store, &self.cipher, 2, &self.holder, rhythm).await
+        self.wanted(false).try_to_take(&LockRules::default(), rhythm).await
     }
 }
 
 #[tokio::test]
-async fn fresh_exclusive_lock_is_honoured_and_named() {
-    let setup = setup();
-    setup.foreign(true, SignedDuration::from_mins(29)).await;
-    let error = setup.take(RHYTHM).await.unwrap_err();
-    assert!(error.to_string().contains("root on admin (process 7)"), "{error}");
-    assert_eq!(locks(setup.place.path()).len(), 1, "ours is not left behind");
+async fn locks_exclude_each_other_as_restics_do() {
+    for (ours, theirs, may) in [(false, false, true), (false, true, false), (true, false, false), (true, true, false)] {
+        let setup = setup();
+        setup.foreign(theirs, SignedDuration::from_mins(29)).await;
+        let taken = setup.wanted(ours).take(&LockRules::default()).await;
+        assert_eq!(taken.is_ok(), may, "ours exclusive: {ours}, theirs: {theirs}");
+        if let Err(error) = taken {
+            assert!(error.to_string().contains("root on admin (process 7)"), "{error}");
+            assert_eq!(locks(setup.place.path()).len(), 1, "ours is not left behind");
+        }
+    }
 }
 
 #[tokio::test]
-async fn stale_and_shared_locks_are_passed_by() {
+async fn stale_lock_goes_and_a_shared_one_stays() {
     let setup = setup();
-    setup.foreign(true, SignedDuration::from_mins(31)).await;
+    for exclusive in [true, false] {
+        setup.foreign(exclusive, SignedDuration::from_mins(31)).await;
+    }
     setup.foreign(false, SignedDuration::ZERO).await;
     let lock = setup.take(RHYTHM).await.unwrap();
-    assert_eq!(locks(setup.place.path()).len(), 3);
-    lock.release().await;
     assert_eq!(locks(setup.place.path()).len(), 2);
+    lock.release().await;
+    assert_eq!(locks(setup.place.path()).len(), 1);
+}
+
+#[tokio::test]
+async fn lock_of_a_dead_holder_goes_at_once_and_that_of_a_living_one_never() {
+    let fresh = SignedDuration::ZERO;
+    let stale = SignedDuration::from_hours(5);
+    for (liveness, age, is_honoured) in [
+        (Liveness::Dead, fresh, false),
+        (Liveness::Unknown, fresh, true),
+        (Liveness::Unknown, stale, false),
+        (Liveness::Alive, stale, true),
+    ] {
+        let setup = setup();
+        setup.foreign(true, age).await;
+        let taken = setup.wanted(true).take(&judged(liveness)).await;
+        assert_eq!(taken.is_err(), is_honoured, "{liveness:?}, {age:?}");
+        assert_eq!(locks(setup.place.path()).len(), 1, "theirs, or ours: {liveness:?}, {age:?}");
+    }
+}
+
+#[tokio::test]
+async fn only_a_process_that_is_gone_from_this_host_is_dead() {
+    let holder = LockHolder { host: "here".into(), user: "me".into() };
+    let judge = ProcessesHere { holder: holder.clone() };
+    let lock = |holder: &LockHolder, process| FoundLock {
+        id: String::new(),
+        holder: holder.clone(),
+        process,
+        exclusive: true,
+        refreshed: Timestamp::UNIX_EPOCH,
+    };
+    // Above the highest number that Linux gives.
+    let gone = 1 << 30;
+    assert_eq!(judge.judge(&lock(&holder, gone)).await, Liveness::Dead);
+    assert_eq!(judge.judge(&lock(&holder, std::process::id())).await, Liveness::Unknown);
+    for other in [LockHolder { host: "there".into(), ..holder.clone() }, LockHolder { user: "you".into(), ..holder }] {
+        assert_eq!(judge.judge(&lock(&other, gone)).await, Liveness::Unknown, "{other:?}");
+    }
+}
+
+#[tokio::test]
+async fn lock_in_the_way_is_waited_for_until_it_goes() {
+    let setup = setup();
+    let theirs = setup.foreign(true, SignedDuration::ZERO).await;
+    let wanted = setup.wanted(false);
+    let rules = LockRules { wait: Duration::from_hours(1), ..LockRules::default() };
+    let taking = wanted.take(&rules);
+    tokio::pin!(taking);
+    assert!(futures::poll!(&mut taking).is_pending());
+    setup.store.remove(Kind::Lock, &theirs).await.unwrap();
+    taking.await.unwrap();
+}
+
+#[tokio::test]
+async fn waiting_for_a_lock_ends() {
+    let setup = setup();
+    setup.foreign(true, SignedDuration::ZERO).await;
+    let rules = LockRules { wait: Duration::from_millis(20), ..LockRules::default() };
+    let error = setup.wanted(false).take(&rules).await.unwrap_err();
+    assert!(matches!(error, RepositoryError::Locked { .. }), "{error}");
+    let rules = LockRules { wait: Duration::from_hours(1), ..LockRules::default() };
+    setup.store.cancel().cancel();
+    let error = setup.wanted(false).take(&rules).await.unwrap_err();
+    assert!(matches!(error, RepositoryError::Cancelled { .. }), "{error}");
 }
 
 #[tokio::test]
 async fn lock_that_cannot_be_read_is_an_error() {
     let setup = setup();
-    let name = crypto::id_of(b"x").to_hex().as_str().to_owned();
+    let name = crate::repository::crypto::id_of(b"x").to_hex().as_str().to_owned();
     std::fs::create_dir(setup.place.path().join("locks")).unwrap();
     std::fs::write(setup.place.path().join("locks").join(name), "").unwrap();
     let error = setup.take(RHYTHM).await.unwrap_err();
     assert!(matches!(error, RepositoryError::Damaged { .. }), "{error}");
+    let remove = async |which| remove_locks(&setup.store, &setup.cipher, &NoJudge, which).await;
+    assert!(remove(Unlock::Dead).await.is_err());
+    remove(Unlock::All).await.unwrap();
+    assert!(locks(setup.place.path()).is_empty());
+}
+
+#[tokio::test]
+async fn unlock_removes_the_locks_of_the_dead_alone_unless_told() {
+    let setup = setup();
+    setup.foreign(true, SignedDuration::ZERO).await;
+    setup.foreign(true, SignedDuration::from_mins(31)).await;
+    let removed = remove_locks(&setup.store, &setup.cipher, &NoJudge, Unlock::Dead).await.unwrap();
+    assert_eq!(removed.len(), 1);
+    assert_eq!(locks(setup.place.path()).len(), 1);
+    remove_locks(&setup.store, &setup.cipher, &NoJudge, Unlock::All).await.unwrap();
+    assert!(locks(setup.place.path()).is_empty());
 }
 
 #[tokio::test]
@@ -101,6 +208,22 @@ async fn lock_is_refreshed_by_a_younger_file() {
     lock.check(&setup.store).await.unwrap();
     lock.release().await;
     assert!(locks(setup.place.path()).is_empty());
+}
+
+#[tokio::test]
+async fn lock_that_somebody_removed_is_lost_and_not_renewed() {
+    let setup = setup();
+    let lock = setup.take(HASTY).await.unwrap();
+    let folder = setup.place.path().join("locks");
+    // Between two refreshes there may be two files.
+    while !lock.lost().is_cancelled() {
+        for name in locks(setup.place.path()) {
+            let _ = std::fs::remove_file(folder.join(name));
+        }
+        yield_now().await;
+    }
+    let error = lock.check(&setup.store).await.unwrap_err();
+    assert!(matches!(error, RepositoryError::LockLost { .. }), "{error}");
 }
 
 #[tokio::test]

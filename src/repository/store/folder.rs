@@ -42,7 +42,7 @@ impl Folder {
         Ok(data.into())
     }
 
-    /// Names and sizes of all files of a folder, or an error: one entry that cannot be read fails the whole listing.
+    /// Names and sizes of all files of a folder and of those below it, or an error: one entry that cannot be read fails the whole listing.
     /// A folder that is missing counts as empty if `may_be_new`, or beside a config: tools that copy repositories leave
     /// out empty folders. Otherwise this is a volume that was taken away.
     pub fn list(&self, folder: &str, may_be_new: bool) -> io::Result<Vec<(String, u64)>> {
@@ -61,10 +61,11 @@ impl Folder {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 metadata => metadata?,
             };
-            if metadata.is_file()
-                && let Ok(name) = entry.file_name().into_string()
-            {
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if metadata.is_file() {
                 files.push((name, metadata.len()));
+            } else if metadata.is_dir() {
+                files.extend(self.list(&format!("{folder}/{name}"), may_be_new)?);
             }
         }
         Ok(files)

@@ -53,9 +53,9 @@ impl Bucket {
         self.operator.read_with(path).range(offset..offset + length).await.map(|data| data.to_bytes())
     }
 
-    /// Names and sizes of all objects of a folder, or an error.
+    /// Names and sizes of all objects of a folder and of those below it, or an error.
     pub async fn list(&self, folder: &str) -> Result<Vec<(String, u64)>, Error> {
-        let mut lister = self.operator.lister(&format!("{folder}/")).await?;
+        let mut lister = self.operator.lister_with(&format!("{folder}/")).recursive(true).await?;
         let mut files = Vec::new();
         while let Some(entry) = lister.try_next().await? {
             if entry.metadata().is_file() {

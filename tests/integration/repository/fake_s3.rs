@@ -43,6 +43,8 @@ struct State {
     rules: Vec<Rule>,
     seen: Vec<String>,
     page: usize,
+    /// How many more changes are let through.
+    changes_left: Option<usize>,
 }
 
 /// A running service; it ends with the test's runtime.
@@ -71,8 +73,22 @@ impl FakeS3 {
         self.state.lock().unwrap().rules.push(Rule { method, part, fault, times });
     }
 
+    /// So many files are written or removed yet; from then on, nothing answers any more.
+    pub fn fail_after(&self, changes: usize) {
+        self.state.lock().unwrap().changes_left = Some(changes);
+    }
+
     pub fn heal(&self) {
-        self.state.lock().unwrap().rules.clear();
+        let mut state = self.state.lock().unwrap();
+        state.rules.clear();
+        state.changes_left = None;
+    }
+
+    /// Another service with the same objects.
+    pub async fn copy(&self) -> Self {
+        let copy = Self::start().await;
+        copy.state.lock().unwrap().objects.clone_from(&self.state.lock().unwrap().objects);
+        copy
     }
 
     /// Listings come in pages of so many.
@@ -138,7 +154,7 @@ async fn serve(connection: TcpStream, state: Arc<Mutex<State>>) {
             Some(Fault::Hang) => return std::future::pending().await,
             Some(Fault::Cut) => return,
             Some(Fault::Status(status)) => (status, String::new(), Vec::new()),
-            Some(Fault::Lie) => (200, String::new(), Vec::new()),
+            Some(Fault::Lie) => (if method == "DELETE" { 204 } else { 200 }, String::new(), Vec::new()),
             Some(Fault::Unacknowledged) | None => answer(&mut state.lock().unwrap(), &method, &target, &headers, body),
         };
         if fault == Some(Fault::Unacknowledged) {
@@ -158,6 +174,11 @@ async fn serve(connection: TcpStream, state: Arc<Mutex<State>>) {
 
 fn fault_of(state: &mut State, method: &str, target: &str) -> Option<Fault> {
     state.seen.push(format!("{method} {target}"));
+    match &mut state.changes_left {
+        Some(0) => return Some(Fault::Status(503)),
+        Some(left) if ["PUT", "DELETE", "POST"].contains(&method) => *left -= 1,
+        _ => {}
+    }
     let rule =
         state.rules.iter_mut().find(|rule| rule.times > 0 && rule.method == method && target.contains(rule.part))?;
     rule.times -= 1;

@@ -213,10 +213,10 @@ async fn exclusive_lock_of_restic_is_honoured() {
 }
 
 /// A `restic check` that was stopped while it holds its exclusive lock.
-struct ExclusiveLock(std::process::Child);
+pub struct ExclusiveLock(std::process::Child);
 
 impl ExclusiveLock {
-    fn new(restic: &Restic, repository: &Path) -> Self {
+    pub fn new(restic: &Restic, repository: &Path) -> Self {
         use std::io::Read;
         // `prune` asks nothing once it has its lock; a pipe that nobody reads holds `check` after it said so.
         let mut child = restic

@@ -1,11 +1,15 @@
 //! Repositories, and what their tests share: places, streams, a store that misbehaves, and the real restic.
 
+mod check;
 mod fake_s3;
 mod faults;
 mod folders;
 mod gate;
 mod interoperability;
+mod killed;
+mod locks;
 mod memory;
+mod prune;
 mod restic;
 mod restore_step;
 mod streams;
@@ -18,7 +22,8 @@ use jiff::Timestamp;
 use stowaway::{
     model::{BackendConfig, Proof, Secret, SnapshotIdentity},
     repository::{
-        Access, LockHolder, Patience, Progress, Repository, RepositoryError, StoreRules, Stored, StoredFile, create,
+        Access, LockHolder, LockRules, Patience, Progress, Repository, RepositoryError, StoreRules, Stored, StoredFile,
+        create,
     },
     stream::{End, Piece, pieces},
 };
@@ -34,6 +39,7 @@ pub fn folder(path: &Path) -> Access {
         password: Secret::new(PASSWORD.to_owned()),
         s3: None,
         holder: LockHolder { host: "runner-1".to_owned(), user: "pod UID 6f9619ff".to_owned() },
+        locks: LockRules::default(),
         patience: Patience::default(),
     }
 }

@@ -1,0 +1,205 @@
+//! The verbs that look after a repository by path or URL: check, forget, prune, unlock.
+//!
+//! It must not know how any of that is done.
+
+use std::collections::HashMap;
+
+use indicatif::BinaryBytes;
+use jiff::{Timestamp, tz::TimeZone};
+use serde::Serialize;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    CliError,
+    args::{CheckArguments, ForgetArguments, Output, Place, PruneArguments, UnlockArguments},
+    local,
+    output::{print_json, print_line, print_table},
+};
+use crate::{
+    api::Retention,
+    model::{Failure, SnapshotIdentity},
+    plan::{Candidate, plan_retention},
+    repository::{self, CheckReport, Forget, PruneReport, Repository, SnapshotSummary, Unlock},
+    runner::{with_repository, within_grace},
+};
+
+/// `stowaway check`: exit status 1 if anything is wrong.
+pub async fn check(arguments: &CheckArguments) -> Result<u8, CliError> {
+    let access = access(&arguments.place)?;
+    let cancel = CancellationToken::new();
+    let checking = with_repository(access, &cancel, async |open| Ok(open.check(arguments.data()).await?));
+    let report = within_grace(&cancel, checking).await?;
+    match arguments.output {
+        Output::Json => print_json(&report)?,
+        Output::Text => print_check(&report)?,
+    }
+    Ok(u8::from(!report.is_sound()))
+}
+
+fn print_check(report: &CheckReport) -> Result<(), CliError> {
+    let read = BinaryBytes(report.bytes_read);
+    print_line(&format!(
+        "{} snapshots, {} packs with {} blobs; {} packs ({read}) read byte by byte; {} packs that nothing names",
+        report.snapshots, report.packs, report.blobs, report.packs_read, report.unreferenced_packs
+    ))?;
+    if report.is_sound() {
+        return print_line("nothing is wrong");
+    }
+    for finding in &report.findings.first {
+        print_line(&finding.to_string())?;
+    }
+    let harmed = report.harmed.iter().map(|one| {
+        let source = one.source.clone().unwrap_or_else(|| "-".to_owned());
+        [
+            one.id[..8.min(one.id.len())].to_owned(),
+            format!("{:.0}", one.time),
+            source,
+            format!("{}:{}", one.host, one.path),
+        ]
+    });
+    if report.harmed_snapshots > 0 {
+        print_line("these snapshots cannot be restored as a whole:")?;
+        print_table(["ID", "TIME", "SOURCE", "HOST:PATH"], harmed)?;
+    }
+    print_line(&format!("{} findings, {} harmed snapshots", report.findings.count, report.harmed_snapshots))
+}
+
+/// `stowaway forget`
+pub async fn forget(arguments: &ForgetArguments) -> Result<u8, CliError> {
+    let forgetting = exclusively(&arguments.place, async |open| {
+        let all = open.snapshots().await?;
+        let (forget, decided) = if arguments.snapshots.is_empty() {
+            by_rules(&arguments.rules.policy(), &all)
+        } else {
+            let ids = arguments.snapshots.iter().map(|id| Ok(repository::by_id(&all, id, open.place())?.id.clone()));
+            let snapshots = ids.collect::<Result<_, Failure>>()?;
+            (Forget { snapshots, ..Forget::default() }, Decided::default())
+        };
+        let count = if arguments.dry_run { forget.snapshots.len() as u64 } else { open.forget(&forget).await? };
+        Ok((count, decided))
+    });
+    let (count, decided) = forgetting.await?;
+    if arguments.output == Output::Json {
+        print_json(&json!({ "forgotten": count, "dryRun": arguments.dry_run, "snapshots": decided.snapshots }))?;
+        return Ok(0);
+    }
+    if !decided.snapshots.is_empty() {
+        let rows = decided.snapshots.into_iter().map(|one| {
+            let decision = one.keep.map_or_else(|| "forget".to_owned(), |why| format!("keep: {why}"));
+            [one.id[..8.min(one.id.len())].to_owned(), format!("{:.0}", one.time), one.source, decision]
+        });
+        print_table(["ID", "TIME", "SOURCE", "DECISION"], rows)?;
+    }
+    decided.shrunk.iter().try_for_each(|shrunk| print_line(shrunk))?;
+    let would = if arguments.dry_run { "would be " } else { "" };
+    print_line(&format!("{count} snapshots {would}forgotten; `stowaway prune` frees what only they needed"))?;
+    Ok(0)
+}
+
+/// What the rules say of all snapshots.
+#[derive(Default)]
+struct Decided {
+    snapshots: Vec<Decision>,
+    shrunk: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Decision {
+    id: String,
+    time: Timestamp,
+    source: String,
+    /// Why it stays; nothing for one that goes.
+    keep: Option<String>,
+}
+
+fn by_rules(policy: &Retention, all: &[SnapshotSummary]) -> (Forget, Decided) {
+    let candidates: Vec<Candidate<'_>> = all
+        .iter()
+        .map(|SnapshotSummary { id, time, identity, paths, bytes }| Candidate {
+            id,
+            time: *time,
+            identity,
+            paths,
+            bytes: *bytes,
+        })
+        .collect();
+    let plan = plan_retention(policy, &candidates, &TimeZone::system());
+    let mut kept: HashMap<&str, String> = plan
+        .keep
+        .iter()
+        .map(|kept| (kept.id, kept.reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")))
+        .collect();
+    let snapshots = all.iter().map(|snapshot| Decision {
+        id: snapshot.id.clone(),
+        time: snapshot.time,
+        source: snapshot.identity.tag(SnapshotIdentity::SOURCE).unwrap_or("-").to_owned(),
+        keep: kept.remove(snapshot.id.as_str()),
+    });
+    let decided =
+        Decided { snapshots: snapshots.collect(), shrunk: plan.shrunk.iter().map(ToString::to_string).collect() };
+    let forget = Forget {
+        snapshots: plan.drop.iter().map(|dropped| dropped.id.to_owned()).collect(),
+        planned_on: all.iter().map(|snapshot| snapshot.id.clone()).collect(),
+    };
+    (forget, decided)
+}
+
+/// `stowaway prune`
+pub async fn prune(arguments: &PruneArguments) -> Result<u8, CliError> {
+    let report = exclusively(&arguments.place, async |open| Ok(open.prune(&arguments.rules()).await?)).await?;
+    match arguments.output {
+        Output::Json => print_json(&report)?,
+        Output::Text => print_line(&prune_line(&report, arguments.dry_run))?,
+    }
+    Ok(0)
+}
+
+fn prune_line(report: &PruneReport, dry_run: bool) -> String {
+    format!(
+        "{}{} freed: {} packs removed, {} packed anew; {} packs ({}) stay for {} snapshots, {} of them unused",
+        if dry_run { "would be done: " } else { "" },
+        BinaryBytes(report.freed_bytes()),
+        report.packs_removed,
+        report.packs_repacked,
+        report.packs_after,
+        BinaryBytes(report.bytes_after),
+        report.snapshots,
+        BinaryBytes(report.unused_bytes),
+    )
+}
+
+/// `stowaway unlock`
+pub async fn unlock(arguments: &UnlockArguments) -> Result<u8, CliError> {
+    let access = access(&arguments.place)?;
+    let which = if arguments.all { Unlock::All } else { Unlock::Dead };
+    let cancel = CancellationToken::new();
+    let removing = async { Ok(repository::remove_locks(access, cancel.clone(), which).await?) };
+    let removed = within_grace(&cancel, removing).await?;
+    for lock in &removed {
+        print_line(&format!("removed the lock of {lock}, last refreshed {:.0}", lock.refreshed))?;
+    }
+    print_line(&format!("{} locks removed", removed.len()))?;
+    Ok(0)
+}
+
+async fn exclusively<T>(
+    place: &Place,
+    work: impl AsyncFnOnce(&Repository) -> Result<T, Failure>,
+) -> Result<T, CliError> {
+    let access = access(place)?;
+    let cancel = CancellationToken::new();
+    let working = async {
+        let open = repository::open_exclusively(access, cancel.clone()).await?;
+        let result = work(&open).await;
+        open.close().await;
+        result
+    };
+    Ok(within_grace(&cancel, working).await?)
+}
+
+fn access(place: &Place) -> Result<repository::Access, CliError> {
+    let repository = local::repository_of(place)
+        .ok_or_else(|| CliError::Usage("which repository? give --repository PLACE, or RESTIC_REPOSITORY".to_owned()))?;
+    local::access(&repository, place.password_file.as_deref())
+}

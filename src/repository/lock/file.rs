@@ -1,0 +1,90 @@
+//! Lock files as restic writes and reads them. Format: restic's design document, section "Locks".
+//!
+//! It must not know whose locks count.
+
+use std::fmt;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use rustic_core::Id;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    super::{
+        RepositoryError,
+        crypto::{self, Cipher},
+        store::{Kind, Store, Write},
+    },
+    LockHolder,
+};
+
+/// What a lock file holds.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct LockFile {
+    pub time: Timestamp,
+    #[serde(default)]
+    pub exclusive: bool,
+    #[serde(default)]
+    pub hostname: String,
+    #[serde(default)]
+    pub username: String,
+    #[serde(default)]
+    pub pid: u32,
+    #[serde(default)]
+    pub uid: u32,
+    #[serde(default)]
+    pub gid: u32,
+}
+
+/// A lock that somebody has in the repository.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FoundLock {
+    /// Id of its file, 64 hex digits.
+    pub id: String,
+    /// Who says to hold it.
+    pub holder: LockHolder,
+    /// The holder's process, on its host or in its container.
+    pub process: u32,
+    /// Whether it keeps off writers and readers, too, and not only other exclusive locks.
+    pub exclusive: bool,
+    /// When it was last refreshed.
+    pub refreshed: Timestamp,
+}
+
+impl fmt::Display for FoundLock {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} on {} (process {})", self.holder.user, self.holder.host, self.process)
+    }
+}
+
+/// Writes a lock file, and gives its name.
+pub(super) async fn write(
+    store: &Store,
+    cipher: &Cipher,
+    version: u32,
+    file: &LockFile,
+) -> Result<Id, RepositoryError> {
+    let broken = |what: String| RepositoryError::Internal { place: store.place().to_owned(), what };
+    let json = serde_json::to_vec(file).map_err(|error| broken(error.to_string()))?;
+    let content: Bytes = cipher.encrypt_file(&json, version).map_err(|error| broken(error.to_string()))?.into();
+    let id = crypto::id_of(&content);
+    store.write(Kind::Lock, &id, vec![content], Write::Replace).await?;
+    Ok(id)
+}
+
+/// Reads a lock file; none if it is gone. Errors: [`RepositoryError::Damaged`] when nobody can tell whose it is.
+pub(super) async fn read(store: &Store, cipher: &Cipher, id: &Id) -> Result<Option<FoundLock>, RepositoryError> {
+    let Some(content) = store.read(Kind::Lock, id).await? else { return Ok(None) };
+    let file: LockFile = cipher
+        .decrypt_file(&content)
+        .ok()
+        .and_then(|json| serde_json::from_slice(&json).ok())
+        .ok_or_else(|| store.damaged(format!("the lock {} cannot be read", Kind::Lock.path(id))))?;
+    Ok(Some(FoundLock {
+        id: id.to_hex().as_str().to_owned(),
+        holder: LockHolder { host: file.hostname, user: file.username },
+        process: file.pid,
+        exclusive: file.exclusive,
+        refreshed: file.time,
+    }))
+}

@@ -1,0 +1,202 @@
+//! Pack files and their entries in index files: sealed blobs one after the other, and a sealed header that names them.
+//!
+//! Formats: restic's design document, sections "Pack Format" and "Indexing". It must not know the store, nor what blobs
+//! hold.
+
+use bytes::Bytes;
+use rustic_core::Id;
+use serde::{Deserialize, Serialize};
+
+use super::crypto::{self, Cipher, CryptoError, OVERHEAD_BYTES};
+
+/// Bytes of a header's entry: type, length, id; and of one that holds the plain length, too.
+const ENTRY_BYTES: usize = 37;
+const COMPRESSED_ENTRY_BYTES: usize = 41;
+/// The header's length, at the pack's end.
+const LENGTH_BYTES: usize = 4;
+
+/// What a blob is a part of.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum BlobKind {
+    Data,
+    Tree,
+}
+
+/// A blob's entry in an index file.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(super) struct PackedBlob {
+    pub id: Id,
+    #[serde(rename = "type")]
+    pub kind: BlobKind,
+    pub offset: u32,
+    /// Bytes in the pack.
+    pub length: u32,
+    /// Bytes before compression; none if it is not compressed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncompressed_length: Option<u32>,
+}
+
+impl PackedBlob {
+    /// Where the next one begins.
+    pub fn end(&self) -> u32 {
+        self.offset.saturating_add(self.length)
+    }
+
+    /// Bytes that it takes in the pack's header.
+    pub fn entry_bytes(&self) -> u64 {
+        if self.uncompressed_length.is_some() { COMPRESSED_ENTRY_BYTES as u64 } else { ENTRY_BYTES as u64 }
+    }
+}
+
+/// What a header takes beside its entries.
+pub(super) const HEADER_BYTES: u64 = (OVERHEAD_BYTES + LENGTH_BYTES) as u64;
+
+/// A pack that is being filled.
+#[derive(Debug, Default)]
+pub(super) struct Packing {
+    content: Vec<u8>,
+    header: Vec<u8>,
+    blobs: Vec<PackedBlob>,
+}
+
+/// A pack that is to be written.
+#[derive(Debug)]
+pub(super) struct Packed {
+    pub id: Id,
+    pub content: Bytes,
+    pub blobs: Vec<PackedBlob>,
+}
+
+impl Packing {
+    /// Bytes so far.
+    pub fn bytes(&self) -> usize {
+        self.content.len() + self.header.len()
+    }
+
+    /// Appends a sealed blob.
+    pub fn add(
+        &mut self,
+        kind: BlobKind,
+        id: Id,
+        sealed: &[u8],
+        uncompressed_length: Option<u32>,
+    ) -> Result<(), CryptoError> {
+        let (offset, length) = (number(self.content.len())?, number(sealed.len())?);
+        self.header.push(type_of(kind, uncompressed_length.is_some()));
+        self.header.extend(length.to_le_bytes());
+        self.header.extend(uncompressed_length.map(u32::to_le_bytes).iter().flatten());
+        self.header.extend(bytes_of(id));
+        self.content.extend_from_slice(sealed);
+        self.blobs.push(PackedBlob { id, kind, offset, length, uncompressed_length });
+        Ok(())
+    }
+
+    /// Ends the pack; none if it is empty.
+    pub fn finish(mut self, cipher: &Cipher) -> Result<Option<Packed>, CryptoError> {
+        if self.blobs.is_empty() {
+            return Ok(None);
+        }
+        let header = cipher.encrypt(&self.header)?;
+        self.content.extend_from_slice(&header);
+        self.content.extend(number(header.len())?.to_le_bytes());
+        let id = crypto::id_of(&self.content);
+        Ok(Some(Packed { id, content: self.content.into(), blobs: self.blobs }))
+    }
+}
+
+/// The blobs that a pack's end names, in order. `end` is all that comes after the last blob.
+pub(super) fn read_header(cipher: &Cipher, end: &[u8]) -> Result<Vec<PackedBlob>, CryptoError> {
+    let broken = |what: &str| CryptoError::Format(format!("its header {what}"));
+    let (sealed, length) = end.split_last_chunk::<LENGTH_BYTES>().ok_or_else(|| broken("is missing"))?;
+    if u32::from_le_bytes(*length) as usize != sealed.len() {
+        return Err(broken("has another length than it says"));
+    }
+    let header = cipher.decrypt(sealed)?;
+    let (mut rest, mut blobs, mut offset) = (&header[..], Vec::new(), 0_u32);
+    while let Some((&kind, after)) = rest.split_first() {
+        let (kind, is_compressed) = match kind {
+            0 => (BlobKind::Data, false),
+            1 => (BlobKind::Tree, false),
+            2 => (BlobKind::Data, true),
+            3 => (BlobKind::Tree, true),
+            _ => return Err(broken("names an unknown kind of blob")),
+        };
+        let short = || broken("ends within an entry");
+        let (length, after) = after.split_first_chunk().ok_or_else(short)?;
+        let (plain, after) = if is_compressed {
+            let (plain, after) = after.split_first_chunk().ok_or_else(short)?;
+            (Some(u32::from_le_bytes(*plain)), after)
+        } else {
+            (None, after)
+        };
+        let (id, after) = after.split_first_chunk().ok_or_else(short)?;
+        let blob = PackedBlob {
+            id: Id::new(*id),
+            kind,
+            offset,
+            length: u32::from_le_bytes(*length),
+            uncompressed_length: plain,
+        };
+        (rest, offset) = (after, blob.end());
+        blobs.push(blob);
+    }
+    Ok(blobs)
+}
+
+fn type_of(kind: BlobKind, is_compressed: bool) -> u8 {
+    match (kind, is_compressed) {
+        (BlobKind::Data, false) => 0,
+        (BlobKind::Tree, false) => 1,
+        (BlobKind::Data, true) => 2,
+        (BlobKind::Tree, true) => 3,
+    }
+}
+
+/// The library gives an id as text only.
+fn bytes_of(id: Id) -> [u8; 32] {
+    let digit = |digit: u8| if digit.is_ascii_digit() { digit - b'0' } else { digit - b'a' + 10 };
+    let (mut bytes, text) = ([0; 32], id.to_hex());
+    for (byte, digits) in bytes.iter_mut().zip(text.as_str().as_bytes().chunks_exact(2)) {
+        *byte = digit(digits[0]) << 4 | digit(digits[1]);
+    }
+    bytes
+}
+
+fn number(length: usize) -> Result<u32, CryptoError> {
+    u32::try_from(length).map_err(|_| CryptoError::Format(format!("{length} bytes are too long for a pack")))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustic_core::repofile::MasterKey;
+
+    use super::*;
+
+    #[test]
+    fn header_names_what_was_packed() {
+        let cipher = Cipher::of(&MasterKey::new()).unwrap();
+        let mut packing = Packing::default();
+        for (kind, plain) in [(BlobKind::Data, None), (BlobKind::Tree, Some(9)), (BlobKind::Data, Some(7))] {
+            packing.add(kind, crypto::id_of(&[kind as u8]), &[1; 50], plain).unwrap();
+        }
+        let packed = packing.finish(&cipher).unwrap().unwrap();
+        let header = &packed.content[150..];
+        assert_eq!(read_header(&cipher, header).unwrap(), packed.blobs);
+        let entries: u64 = packed.blobs.iter().map(PackedBlob::entry_bytes).sum();
+        assert_eq!(header.len() as u64, HEADER_BYTES + entries);
+        for position in 0..header.len() {
+            let mut broken = header.to_vec();
+            broken[position] ^= 1;
+            assert!(read_header(&cipher, &broken).is_err(), "byte {position}");
+        }
+        assert!(read_header(&cipher, &header[1..]).is_err());
+        assert!(read_header(&cipher, &[]).is_err());
+    }
+
+    #[test]
+    fn empty_pack_is_none() {
+        let cipher = Cipher::of(&MasterKey::new()).unwrap();
+        assert!(Packing::default().finish(&cipher).unwrap().is_none());
+    }
+}

@@ -1,0 +1,147 @@
+//! One pack, read from its first byte to its last: its hash, its header, and every blob in it.
+//!
+//! In memory are what was just read and the blob that is not complete yet. It must not know who needs the blobs.
+
+use bytes::{Buf, BytesMut};
+use rustic_core::Id;
+use sha2::{Digest, Sha256};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::repository::{
+    RepositoryError,
+    archive::internal,
+    crypto::{self, Cipher},
+    pack::{self, PackedBlob},
+    store::Store,
+};
+
+/// How much is read by one request.
+const REQUEST_BYTES: u64 = 4 << 20;
+
+/// What is wrong with a pack.
+#[derive(Debug)]
+pub(super) struct Damage {
+    /// The first of it.
+    pub why: String,
+    /// Which blobs are not what was written, by their place in the pack's index.
+    pub blobs: Vec<usize>,
+}
+
+/// Reads a pack; if something is wrong, once more, since it may have been on the way that a bit flipped.
+pub(super) async fn read_twice_if_damaged(
+    store: &Store,
+    cipher: &Cipher,
+    id: Id,
+    size: u64,
+    blobs: Vec<PackedBlob>,
+) -> Result<Option<Damage>, RepositoryError> {
+    let (place, store, cipher) = (store.clone(), store.clone(), cipher.clone());
+    // A task of its own, so that all cores decrypt; it ends with this future.
+    let reading = tokio::spawn(async move {
+        match read(&store, &cipher, id, size, &blobs).await? {
+            Some(_) => read(&store, &cipher, id, size, &blobs).await,
+            None => Ok(None),
+        }
+    });
+    AbortOnDropHandle::new(reading).await.map_err(|panic| internal(&place, panic))?
+}
+
+async fn read(
+    store: &Store,
+    cipher: &Cipher,
+    id: Id,
+    size: u64,
+    blobs: &[PackedBlob],
+) -> Result<Option<Damage>, RepositoryError> {
+    let mut reading = Reading::new(cipher, blobs);
+    let mut hash = Sha256::default();
+    let mut offset = 0;
+    while offset < size {
+        let length = REQUEST_BYTES.min(size - offset);
+        let (Ok(at), Ok(wanted)) = (u32::try_from(offset), u32::try_from(length)) else {
+            return Ok(Some(reading.broken_off(format!("{size} bytes are too long for a pack"))));
+        };
+        match store.read_range(&id, at, wanted).await {
+            Ok(bytes) => {
+                hash.update(&bytes);
+                reading.take(&bytes);
+            }
+            Err(RepositoryError::Damaged { what, .. }) => return Ok(Some(reading.broken_off(what))),
+            Err(error) => return Err(error),
+        }
+        offset += length;
+    }
+    Ok(reading.ended(Id::new(hash.finalize().into()) == id))
+}
+
+/// What was read, and what of it is checked.
+struct Reading<'a> {
+    cipher: &'a Cipher,
+    blobs: &'a [PackedBlob],
+    /// The next blob's place.
+    next: usize,
+    /// Where in the pack `rest` begins, which is not checked yet.
+    start: u32,
+    rest: BytesMut,
+    /// Of the first blob that is damaged.
+    why: Option<String>,
+    damaged: Vec<usize>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(cipher: &'a Cipher, blobs: &'a [PackedBlob]) -> Self {
+        Self { cipher, blobs, next: 0, start: 0, rest: BytesMut::new(), why: None, damaged: Vec::new() }
+    }
+
+    /// Checks all blobs that are complete with these bytes.
+    fn take(&mut self, bytes: &[u8]) {
+        self.rest.extend_from_slice(bytes);
+        while let Some(blob) = self.blobs.get(self.next) {
+            let checked = match blob.offset.checked_sub(self.start) {
+                // Its index is wrong: it begins within the one before it.
+                None => Err("its index names blobs that overlap".to_owned()),
+                Some(skipped) => match self.rest.get(skipped as usize..skipped as usize + blob.length as usize) {
+                    None => return,
+                    Some(sealed) => check_blob(self.cipher, blob, sealed),
+                },
+            };
+            if let Err(why) = checked {
+                self.why.get_or_insert_with(|| format!("blob {}: {why}", blob.id.to_hex().as_str()));
+                self.damaged.push(self.next);
+            }
+            self.rest.advance(blob.end().saturating_sub(self.start) as usize);
+            self.start = self.start.max(blob.end());
+            self.next += 1;
+        }
+    }
+
+    /// What comes after the last blob must be a header that names the same blobs as the index.
+    fn ended(mut self, is_hash_right: bool) -> Option<Damage> {
+        if self.next < self.blobs.len() {
+            return Some(self.broken_off("it ends before its last blob".to_owned()));
+        }
+        let header = match pack::read_header(self.cipher, &self.rest) {
+            Ok(named) if named == self.blobs => Ok(()),
+            Ok(_) => Err("its header names other blobs than its index".to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        let hash = if is_hash_right { Ok(()) } else { Err("it is not what was written".to_owned()) };
+        let why = self.why.take().or(header.err()).or(hash.err())?;
+        Some(Damage { why, blobs: self.damaged })
+    }
+
+    /// It could not be read to its end: what was not checked counts as damaged.
+    fn broken_off(mut self, why: String) -> Damage {
+        self.damaged.extend(self.next..self.blobs.len());
+        Damage { why: self.why.unwrap_or(why), blobs: self.damaged }
+    }
+}
+
+fn check_blob(cipher: &Cipher, blob: &PackedBlob, sealed: &[u8]) -> Result<(), String> {
+    let plain = cipher.decrypt(sealed).map_err(|error| error.to_string())?;
+    let plain = match blob.uncompressed_length {
+        Some(_) => crypto::decompress(&plain).map_err(|error| error.to_string())?,
+        None => plain,
+    };
+    if crypto::id_of(&plain) == blob.id { Ok(()) } else { Err("it is not what its id says".to_owned()) }
+}

@@ -1,0 +1,119 @@
+//! The switch from the old indexes to the new ones, and the removal of what nothing names any more; in an order that leaves
+//! a sound repository wherever it ends.
+//!
+//! It must not know why a pack goes.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use rustic_core::Id;
+
+use super::{
+    super::index::{Index, IndexFile, IndexedPack},
+    plan::{Fate, Plan},
+    repack::Repacked,
+};
+use crate::repository::{
+    Repository, RepositoryError,
+    archive::internal,
+    commit::look_for,
+    crypto,
+    store::{Kind, Store, Write},
+};
+
+/// How many blobs an index file names; restic's own number.
+const INDEX_BLOBS: usize = 50_000;
+/// How many files are removed between two looks at our lock, and at a time.
+const BATCH: usize = 128;
+const PARALLEL_REMOVALS: usize = 16;
+
+/// Writes new indexes, makes sure of all that is new, and removes what is old.
+pub(super) async fn switch(
+    repository: &Repository,
+    store: &Store,
+    index: &Index,
+    plan: &Plan,
+    repacked: &Repacked,
+) -> Result<(), RepositoryError> {
+    // No index may name a pack that is not there.
+    let packs = repacked.packs.iter().zip(&repacked.sizes).map(|(pack, size)| (Kind::Pack, pack.id, *size));
+    look_for(store, &packs.collect::<Vec<_>>()).await?;
+    look_for(store, &write_indexes(repository, store, index, plan, repacked).await?).await?;
+
+    let obsolete = index.files.iter().zip(&plan.obsolete_files).filter(|(_, is_obsolete)| **is_obsolete);
+    let obsolete: Vec<Id> = obsolete.map(|(file, _)| file.id).collect();
+    remove(repository, store, Kind::Index, &obsolete).await?;
+    // A store that only claims to have removed an index would have it name packs that are gone.
+    let removed: HashSet<&Id> = obsolete.iter().collect();
+    let left = store.list(Kind::Index).await?;
+    if let Some((id, _)) = left.iter().find(|(id, _)| removed.contains(id)) {
+        return Err(store.damaged(format!("{} was removed and is still there", Kind::Index.path(id))));
+    }
+
+    let gone = index.packs.iter().zip(&plan.fates).filter(|(pack, fate)| pack.size.is_some() && **fate != Fate::Keep);
+    let gone = gone.map(|(pack, _)| pack.id).collect();
+    remove_packs(repository, store, gone).await
+}
+
+/// Removes packs that no index names.
+pub(super) async fn remove_packs(
+    repository: &Repository,
+    store: &Store,
+    packs: Vec<Id>,
+) -> Result<(), RepositoryError> {
+    remove(repository, store, Kind::Pack, &packs).await
+}
+
+/// Writes index files that name all new packs, and those that stay and were named by a file that goes; tells which, and
+/// how long they are.
+async fn write_indexes(
+    repository: &Repository,
+    store: &Store,
+    index: &Index,
+    plan: &Plan,
+    repacked: &Repacked,
+) -> Result<Vec<(Kind, Id, u64)>, RepositoryError> {
+    let staying = (0..).zip(&index.packs).zip(&plan.fates).filter_map(|((number, pack), fate)| {
+        let is_due = *fate == Fate::Keep && pack.files.iter().any(|file| plan.obsolete_files[*file as usize]);
+        is_due.then(|| IndexedPack { id: pack.id, blobs: index.blobs_in(number).copied().collect() })
+    });
+    let new = repacked.packs.iter().map(|pack| IndexedPack { id: pack.id, blobs: pack.blobs.clone() });
+    let mut written = Vec::new();
+    let (mut file, mut blobs) = (IndexFile::default(), 0);
+    for pack in new.chain(staying) {
+        blobs += pack.blobs.len();
+        file.packs.push(pack);
+        if blobs >= INDEX_BLOBS {
+            written.push(write_index(repository, store, &file).await?);
+            (file, blobs) = (IndexFile::default(), 0);
+        }
+    }
+    if !file.packs.is_empty() {
+        written.push(write_index(repository, store, &file).await?);
+    }
+    Ok(written)
+}
+
+async fn write_index(
+    repository: &Repository,
+    store: &Store,
+    file: &IndexFile,
+) -> Result<(Kind, Id, u64), RepositoryError> {
+    let json = serde_json::to_vec(file).map_err(|error| internal(store, error))?;
+    let content = repository.cipher.encrypt_file(&json, repository.version);
+    let content: Bytes = content.map_err(|error| internal(store, error))?.into();
+    let (id, size) = (crypto::id_of(&content), content.len() as u64);
+    store.write(Kind::Index, &id, vec![content], Write::Replace).await?;
+    Ok((Kind::Index, id, size))
+}
+
+/// Removes files as long as our lock holds.
+async fn remove(repository: &Repository, store: &Store, kind: Kind, files: &[Id]) -> Result<(), RepositoryError> {
+    for batch in files.chunks(BATCH) {
+        repository.lock.check(store).await?;
+        let removals = batch.iter().map(|id| store.remove(kind, id));
+        stream::iter(removals).buffer_unordered(PARALLEL_REMOVALS).try_collect::<()>().await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! Upkeep of what only another tool's index files can say.
+
+use std::{path::Path, sync::Arc};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    model::{BackendConfig, Proof, Secret, SnapshotIdentity},
+    repository::{
+        Access, LockHolder, LockRules, Patience, Repository, StoreRules, create, crypto, open_exclusively,
+        store::{Kind, Write},
+    },
+    stream::{End, Piece, pieces},
+};
+
+fn access(place: &Path) -> Access {
+    Access {
+        backend: BackendConfig::Folder { path: place.to_str().unwrap().into() },
+        password: Secret::new("password".into()),
+        s3: None,
+        holder: LockHolder { host: String::new(), user: String::new() },
+        locks: LockRules::default(),
+        patience: Patience::default(),
+    }
+}
+
+async fn store(repository: &Repository, data: &'static [u8]) -> String {
+    let (sender, pieces) = pieces();
+    sender.send(Piece::Data(Bytes::from_static(data))).await.unwrap();
+    sender.send(Piece::End(End { proof: Proof::Sealed, bytes: data.len() as u64 })).await.unwrap();
+    let identity = SnapshotIdentity { host: "shop".into(), path: "/x".into(), tags: vec![] };
+    let rules = StoreRules { allow_empty: false, time: Timestamp::UNIX_EPOCH };
+    repository.store_stream(&identity, &rules, pieces, Arc::default()).await.unwrap().snapshot
+}
+
+/// Writes the indexes anew, as the first stage of rustic's prune does: with all packs marked as removable.
+async fn mark_all_packs(repository: &Repository) {
+    let (store, cipher) = (&repository.store, &repository.cipher);
+    for (id, _) in store.list(Kind::Index).await.unwrap() {
+        let sealed = store.read(Kind::Index, &id).await.unwrap().unwrap();
+        let file: Value = serde_json::from_slice(&cipher.decrypt_file(&sealed).unwrap()).unwrap();
+        let marked = json!({ "packs": [], "packs_to_delete": file["packs"] }).to_string();
+        let content: Bytes = cipher.encrypt_file(marked.as_bytes(), 2).unwrap().into();
+        store.write(Kind::Index, &crypto::id_of(&content), vec![content], Write::Replace).await.unwrap();
+        store.remove(Kind::Index, &id).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn needed_packs_that_rustic_has_marked_are_rescued_and_the_others_go() {
+    let place = tempfile::tempdir().unwrap();
+    let repository = create(access(place.path()), CancellationToken::new()).await.unwrap();
+    let kept = store(&repository, b"kept").await;
+    let gone = store(&repository, b"gone").await;
+    mark_all_packs(&repository).await;
+    repository.close().await;
+    let repository = open_exclusively(access(place.path()), CancellationToken::new()).await.unwrap();
+    repository.forget(&Forget { snapshots: [gone].into(), ..Forget::default() }).await.unwrap();
+    let report = repository.prune(&PruneRules::default()).await.unwrap();
+    assert_eq!((report.packs_before, report.packs_removed, report.packs_after), (4, 2, 2));
+    for (id, _) in repository.store.list(Kind::Index).await.unwrap() {
+        let sealed = repository.store.read(Kind::Index, &id).await.unwrap().unwrap();
+        let file: Value = serde_json::from_slice(&repository.cipher.decrypt_file(&sealed).unwrap()).unwrap();
+        assert_eq!(file["packs"].as_array().unwrap().len(), 2, "{file}");
+        assert_eq!(file["packs_to_delete"], Value::Null, "{file}");
+    }
+    assert!(repository.check(Some(DataPart::ALL)).await.unwrap().is_sound());
+    assert!(repository.read_file(&kept, "/x").await.is_ok());
+}

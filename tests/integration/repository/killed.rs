@@ -1,0 +1,143 @@
+//! Prune and check, killed while they work: restic finds no error, the next prune goes on, and no lock is left.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+};
+
+use super::{prune::store_folder, restic::newest, *};
+
+/// How often each is killed.
+const KILLS: usize = 12;
+
+/// The program on a repository, as this process's user.
+fn command(repository: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stowaway"));
+    command
+        .env_clear()
+        .envs([("RESTIC_PASSWORD", PASSWORD), ("USER", "tester")])
+        .args(arguments)
+        .arg("--repository")
+        .arg(repository)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn run(repository: &Path, arguments: &[&str]) -> Output {
+    command(repository, arguments).output().unwrap()
+}
+
+/// Standard output of a call that must succeed.
+fn ok(repository: &Path, arguments: &[&str]) -> String {
+    let output = run(repository, arguments);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{arguments:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
+    said
+}
+
+fn all_files(repository: &Path) -> BTreeSet<PathBuf> {
+    ["data", "index", "locks"].iter().flat_map(|folder| files_in_while_they_change(&repository.join(folder))).collect()
+}
+
+/// Files that are there at some moment of the listing.
+fn files_in_while_they_change(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .flat_map(|entry| match entry.path() {
+            path if path.is_dir() => files_in_while_they_change(&path),
+            // What is being written has a dot before its name.
+            _ if entry.file_name().to_string_lossy().starts_with('.') => Vec::new(),
+            path => vec![path],
+        })
+        .collect()
+}
+
+/// Kills the program once it has changed so many files; false if it ended before.
+fn kill_after(mut child: Child, repository: &Path, before: &BTreeSet<PathBuf>, changes: usize) -> bool {
+    let killed = loop {
+        if all_files(repository).symmetric_difference(before).count() >= changes {
+            break true;
+        }
+        if child.try_wait().unwrap().is_some() {
+            break false;
+        }
+        std::thread::yield_now();
+    };
+    child.kill().unwrap();
+    child.wait().unwrap();
+    killed
+}
+
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap().success());
+}
+
+/// A repository in which there is much to remove and to pack anew.
+async fn to_prune(place: &Path) -> PathBuf {
+    let (path, source) = (place.join("repository"), place.join("source"));
+    let repository = new_repository(&path).await;
+    let mut ids = Vec::new();
+    for state in 0..3 {
+        for number in 0..60_u64 {
+            fs::create_dir_all(source.join((number % 5).to_string())).unwrap();
+            let seed = if number % 3 == 0 { number } else { 1000 * state + number };
+            fs::write(source.join((number % 5).to_string()).join(number.to_string()), noise(300_000, seed)).unwrap();
+        }
+        ids.push(store_folder(&repository, &source).await);
+    }
+    for number in 0..20 {
+        store(&repository, "/db.sql", &noise(1000, number)).await;
+    }
+    repository.close().await;
+    ok(&path, &["forget", &ids[0], &ids[1]]);
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_prune_leaves_a_sound_repository_that_the_next_one_prunes() {
+    let place = tempfile::tempdir().unwrap();
+    let begun = to_prune(place.path()).await;
+    let changes = {
+        let path = place.path().join("whole");
+        copy(&begun, &path);
+        let before = all_files(&path);
+        ok(&path, &["prune", "--max-unused", "0"]);
+        newest().check(&path);
+        all_files(&path).symmetric_difference(&before).count()
+    };
+    assert!(changes > KILLS, "{changes}");
+    for kill in 0..KILLS {
+        let path = place.path().join(kill.to_string());
+        copy(&begun, &path);
+        let before = all_files(&path);
+        let child = command(&path, &["prune", "--max-unused", "0"]).spawn().unwrap();
+        kill_after(child, &path, &before, 1 + kill * changes / KILLS);
+        newest().check_without_lock(&path);
+        ok(&path, &["prune", "--max-unused", "0"]);
+        assert!(
+            files_in(&path, "locks").iter().all(|file| file.file_name().unwrap().len() > 64),
+            "{kill}: a lock is left"
+        );
+        newest().check(&path);
+        let said = ok(&path, &["check", "--read-data"]);
+        assert!(said.contains("nothing is wrong") && said.contains(" 0 packs that nothing names"), "{kill}: {said}");
+        fs::remove_dir_all(&path).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_check_is_in_nobodys_way() {
+    let place = tempfile::tempdir().unwrap();
+    let path = to_prune(place.path()).await;
+    let before = all_files(&path);
+    let child = command(&path, &["check", "--read-data"]).spawn().unwrap();
+    assert!(kill_after(child, &path, &before, 1), "it has a lock while it reads");
+    assert!(!newest().run(&path, &["prune"]).status.success(), "restic cannot know that it is dead");
+    let said = ok(&path, &["prune"]);
+    assert!(said.contains("freed"), "{said}");
+    newest().check(&path);
+}
