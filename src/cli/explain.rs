@@ -138,7 +138,8 @@ fn lines(explanation: &Explanation) -> Vec<String> {
     let effect = match effect {
         Effect::Inject => "injected",
         // Its workload is what a person applies, and that is refused.
-        Effect::Skip if !findings.is_empty() => "refused",
+        Effect::Skip if findings.iter().any(|finding| !finding.is_of_others()) => "refused",
+        Effect::Skip if !findings.is_empty() => "not injected",
         Effect::Skip => "left as it is",
         Effect::Refuse => "refused",
     };

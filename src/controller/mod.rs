@@ -10,7 +10,7 @@ mod repository;
 mod restore;
 mod watchdog;
 
-use std::{fmt::Debug, future::Future, sync::Arc};
+use std::{fmt::Debug, future::Future, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
@@ -36,6 +36,9 @@ use crate::{
 use context::Context;
 pub use context::Settings;
 use watchdog::Watchdog;
+
+/// For what is under way when the controller is told to end. It is killed after 30 s.
+const LONGEST_END: Duration = Duration::from_secs(10);
 
 /// Why a reconcile failed; it is made again after a pause.
 #[derive(Debug, thiserror::Error)]
@@ -113,7 +116,16 @@ pub async fn run(
         tracing::info!("shutting down");
         token.cancel();
     };
-    tokio::join!(drain(repositories), drain(backups), drain(restores), watchdog, answers, stop);
+    let work = async { tokio::join!(drain(repositories), drain(backups), drain(restores), watchdog, answers, stop) };
+    // What has never been listed yet is waited for even then, and a cluster may never answer.
+    let too_late = async {
+        token.cancelled().await;
+        tokio::time::sleep(LONGEST_END).await;
+    };
+    tokio::select! {
+        _ended = work => {}
+        () = too_late => tracing::warn!("what was under way is left as it is, and found again at the next start"),
+    }
     Ok(())
 }
 

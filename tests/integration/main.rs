@@ -14,6 +14,7 @@ mod corpus;
 mod generated;
 mod helper;
 mod injection;
+mod process;
 mod repository;
 mod shell;
 mod sidecar;

@@ -75,6 +75,21 @@ spec: { containers: [{ name: press }] }
 }
 
 #[test]
+fn a_mistake_in_another_tools_annotation_is_told_and_called_no_refusal() {
+    let bare = "\
+kind: Pod
+metadata: { name: well, annotations: { k8up.io/backupcommand: '' } }
+spec: { containers: [{ name: press }] }
+";
+    let output = explain(&[], bare);
+    let text = stdout(&output);
+    // It has to be mended all the same, before it is backed up.
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("Pod well in namespace default: not injected (InvalidAnnotation)"), "{text}");
+    assert_eq!(text.matches("k8up.io/backupcommand").count(), 1, "{text}");
+}
+
+#[test]
 fn json_holds_patches_and_reasons() {
     let list = format!(
         "kind: List\nitems:\n{}",

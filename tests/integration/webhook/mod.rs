@@ -5,7 +5,6 @@ mod hostile;
 mod lifecycle;
 mod objects;
 mod pods;
-mod process;
 mod slow;
 mod workloads;
 
