@@ -22,8 +22,8 @@ pub use backup::{BackupFacts, job_refused, plan_backup};
 pub use choose::{ChoiceError, choose_repository};
 pub use jobs::{ObservedJob, is_active, wants_complaints};
 pub use repository::{init_refused, plan_repository};
-pub use retention::{Candidate, Dropped, Kept, RetentionPlan, Shrunk, plan_retention};
 pub use restore::{RestoreFacts, plan_restore, restore_refused};
+pub use retention::{Candidate, Dropped, Kept, RetentionPlan, Shrunk, plan_retention};
 
 pub use sources::{
     DEFAULT_CONTAINER, MAXIMUM_SOURCES, ObservedPod, PlanProblem, PlanWarning, PlannedSource, SourceFacts, SourcePlan,

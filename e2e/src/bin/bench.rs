@@ -114,7 +114,8 @@ async fn transport(namespace: &Namespace, megabytes: u64, rounds: u64) -> Result
     for kind in KINDS {
         let sequence = Sequence::new(kind, 1, megabytes << 20);
         let pod = Workload::dumping(namespace, "transport", &sequence).start(namespace).await?;
-        let target = ExecTarget { namespace: namespace.name.clone(), pod: pod.name_any(), container: CONTAINER.to_owned() };
+        let target =
+            ExecTarget { namespace: namespace.name.clone(), pod: pod.name_any(), container: CONTAINER.to_owned() };
         let (mut plain, mut sealed) = (Duration::MAX, Duration::MAX);
         for _ in 0..rounds.max(1) {
             plain = plain.min(to_nowhere(namespace, &target, sequence, false).await?);

@@ -157,12 +157,10 @@ fn periods_are_those_of_the_calendar_and_the_zone() {
 
 #[test]
 fn months_back_are_those_of_the_calendar() {
-    let times = [datetime(2026, 2, 28, 12, 0, 0, 0), datetime(2026, 2, 28, 11, 0, 0, 0), datetime(2026, 3, 31, 11, 30, 0, 0)];
-    let all: Vec<Owned> = times
-        .iter()
-        .enumerate()
-        .map(|(index, time)| of("a", &index.to_string(), &format!("{time}Z")))
-        .collect();
+    let times =
+        [datetime(2026, 2, 28, 12, 0, 0, 0), datetime(2026, 2, 28, 11, 0, 0, 0), datetime(2026, 3, 31, 11, 30, 0, 0)];
+    let all: Vec<Owned> =
+        times.iter().enumerate().map(|(index, time)| of("a", &index.to_string(), &format!("{time}Z"))).collect();
     let within = Retention { keep_within: Some("1m".parse().unwrap()), ..Retention::default() };
     assert_eq!(drops(&within, &all), ["1"]);
 }
