@@ -85,20 +85,21 @@ impl OtherWebhook {
         Ok(Self { address, authority: authority.certificate().to_owned(), calls, task })
     }
 
-    /// Has the API server call it for each pod of the namespace that is created with this label, under a name that begins
-    /// so: the API server calls webhooks in the order of their names.
+    /// Has the API server call it for each pod of the namespace that is created with these labels, under a name that begins
+    /// and ends so: the API server calls webhooks in the order of their names.
     pub async fn register(
         &self,
         namespace: &Namespace,
         prefix: &str,
+        suffix: &str,
         reinvocation_policy: &str,
-        (key, value): (&str, &str),
+        labels: &Value,
     ) -> Result<()> {
         let client = &namespace.cluster.client;
         let owner = Api::<KubernetesNamespace>::all(client.clone()).get(&namespace.name).await?;
         let configuration = serde_json::from_value(json!({
             "metadata": {
-                "name": format!("{prefix}-{}-{value}", namespace.name),
+                "name": format!("{prefix}-{}-{suffix}", namespace.name),
                 "ownerReferences": [{
                     "apiVersion": "v1", "kind": "Namespace", "name": namespace.name, "uid": owner.uid().unwrap_or_default(),
                 }],
@@ -108,7 +109,7 @@ impl OtherWebhook {
                 "clientConfig": { "url": format!("https://{}/", self.address), "caBundle": STANDARD.encode(&self.authority) },
                 "rules": [{ "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"] }],
                 "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": namespace.name } },
-                "objectSelector": { "matchLabels": { key: value } },
+                "objectSelector": { "matchLabels": labels },
                 "reinvocationPolicy": reinvocation_policy,
                 "failurePolicy": "Fail", "sideEffects": "None", "admissionReviewVersions": ["v1"],
             }],
