@@ -18,6 +18,7 @@ pub mod runner;
 pub mod runs;
 pub mod sequence;
 pub mod store;
+pub mod system;
 pub mod tenant;
 pub mod volume;
 pub mod workload;

@@ -18,6 +18,7 @@ mod injection;
 mod meddling;
 mod objects;
 mod other_webhooks;
+mod repair;
 mod restore;
 mod restore_cuts;
 mod restore_step;
