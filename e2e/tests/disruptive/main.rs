@@ -1,10 +1,11 @@
 //! What disturbs everybody else on the cluster, and so runs by itself, one after the other: the API server is killed, the
-//! webhook is rolled, is killed, is away, or gets other certificates.
+//! webhook is rolled, is killed, is away, or gets other certificates, all logs are opened.
 
 #![allow(clippy::unwrap_used, clippy::too_many_lines, reason = "these are tests, and a scenario is told in one piece")]
 
 mod api_server;
 mod authority;
+mod canaries;
 mod lease;
 mod webhook;
 
