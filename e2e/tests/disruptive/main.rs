@@ -1,5 +1,5 @@
 //! What disturbs everybody else on the cluster, and so runs by itself, one after the other: the API server is killed, the
-//! webhook is rolled, is killed, is away, or gets other certificates, all logs are opened.
+//! webhook is rolled, is killed, is away, or gets other certificates, all logs are opened, the whole node is restarted.
 
 #![allow(clippy::unwrap_used, clippy::too_many_lines, reason = "these are tests, and a scenario is told in one piece")]
 
@@ -7,6 +7,7 @@ mod api_server;
 mod authority;
 mod canaries;
 mod lease;
+mod node;
 mod webhook;
 
 use k8s_openapi::api::core::v1::Pod;
