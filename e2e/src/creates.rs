@@ -9,17 +9,19 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, api::PostParams};
 use serde_json::json;
 use stowaway::model::injected::HELPER_VOLUME;
 use tokio::task::JoinHandle;
 
-use crate::{Namespace, workload::COMMAND};
+use crate::{Namespace, namespace::GLANCE, workload::COMMAND};
 
 /// How often one is created.
 const PACE: Duration = Duration::from_millis(20);
+/// So many are a flow.
+const SOME: usize = 50;
 
 /// Pods that are being created until [`Creates::stop`].
 pub struct Creates {
@@ -54,6 +56,22 @@ impl Creates {
         self.count.load(Ordering::SeqCst)
     }
 
+    /// Waits for so many more that there is a flow before and after whatever is done.
+    pub async fn some_more(&self) {
+        let wanted = self.count() + SOME;
+        while self.count() < wanted {
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+
+    /// Ends after some more of them: none was refused, and none was left without injection.
+    pub async fn went_well(self) -> Result<()> {
+        self.some_more().await;
+        let (count, wrong) = self.stop().await?;
+        ensure!(wrong.is_empty(), "{} of {count} creates went wrong: {:#?}", wrong.len(), &wrong[..wrong.len().min(5)]);
+        Ok(())
+    }
+
     /// Ends, and tells how many there were, and what went wrong: refused, or not injected.
     pub async fn stop(self) -> Result<(usize, Vec<String>)> {
         self.stopped.store(true, Ordering::SeqCst);
@@ -73,6 +91,6 @@ async fn create(client: &Client, namespace: &str) -> Result<()> {
         .spec
         .and_then(|spec| spec.init_containers)
         .is_some_and(|all| all.iter().any(|container| container.name == HELPER_VOLUME));
-    anyhow::ensure!(has_helper, "admitted without the helper");
+    ensure!(has_helper, "admitted without the helper");
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Runs the programs that a user would: `stowaway`, `restic`, `kubectl`. They are the real ones.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -51,6 +51,27 @@ pub fn output(command: &mut Command) -> Result<Output> {
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("failed to start {}", command.get_program().display()))
+}
+
+/// Processes of this machine in the pod of that UID: their ids and command lines. The built-in cluster's node is this
+/// machine.
+pub fn of_pod(uid: &str) -> Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        // Others end while we look.
+        let read = |file: &str| fs::read(path.join(file)).unwrap_or_default();
+        if String::from_utf8_lossy(&read("cgroup")).contains(uid) {
+            let id = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            found.push((id, String::from_utf8_lossy(&read("cmdline")).replace('\0', " ")));
+        }
+    }
+    Ok(found)
+}
+
+/// Kills a process at once.
+pub fn kill(id: &str) -> Result<()> {
+    run(Command::new("kill").args(["-s", "KILL", id])).map(|_| ())
 }
 
 /// A folder under the repository of this source, for example its manifests.

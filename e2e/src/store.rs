@@ -25,12 +25,32 @@ const BUCKETS: &str = "/data/backups";
 
 static SHARED: OnceCell<String> = OnceCell::const_new();
 
+/// What opens a server and the repositories on it.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// The access key's id.
+    pub access_key_id: String,
+    /// The access key.
+    pub secret_access_key: String,
+    /// The password of the repositories.
+    pub password: String,
+}
+
+impl Default for Credentials {
+    fn default() -> Self {
+        let [access_key_id, secret_access_key, password] =
+            [ACCESS_KEY_ID, SECRET_ACCESS_KEY, PASSWORD].map(str::to_owned);
+        Self { access_key_id, secret_access_key, password }
+    }
+}
+
 /// An S3 server with one bucket, `backups`, as one test uses it.
 pub struct S3 {
     /// `host:port` of its Service, for pods.
     pub address: String,
     /// The same for programs on this machine.
     pub from_here: SocketAddr,
+    credentials: Credentials,
     prefix: String,
     forward: Option<JoinHandle<()>>,
 }
@@ -50,25 +70,30 @@ impl S3 {
         let address = SHARED
             .get_or_try_init(|| async {
                 shared.ensure().await?;
-                start(&shared).await
+                start(&shared, &Credentials::default()).await
             })
             .await?;
-        Self::reach(&shared, address.clone(), namespace).await
+        Self::reach(&shared, address.clone(), namespace, Credentials::default()).await
     }
 
     /// A server of this test's own, which it may take away.
     pub async fn own(namespace: &Namespace) -> Result<Self> {
-        let address = start(namespace).await?;
-        Self::reach(namespace, address, namespace).await
+        Self::opened_by(namespace, Credentials::default()).await
     }
 
-    async fn reach(server: &Namespace, address: String, user: &Namespace) -> Result<Self> {
+    /// The same, which nothing else opens.
+    pub async fn opened_by(namespace: &Namespace, credentials: Credentials) -> Result<Self> {
+        let address = start(namespace, &credentials).await?;
+        Self::reach(namespace, address, namespace, credentials).await
+    }
+
+    async fn reach(server: &Namespace, address: String, user: &Namespace, credentials: Credentials) -> Result<Self> {
         let (from_here, forward) = if user.cluster.is_built_in() {
             (address.parse().context("the Service of S3 has no address")?, None)
         } else {
             forward(server.cluster.client.clone(), server.name.clone()).await.map(|(at, task)| (at, Some(task)))?
         };
-        Ok(Self { address, from_here, prefix: user.name.clone(), forward })
+        Ok(Self { address, from_here, credentials, prefix: user.name.clone(), forward })
     }
 
     /// Creates the Secrets and a Repository `main`, the namespace's default, and waits until it is Ready.
@@ -81,8 +106,9 @@ impl S3 {
 
     /// Creates the Secrets `store` (credentials) and `password`.
     pub async fn secrets(&self, namespace: &Namespace) -> Result<()> {
-        namespace.apply_object(secret("store", &json!({ "id": ACCESS_KEY_ID, "key": SECRET_ACCESS_KEY }))).await?;
-        namespace.apply_object(secret("password", &json!({ "password": PASSWORD }))).await
+        let Credentials { access_key_id, secret_access_key, password } = &self.credentials;
+        namespace.apply_object(secret("store", &json!({ "id": access_key_id, "key": secret_access_key }))).await?;
+        namespace.apply_object(secret("password", &json!({ "password": password }))).await
     }
 
     /// A Repository on this server.
@@ -116,7 +142,8 @@ impl S3 {
     #[must_use]
     pub fn below(&self, name: &str) -> Self {
         let prefix = format!("{}/{name}", self.prefix);
-        Self { address: self.address.clone(), from_here: self.from_here, prefix, forward: None }
+        let credentials = self.credentials.clone();
+        Self { address: self.address.clone(), from_here: self.from_here, credentials, prefix, forward: None }
     }
 
     /// Takes away all that is in this repository.
@@ -126,13 +153,11 @@ impl S3 {
 
     /// The repository as restic is told of it.
     pub fn restic(&self) -> Restic {
+        let Credentials { access_key_id, secret_access_key, password } = self.credentials.clone();
         Restic {
             url: format!("s3:http://{}/backups/{}", self.from_here, self.prefix),
-            password: PASSWORD.to_owned(),
-            credentials: vec![
-                ("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID.to_owned()),
-                ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY.to_owned()),
-            ],
+            password,
+            credentials: vec![("AWS_ACCESS_KEY_ID", access_key_id), ("AWS_SECRET_ACCESS_KEY", secret_access_key)],
         }
     }
 }
@@ -151,9 +176,10 @@ pub fn clean_up(cluster: &Cluster, prefix: &str) {
         process::output(&mut shared.kubectl(&["exec", "s3", "--container=tools", "--", "rm", "-rf", &folder]));
 }
 
-async fn start(namespace: &Namespace) -> Result<String> {
+async fn start(namespace: &Namespace, credentials: &Credentials) -> Result<String> {
     let image = |name: &str| namespace.cluster.image(name);
-    let environment = [("ROOT_ACCESS_KEY", ACCESS_KEY_ID), ("ROOT_SECRET_KEY", SECRET_ACCESS_KEY)]
+    let Credentials { access_key_id, secret_access_key, .. } = credentials;
+    let environment = [("ROOT_ACCESS_KEY", access_key_id), ("ROOT_SECRET_KEY", secret_access_key)]
         .map(|(name, value)| json!({ "name": name, "value": value }));
     let data = json!([{ "name": "data", "mountPath": "/data" }]);
     namespace

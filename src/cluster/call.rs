@@ -34,7 +34,7 @@ pub(super) fn code(error: &kube::Error) -> Option<u16> {
 }
 
 /// The API server's own words, where there are some.
-fn explain(error: &kube::Error) -> String {
+pub(super) fn explain(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if !status.message.is_empty() => format!("{} ({})", status.message, status.code),
         error => error.to_string(),

@@ -20,7 +20,7 @@ use kube::{
 use serde_json::Value;
 
 use super::{
-    call::{CallError, code},
+    call::{CallError, code, explain},
     observe,
 };
 
@@ -92,7 +92,7 @@ fn is_ready(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none() && ready.any(|condition| condition.status == "True")
 }
 
-/// Evicts this very pod, within what the `PodDisruptionBudget`s allow.
+/// Evicts this very pod, within what the `PodDisruptionBudget`s allow. `client` must not repeat what is answered by 429.
 pub async fn evict(client: &Client, namespace: &str, name: &str, uid: &str) -> Result<Eviction, CallError> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     // Not by the library's own function, whose field for the options is none that the API server reads.
@@ -108,7 +108,7 @@ pub async fn evict(client: &Client, namespace: &str, name: &str, uid: &str) -> R
         Ok(_) => Ok(Eviction::Done),
         Err(error) => match code(&error) {
             Some(404 | 409) => Ok(Eviction::Gone),
-            Some(429) => Ok(Eviction::Blocked(error.to_string())),
+            Some(429) => Ok(Eviction::Blocked(explain(&error))),
             _ => Err(CallError::at(format!("evict Pod {namespace}/{name}"))(error)),
         },
     }

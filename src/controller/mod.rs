@@ -15,7 +15,7 @@ use std::{fmt::Debug, future::Future, sync::Arc, time::Duration};
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Api, Client, Config, Resource, ResourceExt,
     core::PartialObjectMeta,
     runtime::{
         Controller,
@@ -79,7 +79,11 @@ pub async fn run(
     settings: Settings,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ControllerError> {
-    let client = Client::try_default().await?;
+    let mut config = Config::infer().await.map_err(kube::Error::InferConfig)?;
+    let client = Client::try_from(config.clone())?;
+    // What a PodDisruptionBudget forbids is answered like an overload, which the library would wait out for minutes.
+    config.default_retry = false;
+    let evicting = Client::try_from(config)?;
     let token = CancellationToken::new();
     let port = settings.metrics_port;
     let listener = metrics::listen(port).await.map_err(|source| ControllerError::Listen { port, source })?;
@@ -104,7 +108,7 @@ pub async fn run(
     );
     let restores =
         controller::<Restore>(&client, RunKind::Restore, &token).run(restore::reconcile, again, context.clone());
-    let watchdog = Watchdog::new(context, figures, jiff::Timestamp::now()).run(token.clone());
+    let watchdog = Watchdog::new(context, evicting, figures, jiff::Timestamp::now()).run(token.clone());
     let answers = async {
         tokio::select! {
             () = token.cancelled() => {}

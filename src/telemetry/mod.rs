@@ -6,13 +6,20 @@ pub mod metrics;
 
 use std::{fmt, io::IsTerminal, str::FromStr};
 
+use tracing::Metadata;
 use tracing_subscriber::{
     EnvFilter,
+    filter::filter_fn,
     fmt::{
         format::{self, Writer},
         time::FormatTime,
     },
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
 };
+
+/// What the names of libraries begin with that log what is entrusted to us: the keys of a store, and the bytes of a dump.
+const INDISCREET: [&str; 2] = ["reqsign", "tungstenite"];
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
@@ -34,7 +41,7 @@ pub enum LogOutput {
 }
 
 /// Starts the log of this process. `level` is a level's name or a filter in `tracing`'s form (`info,kube=debug`);
-/// an unreadable one means `info`. With a mere name two libraries are kept quiet: the engine reports as ignored what our
+/// an unreadable one means `info`. Libraries that would show a secret log nothing, whatever is asked for. With a mere name two libraries are kept quiet: the engine reports as ignored what our
 /// gate then refuses, and the clock's misses time zones that an image need not have.
 pub fn start(log_format: LogFormat, output: LogOutput, level: &str) {
     let is_name = level.bytes().all(|byte| byte.is_ascii_alphabetic());
@@ -64,9 +71,16 @@ pub fn start(log_format: LogFormat, output: LogOutput, level: &str) {
     );
     // A second start (tests in one process) keeps the first log.
     let _already_started = match log_format {
-        LogFormat::Text => lines.fmt_fields(message_only).try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
+        LogFormat::Text => lines.fmt_fields(message_only).finish().with(filter_fn(is_discreet)).try_init(),
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            lines.finish().with(filter_fn(is_discreet)).try_init()
+        }
     };
+}
+
+fn is_discreet(metadata: &Metadata<'_>) -> bool {
+    !INDISCREET.iter().any(|library| metadata.target().starts_with(library))
 }
 
 /// UTC in RFC 3339, whole seconds.
@@ -75,5 +89,44 @@ struct WholeSeconds;
 impl FormatTime for WholeSeconds {
     fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
         write!(writer, "{:.0}", jiff::Timestamp::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn libraries_that_show_secrets_log_nothing_at_any_level() {
+        let log = Log::default();
+        let writer = log.clone();
+        let filter = EnvFilter::from_str("trace,reqsign_core::api=trace").unwrap();
+        let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(lines.with(filter_fn(is_discreet)), || {
+            tracing::trace!("the log works");
+            tracing::error!(target: "reqsign_core::api", "a key");
+            tracing::trace!(target: "tungstenite::protocol", "a dump");
+        });
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert!(log.contains("the log works") && !log.contains("a key") && !log.contains("a dump"), "{log}");
     }
 }

@@ -22,6 +22,19 @@ remove_cluster() {
 	rm -rf --one-file-system "$running_state" "$runtime"
 }
 
+# Leaves the registry, the network namespace, and what lies on the disk.
+take_power() {
+	local registry table
+	registry=$(pid_of registry) || fail 1 "The registry does not run."
+	end_processes "$registry" || fail 1 "Processes of the node do not end: $(our_processes | tr '\n' ' ')"
+	remove_shim_sockets
+	unmount_under "$runtime"
+	unmount_under "$state"
+	remove_control_group
+	rm -rf --one-file-system "$runtime/containerd" "$runtime/runc" "$containerd_socket" "$containerd_socket.ttrpc"
+	for table in filter nat mangle; do printf '*%s\nCOMMIT\n' "$table"; done | in_namespace iptables-restore
+}
+
 # Everything in our network namespace (the daemons, the shims, pods on the node's network), in
 # our control group (all other pods), and shims that still run when the namespace lost its name.
 our_processes() {
@@ -35,10 +48,11 @@ our_processes() {
 	} | sort -un
 }
 
+# end_processes [PID]: all of them, or all but that one.
 end_processes() {
 	local tries pids
 	for ((tries = 0; tries < 200; tries++)); do
-		mapfile -t pids < <(our_processes)
+		mapfile -t pids < <(our_processes | grep -vx "${1:-none}")
 		[ ${#pids[@]} -gt 0 ] || return 0
 		kill -KILL "${pids[@]}" 2>/dev/null || true
 		sleep 0.05

@@ -11,6 +11,8 @@ use stowaway_e2e::{
 use super::alone;
 
 const SLOW: Sequence = Sequence::new(Kind::Random, 21, 12 << 20);
+/// At 1 MiB/s it takes longer than the API server needs to be back.
+const LONG: Sequence = Sequence::new(Kind::Random, 22, 30 << 20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_of_the_api_server_is_survived_and_nothing_is_stored_twice() -> Result<()> {
@@ -39,6 +41,38 @@ async fn a_restart_of_the_api_server_is_survived_and_nothing_is_stored_twice() -
         restic.agrees_with(&backup, &known(&[("pod/first/main", &SLOW), ("pod/second/main", &SLOW)]))?;
         ensure!(restic.snapshots()?.len() == 2, "{} snapshots of two sources", restic.snapshots()?.len());
         Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_in_a_sidecar_goes_on_through_a_restart_of_the_api_server() -> Result<()> {
+    let _alone = alone().await;
+    if !Cluster::connect().await?.is_built_in() {
+        eprintln!("SKIPPED: the API server of a cluster that is not ours is left alone (KUBECONFIG is set)");
+        return Ok(());
+    }
+    in_namespace("goes-on", async |namespace: &Namespace| {
+        let restic = S3::shared(namespace).await?.repository(namespace).await?;
+        let script = format!("echo run >>/scratch/runs; exec {} --rate 1m", LONG.command());
+        Workload::toolbox(namespace, "box", &json!(["sh", "-c", script]).to_string())
+            .annotate(workload::INJECT, "sidecar")
+            .start(namespace)
+            .await?;
+        // There is no second attempt that could hide that the first one was lost.
+        namespace.start_backup("one", json!({ "retryLimit": 0 })).await?;
+        namespace.wait_until_running("box", CONTAINER, "emit --kind").await?;
+        process::run(&mut std::process::Command::new(process::clone_folder("e2e/cluster/restart-apiserver")))?;
+        let goes_on = namespace.processes("box", CONTAINER)?.iter().any(|line| line.contains("emit --kind"));
+        ensure!(goes_on, "the command was over before the API server was back");
+
+        let backup = namespace.backup_ended("one").await?;
+        all_green(&backup)?;
+        let runs = namespace.shell("box", "wc -l </scratch/runs")?;
+        ensure!(runs == "1", "the command ran {runs} times");
+        restic.agrees_with(&backup, &known(&[("pod/box/main", &LONG)]))?;
+        ensure!(restic.snapshots()?.len() == 1, "{} snapshots of one run", restic.snapshots()?.len());
+        namespace.wait_until_gone("box", CONTAINER, "emit --kind").await
     })
     .await
 }

@@ -1,48 +1,28 @@
-//! The webhook is rolled, is away, or gets other certificates, while pods are created all the time.
+//! The webhook is rolled while pods are created all the time, or is away.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
-    core::v1::{Event, Pod, Secret},
+    core::v1::{Event, Pod},
 };
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams},
 };
 use serde_json::{Value, json};
 use stowaway::model::injected::{HELPER_VOLUME, RESTORE_CONTAINER};
-use stowaway_e2e::{Namespace, S3, Workload, creates::Creates, in_namespace, namespace::GLANCE, process};
+use stowaway_e2e::{
+    Namespace, S3, Workload,
+    creates::Creates,
+    in_namespace, process,
+    system::{SYSTEM, WEBHOOK},
+};
 
-use super::alone;
-
-const SYSTEM: &str = "stowaway-system";
-const WEBHOOK: &str = "stowaway-webhook";
-/// So many creates before and after, so that there is a flow at all times.
-const SOME: usize = 50;
+use super::{alone, has_init};
 
 fn kubectl(namespace: &Namespace, arguments: &[&str]) -> Result<()> {
-    let system = Namespace { cluster: namespace.cluster.clone(), name: SYSTEM.to_owned() };
-    process::run(&mut system.kubectl(arguments))?;
+    process::run(&mut namespace.system().kubectl(arguments))?;
     Ok(())
-}
-
-fn rolled_out(namespace: &Namespace) -> Result<()> {
-    kubectl(namespace, &["rollout", "status", &format!("deployment/{WEBHOOK}"), "--timeout=180s"])
-}
-
-/// After some more of them none was refused, and none was left without injection.
-async fn went_well(creates: Creates) -> Result<()> {
-    some_more(&creates).await;
-    let (count, wrong) = creates.stop().await?;
-    ensure!(wrong.is_empty(), "{} of {count} creates went wrong: {:#?}", wrong.len(), &wrong[..wrong.len().min(5)]);
-    Ok(())
-}
-
-async fn some_more(creates: &Creates) {
-    let wanted = creates.count() + SOME;
-    while creates.count() < wanted {
-        tokio::time::sleep(GLANCE).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,53 +30,12 @@ async fn a_rolling_update_of_the_webhook_fails_no_pod_and_leaves_none_without_in
     let _alone = alone().await;
     in_namespace("rolled", async |namespace: &Namespace| {
         let creates = Creates::start(namespace);
-        some_more(&creates).await;
+        creates.some_more().await;
         kubectl(namespace, &["rollout", "restart", &format!("deployment/{WEBHOOK}")])?;
-        rolled_out(namespace)?;
-        went_well(creates).await
+        namespace.rolled_out(WEBHOOK)?;
+        creates.went_well().await
     })
     .await
-}
-
-/// What the first webhook entry trusts.
-async fn bundle(namespace: &Namespace) -> Result<String> {
-    use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-    let api: Api<MutatingWebhookConfiguration> = Api::all(namespace.cluster.client.clone());
-    let configuration = api.get(WEBHOOK).await?;
-    let entry = configuration.webhooks.and_then(|entries| entries.into_iter().next()).context("no entry")?;
-    Ok(String::from_utf8(entry.client_config.ca_bundle.map(|bundle| bundle.0).unwrap_or_default())?)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_new_authority_and_new_leaves_fail_no_pod() -> Result<()> {
-    let _alone = alone().await;
-    in_namespace("rotated", async |namespace: &Namespace| {
-        let before = bundle(namespace).await?;
-        ensure!(!before.is_empty(), "the webhook entries trust nobody");
-        let creates = Creates::start(namespace);
-        some_more(&creates).await;
-        // All of it is lost at once: the worst kind of rotation.
-        let secrets: Api<Secret> = Api::namespaced(namespace.cluster.client.clone(), SYSTEM);
-        let emptied = json!({ "data": null });
-        secrets.patch("stowaway-webhook-authority", &PatchParams::default(), &Patch::Merge(&emptied)).await?;
-        let other = namespace
-            .wait_until("another authority is trusted", async || {
-                let now = bundle(namespace).await?;
-                Ok((now.matches("BEGIN").count() > before.matches("BEGIN").count()).then_some(now))
-            })
-            .await?;
-        ensure!(other.contains(before.trim()), "what was trusted is no longer trusted");
-        // A new leaf, by a new replica, signed by the new authority.
-        kubectl(namespace, &["rollout", "restart", &format!("deployment/{WEBHOOK}")])?;
-        rolled_out(namespace)?;
-        went_well(creates).await
-    })
-    .await
-}
-
-fn has_init(pod: &Pod, name: &str) -> bool {
-    let containers = pod.spec.as_ref().and_then(|spec| spec.init_containers.as_ref());
-    containers.is_some_and(|containers| containers.iter().any(|container| container.name == name))
 }
 
 fn stateful_set(namespace: &Namespace, name: &str) -> Value {
@@ -126,10 +65,10 @@ async fn without_any_webhook_others_start_untouched_and_restores_wait_and_the_wa
         let deployments: Api<Deployment> = Api::namespaced(namespace.cluster.client.clone(), SYSTEM);
         let replicas = deployments.get(WEBHOOK).await?.spec.and_then(|spec| spec.replicas).context("no replicas")?;
         kubectl(namespace, &["scale", &format!("deployment/{WEBHOOK}"), "--replicas=0"])?;
-        let pods: Api<Pod> = Api::namespaced(namespace.cluster.client.clone(), SYSTEM);
-        let ours = ListParams::default().labels("app.kubernetes.io/component=webhook");
         namespace
-            .wait_until("the webhook is away", async || Ok(pods.list(&ours).await?.items.is_empty().then_some(())))
+            .wait_until("the webhook is away", async || {
+                Ok(namespace.pods_of("webhook").await?.is_empty().then_some(()))
+            })
             .await?;
 
         let result = async {
@@ -155,7 +94,7 @@ async fn without_any_webhook_others_start_untouched_and_restores_wait_and_the_wa
         }
         .await;
         kubectl(namespace, &["scale", &format!("deployment/{WEBHOOK}"), &format!("--replicas={replicas}")])?;
-        rolled_out(namespace)?;
+        namespace.rolled_out(WEBHOOK)?;
         let annotated = result?;
 
         let waits = namespace.wait_until_ready("waits-0").await?;

@@ -69,7 +69,7 @@ async fn annotated_pods_get_the_helper_and_their_dumps_are_sealed_without_a_shel
 }
 
 /// Creates the pod for show.
-async fn show(namespace: &Namespace, pod: &Value) -> kube::Result<Value> {
+pub(super) async fn show(namespace: &Namespace, pod: &Value) -> kube::Result<Value> {
     let mut pod = pod.clone();
     pod["apiVersion"] = "v1".into();
     pod["kind"] = "Pod".into();
@@ -152,7 +152,7 @@ async fn every_patch_applies_and_validates_and_is_recognized_in_what_the_api_ser
 }
 
 /// The image of ours in a pod.
-fn image_of(pod: &Value) -> Option<String> {
+pub(super) fn image_of(pod: &Value) -> Option<String> {
     let all = pod["spec"]["initContainers"].as_array()?;
     let ours = all.iter().find(|container| {
         container["name"].as_str().is_some_and(|name| name.starts_with("stowaway-") && container["image"] != "")

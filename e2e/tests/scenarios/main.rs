@@ -17,6 +17,8 @@ mod guards_of_accounts;
 mod injection;
 mod meddling;
 mod objects;
+mod other_webhooks;
+mod repair;
 mod restore;
 mod restore_cuts;
 mod restore_step;

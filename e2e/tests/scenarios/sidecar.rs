@@ -136,16 +136,10 @@ fn kill_the_child(namespace: &Namespace, pod: &Pod) -> Result<bool> {
         eprintln!("SKIPPED: processes of another machine's containers cannot be killed from here");
         return Ok(true);
     }
-    let uid = pod.metadata.uid.clone().unwrap_or_default();
     let mut killed = false;
-    for entry in std::fs::read_dir("/proc")? {
-        let path = entry?.path();
-        let read = |file: &str| std::fs::read(path.join(file)).unwrap_or_default();
-        let line = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
-        let cgroup = String::from_utf8_lossy(&read("cgroup")).into_owned();
-        if line.contains("sidecar-run") && !line.contains(" supervise ") && cgroup.contains(&uid) {
-            let pid = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            process::run(Command::new("kill").args(["-s", "KILL", &pid]))?;
+    for (id, line) in process::of_pod(pod.metadata.uid.as_deref().unwrap_or_default())? {
+        if line.contains("sidecar-run") && !line.contains(" supervise ") {
+            process::kill(&id)?;
             killed = true;
         }
     }

@@ -24,7 +24,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use kube::{
-    Api, ResourceExt,
+    Api, Client, ResourceExt,
     runtime::{
         WatchStreamExt,
         watcher::{self, Event, watcher},
@@ -57,6 +57,8 @@ type Events<K> = Pin<Box<dyn Stream<Item = watcher::Result<Event<Seen<K>>>> + Se
 /// What is known of all pods.
 pub(super) struct Watchdog {
     context: Arc<Context>,
+    /// For evictions: it asks once, and takes every answer for one.
+    evicting: Client,
     /// The namespace of Stowaway itself.
     own: String,
     /// What the namespaces' labels say.
@@ -88,8 +90,9 @@ struct Without {
 }
 
 impl Watchdog {
-    pub fn new(context: Arc<Context>, metrics: Metrics, started: Timestamp) -> Self {
+    pub fn new(context: Arc<Context>, evicting: Client, metrics: Metrics, started: Timestamp) -> Self {
         Self {
+            evicting,
             own: context.client.default_namespace().to_owned(),
             context,
             namespaces: BTreeMap::new(),
@@ -350,7 +353,7 @@ struct Listed(HashSet<String>);
 
 /// The pod's standing, and its metadata; none when it is gone.
 async fn read(
-    client: &kube::Client,
+    client: &Client,
     name: &str,
     uid: &str,
     (namespace, by_namespace, image): (&str, Option<Injection>, &str),

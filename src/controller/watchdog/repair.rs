@@ -85,7 +85,7 @@ impl Watchdog {
             if !replace::others_are_ready(client, namespace, labels, (&owner.uid, uid)).await? {
                 continue;
             }
-            match replace::evict(client, namespace, name, uid).await? {
+            match replace::evict(&self.evicting, namespace, name, uid).await? {
                 Eviction::Done => {
                     self.turns.replaced(candidate, now);
                     self.forget(Some(uid));

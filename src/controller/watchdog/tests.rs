@@ -94,7 +94,8 @@ fn told_without_end(event: Option<Value>) -> Body {
 
 fn watchdog(server: &Shared) -> Watchdog {
     let settings = Settings { image: "stowaway:test".into(), instance: None, metrics_port: 0 };
-    Watchdog::new(Arc::new(Context::new(client(server), settings)), Metrics::default(), Timestamp::UNIX_EPOCH)
+    let context = Arc::new(Context::new(client(server), settings));
+    Watchdog::new(context, client(server), Metrics::default(), Timestamp::UNIX_EPOCH)
 }
 
 fn list(items: &[Value]) -> Value {

@@ -1,0 +1,204 @@
+//! Two mutating webhooks of others, called before us and after us, once or again: what is ours is the same in every pod.
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::{Api, api::ListParams};
+use serde_json::{Value, json};
+use stowaway::{
+    api::Repository,
+    model::{
+        Proof,
+        injected::{
+            HELPER_VOLUME, RESTORE_CONTAINER, SECRET_VOLUME_PREFIX, SIDECAR_CONTAINER, SOCKET_VOLUME, STORE_VOLUME,
+        },
+    },
+    watchdog::{self, Standing, WatchdogFacts},
+};
+use stowaway_e2e::{
+    Kind, Namespace, OtherWebhook, S3, Sequence, in_namespace,
+    other_webhook::{add, containers},
+    runs::{all_green, source},
+    store, volume,
+};
+
+use super::injection::{image_of, show};
+
+const STREAM: Sequence = Sequence::new(Kind::Every, 81, 300_007);
+/// The label by which each order of the webhooks has its pods.
+const ORDER: &str = "order";
+/// What the one adds to all containers.
+const ENVIRONMENT: &str = "OTHER";
+/// The volume of the same.
+const MOUNTED: &str = "other";
+
+/// A sidecar with a volume, and a label, as a mesh adds them.
+fn mesh(pod: &mut Value, image: &str) {
+    pod["metadata"]["labels"]["mesh"] = json!("yes");
+    let spec = &mut pod["spec"];
+    add(spec, "volumes", json!({ "name": "mesh", "emptyDir": {} }));
+    add(
+        spec,
+        "containers",
+        json!({
+            "name": "mesh", "image": image, "imagePullPolicy": "IfNotPresent",
+            "resources": { "requests": { "cpu": "5m" } }, "volumeMounts": [{ "name": "mesh", "mountPath": "/mesh" }],
+        }),
+    );
+}
+
+/// A variable and a mount for every container there is, as secret stores and tracers add them.
+fn environment(pod: &mut Value) {
+    let spec = &mut pod["spec"];
+    add(spec, "volumes", json!({ "name": MOUNTED, "emptyDir": {} }));
+    for container in containers(spec) {
+        add(container, "env", json!({ "name": ENVIRONMENT, "value": "yes" }));
+        add(container, "volumeMounts", json!({ "name": MOUNTED, "mountPath": "/other" }));
+    }
+}
+
+/// A pod that asks for all that there is.
+fn pod(namespace: &Namespace, order: &str) -> Value {
+    let container = |name: &str| {
+        json!({
+            "name": name, "image": namespace.cluster.image("toolbox"), "imagePullPolicy": "IfNotPresent",
+            "resources": { "requests": { "cpu": "5m" } },
+            "volumeMounts": [{ "name": "data", "mountPath": "/data" }],
+        })
+    };
+    let mut prepare = container("prepare");
+    prepare["command"] = json!(["true"]);
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": "box",
+            "labels": { ORDER: order },
+            "annotations": {
+                "stowaway.dev/backupcommand": STREAM.command(), "stowaway.dev/inject": "sidecar",
+                "stowaway.dev/volumes": "data", "stowaway.dev/restore": "on-empty", "stowaway.dev/secrets": "login",
+            },
+        },
+        "spec": {
+            "terminationGracePeriodSeconds": 1, "automountServiceAccountToken": false,
+            "initContainers": [prepare], "containers": [container("main"), container("web")],
+            "volumes": [{ "name": "data", "persistentVolumeClaim": { "claimName": "box" } }],
+        },
+    })
+}
+
+fn entries(list: &Value) -> impl Iterator<Item = &Value> {
+    list.as_array().into_iter().flatten()
+}
+
+fn is_of_ours(entry: &Value) -> bool {
+    entry["name"].as_str().is_some_and(|name| name.starts_with("stowaway-"))
+}
+
+/// All that is ours in a pod, with its place among what the pod's author wrote, and without what others added to it.
+fn ours(pod: &Value) -> Value {
+    let spec = &pod["spec"];
+    let mut init: Vec<Value> = entries(&spec["initContainers"]).cloned().collect();
+    for container in &mut init {
+        let Some(container) = container.as_object_mut() else { continue };
+        for (list, name) in [("env", ENVIRONMENT), ("volumeMounts", MOUNTED)] {
+            if let Some(list) = container.get_mut(list).and_then(Value::as_array_mut) {
+                list.retain(|entry| entry["name"] != name);
+            }
+        }
+        container.retain(|_, value| !value.as_array().is_some_and(Vec::is_empty));
+    }
+    let volumes: Vec<&Value> = entries(&spec["volumes"]).filter(|volume| is_of_ours(volume)).collect();
+    let mounts = entries(&spec["containers"]).filter(|container| container["name"] != "mesh").map(|container| {
+        let mounts: Vec<&Value> = entries(&container["volumeMounts"]).filter(|mount| is_of_ours(mount)).collect();
+        json!({ "container": container["name"], "mounts": mounts })
+    });
+    json!({ "init": init, "volumes": volumes, "mounts": mounts.collect::<Vec<_>>() })
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    entries(list).filter_map(|entry| entry["name"].as_str()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_other_webhooks_in_any_order_invoked_once_or_again_change_nothing_of_ours() -> Result<()> {
+    in_namespace("orders", async |namespace: &Namespace| {
+        if !namespace.cluster.is_built_in() {
+            eprintln!("SKIPPED: the API server of another cluster does not reach this machine");
+            return Ok(());
+        }
+        S3::shared(namespace).await?.repository(namespace).await?;
+        namespace.apply_object(store::secret("login", &json!({ "user": "app" }))).await?;
+        let repositories: Vec<Repository> = namespace.api::<Repository>().list(&ListParams::default()).await?.items;
+        let image = namespace.cluster.image("toolbox");
+        let meshes = OtherWebhook::start(move |pod: &mut Value| mesh(pod, &image)).await?;
+        let environments = OtherWebhook::start(environment).await?;
+        let mut orders = Vec::new();
+        for policy in ["Never", "IfNeeded"] {
+            for (mesh_at, environment_at) in
+                [("before", "before"), ("before", "stowaway-z"), ("stowaway-z", "before"), ("stowaway-z", "stowaway-z")]
+            {
+                let order = orders.len().to_string();
+                let labels = json!({ ORDER: order });
+                meshes.register(namespace, &format!("{mesh_at}-mesh"), &order, policy, &labels).await?;
+                environments.register(namespace, &format!("{environment_at}-env"), &order, policy, &labels).await?;
+                orders.push((order, policy, mesh_at));
+            }
+        }
+
+        let alone = show(namespace, &pod(namespace, "none")).await?;
+        let expected = ours(&alone);
+        let init = [RESTORE_CONTAINER, "prepare", HELPER_VOLUME, SIDECAR_CONTAINER];
+        ensure!(names(&expected["init"]) == init, "{:?}", names(&expected["init"]));
+        for volume in [HELPER_VOLUME, SOCKET_VOLUME, STORE_VOLUME, SECRET_VOLUME_PREFIX] {
+            let count = names(&expected["volumes"]).into_iter().filter(|name| name.starts_with(volume)).count();
+            ensure!(count == 1, "{volume} is there {count} times");
+        }
+        for (order, policy, mesh_at) in &orders {
+            let what = format!("order {order}, mesh {mesh_at}, reinvocation {policy}");
+            let pod = pod(namespace, order);
+            let both = |shown: &Value| {
+                names(&shown["spec"]["containers"]).contains(&"mesh")
+                    && entries(&shown["spec"]["containers"])
+                        .any(|container| names(&container["env"]).contains(&ENVIRONMENT))
+            };
+            namespace
+                .wait_until(&format!("both are called: {what}"), async || {
+                    Ok(both(&show(namespace, &pod).await?).then_some(()))
+                })
+                .await?;
+            let before = meshes.calls();
+            let shown = show(namespace, &pod).await?;
+            let calls = meshes.calls() - before;
+            if *mesh_at == "before" {
+                ensure!(calls == if *policy == "IfNeeded" { 2 } else { 1 }, "{what}: called {calls} times");
+            }
+            let found = ours(&shown);
+            ensure!(found == expected, "{what}:\n{found:#}\nand alone:\n{expected:#}");
+            let image = image_of(&shown).unwrap_or_default();
+            let facts = WatchdogFacts {
+                namespace: &namespace.name,
+                by_namespace: None,
+                image: &image,
+                repositories: &repositories,
+            };
+            // What others mount into our containers may be in the way of what they do: that is told apart.
+            let standing = watchdog::standing(&shown, &facts);
+            ensure!(matches!(standing, Standing::Injected | Standing::Outdated), "{what}: {standing:?}");
+        }
+
+        // And such a pod runs, and is backed up, with what others have put into our containers.
+        volume::provide(namespace, 1).await?;
+        let claim: PersistentVolumeClaim = serde_json::from_value(json!({
+            "metadata": { "name": "box" }, "spec": volume::claim(namespace, "ReadWriteOnce"),
+        }))?;
+        let claims: Api<PersistentVolumeClaim> = namespace.api();
+        claims.create(&kube::api::PostParams::default(), &claim).await?;
+        let (order, ..) = orders.last().context("no order")?;
+        namespace.apply_object(pod(namespace, order)).await?;
+        namespace.wait_until_ready("box").await?;
+        let backup = namespace.back_up("one", json!({ "retryLimit": 0 })).await?;
+        all_green(&backup)?;
+        ensure!(source(&backup, "pod/box/main")?.outcome.proof == Some(Proof::Sealed), "not sealed: {backup:?}");
+        Ok(())
+    })
+    .await
+}
