@@ -1,6 +1,6 @@
 //! Upkeep of what only another tool's index files can say.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -70,4 +70,33 @@ async fn needed_packs_that_rustic_has_marked_are_rescued_and_the_others_go() {
     }
     assert!(repository.check(Some(DataPart::ALL)).await.unwrap().is_sound());
     assert!(repository.read_file(&kept, "/x").await.is_ok());
+}
+
+#[tokio::test]
+async fn ten_thousand_snapshots_are_listed_forgotten_and_pruned() {
+    const ALL: usize = 10_000;
+    let place = tempfile::tempdir().unwrap();
+    let repository = create(access(place.path()), CancellationToken::new()).await.unwrap();
+    let first = store(&repository, b"data").await;
+    let file = place.path().join("snapshots").join(first);
+    let sealed = std::fs::read(&file).unwrap();
+    let mut snapshot: Value = serde_json::from_slice(&repository.cipher.decrypt_file(&sealed).unwrap()).unwrap();
+    let mut ids = Vec::new();
+    for number in 1..ALL {
+        snapshot["time"] = json!(Timestamp::from_second(i64::try_from(number).unwrap()).unwrap());
+        snapshot["tags"] = json!([format!("source=deployment/shop/db-{}", number % 100)]);
+        let content = repository.cipher.encrypt_file(snapshot.to_string().as_bytes(), 2).unwrap();
+        let id = crypto::id_of(&content).to_hex().as_str().to_owned();
+        // Not by the store, which would make each of them durable.
+        std::fs::write(place.path().join("snapshots").join(&id), content).unwrap();
+        ids.push(id);
+    }
+    repository.close().await;
+    let repository = open_exclusively(access(place.path()), CancellationToken::new()).await.unwrap();
+    assert_eq!(repository.check(None).await.unwrap().snapshots, ALL as u64);
+    // The last hundred are the newest of their sources.
+    let planned_on: BTreeSet<String> = ids.iter().cloned().collect();
+    let snapshots = ids[..ids.len() - 100].iter().cloned().collect();
+    assert_eq!(repository.forget(&Forget { snapshots, planned_on }).await.unwrap(), ALL as u64 - 101);
+    assert_eq!(repository.prune(&PruneRules::default()).await.unwrap().snapshots, 101);
 }

@@ -39,7 +39,7 @@ pub(super) struct Plan {
     pub unused_bytes: u64,
 }
 
-/// Bytes of blobs in a pack.
+/// Bytes that blobs and their entries take in a pack.
 #[derive(Clone, Copy, Debug, Default)]
 struct Bytes {
     used: u64,
@@ -54,7 +54,7 @@ impl Plan {
         for (place, row) in index.rows().iter().enumerate() {
             let bytes = &mut bytes[row.pack as usize];
             let sum = if chosen.has(place) { &mut bytes.used } else { &mut bytes.unused };
-            *sum += u64::from(row.blob.length);
+            *sum += u64::from(row.blob.length) + row.blob.entry_bytes();
         }
         let mut fates: Vec<Fate> =
             bytes.iter().map(|bytes| if bytes.used > 0 { Fate::Keep } else { Fate::Remove }).collect();
