@@ -13,7 +13,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use stowaway::model::{
-    BackendConfig, Reason, SnapshotIdentity, SourceName, SourceReport, TargetCommand, Task, TaskKind, Verdict, mounts,
+    BackendConfig, Connection, Credential, Reason, SnapshotIdentity, SourceName, SourceReport, TargetCommand, Task,
+    TaskKind, Verdict, mounts,
 };
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -135,11 +136,17 @@ impl Runner {
             Ok(fs::write(at(folder).join(file), text)?)
         };
         write(mounts::PASSWORD_FOLDER, mounts::PASSWORD_FILE, PASSWORD)?;
-        write(mounts::S3_FOLDER, mounts::S3_ACCESS_KEY_ID_FILE, ACCESS_KEY_ID)?;
-        write(mounts::S3_FOLDER, mounts::S3_SECRET_ACCESS_KEY_FILE, SECRET_ACCESS_KEY)?;
+        let keys = [(Credential::S3AccessKeyId, ACCESS_KEY_ID), (Credential::S3SecretAccessKey, SECRET_ACCESS_KEY)];
+        let mut connection = Connection::default();
+        if matches!(self.backend, BackendConfig::S3(_)) {
+            for (credential, value) in keys {
+                write(mounts::CREDENTIALS_FOLDER, credential.file(), value)?;
+                connection.credentials.insert(credential);
+            }
+        }
         fs::create_dir_all(at("dev"))?;
         let log = fs::File::create(root.path().join("log"))?;
-        let task = serde_json::to_string(&Task { backend: self.backend.clone(), kind })?;
+        let task = serde_json::to_string(&Task { backend: self.backend.clone(), connection, kind })?;
         let mut command = StandardCommand::new(process::stowaway()?);
         command
             .arg("runner")

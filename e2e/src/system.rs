@@ -20,6 +20,7 @@ const METRICS_PORT: u16 = 8080;
 
 impl Namespace {
     /// The namespace of the installation, in the same cluster.
+    #[must_use]
     pub fn system(&self) -> Self {
         Self { cluster: self.cluster.clone(), name: SYSTEM.to_owned() }
     }

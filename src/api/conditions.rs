@@ -40,7 +40,7 @@ pub fn set_condition(
 }
 
 /// Takes the condition of this type away.
-fn remove_condition(conditions: &mut Vec<Condition>, kind: &str) {
+pub fn remove_condition(conditions: &mut Vec<Condition>, kind: &str) {
     conditions.retain(|condition| condition.type_ != kind);
 }
 

@@ -2,8 +2,10 @@
 //!
 //! Types and their validation only, one file a kind. It must not know how anything is carried out.
 
+mod backends;
 mod backup;
 mod conditions;
+mod connection;
 mod repository;
 mod restore;
 mod retention;
@@ -14,12 +16,14 @@ mod tests;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
-pub use backup::{Backup, BackupSpec, BackupStatus, SourceState, SourceStatus};
-pub use conditions::{condition, condition_is_true, set_condition, set_run_conditions};
-pub use repository::{
-    PasswordSecretReference, Repository, RepositorySpec, RepositoryStatus, S3Backend, S3Credentials, VolumeBackend,
-    backend_config,
+pub use backends::{
+    AzureBackend, AzureCredentials, GcsBackend, GcsCredentials, RestBackend, RestCredentials, S3Backend, S3Credentials,
+    SftpBackend, SftpCredentials, VolumeBackend, backend_config,
 };
+pub use backup::{Backup, BackupSpec, BackupStatus, SourceState, SourceStatus};
+pub use conditions::{condition, condition_is_true, remove_condition, set_condition, set_run_conditions};
+pub use connection::{CredentialSource, RepositoryLimits, Tls, bytes_per_second, connection, credential_sources};
+pub use repository::{PasswordSecretReference, Repository, RepositorySpec, RepositoryStatus};
 pub use restore::{Restore, RestoreFrom, RestoreSpec, RestoreStatus, RestoreTo};
 pub use retention::{Age, AgeError, Retention};
 pub use shared::{Outcome, RepositoryKind, RepositoryReference, RunnerPod, SecretKeyReference};
@@ -35,6 +39,9 @@ pub const IS_DEFAULT: &str = "stowaway.dev/is-default";
 
 /// Condition of a `Repository`: it was opened with its password, as its spec is now.
 pub const READY: &str = "Ready";
+/// Condition of a `Repository`, present only when it is `True`: a run cannot know that it speaks to the right store, or
+/// others can read what is said.
+pub const INSECURE_TRANSPORT: &str = "InsecureTransport";
 /// Condition of a run: it ended green. Always present; while the run is under way it is `False` and says what is waited for.
 pub const COMPLETE: &str = "Complete";
 /// Condition of a run, as kstatus reads it: present and `True` as long as the run is under way.

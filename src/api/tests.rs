@@ -41,3 +41,52 @@ fn every_duration_that_the_schema_lets_through_is_parsed() {
         assert!(text.parse::<kube::core::Duration>().is_ok(), "{text}");
     }
 }
+
+#[test]
+fn quantities_are_read_as_kubernetes_reads_them() {
+    for (text, expected) in [
+        ("1", Some(1)),
+        ("10Mi", Some(10 << 20)),
+        ("10M", Some(10_000_000)),
+        ("1500k", Some(1_500_000)),
+        ("64Ki", Some(64 << 10)),
+        ("2G", Some(2_000_000_000)),
+        ("2Gi", Some(2 << 30)),
+        ("", None),
+        ("Mi", None),
+        ("10m", None),
+        ("1.5Mi", None),
+        ("99999999999999Gi", None),
+    ] {
+        assert_eq!(bytes_per_second(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn everything_that_a_spec_names_is_mounted_and_expected() {
+    let key = |name: &str| serde_json::json!({ "name": name, "key": "key" });
+    let spec: RepositorySpec = serde_json::from_value(serde_json::json!({
+        "sftp": {
+            "host": "cellar", "user": "miller", "path": "x",
+            "credentials": { "privateKeySecretRef": key("a") }, "hostKeysSecretRef": key("b"),
+        },
+        "tls": {
+            "caConfigMapRef": key("c"), "clientCertificateSecretRef": key("d"), "clientKeySecretRef": key("e"),
+        },
+        "limits": { "upload": "10Mi", "connections": 3 },
+        "passwordSecretRef": { "name": "f" },
+    }))
+    .unwrap();
+    let sources = credential_sources(&spec);
+    let names: Vec<&str> = sources.iter().map(|(_, source, _)| source.reference().name.as_str()).collect();
+    assert_eq!(names, ["a", "b", "d", "e", "c"]);
+    assert!(matches!(sources[4].1, CredentialSource::ConfigMap(_)));
+    let connection = connection(&spec);
+    assert_eq!(connection.credentials, sources.iter().map(|(credential, ..)| *credential).collect());
+    assert_eq!(connection.limits.upload_bytes_per_second, Some(10 << 20));
+    assert_eq!((connection.limits.download_bytes_per_second, connection.limits.connections), (None, Some(3)));
+    assert!(!connection.insecure_skip_verify);
+    // Each file has a name of its own.
+    let files: std::collections::BTreeSet<&str> = sources.iter().map(|(credential, ..)| credential.file()).collect();
+    assert_eq!(files.len(), sources.len());
+}

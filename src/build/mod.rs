@@ -10,7 +10,7 @@ mod settings;
 mod tests;
 
 pub use crate::{
-    api::backend_config,
+    api::{backend_config, connection},
     plan::{labels, names},
 };
 pub use job::{JobRequest, job};

@@ -3,12 +3,13 @@
 //! It must not know the Job around it. Secrets appear here by name only.
 
 use k8s_openapi::api::core::v1::{
-    KeyToPath, ProjectedVolumeSource, SecretProjection, SecretVolumeSource, Volume, VolumeMount, VolumeProjection,
+    ConfigMapProjection, KeyToPath, ProjectedVolumeSource, SecretProjection, SecretVolumeSource, Volume, VolumeMount,
+    VolumeProjection,
 };
 
 use crate::{
-    api::{RepositorySpec, S3Credentials, SecretKeyReference, VolumeBackend},
-    model::mounts,
+    api::{CredentialSource, RepositorySpec, VolumeBackend, credential_sources},
+    model::{Credential, mounts},
 };
 
 /// Readable by the runner's group (`fsGroup`) and its user alone.
@@ -29,9 +30,15 @@ pub(super) fn volumes(repository: &RepositorySpec) -> (Vec<Volume>, Vec<VolumeMo
         ..Volume::default()
     }];
     let mut volume_mounts = vec![read_only("password", mounts::PASSWORD_FOLDER)];
-    if let Some(s3) = &repository.s3 {
-        volumes.push(s3_credentials(&s3.credentials));
-        volume_mounts.push(read_only("s3-credentials", mounts::S3_FOLDER));
+    let sources = credential_sources(repository);
+    if !sources.is_empty() {
+        let sources = sources.into_iter().map(|(credential, source, _)| projection(credential, source)).collect();
+        volumes.push(Volume {
+            name: "credentials".into(),
+            projected: Some(ProjectedVolumeSource { sources: Some(sources), default_mode: Some(SECRET_MODE) }),
+            ..Volume::default()
+        });
+        volume_mounts.push(read_only("credentials", mounts::CREDENTIALS_FOLDER));
     }
     if let Some(volume) = &repository.volume {
         volumes.push(repository_volume(volume));
@@ -44,31 +51,19 @@ pub(super) fn volumes(repository: &RepositorySpec) -> (Vec<Volume>, Vec<VolumeMo
     (volumes, volume_mounts)
 }
 
-fn s3_credentials(credentials: &S3Credentials) -> Volume {
-    let S3Credentials { access_key_id_secret_ref, secret_access_key_secret_ref, session_token_secret_ref } =
-        credentials;
-    let mut sources = vec![
-        projection(access_key_id_secret_ref, mounts::S3_ACCESS_KEY_ID_FILE),
-        projection(secret_access_key_secret_ref, mounts::S3_SECRET_ACCESS_KEY_FILE),
-    ];
-    sources.extend(
-        session_token_secret_ref.as_ref().map(|reference| projection(reference, mounts::S3_SESSION_TOKEN_FILE)),
-    );
-    Volume {
-        name: "s3-credentials".into(),
-        projected: Some(ProjectedVolumeSource { sources: Some(sources), default_mode: Some(SECRET_MODE) }),
-        ..Volume::default()
-    }
-}
-
-fn projection(reference: &SecretKeyReference, file: &str) -> VolumeProjection {
-    VolumeProjection {
-        secret: Some(SecretProjection {
-            name: reference.name.clone(),
-            items: Some(vec![KeyToPath { key: reference.key.clone(), path: file.into(), mode: None }]),
-            optional: Some(true),
-        }),
-        ..VolumeProjection::default()
+fn projection(credential: Credential, source: CredentialSource<'_>) -> VolumeProjection {
+    let reference = source.reference();
+    let name = reference.name.clone();
+    let items = Some(vec![KeyToPath { key: reference.key.clone(), path: credential.file().into(), mode: None }]);
+    match source {
+        CredentialSource::Secret(_) => VolumeProjection {
+            secret: Some(SecretProjection { name, items, optional: Some(true) }),
+            ..VolumeProjection::default()
+        },
+        CredentialSource::ConfigMap(_) => VolumeProjection {
+            config_map: Some(ConfigMapProjection { name, items, optional: Some(true) }),
+            ..VolumeProjection::default()
+        },
     }
 }
 

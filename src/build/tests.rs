@@ -61,7 +61,7 @@ fn target() -> TargetCommand {
 }
 
 fn task(repository: &RepositorySpec, kind: TaskKind) -> Task {
-    Task { backend: backend_config(repository).unwrap(), kind }
+    Task { backend: backend_config(repository).unwrap(), connection: connection(repository), kind }
 }
 
 /// Compares with the golden file, or writes it when `STOWAWAY_WRITE_GOLDEN` is set.

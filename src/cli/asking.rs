@@ -3,17 +3,19 @@
 //!
 //! It must not know how the questions are answered.
 
-use std::{io::Write, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt::Debug, io::Write, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
     batch::v1::Job,
-    core::v1::{Pod, Secret as KubernetesSecret},
+    core::v1::{ConfigMap, Pod, Secret as KubernetesSecret},
 };
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, PostParams},
+    core::NamespaceResourceScope,
 };
+use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -22,15 +24,15 @@ use super::{
     local, output, remote,
 };
 use crate::{
-    api::{self, Repository, SecretKeyReference},
+    api::{self, CredentialSource, Repository, SecretKeyReference, connection, credential_sources},
     build::{
         backend_config,
         job::{JobRequest, job},
     },
     cluster::exec::{self, Control, ExecTarget, Limits, Lines},
-    model::{Failure, Reason, Secret, Task, TaskKind},
+    model::{BackendConfig, Failure, Reason, Secret, Task, TaskKind},
     plan::names::{Owner, RUNNER_CONTAINER, RunKind},
-    repository::{Access, Entry, Patience, S3Credentials, SnapshotSummary},
+    repository::{Access, Entry, Patience, SnapshotSummary},
     runner::{
         questions::{self, Question},
         with_repository,
@@ -148,7 +150,8 @@ fn answering_job(repository: &Repository, image: &str) -> Result<Job, CliError> 
     let owner = Owner::of(repository).ok_or_else(|| invalid("the Repository has no UID".to_owned()))?;
     let backend =
         backend_config(&repository.spec).ok_or_else(|| invalid("the Repository names no backend".to_owned()))?;
-    let task = Task { backend, kind: TaskKind::Answer { timeout: ANSWERS_WITHIN } };
+    let connection = connection(&repository.spec);
+    let task = Task { backend, connection, kind: TaskKind::Answer { timeout: ANSWERS_WITHIN } };
     let request = JobRequest {
         owner: &owner,
         kind: RunKind::Answer,
@@ -249,34 +252,28 @@ async fn direct<T>(
 ) -> Result<T, CliError> {
     let (client, namespace) = remote::connect(place.namespace.as_deref(), place.context.as_deref()).await?;
     let repository = find_repository(&client, &namespace, place.repository_name.as_deref()).await?;
-    let secrets: Api<KubernetesSecret> = Api::namespaced(client, &namespace);
     let spec = &repository.spec;
-    let Some(s3) = &spec.s3 else {
+    let backend = backend_config(spec).ok_or_else(|| CliError::Usage("the Repository names no backend".to_owned()))?;
+    if matches!(backend, BackendConfig::Folder { .. }) {
         return Err(CliError::Usage(
             "--direct reaches stores by network; a volume is only reached from within the cluster".to_owned(),
         ));
-    };
-    let backend = backend_config(spec).ok_or_else(|| CliError::Usage("the Repository names no backend".to_owned()))?;
-    let credentials = &s3.credentials;
-    let session_token = match &credentials.session_token_secret_ref {
-        Some(reference) => Some(secret(&secrets, reference).await?),
-        None => None,
-    };
+    }
+    let mut credentials = BTreeMap::new();
+    for (credential, source, _) in credential_sources(spec) {
+        let value = match source {
+            CredentialSource::Secret(reference) => secret(&client, &namespace, reference).await?,
+            CredentialSource::ConfigMap(reference) => config_map(&client, &namespace, reference).await?,
+        };
+        credentials.insert(credential, value);
+    }
+    let password = &spec.password_secret_ref;
+    let password = SecretKeyReference { name: password.name.clone(), key: password.key.clone() };
     let access = Access {
         backend,
-        password: secret(
-            &secrets,
-            &SecretKeyReference {
-                name: spec.password_secret_ref.name.clone(),
-                key: spec.password_secret_ref.key.clone(),
-            },
-        )
-        .await?,
-        s3: Some(S3Credentials {
-            access_key_id: secret(&secrets, &credentials.access_key_id_secret_ref).await?,
-            secret_access_key: secret(&secrets, &credentials.secret_access_key_secret_ref).await?,
-            session_token,
-        }),
+        password: secret(&client, &namespace, &password).await?,
+        connection: connection(spec),
+        credentials,
         holder: local::lock_holder(),
         locks: local::lock_rules(),
         patience: Patience::default(),
@@ -284,15 +281,33 @@ async fn direct<T>(
     Ok(with_repository(access, &CancellationToken::new(), question).await?)
 }
 
-async fn secret(secrets: &Api<KubernetesSecret>, reference: &SecretKeyReference) -> Result<Secret, CliError> {
-    let found =
-        secrets.get(&reference.name).await.map_err(CliError::cluster(format!("read the Secret {}", reference.name)))?;
-    found
-        .data
-        .and_then(|data| data.get(&reference.key).cloned())
-        .and_then(|bytes| String::from_utf8(bytes.0).ok())
-        .map(|text| Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))
-        .ok_or_else(|| {
-            CliError::Usage(format!("the Secret {} has no text under the key {:?}", reference.name, reference.key))
-        })
+async fn secret(client: &Client, namespace: &str, reference: &SecretKeyReference) -> Result<Secret, CliError> {
+    let found = read_object::<KubernetesSecret>(client, namespace, "Secret", reference).await?;
+    let text = found.data.and_then(|mut data| String::from_utf8(data.remove(&reference.key)?.0).ok());
+    text_of("Secret", reference, text)
+}
+
+async fn config_map(client: &Client, namespace: &str, reference: &SecretKeyReference) -> Result<Secret, CliError> {
+    let found = read_object::<ConfigMap>(client, namespace, "ConfigMap", reference).await?;
+    text_of("ConfigMap", reference, found.data.and_then(|mut data| data.remove(&reference.key)))
+}
+
+async fn read_object<K>(
+    client: &Client,
+    namespace: &str,
+    kind: &str,
+    reference: &SecretKeyReference,
+) -> Result<K, CliError>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    let objects: Api<K> = Api::namespaced(client.clone(), namespace);
+    let doing = format!("read the {kind} {}", reference.name);
+    objects.get(&reference.name).await.map_err(CliError::cluster(doing))
+}
+
+fn text_of(kind: &str, reference: &SecretKeyReference, text: Option<String>) -> Result<Secret, CliError> {
+    let SecretKeyReference { name, key } = reference;
+    text.map(|text| Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))
+        .ok_or_else(|| CliError::Usage(format!("the {kind} {name} has no text under the key {key:?}")))
 }

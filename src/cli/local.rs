@@ -1,6 +1,6 @@
 //! The verbs on a repository by path or URL, without a cluster: the same pipeline and the same gate.
 //!
-//! An edge: environment, password files and the terminal are here.
+//! An edge: the terminal is here.
 
 use std::{env, io::IsTerminal, sync::Arc, time::Duration};
 
@@ -11,13 +11,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     CliError,
     args::{BackupArguments, DumpArguments, LsArguments, Output, Place, RestoreArguments, SnapshotsArguments},
+    environment::access,
     output,
-    place::parse_place,
 };
 use crate::{
     cluster::exec::Limits,
-    model::{BackendConfig, Failure, Reason, Secret, SnapshotIdentity, SourceName, SourceReport},
-    repository::{self, Access, LockHolder, LockRules, Patience, ProcessesHere, Progress, Repository, S3Credentials},
+    model::{Failure, Reason, SnapshotIdentity, SourceName, SourceReport},
+    repository::{self, LockHolder, LockRules, ProcessesHere, Progress, Repository},
     runner::{self, BackupRun, DumpFrom, FeedTo, RestoreRun, questions, with_repository, within_grace},
     seal::Way,
     stream::Piece,
@@ -154,39 +154,6 @@ async fn ask<T>(
     let access = access(repository, place.password_file.as_deref())?;
     let cancel = CancellationToken::new();
     Ok(within_grace(&cancel, with_repository(access, &cancel, question)).await?)
-}
-
-/// What opens the repository, from restic's own variables and AWS's.
-pub fn access(repository: &str, password_file: Option<&std::path::Path>) -> Result<Access, CliError> {
-    let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
-    let region =
-        variable("AWS_DEFAULT_REGION").or_else(|| variable("AWS_REGION")).unwrap_or_else(|| "us-east-1".to_owned());
-    let backend = parse_place(repository, &region)?;
-    let password = match password_file {
-        Some(file) => std::fs::read_to_string(file)
-            .map_err(|error| CliError::Usage(format!("the password file {} cannot be read: {error}", file.display())))?,
-        None => variable("RESTIC_PASSWORD").ok_or_else(|| {
-            let message = "the repository's password is missing; give it by RESTIC_PASSWORD, RESTIC_PASSWORD_FILE or --password-file";
-            CliError::Usage(message.to_owned())
-        })?,
-    };
-    let s3 = match &backend {
-        BackendConfig::Folder { .. } => None,
-        BackendConfig::S3(_) => match (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY")) {
-            (Some(id), Some(key)) => Some(S3Credentials {
-                access_key_id: Secret::new(id),
-                secret_access_key: Secret::new(key),
-                session_token: variable("AWS_SESSION_TOKEN").map(Secret::new),
-            }),
-            _ => {
-                let message = "an S3 repository needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment";
-                return Err(CliError::Usage(message.to_owned()));
-            }
-        },
-    };
-    // As restic does: a newline at the end of a password file is not part of the password.
-    let password = Secret::new(password.trim_end_matches(['\r', '\n']).to_owned());
-    Ok(Access { backend, password, s3, holder: lock_holder(), locks: lock_rules(), patience: Patience::default() })
 }
 
 fn host_name() -> String {

@@ -2,6 +2,7 @@
 
 pub mod args;
 mod asking;
+mod environment;
 mod explain;
 mod local;
 mod logs;

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     CliError,
     args::{CheckArguments, ForgetArguments, Output, Place, PruneArguments, UnlockArguments},
-    local,
+    environment, local,
     output::{print_json, print_line, print_table},
 };
 use crate::{
@@ -201,5 +201,5 @@ async fn exclusively<T>(
 fn access(place: &Place) -> Result<repository::Access, CliError> {
     let repository = local::repository_of(place)
         .ok_or_else(|| CliError::Usage("which repository? give --repository PLACE, or RESTIC_REPOSITORY".to_owned()))?;
-    local::access(&repository, place.password_file.as_deref())
+    environment::access(&repository, place.password_file.as_deref())
 }

@@ -109,7 +109,7 @@ async fn start_job(
         kind: *kind,
         source,
         attempt: *attempt,
-        task: &Task { backend, kind: task.clone() },
+        task: &Task { backend, connection: build::connection(spec), kind: task.clone() },
         repository_name: repository,
         repository: spec,
         runner_pod,

@@ -65,13 +65,19 @@ fn stand_in(namespace: &str, name: &str) -> Repository {
             prefix: String::new(),
             region: "<region>".to_owned(),
             path_style: true,
-            credentials: S3Credentials {
+            credentials: Some(S3Credentials {
                 access_key_id_secret_ref: secret("access key id"),
                 secret_access_key_secret_ref: secret("secret access key"),
                 session_token_secret_ref: None,
-            },
+            }),
         }),
+        azure: None,
+        gcs: None,
+        rest: None,
+        sftp: None,
         volume: None,
+        tls: None,
+        limits: None,
         password_secret_ref: PasswordSecretReference {
             name: "<Secret>".to_owned(),
             key: "<password>".to_owned(),

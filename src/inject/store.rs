@@ -14,8 +14,9 @@ use super::{
 };
 use crate::{
     annotations::{Role, own_key},
-    api::{Repository, RepositorySpec, SecretKeyReference, backend_config},
+    api::{CredentialSource, Repository, RepositorySpec, backend_config, connection, credential_sources},
     model::{
+        BackendConfig,
         injected::{REPOSITORY_VOLUME, STORE_MOUNT, STORE_VOLUME},
         mounts,
     },
@@ -29,6 +30,8 @@ pub(super) struct Store {
     pub name: String,
     /// A `BackendConfig` as JSON. It holds no secret.
     pub backend: String,
+    /// A `Connection` as JSON; none when there is nothing to say. It holds no secret, either.
+    pub connection: Option<String>,
     /// The volume with its Secrets.
     pub secrets: Value,
     /// The volume that it is on, where it is on one.
@@ -61,12 +64,16 @@ pub(super) fn of_pod(facts: &InjectionFacts<'_>, name: Option<&str>) -> Result<S
 fn store(repository: &Repository) -> Result<Store, String> {
     let name = repository.name_any();
     let unusable = || format!("Repository {name} names no backend that could be used; mend its spec");
-    let backend = backend_config(&repository.spec).ok_or_else(unusable)?;
-    let backend = serde_json::to_string(&backend).map_err(|_| unusable())?;
-    let volume = match &repository.spec.volume {
-        Some(_) if repository.spec.s3.is_some() => None,
-        None => None,
-        Some(volume) => Some(repository_volume(&serde_json::to_value(volume).map_err(|_| unusable())?)),
+    let place = backend_config(&repository.spec).ok_or_else(unusable)?;
+    let backend = serde_json::to_string(&place).map_err(|_| unusable())?;
+    let connection = Some(connection(&repository.spec)).filter(|connection| !connection.is_plain());
+    let connection = connection.map(|connection| serde_json::to_string(&connection)).transpose();
+    let connection = connection.map_err(|_| unusable())?;
+    let volume = match (&repository.spec.volume, &place) {
+        (Some(volume), BackendConfig::Folder { .. }) => {
+            Some(repository_volume(&serde_json::to_value(volume).map_err(|_| unusable())?))
+        }
+        _ => None,
     };
     // A volume that cannot be mounted, or that Pod Security forbids, would keep the app from starting. Where a run has had
     // it in a pod of this namespace, both are out of the question.
@@ -77,32 +84,31 @@ fn store(repository: &Repository) -> Result<Store, String> {
              wait until it is ready"
         ));
     }
-    Ok(Store { secrets: secrets(&repository.spec), name, backend, volume })
+    Ok(Store { secrets: secrets(&repository.spec), name, backend, connection, volume })
 }
 
 /// Password and credentials. All of it is optional for Kubernetes, so that the app starts; whoever needs what is missing
 /// says so. Only these keys: what else a Secret holds is not ours to see.
 fn secrets(spec: &RepositorySpec) -> Value {
-    let source = |secret: &str, key: &str, folder: &str, file: &str| {
+    let source = |kind: &str, name: &str, key: &str, folder: &str, file: &str| {
         let folder = folder.strip_prefix(STORE_MOUNT).unwrap_or(folder).trim_start_matches('/');
-        json!({ "secret": {
-            "name": secret,
+        json!({ kind: {
+            "name": name,
             "optional": true,
             "items": [{ "key": key, "path": format!("{folder}/{file}") }],
         } })
     };
     let password = &spec.password_secret_ref;
-    let mut sources = vec![source(&password.name, &password.key, mounts::PASSWORD_FOLDER, mounts::PASSWORD_FILE)];
-    if let Some(s3) = &spec.s3 {
-        let mut add = |reference: &SecretKeyReference, file: &str| {
-            sources.push(source(&reference.name, &reference.key, mounts::S3_FOLDER, file));
+    let mut sources =
+        vec![source("secret", &password.name, &password.key, mounts::PASSWORD_FOLDER, mounts::PASSWORD_FILE)];
+    sources.extend(credential_sources(spec).into_iter().map(|(credential, from, _)| {
+        let kind = match from {
+            CredentialSource::Secret(_) => "secret",
+            CredentialSource::ConfigMap(_) => "configMap",
         };
-        add(&s3.credentials.access_key_id_secret_ref, mounts::S3_ACCESS_KEY_ID_FILE);
-        add(&s3.credentials.secret_access_key_secret_ref, mounts::S3_SECRET_ACCESS_KEY_FILE);
-        if let Some(reference) = &s3.credentials.session_token_secret_ref {
-            add(reference, mounts::S3_SESSION_TOKEN_FILE);
-        }
-    }
+        let reference = from.reference();
+        source(kind, &reference.name, &reference.key, mounts::CREDENTIALS_FOLDER, credential.file())
+    }));
     json!({ "name": STORE_VOLUME, "projected": { "defaultMode": READABLE, "sources": sources } })
 }
 

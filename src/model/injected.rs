@@ -20,6 +20,9 @@ pub const VOLUMES_FOLDER: &str = "/stowaway-volumes";
 
 /// Environment variable of sidecar and restore step: where the repository is, a [`super::BackendConfig`] as JSON.
 pub const BACKEND_VARIABLE: &str = "STOWAWAY_BACKEND";
+/// Environment variable with how its store is spoken to, a [`super::Connection`] as JSON; absent when there is nothing to
+/// say.
+pub const CONNECTION_VARIABLE: &str = "STOWAWAY_CONNECTION";
 /// What the names of the restore step's own entries in a volume begin with; backups leave them out.
 pub const RESTORE_PREFIX: &str = ".stowaway-restore";
 

@@ -6,9 +6,13 @@ pub mod injected;
 mod report;
 mod secret;
 mod source;
+mod store;
 mod task;
 
 pub use report::{Failure, Proof, Reason, SourceReport, Verdict, milliseconds};
 pub use secret::{Secret, redact};
 pub use source::{SnapshotIdentity, SourceName, SourceNameError, TagError};
-pub use task::{BackendConfig, S3Config, TargetCommand, TargetVolume, Task, TaskKind, mounts};
+pub use store::{
+    AzureConfig, BackendConfig, Connection, Credential, GcsConfig, RestConfig, S3Config, SftpConfig, StoreLimits,
+};
+pub use task::{TargetCommand, TargetVolume, Task, TaskKind, mounts};

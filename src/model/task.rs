@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{SnapshotIdentity, SourceName};
+use super::{BackendConfig, Connection, SnapshotIdentity, SourceName};
 
 /// Where a run's pod finds what it needs; the Job builder mounts it there, the runner reads it.
 pub mod mounts {
@@ -17,14 +17,8 @@ pub mod mounts {
     pub const PASSWORD_FOLDER: &str = "/run/stowaway/password";
     /// File with the password in it.
     pub const PASSWORD_FILE: &str = "password";
-    /// Folder of the S3 credentials' Secret.
-    pub const S3_FOLDER: &str = "/run/stowaway/s3";
-    /// File with the access key id in it.
-    pub const S3_ACCESS_KEY_ID_FILE: &str = "access-key-id";
-    /// File with the secret access key in it.
-    pub const S3_SECRET_ACCESS_KEY_FILE: &str = "secret-access-key";
-    /// File with the session token in it, if there is one.
-    pub const S3_SESSION_TOKEN_FILE: &str = "session-token";
+    /// Folder of the store's credentials; the files' names are [`super::Credential::file`]'s.
+    pub const CREDENTIALS_FOLDER: &str = "/run/stowaway/store";
     /// Where the volume of a `volume` backend is mounted.
     pub const REPOSITORY_FOLDER: &str = "/repository";
     /// Settings of the C library's allocator (mallopt(3)): it makes eight arenas a core, and keeps freed memory in each. Two
@@ -43,8 +37,11 @@ pub mod mounts {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Task {
-    /// Where the repository is. Password and credentials come as files, see `runner::settings`.
+    /// Where the repository is.
     pub backend: BackendConfig,
+    /// How its store is spoken to. Password and credentials come as files, see `runner::settings`.
+    #[serde(default, skip_serializing_if = "Connection::is_plain")]
+    pub connection: Connection,
     /// What to do.
     pub kind: TaskKind,
 }
@@ -136,34 +133,4 @@ pub struct TargetVolume {
     pub pod_uid: String,
     /// Name of the `PersistentVolumeClaim`.
     pub claim: String,
-}
-
-/// Where a repository is. Credentials are elsewhere.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub enum BackendConfig {
-    /// A bucket.
-    S3(S3Config),
-    /// A mounted volume or any folder.
-    Folder {
-        /// Path of the repository's root.
-        path: String,
-    },
-}
-
-/// An S3 bucket, or a prefix in one.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct S3Config {
-    /// Base URL of the service, `http://` or `https://`, without the bucket.
-    pub endpoint: String,
-    /// The bucket.
-    pub bucket: String,
-    /// Folder within the bucket, without leading slash; empty for the bucket's root.
-    #[serde(default)]
-    pub prefix: String,
-    /// Region name that goes into the signature.
-    pub region: String,
-    /// `endpoint/bucket/key` instead of `bucket.endpoint/key`.
-    pub path_style: bool,
 }

@@ -19,7 +19,10 @@ use super::{
     text::{later, until},
 };
 use crate::{
-    api::{READY, Repository, RepositoryStatus, condition_is_true, set_condition},
+    api::{
+        INSECURE_TRANSPORT, READY, Repository, RepositorySpec, RepositoryStatus, backend_config, condition_is_true,
+        remove_condition, set_condition,
+    },
     model::{Reason, SourceReport, TaskKind},
 };
 
@@ -37,6 +40,10 @@ pub fn plan_repository(repository: &Repository, jobs: &[ObservedJob], now: Times
     if status.observed_generation != generation {
         status = RepositoryStatus { observed_generation: generation, attempt: 0, next_attempt_time: None, ..status };
         not_ready(&mut status, (OPENING, "the repository is being opened"), now);
+    }
+    match insecure_transport(&repository.spec) {
+        Some(words) => set_condition(&mut status.conditions, INSECURE_TRANSPORT, true, words, generation, now),
+        None => remove_condition(&mut status.conditions, INSECURE_TRANSPORT),
     }
     let Some(owner) = Owner::of(repository).filter(|_| repository.metadata.deletion_timestamp.is_none()) else {
         return (status, actions);
@@ -78,6 +85,30 @@ pub fn plan_repository(repository: &Repository, jobs: &[ObservedJob], now: Times
         },
     }
     (status, actions)
+}
+
+/// Why what is said to the store could be heard or answered by somebody else, if it could: reason and message. What is
+/// stored is encrypted all the same.
+fn insecure_transport(spec: &RepositorySpec) -> Option<(&'static str, &'static str)> {
+    if spec.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify) {
+        return Some((
+            "CertificateNotVerified",
+            "spec.tls.insecureSkipVerify is true: whoever answers at the store's address gets its credentials; name its \
+             authority in spec.tls.caBundle instead",
+        ));
+    }
+    if spec.sftp.as_ref().is_some_and(|sftp| sftp.insecure_ignore_host_key) {
+        return Some((
+            "HostKeyNotVerified",
+            "spec.sftp.insecureIgnoreHostKey is true: whoever answers at the store's address gets its credentials; name \
+             its key in spec.sftp.hostKeys instead",
+        ));
+    }
+    let backend = backend_config(spec)?;
+    backend.url()?.starts_with("http://").then_some((
+        "PlainHttp",
+        "the store is spoken to by http: whoever is on the way can read and change what is said; use https",
+    ))
 }
 
 /// Takes back the start of a Job that the API server refused: it is tried again like one that failed.

@@ -204,7 +204,7 @@ pub(super) async fn run<T: Send + 'static>(
 mod tests {
     use super::*;
     use crate::{
-        model::{BackendConfig, Reason, Secret},
+        model::{BackendConfig, Connection, Reason, Secret},
         repository::{Access, LockHolder, LockRules, Patience},
     };
 
@@ -214,7 +214,8 @@ mod tests {
         let access = Access {
             backend: BackendConfig::Folder { path: "/nowhere".into() },
             password: Secret::new(String::new()),
-            s3: None,
+            connection: Connection::default(),
+            credentials: std::collections::BTreeMap::new(),
             holder: LockHolder { host: String::new(), user: String::new() },
             locks: LockRules::default(),
             patience: Patience::default(),

@@ -164,9 +164,16 @@ pub enum RepositoryError {
 /// The last answer of a store that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreFault {
-    /// From an object store.
-    #[error("{}", first_line(.0))]
-    Object(#[source] Box<opendal::Error>),
+    /// From an object store, in its own words. The library's error is not kept: it holds the request's URL, in whose
+    /// query a credential may be.
+    #[error("{0}")]
+    Object(String),
+    /// From a REST server, or from the way to it.
+    #[error("{0}")]
+    Http(String),
+    /// From an SSH server, or from the way to it.
+    #[error("{0}")]
+    Ssh(String),
     /// From a file system.
     #[error("{0}")]
     File(#[source] io::Error),
@@ -204,13 +211,4 @@ impl From<RepositoryError> for Failure {
             other => Self::new(other.reason(), other.to_string()),
         }
     }
-}
-
-/// An object store's error fills a page, headers and all; people need its head.
-fn first_line(error: &opendal::Error) -> String {
-    let text = error.to_string();
-    let message = text.rsplit(" => ").next().unwrap_or(&text).trim();
-    let line = message.lines().next().unwrap_or_default();
-    let short: String = line.chars().take(300).collect();
-    if short.is_empty() { error.kind().to_string() } else { format!("{}: {short}", error.kind()) }
 }

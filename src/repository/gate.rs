@@ -184,7 +184,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{BackendConfig, Secret},
+        model::{BackendConfig, Connection, Secret},
         repository::{Access, LockHolder, LockRules, Patience},
     };
 
@@ -192,7 +192,8 @@ mod tests {
         let access = Access {
             backend: BackendConfig::Folder { path: place.to_str().unwrap().into() },
             password: Secret::new(String::new()),
-            s3: None,
+            connection: Connection::default(),
+            credentials: std::collections::BTreeMap::new(),
             holder: LockHolder { host: String::new(), user: String::new() },
             locks: LockRules::default(),
             patience: Patience::default(),

@@ -37,6 +37,7 @@ mod tree;
 mod upkeep;
 
 use std::{
+    collections::BTreeMap,
     pin::pin,
     sync::{
         Arc,
@@ -54,27 +55,16 @@ pub use lock::{FoundLock, Liveness, LockHolder, LockJudge, LockRules, NoJudge, P
 pub use open::{create, open, open_exclusively, open_or_create, remove_locks};
 pub use read::{Entry, EntryKind, StoredFile};
 pub use snapshots::{SnapshotSummary, by_id, by_run, newest_of};
-pub use store::{Patience, install_transport};
+pub use store::{Patience, install_transport, known_host_keys};
 pub use upkeep::{
     CheckReport, DataPart, DataPartError, Finding, Findings, Forget, HarmedSnapshot, PruneReport, PruneRules, Unused,
     UnusedError,
 };
 
 use crate::{
-    model::{BackendConfig, Proof, Secret, SnapshotIdentity},
+    model::{BackendConfig, Connection, Credential, Proof, Secret, SnapshotIdentity},
     stream::Piece,
 };
-
-/// Keys to an S3 service.
-#[derive(Clone, Debug)]
-pub struct S3Credentials {
-    /// Access key id.
-    pub access_key_id: Secret,
-    /// Secret access key.
-    pub secret_access_key: Secret,
-    /// For temporary credentials.
-    pub session_token: Option<Secret>,
-}
 
 /// All that opening a repository takes.
 #[derive(Clone, Debug)]
@@ -83,8 +73,10 @@ pub struct Access {
     pub backend: BackendConfig,
     /// Opens one of its keys.
     pub password: Secret,
-    /// Needed for S3.
-    pub s3: Option<S3Credentials>,
+    /// How its store is spoken to. Of its `credentials` none may be missing from the following.
+    pub connection: Connection,
+    /// What opens the store.
+    pub credentials: BTreeMap<Credential, Secret>,
     /// Who we are to others that find our lock.
     pub holder: LockHolder,
     /// How we meet theirs.

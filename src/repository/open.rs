@@ -35,6 +35,7 @@ pub async fn create(access: Access, cancel: CancellationToken) -> Result<Reposit
     if !store.list_in_new_place(Kind::Snapshot).await?.is_empty() {
         return Err(store.damaged("it holds snapshots and no config"));
     }
+    store.prepare().await?;
     let (master, own_key) = if keys.is_empty() {
         let master = MasterKey::new();
         let key = write_key(&store, &access, &master).await?;

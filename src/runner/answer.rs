@@ -27,7 +27,8 @@ use crate::{
 pub async fn answer(question: Question) -> u8 {
     let cancel = CancellationToken::new();
     let answered = within_grace(&cancel, async {
-        let access = settings::access(&settings::task()?.backend, &Identity::from_environment())?;
+        let task = settings::task()?;
+        let access = settings::access(&task.backend, &task.connection, &Identity::from_environment())?;
         with_repository(access, &cancel, async |repository| reply(repository, question).await).await
     });
     match answered.await {

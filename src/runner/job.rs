@@ -105,7 +105,9 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
     }
     match &task.kind {
         TaskKind::Init => {
-            let repository = repository::open_or_create(settings::access(&task.backend, &identity)?, cancel).await?;
+            let repository =
+                repository::open_or_create(settings::access(&task.backend, &task.connection, &identity)?, cancel)
+                    .await?;
             let id = repository.id().to_owned();
             info!(repository = id, "repository {} is open", short(&id));
             repository.close().await;
@@ -181,7 +183,7 @@ pub async fn back_up(
     let limits = Limits { timeout, idle_timeout };
     let run = BackupRun { source, identity: label, alternative_path, limits, allow_empty, accept_unproven };
     let progress = Arc::new(Progress::default());
-    with_repository(settings::access(&task.backend, identity)?, cancel, async |repository| {
+    with_repository(settings::access(&task.backend, &task.connection, identity)?, cancel, async |repository| {
         Ok(backup(repository, run, from, progress, cancel.clone()).await)
     })
     .await
@@ -198,7 +200,7 @@ pub async fn bring_back(
         return Err(not_this());
     };
     let run = RestoreRun { source, snapshot, limits: Limits { timeout, idle_timeout } };
-    with_repository(settings::access(&task.backend, identity)?, cancel, async |repository| {
+    with_repository(settings::access(&task.backend, &task.connection, identity)?, cancel, async |repository| {
         Ok(restore(repository, run, to, cancel.clone()).await)
     })
     .await

@@ -10,8 +10,8 @@ use std::{
 };
 
 use crate::{
-    model::{BackendConfig, Failure, Reason, Secret, Task, injected, mounts},
-    repository::{Access, LockHolder, LockRules, Patience, S3Credentials},
+    model::{BackendConfig, Connection, Failure, Reason, Secret, Task, injected, mounts},
+    repository::{Access, LockHolder, LockRules, Patience},
 };
 
 /// A prune of others ends within that; whoever has waited so long fails, and is tried again.
@@ -67,6 +67,14 @@ pub fn backend() -> Result<BackendConfig, Failure> {
     })
 }
 
+/// How its store is spoken to, as the webhook wrote it into the container.
+pub fn connection() -> Result<Connection, Failure> {
+    let Ok(text) = env::var(injected::CONNECTION_VARIABLE) else { return Ok(Connection::default()) };
+    serde_json::from_str(&text).map_err(|error| {
+        invalid(format!("the settings of the store in {} cannot be read: {error}", injected::CONNECTION_VARIABLE))
+    })
+}
+
 /// The pod's namespace. With a wrong one, no snapshot would be found where there are some.
 pub fn namespace() -> Result<String, Failure> {
     env::var("POD_NAMESPACE")
@@ -80,28 +88,21 @@ fn invalid(message: String) -> Failure {
 }
 
 /// What opens the repository: all that is missing is said at once.
-pub fn access(backend: &BackendConfig, identity: &Identity) -> Result<Access, Failure> {
+pub fn access(backend: &BackendConfig, connection: &Connection, identity: &Identity) -> Result<Access, Failure> {
     let mut missing = Vec::new();
     let password =
         read(&mounted(mounts::PASSWORD_FOLDER), mounts::PASSWORD_FILE, "the repository's password", &mut missing);
-    let folder = &mounted(mounts::S3_FOLDER);
-    let s3 = matches!(backend, BackendConfig::S3(_)).then(|| {
-        let key_id = read(folder, mounts::S3_ACCESS_KEY_ID_FILE, "the S3 access key id", &mut missing);
-        let key = read(folder, mounts::S3_SECRET_ACCESS_KEY_FILE, "the S3 secret access key", &mut missing);
-        let token = read(folder, mounts::S3_SESSION_TOKEN_FILE, "", &mut Vec::new());
-        (key_id, key, token)
+    let folder = &mounted(mounts::CREDENTIALS_FOLDER);
+    let credentials = connection.credentials.iter().filter_map(|&credential| {
+        Some((credential, read(folder, credential.file(), credential.title(), &mut missing)?))
     });
-    let s3 = match s3 {
-        Some((Some(access_key_id), Some(secret_access_key), session_token)) => {
-            Some(S3Credentials { access_key_id, secret_access_key, session_token })
-        }
-        _ => None,
-    };
+    let credentials = credentials.collect();
     match password {
         Some(password) if missing.is_empty() => Ok(Access {
             backend: backend.clone(),
             password,
-            s3,
+            connection: connection.clone(),
+            credentials,
             holder: identity.lock_holder(),
             locks: LockRules { wait: LOCK_WAIT, ..LockRules::default() },
             patience: Patience::default(),

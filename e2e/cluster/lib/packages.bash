@@ -4,8 +4,9 @@
 cluster_packages=(runc containernetworking-plugins iptables conntrack ipset ethtool socat iproute2
 	procps util-linux fuse3 ca-certificates)
 image_packages=(mmdebstrap binutils)
-# The shells that the protocol is tried under, and the ways in which people start a command as somebody else.
-test_packages=(dash bash busybox-static sudo util-linux fuse3)
+# The shells that the protocol is tried under, the ways in which people start a command as somebody else, and the SSH
+# server that repositories are kept on.
+test_packages=(dash bash busybox-static sudo util-linux fuse3 openssh-server openssh-client)
 
 # require_packages PACKAGE...
 require_packages() {
@@ -30,6 +31,10 @@ require_packages() {
 require_go() {
 	command -v go >/dev/null || fail 2 "Go is missing (1.26 or newer)." \
 		"Unpack a release of https://go.dev/dl/ in /usr/local, then: export PATH=/usr/local/go/bin:\$PATH"
+}
+
+require_node() {
+	command -v npm >/dev/null || fail 2 "Node.js is missing (20 or newer)." "Get it with: apt-get install nodejs npm"
 }
 
 require_rust() {

@@ -55,6 +55,7 @@ pub struct ForgetArguments {
 /// restic's rules, for each source by itself.
 #[derive(Args, Debug)]
 #[group(id = "rules", multiple = true)]
+#[allow(clippy::struct_field_names, reason = "the options are restic's own")]
 pub struct KeepArguments {
     /// Keep the newest N.
     #[arg(short = 'l', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]

@@ -1,7 +1,12 @@
 //! A Repository becomes ready, or says why not, and heals.
 
+use serde_json::json;
+
 use super::*;
-use crate::plan::fixtures::{Scene, at, failure, job, job_name, new_repository, success};
+use crate::{
+    api::condition,
+    plan::fixtures::{Scene, at, failure, job, job_name, new_repository, success},
+};
 
 /// Plans, and puts the new status into the object.
 fn step(repository: &mut Repository, jobs: &[ObservedJob], seconds: i64) -> Actions {
@@ -85,4 +90,44 @@ fn stuck_job_is_cut_short() {
     let actions = step(&mut repository, std::slice::from_ref(&stuck), 300);
     assert_eq!(actions.end, [stuck.job.name_any()]);
     assert_eq!(ready(&repository), ("False".into(), "PodNotStarted".into()));
+}
+
+#[test]
+fn transport_that_others_can_hear_or_answer_is_said_aloud_as_long_as_it_is_so() {
+    let reason = |spec: serde_json::Value| {
+        let mut repository = new_repository("cellar");
+        repository.spec = serde_json::from_value(spec).unwrap();
+        step(&mut repository, &[], 0);
+        let status = repository.status.as_ref().unwrap();
+        let condition = condition(&status.conditions, INSECURE_TRANSPORT)?;
+        assert_eq!(
+            (condition.status.as_str(), condition.observed_generation),
+            ("True", repository.metadata.generation)
+        );
+        Some(condition.reason.clone())
+    };
+    let rest = |url: &str, tls: serde_json::Value| json!({ "rest": { "url": url }, "tls": tls, "passwordSecretRef": { "name": "x" } });
+    let sftp = |ignore: bool| {
+        json!({
+            "sftp": {
+                "host": "h", "user": "u", "path": "p", "insecureIgnoreHostKey": ignore,
+                "credentials": { "passwordSecretRef": { "name": "x", "key": "y" } },
+            },
+            "passwordSecretRef": { "name": "x" },
+        })
+    };
+    assert_eq!(reason(rest("https://h", json!({}))), None);
+    let unverified = json!({ "insecureSkipVerify": true });
+    assert_eq!(reason(rest("https://h", unverified)).as_deref(), Some("CertificateNotVerified"));
+    assert_eq!(reason(rest("http://h", json!({}))).as_deref(), Some("PlainHttp"));
+    assert_eq!(reason(sftp(false)), None);
+    assert_eq!(reason(sftp(true)).as_deref(), Some("HostKeyNotVerified"));
+
+    let mut mended = new_repository("cellar");
+    mended.spec = serde_json::from_value(rest("http://h", json!({}))).unwrap();
+    step(&mut mended, &[], 0);
+    mended.spec = serde_json::from_value(rest("https://h", json!({}))).unwrap();
+    mended.metadata.generation = Some(2);
+    step(&mut mended, &[], 1);
+    assert!(condition(&mended.status.unwrap().conditions, INSECURE_TRANSPORT).is_none());
 }

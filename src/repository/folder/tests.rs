@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    model::{BackendConfig, Reason, Secret},
+    model::{BackendConfig, Connection, Reason, Secret},
     repository::{
         Access, LockHolder, LockRules, Patience,
         commit::Commit,
@@ -54,7 +54,8 @@ impl Case {
         let access = Access {
             backend: BackendConfig::Folder { path: place.path().join("repository").to_str().unwrap().into() },
             password: Secret::new("password".into()),
-            s3: None,
+            connection: Connection::default(),
+            credentials: std::collections::BTreeMap::new(),
             holder: LockHolder { host: String::new(), user: String::new() },
             locks: LockRules::default(),
             patience: Patience::default(),

@@ -126,7 +126,7 @@ async fn remove(store: &Store, id: &Id, lock: &FoundLock) {
     let (place, since) = (store.place(), lock.refreshed);
     match store.remove(Kind::Lock, id).await {
         Ok(()) => {
-            tracing::warn!("removed the lock of {lock} in {place}, last refreshed {since:.0}: its holder is gone")
+            tracing::warn!("removed the lock of {lock} in {place}, last refreshed {since:.0}: its holder is gone");
         }
         Err(error) => tracing::warn!("the lock of {lock}, whose holder is gone, could not be removed: {error}"),
     }

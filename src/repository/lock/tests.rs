@@ -9,7 +9,7 @@ use tokio::task::yield_now;
 
 use super::*;
 use crate::{
-    model::{BackendConfig, Secret},
+    model::{BackendConfig, Connection, Secret},
     repository::{Access, Patience},
 };
 
@@ -27,7 +27,8 @@ fn setup() -> Setup {
     let access = Access {
         backend: BackendConfig::Folder { path: place.path().to_str().unwrap().into() },
         password: Secret::new(String::new()),
-        s3: None,
+        connection: Connection::default(),
+        credentials: std::collections::BTreeMap::new(),
         holder: LockHolder { host: "runner".into(), user: "pod UID 1".into() },
         locks: LockRules::default(),
         patience: Patience { request: Duration::from_secs(30), retries: Duration::ZERO },

@@ -7,28 +7,39 @@ use std::io;
 use bytes::Bytes;
 use opendal::ErrorKind;
 
-use super::{Write, folder::Folder, s3};
+use super::{
+    Write,
+    folder::Folder,
+    objects::{self, Objects},
+    rest, sftp,
+};
 use crate::repository::StoreFault;
 
 /// Where the files are.
 #[derive(Clone, Debug)]
 pub(super) enum Backend {
     Folder(Folder),
-    S3(s3::Bucket),
+    Objects(Objects),
+    Rest(rest::Server),
+    Sftp(sftp::Server),
 }
 
 impl Backend {
     pub async fn stat(&self, path: &str) -> Result<u64, Fault> {
         match self {
             Self::Folder(folder) => on_disk(folder, path, Folder::stat).await,
-            Self::S3(bucket) => Ok(bucket.stat(path).await?),
+            Self::Objects(bucket) => Ok(bucket.stat(path).await?),
+            Self::Rest(server) => server.stat(path).await,
+            Self::Sftp(server) => server.stat(path).await,
         }
     }
 
     pub async fn read(&self, path: &str) -> Result<Bytes, Fault> {
         match self {
             Self::Folder(folder) => on_disk(folder, path, Folder::read).await,
-            Self::S3(bucket) => Ok(bucket.read(path).await?),
+            Self::Objects(bucket) => Ok(bucket.read(path).await?),
+            Self::Rest(server) => server.read(path).await,
+            Self::Sftp(server) => server.read(path).await,
         }
     }
 
@@ -37,14 +48,39 @@ impl Backend {
             Self::Folder(folder) => {
                 on_disk(folder, path, move |folder, path| folder.read_range(path, offset, length)).await
             }
-            Self::S3(bucket) => Ok(bucket.read_range(path, offset, length).await?),
+            Self::Objects(bucket) => Ok(bucket.read_range(path, offset, length).await?),
+            Self::Rest(server) => server.read_range(path, offset, length).await,
+            Self::Sftp(server) => server.read_range(path, offset, length).await,
         }
     }
 
-    pub async fn list(&self, folder: &str, may_be_new: bool) -> Result<Vec<(String, u64)>, Fault> {
+    /// Makes what the store wants before the first file of a new repository.
+    pub async fn prepare(&self) -> Result<(), Fault> {
         match self {
-            Self::Folder(root) => on_disk(root, folder, move |root, folder| root.list(folder, may_be_new)).await,
-            Self::S3(bucket) => Ok(bucket.list(folder).await?),
+            Self::Rest(server) => server.prepare().await,
+            Self::Folder(_) | Self::Objects(_) | Self::Sftp(_) => Ok(()),
+        }
+    }
+
+    /// Names and sizes of all files of a folder and those below it, or an error.
+    ///
+    /// Where there are real folders, one that is missing counts as empty if `may_be_new`, or beside a config: tools that
+    /// copy repositories leave out empty folders. Otherwise this is a volume that was taken away.
+    pub async fn list(&self, folder: &str, may_be_new: bool) -> Result<Vec<(String, u64)>, Fault> {
+        let listed = match self {
+            Self::Folder(root) => on_disk(root, folder, Folder::list).await,
+            Self::Objects(bucket) => return Ok(bucket.list(folder).await?),
+            Self::Rest(server) => server.list(folder).await,
+            Self::Sftp(server) => server.list(folder).await,
+        };
+        let Err(Fault::Missing(missing)) = listed else { return listed };
+        if may_be_new {
+            return Ok(Vec::new());
+        }
+        match self.stat("config").await {
+            Ok(_) => Ok(Vec::new()),
+            Err(Fault::Missing(_)) => Err(Fault::Missing(missing)),
+            Err(fault) => Err(fault),
         }
     }
 
@@ -54,14 +90,18 @@ impl Backend {
                 let content = content.to_vec();
                 on_disk(folder, path, move |folder, path| folder.write(path, &content, mode)).await
             }
-            Self::S3(bucket) => Ok(bucket.write(path, content, mode).await?),
+            Self::Objects(bucket) => Ok(bucket.write(path, content, mode).await?),
+            Self::Rest(server) => server.write(path, content, mode).await,
+            Self::Sftp(server) => server.write(path, content, mode).await,
         }
     }
 
     pub async fn remove(&self, path: &str) -> Result<(), Fault> {
         match self {
             Self::Folder(folder) => on_disk(folder, path, Folder::remove).await,
-            Self::S3(bucket) => Ok(bucket.remove(path).await?),
+            Self::Objects(bucket) => Ok(bucket.remove(path).await?),
+            Self::Rest(server) => server.remove(path).await,
+            Self::Sftp(server) => server.remove(path).await,
         }
     }
 }
@@ -85,12 +125,12 @@ impl From<opendal::Error> for Fault {
         let classify = match error.kind() {
             ErrorKind::NotFound => Self::Missing,
             ErrorKind::ConditionNotMatch | ErrorKind::AlreadyExists => return Self::Taken,
-            _ if s3::is_full(&error) => Self::Full,
-            ErrorKind::PermissionDenied => Self::Denied,
-            _ if s3::is_final(&error) => Self::Final,
+            _ if objects::is_full(&error) => Self::Full,
+            _ if objects::is_denied(&error) => Self::Denied,
+            _ if objects::is_final(&error) => Self::Final,
             _ => Self::Passing,
         };
-        classify(StoreFault::Object(Box::new(error)))
+        classify(objects::told(&error))
     }
 }
 

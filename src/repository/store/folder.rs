@@ -42,19 +42,11 @@ impl Folder {
         Ok(data.into())
     }
 
-    /// Names and sizes of all files of a folder and of those below it, or an error: one entry that cannot be read fails the whole listing.
-    /// A folder that is missing counts as empty if `may_be_new`, or beside a config: tools that copy repositories leave
-    /// out empty folders. Otherwise this is a volume that was taken away.
-    pub fn list(&self, folder: &str, may_be_new: bool) -> io::Result<Vec<(String, u64)>> {
-        let entries = match fs::read_dir(self.root.join(folder)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let is_empty = may_be_new || self.root.join("config").try_exists()?;
-                return if is_empty { Ok(Vec::new()) } else { Err(error) };
-            }
-            entries => entries?,
-        };
+    /// Names and sizes of all files of a folder and those below it, or an error: one entry that cannot be read fails the
+    /// whole listing.
+    pub fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>> {
         let mut files = Vec::new();
-        for entry in entries {
+        for entry in fs::read_dir(self.root.join(folder))? {
             let entry = entry?;
             let metadata = match entry.metadata() {
                 // Removed while we read: it is not there any more.
@@ -65,7 +57,10 @@ impl Folder {
             if metadata.is_file() {
                 files.push((name, metadata.len()));
             } else if metadata.is_dir() {
-                files.extend(self.list(&format!("{folder}/{name}"), may_be_new)?);
+                match self.list(&format!("{folder}/{name}")) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    below => files.extend(below?),
+                }
             }
         }
         Ok(files)

@@ -5,19 +5,30 @@
 
 mod backend;
 mod folder;
-mod s3;
+mod http;
+mod limits;
+mod objects;
+mod rest;
+mod sftp;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use rand::RngExt;
+use reqwest::redirect;
 use rustic_core::Id;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::backend::{Backend, Fault};
+use self::{
+    backend::{Backend, Fault},
+    limits::Limits,
+    objects::Objects,
+};
 use super::{Access, RepositoryError, StoreFault};
-use crate::model::BackendConfig;
+use crate::model::{BackendConfig, SftpConfig};
+
+pub use self::sftp::known_host_keys;
 
 /// How long a store may take.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -97,26 +108,20 @@ pub(super) struct Store {
     backend: Backend,
     place: String,
     patience: Patience,
+    limits: Limits,
     cancel: CancellationToken,
 }
 
 impl Store {
     pub fn new(access: &Access, cancel: CancellationToken) -> Result<Self, RepositoryError> {
-        let (place, backend) = match &access.backend {
-            BackendConfig::Folder { path } => (path.clone(), Backend::Folder(folder::Folder::new(path))),
-            BackendConfig::S3(config) => {
-                let place = format!("{}/{}/{}", config.endpoint.trim_end_matches('/'), config.bucket, config.prefix);
-                let place = crate::model::redact(place.trim_end_matches('/'));
-                let credentials = access.s3.as_ref().ok_or_else(|| {
-                    RepositoryError::InvalidRequest(format!("{place} needs an access key id and a secret access key"))
-                })?;
-                let bucket = s3::Bucket::new(config, credentials).map_err(|error| {
-                    RepositoryError::InvalidRequest(format!("{place} cannot be used: {}", error.message()))
-                })?;
-                (place, Backend::S3(bucket))
-            }
-        };
-        Ok(Self { backend, place, patience: access.patience, cancel })
+        let place = place_of(&access.backend);
+        let unusable = |why: String| RepositoryError::InvalidRequest(format!("{place} cannot be used: {why}"));
+        if let Some(missing) = access.connection.credentials.iter().find(|one| !access.credentials.contains_key(one)) {
+            return Err(unusable(format!("{} is missing", missing.title())));
+        }
+        let backend = backend_of(access).map_err(unusable)?;
+        let limits = Limits::new(&access.connection.limits);
+        Ok(Self { backend, place, patience: access.patience, limits, cancel })
     }
 
     /// Where the repository is, without credentials.
@@ -155,6 +160,7 @@ impl Store {
     pub async fn read(&self, kind: Kind, id: &Id) -> Result<Option<Bytes>, RepositoryError> {
         let (backend, path) = (&self.backend, &kind.path(id));
         let content = self.retry(0, move || backend.read(path)).await;
+        self.limited(self.limits.receive(content.as_ref().map_or(0, |content| content.len() as u64))).await?;
         self.present(content, "read", path)
     }
 
@@ -162,6 +168,7 @@ impl Store {
     pub async fn read_range(&self, id: &Id, offset: u32, length: u32) -> Result<Bytes, RepositoryError> {
         let (backend, path) = (&self.backend, &Kind::Pack.path(id));
         let (offset, length) = (u64::from(offset), u64::from(length));
+        self.limited(self.limits.receive(length)).await?;
         let content = self.retry(length, move || backend.read_range(path, offset, length)).await;
         let short = || self.damaged(format!("{path} ends before byte {}", offset + length));
         match self.present(content, "read", path) {
@@ -194,6 +201,13 @@ impl Store {
         Ok(files.into_iter().filter_map(|(name, size)| Some((name.parse().ok()?, size))).collect())
     }
 
+    /// Makes what the store wants before the first file of a new repository.
+    pub async fn prepare(&self) -> Result<(), RepositoryError> {
+        let backend = &self.backend;
+        let prepared = self.retry(0, move || backend.prepare()).await;
+        prepared.map_err(|fault| self.failed(fault, "prepare", "the repository's folders"))
+    }
+
     /// Writes a file that nobody sees before it is whole and durable.
     pub async fn write(
         &self,
@@ -204,6 +218,7 @@ impl Store {
     ) -> Result<Written, RepositoryError> {
         let (backend, path, content) = (&self.backend, &kind.path(id), &content);
         let size = content.iter().map(|part| part.len() as u64).sum();
+        self.limited(self.limits.send(size)).await?;
         match self.retry(size, move || backend.write(path, content, mode)).await {
             Ok(()) => Ok(Written::Done),
             Err(Fault::Taken) if mode == Write::CreateNew => Ok(Written::Taken),
@@ -248,6 +263,15 @@ impl Store {
         }
     }
 
+    /// Waits for the store's limits, but not longer than the run.
+    async fn limited(&self, wait: impl Future<Output = ()>) -> Result<(), RepositoryError> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(RepositoryError::Cancelled { place: self.place.clone() }),
+            () = wait => Ok(()),
+        }
+    }
+
     /// Tries a request, each time with a deadline, until it succeeds, fails for good, or the patience ends.
     async fn retry<T, F: Future<Output = Result<T, Fault>> + Send>(
         &self,
@@ -259,7 +283,10 @@ impl Store {
         let mut pause = FIRST_PAUSE;
         let tries = async {
             loop {
-                let fault = match timeout(deadline, request()).await {
+                let one = self.limits.begin().await;
+                let answer = timeout(deadline, request()).await;
+                drop(one);
+                let fault = match answer {
                     Ok(Err(fault @ Fault::Passing(_))) => fault,
                     Ok(answer) => return answer,
                     Err(_) => Fault::Passing(StoreFault::Silent(deadline)),
@@ -281,8 +308,50 @@ impl Store {
     }
 }
 
-/// Chooses, once for the process, the TLS provider (ring) and the HTTP transport of the object stores. Opening a
-/// repository does it, too; a program that speaks TLS elsewhere calls it first.
+/// Where a repository is, as people are told it, without credentials.
+fn place_of(backend: &BackendConfig) -> String {
+    let place = match backend {
+        BackendConfig::Folder { path } => return path.clone(),
+        BackendConfig::S3(config) => {
+            format!("{}/{}/{}", config.endpoint.trim_end_matches('/'), config.bucket, config.prefix)
+        }
+        BackendConfig::Azure(config) => {
+            format!("{}/{}/{}", config.endpoint.trim_end_matches('/'), config.container, config.prefix)
+        }
+        BackendConfig::Gcs(config) => {
+            format!("{}/{}/{}", config.endpoint.trim_end_matches('/'), config.bucket, config.prefix)
+        }
+        BackendConfig::Rest(config) => config.url.clone(),
+        BackendConfig::Sftp(SftpConfig { host, port, user, path }) => format!("sftp:{user}@{host}:{port}:{path}"),
+    };
+    crate::model::redact(place.trim_end_matches('/'))
+}
+
+/// The store of a repository; an error tells people what is wrong with what they gave.
+fn backend_of(access: &Access) -> Result<Backend, String> {
+    let (connection, credentials) = (&access.connection, &access.credentials);
+    let client = |redirects| http::client(connection, credentials, redirects);
+    Ok(match &access.backend {
+        BackendConfig::Folder { path } => Backend::Folder(folder::Folder::new(path)),
+        BackendConfig::S3(config) => {
+            Backend::Objects(Objects::s3(config, credentials, client(redirect::Policy::default())?)?)
+        }
+        BackendConfig::Azure(config) => {
+            Backend::Objects(Objects::azure(config, credentials, client(redirect::Policy::default())?)?)
+        }
+        BackendConfig::Gcs(config) => {
+            Backend::Objects(Objects::gcs(config, credentials, client(redirect::Policy::default())?)?)
+        }
+        // A write that is redirected becomes a read, and would look like a success.
+        BackendConfig::Rest(config) => {
+            Backend::Rest(rest::Server::new(config, credentials, client(redirect::Policy::none())?))
+        }
+        BackendConfig::Sftp(config) => Backend::Sftp(sftp::Server::new(config, connection, credentials)?),
+    })
+}
+
+/// Chooses, once for the process, the TLS provider (ring). Opening a repository does it, too; a program that speaks TLS
+/// elsewhere calls it first.
 pub fn install_transport() {
-    s3::install();
+    http::install();
 }

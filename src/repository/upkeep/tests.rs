@@ -21,7 +21,8 @@ fn access(place: &Path) -> Access {
     Access {
         backend: BackendConfig::Folder { path: place.to_str().unwrap().into() },
         password: Secret::new("password".into()),
-        s3: None,
+        connection: crate::model::Connection::default(),
+        credentials: std::collections::BTreeMap::new(),
         holder: LockHolder { host: String::new(), user: String::new() },
         locks: LockRules::default(),
         patience: Patience::default(),

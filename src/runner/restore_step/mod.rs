@@ -126,7 +126,7 @@ async fn restore(
     let namespace = settings::namespace()?;
     let backend = settings::backend()?;
     info!(volume = name, "volume {name} is empty, looking for snapshots of {source}");
-    let access = settings::access(&backend, &Identity::from_environment())?;
+    let access = settings::access(&backend, &settings::connection()?, &Identity::from_environment())?;
     let restored =
         with_repository(access, cancel, async |repository| restore_from(repository, volume, source, &namespace).await);
     restored.await.map_err(|failure| match failure.reason {

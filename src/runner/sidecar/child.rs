@@ -81,9 +81,11 @@ async fn carry_out(task: Task, volumes: &[MountedVolume], cancel: CancellationTo
         TaskKind::BackupVolume { target, source: _, identity: label, timeout } => {
             let folder = folder_of(volumes, target)?;
             let run = VolumeRun { identity: label.clone(), timeout: *timeout };
-            with_repository(settings::access(&task.backend, &identity)?, &cancel, async |repository| {
-                Ok(backup_volume(repository, run, &folder, Arc::new(Progress::default())).await)
-            })
+            with_repository(
+                settings::access(&task.backend, &task.connection, &identity)?,
+                &cancel,
+                async |repository| Ok(backup_volume(repository, run, &folder, Arc::new(Progress::default())).await),
+            )
             .await
         }
         TaskKind::Init | TaskKind::Answer { .. } => {

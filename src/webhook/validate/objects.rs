@@ -13,7 +13,10 @@ use serde_json::Value;
 use super::{Judgement, runner_pod};
 use crate::{
     annotations::{MAXIMUM_COMMAND_BYTES, PREFIX, label, object_name, positive_duration},
-    api::{Backup, IS_DEFAULT, Repository, RepositorySpec, Restore, S3Backend, VolumeBackend},
+    api::{
+        Backup, IS_DEFAULT, Repository, RepositorySpec, Restore, S3Backend, SecretKeyReference, VolumeBackend,
+        credential_sources,
+    },
     plan::{PlanProblem, SourceFacts, plan_sources},
     webhook::review::RefusedField,
 };
@@ -170,8 +173,16 @@ fn of_repository(repository: &Repository, repositories: &[Repository], findings:
             findings.warn(&path, "has no effect; only \"true\" makes a Repository the default one");
         }
     }
-    if [spec.s3.is_some(), spec.volume.is_some()].iter().filter(|present| **present).count() != 1 {
-        findings.hidden(&["spec"], "exactly one backend is wanted: s3 or volume");
+    let backends = [
+        spec.s3.is_some(),
+        spec.azure.is_some(),
+        spec.gcs.is_some(),
+        spec.rest.is_some(),
+        spec.sftp.is_some(),
+        spec.volume.is_some(),
+    ];
+    if backends.iter().filter(|present| **present).count() != 1 {
+        findings.hidden(&["spec"], "exactly one backend is wanted: s3, azure, gcs, rest, sftp or volume");
     }
     of_backend(spec, findings);
     let password = &spec.password_secret_ref;
@@ -184,14 +195,19 @@ fn of_repository(repository: &Repository, repositories: &[Repository], findings:
 fn of_backend(spec: &RepositorySpec, findings: &mut Findings) {
     if let Some(s3) = &spec.s3 {
         of_s3(s3, findings);
-        let at = |name: &'static str| ["spec", "s3", "credentials", name];
-        let credentials = &s3.credentials;
-        let (id, secret) = (&credentials.access_key_id_secret_ref, &credentials.secret_access_key_secret_ref);
-        findings.secret(&at("accessKeyIdSecretRef"), &id.name, &id.key);
-        findings.secret(&at("secretAccessKeySecretRef"), &secret.name, &secret.key);
-        if let Some(token) = &credentials.session_token_secret_ref {
-            findings.secret(&at("sessionTokenSecretRef"), &token.name, &token.key);
-        }
+    }
+    if let Some(endpoint) = spec.azure.as_ref().and_then(|azure| azure.endpoint.as_deref()) {
+        of_url(&["spec", "azure", "endpoint"], endpoint, findings);
+    }
+    if let Some(endpoint) = spec.gcs.as_ref().and_then(|gcs| gcs.endpoint.as_deref()) {
+        of_url(&["spec", "gcs", "endpoint"], endpoint, findings);
+    }
+    if let Some(rest) = &spec.rest {
+        of_url(&["spec", "rest", "url"], &rest.url, findings);
+    }
+    for (_, source, path) in credential_sources(spec) {
+        let SecretKeyReference { name, key } = source.reference();
+        findings.secret(&[&["spec"], &path[..]].concat(), name, key);
     }
     if let Some(volume) = &spec.volume {
         of_volume(volume, findings);
@@ -199,18 +215,7 @@ fn of_backend(spec: &RepositorySpec, findings: &mut Findings) {
 }
 
 fn of_s3(s3: &S3Backend, findings: &mut Findings) {
-    let path = ["spec", "s3", "endpoint"];
-    let host = s3.endpoint.parse::<http::Uri>().ok().and_then(|endpoint| {
-        let authority = endpoint.authority()?;
-        let host = authority.host();
-        // Behind the host there is a port, or nothing.
-        let is_sound = host == authority.as_str() || authority.port_u16().is_some_and(|port| port > 0);
-        (!host.is_empty() && is_sound).then(|| host.to_owned())
-    });
-    if host.is_none() {
-        // Somebody may have put a password into it.
-        findings.hidden(&path, "is no URL of a service, such as https://s3.example.org or http://minio.backup:9000");
-    }
+    let host = of_url(&["spec", "s3", "endpoint"], &s3.endpoint, findings);
     let bucket = ["spec", "s3", "bucket"];
     if ["..", ".-", "-."].iter().any(|part| s3.bucket.contains(part)) {
         findings.wrong(&bucket, &s3.bucket, "is no bucket's name: a dot stands between letters or digits");
@@ -238,6 +243,22 @@ fn of_s3(s3: &S3Backend, findings: &mut Findings) {
             "with pathStyle false and https a bucket with a dot matches no certificate of most services",
         );
     }
+}
+
+/// The host of a service's URL.
+fn of_url(path: &[&str], url: &str, findings: &mut Findings) -> Option<String> {
+    let host = url.parse::<http::Uri>().ok().and_then(|url| {
+        let authority = url.authority()?;
+        let host = authority.host();
+        // Behind the host there is a port, or nothing.
+        let is_sound = host == authority.as_str() || authority.port_u16().is_some_and(|port| port > 0);
+        (!host.is_empty() && is_sound).then(|| host.to_owned())
+    });
+    if host.is_none() {
+        // Somebody may have put a password into it.
+        findings.hidden(path, "is no URL of a service, such as https://s3.example.org or http://minio.backup:9000");
+    }
+    host
 }
 
 fn of_volume(volume: &VolumeBackend, findings: &mut Findings) {

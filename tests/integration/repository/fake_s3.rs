@@ -7,8 +7,8 @@ use std::{
 };
 
 use stowaway::{
-    model::{BackendConfig, S3Config, Secret},
-    repository::{Access, S3Credentials},
+    model::{BackendConfig, Connection, Credential, S3Config, Secret},
+    repository::Access,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -119,11 +119,12 @@ impl FakeS3 {
                 region: "somewhere-1".to_owned(),
                 path_style: true,
             }),
-            s3: Some(S3Credentials {
-                access_key_id: key("key"),
-                secret_access_key: key("hush-hush"),
-                session_token: None,
-            }),
+            connection: Connection {
+                credentials: [Credential::S3AccessKeyId, Credential::S3SecretAccessKey].into(),
+                ..Connection::default()
+            },
+            credentials: [(Credential::S3AccessKeyId, key("key")), (Credential::S3SecretAccessKey, key("hush-hush"))]
+                .into(),
             ..super::folder(std::path::Path::new("/nowhere"))
         }
     }

@@ -257,62 +257,6 @@ async fn racing_creations_in_a_bucket_leave_one_repository() {
     assert_eq!(repository.snapshots().await.unwrap().len(), 6);
 }
 
-/// A real S3 service on a folder, until it is dropped.
-struct RealS3 {
-    child: std::process::Child,
-    folder: tempfile::TempDir,
-    port: u16,
-}
-
-impl RealS3 {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("bucket")).unwrap();
-        // Taken and given back: nobody else on this machine asks for the same one in between.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let child = std::process::Command::new(restic::versitygw())
-            .args(["--port", &format!("127.0.0.1:{port}"), "--access", "key", "--secret", "hush-hush", "--quiet"])
-            .args(["--region", "somewhere-1", "posix", "--nometa"])
-            .arg(folder.path())
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            std::thread::yield_now();
-        }
-        Self { child, folder, port }
-    }
-}
-
-impl Drop for RealS3 {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-#[tokio::test]
-async fn real_service_takes_our_requests_and_restic_finds_no_error() {
-    let service = RealS3::start();
-    let mut access = FakeS3::start().await.access();
-    let stowaway::model::BackendConfig::S3(config) = &mut access.backend else { unreachable!() };
-    config.endpoint = format!("http://127.0.0.1:{}", service.port);
-    let repository = open_or_create(access.clone(), never()).await.unwrap();
-    let data = noise(20 << 20, 10);
-    let stored = store_pieces(&repository, "/db.sql", whole(&data)).await.unwrap();
-    assert!(collect(repository.read_file(&stored.snapshot, "/db.sql").await.unwrap()).await == data);
-    repository.close().await;
-    let error = create(access.clone(), never()).await.unwrap_err();
-    assert!(matches!(error, RepositoryError::AlreadyExists { .. }), "{error}");
-    for restic in restic::both() {
-        restic.check(&service.folder.path().join("bucket/pre/fix"));
-    }
-    let stowaway::model::BackendConfig::S3(config) = &mut access.backend else { unreachable!() };
-    config.bucket = "other".to_owned();
-    let error = open_or_create(access, never()).await.unwrap_err();
-    assert_eq!(error.reason(), Reason::StoreUnavailable, "a bucket that is missing is no new repository: {error}");
-}
-
 #[tokio::test]
 async fn no_message_holds_a_credential() {
     let store = FakeS3::start().await;

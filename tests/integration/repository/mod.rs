@@ -1,26 +1,32 @@
 //! Repositories, and what their tests share: places, streams, a store that misbehaves, and the real restic.
 
 mod check;
+mod command_line;
+mod everywhere;
 mod fake_s3;
 mod faults;
 mod folders;
+mod full;
 mod gate;
 mod interoperability;
 mod killed;
 mod locks;
+mod meddled;
 mod memory;
 mod prune;
 mod restic;
 mod restore_step;
+mod servers;
 mod streams;
 mod torture;
+mod trust;
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use stowaway::{
-    model::{BackendConfig, Proof, Secret, SnapshotIdentity},
+    model::{BackendConfig, Connection, Proof, Secret, SnapshotIdentity},
     repository::{
         Access, LockHolder, LockRules, Patience, Progress, Repository, RepositoryError, StoreRules, Stored, StoredFile,
         create,
@@ -37,7 +43,8 @@ pub fn folder(path: &Path) -> Access {
     Access {
         backend: BackendConfig::Folder { path: path.to_str().unwrap().to_owned() },
         password: Secret::new(PASSWORD.to_owned()),
-        s3: None,
+        connection: Connection::default(),
+        credentials: BTreeMap::new(),
         holder: LockHolder { host: "runner-1".to_owned(), user: "pod UID 6f9619ff".to_owned() },
         locks: LockRules::default(),
         patience: Patience::default(),

@@ -8,9 +8,13 @@ use std::{
 
 use super::PASSWORD;
 
-/// One restic.
+/// One restic, and what it has to know of a place.
 #[derive(Clone, Debug)]
-pub struct Restic(PathBuf);
+pub struct Restic {
+    program: PathBuf,
+    environment: Vec<(String, String)>,
+    options: Vec<String>,
+}
 
 /// The oldest that reads format 2, and the newest at hand.
 pub fn both() -> [Restic; 2] {
@@ -18,19 +22,15 @@ pub fn both() -> [Restic; 2] {
 }
 
 pub fn oldest() -> Restic {
-    Restic(find("STOWAWAY_RESTIC_0_14", "restic-0.14"))
+    Restic::new(find("STOWAWAY_RESTIC_0_14", "restic-0.14"))
 }
 
 pub fn newest() -> Restic {
-    Restic(find("STOWAWAY_RESTIC", "restic"))
+    Restic::new(find("STOWAWAY_RESTIC", "restic"))
 }
 
-/// A real S3 service, for the test cluster and for tests.
-pub fn versitygw() -> PathBuf {
-    find("STOWAWAY_VERSITYGW", "versitygw")
-}
-
-fn find(variable: &str, name: &str) -> PathBuf {
+/// A program that `e2e/cluster/build` made, or the one that the variable names.
+pub fn find(variable: &str, name: &str) -> PathBuf {
     let folder = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
     // As e2e/cluster does.
     let caches = || folder("XDG_CACHE_HOME").unwrap_or_else(|| folder("HOME").unwrap_or_default().join(".cache"));
@@ -41,13 +41,26 @@ fn find(variable: &str, name: &str) -> PathBuf {
 }
 
 impl Restic {
+    fn new(program: PathBuf) -> Self {
+        Self { program, environment: Vec::new(), options: Vec::new() }
+    }
+
+    /// The same with these variables in its environment, and these arguments before all others.
+    pub fn with(mut self, environment: &[(String, String)], options: &[String]) -> Self {
+        self.environment.extend_from_slice(environment);
+        self.options.extend_from_slice(options);
+        self
+    }
+
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.program
     }
 
     pub fn command(&self, repository: &Path) -> Command {
-        let mut command = Command::new(&self.0);
+        let mut command = Command::new(&self.program);
         command
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .args(&self.options)
             .env("RESTIC_PASSWORD", PASSWORD)
             .env("RESTIC_REPOSITORY", repository)
             .arg("--no-cache")
@@ -65,7 +78,7 @@ impl Restic {
         assert!(
             output.status.success(),
             "{} {arguments:?}: {}\n{}{}",
-            self.0.display(),
+            self.program.display(),
             output.status,
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr),

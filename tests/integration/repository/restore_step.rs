@@ -8,7 +8,9 @@ use std::{
     sync::Arc,
 };
 
-use stowaway::model::{BackendConfig, Reason, S3Config, SourceReport, Verdict, injected, mounts};
+use stowaway::model::{
+    BackendConfig, Connection, Credential, Reason, S3Config, SourceReport, Verdict, injected, mounts,
+};
 
 use super::{
     folders::{at, claim, store_folder},
@@ -21,6 +23,7 @@ use super::{
 struct Pod {
     place: tempfile::TempDir,
     backend: BackendConfig,
+    connection: Connection,
 }
 
 impl Pod {
@@ -29,7 +32,8 @@ impl Pod {
         let place = tempfile::tempdir().unwrap();
         let at = place.path().join("repository");
         let repository = new_repository(&at).await;
-        let pod = Self { backend: BackendConfig::Folder { path: at.to_str().unwrap().to_owned() }, place };
+        let backend = BackendConfig::Folder { path: at.to_str().unwrap().to_owned() };
+        let pod = Self { backend, connection: Connection::default(), place };
         fs::create_dir_all(pod.volume()).unwrap();
         fs::create_dir_all(pod.root().join("dev")).unwrap();
         fs::create_dir(pod.source()).unwrap();
@@ -77,6 +81,7 @@ impl Pod {
             .env_clear()
             .env(mounts::ROOT_VARIABLE, self.root())
             .env(injected::BACKEND_VARIABLE, serde_json::to_string(&self.backend).unwrap())
+            .env(injected::CONNECTION_VARIABLE, serde_json::to_string(&self.connection).unwrap())
             .envs([("POD_NAMESPACE", "shop"), ("POD_NAME", "app-0"), ("POD_UID", "6f9619ff")])
             .envs(mounts::ALLOCATOR)
             .args(["restore-step", &format!("--volume={volume}")])
@@ -240,8 +245,12 @@ async fn unreachable_store_holds_the_app_up() {
         path_style: true,
     });
     drop(socket);
-    pod.give(mounts::S3_FOLDER, mounts::S3_ACCESS_KEY_ID_FILE, "id");
-    pod.give(mounts::S3_FOLDER, mounts::S3_SECRET_ACCESS_KEY_FILE, "key");
+    for credential in [Credential::S3AccessKeyId, Credential::S3SecretAccessKey] {
+        pod.connection.credentials.insert(credential);
+    }
+    pod.fails(Reason::SecretMissing);
+    pod.give(mounts::CREDENTIALS_FOLDER, Credential::S3AccessKeyId.file(), "id");
+    pod.give(mounts::CREDENTIALS_FOLDER, Credential::S3SecretAccessKey.file(), "key");
     pod.fails(Reason::StoreUnavailable);
 }
 

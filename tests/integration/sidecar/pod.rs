@@ -13,7 +13,8 @@ use std::{
 use stowaway::{
     cluster::exec::{Session, local_session},
     model::{
-        BackendConfig, Failure, Reason, SnapshotIdentity, SourceReport, TargetCommand, TargetVolume, Task, TaskKind,
+        BackendConfig, Connection, Failure, Reason, SnapshotIdentity, SourceReport, TargetCommand, TargetVolume, Task,
+        TaskKind,
     },
     repository::{Repository, SnapshotSummary, open},
     runner::sidecar::{Driven, Errand, HelperCommand, drive},
@@ -207,7 +208,7 @@ impl Pod {
             allow_empty: false,
             accept_unproven: false,
         };
-        Task { backend: self.backend(), kind }
+        Task { backend: self.backend(), connection: Connection::default(), kind }
     }
 
     pub fn volume_task(&self, claim: &str, run: &str) -> Task {
@@ -223,7 +224,7 @@ impl Pod {
             source: source.parse().unwrap(),
             timeout: None,
         };
-        Task { backend: self.backend(), kind }
+        Task { backend: self.backend(), connection: Connection::default(), kind }
     }
 
     pub fn restore_task(&self) -> Task {
@@ -236,7 +237,7 @@ impl Pod {
             timeout: None,
             idle_timeout: None,
         };
-        Task { backend: self.backend(), kind }
+        Task { backend: self.backend(), connection: Connection::default(), kind }
     }
 
     /// Drives a run as its Job would.

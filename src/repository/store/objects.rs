@@ -1,44 +1,32 @@
-//! A repository's files as objects of an S3 bucket, in restic's layout.
+//! A repository's files as objects of a cloud's store, in restic's layout; and which store it is.
 //!
 //! It must not know what the files mean. Retries and deadlines are its caller's.
 
-use std::sync::Once;
+mod azure;
+mod gcs;
+mod s3;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use opendal::{Error, ErrorKind, Operator, services};
+use opendal::{Builder, Error, ErrorKind, HttpTransporter, OperationContext, Operator};
+use opendal_http_transport_reqwest::ReqwestTransport;
+use reqwest::Client;
 
-use super::{super::S3Credentials, Write};
-use crate::model::S3Config;
+use super::{Write, http};
+use crate::repository::StoreFault;
 
-/// A bucket, or a prefix in one.
+/// A bucket or container, or a prefix in one.
 #[derive(Clone, Debug)]
-pub(super) struct Bucket {
+pub(in super::super) struct Objects {
     operator: Operator,
 }
 
-impl Bucket {
-    pub fn new(config: &S3Config, credentials: &S3Credentials) -> Result<Self, Error> {
-        super::install_transport();
-        let mut builder = services::S3::default()
-            .endpoint(&config.endpoint)
-            .bucket(&config.bucket)
-            .root(&format!("/{}", config.prefix.trim_matches('/')))
-            .region(&config.region)
-            .access_key_id(credentials.access_key_id.expose())
-            .secret_access_key(credentials.secret_access_key.expose())
-            // What was given counts; nothing from the environment, files or the cloud's metadata service.
-            .disable_config_load()
-            .disable_ec2_metadata()
-            // The server compares what arrived.
-            .checksum_algorithm("md5");
-        if let Some(token) = &credentials.session_token {
-            builder = builder.session_token(token.expose());
-        }
-        if !config.path_style {
-            builder = builder.enable_virtual_host_style();
-        }
-        Ok(Self { operator: Operator::new(builder)? })
+impl Objects {
+    fn new(builder: impl Builder, client: Client) -> Result<Self, String> {
+        let transport = HttpTransporter::new(ReqwestTransport::new(client));
+        let context = OperationContext::new().with_http_transport(transport);
+        let operator = Operator::new(builder).map_err(|error| error.message().to_owned())?;
+        Ok(Self { operator: operator.with_context(context) })
     }
 
     pub async fn stat(&self, path: &str) -> Result<u64, Error> {
@@ -53,7 +41,7 @@ impl Bucket {
         self.operator.read_with(path).range(offset..offset + length).await.map(|data| data.to_bytes())
     }
 
-    /// Names and sizes of all objects of a folder and of those below it, or an error.
+    /// Names and sizes of all objects of a folder and those below it, or an error.
     pub async fn list(&self, folder: &str) -> Result<Vec<(String, u64)>, Error> {
         let mut lister = self.operator.lister_with(&format!("{folder}/")).recursive(true).await?;
         let mut files = Vec::new();
@@ -82,6 +70,11 @@ impl Bucket {
     }
 }
 
+/// The folder as the library wants it.
+fn root(prefix: &str) -> String {
+    format!("/{}", prefix.trim_matches('/'))
+}
+
 /// The status that the service answered with: the library keeps it as text only.
 fn status(error: &Error) -> Option<u16> {
     let text = error.to_string();
@@ -95,19 +88,31 @@ pub(super) fn is_full(error: &Error) -> bool {
     status(error) == Some(507) || CODES.iter().any(|code| error.message().contains(code))
 }
 
+/// Whether the service does not know us, or there is nobody that we could be.
+pub(super) fn is_denied(error: &Error) -> bool {
+    let is_nobody = || error.to_string().contains("failed to load signing credential");
+    error.kind() == ErrorKind::PermissionDenied || status(error) == Some(401) || is_nobody()
+}
+
 /// Whether the service was reached, and refused for good.
 pub(super) fn is_final(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::ConfigInvalid | ErrorKind::Unsupported)
+        || http::is_distrust(&http::with_causes(error))
         || status(error)
             .is_some_and(|status| (400..500).contains(&status) && ![408, 409, 425, 429, 499].contains(&status))
 }
 
-/// See [`super::install_transport`].
-pub(super) fn install() {
-    static DONE: Once = Once::new();
-    DONE.call_once(|| {
-        // An error says that somebody else has chosen a provider already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        opendal_http_transport_reqwest::install_default();
-    });
+/// What is told of an answer: a library's error fills a page, and holds the request's URL, whose query may be a
+/// credential.
+pub(super) fn told(error: &Error) -> StoreFault {
+    let text = error.to_string();
+    let message = text.rsplit(" => ").next().unwrap_or(&text).trim();
+    let causes = std::error::Error::source(error).map(http::with_causes).unwrap_or_default();
+    let line = message.lines().next().unwrap_or_default();
+    let told = match line {
+        "" => error.kind().to_string(),
+        line if causes.is_empty() || line.contains(&causes) => format!("{}: {line}", error.kind()),
+        line => format!("{}: {line}: {causes}", error.kind()),
+    };
+    StoreFault::Object(told.chars().take(400).collect())
 }

@@ -1,0 +1,286 @@
+//! The places that a repository can be in, as people write them.
+//!
+//! It must not know how a store is spoken to.
+
+use k8s_openapi::api::core::v1::{
+    AzureFileVolumeSource, CSIVolumeSource, HostPathVolumeSource, NFSVolumeSource, PersistentVolumeClaimVolumeSource,
+};
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{repository::RepositorySpec, shared::SecretKeyReference};
+use crate::model::{AzureConfig, BackendConfig, GcsConfig, RestConfig, S3Config, SftpConfig, mounts};
+
+/// A bucket of an S3 service, or a folder in one.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct S3Backend {
+    /// Base URL of the service without the bucket, for example `https://s3.eu-central-1.amazonaws.com`.
+    #[schemars(length(max = 512), regex(pattern = r"^https?://[^\s/?#@]+/?$"))]
+    pub endpoint: String,
+    /// Name of the bucket, which exists.
+    #[schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]$"))]
+    pub bucket: String,
+    /// Folder within the bucket.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(
+        length(max = 512),
+        regex(pattern = r"^([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?$")
+    )]
+    pub prefix: String,
+    /// Region that goes into the signature.
+    #[serde(default = "default_region")]
+    #[schemars(length(min = 1, max = 64))]
+    pub region: String,
+    /// Ask for `endpoint/bucket/key` rather than `bucket.endpoint/key`; nearly every service but AWS needs it, and AWS
+    /// takes both.
+    #[serde(default = "default_path_style")]
+    pub path_style: bool,
+    /// Keys of access. Without them a run has the rights of its node or pod: an instance role, or a web identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<S3Credentials>,
+}
+
+/// Keys of access to an S3 service, in Secrets of the same namespace.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct S3Credentials {
+    /// The access key's id.
+    pub access_key_id_secret_ref: SecretKeyReference,
+    /// The secret access key.
+    pub secret_access_key_secret_ref: SecretKeyReference,
+    /// The session token of temporary credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_token_secret_ref: Option<SecretKeyReference>,
+}
+
+/// A container of Azure Blob Storage, or a folder in one.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AzureBackend {
+    /// Name of the storage account.
+    #[schemars(regex(pattern = r"^[a-z0-9]{3,24}$"))]
+    pub account: String,
+    /// Name of the container, which exists.
+    #[schemars(regex(pattern = r"^[a-z0-9](-?[a-z0-9]){2,62}$"))]
+    pub container: String,
+    /// Folder within the container.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(
+        length(max = 512),
+        regex(pattern = r"^([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?$")
+    )]
+    pub prefix: String,
+    /// Base URL of the account's blobs without the container; `https://<account>.blob.core.windows.net` otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512), regex(pattern = r"^https?://[^\s/?#@]+(/[A-Za-z0-9]+)?/?$"))]
+    pub endpoint: Option<String>,
+    /// What opens the account. Without it a run has the rights of its node or pod: a managed or workload identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<AzureCredentials>,
+}
+
+/// What opens an Azure storage account, in a Secret of the same namespace: a key of it, or a token for a part of it.
+#[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.accountKeySecretRef) != has(self.sasTokenSecretRef)")
+    .message("exactly one is wanted: accountKeySecretRef or sasTokenSecretRef"))]
+pub struct AzureCredentials {
+    /// A key of the account, in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account_key_secret_ref: Option<SecretKeyReference>,
+    /// A shared access signature that allows to read, add, create, write, delete and list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sas_token_secret_ref: Option<SecretKeyReference>,
+}
+
+/// A bucket of Google Cloud Storage, or a folder in one.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GcsBackend {
+    /// Name of the bucket, which exists.
+    #[schemars(length(max = 222), regex(pattern = r"^[a-z0-9][a-z0-9._-]+[a-z0-9]$"))]
+    pub bucket: String,
+    /// Folder within the bucket.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(
+        length(max = 512),
+        regex(pattern = r"^([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?$")
+    )]
+    pub prefix: String,
+    /// Base URL of the service without the bucket; `https://storage.googleapis.com` otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512), regex(pattern = r"^https?://[^\s/?#@]+/?$"))]
+    pub endpoint: Option<String>,
+    /// Who a run is. Without it a run has the rights of its node or pod, which the metadata server tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<GcsCredentials>,
+}
+
+/// Who a run is to Google, in a Secret of the same namespace.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GcsCredentials {
+    /// The JSON file of a service account, or of a workload identity federation.
+    pub service_account_secret_ref: SecretKeyReference,
+}
+
+/// A repository on a server of restic's REST protocol.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestBackend {
+    /// URL of the repository, for example `https://backup.example.org:8000/shop`, without user and password.
+    #[schemars(length(max = 512), regex(pattern = r"^https?://[^\s/?#@]+(/[A-Za-z0-9._~-]+)*/?$"))]
+    pub url: String,
+    /// User and password (HTTP basic authentication).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<RestCredentials>,
+}
+
+/// User and password of a REST server, in Secrets of the same namespace.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestCredentials {
+    /// The user.
+    pub user_secret_ref: SecretKeyReference,
+    /// The password.
+    pub password_secret_ref: SecretKeyReference,
+}
+
+/// A folder of an SSH server that offers SFTP.
+#[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(size(self.hostKeys) > 0 ? 1 : 0) + (has(self.hostKeysSecretRef) ? 1 : 0) + (self.insecureIgnoreHostKey ? 1 : 0) == 1")
+    .message("the server's host key has to be known: exactly one is wanted of hostKeys, hostKeysSecretRef and insecureIgnoreHostKey"))]
+pub struct SftpBackend {
+    /// Name or address of the server.
+    #[schemars(regex(pattern = r"^[A-Za-z0-9:][A-Za-z0-9.:-]{0,252}$"))]
+    pub host: String,
+    /// Its port.
+    #[serde(default = "default_sftp_port")]
+    #[schemars(with = "i32", range(min = 1, max = 65535))]
+    pub port: u16,
+    /// Who a run is there.
+    #[schemars(regex(pattern = r"^[^\s:@/]{1,64}$"))]
+    pub user: String,
+    /// Path of the repository; a relative one begins in the user's home. It is made when it is missing.
+    #[schemars(
+        length(max = 512),
+        regex(pattern = r"^/?[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*/?$")
+    )]
+    pub path: String,
+    /// What proves who a run is.
+    pub credentials: SftpCredentials,
+    /// The server's public keys, one a line, as `ssh-keyscan` prints them; names of hosts before the key do not matter.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 2048)))]
+    pub host_keys: Vec<String>,
+    /// The same from a Secret of the same namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_keys_secret_ref: Option<SecretKeyReference>,
+    /// Take any host key: whoever answers at the address gets the password and the data. The Repository then has the
+    /// condition `InsecureTransport`.
+    #[serde(default)]
+    pub insecure_ignore_host_key: bool,
+}
+
+/// What proves to an SSH server who a run is, in a Secret of the same namespace.
+#[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.privateKeySecretRef) != has(self.passwordSecretRef)")
+    .message("exactly one is wanted: privateKeySecretRef or passwordSecretRef"))]
+pub struct SftpCredentials {
+    /// A private key without a passphrase, as `ssh-keygen` writes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private_key_secret_ref: Option<SecretKeyReference>,
+    /// A password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_secret_ref: Option<SecretKeyReference>,
+}
+
+/// A folder on a volume: exactly one source, written as in a pod.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.persistentVolumeClaim), has(self.nfs), has(self.hostPath), has(self.csi), has(self.azureFile)].filter(present, present).size() == 1")
+    .message("exactly one volume source is wanted: persistentVolumeClaim, nfs, hostPath, csi or azureFile"))]
+pub struct VolumeBackend {
+    /// A claim of the same namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistent_volume_claim: Option<PersistentVolumeClaimVolumeSource>,
+    /// An NFS export.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nfs: Option<NFSVolumeSource>,
+    /// A folder of the node. Jobs of different nodes see different folders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_path: Option<HostPathVolumeSource>,
+    /// An inline CSI volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub csi: Option<CSIVolumeSource>,
+    /// An Azure file share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub azure_file: Option<AzureFileVolumeSource>,
+    /// Folder on the volume; it is made when it is missing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(
+        length(max = 512),
+        regex(pattern = r"^([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?$")
+    )]
+    pub path: String,
+}
+
+/// Where the repository is, as whoever opens it is told; none when the spec names no backend, which the CRD refuses.
+pub fn backend_config(repository: &RepositorySpec) -> Option<BackendConfig> {
+    if let Some(S3Backend { endpoint, bucket, prefix, region, path_style, credentials: _ }) = &repository.s3 {
+        return Some(BackendConfig::S3(S3Config {
+            endpoint: endpoint.trim_end_matches('/').to_owned(),
+            bucket: bucket.clone(),
+            prefix: prefix.clone(),
+            region: region.clone(),
+            path_style: *path_style,
+        }));
+    }
+    if let Some(AzureBackend { account, container, prefix, endpoint, credentials: _ }) = &repository.azure {
+        let given = endpoint.as_ref().map(|endpoint| endpoint.trim_end_matches('/').to_owned());
+        return Some(BackendConfig::Azure(AzureConfig {
+            account: account.clone(),
+            container: container.clone(),
+            prefix: prefix.clone(),
+            endpoint: given.unwrap_or_else(|| AzureConfig::endpoint_of(account, None)),
+        }));
+    }
+    if let Some(GcsBackend { bucket, prefix, endpoint, credentials: _ }) = &repository.gcs {
+        let endpoint = endpoint.as_deref().unwrap_or(GcsConfig::ENDPOINT);
+        return Some(BackendConfig::Gcs(GcsConfig {
+            bucket: bucket.clone(),
+            prefix: prefix.clone(),
+            endpoint: endpoint.trim_end_matches('/').to_owned(),
+        }));
+    }
+    if let Some(RestBackend { url, credentials: _ }) = &repository.rest {
+        return Some(BackendConfig::Rest(RestConfig { url: url.trim_end_matches('/').to_owned() }));
+    }
+    if let Some(sftp) = &repository.sftp {
+        return Some(BackendConfig::Sftp(SftpConfig {
+            host: sftp.host.clone(),
+            port: sftp.port,
+            user: sftp.user.clone(),
+            path: sftp.path.clone(),
+        }));
+    }
+    let volume = repository.volume.as_ref()?;
+    let separator = if volume.path.is_empty() { "" } else { "/" };
+    Some(BackendConfig::Folder { path: format!("{}{separator}{}", mounts::REPOSITORY_FOLDER, volume.path) })
+}
+
+fn default_region() -> String {
+    "us-east-1".to_owned()
+}
+
+fn default_path_style() -> bool {
+    true
+}
+
+fn default_sftp_port() -> u16 {
+    SftpConfig::PORT
+}

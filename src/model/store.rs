@@ -1,0 +1,253 @@
+//! Where a repository is, and how its store is spoken to. Holds no secret: those are named, and come by another way.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+/// Where a repository is.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum BackendConfig {
+    /// A bucket of an S3 service.
+    S3(S3Config),
+    /// A container of Azure Blob Storage.
+    Azure(AzureConfig),
+    /// A bucket of Google Cloud Storage.
+    Gcs(GcsConfig),
+    /// A server of restic's REST protocol.
+    Rest(RestConfig),
+    /// A folder of an SSH server.
+    Sftp(SftpConfig),
+    /// A mounted volume or any folder.
+    Folder {
+        /// Path of the repository's root.
+        path: String,
+    },
+}
+
+/// An S3 bucket, or a prefix in one.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct S3Config {
+    /// Base URL of the service, `http://` or `https://`, without the bucket.
+    pub endpoint: String,
+    /// The bucket.
+    pub bucket: String,
+    /// Folder within the bucket, without leading slash; empty for the bucket's root.
+    #[serde(default)]
+    pub prefix: String,
+    /// Region name that goes into the signature.
+    pub region: String,
+    /// `endpoint/bucket/key` instead of `bucket.endpoint/key`.
+    pub path_style: bool,
+}
+
+/// A container of Azure Blob Storage, or a prefix in one.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AzureConfig {
+    /// Name of the storage account.
+    pub account: String,
+    /// The container.
+    pub container: String,
+    /// Folder within the container, without leading slash; empty for its root.
+    #[serde(default)]
+    pub prefix: String,
+    /// Base URL of the account, without the container.
+    pub endpoint: String,
+}
+
+impl AzureConfig {
+    /// The account's base URL in Microsoft's public cloud, or in the one whose blobs have this suffix.
+    pub fn endpoint_of(account: &str, suffix: Option<&str>) -> String {
+        format!("https://{account}.blob.{}", suffix.unwrap_or("core.windows.net"))
+    }
+}
+
+/// A bucket of Google Cloud Storage, or a prefix in one.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GcsConfig {
+    /// The bucket.
+    pub bucket: String,
+    /// Folder within the bucket, without leading slash; empty for the bucket's root.
+    #[serde(default)]
+    pub prefix: String,
+    /// Base URL of the service, without the bucket.
+    pub endpoint: String,
+}
+
+impl GcsConfig {
+    /// Google's own.
+    pub const ENDPOINT: &str = "https://storage.googleapis.com";
+}
+
+/// A repository on a server of restic's REST protocol.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RestConfig {
+    /// URL of the repository's root, `http://` or `https://`, without credentials.
+    pub url: String,
+}
+
+/// A folder of an SSH server that offers SFTP.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SftpConfig {
+    /// Name or address of the server.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Who we are there.
+    pub user: String,
+    /// Path of the repository's root; a relative one begins in the user's home.
+    pub path: String,
+}
+
+impl SftpConfig {
+    /// The port of SSH.
+    pub const PORT: u16 = 22;
+}
+
+impl BackendConfig {
+    /// The URL that the store is spoken to by, where it is spoken to by HTTP.
+    pub fn url(&self) -> Option<&str> {
+        match self {
+            Self::S3(config) => Some(&config.endpoint),
+            Self::Azure(config) => Some(&config.endpoint),
+            Self::Gcs(config) => Some(&config.endpoint),
+            Self::Rest(config) => Some(&config.url),
+            Self::Sftp(_) | Self::Folder { .. } => None,
+        }
+    }
+}
+
+/// How a store is spoken to.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Connection {
+    /// What has to be there. None at all means the identity that the machine or pod has by itself.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub credentials: BTreeSet<Credential>,
+    /// Certificates of the only authorities that are trusted, as PEM; with [`Credential::CertificateAuthorities`].
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub certificate_authorities: String,
+    /// Keys of the SSH server; with [`Credential::HostKeys`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub host_keys: Vec<String>,
+    /// Speak to whoever answers, without proof of who that is.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub insecure_skip_verify: bool,
+    /// How much of the network is used.
+    #[serde(skip_serializing_if = "StoreLimits::is_none")]
+    pub limits: StoreLimits,
+}
+
+impl Connection {
+    /// Whether nothing is said.
+    pub fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How much of the network a run uses. Absent means no limit.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct StoreLimits {
+    /// Bytes that are written to the store in a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upload_bytes_per_second: Option<u64>,
+    /// Bytes that are read from it in a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub download_bytes_per_second: Option<u64>,
+    /// Requests at the same time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u16>,
+}
+
+impl StoreLimits {
+    /// Whether nothing is limited.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A text by which one side of a connection proves to the other who it is.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Credential {
+    /// Id of the S3 access key.
+    S3AccessKeyId,
+    /// The S3 secret access key.
+    S3SecretAccessKey,
+    /// The session token of temporary S3 credentials.
+    S3SessionToken,
+    /// A key of the Azure storage account, in base64.
+    AzureAccountKey,
+    /// A shared access signature, as the query string that Azure makes.
+    AzureSasToken,
+    /// The JSON file of a Google service account.
+    GcsServiceAccount,
+    /// An `OAuth2` access token of Google's, good for an hour.
+    GcsAccessToken,
+    /// User of the REST server.
+    RestUser,
+    /// Password of that user.
+    RestPassword,
+    /// A private SSH key, as PEM.
+    SftpPrivateKey,
+    /// Password of the SSH user.
+    SftpPassword,
+    /// Lines of a `known_hosts` file or of public key files; only these keys of the SSH server are trusted.
+    HostKeys,
+    /// Certificates of authorities, as PEM; only these are trusted.
+    CertificateAuthorities,
+    /// Our own certificate, with what leads to its authority, as PEM.
+    ClientCertificate,
+    /// Its private key, as PEM.
+    ClientKey,
+}
+
+impl Credential {
+    /// Name of its file in [`super::mounts::CREDENTIALS_FOLDER`].
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::S3AccessKeyId => "s3-access-key-id",
+            Self::S3SecretAccessKey => "s3-secret-access-key",
+            Self::S3SessionToken => "s3-session-token",
+            Self::AzureAccountKey => "azure-account-key",
+            Self::AzureSasToken => "azure-sas-token",
+            Self::GcsServiceAccount => "gcs-service-account.json",
+            Self::GcsAccessToken => "gcs-access-token",
+            Self::RestUser => "rest-user",
+            Self::RestPassword => "rest-password",
+            Self::SftpPrivateKey => "sftp-private-key",
+            Self::SftpPassword => "sftp-password",
+            Self::HostKeys => "known-hosts",
+            Self::CertificateAuthorities => "ca.crt",
+            Self::ClientCertificate => "client.crt",
+            Self::ClientKey => "client.key",
+        }
+    }
+
+    /// What people call it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::S3AccessKeyId => "the S3 access key id",
+            Self::S3SecretAccessKey => "the S3 secret access key",
+            Self::S3SessionToken => "the S3 session token",
+            Self::AzureAccountKey => "the Azure account key",
+            Self::AzureSasToken => "the Azure SAS token",
+            Self::GcsServiceAccount => "the Google service account's JSON",
+            Self::GcsAccessToken => "the Google access token",
+            Self::RestUser => "the REST server's user",
+            Self::RestPassword => "the REST server's password",
+            Self::SftpPrivateKey => "the private SSH key",
+            Self::SftpPassword => "the SSH user's password",
+            Self::HostKeys => "the SSH server's host keys",
+            Self::CertificateAuthorities => "the CA's certificates",
+            Self::ClientCertificate => "the client certificate",
+            Self::ClientKey => "the client certificate's key",
+        }
+    }
+}

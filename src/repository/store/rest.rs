@@ -1,0 +1,153 @@
+//! A repository's files on a server of restic's REST protocol (restic's documentation, "REST Backend", version 2).
+//!
+//! It must not know what the files mean. Retries and deadlines are its caller's.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use futures::stream;
+use http::{
+    Method, StatusCode,
+    header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, RANGE},
+};
+use reqwest::{Body, Client, RequestBuilder, Response};
+use serde::Deserialize;
+
+use super::{Write, backend::Fault, http::is_distrust, http::with_causes};
+use crate::{
+    model::{Credential, RestConfig, Secret},
+    repository::StoreFault,
+};
+
+/// The version of the protocol whose listings have sizes.
+const VERSION_2: &str = "application/vnd.x.restic.rest.v2";
+
+/// One repository on a server.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    client: Client,
+    url: String,
+    login: Option<(Secret, Secret)>,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    name: String,
+    size: u64,
+}
+
+impl Server {
+    pub fn new(config: &RestConfig, credentials: &BTreeMap<Credential, Secret>, client: Client) -> Self {
+        let given = |credential| credentials.get(&credential).cloned();
+        let login = given(Credential::RestUser).zip(given(Credential::RestPassword));
+        Self { client, url: config.url.trim_end_matches('/').to_owned(), login }
+    }
+
+    /// Makes the folders of a repository.
+    pub async fn prepare(&self) -> Result<(), Fault> {
+        answer(self.request(Method::POST, "?create=true")).await.map(drop)
+    }
+
+    pub async fn stat(&self, path: &str) -> Result<u64, Fault> {
+        let response = answer(self.request(Method::HEAD, path)).await?;
+        let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        length.ok_or_else(|| refused(&response, "the answer names no length"))
+    }
+
+    pub async fn read(&self, path: &str) -> Result<Bytes, Fault> {
+        let content = body(answer(self.request(Method::GET, path)).await?).await?;
+        if path == "config" && content.is_empty() {
+            // Servers write it in its place: somebody is about to.
+            return Err(Fault::Passing(StoreFault::Http("the config is empty".to_owned())));
+        }
+        Ok(content)
+    }
+
+    pub async fn read_range(&self, path: &str, offset: u64, length: u64) -> Result<Bytes, Fault> {
+        let range = format!("bytes={offset}-{}", offset + length.max(1) - 1);
+        let response = answer(self.request(Method::GET, path).header(RANGE, range)).await?;
+        if response.status() != StatusCode::PARTIAL_CONTENT {
+            return Err(refused(&response, "the server gives no part of a file"));
+        }
+        body(response).await
+    }
+
+    /// Names and sizes of all files of a kind, or an error.
+    pub async fn list(&self, folder: &str) -> Result<Vec<(String, u64)>, Fault> {
+        let request = self.request(Method::GET, &format!("{folder}/")).header(ACCEPT, VERSION_2);
+        let response = answer(request).await?;
+        let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        if kind != VERSION_2 {
+            return Err(refused(&response, "this is no REST server for restic of version 2 of the protocol"));
+        }
+        let listed: Vec<Listed> = serde_json::from_slice(&body(response).await?)
+            .map_err(|error| Fault::Passing(StoreFault::Http(format!("the listing cannot be read: {error}"))))?;
+        Ok(listed.into_iter().map(|Listed { name, size }| (name, size)).collect())
+    }
+
+    pub async fn write(&self, path: &str, content: &[Bytes], mode: Write) -> Result<(), Fault> {
+        let size: u64 = content.iter().map(|part| part.len() as u64).sum();
+        let parts: Vec<_> = content.iter().cloned().map(Ok::<_, std::io::Error>).collect();
+        let request = self.request(Method::POST, path).header(CONTENT_LENGTH, size);
+        match answer(request.body(Body::wrap_stream(stream::iter(parts)))).await {
+            // Servers replace no file, and say 403 of one that is there.
+            Err(Fault::Denied(denied)) => match (self.stat(path).await, mode) {
+                (Ok(_), Write::CreateNew) => Err(Fault::Taken),
+                // Its name is the hash of its content, so it is the same.
+                (Ok(there), Write::Replace) if there == size => Ok(()),
+                (Err(fault @ Fault::Passing(_)), _) => Err(fault),
+                _ => Err(Fault::Denied(denied)),
+            },
+            written => written.map(drop),
+        }
+    }
+
+    pub async fn remove(&self, path: &str) -> Result<(), Fault> {
+        answer(self.request(Method::DELETE, path)).await.map(drop)
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        // The protocol knows no folders below `data`.
+        let path = match path.strip_prefix("data/").and_then(|path| path.rsplit_once('/')) {
+            Some((_, name)) => format!("data/{name}"),
+            None => path.to_owned(),
+        };
+        let request = self.client.request(method, format!("{}/{path}", self.url));
+        match &self.login {
+            Some((user, password)) => request.basic_auth(user.expose(), Some(password.expose())),
+            None => request,
+        }
+    }
+}
+
+/// The head of a good answer.
+async fn answer(request: RequestBuilder) -> Result<Response, Fault> {
+    let response = request.send().await.map_err(broken)?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let classify = match status.as_u16() {
+        404 => Fault::Missing,
+        401 | 403 => Fault::Denied,
+        413 | 507 => Fault::Full,
+        // 400 is said of uploads that were cut or changed on their way.
+        400 | 408 | 409 | 425 | 429 | 500.. => Fault::Passing,
+        // A redirection, too: a write that is redirected becomes a read, and would look like a success.
+        _ => Fault::Final,
+    };
+    Err(classify(StoreFault::Http(status.to_string())))
+}
+
+async fn body(response: Response) -> Result<Bytes, Fault> {
+    response.bytes().await.map_err(broken)
+}
+
+fn broken(error: reqwest::Error) -> Fault {
+    let text = with_causes(&error.without_url());
+    if is_distrust(&text) { Fault::Final(StoreFault::Http(text)) } else { Fault::Passing(StoreFault::Http(text)) }
+}
+
+fn refused(response: &Response, why: &str) -> Fault {
+    Fault::Final(StoreFault::Http(format!("{why} ({})", response.status())))
+}

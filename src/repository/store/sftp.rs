@@ -1,0 +1,365 @@
+//! A repository's files on an SSH server that offers SFTP (version 3), in restic's layout.
+//!
+//! It must not know what the files mean. Retries and deadlines are its caller's. The library's own files are not used:
+//! they know no rename that replaces. What the protocol cannot do: make a folder's entry durable; OpenSSH's extensions
+//! (`fsync`, `hardlink`, `posix-rename`, `statvfs`) are used where the server has them.
+
+mod connect;
+mod host_keys;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
+use russh_sftp::{
+    client::error::Error,
+    protocol::{FileAttributes, OpenFlags, Packet, StatusCode},
+};
+use tokio::{runtime::Handle, time::timeout};
+
+use self::connect::{Connection, Connector, Lease};
+pub use self::host_keys::known_host_keys;
+use super::{Write, backend::Fault};
+use crate::{
+    model::{self, Credential, Secret, SftpConfig},
+    repository::StoreFault,
+};
+
+/// One read or write of the protocol; each server takes so much.
+const CHUNK: usize = 32 * 1024;
+/// How many of them, or of folders that are listed, are under way at once.
+const UNDER_WAY: usize = 32;
+/// How long the rest of a failed write is tried to be removed.
+const LONGEST_REMOVAL: Duration = Duration::from_secs(30);
+/// A folder that we make, and a file, as restic makes them: for their owner alone.
+const FOLDER_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+
+/// A folder of a server, and the connection to it, once there is one.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    connector: Connector,
+    root: String,
+}
+
+impl Server {
+    /// An error tells people what is wrong with what they gave.
+    pub fn new(
+        config: &SftpConfig,
+        connection: &model::Connection,
+        credentials: &BTreeMap<Credential, Secret>,
+    ) -> Result<Self, String> {
+        let connector = Connector::new(config, connection, credentials)?;
+        let root = if config.path == "/" { String::new() } else { config.path.trim_end_matches('/').to_owned() };
+        Ok(Self { connector, root })
+    }
+
+    pub async fn stat(&self, path: &str) -> Result<u64, Fault> {
+        let (path, server) = (self.full(path), self.connector.open().await?);
+        let found = match server.sftp.stat(&path).await {
+            Ok(found) => size(&found.attrs, &path),
+            Err(error) => Err(error.into()),
+        };
+        server.end(found)
+    }
+
+    pub async fn read(&self, path: &str) -> Result<Bytes, Fault> {
+        let (path, server) = (self.full(path), self.connector.open().await?);
+        let content = read(&server, &path, None).await;
+        server.end(content)
+    }
+
+    pub async fn read_range(&self, path: &str, offset: u64, length: u64) -> Result<Bytes, Fault> {
+        let (path, server) = (self.full(path), self.connector.open().await?);
+        let content = read(&server, &path, Some((offset, length))).await;
+        server.end(content)
+    }
+
+    /// Names and sizes of all files of a folder and those below it, or an error.
+    pub async fn list(&self, folder: &str) -> Result<Vec<(String, u64)>, Fault> {
+        let (path, server) = (self.full(folder), self.connector.open().await?);
+        let files = list(&server, &path).await;
+        server.end(files)
+    }
+
+    /// Writes beside the final name, makes it durable, and only then gives it that name: a reader sees all or nothing.
+    pub async fn write(&self, path: &str, content: &[Bytes], mode: Write) -> Result<(), Fault> {
+        let (path, server) = (self.full(path), self.connector.open().await?);
+        let written = write(&server, &path, content, mode).await;
+        server.end(written)
+    }
+
+    pub async fn remove(&self, path: &str) -> Result<(), Fault> {
+        let (path, server) = (self.full(path), self.connector.open().await?);
+        let removed = server.sftp.remove(&path).await.map(drop).map_err(Fault::from);
+        server.end(removed)
+    }
+
+    fn full(&self, path: &str) -> String {
+        format!("{}/{path}", self.root)
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        let classify = match &error {
+            Error::Status(status) => match status.status_code {
+                StatusCode::NoSuchFile => Self::Missing,
+                StatusCode::PermissionDenied => Self::Denied,
+                StatusCode::BadMessage | StatusCode::OpUnsupported => Self::Final,
+                _ => Self::Passing,
+            },
+            _ => Self::Passing,
+        };
+        classify(StoreFault::Ssh(error.to_string()))
+    }
+}
+
+fn size(attributes: &FileAttributes, path: &str) -> Result<u64, Fault> {
+    if attributes.is_dir() {
+        return Err(Fault::Final(StoreFault::Ssh(format!("{path} is a folder"))));
+    }
+    attributes.size.ok_or_else(|| Fault::Final(StoreFault::Ssh(format!("the server tells no size of {path}"))))
+}
+
+/// Closes what was opened; the work's own error counts more.
+async fn closed<T>(server: &Connection, handle: String, work: Result<T, Fault>) -> Result<T, Fault> {
+    let closed = server.sftp.close(handle).await;
+    let done = work?;
+    closed?;
+    Ok(done)
+}
+
+/// A part of a file, or all of it.
+async fn read(server: &Connection, path: &str, part: Option<(u64, u64)>) -> Result<Bytes, Fault> {
+    let handle = server.sftp.open(path, OpenFlags::READ, FileAttributes::empty()).await?.handle;
+    let content = match part {
+        Some((offset, length)) => read_part(server, &handle, offset, length).await,
+        None => match server.sftp.fstat(&handle).await {
+            Ok(found) => match size(&found.attrs, path) {
+                Ok(length) => read_part(server, &handle, 0, length).await,
+                Err(fault) => Err(fault),
+            },
+            Err(error) => Err(error.into()),
+        },
+    };
+    closed(server, handle, content).await
+}
+
+async fn read_part(server: &Connection, handle: &str, offset: u64, length: u64) -> Result<Bytes, Fault> {
+    let chunks = (0..length).step_by(CHUNK).map(|at| {
+        let length = CHUNK.min(usize::try_from(length - at).unwrap_or(CHUNK));
+        read_chunk(server, handle, offset + at, length)
+    });
+    let mut chunks = stream::iter(chunks).buffered(UNDER_WAY);
+    let mut content = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+    while let Some(chunk) = chunks.try_next().await? {
+        content.extend_from_slice(&chunk);
+    }
+    Ok(content.into())
+}
+
+/// Servers may answer with less than they were asked for; at the file's end with nothing.
+async fn read_chunk(server: &Connection, handle: &str, offset: u64, length: usize) -> Result<Vec<u8>, Fault> {
+    let mut chunk = Vec::with_capacity(length);
+    while chunk.len() < length {
+        let wanted = u32::try_from(length - chunk.len()).unwrap_or(u32::MAX);
+        match server.sftp.read(handle, offset + chunk.len() as u64, wanted).await {
+            Ok(data) if !data.data.is_empty() => chunk.extend_from_slice(&data.data),
+            Err(Error::Status(status)) if status.status_code == StatusCode::Eof => break,
+            Ok(_) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(chunk)
+}
+
+async fn list(server: &Connection, path: &str) -> Result<Vec<(String, u64)>, Fault> {
+    let (mut files, folders) = list_folder(server, path.to_owned()).await?;
+    let below = folders.into_iter().map(|name| list_folder(server, format!("{path}/{name}")));
+    let mut below = stream::iter(below).buffer_unordered(UNDER_WAY);
+    while let Some((more, _)) = below.try_next().await? {
+        files.extend(more);
+    }
+    Ok(files)
+}
+
+type Listed = (Vec<(String, u64)>, Vec<String>);
+
+/// Files with their sizes, and folders.
+async fn list_folder(server: &Connection, path: String) -> Result<Listed, Fault> {
+    let handle = server.sftp.opendir(path).await?.handle;
+    let (mut files, mut folders) = (Vec::new(), Vec::new());
+    let all = loop {
+        match server.sftp.readdir(&handle).await {
+            Ok(page) => {
+                for entry in page.files {
+                    if entry.attrs.is_dir() {
+                        folders.extend(Some(entry.filename).filter(|name| !matches!(name.as_str(), "." | "..")));
+                    } else if let Some(size) = entry.attrs.size {
+                        files.push((entry.filename, size));
+                    }
+                }
+            }
+            Err(Error::Status(status)) if status.status_code == StatusCode::Eof => break Ok((files, folders)),
+            Err(error) => break Err(error.into()),
+        }
+    };
+    closed(server, handle, all).await
+}
+
+async fn write(server: &Lease, path: &str, content: &[Bytes], mode: Write) -> Result<(), Fault> {
+    let (folder, name) = path.rsplit_once('/').unwrap_or((".", path));
+    let partial = format!("{folder}/.{name}-{:016x}.part", rand::random::<u64>());
+    let mut partial = Partial { connection: server.connection(), path: partial, is_gone: false };
+    let written = match write_durably(server, &partial.path, content).await {
+        Err(Fault::Missing(_)) => {
+            make_folders(server, folder).await?;
+            write_durably(server, &partial.path, content).await
+        }
+        written => written,
+    };
+    let done = match written {
+        Ok(()) => give_name(server, &partial.path, path, mode).await,
+        Err(Fault::Passing(fault)) if is_full(server, folder, content).await => Err(Fault::Full(fault)),
+        Err(fault) => Err(fault),
+    };
+    partial.is_gone = done.is_ok();
+    done
+}
+
+/// A file that has not got its name yet. What is left of it when a write fails or is given up only takes room.
+struct Partial {
+    connection: Arc<Connection>,
+    path: String,
+    is_gone: bool,
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        if !self.is_gone {
+            let (connection, path) = (Arc::clone(&self.connection), std::mem::take(&mut self.path));
+            // If even that fails, it stays.
+            runtime.spawn(async move { timeout(LONGEST_REMOVAL, connection.sftp.remove(path)).await });
+        }
+    }
+}
+
+async fn write_durably(server: &Connection, path: &str, content: &[Bytes]) -> Result<(), Fault> {
+    let attributes = FileAttributes { permissions: Some(FILE_MODE), ..FileAttributes::empty() };
+    let flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::EXCLUDE;
+    let handle = server.sftp.open(path, flags, attributes).await?.handle;
+    let written = match write_content(server, &handle, content).await {
+        Ok(()) if server.can.fsync => server.sftp.fsync(&handle).await.map(drop).map_err(Fault::from),
+        written => written,
+    };
+    closed(server, handle, written).await
+}
+
+async fn write_content(server: &Connection, handle: &str, content: &[Bytes]) -> Result<(), Fault> {
+    let mut chunks = Vec::new();
+    let mut at = 0;
+    for part in content {
+        for start in (0..part.len()).step_by(CHUNK) {
+            let chunk = part.slice(start..part.len().min(start + CHUNK));
+            let offset = at;
+            at += chunk.len() as u64;
+            chunks.push((offset, chunk));
+        }
+    }
+    let writes = chunks.into_iter().map(|(offset, chunk)| write_chunk(server, handle, offset, chunk));
+    let mut writes = stream::iter(writes).buffer_unordered(UNDER_WAY);
+    while let Some(()) = writes.try_next().await? {}
+    Ok(())
+}
+
+async fn write_chunk(server: &Connection, handle: &str, offset: u64, chunk: Bytes) -> Result<(), Fault> {
+    Ok(server.sftp.write(handle, offset, chunk.to_vec()).await.map(drop)?)
+}
+
+/// Gives a whole file its name; on success the other name is gone.
+async fn give_name(server: &Connection, partial: &str, path: &str, mode: Write) -> Result<(), Fault> {
+    let named = match mode {
+        Write::Replace if server.can.posix_rename => posix_rename(server, partial, path).await,
+        // A link fails when the name is taken, in one step; and so does a rename in this version of the protocol.
+        Write::CreateNew if server.can.hardlink => server.sftp.hardlink(partial, path).await.map(drop),
+        _ => server.sftp.rename(partial, path).await.map(drop),
+    };
+    let failed = match named {
+        Ok(()) if mode == Write::CreateNew && server.can.hardlink => {
+            // The file has its name: what is left of the other one only takes room.
+            let _ = server.sftp.remove(partial).await;
+            return Ok(());
+        }
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    // A name that is taken is a mere "failure" to the protocol.
+    match (server.sftp.stat(path).await, mode) {
+        (Ok(_), Write::CreateNew) => Err(Fault::Taken),
+        (Ok(_), Write::Replace) if !server.can.posix_rename => {
+            // Its name is the hash of its content; if that is not whole, it is no loss.
+            server.sftp.remove(path).await?;
+            Ok(server.sftp.rename(partial, path).await.map(drop)?)
+        }
+        // A file system without links: the caller has looked just before.
+        (Err(Error::Status(status)), Write::CreateNew) if status.status_code == StatusCode::NoSuchFile => {
+            Ok(server.sftp.rename(partial, path).await.map(drop)?)
+        }
+        _ => Err(failed.into()),
+    }
+}
+
+/// OpenSSH's `PROTOCOL`, section 4.3: a rename that replaces.
+async fn posix_rename(server: &Connection, from: &str, to: &str) -> Result<(), Error> {
+    let mut request = Vec::with_capacity(from.len() + to.len() + 8);
+    for path in [from, to] {
+        request.extend_from_slice(&u32::try_from(path.len()).unwrap_or(u32::MAX).to_be_bytes());
+        request.extend_from_slice(path.as_bytes());
+    }
+    match server.sftp.extended(connect::POSIX_RENAME, request).await? {
+        Packet::Status(status) if status.status_code == StatusCode::Ok => Ok(()),
+        Packet::Status(status) => Err(Error::Status(status)),
+        _ => Err(Error::UnexpectedPacket),
+    }
+}
+
+/// Makes a folder and those above it.
+fn make_folders<'a>(server: &'a Connection, path: &'a str) -> BoxFuture<'a, Result<(), Fault>> {
+    let attempt = async move || {
+        let attributes = FileAttributes { permissions: Some(FOLDER_MODE), ..FileAttributes::empty() };
+        server.sftp.mkdir(path, attributes).await
+    };
+    Box::pin(async move {
+        let made = match (attempt().await, path.rsplit_once('/')) {
+            (Err(Error::Status(status)), Some((above, _)))
+                if status.status_code == StatusCode::NoSuchFile && !above.is_empty() =>
+            {
+                make_folders(server, above).await?;
+                attempt().await
+            }
+            (made, _) => made,
+        };
+        match made {
+            Ok(_) => Ok(()),
+            // Another writer may have been faster.
+            Err(error) => match server.sftp.stat(path).await {
+                Ok(found) if found.attrs.is_dir() => Ok(()),
+                _ => Err(error.into()),
+            },
+        }
+    })
+}
+
+/// Whether a write may have failed for want of room, which the protocol calls a mere "failure".
+async fn is_full(server: &Connection, folder: &str, content: &[Bytes]) -> bool {
+    if !server.can.statvfs {
+        return false;
+    }
+    let wanted: u64 = content.iter().map(|part| part.len() as u64).sum();
+    let found = server.sftp.statvfs(folder).await;
+    found.is_ok_and(|found| {
+        found.blocks_avail.saturating_mul(found.fragment_size) < wanted || found.inodes > 0 && found.inodes_avail == 0
+    })
+}

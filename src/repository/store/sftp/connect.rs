@@ -1,0 +1,234 @@
+//! The connection to an SSH server: made when it is needed, shared by all requests, and made anew after it broke.
+//!
+//! It must not know what is asked for.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::Deref,
+    sync::{Arc, Mutex as StateMutex, PoisonError},
+    time::Duration,
+};
+
+use russh::{
+    client::{self, AuthResult, Handle},
+    keys::{HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate, decode_secret_key},
+};
+use russh_sftp::{
+    client::{Config, RawSftpSession},
+    extensions::{FSYNC, HARDLINK, STATVFS},
+};
+use tokio::sync::Mutex;
+
+use super::host_keys::HostKeys;
+use crate::{
+    model::{self, Credential, Secret, SftpConfig},
+    repository::{StoreFault, store::backend::Fault},
+};
+
+/// OpenSSH's extension of that name.
+pub(super) const POSIX_RENAME: &str = "posix-rename@openssh.com";
+/// The caller's deadlines are shorter; the library wants one of its own.
+const LONGEST_REQUEST: Duration = Duration::from_mins(30);
+/// How often a server that says nothing is asked whether it lives. Three silences end the connection.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// An open session.
+pub(super) struct Connection {
+    pub sftp: RawSftpSession,
+    pub can: Extensions,
+    /// Ends the connection when it is dropped.
+    ssh: Handle<Client>,
+}
+
+/// What the server can do beyond the protocol.
+#[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "a server has each of them or not")]
+pub(super) struct Extensions {
+    pub fsync: bool,
+    pub hardlink: bool,
+    pub posix_rename: bool,
+    pub statvfs: bool,
+}
+
+/// How we prove who we are.
+#[derive(Clone)]
+enum Login {
+    Key(Arc<PrivateKey>),
+    Password(Secret),
+}
+
+/// Makes connections to one server.
+#[derive(Clone)]
+pub(super) struct Connector {
+    config: SftpConfig,
+    host_keys: HostKeys,
+    login: Login,
+    /// The connection that is in use.
+    current: Arc<StateMutex<Option<Arc<Connection>>>>,
+    /// Held by whoever makes a new one.
+    making: Arc<Mutex<()>>,
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Connector").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Connector {
+    pub fn new(
+        config: &SftpConfig,
+        connection: &model::Connection,
+        credentials: &BTreeMap<Credential, Secret>,
+    ) -> Result<Self, String> {
+        let host_keys = if connection.insecure_skip_verify {
+            HostKeys::Any
+        } else {
+            let given = credentials.get(&Credential::HostKeys).map(Secret::expose);
+            HostKeys::parse(connection.host_keys.iter().map(String::as_str).chain(given))?
+        };
+        let key = credentials.get(&Credential::SftpPrivateKey);
+        let login = match (key, credentials.get(&Credential::SftpPassword)) {
+            (Some(key), _) => Login::Key(Arc::new(decode_secret_key(key.expose(), None).map_err(|error| {
+                let title = Credential::SftpPrivateKey.title();
+                format!("{title} cannot be read ({error}); give it as ssh-keygen writes it, without a passphrase")
+            })?)),
+            (None, Some(password)) => Login::Password(password.clone()),
+            (None, None) => return Err("a private SSH key or a password is needed".to_owned()),
+        };
+        Ok(Self { config: config.clone(), host_keys, login, current: Arc::default(), making: Arc::default() })
+    }
+
+    /// The connection that is in use, or a new one.
+    pub async fn open(&self) -> Result<Lease, Fault> {
+        let connection = self.connection().await?;
+        Ok(Lease { connector: self.clone(), connection, is_answered: false })
+    }
+
+    fn current(&self) -> std::sync::MutexGuard<'_, Option<Arc<Connection>>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn connection(&self) -> Result<Arc<Connection>, Fault> {
+        if let Some(connection) = self.current().clone() {
+            return Ok(connection);
+        }
+        let _one_at_a_time = self.making.lock().await;
+        if let Some(connection) = self.current().clone() {
+            return Ok(connection);
+        }
+        let connection = Arc::new(self.connect().await?);
+        *self.current() = Some(Arc::clone(&connection));
+        Ok(connection)
+    }
+
+    async fn connect(&self) -> Result<Connection, Fault> {
+        let mut config = client::Config { nodelay: true, keepalive_interval: Some(KEEPALIVE), ..Default::default() };
+        config.preferred.key = self.host_keys.algorithms(&config.preferred.key).into();
+        let SftpConfig { host, port, user, path: _ } = &self.config;
+        let address = (host.trim_start_matches('[').trim_end_matches(']'), *port);
+        let client = Client { host_keys: self.host_keys.clone() };
+        let mut ssh = client::connect(Arc::new(config), address, client).await.map_err(broken)?;
+        let login = match &self.login {
+            Login::Key(key) => {
+                let hash = if key.algorithm().is_rsa() {
+                    ssh.best_supported_rsa_hash().await.map_err(broken)?.unwrap_or(Some(HashAlg::Sha256))
+                } else {
+                    None
+                };
+                ssh.authenticate_publickey(user, PrivateKeyWithHashAlg::new(Arc::clone(key), hash)).await
+            }
+            Login::Password(password) => ssh.authenticate_password(user, password.expose()).await,
+        };
+        match login.map_err(broken)? {
+            AuthResult::Success => {}
+            // Without a word about what would be taken: the connection broke.
+            AuthResult::Failure { remaining_methods, .. } if remaining_methods.is_empty() => {
+                return Err(Fault::Passing(StoreFault::Ssh("the connection ended during the login".to_owned())));
+            }
+            AuthResult::Failure { .. } => {
+                let what = if matches!(self.login, Login::Key(_)) { "private key" } else { "password" };
+                return Err(Fault::Denied(StoreFault::Ssh(format!(
+                    "the server does not let {user} in by this {what}"
+                ))));
+            }
+        }
+        let channel = ssh.channel_open_session().await.map_err(broken)?;
+        channel.request_subsystem(true, "sftp").await.map_err(broken)?;
+        let config = Config { request_timeout_secs: LONGEST_REQUEST.as_secs(), ..Config::default() };
+        let sftp = RawSftpSession::new_with_config(channel.into_stream(), config);
+        let version = sftp.init().await.map_err(Fault::from)?;
+        let has = |name: &str| version.extensions.contains_key(name);
+        let can = Extensions {
+            fsync: has(FSYNC),
+            hardlink: has(HARDLINK),
+            posix_rename: has(POSIX_RENAME),
+            statvfs: has(STATVFS),
+        };
+        Ok(Connection { sftp, can, ssh })
+    }
+}
+
+/// The use of a connection for one request. One on which a request did not get an answer, or was given up, is not used
+/// again.
+pub(super) struct Lease {
+    connector: Connector,
+    connection: Arc<Connection>,
+    is_answered: bool,
+}
+
+impl Lease {
+    /// For what outlives the request.
+    pub fn connection(&self) -> Arc<Connection> {
+        Arc::clone(&self.connection)
+    }
+
+    /// Ends the use with what the server answered.
+    pub fn end<T>(mut self, answer: Result<T, Fault>) -> Result<T, Fault> {
+        self.is_answered = !self.connection.ssh.is_closed() && !matches!(answer, Err(Fault::Passing(_)));
+        answer
+    }
+}
+
+impl Deref for Lease {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.is_answered {
+            return;
+        }
+        let mut current = self.connector.current();
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &self.connection)) {
+            *current = None;
+        }
+    }
+}
+
+/// What decides during the handshake.
+struct Client {
+    host_keys: HostKeys,
+}
+
+impl client::Handler for Client {
+    type Error = russh::Error;
+
+    async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
+        Ok(self.host_keys.allows(shown))
+    }
+}
+
+fn broken(error: russh::Error) -> Fault {
+    match error {
+        russh::Error::UnknownKey | russh::Error::NoCommonAlgo { .. } => Fault::Final(StoreFault::Ssh(format!(
+            "{error}: the server showed none of the host keys that are known; if it has a new one, compare it, and name it"
+        ))),
+        other => Fault::Passing(StoreFault::Ssh(super::super::http::with_causes(&other))),
+    }
+}

@@ -1,0 +1,119 @@
+//! Which keys an SSH server may show.
+//!
+//! It must not know the connection.
+
+use std::path::Path;
+
+use russh::keys::{Algorithm, PublicKey, PublicKeyOrCertificate, known_hosts};
+
+/// What a `known_hosts` file says of a server, one key a line; none when it says nothing, or cannot be read.
+pub fn known_host_keys(host: &str, port: u16, file: &Path) -> Option<String> {
+    let found = known_hosts::known_host_keys_path(host, port, file).ok()?;
+    let lines: Vec<String> = found.iter().filter_map(|(_, key)| key.to_openssh().ok()).collect();
+    Some(lines.join("\n")).filter(|lines| !lines.is_empty())
+}
+
+/// The keys of one server.
+#[derive(Clone, Debug)]
+pub(super) enum HostKeys {
+    /// One of these.
+    Known(Vec<PublicKey>),
+    /// Whatever it shows; somebody asked for that.
+    Any,
+}
+
+impl HostKeys {
+    /// From lines of a `known_hosts` file, of `ssh-keyscan`, or of public key files. Names of hosts do not matter: all keys
+    /// that are given are this server's. An error tells people what is wrong.
+    pub fn parse<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Self, String> {
+        let mut keys = Vec::new();
+        for line in texts.flat_map(str::lines).map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+        {
+            if line.starts_with('@') {
+                return Err(format!("the host key {line:?} has a marker, which is not supported: give the key itself"));
+            }
+            let mut words = line.split_whitespace();
+            let kind = words.find(|word| word.starts_with("ssh-") || word.starts_with("ecdsa-")).unwrap_or_default();
+            let key = PublicKey::from_openssh(&format!("{kind} {}", words.next().unwrap_or_default()));
+            keys.push(key.map_err(|_| {
+                format!("the host key {line:?} cannot be read; give what `ssh-keyscan HOST` prints, such as \"ssh-ed25519 AAAA...\"")
+            })?);
+        }
+        if keys.is_empty() {
+            return Err(
+                "no host key is given; give what `ssh-keyscan HOST` prints, after comparing it with the server's"
+                    .into(),
+            );
+        }
+        Ok(Self::Known(keys))
+    }
+
+    pub fn allows(&self, shown: &PublicKeyOrCertificate) -> bool {
+        match (self, shown) {
+            (Self::Any, _) => true,
+            (Self::Known(keys), PublicKeyOrCertificate::PublicKey { key, .. }) => {
+                keys.iter().any(|known| known.key_data() == key.key_data())
+            }
+            (Self::Known(_), PublicKeyOrCertificate::Certificate(_)) => false,
+        }
+    }
+
+    /// Of the algorithms that could be used those for which there is a key: a server has several, and shows the one that is
+    /// asked for.
+    pub fn algorithms(&self, possible: &[Algorithm]) -> Vec<Algorithm> {
+        let is_of = |algorithm: &Algorithm, key: &PublicKey| match (algorithm, key.algorithm()) {
+            (Algorithm::Rsa { .. }, Algorithm::Rsa { .. }) => true,
+            (algorithm, of_key) => *algorithm == of_key,
+        };
+        let wanted = |algorithm: &&Algorithm| match self {
+            Self::Any => true,
+            Self::Known(keys) => keys.iter().any(|key| is_of(algorithm, key)),
+        };
+        possible.iter().filter(wanted).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ED25519: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
+    const OTHER: &str = "AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
+
+    fn shown(key: &str) -> PublicKeyOrCertificate {
+        PublicKeyOrCertificate::from(PublicKey::from_openssh(&format!("ssh-ed25519 {key}")).unwrap())
+    }
+
+    #[test]
+    fn keys_are_read_in_every_form_that_people_have_them_in() {
+        for line in [
+            format!("ssh-ed25519 {ED25519}"),
+            format!("ssh-ed25519 {ED25519} root@server"),
+            format!("backup.example.org ssh-ed25519 {ED25519}"),
+            format!("[backup.example.org]:2222,10.0.0.1 ssh-ed25519 {ED25519}"),
+            format!("|1|F1E1KeoE/eEWhi10WpGv4OdiO6Y=|3988QV0VE8wmZL7suNrYQLITLCg= ssh-ed25519 {ED25519}"),
+            format!("# backup.example.org:22 SSH-2.0-OpenSSH\n\n backup ssh-ed25519 {ED25519}\n"),
+        ] {
+            let keys = HostKeys::parse([line.as_str()].into_iter()).unwrap();
+            assert!(keys.allows(&shown(ED25519)), "{line}");
+            assert!(!keys.allows(&shown(OTHER)), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused_and_never_means_any_key() {
+        for text in
+            ["", "# nothing", "backup.example.org", "ssh-ed25519 AAAA", "@revoked * ssh-ed25519 AAAA", "ssh-rsa"]
+        {
+            assert!(HostKeys::parse([text].into_iter()).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_is_asked_for_the_kind_of_key_that_is_known() {
+        let known = HostKeys::parse([format!("ssh-ed25519 {ED25519}").as_str()].into_iter()).unwrap();
+        let possible = [Algorithm::Rsa { hash: None }, Algorithm::Ed25519];
+        assert_eq!(known.algorithms(&possible), [Algorithm::Ed25519]);
+        assert_eq!(HostKeys::Any.algorithms(&possible), possible);
+    }
+}

@@ -1,0 +1,155 @@
+//! Real stores, each started for one test on the loopback, and the same place as restic is told of it.
+
+mod azure;
+mod folder;
+mod gcs;
+pub mod meddler;
+mod rest;
+mod s3;
+mod sftp;
+pub mod tls;
+
+use std::{
+    any::Any,
+    net::TcpListener,
+    os::unix::process::CommandExt,
+    process::{Child, Command, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use stowaway::{
+    model::{BackendConfig, Connection, Credential, Secret},
+    repository::Access,
+};
+
+use super::restic::{self, Restic};
+
+/// A store that runs until this is dropped, with an empty place for a repository.
+pub struct Server {
+    /// The place.
+    pub access: Access,
+    /// As restic calls it.
+    pub url: String,
+    pub environment: Vec<(String, String)>,
+    options: Vec<String>,
+    /// For the newest restic alone.
+    newest_options: Vec<String>,
+    /// Taken away first to make the store unreachable.
+    pub running: Option<Running>,
+    _kept: Vec<Box<dyn Any + Send + Sync>>,
+}
+
+/// The stores that the tests are run on.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    Folder,
+    S3,
+    Azure,
+    Gcs,
+    Rest,
+    Sftp,
+}
+
+impl Server {
+    pub async fn start(kind: Kind) -> Self {
+        match kind {
+            Kind::Folder => folder::start(),
+            Kind::S3 => s3::start(),
+            Kind::Azure => azure::start().await,
+            Kind::Gcs => gcs::start(),
+            Kind::Rest => rest::start(&[]),
+            Kind::Sftp => sftp::start(),
+        }
+    }
+
+    /// The oldest and the newest restic, as they reach the place.
+    pub fn restics(&self) -> [Restic; 2] {
+        let [oldest, newest] = restic::both().map(|restic| restic.with(&self.environment, &self.options));
+        [oldest, newest.with(&[], &self.newest_options)]
+    }
+
+    /// The endpoint, where the store speaks HTTP.
+    pub fn endpoint(&mut self) -> Option<&mut String> {
+        match &mut self.access.backend {
+            BackendConfig::S3(config) => Some(&mut config.endpoint),
+            BackendConfig::Azure(config) => Some(&mut config.endpoint),
+            BackendConfig::Gcs(config) => Some(&mut config.endpoint),
+            BackendConfig::Rest(config) => Some(&mut config.url),
+            BackendConfig::Sftp(_) | BackendConfig::Folder { .. } => None,
+        }
+    }
+}
+
+pub use azure::start_with_sas as azure_with_sas;
+pub use rest::start as rest_with;
+pub use sftp::{new_ssh_key, start_in as sftp_in};
+
+/// The place with these credentials.
+fn access(backend: BackendConfig, credentials: &[(Credential, &str)]) -> Access {
+    let mut access = Access { backend, ..super::folder(std::path::Path::new("/nowhere")) };
+    access.connection = Connection {
+        credentials: credentials.iter().map(|(credential, _)| *credential).collect(),
+        ..Connection::default()
+    };
+    access.credentials =
+        credentials.iter().map(|(credential, value)| (*credential, Secret::new((*value).to_owned()))).collect();
+    access
+}
+
+/// A process that ends with this.
+pub struct Running {
+    command: Command,
+    port: u16,
+    child: Child,
+}
+
+impl Running {
+    /// Starts a server, and waits until it takes connections.
+    pub fn start(mut command: Command, port: u16) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        let child = serving(&mut command, port);
+        Self { command, port, child }
+    }
+
+    /// Tells the server and its children to end: some write their data only then.
+    pub fn stop(&mut self) {
+        self.signal(Signal::TERM);
+        self.child.wait().unwrap();
+    }
+
+    fn signal(&self, signal: Signal) {
+        let group = Pid::from_child(&self.child);
+        // It may have ended already.
+        let _ = kill_process_group(group, signal);
+    }
+
+    pub fn start_again(&mut self) {
+        self.child = serving(&mut self.command, self.port);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+        let _ = self.child.wait();
+    }
+}
+
+fn serving(command: &mut Command, port: u16) -> Child {
+    let mut child = command.spawn().unwrap();
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        let ended = child.try_wait().unwrap();
+        assert!(ended.is_none(), "{command:?} ended: {ended:?}");
+        std::thread::yield_now();
+    }
+    child
+}
+
+/// Taken and given back: nobody else on this machine asks for the same one in between.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn owned(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}

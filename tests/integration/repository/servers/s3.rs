@@ -1,0 +1,39 @@
+//! versitygw, an S3 service on a folder.
+
+use std::process::Command;
+
+use stowaway::model::{BackendConfig, Credential, S3Config};
+
+use super::{Running, Server, access, free_port, owned, restic::find};
+
+pub fn start() -> Server {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("bucket")).unwrap();
+    let port = free_port();
+    let mut command = Command::new(find("STOWAWAY_VERSITYGW", "versitygw"));
+    command
+        .args(["--port", &format!("127.0.0.1:{port}"), "--access", "key", "--secret", "hush-hush", "--quiet"])
+        .args(["--region", "somewhere-1", "posix", "--nometa"])
+        .arg(folder.path());
+    let running = Running::start(command, port);
+    let backend = BackendConfig::S3(S3Config {
+        endpoint: format!("http://127.0.0.1:{port}"),
+        bucket: "bucket".to_owned(),
+        prefix: "pre/fix".to_owned(),
+        region: "somewhere-1".to_owned(),
+        path_style: true,
+    });
+    Server {
+        access: access(backend, &[(Credential::S3AccessKeyId, "key"), (Credential::S3SecretAccessKey, "hush-hush")]),
+        url: format!("s3:http://127.0.0.1:{port}/bucket/pre/fix"),
+        environment: owned(&[
+            ("AWS_ACCESS_KEY_ID", "key"),
+            ("AWS_SECRET_ACCESS_KEY", "hush-hush"),
+            ("AWS_DEFAULT_REGION", "somewhere-1"),
+        ]),
+        options: Vec::new(),
+        newest_options: Vec::new(),
+        running: Some(running),
+        _kept: vec![Box::new(folder)],
+    }
+}

@@ -1,0 +1,126 @@
+//! Whom we speak to by HTTPS, and as whom.
+
+use std::sync::atomic::Ordering;
+
+use stowaway::{
+    model::{Credential, RestConfig, Secret},
+    repository::{RepositoryError, open_or_create},
+};
+
+use super::{
+    servers::{
+        Kind, Server,
+        tls::{Authority, Front},
+    },
+    *,
+};
+
+/// A server behind HTTPS, and how it is reached without saying anything of certificates.
+async fn behind(authority: &Authority, of_clients: Option<&Authority>) -> (Server, Front, Access) {
+    let mut server = Server::start(Kind::Rest).await;
+    let endpoint = server.endpoint().unwrap().clone();
+    let (host, path) = endpoint.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let front = Front::start(authority, of_clients, host.to_owned()).await;
+    let mut access = server.access.clone();
+    access.backend = BackendConfig::Rest(RestConfig { url: format!("https://127.0.0.1:{}/{path}", front.port) });
+    (server, front, access)
+}
+
+fn give(access: &mut Access, credential: Credential, value: &str) {
+    access.connection.credentials.insert(credential);
+    access.credentials.insert(credential, Secret::new(value.to_owned()));
+}
+
+async fn works(access: &Access) {
+    let repository = open_or_create(access.clone(), never()).await.unwrap();
+    store(&repository, "/db.sql", b"data").await;
+    repository.close().await;
+}
+
+#[tokio::test]
+async fn server_of_an_unknown_authority_is_not_spoken_to() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let (_server, front, access) = behind(&authority, None).await;
+    let mut with_another = access.clone();
+    with_another.connection.certificate_authorities = other.certificate();
+    for access in [access, with_another] {
+        let before = front.begun.load(Ordering::Relaxed);
+        let error = open_or_create(access, never()).await.unwrap_err();
+        assert!(matches!(error, RepositoryError::StoreUnavailable { .. }), "{error}");
+        assert!(error.to_string().contains("certificate"), "{error}");
+        assert_eq!(front.begun.load(Ordering::Relaxed) - before, 1, "it is not tried again");
+    }
+}
+
+#[tokio::test]
+async fn server_of_an_authority_that_was_named_is_spoken_to() {
+    let authority = Authority::new();
+    let (_server, _front, access) = behind(&authority, None).await;
+    let mut inline = access.clone();
+    inline.connection.certificate_authorities = authority.certificate();
+    works(&inline).await;
+    let mut of_a_secret = access.clone();
+    // As a bundle: the right one is not the first.
+    let bundle = Authority::new().certificate() + &authority.certificate();
+    give(&mut of_a_secret, Credential::CertificateAuthorities, &bundle);
+    works(&of_a_secret).await;
+    let mut unverified = access;
+    unverified.connection.insecure_skip_verify = true;
+    works(&unverified).await;
+}
+
+#[tokio::test]
+async fn server_that_asks_who_we_are_is_shown_our_certificate() {
+    let (authority, of_clients) = (Authority::new(), Authority::new());
+    let (_server, _front, mut access) = behind(&authority, Some(&of_clients)).await;
+    access.connection.certificate_authorities = authority.certificate();
+    let error = open_or_create(access.clone(), never()).await.unwrap_err();
+    assert!(matches!(error, RepositoryError::StoreUnavailable { .. }), "{error}");
+    assert!(error.to_string().contains("CertificateRequired"), "{error}");
+    let own = of_clients.issue(&["runner"]);
+    give(&mut access, Credential::ClientCertificate, &own.certificate);
+    give(&mut access, Credential::ClientKey, &own.key);
+    works(&access).await;
+    // Key and certificate of two different ones.
+    give(&mut access, Credential::ClientKey, &of_clients.issue(&["other"]).key);
+    let error = open_or_create(access, never()).await.unwrap_err();
+    assert!(matches!(error, RepositoryError::InvalidRequest(_)), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_no_certificate_is_told_and_never_means_any() {
+    let (_server, _front, access) = behind(&Authority::new(), None).await;
+    for text in ["rubbish", "-----BEGIN CERTIFICATE-----\nrubbish\n-----END CERTIFICATE-----\n", " "] {
+        let mut inline = access.clone();
+        inline.connection.certificate_authorities = text.to_owned();
+        let mut of_a_secret = access.clone();
+        give(&mut of_a_secret, Credential::CertificateAuthorities, text);
+        for access in [inline, of_a_secret] {
+            let error = open_or_create(access, never()).await.unwrap_err();
+            assert!(matches!(error, RepositoryError::InvalidRequest(_)), "{text:?}: {error}");
+            assert!(error.to_string().contains("PEM"), "{text:?}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn ssh_server_that_shows_another_key_is_not_spoken_to() {
+    let server = Server::start(Kind::Sftp).await;
+    let other = Server::start(Kind::Sftp).await;
+    let mut access = server.access.clone();
+    access.credentials.insert(Credential::HostKeys, other.access.credentials[&Credential::HostKeys].clone());
+    let error = open_or_create(access.clone(), never()).await.unwrap_err();
+    assert!(matches!(error, RepositoryError::StoreUnavailable { .. }), "{error}");
+    assert!(error.to_string().contains("host keys"), "{error}");
+    // Without a key nobody is trusted, either.
+    access.credentials.remove(&Credential::HostKeys);
+    access.connection.credentials.remove(&Credential::HostKeys);
+    let error = open_or_create(access.clone(), never()).await.unwrap_err();
+    assert!(matches!(error, RepositoryError::InvalidRequest(_)), "{error}");
+    access.connection.host_keys =
+        server.access.credentials[&Credential::HostKeys].expose().lines().map(str::to_owned).collect();
+    works(&access).await;
+    access.connection.host_keys.clear();
+    access.connection.insecure_skip_verify = true;
+    works(&access).await;
+}
