@@ -151,7 +151,7 @@ pub struct RestCredentials {
 /// A folder of an SSH server that offers SFTP.
 #[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("(size(self.hostKeys) > 0 ? 1 : 0) + (has(self.hostKeysSecretRef) ? 1 : 0) + (self.insecureIgnoreHostKey ? 1 : 0) == 1")
+#[x_kube(validation = Rule::new("[has(self.hostKeys) && size(self.hostKeys) > 0, has(self.hostKeysSecretRef), has(self.insecureIgnoreHostKey) && self.insecureIgnoreHostKey].filter(given, given).size() == 1")
     .message("the server's host key has to be known: exactly one is wanted of hostKeys, hostKeysSecretRef and insecureIgnoreHostKey"))]
 pub struct SftpBackend {
     /// Name or address of the server.

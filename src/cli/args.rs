@@ -130,8 +130,9 @@ pub struct Place {
     /// Name of the Repository object; the namespace's default one otherwise.
     #[arg(long, conflicts_with = "repository")]
     pub repository_name: Option<String>,
-    /// Path or restic URL (s3:https://HOST/BUCKET/PREFIX) of a repository: work on it directly, without a cluster.
-    /// Else `RESTIC_REPOSITORY`. Password by `RESTIC_PASSWORD`, `RESTIC_PASSWORD_FILE` or --password-file.
+    /// Path or restic URL of a repository: work on it directly, without a cluster. URLs are s3:https://HOST/BUCKET/PREFIX,
+    /// azure:CONTAINER:/PREFIX, gs:BUCKET:/PREFIX, rest:https://HOST/PATH and sftp:USER@HOST:PATH, with credentials by
+    /// restic's environment variables. Else `RESTIC_REPOSITORY`. Password by `RESTIC_PASSWORD`, `RESTIC_PASSWORD_FILE` or --password-file.
     #[arg(short, long)]
     pub repository: Option<String>,
     /// File that holds the repository's password.

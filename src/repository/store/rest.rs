@@ -87,9 +87,12 @@ impl Server {
 
     pub async fn write(&self, path: &str, content: &[Bytes], mode: Write) -> Result<(), Fault> {
         let size: u64 = content.iter().map(|part| part.len() as u64).sum();
-        let parts: Vec<_> = content.iter().cloned().map(Ok::<_, std::io::Error>).collect();
+        // The body outlives this borrow; the bytes themselves are shared.
+        let parts = content.to_vec();
         let request = self.request(Method::POST, path).header(CONTENT_LENGTH, size);
-        match answer(request.body(Body::wrap_stream(stream::iter(parts)))).await {
+        match answer(request.body(Body::wrap_stream(stream::iter(parts.into_iter().map(Ok::<_, std::io::Error>)))))
+            .await
+        {
             // Servers replace no file, and say 403 of one that is there.
             Err(Fault::Denied(denied)) => match (self.stat(path).await, mode) {
                 (Ok(_), Write::CreateNew) => Err(Fault::Taken),

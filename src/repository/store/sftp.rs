@@ -10,9 +10,10 @@ mod host_keys;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use russh_sftp::{
     client::error::Error,
+    extensions::{FSYNC, HARDLINK, STATVFS},
     protocol::{FileAttributes, OpenFlags, Packet, StatusCode},
 };
 use tokio::{runtime::Handle, time::timeout};
@@ -251,7 +252,7 @@ async fn write_durably(server: &Connection, path: &str, content: &[Bytes]) -> Re
     let flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::EXCLUDE;
     let handle = server.sftp.open(path, flags, attributes).await?.handle;
     let written = match write_content(server, &handle, content).await {
-        Ok(()) if server.can.fsync => server.sftp.fsync(&handle).await.map(drop).map_err(Fault::from),
+        Ok(()) if server.can(FSYNC) => server.sftp.fsync(&handle).await.map(drop).map_err(Fault::from),
         written => written,
     };
     closed(server, handle, written).await
@@ -281,13 +282,13 @@ async fn write_chunk(server: &Connection, handle: &str, offset: u64, chunk: Byte
 /// Gives a whole file its name; on success the other name is gone.
 async fn give_name(server: &Connection, partial: &str, path: &str, mode: Write) -> Result<(), Fault> {
     let named = match mode {
-        Write::Replace if server.can.posix_rename => posix_rename(server, partial, path).await,
+        Write::Replace if server.can(connect::POSIX_RENAME) => posix_rename(server, partial, path).await,
         // A link fails when the name is taken, in one step; and so does a rename in this version of the protocol.
-        Write::CreateNew if server.can.hardlink => server.sftp.hardlink(partial, path).await.map(drop),
+        Write::CreateNew if server.can(HARDLINK) => server.sftp.hardlink(partial, path).await.map(drop),
         _ => server.sftp.rename(partial, path).await.map(drop),
     };
     let failed = match named {
-        Ok(()) if mode == Write::CreateNew && server.can.hardlink => {
+        Ok(()) if mode == Write::CreateNew && server.can(HARDLINK) => {
             // The file has its name: what is left of the other one only takes room.
             let _ = server.sftp.remove(partial).await;
             return Ok(());
@@ -298,7 +299,7 @@ async fn give_name(server: &Connection, partial: &str, path: &str, mode: Write) 
     // A name that is taken is a mere "failure" to the protocol.
     match (server.sftp.stat(path).await, mode) {
         (Ok(_), Write::CreateNew) => Err(Fault::Taken),
-        (Ok(_), Write::Replace) if !server.can.posix_rename => {
+        (Ok(_), Write::Replace) if !server.can(connect::POSIX_RENAME) => {
             // Its name is the hash of its content; if that is not whole, it is no loss.
             server.sftp.remove(path).await?;
             Ok(server.sftp.rename(partial, path).await.map(drop)?)
@@ -326,35 +327,26 @@ async fn posix_rename(server: &Connection, from: &str, to: &str) -> Result<(), E
 }
 
 /// Makes a folder and those above it.
-fn make_folders<'a>(server: &'a Connection, path: &'a str) -> BoxFuture<'a, Result<(), Fault>> {
-    let attempt = async move || {
+async fn make_folders(server: &Connection, path: &str) -> Result<(), Fault> {
+    let ends = path.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0).chain([path.len()]);
+    let mut made = Ok(());
+    for end in ends {
         let attributes = FileAttributes { permissions: Some(FOLDER_MODE), ..FileAttributes::empty() };
-        server.sftp.mkdir(path, attributes).await
-    };
-    Box::pin(async move {
-        let made = match (attempt().await, path.rsplit_once('/')) {
-            (Err(Error::Status(status)), Some((above, _)))
-                if status.status_code == StatusCode::NoSuchFile && !above.is_empty() =>
-            {
-                make_folders(server, above).await?;
-                attempt().await
-            }
-            (made, _) => made,
-        };
-        match made {
-            Ok(_) => Ok(()),
-            // Another writer may have been faster.
-            Err(error) => match server.sftp.stat(path).await {
-                Ok(found) if found.attrs.is_dir() => Ok(()),
-                _ => Err(error.into()),
-            },
-        }
-    })
+        made = server.sftp.mkdir(&path[..end], attributes).await.map(drop);
+    }
+    match made {
+        Ok(()) => Ok(()),
+        // Another writer may have been faster.
+        Err(error) => match server.sftp.stat(path).await {
+            Ok(found) if found.attrs.is_dir() => Ok(()),
+            _ => Err(error.into()),
+        },
+    }
 }
 
 /// Whether a write may have failed for want of room, which the protocol calls a mere "failure".
 async fn is_full(server: &Connection, folder: &str, content: &[Bytes]) -> bool {
-    if !server.can.statvfs {
+    if !server.can(STATVFS) {
         return false;
     }
     let wanted: u64 = content.iter().map(|part| part.len() as u64).sum();

@@ -118,10 +118,11 @@ async fn place_without_repository_is_told_by_the_store_itself(server: Server) {
     let error = open(impatient(&server.access), never()).await.unwrap_err();
     assert!(matches!(error, RepositoryError::NotFound { .. }), "{error}");
     let mut elsewhere = impatient(&server.access);
+    let missing = "missing".to_owned();
     match &mut elsewhere.backend {
-        BackendConfig::S3(config) => config.bucket = "missing".to_owned(),
-        BackendConfig::Azure(config) => config.container = "missing".to_owned(),
-        BackendConfig::Gcs(config) => config.bucket = "missing".to_owned(),
+        BackendConfig::S3(config) => config.bucket = missing,
+        BackendConfig::Azure(config) => config.container = missing,
+        BackendConfig::Gcs(config) => config.bucket = missing,
         // Folders are made.
         BackendConfig::Rest(_) | BackendConfig::Sftp(_) | BackendConfig::Folder { .. } => return,
     }

@@ -90,12 +90,62 @@ fn repositories() -> Cases {
             &["spec.volume.hostPath.path", "spec.volume.hostPath.type"],
         ),
         (repository(&json!({ "passwordSecretRef": { "name": "x" } })), &["spec"]),
+<<<<<<< HEAD
     ]
 }
 
 fn runner_pods() -> Cases {
     let resources = json!({ "limits": { "memory": "1GB" }, "requests": { "cpu": "half" } });
     vec![
+=======
+        (
+            repository(&json!({
+                "rest": { "url": "https://:8000/x" },
+                "sftp": {
+                    "host": "h", "user": "u", "path": "p", "hostKeysSecretRef": { "name": "A", "key": "b" },
+                    "credentials": { "privateKeySecretRef": { "name": "a", "key": "b c" } },
+                },
+                "tls": { "caConfigMapRef": { "name": "C", "key": "ca.crt" } },
+                "passwordSecretRef": { "name": "x" },
+            })),
+            &[
+                "spec",
+                "spec.rest.url",
+                "spec.sftp.credentials.privateKeySecretRef.key",
+                "spec.sftp.hostKeysSecretRef.name",
+                "spec.tls.caConfigMapRef.name",
+            ],
+        ),
+        (
+            repository(&json!({
+                "azure": {
+                    "account": "orchard", "container": "barrels", "endpoint": "https://blobs.example.org:99999",
+                    "credentials": { "sasTokenSecretRef": { "name": "/", "key": "token" } },
+                },
+                "passwordSecretRef": { "name": "x" },
+            })),
+            &["spec.azure.endpoint", "spec.azure.credentials.sasTokenSecretRef.name"],
+        ),
+        (
+            repository(&json!({
+                "gcs": {
+                    "bucket": "barrels", "endpoint": "https://",
+                    "credentials": { "serviceAccountSecretRef": { "name": "google", "key": "a/b" } },
+                },
+                "passwordSecretRef": { "name": "x" },
+            })),
+            &["spec.gcs.endpoint", "spec.gcs.credentials.serviceAccountSecretRef.key"],
+        ),
+        (run("Backup", &json!({})), &[]),
+        (run("Backup", &json!({ "timeout": "1h-5m", "idleTimeout": "" })), &["spec.timeout", "spec.idleTimeout"]),
+        (
+            run(
+                "Backup",
+                &json!({ "selector": { "matchExpressions": [{ "key": "a", "operator": "Is", "values": ["b"] }] } }),
+            ),
+            &["spec.selector"],
+        ),
+>>>>>>> 7a0b9b3 (README, webhook: what a Repository's stores take, and what is wrong with it)
         (
             run(
                 "Backup",

@@ -3,7 +3,7 @@
 //! It must not know what is asked for.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fmt,
     ops::Deref,
     sync::{Arc, Mutex as StateMutex, PoisonError},
@@ -14,10 +14,7 @@ use russh::{
     client::{self, AuthResult, Handle},
     keys::{HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate, decode_secret_key},
 };
-use russh_sftp::{
-    client::{Config, RawSftpSession},
-    extensions::{FSYNC, HARDLINK, STATVFS},
-};
+use russh_sftp::client::{Config, RawSftpSession};
 use tokio::sync::Mutex;
 
 use super::host_keys::HostKeys;
@@ -36,19 +33,16 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// An open session.
 pub(super) struct Connection {
     pub sftp: RawSftpSession,
-    pub can: Extensions,
+    extensions: HashSet<String>,
     /// Ends the connection when it is dropped.
     ssh: Handle<Client>,
 }
 
-/// What the server can do beyond the protocol.
-#[derive(Clone, Copy, Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "a server has each of them or not")]
-pub(super) struct Extensions {
-    pub fsync: bool,
-    pub hardlink: bool,
-    pub posix_rename: bool,
-    pub statvfs: bool,
+impl Connection {
+    /// Whether the server knows this extension of the protocol.
+    pub fn can(&self, extension: &str) -> bool {
+        self.extensions.contains(extension)
+    }
 }
 
 /// How we prove who we are.
@@ -159,14 +153,8 @@ impl Connector {
         let config = Config { request_timeout_secs: LONGEST_REQUEST.as_secs(), ..Config::default() };
         let sftp = RawSftpSession::new_with_config(channel.into_stream(), config);
         let version = sftp.init().await.map_err(Fault::from)?;
-        let has = |name: &str| version.extensions.contains_key(name);
-        let can = Extensions {
-            fsync: has(FSYNC),
-            hardlink: has(HARDLINK),
-            posix_rename: has(POSIX_RENAME),
-            statvfs: has(STATVFS),
-        };
-        Ok(Connection { sftp, can, ssh })
+        let extensions = version.extensions.into_keys().collect();
+        Ok(Connection { sftp, extensions, ssh })
     }
 }
 

@@ -61,7 +61,7 @@ pub async fn start() -> Server {
         // Azurite takes no empty tier, which it sends otherwise, and the oldest does not know.
         newest_options: vec!["-o".to_owned(), "azure.access-tier=Hot".to_owned()],
         running: Some(running),
-        _kept: vec![Box::new(folder), Box::new(proxying)],
+        kept: vec![Box::new(folder), Box::new(proxying)],
     }
 }
 
@@ -88,7 +88,7 @@ pub async fn start_with_sas() -> Server {
         options: Vec::new(),
         newest_options: Vec::new(),
         running: Some(running),
-        _kept: vec![Box::new(folder)],
+        kept: vec![Box::new(folder)],
     }
 }
 

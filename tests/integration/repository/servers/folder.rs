@@ -14,6 +14,6 @@ pub fn start() -> Server {
         options: Vec::new(),
         newest_options: Vec::new(),
         running: None,
-        _kept: vec![Box::new(folder)],
+        kept: vec![Box::new(folder)],
     }
 }

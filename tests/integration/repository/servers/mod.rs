@@ -36,7 +36,8 @@ pub struct Server {
     newest_options: Vec<String>,
     /// Taken away first to make the store unreachable.
     pub running: Option<Running>,
-    _kept: Vec<Box<dyn Any + Send + Sync>>,
+    /// What else has to stay as long.
+    kept: Vec<Box<dyn Any + Send + Sync>>,
 }
 
 /// The stores that the tests are run on.

@@ -32,6 +32,6 @@ pub fn start(arguments: &[&str]) -> Server {
         options: Vec::new(),
         newest_options: Vec::new(),
         running: Some(running),
-        _kept: vec![Box::new(folder)],
+        kept: vec![Box::new(folder)],
     }
 }

@@ -34,6 +34,6 @@ pub fn start() -> Server {
         options: Vec::new(),
         newest_options: Vec::new(),
         running: Some(running),
-        _kept: vec![Box::new(folder)],
+        kept: vec![Box::new(folder)],
     }
 }

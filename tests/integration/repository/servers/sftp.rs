@@ -13,7 +13,7 @@ use super::{Running, Server, access, free_port};
 pub fn start() -> Server {
     let folder = tempfile::tempdir().unwrap();
     let mut server = start_in(&folder.path().join("repository/below"));
-    server._kept.push(Box::new(folder));
+    server.kept.push(Box::new(folder));
     server
 }
 
@@ -65,7 +65,7 @@ pub fn start_in(path: &Path) -> Server {
         options: vec!["-o".to_owned(), format!("sftp.command={ssh}")],
         newest_options: Vec::new(),
         running: Some(running),
-        _kept: vec![Box::new(folder)],
+        kept: vec![Box::new(folder)],
     }
 }
 
