@@ -5,7 +5,7 @@ use std::path::Path;
 use futures::future::BoxFuture;
 use jiff::SignedDuration;
 use rustic_core::repofile::MasterKey;
-use tokio::task::yield_now;
+use tokio::{sync::Notify, task::yield_now};
 
 use super::*;
 use crate::{
@@ -146,17 +146,31 @@ async fn only_a_process_that_is_gone_from_this_host_is_dead() {
     }
 }
 
+/// Tells that it was asked.
+#[derive(Debug, Default)]
+struct Asked(Notify);
+
+impl LockJudge for Asked {
+    fn judge<'a>(&'a self, _: &'a FoundLock) -> BoxFuture<'a, Liveness> {
+        self.0.notify_one();
+        Box::pin(async { Liveness::Alive })
+    }
+}
+
 #[tokio::test]
 async fn lock_in_the_way_is_waited_for_until_it_goes() {
     let setup = setup();
     let theirs = setup.foreign(true, SignedDuration::ZERO).await;
     let wanted = setup.wanted(false);
-    let rules = LockRules { wait: Duration::from_hours(1), ..LockRules::default() };
+    let judge = Arc::new(Asked::default());
+    let rules = LockRules { judge: judge.clone(), wait: Duration::from_hours(1) };
     let taking = wanted.take(&rules);
-    tokio::pin!(taking);
-    assert!(futures::poll!(&mut taking).is_pending());
-    setup.store.remove(Kind::Lock, &theirs).await.unwrap();
-    taking.await.unwrap();
+    let ending = async {
+        judge.0.notified().await;
+        setup.store.remove(Kind::Lock, &theirs).await.unwrap();
+    };
+    let (taken, ()) = futures::join!(taking, ending);
+    taken.unwrap();
 }
 
 #[tokio::test]
