@@ -90,14 +90,6 @@ fn repositories() -> Cases {
             &["spec.volume.hostPath.path", "spec.volume.hostPath.type"],
         ),
         (repository(&json!({ "passwordSecretRef": { "name": "x" } })), &["spec"]),
-<<<<<<< HEAD
-    ]
-}
-
-fn runner_pods() -> Cases {
-    let resources = json!({ "limits": { "memory": "1GB" }, "requests": { "cpu": "half" } });
-    vec![
-=======
         (
             repository(&json!({
                 "rest": { "url": "https://:8000/x" },
@@ -136,16 +128,12 @@ fn runner_pods() -> Cases {
             })),
             &["spec.gcs.endpoint", "spec.gcs.credentials.serviceAccountSecretRef.key"],
         ),
-        (run("Backup", &json!({})), &[]),
-        (run("Backup", &json!({ "timeout": "1h-5m", "idleTimeout": "" })), &["spec.timeout", "spec.idleTimeout"]),
-        (
-            run(
-                "Backup",
-                &json!({ "selector": { "matchExpressions": [{ "key": "a", "operator": "Is", "values": ["b"] }] } }),
-            ),
-            &["spec.selector"],
-        ),
->>>>>>> 7a0b9b3 (README, webhook: what a Repository's stores take, and what is wrong with it)
+    ]
+}
+
+fn runner_pods() -> Cases {
+    let resources = json!({ "limits": { "memory": "1GB" }, "requests": { "cpu": "half" } });
+    vec![
         (
             run(
                 "Backup",
