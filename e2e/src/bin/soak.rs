@@ -1,6 +1,7 @@
 //! The long truth tests: runs whose reader stalls on a busy machine, whose connection is cut at random offsets, whose
 //! runner is killed at random times, whose messages somebody changes. Each by the container's own shell, by the helper and by
-//! the sidecar in turn. It counts what may never happen, and exits 1 if any of it did.
+//! the sidecar in turn. At last the webhook is rolled again and again while pods are created. It counts what may never
+//! happen, and exits 1 if any of it did.
 
 use std::{
     pin::pin,
@@ -14,12 +15,16 @@ use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use stowaway_e2e::{
-    Kind, Meddler, Meddling, Namespace, Restic, Runner, S3, Sequence, Workload, in_namespace,
+    Kind, Meddler, Meddling, Namespace, Restic, Runner, S3, Sequence, Workload,
+    creates::Creates,
+    in_namespace,
     load::Load,
     namespace::GLANCE,
+    process,
     proxy::{Fault, Proxy, Way},
     restic::Judgement,
     runner::Ended,
+    system::WEBHOOK,
     workload::{self, CONTAINER},
 };
 
@@ -38,6 +43,9 @@ struct Arguments {
     /// Runs with somebody between runner and API server who changes what the command says.
     #[arg(long, default_value_t = 500)]
     meddlings: u64,
+    /// Rolling updates of the webhook under a steady flow of pods that are created.
+    #[arg(long, default_value_t = 10)]
+    rollings: u64,
     /// How many go on at once.
     #[arg(long, default_value_t = 3)]
     parallel: usize,
@@ -129,11 +137,12 @@ async fn main() -> Result<ExitCode> {
         let cuts = cuts(namespace, &cases, &arguments).await?.tell("cuts");
         let kills = kills(&cases, &arguments).await?.tell("kills");
         let meddlings = meddlings(namespace, &cases[1], &arguments).await?.tell("meddlings");
+        let rollings = rollings(namespace, arguments.rollings).await?;
         for case in &cases {
             namespace.wait_until_gone(&case.pod.name_any(), CONTAINER, "emit --kind").await?;
             case.restic.check("restic", true)?;
         }
-        is_true = stalls && cuts && kills && meddlings;
+        is_true = stalls && cuts && kills && meddlings && rollings;
         Ok(())
     })
     .await?;
@@ -298,4 +307,25 @@ async fn meddlings(namespace: &Namespace, helped: &Case, arguments: &Arguments) 
         tally.count(&name, judgement, must_be_green, &log);
     }
     Ok(tally)
+}
+
+/// No create may fail, and none may be without injection.
+async fn rollings(namespace: &Namespace, count: u64) -> Result<bool> {
+    let creates = Creates::start(namespace);
+    for _ in 0..count {
+        creates.some_more().await;
+        let webhook = format!("deployment/{WEBHOOK}");
+        process::run(&mut namespace.system().kubectl(&["rollout", "restart", &webhook]))?;
+        namespace.rolled_out(WEBHOOK)?;
+    }
+    creates.some_more().await;
+    let (created, wrong) = creates.stop().await?;
+    println!(
+        "rolling updates: {count}, {created} pods created under them, {} failed or without injection",
+        wrong.len()
+    );
+    for line in &wrong {
+        println!("  {line}");
+    }
+    Ok(wrong.is_empty())
 }
