@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use kube::{
     Client, Config,
-    config::{KubeConfigOptions, Kubeconfig},
+    config::{AuthInfo, KubeConfigOptions, Kubeconfig},
 };
 
 use crate::process;
@@ -39,6 +39,13 @@ impl Cluster {
     pub async fn impersonate(&self, user: &str) -> Result<Client> {
         let mut config = config(&self.kubeconfig).await?;
         config.auth_info.impersonate = Some(user.to_owned());
+        Ok(Client::try_from(config)?)
+    }
+
+    /// A connection with a token that somebody else was given.
+    pub async fn with_token(&self, token: &str) -> Result<Client> {
+        let mut config = config(&self.kubeconfig).await?;
+        config.auth_info = AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() };
         Ok(Client::try_from(config)?)
     }
 

@@ -9,8 +9,8 @@ use k8s_openapi::api::{
     core::v1::{Pod, Secret, ServiceAccount},
 };
 use kube::{
-    Api, ResourceExt,
-    api::{ListParams, Patch, PatchParams, PostParams},
+    Api, Client, ResourceExt,
+    api::{AttachParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 use stowaway_e2e::{
@@ -186,6 +186,66 @@ async fn pod_and_job_of_a_run_are_changed_only_by_who_may_exec() -> Result<()> {
         let backup = namespace.backup_ended("one").await?;
         all_green(&backup)?;
         restic.agrees_with(&backup, &known(&[("pod/box/main", &SLOW)]))
+    })
+    .await
+}
+
+/// Whether the token's owner may exec there.
+async fn execs(client: &Client, namespace: &str, pod: &str) -> Result<bool> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    match pods.exec(pod, ["true"], &AttachParams::default().stderr(false)).await {
+        // The connection is there, so it was allowed; what comes of `true` is nobody's affair.
+        Ok(_process) => Ok(true),
+        Err(kube::Error::Api(status)) if [401, 403].contains(&status.code) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stolen_token_of_a_run_sees_no_secret_execs_nowhere_else_and_never_after_the_run() -> Result<()> {
+    in_namespace("guard-token", async |namespace: &Namespace| {
+        if !namespace.cluster.is_built_in() {
+            eprintln!("SKIPPED: what is in another machine's containers cannot be stolen from here");
+            return Ok(());
+        }
+        let restic = S3::shared(namespace).await?.repository(namespace).await?;
+        let command = format!("{} --rate 1m", SLOW.command());
+        Workload::toolbox(namespace, "box", &command).start(namespace).await?;
+        namespace.start_backup("one", json!({ "retryLimit": 0 })).await?;
+        namespace.wait_until_running("box", CONTAINER, "emit --kind").await?;
+        let ours = ListParams::default().labels("stowaway.dev/run=one");
+        let run = namespace.api::<Pod>().list(&ours).await?.items.pop().context("no run's pod")?;
+        let processes = process::of_pod(run.metadata.uid.as_deref().unwrap_or_default())?;
+        let token = processes.iter().find_map(|(id, _)| {
+            let file = format!("/proc/{id}/root/var/run/secrets/kubernetes.io/serviceaccount/token");
+            std::fs::read_to_string(file).ok()
+        });
+        let thief = namespace.cluster.with_token(&token.context("the run has no token")?).await?;
+
+        // This is what it is for, and as far as it goes.
+        ensure!(execs(&thief, &namespace.name, "box").await?, "that is no token of a run");
+        ensure!(!execs(&thief, "stowaway-e2e-store", "s3").await?, "it execs in another namespace");
+        let secrets: Api<Secret> = Api::namespaced(thief.clone(), &namespace.name);
+        let pods: Api<Pod> = Api::namespaced(thief.clone(), &namespace.name);
+        let spec = pod_spec(namespace, "default");
+        let pod: Pod = serde_json::from_value(json!({ "metadata": { "name": "thief" }, "spec": spec }))?;
+        for (what, answer) in [
+            ("a Secret is read", secrets.get("password").await.map(|_| ())),
+            ("pods are listed", pods.list(&ListParams::default()).await.map(|_| ())),
+            ("a pod is made", pods.create(&PostParams::default(), &pod).await.map(|_| ())),
+        ] {
+            let refused = matches!(&answer, Err(kube::Error::Api(status)) if status.code == 403);
+            ensure!(refused, "{what}: {answer:?}");
+        }
+
+        let backup = namespace.backup_ended("one").await?;
+        all_green(&backup)?;
+        restic.agrees_with(&backup, &known(&[("pod/box/main", &SLOW)]))?;
+        namespace
+            .wait_until("the token is worth nothing", async || {
+                Ok((!execs(&thief, &namespace.name, "box").await?).then_some(()))
+            })
+            .await
     })
     .await
 }
