@@ -24,3 +24,34 @@ fn table_of_annotations_in_the_readme_is_fresh() {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
     assert!(readme.contains(annotations::render().trim()), "the README's table is stale; `make manifests` mends it");
 }
+
+/// All Rust files below a folder.
+fn sources(folder: &Path) -> String {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let text = |path: std::path::PathBuf| match path.extension() {
+        _ if path.is_dir() => sources(&path),
+        Some(extension) if extension == "rs" => fs::read_to_string(path).unwrap(),
+        _ => String::new(),
+    };
+    entries.map(text).collect()
+}
+
+#[test]
+fn every_attack_in_the_documentation_is_shown_by_tests_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/security.md")).unwrap();
+    let attacks = page.split("| attack |").nth(1).unwrap().lines().skip(2).take_while(|line| line.starts_with('|'));
+    let sources: String =
+        ["src", "tests", "e2e", "seal", "helper", "webhook-certs"].map(|folder| sources(&root.join(folder))).concat();
+    let mut count = 0;
+    for attack in attacks {
+        let shown_by = attack.trim_end_matches([' ', '|']).rsplit('|').next().unwrap();
+        let tests: Vec<&str> = shown_by.split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "nothing shows that it is denied: {attack}");
+        for test in tests {
+            assert!(sources.contains(&format!("fn {test}()")), "there is no test {test}: {attack}");
+        }
+        count += 1;
+    }
+    assert!(count >= 15, "{count} attacks");
+}
