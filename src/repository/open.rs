@@ -125,10 +125,11 @@ async fn finish_opening(store: Store, access: Access, exclusive: bool) -> Result
 
 /// The master key that the password opens and that opens the config, the key file it is from, and the config.
 async fn unlock(store: &Store, access: &Access) -> Result<(MasterKey, Id, ConfigFile), RepositoryError> {
-    let keys = sorted_keys(store).await?;
+    // In this order: a key is there before the config that needs it.
     let Some(config) = store.read(Kind::Config, &Id::default()).await? else {
         return Err(RepositoryError::NotFound { place: store.place().to_owned() });
     };
+    let keys = sorted_keys(store).await?;
     let mut opened_one = false;
     let mut unreadable = None;
     for id in &keys {
