@@ -11,7 +11,6 @@ restic_old_version=v0.14.0
 restic_version=v0.19.1
 rest_server_version=v0.14.0
 fake_gcs_server_version=v1.56.1
-rclone_version=v1.76.0
 
 # Everything that is built or running lies outside the clone, so that a fresh clone starts warm.
 cache=${STOWAWAY_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/stowaway}
