@@ -115,6 +115,9 @@ const PRIVATE: &[(&str, &str)] = &[
     ("rustic_core", "repository"),
     ("opendal", "repository"),
     ("opendal_http_transport_reqwest", "repository"),
+    ("reqwest", "repository"),
+    ("russh", "repository"),
+    ("russh_sftp", "repository"),
     ("tokio_tungstenite", "cluster"),
 ];
 
