@@ -6,7 +6,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// The cache folder of built parts; the same rule as in `e2e/cluster/lib/settings.bash`.
 pub fn cache() -> PathBuf {
@@ -56,6 +56,8 @@ pub fn output(command: &mut Command) -> Result<Output> {
 /// Processes of this machine in the pod of that UID: their ids and command lines. The built-in cluster's node is this
 /// machine.
 pub fn of_pod(uid: &str) -> Result<Vec<(String, String)>> {
+    // Without one, every process of this machine would be meant.
+    ensure!(!uid.is_empty(), "a pod without a UID");
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let path = entry?.path();
