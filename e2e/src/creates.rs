@@ -80,6 +80,20 @@ impl Creates {
     }
 }
 
+/// Waits until so many creates in a row are injected that all replicas answer again. A Deployment still counts those as
+/// ready that its node lost a moment ago.
+pub async fn injected_again(namespace: &Namespace) -> Result<()> {
+    let in_a_row = async || {
+        for _ in 0..SOME {
+            if create(&namespace.cluster.client, &namespace.name).await.is_err() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    };
+    namespace.wait_until("all pods are injected again", in_a_row).await
+}
+
 async fn create(client: &Client, namespace: &str) -> Result<()> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let pod = serde_json::from_value(json!({

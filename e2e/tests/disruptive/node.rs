@@ -6,8 +6,7 @@ use kube::{Api, api::DeleteParams};
 use serde_json::json;
 use stowaway::model::injected::RESTORE_CONTAINER;
 use stowaway_e2e::{
-    Kind, Namespace, S3, Sequence, Workload, creates::Creates, in_namespace, process, runs::all_green, system::WEBHOOK,
-    volume,
+    Kind, Namespace, S3, Sequence, Workload, creates::injected_again, in_namespace, process, runs::all_green, volume,
 };
 
 use super::{alone, has_init};
@@ -61,15 +60,13 @@ async fn a_restart_of_the_whole_node_heals_without_a_hand() -> Result<()> {
         process::run(&mut std::process::Command::new(process::clone_folder("e2e/cluster/restart-node")))?;
         // Whether the webhook is back or not: this one is never started without it.
         scale("--replicas=1")?;
-        namespace.rolled_out(WEBHOOK)?;
-        let creates = Creates::start(namespace);
+        injected_again(namespace).await?;
         let db = namespace.wait_until_ready("db-0").await?;
         ensure!(has_init(&db, RESTORE_CONTAINER), "it was started without its restore step");
         let lines = namespace.shell("db-0", "wc -l </data/numbers")?;
         ensure!(lines == "1000", "{lines} lines came back");
         Workload::dumping(namespace, "after", &STREAM).start(namespace).await?;
         namespace.wait_until_pods_ready("app=before", 1).await?;
-        creates.went_well().await?;
         // Also from the one that was injected before, whose container was made anew.
         let backup = namespace.back_up("two", json!({})).await?;
         all_green(&backup)?;
