@@ -137,12 +137,12 @@ async fn main() -> Result<ExitCode> {
         let cuts = cuts(namespace, &cases, &arguments).await?.tell("cuts");
         let kills = kills(&cases, &arguments).await?.tell("kills");
         let meddlings = meddlings(namespace, &cases[1], &arguments).await?.tell("meddlings");
-        let rollings = rollings(namespace, arguments.rollings).await?;
+        let is_rolled = rollings(namespace, arguments.rollings).await?;
         for case in &cases {
             namespace.wait_until_gone(&case.pod.name_any(), CONTAINER, "emit --kind").await?;
             case.restic.check("restic", true)?;
         }
-        is_true = stalls && cuts && kills && meddlings && rollings;
+        is_true = stalls && cuts && kills && meddlings && is_rolled;
         Ok(())
     })
     .await?;
