@@ -311,15 +311,15 @@ async fn meddlings(namespace: &Namespace, helped: &Case, arguments: &Arguments) 
 
 /// No create may fail, and none may be without injection.
 async fn rollings(namespace: &Namespace, count: u64) -> Result<bool> {
-    let creates = Creates::start(namespace);
+    let flow = Creates::start(namespace);
     for _ in 0..count {
-        creates.some_more().await;
+        flow.some_more().await;
         let webhook = format!("deployment/{WEBHOOK}");
         process::run(&mut namespace.system().kubectl(&["rollout", "restart", &webhook]))?;
         namespace.rolled_out(WEBHOOK)?;
     }
-    creates.some_more().await;
-    let (created, wrong) = creates.stop().await?;
+    flow.some_more().await;
+    let (created, wrong) = flow.stop().await?;
     println!(
         "rolling updates: {count}, {created} pods created under them, {} failed or without injection",
         wrong.len()
