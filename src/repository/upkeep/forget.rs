@@ -4,10 +4,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use futures::{StreamExt, TryStreamExt, stream};
 use rustic_core::Id;
 
-use super::snapshots;
+use super::{remove, snapshots};
 use crate::{
     model::{SnapshotIdentity, SourceName},
     repository::{
@@ -15,10 +14,6 @@ use crate::{
         store::{Kind, Store},
     },
 };
-
-/// How many snapshots are removed between two looks at our lock, and at a time.
-const BATCH: usize = 128;
-const PARALLEL_REMOVALS: usize = 16;
 
 /// What is to go, and what that was decided on. Ids are whole, 64 hex digits.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -38,7 +33,7 @@ impl Repository {
     /// read, since nobody knows whose newest that is.
     pub async fn forget(&self, forget: &Forget) -> Result<u64, RepositoryError> {
         self.must_be_exclusive("forget")?;
-        self.while_locked(|run| async move { remove(self, &run, forget).await }).await
+        self.while_locked(|run| async move { carry_out(self, &run, forget).await }).await
     }
 
     /// Whether nobody else can write, or read what is removed.
@@ -50,18 +45,14 @@ impl Repository {
     }
 }
 
-async fn remove(repository: &Repository, store: &Store, forget: &Forget) -> Result<u64, RepositoryError> {
+async fn carry_out(repository: &Repository, store: &Store, forget: &Forget) -> Result<u64, RepositoryError> {
     let all = snapshots::read_strictly(repository, store).await?;
     let summaries: Vec<SnapshotSummary> = all.iter().map(|known| known.summary.clone()).collect();
     may_go(&summaries, forget)
         .map_err(|why| RepositoryError::InvalidRequest(format!("nothing was forgotten in {}: {why}", store.place())))?;
     let going: Vec<Id> =
         all.iter().filter(|known| forget.snapshots.contains(&known.summary.id)).map(|known| known.id).collect();
-    for batch in going.chunks(BATCH) {
-        repository.lock.check(store).await?;
-        let removals = batch.iter().map(|id| store.remove(Kind::Snapshot, id));
-        stream::iter(removals).buffer_unordered(PARALLEL_REMOVALS).try_collect::<()>().await?;
-    }
+    remove(repository, store, Kind::Snapshot, &going).await?;
     Ok(going.len() as u64)
 }
 

@@ -12,6 +12,16 @@ mod index;
 mod prune;
 mod reach;
 mod snapshots;
+#[cfg(test)]
+mod tests;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use rustic_core::Id;
+
+use super::{
+    Repository, RepositoryError,
+    store::{Kind, Store},
+};
 
 pub use self::{
     check::{CheckReport, DataPart, DataPartError},
@@ -20,5 +30,16 @@ pub use self::{
     prune::{PruneReport, PruneRules, Unused, UnusedError},
 };
 
-#[cfg(test)]
-mod tests;
+/// How many files are removed between two looks at our lock, and at a time.
+const BATCH: usize = 128;
+const PARALLEL_REMOVALS: usize = 16;
+
+/// Removes files as long as our lock holds.
+async fn remove(repository: &Repository, store: &Store, kind: Kind, files: &[Id]) -> Result<(), RepositoryError> {
+    for batch in files.chunks(BATCH) {
+        repository.lock.check(store).await?;
+        let removals = batch.iter().map(|id| store.remove(kind, id));
+        stream::iter(removals).buffer_unordered(PARALLEL_REMOVALS).try_collect::<()>().await?;
+    }
+    Ok(())
+}

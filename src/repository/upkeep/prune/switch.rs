@@ -6,11 +6,13 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
 use rustic_core::Id;
 
 use super::{
-    super::index::{Index, IndexFile, IndexedPack},
+    super::{
+        index::{Index, IndexFile, IndexedPack},
+        remove,
+    },
     plan::{Fate, Plan},
     repack::Repacked,
 };
@@ -24,9 +26,6 @@ use crate::repository::{
 
 /// How many blobs an index file names; restic's own number.
 const INDEX_BLOBS: usize = 50_000;
-/// How many files are removed between two looks at our lock, and at a time.
-const BATCH: usize = 128;
-const PARALLEL_REMOVALS: usize = 16;
 
 /// Writes new indexes, makes sure of all that is new, and removes what is old.
 pub(super) async fn switch(
@@ -106,14 +105,4 @@ async fn write_index(
     let (id, size) = (crypto::id_of(&content), content.len() as u64);
     store.write(Kind::Index, &id, vec![content], Write::Replace).await?;
     Ok((Kind::Index, id, size))
-}
-
-/// Removes files as long as our lock holds.
-async fn remove(repository: &Repository, store: &Store, kind: Kind, files: &[Id]) -> Result<(), RepositoryError> {
-    for batch in files.chunks(BATCH) {
-        repository.lock.check(store).await?;
-        let removals = batch.iter().map(|id| store.remove(kind, id));
-        stream::iter(removals).buffer_unordered(PARALLEL_REMOVALS).try_collect::<()>().await?;
-    }
-    Ok(())
 }
