@@ -38,6 +38,8 @@ pub enum Role {
     Restore,
     /// Which Secrets the command needs.
     Secrets,
+    /// Whether a volume is backed up at all.
+    Backup,
 }
 
 /// How a value is written.
@@ -98,6 +100,13 @@ pub struct Key {
 }
 
 const POD: &str = "Pod";
+
+impl Key {
+    /// Whether a pod may carry it.
+    pub fn is_of_pods(&self) -> bool {
+        self.carrier == POD
+    }
+}
 
 /// Every key that works. A key that is not here gets a warning, since nothing would come of it.
 pub const KEYS: &[Key] = &[
@@ -251,6 +260,21 @@ pub const KEYS: &[Key] = &[
         documentation: "Secrets of the pod's namespace that are mounted into the command's container, each at `/stowaway-secrets/<name>`.",
         feature: "injection",
         foreign: &[],
+    },
+    Key {
+        role: Role::Backup,
+        name: "backup",
+        named: false,
+        carrier: "PersistentVolumeClaim, Namespace; also as a label",
+        form: Form::Boolean,
+        default: "every PersistentVolumeClaim of a Backup's namespace is backed up",
+        documentation: "`\"false\"` leaves a volume out; on a Namespace it leaves all out but those that say `\"true\"`.",
+        feature: "backup",
+        foreign: &[
+            (Generation::K8up, "k8up.io/backup"),
+            (Generation::Syn, "k8up.syn.tools/backup"),
+            (Generation::Appuio, "appuio.ch/backup"),
+        ],
     },
 ];
 

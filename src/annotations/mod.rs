@@ -3,6 +3,7 @@
 //! Pure. It must not know pods, containers that exist, or repositories that exist: only texts. What it reads may hold
 //! passwords (they stand in command lines), so nothing here prints a command.
 
+mod consent;
 mod keys;
 mod parse;
 mod request;
@@ -12,6 +13,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
+pub use consent::{Consent, consent};
 pub use keys::{Form, KEYS, Key, PREFIX, Role, own_key, render};
 pub use parse::{parse, parse_lenient};
 pub use request::{CommandRequest, Generation, Injection, Lenient, Problem, Problems, Request, Warning};

@@ -75,6 +75,10 @@ impl<'a> Reader<'a> {
             let Some(own) = key.strip_prefix(PREFIX) else { continue };
             let entry = Entry { key, value };
             if let Some(known) = KEYS.iter().find(|known| known.name == own) {
+                if !known.is_of_pods() {
+                    self.warn(key, format!("has no effect on a pod; it is read on {}", known.carrier));
+                    continue;
+                }
                 self.own.insert((known.role, None), entry);
                 continue;
             }
@@ -95,7 +99,7 @@ impl<'a> Reader<'a> {
 
     /// Finds the keys of other tools that count, and warns of those that don't.
     fn collect_foreign(&mut self, annotations: &'a BTreeMap<String, String>) {
-        for key in KEYS {
+        for key in KEYS.iter().filter(|key| key.is_of_pods()) {
             let mut winner = self.own.get(&(key.role, None)).map(|entry| entry.key);
             for (generation, foreign) in key.foreign {
                 let Some((foreign, value)) = annotations.get_key_value(*foreign) else { continue };
@@ -200,7 +204,7 @@ impl<'a> Reader<'a> {
         let settings: Vec<(Role, &str)> = self.own.iter().map(|((role, _), entry)| (*role, entry.key)).collect();
         for (role, key) in settings {
             let (works, wanted) = match role {
-                Role::Inject | Role::Restore | Role::Command => continue,
+                Role::Inject | Role::Restore | Role::Command | Role::Backup => continue,
                 Role::Volumes => {
                     (by_sidecar || request.restore_on_empty, "inject: sidecar and no stowaway.dev/restore")
                 }

@@ -1,4 +1,4 @@
-//! `Backup`: one run over the annotated pods of a namespace.
+//! `Backup`: one run over the annotated pods and the volumes of a namespace.
 //!
 //! It must not know how the run is carried out.
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::shared::{Outcome, RepositoryReference, RunnerPod, conditions_schema, duration_schema};
 use crate::model::{SourceName, Verdict};
 
-/// One run over the annotated pods of a namespace. Deleting it cancels what still runs, and deletes no data.
+/// One run over the annotated pods and the volumes of a namespace. Deleting it cancels what still runs, and deletes no data.
 #[derive(Clone, CustomResource, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[kube(
     group = "stowaway.dev",
@@ -21,7 +21,7 @@ use crate::model::{SourceName, Verdict};
     derive = "PartialEq",
     shortname = "stbackup",
     category = "stowaway",
-    doc = "One backup run over the annotated pods of its namespace. Deleting it cancels what still runs, and deletes no data.",
+    doc = "One backup run over the annotated pods and the volumes of its namespace. Deleting it cancels what still runs, and deletes no data.",
     validation = Rule::new("self.metadata.name.size() <= 63").message("a Backup's name has at most 63 characters"),
     printcolumn(name = "Sources", type_ = "string", json_path = ".status.progress", description = "green sources of all"),
     printcolumn(name = "Verdict", type_ = "string", json_path = ".status.verdict"),
@@ -32,7 +32,8 @@ use crate::model::{SourceName, Verdict};
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self == oldSelf").message("the spec of a Backup cannot be changed; create another one"))]
 pub struct BackupSpec {
-    /// Which annotated pods of the namespace; all of them when absent.
+    /// Which annotated pods of the namespace, and which of its volume claims, by their labels; all of them when
+    /// absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<LabelSelector>,
     /// Where to, whatever the pods' annotations say. When absent, each pod's annotation `stowaway.dev/repository` says
@@ -92,6 +93,42 @@ pub struct BackupStatus {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub sources: Vec<SourceStatus>,
+    /// The volume claims of the namespace that the run leaves out, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 256),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub skipped: Vec<SkippedClaim>,
+}
+
+/// A `PersistentVolumeClaim` that is left out.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SkippedClaim {
+    /// Its name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// Why.
+    pub reason: SkipReason,
+    /// The same for people.
+    #[schemars(length(max = 1024))]
+    pub message: String,
+}
+
+/// Why a `PersistentVolumeClaim` is left out.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub enum SkipReason {
+    /// It, or its namespace, says so.
+    OptedOut,
+    /// The Backup's selector does not match it.
+    NotSelected,
+    /// It has no volume yet.
+    NotBound,
+    /// It is being deleted.
+    Terminating,
+    /// A Repository is on it.
+    HoldsRepository,
 }
 
 /// How one source goes.
@@ -103,7 +140,8 @@ pub struct SourceStatus {
     pub name: SourceName,
     /// What it does now.
     pub state: SourceState,
-    /// The pod that is dumped; another one of the same workload when an attempt found the first one gone.
+    /// The pod that is dumped, or has the volume mounted; another one of the same workload when an attempt found the first
+    /// one gone.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253))]
     pub pod: String,

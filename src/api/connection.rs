@@ -132,6 +132,8 @@ pub fn connection(spec: &RepositorySpec) -> Connection {
         host_keys: sftp.map(|sftp| sftp.host_keys.clone()).unwrap_or_default(),
         insecure_skip_verify: tls.is_some_and(|tls| tls.insecure_skip_verify)
             || sftp.is_some_and(|sftp| sftp.insecure_ignore_host_key),
+        // Volumes are backed up by whoever can read them.
+        shared_folder: spec.volume.is_some(),
         limits: StoreLimits {
             upload_bytes_per_second: limits.upload.as_deref().and_then(bytes_per_second),
             download_bytes_per_second: limits.download.as_deref().and_then(bytes_per_second),

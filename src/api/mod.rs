@@ -20,7 +20,7 @@ pub use backends::{
     AzureBackend, AzureCredentials, GcsBackend, GcsCredentials, RestBackend, RestCredentials, S3Backend, S3Credentials,
     SftpBackend, SftpCredentials, VolumeBackend, backend_config,
 };
-pub use backup::{Backup, BackupSpec, BackupStatus, SourceState, SourceStatus};
+pub use backup::{Backup, BackupSpec, BackupStatus, SkipReason, SkippedClaim, SourceState, SourceStatus};
 pub use conditions::{condition, condition_is_true, remove_condition, set_condition, set_run_conditions};
 pub use connection::{CredentialSource, RepositoryLimits, Tls, bytes_per_second, connection, credential_sources};
 pub use repository::{PasswordSecretReference, Repository, RepositorySpec, RepositoryStatus};

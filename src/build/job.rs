@@ -8,7 +8,8 @@ use k8s_openapi::{
     api::{
         batch::v1::{Job, JobSpec},
         core::v1::{
-            Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, ObjectFieldSelector,
+            Affinity, Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, Namespace,
+            NodeSelectorRequirement, NodeSelectorTerm, ObjectFieldSelector, PersistentVolumeClaimVolumeSource,
             PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, SecurityContext,
             Volume, VolumeMount,
         },
@@ -24,6 +25,7 @@ use super::{
 use crate::{
     api::{RepositorySpec, RunnerPod},
     model::{Task, mounts},
+    plan::{ClaimMount, NON_ROOT},
 };
 
 /// A Job may live this much longer than its command: for a slow start of its pod, the opening of the repository, and the
@@ -33,8 +35,9 @@ pub const DEADLINE_MARGIN: Duration = Duration::from_mins(15);
 pub const LONGEST_RUN: Duration = Duration::from_hours(24);
 /// The deadline of a Job that only opens or creates a repository.
 pub const LONGEST_INIT: Duration = Duration::from_mins(10);
-/// The user and group of the runner: the customary "nonroot" of images without a distribution.
-const RUNNER_USER: i64 = 65_532;
+/// What `OpenShift` writes on a namespace whose pods get a user of a range that is the namespace's own, and may name no other:
+/// <https://docs.redhat.com/en/documentation/openshift_container_platform/4.17/html/authentication_and_authorization/managing-pod-security-policies>.
+const USER_RANGE: &str = "openshift.io/sa.scc.uid-range";
 
 /// What a Job is made of.
 #[derive(Clone, Copy, Debug)]
@@ -55,10 +58,19 @@ pub struct JobRequest<'a> {
     pub repository: &'a RepositorySpec,
     /// The run's own wishes for its pod, which come before the Repository's.
     pub runner_pod: Option<&'a RunnerPod>,
+    /// The claim that it backs up, if its pod mounts one.
+    pub claim: Option<&'a ClaimMount>,
+    /// The namespace assigns users and groups to its pods itself; see [`assigns_users`].
+    pub assigns_users: bool,
     /// How long the command may run.
     pub timeout: Option<Duration>,
     /// The runner's image.
     pub image: &'a str,
+}
+
+/// Whether the namespace assigns users and groups to its pods itself, so that ours name none, as `OpenShift` does.
+pub fn assigns_users(namespace: &Namespace) -> bool {
+    namespace.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(USER_RANGE))
 }
 
 /// The Job, suspended: it is started when its identity is there.
@@ -107,24 +119,43 @@ fn pod(request: &JobRequest<'_>, name: &str, wishes: RunnerPod) -> Result<PodSpe
     let (mut volumes, mut volume_mounts) = settings::volumes(request.repository);
     volumes.push(Volume { name: "tmp".into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() });
     volume_mounts.push(VolumeMount { name: "tmp".into(), mount_path: "/tmp".into(), ..VolumeMount::default() });
+    if let Some(ClaimMount { claim, .. }) = request.claim {
+        // Read-only for the kubelet, too: else it would give the app's files to our group.
+        let source = PersistentVolumeClaimVolumeSource { claim_name: claim.clone(), read_only: Some(true) };
+        volumes.push(Volume { name: "data".into(), persistent_volume_claim: Some(source), ..Volume::default() });
+        volume_mounts.push(VolumeMount {
+            name: "data".into(),
+            mount_path: mounts::DATA_FOLDER.into(),
+            read_only: Some(true),
+            ..VolumeMount::default()
+        });
+    }
     let has_identity = matches!(request.kind, RunKind::Backup | RunKind::Restore);
     let RunnerPod {
         resources,
         node_selector,
-        tolerations,
+        mut tolerations,
         affinity,
         image_pull_secrets,
         labels: _,
         annotations: _,
         security_context,
     } = wishes;
+    tolerations.extend(request.claim.into_iter().flat_map(|claim| claim.tolerations.clone()));
+    let affinity = match request.claim.and_then(|claim| claim.node.as_deref()) {
+        Some(node) => Some(on_node(affinity.unwrap_or_default(), node)),
+        None => affinity,
+    };
+    let security = pod_security(request, security_context.unwrap_or_default());
+    // Such a root has what an app's root has to read its files, and nothing else.
+    let reads_as_root = request.claim.is_some() && security.run_as_user == Some(0);
     Ok(PodSpec {
         restart_policy: Some("Never".into()),
         // What talks to the store alone has no identity and no token.
         service_account_name: has_identity.then(|| names::account_name(name)),
         automount_service_account_token: Some(has_identity),
         enable_service_links: Some(false),
-        security_context: Some(pod_security(security_context.unwrap_or_default())),
+        security_context: Some(security),
         node_selector: (!node_selector.is_empty()).then_some(node_selector),
         tolerations: (!tolerations.is_empty()).then_some(tolerations),
         affinity,
@@ -135,7 +166,7 @@ fn pod(request: &JobRequest<'_>, name: &str, wishes: RunnerPod) -> Result<PodSpe
             args: Some(vec!["runner".into()]),
             env: Some(environment(&serde_json::to_string(request.task)?)),
             resources: Some(resources.unwrap_or_else(default_resources)),
-            security_context: Some(container_security()),
+            security_context: Some(container_security(if reads_as_root { &["DAC_OVERRIDE"] } else { &[] })),
             termination_message_path: Some(mounts::TERMINATION_MESSAGE.into()),
             termination_message_policy: Some("File".into()),
             volume_mounts: Some(volume_mounts),
@@ -176,23 +207,57 @@ fn default_resources() -> ResourceRequirements {
     }
 }
 
-/// The container's part of Pod Security `restricted`; nothing of it is negotiable.
-fn container_security() -> SecurityContext {
+/// The container's part of Pod Security `restricted`, but for `capabilities` that `baseline` allows; nothing of it is
+/// negotiable.
+fn container_security(capabilities: &[&str]) -> SecurityContext {
+    let add: Vec<String> = capabilities.iter().map(|&capability| capability.to_owned()).collect();
     SecurityContext {
         allow_privilege_escalation: Some(false),
         read_only_root_filesystem: Some(true),
-        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: (!add.is_empty()).then_some(add) }),
         ..SecurityContext::default()
     }
 }
 
-/// The pod's part of Pod Security `restricted`, where the user wishes nothing else. The group makes volumes writable.
-fn pod_security(wishes: PodSecurityContext) -> PodSecurityContext {
+/// The term of the scheduler that only one node fulfils, beside all that was wished for.
+fn on_node(affinity: Affinity, node: &str) -> Affinity {
+    let field = NodeSelectorRequirement {
+        key: "metadata.name".into(),
+        operator: "In".into(),
+        values: Some(vec![node.to_owned()]),
+    };
+    let mut node_affinity = affinity.node_affinity.unwrap_or_default();
+    let mut required = node_affinity.required_during_scheduling_ignored_during_execution.unwrap_or_default();
+    if required.node_selector_terms.is_empty() {
+        required.node_selector_terms.push(NodeSelectorTerm::default());
+    }
+    // One of the terms has to hold, so each gets it.
+    for term in &mut required.node_selector_terms {
+        term.match_fields.get_or_insert_default().push(field.clone());
+    }
+    node_affinity.required_during_scheduling_ignored_during_execution = Some(required);
+    Affinity { node_affinity: Some(node_affinity), ..affinity }
+}
+
+/// The pod's part of Pod Security `restricted`, where the user wishes nothing else, and nothing in a volume needs another
+/// user. The group makes volumes writable and Secrets readable; whoever reads a claim writes with it, too, so that runs of
+/// other users can go on with a repository on a volume.
+fn pod_security(request: &JobRequest<'_>, wishes: PodSecurityContext) -> PodSecurityContext {
+    let number = |number: u64| i64::try_from(number).ok();
+    let named = |ours: Option<i64>| ours.filter(|_| !request.assigns_users);
+    let (user, group) = request.claim.map_or((NON_ROOT, None), |claim| claim.user);
+    let run_as_user = wishes.run_as_user.or(named(number(user)));
+    let mut groups = wishes.supplemental_groups.unwrap_or_default();
+    groups.extend(request.claim.into_iter().flat_map(|claim| claim.groups.clone()).filter(|_| !request.assigns_users));
+    groups.extend(named(group.and_then(number)));
+    groups.sort_unstable();
+    groups.dedup();
     PodSecurityContext {
-        run_as_non_root: wishes.run_as_non_root.or(Some(true)),
-        run_as_user: wishes.run_as_user.or(Some(RUNNER_USER)),
-        run_as_group: wishes.run_as_group.or(Some(RUNNER_USER)),
-        fs_group: wishes.fs_group.or(Some(RUNNER_USER)),
+        run_as_non_root: wishes.run_as_non_root.or(Some(run_as_user != Some(0))),
+        run_as_user,
+        run_as_group: wishes.run_as_group.or(named(number(NON_ROOT))),
+        supplemental_groups: (!groups.is_empty()).then_some(groups),
+        fs_group: wishes.fs_group.or(named(number(NON_ROOT))),
         // Without this the kubelet walks through the whole repository to change its group, before each run.
         fs_group_change_policy: wishes.fs_group_change_policy.or_else(|| Some("OnRootMismatch".into())),
         seccomp_profile: wishes

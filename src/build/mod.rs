@@ -13,5 +13,5 @@ pub use crate::{
     api::{backend_config, connection},
     plan::{labels, names},
 };
-pub use job::{JobRequest, job};
+pub use job::{JobRequest, assigns_users, job};
 pub use rbac::{role_binding, service_account};

@@ -2,12 +2,14 @@
 
 use std::{fmt::Write as _, fs, path::Path, time::Duration};
 
+use k8s_openapi::api::{batch::v1::Job, core::v1::PodSpec};
 use serde_json::json;
 
 use super::{names::Owner, names::RunKind, *};
 use crate::{
-    api::RepositorySpec,
+    api::{RepositorySpec, RunnerPod},
     model::{SnapshotIdentity, TargetCommand, Task, TaskKind},
+    plan::ClaimMount,
 };
 
 fn owner(kind: &str, name: &str) -> Owner {
@@ -115,10 +117,121 @@ fn backup_job_on_s3_is_golden() {
         repository_name: "cellar",
         repository: &repository,
         runner_pod: Some(&runner_pod),
+        claim: None,
+        assigns_users: false,
         timeout: Some(Duration::from_mins(90)),
         image: "registry.example/runner:9",
     });
     is_golden("backup-job.yaml", &[value(&made.unwrap())]);
+}
+
+fn claim_job(mount: &ClaimMount, runner_pod: Option<&RunnerPod>, assigns_users: bool) -> Job {
+    let repository = on_s3();
+    let kind = TaskKind::BackupClaim {
+        claim: mount.claim.clone(),
+        source: "pvc/cask".parse().unwrap(),
+        identity: SnapshotIdentity {
+            host: "orchard".into(),
+            path: "/data/cask".into(),
+            tags: vec!["source=pvc/cask".into()],
+        },
+        timeout: None,
+    };
+    job(&JobRequest {
+        owner: &owner("Backup", "evening"),
+        kind: RunKind::Backup,
+        source: "pvc/cask",
+        attempt: 1,
+        task: &task(&repository, kind),
+        repository_name: "cellar",
+        repository: &repository,
+        runner_pod,
+        claim: Some(mount),
+        assigns_users,
+        timeout: None,
+        image: "registry.example/runner:9",
+    })
+    .unwrap()
+}
+
+fn mount(user: (u64, Option<u64>), node: Option<&str>) -> ClaimMount {
+    let tolerations = node.map(|_| json!([{ "key": "press", "operator": "Exists" }])).unwrap_or(json!([]));
+    ClaimMount {
+        claim: "cask".into(),
+        pod: "mill-1".into(),
+        node: node.map(str::to_owned),
+        tolerations: serde_json::from_value(tolerations).unwrap(),
+        user,
+        groups: vec![72],
+    }
+}
+
+fn pod_of(job: Job) -> PodSpec {
+    job.spec.unwrap().template.spec.unwrap()
+}
+
+#[test]
+fn job_that_mounts_a_claim_is_golden() {
+    is_golden("backup-claim-job.yaml", &[value(&claim_job(&mount((70, Some(71)), Some("cellar-7")), None, false))]);
+}
+
+#[test]
+fn volume_that_is_backed_up_is_mounted_to_be_read_only() {
+    let pod = pod_of(claim_job(&mount((0, None), None), None, false));
+    let volume = pod.volumes.unwrap().into_iter().find(|volume| volume.name == "data").unwrap();
+    assert_eq!(volume.persistent_volume_claim.unwrap().read_only, Some(true));
+    let mounts = pod.containers[0].volume_mounts.clone().unwrap();
+    assert_eq!(mounts.into_iter().find(|mount| mount.name == "data").unwrap().read_only, Some(true));
+}
+
+#[test]
+fn root_reads_by_one_capability_and_nobody_else_has_any() {
+    let added = |mount: &ClaimMount, wishes: Option<&RunnerPod>| {
+        let pod = pod_of(claim_job(mount, wishes, false));
+        let context = pod.security_context.unwrap();
+        let own = pod.containers[0].security_context.clone().unwrap();
+        (context.run_as_user, context.run_as_non_root, own.capabilities.unwrap().add)
+    };
+    let override_all = Some(vec!["DAC_OVERRIDE".to_owned()]);
+    assert_eq!(added(&mount((0, None), None), None), (Some(0), Some(false), override_all));
+    assert_eq!(added(&mount((70, None), None), None), (Some(70), Some(true), None));
+    let wishes: RunnerPod = serde_json::from_value(json!({ "securityContext": { "runAsUser": 1000 } })).unwrap();
+    assert_eq!(added(&mount((0, None), None), Some(&wishes)), (Some(1000), Some(true), None));
+}
+
+#[test]
+fn namespace_that_assigns_users_gets_pods_that_name_none() {
+    let namespace = |annotations: serde_json::Value| {
+        serde_json::from_value(json!({ "metadata": { "annotations": annotations } })).unwrap()
+    };
+    assert!(assigns_users(&namespace(json!({ "openshift.io/sa.scc.uid-range": "1000680000/10000" }))));
+    assert!(!assigns_users(&namespace(json!({ "note": "x" }))));
+    let context = pod_of(claim_job(&mount((0, Some(5)), None), None, true)).security_context.unwrap();
+    assert_eq!((context.run_as_user, context.run_as_group, context.fs_group), (None, None, None));
+    assert_eq!((context.supplemental_groups, context.run_as_non_root), (None, Some(true)));
+}
+
+#[test]
+fn node_of_a_claim_is_wanted_in_each_term_of_an_affinity() {
+    let wishes: RunnerPod = serde_json::from_value(json!({ "affinity": { "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [
+            { "matchExpressions": [{ "key": "disk", "operator": "Exists" }] },
+            { "matchExpressions": [{ "key": "tape", "operator": "Exists" }] }
+        ] }
+    } } }))
+    .unwrap();
+    let pod = pod_of(claim_job(&mount((70, None), Some("cellar-7")), Some(&wishes), false));
+    let required = pod.affinity.unwrap().node_affinity.unwrap().required_during_scheduling_ignored_during_execution;
+    let terms = required.unwrap().node_selector_terms;
+    assert_eq!(terms.len(), 2);
+    for term in terms {
+        assert!(term.match_expressions.is_some(), "what was wished for is kept");
+        let field = &term.match_fields.unwrap()[0];
+        assert_eq!(
+            (field.key.as_str(), field.values.as_deref()),
+            ("metadata.name", Some(&["cellar-7".to_owned()][..]))
+        );
+    }
 }
 
 #[test]
@@ -142,6 +255,8 @@ fn restore_job_on_a_volume_and_its_identity_are_golden() {
         repository_name: "cellar",
         repository: &repository,
         runner_pod: None,
+        claim: None,
+        assigns_users: false,
         timeout: None,
         image: "registry.example/runner:9",
     })
@@ -165,6 +280,8 @@ fn init_job_has_no_identity() {
         repository_name: "cellar",
         repository: &repository,
         runner_pod: None,
+        claim: None,
+        assigns_users: false,
         timeout: None,
         image: "registry.example/runner:9",
     })

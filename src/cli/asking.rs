@@ -162,6 +162,8 @@ fn answering_job(repository: &Repository, image: &str) -> Result<Job, CliError> 
         repository_name: &owner.name,
         repository: &repository.spec,
         runner_pod: None,
+        claim: None,
+        assigns_users: false,
         timeout: Some(ANSWERS_WITHIN),
         image,
     };

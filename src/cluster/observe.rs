@@ -41,6 +41,15 @@ where
     api.get_opt(name).await.map_err(CallError::at(format!("read {} {namespace}/{name}", K::kind(&()))))
 }
 
+/// The namespace itself. It is listed rather than read, so that nobody needs a right to all of them by name.
+pub async fn namespace(client: &Client, name: &str) -> Result<Namespace, CallError> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let list = namespaces.list(&ListParams::default().fields(&format!("metadata.name={name}"))).await;
+    let list = list.map_err(CallError::at(format!("read namespace {name}")))?;
+    // One that is gone says nothing, and takes what is in it along.
+    Ok(list.items.into_iter().next().unwrap_or_default())
+}
+
 /// All objects of a kind in a namespace that have these labels (a label selector as text; all objects when empty).
 pub async fn list<K>(client: &Client, namespace: &str, labels: &str) -> Result<Vec<K>, CallError>
 where

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::{Resource, ResourceExt, runtime::controller::Action};
 
 use super::{
@@ -19,7 +20,7 @@ use crate::{
         names::{Owner, RunKind},
     },
     cluster::{apply, call::CallError, observe},
-    plan::{self, BackupFacts, ObservedPod, SourceFacts, Workload},
+    plan::{self, BackupFacts, ClaimFacts, ObservedPod, SourceFacts, Workload},
 };
 
 /// observe -> plan -> build -> apply -> status
@@ -35,9 +36,12 @@ pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) ->
     let pods = observe_pods(&context, &namespace).await?;
     let repositories: Vec<Repository> = observe::list(client, &namespace, "").await?;
     let active = observe_active(&context).await?;
+    let claims: Vec<PersistentVolumeClaim> = observe::list(client, &namespace, "").await?;
+    let home = observe::namespace(client, &namespace).await?;
     let sources = plan::plan_sources(SourceFacts {
         namespace: &namespace,
         pods: &pods,
+        claims: Some(ClaimFacts { namespace: &home, claims: &claims, repositories: &repositories }),
         selector: backup.spec.selector.as_ref(),
         cluster: context.cluster_id().await?,
         backup_uid: &owner.uid,

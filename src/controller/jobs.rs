@@ -65,8 +65,12 @@ pub(super) async fn carry_out(
     let Actions { create_password: _, start, resume, end, revoke, delete, events: _, look_again: _ } = actions;
     let (client, namespace) = (&context.client, owner.namespace.as_str());
     let mut refused = Vec::new();
+    let assigns_users = match start.as_slice() {
+        [] => false,
+        _ => build::assigns_users(&observe::namespace(client, namespace).await?),
+    };
     for request in start {
-        match start_job(context, owner, request, repositories, runner_pod).await {
+        match start_job(context, owner, request, repositories, (runner_pod, assigns_users)).await {
             Ok(()) => {}
             Err(ReconcileError::Create(CreateError::Call(error))) if is_refusal(&error) => {
                 refused.push(Refused { source: request.source.clone(), message: error.to_string() });
@@ -96,9 +100,9 @@ async fn start_job(
     owner: &Owner,
     request: &StartJob,
     repositories: &[Repository],
-    runner_pod: Option<&RunnerPod>,
+    (runner_pod, assigns_users): (Option<&RunnerPod>, bool),
 ) -> Result<(), ReconcileError> {
-    let StartJob { kind, source, attempt, task, repository, timeout } = request;
+    let StartJob { kind, source, attempt, task, repository, timeout, claim } = request;
     let found = repositories.iter().find(|candidate| candidate.name_any() == *repository);
     // The plan chose it from this very list, and the CRD refuses one without a backend.
     let Some((spec, backend)) = found.and_then(|found| Some((&found.spec, build::backend_config(&found.spec)?))) else {
@@ -113,6 +117,8 @@ async fn start_job(
         repository_name: repository,
         repository: spec,
         runner_pod,
+        claim: claim.as_ref(),
+        assigns_users,
         timeout: *timeout,
         image: &context.image,
     })?;

@@ -34,6 +34,7 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
     let sources = plan::plan_sources(SourceFacts {
         namespace: &namespace,
         pods: &pods,
+        claims: None,
         selector: None,
         cluster: context.cluster_id().await?,
         backup_uid: &owner.uid,

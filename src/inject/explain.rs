@@ -134,6 +134,7 @@ fn sources(template: &Template, pod: &Value) -> (Vec<SourceExplanation>, Vec<(bo
     let plan = plan_sources(SourceFacts {
         namespace: &template.namespace,
         pods: &[ObservedPod { pod, workload: template.workload.clone() }],
+        claims: None,
         selector: None,
         cluster: "",
         backup_uid: "",

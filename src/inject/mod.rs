@@ -43,11 +43,8 @@ use self::{patch::PatchBuilder, pod::PodView};
 use crate::{
     annotations::{self, Injection, Lenient, Problems, Role, own_key},
     api::Repository,
-    plan::MAXIMUM_SOURCES,
+    plan::{MAXIMUM_SOURCES, NON_ROOT},
 };
-
-/// User and group of our image, where nothing else is known, and of the runs' pods.
-const NON_ROOT: u64 = 65_532;
 
 /// What is known of the request besides the pod.
 #[derive(Clone, Copy, Debug)]

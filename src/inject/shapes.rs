@@ -96,7 +96,7 @@ fn worker(view: &PodView<'_>, wishes: &Wishes<'_>, image: &str, name: &str, role
     let connection = wishes.store.as_ref().and_then(|store| store.connection.as_ref());
     environment.extend(connection.map(|connection| value(CONNECTION_VARIABLE, connection)));
     let capabilities: &[&str] = if read_only { &["DAC_OVERRIDE"] } else { &["CHOWN", "DAC_OVERRIDE", "FOWNER"] };
-    let user = wishes.owner.user(wishes.store.as_ref().and_then(Store::group));
+    let user = User::of(wishes.owner, wishes.store.as_ref().and_then(Store::group));
     json!({
         "name": name,
         "image": image,

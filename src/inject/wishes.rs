@@ -9,14 +9,14 @@ use super::{
     outcome::{Cause, Finding, Injected},
     pod::{ContainerView, List, OUR_CONTAINERS, PodView},
     store::{self, Store},
-    user::Owner,
+    user,
 };
 use crate::{
     annotations::{Injection, Request, Role, own_key},
     model::injected::{
         HELPER_VOLUME, REPOSITORY_VOLUME, SCRATCH_VOLUME, SECRET_VOLUME_PREFIX, SOCKET_VOLUME, STORE_VOLUME,
     },
-    plan::{DEFAULT_CONTAINER, container_of},
+    plan::{DEFAULT_CONTAINER, Owner, container_of},
 };
 
 /// Kinds of volumes that hold nothing of the app's own. A token or a Secret must not get into a repository by this way.
@@ -86,7 +86,7 @@ impl Wishes<'_> {
                 own_key(Role::Volumes)
             ));
         }
-        warnings.extend(self.owner.warning(&self.volumes));
+        warnings.extend(user::warning(self.owner, &self.volumes));
         if let Some(store) = self.store.as_ref().filter(|store| store.volume.is_some()) {
             warnings.push(format!(
                 "the volume of Repository {} becomes one of the pod's, which starts only where and while it can be mounted",
@@ -114,7 +114,7 @@ pub(super) fn resolve<'a>(
         .and_then(|store| store.map_err(|finding| findings.push(finding)).ok());
     let wishes = Wishes {
         secrets: if targets.is_empty() { Vec::new() } else { request.secrets.clone() },
-        owner: Owner::of(view, &volumes),
+        owner: user::owner(view, &volumes),
         store,
         targets,
         sidecar,

@@ -138,6 +138,9 @@ pub struct Connection {
     /// Speak to whoever answers, without proof of who that is.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub insecure_skip_verify: bool,
+    /// The repository is in a folder that runs of other users go on with.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shared_folder: bool,
     /// How much of the network is used.
     #[serde(skip_serializing_if = "StoreLimits::is_none")]
     pub limits: StoreLimits,

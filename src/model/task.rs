@@ -29,6 +29,8 @@ pub mod mounts {
     /// CPU limit of a run. The engine works on as many chunks at once as it sees CPUs, so that without one a node with many
     /// of them would need more memory.
     pub const WORK_CPUS: &str = "2";
+    /// Where the claim is mounted that a run backs up.
+    pub const DATA_FOLDER: &str = "/data";
     /// Where the report goes (Kubernetes' default termination message path).
     pub const TERMINATION_MESSAGE: &str = "/dev/termination-log";
 }
@@ -77,6 +79,17 @@ pub enum TaskKind {
         /// Whose claim.
         target: TargetVolume,
         /// Its name.
+        source: SourceName,
+        /// How the snapshot is labelled.
+        identity: SnapshotIdentity,
+        /// Give up after this long.
+        timeout: Option<Duration>,
+    },
+    /// Stores one claim, which is mounted at [`mounts::DATA_FOLDER`].
+    BackupClaim {
+        /// Name of the `PersistentVolumeClaim`.
+        claim: String,
+        /// Its name as a source.
         source: SourceName,
         /// How the snapshot is labelled.
         identity: SnapshotIdentity,

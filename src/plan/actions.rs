@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::names::RunKind;
+use super::{names::RunKind, sources::ClaimMount};
 use crate::model::TaskKind;
 
 /// What is to be done for one object, in the order of the fields. Each part may be done twice without harm.
@@ -52,6 +52,8 @@ pub struct StartJob {
     pub repository: String,
     /// How long the command may run.
     pub timeout: Option<Duration>,
+    /// The claim that its pod mounts to be backed up.
+    pub claim: Option<ClaimMount>,
 }
 
 /// An Event to be written.

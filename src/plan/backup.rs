@@ -275,6 +275,10 @@ impl<'a> Planner<'a, '_> {
         target.pod().clone_into(&mut source.pod);
         target.container().clone_into(&mut source.container);
         source.jobs.push(names::job_name(self.owner, source.name.as_str(), source.attempt));
+        let claim = match target {
+            Target::Claim(mount) => Some(mount.clone()),
+            Target::Command(_) | Target::Volume(_) => None,
+        };
         self.actions.start.push(StartJob {
             kind: RunKind::Backup,
             source: source.name.to_string(),
@@ -296,9 +300,16 @@ impl<'a> Planner<'a, '_> {
                     identity: planned.identity.clone(),
                     timeout,
                 },
+                Target::Claim(mount) => TaskKind::BackupClaim {
+                    claim: mount.claim,
+                    source: source.name.clone(),
+                    identity: planned.identity.clone(),
+                    timeout,
+                },
             },
             repository: name.clone(),
             timeout,
+            claim,
         });
         self.started.push(name.clone());
         source.repository_ref = Some(RepositoryReference { kind: RepositoryKind::Repository, name });

@@ -10,6 +10,7 @@ mod fixtures;
 mod jobs;
 pub mod labels;
 pub mod names;
+mod owner;
 mod repository;
 mod restore;
 mod retention;
@@ -21,11 +22,12 @@ pub use actions::{Actions, Occurrence, StartJob};
 pub use backup::{BackupFacts, job_refused, plan_backup};
 pub use choose::{ChoiceError, choose_repository};
 pub use jobs::{ObservedJob, is_active, wants_complaints};
+pub use owner::{NON_ROOT, Owner, Said};
 pub use repository::{init_refused, plan_repository};
 pub use restore::{RestoreFacts, plan_restore, restore_refused};
 pub use retention::{Candidate, Dropped, Kept, RetentionPlan, Shrunk, plan_retention};
 
 pub use sources::{
-    DEFAULT_CONTAINER, MAXIMUM_SOURCES, ObservedPod, PlanProblem, PlanWarning, PlannedSource, SourceFacts, SourcePlan,
-    UnknownContainer, Workload, container_of, plan_sources,
+    ClaimFacts, ClaimMount, DEFAULT_CONTAINER, MAXIMUM_SOURCES, ObservedPod, PlanProblem, PlanWarning, PlannedSource,
+    SourceFacts, SourcePlan, UnknownContainer, Workload, container_of, plan_sources,
 };

@@ -134,6 +134,7 @@ fn start(repository: &Repository, status: &mut RepositoryStatus, actions: &mut A
         task: TaskKind::Init,
         repository: repository.name_any(),
         timeout: None,
+        claim: None,
     });
     actions.look_again_after(LOOK_AGAIN);
 }

@@ -138,6 +138,7 @@ fn start(
         },
         repository,
         timeout,
+        claim: None,
     });
     actions.look_again_after(RUNNING_LOOK_AGAIN);
 }

@@ -9,6 +9,9 @@
 //! cannot be in either name). A workload that asks for a backup and has no Ready pod is a source without a target, so that
 //! it is waited for and then reported; only the ended pods of Jobs are none, since their end is what was wanted.
 
+#[cfg(test)]
+mod claim_tests;
+mod claims;
 mod container;
 mod paths;
 mod pods;
@@ -20,7 +23,10 @@ mod tests;
 mod volume_tests;
 mod volumes;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use k8s_openapi::{
     api::core::v1::Pod,
@@ -30,9 +36,11 @@ use kube::core::{Selector, SelectorExt};
 
 use crate::{
     annotations::{self, CommandRequest, Problems, Request, Warning},
+    api::SkippedClaim,
     model::{Reason, SnapshotIdentity, SourceName, TagError, TargetCommand, TargetVolume, injected::SIDECAR_CONTAINER},
 };
 
+pub use claims::{ClaimFacts, ClaimMount};
 pub use container::{DEFAULT_CONTAINER, UnknownContainer, container_of};
 pub use pods::Workload;
 use pods::{Unit, unit};
@@ -57,7 +65,9 @@ pub struct SourceFacts<'a> {
     pub namespace: &'a str,
     /// Its pods, in any order.
     pub pods: &'a [ObservedPod],
-    /// Which of them are meant; all when there is none.
+    /// Its volumes; `None` when nobody has looked, so that only those are sources that a pod asks for.
+    pub claims: Option<ClaimFacts<'a>>,
+    /// Which pods and volumes are meant; all when there is none.
     pub selector: Option<&'a LabelSelector>,
     /// The cluster's id: UID of the namespace kube-system.
     pub cluster: &'a str,
@@ -74,6 +84,8 @@ pub struct SourcePlan {
     pub problems: Vec<PlanProblem>,
     /// What was probably not meant.
     pub warnings: Vec<PlanWarning>,
+    /// Volumes that are left out, by name.
+    pub skipped: Vec<SkippedClaim>,
 }
 
 /// One source.
@@ -81,7 +93,7 @@ pub struct SourcePlan {
 pub struct PlannedSource {
     /// Its name.
     pub name: SourceName,
-    /// Name of the pod that speaks for it, Ready or not.
+    /// Name of the pod that speaks for it, Ready or not; empty for a volume that no pod has.
     pub pod: String,
     /// Where it is; `None` while no pod of the workload is Ready: plan again, and give up after a while.
     pub target: Option<Target>,
@@ -102,38 +114,42 @@ pub struct PlannedSource {
 }
 
 /// Where a source is.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Target {
     /// A command of a container.
     Command(TargetCommand),
     /// A claim that a pod's sidecar has.
     Volume(TargetVolume),
+    /// A claim that the run's own Job mounts.
+    Claim(ClaimMount),
 }
 
 impl Target {
-    /// The pod.
+    /// The pod; empty for a claim that none has.
     pub fn pod(&self) -> &str {
         match self {
             Self::Command(target) => &target.pod,
             Self::Volume(target) => &target.pod,
+            Self::Claim(mount) => &mount.pod,
         }
     }
 
-    /// The container in which the work is done.
+    /// The container of that pod in which the work is done; empty where none is needed.
     pub fn container(&self) -> &str {
         match self {
             Self::Command(target) => &target.container,
             Self::Volume(_) => SIDECAR_CONTAINER,
+            Self::Claim(_) => "",
         }
     }
 }
 
-/// A warning of one pod's annotations.
+/// A warning of one object's annotations.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("pod {pod}: {warning}")]
+#[error("{object}: {warning}")]
 pub struct PlanWarning {
-    /// Name of the pod.
-    pub pod: String,
+    /// Kind and name, for example `pod db-0`.
+    pub object: String,
     /// What it is about.
     pub warning: Warning,
 }
@@ -189,6 +205,25 @@ pub enum PlanProblem {
         /// The volume, as a source.
         name: SourceName,
     },
+    /// A volume that is to be backed up, and cannot be.
+    #[error("{name}: {message}")]
+    Claim {
+        /// The volume, as a source.
+        name: SourceName,
+        /// Why.
+        message: String,
+    },
+    /// A volume that only a sidecar could read, and no pod has one for it.
+    #[error(
+        "{name} can be read by a sidecar alone, since {why}, and no pod has one with that volume: annotate its workload with \
+         stowaway.dev/inject: sidecar and stowaway.dev/volumes, or opt the volume out"
+    )]
+    SidecarOnly {
+        /// The volume, as a source.
+        name: SourceName,
+        /// Why no Job can mount it.
+        why: &'static str,
+    },
     /// The selector is none.
     #[error("the Backup's label selector is not valid: {message}; nothing was selected")]
     Selector {
@@ -209,7 +244,7 @@ impl PlanProblem {
     /// The machine-readable cause.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::NotInjected { .. } => Reason::NotInjected,
+            Self::NotInjected { .. } | Self::SidecarOnly { .. } => Reason::NotInjected,
             _ => Reason::InvalidRequest,
         }
     }
@@ -263,7 +298,10 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
     }
     drafts.sort_by(|a, b| a.source.name.cmp(&b.source.name));
     plan.sources = paths::assign(drafts);
-    plan.sources.extend(claims.into_sources(facts, &mut plan.problems));
+    let asked: BTreeSet<&str> = claims.asked().collect();
+    let choices =
+        facts.claims.map(|observed| claims::choose(observed, facts.pods, &selector, &asked, &mut plan.warnings));
+    claims.into_sources(facts, choices, &mut plan);
     plan.sources.sort_by(|a, b| a.name.cmp(&b.name));
     if plan.sources.len() > MAXIMUM_SOURCES {
         plan.problems.push(PlanProblem::TooManySources { count: plan.sources.len() });
@@ -276,7 +314,7 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
 
 /// Tells of a pod what was probably not meant.
 fn warn(unit: &Unit<'_>, warnings: &[Warning], plan: &mut SourcePlan) {
-    let of_pod = |warning: &Warning| PlanWarning { pod: unit.name.to_owned(), warning: warning.clone() };
+    let of_pod = |warning: &Warning| PlanWarning { object: format!("pod {}", unit.name), warning: warning.clone() };
     plan.warnings.extend(warnings.iter().map(of_pod));
 }
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    BackupRun, DumpFrom, FeedTo, RestoreRun, backup, commands, in_sidecar, restore,
+    BackupRun, DumpFrom, FeedTo, RestoreRun, VolumeRun, backup, backup_volume, commands, in_sidecar, restore,
     settings::{self, Identity},
     sidecar::Driven,
     story,
@@ -127,6 +127,16 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
             info!(source = source.as_str(), "backing up {source}: pod {}/{}", target.namespace, target.pod);
             let client = connect().await?;
             in_sidecar::volume(&client, &task, &identity, target, &cancel).await
+        }
+        TaskKind::BackupClaim { claim, source, identity: label, timeout } => {
+            info!(source = source.as_str(), "backing up {source}: PersistentVolumeClaim {claim}, mounted here");
+            let run = VolumeRun { identity: label.clone(), timeout: *timeout };
+            let folder = settings::mounted(mounts::DATA_FOLDER);
+            let access = settings::access(&task.backend, &task.connection, &identity)?;
+            with_repository(access, &cancel, async |repository| {
+                Ok(backup_volume(repository, run, &folder, Arc::default()).await)
+            })
+            .await
         }
         TaskKind::Restore { restore: name, target, source, .. } => {
             tell_target("restoring", source.as_str(), target);

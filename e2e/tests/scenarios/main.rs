@@ -26,3 +26,4 @@ mod rights;
 mod sidecar;
 mod store_faults;
 mod trust;
+mod volumes;

@@ -22,7 +22,7 @@ pub(super) fn annotations_of(object: &str) -> String {
 
 /// Some annotation in the map concerns us: one of our prefix, so that typos are told, or one of another tool that we read.
 pub(super) fn concerns_us(annotations: &str) -> String {
-    let foreign = KEYS.iter().flat_map(|key| key.foreign).map(|(_, key)| *key);
+    let foreign = KEYS.iter().filter(|key| key.is_of_pods()).flat_map(|key| key.foreign).map(|(_, key)| *key);
     format!("{annotations}.exists(key, key.startsWith({}) || key in {})", text(PREFIX), list(foreign))
 }
 

@@ -20,6 +20,8 @@ pub(super) fn controller(name: &str) -> ClusterRole {
             rule("batch", &["jobs"], &["get", "list", "watch", "create", "patch", "delete"]),
             rule("batch", &["jobs/finalizers"], &["update"]),
             rule("", &["pods"], &["get", "list", "watch"]),
+            // Which volumes there are to back up.
+            rule("", &["persistentvolumeclaims"], &["list"]),
             // To find the Deployment of a pod.
             rule("apps", &["replicasets"], &["get"]),
             // Why a pod does not start.
@@ -30,7 +32,7 @@ pub(super) fn controller(name: &str) -> ClusterRole {
             named(rule("rbac.authorization.k8s.io", &["clusterroles"], &["bind"]), RUNNER_ROLE),
             // A new repository's password; it can be written, never read.
             rule("", &["secrets"], &["create"]),
-            // Which namespaces ask for an injection by their label.
+            // Which namespaces ask for an injection, opt out of backups, or enforce a Pod Security level.
             rule("", &["namespaces"], &["list", "watch"]),
             // Pods are only replaced while the webhook is Ready.
             named(rule("apps", &["deployments"], &["get"]), "stowaway-webhook"),

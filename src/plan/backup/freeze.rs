@@ -55,9 +55,18 @@ pub(super) fn freeze(
     if sources.is_empty() && whole.is_empty() {
         // Nothing was backed up, and silence would look like a success.
         let selected = if backup.spec.selector.is_some() { " that the selector matches" } else { "" };
-        whole.push(format!("no pod of the namespace{selected} asks for a backup by annotation"));
+        let skipped: Vec<String> = plan
+            .skipped
+            .iter()
+            .map(|claim| format!("; PersistentVolumeClaim {}: {}", claim.name, claim.message))
+            .collect();
+        whole.push(format!(
+            "no pod of the namespace{selected} asks for a backup by annotation, and there is no volume to back up{}",
+            skipped.concat()
+        ));
     }
     status.sources = sources.into_values().collect();
+    status.skipped = plan.skipped.iter().take(MAXIMUM_SOURCES).cloned().collect();
     (!whole.is_empty()).then(|| whole.join("; "))
 }
 
@@ -93,7 +102,9 @@ fn name_of(problem: &PlanProblem) -> Option<SourceName> {
         | PlanProblem::UnknownContainer { pod, .. }
         | PlanProblem::Volume { pod, .. }
         | PlanProblem::Unnamable { pod, .. } => format!("pod/{pod}").parse().ok(),
-        PlanProblem::NotInjected { name, .. } => Some(name.clone()),
+        PlanProblem::NotInjected { name, .. }
+        | PlanProblem::Claim { name, .. }
+        | PlanProblem::SidecarOnly { name, .. } => Some(name.clone()),
         PlanProblem::Selector { .. } | PlanProblem::TooManySources { .. } => None,
     }
 }

@@ -68,7 +68,9 @@ fn planned(restore: &Restore, facts: RestoreFacts<'_>) -> Result<TargetCommand, 
     };
     match &planned.target {
         Some(Target::Command(target)) => Ok(target.clone()),
-        Some(Target::Volume(_)) => Err(refused(format!("source {source} is a volume, and no command"))),
+        Some(Target::Volume(_) | Target::Claim(_)) => {
+            Err(refused(format!("source {source} is a volume, and no command")))
+        }
         None => Err(Missing::Now(Obstacle::new(Reason::PodGone, format!("source {source} has no Ready pod now")))),
     }
 }

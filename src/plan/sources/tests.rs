@@ -27,7 +27,7 @@ pub(super) fn pod(kind: &str, workload: &str, name: &str, change: &Value) -> Obs
 }
 
 /// RFC 7396.
-fn merge(target: &mut Value, change: &Value) {
+pub(super) fn merge(target: &mut Value, change: &Value) {
     let Value::Object(change) = change else {
         *target = change.clone();
         return;
@@ -75,7 +75,22 @@ fn both(one: Value, other: &Value) -> Value {
 }
 
 fn selected(pods: &[ObservedPod], selector: Option<&LabelSelector>) -> SourcePlan {
-    plan_sources(SourceFacts { namespace: "shop", pods, selector, cluster: "cluster-1", backup_uid: "backup-1" })
+    plan_with_claims(pods, None, selector)
+}
+
+pub(super) fn plan_with_claims(
+    pods: &[ObservedPod],
+    claims: Option<ClaimFacts<'_>>,
+    selector: Option<&LabelSelector>,
+) -> SourcePlan {
+    plan_sources(SourceFacts {
+        namespace: "shop",
+        pods,
+        claims,
+        selector,
+        cluster: "cluster-1",
+        backup_uid: "backup-1",
+    })
 }
 
 pub(super) fn plan(pods: &[ObservedPod]) -> SourcePlan {
@@ -107,8 +122,8 @@ fn malformed_annotations_are_a_problem_of_that_pod_alone() {
     let [PlanProblem::Annotations { pod, problems }] = &plan.problems[..] else { panic!("{plan:?}") };
     assert_eq!((pod.as_str(), problems.problems.len()), ("bad-1", 2));
     // And what was not meant is told at the same time.
-    let [PlanWarning { pod, warning }] = &plan.warnings[..] else { panic!("{plan:?}") };
-    assert_eq!((pod.as_str(), warning.key.as_str()), ("bad-1", "stowaway.dev/backupcomand"));
+    let [PlanWarning { object, warning }] = &plan.warnings[..] else { panic!("{plan:?}") };
+    assert_eq!((object.as_str(), warning.key.as_str()), ("pod bad-1", "stowaway.dev/backupcomand"));
 }
 
 #[test]

@@ -1,16 +1,22 @@
-//! Volume sources: the claims that a pod asks its sidecar to back up, each once, whoever mounts it.
+//! Volume sources: the claims of the namespace, and those that a pod asks its sidecar to back up, each once.
 //!
-//! It must not know commands. A claim of several pods is read by the newest Ready one that has a sidecar for it; where no
-//! pod has one the source is told of all the same, and why it cannot be backed up.
+//! It must not know commands. A claim of several pods is read by the newest Ready one that has a sidecar for it; else by a
+//! Job of its own that mounts it, if it can be. Where neither is possible the source is told of all the same, and why.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::api::core::v1::{Container, Pod, Volume};
 
-use super::{PlanProblem, PlannedSource, SourceFacts, Target, label, pods::Unit};
+use super::{
+    PlanProblem, PlannedSource, SourceFacts, SourcePlan, Target,
+    claims::{Choice, ClaimMount},
+    label,
+    pods::Unit,
+};
 use crate::{
     annotations::{Injection, Request},
-    model::{SourceName, TargetVolume, injected::SIDECAR_CONTAINER},
+    api::SkippedClaim,
+    model::{SourceName, SourceNameError, TargetVolume, injected::SIDECAR_CONTAINER},
 };
 
 /// All claims that were asked for so far, and who can read each.
@@ -27,7 +33,7 @@ struct Reader {
     pod_uid: String,
     ready: bool,
     repository: Option<String>,
-    timeout: Option<std::time::Duration>,
+    timeout: Option<Duration>,
 }
 
 type OwnedRank = (bool, bool, Option<jiff::Timestamp>, std::cmp::Reverse<String>);
@@ -70,37 +76,94 @@ impl Claims {
         }
     }
 
-    /// The sources, and what cannot be one.
-    pub fn into_sources(self, facts: SourceFacts<'_>, problems: &mut Vec<PlanProblem>) -> Vec<PlannedSource> {
-        let sources = self.readers.into_iter().map(|(claim, reader)| source(facts, claim, reader));
-        sources
-            .filter_map(|source| match source {
-                Ok(source) => Some(source),
-                Err(problem) => {
-                    problems.push(problem);
-                    None
+    /// The names of the claims that pods ask for.
+    pub fn asked(&self) -> impl Iterator<Item = &str> {
+        self.readers.keys().map(String::as_str)
+    }
+
+    /// The sources, what cannot be one, and what is left out. `choices` are those of the whole namespace, where it was
+    /// looked at.
+    pub fn into_sources(
+        mut self,
+        facts: SourceFacts<'_>,
+        choices: Option<BTreeMap<String, Choice>>,
+        plan: &mut SourcePlan,
+    ) {
+        let mut sources = Vec::new();
+        for (name, choice) in choices.into_iter().flatten() {
+            let reader = self.readers.remove(&name);
+            sources.push(match choice {
+                Choice::Skip(reason, message) => {
+                    plan.skipped.push(SkippedClaim { name, reason, message });
+                    continue;
                 }
-            })
-            .collect()
+                Choice::Problem(message) => {
+                    source_name(&name).and_then(|name| Err(PlanProblem::Claim { name, message }))
+                }
+                Choice::Mount(mount) => of_job(facts, mount, reader),
+                Choice::SidecarOnly(why) => match reader {
+                    Some(reader) if reader.has_sidecar() => of_sidecar(facts, name, reader),
+                    _ => source_name(&name).and_then(|name| Err(PlanProblem::SidecarOnly { name, why })),
+                },
+            });
+        }
+        // What nobody has looked at, or was deleted under its pod.
+        sources.extend(self.readers.into_iter().map(|(claim, reader)| of_sidecar(facts, claim, reader)));
+        for source in sources {
+            match source {
+                Ok(source) => plan.sources.push(source),
+                Err(problem) => plan.problems.push(problem),
+            }
+        }
     }
 }
 
-fn source(facts: SourceFacts<'_>, claim: String, reader: Reader) -> Result<PlannedSource, PlanProblem> {
-    let Reader { rank: (has_sidecar, _), pod, pod_uid, ready, repository, timeout } = reader;
-    let unnamable = |message: String| PlanProblem::Unnamable { pod: pod.clone(), message };
-    let name: SourceName =
-        format!("pvc/{claim}").parse().map_err(|error: crate::model::SourceNameError| unnamable(error.to_string()))?;
-    if !has_sidecar {
-        return Err(PlanProblem::NotInjected { pod, name });
+impl Reader {
+    fn has_sidecar(&self) -> bool {
+        self.rank.0
     }
+}
+
+/// By a Job that mounts it, unless a sidecar that can be asked has it already.
+fn of_job(facts: SourceFacts<'_>, mount: ClaimMount, reader: Option<Reader>) -> Result<PlannedSource, PlanProblem> {
+    let (repository, timeout) = match reader {
+        Some(reader) if reader.has_sidecar() && reader.ready => return of_sidecar(facts, mount.claim, reader),
+        Some(reader) => (reader.repository, reader.timeout),
+        None => (None, None),
+    };
+    let pod = (!mount.pod.is_empty()).then_some(mount.pod.as_str());
+    let mut source = source(facts, &mount.claim, pod, repository, timeout)?;
+    source.target = Some(Target::Claim(mount));
+    Ok(source)
+}
+
+fn of_sidecar(facts: SourceFacts<'_>, claim: String, reader: Reader) -> Result<PlannedSource, PlanProblem> {
+    let has_sidecar = reader.has_sidecar();
+    let Reader { rank: _, pod, pod_uid, ready, repository, timeout } = reader;
+    if !has_sidecar {
+        return source_name(&claim).and_then(|name| Err(PlanProblem::NotInjected { pod, name }));
+    }
+    let source = source(facts, &claim, ready.then_some(pod.as_str()), repository, timeout)?;
+    let target = TargetVolume { namespace: facts.namespace.to_owned(), pod: pod.clone(), pod_uid, claim };
+    Ok(PlannedSource { pod, target: ready.then_some(Target::Volume(target)), ..source })
+}
+
+/// All but where it is.
+fn source(
+    facts: SourceFacts<'_>,
+    claim: &str,
+    pod: Option<&str>,
+    repository: Option<String>,
+    timeout: Option<Duration>,
+) -> Result<PlannedSource, PlanProblem> {
+    let name = source_name(claim)?;
     let path = format!("/data/{claim}");
-    let identity = label(facts, &name, path.clone(), ready.then_some(pod.as_str())).map_err(unnamable)?;
-    let target =
-        ready.then(|| TargetVolume { namespace: facts.namespace.to_owned(), pod: pod.clone(), pod_uid, claim });
+    let identity =
+        label(facts, &name, path.clone(), pod).map_err(|message| PlanProblem::Claim { name: name.clone(), message })?;
     Ok(PlannedSource {
         name,
-        pod,
-        target: target.map(Target::Volume),
+        pod: pod.unwrap_or_default().to_owned(),
+        target: None,
         identity,
         // No other source can have it.
         alternative_path: path,
@@ -110,6 +173,12 @@ fn source(facts: SourceFacts<'_>, claim: String, reader: Reader) -> Result<Plann
         allow_empty: false,
         accept_unproven: false,
     })
+}
+
+/// A claim's name is one that a source can have, since it is an object's.
+fn source_name(claim: &str) -> Result<SourceName, PlanProblem> {
+    let unnamable = |error: SourceNameError| PlanProblem::Unnamable { pod: String::new(), message: error.to_string() };
+    format!("pvc/{claim}").parse().map_err(unnamable)
 }
 
 /// The volumes that are asked for; for a pod whose volume is restored without being named, its only claim, as there.

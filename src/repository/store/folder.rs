@@ -6,7 +6,7 @@
 use std::{
     fs, io,
     io::{Read, Seek, SeekFrom, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -18,11 +18,14 @@ use super::Write as Mode;
 #[derive(Clone, Debug)]
 pub(super) struct Folder {
     root: PathBuf,
+    /// Others go on with it: files are readable by all (they are encrypted), and folders writable by the group. Else both
+    /// are the owner's, as restic has them.
+    shared: bool,
 }
 
 impl Folder {
-    pub fn new(root: &str) -> Self {
-        Self { root: PathBuf::from(root) }
+    pub fn new(root: &str, shared: bool) -> Self {
+        Self { root: PathBuf::from(root), shared }
     }
 
     pub fn stat(&self, path: &str) -> io::Result<u64> {
@@ -73,16 +76,17 @@ impl Folder {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         // In pods every process has the same number, so only chance keeps clear of what a killed one left.
         let partial = parent.join(format!(".{name}-{:016x}.part", rand::random::<u64>()));
-        fs::create_dir_all(parent)?;
-        let written = write_durably(&partial, content).and_then(|()| match mode {
-            Mode::Replace => fs::rename(&partial, &target),
-            // A link fails when the name is taken, in one step; a rename would replace.
-            Mode::CreateNew => fs::hard_link(&partial, &target).or_else(|error| match error.kind() {
-                io::ErrorKind::AlreadyExists => Err(error),
-                // File systems without links (SMB, FAT): the caller has looked just before.
-                _ => fs::rename(&partial, &target),
-            }),
-        });
+        self.make_folders(parent)?;
+        let written =
+            write_durably(&partial, content, if self.shared { 0o644 } else { 0o600 }).and_then(|()| match mode {
+                Mode::Replace => fs::rename(&partial, &target),
+                // A link fails when the name is taken, in one step; a rename would replace.
+                Mode::CreateNew => fs::hard_link(&partial, &target).or_else(|error| match error.kind() {
+                    io::ErrorKind::AlreadyExists => Err(error),
+                    // File systems without links (SMB, FAT): the caller has looked just before.
+                    _ => fs::rename(&partial, &target),
+                }),
+            });
         if written.is_err() || mode == Mode::CreateNew {
             // What is left of a failed write only takes room; the first error counts.
             let _ = fs::remove_file(&partial);
@@ -95,16 +99,60 @@ impl Folder {
         }
     }
 
+    fn make_folders(&self, folder: &Path) -> io::Result<()> {
+        if !self.shared {
+            return fs::create_dir_all(folder);
+        }
+        let missing: Vec<&Path> = folder.ancestors().take_while(|folder| !folder.exists()).collect();
+        for folder in missing.into_iter().rev() {
+            match fs::create_dir(folder) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                made => made?,
+            }
+            let mode = fs::metadata(folder)?.permissions().mode();
+            match fs::set_permissions(folder, fs::Permissions::from_mode(mode | 0o070)) {
+                // Shares of SMB and the like have their modes from the mount.
+                Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => {}
+                changed => changed?,
+            }
+        }
+        Ok(())
+    }
+
     pub fn remove(&self, path: &str) -> io::Result<()> {
         fs::remove_file(self.root.join(path))
     }
 }
 
-fn write_durably(path: &Path, content: &[Bytes]) -> io::Result<()> {
-    // Readable by the owner alone, as restic writes it; never over another's file.
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+fn write_durably(path: &Path, content: &[Bytes], mode: u32) -> io::Result<()> {
+    // Never over another's file.
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     for part in content {
         file.write_all(part)?;
     }
     file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn modes(shared: bool) -> [u32; 3] {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("cellar/shelf");
+        let folder = Folder::new(root.to_str().unwrap(), shared);
+        folder.write("data/ab/abcd", &[Bytes::from_static(b"x")], Mode::CreateNew).unwrap();
+        ["", "data/ab", "data/ab/abcd"].map(|path| fs::metadata(root.join(path)).unwrap().permissions().mode() & 0o777)
+    }
+
+    #[test]
+    fn what_runs_of_several_users_share_can_be_read_and_removed_by_all_of_their_group() {
+        let [root, folder, file] = modes(true);
+        assert_eq!((root & 0o070, folder & 0o070, file & 0o044), (0o070, 0o070, 0o044));
+    }
+
+    #[test]
+    fn what_one_user_has_is_that_users_alone() {
+        assert_eq!(modes(false)[2], 0o600);
+    }
 }

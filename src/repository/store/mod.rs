@@ -332,7 +332,7 @@ fn backend_of(access: &Access) -> Result<Backend, String> {
     let (connection, credentials) = (&access.connection, &access.credentials);
     let client = |redirects| http::client(connection, credentials, redirects);
     Ok(match &access.backend {
-        BackendConfig::Folder { path } => Backend::Folder(folder::Folder::new(path)),
+        BackendConfig::Folder { path } => Backend::Folder(folder::Folder::new(path, connection.shared_folder)),
         BackendConfig::S3(config) => {
             Backend::Objects(Objects::s3(config, credentials, client(redirect::Policy::default())?)?)
         }

@@ -88,7 +88,7 @@ async fn carry_out(task: Task, volumes: &[MountedVolume], cancel: CancellationTo
             )
             .await
         }
-        TaskKind::Init | TaskKind::Answer { .. } => {
+        TaskKind::Init | TaskKind::BackupClaim { .. } | TaskKind::Answer { .. } => {
             Err(Failure::new(Reason::InvalidRequest, "a sidecar makes backups and restores, and nothing else"))
         }
     }

@@ -327,7 +327,8 @@ fn of_backup(backup: &Backup, repositories: &[Repository], findings: &mut Findin
     let spec = &backup.spec;
     // The plan's own reading, on no pods.
     let selector = spec.selector.as_ref();
-    let plan = plan_sources(SourceFacts { namespace: "", pods: &[], selector, cluster: "", backup_uid: "" });
+    let plan =
+        plan_sources(SourceFacts { namespace: "", pods: &[], claims: None, selector, cluster: "", backup_uid: "" });
     for problem in &plan.problems {
         match problem {
             PlanProblem::Selector { message } => findings.hidden(&["spec", "selector"], message),

@@ -51,6 +51,8 @@ fn of_a_run(repository: &Repository, backend: BackendConfig) -> BTreeSet<(String
         repository_name: "x",
         repository: &repository.spec,
         runner_pod: None,
+        claim: None,
+        assigns_users: false,
         timeout: None,
         image: "x",
     });

@@ -1,0 +1,229 @@
+//! The claims of a namespace: which of them are backed up without being asked for, which are left out and why, and how a Job
+//! that mounts one is to be placed.
+//!
+//! It must not know sidecars, nor what a Job looks like.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::{
+    api::core::v1::{Container, Namespace, PersistentVolumeClaim, Pod, Toleration},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::core::{Selector, SelectorExt};
+
+use super::{ObservedPod, PlanWarning};
+use crate::{
+    annotations::{Consent, Warning, consent},
+    api::{Repository, SkipReason},
+    plan::owner::{NON_ROOT, Owner, Said},
+};
+
+/// The level that a namespace enforces: <https://kubernetes.io/docs/concepts/security/pod-security-admission/>.
+const ENFORCED_LEVEL: &str = "pod-security.kubernetes.io/enforce";
+
+/// What is known of a namespace's volumes.
+#[derive(Clone, Copy, Debug)]
+pub struct ClaimFacts<'a> {
+    /// The namespace itself.
+    pub namespace: &'a Namespace,
+    /// All of its claims.
+    pub claims: &'a [PersistentVolumeClaim],
+    /// Its Repositories: a claim that one of them is on is never backed up into it.
+    pub repositories: &'a [Repository],
+}
+
+/// A claim that a Job mounts, and how its pod has to be for that.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClaimMount {
+    /// Name of the claim.
+    pub claim: String,
+    /// The pod that has it mounted now; empty when none has.
+    pub pod: String,
+    /// The node that it can be mounted on; any when there is none.
+    pub node: Option<String>,
+    /// What the pod on that node tolerates.
+    pub tolerations: Vec<Toleration>,
+    /// The user and group that can read its files.
+    pub user: (u64, Option<u64>),
+    /// Further groups that can.
+    pub groups: Vec<i64>,
+}
+
+/// What is to become of one claim.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Choice {
+    /// It is a source, and mounted by a Job where no sidecar has it.
+    Mount(ClaimMount),
+    /// It is a source, and only a sidecar can read it; why no Job can.
+    SidecarOnly(&'static str),
+    /// It should be a source, and cannot be one.
+    Problem(String),
+    /// It is none.
+    Skip(SkipReason, String),
+}
+
+/// Decides on all claims of the namespace, by name. `asked` are those that pods ask for by their own annotation.
+pub(super) fn choose(
+    facts: ClaimFacts<'_>,
+    pods: &[ObservedPod],
+    selector: &Selector,
+    asked: &BTreeSet<&str>,
+    warnings: &mut Vec<PlanWarning>,
+) -> BTreeMap<String, Choice> {
+    let of = |metadata: &ObjectMeta| consent(metadata.annotations.as_ref(), metadata.labels.as_ref());
+    let namespace = of(&facts.namespace.metadata);
+    let mut warn = |what: &str, found: &[Warning]| {
+        let warnings_of = found.iter().map(|warning| PlanWarning { object: what.to_owned(), warning: warning.clone() });
+        warnings.extend(warnings_of);
+    };
+    warn("namespace", &namespace.warnings);
+    facts
+        .claims
+        .iter()
+        .filter_map(|claim| {
+            let name = claim.metadata.name.clone()?;
+            let own = of(&claim.metadata);
+            warn(&format!("PersistentVolumeClaim {name}"), &own.warnings);
+            let skipped = skip(facts, claim, &name, selector, (&own, &namespace));
+            let is_asked = asked.contains(name.as_str());
+            let choice = match skipped {
+                // Who asks for a volume by its name means it.
+                Some((SkipReason::HoldsRepository, message)) if is_asked => Choice::Problem(message),
+                Some((reason, message)) if !is_asked => Choice::Skip(reason, message),
+                _ => mount(facts, claim, &name, pods),
+            };
+            Some((name, choice))
+        })
+        .collect()
+}
+
+/// Why the claim is left out, if it is.
+fn skip(
+    facts: ClaimFacts<'_>,
+    claim: &PersistentVolumeClaim,
+    name: &str,
+    selector: &Selector,
+    (own, namespace): (&Consent, &Consent),
+) -> Option<(SkipReason, String)> {
+    let holds = |repository: &&Repository| {
+        let volume = repository.spec.volume.as_ref();
+        volume.and_then(|volume| volume.persistent_volume_claim.as_ref()).is_some_and(|held| held.claim_name == name)
+    };
+    if let Some(repository) = facts.repositories.iter().find(holds) {
+        let repository = repository.metadata.name.as_deref().unwrap_or_default();
+        return Some((SkipReason::HoldsRepository, format!("Repository {repository} is on it")));
+    }
+    if !selector.matches(&claim.metadata.labels.clone().unwrap_or_default()) {
+        return Some((SkipReason::NotSelected, "the Backup's selector does not match its labels".into()));
+    }
+    match (own.wanted, namespace.wanted) {
+        (Some(false), _) => return Some((SkipReason::OptedOut, format!("{} says so", own.key))),
+        (None, Some(false)) => {
+            let message = format!("{} of the namespace says so, and the claim asks for nothing else", namespace.key);
+            return Some((SkipReason::OptedOut, message));
+        }
+        _ => {}
+    }
+    if claim.metadata.deletion_timestamp.is_some() {
+        return Some((SkipReason::Terminating, "it is being deleted".into()));
+    }
+    match phase(claim) {
+        "Bound" | "Lost" => None,
+        _ => Some((SkipReason::NotBound, "it has no volume yet, so there is no data".into())),
+    }
+}
+
+fn phase(claim: &PersistentVolumeClaim) -> &str {
+    claim.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+}
+
+/// How a Job mounts the claim, or why none can.
+fn mount(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pods: &[ObservedPod]) -> Choice {
+    if phase(claim) == "Lost" {
+        return Choice::Problem("its volume is lost: restore the claim, or opt it out".into());
+    }
+    if claim.metadata.deletion_timestamp.is_some() {
+        return Choice::SidecarOnly("it is being deleted");
+    }
+    if phase(claim) != "Bound" {
+        return Choice::SidecarOnly("it has no volume yet");
+    }
+    let spec = claim.spec.as_ref();
+    if spec.and_then(|spec| spec.volume_mode.as_deref()) == Some("Block") {
+        return Choice::Problem(
+            "it is a raw block device, which cannot be backed up yet; dump it by a backupcommand and opt it out".into(),
+        );
+    }
+    let modes = claim.status.as_ref().and_then(|status| status.access_modes.as_deref()).unwrap_or_default();
+    let has = |mode: &str| modes.iter().any(|one| one == mode);
+    // The newest that runs: where several have it, they are on one node, or it can be mounted anywhere.
+    let users = pods.iter().map(|observed| &observed.pod).filter(|pod| uses(pod, name));
+    let user = users.max_by_key(|pod| (pod.metadata.creation_timestamp.as_ref(), &pod.metadata.name));
+    if user.is_some() && has("ReadWriteOncePod") {
+        return Choice::SidecarOnly("only one pod at a time can mount it (ReadWriteOncePod)");
+    }
+    let is_anywhere = has("ReadWriteMany") || has("ReadOnlyMany");
+    let spec = user.and_then(|pod| pod.spec.as_ref());
+    let node = spec.filter(|_| !is_anywhere).and_then(|spec| spec.node_name.clone());
+    let context = spec.and_then(|spec| spec.security_context.as_ref());
+    let mut groups: Vec<i64> = context.and_then(|context| context.supplemental_groups.clone()).unwrap_or_default();
+    groups.extend(context.and_then(|context| context.fs_group));
+    Choice::Mount(ClaimMount {
+        claim: name.to_owned(),
+        pod: user.and_then(|pod| pod.metadata.name.clone()).unwrap_or_default(),
+        tolerations: spec.filter(|_| node.is_some()).and_then(|spec| spec.tolerations.clone()).unwrap_or_default(),
+        node,
+        user: reader(facts, user.map_or(Owner::Unsaid { group: None }, |pod| owner(pod, name))),
+        groups,
+    })
+}
+
+/// Whom the Job runs as. Where nothing is said it is root, which is let in unless the namespace forbids it; then most that is
+/// in the volume belongs to somebody else, and a file that cannot be read makes the run `Incomplete`.
+fn reader(facts: ClaimFacts<'_>, owner: Owner) -> (u64, Option<u64>) {
+    let labels = facts.namespace.metadata.labels.as_ref();
+    let is_restricted = labels.and_then(|labels| labels.get(ENFORCED_LEVEL)).is_some_and(|level| level == "restricted");
+    match owner.user(None) {
+        (0, group) if is_restricted => (NON_ROOT, group.or(Some(NON_ROOT))),
+        user => user,
+    }
+}
+
+/// Whether the pod has the claim mounted, or is about to have.
+fn uses(pod: &Pod, claim: &str) -> bool {
+    let is_over =
+        matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"));
+    let is_placed = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+    !is_over && is_placed && volume_of(pod, claim).is_some()
+}
+
+/// The name by which the pod has the claim.
+fn volume_of<'a>(pod: &'a Pod, claim: &str) -> Option<&'a str> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let mut by_name = volumes
+        .filter(|volume| volume.persistent_volume_claim.as_ref().is_some_and(|source| source.claim_name == claim));
+    by_name.next().map(|volume| volume.name.as_str())
+}
+
+/// Whose the files are, as far as the containers that mount the claim say.
+fn owner(pod: &Pod, claim: &str) -> Owner {
+    let volume = volume_of(pod, claim);
+    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let containers = || pod.spec.iter().flat_map(|spec| &spec.containers);
+    let mounts = |container: &&Container| {
+        container.volume_mounts.iter().flatten().any(|mount| Some(mount.name.as_str()) == volume)
+    };
+    let number = |number: Option<i64>| number.and_then(|number| u64::try_from(number).ok());
+    let said = |container: &Container| {
+        let own = container.security_context.as_ref();
+        let pods = context;
+        Said {
+            user: number(own.and_then(|own| own.run_as_user).or(pods.and_then(|pod| pod.run_as_user))),
+            group: number(own.and_then(|own| own.run_as_group).or(pods.and_then(|pod| pod.run_as_group))),
+            non_root: own.and_then(|own| own.run_as_non_root).or(pods.and_then(|pod| pod.run_as_non_root))
+                == Some(true),
+        }
+    };
+    let who: Vec<Said> = containers().filter(mounts).map(said).collect();
+    if who.is_empty() { Owner::of(&containers().map(said).collect::<Vec<_>>()) } else { Owner::of(&who) }
+}
