@@ -1,5 +1,6 @@
 //! Repositories, and what their tests share: places, streams, a store that misbehaves, and the real restic.
 
+mod adopted;
 mod check;
 mod command_line;
 mod everywhere;
@@ -11,6 +12,7 @@ mod gate;
 mod interoperability;
 mod killed;
 mod locks;
+mod manual_restore;
 mod meddled;
 mod memory;
 mod prune;
