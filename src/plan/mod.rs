@@ -15,6 +15,7 @@ mod repository;
 mod restore;
 mod retention;
 mod retry;
+mod schedule;
 mod sources;
 mod text;
 
@@ -26,6 +27,7 @@ pub use owner::{NON_ROOT, Owner, Said};
 pub use repository::{init_refused, plan_repository};
 pub use restore::{RestoreFacts, plan_restore, restore_refused};
 pub use retention::{Candidate, Dropped, Kept, RetentionPlan, Shrunk, plan_retention};
+pub use schedule::{Due, Schedule, ScheduleError, Slots, UnknownTimeZone, time_zone};
 
 pub use sources::{
     ClaimFacts, ClaimMount, DEFAULT_CONTAINER, MAXIMUM_SOURCES, ObservedPod, PlanProblem, PlanWarning, PlannedSource,
