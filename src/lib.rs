@@ -8,7 +8,7 @@
 //! model <- stream, seal                             streams that say how they ended; the protocols that prove them
 //! model, stream <- repository                       knows no Kubernetes
 //! model, stream, api, seal <- cluster               knows no repository
-//! cluster + repository + seal <- runner             one run, wherever it executes
+//! plan + cluster + repository + seal <- runner      one run, wherever it executes
 //! inject + build + cluster <- webhook               answers the API server, and keeps itself trusted
 //! plan + build + watchdog + cluster <- controller   observe -> plan -> build -> apply -> status
 //! everything <- cli <- main

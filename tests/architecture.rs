@@ -31,7 +31,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("repository", &["model", "stream"]),
     ("cluster", &["model", "stream", "api", "seal"]),
     ("telemetry", &["model"]),
-    ("runner", &["model", "stream", "annotations", "api", "seal", "cluster", "repository", "telemetry"]),
+    ("runner", &["model", "stream", "annotations", "api", "seal", "plan", "cluster", "repository", "telemetry"]),
     ("controller", &["model", "annotations", "api", "plan", "watchdog", "build", "cluster", "telemetry"]),
     ("webhook", &["model", "annotations", "api", "plan", "inject", "build", "cluster", "telemetry"]),
     (

@@ -8,10 +8,10 @@ mod conditions;
 mod connection;
 mod repository;
 mod restore;
-mod retention;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
@@ -25,8 +25,8 @@ pub use conditions::{condition, condition_is_true, remove_condition, set_conditi
 pub use connection::{CredentialSource, RepositoryLimits, Tls, bytes_per_second, connection, credential_sources};
 pub use repository::{PasswordSecretReference, Repository, RepositorySpec, RepositoryStatus};
 pub use restore::{Restore, RestoreFrom, RestoreSpec, RestoreStatus, RestoreTo};
-pub use retention::{Age, AgeError, Retention};
 pub use shared::{Outcome, RepositoryKind, RepositoryReference, RunnerPod, SecretKeyReference};
+pub use upkeep::{CheckSpec, CheckStatus, PruneSpec, UpkeepStatus};
 
 /// The API group of all kinds.
 pub const GROUP: &str = "stowaway.dev";
@@ -42,6 +42,11 @@ pub const READY: &str = "Ready";
 /// Condition of a `Repository`, present only when it is `True`: a run cannot know that it speaks to the right store, or
 /// others can read what is said.
 pub const INSECURE_TRANSPORT: &str = "InsecureTransport";
+/// Condition of a `Repository`: the last check found nothing wrong. `False` from the first damage on that is found, until a
+/// check has looked at the same and found it whole; absent as long as nobody has looked.
+pub const SOUND: &str = "Sound";
+/// Condition of a `Repository`, present only when it is `True`: a source has shrunk absurdly, and keeps all its snapshots.
+pub const SIZE_ANOMALY: &str = "SizeAnomaly";
 /// Condition of a run: it ended green. Always present; while the run is under way it is `False` and says what is waited for.
 pub const COMPLETE: &str = "Complete";
 /// Condition of a run, as kstatus reads it: present and `True` as long as the run is under way.

@@ -11,7 +11,9 @@ use super::{
     backends::{AzureBackend, GcsBackend, RestBackend, S3Backend, SftpBackend, VolumeBackend},
     connection::{RepositoryLimits, Tls},
     shared::{RunnerPod, conditions_schema},
+    upkeep::{CheckSpec, CheckStatus, PruneSpec, UpkeepStatus},
 };
+use crate::model::Retention;
 
 /// A restic repository that the backups of this namespace may be written to. Deleting it deletes no data.
 #[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
@@ -28,6 +30,9 @@ use super::{
     validation = Rule::new("self.metadata.name.size() <= 63").message("a Repository's name has at most 63 characters"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
+    printcolumn(name = "Sound", type_ = "string", json_path = ".status.conditions[?(@.type=='Sound')].status", description = "whether the last check found all as it was written"),
+    printcolumn(name = "Checked", type_ = "date", json_path = ".status.check.lastSuccessTime", description = "last check that found nothing wrong", priority = 1),
+    printcolumn(name = "Pruned", type_ = "date", json_path = ".status.prune.lastSuccessTime", description = "last prune that succeeded", priority = 1),
     printcolumn(name = "Id", type_ = "string", json_path = ".status.repositoryId", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
@@ -63,6 +68,20 @@ pub struct RepositorySpec {
     pub limits: Option<RepositoryLimits>,
     /// The Secret with the repository's password. Without the password nothing in the repository can be read, by anybody.
     pub password_secret_ref: PasswordSecretReference,
+    /// Which snapshots each prune keeps; without `prune` it has no effect. All are kept when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
+    /// When snapshots are forgotten by `retention`, and what none needs is removed. Never when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prune: Option<PruneSpec>,
+    /// When it is checked that all is as it was written. Never when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<CheckSpec>,
+    /// IANA name of the time zone of the schedules and of the days that `retention` counts, such as `Europe/Berlin`; UTC when
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_+/-]+$"))]
+    pub time_zone: Option<String>,
     /// Shapes the pods of all Jobs that use this repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runner_pod: Option<RunnerPod>,
@@ -93,7 +112,9 @@ pub struct RepositoryStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Ready`: the repository was opened with its password, as the spec is now. `InsecureTransport`, only if it is
-    /// `True`: nobody proves to a run that it speaks to the right store, or others can read what is said.
+    /// `True`: nobody proves to a run that it speaks to the right store, or others can read what is said. `Sound`: the last
+    /// check found nothing wrong; `False` until a check has found whole what was damaged. `SizeAnomaly`, only if it is
+    /// `True`: a source has shrunk absurdly, and none of its snapshots is forgotten.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
@@ -108,6 +129,12 @@ pub struct RepositoryStatus {
     /// When it is tried next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt_time: Option<Time>,
+    /// How the prunes go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prune: Option<UpkeepStatus>,
+    /// How the checks go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<CheckStatus>,
 }
 
 fn default_password_key() -> String {

@@ -33,6 +33,9 @@ use crate::{
 pub const DEADLINE_MARGIN: Duration = Duration::from_mins(15);
 /// The deadline of a Job whose command has no timeout.
 pub const LONGEST_RUN: Duration = Duration::from_hours(24);
+/// The deadline of a prune, which all backups of its repository wait for. One that is cut short leaves a sound repository,
+/// and the next one goes on.
+pub const LONGEST_PRUNE: Duration = Duration::from_hours(6);
 /// The deadline of a Job that only opens or creates a repository.
 pub const LONGEST_INIT: Duration = Duration::from_mins(10);
 /// What `OpenShift` writes on a namespace whose pods get a user of a range that is the namespace's own, and may name no other:
@@ -85,6 +88,7 @@ pub fn job(request: &JobRequest<'_>) -> Result<Job, serde_json::Error> {
     let wishes = merge(request.repository.runner_pod.as_ref(), request.runner_pod);
     let deadline = match (kind, request.timeout) {
         (RunKind::Init, _) => LONGEST_INIT,
+        (RunKind::Prune, _) => LONGEST_PRUNE,
         (_, Some(timeout)) => timeout.saturating_add(DEADLINE_MARGIN),
         (_, None) => LONGEST_RUN,
     };
@@ -130,7 +134,7 @@ fn pod(request: &JobRequest<'_>, name: &str, wishes: RunnerPod) -> Result<PodSpe
             ..VolumeMount::default()
         });
     }
-    let has_identity = matches!(request.kind, RunKind::Backup | RunKind::Restore);
+    let has_identity = request.kind.has_identity();
     let RunnerPod {
         resources,
         node_selector,
@@ -151,7 +155,7 @@ fn pod(request: &JobRequest<'_>, name: &str, wishes: RunnerPod) -> Result<PodSpe
     let reads_as_root = request.claim.is_some() && security.run_as_user == Some(0);
     Ok(PodSpec {
         restart_policy: Some("Never".into()),
-        // What talks to the store alone has no identity and no token.
+        // What only answers the CLI has no identity and no token.
         service_account_name: has_identity.then(|| names::account_name(name)),
         automount_service_account_token: Some(has_identity),
         enable_service_links: Some(false),

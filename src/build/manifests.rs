@@ -98,6 +98,7 @@ pub fn install_yaml(installation: &Installation<'_>) -> Result<String, serde_nor
         to_yaml(&service_account(CONTROLLER, "controller", namespace))?,
         to_yaml(&roles::controller(CONTROLLER))?,
         to_yaml(&roles::runner())?,
+        to_yaml(&roles::locks())?,
         to_yaml(&roles::repair())?,
         to_yaml(&cluster_binding(CONTROLLER, "controller", namespace))?,
         to_yaml(&controller::deployment(installation))?,

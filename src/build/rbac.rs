@@ -12,10 +12,16 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 
-use super::names::Owner;
+use super::{
+    labels,
+    names::{Owner, RunKind},
+};
 
-/// The `ClusterRole` that a run is bound to, in its own namespace only; see `manifests/install.yaml`.
+/// The `ClusterRole` that a run which execs is bound to, in its own namespace only; see `manifests/install.yaml`.
 pub const RUNNER_ROLE: &str = "stowaway-runner";
+
+/// The `ClusterRole` of a run that only looks whether the holders of locks are alive.
+pub const LOCKS_ROLE: &str = "stowaway-locks";
 
 /// The `ServiceAccount` of a Job that was stored, as its pods name it; it goes with the Job. None for a Job without identity.
 pub fn service_account(job: &Job) -> Option<ServiceAccount> {
@@ -25,14 +31,14 @@ pub fn service_account(job: &Job) -> Option<ServiceAccount> {
     })
 }
 
-/// Binds the Job's `ServiceAccount` to [`RUNNER_ROLE`]; it has the Job's name, and is deleted when the Job has ended.
+/// Binds the Job's `ServiceAccount` to [`RUNNER_ROLE`], or to [`LOCKS_ROLE`] if it execs nowhere; it has the Job's name, and is deleted when the Job has ended.
 pub fn role_binding(job: &Job) -> Option<RoleBinding> {
     let metadata = metadata(job)?;
     Some(RoleBinding {
         role_ref: RoleRef {
             api_group: "rbac.authorization.k8s.io".into(),
             kind: "ClusterRole".into(),
-            name: RUNNER_ROLE.into(),
+            name: role_of(job).into(),
         },
         subjects: Some(vec![Subject {
             kind: "ServiceAccount".into(),
@@ -42,6 +48,12 @@ pub fn role_binding(job: &Job) -> Option<RoleBinding> {
         }]),
         metadata,
     })
+}
+
+fn role_of(job: &Job) -> &'static str {
+    let kind = job.labels().get(labels::KIND);
+    let execs = [RunKind::Backup, RunKind::Restore].iter().any(|execs| kind == Some(&execs.to_string()));
+    if execs { RUNNER_ROLE } else { LOCKS_ROLE }
 }
 
 fn account_of(job: &Job) -> Option<&str> {

@@ -63,7 +63,8 @@ fn target() -> TargetCommand {
 }
 
 fn task(repository: &RepositorySpec, kind: TaskKind) -> Task {
-    Task { backend: backend_config(repository).unwrap(), connection: connection(repository), kind }
+    let (backend, connection) = (backend_config(repository).unwrap(), connection(repository));
+    Task { backend, connection, cluster: "uid-of-kube-system".into(), kind }
 }
 
 /// Compares with the golden file, or writes it when `STOWAWAY_WRITE_GOLDEN` is set.
@@ -268,15 +269,15 @@ fn restore_job_on_a_volume_and_its_identity_are_golden() {
     is_golden("identity.yaml", &identity);
 }
 
-#[test]
-fn init_job_has_no_identity() {
+/// A Job of the Repository itself.
+fn of_repository(kind: RunKind, source: &str, doing: TaskKind) -> Job {
     let repository = on_volume();
-    let made = job(&JobRequest {
+    job(&JobRequest {
         owner: &owner("Repository", "cellar"),
-        kind: RunKind::Init,
-        source: "generation/3",
+        kind,
+        source,
         attempt: 1,
-        task: &task(&repository, TaskKind::Init),
+        task: &task(&repository, doing),
         repository_name: "cellar",
         repository: &repository,
         runner_pod: None,
@@ -285,8 +286,30 @@ fn init_job_has_no_identity() {
         timeout: None,
         image: "registry.example/runner:9",
     })
-    .unwrap();
-    is_golden("init-job.yaml", &[value(&made)]);
+    .unwrap()
+}
+
+#[test]
+fn init_and_prune_jobs_may_see_pods_and_exec_nowhere() {
+    let retention = serde_json::from_value(json!({ "keepDaily": 7, "keepWithin": "30d" })).unwrap();
+    let prune = TaskKind::Prune { retention, time_zone: "Europe/Berlin".into() };
+    let check = TaskKind::Check { part: "3/7".parse().unwrap() };
+    for (file, mut made) in [
+        ("init-job.yaml", of_repository(RunKind::Init, "generation/3", TaskKind::Init)),
+        ("prune-job.yaml", of_repository(RunKind::Prune, "prune/2026-05-04T03:30:00Z", prune)),
+        ("check-job.yaml", of_repository(RunKind::Check, "check/2026-05-04T03:30:00Z", check)),
+    ] {
+        is_golden(file, &[value(&made)]);
+        made.metadata.uid = Some("uid-of-the-job".into());
+        assert_eq!(role_binding(&made).unwrap().role_ref.name, rbac::LOCKS_ROLE);
+    }
+}
+
+#[test]
+fn job_that_answers_the_cli_has_no_identity() {
+    let answer = TaskKind::Answer { timeout: Duration::from_mins(1) };
+    let made = of_repository(RunKind::Answer, "answer/1", answer);
+    assert!(service_account(&made).is_none());
     let pod = made.spec.unwrap().template.spec.unwrap();
     assert_eq!((pod.service_account_name, pod.automount_service_account_token), (None, Some(false)));
 }

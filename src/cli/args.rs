@@ -375,7 +375,11 @@ fn run_name(text: &str) -> Result<RunName, String> {
         Some(("backup", name)) => (Some(RunKind::Backup), name),
         Some(("restore", name)) => (Some(RunKind::Restore), name),
         Some(("repository", name)) => (Some(RunKind::Init), name),
-        Some((kind, _)) => return Err(format!("no runs of a {kind}: write backup/, restore/ or repository/")),
+        Some(("prune", name)) => (Some(RunKind::Prune), name),
+        Some(("check", name)) => (Some(RunKind::Check), name),
+        Some((kind, _)) => {
+            return Err(format!("no runs of a {kind}: write backup/, restore/, or repository/, prune/ or check/"));
+        }
     };
     Ok(RunName { kind, name: name.to_owned() })
 }

@@ -151,7 +151,8 @@ fn answering_job(repository: &Repository, image: &str) -> Result<Job, CliError> 
     let backend =
         backend_config(&repository.spec).ok_or_else(|| invalid("the Repository names no backend".to_owned()))?;
     let connection = connection(&repository.spec);
-    let task = Task { backend, connection, kind: TaskKind::Answer { timeout: ANSWERS_WITHIN } };
+    // It has no identity that could judge locks.
+    let task = Task { backend, connection, cluster: String::new(), kind: TaskKind::Answer { timeout: ANSWERS_WITHIN } };
     let request = JobRequest {
         owner: &owner,
         kind: RunKind::Answer,

@@ -17,11 +17,12 @@ use super::{
     output::{print_json, print_line, print_table},
 };
 use crate::{
-    api::Retention,
-    model::{Failure, SnapshotIdentity},
-    plan::{Candidate, plan_retention},
+    model::{Failure, Retention, SnapshotIdentity},
     repository::{self, CheckReport, Forget, PruneReport, Repository, SnapshotSummary, Unlock},
-    runner::{with_repository, within_grace},
+    runner::{
+        upkeep::{decide, forget_of},
+        with_repository, within_grace,
+    },
 };
 
 /// `stowaway check`: exit status 1 if anything is wrong.
@@ -114,17 +115,7 @@ struct Decision {
 }
 
 fn by_rules(policy: &Retention, all: &[SnapshotSummary]) -> (Forget, Decided) {
-    let candidates: Vec<Candidate<'_>> = all
-        .iter()
-        .map(|SnapshotSummary { id, time, identity, paths, bytes }| Candidate {
-            id,
-            time: *time,
-            identity,
-            paths,
-            bytes: *bytes,
-        })
-        .collect();
-    let plan = plan_retention(policy, &candidates, &TimeZone::system());
+    let plan = decide(policy, all, &TimeZone::system());
     let mut kept: HashMap<&str, String> = plan
         .keep
         .iter()
@@ -138,11 +129,7 @@ fn by_rules(policy: &Retention, all: &[SnapshotSummary]) -> (Forget, Decided) {
     });
     let decided =
         Decided { snapshots: snapshots.collect(), shrunk: plan.shrunk.iter().map(ToString::to_string).collect() };
-    let forget = Forget {
-        snapshots: plan.drop.iter().map(|dropped| dropped.id.to_owned()).collect(),
-        planned_on: all.iter().map(|snapshot| snapshot.id.clone()).collect(),
-    };
-    (forget, decided)
+    (forget_of(&plan, all), decided)
 }
 
 /// `stowaway prune`

@@ -60,10 +60,14 @@ where
     Ok(list.map_err(CallError::at(format!("list {} in {namespace}", K::plural(&()))))?.items)
 }
 
-/// The Jobs of the whole cluster that have these labels.
-pub async fn jobs_everywhere(client: &Client, labels: &str) -> Result<Vec<Job>, CallError> {
-    let api: Api<Job> = Api::all(client.clone());
-    Ok(api.list(&ListParams::default().labels(labels)).await.map_err(CallError::at("list all Jobs of ours"))?.items)
+/// The same in the whole cluster.
+pub async fn everywhere<K>(client: &Client, labels: &str) -> Result<Vec<K>, CallError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let api: Api<K> = Api::all(client.clone());
+    let list = api.list(&ListParams::default().labels(labels)).await;
+    Ok(list.map_err(CallError::at(format!("list {} everywhere", K::plural(&()))))?.items)
 }
 
 /// The pods of a namespace, each with kind (in lower case) and name of what people know it by: the Deployment rather than

@@ -11,7 +11,7 @@ use kube::{Resource, ResourceExt, runtime::controller::Action};
 use super::{
     ReconcileError, Seen,
     context::Context,
-    jobs::{carry_out, observe_jobs},
+    jobs::{carry_out, observe_active, observe_jobs},
 };
 use crate::{
     api::{Backup, Repository},
@@ -34,8 +34,16 @@ pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) ->
     let Some(owner) = Owner::of(&backup).filter(|_| !is_over) else { return Ok(Action::await_change()) };
     let jobs = observe_jobs(&context, &owner, RunKind::Backup).await?;
     let pods = observe_pods(&context, &namespace).await?;
-    let repositories: Vec<Repository> = observe::list(client, &namespace, "").await?;
-    let active = observe_active(&context).await?;
+    let everywhere: Vec<Repository> = observe::everywhere(client, "").await?;
+    let now = Timestamp::now();
+    let closed = plan::closed_repositories(&everywhere, now);
+    let here = |repository: &Repository| repository.namespace().as_ref() == Some(&namespace);
+    let repositories: Vec<Repository> = everywhere.into_iter().filter(here).collect();
+    let active: Vec<(String, String)> = observe_active(client, &format!("{}={}", labels::KIND, RunKind::Backup))
+        .await?
+        .into_iter()
+        .map(|job| (job.namespace, job.repository))
+        .collect();
     let claims: Vec<PersistentVolumeClaim> = observe::list(client, &namespace, "").await?;
     let home = observe::namespace(client, &namespace).await?;
     let sources = plan::plan_sources(SourceFacts {
@@ -46,8 +54,8 @@ pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) ->
         cluster: context.cluster_id().await?,
         backup_uid: &owner.uid,
     });
-    let facts = BackupFacts { repositories: &repositories, jobs: &jobs, sources: &sources, active: &active };
-    let now = Timestamp::now();
+    let facts =
+        BackupFacts { repositories: &repositories, jobs: &jobs, sources: &sources, active: &active, closed: &closed };
 
     let (mut status, mut actions) = plan::plan_backup(&backup, facts, now);
 
@@ -68,14 +76,4 @@ pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) ->
 pub(super) async fn observe_pods(context: &Context, namespace: &str) -> Result<Vec<ObservedPod>, CallError> {
     let pods = observe::pods_with_workloads(&context.client, namespace, &format!("!{}", labels::KIND)).await?;
     Ok(pods.into_iter().map(|(pod, kind, name)| ObservedPod { pod, workload: Workload { kind, name } }).collect())
-}
-
-/// The Repositories, by namespace and name, of all backup Jobs that are started and not over.
-async fn observe_active(context: &Context) -> Result<Vec<(String, String)>, CallError> {
-    let jobs = observe::jobs_everywhere(&context.client, &format!("{}={}", labels::KIND, RunKind::Backup)).await?;
-    let place = |job: &_| {
-        let repository = ResourceExt::labels(job).get(labels::REPOSITORY).cloned();
-        (ResourceExt::namespace(job).unwrap_or_default(), repository.unwrap_or_default())
-    };
-    Ok(jobs.iter().filter(|job| plan::is_active(job)).map(place).collect())
 }

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{Client, Resource, ResourceExt};
 use tokio::sync::OnceCell;
 
+use super::metrics::RepositoryMetrics;
 use crate::{
     cluster::{call::CallError, events::Reports, observe},
     plan::Occurrence,
@@ -43,14 +44,17 @@ pub(super) struct Context {
     pub image: String,
     /// Held while Jobs are counted and started, so that two Backups do not take the same free place.
     pub turn: tokio::sync::Mutex<()>,
+    /// What is told of Repositories in figures.
+    pub figures: RepositoryMetrics,
     reports: Reports,
     cluster: OnceCell<String>,
     failures: Mutex<HashMap<String, u32>>,
 }
 
 impl Context {
-    pub fn new(client: Client, settings: Settings) -> Self {
+    pub fn new(client: Client, settings: Settings, figures: RepositoryMetrics) -> Self {
         Self {
+            figures,
             reports: Reports::new(client.clone(), COMPONENT, settings.instance),
             client,
             image: settings.image,

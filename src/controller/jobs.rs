@@ -3,7 +3,7 @@
 //! It must not know what a Job is for.
 
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
-use kube::{Resource, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 
 use super::{ReconcileError, context::Context};
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
         observe,
     },
     model::Task,
-    plan::{Actions, ObservedJob, StartJob, wants_complaints},
+    plan::{Actions, ActiveJob, ObservedJob, StartJob, is_active, wants_complaints},
 };
 
 /// The Jobs of this object, with their pods, and with Kubernetes' complaints where a pod does not start.
@@ -47,9 +47,25 @@ pub(super) async fn observe_jobs(
     Ok(observed)
 }
 
+/// All Jobs in the cluster with these labels that are started and not over.
+pub(super) async fn observe_active(client: &Client, selector: &str) -> Result<Vec<ActiveJob>, CallError> {
+    let jobs: Vec<Job> = observe::everywhere(client, selector).await?;
+    let of = |job: &Job| {
+        let label = |key: &str| job.labels().get(key).cloned().unwrap_or_default();
+        ActiveJob {
+            namespace: job.namespace().unwrap_or_default(),
+            name: job.name_any(),
+            repository: label(labels::REPOSITORY),
+            kind: label(labels::KIND),
+        }
+    };
+    Ok(jobs.iter().filter(|job| is_active(job)).map(of).collect())
+}
+
 /// A start that the API server refused for a reason of its own (a quota, a policy), so that asking again at once is in
-/// vain: name of the source, and its words.
+/// vain: what for, name of the source, and its words.
 pub(super) struct Refused {
+    pub kind: RunKind,
     pub source: String,
     pub message: String,
 }
@@ -73,7 +89,8 @@ pub(super) async fn carry_out(
         match start_job(context, owner, request, repositories, (runner_pod, assigns_users)).await {
             Ok(()) => {}
             Err(ReconcileError::Create(CreateError::Call(error))) if is_refusal(&error) => {
-                refused.push(Refused { source: request.source.clone(), message: error.to_string() });
+                let (kind, source) = (request.kind, request.source.clone());
+                refused.push(Refused { kind, source, message: error.to_string() });
             }
             Err(error) => return Err(error),
         }
@@ -113,7 +130,12 @@ async fn start_job(
         kind: *kind,
         source,
         attempt: *attempt,
-        task: &Task { backend, connection: build::connection(spec), kind: task.clone() },
+        task: &Task {
+            backend,
+            connection: build::connection(spec),
+            cluster: context.cluster_id().await?.to_owned(),
+            kind: task.clone(),
+        },
         repository_name: repository,
         repository: spec,
         runner_pod,

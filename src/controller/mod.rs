@@ -6,6 +6,7 @@
 mod backup;
 mod context;
 mod jobs;
+mod metrics;
 mod repository;
 mod restore;
 mod watchdog;
@@ -31,10 +32,11 @@ use crate::{
     api::{Backup, Repository, Restore},
     build::{labels, names::RunKind},
     cluster::call::CallError,
-    telemetry::metrics,
+    telemetry,
 };
 use context::Context;
 pub use context::Settings;
+use metrics::RepositoryMetrics;
 use watchdog::Watchdog;
 
 /// For what is under way when the controller is told to end. It is killed after 30 s.
@@ -86,13 +88,17 @@ pub async fn run(
     let evicting = Client::try_from(config)?;
     let token = CancellationToken::new();
     let port = settings.metrics_port;
-    let listener = metrics::listen(port).await.map_err(|source| ControllerError::Listen { port, source })?;
+    let listener = telemetry::metrics::listen(port).await.map_err(|source| ControllerError::Listen { port, source })?;
     let mut registry = Registry::default();
     let figures = watchdog::Metrics::register(&mut registry);
-    let context = Arc::new(Context::new(client.clone(), settings));
-    let repositories =
-        controller::<Repository>(&client, RunKind::Init, &token).run(repository::reconcile, again, context.clone());
-    let backups = controller::<Backup>(&client, RunKind::Backup, &token);
+    let repository_figures = RepositoryMetrics::register(&mut registry);
+    let context = Arc::new(Context::new(client.clone(), settings, repository_figures));
+    let repositories = controller::<Repository>(&client, &[RunKind::Init, RunKind::Prune, RunKind::Check], &token).run(
+        repository::reconcile,
+        again,
+        context.clone(),
+    );
+    let backups = controller::<Backup>(&client, &[RunKind::Backup], &token);
     // A Repository that becomes ready is what the Backups of its namespace may wait for.
     let store = backups.store();
     let waiting = move |repository: Seen<Repository>| {
@@ -107,12 +113,12 @@ pub async fn run(
         context.clone(),
     );
     let restores =
-        controller::<Restore>(&client, RunKind::Restore, &token).run(restore::reconcile, again, context.clone());
+        controller::<Restore>(&client, &[RunKind::Restore], &token).run(restore::reconcile, again, context.clone());
     let watchdog = Watchdog::new(context, evicting, figures, jiff::Timestamp::now()).run(token.clone());
     let answers = async {
         tokio::select! {
             () = token.cancelled() => {}
-            Err(error) = metrics::serve(listener, registry) => tracing::error!("no more metrics: {error}"),
+            Err(error) = telemetry::metrics::serve(listener, registry) => tracing::error!("no more metrics: {error}"),
         }
     };
     let stop = async {
@@ -138,11 +144,12 @@ pub async fn run(
 type Seen<K> = PartialObjectMeta<K>;
 
 /// A controller of one kind, which hears of its objects, their Jobs, and the Jobs' pods.
-fn controller<K>(client: &Client, kind: RunKind, token: &CancellationToken) -> Controller<Seen<K>>
+fn controller<K>(client: &Client, kinds: &[RunKind], token: &CancellationToken) -> Controller<Seen<K>>
 where
     K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    let ours = watcher::Config::default().labels(&format!("{}={kind}", labels::KIND));
+    let kinds = kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let ours = watcher::Config::default().labels(&format!("{} in ({kinds})", labels::KIND));
     let run_of = |pod: Pod| {
         let name = pod.labels().get(labels::RUN)?;
         Some(ObjectRef::new(name).within(pod.metadata.namespace.as_deref()?))

@@ -1,49 +1,92 @@
 //! One look at a Repository.
 //!
-//! It must not decide anything; see `plan::plan_repository`.
+//! It must not decide anything; see `plan::plan_repository` and `plan::plan_upkeep`.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use kube::{Resource, ResourceExt, runtime::controller::Action};
+use kube::{Client, Resource, ResourceExt, runtime::controller::Action};
 
 use super::{
     ReconcileError, Seen,
     context::Context,
-    jobs::{carry_out, observe_jobs},
+    jobs::{carry_out, observe_active, observe_jobs},
 };
 use crate::{
     api::Repository,
-    build::names::{Owner, RunKind},
+    build::{
+        labels,
+        names::{Owner, RunKind},
+    },
     cluster::{apply, observe},
-    plan::{self, Actions, Occurrence},
+    plan::{self, Actions, ActiveJob, Occurrence, UpkeepFacts},
 };
 
 /// observe -> plan -> build -> apply -> status
 pub(super) async fn reconcile(seen: Arc<Seen<Repository>>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let (client, namespace) = (&context.client, seen.namespace().unwrap_or_default());
+    let turn = context.turn.lock().await;
     let Some(repository) = observe::object::<Repository>(client, &namespace, &seen.name_any()).await? else {
+        context.figures.forget(&namespace, &seen.name_any());
         return Ok(Action::await_change());
     };
     let Some(owner) = Owner::of(&repository) else { return Ok(Action::await_change()) };
     let jobs = observe_jobs(&context, &owner, RunKind::Init).await?;
+    let mut upkeep_jobs = observe_jobs(&context, &owner, RunKind::Prune).await?;
+    upkeep_jobs.extend(observe_jobs(&context, &owner, RunKind::Check).await?);
     let now = Timestamp::now();
+    let neighbours = if plan::wants_facts(&repository, now) {
+        observe_neighbours(client, &repository, now).await?
+    } else {
+        Neighbours::default()
+    };
+    let facts = UpkeepFacts { jobs: &upkeep_jobs, active: &neighbours.active, is_closed: neighbours.is_closed };
 
     let (mut status, mut actions) = plan::plan_repository(&repository, &jobs, now);
+    plan::plan_upkeep(&repository, facts, &mut status, &mut actions, now);
 
     if actions.create_password {
         create_password(&context, &repository, &mut actions).await?;
     }
     let repositories = std::slice::from_ref(&repository);
     for refused in carry_out(&context, &owner, &actions, repositories, None).await? {
-        plan::init_refused(&mut status, &mut actions, &refused.message, now);
+        let words = (refused.source.as_str(), refused.message.as_str());
+        if refused.kind == RunKind::Init {
+            plan::init_refused(&mut status, &mut actions, &refused.message, now);
+        } else {
+            plan::upkeep_refused(&repository, &mut status, &mut actions, words, now);
+        }
     }
     if repository.status.as_ref() != Some(&status) {
         apply::status(client, &repository, &status).await?;
     }
+    drop(turn);
+    context.figures.show(&namespace, &owner.name, &status);
     context.tell(&repository.object_ref(&()), &actions.events).await;
     context.succeeded(&repository);
     Ok(actions.look_again.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// Who else works on a repository.
+#[derive(Default)]
+struct Neighbours {
+    active: Vec<ActiveJob>,
+    is_closed: bool,
+}
+
+/// All Jobs that work on the same repository now, under whatever name, and whether a prune is due elsewhere.
+async fn observe_neighbours(
+    client: &Client,
+    repository: &Repository,
+    now: Timestamp,
+) -> Result<Neighbours, ReconcileError> {
+    let everywhere: Vec<Repository> = observe::everywhere(client, "").await?;
+    let same = plan::same_repositories(&everywhere, repository);
+    let others: Vec<Repository> = everywhere.into_iter().filter(|other| other.uid() != repository.uid()).collect();
+    let closed = plan::closed_repositories(&others, now);
+    let mut active = observe_active(client, labels::REPOSITORY).await?;
+    active.retain(|job| same.contains(&(job.namespace.clone(), job.repository.clone())));
+    Ok(Neighbours { active, is_closed: same.iter().any(|place| closed.contains(place)) })
 }
 
 async fn create_password(

@@ -83,6 +83,10 @@ fn stand_in(namespace: &str, name: &str) -> Repository {
             key: "<password>".to_owned(),
             create_if_not_exists: false,
         },
+        retention: None,
+        prune: None,
+        check: None,
+        time_zone: None,
         runner_pod: None,
     };
     let metadata =

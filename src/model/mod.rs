@@ -3,16 +3,22 @@
 //! Pure data. It must not know Kubernetes clients, stores, clocks or files.
 
 pub mod injected;
+mod part;
 mod report;
+mod retention;
 mod secret;
 mod source;
 mod store;
 mod task;
+mod upkeep;
 
+pub use part::{DataPart, DataPartError};
 pub use report::{Failure, Proof, Reason, SourceReport, Verdict, milliseconds};
+pub use retention::{Age, AgeError, Retention};
 pub use secret::{Secret, redact};
 pub use source::{SnapshotIdentity, SourceName, SourceNameError, TagError};
 pub use store::{
     AzureConfig, BackendConfig, Connection, Credential, GcsConfig, RestConfig, S3Config, SftpConfig, StoreLimits,
 };
 pub use task::{TargetCommand, TargetVolume, Task, TaskKind, mounts};
+pub use upkeep::{UpkeepReport, few};

@@ -184,7 +184,7 @@ pub struct SourceReport {
     /// The command's exit status, where one was received.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
-    /// Bytes of the stream (for a restore: bytes handed to the command).
+    /// Bytes of the stream (for a restore: bytes handed to the command; for a prune: bytes freed; for a check: bytes read).
     pub bytes: u64,
     /// SHA-256 over those bytes, 64 hex digits; only for a stream that was read to its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -197,6 +197,9 @@ pub struct SourceReport {
     /// Id of the repository, 64 hex digits; only for a run that opened or created it ([`super::TaskKind::Init`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository_id: Option<String>,
+    /// What a prune or a check has found; only for those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upkeep: Option<super::UpkeepReport>,
     /// Milliseconds from the start of the runner to the verdict.
     pub duration_milliseconds: u64,
     /// The last lines of the command's stderr, redacted; only for failures.
@@ -222,6 +225,7 @@ impl SourceReport {
             proof: Proof::None,
             snapshot: None,
             repository_id: None,
+            upkeep: None,
             duration_milliseconds: milliseconds(duration),
             stderr_tail: String::new(),
         }

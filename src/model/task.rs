@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BackendConfig, Connection, SnapshotIdentity, SourceName};
+use super::{BackendConfig, Connection, DataPart, Retention, SnapshotIdentity, SourceName};
 
 /// Where a run's pod finds what it needs; the Job builder mounts it there, the runner reads it.
 pub mod mounts {
@@ -44,6 +44,9 @@ pub struct Task {
     /// How its store is spoken to. Password and credentials come as files, see `runner::settings`.
     #[serde(default, skip_serializing_if = "Connection::is_plain")]
     pub connection: Connection,
+    /// The cluster's id: UID of the namespace kube-system. A run's locks name it; empty where there is no cluster.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cluster: String,
     /// What to do.
     pub kind: TaskKind,
 }
@@ -110,6 +113,19 @@ pub enum TaskKind {
         timeout: Option<Duration>,
         /// End it when no byte moved for this long.
         idle_timeout: Option<Duration>,
+    },
+    /// Forgets the snapshots that the retention drops, then removes what no snapshot needs: in one exclusive opening.
+    Prune {
+        /// Which snapshots stay; all when it is empty.
+        #[serde(default, skip_serializing_if = "Retention::is_empty")]
+        retention: Retention,
+        /// IANA name of the time zone whose hours and days the retention counts.
+        time_zone: String,
+    },
+    /// Looks at all indexes, snapshots and trees, and reads one part of the data byte by byte.
+    Check {
+        /// Which part.
+        part: DataPart,
     },
     /// Waits for the CLI's questions (`snapshots`, `ls`, `dump`), which come by exec.
     Answer {

@@ -8,7 +8,7 @@ mod summary;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -50,6 +50,8 @@ pub struct BackupFacts<'a> {
     pub sources: &'a SourcePlan,
     /// The Repositories, by namespace and name, of all backup Jobs in the cluster that are started and not over.
     pub active: &'a [(String, String)],
+    /// The Repositories, by namespace and name, in which a prune is due or runs.
+    pub closed: &'a BTreeSet<(String, String)>,
 }
 
 /// What is to be done for a Backup, and what its status then says.
@@ -257,6 +259,9 @@ impl<'a> Planner<'a, '_> {
         let namespace = &self.owner.namespace;
         let started = self.started.iter().map(|repository| (namespace, repository));
         let active = || self.facts.active.iter().map(|(namespace, name)| (namespace, name)).chain(started.clone());
+        if self.facts.closed.contains(&(namespace.clone(), repository.to_owned())) {
+            return Some(format!("waits for the prune of Repository {repository}"));
+        }
         let here = active().filter(|(space, name)| *space == namespace && *name == repository).count();
         if here >= JOBS_PER_REPOSITORY {
             return Some(format!("waits for its turn: {here} Jobs work on Repository {repository}"));

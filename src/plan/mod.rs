@@ -18,6 +18,7 @@ mod retry;
 mod schedule;
 mod sources;
 mod text;
+mod upkeep;
 
 pub use actions::{Actions, Occurrence, StartJob};
 pub use backup::{BackupFacts, job_refused, plan_backup};
@@ -32,4 +33,7 @@ pub use schedule::{Due, Schedule, ScheduleError, Slots, UnknownTimeZone, time_zo
 pub use sources::{
     ClaimFacts, ClaimMount, DEFAULT_CONTAINER, MAXIMUM_SOURCES, ObservedPod, PlanProblem, PlanWarning, PlannedSource,
     SourceFacts, SourcePlan, UnknownContainer, Workload, container_of, plan_sources,
+};
+pub use upkeep::{
+    ActiveJob, UpkeepFacts, closed_repositories, plan_upkeep, same_repositories, upkeep_refused, wants_facts,
 };

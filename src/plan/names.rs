@@ -33,11 +33,20 @@ pub enum RunKind {
     Backup,
     /// Restores one source.
     Restore,
+    /// Forgets snapshots by the retention, and removes what none needs.
+    Prune,
+    /// Looks whether all is as it was written.
+    Check,
     /// Answers the CLI.
     Answer,
 }
 
 impl RunKind {
+    /// Whether such a run asks the API server about pods, and so has an identity of its own.
+    pub fn has_identity(self) -> bool {
+        self != Self::Answer
+    }
+
     /// Whether such a run is about one source.
     pub fn has_source(self) -> bool {
         matches!(self, Self::Backup | Self::Restore)
@@ -50,6 +59,8 @@ impl fmt::Display for RunKind {
             Self::Init => "init",
             Self::Backup => "backup",
             Self::Restore => "restore",
+            Self::Prune => "prune",
+            Self::Check => "check",
             Self::Answer => "answer",
         })
     }

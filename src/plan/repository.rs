@@ -74,12 +74,17 @@ pub fn plan_repository(repository: &Repository, jobs: &[ObservedJob], now: Times
                 not_ready(&mut status, (OPENING, "the Job that opens the repository runs"), now);
                 actions.look_again_after(LOOK_AGAIN);
             }
-            Standing::Ended(report) if report.verdict.is_green() => opened(&mut status, &mut actions, &report, now),
+            Standing::Ended(report) if report.verdict.is_green() => {
+                actions.revoke.push(current);
+                opened(&mut status, &mut actions, &report, now);
+            }
             Standing::Ended(report) => {
+                actions.revoke.push(current.clone());
                 failed(&mut status, &mut actions, (&report.reason.to_string(), &report.message), Some(&current), now);
             }
             Standing::Stuck(report) => {
                 actions.end.push(current.clone());
+                actions.revoke.push(current.clone());
                 failed(&mut status, &mut actions, (&report.reason.to_string(), &report.message), Some(&current), now);
             }
         },

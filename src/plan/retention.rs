@@ -11,7 +11,7 @@ use std::{
 
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 
-use crate::{api::Retention, model::SnapshotIdentity};
+use crate::model::{Retention, SnapshotIdentity};
 
 /// One snapshot to be judged.
 #[derive(Clone, Copy, Debug)]

@@ -85,6 +85,7 @@ pub async fn backup(
                 proof: stored.proof,
                 snapshot: Some(stored.snapshot),
                 repository_id: None,
+                upkeep: None,
                 duration_milliseconds: 0,
                 stderr_tail: String::new(),
             }
@@ -203,6 +204,7 @@ fn adopted(found: &SnapshotSummary, accept_unproven: bool) -> SourceReport {
         proof,
         snapshot: Some(found.id.clone()),
         repository_id: None,
+        upkeep: None,
         duration_milliseconds: 0,
         stderr_tail: String::new(),
     }

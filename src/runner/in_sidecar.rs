@@ -113,7 +113,11 @@ async fn drive_at(
             (identity.tag(SnapshotIdentity::RUN), timeout)
         }
         TaskKind::Restore { timeout, .. } => (None, timeout),
-        TaskKind::Init | TaskKind::BackupClaim { .. } | TaskKind::Answer { .. } => (None, &None),
+        TaskKind::Init
+        | TaskKind::BackupClaim { .. }
+        | TaskKind::Prune { .. }
+        | TaskKind::Check { .. }
+        | TaskKind::Answer { .. } => (None, &None),
     };
     info!("asking the sidecar of pod {namespace}/{pod}");
     let errand = Errand {

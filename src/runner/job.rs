@@ -12,10 +12,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    BackupRun, DumpFrom, FeedTo, RestoreRun, VolumeRun, backup, backup_volume, commands, in_sidecar, restore,
+    BackupRun, DumpFrom, FeedTo, RestoreRun, VolumeRun, backup, backup_volume, commands, in_sidecar,
+    judge::PodJudge,
+    restore,
     settings::{self, Identity},
     sidecar::Driven,
-    story,
+    story, upkeep,
 };
 use crate::{
     cluster::exec::{ExecTarget, Limits},
@@ -96,12 +98,15 @@ pub async fn terminated() -> &'static str {
 
 async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport, Failure> {
     let started = Instant::now();
-    let identity = Identity::from_environment();
+    let mut identity = Identity::from_environment().in_cluster(&task.cluster);
     info!("stowaway {} in pod {}/{}", env!("CARGO_PKG_VERSION"), identity.namespace, identity.pod);
     if let TaskKind::Answer { timeout } = task.kind {
         info!("waiting {} s for questions", timeout.as_secs());
         let _elapsed = tokio::time::timeout(timeout, cancel.cancelled()).await;
         return Ok(done(None, started.elapsed()));
+    }
+    if !identity.cluster.is_empty() {
+        identity.judge = PodJudge::of(&connect().await?, &identity.namespace, &identity.cluster);
     }
     match &task.kind {
         TaskKind::Init => {
@@ -147,6 +152,13 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
             let driven = in_sidecar::command(&client, &pod, &task, &identity, target, (&way, &argv), &cancel).await?;
             let by_exec = FeedTo::Container(client, exec_target(target), way, argv);
             or_else(driven, async || bring_back(&task, &identity, by_exec, &cancel).await).await
+        }
+        TaskKind::Prune { retention, time_zone } => {
+            let access = settings::access(&task.backend, &task.connection, &identity)?;
+            upkeep::prune(access, retention, time_zone, &cancel).await
+        }
+        TaskKind::Check { part } => {
+            upkeep::check(settings::access(&task.backend, &task.connection, &identity)?, *part, &cancel).await
         }
         TaskKind::Answer { .. } => Ok(done(None, started.elapsed())),
     }
@@ -278,6 +290,7 @@ pub(super) fn done(repository_id: Option<String>, elapsed: Duration) -> SourceRe
         proof: Proof::None,
         snapshot: None,
         repository_id,
+        upkeep: None,
         duration_milliseconds: milliseconds(elapsed),
         stderr_tail: String::new(),
     }

@@ -7,6 +7,7 @@ mod backup;
 mod commands;
 mod in_sidecar;
 mod job;
+mod judge;
 pub mod local;
 mod mounted_volume;
 mod paths;
@@ -16,6 +17,7 @@ mod restore_step;
 pub mod settings;
 pub mod sidecar;
 pub mod story;
+pub mod upkeep;
 mod volume;
 
 pub use answer::answer;

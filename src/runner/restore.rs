@@ -93,6 +93,7 @@ async fn feed(
         proof: end.proof,
         snapshot: Some(snapshot.id.clone()),
         repository_id: None,
+        upkeep: None,
         duration_milliseconds: 0,
         stderr_tail: String::new(),
     })

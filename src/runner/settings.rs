@@ -6,12 +6,14 @@ use std::{
     env,
     io::ErrorKind,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
+use super::judge;
 use crate::{
     model::{BackendConfig, Connection, Failure, Reason, Secret, Task, injected, mounts},
-    repository::{Access, LockHolder, LockRules, Patience},
+    repository::{Access, LockHolder, LockJudge, LockRules, NoJudge, Patience},
 };
 
 /// A prune of others ends within that; whoever has waited so long fails, and is tried again.
@@ -26,6 +28,10 @@ pub struct Identity {
     pub pod_uid: String,
     /// Namespace of the run.
     pub namespace: String,
+    /// The cluster's id; empty where it is not known.
+    pub cluster: String,
+    /// Who says whether those are alive that left locks.
+    pub judge: Arc<dyn LockJudge>,
 }
 
 impl Identity {
@@ -36,12 +42,20 @@ impl Identity {
             pod: variable("POD_NAME", "stowaway"),
             pod_uid: variable("POD_UID", "none"),
             namespace: variable("POD_NAMESPACE", "default"),
+            cluster: String::new(),
+            judge: Arc::new(NoJudge),
         }
     }
 
-    /// How the run signs its locks: the pod's UID tells the cluster whether the holder is alive.
+    /// The same in the cluster of that id.
+    #[must_use]
+    pub fn in_cluster(self, cluster: &str) -> Self {
+        Self { cluster: cluster.to_owned(), ..self }
+    }
+
+    /// How the run signs its locks, so that others can ask the API server whether its pod is alive.
     pub fn lock_holder(&self) -> LockHolder {
-        LockHolder { host: self.pod.clone(), user: format!("pod UID {}", self.pod_uid) }
+        judge::signature(&self.pod, &self.pod_uid, &self.namespace, &self.cluster)
     }
 }
 
@@ -104,7 +118,7 @@ pub fn access(backend: &BackendConfig, connection: &Connection, identity: &Ident
             connection: connection.clone(),
             credentials,
             holder: identity.lock_holder(),
-            locks: LockRules { wait: LOCK_WAIT, ..LockRules::default() },
+            locks: LockRules { wait: LOCK_WAIT, judge: Arc::clone(&identity.judge) },
             patience: Patience::default(),
         }),
         _ => Err(Failure::new(

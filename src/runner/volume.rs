@@ -104,6 +104,7 @@ fn report_of(stored: StoredFolder) -> SourceReport {
         proof: Proof::Sealed,
         snapshot: Some(snapshot),
         repository_id: None,
+        upkeep: None,
         duration_milliseconds: 0,
         stderr_tail: String::new(),
     }

@@ -8,6 +8,7 @@
 
 mod objects;
 mod runner_pod;
+mod upkeep;
 
 pub use objects::object;
 

@@ -5,7 +5,10 @@
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
 
 use super::{AUTHORITY, LEASE, WEBHOOK, metadata};
-use crate::{api, build::rbac::RUNNER_ROLE};
+use crate::{
+    api,
+    build::rbac::{LOCKS_ROLE, RUNNER_ROLE},
+};
 
 /// What the controller may do in every namespace. It reads no Secret and opens no store.
 pub(super) fn controller(name: &str) -> ClusterRole {
@@ -30,6 +33,7 @@ pub(super) fn controller(name: &str) -> ClusterRole {
             rule("", &["serviceaccounts"], &["create", "patch"]),
             rule("rbac.authorization.k8s.io", &["rolebindings"], &["create", "patch", "delete"]),
             named(rule("rbac.authorization.k8s.io", &["clusterroles"], &["bind"]), RUNNER_ROLE),
+            named(rule("rbac.authorization.k8s.io", &["clusterroles"], &["bind"]), LOCKS_ROLE),
             // A new repository's password; it can be written, never read.
             rule("", &["secrets"], &["create"]),
             // Which namespaces ask for an injection, opt out of backups, or enforce a Pod Security level.
@@ -63,6 +67,15 @@ pub(super) fn runner() -> ClusterRole {
             // A restore's own command stands in the object, not in the Job.
             rule(api::GROUP, &["restores"], &["get"]),
         ]),
+        aggregation_rule: None,
+    }
+}
+
+/// What a run that execs nowhere may do in its own namespace, as long as it lasts: see whether the holders of locks live.
+pub(super) fn locks() -> ClusterRole {
+    ClusterRole {
+        metadata: metadata(LOCKS_ROLE, "controller", None),
+        rules: Some(vec![rule("", &["pods"], &["get"])]),
         aggregation_rule: None,
     }
 }

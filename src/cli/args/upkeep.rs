@@ -4,8 +4,8 @@ use clap::Args;
 
 use super::{Output, Place};
 use crate::{
-    api::{Age, Retention},
-    repository::{DataPart, PruneRules, Unused},
+    model::{Age, DataPart, Retention},
+    repository::{PruneRules, Unused},
 };
 
 /// `stowaway check`

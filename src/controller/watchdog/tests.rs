@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::*;
-use crate::controller::context::Settings;
+use crate::controller::{context::Settings, metrics::RepositoryMetrics};
 
 const OWN: &str = "stowaway-system";
 const EVICT: &str = "POST /api/v1/namespaces/orchard/pods/mill-0/eviction";
@@ -94,7 +94,7 @@ fn told_without_end(event: Option<Value>) -> Body {
 
 fn watchdog(server: &Shared) -> Watchdog {
     let settings = Settings { image: "stowaway:test".into(), instance: None, metrics_port: 0 };
-    let context = Arc::new(Context::new(client(server), settings));
+    let context = Arc::new(Context::new(client(server), settings, RepositoryMetrics::default()));
     Watchdog::new(context, client(server), Metrics::default(), Timestamp::UNIX_EPOCH)
 }
 

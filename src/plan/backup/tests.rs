@@ -19,6 +19,7 @@ struct World {
     sources: SourcePlan,
     jobs: Vec<ObservedJob>,
     active: Vec<(String, String)>,
+    closed: BTreeSet<(String, String)>,
 }
 
 const MILL: &str = "deployment/mill/press";
@@ -34,6 +35,7 @@ impl World {
             sources: plan_of(&sources),
             jobs: vec![],
             active: vec![],
+            closed: BTreeSet::new(),
         }
     }
 
@@ -44,6 +46,7 @@ impl World {
             jobs: &self.jobs,
             sources: &self.sources,
             active: &self.active,
+            closed: &self.closed,
         };
         let (status, actions) = plan_backup(&self.backup, facts, at(seconds));
         assert!(status.verdict.is_some() || actions.look_again.is_some(), "nobody would look again");
@@ -314,6 +317,31 @@ fn finished_and_deleted_backups_are_left_alone() {
     let mut world = World::new(&[MILL]);
     world.look(0);
     world.backup.metadata.deletion_timestamp = Some(Time(at(1)));
-    let facts = BackupFacts { repositories: &world.repositories, jobs: &[], sources: &world.sources, active: &[] };
+    let facts = BackupFacts {
+        repositories: &world.repositories,
+        jobs: &[],
+        sources: &world.sources,
+        active: &[],
+        closed: &world.closed,
+    };
     assert_eq!(plan_backup(&world.backup, facts, at(2)).1, Actions::default());
+}
+
+#[test]
+fn backup_waits_for_a_prune_of_its_repository_and_for_no_other() {
+    let mut world = World::new(&[MILL]);
+    world.closed = [("elsewhere".into(), "cellar".into()), (NAMESPACE.into(), "another".into())].into();
+    world.look(0);
+    assert_eq!(world.look(1).start.len(), 1);
+
+    let mut world = World::new(&[MILL]);
+    world.closed = [(NAMESPACE.into(), "cellar".into())].into();
+    world.look(0);
+    for seconds in [1, 10_000] {
+        assert!(world.look(seconds).start.is_empty());
+        assert_eq!(world.source(MILL).outcome.reason, "Queued");
+        assert!(world.source(MILL).outcome.message.contains("prune"), "{}", world.source(MILL).outcome.message);
+    }
+    world.closed.clear();
+    assert_eq!(world.look(10_010).start.len(), 1);
 }

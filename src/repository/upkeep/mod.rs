@@ -24,7 +24,7 @@ use super::{
 };
 
 pub use self::{
-    check::{CheckReport, DataPart, DataPartError},
+    check::CheckReport,
     findings::{Finding, Findings, HarmedSnapshot},
     forget::Forget,
     prune::{PruneReport, PruneRules, Unused, UnusedError},

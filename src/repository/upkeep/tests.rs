@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    model::{BackendConfig, Proof, Secret, SnapshotIdentity},
+    model::{BackendConfig, DataPart, Proof, Secret, SnapshotIdentity},
     repository::{
         Access, LockHolder, LockRules, Patience, Repository, StoreRules, create, crypto, open_exclusively,
         store::{Kind, Write},

@@ -71,7 +71,7 @@ fn say(event: &Event) {
 }
 
 async fn carry_out(task: Task, volumes: &[MountedVolume], cancel: CancellationToken) -> Result<SourceReport, Failure> {
-    let identity = Identity::from_environment();
+    let identity = Identity::from_environment().in_cluster(&task.cluster);
     info!("stowaway {} in the sidecar of pod {}/{}", env!("CARGO_PKG_VERSION"), identity.namespace, identity.pod);
     check_backend(&task.backend, &settings::backend()?)?;
     let door = || Door::new(settings::mounted(SOCKET_MOUNT), Arc::new(say));
@@ -88,7 +88,11 @@ async fn carry_out(task: Task, volumes: &[MountedVolume], cancel: CancellationTo
             )
             .await
         }
-        TaskKind::Init | TaskKind::BackupClaim { .. } | TaskKind::Answer { .. } => {
+        TaskKind::Init
+        | TaskKind::BackupClaim { .. }
+        | TaskKind::Prune { .. }
+        | TaskKind::Check { .. }
+        | TaskKind::Answer { .. } => {
             Err(Failure::new(Reason::InvalidRequest, "a sidecar makes backups and restores, and nothing else"))
         }
     }

@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Judgement, runner_pod};
+use super::{Judgement, runner_pod, upkeep};
 use crate::{
     annotations::{MAXIMUM_COMMAND_BYTES, PREFIX, label, object_name, positive_duration},
     api::{
@@ -61,7 +61,8 @@ impl Findings {
         self.problems.push(Problem { path, message: message.to_string() });
     }
 
-    fn warn(&mut self, path: &[&str], message: impl Display) {
+    /// Something that was probably not meant.
+    pub fn warn(&mut self, path: &[&str], message: impl Display) {
         self.warnings.push(format!("{}: {message}", path.join(".")));
     }
 
@@ -187,6 +188,7 @@ fn of_repository(repository: &Repository, repositories: &[Repository], findings:
     of_backend(spec, findings);
     let password = &spec.password_secret_ref;
     findings.secret(&["spec", "passwordSecretRef"], &password.name, &password.key);
+    upkeep::check(repository, findings);
     if let Some(wishes) = &spec.runner_pod {
         runner_pod::check(wishes, findings);
     }

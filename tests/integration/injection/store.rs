@@ -47,7 +47,12 @@ fn of_a_run(repository: &Repository, backend: BackendConfig) -> BTreeSet<(String
         kind: RunKind::Init,
         source: "",
         attempt: 1,
-        task: &Task { backend, connection: build::connection(&repository.spec), kind: TaskKind::Init },
+        task: &Task {
+            backend,
+            connection: build::connection(&repository.spec),
+            cluster: String::new(),
+            kind: TaskKind::Init,
+        },
         repository_name: "x",
         repository: &repository.spec,
         runner_pod: None,

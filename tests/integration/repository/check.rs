@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use stowaway::repository::{CheckReport, DataPart, Finding, FolderRules};
+use stowaway::{
+    model::DataPart,
+    repository::{CheckReport, Finding, FolderRules},
+};
 
 use super::{
     fake_s3::{FakeS3, Fault},

@@ -3,9 +3,11 @@
 use std::{collections::BTreeSet, fs};
 
 use futures::future::BoxFuture;
-use stowaway::repository::{
-    DataPart, FolderRules, Forget, FoundLock, Liveness, LockJudge, PruneReport, PruneRules, Unused, open,
-    open_exclusively,
+use stowaway::{
+    model::DataPart,
+    repository::{
+        FolderRules, Forget, FoundLock, Liveness, LockJudge, PruneReport, PruneRules, Unused, open, open_exclusively,
+    },
 };
 
 use super::{

@@ -208,7 +208,7 @@ impl Pod {
             allow_empty: false,
             accept_unproven: false,
         };
-        Task { backend: self.backend(), connection: Connection::default(), kind }
+        Task { backend: self.backend(), connection: Connection::default(), cluster: String::new(), kind }
     }
 
     pub fn volume_task(&self, claim: &str, run: &str) -> Task {
@@ -224,7 +224,7 @@ impl Pod {
             source: source.parse().unwrap(),
             timeout: None,
         };
-        Task { backend: self.backend(), connection: Connection::default(), kind }
+        Task { backend: self.backend(), connection: Connection::default(), cluster: String::new(), kind }
     }
 
     pub fn restore_task(&self) -> Task {
@@ -237,7 +237,7 @@ impl Pod {
             timeout: None,
             idle_timeout: None,
         };
-        Task { backend: self.backend(), connection: Connection::default(), kind }
+        Task { backend: self.backend(), connection: Connection::default(), cluster: String::new(), kind }
     }
 
     /// Drives a run as its Job would.

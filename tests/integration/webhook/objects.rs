@@ -128,6 +128,23 @@ fn repositories() -> Cases {
             })),
             &["spec.gcs.endpoint", "spec.gcs.credentials.serviceAccountSecretRef.key"],
         ),
+        (
+            s3(|spec| {
+                spec["timeZone"] = "Europe/Berlin".into();
+                spec["retention"] = json!({ "keepDaily": 7 });
+                spec["prune"] = json!({ "schedule": " @daily-random " });
+                spec["check"] = json!({ "schedule": "30 3 * * MON", "readAllWithin": "30d" });
+            }),
+            &[],
+        ),
+        (
+            s3(|spec| {
+                spec["timeZone"] = "Berlin".into();
+                spec["prune"] = json!({ "schedule": "@sometimes" });
+                spec["check"] = json!({ "schedule": "0 0 30 2 *" });
+            }),
+            &["spec.timeZone", "spec.prune.schedule", "spec.check.schedule"],
+        ),
     ]
 }
 

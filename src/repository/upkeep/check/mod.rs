@@ -11,17 +11,19 @@ use std::pin::pin;
 use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 
-pub use self::part::{DataPart, DataPartError};
 use super::{
     findings::{Finding, Findings, HarmedSnapshot, text},
     index::{Index, Marks, PARALLEL_READS},
     reach::{Lost, Reach},
     snapshots,
 };
-use crate::repository::{
-    Repository, RepositoryError, crypto,
-    part::Fetcher,
-    store::{Kind, Store},
+use crate::{
+    model::DataPart,
+    repository::{
+        Repository, RepositoryError, crypto,
+        part::Fetcher,
+        store::{Kind, Store},
+    },
 };
 
 /// How many packs are read at a time; of each, what is read at once and one blob are in memory.
@@ -145,7 +147,7 @@ async fn read_data(
 ) -> Result<(), RepositoryError> {
     let due = (0..).zip(&index.packs).filter(|(_, pack)| !pack.files.is_empty() && !pack.is_marked);
     let due = due.filter_map(|(number, pack)| Some((number, pack, pack.size?)));
-    let due = due.filter(|(_, pack, _)| part.has(&pack.id));
+    let due = due.filter(|(_, pack, _)| part::has(part, &pack.id));
     let reads = due.map(|(number, pack, size)| async move {
         let blobs = index.blobs_in(number).copied().collect();
         (number, pack, size, data::read_twice_if_damaged(store, &repository.cipher, pack.id, size, blobs).await)

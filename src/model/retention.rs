@@ -16,27 +16,27 @@ use serde::{Deserialize, Serialize};
 pub struct Retention {
     /// The newest so many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100_000))]
+    #[schemars(with = "Option<i32>", range(min = 1, max = 100_000))]
     pub keep_last: Option<u32>,
     /// The newest of each of the last so many hours that have any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100_000))]
+    #[schemars(with = "Option<i32>", range(min = 1, max = 100_000))]
     pub keep_hourly: Option<u32>,
     /// The newest of each of the last so many days that have any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100_000))]
+    #[schemars(with = "Option<i32>", range(min = 1, max = 100_000))]
     pub keep_daily: Option<u32>,
     /// The newest of each of the last so many weeks that have any; weeks begin on Monday.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100_000))]
+    #[schemars(with = "Option<i32>", range(min = 1, max = 100_000))]
     pub keep_weekly: Option<u32>,
     /// The newest of each of the last so many months that have any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100_000))]
+    #[schemars(with = "Option<i32>", range(min = 1, max = 100_000))]
     pub keep_monthly: Option<u32>,
     /// The newest of each of the last so many years that have any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100_000))]
+    #[schemars(with = "Option<i32>", range(min = 1, max = 100_000))]
     pub keep_yearly: Option<u32>,
     /// All that are not older than this, counted back from the newest one: `2y5m7d3h` is 2 years, 5 months, 7 days and 3
     /// hours.
@@ -44,7 +44,7 @@ pub struct Retention {
     pub keep_within: Option<Age>,
     /// All that carry one of these tags.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 256)))]
     pub keep_tags: Vec<String>,
 }
 

@@ -1,0 +1,151 @@
+//! The two kinds of upkeep, and what can be read from a Repository about them.
+//!
+//! It must not know what is done next.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use k8s_openapi::{api::batch::v1::Job, apimachinery::pkg::apis::meta::v1::Time};
+use kube::ResourceExt;
+
+use super::{
+    super::{
+        labels,
+        names::RunKind,
+        schedule::{Schedule, time_zone},
+    },
+    DEFAULT_TIME_ZONE,
+};
+use crate::api::{CheckStatus, READY, Repository, RepositoryStatus, SourceState, UpkeepStatus, condition_is_true};
+
+/// What is done on schedule.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Verb {
+    Prune,
+    Check,
+}
+
+impl Verb {
+    pub const ALL: [Self; 2] = [Self::Prune, Self::Check];
+
+    pub fn kind(self) -> RunKind {
+        match self {
+            Self::Prune => RunKind::Prune,
+            Self::Check => RunKind::Check,
+        }
+    }
+
+    /// What is done, as Events have it.
+    pub fn action(self) -> &'static str {
+        match self {
+            Self::Prune => "Prune",
+            Self::Check => "Check",
+        }
+    }
+
+    pub fn is_kind_of(self, job: &Job) -> bool {
+        job.labels().get(labels::KIND) == Some(&self.kind().to_string())
+    }
+
+    /// How it went last.
+    pub fn run(self, status: &RepositoryStatus) -> Option<&UpkeepStatus> {
+        match self {
+            Self::Prune => status.prune.as_ref(),
+            Self::Check => status.check.as_ref().map(|check| &check.run),
+        }
+    }
+
+    /// The same, to be changed and put back.
+    pub fn take(self, status: &RepositoryStatus) -> Option<UpkeepStatus> {
+        self.run(status).cloned()
+    }
+
+    /// How it goes now.
+    pub fn put(self, status: &mut RepositoryStatus, run: UpkeepStatus) {
+        match self {
+            Self::Prune => status.prune = Some(run),
+            Self::Check => {
+                let check = status.check.take().unwrap_or_default();
+                status.check = Some(CheckStatus { run, ..check });
+            }
+        }
+    }
+
+    /// When it is wished, or why that cannot be read; none if it is not.
+    pub fn schedule(self, repository: &Repository) -> Option<Result<Schedule, String>> {
+        let spec = &repository.spec;
+        let text = match self {
+            Self::Prune => &spec.prune.as_ref()?.schedule,
+            Self::Check => &spec.check.as_ref()?.schedule,
+        };
+        let seed = format!("{}/{}/{}", repository.namespace().unwrap_or_default(), repository.name_any(), self.kind());
+        let zone = spec.time_zone.as_deref().unwrap_or(DEFAULT_TIME_ZONE);
+        Some(match time_zone(zone) {
+            Err(why) => Err(format!("spec.timeZone {zone:?} {why}")),
+            Ok(zone) => Schedule::parse(text, &seed, zone)
+                .map_err(|why| format!("spec.{}.schedule {text:?} {why}", self.kind())),
+        })
+    }
+}
+
+/// Slots after this one are not done yet.
+pub(super) fn since(run: &UpkeepStatus) -> Option<Timestamp> {
+    [&run.slot, &run.since].into_iter().flatten().map(|time| time.0).max()
+}
+
+/// Whether a run that has none under way has a slot to do.
+pub(super) fn is_due_now(schedule: &Schedule, run: &UpkeepStatus, now: Timestamp) -> bool {
+    run.state != Some(SourceState::Running) && since(run).is_some_and(|since| schedule.slots(since, now).due.is_some())
+}
+
+/// A Job that is started and not over.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ActiveJob {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Name of the Repository that it works on, in the same namespace.
+    pub repository: String,
+    /// Its [`RunKind`].
+    pub kind: String,
+}
+
+/// Whether a prune is due now, or runs. One that waits for its next attempt is not.
+pub(super) fn is_open_for_prune(prune: Option<&UpkeepStatus>, now: Timestamp) -> bool {
+    prune.is_some_and(|run| match run.state {
+        Some(SourceState::Running) => true,
+        Some(SourceState::Waiting) => run.next_time.as_ref().is_none_or(|Time(due)| *due <= now),
+        Some(SourceState::Done) | None => false,
+    })
+}
+
+/// Namespace and name.
+type Place = (String, String);
+
+fn place(repository: &Repository) -> Place {
+    (repository.namespace().unwrap_or_default(), repository.name_any())
+}
+
+fn id(repository: &Repository) -> Option<&str> {
+    repository.status.as_ref()?.repository_id.as_deref()
+}
+
+/// Where the Repository is, and all others that are the same repository. `all` are those of the whole cluster.
+pub fn same_repositories(all: &[Repository], repository: &Repository) -> BTreeSet<Place> {
+    let same = all.iter().filter(|other| id(other).is_some() && id(other) == id(repository));
+    same.map(place).chain([place(repository)]).collect()
+}
+
+/// Where the Repositories are that no backup may begin in, since a prune is due or runs there; of several that are the same
+/// repository, all. `all` are those of the whole cluster.
+pub fn closed_repositories(all: &[Repository], now: Timestamp) -> BTreeSet<Place> {
+    let is_closed = |repository: &&Repository| {
+        // One that cannot prune keeps nobody off.
+        repository.metadata.deletion_timestamp.is_none()
+            && repository.status.as_ref().is_some_and(|status| {
+                condition_is_true(&status.conditions, READY) && is_open_for_prune(status.prune.as_ref(), now)
+            })
+    };
+    all.iter().filter(is_closed).flat_map(|closed| same_repositories(all, closed)).collect()
+}

@@ -1,0 +1,410 @@
+//! What is due is done once, and told; what is damaged is said until it is whole.
+
+mod outcome;
+
+use serde_json::json;
+
+use super::*;
+use crate::{
+    api::{SOUND, condition},
+    model::UpkeepReport,
+    plan::{
+        fixtures::{NAMESPACE, Scene, at, failure, job, repository},
+        labels,
+    },
+};
+
+/// The fixtures' time begins at 08:00:00Z, so that this is due two minutes later.
+const TWO_PAST: &str = "2 * * * *";
+/// Some seconds after that.
+const DUE: i64 = 125;
+
+fn cellar(spec: &serde_json::Value) -> Repository {
+    let mut cellar = repository("cellar", Ok(()));
+    let mut whole = serde_json::to_value(&cellar.spec).unwrap();
+    whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    cellar.spec = serde_json::from_value(whole).unwrap();
+    cellar
+}
+
+fn pruned() -> Repository {
+    cellar(&json!({ "prune": { "schedule": TWO_PAST }, "retention": { "keepLast": 3 }, "timeZone": "Asia/Tokyo" }))
+}
+
+fn checked() -> Repository {
+    // Of an hour three parts are read.
+    cellar(&json!({ "check": { "schedule": TWO_PAST, "readAllWithin": "3h" } }))
+}
+
+#[derive(Default)]
+struct Seen {
+    jobs: Vec<ObservedJob>,
+    active: Vec<ActiveJob>,
+    is_closed: bool,
+}
+
+/// Plans, and puts the new status into the object.
+fn look(repository: &mut Repository, seen: &Seen, seconds: i64) -> Actions {
+    let mut actions = Actions::default();
+    let mut status = repository.status.clone().unwrap();
+    let facts = UpkeepFacts { jobs: &seen.jobs, active: &seen.active, is_closed: seen.is_closed };
+    plan_upkeep(repository, facts, &mut status, &mut actions, at(seconds));
+    repository.status = Some(status);
+    actions
+}
+
+/// Until its Job was made.
+fn begin(repository: &mut Repository, seconds: i64) -> Actions {
+    look(repository, &Seen::default(), 0);
+    let marked = look(repository, &Seen::default(), seconds);
+    assert!(marked.start.is_empty() && marked.look_again.is_some(), "the slot is stored before its Job is made");
+    let started = look(repository, &Seen::default(), seconds);
+    assert_eq!(started.start.len(), 1, "{started:?}");
+    started
+}
+
+fn prune(repository: &Repository) -> &UpkeepStatus {
+    repository.status.as_ref().unwrap().prune.as_ref().unwrap()
+}
+
+fn check(repository: &Repository) -> &CheckStatus {
+    repository.status.as_ref().unwrap().check.as_ref().unwrap()
+}
+
+fn run(repository: &Repository) -> &UpkeepStatus {
+    let status = repository.status.as_ref().unwrap();
+    status.prune.as_ref().or(status.check.as_ref().map(|check| &check.run)).unwrap()
+}
+
+/// The present Job, as it ended.
+fn said(repository: &Repository, report: &SourceReport) -> Seen {
+    let name = run(repository).job.clone().unwrap();
+    Seen { jobs: vec![job(&name, &Scene::Said(&report.to_termination_message()))], ..Seen::default() }
+}
+
+fn green(upkeep: UpkeepReport) -> SourceReport {
+    SourceReport {
+        verdict: Verdict::Succeeded,
+        upkeep: Some(upkeep),
+        ..SourceReport::failed(Failure::new(Reason::Completed, ""), Duration::from_secs(1))
+    }
+}
+
+fn prune_of(shrunk: &[&str]) -> SourceReport {
+    let first_shrunk = shrunk.iter().map(|one| (*one).to_owned()).collect();
+    green(UpkeepReport::Prune { forgotten: 2, kept: 3, freed_bytes: 100, shrunk: shrunk.len() as u64, first_shrunk })
+}
+
+fn check_of(part: &str, findings: u64) -> SourceReport {
+    let report = green(UpkeepReport::Check {
+        part: part.parse().unwrap(),
+        bytes_read: 10,
+        snapshots: 4,
+        findings,
+        harmed_snapshots: findings,
+        harmed_sources: vec!["pvc/barrels".into(); usize::from(findings > 0)],
+    });
+    if findings == 0 {
+        return report;
+    }
+    let message = "pack 47 is damaged".to_owned();
+    SourceReport { verdict: Verdict::Failed, reason: Reason::RepositoryDamaged, message, ..report }
+}
+
+fn state_of(repository: &Repository, kind: &str) -> Option<(String, String)> {
+    let found = condition(&repository.status.as_ref().unwrap().conditions, kind)?;
+    Some((found.status.clone(), found.reason.clone()))
+}
+
+fn active(kind: &str, name: &str) -> ActiveJob {
+    ActiveJob { namespace: NAMESPACE.into(), name: name.into(), repository: "cellar".into(), kind: kind.into() }
+}
+
+#[test]
+fn slot_is_done_once_by_a_job_of_its_own() {
+    let mut cellar = pruned();
+    assert_eq!(look(&mut cellar, &Seen::default(), 0).start, []);
+    assert_eq!(prune(&cellar).next_time, Some(Time(at(120))));
+    let started = begin(&mut cellar, DUE);
+    let StartJob { kind, source, attempt, task, .. } = &started.start[0];
+    assert_eq!((*kind, source.as_str(), *attempt), (RunKind::Prune, format!("prune/{}", at(120)).as_str(), 1));
+    let TaskKind::Prune { retention, time_zone } = task else { panic!("{task:?}") };
+    assert_eq!((retention.keep_last, time_zone.as_str()), (Some(3), "Asia/Tokyo"));
+    // While it runs, however long.
+    let running = Seen { jobs: vec![job(run(&cellar).job.as_ref().unwrap(), &Scene::Runs)], ..Seen::default() };
+    assert_eq!(look(&mut cellar, &running, 7200).start, []);
+
+    let seen = said(&cellar, &prune_of(&[]));
+    let ended = look(&mut cellar, &seen, 200);
+    assert_eq!((ended.start.len(), ended.revoke.len(), ended.events[0].is_warning), (0, 1, false));
+    assert_eq!(prune(&cellar).verdict, Some(Verdict::Succeeded));
+    assert_eq!(prune(&cellar).last_success_time, Some(Time(at(200))));
+    assert_eq!(prune(&cellar).next_time, Some(Time(at(120 + 3600))));
+    assert_eq!(look(&mut cellar, &seen, 3000).start, [], "nothing is due");
+}
+
+#[test]
+fn controller_that_was_ended_at_any_point_makes_no_second_job() {
+    let mut cellar = pruned();
+    let first = begin(&mut cellar, DUE).start;
+    // Its Job was made, and its status was not stored.
+    let mut again = pruned();
+    look(&mut again, &Seen::default(), 0);
+    look(&mut again, &Seen::default(), DUE);
+    let own = run(&cellar).job.clone().unwrap();
+    let seen = Seen { active: vec![active("prune", &own)], ..Seen::default() };
+    assert_eq!(look(&mut again, &seen, 4000).start, first, "the same name, also when another slot is due by then");
+}
+
+#[test]
+fn missed_slots_are_made_up_for_by_one_run_and_told() {
+    let mut cellar = pruned();
+    begin(&mut cellar, 120 + 3 * 3600);
+    assert_eq!((prune(&cellar).missed_slots, &prune(&cellar).slot), (3, &Some(Time(at(120 + 3 * 3600)))));
+    let seen = said(&cellar, &prune_of(&[]));
+    let ended = look(&mut cellar, &seen, 4 * 3600);
+    assert!(ended.events[0].note.contains("3 slots before it were missed"), "{}", ended.events[0].note);
+}
+
+#[test]
+fn schedule_that_is_new_does_not_make_up_for_the_past() {
+    let mut cellar = pruned();
+    assert_eq!(look(&mut cellar, &Seen::default(), 100 * 86400).start, []);
+    assert_eq!(prune(&cellar).state, None);
+    cellar.spec.prune = None;
+    look(&mut cellar, &Seen::default(), 101 * 86400);
+    cellar.spec.prune = pruned().spec.prune;
+    look(&mut cellar, &Seen::default(), 200 * 86400);
+    assert_eq!(prune(&cellar).state, None);
+    // Nothing changes as long as nothing happens, so that no write causes the next look.
+    let before = cellar.status.clone();
+    look(&mut cellar, &Seen::default(), 200 * 86400 + 1);
+    assert_eq!(cellar.status, before);
+    cellar.spec.prune = None;
+    look(&mut cellar, &Seen::default(), 200 * 86400 + 2);
+    let before = cellar.status.clone();
+    look(&mut cellar, &Seen::default(), 200 * 86400 + 3);
+    assert_eq!(cellar.status, before);
+}
+
+#[test]
+fn prune_waits_for_all_others_and_a_check_only_for_prunes() {
+    for (mut cellar, kinds) in [
+        (pruned(), [("backup", false), ("restore", false), ("check", false), ("prune", false), ("answer", false)]),
+        (checked(), [("backup", true), ("restore", true), ("check", true), ("prune", false), ("answer", true)]),
+    ] {
+        look(&mut cellar, &Seen::default(), 0);
+        look(&mut cellar, &Seen::default(), DUE);
+        for (kind, begins) in kinds {
+            let seen = Seen { active: vec![active(kind, "other")], ..Seen::default() };
+            let mut here = cellar.clone();
+            assert_eq!(look(&mut here, &seen, DUE).start.len(), usize::from(begins), "{kind}");
+            assert!(
+                begins || run(&here).reason == QUEUED && !run(&here).message.is_empty(),
+                "{kind}: {:?}",
+                run(&here)
+            );
+        }
+    }
+}
+
+#[test]
+fn check_lets_a_prune_go_first_by_whatever_name() {
+    let mut cellar = cellar(&json!({ "check": { "schedule": TWO_PAST }, "prune": { "schedule": TWO_PAST } }));
+    look(&mut cellar, &Seen::default(), 0);
+    look(&mut cellar, &Seen::default(), DUE);
+    let started = look(&mut cellar, &Seen::default(), DUE).start;
+    assert_eq!(started.iter().map(|job| job.kind).collect::<Vec<_>>(), [RunKind::Prune]);
+    let seen = said(&cellar, &prune_of(&[]));
+    assert_eq!(look(&mut cellar, &seen, 300).start[0].kind, RunKind::Check);
+
+    let mut elsewhere = checked();
+    look(&mut elsewhere, &Seen::default(), 0);
+    look(&mut elsewhere, &Seen::default(), DUE);
+    let closed = Seen { is_closed: true, ..Seen::default() };
+    assert_eq!(look(&mut elsewhere, &closed, DUE).start, []);
+}
+
+#[test]
+fn nothing_begins_in_a_repository_that_is_not_ready() {
+    let mut cellar = pruned();
+    let status = repository("cellar", Err(("SecretMissing", ""))).status;
+    cellar.status = status;
+    look(&mut cellar, &Seen::default(), 0);
+    look(&mut cellar, &Seen::default(), DUE);
+    assert_eq!(look(&mut cellar, &Seen::default(), DUE).start, []);
+    assert!(prune(&cellar).message.contains("Ready"));
+    assert!(closed_repositories(std::slice::from_ref(&cellar), at(DUE)).is_empty(), "it keeps nobody off");
+}
+
+#[test]
+fn backups_are_kept_off_while_a_prune_is_due_and_at_no_other_time() {
+    let is_closed =
+        |cellar: &Repository, seconds| !closed_repositories(std::slice::from_ref(cellar), at(seconds)).is_empty();
+    let mut cellar = pruned();
+    look(&mut cellar, &Seen::default(), 0);
+    assert!(!is_closed(&cellar, 0));
+    look(&mut cellar, &Seen::default(), DUE);
+    assert!(is_closed(&cellar, DUE), "due");
+    look(&mut cellar, &Seen::default(), DUE);
+    assert!(is_closed(&cellar, DUE), "runs");
+    let seen = said(&cellar, &failure(Reason::StoreUnavailable));
+    look(&mut cellar, &seen, 200);
+    assert!(!is_closed(&cellar, 209) && is_closed(&cellar, 210), "between two attempts");
+    look(&mut cellar, &seen, 210);
+    let seen = said(&cellar, &prune_of(&[]));
+    look(&mut cellar, &seen, 300);
+    assert!(!is_closed(&cellar, 300));
+
+    look(&mut cellar, &Seen::default(), 3600 + 200);
+    assert!(is_closed(&cellar, 3600 + 200));
+    cellar.spec.prune = None;
+    look(&mut cellar, &Seen::default(), 3600 + 201);
+    assert!(!is_closed(&cellar, 3600 + 201), "it is not wished any more");
+}
+
+#[test]
+fn repositories_of_one_id_are_closed_together() {
+    let mut cellar = pruned();
+    look(&mut cellar, &Seen::default(), 0);
+    look(&mut cellar, &Seen::default(), DUE);
+    let mut twin = repository("twin", Ok(()));
+    twin.metadata.namespace = Some("elsewhere".into());
+    let mut stranger = repository("stranger", Ok(()));
+    for (one, id) in [(&mut cellar, "a"), (&mut twin, "a"), (&mut stranger, "b")] {
+        one.status.as_mut().unwrap().repository_id = Some(id.into());
+    }
+    let unknown = repository("unknown", Ok(()));
+    let closed = closed_repositories(&[cellar, twin, stranger, unknown], at(DUE));
+    let expected = [("elsewhere", "twin"), (NAMESPACE, "cellar")];
+    assert_eq!(closed, expected.map(|(space, name)| (space.to_owned(), name.to_owned())).into());
+}
+
+#[test]
+fn prune_rests_as_long_as_it_took_so_that_backups_come_to_their_turn() {
+    let mut cellar = cellar(&json!({ "prune": { "schedule": "* * * * *" } }));
+    begin(&mut cellar, 65);
+    let seen = said(&cellar, &prune_of(&[]));
+    look(&mut cellar, &seen, 65 + 600);
+    for seconds in [666, 1200, 65 + 1199] {
+        assert_eq!(look(&mut cellar, &seen, seconds).start, []);
+        assert_eq!(prune(&cellar).state, Some(SourceState::Done), "{seconds}");
+        assert_eq!(prune(&cellar).next_time, Some(Time(at(65 + 1200))));
+    }
+    look(&mut cellar, &seen, 65 + 1200);
+    assert_eq!(prune(&cellar).state, Some(SourceState::Waiting));
+}
+
+#[test]
+fn failed_run_is_tried_again_a_few_times_and_each_failure_is_told() {
+    let mut cellar = pruned();
+    begin(&mut cellar, DUE);
+    let mut now = 200;
+    for attempt in 1..=ATTEMPTS {
+        assert_eq!(prune(&cellar).attempt, attempt);
+        let seen = said(&cellar, &failure(Reason::StoreUnavailable));
+        let failed = look(&mut cellar, &seen, now);
+        assert!(failed.events[0].is_warning && failed.events[0].reason == "StoreUnavailable", "{failed:?}");
+        assert_eq!(failed.revoke.len(), 1);
+        if attempt < ATTEMPTS {
+            assert_eq!((prune(&cellar).state, prune(&cellar).verdict), (Some(SourceState::Waiting), None));
+            now += 300;
+            assert_eq!(look(&mut cellar, &seen, now).start[0].attempt, attempt + 1);
+        }
+    }
+    assert_eq!((prune(&cellar).state, prune(&cellar).verdict), (Some(SourceState::Done), Some(Verdict::Failed)));
+    assert_eq!(prune(&cellar).last_success_time, None);
+
+    let mut damaged = pruned();
+    begin(&mut damaged, DUE);
+    let seen = said(&damaged, &failure(Reason::RepositoryDamaged));
+    look(&mut damaged, &seen, 200);
+    assert_eq!(prune(&damaged).verdict, Some(Verdict::Failed), "it would be as damaged the next time");
+}
+
+#[test]
+fn job_that_is_stuck_gone_or_refused_is_a_failed_attempt() {
+    let mut cellar = pruned();
+    begin(&mut cellar, DUE);
+    let name = run(&cellar).job.clone().unwrap();
+    let stuck = Seen { jobs: vec![job(&name, &Scene::Waits("ErrImagePull"))], ..Seen::default() };
+    let cut = look(&mut cellar.clone(), &stuck, 301);
+    assert_eq!((cut.end.len(), cut.events[0].reason.as_str()), (1, "PodNotStarted"));
+    let gone = look(&mut cellar.clone(), &Seen::default(), 301);
+    assert_eq!(gone.events[0].reason, "ResultLost");
+    let suspended = Seen { jobs: vec![job(&name, &Scene::Suspended)], ..Seen::default() };
+    assert_eq!(look(&mut cellar.clone(), &suspended, 301).resume, [name]);
+
+    let mut status = cellar.status.clone().unwrap();
+    let mut actions = Actions::default();
+    let source = source_of(Verb::Prune, run(&cellar));
+    upkeep_refused(&cellar, &mut status, &mut actions, (&source, "exceeded quota"), at(DUE));
+    let refused = status.prune.unwrap();
+    assert_eq!((refused.state, refused.reason.as_str()), (Some(SourceState::Waiting), "PodNotStarted"));
+    assert!(actions.events[0].note.contains("exceeded quota") && actions.events[0].is_warning);
+}
+
+#[test]
+fn green_without_a_word_of_what_was_done_is_not_green() {
+    let unsaid = SourceReport { upkeep: None, ..prune_of(&[]) };
+    let contradicted = SourceReport {
+        verdict: Verdict::Succeeded,
+        reason: Reason::Completed,
+        message: String::new(),
+        ..check_of("1/3", 1)
+    };
+    for (mut cellar, report) in
+        [(pruned(), unsaid), (pruned(), check_of("1/3", 0)), (checked(), prune_of(&[])), (checked(), contradicted)]
+    {
+        begin(&mut cellar, DUE);
+        let seen = said(&cellar, &report);
+        look(&mut cellar, &seen, 200);
+        assert_eq!((run(&cellar).reason.as_str(), &run(&cellar).last_success_time), ("ResultLost", &None));
+        assert_eq!(state_of(&cellar, SOUND), None);
+    }
+}
+
+#[test]
+fn only_jobs_of_the_present_slot_stay() {
+    let mut cellar = pruned();
+    let labelled = |name: &str, kind: &str| {
+        let mut old = job(name, &Scene::CompleteAlone);
+        old.job.metadata.labels = Some([(labels::KIND.to_owned(), kind.to_owned())].into());
+        old
+    };
+    let mut seen =
+        Seen { jobs: vec![labelled("old-prune", "prune"), labelled("old-check", "check")], ..Seen::default() };
+    look(&mut cellar, &seen, 0);
+    look(&mut cellar, &seen, DUE);
+    assert_eq!(look(&mut cellar, &seen, DUE).delete, ["old-prune"]);
+    let first = run(&cellar).job.clone().unwrap();
+    let mut failed = job(&first, &Scene::Said(&failure(Reason::StoreUnavailable).to_termination_message()));
+    failed.job.metadata.labels = Some([(labels::KIND.to_owned(), "prune".to_owned())].into());
+    seen.jobs.push(failed);
+    look(&mut cellar, &seen, 200);
+    assert_eq!(look(&mut cellar, &seen, 210).delete, ["old-prune"], "the first attempt's log is still of use");
+}
+
+#[test]
+fn schedule_that_cannot_be_read_is_told_once_and_keeps_nobody_off() {
+    let mut cellar = pruned();
+    look(&mut cellar, &Seen::default(), 0);
+    look(&mut cellar, &Seen::default(), DUE);
+    cellar.spec.time_zone = Some("Europe/Atlantis".into());
+    let told = look(&mut cellar, &Seen::default(), DUE);
+    assert!(told.events[0].is_warning && told.events[0].note.contains("Atlantis"), "{told:?}");
+    assert_eq!((prune(&cellar).state, prune(&cellar).reason.as_str()), (None, "InvalidSchedule"));
+    assert_eq!(look(&mut cellar, &Seen::default(), DUE).events, []);
+}
+
+#[test]
+fn neighbours_are_looked_for_only_when_something_is_due() {
+    let mut cellar = pruned();
+    assert!(!wants_facts(&cellar, at(DUE)), "the schedule is new");
+    look(&mut cellar, &Seen::default(), 0);
+    assert!(!wants_facts(&cellar, at(100)) && wants_facts(&cellar, at(DUE)));
+    look(&mut cellar, &Seen::default(), DUE);
+    assert!(wants_facts(&cellar, at(DUE)));
+    look(&mut cellar, &Seen::default(), DUE);
+    assert!(!wants_facts(&cellar, at(DUE)), "it runs");
+}

@@ -1,0 +1,111 @@
+//! What was read, and what was damaged, is said as long as it is so.
+
+use super::*;
+use crate::api::{SIZE_ANOMALY, set_condition};
+
+/// Begins the check of the hour after the last one, and gives the part that it reads.
+fn next_part(cellar: &mut Repository, hour: i64) -> String {
+    let seconds = DUE + hour * 3600;
+    look(cellar, &Seen::default(), seconds);
+    let started = look(cellar, &Seen::default(), seconds);
+    let TaskKind::Check { part } = &started.start[0].task else { panic!("{started:?}") };
+    part.to_string()
+}
+
+fn end(cellar: &mut Repository, hour: i64, report: &SourceReport) -> Actions {
+    let seen = said(cellar, report);
+    look(cellar, &seen, DUE + hour * 3600 + 60)
+}
+
+#[test]
+fn all_data_is_read_part_after_part_in_the_time_that_is_set() {
+    let mut cellar = checked();
+    look(&mut cellar, &Seen::default(), 0);
+    for (hour, part) in (0..).zip(["1/3", "2/3", "3/3", "1/3", "2/3"]) {
+        assert_eq!(next_part(&mut cellar, hour), part);
+        end(&mut cellar, hour, &check_of(part, 0));
+        assert_eq!(check(&cellar).read_part.unwrap().to_string(), part);
+        let all = (hour >= 2).then(|| Time(at(DUE + 2 * 3600 + 60)));
+        assert_eq!(check(&cellar).all_read_time, all, "{hour}");
+        assert_eq!(state_of(&cellar, SOUND), Some(("True".into(), "Completed".into())));
+    }
+    // A check that did not come to its end has read nothing.
+    assert_eq!(next_part(&mut cellar, 5), "3/3");
+    end(&mut cellar, 5, &failure(Reason::Timeout));
+    assert_eq!(next_part(&mut cellar, 6), "3/3");
+    assert_eq!(state_of(&cellar, SOUND), Some(("True".into(), "Completed".into())), "nothing is known anew");
+    end(&mut cellar, 6, &check_of("3/3", 0));
+    cellar.spec.check.as_mut().unwrap().read_all_within = Some("7d".parse().unwrap());
+    assert_eq!(next_part(&mut cellar, 7), "1/168");
+
+    let mut by_default = super::cellar(&json!({ "check": { "schedule": "@daily" } }));
+    look(&mut by_default, &Seen::default(), 0);
+    assert_eq!(next_part(&mut by_default, 24), "1/90");
+}
+
+#[test]
+fn damage_is_said_until_the_same_part_is_whole() {
+    let mut cellar = checked();
+    look(&mut cellar, &Seen::default(), 0);
+    next_part(&mut cellar, 0);
+    end(&mut cellar, 0, &check_of("1/3", 0));
+    next_part(&mut cellar, 1);
+    let found = end(&mut cellar, 1, &check_of("2/3", 7));
+    assert!(found.events[0].is_warning && found.events[0].reason == "RepositoryDamaged", "{found:?}");
+    assert_eq!(run(&cellar).verdict, Some(Verdict::Failed));
+    for hour in [2, 3] {
+        assert_eq!(state_of(&cellar, SOUND), Some(("False".into(), "DamageFound".into())));
+        let message = condition(&cellar.status.as_ref().unwrap().conditions, SOUND).unwrap().message.clone();
+        assert!(message.contains("7 findings; 7 snapshots") && message.contains("pvc/barrels"), "{message}");
+        // Even if there are other parts by now.
+        cellar.spec.check.as_mut().unwrap().read_all_within = Some(format!("{hour}d").parse().unwrap());
+        assert_eq!(next_part(&mut cellar, hour), "2/3");
+        end(&mut cellar, hour, &if hour == 2 { failure(Reason::Timeout) } else { check_of("2/3", 0) });
+    }
+    assert_eq!(state_of(&cellar, SOUND), Some(("True".into(), "Completed".into())));
+    assert_eq!(check(&cellar).damaged_part, None);
+}
+
+#[test]
+fn damage_that_a_prune_meets_is_said_until_a_prune_or_check_finds_none() {
+    let mut cellar = pruned();
+    look(&mut cellar, &Seen::default(), 0);
+    for (hour, report, expected) in [
+        (0, failure(Reason::RepositoryDamaged), Some(("False".to_owned(), "PruneRefused".to_owned()))),
+        (1, failure(Reason::Timeout), Some(("False".to_owned(), "PruneRefused".to_owned()))),
+        (2, prune_of(&[]), None),
+    ] {
+        for _ in 0..2 {
+            look(&mut cellar, &Seen::default(), DUE + hour * 3600);
+        }
+        end(&mut cellar, hour, &report);
+        assert_eq!(state_of(&cellar, SOUND), expected, "{hour}");
+    }
+    // What a check has found, no prune takes back.
+    let status = cellar.status.as_mut().unwrap();
+    set_condition(&mut status.conditions, SOUND, false, ("DamageFound", "x"), None, at(0));
+    for _ in 0..2 {
+        look(&mut cellar, &Seen::default(), DUE + 3 * 3600);
+    }
+    end(&mut cellar, 3, &prune_of(&[]));
+    assert_eq!(state_of(&cellar, SOUND), Some(("False".into(), "DamageFound".into())));
+}
+
+#[test]
+fn sources_that_shrank_are_told_once_and_as_long_as_they_are_small() {
+    let mut cellar = pruned();
+    look(&mut cellar, &Seen::default(), 0);
+    for (hour, shrunk, told, is_there) in [
+        (0, &["pvc/a has 1 byte"][..], true, true),
+        (1, &["pvc/a has 1 byte"], false, true),
+        (2, &["pvc/b"], true, true),
+        (3, &[], false, false),
+    ] {
+        for _ in 0..2 {
+            look(&mut cellar, &Seen::default(), DUE + hour * 3600);
+        }
+        let ended = end(&mut cellar, hour, &prune_of(shrunk));
+        assert_eq!(ended.events.iter().any(|event| event.reason == SIZE_ANOMALY && event.is_warning), told, "{hour}");
+        assert_eq!(state_of(&cellar, SIZE_ANOMALY), is_there.then(|| ("True".into(), "Shrunk".into())));
+    }
+}

@@ -1,0 +1,171 @@
+//! Whether those who left locks in a repository are alive: what the API server says of their pods.
+//!
+//! A lock says whose it is: pod, UID, namespace and cluster. Of a pod of another cluster or another namespace nothing is known
+//! here. It must not know what the lock is in the way of.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, Client};
+
+use crate::repository::{FoundLock, Liveness, LockHolder, LockJudge, NoJudge};
+
+/// How the pods of runs sign their locks: `user` tells everything but the name, which is the `host`. Without a cluster only
+/// the UID, which nobody can look up.
+pub fn signature(pod: &str, pod_uid: &str, namespace: &str, cluster: &str) -> LockHolder {
+    let place = if cluster.is_empty() { String::new() } else { place(namespace, cluster) };
+    LockHolder { host: pod.to_owned(), user: format!("{UID}{pod_uid}{place}") }
+}
+
+const UID: &str = "pod UID ";
+
+fn place(namespace: &str, cluster: &str) -> String {
+    format!(" in {namespace} of cluster {cluster}")
+}
+
+/// Asks the API server about pods of one namespace of this cluster.
+pub struct PodJudge {
+    pods: Api<Pod>,
+    place: String,
+}
+
+impl std::fmt::Debug for PodJudge {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("PodJudge").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+impl PodJudge {
+    /// One for the locks of this namespace; without a cluster's id there are none to be judged.
+    pub fn of(client: &Client, namespace: &str, cluster: &str) -> Arc<dyn LockJudge> {
+        if cluster.is_empty() {
+            return Arc::new(NoJudge);
+        }
+        let pods = Api::namespaced(client.clone(), namespace);
+        Arc::new(Self { pods, place: place(namespace, cluster) })
+    }
+
+    /// The UID of the pod that the lock is of; none if its pods are not those that we see.
+    fn uid<'a>(&self, lock: &'a FoundLock) -> Option<&'a str> {
+        lock.holder.user.strip_prefix(UID)?.strip_suffix(self.place.as_str()).filter(|uid| !uid.contains(' '))
+    }
+}
+
+impl LockJudge for PodJudge {
+    fn judge<'a>(&'a self, lock: &'a FoundLock) -> BoxFuture<'a, Liveness> {
+        Box::pin(async move {
+            match self.uid(lock) {
+                Some(uid) => liveness(&self.pods.get(&lock.holder.host).await, uid),
+                None => Liveness::Unknown,
+            }
+        })
+    }
+}
+
+/// A pod that runs does not prove that its lock is still somebody's: a process in it may have been killed.
+fn liveness(answer: &kube::Result<Pod>, uid: &str) -> Liveness {
+    let is_dead = match answer {
+        Ok(pod) => {
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            pod.metadata.uid.as_deref().is_some_and(|found| found != uid)
+                || matches!(phase, Some("Succeeded" | "Failed"))
+        }
+        // Anything between us and the API server can say 404, this only the API server.
+        Err(kube::Error::Api(status)) => {
+            let kind = status.details.as_ref().map(|details| details.kind.as_str());
+            status.code == 404 && status.reason == "NotFound" && kind == Some("pods")
+        }
+        Err(_) => false,
+    };
+    if is_dead { Liveness::Dead } else { Liveness::Unknown }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// An API server that answers each question the same way, and only for this path.
+    fn judge(status: u16, answer: &Value, cluster: &str) -> Arc<dyn LockJudge> {
+        let answer = answer.to_string();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            assert_eq!(request.uri().path(), "/api/v1/namespaces/orchard/pods/mill-x1");
+            let response = Response::builder().status(status).body(Body::from(answer.clone().into_bytes()));
+            std::future::ready(response)
+        });
+        PodJudge::of(&Client::new(service, "orchard"), "orchard", cluster)
+    }
+
+    async fn judged(judge: Arc<dyn LockJudge>, holder: LockHolder) -> Liveness {
+        let refreshed = jiff::Timestamp::UNIX_EPOCH;
+        judge.judge(&FoundLock { id: String::new(), holder, process: 1, exclusive: false, refreshed }).await
+    }
+
+    fn ours() -> LockHolder {
+        signature("mill-x1", "u-1", "orchard", "c-1")
+    }
+
+    fn pod(uid: &str, phase: &str) -> Value {
+        json!({ "metadata": { "name": "mill-x1", "uid": uid }, "status": { "phase": phase } })
+    }
+
+    fn refusal(code: u16, reason: &str, kind: &str) -> Value {
+        json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason,
+            "message": "", "details": { "kind": kind, "name": "mill-x1" },
+        })
+    }
+
+    #[tokio::test]
+    async fn pod_that_is_gone_replaced_or_ended_is_dead() {
+        let not_found = refusal(404, "NotFound", "pods");
+        for (status, answer) in [
+            (404, not_found),
+            (200, pod("u-2", "Running")),
+            (200, pod("u-1", "Succeeded")),
+            (200, pod("u-1", "Failed")),
+        ] {
+            assert_eq!(judged(judge(status, &answer, "c-1"), ours()).await, Liveness::Dead, "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn pod_that_runs_or_cannot_be_seen_is_not_taken_for_dead() {
+        for (status, answer) in [
+            (200, pod("u-1", "Running")),
+            (200, pod("u-1", "Pending")),
+            (200, pod("u-1", "Unknown")),
+            (200, json!({ "metadata": {} })),
+            (403, refusal(403, "Forbidden", "pods")),
+            (401, refusal(401, "Unauthorized", "")),
+            (500, refusal(500, "InternalError", "")),
+            // What a server says that knows no such path.
+            (404, json!("404 page not found")),
+            (404, refusal(404, "NotFound", "namespaces")),
+        ] {
+            assert_eq!(judged(judge(status, &answer, "c-1"), ours()).await, Liveness::Unknown, "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn pods_of_other_clusters_and_namespaces_and_other_programs_are_not_judged() {
+        let gone = refusal(404, "NotFound", "pods");
+        let strangers = [
+            signature("mill-x1", "u-1", "orchard", "c-2"),
+            signature("mill-x1", "u-1", "cellar", "c-1"),
+            signature("mill-x1", "u-1", "orchard", ""),
+            signature("mill-x1", "u-1 in cellar of cluster c-1 pod UID u-2", "orchard", "c-1"),
+            LockHolder { host: "mill-x1".into(), user: "root".into() },
+        ];
+        for holder in strangers {
+            let words = format!("{holder:?}");
+            assert_eq!(judged(judge(404, &gone, "c-1"), holder).await, Liveness::Unknown, "{words}");
+        }
+        let nowhere = judged(judge(404, &gone, ""), signature("mill-x1", "u-1", "orchard", "")).await;
+        assert_eq!(nowhere, Liveness::Unknown, "without a cluster");
+    }
+}

@@ -1,0 +1,136 @@
+//! Prune and check as runs: the retention is decided on what is in the repository, carried out, and reported.
+//!
+//! It must not know when a run is due, nor what becomes of its report.
+
+use std::time::Instant;
+
+use indicatif::BinaryBytes;
+use jiff::tz::TimeZone;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::job::{done, with_repository};
+use crate::{
+    model::{DataPart, Failure, Reason, Retention, SourceReport, UpkeepReport, Verdict, few, milliseconds},
+    plan::{Candidate, RetentionPlan, plan_retention, time_zone},
+    repository::{self, Access, CheckReport, Forget, PruneRules, Repository, SnapshotSummary},
+};
+
+/// What one prune packs anew at most, since all backups wait for it: minutes, not hours. The next one goes on.
+const MOST_REPACKED_BYTES: u64 = 32 << 30;
+/// How many findings are told in the report; the log has the first hundred.
+const FINDINGS_TOLD: usize = 3;
+
+/// What the rules say of these snapshots; hours and days are those of `zone`.
+pub fn decide<'a>(policy: &Retention, all: &'a [SnapshotSummary], zone: &TimeZone) -> RetentionPlan<'a> {
+    let candidates: Vec<Candidate<'a>> = all
+        .iter()
+        .map(|SnapshotSummary { id, time, identity, paths, bytes }| Candidate {
+            id,
+            time: *time,
+            identity,
+            paths,
+            bytes: *bytes,
+        })
+        .collect();
+    plan_retention(policy, &candidates, zone)
+}
+
+/// What is to go by that plan, which was made for all of these snapshots.
+pub fn forget_of(plan: &RetentionPlan<'_>, all: &[SnapshotSummary]) -> Forget {
+    Forget {
+        snapshots: plan.drop.iter().map(|dropped| dropped.id.to_owned()).collect(),
+        planned_on: all.iter().map(|snapshot| snapshot.id.clone()).collect(),
+    }
+}
+
+/// Forgets what the policy drops, then removes what no snapshot needs, in one exclusive opening.
+pub async fn prune(
+    access: Access,
+    policy: &Retention,
+    zone: &str,
+    cancel: &CancellationToken,
+) -> Result<SourceReport, Failure> {
+    let started = Instant::now();
+    let zone =
+        time_zone(zone).map_err(|why| Failure::new(Reason::InvalidRequest, format!("spec.timeZone {zone:?} {why}")))?;
+    let open = repository::open_exclusively(access, cancel.clone()).await?;
+    info!(repository = open.id(), "opened repository {} exclusively", open.id());
+    let pruned = forget_and_prune(&open, policy, &zone).await;
+    open.close().await;
+    let upkeep = pruned?;
+    let freed = if let UpkeepReport::Prune { freed_bytes, .. } = upkeep { freed_bytes } else { 0 };
+    Ok(SourceReport { bytes: freed, upkeep: Some(upkeep), ..done(None, started.elapsed()) })
+}
+
+async fn forget_and_prune(open: &Repository, policy: &Retention, zone: &TimeZone) -> Result<UpkeepReport, Failure> {
+    let all = open.snapshots().await?;
+    let plan = decide(policy, &all, zone);
+    for shrunk in &plan.shrunk {
+        warn!("{shrunk}");
+    }
+    let forgotten = if plan.drop.is_empty() { 0 } else { open.forget(&forget_of(&plan, &all)).await? };
+    let kept = plan.keep.len() as u64;
+    info!(forgotten, kept, "{forgotten} snapshots forgotten, {kept} kept");
+    let rules = PruneRules { max_repack: Some(MOST_REPACKED_BYTES), ..PruneRules::default() };
+    let report = open.prune(&rules).await?;
+    let (removed, repacked) = (report.packs_removed, report.packs_repacked);
+    info!(
+        removed,
+        repacked,
+        "{removed} packs removed, {repacked} packed anew; {} stay, {} of them unused",
+        BinaryBytes(report.bytes_after),
+        BinaryBytes(report.unused_bytes)
+    );
+    Ok(UpkeepReport::Prune {
+        forgotten,
+        kept,
+        freed_bytes: report.freed_bytes(),
+        shrunk: plan.shrunk.len() as u64,
+        first_shrunk: few(plan.shrunk.iter().map(ToString::to_string)),
+    })
+}
+
+/// Checks the structure, and reads one part of the data. Damage is a report, and no error.
+pub async fn check(access: Access, part: DataPart, cancel: &CancellationToken) -> Result<SourceReport, Failure> {
+    let started = Instant::now();
+    let checked = with_repository(access, cancel, async |open| Ok(open.check(Some(part)).await?)).await?;
+    for finding in &checked.findings.first {
+        warn!("{finding}");
+    }
+    for harmed in &checked.harmed {
+        let source = harmed.source.as_deref().unwrap_or(&harmed.path);
+        warn!(source, snapshot = harmed.id, "snapshot {} of {source} cannot be restored as a whole", harmed.id);
+    }
+    Ok(report_of(part, &checked, milliseconds(started.elapsed())))
+}
+
+fn report_of(part: DataPart, checked: &CheckReport, duration_milliseconds: u64) -> SourceReport {
+    let (verdict, reason) = if checked.is_sound() {
+        (Verdict::Succeeded, Reason::Completed)
+    } else {
+        (Verdict::Failed, Reason::RepositoryDamaged)
+    };
+    let told = checked.findings.first.iter().take(FINDINGS_TOLD).map(ToString::to_string);
+    let mut message = told.collect::<Vec<_>>().join("; ");
+    if !checked.is_sound() {
+        message += "; the run's log tells more, and `stowaway check` looks at all";
+    }
+    let harmed = checked.harmed.iter().map(|harmed| harmed.source.clone().unwrap_or_else(|| harmed.path.clone()));
+    SourceReport {
+        verdict,
+        reason,
+        message,
+        bytes: checked.bytes_read,
+        upkeep: Some(UpkeepReport::Check {
+            part,
+            bytes_read: checked.bytes_read,
+            snapshots: checked.snapshots,
+            findings: checked.findings.count,
+            harmed_snapshots: checked.harmed_snapshots,
+            harmed_sources: few(harmed),
+        }),
+        duration_milliseconds,
+        ..done(None, std::time::Duration::ZERO)
+    }
+}
