@@ -26,4 +26,5 @@ mod rights;
 mod sidecar;
 mod store_faults;
 mod trust;
+mod upkeep;
 mod volumes;
