@@ -22,6 +22,7 @@ mod servers;
 mod streams;
 mod torture;
 mod trust;
+mod upkeep;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
