@@ -415,6 +415,7 @@ mod tests {
     fn logs_take_a_kind_before_the_name() {
         assert_eq!(run_name("first"), Ok(RunName { kind: None, name: "first".into() }));
         assert_eq!(run_name("restore/first"), Ok(RunName { kind: Some(RunKind::Restore), name: "first".into() }));
+        assert_eq!(run_name("prune/main"), Ok(RunName { kind: Some(RunKind::Prune), name: "main".into() }));
         assert!(run_name("pod/first").unwrap_err().contains("backup/"));
     }
 

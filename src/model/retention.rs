@@ -136,6 +136,7 @@ impl JsonSchema for Age {
             "type": "string",
             "maxLength": 20,
             "pattern": "^([0-9]{1,4}y)?([0-9]{1,4}m)?([0-9]{1,4}d)?([0-9]{1,4}h)?$",
+            "x-kubernetes-validations": [{ "rule": "self.matches('[1-9]')", "message": "must be longer than 0h" }],
         })
     }
 }

@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     api::{
-        INSECURE_TRANSPORT, READY, Repository, RepositorySpec, RepositoryStatus, backend_config, condition_is_true,
-        remove_condition, set_condition,
+        INSECURE_TRANSPORT, READY, Repository, RepositorySpec, RepositoryStatus, SourceState, backend_config,
+        condition_is_true, remove_condition, set_condition,
     },
     model::{Reason, SourceReport, TaskKind},
 };
@@ -37,7 +37,10 @@ pub fn plan_repository(repository: &Repository, jobs: &[ObservedJob], now: Times
     let mut actions = Actions::default();
     let mut status = repository.status.clone().unwrap_or_default();
     let generation = repository.metadata.generation;
-    if status.observed_generation != generation {
+    // What a prune keeps off could not be opened anew before it ends, and all that waits for it to be Ready would give up.
+    let is_pruned = condition_is_true(&status.conditions, READY)
+        && status.prune.as_ref().is_some_and(|prune| prune.state == Some(SourceState::Running));
+    if status.observed_generation != generation && !is_pruned {
         status = RepositoryStatus { observed_generation: generation, attempt: 0, next_attempt_time: None, ..status };
         not_ready(&mut status, (OPENING, "the repository is being opened"), now);
     }

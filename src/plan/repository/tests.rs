@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    api::condition,
+    api::{UpkeepStatus, condition},
     plan::fixtures::{Scene, at, failure, job, job_name, new_repository, success},
 };
 
@@ -57,6 +57,23 @@ fn changed_spec_is_opened_again_and_old_results_do_not_count() {
     assert_eq!(ready(&repository), ("False".into(), OPENING.into()));
     assert_eq!((actions.start.len(), actions.delete.len()), (1, 1));
     assert_ne!(job_name(&repository, &actions.start[0].source, 1), old.job.name_any());
+}
+
+#[test]
+fn repository_that_is_pruned_stays_ready_and_is_opened_anew_afterwards() {
+    let mut repository = new_repository("cellar");
+    step(&mut repository, &[], 0);
+    let opened = current(&repository, &Scene::Said(&success().to_termination_message()));
+    step(&mut repository, &[opened], 1);
+    let prune = UpkeepStatus { state: Some(SourceState::Running), ..UpkeepStatus::default() };
+    repository.status.as_mut().unwrap().prune = Some(prune);
+    repository.metadata.generation = Some(2);
+    assert_eq!(step(&mut repository, &[], 2).start, []);
+    let status = repository.status.as_mut().unwrap();
+    assert!(condition_is_true(&status.conditions, READY) && status.observed_generation == Some(1));
+    status.prune.as_mut().unwrap().state = Some(SourceState::Done);
+    assert_eq!(step(&mut repository, &[], 3).start.len(), 1);
+    assert_eq!(ready(&repository), ("False".into(), OPENING.into()));
 }
 
 #[test]
