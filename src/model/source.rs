@@ -110,6 +110,10 @@ impl SnapshotIdentity {
     /// The bare tag of a folder of which something could not be read; such a snapshot is never "newest", either.
     pub const INCOMPLETE: &str = "incomplete";
 
+    /// The bare tag of what a restore stored of a volume before it overwrote that; never "newest", since it is what somebody
+    /// wished to be rid of.
+    pub const SAFETY: &str = "safety";
+
     /// The value of the first tag `key=value`.
     pub fn tag(&self, key: &str) -> Option<&str> {
         self.tags.iter().find_map(|tag| tag.strip_prefix(key)?.strip_prefix('='))

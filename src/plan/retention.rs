@@ -33,9 +33,10 @@ impl Candidate<'_> {
         self.identity.tags.iter().any(|tag| tag == wanted)
     }
 
-    /// Whether it was proven whole and is complete. What others wrote says nothing of it, and counts as they meant it.
+    /// Whether it was proven whole, is complete, and was made for its own sake. What others wrote says nothing of it, and counts as they meant it.
     fn is_good(&self) -> bool {
-        !self.has_tag(SnapshotIdentity::UNPROVEN) && !self.has_tag(SnapshotIdentity::INCOMPLETE)
+        let tags = [SnapshotIdentity::UNPROVEN, SnapshotIdentity::INCOMPLETE, SnapshotIdentity::SAFETY];
+        !tags.iter().any(|tag| self.has_tag(tag))
     }
 
     /// Whose history it belongs to. Those of other writers are grouped by host and paths, as restic does.

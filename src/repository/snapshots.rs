@@ -42,6 +42,11 @@ impl SnapshotSummary {
         self.identity.tags.iter().any(|tag| tag == SnapshotIdentity::INCOMPLETE)
     }
 
+    /// Whether it was made of a volume that was about to be overwritten.
+    pub fn is_safety(&self) -> bool {
+        self.identity.tags.iter().any(|tag| tag == SnapshotIdentity::SAFETY)
+    }
+
     pub(super) fn of(snapshot: &SnapshotFile) -> Self {
         let paths: Vec<String> = snapshot.paths.iter().cloned().collect();
         Self {
@@ -58,12 +63,12 @@ impl SnapshotSummary {
     }
 }
 
-/// The newest snapshot of a source that was proven whole, and is complete.
+/// The newest snapshot of a source that was proven whole, is complete, and is no safety copy.
 pub fn newest_of<'a>(snapshots: &'a [SnapshotSummary], source: &SourceName) -> Option<&'a SnapshotSummary> {
     snapshots
         .iter()
         .filter(|snapshot| snapshot.identity.tag(SnapshotIdentity::SOURCE) == Some(source.as_str()))
-        .filter(|snapshot| !snapshot.is_unproven() && !snapshot.is_incomplete())
+        .filter(|snapshot| !snapshot.is_unproven() && !snapshot.is_incomplete() && !snapshot.is_safety())
         .max_by(|one, other| (one.time, &one.id).cmp(&(other.time, &other.id)))
 }
 

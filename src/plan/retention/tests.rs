@@ -79,7 +79,7 @@ fn each_source_has_a_history_of_its_own() {
 
 #[test]
 fn newest_proven_one_is_kept_whatever_is_newer() {
-    for tag in [SnapshotIdentity::UNPROVEN, SnapshotIdentity::INCOMPLETE] {
+    for tag in [SnapshotIdentity::UNPROVEN, SnapshotIdentity::INCOMPLETE, SnapshotIdentity::SAFETY] {
         let mut all = daily("a", 10);
         for bad in &mut all[3..] {
             *bad = bad.clone().tagged(tag);

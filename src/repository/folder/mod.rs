@@ -78,8 +78,8 @@ pub struct RestoredFolder {
     /// What could not be kept for lack of rights, or of support by the file system: owners, attributes, device nodes.
     /// Contents are always whole.
     pub not_kept: Troubles,
-    /// What the folder itself got.
-    pub own: FolderMetadata,
+    /// What the folder itself got, if all of it was restored.
+    pub own: Option<FolderMetadata>,
 }
 
 /// Owner, mode, times and attributes of a folder itself; as JSON in the form of restic's trees.
@@ -131,11 +131,41 @@ impl Repository {
         target: &Path,
         progress: Arc<Progress>,
     ) -> Result<RestoredFolder, RepositoryError> {
-        self.while_locked(
-            |run| async move { restore::restore_folder(self, &run, snapshot, path, target, progress).await },
-        )
+        self.while_locked(|run| async move {
+            let wanted = restore::Wanted::Folder;
+            restore::restore_folder(self, &run, (snapshot, path), wanted, target, progress).await
+        })
         .await
     }
+
+    /// Restores what is at `path` of a snapshot into `target`, which must be there and empty: a folder with its own
+    /// metadata, or a file under its own name. With `only`, paths relative to that folder, nothing else of it, each in the
+    /// folders that it is in, and the target stays as it is.
+    ///
+    /// Errors: as [`Repository::restore_folder`]. What is not there is told before anything is written.
+    pub async fn restore_some(
+        &self,
+        (snapshot, path): (&str, &str),
+        only: &[String],
+        target: &Path,
+        progress: Arc<Progress>,
+    ) -> Result<RestoredFolder, RepositoryError> {
+        if let Some(path) = only.iter().find(|path| !is_inside(path)) {
+            let text =
+                format!("{path:?} is no path within a snapshot: it is relative, and has no empty parts, . or ..");
+            return Err(RepositoryError::InvalidRequest(text));
+        }
+        let wanted = restore::Wanted::Some(only.to_vec());
+        self.while_locked(|run| async move {
+            restore::restore_folder(self, &run, (snapshot, path), wanted, target, progress).await
+        })
+        .await
+    }
+}
+
+/// Whether a path leads to something below where it begins.
+fn is_inside(path: &str) -> bool {
+    path.split('/').all(|name| metadata::is_plain(name.as_ref()))
 }
 
 #[cfg(test)]

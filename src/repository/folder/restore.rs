@@ -21,31 +21,41 @@ use crate::repository::{
     store::Store,
 };
 
-/// See [`Repository::restore_folder`].
+/// Which part of a snapshot.
+#[derive(Clone, Debug)]
+pub(super) enum Wanted {
+    /// The folder at its path, with its own metadata.
+    Folder,
+    /// What is at its path, or nothing but these paths below it.
+    Some(Vec<String>),
+}
+
+/// See [`Repository::restore_folder`] and [`Repository::restore_some`].
 pub(super) async fn restore_folder(
     repository: &Repository,
     store: &Store,
-    snapshot: &str,
-    path: &str,
+    (snapshot, path): (&str, &str),
+    wanted: Wanted,
     target: &Path,
     progress: Arc<Progress>,
 ) -> Result<RestoredFolder, RepositoryError> {
     let id = repository.snapshot_id(snapshot).await?;
     let master = repository.master.clone();
     let fetcher = Fetcher { store: store.clone(), cipher: repository.cipher.clone() };
-    let not_found = RepositoryError::FileNotFound {
-        place: store.place().to_owned(),
-        snapshot: snapshot.to_owned(),
-        path: path.to_owned(),
-    };
+    let (place, name) = (store.place().to_owned(), snapshot.to_owned());
+    let not_found = move |path: String| RepositoryError::FileNotFound { place, snapshot: name, path };
     let (path, target, runtime) = (path.to_owned(), target.to_owned(), Handle::current());
     let task = move |engine: &Engine| {
         let indexed = engine.open(&master)?.to_indexed()?;
         let snapshot: SnapshotFile = indexed.get_file(&id)?;
         let mut unfolding = Unfolding::new(&indexed, &fetcher, &runtime);
-        Ok(match unfolding.go_to(snapshot.tree, &path) {
-            Ok(true) => write(&mut unfolding, &fetcher, &runtime, &target, &progress),
-            Ok(false) => Err(not_found),
+        let missing = match &wanted {
+            Wanted::Folder => unfolding.go_to(snapshot.tree, &path).map(|found| (!found).then_some(path)),
+            Wanted::Some(only) => unfolding.go_to_some(snapshot.tree, &path, only),
+        };
+        Ok(match missing {
+            Ok(None) => write(&mut unfolding, &fetcher, &runtime, &target, &progress),
+            Ok(Some(missing)) => Err(not_found(missing)),
             Err(error) => Err(error),
         })
     };

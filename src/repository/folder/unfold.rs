@@ -33,8 +33,8 @@ const BEFORE_A_TREE: u32 = 64 * 1024;
 pub(super) enum Step {
     /// Make a folder, and go on in it.
     Enter(OsString),
-    /// All is in the folder: give it its metadata, and go on in the one that it is in.
-    Leave(Box<Node>),
+    /// All is in the folder: give it its metadata, if it has any, and go on in the one that it is in.
+    Leave(Option<Box<Node>>),
     /// Make a file, and go on with its content.
     Begin(OsString),
     /// The file's next part.
@@ -56,8 +56,10 @@ pub(super) struct Batch {
 
 /// A folder that is being unfolded.
 struct Level {
-    /// The folder itself, without its name.
-    node: Box<Node>,
+    /// The folder itself, without its name; none for a target that is not the snapshot's own folder.
+    node: Option<Box<Node>>,
+    /// Whether all that is in it is wanted.
+    whole: bool,
     entries: std::vec::IntoIter<Node>,
 }
 
@@ -75,6 +77,8 @@ pub(super) struct Unfolding<'a> {
     levels: Vec<Level>,
     path: PathBuf,
     file: Option<Content>,
+    /// Which paths below the target are wanted; all of them when empty.
+    only: Vec<PathBuf>,
     /// Files of several names: where the first was made, and how many names are to come.
     linked: HashMap<(u64, u64), (PathBuf, u64)>,
     /// The piece of a pack that was read last.
@@ -94,6 +98,7 @@ impl<'a> Unfolding<'a> {
             levels: Vec::new(),
             path: PathBuf::new(),
             file: None,
+            only: Vec::new(),
             linked: HashMap::new(),
             window: None,
         }
@@ -101,17 +106,53 @@ impl<'a> Unfolding<'a> {
 
     /// Goes to the folder at that path of a snapshot's trees; false if there is none.
     pub fn go_to(&mut self, root: TreeId, path: &str) -> Result<bool, RepositoryError> {
-        let mut node = Box::new(Node { subtree: Some(root), node_type: NodeType::Dir, ..Node::default() });
-        for name in path.split('/').filter(|name| !name.is_empty()) {
-            let Some(tree) = node.subtree else { return Ok(false) };
-            let entries = self.tree(tree)?.nodes;
-            match entries.into_iter().find(|entry| entry.name().as_bytes() == name.as_bytes()) {
-                Some(entry) if entry.is_dir() => *node = entry,
-                _ => return Ok(false),
+        match self.node_at(root, path)? {
+            Some(node) if node.is_dir() => {
+                self.enter(Box::new(node), true)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Goes to the folder at that path and takes nothing but those paths in it. A file at that path is taken by itself.
+    /// What of it is not there is given back, and then nothing may be unfolded.
+    pub fn go_to_some(&mut self, root: TreeId, path: &str, only: &[String]) -> Result<Option<String>, RepositoryError> {
+        let path = path.trim_end_matches('/');
+        let Some(node) = self.node_at(root, path)? else { return Ok(Some(path.to_owned())) };
+        let (folder, wanted) = match path.rsplit_once('/') {
+            // One file, as a dump is stored.
+            Some((folder, name)) if node.is_file() && only.is_empty() => (folder, vec![PathBuf::from(name)]),
+            _ => (path, only.iter().map(PathBuf::from).collect()),
+        };
+        for wanted in only {
+            let full = format!("{path}/{wanted}");
+            if self.node_at(root, &full)?.is_none() {
+                return Ok(Some(full));
             }
         }
-        self.enter(node)?;
-        Ok(true)
+        let Some(node) = self.node_at(root, folder)?.filter(Node::is_dir) else { return Ok(Some(folder.to_owned())) };
+        let whole = wanted.is_empty();
+        self.only = wanted;
+        self.enter(Box::new(node), whole)?;
+        if !whole && let Some(level) = self.levels.last_mut() {
+            // The target is no image of that folder.
+            level.node = None;
+        }
+        Ok(None)
+    }
+
+    fn node_at(&mut self, root: TreeId, path: &str) -> Result<Option<Node>, RepositoryError> {
+        let mut node = Node { subtree: Some(root), node_type: NodeType::Dir, ..Node::default() };
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            let Some(tree) = node.subtree else { return Ok(None) };
+            let entries = self.tree(tree)?.nodes;
+            match entries.into_iter().find(|entry| entry.name().as_bytes() == name.as_bytes()) {
+                Some(entry) => node = entry,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(node))
     }
 
     /// The next steps, or none after the last.
@@ -140,12 +181,23 @@ impl<'a> Unfolding<'a> {
     }
 
     fn next_entry(&mut self) -> Result<Option<Step>, RepositoryError> {
-        let Some(level) = self.levels.last_mut() else { return Ok(None) };
-        let Some(mut node) = level.entries.next() else {
-            let left = self.levels.pop();
-            self.path.pop();
-            return Ok(left.map(|level| Step::Leave(level.node)));
+        let (node, whole) = loop {
+            let Some(level) = self.levels.last_mut() else { return Ok(None) };
+            let Some(node) = level.entries.next() else {
+                let left = self.levels.pop();
+                self.path.pop();
+                return Ok(left.map(|level| Step::Leave(level.node)));
+            };
+            if level.whole {
+                break (node, true);
+            }
+            let path = self.path.join(node.name());
+            let is_wanted = self.only.contains(&path);
+            if is_wanted || node.is_dir() && self.only.iter().any(|wanted| wanted.starts_with(&path)) {
+                break (node, is_wanted);
+            }
         };
+        let mut node = node;
         let name = node.name().into_owned();
         if !is_plain(&name) {
             let (folder, name) = (self.path.display(), name.display());
@@ -155,7 +207,7 @@ impl<'a> Unfolding<'a> {
         }
         if node.is_dir() {
             self.path.push(&name);
-            self.enter(Box::new(node))?;
+            self.enter(Box::new(node), whole)?;
             return Ok(Some(Step::Enter(name)));
         }
         if let Some(first) = self.first_name(&node, &name) {
@@ -205,12 +257,12 @@ impl<'a> Unfolding<'a> {
         Ok(())
     }
 
-    fn enter(&mut self, mut node: Box<Node>) -> Result<(), RepositoryError> {
+    fn enter(&mut self, mut node: Box<Node>, whole: bool) -> Result<(), RepositoryError> {
         let entries = match node.subtree.take() {
             Some(tree) => self.tree(tree)?.nodes,
             None => return Err(self.damaged(&format!("the folder {} has no tree", self.path.display()))),
         };
-        self.levels.push(Level { node, entries: entries.into_iter() });
+        self.levels.push(Level { node: Some(node), whole, entries: entries.into_iter() });
         Ok(())
     }
 

@@ -103,7 +103,7 @@ impl Writer {
                 self.path.push(name);
                 Ok(())
             }
-            Step::Leave(node) => self.leave(&node),
+            Step::Leave(node) => self.leave(node.as_deref()),
             Step::Begin(name) => {
                 let failed = |error| self.failed("make the file", Some(&name), error);
                 let file = openat(self.level()?, &name, NEW_FILE, CLOSED_FILE).map_err(failed)?;
@@ -131,14 +131,16 @@ impl Writer {
         Ok(self.restored)
     }
 
-    fn leave(&mut self, node: &Node) -> Result<(), RepositoryError> {
+    fn leave(&mut self, node: Option<&Node>) -> Result<(), RepositoryError> {
         let Some(handle) = self.levels.pop() else { return Err(self.failed("leave", None, Errno::BADF)) };
-        let handle = File::from(handle);
-        let not_kept = Place::Open(&handle).apply(&node.meta, &node.node_type);
-        let path = self.path.clone();
-        self.keep_account(&path, not_kept)?;
-        if self.levels.is_empty() {
-            self.restored.own = FolderMetadata(node.meta.clone());
+        if let Some(node) = node {
+            let handle = File::from(handle);
+            let not_kept = Place::Open(&handle).apply(&node.meta, &node.node_type);
+            let path = self.path.clone();
+            self.keep_account(&path, not_kept)?;
+            if self.levels.is_empty() {
+                self.restored.own = Some(FolderMetadata(node.meta.clone()));
+            }
         }
         self.path.pop();
         Ok(())

@@ -3,8 +3,9 @@
 //!
 //! Joins volumes and repository. It must not know how either works inside.
 
-mod decide;
-mod volume;
+pub(super) mod decide;
+mod merge;
+pub(super) mod volume;
 
 use std::{sync::Arc, time::Duration};
 
@@ -175,7 +176,7 @@ async fn restore_from(
 }
 
 fn finish(volume: &Volume) -> Result<(), Failure> {
-    for what in volume.move_to_place()? {
+    for what in volume.move_to_place(None)? {
         // Of most volumes the folder itself is root's, or the kubelet's to care for.
         info!("of the volume's own folder {what} was not kept");
     }

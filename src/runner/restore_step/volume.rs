@@ -25,7 +25,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use super::decide::Observed;
+use super::{decide::Observed, merge};
 use crate::{
     model::{Failure, Reason, injected::RESTORE_PREFIX},
     repository::FolderMetadata,
@@ -40,22 +40,22 @@ const LOST_AND_FOUND: &str = "lost+found";
 /// What the mark says, as JSON.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Whole {
+pub(in crate::runner) struct Whole {
     /// Id of the snapshot, 64 hex digits.
     pub snapshot: String,
-    /// What the volume's own folder gets in the end.
-    pub own: FolderMetadata,
+    /// What the volume's own folder gets in the end; nothing where only some of a snapshot was restored.
+    pub own: Option<FolderMetadata>,
 }
 
 /// A volume of the pod.
 #[derive(Clone, Debug)]
-pub(super) struct Volume {
+pub(in crate::runner) struct Volume {
     root: PathBuf,
 }
 
 /// The lock on a volume; let go when dropped.
 #[derive(Debug)]
-pub(super) struct VolumeLock(#[expect(dead_code, reason = "locked as long as it is open")] File);
+pub(in crate::runner) struct VolumeLock(#[expect(dead_code, reason = "locked as long as it is open")] File);
 
 impl Volume {
     pub fn new(root: PathBuf) -> Self {
@@ -96,7 +96,9 @@ impl Volume {
         loop {
             let mut options = OpenOptions::new();
             options.write(true).create(true).truncate(false).mode(0o600);
-            let file = options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(&path);
+            // Neither to where a link leads, nor to wait for whoever would read from a pipe.
+            let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+            let file = options.custom_flags(flags.bits().cast_signed()).open(&path);
             let file = file.map_err(|error| self.failed("lock", &path, &error))?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) if is_at(&file, &path) => return Ok(VolumeLock(file)),
@@ -136,28 +138,41 @@ impl Volume {
         marked.map_err(|error| self.failed("mark", &path, &error))
     }
 
-    /// Moves all that is whole to its place; goes on where it was interrupted. Gives what could not be kept of the folder's
-    /// own metadata.
-    pub fn move_to_place(&self) -> Result<Vec<String>, Failure> {
+    /// Moves all that is whole to its place; goes on where it was interrupted. What is there is in the way, unless it may be
+    /// replaced: `over` then names the paths that were restored, or none of them for all. Gives what could not be kept of
+    /// the folder's own metadata, and of folders that were there.
+    pub fn move_to_place(&self, over: Option<&[PathBuf]>) -> Result<Vec<String>, Failure> {
         let (path, part) = (self.own(".whole"), self.part());
         let read = fs::read(&path).and_then(|json| Ok(serde_json::from_slice::<Whole>(&json)?));
         let whole = read.map_err(|error| self.failed("read", &path, &error))?;
+        let mut not_kept = Vec::new();
         match open_to_us(&part) {
             // All was moved already.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             opened => {
                 opened.map_err(|error| self.failed("open", &part, &error))?;
-                while self.move_entries(&part)? {}
+                match over {
+                    None => while self.move_entries(&part)? {},
+                    Some(only) => {
+                        not_kept = merge::merge(&part, &self.root, only).map_err(|refused| {
+                            self.failed(refused.action, &self.root.join(&refused.path), &refused.error)
+                        })?;
+                    }
+                }
                 self.sync().map_err(|error| self.failed("make durable", &self.root, &error))?;
                 // Fails if anything is left in it.
                 fs::remove_dir(&part).map_err(|error| self.failed("remove", &part, &error))?;
             }
         }
         // Before the mark goes, since it tells what to give.
-        let not_kept = whole.own.apply_to(&self.root)?;
+        if let Some(own) = &whole.own {
+            not_kept.extend(own.apply_to(&self.root)?);
+        }
         self.remove(&path)?;
         // What was removed changed the time once more.
-        whole.own.apply_to(&self.root)?;
+        if let Some(own) = &whole.own {
+            own.apply_to(&self.root)?;
+        }
         Ok(not_kept)
     }
 
@@ -181,6 +196,12 @@ impl Volume {
     pub fn clear(&self) -> Result<(), Failure> {
         self.remove(&self.own(".whole.new"))?;
         self.remove_part()
+    }
+
+    /// Removes what an attempt left even if it is whole: what is restored next takes its place.
+    pub fn forget(&self) -> Result<(), Failure> {
+        self.remove(&self.own(".whole"))?;
+        self.clear()
     }
 
     /// Removes what a failed attempt left, unless it is whole by now: then the next one goes on with it.

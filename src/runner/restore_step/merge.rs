@@ -1,0 +1,216 @@
+//! What was restored takes the place of what is there, folder by folder; what was not restored stays.
+//!
+//! By handles of folders alone, never by a path that leads through names: what is in a volume is its user's, who may put a
+//! link where a folder was. It must not know what is restored, nor from where.
+
+use std::{
+    ffi::{CString, OsStr, OsString},
+    fs::{File, Metadata},
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::{ffi::OsStrExt, fs::MetadataExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{
+        AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid, fchmod, fchown,
+        futimens, openat, renameat, renameat_with, statat, unlinkat,
+    },
+    io::Errno,
+};
+use xattr::FileExt;
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// A label of the machine, which the new place has its own of.
+const MACHINES_OWN: &str = "security.selinux";
+const ACCESS_LIST: &str = "system.posix_acl_";
+
+/// What was tried, where, and why it failed.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub action: &'static str,
+    /// Relative to the target.
+    pub path: PathBuf,
+    pub error: io::Error,
+}
+
+/// A folder that is in both.
+struct Level {
+    from: OwnedFd,
+    to: OwnedFd,
+    /// Relative to both; empty for themselves.
+    path: PathBuf,
+    /// What the restored one was before its entries were moved, which changes its times.
+    wanted: Metadata,
+    names: std::vec::IntoIter<CString>,
+}
+
+/// Moves all that is in `part` into `root`, which is on the same file system, and removes the folders that are then empty, but
+/// for `part` itself. Folders that are in both get the metadata of those in `part`, unless they merely lead to the paths of
+/// `only`. Gives what could not be kept of that.
+pub(super) fn merge(part: &Path, root: &Path, only: &[PathBuf]) -> Result<Vec<String>, Refused> {
+    let open = |path: &Path| {
+        // The root may be told by a link of the system's own.
+        openat(CWD, path, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty()).map_err(refused("open", Path::new("")))
+    };
+    let mut not_kept = Vec::new();
+    let mut levels = vec![Level::new(open(part)?, open(root)?, PathBuf::new())?];
+    while let Some(level) = levels.last_mut() {
+        let Some(name) = level.names.next() else {
+            let Some(done) = levels.pop() else { break };
+            if let Some(above) = levels.last() {
+                let merely_leads = only.iter().any(|path| path.starts_with(&done.path) && *path != done.path);
+                if !merely_leads {
+                    let lost = take_over(&done).map_err(|error| Refused {
+                        action: "set owner, mode and attributes of",
+                        path: done.path.clone(),
+                        error,
+                    })?;
+                    not_kept.extend(lost.into_iter().map(|what| format!("{what} of {}", done.path.display())));
+                }
+                let name = done.path.file_name().unwrap_or_default();
+                unlinkat(&above.from, name, AtFlags::REMOVEDIR).map_err(refused("remove the emptied", &done.path))?;
+            }
+            continue;
+        };
+        if let Some(below) = level.place(OsStr::from_bytes(name.to_bytes()))? {
+            levels.push(below);
+        }
+    }
+    Ok(not_kept)
+}
+
+impl Level {
+    fn new(from: OwnedFd, to: OwnedFd, path: PathBuf) -> Result<Self, Refused> {
+        let names = names_in(&from).map_err(refused("list", &path))?;
+        let file = from.try_clone().map(File::from);
+        let wanted = file.and_then(|file| file.metadata());
+        let wanted = wanted.map_err(|error| Refused { action: "look at", path: path.clone(), error })?;
+        Ok(Self { from, to, path, wanted, names: names.into_iter() })
+    }
+
+    /// Moves an entry to its place, unless it is a folder and there is one: that is returned.
+    fn place(&self, name: &OsStr) -> Result<Option<Self>, Refused> {
+        let path = self.path.join(name);
+        let moved = match renameat_with(&self.from, name, &self.to, name, RenameFlags::NOREPLACE) {
+            // File systems that know no such thing (NFS).
+            Err(Errno::INVAL | Errno::NOSYS) => match statat(&self.to, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => renameat(&self.from, name, &self.to, name),
+                Ok(_) => Err(Errno::EXIST),
+                Err(error) => Err(error),
+            },
+            moved => moved,
+        };
+        match moved {
+            Ok(()) => return Ok(None),
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(refused("move what was restored to", &path)(error)),
+        }
+        let kind = |folder: &OwnedFd| {
+            let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(refused("look at", &path))?;
+            Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+        };
+        match (kind(&self.from)?, kind(&self.to)?) {
+            (true, true) => {
+                let open = |folder: &OwnedFd| {
+                    openat(folder, name, FOLDER, Mode::empty()).map_err(refused("open the folder", &path))
+                };
+                return Self::new(open(&self.from)?, open(&self.to)?, path).map(Some);
+            }
+            (_, true) => {
+                // Links in it are removed, not followed.
+                let there = PathBuf::from(format!("/proc/self/fd/{}", self.to.as_raw_fd())).join(name);
+                let removed = std::fs::remove_dir_all(there);
+                removed.map_err(|error| Refused { action: "remove the folder", path: path.clone(), error })?;
+            }
+            (true, false) => {
+                unlinkat(&self.to, name, AtFlags::empty()).map_err(refused("remove", &path))?;
+            }
+            // In one step.
+            (false, false) => {}
+        }
+        renameat(&self.from, name, &self.to, name).map_err(refused("move what was restored to", &path))?;
+        Ok(None)
+    }
+}
+
+fn refused(action: &'static str, path: &Path) -> impl Fn(Errno) -> Refused {
+    move |error| Refused { action, path: path.to_owned(), error: error.into() }
+}
+
+fn names_in(folder: &OwnedFd) -> rustix::io::Result<Vec<CString>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Gives the folder that was there what the restored one has. What it may not have is returned.
+fn take_over(level: &Level) -> io::Result<Vec<String>> {
+    let mut not_kept = Vec::new();
+    let (from, to) = (File::from(level.from.try_clone()?), File::from(level.to.try_clone()?));
+    let (wanted, present) = (&level.wanted, to.metadata()?);
+    let (user, group) = (wanted.uid(), wanted.gid());
+    if (user, group) != (present.uid(), present.gid()) {
+        let owned = fchown(&to, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));
+        unless_forbidden(owned.map_err(Into::into), || format!("the owner {user}:{group}"), &mut not_kept)?;
+    }
+    attributes(&from, &to, false, &mut not_kept)?;
+    let mode = Mode::from_raw_mode(wanted.mode());
+    let text = || format!("the mode {:o}", mode.as_raw_mode());
+    unless_forbidden(fchmod(to.as_fd(), mode).map_err(Into::into), text, &mut not_kept)?;
+    attributes(&from, &to, true, &mut not_kept)?;
+    let times = futimens(&to, &times(wanted)).map_err(Into::into);
+    unless_forbidden(times, || "the times".to_owned(), &mut not_kept)?;
+    Ok(not_kept)
+}
+
+fn attributes(from: &File, to: &File, access_lists: bool, not_kept: &mut Vec<String>) -> io::Result<()> {
+    let of = |file: &File| -> io::Result<Vec<OsString>> {
+        let names = match file.list_xattr() {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(Vec::new()),
+            names => names?,
+        };
+        let is_meant = |name: &OsString| {
+            name != MACHINES_OWN && name.as_bytes().starts_with(ACCESS_LIST.as_bytes()) == access_lists
+        };
+        Ok(names.filter(is_meant).collect())
+    };
+    let wanted = of(from)?;
+    for name in of(to)?.into_iter().filter(|name| !wanted.contains(name)) {
+        unless_forbidden(to.remove_xattr(&name), || format!("the lack of {}", name.display()), not_kept)?;
+    }
+    for name in wanted {
+        let Some(value) = from.get_xattr(&name)? else { continue };
+        unless_forbidden(to.set_xattr(&name, &value), || format!("the attribute {}", name.display()), not_kept)?;
+    }
+    Ok(())
+}
+
+fn times(metadata: &Metadata) -> Timestamps {
+    let time = |seconds, nanoseconds| Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+    Timestamps {
+        last_access: time(metadata.atime(), metadata.atime_nsec()),
+        last_modification: time(metadata.mtime(), metadata.mtime_nsec()),
+    }
+}
+
+fn unless_forbidden(done: io::Result<()>, what: impl FnOnce() -> String, not_kept: &mut Vec<String>) -> io::Result<()> {
+    match done {
+        Err(error) if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) => {
+            not_kept.push(what());
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+#[cfg(test)]
+mod tests;
