@@ -1,5 +1,6 @@
 //! What can be typed: verbs and options. Only parsing; `main` of this module decides what is done.
 
+mod keys;
 mod upkeep;
 
 use std::{path::PathBuf, time::Duration};
@@ -7,6 +8,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+pub use self::keys::{KeyVerb, NewPassword};
 pub use self::upkeep::{CheckArguments, ForgetArguments, PruneArguments, UnlockArguments};
 use crate::{
     annotations::positive_duration,
@@ -58,6 +60,9 @@ pub enum Verb {
     Prune(PruneArguments),
     /// Remove the locks of a repository whose holders are gone.
     Unlock(UnlockArguments),
+    /// Look after the keys of a repository, each of which a password opens.
+    #[command(subcommand)]
+    Key(KeyVerb),
     /// Show the log of a Backup or Restore, every attempt of every source.
     Logs(LogsArguments),
     /// Show, without a cluster, what would be put into the pods of a file, and why, or why not.

@@ -127,7 +127,7 @@ fn variable(name: &str) -> Option<String> {
 }
 
 /// As restic does: a newline at the end of a password file is not part of the password.
-fn text_of(what: &str, file: &Path) -> Result<Secret, CliError> {
+pub(super) fn text_of(what: &str, file: &Path) -> Result<Secret, CliError> {
     let text = fs::read_to_string(file)
         .map_err(|error| CliError::Usage(format!("{what} {} cannot be read: {error}", file.display())))?;
     Ok(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))

@@ -4,6 +4,7 @@ pub mod args;
 mod asking;
 mod environment;
 mod explain;
+mod keys;
 mod local;
 mod logs;
 mod output;
@@ -132,6 +133,7 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
         Verb::Forget(arguments) => upkeep::forget(&arguments).await,
         Verb::Prune(arguments) => upkeep::prune(&arguments).await,
         Verb::Unlock(arguments) => upkeep::unlock(&arguments).await,
+        Verb::Key(verb) => keys::run(&verb).await,
         Verb::Logs(arguments) => logs::logs(&arguments).await,
         Verb::Explain(arguments) => explain::run(&arguments),
         Verb::Completions { shell } => {

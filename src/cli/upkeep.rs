@@ -185,7 +185,7 @@ async fn exclusively<T>(
     Ok(within_grace(&cancel, working).await?)
 }
 
-fn access(place: &Place) -> Result<repository::Access, CliError> {
+pub(super) fn access(place: &Place) -> Result<repository::Access, CliError> {
     let repository = local::repository_of(place)
         .ok_or_else(|| CliError::Usage("which repository? give --repository PLACE, or RESTIC_REPOSITORY".to_owned()))?;
     environment::access(&repository, place.password_file.as_deref())

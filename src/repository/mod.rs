@@ -25,6 +25,7 @@ mod engine;
 mod error;
 mod folder;
 mod gate;
+mod keys;
 mod lock;
 mod open;
 mod pack;
@@ -51,6 +52,7 @@ use tokio::sync::mpsc;
 
 pub use error::{RepositoryError, StoreFault};
 pub use folder::{FolderMetadata, FolderRules, LISTED, RestoredFolder, StoredFolder, Trouble, Troubles};
+pub use keys::{KeySummary, add_key, change_password, list_keys, remove_key};
 pub use lock::{FoundLock, Liveness, LockHolder, LockJudge, LockRules, NoJudge, ProcessesHere, Unlock};
 pub use open::{create, open, open_exclusively, open_or_create, remove_locks};
 pub use read::{Entry, EntryKind, StoredFile};
@@ -134,6 +136,8 @@ pub struct Repository {
     cipher: crypto::Cipher,
     version: u32,
     id: String,
+    /// The key file that the password opened.
+    key: rustic_core::Id,
     lock: lock::Lock,
 }
 

@@ -105,7 +105,7 @@ pub async fn open_or_create(access: Access, cancel: CancellationToken) -> Result
 }
 
 async fn finish_opening(store: Store, access: Access, exclusive: bool) -> Result<Repository, RepositoryError> {
-    let (master, _, config) = unlock(&store, &access).await?;
+    let (master, key, config) = unlock(&store, &access).await?;
     if !(1..=2).contains(&config.version) {
         let what = format!("{} has the unknown format {}", store.place(), config.version);
         return Err(RepositoryError::InvalidRequest(what));
@@ -120,7 +120,7 @@ async fn finish_opening(store: Store, access: Access, exclusive: bool) -> Result
     };
     let lock = wanted.take(&access.locks).await?;
     let id = config.id.to_hex().as_str().to_owned();
-    Ok(Repository { store, master, cipher, version: config.version, id, lock })
+    Ok(Repository { store, master, cipher, version: config.version, id, key, lock })
 }
 
 /// The master key that the password opens and that opens the config, the key file it is from, and the config.
@@ -171,7 +171,7 @@ async fn open_first(store: &Store, access: &Access, keys: &[Id]) -> Result<Optio
     Ok(None)
 }
 
-async fn open_key(store: &Store, access: &Access, id: &Id) -> Result<Option<MasterKey>, RepositoryError> {
+pub(super) async fn open_key(store: &Store, access: &Access, id: &Id) -> Result<Option<MasterKey>, RepositoryError> {
     let path = Kind::Key.path(id);
     // Gone since the listing.
     let Some(content) = store.read(Kind::Key, id).await? else { return Ok(None) };
@@ -185,7 +185,7 @@ async fn open_key(store: &Store, access: &Access, id: &Id) -> Result<Option<Mast
         .map_err(|error| store.damaged(format!("{path}: {error}")))
 }
 
-async fn write_key(store: &Store, access: &Access, master: &MasterKey) -> Result<Id, RepositoryError> {
+pub(super) async fn write_key(store: &Store, access: &Access, master: &MasterKey) -> Result<Id, RepositoryError> {
     let (master, password, holder) = (master.clone(), access.password.clone(), access.holder.clone());
     let content: Bytes = spawn_blocking(move || crypto::make_key_file(&master, &password, &holder, Timestamp::now()))
         .await

@@ -10,6 +10,7 @@ mod folders;
 mod full;
 mod gate;
 mod interoperability;
+mod keys;
 mod killed;
 mod locks;
 mod manual_restore;
