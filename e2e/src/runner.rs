@@ -99,6 +99,7 @@ impl Runner {
             target: self.target(pod, command),
             source: source.parse()?,
             snapshot: None,
+            as_of: None,
             timeout: None,
             idle_timeout: None,
         })

@@ -24,7 +24,10 @@ pub use backup::{Backup, BackupSpec, BackupStatus, SkipReason, SkippedClaim, Sou
 pub use conditions::{condition, condition_is_true, remove_condition, set_condition, set_run_conditions};
 pub use connection::{CredentialSource, RepositoryLimits, Tls, bytes_per_second, connection, credential_sources};
 pub use repository::{PasswordSecretReference, Repository, RepositorySpec, RepositoryStatus};
-pub use restore::{Restore, RestoreFrom, RestoreSpec, RestoreStatus, RestoreTo};
+pub use restore::{
+    FoundSnapshot, NewClaim, Restore, RestoreClaim, RestoreFrom, RestoreSpec, RestoreStatus, RestoreTo, ScaleDown,
+    Scaled, ScaledKind,
+};
 pub use shared::{Outcome, RepositoryKind, RepositoryReference, RunnerPod, SecretKeyReference};
 pub use upkeep::{CheckSpec, CheckStatus, PruneSpec, UpkeepStatus};
 
@@ -36,6 +39,9 @@ pub const VERSION: &str = "v1alpha1";
 
 /// The annotation that makes a `Repository` the one which is used where none is named; its value is `"true"`.
 pub const IS_DEFAULT: &str = "stowaway.dev/is-default";
+
+/// The finalizer of a `Restore` that has scaled a workload down: it goes when the workload has its replicas back.
+pub const SCALED_FINALIZER: &str = "stowaway.dev/scaled-workload";
 
 /// Condition of a `Repository`: it was opened with its password, as its spec is now.
 pub const READY: &str = "Ready";

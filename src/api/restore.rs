@@ -1,16 +1,22 @@
-//! `Restore`: one stored file of one named source, streamed into a command's stdin in a pod.
+//! `Restore`: one snapshot of one named source, streamed into a command's stdin in a pod, or restored into a claim.
 //!
 //! It must not know how the run is carried out.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use std::fmt;
+
+use k8s_openapi::apimachinery::pkg::{
+    api::resource::Quantity,
+    apis::meta::v1::{Condition, Time},
+};
 use kube::{CustomResource, KubeSchema, core::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::shared::{Outcome, RepositoryReference, conditions_schema, duration_schema};
+use super::shared::{Outcome, RepositoryReference, RunnerPod, conditions_schema, duration_schema};
 use crate::model::SourceName;
 
-/// Streams one snapshot of one source into a command's stdin in a pod. It is carried out once, never again.
+/// Brings one snapshot of one source back: into a command's stdin in a pod, or into a claim. It is carried out once, never
+/// again.
 #[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[kube(
     group = "stowaway.dev",
@@ -21,17 +27,20 @@ use crate::model::SourceName;
     derive = "PartialEq",
     shortname = "strestore",
     category = "stowaway",
-    doc = "Streams one snapshot of one source into a command's stdin in a pod. It is carried out once, never again.",
+    doc = "Brings one snapshot of one source back: into a command's stdin in a pod, or into a claim. It is carried out once, never again.",
     validation = Rule::new("self.metadata.name.size() <= 63").message("a Restore's name has at most 63 characters"),
     printcolumn(name = "Source", type_ = "string", json_path = ".spec.from.source"),
     printcolumn(name = "Verdict", type_ = "string", json_path = ".status.verdict"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Complete')].reason"),
     printcolumn(name = "Bytes", type_ = "integer", json_path = ".status.bytes"),
     printcolumn(name = "Pod", type_ = "string", json_path = ".status.pod", priority = 1),
+    printcolumn(name = "Claim", type_ = "string", json_path = ".status.claim", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self == oldSelf").message("the spec of a Restore cannot be changed; create another one"))]
+#[x_kube(validation = Rule::new("!has(self.scaleDown) || has(self.to) && has(self.to.claim)").message("scaleDown goes with to.claim: a command needs its pod"))]
+#[x_kube(validation = Rule::new("!has(self.from.paths) || has(self.to) && has(self.to.claim)").message("from.paths goes with to.claim: a command reads one file"))]
 pub struct RestoreSpec {
     /// What to restore.
     pub from: RestoreFrom,
@@ -50,11 +59,18 @@ pub struct RestoreSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "duration_schema")]
     pub idle_timeout: Option<Duration>,
+    /// A workload that is scaled to 0 before the claim is restored, and back to what it was afterwards, whatever came out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale_down: Option<ScaleDown>,
+    /// Shapes the pod of the Job, field by field in place of the Repository's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner_pod: Option<RunnerPod>,
 }
 
-/// Which snapshot.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+/// Which snapshot, and what of it.
+#[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.snapshot) && has(self.asOf))").message("give snapshot or asOf, not both"))]
 pub struct RestoreFrom {
     /// Name of the source, as the Backup's status has it, for example `deployment/shop/postgres`.
     #[schemars(length(max = 1015), regex(pattern = r"^[a-z0-9._-]{1,253}(/[a-z0-9._-]{1,253}){1,3}$"))]
@@ -63,11 +79,25 @@ pub struct RestoreFrom {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[0-9a-f]{8,64}$"))]
     pub snapshot: Option<String>,
+    /// The newest proven snapshot of the source that was made at this time or before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<Time>,
+    /// Host of the snapshots, which is the namespace that they were made in: this one when absent. Of a repository that
+    /// several namespaces or tools share, nothing of another host is restored unless it is named here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub host: Option<String>,
+    /// Only these paths, relative to the volume's own folder, for example `config/app.ini`; all of it when empty. One that
+    /// is not in the snapshot fails the Restore before anything is written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 1024), regex(pattern = r"^[^/]")))]
+    pub paths: Vec<String>,
 }
 
-/// Which command of which container reads the dump.
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+/// Which command of which container reads the dump, or which claim is restored into.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.claim) || !(has(self.pod) || has(self.container) || has(self.command))").message("claim goes without pod, container and command"))]
 pub struct RestoreTo {
     /// Name of a pod in the same namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,6 +111,82 @@ pub struct RestoreTo {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(max = 16384)))]
     pub command: Vec<String>,
+    /// A claim of the same namespace, which a Job restores into: a volume as a folder, a command's dump as a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<RestoreClaim>,
+}
+
+/// Which claim, and how.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.create) && has(self.overwrite) && self.overwrite)").message("a claim that is made is empty: create goes without overwrite"))]
+pub struct RestoreClaim {
+    /// Name of the `PersistentVolumeClaim`.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: String,
+    /// Folder in it, which is made if it is not there; the claim's own folder when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096), regex(pattern = r"^[^/]"))]
+    pub path: Option<String>,
+    /// Restore into a folder that is not empty, too, even while pods have the claim mounted. All that is in the claim
+    /// becomes a snapshot first. What is in the way is replaced, and what is not in the snapshot stays.
+    #[serde(default)]
+    pub overwrite: bool,
+    /// Make the claim if there is none. It belongs to nobody, and stays when the Restore is deleted. A claim of that name
+    /// is used if it is empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub create: Option<NewClaim>,
+}
+
+/// A claim to be made.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NewClaim {
+    /// Its storage class; the cluster's default one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub storage_class_name: Option<String>,
+    /// Its access modes; `ReadWriteOnce` when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4), inner(length(max = 32)))]
+    pub access_modes: Vec<String>,
+    /// Its size, for example `10Gi`; half as much again as the snapshot has, and 1 GiB, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        with = "Option<String>",
+        length(max = 32),
+        regex(pattern = r"^[0-9]+(\.[0-9]+)?([EPTGMk]|[EPTGMK]i)?$")
+    )]
+    pub size: Option<Quantity>,
+}
+
+/// A workload of the same namespace.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScaleDown {
+    /// Its kind.
+    pub kind: ScaledKind,
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// What can be scaled around a Restore.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ScaledKind {
+    /// A Deployment.
+    Deployment,
+    /// A `StatefulSet`.
+    StatefulSet,
+}
+
+impl fmt::Display for ScaledKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::Deployment => "Deployment",
+            Self::StatefulSet => "StatefulSet",
+        })
+    }
 }
 
 /// How a Restore goes.
@@ -105,6 +211,20 @@ pub struct RestoreStatus {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 63))]
     pub container: String,
+    /// The claim that is restored into.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
+    pub claim: String,
+    /// Id of the snapshot of what was in the claim before it was overwritten, 64 hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub safety_snapshot: Option<String>,
+    /// The snapshot that was looked up, since a claim was to be made of its size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<FoundSnapshot>,
+    /// What the workload of `scaleDown` was before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaled: Option<Scaled>,
     /// The Job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
@@ -118,4 +238,32 @@ pub struct RestoreStatus {
     /// How it ended.
     #[serde(flatten)]
     pub outcome: Outcome,
+}
+
+/// A snapshot, and how big it is.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FoundSnapshot {
+    /// Its id, 64 hex digits.
+    #[schemars(length(max = 64))]
+    pub snapshot: String,
+    /// Bytes of all its files.
+    #[schemars(with = "i64")]
+    pub bytes: u64,
+}
+
+/// A workload that was scaled to 0.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Scaled {
+    /// Its UID: another one of that name is left alone.
+    #[schemars(length(max = 64))]
+    pub uid: String,
+    /// How many replicas it had, and gets back.
+    pub replicas: i32,
+    /// Since when its pods are waited for.
+    pub since: Time,
+    /// Whether it has them back.
+    #[serde(default)]
+    pub is_back: bool,
 }

@@ -18,14 +18,14 @@ use k8s_openapi::{
 };
 
 use super::{
-    labels,
+    claim, labels,
     names::{self, Owner, RunKind},
     settings,
 };
 use crate::{
     api::{RepositorySpec, RunnerPod},
     model::{Task, mounts},
-    plan::{ClaimMount, NON_ROOT},
+    plan::{ClaimMount, NON_ROOT, TargetMount},
 };
 
 /// A Job may live this much longer than its command: for a slow start of its pod, the opening of the repository, and the
@@ -67,6 +67,8 @@ pub struct JobRequest<'a> {
     pub assigns_users: bool,
     /// How long the command may run.
     pub timeout: Option<Duration>,
+    /// A claim that its pod mounts, to write to it.
+    pub target: Option<&'a TargetMount>,
     /// The runner's image.
     pub image: &'a str,
 }
@@ -111,7 +113,7 @@ pub fn job(request: &JobRequest<'_>) -> Result<Job, serde_json::Error> {
                     annotations: Some(over(wishes.annotations.clone(), annotations.unwrap_or_default())),
                     ..ObjectMeta::default()
                 }),
-                spec: Some(pod(request, &name, wishes)?),
+                spec: Some(claim::mounted(pod(request, &name, wishes)?, request)),
             },
             ..JobSpec::default()
         }),
@@ -224,7 +226,7 @@ fn container_security(capabilities: &[&str]) -> SecurityContext {
 }
 
 /// The term of the scheduler that only one node fulfils, beside all that was wished for.
-fn on_node(affinity: Affinity, node: &str) -> Affinity {
+pub(super) fn on_node(affinity: Affinity, node: &str) -> Affinity {
     let field = NodeSelectorRequirement {
         key: "metadata.name".into(),
         operator: "In".into(),

@@ -2,6 +2,7 @@
 //!
 //! It must not know why an object is wanted, nor how it gets to the API server.
 
+mod claim;
 pub mod job;
 pub mod manifests;
 pub mod rbac;

@@ -12,10 +12,8 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 
-use super::{
-    labels,
-    names::{Owner, RunKind},
-};
+use super::names::Owner;
+use crate::model::{Task, mounts};
 
 /// The `ClusterRole` that a run which execs is bound to, in its own namespace only; see `manifests/install.yaml`.
 pub const RUNNER_ROLE: &str = "stowaway-runner";
@@ -51,9 +49,15 @@ pub fn role_binding(job: &Job) -> Option<RoleBinding> {
 }
 
 fn role_of(job: &Job) -> &'static str {
-    let kind = job.labels().get(labels::KIND);
-    let execs = [RunKind::Backup, RunKind::Restore].iter().any(|execs| kind == Some(&execs.to_string()));
-    if execs { RUNNER_ROLE } else { LOCKS_ROLE }
+    if task_of(job).is_some_and(|task| task.kind.execs()) { RUNNER_ROLE } else { LOCKS_ROLE }
+}
+
+/// What its runner is told.
+fn task_of(job: &Job) -> Option<Task> {
+    let containers = &job.spec.as_ref()?.template.spec.as_ref()?.containers;
+    let mut variables = containers.iter().flat_map(|container| container.env.iter().flatten());
+    let task = variables.find(|variable| variable.name == mounts::TASK_VARIABLE)?;
+    serde_json::from_str(task.value.as_deref()?).ok()
 }
 
 fn account_of(job: &Job) -> Option<&str> {

@@ -8,8 +8,8 @@ use serde_json::json;
 use super::{names::Owner, names::RunKind, *};
 use crate::{
     api::{RepositorySpec, RunnerPod},
-    model::{SnapshotIdentity, TargetCommand, Task, TaskKind},
-    plan::ClaimMount,
+    model::{SnapshotIdentity, TargetCommand, Task, TaskKind, VolumeRestore, WantedSnapshot},
+    plan::{ClaimMount, TargetMount},
 };
 
 fn owner(kind: &str, name: &str) -> Owner {
@@ -121,6 +121,7 @@ fn backup_job_on_s3_is_golden() {
         claim: None,
         assigns_users: false,
         timeout: Some(Duration::from_mins(90)),
+        target: None,
         image: "registry.example/runner:9",
     });
     is_golden("backup-job.yaml", &[value(&made.unwrap())]);
@@ -150,6 +151,7 @@ fn claim_job(mount: &ClaimMount, runner_pod: Option<&RunnerPod>, assigns_users: 
         claim: Some(mount),
         assigns_users,
         timeout: None,
+        target: None,
         image: "registry.example/runner:9",
     })
     .unwrap()
@@ -244,6 +246,7 @@ fn restore_job_on_a_volume_and_its_identity_are_golden() {
         target: target(),
         source: source.parse().unwrap(),
         snapshot: Some("abcdef12".into()),
+        as_of: None,
         timeout: None,
         idle_timeout: None,
     };
@@ -259,6 +262,7 @@ fn restore_job_on_a_volume_and_its_identity_are_golden() {
         claim: None,
         assigns_users: false,
         timeout: None,
+        target: None,
         image: "registry.example/runner:9",
     })
     .unwrap();
@@ -267,6 +271,65 @@ fn restore_job_on_a_volume_and_its_identity_are_golden() {
     let identity = [value(&service_account(&made).unwrap()), value(&role_binding(&made).unwrap())];
     is_golden("restore-job.yaml", &[value(&made)]);
     is_golden("identity.yaml", &identity);
+}
+
+/// The Job of a Restore into a claim.
+fn restore_into_a_claim(mount: &TargetMount, runner_pod: &serde_json::Value) -> serde_json::Value {
+    let repository = on_s3();
+    let source = "pvc/casks";
+    let from = WantedSnapshot { source: source.parse().unwrap(), id: None, as_of: None, host: Some("orchard".into()) };
+    let run = VolumeRestore { from, paths: vec![], folder: "old".into(), overwrite: None, timeout: None };
+    let made = job(&JobRequest {
+        owner: &owner("Restore", "undo"),
+        kind: RunKind::Restore,
+        source,
+        attempt: 2,
+        task: &task(&repository, TaskKind::RestoreVolume(run)),
+        repository_name: "cellar",
+        repository: &repository,
+        runner_pod: Some(&serde_json::from_value(runner_pod.clone()).unwrap()),
+        claim: None,
+        assigns_users: false,
+        timeout: None,
+        target: Some(mount),
+        image: "registry.example/runner:9",
+    });
+    value(&made.unwrap())
+}
+
+#[test]
+fn job_that_writes_into_a_claim_is_golden_and_execs_nowhere() {
+    let tolerations = serde_json::from_value(json!([{ "key": "damp", "operator": "Exists" }])).unwrap();
+    let mount = TargetMount { claim: "casks".into(), as_root: true, node: Some("node-7".into()), tolerations };
+    let wishes = json!({ "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [{ "matchExpressions": [{ "key": "disk", "operator": "Exists" }] }]
+    } } } });
+    let made = restore_into_a_claim(&mount, &wishes);
+    let mut stored: Job = serde_json::from_value(made.clone()).unwrap();
+    stored.metadata.uid = Some("uid-of-the-job".into());
+    assert_eq!(role_binding(&stored).unwrap().role_ref.name, rbac::LOCKS_ROLE);
+    is_golden("restore-volume-job.yaml", &[made]);
+}
+
+#[test]
+fn group_of_files_in_a_claim_is_changed_only_where_that_is_wished() {
+    let mount = |as_root| TargetMount { claim: "casks".into(), as_root, node: None, tolerations: vec![] };
+    let security = |as_root, wishes: serde_json::Value| {
+        let made = restore_into_a_claim(&mount(as_root), &json!({ "securityContext": wishes }));
+        let pod = &made["spec"]["template"]["spec"];
+        let added = pod["containers"][0]["securityContext"]["capabilities"]["add"].clone();
+        (pod["securityContext"].clone(), added)
+    };
+    let (root, added) = security(true, json!({}));
+    assert_eq!((&root["runAsUser"], &root["fsGroup"]), (&json!(0), &json!(null)));
+    assert_eq!(added, json!(["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"]));
+    assert_eq!(security(true, json!({ "fsGroup": 7 })).0["fsGroup"], 7);
+    let (user, added) = security(false, json!({ "runAsUser": 1000, "fsGroup": 1000 }));
+    assert_eq!(
+        (&user["runAsUser"], &user["runAsNonRoot"], &user["fsGroup"]),
+        (&json!(1000), &json!(true), &json!(1000))
+    );
+    assert_eq!(added, json!(null));
 }
 
 /// A Job of the Repository itself.
@@ -284,6 +347,7 @@ fn of_repository(kind: RunKind, source: &str, doing: TaskKind) -> Job {
         claim: None,
         assigns_users: false,
         timeout: None,
+        target: None,
         image: "registry.example/runner:9",
     })
     .unwrap()

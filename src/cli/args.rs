@@ -7,6 +7,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use jiff::Timestamp;
 
 pub use self::keys::{KeyVerb, NewPassword};
 pub use self::upkeep::{CheckArguments, ForgetArguments, PruneArguments, UnlockArguments};
@@ -214,6 +215,21 @@ pub struct RestoreArguments {
     /// Id of the snapshot; the newest proven one of the source otherwise.
     #[arg(long)]
     pub snapshot: Option<String>,
+    /// The newest proven snapshot of this time or before, for example 2026-05-04T03:02:01Z.
+    #[arg(long, value_name = "TIME", conflicts_with = "snapshot")]
+    pub as_of: Option<Timestamp>,
+    /// Only this path, relative to the volume's own folder; may be given several times.
+    #[arg(long = "path", value_name = "PATH")]
+    pub paths: Vec<String>,
+    /// Folder to restore a volume, or a stored file, into; empty, or made (with --repository).
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["pod", "container", "command", "claim"])]
+    pub target: Option<PathBuf>,
+    /// Claim (`PersistentVolumeClaim`) to restore into.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["pod", "container", "command"])]
+    pub claim: Option<String>,
+    /// Restore into a claim that is not empty, too; all that is in it becomes a snapshot first.
+    #[arg(long, requires = "claim")]
+    pub overwrite: bool,
     /// Pod to restore into; the source's own otherwise.
     #[arg(long)]
     pub pod: Option<String>,

@@ -166,6 +166,7 @@ fn answering_job(repository: &Repository, image: &str) -> Result<Job, CliError> 
         claim: None,
         assigns_users: false,
         timeout: Some(ANSWERS_WITHIN),
+        target: None,
         image,
     };
     let mut job = job(&request).map_err(|error| invalid(error.to_string()))?;

@@ -2,7 +2,7 @@
 //!
 //! An edge: the terminal is here.
 
-use std::{env, io::IsTerminal, sync::Arc, time::Duration};
+use std::{env, io::IsTerminal, path::Path, sync::Arc, time::Duration};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::io::AsyncWriteExt;
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     cluster::exec::Limits,
-    model::{Failure, Reason, SnapshotIdentity, SourceName, SourceReport},
+    model::{Failure, Reason, SnapshotIdentity, SourceName, SourceReport, VolumeRestore, WantedSnapshot},
     repository::{self, LockHolder, LockRules, ProcessesHere, Progress, Repository},
     runner::{self, BackupRun, DumpFrom, FeedTo, RestoreRun, questions, with_repository, within_grace},
     seal::Way,
@@ -76,20 +76,52 @@ pub async fn backup(repository: &str, arguments: BackupArguments) -> Result<u8, 
 
 /// `stowaway restore --repository PLACE --source SOURCE -- COMMAND`
 pub async fn restore(repository: &str, arguments: RestoreArguments) -> Result<u8, CliError> {
+    if let Some(target) = arguments.target.clone() {
+        return restore_into(repository, arguments, &target).await;
+    }
     if arguments.command.is_empty() {
-        let message =
-            "a local restore needs a command: stowaway restore --repository PLACE --source SOURCE -- COMMAND ...";
+        let message = "a local restore needs a folder or a command: stowaway restore --repository PLACE --source SOURCE --target FOLDER, \
+             or ... -- COMMAND ...";
         return Err(CliError::Usage(message.to_owned()));
     }
     let access = access(repository, arguments.place.password_file.as_deref())?;
     let limits = Limits { timeout: arguments.timeout, idle_timeout: arguments.idle_timeout };
-    let run = RestoreRun { source: arguments.source, snapshot: arguments.snapshot, limits };
+    let run = RestoreRun { from: wanted(&arguments), limits };
     let cancel = CancellationToken::new();
     let work = with_repository(access, &cancel, async |repository| {
         let to = FeedTo::Local(Way::Shell, arguments.command.clone());
         Ok(runner::restore(repository, run, to, cancel.clone()).await)
     });
     finish(within_grace(&cancel, work).await, arguments.output)
+}
+
+/// `stowaway restore --repository PLACE --source SOURCE --target FOLDER`
+async fn restore_into(repository: &str, arguments: RestoreArguments, target: &Path) -> Result<u8, CliError> {
+    let access = access(repository, arguments.place.password_file.as_deref())?;
+    std::fs::create_dir_all(target)
+        .map_err(|error| CliError::Usage(format!("the folder {} cannot be made: {error}", target.display())))?;
+    let run = VolumeRestore {
+        from: wanted(&arguments),
+        paths: arguments.paths.clone(),
+        folder: String::new(),
+        overwrite: None,
+        timeout: arguments.timeout,
+    };
+    let cancel = CancellationToken::new();
+    let work = with_repository(access, &cancel, async |repository| {
+        Ok(runner::restore_volume(repository, &run, target, &cancel).await)
+    });
+    finish(within_grace(&cancel, work).await, arguments.output)
+}
+
+/// Without a cluster there is no namespace, and the snapshots of all hosts are meant.
+fn wanted(arguments: &RestoreArguments) -> WantedSnapshot {
+    WantedSnapshot {
+        source: arguments.source.clone(),
+        id: arguments.snapshot.clone(),
+        as_of: arguments.as_of,
+        host: None,
+    }
 }
 
 fn finish(report: Result<SourceReport, Failure>, output: Output) -> Result<u8, CliError> {

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, time::Duration};
 use futures::{AsyncBufReadExt, StreamExt, TryStreamExt};
 use indicatif::BinaryBytes;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use kube::{
     Api, Client, Config, ResourceExt,
     api::{ListParams, LogParams, ObjectMeta, PostParams},
@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{
     api::{
-        Backup, BackupSpec, Outcome, RepositoryKind, RepositoryReference, Restore, RestoreFrom, RestoreSpec, RestoreTo,
-        SourceState,
+        Backup, BackupSpec, Outcome, RepositoryKind, RepositoryReference, Restore, RestoreClaim, RestoreFrom,
+        RestoreSpec, RestoreTo, SourceState,
     },
     model::Verdict,
     runner::story,
@@ -148,14 +148,35 @@ fn print_trouble(what: &str, outcome: &Outcome) {
 pub async fn restore(arguments: RestoreArguments) -> Result<u8, CliError> {
     let (client, namespace) = connect(arguments.place.namespace.as_deref(), arguments.place.context.as_deref()).await?;
     let restores: Api<Restore> = Api::namespaced(client.clone(), &namespace);
-    let to =
-        RestoreTo { pod: arguments.pod.clone(), container: arguments.container.clone(), command: arguments.command };
+    if arguments.target.is_some() {
+        let message = "--target is a folder of this machine, and goes with --repository; name a claim by --claim";
+        return Err(CliError::Usage(message.to_owned()));
+    }
+    let claim = arguments.claim.clone().map(|name| RestoreClaim {
+        name,
+        overwrite: arguments.overwrite,
+        ..RestoreClaim::default()
+    });
+    let to = RestoreTo {
+        pod: arguments.pod.clone(),
+        container: arguments.container.clone(),
+        command: arguments.command,
+        claim,
+    };
     let spec = RestoreSpec {
-        from: RestoreFrom { source: arguments.source.clone(), snapshot: arguments.snapshot },
+        from: RestoreFrom {
+            source: arguments.source.clone(),
+            snapshot: arguments.snapshot,
+            as_of: arguments.as_of.map(Time),
+            host: None,
+            paths: arguments.paths,
+        },
         to: (to != RestoreTo::default()).then_some(to),
         repository_ref: reference(&arguments.place),
         timeout: arguments.timeout.map(Into::into),
         idle_timeout: arguments.idle_timeout.map(Into::into),
+        scale_down: None,
+        runner_pod: None,
     };
     let object = Restore { metadata: metadata(arguments.name.as_ref(), "restore"), spec, status: None };
     let created = restores
@@ -184,8 +205,9 @@ pub async fn restore(arguments: RestoreArguments) -> Result<u8, CliError> {
         let outcome = &status.outcome;
         let bytes = BinaryBytes(outcome.bytes.unwrap_or(0));
         output::print_line(&format!(
-            "restore {name}: {verdict} ({}), {bytes} into pod {}",
-            outcome.reason, status.pod
+            "restore {name}: {verdict} ({}), {bytes} into {}",
+            outcome.reason,
+            if status.claim.is_empty() { format!("pod {}", status.pod) } else { format!("claim {}", status.claim) }
         ))?;
         print_trouble(arguments.source.as_str(), outcome);
     }

@@ -8,7 +8,7 @@ use k8s_openapi::{
     ByteString, NamespaceResourceScope,
     api::{
         batch::v1::Job,
-        core::v1::{Secret, ServiceAccount},
+        core::v1::{PersistentVolumeClaim, Secret, ServiceAccount},
         rbac::v1::RoleBinding,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -56,6 +56,39 @@ pub async fn create_job(client: &Client, job: &Job) -> Result<Job, CreateError> 
     let present = api.get(&name).await.map_err(CallError::at(format!("read Job {namespace}/{name}")))?;
     let uid = |job: &Job| job.owner_references().first().map(|owner| owner.uid.clone());
     if uid(&present) == uid(job) { Ok(present) } else { Err(CreateError::Foreign { name }) }
+}
+
+/// Makes a claim unless there is one of its name, whoever made that.
+pub async fn create_claim(client: &Client, claim: &PersistentVolumeClaim) -> Result<(), CallError> {
+    let (name, namespace) = (claim.name_any(), claim.namespace().unwrap_or_default());
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &namespace);
+    let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
+    match api.create(&parameters, claim).await {
+        Err(error) if code(&error) == Some(409) => Ok(()),
+        created => created.map(drop).map_err(CallError::at(format!("create PersistentVolumeClaim {namespace}/{name}"))),
+    }
+}
+
+/// Puts a finalizer on an object, or takes it away; those of others stay. One that is gone needs none.
+pub async fn finalizer<K>(client: &Client, object: &K, finalizer: &str, wanted: bool) -> Result<(), CallError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let mut finalizers = object.finalizers().to_vec();
+    finalizers.retain(|present| present != finalizer);
+    if wanted {
+        finalizers.push(finalizer.to_owned());
+    }
+    if finalizers == object.finalizers() {
+        return Ok(());
+    }
+    let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
+    // Whoever changed it since is heard first: a list is replaced as a whole.
+    let metadata = json!({ "resourceVersion": object.resource_version(), "finalizers": finalizers });
+    let api: Api<K> = Api::namespaced(client.clone(), &namespace);
+    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+    let patched = api.patch(&name, &parameters, &Patch::Merge(json!({ "metadata": metadata }))).await;
+    gone_is_done(patched, || format!("change the finalizers of {} {namespace}/{name}", K::kind(&())))
 }
 
 /// Makes or mends a `ServiceAccount` of ours.

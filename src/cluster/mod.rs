@@ -8,4 +8,5 @@ pub mod exec;
 pub mod lease;
 pub mod observe;
 pub mod replace;
+pub mod scale;
 pub mod singleton;

@@ -78,7 +78,8 @@ pub(super) async fn carry_out(
     repositories: &[Repository],
     runner_pod: Option<&RunnerPod>,
 ) -> Result<Vec<Refused>, ReconcileError> {
-    let Actions { create_password: _, start, resume, end, revoke, delete, events: _, look_again: _ } = actions;
+    let Actions { create_password: _, around: _, start, resume, end, revoke, delete, events: _, look_again: _ } =
+        actions;
     let (client, namespace) = (&context.client, owner.namespace.as_str());
     let mut refused = Vec::new();
     let assigns_users = match start.as_slice() {
@@ -119,7 +120,7 @@ async fn start_job(
     repositories: &[Repository],
     (runner_pod, assigns_users): (Option<&RunnerPod>, bool),
 ) -> Result<(), ReconcileError> {
-    let StartJob { kind, source, attempt, task, repository, timeout, claim } = request;
+    let StartJob { kind, source, attempt, task, repository, timeout, claim, target } = request;
     let found = repositories.iter().find(|candidate| candidate.name_any() == *repository);
     // The plan chose it from this very list, and the CRD refuses one without a backend.
     let Some((spec, backend)) = found.and_then(|found| Some((&found.spec, build::backend_config(&found.spec)?))) else {
@@ -142,6 +143,7 @@ async fn start_job(
         claim: claim.as_ref(),
         assigns_users,
         timeout: *timeout,
+        target: target.as_ref(),
         image: &context.image,
     })?;
     let job = apply::create_job(&context.client, &job).await?;
@@ -162,6 +164,6 @@ async fn set_going(context: &Context, job: &Job) -> Result<(), ReconcileError> {
 }
 
 /// Whether the answer is about the request, rather than about the moment.
-fn is_refusal(error: &CallError) -> bool {
+pub(super) fn is_refusal(error: &CallError) -> bool {
     matches!(error.code(), Some(400 | 403 | 422))
 }

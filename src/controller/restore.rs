@@ -2,22 +2,26 @@
 //!
 //! It must not decide anything; see `plan::plan_restore`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
 use kube::{Resource, ResourceExt, runtime::controller::Action};
 
 use super::{
     ReconcileError, Seen,
     backup::observe_pods,
     context::Context,
-    jobs::{carry_out, observe_jobs},
+    jobs::{carry_out, is_refusal, observe_jobs},
 };
 use crate::{
-    api::{Repository, Restore},
-    build::names::{Owner, RunKind},
-    cluster::{apply, observe},
-    plan::{self, RestoreFacts, SourceFacts},
+    api::{Repository, Restore, SCALED_FINALIZER},
+    build::{
+        self,
+        names::{Owner, RunKind},
+    },
+    cluster::{apply, call::CallError, observe, scale},
+    plan::{self, Around, ObservedScale, RestoreFacts, ScaleTo, SourceFacts, TargetFacts},
 };
 
 /// observe -> plan -> build -> apply -> status
@@ -26,31 +30,98 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
     let Some(restore) = observe::object::<Restore>(client, &namespace, &seen.name_any()).await? else {
         return Ok(Action::await_change());
     };
-    let is_over = restore.status.as_ref().is_some_and(|status| status.outcome.verdict.is_some());
+    let is_held = restore.finalizers().iter().any(|finalizer| finalizer == SCALED_FINALIZER);
+    let has_verdict = restore.status.as_ref().is_some_and(|status| status.outcome.verdict.is_some());
+    let is_over = has_verdict && !is_held;
     let Some(owner) = Owner::of(&restore).filter(|_| !is_over) else { return Ok(Action::await_change()) };
     let jobs = observe_jobs(&context, &owner, RunKind::Restore).await?;
     let pods = observe_pods(&context, &namespace).await?;
     let repositories: Vec<Repository> = observe::list(client, &namespace, "").await?;
+    let cluster = context.cluster_id().await?;
     let sources = plan::plan_sources(SourceFacts {
         namespace: &namespace,
         pods: &pods,
         claims: None,
         selector: None,
-        cluster: context.cluster_id().await?,
+        cluster,
         backup_uid: &owner.uid,
     });
-    let facts = RestoreFacts { repositories: &repositories, jobs: &jobs, pods: &pods, sources: &sources };
+    let around = observe_around(&context, &restore).await?;
+    let claim = around.as_ref().map(|around| TargetFacts {
+        claim: around.claim.as_ref(),
+        scale: around.scale.as_ref(),
+        namespace: &around.namespace,
+        assigns_users: build::assigns_users(&around.namespace),
+        cluster,
+    });
+    let facts = RestoreFacts { repositories: &repositories, jobs: &jobs, pods: &pods, sources: &sources, claim };
     let now = Timestamp::now();
 
     let (mut status, mut actions) = plan::plan_restore(&restore, facts, now);
 
-    for refused in carry_out(&context, &owner, &actions, &repositories, None).await? {
-        plan::restore_refused(&mut status, &mut actions, &refused.message, now);
+    match prepare(&context, &restore, &actions.around).await {
+        Ok(()) => {
+            let runner_pod = restore.spec.runner_pod.as_ref();
+            for refused in carry_out(&context, &owner, &actions, &repositories, runner_pod).await? {
+                plan::restore_refused(&mut status, &mut actions, &refused.message, now);
+            }
+        }
+        // What is asked for around it is refused before there is a Job.
+        Err(ReconcileError::Call(error)) if is_refusal(&error) && !has_verdict && status.outcome.verdict.is_none() => {
+            plan::restore_refused(&mut status, &mut actions, &error.to_string(), now);
+        }
+        Err(error) => return Err(error),
     }
-    if restore.status.as_ref() != Some(&status) {
+    let is_changed = restore.status.as_ref() != Some(&status);
+    if is_changed {
         apply::status(client, &restore, &status).await?;
+    }
+    if actions.around.release {
+        if is_changed {
+            // What was read is out of date by that; the next look lets it go.
+            actions.look_again = Some(Duration::ZERO);
+        } else {
+            apply::finalizer(client, &restore, SCALED_FINALIZER, false).await?;
+        }
     }
     context.tell(&restore.object_ref(&()), &actions.events).await;
     context.succeeded(&restore);
     Ok(actions.look_again.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// What a Restore into a claim is planned from.
+struct ObservedAround {
+    claim: Option<PersistentVolumeClaim>,
+    scale: Option<ObservedScale>,
+    namespace: Namespace,
+}
+
+async fn observe_around(context: &Context, restore: &Restore) -> Result<Option<ObservedAround>, CallError> {
+    let (client, namespace) = (&context.client, restore.namespace().unwrap_or_default());
+    let Some(to) = restore.spec.to.as_ref().and_then(|to| to.claim.as_ref()) else { return Ok(None) };
+    let scale = match &restore.spec.scale_down {
+        None => None,
+        Some(wish) => scale::scale_of(client, &namespace, wish.kind, &wish.name).await?,
+    };
+    Ok(Some(ObservedAround {
+        claim: observe::object(client, &namespace, &to.name).await?,
+        scale: scale.map(|found| ObservedScale { uid: found.uid, replicas: found.replicas, pods: found.pods }),
+        namespace: observe::namespace(client, &namespace).await?,
+    }))
+}
+
+/// Does what is planned around the Jobs, but for the end.
+async fn prepare(context: &Context, restore: &Restore, around: &Around) -> Result<(), ReconcileError> {
+    let Around { hold, scale, create_claim, release: _ } = around;
+    let (client, namespace) = (&context.client, restore.namespace().unwrap_or_default());
+    if *hold {
+        apply::finalizer(client, restore, SCALED_FINALIZER, true).await?;
+    }
+    if let Some(ScaleTo { kind, name, replicas }) = scale {
+        scale::scale_to(client, &namespace, *kind, name, *replicas).await?;
+    }
+    if let Some(claim) = create_claim {
+        apply::create_claim(client, claim).await?;
+    }
+    Ok(())
 }

@@ -20,5 +20,5 @@ pub use source::{SnapshotIdentity, SourceName, SourceNameError, TagError};
 pub use store::{
     AzureConfig, BackendConfig, Connection, Credential, GcsConfig, RestConfig, S3Config, SftpConfig, StoreLimits,
 };
-pub use task::{TargetCommand, TargetVolume, Task, TaskKind, mounts};
+pub use task::{TargetCommand, TargetVolume, Task, TaskKind, VolumeRestore, WantedSnapshot, mounts};
 pub use upkeep::{UpkeepReport, few};

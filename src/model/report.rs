@@ -104,6 +104,12 @@ pub enum Reason {
     SourceUnreadable,
     /// A file or folder of a restore's target could not be written: it is full, read-only, or not empty.
     TargetUnwritable,
+    /// Something is in a restore's target, and nobody said that it may be overwritten.
+    TargetNotEmpty,
+    /// Something uses a restore's target: a pod has it mounted, or a workload did not end.
+    TargetInUse,
+    /// All contents were restored, and not all owners, modes and attributes.
+    MetadataNotKept,
     /// The store could not be reached, or refused a request after all retries.
     StoreUnavailable,
     /// The store has no room left.
@@ -194,6 +200,9 @@ pub struct SourceReport {
     /// Id of the snapshot, 64 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,
+    /// Id of the snapshot of what was in a restore's target before, 64 hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub safety_snapshot: Option<String>,
     /// Id of the repository, 64 hex digits; only for a run that opened or created it ([`super::TaskKind::Init`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository_id: Option<String>,
@@ -224,6 +233,7 @@ impl SourceReport {
             digest: None,
             proof: Proof::None,
             snapshot: None,
+            safety_snapshot: None,
             repository_id: None,
             upkeep: None,
             duration_milliseconds: milliseconds(duration),

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{BackendConfig, Connection, DataPart, Retention, SnapshotIdentity, SourceName};
@@ -21,6 +22,8 @@ pub mod mounts {
     pub const CREDENTIALS_FOLDER: &str = "/run/stowaway/store";
     /// Where the volume of a `volume` backend is mounted.
     pub const REPOSITORY_FOLDER: &str = "/repository";
+    /// Where the claim of [`super::TaskKind::RestoreVolume`] is mounted.
+    pub const TARGET_FOLDER: &str = "/target";
     /// Settings of the C library's allocator (mallopt(3)): it makes eight arenas a core, and keeps freed memory in each. Two
     /// are enough. (To let it give back chunks at once took 50 MiB less, and 10 % of the rate.)
     pub const ALLOCATOR: [(&str, &str); 1] = [("MALLOC_ARENA_MAX", "2")];
@@ -109,11 +112,18 @@ pub enum TaskKind {
         source: SourceName,
         /// Which one; the newest proven one of the source when empty. A prefix of at least 8 hex digits will do.
         snapshot: Option<String>,
+        /// The newest that is not younger than this.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        as_of: Option<Timestamp>,
         /// End the command after this long.
         timeout: Option<Duration>,
         /// End it when no byte moved for this long.
         idle_timeout: Option<Duration>,
     },
+    /// Restores a volume, or a stored file, into the claim at [`mounts::TARGET_FOLDER`].
+    RestoreVolume(VolumeRestore),
+    /// Looks up a snapshot: which one it is, and how many bytes it has.
+    FindSnapshot(WantedSnapshot),
     /// Forgets the snapshots that the retention drops, then removes what no snapshot needs: in one exclusive opening.
     Prune {
         /// Which snapshots stay; all when it is empty.
@@ -132,6 +142,51 @@ pub enum TaskKind {
         /// Ends after this long.
         timeout: Duration,
     },
+}
+
+impl TaskKind {
+    /// Whether the run execs in a pod.
+    pub fn execs(&self) -> bool {
+        matches!(self, Self::Backup { .. } | Self::BackupVolume { .. } | Self::Restore { .. })
+    }
+}
+
+/// Which snapshot of which source.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WantedSnapshot {
+    /// Whose.
+    pub source: SourceName,
+    /// Its id, or at least the first 8 hex digits; the newest proven one of the source when empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The newest that is not younger than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<Timestamp>,
+    /// Only those of this host, which is the namespace; those of all when empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+}
+
+/// How a volume is restored.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct VolumeRestore {
+    /// From which snapshot.
+    pub from: WantedSnapshot,
+    /// Only these paths, relative to the volume's own folder; all of it when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
+    /// Into this folder of the target, relative to it; into itself when empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub folder: String,
+    /// How the snapshot is labelled that is made of a target with something in it; without a label, such a target is
+    /// refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overwrite: Option<SnapshotIdentity>,
+    /// Give up after this long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
 }
 
 /// A container of one very pod, and which of its annotated commands is meant.

@@ -4,14 +4,18 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Toleration};
+
 use super::{names::RunKind, sources::ClaimMount};
-use crate::model::TaskKind;
+use crate::{api::ScaledKind, model::TaskKind};
 
 /// What is to be done for one object, in the order of the fields. Each part may be done twice without harm.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Actions {
     /// Make the repository's password Secret unless there is one.
     pub create_password: bool,
+    /// What is done around a Restore.
+    pub around: Around,
     /// Make these Jobs, give them their identity, and start them.
     pub start: Vec<StartJob>,
     /// Give these Jobs, which are made and suspended, their identity, and start them.
@@ -54,6 +58,45 @@ pub struct StartJob {
     pub timeout: Option<Duration>,
     /// The claim that its pod mounts to be backed up.
     pub claim: Option<ClaimMount>,
+    /// A claim that its pod mounts, to write to it.
+    pub target: Option<TargetMount>,
+}
+
+/// A claim that the pod of a Job mounts, and what follows from that.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TargetMount {
+    /// Its name.
+    pub claim: String,
+    /// Whether the run is root, with no more rights than to write files of any owner.
+    pub as_root: bool,
+    /// The only node that it can be mounted on now.
+    pub node: Option<String>,
+    /// What the pod that has it mounted there tolerates.
+    pub tolerations: Vec<Toleration>,
+}
+
+/// What is done around a Restore: before its Jobs, in this order, but for the last.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Around {
+    /// Have the Restore wait for us before it is deleted.
+    pub hold: bool,
+    /// Scale a workload.
+    pub scale: Option<ScaleTo>,
+    /// Make this claim unless there is one of its name.
+    pub create_claim: Option<Box<PersistentVolumeClaim>>,
+    /// After all the rest: let it be deleted.
+    pub release: bool,
+}
+
+/// How many replicas a workload gets.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ScaleTo {
+    /// Its kind.
+    pub kind: ScaledKind,
+    /// Its name.
+    pub name: String,
+    /// So many.
+    pub replicas: i32,
 }
 
 /// An Event to be written.

@@ -315,6 +315,7 @@ impl<'a> Planner<'a, '_> {
             repository: name.clone(),
             timeout,
             claim,
+            target: None,
         });
         self.started.push(name.clone());
         source.repository_ref = Some(RepositoryReference { kind: RepositoryKind::Repository, name });

@@ -20,13 +20,13 @@ mod sources;
 mod text;
 mod upkeep;
 
-pub use actions::{Actions, Occurrence, StartJob};
+pub use actions::{Actions, Around, Occurrence, ScaleTo, StartJob, TargetMount};
 pub use backup::{BackupFacts, job_refused, plan_backup};
 pub use choose::{ChoiceError, choose_repository};
 pub use jobs::{ObservedJob, is_active, wants_complaints};
 pub use owner::{NON_ROOT, Owner, Said};
 pub use repository::{init_refused, plan_repository};
-pub use restore::{RestoreFacts, plan_restore, restore_refused};
+pub use restore::{ObservedScale, RestoreFacts, TargetFacts, plan_restore, restore_refused};
 pub use retention::{Candidate, Dropped, Kept, RetentionPlan, Shrunk, plan_retention};
 pub use schedule::{Due, Schedule, ScheduleError, Slots, UnknownTimeZone, time_zone};
 

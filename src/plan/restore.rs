@@ -3,6 +3,8 @@
 //!
 //! It must not know what the command does.
 
+mod claim;
+mod scale;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -14,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::{
-    actions::{Actions, Occurrence, StartJob},
+    actions::{Actions, Occurrence, StartJob, TargetMount},
     choose::{Obstacle, choose},
     jobs::{ObservedJob, Standing, standing},
     names::{self, Owner, RunKind},
@@ -22,9 +24,13 @@ use super::{
     text::{clip, later, until},
 };
 use crate::{
-    api::{Outcome, Repository, RepositoryKind, RepositoryReference, Restore, RestoreStatus, set_run_conditions},
-    model::{Failure, Reason, SourceReport, TargetCommand, TaskKind, Verdict},
+    api::{
+        FoundSnapshot, Outcome, Repository, RepositoryKind, RepositoryReference, Restore, RestoreClaim, RestoreStatus,
+        set_run_conditions,
+    },
+    model::{Failure, Proof, Reason, SourceReport, TargetCommand, TaskKind, Verdict},
 };
+pub use claim::{ObservedScale, TargetFacts};
 use target::{Missing, target};
 
 /// How long a Restore waits for its Repository to be ready, or for a pod of its source's workload to be.
@@ -45,6 +51,8 @@ pub struct RestoreFacts<'a> {
     pub pods: &'a [ObservedPod],
     /// Which sources they are.
     pub sources: &'a SourcePlan,
+    /// What a Restore into a claim is planned from.
+    pub claim: Option<TargetFacts<'a>>,
 }
 
 /// What is to be done for a Restore, and what its status then says.
@@ -52,16 +60,21 @@ pub fn plan_restore(restore: &Restore, facts: RestoreFacts<'_>, now: Timestamp) 
     let mut actions = Actions::default();
     let mut status = restore.status.clone().unwrap_or_default();
     let owner = Owner::of(restore).filter(|_| restore.metadata.deletion_timestamp.is_none());
-    let (Some(owner), None) = (owner, status.outcome.verdict) else { return (status, actions) };
+    let (Some(owner), None) = (owner, status.outcome.verdict) else {
+        scale::settle(restore, facts, &mut status, &mut actions, now);
+        return (status, actions);
+    };
     status.observed_generation = restore.metadata.generation;
     let since = status.start_time.get_or_insert(Time(now)).0;
     let words = match status.job.clone() {
-        Some(job) => watch(&job, facts.jobs, &mut status, &mut actions, now),
-        None => match prepare(restore, facts) {
-            Ok((repository, target)) => {
-                start(restore, &owner, repository, target, &mut status, &mut actions);
-                ("Running".to_owned(), "the Job is being started".to_owned())
+        Some(job) => {
+            if let Some(wish) = &restore.spec.scale_down {
+                scale::keep_down(wish, facts, &status, &mut actions);
             }
+            watch(&job, facts.jobs, &mut status, &mut actions, now)
+        }
+        None => match begin(restore, &owner, facts, &mut status, &mut actions, now) {
+            Ok(words) => words,
             Err(Missing::Now(obstacle)) if now < later(since, WAIT_LIMIT) => {
                 actions.look_again_after(WAITING_LOOK_AGAIN.min(until(later(since, WAIT_LIMIT), now)));
                 status.outcome =
@@ -80,6 +93,10 @@ pub fn plan_restore(restore: &Restore, facts: RestoreFacts<'_>, now: Timestamp) 
         },
     };
     conclude(&mut status, &mut actions, &words, now);
+    if status.outcome.verdict.is_some() {
+        // Before anybody hears that it is over, what was scaled down is back.
+        scale::settle(restore, facts, &mut status, &mut actions, now);
+    }
     (status, actions)
 }
 
@@ -96,49 +113,128 @@ pub fn restore_refused(status: &mut RestoreStatus, actions: &mut Actions, messag
     conclude(status, actions, &(reason, message.to_owned()), now);
 }
 
-/// What the Job needs, or what is missing.
-fn prepare(restore: &Restore, facts: RestoreFacts<'_>) -> Result<(String, TargetCommand), Missing> {
+/// Takes the next step towards the Job, and says which.
+fn begin(
+    restore: &Restore,
+    owner: &Owner,
+    facts: RestoreFacts<'_>,
+    status: &mut RestoreStatus,
+    actions: &mut Actions,
+    now: Timestamp,
+) -> Result<(String, String), Missing> {
+    let spec = &restore.spec;
+    let to_claim = spec.to.as_ref().and_then(|to| to.claim.as_ref());
     // What is wrong for good is said first: it need not wait for a repository.
-    let target = target(restore, facts);
-    if let Err(Missing::ForGood(_)) = &target {
-        return target.map(|target| (String::new(), target));
+    let target = match to_claim {
+        Some(to) => claim::check(restore, to).map(|()| None),
+        None => target(restore, facts).map(Some),
+    };
+    if let Err(Missing::ForGood(_)) = target {
+        return target.map(|_| Default::default());
     }
-    let name = restore.spec.repository_ref.as_ref().map(|reference| reference.name.as_str());
-    let repository = choose(facts.repositories, name).map_err(Missing::Now)?;
-    Ok((repository.name_any(), target?))
+    let name = spec.repository_ref.as_ref().map(|reference| reference.name.as_str());
+    let repository = choose(facts.repositories, name).map_err(Missing::Now)?.name_any();
+    let job = match (target?, to_claim) {
+        (Some(target), _) => {
+            status.pod.clone_from(&target.pod);
+            status.container.clone_from(&target.container);
+            Start { attempt: 1, task: feed(restore, owner, target), mount: None }
+        }
+        (None, Some(to)) => match into_claim(restore, to, owner, facts, status, actions, now)? {
+            Step::Start(job) => *job,
+            Step::Wait(message) => return Ok(("Waiting".to_owned(), message)),
+        },
+        (None, None) => return Ok(Default::default()),
+    };
+    start(restore, owner, repository, job, status, actions);
+    Ok(("Running".to_owned(), "the Job is being started".to_owned()))
+}
+
+/// A Job that may be started.
+struct Start {
+    attempt: u32,
+    task: TaskKind,
+    mount: Option<TargetMount>,
+}
+
+enum Step {
+    Start(Box<Start>),
+    Wait(String),
+}
+
+fn into_claim(
+    restore: &Restore,
+    to: &RestoreClaim,
+    owner: &Owner,
+    facts: RestoreFacts<'_>,
+    status: &mut RestoreStatus,
+    actions: &mut Actions,
+    now: Timestamp,
+) -> Result<Step, Missing> {
+    status.claim.clone_from(&to.name);
+    let is_there = facts.claim.is_some_and(|facts| facts.claim.is_some());
+    let size = to.create.as_ref().and_then(|new| new.size.clone());
+    let size = size.or_else(|| status.found.as_ref().map(|found| claim::generous(found.bytes)));
+    let new = match (is_there, &to.create, size) {
+        (true, _, _) => None,
+        (false, None, _) => {
+            let message = format!(
+                "there is no PersistentVolumeClaim {} in this namespace; create it, or have it made by spec.to.claim.create",
+                to.name
+            );
+            return Err(claim::refused(Reason::InvalidRequest, message));
+        }
+        (false, Some(_), None) => {
+            let task = TaskKind::FindSnapshot(claim::wanted(restore, None));
+            return Ok(Step::Start(Box::new(Start { attempt: 1, task, mount: None })));
+        }
+        (false, Some(new), Some(size)) => Some(claim::new_claim(owner, to, new, size)),
+    };
+    if let Some(wish) = &restore.spec.scale_down
+        && let Some(message) = scale::is_down(wish, facts, status, actions, now)?
+    {
+        return Ok(Step::Wait(message));
+    }
+    let mount = claim::mount(restore, to, facts)?;
+    actions.around.create_claim = new.map(Box::new);
+    Ok(Step::Start(Box::new(Start { attempt: 2, task: claim::task(restore, to, owner, facts), mount: Some(mount) })))
+}
+
+/// The task of a Restore into a command.
+fn feed(restore: &Restore, owner: &Owner, target: TargetCommand) -> TaskKind {
+    let spec = &restore.spec;
+    TaskKind::Restore {
+        restore: owner.name.clone(),
+        target,
+        source: spec.from.source.clone(),
+        snapshot: spec.from.snapshot.clone(),
+        as_of: spec.from.as_of.as_ref().map(|time| time.0),
+        timeout: spec.timeout.map(Duration::from),
+        idle_timeout: spec.idle_timeout.map(Duration::from),
+    }
 }
 
 fn start(
     restore: &Restore,
     owner: &Owner,
     repository: String,
-    target: TargetCommand,
+    job: Start,
     status: &mut RestoreStatus,
     actions: &mut Actions,
 ) {
-    let spec = &restore.spec;
-    let source = &spec.from.source;
-    let timeout = spec.timeout.map(Duration::from);
+    let source = &restore.spec.from.source;
     status.outcome = Outcome::default();
-    status.pod.clone_from(&target.pod);
-    status.container.clone_from(&target.container);
-    status.job = Some(names::job_name(owner, source.as_str(), 1));
+    status.job = Some(names::job_name(owner, source.as_str(), job.attempt));
     status.repository_ref = Some(RepositoryReference { kind: RepositoryKind::Repository, name: repository.clone() });
     actions.start.push(StartJob {
         kind: RunKind::Restore,
         source: source.to_string(),
-        attempt: 1,
-        task: TaskKind::Restore {
-            restore: owner.name.clone(),
-            target,
-            source: source.clone(),
-            snapshot: spec.from.snapshot.clone(),
-            timeout,
-            idle_timeout: spec.idle_timeout.map(Duration::from),
-        },
+        attempt: job.attempt,
+        task: job.task,
         repository,
-        timeout,
+        timeout: restore.spec.timeout.map(Duration::from),
         claim: None,
+        target: job.mount,
     });
     actions.look_again_after(RUNNING_LOOK_AGAIN);
 }
@@ -174,7 +270,15 @@ fn watch(
             actions.look_again_after(RUNNING_LOOK_AGAIN);
             running("the Job runs")
         }
-        Standing::Ended(report) => finish(name, *report, status, actions),
+        Standing::Ended(report) => match found(&report, status) {
+            Some(found) => {
+                status.found = Some(found);
+                status.job = None;
+                actions.look_again_after(Duration::from_millis(10));
+                running("the snapshot is found")
+            }
+            None => finish(name, *report, status, actions),
+        },
         Standing::Stuck(report) => {
             actions.end.push(name.to_owned());
             finish(name, *report, status, actions)
@@ -182,8 +286,17 @@ fn watch(
     }
 }
 
+/// What a Job has found that only looked up a snapshot: whose report is of no stream, and the next Job's is never green
+/// without a proof.
+fn found(report: &SourceReport, status: &RestoreStatus) -> Option<FoundSnapshot> {
+    let is_lookup = status.found.is_none() && report.verdict.is_green() && report.proof == Proof::None;
+    let snapshot = report.snapshot.clone().filter(|_| is_lookup && !status.claim.is_empty())?;
+    Some(FoundSnapshot { snapshot, bytes: report.bytes })
+}
+
 fn finish(job: &str, report: SourceReport, status: &mut RestoreStatus, actions: &mut Actions) -> (String, String) {
     actions.revoke.push(job.to_owned());
+    status.safety_snapshot.clone_from(&report.safety_snapshot);
     status.outcome = Outcome::from(report);
     status.outcome.message = clip(&status.outcome.message);
     (status.outcome.reason.clone(), status.outcome.message.clone())

@@ -32,7 +32,10 @@ pub(super) fn may_pass(reason: Reason) -> bool {
         | Reason::Adopted
         | Reason::NotProven
         | Reason::SourceUnreadable
-        | Reason::TargetUnwritable => false,
+        | Reason::TargetUnwritable
+        | Reason::TargetNotEmpty
+        | Reason::TargetInUse
+        | Reason::MetadataNotKept => false,
         Reason::CommandFailed
         | Reason::CommandKilled
         | Reason::StreamCut

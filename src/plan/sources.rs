@@ -40,6 +40,7 @@ use crate::{
     model::{Reason, SnapshotIdentity, SourceName, TagError, TargetCommand, TargetVolume, injected::SIDECAR_CONTAINER},
 };
 
+pub(super) use claims::enforces_restricted;
 pub use claims::{ClaimFacts, ClaimMount};
 pub use container::{DEFAULT_CONTAINER, UnknownContainer, container_of};
 pub use pods::Workload;

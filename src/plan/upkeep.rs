@@ -288,6 +288,7 @@ impl Planner<'_, '_> {
             repository: self.owner.name.clone(),
             timeout: None,
             claim: None,
+            target: None,
         });
         self.actions.look_again_after(RUNNING_LOOK_AGAIN);
     }

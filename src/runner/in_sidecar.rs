@@ -117,6 +117,8 @@ async fn drive_at(
         | TaskKind::BackupClaim { .. }
         | TaskKind::Prune { .. }
         | TaskKind::Check { .. }
+        | TaskKind::RestoreVolume(_)
+        | TaskKind::FindSnapshot(_)
         | TaskKind::Answer { .. } => (None, &None),
     };
     info!("asking the sidecar of pod {namespace}/{pod}");

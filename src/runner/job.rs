@@ -14,14 +14,17 @@ use tracing::{info, warn};
 use super::{
     BackupRun, DumpFrom, FeedTo, RestoreRun, VolumeRun, backup, backup_volume, commands, in_sidecar,
     judge::PodJudge,
-    restore,
+    restore, restore_volume,
     settings::{self, Identity},
     sidecar::Driven,
-    story, upkeep,
+    story, upkeep, wanted,
 };
 use crate::{
     cluster::exec::{ExecTarget, Limits},
-    model::{Failure, Proof, Reason, SourceReport, TargetCommand, Task, TaskKind, Verdict, milliseconds, mounts},
+    model::{
+        Failure, Proof, Reason, SourceReport, TargetCommand, Task, TaskKind, Verdict, WantedSnapshot, milliseconds,
+        mounts,
+    },
     repository::{self, Access, Progress, Repository},
 };
 
@@ -160,6 +163,18 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
         TaskKind::Check { part } => {
             upkeep::check(settings::access(&task.backend, &task.connection, &identity)?, *part, &cancel).await
         }
+        TaskKind::RestoreVolume(run) => {
+            let access = settings::access(&task.backend, &task.connection, &identity)?;
+            let target = settings::mounted(mounts::TARGET_FOLDER);
+            with_repository(access, &cancel, async |repository| {
+                Ok(restore_volume(repository, run, &target, &cancel).await)
+            })
+            .await
+        }
+        TaskKind::FindSnapshot(wanted) => {
+            let access = settings::access(&task.backend, &task.connection, &identity)?;
+            with_repository(access, &cancel, async |repository| find_snapshot(repository, wanted).await).await
+        }
         TaskKind::Answer { .. } => Ok(done(None, started.elapsed())),
     }
 }
@@ -218,14 +233,34 @@ pub async fn bring_back(
     to: FeedTo,
     cancel: &CancellationToken,
 ) -> Result<SourceReport, Failure> {
-    let TaskKind::Restore { restore: _, target: _, source, snapshot, timeout, idle_timeout } = task.kind.clone() else {
+    let TaskKind::Restore { restore: _, target: _, source, snapshot: id, as_of, timeout, idle_timeout } =
+        task.kind.clone()
+    else {
         return Err(not_this());
     };
-    let run = RestoreRun { source, snapshot, limits: Limits { timeout, idle_timeout } };
+    // Who names a snapshot means that one. Else a repository that several namespaces share has one source of that name for
+    // each of them.
+    let host = id.is_none().then(|| identity.namespace.clone());
+    let run = RestoreRun { from: WantedSnapshot { source, id, as_of, host }, limits: Limits { timeout, idle_timeout } };
     with_repository(settings::access(&task.backend, &task.connection, identity)?, cancel, async |repository| {
         Ok(restore(repository, run, to, cancel.clone()).await)
     })
     .await
+}
+
+/// Tells which snapshot it is, and its bytes.
+async fn find_snapshot(repository: &Repository, wanted: &WantedSnapshot) -> Result<SourceReport, Failure> {
+    let snapshots = repository.snapshots().await?;
+    let found = wanted::choose(&snapshots, wanted)?;
+    let bytes = found.bytes.ok_or_else(|| {
+        let message = format!(
+            "whoever made snapshot {} did not say how big it is: give the new claim's size in spec.to.claim.create.size",
+            short(&found.id)
+        );
+        Failure::new(Reason::InvalidRequest, message)
+    })?;
+    info!(snapshot = found.id, bytes, "snapshot {} of {} has {bytes} bytes", short(&found.id), found.time);
+    Ok(SourceReport { bytes, snapshot: Some(found.id.clone()), ..done(None, Duration::ZERO) })
 }
 
 fn not_this() -> Failure {
@@ -289,6 +324,7 @@ pub(super) fn done(repository_id: Option<String>, elapsed: Duration) -> SourceRe
         digest: None,
         proof: Proof::None,
         snapshot: None,
+        safety_snapshot: None,
         repository_id,
         upkeep: None,
         duration_milliseconds: milliseconds(elapsed),

@@ -11,21 +11,20 @@ use super::{
     local,
     sidecar::Door,
     story::{self, tell_progress},
+    wanted::choose,
 };
 use crate::{
     cluster::exec::{self, Control, ExecTarget, Limits, Lines},
-    model::{Failure, Reason, SnapshotIdentity, SourceName, SourceReport, Verdict, milliseconds},
-    repository::{self, Repository, SnapshotSummary},
+    model::{Failure, Reason, SnapshotIdentity, SourceReport, Verdict, WantedSnapshot, milliseconds},
+    repository::Repository,
     seal::Way,
 };
 
 /// What is restored.
 #[derive(Clone, Debug)]
 pub struct RestoreRun {
-    /// Whose snapshot.
-    pub source: SourceName,
-    /// Its id or the first digits of it; the newest proven one of the source otherwise.
-    pub snapshot: Option<String>,
+    /// From which snapshot.
+    pub from: WantedSnapshot,
     /// When to end the command.
     pub limits: Limits,
 }
@@ -66,7 +65,7 @@ async fn feed(
     control: &Control,
 ) -> Result<SourceReport, Failure> {
     let snapshots = repository.snapshots().await?;
-    let snapshot = choose(&snapshots, run)?;
+    let snapshot = choose(&snapshots, &run.from)?;
     info!(snapshot = snapshot.id, "restoring snapshot {} of {}", &snapshot.id[..8], snapshot.time);
     let file = repository.read_file(&snapshot.id, &snapshot.identity.path).await?;
     let size = file.size;
@@ -92,43 +91,10 @@ async fn feed(
         digest: snapshot.identity.tag(SnapshotIdentity::DIGEST).map(str::to_owned),
         proof: end.proof,
         snapshot: Some(snapshot.id.clone()),
+        safety_snapshot: None,
         repository_id: None,
         upkeep: None,
         duration_milliseconds: 0,
         stderr_tail: String::new(),
     })
-}
-
-/// The snapshot that is meant, which must be one of the source: nothing is ever "the latest of anything".
-fn choose<'a>(snapshots: &'a [SnapshotSummary], run: &RestoreRun) -> Result<&'a SnapshotSummary, Failure> {
-    let source = &run.source;
-    let not_found = |message: String| Failure::new(Reason::SnapshotNotFound, message);
-    let Some(id) = &run.snapshot else {
-        return repository::newest_of(snapshots, source).ok_or_else(|| {
-            let known = known_sources(snapshots);
-            not_found(format!("the repository has no proven snapshot of {source}; it has snapshots of: {known}"))
-        });
-    };
-    let mut matching = snapshots.iter().filter(|snapshot| snapshot.id.starts_with(id.as_str()));
-    let (Some(found), None) = (matching.next(), matching.next()) else {
-        return Err(not_found(format!(
-            "the id {id:?} fits no snapshot, or more than one; `stowaway snapshots` lists them"
-        )));
-    };
-    match found.identity.tag(SnapshotIdentity::SOURCE) {
-        Some(owner) if owner != source.as_str() => {
-            let message = format!("snapshot {} is of {owner}, not of {source}", &found.id[..8]);
-            Err(Failure::new(Reason::InvalidRequest, message))
-        }
-        _ => Ok(found),
-    }
-}
-
-fn known_sources(snapshots: &[SnapshotSummary]) -> String {
-    let names: std::collections::BTreeSet<&str> =
-        snapshots.iter().filter_map(|snapshot| snapshot.identity.tag(SnapshotIdentity::SOURCE)).collect();
-    if names.is_empty() {
-        return "nothing".to_owned();
-    }
-    names.into_iter().take(20).collect::<Vec<_>>().join(", ")
 }

@@ -103,6 +103,7 @@ fn report_of(stored: StoredFolder) -> SourceReport {
         digest: None,
         proof: Proof::Sealed,
         snapshot: Some(snapshot),
+        safety_snapshot: None,
         repository_id: None,
         upkeep: None,
         duration_milliseconds: 0,

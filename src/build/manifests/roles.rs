@@ -27,6 +27,12 @@ pub(super) fn controller(name: &str) -> ClusterRole {
             rule("", &["persistentvolumeclaims"], &["list"]),
             // To find the Deployment of a pod.
             rule("apps", &["replicasets"], &["get"]),
+            // What a restore writes into; a new one where that is asked for.
+            rule("", &["persistentvolumeclaims"], &["get", "create"]),
+            // Down before a restore and up again; the rest of a workload is not touched.
+            rule("apps", &["deployments/scale", "statefulsets/scale"], &["get", "patch"]),
+            // The finalizer of a Restore that has scaled something down.
+            rule(group, &["restores"], &["patch"]),
             // Why a pod does not start.
             rule("", &["events"], &["list"]),
             rule("events.k8s.io", &["events"], &["create", "patch"]),

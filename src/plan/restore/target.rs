@@ -26,8 +26,8 @@ pub(super) fn target(restore: &Restore, facts: RestoreFacts<'_>) -> Result<Targe
     let to = restore.spec.to.clone().unwrap_or_default();
     if source.as_str().starts_with("pvc/") {
         return Err(refused(format!(
-            "source {source} is a volume, and a Restore feeds commands: a volume comes back by the annotation \
-             stowaway.dev/restore of a pod that mounts it while it is empty"
+            "source {source} is a volume, which no command reads: name the claim that it is restored into in spec.to.claim, or \
+             annotate a pod that mounts it while it is empty with stowaway.dev/restore"
         )));
     }
     // <kind>/<workload>/<container>[/<command>]

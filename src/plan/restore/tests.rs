@@ -48,6 +48,7 @@ impl World {
             jobs: &self.jobs,
             pods: &self.pods,
             sources: &self.sources,
+            claim: None,
         };
         let (status, actions) = plan_restore(&self.restore, facts, at(seconds));
         assert!(status.outcome.verdict.is_some() || actions.look_again.is_some(), "nobody would look again");
@@ -152,3 +153,5 @@ fn deleted_job_is_a_lost_result_and_no_second_restore() {
     assert_eq!(world.status().outcome.reason, "ResultLost");
     assert!(world.status().outcome.message.contains("may have taken effect"));
 }
+
+mod claims;

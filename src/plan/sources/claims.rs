@@ -181,12 +181,17 @@ fn mount(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pods:
 /// Whom the Job runs as. Where nothing is said it is root, which is let in unless the namespace forbids it; then most that is
 /// in the volume belongs to somebody else, and a file that cannot be read makes the run `Incomplete`.
 fn reader(facts: ClaimFacts<'_>, owner: Owner) -> (u64, Option<u64>) {
-    let labels = facts.namespace.metadata.labels.as_ref();
-    let is_restricted = labels.and_then(|labels| labels.get(ENFORCED_LEVEL)).is_some_and(|level| level == "restricted");
+    let is_restricted = enforces_restricted(facts.namespace);
     match owner.user(None) {
         (0, group) if is_restricted => (NON_ROOT, group.or(Some(NON_ROOT))),
         user => user,
     }
+}
+
+/// Whether the namespace lets in only pods that keep to Pod Security `restricted`.
+pub(in crate::plan) fn enforces_restricted(namespace: &Namespace) -> bool {
+    let labels = namespace.metadata.labels.as_ref();
+    labels.and_then(|labels| labels.get(ENFORCED_LEVEL)).is_some_and(|level| level == "restricted")
 }
 
 /// Whether the pod has the claim mounted, or is about to have.

@@ -92,6 +92,8 @@ async fn carry_out(task: Task, volumes: &[MountedVolume], cancel: CancellationTo
         | TaskKind::BackupClaim { .. }
         | TaskKind::Prune { .. }
         | TaskKind::Check { .. }
+        | TaskKind::RestoreVolume(_)
+        | TaskKind::FindSnapshot(_)
         | TaskKind::Answer { .. } => {
             Err(Failure::new(Reason::InvalidRequest, "a sidecar makes backups and restores, and nothing else"))
         }

@@ -9,7 +9,7 @@ use stowaway::{
         Control, DumpEnd, Dumped, ExecStatus, FeedEnd, Limits, Lines, Output, Session, local_session, protocol,
         protocol::Greeting,
     },
-    model::{Failure, Proof, Reason, SourceName, Verdict},
+    model::{Failure, Proof, Reason, SourceName, Verdict, WantedSnapshot},
     repository::Progress,
     runner::{self, BackupRun, DumpFrom, FeedTo, RestoreRun},
     seal::{
@@ -332,7 +332,8 @@ async fn sealed_dump_is_stored_and_comes_back_sealed() {
     let report = runner::backup(&repository, run, dump, Arc::new(Progress::default()), never()).await;
     assert_eq!((report.verdict, report.proof, report.bytes), (Verdict::Succeeded, Proof::Sealed, 10_000_000));
 
-    let run = RestoreRun { source, snapshot: None, limits: Limits::default() };
+    let from = WantedSnapshot { source, id: None, as_of: None, host: None };
+    let run = RestoreRun { from, limits: Limits::default() };
     let feed = FeedTo::Local(way(), words(&["dd", "status=none", &format!("of={}", path(&to))]));
     let report = runner::restore(&repository, run, feed, never()).await;
     assert_eq!((report.verdict, report.proof), (Verdict::Succeeded, Proof::Sealed), "{}", report.message);

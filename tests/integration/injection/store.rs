@@ -59,6 +59,7 @@ fn of_a_run(repository: &Repository, backend: BackendConfig) -> BTreeSet<(String
         claim: None,
         assigns_users: false,
         timeout: None,
+        target: None,
         image: "x",
     });
     let pod = serde_json::to_value(job.unwrap().spec.unwrap().template.spec.unwrap()).unwrap();

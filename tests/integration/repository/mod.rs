@@ -19,6 +19,7 @@ mod memory;
 mod prune;
 mod restic;
 mod restore_step;
+mod restore_volume;
 mod servers;
 mod streams;
 mod torture;

@@ -234,6 +234,7 @@ impl Pod {
             target,
             source,
             snapshot: None,
+            as_of: None,
             timeout: None,
             idle_timeout: None,
         };

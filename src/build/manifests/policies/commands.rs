@@ -1,4 +1,4 @@
-//! Who may make us run a command in a pod: only who could run it there anyway.
+//! Who may make us run a command in a pod, write into a claim, or scale a workload: only who could do so anyway.
 //!
 //! It must not know what the command is for.
 //!
@@ -18,14 +18,46 @@ use super::{
 };
 use crate::api;
 
-pub(super) fn guards() -> [Guard; 3] {
+/// The Restore's target is a claim, and it runs no command. (A `null` is no claim, and may stand there.)
+const INTO_A_CLAIM: &str = "object.?spec.?to.?claim.orValue(null) != null";
+
+/// The author may do that with objects of this resource in the namespace.
+fn may(group: &str, resource: &str, verb: &str) -> String {
+    format!("authorizer.group({group}).resource({resource}).namespace(request.namespace).check('{verb}').allowed()")
+}
+
+pub(super) fn guards() -> [Guard; 5] {
     [
         Guard {
             name: "stowaway-restore-commands",
             rules: vec![(api::GROUP, &["restores"], &["CREATE"])],
-            concerns: None,
+            concerns: Some(("feeds-a-command", format!("!({INTO_A_CLAIM})"))),
             expression: MAY_EXEC.to_owned(),
             message: "a Restore runs a command in a pod: its author needs the right to create pods/exec in the namespace",
+        },
+        Guard {
+            name: "stowaway-restore-claims",
+            rules: vec![(api::GROUP, &["restores"], &["CREATE"])],
+            concerns: Some(("writes-into-a-claim", INTO_A_CLAIM.to_owned())),
+            // Whoever makes pods mounts any claim, and writes into it as whoever the namespace lets him be.
+            expression: format!(
+                "{} && (object.spec.to.claim.?create.orValue(null) == null || {})",
+                may("''", "'pods'", "create"),
+                may("''", "'persistentvolumeclaims'", "create"),
+            ),
+            message: "a Restore writes into a claim: its author needs the right to create pods in the namespace, and with \
+                      create that to create persistentvolumeclaims",
+        },
+        Guard {
+            name: "stowaway-restore-scales",
+            rules: vec![(api::GROUP, &["restores"], &["CREATE"])],
+            concerns: Some(("scales-a-workload", "object.?spec.?scaleDown.orValue(null) != null".to_owned())),
+            expression:
+                "authorizer.group('apps').resource(object.spec.scaleDown.kind == 'Deployment' ? 'deployments' : \
+                         'statefulsets').subresource('scale').namespace(request.namespace)\
+                         .name(object.spec.scaleDown.name).check('patch').allowed()"
+                    .to_owned(),
+            message: "a Restore scales a workload down and up: its author needs the right to patch its scale",
         },
         Guard {
             name: "stowaway-pod-commands",

@@ -1,0 +1,62 @@
+//! A claim in the pod of a run: where it is mounted, on which node, and as whom it is written to.
+//!
+//! It must not know what is written.
+
+use k8s_openapi::api::core::v1::{
+    Capabilities, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, Volume, VolumeMount,
+};
+
+use super::job::{JobRequest, on_node};
+use crate::{model::mounts, plan::TargetMount};
+
+/// The volume's name in the pod.
+const VOLUME: &str = "target";
+/// To give files to any owner, to write into folders of any owner, to set modes and times of what is not ours, and to keep
+/// the bit by which a folder hands its group on.
+const RIGHTS_OF_ROOT: [&str; 4] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"];
+
+/// The pod with the claim of the request in it, if there is one.
+pub(super) fn mounted(mut pod: PodSpec, request: &JobRequest<'_>) -> PodSpec {
+    let Some(mount) = request.target else { return pod };
+    let TargetMount { claim, as_root, node, tolerations } = mount;
+    pod.volumes.get_or_insert_default().push(Volume {
+        name: VOLUME.into(),
+        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+            claim_name: claim.clone(),
+            ..PersistentVolumeClaimVolumeSource::default()
+        }),
+        ..Volume::default()
+    });
+    let own = request.runner_pod.and_then(|pod| pod.security_context.as_ref());
+    for container in &mut pod.containers {
+        container.volume_mounts.get_or_insert_default().push(VolumeMount {
+            name: VOLUME.into(),
+            mount_path: mounts::TARGET_FOLDER.into(),
+            ..VolumeMount::default()
+        });
+        if *as_root {
+            let security = container.security_context.get_or_insert_default();
+            security.capabilities = Some(Capabilities {
+                drop: Some(vec!["ALL".into()]),
+                add: Some(RIGHTS_OF_ROOT.map(str::to_owned).into()),
+            });
+        }
+    }
+    if *as_root {
+        let merged = pod.security_context.take().unwrap_or_default();
+        pod.security_context = Some(PodSecurityContext {
+            // In the runs' own group, so that the others can go on with a repository on a volume.
+            run_as_user: Some(0),
+            run_as_non_root: Some(false),
+            // It would be given to all files of the claim.
+            fs_group: own.and_then(|own| own.fs_group),
+            fs_group_change_policy: own.and_then(|own| own.fs_group_change_policy.clone()),
+            ..merged
+        });
+    }
+    if let Some(node) = node {
+        pod.affinity = Some(on_node(pod.affinity.take().unwrap_or_default(), node));
+        pod.tolerations.get_or_insert_default().extend(tolerations.iter().cloned());
+    }
+    pod
+}

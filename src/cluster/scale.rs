@@ -1,0 +1,107 @@
+//! Workloads that are scaled around a restore, by their subresource `scale` alone.
+//!
+//! It must not know why a workload is scaled, nor what it is besides.
+
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::{Deployment, StatefulSet},
+        autoscaling::v1::Scale,
+        core::v1::Pod,
+    },
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::{
+    apply::FIELD_MANAGER,
+    call::{CallError, code},
+    observe,
+};
+use crate::api::ScaledKind;
+
+/// A workload's scale.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FoundScale {
+    /// UID of the workload.
+    pub uid: String,
+    /// How many replicas it is to have.
+    pub replicas: i32,
+    /// How many of its pods have not ended.
+    pub pods: usize,
+}
+
+/// The workload's scale and pods; none when there is no such workload.
+pub async fn scale_of(
+    client: &Client,
+    namespace: &str,
+    kind: ScaledKind,
+    name: &str,
+) -> Result<Option<FoundScale>, CallError> {
+    let found = match kind {
+        ScaledKind::Deployment => read(Api::<Deployment>::namespaced(client.clone(), namespace), name).await,
+        ScaledKind::StatefulSet => read(Api::<StatefulSet>::namespaced(client.clone(), namespace), name).await,
+    };
+    let Some(scale) = found.map_err(CallError::at(format!("read the scale of {kind} {namespace}/{name}")))? else {
+        return Ok(None);
+    };
+    let status = scale.status.clone().unwrap_or_default();
+    let counted = usize::try_from(status.replicas).unwrap_or_default();
+    // Pods that are ending are counted by nobody, and write until they have ended.
+    let pods = match status.selector.as_deref() {
+        None | Some("") => counted,
+        Some(selector) => {
+            let pods: Vec<Pod> = observe::list(client, namespace, selector).await?;
+            let has_ended = |pod: &&Pod| {
+                let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+                matches!(phase, Some("Succeeded" | "Failed"))
+            };
+            pods.iter().filter(|pod| !has_ended(pod)).count().max(counted)
+        }
+    };
+    let replicas = scale.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default();
+    Ok(Some(FoundScale { uid: scale.uid().unwrap_or_default(), replicas, pods }))
+}
+
+async fn read<K>(workloads: Api<K>, name: &str) -> kube::Result<Option<Scale>>
+where
+    K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned,
+{
+    match workloads.get_scale(name).await {
+        Ok(scale) => {
+            serde_json::to_value(scale).and_then(serde_json::from_value).map(Some).map_err(kube::Error::SerdeError)
+        }
+        Err(error) if code(&error) == Some(404) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives the workload so many replicas.
+pub async fn scale_to(
+    client: &Client,
+    namespace: &str,
+    kind: ScaledKind,
+    name: &str,
+    replicas: i32,
+) -> Result<(), CallError> {
+    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+    let patch = Patch::Merge(json!({ "spec": { "replicas": replicas } }));
+    let scaled = match kind {
+        ScaledKind::Deployment => Api::<Deployment>::namespaced(client.clone(), namespace)
+            .patch_scale(name, &parameters, &patch)
+            .await
+            .map(drop),
+        ScaledKind::StatefulSet => Api::<StatefulSet>::namespaced(client.clone(), namespace)
+            .patch_scale(name, &parameters, &patch)
+            .await
+            .map(drop),
+    };
+    match scaled {
+        Err(error) if code(&error) == Some(404) => Ok(()),
+        scaled => scaled.map_err(CallError::at(format!("scale {kind} {namespace}/{name} to {replicas}"))),
+    }
+}

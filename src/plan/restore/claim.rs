@@ -1,0 +1,214 @@
+//! A Restore into a claim: whether it may be written to now, where its Job runs, and as whom.
+//!
+//! It must not know what is in the claim; the run itself looks whether that is empty.
+
+use k8s_openapi::api::core::v1::{
+    Namespace, PersistentVolumeClaim, PersistentVolumeClaimSpec, Pod, VolumeResourceRequirements,
+};
+use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta};
+use kube::ResourceExt;
+
+use super::{Obstacle, RestoreFacts, target::Missing};
+use crate::{
+    api::{NewClaim, Restore, RestoreClaim, RestoreStatus},
+    model::{Reason, SnapshotIdentity, TaskKind, VolumeRestore, WantedSnapshot},
+    plan::{
+        actions::TargetMount,
+        labels,
+        names::Owner,
+        sources::{ObservedPod, enforces_restricted},
+    },
+};
+
+const GIBIBYTE: u64 = 1 << 30;
+/// The access mode that one pod alone may use.
+const OF_ONE_POD: &str = "ReadWriteOncePod";
+/// The access mode that pods of any node may use.
+const OF_MANY_NODES: &str = "ReadWriteMany";
+
+/// What a Restore into a claim is planned from, besides what every Restore is.
+#[derive(Clone, Copy, Debug)]
+pub struct TargetFacts<'a> {
+    /// The claim, if there is one of that name.
+    pub claim: Option<&'a PersistentVolumeClaim>,
+    /// The workload of `scaleDown`, if there is one of that name.
+    pub scale: Option<&'a ObservedScale>,
+    /// The namespace itself.
+    pub namespace: &'a Namespace,
+    /// Whether it assigns users to its pods itself, and lets them name none.
+    pub assigns_users: bool,
+    /// The cluster's id.
+    pub cluster: &'a str,
+}
+
+/// A workload that can be scaled.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ObservedScale {
+    /// Its UID.
+    pub uid: String,
+    /// How many replicas it is to have.
+    pub replicas: i32,
+    /// How many pods of it are not gone.
+    pub pods: usize,
+}
+
+/// What is wrong with the request for good, whatever goes on in the namespace.
+pub(super) fn check(restore: &Restore, to: &RestoreClaim) -> Result<(), Missing> {
+    let from = &restore.spec.from;
+    if !from.paths.is_empty() && !is_volume(restore) {
+        let message =
+            format!("source {} is a command, whose dump is one file: spec.from.paths is for volumes", from.source);
+        return Err(refused(Reason::InvalidRequest, message));
+    }
+    if to.path.as_deref().is_some_and(|path| path.split('/').any(|name| name == "..")) {
+        return Err(refused(Reason::InvalidRequest, "spec.to.claim.path must not lead out of the claim".to_owned()));
+    }
+    Ok(())
+}
+
+/// Whether the claim can be written to now, and how a Job gets to it.
+pub(super) fn mount(restore: &Restore, to: &RestoreClaim, facts: RestoreFacts<'_>) -> Result<TargetMount, Missing> {
+    let of_claim = facts.claim;
+    let claim = of_claim.and_then(|facts| facts.claim);
+    let name = &to.name;
+    let status = claim.and_then(|claim| claim.status.as_ref());
+    if claim.is_some_and(|claim| claim.metadata.deletion_timestamp.is_some()) {
+        return Err(Missing::Now(Obstacle::new(Reason::TargetInUse, format!("claim {name} is being deleted"))));
+    }
+    let spec = claim.and_then(|claim| claim.spec.as_ref());
+    if spec.and_then(|spec| spec.volume_mode.as_deref()) == Some("Block") {
+        let message =
+            format!("claim {name} is a block device (volumeMode: Block), which files cannot be restored into");
+        return Err(refused(Reason::InvalidRequest, message));
+    }
+    if status.and_then(|status| status.phase.as_deref()) == Some("Lost") {
+        return Err(refused(Reason::InvalidRequest, format!("the volume of claim {name} is lost; make another claim")));
+    }
+    let users: Vec<&Pod> = facts.pods.iter().map(|ObservedPod { pod, .. }| pod).filter(|pod| uses(pod, name)).collect();
+    let modes = spec.and_then(|spec| spec.access_modes.clone()).unwrap_or_default();
+    if !users.is_empty() && (!to.overwrite || modes.iter().any(|mode| mode == OF_ONE_POD)) {
+        let names: Vec<String> = users.iter().take(5).map(|pod| pod.name_any()).collect();
+        let message = format!(
+            "claim {name} is mounted by {}, and nothing was changed: end them, or name their workload in spec.scaleDown",
+            names.join(", ")
+        );
+        return Err(refused(Reason::TargetInUse, message));
+    }
+    let neighbour = users.iter().find_map(|pod| {
+        let spec = pod.spec.as_ref()?;
+        Some((spec.node_name.clone()?, spec.tolerations.clone().unwrap_or_default()))
+    });
+    let is_of_one_node = !modes.iter().any(|mode| mode == OF_MANY_NODES);
+    let (node, tolerations) = neighbour.filter(|_| is_of_one_node).unzip();
+    Ok(TargetMount {
+        claim: name.clone(),
+        as_root: as_root(
+            restore,
+            of_claim.is_some_and(|facts| facts.assigns_users || enforces_restricted(facts.namespace)),
+        ),
+        node,
+        tolerations: tolerations.unwrap_or_default(),
+    })
+}
+
+/// Files of any owner take root; nobody else is asked for where the namespace or the user wants it otherwise.
+fn as_root(restore: &Restore, is_restricted: bool) -> bool {
+    let own = restore.spec.runner_pod.as_ref().and_then(|pod| pod.security_context.as_ref());
+    match own.and_then(|context| context.run_as_user) {
+        Some(user) => user == 0,
+        None => !is_restricted && own.and_then(|context| context.run_as_non_root) != Some(true),
+    }
+}
+
+/// Whether the pod has the claim mounted, or is about to.
+fn uses(pod: &Pod, claim: &str) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    if matches!(phase, Some("Succeeded" | "Failed")) {
+        return false;
+    }
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.into_iter().any(|volume| {
+        let named = volume.persistent_volume_claim.as_ref().is_some_and(|source| source.claim_name == claim);
+        named || volume.ephemeral.is_some() && format!("{}-{}", pod.name_any(), volume.name) == claim
+    })
+}
+
+/// What the run is told.
+pub(super) fn task(restore: &Restore, to: &RestoreClaim, owner: &Owner, facts: RestoreFacts<'_>) -> TaskKind {
+    let status = restore.status.as_ref();
+    let from = &restore.spec.from;
+    TaskKind::RestoreVolume(VolumeRestore {
+        from: wanted(restore, status),
+        paths: from.paths.clone(),
+        folder: to.path.clone().unwrap_or_default(),
+        overwrite: to.overwrite.then(|| safety(owner, to, facts.claim.map_or("", |facts| facts.cluster))),
+        timeout: restore.spec.timeout.map(Into::into),
+    })
+}
+
+/// Which snapshot; the one that was looked up, if there was any.
+pub(super) fn wanted(restore: &Restore, status: Option<&RestoreStatus>) -> WantedSnapshot {
+    let from = &restore.spec.from;
+    let found = status.and_then(|status| status.found.as_ref()).map(|found| found.snapshot.clone());
+    WantedSnapshot {
+        source: from.source.clone(),
+        as_of: from.as_of.as_ref().map(|time| time.0).filter(|_| found.is_none()),
+        id: found.or_else(|| from.snapshot.clone()),
+        host: from.host.clone().or_else(|| restore.namespace()),
+    }
+}
+
+/// How the snapshot of what is overwritten is labelled: as one of the claim, and never its newest.
+fn safety(owner: &Owner, to: &RestoreClaim, cluster: &str) -> SnapshotIdentity {
+    let source = format!("pvc/{}", to.name);
+    let tag = |key: &str, value: &str| format!("{key}={value}");
+    SnapshotIdentity {
+        host: owner.namespace.clone(),
+        path: format!("/data/{}", to.name),
+        // Kubernetes' own names, which hold no comma.
+        tags: vec![
+            tag(SnapshotIdentity::SOURCE, &source),
+            tag(SnapshotIdentity::RUN, &format!("{}/{source}", owner.uid)),
+            tag(SnapshotIdentity::CLUSTER, cluster),
+            SnapshotIdentity::SAFETY.to_owned(),
+        ],
+    }
+}
+
+/// The claim that is to be made.
+pub(super) fn new_claim(owner: &Owner, to: &RestoreClaim, new: &NewClaim, size: Quantity) -> PersistentVolumeClaim {
+    let modes = if new.access_modes.is_empty() { vec!["ReadWriteOnce".to_owned()] } else { new.access_modes.clone() };
+    let labels = [(labels::MANAGED_BY, labels::MANAGER), (labels::RUN, owner.name.as_str())];
+    PersistentVolumeClaim {
+        metadata: ObjectMeta {
+            name: Some(to.name.clone()),
+            namespace: Some(owner.namespace.clone()),
+            labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(modes),
+            storage_class_name: new.storage_class_name.clone(),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some([("storage".to_owned(), size)].into()),
+                ..VolumeResourceRequirements::default()
+            }),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// Room for so many bytes of files: blocks are bigger than small files, and file systems take their part.
+pub(super) fn generous(bytes: u64) -> Quantity {
+    let wanted = bytes.saturating_add(bytes / 2).saturating_add(GIBIBYTE);
+    Quantity(format!("{}Gi", wanted.div_ceil(GIBIBYTE)))
+}
+
+fn is_volume(restore: &Restore) -> bool {
+    restore.spec.from.source.as_str().starts_with("pvc/")
+}
+
+pub(super) fn refused(reason: Reason, message: String) -> Missing {
+    Missing::ForGood(Obstacle::new(reason, message))
+}

@@ -1,0 +1,433 @@
+//! A Restore into a claim never writes where somebody works, and a workload that it scaled down always comes back.
+
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
+use kube::ResourceExt;
+
+use super::*;
+use crate::{
+    api::SCALED_FINALIZER,
+    model::{SnapshotIdentity, VolumeRestore},
+    plan::{actions::ScaleTo, fixtures::job_name},
+};
+
+const SOURCE: &str = "pvc/casks";
+
+/// What goes on around a Restore, and what the controller does of what is planned.
+struct Cellar {
+    world: World,
+    claim: Option<PersistentVolumeClaim>,
+    scale: Option<ObservedScale>,
+    namespace: Namespace,
+    assigns_users: bool,
+}
+
+fn claim(more: &serde_json::Value) -> PersistentVolumeClaim {
+    let mut claim = json!({ "metadata": { "name": "casks" }, "spec": { "accessModes": ["ReadWriteOnce"] } });
+    for (key, value) in more.as_object().unwrap() {
+        claim[key] = value.clone();
+    }
+    serde_json::from_value(claim).unwrap()
+}
+
+/// A pod on a node of its own that mounts the claim.
+fn user(name: &str) -> ObservedPod {
+    let pod = json!({
+        "metadata": { "name": name, "namespace": NAMESPACE },
+        "spec": {
+            "nodeName": format!("node-of-{name}"), "containers": [],
+            "tolerations": [{ "key": "damp", "operator": "Exists" }],
+            "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": "casks" } }],
+        },
+        "status": { "phase": "Running" },
+    });
+    ObservedPod {
+        pod: serde_json::from_value(pod).unwrap(),
+        workload: Workload { kind: "pod".into(), name: name.into() },
+    }
+}
+
+impl Cellar {
+    fn new(to: &serde_json::Value, more: &serde_json::Value) -> Self {
+        let mut spec = json!({ "from": { "source": SOURCE }, "to": { "claim": { "name": "casks" } } });
+        for (key, value) in to.as_object().unwrap() {
+            spec["to"]["claim"][key] = value.clone();
+        }
+        for (key, value) in more.as_object().unwrap() {
+            spec[key] = value.clone();
+        }
+        let mut world = World::new(&spec);
+        world.pods.clear();
+        Self {
+            world,
+            claim: Some(claim(&json!({}))),
+            scale: None,
+            namespace: Namespace::default(),
+            assigns_users: false,
+        }
+    }
+
+    fn look(&mut self, seconds: i64) -> Actions {
+        let world = &mut self.world;
+        let facts = RestoreFacts {
+            repositories: &world.repositories,
+            jobs: &world.jobs,
+            pods: &world.pods,
+            sources: &world.sources,
+            claim: Some(TargetFacts {
+                claim: self.claim.as_ref(),
+                scale: self.scale.as_ref(),
+                namespace: &self.namespace,
+                assigns_users: self.assigns_users,
+                cluster: "uid-of-cluster",
+            }),
+        };
+        let (status, actions) = plan_restore(&world.restore, facts, at(seconds));
+        world.restore.status = Some(status);
+        let around = &actions.around;
+        if around.hold {
+            world.restore.metadata.finalizers = Some(vec![SCALED_FINALIZER.into()]);
+        }
+        if let Some(ScaleTo { replicas, .. }) = around.scale {
+            self.scale.as_mut().unwrap().replicas = replicas;
+        }
+        if around.release {
+            world.restore.metadata.finalizers = None;
+        }
+        actions
+    }
+
+    fn status(&self) -> &RestoreStatus {
+        self.world.status()
+    }
+
+    fn failed_for(&mut self, seconds: i64) -> String {
+        let actions = self.look(seconds);
+        assert!(actions.start.is_empty());
+        assert_eq!(self.status().outcome.verdict, Some(Verdict::Failed), "{:?}", self.status());
+        self.status().outcome.reason.clone()
+    }
+
+    /// The one Job, and what its runner is told.
+    fn started(&mut self, seconds: i64) -> (StartJob, VolumeRestore) {
+        let mut actions = self.look(seconds);
+        let start = actions.start.pop().unwrap_or_else(|| panic!("{:?}", self.status()));
+        match start.task.clone() {
+            TaskKind::RestoreVolume(run) => (start, run),
+            task => panic!("{task:?}"),
+        }
+    }
+
+    fn ends(&mut self, report: &SourceReport) {
+        let name = self.status().job.clone().unwrap();
+        self.world.jobs.push(job(&name, &Scene::Said(&report.to_termination_message())));
+    }
+}
+
+fn proven() -> SourceReport {
+    SourceReport { proof: Proof::Sealed, safety_snapshot: Some("ef".repeat(32)), ..success() }
+}
+
+#[test]
+fn job_mounts_the_claim_and_is_told_what_to_restore() {
+    let from = json!({ "source": SOURCE, "asOf": "2026-05-04T03:02:01Z", "paths": ["a/b"] });
+    let mut cellar = Cellar::new(&json!({ "path": "old" }), &json!({ "from": from, "timeout": "90s" }));
+    let (start, run) = cellar.started(0);
+    let mount = start.target.unwrap();
+    assert_eq!((mount.claim.as_str(), mount.as_root, mount.node), ("casks", true, None));
+    assert_eq!((run.from.source.as_str(), run.from.host.as_deref()), (SOURCE, Some(NAMESPACE)));
+    assert_eq!(run.from.as_of.unwrap().to_string(), "2026-05-04T03:02:01Z");
+    assert_eq!((run.paths, run.folder.as_str(), run.overwrite), (vec!["a/b".to_owned()], "old", None));
+    assert_eq!(run.timeout, Some(Duration::from_secs(90)));
+    cellar.ends(&proven());
+    cellar.look(1);
+    assert_eq!(cellar.status().safety_snapshot, Some("ef".repeat(32)));
+    assert!(condition_is_true(&cellar.status().conditions, COMPLETE));
+}
+
+#[test]
+fn snapshots_of_another_host_are_restored_only_when_that_is_said() {
+    let from = json!({ "source": SOURCE, "host": "elsewhere" });
+    let (_, run) = Cellar::new(&json!({}), &json!({ "from": from })).started(0);
+    assert_eq!(run.from.host.as_deref(), Some("elsewhere"));
+}
+
+#[test]
+fn safety_snapshot_is_one_of_the_claim_and_never_its_newest() {
+    let (_, run) = Cellar::new(&json!({ "overwrite": true }), &json!({})).started(0);
+    let identity = run.overwrite.unwrap();
+    assert_eq!((identity.host.as_str(), identity.path.as_str()), (NAMESPACE, "/data/casks"));
+    assert_eq!(identity.tag("source"), Some(SOURCE));
+    assert_eq!(identity.tag("cluster"), Some("uid-of-cluster"));
+    assert!(identity.tags.iter().any(|tag| tag == SnapshotIdentity::SAFETY), "{:?}", identity.tags);
+}
+
+#[test]
+fn claims_that_cannot_be_written_to_are_refused() {
+    let block = claim(&json!({ "spec": { "volumeMode": "Block" } }));
+    let lost = claim(&json!({ "status": { "phase": "Lost" } }));
+    for (claim, reason) in [(None, "InvalidRequest"), (Some(block), "InvalidRequest"), (Some(lost), "InvalidRequest")] {
+        let mut cellar = Cellar::new(&json!({}), &json!({}));
+        cellar.claim = claim;
+        assert_eq!(cellar.failed_for(0), reason);
+    }
+    let dump = json!({ "source": MILL, "paths": ["a"] });
+    assert_eq!(Cellar::new(&json!({}), &json!({ "from": dump })).failed_for(0), "InvalidRequest");
+    assert_eq!(Cellar::new(&json!({ "path": "a/../../b" }), &json!({})).failed_for(0), "InvalidRequest");
+}
+
+#[test]
+fn claim_that_is_being_deleted_is_waited_for() {
+    let mut cellar = Cellar::new(&json!({}), &json!({}));
+    cellar.claim = Some(claim(&json!({ "metadata": { "deletionTimestamp": "2026-05-04T03:02:01Z" } })));
+    assert!(cellar.look(0).look_again.is_some());
+    assert_eq!(cellar.status().outcome.verdict, None);
+    assert_eq!(cellar.failed_for(301), "TargetInUse");
+}
+
+#[test]
+fn claim_that_pods_work_on_is_left_alone_unless_it_may_be_overwritten() {
+    let mut cellar = Cellar::new(&json!({}), &json!({}));
+    cellar.world.pods = vec![user("cooper")];
+    assert_eq!(cellar.failed_for(0), "TargetInUse");
+    assert!(cellar.status().outcome.message.contains("cooper"));
+
+    let mut cellar = Cellar::new(&json!({ "overwrite": true }), &json!({}));
+    cellar.world.pods = vec![user("cooper")];
+    let mount = cellar.started(0).0.target.unwrap();
+    assert_eq!(mount.node.as_deref(), Some("node-of-cooper"));
+    assert_eq!(mount.tolerations[0].key.as_deref(), Some("damp"));
+
+    // Any node will do for one that all can mount, and none for one that belongs to a pod.
+    let mut cellar = Cellar::new(&json!({ "overwrite": true }), &json!({}));
+    cellar.world.pods = vec![user("cooper")];
+    cellar.claim = Some(claim(&json!({ "spec": { "accessModes": ["ReadWriteMany"] } })));
+    assert_eq!(cellar.started(0).0.target.unwrap().node, None);
+    let mut cellar = Cellar::new(&json!({ "overwrite": true }), &json!({}));
+    cellar.world.pods = vec![user("cooper")];
+    cellar.claim = Some(claim(&json!({ "spec": { "accessModes": ["ReadWriteOncePod"] } })));
+    assert_eq!(cellar.failed_for(0), "TargetInUse");
+
+    // What has ended, and what mounts another one, is in nobody's way.
+    let mut cellar = Cellar::new(&json!({}), &json!({}));
+    let mut ended = user("done");
+    ended.pod.status.as_mut().unwrap().phase = Some("Succeeded".into());
+    let mut other = user("other");
+    other.pod.spec.as_mut().unwrap().volumes = None;
+    cellar.world.pods = vec![ended, other];
+    assert_eq!(cellar.started(0).0.target.unwrap().node, None);
+}
+
+#[test]
+fn run_is_root_unless_namespace_or_user_wants_it_otherwise() {
+    let context = |context: serde_json::Value| json!({ "runnerPod": { "securityContext": context } });
+    for (is_restricted, more, expected) in [
+        (false, json!({}), true),
+        (true, json!({}), false),
+        (false, context(json!({ "runAsUser": 1000 })), false),
+        (false, context(json!({ "runAsNonRoot": true })), false),
+        (true, context(json!({ "runAsUser": 0 })), true),
+        (false, context(json!({ "fsGroup": 7 })), true),
+    ] {
+        let mut cellar = Cellar::new(&json!({}), &more);
+        if is_restricted {
+            let label = ("pod-security.kubernetes.io/enforce".to_owned(), "restricted".to_owned());
+            cellar.namespace.metadata.labels = Some([label].into());
+        }
+        assert_eq!(cellar.started(0).0.target.unwrap().as_root, expected, "{is_restricted} {more}");
+    }
+    let mut cellar = Cellar::new(&json!({}), &json!({}));
+    cellar.assigns_users = true;
+    assert!(!cellar.started(0).0.target.unwrap().as_root);
+}
+
+#[test]
+fn missing_claim_is_made_of_the_size_that_is_wished() {
+    let new = json!({ "create": { "storageClassName": "oak", "accessModes": ["ReadWriteMany"], "size": "5Gi" } });
+    let mut cellar = Cellar::new(&new, &json!({}));
+    cellar.claim = None;
+    let actions = cellar.look(0);
+    let made = serde_json::to_value(actions.around.create_claim.unwrap()).unwrap();
+    assert_eq!(made["metadata"]["name"], "casks");
+    assert_eq!(made["metadata"]["ownerReferences"], json!(null), "it belongs to nobody");
+    let spec = json!({
+        "accessModes": ["ReadWriteMany"], "storageClassName": "oak", "resources": { "requests": { "storage": "5Gi" } }
+    });
+    assert_eq!(made["spec"], spec);
+    assert_eq!(actions.start.len(), 1);
+}
+
+#[test]
+fn size_of_a_new_claim_is_looked_up_and_that_very_snapshot_restored() {
+    let from = json!({ "source": SOURCE, "asOf": "2026-05-04T03:02:01Z" });
+    let mut cellar = Cellar::new(&json!({ "create": {} }), &json!({ "from": from }));
+    cellar.claim = None;
+    let lookup = cellar.look(0).start.remove(0);
+    let TaskKind::FindSnapshot(wanted) = lookup.task else { panic!("{:?}", lookup.task) };
+    assert!(wanted.as_of.is_some() && lookup.target.is_none());
+    let found = SourceReport { bytes: 10 << 30, proof: Proof::None, ..success() };
+    cellar.ends(&found);
+    assert!(cellar.look(1).look_again.is_some());
+    assert_eq!(cellar.status().outcome.verdict, None);
+    let actions = cellar.look(2);
+    let made = serde_json::to_value(actions.around.create_claim.unwrap()).unwrap();
+    assert_eq!(made["spec"]["resources"]["requests"]["storage"], "16Gi");
+    let TaskKind::RestoreVolume(run) = &actions.start[0].task else { panic!("{:?}", actions.start) };
+    assert_eq!((run.from.id.clone(), run.from.as_of), (found.snapshot, None));
+    let attempt = job_name(&cellar.world.restore, SOURCE, 2);
+    assert_eq!(cellar.status().job.as_deref(), Some(attempt.as_str()));
+
+    // A lookup that fails is the end of it.
+    let mut cellar = Cellar::new(&json!({ "create": {} }), &json!({}));
+    cellar.claim = None;
+    cellar.look(0);
+    cellar.ends(&failure(Reason::SnapshotNotFound));
+    assert_eq!(cellar.failed_for(1), "SnapshotNotFound");
+}
+
+fn scaled_down(replicas: i32, pods: usize) -> Cellar {
+    let wish = json!({ "scaleDown": { "kind": "StatefulSet", "name": "pump" } });
+    let mut cellar = Cellar::new(&json!({}), &wish);
+    cellar.scale = Some(ObservedScale { uid: "uid-of-pump".into(), replicas, pods });
+    cellar
+}
+
+#[test]
+fn what_a_workload_was_is_written_down_before_it_is_touched() {
+    let mut cellar = scaled_down(3, 3);
+    let first = cellar.look(0);
+    assert!(first.around.hold && first.around.scale.is_none() && first.start.is_empty());
+    assert_eq!(cellar.status().scaled.as_ref().unwrap().replicas, 3);
+    let second = cellar.look(1);
+    assert_eq!(second.around.scale.unwrap().replicas, 0);
+    assert!(second.start.is_empty(), "its pods are there");
+    cellar.scale.as_mut().unwrap().pods = 1;
+    assert!(cellar.look(2).start.is_empty());
+    cellar.scale.as_mut().unwrap().pods = 0;
+    cellar.started(3);
+    // Somebody scales it up while the Job runs.
+    let name = cellar.status().job.clone().unwrap();
+    cellar.world.jobs = vec![job(&name, &Scene::Runs)];
+    cellar.scale.as_mut().unwrap().replicas = 3;
+    assert_eq!(cellar.look(4).around.scale.unwrap().replicas, 0);
+}
+
+#[test]
+fn workload_comes_back_whatever_came_out() {
+    for report in [proven(), failure(Reason::StoreUnavailable), failure(Reason::ResultLost)] {
+        let mut cellar = scaled_down(3, 0);
+        cellar.look(0);
+        cellar.look(1);
+        cellar.started(2);
+        cellar.ends(&report);
+        // In the same look as the verdict: who hears of it finds the workload back.
+        let actions = cellar.look(3);
+        assert_eq!(actions.around.scale.unwrap().replicas, 3, "{:?}", report.reason);
+        assert!(actions.around.release && cellar.status().scaled.as_ref().unwrap().is_back);
+        assert_eq!(cellar.status().outcome.verdict, Some(report.verdict));
+        assert_eq!(cellar.look(4), Actions::default());
+    }
+}
+
+#[test]
+fn pods_that_do_not_end_are_not_waited_for_for_ever() {
+    let mut cellar = scaled_down(2, 2);
+    cellar.look(0);
+    cellar.look(1);
+    cellar.look(299);
+    assert_eq!(cellar.status().outcome.verdict, None);
+    let actions = cellar.look(300);
+    assert_eq!(cellar.status().outcome.reason, "TargetInUse");
+    assert_eq!(actions.around.scale.unwrap().replicas, 2);
+}
+
+#[test]
+fn deleted_restore_ends_its_job_before_the_workload_comes_back() {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    let mut cellar = scaled_down(3, 0);
+    cellar.look(0);
+    cellar.look(1);
+    cellar.started(2);
+    let name = cellar.status().job.clone().unwrap();
+    cellar.world.jobs = vec![job(&name, &Scene::Runs)];
+    cellar.world.restore.metadata.deletion_timestamp = Some(Time(at(3)));
+    let actions = cellar.look(3);
+    assert_eq!((actions.end, actions.around.scale, actions.around.release), (vec![name.clone()], None, false));
+    assert!(actions.look_again.is_some());
+    cellar.world.jobs = vec![job(&name, &Scene::FailedAlone("DeadlineExceeded"))];
+    let actions = cellar.look(4);
+    assert_eq!(actions.around.scale.unwrap().replicas, 3);
+    assert!(actions.around.release);
+
+    // A node that is lost does not keep the workload down for ever.
+    let mut cellar = scaled_down(3, 0);
+    cellar.look(0);
+    cellar.look(1);
+    cellar.started(2);
+    cellar.world.jobs = vec![job(&name, &Scene::Runs)];
+    cellar.world.restore.metadata.deletion_timestamp = Some(Time(at(3)));
+    cellar.look(3);
+    assert_eq!(cellar.look(304).around.scale.unwrap().replicas, 3);
+}
+
+#[test]
+fn workload_that_is_gone_or_another_one_by_now_is_left_alone() {
+    let mut cellar = scaled_down(3, 0);
+    cellar.scale = None;
+    assert_eq!(cellar.failed_for(0), "InvalidRequest");
+
+    for other in [None, Some(ObservedScale { uid: "another".into(), replicas: 0, pods: 0 })] {
+        let mut cellar = scaled_down(3, 0);
+        cellar.look(0);
+        cellar.look(1);
+        cellar.started(2);
+        cellar.ends(&proven());
+        cellar.scale = other;
+        let actions = cellar.look(3);
+        assert!(actions.around.scale.is_none() && actions.around.release);
+    }
+}
+
+#[test]
+fn workload_that_was_down_stays_down() {
+    let mut cellar = scaled_down(0, 0);
+    cellar.look(0);
+    cellar.started(1);
+    cellar.ends(&proven());
+    let actions = cellar.look(2);
+    assert!(actions.around.scale.is_none() && actions.around.release);
+}
+
+#[test]
+fn job_that_is_refused_brings_the_workload_back() {
+    let mut cellar = scaled_down(3, 0);
+    cellar.look(0);
+    cellar.look(1);
+    let mut actions = cellar.look(2);
+    let mut status = cellar.status().clone();
+    restore_refused(&mut status, &mut actions, "no quota", at(2));
+    cellar.world.restore.status = Some(status);
+    assert!(cellar.world.restore.finalizers().contains(&SCALED_FINALIZER.to_owned()), "it is looked at again");
+    let actions = cellar.look(3);
+    assert_eq!(actions.around.scale.unwrap().replicas, 3);
+    assert!(actions.around.release);
+}
+
+#[test]
+fn workload_that_somebody_scaled_up_at_the_end_is_not_left_down() {
+    let mut cellar = scaled_down(3, 0);
+    cellar.look(0);
+    cellar.look(1);
+    cellar.started(2);
+    cellar.ends(&proven());
+    cellar.scale.as_mut().unwrap().replicas = 3;
+    cellar.look(3);
+    assert_eq!(cellar.scale.as_ref().unwrap().replicas, 3);
+
+    // The same when its pods were waited for in vain.
+    let mut cellar = scaled_down(3, 3);
+    cellar.look(0);
+    cellar.look(1);
+    cellar.scale.as_mut().unwrap().replicas = 3;
+    assert_eq!(cellar.failed_for(300), "TargetInUse");
+    assert_eq!(cellar.scale.as_ref().unwrap().replicas, 3);
+}

@@ -1,0 +1,223 @@
+//! One volume, or one stored file, out of a snapshot into a folder that is mounted. All of it is restored beside what is
+//! there, verified and durable, before any of that is touched; so whatever fails leaves the target as it was.
+//!
+//! It must not know how the folder came to be there, nor Jobs or the command line.
+
+mod target;
+
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use self::target::Target;
+use super::{
+    restore_step::volume::{Volume, Whole},
+    story::tell_progress,
+    wanted::choose,
+};
+use crate::{
+    model::{Failure, Proof, Reason, SnapshotIdentity, SourceReport, Verdict, VolumeRestore, milliseconds},
+    repository::{FolderRules, Progress, Repository, RestoredFolder, SnapshotSummary, StoredFolder, Trouble},
+};
+
+/// How long another pod may work on the volume.
+const LOCK_PATIENCE: Duration = Duration::from_mins(10);
+
+/// Runs it. Every outcome is a report; none is silent.
+pub async fn restore_volume(
+    repository: &Repository,
+    run: &VolumeRestore,
+    mount: &Path,
+    cancel: &CancellationToken,
+) -> SourceReport {
+    let started = Instant::now();
+    let mut safety = None;
+    let limit = async {
+        match run.timeout {
+            Some(timeout) => tokio::time::sleep(timeout).await,
+            None => std::future::pending().await,
+        }
+    };
+    let result = {
+        let mut work = pin!(restore(repository, run, mount, &mut safety, cancel));
+        tokio::select! {
+            biased;
+            result = &mut work => result,
+            () = limit => {
+                // It then clears up what it has begun.
+                cancel.cancel();
+                let limit = run.timeout.unwrap_or_default();
+                let message = format!("the restore took longer than its timeout of {limit:?}: raise it");
+                work.await.map_err(|_| Failure::new(Reason::Timeout, message))
+            }
+        }
+    };
+    let mut report = result.unwrap_or_else(|failure| SourceReport::failed(failure, started.elapsed()));
+    report.duration_milliseconds = milliseconds(started.elapsed());
+    if let Some(id) = &safety
+        && report.verdict == Verdict::Failed
+    {
+        let _ = write!(report.message, "; snapshot {} is of what was there before", &id[..8]);
+    }
+    report.safety_snapshot = safety;
+    report
+}
+
+async fn restore(
+    repository: &Repository,
+    run: &VolumeRestore,
+    mount: &Path,
+    safety: &mut Option<String>,
+    cancel: &CancellationToken,
+) -> Result<SourceReport, Failure> {
+    let snapshots = repository.snapshots().await?;
+    let snapshot = choose(&snapshots, &run.from)?;
+    let target = Target::open(mount, &run.folder)?;
+    let volume = Volume::new(target.path());
+    // Before anything of it is touched, be it only its times.
+    check_empty(&volume, run)?;
+    let time = target.modified();
+    let lock = tokio::select! {
+        lock = volume.lock(LOCK_PATIENCE) => lock?,
+        () = cancel.cancelled() => return Err(Failure::new(Reason::Cancelled, "cancelled while waiting for another pod")),
+    };
+    target.set_modified(time);
+    let restored = into(repository, run, snapshot, (mount, &volume), safety).await;
+    if restored.is_err()
+        && let Err(failure) = volume.discard_half()
+    {
+        warn!("{failure}; what was restored by half is left beside what is there");
+    }
+    let unlocked = volume.unlock(lock);
+    if restored.is_err() {
+        target.set_modified(time);
+    }
+    unlocked?;
+    let (restored, lost) = restored?;
+    Ok(report_of(snapshot, restored, &lost, safety.as_deref()))
+}
+
+/// Whether the volume is empty; an error if it is not, and must not be overwritten. A mark of ours proves nothing here: what
+/// it is beside may be of another snapshot, or of somebody else.
+fn check_empty(volume: &Volume, run: &VolumeRestore) -> Result<bool, Failure> {
+    let there = volume.observe()?;
+    let is_empty = !there.data && !there.whole;
+    if is_empty || run.overwrite.is_some() {
+        return Ok(is_empty);
+    }
+    let message = "the target is not empty, and nothing was changed; empty it, or say that it may be overwritten \
+                   (spec.to.claim.overwrite), which first makes a snapshot of what is there";
+    Err(Failure::new(Reason::TargetNotEmpty, message))
+}
+
+/// Restores into the volume, and says what was restored, and what could not be kept of folders that were there.
+async fn into(
+    repository: &Repository,
+    run: &VolumeRestore,
+    snapshot: &SnapshotSummary,
+    (mount, volume): (&Path, &Volume),
+    safety: &mut Option<String>,
+) -> Result<(RestoredFolder, Vec<String>), Failure> {
+    let is_empty = check_empty(volume, run)?;
+    if let Some(identity) = run.overwrite.as_ref().filter(|_| !is_empty) {
+        *safety = Some(keep(repository, identity, mount).await?);
+        volume.forget()?;
+    }
+    info!(snapshot = snapshot.id, "restoring snapshot {} of {}", &snapshot.id[..8], snapshot.time);
+    let part = volume.begin()?;
+    let progress = Arc::new(Progress::default());
+    let place = (snapshot.id.as_str(), snapshot.identity.path.as_str());
+    let restoring = repository.restore_some(place, &run.paths, &part, Arc::clone(&progress));
+    let mut restored = tokio::select! {
+        restored = restoring => restored?,
+        never = tell_progress(|| progress.bytes_read()) => match never {},
+    };
+    volume.mark(&Whole { snapshot: snapshot.id.clone(), own: restored.own.take() })?;
+    let only: Vec<PathBuf> = run.paths.iter().map(PathBuf::from).collect();
+    let moved = volume.move_to_place((!is_empty).then_some(only.as_slice()));
+    let lost = moved.map_err(|failure| {
+        let message = format!(
+            "{}; all was restored, and some of it may be in its place already: run it again with overwrite",
+            failure.message
+        );
+        Failure { message, ..failure }
+    })?;
+    Ok((restored, lost))
+}
+
+/// Stores what is there, all of it, before it is overwritten; gives the snapshot's id.
+async fn keep(repository: &Repository, identity: &SnapshotIdentity, mount: &Path) -> Result<String, Failure> {
+    info!("the target is not empty: storing what is there");
+    let progress = Arc::new(Progress::default());
+    let rules = FolderRules { time: Timestamp::now() };
+    let storing = repository.store_folder(identity, &rules, mount, Arc::clone(&progress));
+    let StoredFolder { snapshot, files, unreadable, .. } = tokio::select! {
+        stored = storing => stored?,
+        never = tell_progress(|| progress.bytes_read()) => match never {},
+    };
+    if unreadable.count > 0 {
+        let named =
+            unreadable.first.first().map_or_else(String::new, |Trouble { path, reason }| format!("{path} ({reason})"));
+        let message = format!(
+            "{} entries of the target cannot be read, and so not be kept: {named}; nothing was changed. Make them readable \
+             for the run, or empty the target",
+            unreadable.count
+        );
+        return Err(Failure::new(Reason::SourceUnreadable, message));
+    }
+    info!(snapshot, files, "what is there is snapshot {}, {files} files", &snapshot[..8]);
+    Ok(snapshot)
+}
+
+fn report_of(
+    snapshot: &SnapshotSummary,
+    restored: RestoredFolder,
+    lost: &[String],
+    safety: Option<&str>,
+) -> SourceReport {
+    let RestoredFolder { files, bytes, not_kept, own: _ } = restored;
+    let named = not_kept.first.iter().map(|Trouble { path, reason }| format!("{path}: {reason}"));
+    let named: Vec<String> = named.chain(lost.iter().cloned()).collect();
+    for what in &named {
+        warn!("not kept: {what}");
+    }
+    let mut message = format!("snapshot {} of {:.0}, {files} files", &snapshot.id[..8], snapshot.time);
+    if let Some(id) = safety {
+        let _ = write!(message, "; what was there before is snapshot {}", &id[..8]);
+    }
+    let count = not_kept.count + lost.len() as u64;
+    let (verdict, reason) = if count == 0 {
+        (Verdict::Succeeded, Reason::Completed)
+    } else {
+        let some = named.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+        let _ = write!(
+            message,
+            "; all contents are there, and {count} owners, modes or attributes are not as they were stored: {some}; they are \
+             the runner's, which needs to be root for others (spec.runnerPod.securityContext)"
+        );
+        (Verdict::Incomplete, Reason::MetadataNotKept)
+    };
+    SourceReport {
+        verdict,
+        reason,
+        message,
+        exit_code: None,
+        bytes,
+        digest: None,
+        proof: Proof::Sealed,
+        snapshot: Some(snapshot.id.clone()),
+        safety_snapshot: None,
+        repository_id: None,
+        upkeep: None,
+        duration_milliseconds: 0,
+        stderr_tail: String::new(),
+    }
+}

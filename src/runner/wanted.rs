@@ -1,0 +1,149 @@
+//! Which snapshot is meant, of those that a repository has. Nothing is ever "the latest of anything".
+//!
+//! Pure; it must not know what is done with it.
+
+use super::restore_step::decide;
+use crate::{
+    model::{Failure, Reason, SnapshotIdentity, WantedSnapshot},
+    repository::{SnapshotSummary, newest_of},
+};
+
+/// The snapshot that is meant, which must be one of the source, and of the host where one is named.
+pub(super) fn choose<'a>(
+    snapshots: &'a [SnapshotSummary],
+    wanted: &WantedSnapshot,
+) -> Result<&'a SnapshotSummary, Failure> {
+    match &wanted.id {
+        Some(id) => by_id(snapshots, id, wanted),
+        None => newest(snapshots, wanted),
+    }
+}
+
+fn newest<'a>(snapshots: &'a [SnapshotSummary], wanted: &WantedSnapshot) -> Result<&'a SnapshotSummary, Failure> {
+    let WantedSnapshot { source, as_of, host, .. } = wanted;
+    let in_time = |snapshot: &&SnapshotSummary| as_of.is_none_or(|limit| snapshot.time <= limit);
+    let candidates: Vec<SnapshotSummary> = snapshots.iter().filter(in_time).cloned().collect();
+    let found = match host {
+        // Where there is none of ours, one of K8up will do.
+        Some(host) => decide::choose(&candidates, source, host).ok().flatten(),
+        None => newest_of(&candidates, source),
+    };
+    if let Some(found) = found.and_then(|found| snapshots.iter().find(|snapshot| snapshot.id == found.id)) {
+        return Ok(found);
+    }
+    let limit = as_of.map_or_else(String::new, |limit| format!(" as of {limit}"));
+    let of = host.as_ref().map_or_else(String::new, |host| format!(" of namespace {host}"));
+    let known = known_sources(snapshots, host.as_deref());
+    let message = format!("the repository has no proven snapshot of {source}{of}{limit}; it has snapshots of: {known}");
+    Err(Failure::new(Reason::SnapshotNotFound, message))
+}
+
+fn by_id<'a>(
+    snapshots: &'a [SnapshotSummary],
+    id: &str,
+    wanted: &WantedSnapshot,
+) -> Result<&'a SnapshotSummary, Failure> {
+    let mut matching = snapshots.iter().filter(|snapshot| snapshot.id.starts_with(id));
+    let (Some(found), None) = (matching.next(), matching.next()) else {
+        let message = format!("the id {id:?} fits no snapshot, or more than one; `stowaway snapshots` lists them");
+        return Err(Failure::new(Reason::SnapshotNotFound, message));
+    };
+    let (source, short) = (&wanted.source, &found.id[..8]);
+    if let Some(owner) = found.identity.tag(SnapshotIdentity::SOURCE).filter(|owner| *owner != source.as_str()) {
+        let message = format!("snapshot {short} is of {owner}, not of {source}");
+        return Err(Failure::new(Reason::InvalidRequest, message));
+    }
+    let made_at = &found.identity.host;
+    match &wanted.host {
+        Some(host) if host != made_at => {
+            let message = format!(
+                "snapshot {short} is of host {made_at}, not of {host}; to restore it all the same, say so by spec.from.host"
+            );
+            Err(Failure::new(Reason::InvalidRequest, message))
+        }
+        _ => Ok(found),
+    }
+}
+
+fn known_sources(snapshots: &[SnapshotSummary], host: Option<&str>) -> String {
+    let of_host = snapshots.iter().filter(|snapshot| host.is_none_or(|host| snapshot.identity.host == host));
+    let names: std::collections::BTreeSet<&str> =
+        of_host.filter_map(|snapshot| snapshot.identity.tag(SnapshotIdentity::SOURCE)).collect();
+    if names.is_empty() {
+        return "nothing".to_owned();
+    }
+    names.into_iter().take(20).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(id: &str, time: &str, host: &str, tags: &[&str]) -> SnapshotSummary {
+        let path = "/data/claim".to_owned();
+        SnapshotSummary {
+            id: format!("{id:0<64}"),
+            time: time.parse().unwrap(),
+            identity: SnapshotIdentity {
+                host: host.into(),
+                path: path.clone(),
+                tags: tags.iter().map(|&tag| tag.to_owned()).collect(),
+            },
+            paths: vec![path],
+            bytes: None,
+        }
+    }
+
+    fn some() -> Vec<SnapshotSummary> {
+        let ours = "source=pvc/claim";
+        vec![
+            snapshot("aa", "2026-01-01T00:00:00Z", "shop", &[ours]),
+            snapshot("bb", "2026-01-02T00:00:00Z", "shop", &[ours]),
+            snapshot("cc", "2026-01-03T00:00:00Z", "shop", &[ours, "safety"]),
+            snapshot("dd", "2026-01-03T00:00:00Z", "shop", &[ours, "incomplete"]),
+            snapshot("ee", "2026-01-04T00:00:00Z", "mill", &[ours]),
+            snapshot("ff", "2026-01-05T00:00:00Z", "shop", &["source=pvc/other"]),
+        ]
+    }
+
+    fn chosen(id: Option<&str>, as_of: Option<&str>, host: Option<&str>) -> Result<String, Reason> {
+        let wanted = WantedSnapshot {
+            source: "pvc/claim".parse().unwrap(),
+            id: id.map(|id| format!("{id:0<8}")),
+            as_of: as_of.map(|time| time.parse().unwrap()),
+            host: host.map(str::to_owned),
+        };
+        let found = choose(&some(), &wanted).map(|found| found.id[..2].to_owned());
+        found.map_err(|failure| failure.reason)
+    }
+
+    #[test]
+    fn newest_is_the_newest_proven_one_of_the_namespace() {
+        assert_eq!(chosen(None, None, Some("shop")), Ok("bb".into()));
+        assert_eq!(chosen(None, None, Some("mill")), Ok("ee".into()));
+        assert_eq!(chosen(None, None, Some("nobody")), Err(Reason::SnapshotNotFound));
+        // Who names no host takes them all.
+        assert_eq!(chosen(None, None, None), Ok("ee".into()));
+    }
+
+    #[test]
+    fn as_of_a_time_nothing_that_came_later_is_taken() {
+        for (time, expected) in [
+            ("2026-01-02T00:00:00Z", Ok("bb".into())),
+            ("2026-01-01T23:59:59Z", Ok("aa".into())),
+            ("2027-01-01T00:00:00Z", Ok("bb".into())),
+            ("2025-12-31T23:59:59Z", Err(Reason::SnapshotNotFound)),
+        ] {
+            assert_eq!(chosen(None, Some(time), Some("shop")), expected, "{time}");
+        }
+    }
+
+    #[test]
+    fn id_of_another_source_or_host_is_refused() {
+        assert_eq!(chosen(Some("cc"), None, Some("shop")), Ok("cc".into()), "a safety copy is to be had");
+        assert_eq!(chosen(Some("ff"), None, Some("shop")), Err(Reason::InvalidRequest));
+        assert_eq!(chosen(Some("ee"), None, Some("shop")), Err(Reason::InvalidRequest));
+        assert_eq!(chosen(Some("ee"), None, Some("mill")), Ok("ee".into()));
+        assert_eq!(chosen(Some("99"), None, Some("shop")), Err(Reason::SnapshotNotFound));
+    }
+}
