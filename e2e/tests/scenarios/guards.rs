@@ -129,9 +129,65 @@ async fn restore_is_made_only_by_who_may_exec() -> Result<()> {
         let restores: Api<Restore> = tenant.api();
         let create = async || restores.create(&PostParams::default(), &restore).await;
         tenant.is_denied("stowaway-restore-commands", create).await?;
+        // Nothing in the place of a claim makes it none that runs a command.
+        let pods: Right = ("", &["pods"], &["create"]);
+        let podder = Tenant::new(namespace, "podder", &[rights, pods]).await?;
+        let mut disguised = serde_json::to_value(&restore)?;
+        disguised["spec"]["to"]["claim"] = Value::Null;
+        let resource = kube::api::ApiResource::erase::<Restore>(&());
+        let client = podder.api::<Restore>().into_client();
+        let objects: Api<kube::api::DynamicObject> = Api::namespaced_with(client, &namespace.name, &resource);
+        let disguised: kube::api::DynamicObject = serde_json::from_value(disguised)?;
+        let create = async || objects.create(&PostParams::default(), &disguised).await;
+        podder.is_denied("stowaway-restore-commands", create).await?;
         let operator = Tenant::new(namespace, "operator", &[rights, EXEC]).await?;
         let restores: Api<Restore> = operator.api();
         operator.is_allowed(async || restores.create(&PostParams::default(), &restore).await).await.map(|_| ())
+    })
+    .await
+}
+
+/// Who, into what, scaling what, and by which policy that is refused.
+type RestoreCase<'a> = (&'a str, &'a [Right<'a>], &'a Value, Option<Value>, Option<&'a str>);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_are_restored_into_and_workloads_scaled_only_by_who_may_do_so_himself() -> Result<()> {
+    in_namespace("guard-claims", async |namespace: &Namespace| {
+        let restores: Right = ("stowaway.dev", &["restores"], &["create"]);
+        let pods: Right = ("", &["pods"], &["create"]);
+        let claims: Right = ("", &["persistentvolumeclaims"], &["create"]);
+        let scales: Right = ("apps", &["statefulsets/scale"], &["patch"]);
+        let plain = json!({ "name": "data" });
+        let new = json!({ "name": "data", "create": {} });
+        let scale = |kind: &str| json!({ "kind": kind, "name": "db" });
+        let cases: &[RestoreCase] = &[
+            ("nobody", &[EXEC], &plain, None, Some("stowaway-restore-claims")),
+            ("podder", &[pods], &plain, None, None),
+            ("podder-new", &[pods], &new, None, Some("stowaway-restore-claims")),
+            ("claimer", &[pods, claims], &new, None, None),
+            ("podder-scale", &[pods], &plain, Some(scale("StatefulSet")), Some("stowaway-restore-scales")),
+            ("scaler", &[pods, scales], &plain, Some(scale("StatefulSet")), None),
+            ("scaler-other", &[pods, scales], &plain, Some(scale("Deployment")), Some("stowaway-restore-scales")),
+        ];
+        for (name, rights, claim, scale, refused) in cases {
+            let all: Vec<Right> = rights.iter().copied().chain([restores]).collect();
+            let tenant = Tenant::new(namespace, name, &all).await?;
+            let api: Api<Restore> = tenant.api();
+            let mut restore = json!({
+                "apiVersion": "stowaway.dev/v1alpha1", "kind": "Restore", "metadata": { "name": name },
+                "spec": { "from": { "source": "pvc/data" }, "to": { "claim": claim } },
+            });
+            if let Some(scale) = scale {
+                restore["spec"]["scaleDown"] = scale.clone();
+            }
+            let restore: Restore = serde_json::from_value(restore)?;
+            let create = async || api.create(&PostParams::default(), &restore).await;
+            match refused {
+                Some(policy) => tenant.is_denied(policy, create).await?,
+                None => drop(tenant.is_allowed(create).await?),
+            }
+        }
+        Ok(())
     })
     .await
 }

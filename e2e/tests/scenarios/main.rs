@@ -22,6 +22,7 @@ mod repair;
 mod restore;
 mod restore_cuts;
 mod restore_step;
+mod restore_volume;
 mod rights;
 mod sidecar;
 mod store_faults;
