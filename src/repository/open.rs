@@ -23,6 +23,9 @@ use super::{
     store::{Kind, Store, Write, Written},
 };
 
+/// How often a config is read that changes while it is opened.
+const MOST_LOOKS: u32 = 5;
+
 /// Creates a repository of format 2 with one key, and opens it. Errors: [`RepositoryError::AlreadyExists`], also when
 /// another process was faster, and all that [`open`] says.
 pub async fn create(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
@@ -62,7 +65,14 @@ pub async fn create(access: Access, cancel: CancellationToken) -> Result<Reposit
     if lost {
         return Err(exists());
     }
-    finish_opening(store, access, false).await
+    let repository = finish_opening(store.clone(), access.clone(), false).await?;
+    // What is stored under a config that somebody else replaces can never be read again, so it is looked at once more, after
+    // the time that a lock takes to settle.
+    if store.read(Kind::Config, &Id::default()).await?.as_ref() != Some(&config) {
+        repository.close().await;
+        return Err(exists());
+    }
+    Ok(repository)
 }
 
 /// Opens a repository, takes a lock in it, and keeps that until it is closed or dropped.
@@ -125,10 +135,32 @@ async fn finish_opening(store: Store, access: Access, exclusive: bool) -> Result
 
 /// The master key that the password opens and that opens the config, the key file it is from, and the config.
 async fn unlock(store: &Store, access: &Access) -> Result<(MasterKey, Id, ConfigFile), RepositoryError> {
-    // In this order: a key is there before the config that needs it.
-    let Some(config) = store.read(Kind::Config, &Id::default()).await? else {
-        return Err(RepositoryError::NotFound { place: store.place().to_owned() });
-    };
+    let mut config = read_config(store).await?;
+    let mut looks = 1;
+    loop {
+        let unlocked = unlock_config(store, access, &config).await;
+        let Err(RepositoryError::Damaged { .. }) = unlocked else { return unlocked };
+        // A store whose "only if absent" is none lets a second creator replace the config, and then the first one's key goes.
+        let again = read_config(store).await?;
+        if again == config || looks == MOST_LOOKS {
+            return unlocked;
+        }
+        config = again;
+        looks += 1;
+    }
+}
+
+async fn read_config(store: &Store) -> Result<Bytes, RepositoryError> {
+    let config = store.read(Kind::Config, &Id::default()).await?;
+    config.ok_or_else(|| RepositoryError::NotFound { place: store.place().to_owned() })
+}
+
+/// The config was read before the keys are: a key is there before the config that needs it.
+async fn unlock_config(
+    store: &Store,
+    access: &Access,
+    config: &Bytes,
+) -> Result<(MasterKey, Id, ConfigFile), RepositoryError> {
     let keys = sorted_keys(store).await?;
     let mut opened_one = false;
     let mut unreadable = None;
@@ -136,7 +168,7 @@ async fn unlock(store: &Store, access: &Access) -> Result<(MasterKey, Id, Config
         match open_key(store, access, id).await {
             Ok(Some(master)) => {
                 opened_one = true;
-                let config = Cipher::of(&master).and_then(|cipher| cipher.decrypt_file(&config));
+                let config = Cipher::of(&master).and_then(|cipher| cipher.decrypt_file(config));
                 if let Ok(config) = config {
                     let config = serde_json::from_slice(&config);
                     let config = config.map_err(|error| store.damaged(format!("its config is broken: {error}")))?;
