@@ -3,7 +3,10 @@
 //! The config is written once, by whoever is first; a key file is there before the config that needs it. So an
 //! interrupted creation leaves a key without a config, which the next one takes up if its password opens it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -11,7 +14,7 @@ use rustic_core::{
     ConfigOptions, Credentials, Id, KeyOptions,
     repofile::{ConfigFile, MasterKey},
 };
-use tokio::task::spawn_blocking;
+use tokio::{task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -20,11 +23,12 @@ use super::{
     crypto::{self, Cipher},
     engine::{self, FirstError, Writes},
     lock::{self, FoundLock, Unlock, Wanted},
-    store::{Kind, Store, Write, Written},
+    store::{Kind, Store, Write},
 };
 
-/// How often a config is read that changes while it is opened.
+/// How often is looked for a config that a key opens.
 const MOST_LOOKS: u32 = 5;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
 /// Creates a repository of format 2 with one key, and opens it. Errors: [`RepositoryError::AlreadyExists`], also when
 /// another process was faster, and all that [`open`] says.
@@ -39,7 +43,7 @@ pub async fn create(access: Access, cancel: CancellationToken) -> Result<Reposit
         return Err(store.damaged("it holds snapshots and no config"));
     }
     store.prepare().await?;
-    let (master, own_key) = if keys.is_empty() {
+    let (master, mut own_key) = if keys.is_empty() {
         let master = MasterKey::new();
         let key = write_key(&store, &access, &master).await?;
         // Of several that are at this point at once, all that see each other take the same key.
@@ -50,29 +54,46 @@ pub async fn create(access: Access, cancel: CancellationToken) -> Result<Reposit
         let left = left.ok_or_else(|| RepositoryError::WrongPassword { place: store.place().to_owned() })?;
         (left, None)
     };
-    let config = new_config(&store, master).await?;
-    let written = store.write(Kind::Config, &Id::default(), vec![config.clone()], Write::CreateNew).await?;
-    // A retry after a lost acknowledgement finds its own.
-    let lost = written == Written::Taken && store.read(Kind::Config, &Id::default()).await?.as_ref() != Some(&config);
-    // Whoever won may have used our key, and we another's: a key that does not open the config is in the way of restic,
-    // which tries no second one that the password fits.
-    if let Some(key) = own_key
-        && let Ok((_, used, _)) = unlock(&store, &access).await
-        && used != key
-    {
-        store.remove(Kind::Key, &key).await?;
-    }
-    if lost {
+    let config = new_config(&store, master.clone()).await?;
+    // Whether it was written or taken: a retry after a lost acknowledgement finds its own.
+    store.write(Kind::Config, &Id::default(), vec![config.clone()], Write::CreateNew).await?;
+    if !stands(&store, &access, &master, &config, &mut own_key).await? {
         return Err(exists());
     }
     let repository = finish_opening(store.clone(), access.clone(), false).await?;
-    // What is stored under a config that somebody else replaces can never be read again, so it is looked at once more, after
-    // the time that a lock takes to settle.
-    if store.read(Kind::Config, &Id::default()).await?.as_ref() != Some(&config) {
+    // Once more, after the time that a lock takes to settle: there are stores whose "only if absent" looks first and
+    // replaces then.
+    if !stands(&store, &access, &master, &config, &mut own_key).await? {
         repository.close().await;
         return Err(exists());
     }
     Ok(repository)
+}
+
+/// Whether our config is the one that is there. If it is, a key opens it: a rival may have taken away the one that we share.
+/// And a key of our own that does not open it goes: it is in the way of restic, which tries no second one that the password
+/// fits.
+async fn stands(
+    store: &Store,
+    access: &Access,
+    master: &MasterKey,
+    config: &Bytes,
+    own_key: &mut Option<Id>,
+) -> Result<bool, RepositoryError> {
+    let found = read_config(store).await?;
+    let stands = found == *config;
+    let used = match unlock_config(store, access, &found).await {
+        Ok((_, used, _)) => Some(used),
+        Err(RepositoryError::Damaged { .. } | RepositoryError::WrongPassword { .. }) if stands => {
+            Some(write_key(store, access, master).await?)
+        }
+        Err(RepositoryError::Damaged { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    if let Some(key) = own_key.take_if(|key| used != Some(*key)) {
+        store.remove(Kind::Key, &key).await?;
+    }
+    Ok(stands)
 }
 
 /// Opens a repository, takes a lock in it, and keeps that until it is closed or dropped.
@@ -98,7 +119,7 @@ pub async fn remove_locks(
     which: Unlock,
 ) -> Result<Vec<FoundLock>, RepositoryError> {
     let store = Store::new(&access, cancel)?;
-    let (master, _, _) = unlock(&store, &access).await?;
+    let ((master, _, _), _) = unlock(&store, &access).await?;
     let cipher = Cipher::of(&master).map_err(|error| store.damaged(error.to_string()))?;
     lock::remove_locks(&store, &cipher, &*access.locks.judge, which).await
 }
@@ -115,7 +136,25 @@ pub async fn open_or_create(access: Access, cancel: CancellationToken) -> Result
 }
 
 async fn finish_opening(store: Store, access: Access, exclusive: bool) -> Result<Repository, RepositoryError> {
-    let (master, key, config) = unlock(&store, &access).await?;
+    let mut looks = 1;
+    loop {
+        let (repository, sealed) = lock_and_open(&store, &access, exclusive).await?;
+        // What is stored under a config that a second creator replaces could never be read again.
+        if read_config(&store).await? == sealed || looks == MOST_LOOKS {
+            return Ok(repository);
+        }
+        repository.close().await;
+        looks += 1;
+    }
+}
+
+/// Opens it with its config as it is now, which is returned as well.
+async fn lock_and_open(
+    store: &Store,
+    access: &Access,
+    exclusive: bool,
+) -> Result<(Repository, Bytes), RepositoryError> {
+    let ((master, key, config), sealed) = unlock(store, access).await?;
     if !(1..=2).contains(&config.version) {
         let what = format!("{} has the unknown format {}", store.place(), config.version);
         return Err(RepositoryError::InvalidRequest(what));
@@ -125,27 +164,28 @@ async fn finish_opening(store: Store, access: Access, exclusive: bool) -> Result
         store: store.clone(),
         cipher: cipher.clone(),
         version: config.version,
-        holder: access.holder,
+        holder: access.holder.clone(),
         exclusive,
     };
     let lock = wanted.take(&access.locks).await?;
     let id = config.id.to_hex().as_str().to_owned();
-    Ok(Repository { store, master, cipher, version: config.version, id, key, lock })
+    let repository = Repository { store: store.clone(), master, cipher, version: config.version, id, key, lock };
+    Ok((repository, sealed))
 }
 
 /// The master key that the password opens and that opens the config, the key file it is from, and the config.
-async fn unlock(store: &Store, access: &Access) -> Result<(MasterKey, Id, ConfigFile), RepositoryError> {
-    let mut config = read_config(store).await?;
+type Unlocked = (MasterKey, Id, ConfigFile);
+
+/// What the password opens, and the config as it is stored.
+async fn unlock(store: &Store, access: &Access) -> Result<(Unlocked, Bytes), RepositoryError> {
     let mut looks = 1;
     loop {
-        let unlocked = unlock_config(store, access, &config).await;
-        let Err(RepositoryError::Damaged { .. }) = unlocked else { return unlocked };
-        // A store whose "only if absent" is none lets a second creator replace the config, and then the first one's key goes.
-        let again = read_config(store).await?;
-        if again == config || looks == MOST_LOOKS {
-            return unlocked;
+        let config = read_config(store).await?;
+        match unlock_config(store, access, &config).await {
+            // Several that create it at once may be replacing each other's config and key: that is over in a moment.
+            Err(RepositoryError::Damaged { .. }) if looks < MOST_LOOKS => sleep(BETWEEN_LOOKS).await,
+            unlocked => return unlocked.map(|unlocked| (unlocked, config)),
         }
-        config = again;
         looks += 1;
     }
 }
@@ -156,11 +196,7 @@ async fn read_config(store: &Store) -> Result<Bytes, RepositoryError> {
 }
 
 /// The config was read before the keys are: a key is there before the config that needs it.
-async fn unlock_config(
-    store: &Store,
-    access: &Access,
-    config: &Bytes,
-) -> Result<(MasterKey, Id, ConfigFile), RepositoryError> {
+async fn unlock_config(store: &Store, access: &Access, config: &Bytes) -> Result<Unlocked, RepositoryError> {
     let keys = sorted_keys(store).await?;
     let mut opened_one = false;
     let mut unreadable = None;

