@@ -140,10 +140,13 @@ async fn finish_opening(store: Store, access: Access, exclusive: bool) -> Result
     loop {
         let (repository, sealed) = lock_and_open(&store, &access, exclusive).await?;
         // What is stored under a config that a second creator replaces could never be read again.
-        if read_config(&store).await? == sealed || looks == MOST_LOOKS {
+        if read_config(&store).await? == sealed {
             return Ok(repository);
         }
         repository.close().await;
+        if looks == MOST_LOOKS {
+            return Err(store.damaged("its config is replaced again and again"));
+        }
         looks += 1;
     }
 }
