@@ -48,6 +48,8 @@ pub const READY: &str = "Ready";
 /// Condition of a `Repository`, present only when it is `True`: a run cannot know that it speaks to the right store, or
 /// others can read what is said.
 pub const INSECURE_TRANSPORT: &str = "InsecureTransport";
+/// Only one key opens a Repository; see [`RepositoryStatus::conditions`].
+pub const KEY_NOT_ESCROWED: &str = "KeyNotEscrowed";
 /// Condition of a `Repository`: the last check found nothing wrong. `False` from the first damage on that is found, until a
 /// check has looked at the same and found it whole; absent as long as nobody has looked.
 pub const SOUND: &str = "Sound";

@@ -114,7 +114,8 @@ pub struct RepositoryStatus {
     /// `Ready`: the repository was opened with its password, as the spec is now. `InsecureTransport`, only if it is
     /// `True`: nobody proves to a run that it speaks to the right store, or others can read what is said. `Sound`: the last
     /// check found nothing wrong; `False` until a check has found whole what was damaged. `SizeAnomaly`, only if it is
-    /// `True`: a source has shrunk absurdly, and none of its snapshots is forgotten.
+    /// `True`: a source has shrunk absurdly, and none of its snapshots is forgotten. `KeyNotEscrowed`, only if it is `True`:
+    /// when it was last opened or checked, it had one key only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,

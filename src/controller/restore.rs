@@ -27,6 +27,8 @@ use crate::{
 /// observe -> plan -> build -> apply -> status
 pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let (client, namespace) = (&context.client, seen.namespace().unwrap_or_default());
+    // Between the look for a prune and the Job, none may begin.
+    let turn = context.turn.lock().await;
     let Some(restore) = observe::object::<Restore>(client, &namespace, &seen.name_any()).await? else {
         return Ok(Action::await_change());
     };
@@ -36,7 +38,10 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
     let Some(owner) = Owner::of(&restore).filter(|_| !is_over) else { return Ok(Action::await_change()) };
     let jobs = observe_jobs(&context, &owner, RunKind::Restore).await?;
     let pods = observe_pods(&context, &namespace).await?;
-    let repositories: Vec<Repository> = observe::list(client, &namespace, "").await?;
+    let everywhere: Vec<Repository> = observe::everywhere(client, "").await?;
+    let pruned = plan::pruned_repositories(&everywhere);
+    let here = |repository: &Repository| repository.namespace().as_ref() == Some(&namespace);
+    let repositories: Vec<Repository> = everywhere.into_iter().filter(here).collect();
     let cluster = context.cluster_id().await?;
     let sources = plan::plan_sources(SourceFacts {
         namespace: &namespace,
@@ -54,7 +59,14 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
         assigns_users: build::assigns_users(&around.namespace),
         cluster,
     });
-    let facts = RestoreFacts { repositories: &repositories, jobs: &jobs, pods: &pods, sources: &sources, claim };
+    let facts = RestoreFacts {
+        repositories: &repositories,
+        jobs: &jobs,
+        pods: &pods,
+        sources: &sources,
+        claim,
+        pruned: &pruned,
+    };
     let now = Timestamp::now();
 
     let (mut status, mut actions) = plan::plan_restore(&restore, facts, now);
@@ -84,6 +96,7 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
             apply::finalizer(client, &restore, SCALED_FINALIZER, false).await?;
         }
     }
+    drop(turn);
     context.tell(&restore.object_ref(&()), &actions.events).await;
     context.succeeded(&restore);
     Ok(actions.look_again.map_or_else(Action::await_change, Action::requeue))

@@ -206,6 +206,9 @@ pub struct SourceReport {
     /// Id of the repository, 64 hex digits; only for a run that opened or created it ([`super::TaskKind::Init`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository_id: Option<String>,
+    /// How many keys open the repository; only for a run that opened or created it, and for a check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<u32>,
     /// What a prune or a check has found; only for those.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upkeep: Option<super::UpkeepReport>,
@@ -229,12 +232,24 @@ impl SourceReport {
             reason: failure.reason,
             message: failure.message,
             exit_code: failure.exit_code,
+            ..Self::done(duration)
+        }
+    }
+
+    /// The green report of work without a stream.
+    pub fn done(duration: Duration) -> Self {
+        Self {
+            verdict: Verdict::Succeeded,
+            reason: Reason::Completed,
+            message: String::new(),
+            exit_code: None,
             bytes: 0,
             digest: None,
             proof: Proof::None,
             snapshot: None,
             safety_snapshot: None,
             repository_id: None,
+            keys: None,
             upkeep: None,
             duration_milliseconds: milliseconds(duration),
             stderr_tail: String::new(),

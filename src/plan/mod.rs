@@ -35,5 +35,6 @@ pub use sources::{
     SourceFacts, SourcePlan, UnknownContainer, Workload, container_of, plan_sources,
 };
 pub use upkeep::{
-    ActiveJob, UpkeepFacts, closed_repositories, plan_upkeep, same_repositories, upkeep_refused, wants_facts,
+    ActiveJob, UpkeepFacts, closed_repositories, plan_upkeep, pruned_repositories, same_repositories, upkeep_refused,
+    wants_facts,
 };

@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     api::{
-        INSECURE_TRANSPORT, READY, Repository, RepositorySpec, RepositoryStatus, SourceState, backend_config,
-        condition_is_true, remove_condition, set_condition,
+        INSECURE_TRANSPORT, KEY_NOT_ESCROWED, READY, Repository, RepositorySpec, RepositoryStatus, SourceState,
+        backend_config, condition_is_true, remove_condition, set_condition,
     },
     model::{Reason, SourceReport, TaskKind},
 };
@@ -80,6 +80,7 @@ pub fn plan_repository(repository: &Repository, jobs: &[ObservedJob], now: Times
             Standing::Ended(report) if report.verdict.is_green() => {
                 actions.revoke.push(current);
                 opened(&mut status, &mut actions, &report, now);
+                tell_escrow(repository, &mut status, &report, now);
             }
             Standing::Ended(report) => {
                 actions.revoke.push(current.clone());
@@ -117,6 +118,28 @@ fn insecure_transport(spec: &RepositorySpec) -> Option<(&'static str, &'static s
         "PlainHttp",
         "the store is spoken to by http: whoever is on the way can read and change what is said; use https",
     ))
+}
+
+/// Says aloud that only one key opens the repository: who loses this cluster, or that Secret, then loses all that is stored.
+/// A report that counted no keys changes nothing.
+pub(super) fn tell_escrow(
+    repository: &Repository,
+    status: &mut RepositoryStatus,
+    report: &SourceReport,
+    now: Timestamp,
+) {
+    match report.keys {
+        None => {}
+        Some(0 | 1) => {
+            let message = format!(
+                "only the password in Secret {} opens the repository, and with this cluster it would be lost: add a key                  whose password you keep elsewhere, by `stowaway key add`; the next check sees it",
+                repository.spec.password_secret_ref.name
+            );
+            let generation = status.observed_generation;
+            set_condition(&mut status.conditions, KEY_NOT_ESCROWED, true, ("OnlyOneKey", &message), generation, now);
+        }
+        Some(_) => remove_condition(&mut status.conditions, KEY_NOT_ESCROWED),
+    }
 }
 
 /// Takes back the start of a Job that the API server refused: it is tried again like one that failed.

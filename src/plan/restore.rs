@@ -9,7 +9,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -53,6 +53,8 @@ pub struct RestoreFacts<'a> {
     pub sources: &'a SourcePlan,
     /// What a Restore into a claim is planned from.
     pub claim: Option<TargetFacts<'a>>,
+    /// The Repositories, by namespace and name, in which a prune runs.
+    pub pruned: &'a BTreeSet<(String, String)>,
 }
 
 /// What is to be done for a Restore, and what its status then says.
@@ -134,6 +136,11 @@ fn begin(
     }
     let name = spec.repository_ref.as_ref().map(|reference| reference.name.as_str());
     let repository = choose(facts.repositories, name).map_err(Missing::Now)?.name_any();
+    // A prune ends within its deadline, and a run that meets its lock would give up sooner.
+    if facts.pruned.contains(&(owner.namespace.clone(), repository.clone())) {
+        actions.look_again_after(WAITING_LOOK_AGAIN);
+        return Ok(("Waiting".to_owned(), format!("waits for the prune that runs in Repository {repository}")));
+    }
     let job = match (target?, to_claim) {
         (Some(target), _) => {
             status.pod.clone_from(&target.pod);

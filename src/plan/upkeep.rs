@@ -16,12 +16,13 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
-pub use self::facts::{ActiveJob, closed_repositories, same_repositories};
+pub use self::facts::{ActiveJob, closed_repositories, pruned_repositories, same_repositories};
 use self::facts::{Verb, is_due_now};
 use super::{
     actions::{Actions, Occurrence, StartJob},
     jobs::{ObservedJob, Standing, standing},
     names::{self, Owner, RunKind},
+    repository::tell_escrow,
     retry,
     schedule::Schedule,
     text::{clip, later, until},
@@ -310,6 +311,7 @@ impl Planner<'_, '_> {
         let job = run.job.take();
         self.actions.revoke.extend(job.clone());
         let report = outcome::must_say_what_was_done(verb, report);
+        tell_escrow(self.repository, self.status, &report, self.now);
         let is_tried_again =
             report.verdict == Verdict::Failed && retry::may_pass(report.reason) && run.attempt < ATTEMPTS;
         let words = outcome::words(&report, run.missed_slots);

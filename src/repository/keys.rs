@@ -89,6 +89,13 @@ pub async fn change_password(
     changed
 }
 
+impl Repository {
+    /// How many keys there are: passwords that open it.
+    pub async fn count_keys(&self) -> Result<u32, RepositoryError> {
+        Ok(u32::try_from(self.store.list(Kind::Key).await?.len()).unwrap_or(u32::MAX))
+    }
+}
+
 async fn list(repository: &Repository) -> Result<Vec<KeySummary>, RepositoryError> {
     let store = &repository.store;
     let mut keys: Vec<Id> = store.list(Kind::Key).await?.into_iter().map(|(id, _)| id).collect();

@@ -2,7 +2,10 @@
 //!
 //! The same for a pod and for a local process. It must not know Jobs or the command line.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -84,11 +87,7 @@ pub async fn backup(
                 digest: Some(stored.digest),
                 proof: stored.proof,
                 snapshot: Some(stored.snapshot),
-                safety_snapshot: None,
-                repository_id: None,
-                upkeep: None,
-                duration_milliseconds: 0,
-                stderr_tail: String::new(),
+                ..SourceReport::done(started.elapsed())
             }
         }
         Err(failure) => SourceReport::failed(failure, started.elapsed()),
@@ -204,10 +203,6 @@ fn adopted(found: &SnapshotSummary, accept_unproven: bool) -> SourceReport {
         digest: found.identity.tag(SnapshotIdentity::DIGEST).map(str::to_owned),
         proof,
         snapshot: Some(found.id.clone()),
-        safety_snapshot: None,
-        repository_id: None,
-        upkeep: None,
-        duration_milliseconds: 0,
-        stderr_tail: String::new(),
+        ..SourceReport::done(Duration::ZERO)
     }
 }

@@ -21,10 +21,7 @@ use super::{
 };
 use crate::{
     cluster::exec::{ExecTarget, Limits},
-    model::{
-        Failure, Proof, Reason, SourceReport, TargetCommand, Task, TaskKind, Verdict, WantedSnapshot, milliseconds,
-        mounts,
-    },
+    model::{Failure, Reason, SourceReport, TargetCommand, Task, TaskKind, WantedSnapshot, mounts},
     repository::{self, Access, Progress, Repository},
 };
 
@@ -106,7 +103,7 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
     if let TaskKind::Answer { timeout } = task.kind {
         info!("waiting {} s for questions", timeout.as_secs());
         let _elapsed = tokio::time::timeout(timeout, cancel.cancelled()).await;
-        return Ok(done(None, started.elapsed()));
+        return Ok(SourceReport::done(started.elapsed()));
     }
     if !identity.cluster.is_empty() {
         identity.judge = PodJudge::of(&connect().await?, &identity.namespace, &identity.cluster);
@@ -118,8 +115,10 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
                     .await?;
             let id = repository.id().to_owned();
             info!(repository = id, "repository {} is open", short(&id));
+            let keys = repository.count_keys().await;
             repository.close().await;
-            Ok(done(Some(id), started.elapsed()))
+            let report = SourceReport::done(started.elapsed());
+            Ok(SourceReport { repository_id: Some(id), keys: Some(keys?), ..report })
         }
         TaskKind::Backup { target, source, .. } => {
             tell_target("backing up", source.as_str(), target);
@@ -175,7 +174,7 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
             let access = settings::access(&task.backend, &task.connection, &identity)?;
             with_repository(access, &cancel, async |repository| find_snapshot(repository, wanted).await).await
         }
-        TaskKind::Answer { .. } => Ok(done(None, started.elapsed())),
+        TaskKind::Answer { .. } => Ok(SourceReport::done(started.elapsed())),
     }
 }
 
@@ -260,7 +259,7 @@ async fn find_snapshot(repository: &Repository, wanted: &WantedSnapshot) -> Resu
         Failure::new(Reason::InvalidRequest, message)
     })?;
     info!(snapshot = found.id, bytes, "snapshot {} of {} has {bytes} bytes", short(&found.id), found.time);
-    Ok(SourceReport { bytes, snapshot: Some(found.id.clone()), ..done(None, Duration::ZERO) })
+    Ok(SourceReport { bytes, snapshot: Some(found.id.clone()), ..SourceReport::done(Duration::ZERO) })
 }
 
 fn not_this() -> Failure {
@@ -311,23 +310,4 @@ fn tell_target(doing: &str, source: &str, target: &TargetCommand) {
 
 fn exec_target(target: &TargetCommand) -> ExecTarget {
     ExecTarget { namespace: target.namespace.clone(), pod: target.pod.clone(), container: target.container.clone() }
-}
-
-/// The report of work without a stream.
-pub(super) fn done(repository_id: Option<String>, elapsed: Duration) -> SourceReport {
-    SourceReport {
-        verdict: Verdict::Succeeded,
-        reason: Reason::Completed,
-        message: String::new(),
-        exit_code: None,
-        bytes: 0,
-        digest: None,
-        proof: Proof::None,
-        snapshot: None,
-        safety_snapshot: None,
-        repository_id,
-        upkeep: None,
-        duration_milliseconds: milliseconds(elapsed),
-        stderr_tail: String::new(),
-    }
 }

@@ -2,7 +2,10 @@
 //!
 //! The same for a pod and for a local process. It must not know Jobs or the command line.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -15,7 +18,7 @@ use super::{
 };
 use crate::{
     cluster::exec::{self, Control, ExecTarget, Limits, Lines},
-    model::{Failure, Reason, SnapshotIdentity, SourceReport, Verdict, WantedSnapshot, milliseconds},
+    model::{Failure, SnapshotIdentity, SourceReport, Verdict, WantedSnapshot, milliseconds},
     repository::Repository,
     seal::Way,
 };
@@ -83,18 +86,11 @@ async fn feed(
         never = tell_progress(|| control.progress.bytes()) => match never {},
     };
     Ok(SourceReport {
-        verdict: Verdict::Succeeded,
-        reason: Reason::Completed,
-        message: String::new(),
         exit_code: Some(end.exit_code),
         bytes: size,
         digest: snapshot.identity.tag(SnapshotIdentity::DIGEST).map(str::to_owned),
         proof: end.proof,
         snapshot: Some(snapshot.id.clone()),
-        safety_snapshot: None,
-        repository_id: None,
-        upkeep: None,
-        duration_milliseconds: 0,
-        stderr_tail: String::new(),
+        ..SourceReport::done(Duration::ZERO)
     })
 }

@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::job::{done, with_repository};
+use super::job::with_repository;
 use crate::{
     model::{DataPart, Failure, Reason, Retention, SourceReport, UpkeepReport, Verdict, few, milliseconds},
     plan::{Candidate, RetentionPlan, plan_retention, time_zone},
@@ -60,7 +60,7 @@ pub async fn prune(
     open.close().await;
     let upkeep = pruned?;
     let freed = if let UpkeepReport::Prune { freed_bytes, .. } = upkeep { freed_bytes } else { 0 };
-    Ok(SourceReport { bytes: freed, upkeep: Some(upkeep), ..done(None, started.elapsed()) })
+    Ok(SourceReport { bytes: freed, upkeep: Some(upkeep), ..SourceReport::done(started.elapsed()) })
 }
 
 async fn forget_and_prune(open: &Repository, policy: &Retention, zone: &TimeZone) -> Result<UpkeepReport, Failure> {
@@ -122,6 +122,7 @@ fn report_of(part: DataPart, checked: &CheckReport, duration_milliseconds: u64) 
         reason,
         message,
         bytes: checked.bytes_read,
+        keys: Some(checked.keys),
         upkeep: Some(UpkeepReport::Check {
             part,
             bytes_read: checked.bytes_read,
@@ -131,6 +132,6 @@ fn report_of(part: DataPart, checked: &CheckReport, duration_milliseconds: u64) 
             harmed_sources: few(harmed),
         }),
         duration_milliseconds,
-        ..done(None, std::time::Duration::ZERO)
+        ..SourceReport::done(std::time::Duration::ZERO)
     }
 }

@@ -98,16 +98,10 @@ fn report_of(stored: StoredFolder) -> SourceReport {
         verdict,
         reason,
         message,
-        exit_code: None,
         bytes,
-        digest: None,
         proof: Proof::Sealed,
         snapshot: Some(snapshot),
-        safety_snapshot: None,
-        repository_id: None,
-        upkeep: None,
-        duration_milliseconds: 0,
-        stderr_tail: String::new(),
+        ..SourceReport::done(Duration::ZERO)
     }
 }
 

@@ -110,6 +110,23 @@ fn stuck_job_is_cut_short() {
 }
 
 #[test]
+fn only_key_is_said_aloud_until_there_is_another() {
+    let mut repository = new_repository("cellar");
+    let is_said =
+        |repository: &Repository| condition_is_true(&repository.status.as_ref().unwrap().conditions, KEY_NOT_ESCROWED);
+    // A run of another version counts no keys.
+    for (generation, keys, said) in [(1, Some(1), true), (2, None, true), (3, Some(2), false), (4, None, false)] {
+        repository.metadata.generation = Some(generation);
+        step(&mut repository, &[], generation * 10);
+        let report = SourceReport { keys, ..success() };
+        let opened = current(&repository, &Scene::Said(&report.to_termination_message()));
+        step(&mut repository, &[opened], generation * 10 + 1);
+        assert_eq!(ready(&repository).0, "True");
+        assert_eq!(is_said(&repository), said, "{keys:?}");
+    }
+}
+
+#[test]
 fn transport_that_others_can_hear_or_answer_is_said_aloud_as_long_as_it_is_so() {
     let reason = |spec: serde_json::Value| {
         let mut repository = new_repository("cellar");

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    api::{COMPLETE, STALLED, condition_is_true},
+    api::{COMPLETE, STALLED, condition, condition_is_true},
     plan::{
         fixtures::{NAMESPACE, Scene, at, failure, job, plan_of, planned, repository, restore, success},
         sources::Workload,
@@ -20,6 +20,7 @@ struct World {
     sources: SourcePlan,
     pods: Vec<ObservedPod>,
     jobs: Vec<ObservedJob>,
+    pruned: BTreeSet<(String, String)>,
 }
 
 impl World {
@@ -39,6 +40,7 @@ impl World {
             sources: plan_of(&[planned(MILL, Some("pod-a"))]),
             pods: vec![pod("pod-a"), pod("pod-b")],
             jobs: vec![],
+            pruned: BTreeSet::new(),
         }
     }
 
@@ -49,6 +51,7 @@ impl World {
             pods: &self.pods,
             sources: &self.sources,
             claim: None,
+            pruned: &self.pruned,
         };
         let (status, actions) = plan_restore(&self.restore, facts, at(seconds));
         assert!(status.outcome.verdict.is_some() || actions.look_again.is_some(), "nobody would look again");
@@ -121,6 +124,19 @@ fn unready_repository_is_waited_for_and_its_reason_copied() {
     world.look(300);
     assert_eq!(world.status().outcome.verdict, Some(Verdict::Failed));
     assert_eq!(world.status().outcome.reason, "WrongPassword");
+}
+
+#[test]
+fn prune_that_runs_is_waited_for_however_long_it_takes() {
+    let mut world = World::new(&json!({ "from": { "source": MILL } }));
+    world.pruned = [(NAMESPACE.into(), "cellar".into())].into();
+    for seconds in [0, 299, 300, 30_000] {
+        assert!(world.look(seconds).start.is_empty());
+        let waiting = condition(&world.status().conditions, COMPLETE).unwrap();
+        assert!(waiting.reason == "Waiting" && waiting.message.contains("prune"), "{waiting:?}");
+    }
+    world.pruned = [("elsewhere".into(), "cellar".into()), (NAMESPACE.into(), "another".into())].into();
+    assert_eq!(world.look(30_001).start.len(), 1);
 }
 
 #[test]

@@ -2,10 +2,10 @@
 //!
 //! It must not know what is done next.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::{api::batch::v1::Job, apimachinery::pkg::apis::meta::v1::Time};
+use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
 
 use super::{
@@ -13,10 +13,14 @@ use super::{
         labels,
         names::RunKind,
         schedule::{Schedule, time_zone},
+        text::until,
     },
     DEFAULT_TIME_ZONE,
 };
 use crate::api::{CheckStatus, READY, Repository, RepositoryStatus, SourceState, UpkeepStatus, condition_is_true};
+
+/// How long a prune that waits keeps new runs off, and how long it lets them then.
+const TURN: Duration = Duration::from_hours(1);
 
 /// What is done on schedule.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -111,11 +115,17 @@ pub struct ActiveJob {
     pub kind: String,
 }
 
-/// Whether a prune is due now, or runs. One that waits for its next attempt is not.
+/// Whether a prune is due now and keeps others off, or runs. One that waits for its next attempt does not. One that waits
+/// for others keeps new ones off for [`TURN`], then lets them for as long, and so on: a backup of a day must not hold up all
+/// other ones.
 pub(super) fn is_open_for_prune(prune: Option<&UpkeepStatus>, now: Timestamp) -> bool {
     prune.is_some_and(|run| match run.state {
         Some(SourceState::Running) => true,
-        Some(SourceState::Waiting) => run.next_time.as_ref().is_none_or(|Time(due)| *due <= now),
+        Some(SourceState::Waiting) => {
+            let (slot, attempt) = (&run.slot, &run.next_time);
+            let since = [slot, attempt].into_iter().flatten().map(|time| time.0).max();
+            since.is_none_or(|since| since <= now && until(now, since).as_secs() / TURN.as_secs() % 2 == 0)
+        }
         Some(SourceState::Done) | None => false,
     })
 }
@@ -140,12 +150,22 @@ pub fn same_repositories(all: &[Repository], repository: &Repository) -> BTreeSe
 /// Where the Repositories are that no backup may begin in, since a prune is due or runs there; of several that are the same
 /// repository, all. `all` are those of the whole cluster.
 pub fn closed_repositories(all: &[Repository], now: Timestamp) -> BTreeSet<Place> {
+    places(all, |prune| is_open_for_prune(prune, now))
+}
+
+/// The same for restores, which a prune that is only due must wait for: where one runs.
+pub fn pruned_repositories(all: &[Repository]) -> BTreeSet<Place> {
+    places(all, |prune| prune.is_some_and(|run| run.state == Some(SourceState::Running)))
+}
+
+fn places(all: &[Repository], keeps_off: impl Fn(Option<&UpkeepStatus>) -> bool) -> BTreeSet<Place> {
     let is_closed = |repository: &&Repository| {
         // One that cannot prune keeps nobody off.
         repository.metadata.deletion_timestamp.is_none()
-            && repository.status.as_ref().is_some_and(|status| {
-                condition_is_true(&status.conditions, READY) && is_open_for_prune(status.prune.as_ref(), now)
-            })
+            && repository
+                .status
+                .as_ref()
+                .is_some_and(|status| condition_is_true(&status.conditions, READY) && keeps_off(status.prune.as_ref()))
     };
     all.iter().filter(is_closed).flat_map(|closed| same_repositories(all, closed)).collect()
 }

@@ -264,6 +264,29 @@ fn backups_are_kept_off_while_a_prune_is_due_and_at_no_other_time() {
 }
 
 #[test]
+fn prune_that_waits_long_lets_others_work_every_other_hour_and_restores_always() {
+    let (mut cellar, hour) = (pruned(), 3600);
+    let busy = || ActiveJob {
+        namespace: NAMESPACE.into(),
+        name: "all-day".into(),
+        repository: "cellar".into(),
+        kind: "backup".into(),
+    };
+    look(&mut cellar, &Seen::default(), 0);
+    for (seconds, is_closed) in [(DUE, true), (hour + 119, true), (hour + 120, false), (2 * hour + 120, true)] {
+        look(&mut cellar, &Seen { active: vec![busy()], ..Seen::default() }, seconds);
+        assert_eq!(prune(&cellar).state, Some(SourceState::Waiting));
+        let all = std::slice::from_ref(&cellar);
+        assert_eq!(!closed_repositories(all, at(seconds)).is_empty(), is_closed, "{seconds}");
+        assert!(pruned_repositories(all).is_empty());
+    }
+    look(&mut cellar, &Seen::default(), 3 * hour + 200);
+    assert_eq!(prune(&cellar).state, Some(SourceState::Running), "it need not be closed to begin");
+    let all = std::slice::from_ref(&cellar);
+    assert!(!pruned_repositories(all).is_empty() && !closed_repositories(all, at(3 * hour + 200)).is_empty());
+}
+
+#[test]
 fn repositories_of_one_id_are_closed_together() {
     let mut cellar = pruned();
     look(&mut cellar, &Seen::default(), 0);

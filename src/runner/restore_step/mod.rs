@@ -19,7 +19,7 @@ use self::{
 };
 use super::{
     MountedVolume,
-    job::{done, leave_report, with_repository, within_grace},
+    job::{leave_report, with_repository, within_grace},
     settings::{self, Identity},
     story::{self, tell_progress},
 };
@@ -44,7 +44,7 @@ pub async fn restore_step(volumes: &[MountedVolume]) -> u8 {
 }
 
 async fn look_after(volumes: &[MountedVolume], cancel: &CancellationToken) -> Result<SourceReport, Failure> {
-    let mut report = done(None, Duration::ZERO);
+    let mut report = SourceReport::done(Duration::ZERO);
     let mut said = Vec::new();
     for volume in volumes {
         let name = &volume.name;

@@ -209,15 +209,9 @@ fn report_of(
         verdict,
         reason,
         message,
-        exit_code: None,
         bytes,
-        digest: None,
         proof: Proof::Sealed,
         snapshot: Some(snapshot.id.clone()),
-        safety_snapshot: None,
-        repository_id: None,
-        upkeep: None,
-        duration_milliseconds: 0,
-        stderr_tail: String::new(),
+        ..SourceReport::done(Duration::ZERO)
     }
 }

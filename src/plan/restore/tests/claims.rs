@@ -73,6 +73,7 @@ impl Cellar {
             jobs: &world.jobs,
             pods: &world.pods,
             sources: &world.sources,
+            pruned: &world.pruned,
             claim: Some(TargetFacts {
                 claim: self.claim.as_ref(),
                 scale: self.scale.as_ref(),

@@ -1,7 +1,7 @@
 //! What was read, and what was damaged, is said as long as it is so.
 
 use super::*;
-use crate::api::{SIZE_ANOMALY, set_condition};
+use crate::api::{KEY_NOT_ESCROWED, SIZE_ANOMALY, set_condition};
 
 /// Begins the check of the hour after the last one, and gives the part that it reads.
 fn next_part(cellar: &mut Repository, hour: i64) -> String {
@@ -107,5 +107,17 @@ fn sources_that_shrank_are_told_once_and_as_long_as_they_are_small() {
         let ended = end(&mut cellar, hour, &prune_of(shrunk));
         assert_eq!(ended.events.iter().any(|event| event.reason == SIZE_ANOMALY && event.is_warning), told, "{hour}");
         assert_eq!(state_of(&cellar, SIZE_ANOMALY), is_there.then(|| ("True".into(), "Shrunk".into())));
+    }
+}
+
+#[test]
+fn check_sees_whether_there_is_a_second_key() {
+    let mut cellar = checked();
+    look(&mut cellar, &Seen::default(), 0);
+    for (hour, keys, is_said) in [(0, 1, true), (1, 2, false)] {
+        next_part(&mut cellar, hour);
+        end(&mut cellar, hour, &SourceReport { keys: Some(keys), ..check_of("1/3", 0) });
+        let conditions = &cellar.status.as_ref().unwrap().conditions;
+        assert_eq!(condition_is_true(conditions, KEY_NOT_ESCROWED), is_said, "{keys} keys");
     }
 }

@@ -35,6 +35,8 @@ const NAMED: usize = 100;
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckReport {
+    /// Keys, each of which a password opens.
+    pub keys: u32,
     /// Snapshots that could be read.
     pub snapshots: u64,
     /// Packs that an index names.
@@ -75,11 +77,11 @@ impl Repository {
 
 async fn check(repository: &Repository, store: &Store, data: Option<DataPart>) -> Result<CheckReport, RepositoryError> {
     let mut findings = Findings::default();
-    check_keys(store, &mut findings).await?;
+    let keys = check_keys(store, &mut findings).await?;
     // Snapshots before indexes: what a snapshot needs was indexed before it was made.
     let snapshots = snapshots::read(repository, store, &mut findings).await?;
     let index = Index::read(repository, store, &mut findings).await?;
-    let mut report = CheckReport { snapshots: snapshots.len() as u64, ..CheckReport::default() };
+    let mut report = CheckReport { keys, snapshots: snapshots.len() as u64, ..CheckReport::default() };
     report.blobs = index.rows().len() as u64;
     check_packs(&index, &mut report, &mut findings);
 
@@ -98,9 +100,10 @@ async fn check(repository: &Repository, store: &Store, data: Option<DataPart>) -
     Ok(report)
 }
 
-/// Every key file is what its name says; the config was read when the repository was opened.
-async fn check_keys(store: &Store, findings: &mut Findings) -> Result<(), RepositoryError> {
+/// Every key file is what its name says, and how many there are; the config was read when the repository was opened.
+async fn check_keys(store: &Store, findings: &mut Findings) -> Result<u32, RepositoryError> {
     let keys = store.list(Kind::Key).await?;
+    let count = u32::try_from(keys.len()).unwrap_or(u32::MAX);
     let reads = keys.into_iter().map(|(id, _)| async move { (id, store.read(Kind::Key, &id).await) });
     let mut reads = pin!(stream::iter(reads).buffer_unordered(PARALLEL_READS));
     while let Some((id, content)) = reads.next().await {
@@ -110,7 +113,7 @@ async fn check_keys(store: &Store, findings: &mut Findings) -> Result<(), Reposi
             findings.add(Finding::Unreadable { file: Kind::Key.path(&id), why });
         }
     }
-    Ok(())
+    Ok(count)
 }
 
 /// Holds the index against the listing of packs.
