@@ -92,6 +92,7 @@ async fn feed(
         proof: end.proof,
         snapshot: Some(snapshot.id.clone()),
         safety_snapshot: None,
+        archive: None,
         repository_id: None,
         upkeep: None,
         duration_milliseconds: 0,

@@ -104,6 +104,7 @@ fn report_of(stored: StoredFolder) -> SourceReport {
         proof: Proof::Sealed,
         snapshot: Some(snapshot),
         safety_snapshot: None,
+        archive: None,
         repository_id: None,
         upkeep: None,
         duration_milliseconds: 0,

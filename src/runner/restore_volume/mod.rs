@@ -215,6 +215,7 @@ fn report_of(
         proof: Proof::Sealed,
         snapshot: Some(snapshot.id.clone()),
         safety_snapshot: None,
+        archive: None,
         repository_id: None,
         upkeep: None,
         duration_milliseconds: 0,
