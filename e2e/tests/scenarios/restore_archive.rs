@@ -5,11 +5,11 @@ use std::{io::Write, process::Command};
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use stowaway::{api::RestoreStatus, model::Verdict};
 use stowaway_e2e::{
     Namespace, S3, Workload, in_namespace, process,
     runs::{all_green, ended, says},
+    sequence::digest,
     volume,
     workload::COMMAND,
 };
@@ -19,10 +19,6 @@ const DUMP_BYTES: u32 = 3_000_000;
 async fn archive(namespace: &Namespace, name: &str, source: &str, to: Value) -> Result<RestoreStatus> {
     let spec = json!({ "from": { "source": source }, "to": { "archive": to } });
     namespace.restore(name, spec).await?.status.context("no status")
-}
-
-fn sha256(content: &[u8]) -> String {
-    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The names in an archive.
@@ -71,7 +67,7 @@ async fn volume_goes_to_a_bucket_and_a_dump_to_a_volume_and_nothing_is_overwritt
         let told = status.archive.context("the status tells no archive")?;
         ensure!(told.location.ends_with("/archives/shop/data.tar.zst"), "{told:?}");
         let object = s3.object("archives/shop/data.tar.zst")?;
-        ensure!((told.bytes, &told.sha256) == (object.len() as u64, &sha256(&object)), "{told:?}");
+        ensure!((told.bytes, &told.sha256) == (object.len() as u64, &digest(&object)), "{told:?}");
         let listed = listed(&object)?;
         for name in ["./", "deep/er/linked", "deep/link", "large"] {
             ensure!(listed.lines().any(|line| line == name), "{name} is not in it:\n{listed}");
@@ -81,7 +77,7 @@ async fn volume_goes_to_a_bucket_and_a_dump_to_a_volume_and_nothing_is_overwritt
         ended("again", &again.outcome, Verdict::Failed, &["TargetNotEmpty"])?;
         says("again", &again.outcome.message, &["shop/data.tar.zst", "overwritten"])?;
         ensure!(again.archive.is_none(), "{:?}", again.archive);
-        ensure!(sha256(&s3.object("archives/shop/data.tar.zst")?) == told.sha256, "it was changed");
+        ensure!(digest(&s3.object("archives/shop/data.tar.zst")?) == told.sha256, "it was changed");
 
         // A dump onto a volume, under a name of its own.
         let to = json!({ "volume": { "persistentVolumeClaim": { "claimName": "handover" }, "path": "dumps" } });

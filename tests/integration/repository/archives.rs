@@ -1,6 +1,7 @@
 //! Archives of snapshots: GNU tar makes of them what was stored, on each kind of store, and what fails leaves nothing.
 
 use std::{
+    fmt::Write as _,
     fs,
     io::Write,
     os::unix::fs::PermissionsExt,
@@ -159,7 +160,11 @@ fn unpacked(tar: &[u8], target: &Path) {
 }
 
 fn sha256(content: &[u8]) -> String {
-    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut digits = String::new();
+    for byte in Sha256::digest(content) {
+        write!(digits, "{byte:02x}").unwrap();
+    }
+    digits
 }
 
 #[tokio::test]
