@@ -19,13 +19,15 @@ const SHORTEST_PART: usize = 5 << 20;
 const MOST_PARTS: u64 = 10_000;
 /// How long a part is, unless the file is too long for that.
 const PART: usize = 8 << 20;
-/// The longest part: two of them are in memory.
-const LONGEST_PART: usize = 32 << 20;
+/// How long it is where nobody knows how long the file is.
+const PART_OF_UNKNOWN: usize = 16 << 20;
+/// The longest part: two of them are in the memory of a run, whose other needs leave no room for more.
+const LONGEST_PART: usize = 24 << 20;
 
 /// The length of the parts of a file that is not longer than that, as far as it is known.
 fn part_bytes(at_most: Option<u64>) -> usize {
-    let wanted = at_most.map_or(LONGEST_PART as u64, |bytes| bytes.div_ceil(MOST_PARTS - 1000));
-    usize::try_from(wanted).unwrap_or(LONGEST_PART).clamp(PART, LONGEST_PART)
+    let Some(bytes) = at_most else { return PART_OF_UNKNOWN };
+    usize::try_from(bytes.div_ceil(MOST_PARTS - 1000)).unwrap_or(LONGEST_PART).clamp(PART, LONGEST_PART)
 }
 
 /// What was sent so far.
@@ -263,7 +265,7 @@ mod tests {
         assert_eq!(part_bytes(Some(0)), PART);
         assert_eq!(part_bytes(Some(80_000_000_000)), 8_888_889);
         assert_eq!(part_bytes(Some(u64::MAX)), LONGEST_PART);
-        assert_eq!(part_bytes(None), LONGEST_PART);
+        assert_eq!(part_bytes(None), PART_OF_UNKNOWN);
     }
 
     #[test]

@@ -476,6 +476,16 @@ async fn archive_that_cannot_be_looked_for_is_unknown() {
     assert!(!message.contains("hush-hush"), "{message}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn name_that_is_taken_is_refused_before_anything_is_sent() {
+    let (cellar, _server, meddler) = meddled().await;
+    cellar.succeeds(&run()).await;
+    let sent = || [("POST", ""), ("PUT", "")].map(|(method, part)| meddler.requests(method, part));
+    let before = sent();
+    cellar.fails(&run(), Reason::TargetNotEmpty).await;
+    assert_eq!(sent(), before);
+}
+
 #[tokio::test]
 async fn store_that_does_not_keep_what_it_acknowledged_is_found_out() {
     let store = super::fake_s3::FakeS3::start().await;
