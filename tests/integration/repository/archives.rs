@@ -447,7 +447,9 @@ async fn cut_connection_leaves_no_object_and_takes_back_its_parts() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn passing_faults_leave_the_archive_as_it_should_be() {
-    let (cellar, server, meddler) = meddled().await;
+    let (mut cellar, server, meddler) = meddled().await;
+    // However long a request takes here, it is tried again.
+    cellar.store.patience = Patience::default();
     for (method, part) in [("POST", "uploads"), ("PUT", "partNumber=1"), ("PUT", "partNumber=3"), ("POST", "uploadId=")]
     {
         meddler.fail(method, part, Fault::Status(503), 1);
