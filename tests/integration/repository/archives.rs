@@ -20,24 +20,21 @@ use stowaway::{
 use super::{
     folders::{at, claim, store_folder},
     restic::both,
-    servers::{
-        self, Server,
-        meddler::{Fault, Meddler},
-    },
+    servers::Server,
     torture::*,
     *,
 };
 
-const NAME: &str = "shop/data";
+pub const NAME: &str = "shop/data";
 
 /// A repository in a folder, and a store for archives beside it.
-struct Cellar {
-    place: tempfile::TempDir,
-    repository: Repository,
-    store: StoreAccess,
+pub struct Cellar {
+    pub place: tempfile::TempDir,
+    pub repository: Repository,
+    pub store: StoreAccess,
 }
 
-fn of(access: &Access) -> StoreAccess {
+pub fn of(access: &Access) -> StoreAccess {
     StoreAccess {
         backend: access.backend.clone(),
         connection: access.connection.clone(),
@@ -47,7 +44,7 @@ fn of(access: &Access) -> StoreAccess {
 }
 
 impl Cellar {
-    async fn new(store: StoreAccess) -> Self {
+    pub async fn new(store: StoreAccess) -> Self {
         let place = tempfile::tempdir().unwrap();
         let repository = new_repository(&place.path().join("repository")).await;
         folder_in(place.path(), "source");
@@ -65,7 +62,7 @@ impl Cellar {
         self.place.path().join("archives")
     }
 
-    fn source(&self) -> PathBuf {
+    pub fn source(&self) -> PathBuf {
         self.place.path().join("source")
     }
 
@@ -73,13 +70,13 @@ impl Cellar {
         restore_archive(&self.repository, run, self.store.clone(), &self.archives(), &never()).await
     }
 
-    async fn succeeds(&self, run: &ArchiveRestore) -> SourceReport {
+    pub async fn succeeds(&self, run: &ArchiveRestore) -> SourceReport {
         let report = self.run(run).await;
         assert_eq!((report.verdict, report.reason), (Verdict::Succeeded, Reason::Completed), "{}", report.message);
         report
     }
 
-    async fn fails(&self, run: &ArchiveRestore, reason: Reason) -> String {
+    pub async fn fails(&self, run: &ArchiveRestore, reason: Reason) -> String {
         let report = self.run(run).await;
         assert_eq!((report.verdict, report.reason), (Verdict::Failed, reason), "{}", report.message);
         assert_eq!(report.archive, None);
@@ -92,7 +89,7 @@ impl Cellar {
     }
 }
 
-fn run() -> ArchiveRestore {
+pub fn run() -> ArchiveRestore {
     let from =
         WantedSnapshot { source: "pvc/claim".parse().unwrap(), id: None, as_of: None, host: Some("shop".to_owned()) };
     let store = of(&folder(Path::new("/nowhere")));
@@ -159,7 +156,7 @@ fn unpacked(tar: &[u8], target: &Path) {
     assert!(output.status.success() && said.is_empty(), "{said}");
 }
 
-fn sha256(content: &[u8]) -> String {
+pub fn sha256(content: &[u8]) -> String {
     let mut digits = String::new();
     for byte in Sha256::digest(content) {
         write!(digits, "{byte:02x}").unwrap();
@@ -353,7 +350,7 @@ macro_rules! on_every_store {
 on_every_store!(long_and_short_archives_are_there_as_told, what_is_there_is_left_alone);
 
 /// What another program finds at that name of the server.
-fn read_back(server: &Server, name: &str) -> Option<Vec<u8>> {
+pub fn read_back(server: &Server, name: &str) -> Option<Vec<u8>> {
     let credential = |credential| server.access.credentials[&credential].expose().to_owned();
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--fail"]);
@@ -413,97 +410,4 @@ async fn what_is_there_is_left_alone(server: Server) {
     let second = cellar.succeeds(&run).await;
     assert_ne!(first.archive, second.archive);
     assert_eq!(sha256(&read_back(&server, NAME).unwrap()), second.archive.unwrap().sha256);
-}
-
-/// A cellar whose archives go to a real S3 server, through what meddles.
-async fn meddled() -> (Cellar, Server, Meddler) {
-    let real = servers::s3_for_parts();
-    let mut access = real.access.clone();
-    access.patience = Patience { request: Duration::from_secs(2), retries: Duration::from_secs(3) };
-    let BackendConfig::S3(config) = &mut access.backend else { panic!("{:?}", access.backend) };
-    let meddler = Meddler::between(&mut config.endpoint).await;
-    let cellar = Cellar::new(of(&access)).await;
-    fs::write(cellar.source().join("file"), noise(30 << 20, 8)).unwrap();
-    store_folder(&cellar.repository, &cellar.source()).await;
-    (cellar, real, meddler)
-}
-
-const ALWAYS: usize = usize::MAX;
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cut_connection_leaves_no_object_and_takes_back_its_parts() {
-    // The third part, the end of all parts, and all that there is.
-    for (method, part) in [("PUT", "partNumber=3"), ("POST", "uploadId="), ("POST", "uploads")] {
-        for fault in [Fault::Status(503), Fault::Status(403)] {
-            let (cellar, server, meddler) = meddled().await;
-            meddler.fail(method, part, fault, ALWAYS);
-            cellar.fails(&run(), Reason::StoreUnavailable).await;
-            assert_eq!(read_back(&server, NAME), None, "{method} {part} {fault:?}");
-            let taken_back = meddler.requests("DELETE", "uploadId=");
-            assert_eq!(taken_back, usize::from(part != "uploads"), "{method} {part} {fault:?}");
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn passing_faults_leave_the_archive_as_it_should_be() {
-    let (mut cellar, server, meddler) = meddled().await;
-    // However long a request takes here, it is tried again.
-    cellar.store.patience = Patience::default();
-    for (method, part) in [("POST", "uploads"), ("PUT", "partNumber=1"), ("PUT", "partNumber=3"), ("POST", "uploadId=")]
-    {
-        meddler.fail(method, part, Fault::Status(503), 1);
-        // Carried out, and not acknowledged: also the very last request.
-        meddler.fail(method, part, Fault::Unacknowledged, 1);
-    }
-    let report = cellar.succeeds(&run()).await;
-    assert_eq!(report.archive.unwrap().sha256, sha256(&read_back(&server, NAME).unwrap()));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn archive_that_cannot_be_looked_for_is_unknown() {
-    let (cellar, _server, meddler) = meddled().await;
-    let watched = meddler.clone();
-    tokio::spawn(async move {
-        while watched.requests("PUT", "partNumber=2") == 0 {
-            tokio::task::yield_now().await;
-        }
-        // From here on, nobody learns what is there.
-        watched.fail("POST", "uploadId=", Fault::Unacknowledged, ALWAYS);
-        watched.fail("HEAD", "", Fault::Status(503), ALWAYS);
-    });
-    let overwriting = ArchiveRestore { overwrite: true, ..run() };
-    let message = cellar.fails(&overwriting, Reason::OutcomeUnknown).await;
-    assert!(message.contains(NAME), "{message}");
-    assert!(!message.contains("hush-hush"), "{message}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn name_that_is_taken_is_refused_before_anything_is_sent() {
-    let (cellar, _server, meddler) = meddled().await;
-    cellar.succeeds(&run()).await;
-    let sent = || [("POST", ""), ("PUT", "")].map(|(method, part)| meddler.requests(method, part));
-    let before = sent();
-    cellar.fails(&run(), Reason::TargetNotEmpty).await;
-    assert_eq!(sent(), before);
-}
-
-#[tokio::test]
-async fn store_that_does_not_keep_what_it_acknowledged_is_found_out() {
-    let store = super::fake_s3::FakeS3::start().await;
-    let cellar = Cellar::new(of(&store.access())).await;
-    fs::write(cellar.source().join("file"), "short").unwrap();
-    store_folder(&cellar.repository, &cellar.source()).await;
-    store.fail("PUT", "", super::fake_s3::Fault::Lie, ALWAYS);
-    let message = cellar.fails(&run(), Reason::StoreUnavailable).await;
-    assert!(message.contains("has 0 bytes"), "{message}");
-}
-
-#[tokio::test]
-async fn server_of_repositories_takes_no_archive() {
-    let server = Server::start(servers::Kind::Rest).await;
-    let cellar = Cellar::new(of(&server.access)).await;
-    fs::write(cellar.source().join("file"), noise(20 << 20, 8)).unwrap();
-    store_folder(&cellar.repository, &cellar.source()).await;
-    cellar.fails(&run(), Reason::StoreUnavailable).await;
 }
