@@ -1,7 +1,7 @@
 //! The S3 server of the tests (versitygw, one for all of them, a prefix for each), and the Repository objects that point
 //! to it.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, process::Command};
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -144,6 +144,17 @@ impl S3 {
         let prefix = format!("{}/{name}", self.prefix);
         let credentials = self.credentials.clone();
         Self { address: self.address.clone(), from_here: self.from_here, credentials, prefix, forward: None }
+    }
+
+    /// What another program finds at that name below the prefix.
+    pub fn object(&self, name: &str) -> Result<Vec<u8>> {
+        let Credentials { access_key_id, secret_access_key, .. } = &self.credentials;
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--aws-sigv4", "aws:amz:us-east-1:s3"])
+            .args(["--user", &format!("{access_key_id}:{secret_access_key}")])
+            .args(["--header", "x-amz-content-sha256: UNSIGNED-PAYLOAD"])
+            .arg(format!("http://{}/backups/{}/{name}", self.from_here, self.prefix));
+        process::run(&mut curl)
     }
 
     /// Takes away all that is in this repository.

@@ -9,8 +9,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{repository::RepositorySpec, shared::SecretKeyReference};
-use crate::model::{AzureConfig, BackendConfig, GcsConfig, RestConfig, S3Config, SftpConfig, mounts};
+use super::{place::StorePlace, shared::SecretKeyReference};
+use crate::model::{AzureConfig, BackendConfig, GcsConfig, RestConfig, S3Config, SftpConfig};
 
 /// A bucket of an S3 service, or a folder in one.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
@@ -229,9 +229,10 @@ pub struct VolumeBackend {
     pub path: String,
 }
 
-/// Where the repository is, as whoever opens it is told; none when the spec names no backend, which the CRD refuses.
-pub fn backend_config(repository: &RepositorySpec) -> Option<BackendConfig> {
-    if let Some(S3Backend { endpoint, bucket, prefix, region, path_style, credentials: _ }) = &repository.s3 {
+/// Where the place is, as whoever opens it is told; none when the spec names no backend, which the CRD refuses.
+pub fn backend_config<'a>(place: impl Into<StorePlace<'a>>) -> Option<BackendConfig> {
+    let place = place.into();
+    if let Some(S3Backend { endpoint, bucket, prefix, region, path_style, credentials: _ }) = place.s3 {
         return Some(BackendConfig::S3(S3Config {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             bucket: bucket.clone(),
@@ -240,7 +241,7 @@ pub fn backend_config(repository: &RepositorySpec) -> Option<BackendConfig> {
             path_style: *path_style,
         }));
     }
-    if let Some(AzureBackend { account, container, prefix, endpoint, credentials: _ }) = &repository.azure {
+    if let Some(AzureBackend { account, container, prefix, endpoint, credentials: _ }) = place.azure {
         let given = endpoint.as_ref().map(|endpoint| endpoint.trim_end_matches('/').to_owned());
         return Some(BackendConfig::Azure(AzureConfig {
             account: account.clone(),
@@ -249,7 +250,7 @@ pub fn backend_config(repository: &RepositorySpec) -> Option<BackendConfig> {
             endpoint: given.unwrap_or_else(|| AzureConfig::endpoint_of(account, None)),
         }));
     }
-    if let Some(GcsBackend { bucket, prefix, endpoint, credentials: _ }) = &repository.gcs {
+    if let Some(GcsBackend { bucket, prefix, endpoint, credentials: _ }) = place.gcs {
         let endpoint = endpoint.as_deref().unwrap_or(GcsConfig::ENDPOINT);
         return Some(BackendConfig::Gcs(GcsConfig {
             bucket: bucket.clone(),
@@ -257,10 +258,10 @@ pub fn backend_config(repository: &RepositorySpec) -> Option<BackendConfig> {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
         }));
     }
-    if let Some(RestBackend { url, credentials: _ }) = &repository.rest {
+    if let Some(RestBackend { url, credentials: _ }) = place.rest {
         return Some(BackendConfig::Rest(RestConfig { url: url.trim_end_matches('/').to_owned() }));
     }
-    if let Some(sftp) = &repository.sftp {
+    if let Some(sftp) = place.sftp {
         return Some(BackendConfig::Sftp(SftpConfig {
             host: sftp.host.clone(),
             port: sftp.port,
@@ -268,9 +269,9 @@ pub fn backend_config(repository: &RepositorySpec) -> Option<BackendConfig> {
             path: sftp.path.clone(),
         }));
     }
-    let volume = repository.volume.as_ref()?;
+    let volume = place.volume?;
     let separator = if volume.path.is_empty() { "" } else { "/" };
-    Some(BackendConfig::Folder { path: format!("{}{separator}{}", mounts::REPOSITORY_FOLDER, volume.path) })
+    Some(BackendConfig::Folder { path: format!("{}{separator}{}", place.keeps.volume_folder(), volume.path) })
 }
 
 fn default_region() -> String {

@@ -6,7 +6,10 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{repository::RepositorySpec, shared::SecretKeyReference};
+use super::{
+    place::{Keeps, StorePlace},
+    shared::SecretKeyReference,
+};
 use crate::model::{Connection, Credential, StoreLimits};
 
 /// Whom to trust, and who we are, on connections by HTTPS. What is not said here: the authorities that the image knows.
@@ -76,41 +79,44 @@ impl<'a> CredentialSource<'a> {
     }
 }
 
-/// All that the spec takes from other objects to open the store, with its password left out, and where in the spec each
-/// is named.
-pub fn credential_sources<'a>(spec: &'a RepositorySpec) -> Vec<(Credential, CredentialSource<'a>, Vec<&'static str>)> {
+/// All that the spec takes from other objects to open the store, with a repository's password left out, and where in the
+/// spec each is named.
+pub fn credential_sources<'a>(
+    place: impl Into<StorePlace<'a>>,
+) -> Vec<(Credential, CredentialSource<'a>, Vec<&'static str>)> {
     use Credential as C;
+    let place = place.into();
     let mut found = Vec::new();
     let mut secret = |credential, reference: Option<&'a SecretKeyReference>, path: &[&'static str]| {
         found.extend(reference.map(|reference| (credential, CredentialSource::Secret(reference), path.to_vec())));
     };
-    if let Some(keys) = spec.s3.as_ref().and_then(|s3| s3.credentials.as_ref()) {
+    if let Some(keys) = place.s3.and_then(|s3| s3.credentials.as_ref()) {
         let at = |field| ["s3", "credentials", field];
         secret(C::S3AccessKeyId, Some(&keys.access_key_id_secret_ref), &at("accessKeyIdSecretRef"));
         secret(C::S3SecretAccessKey, Some(&keys.secret_access_key_secret_ref), &at("secretAccessKeySecretRef"));
         secret(C::S3SessionToken, keys.session_token_secret_ref.as_ref(), &at("sessionTokenSecretRef"));
     }
-    if let Some(keys) = spec.azure.as_ref().and_then(|azure| azure.credentials.as_ref()) {
+    if let Some(keys) = place.azure.and_then(|azure| azure.credentials.as_ref()) {
         let at = |field| ["azure", "credentials", field];
         secret(C::AzureAccountKey, keys.account_key_secret_ref.as_ref(), &at("accountKeySecretRef"));
         secret(C::AzureSasToken, keys.sas_token_secret_ref.as_ref(), &at("sasTokenSecretRef"));
     }
-    if let Some(keys) = spec.gcs.as_ref().and_then(|gcs| gcs.credentials.as_ref()) {
+    if let Some(keys) = place.gcs.and_then(|gcs| gcs.credentials.as_ref()) {
         let path = ["gcs", "credentials", "serviceAccountSecretRef"];
         secret(C::GcsServiceAccount, Some(&keys.service_account_secret_ref), &path);
     }
-    if let Some(keys) = spec.rest.as_ref().and_then(|rest| rest.credentials.as_ref()) {
+    if let Some(keys) = place.rest.and_then(|rest| rest.credentials.as_ref()) {
         let at = |field| ["rest", "credentials", field];
         secret(C::RestUser, Some(&keys.user_secret_ref), &at("userSecretRef"));
         secret(C::RestPassword, Some(&keys.password_secret_ref), &at("passwordSecretRef"));
     }
-    if let Some(sftp) = &spec.sftp {
+    if let Some(sftp) = place.sftp {
         let (keys, at) = (&sftp.credentials, |field| ["sftp", "credentials", field]);
         secret(C::SftpPrivateKey, keys.private_key_secret_ref.as_ref(), &at("privateKeySecretRef"));
         secret(C::SftpPassword, keys.password_secret_ref.as_ref(), &at("passwordSecretRef"));
         secret(C::HostKeys, sftp.host_keys_secret_ref.as_ref(), &["sftp", "hostKeysSecretRef"]);
     }
-    if let Some(tls) = &spec.tls {
+    if let Some(tls) = place.tls {
         let certificate = tls.client_certificate_secret_ref.as_ref();
         secret(C::CertificateAuthorities, tls.ca_secret_ref.as_ref(), &["tls", "caSecretRef"]);
         secret(C::ClientCertificate, certificate, &["tls", "clientCertificateSecretRef"]);
@@ -122,18 +128,19 @@ pub fn credential_sources<'a>(spec: &'a RepositorySpec) -> Vec<(Credential, Cred
     found
 }
 
-/// How the store is spoken to, as whoever opens the repository is told.
-pub fn connection(spec: &RepositorySpec) -> Connection {
-    let (tls, sftp) = (spec.tls.as_ref(), spec.sftp.as_ref());
-    let limits = spec.limits.clone().unwrap_or_default();
+/// How the store is spoken to, as whoever opens it is told.
+pub fn connection<'a>(place: impl Into<StorePlace<'a>>) -> Connection {
+    let place = place.into();
+    let (tls, sftp) = (place.tls, place.sftp);
+    let limits = place.limits.cloned().unwrap_or_default();
     Connection {
-        credentials: credential_sources(spec).into_iter().map(|(credential, ..)| credential).collect(),
+        credentials: credential_sources(place).into_iter().map(|(credential, ..)| credential).collect(),
         certificate_authorities: tls.and_then(|tls| tls.ca_bundle.clone()).unwrap_or_default(),
         host_keys: sftp.map(|sftp| sftp.host_keys.clone()).unwrap_or_default(),
         insecure_skip_verify: tls.is_some_and(|tls| tls.insecure_skip_verify)
             || sftp.is_some_and(|sftp| sftp.insecure_ignore_host_key),
-        // Volumes are backed up by whoever can read them.
-        shared_folder: spec.volume.is_some(),
+        // Volumes are backed up by whoever can read them. What is in an archive is not encrypted.
+        shared_folder: place.volume.is_some() && place.keeps == Keeps::Repository,
         limits: StoreLimits {
             upload_bytes_per_second: limits.upload.as_deref().and_then(bytes_per_second),
             download_bytes_per_second: limits.download.as_deref().and_then(bytes_per_second),

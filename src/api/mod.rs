@@ -2,10 +2,12 @@
 //!
 //! Types and their validation only, one file a kind. It must not know how anything is carried out.
 
+mod archive;
 mod backends;
 mod backup;
 mod conditions;
 mod connection;
+mod place;
 mod repository;
 mod restore;
 mod shared;
@@ -16,6 +18,7 @@ mod upkeep;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
+pub use archive::RestoreArchive;
 pub use backends::{
     AzureBackend, AzureCredentials, GcsBackend, GcsCredentials, RestBackend, RestCredentials, S3Backend, S3Credentials,
     SftpBackend, SftpCredentials, VolumeBackend, backend_config,
@@ -23,6 +26,7 @@ pub use backends::{
 pub use backup::{Backup, BackupSpec, BackupStatus, SkipReason, SkippedClaim, SourceState, SourceStatus};
 pub use conditions::{condition, condition_is_true, remove_condition, set_condition, set_run_conditions};
 pub use connection::{CredentialSource, RepositoryLimits, Tls, bytes_per_second, connection, credential_sources};
+pub use place::{Keeps, StorePlace};
 pub use repository::{PasswordSecretReference, Repository, RepositorySpec, RepositoryStatus};
 pub use restore::{
     FoundSnapshot, NewClaim, Restore, RestoreClaim, RestoreFrom, RestoreSpec, RestoreStatus, RestoreTo, ScaleDown,

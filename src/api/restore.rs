@@ -1,4 +1,5 @@
-//! `Restore`: one snapshot of one named source, streamed into a command's stdin in a pod, or restored into a claim.
+//! `Restore`: one snapshot of one named source, streamed into a command's stdin in a pod, restored into a claim, or made an
+//! archive of.
 //!
 //! It must not know how the run is carried out.
 
@@ -12,11 +13,12 @@ use kube::{CustomResource, KubeSchema, core::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::archive::RestoreArchive;
 use super::shared::{Outcome, RepositoryReference, RunnerPod, conditions_schema, duration_schema};
-use crate::model::SourceName;
+use crate::model::{ArchiveReport, SourceName};
 
-/// Brings one snapshot of one source back: into a command's stdin in a pod, or into a claim. It is carried out once, never
-/// again.
+/// Brings one snapshot of one source back: into a command's stdin in a pod, into a claim, or as an archive into a store. It
+/// is carried out once, never again.
 #[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[kube(
     group = "stowaway.dev",
@@ -27,7 +29,7 @@ use crate::model::SourceName;
     derive = "PartialEq",
     shortname = "strestore",
     category = "stowaway",
-    doc = "Brings one snapshot of one source back: into a command's stdin in a pod, or into a claim. It is carried out once, never again.",
+    doc = "Brings one snapshot of one source back: into a command's stdin in a pod, into a claim, or as an archive into a store. It is carried out once, never again.",
     validation = Rule::new("self.metadata.name.size() <= 63").message("a Restore's name has at most 63 characters"),
     printcolumn(name = "Source", type_ = "string", json_path = ".spec.from.source"),
     printcolumn(name = "Verdict", type_ = "string", json_path = ".status.verdict"),
@@ -35,12 +37,13 @@ use crate::model::SourceName;
     printcolumn(name = "Bytes", type_ = "integer", json_path = ".status.bytes"),
     printcolumn(name = "Pod", type_ = "string", json_path = ".status.pod", priority = 1),
     printcolumn(name = "Claim", type_ = "string", json_path = ".status.claim", priority = 1),
+    printcolumn(name = "Archive", type_ = "string", json_path = ".status.archive.location", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self == oldSelf").message("the spec of a Restore cannot be changed; create another one"))]
 #[x_kube(validation = Rule::new("!has(self.scaleDown) || has(self.to) && has(self.to.claim)").message("scaleDown goes with to.claim: a command needs its pod"))]
-#[x_kube(validation = Rule::new("!has(self.from.paths) || has(self.to) && has(self.to.claim)").message("from.paths goes with to.claim: a command reads one file"))]
+#[x_kube(validation = Rule::new("!has(self.from.paths) || has(self.to) && (has(self.to.claim) || has(self.to.archive))").message("from.paths goes with to.claim or to.archive: a command reads one file"))]
 pub struct RestoreSpec {
     /// What to restore.
     pub from: RestoreFrom,
@@ -94,9 +97,10 @@ pub struct RestoreFrom {
     pub paths: Vec<String>,
 }
 
-/// Which command of which container reads the dump, or which claim is restored into.
+/// Which command of which container reads the dump, or which claim is restored into, or where an archive is made.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.archive) || !(has(self.claim) || has(self.pod) || has(self.container) || has(self.command))").message("archive goes without claim, pod, container and command"))]
 #[x_kube(validation = Rule::new("!has(self.claim) || !(has(self.pod) || has(self.container) || has(self.command))").message("claim goes without pod, container and command"))]
 pub struct RestoreTo {
     /// Name of a pod in the same namespace.
@@ -114,6 +118,9 @@ pub struct RestoreTo {
     /// A claim of the same namespace, which a Job restores into: a volume as a folder, a command's dump as a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<RestoreClaim>,
+    /// A store that a Job writes an archive to: of a volume with all that is in it, of a command's dump with that one file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<RestoreArchive>,
 }
 
 /// Which claim, and how.
@@ -215,6 +222,9 @@ pub struct RestoreStatus {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253))]
     pub claim: String,
+    /// The archive, once it is whole at its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveReport>,
     /// Id of the snapshot of what was in the claim before it was overwritten, 64 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]

@@ -66,6 +66,27 @@ fn quantities_are_read_as_kubernetes_reads_them() {
 }
 
 #[test]
+fn archive_is_found_where_its_own_place_says_and_is_nobody_elses_to_read() {
+    let on_volume =
+        |kind: &str| serde_json::json!({ "volume": { "persistentVolumeClaim": { "claimName": "c" }, "path": kind } });
+    let to: RestoreArchive = serde_json::from_value(on_volume("shop")).unwrap();
+    let mut spec = on_volume("shop");
+    spec["passwordSecretRef"] = serde_json::json!({ "name": "p" });
+    let spec: RepositorySpec = serde_json::from_value(spec).unwrap();
+    let path = |config: Option<crate::model::BackendConfig>| match config {
+        Some(crate::model::BackendConfig::Folder { path }) => path,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        (path(backend_config(&to)), path(backend_config(&spec))),
+        ("/archive/shop".into(), "/repository/shop".into())
+    );
+    assert!(connection(&spec).shared_folder && !connection(&to).shared_folder);
+    assert_eq!(to.format, crate::model::ArchiveFormat::TarGzip);
+    assert!(backend_config(&RestoreArchive::default()).is_none());
+}
+
+#[test]
 fn everything_that_a_spec_names_is_mounted_and_expected() {
     let key = |name: &str| serde_json::json!({ "name": name, "key": "key" });
     let spec: RepositorySpec = serde_json::from_value(serde_json::json!({

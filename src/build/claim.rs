@@ -7,7 +7,10 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::job::{JobRequest, on_node};
-use crate::{model::mounts, plan::TargetMount};
+use crate::{
+    model::mounts,
+    plan::{RestoreTarget, TargetMount},
+};
 
 /// The volume's name in the pod.
 const VOLUME: &str = "target";
@@ -17,7 +20,7 @@ const RIGHTS_OF_ROOT: [&str; 4] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"];
 
 /// The pod with the claim of the request in it, if there is one.
 pub(super) fn mounted(mut pod: PodSpec, request: &JobRequest<'_>) -> PodSpec {
-    let Some(mount) = request.target else { return pod };
+    let Some(RestoreTarget::Claim(mount)) = request.target else { return pod };
     let TargetMount { claim, as_root, node, tolerations } = mount;
     pod.volumes.get_or_insert_default().push(Volume {
         name: VOLUME.into(),

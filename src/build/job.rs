@@ -25,7 +25,7 @@ use super::{
 use crate::{
     api::{RepositorySpec, RunnerPod},
     model::{Task, mounts},
-    plan::{ClaimMount, NON_ROOT, TargetMount},
+    plan::{ClaimMount, NON_ROOT, RestoreTarget},
 };
 
 /// A Job may live this much longer than its command: for a slow start of its pod, the opening of the repository, and the
@@ -67,8 +67,8 @@ pub struct JobRequest<'a> {
     pub assigns_users: bool,
     /// How long the command may run.
     pub timeout: Option<Duration>,
-    /// A claim that its pod mounts, to write to it.
-    pub target: Option<&'a TargetMount>,
+    /// What its pod writes to.
+    pub target: Option<&'a RestoreTarget>,
     /// The runner's image.
     pub image: &'a str,
 }
@@ -123,6 +123,9 @@ pub fn job(request: &JobRequest<'_>) -> Result<Job, serde_json::Error> {
 
 fn pod(request: &JobRequest<'_>, name: &str, wishes: RunnerPod) -> Result<PodSpec, serde_json::Error> {
     let (mut volumes, mut volume_mounts) = settings::volumes(request.repository);
+    if let Some(RestoreTarget::Archive(to)) = request.target {
+        settings::add_place(&**to, &mut volumes, &mut volume_mounts);
+    }
     volumes.push(Volume { name: "tmp".into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() });
     volume_mounts.push(VolumeMount { name: "tmp".into(), mount_path: "/tmp".into(), ..VolumeMount::default() });
     if let Some(ClaimMount { claim, .. }) = request.claim {

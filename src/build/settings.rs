@@ -1,4 +1,5 @@
-//! What a Repository's spec means for a run's pod: the volumes that carry its secrets, and the one that it may be on.
+//! What a Repository's spec, or an archive's place, means for a run's pod: the volumes that carry its secrets, and the one
+//! that it may be on.
 //!
 //! It must not know the Job around it. Secrets appear here by name only.
 
@@ -8,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use crate::{
-    api::{CredentialSource, RepositorySpec, VolumeBackend, credential_sources},
+    api::{CredentialSource, Keeps, RepositorySpec, StorePlace, VolumeBackend, credential_sources},
     model::{Credential, mounts},
 };
 
@@ -30,25 +31,39 @@ pub(super) fn volumes(repository: &RepositorySpec) -> (Vec<Volume>, Vec<VolumeMo
         ..Volume::default()
     }];
     let mut volume_mounts = vec![read_only("password", mounts::PASSWORD_FOLDER)];
-    let sources = credential_sources(repository);
+    add_place(repository, &mut volumes, &mut volume_mounts);
+    (volumes, volume_mounts)
+}
+
+/// Adds what a place is opened with, and the volume that it is on.
+pub(super) fn add_place<'a>(
+    place: impl Into<StorePlace<'a>>,
+    volumes: &mut Vec<Volume>,
+    volume_mounts: &mut Vec<VolumeMount>,
+) {
+    let place = place.into();
+    let (credentials, name) = match place.keeps {
+        Keeps::Repository => ("credentials", "repository"),
+        Keeps::Archive => ("archive-credentials", "archive"),
+    };
+    let sources = credential_sources(place);
     if !sources.is_empty() {
         let sources = sources.into_iter().map(|(credential, source, _)| projection(credential, source)).collect();
         volumes.push(Volume {
-            name: "credentials".into(),
+            name: credentials.into(),
             projected: Some(ProjectedVolumeSource { sources: Some(sources), default_mode: Some(SECRET_MODE) }),
             ..Volume::default()
         });
-        volume_mounts.push(read_only("credentials", mounts::CREDENTIALS_FOLDER));
+        volume_mounts.push(read_only(credentials, place.keeps.credentials_folder()));
     }
-    if let Some(volume) = &repository.volume {
-        volumes.push(repository_volume(volume));
+    if let Some(volume) = place.volume {
+        volumes.push(volume_of(name, volume));
         volume_mounts.push(VolumeMount {
-            name: "repository".into(),
-            mount_path: mounts::REPOSITORY_FOLDER.into(),
+            name: name.into(),
+            mount_path: place.keeps.volume_folder().into(),
             ..VolumeMount::default()
         });
     }
-    (volumes, volume_mounts)
 }
 
 fn projection(credential: Credential, source: CredentialSource<'_>) -> VolumeProjection {
@@ -67,9 +82,9 @@ fn projection(credential: Credential, source: CredentialSource<'_>) -> VolumePro
     }
 }
 
-fn repository_volume(volume: &VolumeBackend) -> Volume {
+fn volume_of(name: &str, volume: &VolumeBackend) -> Volume {
     let VolumeBackend { persistent_volume_claim, nfs, host_path, csi, azure_file, path: _ } = volume.clone();
-    Volume { name: "repository".into(), persistent_volume_claim, nfs, host_path, csi, azure_file, ..Volume::default() }
+    Volume { name: name.into(), persistent_volume_claim, nfs, host_path, csi, azure_file, ..Volume::default() }
 }
 
 fn read_only(name: &str, path: &str) -> VolumeMount {

@@ -7,9 +7,9 @@ use serde_json::json;
 
 use super::{names::Owner, names::RunKind, *};
 use crate::{
-    api::{RepositorySpec, RunnerPod},
-    model::{SnapshotIdentity, TargetCommand, Task, TaskKind, VolumeRestore, WantedSnapshot},
-    plan::{ClaimMount, TargetMount},
+    api::{RepositorySpec, RestoreArchive, RunnerPod},
+    model::{ArchiveRestore, SnapshotIdentity, TargetCommand, Task, TaskKind, VolumeRestore, WantedSnapshot},
+    plan::{ClaimMount, RestoreTarget, TargetMount},
 };
 
 fn owner(kind: &str, name: &str) -> Owner {
@@ -291,7 +291,7 @@ fn restore_into_a_claim(mount: &TargetMount, runner_pod: &serde_json::Value) -> 
         claim: None,
         assigns_users: false,
         timeout: None,
-        target: Some(mount),
+        target: Some(&RestoreTarget::Claim(mount.clone())),
         image: "registry.example/runner:9",
     });
     value(&made.unwrap())
@@ -309,6 +309,63 @@ fn job_that_writes_into_a_claim_is_golden_and_execs_nowhere() {
     stored.metadata.uid = Some("uid-of-the-job".into());
     assert_eq!(role_binding(&stored).unwrap().role_ref.name, rbac::LOCKS_ROLE);
     is_golden("restore-volume-job.yaml", &[made]);
+}
+
+#[test]
+fn job_that_makes_an_archive_has_the_keys_of_both_stores_and_execs_nowhere() {
+    let repository = on_s3();
+    let source = "pvc/casks";
+    let key = |key: &str| json!({ "name": "shed-access", "key": key });
+    let places = [
+        (
+            "archive-s3-job.yaml",
+            json!({
+                "format": "tar.zst",
+                "s3": { "endpoint": "https://shed.example", "bucket": "crates", "credentials": {
+                    "accessKeyIdSecretRef": key("id"), "secretAccessKeySecretRef": key("secret"),
+                } },
+                "tls": { "caConfigMapRef": { "name": "shed-authority", "key": "ca.crt" } },
+            }),
+        ),
+        (
+            "archive-volume-job.yaml",
+            json!({ "volume": { "nfs": { "server": "shed", "path": "/crates" }, "path": "x" } }),
+        ),
+    ];
+    for (file, to) in places {
+        let to: RestoreArchive = serde_json::from_value(to).unwrap();
+        let from =
+            WantedSnapshot { source: source.parse().unwrap(), id: None, as_of: None, host: Some("orchard".into()) };
+        let run = ArchiveRestore {
+            from,
+            paths: vec![],
+            format: to.format,
+            name: to.name.clone(),
+            overwrite: to.overwrite,
+            backend: backend_config(&to).unwrap(),
+            connection: connection(&to),
+            timeout: None,
+        };
+        let mut made = job(&JobRequest {
+            owner: &owner("Restore", "away"),
+            kind: RunKind::Restore,
+            source,
+            attempt: 1,
+            task: &task(&repository, TaskKind::RestoreArchive(Box::new(run))),
+            repository_name: "cellar",
+            repository: &repository,
+            runner_pod: None,
+            claim: None,
+            assigns_users: false,
+            timeout: None,
+            target: Some(&RestoreTarget::Archive(Box::new(to))),
+            image: "registry.example/runner:9",
+        })
+        .unwrap();
+        is_golden(file, &[value(&made)]);
+        made.metadata.uid = Some("uid-of-the-job".into());
+        assert_eq!(role_binding(&made).unwrap().role_ref.name, rbac::LOCKS_ROLE);
+    }
 }
 
 #[test]

@@ -162,6 +162,7 @@ pub async fn restore(arguments: RestoreArguments) -> Result<u8, CliError> {
         container: arguments.container.clone(),
         command: arguments.command,
         claim,
+        archive: None,
     };
     let spec = RestoreSpec {
         from: RestoreFrom {

@@ -2,6 +2,7 @@
 //!
 //! Pure data. It must not know Kubernetes clients, stores, clocks or files.
 
+mod archive;
 pub mod injected;
 mod part;
 mod report;
@@ -12,6 +13,7 @@ mod store;
 mod task;
 mod upkeep;
 
+pub use archive::{ArchiveFormat, ArchiveReport, ArchiveRestore, archive_name, wrong_archive_name};
 pub use part::{DataPart, DataPartError};
 pub use report::{Failure, Proof, Reason, SourceReport, Verdict, milliseconds};
 pub use retention::{Age, AgeError, Retention};

@@ -190,7 +190,7 @@ pub struct SourceReport {
     /// The command's exit status, where one was received.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
-    /// Bytes of the stream (for a restore: bytes handed to the command; for a prune: bytes freed; for a check: bytes read).
+    /// Bytes of the stream (for a restore: bytes handed to the command, or of all files; for a prune: bytes freed; for a check: bytes read).
     pub bytes: u64,
     /// SHA-256 over those bytes, 64 hex digits; only for a stream that was read to its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -203,6 +203,9 @@ pub struct SourceReport {
     /// Id of the snapshot of what was in a restore's target before, 64 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub safety_snapshot: Option<String>,
+    /// The archive that was made; only for a restore as one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<super::ArchiveReport>,
     /// Id of the repository, 64 hex digits; only for a run that opened or created it ([`super::TaskKind::Init`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository_id: Option<String>,
@@ -248,6 +251,7 @@ impl SourceReport {
             proof: Proof::None,
             snapshot: None,
             safety_snapshot: None,
+            archive: None,
             repository_id: None,
             keys: None,
             upkeep: None,

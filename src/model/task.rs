@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{BackendConfig, Connection, DataPart, Retention, SnapshotIdentity, SourceName};
+use super::{ArchiveRestore, BackendConfig, Connection, DataPart, Retention, SnapshotIdentity, SourceName};
 
 /// Where a run's pod finds what it needs; the Job builder mounts it there, the runner reads it.
 pub mod mounts {
@@ -22,6 +22,10 @@ pub mod mounts {
     pub const CREDENTIALS_FOLDER: &str = "/run/stowaway/store";
     /// Where the volume of a `volume` backend is mounted.
     pub const REPOSITORY_FOLDER: &str = "/repository";
+    /// Folder of the credentials of an archive's store; the files' names are the same.
+    pub const ARCHIVE_CREDENTIALS_FOLDER: &str = "/run/stowaway/archive";
+    /// Where the volume of an archive's `volume` place is mounted.
+    pub const ARCHIVE_FOLDER: &str = "/archive";
     /// Where the claim of [`super::TaskKind::RestoreVolume`] is mounted.
     pub const TARGET_FOLDER: &str = "/target";
     /// Settings of the C library's allocator (mallopt(3)): it makes eight arenas a core, and keeps freed memory in each. Two
@@ -122,6 +126,8 @@ pub enum TaskKind {
     },
     /// Restores a volume, or a stored file, into the claim at [`mounts::TARGET_FOLDER`].
     RestoreVolume(VolumeRestore),
+    /// Makes an archive of a volume, or of a stored file, in another store.
+    RestoreArchive(Box<ArchiveRestore>),
     /// Looks up a snapshot: which one it is, and how many bytes it has.
     FindSnapshot(WantedSnapshot),
     /// Forgets the snapshots that the retention drops, then removes what no snapshot needs: in one exclusive opening.

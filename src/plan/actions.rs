@@ -7,7 +7,10 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Toleration};
 
 use super::{names::RunKind, sources::ClaimMount};
-use crate::{api::ScaledKind, model::TaskKind};
+use crate::{
+    api::{RestoreArchive, ScaledKind},
+    model::TaskKind,
+};
 
 /// What is to be done for one object, in the order of the fields. Each part may be done twice without harm.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -58,8 +61,17 @@ pub struct StartJob {
     pub timeout: Option<Duration>,
     /// The claim that its pod mounts to be backed up.
     pub claim: Option<ClaimMount>,
-    /// A claim that its pod mounts, to write to it.
-    pub target: Option<TargetMount>,
+    /// What its pod writes to.
+    pub target: Option<RestoreTarget>,
+}
+
+/// What the pod of a Restore writes to, besides the repository.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RestoreTarget {
+    /// A claim.
+    Claim(TargetMount),
+    /// A store, for an archive.
+    Archive(Box<RestoreArchive>),
 }
 
 /// A claim that the pod of a Job mounts, and what follows from that.

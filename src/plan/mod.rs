@@ -20,7 +20,7 @@ mod sources;
 mod text;
 mod upkeep;
 
-pub use actions::{Actions, Around, Occurrence, ScaleTo, StartJob, TargetMount};
+pub use actions::{Actions, Around, Occurrence, RestoreTarget, ScaleTo, StartJob, TargetMount};
 pub use backup::{BackupFacts, job_refused, plan_backup};
 pub use choose::{ChoiceError, choose_repository};
 pub use jobs::{ObservedJob, is_active, wants_complaints};

@@ -3,6 +3,7 @@
 //!
 //! It must not know what the command does.
 
+mod archive;
 mod claim;
 mod scale;
 mod target;
@@ -16,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::{
-    actions::{Actions, Occurrence, StartJob, TargetMount},
+    actions::{Actions, Occurrence, RestoreTarget, StartJob},
     choose::{Obstacle, choose},
     jobs::{ObservedJob, Standing, standing},
     names::{self, Owner, RunKind},
@@ -126,13 +127,16 @@ fn begin(
 ) -> Result<(String, String), Missing> {
     let spec = &restore.spec;
     let to_claim = spec.to.as_ref().and_then(|to| to.claim.as_ref());
+    let to_archive = spec.to.as_ref().and_then(|to| to.archive.as_ref());
     // What is wrong for good is said first: it need not wait for a repository.
-    let target = match to_claim {
-        Some(to) => claim::check(restore, to).map(|()| None),
-        None => target(restore, facts).map(Some),
+    let job = match (to_claim, to_archive) {
+        (Some(to), _) => claim::check(restore, to).map(|()| None),
+        (None, Some(to)) => archive::start(restore, to).map(Some),
+        (None, None) => target(restore, facts)
+            .map(|target| Some(Start { attempt: 1, task: feed(restore, owner, target), target: None })),
     };
-    if let Err(Missing::ForGood(_)) = target {
-        return target.map(|_| Default::default());
+    if let Err(Missing::ForGood(_)) = job {
+        return job.map(|_| Default::default());
     }
     let name = spec.repository_ref.as_ref().map(|reference| reference.name.as_str());
     let repository = choose(facts.repositories, name).map_err(Missing::Now)?.name_any();
@@ -141,11 +145,13 @@ fn begin(
         actions.look_again_after(WAITING_LOOK_AGAIN);
         return Ok(("Waiting".to_owned(), format!("waits for the prune that runs in Repository {repository}")));
     }
-    let job = match (target?, to_claim) {
-        (Some(target), _) => {
-            status.pod.clone_from(&target.pod);
-            status.container.clone_from(&target.container);
-            Start { attempt: 1, task: feed(restore, owner, target), mount: None }
+    let job = match (job?, to_claim) {
+        (Some(job), _) => {
+            if let TaskKind::Restore { target, .. } = &job.task {
+                status.pod.clone_from(&target.pod);
+                status.container.clone_from(&target.container);
+            }
+            job
         }
         (None, Some(to)) => match into_claim(restore, to, owner, facts, status, actions, now)? {
             Step::Start(job) => *job,
@@ -161,7 +167,7 @@ fn begin(
 struct Start {
     attempt: u32,
     task: TaskKind,
-    mount: Option<TargetMount>,
+    target: Option<RestoreTarget>,
 }
 
 enum Step {
@@ -193,7 +199,7 @@ fn into_claim(
         }
         (false, Some(_), None) => {
             let task = TaskKind::FindSnapshot(claim::wanted(restore, None));
-            return Ok(Step::Start(Box::new(Start { attempt: 1, task, mount: None })));
+            return Ok(Step::Start(Box::new(Start { attempt: 1, task, target: None })));
         }
         (false, Some(new), Some(size)) => Some(claim::new_claim(owner, to, new, size)),
     };
@@ -204,7 +210,8 @@ fn into_claim(
     }
     let mount = claim::mount(restore, to, facts)?;
     actions.around.create_claim = new.map(Box::new);
-    Ok(Step::Start(Box::new(Start { attempt: 2, task: claim::task(restore, to, owner, facts), mount: Some(mount) })))
+    let task = claim::task(restore, to, owner, facts);
+    Ok(Step::Start(Box::new(Start { attempt: 2, task, target: Some(RestoreTarget::Claim(mount)) })))
 }
 
 /// The task of a Restore into a command.
@@ -241,7 +248,7 @@ fn start(
         repository,
         timeout: restore.spec.timeout.map(Duration::from),
         claim: None,
-        target: job.mount,
+        target: job.target,
     });
     actions.look_again_after(RUNNING_LOOK_AGAIN);
 }
@@ -304,6 +311,7 @@ fn found(report: &SourceReport, status: &RestoreStatus) -> Option<FoundSnapshot>
 fn finish(job: &str, report: SourceReport, status: &mut RestoreStatus, actions: &mut Actions) -> (String, String) {
     actions.revoke.push(job.to_owned());
     status.safety_snapshot.clone_from(&report.safety_snapshot);
+    status.archive.clone_from(&report.archive);
     status.outcome = Outcome::from(report);
     status.outcome.message = clip(&status.outcome.message);
     (status.outcome.reason.clone(), status.outcome.message.clone())

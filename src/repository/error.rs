@@ -103,6 +103,41 @@ pub enum RepositoryError {
         /// Why the store could not be asked.
         source: Box<RepositoryError>,
     },
+    /// Something is at the place of an archive, and nobody said that it may be overwritten.
+    #[error(
+        "there is already {file} at {place}, and nothing was written: give another name, or say that it may be overwritten"
+    )]
+    Taken {
+        /// The archive's place.
+        place: String,
+        /// The file.
+        file: String,
+    },
+    /// The store acknowledged an archive, and does not have it as it was sent.
+    #[error(
+        "the store at {place} acknowledged {file} of {sent} bytes, and has {found} bytes of it; it was removed: check the \
+         store, and run it again"
+    )]
+    NotKept {
+        /// The archive's place.
+        place: String,
+        /// The file.
+        file: String,
+        /// How many bytes were sent.
+        sent: u64,
+        /// How many bytes it has.
+        found: u64,
+    },
+    /// The acknowledgement of an archive was lost, and the store cannot be asked whether it is there.
+    #[error("it is not known whether {file} is whole at {place}: {source}; look for it, and do not trust it")]
+    OutcomeUnknown {
+        /// The archive's place.
+        place: String,
+        /// The file.
+        file: String,
+        /// Why the store could not be asked.
+        source: Box<RepositoryError>,
+    },
     /// Somebody cancelled the run.
     #[error("cancelled while working on the repository at {place}")]
     Cancelled {
@@ -189,7 +224,11 @@ impl RepositoryError {
             Self::NotFound { .. } => Reason::RepositoryNotFound,
             Self::WrongPassword { .. } => Reason::WrongPassword,
             Self::Locked { .. } | Self::LockLost { .. } => Reason::RepositoryLocked,
-            Self::StoreUnavailable { .. } | Self::AccessDenied { .. } => Reason::StoreUnavailable,
+            Self::StoreUnavailable { .. } | Self::AccessDenied { .. } | Self::NotKept { .. } => {
+                Reason::StoreUnavailable
+            }
+            Self::Taken { .. } => Reason::TargetNotEmpty,
+            Self::OutcomeUnknown { .. } => Reason::OutcomeUnknown,
             Self::StoreFull { .. } => Reason::StoreFull,
             Self::Damaged { .. } => Reason::RepositoryDamaged,
             Self::CommitUnknown { .. } => Reason::CommitUnknown,

@@ -1,4 +1,4 @@
-//! restic-format repositories: streams and folders in, snapshots listed, files and folders out. Everything that touches
+//! restic-format repositories: streams and folders in, snapshots listed, files, folders and archives out. Everything that touches
 //! stored data is here.
 //!
 //! It must not know Kubernetes. The engine is `rustic_core`, kept behind this module with guards against what it does
@@ -23,6 +23,7 @@ mod commit;
 mod crypto;
 mod engine;
 mod error;
+mod export;
 mod folder;
 mod gate;
 mod keys;
@@ -51,7 +52,8 @@ use rustic_core::repofile::MasterKey;
 use tokio::sync::mpsc;
 
 pub use error::{RepositoryError, StoreFault};
-pub use folder::{FolderMetadata, FolderRules, LISTED, RestoredFolder, StoredFolder, Trouble, Troubles};
+pub use export::{ArchivePlace, Archived, StoreAccess};
+pub use folder::{FolderMetadata, FolderRules, LISTED, RestoredFolder, StoredFolder, TarContent, Trouble, Troubles};
 pub use keys::{KeySummary, add_key, change_password, list_keys, remove_key};
 pub use lock::{FoundLock, Liveness, LockHolder, LockJudge, LockRules, NoJudge, ProcessesHere, Unlock};
 pub use open::{create, open, open_exclusively, open_or_create, remove_locks};

@@ -118,6 +118,7 @@ async fn drive_at(
         | TaskKind::Prune { .. }
         | TaskKind::Check { .. }
         | TaskKind::RestoreVolume(_)
+        | TaskKind::RestoreArchive(_)
         | TaskKind::FindSnapshot(_)
         | TaskKind::Answer { .. } => (None, &None),
     };

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::{
     BackupRun, DumpFrom, FeedTo, RestoreRun, VolumeRun, backup, backup_volume, commands, in_sidecar,
     judge::PodJudge,
-    restore, restore_volume,
+    restore, restore_archive, restore_volume,
     settings::{self, Identity},
     sidecar::Driven,
     story, upkeep, wanted,
@@ -167,6 +167,15 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
             let target = settings::mounted(mounts::TARGET_FOLDER);
             with_repository(access, &cancel, async |repository| {
                 Ok(restore_volume(repository, run, &target, &cancel).await)
+            })
+            .await
+        }
+        TaskKind::RestoreArchive(run) => {
+            let store = settings::archive_access(&run.backend, &run.connection)?;
+            let access = settings::access(&task.backend, &task.connection, &identity)?;
+            let volume = settings::mounted(mounts::ARCHIVE_FOLDER);
+            with_repository(access, &cancel, async |repository| {
+                Ok(restore_archive(repository, run, store.clone(), &volume, &cancel).await)
             })
             .await
         }

@@ -3,6 +3,7 @@
 //! An edge: it reads environment and files, and decides nothing.
 
 use std::{
+    collections::BTreeMap,
     env,
     io::ErrorKind,
     path::{Path, PathBuf},
@@ -12,8 +13,8 @@ use std::{
 
 use super::judge;
 use crate::{
-    model::{BackendConfig, Connection, Failure, Reason, Secret, Task, injected, mounts},
-    repository::{Access, LockHolder, LockJudge, LockRules, NoJudge, Patience},
+    model::{BackendConfig, Connection, Credential, Failure, Reason, Secret, Task, injected, mounts},
+    repository::{Access, LockHolder, LockJudge, LockRules, NoJudge, Patience, StoreAccess},
 };
 
 /// A prune of others ends within that; whoever has waited so long fails, and is tried again.
@@ -106,11 +107,7 @@ pub fn access(backend: &BackendConfig, connection: &Connection, identity: &Ident
     let mut missing = Vec::new();
     let password =
         read(&mounted(mounts::PASSWORD_FOLDER), mounts::PASSWORD_FILE, "the repository's password", &mut missing);
-    let folder = &mounted(mounts::CREDENTIALS_FOLDER);
-    let credentials = connection.credentials.iter().filter_map(|&credential| {
-        Some((credential, read(folder, credential.file(), credential.title(), &mut missing)?))
-    });
-    let credentials = credentials.collect();
+    let credentials = credentials(mounts::CREDENTIALS_FOLDER, connection, &mut missing);
     match password {
         Some(password) if missing.is_empty() => Ok(Access {
             backend: backend.clone(),
@@ -129,6 +126,34 @@ pub fn access(backend: &BackendConfig, connection: &Connection, identity: &Ident
             ),
         )),
     }
+}
+
+/// What opens the store of an archive: all that is missing is said at once.
+pub fn archive_access(backend: &BackendConfig, connection: &Connection) -> Result<StoreAccess, Failure> {
+    let mut missing = Vec::new();
+    let credentials = credentials(mounts::ARCHIVE_CREDENTIALS_FOLDER, connection, &mut missing);
+    if !missing.is_empty() {
+        let message = format!(
+            "missing: {}; create the Secrets (or the keys in them) that spec.to.archive names",
+            missing.join(", ")
+        );
+        return Err(Failure::new(Reason::SecretMissing, message));
+    }
+    Ok(StoreAccess {
+        backend: backend.clone(),
+        connection: connection.clone(),
+        credentials,
+        patience: Patience::default(),
+    })
+}
+
+fn credentials(folder: &str, connection: &Connection, missing: &mut Vec<String>) -> BTreeMap<Credential, Secret> {
+    let folder = &mounted(folder);
+    let found = connection
+        .credentials
+        .iter()
+        .filter_map(|&credential| Some((credential, read(folder, credential.file(), credential.title(), missing)?)));
+    found.collect()
 }
 
 /// Where a mount of the pod really is: below [`mounts::ROOT_VARIABLE`] for a run outside of a pod.

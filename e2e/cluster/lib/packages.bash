@@ -4,9 +4,9 @@
 cluster_packages=(runc containernetworking-plugins iptables conntrack ipset ethtool socat iproute2
 	procps util-linux fuse3 ca-certificates)
 image_packages=(mmdebstrap binutils)
-# The shells that the protocol is tried under, the ways in which people start a command as somebody else, and the SSH
-# server that repositories are kept on.
-test_packages=(dash bash busybox-static sudo util-linux fuse3 openssh-server openssh-client)
+# The shells that the protocol is tried under, the ways in which people start a command as somebody else, the SSH
+# server that repositories are kept on, and what reads archives back.
+test_packages=(dash bash busybox-static sudo util-linux fuse3 openssh-server openssh-client curl tar gzip lz4 zstd)
 
 # require_packages PACKAGE...
 require_packages() {

@@ -147,6 +147,36 @@ async fn restore_is_made_only_by_who_may_exec() -> Result<()> {
     .await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn archives_are_made_only_by_who_may_create_pods() -> Result<()> {
+    in_namespace("guard-archives", async |namespace: &Namespace| {
+        let restores: Right = ("stowaway.dev", &["restores"], &["create"]);
+        let restore: Restore = serde_json::from_value(json!({
+            "apiVersion": "stowaway.dev/v1alpha1", "kind": "Restore", "metadata": { "name": "away" },
+            "spec": { "from": { "source": "pvc/data" }, "to": { "archive": { "volume": { "persistentVolumeClaim": { "claimName": "x" } } } } },
+        }))?;
+        // To exec is not enough: it mounts no Secret.
+        let tenant = Tenant::new(namespace, "tenant", &[restores, EXEC]).await?;
+        let api: Api<Restore> = tenant.api();
+        let create = async || api.create(&PostParams::default(), &restore).await;
+        tenant.is_denied("stowaway-restore-archives", create).await?;
+        // Nothing in the place of an archive makes it none that runs a command.
+        let pods: Right = ("", &["pods"], &["create"]);
+        let podder = Tenant::new(namespace, "podder", &[restores, pods]).await?;
+        let mut disguised = serde_json::to_value(&restore)?;
+        disguised["spec"]["to"] = json!({ "archive": null, "command": ["sh"] });
+        let resource = kube::api::ApiResource::erase::<Restore>(&());
+        let client = podder.api::<Restore>().into_client();
+        let objects: Api<kube::api::DynamicObject> = Api::namespaced_with(client, &namespace.name, &resource);
+        let disguised: kube::api::DynamicObject = serde_json::from_value(disguised)?;
+        let create = async || objects.create(&PostParams::default(), &disguised).await;
+        podder.is_denied("stowaway-restore-commands", create).await?;
+        let api: Api<Restore> = podder.api();
+        podder.is_allowed(async || api.create(&PostParams::default(), &restore).await).await.map(drop)
+    })
+    .await
+}
+
 /// Who, into what, scaling what, and by which policy that is refused.
 type RestoreCase<'a> = (&'a str, &'a [Right<'a>], &'a Value, Option<Value>, Option<&'a str>);
 

@@ -20,6 +20,7 @@ mod objects;
 mod other_webhooks;
 mod repair;
 mod restore;
+mod restore_archive;
 mod restore_cuts;
 mod restore_step;
 mod restore_volume;

@@ -54,16 +54,22 @@ pub struct ObservedScale {
 
 /// What is wrong with the request for good, whatever goes on in the namespace.
 pub(super) fn check(restore: &Restore, to: &RestoreClaim) -> Result<(), Missing> {
-    let from = &restore.spec.from;
-    if !from.paths.is_empty() && !is_volume(restore) {
-        let message =
-            format!("source {} is a command, whose dump is one file: spec.from.paths is for volumes", from.source);
-        return Err(refused(Reason::InvalidRequest, message));
-    }
+    check_paths(restore)?;
     if to.path.as_deref().is_some_and(|path| path.split('/').any(|name| name == "..")) {
         return Err(refused(Reason::InvalidRequest, "spec.to.claim.path must not lead out of the claim".to_owned()));
     }
     Ok(())
+}
+
+/// Whether the source has paths, if some are named.
+pub(super) fn check_paths(restore: &Restore) -> Result<(), Missing> {
+    let from = &restore.spec.from;
+    if from.paths.is_empty() || is_volume(restore) {
+        return Ok(());
+    }
+    let message =
+        format!("source {} is a command, whose dump is one file: spec.from.paths is for volumes", from.source);
+    Err(refused(Reason::InvalidRequest, message))
 }
 
 /// Whether the claim can be written to now, and how a Job gets to it.

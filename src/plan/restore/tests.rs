@@ -170,4 +170,5 @@ fn deleted_job_is_a_lost_result_and_no_second_restore() {
     assert!(world.status().outcome.message.contains("may have taken effect"));
 }
 
+mod archives;
 mod claims;

@@ -9,6 +9,7 @@ mod owner;
 mod restore;
 mod source;
 mod store;
+mod tar;
 mod unfold;
 mod walk;
 mod write;
@@ -19,6 +20,8 @@ use jiff::Timestamp;
 use rustic_core::repofile::{Metadata, NodeType};
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::restore::write_tar;
+pub use self::tar::TarContent;
 use super::{Progress, Repository, RepositoryError};
 use crate::model::SnapshotIdentity;
 
@@ -150,11 +153,7 @@ impl Repository {
         target: &Path,
         progress: Arc<Progress>,
     ) -> Result<RestoredFolder, RepositoryError> {
-        if let Some(path) = only.iter().find(|path| !is_inside(path)) {
-            let text =
-                format!("{path:?} is no path within a snapshot: it is relative, and has no empty parts, . or ..");
-            return Err(RepositoryError::InvalidRequest(text));
-        }
+        check_inside(only)?;
         let wanted = restore::Wanted::Some(only.to_vec());
         self.while_locked(|run| async move {
             restore::restore_folder(self, &run, (snapshot, path), wanted, target, progress).await
@@ -163,9 +162,15 @@ impl Repository {
     }
 }
 
-/// Whether a path leads to something below where it begins.
-fn is_inside(path: &str) -> bool {
-    path.split('/').all(|name| metadata::is_plain(name.as_ref()))
+/// Whether each path leads to something below where it begins.
+fn check_inside(paths: &[String]) -> Result<(), RepositoryError> {
+    let is_inside = |path: &String| path.split('/').all(|name| metadata::is_plain(name.as_ref()));
+    match paths.iter().find(|path| !is_inside(path)) {
+        Some(path) => Err(RepositoryError::InvalidRequest(format!(
+            "{path:?} is no path within a snapshot: it is relative, and has no empty parts, . or .."
+        ))),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::{
     ffi::{OsStr, OsString},
     os::unix::ffi::OsStrExt,
     path::PathBuf,
+    rc::Rc,
 };
 
 use bytes::Bytes;
@@ -31,20 +32,20 @@ const BEFORE_A_TREE: u32 = 64 * 1024;
 
 /// One step.
 pub(super) enum Step {
-    /// Make a folder, and go on in it.
-    Enter(OsString),
+    /// Make a folder, and go on in it; it gets its metadata when all is in it.
+    Enter(OsString, Rc<Node>),
     /// All is in the folder: give it its metadata, if it has any, and go on in the one that it is in.
-    Leave(Option<Box<Node>>),
-    /// Make a file, and go on with its content.
-    Begin(OsString),
+    Leave(Option<Rc<Node>>),
+    /// Make a file, and go on with its content, whose length is the node's.
+    Begin(OsString, Rc<Node>),
     /// The file's next part.
     Part(Id),
     /// All is in the file: give it its metadata.
-    End(Box<Node>),
+    End(Rc<Node>),
     /// Make something without content.
     Make(OsString, Box<Node>),
     /// Make another name of what was made at this path, relative to the target.
-    Link(OsString, PathBuf),
+    Link(OsString, PathBuf, Box<Node>),
 }
 
 /// Some steps, and the parts that they need.
@@ -57,7 +58,7 @@ pub(super) struct Batch {
 /// A folder that is being unfolded.
 struct Level {
     /// The folder itself, without its name; none for a target that is not the snapshot's own folder.
-    node: Option<Box<Node>>,
+    node: Option<Rc<Node>>,
     /// Whether all that is in it is wanted.
     whole: bool,
     entries: std::vec::IntoIter<Node>,
@@ -65,7 +66,7 @@ struct Level {
 
 /// A file that is being unfolded.
 struct Content {
-    node: Box<Node>,
+    node: Rc<Node>,
     ids: std::vec::IntoIter<DataId>,
 }
 
@@ -108,7 +109,7 @@ impl<'a> Unfolding<'a> {
     pub fn go_to(&mut self, root: TreeId, path: &str) -> Result<bool, RepositoryError> {
         match self.node_at(root, path)? {
             Some(node) if node.is_dir() => {
-                self.enter(Box::new(node), true)?;
+                self.enter(node, true)?;
                 Ok(true)
             }
             _ => Ok(false),
@@ -134,7 +135,7 @@ impl<'a> Unfolding<'a> {
         let Some(node) = self.node_at(root, folder)?.filter(Node::is_dir) else { return Ok(Some(folder.to_owned())) };
         let whole = wanted.is_empty();
         self.only = wanted;
-        self.enter(Box::new(node), whole)?;
+        self.enter(node, whole)?;
         if !whole && let Some(level) = self.levels.last_mut() {
             // The target is no image of that folder.
             level.node = None;
@@ -153,6 +154,11 @@ impl<'a> Unfolding<'a> {
             }
         }
         Ok(Some(node))
+    }
+
+    /// The folder that was gone to, if all of it is wanted; before anything is unfolded.
+    pub fn own(&self) -> Option<Rc<Node>> {
+        self.levels.first().and_then(|level| level.node.clone())
     }
 
     /// The next steps, or none after the last.
@@ -207,19 +213,20 @@ impl<'a> Unfolding<'a> {
         }
         if node.is_dir() {
             self.path.push(&name);
-            self.enter(Box::new(node), whole)?;
-            return Ok(Some(Step::Enter(name)));
+            let node = self.enter(node, whole)?;
+            return Ok(Some(Step::Enter(name, node)));
         }
         if let Some(first) = self.first_name(&node, &name) {
-            return Ok(Some(Step::Link(name, first)));
+            return Ok(Some(Step::Link(name, first, Box::new(node))));
         }
         if !node.is_file() {
             return Ok(Some(Step::Make(name, Box::new(node))));
         }
         let ids = node.content.take().unwrap_or_default();
-        self.check_length(&name, &node, &ids)?;
-        self.file = Some(Content { node: Box::new(node), ids: ids.into_iter() });
-        Ok(Some(Step::Begin(name)))
+        node.meta.size = self.length(&name, &node, &ids)?;
+        let node = Rc::new(node);
+        self.file = Some(Content { node: Rc::clone(&node), ids: ids.into_iter() });
+        Ok(Some(Step::Begin(name, node)))
     }
 
     /// Where a file of several names was made already; remembers where it will be made otherwise.
@@ -242,8 +249,8 @@ impl<'a> Unfolding<'a> {
         }
     }
 
-    /// Other writers that store streams leave 0.
-    fn check_length(&self, name: &OsStr, node: &Node, ids: &[DataId]) -> Result<(), RepositoryError> {
+    /// The length of a file, which must be the recorded one. Other writers that store streams leave 0.
+    fn length(&self, name: &OsStr, node: &Node, ids: &[DataId]) -> Result<u64, RepositoryError> {
         let mut length = 0;
         for id in ids {
             length += u64::from(self.find(id)?.plain_length);
@@ -254,16 +261,17 @@ impl<'a> Unfolding<'a> {
             let what = format!("{} should have {recorded} bytes and has parts of {length}", path.display());
             return Err(self.damaged(&what));
         }
-        Ok(())
+        Ok(length)
     }
 
-    fn enter(&mut self, mut node: Box<Node>, whole: bool) -> Result<(), RepositoryError> {
+    fn enter(&mut self, mut node: Node, whole: bool) -> Result<Rc<Node>, RepositoryError> {
         let entries = match node.subtree.take() {
             Some(tree) => self.tree(tree)?.nodes,
             None => return Err(self.damaged(&format!("the folder {} has no tree", self.path.display()))),
         };
-        self.levels.push(Level { node: Some(node), whole, entries: entries.into_iter() });
-        Ok(())
+        let node = Rc::new(node);
+        self.levels.push(Level { node: Some(Rc::clone(&node)), whole, entries: entries.into_iter() });
+        Ok(node)
     }
 
     fn tree(&mut self, id: TreeId) -> Result<Tree, RepositoryError> {

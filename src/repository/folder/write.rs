@@ -95,7 +95,7 @@ impl Writer {
     /// Carries out the next step.
     pub fn carry_out(&mut self, step: Step, parts: &Parts, progress: &Progress) -> Result<(), RepositoryError> {
         match step {
-            Step::Enter(name) => {
+            Step::Enter(name, _) => {
                 let failed = |error| self.failed("make the folder", Some(&name), error);
                 mkdirat(self.level()?, &name, CLOSED_FOLDER).map_err(failed)?;
                 let handle = openat(self.level()?, &name, FOLDER, Mode::empty()).map_err(failed)?;
@@ -104,7 +104,7 @@ impl Writer {
                 Ok(())
             }
             Step::Leave(node) => self.leave(node.as_deref()),
-            Step::Begin(name) => {
+            Step::Begin(name, _) => {
                 let failed = |error| self.failed("make the file", Some(&name), error);
                 let file = openat(self.level()?, &name, NEW_FILE, CLOSED_FILE).map_err(failed)?;
                 self.file = Some(Writing { name, file: file.into(), length: 0, written: 0 });
@@ -119,7 +119,7 @@ impl Writer {
             }
             Step::End(node) => self.end(&node),
             Step::Make(name, node) => self.make(&name, &node),
-            Step::Link(name, first) => self.link(&name, &first),
+            Step::Link(name, first, _) => self.link(&name, &first),
         }
     }
 

@@ -96,6 +96,30 @@ impl Backend {
         }
     }
 
+    /// Writes a part of a file that has not got its name yet, which is made for the first one. May be done again.
+    pub async fn write_part(&self, partial: &str, offset: u64, content: &[Bytes]) -> Result<(), Fault> {
+        match self {
+            Self::Folder(folder) => {
+                let content = content.to_vec();
+                on_disk(folder, partial, move |folder, partial| folder.write_part(partial, offset, &content)).await
+            }
+            Self::Sftp(server) => server.write_part(partial, offset, content).await,
+            Self::Objects(_) | Self::Rest(_) => Err(without_partial_files()),
+        }
+    }
+
+    /// Makes such a file durable, and gives it its name; on success the other name is gone.
+    pub async fn give_name(&self, partial: &str, path: &str, mode: Write) -> Result<(), Fault> {
+        match self {
+            Self::Folder(folder) => {
+                let partial = partial.to_owned();
+                on_disk(folder, path, move |folder, path| folder.give_name(&partial, path, mode)).await
+            }
+            Self::Sftp(server) => server.give_name(partial, path, mode).await,
+            Self::Objects(_) | Self::Rest(_) => Err(without_partial_files()),
+        }
+    }
+
     pub async fn remove(&self, path: &str) -> Result<(), Fault> {
         match self {
             Self::Folder(folder) => on_disk(folder, path, Folder::remove).await,
@@ -104,6 +128,10 @@ impl Backend {
             Self::Sftp(server) => server.remove(path).await,
         }
     }
+}
+
+fn without_partial_files() -> Fault {
+    Fault::Final(StoreFault::Http("the store has no files that are written part by part".to_owned()))
 }
 
 /// How one try failed.

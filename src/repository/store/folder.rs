@@ -6,13 +6,13 @@
 use std::{
     fs, io,
     io::{Read, Seek, SeekFrom, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
 
-use super::Write as Mode;
+use super::{Write as Mode, upload::partial_of};
 
 /// The root of a repository.
 #[derive(Clone, Debug)]
@@ -71,32 +71,64 @@ impl Folder {
 
     /// Writes beside the final name, makes it durable, and only then gives it that name: a reader sees all or nothing.
     pub fn write(&self, path: &str, content: &[Bytes], mode: Mode) -> io::Result<()> {
-        let target = self.root.join(path);
-        let parent = target.parent().unwrap_or(&self.root);
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        // In pods every process has the same number, so only chance keeps clear of what a killed one left.
-        let partial = parent.join(format!(".{name}-{:016x}.part", rand::random::<u64>()));
-        self.make_folders(parent)?;
-        let written =
-            write_durably(&partial, content, if self.shared { 0o644 } else { 0o600 }).and_then(|()| match mode {
-                Mode::Replace => fs::rename(&partial, &target),
-                // A link fails when the name is taken, in one step; a rename would replace.
-                Mode::CreateNew => fs::hard_link(&partial, &target).or_else(|error| match error.kind() {
+        let partial = partial_of(path);
+        self.make_folders(self.root.join(path).parent().unwrap_or(&self.root))?;
+        let written = write_durably(&self.root.join(&partial), content, self.file_mode())
+            .and_then(|()| self.rename(&partial, path, mode));
+        if written.is_err() {
+            // What is left of a failed write only takes room; the first error counts.
+            let _ = self.remove(&partial);
+        }
+        written
+    }
+
+    /// Writes a part of a file that has not got its name yet, and makes that part durable. May be done again.
+    pub fn write_part(&self, partial: &str, offset: u64, content: &[Bytes]) -> io::Result<()> {
+        let path = self.root.join(partial);
+        if offset == 0 {
+            self.make_folders(path.parent().unwrap_or(&self.root))?;
+        }
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create(offset == 0).truncate(false).mode(self.file_mode()).open(path)?;
+        let mut at = offset;
+        for part in content {
+            file.write_all_at(part, at)?;
+            at += part.len() as u64;
+        }
+        file.sync_data()
+    }
+
+    /// Makes such a file durable, and gives it its name.
+    pub fn give_name(&self, partial: &str, path: &str, mode: Mode) -> io::Result<()> {
+        fs::File::open(self.root.join(partial))?.sync_all()?;
+        self.rename(partial, path, mode)
+    }
+
+    /// On success the other name is gone.
+    fn rename(&self, partial: &str, path: &str, mode: Mode) -> io::Result<()> {
+        let (partial, target) = (self.root.join(partial), self.root.join(path));
+        match mode {
+            Mode::Replace => fs::rename(&partial, &target)?,
+            // A link fails when the name is taken, in one step; a rename would replace.
+            Mode::CreateNew => {
+                fs::hard_link(&partial, &target).or_else(|error| match error.kind() {
                     io::ErrorKind::AlreadyExists => Err(error),
                     // File systems without links (SMB, FAT): the caller has looked just before.
                     _ => fs::rename(&partial, &target),
-                }),
-            });
-        if written.is_err() || mode == Mode::CreateNew {
-            // What is left of a failed write only takes room; the first error counts.
-            let _ = fs::remove_file(&partial);
+                })?;
+                // What is left of it only takes room.
+                let _ = fs::remove_file(&partial);
+            }
         }
-        written?;
-        match fs::File::open(parent)?.sync_all() {
+        match fs::File::open(target.parent().unwrap_or(&self.root))?.sync_all() {
             // Network file systems that know no such thing.
             Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
             synced => synced,
         }
+    }
+
+    fn file_mode(&self) -> u32 {
+        if self.shared { 0o644 } else { 0o600 }
     }
 
     fn make_folders(&self, folder: &Path) -> io::Result<()> {

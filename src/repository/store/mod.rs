@@ -10,8 +10,9 @@ mod limits;
 mod objects;
 mod rest;
 mod sftp;
+mod upload;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use rand::RngExt;
@@ -26,9 +27,10 @@ use self::{
     objects::Objects,
 };
 use super::{Access, RepositoryError, StoreFault};
-use crate::model::{BackendConfig, SftpConfig};
+use crate::model::{BackendConfig, Connection, Credential, Secret, SftpConfig};
 
 pub use self::sftp::known_host_keys;
+pub(super) use self::upload::Upload;
 
 /// How long a store may take.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -43,6 +45,19 @@ impl Default for Patience {
     fn default() -> Self {
         Self { request: Duration::from_secs(30), retries: Duration::from_mins(1) }
     }
+}
+
+/// All that speaking to a store takes.
+#[derive(Clone, Debug)]
+pub struct StoreAccess {
+    /// Where it is.
+    pub backend: BackendConfig,
+    /// How it is spoken to. Of its `credentials` none may be missing from the following.
+    pub connection: Connection,
+    /// What opens it.
+    pub credentials: BTreeMap<Credential, Secret>,
+    /// How long it may take.
+    pub patience: Patience,
 }
 
 /// The slowest upload that is not taken for a stalled one.
@@ -114,14 +129,29 @@ pub(super) struct Store {
 
 impl Store {
     pub fn new(access: &Access, cancel: CancellationToken) -> Result<Self, RepositoryError> {
-        let place = place_of(&access.backend);
+        let Access { backend, connection, credentials, patience, .. } = access;
+        Self::of((backend, connection, credentials), *patience, cancel)
+    }
+
+    /// A store of anything.
+    pub fn at(access: &StoreAccess, cancel: CancellationToken) -> Result<Self, RepositoryError> {
+        let StoreAccess { backend, connection, credentials, patience } = access;
+        Self::of((backend, connection, credentials), *patience, cancel)
+    }
+
+    fn of(
+        (backend, connection, credentials): Spoken<'_>,
+        patience: Patience,
+        cancel: CancellationToken,
+    ) -> Result<Self, RepositoryError> {
+        let place = place_of(backend);
         let unusable = |why: String| RepositoryError::InvalidRequest(format!("{place} cannot be used: {why}"));
-        if let Some(missing) = access.connection.credentials.iter().find(|one| !access.credentials.contains_key(one)) {
+        if let Some(missing) = connection.credentials.iter().find(|one| !credentials.contains_key(one)) {
             return Err(unusable(format!("{} is missing", missing.title())));
         }
-        let backend = backend_of(access).map_err(unusable)?;
-        let limits = Limits::new(&access.connection.limits);
-        Ok(Self { backend, place, patience: access.patience, limits, cancel })
+        let limits = Limits::new(&connection.limits);
+        let backend = backend_of((backend, connection, credentials)).map_err(unusable)?;
+        Ok(Self { backend, place, patience, limits, cancel })
     }
 
     /// Where the repository is, without credentials.
@@ -327,20 +357,22 @@ fn place_of(backend: &BackendConfig) -> String {
     crate::model::redact(place.trim_end_matches('/'))
 }
 
-/// The store of a repository; an error tells people what is wrong with what they gave.
-fn backend_of(access: &Access) -> Result<Backend, String> {
-    let (connection, credentials) = (&access.connection, &access.credentials);
+/// Where a store is, how it is spoken to, and what opens it.
+type Spoken<'a> = (&'a BackendConfig, &'a Connection, &'a BTreeMap<Credential, Secret>);
+
+/// The store itself; an error tells people what is wrong with what they gave.
+fn backend_of((backend, connection, credentials): Spoken<'_>) -> Result<Backend, String> {
     let client = |redirects| http::client(connection, credentials, redirects);
-    Ok(match &access.backend {
+    Ok(match backend {
         BackendConfig::Folder { path } => Backend::Folder(folder::Folder::new(path, connection.shared_folder)),
         BackendConfig::S3(config) => {
-            Backend::Objects(Objects::s3(config, credentials, client(redirect::Policy::default())?)?)
+            Backend::Objects(Objects::s3(config, credentials, &client(redirect::Policy::default())?)?)
         }
         BackendConfig::Azure(config) => {
-            Backend::Objects(Objects::azure(config, credentials, client(redirect::Policy::default())?)?)
+            Backend::Objects(Objects::azure(config, credentials, &client(redirect::Policy::default())?)?)
         }
         BackendConfig::Gcs(config) => {
-            Backend::Objects(Objects::gcs(config, credentials, client(redirect::Policy::default())?)?)
+            Backend::Objects(Objects::gcs(config, credentials, &client(redirect::Policy::default())?)?)
         }
         // A write that is redirected becomes a read, and would look like a success.
         BackendConfig::Rest(config) => {

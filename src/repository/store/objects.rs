@@ -8,7 +8,7 @@ mod s3;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use opendal::{Builder, Error, ErrorKind, HttpTransporter, OperationContext, Operator};
+use opendal::{Builder, Error, ErrorKind, HttpTransporter, OperationContext, Operator, Writer};
 use opendal_http_transport_reqwest::ReqwestTransport;
 use reqwest::Client;
 
@@ -19,16 +19,21 @@ use crate::repository::StoreFault;
 #[derive(Clone, Debug)]
 pub(in super::super) struct Objects {
     operator: Operator,
+    parts: Parts,
+}
+
+/// How the service takes an object of several parts.
+#[derive(Clone, Debug)]
+enum Parts {
+    /// By this operator, and without conditions, which few such services know.
+    Plain(Operator),
+    /// Only if there is none of that name, where that is wanted.
+    OnlyIfAbsent,
+    /// In a session, which the library has only under a condition.
+    Session,
 }
 
 impl Objects {
-    fn new(builder: impl Builder, client: Client) -> Result<Self, String> {
-        let transport = HttpTransporter::new(ReqwestTransport::new(client));
-        let context = OperationContext::new().with_http_transport(transport);
-        let operator = Operator::new(builder).map_err(|error| error.message().to_owned())?;
-        Ok(Self { operator: operator.with_context(context) })
-    }
-
     pub async fn stat(&self, path: &str) -> Result<u64, Error> {
         self.operator.stat(path).await.map(|metadata| metadata.content_length())
     }
@@ -65,9 +70,28 @@ impl Objects {
         }
     }
 
+    /// An object of several parts, which is not seen before it is closed. To be aborted otherwise.
+    pub async fn begin(&self, path: &str, mode: Write, is_there: bool) -> Result<Writer, Error> {
+        let writer = self.operator.writer_with(path);
+        match &self.parts {
+            Parts::Plain(operator) => operator.writer(path).await,
+            Parts::OnlyIfAbsent => writer.if_not_exists(mode == Write::CreateNew).await,
+            // Every object has another generation than 0.
+            Parts::Session if is_there => writer.if_version_not_match("0").await,
+            Parts::Session => writer.if_not_exists(true).await,
+        }
+    }
+
     pub async fn remove(&self, path: &str) -> Result<(), Error> {
         self.operator.delete(path).await
     }
+}
+
+fn operator(builder: impl Builder, client: &Client) -> Result<Operator, String> {
+    let transport = HttpTransporter::new(ReqwestTransport::new(client.clone()));
+    let context = OperationContext::new().with_http_transport(transport);
+    let operator = Operator::new(builder).map_err(|error| error.message().to_owned())?;
+    Ok(operator.with_context(context))
 }
 
 /// The folder as the library wants it.

@@ -20,7 +20,7 @@ use tokio::{runtime::Handle, time::timeout};
 
 use self::connect::{Connection, Connector, Lease};
 pub use self::host_keys::known_host_keys;
-use super::{Write, backend::Fault};
+use super::{Write, backend::Fault, upload::partial_of};
 use crate::{
     model::{self, Credential, Secret, SftpConfig},
     repository::StoreFault,
@@ -88,6 +88,23 @@ impl Server {
         let (path, server) = (self.full(path), self.connector.open().await?);
         let written = write(&server, &path, content, mode).await;
         server.end(written)
+    }
+
+    /// Writes a part of a file that has not got its name yet. May be done again, on another connection, too.
+    pub async fn write_part(&self, partial: &str, offset: u64, content: &[Bytes]) -> Result<(), Fault> {
+        let (path, server) = (self.full(partial), self.connector.open().await?);
+        let written = write_part(&server, &path, offset, content).await;
+        server.end(written)
+    }
+
+    /// Makes such a file durable, and gives it its name; on success the other name is gone.
+    pub async fn give_name(&self, partial: &str, path: &str, mode: Write) -> Result<(), Fault> {
+        let (partial, path, server) = (self.full(partial), self.full(path), self.connector.open().await?);
+        let named = match synced(&server, &partial).await {
+            Ok(()) => give_name(&server, &partial, &path, mode).await,
+            Err(fault) => Err(fault),
+        };
+        server.end(named)
     }
 
     pub async fn remove(&self, path: &str) -> Result<(), Fault> {
@@ -210,9 +227,8 @@ async fn list_folder(server: &Connection, path: String) -> Result<Listed, Fault>
 }
 
 async fn write(server: &Lease, path: &str, content: &[Bytes], mode: Write) -> Result<(), Fault> {
-    let (folder, name) = path.rsplit_once('/').unwrap_or((".", path));
-    let partial = format!("{folder}/.{name}-{:016x}.part", rand::random::<u64>());
-    let mut partial = Partial { connection: server.connection(), path: partial, is_gone: false };
+    let folder = folder_of(path);
+    let mut partial = Partial { connection: server.connection(), path: partial_of(path), is_gone: false };
     let written = match write_durably(server, &partial.path, content).await {
         Err(Fault::Missing(_)) => {
             make_folders(server, folder).await?;
@@ -227,6 +243,42 @@ async fn write(server: &Lease, path: &str, content: &[Bytes], mode: Write) -> Re
     };
     partial.is_gone = done.is_ok();
     done
+}
+
+async fn write_part(server: &Lease, path: &str, offset: u64, content: &[Bytes]) -> Result<(), Fault> {
+    let folder = folder_of(path);
+    let is_first = offset == 0;
+    let flags = OpenFlags::WRITE | if is_first { OpenFlags::CREATE } else { OpenFlags::empty() };
+    let open = async || {
+        let attributes = FileAttributes { permissions: Some(FILE_MODE), ..FileAttributes::empty() };
+        Ok(server.sftp.open(path, flags, attributes).await?.handle)
+    };
+    let handle = match open().await {
+        Err(Fault::Missing(_)) if is_first => {
+            make_folders(server, folder).await?;
+            open().await?
+        }
+        opened => opened?,
+    };
+    let written = write_content(server, &handle, offset, content).await;
+    match closed(server, handle, written).await {
+        Err(Fault::Passing(fault)) if is_full(server, folder, content).await => Err(Fault::Full(fault)),
+        done => done,
+    }
+}
+
+/// Makes a file durable, as far as the server can.
+async fn synced(server: &Connection, path: &str) -> Result<(), Fault> {
+    if !server.can(FSYNC) {
+        return Ok(());
+    }
+    let handle = server.sftp.open(path, OpenFlags::WRITE, FileAttributes::empty()).await?.handle;
+    let done = server.sftp.fsync(&handle).await.map(drop).map_err(Fault::from);
+    closed(server, handle, done).await
+}
+
+fn folder_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or(".", |(folder, _)| folder)
 }
 
 /// A file that has not got its name yet. What is left of it when a write fails or is given up only takes room.
@@ -251,16 +303,16 @@ async fn write_durably(server: &Connection, path: &str, content: &[Bytes]) -> Re
     let attributes = FileAttributes { permissions: Some(FILE_MODE), ..FileAttributes::empty() };
     let flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::EXCLUDE;
     let handle = server.sftp.open(path, flags, attributes).await?.handle;
-    let written = match write_content(server, &handle, content).await {
+    let written = match write_content(server, &handle, 0, content).await {
         Ok(()) if server.can(FSYNC) => server.sftp.fsync(&handle).await.map(drop).map_err(Fault::from),
         written => written,
     };
     closed(server, handle, written).await
 }
 
-async fn write_content(server: &Connection, handle: &str, content: &[Bytes]) -> Result<(), Fault> {
+async fn write_content(server: &Connection, handle: &str, offset: u64, content: &[Bytes]) -> Result<(), Fault> {
     let mut chunks = Vec::new();
-    let mut at = 0;
+    let mut at = offset;
     for part in content {
         for start in (0..part.len()).step_by(CHUNK) {
             let chunk = part.slice(start..part.len().min(start + CHUNK));

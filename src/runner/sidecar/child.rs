@@ -93,6 +93,7 @@ async fn carry_out(task: Task, volumes: &[MountedVolume], cancel: CancellationTo
         | TaskKind::Prune { .. }
         | TaskKind::Check { .. }
         | TaskKind::RestoreVolume(_)
+        | TaskKind::RestoreArchive(_)
         | TaskKind::FindSnapshot(_)
         | TaskKind::Answer { .. } => {
             Err(Failure::new(Reason::InvalidRequest, "a sidecar makes backups and restores, and nothing else"))

@@ -14,9 +14,10 @@ use super::{Judgement, runner_pod, upkeep};
 use crate::{
     annotations::{MAXIMUM_COMMAND_BYTES, PREFIX, label, object_name, positive_duration},
     api::{
-        Backup, IS_DEFAULT, Repository, RepositorySpec, Restore, S3Backend, SecretKeyReference, VolumeBackend,
-        credential_sources,
+        Backup, IS_DEFAULT, Repository, Restore, RestoreArchive, S3Backend, SecretKeyReference, StorePlace,
+        VolumeBackend, credential_sources,
     },
+    model::{ArchiveFormat, wrong_archive_name},
     plan::{PlanProblem, SourceFacts, plan_sources},
     webhook::review::RefusedField,
 };
@@ -185,7 +186,7 @@ fn of_repository(repository: &Repository, repositories: &[Repository], findings:
     if backends.iter().filter(|present| **present).count() != 1 {
         findings.hidden(&["spec"], "exactly one backend is wanted: s3, azure, gcs, rest, sftp or volume");
     }
-    of_backend(spec, findings);
+    of_place(spec, &["spec"], findings);
     let password = &spec.password_secret_ref;
     findings.secret(&["spec", "passwordSecretRef"], &password.name, &password.key);
     upkeep::check(repository, findings);
@@ -194,31 +195,35 @@ fn of_repository(repository: &Repository, repositories: &[Repository], findings:
     }
 }
 
-fn of_backend(spec: &RepositorySpec, findings: &mut Findings) {
-    if let Some(s3) = &spec.s3 {
-        of_s3(s3, findings);
+/// The place of a repository or an archive, whose fields are at `base`.
+fn of_place<'a>(place: impl Into<StorePlace<'a>>, base: &[&str], findings: &mut Findings) {
+    let place = place.into();
+    let at = |path: &[&'static str]| [base, path].concat();
+    if let Some(s3) = place.s3 {
+        of_s3(s3, base, findings);
     }
-    if let Some(endpoint) = spec.azure.as_ref().and_then(|azure| azure.endpoint.as_deref()) {
-        of_url(&["spec", "azure", "endpoint"], endpoint, findings);
+    if let Some(endpoint) = place.azure.and_then(|azure| azure.endpoint.as_deref()) {
+        of_url(&at(&["azure", "endpoint"]), endpoint, findings);
     }
-    if let Some(endpoint) = spec.gcs.as_ref().and_then(|gcs| gcs.endpoint.as_deref()) {
-        of_url(&["spec", "gcs", "endpoint"], endpoint, findings);
+    if let Some(endpoint) = place.gcs.and_then(|gcs| gcs.endpoint.as_deref()) {
+        of_url(&at(&["gcs", "endpoint"]), endpoint, findings);
     }
-    if let Some(rest) = &spec.rest {
-        of_url(&["spec", "rest", "url"], &rest.url, findings);
+    if let Some(rest) = place.rest {
+        of_url(&at(&["rest", "url"]), &rest.url, findings);
     }
-    for (_, source, path) in credential_sources(spec) {
+    for (_, source, path) in credential_sources(place) {
         let SecretKeyReference { name, key } = source.reference();
-        findings.secret(&[&["spec"], &path[..]].concat(), name, key);
+        findings.secret(&at(&path), name, key);
     }
-    if let Some(volume) = &spec.volume {
-        of_volume(volume, findings);
+    if let Some(volume) = place.volume {
+        of_volume(volume, base, findings);
     }
 }
 
-fn of_s3(s3: &S3Backend, findings: &mut Findings) {
-    let host = of_url(&["spec", "s3", "endpoint"], &s3.endpoint, findings);
-    let bucket = ["spec", "s3", "bucket"];
+fn of_s3(s3: &S3Backend, base: &[&str], findings: &mut Findings) {
+    let at = |field: &'static str| [base, &["s3", field]].concat();
+    let host = of_url(&at("endpoint"), &s3.endpoint, findings);
+    let bucket = at("bucket");
     if ["..", ".-", "-."].iter().any(|part| s3.bucket.contains(part)) {
         findings.wrong(&bucket, &s3.bucket, "is no bucket's name: a dot stands between letters or digits");
     }
@@ -227,11 +232,7 @@ fn of_s3(s3: &S3Backend, findings: &mut Findings) {
     }
     // The bucket becomes a part of the host's name.
     if let Some(host) = host.filter(|host| host.starts_with('[') || host.parse::<std::net::Ipv4Addr>().is_ok()) {
-        findings.wrong(
-            &["spec", "s3", "pathStyle"],
-            false,
-            format_args!("a bucket cannot be put before the address {host}"),
-        );
+        findings.wrong(&at("pathStyle"), false, format_args!("a bucket cannot be put before the address {host}"));
     }
     if s3.bucket.bytes().any(|byte| byte.is_ascii_uppercase() || byte == b'_') {
         findings.wrong(
@@ -263,8 +264,8 @@ fn of_url(path: &[&str], url: &str, findings: &mut Findings) -> Option<String> {
     host
 }
 
-fn of_volume(volume: &VolumeBackend, findings: &mut Findings) {
-    let at = |kind: &'static str, field: &'static str| ["spec", "volume", kind, field];
+fn of_volume(volume: &VolumeBackend, base: &[&str], findings: &mut Findings) {
+    let at = |kind: &'static str, field: &'static str| [base, &["volume", kind, field]].concat();
     let mut read_only = Vec::new();
     if let Some(claim) = &volume.persistent_volume_claim {
         findings.name(&at("persistentVolumeClaim", "claimName"), &claim.claim_name);
@@ -281,7 +282,7 @@ fn of_volume(volume: &VolumeBackend, findings: &mut Findings) {
         folder(&at("hostPath", "path"), &host_path.path, findings);
         let kind = host_path.type_.as_deref().unwrap_or_default();
         if !["", "Directory", "DirectoryOrCreate"].contains(&kind) {
-            findings.wrong(&at("hostPath", "type"), kind, "a repository is a folder: Directory or DirectoryOrCreate");
+            findings.wrong(&at("hostPath", "type"), kind, "a place is a folder: Directory or DirectoryOrCreate");
         }
     }
     if let Some(csi) = &volume.csi {
@@ -298,7 +299,7 @@ fn of_volume(volume: &VolumeBackend, findings: &mut Findings) {
         read_only.push(("azureFile", azure.read_only));
     }
     for (kind, _) in read_only.into_iter().filter(|(_, read_only)| *read_only == Some(true)) {
-        findings.wrong(&at(kind, "readOnly"), true, "nothing could be written to the repository");
+        findings.wrong(&at(kind, "readOnly"), true, "nothing could be written there");
     }
 }
 
@@ -343,6 +344,19 @@ fn of_backup(backup: &Backup, repositories: &[Repository], findings: &mut Findin
     }
 }
 
+fn of_archive(to: &RestoreArchive, findings: &mut Findings) {
+    of_place(to, &["spec", "to", "archive"], findings);
+    let Some(name) = &to.name else { return };
+    let path = ["spec", "to", "archive", "name"];
+    if let Some(wrong) = wrong_archive_name(name) {
+        findings.wrong(&path, name, wrong);
+    }
+    let is_of_another = |format: &ArchiveFormat| name.ends_with(&format!(".{format}"));
+    if let Some(other) = ArchiveFormat::ALL.iter().find(|format| **format != to.format && is_of_another(format)) {
+        findings.warn(&path, format_args!("ends like one of format {other}, and format is {}", to.format));
+    }
+}
+
 fn of_restore(restore: &Restore, repositories: &[Repository], findings: &mut Findings) {
     let spec = &restore.spec;
     let source = spec.from.source.as_str();
@@ -360,6 +374,9 @@ fn of_restore(restore: &Restore, repositories: &[Repository], findings: &mut Fin
             && let Err(reason) = label(container)
         {
             findings.wrong(&["spec", "to", "container"], container, reason);
+        }
+        if let Some(archive) = &to.archive {
+            of_archive(archive, findings);
         }
         let command = ["spec", "to", "command"];
         if to.command.first().is_some_and(String::is_empty) {

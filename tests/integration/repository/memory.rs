@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use stowaway::{
-    model::mounts,
-    repository::Progress,
+    model::{ArchiveFormat, mounts},
+    repository::{ArchivePlace, Progress, StoreAccess},
     stream::{Piece, pieces},
 };
 
@@ -66,6 +66,21 @@ async fn store_and_read_back() {
     assert!(matches!(last, Some(Piece::End(_))), "{last:?}");
     assert_eq!(bytes, MEBIBYTES << 20);
     println!("{} MiB after reading it back", peak_kibibytes() / 1024);
+    let to = ArchivePlace {
+        store: StoreAccess {
+            backend: folder(&place.path().join("archives")).backend,
+            connection: Connection::default(),
+            credentials: BTreeMap::new(),
+            patience: Patience::default(),
+        },
+        name: "db.tar.zst".to_owned(),
+        format: ArchiveFormat::TarZstd,
+        overwrite: false,
+        at_most: Some(stored.bytes),
+    };
+    let archived = repository.archive((&stored.snapshot, "/db.sql"), &[], &to, Arc::default()).await.unwrap();
+    assert!(archived.bytes > MEBIBYTES << 20, "{archived:?}");
+    println!("{} MiB after making an archive of it", peak_kibibytes() / 1024);
     // Of the 192 MiB of a Job; the connections to pod and store need some, too.
     assert!(peak_kibibytes() < 144 * 1024, "{} KiB", peak_kibibytes());
 }

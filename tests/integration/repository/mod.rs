@@ -1,6 +1,8 @@
 //! Repositories, and what their tests share: places, streams, a store that misbehaves, and the real restic.
 
 mod adopted;
+mod archive_faults;
+mod archives;
 mod check;
 mod command_line;
 mod everywhere;

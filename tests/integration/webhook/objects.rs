@@ -251,7 +251,30 @@ fn runs() -> Cases {
             restore(|spec| spec["to"] = json!({ "pod": "a/b", "container": "C", "command": [""] })),
             &["spec.to.pod", "spec.to.container", "spec.to.command"],
         ),
+        (archive(|_| ()), &[]),
+        (
+            archive(|to| {
+                to["name"] = "data/config".into();
+                to["s3"]["endpoint"] = "https://:9000".into();
+                to["s3"]["credentials"]["accessKeyIdSecretRef"]["name"] = "a/b".into();
+            }),
+            &[
+                "spec.to.archive.s3.endpoint",
+                "spec.to.archive.s3.credentials.accessKeyIdSecretRef.name",
+                "spec.to.archive.name",
+            ],
+        ),
     ]
+}
+
+/// A Restore as an archive into a bucket.
+fn archive(change: impl FnOnce(&mut Value)) -> Value {
+    let mut to = s3(|_| ())["spec"].clone();
+    to.as_object_mut().unwrap().retain(|field, _| field == "s3");
+    let key = json!({ "name": "keys", "key": "id" });
+    to["s3"]["credentials"] = json!({ "accessKeyIdSecretRef": key, "secretAccessKeySecretRef": key });
+    change(&mut to);
+    restore(|spec| spec["to"] = json!({ "archive": to }))
 }
 
 #[tokio::test]

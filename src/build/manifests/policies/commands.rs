@@ -1,4 +1,5 @@
-//! Who may make us run a command in a pod, write into a claim, or scale a workload: only who could do so anyway.
+//! Who may make us run a command in a pod, write into a claim, send an archive away, or scale a workload: only who could do
+//! so anyway.
 //!
 //! It must not know what the command is for.
 //!
@@ -21,17 +22,20 @@ use crate::api;
 /// The Restore's target is a claim, and it runs no command. (A `null` is no claim, and may stand there.)
 const INTO_A_CLAIM: &str = "object.?spec.?to.?claim.orValue(null) != null";
 
+/// The Restore makes an archive, and runs no command.
+const AS_AN_ARCHIVE: &str = "object.?spec.?to.?archive.orValue(null) != null";
+
 /// The author may do that with objects of this resource in the namespace.
 fn may(group: &str, resource: &str, verb: &str) -> String {
     format!("authorizer.group({group}).resource({resource}).namespace(request.namespace).check('{verb}').allowed()")
 }
 
-pub(super) fn guards() -> [Guard; 5] {
+pub(super) fn guards() -> [Guard; 6] {
     [
         Guard {
             name: "stowaway-restore-commands",
             rules: vec![(api::GROUP, &["restores"], &["CREATE"])],
-            concerns: Some(("feeds-a-command", format!("!({INTO_A_CLAIM})"))),
+            concerns: Some(("feeds-a-command", format!("!({INTO_A_CLAIM}) && !({AS_AN_ARCHIVE})"))),
             expression: MAY_EXEC.to_owned(),
             message: "a Restore runs a command in a pod: its author needs the right to create pods/exec in the namespace",
         },
@@ -47,6 +51,15 @@ pub(super) fn guards() -> [Guard; 5] {
             ),
             message: "a Restore writes into a claim: its author needs the right to create pods in the namespace, and with \
                       create that to create persistentvolumeclaims",
+        },
+        Guard {
+            name: "stowaway-restore-archives",
+            rules: vec![(api::GROUP, &["restores"], &["CREATE"])],
+            concerns: Some(("makes-an-archive", AS_AN_ARCHIVE.to_owned())),
+            // Whoever makes pods mounts any Secret and any volume of the namespace, and sends what he reads wherever he likes.
+            expression: may("''", "'pods'", "create"),
+            message: "a Restore sends data away with Secrets of the namespace, or onto a volume: its author needs the right to \
+                      create pods in the namespace",
         },
         Guard {
             name: "stowaway-restore-scales",

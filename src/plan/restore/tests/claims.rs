@@ -7,7 +7,10 @@ use super::*;
 use crate::{
     api::SCALED_FINALIZER,
     model::{SnapshotIdentity, VolumeRestore},
-    plan::{actions::ScaleTo, fixtures::job_name},
+    plan::{
+        actions::{ScaleTo, TargetMount},
+        fixtures::job_name,
+    },
 };
 
 const SOURCE: &str = "pvc/casks";
@@ -118,9 +121,21 @@ impl Cellar {
         }
     }
 
+    /// How that Job mounts the claim.
+    fn mount(&mut self, seconds: i64) -> TargetMount {
+        mount_of(self.started(seconds).0)
+    }
+
     fn ends(&mut self, report: &SourceReport) {
         let name = self.status().job.clone().unwrap();
         self.world.jobs.push(job(&name, &Scene::Said(&report.to_termination_message())));
+    }
+}
+
+fn mount_of(start: StartJob) -> TargetMount {
+    match start.target {
+        Some(RestoreTarget::Claim(mount)) => mount,
+        target => panic!("{target:?}"),
     }
 }
 
@@ -133,7 +148,7 @@ fn job_mounts_the_claim_and_is_told_what_to_restore() {
     let from = json!({ "source": SOURCE, "asOf": "2026-05-04T03:02:01Z", "paths": ["a/b"] });
     let mut cellar = Cellar::new(&json!({ "path": "old" }), &json!({ "from": from, "timeout": "90s" }));
     let (start, run) = cellar.started(0);
-    let mount = start.target.unwrap();
+    let mount = mount_of(start);
     assert_eq!((mount.claim.as_str(), mount.as_root, mount.node), ("casks", true, None));
     assert_eq!((run.from.source.as_str(), run.from.host.as_deref()), (SOURCE, Some(NAMESPACE)));
     assert_eq!(run.from.as_of.unwrap().to_string(), "2026-05-04T03:02:01Z");
@@ -194,7 +209,7 @@ fn claim_that_pods_work_on_is_left_alone_unless_it_may_be_overwritten() {
 
     let mut cellar = Cellar::new(&json!({ "overwrite": true }), &json!({}));
     cellar.world.pods = vec![user("cooper")];
-    let mount = cellar.started(0).0.target.unwrap();
+    let mount = cellar.mount(0);
     assert_eq!(mount.node.as_deref(), Some("node-of-cooper"));
     assert_eq!(mount.tolerations[0].key.as_deref(), Some("damp"));
 
@@ -202,7 +217,7 @@ fn claim_that_pods_work_on_is_left_alone_unless_it_may_be_overwritten() {
     let mut cellar = Cellar::new(&json!({ "overwrite": true }), &json!({}));
     cellar.world.pods = vec![user("cooper")];
     cellar.claim = Some(claim(&json!({ "spec": { "accessModes": ["ReadWriteMany"] } })));
-    assert_eq!(cellar.started(0).0.target.unwrap().node, None);
+    assert_eq!(cellar.mount(0).node, None);
     let mut cellar = Cellar::new(&json!({ "overwrite": true }), &json!({}));
     cellar.world.pods = vec![user("cooper")];
     cellar.claim = Some(claim(&json!({ "spec": { "accessModes": ["ReadWriteOncePod"] } })));
@@ -215,7 +230,7 @@ fn claim_that_pods_work_on_is_left_alone_unless_it_may_be_overwritten() {
     let mut other = user("other");
     other.pod.spec.as_mut().unwrap().volumes = None;
     cellar.world.pods = vec![ended, other];
-    assert_eq!(cellar.started(0).0.target.unwrap().node, None);
+    assert_eq!(cellar.mount(0).node, None);
 }
 
 #[test]
@@ -234,11 +249,11 @@ fn run_is_root_unless_namespace_or_user_wants_it_otherwise() {
             let label = ("pod-security.kubernetes.io/enforce".to_owned(), "restricted".to_owned());
             cellar.namespace.metadata.labels = Some([label].into());
         }
-        assert_eq!(cellar.started(0).0.target.unwrap().as_root, expected, "{is_restricted} {more}");
+        assert_eq!(cellar.mount(0).as_root, expected, "{is_restricted} {more}");
     }
     let mut cellar = Cellar::new(&json!({}), &json!({}));
     cellar.assigns_users = true;
-    assert!(!cellar.started(0).0.target.unwrap().as_root);
+    assert!(!cellar.mount(0).as_root);
 }
 
 #[test]

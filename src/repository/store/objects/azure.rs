@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use opendal::services;
 use reqwest::Client;
 
-use super::{Objects, root};
+use super::{Objects, Parts, operator, root};
 use crate::model::{AzureConfig, Credential, Secret};
 
 impl Objects {
@@ -13,7 +13,7 @@ impl Objects {
     pub fn azure(
         config: &AzureConfig,
         credentials: &BTreeMap<Credential, Secret>,
-        client: Client,
+        client: &Client,
     ) -> Result<Self, String> {
         let mut builder = services::Azblob::default()
             .endpoint(&config.endpoint)
@@ -26,6 +26,6 @@ impl Objects {
         if let Some(token) = credentials.get(&Credential::AzureSasToken) {
             builder = builder.sas_token(token.expose().trim_start_matches('?'));
         }
-        Self::new(builder, client)
+        Ok(Self { operator: operator(builder, client)?, parts: Parts::OnlyIfAbsent })
     }
 }

@@ -6,12 +6,16 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use opendal::services;
 use reqwest::Client;
 
-use super::{Objects, root};
+use super::{Objects, Parts, operator, root};
 use crate::model::{Credential, GcsConfig, Secret};
 
 impl Objects {
     /// With the service account or token that is given, or else whatever identity the machine or pod has.
-    pub fn gcs(config: &GcsConfig, credentials: &BTreeMap<Credential, Secret>, client: Client) -> Result<Self, String> {
+    pub fn gcs(
+        config: &GcsConfig,
+        credentials: &BTreeMap<Credential, Secret>,
+        client: &Client,
+    ) -> Result<Self, String> {
         let mut builder =
             services::Gcs::default().endpoint(&config.endpoint).bucket(&config.bucket).root(&root(&config.prefix));
         if let Some(account) = credentials.get(&Credential::GcsServiceAccount) {
@@ -25,6 +29,6 @@ impl Objects {
         if let Some(token) = credentials.get(&Credential::GcsAccessToken) {
             builder = builder.token(token.expose().to_owned()).disable_config_load().disable_vm_metadata();
         }
-        Self::new(builder, client)
+        Ok(Self { operator: operator(builder, client)?, parts: Parts::Session })
     }
 }

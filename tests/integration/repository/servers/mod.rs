@@ -83,6 +83,7 @@ impl Server {
 
 pub use azure::start_with_sas as azure_with_sas;
 pub use rest::start as rest_with;
+pub use s3::start_for_parts as s3_for_parts;
 pub use sftp::{new_ssh_key, start_in as sftp_in};
 
 /// The place with these credentials.

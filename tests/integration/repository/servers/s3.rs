@@ -7,13 +7,23 @@ use stowaway::model::{BackendConfig, Credential, S3Config};
 use super::{Running, Server, access, free_port, owned, restic::find};
 
 pub fn start() -> Server {
+    start_with(&["--nometa"])
+}
+
+/// One that keeps what it needs for objects of several parts: in attributes of its files.
+pub fn start_for_parts() -> Server {
+    start_with(&[])
+}
+
+fn start_with(arguments: &[&str]) -> Server {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("bucket")).unwrap();
     let port = free_port();
     let mut command = Command::new(find("STOWAWAY_VERSITYGW", "versitygw"));
     command
         .args(["--port", &format!("127.0.0.1:{port}"), "--access", "key", "--secret", "hush-hush", "--quiet"])
-        .args(["--region", "somewhere-1", "posix", "--nometa"])
+        .args(["--region", "somewhere-1", "posix"])
+        .args(arguments)
         .arg(folder.path());
     let running = Running::start(command, port);
     let backend = BackendConfig::S3(S3Config {

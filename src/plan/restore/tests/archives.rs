@@ -1,0 +1,84 @@
+//! A Restore as an archive: its Job gets the place as it is written, and what could only fail is never started.
+
+use super::*;
+use crate::model::{ArchiveFormat, ArchiveReport, ArchiveRestore, BackendConfig};
+
+const SOURCE: &str = "pvc/casks";
+
+fn world(from: &serde_json::Value, to: &serde_json::Value) -> World {
+    let mut place = json!({ "s3": { "endpoint": "https://shed", "bucket": "crates" } });
+    place.as_object_mut().unwrap().extend(to.as_object().unwrap().clone());
+    let mut source = json!({ "source": SOURCE });
+    source.as_object_mut().unwrap().extend(from.as_object().unwrap().clone());
+    World::new(&json!({ "from": source, "to": { "archive": place }, "timeout": "90s" }))
+}
+
+fn started(world: &mut World) -> (StartJob, ArchiveRestore) {
+    let start = world.look(0).start.pop().unwrap_or_else(|| panic!("{:?}", world.status()));
+    match start.task.clone() {
+        TaskKind::RestoreArchive(run) => (start, *run),
+        task => panic!("{task:?}"),
+    }
+}
+
+#[test]
+fn job_is_told_the_place_and_what_of_which_snapshot() {
+    let from = json!({ "asOf": "2026-05-04T03:02:01Z", "paths": ["a/b"] });
+    let to =
+        json!({ "format": "tar.zst", "name": "shop/casks.tar.zst", "overwrite": true, "limits": { "connections": 3 } });
+    let (start, run) = started(&mut world(&from, &to));
+    assert!(matches!(start.target, Some(RestoreTarget::Archive(to)) if to.s3.is_some()));
+    assert_eq!((run.from.source.as_str(), run.from.host.as_deref()), (SOURCE, Some(NAMESPACE)));
+    assert_eq!(run.from.as_of.unwrap().to_string(), "2026-05-04T03:02:01Z");
+    assert_eq!((run.paths, run.format, run.overwrite), (vec!["a/b".to_owned()], ArchiveFormat::TarZstd, true));
+    assert_eq!((run.name.as_deref(), run.timeout), (Some("shop/casks.tar.zst"), Some(Duration::from_secs(90))));
+    assert!(matches!(run.backend, BackendConfig::S3(config) if config.bucket == "crates"));
+    assert_eq!(run.connection.limits.connections, Some(3));
+}
+
+#[test]
+fn dump_becomes_an_archive_wherever_its_pod_is() {
+    let mut world = world(&json!({ "source": "deployment/gone/vat" }), &json!({}));
+    world.pods.clear();
+    let (_, run) = started(&mut world);
+    assert_eq!((run.format, run.name, run.overwrite), (ArchiveFormat::TarGzip, None, false));
+    assert_eq!((world.status().pod.as_str(), world.status().claim.as_str()), ("", ""));
+}
+
+#[test]
+fn what_could_only_fail_is_never_started() {
+    for (from, to) in [
+        (json!({ "source": MILL, "paths": ["a"] }), json!({})),
+        (json!({}), json!({ "name": "shop/config" })),
+        (json!({}), json!({ "s3": null })),
+    ] {
+        let mut world = world(&from, &to);
+        // Not even a repository is waited for.
+        world.repositories.clear();
+        assert!(world.look(0).start.is_empty());
+        let outcome = &world.status().outcome;
+        assert_eq!(
+            (outcome.verdict, outcome.reason.as_str()),
+            (Some(Verdict::Failed), "InvalidRequest"),
+            "{from} {to}"
+        );
+    }
+}
+
+#[test]
+fn status_tells_the_archive() {
+    let mut world = world(&json!({}), &json!({}));
+    started(&mut world);
+    let archive = ArchiveReport {
+        location: "https://shed/crates/x.tar.gz".into(),
+        format: ArchiveFormat::TarGzip,
+        bytes: 7,
+        sha256: "ab".repeat(32),
+    };
+    let report = SourceReport { archive: Some(archive.clone()), proof: Proof::Sealed, ..success() };
+    let name = world.status().job.clone().unwrap();
+    world.jobs.push(job(&name, &Scene::Said(&report.to_termination_message())));
+    world.look(10);
+    assert_eq!(world.status().outcome.verdict, Some(Verdict::Succeeded));
+    assert_eq!(world.status().archive, Some(archive));
+}

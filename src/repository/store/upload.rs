@@ -1,0 +1,279 @@
+//! One long file on its way to a store, part by part in little memory: nobody sees it before it is whole.
+//!
+//! It must not know what is in it. Where a store has uploads of several parts, it is one; else it is written beside its name,
+//! made durable, and only then named. What fails leaves nothing under that name.
+
+use bytes::Bytes;
+use tokio::sync::Mutex;
+
+use super::{
+    Store, Write,
+    backend::{Backend, Fault},
+};
+use crate::repository::{RepositoryError, StoreFault};
+
+/// The shortest part, but for the last one, that services take: no part is shorter here, not even the last, since the
+/// library keeps a shorter one for itself and loses it when a request fails.
+const SHORTEST_PART: usize = 5 << 20;
+/// Services take so many parts.
+const MOST_PARTS: u64 = 10_000;
+/// How long a part is, unless the file is too long for that.
+const PART: usize = 8 << 20;
+/// How long it is where nobody knows how long the file is.
+const PART_OF_UNKNOWN: usize = 16 << 20;
+/// The longest part: two of them are in the memory of a run, whose other needs leave no room for more.
+const LONGEST_PART: usize = 24 << 20;
+
+/// The length of the parts of a file that is not longer than that, as far as it is known.
+fn part_bytes(at_most: Option<u64>) -> usize {
+    let Some(bytes) = at_most else { return PART_OF_UNKNOWN };
+    usize::try_from(bytes.div_ceil(MOST_PARTS - 1000)).unwrap_or(LONGEST_PART).clamp(PART, LONGEST_PART)
+}
+
+/// What was sent so far.
+pub(in super::super) struct Upload {
+    store: Store,
+    path: String,
+    mode: Write,
+    /// How long the file was that is to be replaced.
+    before: Option<u64>,
+    part_bytes: usize,
+    waiting: Vec<Bytes>,
+    waiting_bytes: usize,
+    sent: u64,
+    way: Option<Way>,
+}
+
+/// How parts are sent, once there was one.
+enum Way {
+    /// As parts of an upload that the service makes one object of.
+    Parts(Mutex<opendal::Writer>),
+    /// Into a file of that name.
+    Partial(String),
+}
+
+impl Store {
+    /// Begins a file; nothing is sent yet. With [`Write::CreateNew`], there must be none of that name:
+    /// [`RepositoryError::Taken`].
+    pub async fn upload(&self, path: &str, mode: Write, at_most: Option<u64>) -> Result<Upload, RepositoryError> {
+        let before = self.look(path).await.map_err(|fault| self.failed(fault, "look for", path))?;
+        if before.is_some() && mode == Write::CreateNew {
+            return Err(self.taken(path));
+        }
+        Ok(Upload {
+            store: self.clone(),
+            path: path.to_owned(),
+            mode,
+            before,
+            part_bytes: part_bytes(at_most),
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            sent: 0,
+            way: None,
+        })
+    }
+
+    /// The length of a file, if it is there.
+    async fn look(&self, path: &str) -> Result<Option<u64>, Fault> {
+        let backend = &self.backend;
+        match self.retry(0, move || backend.stat(path)).await {
+            Ok(length) => Ok(Some(length)),
+            Err(Fault::Missing(_)) => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    fn taken(&self, path: &str) -> RepositoryError {
+        RepositoryError::Taken { place: self.place.clone(), file: path.to_owned() }
+    }
+}
+
+impl Upload {
+    /// Takes the next bytes, and sends a part when there are enough of them.
+    pub async fn write(&mut self, content: Bytes) -> Result<(), RepositoryError> {
+        self.waiting_bytes += content.len();
+        self.waiting.push(content);
+        while self.waiting_bytes >= self.part_bytes + SHORTEST_PART {
+            let part = self.take(self.part_bytes);
+            let sent = self.send(part).await;
+            sent.map_err(|fault| self.failed(fault))?;
+        }
+        Ok(())
+    }
+
+    /// Sends the rest, gives the file its name, and looks whether it is there and as long as it was sent. Gives its length.
+    ///
+    /// Errors: [`RepositoryError::OutcomeUnknown`] when it may be there all the same; otherwise it is not.
+    pub async fn finish(mut self) -> Result<u64, RepositoryError> {
+        let length = self.sent + self.waiting_bytes as u64;
+        let finished = self.complete().await;
+        // What was done is to be known even if the run was cancelled meanwhile.
+        let looking = if finished.is_ok() { self.store.for_a_last_write() } else { self.store.for_a_last_look() };
+        let found = looking.look(&self.path).await;
+        match (finished, found) {
+            (Ok(()), Ok(Some(found))) if found == length => Ok(length),
+            (Ok(()), Ok(found)) => {
+                let (backend, path) = (&looking.backend, self.path.as_str());
+                let _ = looking.retry(0, move || backend.remove(path)).await;
+                let (place, file) = (self.store.place.clone(), self.path.clone());
+                Err(RepositoryError::NotKept { place, file, sent: length, found: found.unwrap_or_default() })
+            }
+            // The acknowledgement was lost.
+            (Err(Fault::Passing(_) | Fault::Missing(_) | Fault::Taken | Fault::Cancelled), Ok(Some(found)))
+                if found == length && self.before != Some(length) =>
+            {
+                Ok(length)
+            }
+            (Ok(()) | Err(Fault::Passing(_) | Fault::Cancelled), Err(fault)) => {
+                let source = Box::new(self.store.failed(fault, "look for", &self.path));
+                let (place, file) = (self.store.place.clone(), self.path.clone());
+                Err(RepositoryError::OutcomeUnknown { place, file, source })
+            }
+            (Err(fault), _) => {
+                let error = self.failed(fault);
+                self.abort().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes back what was sent. If even that fails, it only takes room, under no name of a file.
+    pub async fn abort(self) {
+        let Some(way) = self.way else { return };
+        let is_cancelled = self.store.cancel.is_cancelled();
+        let store = if is_cancelled { self.store.for_a_last_look() } else { self.store.for_a_last_write() };
+        let backend = &store.backend;
+        let aborted = match &way {
+            Way::Parts(writer) => store.retry(0, move || async move { Ok(writer.lock().await.abort().await?) }).await,
+            Way::Partial(partial) => store.retry(0, move || backend.remove(partial)).await,
+        };
+        if let Err(fault) = aborted {
+            let error = store.failed(fault, "take back the unfinished", &self.path);
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// All that is left, and then the name.
+    async fn complete(&mut self) -> Result<(), Fault> {
+        let rest = self.take(self.waiting_bytes);
+        if self.way.is_none() {
+            let (backend, path, mode) = (&self.store.backend, self.path.as_str(), self.mode);
+            let (rest, size) = (&rest, length_of(&rest));
+            self.limited(size).await?;
+            return self.store.retry(size, move || backend.write(path, rest, mode)).await;
+        }
+        self.send(rest).await?;
+        let (backend, path, mode) = (&self.store.backend, self.path.as_str(), self.mode);
+        match &self.way {
+            None => Ok(()),
+            Some(Way::Parts(writer)) => {
+                // Few services know "only if absent" for objects of several parts.
+                if mode == Write::CreateNew && self.store.look(path).await?.is_some() {
+                    return Err(Fault::Taken);
+                }
+                self.store.retry(0, move || async move { Ok(writer.lock().await.close().await.map(drop)?) }).await
+            }
+            Some(Way::Partial(partial)) => self.store.retry(0, move || backend.give_name(partial, path, mode)).await,
+        }
+    }
+
+    async fn send(&mut self, part: Vec<Bytes>) -> Result<(), Fault> {
+        let size = length_of(&part);
+        self.limited(size).await?;
+        let (backend, offset) = (&self.store.backend, self.sent);
+        let way = match &mut self.way {
+            Some(way) => way,
+            none => none.insert(match backend {
+                Backend::Objects(bucket) => {
+                    Way::Parts(Mutex::new(bucket.begin(&self.path, self.mode, self.before.is_some()).await?))
+                }
+                Backend::Folder(_) | Backend::Sftp(_) => Way::Partial(partial_of(&self.path)),
+                Backend::Rest(_) => {
+                    let text = "such a server takes only files of repositories".to_owned();
+                    return Err(Fault::Final(StoreFault::Http(text)));
+                }
+            }),
+        };
+        let part = &part;
+        match way {
+            Way::Parts(writer) => {
+                let (writer, part) = (&*writer, part);
+                self.store
+                    .retry(size, move || async move { Ok(writer.lock().await.write(part.clone()).await?) })
+                    .await?;
+            }
+            Way::Partial(partial) => {
+                let partial = partial.as_str();
+                self.store.retry(size, move || backend.write_part(partial, offset, part)).await?;
+            }
+        }
+        self.sent += size;
+        Ok(())
+    }
+
+    /// Waits for the store's limits, but not longer than the run.
+    async fn limited(&self, size: u64) -> Result<(), Fault> {
+        self.store.limited(self.store.limits.send(size)).await.map_err(|_| Fault::Cancelled)
+    }
+
+    /// The first so many bytes of what waits.
+    fn take(&mut self, bytes: usize) -> Vec<Bytes> {
+        let mut taken = Vec::new();
+        let mut missing = bytes.min(self.waiting_bytes);
+        self.waiting_bytes -= missing;
+        let mut waiting = std::mem::take(&mut self.waiting).into_iter();
+        for mut content in waiting.by_ref() {
+            if content.len() > missing {
+                taken.push(content.split_to(missing));
+                self.waiting.push(content);
+                break;
+            }
+            missing -= content.len();
+            taken.push(content);
+        }
+        self.waiting.extend(waiting);
+        taken.retain(|content| !content.is_empty());
+        taken
+    }
+
+    fn failed(&self, fault: Fault) -> RepositoryError {
+        match fault {
+            Fault::Taken => self.store.taken(&self.path),
+            fault => self.store.failed(fault, "write", &self.path),
+        }
+    }
+}
+
+fn length_of(part: &[Bytes]) -> u64 {
+    part.iter().map(|content| content.len() as u64).sum()
+}
+
+/// A name beside a file's own. In pods every process has the same number, so only chance keeps clear of what a killed one
+/// left.
+pub(super) fn partial_of(path: &str) -> String {
+    let (folder, name) = path.rsplit_once('/').map_or(("", path), |(folder, name)| (folder, name));
+    let separator = if folder.is_empty() { "" } else { "/" };
+    format!("{folder}{separator}.{name}-{:016x}.part", rand::random::<u64>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_files_have_longer_parts_and_no_more_than_a_service_takes() {
+        assert_eq!(part_bytes(Some(0)), PART);
+        assert_eq!(part_bytes(Some(80_000_000_000)), 8_888_889);
+        assert_eq!(part_bytes(Some(u64::MAX)), LONGEST_PART);
+        assert_eq!(part_bytes(None), PART_OF_UNKNOWN);
+    }
+
+    #[test]
+    fn partial_file_is_beside_the_whole_one() {
+        for (path, beginning) in [("a.tar", ".a.tar-"), ("shop/data/a.tar", "shop/data/.a.tar-")] {
+            let partial = partial_of(path);
+            let rest = partial.strip_prefix(beginning).and_then(|rest| rest.strip_suffix(".part"));
+            assert_eq!(rest.map(str::len), Some(16), "{partial}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! One volume, or one stored file, out of a snapshot as an archive in another store. Green only if it is there as it was sent.
+//!
+//! It must not know Jobs or the command line.
+
+use std::{
+    fmt::Write,
+    path::Path,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{story::tell_progress, wanted::choose};
+use crate::{
+    model::{
+        ArchiveReport, ArchiveRestore, BackendConfig, Failure, Proof, Reason, SourceReport, Verdict, archive_name,
+        milliseconds, wrong_archive_name,
+    },
+    repository::{ArchivePlace, Archived, Progress, Repository, SnapshotSummary, StoreAccess, TarContent, Trouble},
+};
+
+/// Runs it. `volume` is where a volume that the archive is made on is mounted. Every outcome is a report; none is silent.
+pub async fn restore_archive(
+    repository: &Repository,
+    run: &ArchiveRestore,
+    store: StoreAccess,
+    volume: &Path,
+    cancel: &CancellationToken,
+) -> SourceReport {
+    let started = Instant::now();
+    let limit = async {
+        match run.timeout {
+            Some(timeout) => tokio::time::sleep(timeout).await,
+            None => std::future::pending().await,
+        }
+    };
+    let result = {
+        let mut work = pin!(restore(repository, run, store, volume));
+        tokio::select! {
+            biased;
+            result = &mut work => result,
+            () = limit => {
+                // It then takes back what it has sent.
+                cancel.cancel();
+                let limit = run.timeout.unwrap_or_default();
+                let message = format!("the restore took longer than its timeout of {limit:?}: raise it");
+                work.await.map_err(|failure| match failure.reason {
+                    Reason::OutcomeUnknown => failure,
+                    _ => Failure::new(Reason::Timeout, message),
+                })
+            }
+        }
+    };
+    let mut report = result.unwrap_or_else(|failure| SourceReport::failed(failure, Duration::ZERO));
+    report.duration_milliseconds = milliseconds(started.elapsed());
+    report
+}
+
+async fn restore(
+    repository: &Repository,
+    run: &ArchiveRestore,
+    store: StoreAccess,
+    volume: &Path,
+) -> Result<SourceReport, Failure> {
+    let snapshots = repository.snapshots().await?;
+    let snapshot = choose(&snapshots, &run.from)?;
+    let name = match &run.name {
+        Some(name) => name.clone(),
+        None => archive_name(&run.from.source, snapshot.time, &snapshot.id, run.format),
+    };
+    if let Some(wrong) = wrong_archive_name(&name) {
+        return Err(Failure::new(Reason::InvalidRequest, format!("{name:?} {wrong}")));
+    }
+    info!(snapshot = snapshot.id, "archiving snapshot {} of {} as {name}", &snapshot.id[..8], snapshot.time);
+    let is_on_volume = matches!(store.backend, BackendConfig::Folder { .. });
+    let to = ArchivePlace { store, name, format: run.format, overwrite: run.overwrite, at_most: snapshot.bytes };
+    let progress = Arc::new(Progress::default());
+    let place = (snapshot.id.as_str(), snapshot.identity.path.as_str());
+    let archiving = repository.archive(place, &run.paths, &to, Arc::clone(&progress));
+    let mut archived = tokio::select! {
+        archived = archiving => archived?,
+        never = tell_progress(|| progress.bytes_read()) => match never {},
+    };
+    if is_on_volume && let Ok(below) = Path::new(&archived.location).strip_prefix(volume) {
+        archived.location = below.display().to_string();
+    }
+    Ok(report_of(snapshot, run, archived))
+}
+
+fn report_of(snapshot: &SnapshotSummary, run: &ArchiveRestore, archived: Archived) -> SourceReport {
+    let Archived { location, bytes, sha256, content } = archived;
+    let TarContent { files, bytes: content_bytes, left_out } = content;
+    for Trouble { path, reason } in &left_out.first {
+        warn!("left out: {path}: {reason}");
+    }
+    let mut message = format!("snapshot {} of {:.0}, {files} files, as {location}", &snapshot.id[..8], snapshot.time);
+    if left_out.count > 0 {
+        let paths: Vec<&str> = left_out.first.iter().take(5).map(|trouble| trouble.path.as_str()).collect();
+        let _ = write!(
+            message,
+            "; left out, since no tar can hold them: {} sockets ({})",
+            left_out.count,
+            paths.join(", ")
+        );
+    }
+    SourceReport {
+        verdict: Verdict::Succeeded,
+        reason: Reason::Completed,
+        message,
+        exit_code: None,
+        bytes: content_bytes,
+        digest: None,
+        proof: Proof::Sealed,
+        snapshot: Some(snapshot.id.clone()),
+        safety_snapshot: None,
+        archive: Some(ArchiveReport { location, format: run.format, bytes, sha256 }),
+        repository_id: None,
+        upkeep: None,
+        duration_milliseconds: 0,
+        stderr_tail: String::new(),
+    }
+}
