@@ -137,6 +137,7 @@ fn claim_job(mount: &ClaimMount, runner_pod: Option<&RunnerPod>, assigns_users: 
             path: "/data/cask".into(),
             tags: vec!["source=pvc/cask".into()],
         },
+        exclude: Vec::new(),
         timeout: None,
     };
     job(&JobRequest {

@@ -2,6 +2,7 @@
 //!
 //! Pure data. It must not know Kubernetes clients, stores, clocks or files.
 
+mod excludes;
 pub mod injected;
 mod part;
 mod report;
@@ -12,6 +13,7 @@ mod store;
 mod task;
 mod upkeep;
 
+pub use excludes::{Excludes, MAXIMUM_PATTERNS};
 pub use part::{DataPart, DataPartError};
 pub use report::{Failure, Proof, Reason, SourceReport, Verdict, milliseconds};
 pub use retention::{Age, AgeError, Retention};

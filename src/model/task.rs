@@ -88,6 +88,9 @@ pub enum TaskKind {
         source: SourceName,
         /// How the snapshot is labelled.
         identity: SnapshotIdentity,
+        /// What is left out; see [`Excludes`](super::Excludes).
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        exclude: Vec<String>,
         /// Give up after this long.
         timeout: Option<Duration>,
     },
@@ -99,6 +102,9 @@ pub enum TaskKind {
         source: SourceName,
         /// How the snapshot is labelled.
         identity: SnapshotIdentity,
+        /// What is left out; see [`Excludes`](super::Excludes).
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        exclude: Vec<String>,
         /// Give up after this long.
         timeout: Option<Duration>,
     },

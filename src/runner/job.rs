@@ -136,9 +136,9 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
             let client = connect().await?;
             in_sidecar::volume(&client, &task, &identity, target, &cancel).await
         }
-        TaskKind::BackupClaim { claim, source, identity: label, timeout } => {
+        TaskKind::BackupClaim { claim, source, identity: label, exclude, timeout } => {
             info!(source = source.as_str(), "backing up {source}: PersistentVolumeClaim {claim}, mounted here");
-            let run = VolumeRun { identity: label.clone(), timeout: *timeout };
+            let run = VolumeRun { identity: label.clone(), exclude: exclude.clone(), timeout: *timeout };
             let folder = settings::mounted(mounts::DATA_FOLDER);
             let access = settings::access(&task.backend, &task.connection, &identity)?;
             with_repository(access, &cancel, async |repository| {

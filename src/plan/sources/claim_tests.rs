@@ -289,3 +289,43 @@ fn claims_are_labelled_as_k8up_labels_them() {
     let plan = scene(&[claim("cask", &json!({}))], &[]).plan();
     assert_eq!(plan.sources[0].identity.tag("pod"), None);
 }
+
+#[test]
+fn patterns_of_a_claim_or_else_of_its_namespace_go_with_the_source_whoever_reads_it() {
+    let patterned = |value: &str| claim("cask", &annotated("stowaway.dev/exclude", value));
+    let exclude = |scene: &Scene| {
+        let plan = scene.plan();
+        assert_eq!((plan.problems, plan.sources.len()), (vec![], 1));
+        plan.sources[0].exclude.clone()
+    };
+    assert_eq!(exclude(&scene(&[claim("cask", &json!({}))], &[])), Vec::<String>::new());
+    assert_eq!(exclude(&scene(&[patterned("*.log\n/cache")], &[])), ["*.log", "/cache"]);
+    assert_eq!(exclude(&scene(&[patterned("*.log")], &[sidecar_user("cask", true)])), ["*.log"]);
+    let alone = claim(
+        "cask",
+        &json!({ "status": { "accessModes": ["ReadWriteOncePod"] }, "metadata": { "annotations": { "stowaway.dev/exclude": "x" } } }),
+    );
+    assert_eq!(exclude(&scene(&[alone], &[sidecar_user("cask", true)])), ["x"]);
+    let mut scene = scene(&[claim("cask", &json!({}))], &[]);
+    scene.namespace = annotated("stowaway.dev/exclude", "/tmp");
+    assert_eq!(exclude(&scene), ["/tmp"]);
+    scene.claims = vec![patterned("[]")];
+    assert_eq!(exclude(&scene), Vec::<String>::new());
+}
+
+#[test]
+fn patterns_that_cannot_be_carried_out_fail_the_claim_and_no_other() {
+    let mut scene = scene(
+        &[claim("cask", &annotated("stowaway.dev/exclude", "!keep")), claim("press", &json!({}))],
+        &[sidecar_user("cask", true)],
+    );
+    let plan = scene.plan();
+    assert_eq!(names(&plan), ["pvc/press"]);
+    let [problem] = &plan.problems[..] else { panic!("{plan:?}") };
+    assert_eq!(problem.reason(), Reason::InvalidRequest);
+    assert!(problem.to_string().contains("stowaway.dev/exclude"), "{problem}");
+    // Whoever is left out anyway needs none.
+    scene.pods = vec![];
+    scene.claims[0].metadata.labels = Some([("stowaway.dev/backup".to_owned(), "false".to_owned())].into());
+    assert_eq!(scene.plan().problems, []);
+}

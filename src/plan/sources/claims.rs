@@ -13,7 +13,7 @@ use kube::core::{Selector, SelectorExt};
 
 use super::{ObservedPod, PlanWarning};
 use crate::{
-    annotations::{Consent, Warning, consent},
+    annotations::{Consent, Warning, consent, excludes},
     api::{Repository, SkipReason},
     plan::owner::{NON_ROOT, Owner, Said},
 };
@@ -52,14 +52,21 @@ pub struct ClaimMount {
 /// What is to become of one claim.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Choice {
-    /// It is a source, and mounted by a Job where no sidecar has it.
-    Mount(ClaimMount),
-    /// It is a source, and only a sidecar can read it; why no Job can.
-    SidecarOnly(&'static str),
+    /// It is a source, but for what these patterns leave out.
+    Source(Reading, Vec<String>),
     /// It should be a source, and cannot be one.
     Problem(String),
     /// It is none.
     Skip(SkipReason, String),
+}
+
+/// Who can read a claim.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Reading {
+    /// A Job that mounts it, where no sidecar has it.
+    Mount(ClaimMount),
+    /// Only a sidecar; why no Job can.
+    SidecarOnly(&'static str),
 }
 
 /// Decides on all claims of the namespace, by name. `asked` are those that pods ask for by their own annotation.
@@ -90,7 +97,7 @@ pub(super) fn choose(
                 // Who asks for a volume by its name means it.
                 Some((SkipReason::HoldsRepository, message)) if is_asked => Choice::Problem(message),
                 Some((reason, message)) if !is_asked => Choice::Skip(reason, message),
-                _ => mount(facts, claim, &name, pods),
+                _ => source(facts, claim, &name, pods),
             };
             Some((name, choice))
         })
@@ -137,22 +144,32 @@ fn phase(claim: &PersistentVolumeClaim) -> &str {
     claim.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
 }
 
-/// How a Job mounts the claim, or why none can.
-fn mount(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pods: &[ObservedPod]) -> Choice {
+/// Who can read the claim, and what of it, or why nobody can.
+fn source(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pods: &[ObservedPod]) -> Choice {
     if phase(claim) == "Lost" {
         return Choice::Problem("its volume is lost: restore the claim, or opt it out".into());
     }
-    if claim.metadata.deletion_timestamp.is_some() {
-        return Choice::SidecarOnly("it is being deleted");
-    }
-    if phase(claim) != "Bound" {
-        return Choice::SidecarOnly("it has no volume yet");
-    }
+    let exclude = excludes(claim.metadata.annotations.as_ref(), facts.namespace.metadata.annotations.as_ref());
+    let exclude = match exclude {
+        Ok(exclude) => exclude,
+        Err(problem) => return Choice::Problem(format!("nothing of it is stored, since {problem}")),
+    };
     let spec = claim.spec.as_ref();
     if spec.and_then(|spec| spec.volume_mode.as_deref()) == Some("Block") {
         return Choice::Problem(
             "it is a raw block device, which cannot be backed up yet; dump it by a backupcommand and opt it out".into(),
         );
+    }
+    Choice::Source(reading(facts, claim, name, pods), exclude)
+}
+
+/// How a Job mounts the claim, or why none can.
+fn reading(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pods: &[ObservedPod]) -> Reading {
+    if claim.metadata.deletion_timestamp.is_some() {
+        return Reading::SidecarOnly("it is being deleted");
+    }
+    if phase(claim) != "Bound" {
+        return Reading::SidecarOnly("it has no volume yet");
     }
     let modes = claim.status.as_ref().and_then(|status| status.access_modes.as_deref()).unwrap_or_default();
     let has = |mode: &str| modes.iter().any(|one| one == mode);
@@ -160,7 +177,7 @@ fn mount(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pods:
     let users = pods.iter().map(|observed| &observed.pod).filter(|pod| uses(pod, name));
     let user = users.max_by_key(|pod| (pod.metadata.creation_timestamp.as_ref(), &pod.metadata.name));
     if user.is_some() && has("ReadWriteOncePod") {
-        return Choice::SidecarOnly("only one pod at a time can mount it (ReadWriteOncePod)");
+        return Reading::SidecarOnly("only one pod at a time can mount it (ReadWriteOncePod)");
     }
     let is_anywhere = has("ReadWriteMany") || has("ReadOnlyMany");
     let spec = user.and_then(|pod| pod.spec.as_ref());
@@ -168,7 +185,7 @@ fn mount(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pods:
     let context = spec.and_then(|spec| spec.security_context.as_ref());
     let mut groups: Vec<i64> = context.and_then(|context| context.supplemental_groups.clone()).unwrap_or_default();
     groups.extend(context.and_then(|context| context.fs_group));
-    Choice::Mount(ClaimMount {
+    Reading::Mount(ClaimMount {
         claim: name.to_owned(),
         pod: user.and_then(|pod| pod.metadata.name.clone()).unwrap_or_default(),
         tolerations: spec.filter(|_| node.is_some()).and_then(|spec| spec.tolerations.clone()).unwrap_or_default(),

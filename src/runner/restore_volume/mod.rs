@@ -157,7 +157,7 @@ async fn into(
 async fn keep(repository: &Repository, identity: &SnapshotIdentity, mount: &Path) -> Result<String, Failure> {
     info!("the target is not empty: storing what is there");
     let progress = Arc::new(Progress::default());
-    let rules = FolderRules { time: Timestamp::now() };
+    let rules = FolderRules::whole(Timestamp::now());
     let storing = repository.store_folder(identity, &rules, mount, Arc::clone(&progress));
     let StoredFolder { snapshot, files, unreadable, .. } = tokio::select! {
         stored = storing => stored?,

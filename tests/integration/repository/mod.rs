@@ -4,6 +4,7 @@ mod adopted;
 mod check;
 mod command_line;
 mod everywhere;
+mod excludes;
 mod fake_s3;
 mod faults;
 mod folders;
