@@ -3,6 +3,7 @@
 //! It must not know what a volume is to Kubernetes. What cannot be read is counted and listed, and makes the snapshot
 //! `incomplete`; what cannot be written fails a restore.
 
+mod extents;
 mod ledger;
 mod metadata;
 mod owner;
