@@ -308,6 +308,7 @@ impl<'a> Planner<'a, '_> {
                 },
                 Target::Claim(mount) => TaskKind::BackupClaim {
                     claim: mount.claim,
+                    device: mount.device,
                     source: source.name.clone(),
                     identity: planned.identity.clone(),
                     exclude: planned.exclude.clone(),

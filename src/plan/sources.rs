@@ -40,8 +40,8 @@ use crate::{
     model::{Reason, SnapshotIdentity, SourceName, TagError, TargetCommand, TargetVolume, injected::SIDECAR_CONTAINER},
 };
 
-pub(super) use claims::enforces_restricted;
 pub use claims::{ClaimFacts, ClaimMount};
+pub(super) use claims::{enforces_restricted, is_device};
 pub use container::{DEFAULT_CONTAINER, UnknownContainer, container_of};
 pub use pods::Workload;
 use pods::{Unit, unit};

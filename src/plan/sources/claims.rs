@@ -13,7 +13,7 @@ use kube::core::{Selector, SelectorExt};
 
 use super::{ObservedPod, PlanWarning};
 use crate::{
-    annotations::{Consent, Warning, consent, excludes},
+    annotations::{Consent, Role, Warning, consent, excludes, own_key},
     api::{Repository, SkipReason},
     plan::owner::{NON_ROOT, Owner, Said},
 };
@@ -37,6 +37,8 @@ pub struct ClaimFacts<'a> {
 pub struct ClaimMount {
     /// Name of the claim.
     pub claim: String,
+    /// Whether it is a block device (`volumeMode: Block`).
+    pub device: bool,
     /// The pod that has it mounted now; empty when none has.
     pub pod: String,
     /// The node that it can be mounted on; any when there is none.
@@ -149,18 +151,40 @@ fn source(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pods
     if phase(claim) == "Lost" {
         return Choice::Problem("its volume is lost: restore the claim, or opt it out".into());
     }
+    if is_device(claim) {
+        return device(facts, claim, name, pods);
+    }
     let exclude = excludes(claim.metadata.annotations.as_ref(), facts.namespace.metadata.annotations.as_ref());
     let exclude = match exclude {
         Ok(exclude) => exclude,
         Err(problem) => return Choice::Problem(format!("nothing of it is stored, since {problem}")),
     };
-    let spec = claim.spec.as_ref();
-    if spec.and_then(|spec| spec.volume_mode.as_deref()) == Some("Block") {
-        return Choice::Problem(
-            "it is a raw block device, which cannot be backed up yet; dump it by a backupcommand and opt it out".into(),
-        );
-    }
     Choice::Source(reading(facts, claim, name, pods), exclude)
+}
+
+/// Whether the claim is a block device without a file system that Kubernetes knows of.
+pub(in crate::plan) fn is_device(claim: &PersistentVolumeClaim) -> bool {
+    claim.spec.as_ref().and_then(|spec| spec.volume_mode.as_deref()) == Some("Block")
+}
+
+/// The same of a block device: a Job alone can read it, and only as a whole. Its node is root's, whoever the app is.
+fn device(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pods: &[ObservedPod]) -> Choice {
+    let annotations = claim.metadata.annotations.as_ref();
+    let key = own_key(Role::Exclude);
+    if annotations.is_some_and(|annotations| annotations.contains_key(&key)) {
+        let message = format!("it is a block device, which has no files that {key} could leave out: take that away");
+        return Choice::Problem(message);
+    }
+    match reading(facts, claim, name, pods) {
+        Reading::Mount(mount) => {
+            let user = reader(facts, Owner::Unsaid { group: None });
+            Choice::Source(Reading::Mount(ClaimMount { device: true, user, groups: Vec::new(), ..mount }), Vec::new())
+        }
+        Reading::SidecarOnly(why) => Choice::Problem(format!(
+            "it is a block device, which only a Job can read, and none can now, since {why}: back it up without its pod, dump \
+             it by a backupcommand, or opt it out"
+        )),
+    }
 }
 
 /// How a Job mounts the claim, or why none can.
@@ -187,6 +211,7 @@ fn reading(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pod
     groups.extend(context.and_then(|context| context.fs_group));
     Reading::Mount(ClaimMount {
         claim: name.to_owned(),
+        device: false,
         pod: user.and_then(|pod| pod.metadata.name.clone()).unwrap_or_default(),
         tolerations: spec.filter(|_| node.is_some()).and_then(|spec| spec.tolerations.clone()).unwrap_or_default(),
         node,

@@ -131,10 +131,12 @@ impl Reader {
     }
 }
 
-/// By a Job that mounts it, unless a sidecar that can be asked has it already.
+/// By a Job that mounts it, unless a sidecar that can be asked has it already. None has a block device.
 fn of_job(facts: SourceFacts<'_>, mount: ClaimMount, reader: Option<Reader>) -> Result<PlannedSource, PlanProblem> {
     let (repository, timeout) = match reader {
-        Some(reader) if reader.has_sidecar() && reader.ready => return of_sidecar(facts, mount.claim, reader),
+        Some(reader) if reader.has_sidecar() && reader.ready && !mount.device => {
+            return of_sidecar(facts, mount.claim, reader);
+        }
         Some(reader) => (reader.repository, reader.timeout),
         None => (None, None),
     };

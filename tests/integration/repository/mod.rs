@@ -3,6 +3,7 @@
 mod adopted;
 mod check;
 mod command_line;
+mod devices;
 mod everywhere;
 mod excludes;
 mod fake_s3;
