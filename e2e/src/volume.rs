@@ -1,16 +1,16 @@
 //! Empty volumes for the tests' claims: folders of the built-in cluster's node, else whatever the cluster itself provides.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, process::Command};
 
-use anyhow::Result;
-use k8s_openapi::api::core::v1::PersistentVolume;
+use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume};
 use kube::{
     Api,
     api::{DeleteParams, ListParams, PostParams},
 };
 use serde_json::{Value, json};
 
-use crate::Namespace;
+use crate::{Namespace, process};
 
 /// Says whose volume it is.
 const LABEL: &str = "stowaway.dev/test-namespace";
@@ -42,6 +42,51 @@ pub async fn provide(namespace: &Namespace, count: usize) -> Result<()> {
     Ok(())
 }
 
+/// Makes so many block devices for claims of this namespace, each of that many MiB and blank. Of the built-in cluster alone:
+/// they are loop devices of its machine.
+pub async fn provide_devices(namespace: &Namespace, count: usize, mebibytes: u64) -> Result<()> {
+    ensure!(namespace.cluster.is_built_in(), "devices are made for the built-in cluster alone");
+    let volumes: Api<PersistentVolume> = Api::all(namespace.cluster.client.clone());
+    let nodes: Api<Node> = Api::all(namespace.cluster.client.clone());
+    let nodes = nodes.list(&ListParams::default()).await?.items;
+    let names: Vec<&String> = nodes.iter().filter_map(|node| node.metadata.name.as_ref()).collect();
+    fs::create_dir_all(folder(namespace))?;
+    for number in 0..count {
+        let file = folder(namespace).join(format!("{number}.device"));
+        fs::File::create(&file)?.set_len(mebibytes << 20)?;
+        let device = process::run(Command::new("losetup").args(["--find", "--show"]).arg(&file))?;
+        let volume = serde_json::from_value(json!({
+            "metadata": { "name": format!("{}-device-{number}", namespace.name), "labels": { LABEL: namespace.name } },
+            "spec": {
+                "capacity": { "storage": format!("{mebibytes}Mi") }, "accessModes": ["ReadWriteOnce"],
+                "persistentVolumeReclaimPolicy": "Retain", "storageClassName": namespace.name, "volumeMode": "Block",
+                "local": { "path": String::from_utf8_lossy(&device).trim() },
+                "nodeAffinity": { "required": { "nodeSelectorTerms": [{
+                    "matchFields": [{ "key": "metadata.name", "operator": "In", "values": names }],
+                }] } },
+            },
+        }))?;
+        volumes.create(&PostParams::default(), &volume).await?;
+    }
+    Ok(())
+}
+
+/// Detaches the loop devices over the namespace's files.
+fn detach_devices(namespace: &Namespace) -> Result<()> {
+    for entry in fs::read_dir(folder(namespace))? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "device") {
+            continue;
+        }
+        let found =
+            process::run(Command::new("losetup").args(["--noheadings", "--output", "NAME", "--associated"]).arg(path))?;
+        for device in String::from_utf8_lossy(&found).split_whitespace() {
+            process::run(Command::new("losetup").args(["--detach", device]))?;
+        }
+    }
+    Ok(())
+}
+
 /// The spec of a claim for one of them.
 pub fn claim(namespace: &Namespace, access_mode: &str) -> Value {
     let mut spec = json!({ "accessModes": [access_mode], "resources": { "requests": { "storage": "1Gi" } } });
@@ -59,5 +104,6 @@ pub async fn clean_up(namespace: &Namespace) -> Result<()> {
     let volumes: Api<PersistentVolume> = Api::all(namespace.cluster.client.clone());
     let ours = ListParams::default().labels(&format!("{LABEL}={}", namespace.name));
     volumes.delete_collection(&DeleteParams::default(), &ours).await?;
+    detach_devices(namespace)?;
     Ok(fs::remove_dir_all(folder(namespace))?)
 }

@@ -40,6 +40,8 @@ pub enum Role {
     Secrets,
     /// Whether a volume is backed up at all.
     Backup,
+    /// What of a volume is not.
+    Exclude,
 }
 
 /// How a value is written.
@@ -59,6 +61,8 @@ pub enum Form {
     Choice(&'static str),
     /// Names, separated by commas.
     Names,
+    /// Patterns of paths.
+    Patterns,
 }
 
 impl Form {
@@ -72,6 +76,7 @@ impl Form {
             Self::Boolean => "`\"true\"` or `\"false\"`",
             Self::Choice(words) => words,
             Self::Names => "names, separated by commas",
+            Self::Patterns => "patterns, one a line, or a JSON array of them",
         }
     }
 }
@@ -275,6 +280,17 @@ pub const KEYS: &[Key] = &[
             (Generation::Syn, "k8up.syn.tools/backup"),
             (Generation::Appuio, "appuio.ch/backup"),
         ],
+    },
+    Key {
+        role: Role::Exclude,
+        name: "exclude",
+        named: false,
+        carrier: "PersistentVolumeClaim, Namespace",
+        form: Form::Patterns,
+        default: "all files of a volume are backed up; a claim's own patterns take the place of its Namespace's",
+        documentation: "Files and folders of a volume that are left out, by patterns as of restic's `--exclude`: with a slash at the beginning from the volume's own folder on, else at any depth.",
+        feature: "backup",
+        foreign: &[],
     },
 ];
 

@@ -4,6 +4,7 @@
 //! passwords (they stand in command lines), so nothing here prints a command.
 
 mod consent;
+mod excludes;
 mod keys;
 mod parse;
 mod request;
@@ -14,6 +15,7 @@ mod values;
 mod tests;
 
 pub use consent::{Consent, consent};
+pub use excludes::excludes;
 pub use keys::{Form, KEYS, Key, PREFIX, Role, own_key, render};
 pub use parse::{parse, parse_lenient};
 pub use request::{CommandRequest, Generation, Injection, Lenient, Problem, Problems, Request, Warning};

@@ -204,7 +204,7 @@ impl<'a> Reader<'a> {
         let settings: Vec<(Role, &str)> = self.own.iter().map(|((role, _), entry)| (*role, entry.key)).collect();
         for (role, key) in settings {
             let (works, wanted) = match role {
-                Role::Inject | Role::Restore | Role::Command | Role::Backup => continue,
+                Role::Inject | Role::Restore | Role::Command | Role::Backup | Role::Exclude => continue,
                 Role::Volumes => {
                     (by_sidecar || request.restore_on_empty, "inject: sidecar and no stowaway.dev/restore")
                 }
@@ -256,8 +256,7 @@ impl<'a> Reader<'a> {
         let value = if key.form == Form::Command {
             format!("a command line of {} bytes", entry.value.len())
         } else {
-            let shown = &entry.value[..entry.value.floor_char_boundary(SHOWN_BYTES)];
-            format!("{shown:?}{}", if shown.len() < entry.value.len() { "..." } else { "" })
+            values::shown(entry.value)
         };
         self.problems.push(Problem { key: entry.key.to_owned(), value, reason });
     }
@@ -286,6 +285,3 @@ impl<'a> Reader<'a> {
 
 /// From how many on unknown keys are no longer told one by one.
 const MAXIMUM_UNKNOWN: usize = 16;
-
-/// How much of a wrong value is shown.
-const SHOWN_BYTES: usize = 80;

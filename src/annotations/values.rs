@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::{Injection, split::scan};
+use crate::model::Excludes;
 
 /// The longest command line that is taken. An exec carries it in its URL, and there are servers that take no longer one.
 pub const MAXIMUM_COMMAND_BYTES: usize = 16 * 1024;
@@ -188,6 +189,36 @@ fn names(value: &str, check: impl Fn(&str) -> Result<(), String>) -> Result<Vec<
         }
     }
     if wrong.is_empty() { Ok(found) } else { Err(wrong.join("; ")) }
+}
+
+/// Patterns of paths: a JSON array of strings, or one a line. What begins with `[` is JSON, as a command is.
+pub(super) fn patterns(value: &str) -> Result<Vec<String>, String> {
+    let patterns: Vec<String> = if value.trim_ascii_start().starts_with('[') {
+        serde_json::from_str(value).map_err(|error| {
+            format!(
+                "begins with '[', so it has to be a JSON array of strings, and is none: {error}; a pattern of that \
+                 beginning is written [\"[...\"]"
+            )
+        })?
+    } else {
+        let lines: Vec<String> =
+            value.lines().map(str::trim_ascii).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+        if lines.is_empty() {
+            return Err("has no pattern; write [] to leave nothing out".into());
+        }
+        lines
+    };
+    Excludes::new(&patterns)?;
+    Ok(patterns)
+}
+
+/// How much of a wrong value is shown.
+const SHOWN_BYTES: usize = 80;
+
+/// A value as it may be shown: quoted and shortened.
+pub(super) fn shown(value: &str) -> String {
+    let shown = &value[..value.floor_char_boundary(SHOWN_BYTES)];
+    format!("{shown:?}{}", if shown.len() < value.len() { "..." } else { "" })
 }
 
 /// A duration of more than zero, as Go's `time.ParseDuration` reads it.

@@ -136,7 +136,8 @@ pub struct RestoreClaim {
     #[schemars(length(min = 1, max = 4096), regex(pattern = r"^[^/]"))]
     pub path: Option<String>,
     /// Restore into a folder that is not empty, too, even while pods have the claim mounted. All that is in the claim
-    /// becomes a snapshot first. What is in the way is replaced, and what is not in the snapshot stays.
+    /// becomes a snapshot first. What is in the way is replaced, and what is not in the snapshot stays. A block device is
+    /// replaced as a whole, and only while no pod has it.
     #[serde(default)]
     pub overwrite: bool,
     /// Make the claim if there is none. It belongs to nobody, and stays when the Restore is deleted. A claim of that name
@@ -153,6 +154,10 @@ pub struct NewClaim {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub storage_class_name: Option<String>,
+    /// Its volume mode: `Block` for a stored device; `Filesystem` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 10), regex(pattern = r"^(Block|Filesystem)$"))]
+    pub volume_mode: Option<String>,
     /// Its access modes; `ReadWriteOnce` when empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4), inner(length(max = 32)))]

@@ -3,7 +3,7 @@
 //! It must not know what is written.
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, Volume, VolumeMount,
+    Capabilities, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, Volume, VolumeDevice, VolumeMount,
 };
 
 use super::job::{JobRequest, on_node};
@@ -21,7 +21,7 @@ const RIGHTS_OF_ROOT: [&str; 4] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"];
 /// The pod with the claim of the request in it, if there is one.
 pub(super) fn mounted(mut pod: PodSpec, request: &JobRequest<'_>) -> PodSpec {
     let Some(RestoreTarget::Claim(mount)) = request.target else { return pod };
-    let TargetMount { claim, as_root, node, tolerations } = mount;
+    let TargetMount { claim, device, as_root, node, tolerations } = mount;
     pod.volumes.get_or_insert_default().push(Volume {
         name: VOLUME.into(),
         persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
@@ -32,12 +32,18 @@ pub(super) fn mounted(mut pod: PodSpec, request: &JobRequest<'_>) -> PodSpec {
     });
     let own = request.runner_pod.and_then(|pod| pod.security_context.as_ref());
     for container in &mut pod.containers {
-        container.volume_mounts.get_or_insert_default().push(VolumeMount {
-            name: VOLUME.into(),
-            mount_path: mounts::TARGET_FOLDER.into(),
-            ..VolumeMount::default()
-        });
-        if *as_root {
+        if *device {
+            let target = VolumeDevice { name: VOLUME.into(), device_path: mounts::TARGET_DEVICE.into() };
+            container.volume_devices.get_or_insert_default().push(target);
+        } else {
+            container.volume_mounts.get_or_insert_default().push(VolumeMount {
+                name: VOLUME.into(),
+                mount_path: mounts::TARGET_FOLDER.into(),
+                ..VolumeMount::default()
+            });
+        }
+        // A device's node is root's own.
+        if *as_root && !device {
             let security = container.security_context.get_or_insert_default();
             security.capabilities = Some(Capabilities {
                 drop: Some(vec!["ALL".into()]),

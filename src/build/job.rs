@@ -11,7 +11,7 @@ use k8s_openapi::{
             Affinity, Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, Namespace,
             NodeSelectorRequirement, NodeSelectorTerm, ObjectFieldSelector, PersistentVolumeClaimVolumeSource,
             PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, SecurityContext,
-            Volume, VolumeMount,
+            Volume, VolumeDevice, VolumeMount,
         },
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
@@ -128,16 +128,21 @@ fn pod(request: &JobRequest<'_>, name: &str, wishes: RunnerPod) -> Result<PodSpe
     }
     volumes.push(Volume { name: "tmp".into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() });
     volume_mounts.push(VolumeMount { name: "tmp".into(), mount_path: "/tmp".into(), ..VolumeMount::default() });
-    if let Some(ClaimMount { claim, .. }) = request.claim {
+    let mut volume_devices = Vec::new();
+    if let Some(ClaimMount { claim, device, .. }) = request.claim {
         // Read-only for the kubelet, too: else it would give the app's files to our group.
         let source = PersistentVolumeClaimVolumeSource { claim_name: claim.clone(), read_only: Some(true) };
         volumes.push(Volume { name: "data".into(), persistent_volume_claim: Some(source), ..Volume::default() });
-        volume_mounts.push(VolumeMount {
-            name: "data".into(),
-            mount_path: mounts::DATA_FOLDER.into(),
-            read_only: Some(true),
-            ..VolumeMount::default()
-        });
+        if *device {
+            volume_devices.push(VolumeDevice { name: "data".into(), device_path: mounts::DATA_DEVICE.into() });
+        } else {
+            volume_mounts.push(VolumeMount {
+                name: "data".into(),
+                mount_path: mounts::DATA_FOLDER.into(),
+                read_only: Some(true),
+                ..VolumeMount::default()
+            });
+        }
     }
     let has_identity = request.kind.has_identity();
     let RunnerPod {
@@ -156,8 +161,8 @@ fn pod(request: &JobRequest<'_>, name: &str, wishes: RunnerPod) -> Result<PodSpe
         None => affinity,
     };
     let security = pod_security(request, security_context.unwrap_or_default());
-    // Such a root has what an app's root has to read its files, and nothing else.
-    let reads_as_root = request.claim.is_some() && security.run_as_user == Some(0);
+    // Such a root has what an app's root has to read its files, and nothing else. A device's node is its own.
+    let reads_as_root = request.claim.is_some_and(|claim| !claim.device) && security.run_as_user == Some(0);
     Ok(PodSpec {
         restart_policy: Some("Never".into()),
         // What only answers the CLI has no identity and no token.
@@ -179,6 +184,7 @@ fn pod(request: &JobRequest<'_>, name: &str, wishes: RunnerPod) -> Result<PodSpe
             termination_message_path: Some(mounts::TERMINATION_MESSAGE.into()),
             termination_message_policy: Some("File".into()),
             volume_mounts: Some(volume_mounts),
+            volume_devices: (!volume_devices.is_empty()).then_some(volume_devices),
             ..Container::default()
         }],
         volumes: Some(volumes),

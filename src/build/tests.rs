@@ -131,12 +131,14 @@ fn claim_job(mount: &ClaimMount, runner_pod: Option<&RunnerPod>, assigns_users: 
     let repository = on_s3();
     let kind = TaskKind::BackupClaim {
         claim: mount.claim.clone(),
+        device: mount.device,
         source: "pvc/cask".parse().unwrap(),
         identity: SnapshotIdentity {
             host: "orchard".into(),
             path: "/data/cask".into(),
             tags: vec!["source=pvc/cask".into()],
         },
+        exclude: Vec::new(),
         timeout: None,
     };
     job(&JobRequest {
@@ -161,6 +163,7 @@ fn mount(user: (u64, Option<u64>), node: Option<&str>) -> ClaimMount {
     let tolerations = node.map(|_| json!([{ "key": "press", "operator": "Exists" }])).unwrap_or(json!([]));
     ClaimMount {
         claim: "cask".into(),
+        device: false,
         pod: "mill-1".into(),
         node: node.map(str::to_owned),
         tolerations: serde_json::from_value(tolerations).unwrap(),
@@ -278,7 +281,14 @@ fn restore_into_a_claim(mount: &TargetMount, runner_pod: &serde_json::Value) -> 
     let repository = on_s3();
     let source = "pvc/casks";
     let from = WantedSnapshot { source: source.parse().unwrap(), id: None, as_of: None, host: Some("orchard".into()) };
-    let run = VolumeRestore { from, paths: vec![], folder: "old".into(), overwrite: None, timeout: None };
+    let run = VolumeRestore {
+        from,
+        paths: vec![],
+        folder: "old".into(),
+        overwrite: None,
+        device: mount.device,
+        timeout: None,
+    };
     let made = job(&JobRequest {
         owner: &owner("Restore", "undo"),
         kind: RunKind::Restore,
@@ -300,7 +310,8 @@ fn restore_into_a_claim(mount: &TargetMount, runner_pod: &serde_json::Value) -> 
 #[test]
 fn job_that_writes_into_a_claim_is_golden_and_execs_nowhere() {
     let tolerations = serde_json::from_value(json!([{ "key": "damp", "operator": "Exists" }])).unwrap();
-    let mount = TargetMount { claim: "casks".into(), as_root: true, node: Some("node-7".into()), tolerations };
+    let mount =
+        TargetMount { claim: "casks".into(), device: false, as_root: true, node: Some("node-7".into()), tolerations };
     let wishes = json!({ "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": {
         "nodeSelectorTerms": [{ "matchExpressions": [{ "key": "disk", "operator": "Exists" }] }]
     } } } });
@@ -370,7 +381,8 @@ fn job_that_makes_an_archive_has_the_keys_of_both_stores_and_execs_nowhere() {
 
 #[test]
 fn group_of_files_in_a_claim_is_changed_only_where_that_is_wished() {
-    let mount = |as_root| TargetMount { claim: "casks".into(), as_root, node: None, tolerations: vec![] };
+    let mount =
+        |as_root| TargetMount { claim: "casks".into(), device: false, as_root, node: None, tolerations: vec![] };
     let security = |as_root, wishes: serde_json::Value| {
         let made = restore_into_a_claim(&mount(as_root), &json!({ "securityContext": wishes }));
         let pod = &made["spec"]["template"]["spec"];
@@ -452,4 +464,19 @@ fn names_are_short_readable_and_differ_by_owner_source_and_attempt() {
     }
     assert!(all[0].starts_with("evening-") && all[0].len() == "evening-".len() + 10, "{}", all[0]);
     assert_eq!(all[0], names::job_name(&evening, "pod/a/b", 1));
+}
+
+#[test]
+fn jobs_of_block_devices_are_golden() {
+    let read =
+        claim_job(&ClaimMount { device: true, groups: vec![], ..mount((0, None), Some("cellar-7")) }, None, false);
+    let target = TargetMount { claim: "casks".into(), device: true, as_root: true, node: None, tolerations: vec![] };
+    let written = restore_into_a_claim(&target, &json!({}));
+    for job in [&value(&read), &written] {
+        let container = &job["spec"]["template"]["spec"]["containers"][0];
+        let paths = container["volumeMounts"].as_array().unwrap().iter().map(|mount| mount["mountPath"].clone());
+        assert!(paths.into_iter().all(|path| path != "/data" && path != "/target"), "{container}");
+        assert_eq!(container["securityContext"]["capabilities"], json!({ "drop": ["ALL"] }));
+    }
+    is_golden("device-jobs.yaml", &[value(&read), written]);
 }

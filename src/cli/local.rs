@@ -104,6 +104,7 @@ async fn restore_into(repository: &str, arguments: RestoreArguments, target: &Pa
         from: wanted(&arguments),
         paths: arguments.paths.clone(),
         folder: String::new(),
+        device: false,
         overwrite: None,
         timeout: arguments.timeout,
     };

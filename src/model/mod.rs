@@ -3,6 +3,7 @@
 //! Pure data. It must not know Kubernetes clients, stores, clocks or files.
 
 mod archive;
+mod excludes;
 pub mod injected;
 mod part;
 mod report;
@@ -14,6 +15,7 @@ mod task;
 mod upkeep;
 
 pub use archive::{ArchiveFormat, ArchiveReport, ArchiveRestore, archive_name, wrong_archive_name};
+pub use excludes::{Excludes, MAXIMUM_PATTERNS};
 pub use part::{DataPart, DataPartError};
 pub use report::{Failure, Proof, Reason, SourceReport, Verdict, milliseconds};
 pub use retention::{Age, AgeError, Retention};

@@ -38,6 +38,10 @@ pub mod mounts {
     pub const WORK_CPUS: &str = "2";
     /// Where the claim is mounted that a run backs up.
     pub const DATA_FOLDER: &str = "/data";
+    /// The node of that claim if it is a block device.
+    pub const DATA_DEVICE: &str = "/dev/stowaway-data";
+    /// The node of the claim of [`super::TaskKind::RestoreVolume`] if it is a block device.
+    pub const TARGET_DEVICE: &str = "/dev/stowaway-target";
     /// Where the report goes (Kubernetes' default termination message path).
     pub const TERMINATION_MESSAGE: &str = "/dev/termination-log";
 }
@@ -92,17 +96,26 @@ pub enum TaskKind {
         source: SourceName,
         /// How the snapshot is labelled.
         identity: SnapshotIdentity,
+        /// What is left out; see [`Excludes`](super::Excludes).
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        exclude: Vec<String>,
         /// Give up after this long.
         timeout: Option<Duration>,
     },
-    /// Stores one claim, which is mounted at [`mounts::DATA_FOLDER`].
+    /// Stores one claim, which is mounted at [`mounts::DATA_FOLDER`], or is the device [`mounts::DATA_DEVICE`].
     BackupClaim {
         /// Name of the `PersistentVolumeClaim`.
         claim: String,
+        /// Whether it is a block device, which is stored as one file.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        device: bool,
         /// Its name as a source.
         source: SourceName,
         /// How the snapshot is labelled.
         identity: SnapshotIdentity,
+        /// What is left out; see [`Excludes`](super::Excludes).
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        exclude: Vec<String>,
         /// Give up after this long.
         timeout: Option<Duration>,
     },
@@ -124,7 +137,8 @@ pub enum TaskKind {
         /// End it when no byte moved for this long.
         idle_timeout: Option<Duration>,
     },
-    /// Restores a volume, or a stored file, into the claim at [`mounts::TARGET_FOLDER`].
+    /// Restores a volume, or a stored file, into the claim at [`mounts::TARGET_FOLDER`], or a stored device onto
+    /// [`mounts::TARGET_DEVICE`].
     RestoreVolume(VolumeRestore),
     /// Makes an archive of a volume, or of a stored file, in another store.
     RestoreArchive(Box<ArchiveRestore>),
@@ -190,6 +204,9 @@ pub struct VolumeRestore {
     /// refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overwrite: Option<SnapshotIdentity>,
+    /// Whether the target is a block device.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub device: bool,
     /// Give up after this long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,

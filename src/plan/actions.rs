@@ -79,6 +79,8 @@ pub enum RestoreTarget {
 pub struct TargetMount {
     /// Its name.
     pub claim: String,
+    /// Whether it is a block device (`volumeMode: Block`).
+    pub device: bool,
     /// Whether the run is root, with no more rights than to write files of any owner.
     pub as_root: bool,
     /// The only node that it can be mounted on now.

@@ -98,6 +98,7 @@ pub fn planned(name: &str, pod: Option<&str>) -> PlannedSource {
         idle_timeout: None,
         allow_empty: false,
         accept_unproven: false,
+        exclude: Vec::new(),
     }
 }
 

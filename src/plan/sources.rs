@@ -40,8 +40,8 @@ use crate::{
     model::{Reason, SnapshotIdentity, SourceName, TagError, TargetCommand, TargetVolume, injected::SIDECAR_CONTAINER},
 };
 
-pub(super) use claims::enforces_restricted;
 pub use claims::{ClaimFacts, ClaimMount};
+pub(super) use claims::{enforces_restricted, is_device};
 pub use container::{DEFAULT_CONTAINER, UnknownContainer, container_of};
 pub use pods::Workload;
 use pods::{Unit, unit};
@@ -112,6 +112,8 @@ pub struct PlannedSource {
     pub allow_empty: bool,
     /// Call a run without proof green.
     pub accept_unproven: bool,
+    /// What of a volume is left out.
+    pub exclude: Vec<String>,
 }
 
 /// Where a source is.
@@ -373,6 +375,7 @@ fn draft(
         idle_timeout: request.idle_timeout,
         allow_empty: request.allow_empty,
         accept_unproven: request.accept_unproven,
+        exclude: Vec::new(),
         name,
     };
     Ok(Draft { source, extension: command.file_extension.clone() })

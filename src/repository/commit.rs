@@ -83,7 +83,7 @@ impl Commit<'_> {
         }
         let (snapshot, added_bytes) = self.stream_snapshot(ended, engines, &pack);
         Ok(Stored {
-            snapshot: self.publish(&snapshot, &written).await?,
+            snapshot: self.publish(&snapshot, &[], &written).await?,
             bytes,
             digest: ended.digest.clone(),
             added_bytes,
@@ -91,16 +91,23 @@ impl Commit<'_> {
         })
     }
 
-    /// Makes a snapshot visible, once all that was written is there and our lock still holds. Gives its id, 64 hex digits.
+    /// Makes a snapshot visible, once all that was written is there and our lock still holds. `excludes` are the patterns of
+    /// what it is without. Gives its id, 64 hex digits.
     pub async fn publish(
         &self,
         snapshot: &SnapshotFile,
+        excludes: &[String],
         written: &[(Kind, Id, u64)],
     ) -> Result<String, RepositoryError> {
         let store = self.store;
         look_for(store, written).await?;
         self.repository.lock.check(store).await?;
-        let content = serde_json::to_vec(snapshot).map_err(|error| internal(store, error))?;
+        let mut content = serde_json::to_value(snapshot).map_err(|error| internal(store, error))?;
+        if !excludes.is_empty() {
+            // restic's own field, which the engine does not have.
+            content["excludes"] = json!(excludes);
+        }
+        let content = serde_json::to_vec(&content).map_err(|error| internal(store, error))?;
         let content = self.repository.cipher.encrypt_file(&content, self.repository.version);
         let content: Bytes = content.map_err(|error| internal(store, error))?.into();
         Ok(publish(store, content).await?.to_hex().as_str().to_owned())

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    BackupRun, DumpFrom, FeedTo, RestoreRun, VolumeRun, backup, backup_volume, commands, in_sidecar,
+    BackupRun, DumpFrom, FeedTo, RestoreRun, VolumeRun, backup, backup_device, backup_volume, commands, in_sidecar,
     judge::PodJudge,
     restore, restore_archive, restore_volume,
     settings::{self, Identity},
@@ -135,13 +135,17 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
             let client = connect().await?;
             in_sidecar::volume(&client, &task, &identity, target, &cancel).await
         }
-        TaskKind::BackupClaim { claim, source, identity: label, timeout } => {
+        TaskKind::BackupClaim { claim, device, source, identity: label, exclude, timeout } => {
             info!(source = source.as_str(), "backing up {source}: PersistentVolumeClaim {claim}, mounted here");
-            let run = VolumeRun { identity: label.clone(), timeout: *timeout };
-            let folder = settings::mounted(mounts::DATA_FOLDER);
+            let run = VolumeRun { identity: label.clone(), exclude: exclude.clone(), timeout: *timeout };
             let access = settings::access(&task.backend, &task.connection, &identity)?;
             with_repository(access, &cancel, async |repository| {
-                Ok(backup_volume(repository, run, &folder, Arc::default()).await)
+                Ok(if *device {
+                    let device = settings::mounted(mounts::DATA_DEVICE);
+                    backup_device(repository, run, &device, Arc::default()).await
+                } else {
+                    backup_volume(repository, run, &settings::mounted(mounts::DATA_FOLDER), Arc::default()).await
+                })
             })
             .await
         }
@@ -164,7 +168,8 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
         }
         TaskKind::RestoreVolume(run) => {
             let access = settings::access(&task.backend, &task.connection, &identity)?;
-            let target = settings::mounted(mounts::TARGET_FOLDER);
+            let target = if run.device { mounts::TARGET_DEVICE } else { mounts::TARGET_FOLDER };
+            let target = settings::mounted(target);
             with_repository(access, &cancel, async |repository| {
                 Ok(restore_volume(repository, run, &target, &cancel).await)
             })

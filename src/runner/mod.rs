@@ -5,6 +5,7 @@
 mod answer;
 mod backup;
 mod commands;
+mod device;
 mod in_sidecar;
 mod job;
 mod judge;
@@ -25,6 +26,7 @@ mod wanted;
 
 pub use answer::answer;
 pub use backup::{BackupRun, DumpFrom, backup};
+pub use device::backup_device;
 pub use job::{run_job, terminated, with_repository, within_grace};
 pub use mounted_volume::{MountedVolume, MountedVolumeError};
 pub use restore::{FeedTo, RestoreRun, restore};

@@ -16,8 +16,8 @@ use tracing::{info, warn};
 use super::{story::tell_progress, wanted::choose};
 use crate::{
     model::{
-        ArchiveReport, ArchiveRestore, BackendConfig, Failure, Proof, Reason, SourceReport, Verdict, archive_name,
-        milliseconds, wrong_archive_name,
+        ArchiveReport, ArchiveRestore, BackendConfig, Failure, Proof, Reason, SourceReport, archive_name, milliseconds,
+        wrong_archive_name,
     },
     repository::{ArchivePlace, Archived, Progress, Repository, SnapshotSummary, StoreAccess, TarContent, Trouble},
 };
@@ -107,19 +107,11 @@ fn report_of(snapshot: &SnapshotSummary, run: &ArchiveRestore, archived: Archive
         );
     }
     SourceReport {
-        verdict: Verdict::Succeeded,
-        reason: Reason::Completed,
         message,
-        exit_code: None,
         bytes: content_bytes,
-        digest: None,
         proof: Proof::Sealed,
         snapshot: Some(snapshot.id.clone()),
-        safety_snapshot: None,
         archive: Some(ArchiveReport { location, format: run.format, bytes, sha256 }),
-        repository_id: None,
-        upkeep: None,
-        duration_milliseconds: 0,
-        stderr_tail: String::new(),
+        ..SourceReport::done(Duration::ZERO)
     }
 }

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::{backup::adopt, story::tell_progress};
 use crate::{
-    model::{Failure, Proof, Reason, SnapshotIdentity, SourceReport, Verdict, milliseconds},
+    model::{Excludes, Failure, Proof, Reason, SnapshotIdentity, SourceReport, Verdict, milliseconds},
     repository::{FolderRules, Progress, Repository, StoredFolder},
 };
 
@@ -22,6 +22,8 @@ use crate::{
 pub struct VolumeRun {
     /// How the snapshot is labelled.
     pub identity: SnapshotIdentity,
+    /// Patterns of what is left out; see [`Excludes`].
+    pub exclude: Vec<String>,
     /// Give up after this long.
     pub timeout: Option<Duration>,
 }
@@ -47,12 +49,15 @@ async fn store(
     folder: &Path,
     progress: Arc<Progress>,
 ) -> Result<SourceReport, Failure> {
-    let VolumeRun { identity, timeout } = run;
+    let VolumeRun { identity, exclude, timeout } = run;
+    let excludes = Excludes::new(exclude).map_err(|error| {
+        Failure::new(Reason::InvalidRequest, format!("what is to be left out of the volume {error}"))
+    })?;
     if let Some(report) = adopt(&repository.snapshots().await?, identity, false) {
         return Ok(report);
     }
     info!(path = identity.path, host = identity.host, "storing as {} of host {}", identity.path, identity.host);
-    let rules = FolderRules { time: Timestamp::now() };
+    let rules = FolderRules { time: Timestamp::now(), excludes };
     let storing = repository.store_folder(identity, &rules, folder, progress.clone());
     let limit = async {
         match timeout {
@@ -76,21 +81,34 @@ async fn store(
 }
 
 fn report_of(stored: StoredFolder) -> SourceReport {
-    let StoredFolder { snapshot, files, bytes, added_bytes, unreadable, vanished } = stored;
-    info!(files, bytes, added_bytes, vanished, "{files} files are stored; {vanished} were gone when their turn came");
+    let StoredFolder { snapshot, files, bytes, added_bytes, unreadable, vanished, left_out } = stored;
+    info!(
+        files,
+        bytes, added_bytes, vanished, left_out, "{files} files are stored; {vanished} were gone when their turn came"
+    );
+    let without = match left_out {
+        0 => String::new(),
+        1 => "1 entry is left out, as its patterns say (stowaway.dev/exclude)".to_owned(),
+        _ => format!("{left_out} entries are left out, as its patterns say (stowaway.dev/exclude)"),
+    };
+    if left_out > 0 {
+        info!("{without}; a folder counts once");
+    }
     let named: Vec<String> =
         unreadable.first.iter().map(|trouble| format!("{} ({})", trouble.path, trouble.reason)).collect();
     for trouble in &named {
         warn!("not read: {trouble}");
     }
     let (verdict, reason, message) = if unreadable.count == 0 {
-        (Verdict::Succeeded, Reason::Completed, String::new())
+        let besides = if left_out == 0 { String::new() } else { format!("{files} files are stored, {without}") };
+        (Verdict::Succeeded, Reason::Completed, besides)
     } else {
         let more = if (named.len() as u64) < unreadable.count { ", ..." } else { "" };
         let message = format!(
-            "{} of the volume's entries could not be read, and all others are stored: {}{more}",
+            "{} of the volume's entries could not be read, and all others are stored: {}{more}{}{without}",
             unreadable.count,
-            named.join(", ")
+            named.join(", "),
+            if left_out == 0 { "" } else { "; " },
         );
         (Verdict::Incomplete, Reason::SourceUnreadable, message)
     };
@@ -112,7 +130,7 @@ mod tests {
 
     #[test]
     fn what_could_not_be_read_is_named_and_never_green() {
-        let stored = |count: u64| StoredFolder {
+        let stored = |count: u64, left_out: u64| StoredFolder {
             snapshot: "ab".repeat(32),
             files: 7,
             bytes: 4711,
@@ -125,10 +143,17 @@ mod tests {
                     .collect(),
             },
             vanished: 0,
+            left_out,
         };
-        assert_eq!(report_of(stored(0)).verdict, Verdict::Succeeded);
-        let report = report_of(stored(2));
+        let whole = report_of(stored(0, 0));
+        assert_eq!((whole.verdict, whole.message.as_str()), (Verdict::Succeeded, ""));
+        let report = report_of(stored(2, 3));
         assert_eq!((report.verdict, report.reason), (Verdict::Incomplete, Reason::SourceUnreadable));
         assert!(report.message.contains("press/secret (permission denied), ..."), "{}", report.message);
+        assert!(report.message.ends_with("; 3 entries are left out, as its patterns say (stowaway.dev/exclude)"));
+        // What was left out on purpose is green, and said all the same.
+        let report = report_of(stored(0, 1));
+        assert_eq!(report.verdict, Verdict::Succeeded);
+        assert!(report.message.starts_with("7 files are stored, 1 entry is left out"), "{}", report.message);
     }
 }

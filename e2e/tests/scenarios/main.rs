@@ -11,6 +11,7 @@ mod compatibility;
 mod connection;
 mod controller_restart;
 mod databases;
+mod devices;
 mod failures;
 mod guards;
 mod guards_of_accounts;

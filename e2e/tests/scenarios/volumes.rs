@@ -177,3 +177,36 @@ async fn namespace_that_lets_no_root_in_is_backed_up_as_far_as_the_runs_user_can
     })
     .await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_a_claims_patterns_name_are_left_out_and_a_pattern_that_is_none_fails_its_claim_alone() -> Result<()>
+{
+    in_namespace("patterns", async |namespace: &Namespace| {
+        let restic = S3::shared(namespace).await?.repository(namespace).await?;
+        volume::provide(namespace, 2).await?;
+        let patterns = |value: &str| json!({ "annotations": { "stowaway.dev/exclude": value } });
+        claim(namespace, "cask", patterns("/cache\n*.log")).await?;
+        claim(namespace, "vat", patterns("!keep")).await?;
+        for name in ["cask", "vat"] {
+            user(namespace, name).start(namespace).await?;
+        }
+        let script =
+            "cd /data && mkdir -p cache/deep a/cache && touch cache/deep/x a/cache/kept a/b.log c.log kept && sync";
+        namespace.shell("cask", script)?;
+        let backup = namespace.back_up("one", json!({ "retryLimit": 0 })).await?;
+        let outcome = &source(&backup, "pvc/cask")?.outcome;
+        ended("pvc/cask", outcome, Verdict::Succeeded, &["Completed"])?;
+        says("the message", &outcome.message, &["3 entries are left out"])?;
+        let status = backup.status.as_ref().context("no status")?;
+        says("the Backup", &serde_json::to_string(status)?, &["pvc/vat", "!keep"])?;
+        ensure!(status.verdict.is_some_and(|verdict| !verdict.is_green()), "{status:?}");
+        let id = outcome.snapshot.clone().unwrap_or_default();
+        let listed = String::from_utf8(process::run(&mut restic.restic("restic", &["ls", &id]))?)?;
+        for (path, is_there) in [("/a/cache/kept", true), ("/kept", true), ("/cache/deep", false), (".log", false)] {
+            let found = listed.lines().any(|line| line.starts_with("/data/cask/") && line.ends_with(path));
+            ensure!(found == is_there, "{path}: {listed}");
+        }
+        Ok(())
+    })
+    .await
+}

@@ -16,7 +16,7 @@ use crate::{
         actions::TargetMount,
         labels,
         names::Owner,
-        sources::{ObservedPod, enforces_restricted},
+        sources::{ObservedPod, enforces_restricted, is_device},
     },
 };
 
@@ -82,9 +82,12 @@ pub(super) fn mount(restore: &Restore, to: &RestoreClaim, facts: RestoreFacts<'_
         return Err(Missing::Now(Obstacle::new(Reason::TargetInUse, format!("claim {name} is being deleted"))));
     }
     let spec = claim.and_then(|claim| claim.spec.as_ref());
-    if spec.and_then(|spec| spec.volume_mode.as_deref()) == Some("Block") {
-        let message =
-            format!("claim {name} is a block device (volumeMode: Block), which files cannot be restored into");
+    let device = is_onto_device(to, claim);
+    if device && (to.path.is_some() || !restore.spec.from.paths.is_empty() || !is_volume(restore)) {
+        let message = format!(
+            "claim {name} is a block device (volumeMode: Block), onto which a stored device is restored as a whole: from a \
+             source pvc/..., without from.paths and to.claim.path"
+        );
         return Err(refused(Reason::InvalidRequest, message));
     }
     if status.and_then(|status| status.phase.as_deref()) == Some("Lost") {
@@ -92,7 +95,9 @@ pub(super) fn mount(restore: &Restore, to: &RestoreClaim, facts: RestoreFacts<'_
     }
     let users: Vec<&Pod> = facts.pods.iter().map(|ObservedPod { pod, .. }| pod).filter(|pod| uses(pod, name)).collect();
     let modes = spec.and_then(|spec| spec.access_modes.clone()).unwrap_or_default();
-    if !users.is_empty() && (!to.overwrite || modes.iter().any(|mode| mode == OF_ONE_POD)) {
+    // Nobody can go on with a device that changes under him.
+    let is_exclusive = device || modes.iter().any(|mode| mode == OF_ONE_POD);
+    if !users.is_empty() && (!to.overwrite || is_exclusive) {
         let names: Vec<String> = users.iter().take(5).map(|pod| pod.name_any()).collect();
         let message = format!(
             "claim {name} is mounted by {}, and nothing was changed: end them, or name their workload in spec.scaleDown",
@@ -108,6 +113,7 @@ pub(super) fn mount(restore: &Restore, to: &RestoreClaim, facts: RestoreFacts<'_
     let (node, tolerations) = neighbour.filter(|_| is_of_one_node).unzip();
     Ok(TargetMount {
         claim: name.clone(),
+        device,
         as_root: as_root(
             restore,
             of_claim.is_some_and(|facts| facts.assigns_users || enforces_restricted(facts.namespace)),
@@ -115,6 +121,14 @@ pub(super) fn mount(restore: &Restore, to: &RestoreClaim, facts: RestoreFacts<'_
         node,
         tolerations: tolerations.unwrap_or_default(),
     })
+}
+
+/// Whether the claim is a block device, or will be one.
+fn is_onto_device(to: &RestoreClaim, claim: Option<&PersistentVolumeClaim>) -> bool {
+    match claim {
+        Some(claim) => is_device(claim),
+        None => to.create.as_ref().is_some_and(|new| new.volume_mode.as_deref() == Some("Block")),
+    }
 }
 
 /// Files of any owner take root; nobody else is asked for where the namespace or the user wants it otherwise.
@@ -147,6 +161,7 @@ pub(super) fn task(restore: &Restore, to: &RestoreClaim, owner: &Owner, facts: R
         from: wanted(restore, status),
         paths: from.paths.clone(),
         folder: to.path.clone().unwrap_or_default(),
+        device: is_onto_device(to, facts.claim.and_then(|facts| facts.claim)),
         overwrite: to.overwrite.then(|| safety(owner, to, facts.claim.map_or("", |facts| facts.cluster))),
         timeout: restore.spec.timeout.map(Into::into),
     })
@@ -195,6 +210,7 @@ pub(super) fn new_claim(owner: &Owner, to: &RestoreClaim, new: &NewClaim, size: 
         spec: Some(PersistentVolumeClaimSpec {
             access_modes: Some(modes),
             storage_class_name: new.storage_class_name.clone(),
+            volume_mode: new.volume_mode.clone(),
             resources: Some(VolumeResourceRequirements {
                 requests: Some([("storage".to_owned(), size)].into()),
                 ..VolumeResourceRequirements::default()

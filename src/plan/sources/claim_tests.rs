@@ -194,8 +194,10 @@ fn unclear_words_are_told_and_the_claim_is_backed_up() {
 
 #[test]
 fn claims_that_cannot_be_read_are_problems_and_never_passed_over() {
-    let block = json!({ "spec": { "volumeMode": "Block" } });
-    for (change, words) in [(block, "raw block device"), (json!({ "status": { "phase": "Lost" } }), "lost")] {
+    let with_patterns = json!({
+        "spec": { "volumeMode": "Block" }, "metadata": { "annotations": { "stowaway.dev/exclude": "x" } },
+    });
+    for (change, words) in [(with_patterns, "has no files"), (json!({ "status": { "phase": "Lost" } }), "lost")] {
         let problem = scene(&[claim("cask", &change)], &[]).problem();
         assert_eq!(problem.reason(), Reason::InvalidRequest);
         assert!(problem.to_string().starts_with("pvc/cask: ") && problem.to_string().contains(words), "{problem}");
@@ -288,4 +290,68 @@ fn claims_are_labelled_as_k8up_labels_them() {
     assert_eq!(identity.tags, ["source=pvc/cask", "run=backup-1/pvc/cask", "cluster=cluster-1", "pod=mill-1"]);
     let plan = scene(&[claim("cask", &json!({}))], &[]).plan();
     assert_eq!(plan.sources[0].identity.tag("pod"), None);
+}
+
+#[test]
+fn patterns_of_a_claim_or_else_of_its_namespace_go_with_the_source_whoever_reads_it() {
+    let patterned = |value: &str| claim("cask", &annotated("stowaway.dev/exclude", value));
+    let exclude = |scene: &Scene| {
+        let plan = scene.plan();
+        assert_eq!((plan.problems, plan.sources.len()), (vec![], 1));
+        plan.sources[0].exclude.clone()
+    };
+    assert_eq!(exclude(&scene(&[claim("cask", &json!({}))], &[])), Vec::<String>::new());
+    assert_eq!(exclude(&scene(&[patterned("*.log\n/cache")], &[])), ["*.log", "/cache"]);
+    assert_eq!(exclude(&scene(&[patterned("*.log")], &[sidecar_user("cask", true)])), ["*.log"]);
+    let alone = claim(
+        "cask",
+        &json!({ "status": { "accessModes": ["ReadWriteOncePod"] }, "metadata": { "annotations": { "stowaway.dev/exclude": "x" } } }),
+    );
+    assert_eq!(exclude(&scene(&[alone], &[sidecar_user("cask", true)])), ["x"]);
+    let mut scene = scene(&[claim("cask", &json!({}))], &[]);
+    scene.namespace = annotated("stowaway.dev/exclude", "/tmp");
+    assert_eq!(exclude(&scene), ["/tmp"]);
+    scene.claims = vec![patterned("[]")];
+    assert_eq!(exclude(&scene), Vec::<String>::new());
+}
+
+#[test]
+fn patterns_that_cannot_be_carried_out_fail_the_claim_and_no_other() {
+    let mut scene = scene(
+        &[claim("cask", &annotated("stowaway.dev/exclude", "!keep")), claim("press", &json!({}))],
+        &[sidecar_user("cask", true)],
+    );
+    let plan = scene.plan();
+    assert_eq!(names(&plan), ["pvc/press"]);
+    let [problem] = &plan.problems[..] else { panic!("{plan:?}") };
+    assert_eq!(problem.reason(), Reason::InvalidRequest);
+    assert!(problem.to_string().contains("stowaway.dev/exclude"), "{problem}");
+    // Whoever is left out anyway needs none.
+    scene.pods = vec![];
+    scene.claims[0].metadata.labels = Some([("stowaway.dev/backup".to_owned(), "false".to_owned())].into());
+    assert_eq!(scene.plan().problems, []);
+}
+
+#[test]
+fn block_device_is_read_by_root_in_a_job_beside_its_pod_and_never_by_a_sidecar() {
+    let block = |more: &Value| {
+        let mut change = json!({ "spec": { "volumeMode": "Block" } });
+        merge(&mut change, more);
+        claim("cask", &change)
+    };
+    assert!(!scene(&[claim("cask", &json!({ "spec": { "volumeMode": "Filesystem" } }))], &[]).mount().device);
+    let app = json!({ "spec": { "nodeName": "cellar-7", "securityContext": { "runAsUser": 70, "fsGroup": 71 } } });
+    let mut beside = scene(&[block(&json!({}))], &[user("cask", "mill-1", &app), sidecar_user("cask", true)]);
+    // Patterns of the namespace are for those that have files.
+    beside.namespace = annotated("stowaway.dev/exclude", "*.log");
+    assert!(beside.mount().device);
+    assert_eq!(beside.plan().sources[0].exclude, Vec::<String>::new());
+    let mut alone = scene(&[block(&json!({}))], &[user("cask", "mill-1", &app)]);
+    let mount = alone.mount();
+    assert_eq!((mount.node.as_deref(), mount.user, mount.groups), (Some("cellar-7"), (0, None), vec![]));
+    alone.namespace = json!({ "metadata": { "labels": { "pod-security.kubernetes.io/enforce": "restricted" } } });
+    assert_ne!(alone.mount().user.0, 0);
+    let problem = scene(&[block(&modes("ReadWriteOncePod"))], &[sidecar_user("cask", true)]).problem().to_string();
+    assert!(problem.contains("block device") && problem.contains("ReadWriteOncePod"), "{problem}");
+    assert!(scene(&[block(&modes("ReadWriteOncePod"))], &[]).mount().device);
 }

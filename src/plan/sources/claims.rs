@@ -13,7 +13,7 @@ use kube::core::{Selector, SelectorExt};
 
 use super::{ObservedPod, PlanWarning};
 use crate::{
-    annotations::{Consent, Warning, consent},
+    annotations::{Consent, Role, Warning, consent, excludes, own_key},
     api::{Repository, SkipReason},
     plan::owner::{NON_ROOT, Owner, Said},
 };
@@ -37,6 +37,8 @@ pub struct ClaimFacts<'a> {
 pub struct ClaimMount {
     /// Name of the claim.
     pub claim: String,
+    /// Whether it is a block device (`volumeMode: Block`).
+    pub device: bool,
     /// The pod that has it mounted now; empty when none has.
     pub pod: String,
     /// The node that it can be mounted on; any when there is none.
@@ -52,14 +54,21 @@ pub struct ClaimMount {
 /// What is to become of one claim.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Choice {
-    /// It is a source, and mounted by a Job where no sidecar has it.
-    Mount(ClaimMount),
-    /// It is a source, and only a sidecar can read it; why no Job can.
-    SidecarOnly(&'static str),
+    /// It is a source, but for what these patterns leave out.
+    Source(Reading, Vec<String>),
     /// It should be a source, and cannot be one.
     Problem(String),
     /// It is none.
     Skip(SkipReason, String),
+}
+
+/// Who can read a claim.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Reading {
+    /// A Job that mounts it, where no sidecar has it.
+    Mount(ClaimMount),
+    /// Only a sidecar; why no Job can.
+    SidecarOnly(&'static str),
 }
 
 /// Decides on all claims of the namespace, by name. `asked` are those that pods ask for by their own annotation.
@@ -90,7 +99,7 @@ pub(super) fn choose(
                 // Who asks for a volume by its name means it.
                 Some((SkipReason::HoldsRepository, message)) if is_asked => Choice::Problem(message),
                 Some((reason, message)) if !is_asked => Choice::Skip(reason, message),
-                _ => mount(facts, claim, &name, pods),
+                _ => source(facts, claim, &name, pods),
             };
             Some((name, choice))
         })
@@ -137,22 +146,54 @@ fn phase(claim: &PersistentVolumeClaim) -> &str {
     claim.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
 }
 
-/// How a Job mounts the claim, or why none can.
-fn mount(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pods: &[ObservedPod]) -> Choice {
+/// Who can read the claim, and what of it, or why nobody can.
+fn source(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pods: &[ObservedPod]) -> Choice {
     if phase(claim) == "Lost" {
         return Choice::Problem("its volume is lost: restore the claim, or opt it out".into());
     }
+    if is_device(claim) {
+        return device(facts, claim, name, pods);
+    }
+    let exclude = excludes(claim.metadata.annotations.as_ref(), facts.namespace.metadata.annotations.as_ref());
+    let exclude = match exclude {
+        Ok(exclude) => exclude,
+        Err(problem) => return Choice::Problem(format!("nothing of it is stored, since {problem}")),
+    };
+    Choice::Source(reading(facts, claim, name, pods), exclude)
+}
+
+/// Whether the claim is a block device without a file system that Kubernetes knows of.
+pub(in crate::plan) fn is_device(claim: &PersistentVolumeClaim) -> bool {
+    claim.spec.as_ref().and_then(|spec| spec.volume_mode.as_deref()) == Some("Block")
+}
+
+/// The same of a block device: a Job alone can read it, and only as a whole. Its node is root's, whoever the app is.
+fn device(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pods: &[ObservedPod]) -> Choice {
+    let annotations = claim.metadata.annotations.as_ref();
+    let key = own_key(Role::Exclude);
+    if annotations.is_some_and(|annotations| annotations.contains_key(&key)) {
+        let message = format!("it is a block device, which has no files that {key} could leave out: take that away");
+        return Choice::Problem(message);
+    }
+    match reading(facts, claim, name, pods) {
+        Reading::Mount(mount) => {
+            let user = reader(facts, Owner::Unsaid { group: None });
+            Choice::Source(Reading::Mount(ClaimMount { device: true, user, groups: Vec::new(), ..mount }), Vec::new())
+        }
+        Reading::SidecarOnly(why) => Choice::Problem(format!(
+            "it is a block device, which only a Job can read, and none can now, since {why}: back it up without its pod, dump \
+             it by a backupcommand, or opt it out"
+        )),
+    }
+}
+
+/// How a Job mounts the claim, or why none can.
+fn reading(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pods: &[ObservedPod]) -> Reading {
     if claim.metadata.deletion_timestamp.is_some() {
-        return Choice::SidecarOnly("it is being deleted");
+        return Reading::SidecarOnly("it is being deleted");
     }
     if phase(claim) != "Bound" {
-        return Choice::SidecarOnly("it has no volume yet");
-    }
-    let spec = claim.spec.as_ref();
-    if spec.and_then(|spec| spec.volume_mode.as_deref()) == Some("Block") {
-        return Choice::Problem(
-            "it is a raw block device, which cannot be backed up yet; dump it by a backupcommand and opt it out".into(),
-        );
+        return Reading::SidecarOnly("it has no volume yet");
     }
     let modes = claim.status.as_ref().and_then(|status| status.access_modes.as_deref()).unwrap_or_default();
     let has = |mode: &str| modes.iter().any(|one| one == mode);
@@ -160,7 +201,7 @@ fn mount(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pods:
     let users = pods.iter().map(|observed| &observed.pod).filter(|pod| uses(pod, name));
     let user = users.max_by_key(|pod| (pod.metadata.creation_timestamp.as_ref(), &pod.metadata.name));
     if user.is_some() && has("ReadWriteOncePod") {
-        return Choice::SidecarOnly("only one pod at a time can mount it (ReadWriteOncePod)");
+        return Reading::SidecarOnly("only one pod at a time can mount it (ReadWriteOncePod)");
     }
     let is_anywhere = has("ReadWriteMany") || has("ReadOnlyMany");
     let spec = user.and_then(|pod| pod.spec.as_ref());
@@ -168,8 +209,9 @@ fn mount(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pods:
     let context = spec.and_then(|spec| spec.security_context.as_ref());
     let mut groups: Vec<i64> = context.and_then(|context| context.supplemental_groups.clone()).unwrap_or_default();
     groups.extend(context.and_then(|context| context.fs_group));
-    Choice::Mount(ClaimMount {
+    Reading::Mount(ClaimMount {
         claim: name.to_owned(),
+        device: false,
         pod: user.and_then(|pod| pod.metadata.name.clone()).unwrap_or_default(),
         tolerations: spec.filter(|_| node.is_some()).and_then(|spec| spec.tolerations.clone()).unwrap_or_default(),
         node,

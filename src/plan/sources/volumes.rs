@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, Volume};
 
 use super::{
     PlanProblem, PlannedSource, SourceFacts, SourcePlan, Target,
-    claims::{Choice, ClaimMount},
+    claims::{Choice, ClaimMount, Reading},
     label,
     pods::Unit,
 };
@@ -100,11 +100,18 @@ impl Claims {
                 Choice::Problem(message) => {
                     source_name(&name).and_then(|name| Err(PlanProblem::Claim { name, message }))
                 }
-                Choice::Mount(mount) => of_job(facts, mount, reader),
-                Choice::SidecarOnly(why) => match reader {
-                    Some(reader) if reader.has_sidecar() => of_sidecar(facts, name, reader),
-                    _ => source_name(&name).and_then(|name| Err(PlanProblem::SidecarOnly { name, why })),
-                },
+                Choice::Source(reading, exclude) => {
+                    let source = match (reading, reader) {
+                        (Reading::Mount(mount), reader) => of_job(facts, mount, reader),
+                        (Reading::SidecarOnly(_), Some(reader)) if reader.has_sidecar() => {
+                            of_sidecar(facts, name, reader)
+                        }
+                        (Reading::SidecarOnly(why), _) => {
+                            source_name(&name).and_then(|name| Err(PlanProblem::SidecarOnly { name, why }))
+                        }
+                    };
+                    source.map(|source| PlannedSource { exclude, ..source })
+                }
             });
         }
         // What nobody has looked at, or was deleted under its pod.
@@ -124,10 +131,12 @@ impl Reader {
     }
 }
 
-/// By a Job that mounts it, unless a sidecar that can be asked has it already.
+/// By a Job that mounts it, unless a sidecar that can be asked has it already. None has a block device.
 fn of_job(facts: SourceFacts<'_>, mount: ClaimMount, reader: Option<Reader>) -> Result<PlannedSource, PlanProblem> {
     let (repository, timeout) = match reader {
-        Some(reader) if reader.has_sidecar() && reader.ready => return of_sidecar(facts, mount.claim, reader),
+        Some(reader) if reader.has_sidecar() && reader.ready && !mount.device => {
+            return of_sidecar(facts, mount.claim, reader);
+        }
         Some(reader) => (reader.repository, reader.timeout),
         None => (None, None),
     };
@@ -172,6 +181,7 @@ fn source(
         idle_timeout: None,
         allow_empty: false,
         accept_unproven: false,
+        exclude: Vec::new(),
     })
 }
 

@@ -28,6 +28,7 @@ impl Troubles {
 pub(super) struct Ledger {
     unreadable: Mutex<Troubles>,
     vanished: AtomicU64,
+    left_out: AtomicU64,
     folders: AtomicU64,
     files: AtomicU64,
     dropped: AtomicU64,
@@ -50,6 +51,11 @@ impl Ledger {
         self.vanished.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// An entry is not wanted.
+    pub fn left_out(&self) {
+        self.left_out.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// An entry was handed over.
     pub fn handed_over(&self, is_folder: bool) {
         let counter = if is_folder { &self.folders } else { &self.files };
@@ -69,6 +75,11 @@ impl Ledger {
     /// What was gone.
     pub fn count_vanished(&self) -> u64 {
         self.vanished.load(Ordering::Relaxed)
+    }
+
+    /// What was not wanted.
+    pub fn count_left_out(&self) -> u64 {
+        self.left_out.load(Ordering::Relaxed)
     }
 
     /// What could not be read.

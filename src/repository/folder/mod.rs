@@ -3,6 +3,7 @@
 //! It must not know what a volume is to Kubernetes. What cannot be read is counted and listed, and makes the snapshot
 //! `incomplete`; what cannot be written fails a restore.
 
+mod extents;
 mod ledger;
 mod metadata;
 mod owner;
@@ -23,7 +24,7 @@ use serde::{Deserialize, Serialize};
 pub(super) use self::restore::write_tar;
 pub use self::tar::TarContent;
 use super::{Progress, Repository, RepositoryError};
-use crate::model::SnapshotIdentity;
+use crate::model::{Excludes, SnapshotIdentity};
 
 /// How many paths are listed by name; all are counted.
 pub const LISTED: usize = 20;
@@ -33,6 +34,15 @@ pub const LISTED: usize = 20;
 pub struct FolderRules {
     /// The snapshot's time.
     pub time: Timestamp,
+    /// What is left out.
+    pub excludes: Excludes,
+}
+
+impl FolderRules {
+    /// All of it.
+    pub fn whole(time: Timestamp) -> Self {
+        Self { time, excludes: Excludes::default() }
+    }
 }
 
 /// Paths that something was wrong with: all are counted, the first [`LISTED`] are named.
@@ -69,6 +79,8 @@ pub struct StoredFolder {
     pub unreadable: Troubles,
     /// Entries that were gone when their turn came, as happens in a folder that is in use.
     pub vanished: u64,
+    /// Entries that [`FolderRules::excludes`] names; a folder counts once, with all that is in it.
+    pub left_out: u64,
 }
 
 /// A folder that was restored, every byte of it verified, and is durable.
@@ -106,10 +118,10 @@ impl Repository {
     /// that was written is there.
     ///
     /// One file system. Left out are, of the folder itself, a `lost+found` that is empty and what begins with
-    /// [`RESTORE_PREFIX`](crate::model::injected::RESTORE_PREFIX).
+    /// [`RESTORE_PREFIX`](crate::model::injected::RESTORE_PREFIX); and what `rules` name, at any depth.
     ///
-    /// Errors: [`RepositoryError::Unreadable`] when the folder itself cannot be read;
-    /// [`RepositoryError::CommitUnknown`] when the snapshot may be visible all the same; in all other cases nothing is.
+    /// Errors: [`RepositoryError::Unreadable`] when the folder itself cannot be read; [`RepositoryError::InvalidRequest`] when
+    /// `rules` leave no file of it; [`RepositoryError::CommitUnknown`] when the snapshot may be visible all the same; in all other cases nothing is.
     pub async fn store_folder(
         &self,
         identity: &SnapshotIdentity,

@@ -3,9 +3,8 @@
 //! It must not know the store.
 
 use std::{
-    fs::File,
     io::{self, Read},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
 };
@@ -21,7 +20,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{ledger::Ledger, walk::Walk};
+use super::{
+    extents::{Extents, Filled},
+    ledger::Ledger,
+    walk::Walk,
+};
 use crate::repository::{Progress, engine::FirstError, gate::Verdict, tree};
 
 /// How many files are read at once: the engine would read one a core, with up to 8 MiB of each in memory.
@@ -109,7 +112,7 @@ impl Iterator for Entries {
         self.shared.ledger.handed_over(found.node.is_dir());
         let path = if found.path.as_os_str().is_empty() { self.place.clone() } else { self.place.join(&found.path) };
         let open = found.file.map(|file| FoundFile {
-            file,
+            file: Extents::new(file, found.node.meta.size),
             size: found.node.meta.size,
             path: found.path,
             readers: Arc::clone(&self.readers),
@@ -122,7 +125,7 @@ impl Iterator for Entries {
 
 /// An open file whose turn to be read may come.
 pub(super) struct FoundFile {
-    file: File,
+    file: Extents,
     size: u64,
     path: PathBuf,
     readers: Arc<Semaphore>,
@@ -162,9 +165,11 @@ impl FileReader {
         if most == 0 {
             return if buffer.is_empty() { Ok(0) } else { self.check_end() };
         }
-        let length = self.found.file.read(&mut buffer[..most])?;
+        let size = self.found.size;
+        let length = match self.found.file.read_at(&mut buffer[..most], size - self.left)? {
+            Filled::Data(length) | Filled::Hole(length) => length,
+        };
         if length == 0 {
-            let size = self.found.size;
             let text = format!("it shrank from {size} to {} bytes while it was read", size - self.left);
             return Err(io::Error::other(text));
         }
@@ -175,8 +180,9 @@ impl FileReader {
 
     /// A file system that says 0 bytes of a file with content must not make it an empty one.
     fn check_end(&mut self) -> io::Result<usize> {
-        let more = self.found.file.read(&mut [0])?;
-        if more > 0 && self.found.file.metadata()?.size() <= self.found.size {
+        let file = self.found.file.file();
+        let more = file.read_at(&mut [0], self.found.size)?;
+        if more > 0 && file.metadata()?.size() <= self.found.size {
             let text = format!("it holds more than the {} bytes that its file system says", self.found.size);
             return Err(io::Error::other(text));
         }

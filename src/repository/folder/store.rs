@@ -38,9 +38,9 @@ pub(super) async fn store_folder(
     let names = tree::checked_path(&identity.path)?;
     let ledger = Arc::new(Ledger::default());
     let walk = {
-        let (folder, ledger) = (folder.to_owned(), Arc::clone(&ledger));
+        let (folder, excludes, ledger) = (folder.to_owned(), rules.excludes.clone(), Arc::clone(&ledger));
         let name = names.last().copied().unwrap_or_default().to_owned();
-        spawn_blocking(move || Walk::new(&folder, name.as_ref(), ledger))
+        spawn_blocking(move || Walk::new(&folder, name.as_ref(), excludes, ledger))
             .await
             .map_err(|panic| internal(store, panic))?
     };
@@ -70,6 +70,12 @@ pub(super) async fn store_folder(
         let stored = format!("{} folders and {} files", summary.total_dirs_processed, summary.total_files_processed);
         return Err(internal(store, format!("the engine stored {stored} of {folders} and {files}")));
     }
+    let (vanished, left_out) = (ledger.count_vanished(), ledger.count_left_out());
+    if files == 0 && left_out > 0 {
+        let patterns = rules.excludes.patterns().join(", ");
+        let text = format!("of {} no file is left by what is to be left out: {patterns}", folder.display());
+        return Err(RepositoryError::InvalidRequest(text));
+    }
     let (bytes, added_bytes) = (summary.total_bytes_processed, summary.data_added_packed);
     let commit = Commit { repository, store, identity, time: rules.time, progress: &progress };
     let mut snapshot = commit.labelled(engines.tree, summary);
@@ -81,8 +87,8 @@ pub(super) async fn store_folder(
     } else {
         snapshot.tags.add(SnapshotIdentity::INCOMPLETE.to_owned());
     }
-    let snapshot = commit.publish(&snapshot, &gate.passed().written).await?;
-    Ok(StoredFolder { snapshot, files, bytes, added_bytes, unreadable, vanished: ledger.count_vanished() })
+    let snapshot = commit.publish(&snapshot, rules.excludes.patterns(), &gate.passed().written).await?;
+    Ok(StoredFolder { snapshot, files, bytes, added_bytes, unreadable, vanished, left_out })
 }
 
 /// What the engine may take for unchanged: files that have the length, times and inode number which they had in the newest

@@ -82,7 +82,7 @@ impl Case {
         let progress = Progress::default();
         let commit =
             Commit { repository, store, identity: &identity, time: Timestamp::UNIX_EPOCH, progress: &progress };
-        commit.publish(&commit.labelled(pack.root, SnapshotSummary::default()), &[]).await.unwrap()
+        commit.publish(&commit.labelled(pack.root, SnapshotSummary::default()), &[], &[]).await.unwrap()
     }
 
     async fn restore(&self, trees: &[Tree]) -> Result<RestoredFolder, RepositoryError> {

@@ -27,7 +27,7 @@ use super::{
     ledger::Ledger,
     metadata::{self, attributes},
 };
-use crate::model::injected::RESTORE_PREFIX;
+use crate::model::{Excludes, injected::RESTORE_PREFIX};
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// A pipe that took a file's place must not hold us up.
@@ -60,6 +60,7 @@ pub(super) struct Walk {
     /// The file system of the folder.
     device: u64,
     ledger: Arc<Ledger>,
+    excludes: Excludes,
     root: Option<Node>,
 }
 
@@ -85,13 +86,13 @@ impl Skipped {
 
 impl Walk {
     /// Opens the folder; nothing can be stored of one that cannot be read itself.
-    pub fn new(folder: &Path, name: &OsStr, ledger: Arc<Ledger>) -> io::Result<Self> {
+    pub fn new(folder: &Path, name: &OsStr, excludes: Excludes, ledger: Arc<Ledger>) -> io::Result<Self> {
         raise_limit_of_handles();
         // Where the folder itself is may be told by a link.
         let handle = rustix::fs::open(folder, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty())?;
         let stat = stat_of(&handle)?;
-        let mut walk =
-            Self { levels: Vec::new(), path: PathBuf::new(), device: metadata::device_of(&stat), ledger, root: None };
+        let device = metadata::device_of(&stat);
+        let mut walk = Self { levels: Vec::new(), path: PathBuf::new(), device, ledger, excludes, root: None };
         let (names, failure) = names_in(&handle);
         if let Some(error) = failure {
             return Err(error);
@@ -226,6 +227,11 @@ impl Iterator for Walk {
                 self.path.pop();
                 continue;
             };
+            let path = self.path.join(os(&name));
+            if self.excludes.leave_out(&path) {
+                self.ledger.left_out();
+                continue;
+            }
             let mut looks = 0;
             let skipped = loop {
                 looks += 1;
@@ -235,7 +241,6 @@ impl Iterator for Walk {
                     Err(skipped) => break skipped,
                 }
             };
-            let path = self.path.join(os(&name));
             match skipped {
                 Skipped::Vanished => self.ledger.vanished(),
                 Skipped::Changed => self.ledger.unreadable(&path, "it becomes another kind of file again and again"),

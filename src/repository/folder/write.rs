@@ -39,6 +39,8 @@ pub(super) type Parts = HashMap<Id, Bytes>;
 
 /// What is nothing but zeros between two multiples of this becomes a hole: a new file has zeros where nothing was written.
 const HOLE_BYTES: usize = 64 * 1024;
+/// To compare with: many times faster than to look at each byte, which of a terabyte takes long.
+static ZEROS: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const NEW_FILE: OFlags =
@@ -153,7 +155,7 @@ impl Writer {
             // To the next multiple.
             let into_block = usize::try_from(writing.length % HOLE_BYTES as u64).unwrap_or_default();
             let (block, after) = rest.split_at(rest.len().min(HOLE_BYTES - into_block));
-            if block.iter().any(|byte| *byte != 0) {
+            if *block != ZEROS[..block.len()] {
                 if let Err(error) = writing.file.write_all_at(block, writing.length) {
                     let name = writing.name.clone();
                     return Err(self.failed("write", Some(&name), error));

@@ -1,8 +1,10 @@
 //! One volume, or one stored file, out of a snapshot into a folder that is mounted. All of it is restored beside what is
-//! there, verified and durable, before any of that is touched; so whatever fails leaves the target as it was.
+//! there, verified and durable, before any of that is touched; so whatever fails leaves the target as it was. (A stored
+//! device goes onto a device, see `device`.)
 //!
 //! It must not know how the folder came to be there, nor Jobs or the command line.
 
+mod device;
 mod target;
 
 use std::{
@@ -47,7 +49,14 @@ pub async fn restore_volume(
         }
     };
     let result = {
-        let mut work = pin!(restore(repository, run, mount, &mut safety, cancel));
+        let work = async {
+            if run.device {
+                device::restore(repository, run, mount, &mut safety, cancel).await
+            } else {
+                restore(repository, run, mount, &mut safety, cancel).await
+            }
+        };
+        let mut work = pin!(work);
         tokio::select! {
             biased;
             result = &mut work => result,
@@ -157,7 +166,7 @@ async fn into(
 async fn keep(repository: &Repository, identity: &SnapshotIdentity, mount: &Path) -> Result<String, Failure> {
     info!("the target is not empty: storing what is there");
     let progress = Arc::new(Progress::default());
-    let rules = FolderRules { time: Timestamp::now() };
+    let rules = FolderRules::whole(Timestamp::now());
     let storing = repository.store_folder(identity, &rules, mount, Arc::clone(&progress));
     let StoredFolder { snapshot, files, unreadable, .. } = tokio::select! {
         stored = storing => stored?,

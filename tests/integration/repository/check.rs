@@ -198,7 +198,7 @@ async fn folder_of_ours_is_sound() {
     fs::write(source.join("empty/file"), "").unwrap();
     fs::write(source.join("long"), noise(9 << 20, 1)).unwrap();
     std::os::unix::fs::symlink("nowhere", source.join("link")).unwrap();
-    let rules = FolderRules { time: Timestamp::UNIX_EPOCH };
+    let rules = FolderRules::whole(Timestamp::UNIX_EPOCH);
     repository.store_folder(&identity("/data/x"), &rules, &source, Arc::default()).await.unwrap();
     let report = check_all(&repository).await;
     assert!(report.is_sound(), "{}", report.findings);

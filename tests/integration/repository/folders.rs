@@ -20,7 +20,7 @@ pub fn claim() -> SnapshotIdentity {
 }
 
 pub fn at(time: &str) -> FolderRules {
-    FolderRules { time: time.parse().unwrap() }
+    FolderRules::whole(time.parse().unwrap())
 }
 
 pub async fn store_folder(repository: &Repository, folder: &Path) -> StoredFolder {

@@ -20,7 +20,7 @@ use super::{
 use crate::at_once;
 
 pub async fn store_folder(repository: &Repository, folder: &Path) -> String {
-    let rules = FolderRules { time: Timestamp::now() };
+    let rules = FolderRules::whole(Timestamp::now());
     repository.store_folder(&identity("/data/x"), &rules, folder, Arc::default()).await.unwrap().snapshot
 }
 

@@ -106,7 +106,7 @@ fn text(path: PathBuf) -> String {
 fn run() -> VolumeRestore {
     let from =
         WantedSnapshot { source: "pvc/claim".parse().unwrap(), id: None, as_of: None, host: Some("shop".to_owned()) };
-    VolumeRestore { from, paths: vec![], folder: String::new(), overwrite: None, timeout: None }
+    VolumeRestore { from, paths: vec![], folder: String::new(), overwrite: None, device: false, timeout: None }
 }
 
 fn overwriting() -> VolumeRestore {

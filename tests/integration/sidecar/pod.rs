@@ -221,6 +221,7 @@ impl Pod {
                 claim: claim.into(),
             },
             identity: label(&format!("/data/{claim}"), &source, run),
+            exclude: Vec::new(),
             source: source.parse().unwrap(),
             timeout: None,
         };

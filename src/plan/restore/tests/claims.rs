@@ -179,9 +179,8 @@ fn safety_snapshot_is_one_of_the_claim_and_never_its_newest() {
 
 #[test]
 fn claims_that_cannot_be_written_to_are_refused() {
-    let block = claim(&json!({ "spec": { "volumeMode": "Block" } }));
     let lost = claim(&json!({ "status": { "phase": "Lost" } }));
-    for (claim, reason) in [(None, "InvalidRequest"), (Some(block), "InvalidRequest"), (Some(lost), "InvalidRequest")] {
+    for (claim, reason) in [(None, "InvalidRequest"), (Some(lost), "InvalidRequest")] {
         let mut cellar = Cellar::new(&json!({}), &json!({}));
         cellar.claim = claim;
         assert_eq!(cellar.failed_for(0), reason);
@@ -446,4 +445,44 @@ fn workload_that_somebody_scaled_up_at_the_end_is_not_left_down() {
     cellar.scale.as_mut().unwrap().replicas = 3;
     assert_eq!(cellar.failed_for(300), "TargetInUse");
     assert_eq!(cellar.scale.as_ref().unwrap().replicas, 3);
+}
+
+#[test]
+fn block_device_is_written_as_a_whole_and_only_while_nobody_has_it() {
+    let block = || Some(claim(&json!({ "spec": { "volumeMode": "Block", "accessModes": ["ReadWriteMany"] } })));
+    let (start, run) = {
+        let mut cellar = Cellar::new(&json!({}), &json!({}));
+        assert!(!cellar.started(0).1.device);
+        let mut cellar = Cellar::new(&json!({ "overwrite": true }), &json!({}));
+        cellar.claim = block();
+        cellar.started(0)
+    };
+    let mount = mount_of(start);
+    assert!(mount.device && mount.as_root && run.device && run.overwrite.is_some());
+    for (to, from) in [
+        (json!({ "path": "a" }), json!({ "source": SOURCE })),
+        (json!({}), json!({ "source": SOURCE, "paths": ["a"] })),
+        (json!({}), json!({ "source": MILL })),
+    ] {
+        let mut cellar = Cellar::new(&to, &json!({ "from": from }));
+        cellar.claim = block();
+        assert_eq!(cellar.failed_for(0), "InvalidRequest", "{to} {from}");
+    }
+    let mut used = Cellar::new(&json!({ "overwrite": true }), &json!({}));
+    used.claim = block();
+    used.world.pods.push(user("mill-1"));
+    assert_eq!(used.failed_for(0), "TargetInUse");
+}
+
+#[test]
+fn claim_that_is_made_to_be_a_block_device_is_one_for_its_job() {
+    let new = json!({ "create": { "volumeMode": "Block", "size": "5Gi" } });
+    let mut cellar = Cellar::new(&new, &json!({}));
+    cellar.claim = None;
+    let mut actions = cellar.look(0);
+    let start = actions.start.pop().unwrap();
+    assert!(matches!(&start.task, TaskKind::RestoreVolume(run) if run.device));
+    assert!(mount_of(start).device);
+    let made = actions.around.create_claim.unwrap().spec.unwrap();
+    assert_eq!(made.volume_mode.as_deref(), Some("Block"));
 }

@@ -1,0 +1,203 @@
+//! A raw block device as a stream, in and out: one backup of one, its bytes in order, and the device itself.
+//!
+//! It must not know how the device came to be there, nor what is on it.
+
+use std::{
+    fs::File,
+    io::{self, Seek, SeekFrom},
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use rustix::{
+    fs::{Advice, Mode, OFlags, fadvise, open},
+    io::Errno,
+};
+use tokio::task::spawn_blocking;
+use tracing::info;
+
+use super::{VolumeRun, backup::adopt, story::tell_progress};
+use crate::{
+    model::{Failure, Proof, Reason, SnapshotIdentity, SourceReport, milliseconds},
+    repository::{Progress, Repository, StoreRules, Stored},
+    stream::{End, Piece, PieceSender, pieces},
+};
+
+/// How much is read or written at once.
+pub(super) const BLOCK_BYTES: usize = 64 * 1024;
+/// To compare with, and to write.
+pub(super) static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
+
+/// An open device. A plain file stands for one as well.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub file: File,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+impl Device {
+    /// Opens it to be read.
+    pub fn to_read(path: &Path) -> Result<Self, Failure> {
+        let failed = |error: io::Error| {
+            let message = format!(
+                "the claim's device cannot be opened ({error}): its node belongs to root, so the run has to be root \
+                 (spec.runnerPod.securityContext.runAsUser: 0), or the nodes' container runtime has to give devices to the \
+                 pod's user (device_ownership_from_security_context)"
+            );
+            Failure::new(Reason::SourceUnreadable, message)
+        };
+        Self::open(path, OFlags::RDONLY).map_err(failed)
+    }
+
+    /// Opens it to be written, unless something else on its node has it for itself, as a mounted file system has.
+    pub fn to_write(path: &Path) -> Result<Self, Failure> {
+        let failed = |error: io::Error| {
+            if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) {
+                let message = "something on the node uses the claim's device, for example as a file system that is mounted \
+                               there; nothing was changed";
+                return Failure::new(Reason::TargetInUse, message);
+            }
+            let message = format!(
+                "the claim's device cannot be opened to be written ({error}): its node belongs to root, so the run has to be \
+                 root (spec.runnerPod.securityContext.runAsUser: 0), or the nodes' container runtime has to give devices to \
+                 the pod's user (device_ownership_from_security_context)"
+            );
+            Failure::new(Reason::TargetUnwritable, message)
+        };
+        Self::open(path, OFlags::RDWR | OFlags::EXCL).map_err(failed)
+    }
+
+    fn open(path: &Path, flags: OFlags) -> io::Result<Self> {
+        let mut file = File::from(open(path, flags | OFlags::CLOEXEC, Mode::empty())?);
+        // A device's own metadata has no length.
+        let size = file.seek(SeekFrom::End(0))?;
+        Ok(Self { file, size })
+    }
+
+    /// Goes through the first `length` bytes in order, from the disk and not from memory; until `each` says that it has seen
+    /// enough, if it does.
+    pub fn read(&self, length: u64, mut each: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
+        // Without the right to advise it is read as well.
+        let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
+        let _ = fadvise(&self.file, 0, None, Advice::Sequential);
+        let mut buffer = vec![0; BLOCK_BYTES];
+        let mut at = 0;
+        while at < length {
+            let most = usize::try_from(length - at).unwrap_or(usize::MAX).min(BLOCK_BYTES);
+            match self.file.read_at(&mut buffer[..most], at) {
+                Ok(0) => {
+                    return Err(io::Error::other(format!("it ends at {at} bytes, and said that it has {}", self.size)));
+                }
+                Ok(read) => {
+                    at += read as u64;
+                    if !each(&buffer[..read]) {
+                        return Ok(());
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(io::Error::new(error.kind(), format!("at {at} bytes: {error}"))),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs one backup of a device. Every outcome is a report; none is silent.
+pub async fn backup_device(
+    repository: &Repository,
+    run: VolumeRun,
+    device: &Path,
+    progress: Arc<Progress>,
+) -> SourceReport {
+    let started = Instant::now();
+    let limit = async {
+        match run.timeout {
+            Some(timeout) => tokio::time::sleep(timeout).await,
+            None => std::future::pending().await,
+        }
+    };
+    let storing = store(repository, &run, device, progress);
+    let result = tokio::select! {
+        biased;
+        result = storing => result,
+        () = limit => {
+            let message = format!(
+                "the device took longer than its timeout of {:?}: raise it; what was written is kept for the next run",
+                run.timeout.unwrap_or_default()
+            );
+            Err(Failure::new(Reason::Timeout, message))
+        }
+    };
+    let mut report = result.unwrap_or_else(|failure| SourceReport::failed(failure, started.elapsed()));
+    report.duration_milliseconds = milliseconds(started.elapsed());
+    report
+}
+
+async fn store(
+    repository: &Repository,
+    run: &VolumeRun,
+    device: &Path,
+    progress: Arc<Progress>,
+) -> Result<SourceReport, Failure> {
+    let identity = &run.identity;
+    if let Some(report) = adopt(&repository.snapshots().await?, identity, false) {
+        return Ok(report);
+    }
+    let device = Device::to_read(device)?;
+    let size = device.size;
+    info!(path = identity.path, size, "storing a device of {size} bytes as {}", identity.path);
+    let Stored { snapshot, bytes, digest, proof, added_bytes } =
+        store_device(repository, identity, device, progress).await?;
+    info!(bytes, added_bytes, "{bytes} bytes are stored");
+    let message = identity.tag(SnapshotIdentity::POD).map_or_else(String::new, |pod| {
+        format!("read while pod {pod} had the device: what it wrote meanwhile may be there in part, so this is no image of one moment")
+    });
+    Ok(SourceReport {
+        message,
+        bytes,
+        digest: Some(digest),
+        proof,
+        snapshot: Some(snapshot),
+        ..SourceReport::done(Duration::ZERO)
+    })
+}
+
+/// Stores all of the device as one file.
+pub(super) async fn store_device(
+    repository: &Repository,
+    identity: &SnapshotIdentity,
+    device: Device,
+    progress: Arc<Progress>,
+) -> Result<Stored, Failure> {
+    let rules = StoreRules { allow_empty: false, time: Timestamp::now() };
+    let (sender, receiver) = pieces();
+    // Ends with the receiver.
+    let reading = spawn_blocking(move || send(&device, &sender));
+    let storing = repository.store_stream(identity, &rules, receiver, Arc::clone(&progress));
+    let stored = tokio::select! {
+        stored = storing => stored,
+        never = tell_progress(|| progress.bytes_read()) => match never {},
+    };
+    reading.await.map_err(|panic| Failure::new(Reason::InternalError, panic.to_string()))?;
+    Ok(stored?)
+}
+
+/// Sends the device's bytes, and how that ended. No network lies between, and every failed read is told.
+fn send(device: &Device, sender: &PieceSender) {
+    let sent =
+        device.read(device.size, |bytes| sender.blocking_send(Piece::Data(Bytes::copy_from_slice(bytes))).is_ok());
+    let last = match sent {
+        Ok(()) => Piece::End(End { proof: Proof::Sealed, bytes: device.size }),
+        Err(error) => {
+            let message = format!("the claim's device cannot be read: {error}; nothing of it is stored");
+            Piece::Broken(Failure::new(Reason::SourceUnreadable, message))
+        }
+    };
+    // Whoever has hung up has a failure of its own.
+    let _gone = sender.blocking_send(last);
+}

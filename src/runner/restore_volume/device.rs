@@ -1,0 +1,262 @@
+//! A stored device onto a device, in place: there is no beside. What may be overwritten is settled before the first byte is
+//! written, and what was written is read back from the disk and compared.
+//!
+//! It must not know how the device came to be there.
+
+use std::{io, os::unix::fs::FileExt, path::Path, sync::Arc, time::Duration};
+
+use sha2::{Digest, Sha256};
+use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{
+    model::{Failure, Proof, Reason, SourceReport, VolumeRestore},
+    repository::{Progress, Repository, RepositoryError, SnapshotSummary, StoredFile},
+    runner::{
+        device::{BLOCK_BYTES, Device, ZEROS, store_device},
+        wanted::choose,
+    },
+    stream::Piece,
+};
+
+/// Restores it, after a snapshot of what is there if it may be overwritten.
+pub(super) async fn restore(
+    repository: &Repository,
+    run: &VolumeRestore,
+    path: &Path,
+    safety: &mut Option<String>,
+    cancel: &CancellationToken,
+) -> Result<SourceReport, Failure> {
+    if !run.paths.is_empty() || !run.folder.is_empty() {
+        let message = "the target is a block device, which is restored as a whole: without paths, and into no folder";
+        return Err(Failure::new(Reason::InvalidRequest, message));
+    }
+    let snapshots = repository.snapshots().await?;
+    let snapshot = choose(&snapshots, &run.from)?;
+    let short = &snapshot.id[..8];
+    let size = open(repository, snapshot).await?.size;
+    let device = Device::to_write(path)?;
+    if size > device.size {
+        let message = format!(
+            "snapshot {short} has {size} bytes and the target's device {}: nothing was changed; take a claim of at least that \
+             size",
+            device.size
+        );
+        return Err(Failure::new(Reason::TargetUnwritable, message));
+    }
+    let device = Arc::new(device);
+    if let Some(identity) = &run.overwrite {
+        info!("storing what is on the device");
+        let progress = Arc::<Progress>::default();
+        let stored = store_device(repository, identity, Device::to_read(path)?, progress).await?;
+        info!(snapshot = stored.snapshot, "what is there is snapshot {}", &stored.snapshot[..8]);
+        *safety = Some(stored.snapshot);
+    } else {
+        check_blank(&device, cancel).await?;
+    }
+    info!(snapshot = snapshot.id, "writing snapshot {short} of {}", snapshot.time);
+    let (pieces, writing, cancel) = (open(repository, snapshot).await?.pieces, Arc::clone(&device), cancel.clone());
+    let is_blank = run.overwrite.is_none();
+    let written = spawn_blocking(move || write(&writing, pieces, is_blank, &cancel)).await;
+    written.map_err(|panic| Failure::new(Reason::InternalError, panic.to_string()))??;
+    let mut message =
+        format!("snapshot {short} of {:.0}, a device of {size} bytes, read back and compared", snapshot.time);
+    if let Some(id) = safety {
+        message = format!("{message}; what was there before is snapshot {}", &id[..8]);
+    }
+    let snapshot = Some(snapshot.id.clone());
+    Ok(SourceReport { message, bytes: size, proof: Proof::Sealed, snapshot, ..SourceReport::done(Duration::ZERO) })
+}
+
+/// The stored device.
+async fn open(repository: &Repository, snapshot: &SnapshotSummary) -> Result<StoredFile, Failure> {
+    repository.read_file(&snapshot.id, &snapshot.identity.path).await.map_err(|error| match error {
+        RepositoryError::FileNotFound { .. } => {
+            let message = format!(
+                "snapshot {} is of files, and the target is a block device: nothing was changed; restore it into a claim of \
+                 volumeMode Filesystem",
+                &snapshot.id[..8]
+            );
+            Failure::new(Reason::InvalidRequest, message)
+        }
+        error => error.into(),
+    })
+}
+
+/// An error if there is anything on the device. All of it is read: no part of it proves anything about another one.
+async fn check_blank(device: &Arc<Device>, cancel: &CancellationToken) -> Result<(), Failure> {
+    info!("looking whether anything is on the device");
+    let (device, cancel) = (Arc::clone(device), cancel.clone());
+    let looked = spawn_blocking(move || {
+        let mut is_blank = true;
+        let looked = device.read(device.size, |bytes| {
+            is_blank = *bytes == ZEROS[..bytes.len()];
+            is_blank && !cancel.is_cancelled()
+        });
+        if cancel.is_cancelled() {
+            return Err(cancelled("looked at; nothing was changed"));
+        }
+        looked.map(|()| is_blank).map_err(|error| unwritable("read", &error))
+    });
+    if looked.await.map_err(|panic| Failure::new(Reason::InternalError, panic.to_string()))?? {
+        return Ok(());
+    }
+    let message = "the target's device is not blank, and nothing was changed; say that it may be overwritten \
+                   (spec.to.claim.overwrite), which first makes a snapshot of what is there";
+    Err(Failure::new(Reason::TargetNotEmpty, message))
+}
+
+/// Writes the stream, and zeros behind it, and reads all of it back. Of a blank device zeros are left as they are.
+fn write(
+    device: &Device,
+    mut pieces: mpsc::Receiver<Piece>,
+    is_blank: bool,
+    cancel: &CancellationToken,
+) -> Result<(), Failure> {
+    let put = |bytes: &[u8], at: u64| {
+        if is_blank && *bytes == ZEROS[..bytes.len()] {
+            return Ok(());
+        }
+        device.file.write_all_at(bytes, at).map_err(|error| unwritable("write", &error))
+    };
+    let mut hash = Sha256::default();
+    let mut at = 0;
+    loop {
+        if cancel.is_cancelled() {
+            return Err(cancelled("written; it holds a part of the snapshot"));
+        }
+        match pieces.blocking_recv() {
+            Some(Piece::Data(bytes)) => {
+                hash.update(&bytes);
+                for block in bytes.chunks(BLOCK_BYTES) {
+                    put(block, at)?;
+                    at += block.len() as u64;
+                }
+            }
+            Some(Piece::End(_)) => break,
+            Some(Piece::Broken(failure)) => {
+                let message = format!("{}; the device holds a part of the snapshot", failure.message);
+                return Err(Failure { message, ..failure });
+            }
+            None => return Err(Failure::new(Reason::InternalError, "the stored device ended without a word")),
+        }
+    }
+    let length = at;
+    while at < device.size {
+        if cancel.is_cancelled() {
+            return Err(cancelled("written; all of the snapshot is on it, and not yet compared"));
+        }
+        let most = usize::try_from(device.size - at).unwrap_or(usize::MAX).min(BLOCK_BYTES);
+        put(&ZEROS[..most], at)?;
+        at += most as u64;
+    }
+    device.file.sync_all().map_err(|error| unwritable("make durable what is on", &error))?;
+    compare(device, length, &hash.finalize(), cancel)
+}
+
+/// Whether the device holds what was written, and zeros behind it.
+fn compare(device: &Device, length: u64, expected: &[u8], cancel: &CancellationToken) -> Result<(), Failure> {
+    info!("reading the device back");
+    let mut hash = Sha256::default();
+    let (mut at, mut is_blank_behind) = (0, true);
+    let read = device.read(device.size, |bytes| {
+        let ours = usize::try_from(length.saturating_sub(at)).unwrap_or(usize::MAX).min(bytes.len());
+        hash.update(&bytes[..ours]);
+        is_blank_behind &= bytes[ours..] == ZEROS[..bytes.len() - ours];
+        at += bytes.len() as u64;
+        !cancel.is_cancelled()
+    });
+    read.map_err(|error| unwritable("read back", &error))?;
+    if cancel.is_cancelled() {
+        return Err(cancelled("compared; all of the snapshot is on it"));
+    }
+    if *hash.finalize() == *expected && is_blank_behind {
+        return Ok(());
+    }
+    let message =
+        "the device reads back something else than was written to it: it is broken, or something else writes to it";
+    Err(Failure::new(Reason::TargetUnwritable, message))
+}
+
+fn unwritable(action: &str, error: &io::Error) -> Failure {
+    Failure::new(Reason::TargetUnwritable, format!("failed to {action} the target's device: {error}"))
+}
+
+fn cancelled(when: &str) -> Failure {
+    Failure::new(Reason::Cancelled, format!("cancelled while the target's device was being {when}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::stream::{End, pieces};
+
+    /// A file that stands for a device.
+    fn device(content: &[u8]) -> (tempfile::TempDir, Device) {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("device");
+        fs::write(&path, content).unwrap();
+        let device = Device::to_write(&path).unwrap();
+        (place, device)
+    }
+
+    fn digest(content: &[u8]) -> Vec<u8> {
+        Sha256::digest(content).to_vec()
+    }
+
+    #[test]
+    fn what_reads_back_otherwise_is_no_success() {
+        let never = CancellationToken::new();
+        let (_place, written) = device(&[b"content".as_slice(), &[0; 100]].concat());
+        assert!(compare(&written, 7, &digest(b"content"), &never).is_ok());
+        assert_eq!(compare(&written, 7, &digest(b"another"), &never).unwrap_err().reason, Reason::TargetUnwritable);
+        let (_place, dirty) = device(&[b"content".as_slice(), &[0; 99], b"x"].concat());
+        assert_eq!(compare(&dirty, 7, &digest(b"content"), &never).unwrap_err().reason, Reason::TargetUnwritable);
+        assert!(compare(&dirty, 107, &digest(&[b"content".as_slice(), &[0; 99], b"x"].concat()), &never).is_ok());
+    }
+
+    #[tokio::test]
+    async fn zeros_are_written_over_old_data_but_not_over_zeros() {
+        for (is_blank, before, expected) in [(false, 7, 0), (true, 0, 0)] {
+            let (place, target) = device(&vec![before; 300_000]);
+            let (sender, receiver) = pieces();
+            let content = [vec![1; 70_000], vec![0; 140_000], vec![2; 5]].concat();
+            for piece in content.chunks(60_000) {
+                sender.try_send(Piece::Data(bytes::Bytes::copy_from_slice(piece))).unwrap();
+            }
+            sender.try_send(Piece::End(End { proof: Proof::Sealed, bytes: content.len() as u64 })).unwrap();
+            let written = spawn_blocking(move || write(&target, receiver, is_blank, &CancellationToken::new())).await;
+            written.unwrap().unwrap();
+            let mut whole = content;
+            whole.resize(300_000, expected);
+            assert!(fs::read(place.path().join("device")).unwrap() == whole, "{is_blank}");
+        }
+    }
+
+    #[tokio::test]
+    async fn stream_that_breaks_or_is_cancelled_is_no_success() {
+        let broken = Piece::Broken(Failure::new(Reason::RepositoryDamaged, "a part is lost"));
+        for (last, is_cancelled, reason) in [
+            (Some(broken), false, Reason::RepositoryDamaged),
+            (None, false, Reason::InternalError),
+            (None, true, Reason::Cancelled),
+        ] {
+            let (_place, target) = device(&[0; 100]);
+            let (sender, receiver) = pieces();
+            sender.try_send(Piece::Data(bytes::Bytes::from_static(b"begin"))).unwrap();
+            if let Some(last) = last {
+                sender.try_send(last).unwrap();
+            }
+            drop(sender);
+            let cancel = CancellationToken::new();
+            if is_cancelled {
+                cancel.cancel();
+            }
+            let written = spawn_blocking(move || write(&target, receiver, true, &cancel)).await.unwrap();
+            assert_eq!(written.unwrap_err().reason, reason);
+        }
+    }
+}

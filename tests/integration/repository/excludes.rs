@@ -1,0 +1,185 @@
+//! What is left out of a folder is what restic leaves out for the same patterns, and is told.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    fs,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
+
+use stowaway::{
+    model::{Excludes, Reason, Verdict},
+    repository::FolderRules,
+    runner::{VolumeRun, backup_volume},
+};
+
+use super::{folders::claim, restic::newest, torture::folder_in, *};
+
+fn fill(root: &Path) {
+    for folder in ["a/b/c", "cache/deep", "x/a/b", "x/cache", "{x}", "lost/and"] {
+        fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    for file in [
+        "app.log",
+        "a/app.log",
+        "a/b/file",
+        "a/b/c/file",
+        "cache/file",
+        "cache/deep/file",
+        "x/cache/file",
+        "x/a/b/file",
+        "x/caches",
+        "{x}/file",
+        "!important",
+        "star*",
+        "lost/and/found",
+        ".hidden",
+        "a/.hidden",
+        "a/b/axb",
+        "a/b/a-b",
+    ] {
+        fs::write(root.join(file), file).unwrap();
+    }
+    for name in [b"no\xffutf8.log".as_slice(), b"no\xfe", b"new\nline"] {
+        fs::write(root.join("a").join(OsStr::from_bytes(name)), "x").unwrap();
+    }
+}
+
+/// All that is below a folder.
+fn entries(folder: &Path) -> BTreeSet<PathBuf> {
+    fn collect(root: &Path, folder: &Path, found: &mut BTreeSet<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            found.insert(path.strip_prefix(root).unwrap().to_owned());
+            if path.is_dir() {
+                collect(root, &path, found);
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    collect(folder, folder, &mut found);
+    found
+}
+
+fn excluding(patterns: &[&str]) -> FolderRules {
+    let patterns: Vec<String> = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
+    FolderRules { time: Timestamp::now(), excludes: Excludes::new(&patterns).unwrap() }
+}
+
+#[tokio::test]
+async fn patterns_leave_out_what_they_leave_out_with_restic() {
+    let place = tempfile::tempdir().unwrap();
+    let at = place.path().join("repository");
+    let repository = new_repository(&at).await;
+    let source = folder_in(place.path(), "source");
+    fill(&source);
+    let cases: &[&[&str]] = &[
+        &["cache"],
+        &["cache/"],
+        &["/cache"],
+        &["*.log"],
+        &["/*.log"],
+        &["/a/*.log"],
+        &["a/b"],
+        &["/a/b"],
+        &["/a/**/file"],
+        &["a/**/file"],
+        &["**/c"],
+        &["/**/deep"],
+        &["x/*/file"],
+        &["a/b/*"],
+        &["a[+-9]b", "star\\*"],
+        &["a/**"],
+        &["/x/**"],
+        &["a**b"],
+        &["a[^y]b"],
+        &["\\{x\\}", "\\!important"],
+        &[".h*"],
+        &["no?*"],
+        &["new?line", "*.log", "/lost/and/found"],
+        &["nothing of it"],
+    ];
+    for (number, patterns) in cases.iter().enumerate() {
+        let stored = repository.store_folder(&claim(), &excluding(patterns), &source, Arc::default()).await.unwrap();
+        let ours = folder_in(place.path(), &format!("ours-{number}"));
+        repository.restore_folder(&stored.snapshot, "/data/claim", &ours, Arc::default()).await.unwrap();
+
+        let mut backup = newest().command(&at);
+        backup.current_dir(&source).args(["backup", "--json", "."]);
+        for pattern in *patterns {
+            // restic takes the path of the machine for a volume's own.
+            let anchored = pattern.strip_prefix('/').map(|pattern| format!("{}/{pattern}", source.display()));
+            backup.arg("--exclude").arg(anchored.unwrap_or_else(|| (*pattern).to_owned()));
+        }
+        let output = backup.output().unwrap();
+        assert!(output.status.success(), "{patterns:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let said = String::from_utf8(output.stdout).unwrap();
+        let summary: serde_json::Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+        let theirs = folder_in(place.path(), &format!("theirs-{number}"));
+        newest().ok(&at, &["restore", summary["snapshot_id"].as_str().unwrap(), "--target", theirs.to_str().unwrap()]);
+
+        let (all, ours, theirs) = (entries(&source), entries(&ours), entries(&theirs));
+        assert_eq!(ours, theirs, "{patterns:?}");
+        assert_eq!(stored.left_out == 0, ours == all, "{patterns:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_left_out_is_counted_and_the_patterns_are_in_the_snapshot() {
+    let place = tempfile::tempdir().unwrap();
+    let at = place.path().join("repository");
+    let repository = new_repository(&at).await;
+    let source = folder_in(place.path(), "source");
+    fill(&source);
+    let stored =
+        repository.store_folder(&claim(), &excluding(&["/cache", "*.log"]), &source, Arc::default()).await.unwrap();
+    // A folder once: the one, and three logs.
+    assert_eq!((stored.left_out, stored.vanished, stored.unreadable.count), (4, 0, 0));
+    repository.store_folder(&claim(), &FolderRules::whole(Timestamp::now()), &source, Arc::default()).await.unwrap();
+    repository.close().await;
+    newest().check(&at);
+    let snapshots = newest().json(&at, &["cat", "snapshot", &stored.snapshot]);
+    assert_eq!(snapshots["excludes"], serde_json::json!(["/cache", "*.log"]));
+    let ids = newest().json(&at, &["snapshots", "--json"]);
+    assert!(ids.as_array().unwrap().iter().any(|snapshot| snapshot.get("excludes").is_none()), "{ids}");
+}
+
+#[tokio::test]
+async fn patterns_that_leave_no_file_at_all_make_no_snapshot() {
+    let place = tempfile::tempdir().unwrap();
+    let repository = new_repository(&place.path().join("repository")).await;
+    let source = folder_in(place.path(), "source");
+    fs::create_dir(source.join("empty")).unwrap();
+    fs::write(source.join("only.log"), "x").unwrap();
+    for pattern in ["/**", "*.log"] {
+        let error =
+            repository.store_folder(&claim(), &excluding(&[pattern]), &source, Arc::default()).await.unwrap_err();
+        assert!(matches!(&error, RepositoryError::InvalidRequest(text) if text.contains(pattern)), "{error}");
+    }
+    assert!(repository.snapshots().await.unwrap().is_empty());
+    // Without a file there is nothing that they have left out.
+    fs::remove_file(source.join("only.log")).unwrap();
+    repository.store_folder(&claim(), &excluding(&["*.log"]), &source, Arc::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn run_leaves_out_what_it_is_told_and_says_so() {
+    let place = tempfile::tempdir().unwrap();
+    let repository = new_repository(&place.path().join("repository")).await;
+    let source = folder_in(place.path(), "source");
+    fill(&source);
+    let run = |patterns: &[&str]| VolumeRun {
+        identity: claim(),
+        exclude: patterns.iter().map(|&pattern| pattern.to_owned()).collect(),
+        timeout: None,
+    };
+    let report = backup_volume(&repository, run(&["/cache"]), &source, Arc::default()).await;
+    assert_eq!(report.verdict, Verdict::Succeeded, "{report:?}");
+    assert!(report.message.contains("1 entry is left out"), "{report:?}");
+    let listed = repository.list(report.snapshot.as_deref().unwrap()).await.unwrap();
+    let is_there = |path: &str| listed.iter().any(|entry| entry.path == path);
+    assert!(is_there("/data/claim/x/cache/file") && !is_there("/data/claim/cache/file"));
+    let report = backup_volume(&repository, run(&["!x"]), &source, Arc::default()).await;
+    assert_eq!((report.verdict, report.reason, report.snapshot), (Verdict::Failed, Reason::InvalidRequest, None));
+}
