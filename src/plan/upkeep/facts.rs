@@ -124,7 +124,7 @@ pub(super) fn is_open_for_prune(prune: Option<&UpkeepStatus>, now: Timestamp) ->
         Some(SourceState::Waiting) => {
             let (slot, attempt) = (&run.slot, &run.next_time);
             let since = [slot, attempt].into_iter().flatten().map(|time| time.0).max();
-            since.is_none_or(|since| since <= now && until(now, since).as_secs() / TURN.as_secs() % 2 == 0)
+            since.is_none_or(|since| since <= now && (until(now, since).as_secs() / TURN.as_secs()).is_multiple_of(2))
         }
         Some(SourceState::Done) | None => false,
     })
