@@ -66,6 +66,8 @@ async fn store_and_read_back() {
     assert!(matches!(last, Some(Piece::End(_))), "{last:?}");
     assert_eq!(bytes, MEBIBYTES << 20);
     println!("{} MiB after reading it back", peak_kibibytes() / 1024);
+    // Of the 192 MiB of a Job; the connections to pod and store need some, too.
+    assert!(peak_kibibytes() < 144 * 1024, "{} KiB", peak_kibibytes());
     let to = ArchivePlace {
         store: StoreAccess {
             backend: folder(&place.path().join("archives")).backend,
@@ -81,6 +83,6 @@ async fn store_and_read_back() {
     let archived = repository.archive((&stored.snapshot, "/db.sql"), &[], &to, Arc::default()).await.unwrap();
     assert!(archived.bytes > MEBIBYTES << 20, "{archived:?}");
     println!("{} MiB after making an archive of it", peak_kibibytes() / 1024);
-    // Of the 192 MiB of a Job; the connections to pod and store need some, too.
-    assert!(peak_kibibytes() < 144 * 1024, "{} KiB", peak_kibibytes());
+    // With all that the allocator has kept of the backup and the reading before, which the Job of an archive has not done.
+    assert!(peak_kibibytes() < 176 * 1024, "{} KiB", peak_kibibytes());
 }
