@@ -115,8 +115,8 @@ pub enum RepositoryError {
     },
     /// The store acknowledged an archive, and does not have it as it was sent.
     #[error(
-        "the store at {place} acknowledged {file} of {sent} bytes, and has {found} bytes of it; it was removed: check the \
-         store, and run it again"
+        "the store at {place} acknowledged {file} of {sent} bytes, and has {found} bytes under that name, which \
+         were left there: do not trust them, check the store, and run it again"
     )]
     NotKept {
         /// The archive's place.

@@ -20,7 +20,7 @@ use rustix::{
 use tokio::task::spawn_blocking;
 use tracing::info;
 
-use super::{VolumeRun, backup::adopt, story::tell_progress};
+use super::{VolumeRun, backup::adopt, limit, story::tell_progress};
 use crate::{
     model::{Failure, Proof, Reason, SnapshotIdentity, SourceReport, milliseconds},
     repository::{Progress, Repository, StoreRules, Stored},
@@ -115,17 +115,11 @@ pub async fn backup_device(
     progress: Arc<Progress>,
 ) -> SourceReport {
     let started = Instant::now();
-    let limit = async {
-        match run.timeout {
-            Some(timeout) => tokio::time::sleep(timeout).await,
-            None => std::future::pending().await,
-        }
-    };
     let storing = store(repository, &run, device, progress);
     let result = tokio::select! {
         biased;
         result = storing => result,
-        () = limit => {
+        () = limit::over(run.timeout) => {
             let message = format!(
                 "the device took longer than its timeout of {:?}: raise it; what was written is kept for the next run",
                 run.timeout.unwrap_or_default()

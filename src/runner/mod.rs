@@ -9,6 +9,7 @@ mod device;
 mod in_sidecar;
 mod job;
 mod judge;
+mod limit;
 pub mod local;
 mod mounted_volume;
 mod paths;

@@ -5,7 +5,6 @@
 use std::{
     fmt::Write,
     path::Path,
-    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,7 +12,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{story::tell_progress, wanted::choose};
+use super::{limit::restore_within, story::tell_progress, wanted::choose};
 use crate::{
     model::{
         ArchiveReport, ArchiveRestore, BackendConfig, Failure, Proof, Reason, SourceReport, archive_name, milliseconds,
@@ -31,29 +30,7 @@ pub async fn restore_archive(
     cancel: &CancellationToken,
 ) -> SourceReport {
     let started = Instant::now();
-    let limit = async {
-        match run.timeout {
-            Some(timeout) => tokio::time::sleep(timeout).await,
-            None => std::future::pending().await,
-        }
-    };
-    let result = {
-        let mut work = pin!(restore(repository, run, store, volume));
-        tokio::select! {
-            biased;
-            result = &mut work => result,
-            () = limit => {
-                // It then takes back what it has sent.
-                cancel.cancel();
-                let limit = run.timeout.unwrap_or_default();
-                let message = format!("the restore took longer than its timeout of {limit:?}: raise it");
-                work.await.map_err(|failure| match failure.reason {
-                    Reason::OutcomeUnknown => failure,
-                    _ => Failure::new(Reason::Timeout, message),
-                })
-            }
-        }
-    };
+    let result = restore_within(run.timeout, cancel, restore(repository, run, store, volume)).await;
     let mut report = result.unwrap_or_else(|failure| SourceReport::failed(failure, Duration::ZERO));
     report.duration_milliseconds = milliseconds(started.elapsed());
     report

@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use super::{backup::adopt, story::tell_progress};
+use super::{backup::adopt, limit, story::tell_progress};
 use crate::{
     model::{Excludes, Failure, Proof, Reason, SnapshotIdentity, SourceReport, Verdict, milliseconds},
     repository::{FolderRules, Progress, Repository, StoredFolder},
@@ -59,16 +59,10 @@ async fn store(
     info!(path = identity.path, host = identity.host, "storing as {} of host {}", identity.path, identity.host);
     let rules = FolderRules { time: Timestamp::now(), excludes };
     let storing = repository.store_folder(identity, &rules, folder, progress.clone());
-    let limit = async {
-        match timeout {
-            Some(timeout) => tokio::time::sleep(*timeout).await,
-            None => std::future::pending().await,
-        }
-    };
     let stored = tokio::select! {
         biased;
         stored = storing => stored?,
-        () = limit => {
+        () = limit::over(*timeout) => {
             let message = format!(
                 "the volume took longer than its timeout of {:?}: raise it; what was written is kept for the next run",
                 timeout.unwrap_or_default()

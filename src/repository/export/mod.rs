@@ -10,14 +10,13 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use self::compress::Compressor;
 use super::{
     Progress, Repository, RepositoryError, TarContent, folder,
     source::hex,
-    store::{self, Store, Upload},
+    store::{self, Store, Upload, Uploaded},
 };
 use crate::model::ArchiveFormat;
 
@@ -62,7 +61,8 @@ impl Repository {
     ///
     /// Errors: [`RepositoryError::Taken`] when something is there already, before anything is written;
     /// [`RepositoryError::FileNotFound`] when something of it is not in the snapshot; [`RepositoryError::Damaged`];
-    /// [`RepositoryError::OutcomeUnknown`] when the archive may be there all the same; in all other cases nothing is.
+    /// [`RepositoryError::OutcomeUnknown`] when the archive may be there all the same; [`RepositoryError::NotKept`] when
+    /// something else is there instead; in all other cases nothing is.
     pub async fn archive(
         &self,
         (snapshot, path): (&str, &str),
@@ -91,26 +91,24 @@ async fn archive(
     let packing = folder::write_tar(repository, run, place, only, (output, finish), progress);
     let (packed, sent) = tokio::join!(packing, send(&mut upload, pieces));
     // What cannot be sent cannot be packed any more, either: the first of the two is the cause.
-    let content = match sent.and_then(|sha256| Ok((sha256, packed?))) {
-        Ok(done) => done,
+    let content = match sent.and(packed) {
+        Ok(content) => content,
         Err(error) => {
             upload.abort().await;
             return Err(error);
         }
     };
-    let (sha256, content) = content;
-    let bytes = upload.finish().await?;
-    Ok(Archived { location: format!("{}/{}", target.place(), to.name), bytes, sha256, content })
+    let Uploaded { bytes, sha256 } = upload.finish().await?;
+    let location = format!("{}/{}", target.place(), to.name);
+    Ok(Archived { location, bytes, sha256: hex(&sha256), content })
 }
 
-/// Sends all pieces, and gives their SHA-256. That there are no more of them does not mean that they are whole.
-async fn send(upload: &mut Upload, mut pieces: mpsc::Receiver<Bytes>) -> Result<String, RepositoryError> {
-    let mut hash = Sha256::default();
+/// Sends all pieces. That there are no more of them does not mean that they are whole.
+async fn send(upload: &mut Upload, mut pieces: mpsc::Receiver<Bytes>) -> Result<(), RepositoryError> {
     while let Some(piece) = pieces.recv().await {
-        hash.update(&piece);
         upload.write(piece).await?;
     }
-    Ok(hex(&hash.finalize()))
+    Ok(())
 }
 
 fn finish(compressor: Compressor<Output>) -> io::Result<()> {

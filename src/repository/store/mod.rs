@@ -30,7 +30,7 @@ use super::{Access, RepositoryError, StoreFault};
 use crate::model::{BackendConfig, Connection, Credential, Secret, SftpConfig};
 
 pub use self::sftp::known_host_keys;
-pub(super) use self::upload::Upload;
+pub(super) use self::upload::{Upload, Uploaded};
 
 /// How long a store may take.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

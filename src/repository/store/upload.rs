@@ -4,6 +4,7 @@
 //! made durable, and only then named. What fails leaves nothing under that name.
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256, digest::Output};
 use tokio::sync::Mutex;
 
 use super::{
@@ -24,6 +25,9 @@ const PART_OF_UNKNOWN: usize = 16 << 20;
 /// The longest part: two of them are in the memory of a run, whose other needs leave no room for more.
 const LONGEST_PART: usize = 24 << 20;
 
+/// How much is read at once of a file that may be there.
+const READ_BACK: u64 = 4 << 20;
+
 /// The length of the parts of a file that is not longer than that, as far as it is known.
 fn part_bytes(at_most: Option<u64>) -> usize {
     let Some(bytes) = at_most else { return PART_OF_UNKNOWN };
@@ -35,13 +39,23 @@ pub(in super::super) struct Upload {
     store: Store,
     path: String,
     mode: Write,
-    /// How long the file was that is to be replaced.
-    before: Option<u64>,
+    /// There is a file that is to be replaced.
+    replaces: bool,
     part_bytes: usize,
     waiting: Vec<Bytes>,
     waiting_bytes: usize,
     sent: u64,
+    hash: Sha256,
     way: Option<Way>,
+}
+
+/// A file that is there as it was sent.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Uploaded {
+    /// Its length.
+    pub bytes: u64,
+    /// Its SHA-256.
+    pub sha256: Output<Sha256>,
 }
 
 /// How parts are sent, once there was one.
@@ -57,18 +71,20 @@ impl Store {
     /// [`RepositoryError::Taken`].
     pub async fn upload(&self, path: &str, mode: Write, at_most: Option<u64>) -> Result<Upload, RepositoryError> {
         let before = self.look(path).await.map_err(|fault| self.failed(fault, "look for", path))?;
-        if before.is_some() && mode == Write::CreateNew {
+        let replaces = before.is_some();
+        if replaces && mode == Write::CreateNew {
             return Err(self.taken(path));
         }
         Ok(Upload {
             store: self.clone(),
             path: path.to_owned(),
             mode,
-            before,
+            replaces,
             part_bytes: part_bytes(at_most),
             waiting: Vec::new(),
             waiting_bytes: 0,
             sent: 0,
+            hash: Sha256::default(),
             way: None,
         })
     }
@@ -91,6 +107,7 @@ impl Store {
 impl Upload {
     /// Takes the next bytes, and sends a part when there are enough of them.
     pub async fn write(&mut self, content: Bytes) -> Result<(), RepositoryError> {
+        self.hash.update(&content);
         self.waiting_bytes += content.len();
         self.waiting.push(content);
         while self.waiting_bytes >= self.part_bytes + SHORTEST_PART {
@@ -101,33 +118,46 @@ impl Upload {
         Ok(())
     }
 
-    /// Sends the rest, gives the file its name, and looks whether it is there and as long as it was sent. Gives its length.
+    /// Sends the rest, gives the file its name, and looks whether it is there and as long as it was sent. Where nobody
+    /// acknowledged that, all of what is there is read and compared: it may be somebody else's.
     ///
-    /// Errors: [`RepositoryError::OutcomeUnknown`] when it may be there all the same; otherwise it is not.
-    pub async fn finish(mut self) -> Result<u64, RepositoryError> {
-        let length = self.sent + self.waiting_bytes as u64;
+    /// Errors: [`RepositoryError::OutcomeUnknown`] when it may be there all the same; [`RepositoryError::NotKept`] when
+    /// something else is there; otherwise it is not.
+    pub async fn finish(mut self) -> Result<Uploaded, RepositoryError> {
+        let bytes = self.sent + self.waiting_bytes as u64;
+        let ours = Uploaded { bytes, sha256: self.hash.clone().finalize() };
         let finished = self.complete().await;
         // What was done is to be known even if the run was cancelled meanwhile.
         let looking = if finished.is_ok() { self.store.for_a_last_write() } else { self.store.for_a_last_look() };
         let found = looking.look(&self.path).await;
+        let (place, file) = (self.store.place.clone(), self.path.clone());
+        let unknown = |source| RepositoryError::OutcomeUnknown { place, file, source: Box::new(source) };
         match (finished, found) {
-            (Ok(()), Ok(Some(found))) if found == length => Ok(length),
+            (Ok(()), Ok(Some(found))) if found == bytes => Ok(ours),
             (Ok(()), Ok(found)) => {
-                let (backend, path) = (&looking.backend, self.path.as_str());
-                let _ = looking.retry(0, move || backend.remove(path)).await;
                 let (place, file) = (self.store.place.clone(), self.path.clone());
-                Err(RepositoryError::NotKept { place, file, sent: length, found: found.unwrap_or_default() })
+                Err(RepositoryError::NotKept { place, file, sent: bytes, found: found.unwrap_or_default() })
             }
-            // The acknowledgement was lost.
-            (Err(Fault::Passing(_) | Fault::Missing(_) | Fault::Taken | Fault::Cancelled), Ok(Some(found)))
-                if found == length && self.before != Some(length) =>
-            {
-                Ok(length)
+            (Err(fault), Ok(Some(found))) if found == bytes && self.may_be_done(&fault) => {
+                // Whoever cancelled does not wait until all is read.
+                if matches!(fault, Fault::Cancelled) {
+                    return Err(unknown(self.failed(fault)));
+                }
+                match self.is_there(&ours).await {
+                    Ok(true) => {
+                        self.abort().await;
+                        Ok(ours)
+                    }
+                    Ok(false) => {
+                        let error = self.failed(fault);
+                        self.abort().await;
+                        Err(error)
+                    }
+                    Err(fault) => Err(unknown(self.store.failed(fault, "read", &self.path))),
+                }
             }
             (Ok(()) | Err(Fault::Passing(_) | Fault::Cancelled), Err(fault)) => {
-                let source = Box::new(self.store.failed(fault, "look for", &self.path));
-                let (place, file) = (self.store.place.clone(), self.path.clone());
-                Err(RepositoryError::OutcomeUnknown { place, file, source })
+                Err(unknown(self.store.failed(fault, "look for", &self.path)))
             }
             (Err(fault), _) => {
                 let error = self.failed(fault);
@@ -135,6 +165,35 @@ impl Upload {
                 Err(error)
             }
         }
+    }
+
+    /// Whether the file may have its name in spite of that: only the acknowledgement was lost, and the next try found what
+    /// the one before it has done.
+    fn may_be_done(&self, fault: &Fault) -> bool {
+        match fault {
+            Fault::Passing(_) | Fault::Missing(_) | Fault::Cancelled => true,
+            // Found before the parts were put together, so not by this one.
+            Fault::Taken => !matches!(self.way, Some(Way::Parts(_))),
+            Fault::Full(_) | Fault::Denied(_) | Fault::Final(_) => false,
+        }
+    }
+
+    /// Whether the file of that name has that content.
+    async fn is_there(&self, ours: &Uploaded) -> Result<bool, Fault> {
+        let (backend, path) = (&self.store.backend, self.path.as_str());
+        let mut hash = Sha256::default();
+        let mut at = 0;
+        while at < ours.bytes {
+            let length = (ours.bytes - at).min(READ_BACK);
+            self.store.limited(self.store.limits.receive(length)).await.map_err(|_| Fault::Cancelled)?;
+            let read = self.store.retry(length, move || backend.read_range(path, at, length)).await?;
+            if read.len() as u64 != length {
+                return Ok(false);
+            }
+            hash.update(&read);
+            at += length;
+        }
+        Ok(hash.finalize() == ours.sha256)
     }
 
     /// Takes back what was sent. If even that fails, it only takes room, under no name of a file.
@@ -147,7 +206,9 @@ impl Upload {
             Way::Parts(writer) => store.retry(0, move || async move { Ok(writer.lock().await.abort().await?) }).await,
             Way::Partial(partial) => store.retry(0, move || backend.remove(partial)).await,
         };
-        if let Err(fault) = aborted {
+        if let Err(fault) = aborted
+            && !matches!(fault, Fault::Missing(_))
+        {
             let error = store.failed(fault, "take back the unfinished", &self.path);
             tracing::warn!("{error}");
         }
@@ -185,7 +246,7 @@ impl Upload {
             Some(way) => way,
             none => none.insert(match backend {
                 Backend::Objects(bucket) => {
-                    Way::Parts(Mutex::new(bucket.begin(&self.path, self.mode, self.before.is_some()).await?))
+                    Way::Parts(Mutex::new(bucket.begin(&self.path, self.mode, self.replaces).await?))
                 }
                 Backend::Folder(_) | Backend::Sftp(_) => Way::Partial(partial_of(&self.path)),
                 Backend::Rest(_) => {

@@ -58,7 +58,7 @@ pub(super) async fn restore(
     info!(snapshot = snapshot.id, "writing snapshot {short} of {}", snapshot.time);
     let (pieces, writing, cancel) = (open(repository, snapshot).await?.pieces, Arc::clone(&device), cancel.clone());
     let is_blank = run.overwrite.is_none();
-    let written = spawn_blocking(move || write(&writing, pieces, is_blank, &cancel)).await;
+    let written = spawn_blocking(move || write(&writing, (pieces, size), is_blank, &cancel)).await;
     written.map_err(|panic| Failure::new(Reason::InternalError, panic.to_string()))??;
     let mut message =
         format!("snapshot {short} of {:.0}, a device of {size} bytes, read back and compared", snapshot.time);
@@ -107,10 +107,11 @@ async fn check_blank(device: &Arc<Device>, cancel: &CancellationToken) -> Result
     Err(Failure::new(Reason::TargetNotEmpty, message))
 }
 
-/// Writes the stream, and zeros behind it, and reads all of it back. Of a blank device zeros are left as they are.
+/// Writes the stream, which has that many bytes, and zeros behind it, and reads all of it back. Of a blank device zeros are
+/// left as they are.
 fn write(
     device: &Device,
-    mut pieces: mpsc::Receiver<Piece>,
+    (mut pieces, size): (mpsc::Receiver<Piece>, u64),
     is_blank: bool,
     cancel: &CancellationToken,
 ) -> Result<(), Failure> {
@@ -134,7 +135,13 @@ fn write(
                     at += block.len() as u64;
                 }
             }
-            Some(Piece::End(_)) => break,
+            Some(Piece::End(_)) if at == size => break,
+            Some(Piece::End(_)) => {
+                let message = format!(
+                    "the stored device ended after {at} bytes, and should have {size}; the device holds a part of the snapshot"
+                );
+                return Err(Failure::new(Reason::RepositoryDamaged, message));
+            }
             Some(Piece::Broken(failure)) => {
                 let message = format!("{}; the device holds a part of the snapshot", failure.message);
                 return Err(Failure { message, ..failure });
@@ -142,7 +149,6 @@ fn write(
             None => return Err(Failure::new(Reason::InternalError, "the stored device ended without a word")),
         }
     }
-    let length = at;
     while at < device.size {
         if cancel.is_cancelled() {
             return Err(cancelled("written; all of the snapshot is on it, and not yet compared"));
@@ -152,7 +158,7 @@ fn write(
         at += most as u64;
     }
     device.file.sync_all().map_err(|error| unwritable("make durable what is on", &error))?;
-    compare(device, length, &hash.finalize(), cancel)
+    compare(device, size, &hash.finalize(), cancel)
 }
 
 /// Whether the device holds what was written, and zeros behind it.
@@ -228,7 +234,8 @@ mod tests {
                 sender.try_send(Piece::Data(bytes::Bytes::copy_from_slice(piece))).unwrap();
             }
             sender.try_send(Piece::End(End { proof: Proof::Sealed, bytes: content.len() as u64 })).unwrap();
-            let written = spawn_blocking(move || write(&target, receiver, is_blank, &CancellationToken::new())).await;
+            let stream = (receiver, content.len() as u64);
+            let written = spawn_blocking(move || write(&target, stream, is_blank, &CancellationToken::new())).await;
             written.unwrap().unwrap();
             let mut whole = content;
             whole.resize(300_000, expected);
@@ -239,7 +246,9 @@ mod tests {
     #[tokio::test]
     async fn stream_that_breaks_or_is_cancelled_is_no_success() {
         let broken = Piece::Broken(Failure::new(Reason::RepositoryDamaged, "a part is lost"));
+        let early = Piece::End(End { proof: Proof::Sealed, bytes: 5 });
         for (last, is_cancelled, reason) in [
+            (Some(early), false, Reason::RepositoryDamaged),
             (Some(broken), false, Reason::RepositoryDamaged),
             (None, false, Reason::InternalError),
             (None, true, Reason::Cancelled),
@@ -255,7 +264,7 @@ mod tests {
             if is_cancelled {
                 cancel.cancel();
             }
-            let written = spawn_blocking(move || write(&target, receiver, true, &cancel)).await.unwrap();
+            let written = spawn_blocking(move || write(&target, (receiver, 7), true, &cancel)).await.unwrap();
             assert_eq!(written.unwrap_err().reason, reason);
         }
     }

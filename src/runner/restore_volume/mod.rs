@@ -10,7 +10,6 @@ mod target;
 use std::{
     fmt::Write,
     path::{Path, PathBuf},
-    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -21,6 +20,7 @@ use tracing::{info, warn};
 
 use self::target::Target;
 use super::{
+    limit::restore_within,
     restore_step::volume::{Volume, Whole},
     story::tell_progress,
     wanted::choose,
@@ -42,33 +42,14 @@ pub async fn restore_volume(
 ) -> SourceReport {
     let started = Instant::now();
     let mut safety = None;
-    let limit = async {
-        match run.timeout {
-            Some(timeout) => tokio::time::sleep(timeout).await,
-            None => std::future::pending().await,
+    let work = async {
+        if run.device {
+            device::restore(repository, run, mount, &mut safety, cancel).await
+        } else {
+            restore(repository, run, mount, &mut safety, cancel).await
         }
     };
-    let result = {
-        let work = async {
-            if run.device {
-                device::restore(repository, run, mount, &mut safety, cancel).await
-            } else {
-                restore(repository, run, mount, &mut safety, cancel).await
-            }
-        };
-        let mut work = pin!(work);
-        tokio::select! {
-            biased;
-            result = &mut work => result,
-            () = limit => {
-                // It then clears up what it has begun.
-                cancel.cancel();
-                let limit = run.timeout.unwrap_or_default();
-                let message = format!("the restore took longer than its timeout of {limit:?}: raise it");
-                work.await.map_err(|_| Failure::new(Reason::Timeout, message))
-            }
-        }
-    };
+    let result = restore_within(run.timeout, cancel, work).await;
     let mut report = result.unwrap_or_else(|failure| SourceReport::failed(failure, started.elapsed()));
     report.duration_milliseconds = milliseconds(started.elapsed());
     if let Some(id) = &safety

@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use stowaway::model::{ArchiveRestore, Reason};
+use stowaway::model::{ArchiveFormat, ArchiveRestore, Reason};
 
 use super::{
     archives::{Cellar, NAME, of, read_back, run, sha256},
@@ -88,23 +88,52 @@ async fn name_that_is_taken_is_refused_before_anything_is_sent() {
     assert_eq!(sent(), before);
 }
 
-#[tokio::test]
-async fn store_that_does_not_keep_what_it_acknowledged_is_found_out() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_archive_that_appears_before_the_end_is_not_ours_however_long_it_is() {
+    let (cellar, server, meddler) = meddled().await;
+    let bytes = cellar.succeeds(&run()).await.archive.unwrap().bytes;
+    let other = ArchiveRestore { name: Some("shop/other".to_owned()), ..run() };
+    meddler.fail("HEAD", "shop/other", Fault::Status(404), 1);
+    meddler.fail("HEAD", "shop/other", Fault::There(bytes), ALWAYS);
+    cellar.fails(&other, Reason::TargetNotEmpty).await;
+    assert_eq!(read_back(&server, "shop/other"), None);
+    assert_eq!(meddler.requests("DELETE", "uploadId="), 1);
+}
+
+/// A cellar whose archives are sent in one part.
+async fn with_short_archives() -> (Cellar, FakeS3) {
     let store = FakeS3::start().await;
     let cellar = Cellar::new(of(&store.access())).await;
     fs::write(cellar.source().join("file"), "short").unwrap();
     store_folder(&cellar.repository, &cellar.source()).await;
-    store.fail("PUT", "", fake_s3::Fault::Lie, ALWAYS);
+    (cellar, store)
+}
+
+#[tokio::test]
+async fn other_archive_of_the_same_length_is_not_ours() {
+    let (cellar, store) = with_short_archives().await;
+    store.fail("PUT", "", fake_s3::Fault::Rival, 1);
+    cellar.fails(&run(), Reason::TargetNotEmpty).await;
+    assert_eq!(store.keys(NAME).len(), 1);
+}
+
+#[tokio::test]
+async fn store_that_does_not_keep_what_it_acknowledged_is_found_out() {
+    let (cellar, store) = with_short_archives().await;
+    store.fail("PUT", "", fake_s3::Fault::Lie, 1);
     let message = cellar.fails(&run(), Reason::StoreUnavailable).await;
     assert!(message.contains("has 0 bytes"), "{message}");
+    cellar.succeeds(&run()).await;
+    store.fail("PUT", "", fake_s3::Fault::Lie, ALWAYS);
+    let shorter = ArchiveRestore { overwrite: true, format: ArchiveFormat::TarGzip, ..run() };
+    cellar.fails(&shorter, Reason::StoreUnavailable).await;
+    // What is there may be somebody's.
+    assert_eq!(store.keys(NAME).len(), 1);
 }
 
 #[tokio::test]
 async fn lost_acknowledgement_of_a_whole_archive_is_no_failure() {
-    let store = FakeS3::start().await;
-    let cellar = Cellar::new(of(&store.access())).await;
-    fs::write(cellar.source().join("file"), "short").unwrap();
-    store_folder(&cellar.repository, &cellar.source()).await;
+    let (cellar, store) = with_short_archives().await;
     // The second try finds what the first one has made, and must not take it for somebody else's.
     store.fail("PUT", "", fake_s3::Fault::Unacknowledged, 1);
     cellar.succeeds(&run()).await;

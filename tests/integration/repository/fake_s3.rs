@@ -28,6 +28,8 @@ pub enum Fault {
     Cut,
     /// Says that it did it.
     Lie,
+    /// Somebody else's object got there first, as long as this one, and is not to be replaced.
+    Rival,
 }
 
 struct Rule {
@@ -156,6 +158,11 @@ async fn serve(connection: TcpStream, state: Arc<Mutex<State>>) {
             Some(Fault::Cut) => return,
             Some(Fault::Status(status)) => (status, String::new(), Vec::new()),
             Some(Fault::Lie) => (if method == "DELETE" { 204 } else { 200 }, String::new(), Vec::new()),
+            Some(Fault::Rival) => {
+                let rivals = body.iter().map(|byte| !byte).collect();
+                let _ = answer(&mut state.lock().unwrap(), &method, &target, &headers, rivals);
+                (412, String::new(), b"<Error><Code>PreconditionFailed</Code></Error>".to_vec())
+            }
             Some(Fault::Unacknowledged) | None => answer(&mut state.lock().unwrap(), &method, &target, &headers, body),
         };
         if fault == Some(Fault::Unacknowledged) {

@@ -18,6 +18,8 @@ pub enum Fault {
     Unacknowledged,
     /// Gets half of the server's answer.
     Cut,
+    /// Is answered as if a file of that length were there, and the server does not see it.
+    There(u64),
 }
 
 #[derive(Default)]
@@ -110,6 +112,11 @@ async fn serve(connection: TcpStream, server: String, state: Arc<Mutex<State>>) 
         Some(Fault::Hang) => return std::future::pending().await,
         Some(Fault::Status(status)) => {
             format!("HTTP/1.1 {status} Whatever\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").into_bytes()
+        }
+        Some(Fault::There(length)) => {
+            let modified = "last-modified: Thu, 01 Jan 2026 00:00:00 GMT";
+            format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n{modified}\r\nconnection: close\r\n\r\n")
+                .into_bytes()
         }
         _ => {
             // One request a connection, so that its answer ends with it.
