@@ -10,7 +10,7 @@ use clap_complete::Shell;
 use jiff::Timestamp;
 
 pub use self::keys::{KeyVerb, NewPassword};
-pub use self::upkeep::{CheckArguments, ForgetArguments, PruneArguments, UnlockArguments};
+pub use self::upkeep::{CheckArguments, DoctorArguments, ForgetArguments, PruneArguments, UnlockArguments};
 use crate::{
     annotations::positive_duration,
     model::SourceName,
@@ -55,6 +55,8 @@ pub enum Verb {
     Dump(DumpArguments),
     /// Look whether a repository is whole, and whether its data still is what was written.
     Check(CheckArguments),
+    /// Say what is wrong with a repository, and how to mend it.
+    Doctor(DoctorArguments),
     /// Remove snapshots of a repository; never the newest proven one of a source.
     Forget(ForgetArguments),
     /// Remove the data of a repository that no snapshot needs.

@@ -30,10 +30,11 @@ use crate::{
         job::{JobRequest, job},
     },
     cluster::exec::{self, Control, ExecTarget, Limits, Lines},
-    model::{BackendConfig, Failure, Reason, Secret, Task, TaskKind},
+    model::{BackendConfig, DataPart, Failure, Reason, Secret, Task, TaskKind},
     plan::names::{Owner, RUNNER_CONTAINER, RunKind},
     repository::{Access, Entry, Patience, SnapshotSummary},
     runner::{
+        doctor::{Diagnosis, add_object},
         questions::{self, Question},
         with_repository,
     },
@@ -76,6 +77,15 @@ pub async fn dump(arguments: &DumpArguments) -> Result<u8, CliError> {
         ask_to(&arguments.place, &question, &mut std::io::stdout().lock()).await?;
     }
     Ok(0)
+}
+
+/// `stowaway doctor -n NAMESPACE`
+pub async fn examine(place: &Place, data: Option<DataPart>) -> Result<Diagnosis, CliError> {
+    let (client, namespace) = remote::connect(place.namespace.as_deref(), place.context.as_deref()).await?;
+    let object = find_repository(&client, &namespace, place.repository_name.as_deref()).await?;
+    let mut diagnosis: Diagnosis = parse(&ask(place, &Question::Examine { data }).await?)?;
+    add_object(&mut diagnosis, &object);
+    Ok(diagnosis)
 }
 
 fn parse<T: serde::de::DeserializeOwned>(answer: &[u8]) -> Result<T, CliError> {

@@ -2,6 +2,7 @@
 
 pub mod args;
 mod asking;
+mod doctor;
 mod environment;
 mod explain;
 mod keys;
@@ -130,6 +131,7 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
             None => asking::dump(&arguments).await,
         },
         Verb::Check(arguments) => upkeep::check(&arguments).await,
+        Verb::Doctor(arguments) => doctor::run(&arguments).await,
         Verb::Forget(arguments) => upkeep::forget(&arguments).await,
         Verb::Prune(arguments) => upkeep::prune(&arguments).await,
         Verb::Unlock(arguments) => upkeep::unlock(&arguments).await,

@@ -29,7 +29,7 @@ use crate::{
 pub async fn check(arguments: &CheckArguments) -> Result<u8, CliError> {
     let access = access(&arguments.place)?;
     let cancel = CancellationToken::new();
-    let checking = with_repository(access, &cancel, async |open| Ok(open.check(arguments.data()).await?));
+    let checking = with_repository(access, &cancel, async |open| Ok(open.check(arguments.data.part()).await?));
     let report = within_grace(&cancel, checking).await?;
     match arguments.output {
         Output::Json => print_json(&report)?,

@@ -25,7 +25,7 @@ pub use self::{
 };
 use self::{file::LockFile, foreign::honour};
 use super::{
-    RepositoryError,
+    Repository, RepositoryError,
     crypto::Cipher,
     store::{Kind, Store},
 };
@@ -100,9 +100,21 @@ impl Lock {
         }
     }
 
+    /// Its file at the moment.
+    async fn current(&self) -> Option<Id> {
+        *self.shared.current.lock().await
+    }
+
     /// Removes the lock's file. One that cannot be removed goes stale by itself.
     pub async fn release(&self) {
         self.shared.release().await;
+    }
+}
+
+impl Repository {
+    /// The locks of others that are in the repository now. Errors: one of them cannot be read.
+    pub async fn other_locks(&self) -> Result<Vec<FoundLock>, RepositoryError> {
+        foreign::list(&self.store, &self.cipher, self.lock.current().await).await
     }
 }
 

@@ -149,6 +149,11 @@ impl Repository {
         &self.id
     }
 
+    /// Version of its format: 1, or 2, which has compression.
+    pub fn format_version(&self) -> u32 {
+        self.version
+    }
+
     /// Where it is, without credentials.
     pub fn place(&self) -> &str {
         self.store.place()

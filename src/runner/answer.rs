@@ -12,13 +12,14 @@ use tokio_util::{io::StreamReader, sync::CancellationToken};
 use tracing::error;
 
 use super::{
+    doctor,
     job::{with_repository, within_grace},
     questions::{self, Question},
     settings::{self, Identity},
 };
 use crate::{
     model::{Failure, Reason},
-    repository::Repository,
+    repository::{Access, Repository},
     seal,
     stream::Piece,
 };
@@ -29,7 +30,7 @@ pub async fn answer(question: Question) -> u8 {
     let answered = within_grace(&cancel, async {
         let task = settings::task()?;
         let access = settings::access(&task.backend, &task.connection, &Identity::from_environment())?;
-        with_repository(access, &cancel, async |repository| reply(repository, question).await).await
+        reply(access, &cancel, question).await
     });
     match answered.await {
         Ok(()) => 0,
@@ -40,24 +41,37 @@ pub async fn answer(question: Question) -> u8 {
     }
 }
 
-async fn reply(repository: &Repository, question: Question) -> Result<(), Failure> {
+async fn reply(access: Access, cancel: &CancellationToken, question: Question) -> Result<(), Failure> {
     match question {
-        Question::Snapshots => send(json(&questions::snapshots(repository).await?)?).await,
-        Question::List { snapshot } => send(json(&questions::list(repository, &snapshot).await?)?).await,
-        Question::File { snapshot, path } => {
-            let mut file = questions::file(repository, &snapshot, path.as_deref()).await?;
-            // A stored file that breaks ends as an error, so that the asking side sees no trailer.
-            let pieces = futures::stream::poll_fn(move |context| {
-                file.pieces.poll_recv(context).map(|piece| match piece {
-                    Some(Piece::Data(bytes)) => Some(Ok(bytes)),
-                    Some(Piece::End(_)) => None,
-                    Some(Piece::Broken(failure)) => Some(Err(io::Error::other(failure))),
-                    None => Some(Err(io::Error::from(io::ErrorKind::UnexpectedEof))),
-                })
-            });
-            send(StreamReader::new(pieces)).await
+        Question::Snapshots => {
+            let reply = async |repository: &_| send(json(&questions::snapshots(repository).await?)?).await;
+            with_repository(access, cancel, reply).await
         }
+        Question::List { snapshot } => {
+            let reply = async |repository: &_| send(json(&questions::list(repository, &snapshot).await?)?).await;
+            with_repository(access, cancel, reply).await
+        }
+        Question::File { snapshot, path } => {
+            let reply = async |repository: &_| send_file(repository, &snapshot, path.as_deref()).await;
+            with_repository(access, cancel, reply).await
+        }
+        // That it cannot be opened is an answer as well.
+        Question::Examine { data } => send(json(&doctor::examine(access, cancel, data).await?)?).await,
     }
+}
+
+async fn send_file(repository: &Repository, snapshot: &str, path: Option<&str>) -> Result<(), Failure> {
+    let mut file = questions::file(repository, snapshot, path).await?;
+    // A stored file that breaks ends as an error, so that the asking side sees no trailer.
+    let pieces = futures::stream::poll_fn(move |context| {
+        file.pieces.poll_recv(context).map(|piece| match piece {
+            Some(Piece::Data(bytes)) => Some(Ok(bytes)),
+            Some(Piece::End(_)) => None,
+            Some(Piece::Broken(failure)) => Some(Err(io::Error::other(failure))),
+            None => Some(Err(io::Error::from(io::ErrorKind::UnexpectedEof))),
+        })
+    });
+    send(StreamReader::new(pieces)).await
 }
 
 fn json(value: &impl Serialize) -> Result<io::Cursor<Bytes>, Failure> {

@@ -6,6 +6,7 @@ mod answer;
 mod backup;
 mod commands;
 mod device;
+pub mod doctor;
 mod in_sidecar;
 mod job;
 mod judge;

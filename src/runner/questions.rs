@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Failure, Reason},
+    model::{DataPart, Failure, Reason},
     repository::{Entry, EntryKind, Repository, SnapshotSummary, StoredFile},
 };
 
@@ -25,6 +25,11 @@ pub enum Question {
         snapshot: String,
         /// Its path; the only file otherwise.
         path: Option<String>,
+    },
+    /// What is wrong with the repository, even if it cannot be opened.
+    Examine {
+        /// Which packs are read byte by byte.
+        data: Option<DataPart>,
     },
 }
 

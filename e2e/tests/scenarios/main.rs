@@ -16,6 +16,7 @@ mod failures;
 mod guards;
 mod guards_of_accounts;
 mod injection;
+mod keys;
 mod meddling;
 mod objects;
 mod other_webhooks;

@@ -8,27 +8,65 @@ use crate::{
     repository::{PruneRules, Unused},
 };
 
+/// Which packs are read byte by byte.
+#[derive(Args, Debug)]
+pub struct DataArguments {
+    /// Read the bytes of all packs, too.
+    #[arg(long)]
+    read_data: bool,
+    /// Read the bytes of one part of the packs, as 1/7 for the first of seven: the same parts as restic's.
+    #[arg(long, value_name = "N/M", conflicts_with = "read_data")]
+    read_data_subset: Option<DataPart>,
+}
+
+impl DataArguments {
+    /// The same as a part of them.
+    pub fn part(&self) -> Option<DataPart> {
+        if self.read_data { Some(DataPart::ALL) } else { self.read_data_subset }
+    }
+}
+
 /// `stowaway check`
 #[derive(Args, Debug)]
 pub struct CheckArguments {
     /// Where.
     #[command(flatten)]
     pub place: Place,
-    /// Read the bytes of all packs, too.
-    #[arg(long)]
-    pub read_data: bool,
-    /// Read the bytes of one part of the packs, as 1/7 for the first of seven: the same parts as restic's.
-    #[arg(long, value_name = "N/M", conflicts_with = "read_data")]
-    pub read_data_subset: Option<DataPart>,
+    /// Which packs are read.
+    #[command(flatten)]
+    pub data: DataArguments,
     /// Result as a text or as JSON.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
 }
 
-impl CheckArguments {
+/// `stowaway doctor`
+#[derive(Args, Debug)]
+pub struct DoctorArguments {
+    /// Where.
+    #[command(flatten)]
+    place: Place,
+    /// Path or URL of a repository, as --repository; or the name of a Repository object, as --repository-name.
+    #[arg(conflicts_with_all = ["repository", "repository_name"])]
+    which: Option<String>,
     /// Which packs are read.
-    pub fn data(&self) -> Option<DataPart> {
-        if self.read_data { Some(DataPart::ALL) } else { self.read_data_subset }
+    #[command(flatten)]
+    pub data: DataArguments,
+    /// Result as a text or as JSON.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+impl DoctorArguments {
+    /// Where, however it was said. No name of an object has a slash or a colon, and each place has one.
+    pub fn place(&self) -> Place {
+        let mut place = self.place.clone();
+        match &self.which {
+            Some(which) if which.contains(['/', ':']) => place.repository = Some(which.clone()),
+            Some(which) => place.repository_name = Some(which.clone()),
+            None => {}
+        }
+        place
     }
 }
 

@@ -113,6 +113,19 @@ pub(super) async fn honour(
     Ok(())
 }
 
+/// All locks but that one.
+pub(super) async fn list(store: &Store, cipher: &Cipher, own: Option<Id>) -> Result<Vec<FoundLock>, RepositoryError> {
+    let mut locks = Vec::new();
+    for (id, _) in store.list(Kind::Lock).await? {
+        if Some(id) != own
+            && let Some(lock) = file::read(store, cipher, &id).await?
+        {
+            locks.push(lock);
+        }
+    }
+    Ok(locks)
+}
+
 async fn is_nobodys(lock: &FoundLock, judge: &dyn LockJudge) -> bool {
     match timeout(JUDGEMENT, judge.judge(lock)).await.unwrap_or(Liveness::Unknown) {
         Liveness::Alive => false,

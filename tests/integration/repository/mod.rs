@@ -6,6 +6,7 @@ mod archives;
 mod check;
 mod command_line;
 mod devices;
+mod doctor;
 mod everywhere;
 mod excludes;
 mod fake_s3;

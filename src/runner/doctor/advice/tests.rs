@@ -1,0 +1,193 @@
+use crate::repository::{Findings, LockHolder};
+
+use super::*;
+
+fn now() -> Timestamp {
+    "2026-05-04T03:02:01Z".parse().unwrap()
+}
+
+/// A sound repository whose every byte was read, with two keys and no snapshot.
+fn sound() -> Observed {
+    let check = CheckReport {
+        keys: 2,
+        snapshots: 0,
+        packs: 3,
+        blobs: 9,
+        packs_read: 3,
+        bytes_read: 100,
+        unreferenced_packs: 0,
+        findings: Findings::default(),
+        harmed_snapshots: 0,
+        harmed: Vec::new(),
+    };
+    Observed { place: "s3:place".to_owned(), format: 2, locks: Vec::new(), check, snapshots: Vec::new() }
+}
+
+fn snapshot(id: &str, minute: i64, tags: &[&str]) -> SnapshotSummary {
+    SnapshotSummary {
+        id: id.repeat(32),
+        time: now() + SignedDuration::from_mins(minute),
+        identity: SnapshotIdentity {
+            host: "shop".to_owned(),
+            path: "/data".to_owned(),
+            tags: [&["source=deployment/shop/db"], tags].concat().iter().map(|tag| (*tag).to_owned()).collect(),
+        },
+        paths: vec!["/data".to_owned()],
+        bytes: None,
+    }
+}
+
+fn complaints(observed: &Observed) -> Vec<Complaint> {
+    diagnose(observed, now()).complaints
+}
+
+/// The one thing that is said of it.
+fn only(observed: &Observed) -> Complaint {
+    let [complaint] = complaints(observed).try_into().unwrap();
+    complaint
+}
+
+#[test]
+fn sound_repository_has_no_complaint() {
+    let diagnosis = diagnose(&sound(), now());
+    assert_eq!(diagnosis.complaints, Vec::new());
+    assert!(!diagnosis.is_broken());
+    assert_eq!(diagnosis.sound.len(), 4, "{:?}", diagnosis.sound);
+}
+
+#[test]
+fn one_key_is_a_risk_and_two_are_none() {
+    let mut observed = sound();
+    observed.check.keys = 1;
+    let complaint = only(&observed);
+    assert_eq!(complaint.weight, Weight::Risk);
+    assert!(complaint.remedy[0].starts_with("stowaway key add"), "{:?}", complaint.remedy);
+    assert!(!diagnose(&observed, now()).is_broken());
+}
+
+#[test]
+fn unread_bytes_old_format_and_waste_are_notes() {
+    let mut observed = sound();
+    observed.check.packs_read = 0;
+    assert!(only(&observed).remedy[0].contains("--read-data"));
+    let mut observed = sound();
+    observed.format = 1;
+    assert!(only(&observed).remedy[0].contains("upgrade_repo_v2"));
+    let mut observed = sound();
+    observed.check.unreferenced_packs = 7;
+    assert_eq!(only(&observed).remedy, ["stowaway prune"]);
+    observed.check.keys = 1;
+    let weights: Vec<Weight> = complaints(&observed).iter().map(|complaint| complaint.weight).collect();
+    assert_eq!(weights, [Weight::Risk, Weight::Note], "the worst first");
+}
+
+#[test]
+fn empty_repository_has_nothing_to_be_read() {
+    let mut observed = sound();
+    (observed.check.packs, observed.check.packs_read) = (0, 0);
+    assert_eq!(complaints(&observed), Vec::new());
+}
+
+#[test]
+fn only_a_quiet_holder_seems_to_be_gone() {
+    for (minutes, exclusive, expected) in [(-11, false, true), (-9, true, false)] {
+        let mut observed = sound();
+        observed.locks = vec![FoundLock {
+            id: "a".repeat(64),
+            holder: LockHolder { host: "laptop".to_owned(), user: "miller".to_owned() },
+            process: 42,
+            exclusive,
+            refreshed: now() + SignedDuration::from_mins(minutes),
+        }];
+        let complaint = only(&observed);
+        assert!(complaint.what.starts_with("miller on laptop (process 42) holds a lock"), "{}", complaint.what);
+        assert_eq!(complaint.what.contains("gone"), expected);
+        assert_eq!(complaint.what.contains("everybody"), exclusive);
+        assert_eq!(!complaint.remedy.is_empty(), expected);
+    }
+}
+
+#[test]
+fn source_whose_newest_snapshot_proves_nothing_is_told_with_its_last_whole_one() {
+    let of = |snapshots: Vec<SnapshotSummary>| complaints(&Observed { snapshots, ..sound() });
+    assert_eq!(of(vec![snapshot("aa", 0, &["unproven"]), snapshot("bb", 1, &[])]), Vec::new());
+    // A copy of what was overwritten is nobody's newest.
+    assert_eq!(of(vec![snapshot("aa", 0, &[]), snapshot("bb", 1, &["safety", "incomplete"])]), Vec::new());
+    let told = of(vec![snapshot("aa", 0, &[]), snapshot("bb", 1, &["unproven"])]);
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].weight, Weight::Risk);
+    assert!(
+        told[0].what.contains("not proven whole; the last whole one is of 2026-05-04T03:02:01Z"),
+        "{}",
+        told[0].what
+    );
+    let told = of(vec![snapshot("aa", 0, &["incomplete"])]);
+    assert!(told[0].what.contains("could not be read; there is no whole one"), "{}", told[0].what);
+    // The same source of another host is another one.
+    let mut other = snapshot("bb", 1, &["unproven"]);
+    "store".clone_into(&mut other.identity.host);
+    assert_eq!(of(vec![snapshot("aa", 0, &[]), other]).len(), 1);
+}
+
+#[test]
+fn each_finding_has_its_own_step_and_no_other() {
+    let pack = || "ab".repeat(32);
+    let unreadable = |file: &str| Finding::Unreadable { file: file.to_owned(), why: "short".to_owned() };
+    let cases = [
+        (Finding::MissingPack { pack: pack() }, "restic repair index"),
+        (Finding::PackSize { pack: pack(), found: 1 }, "restic repair index"),
+        (Finding::Missing { what: "data".to_owned(), id: pack() }, "restic repair index"),
+        (Finding::DamagedPack { pack: pack(), why: "byte".to_owned() }, "restic repair packs abab"),
+        (unreadable("index/12"), "restic repair index"),
+        (unreadable("snapshots/12"), "remove the file snapshots/12"),
+        (unreadable("keys/12"), "remove the file keys/12"),
+    ];
+    let steps = ["restic repair index", "restic repair packs", "remove the file snapshots", "remove the file keys"];
+    for (finding, expected) in cases {
+        let mut observed = sound();
+        observed.check.findings = Findings { count: 1, first: vec![finding.clone()] };
+        let complaint = only(&observed);
+        assert_eq!(complaint.weight, Weight::Broken);
+        assert!(complaint.what.contains(&finding.to_string()), "{}", complaint.what);
+        for step in steps {
+            let has = complaint.remedy.iter().any(|line| line.starts_with(step));
+            assert_eq!(has, expected.starts_with(step), "{finding}: {step}: {:?}", complaint.remedy);
+        }
+        assert!(complaint.remedy.iter().any(|line| line.starts_with(expected)), "{:?}", complaint.remedy);
+        assert!(!complaint.remedy.iter().any(|line| line.contains("forget")), "no snapshot is harmed");
+    }
+}
+
+#[test]
+fn harmed_snapshots_are_named_to_be_forgotten_after_a_backup() {
+    let mut observed = sound();
+    observed.check.findings = Findings { count: 99, first: vec![Finding::MissingPack { pack: "ab".repeat(32) }; 30] };
+    observed.check.harmed_snapshots = 1;
+    observed.check.harmed = vec![HarmedSnapshot {
+        id: "cd".repeat(32),
+        time: now(),
+        source: None,
+        host: "shop".to_owned(),
+        path: "/data".to_owned(),
+    }];
+    let complaint = only(&observed);
+    let last = complaint.remedy.last().unwrap();
+    assert!(last.ends_with("stowaway forget cdcdcdcd"), "{last}");
+    assert!(complaint.what.ends_with("and 89 more, see stowaway check"), "{}", complaint.what);
+}
+
+#[test]
+fn what_cannot_be_opened_is_broken_and_told_with_a_way_out() {
+    for reason in [
+        Reason::WrongPassword,
+        Reason::RepositoryNotFound,
+        Reason::RepositoryDamaged,
+        Reason::RepositoryLocked,
+        Reason::StoreFull,
+    ] {
+        let diagnosis = unopened(&Failure::new(reason, "as it is"));
+        assert!(diagnosis.is_broken());
+        assert_eq!(diagnosis.complaints[0].what, "as it is");
+        assert!(!diagnosis.complaints[0].remedy.is_empty(), "{reason}");
+    }
+}
