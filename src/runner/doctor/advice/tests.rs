@@ -1,3 +1,5 @@
+//! What is said of a repository, case by case. They must not know how it is observed.
+
 use crate::repository::{Findings, LockHolder};
 
 use super::*;
