@@ -62,15 +62,20 @@ demo: cluster ## A database is dumped, lost and brought back, before your eyes
 
 .PHONY: soak
 soak: cluster ## The long truth tests: stalls, cuts and kills by the hundred (hours)
+	@$(cargo) run --release --package stowaway-e2e --bin soak_repository
 	@$(cargo) run --release --package stowaway-e2e --bin soak
 
 .PHONY: bench
-bench: cluster bench-admission ## Rate, CPU and peak memory, beside kubectl exec | restic backup --stdin (BENCH_OPTIONS='--sizes 1024')
+bench: cluster bench-admission bench-repository ## Rate, CPU and peak memory, beside kubectl exec | restic backup --stdin (BENCH_OPTIONS='--sizes 1024')
 	@$(cargo) run --release --package stowaway-e2e --bin bench -- $(BENCH_OPTIONS)
 
 .PHONY: bench-admission
 bench-admission: cluster ## Latency, CPU and memory of the webhook, beside a plain handler that parses the same
 	@$(cargo) run --release --package stowaway-e2e --bin admission
+
+.PHONY: bench-repository
+bench-repository: build ## Folders, checks, prunes and 10,000 snapshots, beside restic; needs no cluster
+	@$(cargo) run --release --package stowaway-e2e --bin bench_repository -- $(BENCH_REPOSITORY_OPTIONS)
 
 .PHONY: fuzz
 fuzz: ## What nobody would write, for an hour each (FUZZ_SECONDS); needs a nightly Rust and cargo-fuzz

@@ -8,9 +8,11 @@ coredns_version=v1.15.0
 crane_version=v0.22.1
 versitygw_version=v1.8.0
 restic_old_version=v0.14.0
+restic_middle_version=v0.18.1
 restic_version=v0.19.1
 rest_server_version=v0.14.0
 fake_gcs_server_version=v1.56.1
+gofakes3_version=v1.2.0
 
 # Everything that is built or running lies outside the clone, so that a fresh clone starts warm.
 cache=${STOWAWAY_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/stowaway}

@@ -28,7 +28,7 @@ macro_rules! on_every_store {
     };
 }
 
-on_every_store!(folder: Folder, s3: S3, azure: Azure, gcs: Gcs, rest: Rest, sftp: Sftp; [
+on_every_store!(folder: Folder, s3: S3, other_s3: OtherS3, azure: Azure, gcs: Gcs, rest: Rest, sftp: Sftp; [
     what_we_write_is_checked_and_restored_by_restic,
     what_restic_writes_is_read_and_extended_by_us,
     racing_creations_leave_one_repository,
@@ -74,7 +74,7 @@ async fn what_we_write_is_checked_and_restored_by_restic(server: Server) {
 async fn what_restic_writes_is_read_and_extended_by_us(server: Server) {
     let place = Path::new(&server.url);
     let data = noise(5 << 20, 2);
-    let [oldest, newest] = server.restics();
+    let [oldest, middle, newest] = server.restics();
     oldest.ok(place, &["init"]);
     oldest.backup_stdin(place, "theirs.sql", &data);
     let repository = open(server.access.clone(), never()).await.unwrap();
@@ -82,11 +82,12 @@ async fn what_restic_writes_is_read_and_extended_by_us(server: Server) {
     assert!(collect(repository.read_file(&theirs.id, "/theirs.sql").await.unwrap()).await == data);
     let ours = store(&repository, "/ours.sql", &data).await;
     assert!(ours.added_bytes < 4096, "their chunks are found again: {ours:?}");
+    middle.backup_stdin(place, "middle.sql", &noise(1 << 20, 4));
     // Both at the same time.
     newest.backup_stdin(place, "more.sql", &noise(1 << 20, 3));
     let refused = newest.run(place, &["prune"]);
     assert!(!refused.status.success(), "our lock is honoured");
-    assert_eq!(repository.snapshots().await.unwrap().len(), 3);
+    assert_eq!(repository.snapshots().await.unwrap().len(), 4);
     repository.close().await;
     newest.ok(place, &["forget", "--keep-last", "1", "--prune"]);
     newest.check(place);
@@ -96,7 +97,7 @@ async fn what_restic_writes_is_read_and_extended_by_us(server: Server) {
         collect(repository.read_file(&snapshot.id, &snapshot.identity.path).await.unwrap()).await;
     }
     // Of each host and path one.
-    assert_eq!(kept.len(), 3);
+    assert_eq!(kept.len(), 4);
 }
 
 async fn racing_creations_leave_one_repository(server: Server) {

@@ -1,4 +1,4 @@
-//! The real restic, in the two versions that a repository of ours must serve.
+//! The real restic, in the versions that a repository of ours must serve.
 
 use std::{
     ffi::OsStr,
@@ -19,6 +19,11 @@ pub struct Restic {
 /// The oldest that reads format 2, and the newest at hand.
 pub fn both() -> [Restic; 2] {
     [oldest(), newest()]
+}
+
+/// All of them, oldest first.
+pub fn all() -> [Restic; 3] {
+    [oldest(), Restic::new(find("STOWAWAY_RESTIC_0_18", "restic-0.18")), newest()]
 }
 
 pub fn oldest() -> Restic {

@@ -32,7 +32,7 @@ pub struct Server {
     pub url: String,
     pub environment: Vec<(String, String)>,
     options: Vec<String>,
-    /// For the newest restic alone.
+    /// For all but the oldest restic.
     newest_options: Vec<String>,
     /// Taken away first to make the store unreachable.
     pub running: Option<Running>,
@@ -45,6 +45,8 @@ pub struct Server {
 pub enum Kind {
     Folder,
     S3,
+    /// Another program, with other quirks.
+    OtherS3,
     Azure,
     Gcs,
     Rest,
@@ -56,6 +58,7 @@ impl Server {
         match kind {
             Kind::Folder => folder::start(),
             Kind::S3 => s3::start(),
+            Kind::OtherS3 => s3::start_other(),
             Kind::Azure => azure::start().await,
             Kind::Gcs => gcs::start(),
             Kind::Rest => rest::start(&[]),
@@ -63,10 +66,10 @@ impl Server {
         }
     }
 
-    /// The oldest and the newest restic, as they reach the place.
-    pub fn restics(&self) -> [Restic; 2] {
-        let [oldest, newest] = restic::both().map(|restic| restic.with(&self.environment, &self.options));
-        [oldest, newest.with(&[], &self.newest_options)]
+    /// Every restic, oldest first, as they reach the place.
+    pub fn restics(&self) -> [Restic; 3] {
+        let [oldest, middle, newest] = restic::all().map(|restic| restic.with(&self.environment, &self.options));
+        [oldest, middle.with(&[], &self.newest_options), newest.with(&[], &self.newest_options)]
     }
 
     /// The endpoint, where the store speaks HTTP.

@@ -1,4 +1,4 @@
-//! versitygw, an S3 service on a folder.
+//! S3 services: versitygw on a folder, and gofakes3 in memory.
 
 use std::process::Command;
 
@@ -25,6 +25,18 @@ fn start_with(arguments: &[&str]) -> Server {
         .args(["--region", "somewhere-1", "posix"])
         .args(arguments)
         .arg(folder.path());
+    Server { kept: vec![Box::new(folder)], ..serve(command, port) }
+}
+
+/// One that looks at no signature, and has a reader and a writer of XML of its own.
+pub fn start_other() -> Server {
+    let port = free_port();
+    let mut command = Command::new(find("STOWAWAY_GOFAKES3", "gofakes3"));
+    command.args(["-host", &format!("127.0.0.1:{port}"), "-backend", "memory", "-initialbucket", "bucket", "-quiet"]);
+    serve(command, port)
+}
+
+fn serve(command: Command, port: u16) -> Server {
     let running = Running::start(command, port);
     let backend = BackendConfig::S3(S3Config {
         endpoint: format!("http://127.0.0.1:{port}"),
@@ -44,6 +56,6 @@ fn start_with(arguments: &[&str]) -> Server {
         options: Vec::new(),
         newest_options: Vec::new(),
         running: Some(running),
-        kept: vec![Box::new(folder)],
+        kept: Vec::new(),
     }
 }
