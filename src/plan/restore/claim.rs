@@ -141,7 +141,7 @@ fn as_root(restore: &Restore, is_restricted: bool) -> bool {
 }
 
 /// Whether the pod has the claim mounted, or is about to.
-fn uses(pod: &Pod, claim: &str) -> bool {
+pub(super) fn uses(pod: &Pod, claim: &str) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     if matches!(phase, Some("Succeeded" | "Failed")) {
         return false;
