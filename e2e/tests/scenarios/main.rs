@@ -17,6 +17,7 @@ mod guards;
 mod guards_of_accounts;
 mod injection;
 mod meddling;
+mod namespace_restore;
 mod objects;
 mod other_webhooks;
 mod repair;

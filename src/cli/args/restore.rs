@@ -124,7 +124,12 @@ pub struct ArchiveArguments {
 impl RestoreArguments {
     /// The one source.
     pub fn source(&self) -> Result<SourceName, CliError> {
-        let missing = || CliError::Usage("--all restores a namespace of a cluster: leave --repository out".to_owned());
+        let missing = || {
+            CliError::Usage(
+                "--all restores a namespace of a cluster: name that by --namespace, and no place by --repository"
+                    .to_owned(),
+            )
+        };
         self.source.clone().ok_or_else(missing)
     }
 }
