@@ -28,7 +28,7 @@ pub use owner::{NON_ROOT, Owner, Said};
 pub use repository::{init_refused, plan_repository};
 pub use restore::{
     ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceWish, ObservedScale, Refusal, RefusedSource, RestoreFacts,
-    SourceKind, TargetFacts, plan_namespace, plan_restore, restore_refused,
+    SourceKind, TargetFacts, held_down_by, plan_namespace, plan_restore, restore_refused,
 };
 pub use retention::{Candidate, Dropped, Kept, RetentionPlan, Shrunk, plan_retention};
 pub use schedule::{Due, Schedule, ScheduleError, Slots, UnknownTimeZone, time_zone};

@@ -36,6 +36,7 @@ pub use claim::{ObservedScale, TargetFacts};
 pub use namespace::{
     ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceWish, Refusal, RefusedSource, SourceKind, plan_namespace,
 };
+pub use scale::held_down_by;
 use target::{Missing, target};
 
 /// How long a Restore waits for its Repository to be ready, or for a pod of its source's workload to be.

@@ -7,9 +7,10 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Namespace as KubernetesNamespace, PersistentVolumeClaim};
 use kube::{Api, ResourceExt, api::ListParams};
 use serde_json::{Value, json};
+use stowaway::model::Verdict;
 use stowaway_e2e::{
     Namespace, Restic, S3, Workload, in_namespace, process,
-    runs::{all_green, says},
+    runs::{all_green, ended, says},
     store::{ACCESS_KEY_ID, SECRET_ACCESS_KEY, secret},
     volume,
     workload::COMMAND,
@@ -228,6 +229,17 @@ async fn one_source_comes_back_by_the_cli_with_its_workload_down_into_a_new_clai
             let found = reader("tail -n 1 /data/numbers").await?;
             ensure!(found == "1000", "{what}: {found}");
         }
+        // Two at once: the second one does not take the first one's 0 for what the workload was.
+        let spec = json!({
+            "from": { "source": "pvc/books" }, "to": { "claim": { "name": "books", "overwrite": true } },
+            "scaleDown": { "kind": "Deployment", "name": "reader" },
+        });
+        let (first, second) = tokio::try_join!(namespace.restore("a", spec.clone()), namespace.restore("b", spec))?;
+        for restore in [first, second] {
+            ended("both", &restore.status.unwrap_or_default().outcome, Verdict::Succeeded, &["Completed"])?;
+        }
+        let replicas = ["get", "deployment", "reader", "-o", "jsonpath={.spec.replicas}"];
+        ensure!(process::run(&mut namespace.kubectl(&replicas))? == b"1", "the workload is left down");
         exits("a workload without a name", &one(&["--claim", "books", "--scale-down"])?, 2)?;
 
         let told = exits("into a new claim", &one(&[&["--claim", "copy"], &create(namespace)[..]].concat())?, 0)?;

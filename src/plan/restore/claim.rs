@@ -33,6 +33,8 @@ pub struct TargetFacts<'a> {
     pub claim: Option<&'a PersistentVolumeClaim>,
     /// The workload of `scaleDown`, if there is one of that name.
     pub scale: Option<&'a ObservedScale>,
+    /// Name of another Restore that has scaled that workload down, and not back yet.
+    pub held_down_by: Option<&'a str>,
     /// The namespace itself.
     pub namespace: &'a Namespace,
     /// Whether it assigns users to its pods itself, and lets them name none.
