@@ -100,6 +100,7 @@ impl Runner {
             source: source.parse()?,
             snapshot: None,
             as_of: None,
+            host: None,
             timeout: None,
             idle_timeout: None,
         })

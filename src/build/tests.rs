@@ -250,6 +250,7 @@ fn restore_job_on_a_volume_and_its_identity_are_golden() {
         source: source.parse().unwrap(),
         snapshot: Some("abcdef12".into()),
         as_of: None,
+        host: None,
         timeout: None,
         idle_timeout: None,
     };

@@ -1,15 +1,16 @@
 //! What can be typed: verbs and options. Only parsing; `main` of this module decides what is done.
 
 mod keys;
+mod restore;
 mod upkeep;
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use jiff::Timestamp;
 
 pub use self::keys::{KeyVerb, NewPassword};
+pub use self::restore::RestoreArguments;
 pub use self::upkeep::{CheckArguments, DoctorArguments, ForgetArguments, PruneArguments, UnlockArguments};
 use crate::{
     annotations::positive_duration,
@@ -45,8 +46,8 @@ that repository. Works as `kubectl stowaway`, too, when the binary is called kub
 pub enum Verb {
     /// Back up the annotated pods of a namespace now, or the output of a local command.
     Backup(BackupArguments),
-    /// Stream the newest (or a given) snapshot of one source into a command's stdin.
-    Restore(RestoreArguments),
+    /// Restore the newest (or a given) snapshot of one source, or of all sources of a namespace.
+    Restore(Box<RestoreArguments>),
     /// List the snapshots of a repository.
     Snapshots(SnapshotsArguments),
     /// List the files in a snapshot.
@@ -202,59 +203,6 @@ pub struct BackupArguments {
     pub allow_empty: bool,
     /// The local command whose output is stored.
     #[arg(last = true, id = "repository_or_command")]
-    pub command: Vec<String>,
-}
-
-/// `stowaway restore`
-#[derive(Args, Debug)]
-pub struct RestoreArguments {
-    /// Where.
-    #[command(flatten)]
-    pub place: Place,
-    /// The source to restore, for example deployment/shop/postgres.
-    #[arg(short, long)]
-    pub source: SourceName,
-    /// Id of the snapshot; the newest proven one of the source otherwise.
-    #[arg(long)]
-    pub snapshot: Option<String>,
-    /// The newest proven snapshot of this time or before, for example 2026-05-04T03:02:01Z.
-    #[arg(long, value_name = "TIME", conflicts_with = "snapshot")]
-    pub as_of: Option<Timestamp>,
-    /// Only this path, relative to the volume's own folder; may be given several times.
-    #[arg(long = "path", value_name = "PATH")]
-    pub paths: Vec<String>,
-    /// Folder to restore a volume, or a stored file, into; empty, or made (with --repository).
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["pod", "container", "command", "claim"])]
-    pub target: Option<PathBuf>,
-    /// Claim (`PersistentVolumeClaim`) to restore into.
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["pod", "container", "command"])]
-    pub claim: Option<String>,
-    /// Restore into a claim that is not empty, too; all that is in it becomes a snapshot first.
-    #[arg(long, requires = "claim")]
-    pub overwrite: bool,
-    /// Pod to restore into; the source's own otherwise.
-    #[arg(long)]
-    pub pod: Option<String>,
-    /// Container of that pod.
-    #[arg(short, long)]
-    pub container: Option<String>,
-    /// Name of the Restore object; made up from the time otherwise.
-    #[arg(long)]
-    pub name: Option<String>,
-    /// Wait for the verdict, with progress.
-    #[arg(short, long)]
-    pub wait: bool,
-    /// End the command after this long.
-    #[arg(long, value_parser = duration)]
-    pub timeout: Option<Duration>,
-    /// End the command when no byte moved for this long.
-    #[arg(long, value_parser = duration)]
-    pub idle_timeout: Option<Duration>,
-    /// Result as a text or as JSON.
-    #[arg(short, long, value_enum, default_value_t)]
-    pub output: Output,
-    /// The command that reads the dump on its stdin; the annotated restorecommand otherwise.
-    #[arg(last = true)]
     pub command: Vec<String>,
 }
 

@@ -51,9 +51,14 @@ pub async fn snapshots(arguments: &SnapshotsArguments) -> Result<u8, CliError> {
     let rows: Vec<SnapshotSummary> = if arguments.direct {
         direct(&arguments.place, questions::snapshots).await?
     } else {
-        parse(&ask(&arguments.place, &Question::Snapshots).await?)?
+        all_snapshots(&arguments.place).await?
     };
     output::print_snapshots(rows, arguments.source.as_ref(), arguments.output)
+}
+
+/// All snapshots of the repository, as a Job in the cluster tells them.
+pub async fn all_snapshots(place: &Place) -> Result<Vec<SnapshotSummary>, CliError> {
+    parse(&ask(place, &Question::Snapshots).await?)
 }
 
 /// `stowaway ls -n NAMESPACE SNAPSHOT`

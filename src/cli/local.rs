@@ -75,10 +75,11 @@ pub async fn backup(repository: &str, arguments: BackupArguments) -> Result<u8, 
 }
 
 /// `stowaway restore --repository PLACE --source SOURCE -- COMMAND`
-pub async fn restore(repository: &str, arguments: RestoreArguments) -> Result<u8, CliError> {
-    if let Some(target) = arguments.target.clone() {
-        return restore_into(repository, arguments, &target).await;
+pub async fn restore(repository: &str, arguments: &RestoreArguments) -> Result<u8, CliError> {
+    if let Some(target) = &arguments.target {
+        return restore_into(repository, arguments, target).await;
     }
+    let from = wanted(arguments)?;
     if arguments.command.is_empty() {
         let message = "a local restore needs a folder or a command: stowaway restore --repository PLACE --source SOURCE --target FOLDER, \
              or ... -- COMMAND ...";
@@ -86,7 +87,7 @@ pub async fn restore(repository: &str, arguments: RestoreArguments) -> Result<u8
     }
     let access = access(repository, arguments.place.password_file.as_deref())?;
     let limits = Limits { timeout: arguments.timeout, idle_timeout: arguments.idle_timeout };
-    let run = RestoreRun { from: wanted(&arguments), limits };
+    let run = RestoreRun { from, limits };
     let cancel = CancellationToken::new();
     let work = with_repository(access, &cancel, async |repository| {
         let to = FeedTo::Local(Way::Shell, arguments.command.clone());
@@ -96,12 +97,13 @@ pub async fn restore(repository: &str, arguments: RestoreArguments) -> Result<u8
 }
 
 /// `stowaway restore --repository PLACE --source SOURCE --target FOLDER`
-async fn restore_into(repository: &str, arguments: RestoreArguments, target: &Path) -> Result<u8, CliError> {
+async fn restore_into(repository: &str, arguments: &RestoreArguments, target: &Path) -> Result<u8, CliError> {
+    let from = wanted(arguments)?;
     let access = access(repository, arguments.place.password_file.as_deref())?;
     std::fs::create_dir_all(target)
         .map_err(|error| CliError::Usage(format!("the folder {} cannot be made: {error}", target.display())))?;
     let run = VolumeRestore {
-        from: wanted(&arguments),
+        from,
         paths: arguments.paths.clone(),
         folder: String::new(),
         device: false,
@@ -115,14 +117,14 @@ async fn restore_into(repository: &str, arguments: RestoreArguments, target: &Pa
     finish(within_grace(&cancel, work).await, arguments.output)
 }
 
-/// Without a cluster there is no namespace, and the snapshots of all hosts are meant.
-fn wanted(arguments: &RestoreArguments) -> WantedSnapshot {
-    WantedSnapshot {
-        source: arguments.source.clone(),
+/// Without a cluster there is no namespace, and the snapshots of all hosts are meant unless one is named.
+fn wanted(arguments: &RestoreArguments) -> Result<WantedSnapshot, CliError> {
+    Ok(WantedSnapshot {
+        source: arguments.source()?,
         id: arguments.snapshot.clone(),
         as_of: arguments.as_of,
-        host: None,
-    }
+        host: arguments.host.clone(),
+    })
 }
 
 fn finish(report: Result<SourceReport, Failure>, output: Output) -> Result<u8, CliError> {

@@ -1,5 +1,6 @@
 //! The command line: what is typed becomes calls, what comes back becomes text and an exit status. No decisions.
 
+mod archive_place;
 pub mod args;
 mod asking;
 mod doctor;
@@ -8,6 +9,7 @@ mod explain;
 mod keys;
 mod local;
 mod logs;
+mod namespace;
 mod output;
 mod place;
 mod remote;
@@ -115,8 +117,9 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
             None => remote::backup(arguments).await,
         },
         Verb::Restore(arguments) => match local::repository_of(&arguments.place) {
-            Some(repository) => local::restore(&repository, arguments).await,
-            None => remote::restore(arguments).await,
+            Some(repository) => local::restore(&repository, &arguments).await,
+            None if arguments.whole.all => namespace::restore(&arguments).await,
+            None => remote::restore(&arguments).await,
         },
         Verb::Snapshots(arguments) => match local::repository_of(&arguments.place) {
             Some(repository) => local::snapshots(&repository, &arguments).await,

@@ -7,7 +7,10 @@ use std::{collections::BTreeSet, time::Duration};
 use futures::{AsyncBufReadExt, StreamExt, TryStreamExt};
 use indicatif::BinaryBytes;
 use jiff::Timestamp;
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
+use k8s_openapi::{
+    api::core::v1::Pod,
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Time},
+};
 use kube::{
     Api, Client, Config, ResourceExt,
     api::{ListParams, LogParams, ObjectMeta, PostParams},
@@ -23,7 +26,7 @@ use super::{
 };
 use crate::{
     api::{
-        Backup, BackupSpec, Outcome, RepositoryKind, RepositoryReference, Restore, RestoreClaim, RestoreFrom,
+        Backup, BackupSpec, NewClaim, Outcome, RepositoryKind, RepositoryReference, Restore, RestoreClaim, RestoreFrom,
         RestoreSpec, RestoreTo, SourceState,
     },
     model::Verdict,
@@ -48,11 +51,13 @@ pub async fn connect(namespace: Option<&str>, context: Option<&str>) -> Result<(
     Ok((client, namespace))
 }
 
-fn reference(place: &Place) -> Option<RepositoryReference> {
+/// The Repository that is named, if one is.
+pub fn reference(place: &Place) -> Option<RepositoryReference> {
     place.repository_name.clone().map(|name| RepositoryReference { kind: RepositoryKind::Repository, name })
 }
 
-fn metadata(name: Option<&String>, verb: &str) -> ObjectMeta {
+/// The name of a new object, else one that is made up from the time.
+pub fn metadata(name: Option<&String>, verb: &str) -> ObjectMeta {
     let name = name.cloned().unwrap_or_else(|| format!("{verb}-{}", Timestamp::now().strftime("%Y%m%d-%H%M%S")));
     ObjectMeta { name: Some(name), ..ObjectMeta::default() }
 }
@@ -145,40 +150,11 @@ fn print_trouble(what: &str, outcome: &Outcome) {
 }
 
 /// `stowaway restore [-n NAMESPACE]`
-pub async fn restore(arguments: RestoreArguments) -> Result<u8, CliError> {
+pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
     let (client, namespace) = connect(arguments.place.namespace.as_deref(), arguments.place.context.as_deref()).await?;
     let restores: Api<Restore> = Api::namespaced(client.clone(), &namespace);
-    if arguments.target.is_some() {
-        let message = "--target is a folder of this machine, and goes with --repository; name a claim by --claim";
-        return Err(CliError::Usage(message.to_owned()));
-    }
-    let claim = arguments.claim.clone().map(|name| RestoreClaim {
-        name,
-        overwrite: arguments.overwrite,
-        ..RestoreClaim::default()
-    });
-    let to = RestoreTo {
-        pod: arguments.pod.clone(),
-        container: arguments.container.clone(),
-        command: arguments.command,
-        claim,
-        archive: None,
-    };
-    let spec = RestoreSpec {
-        from: RestoreFrom {
-            source: arguments.source.clone(),
-            snapshot: arguments.snapshot,
-            as_of: arguments.as_of.map(Time),
-            host: None,
-            paths: arguments.paths,
-        },
-        to: (to != RestoreTo::default()).then_some(to),
-        repository_ref: reference(&arguments.place),
-        timeout: arguments.timeout.map(Into::into),
-        idle_timeout: arguments.idle_timeout.map(Into::into),
-        scale_down: None,
-        runner_pod: None,
-    };
+    let spec = restore_spec(arguments)?;
+    let source = spec.from.source.clone();
     let object = Restore { metadata: metadata(arguments.name.as_ref(), "restore"), spec, status: None };
     let created = restores
         .create(&PostParams::default(), &object)
@@ -193,7 +169,7 @@ pub async fn restore(arguments: RestoreArguments) -> Result<u8, CliError> {
     let ended = wait(&restores, &name, |restore: &Restore| {
         let status = restore.status.as_ref()?;
         if let Some(job) = &status.job {
-            follower.follow(job, arguments.source.as_str());
+            follower.follow(job, source.as_str());
         }
         status.outcome.verdict
     })
@@ -205,14 +181,63 @@ pub async fn restore(arguments: RestoreArguments) -> Result<u8, CliError> {
     } else if let Some(status) = &restore.status {
         let outcome = &status.outcome;
         let bytes = BinaryBytes(outcome.bytes.unwrap_or(0));
-        output::print_line(&format!(
-            "restore {name}: {verdict} ({}), {bytes} into {}",
-            outcome.reason,
-            if status.claim.is_empty() { format!("pod {}", status.pod) } else { format!("claim {}", status.claim) }
-        ))?;
-        print_trouble(arguments.source.as_str(), outcome);
+        let into = match &status.archive {
+            Some(archive) => archive.location.clone(),
+            None if status.claim.is_empty() => format!("pod {}", status.pod),
+            None => format!("claim {}", status.claim),
+        };
+        output::print_line(&format!("restore {name}: {verdict} ({}), {bytes} into {into}", outcome.reason))?;
+        print_trouble(source.as_str(), outcome);
     }
     Ok(story::exit_code(verdict))
+}
+
+/// One source, as the arguments say.
+fn restore_spec(arguments: &RestoreArguments) -> Result<RestoreSpec, CliError> {
+    if arguments.target.is_some() {
+        let message = "--target is a folder of this machine, and goes with --repository; name a claim by --claim";
+        return Err(CliError::Usage(message.to_owned()));
+    }
+    if arguments.scale_down == Some(None) {
+        let message = "--scale-down of one source names a workload, as deployment/NAME or statefulset/NAME";
+        return Err(CliError::Usage(message.to_owned()));
+    }
+    let claim = arguments.claim.clone().map(|name| RestoreClaim {
+        name,
+        path: None,
+        overwrite: arguments.overwrite,
+        create: new_claim(arguments),
+    });
+    let archive = &arguments.archive;
+    let secret = archive.secret.as_deref();
+    let to = RestoreTo {
+        pod: arguments.pod.clone(),
+        container: arguments.container.clone(),
+        command: arguments.command.clone(),
+        claim,
+        archive: archive.place.as_ref().map(|place| place.archive(archive.format, arguments.overwrite, secret)),
+    };
+    Ok(RestoreSpec {
+        from: RestoreFrom {
+            source: arguments.source()?,
+            snapshot: arguments.snapshot.clone(),
+            as_of: arguments.as_of.map(Time),
+            host: arguments.host.clone(),
+            paths: arguments.paths.clone(),
+        },
+        to: (to != RestoreTo::default()).then_some(to),
+        repository_ref: reference(&arguments.place),
+        timeout: arguments.timeout.map(Into::into),
+        idle_timeout: arguments.idle_timeout.map(Into::into),
+        scale_down: arguments.scale_down.clone().flatten(),
+        runner_pod: None,
+    })
+}
+
+/// How a claim is made that is not there, if it may be.
+pub fn new_claim(arguments: &RestoreArguments) -> Option<NewClaim> {
+    let storage_class_name = arguments.create.clone()?;
+    Some(NewClaim { storage_class_name, size: arguments.size.clone().map(Quantity), ..NewClaim::default() })
 }
 
 fn announce(
@@ -233,7 +258,7 @@ fn announce(
 
 /// Watches one object until `verdict` finds one. The watch is resumed over restarts of the API server; the runs
 /// themselves have deadlines, so this ends, too.
-async fn wait<K>(
+pub async fn wait<K>(
     objects: &Api<K>,
     name: &str,
     mut verdict: impl FnMut(&K) -> Option<Verdict>,

@@ -55,6 +55,7 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
     let claim = around.as_ref().map(|around| TargetFacts {
         claim: around.claim.as_ref(),
         scale: around.scale.as_ref(),
+        held_down_by: around.held_down_by.as_deref(),
         namespace: &around.namespace,
         assigns_users: build::assigns_users(&around.namespace),
         cluster,
@@ -106,18 +107,23 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
 struct ObservedAround {
     claim: Option<PersistentVolumeClaim>,
     scale: Option<ObservedScale>,
+    held_down_by: Option<String>,
     namespace: Namespace,
 }
 
 async fn observe_around(context: &Context, restore: &Restore) -> Result<Option<ObservedAround>, CallError> {
     let (client, namespace) = (&context.client, restore.namespace().unwrap_or_default());
     let Some(to) = restore.spec.to.as_ref().and_then(|to| to.claim.as_ref()) else { return Ok(None) };
-    let scale = match &restore.spec.scale_down {
-        None => None,
-        Some(wish) => scale::scale_of(client, &namespace, wish.kind, &wish.name).await?,
+    let (scale, restores) = match &restore.spec.scale_down {
+        None => (None, Vec::new()),
+        Some(wish) => (
+            scale::scale_of(client, &namespace, wish.kind, &wish.name).await?,
+            observe::list::<Restore>(client, &namespace, "").await?,
+        ),
     };
     Ok(Some(ObservedAround {
         claim: observe::object(client, &namespace, &to.name).await?,
+        held_down_by: plan::held_down_by(restore, &restores),
         scale: scale.map(|found| ObservedScale { uid: found.uid, replicas: found.replicas, pods: found.pods }),
         namespace: observe::namespace(client, &namespace).await?,
     }))

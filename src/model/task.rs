@@ -132,6 +132,9 @@ pub enum TaskKind {
         /// The newest that is not younger than this.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         as_of: Option<Timestamp>,
+        /// Of which host, which is the namespace; when empty, of the run's own, and of any if the snapshot is named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<String>,
         /// End the command after this long.
         timeout: Option<Duration>,
         /// End it when no byte moved for this long.

@@ -26,7 +26,10 @@ pub use choose::{ChoiceError, choose_repository};
 pub use jobs::{ObservedJob, is_active, wants_complaints};
 pub use owner::{NON_ROOT, Owner, Said};
 pub use repository::{init_refused, plan_repository};
-pub use restore::{ObservedScale, RestoreFacts, TargetFacts, plan_restore, restore_refused};
+pub use restore::{
+    ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceWish, ObservedScale, Refusal, RefusedSource, RestoreFacts,
+    SourceKind, TargetFacts, held_down_by, plan_namespace, plan_restore, restore_refused,
+};
 pub use retention::{Candidate, Dropped, Kept, RetentionPlan, Shrunk, plan_retention};
 pub use schedule::{Due, Schedule, ScheduleError, Slots, UnknownTimeZone, time_zone};
 

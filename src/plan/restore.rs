@@ -5,6 +5,7 @@
 
 mod archive;
 mod claim;
+mod namespace;
 mod scale;
 mod target;
 #[cfg(test)]
@@ -32,6 +33,10 @@ use crate::{
     model::{Failure, Proof, Reason, SourceReport, TargetCommand, TaskKind, Verdict},
 };
 pub use claim::{ObservedScale, TargetFacts};
+pub use namespace::{
+    ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceWish, Refusal, RefusedSource, SourceKind, plan_namespace,
+};
+pub use scale::held_down_by;
 use target::{Missing, target};
 
 /// How long a Restore waits for its Repository to be ready, or for a pod of its source's workload to be.
@@ -223,6 +228,7 @@ fn feed(restore: &Restore, owner: &Owner, target: TargetCommand) -> TaskKind {
         source: spec.from.source.clone(),
         snapshot: spec.from.snapshot.clone(),
         as_of: spec.from.as_of.as_ref().map(|time| time.0),
+        host: spec.from.host.clone(),
         timeout: spec.timeout.map(Duration::from),
         idle_timeout: spec.idle_timeout.map(Duration::from),
     }

@@ -34,7 +34,7 @@ impl Candidate<'_> {
     }
 
     /// Whether it was proven whole, is complete, and was made for its own sake. What others wrote says nothing of it, and counts as they meant it.
-    fn is_good(&self) -> bool {
+    pub(super) fn is_good(&self) -> bool {
         let tags = [SnapshotIdentity::UNPROVEN, SnapshotIdentity::INCOMPLETE, SnapshotIdentity::SAFETY];
         !tags.iter().any(|tag| self.has_tag(tag))
     }

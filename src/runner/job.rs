@@ -246,14 +246,14 @@ pub async fn bring_back(
     to: FeedTo,
     cancel: &CancellationToken,
 ) -> Result<SourceReport, Failure> {
-    let TaskKind::Restore { restore: _, target: _, source, snapshot: id, as_of, timeout, idle_timeout } =
+    let TaskKind::Restore { restore: _, target: _, source, snapshot: id, as_of, host, timeout, idle_timeout } =
         task.kind.clone()
     else {
         return Err(not_this());
     };
     // Who names a snapshot means that one. Else a repository that several namespaces share has one source of that name for
     // each of them.
-    let host = id.is_none().then(|| identity.namespace.clone());
+    let host = host.or_else(|| id.is_none().then(|| identity.namespace.clone()));
     let run = RestoreRun { from: WantedSnapshot { source, id, as_of, host }, limits: Limits { timeout, idle_timeout } };
     with_repository(settings::access(&task.backend, &task.connection, identity)?, cancel, async |repository| {
         Ok(restore(repository, run, to, cancel.clone()).await)

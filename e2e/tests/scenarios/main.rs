@@ -18,6 +18,7 @@ mod guards_of_accounts;
 mod injection;
 mod keys;
 mod meddling;
+mod namespace_restore;
 mod objects;
 mod other_webhooks;
 mod repair;

@@ -33,6 +33,8 @@ pub struct TargetFacts<'a> {
     pub claim: Option<&'a PersistentVolumeClaim>,
     /// The workload of `scaleDown`, if there is one of that name.
     pub scale: Option<&'a ObservedScale>,
+    /// Name of another Restore that has scaled that workload down, and not back yet.
+    pub held_down_by: Option<&'a str>,
     /// The namespace itself.
     pub namespace: &'a Namespace,
     /// Whether it assigns users to its pods itself, and lets them name none.
@@ -141,7 +143,7 @@ fn as_root(restore: &Restore, is_restricted: bool) -> bool {
 }
 
 /// Whether the pod has the claim mounted, or is about to.
-fn uses(pod: &Pod, claim: &str) -> bool {
+pub(super) fn uses(pod: &Pod, claim: &str) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     if matches!(phase, Some("Succeeded" | "Failed")) {
         return false;

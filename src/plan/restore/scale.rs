@@ -24,6 +24,17 @@ use crate::{
 pub(super) const LIMIT: Duration = Duration::from_mins(5);
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
+/// The other one of the namespace's Restores that has scaled the same workload down, and not back yet.
+pub fn held_down_by(restore: &Restore, restores: &[Restore]) -> Option<String> {
+    let wish = restore.spec.scale_down.as_ref()?;
+    let holds = |other: &&Restore| {
+        let scaled = other.status.as_ref().and_then(|status| status.scaled.as_ref());
+        other.spec.scale_down.as_ref() == Some(wish) && scaled.is_some_and(|scaled| !scaled.is_back)
+    };
+    let mut others = restores.iter().filter(|other| other.metadata.uid != restore.metadata.uid);
+    others.find(holds).map(ResourceExt::name_any)
+}
+
 /// Whether the workload is down; what is being waited for otherwise.
 pub(super) fn is_down(
     wish: &ScaleDown,
@@ -35,6 +46,11 @@ pub(super) fn is_down(
     let ScaleDown { kind, name } = wish;
     let observed = facts.claim.and_then(|facts| facts.scale);
     let Some(scaled) = &status.scaled else {
+        // What it is now is not what it was before the other one.
+        if let Some(other) = facts.claim.and_then(|facts| facts.held_down_by) {
+            actions.look_again_after(LOOK_AGAIN);
+            return Ok(Some(format!("waits for Restore {other}, which has {kind} {name} scaled to 0")));
+        }
         let Some(ObservedScale { uid, replicas, .. }) = observed else {
             return Err(refused(Reason::InvalidRequest, format!("there is no {kind} {name} in this namespace")));
         };

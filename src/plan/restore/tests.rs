@@ -73,6 +73,18 @@ fn started(spec: &serde_json::Value) -> TargetCommand {
 }
 
 #[test]
+fn run_of_a_command_is_told_whose_snapshots_are_meant() {
+    for (from, expected) in
+        [(json!({ "source": MILL }), None), (json!({ "source": MILL, "host": "meadow" }), Some("meadow"))]
+    {
+        let mut world = World::new(&json!({ "from": from }));
+        let task = world.look(0).start.pop().map(|start| start.task);
+        let Some(TaskKind::Restore { host, .. }) = task else { panic!("{task:?}") };
+        assert_eq!(host.as_deref(), expected);
+    }
+}
+
+#[test]
 fn target_is_what_the_source_denotes_unless_it_is_named() {
     let table = [
         (json!({ "from": { "source": MILL } }), ("pod-a", "press", None)),

@@ -236,6 +236,7 @@ impl Pod {
             source,
             snapshot: None,
             as_of: None,
+            host: None,
             timeout: None,
             idle_timeout: None,
         };

@@ -1,5 +1,7 @@
 //! A Restore into a claim never writes where somebody works, and a workload that it scaled down always comes back.
 
+mod held;
+
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
 use kube::ResourceExt;
 
@@ -20,6 +22,7 @@ struct Cellar {
     world: World,
     claim: Option<PersistentVolumeClaim>,
     scale: Option<ObservedScale>,
+    held_down_by: Option<&'static str>,
     namespace: Namespace,
     assigns_users: bool,
 }
@@ -64,6 +67,7 @@ impl Cellar {
             world,
             claim: Some(claim(&json!({}))),
             scale: None,
+            held_down_by: None,
             namespace: Namespace::default(),
             assigns_users: false,
         }
@@ -80,6 +84,7 @@ impl Cellar {
             claim: Some(TargetFacts {
                 claim: self.claim.as_ref(),
                 scale: self.scale.as_ref(),
+                held_down_by: self.held_down_by,
                 namespace: &self.namespace,
                 assigns_users: self.assigns_users,
                 cluster: "uid-of-cluster",

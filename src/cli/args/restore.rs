@@ -1,0 +1,238 @@
+//! What can be typed to restore one source, or a whole namespace. Only parsing.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+
+use super::{Output, Place, duration};
+use crate::{
+    api::{ScaleDown, ScaledKind},
+    cli::{CliError, archive_place::ArchivePlace},
+    model::{ArchiveFormat, SourceName},
+    plan::SourceKind,
+};
+
+/// `stowaway restore`
+#[derive(Args, Debug)]
+pub struct RestoreArguments {
+    /// Where.
+    #[command(flatten)]
+    pub place: Place,
+    /// The source to restore, for example deployment/shop/postgres.
+    #[arg(short, long, required_unless_present = "all")]
+    pub source: Option<SourceName>,
+    /// Or all of them.
+    #[command(flatten)]
+    pub whole: WholeNamespace,
+    /// Id of the snapshot; the newest proven one of the source otherwise.
+    #[arg(long)]
+    pub snapshot: Option<String>,
+    /// The newest proven snapshot of this time or before, for example 2026-05-04T03:02:01Z.
+    #[arg(long, value_name = "TIME", conflicts_with = "snapshot")]
+    pub as_of: Option<Timestamp>,
+    /// Host of the snapshots, which is the namespace that they were made in; the namespace itself otherwise, and with
+    /// --repository any.
+    #[arg(long)]
+    pub host: Option<String>,
+    /// Only this path, relative to the volume's own folder; may be given several times.
+    #[arg(long = "path", value_name = "PATH")]
+    pub paths: Vec<String>,
+    /// Folder to restore a volume, or a stored file, into; empty, or made (with --repository).
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["pod", "container", "command", "claim", "archive"])]
+    pub target: Option<PathBuf>,
+    /// Claim (`PersistentVolumeClaim`) to restore into.
+    #[arg(long, value_name = "NAME", groups = ["into_claims", "may_replace"], conflicts_with_all = ["pod", "container", "command"])]
+    pub claim: Option<String>,
+    /// Restore into a claim that is not empty, too; all that is in it becomes a snapshot first. Of an archive: replace the one
+    /// of that name.
+    #[arg(long, requires = "may_replace")]
+    pub overwrite: bool,
+    /// Make the claim if there is none, of this storage class or of the cluster's default one.
+    #[arg(long, value_name = "STORAGE_CLASS", requires = "into_claims")]
+    #[allow(clippy::option_option, reason = "not given, given without a class, given with one")]
+    pub create: Option<Option<String>>,
+    /// Size of a claim that is made, for example 10Gi; half as much again as the snapshot has, and 1 GiB, otherwise.
+    #[arg(long, requires = "create")]
+    pub size: Option<String>,
+    /// Scale this workload to 0 meanwhile, as deployment/NAME or statefulset/NAME; with --all no name is given: it is the one
+    /// that has the claim mounted.
+    #[arg(long, value_name = "WORKLOAD", requires = "into_claims", value_parser = scale_down)]
+    #[allow(clippy::option_option, reason = "not given, given without a name, given with one")]
+    pub scale_down: Option<Option<ScaleDown>>,
+    /// Or an archive.
+    #[command(flatten)]
+    pub archive: ArchiveArguments,
+    /// Pod to restore into; the source's own otherwise.
+    #[arg(long)]
+    pub pod: Option<String>,
+    /// Container of that pod.
+    #[arg(short, long)]
+    pub container: Option<String>,
+    /// Name of the Restore object; made up from the time otherwise.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Wait for the verdict, with progress.
+    #[arg(short, long)]
+    pub wait: bool,
+    /// End the command after this long.
+    #[arg(long, value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// End the command when no byte moved for this long.
+    #[arg(long, value_parser = duration)]
+    pub idle_timeout: Option<Duration>,
+    /// Result as a text or as JSON.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+    /// The command that reads the dump on its stdin; the annotated restorecommand otherwise.
+    #[arg(last = true)]
+    pub command: Vec<String>,
+}
+
+/// What only goes with all sources of a namespace.
+#[derive(Args, Debug)]
+pub struct WholeNamespace {
+    /// All sources: volumes into the claims of their names first, then commands into the pods that are annotated. Each that
+    /// cannot be restored is told. Always waits.
+    #[arg(long, groups = ["into_claims", "may_replace"], conflicts_with_all = [
+        "source", "snapshot", "paths", "target", "claim", "archive", "pod", "container", "command", "name",
+    ])]
+    pub all: bool,
+    /// Only the volumes, or only the commands (with --all).
+    #[arg(long, value_enum, requires = "all", conflicts_with = "source")]
+    pub only: Option<Only>,
+    /// Change nothing, and tell what would be restored (with --all).
+    // What is required is not missed where it would conflict, so the conflict is named, too: else it would restore.
+    #[arg(long, requires = "all", conflicts_with = "source")]
+    pub dry_run: bool,
+}
+
+/// What only goes with an archive.
+#[derive(Args, Debug)]
+pub struct ArchiveArguments {
+    /// Place to make an archive at: pvc:CLAIM[/FOLDER] or s3:https://HOST/BUCKET[/PREFIX].
+    #[arg(long = "archive", id = "archive", value_name = "PLACE", group = "may_replace", conflicts_with_all = ["claim", "pod", "container", "command"])]
+    pub place: Option<ArchivePlace>,
+    /// Format of the archive: tar, tar.gz, tar.lz4 or tar.zst.
+    #[arg(long, requires = "archive", conflicts_with_all = ["all", "claim", "target", "pod", "container", "command"], default_value_t)]
+    pub format: ArchiveFormat,
+    /// Secret with the keys access-key-id and secret-access-key of the archive's bucket; the rights of the Job's pod otherwise.
+    #[arg(long = "archive-secret", value_name = "NAME", requires = "archive", conflicts_with_all = ["all", "claim", "target", "pod", "container", "command"])]
+    pub secret: Option<String>,
+}
+
+impl RestoreArguments {
+    /// The one source.
+    pub fn source(&self) -> Result<SourceName, CliError> {
+        let missing = || {
+            CliError::Usage(
+                "--all restores a namespace of a cluster: name that by --namespace, and no place by --repository"
+                    .to_owned(),
+            )
+        };
+        self.source.clone().ok_or_else(missing)
+    }
+}
+
+/// Which sources of a namespace.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Only {
+    /// Claims.
+    Volumes,
+    /// Commands of pods.
+    Commands,
+}
+
+impl From<Only> for SourceKind {
+    fn from(only: Only) -> Self {
+        match only {
+            Only::Volumes => Self::Volume,
+            Only::Commands => Self::Command,
+        }
+    }
+}
+
+fn scale_down(text: &str) -> Result<ScaleDown, String> {
+    let (kind, name) = text.split_once('/').unwrap_or((text, ""));
+    let kind = match kind {
+        "deployment" | "deploy" => ScaledKind::Deployment,
+        "statefulset" | "sts" => ScaledKind::StatefulSet,
+        _ => return Err("write deployment/NAME or statefulset/NAME".to_owned()),
+    };
+    if name.is_empty() {
+        return Err(format!("the name of the {kind} is missing"));
+    }
+    Ok(ScaleDown { kind, name: name.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::args::{Arguments, Verb};
+
+    fn parsed(words: &str) -> Result<RestoreArguments, String> {
+        let arguments = Arguments::try_parse_from(["stowaway", "restore"].into_iter().chain(words.split(' ')));
+        match arguments.map_err(|error| error.to_string())?.verb {
+            Verb::Restore(arguments) => Ok(*arguments),
+            verb => panic!("{verb:?}"),
+        }
+    }
+
+    #[test]
+    fn one_source_or_all_of_them_are_restored() {
+        assert!(parsed("--wait").unwrap_err().contains("--source"));
+        assert!(parsed("--all --source pvc/data").is_err());
+        assert!(parsed("--all --snapshot abcdef12").is_err(), "an id is of one source");
+        assert!(parsed("--all --name x").is_err(), "there are several Restores");
+        assert!(parsed("--source pvc/data --only volumes").is_err());
+        assert!(parsed("--source pvc/data --dry-run").is_err(), "it would restore");
+        let all = parsed("--all --only commands --dry-run --as-of 2026-05-04T03:02:01Z --host old").unwrap();
+        assert_eq!((all.whole.only, all.whole.dry_run, all.host.as_deref()), (Some(Only::Commands), true, Some("old")));
+    }
+
+    #[test]
+    fn claims_are_made_of_a_class_or_of_the_default_one() {
+        assert_eq!(parsed("--all --create --overwrite").unwrap().create, Some(None));
+        assert_eq!(
+            parsed("--source pvc/a --claim a --create fast --size 2Gi").unwrap().create,
+            Some(Some("fast".into()))
+        );
+        assert_eq!(parsed("--all").unwrap().create, None);
+        for nowhere in ["", " --target /a", " --pod a", " -- tar x"] {
+            for option in ["--create", "--overwrite", "--scale-down statefulset/a"] {
+                assert!(
+                    parsed(&format!("--source pvc/a {option}{nowhere}")).is_err(),
+                    "{option}{nowhere}: there is no claim"
+                );
+            }
+        }
+        assert!(parsed("--source pvc/a --claim a --size 2Gi").is_err(), "nothing is made");
+    }
+
+    #[test]
+    fn workloads_are_named_as_for_kubectl() {
+        let named =
+            |text: &str| parsed(&format!("--source pvc/a --claim a --scale-down {text}")).map(|one| one.scale_down);
+        let wanted = ScaleDown { kind: ScaledKind::StatefulSet, name: "db".into() };
+        assert_eq!(named("statefulset/db"), Ok(Some(Some(wanted))));
+        for wrong in ["db", "statefulset/", "daemonset/db"] {
+            assert!(named(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(parsed("--all --scale-down").unwrap().scale_down, Some(None));
+    }
+
+    #[test]
+    fn archives_go_without_claim_and_command() {
+        let one = parsed("--source pvc/a --archive pvc:away/year --format tar.zst --overwrite").unwrap();
+        assert_eq!(one.archive.format, ArchiveFormat::TarZstd);
+        assert!(parsed("--source pvc/a --archive pvc:away --claim a").is_err());
+        assert!(parsed("--source pvc/a --archive pvc:away --create").is_err());
+        assert!(parsed("--source pvc/a --archive pvc:away -- tar x").is_err());
+        for wrong in ["", " --claim a", " --target /a", " --pod a"] {
+            assert!(parsed(&format!("--source pvc/a --format tar{wrong}")).is_err(), "{wrong}");
+            assert!(parsed(&format!("--source pvc/a --archive-secret b{wrong}")).is_err(), "{wrong}");
+        }
+    }
+}

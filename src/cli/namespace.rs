@@ -1,0 +1,261 @@
+//! `restore --all`: the snapshots are listed, one Restore is made for each source, and all of them are waited for.
+//!
+//! It must not decide what is restored; see `plan::plan_namespace`.
+
+use std::collections::BTreeSet;
+
+use futures::{StreamExt, stream};
+use indicatif::BinaryBytes;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::{Api, Client, ResourceExt, api::PostParams};
+use serde::Serialize;
+use serde_json::json;
+
+use super::{
+    CliError,
+    args::{Output, RestoreArguments},
+    asking, output, remote,
+};
+use crate::{
+    api::{Outcome, Restore},
+    cluster::{call::CallError, observe},
+    model::{Failure, Reason, Verdict},
+    plan::{
+        self, Candidate, ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceWish, ObservedPod, SourceFacts,
+        SourceKind, Workload, labels,
+    },
+    repository::SnapshotSummary,
+    runner::story,
+};
+
+/// How many Restores run at once.
+const AT_ONCE: usize = 4;
+
+/// `stowaway restore --all [-n NAMESPACE]`
+pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
+    if let Some(Some(workload)) = &arguments.scale_down {
+        let message = format!(
+            "--scale-down with --all names no workload ({} {}): it is the one that has the claim mounted",
+            workload.kind, workload.name
+        );
+        return Err(CliError::Usage(message));
+    }
+    let place = &arguments.place;
+    let (client, namespace) = remote::connect(place.namespace.as_deref(), place.context.as_deref()).await?;
+    let host = arguments.host.as_deref().unwrap_or(&namespace);
+    let snapshots = asking::all_snapshots(place).await?;
+    let claims = observe::list::<PersistentVolumeClaim>(&client, &namespace, "").await.map_err(call)?;
+    let claims: BTreeSet<String> = claims.iter().map(ResourceExt::name_any).collect();
+    let pods = pods(&client, &namespace).await.map_err(call)?;
+    let sources = plan::plan_sources(SourceFacts {
+        namespace: &namespace,
+        pods: &pods,
+        claims: None,
+        selector: None,
+        cluster: "",
+        backup_uid: "",
+    });
+    let create = remote::new_claim(arguments);
+    let wish = NamespaceWish {
+        host,
+        as_of: arguments.as_of,
+        only: arguments.whole.only.map(Into::into),
+        create: create.as_ref(),
+        overwrite: arguments.overwrite,
+        scale_down: arguments.scale_down.is_some(),
+    };
+    let candidates: Vec<Candidate<'_>> = snapshots.iter().map(candidate).collect();
+    let facts = NamespaceFacts { snapshots: &candidates, claims: &claims, pods: &pods, sources: &sources };
+    let plan = plan::plan_namespace(wish, facts);
+    if plan.restores.is_empty() && plan.refused.is_empty() {
+        return Err(nothing(&snapshots, host).into());
+    }
+    let mut results = Results::new(arguments.output, &plan)?;
+    if !arguments.whole.dry_run {
+        let target = Target { client, namespace, arguments };
+        for kind in [SourceKind::Volume, SourceKind::Command] {
+            let rows =
+                plan.rows(kind).into_iter().map(|row| stream::iter(row).then(|one| target.restore(one)).boxed_local());
+            let mut ended = stream::iter(rows).flatten_unordered(AT_ONCE);
+            while let Some(ended) = ended.next().await {
+                results.push(ended)?;
+            }
+        }
+    }
+    results.finish()
+}
+
+fn candidate(snapshot: &SnapshotSummary) -> Candidate<'_> {
+    let SnapshotSummary { id, time, identity, paths, bytes } = snapshot;
+    Candidate { id, time: *time, identity, paths, bytes: *bytes }
+}
+
+fn call(CallError { doing, source }: CallError) -> CliError {
+    CliError::Cluster { doing, source }
+}
+
+/// The pods, each with what can be scaled, even where nothing is annotated.
+async fn pods(client: &Client, namespace: &str) -> Result<Vec<ObservedPod>, CallError> {
+    let mut pods = Vec::new();
+    for (pod, kind, name) in observe::pods_with_workloads(client, namespace, &format!("!{}", labels::KIND)).await? {
+        let workload = match observe::controller_of(pod.owner_references()) {
+            Some(owner) if kind == "replicaset" => {
+                let top = observe::top_owner(client, namespace, owner).await?;
+                Workload { kind: top.kind.to_lowercase(), name: top.name }
+            }
+            _ => Workload { kind, name },
+        };
+        pods.push(ObservedPod { pod, workload });
+    }
+    Ok(pods)
+}
+
+fn nothing(snapshots: &[SnapshotSummary], host: &str) -> Failure {
+    let hosts: BTreeSet<&str> = snapshots.iter().map(|snapshot| snapshot.identity.host.as_str()).collect();
+    let known = if hosts.is_empty() { "no host".to_owned() } else { hosts.into_iter().collect::<Vec<_>>().join(", ") };
+    let message =
+        format!("the repository has no such snapshots of host {host}; it has some of: {known} (--host names one)");
+    Failure::new(Reason::SnapshotNotFound, message)
+}
+
+/// Where the Restores are made.
+struct Target<'a> {
+    client: Client,
+    namespace: String,
+    arguments: &'a RestoreArguments,
+}
+
+impl Target<'_> {
+    /// Restores one source. Whatever comes in between is its outcome, so that the others go on.
+    async fn restore(&self, chosen: &ChosenSnapshot<'_>) -> Ended {
+        let source = &chosen.spec.from.source;
+        let mut metadata = remote::metadata(None, "restore");
+        metadata.name = metadata.name.map(|name| format!("{name}-{}", plan::names::source_hash(source.as_str())));
+        let restores: Api<Restore> = Api::namespaced(self.client.clone(), &self.namespace);
+        let mut spec = chosen.spec.clone();
+        spec.repository_ref = remote::reference(&self.arguments.place);
+        spec.timeout = self.arguments.timeout.map(Into::into);
+        spec.idle_timeout = self.arguments.idle_timeout.map(Into::into);
+        let name = metadata.name.clone().unwrap_or_default();
+        let lost = |reason: Reason, message: String| Outcome {
+            verdict: Some(Verdict::Failed),
+            reason: reason.to_string(),
+            message,
+            ..Outcome::default()
+        };
+        let made = restores.create(&PostParams::default(), &Restore { metadata, spec, status: None }).await;
+        let outcome = match made {
+            Err(error) => lost(Reason::InvalidRequest, format!("the Restore cannot be made: {error}")),
+            Ok(_) => match remote::wait(&restores, &name, |restore: &Restore| restore.status.as_ref()?.outcome.verdict)
+                .await
+            {
+                Ok((restore, _)) => restore.status.unwrap_or_default().outcome,
+                Err(error) => lost(Reason::ResultLost, error.to_string()),
+            },
+        };
+        Ended { source: source.to_string(), restore: name, snapshot: chosen.snapshot.id.to_owned(), outcome }
+    }
+}
+
+/// How one source ended.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Ended {
+    source: String,
+    restore: String,
+    snapshot: String,
+    outcome: Outcome,
+}
+
+/// What is told: the plan at once, each source as it ends, and in the end the exit status.
+struct Results {
+    output: Output,
+    planned: serde_json::Value,
+    refused: Vec<serde_json::Value>,
+    ended: Vec<Ended>,
+    worst: Vec<Verdict>,
+}
+
+impl Results {
+    fn new(output: Output, plan: &NamespacePlan<'_>) -> Result<Self, CliError> {
+        let refused: Vec<_> = plan
+            .refused
+            .iter()
+            .map(|one| json!({ "source": one.source, "message": one.refusal.to_string() }))
+            .collect();
+        if output == Output::Text {
+            print_plan(plan)?;
+        }
+        let planned = plan.restores.iter().map(|chosen| {
+            json!({ "source": chosen.spec.from.source, "snapshot": chosen.snapshot.id, "time": chosen.snapshot.time })
+        });
+        let worst = plan.refused.iter().map(|_| Verdict::Failed).collect();
+        Ok(Self { output, planned: planned.collect(), refused, ended: Vec::new(), worst })
+    }
+
+    fn push(&mut self, ended: Ended) -> Result<(), CliError> {
+        let outcome = &ended.outcome;
+        let verdict = outcome.verdict.unwrap_or(Verdict::Failed);
+        if self.output == Output::Text {
+            let bytes = BinaryBytes(outcome.bytes.unwrap_or(0));
+            let message = if verdict.is_green() { String::new() } else { format!(": {}", outcome.message) };
+            let (source, restore, reason) = (&ended.source, &ended.restore, &outcome.reason);
+            output::print_line(&format!("{source}: {verdict} ({reason}), {bytes} by restore/{restore}{message}"))?;
+        }
+        for line in outcome.stderr_tail.lines().filter(|_| !verdict.is_green()) {
+            eprintln!("  | {line}");
+        }
+        self.worst.push(verdict);
+        self.ended.push(ended);
+        Ok(())
+    }
+
+    fn finish(self) -> Result<u8, CliError> {
+        if self.output == Output::Json {
+            output::print_json(&json!({ "planned": self.planned, "refused": self.refused, "ended": self.ended }))?;
+        }
+        Ok(exit_status(&self.worst))
+    }
+}
+
+/// The plan, and what is wrong with it, one line a source.
+fn print_plan(plan: &NamespacePlan<'_>) -> Result<(), CliError> {
+    let rows = plan.restores.iter().map(|chosen| {
+        let claim = chosen.spec.to.as_ref().and_then(|to| to.claim.as_ref());
+        let into = match claim {
+            Some(claim) if claim.create.is_some() => format!("new claim {}", claim.name),
+            Some(claim) => format!("claim {}", claim.name),
+            None => "its command".to_owned(),
+        };
+        let id = chosen.snapshot.id;
+        [
+            chosen.spec.from.source.to_string(),
+            id[..id.len().min(8)].to_owned(),
+            format!("{:.0}", chosen.snapshot.time),
+            into,
+        ]
+    });
+    output::print_table(["SOURCE", "SNAPSHOT", "TIME", "INTO"], rows)?;
+    for one in &plan.refused {
+        output::print_line(&format!("{}: not restored: {}", one.source, one.refusal))?;
+    }
+    Ok(())
+}
+
+/// The worst: one that failed counts more than one that is not complete.
+fn exit_status(verdicts: &[Verdict]) -> u8 {
+    let codes: BTreeSet<u8> = verdicts.iter().map(|verdict| story::exit_code(*verdict)).collect();
+    if codes.contains(&1) { 1 } else { codes.into_iter().max().unwrap_or(0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_status_is_that_of_the_worst_source() {
+        assert_eq!(exit_status(&[Verdict::Succeeded; 2]), 0);
+        assert_eq!(exit_status(&[Verdict::Succeeded, Verdict::Incomplete]), 3);
+        assert_eq!(exit_status(&[Verdict::Incomplete, Verdict::Failed, Verdict::Succeeded]), 1);
+    }
+}

@@ -1,0 +1,297 @@
+//! A whole namespace: which snapshot of which source is restored, where to, in which order, and what cannot be.
+//!
+//! Every source that the repository has a snapshot of is either restored or refused with the reason; none is left out in
+//! silence but by a wish for volumes or commands alone. It must not know who asks, nor how one Restore is carried out.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::{ObservedPod, SourcePlan, claim::uses};
+use crate::{
+    api::{NewClaim, RestoreClaim, RestoreFrom, RestoreSpec, RestoreTo, ScaleDown, ScaledKind},
+    model::{SnapshotIdentity, SourceName},
+    plan::retention::Candidate,
+};
+
+/// What the names of volumes begin with.
+const VOLUME: &str = "pvc/";
+
+/// What a source is.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum SourceKind {
+    /// A claim. Volumes come first: a command may need what is in them.
+    Volume,
+    /// A command of a pod.
+    Command,
+}
+
+/// What is wished for.
+#[derive(Clone, Copy, Debug)]
+pub struct NamespaceWish<'a> {
+    /// Host of the snapshots: the namespace that they were made in.
+    pub host: &'a str,
+    /// Nothing that was made later.
+    pub as_of: Option<Timestamp>,
+    /// Only sources of this kind.
+    pub only: Option<SourceKind>,
+    /// How claims are made that are not there; they are refused when absent.
+    pub create: Option<&'a NewClaim>,
+    /// Restore into claims that are not empty, too.
+    pub overwrite: bool,
+    /// Scale the workload of each claim to 0 meanwhile.
+    pub scale_down: bool,
+}
+
+/// What a plan is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct NamespaceFacts<'a> {
+    /// All snapshots of the repository, in any order.
+    pub snapshots: &'a [Candidate<'a>],
+    /// The names of the claims that are there.
+    pub claims: &'a BTreeSet<String>,
+    /// The pods that are there, each with the workload that can be scaled.
+    pub pods: &'a [ObservedPod],
+    /// Which sources they are.
+    pub sources: &'a SourcePlan,
+}
+
+/// What is done, and what is not.
+#[derive(Clone, Debug)]
+pub struct NamespacePlan<'a> {
+    /// Volumes, then commands, each by name.
+    pub restores: Vec<ChosenSnapshot<'a>>,
+    /// By name.
+    pub refused: Vec<RefusedSource>,
+}
+
+impl<'a> NamespacePlan<'a> {
+    /// The sources of this kind, in rows that may be restored beside each other; those of one row one after the other. The
+    /// commands of one workload are in one row, since they go into the same database or files.
+    pub fn rows(&self, kind: SourceKind) -> Vec<Vec<&ChosenSnapshot<'a>>> {
+        let mut rows: BTreeMap<String, Vec<&ChosenSnapshot<'a>>> = BTreeMap::new();
+        for chosen in self.restores.iter().filter(|chosen| chosen.kind == kind) {
+            let workload: Vec<&str> = chosen.spec.from.source.as_str().split('/').take(2).collect();
+            rows.entry(workload.join("/")).or_default().push(chosen);
+        }
+        rows.into_values().collect()
+    }
+}
+
+/// One source that is restored.
+#[derive(Clone, Debug)]
+pub struct ChosenSnapshot<'a> {
+    /// What it is.
+    pub kind: SourceKind,
+    /// Its snapshot.
+    pub snapshot: Candidate<'a>,
+    /// The Restore, with the snapshot pinned. It names no Repository and no timeouts.
+    pub spec: RestoreSpec,
+}
+
+/// One source that cannot be restored.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RefusedSource {
+    /// Its name, or the path of snapshots that name none.
+    pub source: String,
+    /// Why.
+    pub refusal: Refusal,
+}
+
+/// Why a source cannot be restored.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// There are snapshots in time, and none is good.
+    #[error(
+        "no snapshot of it is proven and complete; the newest is {newest} of {time:.0}: restore that one by itself, by its id, if it will do"
+    )]
+    NoneProven {
+        /// Its id, short.
+        newest: String,
+        /// When it was made.
+        time: Timestamp,
+    },
+    /// All of its snapshots are younger than what was wished for.
+    #[error("its oldest snapshot is of {0:.0}, and nothing of it was stored as of the time that is wished for")]
+    NoneInTime(Timestamp),
+    /// Another tool's snapshots, or such as were made by hand.
+    #[error("its {0} snapshots name no source: restore them by hand, see docs/manual-restore.md")]
+    Unnamed(usize),
+    /// There is no such claim.
+    #[error("there is no PersistentVolumeClaim {0} in this namespace: make it, or let it be made by --create")]
+    NoClaim(String),
+    /// No pod is this source.
+    #[error("no pod of this namespace is this source now: start its workload, and restore it then by itself")]
+    NoPod,
+    /// Its workload would come back between two restores.
+    #[error(
+        "{0} has more than one of the volumes that are restored, and would come back between them: scale it to 0 yourself, and leave --scale-down out"
+    )]
+    SharedWorkload(String),
+    /// What has it mounted cannot be scaled.
+    #[error(
+        "{0} have it mounted, and not one workload alone that can be scaled to 0: end them, and leave --scale-down out"
+    )]
+    NotScalable(String),
+}
+
+/// The snapshots of one source that were made in time, and what there is besides.
+#[derive(Debug, Default)]
+struct History<'a> {
+    /// Those that name the source.
+    own: Vec<Candidate<'a>>,
+    /// Those that K8up made of the claim, which name none.
+    of_k8up: Vec<Candidate<'a>>,
+}
+
+/// Says for each source what is done.
+pub fn plan_namespace<'a>(wish: NamespaceWish<'_>, facts: NamespaceFacts<'a>) -> NamespacePlan<'a> {
+    let (histories, mut refused) = histories(facts.snapshots, wish.host);
+    let mut restores = Vec::new();
+    for (name, history) in histories {
+        let refuse = |refusal| RefusedSource { source: name.clone(), refusal };
+        let Ok(source) = name.parse::<SourceName>() else {
+            refused.push(refuse(Refusal::Unnamed(history.own.len())));
+            continue;
+        };
+        let kind = if name.starts_with(VOLUME) { SourceKind::Volume } else { SourceKind::Command };
+        if wish.only.is_some_and(|only| only != kind) {
+            continue;
+        }
+        match newest(&history, wish.as_of).and_then(|snapshot| Ok((snapshot, target(&source, wish, facts)?))) {
+            Ok((snapshot, (to, scale_down))) => {
+                let from = RestoreFrom {
+                    source,
+                    snapshot: Some(snapshot.id.to_owned()),
+                    as_of: None,
+                    host: Some(wish.host.to_owned()),
+                    paths: Vec::new(),
+                };
+                let spec = RestoreSpec {
+                    from,
+                    to,
+                    repository_ref: None,
+                    timeout: None,
+                    idle_timeout: None,
+                    scale_down,
+                    runner_pod: None,
+                };
+                restores.push(ChosenSnapshot { kind, snapshot, spec });
+            }
+            Err(refusal) => refused.push(refuse(refusal)),
+        }
+    }
+    refuse_shared(&mut restores, &mut refused);
+    // Each kind is in the order of its names already.
+    restores.sort_by_key(|chosen| chosen.kind);
+    refused.sort_by(|one, other| one.source.cmp(&other.source));
+    NamespacePlan { restores, refused }
+}
+
+/// The snapshots of the host by the names of their sources, and those that have none.
+fn histories<'a>(snapshots: &[Candidate<'a>], host: &str) -> (BTreeMap<String, History<'a>>, Vec<RefusedSource>) {
+    let mut histories: BTreeMap<String, History<'a>> = BTreeMap::new();
+    let mut known_paths: BTreeSet<&str> = BTreeSet::new();
+    let mut unnamed: BTreeMap<String, Vec<Candidate<'a>>> = BTreeMap::new();
+    for snapshot in snapshots.iter().filter(|snapshot| snapshot.identity.host == host) {
+        match snapshot.identity.tag(SnapshotIdentity::SOURCE) {
+            Some(name) => {
+                known_paths.insert(&snapshot.identity.path);
+                histories.entry(name.to_owned()).or_default().own.push(*snapshot);
+            }
+            None => unnamed.entry(snapshot.paths.join(", ")).or_default().push(*snapshot),
+        }
+    }
+    let mut refused = Vec::new();
+    for (path, snapshots) in unnamed {
+        let claim = path.strip_prefix("/data/").map(|claim| format!("{VOLUME}{claim}"));
+        match claim.filter(|name| name.matches('/').count() == 1 && name.parse::<SourceName>().is_ok()) {
+            Some(name) => histories.entry(name).or_default().of_k8up.extend(snapshots),
+            // A named source has taken this history over.
+            None if known_paths.contains(path.as_str()) => {}
+            None => refused.push(RefusedSource { source: path, refusal: Refusal::Unnamed(snapshots.len()) }),
+        }
+    }
+    (histories, refused)
+}
+
+/// The newest in time that is proven, complete, and no safety copy; without one of ours the newest of K8up's. The same rule
+/// as that of a single restore.
+fn newest<'a>(history: &History<'a>, as_of: Option<Timestamp>) -> Result<Candidate<'a>, Refusal> {
+    let age = |snapshot: &&Candidate<'a>| (snapshot.time, snapshot.id);
+    let in_time = |snapshot: &&Candidate<'a>| as_of.is_none_or(|limit| snapshot.time <= limit);
+    let good = history.own.iter().filter(in_time).filter(|snapshot| snapshot.is_good()).max_by_key(age);
+    if let Some(found) = good.or_else(|| history.of_k8up.iter().filter(in_time).max_by_key(age)) {
+        return Ok(*found);
+    }
+    if let Some(found) = history.own.iter().filter(in_time).max_by_key(age) {
+        let newest = found.id.get(..8).unwrap_or(found.id).to_owned();
+        return Err(Refusal::NoneProven { newest, time: found.time });
+    }
+    let times = history.own.iter().chain(&history.of_k8up).map(|snapshot| snapshot.time);
+    Err(Refusal::NoneInTime(times.min().unwrap_or_default()))
+}
+
+/// Where the source is restored to, and what is scaled down meanwhile.
+fn target(
+    source: &SourceName,
+    wish: NamespaceWish<'_>,
+    facts: NamespaceFacts<'_>,
+) -> Result<(Option<RestoreTo>, Option<ScaleDown>), Refusal> {
+    let Some(claim) = source.as_str().strip_prefix(VOLUME) else {
+        let is_there = facts.sources.sources.iter().any(|planned| planned.name == *source);
+        return if is_there { Ok((None, None)) } else { Err(Refusal::NoPod) };
+    };
+    let is_there = facts.claims.contains(claim);
+    if !is_there && wish.create.is_none() {
+        return Err(Refusal::NoClaim(claim.to_owned()));
+    }
+    let scale_down = if wish.scale_down { workload(claim, facts.pods)? } else { None };
+    let claim = RestoreClaim {
+        name: claim.to_owned(),
+        path: None,
+        overwrite: is_there && wish.overwrite,
+        create: wish.create.filter(|_| !is_there).cloned(),
+    };
+    Ok((Some(RestoreTo { claim: Some(claim), ..RestoreTo::default() }), scale_down))
+}
+
+/// The one workload whose pods have the claim mounted; none when no pod has.
+fn workload(claim: &str, pods: &[ObservedPod]) -> Result<Option<ScaleDown>, Refusal> {
+    let users: BTreeSet<(&str, &str)> = pods
+        .iter()
+        .filter(|observed| uses(&observed.pod, claim))
+        .map(|observed| (observed.workload.kind.as_str(), observed.workload.name.as_str()))
+        .collect();
+    let scaled = |kind, name: &str| Ok(Some(ScaleDown { kind, name: name.to_owned() }));
+    match users.iter().collect::<Vec<_>>().as_slice() {
+        [] => Ok(None),
+        [("deployment", name)] => scaled(ScaledKind::Deployment, name),
+        [("statefulset", name)] => scaled(ScaledKind::StatefulSet, name),
+        users => {
+            let names: Vec<String> = users.iter().map(|(kind, name)| format!("{kind}/{name}")).collect();
+            Err(Refusal::NotScalable(names.join(", ")))
+        }
+    }
+}
+
+/// Takes out the volumes whose workload has another one, too: each Restore scales it back by itself.
+fn refuse_shared(restores: &mut Vec<ChosenSnapshot<'_>>, refused: &mut Vec<RefusedSource>) {
+    let workload =
+        |chosen: &ChosenSnapshot<'_>| chosen.spec.scale_down.as_ref().map(|one| format!("{} {}", one.kind, one.name));
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for name in restores.iter().filter_map(workload) {
+        *counts.entry(name).or_default() += 1;
+    }
+    restores.retain(|chosen| match workload(chosen).filter(|name| counts.get(name).is_some_and(|count| *count > 1)) {
+        None => true,
+        Some(name) => {
+            let source = chosen.spec.from.source.to_string();
+            refused.push(RefusedSource { source, refusal: Refusal::SharedWorkload(name) });
+            false
+        }
+    });
+}

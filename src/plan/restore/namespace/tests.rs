@@ -1,0 +1,305 @@
+//! Every source of a namespace comes back from the newest good snapshot in time, or it is said why not.
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::plan::{
+    fixtures::{at, plan_of, planned},
+    sources::Workload,
+};
+
+const HOST: &str = "mill";
+const DATABASE: &str = "deployment/press/vat";
+
+/// A snapshot that owns what a [`Candidate`] borrows.
+#[derive(Clone, Debug)]
+struct Stored {
+    id: String,
+    time: Timestamp,
+    identity: SnapshotIdentity,
+    paths: Vec<String>,
+}
+
+fn stored(id: &str, seconds: i64, host: &str, path: &str, tags: &[&str]) -> Stored {
+    let tags = tags.iter().map(|&tag| tag.to_owned()).collect();
+    Stored {
+        id: format!("{id:0<64}"),
+        time: at(seconds),
+        identity: SnapshotIdentity { host: host.into(), path: path.into(), tags },
+        paths: vec![path.into()],
+    }
+}
+
+fn casks(id: &str, seconds: i64, tags: &[&str]) -> Stored {
+    stored(id, seconds, HOST, "/data/casks", &[&["source=pvc/casks"], tags].concat())
+}
+
+fn database(id: &str, seconds: i64) -> Stored {
+    stored(id, seconds, HOST, "/mill-vat.sql", &[&format!("source={DATABASE}")])
+}
+
+fn wish() -> NamespaceWish<'static> {
+    NamespaceWish { host: HOST, as_of: None, only: None, create: None, overwrite: false, scale_down: false }
+}
+
+fn candidate(stored: &Stored) -> Candidate<'_> {
+    let Stored { id, time, identity, paths } = stored;
+    Candidate { id, time: *time, identity, paths, bytes: None }
+}
+
+/// What is there of the namespace that is restored into.
+#[derive(Default)]
+struct There {
+    claims: Vec<&'static str>,
+    pods: Vec<ObservedPod>,
+    sources: Vec<&'static str>,
+}
+
+/// What is restored, as `source=id` with two digits of it, and what is refused.
+fn plan(wish: NamespaceWish<'_>, stored: &[Stored], there: &There) -> (Vec<RestoreSpec>, Vec<RefusedSource>) {
+    let planned: Vec<_> = there.sources.iter().map(|name| planned(name, None)).collect();
+    let claims = there.claims.iter().map(|&name| name.to_owned()).collect();
+    let (snapshots, sources): (Vec<_>, _) = (stored.iter().map(candidate).collect(), plan_of(&planned));
+    let facts = NamespaceFacts { snapshots: &snapshots, claims: &claims, pods: &there.pods, sources: &sources };
+    let plan = plan_namespace(wish, facts);
+    (plan.restores.into_iter().map(|chosen| chosen.spec).collect(), plan.refused)
+}
+
+fn words(specs: &[RestoreSpec]) -> Vec<String> {
+    let word = |spec: &RestoreSpec| {
+        assert_eq!(spec.from.host.as_deref(), Some(HOST), "the Restore would look at its own namespace");
+        format!("{}={}", spec.from.source, &spec.from.snapshot.as_ref().unwrap()[..2])
+    };
+    specs.iter().map(word).collect()
+}
+
+fn refusals(refused: &[RefusedSource]) -> Vec<(&str, &Refusal)> {
+    refused.iter().map(|one| (one.source.as_str(), &one.refusal)).collect()
+}
+
+fn all() -> There {
+    There { claims: vec!["casks", "sacks"], pods: vec![], sources: vec![DATABASE] }
+}
+
+fn pod(name: &str, (kind, workload): (&str, &str), claims: &[&str]) -> ObservedPod {
+    let volumes: Vec<_> =
+        claims.iter().map(|claim| json!({ "name": claim, "persistentVolumeClaim": { "claimName": claim } })).collect();
+    let pod = json!({ "metadata": { "name": name }, "spec": { "containers": [], "volumes": volumes } });
+    ObservedPod {
+        pod: serde_json::from_value(pod).unwrap(),
+        workload: Workload { kind: kind.into(), name: workload.into() },
+    }
+}
+
+#[test]
+fn newest_proven_snapshot_of_each_source_comes_back_volumes_first() {
+    let stored = [
+        database("aa", 10),
+        database("ab", 20),
+        casks("ba", 10, &[]),
+        casks("bb", 20, &[]),
+        casks("bc", 30, &["unproven"]),
+        casks("bd", 31, &["incomplete"]),
+        casks("be", 32, &["safety"]),
+        stored("ca", 40, "elsewhere", "/data/casks", &["source=pvc/casks"]),
+        stored("cb", 40, "elsewhere", "/data/jars", &["source=pvc/jars"]),
+    ];
+    let (restores, refused) = plan(wish(), &stored, &all());
+    assert_eq!(words(&restores), ["pvc/casks=bb", &format!("{DATABASE}=ab")]);
+    assert_eq!(refused, []);
+    let claim = restores[0].to.as_ref().unwrap().claim.as_ref().unwrap();
+    assert_eq!((claim.name.as_str(), claim.overwrite, &claim.create), ("casks", false, &None));
+    assert_eq!((&restores[1].to, &restores[0].scale_down), (&None, &None));
+}
+
+#[test]
+fn nothing_that_came_later_than_the_wished_time_is_taken() {
+    let stored = [database("aa", 10), casks("ba", 10, &[]), casks("bb", 20, &[]), database("ab", 21)];
+    let (restores, _) = plan(NamespaceWish { as_of: Some(at(20)), ..wish() }, &stored, &all());
+    assert_eq!(words(&restores), ["pvc/casks=bb", &format!("{DATABASE}=aa")]);
+    let (restores, refused) = plan(NamespaceWish { as_of: Some(at(9)), ..wish() }, &stored, &all());
+    assert!(restores.is_empty());
+    assert_eq!(
+        refusals(&refused),
+        [(DATABASE, &Refusal::NoneInTime(at(10))), ("pvc/casks", &Refusal::NoneInTime(at(10)))]
+    );
+}
+
+#[test]
+fn what_cannot_be_restored_is_told() {
+    let stored = [
+        casks("ba", 10, &["unproven"]),
+        casks("bb", 20, &["incomplete"]),
+        stored("ca", 10, HOST, "/data/jars", &["source=pvc/jars"]),
+        stored("da", 10, HOST, "/mill.sql", &["source=deployment/gone/vat"]),
+        stored("ea", 10, HOST, "/etc", &[]),
+        stored("eb", 10, HOST, "/etc", &[]),
+        stored("fa", 10, HOST, "/x", &["source=No Name"]),
+    ];
+    let (restores, refused) = plan(wish(), &stored, &all());
+    assert!(restores.is_empty());
+    assert_eq!(
+        refusals(&refused),
+        [
+            ("/etc", &Refusal::Unnamed(2)),
+            ("No Name", &Refusal::Unnamed(1)),
+            ("deployment/gone/vat", &Refusal::NoPod),
+            ("pvc/casks", &Refusal::NoneProven { newest: "bb000000".into(), time: at(20) }),
+            ("pvc/jars", &Refusal::NoClaim("jars".into())),
+        ]
+    );
+}
+
+#[test]
+fn only_missing_claims_are_made_and_only_those_that_are_there_overwritten() {
+    let stored = [casks("ba", 10, &[]), stored("ca", 10, HOST, "/data/jars", &["source=pvc/jars"])];
+    let create = NewClaim { storage_class_name: Some("oak".into()), ..NewClaim::default() };
+    let (restores, refused) = plan(NamespaceWish { create: Some(&create), overwrite: true, ..wish() }, &stored, &all());
+    assert_eq!(refused, []);
+    let claims: Vec<_> = restores.iter().map(|spec| spec.to.as_ref().unwrap().claim.clone().unwrap()).collect();
+    // The API server refuses both at once.
+    assert_eq!((claims[0].overwrite, &claims[0].create), (true, &None));
+    assert_eq!((claims[1].overwrite, &claims[1].create), (false, &Some(create)));
+}
+
+#[test]
+fn volumes_or_commands_alone_are_restored_when_asked() {
+    let stored = [casks("ba", 10, &[]), database("aa", 10)];
+    let volumes = plan(NamespaceWish { only: Some(SourceKind::Volume), ..wish() }, &stored, &There::default());
+    assert_eq!(
+        (words(&volumes.0).len(), refusals(&volumes.1)),
+        (0, vec![("pvc/casks", &Refusal::NoClaim("casks".into()))])
+    );
+    let commands = plan(NamespaceWish { only: Some(SourceKind::Command), ..wish() }, &stored, &all());
+    assert_eq!((words(&commands.0), commands.1), (vec![format!("{DATABASE}=aa")], vec![]));
+}
+
+#[test]
+fn commands_of_one_workload_come_back_one_after_the_other() {
+    const NAMES: [&str; 4] = ["deployment/press/vat", "deployment/press/mill", "deployment/well/vat", "pvc/casks"];
+    let stored: Vec<_> = NAMES.iter().map(|name| stored("aa", 10, HOST, name, &[&format!("source={name}")])).collect();
+    let planned = NAMES.map(|name| planned(name, None));
+    let (snapshots, sources): (Vec<_>, _) = (stored.iter().map(candidate).collect(), plan_of(&planned));
+    let claims = BTreeSet::from(["casks".to_owned()]);
+    let facts = NamespaceFacts { snapshots: &snapshots, claims: &claims, pods: &[], sources: &sources };
+    let plan = plan_namespace(wish(), facts);
+    let rows = |kind| -> Vec<Vec<String>> {
+        let names = |row: Vec<&ChosenSnapshot<'_>>| row.iter().map(|one| one.spec.from.source.to_string()).collect();
+        plan.rows(kind).into_iter().map(names).collect()
+    };
+    assert_eq!(rows(SourceKind::Command), [vec![NAMES[1], NAMES[0]], vec![NAMES[2]]]);
+    assert_eq!(rows(SourceKind::Volume), [[NAMES[3]]]);
+}
+
+#[test]
+fn snapshots_of_k8up_will_do_where_there_is_none_of_ours() {
+    let of_k8up = |id, seconds, path| stored(id, seconds, HOST, path, &[]);
+    let stored = [
+        of_k8up("aa", 10, "/data/casks"),
+        of_k8up("ab", 30, "/data/casks"),
+        of_k8up("ba", 30, "/data/sacks"),
+        stored("bb", 20, HOST, "/data/sacks", &["source=pvc/sacks"]),
+        // A history that ours goes on with.
+        database("ca", 20),
+        of_k8up("cb", 10, "/mill-vat.sql"),
+    ];
+    let (restores, refused) = plan(wish(), &stored, &all());
+    assert_eq!(words(&restores), ["pvc/casks=ab", "pvc/sacks=bb", &format!("{DATABASE}=ca")]);
+    assert_eq!(refused, []);
+}
+
+#[test]
+fn workload_of_one_volume_is_scaled_down_and_of_several_refused() {
+    let stored = [
+        casks("aa", 10, &[]),
+        stored("ba", 10, HOST, "/data/sacks", &["source=pvc/sacks"]),
+        stored("ca", 10, HOST, "/data/jars", &["source=pvc/jars"]),
+        stored("da", 10, HOST, "/data/tubs", &["source=pvc/tubs"]),
+        stored("ea", 10, HOST, "/data/idle", &["source=pvc/idle"]),
+    ];
+    let set = ("statefulset", "store");
+    let there = There {
+        claims: vec!["casks", "sacks", "jars", "tubs", "idle"],
+        pods: vec![
+            pod("press-1", ("deployment", "press"), &["casks"]),
+            pod("press-2", ("deployment", "press"), &["casks"]),
+            pod("store-0", set, &["sacks"]),
+            pod("store-1", set, &["jars"]),
+            pod("each", ("daemonset", "each"), &["tubs"]),
+        ],
+        sources: vec![],
+    };
+    let (restores, refused) = plan(NamespaceWish { scale_down: true, ..wish() }, &stored, &there);
+    assert_eq!(words(&restores), ["pvc/casks=aa", "pvc/idle=ea"]);
+    assert_eq!(restores[0].scale_down, Some(ScaleDown { kind: ScaledKind::Deployment, name: "press".into() }));
+    assert_eq!(restores[1].scale_down, None);
+    let shared = Refusal::SharedWorkload("StatefulSet store".into());
+    assert_eq!(
+        refusals(&refused),
+        [("pvc/jars", &shared), ("pvc/sacks", &shared), ("pvc/tubs", &Refusal::NotScalable("daemonset/each".into()))]
+    );
+    let (restores, refused) = plan(wish(), &stored, &there);
+    assert!(restores.iter().all(|spec| spec.scale_down.is_none()));
+    assert_eq!((restores.len(), refused.len()), (5, 0));
+}
+
+fn any_snapshot() -> impl Strategy<Value = Stored> {
+    let select = |words: &'static [&'static str]| proptest::sample::select(words);
+    (
+        select(&["pvc/casks", "pvc/jars", DATABASE, "deployment/gone/vat", "No Name", ""]),
+        select(&["/data/casks", "/data/jars", "/data/a/b", "/mill-vat.sql", "/etc"]),
+        select(&[HOST, "elsewhere"]),
+        select(&["", "unproven", "incomplete", "safety"]),
+        (0..40_i64, 0..u32::MAX),
+    )
+        .prop_map(|(source, path, host, mark, (seconds, id))| {
+            let source = if source.is_empty() { String::new() } else { format!("source={source}") };
+            let tags: Vec<&str> = [source.as_str(), mark].into_iter().filter(|tag| !tag.is_empty()).collect();
+            stored(&format!("{id:08x}"), seconds, host, path, &tags)
+        })
+}
+
+proptest! {
+    #[test]
+    fn no_source_of_the_snapshots_is_left_out_without_being_told(
+        stored in proptest::collection::vec(any_snapshot(), 0..24),
+        as_of in proptest::option::of(0..40_i64),
+        create in any::<bool>(),
+    ) {
+        let new = NewClaim::default();
+        let wish = NamespaceWish { as_of: as_of.map(at), create: create.then_some(&new), ..wish() };
+        let (restores, refused) = plan(wish, &stored, &all());
+        let restored: Vec<&str> = restores.iter().map(|spec| spec.from.source.as_str()).collect();
+        let told: Vec<&str> = refused.iter().map(|one| one.source.as_str()).chain(restored.iter().copied()).collect();
+        let ours: Vec<&Stored> = stored.iter().filter(|one| one.identity.host == HOST).collect();
+        let source = |one: &Stored| one.identity.tag("source").map(str::to_owned);
+        for one in &ours {
+            let path = one.identity.path.as_str();
+            let names = match source(one) {
+                Some(name) => vec![name],
+                None => {
+                    let shared = ours.iter().filter(|other| other.identity.path == path).filter_map(|other| source(other));
+                    let claim = path.strip_prefix("/data/").map(|claim| format!("pvc/{claim}"));
+                    shared.chain(claim).chain([path.to_owned()]).collect()
+                }
+            };
+            prop_assert!(names.iter().any(|name| told.contains(&name.as_str())), "{names:?} of {told:?}");
+        }
+        // Once each, and nothing that nobody stored.
+        prop_assert_eq!(told.iter().collect::<BTreeSet<_>>().len(), told.len(), "{:?}", told);
+        for spec in &restores {
+            let chosen = ours.iter().find(|one| Some(&one.id) == spec.from.snapshot.as_ref()).unwrap();
+            prop_assert!(as_of.is_none_or(|limit| chosen.time <= at(limit)));
+            let is_good = |one: &Stored| one.identity.tags.len() == 1 && one.identity.tag("source").is_some();
+            let of_source = |one: &&&Stored| source(one).as_deref() == Some(spec.from.source.as_str()) && is_good(one);
+            let better = ours.iter().filter(of_source).filter(|one| as_of.is_none_or(|limit| one.time <= at(limit)));
+            let newest = better.max_by_key(|one| (one.time, &one.id));
+            match newest {
+                Some(newest) => prop_assert_eq!(&chosen.id, &newest.id),
+                None => prop_assert!(source(chosen).is_none(), "a snapshot of ours that is not good"),
+            }
+        }
+        prop_assert!(restored.is_sorted_by_key(|name| !name.starts_with("pvc/")), "{:?}", restored);
+    }
+}
