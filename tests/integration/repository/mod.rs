@@ -25,6 +25,7 @@ mod prune;
 mod restic;
 mod restore_step;
 mod restore_volume;
+mod retention;
 mod rustic;
 mod servers;
 mod streams;
