@@ -19,8 +19,8 @@ use stowaway_e2e::{
 /// Kills by the hundred.
 #[derive(Parser)]
 struct Arguments {
-    /// How often each verb is killed.
-    #[arg(long, default_value_t = 200)]
+    /// How often each of the four verbs is killed.
+    #[arg(long, default_value_t = 50)]
     kills: u64,
     /// Where the random numbers start; printed, so that a run can be repeated.
     #[arg(long, default_value_t = 1)]

@@ -99,6 +99,10 @@ async fn unfold<T: Send + 'static>(
         let indexed = engine.open(&master)?.to_indexed()?;
         let snapshot: SnapshotFile = indexed.get_file(&id)?;
         let mut unfolding = Unfolding::new(&indexed, &fetcher, &runtime);
+        let path = match unfolding.place_of(&snapshot, &path) {
+            Ok(path) => path,
+            Err(error) => return Ok(Err(error)),
+        };
         let missing = match &wanted {
             Wanted::Folder => unfolding.go_to(snapshot.tree, &path).map(|found| (!found).then_some(path)),
             Wanted::Some(only) => unfolding.go_to_some(snapshot.tree, &path, only),

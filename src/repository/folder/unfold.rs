@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use rustic_core::{
     DataId, Id, IndexedFullStatus, TreeId,
-    repofile::{Node, NodeType, Tree},
+    repofile::{Node, NodeType, SnapshotFile, Tree},
 };
 use tokio::runtime::Handle;
 
@@ -29,6 +29,11 @@ const BATCH_BYTES: u64 = 8 << 20;
 const BATCH_STEPS: usize = 1024;
 /// Trees are stored after those of the folders in them, so much of what precedes a tree is read with it.
 const BEFORE_A_TREE: u32 = 64 * 1024;
+
+/// What our own snapshots say of their program begins so; their paths are in their trees as they are named.
+const OWN_PROGRAM: &str = "stowaway ";
+/// The host of VolSync's snapshots, which are all of `.`: <https://github.com/backube/volsync/blob/main/mover-restic/entry.sh>.
+const VOLSYNC: &str = "volsync";
 
 /// One step.
 pub(super) enum Step {
@@ -105,11 +110,48 @@ impl<'a> Unfolding<'a> {
         }
     }
 
+    /// Where a path that the snapshot names is in its trees. Where it is the only one, and another program was given a
+    /// relative path, the trees begin with that, and not at the root of what was stored: of `.` they hold its entries.
+    ///
+    /// The trees of an absolute path hold nothing but the way to it, so that the longest end of the path to which there is
+    /// nothing but a way is the one.
+    pub fn place_of(&mut self, snapshot: &SnapshotFile, path: &str) -> Result<String, RepositoryError> {
+        if !snapshot.paths.iter().eq([path]) || snapshot.program_version.starts_with(OWN_PROGRAM) {
+            return Ok(path.to_owned());
+        }
+        if snapshot.hostname == VOLSYNC {
+            return Ok(String::new());
+        }
+        let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
+        for first in 0..names.len() {
+            if self.is_only_way(snapshot.tree, &names[first..])? {
+                return Ok(names[first..].join("/"));
+            }
+        }
+        Ok(String::new())
+    }
+
+    /// Whether each folder on that way holds the next one, and nothing else.
+    fn is_only_way(&mut self, root: TreeId, names: &[&str]) -> Result<bool, RepositoryError> {
+        let mut next = Some(root);
+        for name in names {
+            let Some(tree) = next else { return Ok(false) };
+            let nodes = self.tree(tree)?.nodes;
+            let [only] = nodes.as_slice() else { return Ok(false) };
+            if only.name().as_bytes() != name.as_bytes() {
+                return Ok(false);
+            }
+            next = only.subtree;
+        }
+        Ok(true)
+    }
+
     /// Goes to the folder at that path of a snapshot's trees; false if there is none.
     pub fn go_to(&mut self, root: TreeId, path: &str) -> Result<bool, RepositoryError> {
         match self.node_at(root, path)? {
             Some(node) if node.is_dir() => {
                 self.enter(node, true)?;
+                self.forget_node(path.is_empty());
                 Ok(true)
             }
             _ => Ok(false),
@@ -136,11 +178,15 @@ impl<'a> Unfolding<'a> {
         let whole = wanted.is_empty();
         self.only = wanted;
         self.enter(node, whole)?;
-        if !whole && let Some(level) = self.levels.last_mut() {
-            // The target is no image of that folder.
+        self.forget_node(!whole || folder.is_empty());
+        Ok(None)
+    }
+
+    /// The target is no image of the folder that was gone to; or nothing is known of that folder itself.
+    fn forget_node(&mut self, is_so: bool) {
+        if is_so && let Some(level) = self.levels.last_mut() {
             level.node = None;
         }
-        Ok(None)
     }
 
     fn node_at(&mut self, root: TreeId, path: &str) -> Result<Option<Node>, RepositoryError> {

@@ -8,17 +8,16 @@ use std::{
 
 use super::{
     restic::{Restic, both, newest},
+    torture::assert_same_below,
     *,
 };
 
 const DUMP: &str = "CREATE TABLE barrels (litres int);\n";
 
 /// Who wrote, as restic's host and path.
-const FOLDERS: [(&str, &str, &str); 3] = [
+const FOLDERS: [(&str, &str, &str); 2] = [
     // K8up, all of its eras: the namespace, and the claim.
     ("K8up", "shop", "/data/cask"),
-    // VolSync's mover is in the volume's folder: <https://github.com/backube/volsync/blob/main/mover-restic/entry.sh>.
-    ("VolSync", "volsync", "/data"),
     // Stash names its host by default, and mounts where the app does.
     ("Stash", "host-0", "/source/data"),
 ];
@@ -74,7 +73,7 @@ async fn snapshots_of_other_tools_are_listed_and_restored() {
         let listed: serde_json::Value =
             serde_json::from_slice(&stowaway(&at, &["snapshots", "--output", "json"])).unwrap();
         let listed = listed.as_array().unwrap();
-        assert_eq!(listed.len(), 4, "{listed:?}");
+        assert_eq!(listed.len(), 3, "{listed:?}");
         let id_of = |host: &str, path: &str| {
             let is_it = |one: &&serde_json::Value| {
                 one.to_string().contains(&format!("\"{host}\"")) && one.to_string().contains(&format!("\"{path}\""))
@@ -92,5 +91,55 @@ async fn snapshots_of_other_tools_are_listed_and_restored() {
         }
         repository.close().await;
         newest().check(&at);
+    }
+}
+
+/// Backs up a relative path, and gives the snapshot's id and its path.
+fn back_up_in(restic: &Restic, repository: &Path, folder: &Path, host: &str, path: &str) -> (String, String) {
+    let mut backup = restic.command(repository);
+    let done = backup.current_dir(folder).args(["backup", "--host", host, path]).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let latest = restic.json(repository, &["snapshots", "--json", "--host", host, "--latest", "1"]);
+    let newest = latest.as_array().unwrap().iter().max_by_key(|one| one["time"].as_str().unwrap()).unwrap();
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    (text(&newest["id"]), text(&newest["paths"][0]))
+}
+
+#[tokio::test]
+async fn what_was_stored_by_a_relative_path_comes_back_as_the_folder_that_it_was() {
+    for restic in both() {
+        let place = tempfile::tempdir().unwrap();
+        let at = place.path().join("repository");
+        restic.ok(&at, &["init"]);
+        let folder_of = |name: &str, files: &[&str]| {
+            let folder = place.path().canonicalize().unwrap().join(name);
+            for file in files {
+                fs::create_dir_all(folder.join(file).parent().unwrap()).unwrap();
+                fs::write(folder.join(file), file).unwrap();
+            }
+            folder
+        };
+        let volume = folder_of("volume", &["life", "deep/life"]);
+        // Its entries look like the way to it, or like that and more.
+        let same = folder_of("claim", &["claim/life"]);
+        let more = folder_of("other", &["other/life", "life"]);
+        let snapshots = [
+            // VolSync's mover is in the volume's folder.
+            (back_up_in(&restic, &at, &volume, "volsync", "."), &volume),
+            (back_up_in(&restic, &at, &same, "volsync", "."), &same),
+            (back_up_in(&restic, &at, &volume, "by-hand", "."), &volume),
+            (back_up_in(&restic, &at, &more, "by-hand", "."), &more),
+            (back_up_in(&restic, &at, volume.parent().unwrap(), "by-hand", "volume"), &volume),
+            (back_up_in(&restic, &at, place.path(), "by-hand", volume.to_str().unwrap()), &volume),
+        ];
+        let repository = stowaway::repository::open(folder(&at), never()).await.unwrap();
+        for (number, ((id, path), expected)) in snapshots.iter().enumerate() {
+            assert_eq!(path, expected.to_str().unwrap());
+            let target = place.path().join(format!("restored-{number}"));
+            fs::create_dir(&target).unwrap();
+            repository.restore_folder(id, path, &target, Arc::default()).await.unwrap();
+            assert_same_below(expected, &target);
+        }
+        repository.close().await;
     }
 }
