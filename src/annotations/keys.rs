@@ -42,6 +42,8 @@ pub enum Role {
     Backup,
     /// What of a volume is not.
     Exclude,
+    /// How a volume is snapshot, to be read as it was at one moment.
+    SnapshotClass,
 }
 
 /// How a value is written.
@@ -289,6 +291,17 @@ pub const KEYS: &[Key] = &[
         form: Form::Patterns,
         default: "all files of a volume are backed up; a claim's own patterns take the place of its Namespace's",
         documentation: "Files and folders of a volume that are left out, by patterns as of restic's `--exclude`: with a slash at the beginning from the volume's own folder on, else at any depth.",
+        feature: "backup",
+        foreign: &[],
+    },
+    Key {
+        role: Role::SnapshotClass,
+        name: "volume-snapshot-class",
+        named: false,
+        carrier: "PersistentVolumeClaim, Namespace",
+        form: Form::Name,
+        default: "the live volume is read",
+        documentation: "The VolumeSnapshotClass of a CSI snapshot that the volume is backed up from; a claim's own takes the place of its Namespace's, and `\"\"` has the live volume read.",
         feature: "backup",
         foreign: &[],
     },

@@ -8,6 +8,7 @@ mod excludes;
 mod keys;
 mod parse;
 mod request;
+mod snapshot_class;
 mod split;
 mod values;
 
@@ -19,6 +20,7 @@ pub use excludes::excludes;
 pub use keys::{Form, KEYS, Key, PREFIX, Role, own_key, render};
 pub use parse::{parse, parse_lenient};
 pub use request::{CommandRequest, Generation, Injection, Lenient, Problem, Problems, Request, Warning};
+pub use snapshot_class::snapshot_class;
 pub use split::split;
 pub use values::{
     MAXIMUM_COMMAND_BYTES, MAXIMUM_EXTENSION_BYTES, MAXIMUM_NAMES, label, object_name, positive_duration,

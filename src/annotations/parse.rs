@@ -204,7 +204,9 @@ impl<'a> Reader<'a> {
         let settings: Vec<(Role, &str)> = self.own.iter().map(|((role, _), entry)| (*role, entry.key)).collect();
         for (role, key) in settings {
             let (works, wanted) = match role {
-                Role::Inject | Role::Restore | Role::Command | Role::Backup | Role::Exclude => continue,
+                Role::Inject | Role::Restore | Role::Command | Role::Backup | Role::Exclude | Role::SnapshotClass => {
+                    continue;
+                }
                 Role::Volumes => {
                     (by_sidecar || request.restore_on_empty, "inject: sidecar and no stowaway.dev/restore")
                 }

@@ -7,6 +7,7 @@ pub mod job;
 pub mod manifests;
 pub mod rbac;
 mod settings;
+pub mod snapshot;
 #[cfg(test)]
 mod tests;
 

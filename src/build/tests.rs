@@ -1,5 +1,7 @@
 //! What is made, word for word: `golden/` holds it for people to read. A change there is a change for every cluster.
 
+mod snapshots;
+
 use std::{fmt::Write as _, fs, path::Path, time::Duration};
 
 use k8s_openapi::api::{batch::v1::Job, core::v1::PodSpec};
@@ -169,6 +171,7 @@ fn mount(user: (u64, Option<u64>), node: Option<&str>) -> ClaimMount {
         tolerations: serde_json::from_value(tolerations).unwrap(),
         user,
         groups: vec![72],
+        snapshot: None,
     }
 }
 

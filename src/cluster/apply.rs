@@ -16,6 +16,7 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy},
+    core::{ApiResource, DynamicObject},
 };
 use rand::{RngExt, distr::Alphanumeric};
 use serde::{Serialize, de::DeserializeOwned};
@@ -28,34 +29,54 @@ pub const FIELD_MANAGER: &str = "stowaway";
 /// How long a repository's password is that we make: 62^32 is more than 2^190.
 const PASSWORD_LENGTH: usize = 32;
 
-/// Why a Job could not be had.
+/// Why an object could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
     /// The API server refused it.
     #[error(transparent)]
     Call(#[from] CallError),
     /// The name is taken.
-    #[error("Job {name} exists and belongs to somebody else; delete or rename it")]
+    #[error("{what} exists and belongs to somebody else; delete or rename it")]
     Foreign {
-        /// Name of the Job.
-        name: String,
+        /// Kind, namespace and name.
+        what: String,
     },
 }
 
 /// Makes the Job unless it is there; one of the same name with another owner is not ours to use.
 pub async fn create_job(client: &Client, job: &Job) -> Result<Job, CreateError> {
-    let name = job.name_any();
-    let namespace = job.namespace().unwrap_or_default();
-    let api: Api<Job> = Api::namespaced(client.clone(), &namespace);
+    let api: Api<Job> = Api::namespaced(client.clone(), &job.namespace().unwrap_or_default());
+    create_owned(&api, "Job", job).await
+}
+
+/// The same for a claim of ours.
+pub async fn create_own_claim(client: &Client, claim: &PersistentVolumeClaim) -> Result<(), CreateError> {
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &claim.namespace().unwrap_or_default());
+    create_owned(&api, "PersistentVolumeClaim", claim).await.map(|_| ())
+}
+
+/// The same for an object of a kind that the cluster may lack.
+pub async fn create_dynamic(client: &Client, kind: &ApiResource, object: &DynamicObject) -> Result<(), CreateError> {
+    let namespace = object.namespace().unwrap_or_default();
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, kind);
+    create_owned(&api, &kind.kind, object).await.map(|_| ())
+}
+
+async fn create_owned<K>(api: &Api<K>, kind: &str, object: &K) -> Result<K, CreateError>
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Serialize,
+{
+    let name = object.name_any();
+    let what = format!("{kind} {}/{name}", object.namespace().unwrap_or_default());
     let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
-    match api.create(&parameters, job).await {
-        Ok(job) => return Ok(job),
+    match api.create(&parameters, object).await {
+        Ok(made) => return Ok(made),
         Err(error) if code(&error) == Some(409) => {}
-        Err(error) => return Err(CallError::at(format!("create Job {namespace}/{name}"))(error).into()),
+        Err(error) => return Err(CallError::at(format!("create {what}"))(error).into()),
     }
-    let present = api.get(&name).await.map_err(CallError::at(format!("read Job {namespace}/{name}")))?;
-    let uid = |job: &Job| job.owner_references().first().map(|owner| owner.uid.clone());
-    if uid(&present) == uid(job) { Ok(present) } else { Err(CreateError::Foreign { name }) }
+    let present = api.get(&name).await.map_err(CallError::at(format!("read {what}")))?;
+    let uid = |object: &K| object.owner_references().first().map(|owner| owner.uid.clone());
+    if uid(&present) == uid(object) { Ok(present) } else { Err(CreateError::Foreign { what }) }
 }
 
 /// Makes a claim unless there is one of its name, whoever made that.
@@ -135,6 +156,20 @@ pub async fn delete_job(client: &Client, namespace: &str, name: &str) -> Result<
     let parameters =
         DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
     gone_is_done(api.delete(name, &parameters).await, || format!("delete Job {namespace}/{name}"))
+}
+
+/// Deletes a claim. It is there until no pod has it mounted any more.
+pub async fn delete_claim(client: &Client, namespace: &str, name: &str) -> Result<(), CallError> {
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+    let deleted = api.delete(name, &DeleteParams::default()).await;
+    gone_is_done(deleted, || format!("delete PersistentVolumeClaim {namespace}/{name}"))
+}
+
+/// Deletes an object of a kind that the cluster may lack.
+pub async fn delete_dynamic(client: &Client, kind: &ApiResource, namespace: &str, name: &str) -> Result<(), CallError> {
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, kind);
+    let deleted = api.delete(name, &DeleteParams::default()).await;
+    gone_is_done(deleted, || format!("delete {} {namespace}/{name}", kind.kind))
 }
 
 /// Takes the rights of a run away.

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fmt::Debug};
 
 use k8s_openapi::{
-    NamespaceResourceScope,
+    ClusterResourceScope, NamespaceResourceScope,
     api::{
         apps::v1::ReplicaSet,
         batch::v1::Job,
@@ -14,10 +14,14 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
-use kube::{Api, Client, Resource, ResourceExt, api::ListParams};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::ListParams,
+    core::{ApiResource, DynamicObject},
+};
 use serde::de::DeserializeOwned;
 
-use super::call::CallError;
+use super::call::{CallError, code};
 
 /// The namespace whose UID is the cluster's id.
 const IDENTITY_NAMESPACE: &str = "kube-system";
@@ -68,6 +72,53 @@ where
     let api: Api<K> = Api::all(client.clone());
     let list = api.list(&ListParams::default().labels(labels)).await;
     Ok(list.map_err(CallError::at(format!("list {} everywhere", K::plural(&()))))?.items)
+}
+
+/// The object of a kind that is of no namespace; none when there is none of this name.
+pub async fn object_of_cluster<K>(client: &Client, name: &str) -> Result<Option<K>, CallError>
+where
+    K: Resource<DynamicType = (), Scope = ClusterResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let api: Api<K> = Api::all(client.clone());
+    api.get_opt(name).await.map_err(CallError::at(format!("read {} {name}", K::kind(&()))))
+}
+
+/// All objects of a kind that is of no namespace.
+pub async fn all_of_cluster<K>(client: &Client) -> Result<Vec<K>, CallError>
+where
+    K: Resource<DynamicType = (), Scope = ClusterResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let api: Api<K> = Api::all(client.clone());
+    let list = api.list(&ListParams::default()).await;
+    Ok(list.map_err(CallError::at(format!("list {}", K::plural(&()))))?.items)
+}
+
+/// All objects of the kind, which the cluster may lack, in the namespace that have these labels; none when it does.
+pub async fn list_dynamic(
+    client: &Client,
+    kind: &ApiResource,
+    namespace: &str,
+    labels: &str,
+) -> Result<Vec<DynamicObject>, CallError> {
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, kind);
+    Ok(listed(&api, kind, &ListParams::default().labels(labels)).await?.unwrap_or_default())
+}
+
+/// All objects of the kind, which is of no namespace; `None` when the cluster lacks it.
+pub async fn all_dynamic(client: &Client, kind: &ApiResource) -> Result<Option<Vec<DynamicObject>>, CallError> {
+    listed(&Api::all_with(client.clone(), kind), kind, &ListParams::default()).await
+}
+
+async fn listed(
+    api: &Api<DynamicObject>,
+    kind: &ApiResource,
+    parameters: &ListParams,
+) -> Result<Option<Vec<DynamicObject>>, CallError> {
+    match api.list(parameters).await {
+        Ok(list) => Ok(Some(list.items)),
+        Err(error) if code(&error) == Some(404) => Ok(None),
+        Err(error) => Err(CallError::at(format!("list {}", kind.plural))(error)),
+    }
 }
 
 /// The pods of a namespace, each with kind (in lower case) and name of what people know it by: the Deployment rather than

@@ -5,8 +5,11 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-use kube::{Resource, ResourceExt, runtime::controller::Action};
+use k8s_openapi::api::{
+    core::v1::{PersistentVolume, PersistentVolumeClaim},
+    storage::v1::StorageClass,
+};
+use kube::{Client, Resource, ResourceExt, core::DynamicObject, runtime::controller::Action};
 
 use super::{
     ReconcileError, Seen,
@@ -18,9 +21,10 @@ use crate::{
     build::{
         labels,
         names::{Owner, RunKind},
+        snapshot,
     },
     cluster::{apply, call::CallError, observe},
-    plan::{self, BackupFacts, ClaimFacts, ObservedPod, SourceFacts, Workload},
+    plan::{self, BackupFacts, ClaimFacts, ObservedPod, SnapshotFacts, SourceFacts, Staged, StagedClaim, Workload},
 };
 
 /// observe -> plan -> build -> apply -> status
@@ -46,22 +50,41 @@ pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) ->
         .collect();
     let claims: Vec<PersistentVolumeClaim> = observe::list(client, &namespace, "").await?;
     let home = observe::namespace(client, &namespace).await?;
+    let observed = observe_storage(client, &plan::snapshot_volumes(&home, &claims)).await?;
+    let (snapshots, staged_claims) = observe_staged(client, &owner, &claims).await?;
+    let staged = Staged { snapshots: &snapshots, claims: &staged_claims };
     let sources = plan::plan_sources(SourceFacts {
         namespace: &namespace,
         pods: &pods,
-        claims: Some(ClaimFacts { namespace: &home, claims: &claims, repositories: &repositories }),
+        claims: Some(ClaimFacts {
+            namespace: &home,
+            claims: &claims,
+            repositories: &repositories,
+            snapshots: SnapshotFacts {
+                classes: observed.classes.as_deref(),
+                volumes: &observed.volumes,
+                storage_classes: &observed.storage,
+            },
+        }),
         selector: backup.spec.selector.as_ref(),
         cluster: context.cluster_id().await?,
         backup_uid: &owner.uid,
     });
-    let facts =
-        BackupFacts { repositories: &repositories, jobs: &jobs, sources: &sources, active: &active, closed: &closed };
+    let facts = BackupFacts {
+        repositories: &repositories,
+        jobs: &jobs,
+        staged,
+        sources: &sources,
+        active: &active,
+        closed: &closed,
+    };
 
     let (mut status, mut actions) = plan::plan_backup(&backup, facts, now);
 
+    let is_staged = !snapshots.is_empty() || !staged_claims.is_empty();
     for refused in carry_out(&context, &owner, &actions, &repositories, backup.spec.runner_pod.as_ref()).await? {
         let words = (refused.source.as_str(), refused.message.as_str());
-        plan::job_refused(backup.status.as_ref(), &mut status, &mut actions, words, now);
+        plan::job_refused((backup.status.as_ref(), is_staged), &mut status, &mut actions, words, now);
     }
     if backup.status.as_ref() != Some(&status) {
         apply::status(client, &backup, &status).await?;
@@ -70,6 +93,50 @@ pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) ->
     context.tell(&backup.object_ref(&()), &actions.events).await;
     context.succeeded(&backup);
     Ok(actions.look_again.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// What says whether and how claims can be snapshot.
+#[derive(Default)]
+struct Observed {
+    classes: Option<Vec<DynamicObject>>,
+    volumes: Vec<PersistentVolume>,
+    storage: Vec<StorageClass>,
+}
+
+/// Looks at it where there are volumes that are to be snapshot.
+async fn observe_storage(client: &Client, volumes: &[&str]) -> Result<Observed, CallError> {
+    if volumes.is_empty() {
+        return Ok(Observed::default());
+    }
+    let mut found = Vec::new();
+    for name in volumes {
+        found.extend(observe::object_of_cluster::<PersistentVolume>(client, name).await?);
+    }
+    Ok(Observed {
+        classes: observe::all_dynamic(client, &snapshot::volume_snapshot_classes()).await?,
+        volumes: found,
+        storage: observe::all_of_cluster(client).await?,
+    })
+}
+
+/// The snapshots of this Backup, and the claims that it has made of them; of those that have no volume yet, why.
+async fn observe_staged(
+    client: &Client,
+    owner: &Owner,
+    claims: &[PersistentVolumeClaim],
+) -> Result<(Vec<DynamicObject>, Vec<StagedClaim>), CallError> {
+    let Owner { namespace, name, .. } = owner;
+    let selector = format!("{}={name},{}={}", labels::RUN, labels::KIND, RunKind::Backup);
+    let mut snapshots = observe::list_dynamic(client, &snapshot::volume_snapshots(), namespace, &selector).await?;
+    snapshots.retain(|snapshot| owner.owns(&snapshot.metadata));
+    let mut staged = Vec::new();
+    for claim in claims.iter().filter(|claim| owner.owns(claim.meta())) {
+        let is_bound = claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
+        let uid: Vec<String> = claim.uid().into_iter().filter(|_| !is_bound).collect();
+        let complaints = observe::complaints(client, namespace, &uid).await?;
+        staged.push(StagedClaim { claim: claim.clone(), complaints });
+    }
+    Ok((snapshots, staged))
 }
 
 /// The pods of a namespace, and what they belong to. The runs' own pods are none that anybody backs up.

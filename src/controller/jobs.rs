@@ -11,6 +11,7 @@ use crate::{
     build::{
         self, JobRequest, labels,
         names::{Owner, RunKind},
+        snapshot,
     },
     cluster::{
         apply::{self, CreateError},
@@ -78,10 +79,33 @@ pub(super) async fn carry_out(
     repositories: &[Repository],
     runner_pod: Option<&RunnerPod>,
 ) -> Result<Vec<Refused>, ReconcileError> {
-    let Actions { create_password: _, around: _, start, resume, end, revoke, delete, events: _, look_again: _ } =
-        actions;
+    let Actions {
+        create_password: _,
+        around: _,
+        snapshots,
+        start,
+        resume,
+        end,
+        revoke,
+        delete,
+        delete_claims,
+        delete_snapshots,
+        events: _,
+        look_again: _,
+    } = actions;
     let (client, namespace) = (&context.client, owner.namespace.as_str());
     let mut refused = Vec::new();
+    let kind = snapshot::volume_snapshots();
+    for request in snapshots {
+        match apply::create_dynamic(client, &kind, &snapshot::volume_snapshot(owner, request)).await {
+            Ok(()) => {}
+            Err(CreateError::Call(error)) if is_refusal(&error) => {
+                let source = request.source.clone();
+                refused.push(Refused { kind: RunKind::Backup, source, message: error.to_string() });
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
     let assigns_users = match start.as_slice() {
         [] => false,
         _ => build::assigns_users(&observe::namespace(client, namespace).await?),
@@ -110,6 +134,12 @@ pub(super) async fn carry_out(
     for name in delete {
         apply::delete_job(client, namespace, name).await?;
     }
+    for name in delete_claims {
+        apply::delete_claim(client, namespace, name).await?;
+    }
+    for name in delete_snapshots {
+        apply::delete_dynamic(client, &kind, namespace, name).await?;
+    }
     Ok(refused)
 }
 
@@ -120,7 +150,7 @@ async fn start_job(
     repositories: &[Repository],
     (runner_pod, assigns_users): (Option<&RunnerPod>, bool),
 ) -> Result<(), ReconcileError> {
-    let StartJob { kind, source, attempt, task, repository, timeout, claim, target } = request;
+    let StartJob { kind, source, attempt, task, repository, timeout, claim, made_of: _, target } = request;
     let found = repositories.iter().find(|candidate| candidate.name_any() == *repository);
     // The plan chose it from this very list, and the CRD refuses one without a backend.
     let Some((spec, backend)) = found.and_then(|found| Some((&found.spec, build::backend_config(&found.spec)?))) else {
@@ -146,6 +176,9 @@ async fn start_job(
         target: target.as_ref(),
         image: &context.image,
     })?;
+    if let Some(claim) = snapshot::temporary_claim(owner, request) {
+        apply::create_own_claim(&context.client, &claim).await?;
+    }
     let job = apply::create_job(&context.client, &job).await?;
     set_going(context, &job).await
 }

@@ -21,7 +21,6 @@ mod ours;
 mod outcome;
 mod patch;
 mod pod;
-mod quantity;
 mod read;
 mod resources;
 mod shapes;
@@ -32,7 +31,6 @@ mod wishes;
 
 pub use explain::{Explanation, SourceExplanation, explain};
 pub use outcome::{Cause, Effect, Finding, Injected, Outcome};
-pub use quantity::billionths;
 pub use read::{MAXIMUM_BYTES, ReadError, Strict, read_json, twice};
 pub use resources::{QualityOfService, quality_of_service};
 pub use templates::{Template, TemplateError, pods_of};

@@ -14,11 +14,11 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{
-    pod::{ContainerView, List, PodView},
-    quantity::billionths,
+use super::pod::{ContainerView, List, PodView};
+use crate::model::{
+    billionths,
+    mounts::{WORK_CPUS, WORK_MEMORY},
 };
-use crate::model::mounts::{WORK_CPUS, WORK_MEMORY};
 
 /// What is enough to start a container and copy one small file.
 pub(super) const COPY_MEMORY: &str = "32Mi";

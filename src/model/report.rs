@@ -102,6 +102,8 @@ pub enum Reason {
     UnsafeTarget,
     /// A file or folder of a volume could not be read.
     SourceUnreadable,
+    /// The CSI snapshot that a volume is to be read from could not be made.
+    VolumeSnapshotFailed,
     /// A file or folder of a restore's target could not be written: it is full, read-only, or not empty.
     TargetUnwritable,
     /// Something is in a restore's target, and nobody said that it may be overwritten.

@@ -4,7 +4,10 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Toleration};
+use k8s_openapi::{
+    api::core::v1::{PersistentVolumeClaim, Toleration},
+    apimachinery::pkg::api::resource::Quantity,
+};
 
 use super::{names::RunKind, sources::ClaimMount};
 use crate::{
@@ -19,6 +22,8 @@ pub struct Actions {
     pub create_password: bool,
     /// What is done around a Restore.
     pub around: Around,
+    /// Make these `VolumeSnapshot`s.
+    pub snapshots: Vec<MakeSnapshot>,
     /// Make these Jobs, give them their identity, and start them.
     pub start: Vec<StartJob>,
     /// Give these Jobs, which are made and suspended, their identity, and start them.
@@ -29,6 +34,10 @@ pub struct Actions {
     pub revoke: Vec<String>,
     /// Delete these Jobs.
     pub delete: Vec<String>,
+    /// Delete these claims, which were made of snapshots.
+    pub delete_claims: Vec<String>,
+    /// Delete these `VolumeSnapshot`s.
+    pub delete_snapshots: Vec<String>,
     /// Tell people.
     pub events: Vec<Occurrence>,
     /// Look again after this long, even if nothing was heard.
@@ -61,8 +70,42 @@ pub struct StartJob {
     pub timeout: Option<Duration>,
     /// The claim that its pod mounts to be backed up.
     pub claim: Option<ClaimMount>,
+    /// Make that claim first.
+    pub made_of: Option<TemporaryClaim>,
     /// What its pod writes to.
     pub target: Option<RestoreTarget>,
+}
+
+/// A `VolumeSnapshot` of a claim.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct MakeSnapshot {
+    /// Its name, which is the one of the attempt's Job.
+    pub name: String,
+    /// Of which claim.
+    pub claim: String,
+    /// By which `VolumeSnapshotClass`.
+    pub class: String,
+    /// Name of the source.
+    pub source: String,
+    /// Number of the attempt that is to come.
+    pub attempt: u32,
+    /// Name of the Repository.
+    pub repository: String,
+}
+
+/// A claim that is made of a snapshot, for one Job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TemporaryClaim {
+    /// Name of the `VolumeSnapshot`, and of the claim.
+    pub snapshot: String,
+    /// Name of its `StorageClass`.
+    pub storage_class: String,
+    /// How it is mounted.
+    pub access_mode: String,
+    /// Whether it is a block device.
+    pub device: bool,
+    /// How big it is.
+    pub size: Quantity,
 }
 
 /// What the pod of a Restore writes to, besides the repository.

@@ -4,6 +4,9 @@
 //! become sources (`sources`) or what a Job looks like.
 
 mod freeze;
+mod stage;
+#[cfg(test)]
+mod stage_tests;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -15,18 +18,20 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::{
-    actions::{Actions, Occurrence, StartJob},
+    actions::{Actions, Occurrence, StartJob, TemporaryClaim},
     choose::{Obstacle, choose},
     jobs::{ObservedJob, Standing, standing},
     names::{self, Owner, RunKind},
     retry,
-    sources::{PlannedSource, SourcePlan, Target},
+    sources::{ClaimMount, PlannedSource, SourcePlan, Target},
     text::{clip, later, until},
 };
 use crate::{
     api::{Backup, BackupStatus, Outcome, Repository, RepositoryKind, RepositoryReference, SourceState, SourceStatus},
     model::{Failure, Reason, SourceReport, TaskKind, Verdict},
 };
+
+pub use stage::{Staged, StagedClaim};
 
 /// How many backup Jobs work on one repository at once.
 pub const JOBS_PER_REPOSITORY: usize = 4;
@@ -46,6 +51,8 @@ pub struct BackupFacts<'a> {
     pub repositories: &'a [Repository],
     /// Its own Jobs.
     pub jobs: &'a [ObservedJob],
+    /// What it has made besides them.
+    pub staged: Staged<'a>,
     /// What its pods ask for now.
     pub sources: &'a SourcePlan,
     /// The Repositories, by namespace and name, of all backup Jobs in the cluster that are started and not over.
@@ -61,14 +68,16 @@ pub fn plan_backup(backup: &Backup, facts: BackupFacts<'_>, now: Timestamp) -> (
     let owner = Owner::of(backup).filter(|_| backup.metadata.deletion_timestamp.is_none());
     let (Some(owner), None) = (owner, status.verdict) else { return (status, actions) };
     status.observed_generation = backup.metadata.generation;
-    let mut refused = None;
+    let (mut refused, mut is_left) = (None, false);
     if status.start_time.is_none() {
         // No Job before this list is stored: the next look, which the new status causes, begins them.
         refused = freeze::freeze(backup, facts.sources, &mut status, &mut actions, now);
         actions.look_again_after(WAITING_LOOK_AGAIN);
     } else {
         let mut sources = std::mem::take(&mut status.sources);
-        let mut planner = Planner { backup, owner: &owner, facts, now, started: Vec::new(), actions: &mut actions };
+        let started = Planner::begun(&sources, facts, &owner);
+        let needed = BTreeSet::new();
+        let mut planner = Planner { backup, owner: &owner, facts, now, started, needed, actions: &mut actions };
         for source in &mut sources {
             match source.state {
                 SourceState::Done => {}
@@ -76,16 +85,20 @@ pub fn plan_backup(backup: &Backup, facts: BackupFacts<'_>, now: Timestamp) -> (
                 SourceState::Waiting => planner.wait(source),
             }
         }
+        let needed = planner.needed;
+        let stored = backup.status.as_ref().map_or(&[][..], |status| &status.sources);
+        is_left = stage::sweep(facts, &needed, stored, &mut actions);
         status.sources = sources;
     }
-    summary::summarize(&mut status, &mut actions, refused, now);
+    summary::summarize(&mut status, &mut actions, (refused, is_left), now);
     (status, actions)
 }
 
-/// Takes back the start of a source's Job that the API server refused: the source waits, and says why, until its time is
-/// up. `before` is the status that the plan began with.
+/// Takes back the start of a source's Job, or of its snapshot, that the API server refused: the source waits, and says why,
+/// until its time is up. `before` is the status that the plan began with; `is_staged` says that the Backup has made
+/// something that has to go before it is over.
 pub fn job_refused(
-    before: Option<&BackupStatus>,
+    (before, is_staged): (Option<&BackupStatus>, bool),
     status: &mut BackupStatus,
     actions: &mut Actions,
     (source, message): (&str, &str),
@@ -95,18 +108,22 @@ pub fn job_refused(
     let old = before.and_then(|status| status.sources.iter().find(is_it));
     let since = old.and_then(|source| source.waiting_since.clone()).map_or(now, |Time(since)| since);
     let Some(source) = status.sources.iter_mut().find(|candidate| candidate.name.as_str() == source) else { return };
-    source.state = SourceState::Waiting;
-    source.attempt = source.attempt.saturating_sub(1);
-    source.jobs.pop();
+    let reason = if source.state == SourceState::Running {
+        source.state = SourceState::Waiting;
+        source.attempt = source.attempt.saturating_sub(1);
+        source.jobs.pop();
+        Reason::PodNotStarted
+    } else {
+        Reason::VolumeSnapshotFailed
+    };
     source.waiting_since = Some(Time(since));
-    source.outcome =
-        Outcome { reason: Reason::PodNotStarted.to_string(), message: clip(message), ..Outcome::default() };
+    source.outcome = Outcome { reason: reason.to_string(), message: clip(message), ..Outcome::default() };
     if now >= later(since, WAIT_LIMIT) {
         source.outcome.verdict = Some(Verdict::Failed);
         source.state = SourceState::Done;
     }
     actions.look_again_after(WAITING_LOOK_AGAIN);
-    summary::summarize(status, actions, None, now);
+    summary::summarize(status, actions, (None, is_staged), now);
 }
 
 /// Goes through the sources of one Backup.
@@ -115,8 +132,10 @@ struct Planner<'a, 'b> {
     owner: &'a Owner,
     facts: BackupFacts<'a>,
     now: Timestamp,
-    /// The Repositories of the Jobs that this plan starts.
+    /// The Repositories of the Jobs that this plan starts, and of those whose snapshots are under way.
     started: Vec<String>,
+    /// The names of the attempts whose snapshots are needed.
+    needed: BTreeSet<String>,
     actions: &'b mut Actions,
 }
 
@@ -126,33 +145,50 @@ impl<'a> Planner<'a, '_> {
         let name = source.jobs.last().cloned().unwrap_or_default();
         let Some(observed) = self.facts.jobs.iter().find(|observed| observed.job.name_any() == name) else {
             let failure = Failure::new(Reason::ResultLost, format!("Job {name} was deleted before it ended"));
-            self.conclude(source, SourceReport::failed(failure, Duration::ZERO));
+            self.conclude(source, Some(name), SourceReport::failed(failure, Duration::ZERO));
             return;
         };
+        let provisioning = self.provisioning(&name);
+        let mut is_over = false;
         match standing(observed, self.now) {
             Standing::Suspended => {
-                self.actions.resume.push(name);
+                self.actions.resume.push(name.clone());
                 self.actions.look_again_after(RUNNING_LOOK_AGAIN);
             }
             Standing::Starting { deadline, hint } => {
-                source.outcome.message = clip(&hint);
+                source.outcome.message = clip(&provisioning.map_or(hint, |(_, words)| words));
                 self.actions.look_again_after(until(deadline, self.now).min(RUNNING_LOOK_AGAIN));
             }
             Standing::Running => {
                 source.outcome = Outcome::default();
                 self.actions.look_again_after(RUNNING_LOOK_AGAIN);
             }
-            Standing::Ended(report) => self.conclude(source, *report),
-            Standing::Stuck(report) => {
-                self.actions.end.push(name);
-                self.conclude(source, *report);
+            Standing::Ended(report) => {
+                is_over = true;
+                self.conclude(source, Some(name.clone()), *report);
             }
+            Standing::Stuck(report) => match provisioning {
+                // A volume that is copied from its snapshot takes longer than a pod.
+                Some((deadline, words)) if self.now < deadline => {
+                    source.outcome.message = clip(&words);
+                    self.actions.look_again_after(until(deadline, self.now).min(RUNNING_LOOK_AGAIN));
+                }
+                late => {
+                    is_over = true;
+                    let also = late.map(|(_, words)| format!("; {words}")).unwrap_or_default();
+                    let report = SourceReport { message: report.message.clone() + &also, ..*report };
+                    self.actions.end.push(name.clone());
+                    self.conclude(source, Some(name.clone()), report);
+                }
+            },
+        }
+        if !is_over {
+            self.needed.insert(name);
         }
     }
 
-    /// An attempt is over: the source has its verdict, or waits for another attempt.
-    fn conclude(&mut self, source: &mut SourceStatus, report: SourceReport) {
-        let job = source.jobs.last().cloned();
+    /// An attempt is over, with its Job if it had one: the source has its verdict, or waits for another attempt.
+    fn conclude(&mut self, source: &mut SourceStatus, job: Option<String>, report: SourceReport) {
         self.actions.revoke.extend(job.clone());
         let is_tried_again = report.verdict == Verdict::Failed
             && retry::may_pass(report.reason)
@@ -203,11 +239,14 @@ impl<'a> Planner<'a, '_> {
         match self.obstacle(source) {
             Ok((repository, planned, target)) => {
                 source.waiting_since = None;
-                if let Some(words) = self.queue(&repository) {
+                let mount = if let Target::Claim(mount) = target { Some(mount) } else { None };
+                if let Some((mount, wish)) = mount.and_then(|mount| Some((mount, mount.snapshot.as_deref()?))) {
+                    self.stage(source, repository, (planned, target), (mount, wish));
+                } else if let Some(words) = self.queue(&repository) {
                     source.outcome = Outcome { reason: "Queued".into(), message: words, ..Outcome::default() };
                     self.actions.look_again_after(WAITING_LOOK_AGAIN);
                 } else {
-                    self.start(source, repository, planned, target);
+                    self.start(source, repository, planned, (target, None));
                 }
             }
             Err(obstacle) => {
@@ -216,6 +255,8 @@ impl<'a> Planner<'a, '_> {
                 source.outcome =
                     Outcome { reason: obstacle.reason, message: clip(&obstacle.message), ..Outcome::default() };
                 if self.now < deadline {
+                    // A snapshot that was made is kept for when it is out of the way.
+                    self.needed.insert(names::job_name(self.owner, source.name.as_str(), source.attempt + 1));
                     self.actions.look_again_after(WAITING_LOOK_AGAIN.min(until(deadline, self.now)));
                     return;
                 }
@@ -247,6 +288,11 @@ impl<'a> Planner<'a, '_> {
         let asked = planned.and_then(|planned| planned.repository.as_deref());
         let name = settled.map(|reference| reference.name.as_str()).or(asked);
         let repository = choose(facts.repositories, name)?.name_any();
+        let problem =
+            facts.sources.problems.iter().find(|problem| freeze::name_of(problem).as_ref() == Some(&source.name));
+        if let Some(problem) = problem {
+            return Err(Obstacle::new(problem.reason(), problem.to_string()));
+        }
         let Some((planned, target)) = planned.and_then(|planned| Some((planned, planned.target.as_ref()?))) else {
             let message = format!("{} has no Ready pod now that asks for this backup", source.name);
             return Err(Obstacle::new(Reason::PodGone, message));
@@ -270,7 +316,14 @@ impl<'a> Planner<'a, '_> {
         (all >= JOBS_IN_CLUSTER).then(|| format!("waits for its turn: {all} backup Jobs run in the cluster"))
     }
 
-    fn start(&mut self, source: &mut SourceStatus, name: String, planned: &PlannedSource, target: &Target) {
+    /// Starts the Job of the next attempt; on a claim that is made for it, where its own is read from a snapshot.
+    fn start(
+        &mut self,
+        source: &mut SourceStatus,
+        name: String,
+        planned: &PlannedSource,
+        (target, made_of): (&Target, Option<TemporaryClaim>),
+    ) {
         let spec = &self.backup.spec;
         let timeout = spec.timeout.map(Duration::from).or(planned.timeout);
         source.attempt += 1;
@@ -281,7 +334,10 @@ impl<'a> Planner<'a, '_> {
         target.container().clone_into(&mut source.container);
         source.jobs.push(names::job_name(self.owner, source.name.as_str(), source.attempt));
         let claim = match target {
-            Target::Claim(mount) => Some(mount.clone()),
+            Target::Claim(mount) => Some(match &made_of {
+                Some(made) => ClaimMount { claim: made.snapshot.clone(), snapshot: None, ..mount.clone() },
+                None => mount.clone(),
+            }),
             Target::Command(_) | Target::Volume(_) => None,
         };
         self.actions.start.push(StartJob {
@@ -318,6 +374,7 @@ impl<'a> Planner<'a, '_> {
             repository: name.clone(),
             timeout,
             claim,
+            made_of,
             target: None,
         });
         self.started.push(name.clone());

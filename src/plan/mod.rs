@@ -20,8 +20,10 @@ mod sources;
 mod text;
 mod upkeep;
 
-pub use actions::{Actions, Around, Occurrence, RestoreTarget, ScaleTo, StartJob, TargetMount};
-pub use backup::{BackupFacts, job_refused, plan_backup};
+pub use actions::{
+    Actions, Around, MakeSnapshot, Occurrence, RestoreTarget, ScaleTo, StartJob, TargetMount, TemporaryClaim,
+};
+pub use backup::{BackupFacts, Staged, StagedClaim, job_refused, plan_backup};
 pub use choose::{ChoiceError, choose_repository};
 pub use jobs::{ObservedJob, is_active, wants_complaints};
 pub use owner::{NON_ROOT, Owner, Said};
@@ -34,8 +36,9 @@ pub use retention::{Candidate, Dropped, Kept, RetentionPlan, Shrunk, plan_retent
 pub use schedule::{Due, Schedule, ScheduleError, Slots, UnknownTimeZone, time_zone};
 
 pub use sources::{
-    ClaimFacts, ClaimMount, DEFAULT_CONTAINER, MAXIMUM_SOURCES, ObservedPod, PlanProblem, PlanWarning, PlannedSource,
-    SourceFacts, SourcePlan, UnknownContainer, Workload, container_of, plan_sources,
+    ClaimFacts, ClaimMount, ClaimSnapshot, DEFAULT_CONTAINER, MAXIMUM_SOURCES, ObservedPod, PlanProblem, PlanWarning,
+    PlannedSource, SnapshotFacts, SourceFacts, SourcePlan, UnknownContainer, Workload, container_of, plan_sources,
+    snapshot_volumes,
 };
 pub use upkeep::{
     ActiveJob, UpkeepFacts, closed_repositories, plan_upkeep, pruned_repositories, same_repositories, upkeep_refused,

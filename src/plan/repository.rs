@@ -166,6 +166,7 @@ fn start(repository: &Repository, status: &mut RepositoryStatus, actions: &mut A
         repository: repository.name_any(),
         timeout: None,
         claim: None,
+        made_of: None,
         target: None,
     });
     actions.look_again_after(LOOK_AGAIN);

@@ -254,6 +254,7 @@ fn start(
         repository,
         timeout: restore.spec.timeout.map(Duration::from),
         claim: None,
+        made_of: None,
         target: job.target,
     });
     actions.look_again_after(RUNNING_LOOK_AGAIN);

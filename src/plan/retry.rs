@@ -52,6 +52,7 @@ pub(super) fn may_pass(reason: Reason) -> bool {
         | Reason::CommitUnknown
         | Reason::SecretMissing
         | Reason::PodNotStarted
+        | Reason::VolumeSnapshotFailed
         | Reason::NotInjected
         | Reason::ResultLost
         | Reason::InternalError => true,

@@ -18,6 +18,9 @@ mod pods;
 #[cfg(test)]
 mod property_tests;
 #[cfg(test)]
+mod snapshot_tests;
+mod snapshots;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod volume_tests;
@@ -45,6 +48,7 @@ pub(super) use claims::{enforces_restricted, is_device};
 pub use container::{DEFAULT_CONTAINER, UnknownContainer, container_of};
 pub use pods::Workload;
 use pods::{Unit, unit};
+pub use snapshots::{ClaimSnapshot, SnapshotFacts, snapshot_volumes};
 use volumes::Claims;
 
 /// How many sources one Backup may have, since its status lists them all.

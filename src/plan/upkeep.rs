@@ -289,6 +289,7 @@ impl Planner<'_, '_> {
             repository: self.owner.name.clone(),
             timeout: None,
             claim: None,
+            made_of: None,
             target: None,
         });
         self.actions.look_again_after(RUNNING_LOOK_AGAIN);

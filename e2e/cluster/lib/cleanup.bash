@@ -11,6 +11,7 @@ remove_cluster() {
 	remove_shim_sockets
 	unmount_under "$runtime"
 	unmount_under "$running_state"
+	detach_disks "$running_state"
 	remove_control_group
 	remove_network
 	# Three places that neither the kubelet nor the network plugins let one choose.
@@ -30,6 +31,7 @@ take_power() {
 	remove_shim_sockets
 	unmount_under "$runtime"
 	unmount_under "$state"
+	detach_disks "$state"
 	remove_control_group
 	rm -rf --one-file-system "$runtime/containerd" "$runtime/runc" "$containerd_socket" "$containerd_socket.ttrpc"
 	for table in filter nat mangle; do printf '*%s\nCOMMIT\n' "$table"; done | in_namespace iptables-restore
@@ -77,6 +79,14 @@ unmount_under() {
 	while read -r mount; do
 		umount "$mount" 2>/dev/null || umount --lazy "$mount" 2>/dev/null || true
 	done < <(awk '{print $5}' /proc/self/mountinfo | grep -F "$1/" | tac | sed 's/\\040/ /g')
+}
+
+# The loop devices over files of our state; those that the kubelet makes over them come first.
+detach_disks() {
+	local device
+	while read -r device; do losetup --detach "$device" 2>/dev/null || true; done < <(
+		losetup --list --noheadings --output NAME,BACK-FILE | tac | awk -v folder="$1/" 'index($2, folder) == 1 {print $1}'
+	)
 }
 
 remove_control_group() {

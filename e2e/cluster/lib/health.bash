@@ -2,7 +2,10 @@
 # Whether the cluster that runs is whole, and the one that this clone would start.
 
 # What a running cluster was made from: another clone's cluster with other settings is started anew.
-cluster_stamp() { cat "$here/up" "$here"/lib/{settings,network,control-plane,node}.bash "$here"/manifests/* | sha256sum | cut -c1-16; }
+cluster_stamp() {
+	cat "$here/up" "$here"/lib/{settings,network,control-plane,node,storage}.bash "$here"/manifests/* "$here"/storage/* |
+		sha256sum | cut -c1-16
+}
 
 cluster_matches() {
 	[ -s "$runtime/state" ] && [ "$(<"$runtime/state")" = "$state" ] &&

@@ -2,7 +2,8 @@
 # Starts and stops the cluster's processes. A pid file holds the pid and the time the process
 # started, so that a pid which now belongs to another program is never signalled.
 
-process_names=(registry etcd kube-apiserver kube-controller-manager kube-scheduler containerd kubelet kube-proxy)
+process_names=(registry etcd kube-apiserver kube-controller-manager kube-scheduler containerd kubelet kube-proxy
+	csi-disk csi-provisioner csi-snapshotter snapshot-controller)
 
 started_at() {
 	local stat

@@ -29,6 +29,7 @@ mod restore_step;
 mod restore_volume;
 mod rights;
 mod sidecar;
+mod snapshots;
 mod store_faults;
 mod trust;
 mod upkeep;

@@ -25,6 +25,13 @@ pub(super) fn controller(name: &str) -> ClusterRole {
             rule("", &["pods"], &["get", "list", "watch"]),
             // Which volumes there are to back up.
             rule("", &["persistentvolumeclaims"], &["list"]),
+            // Snapshots of those that ask for it, and claims that are made of them. Those of others are guarded by a policy.
+            rule("snapshot.storage.k8s.io", &["volumesnapshots"], &["get", "list", "create", "delete"]),
+            rule("", &["persistentvolumeclaims"], &["delete"]),
+            // Whether a snapshot can be made, and would leave nothing behind.
+            rule("snapshot.storage.k8s.io", &["volumesnapshotclasses"], &["list"]),
+            rule("storage.k8s.io", &["storageclasses"], &["list"]),
+            rule("", &["persistentvolumes"], &["get"]),
             // To find the Deployment of a pod.
             rule("apps", &["replicasets"], &["get"]),
             // What a restore writes into; a new one where that is asked for.

@@ -96,7 +96,7 @@ fn new(name: SourceName, state: SourceState) -> SourceStatus {
 
 /// A source that cannot be named has the pod's name; two parts, so that it is no other source's. None for a problem of
 /// the whole Backup.
-fn name_of(problem: &PlanProblem) -> Option<SourceName> {
+pub(super) fn name_of(problem: &PlanProblem) -> Option<SourceName> {
     match problem {
         PlanProblem::Annotations { pod, .. }
         | PlanProblem::UnknownContainer { pod, .. }

@@ -11,8 +11,14 @@ use crate::{
     model::{Reason, Verdict},
 };
 
-/// Brings counts, verdict and conditions up to the sources' own states. `refused` says why the run cannot begin at all.
-pub(super) fn summarize(status: &mut BackupStatus, actions: &mut Actions, refused: Option<String>, now: Timestamp) {
+/// Brings counts, verdict and conditions up to the sources' own states. `refused` says why the run cannot begin at all, and
+/// `is_left` that it has made something which is to be deleted: it has no verdict until then, since nobody looks at it after.
+pub(super) fn summarize(
+    status: &mut BackupStatus,
+    actions: &mut Actions,
+    (refused, is_left): (Option<String>, bool),
+    now: Timestamp,
+) {
     let sources = &status.sources;
     let green = sources.iter().filter(|source| source.outcome.verdict.is_some_and(Verdict::is_green)).count();
     let stored =
@@ -22,6 +28,9 @@ pub(super) fn summarize(status: &mut BackupStatus, actions: &mut Actions, refuse
     let is_over = sources.iter().all(|source| source.state == SourceState::Done);
     let (verdict, reason, message) = match refused {
         Some(message) => (Some(Verdict::Failed), Reason::InvalidRequest.to_string(), message),
+        None if is_over && is_left => {
+            (None, "CleaningUp".to_owned(), "snapshots and their volumes are deleted".to_owned())
+        }
         None if is_over => over(sources, green),
         None => under_way(sources),
     };

@@ -44,6 +44,7 @@ impl World {
         let facts = BackupFacts {
             repositories: &self.repositories,
             jobs: &self.jobs,
+            staged: Staged::default(),
             sources: &self.sources,
             active: &self.active,
             closed: &self.closed,
@@ -299,7 +300,7 @@ fn refused_job_waits_and_then_fails_with_the_api_servers_words() {
         assert_eq!(actions.start.len(), 1);
         let status = world.backup.status.as_mut().unwrap();
         let words = (MILL, "exceeded quota: count/jobs.batch");
-        job_refused(before.as_ref(), status, &mut actions, words, at(seconds));
+        job_refused((before.as_ref(), false), status, &mut actions, words, at(seconds));
         assert_eq!(status.verdict, verdict, "{seconds}");
     }
     assert!(world.source(MILL).outcome.message.contains("exceeded quota"));
@@ -320,6 +321,7 @@ fn finished_and_deleted_backups_are_left_alone() {
     let facts = BackupFacts {
         repositories: &world.repositories,
         jobs: &[],
+        staged: Staged::default(),
         sources: &world.sources,
         active: &[],
         closed: &world.closed,

@@ -7,7 +7,7 @@ use k8s_openapi::{
 use serde_json::{Value, json};
 
 use super::{
-    ClaimFacts, ClaimMount, ObservedPod, PlanProblem, SourcePlan, Target,
+    ClaimFacts, ClaimMount, ObservedPod, PlanProblem, SnapshotFacts, SourcePlan, Target,
     tests::{merge, plan_with_claims, pod},
 };
 use crate::{
@@ -88,7 +88,12 @@ fn scene(claims: &[PersistentVolumeClaim], pods: &[ObservedPod]) -> Scene {
 impl Scene {
     fn plan(&self) -> SourcePlan {
         let namespace: Namespace = serde_json::from_value(self.namespace.clone()).unwrap();
-        let facts = ClaimFacts { namespace: &namespace, claims: &self.claims, repositories: &self.repositories };
+        let facts = ClaimFacts {
+            namespace: &namespace,
+            claims: &self.claims,
+            repositories: &self.repositories,
+            snapshots: SnapshotFacts::default(),
+        };
         plan_with_claims(&self.pods, Some(facts), self.selector.as_ref())
     }
 

@@ -11,9 +11,12 @@ use k8s_openapi::{
 };
 use kube::core::{Selector, SelectorExt};
 
-use super::{ObservedPod, PlanWarning};
+use super::{
+    ObservedPod, PlanWarning,
+    snapshots::{ClaimSnapshot, SnapshotFacts, is_temporary, snapshot},
+};
 use crate::{
-    annotations::{Consent, Role, Warning, consent, excludes, own_key},
+    annotations::{Consent, Role, Warning, consent, excludes, own_key, snapshot_class},
     api::{Repository, SkipReason},
     plan::owner::{NON_ROOT, Owner, Said},
 };
@@ -30,6 +33,8 @@ pub struct ClaimFacts<'a> {
     pub claims: &'a [PersistentVolumeClaim],
     /// Its Repositories: a claim that one of them is on is never backed up into it.
     pub repositories: &'a [Repository],
+    /// What is known of snapshots.
+    pub snapshots: SnapshotFacts<'a>,
 }
 
 /// A claim that a Job mounts, and how its pod has to be for that.
@@ -49,6 +54,8 @@ pub struct ClaimMount {
     pub user: (u64, Option<u64>),
     /// Further groups that can.
     pub groups: Vec<i64>,
+    /// The snapshot that is made first: a claim that is made of it is mounted in place of this one.
+    pub snapshot: Option<Box<ClaimSnapshot>>,
 }
 
 /// What is to become of one claim.
@@ -89,6 +96,7 @@ pub(super) fn choose(
     facts
         .claims
         .iter()
+        .filter(|claim| !is_temporary(&claim.metadata))
         .filter_map(|claim| {
             let name = claim.metadata.name.clone()?;
             let own = of(&claim.metadata);
@@ -142,7 +150,7 @@ fn skip(
     }
 }
 
-fn phase(claim: &PersistentVolumeClaim) -> &str {
+pub(super) fn phase(claim: &PersistentVolumeClaim) -> &str {
     claim.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
 }
 
@@ -151,15 +159,22 @@ fn source(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pods
     if phase(claim) == "Lost" {
         return Choice::Problem("its volume is lost: restore the claim, or opt it out".into());
     }
+    let class = snapshot_class(claim.metadata.annotations.as_ref(), facts.namespace.metadata.annotations.as_ref());
+    let class = class.map_err(|problem| format!("nothing of it is stored, since {problem}"));
+    let frozen = class.and_then(|class| class.map(|class| snapshot(facts, claim, &class)).transpose());
+    let frozen = match frozen {
+        Ok(frozen) => frozen,
+        Err(message) => return Choice::Problem(message),
+    };
     if is_device(claim) {
-        return device(facts, claim, name, pods);
+        return device(facts, claim, (name, frozen), pods);
     }
     let exclude = excludes(claim.metadata.annotations.as_ref(), facts.namespace.metadata.annotations.as_ref());
     let exclude = match exclude {
         Ok(exclude) => exclude,
         Err(problem) => return Choice::Problem(format!("nothing of it is stored, since {problem}")),
     };
-    Choice::Source(reading(facts, claim, name, pods), exclude)
+    Choice::Source(reading(facts, claim, (name, frozen), pods), exclude)
 }
 
 /// Whether the claim is a block device without a file system that Kubernetes knows of.
@@ -168,17 +183,25 @@ pub(in crate::plan) fn is_device(claim: &PersistentVolumeClaim) -> bool {
 }
 
 /// The same of a block device: a Job alone can read it, and only as a whole. Its node is root's, whoever the app is.
-fn device(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pods: &[ObservedPod]) -> Choice {
+fn device(
+    facts: ClaimFacts<'_>,
+    claim: &PersistentVolumeClaim,
+    (name, frozen): (&str, Option<ClaimSnapshot>),
+    pods: &[ObservedPod],
+) -> Choice {
     let annotations = claim.metadata.annotations.as_ref();
     let key = own_key(Role::Exclude);
     if annotations.is_some_and(|annotations| annotations.contains_key(&key)) {
         let message = format!("it is a block device, which has no files that {key} could leave out: take that away");
         return Choice::Problem(message);
     }
-    match reading(facts, claim, name, pods) {
+    match reading(facts, claim, (name, frozen), pods) {
         Reading::Mount(mount) => {
             let user = reader(facts, Owner::Unsaid { group: None });
-            Choice::Source(Reading::Mount(ClaimMount { device: true, user, groups: Vec::new(), ..mount }), Vec::new())
+            // Nobody writes to a snapshot, and so no pod is told of.
+            let pod = if mount.snapshot.is_some() { String::new() } else { mount.pod };
+            let mount = ClaimMount { device: true, pod, user, groups: Vec::new(), ..mount };
+            Choice::Source(Reading::Mount(mount), Vec::new())
         }
         Reading::SidecarOnly(why) => Choice::Problem(format!(
             "it is a block device, which only a Job can read, and none can now, since {why}: back it up without its pod, dump \
@@ -187,8 +210,13 @@ fn device(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pods
     }
 }
 
-/// How a Job mounts the claim, or why none can.
-fn reading(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pods: &[ObservedPod]) -> Reading {
+/// How a Job mounts the claim, or why none can. What is made of its snapshot can be mounted on any node.
+fn reading(
+    facts: ClaimFacts<'_>,
+    claim: &PersistentVolumeClaim,
+    (name, frozen): (&str, Option<ClaimSnapshot>),
+    pods: &[ObservedPod],
+) -> Reading {
     if claim.metadata.deletion_timestamp.is_some() {
         return Reading::SidecarOnly("it is being deleted");
     }
@@ -200,10 +228,10 @@ fn reading(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pod
     // The newest that runs: where several have it, they are on one node, or it can be mounted anywhere.
     let users = pods.iter().map(|observed| &observed.pod).filter(|pod| uses(pod, name));
     let user = users.max_by_key(|pod| (pod.metadata.creation_timestamp.as_ref(), &pod.metadata.name));
-    if user.is_some() && has("ReadWriteOncePod") {
+    if frozen.is_none() && user.is_some() && has("ReadWriteOncePod") {
         return Reading::SidecarOnly("only one pod at a time can mount it (ReadWriteOncePod)");
     }
-    let is_anywhere = has("ReadWriteMany") || has("ReadOnlyMany");
+    let is_anywhere = frozen.is_some() || has("ReadWriteMany") || has("ReadOnlyMany");
     let spec = user.and_then(|pod| pod.spec.as_ref());
     let node = spec.filter(|_| !is_anywhere).and_then(|spec| spec.node_name.clone());
     let context = spec.and_then(|spec| spec.security_context.as_ref());
@@ -217,6 +245,7 @@ fn reading(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pod
         node,
         user: reader(facts, user.map_or(Owner::Unsaid { group: None }, |pod| owner(pod, name))),
         groups,
+        snapshot: frozen.map(Box::new),
     })
 }
 

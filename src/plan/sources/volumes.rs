@@ -131,10 +131,10 @@ impl Reader {
     }
 }
 
-/// By a Job that mounts it, unless a sidecar that can be asked has it already. None has a block device.
+/// By a Job that mounts it, unless a sidecar that can be asked has it already. None has a block device, nor a snapshot.
 fn of_job(facts: SourceFacts<'_>, mount: ClaimMount, reader: Option<Reader>) -> Result<PlannedSource, PlanProblem> {
     let (repository, timeout) = match reader {
-        Some(reader) if reader.has_sidecar() && reader.ready && !mount.device => {
+        Some(reader) if reader.has_sidecar() && reader.ready && !mount.device && mount.snapshot.is_none() => {
             return of_sidecar(facts, mount.claim, reader);
         }
         Some(reader) => (reader.repository, reader.timeout),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
 
 use super::objects::Findings;
-use crate::{annotations::object_name, api::RunnerPod, inject::billionths};
+use crate::{annotations::object_name, api::RunnerPod, model::billionths};
 
 const FIELD: [&str; 2] = ["spec", "runnerPod"];
 

@@ -1,0 +1,65 @@
+//! By which class a volume is snapshot before it is backed up: what its claim says, or else its namespace.
+//!
+//! It must not know classes that exist. What cannot be carried out as written is an error, and never the live volume.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Problem,
+    keys::{Role, own_key},
+    values,
+};
+
+type Texts = BTreeMap<String, String>;
+
+/// The name of the `VolumeSnapshotClass` of a `PersistentVolumeClaim`: its own, or its Namespace's where it has none; none
+/// where the live volume is read. The empty name is none on purpose.
+pub fn snapshot_class(claim: Option<&Texts>, namespace: Option<&Texts>) -> Result<Option<String>, Problem> {
+    let key = own_key(Role::SnapshotClass);
+    let said = |texts: Option<&Texts>| texts.and_then(|texts| texts.get(&key)).cloned();
+    let (value, whose) = match (said(claim), said(namespace)) {
+        (Some(own), _) => (own, ""),
+        (None, Some(namespaces)) => (namespaces, " of the namespace"),
+        (None, None) => return Ok(None),
+    };
+    if value.is_empty() {
+        return Ok(None);
+    }
+    values::object_name(&value).map_err(|reason| Problem {
+        key: format!("{key}{whose}"),
+        value: values::shown(&value),
+        reason,
+    })?;
+    Ok(Some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(value: &str) -> Texts {
+        [("stowaway.dev/volume-snapshot-class".to_owned(), value.to_owned())].into()
+    }
+
+    #[test]
+    fn claim_wins_over_its_namespace_even_with_nothing() {
+        let (own, namespace) = (texts("fast"), texts("slow.example"));
+        assert_eq!(snapshot_class(None, None), Ok(None));
+        assert_eq!(snapshot_class(Some(&Texts::new()), None), Ok(None));
+        assert_eq!(snapshot_class(Some(&own), None), Ok(Some("fast".into())));
+        assert_eq!(snapshot_class(None, Some(&namespace)), Ok(Some("slow.example".into())));
+        assert_eq!(snapshot_class(Some(&Texts::new()), Some(&namespace)), Ok(Some("slow.example".into())));
+        assert_eq!(snapshot_class(Some(&own), Some(&namespace)), Ok(Some("fast".into())));
+        assert_eq!(snapshot_class(Some(&texts("")), Some(&namespace)), Ok(None));
+    }
+
+    #[test]
+    fn what_no_class_can_be_named_is_an_error_with_the_key() {
+        for value in [" ", "Fast", "a/b", "fast "] {
+            let problem = snapshot_class(Some(&texts(value)), Some(&texts("slow"))).unwrap_err();
+            assert_eq!(problem.key, "stowaway.dev/volume-snapshot-class", "{value:?}");
+        }
+        let problem = snapshot_class(None, Some(&texts("a/b"))).unwrap_err().to_string();
+        assert!(problem.contains("stowaway.dev/volume-snapshot-class of the namespace"), "{problem}");
+    }
+}

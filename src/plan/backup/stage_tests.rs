@@ -1,0 +1,402 @@
+//! A source that is read from a CSI snapshot, from the snapshot to the end of its Job.
+
+use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Time};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::plan::{
+    actions::MakeSnapshot,
+    fixtures::{NAMESPACE, Scene, at, backup, failure, job, job_name, plan_of, planned, repository, success},
+    sources::{ClaimSnapshot, PlanProblem},
+};
+
+const CASK: &str = "pvc/cask";
+
+/// A cluster in which one Backup goes on, whose claims are read from snapshots.
+struct World {
+    backup: Backup,
+    sources: SourcePlan,
+    snapshots: Vec<kube::core::DynamicObject>,
+    claims: Vec<StagedClaim>,
+    jobs: Vec<ObservedJob>,
+    active: Vec<(String, String)>,
+    closed: BTreeSet<(String, String)>,
+}
+
+fn source(name: &str) -> PlannedSource {
+    let mut source = planned(name, Some("mill-1"));
+    source.target = Some(Target::Claim(ClaimMount {
+        claim: name.trim_start_matches("pvc/").into(),
+        device: false,
+        pod: "mill-1".into(),
+        node: None,
+        tolerations: vec![],
+        user: (70, None),
+        groups: vec![],
+        snapshot: Some(Box::new(ClaimSnapshot {
+            class: "frost".into(),
+            storage_class: "cellar".into(),
+            access_mode: "ReadWriteOnce".into(),
+            size: Quantity("7Gi".into()),
+        })),
+    }));
+    source
+}
+
+/// The snapshot of an attempt, made at [`at`]`(1)`.
+fn snapshot(name: &str, status: &Value) -> kube::core::DynamicObject {
+    serde_json::from_value(json!({
+        "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot",
+        "metadata": { "name": name, "creationTimestamp": Time(at(1)) },
+        "status": status,
+    }))
+    .unwrap()
+}
+
+/// The claim that was made of it, at [`at`]`(2)`.
+fn claim(name: &str, phase: &str) -> StagedClaim {
+    let claim = serde_json::from_value(json!({
+        "metadata": { "name": name, "creationTimestamp": Time(at(2)) }, "status": { "phase": phase },
+    }));
+    StagedClaim { claim: claim.unwrap(), complaints: vec!["ProvisioningFailed: no ice".into()] }
+}
+
+impl World {
+    fn new(names: &[&str]) -> Self {
+        let mut world = Self {
+            backup: backup(&json!({})),
+            sources: plan_of(&names.iter().map(|name| source(name)).collect::<Vec<_>>()),
+            snapshots: vec![],
+            claims: vec![],
+            jobs: vec![],
+            active: vec![],
+            closed: BTreeSet::new(),
+        };
+        assert_eq!(world.look(0).snapshots, [], "what is not in the status yet is not begun");
+        world
+    }
+
+    fn look(&mut self, seconds: i64) -> Actions {
+        let facts = BackupFacts {
+            repositories: &[repository("cellar", Ok(()))],
+            jobs: &self.jobs,
+            staged: Staged { snapshots: &self.snapshots, claims: &self.claims },
+            sources: &self.sources,
+            active: &self.active,
+            closed: &self.closed,
+        };
+        let (status, actions) = plan_backup(&self.backup, facts, at(seconds));
+        assert!(status.verdict.is_some() || actions.look_again.is_some(), "nobody would look again");
+        self.backup.status = Some(status);
+        actions
+    }
+
+    fn name(&self, attempt: u32) -> String {
+        job_name(&self.backup, CASK, attempt)
+    }
+
+    fn source(&self) -> &SourceStatus {
+        let sources = &self.backup.status.as_ref().unwrap().sources;
+        sources.iter().find(|source| source.name.as_str() == CASK).unwrap()
+    }
+
+    fn verdict(&self) -> Option<Verdict> {
+        self.backup.status.as_ref().unwrap().verdict
+    }
+
+    /// A Job runs on the claim that was made of the snapshot.
+    fn running() -> Self {
+        let mut world = Self::new(&[CASK]);
+        world.look(1);
+        let name = world.name(1);
+        world.snapshots = vec![snapshot(&name, &json!({ "readyToUse": true, "restoreSize": "9Gi" }))];
+        world.look(2);
+        world.claims = vec![claim(&name, "Bound")];
+        world.jobs = vec![job(&name, &Scene::Runs)];
+        world
+    }
+}
+
+#[test]
+fn snapshot_is_made_then_waited_for_and_the_job_mounts_a_claim_that_is_made_of_it() {
+    let mut world = World::new(&[CASK]);
+    let name = world.name(1);
+    let actions = world.look(1);
+    assert_eq!((actions.snapshots.len(), actions.start.len()), (1, 0));
+    let expected = MakeSnapshot {
+        name: name.clone(),
+        claim: "cask".into(),
+        class: "frost".into(),
+        source: CASK.into(),
+        attempt: 1,
+        repository: "cellar".into(),
+    };
+    assert_eq!(actions.snapshots[0], expected);
+    assert_eq!(world.source().state, SourceState::Waiting);
+    // A restarted controller finds it by its name.
+    for status in [json!({}), json!({ "boundVolumeSnapshotContentName": "x", "readyToUse": false })] {
+        world.snapshots = vec![snapshot(&name, &status)];
+        let actions = world.look(2);
+        assert_eq!((actions.snapshots, actions.start, actions.delete_snapshots), (vec![], vec![], vec![]));
+        let Outcome { reason, message, .. } = &world.source().outcome;
+        assert_eq!(reason, "Snapshot");
+        assert!(message.contains(&name) && message.contains("frost"), "{message}");
+    }
+    world.snapshots = vec![snapshot(&name, &json!({ "readyToUse": true, "restoreSize": "9Gi" }))];
+    let actions = world.look(3);
+    let [start] = &actions.start[..] else { panic!("{actions:?}") };
+    let made = start.made_of.clone().unwrap();
+    assert_eq!((made.snapshot.as_str(), made.size.0.as_str()), (name.as_str(), "9Gi"), "the larger size");
+    let mount = start.claim.clone().unwrap();
+    assert_eq!((mount.claim, mount.snapshot), (name.clone(), None));
+    let TaskKind::BackupClaim { claim, .. } = &start.task else { panic!("{:?}", start.task) };
+    assert_eq!(claim, "cask", "the runner speaks of the claim that people know");
+    assert_eq!(world.source().jobs, [name], "one name for all three");
+    assert_eq!(world.source().state, SourceState::Running);
+}
+
+#[test]
+fn claim_is_as_large_as_it_was_where_its_snapshot_needs_less_or_says_nothing() {
+    for (restore_size, expected) in [(json!("6Gi"), "7Gi"), (json!("8000Mi"), "8000Mi"), (Value::Null, "7Gi")] {
+        let mut world = World::new(&[CASK]);
+        world.look(1);
+        let status = json!({ "readyToUse": true, "restoreSize": restore_size });
+        world.snapshots = vec![snapshot(&world.name(1), &status)];
+        assert_eq!(world.look(2).start[0].made_of.clone().unwrap().size.0, expected);
+    }
+}
+
+#[test]
+fn both_are_deleted_as_soon_as_the_job_has_ended_and_not_before() {
+    for report in [success(), failure(Reason::EmptyStream), failure(Reason::StoreUnavailable)] {
+        let mut world = World::running();
+        let name = world.name(1);
+        let actions = world.look(3);
+        assert_eq!((actions.delete_claims, actions.delete_snapshots), (vec![], vec![]));
+        world.jobs = vec![job(&name, &Scene::Said(&report.to_termination_message()))];
+        let actions = world.look(4);
+        assert_eq!((actions.delete_claims, actions.delete_snapshots), (vec![name.clone()], vec![name.clone()]));
+        assert_eq!(actions.delete, Vec::<String>::new(), "what the Job reported is not stored yet");
+        // Its pod would hold the claim.
+        assert_eq!(world.look(5).delete, [name]);
+    }
+    // Whoever deleted the Job has ended it, too.
+    let mut world = World::running();
+    world.jobs.clear();
+    assert_eq!(world.look(3).delete_snapshots, [world.name(1)]);
+}
+
+#[test]
+fn verdict_waits_until_all_is_deleted_or_will_be_and_nothing_is_deleted_twice() {
+    let mut world = World::running();
+    let name = world.name(1);
+    world.jobs = vec![job(&name, &Scene::Said(&success().to_termination_message()))];
+    for seconds in [3, 4] {
+        world.look(seconds);
+        assert_eq!((world.verdict(), world.source().state), (None, SourceState::Done));
+    }
+    let words = &world.backup.status.as_ref().unwrap().conditions[0];
+    assert_eq!(words.reason, "CleaningUp", "{words:?}");
+    world.snapshots[0].metadata.deletion_timestamp = Some(Time(at(3)));
+    world.claims[0].claim.metadata.deletion_timestamp = Some(Time(at(3)));
+    let actions = world.look(5);
+    assert_eq!((actions.delete_claims, actions.delete_snapshots), (vec![], vec![]));
+    assert_eq!(world.verdict(), None, "the Job is not deleted yet, and its pod would hold the claim for ever");
+    world.jobs[0].job.metadata.deletion_timestamp = Some(Time(at(5)));
+    assert_eq!(world.look(6).delete, Vec::<String>::new());
+    assert_eq!(world.verdict(), Some(Verdict::Succeeded), "the rest goes by itself");
+}
+
+#[test]
+fn job_of_a_live_volume_is_kept_for_its_log() {
+    let mut world = World::running();
+    (world.snapshots, world.claims) = (vec![], vec![]);
+    world.jobs = vec![job(&world.name(1), &Scene::Said(&success().to_termination_message()))];
+    assert_eq!(world.look(3).delete, Vec::<String>::new());
+    assert_eq!(world.verdict(), Some(Verdict::Succeeded));
+}
+
+#[test]
+fn next_attempt_has_a_snapshot_of_its_own() {
+    let mut world = World::running();
+    let name = world.name(1);
+    world.jobs = vec![job(&name, &Scene::Said(&failure(Reason::StoreUnavailable).to_termination_message()))];
+    world.look(4);
+    (world.snapshots, world.claims) = (vec![], vec![]);
+    assert_eq!(world.look(5).snapshots, []);
+    let actions = world.look(15);
+    assert_eq!((actions.snapshots[0].name.clone(), actions.snapshots[0].attempt), (world.name(2), 2));
+}
+
+#[test]
+fn error_of_a_snapshot_that_lasts_fails_the_attempt_with_class_claim_and_reason() {
+    let mut world = World::new(&[CASK]);
+    world.look(1);
+    let error = json!({ "readyToUse": false, "error": { "message": "no ice", "time": "2026-01-01T00:00:00Z" } });
+    world.snapshots = vec![snapshot(&world.name(1), &error)];
+    world.look(60);
+    assert_eq!(world.source().outcome.reason, "Snapshot", "controllers are in each other's way for a moment");
+    assert!(world.source().outcome.message.contains("no ice"));
+    let (mut now, mut attempts) = (61, 0);
+    while world.verdict().is_none() {
+        let actions = world.look(now);
+        attempts += 1;
+        assert_eq!(actions.delete_snapshots, [world.name(attempts)]);
+        assert_eq!((world.source().attempt, world.source().jobs.len()), (attempts, 0));
+        now += 400;
+        world.snapshots.clear();
+        let made = world.look(now).snapshots.len();
+        if world.verdict().is_none() {
+            assert_eq!(made, 1);
+            world.snapshots = vec![snapshot(&world.name(attempts + 1), &error)];
+        }
+    }
+    assert_eq!((attempts, world.verdict()), (3, Some(Verdict::Failed)));
+    let Outcome { reason, message, .. } = &world.source().outcome;
+    assert_eq!(reason, "VolumeSnapshotFailed");
+    for part in ["PersistentVolumeClaim cask", "class frost", "no ice", "csi-snapshotter"] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn snapshot_that_nobody_takes_up_or_that_never_is_ready_is_given_up_for_good() {
+    let taken_up = json!({ "boundVolumeSnapshotContentName": "x", "readyToUse": false });
+    for (status, limit, words) in
+        [(Value::Null, 5 * 60, "snapshot controller"), (taken_up, 60 * 60, "is not ready to use")]
+    {
+        let mut world = World::new(&[CASK]);
+        world.look(1);
+        world.snapshots = vec![snapshot(&world.name(1), &status)];
+        world.look(limit);
+        assert_eq!(world.verdict(), None);
+        let actions = world.look(limit + 1);
+        assert_eq!(world.source().outcome.verdict, Some(Verdict::Failed), "it is not tried again: {words}");
+        assert_eq!(world.source().outcome.reason, "Timeout");
+        assert!(world.source().outcome.message.contains(words), "{}", world.source().outcome.message);
+        assert_eq!(actions.delete_snapshots, [world.name(1)]);
+    }
+}
+
+#[test]
+fn snapshot_that_somebody_deletes_fails_the_attempt() {
+    let mut world = World::new(&[CASK]);
+    world.look(1);
+    let mut deleted = snapshot(&world.name(1), &json!({ "readyToUse": true }));
+    deleted.metadata.deletion_timestamp = Some(Time(at(2)));
+    world.snapshots = vec![deleted];
+    assert_eq!(world.look(2).start, []);
+    assert_eq!((world.source().attempt, world.source().outcome.reason.as_str()), (1, "VolumeSnapshotFailed"));
+}
+
+#[test]
+fn volume_that_is_copied_from_its_snapshot_may_take_longer_than_a_pod_to_start() {
+    let mut world = World::running();
+    let name = world.name(1);
+    world.claims = vec![claim(&name, "Pending")];
+    world.jobs = vec![job(&name, &Scene::NoPod)];
+    world.look(10);
+    assert!(world.source().outcome.message.contains("no ice"), "{}", world.source().outcome.message);
+    let actions = world.look(40 * 60);
+    assert_eq!((world.source().state, actions.end.len()), (SourceState::Running, 0));
+    assert!(world.source().outcome.message.contains("ProvisioningFailed: no ice"));
+    assert_eq!(actions.delete_claims, Vec::<String>::new());
+    let actions = world.look(60 * 60 + 2);
+    assert_eq!((actions.end, actions.delete_claims), (vec![name.clone()], vec![name]));
+    assert!(world.source().outcome.message.contains("no ice"), "{}", world.source().outcome.message);
+    // With its volume it is a pod like any other.
+    let mut world = World::running();
+    world.jobs = vec![job(&world.name(1), &Scene::NoPod)];
+    assert_eq!(world.look(6 * 60).end, [world.name(1)]);
+}
+
+#[test]
+fn snapshots_have_their_turn_as_jobs_do_and_keep_it() {
+    let names = ["pvc/a", "pvc/b", "pvc/c", "pvc/d", "pvc/e"];
+    let mut world = World::new(&names);
+    let actions = world.look(1);
+    assert_eq!(actions.snapshots.len(), JOBS_PER_REPOSITORY);
+    let ready = |made: &MakeSnapshot| snapshot(&made.name, &json!({ "readyToUse": false }));
+    world.snapshots = actions.snapshots.iter().map(ready).collect();
+    assert_eq!(world.look(2).snapshots, [], "the fifth waits for its turn");
+    world.snapshots =
+        actions.snapshots.iter().map(|made| snapshot(&made.name, &json!({ "readyToUse": true }))).collect();
+    let actions = world.look(3);
+    assert_eq!((actions.start.len(), actions.snapshots.len()), (JOBS_PER_REPOSITORY, 0));
+    assert_eq!(actions.delete_snapshots, Vec::<String>::new());
+}
+
+#[test]
+fn prune_that_comes_between_is_waited_for_with_the_snapshot() {
+    let mut world = World::new(&[CASK]);
+    world.look(1);
+    world.snapshots = vec![snapshot(&world.name(1), &json!({ "readyToUse": true }))];
+    world.closed = [(NAMESPACE.into(), "cellar".into())].into();
+    let actions = world.look(2);
+    assert_eq!((actions.start, actions.delete_snapshots), (vec![], vec![]));
+    assert_eq!(world.source().outcome.reason, "Queued");
+    world.closed.clear();
+    assert_eq!(world.look(3).start.len(), 1);
+}
+
+#[test]
+fn class_that_goes_away_meanwhile_fails_the_source_with_that_reason_and_its_snapshot_goes() {
+    let mut world = World::new(&[CASK]);
+    world.look(1);
+    world.snapshots = vec![snapshot(&world.name(1), &json!({}))];
+    let name = CASK.parse().unwrap();
+    world.sources = plan_of(&[]);
+    world.sources.problems = vec![PlanProblem::Claim { name, message: "no class frost".into() }];
+    assert_eq!(world.look(2).delete_snapshots, Vec::<String>::new());
+    assert!(world.source().outcome.message.contains("no class frost"), "{}", world.source().outcome.message);
+    assert_eq!(world.look(302).delete_snapshots, [world.name(1)]);
+    assert_eq!((world.source().outcome.verdict, world.verdict()), (Some(Verdict::Failed), None));
+    world.snapshots.clear();
+    world.look(304);
+    assert_eq!(world.verdict(), Some(Verdict::Failed));
+}
+
+#[test]
+fn source_that_is_read_live_after_all_needs_no_snapshot_any_more() {
+    let mut world = World::new(&[CASK]);
+    world.look(1);
+    world.snapshots = vec![snapshot(&world.name(1), &json!({}))];
+    if let Some(Target::Claim(mount)) = &mut world.sources.sources[0].target {
+        mount.snapshot = None;
+    }
+    let actions = world.look(2);
+    assert_eq!((actions.start[0].made_of.clone(), actions.delete_snapshots.len()), (None, 1));
+    assert_eq!(actions.start[0].claim.clone().unwrap().claim, "cask");
+}
+
+#[test]
+fn refused_snapshot_waits_and_then_fails_with_the_api_servers_words() {
+    let mut world = World::new(&[CASK]);
+    for (seconds, verdict) in [(1, None), (200, None), (301, Some(Verdict::Failed))] {
+        let before = world.backup.status.clone();
+        let mut actions = world.look(seconds);
+        assert_eq!(actions.snapshots.len(), 1);
+        let status = world.backup.status.as_mut().unwrap();
+        job_refused((before.as_ref(), false), status, &mut actions, (CASK, "exceeded quota"), at(seconds));
+        assert_eq!(status.verdict, verdict, "{seconds}");
+    }
+    assert_eq!(world.source().attempt, 0);
+    assert_eq!(world.source().outcome.reason, "VolumeSnapshotFailed");
+    assert!(world.source().outcome.message.contains("exceeded quota"));
+}
+
+#[test]
+fn job_whose_claim_is_refused_leaves_no_snapshot_when_it_is_given_up() {
+    let mut world = World::new(&[CASK]);
+    world.look(1);
+    world.snapshots = vec![snapshot(&world.name(1), &json!({ "readyToUse": true }))];
+    for seconds in [2, 302] {
+        let before = world.backup.status.clone();
+        let mut actions = world.look(seconds);
+        assert_eq!(actions.start.len(), 1);
+        let status = world.backup.status.as_mut().unwrap();
+        job_refused((before.as_ref(), true), status, &mut actions, (CASK, "exceeded quota"), at(seconds));
+        assert_eq!((status.verdict, world.source().outcome.reason.as_str()), (None, "PodNotStarted"));
+    }
+    assert_eq!(world.look(303).delete_snapshots, [world.name(1)]);
+}
