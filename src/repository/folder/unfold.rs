@@ -32,7 +32,7 @@ const BEFORE_A_TREE: u32 = 64 * 1024;
 
 /// What our own snapshots say of their program begins so; their paths are in their trees as they are named.
 const OWN_PROGRAM: &str = "stowaway ";
-/// The host of VolSync's snapshots, which are all of `.`: <https://github.com/backube/volsync/blob/main/mover-restic/entry.sh>.
+/// The host of `VolSync`'s snapshots, which are all of `.`: <https://github.com/backube/volsync/blob/main/mover-restic/entry.sh>.
 const VOLSYNC: &str = "volsync";
 
 /// One step.

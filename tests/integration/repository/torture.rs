@@ -247,9 +247,9 @@ pub fn assert_same_below(one: &Path, other: &Path) {
     for name in names_in(one) {
         let (one, other) = (one.join(&name), other.join(&name));
         if one.is_dir() {
-            assert_same(&one, &other)
+            assert_same(&one, &other);
         } else {
-            assert_eq!(fs::read(one).unwrap(), fs::read(other).unwrap())
+            assert_eq!(fs::read(one).unwrap(), fs::read(other).unwrap());
         }
     }
 }
