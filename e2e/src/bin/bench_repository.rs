@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use stowaway::{
     model::{BackendConfig, Connection, Proof, Secret, SnapshotIdentity},
-    repository::{self, Access, LockHolder, LockRules, Patience, Repository, StoreRules},
+    repository::{self, Access, LockHolder, LockRules, Patience, PruneRules, Repository, StoreRules},
     runner::{VolumeRun, backup_volume},
     stream::{End, Piece, pieces},
 };
@@ -108,7 +108,8 @@ async fn back_up(repository: &Path, folder: &Path) -> Result<()> {
 }
 
 async fn fill(repository: &Path, snapshots: u32) -> Result<()> {
-    let repository = opened(repository).await?;
+    opened(repository).await?.close().await;
+    let repository = repository::open_exclusively(access(repository), CancellationToken::new()).await?;
     let first = Timestamp::now() - jiff::SignedDuration::from_mins(i64::from(snapshots));
     for number in 0..snapshots {
         let (sender, receiver) = pieces();
@@ -119,6 +120,10 @@ async fn fill(repository: &Path, snapshots: u32) -> Result<()> {
         let time = first + jiff::SignedDuration::from_mins(i64::from(number));
         let rules = StoreRules { allow_empty: false, time };
         repository.store_stream(&identity(&[format!("run={number}")]), &rules, receiver, Arc::default()).await?;
+        // As by schedule: else each snapshot reads the indexes of all before it.
+        if number % 500 == 499 {
+            repository.prune(&PruneRules::default()).await?;
+        }
     }
     repository.close().await;
     Ok(())
