@@ -14,12 +14,15 @@ use super::{
 
 const DUMP: &str = "CREATE TABLE barrels (litres int);\n";
 
-/// Who wrote, as restic's host and path.
-const FOLDERS: [(&str, &str, &str); 2] = [
+/// Who wrote, as restic's host and path, what restic was told in which folder, and a file in it.
+const FOLDERS: [(&str, &str, &str, (&str, &str), &str); 3] = [
     // K8up, all of its eras: the namespace, and the claim.
-    ("K8up", "shop", "/data/cask"),
+    ("K8up", "shop", "/data/cask", ("/", "/data/cask"), "deep/life"),
+    // VolSync's mover is in the volume's folder: <https://github.com/backube/volsync/blob/main/mover-restic/entry.sh>. What
+    // is in this one looks like the way to it.
+    ("VolSync", "volsync", "/data", ("/data", "."), "data/life"),
     // Stash names its host by default, and mounts where the app does.
-    ("Stash", "host-0", "/source/data"),
+    ("Stash", "host-0", "/source/data", ("/", "/source/data"), "deep/life"),
 ];
 
 fn stowaway(repository: &Path, arguments: &[&str]) -> Vec<u8> {
@@ -34,14 +37,14 @@ fn stowaway(repository: &Path, arguments: &[&str]) -> Vec<u8> {
     output.stdout
 }
 
-/// Backs up a path of that root under its own name, as from within the tool's container.
-fn back_up_as(restic: &Restic, repository: &Path, root: &Path, host: &str, path: &str) {
-    let script = "mkdir host && mount --rbind / host && exec chroot . \"$@\"";
+/// Backs up what is so called in a folder of that root, as from within the tool's container.
+fn back_up_as(restic: &Restic, repository: &Path, root: &Path, host: &str, (within, path): (&str, &str)) {
+    let script = "mkdir host && mount --rbind / host && exec unshare --root . --wd \"$@\"";
     // A link would lead into the root, and not out of it.
     let inside = |path: &Path| format!("/host{}", path.canonicalize().unwrap().display());
     let done = Command::new("unshare")
         .args(["--map-root-user", "--mount", "sh", "-ec", script, "sh"])
-        .args([&inside(restic.path()), "--no-cache", "backup", "--host", host, path])
+        .args([within, &inside(restic.path()), "--no-cache", "backup", "--host", host, path])
         .current_dir(root)
         .env("RESTIC_PASSWORD", PASSWORD)
         .env("TMPDIR", "/host/tmp")
@@ -62,18 +65,18 @@ async fn snapshots_of_other_tools_are_listed_and_restored() {
         let mut child = dump.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), DUMP.as_bytes()).unwrap();
         assert!(child.wait().unwrap().success());
-        for (tool, host, path) in FOLDERS {
+        for (tool, host, path, told, file) in FOLDERS {
             // Relative to a folder of this test restic stores the whole path, so it is told to be in another root.
             let root = place.path().join(format!("root-of-{tool}"));
             let inner = root.join(path.trim_start_matches('/'));
-            fs::create_dir_all(inner.join("deep")).unwrap();
-            fs::write(inner.join("deep/life"), tool).unwrap();
-            back_up_as(&restic, &at, &root, host, path);
+            fs::create_dir_all(inner.join(file).parent().unwrap()).unwrap();
+            fs::write(inner.join(file), tool).unwrap();
+            back_up_as(&restic, &at, &root, host, told);
         }
         let listed: serde_json::Value =
             serde_json::from_slice(&stowaway(&at, &["snapshots", "--output", "json"])).unwrap();
         let listed = listed.as_array().unwrap();
-        assert_eq!(listed.len(), 3, "{listed:?}");
+        assert_eq!(listed.len(), 4, "{listed:?}");
         let id_of = |host: &str, path: &str| {
             let is_it = |one: &&serde_json::Value| {
                 one.to_string().contains(&format!("\"{host}\"")) && one.to_string().contains(&format!("\"{path}\""))
@@ -82,12 +85,12 @@ async fn snapshots_of_other_tools_are_listed_and_restored() {
         };
         assert_eq!(stowaway(&at, &["dump", id_of("shop", "/shop-postgres.sql")]), DUMP.as_bytes());
         let repository = stowaway::repository::open(folder(&at), never()).await.unwrap();
-        for (tool, host, path) in FOLDERS {
+        for (tool, host, path, _, file) in FOLDERS {
             let target = place.path().join(tool);
             fs::create_dir(&target).unwrap();
             let restored = repository.restore_folder(id_of(host, path), path, &target, Arc::default()).await.unwrap();
             assert_eq!(restored.files, 1, "{tool}");
-            assert_eq!(fs::read_to_string(target.join("deep/life")).unwrap().trim(), tool);
+            assert_eq!(fs::read_to_string(target.join(file)).unwrap().trim(), tool);
         }
         repository.close().await;
         newest().check(&at);
@@ -95,12 +98,12 @@ async fn snapshots_of_other_tools_are_listed_and_restored() {
 }
 
 /// Backs up a relative path, and gives the snapshot's id and its path.
-fn back_up_in(restic: &Restic, repository: &Path, folder: &Path, host: &str, path: &str) -> (String, String) {
+fn back_up_in(restic: &Restic, repository: &Path, folder: &Path, path: &str) -> (String, String) {
     let mut backup = restic.command(repository);
-    let done = backup.current_dir(folder).args(["backup", "--host", host, path]).output().unwrap();
+    let done = backup.current_dir(folder).args(["backup", path]).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    let latest = restic.json(repository, &["snapshots", "--json", "--host", host, "--latest", "1"]);
-    let newest = latest.as_array().unwrap().iter().max_by_key(|one| one["time"].as_str().unwrap()).unwrap();
+    let all = restic.json(repository, &["snapshots", "--json"]);
+    let newest = all.as_array().unwrap().iter().max_by_key(|one| one["time"].as_str().unwrap()).unwrap();
     let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
     (text(&newest["id"]), text(&newest["paths"][0]))
 }
@@ -120,17 +123,13 @@ async fn what_was_stored_by_a_relative_path_comes_back_as_the_folder_that_it_was
             folder
         };
         let volume = folder_of("volume", &["life", "deep/life"]);
-        // Its entries look like the way to it, or like that and more.
-        let same = folder_of("claim", &["claim/life"]);
+        // One of its entries looks like the way to it.
         let more = folder_of("other", &["other/life", "life"]);
         let snapshots = [
-            // VolSync's mover is in the volume's folder.
-            (back_up_in(&restic, &at, &volume, "volsync", "."), &volume),
-            (back_up_in(&restic, &at, &same, "volsync", "."), &same),
-            (back_up_in(&restic, &at, &volume, "by-hand", "."), &volume),
-            (back_up_in(&restic, &at, &more, "by-hand", "."), &more),
-            (back_up_in(&restic, &at, volume.parent().unwrap(), "by-hand", "volume"), &volume),
-            (back_up_in(&restic, &at, place.path(), "by-hand", volume.to_str().unwrap()), &volume),
+            (back_up_in(&restic, &at, &volume, "."), &volume),
+            (back_up_in(&restic, &at, &more, "."), &more),
+            (back_up_in(&restic, &at, volume.parent().unwrap(), "volume"), &volume),
+            (back_up_in(&restic, &at, place.path(), volume.to_str().unwrap()), &volume),
         ];
         let repository = stowaway::repository::open(folder(&at), never()).await.unwrap();
         for (number, ((id, path), expected)) in snapshots.iter().enumerate() {
