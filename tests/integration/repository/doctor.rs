@@ -49,8 +49,9 @@ async fn follow(complaint: &Complaint, place: &Path, source: &Path) {
         let command = step.split("   (").next().unwrap();
         if let Some(arguments) = command.strip_prefix("restic ") {
             let arguments: Vec<&str> = arguments.split(' ').collect();
-            // What it cannot mend it says by its exit status, too.
+            // What it cannot mend it says by its exit status, too. It leaves copies of harmed packs where it stands.
             let mut repairing = restic.command(place);
+            repairing.current_dir(source.parent().unwrap());
             let output = repairing.args(&arguments).output().unwrap();
             assert!(output.status.success(), "{step}: {}", String::from_utf8_lossy(&output.stderr));
         } else if step.starts_with("back up all sources") {
