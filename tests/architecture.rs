@@ -113,6 +113,7 @@ const EXCEPTIONS: &[(&str, &[&str])] = &[
 /// Crates that only one module may name, so that it can be exchanged.
 const PRIVATE: &[(&str, &str)] = &[
     ("rustic_core", "repository"),
+    ("rustic_cdc", "repository"),
     ("opendal", "repository"),
     ("opendal_http_transport_reqwest", "repository"),
     ("reqwest", "repository"),

@@ -1,36 +1,61 @@
-//! A source into the repository by the engine, which chunks and packs it; and one stream as such a source: the gate asks
-//! for the stream's verdict, and only then is a snapshot made. The order of writes is packs, index, a look at each of them,
-//! snapshot.
+//! One stream into the repository: cut into chunks, stored, and made visible once its own end was seen and was good. The
+//! order of writes is packs, index, a look at each of them, snapshot.
 //!
 //! It must not know where the stream comes from.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
-use bytes::Bytes;
-use rustic_core::{
-    BackupOptions, ConfigOptions, OpenStatus, ParentOptions, ReadSource, RusticResult,
-    repofile::{MasterKey, SnapshotFile},
-};
+use jiff::Timestamp;
+use rustic_core::{DataId, repofile::SnapshotSummary};
 use sha2::Sha256;
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{runtime::Handle, sync::mpsc, task::spawn_blocking};
 
 use super::{
     Progress, Repository, RepositoryError, StoreRules, Stored,
-    commit::Commit,
-    engine::{self, Engine, FirstError, Writes},
-    gate::{Gate, Trees, Verdict},
-    source::{StreamReader, StreamSource},
+    chunker::Chunker,
+    commit::{self, Commit},
+    engine::FirstError,
+    known::Known,
+    packer::{Content, Packer, Place},
+    source::{Ended, Next, StreamReader},
     store::Store,
     tree,
 };
-use crate::{model::SnapshotIdentity, stream::Piece};
-
-/// Size of the packs that the engine makes. Six are in memory at a time; the engine's own default is eight times this and
-/// grows with the repository. restic takes 4 MiB to 128 MiB.
-const PACK_SIZE: &str = "4MiB";
+use crate::{
+    model::{Proof, SnapshotIdentity},
+    stream::Piece,
+};
 
 pub(super) fn internal(store: &Store, what: impl std::fmt::Display) -> RepositoryError {
     RepositoryError::Internal { place: store.place().to_owned(), what: what.to_string() }
+}
+
+/// Runs a task that stores something where it may block. The first error counts, whoever had it: the others only say that
+/// there was one. Its panics are errors, too.
+pub(super) async fn store_with<T: Send + 'static>(
+    repository: &Repository,
+    store: &Store,
+    known: Arc<Known>,
+    (progress, first_error): (Arc<Progress>, Arc<FirstError>),
+    task: impl FnOnce(&Arc<Packer>, Chunker) -> Result<T, RepositoryError> + Send + 'static,
+) -> Result<T, RepositoryError> {
+    let chunker = Chunker::new(repository.polynomial);
+    let chunker = chunker.ok_or_else(|| store.damaged("its config names no polynomial that content can be cut by"))?;
+    let place = Place {
+        store: store.clone(),
+        cipher: repository.cipher.clone(),
+        version: repository.version,
+        progress,
+        first_error: Arc::clone(&first_error),
+    };
+    let packer = Arc::new(Packer::new(place, known));
+    let done = spawn_blocking(move || task(&packer, chunker)).await;
+    let done = done.map_err(|panic| internal(store, panic)).flatten();
+    if done.is_err() {
+        // What is still under way ends.
+        first_error.happened().cancel();
+    }
+    first_error.take().map_or(done, Err)
 }
 
 /// See [`Repository::store_stream`].
@@ -43,77 +68,61 @@ pub(super) async fn store_stream(
     progress: Arc<Progress>,
 ) -> Result<Stored, RepositoryError> {
     tree::checked_path(&identity.path)?;
-    let first_error = Arc::new(FirstError::default());
-    let verdict = Verdict::default();
-    let gate = Gate::new(store, verdict.clone(), Trees::HeldBack, Arc::clone(&progress), Arc::clone(&first_error));
-    let gate = Arc::new(gate);
-    let source = StreamSource::new(StreamReader {
+    let (started, first_error) = (Timestamp::now(), Arc::new(FirstError::default()));
+    let known = Arc::new(Known::read(&repository.cipher, store).await?);
+    let mut reader = StreamReader {
         pieces,
         runtime: Handle::current(),
         cancel: store.cancel().clone(),
         place: store.place().to_owned(),
         allow_empty: rules.allow_empty,
         progress: Arc::clone(&progress),
-        verdict: verdict.clone(),
         first_error: Arc::clone(&first_error),
-        current: Bytes::new(),
         hash: Sha256::default(),
         bytes: 0,
-    });
-    let name = source.name.clone();
-    let path = PathBuf::from(&name);
-    // Forced: a stream that looks like an earlier one (same name, no metadata) would not be read at all.
-    let parent = |_: &_| Ok(ParentOptions::default().force(true));
-    let engines = archive(repository, store, &gate, first_error, source, path, parent).await?;
-
-    let ended = verdict.get().ok_or_else(|| internal(store, "the engine ended before the stream did"))?;
-    let commit = Commit { repository, store, identity, time: rules.time, progress: &progress };
-    commit.stream(&name, &ended, engines, gate.passed()).await
-}
-
-/// Lets the engine archive a source at `path`; its snapshot goes nowhere. `parent` says what it may take for unchanged.
-pub(super) async fn archive<T, S>(
-    repository: &Repository,
-    store: &Store,
-    gate: &Arc<Gate<T>>,
-    first_error: Arc<FirstError>,
-    source: S,
-    path: PathBuf,
-    parent: impl FnOnce(&rustic_core::Repository<OpenStatus>) -> RusticResult<ParentOptions> + Send + 'static,
-) -> Result<SnapshotFile, RepositoryError>
-where
-    T: Clone + fmt::Debug + Send + 'static,
-    S: ReadSource<Open: Send, Iter: Send> + 'static,
-{
-    let master = repository.master.clone();
-    let writes: Arc<dyn Writes> = Arc::<Gate<T>>::clone(gate);
-    let uploads = Arc::clone(gate);
-    let task = move |engine: &Engine| {
-        let archived = archive_with(engine, &master, &source, path, parent);
-        uploads.settle();
-        archived
     };
-    engine::run(store, writes, first_error, |what| internal(store, what), task).await
+    let (path, time) = (identity.path.clone(), rules.time);
+    let task = move |packer: &Arc<Packer>, chunker| {
+        let (ended, content) = save_stream(packer, chunker, &mut reader)?;
+        let (root, folders) = tree::save_file(packer, &path, content, ended.end.bytes, time)?;
+        Ok((ended, root, folders, packer.finish()?))
+    };
+    let stored = store_with(repository, store, known, (progress, first_error), task).await?;
+    let (ended, root, folders, written) = stored;
+
+    let mut found = SnapshotSummary::default();
+    (found.files_new, found.total_files_processed, found.total_bytes_processed) = (1, 1, ended.end.bytes);
+    (found.dirs_new, found.total_dirs_processed) = (folders, folders);
+    found.total_dirsize_processed = written.trees.plain_bytes;
+    let summary = commit::completed(found, &written, started);
+    let added_bytes = summary.data_added_packed;
+    let commit = Commit { repository, store, identity, time: rules.time };
+    let mut snapshot = commit.labelled(root, summary);
+    snapshot.tags.add(format!("{}={}", SnapshotIdentity::DIGEST, ended.digest));
+    snapshot.tags.add(format!("{}={}", SnapshotIdentity::PROOF, ended.end.proof));
+    if ended.end.proof == Proof::None {
+        snapshot.tags.add(SnapshotIdentity::UNPROVEN.to_owned());
+    }
+    Ok(Stored {
+        snapshot: commit.publish(&snapshot, &[], &written.files).await?,
+        bytes: ended.end.bytes,
+        digest: ended.digest,
+        added_bytes,
+        proof: ended.end.proof,
+    })
 }
 
-fn archive_with<S: ReadSource<Open: Send, Iter: Send> + 'static>(
-    engine: &Engine,
-    master: &MasterKey,
-    source: &S,
-    path: PathBuf,
-    parent: impl FnOnce(&rustic_core::Repository<OpenStatus>) -> RusticResult<ParentOptions>,
-) -> RusticResult<SnapshotFile> {
-    let mut repository = engine.open(master)?;
-    let parent = parent(&repository)?;
-    let mut settings = ConfigOptions::default();
-    (settings.set_datapack_size, settings.set_treepack_size) = (PACK_SIZE.parse().ok(), PACK_SIZE.parse().ok());
-    (settings.set_datapack_growfactor, settings.set_treepack_growfactor) = (Some(0), Some(0));
-    if repository.config().append_only == Some(true) {
-        // The engine refuses settings there, even for itself; nothing is deleted here.
-        settings.set_append_only = Some(false);
+/// Stores a stream up to its good end, and tells what its chunks are called, in order.
+fn save_stream(
+    packer: &Arc<Packer>,
+    mut chunker: Chunker,
+    reader: &mut StreamReader,
+) -> Result<(Ended, Vec<DataId>), RepositoryError> {
+    let mut content = Content::new(packer);
+    loop {
+        match reader.next()? {
+            Next::Data(data) => content.add(&mut chunker, &data)?,
+            Next::End(ended) => return Ok((ended, content.finish(&mut chunker)?)),
+        }
     }
-    repository.apply_config(&settings)?;
-    let repository = repository.to_indexed_ids()?;
-    let options = BackupOptions::default().no_scan(true).parent_opts(parent);
-    repository.archive(&options, source, SnapshotFile::default(), &[path])
 }

@@ -1,9 +1,9 @@
-//! What makes stored data visible: its tree, the index of what was written, a look at each new file, the snapshot.
+//! What makes stored data visible: a look at each new file, and then the snapshot.
 //!
 //! After a snapshot's write whose acknowledgement was lost, the store is asked; what cannot be told is said to be
-//! unknown. Formats: restic's design document, sections "Indexing" and "Snapshots".
+//! unknown. Format: restic's design document, section "Snapshots".
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -12,19 +12,17 @@ use rustic_core::{
     Id, TreeId,
     repofile::{SnapshotFile, SnapshotSummary},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::sleep;
 
 use super::{
-    Progress, Repository, RepositoryError, Stored,
+    Repository, RepositoryError,
     archive::internal,
-    crypto::{self, CryptoError},
-    gate::Passed,
-    source::Ended,
+    crypto,
+    packer::Written,
     store::{Kind, Store, Write},
-    tree::{self, TreePack},
 };
-use crate::model::{Proof, SnapshotIdentity};
+use crate::model::SnapshotIdentity;
 
 /// How many files are looked for at a time.
 const PARALLEL_LOOKS: usize = 16;
@@ -36,61 +34,11 @@ pub(super) struct Commit<'a> {
     pub repository: &'a Repository,
     pub store: &'a Store,
     pub identity: &'a SnapshotIdentity,
-    /// The snapshot's time, and a stream's file's.
+    /// The snapshot's time.
     pub time: Timestamp,
-    pub progress: &'a Progress,
 }
 
 impl Commit<'_> {
-    /// Commits the stream that passed the gate. `name` is the one file of the engine's tree, `engines` the snapshot that it made.
-    pub async fn stream(
-        &self,
-        name: &str,
-        ended: &Ended,
-        engines: SnapshotFile,
-        passed: Passed,
-    ) -> Result<Stored, RepositoryError> {
-        let store = self.store;
-        let bytes = ended.end.bytes;
-        let processed = engines.summary.as_ref().map_or(0, |summary| summary.total_bytes_processed);
-        if processed != bytes {
-            return Err(internal(store, format!("the engine stored {processed} of {bytes} bytes")));
-        }
-        let Passed { mut written, tree_pack, indexes } = passed;
-        let (engine_pack, engine_content) = tree_pack.ok_or_else(|| internal(store, "the engine made no tree"))?;
-        let broken = |error: CryptoError| internal(store, error);
-        let mut indexes =
-            indexes.iter().map(|index| self.decrypted(index)).collect::<Result<Vec<_>, _>>().map_err(broken)?;
-        let entry =
-            remove_entry(&mut indexes, engine_pack).ok_or_else(|| internal(store, "its tree is in no index"))?;
-
-        let engine_tree = tree::only_tree(&self.repository.cipher, &engine_content, &entry).map_err(broken)?;
-        let content = match engine_tree.nodes.as_slice() {
-            [node] if node.name == name => node.content.clone().unwrap_or_default(),
-            _ => return Err(internal(store, "the engine's tree holds something else than the stream")),
-        };
-        let trees = tree::file_trees(&self.identity.path, content, bytes, self.time)?;
-        let version = self.repository.version;
-        let pack = tree::pack(&self.repository.cipher, version, &trees).map_err(broken)?;
-        if let Some(packs) = indexes.last_mut().and_then(|index| index["packs"].as_array_mut()) {
-            packs.push(pack.entry.clone());
-        }
-
-        self.write(Kind::Pack, pack.id, pack.content.clone(), &mut written).await?;
-        for index in indexes.iter().filter(|index| index["packs"].as_array().is_some_and(|packs| !packs.is_empty())) {
-            let content: Bytes = self.encrypted(index).map_err(broken)?.into();
-            self.write(Kind::Index, crypto::id_of(&content), content, &mut written).await?;
-        }
-        let (snapshot, added_bytes) = self.stream_snapshot(ended, engines, &pack);
-        Ok(Stored {
-            snapshot: self.publish(&snapshot, &[], &written).await?,
-            bytes,
-            digest: ended.digest.clone(),
-            added_bytes,
-            proof: ended.end.proof,
-        })
-    }
-
     /// Makes a snapshot visible, once all that was written is there and our lock still holds. `excludes` are the patterns of
     /// what it is without. Gives its id, 64 hex digits.
     pub async fn publish(
@@ -114,8 +62,7 @@ impl Commit<'_> {
     }
 
     /// A snapshot of that tree with the identity's labels.
-    pub fn labelled(&self, tree: TreeId, mut summary: SnapshotSummary) -> SnapshotFile {
-        summary.command = String::new();
+    pub fn labelled(&self, tree: TreeId, summary: SnapshotSummary) -> SnapshotFile {
         let mut snapshot = SnapshotFile {
             time: self.time.to_zoned(TimeZone::UTC),
             program_version: format!("stowaway {}", env!("CARGO_PKG_VERSION")),
@@ -130,50 +77,20 @@ impl Commit<'_> {
         }
         snapshot
     }
+}
 
-    fn decrypted(&self, index: &[u8]) -> Result<Value, CryptoError> {
-        let json = self.repository.cipher.decrypt_file(index)?;
-        serde_json::from_slice(&json).map_err(|error| CryptoError::Format(error.to_string()))
-    }
-
-    fn encrypted(&self, index: &Value) -> Result<Vec<u8>, CryptoError> {
-        self.repository.cipher.encrypt_file(index.to_string().as_bytes(), self.repository.version)
-    }
-
-    async fn write(
-        &self,
-        kind: Kind,
-        id: Id,
-        content: Bytes,
-        written: &mut Vec<(Kind, Id, u64)>,
-    ) -> Result<(), RepositoryError> {
-        let size = content.len() as u64;
-        self.store.write(kind, &id, vec![content], Write::Replace).await?;
-        self.progress.uploaded.fetch_add(size, Ordering::Relaxed);
-        written.push((kind, id, size));
-        Ok(())
-    }
-
-    /// The snapshot, and how many bytes the run added to the repository.
-    fn stream_snapshot(&self, ended: &Ended, engines: SnapshotFile, pack: &TreePack) -> (SnapshotFile, u64) {
-        let mut summary = engines.summary.unwrap_or_default();
-        let pack_bytes = pack.content.len() as u64;
-        summary.data_added = summary.data_added_files + pack.plain_bytes;
-        summary.data_added_packed = summary.data_added_files_packed + pack_bytes;
-        summary.data_added_trees = pack.plain_bytes;
-        summary.data_added_trees_packed = pack_bytes;
-        summary.tree_blobs = pack.trees;
-        summary.total_dirsize_processed = pack.plain_bytes;
-        (summary.dirs_new, summary.total_dirs_processed) = (pack.trees - 1, pack.trees - 1);
-        let added_bytes = summary.data_added_packed;
-        let mut snapshot = self.labelled(pack.root, summary);
-        snapshot.tags.add(format!("{}={}", SnapshotIdentity::DIGEST, ended.digest));
-        snapshot.tags.add(format!("{}={}", SnapshotIdentity::PROOF, ended.end.proof));
-        if ended.end.proof == Proof::None {
-            snapshot.tags.add(SnapshotIdentity::UNPROVEN.to_owned());
-        }
-        (snapshot, added_bytes)
-    }
+/// What a run says of itself: what it found, and what it wrote of it.
+pub(super) fn completed(mut found: SnapshotSummary, written: &Written, started: Timestamp) -> SnapshotSummary {
+    let (Written { data, trees, .. }, ended) = (written, Timestamp::now());
+    let seconds = ended.duration_since(started).as_secs_f64();
+    (found.data_blobs, found.tree_blobs) = (data.blobs, trees.blobs);
+    (found.data_added_files, found.data_added_files_packed) = (data.plain_bytes, data.packed_bytes);
+    (found.data_added_trees, found.data_added_trees_packed) = (trees.plain_bytes, trees.packed_bytes);
+    found.data_added = data.plain_bytes + trees.plain_bytes;
+    found.data_added_packed = data.packed_bytes + trees.packed_bytes;
+    (found.backup_start, found.backup_end) = (started.to_zoned(TimeZone::UTC), ended.to_zoned(TimeZone::UTC));
+    (found.backup_duration, found.total_duration) = (seconds, seconds);
+    found
 }
 
 /// Every new file is there, and as long as it was written.
@@ -186,16 +103,6 @@ pub(super) async fn look_for(store: &Store, written: &[(Kind, Id, u64)]) -> Resu
         }
     });
     stream::iter(looks).buffer_unordered(PARALLEL_LOOKS).try_collect().await
-}
-
-/// Takes the entry of a pack out of the index that holds it.
-fn remove_entry(indexes: &mut [Value], pack: Id) -> Option<Value> {
-    let id = json!(pack);
-    indexes.iter_mut().find_map(|index| {
-        let packs = index["packs"].as_array_mut()?;
-        let position = packs.iter().position(|entry| entry["id"] == id)?;
-        Some(packs.remove(position))
-    })
 }
 
 /// Writes the snapshot file and reads it back.

@@ -3,6 +3,8 @@
 //! Formats: restic's "Repository Format" in its design document, sections "Keys, Encryption and MAC" and "Unpacked Data
 //! Format": 16 bytes of nonce, AES-256-CTR ciphertext, 16 bytes of Poly1305-AES tag. It must not know where files are.
 
+use std::{cell::RefCell, io};
+
 use aes256ctr_poly1305aes::{
     Aes256CtrPoly1305Aes, Key, Nonce,
     aead::{Aead, AeadInPlace},
@@ -15,14 +17,16 @@ use rustic_core::{
 };
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
+use zstd::bulk::Decompressor;
 
 use super::LockHolder;
 use crate::model::Secret;
 
-const NONCE_BYTES: usize = 16;
+pub(super) const NONCE_BYTES: usize = 16;
+const TAG_BYTES: usize = 16;
 const KEY_BYTES: usize = 64;
 /// What encryption adds: nonce and tag.
-pub(super) const OVERHEAD_BYTES: usize = 32;
+pub(super) const OVERHEAD_BYTES: usize = NONCE_BYTES + TAG_BYTES;
 /// First byte of a compressed file that is no pack (repository format 2).
 const COMPRESSED: u8 = 2;
 /// A hostile or broken key file must not take all memory: restic's own are below 256 MiB.
@@ -59,17 +63,24 @@ impl Cipher {
     }
 
     pub fn encrypt(&self, plain: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        let mut sealed = vec![0; plain.len() + OVERHEAD_BYTES];
+        sealed[NONCE_BYTES..][..plain.len()].copy_from_slice(plain);
+        self.encrypt_within(&mut sealed)?;
+        Ok(sealed)
+    }
+
+    /// Encrypts what is in the buffer, whose first and last 16 bytes are room for nonce and tag.
+    pub fn encrypt_within(&self, sealed: &mut [u8]) -> Result<(), CryptoError> {
+        let too_short = || CryptoError::Format("too short for nonce and tag".into());
+        let (front, rest) = sealed.split_first_chunk_mut::<NONCE_BYTES>().ok_or_else(too_short)?;
+        let (content, back) = rest.split_last_chunk_mut::<TAG_BYTES>().ok_or_else(too_short)?;
         let mut nonce = Nonce::default();
         rand::rng().fill_bytes(&mut nonce);
-        let mut sealed = Vec::with_capacity(plain.len() + OVERHEAD_BYTES);
-        sealed.extend_from_slice(&nonce);
-        sealed.extend_from_slice(plain);
-        let tag = self
-            .0
-            .encrypt_in_place_detached(&nonce, &[], &mut sealed[NONCE_BYTES..])
-            .map_err(|_| CryptoError::Format("too long to be encrypted".into()))?;
-        sealed.extend_from_slice(&tag);
-        Ok(sealed)
+        let tag = self.0.encrypt_in_place_detached(&nonce, &[], content);
+        let tag = tag.map_err(|_| CryptoError::Format("too long to be encrypted".into()))?;
+        front.copy_from_slice(&nonce);
+        back.copy_from_slice(&tag);
+        Ok(())
     }
 
     pub fn decrypt(&self, sealed: &[u8]) -> Result<Vec<u8>, CryptoError> {
@@ -97,11 +108,51 @@ impl Cipher {
     }
 }
 
-pub(super) fn compress(plain: &[u8]) -> Result<Vec<u8>, CryptoError> {
-    zstd::encode_all(plain, zstd::DEFAULT_COMPRESSION_LEVEL).map_err(|error| CryptoError::Format(error.to_string()))
+/// Compresses one content after the other.
+pub(super) struct Compressor(zstd::bulk::Compressor<'static>);
+
+impl Compressor {
+    pub fn new() -> Result<Self, CryptoError> {
+        let made = zstd::bulk::Compressor::new(zstd::DEFAULT_COMPRESSION_LEVEL);
+        made.map(Self).map_err(|error| CryptoError::Format(error.to_string()))
+    }
+
+    /// Into a buffer of at least [`compressed_bound`] bytes; tells how many it takes.
+    pub fn compress_into(&mut self, plain: &[u8], compressed: &mut [u8]) -> Result<usize, CryptoError> {
+        self.0.compress_to_buffer(plain, compressed).map_err(|error| CryptoError::Format(error.to_string()))
+    }
 }
 
-pub(super) fn decompress(packed: &[u8]) -> Result<Vec<u8>, CryptoError> {
+/// How long so many bytes may become by compression.
+pub(super) fn compressed_bound(plain: usize) -> usize {
+    zstd::zstd_safe::compress_bound(plain)
+}
+
+fn compress(plain: &[u8]) -> Result<Vec<u8>, CryptoError> {
+    let mut compressed = vec![0; compressed_bound(plain.len())];
+    let length = Compressor::new()?.compress_into(plain, &mut compressed)?;
+    compressed.truncate(length);
+    Ok(compressed)
+}
+
+thread_local! {
+    /// It takes longer to make than a small blob to decompress.
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+/// A blob that says how long it is, and must not be longer.
+pub(super) fn decompress_blob(packed: &[u8], length: u32) -> Result<Vec<u8>, CryptoError> {
+    let broken = |error: io::Error| CryptoError::Format(error.to_string());
+    DECOMPRESSOR.with_borrow_mut(|idle| {
+        let decompressor = match idle {
+            Some(decompressor) => decompressor,
+            None => idle.insert(Decompressor::new().map_err(broken)?),
+        };
+        decompressor.decompress(packed, length as usize).map_err(broken)
+    })
+}
+
+fn decompress(packed: &[u8]) -> Result<Vec<u8>, CryptoError> {
     zstd::decode_all(packed).map_err(|error| CryptoError::Format(error.to_string()))
 }
 

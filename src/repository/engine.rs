@@ -1,8 +1,7 @@
 //! The storage engine's view of our store: it may read; what it may write depends on why it was started.
 //!
-//! The engine boxes every error as text, goes on after some (`rustic_core` 0.13 takes a failed read of its source for a
-//! warning), and would write a snapshot of what it then has. So the first error is kept here, whatever the engine makes
-//! of it, and the engine cannot write a snapshot at all; see [`super::commit`].
+//! The engine boxes every error as text, and goes on after some. So the first error is kept here, whatever the engine makes
+//! of it, and the engine can write nothing but a new repository's config.
 
 use std::{
     fmt,
@@ -51,7 +50,7 @@ pub(super) trait Writes: fmt::Debug + Send + Sync + 'static {
         true
     }
 
-    fn write(&self, kind: Kind, id: &Id, tree_pack: bool, content: Vec<Bytes>) -> Result<(), RepositoryError>;
+    fn write(&self, kind: Kind, content: Vec<Bytes>) -> Result<(), RepositoryError>;
 }
 
 /// For reading: nothing may be written.
@@ -59,7 +58,7 @@ pub(super) trait Writes: fmt::Debug + Send + Sync + 'static {
 pub(super) struct ReadOnly;
 
 impl Writes for ReadOnly {
-    fn write(&self, kind: Kind, _: &Id, _: bool, _: Vec<Bytes>) -> Result<(), RepositoryError> {
+    fn write(&self, kind: Kind, _: Vec<Bytes>) -> Result<(), RepositoryError> {
         Err(RepositoryError::InvalidRequest(format!("the engine tried to write a {kind:?} while it should only read")))
     }
 }
@@ -139,9 +138,8 @@ impl ReadBackend for EngineBackend {
 }
 
 impl WriteBackend for EngineBackend {
-    fn write_bytes(&self, file: FileType, id: &Id, cacheable: bool, content: BytesList) -> RusticResult<()> {
-        // The engine calls packs of trees cacheable, and no others.
-        self.kept(self.writes.write(kind_of(file), id, cacheable, content.into_vec()))
+    fn write_bytes(&self, file: FileType, _: &Id, _: bool, content: BytesList) -> RusticResult<()> {
+        self.kept(self.writes.write(kind_of(file), content.into_vec()))
     }
 
     fn remove(&self, file: FileType, _: &Id, _: bool) -> RusticResult<()> {

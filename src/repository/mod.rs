@@ -1,35 +1,33 @@
 //! restic-format repositories: streams and folders in, snapshots listed, files, folders and archives out. Everything that touches
 //! stored data is here.
 //!
-//! It must not know Kubernetes. The engine is `rustic_core`, kept behind this module with guards against what it does
-//! silently wrong (each has a test in `tests/integration/repository`):
+//! It must not know Kubernetes. Formats of small files, and reading by path, are `rustic_core`'s, the engine; what is written,
+//! removed, checked and restored is done here, since a green run must restore. Each of these has a test in
+//! `tests/integration/repository`:
 //!
-//! 1. a failed source is a warning to it: [`source`] keeps the first error, which counts more than its success, and
-//!    [`folder`] counts every file that it leaves out, and holds its own count against the engine's;
-//! 2. it would write a snapshot of whatever it has: [`gate`] lets none through, [`commit`] writes it;
-//! 3. a stream that looks like the last one would not be read: archiving is always forced;
-//! 4. a failed listing must not be an empty one: [`store`] answers wholly or not at all;
-//! 5. it waits for ever: every request of [`store`] has a deadline and bounded retries;
-//! 6. it takes no locks: [`lock`] writes and honours restic's;
-//! 7. and 8. its restore into folders panics on full disks and stumbles over hard links: it is not used, see [`folder`];
-//! 9. it stores streams with size 0: [`tree`] makes the tree;
-//! 10. it reads 4 KiB at a time: [`source`] hands those out of memory;
-//! 11. it compares inode numbers only when told to ignore them, records a file's length before it is read, and reads a file
-//!     a core at a time: [`folder`] tells it so, reads that length and no more, and two files at a time;
-//! 12. its prune breaks on packs of many blobs, and neither that nor its check is used: see [`upkeep`].
+//! 1. a failed source ends the run, and a file that cannot be read is listed: [`archive`], [`folder`];
+//! 2. a snapshot is made last, after a look at all that it needs of the run: [`commit`];
+//! 3. a failed listing is never an empty one: [`store`] answers wholly or not at all;
+//! 4. every request of [`store`] has a deadline and bounded retries;
+//! 5. restic's locks are written and honoured: [`lock`];
+//! 6. memory has a bound, whatever is stored, restored or checked: [`packer`], [`folder`], [`upkeep`];
+//! 7. a failed read beneath the engine counts more than what it makes of it: [`engine`].
 
 mod archive;
+mod chunker;
 mod commit;
 mod crypto;
 mod engine;
 mod error;
 mod export;
 mod folder;
-mod gate;
+mod index_file;
 mod keys;
+mod known;
 mod lock;
 mod open;
 mod pack;
+mod packer;
 mod part;
 mod read;
 mod snapshots;
@@ -137,6 +135,8 @@ pub struct Repository {
     master: MasterKey,
     cipher: crypto::Cipher,
     version: u32,
+    /// What content is cut by, see [`chunker`].
+    polynomial: u64,
     id: String,
     /// The key file that the password opened.
     key: rustic_core::Id,

@@ -172,7 +172,10 @@ async fn lock_and_open(
     };
     let lock = wanted.take(&access.locks).await?;
     let id = config.id.to_hex().as_str().to_owned();
-    let repository = Repository { store: store.clone(), master, cipher, version: config.version, id, key, lock };
+    // One that is none is told where something is to be stored; all else goes without it.
+    let polynomial = config.poly().unwrap_or_default();
+    let version = config.version;
+    let repository = Repository { store: store.clone(), master, cipher, version, polynomial, id, key, lock };
     Ok((repository, sealed))
 }
 
@@ -296,7 +299,7 @@ impl Writes for NewConfig {
         false
     }
 
-    fn write(&self, kind: Kind, _: &Id, _: bool, content: Vec<Bytes>) -> Result<(), RepositoryError> {
+    fn write(&self, kind: Kind, content: Vec<Bytes>) -> Result<(), RepositoryError> {
         if kind == Kind::Config {
             *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(content.concat().into());
             return Ok(());

@@ -74,6 +74,11 @@ impl Packing {
         self.content.len() + self.header.len()
     }
 
+    /// How many there are so far.
+    pub fn blobs(&self) -> usize {
+        self.blobs.len()
+    }
+
     /// Appends a sealed blob.
     pub fn add(
         &mut self,

@@ -137,7 +137,7 @@ fn is_near(first: &Part, last: &Part, next: &Part) -> bool {
 
 fn open_part(cipher: &Cipher, part: &Part, sealed: &[u8]) -> Result<Vec<u8>, CryptoError> {
     let plain = cipher.decrypt(sealed)?;
-    let plain = if part.compressed { crypto::decompress(&plain)? } else { plain };
+    let plain = if part.compressed { crypto::decompress_blob(&plain, part.plain_length)? } else { plain };
     if crypto::id_of(&plain) == part.id { Ok(plain) } else { Err(CryptoError::NotAuthentic) }
 }
 

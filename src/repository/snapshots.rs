@@ -101,15 +101,20 @@ pub fn by_id<'a>(
 impl Repository {
     /// All snapshots, oldest first, or an error: never a part of them.
     pub async fn snapshots(&self) -> Result<Vec<SnapshotSummary>, RepositoryError> {
+        let mut snapshots: Vec<_> = self.snapshot_files().await?.iter().map(SnapshotSummary::of).collect();
+        snapshots.sort_by(|one, other| (one.time, &one.id).cmp(&(other.time, &other.id)));
+        Ok(snapshots)
+    }
+
+    /// All snapshots as they are stored.
+    pub(super) async fn snapshot_files(&self) -> Result<Vec<SnapshotFile>, RepositoryError> {
         let master = self.master.clone();
         let damaged = |what| self.store.damaged(what);
         let first_error = Arc::new(FirstError::default());
         let all = engine::run(&self.store, Arc::new(ReadOnly), first_error, damaged, move |engine| {
             engine.open(&master)?.get_all_snapshots()
         });
-        let mut snapshots: Vec<_> = all.await?.iter().map(SnapshotSummary::of).collect();
-        snapshots.sort_by(|one, other| (one.time, &one.id).cmp(&(other.time, &other.id)));
-        Ok(snapshots)
+        all.await
     }
 
     /// The one snapshot whose id begins so; see [`by_id`].

@@ -18,7 +18,7 @@ use clap::{Parser, Subcommand};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use stowaway::{
-    model::{BackendConfig, Connection, Proof, Secret, SnapshotIdentity},
+    model::{BackendConfig, Connection, Proof, Secret, SnapshotIdentity, mounts},
     repository::{self, Access, LockHolder, LockRules, Patience, PruneRules, Repository, StoreRules},
     runner::{VolumeRun, backup_volume},
     stream::{End, Piece, pieces},
@@ -155,6 +155,7 @@ impl Place {
     fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command
+            .envs(mounts::ALLOCATOR)
             .env("RESTIC_REPOSITORY", self.repository())
             .env("RESTIC_PASSWORD", PASSWORD)
             .env("RESTIC_CACHE_DIR", self.folder.path().join("cache"))

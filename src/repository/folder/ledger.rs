@@ -1,4 +1,4 @@
-//! What the engine does not tell: which entries of a folder could not be read, and how many were handed to it.
+//! Which entries of a folder could not be read, and how many were left out.
 //!
 //! It must not know what the entries are.
 
@@ -29,21 +29,12 @@ pub(super) struct Ledger {
     unreadable: Mutex<Troubles>,
     vanished: AtomicU64,
     left_out: AtomicU64,
-    folders: AtomicU64,
-    files: AtomicU64,
-    dropped: AtomicU64,
 }
 
 impl Ledger {
     /// Something is missing in the snapshot, or is not all there.
     pub fn unreadable(&self, path: &Path, reason: impl Into<String>) {
         self.troubles().add(path, reason);
-    }
-
-    /// A file that was handed over cannot be read after all; the engine leaves it out without a word.
-    pub fn dropped(&self, path: &Path, reason: impl Into<String>) {
-        self.dropped.fetch_add(1, Ordering::Relaxed);
-        self.unreadable(path, reason);
     }
 
     /// An entry was gone when its turn came.
@@ -54,22 +45,6 @@ impl Ledger {
     /// An entry is not wanted.
     pub fn left_out(&self) {
         self.left_out.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// An entry was handed over.
-    pub fn handed_over(&self, is_folder: bool) {
-        let counter = if is_folder { &self.folders } else { &self.files };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Folders that the snapshot must have.
-    pub fn folders(&self) -> u64 {
-        self.folders.load(Ordering::Relaxed)
-    }
-
-    /// Other entries that the snapshot must have.
-    pub fn files(&self) -> u64 {
-        self.files.load(Ordering::Relaxed) - self.dropped.load(Ordering::Relaxed)
     }
 
     /// What was gone.

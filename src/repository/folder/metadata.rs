@@ -151,6 +151,9 @@ pub(super) fn attributes(
         let Some(value) = value(&name)? else { continue };
         found.push((text.to_owned(), STANDARD.encode(value)));
     }
+    if found.is_empty() {
+        return Ok(Metadata::default());
+    }
     // In an order that does not depend on the file system.
     found.sort_unstable();
     let found: Vec<Value> = found.into_iter().map(|(name, value)| json!({ "name": name, "value": value })).collect();

@@ -3,12 +3,14 @@
 //! It must not know what a volume is to Kubernetes. What cannot be read is counted and listed, and makes the snapshot
 //! `incomplete`; what cannot be written fails a restore.
 
+mod archive;
 mod extents;
+mod file;
 mod ledger;
 mod metadata;
 mod owner;
+mod parent;
 mod restore;
-mod source;
 mod store;
 mod tar;
 mod unfold;

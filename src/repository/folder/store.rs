@@ -1,26 +1,22 @@
-//! A folder into a snapshot: the engine archives it, what it left out without a word is found out, and only then a snapshot
-//! is made.
+//! A folder into a snapshot: what did not change since the last one is taken from there, the rest is read.
 //!
 //! It must not know how a folder is read.
 
 use std::{path::Path, sync::Arc};
 
-use rustic_core::{OpenStatus, ParentOptions, RusticResult, repofile::SnapshotFile};
-use tokio::task::spawn_blocking;
+use jiff::Timestamp;
+use rustic_core::repofile::SnapshotFile;
+use tokio::{runtime::Handle, task::spawn_blocking};
 
-use super::{
-    FolderRules, StoredFolder,
-    ledger::Ledger,
-    source::{FolderSource, Shared},
-    walk::Walk,
-};
+use super::{FolderRules, StoredFolder, archive::FolderJob, ledger::Ledger, parent::Parent, walk::Walk};
 use crate::{
     model::{Proof, SnapshotIdentity},
     repository::{
         Progress, Repository, RepositoryError,
-        archive::{archive, internal},
-        commit::Commit,
-        gate::{Gate, Trees, Verdict},
+        archive::{internal, store_with},
+        commit::{self, Commit},
+        known::Known,
+        part::Fetcher,
         store::Store,
         tree,
     },
@@ -35,6 +31,7 @@ pub(super) async fn store_folder(
     folder: &Path,
     progress: Arc<Progress>,
 ) -> Result<StoredFolder, RepositoryError> {
+    let started = Timestamp::now();
     let names = tree::checked_path(&identity.path)?;
     let ledger = Arc::new(Ledger::default());
     let walk = {
@@ -45,41 +42,31 @@ pub(super) async fn store_folder(
             .map_err(|panic| internal(store, panic))?
     };
     let walk = walk.map_err(|source| RepositoryError::Unreadable { path: folder.display().to_string(), source })?;
-    let shared = Shared {
-        ledger: Arc::clone(&ledger),
-        progress: Arc::clone(&progress),
-        verdict: Verdict::default(),
-        first_error: Arc::default(),
-        cancel: store.cancel().clone(),
+    let parent = newest(&repository.snapshot_files().await?, &identity.host, &identity.path);
+    let known = Arc::new(Known::read(&repository.cipher, store).await?);
+    let names = names.into_iter().map(str::to_owned).collect();
+    let job = FolderJob { walk, names, time: rules.time, ledger: Arc::clone(&ledger), progress: Arc::clone(&progress) };
+    let fetcher = Fetcher { store: store.clone(), cipher: repository.cipher.clone() };
+    let (before, runtime, there) = (parent.as_ref().map(|parent| parent.tree), Handle::current(), Arc::clone(&known));
+    let task = move |packer: &Arc<_>, chunker| {
+        let parent = Parent::new(&there, fetcher, runtime, before)?;
+        let (root, found) = job.archive(packer, &chunker, parent)?;
+        Ok((root, found, packer.finish()?))
     };
-    let (verdict, first_error) = (shared.verdict.clone(), Arc::clone(&shared.first_error));
-    let gate = Gate::new(store, verdict.clone(), Trees::Written, Arc::clone(&progress), Arc::clone(&first_error));
-    let gate = Arc::new(gate);
-    let source = FolderSource::new(walk, &names, rules.time, shared);
-    let (host, path) = (identity.host.clone(), identity.path.clone());
-    let parent = move |engine: &rustic_core::Repository<OpenStatus>| parent(engine, &host, &path);
-    let engines = archive(repository, store, &gate, first_error, source, names.iter().collect(), parent).await?;
+    let (root, found, written) = store_with(repository, store, known, (progress, Arc::default()), task).await?;
 
-    if verdict.get().is_none() {
-        return Err(RepositoryError::Cancelled { place: store.place().to_owned() });
-    }
-    let summary = engines.summary.unwrap_or_default();
-    // The engine's own root comes on top.
-    let (folders, files) = (ledger.folders() + 1, ledger.files());
-    if (summary.total_dirs_processed, summary.total_files_processed) != (folders, files) {
-        let stored = format!("{} folders and {} files", summary.total_dirs_processed, summary.total_files_processed);
-        return Err(internal(store, format!("the engine stored {stored} of {folders} and {files}")));
-    }
+    let files = found.total_files_processed;
     let (vanished, left_out) = (ledger.count_vanished(), ledger.count_left_out());
     if files == 0 && left_out > 0 {
         let patterns = rules.excludes.patterns().join(", ");
         let text = format!("of {} no file is left by what is to be left out: {patterns}", folder.display());
         return Err(RepositoryError::InvalidRequest(text));
     }
+    let summary = commit::completed(found, &written, started);
     let (bytes, added_bytes) = (summary.total_bytes_processed, summary.data_added_packed);
-    let commit = Commit { repository, store, identity, time: rules.time, progress: &progress };
-    let mut snapshot = commit.labelled(engines.tree, summary);
-    snapshot.parent = engines.parent;
+    let commit = Commit { repository, store, identity, time: rules.time };
+    let mut snapshot = commit.labelled(root, summary);
+    snapshot.parent = parent.map(|parent| parent.id);
     let unreadable = ledger.take_unreadable();
     if unreadable.count == 0 {
         // No network lies between the folder and us, and every failed read is counted.
@@ -87,24 +74,16 @@ pub(super) async fn store_folder(
     } else {
         snapshot.tags.add(SnapshotIdentity::INCOMPLETE.to_owned());
     }
-    let snapshot = commit.publish(&snapshot, rules.excludes.patterns(), &gate.passed().written).await?;
+    let snapshot = commit.publish(&snapshot, rules.excludes.patterns(), &written.files).await?;
     Ok(StoredFolder { snapshot, files, bytes, added_bytes, unreadable, vanished, left_out })
 }
 
-/// What the engine may take for unchanged: files that have the length, times and inode number which they had in the newest
-/// snapshot of the same host and path.
-fn parent(engine: &rustic_core::Repository<OpenStatus>, host: &str, path: &str) -> RusticResult<ParentOptions> {
-    let newest = engine
-        .get_all_snapshots()?
-        .into_iter()
-        .filter(|snapshot| snapshot.hostname == host && snapshot.paths.iter().eq([path]) && is_exact(snapshot))
-        .max_by(|one, other| (&one.time, one.id).cmp(&(&other.time, other.id)));
-    let options = ParentOptions::default();
-    Ok(match newest {
-        // The engine has this one the wrong way round (`rustic_core` 0.13): inode numbers are compared if "ignored".
-        Some(parent) => options.ignore_inode(true).parents(vec![parent.id.to_hex().as_str().to_owned()]),
-        None => options.force(true),
-    })
+/// The newest snapshot of that host and path, whose unchanged files are not read again.
+fn newest(snapshots: &[SnapshotFile], host: &str, path: &str) -> Option<SnapshotFile> {
+    let same = snapshots
+        .iter()
+        .filter(|snapshot| snapshot.hostname == host && snapshot.paths.iter().eq([path]) && is_exact(snapshot));
+    same.max_by(|one, other| (&one.time, one.id).cmp(&(&other.time, other.id))).cloned()
 }
 
 /// Whether the lengths in its trees are those of the contents: rustic records what a file had before it was read.

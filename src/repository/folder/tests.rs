@@ -6,18 +6,14 @@ use rustic_core::{
     Id, TreeId,
     repofile::{Metadata, Node, NodeType, SnapshotSummary, Tree},
 };
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
     model::{BackendConfig, Connection, Reason, Secret},
     repository::{
-        Access, LockHolder, LockRules, Patience,
-        commit::Commit,
-        create, crypto,
-        store::{Kind, Write},
-        tree,
+        Access, LockHolder, LockRules, Patience, archive::store_with, commit::Commit, create, pack::BlobKind,
+        packer::Packer,
     },
 };
 
@@ -70,19 +66,17 @@ impl Case {
     /// Stores trees, the last of which is the root.
     async fn store(&self, trees: &[Tree]) -> String {
         let (repository, store) = (&self.repository, &self.repository.store);
-        let pack = tree::pack(&repository.cipher, 2, trees).unwrap();
-        let index = json!({ "packs": [pack.entry] }).to_string();
-        let index: bytes::Bytes = repository.cipher.encrypt_file(index.as_bytes(), 2).unwrap().into();
-        let files: [(Kind, Id, bytes::Bytes); 2] =
-            [(Kind::Pack, pack.id, pack.content), (Kind::Index, crypto::id_of(&index), index)];
-        for (kind, id, content) in files {
-            store.write(kind, &id, vec![content], Write::Replace).await.unwrap();
-        }
+        let trees: Vec<Vec<u8>> = trees.iter().map(|tree| tree.serialize().unwrap().0).collect();
+        let save = move |packer: &Arc<Packer>, _| {
+            let ids: Vec<Id> = trees.iter().map(|tree| packer.save(BlobKind::Tree, tree).unwrap()).collect();
+            let root = TreeId::from(*ids.last().unwrap());
+            Ok((root, packer.finish()?))
+        };
+        let (known, none) = (Arc::default(), (Arc::default(), Arc::default()));
+        let (root, _) = store_with(repository, store, known, none, save).await.unwrap();
         let identity = SnapshotIdentity { host: "shop".into(), path: "/data/claim".into(), tags: vec![] };
-        let progress = Progress::default();
-        let commit =
-            Commit { repository, store, identity: &identity, time: Timestamp::UNIX_EPOCH, progress: &progress };
-        commit.publish(&commit.labelled(pack.root, SnapshotSummary::default()), &[], &[]).await.unwrap()
+        let commit = Commit { repository, store, identity: &identity, time: Timestamp::UNIX_EPOCH };
+        commit.publish(&commit.labelled(root, SnapshotSummary::default()), &[], &[]).await.unwrap()
     }
 
     async fn restore(&self, trees: &[Tree]) -> Result<RestoredFolder, RepositoryError> {

@@ -1,49 +1,22 @@
 //! All index files as one table: what blobs there are, in which packs, and which of those packs the store has.
 //!
-//! It must not know what blobs are needed. Format: restic's design document, section "Indexing"; `packs_to_delete` is
-//! rustic's: packs that its prune has marked and may remove from then on, which restic takes for unreferenced.
+//! It must not know what blobs are needed.
 
 use std::{collections::HashMap, ops::Range};
 
 use futures::{StreamExt, stream};
 use rustic_core::Id;
-use serde::{Deserialize, Deserializer, Serialize};
 use tokio::task::spawn_blocking;
 
 use super::findings::{Finding, Findings};
 use crate::repository::{
     Repository, RepositoryError,
     archive::internal,
-    crypto,
+    index_file::{IndexFile, PARALLEL_READS},
     pack::{BlobKind, HEADER_BYTES, PackedBlob},
     part::Part,
     store::{Kind, Store},
 };
-
-/// How many small files are read at a time.
-pub(super) const PARALLEL_READS: usize = 8;
-
-/// An index file.
-#[derive(Debug, Default, Deserialize, Serialize)]
-pub(super) struct IndexFile {
-    #[serde(default, deserialize_with = "null_is_empty")]
-    pub packs: Vec<IndexedPack>,
-    #[serde(default, deserialize_with = "null_is_empty", skip_serializing)]
-    packs_to_delete: Vec<IndexedPack>,
-}
-
-/// A pack in an index file.
-#[derive(Debug, Deserialize, Serialize)]
-pub(super) struct IndexedPack {
-    pub id: Id,
-    #[serde(default, deserialize_with = "null_is_empty")]
-    pub blobs: Vec<PackedBlob>,
-}
-
-/// Go writes an empty list as null.
-fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
-    Option::deserialize(from).map(Option::unwrap_or_default)
-}
 
 /// A pack that is in an index, in the store, or in both.
 #[derive(Clone, Debug)]
@@ -95,7 +68,8 @@ impl Index {
         findings: &mut Findings,
     ) -> Result<Self, RepositoryError> {
         let listed = store.list(Kind::Index).await?;
-        let reads = listed.into_iter().map(|(id, _)| async move { (id, read_file(repository, store, id).await) });
+        let reads =
+            listed.into_iter().map(|(id, _)| async move { (id, IndexFile::read(&repository.cipher, store, id).await) });
         let mut reads = stream::iter(reads).buffer_unordered(PARALLEL_READS);
         let mut building = Building::default();
         while let Some((id, read)) = reads.next().await {
@@ -162,35 +136,8 @@ impl Index {
 
     /// A copy as something to fetch.
     pub fn part(&self, row: &Row) -> Part {
-        let plain = row.blob.length.saturating_sub(u32::try_from(crypto::OVERHEAD_BYTES).unwrap_or(0));
-        Part {
-            id: row.blob.id,
-            pack: self.pack_of(row).id,
-            offset: row.blob.offset,
-            length: row.blob.length,
-            plain_length: row.blob.uncompressed_length.unwrap_or(plain),
-            compressed: row.blob.uncompressed_length.is_some(),
-        }
+        row.blob.part(self.pack_of(row).id)
     }
-}
-
-/// An index file; its inner error says why it is none.
-async fn read_file(
-    repository: &Repository,
-    store: &Store,
-    id: Id,
-) -> Result<Result<IndexFile, String>, RepositoryError> {
-    let content = match store.read(Kind::Index, &id).await? {
-        Some(content) if crypto::id_of(&content) == id => content,
-        Some(_) => return Ok(Err("it is not what was written".to_owned())),
-        None => return Ok(Err("it is gone since it was listed".to_owned())),
-    };
-    let cipher = repository.cipher.clone();
-    let parsed = spawn_blocking(move || {
-        let json = cipher.decrypt_file(&content).map_err(|error| error.to_string())?;
-        serde_json::from_slice(&json).map_err(|error| format!("it is no index: {error}"))
-    });
-    parsed.await.map_err(|panic| internal(store, panic))
 }
 
 #[derive(Default)]

@@ -4,7 +4,7 @@ use std::{fs, io::Write, path::Path, sync::Arc};
 
 use stowaway::{
     model::SnapshotIdentity,
-    repository::{FolderRules, RestoredFolder, StoredFolder, newest_of},
+    repository::{FolderRules, RestoredFolder, StoredFolder, newest_of, open},
 };
 
 use super::{
@@ -367,4 +367,27 @@ async fn lost_and_found_with_something_in_it_is_stored() {
     let target = folder_in(place.path(), "target");
     restore_folder(&repository, &stored.snapshot, &target).await;
     assert_eq!(fs::read(target.join("lost+found/#12")).unwrap(), b"found");
+}
+
+#[tokio::test]
+async fn content_that_the_repository_has_lost_is_read_anew() {
+    let place = tempfile::tempdir().unwrap();
+    let at = place.path().join("repository");
+    let repository = new_repository(&at).await;
+    let source = folder_in(place.path(), "source");
+    fs::write(source.join("kept"), noise(3 << 20, 1)).unwrap();
+    settled(&source).await;
+    store_folder(&repository, &source).await;
+    let packs = files_in(&at, "data").into_iter();
+    let longest = packs.max_by_key(|pack| fs::metadata(pack).unwrap().len()).unwrap();
+    fs::remove_file(longest).unwrap();
+    repository.close().await;
+    newest().ok(&at, &["repair", "index"]);
+
+    let repository = open(folder(&at), never()).await.unwrap();
+    let stored = store_folder(&repository, &source).await;
+    assert!(stored.added_bytes > 3 << 20, "{stored:?}");
+    let target = folder_in(place.path(), "target");
+    restore_folder(&repository, &stored.snapshot, &target).await;
+    assert_same(&source, &target);
 }

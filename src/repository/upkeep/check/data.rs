@@ -140,7 +140,7 @@ impl<'a> Reading<'a> {
 fn check_blob(cipher: &Cipher, blob: &PackedBlob, sealed: &[u8]) -> Result<(), String> {
     let plain = cipher.decrypt(sealed).map_err(|error| error.to_string())?;
     let plain = match blob.uncompressed_length {
-        Some(_) => crypto::decompress(&plain).map_err(|error| error.to_string())?,
+        Some(length) => crypto::decompress_blob(&plain, length).map_err(|error| error.to_string())?,
         None => plain,
     };
     if crypto::id_of(&plain) == blob.id { Ok(()) } else { Err("it is not what its id says".to_owned()) }

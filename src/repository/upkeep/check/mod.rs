@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     findings::{Finding, Findings, HarmedSnapshot, text},
-    index::{Index, Marks, PARALLEL_READS},
+    index::{Index, Marks},
     reach::{Lost, Reach},
     snapshots,
 };
@@ -21,6 +21,7 @@ use crate::{
     model::DataPart,
     repository::{
         Repository, RepositoryError, crypto,
+        index_file::PARALLEL_READS,
         part::Fetcher,
         store::{Kind, Store},
     },

@@ -7,12 +7,13 @@ use futures::{StreamExt, stream};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    super::index::{Index, IndexedPack},
+    super::index::Index,
     plan::{Fate, Plan},
 };
 use crate::repository::{
     Repository, RepositoryError,
     archive::internal,
+    index_file::IndexedPack,
     pack::{BlobKind, Packing},
     part::{self, Fetcher, Part},
     store::{Kind, Store, Write},

@@ -5,27 +5,19 @@
 
 use std::collections::HashSet;
 
-use bytes::Bytes;
 use rustic_core::Id;
 
 use super::{
-    super::{
-        index::{Index, IndexFile, IndexedPack},
-        remove,
-    },
+    super::{index::Index, remove},
     plan::{Fate, Plan},
     repack::Repacked,
 };
 use crate::repository::{
     Repository, RepositoryError,
-    archive::internal,
     commit::look_for,
-    crypto,
-    store::{Kind, Store, Write},
+    index_file::{INDEX_BLOBS, IndexFile, IndexedPack},
+    store::{Kind, Store},
 };
-
-/// How many blobs an index file names; restic's own number.
-const INDEX_BLOBS: usize = 50_000;
 
 /// Writes new indexes, makes sure of all that is new, and removes what is old.
 pub(super) async fn switch(
@@ -84,25 +76,12 @@ async fn write_indexes(
         blobs += pack.blobs.len();
         file.packs.push(pack);
         if blobs >= INDEX_BLOBS {
-            written.push(write_index(repository, store, &file).await?);
+            written.push(file.write((&repository.cipher, repository.version), store).await?);
             (file, blobs) = (IndexFile::default(), 0);
         }
     }
     if !file.packs.is_empty() {
-        written.push(write_index(repository, store, &file).await?);
+        written.push(file.write((&repository.cipher, repository.version), store).await?);
     }
     Ok(written)
-}
-
-async fn write_index(
-    repository: &Repository,
-    store: &Store,
-    file: &IndexFile,
-) -> Result<(Kind, Id, u64), RepositoryError> {
-    let json = serde_json::to_vec(file).map_err(|error| internal(store, error))?;
-    let content = repository.cipher.encrypt_file(&json, repository.version);
-    let content: Bytes = content.map_err(|error| internal(store, error))?.into();
-    let (id, size) = (crypto::id_of(&content), content.len() as u64);
-    store.write(Kind::Index, &id, vec![content], Write::Replace).await?;
-    Ok((Kind::Index, id, size))
 }

@@ -1,0 +1,119 @@
+//! The snapshot before, beside the walk: what an entry was then, and whether its content can be taken over unread.
+//!
+//! It must not know what is stored of an entry that did change.
+
+use std::{ffi::OsStr, iter::Peekable};
+
+use rustic_core::{
+    TreeId,
+    repofile::{Node, Tree},
+};
+use tokio::runtime::Handle;
+
+use crate::repository::{RepositoryError, known::Known, pack::BlobKind, part::Fetcher};
+
+/// The trees of the folders that the walk is in. Entries are asked for in order of their names' bytes, as trees have them.
+pub(super) struct Parent<'a> {
+    known: &'a Known,
+    fetcher: Fetcher,
+    runtime: Handle,
+    levels: Vec<Peekable<std::vec::IntoIter<Node>>>,
+}
+
+impl<'a> Parent<'a> {
+    /// Begins at a snapshot's root; without one nothing was there.
+    pub fn new(
+        known: &'a Known,
+        fetcher: Fetcher,
+        runtime: Handle,
+        root: Option<TreeId>,
+    ) -> Result<Self, RepositoryError> {
+        let mut parent = Self { known, fetcher, runtime, levels: Vec::new() };
+        let root = parent.nodes(root)?;
+        parent.levels.push(root);
+        Ok(parent)
+    }
+
+    /// What was there under that name, so many folders below the root.
+    pub fn find(&mut self, depth: usize, name: &OsStr) -> Option<Node> {
+        self.levels.truncate(depth + 1);
+        let nodes = self.levels.get_mut(depth)?;
+        while nodes.next_if(|node| *node.name() < *name).is_some() {}
+        nodes.next_if(|node| *node.name() == *name)
+    }
+
+    /// Goes into the folder that was found last, or into one that was not there.
+    pub fn enter(&mut self, folder: Option<TreeId>) -> Result<(), RepositoryError> {
+        let nodes = self.nodes(folder)?;
+        self.levels.push(nodes);
+        Ok(())
+    }
+
+    /// Whether an entry is as it was, and all of its content is known.
+    pub fn has_unchanged(&self, before: &Node, now: &Node) -> bool {
+        is_same(before, now) && before.content.iter().flatten().all(|id| self.known.has(BlobKind::Data, **id))
+    }
+
+    /// What is in a tree. One that cannot be read has all of its files read anew.
+    fn nodes(&self, tree: Option<TreeId>) -> Result<Peekable<std::vec::IntoIter<Node>>, RepositoryError> {
+        let tree = tree.and_then(|tree| self.known.tree(*tree));
+        let nodes = match tree.map(|part| self.runtime.block_on(self.fetcher.fetch(part))) {
+            None => Vec::new(),
+            Some(Ok(json)) => match serde_json::from_slice::<Tree>(&json) {
+                Ok(tree) => tree.nodes,
+                Err(error) => {
+                    tracing::warn!(%error, "a tree of the last snapshot cannot be read: its files are read anew");
+                    Vec::new()
+                }
+            },
+            Some(Err(error @ RepositoryError::Damaged { .. })) => {
+                tracing::warn!(%error, "a tree of the last snapshot cannot be read: its files are read anew");
+                Vec::new()
+            }
+            Some(Err(error)) => return Err(error),
+        };
+        Ok(nodes.into_iter().peekable())
+    }
+}
+
+/// Whether both have the same length, times and inode number. Where the snapshot has no inode number, none is compared.
+fn is_same(before: &Node, now: &Node) -> bool {
+    let (then, meta) = (&before.meta, &now.meta);
+    before.node_type == now.node_type
+        && then.size == meta.size
+        && then.mtime == meta.mtime
+        && then.ctime.zip(meta.ctime).is_none_or(|(then, now)| then == now)
+        && (then.inode == 0 || then.inode == meta.inode)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use rustic_core::repofile::{Metadata, NodeType};
+
+    use super::*;
+
+    fn file(metadata: Metadata) -> Node {
+        Node::new_node("a".as_ref(), NodeType::File, metadata)
+    }
+
+    #[test]
+    fn each_sign_of_a_change_counts() {
+        let (then, now) = (Timestamp::UNIX_EPOCH, Timestamp::MAX);
+        let as_it_was = Metadata { size: 7, mtime: Some(then), ctime: Some(then), inode: 9, ..Metadata::default() };
+        let before = file(as_it_was.clone());
+        assert!(is_same(&before, &file(as_it_was.clone())));
+        for changed in [
+            Metadata { size: 8, ..as_it_was.clone() },
+            Metadata { mtime: Some(now), ..as_it_was.clone() },
+            Metadata { ctime: Some(now), ..as_it_was.clone() },
+            Metadata { inode: 8, ..as_it_was.clone() },
+        ] {
+            assert!(!is_same(&before, &file(changed.clone())), "{changed:?}");
+        }
+        let link = Node::new_node("a".as_ref(), NodeType::Fifo, as_it_was.clone());
+        assert!(!is_same(&before, &link));
+        let without_inode = file(Metadata { inode: 0, ..as_it_was.clone() });
+        assert!(is_same(&without_inode, &file(as_it_was)));
+    }
+}

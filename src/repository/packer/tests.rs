@@ -1,0 +1,124 @@
+//! What several threads do to one packer.
+
+use std::{collections::BTreeMap, thread};
+
+use rustic_core::repofile::MasterKey;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    model::{BackendConfig, Connection, Secret},
+    repository::{Access, LockHolder, LockRules, Patience},
+};
+
+struct Case {
+    folder: tempfile::TempDir,
+    place: Place,
+}
+
+impl Case {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let access = Access {
+            backend: BackendConfig::Folder { path: folder.path().to_str().unwrap().into() },
+            password: Secret::new(String::new()),
+            connection: Connection::default(),
+            credentials: BTreeMap::new(),
+            holder: LockHolder { host: String::new(), user: String::new() },
+            locks: LockRules::default(),
+            patience: Patience::default(),
+        };
+        for kind in ["data", "index"] {
+            std::fs::create_dir(folder.path().join(kind)).unwrap();
+        }
+        let place = Place {
+            store: Store::new(&access, CancellationToken::new()).unwrap(),
+            cipher: Cipher::of(&MasterKey::new()).unwrap(),
+            version: 2,
+            progress: Arc::default(),
+            first_error: Arc::default(),
+        };
+        Self { folder, place }
+    }
+
+    /// Does that where it may block.
+    async fn with<T: Send + 'static>(&self, task: impl FnOnce(&Arc<Packer>) -> T + Send + 'static) -> T {
+        let packer = Arc::new(Packer::new(self.place.clone(), Arc::default()));
+        spawn_blocking(move || task(&packer)).await.unwrap()
+    }
+
+    async fn known(&self) -> Known {
+        Known::read(&self.place.cipher, &self.place.store).await.unwrap()
+    }
+}
+
+fn save_all(packer: &Packer, blobs: u32) {
+    for blob in 0..blobs {
+        packer.save(BlobKind::Data, &blob.to_le_bytes()).unwrap();
+    }
+}
+
+fn count(written: &Written, kind: Kind) -> usize {
+    written.files.iter().filter(|(of, ..)| *of == kind).count()
+}
+
+#[tokio::test]
+async fn blob_that_several_threads_have_is_stored_once() {
+    let case = Case::new();
+    let written = case.with(|packer| {
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| save_all(packer, 1000));
+            }
+        });
+        // A tree of the same bytes is another blob.
+        packer.save(BlobKind::Tree, &7_u32.to_le_bytes()).unwrap();
+        packer.finish().unwrap()
+    });
+    let written = written.await;
+    assert_eq!((written.data.blobs, written.data.plain_bytes, written.trees.blobs), (1000, 4000, 1));
+    assert_eq!((count(&written, Kind::Pack), count(&written, Kind::Index)), (2, 1));
+    let known = case.known().await;
+    for blob in 0..1000_u32 {
+        assert!(known.has(BlobKind::Data, crypto::id_of(&blob.to_le_bytes())), "{blob}");
+    }
+}
+
+#[tokio::test]
+async fn long_run_leaves_an_index_on_its_way_of_packs_that_rustic_takes() {
+    let case = Case::new();
+    let blobs = u32::try_from(INDEX_BLOBS + PACK_BLOBS).unwrap();
+    let written = case.with(move |packer| {
+        save_all(packer, blobs);
+        packer.finish().unwrap()
+    });
+    let written = written.await;
+    assert_eq!((count(&written, Kind::Pack), count(&written, Kind::Index)), (6, 2));
+    for (kind, id, size) in written.files {
+        assert_eq!(case.place.store.stat(kind, &id).await.unwrap(), Some(size));
+    }
+    let last = crypto::id_of(&(blobs - 1).to_le_bytes());
+    assert!(case.known().await.has(BlobKind::Data, last));
+}
+
+#[tokio::test]
+async fn run_without_anything_new_writes_nothing() {
+    let case = Case::new();
+    let written = case.with(|packer| packer.finish().unwrap()).await;
+    assert_eq!(written.files, []);
+}
+
+#[tokio::test]
+async fn one_failed_upload_ends_the_run_for_all() {
+    let case = Case::new();
+    std::fs::remove_dir(case.folder.path().join("data")).unwrap();
+    std::fs::write(case.folder.path().join("data"), "in the way").unwrap();
+    let ended = case.with(|packer| {
+        packer.save(BlobKind::Data, b"x").unwrap();
+        packer.finish().map(|_| ())
+    });
+    assert!(matches!(ended.await, Err(RepositoryError::Cancelled { .. })));
+    let error = case.place.first_error.take().unwrap();
+    assert!(error.to_string().contains("write"), "{error}");
+    assert!(case.known().await.tree(Id::default()).is_none());
+}
