@@ -30,6 +30,8 @@ const BATCH_STEPS: usize = 1024;
 /// Trees are stored after those of the folders in them, so much of what precedes a tree is read with it.
 const BEFORE_A_TREE: u32 = 64 * 1024;
 
+/// What our own snapshots say of their program begins so; their paths are in their trees as they are named.
+const OWN_PROGRAM: &str = "stowaway ";
 /// Host and path of `VolSync`'s snapshots, which are all of `.`:
 /// <https://github.com/backube/volsync/blob/main/mover-restic/entry.sh>.
 const VOLSYNC: (&str, &str) = ("volsync", "/data");
@@ -115,7 +117,7 @@ impl<'a> Unfolding<'a> {
     /// The trees of an absolute path hold nothing but the way to it, so that the longest end of the path to which there is
     /// nothing but a way is the one.
     pub fn place_of(&mut self, snapshot: &SnapshotFile, path: &str) -> Result<String, RepositoryError> {
-        if !snapshot.paths.iter().eq([path]) {
+        if !snapshot.paths.iter().eq([path]) || snapshot.program_version.starts_with(OWN_PROGRAM) {
             return Ok(path.to_owned());
         }
         if (snapshot.hostname.as_str(), path) == VOLSYNC {

@@ -15,7 +15,9 @@ use super::{
 const DUMP: &str = "CREATE TABLE barrels (litres int);\n";
 
 /// Who wrote, as restic's host and path, what restic was told in which folder, and a file in it.
-const FOLDERS: [(&str, &str, &str, (&str, &str), &str); 3] = [
+type Foreign = (&'static str, &'static str, &'static str, (&'static str, &'static str), &'static str);
+
+const FOLDERS: [Foreign; 3] = [
     // K8up, all of its eras: the namespace, and the claim.
     ("K8up", "shop", "/data/cask", ("/", "/data/cask"), "deep/life"),
     // VolSync's mover is in the volume's folder: <https://github.com/backube/volsync/blob/main/mover-restic/entry.sh>. What
