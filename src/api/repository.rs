@@ -123,6 +123,11 @@ pub struct RepositoryStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub repository_id: Option<String>,
+    /// The id of the cluster (UID of the namespace kube-system): restore steps, which cannot ask for it, sign their locks
+    /// with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub cluster_id: Option<String>,
     /// How many times this generation was tried.
     #[serde(default)]
     #[schemars(with = "i32")]

@@ -42,7 +42,7 @@ pub(super) async fn reconcile(seen: Arc<Seen<Repository>>, context: Arc<Context>
     };
     let facts = UpkeepFacts { jobs: &upkeep_jobs, active: &neighbours.active, is_closed: neighbours.is_closed };
 
-    let (mut status, mut actions) = plan::plan_repository(&repository, &jobs, now);
+    let (mut status, mut actions) = plan::plan_repository(&repository, &jobs, context.cluster_id().await?, now);
     plan::plan_upkeep(&repository, facts, &mut status, &mut actions, now);
 
     if actions.create_password {

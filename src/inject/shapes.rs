@@ -16,9 +16,9 @@ use super::{
 };
 use crate::model::{
     injected::{
-        BACKEND_VARIABLE, CONNECTION_VARIABLE, HELPER_IN_IMAGE, HELPER_MOUNT, HELPER_PROGRAM, HELPER_VOLUME,
-        REPOSITORY_VOLUME, RESTORE_CONTAINER, SCRATCH_MOUNT, SCRATCH_VOLUME, SECRET_VOLUME_PREFIX, SECRETS_FOLDER,
-        SIDECAR_CONTAINER, SOCKET_MOUNT, SOCKET_VOLUME, STORE_MOUNT, STORE_VOLUME, VOLUMES_FOLDER,
+        BACKEND_VARIABLE, CLUSTER_VARIABLE, CONNECTION_VARIABLE, HELPER_IN_IMAGE, HELPER_MOUNT, HELPER_PROGRAM,
+        HELPER_VOLUME, REPOSITORY_VOLUME, RESTORE_CONTAINER, SCRATCH_MOUNT, SCRATCH_VOLUME, SECRET_VOLUME_PREFIX,
+        SECRETS_FOLDER, SIDECAR_CONTAINER, SOCKET_MOUNT, SOCKET_VOLUME, STORE_MOUNT, STORE_VOLUME, VOLUMES_FOLDER,
     },
     mounts,
 };
@@ -95,6 +95,9 @@ fn worker(view: &PodView<'_>, wishes: &Wishes<'_>, image: &str, name: &str, role
     environment.extend(wishes.store.as_ref().map(|store| value(BACKEND_VARIABLE, &store.backend)));
     let connection = wishes.store.as_ref().and_then(|store| store.connection.as_ref());
     environment.extend(connection.map(|connection| value(CONNECTION_VARIABLE, connection)));
+    // The sidecar is told so with each run.
+    let cluster = wishes.store.as_ref().and_then(|store| store.cluster.as_ref()).filter(|_| !read_only);
+    environment.extend(cluster.map(|cluster| value(CLUSTER_VARIABLE, cluster)));
     let capabilities: &[&str] = if read_only { &["DAC_OVERRIDE"] } else { &["CHOWN", "DAC_OVERRIDE", "FOWNER"] };
     let user = User::of(wishes.owner, wishes.store.as_ref().and_then(Store::group));
     json!({

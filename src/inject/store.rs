@@ -32,6 +32,8 @@ pub(super) struct Store {
     pub backend: String,
     /// A `Connection` as JSON; none when there is nothing to say. It holds no secret, either.
     pub connection: Option<String>,
+    /// The id of the cluster; none as long as the Repository does not say it.
+    pub cluster: Option<String>,
     /// The volume with its Secrets.
     pub secrets: Value,
     /// The volume that it is on, where it is on one.
@@ -84,7 +86,8 @@ fn store(repository: &Repository) -> Result<Store, String> {
              wait until it is ready"
         ));
     }
-    Ok(Store { secrets: secrets(&repository.spec), name, backend, connection, volume })
+    let cluster = repository.status.as_ref().and_then(|status| status.cluster_id.clone());
+    Ok(Store { secrets: secrets(&repository.spec), name, backend, connection, cluster, volume })
 }
 
 /// Password and credentials. All of it is optional for Kubernetes, so that the app starts; whoever needs what is missing

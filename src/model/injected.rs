@@ -23,6 +23,8 @@ pub const BACKEND_VARIABLE: &str = "STOWAWAY_BACKEND";
 /// Environment variable with how its store is spoken to, a [`super::Connection`] as JSON; absent when there is nothing to
 /// say.
 pub const CONNECTION_VARIABLE: &str = "STOWAWAY_CONNECTION";
+/// Environment variable of the restore step: the cluster's id, which its locks name; absent as long as no Repository says it.
+pub const CLUSTER_VARIABLE: &str = "STOWAWAY_CLUSTER";
 /// What the names of the restore step's own entries in a volume begin with; backups leave them out.
 pub const RESTORE_PREFIX: &str = ".stowaway-restore";
 

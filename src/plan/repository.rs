@@ -32,10 +32,17 @@ pub const OPENING: &str = "Opening";
 /// How long nothing may be heard of a Job that runs.
 const LOOK_AGAIN: Duration = Duration::from_mins(1);
 
-/// What is to be done for a Repository, and what its status then says.
-pub fn plan_repository(repository: &Repository, jobs: &[ObservedJob], now: Timestamp) -> (RepositoryStatus, Actions) {
+/// What is to be done for a Repository, and what its status then says. `cluster` is the cluster's id.
+pub fn plan_repository(
+    repository: &Repository,
+    jobs: &[ObservedJob],
+    cluster: &str,
+    now: Timestamp,
+) -> (RepositoryStatus, Actions) {
     let mut actions = Actions::default();
     let mut status = repository.status.clone().unwrap_or_default();
+    // Whatever stood there: it may come from a backup of another cluster's objects.
+    status.cluster_id = Some(cluster.to_owned()).filter(|id| !id.is_empty());
     let generation = repository.metadata.generation;
     // What a prune keeps off could not be opened anew before it ends, and all that waits for it to be Ready would give up.
     let is_pruned = condition_is_true(&status.conditions, READY)

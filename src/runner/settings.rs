@@ -90,6 +90,11 @@ pub fn connection() -> Result<Connection, Failure> {
     })
 }
 
+/// The cluster's id, as the webhook wrote it into the container; empty where it did not know it.
+pub fn cluster() -> String {
+    env::var(injected::CLUSTER_VARIABLE).unwrap_or_default()
+}
+
 /// The pod's namespace. With a wrong one, no snapshot would be found where there are some.
 pub fn namespace() -> Result<String, Failure> {
     env::var("POD_NAMESPACE")

@@ -10,7 +10,7 @@ use crate::{
 
 /// Plans, and puts the new status into the object.
 fn step(repository: &mut Repository, jobs: &[ObservedJob], seconds: i64) -> Actions {
-    let (status, actions) = plan_repository(repository, jobs, at(seconds));
+    let (status, actions) = plan_repository(repository, jobs, "c-1", at(seconds));
     repository.status = Some(status);
     actions
 }
@@ -164,4 +164,20 @@ fn transport_that_others_can_hear_or_answer_is_said_aloud_as_long_as_it_is_so() 
     mended.metadata.generation = Some(2);
     step(&mut mended, &[], 1);
     assert!(condition(&mended.status.unwrap().conditions, INSECURE_TRANSPORT).is_none());
+}
+
+#[test]
+fn status_says_which_cluster_it_is_of_whatever_it_said() {
+    let mut repository = new_repository("cellar");
+    repository.status.get_or_insert_default().cluster_id = Some("another".to_owned());
+    // Whether it is ready or not.
+    for seconds in [0, 1] {
+        step(&mut repository, &[], seconds);
+        assert_eq!(repository.status.as_ref().unwrap().cluster_id.as_deref(), Some("c-1"));
+        let opened = current(&repository, &Scene::Said(&success().to_termination_message()));
+        step(&mut repository, &[opened], 1);
+        assert_eq!(ready(&repository).0, "True");
+    }
+    let (status, _) = plan_repository(&repository, &[], "", at(2));
+    assert_eq!(status.cluster_id, None);
 }

@@ -127,7 +127,8 @@ async fn restore(
     let namespace = settings::namespace()?;
     let backend = settings::backend()?;
     info!(volume = name, "volume {name} is empty, looking for snapshots of {source}");
-    let access = settings::access(&backend, &settings::connection()?, &Identity::from_environment())?;
+    let identity = Identity::from_environment().in_cluster(&settings::cluster());
+    let access = settings::access(&backend, &settings::connection()?, &identity)?;
     let restored =
         with_repository(access, cancel, async |repository| restore_from(repository, volume, source, &namespace).await);
     restored.await.map_err(|failure| match failure.reason {

@@ -37,7 +37,7 @@ static REPOSITORIES: LazyLock<Vec<Repository>> = LazyLock::new(|| {
     };
     let volume = |volume: &Value| json!({ "volume": volume, "passwordSecretRef": { "name": "cellar-key" } });
     let claim = json!({ "persistentVolumeClaim": { "claimName": "cellar", "readOnly": false }, "path": "mill" });
-    let opened = json!({ "repositoryId": "5e1f" });
+    let opened = json!({ "repositoryId": "5e1f", "clusterId": "c-1" });
     let mut main = repository("main", &s3("cellar-login"), &json!({}));
     main.metadata.annotations = Some([("stowaway.dev/is-default".to_owned(), "true".to_owned())].into());
     let mut foreign = repository("foreign", &s3("other"), &json!({}));

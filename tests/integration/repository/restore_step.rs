@@ -8,8 +8,9 @@ use std::{
     sync::Arc,
 };
 
-use stowaway::model::{
-    BackendConfig, Connection, Credential, Reason, S3Config, SourceReport, Verdict, injected, mounts,
+use stowaway::{
+    model::{BackendConfig, Connection, Credential, Reason, S3Config, SourceReport, Verdict, injected, mounts},
+    repository::{Unlock, remove_locks},
 };
 
 use super::{
@@ -83,6 +84,7 @@ impl Pod {
             .env(injected::BACKEND_VARIABLE, serde_json::to_string(&self.backend).unwrap())
             .env(injected::CONNECTION_VARIABLE, serde_json::to_string(&self.connection).unwrap())
             .envs([("POD_NAMESPACE", "shop"), ("POD_NAME", "app-0"), ("POD_UID", "6f9619ff")])
+            .env(injected::CLUSTER_VARIABLE, "c-1")
             .envs(mounts::ALLOCATOR)
             .args(["restore-step", &format!("--volume={volume}")])
             .stdin(Stdio::null())
@@ -321,6 +323,34 @@ async fn killed_at_any_moment_and_run_again_it_ends_whole() {
         pod.is_restored();
         fs::remove_dir_all(pod.volume()).unwrap();
         fs::create_dir(pod.volume()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn lock_names_pod_namespace_and_cluster_so_that_others_can_ask_whether_its_holder_lives() {
+    let pod = Pod::with_snapshot().await;
+    let BackendConfig::Folder { path } = &pod.backend else { unreachable!() };
+    // Reading one waits for ever.
+    for pack in files_in(Path::new(path), "data") {
+        fs::remove_file(&pack).unwrap();
+        assert!(Command::new("mkfifo").arg(&pack).status().unwrap().success());
+    }
+    for (cluster, expected) in [(Some("c-1"), "pod UID 6f9619ff in shop of cluster c-1"), (None, "pod UID 6f9619ff")] {
+        let mut command = pod.command("data=pvc/claim");
+        if cluster.is_none() {
+            command.env_remove(injected::CLUSTER_VARIABLE);
+        }
+        let mut step = command.spawn().unwrap();
+        // A longer name is that of a file which is still being written.
+        while !files_in(Path::new(path), "locks").iter().any(|lock| lock.file_name().unwrap().len() == 64) {
+            assert!(step.try_wait().unwrap().is_none(), "it ended without a lock");
+            std::thread::yield_now();
+        }
+        step.kill().unwrap();
+        step.wait().unwrap();
+        let removed = remove_locks(folder(Path::new(path)), never(), Unlock::All).await.unwrap();
+        let holders: Vec<_> = removed.into_iter().map(|lock| lock.holder).collect();
+        assert_eq!(holders, [LockHolder { host: "app-0".to_owned(), user: expected.to_owned() }]);
     }
 }
 
