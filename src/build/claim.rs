@@ -9,11 +9,9 @@ use k8s_openapi::api::core::v1::{
 use super::job::{JobRequest, on_node};
 use crate::{
     model::mounts,
-    plan::{RestoreTarget, TargetMount},
+    plan::{RestoreTarget, TargetMount, names::TARGET_VOLUME},
 };
 
-/// The volume's name in the pod.
-const VOLUME: &str = "target";
 /// To give files to any owner, to write into folders of any owner, to set modes and times of what is not ours, and to keep
 /// the bit by which a folder hands its group on.
 const RIGHTS_OF_ROOT: [&str; 4] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"];
@@ -23,7 +21,7 @@ pub(super) fn mounted(mut pod: PodSpec, request: &JobRequest<'_>) -> PodSpec {
     let Some(RestoreTarget::Claim(mount)) = request.target else { return pod };
     let TargetMount { claim, device, as_root, node, tolerations } = mount;
     pod.volumes.get_or_insert_default().push(Volume {
-        name: VOLUME.into(),
+        name: TARGET_VOLUME.into(),
         persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
             claim_name: claim.clone(),
             ..PersistentVolumeClaimVolumeSource::default()
@@ -33,11 +31,11 @@ pub(super) fn mounted(mut pod: PodSpec, request: &JobRequest<'_>) -> PodSpec {
     let own = request.runner_pod.and_then(|pod| pod.security_context.as_ref());
     for container in &mut pod.containers {
         if *device {
-            let target = VolumeDevice { name: VOLUME.into(), device_path: mounts::TARGET_DEVICE.into() };
+            let target = VolumeDevice { name: TARGET_VOLUME.into(), device_path: mounts::TARGET_DEVICE.into() };
             container.volume_devices.get_or_insert_default().push(target);
         } else {
             container.volume_mounts.get_or_insert_default().push(VolumeMount {
-                name: VOLUME.into(),
+                name: TARGET_VOLUME.into(),
                 mount_path: mounts::TARGET_FOLDER.into(),
                 ..VolumeMount::default()
             });

@@ -132,12 +132,17 @@ fn pod(request: &JobRequest<'_>, name: &str, wishes: RunnerPod) -> Result<PodSpe
     if let Some(ClaimMount { claim, device, .. }) = request.claim {
         // Read-only for the kubelet, too: else it would give the app's files to our group.
         let source = PersistentVolumeClaimVolumeSource { claim_name: claim.clone(), read_only: Some(true) };
-        volumes.push(Volume { name: "data".into(), persistent_volume_claim: Some(source), ..Volume::default() });
+        volumes.push(Volume {
+            name: names::DATA_VOLUME.into(),
+            persistent_volume_claim: Some(source),
+            ..Volume::default()
+        });
         if *device {
-            volume_devices.push(VolumeDevice { name: "data".into(), device_path: mounts::DATA_DEVICE.into() });
+            volume_devices
+                .push(VolumeDevice { name: names::DATA_VOLUME.into(), device_path: mounts::DATA_DEVICE.into() });
         } else {
             volume_mounts.push(VolumeMount {
-                name: "data".into(),
+                name: names::DATA_VOLUME.into(),
                 mount_path: mounts::DATA_FOLDER.into(),
                 read_only: Some(true),
                 ..VolumeMount::default()

@@ -14,7 +14,7 @@ use kube::{Client, Resource, ResourceExt, core::DynamicObject, runtime::controll
 use super::{
     ReconcileError, Seen,
     context::Context,
-    jobs::{carry_out, observe_active, observe_jobs},
+    jobs::{carry_out, observe_active, observe_claim_uses, observe_jobs},
 };
 use crate::{
     api::{Backup, Repository},
@@ -24,7 +24,10 @@ use crate::{
         snapshot,
     },
     cluster::{apply, call::CallError, observe},
-    plan::{self, BackupFacts, ClaimFacts, ObservedPod, SnapshotFacts, SourceFacts, Staged, StagedClaim, Workload},
+    plan::{
+        self, BackupFacts, ClaimFacts, ClaimUses, ObservedPod, SnapshotFacts, SourceFacts, Staged, StagedClaim,
+        Workload,
+    },
 };
 
 /// observe -> plan -> build -> apply -> status
@@ -70,6 +73,11 @@ pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) ->
         cluster: context.cluster_id().await?,
         backup_uid: &owner.uid,
     });
+    let uses = if plan::wants_claim_uses(&backup) {
+        observe_claim_uses(client, &namespace).await?
+    } else {
+        ClaimUses::default()
+    };
     let facts = BackupFacts {
         repositories: &repositories,
         jobs: &jobs,
@@ -77,6 +85,7 @@ pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) ->
         sources: &sources,
         active: &active,
         closed: &closed,
+        uses: &uses,
     };
 
     let (mut status, mut actions) = plan::plan_backup(&backup, facts, now);

@@ -19,7 +19,7 @@ use crate::{
         observe,
     },
     model::Task,
-    plan::{Actions, ActiveJob, ObservedJob, StartJob, is_active, wants_complaints},
+    plan::{Actions, ActiveJob, ClaimUses, ObservedJob, OwnRuns, StartJob, is_active, wants_complaints},
 };
 
 /// The Jobs of this object, with their pods, and with Kubernetes' complaints where a pod does not start.
@@ -46,6 +46,17 @@ pub(super) async fn observe_jobs(
         observed.push(ObservedJob { job, pods, complaints });
     }
     Ok(observed)
+}
+
+/// What our own runs do in the claims of a namespace.
+pub(super) async fn observe_claim_uses(client: &Client, namespace: &str) -> Result<ClaimUses, CallError> {
+    let of_backups = format!("{}={}", labels::KIND, RunKind::Backup);
+    Ok(ClaimUses::of(OwnRuns {
+        jobs: &observe::list(client, namespace, labels::KIND).await?,
+        pods: &observe::list(client, namespace, labels::KIND).await?,
+        snapshots: &observe::list_dynamic(client, &snapshot::volume_snapshots(), namespace, &of_backups).await?,
+        restores: &observe::list(client, namespace, "").await?,
+    }))
 }
 
 /// All Jobs in the cluster with these labels that are started and not over.

@@ -12,7 +12,7 @@ use super::{
     ReconcileError, Seen,
     backup::observe_pods,
     context::Context,
-    jobs::{carry_out, is_refusal, observe_jobs},
+    jobs::{carry_out, is_refusal, observe_claim_uses, observe_jobs},
 };
 use crate::{
     api::{Repository, Restore, SCALED_FINALIZER},
@@ -21,7 +21,7 @@ use crate::{
         names::{Owner, RunKind},
     },
     cluster::{apply, call::CallError, observe, scale},
-    plan::{self, Around, ObservedScale, RestoreFacts, ScaleTo, SourceFacts, TargetFacts},
+    plan::{self, Around, ClaimUses, ObservedScale, RestoreFacts, ScaleTo, SourceFacts, TargetFacts},
 };
 
 /// observe -> plan -> build -> apply -> status
@@ -56,6 +56,7 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
         claim: around.claim.as_ref(),
         scale: around.scale.as_ref(),
         held_down_by: around.held_down_by.as_deref(),
+        uses: &around.uses,
         namespace: &around.namespace,
         assigns_users: build::assigns_users(&around.namespace),
         cluster,
@@ -108,6 +109,7 @@ struct ObservedAround {
     claim: Option<PersistentVolumeClaim>,
     scale: Option<ObservedScale>,
     held_down_by: Option<String>,
+    uses: ClaimUses,
     namespace: Namespace,
 }
 
@@ -121,9 +123,13 @@ async fn observe_around(context: &Context, restore: &Restore) -> Result<Option<O
             observe::list::<Restore>(client, &namespace, "").await?,
         ),
     };
+    // One that has its Job waits for nobody any more.
+    let has_job = restore.status.as_ref().is_some_and(|status| status.job.is_some());
+    let uses = if has_job { ClaimUses::default() } else { observe_claim_uses(client, &namespace).await? };
     Ok(Some(ObservedAround {
         claim: observe::object(client, &namespace, &to.name).await?,
         held_down_by: plan::held_down_by(restore, &restores),
+        uses,
         scale: scale.map(|found| ObservedScale { uid: found.uid, replicas: found.replicas, pods: found.pods }),
         namespace: observe::namespace(client, &namespace).await?,
     }))

@@ -20,6 +20,7 @@ use kube::ResourceExt;
 use super::{
     actions::{Actions, Occurrence, StartJob, TemporaryClaim},
     choose::{Obstacle, choose},
+    claim_uses::{ClaimUses, claim_of},
     jobs::{ObservedJob, Standing, standing},
     names::{self, Owner, RunKind},
     retry,
@@ -59,6 +60,8 @@ pub struct BackupFacts<'a> {
     pub active: &'a [(String, String)],
     /// The Repositories, by namespace and name, in which a prune is due or runs.
     pub closed: &'a BTreeSet<(String, String)>,
+    /// What our own runs do in the claims of its namespace; see [`super::wants_claim_uses`].
+    pub uses: &'a ClaimUses,
 }
 
 /// What is to be done for a Backup, and what its status then says.
@@ -242,7 +245,7 @@ impl<'a> Planner<'a, '_> {
                 let mount = if let Target::Claim(mount) = target { Some(mount) } else { None };
                 if let Some((mount, wish)) = mount.and_then(|mount| Some((mount, mount.snapshot.as_deref()?))) {
                     self.stage(source, repository, (planned, target), (mount, wish));
-                } else if let Some(words) = self.queue(&repository) {
+                } else if let Some(words) = self.restored(source).or_else(|| self.queue(&repository)) {
                     source.outcome = Outcome { reason: "Queued".into(), message: words, ..Outcome::default() };
                     self.actions.look_again_after(WAITING_LOOK_AGAIN);
                 } else {
@@ -297,7 +300,20 @@ impl<'a> Planner<'a, '_> {
             let message = format!("{} has no Ready pod now that asks for this backup", source.name);
             return Err(Obstacle::new(Reason::PodGone, message));
         };
+        let attempt = names::job_name(self.owner, source.name.as_str(), source.attempt + 1);
+        let lingering = claim_of(source.name.as_str()).and_then(|claim| facts.uses.lingers(claim));
+        // What was snapshot before is sound.
+        if let Some(pod) = lingering.filter(|_| !facts.staged.has_snapshot(&attempt)) {
+            let message = format!("waits for {pod} to be gone; delete it if its node is lost");
+            return Err(Obstacle::new(Reason::TargetInUse, message));
+        }
         Ok((repository, planned, target))
+    }
+
+    /// Why the source has to wait until its claim is no longer being restored, if it has to.
+    fn restored(&self, source: &SourceStatus) -> Option<String> {
+        let run = self.facts.uses.before_backup(claim_of(source.name.as_str())?)?;
+        Some(format!("waits for {run}, so that nothing half restored is stored"))
     }
 
     /// Why the source has to wait for its turn, if it has to.

@@ -17,6 +17,7 @@ use k8s_openapi::{
 use serde_json::json;
 
 use super::{
+    claim_uses::{ClaimUses, OwnRuns},
     jobs::ObservedJob,
     names::{self, Owner},
     sources::{PlannedSource, SourcePlan, Target},
@@ -203,4 +204,18 @@ pub fn success() -> SourceReport {
 
 pub fn failure(reason: Reason) -> SourceReport {
     SourceReport::failed(Failure::new(reason, "the press broke"), Duration::from_secs(3))
+}
+
+/// What is seen of a Restore into this claim, which is over or not, and whose pod is left, without a Job, or not.
+pub fn restoring(claim: &str, is_over: bool, is_left: bool) -> ClaimUses {
+    let mut restore = restore(&json!({ "from": { "source": "pvc/x" }, "to": { "claim": { "name": claim } } }));
+    if is_over {
+        restore.status.get_or_insert_default().outcome.verdict = Some(Verdict::Failed);
+    }
+    let pod = json!({
+        "metadata": { "name": "undo-1", "labels": { "stowaway.dev/kind": "restore", "stowaway.dev/run": "undo" } },
+        "spec": { "containers": [], "volumes": [{ "name": "target", "persistentVolumeClaim": { "claimName": claim } }] },
+    });
+    let pods = if is_left { vec![serde_json::from_value(pod).unwrap()] } else { vec![] };
+    ClaimUses::of(OwnRuns { restores: &[restore], pods: &pods, ..OwnRuns::default() })
 }

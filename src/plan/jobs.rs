@@ -103,7 +103,12 @@ pub fn wants_complaints(job: &Job, pods: &[Pod]) -> bool {
 /// Whether the Job is started and not over.
 pub fn is_active(job: &Job) -> bool {
     let is_suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
-    !is_suspended && finished(job, "Failed").is_none() && finished(job, "Complete").is_none()
+    !is_suspended && !is_over(job)
+}
+
+/// Whether the Job is over, however.
+pub(super) fn is_over(job: &Job) -> bool {
+    finished(job, "Failed").is_some() || finished(job, "Complete").is_some()
 }
 
 fn finished<'a>(job: &'a Job, kind: &str) -> Option<&'a JobCondition> {

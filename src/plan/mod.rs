@@ -5,6 +5,7 @@
 mod actions;
 mod backup;
 mod choose;
+mod claim_uses;
 #[cfg(test)]
 mod fixtures;
 mod jobs;
@@ -25,6 +26,7 @@ pub use actions::{
 };
 pub use backup::{BackupFacts, Staged, StagedClaim, job_refused, plan_backup};
 pub use choose::{ChoiceError, choose_repository};
+pub use claim_uses::{ClaimUses, OwnRuns, wants_claim_uses};
 pub use jobs::{ObservedJob, is_active, wants_complaints};
 pub use owner::{NON_ROOT, Owner, Said};
 pub use repository::{init_refused, plan_repository};

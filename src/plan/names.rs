@@ -16,6 +16,11 @@ use super::labels;
 /// Name of the one container of a run's pod.
 pub const RUNNER_CONTAINER: &str = "runner";
 
+/// Name of the volume in a run's pod whose claim it backs up.
+pub const DATA_VOLUME: &str = "data";
+/// Name of the volume in a run's pod whose claim it restores into.
+pub const TARGET_VOLUME: &str = "target";
+
 /// Kubernetes' limit for names that become a label's value, such as a Job's.
 const MAXIMUM_NAME: usize = 63;
 /// How much of a name comes from the hash.

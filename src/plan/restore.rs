@@ -208,6 +208,12 @@ fn into_claim(
         }
         (false, Some(new), Some(size)) => Some(claim::new_claim(owner, to, new, size)),
     };
+    // Before the workload is down, so that it is not down for so long; and again until the Job begins.
+    let since = status.start_time.as_ref().map_or(now, |time| time.0);
+    if let Some(run) = claim::held_by(to, owner, facts, (since, now))? {
+        actions.look_again_after(WAITING_LOOK_AGAIN);
+        return Ok(Step::Wait(format!("waits for {run}")));
+    }
     if let Some(wish) = &restore.spec.scale_down
         && let Some(message) = scale::is_down(wish, facts, status, actions, now)?
     {

@@ -46,6 +46,13 @@ pub struct Staged<'a> {
     pub claims: &'a [StagedClaim],
 }
 
+impl Staged<'_> {
+    /// Whether there is a snapshot of this name.
+    pub(super) fn has_snapshot(self, name: &str) -> bool {
+        find(self, name).is_some()
+    }
+}
+
 /// A claim that was made of a snapshot.
 #[derive(Clone, Debug)]
 pub struct StagedClaim {
@@ -122,7 +129,7 @@ impl Planner<'_, '_> {
         let name = names::job_name(self.owner, source.name.as_str(), source.attempt + 1);
         self.needed.insert(name.clone());
         let Some(snapshot) = find(self.facts.staged, &name) else {
-            match self.queue(&repository) {
+            match self.restored(source).or_else(|| self.queue(&repository)) {
                 Some(words) => self.tell(source, "Queued", &words, WAITING_LOOK_AGAIN),
                 None => self.make(source, name, repository, (mount, wish)),
             }

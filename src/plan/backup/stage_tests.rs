@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 use super::*;
 use crate::plan::{
     actions::MakeSnapshot,
-    fixtures::{NAMESPACE, Scene, at, backup, failure, job, job_name, plan_of, planned, repository, success},
+    fixtures::{
+        NAMESPACE, Scene, at, backup, failure, job, job_name, plan_of, planned, repository, restoring, success,
+    },
     sources::{ClaimSnapshot, PlanProblem},
 };
 
@@ -21,6 +23,7 @@ struct World {
     jobs: Vec<ObservedJob>,
     active: Vec<(String, String)>,
     closed: BTreeSet<(String, String)>,
+    uses: ClaimUses,
 }
 
 fn source(name: &str) -> PlannedSource {
@@ -71,6 +74,7 @@ impl World {
             jobs: vec![],
             active: vec![],
             closed: BTreeSet::new(),
+            uses: ClaimUses::default(),
         };
         assert_eq!(world.look(0).snapshots, [], "what is not in the status yet is not begun");
         world
@@ -84,6 +88,7 @@ impl World {
             sources: &self.sources,
             active: &self.active,
             closed: &self.closed,
+            uses: &self.uses,
         };
         let (status, actions) = plan_backup(&self.backup, facts, at(seconds));
         assert!(status.verdict.is_some() || actions.look_again.is_some(), "nobody would look again");
@@ -399,4 +404,17 @@ fn job_whose_claim_is_refused_leaves_no_snapshot_when_it_is_given_up() {
         assert_eq!((status.verdict, world.source().outcome.reason.as_str()), (None, "PodNotStarted"));
     }
     assert_eq!(world.look(303).delete_snapshots, [world.name(1)]);
+}
+
+#[test]
+fn snapshot_is_not_made_while_its_claim_is_restored_and_one_that_is_made_goes_on() {
+    let mut world = World::new(&[CASK]);
+    world.uses = restoring("cask", false, false);
+    assert_eq!(world.look(1).snapshots, []);
+    assert_eq!(world.source().outcome.reason, "Queued");
+    world.uses = ClaimUses::default();
+    assert_eq!(world.look(2).snapshots.len(), 1);
+    world.snapshots = vec![snapshot(&world.name(1), &json!({ "readyToUse": true, "restoreSize": "1Gi" }))];
+    world.uses = restoring("cask", false, true);
+    assert_eq!(world.look(3).start.len(), 1);
 }

@@ -7,7 +7,9 @@ use crate::{
     annotations::{Problem, Problems},
     api::{COMPLETE, RECONCILING, STALLED, condition, condition_is_true},
     plan::{
-        fixtures::{NAMESPACE, Scene, at, backup, failure, job, job_name, plan_of, planned, repository, success},
+        fixtures::{
+            NAMESPACE, Scene, at, backup, failure, job, job_name, plan_of, planned, repository, restoring, success,
+        },
         sources::PlanProblem,
     },
 };
@@ -20,6 +22,7 @@ struct World {
     jobs: Vec<ObservedJob>,
     active: Vec<(String, String)>,
     closed: BTreeSet<(String, String)>,
+    uses: ClaimUses,
 }
 
 const MILL: &str = "deployment/mill/press";
@@ -36,6 +39,7 @@ impl World {
             jobs: vec![],
             active: vec![],
             closed: BTreeSet::new(),
+            uses: ClaimUses::default(),
         }
     }
 
@@ -48,6 +52,7 @@ impl World {
             sources: &self.sources,
             active: &self.active,
             closed: &self.closed,
+            uses: &self.uses,
         };
         let (status, actions) = plan_backup(&self.backup, facts, at(seconds));
         assert!(status.verdict.is_some() || actions.look_again.is_some(), "nobody would look again");
@@ -325,6 +330,7 @@ fn finished_and_deleted_backups_are_left_alone() {
         sources: &world.sources,
         active: &[],
         closed: &world.closed,
+        uses: &world.uses,
     };
     assert_eq!(plan_backup(&world.backup, facts, at(2)).1, Actions::default());
 }
@@ -346,4 +352,34 @@ fn backup_waits_for_a_prune_of_its_repository_and_for_no_other() {
     }
     world.closed.clear();
     assert_eq!(world.look(10_010).start.len(), 1);
+}
+
+#[test]
+fn claim_that_is_being_restored_waits_in_the_queue_and_others_do_not() {
+    let mut world = World::new(&["pvc/casks", "pvc/barrels", MILL]);
+    world.uses = restoring("casks", false, false);
+    world.look(0);
+    let started: Vec<String> = world.look(0).start.into_iter().map(|start| start.source).collect();
+    assert_eq!(started, [MILL, "pvc/barrels"]);
+    // A restore may take long, and the Backup is not given up for that.
+    assert!(world.look(24 * 3600).start.iter().all(|start| start.source != "pvc/casks"));
+    let outcome = &world.source("pvc/casks").outcome;
+    assert_eq!((outcome.reason.as_str(), outcome.verdict), ("Queued", None));
+    assert!(outcome.message.contains("waits for Restore undo into claim casks"), "{}", outcome.message);
+    world.uses = restoring("casks", true, false);
+    assert!(world.look(24 * 3600 + 1).start.iter().any(|start| start.source == "pvc/casks"));
+}
+
+#[test]
+fn pod_of_a_restore_that_does_not_go_fails_the_backup_of_its_claim() {
+    let mut world = World::new(&["pvc/casks"]);
+    world.uses = restoring("casks", true, true);
+    world.look(0);
+    assert!(world.look(0).start.is_empty());
+    assert!(world.look(299).start.is_empty());
+    assert!(world.source("pvc/casks").outcome.message.contains("pod undo-1 of Restore undo"));
+    assert_eq!(world.source("pvc/casks").outcome.verdict, None);
+    world.look(300);
+    let outcome = &world.source("pvc/casks").outcome;
+    assert_eq!((outcome.reason.as_str(), outcome.verdict), ("TargetInUse", Some(Verdict::Failed)));
 }

@@ -2,6 +2,9 @@
 //!
 //! It must not know what is in the claim; the run itself looks whether that is empty.
 
+use std::time::Duration;
+
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Namespace, PersistentVolumeClaim, PersistentVolumeClaimSpec, Pod, VolumeResourceRequirements,
 };
@@ -14,12 +17,16 @@ use crate::{
     model::{Reason, SnapshotIdentity, TaskKind, VolumeRestore, WantedSnapshot},
     plan::{
         actions::TargetMount,
+        claim_uses::ClaimUses,
         labels,
         names::Owner,
         sources::{ObservedPod, enforces_restricted, is_device},
+        text::later,
     },
 };
 
+/// How long runs of ours are waited for that work on the claim; each has a deadline of its own, mostly sooner.
+const OWN_RUNS_LIMIT: Duration = Duration::from_hours(25);
 const GIBIBYTE: u64 = 1 << 30;
 /// The access mode that one pod alone may use.
 const OF_ONE_POD: &str = "ReadWriteOncePod";
@@ -35,6 +42,8 @@ pub struct TargetFacts<'a> {
     pub scale: Option<&'a ObservedScale>,
     /// Name of another Restore that has scaled that workload down, and not back yet.
     pub held_down_by: Option<&'a str>,
+    /// What our own runs do in claims, too.
+    pub uses: &'a ClaimUses,
     /// The namespace itself.
     pub namespace: &'a Namespace,
     /// Whether it assigns users to its pods itself, and lets them name none.
@@ -72,6 +81,24 @@ pub(super) fn check_paths(restore: &Restore) -> Result<(), Missing> {
     let message =
         format!("source {} is a command, whose dump is one file: spec.from.paths is for volumes", from.source);
     Err(refused(Reason::InvalidRequest, message))
+}
+
+/// Which run of ours is waited for, since it works on the claim.
+pub(super) fn held_by<'a>(
+    to: &RestoreClaim,
+    owner: &Owner,
+    facts: RestoreFacts<'a>,
+    (since, now): (Timestamp, Timestamp),
+) -> Result<Option<&'a str>, Missing> {
+    let Some(run) = facts.claim.and_then(|facts| facts.uses.before_restore(&to.name, owner)) else { return Ok(None) };
+    if now < later(since, OWN_RUNS_LIMIT) {
+        return Ok(Some(run));
+    }
+    let hours = OWN_RUNS_LIMIT.as_secs() / 3600;
+    Err(refused(
+        Reason::TargetInUse,
+        format!("given up after {hours} hours, and nothing was changed: waited for {run}"),
+    ))
 }
 
 /// Whether the claim can be written to now, and how a Job gets to it.

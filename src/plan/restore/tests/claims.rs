@@ -1,6 +1,7 @@
 //! A Restore into a claim never writes where somebody works, and a workload that it scaled down always comes back.
 
 mod held;
+mod uses;
 
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
 use kube::ResourceExt;
@@ -11,6 +12,7 @@ use crate::{
     model::{SnapshotIdentity, VolumeRestore},
     plan::{
         actions::{ScaleTo, TargetMount},
+        claim_uses::ClaimUses,
         fixtures::job_name,
     },
 };
@@ -23,6 +25,7 @@ struct Cellar {
     claim: Option<PersistentVolumeClaim>,
     scale: Option<ObservedScale>,
     held_down_by: Option<&'static str>,
+    uses: ClaimUses,
     namespace: Namespace,
     assigns_users: bool,
 }
@@ -68,6 +71,7 @@ impl Cellar {
             claim: Some(claim(&json!({}))),
             scale: None,
             held_down_by: None,
+            uses: ClaimUses::default(),
             namespace: Namespace::default(),
             assigns_users: false,
         }
@@ -85,6 +89,7 @@ impl Cellar {
                 claim: self.claim.as_ref(),
                 scale: self.scale.as_ref(),
                 held_down_by: self.held_down_by,
+                uses: &self.uses,
                 namespace: &self.namespace,
                 assigns_users: self.assigns_users,
                 cluster: "uid-of-cluster",
