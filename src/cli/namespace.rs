@@ -17,7 +17,7 @@ use super::{
     asking, output, remote,
 };
 use crate::{
-    api::{Outcome, Restore},
+    api::{NewClaim, Outcome, Restore, RestoreClaim},
     cluster::{call::CallError, observe},
     model::{Failure, Reason, Verdict},
     plan::{
@@ -223,8 +223,11 @@ fn print_plan(plan: &NamespacePlan<'_>) -> Result<(), CliError> {
     let rows = plan.restores.iter().map(|chosen| {
         let claim = chosen.spec.to.as_ref().and_then(|to| to.claim.as_ref());
         let into = match claim {
-            Some(claim) if claim.create.is_some() => format!("new claim {}", claim.name),
-            Some(claim) => format!("claim {}", claim.name),
+            Some(RestoreClaim { name, create: Some(NewClaim { volume_mode: Some(mode), .. }), .. }) => {
+                format!("new claim {name} ({mode})")
+            }
+            Some(RestoreClaim { name, create: Some(_), .. }) => format!("new claim {name}"),
+            Some(RestoreClaim { name, create: None, .. }) => format!("claim {name}"),
             None => "its command".to_owned(),
         };
         let id = chosen.snapshot.id;

@@ -113,6 +113,13 @@ impl SnapshotIdentity {
     /// The bare tag of what a restore stored of a volume before it overwrote that; never "newest", since it is what somebody
     /// wished to be rid of.
     pub const SAFETY: &str = "safety";
+    /// The bare tag of a block device (`volumeMode: Block`), which is stored as one file. Older ones of ours lack it.
+    pub const DEVICE: &str = "device";
+
+    /// Whether it has this bare tag.
+    pub fn has_tag(&self, wanted: &str) -> bool {
+        self.tags.iter().any(|tag| tag == wanted)
+    }
 
     /// The value of the first tag `key=value`.
     pub fn tag(&self, key: &str) -> Option<&str> {

@@ -29,14 +29,10 @@ pub struct Candidate<'a> {
 }
 
 impl Candidate<'_> {
-    fn has_tag(&self, wanted: &str) -> bool {
-        self.identity.tags.iter().any(|tag| tag == wanted)
-    }
-
     /// Whether it was proven whole, is complete, and was made for its own sake. What others wrote says nothing of it, and counts as they meant it.
     pub(super) fn is_good(&self) -> bool {
         let tags = [SnapshotIdentity::UNPROVEN, SnapshotIdentity::INCOMPLETE, SnapshotIdentity::SAFETY];
-        !tags.iter().any(|tag| self.has_tag(tag))
+        !tags.iter().any(|tag| self.identity.has_tag(tag))
     }
 
     /// Whose history it belongs to. Those of other writers are grouped by host and paths, as restic does.
@@ -232,7 +228,7 @@ fn reasons(policy: &Retention, list: &[Candidate<'_>], zone: &TimeZone) -> Vec<B
         .map(|(index, snapshot)| {
             let time = snapshot.time.to_zoned(zone.clone());
             let mut reasons = BTreeSet::new();
-            if policy.keep_tags.iter().any(|tag| snapshot.has_tag(tag)) {
+            if policy.keep_tags.iter().any(|tag| snapshot.identity.has_tag(tag)) {
                 reasons.insert(Reason::Tag);
             }
             if within.as_ref().is_some_and(|begin| begin.as_ref().is_none_or(|begin| time > *begin)) {

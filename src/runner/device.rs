@@ -161,7 +161,7 @@ async fn store(
     })
 }
 
-/// Stores all of the device as one file.
+/// Stores all of the device as one file, and tags it as what it is.
 pub(super) async fn store_device(
     repository: &Repository,
     identity: &SnapshotIdentity,
@@ -169,10 +169,12 @@ pub(super) async fn store_device(
     progress: Arc<Progress>,
 ) -> Result<Stored, Failure> {
     let rules = StoreRules { allow_empty: false, time: Timestamp::now() };
+    let mut identity = identity.clone();
+    identity.tags.push(SnapshotIdentity::DEVICE.to_owned());
     let (sender, receiver) = pieces();
     // Ends with the receiver.
     let reading = spawn_blocking(move || send(&device, &sender));
-    let storing = repository.store_stream(identity, &rules, receiver, Arc::clone(&progress));
+    let storing = repository.store_stream(&identity, &rules, receiver, Arc::clone(&progress));
     let stored = tokio::select! {
         stored = storing => stored,
         never = tell_progress(|| progress.bytes_read()) => match never {},

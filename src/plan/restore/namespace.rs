@@ -161,7 +161,8 @@ pub fn plan_namespace<'a>(wish: NamespaceWish<'_>, facts: NamespaceFacts<'a>) ->
         if wish.only.is_some_and(|only| only != kind) {
             continue;
         }
-        match newest(&history, wish.as_of).and_then(|snapshot| Ok((snapshot, target(&source, wish, facts)?))) {
+        match newest(&history, wish.as_of).and_then(|snapshot| Ok((snapshot, target(&source, snapshot, wish, facts)?)))
+        {
             Ok((snapshot, (to, scale_down))) => {
                 let from = RestoreFrom {
                     source,
@@ -238,6 +239,7 @@ fn newest<'a>(history: &History<'a>, as_of: Option<Timestamp>) -> Result<Candida
 /// Where the source is restored to, and what is scaled down meanwhile.
 fn target(
     source: &SourceName,
+    snapshot: Candidate<'_>,
     wish: NamespaceWish<'_>,
     facts: NamespaceFacts<'_>,
 ) -> Result<(Option<RestoreTo>, Option<ScaleDown>), Refusal> {
@@ -254,9 +256,15 @@ fn target(
         name: claim.to_owned(),
         path: None,
         overwrite: is_there && wish.overwrite,
-        create: wish.create.filter(|_| !is_there).cloned(),
+        create: wish.create.filter(|_| !is_there).map(|new| as_stored(new, snapshot)),
     };
     Ok((Some(RestoreTo { claim: Some(claim), ..RestoreTo::default() }), scale_down))
+}
+
+/// The claim as it is made for this snapshot: a block device for one.
+fn as_stored(new: &NewClaim, snapshot: Candidate<'_>) -> NewClaim {
+    let mode = snapshot.identity.has_tag(SnapshotIdentity::DEVICE).then(|| "Block".to_owned());
+    NewClaim { volume_mode: mode.or_else(|| new.volume_mode.clone()), ..new.clone() }
 }
 
 /// The one workload whose pods have the claim mounted; none when no pod has.

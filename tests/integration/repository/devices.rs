@@ -135,6 +135,21 @@ async fn device_is_one_file_that_restic_dumps_and_that_comes_back_onto_a_blank_d
 }
 
 #[tokio::test]
+async fn devices_are_tagged_as_such_and_files_are_not() {
+    let cellar = Cellar::new().await;
+    let device = cellar.device("old", &noise(MIB, 9), 24 * MIB);
+    let safety = cellar.restore(&device, true).await.safety_snapshot.unwrap();
+    let folder = folder_in(cellar.place.path(), "folder");
+    fs::write(folder.join("file"), "content").unwrap();
+    let files = store_folder(&cellar.repository, &folder).await.snapshot;
+    for (id, expected) in [(cellar.stored.snapshot.clone().unwrap(), true), (safety, true), (files, false)] {
+        let snapshots = cellar.repository.snapshots().await.unwrap();
+        let identity = &snapshots.iter().find(|snapshot| snapshot.id == id).unwrap().identity;
+        assert_eq!(identity.has_tag(SnapshotIdentity::DEVICE), expected, "{identity:?}");
+    }
+}
+
+#[tokio::test]
 async fn device_comes_back_as_a_file_into_a_folder() {
     let cellar = Cellar::new().await;
     let volume = folder_in(cellar.place.path(), "volume");

@@ -114,6 +114,29 @@ fn newest_proven_snapshot_of_each_source_comes_back_volumes_first() {
 }
 
 #[test]
+fn claim_of_what_was_a_block_device_is_made_as_one_and_of_nothing_else() {
+    let create = NewClaim { storage_class_name: Some("fast".into()), ..NewClaim::default() };
+    let modes = |stored: &[Stored], there: &There| -> Vec<Option<Option<String>>> {
+        let (restores, refused) = plan(NamespaceWish { create: Some(&create), ..wish() }, stored, there);
+        assert_eq!(refused, []);
+        let claims = restores.into_iter().map(|spec| spec.to.unwrap().claim.unwrap());
+        claims.map(|claim| claim.create.map(|new| new.volume_mode)).collect()
+    };
+    let sacks = stored("ba", 10, HOST, "/data/sacks", &["source=pvc/sacks", "x=device"]);
+    let device = [casks("aa", 10, &["device"]), sacks];
+    assert_eq!(modes(&device, &There::default()), [Some(Some("Block".to_owned())), Some(None)]);
+    // What is there stays as it is.
+    assert_eq!(modes(&device, &all()), [None, None]);
+    // The newest one says it.
+    let changed = [casks("aa", 10, &["device"]), casks("ab", 20, &[])];
+    assert_eq!(modes(&changed, &There::default()), [Some(None)]);
+    let older = NewClaim { volume_mode: Some("Filesystem".into()), ..create.clone() };
+    let (restores, _) = plan(NamespaceWish { create: Some(&older), ..wish() }, &changed, &There::default());
+    let made = restores[0].to.as_ref().unwrap().claim.as_ref().unwrap().create.as_ref().unwrap();
+    assert_eq!(made, &older, "all else is as it was wished");
+}
+
+#[test]
 fn nothing_that_came_later_than_the_wished_time_is_taken() {
     let stored = [database("aa", 10), casks("ba", 10, &[]), casks("bb", 20, &[]), database("ab", 21)];
     let (restores, _) = plan(NamespaceWish { as_of: Some(at(20)), ..wish() }, &stored, &all());
