@@ -9,7 +9,7 @@ use opendal::ErrorKind;
 
 use super::{
     Write,
-    folder::Folder,
+    folder::{Folder, Leftovers},
     objects::{self, Objects},
     rest, sftp,
 };
@@ -117,6 +117,14 @@ impl Backend {
             }
             Self::Sftp(server) => server.give_name(partial, path, mode).await,
             Self::Objects(_) | Self::Rest(_) => Err(without_partial_files()),
+        }
+    }
+
+    /// Removes what killed writers have left, where such files can be left at all. The caller keeps all other writers off.
+    pub async fn remove_leftovers(&self) -> Result<Leftovers, Fault> {
+        match self {
+            Self::Folder(folder) => on_disk(folder, "", |folder, _| folder.remove_leftovers()).await,
+            Self::Objects(_) | Self::Rest(_) | Self::Sftp(_) => Ok(Leftovers::default()),
         }
     }
 

@@ -3,6 +3,8 @@
 //! It must not know what the files mean. The library's own folder service is not used: it takes a missing folder for an
 //! empty one, its "only if absent" is a check followed by a rename, and it does not make the folder's entry durable.
 
+mod leftovers;
+
 use std::{
     fs, io,
     io::{Read, Seek, SeekFrom, Write},
@@ -12,6 +14,7 @@ use std::{
 
 use bytes::Bytes;
 
+pub(super) use self::leftovers::Leftovers;
 use super::{Write as Mode, upload::partial_of};
 
 /// The root of a repository.

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     backend::{Backend, Fault},
+    folder::Leftovers,
     limits::Limits,
     objects::Objects,
 };
@@ -261,6 +262,22 @@ impl Store {
         let (backend, path) = (&self.backend, &kind.path(id));
         let removed = self.retry(0, move || backend.remove(path)).await;
         self.present(removed, "remove", path).map(drop)
+    }
+
+    /// Removes the unfinished files of writers that were killed; see [`folder`]. Only under an exclusive lock. What stays only
+    /// takes room.
+    pub async fn remove_leftovers(&self) {
+        let backend = &self.backend;
+        match self.retry(0, move || backend.remove_leftovers()).await {
+            Ok(Leftovers { files: 0, .. }) => {}
+            Ok(Leftovers { files, bytes }) => {
+                tracing::info!(files, bytes, "removed {files} unfinished files of killed writers, {bytes} bytes");
+            }
+            Err(fault) => {
+                let error = self.failed(fault, "remove", "the unfinished files of killed writers");
+                tracing::warn!("{error}; the next prune tries it again");
+            }
+        }
     }
 
     pub fn damaged(&self, what: impl Into<String>) -> RepositoryError {

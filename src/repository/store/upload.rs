@@ -317,6 +317,13 @@ pub(super) fn partial_of(path: &str) -> String {
     format!("{folder}{separator}.{name}-{:016x}.part", rand::random::<u64>())
 }
 
+/// The name that such a file was to get, by its own, both without a folder; none if it is no such file.
+pub(super) fn whole_of(partial: &str) -> Option<&str> {
+    let (name, chance) = partial.strip_prefix('.')?.strip_suffix(".part")?.rsplit_once('-')?;
+    let is_ours = chance.len() == 16 && chance.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    is_ours.then_some(name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -335,6 +342,26 @@ mod tests {
             let partial = partial_of(path);
             let rest = partial.strip_prefix(beginning).and_then(|rest| rest.strip_suffix(".part"));
             assert_eq!(rest.map(str::len), Some(16), "{partial}");
+        }
+    }
+
+    #[test]
+    fn partial_file_is_known_by_its_name_and_no_other_is() {
+        for name in ["config", "ab12", "a-b.tar"] {
+            assert_eq!(whole_of(&partial_of(name)), Some(name));
+        }
+        for other in [
+            "ab12",
+            "ab12-tmp-1234567890",
+            ".ab12.part",
+            ".ab12-0123456789abcde.part",
+            ".ab12-0123456789abcdeg.part",
+            ".ab12-0123456789ABCDEF.part",
+            "ab12-0123456789abcdef.part",
+            ".ab12-0123456789abcdef",
+            ".nfs00000000012345",
+        ] {
+            assert_eq!(whole_of(other), None, "{other}");
         }
     }
 }

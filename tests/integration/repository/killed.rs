@@ -141,3 +141,90 @@ async fn killed_check_is_in_nobodys_way() {
     assert!(said.contains("freed"), "{said}");
     newest().check(&path);
 }
+
+/// Files that a writer of ours has not finished.
+fn unfinished(repository: &Path) -> BTreeSet<PathBuf> {
+    let is_ours = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        name.starts_with('.') && path.extension() == Some("part".as_ref())
+    };
+    files_in(repository, "").into_iter().filter(is_ours).collect()
+}
+
+/// Kills writers until one of them leaves a pack unfinished.
+fn leave_a_pack(path: &Path) {
+    let data = path.join("data");
+    let has_part = || {
+        let folders = fs::read_dir(&data).into_iter().flatten().flatten();
+        let mut names = folders.flat_map(|folder| fs::read_dir(folder.path()).into_iter().flatten().flatten());
+        names.any(|entry| entry.file_name().to_string_lossy().starts_with('.'))
+    };
+    for _ in 0..50 {
+        let mut writer = command(path, &["backup"]);
+        writer.args(["--stdin-filename", "noise", "--", "head", "-c", "60000000", "/dev/urandom"]);
+        let mut writer = writer.env("PATH", "/usr/bin:/bin").spawn().unwrap();
+        while !has_part() {
+            assert!(writer.try_wait().unwrap().is_none(), "it wrote no pack");
+            std::thread::yield_now();
+        }
+        writer.kill().unwrap();
+        writer.wait().unwrap();
+        if has_part() {
+            return;
+        }
+    }
+    panic!("no writer left anything");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_killed_writers_left_unfinished_goes_with_a_prune_and_nothing_else_does() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("repository");
+    let repository = new_repository(&path).await;
+    let stored = store(&repository, "/db.sql", &noise(100_000, 1)).await;
+    repository.close().await;
+    leave_a_pack(&path);
+    let (hash, chance) = ("ab".repeat(32), "0123456789abcdef");
+    let part = format!(".{hash}-{chance}.part");
+    let old = std::time::SystemTime::now() - std::time::Duration::from_hours(7);
+    let put = |file: &str, is_old: bool| {
+        let file = path.join(file);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, "unfinished").unwrap();
+        if is_old {
+            fs::File::options().write(true).open(&file).unwrap().set_modified(old).unwrap();
+        }
+        file
+    };
+    let mut gone: Vec<PathBuf> =
+        ["index", "snapshots", "data/ab", "data/00"].map(|at| put(&format!("{at}/{part}"), false)).into();
+    gone.extend(["locks", "keys"].map(|at| put(&format!("{at}/{part}"), true)));
+    gone.push(put(&format!(".config-{chance}.part"), true));
+    let mut stays = vec![
+        // Their writers may be about to meet our lock.
+        put(&format!("locks/{part}").replace("ab", "cd"), false),
+        put(&format!("keys/{part}").replace("ab", "cd"), false),
+        put(&format!(".config-{}.part", chance.replace('0', "f")), false),
+        // restic's own, and what nobody knows.
+        put(&format!("data/ab/{hash}-tmp-1234567890"), true),
+        put(&format!("data/ab/.{hash}.part"), true),
+        put(&format!("data/.{hash}-{chance}.part"), true),
+        put(&format!("data/ab/.notes-{chance}.part"), true),
+        put(&format!("index/.{hash}-{chance}x.part"), true),
+        put(&format!("other/{part}"), true),
+    ];
+    let link = path.join(format!("index/.{}-{chance}.part", "ef".repeat(32)));
+    std::os::unix::fs::symlink(&stays[0], &link).unwrap();
+    stays.push(link);
+
+    ok(&path, &["prune", "--dry-run"]);
+    assert!(gone.iter().all(|file| file.exists()), "a dry run removes nothing");
+    let said = ok(&path, &["prune"]);
+    let left: Vec<&PathBuf> = gone.iter().filter(|file| file.exists()).collect();
+    assert!(left.is_empty(), "{left:?}: {said}");
+    assert!(stays.iter().all(|file| fs::symlink_metadata(file).is_ok()), "{stays:?}");
+    let known: BTreeSet<PathBuf> = stays.into_iter().collect();
+    assert!(unfinished(&path).is_subset(&known), "{:?}", unfinished(&path));
+    newest().check_without_lock(&path);
+    assert!(newest().ok(&path, &["dump", &stored.snapshot, "/db.sql"]) == noise(100_000, 1));
+}

@@ -102,6 +102,7 @@ async fn carry_out(
     if rules.dry_run {
         return Ok(report(index, &plan, snapshots, None));
     }
+    store.remove_leftovers().await;
     let mut repacked = Repacked::default();
     match repack::repack(repository, store, index, &plan, &mut repacked).await {
         // Removing needs little room, and makes some.
