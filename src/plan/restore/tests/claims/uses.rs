@@ -51,7 +51,10 @@ fn workload_stays_up_as_long_as_a_run_is_waited_for() {
     cellar.look(1);
     assert!(cellar.status().scaled.is_some());
     // What began in the moment between is seen, too.
+    cellar.look(2);
     cellar.scale.as_mut().unwrap().pods = 0;
     cellar.uses = used_by("backup", "data");
-    assert!(cellar.look(2).start.is_empty());
+    assert!(cellar.look(3).start.is_empty());
+    cellar.uses = ClaimUses::default();
+    cellar.started(4);
 }
