@@ -160,7 +160,7 @@ impl Runner {
             .env("POD_NAME", format!("runner{}", root.path().file_name().unwrap_or_default().to_string_lossy()))
             .env("POD_UID", "00000000-0000-0000-0000-000000000000")
             .env("POD_NAMESPACE", &self.namespace)
-            .envs(mounts::ALLOCATOR)
+            .envs(mounts::STORING_ALLOCATOR)
             .stdin(Stdio::null())
             .stderr(log.try_clone()?)
             .stdout(log);

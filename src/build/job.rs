@@ -183,7 +183,7 @@ fn pod(request: &JobRequest<'_>, name: &str, wishes: RunnerPod) -> Result<PodSpe
             name: names::RUNNER_CONTAINER.into(),
             image: Some(request.image.to_owned()),
             args: Some(vec!["runner".into()]),
-            env: Some(environment(&serde_json::to_string(request.task)?)),
+            env: Some(environment(&serde_json::to_string(request.task)?, request.kind)),
             resources: Some(resources.unwrap_or_else(default_resources)),
             security_context: Some(container_security(if reads_as_root { &["DAC_OVERRIDE"] } else { &[] })),
             termination_message_path: Some(mounts::TERMINATION_MESSAGE.into()),
@@ -197,7 +197,7 @@ fn pod(request: &JobRequest<'_>, name: &str, wishes: RunnerPod) -> Result<PodSpe
     })
 }
 
-fn environment(task: &str) -> Vec<EnvVar> {
+fn environment(task: &str, kind: RunKind) -> Vec<EnvVar> {
     let field = |name: &str, path: &str| EnvVar {
         name: name.into(),
         value_from: Some(EnvVarSource {
@@ -213,7 +213,8 @@ fn environment(task: &str) -> Vec<EnvVar> {
         field("POD_UID", "metadata.uid"),
         field("POD_NAMESPACE", "metadata.namespace"),
     ];
-    variables.extend(mounts::ALLOCATOR.map(|(name, setting)| value(name, setting)));
+    let allocator: &[_] = if kind == RunKind::Backup { &mounts::STORING_ALLOCATOR } else { &mounts::ALLOCATOR };
+    variables.extend(allocator.iter().map(|(name, setting)| value(name, setting)));
     variables
 }
 

@@ -91,7 +91,8 @@ fn worker(view: &PodView<'_>, wishes: &Wishes<'_>, image: &str, name: &str, role
         field("POD_NAMESPACE", "metadata.namespace"),
         field("POD_UID", "metadata.uid"),
     ];
-    environment.extend(mounts::ALLOCATOR.map(|(name, setting)| value(name, setting)));
+    let allocator: &[_] = if read_only { &mounts::STORING_ALLOCATOR } else { &mounts::ALLOCATOR };
+    environment.extend(allocator.iter().map(|(name, setting)| value(name, setting)));
     environment.extend(wishes.store.as_ref().map(|store| value(BACKEND_VARIABLE, &store.backend)));
     let connection = wishes.store.as_ref().and_then(|store| store.connection.as_ref());
     environment.extend(connection.map(|connection| value(CONNECTION_VARIABLE, connection)));

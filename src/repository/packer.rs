@@ -150,14 +150,14 @@ impl Packer {
         let broken = |error| self.internal(error);
         let idle = lock(&self.idle).pop();
         let mut sealer = idle.map_or_else(Sealer::new, Ok).map_err(broken)?;
-        let (sealed, plain_length) = sealer.seal(&self.place, plain).map_err(broken)?;
+        let (blob, plain_length) = sealer.seal(&self.place, plain).map_err(broken)?;
         let full = {
             let mut filling = lock(&self.filling);
             let (packing, added) = filling.of(kind);
-            packing.add(kind, id, sealed, plain_length).map_err(broken)?;
+            packing.add(kind, id, blob, plain_length).map_err(broken)?;
             added.blobs += 1;
             added.plain_bytes += plain.len() as u64;
-            added.packed_bytes += sealed.len() as u64;
+            added.packed_bytes += blob.len() as u64;
             let is_full = packing.bytes() >= PACK_BYTES || packing.blobs() >= PACK_BLOBS;
             is_full.then(|| mem::take(packing))
         };

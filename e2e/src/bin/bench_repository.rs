@@ -184,6 +184,7 @@ impl Place {
             return Ok(command);
         };
         let mut command = self.command(std::env::current_exe()?);
+        command.envs(mounts::STORING_ALLOCATOR);
         command.arg("backup").arg(self.repository()).arg(folder);
         Ok(command)
     }
