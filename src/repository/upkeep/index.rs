@@ -83,6 +83,14 @@ impl Index {
         spawn_blocking(move || building.finish(packs)).await.map_err(|panic| internal(store, panic))
     }
 
+    /// Of these files, beside these packs in the store.
+    #[cfg(test)]
+    pub fn of(files: impl IntoIterator<Item = (Id, IndexFile)>, stored: Vec<(Id, u64)>) -> Self {
+        let mut building = Building::default();
+        files.into_iter().for_each(|(id, file)| building.add(id, file));
+        building.finish(stored)
+    }
+
     /// All copies of all blobs.
     pub fn rows(&self) -> &[Row] {
         &self.rows

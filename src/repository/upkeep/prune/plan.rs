@@ -170,3 +170,6 @@ fn obsolete(index: &Index, fates: &[Fate]) -> Vec<bool> {
     }
     obsolete
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+//! Whatever is in the index and in the store: nothing that a snapshot needs is planned away, and what is planned leaves an
+//! index that names what is there.
+
+use std::collections::BTreeSet;
+
+use proptest::{collection::vec, prelude::*};
+use rustic_core::Id;
+
+use super::*;
+use crate::repository::{
+    index_file::{IndexFile, IndexedPack},
+    pack::{HEADER_BYTES, PackedBlob},
+    upkeep::prune::rules::Unused,
+};
+
+const BLOBS: u8 = 24;
+
+/// A pack as it was written, and what became of it.
+#[derive(Clone, Debug)]
+struct Written {
+    blobs: Vec<(u8, u32)>,
+    is_lost: bool,
+    is_short: bool,
+    /// In which index files it is, and in which it is only marked.
+    files: Vec<(usize, bool)>,
+}
+
+fn written() -> impl Strategy<Value = Written> {
+    let blobs = vec((0..BLOBS, prop_oneof![4 => 1_u32..2000, 1 => 400_000_u32..2_000_000]), 0..6);
+    let rare = || prop::bool::weighted(0.05);
+    (blobs, rare(), rare(), vec((0..4_usize, prop::bool::weighted(0.1)), 0..3))
+        .prop_map(|(blobs, is_lost, is_short, files)| Written { blobs, is_lost, is_short, files })
+}
+
+fn id(number: usize) -> Id {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
+    Id::new(bytes)
+}
+
+/// Blobs of an even number are trees.
+fn kind(blob: u8) -> BlobKind {
+    if blob.is_multiple_of(2) { BlobKind::Tree } else { BlobKind::Data }
+}
+
+fn indexed(number: usize, pack: &Written) -> IndexedPack {
+    let mut offset = 0;
+    let blobs = pack.blobs.iter().map(|(blob, length)| {
+        let packed = PackedBlob {
+            id: id(usize::from(*blob)),
+            kind: kind(*blob),
+            offset,
+            length: *length,
+            uncompressed_length: None,
+        };
+        offset += length;
+        packed
+    });
+    IndexedPack { id: id(1000 + number), blobs: blobs.collect() }
+}
+
+fn index_of(packs: &[Written]) -> Index {
+    let mut files: Vec<IndexFile> = (0..4).map(|_| IndexFile::default()).collect();
+    for (number, pack) in packs.iter().enumerate() {
+        for (file, is_marked) in &pack.files {
+            let file = &mut files[*file];
+            let list = if *is_marked { &mut file.packs_to_delete } else { &mut file.packs };
+            list.push(indexed(number, pack));
+        }
+    }
+    let stored = packs.iter().enumerate().filter(|(_, pack)| !pack.is_lost).map(|(number, pack)| {
+        let blobs = indexed(number, pack).blobs;
+        let size: u64 = blobs.iter().map(|blob| u64::from(blob.length) + blob.entry_bytes()).sum();
+        (id(1000 + number), HEADER_BYTES + size - u64::from(pack.is_short))
+    });
+    Index::of(files.into_iter().enumerate().map(|(number, file)| (id(2000 + number), file)), stored.collect())
+}
+
+fn rules() -> impl Strategy<Value = PruneRules> {
+    let unused = prop_oneof![
+        (0..100_u8).prop_map(Unused::Percent),
+        (0..3_000_000_u64).prop_map(Unused::Bytes),
+        Just(Unused::Unlimited)
+    ];
+    (unused, prop::option::of(prop_oneof![0..20_000_u64, 0..4_000_000_u64]))
+        .prop_map(|(max_unused, max_repack)| PruneRules { max_unused, max_repack, ..PruneRules::default() })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_that_is_needed_is_planned_away(
+        packs in vec(written(), 0..80),
+        needed in vec(0..BLOBS, 0..24),
+        rules in rules(),
+    ) {
+        let index = index_of(&packs);
+        let needed: BTreeSet<u8> = needed.into_iter().collect();
+        let mut used = Marks::new(index.rows().len());
+        let mut is_there = true;
+        for blob in &needed {
+            let copies = index.copies(kind(*blob), id(usize::from(*blob)));
+            let whole = |place: usize| {
+                let row = &index.rows()[place];
+                let size = index.pack_of(row).size;
+                size.is_some() && size == index.expected_size(row.pack)
+            };
+            if copies.is_empty() {
+                // Its snapshot is lost already, and the prune ends before it plans.
+                continue;
+            }
+            is_there &= copies.clone().any(whole);
+            used.set(copies.start);
+        }
+        let plan = Plan::new(&index, &used, &rules);
+        prop_assert_eq!(plan.is_ok(), is_there);
+        let Ok(plan) = plan else { return Ok(()) };
+
+        for blob in &needed {
+            let copies = index.copies(kind(*blob), id(usize::from(*blob)));
+            let chosen: Vec<usize> = copies.clone().filter(|place| plan.chosen.has(*place)).collect();
+            prop_assert_eq!(chosen.len(), usize::from(!copies.is_empty()));
+            for place in chosen {
+                let row = &index.rows()[place];
+                prop_assert_ne!(plan.fates[row.pack as usize], Fate::Remove);
+                prop_assert!(index.pack_of(row).size.is_some());
+            }
+        }
+        let mut unused_bytes = 0;
+        for (number, pack) in index.packs.iter().enumerate() {
+            let stays = plan.fates[number] == Fate::Keep;
+            let is_named_by_what_stays =
+                pack.files.iter().any(|file| !plan.obsolete_files[*file as usize]);
+            // What goes is named by no index that stays. What stays is, or one that goes says what is in it.
+            prop_assert!(stays || !is_named_by_what_stays);
+            prop_assert!(!stays || !pack.files.is_empty());
+            let number = u32::try_from(number).unwrap();
+            let places = index.places_in(number).iter();
+            let unused = places.filter(|place| !plan.chosen.has(**place as usize)).count();
+            prop_assert!(!stays || unused < index.places_in(number).len(), "nothing needs it");
+            if stays {
+                unused_bytes += index
+                    .places_in(number)
+                    .iter()
+                    .filter(|place| !plan.chosen.has(**place as usize))
+                    .map(|place| index.rows()[*place as usize].blob)
+                    .map(|blob| u64::from(blob.length) + blob.entry_bytes())
+                    .sum::<u64>();
+            }
+        }
+        prop_assert_eq!(plan.unused_bytes, unused_bytes);
+        if let Some(most) = rules.max_repack {
+            prop_assert!(plan.repacked_bytes <= most);
+        }
+    }
+}
