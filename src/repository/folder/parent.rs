@@ -56,23 +56,19 @@ impl<'a> Parent<'a> {
 
     /// What is in a tree. One that cannot be read has all of its files read anew.
     fn nodes(&self, tree: Option<TreeId>) -> Result<Peekable<std::vec::IntoIter<Node>>, RepositoryError> {
-        let tree = tree.and_then(|tree| self.known.tree(*tree));
-        let nodes = match tree.map(|part| self.runtime.block_on(self.fetcher.fetch(part))) {
-            None => Vec::new(),
-            Some(Ok(json)) => match serde_json::from_slice::<Tree>(&json) {
-                Ok(tree) => tree.nodes,
-                Err(error) => {
-                    tracing::warn!(%error, "a tree of the last snapshot cannot be read: its files are read anew");
-                    Vec::new()
-                }
-            },
-            Some(Err(error @ RepositoryError::Damaged { .. })) => {
-                tracing::warn!(%error, "a tree of the last snapshot cannot be read: its files are read anew");
-                Vec::new()
-            }
-            Some(Err(error)) => return Err(error),
+        let Some(part) = tree.and_then(|tree| self.known.tree(*tree)) else {
+            return Ok(Vec::new().into_iter().peekable());
         };
-        Ok(nodes.into_iter().peekable())
+        let read = match self.runtime.block_on(self.fetcher.fetch(part)) {
+            Ok(json) => serde_json::from_slice::<Tree>(&json).map_err(|error| error.to_string()),
+            Err(RepositoryError::Damaged { what, .. }) => Err(what),
+            Err(error) => return Err(error),
+        };
+        let tree = read.unwrap_or_else(|why| {
+            tracing::warn!("a tree of the last snapshot cannot be read, so that its files are read anew: {why}");
+            Tree { nodes: Vec::new() }
+        });
+        Ok(tree.nodes.into_iter().peekable())
     }
 }
 

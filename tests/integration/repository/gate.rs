@@ -230,6 +230,18 @@ async fn vanished_volume_is_no_empty_repository() {
     assert_eq!(error.reason(), Reason::RepositoryNotFound, "{error}");
 }
 
+async fn is_broken(repository: &Repository, snapshot: &str) {
+    let mut restored = repository.read_file(snapshot, "/db.sql").await.unwrap();
+    let last = loop {
+        match restored.pieces.recv().await {
+            Some(Piece::Data(_)) => {}
+            other => break other,
+        }
+    };
+    let Some(Piece::Broken(failure)) = last else { panic!("{last:?}") };
+    assert_eq!(failure.reason, Reason::RepositoryDamaged, "{failure}");
+}
+
 #[tokio::test]
 async fn truncated_pack_breaks_the_restore() {
     let place = tempfile::tempdir().unwrap();
@@ -239,15 +251,7 @@ async fn truncated_pack_breaks_the_restore() {
     let pack = packs.iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap();
     let file = std::fs::OpenOptions::new().write(true).open(pack).unwrap();
     file.set_len(2 << 20).unwrap();
-    let mut restored = repository.read_file(&stored.snapshot, "/db.sql").await.unwrap();
-    let last = loop {
-        match restored.pieces.recv().await {
-            Some(Piece::Data(_)) => {}
-            other => break other,
-        }
-    };
-    let Some(Piece::Broken(failure)) = last else { panic!("{last:?}") };
-    assert_eq!(failure.reason, Reason::RepositoryDamaged, "{failure}");
+    is_broken(&repository, &stored.snapshot).await;
 }
 
 #[tokio::test]
@@ -260,9 +264,7 @@ async fn changed_byte_in_a_pack_breaks_the_restore() {
     let mut content = std::fs::read(pack).unwrap();
     content[1000] ^= 1;
     std::fs::write(pack, content).unwrap();
-    let mut restored = repository.read_file(&stored.snapshot, "/db.sql").await.unwrap();
-    let Some(Piece::Broken(failure)) = restored.pieces.recv().await else { panic!("not broken") };
-    assert_eq!(failure.reason, Reason::RepositoryDamaged, "{failure}");
+    is_broken(&repository, &stored.snapshot).await;
 }
 
 #[tokio::test]
