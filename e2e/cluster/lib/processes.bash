@@ -35,7 +35,13 @@ stop() {
 	local pid tries=100
 	pid=$(pid_of "$1") || return 0
 	kill -KILL "$pid" 2>/dev/null || true
-	while pid_of "$1" >/dev/null && [ $((tries -= 1)) -gt 0 ]; do sleep 0.05; done
+	while { pid_of "$1" >/dev/null || has_threads "$pid"; } && [ $((tries -= 1)) -gt 0 ]; do sleep 0.05; done
+}
+
+# has_threads PID: a process whose first thread has ended is a zombie, and keeps its sockets until all others have, too.
+has_threads() {
+	local threads=("/proc/$1/task/"*)
+	[ "${#threads[@]}" -gt 1 ]
 }
 
 # One up, down or restart at a time. The daemons must not inherit the lock: see start.
