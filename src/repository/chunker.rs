@@ -29,8 +29,8 @@ struct Tables {
 
 impl Tables {
     fn enter(&self, fingerprint: u64, byte: u8) -> u64 {
-        let [leaving, ..] = (fingerprint >> self.shift).to_le_bytes();
-        (fingerprint << 8 | u64::from(byte)) ^ self.entering[usize::from(leaving)]
+        let [overflow, ..] = (fingerprint >> self.shift).to_le_bytes();
+        (fingerprint << 8 | u64::from(byte)) ^ self.entering[usize::from(overflow)]
     }
 
     fn slide(&self, fingerprint: u64, leaving: u8, entering: u8) -> u64 {

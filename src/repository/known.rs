@@ -14,7 +14,7 @@ use super::{
     store::{Kind, Store},
 };
 
-/// The blobs of all packs that no prune has marked. 32 bytes for one of data, 84 for a tree.
+/// The blobs of all packs that no prune has marked.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     /// Sorted.

@@ -108,8 +108,8 @@ struct Filling {
 #[derive(Debug)]
 struct Uploaded {
     files: Vec<(Kind, Id, u64)>,
-    /// In all packs of them.
-    blobs: usize,
+    /// How many blobs the index files name that are written.
+    named: usize,
     /// Packs that no index file names yet.
     index: IndexFile,
     since: Instant,
@@ -122,7 +122,7 @@ struct Saving(JoinHandle<Result<Id, RepositoryError>>);
 impl Packer {
     /// Within a runtime, which does the uploads.
     pub fn new(place: Place, known: Arc<Known>) -> Self {
-        let uploaded = Uploaded { files: Vec::new(), blobs: 0, index: IndexFile::default(), since: Instant::now() };
+        let uploaded = Uploaded { files: Vec::new(), named: 0, index: IndexFile::default(), since: Instant::now() };
         Self {
             place,
             runtime: Handle::current(),
@@ -221,10 +221,12 @@ impl Packer {
         let all = self.runtime.block_on(self.uploads.acquire_many(UPLOADS));
         drop(all.map_err(|error| self.internal(error))?);
         self.check()?;
-        let (mut files, index, blobs) = {
+        let (mut files, index, named) = {
             let mut uploaded = lock(&self.uploaded);
-            (mem::take(&mut uploaded.files), mem::take(&mut uploaded.index), uploaded.blobs)
+            (mem::take(&mut uploaded.files), mem::take(&mut uploaded.index), uploaded.named)
         };
+        // An upload that panicked has told nobody.
+        let blobs = named + index.blobs();
         if blobs != taken.len() {
             return Err(self.internal(format!("{blobs} of {} blobs were written", taken.len())));
         }
@@ -250,7 +252,9 @@ impl Packer {
                 let due = lock(&uploaded).add(IndexedPack { id, blobs: packed.blobs }, size);
                 if let Some(index) = due {
                     let written = place.write_index(&index).await?;
-                    lock(&uploaded).files.push(written);
+                    let mut uploaded = lock(&uploaded);
+                    uploaded.files.push(written);
+                    uploaded.named += index.blobs();
                 }
                 Ok(())
             };
@@ -315,7 +319,6 @@ impl Uploaded {
     /// Notes a pack that is there, and gives the index that is to be written, if it is time.
     fn add(&mut self, pack: IndexedPack, size: u64) -> Option<IndexFile> {
         self.files.push((Kind::Pack, pack.id, size));
-        self.blobs += pack.blobs.len();
         self.index.packs.push(pack);
         if self.index.blobs() < INDEX_BLOBS && self.since.elapsed() < INDEX_EVERY {
             return None;

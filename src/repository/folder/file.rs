@@ -20,9 +20,6 @@ use crate::repository::{
     packer::{Content, Packer},
 };
 
-/// How much of a long file is read at once.
-const READ_BYTES: usize = 256 << 10;
-
 /// Why a file is not stored.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -61,12 +58,12 @@ impl<'a> FileSaver<'a> {
     pub fn save(&mut self, file: File, size: u64) -> Result<Vec<DataId>, Failure> {
         let mut reading = Reading { file: Extents::new(file, size), size, at: 0 };
         if size <= chunker::MIN_BYTES as u64 {
-            let content = self.read(&mut reading)?;
-            let is_empty = content == 0;
-            let content = &self.buffer[..content];
-            let ids = if is_empty { Vec::new() } else { vec![self.packer.save(BlobKind::Data, content)?.into()] };
+            let length = self.read(&mut reading)?;
             reading.check_end()?;
-            return Ok(ids);
+            if length == 0 {
+                return Ok(Vec::new());
+            }
+            return Ok(vec![self.packer.save(BlobKind::Data, &self.buffer[..length])?.into()]);
         }
         // Without what is left of a file that could not be read to its end.
         let mut chunker = self.chunker.clone();
@@ -82,8 +79,7 @@ impl<'a> FileSaver<'a> {
 
     /// Reads what is next, and tells how much of the buffer it is: less only at the file's end.
     fn read(&mut self, reading: &mut Reading) -> Result<usize, Failure> {
-        let most = chunker::MIN_BYTES.max(READ_BYTES);
-        let wanted = usize::try_from(reading.size - reading.at).unwrap_or(usize::MAX).min(most);
+        let wanted = usize::try_from(reading.size - reading.at).unwrap_or(usize::MAX).min(chunker::MIN_BYTES);
         if self.buffer.len() < wanted {
             self.buffer.resize(wanted, 0);
         }
