@@ -5,10 +5,7 @@
 
 use std::{cell::RefCell, io};
 
-use aes256ctr_poly1305aes::{
-    Aes256CtrPoly1305Aes, Key, Nonce,
-    aead::{Aead, AeadInPlace},
-};
+use aes256ctr_poly1305aes::{Aes256CtrPoly1305Aes, Key, Nonce, aead::AeadInPlace};
 use jiff::Timestamp;
 use rand::Rng;
 use rustic_core::{
@@ -41,6 +38,8 @@ const OUR_SCRYPT_P: u32 = 1;
 pub(super) enum CryptoError {
     #[error("it does not decrypt with the repository's key")]
     NotAuthentic,
+    #[error("it is not what its id says")]
+    OtherContent,
     #[error("it is in no known format: {0}")]
     Format(String),
 }
@@ -84,8 +83,45 @@ impl Cipher {
     }
 
     pub fn decrypt(&self, sealed: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        let mut plain = Vec::new();
+        self.decrypt_into(sealed, &mut plain)?;
+        Ok(plain)
+    }
+
+    /// Instead of what is in the buffer.
+    fn decrypt_into(&self, sealed: &[u8], plain: &mut Vec<u8>) -> Result<(), CryptoError> {
         let (nonce, rest) = sealed.split_at_checked(NONCE_BYTES).ok_or(CryptoError::NotAuthentic)?;
-        self.0.decrypt(Nonce::from_slice(nonce), rest).map_err(|_| CryptoError::NotAuthentic)
+        let (content, tag) = rest.split_last_chunk::<TAG_BYTES>().ok_or(CryptoError::NotAuthentic)?;
+        plain.clear();
+        plain.extend_from_slice(content);
+        let decrypted = self.0.decrypt_in_place_detached(Nonce::from_slice(nonce), &[], plain, tag.into());
+        decrypted.map_err(|_| CryptoError::NotAuthentic)
+    }
+
+    /// Opens a blob, instead of what is in the buffer, and makes sure that it is the one of that id. One that is compressed
+    /// says how long it is, and must not be longer.
+    pub fn open_blob(
+        &self,
+        (id, uncompressed_length): (&Id, Option<u32>),
+        sealed: &[u8],
+        plain: &mut Vec<u8>,
+    ) -> Result<(), CryptoError> {
+        match uncompressed_length {
+            None => self.decrypt_into(sealed, plain)?,
+            Some(length) => UNPACKER.with_borrow_mut(|unpacker| {
+                let Unpacker { packed, decompressor } = unpacker;
+                self.decrypt_into(sealed, packed)?;
+                let decompressor = match decompressor {
+                    Some(decompressor) => decompressor,
+                    None => decompressor.insert(Decompressor::new().map_err(broken)?),
+                };
+                plain.clear();
+                plain.reserve_exact(length as usize);
+                decompressor.decompress_to_buffer(packed, plain).map_err(broken)?;
+                Ok(())
+            })?,
+        }
+        if id_of(plain) == *id { Ok(()) } else { Err(CryptoError::OtherContent) }
     }
 
     /// An encrypted JSON file (snapshot, index, lock, config), compressed where the repository's version has that.
@@ -135,25 +171,25 @@ fn compress(plain: &[u8]) -> Result<Vec<u8>, CryptoError> {
     Ok(compressed)
 }
 
-thread_local! {
+/// What compressed blobs are opened with, one after the other.
+struct Unpacker {
+    /// Decrypted, and still compressed.
+    packed: Vec<u8>,
     /// It takes longer to make than a small blob to decompress.
-    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+    decompressor: Option<Decompressor<'static>>,
 }
 
-/// A blob that says how long it is, and must not be longer.
-pub(super) fn decompress_blob(packed: &[u8], length: u32) -> Result<Vec<u8>, CryptoError> {
-    let broken = |error: io::Error| CryptoError::Format(error.to_string());
-    DECOMPRESSOR.with_borrow_mut(|idle| {
-        let decompressor = match idle {
-            Some(decompressor) => decompressor,
-            None => idle.insert(Decompressor::new().map_err(broken)?),
-        };
-        decompressor.decompress(packed, length as usize).map_err(broken)
-    })
+thread_local! {
+    static UNPACKER: RefCell<Unpacker> = const { RefCell::new(Unpacker { packed: Vec::new(), decompressor: None }) };
 }
 
 fn decompress(packed: &[u8]) -> Result<Vec<u8>, CryptoError> {
-    zstd::decode_all(packed).map_err(|error| CryptoError::Format(error.to_string()))
+    zstd::decode_all(packed).map_err(broken)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as errors come")]
+fn broken(error: io::Error) -> CryptoError {
+    CryptoError::Format(error.to_string())
 }
 
 pub(super) fn hash(content: &[u8]) -> [u8; 32] {

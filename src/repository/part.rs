@@ -8,12 +8,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use rustic_core::{Id, IndexedFullStatus, PackedId, Repository, RusticResult};
 
-use super::{
-    RepositoryError,
-    archive::internal,
-    crypto::{self, Cipher, CryptoError},
-    store::Store,
-};
+use super::{RepositoryError, archive::internal, crypto::Cipher, store::Store};
 
 /// Parts of one pack that are so near to each other are read by one request.
 const GAP_BYTES: u32 = 64 * 1024;
@@ -104,7 +99,9 @@ impl Fetcher {
     }
 
     fn open(&self, part: &Part, sealed: &[u8]) -> Result<Bytes, RepositoryError> {
-        let plain = open_part(&self.cipher, part, sealed)
+        let (mut plain, wanted) = (Vec::new(), (&part.id, part.compressed.then_some(part.plain_length)));
+        self.cipher
+            .open_blob(wanted, sealed, &mut plain)
             .map_err(|error| self.store.damaged(format!("a part of pack {}: {error}", part.pack.to_hex().as_str())))?;
         Ok(plain.into())
     }
@@ -133,12 +130,6 @@ fn is_near(first: &Part, last: &Part, next: &Part) -> bool {
         && next.offset >= last.end()
         && next.offset - last.end() <= GAP_BYTES
         && next.end() - first.offset <= REQUEST_BYTES
-}
-
-fn open_part(cipher: &Cipher, part: &Part, sealed: &[u8]) -> Result<Vec<u8>, CryptoError> {
-    let plain = cipher.decrypt(sealed)?;
-    let plain = if part.compressed { crypto::decompress_blob(&plain, part.plain_length)? } else { plain };
-    if crypto::id_of(&plain) == part.id { Ok(plain) } else { Err(CryptoError::NotAuthentic) }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::repository::{
     RepositoryError,
     archive::internal,
-    crypto::{self, Cipher},
+    crypto::Cipher,
     pack::{self, PackedBlob},
     store::Store,
 };
@@ -83,6 +83,8 @@ struct Reading<'a> {
     /// Where in the pack `rest` begins, which is not checked yet.
     start: u32,
     rest: BytesMut,
+    /// The content of a blob, in a buffer that each uses again.
+    plain: Vec<u8>,
     /// Of the first blob that is damaged.
     why: Option<String>,
     damaged: Vec<usize>,
@@ -90,7 +92,16 @@ struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     fn new(cipher: &'a Cipher, blobs: &'a [PackedBlob]) -> Self {
-        Self { cipher, blobs, next: 0, start: 0, rest: BytesMut::new(), why: None, damaged: Vec::new() }
+        Self {
+            cipher,
+            blobs,
+            next: 0,
+            start: 0,
+            rest: BytesMut::new(),
+            plain: Vec::new(),
+            why: None,
+            damaged: Vec::new(),
+        }
     }
 
     /// Checks all blobs that are complete with these bytes.
@@ -102,7 +113,11 @@ impl<'a> Reading<'a> {
                 None => Err("its index names blobs that overlap".to_owned()),
                 Some(skipped) => match self.rest.get(skipped as usize..skipped as usize + blob.length as usize) {
                     None => return,
-                    Some(sealed) => check_blob(self.cipher, blob, sealed),
+                    Some(sealed) => {
+                        let wanted = (&blob.id, blob.uncompressed_length);
+                        let opened = self.cipher.open_blob(wanted, sealed, &mut self.plain);
+                        opened.map_err(|error| error.to_string())
+                    }
                 },
             };
             if let Err(why) = checked {
@@ -135,13 +150,4 @@ impl<'a> Reading<'a> {
         self.damaged.extend(self.next..self.blobs.len());
         Damage { why: self.why.unwrap_or(why), blobs: self.damaged }
     }
-}
-
-fn check_blob(cipher: &Cipher, blob: &PackedBlob, sealed: &[u8]) -> Result<(), String> {
-    let plain = cipher.decrypt(sealed).map_err(|error| error.to_string())?;
-    let plain = match blob.uncompressed_length {
-        Some(length) => crypto::decompress_blob(&plain, length).map_err(|error| error.to_string())?,
-        None => plain,
-    };
-    if crypto::id_of(&plain) == blob.id { Ok(()) } else { Err("it is not what its id says".to_owned()) }
 }
