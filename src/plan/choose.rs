@@ -100,3 +100,10 @@ fn ready(repository: &Repository) -> Result<(), Obstacle> {
         }),
     }
 }
+/// The Repository whose data is on that claim, if there is one.
+pub(super) fn repository_on<'a>(repositories: &'a [Repository], claim: &str) -> Option<&'a Repository> {
+    repositories.iter().find(|repository| {
+        let volume = repository.spec.volume.as_ref();
+        volume.and_then(|volume| volume.persistent_volume_claim.as_ref()).is_some_and(|held| held.claim_name == claim)
+    })
+}

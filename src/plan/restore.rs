@@ -19,7 +19,7 @@ use kube::ResourceExt;
 
 use super::{
     actions::{Actions, Occurrence, RestoreTarget, StartJob},
-    choose::{Obstacle, choose},
+    choose::{Obstacle, choose, repository_on},
     jobs::{ObservedJob, Standing, standing},
     names::{self, Owner, RunKind},
     sources::{ObservedPod, SourcePlan},
@@ -190,6 +190,14 @@ fn into_claim(
     now: Timestamp,
 ) -> Result<Step, Missing> {
     status.claim.clone_from(&to.name);
+    if let Some(repository) = repository_on(facts.repositories, &to.name) {
+        let message = format!(
+            "Repository {} is on claim {}: nothing is restored among what is stored; name another claim",
+            repository.name_any(),
+            to.name
+        );
+        return Err(claim::refused(Reason::InvalidRequest, message));
+    }
     let is_there = facts.claim.is_some_and(|facts| facts.claim.is_some());
     let size = to.create.as_ref().and_then(|new| new.size.clone());
     let size = size.or_else(|| status.found.as_ref().map(|found| claim::generous(found.bytes)));

@@ -9,7 +9,10 @@ use k8s_openapi::{
     api::core::v1::{Container, Namespace, PersistentVolumeClaim, Pod, Toleration},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::core::{Selector, SelectorExt};
+use kube::{
+    ResourceExt,
+    core::{Selector, SelectorExt},
+};
 
 use super::{
     ObservedPod, PlanWarning,
@@ -18,7 +21,10 @@ use super::{
 use crate::{
     annotations::{Consent, Role, Warning, consent, excludes, own_key, snapshot_class},
     api::{Repository, SkipReason},
-    plan::owner::{NON_ROOT, Owner, Said},
+    plan::{
+        choose::repository_on,
+        owner::{NON_ROOT, Owner, Said},
+    },
 };
 
 /// The level that a namespace enforces: <https://kubernetes.io/docs/concepts/security/pod-security-admission/>.
@@ -122,13 +128,8 @@ fn skip(
     selector: &Selector,
     (own, namespace): (&Consent, &Consent),
 ) -> Option<(SkipReason, String)> {
-    let holds = |repository: &&Repository| {
-        let volume = repository.spec.volume.as_ref();
-        volume.and_then(|volume| volume.persistent_volume_claim.as_ref()).is_some_and(|held| held.claim_name == name)
-    };
-    if let Some(repository) = facts.repositories.iter().find(holds) {
-        let repository = repository.metadata.name.as_deref().unwrap_or_default();
-        return Some((SkipReason::HoldsRepository, format!("Repository {repository} is on it")));
+    if let Some(repository) = repository_on(facts.repositories, name) {
+        return Some((SkipReason::HoldsRepository, format!("Repository {} is on it", repository.name_any())));
     }
     if !selector.matches(&claim.metadata.labels.clone().unwrap_or_default()) {
         return Some((SkipReason::NotSelected, "the Backup's selector does not match its labels".into()));

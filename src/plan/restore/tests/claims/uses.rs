@@ -58,3 +58,12 @@ fn workload_stays_up_as_long_as_a_run_is_waited_for() {
     cellar.uses = ClaimUses::default();
     cellar.started(4);
 }
+
+#[test]
+fn nothing_is_restored_into_a_claim_that_a_repository_is_on() {
+    let mut cellar = Cellar::new(&json!({ "overwrite": true }), &json!({}));
+    let volume = json!({ "persistentVolumeClaim": { "claimName": "casks" } });
+    cellar.world.repositories[0].spec.volume = Some(serde_json::from_value(volume).unwrap());
+    assert_eq!(cellar.failed_for(0), "InvalidRequest");
+    assert!(cellar.status().outcome.message.contains("is on claim casks"), "{:?}", cellar.status());
+}
