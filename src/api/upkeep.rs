@@ -72,6 +72,11 @@ pub struct UpkeepStatus {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<Time>,
+    /// Of a prune: bytes that were packed anew for it, beside others that work on the repository; absent before. What is left
+    /// to be done then keeps them off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<i64>")]
+    pub repacked_bytes: Option<u64>,
     /// How the run ended; absent as long as it has not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,

@@ -33,8 +33,8 @@ use crate::{
 pub const DEADLINE_MARGIN: Duration = Duration::from_mins(15);
 /// The deadline of a Job whose command has no timeout.
 pub const LONGEST_RUN: Duration = Duration::from_hours(24);
-/// The deadline of a prune, which all backups of its repository wait for. One that is cut short leaves a sound repository,
-/// and the next one goes on.
+/// The deadline of a prune, which all backups of its repository wait for, and of what is done ahead of it. One that is cut
+/// short leaves a sound repository, and the next one goes on.
 pub const LONGEST_PRUNE: Duration = Duration::from_hours(6);
 /// The deadline of a Job that only opens or creates a repository.
 pub const LONGEST_INIT: Duration = Duration::from_mins(10);
@@ -90,7 +90,7 @@ pub fn job(request: &JobRequest<'_>) -> Result<Job, serde_json::Error> {
     let wishes = merge(request.repository.runner_pod.as_ref(), request.runner_pod);
     let deadline = match (kind, request.timeout) {
         (RunKind::Init, _) => LONGEST_INIT,
-        (RunKind::Prune, _) => LONGEST_PRUNE,
+        (RunKind::Repack | RunKind::Prune, _) => LONGEST_PRUNE,
         (_, Some(timeout)) => timeout.saturating_add(DEADLINE_MARGIN),
         (_, None) => LONGEST_RUN,
     };

@@ -10,7 +10,9 @@ use serde_json::json;
 use super::{names::Owner, names::RunKind, *};
 use crate::{
     api::{RepositorySpec, RestoreArchive, RunnerPod},
-    model::{ArchiveRestore, SnapshotIdentity, TargetCommand, Task, TaskKind, VolumeRestore, WantedSnapshot},
+    model::{
+        ArchiveRestore, Retention, SnapshotIdentity, TargetCommand, Task, TaskKind, VolumeRestore, WantedSnapshot,
+    },
     plan::{ClaimMount, RestoreTarget, TargetMount},
 };
 
@@ -428,11 +430,14 @@ fn of_repository(kind: RunKind, source: &str, doing: TaskKind) -> Job {
 
 #[test]
 fn init_and_prune_jobs_may_see_pods_and_exec_nowhere() {
-    let retention = serde_json::from_value(json!({ "keepDaily": 7, "keepWithin": "30d" })).unwrap();
-    let prune = TaskKind::Prune { retention, time_zone: "Europe/Berlin".into() };
+    let retention: Retention = serde_json::from_value(json!({ "keepDaily": 7, "keepWithin": "30d" })).unwrap();
+    let time_zone = "Europe/Berlin".to_owned();
+    let repack = TaskKind::Repack { retention: retention.clone(), time_zone: time_zone.clone() };
+    let prune = TaskKind::Prune { retention, time_zone, repacked_bytes: 1234 };
     let check = TaskKind::Check { part: "3/7".parse().unwrap() };
     for (file, mut made) in [
         ("init-job.yaml", of_repository(RunKind::Init, "generation/3", TaskKind::Init)),
+        ("repack-job.yaml", of_repository(RunKind::Repack, "repack/2026-05-04T03:30:00Z", repack)),
         ("prune-job.yaml", of_repository(RunKind::Prune, "prune/2026-05-04T03:30:00Z", prune)),
         ("check-job.yaml", of_repository(RunKind::Check, "check/2026-05-04T03:30:00Z", check)),
     ] {

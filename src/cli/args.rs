@@ -346,10 +346,13 @@ fn run_name(text: &str) -> Result<RunName, String> {
         Some(("backup", name)) => (Some(RunKind::Backup), name),
         Some(("restore", name)) => (Some(RunKind::Restore), name),
         Some(("repository", name)) => (Some(RunKind::Init), name),
+        Some(("repack", name)) => (Some(RunKind::Repack), name),
         Some(("prune", name)) => (Some(RunKind::Prune), name),
         Some(("check", name)) => (Some(RunKind::Check), name),
         Some((kind, _)) => {
-            return Err(format!("no runs of a {kind}: write backup/, restore/, or repository/, prune/ or check/"));
+            return Err(format!(
+                "no runs of a {kind}: write backup/, restore/, or repository/, repack/, prune/ or check/"
+            ));
         }
     };
     Ok(RunName { kind, name: name.to_owned() })

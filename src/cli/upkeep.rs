@@ -2,7 +2,7 @@
 //!
 //! It must not know how any of that is done.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use indicatif::BinaryBytes;
 use jiff::{Timestamp, tz::TimeZone};
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     model::{Failure, Retention, SnapshotIdentity},
-    repository::{self, CheckReport, Forget, PruneReport, Repository, SnapshotSummary, Unlock},
+    repository::{self, CheckReport, Forget, PruneReport, RepackReport, Repository, SnapshotSummary, Unlock},
     runner::{
         upkeep::{decide, forget_of},
         with_repository, within_grace,
@@ -134,7 +134,15 @@ fn by_rules(policy: &Retention, all: &[SnapshotSummary]) -> (Forget, Decided) {
 
 /// `stowaway prune`
 pub async fn prune(arguments: &PruneArguments) -> Result<u8, CliError> {
-    let report = exclusively(&arguments.place, async |open| Ok(open.prune(&arguments.rules()).await?)).await?;
+    let rules = arguments.rules();
+    let mut ahead = RepackReport::default();
+    if !rules.dry_run {
+        let (access, cancel) = (access(&arguments.place)?, CancellationToken::new());
+        let repacking =
+            with_repository(access, &cancel, async |open| Ok(open.repack(&BTreeSet::new(), &rules).await?));
+        ahead = within_grace(&cancel, repacking).await?;
+    }
+    let report = exclusively(&arguments.place, async |open| Ok(open.prune(&rules).await?)).await?.after(ahead);
     match arguments.output {
         Output::Json => print_json(&report)?,
         Output::Text => print_line(&prune_line(&report, arguments.dry_run))?,

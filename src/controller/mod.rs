@@ -93,11 +93,9 @@ pub async fn run(
     let figures = watchdog::Metrics::register(&mut registry);
     let repository_figures = RepositoryMetrics::register(&mut registry);
     let context = Arc::new(Context::new(client.clone(), settings, repository_figures));
-    let repositories = controller::<Repository>(&client, &[RunKind::Init, RunKind::Prune, RunKind::Check], &token).run(
-        repository::reconcile,
-        again,
-        context.clone(),
-    );
+    let repositories =
+        controller::<Repository>(&client, &[RunKind::Init, RunKind::Repack, RunKind::Prune, RunKind::Check], &token)
+            .run(repository::reconcile, again, context.clone());
     let backups = controller::<Backup>(&client, &[RunKind::Backup], &token);
     // A Repository that becomes ready is what the Backups of its namespace may wait for.
     let store = backups.store();

@@ -32,8 +32,10 @@ pub(super) async fn reconcile(seen: Arc<Seen<Repository>>, context: Arc<Context>
     };
     let Some(owner) = Owner::of(&repository) else { return Ok(Action::await_change()) };
     let jobs = observe_jobs(&context, &owner, RunKind::Init).await?;
-    let mut upkeep_jobs = observe_jobs(&context, &owner, RunKind::Prune).await?;
-    upkeep_jobs.extend(observe_jobs(&context, &owner, RunKind::Check).await?);
+    let mut upkeep_jobs = Vec::new();
+    for kind in [RunKind::Repack, RunKind::Prune, RunKind::Check] {
+        upkeep_jobs.extend(observe_jobs(&context, &owner, kind).await?);
+    }
     let now = Timestamp::now();
     let neighbours = if plan::wants_facts(&repository, now) {
         observe_neighbours(client, &repository, now).await?

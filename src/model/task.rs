@@ -32,11 +32,11 @@ pub mod mounts {
     /// are enough.
     pub const ALLOCATOR: [(&str, &str); 1] = [("MALLOC_ARENA_MAX", "2")];
     /// The same for what stores, which beside that gives back what is as long as a long chunk at once. That halves its peak,
-    /// and costs it next to nothing, since it uses most of its buffers again. Checks and restores would take a third longer.
+    /// and costs it next to nothing, since it uses most of its buffers again. Checks and restores would take a third more CPU time.
     pub const STORING_ALLOCATOR: [(&str, &str); 2] = [ALLOCATOR[0], ("MALLOC_MMAP_THRESHOLD_", "1048576")];
     /// What a run may use of memory, whatever the size of the data; with [`ALLOCATOR`] and [`WORK_CPUS`].
     pub const WORK_MEMORY: &str = "192Mi";
-    /// CPU limit of a run. The engine works on as many chunks at once as it sees CPUs, so that without one a node with many
+    /// CPU limit of a run. It works on as many chunks at once as it sees CPUs, so that without one a node with many
     /// of them would need more memory.
     pub const WORK_CPUS: &str = "2";
     /// Where the claim is mounted that a run backs up.
@@ -150,6 +150,15 @@ pub enum TaskKind {
     RestoreArchive(Box<ArchiveRestore>),
     /// Looks up a snapshot: which one it is, and how many bytes it has.
     FindSnapshot(WantedSnapshot),
+    /// Packs anew what is needed in part once the retention is carried out: beside others that read and write, and ahead of
+    /// [`TaskKind::Prune`], which keeps them off.
+    Repack {
+        /// As that of the prune.
+        #[serde(default, skip_serializing_if = "Retention::is_empty")]
+        retention: Retention,
+        /// As that of the prune.
+        time_zone: String,
+    },
     /// Forgets the snapshots that the retention drops, then removes what no snapshot needs: in one exclusive opening.
     Prune {
         /// Which snapshots stay; all when it is empty.
@@ -157,6 +166,8 @@ pub enum TaskKind {
         retention: Retention,
         /// IANA name of the time zone whose hours and days the retention counts.
         time_zone: String,
+        /// Bytes that were packed anew for this, so that the store has them twice.
+        repacked_bytes: u64,
     },
     /// Looks at all indexes, snapshots and trees, and reads one part of the data byte by byte.
     Check {

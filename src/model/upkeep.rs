@@ -14,6 +14,11 @@ const NAMES_BYTES: usize = 1024;
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(tag = "did", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum UpkeepReport {
+    /// Packed anew, ahead of a prune, what it would.
+    Repack {
+        /// Bytes of new packs.
+        bytes: u64,
+    },
     /// Forgot what the retention drops, and removed what no snapshot needs.
     Prune {
         /// Snapshots that went.

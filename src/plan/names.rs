@@ -38,6 +38,8 @@ pub enum RunKind {
     Backup,
     /// Restores one source.
     Restore,
+    /// Packs anew what a prune would, ahead of it.
+    Repack,
     /// Forgets snapshots by the retention, and removes what none needs.
     Prune,
     /// Looks whether all is as it was written.
@@ -64,6 +66,7 @@ impl fmt::Display for RunKind {
             Self::Init => "init",
             Self::Backup => "backup",
             Self::Restore => "restore",
+            Self::Repack => "repack",
             Self::Prune => "prune",
             Self::Check => "check",
             Self::Answer => "answer",

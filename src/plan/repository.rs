@@ -17,11 +17,12 @@ use super::{
     names::{self, Owner, RunKind},
     retry,
     text::{later, until},
+    upkeep::excludes_others,
 };
 use crate::{
     api::{
-        INSECURE_TRANSPORT, KEY_NOT_ESCROWED, READY, Repository, RepositorySpec, RepositoryStatus, SourceState,
-        backend_config, condition_is_true, remove_condition, set_condition,
+        INSECURE_TRANSPORT, KEY_NOT_ESCROWED, READY, Repository, RepositorySpec, RepositoryStatus, backend_config,
+        condition_is_true, remove_condition, set_condition,
     },
     model::{Reason, SourceReport, TaskKind},
 };
@@ -45,8 +46,7 @@ pub fn plan_repository(
     status.cluster_id = Some(cluster.to_owned()).filter(|id| !id.is_empty());
     let generation = repository.metadata.generation;
     // What a prune keeps off could not be opened anew before it ends, and all that waits for it to be Ready would give up.
-    let is_pruned = condition_is_true(&status.conditions, READY)
-        && status.prune.as_ref().is_some_and(|prune| prune.state == Some(SourceState::Running));
+    let is_pruned = condition_is_true(&status.conditions, READY) && excludes_others(status.prune.as_ref());
     if status.observed_generation != generation && !is_pruned {
         status = RepositoryStatus { observed_generation: generation, attempt: 0, next_attempt_time: None, ..status };
         not_ready(&mut status, (OPENING, "the repository is being opened"), now);

@@ -1,9 +1,9 @@
 //! Prune and check of a Repository on schedule: from what is observed now to the next Job and the next status.
 //!
 //! A slot that is due is put into the status first, and its Job is made at the next look, so that a restart knows which one it
-//! was, and backups see that a prune is due. A prune begins only when nothing else works on the repository, and nothing
-//! else begins while one is due; then it rests as long as it took, so that others come to their turn, too. It must not know
-//! what a Job looks like, nor what a store is.
+//! was, and backups see that a prune is due. A prune is two Jobs: the first packs anew, beside all others. The second begins
+//! only when nothing else works on the repository, and nothing else begins while it is due; then it rests as long as it took,
+//! so that others come to their turn, too. It must not know what a Job looks like, nor what a store is.
 
 mod facts;
 mod outcome;
@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
+pub(super) use self::facts::excludes_others;
 pub use self::facts::{ActiveJob, closed_repositories, pruned_repositories, same_repositories};
 use self::facts::{Verb, is_due_now};
 use super::{
@@ -29,7 +30,7 @@ use super::{
 };
 use crate::{
     api::{CheckStatus, READY, Repository, RepositoryStatus, SourceState, UpkeepStatus, condition_is_true},
-    model::{DataPart, Failure, Reason, SourceReport, TaskKind, Verdict},
+    model::{DataPart, Failure, Reason, SourceReport, TaskKind, UpkeepReport, Verdict},
 };
 
 /// How often a run is tried before its slot is given up.
@@ -113,7 +114,7 @@ pub fn upkeep_refused(
 /// What makes the name of a run's Job unique: verb and slot.
 fn source_of(verb: Verb, run: &UpkeepStatus) -> String {
     let slot = run.slot.as_ref().map_or_else(String::new, |slot| slot.0.to_string());
-    format!("{}/{slot}", verb.kind())
+    format!("{}/{slot}", verb.kind(run))
 }
 
 /// Goes through the upkeep of one Repository.
@@ -132,10 +133,12 @@ impl Planner<'_, '_> {
         let Some(mut run) = verb.take(self.status).or_else(|| schedule.is_some().then(UpkeepStatus::default)) else {
             return;
         };
+        let stage = verb.kind(&run);
         if run.state == Some(SourceState::Running) {
             self.watch(verb, &mut run);
         }
-        if run.state != Some(SourceState::Running) {
+        // What comes next is stored before its Job is made, as a slot is.
+        if run.state != Some(SourceState::Running) && verb.kind(&run) == stage {
             match schedule {
                 Some(Ok(schedule)) => {
                     run.since.get_or_insert(Time(self.now));
@@ -245,23 +248,21 @@ impl Planner<'_, '_> {
         // The Job of this very attempt, if the controller was ended after it was made.
         let own = names::job_name(self.owner, &source_of(verb, run), run.attempt + 1);
         let others = || self.facts.active.iter().filter(|job| job.name != own);
+        let is_pruned = || self.facts.is_closed || others().any(|job| job.kind == RunKind::Prune.to_string());
         match verb {
-            Verb::Prune => {
+            Verb::Prune if run.repacked_bytes.is_some() => {
                 let first = others().next()?;
                 let (count, namespace, name) = (others().count(), &first.namespace, &first.name);
                 Some(format!("waits for {count} Jobs that work on the repository, such as {namespace}/{name}"))
             }
-            Verb::Check => {
-                let is_pruned = others().any(|job| job.kind == RunKind::Prune.to_string())
-                    || self.facts.is_closed
-                    || facts::is_open_for_prune(self.status.prune.as_ref(), self.now);
-                is_pruned.then(|| "waits for a prune of the repository".to_owned())
-            }
+            Verb::Prune => is_pruned().then(|| "waits for another prune of the repository".to_owned()),
+            Verb::Check => (is_pruned() || facts::is_under_way(self.status.prune.as_ref(), self.now))
+                .then(|| "waits for a prune of the repository".to_owned()),
         }
     }
 
     fn start(&mut self, verb: Verb, schedule: &Schedule, run: &mut UpkeepStatus) {
-        let source = source_of(verb, run);
+        let (kind, source) = (verb.kind(run), source_of(verb, run));
         run.attempt += 1;
         run.state = Some(SourceState::Running);
         run.next_time = None;
@@ -269,20 +270,20 @@ impl Planner<'_, '_> {
         (run.reason, run.message) = (String::new(), String::new());
         run.job = Some(names::job_name(self.owner, &source, run.attempt));
         let spec = &self.repository.spec;
-        let task = match verb {
-            Verb::Prune => TaskKind::Prune {
-                retention: spec.retention.clone().unwrap_or_default(),
-                time_zone: spec.time_zone.clone().unwrap_or_else(|| DEFAULT_TIME_ZONE.to_owned()),
-            },
-            Verb::Check => TaskKind::Check { part: self.part_to_read(schedule) },
+        let retention = spec.retention.clone().unwrap_or_default();
+        let time_zone = spec.time_zone.clone().unwrap_or_else(|| DEFAULT_TIME_ZONE.to_owned());
+        let task = match (verb, run.repacked_bytes) {
+            (Verb::Prune, None) => TaskKind::Repack { retention, time_zone },
+            (Verb::Prune, Some(repacked_bytes)) => TaskKind::Prune { retention, time_zone, repacked_bytes },
+            (Verb::Check, _) => TaskKind::Check { part: self.part_to_read(schedule) },
         };
         // The Jobs of this slot stay, for their logs; all others go.
         let of_slot: Vec<String> =
             (1..=run.attempt).map(|attempt| names::job_name(self.owner, &source, attempt)).collect();
-        let is_old = |job: &&ObservedJob| verb.is_kind_of(&job.job) && !of_slot.contains(&job.job.name_any());
+        let is_old = |job: &&ObservedJob| facts::is_of_kind(&job.job, kind) && !of_slot.contains(&job.job.name_any());
         self.actions.delete.extend(self.facts.jobs.iter().filter(is_old).map(|job| job.job.name_any()));
         self.actions.start.push(StartJob {
-            kind: verb.kind(),
+            kind,
             source,
             attempt: run.attempt,
             task,
@@ -311,7 +312,21 @@ impl Planner<'_, '_> {
     fn conclude(&mut self, verb: Verb, run: &mut UpkeepStatus, report: SourceReport) {
         let job = run.job.take();
         self.actions.revoke.extend(job.clone());
-        let report = outcome::must_say_what_was_done(verb, report);
+        let report = outcome::must_say_what_was_done(verb.kind(run), report);
+        if let (Verdict::Succeeded, Some(UpkeepReport::Repack { bytes })) = (report.verdict, &report.upkeep) {
+            // Of the second Job people hear.
+            *run = UpkeepStatus {
+                state: Some(SourceState::Waiting),
+                repacked_bytes: Some(*bytes),
+                attempt: 0,
+                reason: QUEUED.to_owned(),
+                message: String::new(),
+                completion_time: Some(Time(self.now)),
+                ..run.clone()
+            };
+            self.actions.look_again_after(Duration::ZERO);
+            return;
+        }
         tell_escrow(self.repository, self.status, &report, self.now);
         let is_tried_again =
             report.verdict == Verdict::Failed && retry::may_pass(report.reason) && run.attempt < ATTEMPTS;

@@ -59,7 +59,7 @@ pub use read::{Entry, EntryKind, StoredFile};
 pub use snapshots::{SnapshotSummary, by_id, by_run, newest_of};
 pub use store::{Patience, install_transport, known_host_keys};
 pub use upkeep::{
-    CheckReport, Finding, Findings, Forget, HarmedSnapshot, PruneReport, PruneRules, Unused, UnusedError,
+    CheckReport, Finding, Findings, Forget, HarmedSnapshot, PruneReport, PruneRules, RepackReport, Unused, UnusedError,
 };
 
 use crate::{

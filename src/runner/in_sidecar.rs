@@ -115,6 +115,7 @@ async fn drive_at(
         TaskKind::Restore { timeout, .. } => (None, timeout),
         TaskKind::Init
         | TaskKind::BackupClaim { .. }
+        | TaskKind::Repack { .. }
         | TaskKind::Prune { .. }
         | TaskKind::Check { .. }
         | TaskKind::RestoreVolume(_)

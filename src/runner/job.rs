@@ -159,9 +159,13 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
             let by_exec = FeedTo::Container(client, exec_target(target), way, argv);
             or_else(driven, async || bring_back(&task, &identity, by_exec, &cancel).await).await
         }
-        TaskKind::Prune { retention, time_zone } => {
+        TaskKind::Repack { retention, time_zone } => {
             let access = settings::access(&task.backend, &task.connection, &identity)?;
-            upkeep::prune(access, retention, time_zone, &cancel).await
+            upkeep::repack(access, retention, time_zone, &cancel).await
+        }
+        TaskKind::Prune { retention, time_zone, repacked_bytes } => {
+            let access = settings::access(&task.backend, &task.connection, &identity)?;
+            upkeep::prune(access, retention, time_zone, *repacked_bytes, &cancel).await
         }
         TaskKind::Check { part } => {
             upkeep::check(settings::access(&task.backend, &task.connection, &identity)?, *part, &cancel).await

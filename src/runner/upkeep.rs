@@ -1,4 +1,4 @@
-//! Prune and check as runs: the retention is decided on what is in the repository, carried out, and reported.
+//! Prune, what is done ahead of it, and check as runs: the retention is decided on what is in the repository, carried out, and reported.
 //!
 //! It must not know when a run is due, nor what becomes of its report.
 
@@ -16,8 +16,10 @@ use crate::{
     repository::{self, Access, CheckReport, Forget, PruneRules, Repository, SnapshotSummary},
 };
 
-/// What one prune packs anew at most, since all backups wait for it: minutes, not hours. The next one goes on.
+/// What is packed anew at most ahead of a prune: for so long it is in the store twice. The next time goes on.
 const MOST_REPACKED_BYTES: u64 = 32 << 30;
+/// The same for the prune itself, since all backups wait for it: what others left in the meantime, in a minute or so.
+const MOST_REPACKED_BYTES_ALONE: u64 = 1 << 30;
 /// How many findings are told in the report; the log has the first hundred.
 const FINDINGS_TOLD: usize = 3;
 
@@ -44,26 +46,57 @@ pub fn forget_of(plan: &RetentionPlan<'_>, all: &[SnapshotSummary]) -> Forget {
     }
 }
 
-/// Forgets what the policy drops, then removes what no snapshot needs, in one exclusive opening.
-pub async fn prune(
+fn zone_of(name: &str) -> Result<TimeZone, Failure> {
+    time_zone(name).map_err(|why| Failure::new(Reason::InvalidRequest, format!("spec.timeZone {name:?} {why}")))
+}
+
+/// Packs anew what [`prune`] would, beside others that work on the repository.
+pub async fn repack(
     access: Access,
     policy: &Retention,
     zone: &str,
     cancel: &CancellationToken,
 ) -> Result<SourceReport, Failure> {
     let started = Instant::now();
-    let zone =
-        time_zone(zone).map_err(|why| Failure::new(Reason::InvalidRequest, format!("spec.timeZone {zone:?} {why}")))?;
+    let zone = zone_of(zone)?;
+    let report = with_repository(access, cancel, async |open| {
+        let all = open.snapshots().await?;
+        let going = forget_of(&decide(policy, &all, &zone), &all).snapshots;
+        let rules = PruneRules { max_repack: Some(MOST_REPACKED_BYTES), ..PruneRules::default() };
+        Ok(open.repack(&going, &rules).await?)
+    })
+    .await?;
+    let (packs, new, bytes) = (report.packs, report.new_packs, report.new_bytes);
+    info!(packs, new, bytes, "{packs} packs packed anew, into {new} of {} in all", BinaryBytes(bytes));
+    Ok(SourceReport { bytes, upkeep: Some(UpkeepReport::Repack { bytes }), ..SourceReport::done(started.elapsed()) })
+}
+
+/// Forgets what the policy drops, then removes what no snapshot needs, in one exclusive opening. So many bytes were packed
+/// anew for it, and are there twice.
+pub async fn prune(
+    access: Access,
+    policy: &Retention,
+    zone: &str,
+    repacked_bytes: u64,
+    cancel: &CancellationToken,
+) -> Result<SourceReport, Failure> {
+    let started = Instant::now();
+    let zone = zone_of(zone)?;
     let open = repository::open_exclusively(access, cancel.clone()).await?;
     info!(repository = open.id(), "opened repository {} exclusively", open.id());
-    let pruned = forget_and_prune(&open, policy, &zone).await;
+    let pruned = forget_and_prune(&open, policy, &zone, repacked_bytes).await;
     open.close().await;
     let upkeep = pruned?;
     let freed = if let UpkeepReport::Prune { freed_bytes, .. } = upkeep { freed_bytes } else { 0 };
     Ok(SourceReport { bytes: freed, upkeep: Some(upkeep), ..SourceReport::done(started.elapsed()) })
 }
 
-async fn forget_and_prune(open: &Repository, policy: &Retention, zone: &TimeZone) -> Result<UpkeepReport, Failure> {
+async fn forget_and_prune(
+    open: &Repository,
+    policy: &Retention,
+    zone: &TimeZone,
+    repacked_bytes: u64,
+) -> Result<UpkeepReport, Failure> {
     let all = open.snapshots().await?;
     let plan = decide(policy, &all, zone);
     for shrunk in &plan.shrunk {
@@ -72,7 +105,7 @@ async fn forget_and_prune(open: &Repository, policy: &Retention, zone: &TimeZone
     let forgotten = if plan.drop.is_empty() { 0 } else { open.forget(&forget_of(&plan, &all)).await? };
     let kept = plan.keep.len() as u64;
     info!(forgotten, kept, "{forgotten} snapshots forgotten, {kept} kept");
-    let rules = PruneRules { max_repack: Some(MOST_REPACKED_BYTES), ..PruneRules::default() };
+    let rules = PruneRules { max_repack: Some(MOST_REPACKED_BYTES_ALONE), ..PruneRules::default() };
     let report = open.prune(&rules).await?;
     let (removed, repacked) = (report.packs_removed, report.packs_repacked);
     info!(
@@ -85,7 +118,7 @@ async fn forget_and_prune(open: &Repository, policy: &Retention, zone: &TimeZone
     Ok(UpkeepReport::Prune {
         forgotten,
         kept,
-        freed_bytes: report.freed_bytes(),
+        freed_bytes: report.freed_bytes().saturating_sub(repacked_bytes),
         shrunk: plan.shrunk.len() as u64,
         first_shrunk: few(plan.shrunk.iter().map(ToString::to_string)),
     })

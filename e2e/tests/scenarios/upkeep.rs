@@ -90,6 +90,7 @@ async fn old_snapshots_go_their_data_is_freed_and_backups_go_on() -> Result<()> 
         let status = until(namespace, "pruned", |status| pruned_since(status, since)).await?;
         let message = &status.prune.as_ref().context("no prune")?.message;
         ensure!(message.contains("2 snapshots forgotten"), "{message}");
+        ensure!(status.prune.as_ref().is_some_and(|prune| prune.repacked_bytes.is_some()), "{:?}", status.prune);
         let left = restic.snapshots()?;
         ensure!(left.len() == 1 && Some(&left[0].id) == newest.as_ref(), "{left:?}, and {newest:?} should be left");
         let (digest, bytes) = restic.dump("restic", &left[0])?;

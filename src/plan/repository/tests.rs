@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    api::{UpkeepStatus, condition},
+    api::{SourceState, UpkeepStatus, condition},
     plan::fixtures::{Scene, at, failure, job, job_name, new_repository, success},
 };
 
@@ -65,7 +65,7 @@ fn repository_that_is_pruned_stays_ready_and_is_opened_anew_afterwards() {
     step(&mut repository, &[], 0);
     let opened = current(&repository, &Scene::Said(&success().to_termination_message()));
     step(&mut repository, &[opened], 1);
-    let prune = UpkeepStatus { state: Some(SourceState::Running), ..UpkeepStatus::default() };
+    let prune = UpkeepStatus { state: Some(SourceState::Running), repacked_bytes: Some(0), ..UpkeepStatus::default() };
     repository.status.as_mut().unwrap().prune = Some(prune);
     repository.metadata.generation = Some(2);
     assert_eq!(step(&mut repository, &[], 2).start, []);

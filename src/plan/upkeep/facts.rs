@@ -32,8 +32,18 @@ pub(super) enum Verb {
 impl Verb {
     pub const ALL: [Self; 2] = [Self::Prune, Self::Check];
 
-    pub fn kind(self) -> RunKind {
+    /// As it is called in the spec.
+    pub fn name(self) -> &'static str {
         match self {
+            Self::Prune => "prune",
+            Self::Check => "check",
+        }
+    }
+
+    /// Of the Job that the run has, or gets next.
+    pub fn kind(self, run: &UpkeepStatus) -> RunKind {
+        match self {
+            Self::Prune if run.repacked_bytes.is_none() => RunKind::Repack,
             Self::Prune => RunKind::Prune,
             Self::Check => RunKind::Check,
         }
@@ -45,10 +55,6 @@ impl Verb {
             Self::Prune => "Prune",
             Self::Check => "Check",
         }
-    }
-
-    pub fn is_kind_of(self, job: &Job) -> bool {
-        job.labels().get(labels::KIND) == Some(&self.kind().to_string())
     }
 
     /// How it went last.
@@ -82,12 +88,12 @@ impl Verb {
             Self::Prune => &spec.prune.as_ref()?.schedule,
             Self::Check => &spec.check.as_ref()?.schedule,
         };
-        let seed = format!("{}/{}/{}", repository.namespace().unwrap_or_default(), repository.name_any(), self.kind());
+        let seed = format!("{}/{}/{}", repository.namespace().unwrap_or_default(), repository.name_any(), self.name());
         let zone = spec.time_zone.as_deref().unwrap_or(DEFAULT_TIME_ZONE);
         Some(match time_zone(zone) {
             Err(why) => Err(format!("spec.timeZone {zone:?} {why}")),
             Ok(zone) => Schedule::parse(text, &seed, zone)
-                .map_err(|why| format!("spec.{}.schedule {text:?} {why}", self.kind())),
+                .map_err(|why| format!("spec.{}.schedule {text:?} {why}", self.name())),
         })
     }
 }
@@ -115,19 +121,33 @@ pub struct ActiveJob {
     pub kind: String,
 }
 
-/// Whether a prune is due now and keeps others off, or runs. One that waits for its next attempt does not. One that waits
-/// for others keeps new ones off for [`TURN`], then lets them for as long, and so on: a backup of a day must not hold up all
-/// other ones.
-pub(super) fn is_open_for_prune(prune: Option<&UpkeepStatus>, now: Timestamp) -> bool {
+/// Whether that Job is of that kind.
+pub(super) fn is_of_kind(job: &Job, kind: RunKind) -> bool {
+    job.labels().get(labels::KIND) == Some(&kind.to_string())
+}
+
+/// Whether a prune is due now, or runs. One that waits for its next attempt does not count; one that waits for others only
+/// for [`TURN`], then not for as long, and so on: a backup of a day must not hold up all other ones.
+pub(super) fn is_under_way(prune: Option<&UpkeepStatus>, now: Timestamp) -> bool {
     prune.is_some_and(|run| match run.state {
         Some(SourceState::Running) => true,
         Some(SourceState::Waiting) => {
-            let (slot, attempt) = (&run.slot, &run.next_time);
-            let since = [slot, attempt].into_iter().flatten().map(|time| time.0).max();
+            let (slot, ended, attempt) = (&run.slot, &run.completion_time, &run.next_time);
+            let since = [slot, ended, attempt].into_iter().flatten().map(|time| time.0).max();
             since.is_none_or(|since| since <= now && (until(now, since).as_secs() / TURN.as_secs()).is_multiple_of(2))
         }
         Some(SourceState::Done) | None => false,
     })
+}
+
+/// Whether it has come to the part that nobody else may work beside.
+fn is_exclusive(run: &UpkeepStatus) -> bool {
+    run.repacked_bytes.is_some()
+}
+
+/// Whether it runs, and keeps all others off.
+pub(in super::super) fn excludes_others(prune: Option<&UpkeepStatus>) -> bool {
+    prune.is_some_and(|run| run.state == Some(SourceState::Running) && is_exclusive(run))
 }
 
 /// Namespace and name.
@@ -150,12 +170,12 @@ pub fn same_repositories(all: &[Repository], repository: &Repository) -> BTreeSe
 /// Where the Repositories are that no backup may begin in, since a prune is due or runs there; of several that are the same
 /// repository, all. `all` are those of the whole cluster.
 pub fn closed_repositories(all: &[Repository], now: Timestamp) -> BTreeSet<Place> {
-    places(all, |prune| is_open_for_prune(prune, now))
+    places(all, |prune| prune.is_some_and(is_exclusive) && is_under_way(prune, now))
 }
 
 /// The same for restores, which a prune that is only due must wait for: where one runs.
 pub fn pruned_repositories(all: &[Repository]) -> BTreeSet<Place> {
-    places(all, |prune| prune.is_some_and(|run| run.state == Some(SourceState::Running)))
+    places(all, excludes_others)
 }
 
 fn places(all: &[Repository], keeps_off: impl Fn(Option<&UpkeepStatus>) -> bool) -> BTreeSet<Place> {

@@ -5,7 +5,10 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{super::actions::Occurrence, facts::Verb};
+use super::{
+    super::{actions::Occurrence, names::RunKind},
+    facts::Verb,
+};
 use crate::{
     api::{CheckStatus, RepositoryStatus, SIZE_ANOMALY, SOUND, condition, remove_condition, set_condition},
     model::{DataPart, Reason, SourceReport, UpkeepReport, Verdict},
@@ -19,10 +22,12 @@ pub(super) const PRUNE_REFUSED: &str = "PruneRefused";
 pub(super) const SHRUNK: &str = "Shrunk";
 
 /// A report that calls itself green and does not say what was done proves nothing.
-pub(super) fn must_say_what_was_done(verb: Verb, report: SourceReport) -> SourceReport {
-    let says = match (verb, &report.upkeep) {
-        (Verb::Prune, Some(UpkeepReport::Prune { .. })) => true,
-        (Verb::Check, Some(UpkeepReport::Check { findings, .. })) => *findings == 0,
+pub(super) fn must_say_what_was_done(kind: RunKind, report: SourceReport) -> SourceReport {
+    let says = match (kind, &report.upkeep) {
+        (RunKind::Repack, Some(UpkeepReport::Repack { .. })) | (RunKind::Prune, Some(UpkeepReport::Prune { .. })) => {
+            true
+        }
+        (RunKind::Check, Some(UpkeepReport::Check { findings, .. })) => *findings == 0,
         _ => false,
     };
     if !report.verdict.is_green() || says {
@@ -48,7 +53,7 @@ pub(super) fn words(report: &SourceReport, missed: u32) -> String {
                 "{snapshots} snapshots checked, part {part} of the data read ({bytes_read} bytes), nothing is wrong"
             )
         }
-        None => report.verdict.to_string(),
+        Some(UpkeepReport::Repack { .. }) | None => report.verdict.to_string(),
     };
     did + &made_up
 }

@@ -1,5 +1,6 @@
 //! What is due is done once, and told; what is damaged is said until it is whole.
 
+mod ahead;
 mod outcome;
 
 use serde_json::json;
@@ -53,11 +54,28 @@ fn look(repository: &mut Repository, seen: &Seen, seconds: i64) -> Actions {
     actions
 }
 
-/// Until its Job was made.
-fn begin(repository: &mut Repository, seconds: i64) -> Actions {
+/// Until its slot is stored.
+fn mark(repository: &mut Repository, seconds: i64) {
     look(repository, &Seen::default(), 0);
     let marked = look(repository, &Seen::default(), seconds);
     assert!(marked.start.is_empty() && marked.look_again.is_some(), "the slot is stored before its Job is made");
+}
+
+/// Until what keeps others off is due, or a check.
+fn due(repository: &mut Repository, seconds: i64) {
+    mark(repository, seconds);
+    if repository.spec.prune.is_some() {
+        let ahead = look(repository, &Seen::default(), seconds).start;
+        assert_eq!(ahead.iter().map(|job| job.kind).collect::<Vec<_>>(), [RunKind::Repack]);
+        let seen = said(repository, &green(UpkeepReport::Repack { bytes: 70 }));
+        let marked = look(repository, &seen, seconds);
+        assert!(marked.start.is_empty() && marked.look_again.is_some(), "that it was done is stored first");
+    }
+}
+
+/// Until its Job was made.
+fn begin(repository: &mut Repository, seconds: i64) -> Actions {
+    due(repository, seconds);
     let started = look(repository, &Seen::default(), seconds);
     assert_eq!(started.start.len(), 1, "{started:?}");
     started
@@ -128,8 +146,8 @@ fn slot_is_done_once_by_a_job_of_its_own() {
     let started = begin(&mut cellar, DUE);
     let StartJob { kind, source, attempt, task, .. } = &started.start[0];
     assert_eq!((*kind, source.as_str(), *attempt), (RunKind::Prune, format!("prune/{}", at(120)).as_str(), 1));
-    let TaskKind::Prune { retention, time_zone } = task else { panic!("{task:?}") };
-    assert_eq!((retention.keep_last, time_zone.as_str()), (Some(3), "Asia/Tokyo"));
+    let TaskKind::Prune { retention, time_zone, repacked_bytes } = task else { panic!("{task:?}") };
+    assert_eq!((retention.keep_last, time_zone.as_str(), *repacked_bytes), (Some(3), "Asia/Tokyo", 70));
     // While it runs, however long.
     let running = Seen { jobs: vec![job(run(&cellar).job.as_ref().unwrap(), &Scene::Runs)], ..Seen::default() };
     assert_eq!(look(&mut cellar, &running, 7200).start, []);
@@ -149,8 +167,7 @@ fn controller_that_was_ended_at_any_point_makes_no_second_job() {
     let first = begin(&mut cellar, DUE).start;
     // Its Job was made, and its status was not stored.
     let mut again = pruned();
-    look(&mut again, &Seen::default(), 0);
-    look(&mut again, &Seen::default(), DUE);
+    due(&mut again, DUE);
     let own = run(&cellar).job.clone().unwrap();
     let seen = Seen { active: vec![active("prune", &own)], ..Seen::default() };
     assert_eq!(look(&mut again, &seen, 4000).start, first, "the same name, also when another slot is due by then");
@@ -193,8 +210,7 @@ fn prune_waits_for_all_others_and_a_check_only_for_prunes() {
         (pruned(), [("backup", false), ("restore", false), ("check", false), ("prune", false), ("answer", false)]),
         (checked(), [("backup", true), ("restore", true), ("check", true), ("prune", false), ("answer", true)]),
     ] {
-        look(&mut cellar, &Seen::default(), 0);
-        look(&mut cellar, &Seen::default(), DUE);
+        due(&mut cellar, DUE);
         for (kind, begins) in kinds {
             let seen = Seen { active: vec![active(kind, "other")], ..Seen::default() };
             let mut here = cellar.clone();
@@ -211,8 +227,7 @@ fn prune_waits_for_all_others_and_a_check_only_for_prunes() {
 #[test]
 fn check_lets_a_prune_go_first_by_whatever_name() {
     let mut cellar = cellar(&json!({ "check": { "schedule": TWO_PAST }, "prune": { "schedule": TWO_PAST } }));
-    look(&mut cellar, &Seen::default(), 0);
-    look(&mut cellar, &Seen::default(), DUE);
+    due(&mut cellar, DUE);
     let started = look(&mut cellar, &Seen::default(), DUE).start;
     assert_eq!(started.iter().map(|job| job.kind).collect::<Vec<_>>(), [RunKind::Prune]);
     let seen = said(&cellar, &prune_of(&[]));
@@ -230,8 +245,7 @@ fn nothing_begins_in_a_repository_that_is_not_ready() {
     let mut cellar = pruned();
     let status = repository("cellar", Err(("SecretMissing", ""))).status;
     cellar.status = status;
-    look(&mut cellar, &Seen::default(), 0);
-    look(&mut cellar, &Seen::default(), DUE);
+    mark(&mut cellar, DUE);
     assert_eq!(look(&mut cellar, &Seen::default(), DUE).start, []);
     assert!(prune(&cellar).message.contains("Ready"));
     assert!(closed_repositories(std::slice::from_ref(&cellar), at(DUE)).is_empty(), "it keeps nobody off");
@@ -242,10 +256,14 @@ fn backups_are_kept_off_while_a_prune_is_due_and_at_no_other_time() {
     let is_closed =
         |cellar: &Repository, seconds| !closed_repositories(std::slice::from_ref(cellar), at(seconds)).is_empty();
     let mut cellar = pruned();
-    look(&mut cellar, &Seen::default(), 0);
-    assert!(!is_closed(&cellar, 0));
+    mark(&mut cellar, DUE);
+    assert!(!is_closed(&cellar, DUE), "due, and others may work beside what is done first");
     look(&mut cellar, &Seen::default(), DUE);
-    assert!(is_closed(&cellar, DUE), "due");
+    assert!(run(&cellar).job.is_some() && !is_closed(&cellar, DUE), "packs anew");
+    assert!(pruned_repositories(std::slice::from_ref(&cellar)).is_empty());
+    let seen = said(&cellar, &green(UpkeepReport::Repack { bytes: 70 }));
+    look(&mut cellar, &seen, DUE);
+    assert!(is_closed(&cellar, DUE), "due by itself");
     look(&mut cellar, &Seen::default(), DUE);
     assert!(is_closed(&cellar, DUE), "runs");
     let seen = said(&cellar, &failure(Reason::StoreUnavailable));
@@ -256,11 +274,12 @@ fn backups_are_kept_off_while_a_prune_is_due_and_at_no_other_time() {
     look(&mut cellar, &seen, 300);
     assert!(!is_closed(&cellar, 300));
 
-    look(&mut cellar, &Seen::default(), 3600 + 200);
-    assert!(is_closed(&cellar, 3600 + 200));
+    let mut cellar = pruned();
+    due(&mut cellar, DUE);
+    assert!(is_closed(&cellar, DUE));
     cellar.spec.prune = None;
-    look(&mut cellar, &Seen::default(), 3600 + 201);
-    assert!(!is_closed(&cellar, 3600 + 201), "it is not wished any more");
+    look(&mut cellar, &Seen::default(), DUE + 1);
+    assert!(!is_closed(&cellar, DUE + 1), "it is not wished any more");
 }
 
 #[test]
@@ -272,8 +291,8 @@ fn prune_that_waits_long_lets_others_work_every_other_hour_and_restores_always()
         repository: "cellar".into(),
         kind: "backup".into(),
     };
-    look(&mut cellar, &Seen::default(), 0);
-    for (seconds, is_closed) in [(DUE, true), (hour + 119, true), (hour + 120, false), (2 * hour + 120, true)] {
+    due(&mut cellar, DUE);
+    for (seconds, is_closed) in [(DUE, true), (hour + 124, true), (hour + 125, false), (2 * hour + 125, true)] {
         look(&mut cellar, &Seen { active: vec![busy()], ..Seen::default() }, seconds);
         assert_eq!(prune(&cellar).state, Some(SourceState::Waiting));
         let all = std::slice::from_ref(&cellar);
@@ -289,8 +308,7 @@ fn prune_that_waits_long_lets_others_work_every_other_hour_and_restores_always()
 #[test]
 fn repositories_of_one_id_are_closed_together() {
     let mut cellar = pruned();
-    look(&mut cellar, &Seen::default(), 0);
-    look(&mut cellar, &Seen::default(), DUE);
+    due(&mut cellar, DUE);
     let mut twin = repository("twin", Ok(()));
     twin.metadata.namespace = Some("elsewhere".into());
     let mut stranger = repository("stranger", Ok(()));
@@ -397,8 +415,7 @@ fn only_jobs_of_the_present_slot_stay() {
     };
     let mut seen =
         Seen { jobs: vec![labelled("old-prune", "prune"), labelled("old-check", "check")], ..Seen::default() };
-    look(&mut cellar, &seen, 0);
-    look(&mut cellar, &seen, DUE);
+    due(&mut cellar, DUE);
     assert_eq!(look(&mut cellar, &seen, DUE).delete, ["old-prune"]);
     let first = run(&cellar).job.clone().unwrap();
     let mut failed = job(&first, &Scene::Said(&failure(Reason::StoreUnavailable).to_termination_message()));
@@ -411,8 +428,7 @@ fn only_jobs_of_the_present_slot_stay() {
 #[test]
 fn schedule_that_cannot_be_read_is_told_once_and_keeps_nobody_off() {
     let mut cellar = pruned();
-    look(&mut cellar, &Seen::default(), 0);
-    look(&mut cellar, &Seen::default(), DUE);
+    mark(&mut cellar, DUE);
     cellar.spec.time_zone = Some("Europe/Atlantis".into());
     let told = look(&mut cellar, &Seen::default(), DUE);
     assert!(told.events[0].is_warning && told.events[0].note.contains("Atlantis"), "{told:?}");

@@ -27,7 +27,7 @@ pub use self::{
     check::CheckReport,
     findings::{Finding, Findings, HarmedSnapshot},
     forget::Forget,
-    prune::{PruneReport, PruneRules, Unused, UnusedError},
+    prune::{PruneReport, PruneRules, RepackReport, Unused, UnusedError},
 };
 
 /// How many files are removed between two looks at our lock, and at a time.

@@ -90,6 +90,7 @@ async fn carry_out(task: Task, volumes: &[MountedVolume], cancel: CancellationTo
         }
         TaskKind::Init
         | TaskKind::BackupClaim { .. }
+        | TaskKind::Repack { .. }
         | TaskKind::Prune { .. }
         | TaskKind::Check { .. }
         | TaskKind::RestoreVolume(_)

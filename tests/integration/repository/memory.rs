@@ -1,14 +1,17 @@
-//! Memory of a run: bounded, whatever the length of the stream. Alone in its process, whose peak it measures.
+//! Memory of a run: bounded, whatever the length of what it works on. Alone in its process, whose peak it measures.
 
 use std::sync::Arc;
 
 use stowaway::{
-    model::{ArchiveFormat, mounts},
-    repository::{ArchivePlace, Progress, StoreAccess},
+    model::{ArchiveFormat, DataPart, mounts},
+    repository::{ArchivePlace, Progress, StoreAccess, open},
     stream::{Piece, pieces},
 };
 
-use super::*;
+use super::{
+    prune::{forget_and_prune, none_unused, store_folder},
+    *,
+};
 
 /// The highest resident set so far, in KiB.
 fn peak_kibibytes() -> u64 {
@@ -17,29 +20,97 @@ fn peak_kibibytes() -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Tells the process that it runs this one test.
+/// Tells the process that it runs this one test, on that folder.
 const ALONE: &str = "STOWAWAY_TEST_ALONE";
 const MEBIBYTES: u64 = 512;
 
-#[test]
-fn long_stream_is_stored_and_read_back_in_little_memory() {
-    if std::env::var_os(ALONE).is_some() {
-        return tokio::runtime::Runtime::new().unwrap().block_on(store_and_read_back());
-    }
+/// Runs a test of this module once more, in a process of its own that is set as that of a Job.
+fn run_alone(test: &str, folder: &Path) {
     let (_, module) = module_path!().split_once("::").unwrap();
     let alone = std::process::Command::new(std::env::current_exe().unwrap())
-        .env(ALONE, "1")
+        .env(ALONE, folder)
         .envs(mounts::ALLOCATOR)
-        .args(["--exact", &format!("{module}::long_stream_is_stored_and_read_back_in_little_memory"), "--nocapture"])
+        .args(["--exact", &format!("{module}::{test}"), "--nocapture"])
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&alone.stdout);
     assert!(alone.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&alone.stderr));
 }
 
-async fn store_and_read_back() {
+fn wait_for<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(work)
+}
+
+#[test]
+fn long_stream_is_stored_and_read_back_in_little_memory() {
+    match std::env::var_os(ALONE) {
+        Some(folder) => wait_for(store_and_read_back(folder.as_ref())),
+        None => {
+            let place = tempfile::tempdir().unwrap();
+            run_alone("long_stream_is_stored_and_read_back_in_little_memory", place.path());
+        }
+    }
+}
+
+#[test]
+fn much_data_is_checked_pruned_and_restored_in_little_memory() {
+    if let Some(folder) = std::env::var_os(ALONE) {
+        return wait_for(check_prune_and_restore(folder.as_ref()));
+    }
     let place = tempfile::tempdir().unwrap();
-    let repository = new_repository(place.path()).await;
+    wait_for(async {
+        let repository = new_repository(&place.path().join("repository")).await;
+        let source = place.path().join("source");
+        for state in 0..2 {
+            for number in 0..6000_u64 {
+                let seed = if number % 2 == 0 { number } else { 10_000 * (state + 1) + number };
+                std::fs::create_dir_all(source.join((number % 60).to_string())).unwrap();
+                std::fs::write(source.join((number % 60).to_string()).join(number.to_string()), noise(3000, seed))
+                    .unwrap();
+            }
+            for long in 0..2 {
+                let content: Vec<u8> =
+                    (0..96).flat_map(|part| noise(1 << 20, 1000 * long + 100 * state + part)).collect();
+                std::fs::write(source.join(format!("long-{long}")), content).unwrap();
+            }
+            store_folder(&repository, &source).await;
+        }
+        repository.close().await;
+    });
+    run_alone("much_data_is_checked_pruned_and_restored_in_little_memory", place.path());
+}
+
+/// Of the 192 MiB of a Job; what it says to pod, API server and store needs some, too.
+fn is_little(step: &str) {
+    println!("{} MiB after {step}", peak_kibibytes() / 1024);
+    assert!(peak_kibibytes() < 144 * 1024, "{} KiB after {step}", peak_kibibytes());
+}
+
+async fn check_prune_and_restore(folder_of_all: &Path) {
+    let path = folder_of_all.join("repository");
+    let repository = open(folder(&path), never()).await.unwrap();
+    let all = repository.snapshots().await.unwrap();
+    let [first, second] = &all[..] else { panic!("{} snapshots", all.len()) };
+    let report = repository.check(Some(DataPart::ALL)).await.unwrap();
+    assert!(report.is_sound(), "{}", report.findings);
+    is_little("a check of all data");
+    let going = [first.id.clone()].into();
+    let ahead = repository.repack(&going, &none_unused()).await.unwrap();
+    assert!(ahead.new_bytes > 5 << 20, "{ahead:?}");
+    is_little("packing anew");
+    repository.close().await;
+    forget_and_prune(folder(&path), &[&first.id], &none_unused()).await;
+    is_little("a prune");
+    let repository = open(folder(&path), never()).await.unwrap();
+    let target = folder_of_all.join("target");
+    std::fs::create_dir(&target).unwrap();
+    repository.restore_folder(&second.id, "/data/x", &target, Arc::default()).await.unwrap();
+    is_little("a restore");
+    repository.close().await;
+}
+
+async fn store_and_read_back(place: &Path) {
+    let repository = new_repository(place).await;
     println!("{} MiB after opening", peak_kibibytes() / 1024);
     let (sender, receiver) = pieces();
     tokio::spawn(async move {
@@ -65,12 +136,10 @@ async fn store_and_read_back() {
     };
     assert!(matches!(last, Some(Piece::End(_))), "{last:?}");
     assert_eq!(bytes, MEBIBYTES << 20);
-    println!("{} MiB after reading it back", peak_kibibytes() / 1024);
-    // Of the 192 MiB of a Job; the connections to pod and store need some, too.
-    assert!(peak_kibibytes() < 144 * 1024, "{} KiB", peak_kibibytes());
+    is_little("reading it back");
     let to = ArchivePlace {
         store: StoreAccess {
-            backend: folder(&place.path().join("archives")).backend,
+            backend: folder(&place.join("archives")).backend,
             connection: Connection::default(),
             credentials: BTreeMap::new(),
             patience: Patience::default(),

@@ -1,6 +1,7 @@
 //! Repositories, and what their tests share: places, streams, a store that misbehaves, and the real restic.
 
 mod adopted;
+mod ahead;
 mod archive_faults;
 mod archives;
 mod check;

@@ -39,19 +39,19 @@ pub async fn forget_and_prune(access: Access, ids: &[&str], rules: &PruneRules) 
     report
 }
 
-async fn is_sound(path: &Path) {
+pub async fn is_sound(path: &Path) {
     let repository = open(folder(path), never()).await.unwrap();
     let report = repository.check(Some(DataPart::ALL)).await.unwrap();
     assert!(report.is_sound() && report.unreferenced_packs == 0, "{}", report.findings);
     repository.close().await;
 }
 
-fn bytes_in(repository: &Path) -> u64 {
+pub fn bytes_in(repository: &Path) -> u64 {
     files_in(repository, "data").iter().map(|file| file.metadata().unwrap().len()).sum()
 }
 
 /// Stores two states of a folder of many small files and one long one, of which little is the same; gives both ids.
-async fn two_states(repository: &Repository, source: &Path) -> [String; 2] {
+pub async fn two_states(repository: &Repository, source: &Path) -> [String; 2] {
     let mut ids = Vec::new();
     for state in 0..2 {
         for number in 0..300_u64 {

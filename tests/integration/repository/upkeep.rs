@@ -46,7 +46,10 @@ async fn prune_run_forgets_by_the_retention_frees_the_data_and_says_so() {
     repository.close().await;
     let bytes = || files_in(place.path(), "data").iter().map(|file| file.metadata().unwrap().len()).sum::<u64>();
     let before = bytes();
-    let report = upkeep::prune(folder(place.path()), &keep_last(2), "Europe/Berlin", &never()).await.unwrap();
+    let ahead = upkeep::repack(folder(place.path()), &keep_last(2), "Europe/Berlin", &never()).await.unwrap();
+    let Some(UpkeepReport::Repack { bytes: repacked }) = as_message(&ahead).upkeep else { panic!("{ahead:?}") };
+    assert_eq!(bytes(), before + repacked);
+    let report = upkeep::prune(folder(place.path()), &keep_last(2), "Europe/Berlin", repacked, &never()).await.unwrap();
     assert_eq!((report.verdict, report.reason), (Verdict::Succeeded, Reason::Completed));
     let Some(UpkeepReport::Prune { forgotten, kept: stay, freed_bytes, shrunk: count, first_shrunk }) =
         as_message(&report).upkeep
@@ -66,10 +69,10 @@ async fn prune_run_forgets_by_the_retention_frees_the_data_and_says_so() {
     }
 
     // Without a retention nothing is forgotten.
-    let report = upkeep::prune(folder(place.path()), &Retention::default(), "UTC", &never()).await.unwrap();
+    let report = upkeep::prune(folder(place.path()), &Retention::default(), "UTC", 0, &never()).await.unwrap();
     let upkeep = as_message(&report).upkeep;
     assert!(matches!(upkeep, Some(UpkeepReport::Prune { forgotten: 0, kept: 7, .. })), "{upkeep:?}");
-    let refused = upkeep::prune(folder(place.path()), &keep_last(1), "Europe/Atlantis", &never()).await.unwrap_err();
+    let refused = upkeep::prune(folder(place.path()), &keep_last(1), "Europe/Atlantis", 0, &never()).await.unwrap_err();
     assert_eq!(refused.reason, Reason::InvalidRequest);
 }
 
@@ -139,7 +142,7 @@ async fn lock_of_the_dead_stops_no_prune_and_that_of_anybody_else_does() {
     for (known, expected) in [("somebody-else", Err(Reason::RepositoryLocked)), ("runner-that-was-killed", Ok(()))] {
         let mut access = folder(place.path());
         access.locks.judge = Arc::new(Knows(known.to_owned()));
-        let pruned = upkeep::prune(access, &keep_last(1), "UTC", &never()).await;
+        let pruned = upkeep::prune(access, &keep_last(1), "UTC", 0, &never()).await;
         assert_eq!(pruned.map(|_| ()).map_err(|failure| failure.reason), expected, "{known}");
     }
     assert!(files_in(place.path(), "locks").is_empty());

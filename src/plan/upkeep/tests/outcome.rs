@@ -69,24 +69,19 @@ fn damage_is_said_until_the_same_part_is_whole() {
 #[test]
 fn damage_that_a_prune_meets_is_said_until_a_prune_or_check_finds_none() {
     let mut cellar = pruned();
-    look(&mut cellar, &Seen::default(), 0);
     for (hour, report, expected) in [
         (0, failure(Reason::RepositoryDamaged), Some(("False".to_owned(), "PruneRefused".to_owned()))),
         (1, failure(Reason::Timeout), Some(("False".to_owned(), "PruneRefused".to_owned()))),
         (2, prune_of(&[]), None),
     ] {
-        for _ in 0..2 {
-            look(&mut cellar, &Seen::default(), DUE + hour * 3600);
-        }
+        begin(&mut cellar, DUE + hour * 3600);
         end(&mut cellar, hour, &report);
         assert_eq!(state_of(&cellar, SOUND), expected, "{hour}");
     }
     // What a check has found, no prune takes back.
     let status = cellar.status.as_mut().unwrap();
     set_condition(&mut status.conditions, SOUND, false, ("DamageFound", "x"), None, at(0));
-    for _ in 0..2 {
-        look(&mut cellar, &Seen::default(), DUE + 3 * 3600);
-    }
+    begin(&mut cellar, DUE + 3 * 3600);
     end(&mut cellar, 3, &prune_of(&[]));
     assert_eq!(state_of(&cellar, SOUND), Some(("False".into(), "DamageFound".into())));
 }
@@ -94,16 +89,13 @@ fn damage_that_a_prune_meets_is_said_until_a_prune_or_check_finds_none() {
 #[test]
 fn sources_that_shrank_are_told_once_and_as_long_as_they_are_small() {
     let mut cellar = pruned();
-    look(&mut cellar, &Seen::default(), 0);
     for (hour, shrunk, told, is_there) in [
         (0, &["pvc/a has 1 byte"][..], true, true),
         (1, &["pvc/a has 1 byte"], false, true),
         (2, &["pvc/b"], true, true),
         (3, &[], false, false),
     ] {
-        for _ in 0..2 {
-            look(&mut cellar, &Seen::default(), DUE + hour * 3600);
-        }
+        begin(&mut cellar, DUE + hour * 3600);
         let ended = end(&mut cellar, hour, &prune_of(shrunk));
         assert_eq!(ended.events.iter().any(|event| event.reason == SIZE_ANOMALY && event.is_warning), told, "{hour}");
         assert_eq!(state_of(&cellar, SIZE_ANOMALY), is_there.then(|| ("True".into(), "Shrunk".into())));

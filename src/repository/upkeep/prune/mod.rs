@@ -4,6 +4,7 @@
 //! at each of them; only then old indexes go, and last the packs that no index names any more. It must not know when a
 //! prune is due.
 
+mod ahead;
 mod plan;
 mod repack;
 mod rules;
@@ -11,7 +12,10 @@ mod switch;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::rules::{PruneRules, Unused, UnusedError};
+pub use self::{
+    ahead::RepackReport,
+    rules::{PruneRules, Unused, UnusedError},
+};
 use self::{
     plan::{Fate, Plan},
     repack::Repacked,
@@ -20,7 +24,7 @@ use super::{
     findings::Findings,
     index::{Index, Marks},
     reach::{Lost, Reach},
-    snapshots,
+    snapshots::{self, Known},
 };
 use crate::repository::{Repository, RepositoryError, part::Fetcher, store::Store};
 
@@ -71,8 +75,7 @@ impl Repository {
 
 async fn prune(repository: &Repository, store: &Store, rules: &PruneRules) -> Result<PruneReport, RepositoryError> {
     let known = snapshots::read_strictly(repository, store).await?;
-    let mut findings = Findings::default();
-    let index = Index::read(repository, store, &mut findings).await?;
+    let (index, used) = look(repository, store, &known).await?;
     let bytes: u64 = index.packs.iter().filter_map(|pack| pack.size).sum();
     if known.is_empty() && bytes > RUBBISH_BYTES && !rules.allow_no_snapshots {
         return Err(RepositoryError::InvalidRequest(format!(
@@ -81,12 +84,20 @@ async fn prune(repository: &Repository, store: &Store, rules: &PruneRules) -> Re
             store.place()
         )));
     }
-    let fetcher = Fetcher { store: store.clone(), cipher: repository.cipher.clone() };
-    let used = Reach { index: &index, fetcher }.mark(&known, &mut Lost::default(), &mut findings).await?;
-    if !findings.is_empty() {
-        return Err(store.damaged(format!("{findings}; nothing was pruned")));
-    }
     carry_out(repository, store, rules, &index, &used, known.len() as u64).await
+}
+
+/// What there is, and what those snapshots need of it.
+async fn look(repository: &Repository, store: &Store, known: &[Known]) -> Result<(Index, Marks), RepositoryError> {
+    let mut findings = Findings::default();
+    let index = Index::read(repository, store, &mut findings).await?;
+    let fetcher = Fetcher { store: store.clone(), cipher: repository.cipher.clone() };
+    let used = Reach { index: &index, fetcher }.mark(known, &mut Lost::default(), &mut findings).await?;
+    if findings.is_empty() { Ok((index, used)) } else { Err(store.damaged(format!("{findings}; nothing was pruned"))) }
+}
+
+fn planned(store: &Store, index: &Index, used: &Marks, rules: &PruneRules) -> Result<Plan, RepositoryError> {
+    Plan::new(index, used, rules).map_err(|why| store.damaged(why))
 }
 
 async fn carry_out(
@@ -97,8 +108,7 @@ async fn carry_out(
     used: &Marks,
     snapshots: u64,
 ) -> Result<PruneReport, RepositoryError> {
-    let planned = |rules: &PruneRules| Plan::new(index, used, rules).map_err(|why| store.damaged(why));
-    let mut plan = planned(rules)?;
+    let mut plan = planned(store, index, used, rules)?;
     if rules.dry_run {
         return Ok(report(index, &plan, snapshots, None));
     }
@@ -110,7 +120,7 @@ async fn carry_out(
             tracing::warn!("no room to pack anew ({error}): this prune only removes");
             switch::remove_packs(repository, store, repacked.packs.iter().map(|pack| pack.id).collect()).await?;
             repacked = Repacked::default();
-            plan = planned(&PruneRules { max_repack: Some(0), ..rules.clone() })?;
+            plan = planned(store, index, used, &PruneRules { max_repack: Some(0), ..rules.clone() })?;
         }
         repacking => repacking?,
     }

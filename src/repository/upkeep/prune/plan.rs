@@ -75,8 +75,8 @@ impl Plan {
     }
 }
 
-/// Of each needed blob the copy that stays: not in a marked pack if there is another, and in the pack of which most is
-/// needed.
+/// Of each needed blob the copy that stays: not in a marked pack if there is another, in a pack of which as much as can be is
+/// needed, and then in the one with more in it: what was packed anew before, and not what that was made of.
 fn choose(index: &Index, used: &Marks) -> Result<Marks, String> {
     let is_whole: Vec<bool> = (0..)
         .zip(&index.packs)
@@ -92,12 +92,18 @@ fn choose(index: &Index, used: &Marks) -> Result<Marks, String> {
         let row = &index.rows()[copy];
         needed_bytes[row.pack as usize] += u64::from(row.blob.length);
     }
+    // In thousandths: floats have no order.
+    let needed_share = |pack: u32| {
+        needed_bytes[pack as usize] * 1000 / u64::from(index.blobs_in(pack).map(|blob| blob.length).sum::<u32>().max(1))
+    };
+    let needed_shares: Vec<u64> = (0..).map(needed_share).take(index.packs.len()).collect();
     let mut chosen = Marks::new(index.rows().len());
     for place in needed() {
         let whole = copies_of(place).filter(|copy| is_whole[index.rows()[*copy].pack as usize]);
         let best = whole.min_by_key(|copy| {
             let row = &index.rows()[*copy];
-            (index.pack_of(row).is_marked, Reverse(needed_bytes[row.pack as usize]), *copy)
+            let pack = row.pack as usize;
+            (index.pack_of(row).is_marked, Reverse((needed_shares[pack], needed_bytes[pack])), *copy)
         });
         let best = best.ok_or_else(|| {
             let row = &index.rows()[place];

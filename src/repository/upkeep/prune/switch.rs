@@ -27,10 +27,11 @@ pub(super) async fn switch(
     plan: &Plan,
     repacked: &Repacked,
 ) -> Result<(), RepositoryError> {
-    // No index may name a pack that is not there.
-    let packs = repacked.packs.iter().zip(&repacked.sizes).map(|(pack, size)| (Kind::Pack, pack.id, *size));
-    look_for(store, &packs.collect::<Vec<_>>()).await?;
-    look_for(store, &write_indexes(repository, store, index, plan, repacked).await?).await?;
+    let staying = (0..).zip(&index.packs).zip(&plan.fates).filter_map(|((number, pack), fate)| {
+        let is_due = *fate == Fate::Keep && pack.files.iter().any(|file| plan.obsolete_files[*file as usize]);
+        is_due.then(|| IndexedPack { id: pack.id, blobs: index.blobs_in(number).copied().collect() })
+    });
+    name(repository, store, repacked, staying).await?;
 
     let obsolete = index.files.iter().zip(&plan.obsolete_files).filter(|(_, is_obsolete)| **is_obsolete);
     let obsolete: Vec<Id> = obsolete.map(|(file, _)| file.id).collect();
@@ -56,23 +57,29 @@ pub(super) async fn remove_packs(
     remove(repository, store, Kind::Pack, &packs).await
 }
 
-/// Writes index files that name all new packs, and those that stay and were named by a file that goes; tells which, and
-/// how long they are.
-async fn write_indexes(
+/// Writes index files that name all new packs, and makes sure of both.
+pub(super) async fn name_new(
     repository: &Repository,
     store: &Store,
-    index: &Index,
-    plan: &Plan,
     repacked: &Repacked,
-) -> Result<Vec<(Kind, Id, u64)>, RepositoryError> {
-    let staying = (0..).zip(&index.packs).zip(&plan.fates).filter_map(|((number, pack), fate)| {
-        let is_due = *fate == Fate::Keep && pack.files.iter().any(|file| plan.obsolete_files[*file as usize]);
-        is_due.then(|| IndexedPack { id: pack.id, blobs: index.blobs_in(number).copied().collect() })
-    });
+) -> Result<(), RepositoryError> {
+    name(repository, store, repacked, std::iter::empty()).await
+}
+
+/// The same, and those others beside them.
+async fn name(
+    repository: &Repository,
+    store: &Store,
+    repacked: &Repacked,
+    others: impl Iterator<Item = IndexedPack>,
+) -> Result<(), RepositoryError> {
+    // No index may name a pack that is not there.
+    let packs = repacked.packs.iter().zip(&repacked.sizes).map(|(pack, size)| (Kind::Pack, pack.id, *size));
+    look_for(store, &packs.collect::<Vec<_>>()).await?;
     let new = repacked.packs.iter().map(|pack| IndexedPack { id: pack.id, blobs: pack.blobs.clone() });
     let mut written = Vec::new();
     let (mut file, mut blobs) = (IndexFile::default(), 0);
-    for pack in new.chain(staying) {
+    for pack in new.chain(others) {
         blobs += pack.blobs.len();
         file.packs.push(pack);
         if blobs >= INDEX_BLOBS {
@@ -83,5 +90,5 @@ async fn write_indexes(
     if !file.packs.is_empty() {
         written.push(file.write((&repository.cipher, repository.version), store).await?);
     }
-    Ok(written)
+    look_for(store, &written).await
 }
