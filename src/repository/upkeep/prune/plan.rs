@@ -94,7 +94,8 @@ fn choose(index: &Index, used: &Marks) -> Result<Marks, String> {
     }
     // In thousandths: floats have no order.
     let needed_share = |pack: u32| {
-        needed_bytes[pack as usize] * 1000 / u64::from(index.blobs_in(pack).map(|blob| blob.length).sum::<u32>().max(1))
+        let bytes: u64 = index.blobs_in(pack).map(|blob| u64::from(blob.length)).sum();
+        needed_bytes[pack as usize] * 1000 / bytes.max(1)
     };
     let needed_shares: Vec<u64> = (0..).map(needed_share).take(index.packs.len()).collect();
     let mut chosen = Marks::new(index.rows().len());

@@ -86,6 +86,28 @@ fn rules() -> impl Strategy<Value = PruneRules> {
         .prop_map(|(max_unused, max_repack)| PruneRules { max_unused, max_repack, ..PruneRules::default() })
 }
 
+#[test]
+fn of_two_copies_the_one_stays_that_was_packed_anew_without_what_nothing_needs() {
+    let pack = |blobs: &[(u8, u32)]| Written {
+        blobs: blobs.to_vec(),
+        is_lost: false,
+        is_short: false,
+        files: vec![(0, false)],
+    };
+    // The long one has more of what is needed, and beside that what is not.
+    let packs =
+        [pack(&[(1, 1000), (3, 1000), (5, 1000), (7, 9000)]), pack(&[(1, 1000), (3, 1000)]), pack(&[(5, 1000)])];
+    let index = index_of(&packs);
+    let mut used = Marks::new(index.rows().len());
+    for blob in [1, 3, 5] {
+        used.set(index.copies(BlobKind::Data, id(blob)).start);
+    }
+    let plan = Plan::new(&index, &used, &PruneRules::default()).unwrap();
+    let fate = |number: usize| plan.fates[index.packs.iter().position(|pack| pack.id == id(1000 + number)).unwrap()];
+    assert_eq!([fate(0), fate(1), fate(2)], [Fate::Remove, Fate::Keep, Fate::Keep]);
+    assert_eq!((plan.unused_bytes, plan.repacked_bytes), (0, 0));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
