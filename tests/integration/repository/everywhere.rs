@@ -36,11 +36,14 @@ on_every_store!(folder: Folder, s3: S3, other_s3: OtherS3, azure: Azure, gcs: Gc
 ]);
 
 mod remote {
-    on_every_store!(s3: S3, azure: Azure, rest: Rest, sftp: Sftp; [
+    on_every_store!(s3: S3, azure: Azure, rest: Rest, sftp: Sftp, sftp_password: SftpPassword, sftp_prompt: SftpPrompt; [
         wrong_credentials_are_told_with_what_to_do,
     ]);
     on_every_store!(s3_gone: S3, azure_gone: Azure, gcs_gone: Gcs, rest_gone: Rest, sftp_gone: Sftp; [
         store_that_went_away_is_unavailable_and_works_again,
+    ]);
+    on_every_store!(sftp_by_password: SftpPassword, sftp_by_prompt: SftpPrompt; [
+        what_we_write_is_checked_and_restored_by_restic,
     ]);
     use super::*;
 }
@@ -141,7 +144,9 @@ async fn wrong_credentials_are_told_with_what_to_do(server: Server) {
     let mut stranger = server.access.clone();
     for (credential, value) in &mut stranger.credentials {
         match credential {
-            Credential::S3SecretAccessKey | Credential::RestPassword => *value = Secret::new("wrong".to_owned()),
+            Credential::S3SecretAccessKey | Credential::RestPassword | Credential::SftpPassword => {
+                *value = Secret::new("wrong".to_owned());
+            }
             Credential::AzureAccountKey => *value = Secret::new("d3Jvbmc=".to_owned()),
             Credential::SftpPrivateKey => *value = Secret::new(servers::new_ssh_key()),
             _ => {}

@@ -124,3 +124,21 @@ async fn ssh_server_that_shows_another_key_is_not_spoken_to() {
     access.connection.insecure_skip_verify = true;
     works(&access).await;
 }
+
+#[tokio::test]
+async fn ssh_server_that_takes_nothing_of_the_kind_says_what_it_takes() {
+    let by_key = Server::start(Kind::Sftp).await;
+    let by_password = Server::start(Kind::SftpPassword).await;
+    for (server, opens, value, told) in [
+        (by_key, Credential::SftpPassword, "hush-hush".to_owned(), "by no password, but by: publickey"),
+        (by_password, Credential::SftpPrivateKey, servers::new_ssh_key(), "by no private key, but by: password"),
+    ] {
+        let mut access = server.access.clone();
+        access.credentials.retain(|credential, _| *credential == Credential::HostKeys);
+        access.connection.credentials = [Credential::HostKeys].into();
+        give(&mut access, opens, &value);
+        let error = open_or_create(access, never()).await.unwrap_err();
+        assert!(matches!(error, RepositoryError::AccessDenied { .. }), "{error}");
+        assert!(error.to_string().contains(told) && !error.to_string().contains(&value), "{error}");
+    }
+}

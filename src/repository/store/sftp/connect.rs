@@ -11,7 +11,8 @@ use std::{
 };
 
 use russh::{
-    client::{self, AuthResult, Handle},
+    MethodKind,
+    client::{self, AuthResult, Handle, KeyboardInteractiveAuthResponse},
     keys::{HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate, decode_secret_key},
 };
 use russh_sftp::client::{Config, RawSftpSession};
@@ -120,34 +121,11 @@ impl Connector {
     async fn connect(&self) -> Result<Connection, Fault> {
         let mut config = client::Config { nodelay: true, keepalive_interval: Some(KEEPALIVE), ..Default::default() };
         config.preferred.key = self.host_keys.algorithms(&config.preferred.key).into();
-        let SftpConfig { host, port, user, path: _ } = &self.config;
+        let SftpConfig { host, port, .. } = &self.config;
         let address = (host.trim_start_matches('[').trim_end_matches(']'), *port);
         let client = Client { host_keys: self.host_keys.clone() };
         let mut ssh = client::connect(Arc::new(config), address, client).await.map_err(broken)?;
-        let login = match &self.login {
-            Login::Key(key) => {
-                let hash = if key.algorithm().is_rsa() {
-                    ssh.best_supported_rsa_hash().await.map_err(broken)?.unwrap_or(Some(HashAlg::Sha256))
-                } else {
-                    None
-                };
-                ssh.authenticate_publickey(user, PrivateKeyWithHashAlg::new(Arc::clone(key), hash)).await
-            }
-            Login::Password(password) => ssh.authenticate_password(user, password.expose()).await,
-        };
-        match login.map_err(broken)? {
-            AuthResult::Success => {}
-            // Without a word about what would be taken: the connection broke.
-            AuthResult::Failure { remaining_methods, .. } if remaining_methods.is_empty() => {
-                return Err(Fault::Passing(StoreFault::Ssh("the connection ended during the login".to_owned())));
-            }
-            AuthResult::Failure { .. } => {
-                let what = if matches!(self.login, Login::Key(_)) { "private key" } else { "password" };
-                return Err(Fault::Denied(StoreFault::Ssh(format!(
-                    "the server does not let {user} in by this {what}"
-                ))));
-            }
-        }
+        self.log_in(&mut ssh).await?;
         let channel = ssh.channel_open_session().await.map_err(broken)?;
         channel.request_subsystem(true, "sftp").await.map_err(broken)?;
         let config = Config { request_timeout_secs: LONGEST_REQUEST.as_secs(), ..Config::default() };
@@ -156,6 +134,72 @@ impl Connector {
         let extensions = version.extensions.into_keys().collect();
         Ok(Connection { sftp, extensions, ssh })
     }
+
+    async fn log_in(&self, ssh: &mut Handle<Client>) -> Result<(), Fault> {
+        let user = &self.config.user;
+        let (what, method, answer) = match &self.login {
+            Login::Key(key) => {
+                let hash = if key.algorithm().is_rsa() {
+                    ssh.best_supported_rsa_hash().await.map_err(broken)?.unwrap_or(Some(HashAlg::Sha256))
+                } else {
+                    None
+                };
+                let key = PrivateKeyWithHashAlg::new(Arc::clone(key), hash);
+                ("private key", MethodKind::PublicKey, ssh.authenticate_publickey(user, key).await)
+            }
+            Login::Password(password) => {
+                ("password", MethodKind::Password, ssh.authenticate_password(user, password.expose()).await)
+            }
+        };
+        let (taken, is_half) = match answer.map_err(broken)? {
+            AuthResult::Success => return Ok(()),
+            AuthResult::Failure { remaining_methods, partial_success } => (remaining_methods, partial_success),
+        };
+        let others = || taken.iter().map(<&str>::from).collect::<Vec<_>>().join(", ");
+        match &self.login {
+            // Without a word about what would be taken: the connection broke.
+            _ if taken.is_empty() => {
+                Err(Fault::Passing(StoreFault::Ssh("the connection ended during the login".to_owned())))
+            }
+            _ if is_half => Err(denied(format!("the server wants more of {user} than this {what}: {}", others()))),
+            _ if taken.contains(&method) => Err(refused(user, what)),
+            // Servers that leave passwords to PAM may take them as answers only.
+            Login::Password(password) if taken.contains(&MethodKind::KeyboardInteractive) => {
+                answer_prompt(ssh, user, password).await
+            }
+            _ => Err(denied(format!("the server lets {user} in by no {what}, but by: {}", others()))),
+        }
+    }
+}
+
+/// Gives the password to a server that asks for it, and for nothing else, in words of its own.
+async fn answer_prompt(ssh: &mut Handle<Client>, user: &str, password: &Secret) -> Result<(), Fault> {
+    let mut answer = ssh.authenticate_keyboard_interactive_start(user, None).await;
+    let mut is_given = false;
+    loop {
+        let answers = match answer.map_err(broken)? {
+            KeyboardInteractiveAuthResponse::Success => return Ok(()),
+            KeyboardInteractiveAuthResponse::Failure { .. } => return Err(refused(user, "password")),
+            KeyboardInteractiveAuthResponse::InfoRequest { prompts, .. } => match prompts.as_slice() {
+                // Only something to read.
+                [] => Vec::new(),
+                [prompt] if !prompt.echo && !is_given => {
+                    is_given = true;
+                    vec![password.expose().to_owned()]
+                }
+                _ => return Err(denied(format!("the server asks {user} for more than a password"))),
+            },
+        };
+        answer = ssh.authenticate_keyboard_interactive_respond(answers).await;
+    }
+}
+
+fn refused(user: &str, what: &str) -> Fault {
+    denied(format!("the server does not let {user} in by this {what}"))
+}
+
+fn denied(why: String) -> Fault {
+    Fault::Denied(StoreFault::Ssh(why))
 }
 
 /// The use of a connection for one request. One on which a request did not get an answer, or was given up, is not used

@@ -51,6 +51,10 @@ pub enum Kind {
     Gcs,
     Rest,
     Sftp,
+    /// By a password.
+    SftpPassword,
+    /// By a password that it asks for in its own words.
+    SftpPrompt,
 }
 
 impl Server {
@@ -63,6 +67,8 @@ impl Server {
             Kind::Gcs => gcs::start(),
             Kind::Rest => rest::start(&[]),
             Kind::Sftp => sftp::start(),
+            Kind::SftpPassword => sftp::start_with_password(),
+            Kind::SftpPrompt => sftp::start_with_prompt(),
         }
     }
 

@@ -1,24 +1,57 @@
 //! OpenSSH's sshd, with a configuration of its own.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Stdio},
 };
 
 use stowaway::model::{BackendConfig, Credential, SftpConfig};
 
-use super::{Running, Server, access, free_port};
+use super::{Running, Server, access, free_port, owned};
 
 pub fn start() -> Server {
+    start_with(Login::Key)
+}
+
+/// How it is proved who logs in.
+#[derive(Clone, Copy)]
+enum Login {
+    Key,
+    /// By the protocol's own method.
+    Password,
+    /// As the answer to what PAM asks for.
+    Answer,
+}
+
+/// The password `hush-hush`, as it is in `/etc/shadow`.
+const SHADOW: &str =
+    "$6$orchard$pc26QFC36se5NDUvhYMpCSPlDBptgMTL9n7F0I5Zq6IC6QfYmIQcI3uzRvPXAfMMZFC4IBkmbCO96j4iF7F9e.";
+
+/// One that takes a password, and no key.
+pub fn start_with_password() -> Server {
+    start_with(Login::Password)
+}
+
+/// One that leaves the password to PAM, as FreeBSD's does by default: `password` is no method that it knows.
+pub fn start_with_prompt() -> Server {
+    start_with(Login::Answer)
+}
+
+fn start_with(login: Login) -> Server {
     let folder = tempfile::tempdir().unwrap();
-    let mut server = start_in(&folder.path().join("repository/below"));
+    let mut server = start_in_by(&folder.path().join("repository/below"), login);
     server.kept.push(Box::new(folder));
     server
 }
 
 /// With the repository in that folder.
 pub fn start_in(path: &Path) -> Server {
+    start_in_by(path, Login::Key)
+}
+
+fn start_in_by(path: &Path, login: Login) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     // Several: the server prefers another one than the one that is known.
@@ -34,18 +67,43 @@ pub fn start_in(path: &Path) -> Server {
     fs::write(
         at("config"),
         format!(
-            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nHostKey {}\nPidFile none\nStrictModes no\nUsePAM no\n\
-             AuthorizedKeysFile {}\nPasswordAuthentication no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\n\
-             MaxStartups 100\nMaxSessions 100\n",
+            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nHostKey {}\nPidFile none\nStrictModes no\n\
+             AuthorizedKeysFile {}\nPermitRootLogin yes\nSubsystem sftp internal-sftp\n\
+             MaxStartups 100\nMaxSessions 100\n{}\n",
             at("host-ecdsa"),
             at("host-ed25519"),
-            at("user.pub")
+            at("user.pub"),
+            match login {
+                Login::Key => "UsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no",
+                Login::Password => {
+                    "UsePAM no\nPasswordAuthentication yes\nPubkeyAuthentication no\nKbdInteractiveAuthentication no"
+                }
+                Login::Answer => {
+                    "UsePAM yes\nPasswordAuthentication no\nPubkeyAuthentication no\nKbdInteractiveAuthentication yes"
+                }
+            }
         ),
     )
     .unwrap();
-    // What serves a connection leaves the server's process group: as processes of a namespace all of them end with it.
+    fs::write(at("shadow"), format!("{user}:{SHADOW}:20000::::::\n")).unwrap();
+    fs::write(
+        at("pam"),
+        "auth required pam_unix.so nodelay\naccount required pam_permit.so\nsession required pam_permit.so\n",
+    )
+    .unwrap();
+    // What ssh asks for the password.
+    fs::write(at("askpass"), "#!/bin/sh\necho hush-hush\n").unwrap();
+    fs::set_permissions(at("askpass"), Permissions::from_mode(0o700)).unwrap();
+    // What serves a connection leaves the server's process group: as processes of a namespace all of them end with it. In
+    // that namespace the machine's own passwords are others.
     let mut command = Command::new("unshare");
-    command.args(["--pid", "--fork", "--kill-child", "/usr/sbin/sshd", "-D", "-e", "-f", &at("config")]);
+    command.args(["--pid", "--mount", "--fork", "--kill-child", "sh", "-c"]).args([
+        "mount --bind \"$1\" /etc/shadow && mount --bind \"$2\" /etc/pam.d/sshd && exec /usr/sbin/sshd -D -e -f \"$3\"",
+        "sh",
+        &at("shadow"),
+        &at("pam"),
+        &at("config"),
+    ]);
     let running = Running::start(command, port);
     let host_key = fs::read_to_string(at("host-ed25519.pub")).unwrap();
     fs::write(at("known_hosts"), format!("[127.0.0.1]:{port} {host_key}")).unwrap();
@@ -53,15 +111,20 @@ pub fn start_in(path: &Path) -> Server {
     let backend =
         BackendConfig::Sftp(SftpConfig { host: "127.0.0.1".to_owned(), port, user: user.clone(), path: path.clone() });
     let key = fs::read_to_string(at("user")).unwrap();
+    let (opens, how) = match login {
+        Login::Key => ((Credential::SftpPrivateKey, key.as_str()), format!("BatchMode=yes -i {}", at("user"))),
+        Login::Password | Login::Answer => {
+            ((Credential::SftpPassword, "hush-hush"), "NumberOfPasswordPrompts=1".to_owned())
+        }
+    };
     let ssh = format!(
-        "ssh {user}@127.0.0.1 -p {port} -i {} -o UserKnownHostsFile={} -o IdentitiesOnly=yes -o BatchMode=yes -s sftp",
-        at("user"),
+        "ssh {user}@127.0.0.1 -p {port} -o UserKnownHostsFile={} -o IdentitiesOnly=yes -o {how} -s sftp",
         at("known_hosts")
     );
     Server {
-        access: access(backend, &[(Credential::SftpPrivateKey, &key), (Credential::HostKeys, &host_key)]),
+        access: access(backend, &[opens, (Credential::HostKeys, &host_key)]),
         url: format!("sftp:{user}@127.0.0.1:{path}"),
-        environment: Vec::new(),
+        environment: owned(&[("SSH_ASKPASS", &at("askpass")), ("SSH_ASKPASS_REQUIRE", "force")]),
         options: vec!["-o".to_owned(), format!("sftp.command={ssh}")],
         newest_options: Vec::new(),
         running: Some(running),
