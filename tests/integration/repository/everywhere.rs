@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use stowaway::{
     model::{BackendConfig, Credential, Reason, Secret},
-    repository::{Patience, RepositoryError, create, open, open_or_create},
+    repository::{Patience, PruneRules, RepositoryError, create, open, open_exclusively, open_or_create},
 };
 
 use super::{
@@ -33,6 +33,7 @@ on_every_store!(folder: Folder, s3: S3, other_s3: OtherS3, azure: Azure, gcs: Gc
     what_restic_writes_is_read_and_extended_by_us,
     racing_creations_leave_one_repository,
     place_without_repository_is_told_by_the_store_itself,
+    listing_of_more_files_than_one_answer_holds_is_whole,
 ]);
 
 mod remote {
@@ -137,6 +138,18 @@ async fn place_without_repository_is_told_by_the_store_itself(server: Server) {
     }
     let error = open_or_create(elsewhere, never()).await.unwrap_err();
     assert_eq!(error.reason(), Reason::StoreUnavailable, "a bucket that is missing is no new repository: {error}");
+}
+
+async fn listing_of_more_files_than_one_answer_holds_is_whole(server: Server) {
+    // One answer of Azure holds 5,000, one of the other clouds 1,000, one of an SSH server some of a folder.
+    let many = if matches!(server.access.backend, BackendConfig::Azure(_)) { 5_010 } else { 1_050 };
+    let repository = create(server.access.clone(), never()).await.unwrap();
+    store(&repository, "/db.sql", b"data").await;
+    repository.close().await;
+    servers::put_unknown_packs(&server.access, many).await;
+    let repository = open_exclusively(server.access.clone(), never()).await.unwrap();
+    let planned = repository.prune(&PruneRules { dry_run: true, ..PruneRules::default() }).await.unwrap();
+    assert_eq!((planned.packs_removed, planned.freed_bytes()), (many as u64, 8 * many as u64));
 }
 
 async fn wrong_credentials_are_told_with_what_to_do(server: Server) {

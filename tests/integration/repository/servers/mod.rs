@@ -1,6 +1,7 @@
 //! Real stores, each started for one test on the loopback, and the same place as restic is told of it.
 
 mod azure;
+mod fill;
 mod folder;
 mod gcs;
 pub mod meddler;
@@ -91,6 +92,7 @@ impl Server {
 }
 
 pub use azure::start_with_sas as azure_with_sas;
+pub use fill::put_unknown_packs;
 pub use rest::start as rest_with;
 pub use s3::start_for_parts as s3_for_parts;
 pub use sftp::{new_ssh_key, start_in as sftp_in};
