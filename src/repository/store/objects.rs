@@ -112,10 +112,14 @@ pub(super) fn is_full(error: &Error) -> bool {
     status(error) == Some(507) || CODES.iter().any(|code| error.message().contains(code))
 }
 
-/// Whether the service does not know us, or there is nobody that we could be.
+/// Whether the service does not know us (any more), or there is nobody that we could be.
 pub(super) fn is_denied(error: &Error) -> bool {
+    const CODES: [&str; 3] = ["ExpiredToken", "InvalidToken", "TokenRefreshRequired"];
     let is_nobody = || error.to_string().contains("failed to load signing credential");
-    error.kind() == ErrorKind::PermissionDenied || status(error) == Some(401) || is_nobody()
+    error.kind() == ErrorKind::PermissionDenied
+        || status(error) == Some(401)
+        || CODES.iter().any(|code| error.message().contains(code))
+        || is_nobody()
 }
 
 /// Whether the service was reached, and refused for good.
@@ -129,14 +133,13 @@ pub(super) fn is_final(error: &Error) -> bool {
 /// What is told of an answer: a library's error fills a page, and holds the request's URL, whose query may be a
 /// credential.
 pub(super) fn told(error: &Error) -> StoreFault {
-    let text = error.to_string();
-    let message = text.rsplit(" => ").next().unwrap_or(&text).trim();
     let causes = std::error::Error::source(error).map(http::with_causes).unwrap_or_default();
-    let line = message.lines().next().unwrap_or_default();
-    let told = match line {
-        "" => error.kind().to_string(),
-        line if causes.is_empty() || line.contains(&causes) => format!("{}: {line}", error.kind()),
-        line => format!("{}: {line}: {causes}", error.kind()),
+    let line = error.message().trim().lines().next().unwrap_or_default();
+    let told = match (line, status(error)) {
+        ("", Some(status)) => format!("{}: status {status}", error.kind()),
+        ("", None) => error.kind().to_string(),
+        _ if causes.is_empty() || line.contains(&causes) => format!("{}: {line}", error.kind()),
+        _ => format!("{}: {line}: {causes}", error.kind()),
     };
     StoreFault::Object(told.chars().take(400).collect())
 }

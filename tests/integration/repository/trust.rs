@@ -1,6 +1,6 @@
 //! Whom we speak to by HTTPS, and as whom.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use stowaway::{
     model::{Credential, RestConfig, Secret},
@@ -10,6 +10,7 @@ use stowaway::{
 use super::{
     servers::{
         Kind, Server,
+        meddler::{Fault, Meddler},
         tls::{Authority, Front},
     },
     *,
@@ -101,6 +102,29 @@ async fn what_is_no_certificate_is_told_and_never_means_any() {
             assert!(error.to_string().contains("PEM"), "{text:?}: {error}");
         }
     }
+}
+
+#[tokio::test]
+async fn answer_without_a_word_is_told_without_the_address_that_opens_an_upload() {
+    let mut server = Server::start(Kind::Gcs).await;
+    server.access.patience.retries = Duration::ZERO;
+    let meddler = Meddler::between(server.endpoint().unwrap()).await;
+    for status in [400, 403, 500, 507] {
+        meddler.fail("PUT", "upload_id=", Fault::Status(status), 1);
+        let error = open_or_create(server.access.clone(), never()).await.unwrap_err();
+        let told = format!("{error} {error:?}");
+        assert!(told.contains(&format!("status {status}")), "{told}");
+        assert!(!told.contains("upload"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn key_of_a_session_that_the_store_does_not_know_is_told_as_that() {
+    let mut server = Server::start(Kind::S3).await;
+    give(&mut server.access, Credential::S3SessionToken, "of-yesterday");
+    let error = open_or_create(server.access.clone(), never()).await.unwrap_err();
+    assert!(matches!(error, RepositoryError::AccessDenied { .. }), "{error}");
+    assert!(!format!("{error} {error:?}").contains("of-yesterday"), "{error}");
 }
 
 #[tokio::test]
