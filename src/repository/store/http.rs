@@ -2,11 +2,15 @@
 //!
 //! It must not know what is asked for.
 
-use std::{collections::BTreeMap, sync::Once};
+use std::{collections::BTreeMap, sync::Once, time::Duration};
 
 use reqwest::{Certificate, Client, Identity, redirect};
 
 use crate::model::{Connection, Credential, Secret};
+
+/// How long it may take to be connected. Less than a request may take: outside of a cloud nobody answers at the address of
+/// its metadata service, and that there is no identity is then still told as that.
+const LONGEST_CONNECT: Duration = Duration::from_secs(10);
 
 /// A client for one store. An error tells people what is wrong with what they gave, and shows nothing of it.
 pub(super) fn client(
@@ -15,7 +19,7 @@ pub(super) fn client(
     redirects: redirect::Policy,
 ) -> Result<Client, String> {
     install();
-    let mut builder = Client::builder().redirect(redirects);
+    let mut builder = Client::builder().redirect(redirects).connect_timeout(LONGEST_CONNECT);
     let mut authorities = Vec::new();
     let given = credentials.get(&Credential::CertificateAuthorities).map(Secret::expose);
     for pem in [Some(connection.certificate_authorities.as_str()), given].into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! The program itself, on a place in restic's notation, with restic's environment variables and the clouds' own.
+//! The program itself, on a place in restic's notation, with restic's environment variables.
 
 use std::{
     fs,
@@ -7,10 +7,6 @@ use std::{
 };
 
 use stowaway::model::{BackendConfig, Credential};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::TcpListener,
-};
 
 use super::{
     servers::{Kind, Server},
@@ -18,7 +14,7 @@ use super::{
 };
 
 /// The program with nothing in its environment but this.
-fn stowaway(environment: &[(String, String)], arguments: &[&str]) -> Output {
+pub fn stowaway(environment: &[(String, String)], arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_stowaway"))
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap())
@@ -30,7 +26,7 @@ fn stowaway(environment: &[(String, String)], arguments: &[&str]) -> Output {
 }
 
 /// Backs up, lists and brings back; restic finds no error.
-fn goes_to_and_fro(place: &str, environment: &[(String, String)], server: &Server) {
+pub fn goes_to_and_fro(place: &str, environment: &[(String, String)], server: &Server) {
     let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
     let made = stowaway(environment, &["backup", "--repository", place, "--init", "--", "echo", "barrels"]);
     assert!(made.status.success(), "{place}: {}", said(&made));
@@ -44,7 +40,7 @@ fn goes_to_and_fro(place: &str, environment: &[(String, String)], server: &Serve
     }
 }
 
-fn and(environment: &[(String, String)], more: &[(&str, &str)]) -> Vec<(String, String)> {
+pub fn and(environment: &[(String, String)], more: &[(&str, &str)]) -> Vec<(String, String)> {
     let more = more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     environment.iter().cloned().chain(more).collect()
 }
@@ -90,61 +86,4 @@ async fn ssh_server_is_known_by_the_users_own_files() {
     let line = format!("[{}]:{} {}", config.host, config.port, given(Credential::HostKeys));
     fs::write(folder.join("known_hosts"), line).unwrap();
     goes_to_and_fro(&place, &environment, &server);
-}
-
-/// A metadata server that a machine of a cloud would have: it answers every request with this JSON. (There is no real one
-/// outside of the clouds.)
-async fn fake_metadata_server(answer: &'static str) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    tokio::spawn(async move {
-        while let Ok((connection, _)) = listener.accept().await {
-            let mut connection = BufReader::new(connection);
-            let mut line = String::new();
-            while connection.read_line(&mut line).await.is_ok_and(|length| length > 2) {
-                line.clear();
-            }
-            let head = format!(
-                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-                answer.len()
-            );
-            let _ = connection.write_all((head + answer).as_bytes()).await;
-        }
-    });
-    address
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_credentials_the_identity_of_machine_or_pod_is_used() {
-    // As EKS gives it to pods (its Pod Identity agent).
-    let server = Server::start(Kind::S3).await;
-    let metadata = fake_metadata_server(
-        r#"{"AccessKeyId":"key","SecretAccessKey":"hush-hush","Token":"","Expiration":"2099-01-01T00:00:00Z"}"#,
-    )
-    .await;
-    let url = format!("http://{metadata}/v1/credentials");
-    let identity = [
-        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", url.as_str()),
-        ("AWS_DEFAULT_REGION", "somewhere-1"),
-        ("AWS_EC2_METADATA_DISABLED", "true"),
-    ];
-    goes_to_and_fro(&server.url, &and(&[], &identity), &server);
-
-    // As Google gives it to machines and pods.
-    let server = Server::start(Kind::Gcs).await;
-    let metadata =
-        fake_metadata_server(r#"{"access_token":"hush-hush","expires_in":3600,"token_type":"Bearer"}"#).await;
-    let emulator = server.environment.iter().find(|(name, _)| name == "STORAGE_EMULATOR_HOST").unwrap().1.clone();
-    let identity = [("GCE_METADATA_HOST", metadata.as_str()), ("STORAGE_EMULATOR_HOST", &emulator)];
-    goes_to_and_fro(&server.url, &and(&[], &identity), &server);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn machine_without_an_identity_is_told_to_give_credentials() {
-    let server = Server::start(Kind::S3).await;
-    let environment = and(&[], &[("AWS_DEFAULT_REGION", "somewhere-1"), ("AWS_EC2_METADATA_DISABLED", "true")]);
-    let refused = stowaway(&environment, &["snapshots", "--repository", &server.url]);
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert_eq!(refused.status.code(), Some(1), "{said}");
-    assert!(said.contains("check the credentials"), "{said}");
 }

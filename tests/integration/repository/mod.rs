@@ -15,6 +15,7 @@ mod faults;
 mod folders;
 mod full;
 mod gate;
+mod identities;
 mod interoperability;
 mod keys;
 mod killed;

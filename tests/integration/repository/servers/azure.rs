@@ -22,6 +22,15 @@ const VERSION: &str = "2020-08-04";
 
 /// By HTTPS, opened by the account's key.
 pub async fn start() -> Server {
+    start_with(&[]).await
+}
+
+/// The same, opened by tokens of identities, too. (A wrong key is then answered as a token that is none.)
+pub async fn start_with_tokens() -> Server {
+    start_with(&["--oauth", "basic"]).await
+}
+
+async fn start_with(arguments: &[&str]) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let authority = Authority::new();
@@ -34,6 +43,7 @@ pub async fn start() -> Server {
     let key = BASE64_STANDARD.encode(KEY);
     let mut command = azurite(port);
     command.args(["--location", &at("data"), "--cert", &at("server.pem"), "--key", &at("server.key")]);
+    command.args(arguments);
     let running = Running::start(command, port);
     let backend = BackendConfig::Azure(AzureConfig {
         account: ACCOUNT.to_owned(),
@@ -121,7 +131,7 @@ fn sas_token() -> String {
 }
 
 /// An HTTP proxy that leads every CONNECT to this port; its URL.
-async fn proxy_to(port: u16) -> (String, JoinHandle<()>) {
+pub async fn proxy_to(port: u16) -> (String, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let proxying = tokio::spawn(async move {

@@ -26,6 +26,8 @@ pub enum Fault {
 struct State {
     rules: Vec<(&'static str, &'static str, Fault, usize)>,
     seen: Vec<String>,
+    /// Parts of headers, in lower case; requests without one of them are refused.
+    required: Vec<&'static str>,
     /// Put behind the query of each listing, so that it comes in small pages.
     page: Option<&'static str>,
     under_way: usize,
@@ -65,6 +67,11 @@ impl Meddler {
 
     pub fn heal(&self) {
         self.state.lock().unwrap().rules.clear();
+    }
+
+    /// Refuses requests without this in their headers, in lower case. (A session of Google's is opened by its URL.)
+    pub fn require(&self, part: &'static str) {
+        self.state.lock().unwrap().required.push(part);
     }
 
     /// Asks the server for listings with this behind their query.
@@ -107,7 +114,7 @@ async fn serve(connection: TcpStream, server: String, state: Arc<Mutex<State>>) 
     if connection.read_exact(&mut body).await.is_err() {
         return;
     }
-    let fault = begin(&mut state.lock().unwrap(), &method, &mut target);
+    let fault = begin(&mut state.lock().unwrap(), &method, &mut target, &headers.to_ascii_lowercase());
     let answer = match fault {
         Some(Fault::Hang) => return std::future::pending().await,
         Some(Fault::Status(status)) => {
@@ -138,7 +145,7 @@ async fn serve(connection: TcpStream, server: String, state: Arc<Mutex<State>>) 
     let _ = connection.shutdown().await;
 }
 
-fn begin(state: &mut State, method: &str, target: &mut String) -> Option<Fault> {
+fn begin(state: &mut State, method: &str, target: &mut String, headers: &str) -> Option<Fault> {
     let is_listing = ["comp=list", "/o?", "list-type=2"].iter().any(|part| target.contains(part));
     if let Some(page) = state.page.filter(|_| method == "GET" && is_listing) {
         target.push_str(page);
@@ -146,6 +153,10 @@ fn begin(state: &mut State, method: &str, target: &mut String) -> Option<Fault> 
     state.seen.push(format!("{method} {target}"));
     state.under_way += 1;
     state.most_under_way = state.most_under_way.max(state.under_way);
+    let is_session = target.contains("upload_id=");
+    if !is_session && state.required.iter().any(|part| !headers.contains(part)) {
+        return Some(Fault::Status(403));
+    }
     let rule =
         state.rules.iter_mut().find(|(of, part, _, times)| *times > 0 && *of == method && target.contains(part))?;
     rule.3 -= 1;

@@ -9,6 +9,7 @@ mod rest;
 mod s3;
 mod sftp;
 pub mod tls;
+pub mod tokens;
 
 use std::{
     any::Any,
@@ -91,7 +92,7 @@ impl Server {
     }
 }
 
-pub use azure::start_with_sas as azure_with_sas;
+pub use azure::{proxy_to, start_with_sas as azure_with_sas, start_with_tokens as azure_with_tokens};
 pub use fill::put_unknown_packs;
 pub use rest::start as rest_with;
 pub use s3::start_for_parts as s3_for_parts;

@@ -53,8 +53,13 @@ pub struct Front {
 impl Front {
     /// In front of a server of HTTP on this machine.
     pub async fn start(authority: &Authority, of_clients: Option<&Authority>, to: String) -> Self {
+        Self::start_as(&["127.0.0.1"], authority, of_clients, to).await
+    }
+
+    /// The same by these names.
+    pub async fn start_as(names: &[&str], authority: &Authority, of_clients: Option<&Authority>, to: String) -> Self {
         stowaway::repository::install_transport();
-        let own = authority.issue(&["127.0.0.1"]);
+        let own = authority.issue(names);
         let chain = CertificateDer::pem_slice_iter(own.certificate.as_bytes()).map(Result::unwrap).collect();
         let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
         let config = match of_clients {
