@@ -171,6 +171,7 @@ async fn wrong_credentials_are_told_with_what_to_do(server: Server) {
     ] {
         assert!(matches!(error, RepositoryError::AccessDenied { .. }), "{error}");
         assert!(error.to_string().contains("check the credentials"), "{error}");
+        assert!(!error.to_string().contains("but by"), "what is taken is not what was wrong: {error}");
         for text in [error.to_string(), format!("{error:?}"), format!("{stranger:?}")] {
             for secret in ["wrong", "d3Jvbmc=", "PRIVATE KEY", PASSWORD] {
                 assert!(!text.contains(secret), "{text}");

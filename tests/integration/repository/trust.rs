@@ -166,3 +166,14 @@ async fn ssh_server_that_takes_nothing_of_the_kind_says_what_it_takes() {
         assert!(error.to_string().contains(told) && !error.to_string().contains(&value), "{error}");
     }
 }
+
+#[tokio::test]
+async fn ssh_server_that_wants_more_than_it_was_given_says_so() {
+    for (server, told) in
+        servers::sftp_that_want_more().into_iter().zip(["than this private key: password", "for more than a password"])
+    {
+        let error = open_or_create(server.access.clone(), never()).await.unwrap_err();
+        assert!(matches!(error, RepositoryError::AccessDenied { .. }), "{error}");
+        assert!(error.to_string().contains(told), "{error}");
+    }
+}

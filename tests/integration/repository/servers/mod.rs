@@ -96,7 +96,7 @@ pub use azure::{proxy_to, start_with_sas as azure_with_sas, start_with_tokens as
 pub use fill::put_unknown_packs;
 pub use rest::start as rest_with;
 pub use s3::start_for_parts as s3_for_parts;
-pub use sftp::{new_ssh_key, start_in as sftp_in};
+pub use sftp::{new_ssh_key, start_in as sftp_in, start_those_that_want_more as sftp_that_want_more};
 
 /// The place with these credentials.
 fn access(backend: BackendConfig, credentials: &[(Credential, &str)]) -> Access {

@@ -23,6 +23,10 @@ enum Login {
     Password,
     /// As the answer to what PAM asks for.
     Answer,
+    /// The same, and then PAM asks for another password, since the time of this one is over.
+    AnswerOfYesterday,
+    /// By a key, and then by a password, too.
+    KeyAndPassword,
 }
 
 /// The password `hush-hush`, as it is in `/etc/shadow`.
@@ -37,6 +41,11 @@ pub fn start_with_password() -> Server {
 /// One that leaves the password to PAM, as FreeBSD's does by default: `password` is no method that it knows.
 pub fn start_with_prompt() -> Server {
     start_with(Login::Answer)
+}
+
+/// Those that let nobody in by a key or by a password alone.
+pub fn start_those_that_want_more() -> [Server; 2] {
+    [start_with(Login::KeyAndPassword), start_with(Login::AnswerOfYesterday)]
 }
 
 fn start_with(login: Login) -> Server {
@@ -75,20 +84,26 @@ fn start_in_by(path: &Path, login: Login) -> Server {
             at("user.pub"),
             match login {
                 Login::Key => "UsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no",
+                Login::KeyAndPassword => {
+                    "UsePAM no\nKbdInteractiveAuthentication no\nAuthenticationMethods publickey,password"
+                }
                 Login::Password => {
                     "UsePAM no\nPasswordAuthentication yes\nPubkeyAuthentication no\nKbdInteractiveAuthentication no"
                 }
-                Login::Answer => {
+                Login::Answer | Login::AnswerOfYesterday => {
                     "UsePAM yes\nPasswordAuthentication no\nPubkeyAuthentication no\nKbdInteractiveAuthentication yes"
                 }
             }
         ),
     )
     .unwrap();
-    fs::write(at("shadow"), format!("{user}:{SHADOW}:20000::::::\n")).unwrap();
+    // Since when it is the password, as days; 0: it is to be changed.
+    let since = if matches!(login, Login::AnswerOfYesterday) { 0 } else { 20_000 };
+    fs::write(at("shadow"), format!("{user}:{SHADOW}:{since}::::::\n")).unwrap();
     fs::write(
         at("pam"),
-        "auth required pam_unix.so nodelay\naccount required pam_permit.so\nsession required pam_permit.so\n",
+        "auth required pam_unix.so nodelay\naccount required pam_unix.so\npassword required pam_unix.so\n\
+         session required pam_permit.so\n",
     )
     .unwrap();
     // What ssh asks for the password.
@@ -112,8 +127,10 @@ fn start_in_by(path: &Path, login: Login) -> Server {
         BackendConfig::Sftp(SftpConfig { host: "127.0.0.1".to_owned(), port, user: user.clone(), path: path.clone() });
     let key = fs::read_to_string(at("user")).unwrap();
     let (opens, how) = match login {
-        Login::Key => ((Credential::SftpPrivateKey, key.as_str()), format!("BatchMode=yes -i {}", at("user"))),
-        Login::Password | Login::Answer => {
+        Login::Key | Login::KeyAndPassword => {
+            ((Credential::SftpPrivateKey, key.as_str()), format!("BatchMode=yes -i {}", at("user")))
+        }
+        Login::Password | Login::Answer | Login::AnswerOfYesterday => {
             ((Credential::SftpPassword, "hush-hush"), "NumberOfPasswordPrompts=1".to_owned())
         }
     };
