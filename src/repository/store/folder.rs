@@ -43,7 +43,9 @@ impl Folder {
     pub fn read_range(&self, path: &str, offset: u64, length: u64) -> io::Result<Bytes> {
         let mut file = fs::File::open(self.root.join(path))?;
         file.seek(SeekFrom::Start(offset))?;
-        let mut data = Vec::new();
+        // Else the buffer is doubled again and again on the way, and becomes too long.
+        let there = file.metadata()?.len().saturating_sub(offset).min(length);
+        let mut data = Vec::with_capacity(usize::try_from(there).unwrap_or(0));
         file.take(length).read_to_end(&mut data)?;
         Ok(data.into())
     }

@@ -21,7 +21,7 @@ use crate::repository::{Repository, RepositoryError, store::Store, upkeep::snaps
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RepackReport {
-    /// Packs that nothing but a prune is needed for any more to go.
+    /// Packs whose needed blobs are now in others, too, so that the prune removes them.
     pub packs: u64,
     /// New packs.
     pub new_packs: u64,
