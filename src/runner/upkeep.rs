@@ -1,4 +1,5 @@
-//! Prune, what is done ahead of it, and check as runs: the retention is decided on what is in the repository, carried out, and reported.
+//! Prune, what is done ahead of it, and check as runs: the retention is decided on what is in the repository, carried out,
+//! and reported.
 //!
 //! It must not know when a run is due, nor what becomes of its report.
 
@@ -16,7 +17,7 @@ use crate::{
     repository::{self, Access, CheckReport, Forget, PruneRules, Repository, SnapshotSummary},
 };
 
-/// What is packed anew at most ahead of a prune: for so long it is in the store twice. The next time goes on.
+/// What is packed anew at most ahead of a prune; until that has ended it is in the store twice. The next prune goes on.
 const MOST_REPACKED_BYTES: u64 = 32 << 30;
 /// The same for the prune itself, since all backups wait for it: what others left in the meantime, in a minute or so.
 const MOST_REPACKED_BYTES_ALONE: u64 = 1 << 30;

@@ -9,9 +9,9 @@ use stowaway::{
 
 use super::{
     fake_s3::FakeS3,
-    prune::{bytes_in, forget_and_prune, is_sound, none_unused, store_folder, two_states},
+    prune::{bytes_in, forget_and_prune, is_sound, is_whole_to_restic, none_unused, store_folder, two_states},
     restic::{both, newest},
-    torture::{Mounted, assert_same},
+    torture::Mounted,
     *,
 };
 use crate::at_once;
@@ -44,12 +44,7 @@ async fn what_was_packed_anew_ahead_is_left_to_be_removed_and_nothing_is_packed_
     assert_eq!((both_in_one.bytes_before, both_in_one.packs_repacked), (before, report.packs), "{both_in_one:?}");
     assert!(both_in_one.freed_bytes() > 8 << 20, "{both_in_one:?}");
     is_sound(&path).await;
-    for restic in both() {
-        restic.check(&path);
-        let target = tempfile::tempdir().unwrap();
-        restic.ok(&path, &["restore", &second, "--target", target.path().to_str().unwrap()]);
-        assert_same(&source, &target.path().join("data/x"));
-    }
+    is_whole_to_restic(&path, &second, &source);
 }
 
 #[tokio::test]
@@ -74,12 +69,7 @@ async fn backup_between_the_two_keeps_what_was_about_to_go() {
     let pruned = forget_and_prune(folder(&path), &[&first], &none_unused()).await;
     assert_eq!(pruned.snapshots, 2);
     is_sound(&path).await;
-    for restic in both() {
-        restic.check(&path);
-        let target = tempfile::tempdir().unwrap();
-        restic.ok(&path, &["restore", &again, "--target", target.path().to_str().unwrap()]);
-        assert_same(&state, &target.path().join("data/x"));
-    }
+    is_whole_to_restic(&path, &again, &state);
 }
 
 #[tokio::test]

@@ -46,6 +46,16 @@ pub async fn is_sound(path: &Path) {
     repository.close().await;
 }
 
+/// restic finds no error, and restores what was stored of that folder.
+pub fn is_whole_to_restic(path: &Path, snapshot: &str, source: &Path) {
+    for restic in both() {
+        restic.check(path);
+        let target = tempfile::tempdir().unwrap();
+        restic.ok(path, &["restore", snapshot, "--target", target.path().to_str().unwrap()]);
+        assert_same(source, &target.path().join("data/x"));
+    }
+}
+
 pub fn bytes_in(repository: &Path) -> u64 {
     files_in(repository, "data").iter().map(|file| file.metadata().unwrap().len()).sum()
 }
@@ -81,12 +91,7 @@ async fn what_is_left_after_a_prune_is_whole_and_the_rest_is_gone() {
     assert!(report.freed_bytes() > 8 << 20, "{report:?}");
     assert_eq!(report.unused_bytes, 0);
     is_sound(&path).await;
-    for restic in both() {
-        restic.check(&path);
-        let target = tempfile::tempdir().unwrap();
-        restic.ok(&path, &["restore", &second, "--target", target.path().to_str().unwrap()]);
-        assert_same(&source, &target.path().join("data/x"));
-    }
+    is_whole_to_restic(&path, &second, &source);
     let again = forget_and_prune(folder(&path), &[], &none_unused()).await;
     assert_eq!((again.freed_bytes(), again.packs_repacked, again.packs_removed), (0, 0, 0), "{again:?}");
 }
