@@ -12,6 +12,7 @@ mod report;
 mod retention;
 mod secret;
 mod source;
+mod storage;
 mod store;
 mod task;
 mod upkeep;
@@ -25,6 +26,7 @@ pub use report::{Failure, Proof, Reason, SourceReport, Verdict, milliseconds};
 pub use retention::{Age, AgeError, Retention};
 pub use secret::{Secret, redact};
 pub use source::{SnapshotIdentity, SourceName, SourceNameError, TagError};
+pub use storage::StorageEntry;
 pub use store::{
     AzureConfig, BackendConfig, Connection, Credential, GcsConfig, RestConfig, S3Config, SftpConfig, StoreLimits,
 };
