@@ -12,10 +12,6 @@ use crate::{
     plan::{RestoreTarget, TargetMount, names::TARGET_VOLUME},
 };
 
-/// To give files to any owner, to write into folders of any owner, to set modes and times of what is not ours, and to keep
-/// the bit by which a folder hands its group on.
-const RIGHTS_OF_ROOT: [&str; 4] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"];
-
 /// The pod with the claim of the request in it, if there is one.
 pub(super) fn mounted(mut pod: PodSpec, request: &JobRequest<'_>) -> PodSpec {
     let Some(RestoreTarget::Claim(mount)) = request.target else { return pod };
@@ -45,7 +41,7 @@ pub(super) fn mounted(mut pod: PodSpec, request: &JobRequest<'_>) -> PodSpec {
             let security = container.security_context.get_or_insert_default();
             security.capabilities = Some(Capabilities {
                 drop: Some(vec!["ALL".into()]),
-                add: Some(RIGHTS_OF_ROOT.map(str::to_owned).into()),
+                add: Some(mounts::RIGHTS_TO_RESTORE.map(str::to_owned).into()),
             });
         }
     }

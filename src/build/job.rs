@@ -281,6 +281,7 @@ fn pod_security(request: &JobRequest<'_>, wishes: PodSecurityContext) -> PodSecu
         fs_group: wishes.fs_group.or(named(number(NON_ROOT))),
         // Without this the kubelet walks through the whole repository to change its group, before each run.
         fs_group_change_policy: wishes.fs_group_change_policy.or_else(|| Some("OnRootMismatch".into())),
+        se_linux_options: wishes.se_linux_options.or_else(|| request.claim.and_then(|claim| claim.se_linux.clone())),
         seccomp_profile: wishes
             .seccomp_profile
             .or_else(|| Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None })),

@@ -1,5 +1,6 @@
 //! What is made, word for word: `golden/` holds it for people to read. A change there is a change for every cluster.
 
+mod se_linux;
 mod snapshots;
 
 use std::{fmt::Write as _, fs, path::Path, time::Duration};
@@ -12,6 +13,7 @@ use crate::{
     api::{RepositorySpec, RestoreArchive, RunnerPod},
     model::{
         ArchiveRestore, Retention, SnapshotIdentity, TargetCommand, Task, TaskKind, VolumeRestore, WantedSnapshot,
+        mounts,
     },
     plan::{ClaimMount, RestoreTarget, TargetMount},
 };
@@ -173,6 +175,7 @@ fn mount(user: (u64, Option<u64>), node: Option<&str>) -> ClaimMount {
         tolerations: serde_json::from_value(tolerations).unwrap(),
         user,
         groups: vec![72],
+        se_linux: None,
         snapshot: None,
     }
 }
@@ -397,7 +400,7 @@ fn group_of_files_in_a_claim_is_changed_only_where_that_is_wished() {
     };
     let (root, added) = security(true, json!({}));
     assert_eq!((&root["runAsUser"], &root["fsGroup"]), (&json!(0), &json!(null)));
-    assert_eq!(added, json!(["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"]));
+    assert_eq!(added, json!(mounts::RIGHTS_TO_RESTORE));
     assert_eq!(security(true, json!({ "fsGroup": 7 })).0["fsGroup"], 7);
     let (user, added) = security(false, json!({ "runAsUser": 1000, "fsGroup": 1000 }));
     assert_eq!(

@@ -11,6 +11,7 @@ use clap_complete::Shell;
 
 pub use self::keys::{KeyVerb, NewPassword};
 pub use self::restore::RestoreArguments;
+use self::restore::stored_path;
 pub use self::upkeep::{CheckArguments, DoctorArguments, ForgetArguments, PruneArguments, UnlockArguments};
 use crate::{
     annotations::positive_duration,
@@ -250,7 +251,8 @@ pub struct DumpArguments {
     pub direct: bool,
     /// Id of the snapshot, or its first digits.
     pub snapshot: String,
-    /// Path of the file in the snapshot; the only file otherwise.
+    /// Path of the file in the snapshot, as it is or as `ls` prints it; the only file otherwise.
+    #[arg(value_parser = stored_path())]
     pub path: Option<String>,
 }
 

@@ -99,7 +99,7 @@ fn worker(view: &PodView<'_>, wishes: &Wishes<'_>, image: &str, name: &str, role
     // The sidecar is told so with each run.
     let cluster = wishes.store.as_ref().and_then(|store| store.cluster.as_ref()).filter(|_| !read_only);
     environment.extend(cluster.map(|cluster| value(CLUSTER_VARIABLE, cluster)));
-    let capabilities: &[&str] = if read_only { &["DAC_OVERRIDE"] } else { &["CHOWN", "DAC_OVERRIDE", "FOWNER"] };
+    let capabilities: &[&str] = if read_only { &["DAC_OVERRIDE"] } else { &mounts::RIGHTS_TO_RESTORE };
     let user = User::of(wishes.owner, wishes.store.as_ref().and_then(Store::group));
     json!({
         "name": name,

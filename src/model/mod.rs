@@ -3,6 +3,7 @@
 //! Pure data. It must not know Kubernetes clients, stores, clocks or files.
 
 mod archive;
+mod escape;
 mod excludes;
 pub mod injected;
 mod part;
@@ -11,11 +12,13 @@ mod report;
 mod retention;
 mod secret;
 mod source;
+mod storage;
 mod store;
 mod task;
 mod upkeep;
 
 pub use archive::{ArchiveFormat, ArchiveReport, ArchiveRestore, archive_name, wrong_archive_name};
+pub use escape::{escape, printable, unescape};
 pub use excludes::{Excludes, MAXIMUM_PATTERNS};
 pub use part::{DataPart, DataPartError};
 pub use quantity::billionths;
@@ -23,6 +26,7 @@ pub use report::{Failure, Proof, Reason, SourceReport, Verdict, milliseconds};
 pub use retention::{Age, AgeError, Retention};
 pub use secret::{Secret, redact};
 pub use source::{SnapshotIdentity, SourceName, SourceNameError, TagError};
+pub use storage::StorageEntry;
 pub use store::{
     AzureConfig, BackendConfig, Connection, Credential, GcsConfig, RestConfig, S3Config, SftpConfig, StoreLimits,
 };

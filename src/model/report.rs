@@ -110,7 +110,7 @@ pub enum Reason {
     TargetNotEmpty,
     /// Something uses a restore's target: a pod has it mounted, or a workload did not end.
     TargetInUse,
-    /// All contents were restored, and not all owners, modes and attributes.
+    /// All contents were stored or restored, and not all owners, modes, attributes and links.
     MetadataNotKept,
     /// The store could not be reached, or refused a request after all retries.
     StoreUnavailable,

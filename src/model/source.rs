@@ -109,6 +109,9 @@ impl SnapshotIdentity {
     pub const UNPROVEN: &str = "unproven";
     /// The bare tag of a folder of which something could not be read; such a snapshot is never "newest", either.
     pub const INCOMPLETE: &str = "incomplete";
+    /// The bare tag of a folder whose contents are whole, and of which attributes of some files could not be read. Such a
+    /// snapshot can be the newest.
+    pub const WITHOUT_ATTRIBUTES: &str = "without-attributes";
 
     /// The bare tag of what a restore stored of a volume before it overwrote that; never "newest", since it is what somebody
     /// wished to be rid of.

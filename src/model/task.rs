@@ -39,6 +39,10 @@ pub mod mounts {
     /// CPU limit of a run. It works on as many chunks at once as it sees CPUs, so that without one a node with many
     /// of them would need more memory.
     pub const WORK_CPUS: &str = "2";
+    /// Capabilities of a root that restores: to give files to any owner, to write into folders of any owner, to set modes and
+    /// times of what is not its own, to keep the bit by which a folder hands its group on, to make devices, and to give
+    /// programs their capabilities. Pod Security `baseline` allows all of them.
+    pub const RIGHTS_TO_RESTORE: [&str; 6] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SETFCAP"];
     /// Where the claim is mounted that a run backs up.
     pub const DATA_FOLDER: &str = "/data";
     /// The node of that claim if it is a block device.

@@ -51,7 +51,10 @@ use tokio::sync::mpsc;
 
 pub use error::{RepositoryError, StoreFault};
 pub use export::{ArchivePlace, Archived, StoreAccess};
-pub use folder::{FolderMetadata, FolderRules, LISTED, RestoredFolder, StoredFolder, TarContent, Trouble, Troubles};
+pub use folder::{
+    FolderMetadata, FolderRules, LISTED, RestoredFolder, StoredFolder, TarContent, Trouble, Troubles, is_refusal,
+    is_refusal_of_attribute, is_systems_own,
+};
 pub use keys::{KeySummary, add_key, change_password, list_keys, remove_key};
 pub use lock::{FoundLock, Liveness, LockHolder, LockJudge, LockRules, NoJudge, ProcessesHere, Unlock};
 pub use open::{create, open, open_exclusively, open_or_create, remove_locks};

@@ -2,7 +2,11 @@
 //!
 //! It must not know where the stream goes.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    ffi::OsString,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    sync::Arc,
+};
 
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
@@ -17,12 +21,13 @@ use tokio::sync::mpsc;
 use super::{
     Repository, RepositoryError,
     engine::{self, FirstError, ReadOnly},
+    folder::permissions,
     part::{Fetcher, Part},
     source::hex,
     store::Kind,
 };
 use crate::{
-    model::{Proof, SnapshotIdentity},
+    model::{Proof, SnapshotIdentity, escape, unescape},
     stream::{End, Piece, PieceSender, pieces},
 };
 
@@ -46,7 +51,7 @@ pub enum EntryKind {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Entry {
-    /// Absolute path.
+    /// Absolute path, in the form of [`escape`].
     pub path: String,
     /// What it is.
     pub kind: EntryKind,
@@ -54,7 +59,7 @@ pub struct Entry {
     pub size: u64,
     /// Last change.
     pub modified: Option<Timestamp>,
-    /// Permission bits.
+    /// Permissions, and the bits for setuid, setgid and sticky.
     pub mode: Option<u32>,
 }
 
@@ -86,8 +91,9 @@ impl Repository {
                         NodeType::Dir => EntryKind::Directory,
                         _ => EntryKind::Other,
                     };
-                    let path = format!("/{}", path.to_string_lossy().trim_start_matches('/'));
-                    let mode = node.meta.mode.map(|mode| mode & 0o7777);
+                    let path = path.as_os_str().as_bytes();
+                    let path = format!("/{}", escape(path.strip_prefix(b"/").unwrap_or(path)));
+                    let mode = node.meta.mode.map(|mode| permissions(mode).as_raw_mode());
                     Ok(Entry { path, kind, size: node.meta.size, modified: node.meta.mtime, mode })
                 })
                 .collect()
@@ -95,7 +101,8 @@ impl Repository {
         .await
     }
 
-    /// One file of a snapshot, streamed with little memory. `snapshot` is a whole id, `path` absolute.
+    /// One file of a snapshot, streamed with little memory. `snapshot` is a whole id, `path` absolute: as it is, or in the form
+    /// of [`escape`].
     pub async fn read_file(&self, snapshot: &str, path: &str) -> Result<StoredFile, RepositoryError> {
         let (master, id, wanted) = (self.master.clone(), self.snapshot_id(snapshot).await?, path.to_owned());
         let damaged = |what| self.store.damaged(what);
@@ -104,20 +111,30 @@ impl Repository {
             let snapshot: SnapshotFile = repository.get_file(&id)?;
             let root = repository.node_from_snapshot_and_path(&snapshot, "")?;
             // Looked for by listing, since the engine's own search does not tell "not there" from "broken".
-            let found = repository.ls(&root, &LsOptions::default())?.find(|entry| {
-                entry.as_ref().map_or(true, |(path, _)| path == Path::new(wanted.trim_start_matches('/')))
-            });
-            let Some((_, node)) = found.transpose()? else { return Ok(None) };
+            let names =
+                [wanted.clone().into_bytes(), unescape(&wanted)].map(|path| OsString::from_vec(below_root(path)));
+            let mut found = None;
+            for entry in repository.ls(&root, &LsOptions::default())? {
+                let (path, node) = entry?;
+                if path.as_os_str() == names[0] {
+                    found = Some((path, node));
+                    break;
+                }
+                if path.as_os_str() == names[1] {
+                    found = Some((path, node));
+                }
+            }
+            let Some((path, node)) = found else { return Ok(None) };
             if !node.is_file() {
                 return Ok(None);
             }
             let parts = node.content.unwrap_or_default().into_iter().map(|id| Part::find(&repository, &id));
             let parts = parts.collect::<rustic_core::RusticResult<Vec<Part>>>()?;
-            Ok(Some((snapshot, node.meta.size, parts)))
+            Ok(Some((snapshot, path, node.meta.size, parts)))
         };
         let found =
             engine::run(&self.store, Arc::new(ReadOnly), Arc::new(FirstError::default()), damaged, task).await?;
-        let (file, recorded, parts) = found.ok_or_else(|| RepositoryError::FileNotFound {
+        let (file, found, recorded, parts) = found.ok_or_else(|| RepositoryError::FileNotFound {
             place: self.store.place().to_owned(),
             snapshot: snapshot.to_owned(),
             path: path.to_owned(),
@@ -127,7 +144,9 @@ impl Repository {
         if recorded != size && recorded != 0 {
             return Err(self.store.damaged(format!("{path} should have {recorded} bytes and has parts of {size}")));
         }
-        let only_file = file.paths.iter().eq([path]);
+        let found = found.to_string_lossy();
+        let only_file =
+            matches!(file.paths.iter().collect::<Vec<_>>()[..], [only] if only.trim_start_matches('/') == found);
         let digest = file.tags.iter().find_map(|tag| tag.strip_prefix(SnapshotIdentity::DIGEST)?.strip_prefix('='));
         let digest = digest.filter(|_| only_file).map(str::to_owned);
 
@@ -151,6 +170,11 @@ impl Repository {
             }),
         }
     }
+}
+
+/// A path without the slash that it begins with.
+fn below_root(path: Vec<u8>) -> Vec<u8> {
+    path.strip_prefix(b"/").map_or_else(|| path.clone(), <[u8]>::to_vec)
 }
 
 struct Output {

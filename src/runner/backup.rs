@@ -191,6 +191,11 @@ fn adopted(found: &SnapshotSummary, accept_unproven: bool) -> SourceReport {
         let message =
             "stored by an earlier attempt of this run, which could not read all of it; its log names what".to_owned();
         (Verdict::Incomplete, Reason::SourceUnreadable, message)
+    } else if found.identity.has_tag(SnapshotIdentity::WITHOUT_ATTRIBUTES) {
+        let message = "stored by an earlier attempt of this run, which could not read the attributes of some files; its log names \
+                       them"
+            .to_owned();
+        (Verdict::Incomplete, Reason::MetadataNotKept, message)
     } else {
         (verdict, Reason::Adopted, message)
     };

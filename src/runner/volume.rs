@@ -2,6 +2,8 @@
 //!
 //! It must not know how the volume came to be there, nor Jobs or the command line.
 
+mod report;
+
 use std::{
     path::Path,
     sync::Arc,
@@ -11,9 +13,10 @@ use std::{
 use jiff::Timestamp;
 use tracing::{info, warn};
 
+use self::report::{Account, account_for};
 use super::{backup::adopt, limit, story::tell_progress};
 use crate::{
-    model::{Excludes, Failure, Proof, Reason, SnapshotIdentity, SourceReport, Verdict, milliseconds},
+    model::{Excludes, Failure, Proof, Reason, SnapshotIdentity, SourceReport, milliseconds},
     repository::{FolderRules, Progress, Repository, StoredFolder},
 };
 
@@ -75,37 +78,12 @@ async fn store(
 }
 
 fn report_of(stored: StoredFolder) -> SourceReport {
-    let StoredFolder { snapshot, files, bytes, added_bytes, unreadable, vanished, left_out } = stored;
-    info!(
-        files,
-        bytes, added_bytes, vanished, left_out, "{files} files are stored; {vanished} were gone when their turn came"
-    );
-    let without = match left_out {
-        0 => String::new(),
-        1 => "1 entry is left out, as its patterns say (stowaway.dev/exclude)".to_owned(),
-        _ => format!("{left_out} entries are left out, as its patterns say (stowaway.dev/exclude)"),
-    };
-    if left_out > 0 {
-        info!("{without}; a folder counts once");
+    let Account { verdict, reason, message, warnings } = account_for(&stored);
+    let StoredFolder { snapshot, files, bytes, added_bytes, .. } = stored;
+    info!(files, bytes, added_bytes, "{files} files are stored");
+    for warning in warnings {
+        warn!("{warning}");
     }
-    let named: Vec<String> =
-        unreadable.first.iter().map(|trouble| format!("{} ({})", trouble.path, trouble.reason)).collect();
-    for trouble in &named {
-        warn!("not read: {trouble}");
-    }
-    let (verdict, reason, message) = if unreadable.count == 0 {
-        let besides = if left_out == 0 { String::new() } else { format!("{files} files are stored, {without}") };
-        (Verdict::Succeeded, Reason::Completed, besides)
-    } else {
-        let more = if (named.len() as u64) < unreadable.count { ", ..." } else { "" };
-        let message = format!(
-            "{} of the volume's entries could not be read, and all others are stored: {}{more}{}{without}",
-            unreadable.count,
-            named.join(", "),
-            if left_out == 0 { "" } else { "; " },
-        );
-        (Verdict::Incomplete, Reason::SourceUnreadable, message)
-    };
     SourceReport {
         verdict,
         reason,
@@ -114,40 +92,5 @@ fn report_of(stored: StoredFolder) -> SourceReport {
         proof: Proof::Sealed,
         snapshot: Some(snapshot),
         ..SourceReport::done(Duration::ZERO)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::repository::{Trouble, Troubles};
-
-    #[test]
-    fn what_could_not_be_read_is_named_and_never_green() {
-        let stored = |count: u64, left_out: u64| StoredFolder {
-            snapshot: "ab".repeat(32),
-            files: 7,
-            bytes: 4711,
-            added_bytes: 0,
-            unreadable: Troubles {
-                count,
-                first: (count > 0)
-                    .then(|| Trouble { path: "press/secret".into(), reason: "permission denied".into() })
-                    .into_iter()
-                    .collect(),
-            },
-            vanished: 0,
-            left_out,
-        };
-        let whole = report_of(stored(0, 0));
-        assert_eq!((whole.verdict, whole.message.as_str()), (Verdict::Succeeded, ""));
-        let report = report_of(stored(2, 3));
-        assert_eq!((report.verdict, report.reason), (Verdict::Incomplete, Reason::SourceUnreadable));
-        assert!(report.message.contains("press/secret (permission denied), ..."), "{}", report.message);
-        assert!(report.message.ends_with("; 3 entries are left out, as its patterns say (stowaway.dev/exclude)"));
-        // What was left out on purpose is green, and said all the same.
-        let report = report_of(stored(0, 1));
-        assert_eq!(report.verdict, Verdict::Succeeded);
-        assert!(report.message.starts_with("7 files are stored, 1 entry is left out"), "{}", report.message);
     }
 }

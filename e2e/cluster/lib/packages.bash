@@ -5,8 +5,9 @@ cluster_packages=(runc containernetworking-plugins iptables conntrack ipset etht
 	procps util-linux fuse3 ca-certificates)
 image_packages=(mmdebstrap binutils)
 # The shells that the protocol is tried under, the ways in which people start a command as somebody else, the SSH
-# server that repositories are kept on, and what reads archives back.
-test_packages=(dash bash busybox-static sudo util-linux fuse3 openssh-server openssh-client curl tar gzip lz4 zstd)
+# server that repositories are kept on, what reads archives back, what makes file systems, and what has system calls fail.
+test_packages=(dash bash busybox-static sudo util-linux fuse3 openssh-server openssh-client curl tar gzip lz4 zstd
+	e2fsprogs xfsprogs btrfs-progs dosfstools exfat-fuse exfatprogs strace)
 
 # require_packages PACKAGE...
 require_packages() {

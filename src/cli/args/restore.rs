@@ -1,15 +1,18 @@
 //! What can be typed to restore one source, or a whole namespace. Only parsing.
 
-use std::{path::PathBuf, time::Duration};
+use std::{os::unix::ffi::OsStrExt, path::PathBuf, time::Duration};
 
-use clap::{Args, ValueEnum};
+use clap::{
+    Args, ValueEnum,
+    builder::{OsStringValueParser, TypedValueParser},
+};
 use jiff::Timestamp;
 
 use super::{Output, Place, duration};
 use crate::{
     api::{ScaleDown, ScaledKind},
     cli::{CliError, archive_place::ArchivePlace},
-    model::{ArchiveFormat, SourceName},
+    model::{ArchiveFormat, SourceName, escape},
     plan::SourceKind,
 };
 
@@ -35,8 +38,8 @@ pub struct RestoreArguments {
     /// --repository any.
     #[arg(long)]
     pub host: Option<String>,
-    /// Only this path, relative to the volume's own folder; may be given several times.
-    #[arg(long = "path", value_name = "PATH")]
+    /// Only this path, relative to the volume's own folder, as it is or as `ls` prints it; may be given several times.
+    #[arg(long = "path", value_name = "PATH", value_parser = stored_path())]
     pub paths: Vec<String>,
     /// Folder to restore a volume, or a stored file, into; empty, or made (with --repository).
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["pod", "container", "command", "claim", "archive"])]
@@ -152,6 +155,11 @@ impl From<Only> for SourceKind {
     }
 }
 
+/// A path in a snapshot; one that is no UTF-8 becomes its escape form.
+pub(super) fn stored_path() -> impl TypedValueParser<Value = String> {
+    OsStringValueParser::new().map(|path| path.into_string().unwrap_or_else(|path| escape(path.as_bytes())))
+}
+
 fn scale_down(text: &str) -> Result<ScaleDown, String> {
     let (kind, name) = text.split_once('/').unwrap_or((text, ""));
     let kind = match kind {
@@ -209,6 +217,16 @@ mod tests {
             }
         }
         assert!(parsed("--source pvc/a --claim a --size 2Gi").is_err(), "nothing is made");
+    }
+
+    #[test]
+    fn paths_need_not_be_utf8() {
+        use std::{ffi::OsString, os::unix::ffi::OsStringExt};
+        let words = ["stowaway", "restore", "--source", "pvc/a", "--path"].map(OsString::from);
+        let path = OsString::from_vec(b"caf\xe9.txt".to_vec());
+        let arguments = Arguments::try_parse_from(words.into_iter().chain([path])).unwrap();
+        let Verb::Restore(arguments) = arguments.verb else { panic!("another verb") };
+        assert_eq!(arguments.paths, [r"caf\xe9.txt"]);
     }
 
     #[test]

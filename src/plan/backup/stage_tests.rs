@@ -36,6 +36,7 @@ fn source(name: &str) -> PlannedSource {
         tolerations: vec![],
         user: (70, None),
         groups: vec![],
+        se_linux: None,
         snapshot: Some(Box::new(ClaimSnapshot {
             class: "frost".into(),
             storage_class: "cellar".into(),

@@ -279,6 +279,21 @@ fn job_runs_as_whoever_owns_the_files() {
 }
 
 #[test]
+fn job_has_the_selinux_label_that_the_apps_pod_sets() {
+    let claims = [claim("cask", &json!({}))];
+    let of = |spec: &Value| scene(&claims, &[user("cask", "mill-1", &json!({ "spec": spec }))]).mount().se_linux;
+    assert_eq!(of(&json!({})), None);
+    let level = |options: Option<k8s_openapi::api::core::v1::SELinuxOptions>| options.and_then(|options| options.level);
+    let pods = json!({ "seLinuxOptions": { "level": "s0:c1,c2" } });
+    assert_eq!(level(of(&json!({ "securityContext": pods }))).as_deref(), Some("s0:c1,c2"));
+    let own = json!({ "seLinuxOptions": { "level": "s0:c3,c4" } });
+    let container =
+        json!({ "name": "main", "securityContext": own, "volumeMounts": [{ "name": "data", "mountPath": "/d" }] });
+    let both = json!({ "securityContext": pods, "containers": [container] });
+    assert_eq!(level(of(&both)).as_deref(), Some("s0:c3,c4"), "of the container that mounts the claim");
+}
+
+#[test]
 fn job_is_no_root_where_the_namespace_lets_none_in() {
     let mut scene = scene(&[claim("cask", &json!({}))], &[]);
     scene.namespace = json!({ "metadata": { "labels": { "pod-security.kubernetes.io/enforce": "restricted" } } });

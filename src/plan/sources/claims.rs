@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
-    api::core::v1::{Container, Namespace, PersistentVolumeClaim, Pod, Toleration},
+    api::core::v1::{Container, Namespace, PersistentVolumeClaim, Pod, SELinuxOptions, Toleration},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
@@ -60,6 +60,8 @@ pub struct ClaimMount {
     pub user: (u64, Option<u64>),
     /// Further groups that can.
     pub groups: Vec<i64>,
+    /// The SELinux label of the app's processes, if its pod sets one: files with its categories are closed to all others.
+    pub se_linux: Option<SELinuxOptions>,
     /// The snapshot that is made first: a claim that is made of it is mounted in place of this one.
     pub snapshot: Option<Box<ClaimSnapshot>>,
 }
@@ -246,6 +248,7 @@ fn reading(
         node,
         user: reader(facts, user.map_or(Owner::Unsaid { group: None }, |pod| owner(pod, name))),
         groups,
+        se_linux: user.and_then(|pod| se_linux(pod, name)),
         snapshot: frozen.map(Box::new),
     })
 }
@@ -280,6 +283,18 @@ fn volume_of<'a>(pod: &'a Pod, claim: &str) -> Option<&'a str> {
     let mut by_name = volumes
         .filter(|volume| volume.persistent_volume_claim.as_ref().is_some_and(|source| source.claim_name == claim));
     by_name.next().map(|volume| volume.name.as_str())
+}
+
+/// The SELinux label of the first container that mounts the claim.
+fn se_linux(pod: &Pod, claim: &str) -> Option<SELinuxOptions> {
+    let volume = volume_of(pod, claim);
+    let spec = pod.spec.as_ref()?;
+    let mounts = |container: &&Container| {
+        container.volume_mounts.iter().flatten().any(|mount| Some(mount.name.as_str()) == volume)
+    };
+    let own = spec.containers.iter().find(mounts).and_then(|container| container.security_context.as_ref());
+    let own = own.and_then(|context| context.se_linux_options.clone());
+    own.or_else(|| spec.security_context.as_ref()?.se_linux_options.clone())
 }
 
 /// Whose the files are, as far as the containers that mount the claim say.

@@ -4,7 +4,6 @@
 //! read, nor what becomes of the root.
 
 use std::{
-    fs::File,
     mem,
     path::PathBuf,
     sync::{
@@ -22,8 +21,10 @@ use rustic_core::{
 use tokio::sync::oneshot;
 
 use super::{
-    file::{Failure, FileSaver},
+    file::{Changed, Failure, FileSaver, Saved},
     ledger::Ledger,
+    metadata,
+    opened::Opened,
     parent::Parent,
     walk::{Found, Walk},
 };
@@ -65,8 +66,8 @@ enum EntryContent {
     /// Its tree comes with the entries that follow; the snapshot before had that one.
     Folder(Option<TreeId>),
     Known(Vec<DataId>),
-    /// A reader is at it; none if it could not be read.
-    Awaited(oneshot::Receiver<Option<Vec<DataId>>>),
+    /// A reader is at it; none if it could not be read, or is gone.
+    Awaited(oneshot::Receiver<Option<Saved>>),
 }
 
 /// Beside the snapshot before.
@@ -79,10 +80,9 @@ enum Compared {
 
 /// A file that is to be read.
 struct ToRead {
-    file: File,
-    size: u64,
+    opened: Opened,
     path: PathBuf,
-    read: oneshot::Sender<Option<Vec<DataId>>>,
+    read: oneshot::Sender<Option<Saved>>,
 }
 
 impl FolderJob {
@@ -141,7 +141,7 @@ impl Walking<'_> {
         self.send(None)
     }
 
-    fn hand_over(&mut self, depth: usize, node: Node, file: Option<(File, PathBuf)>) -> Result<(), RepositoryError> {
+    fn hand_over(&mut self, depth: usize, node: Node, file: Option<(Opened, PathBuf)>) -> Result<(), RepositoryError> {
         let before = self.parent.find(depth, &node.name());
         let is_unchanged = before.as_ref().is_some_and(|before| self.parent.has_unchanged(before, &node));
         let compared = match &before {
@@ -158,10 +158,9 @@ impl Walking<'_> {
             (NodeType::File, Some(before), _) if is_unchanged => {
                 EntryContent::Known(before.content.unwrap_or_default())
             }
-            (NodeType::File, _, Some((file, path))) => {
+            (NodeType::File, _, Some((opened, path))) => {
                 let (read, awaited) = oneshot::channel();
-                let file = ToRead { file, size: node.meta.size, path, read };
-                self.files.send(file).map_err(|_| self.packer.cancelled())?;
+                self.files.send(ToRead { opened, path, read }).map_err(|_| self.packer.cancelled())?;
                 EntryContent::Awaited(awaited)
             }
             _ => EntryContent::None,
@@ -184,10 +183,19 @@ fn read_files(
 ) -> Result<(), RepositoryError> {
     loop {
         let next = files.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(ToRead { file, size, path, read }) = next else { return Ok(()) };
+        let Ok(ToRead { opened, path, read }) = next else { return Ok(()) };
         packer.check()?;
-        let content = match saver.save(file, size) {
-            Ok(content) => Some(content),
+        let saved = match saver.save(&opened) {
+            Ok(saved) => {
+                if let Some(Changed { how, .. }) = &saved.changed {
+                    ledger.changed(&path, how);
+                }
+                Some(saved)
+            }
+            Err(Failure::Vanished) => {
+                ledger.vanished(&path, false);
+                None
+            }
             Err(Failure::File(error)) => {
                 ledger.unreadable(&path, format!("failed to read: {error}"));
                 None
@@ -195,7 +203,7 @@ fn read_files(
             Err(Failure::Run(error)) => return Err(error),
         };
         // Nobody waits for it if the run has failed.
-        let _ = read.send(content);
+        let _ = read.send(saved);
     }
 }
 
@@ -245,7 +253,12 @@ impl Building<'_> {
             }
             EntryContent::Known(content) => node.content = Some(content),
             EntryContent::Awaited(awaited) => match awaited.blocking_recv() {
-                Ok(Some(content)) => node.content = Some(content),
+                Ok(Some(Saved { content, size, changed })) => {
+                    node.content = Some(content);
+                    if let Some(Changed { stat, .. }) = changed {
+                        metadata::set_changed(&mut node.meta, &stat, size, Timestamp::now());
+                    }
+                }
                 Ok(None) => return Ok(()),
                 Err(_) => return Err(self.packer.cancelled()),
             },

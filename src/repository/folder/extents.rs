@@ -14,8 +14,8 @@ use rustix::{fs::SeekFrom, io::Errno};
 const BLOCK_BYTES: u64 = 512;
 
 /// An open file, and what is known of its extents.
-pub(super) struct Extents {
-    file: File,
+pub(super) struct Extents<'a> {
+    file: &'a File,
     /// Where the extent ends that was asked about last.
     until: u64,
     is_hole: bool,
@@ -30,16 +30,12 @@ pub(super) enum Filled {
     Hole(usize),
 }
 
-impl Extents {
-    pub fn new(file: File, size: u64) -> Self {
+impl<'a> Extents<'a> {
+    pub fn new(file: &'a File, size: u64) -> Self {
         // As cp and tar have it: whoever has all of its blocks is not asked, so that an error of the file system in this can
         // do no harm to it.
         let may_have_holes = file.metadata().is_ok_and(|found| found.blocks() < size.div_ceil(BLOCK_BYTES));
         Self { file, until: if may_have_holes { 0 } else { u64::MAX }, is_hole: false }
-    }
-
-    pub fn file(&self) -> &File {
-        &self.file
     }
 
     /// Reads some of what is at this place of the file. Never goes back.
@@ -59,9 +55,9 @@ impl Extents {
 
     /// Finds out what is there.
     fn ask(&mut self, at: u64) -> io::Result<()> {
-        (self.until, self.is_hole) = match rustix::fs::seek(&self.file, SeekFrom::Data(at)) {
+        (self.until, self.is_hole) = match rustix::fs::seek(self.file, SeekFrom::Data(at)) {
             Ok(data) if data > at => (data, true),
-            Ok(_) => match rustix::fs::seek(&self.file, SeekFrom::Hole(at)) {
+            Ok(_) => match rustix::fs::seek(self.file, SeekFrom::Hole(at)) {
                 Ok(hole) if hole > at => (hole, false),
                 _ => (u64::MAX, false),
             },
@@ -83,7 +79,7 @@ mod tests {
     use super::*;
 
     /// The content, and how much of it was read.
-    fn read_all(file: File, size: u64) -> (Vec<u8>, usize) {
+    fn read_all(file: &File, size: u64) -> (Vec<u8>, usize) {
         let mut extents = Extents::new(file, size);
         let (mut content, mut read) = (Vec::new(), 0);
         let mut buffer = vec![7; 300_000];
@@ -122,7 +118,7 @@ mod tests {
             &[(0, b"begin"), (SIZE - 3, b"end")],
         ] {
             let (_place, file) = sparse(pieces, SIZE as u64);
-            let (content, read) = read_all(file.try_clone().unwrap(), SIZE as u64);
+            let (content, read) = read_all(&file, SIZE as u64);
             let mut expected = vec![0; SIZE];
             for (at, piece) in pieces {
                 expected[*at..][..piece.len()].copy_from_slice(piece);
@@ -136,7 +132,7 @@ mod tests {
     #[test]
     fn file_that_shrinks_ends_where_it_ends_now() {
         let (_place, file) = sparse(&[(0, b"begin")], 4 << 20);
-        let mut extents = Extents::new(file.try_clone().unwrap(), 4 << 20);
+        let mut extents = Extents::new(&file, 4 << 20);
         let mut buffer = [1; 4096];
         assert_eq!(extents.read_at(&mut buffer, 0).unwrap(), Filled::Data(4096));
         file.set_len(8192).unwrap();
@@ -148,6 +144,6 @@ mod tests {
     #[test]
     fn file_without_holes_is_read_whole() {
         let (_place, file) = sparse(&[(0, &vec![0; 100_000])], 100_000);
-        assert_eq!(read_all(file, 100_000), (vec![0; 100_000], 100_000));
+        assert_eq!(read_all(&file, 100_000), (vec![0; 100_000], 100_000));
     }
 }

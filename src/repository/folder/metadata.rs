@@ -8,8 +8,13 @@ use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
 use rustic_core::repofile::{Metadata, Node, NodeType};
-use rustix::fs::{FileType, Mode, Statx, StatxTimestamp, Timespec, Timestamps, makedev};
+use rustix::{
+    fs::{FileType, Mode, Statx, StatxTimestamp, Timespec, Timestamps, makedev},
+    io::Errno,
+};
 use serde_json::{Value, json};
+
+use crate::model::escape;
 
 const DIRECTORY: u32 = 1 << 31;
 const SYMBOLIC_LINK: u32 = 1 << 27;
@@ -75,6 +80,17 @@ pub(super) fn node(name: &OsStr, stat: &Statx, node_type: NodeType, attributes: 
     Node::new_node(name, node_type, metadata)
 }
 
+/// Gives the node of a file that changed while it was read the length of what is stored and the times that belong to it. The
+/// next run reads the file again, whatever its times are then.
+pub(super) fn set_changed(metadata: &mut Metadata, stat: &Statx, size: u64, now: Timestamp) {
+    let modified = timestamp(&stat.stx_mtime);
+    metadata.size = size;
+    metadata.inode = stat.stx_ino;
+    metadata.mtime = Some(modified);
+    metadata.atime = Some(modified);
+    metadata.ctime = Some(never(now));
+}
+
 /// As long before 1970 as `now` is after it.
 fn never(now: Timestamp) -> Timestamp {
     Timestamp::from_nanosecond(-now.as_nanosecond()).unwrap_or(Timestamp::MIN)
@@ -101,7 +117,7 @@ fn mode_of(stat: &Statx) -> u32 {
 }
 
 /// The permissions and special bits of a node's mode.
-pub(super) fn permissions(mode: u32) -> Mode {
+pub(in crate::repository) fn permissions(mode: u32) -> Mode {
     let special = SPECIAL_BITS.iter().filter(|(_, go)| mode & go != 0).map(|(bit, _)| bit).sum::<u32>();
     Mode::from_raw_mode(special | mode & 0o777)
 }
@@ -133,32 +149,57 @@ fn timespec(time: Timestamp) -> Timespec {
     Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() }
 }
 
-/// All attributes but what is the machine's own, and nothing else. A file system without any has none.
+/// The attributes of an entry.
+#[derive(Debug, Default)]
+pub(super) struct Attributes {
+    /// Those that were read, and nothing else.
+    pub found: Metadata,
+    /// Names of others, and why those could not be read.
+    pub failed: Vec<(String, io::Error)>,
+}
+
+/// Reads all attributes but what is the machine's own; none if the file system has none. An error if they cannot be listed.
 pub(super) fn attributes(
     names: io::Result<xattr::XAttrs>,
     value: impl Fn(&OsStr) -> io::Result<Option<Vec<u8>>>,
-) -> io::Result<Metadata> {
+) -> io::Result<Option<Attributes>> {
     let names = match names {
-        Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(Metadata::default()),
+        Err(error) if has_no_attributes(&error) => return Ok(None),
         names => names?,
     };
+    let mut attributes = Attributes::default();
     let mut found = Vec::new();
     for name in names.filter(|name| name != MACHINES_OWN) {
-        let text = name
-            .to_str()
-            .ok_or_else(|| io::Error::other(format!("the name of its attribute {} is no UTF-8", name.display())))?;
-        // Gone since the listing.
-        let Some(value) = value(&name)? else { continue };
-        found.push((text.to_owned(), STANDARD.encode(value)));
+        let Some(text) = name.to_str() else {
+            let error = io::Error::other("its name is no UTF-8");
+            attributes.failed.push((escape(name.as_encoded_bytes()), error));
+            continue;
+        };
+        match value(&name) {
+            Ok(Some(value)) => found.push((text.to_owned(), STANDARD.encode(value))),
+            // Gone since the listing.
+            Ok(None) => {}
+            // Listed of all files, whether they have it or not (access lists of NFS).
+            Err(error) if has_no_attributes(&error) => {}
+            Err(error) => attributes.failed.push((escape(text.as_bytes()), error)),
+        }
     }
     if found.is_empty() {
-        return Ok(Metadata::default());
+        return Ok(Some(attributes));
     }
     // In an order that does not depend on the file system.
     found.sort_unstable();
     let found: Vec<Value> = found.into_iter().map(|(name, value)| json!({ "name": name, "value": value })).collect();
     // The engine's type for one has no name outside of it.
-    Ok(serde_json::from_value(json!({ "extended_attributes": found }))?)
+    attributes.found = serde_json::from_value(json!({ "extended_attributes": found }))?;
+    Ok(Some(attributes))
+}
+
+/// Whether an error of a listing means that there are no attributes.
+fn has_no_attributes(error: &io::Error) -> bool {
+    let none = [Errno::OPNOTSUPP, Errno::NOSYS, Errno::NODATA];
+    error.kind() == io::ErrorKind::Unsupported
+        || error.raw_os_error().is_some_and(|error| none.contains(&Errno::from_raw_os_error(error)))
 }
 
 /// The attributes of a snapshot's node that are for this machine, too.

@@ -8,25 +8,36 @@ mod extents;
 mod file;
 mod ledger;
 mod metadata;
+mod opened;
 mod owner;
 mod parent;
+mod refusal;
 mod restore;
+mod storage;
 mod store;
 mod tar;
 mod unfold;
 mod walk;
 mod write;
 
-use std::{fs::File, path::Path, sync::Arc};
+use std::{
+    ffi::OsStr,
+    fs::File,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use rustic_core::repofile::{Metadata, NodeType};
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::restore::write_tar;
+pub use self::refusal::{is_refusal, is_refusal_of_attribute};
+pub use self::storage::is_systems_own;
 pub use self::tar::TarContent;
+pub(super) use self::{metadata::permissions, restore::write_tar};
 use super::{Progress, Repository, RepositoryError};
-use crate::model::{Excludes, SnapshotIdentity};
+use crate::model::{Excludes, SnapshotIdentity, unescape};
 
 /// How many paths are listed by name; all are counted.
 pub const LISTED: usize = 20;
@@ -59,14 +70,14 @@ pub struct Troubles {
 /// A path, and what was wrong with it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Trouble {
-    /// Relative to the folder; bytes that are no UTF-8 are replaced.
+    /// Relative to the folder, in the form of [`escape`](crate::model::escape).
     pub path: String,
     /// What was tried, and why it failed.
     pub reason: String,
 }
 
 /// A folder that is stored, visible, and was read back.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct StoredFolder {
     /// Id of the snapshot, 64 hex digits.
     pub snapshot: String,
@@ -76,11 +87,25 @@ pub struct StoredFolder {
     pub bytes: u64,
     /// Bytes that the run added to the store.
     pub added_bytes: u64,
-    /// What could not be read, or changed its length while it was read. If there is any, the snapshot has the tag
-    /// [`SnapshotIdentity::INCOMPLETE`], and is never the newest.
+    /// What could not be read. If there is any, the snapshot has the tag [`SnapshotIdentity::INCOMPLETE`], and is never the
+    /// newest.
     pub unreadable: Troubles,
+    /// Folders at which other file systems are mounted, of which nothing is stored. They make the snapshot incomplete, too.
+    pub mounts: Troubles,
+    /// Files whose content is stored, and some or all of whose attributes could not be read. If there are any, the snapshot
+    /// has the tag [`SnapshotIdentity::WITHOUT_ATTRIBUTES`].
+    pub without_attributes: Troubles,
+    /// What all entries answered when their attributes were to be listed, if it was the same error for all: the file system
+    /// has none.
+    pub attributes_refused: Option<String>,
+    /// Files that changed while they were read: the content of each may be a mixture.
+    pub changed: Troubles,
     /// Entries that were gone when their turn came, as happens in a folder that is in use.
     pub vanished: u64,
+    /// Those of them that were folders, with all that was in them.
+    pub vanished_folders: Troubles,
+    /// Entries which storage systems put into the root of a volume.
+    pub passed_over: Troubles,
     /// Entries that [`FolderRules::excludes`] names; a folder counts once, with all that is in it.
     pub left_out: u64,
 }
@@ -92,9 +117,17 @@ pub struct RestoredFolder {
     pub files: u64,
     /// Bytes of all files, those of a file with several names once.
     pub bytes: u64,
-    /// What could not be kept for lack of rights, or of support by the file system: owners, attributes, device nodes.
-    /// Contents are always whole.
+    /// What could not be kept for lack of rights, or of support by the file system: owners, modes, attributes, links, pipes,
+    /// sockets, devices. Contents are always whole.
     pub not_kept: Troubles,
+    /// Those of them that an app may depend on, but for the folder itself: all but sockets, times, hard links that are copies,
+    /// and attributes of the system (`security.*`); and but for owners, if all entries had one and the same, and the process,
+    /// which is not root, owns all of them now.
+    pub essential: Troubles,
+    /// How many entries have a time that is rounded, by less than 2 s, because the file system holds no finer ones.
+    pub rounded_times: u64,
+    /// The paths below the folder that were restored, if only some were.
+    pub only: Vec<PathBuf>,
     /// What the folder itself got, if all of it was restored.
     pub own: Option<FolderMetadata>,
 }
@@ -110,7 +143,8 @@ impl FolderMetadata {
         let failed =
             |(action, source)| RepositoryError::Unwritable { action, path: folder.display().to_string(), source };
         let open = File::open(folder).map_err(|error| failed(("open", error)))?;
-        owner::Place::Open(&open).apply(&self.0, &NodeType::Dir).map_err(failed)
+        let applied = owner::Place::Open(&open).apply(&self.0, &NodeType::Dir).map_err(failed)?;
+        Ok(applied.lost.into_iter().map(|lost| lost.what).collect())
     }
 }
 
@@ -119,8 +153,8 @@ impl Repository {
     /// since the newest snapshot of the same host and path is not read again. The snapshot becomes visible only after all
     /// that was written is there.
     ///
-    /// One file system. Left out are, of the folder itself, a `lost+found` that is empty and what begins with
-    /// [`RESTORE_PREFIX`](crate::model::injected::RESTORE_PREFIX); and what `rules` name, at any depth.
+    /// One file system. Left out are, of the folder itself, what is a storage system's own ([`StorageEntry`](crate::model::StorageEntry))
+    /// and what begins with [`RESTORE_PREFIX`](crate::model::injected::RESTORE_PREFIX); and what `rules` name, at any depth.
     ///
     /// Errors: [`RepositoryError::Unreadable`] when the folder itself cannot be read; [`RepositoryError::InvalidRequest`] when
     /// `rules` leave no file of it; [`RepositoryError::CommitUnknown`] when the snapshot may be visible all the same; in all other cases nothing is.
@@ -157,7 +191,7 @@ impl Repository {
 
     /// Restores what is at `path` of a snapshot into `target`, which must be there and empty: a folder with its own
     /// metadata, or a file under its own name. With `only`, paths relative to that folder, nothing else of it, each in the
-    /// folders that it is in, and the target stays as it is.
+    /// folders that it is in, and the target stays as it is. Names are in the form of [`escape`](crate::model::escape), or as they are.
     ///
     /// Errors: as [`Repository::restore_folder`]. What is not there is told before anything is written.
     pub async fn restore_some(
@@ -178,7 +212,8 @@ impl Repository {
 
 /// Whether each path leads to something below where it begins.
 fn check_inside(paths: &[String]) -> Result<(), RepositoryError> {
-    let is_inside = |path: &String| path.split('/').all(|name| metadata::is_plain(name.as_ref()));
+    let is_plain = |name: &[u8]| metadata::is_plain(OsStr::from_bytes(name));
+    let is_inside = |path: &String| path.split('/').all(|name| is_plain(name.as_bytes()) && is_plain(&unescape(name)));
     match paths.iter().find(|path| !is_inside(path)) {
         Some(path) => Err(RepositoryError::InvalidRequest(format!(
             "{path:?} is no path within a snapshot: it is relative, and has no empty parts, . or .."

@@ -12,16 +12,20 @@ use std::{
 };
 
 use rustic_core::repofile::{Metadata, NodeType};
-use rustix::{
-    fs::{
-        AtFlags, Gid, Mode, OFlags, Statx, StatxFlags, Uid, chmod, chownat, fchmod, fchown, futimens, openat, statx,
-        utimensat,
-    },
-    io::Errno,
+use rustix::fs::{
+    AtFlags, Gid, Mode, OFlags, Statx, StatxFlags, Uid, chmod, chownat, fchmod, fchown, futimens, openat, statx,
+    utimensat,
 };
 use xattr::FileExt;
 
-use super::metadata::{is_access_list, permissions, portable, times};
+use super::{
+    metadata::{is_access_list, permissions, portable, times},
+    refusal::{is_refusal, is_refusal_of_attribute},
+};
+use crate::model::escape;
+
+/// Times that differ by less are rounded by the file system: FAT has the coarsest.
+const ROUNDED_SECONDS: u64 = 2;
 
 /// What was tried, and why it failed.
 pub(super) type Failed = (&'static str, io::Error);
@@ -35,29 +39,86 @@ pub(super) enum Place<'a> {
     Named(BorrowedFd<'a>, &'a OsStr),
 }
 
+/// How an app depends on something.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Weight {
+    /// An app can do without it: a time, a socket, a label.
+    Minor,
+    /// An app depends on whose its files are, unless they all were one user's, and now all are the user's that restores.
+    Owner,
+    /// An app may work otherwise without it: a mode, an access list, an entry.
+    Essential,
+}
+
+/// Something that a target does not hold of what was stored.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Lost {
+    /// For people, behind a path.
+    pub what: String,
+    pub weight: Weight,
+}
+
+impl Lost {
+    pub fn essential(what: impl Into<String>) -> Self {
+        Self { what: what.into(), weight: Weight::Essential }
+    }
+
+    pub fn minor(what: impl Into<String>) -> Self {
+        Self { what: what.into(), weight: Weight::Minor }
+    }
+}
+
+/// What became of the metadata of one entry.
+#[derive(Debug, Default)]
+pub(super) struct Applied {
+    pub lost: Vec<Lost>,
+    /// The file system holds its time, but for a fraction.
+    pub is_rounded: bool,
+}
+
 impl Place<'_> {
-    /// Applies all of it. Gives what could not be kept for lack of rights, or of support by the file system.
-    pub fn apply(self, metadata: &Metadata, kind: &NodeType) -> Result<Vec<String>, Failed> {
-        let mut not_kept = Vec::new();
-        let owner = self.own(metadata, &mut not_kept)?;
-        self.attribute(metadata, false, &mut not_kept)?;
-        if !matches!(kind, NodeType::Symlink { .. }) {
-            self.permit(metadata, kind, &owner, &mut not_kept)?;
+    /// Applies all of it, as far as rights and the file system permit.
+    pub fn apply(self, metadata: &Metadata, kind: &NodeType) -> Result<Applied, Failed> {
+        let mut applied = Applied::default();
+        let lost = &mut applied.lost;
+        let owner = self.own(metadata, lost)?;
+        self.attribute(metadata, false, lost)?;
+        let has_mode = !matches!(kind, NodeType::Symlink { .. });
+        let is_permitted = has_mode && self.permit(metadata, kind, &owner, lost)?;
+        self.attribute(metadata, true, lost)?;
+        let times = times(metadata);
+        let is_timed = match &times {
+            Some(times) => {
+                let set = match self {
+                    Self::Open(file) => futimens(file, times),
+                    Self::Named(folder, name) => utimensat(folder, name, times, AtFlags::SYMLINK_NOFOLLOW),
+                };
+                unless_refused(set, is_refusal, lost, |error| Lost::minor(format!("its times ({error})")))
+                    .map_err(|error| ("set the times of", error))?
+            }
+            None => false,
+        };
+        if is_permitted || is_timed {
+            // What is refused without an error: the bit of a group that is not one's own, modes and times on FAT.
+            let stat = self.stat().map_err(|error| ("look at", error.into()))?;
+            let mode = permissions(metadata.mode.unwrap_or_default());
+            if is_permitted && u32::from(stat.stx_mode) & 0o7777 != mode.as_raw_mode() {
+                lost.push(Lost::essential(text_of(mode)));
+            }
+            if let Some(wanted) = times.filter(|_| is_timed).map(|times| times.last_modification) {
+                let found = &stat.stx_mtime;
+                if found.tv_sec.abs_diff(wanted.tv_sec) >= ROUNDED_SECONDS {
+                    lost.push(Lost::minor("its times, which the file system cannot hold"));
+                } else {
+                    applied.is_rounded = (found.tv_sec, i64::from(found.tv_nsec)) != (wanted.tv_sec, wanted.tv_nsec);
+                }
+            }
         }
-        self.attribute(metadata, true, &mut not_kept)?;
-        if let Some(times) = times(metadata) {
-            let set = match self {
-                Self::Open(file) => futimens(file, &times),
-                Self::Named(folder, name) => utimensat(folder, name, &times, AtFlags::SYMLINK_NOFOLLOW),
-            };
-            unless_forbidden(set, &mut not_kept, || "its times".to_owned())
-                .map_err(|error| ("set the times of", error))?;
-        }
-        Ok(not_kept)
+        Ok(applied)
     }
 
     /// Gives what then owns it.
-    fn own(self, metadata: &Metadata, not_kept: &mut Vec<String>) -> Result<Statx, Failed> {
+    fn own(self, metadata: &Metadata, lost: &mut Vec<Lost>) -> Result<Statx, Failed> {
         let look = || self.stat().map_err(|error| ("look at", error.into()));
         let stat = look()?;
         // The highest number stands for "as it is".
@@ -66,20 +127,23 @@ impl Place<'_> {
         if user.is_none() && group.is_none() {
             return Ok(stat);
         }
-        match self.chown(user, group) {
-            Ok(()) => {}
-            // Those who may not give files away may still choose among their own groups. Where the numbers of a user
-            // namespace end, that is EINVAL.
-            Err(Errno::PERM | Errno::INVAL) => {
-                if user.is_some() && group.is_some() {
-                    let _ = self.chown(None, group);
-                }
-                let number = |number: Option<u32>| number.map_or_else(|| "?".to_owned(), |number| number.to_string());
-                not_kept.push(format!("its owner {}:{}", number(metadata.uid), number(metadata.gid)));
+        if let Err(error) = self.chown(user, group) {
+            if !is_refusal(&error.into()) {
+                return Err(("set the owner of", error.into()));
             }
-            Err(error) => return Err(("set the owner of", error.into())),
+            // Those who may not give files away may still choose among their own groups.
+            if user.is_some() && group.is_some() {
+                let _ = self.chown(None, group);
+            }
         }
-        look()
+        let owner = look()?;
+        // Some file systems refuse without an error.
+        if user.is_some_and(|user| user != owner.stx_uid) || group.is_some_and(|group| group != owner.stx_gid) {
+            let number = |number: Option<u32>| number.map_or_else(|| "?".to_owned(), |number| number.to_string());
+            let what = format!("its owner {}:{}", number(metadata.uid), number(metadata.gid));
+            lost.push(Lost { what, weight: Weight::Owner });
+        }
+        Ok(owner)
     }
 
     fn chown(self, user: Option<u32>, group: Option<u32>) -> rustix::io::Result<()> {
@@ -90,18 +154,13 @@ impl Place<'_> {
         }
     }
 
-    fn permit(
-        self,
-        metadata: &Metadata,
-        kind: &NodeType,
-        owner: &Statx,
-        not_kept: &mut Vec<String>,
-    ) -> Result<(), Failed> {
+    /// Whether the mode was set.
+    fn permit(self, metadata: &Metadata, kind: &NodeType, owner: &Statx, lost: &mut Vec<Lost>) -> Result<bool, Failed> {
         // restic leaves out a mode of 0.
         let mode = permissions(metadata.mode.unwrap_or_default());
         let mut allowed = mode;
         if !matches!(kind, NodeType::Dir) {
-            // A program must not run as somebody who never owned it.
+            // A program must not run as a user who never owned it.
             allowed.set(Mode::SUID, mode.contains(Mode::SUID) && metadata.uid == Some(owner.stx_uid));
             allowed.set(Mode::SGID, mode.contains(Mode::SGID) && metadata.gid == Some(owner.stx_gid));
         }
@@ -113,32 +172,18 @@ impl Place<'_> {
                 openat(folder, name, flags, Mode::empty()).and_then(|own| chmod(path_of(own.as_fd()), allowed))
             }
         };
-        let text = || format!("its mode {:o}", mode.as_raw_mode());
-        if unless_forbidden(set, not_kept, text).map_err(|error| ("set the mode of", error))? {
-            // Without the right to, the bit of a group that is not ours goes without a word.
-            let stat = self.stat().map_err(|error| ("look at", error.into()))?;
-            if u32::from(stat.stx_mode) & 0o7777 != mode.as_raw_mode() {
-                not_kept.push(text());
-            }
-        }
-        Ok(())
+        unless_refused(set, is_refusal, lost, |_| Lost::essential(text_of(mode)))
+            .map_err(|error| ("set the mode of", error))
     }
 
-    fn attribute(self, metadata: &Metadata, access_lists: bool, not_kept: &mut Vec<String>) -> Result<(), Failed> {
+    fn attribute(self, metadata: &Metadata, access_lists: bool, lost: &mut Vec<Lost>) -> Result<(), Failed> {
         for (name, value) in portable(metadata).filter(|(name, _)| is_access_list(name) == access_lists) {
             let set = match self {
                 Self::Open(file) => file.set_xattr(name, value),
                 Self::Named(folder, own) => xattr::set(path_of(folder).join(own), name, value),
             };
-            match set {
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                    not_kept.push(format!("its attribute {name}, which the file system does not have"));
-                }
-                set => {
-                    unless_forbidden(set, not_kept, || format!("its attribute {name}"))
-                        .map_err(|error| ("set an attribute of", error))?;
-                }
-            }
+            unless_refused(set, is_refusal_of_attribute, lost, |error| lost_attribute(name, error))
+                .map_err(|error| ("set an attribute of", error))?;
         }
         Ok(())
     }
@@ -156,16 +201,28 @@ fn path_of(handle: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()))
 }
 
-/// Whether it was done; false if we have no right to.
-fn unless_forbidden<E: Into<io::Error>>(
+fn text_of(mode: Mode) -> String {
+    format!("its mode {:o}", mode.as_raw_mode())
+}
+
+/// Labels of security modules are the machine's business, and access lists of other systems stand beside a mode.
+fn lost_attribute(name: &str, error: &io::Error) -> Lost {
+    let is_minor = !is_access_list(name) && ["security.", "system."].iter().any(|prefix| name.starts_with(prefix));
+    let what = format!("its attribute {} ({error})", escape(name.as_bytes()));
+    if is_minor { Lost::minor(what) } else { Lost::essential(what) }
+}
+
+/// Whether it was done; false if it was refused, which is noted.
+fn unless_refused<E: Into<io::Error>>(
     done: Result<(), E>,
-    not_kept: &mut Vec<String>,
-    what: impl FnOnce() -> String,
+    is_refusal: fn(&io::Error) -> bool,
+    lost: &mut Vec<Lost>,
+    what: impl FnOnce(&io::Error) -> Lost,
 ) -> io::Result<bool> {
     match done.map_err(Into::into) {
         Ok(()) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) => {
-            not_kept.push(what());
+        Err(error) if is_refusal(&error) => {
+            lost.push(what(&error));
             Ok(false)
         }
         Err(error) => Err(error),

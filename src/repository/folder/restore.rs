@@ -49,7 +49,8 @@ pub(super) async fn restore_folder(
     let write = move |unfolding: &mut Unfolding<'_>, fetching: &Fetching<'_>| {
         let mut writer = Writer::new(&target)?;
         fetching.carry_out(unfolding, |step, parts| writer.carry_out(step, parts, &progress))?;
-        writer.finish()
+        let restored = writer.finish()?;
+        Ok(RestoredFolder { only: unfolding.only().to_vec(), ..restored })
     };
     unfold(repository, store, place, wanted, write).await
 }

@@ -56,7 +56,8 @@ pub(super) async fn store_folder(
     let (root, found, written) = store_with(repository, store, known, (progress, Arc::default()), task).await?;
 
     let files = found.total_files_processed;
-    let (vanished, left_out) = (ledger.count_vanished(), ledger.count_left_out());
+    let noted = ledger.take();
+    let left_out = noted.left_out;
     if files == 0 && left_out > 0 {
         let patterns = rules.excludes.patterns().join(", ");
         let text = format!("of {} no file is left by what is to be left out: {patterns}", folder.display());
@@ -67,15 +68,17 @@ pub(super) async fn store_folder(
     let commit = Commit { repository, store, identity, time: rules.time };
     let mut snapshot = commit.labelled(root, summary);
     snapshot.parent = parent.map(|parent| parent.id);
-    let unreadable = ledger.take_unreadable();
-    if unreadable.count == 0 {
+    if noted.without_attributes.count > 0 {
+        snapshot.tags.add(SnapshotIdentity::WITHOUT_ATTRIBUTES.to_owned());
+    }
+    if noted.unreadable.count == 0 && noted.mounts.count == 0 {
         // No network lies between the folder and us, and every failed read is counted.
         snapshot.tags.add(format!("{}={}", SnapshotIdentity::PROOF, Proof::Sealed));
     } else {
         snapshot.tags.add(SnapshotIdentity::INCOMPLETE.to_owned());
     }
     let snapshot = commit.publish(&snapshot, rules.excludes.patterns(), &written.files).await?;
-    Ok(StoredFolder { snapshot, files, bytes, added_bytes, unreadable, vanished, left_out })
+    Ok(StoredFolder { snapshot, files, bytes, added_bytes, ..noted })
 }
 
 /// The newest snapshot of that host and path, whose unchanged files are not read again.

@@ -145,6 +145,57 @@ async fn nothing_goes_through_a_link_of_the_snapshot() {
     }
 }
 
+/// Names of one inode number, whatever else they are.
+fn numbered(name: &str, content: &[Id], modified: i64, size: u64) -> Node {
+    let meta = Metadata {
+        links: 2,
+        inode: 7,
+        device_id: 9,
+        mode: Some(0o600),
+        mtime: Some(Timestamp::from_second(modified).unwrap()),
+        size,
+        ..Metadata::default()
+    };
+    Node { content: Some(content.iter().map(|id| (*id).into()).collect()), ..node(name, NodeType::File, meta) }
+}
+
+#[tokio::test]
+async fn file_whose_number_was_given_to_another_one_keeps_its_own_content() {
+    use std::os::unix::fs::MetadataExt;
+    let case = Case::new().await;
+    let (repository, store) = (&case.repository, &case.repository.store);
+    let save = move |packer: &Arc<Packer>, _| {
+        let [old, new] = [b"OLD-A", b"NEW-Z"].map(|content| packer.save(BlobKind::Data, content).unwrap());
+        let root = Tree {
+            nodes: vec![
+                numbered("a", &[old], 1, 5),
+                numbered("a-again", &[old], 1, 5),
+                // Deleted and made anew meanwhile: in other content, in nothing but the time, and with its own second name.
+                numbered("touched", &[old], 2, 5),
+                numbered("z", &[new], 1, 5),
+                numbered("z-again", &[new], 1, 5),
+            ],
+        };
+        let root = TreeId::from(packer.save(BlobKind::Tree, &root.serialize().unwrap().0).unwrap());
+        Ok((root, packer.finish()?))
+    };
+    let (root, _) =
+        store_with(repository, store, Arc::default(), (Arc::default(), Arc::default()), save).await.unwrap();
+    let identity = SnapshotIdentity { host: "shop".into(), path: "/data/claim".into(), tags: vec![] };
+    let commit = Commit { repository, store, identity: &identity, time: Timestamp::UNIX_EPOCH };
+    let snapshot = commit.publish(&commit.labelled(root, SnapshotSummary::default()), &[], &[]).await.unwrap();
+    let target = case.place.path().join("target");
+    case.repository.restore_folder(&snapshot, "/", &target, Arc::default()).await.unwrap();
+    for (name, content) in
+        [("a", "OLD-A"), ("a-again", "OLD-A"), ("touched", "OLD-A"), ("z", "NEW-Z"), ("z-again", "NEW-Z")]
+    {
+        assert_eq!(fs::read_to_string(target.join(name)).unwrap(), content, "{name}");
+    }
+    let inode = |name: &str| fs::metadata(target.join(name)).unwrap().ino();
+    assert!(inode("a") == inode("a-again") && inode("z") == inode("z-again"), "names of one file stay one file");
+    assert!(inode("a") != inode("touched") && inode("a") != inode("z"));
+}
+
 #[tokio::test]
 async fn links_themselves_are_restored_wherever_they_lead() {
     let case = Case::new().await;

@@ -6,21 +6,26 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     ffi::{OsStr, OsString},
     os::unix::ffi::OsStrExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     rc::Rc,
 };
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use rustic_core::{
     DataId, Id, IndexedFullStatus, TreeId,
-    repofile::{Node, NodeType, SnapshotFile, Tree},
+    repofile::{Metadata, Node, NodeType, SnapshotFile, Tree},
 };
+use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
 use super::metadata::is_plain;
-use crate::repository::{
-    RepositoryError,
-    part::{Fetcher, Part},
+use crate::{
+    model::{escape, unescape},
+    repository::{
+        RepositoryError,
+        part::{Fetcher, Part},
+    },
 };
 
 /// How many bytes of files a batch holds; one part, of at most 8 MiB, may go beyond.
@@ -61,6 +66,39 @@ pub(super) struct Batch {
     pub parts: Vec<Part>,
 }
 
+/// What the names of one file have in common. An inode number alone is not enough: while a folder is stored, a file may be
+/// deleted and its number be given to another one; and a snapshot of several file systems may have a number twice.
+#[derive(Debug, Eq, Hash, PartialEq)]
+struct LinkId {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: Option<Timestamp>,
+    /// Of the kind, and of the ids of the content or of a link's target.
+    content: [u8; 32],
+}
+
+impl LinkId {
+    fn of(node: &Node) -> Self {
+        let Metadata { device_id, inode, size, mtime, .. } = node.meta;
+        let mut hash = Sha256::default();
+        hash.update([match node.node_type {
+            NodeType::File => 0,
+            NodeType::Symlink { .. } => 1,
+            NodeType::Fifo => 2,
+            NodeType::Socket => 3,
+            NodeType::Dir | NodeType::Dev { .. } | NodeType::Chardev { .. } => 4,
+        }]);
+        if let NodeType::Symlink { .. } = node.node_type {
+            hash.update(node.node_type.to_link().as_os_str().as_bytes());
+        }
+        for id in node.content.iter().flatten() {
+            hash.update(id.to_hex().as_str());
+        }
+        Self { device: device_id, inode, size, modified: mtime, content: hash.finalize().into() }
+    }
+}
+
 /// A folder that is being unfolded.
 struct Level {
     /// The folder itself, without its name; none for a target that is not the snapshot's own folder.
@@ -87,7 +125,7 @@ pub(super) struct Unfolding<'a> {
     /// Which paths below the target are wanted; all of them when empty.
     only: Vec<PathBuf>,
     /// Files of several names: where the first was made, and how many names are to come.
-    linked: HashMap<(u64, u64), (PathBuf, u64)>,
+    linked: HashMap<LinkId, (PathBuf, u64)>,
     /// The piece of a pack that was read last.
     window: Option<(Id, u32, Bytes)>,
 }
@@ -150,7 +188,7 @@ impl<'a> Unfolding<'a> {
     /// Goes to the folder at that path of a snapshot's trees; false if there is none.
     pub fn go_to(&mut self, root: TreeId, path: &str) -> Result<bool, RepositoryError> {
         match self.node_at(root, path)? {
-            Some(node) if node.is_dir() => {
+            Some((node, _)) if node.is_dir() => {
                 self.enter(node, true)?;
                 self.forget_node(path.is_empty());
                 Ok(true)
@@ -163,24 +201,36 @@ impl<'a> Unfolding<'a> {
     /// What of it is not there is given back, and then nothing may be unfolded.
     pub fn go_to_some(&mut self, root: TreeId, path: &str, only: &[String]) -> Result<Option<String>, RepositoryError> {
         let path = path.trim_end_matches('/');
-        let Some(node) = self.node_at(root, path)? else { return Ok(Some(path.to_owned())) };
+        let Some((node, found)) = self.node_at(root, path)? else { return Ok(Some(path.to_owned())) };
         let (folder, wanted) = match path.rsplit_once('/') {
             // One file, as a dump is stored.
-            Some((folder, name)) if node.is_file() && only.is_empty() => (folder, vec![PathBuf::from(name)]),
-            _ => (path, only.iter().map(PathBuf::from).collect()),
-        };
-        for wanted in only {
-            let full = format!("{path}/{wanted}");
-            if self.node_at(root, &full)?.is_none() {
-                return Ok(Some(full));
+            Some((folder, _)) if node.is_file() && only.is_empty() => {
+                (folder, found.file_name().map(PathBuf::from).into_iter().collect())
             }
-        }
-        let Some(node) = self.node_at(root, folder)?.filter(Node::is_dir) else { return Ok(Some(folder.to_owned())) };
+            _ => {
+                let mut paths = Vec::with_capacity(only.len());
+                for wanted in only {
+                    match self.descend(node.clone(), wanted)? {
+                        Some((_, path)) => paths.push(path),
+                        None => return Ok(Some(format!("{path}/{wanted}"))),
+                    }
+                }
+                (path, paths)
+            }
+        };
+        let Some((node, _)) = self.node_at(root, folder)?.filter(|(node, _)| node.is_dir()) else {
+            return Ok(Some(folder.to_owned()));
+        };
         let whole = wanted.is_empty();
         self.only = wanted;
         self.enter(node, whole)?;
         self.forget_node(!whole || folder.is_empty());
         Ok(None)
+    }
+
+    /// The paths that are taken, if not all are, as their names are in the trees.
+    pub fn only(&self) -> &[PathBuf] {
+        &self.only
     }
 
     /// The target is no image of the folder that was gone to; or nothing is known of that folder itself.
@@ -190,17 +240,25 @@ impl<'a> Unfolding<'a> {
         }
     }
 
-    fn node_at(&mut self, root: TreeId, path: &str) -> Result<Option<Node>, RepositoryError> {
-        let mut node = Node { subtree: Some(root), node_type: NodeType::Dir, ..Node::default() };
+    fn node_at(&mut self, root: TreeId, path: &str) -> Result<Option<(Node, PathBuf)>, RepositoryError> {
+        self.descend(Node { subtree: Some(root), node_type: NodeType::Dir, ..Node::default() }, path)
+    }
+
+    /// What is at a path below a folder, and that path as it is in the trees. A name is taken as it is, or else as an escape
+    /// form.
+    fn descend(&mut self, mut node: Node, path: &str) -> Result<Option<(Node, PathBuf)>, RepositoryError> {
+        let mut found = PathBuf::new();
         for name in path.split('/').filter(|name| !name.is_empty()) {
             let Some(tree) = node.subtree else { return Ok(None) };
-            let entries = self.tree(tree)?.nodes;
-            match entries.into_iter().find(|entry| entry.name().as_bytes() == name.as_bytes()) {
-                Some(entry) => node = entry,
-                None => return Ok(None),
-            }
+            let mut entries = self.tree(tree)?.nodes;
+            let position = |wanted: &[u8]| entries.iter().position(|entry| entry.name().as_bytes() == wanted);
+            let Some(position) = position(name.as_bytes()).or_else(|| position(&unescape(name))) else {
+                return Ok(None);
+            };
+            node = entries.swap_remove(position);
+            found.push(node.name());
         }
-        Ok(Some(node))
+        Ok(Some((node, found)))
     }
 
     /// The folder that was gone to, if all of it is wanted; before anything is unfolded.
@@ -283,7 +341,7 @@ impl<'a> Unfolding<'a> {
         if node.meta.links < 2 || node.meta.inode == 0 || is_device {
             return None;
         }
-        match self.linked.entry((node.meta.device_id, node.meta.inode)) {
+        match self.linked.entry(LinkId::of(node)) {
             Entry::Vacant(vacant) => {
                 vacant.insert((self.path.join(name), node.meta.links - 1));
                 None
@@ -305,7 +363,7 @@ impl<'a> Unfolding<'a> {
         let recorded = node.meta.size;
         if recorded != length && recorded != 0 {
             let path = self.path.join(name);
-            let what = format!("{} should have {recorded} bytes and has parts of {length}", path.display());
+            let what = format!("{} should have {recorded} bytes and has parts of {length}", shown(&path));
             return Err(self.damaged(&what));
         }
         Ok(length)
@@ -314,7 +372,7 @@ impl<'a> Unfolding<'a> {
     fn enter(&mut self, mut node: Node, whole: bool) -> Result<Rc<Node>, RepositoryError> {
         let entries = match node.subtree.take() {
             Some(tree) => self.tree(tree)?.nodes,
-            None => return Err(self.damaged(&format!("the folder {} has no tree", self.path.display()))),
+            None => return Err(self.damaged(&format!("the folder {} has no tree", shown(&self.path)))),
         };
         let node = Rc::new(node);
         self.levels.push(Level { node: Some(Rc::clone(&node)), whole, entries: entries.into_iter() });
@@ -337,7 +395,7 @@ impl<'a> Unfolding<'a> {
         let (start, sealed) = self.window.as_ref().map_or((0, &[][..]), |(_, start, bytes)| (*start, bytes));
         let json = self.fetcher.open_within(&part, sealed, start)?;
         serde_json::from_slice(&json)
-            .map_err(|error| self.damaged(&format!("the tree of {} cannot be read: {error}", self.path.display())))
+            .map_err(|error| self.damaged(&format!("the tree of {} cannot be read: {error}", shown(&self.path))))
     }
 
     fn find(&self, id: &(impl rustic_core::PackedId + std::ops::Deref<Target = Id>)) -> Result<Part, RepositoryError> {
@@ -350,4 +408,8 @@ impl<'a> Unfolding<'a> {
     fn damaged(&self, what: &str) -> RepositoryError {
         self.fetcher.store.damaged(what)
     }
+}
+
+fn shown(path: &Path) -> String {
+    escape(path.as_os_str().as_bytes())
 }

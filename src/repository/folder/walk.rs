@@ -8,7 +8,7 @@ use std::{
     fs::File,
     io,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
@@ -24,15 +24,14 @@ use rustix::{
 use xattr::FileExt;
 
 use super::{
-    ledger::Ledger,
-    metadata::{self, attributes},
+    ledger::{EntryClass, Ledger},
+    metadata::{self, Attributes, attributes},
+    opened::{Opened, is_gone, stat_of},
+    storage,
 };
 use crate::model::{Excludes, injected::RESTORE_PREFIX};
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-/// A pipe that took a file's place must not hold us up.
-const FILE: OFlags =
-    OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 /// How often an entry may turn into one of another kind while it is looked at.
 const LOOKS: usize = 3;
 
@@ -43,14 +42,22 @@ pub(super) struct Found {
     /// What it is, without content.
     pub node: Node,
     /// Open, if it is a file.
-    pub file: Option<File>,
+    pub file: Option<Opened>,
 }
 
 /// A folder of which some entries are still to be looked at.
 struct Level {
-    handle: OwnedFd,
+    handle: Arc<OwnedFd>,
     /// Sorted.
-    names: std::vec::IntoIter<CString>,
+    names: std::vec::IntoIter<Listed>,
+}
+
+/// An entry of a folder's listing.
+#[derive(Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Listed {
+    pub name: CString,
+    /// Whether the listing has it as a folder.
+    pub is_folder: bool,
 }
 
 /// The walk. Its first entry is the folder itself, under the name that it is given.
@@ -70,6 +77,8 @@ enum Skipped {
     Vanished,
     /// It is another kind of thing by now.
     Changed,
+    /// Its handle leads nowhere any more: another client of the file system deleted or replaced it.
+    Stale,
     Failed(&'static str, io::Error),
 }
 
@@ -79,6 +88,7 @@ impl Skipped {
             Errno::NOENT => Self::Vanished,
             // A link or another thing took the place of what was seen there.
             Errno::LOOP | Errno::NOTDIR | Errno::NXIO => Self::Changed,
+            Errno::STALE => Self::Stale,
             error => Self::Failed(action, error.into()),
         }
     }
@@ -98,25 +108,35 @@ impl Walk {
             return Err(error);
         }
         let handle = File::from(handle);
-        let attributes = walk.attributes_of_open(&PathBuf::new(), &handle);
+        let attributes = walk.attributes_of_open(&PathBuf::new(), &handle, EntryClass::Folder);
         walk.root = Some(metadata::node(name, &stat, NodeType::Dir, attributes, Timestamp::now()));
         let handle = OwnedFd::from(handle);
-        let names: Vec<CString> = names.into_iter().filter(|name| !is_left_out(&handle, name)).collect();
-        walk.levels.push(Level { handle, names: names.into_iter() });
+        let mut names = names;
+        names.retain(|listed| !is_left_out(&listed.name) && !walk.is_passed_over(&handle, &listed.name));
+        walk.levels.push(Level { handle: Arc::new(handle), names: names.into_iter() });
         Ok(walk)
+    }
+
+    /// Whether an entry of the folder itself is the storage system's own. It is reported, unless nothing can be in it.
+    fn is_passed_over(&self, root: &OwnedFd, name: &CStr) -> bool {
+        let Some(entry) = storage::is_systems_own(root, os(name)) else { return false };
+        if !entry.is_empty() && !self.excludes.leave_out(Path::new(os(name))) {
+            self.ledger.passed_over(Path::new(os(name)), entry.owner);
+        }
+        true
     }
 
     /// Looks at one entry, and says what is to be handed over.
     fn look(&mut self, name: &CStr) -> Result<Found, Skipped> {
         let Some(level) = self.levels.last() else { return Err(Skipped::Vanished) };
         let path = self.path.join(OsStr::from_bytes(name.to_bytes()));
-        let stat = statx(&level.handle, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)
+        let stat = statx(&*level.handle, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)
             .map_err(Skipped::of("look at"))?;
         match metadata::file_type(&stat) {
             FileType::Directory => self.enter(name, path, &stat),
             FileType::RegularFile => self.open(name, path),
             FileType::Symlink => {
-                let target = readlinkat(&level.handle, name, Vec::new()).map_err(Skipped::of("read the link"))?;
+                let target = readlinkat(&*level.handle, name, Vec::new()).map_err(Skipped::of("read the link"))?;
                 let kind = NodeType::from_link(Path::new(OsStr::from_bytes(target.as_bytes())));
                 Ok(self.without_content(name, path, &stat, kind))
             }
@@ -131,7 +151,7 @@ impl Walk {
 
     fn enter(&mut self, name: &CStr, path: PathBuf, seen: &Statx) -> Result<Found, Skipped> {
         let Some(level) = self.levels.last() else { return Err(Skipped::Vanished) };
-        let handle = match openat(&level.handle, name, FOLDER, Mode::empty()).map_err(Skipped::of("open the folder")) {
+        let handle = match openat(&*level.handle, name, FOLDER, Mode::empty()).map_err(Skipped::of("open the folder")) {
             Ok(handle) => handle,
             Err(Skipped::Failed(action, error)) => {
                 // What is known of it is kept; that its entries are missing is told.
@@ -142,64 +162,68 @@ impl Walk {
         };
         let stat = stat_of(&handle).map_err(Skipped::of("look at"))?;
         let names = if self.is_mounted(&stat) {
-            let folder = path.display();
-            tracing::info!(%folder, "another file system is mounted at {folder}; what is in it is not stored");
+            self.ledger.mounted(&path);
             Vec::new()
         } else {
-            let (names, failure) = names_in(&handle);
-            if let Some(error) = failure {
-                self.ledger.unreadable(&path, format!("failed to list the folder: {error}"));
+            match names_in(&handle) {
+                (names, None) => names,
+                // Deleted since it was opened.
+                (_, Some(_)) if is_gone(&handle) => return Err(Skipped::Vanished),
+                (names, Some(error)) => {
+                    self.ledger.unreadable(&path, format!("failed to list the folder: {error}"));
+                    names
+                }
             }
-            names
         };
         let handle = File::from(handle);
-        let attributes = self.attributes_of_open(&path, &handle);
+        let attributes = self.attributes_of_open(&path, &handle, EntryClass::Folder);
         let node = metadata::node(os(name), &stat, NodeType::Dir, attributes, Timestamp::now());
-        self.levels.push(Level { handle: handle.into(), names: names.into_iter() });
+        self.levels.push(Level { handle: Arc::new(handle.into()), names: names.into_iter() });
         self.path.clone_from(&path);
         Ok(Found { path, node, file: None })
     }
 
     fn open(&self, name: &CStr, path: PathBuf) -> Result<Found, Skipped> {
         let Some(level) = self.levels.last() else { return Err(Skipped::Vanished) };
-        // Only its owner, and root, may leave the time of the last access alone.
-        let handle = match openat(&level.handle, name, FILE | OFlags::NOATIME, Mode::empty()) {
-            Err(Errno::PERM) => openat(&level.handle, name, FILE, Mode::empty()),
-            handle => handle,
-        };
-        let handle = handle.map_err(Skipped::of("open"))?;
-        let stat = stat_of(&handle).map_err(Skipped::of("look at"))?;
-        if metadata::file_type(&stat) != FileType::RegularFile {
-            return Err(Skipped::Changed);
-        }
-        let file = File::from(handle);
-        let attributes = self.attributes_of_open(&path, &file);
-        let node = metadata::node(os(name), &stat, NodeType::File, attributes, Timestamp::now());
-        Ok(Found { path, node, file: Some(file) })
+        let opened = Opened::open(&level.handle, name).map_err(Skipped::of("open"))?;
+        let attributes = self.attributes_of_open(&path, &opened.file, EntryClass::File);
+        let node = metadata::node(os(name), &opened.stat, NodeType::File, attributes, Timestamp::now());
+        Ok(Found { path, node, file: Some(opened) })
     }
 
     /// Links, devices, pipes and sockets, and folders that cannot be opened. They are not opened for their attributes.
     fn without_content(&self, name: &CStr, path: PathBuf, stat: &Statx, kind: NodeType) -> Found {
-        let found = self.levels.last().map_or(Ok(Metadata::default()), |level| {
+        let found = self.levels.last().map_or(Ok(None), |level| {
             // The system's own name of the handle leads to the folder itself, whatever became of its path.
             let own = PathBuf::from(format!("/proc/self/fd/{}", level.handle.as_raw_fd())).join(os(name));
             attributes(xattr::list(&own), |name| xattr::get(&own, name))
         });
-        let attributes = self.kept(&path, found);
+        let class = if matches!(kind, NodeType::Dir) { EntryClass::Folder } else { EntryClass::Other };
+        let attributes = self.kept(&path, class, found);
         let node = metadata::node(os(name), stat, kind, attributes, Timestamp::now());
         Found { path, node, file: None }
     }
 
-    fn attributes_of_open(&self, path: &Path, file: &File) -> Metadata {
-        self.kept(path, attributes(file.list_xattr(), |name| file.get_xattr(name)))
+    fn attributes_of_open(&self, path: &Path, file: &File, class: EntryClass) -> Metadata {
+        self.kept(path, class, attributes(file.list_xattr(), |name| file.get_xattr(name)))
     }
 
-    fn kept(&self, path: &Path, found: io::Result<Metadata>) -> Metadata {
-        match found {
-            Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Metadata::default(),
+    fn kept(&self, path: &Path, class: EntryClass, read: io::Result<Option<Attributes>>) -> Metadata {
+        match read {
+            Ok(Some(Attributes { found, failed })) => {
+                self.ledger.attributes_listed(class);
+                for (name, error) in failed {
+                    self.ledger.attribute_unreadable(path, &name, &error);
+                }
+                found
+            }
+            Ok(None) => Metadata::default(),
+            // It is gone by now, which its reading or listing shows.
+            Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::StaleNetworkFileHandle].contains(&error.kind()) => {
+                Metadata::default()
+            }
             Err(error) => {
-                self.ledger.unreadable(path, format!("failed to read its attributes: {error}"));
+                self.ledger.attributes_unlisted(path, class, &error);
                 Metadata::default()
             }
         }
@@ -222,7 +246,7 @@ impl Iterator for Walk {
         }
         loop {
             let level = self.levels.last_mut()?;
-            let Some(name) = level.names.next() else {
+            let Some(Listed { name, is_folder }) = level.names.next() else {
                 self.levels.pop();
                 self.path.pop();
                 continue;
@@ -237,12 +261,17 @@ impl Iterator for Walk {
                 looks += 1;
                 match self.look(&name) {
                     Ok(found) => return Some(found),
-                    Err(Skipped::Changed) if looks < LOOKS => {}
+                    Err(Skipped::Changed | Skipped::Stale) if looks < LOOKS => {}
                     Err(skipped) => break skipped,
                 }
             };
             match skipped {
-                Skipped::Vanished => self.ledger.vanished(),
+                Skipped::Vanished => self.ledger.vanished(&path, is_folder),
+                // Nothing is found by its name in a folder that is gone.
+                Skipped::Stale if self.levels.last().is_none_or(|level| is_gone(&level.handle)) => {
+                    self.ledger.vanished(&path, is_folder);
+                }
+                Skipped::Stale => self.ledger.unreadable(&path, "its handle becomes stale again and again"),
                 Skipped::Changed => self.ledger.unreadable(&path, "it becomes another kind of file again and again"),
                 Skipped::Failed(action, error) => self.ledger.unreadable(&path, format!("failed to {action}: {error}")),
             }
@@ -254,19 +283,16 @@ fn os(name: &CStr) -> &OsStr {
     OsStr::from_bytes(name.to_bytes())
 }
 
-fn stat_of(handle: impl AsFd) -> rustix::io::Result<Statx> {
-    statx(handle, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
-}
-
 /// The sorted names in a folder, and what ended the listing before its end.
-fn names_in(handle: &OwnedFd) -> (Vec<CString>, Option<io::Error>) {
+pub(super) fn names_in(handle: &OwnedFd) -> (Vec<Listed>, Option<io::Error>) {
     let mut names = Vec::new();
     // Not opened once more, which would take the right to enter it.
     let failure = handle.try_clone().and_then(|own| Ok(Dir::new(own)?)).and_then(|entries| {
         for entry in entries {
             let entry = entry?;
             if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-                names.push(entry.file_name().to_owned());
+                let is_folder = entry.file_type() == FileType::Directory;
+                names.push(Listed { name: entry.file_name().to_owned(), is_folder });
             }
         }
         Ok(())
@@ -275,23 +301,9 @@ fn names_in(handle: &OwnedFd) -> (Vec<CString>, Option<io::Error>) {
     (names, failure.err())
 }
 
-/// What is not the folder's own: the restore step's entries, and what file systems put into an empty volume.
-fn is_left_out(root: &OwnedFd, name: &CStr) -> bool {
-    let name_bytes = name.to_bytes();
-    name_bytes.starts_with(RESTORE_PREFIX.as_bytes()) || name_bytes == LOST_AND_FOUND && is_file_systems_own(root, name)
-}
-
-const LOST_AND_FOUND: &[u8] = b"lost+found";
-
-/// A `lost+found` that is empty; or is closed to us, and so to the app, as whose user we run: it is root's then.
-fn is_file_systems_own(root: &OwnedFd, name: &CStr) -> bool {
-    match openat(root, name, FOLDER, Mode::empty()) {
-        Ok(handle) => {
-            let (names, failure) = names_in(&handle);
-            names.is_empty() && failure.is_none()
-        }
-        Err(error) => error == Errno::ACCESS,
-    }
+/// The restore step's entries are not the folder's own.
+fn is_left_out(name: &CStr) -> bool {
+    name.to_bytes().starts_with(RESTORE_PREFIX.as_bytes())
 }
 
 /// A deep folder takes a handle a level, and many systems give a process 1024 unless it asks for more. One that gets no
@@ -303,3 +315,6 @@ pub(super) fn raise_limit_of_handles() {
         let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
     }
 }
+
+#[cfg(test)]
+mod tests;

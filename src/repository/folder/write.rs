@@ -4,12 +4,12 @@
 //! that is there is written to. It must not know where the steps come from.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     ffi::{OsStr, OsString},
     fs::File,
-    io,
+    io::{self, Read},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::fs::FileExt as _,
     },
     path::{Path, PathBuf},
@@ -22,17 +22,25 @@ use rustic_core::{
     repofile::{Node, NodeType},
 };
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, ftruncate, linkat, mkdirat, mknodat, open, openat, symlinkat, syncfs},
+    fs::{
+        AtFlags, Dir, FileType, Mode, OFlags, chmod, fchmod, ftruncate, linkat, mkdirat, mknodat, open, openat, statat,
+        symlinkat, syncfs, unlinkat,
+    },
     io::Errno,
+    process::geteuid,
 };
 
 use super::{
-    FolderMetadata, RestoredFolder,
-    owner::{Failed, Place},
+    FolderMetadata, RestoredFolder, Troubles,
+    owner::{Applied, Failed, Lost, Place, Weight},
+    refusal::is_refusal_of_entry,
     unfold::Step,
     walk::raise_limit_of_handles,
 };
-use crate::repository::{Progress, RepositoryError};
+use crate::{
+    model::escape,
+    repository::{Progress, RepositoryError},
+};
 
 /// The parts of a batch by their ids.
 pub(super) type Parts = HashMap<Id, Bytes>;
@@ -65,6 +73,10 @@ pub(super) struct Writer {
     levels: Vec<OwnedFd>,
     path: PathBuf,
     file: Option<Writing>,
+    /// Whose the entries below the target were; no more than two are remembered.
+    owners: BTreeSet<(Option<u32>, Option<u32>)>,
+    /// Entries that did not get their owner.
+    foreign: Troubles,
     restored: RestoredFolder,
 }
 
@@ -77,6 +89,8 @@ impl Writer {
             levels: Vec::new(),
             path: PathBuf::new(),
             file: None,
+            owners: BTreeSet::new(),
+            foreign: Troubles::default(),
             restored: RestoredFolder::default(),
         };
         let handle = open(target, FOLDER, Mode::empty()).map_err(|error| writer.failed("open", None, error))?;
@@ -121,15 +135,20 @@ impl Writer {
             }
             Step::End(node) => self.end(&node),
             Step::Make(name, node) => self.make(&name, &node),
-            Step::Link(name, first, _) => self.link(&name, &first),
+            Step::Link(name, first, node) => self.link(&name, &first, &node),
         }
     }
 
     /// Makes all of it durable.
-    pub fn finish(self) -> Result<RestoredFolder, RepositoryError> {
+    pub fn finish(mut self) -> Result<RestoredFolder, RepositoryError> {
         // The last folder was left, so the target is opened once more.
         let handle = open(&self.target, FOLDER, Mode::empty());
         handle.and_then(syncfs).map_err(|error| self.failed("make durable", None, error))?;
+        // Where a namespace gives its pods a user of its own (OpenShift), the files that were that of another one become its.
+        let is_mapped = self.owners.len() == 1 && !geteuid().is_root();
+        if !is_mapped {
+            self.restored.essential.extend(self.foreign);
+        }
         Ok(self.restored)
     }
 
@@ -137,9 +156,9 @@ impl Writer {
         let Some(handle) = self.levels.pop() else { return Err(self.failed("leave", None, Errno::BADF)) };
         if let Some(node) = node {
             let handle = File::from(handle);
-            let not_kept = Place::Open(&handle).apply(&node.meta, &node.node_type);
+            let applied = Place::Open(&handle).apply(&node.meta, &node.node_type);
             let path = self.path.clone();
-            self.keep_account(&path, not_kept)?;
+            self.keep_account(&path, node, applied)?;
             if self.levels.is_empty() {
                 self.restored.own = Some(FolderMetadata(node.meta.clone()));
             }
@@ -179,8 +198,8 @@ impl Writer {
             let text = format!("it has {length} bytes and should have {}", node.meta.size);
             return Err(self.failed("restore", Some(&name), io::Error::other(text)));
         }
-        let not_kept = Place::Open(&file).apply(&node.meta, &node.node_type);
-        self.keep_account(&self.path.join(&name), not_kept)?;
+        let applied = Place::Open(&file).apply(&node.meta, &node.node_type);
+        self.keep_account(&self.path.join(&name), node, applied)?;
         self.restored.files += 1;
         self.restored.bytes += length;
         Ok(())
@@ -199,20 +218,23 @@ impl Writer {
         let path = self.path.join(name);
         match made {
             Ok(()) => {
-                let not_kept = Place::Named(level.as_fd(), name).apply(&node.meta, &node.node_type);
-                self.keep_account(&path, not_kept)?;
+                let applied = Place::Named(level.as_fd(), name).apply(&node.meta, &node.node_type);
+                self.keep_account(&path, node, applied)?;
+                self.restored.files += 1;
             }
-            // No data is in it; only few may make one.
-            Err(Errno::PERM) if matches!(node.node_type, NodeType::Dev { .. } | NodeType::Chardev { .. }) => {
-                self.restored.not_kept.add(&path, "a device cannot be made without the right to (CAP_MKNOD)");
+            // No data is in it.
+            Err(error) if is_refusal_of_entry(error) => {
+                // Some drivers fail and leave a file behind, which is not what was stored.
+                let _ = unlinkat(level, name, AtFlags::empty());
+                self.lose(&path, not_made(&node.node_type, error));
             }
             Err(error) => return Err(self.failed("make", Some(name), error)),
         }
-        self.restored.files += 1;
         Ok(())
     }
 
-    fn link(&mut self, name: &OsStr, first: &Path) -> Result<(), RepositoryError> {
+    /// Another name of what was made already; its copy where the target has no such thing.
+    fn link(&mut self, name: &OsStr, first: &Path, node: &Node) -> Result<(), RepositoryError> {
         let failed = |error| self.failed("link", Some(name), error);
         let mut folder = None;
         let names: Vec<&OsStr> = first.iter().collect();
@@ -222,32 +244,115 @@ impl Writer {
             folder = Some(openat(from, *below, FOLDER, Mode::empty()).map_err(failed)?);
         }
         let from = folder.as_ref().or(self.levels.first()).ok_or_else(|| failed(Errno::BADF))?;
-        linkat(from, *last, self.level()?, name, AtFlags::empty()).map_err(failed)?;
-        self.restored.files += 1;
-        Ok(())
+        match linkat(from, *last, self.level()?, name, AtFlags::empty()) {
+            Ok(()) => {
+                self.restored.files += 1;
+                Ok(())
+            }
+            Err(error) if node.is_file() && is_refusal_of_entry(error) => {
+                let source = open_to_read(from.as_fd(), last).map_err(failed)?;
+                self.copy(&source, name, node)?;
+                let (first, error) = (shown(first), io::Error::from(error));
+                let what = format!("the hard link to {first}, of which it is a copy ({error})");
+                self.lose(&self.path.join(name), Lost::minor(what));
+                Ok(())
+            }
+            // The first name of it may have been refused.
+            Err(error) if !node.is_file() && (is_refusal_of_entry(error) || error == Errno::NOENT) => {
+                self.make(name, node)
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn copy(&mut self, mut source: &File, name: &OsStr, node: &Node) -> Result<(), RepositoryError> {
+        let failed = |error: io::Error| self.failed("copy", Some(name), error);
+        let file = openat(self.level()?, name, NEW_FILE, CLOSED_FILE).map_err(|error| failed(error.into()))?;
+        self.file = Some(Writing { name: name.to_owned(), file: file.into(), length: 0, written: 0 });
+        let mut buffer = vec![0; HOLE_BYTES];
+        loop {
+            match source.read(&mut buffer) {
+                Ok(0) => return self.end(node),
+                Ok(length) => self.append(&buffer[..length])?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.failed("copy", Some(name), error)),
+            }
+        }
     }
 
     fn level(&self) -> Result<&OwnedFd, RepositoryError> {
         self.levels.last().ok_or_else(|| self.failed("write into", None, Errno::BADF))
     }
 
-    fn keep_account(&mut self, path: &Path, applied: Result<Vec<String>, Failed>) -> Result<(), RepositoryError> {
+    fn keep_account(
+        &mut self,
+        path: &Path,
+        node: &Node,
+        applied: Result<Applied, Failed>,
+    ) -> Result<(), RepositoryError> {
+        if !path.as_os_str().is_empty() && self.owners.len() < 2 {
+            self.owners.insert((node.meta.uid, node.meta.gid));
+        }
         match applied {
-            Ok(not_kept) => {
-                for what in not_kept {
-                    self.restored.not_kept.add(path, what);
+            Ok(Applied { lost, is_rounded }) => {
+                self.restored.rounded_times += u64::from(is_rounded);
+                for lost in lost {
+                    self.lose(path, lost);
                 }
                 Ok(())
             }
             Err((action, source)) => {
                 let path = if path.as_os_str().is_empty() { &self.target } else { path };
-                Err(RepositoryError::Unwritable { action, path: path.display().to_string(), source })
+                Err(RepositoryError::Unwritable { action, path: shown(path), source })
             }
         }
     }
 
+    fn lose(&mut self, path: &Path, Lost { what, weight }: Lost) {
+        // The target itself is a folder of its volume's storage system, which the app found there as well.
+        if !path.as_os_str().is_empty() {
+            match weight {
+                Weight::Minor => {}
+                Weight::Owner => self.foreign.add(path, what.clone()),
+                Weight::Essential => self.restored.essential.add(path, what.clone()),
+            }
+        }
+        self.restored.not_kept.add(path, what);
+    }
+
     fn failed(&self, action: &'static str, name: Option<&OsStr>, source: impl Into<io::Error>) -> RepositoryError {
         let path = name.map_or_else(|| self.target.clone(), |name| self.path.join(name));
-        RepositoryError::Unwritable { action, path: path.display().to_string(), source: source.into() }
+        RepositoryError::Unwritable { action, path: shown(&path), source: source.into() }
+    }
+}
+
+fn shown(path: &Path) -> String {
+    escape(path.as_os_str().as_encoded_bytes())
+}
+
+fn not_made(kind: &NodeType, error: Errno) -> Lost {
+    let error = io::Error::from(error);
+    match kind {
+        // An app that listens makes its own.
+        NodeType::Socket => Lost::minor(format!("the socket, which cannot be made here ({error})")),
+        NodeType::Symlink { .. } => Lost::essential(format!("the symbolic link, which cannot be made here ({error})")),
+        NodeType::Fifo => Lost::essential(format!("the pipe, which cannot be made here ({error})")),
+        _ => Lost::essential(format!("the device, which cannot be made without the right to (CAP_MKNOD; {error})")),
+    }
+}
+
+/// Opens a file that was just restored, and whose mode may forbid that to its owner.
+fn open_to_read(folder: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat(folder, name, flags, Mode::empty()) {
+        Err(Errno::ACCESS) => {
+            let mode = Mode::from_raw_mode(statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode);
+            let own = openat(folder, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+            chmod(format!("/proc/self/fd/{}", own.as_raw_fd()), CLOSED_FILE)?;
+            let opened = openat(folder, name, flags, Mode::empty())?;
+            fchmod(&opened, mode)?;
+            Ok(opened.into())
+        }
+        opened => opened.map(Into::into),
     }
 }

@@ -23,6 +23,11 @@ use rustix::{
 };
 use xattr::FileExt;
 
+use crate::{
+    model::escape,
+    repository::{is_refusal, is_refusal_of_attribute},
+};
+
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// A label of the machine, which the new place has its own of.
 const MACHINES_OWN: &str = "security.selinux";
@@ -69,7 +74,9 @@ pub(super) fn merge(part: &Path, root: &Path, only: &[PathBuf]) -> Result<Vec<St
                         path: done.path.clone(),
                         error,
                     })?;
-                    not_kept.extend(lost.into_iter().map(|what| format!("{what} of {}", done.path.display())));
+                    not_kept.extend(
+                        lost.into_iter().map(|what| format!("{what} of {}", escape(done.path.as_os_str().as_bytes()))),
+                    );
                 }
                 let name = done.path.file_name().unwrap_or_default();
                 unlinkat(&above.from, name, AtFlags::REMOVEDIR).map_err(refused("remove the emptied", &done.path))?;
@@ -160,22 +167,24 @@ fn take_over(level: &Level) -> io::Result<Vec<String>> {
     let (user, group) = (wanted.uid(), wanted.gid());
     if (user, group) != (present.uid(), present.gid()) {
         let owned = fchown(&to, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));
-        unless_forbidden(owned.map_err(Into::into), || format!("the owner {user}:{group}"), &mut not_kept)?;
+        let text = || format!("the owner {user}:{group}");
+        unless_refused(owned.map_err(Into::into), is_refusal, text, &mut not_kept)?;
     }
     attributes(&from, &to, false, &mut not_kept)?;
     let mode = Mode::from_raw_mode(wanted.mode());
     let text = || format!("the mode {:o}", mode.as_raw_mode());
-    unless_forbidden(fchmod(to.as_fd(), mode).map_err(Into::into), text, &mut not_kept)?;
+    unless_refused(fchmod(to.as_fd(), mode).map_err(Into::into), is_refusal, text, &mut not_kept)?;
     attributes(&from, &to, true, &mut not_kept)?;
     let times = futimens(&to, &times(wanted)).map_err(Into::into);
-    unless_forbidden(times, || "the times".to_owned(), &mut not_kept)?;
+    unless_refused(times, is_refusal, || "the times".to_owned(), &mut not_kept)?;
     Ok(not_kept)
 }
 
 fn attributes(from: &File, to: &File, access_lists: bool, not_kept: &mut Vec<String>) -> io::Result<()> {
     let of = |file: &File| -> io::Result<Vec<OsString>> {
         let names = match file.list_xattr() {
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(Vec::new()),
+            // The target's file system has none, and the one that was restored beside it is of the same.
+            Err(error) if is_refusal_of_attribute(&error) => return Ok(Vec::new()),
             names => names?,
         };
         let is_meant = |name: &OsString| {
@@ -184,14 +193,19 @@ fn attributes(from: &File, to: &File, access_lists: bool, not_kept: &mut Vec<Str
         Ok(names.filter(is_meant).collect())
     };
     let wanted = of(from)?;
+    let refused = is_refusal_of_attribute;
     for name in of(to)?.into_iter().filter(|name| !wanted.contains(name)) {
-        unless_forbidden(to.remove_xattr(&name), || format!("the lack of {}", name.display()), not_kept)?;
+        unless_refused(to.remove_xattr(&name), refused, || format!("the lack of {}", shown(&name)), not_kept)?;
     }
     for name in wanted {
-        let Some(value) = from.get_xattr(&name)? else { continue };
-        unless_forbidden(to.set_xattr(&name, &value), || format!("the attribute {}", name.display()), not_kept)?;
+        let set = from.get_xattr(&name).and_then(|value| value.map_or(Ok(()), |value| to.set_xattr(&name, &value)));
+        unless_refused(set, refused, || format!("the attribute {}", shown(&name)), not_kept)?;
     }
     Ok(())
+}
+
+fn shown(name: &OsStr) -> String {
+    escape(name.as_bytes())
 }
 
 fn times(metadata: &Metadata) -> Timestamps {
@@ -202,10 +216,15 @@ fn times(metadata: &Metadata) -> Timestamps {
     }
 }
 
-fn unless_forbidden(done: io::Result<()>, what: impl FnOnce() -> String, not_kept: &mut Vec<String>) -> io::Result<()> {
+fn unless_refused(
+    done: io::Result<()>,
+    is_refusal: fn(&io::Error) -> bool,
+    what: impl FnOnce() -> String,
+    not_kept: &mut Vec<String>,
+) -> io::Result<()> {
     match done {
-        Err(error) if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) => {
-            not_kept.push(what());
+        Err(error) if is_refusal(&error) => {
+            not_kept.push(format!("{} ({error})", what()));
             Ok(())
         }
         done => done,

@@ -4,6 +4,7 @@
 //! Joins volumes and repository. It must not know how either works inside.
 
 pub(super) mod decide;
+pub(super) mod mark;
 mod merge;
 pub(super) mod volume;
 
@@ -15,7 +16,8 @@ use tracing::{info, warn};
 
 use self::{
     decide::{Action, decide},
-    volume::{Volume, Whole},
+    mark::Whole,
+    volume::Volume,
 };
 use super::{
     MountedVolume,
@@ -25,7 +27,7 @@ use super::{
 };
 use crate::{
     model::{Failure, Proof, Reason, SourceName, SourceReport, milliseconds},
-    repository::{Progress, Repository},
+    repository::{Progress, Repository, RestoredFolder, SnapshotSummary, Trouble, Troubles},
 };
 
 /// How long another pod may work on a shared volume before this attempt ends; the kubelet makes another one.
@@ -100,10 +102,11 @@ async fn look_after_one(
     // Whoever held the lock may have done all of it.
     let outcome = match decide(volume.observe()?) {
         Action::Leave => Ok(Outcome::said("it has data and is left as it is")),
-        Action::Clear => volume.clear().map(|()| Outcome::said("it has data; what was left of an attempt is removed")),
-        Action::Move => {
-            finish(&volume).map(|()| Outcome::said("it was restored; what had not been moved to its place is now"))
-        }
+        Action::Clear => volume.forget().map(|()| Outcome::said("it has data; what was left of an attempt is removed")),
+        Action::Move => volume.move_to_place(None).map(|lost| {
+            let text = "it was restored; what had not been moved to its place is now";
+            Outcome { text: format!("{text}{}", of_own_folder(&lost)), bytes: 0, snapshot: None }
+        }),
         Action::Restore => {
             let restored = restore(&mounted.name, &volume, source, cancel).await;
             if restored.is_err()
@@ -151,7 +154,7 @@ async fn restore_from(
 ) -> Result<Outcome, Failure> {
     let snapshots = repository.snapshots().await?;
     let Some(snapshot) = decide::choose(&snapshots, source, namespace)? else {
-        volume.clear()?;
+        volume.forget()?;
         let text = format!("the repository has no snapshot of {source} of namespace {namespace}: the app starts empty");
         return Ok(Outcome::said(&text));
     };
@@ -163,23 +166,59 @@ async fn restore_from(
         restored = restoring => restored?,
         never = tell_progress(|| progress.bytes_read()) => match never {},
     };
-    for trouble in &restored.not_kept.first {
-        warn!(path = trouble.path, "not kept of {}: {}", trouble.path, trouble.reason);
+    for Trouble { path, reason } in &restored.not_kept.first {
+        warn!(path, "not kept of {path}: {reason}");
     }
+    if restored.essential.count > 0 {
+        return Err(not_as_it_was(snapshot, source, &restored.essential));
+    }
+    let text = text_of(snapshot, &restored);
     volume.mark(&Whole { snapshot: snapshot.id.clone(), own: restored.own })?;
-    finish(volume)?;
-    let lost = match restored.not_kept.count {
-        0 => String::new(),
-        count => format!("; {count} owners, modes or attributes could not be kept, the log names them"),
-    };
-    let text = format!("restored snapshot {} of {}, {} files{lost}", &snapshot.id[..8], snapshot.time, restored.files);
+    let lost = volume.move_to_place(None)?;
+    let text = format!("{text}{}", of_own_folder(&lost));
     Ok(Outcome { text, bytes: restored.bytes, snapshot: Some(snapshot.id.clone()) })
 }
 
-fn finish(volume: &Volume) -> Result<(), Failure> {
-    for what in volume.move_to_place(None)? {
-        // Of most volumes the folder itself is root's, or the kubelet's to care for.
-        info!("of the volume's own folder {what} was not kept");
+/// Why the app is not started: with other owners or modes it may fail, or let in whom it must not.
+fn not_as_it_was(snapshot: &SnapshotSummary, source: &SourceName, essential: &Troubles) -> Failure {
+    let claim = source.as_str().rsplit('/').next().unwrap_or_default();
+    Failure::new(
+        Reason::MetadataNotKept,
+        format!(
+            "snapshot {} was not restored, because {} owners, modes, attributes or links would not be as they were: {}; let the \
+             pod run as the owner of the files or as root, or restore it as it can be by `stowaway restore --source {source} \
+             --claim {claim}` while the pod waits",
+            &snapshot.id[..8],
+            essential.count,
+            few(essential)
+        ),
+    )
+}
+
+fn text_of(snapshot: &SnapshotSummary, restored: &RestoredFolder) -> String {
+    let not_kept = match restored.not_kept.count {
+        0 => String::new(),
+        count => format!("; not kept of {count}, which an app can do without: {}", few(&restored.not_kept)),
+    };
+    let rounded = match restored.rounded_times {
+        0 => String::new(),
+        count => format!("; the times of {count} entries are rounded, because the file system holds no finer ones"),
+    };
+    format!("restored snapshot {} of {}, {} files{not_kept}{rounded}", &snapshot.id[..8], snapshot.time, restored.files)
+}
+
+fn few(troubles: &Troubles) -> String {
+    let named: Vec<String> =
+        troubles.first.iter().take(5).map(|Trouble { path, reason }| format!("{path}: {reason}")).collect();
+    let more = if (named.len() as u64) < troubles.count { ", ..." } else { "" };
+    format!("{}{more}", named.join(", "))
+}
+
+/// Of most volumes the folder itself is root's, or the kubelet's to care for.
+fn of_own_folder(lost: &[String]) -> String {
+    if lost.is_empty() {
+        String::new()
+    } else {
+        format!("; the volume's own folder stays without {}", lost.join(" and "))
     }
-    Ok(())
 }

@@ -5,7 +5,8 @@
 //!
 //! - `.lock`: locked by flock(2) as long as somebody works on the volume;
 //! - `.part`: the folder that is restored into;
-//! - `.whole`: says that all is in that folder, and durable; written beside its name first. From then on entries are moved.
+//! - `.whole`: says that all is in that folder, and durable; written beside its name first. From then on entries are moved;
+//! - `.probe`: made and removed at once, to see whether a mark is Stowaway's.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
@@ -22,13 +23,16 @@ use rustix::{
     fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, renameat_with, syncfs},
     io::Errno,
 };
-use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use super::{decide::Observed, merge};
+use super::{
+    decide::Observed,
+    mark::{self, Whole},
+    merge,
+};
 use crate::{
-    model::{Failure, Reason, injected::RESTORE_PREFIX},
-    repository::FolderMetadata,
+    model::{Failure, Reason, escape, injected::RESTORE_PREFIX},
+    repository::{is_refusal, is_systems_own},
 };
 
 /// How often a lock that another pod holds is tried again.
@@ -36,16 +40,6 @@ const LOCK_EVERY: Duration = Duration::from_millis(200);
 /// Beneath its only user, a folder is open to it while its entries are moved.
 const OPEN_FOLDER: u32 = 0o700;
 const LOST_AND_FOUND: &str = "lost+found";
-
-/// What the mark says, as JSON.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub(in crate::runner) struct Whole {
-    /// Id of the snapshot, 64 hex digits.
-    pub snapshot: String,
-    /// What the volume's own folder gets in the end; nothing where only some of a snapshot was restored.
-    pub own: Option<FolderMetadata>,
-}
 
 /// A volume of the pod.
 #[derive(Clone, Debug)]
@@ -74,18 +68,32 @@ impl Volume {
     /// What is in it.
     pub fn observe(&self) -> Result<Observed, Failure> {
         let mut observed = Observed::default();
+        let root = File::open(&self.root).map_err(|error| self.failed("open", &self.root, &error))?.into();
         for entry in fs::read_dir(&self.root).map_err(|error| self.failed("read", &self.root, &error))? {
             let entry = entry.map_err(|error| self.failed("read", &self.root, &error))?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
             match name.strip_prefix(RESTORE_PREFIX) {
-                Some(".whole") => observed.whole = true,
+                // Beside a folder that is restored into, a mark of somebody else's is no reason to remove that: see
+                // [`Volume::move_to_place`].
+                Some(".whole") if self.part().symlink_metadata().is_ok() || self.has_own_mark()? => {
+                    observed.whole = true
+                }
                 // A mark that was about to be made is none.
-                Some(".part" | ".lock" | ".whole.new") => observed.leftover = true,
-                _ => observed.data |= name != LOST_AND_FOUND || holds_something(&entry.path()),
+                Some(".part" | ".lock" | ".whole" | ".whole.new" | ".probe") => observed.leftover = true,
+                _ => observed.data |= is_systems_own(&root, &entry.file_name()).is_none(),
             }
         }
         Ok(observed)
+    }
+
+    fn has_own_mark(&self) -> Result<bool, Failure> {
+        let mark = self.own(".whole");
+        match mark::is_own(&mark, &self.own(".probe")) {
+            // Another pod has just come to its end.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            own => own.map_err(|error| self.failed("look at", &mark, &error)),
+        }
     }
 
     /// Waits until nobody else works on it. The file of the lock may be removed by whoever held it, so that a lock counts
@@ -119,7 +127,7 @@ impl Volume {
     /// An empty folder to restore into. What an attempt left in it is removed.
     pub fn begin(&self) -> Result<PathBuf, Failure> {
         let part = self.part();
-        self.remove_part()?;
+        self.forget()?;
         fs::create_dir(&part).map_err(|error| self.failed("make", &part, &error))?;
         Ok(part)
     }
@@ -129,7 +137,7 @@ impl Volume {
         let (path, new) = (self.own(".whole"), self.own(".whole.new"));
         let marked = serde_json::to_vec(whole).map_err(io::Error::from).and_then(|json| {
             let _ = fs::remove_file(&new);
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+            let mut file = mark::create(&new)?;
             io::Write::write_all(&mut file, &json)?;
             file.sync_all()?;
             fs::rename(&new, &path)?;
@@ -143,8 +151,14 @@ impl Volume {
     /// the folder's own metadata, and of folders that were there.
     pub fn move_to_place(&self, over: Option<&[PathBuf]>) -> Result<Vec<String>, Failure> {
         let (path, part) = (self.own(".whole"), self.part());
-        let read = fs::read(&path).and_then(|json| Ok(serde_json::from_slice::<Whole>(&json)?));
-        let whole = read.map_err(|error| self.failed("read", &path, &error))?;
+        if !self.has_own_mark()? {
+            let message = format!(
+                "the volume holds {RESTORE_PREFIX}.whole, which this step did not write, beside {RESTORE_PREFIX}.part: nothing is \
+                 touched, because either may be of a restore as another user; look what is in them, and remove both by hand"
+            );
+            return Err(Failure::new(Reason::TargetUnwritable, message));
+        }
+        let whole = mark::read(&path).map_err(|error| self.failed("read", &path, &error))?;
         let mut not_kept = Vec::new();
         match open_to_us(&part) {
             // All was moved already.
@@ -193,12 +207,13 @@ impl Volume {
     }
 
     /// Removes what an attempt left, of which nothing is the app's.
-    pub fn clear(&self) -> Result<(), Failure> {
+    fn clear(&self) -> Result<(), Failure> {
         self.remove(&self.own(".whole.new"))?;
+        self.remove(&self.own(".probe"))?;
         self.remove_part()
     }
 
-    /// Removes what an attempt left even if it is whole: what is restored next takes its place.
+    /// Removes what an attempt left even if it is whole: what is restored next takes its place, or nothing does.
     pub fn forget(&self) -> Result<(), Failure> {
         self.remove(&self.own(".whole"))?;
         self.clear()
@@ -245,16 +260,9 @@ impl Volume {
 
     fn failed(&self, action: &str, path: &Path, error: &io::Error) -> Failure {
         let shown = path.strip_prefix(&self.root).ok().filter(|path| !path.as_os_str().is_empty());
-        let shown = shown.map_or_else(|| "the volume's folder".to_owned(), |path| path.display().to_string());
+        let shown =
+            shown.map_or_else(|| "the volume's folder".to_owned(), |path| escape(path.as_os_str().as_encoded_bytes()));
         Failure::new(Reason::TargetUnwritable, format!("failed to {action} {shown}: {error}"))
-    }
-}
-
-/// Whether something is in a `lost+found`. One that is closed to us is closed to the app, as whose user we run.
-fn holds_something(folder: &Path) -> bool {
-    match fs::read_dir(folder) {
-        Ok(mut entries) => entries.next().is_some(),
-        Err(error) => error.kind() != io::ErrorKind::PermissionDenied,
     }
 }
 
@@ -267,12 +275,16 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Opens a folder of ours to its owner, and never what a link leads to.
+/// Opens a folder of Stowaway's to its owner, and never what a link leads to. A file system without modes closes none.
 fn open_to_us(folder: &Path) -> io::Result<()> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     // One that its owner may not read can be named, and then opened up.
     let handle = rustix::fs::open(folder, flags | OFlags::PATH, Mode::empty())?;
-    fs::set_permissions(format!("/proc/self/fd/{}", handle.as_raw_fd()), Permissions::from_mode(OPEN_FOLDER))
+    let own = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    match fs::set_permissions(own, Permissions::from_mode(OPEN_FOLDER)) {
+        Err(error) if is_refusal(&error) => Ok(()),
+        opened => opened,
+    }
 }
 
 /// Moves an entry, and never over another one.

@@ -9,7 +9,7 @@ mod target;
 
 use std::{
     fmt::Write,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use self::target::Target;
 use super::{
     limit::restore_within,
-    restore_step::volume::{Volume, Whole},
+    restore_step::{mark::Whole, volume::Volume},
     story::tell_progress,
     wanted::choose,
 };
@@ -131,8 +131,7 @@ async fn into(
         never = tell_progress(|| progress.bytes_read()) => match never {},
     };
     volume.mark(&Whole { snapshot: snapshot.id.clone(), own: restored.own.take() })?;
-    let only: Vec<PathBuf> = run.paths.iter().map(PathBuf::from).collect();
-    let moved = volume.move_to_place((!is_empty).then_some(only.as_slice()));
+    let moved = volume.move_to_place((!is_empty).then_some(restored.only.as_slice()));
     let lost = moved.map_err(|failure| {
         let message = format!(
             "{}; all was restored, and some of it may be in its place already: run it again with overwrite",
@@ -149,7 +148,7 @@ async fn keep(repository: &Repository, identity: &SnapshotIdentity, mount: &Path
     let progress = Arc::new(Progress::default());
     let rules = FolderRules::whole(Timestamp::now());
     let storing = repository.store_folder(identity, &rules, mount, Arc::clone(&progress));
-    let StoredFolder { snapshot, files, unreadable, .. } = tokio::select! {
+    let StoredFolder { snapshot, files, unreadable, mounts, .. } = tokio::select! {
         stored = storing => stored?,
         never = tell_progress(|| progress.bytes_read()) => match never {},
     };
@@ -163,6 +162,13 @@ async fn keep(repository: &Repository, identity: &SnapshotIdentity, mount: &Path
         );
         return Err(Failure::new(Reason::SourceUnreadable, message));
     }
+    if let Some(Trouble { path, .. }) = mounts.first.first() {
+        let message = format!(
+            "another file system is mounted in the target at {path}, which the run cannot keep: nothing was changed; unmount it, \
+             or restore into a folder beside it (spec.to.claim.path)"
+        );
+        return Err(Failure::new(Reason::SourceUnreadable, message));
+    }
     info!(snapshot, files, "what is there is snapshot {}, {files} files", &snapshot[..8]);
     Ok(snapshot)
 }
@@ -173,7 +179,7 @@ fn report_of(
     lost: &[String],
     safety: Option<&str>,
 ) -> SourceReport {
-    let RestoredFolder { files, bytes, not_kept, own: _ } = restored;
+    let RestoredFolder { files, bytes, not_kept, rounded_times, .. } = restored;
     let named = not_kept.first.iter().map(|Trouble { path, reason }| format!("{path}: {reason}"));
     let named: Vec<String> = named.chain(lost.iter().cloned()).collect();
     for what in &named {
@@ -183,6 +189,12 @@ fn report_of(
     if let Some(id) = safety {
         let _ = write!(message, "; what was there before is snapshot {}", &id[..8]);
     }
+    if rounded_times > 0 {
+        let _ = write!(
+            message,
+            "; the times of {rounded_times} entries are rounded, because the target's file system holds no finer ones"
+        );
+    }
     let count = not_kept.count + lost.len() as u64;
     let (verdict, reason) = if count == 0 {
         (Verdict::Succeeded, Reason::Completed)
@@ -190,8 +202,9 @@ fn report_of(
         let some = named.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
         let _ = write!(
             message,
-            "; all contents are there, and {count} owners, modes or attributes are not as they were stored: {some}; they are \
-             the runner's, which needs to be root for others (spec.runnerPod.securityContext)"
+            "; all contents are there, and {count} owners, modes, attributes or links are not as they were stored: {some}; for \
+             other owners the run has to be root (spec.runnerPod.securityContext), and all else has to be something that the \
+             target's file system can hold"
         );
         (Verdict::Incomplete, Reason::MetadataNotKept)
     };

@@ -245,28 +245,69 @@ async fn store_without_rights(place: &Path) {
     assert_eq!(error.reason(), stowaway::model::Reason::SourceUnreadable);
 }
 
-#[tokio::test]
-async fn file_that_shrinks_while_it_is_read_makes_the_snapshot_incomplete() {
+/// Stores a file of 40 MiB, to which something is done after its first bytes were read: its end is far off then.
+async fn store_while(change: impl FnOnce(&Path) + Send + 'static) -> (tempfile::TempDir, Repository, StoredFolder) {
     let place = tempfile::tempdir().unwrap();
     let repository = new_repository(&place.path().join("repository")).await;
     let source = folder_in(place.path(), "source");
-    // Long enough that its end is far off when the first bytes were read.
     fs::write(source.join("file"), noise(40 << 20, 1)).unwrap();
     let progress = Arc::new(Progress::default());
-    let shrinking = {
+    let changing = {
         let (file, progress) = (source.join("file"), Arc::clone(&progress));
         std::thread::spawn(move || {
             while progress.bytes_read() == 0 {
                 std::thread::yield_now();
             }
-            fs::File::options().write(true).open(file).unwrap().set_len(1 << 20).unwrap();
+            change(&file);
         })
     };
     let rules = at("2026-05-04T03:02:01Z");
     let stored = repository.store_folder(&claim(), &rules, &source, progress).await.unwrap();
-    shrinking.join().unwrap();
-    assert_eq!((stored.unreadable.count, stored.files), (1, 0), "{stored:?}");
-    assert!(stored.unreadable.first[0].reason.contains("shrank"), "{stored:?}");
+    changing.join().unwrap();
+    (place, repository, stored)
+}
+
+#[tokio::test]
+async fn file_that_shrinks_while_it_is_read_is_stored_as_long_as_it_is_then() {
+    let (place, repository, stored) =
+        store_while(|file| fs::File::options().write(true).open(file).unwrap().set_len(1 << 20).unwrap()).await;
+    assert_eq!((stored.unreadable.count, stored.files, stored.bytes), (0, 1, 1 << 20), "{stored:?}");
+    assert_eq!((stored.changed.count, stored.changed.first[0].path.as_str()), (1, "file"), "{stored:?}");
+    assert!(stored.changed.first[0].reason.contains("it shrank from 41943040 to 1048576 bytes"), "{stored:?}");
+    let target = folder_in(place.path(), "target");
+    restore_folder(&repository, &stored.snapshot, &target).await;
+    assert_same(&place.path().join("source"), &target);
+    let snapshots = repository.snapshots().await.unwrap();
+    assert!(newest_of(&snapshots, &"pvc/claim".parse().unwrap()).is_some(), "one rotated log spoils no snapshot");
+}
+
+#[tokio::test]
+async fn file_that_is_emptied_while_it_is_read_is_stored_empty() {
+    let (_place, _, stored) =
+        store_while(|file| fs::File::options().write(true).open(file).unwrap().set_len(0).unwrap()).await;
+    assert_eq!((stored.unreadable.count, stored.files, stored.bytes, stored.changed.count), (0, 1, 0, 1), "{stored:?}");
+}
+
+#[tokio::test]
+async fn file_that_is_written_to_while_it_is_read_is_named_and_read_again_by_the_next_run() {
+    for (how, named) in [(false, "it was written to"), (true, "it grew from 41943040 to 41943045 bytes")] {
+        let (place, repository, stored) = store_while(move |path| {
+            let mut file = fs::File::options().write(true).append(how).open(path).unwrap();
+            file.write_all(b"later").unwrap();
+        })
+        .await;
+        assert_eq!((stored.unreadable.count, stored.bytes), (0, 40 << 20), "{stored:?}");
+        assert_eq!((stored.changed.count, stored.changed.first[0].reason.as_str()), (1, named), "{stored:?}");
+        let source = place.path().join("source");
+        settled(&source).await;
+        let progress = Arc::new(Progress::default());
+        let later = at("2036-05-04T04:00:00Z");
+        let second = repository.store_folder(&claim(), &later, &source, Arc::clone(&progress)).await.unwrap();
+        assert_eq!((second.changed.count, progress.bytes_read()), (0, second.bytes));
+        let target = folder_in(place.path(), "target");
+        restore_folder(&repository, &second.snapshot, &target).await;
+        assert_same(&source, &target);
+    }
 }
 
 #[tokio::test]
@@ -344,12 +385,20 @@ async fn other_file_systems_and_entries_of_ours_are_left_out() {
     fs::create_dir(source.join("lost+found")).unwrap();
     fs::create_dir(source.join(".stowaway-restore.part")).unwrap();
     fs::write(source.join(".stowaway-restore.lock"), "").unwrap();
-    let mounted = is_root().then(|| Mounted::tmpfs(&source.join("mounted"), "size=1m"));
-    if mounted.is_some() {
-        fs::write(source.join("mounted/elsewhere"), "").unwrap();
-    }
+    assert!(is_root(), "this test mounts, and needs root");
+    let _mounted = Mounted::tmpfs(&source.join("mounted"), "size=1m");
+    fs::write(source.join("mounted/elsewhere"), "").unwrap();
     let stored = store_folder(&repository, &source).await;
     assert_eq!((stored.files, stored.unreadable.count), (1, 0), "{:?}", stored.unreadable);
+    assert_eq!((stored.mounts.count, stored.mounts.first[0].path.as_str()), (1, "mounted"));
+    let newest = |snapshots: Vec<_>| newest_of(&snapshots, &"pvc/claim".parse().unwrap()).map(|found| found.id.clone());
+    assert_eq!(newest(repository.snapshots().await.unwrap()), None, "a part of the volume is missing");
+    // Who says that it is not wanted has all that is.
+    let excludes = stowaway::model::Excludes::new(&["/mounted".to_owned()]).unwrap();
+    let rules = FolderRules { excludes, ..at("2036-05-04T04:00:00Z") };
+    let without = repository.store_folder(&claim(), &rules, &source, Arc::default()).await.unwrap();
+    assert_eq!((without.mounts.count, without.left_out), (0, 1));
+    assert_eq!(newest(repository.snapshots().await.unwrap()), Some(without.snapshot));
     let target = folder_in(place.path(), "target");
     restore_folder(&repository, &stored.snapshot, &target).await;
     let names = |folder: &Path| (names_in(folder), names_in(&folder.join("below")), names_in(&folder.join("mounted")));

@@ -190,6 +190,17 @@ async fn nothing_is_overwritten_that_could_not_be_kept() {
 }
 
 #[tokio::test]
+async fn nothing_is_overwritten_beside_a_file_system_that_could_not_be_kept() {
+    assert!(is_root(), "this test mounts, and needs root");
+    let cellar = Cellar::new(&[("was-folder", "stored")]).await;
+    let there = folder_in(&folder_in(&cellar.volume(), "was-folder"), "mounted");
+    let _mounted = Mounted::tmpfs(&there, "size=1m");
+    fs::write(there.join("file"), "elsewhere").unwrap();
+    let message = cellar.fails(&overwriting(), Reason::SourceUnreadable).await;
+    assert!(message.contains("was-folder/mounted"), "{message}");
+}
+
+#[tokio::test]
 async fn single_paths_come_back_alone_and_their_folders_stay_as_they_are() {
     let files = [("a/b/wanted", "stored"), ("a/b/other", "stored"), ("a/tree/x/y", "stored"), ("top", "stored")];
     let cellar = Cellar::new(&files).await;

@@ -1,0 +1,98 @@
+//! The mark in a volume which states that all of a snapshot is in the folder that is restored into, and durable.
+//!
+//! A mark is trusted only if it is a file as this process makes one here: whoever else writes into the volume must not be
+//! able to have a folder taken for what was restored, or to choose the owner of the volume's own folder. An edge.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::Path,
+};
+
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+
+use crate::repository::FolderMetadata;
+
+const MODE: u32 = 0o600;
+/// The attributes of a folder have at most 64 KiB on any file system, and are four thirds of that in the mark.
+const LONGEST: u64 = 1 << 20;
+
+/// What the mark says, as JSON.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::runner) struct Whole {
+    /// Id of the snapshot, 64 hex digits.
+    pub snapshot: String,
+    /// What the volume's own folder gets in the end; nothing where only some of a snapshot was restored.
+    pub own: Option<FolderMetadata>,
+}
+
+/// Makes the file of a mark, which must not be there.
+pub(super) fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(MODE).open(path)
+}
+
+/// Whether the file is a mark of Stowaway's. `probe` is the path of a file to compare it with, which is made and removed.
+pub(super) fn is_own(path: &Path, probe: &Path) -> io::Result<bool> {
+    let mark = fs::symlink_metadata(path)?;
+    if !mark.is_file() || mark.nlink() != 1 {
+        return Ok(false);
+    }
+    // The file system may give files to another user than the one who makes them (NFS), or have no modes (SMB).
+    match fs::remove_file(probe) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let made = create(probe)?.metadata();
+    fs::remove_file(probe)?;
+    let made = made?;
+    Ok((mark.uid(), mark.mode()) == (made.uid(), made.mode()))
+}
+
+/// Reads a mark.
+pub(super) fn read(path: &Path) -> io::Result<Whole> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    let mut json = Vec::new();
+    file.take(LONGEST).read_to_end(&mut json)?;
+    Ok(serde_json::from_slice(&json)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn only_a_file_as_this_process_makes_one_is_a_mark() {
+        let place = tempfile::tempdir().unwrap();
+        let (mark, probe, other) = (place.path().join("mark"), place.path().join("probe"), place.path().join("other"));
+        create(&mark).unwrap();
+        assert!(is_own(&mark, &probe).unwrap());
+        fs::hard_link(&mark, &other).unwrap();
+        assert!(!is_own(&mark, &probe).unwrap(), "a file that has another name");
+        fs::remove_file(&other).unwrap();
+        fs::set_permissions(&mark, fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(!is_own(&mark, &probe).unwrap(), "a file that others may write");
+        fs::rename(&mark, &other).unwrap();
+        symlink(&other, &mark).unwrap();
+        assert!(!is_own(&mark, &probe).unwrap(), "a link");
+        assert!(read(&mark).is_err(), "a link is not followed");
+        assert!(!probe.exists());
+    }
+
+    #[test]
+    fn mark_of_another_user_is_not_trusted() {
+        if !rustix::process::geteuid().is_root() {
+            return eprintln!("SKIPPED: only root can make a file of another user");
+        }
+        let place = tempfile::tempdir().unwrap();
+        let mark = place.path().join("mark");
+        create(&mark).unwrap();
+        std::os::unix::fs::chown(&mark, Some(1000), None).unwrap();
+        assert!(!is_own(&mark, &place.path().join("probe")).unwrap());
+    }
+}

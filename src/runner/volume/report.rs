@@ -1,0 +1,210 @@
+//! What a run reports of a volume that it stored: the verdict, and everything that is not in the snapshot as it was in the
+//! volume.
+//!
+//! Decided from the notes of the walk alone; it must not know how they were made.
+
+use crate::{
+    model::{Reason, Verdict},
+    repository::{StoredFolder, Trouble, Troubles},
+};
+
+/// How many paths are named of what leaves the verdict green.
+const NAMED: usize = 5;
+
+/// The verdict on a stored volume.
+#[derive(Debug)]
+pub(super) struct Account {
+    pub verdict: Verdict,
+    pub reason: Reason,
+    /// For people; empty when all of the volume is stored, and nothing of it changed.
+    pub message: String,
+    /// Each path that something is wrong with, for the log.
+    pub warnings: Vec<String>,
+}
+
+/// Judges what was stored.
+pub(super) fn account_for(stored: &StoredFolder) -> Account {
+    let StoredFolder { unreadable, mounts, without_attributes, changed, vanished_folders, passed_over, .. } = stored;
+    let lists = [
+        ("not read", unreadable),
+        ("not stored", mounts),
+        ("attributes not stored", without_attributes),
+        ("gone", vanished_folders),
+        ("changed while it was read", changed),
+        ("passed over", passed_over),
+    ];
+    let warnings =
+        lists.iter().flat_map(|(what, list)| list.first.iter().map(move |one| format!("{what}: {}", named(one))));
+    let (verdict, reason) = if unreadable.count > 0 || mounts.count > 0 {
+        (Verdict::Incomplete, Reason::SourceUnreadable)
+    } else if without_attributes.count > 0 {
+        (Verdict::Incomplete, Reason::MetadataNotKept)
+    } else {
+        (Verdict::Succeeded, Reason::Completed)
+    };
+    let sentences = sentences(stored).join("; ");
+    let message = if sentences.is_empty() || !verdict.is_green() {
+        sentences
+    } else {
+        format!("{}, {sentences}", counted(stored.files, "file is stored", "files are stored"))
+    };
+    Account { verdict, reason, message, warnings: warnings.collect() }
+}
+
+/// What is to be reported, the most harmful first: a long message is cut at its end.
+fn sentences(stored: &StoredFolder) -> Vec<String> {
+    let StoredFolder { unreadable, mounts, without_attributes, changed, vanished_folders, passed_over, .. } = stored;
+    let mut sentences = Vec::new();
+    if unreadable.count > 0 {
+        sentences.push(format!(
+            "{} of the volume's entries could not be read, and all others are stored: {}",
+            unreadable.count,
+            list(unreadable, usize::MAX, named)
+        ));
+    }
+    if mounts.count > 0 {
+        sentences.push(format!(
+            "{} in the volume, and nothing of what is in there is stored: {}; back it up by itself, or leave it out by \
+             stowaway.dev/exclude",
+            counted(mounts.count, "other file system is mounted", "other file systems are mounted"),
+            list(mounts, usize::MAX, path)
+        ));
+    }
+    if without_attributes.count > 0 {
+        sentences.push(format!(
+            "all contents are stored, and the attributes of {} could not be read: {}",
+            counted(without_attributes.count, "entry", "entries"),
+            list(without_attributes, NAMED, named)
+        ));
+    }
+    if vanished_folders.count > 0 {
+        let one = "folder was gone when its turn came, with all that was in it";
+        let many = "folders were gone when their turn came, with all that was in them";
+        sentences.push(format!(
+            "{}: {}",
+            counted(vanished_folders.count, one, many),
+            list(vanished_folders, NAMED, path)
+        ));
+    }
+    if changed.count > 0 {
+        sentences.push(format!(
+            "{} while being read, and may be stored as a mixture of old and new content: {}; for the state of one moment \
+             use a snapshot of the volume (stowaway.dev/volume-snapshot-class) or a dump (stowaway.dev/backupcommand)",
+            counted(changed.count, "file changed", "files changed"),
+            list(changed, NAMED, named)
+        ));
+    }
+    if passed_over.count > 0 {
+        let entries = counted(passed_over.count, "entry of the storage system is", "entries of the storage system are");
+        sentences.push(format!("{entries} passed over: {}", list(passed_over, NAMED, named)));
+    }
+    if let Some(error) = &stored.attributes_refused {
+        sentences.push(format!("no attributes are stored, because the file system has none ({error})"));
+    }
+    let vanished = stored.vanished.saturating_sub(vanished_folders.count);
+    if vanished > 0 {
+        let (one, many) = ("entry was gone when its turn came", "entries were gone when their turn came");
+        sentences.push(counted(vanished, one, many));
+    }
+    if stored.left_out > 0 {
+        sentences.push(format!(
+            "{} left out, by its patterns (stowaway.dev/exclude)",
+            counted(stored.left_out, "entry is", "entries are")
+        ));
+    }
+    sentences
+}
+
+fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+fn list(troubles: &Troubles, most: usize, show: fn(&Trouble) -> String) -> String {
+    let shown: Vec<String> = troubles.first.iter().take(most).map(show).collect();
+    let more = if (shown.len() as u64) < troubles.count { ", ..." } else { "" };
+    format!("{}{more}", shown.join(", "))
+}
+
+fn named(trouble: &Trouble) -> String {
+    format!("{} ({})", trouble.path, trouble.reason)
+}
+
+fn path(trouble: &Trouble) -> String {
+    trouble.path.clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn troubles(count: u64, path: &str, reason: &str) -> Troubles {
+        let one = Trouble { path: path.into(), reason: reason.into() };
+        Troubles { count, first: (count > 0).then_some(one).into_iter().collect() }
+    }
+
+    fn stored() -> StoredFolder {
+        StoredFolder { files: 7, bytes: 4711, ..StoredFolder::default() }
+    }
+
+    fn judged(stored: &StoredFolder) -> (Verdict, Reason, String) {
+        let account = account_for(stored);
+        (account.verdict, account.reason, account.message)
+    }
+
+    #[test]
+    fn volume_that_is_stored_as_it_is_needs_no_word() {
+        assert_eq!(judged(&stored()), (Verdict::Succeeded, Reason::Completed, String::new()));
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_named_and_never_green() {
+        let unreadable = troubles(2, "press/secret", "permission denied");
+        let (verdict, reason, message) = judged(&StoredFolder { unreadable, left_out: 3, ..stored() });
+        assert_eq!((verdict, reason), (Verdict::Incomplete, Reason::SourceUnreadable));
+        assert!(message.starts_with("2 of the volume's entries could not be read"), "{message}");
+        assert!(message.contains("press/secret (permission denied), ..."), "{message}");
+        assert!(message.ends_with("; 3 entries are left out, by its patterns (stowaway.dev/exclude)"), "{message}");
+    }
+
+    #[test]
+    fn file_system_that_is_not_read_is_named_and_never_green() {
+        let mounts = troubles(1, "exports/home", "another file system is mounted there");
+        let (verdict, reason, message) = judged(&StoredFolder { mounts, ..stored() });
+        assert_eq!((verdict, reason), (Verdict::Incomplete, Reason::SourceUnreadable));
+        assert!(message.contains("1 other file system is mounted") && message.contains("exports/home"), "{message}");
+        assert!(message.contains("stowaway.dev/exclude"), "the next step is named: {message}");
+    }
+
+    #[test]
+    fn attributes_that_are_missing_are_a_verdict_of_their_own() {
+        let without_attributes = troubles(1, "file", "failed to list its attributes: EIO");
+        let (verdict, reason, message) = judged(&StoredFolder { without_attributes, ..stored() });
+        assert_eq!((verdict, reason), (Verdict::Incomplete, Reason::MetadataNotKept));
+        assert!(message.starts_with("all contents are stored"), "{message}");
+    }
+
+    #[test]
+    fn what_is_no_fault_of_the_run_is_green_and_named() {
+        for (noted, expected) in [
+            (StoredFolder { changed: troubles(2, "db.sqlite", "it was written to"), ..stored() }, "db.sqlite (it was"),
+            (StoredFolder { vanished: 3, ..stored() }, "7 files are stored, 3 entries were gone"),
+            (
+                StoredFolder { vanished: 1, vanished_folders: troubles(1, "cache", "gone"), ..stored() },
+                "1 folder was gone when its turn came, with all that was in it: cache",
+            ),
+            (StoredFolder { passed_over: troubles(1, ".zfs", "ZFS snapshots"), ..stored() }, ".zfs (ZFS snapshots)"),
+            (StoredFolder { attributes_refused: Some("EIO".into()), ..stored() }, "no attributes are stored"),
+            (StoredFolder { left_out: 1, ..stored() }, "7 files are stored, 1 entry is left out"),
+        ] {
+            let (verdict, reason, message) = judged(&noted);
+            assert_eq!((verdict, reason), (Verdict::Succeeded, Reason::Completed), "{message}");
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn file_that_changed_has_a_next_step() {
+        let message = judged(&StoredFolder { changed: troubles(1, "f", "it grew"), ..stored() }).2;
+        assert!(message.contains("stowaway.dev/volume-snapshot-class"), "{message}");
+    }
+}

@@ -1,0 +1,310 @@
+//! File systems that refuse: what they cannot hold is named, and never costs the files or the run.
+//!
+//! Errors of system calls are injected by strace(1), and a file system without owners, modes, links and attributes is mounted
+//! where the kernel or FUSE has one. What cannot be tried on a machine is reported as SKIPPED.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    os::unix::{ffi::OsStrExt, fs::symlink},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use stowaway::{
+    model::{BackendConfig, SourceReport, mounts},
+    repository::open,
+};
+
+use super::{
+    file_systems::{Kind, Volume},
+    folders::{claim, store_folder},
+    torture::*,
+    *,
+};
+
+/// Whether strace can trace here; says so if not.
+fn can_inject() -> bool {
+    let works = Command::new("strace")
+        .args(["-f", "-o", "/dev/null", "-e", "trace=none", "-e", "inject=flistxattr:error=EIO", "true"])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !works {
+        eprintln!("SKIPPED: no strace, or it may not trace: errors of system calls were not tried");
+    }
+    works
+}
+
+/// A repository, a folder to store and a place to restore into.
+struct Case {
+    place: tempfile::TempDir,
+}
+
+impl Case {
+    async fn new() -> Self {
+        let place = tempfile::tempdir().unwrap();
+        new_repository(&place.path().join("repository")).await.close().await;
+        for folder in ["root/dev", "root/data", "root/run/stowaway/password"] {
+            fs::create_dir_all(place.path().join(folder)).unwrap();
+        }
+        fs::write(place.path().join("root/run/stowaway/password/password"), PASSWORD).unwrap();
+        Self { place }
+    }
+
+    fn source(&self) -> PathBuf {
+        self.place.path().join("root/data")
+    }
+
+    fn target(&self) -> PathBuf {
+        self.place.path().join("target")
+    }
+
+    fn run(&self, injected: Option<&str>, arguments: &[&OsStr]) {
+        let program = env!("CARGO_BIN_EXE_stowaway");
+        let mut command = match injected {
+            Some(injected) => {
+                let mut command = Command::new("strace");
+                let inject = format!("inject={injected}");
+                command.args(["-f", "-o", "/dev/null", "-e", "trace=none", "-e", &inject, program]);
+                command
+            }
+            None => Command::new(program),
+        };
+        let backend = BackendConfig::Folder { path: self.place.path().join("repository").to_str().unwrap().into() };
+        let task = serde_json::json!({ "backend": backend, "kind": {
+            "do": "backupClaim", "claim": "claim", "source": "pvc/claim", "identity": claim(), "timeout": null,
+        }});
+        let root = self.place.path().join("root");
+        let output = command
+            .args(arguments)
+            .env("RESTIC_PASSWORD", PASSWORD)
+            .env(mounts::ROOT_VARIABLE, root)
+            .env(mounts::TASK_VARIABLE, task.to_string())
+            .output()
+            .unwrap();
+        fs::write(self.place.path().join("stdout"), &output.stdout).unwrap();
+        fs::write(self.place.path().join("stderr"), &output.stderr).unwrap();
+    }
+
+    /// Stores the folder as a run does, while system calls fail.
+    fn store(&self, injected: Option<&str>) -> SourceReport {
+        self.run(injected, &["runner".as_ref()]);
+        let said = || fs::read_to_string(self.place.path().join("stdout")).unwrap();
+        let report = fs::read(self.place.path().join("root/dev/termination-log"));
+        serde_json::from_slice(&report.unwrap_or_default()).unwrap_or_else(|error| panic!("{error}: {}", said()))
+    }
+
+    /// Restores it, while system calls fail.
+    fn restore(&self, injected: Option<&str>, target: &Path) -> SourceReport {
+        let repository = self.place.path().join("repository");
+        let arguments = ["restore", "--source", "pvc/claim", "--output", "json", "--repository"];
+        let mut arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
+        arguments.extend([repository.as_os_str(), "--target".as_ref(), target.as_os_str()]);
+        self.run(injected, &arguments);
+        let said = fs::read(self.place.path().join("stdout")).unwrap();
+        serde_json::from_slice(&said).unwrap_or_else(|error| {
+            panic!("{error}: {}", fs::read_to_string(self.place.path().join("stderr")).unwrap())
+        })
+    }
+}
+
+fn outcome(report: &SourceReport) -> (String, String) {
+    (report.verdict.to_string(), report.reason.to_string())
+}
+
+#[tokio::test]
+async fn file_system_that_answers_no_attributes_is_stored_whole_and_green() {
+    if !can_inject() {
+        return;
+    }
+    for error in ["EIO", "EINVAL", "EPERM", "ENOSYS", "ENODATA", "EOPNOTSUPP", "EACCES"] {
+        let case = Case::new().await;
+        fs::write(case.source().join("file"), "content").unwrap();
+        symlink("file", case.source().join("link")).unwrap();
+        let report = case.store(Some(&format!("flistxattr,listxattr,llistxattr:error={error}")));
+        assert_eq!(outcome(&report), ("Succeeded".into(), "Completed".into()), "{error}: {}", report.message);
+        let is_named = report.message.contains("no attributes are stored");
+        assert_eq!(is_named, !matches!(error, "ENOSYS" | "ENODATA" | "EOPNOTSUPP"), "{error}: {}", report.message);
+        case.restore(None, &case.target());
+        assert_eq!(fs::read(case.target().join("file")).unwrap(), b"content", "{error}");
+    }
+}
+
+#[tokio::test]
+async fn attributes_that_some_files_do_not_give_are_named_and_cost_nothing_else() {
+    if !can_inject() {
+        return;
+    }
+    let case = Case::new().await;
+    for name in ["a", "b", "c"] {
+        fs::write(case.source().join(name), name).unwrap();
+        xattr::set(case.source().join(name), "user.mark", name.as_bytes()).unwrap();
+    }
+    // The first is of the folder itself.
+    let report = case.store(Some("flistxattr:error=EIO:when=3"));
+    assert_eq!(outcome(&report), ("Incomplete".into(), "MetadataNotKept".into()), "{}", report.message);
+    assert!(report.message.contains("attributes of 1 entry"), "{}", report.message);
+    // It is the newest all the same, since all contents are whole.
+    let report = case.restore(None, &case.target());
+    assert_eq!(report.verdict.to_string(), "Succeeded", "{}", report.message);
+    for name in ["a", "b", "c"] {
+        assert_eq!(fs::read(case.target().join(name)).unwrap(), name.as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn stale_handle_is_looked_for_by_its_name() {
+    if !can_inject() {
+        return;
+    }
+    let with_files = async || {
+        let case = Case::new().await;
+        for number in 0..20 {
+            fs::write(case.source().join(format!("file-{number:02}")), format!("content {number}")).unwrap();
+        }
+        case
+    };
+    // A handle is stale once: the file is looked for by its name, and is there.
+    for injected in ["pread64:error=ESTALE:when=1", "pread64:error=ESTALE:when=7"] {
+        let case = with_files().await;
+        let report = case.store(Some(injected));
+        assert_eq!(report.verdict.to_string(), "Succeeded", "{injected}: {}", report.message);
+        case.restore(None, &case.target());
+        assert_eq!(names_in(&case.target()).len(), 20, "{injected}");
+    }
+    // A handle that is stale whenever it is used is no file that is gone: it is named.
+    let report = with_files().await.store(Some("pread64:error=ESTALE"));
+    assert_eq!(outcome(&report), ("Incomplete".into(), "SourceUnreadable".into()), "{}", report.message);
+}
+
+#[tokio::test]
+async fn what_a_target_refuses_is_named_and_all_contents_are_there() {
+    if !can_inject() {
+        return;
+    }
+    assert!(is_root(), "this test gives files away");
+    let case = Case::new().await;
+    let source = case.source();
+    fs::write(source.join("first"), noise(300_000, 1)).unwrap();
+    fs::hard_link(source.join("first"), source.join("second")).unwrap();
+    symlink("first", source.join("link")).unwrap();
+    fs::hard_link(source.join("link"), source.join("link-2")).unwrap();
+    mknodat(CWD, source.join("pipe"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    mknodat(CWD, source.join("socket"), FileType::Socket, Mode::from_raw_mode(0o600), 0).unwrap();
+    xattr::set(source.join("first"), "user.mark", b"mark").unwrap();
+    std::os::unix::fs::chown(source.join("first"), Some(7), Some(8)).unwrap();
+    let stored = case.store(None);
+    assert_eq!(stored.verdict.to_string(), "Succeeded", "{}", stored.message);
+    for (injected, named) in [
+        ("linkat:error=EOPNOTSUPP", "second: the hard link to first, of which it is a copy"),
+        ("linkat:error=EPERM", "second: the hard link to first, of which it is a copy"),
+        ("linkat:error=EMLINK", "second: the hard link to first, of which it is a copy"),
+        ("linkat:error=EXDEV", "second: the hard link to first, of which it is a copy"),
+        ("mknodat,mknod:error=EPERM", "pipe: the pipe, which cannot be made here"),
+        ("mknodat,mknod:error=EOPNOTSUPP", "socket: the socket, which cannot be made here"),
+        ("mknodat,mknod:error=EIO", "socket: the socket, which cannot be made here"),
+        ("symlinkat,symlink:error=EOPNOTSUPP", "link: the symbolic link, which cannot be made here"),
+        ("symlinkat,symlink:error=ENOSYS", "link-2: the symbolic link, which cannot be made here"),
+        ("fsetxattr,setxattr,lsetxattr:error=EINVAL", "first: its attribute user.mark"),
+        ("fsetxattr,setxattr,lsetxattr:error=ENOSPC", "first: its attribute user.mark"),
+        ("fsetxattr,setxattr,lsetxattr:error=E2BIG", "first: its attribute user.mark"),
+        ("fsetxattr,setxattr,lsetxattr:error=EACCES", "first: its attribute user.mark"),
+        ("fchown,fchownat:error=EOPNOTSUPP", "first: its owner 7:8"),
+        ("fchown,fchownat:error=EINVAL", "first: its owner 7:8"),
+        ("fchmod,fchmodat:error=EOPNOTSUPP", "first: its mode 644"),
+        ("utimensat:error=EPERM", "first: its times"),
+    ] {
+        let _ = fs::remove_dir_all(case.target());
+        let report = case.restore(Some(injected), &case.target());
+        assert_eq!(outcome(&report), ("Incomplete".into(), "MetadataNotKept".into()), "{injected}: {}", report.message);
+        assert!(report.message.contains(named), "{injected}: {}", report.message);
+        for name in ["first", "second"] {
+            assert_eq!(fs::read(case.target().join(name)).unwrap(), noise(300_000, 1), "{injected}: {name}");
+        }
+    }
+    // What is about contents fails.
+    for injected in ["fchmod:error=EROFS", "utimensat:error=EIO", "linkat:error=ENOSPC", "pwrite64:error=ENOSPC"] {
+        let _ = fs::remove_dir_all(case.target());
+        let report = case.restore(Some(injected), &case.target());
+        assert_eq!(report.verdict.to_string(), "Failed", "{injected}: {}", report.message);
+    }
+}
+
+#[tokio::test]
+async fn file_system_without_owners_links_and_attributes_gets_all_contents() {
+    let Some(volume) = [Kind::Vfat, Kind::Exfat].into_iter().find_map(Volume::mount) else {
+        return eprintln!("SKIPPED: neither vfat nor exfat can be mounted here: no file system that refuses was tried");
+    };
+    let case = Case::new().await;
+    let source = case.source();
+    fs::create_dir(source.join("folder")).unwrap();
+    for (name, content) in [("file", "content"), ("folder/inside", "inside")] {
+        fs::write(source.join(name), content).unwrap();
+        xattr::set(source.join(name), "user.mark", b"mark").unwrap();
+        std::os::unix::fs::chown(source.join(name), Some(7), Some(8)).unwrap();
+    }
+    fs::hard_link(source.join("file"), source.join("other-name")).unwrap();
+    symlink("file", source.join("link")).unwrap();
+    mknodat(CWD, source.join("pipe"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    mknodat(CWD, source.join("socket"), FileType::Socket, Mode::from_raw_mode(0o600), 0).unwrap();
+    case.store(None);
+    let target = volume.path().join("target");
+    let report = case.restore(None, &target);
+    assert_eq!(outcome(&report), ("Incomplete".into(), "MetadataNotKept".into()), "{}", report.message);
+    for (name, content) in [("file", "content"), ("other-name", "content"), ("folder/inside", "inside")] {
+        assert_eq!(fs::read_to_string(target.join(name)).unwrap(), content);
+    }
+    for name in ["link", "pipe", "socket"] {
+        assert!(target.join(name).symlink_metadata().is_err(), "{name}: nothing else takes its place");
+    }
+}
+
+#[tokio::test]
+async fn names_that_are_no_text_are_listed_dumped_and_restored_singly() {
+    let case = Case::new().await;
+    let names: [&[u8]; 6] = [b"caf\xe9.txt", b"caf\xe8.txt", b"new\nline", b"\x1b[31mred", b"a\\x41", b"-rf"];
+    for name in names {
+        fs::write(case.source().join(OsStr::from_bytes(name)), name).unwrap();
+    }
+    let set_user = case.source().join("program");
+    fs::write(&set_user, "p").unwrap();
+    fs::set_permissions(&set_user, <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o6755)).unwrap();
+    let repository = open(folder(&case.place.path().join("repository")), never()).await.unwrap();
+    let id = store_folder(&repository, &case.source()).await.snapshot;
+    repository.close().await;
+    let call = |arguments: &[&OsStr]| {
+        let at = case.place.path().join("repository");
+        let verb = [arguments[0], "--repository".as_ref(), at.as_os_str()];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stowaway"));
+        command.env("RESTIC_PASSWORD", PASSWORD).args(verb).args(&arguments[1..]).output().unwrap()
+    };
+    let listed = String::from_utf8(call(&["ls".as_ref(), id.as_ref()]).stdout).unwrap();
+    assert!(!listed.contains('\u{1b}') && listed.contains("6755"), "{listed}");
+    for (name, form) in
+        names.iter().zip([r"caf\xe9.txt", r"caf\xe8.txt", r"new\x0aline", r"\x1b[31mred", r"a\\x41", "-rf"])
+    {
+        assert!(listed.lines().any(|line| line.ends_with(&format!("/data/claim/{form}"))), "{form}: {listed}");
+        // As it is, and as it is listed.
+        for path in [[b"/data/claim/", *name].concat(), format!("/data/claim/{form}").into_bytes()] {
+            let dumped = call(&["dump".as_ref(), id.as_ref(), OsStr::from_bytes(&path)]);
+            assert_eq!(dumped.stdout.escape_ascii().to_string(), name.escape_ascii().to_string(), "{form}");
+        }
+        for path in [name.to_vec(), form.as_bytes().to_vec()] {
+            let _ = fs::remove_dir_all(case.target());
+            let option = [b"--path=", &path[..]].concat();
+            let target = case.target();
+            let arguments: [&OsStr; 6] = [
+                "restore".as_ref(),
+                "--source".as_ref(),
+                "pvc/claim".as_ref(),
+                "--target".as_ref(),
+                target.as_ref(),
+                OsStr::from_bytes(&option),
+            ];
+            let restored = call(&arguments);
+            assert!(restored.status.success(), "{form}: {}", String::from_utf8_lossy(&restored.stderr));
+            assert_eq!(names_in(&target), [OsStr::from_bytes(name)]);
+        }
+    }
+}
