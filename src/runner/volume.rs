@@ -11,7 +11,11 @@ use std::{
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use super::{backup::adopt, limit, story::tell_progress};
+use super::{
+    backup::{adopt, warn_of_future},
+    limit, shrunken,
+    story::tell_progress,
+};
 use crate::{
     model::{Excludes, Failure, Proof, Reason, SnapshotIdentity, SourceReport, Verdict, milliseconds},
     repository::{FolderRules, Progress, Repository, StoredFolder},
@@ -24,6 +28,8 @@ pub struct VolumeRun {
     pub identity: SnapshotIdentity,
     /// Patterns of what is left out; see [`Excludes`].
     pub exclude: Vec<String>,
+    /// Whether the volume may be empty, or much smaller than its last good snapshot.
+    pub accept_shrunken: bool,
     /// Give up after this long.
     pub timeout: Option<Duration>,
 }
@@ -49,15 +55,17 @@ async fn store(
     folder: &Path,
     progress: Arc<Progress>,
 ) -> Result<SourceReport, Failure> {
-    let VolumeRun { identity, exclude, timeout } = run;
+    let VolumeRun { identity, exclude, accept_shrunken, timeout } = run;
     let excludes = Excludes::new(exclude).map_err(|error| {
         Failure::new(Reason::InvalidRequest, format!("what is to be left out of the volume {error}"))
     })?;
-    if let Some(report) = adopt(&repository.snapshots().await?, identity, false) {
+    let history = repository.snapshots().await?;
+    warn_of_future(&history, identity);
+    if let Some(report) = adopt(&history, identity, false) {
         return Ok(report);
     }
     info!(path = identity.path, host = identity.host, "storing as {} of host {}", identity.path, identity.host);
-    let rules = FolderRules { time: Timestamp::now(), excludes };
+    let rules = FolderRules { time: Timestamp::now(), excludes, accept_shrunken: *accept_shrunken };
     let storing = repository.store_folder(identity, &rules, folder, progress.clone());
     let stored = tokio::select! {
         biased;
@@ -71,11 +79,11 @@ async fn store(
         }
         never = tell_progress(|| progress.bytes_read()) => match never {},
     };
-    Ok(report_of(stored))
+    Ok(report_of(stored, identity.tag(SnapshotIdentity::SOURCE).unwrap_or(&identity.path)))
 }
 
-fn report_of(stored: StoredFolder) -> SourceReport {
-    let StoredFolder { snapshot, files, bytes, added_bytes, unreadable, vanished, left_out } = stored;
+fn report_of(stored: StoredFolder, source: &str) -> SourceReport {
+    let StoredFolder { snapshot, files, bytes, added_bytes, unreadable, vanished, left_out, shrunken } = stored;
     info!(
         files,
         bytes, added_bytes, vanished, left_out, "{files} files are stored; {vanished} were gone when their turn came"
@@ -93,7 +101,14 @@ fn report_of(stored: StoredFolder) -> SourceReport {
     for trouble in &named {
         warn!("not read: {trouble}");
     }
-    let (verdict, reason, message) = if unreadable.count == 0 {
+    let (verdict, reason, message) = if unreadable.count == 0
+        && let Some(shrunken) = &shrunken
+    {
+        let message = shrunken::message(shrunken, &snapshot, source);
+        let message = if without.is_empty() { message } else { format!("{message}; {without}") };
+        let (verdict, reason) = shrunken::verdict(shrunken);
+        (verdict, reason, message)
+    } else if unreadable.count == 0 {
         let besides = if left_out == 0 { String::new() } else { format!("{files} files are stored, {without}") };
         (Verdict::Succeeded, Reason::Completed, besides)
     } else {
@@ -138,15 +153,16 @@ mod tests {
             },
             vanished: 0,
             left_out,
+            shrunken: None,
         };
-        let whole = report_of(stored(0, 0));
+        let whole = report_of(stored(0, 0), "pvc/claim");
         assert_eq!((whole.verdict, whole.message.as_str()), (Verdict::Succeeded, ""));
-        let report = report_of(stored(2, 3));
+        let report = report_of(stored(2, 3), "pvc/claim");
         assert_eq!((report.verdict, report.reason), (Verdict::Incomplete, Reason::SourceUnreadable));
         assert!(report.message.contains("press/secret (permission denied), ..."), "{}", report.message);
         assert!(report.message.ends_with("; 3 entries are left out, as its patterns say (stowaway.dev/exclude)"));
         // What was left out on purpose is green, and said all the same.
-        let report = report_of(stored(0, 1));
+        let report = report_of(stored(0, 1), "pvc/claim");
         assert_eq!(report.verdict, Verdict::Succeeded);
         assert!(report.message.starts_with("7 files are stored, 1 entry is left out"), "{}", report.message);
     }

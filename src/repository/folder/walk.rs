@@ -27,7 +27,10 @@ use super::{
     ledger::Ledger,
     metadata::{self, attributes},
 };
-use crate::model::{Excludes, injected::RESTORE_PREFIX};
+use crate::model::{
+    Excludes,
+    injected::{RESTORE_LOCK, RESTORE_MARKS},
+};
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// A pipe that took a file's place must not hold us up.
@@ -278,7 +281,8 @@ fn names_in(handle: &OwnedFd) -> (Vec<CString>, Option<io::Error>) {
 /// What is not the folder's own: the restore step's entries, and what file systems put into an empty volume.
 fn is_left_out(root: &OwnedFd, name: &CStr) -> bool {
     let name_bytes = name.to_bytes();
-    name_bytes.starts_with(RESTORE_PREFIX.as_bytes()) || name_bytes == LOST_AND_FOUND && is_file_systems_own(root, name)
+    let is_restores = RESTORE_MARKS.iter().chain([&RESTORE_LOCK]).any(|own| own.as_bytes() == name_bytes);
+    is_restores || name_bytes == LOST_AND_FOUND && is_file_systems_own(root, name)
 }
 
 const LOST_AND_FOUND: &[u8] = b"lost+found";

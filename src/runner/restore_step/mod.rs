@@ -9,6 +9,7 @@ pub(super) mod volume;
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -24,8 +25,8 @@ use super::{
     story::{self, tell_progress},
 };
 use crate::{
-    model::{Failure, Proof, Reason, SourceName, SourceReport, milliseconds},
-    repository::{Progress, Repository},
+    model::{Failure, Proof, Reason, SnapshotRecord, SourceName, SourceReport, milliseconds},
+    repository::{Progress, Repository, SnapshotSummary},
 };
 
 /// How long another pod may work on a shared volume before this attempt ends; the kubelet makes another one.
@@ -150,15 +151,22 @@ async fn restore_from(
     namespace: &str,
 ) -> Result<Outcome, Failure> {
     let snapshots = repository.snapshots().await?;
-    let Some(snapshot) = decide::choose(&snapshots, source, namespace)? else {
+    let records: Vec<SnapshotRecord<'_>> = snapshots.iter().map(SnapshotSummary::record).collect();
+    let here = (settings::cluster(), Timestamp::now());
+    let Some(found) = decide::choose(&records, source, namespace, (&here.0, here.1))? else {
         volume.clear()?;
         let text = format!("the repository has no snapshot of {source} of namespace {namespace}: the app starts empty");
         return Ok(Outcome::said(&text));
     };
-    info!(snapshot = snapshot.id, "restoring snapshot {} of {}", &snapshot.id[..8], snapshot.time);
+    let snapshot = found.snapshot;
+    info!(snapshot = snapshot.id, "restoring snapshot {} of {}", snapshot.short_id(), snapshot.time);
+    let note = found.note().map_or_else(String::new, |note| format!("; {note}"));
+    if !note.is_empty() {
+        warn!("of {source}{note}");
+    }
     let part = volume.begin()?;
     let progress = Arc::new(Progress::default());
-    let restoring = repository.restore_folder(&snapshot.id, &snapshot.identity.path, &part, Arc::clone(&progress));
+    let restoring = repository.restore_folder(snapshot.id, &snapshot.identity.path, &part, Arc::clone(&progress));
     let restored = tokio::select! {
         restored = restoring => restored?,
         never = tell_progress(|| progress.bytes_read()) => match never {},
@@ -166,14 +174,15 @@ async fn restore_from(
     for trouble in &restored.not_kept.first {
         warn!(path = trouble.path, "not kept of {}: {}", trouble.path, trouble.reason);
     }
-    volume.mark(&Whole { snapshot: snapshot.id.clone(), own: restored.own })?;
+    volume.mark(&Whole { snapshot: snapshot.id.to_owned(), own: restored.own })?;
     finish(volume)?;
     let lost = match restored.not_kept.count {
         0 => String::new(),
         count => format!("; {count} owners, modes or attributes could not be kept, the log names them"),
     };
-    let text = format!("restored snapshot {} of {}, {} files{lost}", &snapshot.id[..8], snapshot.time, restored.files);
-    Ok(Outcome { text, bytes: restored.bytes, snapshot: Some(snapshot.id.clone()) })
+    let (id, time, files) = (snapshot.short_id(), snapshot.time, restored.files);
+    let text = format!("restored snapshot {id} of {time}, {files} files{lost}{note}");
+    Ok(Outcome { text, bytes: restored.bytes, snapshot: Some(snapshot.id.to_owned()) })
 }
 
 fn finish(volume: &Volume) -> Result<(), Failure> {
