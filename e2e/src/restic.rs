@@ -218,7 +218,7 @@ fn agree(
     digest: Option<&str>,
     visible: &[&Snapshot],
 ) -> Result<()> {
-    let stored = matches!(verdict, Some(Verdict::Succeeded | Verdict::Unproven));
+    let stored = matches!(verdict, Some(Verdict::Succeeded | Verdict::Unproven | Verdict::Suspect));
     match (stored, visible) {
         (true, [snapshot]) => {
             ensure!(id == Some(&snapshot.id), "{run}: the status names snapshot {id:?}, visible is {}", snapshot.id);

@@ -44,6 +44,8 @@ pub enum Role {
     Exclude,
     /// How a volume is snapshot, to be read as it was at one moment.
     SnapshotClass,
+    /// Whether a volume may be empty, or much smaller than before.
+    AcceptShrunken,
 }
 
 /// How a value is written.
@@ -302,6 +304,17 @@ pub const KEYS: &[Key] = &[
         form: Form::Name,
         default: "the live volume is read",
         documentation: "The VolumeSnapshotClass of a CSI snapshot that the volume is backed up from; a claim's own takes the place of its Namespace's, and `\"\"` has the live volume read.",
+        feature: "backup",
+        foreign: &[],
+    },
+    Key {
+        role: Role::AcceptShrunken,
+        name: "accept-shrunken",
+        named: false,
+        carrier: "PersistentVolumeClaim",
+        form: Form::Boolean,
+        default: "`\"false\"`: such a volume is stored as `Suspect`",
+        documentation: "Whether the volume may be empty, or have lost more than half of its files or bytes, and be green. Remove it once the volume is backed up.",
         feature: "backup",
         foreign: &[],
     },

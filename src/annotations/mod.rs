@@ -3,6 +3,7 @@
 //! Pure. It must not know pods, containers that exist, or repositories that exist: only texts. What it reads may hold
 //! passwords (they stand in command lines), so nothing here prints a command.
 
+mod accept_shrunken;
 mod consent;
 mod excludes;
 mod keys;
@@ -15,6 +16,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
+pub use accept_shrunken::accept_shrunken;
 pub use consent::{Consent, consent};
 pub use excludes::excludes;
 pub use keys::{Form, KEYS, Key, PREFIX, Role, own_key, render};

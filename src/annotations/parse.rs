@@ -204,9 +204,13 @@ impl<'a> Reader<'a> {
         let settings: Vec<(Role, &str)> = self.own.iter().map(|((role, _), entry)| (*role, entry.key)).collect();
         for (role, key) in settings {
             let (works, wanted) = match role {
-                Role::Inject | Role::Restore | Role::Command | Role::Backup | Role::Exclude | Role::SnapshotClass => {
-                    continue;
-                }
+                Role::Inject
+                | Role::Restore
+                | Role::Command
+                | Role::Backup
+                | Role::Exclude
+                | Role::SnapshotClass
+                | Role::AcceptShrunken => continue,
                 Role::Volumes => {
                     (by_sidecar || request.restore_on_empty, "inject: sidecar and no stowaway.dev/restore")
                 }

@@ -18,6 +18,11 @@ use crate::{
     plan::{ClaimMount, RestoreTarget, TargetMount},
 };
 
+fn newest_of(source: &str) -> WantedSnapshot {
+    let (source, host) = (source.parse().unwrap(), Some("orchard".into()));
+    WantedSnapshot { source, id: None, as_of: None, host, cluster: String::new() }
+}
+
 fn owner(kind: &str, name: &str) -> Owner {
     Owner {
         api_version: "stowaway.dev/v1alpha1".into(),
@@ -145,6 +150,7 @@ fn claim_job(mount: &ClaimMount, runner_pod: Option<&RunnerPod>, assigns_users: 
             tags: vec!["source=pvc/cask".into()],
         },
         exclude: Vec::new(),
+        accept_shrunken: false,
         timeout: None,
     };
     job(&JobRequest {
@@ -289,7 +295,7 @@ fn restore_job_on_a_volume_and_its_identity_are_golden() {
 fn restore_into_a_claim(mount: &TargetMount, runner_pod: &serde_json::Value) -> serde_json::Value {
     let repository = on_s3();
     let source = "pvc/casks";
-    let from = WantedSnapshot { source: source.parse().unwrap(), id: None, as_of: None, host: Some("orchard".into()) };
+    let from = newest_of(source);
     let run = VolumeRestore {
         from,
         paths: vec![],
@@ -354,8 +360,7 @@ fn job_that_makes_an_archive_has_the_keys_of_both_stores_and_execs_nowhere() {
     ];
     for (file, to) in places {
         let to: RestoreArchive = serde_json::from_value(to).unwrap();
-        let from =
-            WantedSnapshot { source: source.parse().unwrap(), id: None, as_of: None, host: Some("orchard".into()) };
+        let from = newest_of(source);
         let run = ArchiveRestore {
             from,
             paths: vec![],

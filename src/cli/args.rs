@@ -59,7 +59,7 @@ pub enum Verb {
     Check(CheckArguments),
     /// Say what is wrong with a repository, and how to mend it.
     Doctor(DoctorArguments),
-    /// Remove snapshots of a repository; never the newest proven one of a source.
+    /// Remove snapshots of a repository; the newest good one of a source only by --last-of-source.
     Forget(ForgetArguments),
     /// Remove the data of a repository that no snapshot needs.
     Prune(PruneArguments),

@@ -121,7 +121,11 @@ async fn ask_to(place: &Place, question: &Question, output: &mut impl Write) -> 
     Ok(())
 }
 
-async fn find_repository(client: &Client, namespace: &str, name: Option<&str>) -> Result<Repository, CliError> {
+pub(super) async fn find_repository(
+    client: &Client,
+    namespace: &str,
+    name: Option<&str>,
+) -> Result<Repository, CliError> {
     let repositories: Api<Repository> = Api::namespaced(client.clone(), namespace);
     if let Some(name) = name {
         return repositories

@@ -124,6 +124,7 @@ fn wanted(arguments: &RestoreArguments) -> Result<WantedSnapshot, CliError> {
         id: arguments.snapshot.clone(),
         as_of: arguments.as_of,
         host: arguments.host.clone(),
+        cluster: String::new(),
     })
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use futures::{StreamExt, stream};
 use indicatif::BinaryBytes;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::{Api, Client, ResourceExt, api::PostParams};
 use serde::Serialize;
@@ -19,10 +20,10 @@ use super::{
 use crate::{
     api::{NewClaim, Outcome, Restore, RestoreClaim},
     cluster::{call::CallError, observe},
-    model::{Failure, Reason, Verdict},
+    model::{Failure, Reason, SnapshotRecord, Verdict},
     plan::{
-        self, Candidate, ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceWish, ObservedPod, SourceFacts,
-        SourceKind, Workload, labels,
+        self, ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceWish, ObservedPod, SourceFacts, SourceKind,
+        Workload, labels,
     },
     repository::SnapshotSummary,
     runner::story,
@@ -43,6 +44,8 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
     let place = &arguments.place;
     let (client, namespace) = remote::connect(place.namespace.as_deref(), place.context.as_deref()).await?;
     let host = arguments.host.as_deref().unwrap_or(&namespace);
+    let repository = asking::find_repository(&client, &namespace, place.repository_name.as_deref()).await?;
+    let cluster = repository.status.and_then(|status| status.cluster_id).unwrap_or_default();
     let snapshots = asking::all_snapshots(place).await?;
     let claims = observe::list::<PersistentVolumeClaim>(&client, &namespace, "").await.map_err(call)?;
     let claims: BTreeSet<String> = claims.iter().map(ResourceExt::name_any).collect();
@@ -59,13 +62,15 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
     let wish = NamespaceWish {
         host,
         as_of: arguments.as_of,
+        cluster: &cluster,
+        now: Timestamp::now(),
         only: arguments.whole.only.map(Into::into),
         create: create.as_ref(),
         overwrite: arguments.overwrite,
         scale_down: arguments.scale_down.is_some(),
     };
-    let candidates: Vec<Candidate<'_>> = snapshots.iter().map(candidate).collect();
-    let facts = NamespaceFacts { snapshots: &candidates, claims: &claims, pods: &pods, sources: &sources };
+    let snapshot_records: Vec<SnapshotRecord<'_>> = snapshots.iter().map(SnapshotSummary::record).collect();
+    let facts = NamespaceFacts { snapshots: &snapshot_records, claims: &claims, pods: &pods, sources: &sources };
     let plan = plan::plan_namespace(wish, facts);
     if plan.restores.is_empty() && plan.refused.is_empty() {
         return Err(nothing(&snapshots, host).into());
@@ -83,11 +88,6 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
         }
     }
     results.finish()
-}
-
-fn candidate(snapshot: &SnapshotSummary) -> Candidate<'_> {
-    let SnapshotSummary { id, time, identity, paths, bytes } = snapshot;
-    Candidate { id, time: *time, identity, paths, bytes: *bytes }
 }
 
 fn call(CallError { doing, source }: CallError) -> CliError {
@@ -187,7 +187,12 @@ impl Results {
             print_plan(plan)?;
         }
         let planned = plan.restores.iter().map(|chosen| {
-            json!({ "source": chosen.spec.from.source, "snapshot": chosen.snapshot.id, "time": chosen.snapshot.time })
+            json!({
+                "source": chosen.spec.from.source,
+                "snapshot": chosen.snapshot.id,
+                "time": chosen.snapshot.time,
+                "note": chosen.note,
+            })
         });
         let worst = plan.refused.iter().map(|_| Verdict::Failed).collect();
         Ok(Self { output, planned: planned.collect(), refused, ended: Vec::new(), worst })
@@ -239,6 +244,11 @@ fn print_plan(plan: &NamespacePlan<'_>) -> Result<(), CliError> {
         ]
     });
     output::print_table(["SOURCE", "SNAPSHOT", "TIME", "INTO"], rows)?;
+    for chosen in &plan.restores {
+        if let Some(note) = &chosen.note {
+            output::print_line(&format!("{}: {note}", chosen.spec.from.source))?;
+        }
+    }
     for one in &plan.refused {
         output::print_line(&format!("{}: not restored: {}", one.source, one.refusal))?;
     }

@@ -3,11 +3,12 @@
 use std::io::Write;
 
 use indicatif::BinaryBytes;
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{CliError, args::Output};
 use crate::{
-    model::{SnapshotIdentity, SourceName},
+    model::{Quality, SnapshotIdentity, SourceName},
     repository::{Entry, SnapshotSummary},
 };
 
@@ -38,13 +39,17 @@ pub fn print_snapshots(
         print_json(&wanted)?;
         return Ok(0);
     }
+    let now = Timestamp::now();
     let rows = wanted.iter().map(|snapshot| {
         let tag = |key| snapshot.identity.tag(key).unwrap_or("-").to_owned();
         [
             snapshot.id[..8.min(snapshot.id.len())].to_owned(),
             format!("{:.0}", snapshot.time),
             snapshot.bytes.map_or_else(|| "-".to_owned(), |bytes| BinaryBytes(bytes).to_string()),
-            tag(SnapshotIdentity::PROOF),
+            match snapshot.record().quality(now) {
+                Quality::Proven => tag(SnapshotIdentity::PROOF),
+                quality => format!("{}, {quality}", tag(SnapshotIdentity::PROOF)),
+            },
             tag(SnapshotIdentity::SOURCE),
             format!("{}:{}", snapshot.identity.host, snapshot.identity.path),
         ]

@@ -20,7 +20,7 @@ use crate::{
     model::{Failure, Retention, SnapshotIdentity},
     repository::{self, CheckReport, Forget, PruneReport, RepackReport, Repository, SnapshotSummary, Unlock},
     runner::{
-        upkeep::{decide, forget_of},
+        upkeep::{decide, forget_of, warnings_of},
         with_repository, within_grace,
     },
 };
@@ -75,7 +75,8 @@ pub async fn forget(arguments: &ForgetArguments) -> Result<u8, CliError> {
         } else {
             let ids = arguments.snapshots.iter().map(|id| Ok(repository::by_id(&all, id, open.place())?.id.clone()));
             let snapshots = ids.collect::<Result<_, Failure>>()?;
-            (Forget { snapshots, ..Forget::default() }, Decided::default())
+            let last_of_source = arguments.last_of_source;
+            (Forget { snapshots, last_of_source, ..Forget::default() }, Decided::default())
         };
         let count = if arguments.dry_run { forget.snapshots.len() as u64 } else { open.forget(&forget).await? };
         Ok((count, decided))
@@ -92,7 +93,7 @@ pub async fn forget(arguments: &ForgetArguments) -> Result<u8, CliError> {
         });
         print_table(["ID", "TIME", "SOURCE", "DECISION"], rows)?;
     }
-    decided.shrunk.iter().try_for_each(|shrunk| print_line(shrunk))?;
+    decided.warnings.iter().try_for_each(|warning| print_line(warning))?;
     let would = if arguments.dry_run { "would be " } else { "" };
     print_line(&format!("{count} snapshots {would}forgotten; `stowaway prune` frees what only they needed"))?;
     Ok(0)
@@ -102,7 +103,7 @@ pub async fn forget(arguments: &ForgetArguments) -> Result<u8, CliError> {
 #[derive(Default)]
 struct Decided {
     snapshots: Vec<Decision>,
-    shrunk: Vec<String>,
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -115,7 +116,7 @@ struct Decision {
 }
 
 fn by_rules(policy: &Retention, all: &[SnapshotSummary]) -> (Forget, Decided) {
-    let plan = decide(policy, all, &TimeZone::system());
+    let plan = decide(policy, all, &TimeZone::system(), Timestamp::now());
     let mut kept: HashMap<&str, String> = plan
         .keep
         .iter()
@@ -127,8 +128,7 @@ fn by_rules(policy: &Retention, all: &[SnapshotSummary]) -> (Forget, Decided) {
         source: snapshot.identity.tag(SnapshotIdentity::SOURCE).unwrap_or("-").to_owned(),
         keep: kept.remove(snapshot.id.as_str()),
     });
-    let decided =
-        Decided { snapshots: snapshots.collect(), shrunk: plan.shrunk.iter().map(ToString::to_string).collect() };
+    let decided = Decided { snapshots: snapshots.collect(), warnings: warnings_of(&plan) };
     (forget_of(&plan, all), decided)
 }
 

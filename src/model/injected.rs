@@ -27,6 +27,12 @@ pub const CONNECTION_VARIABLE: &str = "STOWAWAY_CONNECTION";
 pub const CLUSTER_VARIABLE: &str = "STOWAWAY_CLUSTER";
 /// What the names of the restore step's own entries in a volume begin with; backups leave them out.
 pub const RESTORE_PREFIX: &str = ".stowaway-restore";
+/// The entries which show that a restore has not ended: the folder that it restores into, the mark that all is in that
+/// folder, and the same before it counts.
+pub const RESTORE_MARKS: [&str; 3] =
+    [".stowaway-restore.part", ".stowaway-restore.whole", ".stowaway-restore.whole.new"];
+/// The file that a restore locks as long as it works on a volume.
+pub const RESTORE_LOCK: &str = ".stowaway-restore.lock";
 
 /// Where the sidecar's supervisor listens for requests, which come by small execs.
 pub const CONTROL_SOCKET: &str = "/tmp/stowaway-sidecar.socket";

@@ -5,12 +5,14 @@
 mod archive;
 mod escape;
 mod excludes;
+mod extent;
 pub mod injected;
 mod part;
 mod quantity;
 mod report;
 mod retention;
 mod secret;
+mod snapshot;
 mod source;
 mod storage;
 mod store;
@@ -20,11 +22,15 @@ mod upkeep;
 pub use archive::{ArchiveFormat, ArchiveReport, ArchiveRestore, archive_name, wrong_archive_name};
 pub use escape::{escape, printable, unescape};
 pub use excludes::{Excludes, MAXIMUM_PATTERNS};
+pub use extent::{SMALLEST_BYTES, Shrinkage, VolumeExtent, has_lost_most, shrinkage};
 pub use part::{DataPart, DataPartError};
 pub use quantity::billionths;
 pub use report::{Failure, Proof, Reason, SourceReport, Verdict, milliseconds};
 pub use retention::{Age, AgeError, Retention};
 pub use secret::{Secret, redact};
+pub use snapshot::{
+    CLOCK_TOLERANCE, NotRestorable, Quality, Restorable, SnapshotQuery, SnapshotRecord, latest_restorable, newest_good,
+};
 pub use source::{SnapshotIdentity, SourceName, SourceNameError, TagError};
 pub use storage::StorageEntry;
 pub use store::{

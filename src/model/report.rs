@@ -16,6 +16,8 @@ pub enum Verdict {
     Unproven,
     /// A part failed or could not be read.
     Incomplete,
+    /// Stored and tagged `suspect`, since the volume was empty, or had lost most of its content. Not green, never "newest".
+    Suspect,
     /// Nothing visible was stored, or the restore did not take effect.
     Failed,
 }
@@ -33,6 +35,7 @@ impl fmt::Display for Verdict {
             Self::Succeeded => "Succeeded",
             Self::Unproven => "Unproven",
             Self::Incomplete => "Incomplete",
+            Self::Suspect => "Suspect",
             Self::Failed => "Failed",
         })
     }
@@ -140,6 +143,12 @@ pub enum Reason {
     ResultLost,
     /// A defect in Stowaway or its storage engine.
     InternalError,
+    /// The volume is empty, and its last good snapshot is not.
+    VolumeEmptied,
+    /// The volume has lost more than half of the files or bytes of its last good snapshot.
+    VolumeShrank,
+    /// A restore into the volume is under way, or was broken off: what is in it is not the app's data.
+    RestoreUnfinished,
 }
 
 impl fmt::Display for Reason {

@@ -116,6 +116,12 @@ impl SnapshotIdentity {
     /// The bare tag of what a restore stored of a volume before it overwrote that; never "newest", since it is what somebody
     /// wished to be rid of.
     pub const SAFETY: &str = "safety";
+    /// The bare tag of a volume that was empty, or had lost most of what its last good snapshot holds; never "newest". Who
+    /// removes the tag declares the snapshot good.
+    pub const SUSPECT: &str = "suspect";
+    /// The bare tag that goes with [`Self::SUSPECT`], and stays when that is removed or was never set by consent: what is
+    /// older says nothing of the size that is usual.
+    pub const SHRUNKEN: &str = "shrunken";
     /// The bare tag of a block device (`volumeMode: Block`), which is stored as one file. Older ones of ours lack it.
     pub const DEVICE: &str = "device";
 

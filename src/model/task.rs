@@ -106,6 +106,9 @@ pub enum TaskKind {
         /// What is left out; see [`Excludes`](super::Excludes).
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         exclude: Vec<String>,
+        /// Whether the volume may be empty, or much smaller than its last good snapshot.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        accept_shrunken: bool,
         /// Give up after this long.
         timeout: Option<Duration>,
     },
@@ -123,6 +126,9 @@ pub enum TaskKind {
         /// What is left out; see [`Excludes`](super::Excludes).
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         exclude: Vec<String>,
+        /// Whether the volume may be empty, or much smaller than its last good snapshot.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        accept_shrunken: bool,
         /// Give up after this long.
         timeout: Option<Duration>,
     },
@@ -185,6 +191,23 @@ pub enum TaskKind {
     },
 }
 
+impl Task {
+    /// The same task, which restores the snapshots of its own cluster first.
+    #[must_use]
+    pub fn preferring_own_cluster(mut self) -> Self {
+        let from = match &mut self.kind {
+            TaskKind::RestoreVolume(run) => Some(&mut run.from),
+            TaskKind::RestoreArchive(run) => Some(&mut run.from),
+            TaskKind::FindSnapshot(wanted) => Some(wanted),
+            _ => None,
+        };
+        if let Some(from) = from {
+            from.cluster.clone_from(&self.cluster);
+        }
+        self
+    }
+}
+
 impl TaskKind {
     /// Whether the run execs in a pod.
     pub fn execs(&self) -> bool {
@@ -207,6 +230,9 @@ pub struct WantedSnapshot {
     /// Only those of this host, which is the namespace; those of all when empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
+    /// Id of the cluster whose snapshots come first; those of all clusters count alike when empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cluster: String,
 }
 
 /// How a volume is restored.

@@ -376,6 +376,7 @@ impl<'a> Planner<'a, '_> {
                     source: source.name.clone(),
                     identity: planned.identity.clone(),
                     exclude: planned.exclude.clone(),
+                    accept_shrunken: planned.accept_shrunken,
                     timeout,
                 },
                 Target::Claim(mount) => TaskKind::BackupClaim {
@@ -384,6 +385,7 @@ impl<'a> Planner<'a, '_> {
                     source: source.name.clone(),
                     identity: planned.identity.clone(),
                     exclude: planned.exclude.clone(),
+                    accept_shrunken: planned.accept_shrunken,
                     timeout,
                 },
             },

@@ -100,6 +100,7 @@ pub fn planned(name: &str, pod: Option<&str>) -> PlannedSource {
         allow_empty: false,
         accept_unproven: false,
         exclude: Vec::new(),
+        accept_shrunken: false,
     }
 }
 

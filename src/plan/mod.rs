@@ -34,7 +34,7 @@ pub use restore::{
     ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceWish, ObservedScale, Refusal, RefusedSource, RestoreFacts,
     SourceKind, TargetFacts, held_down_by, plan_namespace, plan_restore, restore_refused,
 };
-pub use retention::{Candidate, Dropped, Kept, RetentionPlan, Shrunk, plan_retention};
+pub use retention::{Dropped, Kept, RetentionPlan, Shrunk, plan_retention};
 pub use schedule::{Due, Schedule, ScheduleError, Slots, UnknownTimeZone, time_zone};
 
 pub use sources::{

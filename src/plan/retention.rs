@@ -1,8 +1,9 @@
 //! Which snapshots of a repository are kept, and which are dropped.
 //!
-//! The rules are restic's (`forget` of 0.19), with three differences, each to lose less: what is proven and what is not are
-//! judged apart, so that nothing unproven takes the place of something proven; the newest proven snapshot of a source is
-//! never dropped; and of a source that has shrunk absurdly nothing is. It must not know repositories.
+//! The rules are restic's (`forget` of 0.19), with four differences, each to lose less: what is good and what is not are
+//! judged apart, so that nothing unproven or suspect takes the place of something proven; the newest good snapshot of a
+//! source is never dropped; of a source that has shrunk absurdly nothing is; and a snapshot dated in the future is kept, and
+//! counts for nothing until its time has come. It must not know repositories.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,40 +12,7 @@ use std::{
 
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 
-use crate::model::{Retention, SnapshotIdentity};
-
-/// One snapshot to be judged.
-#[derive(Clone, Copy, Debug)]
-pub struct Candidate<'a> {
-    /// Its id.
-    pub id: &'a str,
-    /// When it was made.
-    pub time: Timestamp,
-    /// Host, path and tags.
-    pub identity: &'a SnapshotIdentity,
-    /// All its paths.
-    pub paths: &'a [String],
-    /// Bytes of all its files, where its writer said so.
-    pub bytes: Option<u64>,
-}
-
-impl Candidate<'_> {
-    /// Whether it was proven whole, is complete, and was made for its own sake. What others wrote says nothing of it, and counts as they meant it.
-    pub(super) fn is_good(&self) -> bool {
-        let tags = [SnapshotIdentity::UNPROVEN, SnapshotIdentity::INCOMPLETE, SnapshotIdentity::SAFETY];
-        !tags.iter().any(|tag| self.identity.has_tag(tag))
-    }
-
-    /// Whose history it belongs to. Those of other writers are grouped by host and paths, as restic does.
-    fn history(&self) -> String {
-        let cluster = self.identity.tag(SnapshotIdentity::CLUSTER).unwrap_or_default();
-        match self.identity.tag(SnapshotIdentity::SOURCE) {
-            // A blank is in no name, and a newline in no path that anybody meant.
-            Some(source) => format!("{cluster} {} {source}", self.identity.host),
-            None => format!("\n{}\n{}", self.identity.host, self.paths.join("\n")),
-        }
-    }
-}
+use crate::model::{Quality, Retention, SMALLEST_BYTES, SnapshotIdentity, SnapshotRecord, has_lost_most};
 
 /// A snapshot that is kept.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -69,21 +37,28 @@ pub struct Dropped<'a> {
 pub struct Shrunk<'a> {
     /// The source's name, else the first path.
     pub source: &'a str,
-    /// Id of its newest proven snapshot.
+    /// Id of its newest snapshot that is complete.
     pub newest: &'a str,
     /// Bytes of that one.
     pub bytes: u64,
     /// What was usual before.
     pub usual: u64,
+    /// Whether that snapshot is tagged as suspect, so that the good ones before it stay whatever it holds.
+    pub is_suspect: bool,
 }
 
 impl fmt::Display for Shrunk<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "the newest snapshot of {} has {} bytes, and {} were usual; nothing of it is dropped until its size is usual again",
-            self.source, self.bytes, self.usual
-        )
+        let Self { source, newest, bytes, usual, is_suspect } = self;
+        write!(formatter, "the newest snapshot of {source} has {bytes} bytes, and {usual} were usual; ")?;
+        if *is_suspect {
+            write!(
+                formatter,
+                "it is suspect, and takes the place of no good one until `restic tag --remove suspect {newest}` accepts it"
+            )
+        } else {
+            formatter.write_str("nothing of it is dropped until its size is usual again")
+        }
     }
 }
 
@@ -96,6 +71,8 @@ pub enum Reason {
     NewestProven,
     /// Its source has shrunk.
     Shrunk,
+    /// It is dated later than now.
+    FromFuture,
     /// It carries a tag of `keepTags`.
     Tag,
     /// It is younger than `keepWithin`.
@@ -112,6 +89,7 @@ impl fmt::Display for Reason {
             Self::NoPolicy => formatter.write_str("no policy"),
             Self::NewestProven => formatter.write_str("newest proven"),
             Self::Shrunk => formatter.write_str("its source shrank"),
+            Self::FromFuture => formatter.write_str("dated in the future"),
             Self::Tag => formatter.write_str("tag"),
             Self::Within => formatter.write_str("within"),
             Self::Rule(rule) => formatter.write_str(rule.word()),
@@ -154,46 +132,61 @@ pub struct RetentionPlan<'a> {
     pub drop: Vec<Dropped<'a>>,
     /// Sources to be alarmed about.
     pub shrunk: Vec<Shrunk<'a>>,
+    /// Snapshots that are dated later than now: the clock of their writer was wrong, or this one is.
+    pub from_future: Vec<SnapshotRecord<'a>>,
 }
 
-/// Less than this part of what is usual is absurd.
-const ABSURD_PART: u64 = 2;
 /// So many before the newest say what is usual.
 const USUAL_OF: usize = 7;
 /// Fewer say nothing.
 const USUAL_AT_LEAST: usize = 3;
-/// Below this, a few lines more or less are half of it.
-const SMALLEST_USUAL_BYTES: u64 = 64 * 1024;
 
 /// Judges all snapshots of a repository, each source by itself. Hours and days are those of `zone`.
 ///
 /// Each snapshot is in exactly one of the two lists.
-pub fn plan_retention<'a>(policy: &Retention, snapshots: &[Candidate<'a>], zone: &TimeZone) -> RetentionPlan<'a> {
-    let mut histories: BTreeMap<String, Vec<Candidate<'a>>> = BTreeMap::new();
-    for snapshot in snapshots {
-        histories.entry(snapshot.history()).or_default().push(*snapshot);
-    }
+pub fn plan_retention<'a>(
+    policy: &Retention,
+    snapshots: &[SnapshotRecord<'a>],
+    zone: &TimeZone,
+    now: Timestamp,
+) -> RetentionPlan<'a> {
+    let mut histories: BTreeMap<String, Vec<SnapshotRecord<'a>>> = BTreeMap::new();
     let mut plan = RetentionPlan::default();
+    for snapshot in snapshots {
+        if snapshot.is_from_future(now) {
+            plan.keep.push(Kept { id: snapshot.id, reasons: vec![Reason::FromFuture] });
+            plan.from_future.push(*snapshot);
+        } else {
+            histories.entry(snapshot.history()).or_default().push(*snapshot);
+        }
+    }
     for mut history in histories.into_values() {
         // Newest first.
         history.sort_by(|one, other| (other.time, other.id).cmp(&(one.time, one.id)));
-        judge(policy, &history, zone, &mut plan);
+        judge(policy, &history, (zone, now), &mut plan);
     }
     plan.drop.sort_by(|one, other| (one.time, one.id).cmp(&(other.time, other.id)));
     plan
 }
 
-fn judge<'a>(policy: &Retention, history: &[Candidate<'a>], zone: &TimeZone, plan: &mut RetentionPlan<'a>) {
-    let (good, other): (Vec<Candidate<'a>>, Vec<Candidate<'a>>) =
-        history.iter().partition(|candidate| candidate.is_good());
+fn judge<'a>(
+    policy: &Retention,
+    history: &[SnapshotRecord<'a>],
+    (zone, now): (&TimeZone, Timestamp),
+    plan: &mut RetentionPlan<'a>,
+) {
+    let (good, other): (Vec<SnapshotRecord<'a>>, Vec<SnapshotRecord<'a>>) =
+        history.iter().partition(|snapshot| snapshot.quality(now) == Quality::Proven);
     let shrunk = shrunk(&good);
+    let is_frozen = shrunk.is_some();
+    plan.shrunk.extend(suspect(history, &good, now).or(shrunk));
     for (list, are_good) in [(good, true), (other, false)] {
         let reasons = reasons(policy, &list, zone);
         for (index, (snapshot, mut reasons)) in list.iter().zip(reasons).enumerate() {
             if are_good && index == 0 {
                 reasons.insert(Reason::NewestProven);
             }
-            if shrunk.is_some() {
+            if is_frozen {
                 reasons.insert(Reason::Shrunk);
             }
             if reasons.is_empty() {
@@ -203,11 +196,10 @@ fn judge<'a>(policy: &Retention, history: &[Candidate<'a>], zone: &TimeZone, pla
             }
         }
     }
-    plan.shrunk.extend(shrunk);
 }
 
 /// restic's rules, for each of a list that has the newest first.
-fn reasons(policy: &Retention, list: &[Candidate<'_>], zone: &TimeZone) -> Vec<BTreeSet<Reason>> {
+fn reasons(policy: &Retention, list: &[SnapshotRecord<'_>], zone: &TimeZone) -> Vec<BTreeSet<Reason>> {
     if policy.is_empty() {
         return vec![BTreeSet::from([Reason::NoPolicy]); list.len()];
     }
@@ -279,19 +271,37 @@ fn period(rule: Rule, index: usize, time: &Zoned) -> [i64; 4] {
     }
 }
 
-/// Whether the newest of these is absurdly small. Four small ones in a row are what is usual then.
-fn shrunk<'a>(good: &[Candidate<'a>]) -> Option<Shrunk<'a>> {
+/// Whether the newest of these is absurdly small. Four small ones in a row are what is usual then; and what is older than a
+/// volume that shrank by consent says nothing of it.
+fn shrunk<'a>(good: &[SnapshotRecord<'a>]) -> Option<Shrunk<'a>> {
     let (newest, before) = good.split_first()?;
     let bytes = newest.bytes?;
-    let mut sizes: Vec<u64> = before.iter().take(USUAL_OF).filter_map(|snapshot| snapshot.bytes).collect();
+    let since = good.iter().position(|snapshot| snapshot.identity.has_tag(SnapshotIdentity::SHRUNKEN));
+    let comparable = before.iter().take(since.unwrap_or(good.len())).take(USUAL_OF);
+    let mut sizes: Vec<u64> = comparable.filter_map(|snapshot| snapshot.bytes).collect();
     if sizes.len() < USUAL_AT_LEAST {
         return None;
     }
     sizes.sort_unstable();
     let usual = sizes[sizes.len() / 2];
-    let source = newest.identity.tag(SnapshotIdentity::SOURCE).unwrap_or(&newest.identity.path);
-    let is_absurd = usual >= SMALLEST_USUAL_BYTES && bytes < usual / ABSURD_PART;
-    is_absurd.then_some(Shrunk { source, newest: newest.id, bytes, usual })
+    let is_absurd = has_lost_most(usual, bytes, SMALLEST_BYTES);
+    is_absurd.then(|| Shrunk { source: source_of(newest), newest: newest.id, bytes, usual, is_suspect: false })
+}
+
+/// Whether the source is now as its newest suspect snapshot shows it: no good one is newer.
+fn suspect<'a>(history: &[SnapshotRecord<'a>], good: &[SnapshotRecord<'a>], now: Timestamp) -> Option<Shrunk<'a>> {
+    let newest = history.iter().find(|snapshot| matches!(snapshot.quality(now), Quality::Proven | Quality::Suspect))?;
+    (newest.quality(now) == Quality::Suspect).then(|| Shrunk {
+        source: source_of(newest),
+        newest: newest.id,
+        bytes: newest.bytes.unwrap_or(0),
+        usual: good.first().and_then(|last| last.bytes).unwrap_or(0),
+        is_suspect: true,
+    })
+}
+
+fn source_of<'a>(snapshot: &SnapshotRecord<'a>) -> &'a str {
+    snapshot.identity.tag(SnapshotIdentity::SOURCE).unwrap_or(&snapshot.identity.path)
 }
 
 #[cfg(test)]

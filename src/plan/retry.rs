@@ -35,7 +35,9 @@ pub(super) fn may_pass(reason: Reason) -> bool {
         | Reason::TargetUnwritable
         | Reason::TargetNotEmpty
         | Reason::TargetInUse
-        | Reason::MetadataNotKept => false,
+        | Reason::MetadataNotKept
+        | Reason::VolumeEmptied
+        | Reason::VolumeShrank => false,
         Reason::CommandFailed
         | Reason::CommandKilled
         | Reason::StreamCut
@@ -53,6 +55,7 @@ pub(super) fn may_pass(reason: Reason) -> bool {
         | Reason::SecretMissing
         | Reason::PodNotStarted
         | Reason::VolumeSnapshotFailed
+        | Reason::RestoreUnfinished
         | Reason::NotInjected
         | Reason::ResultLost
         | Reason::InternalError => true,

@@ -118,6 +118,8 @@ pub struct PlannedSource {
     pub accept_unproven: bool,
     /// What of a volume is left out.
     pub exclude: Vec<String>,
+    /// Whether a volume may be empty, or much smaller than its last good snapshot.
+    pub accept_shrunken: bool,
 }
 
 /// Where a source is.
@@ -380,6 +382,7 @@ fn draft(
         allow_empty: request.allow_empty,
         accept_unproven: request.accept_unproven,
         exclude: Vec::new(),
+        accept_shrunken: false,
         name,
     };
     Ok(Draft { source, extension: command.file_extension.clone() })

@@ -15,14 +15,16 @@ use super::{
     chunker::Chunker,
     commit::{self, Commit},
     engine::FirstError,
+    folder::LastGood,
     known::Known,
     packer::{Content, Packer, Place},
+    part::Fetcher,
     source::{Ended, Next, StreamReader},
     store::Store,
     tree,
 };
 use crate::{
-    model::{Proof, SnapshotIdentity},
+    model::{Proof, SnapshotIdentity, VolumeExtent},
     stream::Piece,
 };
 
@@ -70,6 +72,15 @@ pub(super) async fn store_stream(
     tree::checked_path(&identity.path)?;
     let (started, first_error) = (Timestamp::now(), Arc::new(FirstError::default()));
     let known = Arc::new(Known::read(&repository.cipher, store).await?);
+    let last_good = match rules.device {
+        Some(device) => {
+            let fetcher = Fetcher { store: store.clone(), cipher: repository.cipher.clone() };
+            let snapshots = repository.snapshot_files().await?;
+            let found = LastGood::find(&snapshots, identity, rules.time, (known.as_ref(), &fetcher)).await?;
+            found.map(|found| (found, device))
+        }
+        None => None,
+    };
     let mut reader = StreamReader {
         pieces,
         runtime: Handle::current(),
@@ -80,6 +91,7 @@ pub(super) async fn store_stream(
         first_error: Arc::clone(&first_error),
         hash: Sha256::default(),
         bytes: 0,
+        is_blank: true,
     };
     let (path, time) = (identity.path.clone(), rules.time);
     let task = move |packer: &Arc<Packer>, chunker| {
@@ -103,12 +115,22 @@ pub(super) async fn store_stream(
     if ended.end.proof == Proof::None {
         snapshot.tags.add(SnapshotIdentity::UNPROVEN.to_owned());
     }
+    let shrunken = last_good.and_then(|(last_good, rules)| {
+        // The same blank device as before has lost nothing.
+        let extent = VolumeExtent { files: 1, folders: 0, bytes: ended.end.bytes };
+        let extent = if ended.is_blank { VolumeExtent::default() } else { extent };
+        last_good.compare(extent, rules.accept_shrunken).filter(|_| !last_good.has_digest(&ended.digest))
+    });
+    if let Some(shrunken) = &shrunken {
+        shrunken.tag(&mut snapshot);
+    }
     Ok(Stored {
         snapshot: commit.publish(&snapshot, &[], &written.files).await?,
         bytes: ended.end.bytes,
         digest: ended.digest,
         added_bytes,
         proof: ended.end.proof,
+        shrunken,
     })
 }
 

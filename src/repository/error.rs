@@ -173,6 +173,18 @@ pub enum RepositoryError {
         /// Why.
         source: io::Error,
     },
+    /// A folder that was to be stored is in the middle of a restore; nothing was stored.
+    #[error(
+        "a restore into {path} is under way, or was broken off: it holds {mark}, and what is beside that may be a part of the \
+         data; nothing was stored. Let the restore end: start the pod again whose restore step it is, or repeat the Restore. \
+         If what was restored is not wanted, remove {mark} from the volume"
+    )]
+    RestoreUnfinished {
+        /// The folder.
+        path: String,
+        /// The entry that shows it.
+        mark: &'static str,
+    },
     /// The target of a restore cannot be written.
     #[error("failed to {action} {path}: {source}; the restore is not complete")]
     Unwritable {
@@ -236,6 +248,7 @@ impl RepositoryError {
             Self::Stream(failure) => failure.reason,
             Self::SnapshotNotFound { .. } | Self::FileNotFound { .. } => Reason::SnapshotNotFound,
             Self::Unreadable { .. } => Reason::SourceUnreadable,
+            Self::RestoreUnfinished { .. } => Reason::RestoreUnfinished,
             Self::Unwritable { .. } => Reason::TargetUnwritable,
             Self::AlreadyExists { .. } | Self::InvalidRequest(_) => Reason::InvalidRequest,
             Self::Internal { .. } => Reason::InternalError,

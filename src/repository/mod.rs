@@ -52,14 +52,14 @@ use tokio::sync::mpsc;
 pub use error::{RepositoryError, StoreFault};
 pub use export::{ArchivePlace, Archived, StoreAccess};
 pub use folder::{
-    FolderMetadata, FolderRules, LISTED, RestoredFolder, StoredFolder, TarContent, Trouble, Troubles, is_refusal,
+    FolderMetadata, FolderRules, LISTED, RestoredFolder, Shrunken, StoredFolder, TarContent, Trouble, Troubles, is_refusal,
     is_refusal_of_attribute, is_systems_own,
 };
 pub use keys::{KeySummary, add_key, change_password, list_keys, remove_key};
 pub use lock::{FoundLock, Liveness, LockHolder, LockJudge, LockRules, NoJudge, ProcessesHere, Unlock};
 pub use open::{create, open, open_exclusively, open_or_create, remove_locks};
 pub use read::{Entry, EntryKind, StoredFile};
-pub use snapshots::{SnapshotSummary, by_id, by_run, newest_of};
+pub use snapshots::{SnapshotSummary, by_id, by_run};
 pub use store::{Patience, install_transport, known_host_keys};
 pub use upkeep::{
     CheckReport, Finding, Findings, Forget, HarmedSnapshot, PruneReport, PruneRules, RepackReport, Unused, UnusedError,
@@ -96,6 +96,15 @@ pub struct StoreRules {
     pub allow_empty: bool,
     /// The snapshot's time, and the stored file's.
     pub time: Timestamp,
+    /// Of a block device: how it is compared with its last good snapshot. Other streams are not.
+    pub device: Option<DeviceRules>,
+}
+
+/// How a block device is compared with its last good snapshot.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceRules {
+    /// Whether it may be blank, or much smaller than that.
+    pub accept_shrunken: bool,
 }
 
 /// What moves while a stream is stored; may be read at any time.
@@ -130,6 +139,8 @@ pub struct Stored {
     pub added_bytes: u64,
     /// How the stream's end was proven.
     pub proof: Proof,
+    /// Whether a block device has lost its content since its last good snapshot; see [`StoredFolder::shrunken`].
+    pub shrunken: Option<Shrunken>,
 }
 
 /// An open repository, with a lock of ours in it.

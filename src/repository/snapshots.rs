@@ -1,4 +1,5 @@
-//! What snapshots there are, and which one is meant. Choosing is pure; an unproven or incomplete one is never the newest.
+//! What snapshots there are, and which one an id means. Which one is the newest good one is decided by
+//! [`latest_restorable`](crate::model::latest_restorable).
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use super::{
     Repository, RepositoryError,
     engine::{self, FirstError, ReadOnly},
 };
-use crate::model::{SnapshotIdentity, SourceName};
+use crate::model::{SnapshotIdentity, SnapshotRecord};
 
 /// The shortest part of an id that names a snapshot, as in restic's own short ids.
 const SHORTEST_PREFIX: usize = 8;
@@ -42,9 +43,15 @@ impl SnapshotSummary {
         self.identity.tags.iter().any(|tag| tag == SnapshotIdentity::INCOMPLETE)
     }
 
-    /// Whether it was made of a volume that was about to be overwritten.
-    pub fn is_safety(&self) -> bool {
-        self.identity.tags.iter().any(|tag| tag == SnapshotIdentity::SAFETY)
+    /// Whether it is of a volume that was empty, or had lost most of its content.
+    pub fn is_suspect(&self) -> bool {
+        self.identity.has_tag(SnapshotIdentity::SUSPECT)
+    }
+
+    /// What is known of it without its content.
+    pub fn record(&self) -> SnapshotRecord<'_> {
+        let Self { id, time, identity, paths, bytes } = self;
+        SnapshotRecord { id, time: *time, identity, paths, bytes: *bytes }
     }
 
     pub(super) fn of(snapshot: &SnapshotFile) -> Self {
@@ -61,15 +68,6 @@ impl SnapshotSummary {
             bytes: snapshot.summary.as_ref().map(|summary| summary.total_bytes_processed),
         }
     }
-}
-
-/// The newest snapshot of a source that was proven whole, is complete, and is no safety copy.
-pub fn newest_of<'a>(snapshots: &'a [SnapshotSummary], source: &SourceName) -> Option<&'a SnapshotSummary> {
-    snapshots
-        .iter()
-        .filter(|snapshot| snapshot.identity.tag(SnapshotIdentity::SOURCE) == Some(source.as_str()))
-        .filter(|snapshot| !snapshot.is_unproven() && !snapshot.is_incomplete() && !snapshot.is_safety())
-        .max_by(|one, other| (one.time, &one.id).cmp(&(other.time, &other.id)))
 }
 
 /// What an earlier attempt of the same run committed; `run` is the value of the tag [`SnapshotIdentity::RUN`].

@@ -21,6 +21,8 @@ pub(super) struct Ended {
     pub end: End,
     /// SHA-256 over all bytes, 64 hex digits.
     pub digest: String,
+    /// Whether all bytes are zero.
+    pub is_blank: bool,
 }
 
 /// What comes next of a stream.
@@ -42,6 +44,8 @@ pub(super) struct StreamReader {
     pub first_error: Arc<FirstError>,
     pub hash: Sha256,
     pub bytes: u64,
+    /// Whether all bytes so far are zero.
+    pub is_blank: bool,
 }
 
 impl StreamReader {
@@ -61,6 +65,7 @@ impl StreamReader {
             Some(Piece::Data(data)) => {
                 self.hash.update(&data);
                 self.bytes += data.len() as u64;
+                self.is_blank = self.is_blank && data.iter().all(|byte| *byte == 0);
                 self.progress.read.fetch_add(data.len() as u64, Ordering::Relaxed);
                 return Ok(Next::Data(data));
             }
@@ -84,7 +89,7 @@ impl StreamReader {
             let text = "the command succeeded and wrote nothing; nothing was stored (allow-empty lets that pass)";
             Failure::new(Reason::EmptyStream, text)
         } else {
-            return Ok(Ended { end, digest: hex(&self.hash.clone().finalize()) });
+            return Ok(Ended { end, digest: hex(&self.hash.clone().finalize()), is_blank: self.is_blank });
         };
         Err(RepositoryError::Stream(failure))
     }

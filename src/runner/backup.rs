@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    local, paths,
+    local, paths, shrunken,
     sidecar::Door,
     story::{self, tell_progress},
 };
@@ -112,6 +112,7 @@ async fn store(
     progress: Arc<Progress>,
 ) -> Result<Outcome, Failure> {
     let history = repository.snapshots().await?;
+    warn_of_future(&history, &run.identity);
     if let Some(report) = adopt(&history, &run.identity, run.accept_unproven) {
         return Ok(Outcome::Adopted(Box::new(report)));
     }
@@ -119,7 +120,7 @@ async fn store(
     identity.path = paths::settle(&history, &run.source, &run.identity, &run.alternative_path);
     info!(path = identity.path, host = identity.host, "storing as {} of host {}", identity.path, identity.host);
 
-    let rules = StoreRules { allow_empty: run.allow_empty, time: Timestamp::now() };
+    let rules = StoreRules { allow_empty: run.allow_empty, time: Timestamp::now(), device: None };
     let (sender, receiver) = pieces();
     let dumping = dump(from, control, sender);
     let storing = async {
@@ -165,6 +166,21 @@ async fn dump(from: DumpFrom, control: &Control, sender: PieceSender) {
     }
 }
 
+/// Warns of snapshots of the same source that are dated in the future: either clock may be wrong.
+pub(super) fn warn_of_future(history: &[SnapshotSummary], identity: &SnapshotIdentity) {
+    let (source, now) = (identity.tag(SnapshotIdentity::SOURCE), Timestamp::now());
+    let is_same = |snapshot: &&SnapshotSummary| {
+        snapshot.identity.host == identity.host && snapshot.identity.tag(SnapshotIdentity::SOURCE) == source
+    };
+    for snapshot in history.iter().filter(is_same).map(SnapshotSummary::record).filter(|one| one.is_from_future(now)) {
+        warn!(
+            "snapshot {} is dated in the future ({:.0}), and no restore takes it by itself: check the clocks of the nodes",
+            snapshot.short_id(),
+            snapshot.time
+        );
+    }
+}
+
 /// The report of the snapshot that an earlier attempt of the same run committed, if there is one.
 pub(super) fn adopt(
     history: &[SnapshotSummary],
@@ -191,6 +207,8 @@ fn adopted(found: &SnapshotSummary, accept_unproven: bool) -> SourceReport {
         let message =
             "stored by an earlier attempt of this run, which could not read all of it; its log names what".to_owned();
         (Verdict::Incomplete, Reason::SourceUnreadable, message)
+    } else if found.is_suspect() {
+        (Verdict::Suspect, Reason::VolumeShrank, shrunken::adopted_message(&found.id))
     } else if found.identity.has_tag(SnapshotIdentity::WITHOUT_ATTRIBUTES) {
         let message = "stored by an earlier attempt of this run, which could not read the attributes of some files; its log names \
                        them"

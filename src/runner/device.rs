@@ -20,10 +20,15 @@ use rustix::{
 use tokio::task::spawn_blocking;
 use tracing::info;
 
-use super::{VolumeRun, backup::adopt, limit, story::tell_progress};
+use super::{
+    VolumeRun,
+    backup::{adopt, warn_of_future},
+    limit, shrunken,
+    story::tell_progress,
+};
 use crate::{
-    model::{Failure, Proof, Reason, SnapshotIdentity, SourceReport, milliseconds},
-    repository::{Progress, Repository, StoreRules, Stored},
+    model::{Failure, Proof, Reason, SnapshotIdentity, SourceReport, Verdict, milliseconds},
+    repository::{DeviceRules, Progress, Repository, StoreRules, Stored},
     stream::{End, Piece, PieceSender, pieces},
 };
 
@@ -139,19 +144,34 @@ async fn store(
     progress: Arc<Progress>,
 ) -> Result<SourceReport, Failure> {
     let identity = &run.identity;
-    if let Some(report) = adopt(&repository.snapshots().await?, identity, false) {
+    let history = repository.snapshots().await?;
+    warn_of_future(&history, identity);
+    if let Some(report) = adopt(&history, identity, false) {
         return Ok(report);
     }
     let device = Device::to_read(device)?;
     let size = device.size;
     info!(path = identity.path, size, "storing a device of {size} bytes as {}", identity.path);
-    let Stored { snapshot, bytes, digest, proof, added_bytes } =
-        store_device(repository, identity, device, progress).await?;
+    let rules = DeviceRules { accept_shrunken: run.accept_shrunken };
+    let Stored { snapshot, bytes, digest, proof, added_bytes, shrunken } =
+        store_device(repository, identity, device, (Some(rules), progress)).await?;
     info!(bytes, added_bytes, "{bytes} bytes are stored");
     let message = identity.tag(SnapshotIdentity::POD).map_or_else(String::new, |pod| {
         format!("read while pod {pod} had the device: what it wrote meanwhile may be there in part, so this is no image of one moment")
     });
+    let (verdict, reason, message) = match &shrunken {
+        Some(shrunken) => {
+            let source = identity.tag(SnapshotIdentity::SOURCE).unwrap_or(&identity.path);
+            let lost = shrunken::message(shrunken, &snapshot, source);
+            let message = if message.is_empty() { lost } else { format!("{lost}; {message}") };
+            let (verdict, reason) = shrunken::verdict(shrunken);
+            (verdict, reason, message)
+        }
+        None => (Verdict::Succeeded, Reason::Completed, message),
+    };
     Ok(SourceReport {
+        verdict,
+        reason,
         message,
         bytes,
         digest: Some(digest),
@@ -161,14 +181,14 @@ async fn store(
     })
 }
 
-/// Stores all of the device as one file, and tags it as what it is.
+/// Stores all of the device as one file, and tags it as what it is. With rules it is compared with its last good snapshot.
 pub(super) async fn store_device(
     repository: &Repository,
     identity: &SnapshotIdentity,
     device: Device,
-    progress: Arc<Progress>,
+    (rules, progress): (Option<DeviceRules>, Arc<Progress>),
 ) -> Result<Stored, Failure> {
-    let rules = StoreRules { allow_empty: false, time: Timestamp::now() };
+    let rules = StoreRules { allow_empty: false, time: Timestamp::now(), device: rules };
     let mut identity = identity.clone();
     identity.tags.push(SnapshotIdentity::DEVICE.to_owned());
     let (sender, receiver) = pieces();

@@ -4,6 +4,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::Instant,
@@ -97,6 +98,7 @@ pub async fn terminated() -> &'static str {
 }
 
 async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport, Failure> {
+    let task = task.preferring_own_cluster();
     let started = Instant::now();
     let mut identity = Identity::from_environment().in_cluster(&task.cluster);
     info!("stowaway {} in pod {}/{}", env!("CARGO_PKG_VERSION"), identity.namespace, identity.pod);
@@ -135,9 +137,14 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
             let client = connect().await?;
             in_sidecar::volume(&client, &task, &identity, target, &cancel).await
         }
-        TaskKind::BackupClaim { claim, device, source, identity: label, exclude, timeout } => {
+        TaskKind::BackupClaim { claim, device, source, identity: label, exclude, accept_shrunken, timeout } => {
             info!(source = source.as_str(), "backing up {source}: PersistentVolumeClaim {claim}, mounted here");
-            let run = VolumeRun { identity: label.clone(), exclude: exclude.clone(), timeout: *timeout };
+            let run = VolumeRun {
+                identity: label.clone(),
+                exclude: exclude.clone(),
+                accept_shrunken: *accept_shrunken,
+                timeout: *timeout,
+            };
             let access = settings::access(&task.backend, &task.connection, &identity)?;
             with_repository(access, &cancel, async |repository| {
                 Ok(if *device {
@@ -258,7 +265,8 @@ pub async fn bring_back(
     // Who names a snapshot means that one. Else a repository that several namespaces share has one source of that name for
     // each of them.
     let host = host.or_else(|| id.is_none().then(|| identity.namespace.clone()));
-    let run = RestoreRun { from: WantedSnapshot { source, id, as_of, host }, limits: Limits { timeout, idle_timeout } };
+    let from = WantedSnapshot { source, id, as_of, host, cluster: identity.cluster.clone() };
+    let run = RestoreRun { from, limits: Limits { timeout, idle_timeout } };
     with_repository(settings::access(&task.backend, &task.connection, identity)?, cancel, async |repository| {
         Ok(restore(repository, run, to, cancel.clone()).await)
     })
@@ -268,7 +276,7 @@ pub async fn bring_back(
 /// Tells which snapshot it is, and its bytes.
 async fn find_snapshot(repository: &Repository, wanted: &WantedSnapshot) -> Result<SourceReport, Failure> {
     let snapshots = repository.snapshots().await?;
-    let found = wanted::choose(&snapshots, wanted)?;
+    let found = wanted::choose(&snapshots, wanted, Timestamp::now())?.snapshot;
     let bytes = found.bytes.ok_or_else(|| {
         let message = format!(
             "whoever made snapshot {} did not say how big it is: give the new claim's size in spec.to.claim.create.size",

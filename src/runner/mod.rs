@@ -20,6 +20,7 @@ mod restore_archive;
 mod restore_step;
 mod restore_volume;
 pub mod settings;
+mod shrunken;
 pub mod sidecar;
 pub mod story;
 pub mod upkeep;

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -68,7 +69,8 @@ async fn feed(
     control: &Control,
 ) -> Result<SourceReport, Failure> {
     let snapshots = repository.snapshots().await?;
-    let snapshot = choose(&snapshots, &run.from)?;
+    let chosen = choose(&snapshots, &run.from, Timestamp::now())?;
+    let snapshot = chosen.snapshot;
     info!(snapshot = snapshot.id, "restoring snapshot {} of {}", &snapshot.id[..8], snapshot.time);
     let file = repository.read_file(&snapshot.id, &snapshot.identity.path).await?;
     let size = file.size;
@@ -85,12 +87,12 @@ async fn feed(
         result = feeding => result?,
         never = tell_progress(|| control.progress.bytes()) => match never {},
     };
-    Ok(SourceReport {
+    Ok(chosen.report(SourceReport {
         exit_code: Some(end.exit_code),
         bytes: size,
         digest: snapshot.identity.tag(SnapshotIdentity::DIGEST).map(str::to_owned),
         proof: end.proof,
         snapshot: Some(snapshot.id.clone()),
         ..SourceReport::done(Duration::ZERO)
-    })
+    }))
 }

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -43,7 +44,8 @@ async fn restore(
     volume: &Path,
 ) -> Result<SourceReport, Failure> {
     let snapshots = repository.snapshots().await?;
-    let snapshot = choose(&snapshots, &run.from)?;
+    let chosen = choose(&snapshots, &run.from, Timestamp::now())?;
+    let snapshot = chosen.snapshot;
     let name = match &run.name {
         Some(name) => name.clone(),
         None => archive_name(&run.from.source, snapshot.time, &snapshot.id, run.format),
@@ -64,7 +66,7 @@ async fn restore(
     if is_on_volume && let Ok(below) = Path::new(&archived.location).strip_prefix(volume) {
         archived.location = below.display().to_string();
     }
-    Ok(report_of(snapshot, run, archived))
+    Ok(chosen.report(report_of(snapshot, run, archived)))
 }
 
 fn report_of(snapshot: &SnapshotSummary, run: &ArchiveRestore, archived: Archived) -> SourceReport {

@@ -91,7 +91,7 @@ pub fn exit_code(verdict: Verdict) -> u8 {
     match verdict {
         Verdict::Succeeded => 0,
         Verdict::Failed => 1,
-        Verdict::Unproven | Verdict::Incomplete => 3,
+        Verdict::Unproven | Verdict::Incomplete | Verdict::Suspect => 3,
     }
 }
 

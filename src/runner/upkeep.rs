@@ -6,14 +6,17 @@
 use std::time::Instant;
 
 use indicatif::BinaryBytes;
-use jiff::tz::TimeZone;
+use jiff::{Timestamp, tz::TimeZone};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::job::with_repository;
 use crate::{
-    model::{DataPart, Failure, Reason, Retention, SourceReport, UpkeepReport, Verdict, few, milliseconds},
-    plan::{Candidate, RetentionPlan, plan_retention, time_zone},
+    model::{
+        DataPart, Failure, Reason, Retention, SnapshotIdentity, SnapshotRecord, SourceReport, UpkeepReport, Verdict,
+        few, milliseconds,
+    },
+    plan::{RetentionPlan, plan_retention, time_zone},
     repository::{self, Access, CheckReport, Forget, PruneRules, Repository, SnapshotSummary},
 };
 
@@ -25,18 +28,28 @@ const MOST_REPACKED_BYTES_ALONE: u64 = 1 << 30;
 const FINDINGS_TOLD: usize = 3;
 
 /// What the rules say of these snapshots; hours and days are those of `zone`.
-pub fn decide<'a>(policy: &Retention, all: &'a [SnapshotSummary], zone: &TimeZone) -> RetentionPlan<'a> {
-    let candidates: Vec<Candidate<'a>> = all
-        .iter()
-        .map(|SnapshotSummary { id, time, identity, paths, bytes }| Candidate {
-            id,
-            time: *time,
-            identity,
-            paths,
-            bytes: *bytes,
-        })
-        .collect();
-    plan_retention(policy, &candidates, zone)
+pub fn decide<'a>(
+    policy: &Retention,
+    all: &'a [SnapshotSummary],
+    zone: &TimeZone,
+    now: Timestamp,
+) -> RetentionPlan<'a> {
+    let records: Vec<SnapshotRecord<'a>> = all.iter().map(SnapshotSummary::record).collect();
+    plan_retention(policy, &records, zone, now)
+}
+
+/// What a person should look at, one sentence each.
+pub fn warnings_of(plan: &RetentionPlan<'_>) -> Vec<String> {
+    let of_future = plan.from_future.iter().map(|snapshot| {
+        let source = snapshot.identity.tag(SnapshotIdentity::SOURCE).unwrap_or(&snapshot.identity.path);
+        format!(
+            "snapshot {} of {source} is dated in the future ({:.0}): it is kept, and no restore takes it by itself; check the \
+             clocks of the nodes",
+            snapshot.short_id(),
+            snapshot.time
+        )
+    });
+    plan.shrunk.iter().map(ToString::to_string).chain(of_future).collect()
 }
 
 /// What is to go by that plan, which was made for all of these snapshots.
@@ -44,6 +57,7 @@ pub fn forget_of(plan: &RetentionPlan<'_>, all: &[SnapshotSummary]) -> Forget {
     Forget {
         snapshots: plan.drop.iter().map(|dropped| dropped.id.to_owned()).collect(),
         planned_on: all.iter().map(|snapshot| snapshot.id.clone()).collect(),
+        last_of_source: false,
     }
 }
 
@@ -62,7 +76,7 @@ pub async fn repack(
     let zone = zone_of(zone)?;
     let report = with_repository(access, cancel, async |open| {
         let all = open.snapshots().await?;
-        let going = forget_of(&decide(policy, &all, &zone), &all).snapshots;
+        let going = forget_of(&decide(policy, &all, &zone, Timestamp::now()), &all).snapshots;
         let rules = PruneRules { max_repack: Some(MOST_REPACKED_BYTES), ..PruneRules::default() };
         Ok(open.repack(&going, &rules).await?)
     })
@@ -87,21 +101,22 @@ pub async fn prune(
     info!(repository = open.id(), "opened repository {} exclusively", open.id());
     let pruned = forget_and_prune(&open, policy, &zone, repacked_bytes).await;
     open.close().await;
-    let upkeep = pruned?;
+    let (upkeep, message) = pruned?;
     let freed = if let UpkeepReport::Prune { freed_bytes, .. } = upkeep { freed_bytes } else { 0 };
-    Ok(SourceReport { bytes: freed, upkeep: Some(upkeep), ..SourceReport::done(started.elapsed()) })
+    Ok(SourceReport { message, bytes: freed, upkeep: Some(upkeep), ..SourceReport::done(started.elapsed()) })
 }
 
+/// Does both, and returns what was done, with what a person should look at beside sizes.
 async fn forget_and_prune(
     open: &Repository,
     policy: &Retention,
     zone: &TimeZone,
     repacked_bytes: u64,
-) -> Result<UpkeepReport, Failure> {
+) -> Result<(UpkeepReport, String), Failure> {
     let all = open.snapshots().await?;
-    let plan = decide(policy, &all, zone);
-    for shrunk in &plan.shrunk {
-        warn!("{shrunk}");
+    let plan = decide(policy, &all, zone, Timestamp::now());
+    for warning in warnings_of(&plan) {
+        warn!("{warning}");
     }
     let forgotten = if plan.drop.is_empty() { 0 } else { open.forget(&forget_of(&plan, &all)).await? };
     let kept = plan.keep.len() as u64;
@@ -116,13 +131,24 @@ async fn forget_and_prune(
         BinaryBytes(report.bytes_after),
         BinaryBytes(report.unused_bytes)
     );
-    Ok(UpkeepReport::Prune {
+    let freed_bytes = report.freed_bytes().saturating_sub(repacked_bytes);
+    let message = plan.from_future.first().map_or_else(String::new, |first| {
+        format!(
+            "{forgotten} snapshots forgotten, {kept} kept, {freed_bytes} bytes freed; {} are dated in the future, such as {} of \
+             {:.0}: check the clocks of the nodes",
+            plan.from_future.len(),
+            first.short_id(),
+            first.time
+        )
+    });
+    let upkeep = UpkeepReport::Prune {
         forgotten,
         kept,
-        freed_bytes: report.freed_bytes().saturating_sub(repacked_bytes),
+        freed_bytes,
         shrunk: plan.shrunk.len() as u64,
         first_shrunk: few(plan.shrunk.iter().map(ToString::to_string)),
-    })
+    };
+    Ok((upkeep, message))
 }
 
 /// Checks the structure, and reads one part of the data. Damage is a report, and no error.

@@ -14,7 +14,11 @@ use jiff::Timestamp;
 use tracing::{info, warn};
 
 use self::report::{Account, account_for};
-use super::{backup::adopt, limit, story::tell_progress};
+use super::{
+    backup::{adopt, warn_of_future},
+    limit,
+    story::tell_progress,
+};
 use crate::{
     model::{Excludes, Failure, Proof, Reason, SnapshotIdentity, SourceReport, milliseconds},
     repository::{FolderRules, Progress, Repository, StoredFolder},
@@ -27,6 +31,8 @@ pub struct VolumeRun {
     pub identity: SnapshotIdentity,
     /// Patterns of what is left out; see [`Excludes`].
     pub exclude: Vec<String>,
+    /// Whether the volume may be empty, or much smaller than its last good snapshot.
+    pub accept_shrunken: bool,
     /// Give up after this long.
     pub timeout: Option<Duration>,
 }
@@ -52,15 +58,17 @@ async fn store(
     folder: &Path,
     progress: Arc<Progress>,
 ) -> Result<SourceReport, Failure> {
-    let VolumeRun { identity, exclude, timeout } = run;
+    let VolumeRun { identity, exclude, accept_shrunken, timeout } = run;
     let excludes = Excludes::new(exclude).map_err(|error| {
         Failure::new(Reason::InvalidRequest, format!("what is to be left out of the volume {error}"))
     })?;
-    if let Some(report) = adopt(&repository.snapshots().await?, identity, false) {
+    let history = repository.snapshots().await?;
+    warn_of_future(&history, identity);
+    if let Some(report) = adopt(&history, identity, false) {
         return Ok(report);
     }
     info!(path = identity.path, host = identity.host, "storing as {} of host {}", identity.path, identity.host);
-    let rules = FolderRules { time: Timestamp::now(), excludes };
+    let rules = FolderRules { time: Timestamp::now(), excludes, accept_shrunken: *accept_shrunken };
     let storing = repository.store_folder(identity, &rules, folder, progress.clone());
     let stored = tokio::select! {
         biased;
@@ -74,11 +82,11 @@ async fn store(
         }
         never = tell_progress(|| progress.bytes_read()) => match never {},
     };
-    Ok(report_of(stored))
+    Ok(report_of(stored, identity.tag(SnapshotIdentity::SOURCE).unwrap_or(&identity.path)))
 }
 
-fn report_of(stored: StoredFolder) -> SourceReport {
-    let Account { verdict, reason, message, warnings } = account_for(&stored);
+fn report_of(stored: StoredFolder, source: &str) -> SourceReport {
+    let Account { verdict, reason, message, warnings } = account_for(&stored, source);
     let StoredFolder { snapshot, files, bytes, added_bytes, .. } = stored;
     info!(files, bytes, added_bytes, "{files} files are stored");
     for warning in warnings {

@@ -2,39 +2,78 @@
 //!
 //! Pure; it must not know what is done with it.
 
-use super::restore_step::decide;
+use jiff::Timestamp;
+
 use crate::{
-    model::{Failure, Reason, SnapshotIdentity, WantedSnapshot},
-    repository::{SnapshotSummary, newest_of},
+    model::{
+        Failure, Reason, SnapshotIdentity, SnapshotQuery, SnapshotRecord, SourceReport, WantedSnapshot,
+        latest_restorable,
+    },
+    repository::SnapshotSummary,
 };
+
+/// The snapshot that is meant.
+#[derive(Debug)]
+pub(super) struct Chosen<'a> {
+    /// The snapshot.
+    pub snapshot: &'a SnapshotSummary,
+    /// What a person has to know about the choice; empty if there is nothing.
+    pub note: String,
+}
+
+impl Chosen<'_> {
+    /// The report of its restore, with the note behind its message.
+    pub fn report(&self, report: SourceReport) -> SourceReport {
+        let message = match (report.message.as_str(), self.note.as_str()) {
+            (_, "") => return report,
+            ("", note) => note.to_owned(),
+            (message, note) => format!("{message}; {note}"),
+        };
+        SourceReport { message, ..report }
+    }
+}
 
 /// The snapshot that is meant, which must be one of the source, and of the host where one is named.
 pub(super) fn choose<'a>(
     snapshots: &'a [SnapshotSummary],
     wanted: &WantedSnapshot,
-) -> Result<&'a SnapshotSummary, Failure> {
+    now: Timestamp,
+) -> Result<Chosen<'a>, Failure> {
     match &wanted.id {
-        Some(id) => by_id(snapshots, id, wanted),
-        None => newest(snapshots, wanted),
+        Some(id) => by_id(snapshots, id, wanted).map(|snapshot| Chosen { snapshot, note: String::new() }),
+        None => newest(snapshots, wanted, now),
     }
 }
 
-fn newest<'a>(snapshots: &'a [SnapshotSummary], wanted: &WantedSnapshot) -> Result<&'a SnapshotSummary, Failure> {
-    let WantedSnapshot { source, as_of, host, .. } = wanted;
-    let in_time = |snapshot: &&SnapshotSummary| as_of.is_none_or(|limit| snapshot.time <= limit);
-    let candidates: Vec<SnapshotSummary> = snapshots.iter().filter(in_time).cloned().collect();
-    let found = match host {
-        // Where there is none of ours, one of K8up will do.
-        Some(host) => decide::choose(&candidates, source, host).ok().flatten(),
-        None => newest_of(&candidates, source),
+fn newest<'a>(
+    snapshots: &'a [SnapshotSummary],
+    wanted: &WantedSnapshot,
+    now: Timestamp,
+) -> Result<Chosen<'a>, Failure> {
+    let WantedSnapshot { source, as_of, host, cluster, .. } = wanted;
+    let records: Vec<SnapshotRecord<'_>> = snapshots.iter().map(SnapshotSummary::record).collect();
+    let query = SnapshotQuery { source, host: host.as_deref(), as_of: *as_of, cluster, now };
+    let none = match latest_restorable(&records, &query) {
+        Ok(found) => {
+            let is_found = |snapshot: &&SnapshotSummary| snapshot.id == found.snapshot.id;
+            let note = found.note().unwrap_or_default();
+            if !note.is_empty() {
+                tracing::warn!("of {source}: {note}");
+            }
+            match snapshots.iter().find(is_found) {
+                Some(snapshot) => return Ok(Chosen { snapshot, note }),
+                None => "the snapshot is gone".to_owned(),
+            }
+        }
+        Err(none) => none.to_string(),
     };
-    if let Some(found) = found.and_then(|found| snapshots.iter().find(|snapshot| snapshot.id == found.id)) {
-        return Ok(found);
-    }
     let limit = as_of.map_or_else(String::new, |limit| format!(" as of {limit}"));
     let of = host.as_ref().map_or_else(String::new, |host| format!(" of namespace {host}"));
     let known = known_sources(snapshots, host.as_deref());
-    let message = format!("the repository has no proven snapshot of {source}{of}{limit}; it has snapshots of: {known}");
+    let message = format!(
+        "the repository has no proven snapshot of {source}{of}{limit}: {none}; it has snapshots of: {known}. Any of them can \
+         be restored by its id"
+    );
     Err(Failure::new(Reason::SnapshotNotFound, message))
 }
 
@@ -103,6 +142,9 @@ mod tests {
             snapshot("dd", "2026-01-03T00:00:00Z", "shop", &[ours, "incomplete"]),
             snapshot("ee", "2026-01-04T00:00:00Z", "mill", &[ours]),
             snapshot("ff", "2026-01-05T00:00:00Z", "shop", &["source=pvc/other"]),
+            snapshot("11", "2026-01-06T00:00:00Z", "shop", &[ours, "suspect"]),
+            snapshot("22", "2027-01-06T00:00:00Z", "shop", &[ours]),
+            snapshot("33", "2026-01-07T00:00:00Z", "shop", &[ours, "cluster=there"]),
         ]
     }
 
@@ -112,8 +154,10 @@ mod tests {
             id: id.map(|id| format!("{id:0<8}")),
             as_of: as_of.map(|time| time.parse().unwrap()),
             host: host.map(str::to_owned),
+            cluster: "here".into(),
         };
-        let found = choose(&some(), &wanted).map(|found| found.id[..2].to_owned());
+        let now = "2026-06-01T00:00:00Z".parse().unwrap();
+        let found = choose(&some(), &wanted, now).map(|found| found.snapshot.id[..2].to_owned());
         found.map_err(|failure| failure.reason)
     }
 
@@ -131,10 +175,17 @@ mod tests {
         for (time, expected) in [
             ("2026-01-02T00:00:00Z", Ok("bb".into())),
             ("2026-01-01T23:59:59Z", Ok("aa".into())),
-            ("2027-01-01T00:00:00Z", Ok("bb".into())),
+            ("2028-01-01T00:00:00Z", Ok("bb".into())),
             ("2025-12-31T23:59:59Z", Err(Reason::SnapshotNotFound)),
         ] {
             assert_eq!(chosen(None, Some(time), Some("shop")), expected, "{time}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_good_is_taken_only_by_its_id() {
+        for id in ["cc", "dd", "11", "22", "33"] {
+            assert_eq!(chosen(Some(id), None, Some("shop")), Ok(id.into()));
         }
     }
 

@@ -100,7 +100,7 @@ async fn opened(repository: &Path) -> Result<Repository> {
 
 async fn back_up(repository: &Path, folder: &Path) -> Result<()> {
     let repository = opened(repository).await?;
-    let run = VolumeRun { identity: identity(&[]), exclude: Vec::new(), timeout: None };
+    let run = VolumeRun { identity: identity(&[]), exclude: Vec::new(), accept_shrunken: false, timeout: None };
     let report = backup_volume(&repository, run, folder, Arc::default()).await;
     repository.close().await;
     ensure!(report.verdict.is_green(), "{}", report.message);
@@ -118,7 +118,7 @@ async fn fill(repository: &Path, snapshots: u32) -> Result<()> {
         sender.send(Piece::Data(content.into())).await?;
         sender.send(Piece::End(End { proof: Proof::Sealed, bytes })).await?;
         let time = first + jiff::SignedDuration::from_mins(i64::from(number));
-        let rules = StoreRules { allow_empty: false, time };
+        let rules = StoreRules { allow_empty: false, time, device: None };
         repository.store_stream(&identity(&[format!("run={number}")]), &rules, receiver, Arc::default()).await?;
         // As by schedule: else each snapshot reads the indexes of all before it.
         if number % 500 == 499 {

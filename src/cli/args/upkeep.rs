@@ -82,6 +82,9 @@ pub struct ForgetArguments {
     /// Which ones stay.
     #[command(flatten)]
     pub rules: KeepArguments,
+    /// Delete the named snapshots even if one is the newest good one of its source, because that source is gone for good.
+    #[arg(long, requires = "snapshots", conflicts_with = "rules")]
+    pub last_of_source: bool,
     /// Change nothing, and tell what would be done.
     #[arg(short = 'n', long)]
     pub dry_run: bool,

@@ -21,8 +21,9 @@ pub(super) fn summarize(
 ) {
     let sources = &status.sources;
     let green = sources.iter().filter(|source| source.outcome.verdict.is_some_and(Verdict::is_green)).count();
-    let stored =
-        |source: &&SourceStatus| matches!(source.outcome.verdict, Some(Verdict::Succeeded | Verdict::Unproven));
+    let stored = |source: &&SourceStatus| {
+        matches!(source.outcome.verdict, Some(Verdict::Succeeded | Verdict::Unproven | Verdict::Suspect))
+    };
     status.bytes = sources.iter().filter(stored).filter_map(|source| source.outcome.bytes).sum();
     status.progress = Some(format!("{green}/{}", sources.len()));
     let is_over = sources.iter().all(|source| source.state == SourceState::Done);
@@ -58,13 +59,14 @@ fn over(sources: &[SourceStatus], green: usize) -> (Option<Verdict>, String, Str
     let has = |verdict| sources.iter().find(|source| source.outcome.verdict == Some(verdict));
     let count = sources.len();
     let counted = format!("{green} of {count} sources are green");
-    let worst = has(Verdict::Failed).or_else(|| has(Verdict::Incomplete)).or_else(|| has(Verdict::Unproven));
+    let by_weight = [Verdict::Failed, Verdict::Incomplete, Verdict::Suspect, Verdict::Unproven];
+    let worst = by_weight.into_iter().find_map(has);
     let Some(worst) = worst else {
         return (Some(Verdict::Succeeded), Reason::Completed.to_string(), counted);
     };
     let failed = sources.iter().filter(|source| source.outcome.verdict == Some(Verdict::Failed)).count();
     let verdict = match worst.outcome.verdict {
-        Some(Verdict::Unproven) => Verdict::Unproven,
+        Some(verdict @ (Verdict::Suspect | Verdict::Unproven)) => verdict,
         _ if failed == count => Verdict::Failed,
         _ => Verdict::Incomplete,
     };

@@ -145,13 +145,17 @@ fn what_nobody_can_change_by_waiting_is_not_tried_again() {
 #[test]
 fn verdict_of_the_whole_is_never_better_than_its_parts() {
     let unproven = SourceReport { verdict: Verdict::Unproven, reason: Reason::NotProven, ..success() };
+    let suspect = SourceReport { verdict: Verdict::Suspect, reason: Reason::VolumeEmptied, ..success() };
     let failed = failure(Reason::EmptyStream);
     let table = [
         (vec![success(), success()], Verdict::Succeeded),
         (vec![success(), unproven.clone()], Verdict::Unproven),
         (vec![unproven.clone(), unproven.clone()], Verdict::Unproven),
         (vec![success(), failed.clone()], Verdict::Incomplete),
-        (vec![unproven, failed.clone()], Verdict::Incomplete),
+        (vec![unproven.clone(), failed.clone()], Verdict::Incomplete),
+        (vec![success(), suspect.clone()], Verdict::Suspect),
+        (vec![unproven, suspect.clone()], Verdict::Suspect),
+        (vec![suspect, failed.clone()], Verdict::Incomplete),
         (vec![failed.clone(), failed], Verdict::Failed),
     ];
     for (reports, verdict) in table {

@@ -205,6 +205,8 @@ pub(super) fn wanted(restore: &Restore, status: Option<&RestoreStatus>) -> Wante
         as_of: from.as_of.as_ref().map(|time| time.0).filter(|_| found.is_none()),
         id: found.or_else(|| from.snapshot.clone()),
         host: from.host.clone().or_else(|| restore.namespace()),
+        // The run adds its own.
+        cluster: String::new(),
     }
 }
 

@@ -13,8 +13,10 @@ use jiff::Timestamp;
 use super::{ObservedPod, SourcePlan, claim::uses};
 use crate::{
     api::{NewClaim, RestoreClaim, RestoreFrom, RestoreSpec, RestoreTo, ScaleDown, ScaledKind},
-    model::{SnapshotIdentity, SourceName},
-    plan::retention::Candidate,
+    model::{
+        NotRestorable, Quality, Restorable, SnapshotIdentity, SnapshotQuery, SnapshotRecord, SourceName,
+        latest_restorable,
+    },
 };
 
 /// What the names of volumes begin with.
@@ -36,6 +38,10 @@ pub struct NamespaceWish<'a> {
     pub host: &'a str,
     /// Nothing that was made later.
     pub as_of: Option<Timestamp>,
+    /// Id of the cluster that is restored into, whose snapshots come first; empty where it is not known.
+    pub cluster: &'a str,
+    /// The present.
+    pub now: Timestamp,
     /// Only sources of this kind.
     pub only: Option<SourceKind>,
     /// How claims are made that are not there; they are refused when absent.
@@ -50,7 +56,7 @@ pub struct NamespaceWish<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct NamespaceFacts<'a> {
     /// All snapshots of the repository, in any order.
-    pub snapshots: &'a [Candidate<'a>],
+    pub snapshots: &'a [SnapshotRecord<'a>],
     /// The names of the claims that are there.
     pub claims: &'a BTreeSet<String>,
     /// The pods that are there, each with the workload that can be scaled.
@@ -87,7 +93,9 @@ pub struct ChosenSnapshot<'a> {
     /// What it is.
     pub kind: SourceKind,
     /// Its snapshot.
-    pub snapshot: Candidate<'a>,
+    pub snapshot: SnapshotRecord<'a>,
+    /// What a person has to know about the choice of the snapshot.
+    pub note: Option<String>,
     /// The Restore, with the snapshot pinned. It names no Repository and no timeouts.
     pub spec: RestoreSpec,
 }
@@ -106,13 +114,15 @@ pub struct RefusedSource {
 pub enum Refusal {
     /// There are snapshots in time, and none is good.
     #[error(
-        "no snapshot of it is proven and complete; the newest is {newest} of {time:.0}: restore that one by itself, by its id, if it will do"
+        "no snapshot of it is proven and complete; the newest is {newest} of {time:.0}, which is {quality}: restore that one by itself, by its id, if it will do"
     )]
     NoneProven {
         /// Its id, short.
         newest: String,
         /// When it was made.
         time: Timestamp,
+        /// Why it is not taken.
+        quality: Quality,
     },
     /// All of its snapshots are younger than what was wished for.
     #[error("its oldest snapshot is of {0:.0}, and nothing of it was stored as of the time that is wished for")]
@@ -138,35 +148,27 @@ pub enum Refusal {
     NotScalable(String),
 }
 
-/// The snapshots of one source that were made in time, and what there is besides.
-#[derive(Debug, Default)]
-struct History<'a> {
-    /// Those that name the source.
-    own: Vec<Candidate<'a>>,
-    /// Those that K8up made of the claim, which name none.
-    of_k8up: Vec<Candidate<'a>>,
-}
-
 /// Says for each source what is done.
 pub fn plan_namespace<'a>(wish: NamespaceWish<'_>, facts: NamespaceFacts<'a>) -> NamespacePlan<'a> {
-    let (histories, mut refused) = histories(facts.snapshots, wish.host);
+    let (sources, mut refused) = sources(facts.snapshots, wish.host);
     let mut restores = Vec::new();
-    for (name, history) in histories {
+    for (name, count) in sources {
         let refuse = |refusal| RefusedSource { source: name.clone(), refusal };
         let Ok(source) = name.parse::<SourceName>() else {
-            refused.push(refuse(Refusal::Unnamed(history.own.len())));
+            refused.push(refuse(Refusal::Unnamed(count)));
             continue;
         };
         let kind = if name.starts_with(VOLUME) { SourceKind::Volume } else { SourceKind::Command };
         if wish.only.is_some_and(|only| only != kind) {
             continue;
         }
-        match newest(&history, wish.as_of).and_then(|snapshot| Ok((snapshot, target(&source, snapshot, wish, facts)?)))
-        {
-            Ok((snapshot, (to, scale_down))) => {
+        let chosen =
+            newest(&source, wish, facts).and_then(|found| Ok((target(&source, found.snapshot, wish, facts)?, found)));
+        match chosen {
+            Ok(((to, scale_down), found)) => {
                 let from = RestoreFrom {
                     source,
-                    snapshot: Some(snapshot.id.to_owned()),
+                    snapshot: Some(found.snapshot.id.to_owned()),
                     as_of: None,
                     host: Some(wish.host.to_owned()),
                     paths: Vec::new(),
@@ -180,7 +182,8 @@ pub fn plan_namespace<'a>(wish: NamespaceWish<'_>, facts: NamespaceFacts<'a>) ->
                     scale_down,
                     runner_pod: None,
                 };
-                restores.push(ChosenSnapshot { kind, snapshot, spec });
+                let note = found.note();
+                restores.push(ChosenSnapshot { kind, snapshot: found.snapshot, note, spec });
             }
             Err(refusal) => refused.push(refuse(refusal)),
         }
@@ -192,54 +195,56 @@ pub fn plan_namespace<'a>(wish: NamespaceWish<'_>, facts: NamespaceFacts<'a>) ->
     NamespacePlan { restores, refused }
 }
 
-/// The snapshots of the host by the names of their sources, and those that have none.
-fn histories<'a>(snapshots: &[Candidate<'a>], host: &str) -> (BTreeMap<String, History<'a>>, Vec<RefusedSource>) {
-    let mut histories: BTreeMap<String, History<'a>> = BTreeMap::new();
+/// The names of the sources that the host has snapshots of, with their number, and what names none.
+fn sources(snapshots: &[SnapshotRecord<'_>], host: &str) -> (BTreeMap<String, usize>, Vec<RefusedSource>) {
+    let mut sources: BTreeMap<String, usize> = BTreeMap::new();
     let mut known_paths: BTreeSet<&str> = BTreeSet::new();
-    let mut unnamed: BTreeMap<String, Vec<Candidate<'a>>> = BTreeMap::new();
+    let mut unnamed: BTreeMap<String, usize> = BTreeMap::new();
     for snapshot in snapshots.iter().filter(|snapshot| snapshot.identity.host == host) {
         match snapshot.identity.tag(SnapshotIdentity::SOURCE) {
             Some(name) => {
                 known_paths.insert(&snapshot.identity.path);
-                histories.entry(name.to_owned()).or_default().own.push(*snapshot);
+                *sources.entry(name.to_owned()).or_default() += 1;
             }
-            None => unnamed.entry(snapshot.paths.join(", ")).or_default().push(*snapshot),
+            None => *unnamed.entry(snapshot.paths.join(", ")).or_default() += 1,
         }
     }
     let mut refused = Vec::new();
-    for (path, snapshots) in unnamed {
+    for (path, count) in unnamed {
         let claim = path.strip_prefix("/data/").map(|claim| format!("{VOLUME}{claim}"));
         match claim.filter(|name| name.matches('/').count() == 1 && name.parse::<SourceName>().is_ok()) {
-            Some(name) => histories.entry(name).or_default().of_k8up.extend(snapshots),
+            // K8up's, which [`latest_restorable`] knows.
+            Some(name) => *sources.entry(name).or_default() += count,
             // A named source has taken this history over.
             None if known_paths.contains(path.as_str()) => {}
-            None => refused.push(RefusedSource { source: path, refusal: Refusal::Unnamed(snapshots.len()) }),
+            None => refused.push(RefusedSource { source: path, refusal: Refusal::Unnamed(count) }),
         }
     }
-    (histories, refused)
+    (sources, refused)
 }
 
-/// The newest in time that is proven, complete, and no safety copy; without one of ours the newest of K8up's. The same rule
-/// as that of a single restore.
-fn newest<'a>(history: &History<'a>, as_of: Option<Timestamp>) -> Result<Candidate<'a>, Refusal> {
-    let age = |snapshot: &&Candidate<'a>| (snapshot.time, snapshot.id);
-    let in_time = |snapshot: &&Candidate<'a>| as_of.is_none_or(|limit| snapshot.time <= limit);
-    let good = history.own.iter().filter(in_time).filter(|snapshot| snapshot.is_good()).max_by_key(age);
-    if let Some(found) = good.or_else(|| history.of_k8up.iter().filter(in_time).max_by_key(age)) {
-        return Ok(*found);
-    }
-    if let Some(found) = history.own.iter().filter(in_time).max_by_key(age) {
-        let newest = found.id.get(..8).unwrap_or(found.id).to_owned();
-        return Err(Refusal::NoneProven { newest, time: found.time });
-    }
-    let times = history.own.iter().chain(&history.of_k8up).map(|snapshot| snapshot.time);
-    Err(Refusal::NoneInTime(times.min().unwrap_or_default()))
+/// The snapshot that is restored, by the rule of a single restore.
+fn newest<'a>(
+    source: &SourceName,
+    wish: NamespaceWish<'_>,
+    facts: NamespaceFacts<'a>,
+) -> Result<Restorable<'a>, Refusal> {
+    let NamespaceWish { host, as_of, cluster, now, .. } = wish;
+    let query = SnapshotQuery { source, host: Some(host), as_of, cluster, now };
+    latest_restorable(facts.snapshots, &query).map_err(|none| match none {
+        // There is at least one of that name.
+        NotRestorable::NoSnapshot => Refusal::NoneInTime(now),
+        NotRestorable::NoneInTime(oldest) => Refusal::NoneInTime(oldest),
+        NotRestorable::NoneGood(newest, quality) => {
+            Refusal::NoneProven { newest: newest.short_id().to_owned(), time: newest.time, quality }
+        }
+    })
 }
 
 /// Where the source is restored to, and what is scaled down meanwhile.
 fn target(
     source: &SourceName,
-    snapshot: Candidate<'_>,
+    snapshot: SnapshotRecord<'_>,
     wish: NamespaceWish<'_>,
     facts: NamespaceFacts<'_>,
 ) -> Result<(Option<RestoreTo>, Option<ScaleDown>), Refusal> {
@@ -262,7 +267,7 @@ fn target(
 }
 
 /// The claim as it is made for this snapshot: a block device for one.
-fn as_stored(new: &NewClaim, snapshot: Candidate<'_>) -> NewClaim {
+fn as_stored(new: &NewClaim, snapshot: SnapshotRecord<'_>) -> NewClaim {
     let mode = snapshot.identity.has_tag(SnapshotIdentity::DEVICE).then(|| "Block".to_owned());
     NewClaim { volume_mode: mode.or_else(|| new.volume_mode.clone()), ..new.clone() }
 }

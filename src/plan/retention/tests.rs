@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A snapshot that owns what a candidate borrows.
+/// A snapshot that owns what [`SnapshotRecord`] borrows.
 #[derive(Clone, Debug)]
 struct Owned {
     id: String,
@@ -16,8 +16,14 @@ struct Owned {
 }
 
 impl Owned {
-    fn candidate(&self) -> Candidate<'_> {
-        Candidate { id: &self.id, time: self.time, identity: &self.identity, paths: &self.paths, bytes: self.bytes }
+    fn record(&self) -> SnapshotRecord<'_> {
+        SnapshotRecord {
+            id: &self.id,
+            time: self.time,
+            identity: &self.identity,
+            paths: &self.paths,
+            bytes: self.bytes,
+        }
     }
 
     fn tagged(mut self, tag: &str) -> Self {
@@ -52,10 +58,14 @@ fn daily(source: &str, count: u32) -> Vec<Owned> {
 }
 
 fn drops(policy: &Retention, snapshots: &[Owned]) -> Vec<String> {
-    let candidates: Vec<_> = snapshots.iter().map(Owned::candidate).collect();
-    let plan = plan_retention(policy, &candidates, &TimeZone::UTC);
+    let candidates: Vec<_> = snapshots.iter().map(Owned::record).collect();
+    let plan = plan_retention(policy, &candidates, &TimeZone::UTC, now());
     assert_eq!(plan.keep.len() + plan.drop.len(), snapshots.len());
     plan.drop.iter().map(|dropped| dropped.id.to_owned()).collect()
+}
+
+fn now() -> Timestamp {
+    "2026-12-01T00:00:00Z".parse().unwrap()
 }
 
 fn last(count: u32) -> Retention {
@@ -79,7 +89,9 @@ fn each_source_has_a_history_of_its_own() {
 
 #[test]
 fn newest_proven_one_is_kept_whatever_is_newer() {
-    for tag in [SnapshotIdentity::UNPROVEN, SnapshotIdentity::INCOMPLETE, SnapshotIdentity::SAFETY] {
+    for tag in
+        [SnapshotIdentity::UNPROVEN, SnapshotIdentity::INCOMPLETE, SnapshotIdentity::SAFETY, SnapshotIdentity::SUSPECT]
+    {
         let mut all = daily("a", 10);
         for bad in &mut all[3..] {
             *bad = bad.clone().tagged(tag);
@@ -101,10 +113,10 @@ fn source_that_shrank_loses_nothing_until_that_is_usual() {
     };
     let (big, small) = (10_000_000, 1_000_000);
     let shrunk = sized(&[big, big, big, big, small]);
-    let candidates: Vec<_> = shrunk.iter().map(Owned::candidate).collect();
-    let plan = plan_retention(&last(1), &candidates, &TimeZone::UTC);
+    let candidates: Vec<_> = shrunk.iter().map(Owned::record).collect();
+    let plan = plan_retention(&last(1), &candidates, &TimeZone::UTC, now());
     assert!(plan.drop.is_empty());
-    assert_eq!(plan.shrunk, [Shrunk { source: "a", newest: "a004", bytes: small, usual: big }]);
+    assert_eq!(plan.shrunk, [Shrunk { source: "a", newest: "a004", bytes: small, usual: big, is_suspect: false }]);
     assert!(plan.shrunk[0].to_string().contains("1000000 bytes, and 10000000 were usual"), "{}", plan.shrunk[0]);
     // Another source is not held up by it.
     let mut both = shrunk.clone();
@@ -119,6 +131,61 @@ fn source_that_shrank_loses_nothing_until_that_is_usual() {
 }
 
 #[test]
+fn suspect_snapshots_drop_nothing_and_are_reported_until_a_good_one_follows() {
+    let sized: Vec<Owned> = daily("a", 6).into_iter().map(|one| one.of_bytes(10_000_000)).collect();
+    let mut all = sized.clone();
+    for emptied in &mut all[2..] {
+        *emptied = emptied.clone().tagged("suspect").of_bytes(0);
+    }
+    let within = Retention { keep_within: Some("2d".parse().unwrap()), ..Retention::default() };
+    for policy in [last(2), within] {
+        let dropped = drops(&policy, &all);
+        assert!(!dropped.iter().any(|id| ["a000", "a001"].contains(&id.as_str())), "{policy:?}: {dropped:?}");
+        assert_eq!(dropped.len(), 2, "suspect ones make room for suspect ones: {dropped:?}");
+    }
+    let facts: Vec<_> = all.iter().map(Owned::record).collect();
+    let plan = plan_retention(&last(1), &facts, &TimeZone::UTC, now());
+    assert_eq!(plan.shrunk, [Shrunk { source: "a", newest: "a005", bytes: 0, usual: 10_000_000, is_suspect: true }]);
+    assert!(plan.shrunk[0].to_string().contains("restic tag --remove suspect a005"), "{}", plan.shrunk[0]);
+    // The volume is as it was: nothing is left to be alarmed about.
+    all[5] = sized[5].clone();
+    let facts: Vec<_> = all.iter().map(Owned::record).collect();
+    assert_eq!(plan_retention(&last(1), &facts, &TimeZone::UTC, now()).shrunk, []);
+}
+
+#[test]
+fn volume_that_shrank_by_consent_is_no_anomaly() {
+    let mut all: Vec<Owned> = daily("a", 6).into_iter().map(|one| one.of_bytes(10_000_000)).collect();
+    (all[4], all[5]) = (all[4].clone().of_bytes(1_000_000).tagged("shrunken"), all[5].clone().of_bytes(1_000_000));
+    let plan = |all: &[Owned]| {
+        let facts: Vec<_> = all.iter().map(Owned::record).collect();
+        let plan = plan_retention(&last(1), &facts, &TimeZone::UTC, now());
+        (plan.shrunk.len(), plan.drop.len())
+    };
+    assert_eq!(plan(&all), (0, 5));
+    assert_eq!(plan(&all[..5]), (0, 4));
+    all[4].identity.tags.pop();
+    assert_eq!(plan(&all).0, 1, "without the consent it is");
+}
+
+#[test]
+fn snapshot_from_the_future_drops_nothing_of_the_past_and_counts_for_nothing() {
+    let past = daily("a", 5);
+    let mut all = past.clone();
+    all.push(of("a", "future", "2038-01-01T00:00:00Z"));
+    all.push(of("a", "future-unproven", "2038-01-02T00:00:00Z").tagged("unproven"));
+    all.push(of("b", "only", "2038-01-01T00:00:00Z"));
+    let within = Retention { keep_within: Some("30d".parse().unwrap()), ..Retention::default() };
+    let daily = Retention { keep_daily: Some(3), ..Retention::default() };
+    for policy in [within, daily, last(2)] {
+        assert_eq!(drops(&policy, &all), drops(&policy, &past), "{policy:?}");
+    }
+    let facts: Vec<_> = all.iter().map(Owned::record).collect();
+    let plan = plan_retention(&last(1), &facts, &TimeZone::UTC, now());
+    assert_eq!(plan.from_future.iter().map(|one| one.id).collect::<Vec<_>>(), ["future", "future-unproven", "only"]);
+}
+
+#[test]
 fn periods_are_those_of_the_calendar_and_the_zone() {
     let times = [
         "2025-12-28T22:30:00Z",
@@ -129,10 +196,10 @@ fn periods_are_those_of_the_calendar_and_the_zone() {
         "2026-01-01T10:59:59Z",
     ];
     let all: Vec<Owned> = times.iter().map(|time| of("a", time, time)).collect();
-    let candidates: Vec<_> = all.iter().map(Owned::candidate).collect();
+    let candidates: Vec<_> = all.iter().map(Owned::record).collect();
     let kept = |policy: Retention, zone: &str| -> Vec<usize> {
         let zone = TimeZone::get(zone).unwrap();
-        let plan = plan_retention(&policy, &candidates, &zone);
+        let plan = plan_retention(&policy, &candidates, &zone, now());
         let mut kept: Vec<usize> =
             plan.keep.iter().map(|kept| times.iter().position(|time| *time == kept.id).unwrap()).collect();
         kept.sort_unstable();
@@ -204,7 +271,7 @@ proptest! {
         let dropped = drops(&policy, &all);
         for source in ["a", "b", ""] {
             let mine = all.iter().filter(|one| one.identity.tag("source").unwrap_or_default() == source);
-            let newest = mine.filter(|one| one.candidate().is_good()).max_by_key(|one| (one.time, one.id.clone()));
+            let newest = mine.filter(|one| one.record().quality(now()) == Quality::Proven).max_by_key(|one| (one.time, one.id.clone()));
             if let Some(newest) = newest {
                 prop_assert!(!dropped.contains(&newest.id));
             }

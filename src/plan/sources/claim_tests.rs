@@ -336,6 +336,25 @@ fn patterns_of_a_claim_or_else_of_its_namespace_go_with_the_source_whoever_reads
 }
 
 #[test]
+fn claim_accepts_its_own_loss_alone_and_clearly() {
+    let consent = |value: &str, pods: &[ObservedPod]| {
+        let plan = scene(&[claim("cask", &annotated("stowaway.dev/accept-shrunken", value))], pods).plan();
+        (plan.sources[0].accept_shrunken, plan.warnings.len())
+    };
+    assert_eq!(consent("true", &[]), (true, 0));
+    assert_eq!(consent("true", &[sidecar_user("cask", true)]), (true, 0), "a sidecar's, too");
+    assert_eq!(consent("false", &[]), (false, 0));
+    assert_eq!(consent("yes", &[]), (false, 1));
+    let mut beside = scene(&[claim("cask", &json!({}))], &[]);
+    beside.namespace = annotated("stowaway.dev/accept-shrunken", "true");
+    assert!(!beside.plan().sources[0].accept_shrunken, "a namespace cannot accept it for all");
+    let block = json!({
+        "spec": { "volumeMode": "Block" }, "metadata": { "annotations": { "stowaway.dev/accept-shrunken": "true" } },
+    });
+    assert!(scene(&[claim("cask", &block)], &[]).plan().sources[0].accept_shrunken);
+}
+
+#[test]
 fn patterns_that_cannot_be_carried_out_fail_the_claim_and_no_other() {
     let mut scene = scene(
         &[claim("cask", &annotated("stowaway.dev/exclude", "!keep")), claim("press", &json!({}))],

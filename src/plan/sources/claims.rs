@@ -19,7 +19,7 @@ use super::{
     snapshots::{ClaimSnapshot, SnapshotFacts, is_temporary, snapshot},
 };
 use crate::{
-    annotations::{Consent, Role, Warning, consent, excludes, own_key, snapshot_class},
+    annotations::{Consent, Role, Warning, accept_shrunken, consent, excludes, own_key, snapshot_class},
     api::{Repository, SkipReason},
     plan::{
         choose::repository_on,
@@ -69,12 +69,21 @@ pub struct ClaimMount {
 /// What is to become of one claim.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Choice {
-    /// It is a source, but for what these patterns leave out.
-    Source(Reading, Vec<String>),
+    /// It is a source, which is stored by these rules.
+    Source(Reading, VolumeRules),
     /// It should be a source, and cannot be one.
     Problem(String),
     /// It is none.
     Skip(SkipReason, String),
+}
+
+/// By which rules a claim is stored.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct VolumeRules {
+    /// Patterns of what is left out.
+    pub exclude: Vec<String>,
+    /// Whether it may be empty, or much smaller than its last good snapshot.
+    pub accept_shrunken: bool,
 }
 
 /// Who can read a claim.
@@ -115,7 +124,16 @@ pub(super) fn choose(
                 // Who asks for a volume by its name means it.
                 Some((SkipReason::HoldsRepository, message)) if is_asked => Choice::Problem(message),
                 Some((reason, message)) if !is_asked => Choice::Skip(reason, message),
-                _ => source(facts, claim, &name, pods),
+                _ => {
+                    let (accept_shrunken, warning) = accept_shrunken(claim.metadata.annotations.as_ref());
+                    warn(&format!("PersistentVolumeClaim {name}"), warning.as_slice());
+                    match source(facts, claim, &name, pods) {
+                        Choice::Source(reading, rules) => {
+                            Choice::Source(reading, VolumeRules { accept_shrunken, ..rules })
+                        }
+                        other => other,
+                    }
+                }
             };
             Some((name, choice))
         })
@@ -177,7 +195,8 @@ fn source(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pods
         Ok(exclude) => exclude,
         Err(problem) => return Choice::Problem(format!("nothing of it is stored, since {problem}")),
     };
-    Choice::Source(reading(facts, claim, (name, frozen), pods), exclude)
+    let rules = VolumeRules { exclude, ..VolumeRules::default() };
+    Choice::Source(reading(facts, claim, (name, frozen), pods), rules)
 }
 
 /// Whether the claim is a block device without a file system that Kubernetes knows of.
@@ -204,7 +223,7 @@ fn device(
             // Nobody writes to a snapshot, and so no pod is told of.
             let pod = if mount.snapshot.is_some() { String::new() } else { mount.pod };
             let mount = ClaimMount { device: true, pod, user, groups: Vec::new(), ..mount };
-            Choice::Source(Reading::Mount(mount), Vec::new())
+            Choice::Source(Reading::Mount(mount), VolumeRules::default())
         }
         Reading::SidecarOnly(why) => Choice::Problem(format!(
             "it is a block device, which only a Job can read, and none can now, since {why}: back it up without its pod, dump \

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, Volume};
 
 use super::{
     PlanProblem, PlannedSource, SourceFacts, SourcePlan, Target,
-    claims::{Choice, ClaimMount, Reading},
+    claims::{Choice, ClaimMount, Reading, VolumeRules},
     label,
     pods::Unit,
 };
@@ -100,7 +100,7 @@ impl Claims {
                 Choice::Problem(message) => {
                     source_name(&name).and_then(|name| Err(PlanProblem::Claim { name, message }))
                 }
-                Choice::Source(reading, exclude) => {
+                Choice::Source(reading, rules) => {
                     let source = match (reading, reader) {
                         (Reading::Mount(mount), reader) => of_job(facts, mount, reader),
                         (Reading::SidecarOnly(_), Some(reader)) if reader.has_sidecar() => {
@@ -110,7 +110,8 @@ impl Claims {
                             source_name(&name).and_then(|name| Err(PlanProblem::SidecarOnly { name, why }))
                         }
                     };
-                    source.map(|source| PlannedSource { exclude, ..source })
+                    let VolumeRules { exclude, accept_shrunken } = rules;
+                    source.map(|source| PlannedSource { exclude, accept_shrunken, ..source })
                 }
             });
         }
@@ -182,6 +183,7 @@ fn source(
         allow_empty: false,
         accept_unproven: false,
         exclude: Vec::new(),
+        accept_shrunken: false,
     })
 }
 

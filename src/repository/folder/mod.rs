@@ -6,6 +6,7 @@
 mod archive;
 mod extents;
 mod file;
+mod last_good;
 mod ledger;
 mod metadata;
 mod opened;
@@ -13,6 +14,7 @@ mod owner;
 mod parent;
 mod refusal;
 mod restore;
+mod restore_marks;
 mod storage;
 mod store;
 mod tar;
@@ -35,9 +37,9 @@ use serde::{Deserialize, Serialize};
 pub use self::refusal::{is_refusal, is_refusal_of_attribute};
 pub use self::storage::is_systems_own;
 pub use self::tar::TarContent;
-pub(super) use self::{metadata::permissions, restore::write_tar};
+pub(super) use self::{last_good::LastGood, metadata::permissions, restore::write_tar};
 use super::{Progress, Repository, RepositoryError};
-use crate::model::{Excludes, SnapshotIdentity, unescape};
+use crate::model::{Excludes, Shrinkage, SnapshotIdentity, VolumeExtent, unescape};
 
 /// How many paths are listed by name; all are counted.
 pub const LISTED: usize = 20;
@@ -49,12 +51,14 @@ pub struct FolderRules {
     pub time: Timestamp,
     /// What is left out.
     pub excludes: Excludes,
+    /// Whether it may be empty, or much smaller than its last good snapshot.
+    pub accept_shrunken: bool,
 }
 
 impl FolderRules {
     /// All of it.
     pub fn whole(time: Timestamp) -> Self {
-        Self { time, excludes: Excludes::default() }
+        Self { time, excludes: Excludes::default(), accept_shrunken: false }
     }
 }
 
@@ -108,6 +112,26 @@ pub struct StoredFolder {
     pub passed_over: Troubles,
     /// Entries that [`FolderRules::excludes`] names; a folder counts once, with all that is in it.
     pub left_out: u64,
+    /// Whether the folder has lost its content since its last good snapshot. The snapshot then has the tag
+    /// [`SnapshotIdentity::SHRUNKEN`]; and without consent [`SnapshotIdentity::SUSPECT`], so that it is never the newest.
+    pub shrunken: Option<Shrunken>,
+}
+
+/// How a folder compares with the last good snapshot of its source, where that is a reason for doubt.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Shrunken {
+    /// What is gone.
+    pub kind: Shrinkage,
+    /// What is there.
+    pub now: VolumeExtent,
+    /// What the last good snapshot holds.
+    pub before: VolumeExtent,
+    /// Id of that snapshot, 64 hex digits.
+    pub last_good: String,
+    /// When that snapshot was made.
+    pub last_good_time: Timestamp,
+    /// Whether [`FolderRules::accept_shrunken`] accepts it.
+    pub is_accepted: bool,
 }
 
 /// A folder that was restored, every byte of it verified, and is durable.
@@ -154,9 +178,9 @@ impl Repository {
     /// that was written is there.
     ///
     /// One file system. Left out are, of the folder itself, what is a storage system's own ([`StorageEntry`](crate::model::StorageEntry))
-    /// and what begins with [`RESTORE_PREFIX`](crate::model::injected::RESTORE_PREFIX); and what `rules` name, at any depth.
+    /// and the entries of a restore ([`RESTORE_MARKS`](crate::model::injected::RESTORE_MARKS)); and what `rules` name, at any depth.
     ///
-    /// Errors: [`RepositoryError::Unreadable`] when the folder itself cannot be read; [`RepositoryError::InvalidRequest`] when
+    /// Errors: [`RepositoryError::RestoreUnfinished`] when a restore into the folder has not ended, unless a safety copy is made; [`RepositoryError::Unreadable`] when the folder itself cannot be read; [`RepositoryError::InvalidRequest`] when
     /// `rules` leave no file of it; [`RepositoryError::CommitUnknown`] when the snapshot may be visible all the same; in all other cases nothing is.
     pub async fn store_folder(
         &self,

@@ -8,7 +8,15 @@ use jiff::Timestamp;
 use rustic_core::repofile::SnapshotFile;
 use tokio::{runtime::Handle, task::spawn_blocking};
 
-use super::{FolderRules, StoredFolder, archive::FolderJob, ledger::Ledger, parent::Parent, walk::Walk};
+use super::{
+    FolderRules, StoredFolder,
+    archive::FolderJob,
+    last_good::{LastGood, extent_of},
+    ledger::Ledger,
+    parent::Parent,
+    restore_marks::unfinished_restore,
+    walk::Walk,
+};
 use crate::{
     model::{Proof, SnapshotIdentity},
     repository::{
@@ -33,6 +41,7 @@ pub(super) async fn store_folder(
 ) -> Result<StoredFolder, RepositoryError> {
     let started = Timestamp::now();
     let names = tree::checked_path(&identity.path)?;
+    refuse_unfinished(identity, folder)?;
     let ledger = Arc::new(Ledger::default());
     let walk = {
         let (folder, excludes, ledger) = (folder.to_owned(), rules.excludes.clone(), Arc::clone(&ledger));
@@ -42,11 +51,15 @@ pub(super) async fn store_folder(
             .map_err(|panic| internal(store, panic))?
     };
     let walk = walk.map_err(|source| RepositoryError::Unreadable { path: folder.display().to_string(), source })?;
-    let parent = newest(&repository.snapshot_files().await?, &identity.host, &identity.path);
+    let snapshots = repository.snapshot_files().await?;
+    let parent = newest(&snapshots, &identity.host, &identity.path);
     let known = Arc::new(Known::read(&repository.cipher, store).await?);
+    let depth = names.len();
     let names = names.into_iter().map(str::to_owned).collect();
     let job = FolderJob { walk, names, time: rules.time, ledger: Arc::clone(&ledger), progress: Arc::clone(&progress) };
     let fetcher = Fetcher { store: store.clone(), cipher: repository.cipher.clone() };
+    let last_good = LastGood::find(&snapshots, identity, rules.time, (known.as_ref(), &fetcher)).await?;
+    drop(snapshots);
     let (before, runtime, there) = (parent.as_ref().map(|parent| parent.tree), Handle::current(), Arc::clone(&known));
     let task = move |packer: &Arc<_>, chunker| {
         let parent = Parent::new(&there, fetcher, runtime, before)?;
@@ -63,11 +76,13 @@ pub(super) async fn store_folder(
         let text = format!("of {} no file is left by what is to be left out: {patterns}", folder.display());
         return Err(RepositoryError::InvalidRequest(text));
     }
+    let now = extent_of(&found, depth);
     let summary = commit::completed(found, &written, started);
     let (bytes, added_bytes) = (summary.total_bytes_processed, summary.data_added_packed);
     let commit = Commit { repository, store, identity, time: rules.time };
     let mut snapshot = commit.labelled(root, summary);
     snapshot.parent = parent.map(|parent| parent.id);
+    let shrunken = last_good.and_then(|last_good| last_good.compare(now, rules.accept_shrunken));
     if noted.without_attributes.count > 0 {
         snapshot.tags.add(SnapshotIdentity::WITHOUT_ATTRIBUTES.to_owned());
     }
@@ -77,8 +92,26 @@ pub(super) async fn store_folder(
     } else {
         snapshot.tags.add(SnapshotIdentity::INCOMPLETE.to_owned());
     }
+    if let Some(shrunken) = &shrunken {
+        shrunken.tag(&mut snapshot);
+    }
+    // A restore may have begun after the first look, and have moved what was read.
+    refuse_unfinished(identity, folder)?;
     let snapshot = commit.publish(&snapshot, rules.excludes.patterns(), &written.files).await?;
-    Ok(StoredFolder { snapshot, files, bytes, added_bytes, ..noted })
+    Ok(StoredFolder { snapshot, files, bytes, added_bytes, shrunken, ..noted })
+}
+
+/// Refuses a folder that is in the middle of a restore. What a restore keeps before it overwrites is no such folder.
+fn refuse_unfinished(identity: &SnapshotIdentity, folder: &Path) -> Result<(), RepositoryError> {
+    if identity.has_tag(SnapshotIdentity::SAFETY) {
+        return Ok(());
+    }
+    let path = folder.display().to_string();
+    match unfinished_restore(folder) {
+        Ok(None) => Ok(()),
+        Ok(Some(mark)) => Err(RepositoryError::RestoreUnfinished { path, mark }),
+        Err(source) => Err(RepositoryError::Unreadable { path, source }),
+    }
 }
 
 /// The newest snapshot of that host and path, whose unchanged files are not read again.

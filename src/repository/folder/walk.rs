@@ -29,7 +29,10 @@ use super::{
     opened::{Opened, is_gone, stat_of},
     storage,
 };
-use crate::model::{Excludes, injected::RESTORE_PREFIX};
+use crate::model::{
+    Excludes,
+    injected::{RESTORE_LOCK, RESTORE_MARKS},
+};
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// How often an entry may turn into one of another kind while it is looked at.
@@ -303,7 +306,7 @@ pub(super) fn names_in(handle: &OwnedFd) -> (Vec<Listed>, Option<io::Error>) {
 
 /// The restore step's entries are not the folder's own.
 fn is_left_out(name: &CStr) -> bool {
-    name.to_bytes().starts_with(RESTORE_PREFIX.as_bytes())
+    RESTORE_MARKS.iter().chain([&RESTORE_LOCK]).any(|own| own.as_bytes() == name.to_bytes())
 }
 
 /// A deep folder takes a handle a level, and many systems give a process 1024 unless it asks for more. One that gets no

@@ -31,7 +31,8 @@ pub enum Liveness {
     Alive,
     /// It is gone for good: its lock is removed at once.
     Dead,
-    /// Nobody can tell: its lock counts until it is stale by restic's rule, 30 minutes after it was last refreshed.
+    /// Nobody can tell: its lock counts until it is stale by restic's rule, 30 minutes after it was last refreshed. A lock that is
+    /// dated 30 minutes ahead is stale as well.
     Unknown,
 }
 
@@ -130,7 +131,8 @@ async fn is_nobodys(lock: &FoundLock, judge: &dyn LockJudge) -> bool {
     match timeout(JUDGEMENT, judge.judge(lock)).await.unwrap_or(Liveness::Unknown) {
         Liveness::Alive => false,
         Liveness::Dead => true,
-        Liveness::Unknown => Timestamp::now().duration_since(lock.refreshed) >= STALE,
+        // Of a holder whose clock is ahead, too: else its lock would stay until that time has come.
+        Liveness::Unknown => Timestamp::now().duration_since(lock.refreshed).abs() >= STALE,
     }
 }
 

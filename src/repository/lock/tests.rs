@@ -101,7 +101,9 @@ async fn stale_lock_goes_and_a_shared_one_stays() {
     for exclusive in [true, false] {
         setup.foreign(exclusive, SignedDuration::from_mins(31)).await;
     }
-    setup.foreign(false, SignedDuration::ZERO).await;
+    // Its holder's clock is ahead.
+    setup.foreign(true, SignedDuration::from_hours(-24 * 400)).await;
+    setup.foreign(false, SignedDuration::from_mins(-5)).await;
     let lock = setup.take(RHYTHM).await.unwrap();
     assert_eq!(locks(setup.place.path()).len(), 2);
     lock.release().await;

@@ -1,16 +1,17 @@
 //! Forget: snapshots go, their data stays until the next prune.
 //!
-//! It must not know why one is to go; but the newest proven one of a source never goes, whatever was asked for.
+//! It must not know why one is to go; but the newest good one of a source stays, unless the caller names it explicitly.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use rustic_core::Id;
 
 use super::{remove, snapshots};
 use crate::{
-    model::{SnapshotIdentity, SourceName},
+    model::{Quality, SnapshotIdentity, SnapshotRecord, newest_good},
     repository::{
-        Repository, RepositoryError, SnapshotSummary, newest_of,
+        Repository, RepositoryError, SnapshotSummary,
         store::{Kind, Store},
     },
 };
@@ -22,6 +23,8 @@ pub struct Forget {
     pub snapshots: BTreeSet<String>,
     /// All snapshots that were seen when that was decided: each must still be there.
     pub planned_on: BTreeSet<String>,
+    /// Whether the newest good snapshot of a source may be deleted, too: the source is gone for good.
+    pub last_of_source: bool,
 }
 
 impl Repository {
@@ -29,7 +32,7 @@ impl Repository {
     /// might each leave what the other takes.
     ///
     /// Errors, before anything is removed: [`RepositoryError::InvalidRequest`] when a snapshot is missing that was planned
-    /// on, or when the newest proven snapshot of a source would go; [`RepositoryError::Damaged`] when a snapshot cannot be
+    /// on, or when the newest good snapshot of a source would be deleted without [`Forget::last_of_source`]; [`RepositoryError::Damaged`] when a snapshot cannot be
     /// read, since nobody knows whose newest that is.
     pub async fn forget(&self, forget: &Forget) -> Result<u64, RepositoryError> {
         self.must_be_exclusive("forget")?;
@@ -48,7 +51,7 @@ impl Repository {
 async fn carry_out(repository: &Repository, store: &Store, forget: &Forget) -> Result<u64, RepositoryError> {
     let all = snapshots::read_strictly(repository, store).await?;
     let summaries: Vec<SnapshotSummary> = all.iter().map(|known| known.summary.clone()).collect();
-    may_go(&summaries, forget)
+    may_go(&summaries, forget, Timestamp::now())
         .map_err(|why| RepositoryError::InvalidRequest(format!("nothing was forgotten in {}: {why}", store.place())))?;
     let going: Vec<Id> =
         all.iter().filter(|known| forget.snapshots.contains(&known.summary.id)).map(|known| known.id).collect();
@@ -56,8 +59,8 @@ async fn carry_out(repository: &Repository, store: &Store, forget: &Forget) -> R
     Ok(going.len() as u64)
 }
 
-/// Why it may not be done, if so. Pure.
-fn may_go(all: &[SnapshotSummary], forget: &Forget) -> Result<(), String> {
+/// Why it may not be done, if so. Pure. Histories are those of the retention: a source of a namespace in a cluster.
+fn may_go(all: &[SnapshotSummary], forget: &Forget, now: Timestamp) -> Result<(), String> {
     let known: BTreeSet<&String> = all.iter().map(|snapshot| &snapshot.id).collect();
     let gone: Vec<&String> = forget.planned_on.union(&forget.snapshots).filter(|id| !known.contains(id)).collect();
     if let Some(first) = gone.first() {
@@ -66,25 +69,35 @@ fn may_go(all: &[SnapshotSummary], forget: &Forget) -> Result<(), String> {
             gone.len()
         ));
     }
-    let mut by_source: HashMap<&str, Vec<SnapshotSummary>> = HashMap::new();
-    for snapshot in all {
-        if let Some(source) = snapshot.identity.tag(SnapshotIdentity::SOURCE) {
-            by_source.entry(source).or_default().push(snapshot.clone());
-        }
+    if forget.last_of_source {
+        return Ok(());
     }
-    for (source, snapshots) in by_source {
-        // A tag of another writer that is no source of ours has no newest.
-        let Ok(name) = source.parse::<SourceName>() else { continue };
-        if let Some(newest) = newest_of(&snapshots, &name)
-            && forget.snapshots.contains(&newest.id)
+    let mut histories: BTreeMap<String, Vec<SnapshotRecord<'_>>> = BTreeMap::new();
+    for snapshot in all.iter().filter(|snapshot| snapshot.identity.tag(SnapshotIdentity::SOURCE).is_some()) {
+        let record = snapshot.record();
+        histories.entry(record.history()).or_default().push(record);
+    }
+    for history in histories.values() {
+        if let Some(newest) = last_of(history, now)
+            && forget.snapshots.contains(newest.id)
         {
+            let (host, source) = (&newest.identity.host, newest.identity.tag(SnapshotIdentity::SOURCE));
             return Err(format!(
-                "{} is the newest proven snapshot of {source}, which stays; `restic forget` removes it all the same",
-                newest.id
+                "{} is the newest good snapshot of {} of host {host}, which stays; name it, and add --last-of-source, if that \
+                 source is gone for good",
+                newest.id,
+                source.unwrap_or_default()
             ));
         }
     }
     Ok(())
+}
+
+/// The snapshot without which a history has no good one: the newest good one, or else the newest that is dated in the
+/// future.
+fn last_of<'a>(history: &[SnapshotRecord<'a>], now: Timestamp) -> Option<SnapshotRecord<'a>> {
+    let of_future = || history.iter().filter(|snapshot| snapshot.quality(now) == Quality::FromFuture);
+    newest_good(history.iter().copied(), now).or_else(|| of_future().max_by_key(|snapshot| snapshot.time).copied())
 }
 
 #[cfg(test)]
@@ -94,7 +107,7 @@ mod tests {
     fn snapshot(id: &str, seconds: i64, tags: &[&str]) -> SnapshotSummary {
         SnapshotSummary {
             id: id.to_owned(),
-            time: jiff::Timestamp::from_second(seconds).unwrap(),
+            time: Timestamp::from_second(seconds).unwrap(),
             identity: SnapshotIdentity {
                 host: "shop".to_owned(),
                 path: "/x".to_owned(),
@@ -105,9 +118,13 @@ mod tests {
         }
     }
 
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_000_000).unwrap()
+    }
+
     fn of(ids: &[&str], planned_on: &[&str]) -> Forget {
         let set = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect();
-        Forget { snapshots: set(ids), planned_on: set(planned_on) }
+        Forget { snapshots: set(ids), planned_on: set(planned_on), last_of_source: false }
     }
 
     #[test]
@@ -120,6 +137,8 @@ mod tests {
             snapshot("d", 4, &[db, "incomplete"]),
             snapshot("e", 5, &["source=pvc/data"]),
             snapshot("f", 6, &[]),
+            snapshot("g", 7, &[db, "suspect"]),
+            snapshot("h", 9_000_000, &[db]),
         ];
         for (ids, may) in [
             (&["a"][..], true),
@@ -128,18 +147,39 @@ mod tests {
             (&["a", "b", "c", "d"], false),
             (&["e"], false),
             (&["f"], true),
+            (&["g", "h"], true),
             (&[], true),
         ] {
-            assert_eq!(may_go(&all, &of(ids, &[])).is_ok(), may, "{ids:?}");
+            assert_eq!(may_go(&all, &of(ids, &[]), now()).is_ok(), may, "{ids:?}");
         }
+    }
+
+    #[test]
+    fn each_cluster_and_host_keeps_its_own_last_one() {
+        let db = "source=deployment/shop/db";
+        let mut all = [
+            snapshot("a", 1, &[db, "cluster=one"]),
+            snapshot("b", 2, &[db, "cluster=two"]),
+            snapshot("c", 3, &[db, "cluster=two"]),
+            snapshot("d", 4, &[db, "cluster=two"]),
+            snapshot("e", 9_000_000, &["source=pvc/data"]),
+        ];
+        all[3].identity.host = "mill".to_owned();
+        for (ids, may) in [(["a"], false), (["b"], true), (["c"], false), (["d"], false), (["e"], false)] {
+            assert_eq!(may_go(&all, &of(&ids, &[]), now()).is_ok(), may, "{ids:?}");
+            let explicit = Forget { last_of_source: true, ..of(&ids, &[]) };
+            assert!(may_go(&all, &explicit, now()).is_ok(), "{ids:?}");
+        }
+        let missing = Forget { last_of_source: true, ..of(&["x"], &[]) };
+        assert!(may_go(&all, &missing, now()).is_err());
     }
 
     #[test]
     fn what_was_planned_on_must_still_be_there() {
         let all = [snapshot("a", 1, &[]), snapshot("b", 2, &[])];
-        assert!(may_go(&all, &of(&["a"], &["a", "b"])).is_ok());
-        assert!(may_go(&all, &of(&["a"], &["a"])).is_ok(), "new ones do not matter");
-        assert!(may_go(&all, &of(&["a"], &["a", "b", "c"])).is_err());
-        assert!(may_go(&all, &of(&["c"], &[])).is_err());
+        assert!(may_go(&all, &of(&["a"], &["a", "b"]), now()).is_ok());
+        assert!(may_go(&all, &of(&["a"], &["a"]), now()).is_ok(), "new ones do not matter");
+        assert!(may_go(&all, &of(&["a"], &["a", "b", "c"]), now()).is_err());
+        assert!(may_go(&all, &of(&["c"], &[]), now()).is_err());
     }
 }

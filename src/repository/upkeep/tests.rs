@@ -34,7 +34,7 @@ async fn store(repository: &Repository, data: &'static [u8]) -> String {
     sender.send(Piece::Data(Bytes::from_static(data))).await.unwrap();
     sender.send(Piece::End(End { proof: Proof::Sealed, bytes: data.len() as u64 })).await.unwrap();
     let identity = SnapshotIdentity { host: "shop".into(), path: "/x".into(), tags: vec![] };
-    let rules = StoreRules { allow_empty: false, time: Timestamp::UNIX_EPOCH };
+    let rules = StoreRules { allow_empty: false, time: Timestamp::UNIX_EPOCH, device: None };
     repository.store_stream(&identity, &rules, pieces, Arc::default()).await.unwrap().snapshot
 }
 
@@ -98,6 +98,9 @@ async fn ten_thousand_snapshots_are_listed_forgotten_and_pruned() {
     // The last hundred are the newest of their sources.
     let planned_on: BTreeSet<String> = ids.iter().cloned().collect();
     let snapshots = ids[..ids.len() - 100].iter().cloned().collect();
-    assert_eq!(repository.forget(&Forget { snapshots, planned_on }).await.unwrap(), ALL as u64 - 101);
+    assert_eq!(
+        repository.forget(&Forget { snapshots, planned_on, ..Forget::default() }).await.unwrap(),
+        ALL as u64 - 101
+    );
     assert_eq!(repository.prune(&PruneRules::default()).await.unwrap().snapshots, 101);
 }

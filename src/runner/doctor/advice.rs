@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Failure, Reason, SnapshotIdentity},
+    model::{Failure, Quality, Reason, SnapshotIdentity, SnapshotRecord, newest_good},
     repository::{CheckReport, Finding, FoundLock, HarmedSnapshot, SnapshotSummary},
 };
 
@@ -88,7 +88,7 @@ pub(super) fn diagnose(observed: &Observed, now: Timestamp) -> Diagnosis {
     let mut complaints = Vec::new();
     if check.is_sound() {
         sound.push(format!("{} snapshots have all that they need, in {} packs", check.snapshots, check.packs));
-        complaints.extend(unproven(snapshots));
+        complaints.extend(not_good(snapshots, now));
     } else {
         complaints.push(damage(check));
     }
@@ -217,38 +217,62 @@ fn short_ids(harmed: &[HarmedSnapshot]) -> String {
     ids.join(" ")
 }
 
-/// Sources whose newest snapshot proves nothing.
-fn unproven(snapshots: &[SnapshotSummary]) -> Vec<Complaint> {
-    let mut newest: BTreeMap<(&str, &str), (&SnapshotSummary, Option<&SnapshotSummary>)> = BTreeMap::new();
-    // Oldest first, so that what comes later is newer.
-    for snapshot in snapshots.iter().filter(|snapshot| !snapshot.is_safety()) {
-        let Some(source) = snapshot.identity.tag(SnapshotIdentity::SOURCE) else { continue };
-        let is_whole = !snapshot.is_unproven() && !snapshot.is_incomplete();
-        let entry = newest.entry((snapshot.identity.host.as_str(), source)).or_insert((snapshot, None));
-        entry.0 = snapshot;
-        if is_whole {
-            entry.1 = Some(snapshot);
-        }
+/// Sources whose newest snapshot is not good, and snapshots that are dated in the future.
+fn not_good(snapshots: &[SnapshotSummary], now: Timestamp) -> Vec<Complaint> {
+    let mut histories: BTreeMap<String, Vec<SnapshotRecord<'_>>> = BTreeMap::new();
+    for snapshot in snapshots.iter().filter(|snapshot| snapshot.identity.tag(SnapshotIdentity::SOURCE).is_some()) {
+        let record = snapshot.record();
+        histories.entry(record.history()).or_default().push(record);
     }
-    let complaints = newest.iter().filter_map(|((host, source), (newest, whole))| {
-        if whole.is_some_and(|whole| whole.id == newest.id) {
-            return None;
-        }
-        let how = if newest.is_unproven() { "is not proven whole" } else { "lacks what could not be read" };
-        let last = whole.map_or_else(
-            || "there is no whole one".to_owned(),
-            |whole| format!("the last whole one is of {:.0}", whole.time),
+    let mut complaints: Vec<Complaint> =
+        histories.values().filter_map(|history| not_good_newest(history, now)).collect();
+    let of_future: Vec<&SnapshotSummary> =
+        snapshots.iter().filter(|snapshot| snapshot.record().is_from_future(now)).collect();
+    if let Some(first) = of_future.first() {
+        let what = format!(
+            "{} snapshots are dated in the future, such as {} of {:.0}: no restore takes them by itself",
+            of_future.len(),
+            first.record().short_id(),
+            first.time
         );
         let remedy = vec![
-            "look at what its last Backup says: stowaway logs BACKUP".to_owned(),
-            "a container with an sh, or the sidecar, makes dumps provable; files that cannot be read need another user of the run \
-             (runnerPod)"
-                .to_owned(),
+            "check the clock of this machine, and those of the nodes".to_owned(),
+            "delete such a snapshot, or restore it by its id: stowaway forget SNAPSHOT".to_owned(),
         ];
-        let what = format!("the newest snapshot of {source} (host {host}), of {:.0}, {how}; {last}", newest.time);
-        Some(Complaint { weight: Weight::Risk, what, remedy })
+        complaints.push(Complaint { weight: Weight::Risk, what, remedy });
+    }
+    complaints
+}
+
+/// What is wrong with the newest snapshot of a history, but for safety copies and the future.
+fn not_good_newest(history: &[SnapshotRecord<'_>], now: Timestamp) -> Option<Complaint> {
+    let counts = |snapshot: &&SnapshotRecord<'_>| {
+        !matches!(snapshot.quality(now), Quality::Safety | Quality::FromFuture) && !snapshot.is_from_future(now)
+    };
+    let newest = history.iter().filter(counts).max_by_key(|snapshot| (snapshot.time, snapshot.id))?;
+    let how = match newest.quality(now) {
+        Quality::Proven | Quality::Safety | Quality::FromFuture => return None,
+        Quality::Unproven => "is not proven whole",
+        Quality::Incomplete => "lacks what could not be read",
+        Quality::Suspect => "is suspect: the volume was empty, or had lost most of its content",
+    };
+    let last = newest_good(history.iter().copied(), now).map_or_else(
+        || "there is no good one".to_owned(),
+        |good| format!("the last good one is {} of {:.0}", good.short_id(), good.time),
+    );
+    let mut remedy = vec!["look at what its last Backup reports: stowaway logs BACKUP".to_owned()];
+    remedy.push(match newest.quality(now) {
+        Quality::Suspect => format!(
+            "if the volume is meant to be so small: restic tag --remove suspect {}; else restore the last good one",
+            newest.short_id()
+        ),
+        _ => "a container with an sh, or the sidecar, makes dumps provable; files that cannot be read need another user of \
+              the run (runnerPod)"
+            .to_owned(),
     });
-    complaints.collect()
+    let (source, host) = (newest.identity.tag(SnapshotIdentity::SOURCE).unwrap_or_default(), &newest.identity.host);
+    let what = format!("the newest snapshot of {source} (host {host}), of {:.0}, {how}; {last}", newest.time);
+    Some(Complaint { weight: Weight::Risk, what, remedy })
 }
 
 fn only_key() -> Complaint {

@@ -3,9 +3,10 @@
 //! Pure; it must not look into a volume or a repository itself. What is half done is never taken for the app's data, and
 //! the app's data is never touched.
 
-use crate::{
-    model::{Failure, Reason, SnapshotIdentity, SourceName},
-    repository::{SnapshotSummary, newest_of},
+use jiff::Timestamp;
+
+use crate::model::{
+    Failure, NotRestorable, Reason, Restorable, SnapshotQuery, SnapshotRecord, SourceName, latest_restorable,
 };
 
 /// What is in a volume.
@@ -42,53 +43,33 @@ pub fn decide(observed: Observed) -> Action {
     }
 }
 
-/// The newest snapshot of a volume that is complete and proven; without one of ours, the newest that K8up made of it (host
-/// and path by its convention, no tag of a source). None if there never was any.
+/// The snapshot that a volume is filled from, by the one rule of [`latest_restorable`]. None if there never was any.
 ///
 /// Errors: there are snapshots, and none is good. An empty start would hide that there is something to be rescued.
 pub fn choose<'a>(
-    snapshots: &'a [SnapshotSummary],
+    snapshots: &[SnapshotRecord<'a>],
     source: &SourceName,
     namespace: &str,
-) -> Result<Option<&'a SnapshotSummary>, Failure> {
-    let own: Vec<SnapshotSummary> = of_source(snapshots, source, namespace).cloned().collect();
-    if let Some(newest) = newest_of(&own, source) {
-        return Ok(snapshots.iter().find(|snapshot| snapshot.id == newest.id));
-    }
-    let path = source.as_str().strip_prefix("pvc/").map(|claim| format!("/data/{claim}"));
-    let of_k8up = snapshots
-        .iter()
-        .filter(|snapshot| snapshot.identity.host == namespace && Some(&snapshot.identity.path) == path.as_ref())
-        .filter(|snapshot| snapshot.identity.tag(SnapshotIdentity::SOURCE).is_none())
-        .max_by(|one, other| (one.time, &one.id).cmp(&(other.time, &other.id)));
-    match (of_k8up, own.iter().max_by_key(|snapshot| snapshot.time)) {
-        (Some(found), _) => Ok(Some(found)),
-        (None, None) => Ok(None),
-        (None, Some(newest)) => Err(Failure::new(
+    (cluster, now): (&str, Timestamp),
+) -> Result<Option<Restorable<'a>>, Failure> {
+    let query = SnapshotQuery { source, host: Some(namespace), as_of: None, cluster, now };
+    match latest_restorable(snapshots, &query) {
+        Ok(found) => Ok(Some(found)),
+        Err(NotRestorable::NoSnapshot) => Ok(None),
+        Err(none) => Err(Failure::new(
             Reason::SnapshotNotFound,
             format!(
-                "the repository has snapshots of {source}, but none that is complete and proven; the newest is {} of {}: \
-                 restore what is in it by hand, or take the restore annotation away to start empty",
-                newest.id.get(..8).unwrap_or(&newest.id),
-                newest.time
+                "the repository has snapshots of {source}, but {none}: restore what is in it by hand, or take the restore \
+                 annotation away to start empty"
             ),
         )),
     }
 }
 
-fn of_source<'a>(
-    snapshots: &'a [SnapshotSummary],
-    source: &'a SourceName,
-    namespace: &'a str,
-) -> impl Iterator<Item = &'a SnapshotSummary> {
-    snapshots.iter().filter(move |snapshot| {
-        snapshot.identity.host == namespace && snapshot.identity.tag(SnapshotIdentity::SOURCE) == Some(source.as_str())
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::SnapshotIdentity;
 
     #[test]
     fn every_state_has_its_action() {
@@ -105,61 +86,47 @@ mod tests {
         }
     }
 
-    fn snapshot(id: &str, time: &str, host: &str, path: &str, tags: &[&str]) -> SnapshotSummary {
-        SnapshotSummary {
-            id: format!("{id:0<64}"),
-            time: time.parse().unwrap(),
-            identity: SnapshotIdentity {
-                host: host.into(),
-                path: path.into(),
+    fn chosen(tags: &[&[&str]]) -> Result<Option<String>, Failure> {
+        let identities: Vec<_> = tags
+            .iter()
+            .map(|tags| SnapshotIdentity {
+                host: "shop".into(),
+                path: "/data/claim".into(),
                 tags: tags.iter().map(|&tag| tag.to_owned()).collect(),
-            },
-            paths: vec![path.into()],
-            bytes: None,
-        }
-    }
-
-    fn chosen(snapshots: &[SnapshotSummary]) -> Result<Option<String>, Reason> {
-        let found = choose(snapshots, &"pvc/claim".parse().unwrap(), "shop");
-        found.map(|found| found.map(|found| found.id[..2].to_owned())).map_err(|failure| failure.reason)
+            })
+            .collect();
+        let ids: Vec<String> = (0..identities.len()).map(|index| format!("{index:064}")).collect();
+        let records: Vec<_> = identities
+            .iter()
+            .zip(&ids)
+            .map(|(identity, id)| SnapshotRecord {
+                id,
+                time: "2026-01-01T00:00:00Z".parse().unwrap(),
+                identity,
+                paths: &[],
+                bytes: None,
+            })
+            .collect();
+        let here = ("here", "2026-06-01T00:00:00Z".parse().unwrap());
+        let found = choose(&records, &"pvc/claim".parse().unwrap(), "shop", here)?;
+        Ok(found.map(|found| found.snapshot.id.to_owned()))
     }
 
     const OURS: &str = "source=pvc/claim";
 
     #[test]
-    fn newest_good_snapshot_of_the_namespace_is_chosen() {
-        let all = [
-            snapshot("aa", "2026-01-01T00:00:00Z", "shop", "/data/claim", &[OURS]),
-            snapshot("bb", "2026-01-02T00:00:00Z", "shop", "/data/claim", &[OURS]),
-            snapshot("cc", "2026-01-03T00:00:00Z", "shop", "/data/claim", &[OURS, "incomplete"]),
-            snapshot("dd", "2026-01-04T00:00:00Z", "shop", "/data/claim", &[OURS, "unproven"]),
-            snapshot("ee", "2026-01-05T00:00:00Z", "other", "/data/claim", &[OURS]),
-            snapshot("ff", "2026-01-06T00:00:00Z", "shop", "/data/other", &["source=pvc/other"]),
-            snapshot("00", "2026-01-07T00:00:00Z", "shop", "/data/claim", &[]),
-        ];
-        assert_eq!(chosen(&all), Ok(Some("bb".into())));
-    }
-
-    #[test]
-    fn snapshot_of_k8up_will_do_where_there_is_none_of_ours() {
-        let all = [
-            snapshot("aa", "2026-01-01T00:00:00Z", "shop", "/data/claim", &[]),
-            snapshot("bb", "2026-01-02T00:00:00Z", "other", "/data/claim", &[]),
-            snapshot("cc", "2026-01-03T00:00:00Z", "shop", "/data/claims", &[]),
-        ];
-        assert_eq!(chosen(&all), Ok(Some("aa".into())));
-    }
-
-    #[test]
     fn nothing_is_chosen_where_nothing_was_stored() {
         assert_eq!(chosen(&[]), Ok(None));
-        let other = [snapshot("aa", "2026-01-01T00:00:00Z", "shop", "/data/other", &["source=pvc/other"])];
-        assert_eq!(chosen(&other), Ok(None));
+        assert_eq!(chosen(&[&["source=pvc/other"]]), Ok(None));
+        assert!(chosen(&[&[OURS]]).unwrap().is_some());
     }
 
     #[test]
     fn snapshots_none_of_which_is_good_are_no_reason_to_start_empty() {
-        let all = [snapshot("aa", "2026-01-01T00:00:00Z", "shop", "/data/claim", &[OURS, "incomplete"])];
-        assert_eq!(chosen(&all), Err(Reason::SnapshotNotFound));
+        for tag in ["incomplete", "unproven", "suspect", "safety"] {
+            let failure = chosen(&[&[OURS, tag]]).unwrap_err();
+            assert_eq!(failure.reason, Reason::SnapshotNotFound);
+            assert!(failure.message.contains(tag), "{}", failure.message);
+        }
     }
 }

@@ -10,6 +10,7 @@ pub(super) mod volume;
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -26,7 +27,7 @@ use super::{
     story::{self, tell_progress},
 };
 use crate::{
-    model::{Failure, Proof, Reason, SourceName, SourceReport, milliseconds},
+    model::{Failure, Proof, Reason, SnapshotRecord, SourceName, SourceReport, milliseconds},
     repository::{Progress, Repository, RestoredFolder, SnapshotSummary, Trouble, Troubles},
 };
 
@@ -153,15 +154,22 @@ async fn restore_from(
     namespace: &str,
 ) -> Result<Outcome, Failure> {
     let snapshots = repository.snapshots().await?;
-    let Some(snapshot) = decide::choose(&snapshots, source, namespace)? else {
+    let records: Vec<SnapshotRecord<'_>> = snapshots.iter().map(SnapshotSummary::record).collect();
+    let here = (settings::cluster(), Timestamp::now());
+    let Some(found) = decide::choose(&records, source, namespace, (&here.0, here.1))? else {
         volume.forget()?;
         let text = format!("the repository has no snapshot of {source} of namespace {namespace}: the app starts empty");
         return Ok(Outcome::said(&text));
     };
-    info!(snapshot = snapshot.id, "restoring snapshot {} of {}", &snapshot.id[..8], snapshot.time);
+    let snapshot = found.snapshot;
+    info!(snapshot = snapshot.id, "restoring snapshot {} of {}", snapshot.short_id(), snapshot.time);
+    let note = found.note().map_or_else(String::new, |note| format!("; {note}"));
+    if !note.is_empty() {
+        warn!("of {source}{note}");
+    }
     let part = volume.begin()?;
     let progress = Arc::new(Progress::default());
-    let restoring = repository.restore_folder(&snapshot.id, &snapshot.identity.path, &part, Arc::clone(&progress));
+    let restoring = repository.restore_folder(snapshot.id, &snapshot.identity.path, &part, Arc::clone(&progress));
     let restored = tokio::select! {
         restored = restoring => restored?,
         never = tell_progress(|| progress.bytes_read()) => match never {},
@@ -170,17 +178,17 @@ async fn restore_from(
         warn!(path, "not kept of {path}: {reason}");
     }
     if restored.essential.count > 0 {
-        return Err(not_as_it_was(snapshot, source, &restored.essential));
+        return Err(not_as_it_was(&snapshot, source, &restored.essential));
     }
-    let text = text_of(snapshot, &restored);
-    volume.mark(&Whole { snapshot: snapshot.id.clone(), own: restored.own })?;
+    let text = format!("{}{note}", text_of(&snapshot, &restored));
+    volume.mark(&Whole { snapshot: snapshot.id.to_owned(), own: restored.own })?;
     let lost = volume.move_to_place(None)?;
     let text = format!("{text}{}", of_own_folder(&lost));
-    Ok(Outcome { text, bytes: restored.bytes, snapshot: Some(snapshot.id.clone()) })
+    Ok(Outcome { text, bytes: restored.bytes, snapshot: Some(snapshot.id.to_owned()) })
 }
 
 /// Why the app is not started: with other owners or modes it may fail, or let in whom it must not.
-fn not_as_it_was(snapshot: &SnapshotSummary, source: &SourceName, essential: &Troubles) -> Failure {
+fn not_as_it_was(snapshot: &SnapshotRecord<'_>, source: &SourceName, essential: &Troubles) -> Failure {
     let claim = source.as_str().rsplit('/').next().unwrap_or_default();
     Failure::new(
         Reason::MetadataNotKept,
@@ -188,14 +196,14 @@ fn not_as_it_was(snapshot: &SnapshotSummary, source: &SourceName, essential: &Tr
             "snapshot {} was not restored, because {} owners, modes, attributes or links would not be as they were: {}; let the \
              pod run as the owner of the files or as root, or restore it as it can be by `stowaway restore --source {source} \
              --claim {claim}` while the pod waits",
-            &snapshot.id[..8],
+            snapshot.short_id(),
             essential.count,
             few(essential)
         ),
     )
 }
 
-fn text_of(snapshot: &SnapshotSummary, restored: &RestoredFolder) -> String {
+fn text_of(snapshot: &SnapshotRecord<'_>, restored: &RestoredFolder) -> String {
     let not_kept = match restored.not_kept.count {
         0 => String::new(),
         count => format!("; not kept of {count}, which an app can do without: {}", few(&restored.not_kept)),
@@ -204,7 +212,8 @@ fn text_of(snapshot: &SnapshotSummary, restored: &RestoredFolder) -> String {
         0 => String::new(),
         count => format!("; the times of {count} entries are rounded, because the file system holds no finer ones"),
     };
-    format!("restored snapshot {} of {}, {} files{not_kept}{rounded}", &snapshot.id[..8], snapshot.time, restored.files)
+    let (id, time, files) = (snapshot.short_id(), snapshot.time, restored.files);
+    format!("restored snapshot {id} of {time}, {files} files{not_kept}{rounded}")
 }
 
 fn few(troubles: &Troubles) -> String {

@@ -5,6 +5,7 @@
 
 use std::{io, os::unix::fs::FileExt, path::Path, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::{sync::mpsc, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
@@ -33,7 +34,8 @@ pub(super) async fn restore(
         return Err(Failure::new(Reason::InvalidRequest, message));
     }
     let snapshots = repository.snapshots().await?;
-    let snapshot = choose(&snapshots, &run.from)?;
+    let chosen = choose(&snapshots, &run.from, Timestamp::now())?;
+    let snapshot = chosen.snapshot;
     let short = &snapshot.id[..8];
     let size = open(repository, snapshot).await?.size;
     let device = Device::to_write(path)?;
@@ -49,7 +51,7 @@ pub(super) async fn restore(
     if let Some(identity) = &run.overwrite {
         info!("storing what is on the device");
         let progress = Arc::<Progress>::default();
-        let stored = store_device(repository, identity, Device::to_read(path)?, progress).await?;
+        let stored = store_device(repository, identity, Device::to_read(path)?, (None, progress)).await?;
         info!(snapshot = stored.snapshot, "what is there is snapshot {}", &stored.snapshot[..8]);
         *safety = Some(stored.snapshot);
     } else {
@@ -66,7 +68,9 @@ pub(super) async fn restore(
         message = format!("{message}; what was there before is snapshot {}", &id[..8]);
     }
     let snapshot = Some(snapshot.id.clone());
-    Ok(SourceReport { message, bytes: size, proof: Proof::Sealed, snapshot, ..SourceReport::done(Duration::ZERO) })
+    let report =
+        SourceReport { message, bytes: size, proof: Proof::Sealed, snapshot, ..SourceReport::done(Duration::ZERO) };
+    Ok(chosen.report(report))
 }
 
 /// The stored device.

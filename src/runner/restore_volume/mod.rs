@@ -69,7 +69,8 @@ async fn restore(
     cancel: &CancellationToken,
 ) -> Result<SourceReport, Failure> {
     let snapshots = repository.snapshots().await?;
-    let snapshot = choose(&snapshots, &run.from)?;
+    let chosen = choose(&snapshots, &run.from, Timestamp::now())?;
+    let snapshot = chosen.snapshot;
     let target = Target::open(mount, &run.folder)?;
     let volume = Volume::new(target.path());
     // Before anything of it is touched, be it only its times.
@@ -92,7 +93,7 @@ async fn restore(
     }
     unlocked?;
     let (restored, lost) = restored?;
-    Ok(report_of(snapshot, restored, &lost, safety.as_deref()))
+    Ok(chosen.report(report_of(snapshot, restored, &lost, safety.as_deref())))
 }
 
 /// Whether the volume is empty; an error if it is not, and must not be overwritten. A mark of ours proves nothing here: what

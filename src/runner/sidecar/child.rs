@@ -78,9 +78,14 @@ async fn carry_out(task: Task, volumes: &[MountedVolume], cancel: CancellationTo
     match &task.kind {
         TaskKind::Backup { .. } => back_up(&task, &identity, DumpFrom::Socket(door()), &cancel).await,
         TaskKind::Restore { .. } => bring_back(&task, &identity, FeedTo::Socket(door()), &cancel).await,
-        TaskKind::BackupVolume { target, source: _, identity: label, exclude, timeout } => {
+        TaskKind::BackupVolume { target, source: _, identity: label, exclude, accept_shrunken, timeout } => {
             let folder = folder_of(volumes, target)?;
-            let run = VolumeRun { identity: label.clone(), exclude: exclude.clone(), timeout: *timeout };
+            let run = VolumeRun {
+                identity: label.clone(),
+                exclude: exclude.clone(),
+                accept_shrunken: *accept_shrunken,
+                timeout: *timeout,
+            };
             with_repository(
                 settings::access(&task.backend, &task.connection, &identity)?,
                 &cancel,

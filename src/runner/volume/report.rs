@@ -6,6 +6,7 @@
 use crate::{
     model::{Reason, Verdict},
     repository::{StoredFolder, Trouble, Troubles},
+    runner::shrunken,
 };
 
 /// How many paths are named of what leaves the verdict green.
@@ -22,8 +23,8 @@ pub(super) struct Account {
     pub warnings: Vec<String>,
 }
 
-/// Judges what was stored.
-pub(super) fn account_for(stored: &StoredFolder) -> Account {
+/// Judges what was stored of `source`.
+pub(super) fn account_for(stored: &StoredFolder, source: &str) -> Account {
     let StoredFolder { unreadable, mounts, without_attributes, changed, vanished_folders, passed_over, .. } = stored;
     let lists = [
         ("not read", unreadable),
@@ -37,12 +38,14 @@ pub(super) fn account_for(stored: &StoredFolder) -> Account {
         lists.iter().flat_map(|(what, list)| list.first.iter().map(move |one| format!("{what}: {}", named(one))));
     let (verdict, reason) = if unreadable.count > 0 || mounts.count > 0 {
         (Verdict::Incomplete, Reason::SourceUnreadable)
+    } else if let Some(shrunken) = stored.shrunken.as_ref().filter(|shrunken| !shrunken.is_accepted) {
+        shrunken::verdict(shrunken)
     } else if without_attributes.count > 0 {
         (Verdict::Incomplete, Reason::MetadataNotKept)
     } else {
         (Verdict::Succeeded, Reason::Completed)
     };
-    let sentences = sentences(stored).join("; ");
+    let sentences = sentences(stored, source).join("; ");
     let message = if sentences.is_empty() || !verdict.is_green() {
         sentences
     } else {
@@ -52,7 +55,7 @@ pub(super) fn account_for(stored: &StoredFolder) -> Account {
 }
 
 /// What is to be reported, the most harmful first: a long message is cut at its end.
-fn sentences(stored: &StoredFolder) -> Vec<String> {
+fn sentences(stored: &StoredFolder, source: &str) -> Vec<String> {
     let StoredFolder { unreadable, mounts, without_attributes, changed, vanished_folders, passed_over, .. } = stored;
     let mut sentences = Vec::new();
     if unreadable.count > 0 {
@@ -69,6 +72,9 @@ fn sentences(stored: &StoredFolder) -> Vec<String> {
             counted(mounts.count, "other file system is mounted", "other file systems are mounted"),
             list(mounts, usize::MAX, path)
         ));
+    }
+    if let Some(shrunken) = &stored.shrunken {
+        sentences.push(shrunken::message(shrunken, &stored.snapshot, source));
     }
     if without_attributes.count > 0 {
         sentences.push(format!(
@@ -147,7 +153,7 @@ mod tests {
     }
 
     fn judged(stored: &StoredFolder) -> (Verdict, Reason, String) {
-        let account = account_for(stored);
+        let account = account_for(stored, "pvc/claim");
         (account.verdict, account.reason, account.message)
     }
 

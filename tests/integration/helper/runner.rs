@@ -332,7 +332,7 @@ async fn sealed_dump_is_stored_and_comes_back_sealed() {
     let report = runner::backup(&repository, run, dump, Arc::new(Progress::default()), never()).await;
     assert_eq!((report.verdict, report.proof, report.bytes), (Verdict::Succeeded, Proof::Sealed, 10_000_000));
 
-    let from = WantedSnapshot { source, id: None, as_of: None, host: None };
+    let from = WantedSnapshot { source, id: None, as_of: None, host: None, cluster: String::new() };
     let run = RestoreRun { from, limits: Limits::default() };
     let feed = FeedTo::Local(way(), words(&["dd", "status=none", &format!("of={}", path(&to))]));
     let report = runner::restore(&repository, run, feed, never()).await;

@@ -90,8 +90,13 @@ impl Cellar {
 }
 
 pub fn run() -> ArchiveRestore {
-    let from =
-        WantedSnapshot { source: "pvc/claim".parse().unwrap(), id: None, as_of: None, host: Some("shop".to_owned()) };
+    let from = WantedSnapshot {
+        source: "pvc/claim".parse().unwrap(),
+        id: None,
+        as_of: None,
+        host: Some("shop".to_owned()),
+        cluster: String::new(),
+    };
     let store = of(&folder(Path::new("/nowhere")));
     ArchiveRestore {
         from,

@@ -73,7 +73,7 @@ struct Cellar {
 async fn back_up(repository: &Repository, device: &Path) -> SourceReport {
     let mut identity = claim();
     identity.tags.push("pod=press-0".to_owned());
-    let run = VolumeRun { identity, exclude: vec![], timeout: None };
+    let run = VolumeRun { identity, exclude: vec![], accept_shrunken: false, timeout: None };
     backup_device(repository, run, device, Arc::default()).await
 }
 
@@ -109,7 +109,13 @@ impl Cellar {
 }
 
 fn run() -> VolumeRestore {
-    let from = WantedSnapshot { source: "pvc/claim".parse().unwrap(), id: None, as_of: None, host: None };
+    let from = WantedSnapshot {
+        source: "pvc/claim".parse().unwrap(),
+        id: None,
+        as_of: None,
+        host: None,
+        cluster: String::new(),
+    };
     VolumeRestore { from, paths: vec![], folder: String::new(), overwrite: None, device: false, timeout: None }
 }
 

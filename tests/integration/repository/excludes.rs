@@ -172,6 +172,7 @@ async fn run_leaves_out_what_it_is_told_and_says_so() {
     let run = |patterns: &[&str]| VolumeRun {
         identity: claim(),
         exclude: patterns.iter().map(|&pattern| pattern.to_owned()).collect(),
+        accept_shrunken: false,
         timeout: None,
     };
     let report = backup_volume(&repository, run(&["/cache"]), &source, Arc::default()).await;

@@ -4,7 +4,7 @@ use std::{fs, io::Write, path::Path, sync::Arc};
 
 use stowaway::{
     model::SnapshotIdentity,
-    repository::{FolderRules, RestoredFolder, StoredFolder, newest_of, open},
+    repository::{FolderRules, RestoredFolder, StoredFolder, open},
 };
 
 use super::{
@@ -383,13 +383,16 @@ async fn other_file_systems_and_entries_of_ours_are_left_out() {
         fs::create_dir(folder.join("mounted")).unwrap();
     }
     fs::create_dir(source.join("lost+found")).unwrap();
-    fs::create_dir(source.join(".stowaway-restore.part")).unwrap();
+    // What a killed restore step may leave of a restore that had ended.
     fs::write(source.join(".stowaway-restore.lock"), "").unwrap();
+    for folder in [&source, &expected] {
+        fs::write(folder.join(".stowaway-restore-by-hand"), "the app's own").unwrap();
+    }
     assert!(is_root(), "this test mounts, and needs root");
     let _mounted = Mounted::tmpfs(&source.join("mounted"), "size=1m");
     fs::write(source.join("mounted/elsewhere"), "").unwrap();
     let stored = store_folder(&repository, &source).await;
-    assert_eq!((stored.files, stored.unreadable.count), (1, 0), "{:?}", stored.unreadable);
+    assert_eq!((stored.files, stored.unreadable.count), (2, 0), "{:?}", stored.unreadable);
     assert_eq!((stored.mounts.count, stored.mounts.first[0].path.as_str()), (1, "mounted"));
     let newest = |snapshots: Vec<_>| newest_of(&snapshots, &"pvc/claim".parse().unwrap()).map(|found| found.id.clone());
     assert_eq!(newest(repository.snapshots().await.unwrap()), None, "a part of the volume is missing");

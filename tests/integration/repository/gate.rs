@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use stowaway::{
     model::{Failure, Proof, Reason, Secret, SourceName},
-    repository::{Progress, RepositoryError, StoreRules, create, newest_of, open, open_or_create},
+    repository::{Progress, RepositoryError, StoreRules, create, open, open_or_create},
     stream::{End, Piece, pieces},
 };
 

@@ -33,6 +33,7 @@ mod retention;
 mod rustic;
 mod servers;
 mod streams;
+mod suspect;
 mod torture;
 mod trust;
 mod upkeep;
@@ -42,10 +43,13 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use bytes::Bytes;
 use jiff::Timestamp;
 use stowaway::{
-    model::{BackendConfig, Connection, Proof, Secret, SnapshotIdentity},
+    model::{
+        BackendConfig, Connection, Proof, Secret, SnapshotIdentity, SnapshotQuery, SnapshotRecord, SourceName,
+        latest_restorable,
+    },
     repository::{
-        Access, LockHolder, LockRules, Patience, Progress, Repository, RepositoryError, StoreRules, Stored, StoredFile,
-        create,
+        Access, LockHolder, LockRules, Patience, Progress, Repository, RepositoryError, SnapshotSummary, StoreRules,
+        Stored, StoredFile, create,
     },
     stream::{End, Piece, pieces},
 };
@@ -71,6 +75,14 @@ pub fn never() -> CancellationToken {
     CancellationToken::new()
 }
 
+/// The newest good snapshot of a source, as a restore without an id takes it.
+pub fn newest_of<'a>(snapshots: &'a [SnapshotSummary], source: &SourceName) -> Option<&'a SnapshotSummary> {
+    let records: Vec<SnapshotRecord<'_>> = snapshots.iter().map(SnapshotSummary::record).collect();
+    let query = SnapshotQuery { source, host: None, as_of: None, cluster: "", now: Timestamp::now() };
+    let id = latest_restorable(&records, &query).ok()?.snapshot.id;
+    snapshots.iter().find(|snapshot| snapshot.id == id)
+}
+
 pub async fn new_repository(path: &Path) -> Repository {
     create(folder(path), never()).await.unwrap()
 }
@@ -84,7 +96,7 @@ pub fn identity(path: &str) -> SnapshotIdentity {
 }
 
 pub fn rules() -> StoreRules {
-    StoreRules { allow_empty: false, time: "2026-05-04T03:02:01Z".parse::<Timestamp>().unwrap() }
+    StoreRules { allow_empty: false, time: "2026-05-04T03:02:01Z".parse::<Timestamp>().unwrap(), device: None }
 }
 
 /// A stream of these pieces, after which its sender hangs up.

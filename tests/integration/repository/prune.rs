@@ -221,9 +221,9 @@ async fn newest_proven_snapshot_is_never_forgotten() {
     let repository = open_exclusively(folder(place.path()), never()).await.unwrap();
     let forget = Forget { snapshots: [stored.snapshot.clone()].into(), ..Forget::default() };
     let error = repository.forget(&forget).await.unwrap_err();
-    assert!(error.to_string().contains("newest proven snapshot of deployment/shop/db"), "{error}");
+    assert!(error.to_string().contains("newest good snapshot of deployment/shop/db"), "{error}");
     assert_eq!(repository.snapshots().await.unwrap().len(), 1);
-    let forget = Forget { snapshots: BTreeSet::new(), planned_on: ["0".repeat(64), stored.snapshot].into() };
+    let forget = Forget { planned_on: ["0".repeat(64), stored.snapshot].into(), ..Forget::default() };
     let error = repository.forget(&forget).await.unwrap_err();
     assert!(error.to_string().contains("1 of the snapshots"), "{error}");
 }

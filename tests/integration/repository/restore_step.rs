@@ -371,6 +371,59 @@ async fn lock_names_pod_namespace_and_cluster_so_that_others_can_ask_whether_its
 }
 
 #[tokio::test]
+async fn volume_that_was_stored_empty_is_filled_from_the_snapshot_before() {
+    let pod = Pod::with_snapshot().await;
+    let repository = stowaway::repository::open(folder(&pod.place.path().join("repository")), never()).await.unwrap();
+    let rules = at("2026-05-05T03:02:01Z");
+    let emptied = repository.store_folder(&claim(), &rules, &pod.volume(), Arc::default()).await.unwrap();
+    assert!(emptied.shrunken.is_some(), "{emptied:?}");
+    repository.close().await;
+    let report = pod.succeeds();
+    assert!(
+        report.message.contains(&format!("{} of 2026-05-05T03:02:01Z is suspect", &emptied.snapshot[..8])),
+        "{report:?}"
+    );
+    pod.is_restored();
+}
+
+#[tokio::test]
+async fn snapshots_of_which_none_is_good_hold_the_pod_back_with_the_reason() {
+    for (tag, time) in
+        [("suspect", "2026-05-04T03:02:01Z"), ("unproven", "2026-05-04T03:02:01Z"), ("x", "2199-01-01T00:00:00Z")]
+    {
+        let (pod, repository) = Pod::new().await;
+        fs::write(pod.source().join("file"), "content").unwrap();
+        let mut label = claim();
+        label.tags.push(tag.to_owned());
+        let stored = repository.store_folder(&label, &at(time), &pod.source(), Arc::default()).await.unwrap();
+        repository.close().await;
+        let message = pod.fails(Reason::SnapshotNotFound);
+        let why = if tag == "x" { "dated in the future" } else { tag };
+        assert!(message.contains(why) && message.contains(&stored.snapshot[..8]), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn snapshots_of_the_own_cluster_come_first_and_anothers_are_reported() {
+    for (own, expected) in [(Some("c-1"), "own"), (None, "other")] {
+        let (pod, repository) = Pod::new().await;
+        for (cluster, content, time) in
+            [(own, "own", "2026-05-04T03:02:01Z"), (Some("c-2"), "other", "2026-05-05T03:02:01Z")]
+        {
+            let Some(cluster) = cluster else { continue };
+            fs::write(pod.source().join("file"), content).unwrap();
+            let mut label = claim();
+            label.push_tag(SnapshotIdentity::CLUSTER, cluster).unwrap();
+            repository.store_folder(&label, &at(time), &pod.source(), Arc::default()).await.unwrap();
+        }
+        repository.close().await;
+        let report = pod.succeeds();
+        assert_eq!(fs::read_to_string(pod.volume().join("file")).unwrap(), expected);
+        assert_eq!(report.message.contains("another cluster (c-2)"), expected == "other", "{}", report.message);
+    }
+}
+
+#[tokio::test]
 async fn half_restored_folder_is_no_data_and_starts_over() {
     let pod = Pod::with_snapshot().await;
     let part = folder_in(&pod.volume(), ".stowaway-restore.part");

@@ -10,7 +10,7 @@ use std::{
 
 use stowaway::{
     model::{Reason, SnapshotIdentity, SourceReport, Verdict, VolumeRestore, WantedSnapshot},
-    repository::{StoredFolder, newest_of, open},
+    repository::{StoredFolder, open},
     runner::restore_volume,
 };
 
@@ -104,8 +104,13 @@ fn text(path: PathBuf) -> String {
 }
 
 fn run() -> VolumeRestore {
-    let from =
-        WantedSnapshot { source: "pvc/claim".parse().unwrap(), id: None, as_of: None, host: Some("shop".to_owned()) };
+    let from = WantedSnapshot {
+        source: "pvc/claim".parse().unwrap(),
+        id: None,
+        as_of: None,
+        host: Some("shop".to_owned()),
+        cluster: String::new(),
+    };
     VolumeRestore { from, paths: vec![], folder: String::new(), overwrite: None, device: false, timeout: None }
 }
 

@@ -12,7 +12,7 @@ use crate::plan::{
 const HOST: &str = "mill";
 const DATABASE: &str = "deployment/press/vat";
 
-/// A snapshot that owns what a [`Candidate`] borrows.
+/// A snapshot that owns what [`SnapshotRecord`] borrows.
 #[derive(Clone, Debug)]
 struct Stored {
     id: String,
@@ -40,12 +40,21 @@ fn database(id: &str, seconds: i64) -> Stored {
 }
 
 fn wish() -> NamespaceWish<'static> {
-    NamespaceWish { host: HOST, as_of: None, only: None, create: None, overwrite: false, scale_down: false }
+    NamespaceWish {
+        host: HOST,
+        as_of: None,
+        cluster: "here",
+        now: at(1000),
+        only: None,
+        create: None,
+        overwrite: false,
+        scale_down: false,
+    }
 }
 
-fn candidate(stored: &Stored) -> Candidate<'_> {
+fn snapshot_record(stored: &Stored) -> SnapshotRecord<'_> {
     let Stored { id, time, identity, paths } = stored;
-    Candidate { id, time: *time, identity, paths, bytes: None }
+    SnapshotRecord { id, time: *time, identity, paths, bytes: None }
 }
 
 /// What is there of the namespace that is restored into.
@@ -60,7 +69,7 @@ struct There {
 fn plan(wish: NamespaceWish<'_>, stored: &[Stored], there: &There) -> (Vec<RestoreSpec>, Vec<RefusedSource>) {
     let planned: Vec<_> = there.sources.iter().map(|name| planned(name, None)).collect();
     let claims = there.claims.iter().map(|&name| name.to_owned()).collect();
-    let (snapshots, sources): (Vec<_>, _) = (stored.iter().map(candidate).collect(), plan_of(&planned));
+    let (snapshots, sources): (Vec<_>, _) = (stored.iter().map(snapshot_record).collect(), plan_of(&planned));
     let facts = NamespaceFacts { snapshots: &snapshots, claims: &claims, pods: &there.pods, sources: &sources };
     let plan = plan_namespace(wish, facts);
     (plan.restores.into_iter().map(|chosen| chosen.spec).collect(), plan.refused)
@@ -102,6 +111,9 @@ fn newest_proven_snapshot_of_each_source_comes_back_volumes_first() {
         casks("bc", 30, &["unproven"]),
         casks("bd", 31, &["incomplete"]),
         casks("be", 32, &["safety"]),
+        casks("bf", 33, &["suspect"]),
+        casks("bg", 34, &["cluster=there"]),
+        casks("bh", 9999, &[]),
         stored("ca", 40, "elsewhere", "/data/casks", &["source=pvc/casks"]),
         stored("cb", 40, "elsewhere", "/data/jars", &["source=pvc/jars"]),
     ];
@@ -168,7 +180,10 @@ fn what_cannot_be_restored_is_told() {
             ("/etc", &Refusal::Unnamed(2)),
             ("No Name", &Refusal::Unnamed(1)),
             ("deployment/gone/vat", &Refusal::NoPod),
-            ("pvc/casks", &Refusal::NoneProven { newest: "bb000000".into(), time: at(20) }),
+            (
+                "pvc/casks",
+                &Refusal::NoneProven { newest: "bb000000".into(), time: at(20), quality: Quality::Incomplete }
+            ),
             ("pvc/jars", &Refusal::NoClaim("jars".into())),
         ]
     );
@@ -203,7 +218,7 @@ fn commands_of_one_workload_come_back_one_after_the_other() {
     const NAMES: [&str; 4] = ["deployment/press/vat", "deployment/press/mill", "deployment/well/vat", "pvc/casks"];
     let stored: Vec<_> = NAMES.iter().map(|name| stored("aa", 10, HOST, name, &[&format!("source={name}")])).collect();
     let planned = NAMES.map(|name| planned(name, None));
-    let (snapshots, sources): (Vec<_>, _) = (stored.iter().map(candidate).collect(), plan_of(&planned));
+    let (snapshots, sources): (Vec<_>, _) = (stored.iter().map(snapshot_record).collect(), plan_of(&planned));
     let claims = BTreeSet::from(["casks".to_owned()]);
     let facts = NamespaceFacts { snapshots: &snapshots, claims: &claims, pods: &[], sources: &sources };
     let plan = plan_namespace(wish(), facts);

@@ -121,12 +121,12 @@ fn source_whose_newest_snapshot_proves_nothing_is_told_with_its_last_whole_one()
     assert_eq!(told.len(), 1);
     assert_eq!(told[0].weight, Weight::Risk);
     assert!(
-        told[0].what.contains("not proven whole; the last whole one is of 2026-05-04T03:02:01Z"),
+        told[0].what.contains("not proven whole; the last good one is aa000000 of 2026-05-04T03:02:01Z"),
         "{}",
         told[0].what
     );
     let told = of(vec![snapshot("aa", 0, &["incomplete"])]);
-    assert!(told[0].what.contains("could not be read; there is no whole one"), "{}", told[0].what);
+    assert!(told[0].what.contains("could not be read; there is no good one"), "{}", told[0].what);
     // The same source of another host is another one.
     let mut other = snapshot("bb", 1, &["unproven"]);
     "store".clone_into(&mut other.identity.host);
