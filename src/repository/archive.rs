@@ -70,6 +70,7 @@ pub(super) async fn store_stream(
     tree::checked_path(&identity.path)?;
     let (started, first_error) = (Timestamp::now(), Arc::new(FirstError::default()));
     let known = Arc::new(Known::read(&repository.cipher, store).await?);
+    let lacking = known.lacking.clone();
     let mut reader = StreamReader {
         pieces,
         runtime: Handle::current(),
@@ -104,11 +105,12 @@ pub(super) async fn store_stream(
         snapshot.tags.add(SnapshotIdentity::UNPROVEN.to_owned());
     }
     Ok(Stored {
-        snapshot: commit.publish(&snapshot, &[], &written.files).await?,
+        snapshot: commit.publish(&snapshot, &[], &written).await?,
         bytes: ended.end.bytes,
         digest: ended.digest,
         added_bytes,
         proof: ended.end.proof,
+        lacking,
     })
 }
 

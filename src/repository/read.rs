@@ -2,7 +2,7 @@
 //!
 //! It must not know where the stream goes.
 
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
@@ -15,8 +15,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::{
-    Repository, RepositoryError,
-    engine::{self, FirstError, ReadOnly},
+    Repository, RepositoryError, engine,
     part::{Fetcher, Part},
     source::hex,
     store::Kind,
@@ -72,8 +71,7 @@ impl Repository {
     /// All paths of a snapshot. `snapshot` is a whole id, see [`Repository::find`].
     pub async fn list(&self, snapshot: &str) -> Result<Vec<Entry>, RepositoryError> {
         let (master, id) = (self.master.clone(), self.snapshot_id(snapshot).await?);
-        let damaged = |what| self.store.damaged(what);
-        engine::run(&self.store, Arc::new(ReadOnly), Arc::new(FirstError::default()), damaged, move |engine| {
+        engine::run_indexed((&self.store, &self.cipher, self.version), move |engine| {
             let repository = engine.open(&master)?.to_indexed_ids()?;
             let snapshot: SnapshotFile = repository.get_file(&id)?;
             let root = repository.node_from_snapshot_and_path(&snapshot, "")?;
@@ -98,7 +96,6 @@ impl Repository {
     /// One file of a snapshot, streamed with little memory. `snapshot` is a whole id, `path` absolute.
     pub async fn read_file(&self, snapshot: &str, path: &str) -> Result<StoredFile, RepositoryError> {
         let (master, id, wanted) = (self.master.clone(), self.snapshot_id(snapshot).await?, path.to_owned());
-        let damaged = |what| self.store.damaged(what);
         let task = move |engine: &engine::Engine| {
             let repository = engine.open(&master)?.to_indexed()?;
             let snapshot: SnapshotFile = repository.get_file(&id)?;
@@ -115,8 +112,7 @@ impl Repository {
             let parts = parts.collect::<rustic_core::RusticResult<Vec<Part>>>()?;
             Ok(Some((snapshot, node.meta.size, parts)))
         };
-        let found =
-            engine::run(&self.store, Arc::new(ReadOnly), Arc::new(FirstError::default()), damaged, task).await?;
+        let found = engine::run_indexed((&self.store, &self.cipher, self.version), task).await?;
         let (file, recorded, parts) = found.ok_or_else(|| RepositoryError::FileNotFound {
             place: self.store.place().to_owned(),
             snapshot: snapshot.to_owned(),

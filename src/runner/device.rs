@@ -20,7 +20,12 @@ use rustix::{
 use tokio::task::spawn_blocking;
 use tracing::info;
 
-use super::{VolumeRun, backup::adopt, limit, story::tell_progress};
+use super::{
+    VolumeRun,
+    backup::adopt,
+    limit,
+    story::{tell_progress, with_lacking},
+};
 use crate::{
     model::{Failure, Proof, Reason, SnapshotIdentity, SourceReport, milliseconds},
     repository::{Progress, Repository, StoreRules, Stored},
@@ -139,20 +144,21 @@ async fn store(
     progress: Arc<Progress>,
 ) -> Result<SourceReport, Failure> {
     let identity = &run.identity;
-    if let Some(report) = adopt(&repository.snapshots().await?, identity, false) {
+    let history = repository.snapshots().await?;
+    if let Some(report) = adopt(repository, &history, identity, &[], false).await? {
         return Ok(report);
     }
     let device = Device::to_read(device)?;
     let size = device.size;
     info!(path = identity.path, size, "storing a device of {size} bytes as {}", identity.path);
-    let Stored { snapshot, bytes, digest, proof, added_bytes } =
+    let Stored { snapshot, bytes, digest, proof, added_bytes, lacking } =
         store_device(repository, identity, device, progress).await?;
     info!(bytes, added_bytes, "{bytes} bytes are stored");
     let message = identity.tag(SnapshotIdentity::POD).map_or_else(String::new, |pod| {
         format!("read while pod {pod} had the device: what it wrote meanwhile may be there in part, so this is no image of one moment")
     });
     Ok(SourceReport {
-        message,
+        message: with_lacking(message, &lacking),
         bytes,
         digest: Some(digest),
         proof,

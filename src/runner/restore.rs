@@ -14,7 +14,7 @@ use super::{
     local,
     sidecar::Door,
     story::{self, tell_progress},
-    wanted::choose,
+    wanted::choose_readable,
 };
 use crate::{
     cluster::exec::{self, Control, ExecTarget, Limits, Lines},
@@ -67,8 +67,9 @@ async fn feed(
     to: FeedTo,
     control: &Control,
 ) -> Result<SourceReport, Failure> {
-    let snapshots = repository.snapshots().await?;
-    let snapshot = choose(&snapshots, &run.from)?;
+    let snapshots = repository.list_snapshots().await?;
+    let chosen = choose_readable(&snapshots, &run.from, repository.place())?;
+    let snapshot = chosen.snapshot;
     info!(snapshot = snapshot.id, "restoring snapshot {} of {}", &snapshot.id[..8], snapshot.time);
     let file = repository.read_file(&snapshot.id, &snapshot.identity.path).await?;
     let size = file.size;
@@ -85,12 +86,12 @@ async fn feed(
         result = feeding => result?,
         never = tell_progress(|| control.progress.bytes()) => match never {},
     };
-    Ok(SourceReport {
+    Ok(chosen.report(SourceReport {
         exit_code: Some(end.exit_code),
         bytes: size,
         digest: snapshot.identity.tag(SnapshotIdentity::DIGEST).map(str::to_owned),
         proof: end.proof,
         snapshot: Some(snapshot.id.clone()),
         ..SourceReport::done(Duration::ZERO)
-    })
+    }))
 }

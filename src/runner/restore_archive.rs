@@ -12,7 +12,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{limit::restore_within, story::tell_progress, wanted::choose};
+use super::{limit::restore_within, story::tell_progress, wanted::choose_readable};
 use crate::{
     model::{
         ArchiveReport, ArchiveRestore, BackendConfig, Failure, Proof, Reason, SourceReport, archive_name, milliseconds,
@@ -42,8 +42,9 @@ async fn restore(
     store: StoreAccess,
     volume: &Path,
 ) -> Result<SourceReport, Failure> {
-    let snapshots = repository.snapshots().await?;
-    let snapshot = choose(&snapshots, &run.from)?;
+    let snapshots = repository.list_snapshots().await?;
+    let chosen = choose_readable(&snapshots, &run.from, repository.place())?;
+    let snapshot = chosen.snapshot;
     let name = match &run.name {
         Some(name) => name.clone(),
         None => archive_name(&run.from.source, snapshot.time, &snapshot.id, run.format),
@@ -64,7 +65,7 @@ async fn restore(
     if is_on_volume && let Ok(below) = Path::new(&archived.location).strip_prefix(volume) {
         archived.location = below.display().to_string();
     }
-    Ok(report_of(snapshot, run, archived))
+    Ok(chosen.report(report_of(snapshot, run, archived)))
 }
 
 fn report_of(snapshot: &SnapshotSummary, run: &ArchiveRestore, archived: Archived) -> SourceReport {

@@ -11,7 +11,11 @@ use std::{
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use super::{backup::adopt, limit, story::tell_progress};
+use super::{
+    backup::adopt,
+    limit,
+    story::{tell_progress, with_lacking},
+};
 use crate::{
     model::{Excludes, Failure, Proof, Reason, SnapshotIdentity, SourceReport, Verdict, milliseconds},
     repository::{FolderRules, Progress, Repository, StoredFolder},
@@ -53,11 +57,12 @@ async fn store(
     let excludes = Excludes::new(exclude).map_err(|error| {
         Failure::new(Reason::InvalidRequest, format!("what is to be left out of the volume {error}"))
     })?;
-    if let Some(report) = adopt(&repository.snapshots().await?, identity, false) {
+    let history = repository.snapshots().await?;
+    if let Some(report) = adopt(repository, &history, identity, &[], false).await? {
         return Ok(report);
     }
     info!(path = identity.path, host = identity.host, "storing as {} of host {}", identity.path, identity.host);
-    let rules = FolderRules { time: Timestamp::now(), excludes };
+    let rules = FolderRules { excludes, ..FolderRules::whole(Timestamp::now()) };
     let storing = repository.store_folder(identity, &rules, folder, progress.clone());
     let stored = tokio::select! {
         biased;
@@ -75,7 +80,7 @@ async fn store(
 }
 
 fn report_of(stored: StoredFolder) -> SourceReport {
-    let StoredFolder { snapshot, files, bytes, added_bytes, unreadable, vanished, left_out } = stored;
+    let StoredFolder { snapshot, files, bytes, added_bytes, unreadable, vanished, left_out, lacking } = stored;
     info!(
         files,
         bytes, added_bytes, vanished, left_out, "{files} files are stored; {vanished} were gone when their turn came"
@@ -109,7 +114,7 @@ fn report_of(stored: StoredFolder) -> SourceReport {
     SourceReport {
         verdict,
         reason,
-        message,
+        message: with_lacking(message, &lacking),
         bytes,
         proof: Proof::Sealed,
         snapshot: Some(snapshot),
@@ -120,7 +125,7 @@ fn report_of(stored: StoredFolder) -> SourceReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repository::{Trouble, Troubles};
+    use crate::repository::{Lacking, Trouble, Troubles};
 
     #[test]
     fn what_could_not_be_read_is_named_and_never_green() {
@@ -138,6 +143,7 @@ mod tests {
             },
             vanished: 0,
             left_out,
+            lacking: Lacking::default(),
         };
         let whole = report_of(stored(0, 0));
         assert_eq!((whole.verdict, whole.message.as_str()), (Verdict::Succeeded, ""));

@@ -4,9 +4,45 @@
 
 use super::restore_step::decide;
 use crate::{
-    model::{Failure, Reason, SnapshotIdentity, WantedSnapshot},
-    repository::{SnapshotSummary, newest_of},
+    model::{Failure, Reason, SnapshotIdentity, SourceReport, WantedSnapshot},
+    repository::{SnapshotList, SnapshotSummary, newest_of},
 };
+
+/// A snapshot to restore.
+pub(super) struct Chosen<'a> {
+    pub snapshot: &'a SnapshotSummary,
+    /// Which snapshot files could not be read, if there are any: one of them may be a newer snapshot of the source.
+    trouble: Option<String>,
+}
+
+impl Chosen<'_> {
+    /// The report of its restore, which names the snapshot files that could not be read.
+    pub(super) fn report(&self, report: SourceReport) -> SourceReport {
+        let Some(trouble) = &self.trouble else { return report };
+        let separator = if report.message.is_empty() { "" } else { "; " };
+        let message = format!("{}{separator}a newer snapshot may be among others: {trouble}", report.message);
+        SourceReport { message, ..report }
+    }
+}
+
+/// The snapshot that is meant, of those that can be read. A snapshot that is requested by its id and cannot be read is an
+/// error, and so is one that is not found. `place` is that of the repository.
+pub(super) fn choose_readable<'a>(
+    list: &'a SnapshotList,
+    wanted: &WantedSnapshot,
+    place: &str,
+) -> Result<Chosen<'a>, Failure> {
+    if let Some(id) = &wanted.id {
+        list.check_readable(id, place)?;
+    }
+    let snapshot = choose(&list.snapshots, wanted).map_err(|failure| match list.trouble() {
+        Some(trouble) if failure.reason == Reason::SnapshotNotFound => {
+            Failure { message: format!("{}; it may be among others: {trouble}", failure.message), ..failure }
+        }
+        _ => failure,
+    })?;
+    Ok(Chosen { snapshot, trouble: list.trouble().filter(|_| wanted.id.is_none()) })
+}
 
 /// The snapshot that is meant, which must be one of the source, and of the host where one is named.
 pub(super) fn choose<'a>(

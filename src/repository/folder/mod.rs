@@ -19,17 +19,20 @@ mod write;
 
 use std::{fs::File, path::Path, sync::Arc};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rustic_core::repofile::{Metadata, NodeType};
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::restore::write_tar;
 pub use self::tar::TarContent;
-use super::{Progress, Repository, RepositoryError};
+use super::{Lacking, Progress, Repository, RepositoryError};
 use crate::model::{Excludes, SnapshotIdentity};
 
 /// How many paths are listed by name; all are counted.
 pub const LISTED: usize = 20;
+
+/// The usual [`FolderRules::settle`].
+const SETTLE: SignedDuration = SignedDuration::from_mins(5);
 
 /// How a folder is stored.
 #[derive(Clone, Debug)]
@@ -38,12 +41,16 @@ pub struct FolderRules {
     pub time: Timestamp,
     /// What is left out.
     pub excludes: Excludes,
+    /// A file that changed so shortly before it was read is read again by the next run, because it could have changed once
+    /// more without a new ctime: the clock of a file server may be behind, and what a program writes into mapped memory
+    /// changes the ctime once, for all that it writes in the following half minute.
+    pub settle: SignedDuration,
 }
 
 impl FolderRules {
     /// All of it.
     pub fn whole(time: Timestamp) -> Self {
-        Self { time, excludes: Excludes::default() }
+        Self { time, excludes: Excludes::default(), settle: SETTLE }
     }
 }
 
@@ -83,6 +90,8 @@ pub struct StoredFolder {
     pub vanished: u64,
     /// Entries that [`FolderRules::excludes`] names; a folder counts once, with all that is in it.
     pub left_out: u64,
+    /// What the repository lacked when the run began, and earlier runs had stored.
+    pub lacking: Lacking,
 }
 
 /// A folder that was restored, every byte of it verified, and is durable.

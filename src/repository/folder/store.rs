@@ -35,15 +35,16 @@ pub(super) async fn store_folder(
     let names = tree::checked_path(&identity.path)?;
     let ledger = Arc::new(Ledger::default());
     let walk = {
-        let (folder, excludes, ledger) = (folder.to_owned(), rules.excludes.clone(), Arc::clone(&ledger));
+        let (folder, rules, ledger) = (folder.to_owned(), (rules.excludes.clone(), rules.settle), Arc::clone(&ledger));
         let name = names.last().copied().unwrap_or_default().to_owned();
-        spawn_blocking(move || Walk::new(&folder, name.as_ref(), excludes, ledger))
+        spawn_blocking(move || Walk::new(&folder, name.as_ref(), rules, ledger))
             .await
             .map_err(|panic| internal(store, panic))?
     };
     let walk = walk.map_err(|source| RepositoryError::Unreadable { path: folder.display().to_string(), source })?;
-    let parent = newest(&repository.snapshot_files().await?, &identity.host, &identity.path);
+    let parent = newest(&repository.snapshot_files().await?.0, &identity.host, &identity.path);
     let known = Arc::new(Known::read(&repository.cipher, store).await?);
+    let lacking = known.lacking.clone();
     let names = names.into_iter().map(str::to_owned).collect();
     let job = FolderJob { walk, names, time: rules.time, ledger: Arc::clone(&ledger), progress: Arc::clone(&progress) };
     let fetcher = Fetcher { store: store.clone(), cipher: repository.cipher.clone() };
@@ -74,8 +75,8 @@ pub(super) async fn store_folder(
     } else {
         snapshot.tags.add(SnapshotIdentity::INCOMPLETE.to_owned());
     }
-    let snapshot = commit.publish(&snapshot, rules.excludes.patterns(), &written.files).await?;
-    Ok(StoredFolder { snapshot, files, bytes, added_bytes, unreadable, vanished, left_out })
+    let snapshot = commit.publish(&snapshot, rules.excludes.patterns(), &written).await?;
+    Ok(StoredFolder { snapshot, files, bytes, added_bytes, unreadable, vanished, left_out, lacking })
 }
 
 /// The newest snapshot of that host and path, whose unchanged files are not read again.

@@ -12,8 +12,12 @@ use super::*;
 use crate::{
     model::{BackendConfig, Connection, Reason, Secret},
     repository::{
-        Access, LockHolder, LockRules, Patience, archive::store_with, commit::Commit, create, pack::BlobKind,
-        packer::Packer,
+        Access, LockHolder, LockRules, Patience,
+        archive::store_with,
+        commit::Commit,
+        create,
+        pack::BlobKind,
+        packer::{Packer, Written},
     },
 };
 
@@ -55,6 +59,7 @@ impl Case {
             holder: LockHolder { host: String::new(), user: String::new() },
             locks: LockRules::default(),
             patience: Patience::default(),
+            expected_ids: Vec::new(),
         };
         let repository = create(access, CancellationToken::new()).await.unwrap();
         for folder in ["target", "outside"] {
@@ -76,7 +81,7 @@ impl Case {
         let (root, _) = store_with(repository, store, known, none, save).await.unwrap();
         let identity = SnapshotIdentity { host: "shop".into(), path: "/data/claim".into(), tags: vec![] };
         let commit = Commit { repository, store, identity: &identity, time: Timestamp::UNIX_EPOCH };
-        commit.publish(&commit.labelled(root, SnapshotSummary::default()), &[], &[]).await.unwrap()
+        commit.publish(&commit.labelled(root, SnapshotSummary::default()), &[], &Written::default()).await.unwrap()
     }
 
     async fn restore(&self, trees: &[Tree]) -> Result<RestoredFolder, RepositoryError> {

@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rustic_core::repofile::{Metadata, Node, NodeType};
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, Statx, StatxAttributes, StatxFlags, openat, readlinkat, statx},
@@ -25,7 +25,7 @@ use xattr::FileExt;
 
 use super::{
     ledger::Ledger,
-    metadata::{self, attributes},
+    metadata::{self, Look, attributes},
 };
 use crate::model::{Excludes, injected::RESTORE_PREFIX};
 
@@ -61,6 +61,8 @@ pub(super) struct Walk {
     device: u64,
     ledger: Arc<Ledger>,
     excludes: Excludes,
+    /// See [`super::FolderRules::settle`].
+    settle: SignedDuration,
     root: Option<Node>,
 }
 
@@ -86,24 +88,33 @@ impl Skipped {
 
 impl Walk {
     /// Opens the folder; nothing can be stored of one that cannot be read itself.
-    pub fn new(folder: &Path, name: &OsStr, excludes: Excludes, ledger: Arc<Ledger>) -> io::Result<Self> {
+    pub fn new(
+        folder: &Path,
+        name: &OsStr,
+        (excludes, settle): (Excludes, SignedDuration),
+        ledger: Arc<Ledger>,
+    ) -> io::Result<Self> {
         raise_limit_of_handles();
         // Where the folder itself is may be told by a link.
         let handle = rustix::fs::open(folder, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty())?;
         let stat = stat_of(&handle)?;
         let device = metadata::device_of(&stat);
-        let mut walk = Self { levels: Vec::new(), path: PathBuf::new(), device, ledger, excludes, root: None };
+        let mut walk = Self { levels: Vec::new(), path: PathBuf::new(), device, ledger, excludes, settle, root: None };
         let (names, failure) = names_in(&handle);
         if let Some(error) = failure {
             return Err(error);
         }
         let handle = File::from(handle);
         let attributes = walk.attributes_of_open(&PathBuf::new(), &handle);
-        walk.root = Some(metadata::node(name, &stat, NodeType::Dir, attributes, Timestamp::now()));
+        walk.root = Some(metadata::node(name, &stat, NodeType::Dir, attributes, walk.seen()));
         let handle = OwnedFd::from(handle);
         let names: Vec<CString> = names.into_iter().filter(|name| !is_left_out(&handle, name)).collect();
         walk.levels.push(Level { handle, names: names.into_iter() });
         Ok(walk)
+    }
+
+    fn seen(&self) -> Look {
+        Look { now: Timestamp::now(), settle: self.settle }
     }
 
     /// Looks at one entry, and says what is to be handed over.
@@ -154,7 +165,7 @@ impl Walk {
         };
         let handle = File::from(handle);
         let attributes = self.attributes_of_open(&path, &handle);
-        let node = metadata::node(os(name), &stat, NodeType::Dir, attributes, Timestamp::now());
+        let node = metadata::node(os(name), &stat, NodeType::Dir, attributes, self.seen());
         self.levels.push(Level { handle: handle.into(), names: names.into_iter() });
         self.path.clone_from(&path);
         Ok(Found { path, node, file: None })
@@ -174,7 +185,7 @@ impl Walk {
         }
         let file = File::from(handle);
         let attributes = self.attributes_of_open(&path, &file);
-        let node = metadata::node(os(name), &stat, NodeType::File, attributes, Timestamp::now());
+        let node = metadata::node(os(name), &stat, NodeType::File, attributes, self.seen());
         Ok(Found { path, node, file: Some(file) })
     }
 
@@ -186,7 +197,7 @@ impl Walk {
             attributes(xattr::list(&own), |name| xattr::get(&own, name))
         });
         let attributes = self.kept(&path, found);
-        let node = metadata::node(os(name), stat, kind, attributes, Timestamp::now());
+        let node = metadata::node(os(name), stat, kind, attributes, self.seen());
         Found { path, node, file: None }
     }
 

@@ -127,7 +127,7 @@ async fn restore(
     let namespace = settings::namespace()?;
     let backend = settings::backend()?;
     info!(volume = name, "volume {name} is empty, looking for snapshots of {source}");
-    let identity = Identity::from_environment().in_cluster(&settings::cluster());
+    let identity = Identity::from_environment().in_cluster(&settings::cluster()).expecting(settings::repository_id());
     let access = settings::access(&backend, &settings::connection()?, &identity)?;
     let restored =
         with_repository(access, cancel, async |repository| restore_from(repository, volume, source, &namespace).await);
@@ -149,8 +149,16 @@ async fn restore_from(
     source: &SourceName,
     namespace: &str,
 ) -> Result<Outcome, Failure> {
-    let snapshots = repository.snapshots().await?;
-    let Some(snapshot) = decide::choose(&snapshots, source, namespace)? else {
+    let list = repository.list_snapshots().await?;
+    let trouble = list.trouble();
+    let Some(snapshot) = decide::choose(&list.snapshots, source, namespace)? else {
+        if let Some(trouble) = trouble {
+            let message = format!(
+                "the repository has no snapshot of {source} of namespace {namespace} that can be read, and the app is not \
+                 started on an empty volume, because {trouble}; or take the restore annotation away to start empty"
+            );
+            return Err(Failure::new(Reason::RepositoryDamaged, message));
+        }
         volume.clear()?;
         let text = format!("the repository has no snapshot of {source} of namespace {namespace}: the app starts empty");
         return Ok(Outcome::said(&text));
@@ -172,7 +180,13 @@ async fn restore_from(
         0 => String::new(),
         count => format!("; {count} owners, modes or attributes could not be kept, the log names them"),
     };
-    let text = format!("restored snapshot {} of {}, {} files{lost}", &snapshot.id[..8], snapshot.time, restored.files);
+    let trouble = trouble.map_or_else(String::new, |trouble| format!("; a newer one may be among others: {trouble}"));
+    let text = format!(
+        "restored snapshot {} of {}, {} files{lost}{trouble}",
+        &snapshot.id[..8],
+        snapshot.time,
+        restored.files
+    );
     Ok(Outcome { text, bytes: restored.bytes, snapshot: Some(snapshot.id.clone()) })
 }
 

@@ -15,7 +15,7 @@ use crate::{
     repository::{Progress, Repository, RepositoryError, SnapshotSummary, StoredFile},
     runner::{
         device::{BLOCK_BYTES, Device, ZEROS, store_device},
-        wanted::choose,
+        wanted::choose_readable,
     },
     stream::Piece,
 };
@@ -32,8 +32,9 @@ pub(super) async fn restore(
         let message = "the target is a block device, which is restored as a whole: without paths, and into no folder";
         return Err(Failure::new(Reason::InvalidRequest, message));
     }
-    let snapshots = repository.snapshots().await?;
-    let snapshot = choose(&snapshots, &run.from)?;
+    let snapshots = repository.list_snapshots().await?;
+    let chosen = choose_readable(&snapshots, &run.from, repository.place())?;
+    let snapshot = chosen.snapshot;
     let short = &snapshot.id[..8];
     let size = open(repository, snapshot).await?.size;
     let device = Device::to_write(path)?;
@@ -65,8 +66,10 @@ pub(super) async fn restore(
     if let Some(id) = safety {
         message = format!("{message}; what was there before is snapshot {}", &id[..8]);
     }
-    let snapshot = Some(snapshot.id.clone());
-    Ok(SourceReport { message, bytes: size, proof: Proof::Sealed, snapshot, ..SourceReport::done(Duration::ZERO) })
+    let id = Some(snapshot.id.clone());
+    let report =
+        SourceReport { message, bytes: size, proof: Proof::Sealed, snapshot: id, ..SourceReport::done(Duration::ZERO) };
+    Ok(chosen.report(report))
 }
 
 /// The stored device.

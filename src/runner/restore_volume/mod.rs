@@ -23,7 +23,7 @@ use super::{
     limit::restore_within,
     restore_step::volume::{Volume, Whole},
     story::tell_progress,
-    wanted::choose,
+    wanted::choose_readable,
 };
 use crate::{
     model::{Failure, Proof, Reason, SnapshotIdentity, SourceReport, Verdict, VolumeRestore, milliseconds},
@@ -68,8 +68,9 @@ async fn restore(
     safety: &mut Option<String>,
     cancel: &CancellationToken,
 ) -> Result<SourceReport, Failure> {
-    let snapshots = repository.snapshots().await?;
-    let snapshot = choose(&snapshots, &run.from)?;
+    let snapshots = repository.list_snapshots().await?;
+    let chosen = choose_readable(&snapshots, &run.from, repository.place())?;
+    let snapshot = chosen.snapshot;
     let target = Target::open(mount, &run.folder)?;
     let volume = Volume::new(target.path());
     // Before anything of it is touched, be it only its times.
@@ -92,7 +93,7 @@ async fn restore(
     }
     unlocked?;
     let (restored, lost) = restored?;
-    Ok(report_of(snapshot, restored, &lost, safety.as_deref()))
+    Ok(chosen.report(report_of(snapshot, restored, &lost, safety.as_deref())))
 }
 
 /// Whether the volume is empty; an error if it is not, and must not be overwritten. A mark of ours proves nothing here: what
