@@ -148,8 +148,13 @@ impl Runner {
         }
         fs::create_dir_all(at("dev"))?;
         let log = fs::File::create(root.path().join("log"))?;
-        let task =
-            serde_json::to_string(&Task { backend: self.backend.clone(), connection, cluster: String::new(), kind })?;
+        let task = serde_json::to_string(&Task {
+            backend: self.backend.clone(),
+            connection,
+            cluster: String::new(),
+            repository_id: None,
+            kind,
+        })?;
         let mut command = StandardCommand::new(process::stowaway()?);
         command
             .arg("runner")

@@ -44,6 +44,13 @@ pub const VERSION: &str = "v1alpha1";
 /// The annotation that makes a `Repository` the one which is used where none is named; its value is `"true"`.
 pub const IS_DEFAULT: &str = "stowaway.dev/is-default";
 
+/// The annotation by which a person accepts another repository than the one that a `Repository` was opened with: its id, 64
+/// hex digits, or [`ACCEPT_NEW`].
+pub const ACCEPT_REPOSITORY: &str = "stowaway.dev/accept-repository";
+/// The value of [`ACCEPT_REPOSITORY`] by which one new repository may be created where none is left. It is good for one
+/// opening; to use it again, remove the annotation, and set it again.
+pub const ACCEPT_NEW: &str = "new";
+
 /// The finalizer of a `Restore` that has scaled a workload down: it goes when the workload has its replicas back.
 pub const SCALED_FINALIZER: &str = "stowaway.dev/scaled-workload";
 

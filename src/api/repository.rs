@@ -111,7 +111,9 @@ pub struct RepositoryStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`: the repository was opened with its password, as the spec is now. `InsecureTransport`, only if it is
+    /// `Ready`: the repository was opened with its password, as the spec is now; it is opened again about every hour. Once
+    /// it was open, an empty place (`RepositoryNotFound`) or another repository (`RepositoryChanged`) is not taken for it until
+    /// the annotation `stowaway.dev/accept-repository` accepts that. `InsecureTransport`, only if it is
     /// `True`: nobody proves to a run that it speaks to the right store, or others can read what is said. `Sound`: the last
     /// check found nothing wrong; `False` until a check has found whole what was damaged. `SizeAnomaly`, only if it is
     /// `True`: a source has shrunk absurdly, and none of its snapshots is forgotten. `KeyNotEscrowed`, only if it is `True`:
@@ -128,11 +130,20 @@ pub struct RepositoryStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub cluster_id: Option<String>,
+    /// The value of the annotation `stowaway.dev/accept-repository` when the repository was last opened. The value `new` is
+    /// good for one opening only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub accepted: Option<String>,
     /// How many times this generation was tried.
     #[serde(default)]
     #[schemars(with = "i32")]
     pub attempt: u32,
-    /// When it is tried next.
+    /// The attempt that opened the repository last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<i32>")]
+    pub opened_attempt: Option<u32>,
+    /// When it is tried next. A repository that is ready is opened again about every hour.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt_time: Option<Time>,
     /// How the prunes go.

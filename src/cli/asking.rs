@@ -171,7 +171,13 @@ fn answering_job(repository: &Repository, image: &str) -> Result<Job, CliError> 
         backend_config(&repository.spec).ok_or_else(|| invalid("the Repository names no backend".to_owned()))?;
     let connection = connection(&repository.spec);
     // It has no identity that could judge locks.
-    let task = Task { backend, connection, cluster: String::new(), kind: TaskKind::Answer { timeout: ANSWERS_WITHIN } };
+    let task = Task {
+        backend,
+        connection,
+        cluster: String::new(),
+        repository_id: None,
+        kind: TaskKind::Answer { timeout: ANSWERS_WITHIN },
+    };
     let request = JobRequest {
         owner: &owner,
         kind: RunKind::Answer,
@@ -300,6 +306,7 @@ async fn direct<T>(
         holder: local::lock_holder(),
         locks: local::lock_rules(),
         patience: Patience::default(),
+        expected_ids: Vec::new(),
     };
     Ok(with_repository(access, &CancellationToken::new(), question).await?)
 }

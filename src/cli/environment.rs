@@ -56,6 +56,7 @@ pub(super) fn access(repository: &str, password_file: Option<&Path>) -> Result<A
         holder: local::lock_holder(),
         locks: local::lock_rules(),
         patience: Patience::default(),
+        expected_ids: Vec::new(),
     })
 }
 

@@ -174,7 +174,7 @@ pub async fn write_file(repository: &Repository, snapshot: &str, path: Option<&s
 /// How this process signs its locks.
 pub fn lock_holder() -> LockHolder {
     let user = env::var("USER").ok().filter(|name| !name.is_empty());
-    LockHolder { host: host_name(), user: user.unwrap_or_else(|| "unknown".to_owned()) }
+    LockHolder::of_this_process(host_name(), user.as_deref().unwrap_or("unknown"))
 }
 
 /// How it meets those of others: a person waits for nobody without being told.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     model::{Failure, Retention, SnapshotIdentity},
-    repository::{self, CheckReport, Forget, PruneReport, RepackReport, Repository, SnapshotSummary, Unlock},
+    repository::{self, CheckReport, Forget, PruneReport, RepackReport, Repository, SnapshotSummary, Unlock, Unlocked},
     runner::{
         upkeep::{decide, forget_of, warnings_of},
         with_repository, within_grace,
@@ -170,12 +170,21 @@ pub async fn unlock(arguments: &UnlockArguments) -> Result<u8, CliError> {
     let which = if arguments.all { Unlock::All } else { Unlock::Dead };
     let cancel = CancellationToken::new();
     let removing = async { Ok(repository::remove_locks(access, cancel.clone(), which).await?) };
-    let removed = within_grace(&cancel, removing).await?;
+    let Unlocked { removed, removed_unreadable, kept_unreadable, failed } = within_grace(&cancel, removing).await?;
     for lock in &removed {
         print_line(&format!("removed the lock of {lock}, last refreshed {:.0}", lock.refreshed))?;
     }
-    print_line(&format!("{} locks removed", removed.len()))?;
-    Ok(0)
+    for lock in &removed_unreadable {
+        print_line(&format!("removed {lock}"))?;
+    }
+    for lock in &kept_unreadable {
+        print_line(&format!("kept {lock}: it may be of a client that runs; --all removes it"))?;
+    }
+    for failure in &failed {
+        print_line(&format!("not removed: {failure}"))?;
+    }
+    print_line(&format!("{} locks removed", removed.len() + removed_unreadable.len()))?;
+    Ok(u8::from(!failed.is_empty()))
 }
 
 async fn exclusively<T>(

@@ -164,9 +164,10 @@ async fn start_job(
     let StartJob { kind, source, attempt, task, repository, timeout, claim, made_of: _, target } = request;
     let found = repositories.iter().find(|candidate| candidate.name_any() == *repository);
     // The plan chose it from this very list, and the CRD refuses one without a backend.
-    let Some((spec, backend)) = found.and_then(|found| Some((&found.spec, build::backend_config(&found.spec)?))) else {
+    let Some((found, backend)) = found.and_then(|found| Some((found, build::backend_config(&found.spec)?))) else {
         return Ok(());
     };
+    let spec = &found.spec;
     let job = build::job(&JobRequest {
         owner,
         kind: *kind,
@@ -176,6 +177,7 @@ async fn start_job(
             backend,
             connection: build::connection(spec),
             cluster: context.cluster_id().await?.to_owned(),
+            repository_id: found.status.as_ref().and_then(|status| status.repository_id.clone()),
             kind: task.clone(),
         },
         repository_name: repository,

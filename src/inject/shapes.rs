@@ -17,8 +17,9 @@ use super::{
 use crate::model::{
     injected::{
         BACKEND_VARIABLE, CLUSTER_VARIABLE, CONNECTION_VARIABLE, HELPER_IN_IMAGE, HELPER_MOUNT, HELPER_PROGRAM,
-        HELPER_VOLUME, REPOSITORY_VOLUME, RESTORE_CONTAINER, SCRATCH_MOUNT, SCRATCH_VOLUME, SECRET_VOLUME_PREFIX,
-        SECRETS_FOLDER, SIDECAR_CONTAINER, SOCKET_MOUNT, SOCKET_VOLUME, STORE_MOUNT, STORE_VOLUME, VOLUMES_FOLDER,
+        HELPER_VOLUME, REPOSITORY_ID_VARIABLE, REPOSITORY_VOLUME, RESTORE_CONTAINER, SCRATCH_MOUNT, SCRATCH_VOLUME,
+        SECRET_VOLUME_PREFIX, SECRETS_FOLDER, SIDECAR_CONTAINER, SOCKET_MOUNT, SOCKET_VOLUME, STORE_MOUNT,
+        STORE_VOLUME, VOLUMES_FOLDER,
     },
     mounts,
 };
@@ -99,6 +100,8 @@ fn worker(view: &PodView<'_>, wishes: &Wishes<'_>, image: &str, name: &str, role
     // The sidecar is told so with each run.
     let cluster = wishes.store.as_ref().and_then(|store| store.cluster.as_ref()).filter(|_| !read_only);
     environment.extend(cluster.map(|cluster| value(CLUSTER_VARIABLE, cluster)));
+    let id = wishes.store.as_ref().and_then(|store| store.repository_id.as_ref()).filter(|_| !read_only);
+    environment.extend(id.map(|id| value(REPOSITORY_ID_VARIABLE, id)));
     let capabilities: &[&str] = if read_only { &["DAC_OVERRIDE"] } else { &mounts::RIGHTS_TO_RESTORE };
     let user = User::of(wishes.owner, wishes.store.as_ref().and_then(Store::group));
     json!({

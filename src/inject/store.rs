@@ -34,6 +34,8 @@ pub(super) struct Store {
     pub connection: Option<String>,
     /// The id of the cluster; none as long as the Repository does not say it.
     pub cluster: Option<String>,
+    /// The id that the repository has; none as long as it was never opened.
+    pub repository_id: Option<String>,
     /// The volume with its Secrets.
     pub secrets: Value,
     /// The volume that it is on, where it is on one.
@@ -87,7 +89,9 @@ fn store(repository: &Repository) -> Result<Store, String> {
         ));
     }
     let cluster = repository.status.as_ref().and_then(|status| status.cluster_id.clone());
-    Ok(Store { secrets: secrets(&repository.spec), name, backend, connection, cluster, volume })
+    let repository_id = repository.status.as_ref().and_then(|status| status.repository_id.clone());
+    let repository_id = repository_id.filter(|id| !id.is_empty());
+    Ok(Store { secrets: secrets(&repository.spec), name, backend, connection, cluster, repository_id, volume })
 }
 
 /// Password and credentials. All of it is optional for Kubernetes, so that the app starts; whoever needs what is missing

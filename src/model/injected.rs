@@ -25,6 +25,9 @@ pub const BACKEND_VARIABLE: &str = "STOWAWAY_BACKEND";
 pub const CONNECTION_VARIABLE: &str = "STOWAWAY_CONNECTION";
 /// Environment variable of the restore step: the cluster's id, which its locks name; absent as long as no Repository says it.
 pub const CLUSTER_VARIABLE: &str = "STOWAWAY_CLUSTER";
+/// Environment variable of the restore step: the id of the repository, 64 hex digits, which it must have; absent as long as
+/// no Repository says it.
+pub const REPOSITORY_ID_VARIABLE: &str = "STOWAWAY_REPOSITORY_ID";
 /// What the names of the restore step's own entries in a volume begin with; backups leave them out.
 pub const RESTORE_PREFIX: &str = ".stowaway-restore";
 /// The entries which show that a restore has not ended: the folder that it restores into, the mark that all is in that

@@ -121,6 +121,8 @@ pub enum Reason {
     StoreFull,
     /// There is no repository at that place.
     RepositoryNotFound,
+    /// Another repository is there than the one that was opened before.
+    RepositoryChanged,
     /// The password opens no key of the repository.
     WrongPassword,
     /// Another process holds an exclusive lock.

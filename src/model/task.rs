@@ -65,6 +65,10 @@ pub struct Task {
     /// The cluster's id: UID of the namespace kube-system. A run's locks name it; empty where there is no cluster.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub cluster: String,
+    /// The id of the repository, 64 hex digits, once it was opened. A run does nothing in a repository of another id. Any is
+    /// taken when empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository_id: Option<String>,
     /// What to do.
     pub kind: TaskKind,
 }
@@ -75,6 +79,12 @@ pub struct Task {
 pub enum TaskKind {
     /// Opens the repository, creating it when there is none.
     Init,
+    /// Opens the repository, and never creates one.
+    Open {
+        /// Another id that it may have: that which a person accepts.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        accepted: Option<String>,
+    },
     /// Dumps one command source.
     Backup {
         /// Whose command, in which container.

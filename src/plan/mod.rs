@@ -29,7 +29,7 @@ pub use choose::{ChoiceError, choose_repository};
 pub use claim_uses::{ClaimUses, OwnRuns, wants_claim_uses};
 pub use jobs::{ObservedJob, is_active, wants_complaints};
 pub use owner::{NON_ROOT, Owner, Said};
-pub use repository::{init_refused, plan_repository};
+pub use repository::{init_refused, is_acceptance, plan_repository};
 pub use restore::{
     ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceWish, ObservedScale, Refusal, RefusedSource, RestoreFacts,
     SourceKind, TargetFacts, held_down_by, plan_namespace, plan_restore, restore_refused,

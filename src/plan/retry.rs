@@ -25,6 +25,7 @@ pub(super) fn may_pass(reason: Reason) -> bool {
         | Reason::Timeout
         | Reason::WrongPassword
         | Reason::RepositoryNotFound
+        | Reason::RepositoryChanged
         | Reason::RepositoryDamaged
         | Reason::SnapshotNotFound
         // These are no failures.

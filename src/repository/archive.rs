@@ -72,10 +72,11 @@ pub(super) async fn store_stream(
     tree::checked_path(&identity.path)?;
     let (started, first_error) = (Timestamp::now(), Arc::new(FirstError::default()));
     let known = Arc::new(Known::read(&repository.cipher, store).await?);
+    let lacking = known.lacking.clone();
     let last_good = match rules.device {
         Some(device) => {
             let fetcher = Fetcher { store: store.clone(), cipher: repository.cipher.clone() };
-            let snapshots = repository.snapshot_files().await?;
+            let (snapshots, _) = repository.snapshot_files().await?;
             let found = LastGood::find(&snapshots, identity, rules.time, (known.as_ref(), &fetcher)).await?;
             found.map(|found| (found, device))
         }
@@ -125,12 +126,13 @@ pub(super) async fn store_stream(
         shrunken.tag(&mut snapshot);
     }
     Ok(Stored {
-        snapshot: commit.publish(&snapshot, &[], &written.files).await?,
+        snapshot: commit.publish(&snapshot, &[], &written).await?,
         bytes: ended.end.bytes,
         digest: ended.digest,
         added_bytes,
         proof: ended.end.proof,
         shrunken,
+        lacking,
     })
 }
 

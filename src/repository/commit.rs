@@ -1,4 +1,4 @@
-//! What makes stored data visible: a look at each new file, and then the snapshot.
+//! What makes stored data visible: a look at each file that the snapshot needs, and then the snapshot.
 //!
 //! After a snapshot's write whose acknowledgement was lost, the store is asked; what cannot be told is said to be
 //! unknown. Format: restic's design document, section "Snapshots".
@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
 use jiff::{Timestamp, tz::TimeZone};
 use rustic_core::{
     Id, TreeId,
@@ -19,13 +18,12 @@ use super::{
     Repository, RepositoryError,
     archive::internal,
     crypto,
+    pack_check::{look_for, look_for_packs},
     packer::Written,
     store::{Kind, Store, Write},
 };
 use crate::model::SnapshotIdentity;
 
-/// How many files are looked for at a time.
-const PARALLEL_LOOKS: usize = 16;
 /// What a cancelled run gives the snapshot's write to end; with a last look it is over in ten seconds.
 const LAST_MOMENT: Duration = Duration::from_secs(3);
 
@@ -39,16 +37,19 @@ pub(super) struct Commit<'a> {
 }
 
 impl Commit<'_> {
-    /// Makes a snapshot visible, once all that was written is there and our lock still holds. `excludes` are the patterns of
-    /// what it is without. Gives its id, 64 hex digits.
+    /// Makes a snapshot visible, once all that it needs is there and the run's lock still holds. `excludes` are the patterns
+    /// of what it is without. Returns its id, 64 hex digits.
+    ///
+    /// A lock that was lost meanwhile may have let a prune in. Then what the snapshot needs is looked for once more, and the
+    /// snapshot is removed again unless all of it is there and no other client holds an exclusive lock.
     pub async fn publish(
         &self,
         snapshot: &SnapshotFile,
         excludes: &[String],
-        written: &[(Kind, Id, u64)],
+        written: &Written,
     ) -> Result<String, RepositoryError> {
         let store = self.store;
-        look_for(store, written).await?;
+        look_for_all(store, written).await?;
         self.repository.lock.check(store).await?;
         let mut content = serde_json::to_value(snapshot).map_err(|error| internal(store, error))?;
         if !excludes.is_empty() {
@@ -58,7 +59,41 @@ impl Commit<'_> {
         let content = serde_json::to_vec(&content).map_err(|error| internal(store, error))?;
         let content = self.repository.cipher.encrypt_file(&content, self.repository.version);
         let content: Bytes = content.map_err(|error| internal(store, error))?.into();
-        Ok(publish(store, content).await?.to_hex().as_str().to_owned())
+        let id = publish(store, content).await?;
+        self.confirm(id, written).await?;
+        Ok(id.to_hex().as_str().to_owned())
+    }
+
+    /// Makes sure that no prune had its way between the last look at what the snapshot needs and its becoming visible.
+    async fn confirm(&self, id: Id, written: &Written) -> Result<(), RepositoryError> {
+        let lock = &self.repository.lock;
+        // A lost lock ends the run's own requests, and a cancelled run has time for one short request only.
+        let store = &self.repository.store;
+        let store = if store.cancel().is_cancelled() { store.for_a_last_look() } else { store.for_a_last_write() };
+        let unknown = |source| RepositoryError::CommitUnknown {
+            place: store.place().to_owned(),
+            snapshot: id.to_hex().as_str().to_owned(),
+            source: Box::new(source),
+        };
+        let lost = match lock.check(&store).await {
+            Ok(()) => return Ok(()),
+            Err(lost @ RepositoryError::LockLost { .. }) => lost,
+            Err(error) => return Err(unknown(error)),
+        };
+        let still_there = async {
+            look_for_all(&store, written).await?;
+            let is_pruned = self.repository.is_locked_by_another_exclusively(&store).await?;
+            if is_pruned { Err(lost) } else { Ok(()) }
+        };
+        match still_there.await {
+            Ok(()) => Ok(()),
+            Err(error @ (RepositoryError::Damaged { .. } | RepositoryError::LockLost { .. })) => {
+                store.remove(Kind::Snapshot, &id).await.map_err(unknown)?;
+                tracing::warn!("removed the new snapshot {} again: {error}", id.to_hex().as_str());
+                Err(error)
+            }
+            Err(error) => Err(unknown(error)),
+        }
     }
 
     /// A snapshot of that tree with the identity's labels.
@@ -93,16 +128,10 @@ pub(super) fn completed(mut found: SnapshotSummary, written: &Written, started: 
     found
 }
 
-/// Every new file is there, and as long as it was written.
-pub(super) async fn look_for(store: &Store, written: &[(Kind, Id, u64)]) -> Result<(), RepositoryError> {
-    let looks = written.iter().map(|(kind, id, size)| async move {
-        match store.stat(*kind, id).await? {
-            Some(found) if found == *size => Ok(()),
-            Some(found) => Err(store.damaged(format!("{} has {found} bytes, {size} were written", kind.path(id)))),
-            None => Err(store.damaged(format!("{} was acknowledged and is not there", kind.path(id)))),
-        }
-    });
-    stream::iter(looks).buffer_unordered(PARALLEL_LOOKS).try_collect().await
+/// All that was written for a snapshot is there, and all that earlier runs wrote and it needs.
+async fn look_for_all(store: &Store, written: &Written) -> Result<(), RepositoryError> {
+    look_for(store, &written.files).await?;
+    look_for_packs(store, &written.used).await
 }
 
 /// Writes the snapshot file and reads it back.
@@ -142,3 +171,6 @@ async fn publish(store: &Store, content: Bytes) -> Result<Id, RepositoryError> {
         (Err(error), _) => Err(unknown(error)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,9 @@ use tokio::{runtime::Handle, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    RepositoryError, crypto,
+    RepositoryError,
+    crypto::{self, Cipher},
+    readable_index::ReadableIndex,
     store::{Kind, Store},
 };
 
@@ -70,6 +72,8 @@ pub(super) struct EngineBackend {
     pub runtime: Handle,
     pub writes: Arc<dyn Writes>,
     pub first_error: Arc<FirstError>,
+    /// Opens the index files, where the engine reads them.
+    pub index: Option<Arc<ReadableIndex>>,
 }
 
 impl EngineBackend {
@@ -82,6 +86,11 @@ impl EngineBackend {
     }
 
     fn read(&self, kind: Kind, id: &Id) -> Result<Bytes, RepositoryError> {
+        if kind == Kind::Index
+            && let Some(index) = &self.index
+        {
+            return self.runtime.block_on(index.read(&self.store, *id));
+        }
         let content = self.runtime.block_on(self.store.read(kind, id))?;
         let content = content.ok_or_else(|| self.store.damaged(format!("{} is missing", kind.path(id))))?;
         if kind != Kind::Config && crypto::id_of(&content) != *id {
@@ -166,6 +175,21 @@ impl Engine {
     }
 }
 
+/// Runs a task of the engine that reads what is stored by the index, as [`run`] does. Of the index it sees what can be read
+/// and is in the store, so that it finds the copy that is there of a blob that was lost and stored again.
+pub(super) async fn run_indexed<T: Send + 'static>(
+    (store, cipher, version): (&Store, &Cipher, u32),
+    task: impl FnOnce(&Engine) -> RusticResult<T> + Send + 'static,
+) -> Result<T, RepositoryError> {
+    let index = Arc::new(ReadableIndex::new(cipher.clone(), version));
+    let seen = Arc::clone(&index);
+    let blame = |what| match seen.lacking() {
+        Some(lacking) => store.damaged(format!("{what}; {lacking}")),
+        None => store.damaged(what),
+    };
+    run_with(store, Arc::new(ReadOnly), (Arc::default(), Some(index)), blame, task).await
+}
+
 /// Runs a task of the engine where it may block, turning its panics into errors. The first error of the store counts
 /// more than what the engine says, even when it says that all went well.
 ///
@@ -177,11 +201,22 @@ pub(super) async fn run<T: Send + 'static>(
     blame: impl FnOnce(String) -> RepositoryError,
     task: impl FnOnce(&Engine) -> RusticResult<T> + Send + 'static,
 ) -> Result<T, RepositoryError> {
+    run_with(store, writes, (first_error, None), blame, task).await
+}
+
+async fn run_with<T: Send + 'static>(
+    store: &Store,
+    writes: Arc<dyn Writes>,
+    (first_error, index): (Arc<FirstError>, Option<Arc<ReadableIndex>>),
+    blame: impl FnOnce(String) -> RepositoryError,
+    task: impl FnOnce(&Engine) -> RusticResult<T> + Send + 'static,
+) -> Result<T, RepositoryError> {
     let backend = EngineBackend {
         store: store.clone(),
         runtime: Handle::current(),
         writes,
         first_error: Arc::clone(&first_error),
+        index,
     };
     let engine = Engine {
         backend: RepositoryBackends::new(Arc::new(backend), None),
@@ -217,6 +252,7 @@ mod tests {
             holder: LockHolder { host: String::new(), user: String::new() },
             locks: LockRules::default(),
             patience: Patience::default(),
+            expected_ids: Vec::new(),
         };
         let store = Store::new(&access, CancellationToken::new()).unwrap();
         let first_error = Arc::new(FirstError::default());

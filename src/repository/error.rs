@@ -24,6 +24,19 @@ pub enum RepositoryError {
         /// The repository's place.
         place: String,
     },
+    /// Another repository is there than the caller expects, and nothing was written to it.
+    #[error(
+        "the repository at {place} has the id {found}, and {expected} was expected: the store was emptied and used again, or \
+         the place is that of another repository; nothing was read or written"
+    )]
+    Changed {
+        /// The repository's place.
+        place: String,
+        /// The id that it should have; several are separated by "or".
+        expected: String,
+        /// The id that it has.
+        found: String,
+    },
     /// No key file opens with the password.
     #[error("the password opens no key of the repository at {place}: give the one it was created with")]
     WrongPassword {
@@ -234,6 +247,7 @@ impl RepositoryError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::NotFound { .. } => Reason::RepositoryNotFound,
+            Self::Changed { .. } => Reason::RepositoryChanged,
             Self::WrongPassword { .. } => Reason::WrongPassword,
             Self::Locked { .. } | Self::LockLost { .. } => Reason::RepositoryLocked,
             Self::StoreUnavailable { .. } | Self::AccessDenied { .. } | Self::NotKept { .. } => {

@@ -51,6 +51,15 @@ impl IndexFile {
 
     /// Reads one; the inner error says why it is none.
     pub async fn read(cipher: &Cipher, store: &Store, id: Id) -> Result<Result<Self, String>, RepositoryError> {
+        Ok(Self::read_sealed(cipher, store, id).await?.map(|(file, _)| file))
+    }
+
+    /// The same with the file as it is stored.
+    pub async fn read_sealed(
+        cipher: &Cipher,
+        store: &Store,
+        id: Id,
+    ) -> Result<Result<(Self, Bytes), String>, RepositoryError> {
         let content = match store.read(Kind::Index, &id).await? {
             Some(content) if crypto::id_of(&content) == id => content,
             Some(_) => return Ok(Err("it is not what was written".to_owned())),
@@ -59,7 +68,8 @@ impl IndexFile {
         let cipher = cipher.clone();
         let parsed = spawn_blocking(move || {
             let json = cipher.decrypt_file(&content).map_err(|error| error.to_string())?;
-            serde_json::from_slice(&json).map_err(|error| format!("it is no index: {error}"))
+            let file = serde_json::from_slice(&json).map_err(|error| format!("it is no index: {error}"))?;
+            Ok((file, content))
         });
         parsed.await.map_err(|panic| internal(store, panic))
     }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Access, Repository, RepositoryError,
+    Access, Repository, RepositoryError, crypto,
     open::{open, open_exclusively, open_key, write_key},
     store::Kind,
 };
@@ -37,7 +37,7 @@ pub struct KeySummary {
     pub created: Option<Timestamp>,
 }
 
-/// All keys, in the order of their ids. Errors: one cannot be read.
+/// All keys, in the order of their ids. A warning names files among them that are no keys.
 pub async fn list_keys(access: Access, cancel: CancellationToken) -> Result<Vec<KeySummary>, RepositoryError> {
     let repository = open(access, cancel).await?;
     let listed = list(&repository).await;
@@ -90,9 +90,9 @@ pub async fn change_password(
 }
 
 impl Repository {
-    /// How many keys there are: passwords that open it.
+    /// How many keys there are: passwords that open it. Files among them that are no keys do not count.
     pub async fn count_keys(&self) -> Result<u32, RepositoryError> {
-        Ok(u32::try_from(self.store.list(Kind::Key).await?.len()).unwrap_or(u32::MAX))
+        Ok(u32::try_from(list(self).await?.len()).unwrap_or(u32::MAX))
     }
 }
 
@@ -104,8 +104,15 @@ async fn list(repository: &Repository) -> Result<Vec<KeySummary>, RepositoryErro
     for id in keys {
         // Gone since the listing.
         let Some(content) = store.read(Kind::Key, &id).await? else { continue };
-        let file: KeyFile = serde_json::from_slice(&content)
-            .map_err(|error| store.damaged(format!("{}: {error}", Kind::Key.path(&id))))?;
+        let file: KeyFile = match serde_json::from_slice(&content) {
+            Ok(file) if crypto::id_of(&content) == id => file,
+            // It opens nothing, and keeps nobody from the others.
+            _ => {
+                let path = Kind::Key.path(&id);
+                tracing::warn!("{path} is no key file, or is not what was written: remove it from the store");
+                continue;
+            }
+        };
         summaries.push(KeySummary {
             id: hex(id),
             in_use: id == repository.key,

@@ -5,6 +5,7 @@
 
 mod file;
 mod foreign;
+mod unreadable;
 
 use std::{os::unix::fs::MetadataExt, sync::Arc, time::Duration};
 
@@ -21,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 pub(super) use self::foreign::remove_locks;
 pub use self::{
     file::FoundLock,
-    foreign::{Liveness, LockJudge, LockRules, NoJudge, ProcessesHere, Unlock},
+    foreign::{Liveness, LockJudge, LockRules, NoJudge, ProcessesHere, Unlock, Unlocked},
+    unreadable::UnreadableLock,
 };
 use self::{file::LockFile, foreign::honour};
 use super::{
@@ -49,9 +51,9 @@ struct Rhythm {
     lost: Duration,
 }
 
-/// restic refreshes its own as often.
-const RHYTHM: Rhythm =
-    Rhythm { refresh: Duration::from_mins(5), retry: Duration::from_secs(30), lost: Duration::from_mins(20) };
+/// How often a lock is refreshed; restic refreshes its own as often.
+pub const LOCK_REFRESH: Duration = Duration::from_mins(5);
+const RHYTHM: Rhythm = Rhythm { refresh: LOCK_REFRESH, retry: Duration::from_secs(30), lost: Duration::from_mins(20) };
 /// Two that write their locks at the same moment see each other's after this; as in restic.
 const SETTLE: Duration = Duration::from_millis(200);
 
@@ -112,9 +114,15 @@ impl Lock {
 }
 
 impl Repository {
-    /// The locks of others that are in the repository now. Errors: one of them cannot be read.
-    pub async fn other_locks(&self) -> Result<Vec<FoundLock>, RepositoryError> {
+    /// The locks of others that are in the repository now, and the lock files that cannot be read.
+    pub async fn other_locks(&self) -> Result<(Vec<FoundLock>, Vec<UnreadableLock>), RepositoryError> {
         foreign::list(&self.store, &self.cipher, self.lock.current().await).await
+    }
+
+    /// Whether another client keeps off all others, by a lock in that store, which is this repository's.
+    pub(super) async fn is_locked_by_another_exclusively(&self, store: &Store) -> Result<bool, RepositoryError> {
+        let (locks, _) = foreign::list(store, &self.cipher, self.lock.current().await).await?;
+        Ok(locks.iter().any(|lock| lock.exclusive))
     }
 }
 

@@ -27,14 +27,18 @@ mod known;
 mod lock;
 mod open;
 mod pack;
+mod pack_check;
 mod packer;
 mod part;
 mod read;
+mod readable_index;
+mod snapshot_files;
 mod snapshots;
 mod source;
 mod store;
 mod tree;
 mod upkeep;
+mod verify;
 
 use std::{
     collections::BTreeMap,
@@ -56,9 +60,14 @@ pub use folder::{
     is_refusal_of_attribute, is_systems_own,
 };
 pub use keys::{KeySummary, add_key, change_password, list_keys, remove_key};
-pub use lock::{FoundLock, Liveness, LockHolder, LockJudge, LockRules, NoJudge, ProcessesHere, Unlock};
+pub use known::Lacking;
+pub use lock::{
+    FoundLock, LOCK_REFRESH, Liveness, LockHolder, LockJudge, LockRules, NoJudge, ProcessesHere, Unlock, Unlocked,
+    UnreadableLock,
+};
 pub use open::{create, open, open_exclusively, open_or_create, remove_locks};
 pub use read::{Entry, EntryKind, StoredFile};
+pub use snapshot_files::{SnapshotList, UnreadableFile};
 pub use snapshots::{SnapshotSummary, by_id, by_run};
 pub use store::{Patience, install_transport, known_host_keys};
 pub use upkeep::{
@@ -87,6 +96,8 @@ pub struct Access {
     pub locks: LockRules,
     /// How long the store may take.
     pub patience: Patience,
+    /// The ids that the repository may have, 64 hex digits each; any id when empty. One with another id is not opened.
+    pub expected_ids: Vec<String>,
 }
 
 /// How a stream is stored.
@@ -141,6 +152,8 @@ pub struct Stored {
     pub proof: Proof,
     /// Whether a block device has lost its content since its last good snapshot; see [`StoredFolder::shrunken`].
     pub shrunken: Option<Shrunken>,
+    /// What the repository lacked when the run began, and earlier runs had stored.
+    pub lacking: Lacking,
 }
 
 /// An open repository, with a lock of ours in it.

@@ -22,7 +22,7 @@ use super::{
     archive::internal,
     crypto::{self, Cipher},
     engine::{self, FirstError, Writes},
-    lock::{self, FoundLock, Unlock, Wanted},
+    lock::{self, Unlock, Unlocked, Wanted},
     store::{Kind, Store, Write},
 };
 
@@ -33,6 +33,8 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 /// Creates a repository of format 2 with one key, and opens it. Errors: [`RepositoryError::AlreadyExists`], also when
 /// another process was faster, and all that [`open`] says.
 pub async fn create(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
+    // A new repository has an id of its own.
+    let access = Access { expected_ids: Vec::new(), ..access };
     let store = Store::new(&access, cancel)?;
     let exists = || RepositoryError::AlreadyExists { place: store.place().to_owned() };
     let keys = sorted_keys(&store).await?;
@@ -98,7 +100,8 @@ async fn stands(
 
 /// Opens a repository, takes a lock in it, and keeps that until it is closed or dropped.
 ///
-/// Errors: [`RepositoryError::NotFound`] only if the store says that there is none; [`RepositoryError::WrongPassword`];
+/// Errors: [`RepositoryError::NotFound`] only if the store says that there is none; [`RepositoryError::Changed`] if another
+/// one than expected is there, and then nothing was written; [`RepositoryError::WrongPassword`];
 /// [`RepositoryError::Locked`]; and what a store can have.
 pub async fn open(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
     let store = Store::new(&access, cancel)?;
@@ -112,12 +115,12 @@ pub async fn open_exclusively(access: Access, cancel: CancellationToken) -> Resu
     finish_opening(store, access, true).await
 }
 
-/// Removes locks, and takes none; tells which ones, as far as they could be read.
+/// Removes locks, and takes none; reports which ones.
 pub async fn remove_locks(
     access: Access,
     cancel: CancellationToken,
     which: Unlock,
-) -> Result<Vec<FoundLock>, RepositoryError> {
+) -> Result<Unlocked, RepositoryError> {
     let store = Store::new(&access, cancel)?;
     let ((master, _, _), _) = unlock(&store, &access).await?;
     let cipher = Cipher::of(&master).map_err(|error| store.damaged(error.to_string()))?;
@@ -162,6 +165,12 @@ async fn lock_and_open(
         let what = format!("{} has the unknown format {}", store.place(), config.version);
         return Err(RepositoryError::InvalidRequest(what));
     }
+    let id = config.id.to_hex().as_str().to_owned();
+    // Before anything is written.
+    if !access.expected_ids.is_empty() && !access.expected_ids.contains(&id) {
+        let (place, expected) = (store.place().to_owned(), access.expected_ids.join(" or "));
+        return Err(RepositoryError::Changed { place, expected, found: id });
+    }
     let cipher = Cipher::of(&master).map_err(|error| store.damaged(error.to_string()))?;
     let wanted = Wanted {
         store: store.clone(),
@@ -171,7 +180,6 @@ async fn lock_and_open(
         exclusive,
     };
     let lock = wanted.take(&access.locks).await?;
-    let id = config.id.to_hex().as_str().to_owned();
     // One that is none is told where something is to be stored; all else goes without it.
     let polynomial = config.poly().unwrap_or_default();
     let version = config.version;
@@ -180,10 +188,10 @@ async fn lock_and_open(
 }
 
 /// The master key that the password opens and that opens the config, the key file it is from, and the config.
-type Unlocked = (MasterKey, Id, ConfigFile);
+type Opened = (MasterKey, Id, ConfigFile);
 
 /// What the password opens, and the config as it is stored.
-async fn unlock(store: &Store, access: &Access) -> Result<(Unlocked, Bytes), RepositoryError> {
+async fn unlock(store: &Store, access: &Access) -> Result<(Opened, Bytes), RepositoryError> {
     let mut looks = 1;
     loop {
         let config = read_config(store).await?;
@@ -202,7 +210,7 @@ async fn read_config(store: &Store) -> Result<Bytes, RepositoryError> {
 }
 
 /// The config was read before the keys are: a key is there before the config that needs it.
-async fn unlock_config(store: &Store, access: &Access, config: &Bytes) -> Result<Unlocked, RepositoryError> {
+async fn unlock_config(store: &Store, access: &Access, config: &Bytes) -> Result<Opened, RepositoryError> {
     let keys = sorted_keys(store).await?;
     let mut opened_one = false;
     let mut unreadable = None;

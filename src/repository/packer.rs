@@ -57,10 +57,12 @@ pub(super) struct Added {
 }
 
 /// All that was written, once nothing is under way any more.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Written {
     /// Which files, and how long they are.
     pub files: Vec<(Kind, Id, u64)>,
+    /// Packs of earlier runs that hold what this one did not store again, and how long they are.
+    pub used: Vec<(Id, u64)>,
     pub data: Added,
     pub trees: Added,
 }
@@ -144,7 +146,7 @@ impl Packer {
 
     fn try_save(&self, kind: BlobKind, plain: &[u8]) -> Result<Id, RepositoryError> {
         let id = crypto::id_of(plain);
-        if self.known.has(kind, id) || !lock(&self.filling).taken.insert((kind, id)) {
+        if self.known.take(kind, id).is_some() || !lock(&self.filling).taken.insert((kind, id)) {
             return Ok(id);
         }
         let broken = |error| self.internal(error);
@@ -233,7 +235,7 @@ impl Packer {
         if !index.packs.is_empty() {
             files.push(self.runtime.block_on(self.place.write_index(&index))?);
         }
-        Ok(Written { files, data: data.1, trees: trees.1 })
+        Ok(Written { files, used: self.known.used_packs(), data: data.1, trees: trees.1 })
     }
 
     /// Waits for a place, and uploads without being waited for.

@@ -5,7 +5,6 @@
 use std::{
     ffi::OsString,
     os::unix::ffi::{OsStrExt, OsStringExt},
-    sync::Arc,
 };
 
 use futures::{StreamExt, stream};
@@ -19,8 +18,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::{
-    Repository, RepositoryError,
-    engine::{self, FirstError, ReadOnly},
+    Repository, RepositoryError, engine,
     folder::permissions,
     part::{Fetcher, Part},
     source::hex,
@@ -77,8 +75,7 @@ impl Repository {
     /// All paths of a snapshot. `snapshot` is a whole id, see [`Repository::find`].
     pub async fn list(&self, snapshot: &str) -> Result<Vec<Entry>, RepositoryError> {
         let (master, id) = (self.master.clone(), self.snapshot_id(snapshot).await?);
-        let damaged = |what| self.store.damaged(what);
-        engine::run(&self.store, Arc::new(ReadOnly), Arc::new(FirstError::default()), damaged, move |engine| {
+        engine::run_indexed((&self.store, &self.cipher, self.version), move |engine| {
             let repository = engine.open(&master)?.to_indexed_ids()?;
             let snapshot: SnapshotFile = repository.get_file(&id)?;
             let root = repository.node_from_snapshot_and_path(&snapshot, "")?;
@@ -105,7 +102,6 @@ impl Repository {
     /// of [`escape`].
     pub async fn read_file(&self, snapshot: &str, path: &str) -> Result<StoredFile, RepositoryError> {
         let (master, id, wanted) = (self.master.clone(), self.snapshot_id(snapshot).await?, path.to_owned());
-        let damaged = |what| self.store.damaged(what);
         let task = move |engine: &engine::Engine| {
             let repository = engine.open(&master)?.to_indexed()?;
             let snapshot: SnapshotFile = repository.get_file(&id)?;
@@ -132,8 +128,7 @@ impl Repository {
             let parts = parts.collect::<rustic_core::RusticResult<Vec<Part>>>()?;
             Ok(Some((snapshot, path, node.meta.size, parts)))
         };
-        let found =
-            engine::run(&self.store, Arc::new(ReadOnly), Arc::new(FirstError::default()), damaged, task).await?;
+        let found = engine::run_indexed((&self.store, &self.cipher, self.version), task).await?;
         let (file, found, recorded, parts) = found.ok_or_else(|| RepositoryError::FileNotFound {
             place: self.store.place().to_owned(),
             snapshot: snapshot.to_owned(),

@@ -1,16 +1,11 @@
 //! What snapshots there are, and which one an id means. Which one is the newest good one is decided by
 //! [`latest_restorable`](crate::model::latest_restorable).
 
-use std::sync::Arc;
-
 use jiff::Timestamp;
 use rustic_core::repofile::SnapshotFile;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Repository, RepositoryError,
-    engine::{self, FirstError, ReadOnly},
-};
+use super::RepositoryError;
 use crate::model::{SnapshotIdentity, SnapshotRecord};
 
 /// The shortest part of an id that names a snapshot, as in restic's own short ids.
@@ -93,30 +88,5 @@ pub fn by_id<'a>(
             Err(RepositoryError::InvalidRequest(format!("several snapshots begin with {prefix}: give more digits")))
         }
         (None, _) => Err(RepositoryError::SnapshotNotFound { place: place.to_owned(), wanted: prefix.to_owned() }),
-    }
-}
-
-impl Repository {
-    /// All snapshots, oldest first, or an error: never a part of them.
-    pub async fn snapshots(&self) -> Result<Vec<SnapshotSummary>, RepositoryError> {
-        let mut snapshots: Vec<_> = self.snapshot_files().await?.iter().map(SnapshotSummary::of).collect();
-        snapshots.sort_by(|one, other| (one.time, &one.id).cmp(&(other.time, &other.id)));
-        Ok(snapshots)
-    }
-
-    /// All snapshots as they are stored.
-    pub(super) async fn snapshot_files(&self) -> Result<Vec<SnapshotFile>, RepositoryError> {
-        let master = self.master.clone();
-        let damaged = |what| self.store.damaged(what);
-        let first_error = Arc::new(FirstError::default());
-        let all = engine::run(&self.store, Arc::new(ReadOnly), first_error, damaged, move |engine| {
-            engine.open(&master)?.get_all_snapshots()
-        });
-        all.await
-    }
-
-    /// The one snapshot whose id begins so; see [`by_id`].
-    pub async fn find(&self, id_prefix: &str) -> Result<SnapshotSummary, RepositoryError> {
-        by_id(&self.snapshots().await?, id_prefix, self.store.place()).cloned()
     }
 }

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     cluster::exec::{self, Control, Dumped, ExecTarget, Limits, Lines},
     model::{Failure, Proof, Reason, SnapshotIdentity, SourceName, SourceReport, Verdict, milliseconds},
-    repository::{Progress, Repository, SnapshotSummary, StoreRules, Stored},
+    repository::{Progress, Repository, RepositoryError, SnapshotSummary, StoreRules, Stored},
     seal::Way,
     stream::{Piece, PieceSender, pieces},
 };
@@ -81,7 +81,7 @@ pub async fn backup(
             SourceReport {
                 verdict,
                 reason,
-                message,
+                message: story::with_lacking(message, &stored.lacking),
                 exit_code: Some(0),
                 bytes: stored.bytes,
                 digest: Some(stored.digest),
@@ -113,7 +113,8 @@ async fn store(
 ) -> Result<Outcome, Failure> {
     let history = repository.snapshots().await?;
     warn_of_future(&history, &run.identity);
-    if let Some(report) = adopt(&history, &run.identity, run.accept_unproven) {
+    let paths = [run.alternative_path.as_str()];
+    if let Some(report) = adopt(repository, &history, &run.identity, &paths, run.accept_unproven).await? {
         return Ok(Outcome::Adopted(Box::new(report)));
     }
     let mut identity = run.identity.clone();
@@ -181,16 +182,49 @@ pub(super) fn warn_of_future(history: &[SnapshotSummary], identity: &SnapshotIde
     }
 }
 
-/// The report of the snapshot that an earlier attempt of the same run committed, if there is one.
-pub(super) fn adopt(
+/// The report of the snapshot that an earlier attempt of the same run committed, if there is one that is what this run
+/// would make, and that is all there. `other_paths` are those that the run may take instead of the identity's own.
+pub(super) async fn adopt(
+    repository: &Repository,
     history: &[SnapshotSummary],
     identity: &SnapshotIdentity,
+    other_paths: &[&str],
     accept_unproven: bool,
-) -> Option<SourceReport> {
-    let run_id = identity.tag(SnapshotIdentity::RUN)?;
-    let found = history.iter().find(|snapshot| snapshot.identity.tag(SnapshotIdentity::RUN) == Some(run_id))?;
-    info!(snapshot = found.id, "an earlier attempt of this run had stored snapshot {}; taken over", &found.id[..8]);
-    Some(adopted(found, accept_unproven))
+) -> Result<Option<SourceReport>, Failure> {
+    for found in history.iter().rev().filter(|found| is_of_this_run(&found.identity, identity)) {
+        let short = &found.id[..8];
+        if !is_what_it_would_make(&found.identity, identity, other_paths) {
+            warn!(
+                snapshot = found.id,
+                "snapshot {short} has the tag of this run and is of another source; not taken over"
+            );
+            continue;
+        }
+        match repository.verify(&found.id).await {
+            Ok(()) => {
+                info!(snapshot = found.id, "an earlier attempt of this run had stored snapshot {short}; taken over");
+                return Ok(Some(adopted(found, accept_unproven)));
+            }
+            Err(error @ RepositoryError::Damaged { .. }) => {
+                warn!(snapshot = found.id, "snapshot {short} of an earlier attempt of this run is not whole: {error}");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(None)
+}
+
+/// Whether an attempt of the same run has made it.
+fn is_of_this_run(found: &SnapshotIdentity, run: &SnapshotIdentity) -> bool {
+    let id = run.tag(SnapshotIdentity::RUN);
+    id.is_some() && found.tag(SnapshotIdentity::RUN) == id
+}
+
+/// Whether it is labelled as this run would label it. Its pod may be another one: a later attempt takes the pod that is there.
+fn is_what_it_would_make(found: &SnapshotIdentity, run: &SnapshotIdentity, other_paths: &[&str]) -> bool {
+    let is_path = found.path == run.path || other_paths.contains(&found.path.as_str());
+    let same = |key| found.tag(key) == run.tag(key);
+    found.host == run.host && is_path && same(SnapshotIdentity::SOURCE) && same(SnapshotIdentity::CLUSTER)
 }
 
 /// Its acknowledgement was lost, or its report.

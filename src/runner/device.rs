@@ -24,7 +24,7 @@ use super::{
     VolumeRun,
     backup::{adopt, warn_of_future},
     limit, shrunken,
-    story::tell_progress,
+    story::{tell_progress, with_lacking},
 };
 use crate::{
     model::{Failure, Proof, Reason, SnapshotIdentity, SourceReport, Verdict, milliseconds},
@@ -146,14 +146,14 @@ async fn store(
     let identity = &run.identity;
     let history = repository.snapshots().await?;
     warn_of_future(&history, identity);
-    if let Some(report) = adopt(&history, identity, false) {
+    if let Some(report) = adopt(repository, &history, identity, &[], false).await? {
         return Ok(report);
     }
     let device = Device::to_read(device)?;
     let size = device.size;
     info!(path = identity.path, size, "storing a device of {size} bytes as {}", identity.path);
     let rules = DeviceRules { accept_shrunken: run.accept_shrunken };
-    let Stored { snapshot, bytes, digest, proof, added_bytes, shrunken } =
+    let Stored { snapshot, bytes, digest, proof, added_bytes, shrunken, lacking } =
         store_device(repository, identity, device, (Some(rules), progress)).await?;
     info!(bytes, added_bytes, "{bytes} bytes are stored");
     let message = identity.tag(SnapshotIdentity::POD).map_or_else(String::new, |pod| {
@@ -172,7 +172,7 @@ async fn store(
     Ok(SourceReport {
         verdict,
         reason,
-        message,
+        message: with_lacking(message, &lacking),
         bytes,
         digest: Some(digest),
         proof,

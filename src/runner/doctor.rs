@@ -36,7 +36,10 @@ pub async fn examine(access: Access, cancel: &CancellationToken, data: Option<Da
 }
 
 async fn observe(repository: &Repository, data: Option<DataPart>) -> Result<Observed, Failure> {
-    let locks = repository.other_locks().await?;
+    let (locks, unreadable) = repository.other_locks().await?;
+    for lock in unreadable {
+        tracing::warn!("{lock}; `stowaway unlock` removes it once it is 30 minutes old");
+    }
     // A snapshot file that cannot be read is a finding of the check, and then there is no whole list of them.
     let check = repository.check(data).await?;
     let snapshots = if check.is_sound() { repository.snapshots().await? } else { Vec::new() };

@@ -114,6 +114,7 @@ async fn drive_at(
         }
         TaskKind::Restore { timeout, .. } => (None, timeout),
         TaskKind::Init
+        | TaskKind::Open { .. }
         | TaskKind::BackupClaim { .. }
         | TaskKind::Repack { .. }
         | TaskKind::Prune { .. }

@@ -100,7 +100,7 @@ pub async fn terminated() -> &'static str {
 async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport, Failure> {
     let task = task.preferring_own_cluster();
     let started = Instant::now();
-    let mut identity = Identity::from_environment().in_cluster(&task.cluster);
+    let mut identity = Identity::from_environment().in_cluster(&task.cluster).expecting(task.repository_id.clone());
     info!("stowaway {} in pod {}/{}", env!("CARGO_PKG_VERSION"), identity.namespace, identity.pod);
     if let TaskKind::Answer { timeout } = task.kind {
         info!("waiting {} s for questions", timeout.as_secs());
@@ -111,10 +111,8 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
         identity.judge = PodJudge::of(&connect().await?, &identity.namespace, &identity.cluster);
     }
     match &task.kind {
-        TaskKind::Init => {
-            let repository =
-                repository::open_or_create(settings::access(&task.backend, &task.connection, &identity)?, cancel)
-                    .await?;
+        TaskKind::Init | TaskKind::Open { .. } => {
+            let repository = open(&task, identity, cancel).await?;
             let id = repository.id().to_owned();
             info!(repository = id, "repository {} is open", short(&id));
             let keys = repository.count_keys().await;
@@ -203,6 +201,18 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
     }
 }
 
+/// Opens the task's repository. Only a repository that was never opened is created, or one that a person wants to be new.
+async fn open(task: &Task, identity: Identity, cancel: CancellationToken) -> Result<Repository, Failure> {
+    let access = |identity: &Identity| settings::access(&task.backend, &task.connection, identity);
+    Ok(match &task.kind {
+        TaskKind::Open { accepted } => {
+            let ids = task.repository_id.iter().chain(accepted).cloned();
+            repository::open(access(&identity.clone().expecting(ids))?, cancel).await?
+        }
+        _ => repository::open_or_create(access(&identity)?, cancel).await?,
+    })
+}
+
 /// The sidecar's report, or that of the other way, which then says why it was taken.
 async fn or_else(
     driven: Option<Driven>,
@@ -275,8 +285,8 @@ pub async fn bring_back(
 
 /// Tells which snapshot it is, and its bytes.
 async fn find_snapshot(repository: &Repository, wanted: &WantedSnapshot) -> Result<SourceReport, Failure> {
-    let snapshots = repository.snapshots().await?;
-    let found = wanted::choose(&snapshots, wanted, Timestamp::now())?.snapshot;
+    let list = repository.list_snapshots().await?;
+    let found = wanted::choose_readable(&list, wanted, repository.place(), Timestamp::now())?.snapshot;
     let bytes = found.bytes.ok_or_else(|| {
         let message = format!(
             "whoever made snapshot {} did not say how big it is: give the new claim's size in spec.to.claim.create.size",

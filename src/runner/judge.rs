@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::Pod;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::{Api, Client};
 
-use crate::repository::{FoundLock, Liveness, LockHolder, LockJudge, NoJudge};
+use crate::repository::{FoundLock, LOCK_REFRESH, Liveness, LockHolder, LockJudge, NoJudge};
 
 /// How the pods of runs sign their locks: `user` tells everything but the name, which is the `host`. Without a cluster only
 /// the UID, which nobody can look up.
@@ -56,7 +57,10 @@ impl LockJudge for PodJudge {
     fn judge<'a>(&'a self, lock: &'a FoundLock) -> BoxFuture<'a, Liveness> {
         Box::pin(async move {
             match self.uid(lock) {
-                Some(uid) => liveness(&self.pods.get(&lock.holder.host).await, uid),
+                Some(uid) => {
+                    let age = Timestamp::now().duration_since(lock.refreshed);
+                    liveness(&self.pods.get(&lock.holder.host).await, uid, age)
+                }
                 None => Liveness::Unknown,
             }
         })
@@ -64,21 +68,34 @@ impl LockJudge for PodJudge {
 }
 
 /// A pod that runs does not prove that its lock is still somebody's: a process in it may have been killed.
-fn liveness(answer: &kube::Result<Pod>, uid: &str) -> Liveness {
-    let is_dead = match answer {
+///
+/// A pod that is gone from the API server may still run on a node that nobody reaches, and write to the store. So its lock is
+/// dead only once it was not refreshed for as long as a lock is refreshed in, `age` being the time since. Only a kubelet
+/// that reports the end of all containers is believed at once.
+fn liveness(answer: &kube::Result<Pod>, uid: &str, age: SignedDuration) -> Liveness {
+    let (is_gone, has_ended) = match answer {
         Ok(pod) => {
             let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-            pod.metadata.uid.as_deref().is_some_and(|found| found != uid)
-                || matches!(phase, Some("Succeeded" | "Failed"))
+            let is_another = pod.metadata.uid.as_deref().is_some_and(|found| found != uid);
+            let is_over = !is_another && matches!(phase, Some("Succeeded" | "Failed"));
+            (is_another || is_over, is_over && has_ended_on_its_node(pod))
         }
         // Anything between us and the API server can say 404, this only the API server.
         Err(kube::Error::Api(status)) => {
             let kind = status.details.as_ref().map(|details| details.kind.as_str());
-            status.code == 404 && status.reason == "NotFound" && kind == Some("pods")
+            (status.code == 404 && status.reason == "NotFound" && kind == Some("pods"), false)
         }
-        Err(_) => false,
+        Err(_) => (false, false),
     };
+    let is_dead = has_ended || is_gone && age.unsigned_abs() >= LOCK_REFRESH && age.is_positive();
     if is_dead { Liveness::Dead } else { Liveness::Unknown }
+}
+
+/// Whether the kubelet has reported the end of all containers: no other component writes that.
+fn has_ended_on_its_node(pod: &Pod) -> bool {
+    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+    let has_ended = |status: &ContainerStatus| status.state.as_ref().is_some_and(|state| state.terminated.is_some());
+    !statuses.is_empty() && statuses.iter().all(has_ended)
 }
 
 #[cfg(test)]
@@ -130,6 +147,39 @@ mod tests {
             (200, pod("u-1", "Failed")),
         ] {
             assert_eq!(judged(judge(status, &answer, "c-1"), ours()).await, Liveness::Dead, "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn lock_of_a_pod_that_vanished_counts_until_it_was_due_to_be_refreshed() {
+        let refreshed = |seconds| Timestamp::now() - SignedDuration::from_secs(seconds);
+        let gone = refusal(404, "NotFound", "pods");
+        let ended = |containers: Value| {
+            json!({
+                "metadata": { "name": "mill-x1", "uid": "u-1" },
+                "status": { "phase": "Failed", "containerStatuses": containers },
+            })
+        };
+        let container = |state: Value| json!({ "name": "run", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state });
+        let terminated = container(json!({ "terminated": { "exitCode": 137 } }));
+        let running = container(json!({ "running": {} }));
+        for (status, answer, seconds, expected) in [
+            (404, &gone, 0, Liveness::Unknown),
+            (404, &gone, 290, Liveness::Unknown),
+            (404, &gone, 301, Liveness::Dead),
+            (404, &gone, -600, Liveness::Unknown),
+            (200, &pod("u-2", "Running"), 10, Liveness::Unknown),
+            (200, &pod("u-2", "Running"), 301, Liveness::Dead),
+            // A garbage collector sets the phase of a pod whose node nobody reaches.
+            (200, &pod("u-1", "Failed"), 10, Liveness::Unknown),
+            (200, &ended(json!([running, terminated])), 10, Liveness::Unknown),
+            (200, &ended(json!([running, terminated])), 301, Liveness::Dead),
+            (200, &ended(json!([terminated])), 10, Liveness::Dead),
+        ] {
+            let judge = judge(status, answer, "c-1");
+            let (holder, refreshed) = (ours(), refreshed(seconds));
+            let lock = FoundLock { id: String::new(), holder, process: 1, exclusive: false, refreshed };
+            assert_eq!(judge.judge(&lock).await, expected, "{answer}, {seconds} s");
         }
     }
 

@@ -15,7 +15,7 @@ use super::{
     local,
     sidecar::Door,
     story::{self, tell_progress},
-    wanted::choose,
+    wanted::choose_readable,
 };
 use crate::{
     cluster::exec::{self, Control, ExecTarget, Limits, Lines},
@@ -68,8 +68,8 @@ async fn feed(
     to: FeedTo,
     control: &Control,
 ) -> Result<SourceReport, Failure> {
-    let snapshots = repository.snapshots().await?;
-    let chosen = choose(&snapshots, &run.from, Timestamp::now())?;
+    let list = repository.list_snapshots().await?;
+    let chosen = choose_readable(&list, &run.from, repository.place(), Timestamp::now())?;
     let snapshot = chosen.snapshot;
     info!(snapshot = snapshot.id, "restoring snapshot {} of {}", &snapshot.id[..8], snapshot.time);
     let file = repository.read_file(&snapshot.id, &snapshot.identity.path).await?;

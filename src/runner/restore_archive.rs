@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{limit::restore_within, story::tell_progress, wanted::choose};
+use super::{limit::restore_within, story::tell_progress, wanted::choose_readable};
 use crate::{
     model::{
         ArchiveReport, ArchiveRestore, BackendConfig, Failure, Proof, Reason, SourceReport, archive_name, milliseconds,
@@ -43,8 +43,8 @@ async fn restore(
     store: StoreAccess,
     volume: &Path,
 ) -> Result<SourceReport, Failure> {
-    let snapshots = repository.snapshots().await?;
-    let chosen = choose(&snapshots, &run.from, Timestamp::now())?;
+    let list = repository.list_snapshots().await?;
+    let chosen = choose_readable(&list, &run.from, repository.place(), Timestamp::now())?;
     let snapshot = chosen.snapshot;
     let name = match &run.name {
         Some(name) => name.clone(),

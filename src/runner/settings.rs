@@ -33,6 +33,8 @@ pub struct Identity {
     pub cluster: String,
     /// Who says whether those are alive that left locks.
     pub judge: Arc<dyn LockJudge>,
+    /// The ids that the repository may have; any when empty.
+    pub expected_ids: Vec<String>,
 }
 
 impl Identity {
@@ -45,6 +47,7 @@ impl Identity {
             namespace: variable("POD_NAMESPACE", "default"),
             cluster: String::new(),
             judge: Arc::new(NoJudge),
+            expected_ids: Vec::new(),
         }
     }
 
@@ -52,6 +55,12 @@ impl Identity {
     #[must_use]
     pub fn in_cluster(self, cluster: &str) -> Self {
         Self { cluster: cluster.to_owned(), ..self }
+    }
+
+    /// The same for a repository of one of these ids.
+    #[must_use]
+    pub fn expecting(self, ids: impl IntoIterator<Item = String>) -> Self {
+        Self { expected_ids: ids.into_iter().collect(), ..self }
     }
 
     /// How the run signs its locks, so that others can ask the API server whether its pod is alive.
@@ -95,6 +104,11 @@ pub fn cluster() -> String {
     env::var(injected::CLUSTER_VARIABLE).unwrap_or_default()
 }
 
+/// The id that the repository must have, as the webhook wrote it into the container; none where it did not know it.
+pub fn repository_id() -> Option<String> {
+    env::var(injected::REPOSITORY_ID_VARIABLE).ok().filter(|id| !id.is_empty())
+}
+
 /// The pod's namespace. With a wrong one, no snapshot would be found where there are some.
 pub fn namespace() -> Result<String, Failure> {
     env::var("POD_NAMESPACE")
@@ -122,6 +136,7 @@ pub fn access(backend: &BackendConfig, connection: &Connection, identity: &Ident
             holder: identity.lock_holder(),
             locks: LockRules { wait: LOCK_WAIT, judge: Arc::clone(&identity.judge) },
             patience: Patience::default(),
+            expected_ids: identity.expected_ids.clone(),
         }),
         _ => Err(Failure::new(
             Reason::SecretMissing,

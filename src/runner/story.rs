@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use crate::{
     cluster::exec::Line,
     model::{Proof, Reason, SourceReport, Verdict},
+    repository::Lacking,
 };
 
 /// How often a stream says how far it is.
@@ -83,6 +84,15 @@ pub fn tell_verdict(report: &SourceReport) {
         info!(%verdict, %reason, bytes, "{summary}");
     } else {
         warn!(%verdict, %reason, bytes, exit_code = report.exit_code, "{summary}");
+    }
+}
+
+/// A message, and beside it what the repository lacked of what earlier runs had stored, if anything.
+pub fn with_lacking(message: String, lacking: &Lacking) -> String {
+    match (lacking.is_nothing(), message.is_empty()) {
+        (true, _) => message,
+        (false, true) => lacking.to_string(),
+        (false, false) => format!("{message}; {lacking}"),
     }
 }
 

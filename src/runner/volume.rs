@@ -17,7 +17,7 @@ use self::report::{Account, account_for};
 use super::{
     backup::{adopt, warn_of_future},
     limit,
-    story::tell_progress,
+    story::{tell_progress, with_lacking},
 };
 use crate::{
     model::{Excludes, Failure, Proof, Reason, SnapshotIdentity, SourceReport, milliseconds},
@@ -64,11 +64,11 @@ async fn store(
     })?;
     let history = repository.snapshots().await?;
     warn_of_future(&history, identity);
-    if let Some(report) = adopt(&history, identity, false) {
+    if let Some(report) = adopt(repository, &history, identity, &[], false).await? {
         return Ok(report);
     }
     info!(path = identity.path, host = identity.host, "storing as {} of host {}", identity.path, identity.host);
-    let rules = FolderRules { time: Timestamp::now(), excludes, accept_shrunken: *accept_shrunken };
+    let rules = FolderRules { excludes, accept_shrunken: *accept_shrunken, ..FolderRules::whole(Timestamp::now()) };
     let storing = repository.store_folder(identity, &rules, folder, progress.clone());
     let stored = tokio::select! {
         biased;
@@ -87,6 +87,7 @@ async fn store(
 
 fn report_of(stored: StoredFolder, source: &str) -> SourceReport {
     let Account { verdict, reason, message, warnings } = account_for(&stored, source);
+    let message = with_lacking(message, &stored.lacking);
     let StoredFolder { snapshot, files, bytes, added_bytes, .. } = stored;
     info!(files, bytes, added_bytes, "{files} files are stored");
     for warning in warnings {

@@ -9,7 +9,7 @@ use crate::{
         Failure, Reason, SnapshotIdentity, SnapshotQuery, SnapshotRecord, SourceReport, WantedSnapshot,
         latest_restorable,
     },
-    repository::SnapshotSummary,
+    repository::{SnapshotList, SnapshotSummary},
 };
 
 /// The snapshot that is meant.
@@ -31,6 +31,30 @@ impl Chosen<'_> {
         };
         SourceReport { message, ..report }
     }
+}
+
+/// The snapshot that is meant, of those that can be read. A snapshot that is requested by its id and cannot be read is an
+/// error, and so is one that is not found. `place` is that of the repository.
+pub(super) fn choose_readable<'a>(
+    list: &'a SnapshotList,
+    wanted: &WantedSnapshot,
+    place: &str,
+    now: Timestamp,
+) -> Result<Chosen<'a>, Failure> {
+    if let Some(id) = &wanted.id {
+        list.check_readable(id, place)?;
+    }
+    let mut chosen = choose(&list.snapshots, wanted, now).map_err(|failure| match list.trouble() {
+        Some(trouble) if failure.reason == Reason::SnapshotNotFound => {
+            Failure { message: format!("{}; it may be among others: {trouble}", failure.message), ..failure }
+        }
+        _ => failure,
+    })?;
+    if let Some(trouble) = list.trouble().filter(|_| wanted.id.is_none()) {
+        let separator = if chosen.note.is_empty() { "" } else { "; " };
+        chosen.note = format!("{}{separator}a newer snapshot may be among others: {trouble}", chosen.note);
+    }
+    Ok(chosen)
 }
 
 /// The snapshot that is meant, which must be one of the source, and of the host where one is named.

@@ -86,6 +86,7 @@ fn access(repository: &Path) -> Access {
         holder: LockHolder { host: "bench".to_owned(), user: "bench".to_owned() },
         locks: LockRules::default(),
         patience: Patience::default(),
+        expected_ids: Vec::new(),
     }
 }
 

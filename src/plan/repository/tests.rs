@@ -5,6 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     api::{SourceState, UpkeepStatus, condition},
+    model::TaskKind,
     plan::fixtures::{Scene, at, failure, job, job_name, new_repository, success},
 };
 
@@ -43,7 +44,7 @@ fn late_secret_heals_a_repository() {
     assert_eq!(ready(&repository), ("True".into(), "Completed".into()));
     assert_eq!(repository.status.as_ref().unwrap().repository_id.as_deref(), Some("cd".repeat(32).as_str()));
     assert_eq!(actions.delete, [failed.job.name_any()], "the failed Job is not kept for ever");
-    assert_eq!(actions.look_again, None);
+    assert!(actions.look_again.is_some_and(|pause| pause > Duration::from_mins(50)), "it is opened again later");
 }
 
 #[test]
@@ -180,4 +181,172 @@ fn status_says_which_cluster_it_is_of_whatever_it_said() {
     }
     let (status, _) = plan_repository(&repository, &[], "", at(2));
     assert_eq!(status.cluster_id, None);
+}
+
+const OLD: &str = "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd";
+const OTHER: &str = "abababababababababababababababababababababababababababababababab";
+
+fn accept(repository: &mut Repository, value: Option<&str>) {
+    let key = crate::api::ACCEPT_REPOSITORY.to_owned();
+    let annotations = repository.metadata.annotations.get_or_insert_default();
+    match value {
+        Some(value) => annotations.insert(key, value.to_owned()),
+        None => annotations.remove(&key),
+    };
+}
+
+/// A repository that was opened at second 1.
+fn opened_repository() -> Repository {
+    let mut repository = new_repository("cellar");
+    step(&mut repository, &[], 0);
+    let opened = current(&repository, &Scene::Said(&success().to_termination_message()));
+    step(&mut repository, &[opened], 1);
+    assert_eq!(ready(&repository).0, "True");
+    repository
+}
+
+/// Goes to the next attempt, and gives it this end. Returns what the attempt was to do, and the second after it.
+fn attempt(repository: &mut Repository, from: i64, report: &SourceReport) -> (TaskKind, i64) {
+    let due = (from..from + 20_000).find_map(|second| {
+        let actions = step(&mut repository.clone(), &[], second);
+        (!actions.start.is_empty()).then_some(second)
+    });
+    let due = due.expect("an attempt begins");
+    let actions = step(repository, &[], due);
+    let ended = current(repository, &Scene::Said(&report.to_termination_message()));
+    step(repository, &[ended], due + 1);
+    (actions.start[0].task.clone(), due + 1)
+}
+
+fn found(id: &str) -> SourceReport {
+    SourceReport { repository_id: Some(id.to_owned()), ..success() }
+}
+
+fn id(repository: &Repository) -> &str {
+    repository.status.as_ref().unwrap().repository_id.as_deref().unwrap()
+}
+
+fn message(repository: &Repository) -> String {
+    repository.status.as_ref().unwrap().conditions[0].message.clone()
+}
+
+#[test]
+fn repository_that_was_open_is_never_created_again() {
+    let mut repository = opened_repository();
+    repository.metadata.generation = Some(2);
+    let mut second = 2;
+    for _ in 0..3 {
+        let (task, ended) = attempt(&mut repository, second, &failure(Reason::RepositoryNotFound));
+        assert_eq!(task, TaskKind::Open { accepted: None });
+        assert_eq!(ready(&repository), ("False".into(), "RepositoryNotFound".into()));
+        assert!(message(&repository).contains("accept-repository=new"), "{}", message(&repository));
+        assert_eq!(id(&repository), OLD);
+        second = ended;
+    }
+    // It comes back by itself.
+    attempt(&mut repository, second, &found(OLD));
+    assert_eq!(ready(&repository).0, "True");
+}
+
+#[test]
+fn another_repository_is_not_taken_for_the_one_that_was_open_until_a_person_accepts_it() {
+    let mut repository = opened_repository();
+    let (task, second) = attempt(&mut repository, 2, &failure(Reason::RepositoryChanged));
+    assert_eq!(task, TaskKind::Open { accepted: None });
+    assert_eq!(ready(&repository), ("False".into(), "RepositoryChanged".into()));
+    assert!(message(&repository).contains("accept-repository=ID"), "{}", message(&repository));
+    // Even if a Job says that it has opened it.
+    let (_, second) = attempt(&mut repository, second, &found(OTHER));
+    assert_eq!((ready(&repository).1.as_str(), id(&repository)), ("RepositoryChanged", OLD));
+    for useless in ["true", "ab", &"zz".repeat(32)] {
+        accept(&mut repository, Some(useless));
+        let (task, _) = attempt(&mut repository.clone(), second, &failure(Reason::RepositoryChanged));
+        assert_eq!(task, TaskKind::Open { accepted: None }, "{useless}");
+    }
+    accept(&mut repository, Some(OTHER));
+    let (task, second) = attempt(&mut repository, second, &found(OTHER));
+    assert_eq!(task, TaskKind::Open { accepted: Some(OTHER.to_owned()) });
+    assert_eq!((ready(&repository).0.as_str(), id(&repository)), ("True", OTHER));
+    // It stays accepted, with and without the annotation; the old one is another one now.
+    for annotation in [Some(OTHER), None] {
+        accept(&mut repository, annotation);
+        let (_, second) = attempt(&mut repository, second, &found(OTHER));
+        assert_eq!((ready(&repository).0.as_str(), id(&repository)), ("True", OTHER));
+        attempt(&mut repository, second, &found(OLD));
+        assert_eq!((ready(&repository).1.as_str(), id(&repository)), ("RepositoryChanged", OTHER));
+    }
+}
+
+#[test]
+fn accepting_a_new_repository_creates_one_and_no_other_one_after_it() {
+    let mut repository = opened_repository();
+    let (_, second) = attempt(&mut repository, 2, &failure(Reason::RepositoryNotFound));
+    accept(&mut repository, Some("new"));
+    let (task, second) = attempt(&mut repository, second, &found(OTHER));
+    assert_eq!(task, TaskKind::Init);
+    assert_eq!((ready(&repository).0.as_str(), id(&repository)), ("True", OTHER));
+    // The annotation is still there, and the place is emptied again.
+    let (task, second) = attempt(&mut repository, second, &failure(Reason::RepositoryNotFound));
+    assert_eq!(task, TaskKind::Open { accepted: None });
+    assert_eq!(ready(&repository), ("False".into(), "RepositoryNotFound".into()));
+    repository.metadata.generation = Some(2);
+    let (task, second) = attempt(&mut repository, second, &failure(Reason::RepositoryNotFound));
+    assert_eq!(task, TaskKind::Open { accepted: None });
+    // The old one comes back, without the annotation: that is no reason to be content.
+    accept(&mut repository, None);
+    let (_, second) = attempt(&mut repository, second, &found(OTHER));
+    accept(&mut repository, Some("new"));
+    let (task, _) = attempt(&mut repository, second, &found(OTHER));
+    assert_eq!(task, TaskKind::Init, "set again, it is good for one opening again");
+}
+
+#[test]
+fn ready_is_looked_at_about_every_hour_and_recovers() {
+    for reason in [Reason::StoreUnavailable, Reason::SecretMissing, Reason::WrongPassword] {
+        let mut repository = opened_repository();
+        let (task, second) = attempt(&mut repository, 2, &failure(reason));
+        assert_eq!(task, TaskKind::Open { accepted: None });
+        assert!((3240..=3970).contains(&second), "{second}");
+        assert_eq!(ready(&repository), ("False".into(), reason.to_string()));
+        let (_, again) = attempt(&mut repository, second, &found(OLD));
+        assert!(again - second < 30, "it is tried again soon");
+        assert_eq!(ready(&repository).0, "True");
+    }
+}
+
+#[test]
+fn attempt_that_says_nothing_of_the_repository_leaves_it_ready() {
+    for reason in [Reason::PodNotStarted, Reason::RepositoryLocked, Reason::ResultLost, Reason::Cancelled] {
+        let mut repository = opened_repository();
+        let (_, second) = attempt(&mut repository, 2, &failure(reason));
+        assert_eq!(ready(&repository), ("True".into(), "Completed".into()), "{reason}");
+        attempt(&mut repository, second, &failure(Reason::StoreUnavailable));
+        assert_eq!(ready(&repository).0, "False");
+    }
+    let mut repository = opened_repository();
+    let mut status = repository.status.clone().unwrap();
+    init_refused(&mut status, &mut Actions::default(), "quota", at(5000));
+    repository.status = Some(status);
+    assert_eq!(ready(&repository).0, "True");
+}
+
+#[test]
+fn repository_stays_ready_while_it_is_opened_again() {
+    let mut repository = opened_repository();
+    let due = repository.status.as_ref().unwrap().next_attempt_time.clone().unwrap().0;
+    let seconds = due.duration_since(at(0)).as_secs();
+    assert_eq!(step(&mut repository, &[], seconds).start.len(), 1);
+    for scene in [Scene::Suspended, Scene::Waits("ContainerCreating")] {
+        let job = current(&repository, &scene);
+        step(&mut repository, &[job], seconds + 1);
+        assert_eq!(ready(&repository).0, "True");
+    }
+}
+
+#[test]
+fn repository_of_a_new_cluster_is_not_created_where_the_annotation_names_its_id() {
+    let mut repository = new_repository("cellar");
+    accept(&mut repository, Some(OTHER));
+    let actions = step(&mut repository, &[], 0);
+    assert_eq!(actions.start[0].task, TaskKind::Open { accepted: Some(OTHER.to_owned()) });
 }

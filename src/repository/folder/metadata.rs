@@ -28,9 +28,6 @@ const STICKY: u32 = 1 << 20;
 /// Pairs of the system's bit and Go's; the permissions are the same in both.
 const SPECIAL_BITS: [(u32, u32); 3] = [(0o4000, SET_USER), (0o2000, SET_GROUP), (0o1000, STICKY)];
 
-/// A file changed so lately could change once more without its ctime telling: file systems' clocks tick in steps.
-const SURE_AFTER: SignedDuration = SignedDuration::from_secs(2);
-
 /// A label of the machine that it was set on, and of one pod: it means nothing elsewhere, and is made anew there.
 const MACHINES_OWN: &str = "security.selinux";
 
@@ -53,14 +50,22 @@ pub(super) fn node_type(stat: &Statx) -> Option<NodeType> {
     }
 }
 
+/// When an entry was looked at, and how long before that its last change must be to be the last one for sure.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    pub now: Timestamp,
+    pub settle: SignedDuration,
+}
+
 /// The node of a file, without content. `attributes` is what [`attributes`] found.
-pub(super) fn node(name: &OsStr, stat: &Statx, node_type: NodeType, attributes: Metadata, now: Timestamp) -> Node {
+pub(super) fn node(name: &OsStr, stat: &Statx, node_type: NodeType, attributes: Metadata, look: Look) -> Node {
+    let Look { now, settle } = look;
     let is_folder = matches!(node_type, NodeType::Dir);
     let is_linked = stat.stx_nlink > 1 && !is_folder;
     let modified = timestamp(&stat.stx_mtime);
     let changed = timestamp(&stat.stx_ctime);
     // What may yet change unseen gets a time that no file has, and no other run gives, so that the next one reads it again.
-    let is_sure = is_folder || changed < now.saturating_sub(SURE_AFTER).unwrap_or(Timestamp::MIN);
+    let is_sure = is_folder || changed < now.saturating_sub(settle).unwrap_or(Timestamp::MIN);
     let metadata = Metadata {
         mode: Some(mode_of(stat)),
         mtime: Some(modified),

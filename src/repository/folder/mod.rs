@@ -30,7 +30,7 @@ use std::{
     sync::Arc,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rustic_core::repofile::{Metadata, NodeType};
 use serde::{Deserialize, Serialize};
 
@@ -38,11 +38,14 @@ pub use self::refusal::{is_refusal, is_refusal_of_attribute};
 pub use self::storage::is_systems_own;
 pub use self::tar::TarContent;
 pub(super) use self::{last_good::LastGood, metadata::permissions, restore::write_tar};
-use super::{Progress, Repository, RepositoryError};
+use super::{Lacking, Progress, Repository, RepositoryError};
 use crate::model::{Excludes, Shrinkage, SnapshotIdentity, VolumeExtent, unescape};
 
 /// How many paths are listed by name; all are counted.
 pub const LISTED: usize = 20;
+
+/// The usual [`FolderRules::settle`].
+const SETTLE: SignedDuration = SignedDuration::from_mins(5);
 
 /// How a folder is stored.
 #[derive(Clone, Debug)]
@@ -53,12 +56,16 @@ pub struct FolderRules {
     pub excludes: Excludes,
     /// Whether it may be empty, or much smaller than its last good snapshot.
     pub accept_shrunken: bool,
+    /// A file that changed so shortly before it was read is read again by the next run, because it could have changed once
+    /// more without a new ctime: the clock of a file server may be behind, and what a program writes into mapped memory
+    /// changes the ctime once, for all that it writes in the following half minute.
+    pub settle: SignedDuration,
 }
 
 impl FolderRules {
     /// All of it.
     pub fn whole(time: Timestamp) -> Self {
-        Self { time, excludes: Excludes::default(), accept_shrunken: false }
+        Self { time, excludes: Excludes::default(), accept_shrunken: false, settle: SETTLE }
     }
 }
 
@@ -112,6 +119,8 @@ pub struct StoredFolder {
     pub passed_over: Troubles,
     /// Entries that [`FolderRules::excludes`] names; a folder counts once, with all that is in it.
     pub left_out: u64,
+    /// What the repository lacked when the run began, and earlier runs had stored.
+    pub lacking: Lacking,
     /// Whether the folder has lost its content since its last good snapshot. The snapshot then has the tag
     /// [`SnapshotIdentity::SHRUNKEN`]; and without consent [`SnapshotIdentity::SUSPECT`], so that it is never the newest.
     pub shrunken: Option<Shrunken>,

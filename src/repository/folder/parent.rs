@@ -5,7 +5,7 @@
 use std::{ffi::OsStr, iter::Peekable};
 
 use rustic_core::{
-    TreeId,
+    Id, TreeId,
     repofile::{Node, Tree},
 };
 use tokio::runtime::Handle;
@@ -49,9 +49,10 @@ impl<'a> Parent<'a> {
         Ok(())
     }
 
-    /// Whether an entry is as it was, and all of its content is known.
+    /// Whether an entry is as it was, and all of its content is known: parts whose lengths sum up to the entry's size. A
+    /// snapshot that is incomplete, or that another program made, may name less than that.
     pub fn has_unchanged(&self, before: &Node, now: &Node) -> bool {
-        is_same(before, now) && before.content.iter().flatten().all(|id| self.known.has(BlobKind::Data, **id))
+        is_same(before, now) && is_whole(before, |id| self.known.take(BlobKind::Data, id))
     }
 
     /// What is in a tree. One that cannot be read has all of its files read anew.
@@ -72,13 +73,21 @@ impl<'a> Parent<'a> {
     }
 }
 
-/// Whether both have the same length, times and inode number. Where the snapshot has no inode number, none is compared.
+/// Whether the parts of a file are as long as the file. `length` gives the plain length of a part that is known.
+fn is_whole(file: &Node, length: impl Fn(Id) -> Option<u32>) -> bool {
+    let lengths = file.content.iter().flatten().map(|id| length(**id).map(u64::from));
+    lengths.sum::<Option<u64>>() == Some(file.meta.size)
+}
+
+/// Whether both have the same length, times and inode number. Where the snapshot has no inode number, none is compared; one
+/// without a ctime shows no change that keeps length and time of modification, so that its files are read again.
 fn is_same(before: &Node, now: &Node) -> bool {
     let (then, meta) = (&before.meta, &now.meta);
     before.node_type == now.node_type
         && then.size == meta.size
         && then.mtime == meta.mtime
-        && then.ctime.zip(meta.ctime).is_none_or(|(then, now)| then == now)
+        && then.ctime.is_some()
+        && then.ctime == meta.ctime
         && (then.inode == 0 || then.inode == meta.inode)
 }
 
@@ -107,9 +116,33 @@ mod tests {
         ] {
             assert!(!is_same(&before, &file(changed.clone())), "{changed:?}");
         }
+        let without_ctime = Metadata { ctime: None, ..as_it_was.clone() };
+        assert!(!is_same(&file(without_ctime.clone()), &file(as_it_was.clone())), "nothing would tell of a change");
+        assert!(!is_same(&file(without_ctime.clone()), &file(without_ctime)));
         let link = Node::new_node("a".as_ref(), NodeType::Fifo, as_it_was.clone());
         assert!(!is_same(&before, &link));
         let without_inode = file(Metadata { inode: 0, ..as_it_was.clone() });
         assert!(is_same(&without_inode, &file(as_it_was)));
+    }
+
+    #[test]
+    fn content_that_is_not_as_long_as_the_file_is_not_taken_over() {
+        let lengths =
+            |id: Id| [(1, 4), (2, 3)].iter().find(|(known, _)| Id::new([*known; 32]) == id).map(|(_, length)| *length);
+        for (size, content, is_reused) in [
+            (7, Some(&[1, 2][..]), true),
+            (0, None, true),
+            (0, Some(&[]), true),
+            (7, None, false),
+            (7, Some(&[]), false),
+            (7, Some(&[1]), false),
+            (4, Some(&[1, 2]), false),
+            (7, Some(&[1, 2, 3]), false),
+            (4, Some(&[1, 3]), false),
+        ] {
+            let mut node = file(Metadata { size, ..Metadata::default() });
+            node.content = content.map(|ids: &[u8]| ids.iter().map(|id| Id::new([*id; 32]).into()).collect());
+            assert_eq!(is_whole(&node, lengths), is_reused, "{size}, {content:?}");
+        }
     }
 }

@@ -22,7 +22,7 @@ use super::{
 use crate::repository::{
     Progress, Repository, RepositoryError,
     archive::internal,
-    engine::{self, Engine, FirstError, ReadOnly},
+    engine::{self, Engine},
     part::Fetcher,
     store::Store,
 };
@@ -114,8 +114,7 @@ async fn unfold<T: Send + 'static>(
             Err(error) => Err(error),
         })
     };
-    let damaged = |what| store.damaged(what);
-    engine::run(store, Arc::new(ReadOnly), Arc::new(FirstError::default()), damaged, task).await?
+    engine::run_indexed((store, &repository.cipher, repository.version), task).await?
 }
 
 /// What is on its way: steps, and the parts that they need.

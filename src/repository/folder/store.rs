@@ -44,16 +44,17 @@ pub(super) async fn store_folder(
     refuse_unfinished(identity, folder)?;
     let ledger = Arc::new(Ledger::default());
     let walk = {
-        let (folder, excludes, ledger) = (folder.to_owned(), rules.excludes.clone(), Arc::clone(&ledger));
+        let (folder, rules, ledger) = (folder.to_owned(), (rules.excludes.clone(), rules.settle), Arc::clone(&ledger));
         let name = names.last().copied().unwrap_or_default().to_owned();
-        spawn_blocking(move || Walk::new(&folder, name.as_ref(), excludes, ledger))
+        spawn_blocking(move || Walk::new(&folder, name.as_ref(), rules, ledger))
             .await
             .map_err(|panic| internal(store, panic))?
     };
     let walk = walk.map_err(|source| RepositoryError::Unreadable { path: folder.display().to_string(), source })?;
-    let snapshots = repository.snapshot_files().await?;
+    let (snapshots, _) = repository.snapshot_files().await?;
     let parent = newest(&snapshots, &identity.host, &identity.path);
     let known = Arc::new(Known::read(&repository.cipher, store).await?);
+    let lacking = known.lacking.clone();
     let depth = names.len();
     let names = names.into_iter().map(str::to_owned).collect();
     let job = FolderJob { walk, names, time: rules.time, ledger: Arc::clone(&ledger), progress: Arc::clone(&progress) };
@@ -97,8 +98,8 @@ pub(super) async fn store_folder(
     }
     // A restore may have begun after the first look, and have moved what was read.
     refuse_unfinished(identity, folder)?;
-    let snapshot = commit.publish(&snapshot, rules.excludes.patterns(), &written.files).await?;
-    Ok(StoredFolder { snapshot, files, bytes, added_bytes, shrunken, ..noted })
+    let snapshot = commit.publish(&snapshot, rules.excludes.patterns(), &written).await?;
+    Ok(StoredFolder { snapshot, files, bytes, added_bytes, shrunken, lacking, ..noted })
 }
 
 /// Refuses a folder that is in the middle of a restore. What a restore keeps before it overwrites is no such folder.

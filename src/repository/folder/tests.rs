@@ -12,8 +12,12 @@ use super::*;
 use crate::{
     model::{BackendConfig, Connection, Reason, Secret},
     repository::{
-        Access, LockHolder, LockRules, Patience, archive::store_with, commit::Commit, create, pack::BlobKind,
-        packer::Packer,
+        Access, LockHolder, LockRules, Patience,
+        archive::store_with,
+        commit::Commit,
+        create,
+        pack::BlobKind,
+        packer::{Packer, Written},
     },
 };
 
@@ -55,6 +59,7 @@ impl Case {
             holder: LockHolder { host: String::new(), user: String::new() },
             locks: LockRules::default(),
             patience: Patience::default(),
+            expected_ids: Vec::new(),
         };
         let repository = create(access, CancellationToken::new()).await.unwrap();
         for folder in ["target", "outside"] {
@@ -76,7 +81,7 @@ impl Case {
         let (root, _) = store_with(repository, store, known, none, save).await.unwrap();
         let identity = SnapshotIdentity { host: "shop".into(), path: "/data/claim".into(), tags: vec![] };
         let commit = Commit { repository, store, identity: &identity, time: Timestamp::UNIX_EPOCH };
-        commit.publish(&commit.labelled(root, SnapshotSummary::default()), &[], &[]).await.unwrap()
+        commit.publish(&commit.labelled(root, SnapshotSummary::default()), &[], &Written::default()).await.unwrap()
     }
 
     async fn restore(&self, trees: &[Tree]) -> Result<RestoredFolder, RepositoryError> {
@@ -179,11 +184,11 @@ async fn file_whose_number_was_given_to_another_one_keeps_its_own_content() {
         let root = TreeId::from(packer.save(BlobKind::Tree, &root.serialize().unwrap().0).unwrap());
         Ok((root, packer.finish()?))
     };
-    let (root, _) =
+    let (root, written) =
         store_with(repository, store, Arc::default(), (Arc::default(), Arc::default()), save).await.unwrap();
     let identity = SnapshotIdentity { host: "shop".into(), path: "/data/claim".into(), tags: vec![] };
     let commit = Commit { repository, store, identity: &identity, time: Timestamp::UNIX_EPOCH };
-    let snapshot = commit.publish(&commit.labelled(root, SnapshotSummary::default()), &[], &[]).await.unwrap();
+    let snapshot = commit.publish(&commit.labelled(root, SnapshotSummary::default()), &[], &written).await.unwrap();
     let target = case.place.path().join("target");
     case.repository.restore_folder(&snapshot, "/", &target, Arc::default()).await.unwrap();
     for (name, content) in

@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rustic_core::repofile::{Metadata, Node, NodeType};
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, Statx, StatxAttributes, StatxFlags, openat, readlinkat, statx},
@@ -25,7 +25,7 @@ use xattr::FileExt;
 
 use super::{
     ledger::{EntryClass, Ledger},
-    metadata::{self, Attributes, attributes},
+    metadata::{self, Attributes, Look, attributes},
     opened::{Opened, is_gone, stat_of},
     storage,
 };
@@ -71,6 +71,8 @@ pub(super) struct Walk {
     device: u64,
     ledger: Arc<Ledger>,
     excludes: Excludes,
+    /// See [`super::FolderRules::settle`].
+    settle: SignedDuration,
     root: Option<Node>,
 }
 
@@ -99,25 +101,34 @@ impl Skipped {
 
 impl Walk {
     /// Opens the folder; nothing can be stored of one that cannot be read itself.
-    pub fn new(folder: &Path, name: &OsStr, excludes: Excludes, ledger: Arc<Ledger>) -> io::Result<Self> {
+    pub fn new(
+        folder: &Path,
+        name: &OsStr,
+        (excludes, settle): (Excludes, SignedDuration),
+        ledger: Arc<Ledger>,
+    ) -> io::Result<Self> {
         raise_limit_of_handles();
         // Where the folder itself is may be told by a link.
         let handle = rustix::fs::open(folder, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty())?;
         let stat = stat_of(&handle)?;
         let device = metadata::device_of(&stat);
-        let mut walk = Self { levels: Vec::new(), path: PathBuf::new(), device, ledger, excludes, root: None };
+        let mut walk = Self { levels: Vec::new(), path: PathBuf::new(), device, ledger, excludes, settle, root: None };
         let (names, failure) = names_in(&handle);
         if let Some(error) = failure {
             return Err(error);
         }
         let handle = File::from(handle);
         let attributes = walk.attributes_of_open(&PathBuf::new(), &handle, EntryClass::Folder);
-        walk.root = Some(metadata::node(name, &stat, NodeType::Dir, attributes, Timestamp::now()));
+        walk.root = Some(metadata::node(name, &stat, NodeType::Dir, attributes, walk.seen()));
         let handle = OwnedFd::from(handle);
         let mut names = names;
         names.retain(|listed| !is_left_out(&listed.name) && !walk.is_passed_over(&handle, &listed.name));
         walk.levels.push(Level { handle: Arc::new(handle), names: names.into_iter() });
         Ok(walk)
+    }
+
+    fn seen(&self) -> Look {
+        Look { now: Timestamp::now(), settle: self.settle }
     }
 
     /// Whether an entry of the folder itself is the storage system's own. It is reported, unless nothing can be in it.
@@ -180,7 +191,7 @@ impl Walk {
         };
         let handle = File::from(handle);
         let attributes = self.attributes_of_open(&path, &handle, EntryClass::Folder);
-        let node = metadata::node(os(name), &stat, NodeType::Dir, attributes, Timestamp::now());
+        let node = metadata::node(os(name), &stat, NodeType::Dir, attributes, self.seen());
         self.levels.push(Level { handle: Arc::new(handle.into()), names: names.into_iter() });
         self.path.clone_from(&path);
         Ok(Found { path, node, file: None })
@@ -190,7 +201,7 @@ impl Walk {
         let Some(level) = self.levels.last() else { return Err(Skipped::Vanished) };
         let opened = Opened::open(&level.handle, name).map_err(Skipped::of("open"))?;
         let attributes = self.attributes_of_open(&path, &opened.file, EntryClass::File);
-        let node = metadata::node(os(name), &opened.stat, NodeType::File, attributes, Timestamp::now());
+        let node = metadata::node(os(name), &opened.stat, NodeType::File, attributes, self.seen());
         Ok(Found { path, node, file: Some(opened) })
     }
 
@@ -203,7 +214,7 @@ impl Walk {
         });
         let class = if matches!(kind, NodeType::Dir) { EntryClass::Folder } else { EntryClass::Other };
         let attributes = self.kept(&path, class, found);
-        let node = metadata::node(os(name), stat, kind, attributes, Timestamp::now());
+        let node = metadata::node(os(name), stat, kind, attributes, self.seen());
         Found { path, node, file: None }
     }
 

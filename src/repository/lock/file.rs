@@ -16,6 +16,7 @@ use super::{
         store::{Kind, Store, Write},
     },
     LockHolder,
+    unreadable::UnreadableLock,
 };
 
 /// What a lock file holds.
@@ -72,19 +73,27 @@ pub(super) async fn write(
     Ok(id)
 }
 
-/// Reads a lock file; none if it is gone. Errors: [`RepositoryError::Damaged`] when nobody can tell whose it is.
-pub(super) async fn read(store: &Store, cipher: &Cipher, id: &Id) -> Result<Option<FoundLock>, RepositoryError> {
+/// What is in a lock file.
+#[derive(Debug)]
+pub(super) enum Content {
+    Lock(FoundLock),
+    Unreadable(UnreadableLock),
+}
+
+/// Reads a lock file; none if it is gone.
+pub(super) async fn read(store: &Store, cipher: &Cipher, id: &Id) -> Result<Option<Content>, RepositoryError> {
     let Some(content) = store.read(Kind::Lock, id).await? else { return Ok(None) };
-    let file: LockFile = cipher
-        .decrypt_file(&content)
-        .ok()
-        .and_then(|json| serde_json::from_slice(&json).ok())
-        .ok_or_else(|| store.damaged(format!("the lock {} cannot be read", Kind::Lock.path(id))))?;
-    Ok(Some(FoundLock {
+    let file: Option<LockFile> = cipher.decrypt_file(&content).ok().and_then(|json| serde_json::from_slice(&json).ok());
+    let Some(file) = file else {
+        let modified = store.modified(Kind::Lock, id).await?;
+        let bytes = content.len() as u64;
+        return Ok(Some(Content::Unreadable(UnreadableLock { path: Kind::Lock.path(id), bytes, modified })));
+    };
+    Ok(Some(Content::Lock(FoundLock {
         id: id.to_hex().as_str().to_owned(),
         holder: LockHolder { host: file.hostname, user: file.username },
         process: file.pid,
         exclusive: file.exclusive,
         refreshed: file.time,
-    }))
+    })))
 }

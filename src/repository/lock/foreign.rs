@@ -16,7 +16,8 @@ use super::{
         store::{Kind, Store},
     },
     LockHolder,
-    file::{self, FoundLock},
+    file::{self, Content, FoundLock},
+    unreadable::UnreadableLock,
 };
 
 /// A lock that was not refreshed for so long is nobody's any more; restic's own rule.
@@ -52,8 +53,9 @@ impl LockJudge for NoJudge {
     }
 }
 
-/// Knows the processes of this machine: a lock of the same host and user whose process is gone is dead. Not for
-/// containers, which share a host name and count processes each on their own.
+/// Knows the processes of this machine: a lock of the same holder whose process is gone is dead. The holder must name all
+/// that tells one numbering of processes from another, see [`LockHolder::of_this_process`], because containers share a host
+/// name and number their processes each on their own.
 #[derive(Clone, Debug)]
 pub struct ProcessesHere {
     /// How this process signs its own locks.
@@ -63,13 +65,34 @@ pub struct ProcessesHere {
 impl LockJudge for ProcessesHere {
     fn judge<'a>(&'a self, lock: &'a FoundLock) -> BoxFuture<'a, Liveness> {
         let processes = Path::new("/proc");
-        // Processes of other users may be hidden; where there is no such folder, nothing is known.
+        // The folder must be of this process's own PID namespace, and show processes of other users as well.
+        let own = std::fs::read_link(processes.join("self")).ok();
+        let is_own_folder = own.is_some_and(|own| own == Path::new(&std::process::id().to_string()));
         let is_gone = lock.holder == self.holder
-            && processes.join("self").exists()
+            && is_own_folder
+            && processes.join("1").exists()
             && !processes.join(lock.process.to_string()).exists();
         Box::pin(async move { if is_gone { Liveness::Dead } else { Liveness::Unknown } })
     }
 }
+
+impl LockHolder {
+    /// A process of this machine, by host and user. The user names the PID namespace and the boot, too: what has another one
+    /// numbers its processes differently, so that a missing number proves nothing. Where the system does not tell both, the
+    /// holder is that of this very process, and no other one is ever judged by it.
+    pub fn of_this_process(host: String, user: &str) -> Self {
+        let namespace = std::fs::read_link("/proc/self/ns/pid").ok().map(|link| link.to_string_lossy().into_owned());
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+        let numbering = match (namespace, boot.as_deref().and_then(|boot| boot.trim().get(..BOOT_DIGITS))) {
+            (Some(namespace), Some(boot)) => format!("{namespace} boot {boot}"),
+            _ => format!("unknown processes {:016x}", rand::random::<u64>()),
+        };
+        Self { host, user: format!("{user} [{numbering}]") }
+    }
+}
+
+/// So much of a boot's random id tells it from others.
+const BOOT_DIGITS: usize = 8;
 
 /// How locks of others are met.
 #[derive(Clone, Debug)]
@@ -99,8 +122,24 @@ pub(super) async fn honour(
         if Some(id) == own {
             continue;
         }
-        // Gone since the listing: it was released.
-        let Some(lock) = file::read(store, cipher, &id).await? else { continue };
+        let lock = match file::read(store, cipher, &id).await? {
+            Some(Content::Lock(lock)) => lock,
+            Some(Content::Unreadable(lock)) if lock.is_in_the_way(exclusive, Timestamp::now()) => {
+                return Err(RepositoryError::Locked {
+                    place: store.place().to_owned(),
+                    holder: lock.to_string(),
+                    since: lock.modified.unwrap_or_else(Timestamp::now),
+                });
+            }
+            Some(Content::Unreadable(lock)) => {
+                tracing::warn!(
+                    "{lock}, keeps nobody off any more; `stowaway unlock` removes it once it is 30 minutes old"
+                );
+                continue;
+            }
+            // Gone since the listing: it was released.
+            None => continue,
+        };
         if is_nobodys(&lock, judge).await {
             remove(store, &id, &lock).await;
         } else if exclusive || lock.exclusive {
@@ -114,17 +153,21 @@ pub(super) async fn honour(
     Ok(())
 }
 
-/// All locks but that one.
-pub(super) async fn list(store: &Store, cipher: &Cipher, own: Option<Id>) -> Result<Vec<FoundLock>, RepositoryError> {
-    let mut locks = Vec::new();
-    for (id, _) in store.list(Kind::Lock).await? {
-        if Some(id) != own
-            && let Some(lock) = file::read(store, cipher, &id).await?
-        {
-            locks.push(lock);
+/// All locks but that one, and the lock files that cannot be read.
+pub(super) async fn list(
+    store: &Store,
+    cipher: &Cipher,
+    own: Option<Id>,
+) -> Result<(Vec<FoundLock>, Vec<UnreadableLock>), RepositoryError> {
+    let (mut locks, mut unreadable) = (Vec::new(), Vec::new());
+    for (id, _) in store.list(Kind::Lock).await?.into_iter().filter(|(id, _)| Some(*id) != own) {
+        match file::read(store, cipher, &id).await? {
+            Some(Content::Lock(lock)) => locks.push(lock),
+            Some(Content::Unreadable(lock)) => unreadable.push(lock),
+            None => {}
         }
     }
-    Ok(locks)
+    Ok((locks, unreadable))
 }
 
 async fn is_nobodys(lock: &FoundLock, judge: &dyn LockJudge) -> bool {
@@ -156,29 +199,56 @@ pub enum Unlock {
     All,
 }
 
-/// Removes locks without taking one, and tells which; see [`super::super::remove_locks`].
+/// What became of the locks.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Unlocked {
+    /// Locks that were removed.
+    pub removed: Vec<FoundLock>,
+    /// Lock files that were removed, and that nobody can read.
+    pub removed_unreadable: Vec<UnreadableLock>,
+    /// Lock files that nobody can read, and that are too young to be nobody's, or whose age the store does not tell.
+    pub kept_unreadable: Vec<UnreadableLock>,
+    /// What could not be removed, and why.
+    pub failed: Vec<String>,
+}
+
+/// Removes locks without taking one, and reports which; see [`super::super::remove_locks`]. One that cannot be read or
+/// removed stops nothing: the others are removed all the same.
 pub(in super::super) async fn remove_locks(
     store: &Store,
     cipher: &Cipher,
     judge: &dyn LockJudge,
     which: Unlock,
-) -> Result<Vec<FoundLock>, RepositoryError> {
-    let mut removed = Vec::new();
+) -> Result<Unlocked, RepositoryError> {
+    let mut unlocked = Unlocked::default();
     for (id, _) in store.list(Kind::Lock).await? {
-        let lock = match file::read(store, cipher, &id).await {
-            Ok(Some(lock)) => lock,
+        let content = match file::read(store, cipher, &id).await {
+            Ok(Some(content)) => content,
             Ok(None) => continue,
-            // Nobody can tell whose it is, so that only "all" means it, too.
-            Err(RepositoryError::Damaged { .. }) if which == Unlock::All => {
-                store.remove(Kind::Lock, &id).await?;
+            Err(error @ RepositoryError::Cancelled { .. }) => return Err(error),
+            Err(error) => {
+                unlocked.failed.push(error.to_string());
                 continue;
             }
-            Err(error) => return Err(error),
         };
-        if which == Unlock::All || is_nobodys(&lock, judge).await {
-            store.remove(Kind::Lock, &id).await?;
-            removed.push(lock);
+        let is_removed = match &content {
+            _ if which == Unlock::All => true,
+            Content::Lock(lock) => is_nobodys(lock, judge).await,
+            Content::Unreadable(lock) => lock.is_stale(Timestamp::now()),
+        };
+        match (content, is_removed) {
+            (Content::Lock(_), false) => continue,
+            (Content::Unreadable(lock), false) => {
+                unlocked.kept_unreadable.push(lock);
+                continue;
+            }
+            (content, true) => match (store.remove(Kind::Lock, &id).await, content) {
+                (Ok(()), Content::Lock(lock)) => unlocked.removed.push(lock),
+                (Ok(()), Content::Unreadable(lock)) => unlocked.removed_unreadable.push(lock),
+                (Err(error @ RepositoryError::Cancelled { .. }), _) => return Err(error),
+                (Err(error), _) => unlocked.failed.push(error.to_string()),
+            },
         }
     }
-    Ok(removed)
+    Ok(unlocked)
 }

@@ -32,6 +32,7 @@ fn setup() -> Setup {
         holder: LockHolder { host: "runner".into(), user: "pod UID 1".into() },
         locks: LockRules::default(),
         patience: Patience { request: Duration::from_secs(30), retries: Duration::ZERO },
+        expected_ids: Vec::new(),
     };
     let store = Store::new(&access, CancellationToken::new()).unwrap();
     Setup { place, store, cipher: Cipher::of(&MasterKey::new()).unwrap() }
@@ -148,6 +149,30 @@ async fn only_a_process_that_is_gone_from_this_host_is_dead() {
     }
 }
 
+#[tokio::test]
+async fn process_that_is_numbered_in_another_namespace_or_boot_is_not_judged() {
+    let here = LockHolder::of_this_process("here".into(), "me");
+    assert_eq!(here, LockHolder::of_this_process("here".into(), "me"));
+    let own = std::fs::read_link("/proc/self/ns/pid").unwrap().to_str().unwrap().to_owned();
+    let judge = ProcessesHere { holder: here.clone() };
+    let judged = async |user: String| {
+        let holder = LockHolder { user, ..here.clone() };
+        let (id, refreshed) = (String::new(), Timestamp::UNIX_EPOCH);
+        judge.judge(&FoundLock { id, holder, process: 1 << 30, exclusive: true, refreshed }).await
+    };
+    assert_eq!(judged(here.user.clone()).await, Liveness::Dead);
+    let (before, boot) = here.user.split_once(" boot ").unwrap();
+    assert!(before.ends_with(&own), "{here:?}");
+    for other in [
+        here.user.replace(&own, "pid:[7]"),
+        format!("{before} boot {}", boot.chars().rev().collect::<String>()),
+        // As restic signs, and as this program did before.
+        "me".to_owned(),
+    ] {
+        assert_eq!(judged(other.clone()).await, Liveness::Unknown, "{other}");
+    }
+}
+
 /// Tells that it was asked.
 #[derive(Debug, Default)]
 struct Asked(Notify);
@@ -188,29 +213,77 @@ async fn waiting_for_a_lock_ends() {
     assert!(matches!(error, RepositoryError::Cancelled { .. }), "{error}");
 }
 
+impl Setup {
+    /// A lock file that is none, written so long ago.
+    fn rotten(&self, content: &[u8], age: Duration) -> String {
+        let folder = self.place.path().join("locks");
+        std::fs::create_dir_all(&folder).unwrap();
+        let name = crate::repository::crypto::id_of(&[content, &age.as_secs().to_le_bytes()[..]].concat());
+        let name = name.to_hex().as_str().to_owned();
+        std::fs::write(folder.join(&name), content).unwrap();
+        let file = std::fs::File::options().write(true).open(folder.join(&name)).unwrap();
+        file.set_modified(std::time::SystemTime::now() - age).unwrap();
+        name
+    }
+
+    async fn unlock(&self, which: Unlock) -> Unlocked {
+        remove_locks(&self.store, &self.cipher, &NoJudge, which).await.unwrap()
+    }
+}
+
 #[tokio::test]
-async fn lock_that_cannot_be_read_is_an_error() {
+async fn lock_that_cannot_be_read_keeps_off_as_long_as_it_may_be_one() {
+    let (young, old) = (Duration::from_mins(1), Duration::from_mins(31));
+    for (content, age, shared_may, exclusive_may) in [
+        (&b""[..], young, true, false),
+        (b"", old, true, true),
+        (b"rotten", young, false, false),
+        (b"rotten", old, true, true),
+    ] {
+        let setup = setup();
+        let name = setup.rotten(content, age);
+        for (exclusive, may) in [(false, shared_may), (true, exclusive_may)] {
+            let taken = setup.wanted(exclusive).try_to_take(&LockRules::default(), RHYTHM).await;
+            assert_eq!(taken.is_ok(), may, "{content:?}, {age:?}, exclusive: {exclusive}");
+            match taken {
+                Ok(lock) => lock.release().await,
+                Err(error) => {
+                    assert!(matches!(error, RepositoryError::Locked { .. }), "{error}");
+                    assert!(
+                        error.to_string().contains(&name) && error.to_string().contains("stowaway unlock"),
+                        "{error}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn unlock_goes_on_after_a_lock_that_cannot_be_read() {
     let setup = setup();
-    let name = crate::repository::crypto::id_of(b"x").to_hex().as_str().to_owned();
-    std::fs::create_dir(setup.place.path().join("locks")).unwrap();
-    std::fs::write(setup.place.path().join("locks").join(name), "").unwrap();
-    let error = setup.take(RHYTHM).await.unwrap_err();
-    assert!(matches!(error, RepositoryError::Damaged { .. }), "{error}");
-    let remove = async |which| remove_locks(&setup.store, &setup.cipher, &NoJudge, which).await;
-    assert!(remove(Unlock::Dead).await.is_err());
-    remove(Unlock::All).await.unwrap();
+    for age in [Duration::from_mins(1), Duration::from_mins(31)] {
+        setup.rotten(b"", age);
+        setup.rotten(b"rotten", age);
+    }
+    setup.foreign(true, SignedDuration::from_mins(31)).await;
+    setup.foreign(false, SignedDuration::ZERO).await;
+    let unlocked = setup.unlock(Unlock::Dead).await;
+    let counts = (unlocked.removed.len(), unlocked.removed_unreadable.len(), unlocked.kept_unreadable.len());
+    assert_eq!((counts, unlocked.failed.len()), ((1, 2, 2), 0));
+    let unlocked = setup.unlock(Unlock::All).await;
+    assert_eq!((unlocked.removed.len(), unlocked.removed_unreadable.len()), (1, 2));
     assert!(locks(setup.place.path()).is_empty());
 }
 
 #[tokio::test]
-async fn unlock_removes_the_locks_of_the_dead_alone_unless_told() {
+async fn unlock_removes_the_locks_of_the_dead_alone_unless_all_are_requested() {
     let setup = setup();
     setup.foreign(true, SignedDuration::ZERO).await;
     setup.foreign(true, SignedDuration::from_mins(31)).await;
-    let removed = remove_locks(&setup.store, &setup.cipher, &NoJudge, Unlock::Dead).await.unwrap();
-    assert_eq!(removed.len(), 1);
+    assert_eq!(setup.unlock(Unlock::Dead).await.removed.len(), 1);
     assert_eq!(locks(setup.place.path()).len(), 1);
-    remove_locks(&setup.store, &setup.cipher, &NoJudge, Unlock::All).await.unwrap();
+    setup.unlock(Unlock::All).await;
     assert!(locks(setup.place.path()).is_empty());
 }
 

@@ -27,6 +27,7 @@ impl Case {
             holder: LockHolder { host: String::new(), user: String::new() },
             locks: LockRules::default(),
             patience: Patience::default(),
+            expected_ids: Vec::new(),
         };
         for kind in ["data", "index"] {
             std::fs::create_dir(folder.path().join(kind)).unwrap();
@@ -80,7 +81,7 @@ async fn blob_that_several_threads_have_is_stored_once() {
     assert_eq!((count(&written, Kind::Pack), count(&written, Kind::Index)), (2, 1));
     let known = case.known().await;
     for blob in 0..1000_u32 {
-        assert!(known.has(BlobKind::Data, crypto::id_of(&blob.to_le_bytes())), "{blob}");
+        assert!(known.take(BlobKind::Data, crypto::id_of(&blob.to_le_bytes())).is_some(), "{blob}");
     }
 }
 
@@ -98,7 +99,7 @@ async fn long_run_leaves_an_index_on_its_way_of_packs_that_rustic_takes() {
         assert_eq!(case.place.store.stat(kind, &id).await.unwrap(), Some(size));
     }
     let last = crypto::id_of(&(blobs - 1).to_le_bytes());
-    assert!(case.known().await.has(BlobKind::Data, last));
+    assert!(case.known().await.take(BlobKind::Data, last).is_some());
 }
 
 #[tokio::test]

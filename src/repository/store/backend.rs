@@ -5,6 +5,7 @@
 use std::io;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use opendal::ErrorKind;
 
 use super::{
@@ -31,6 +32,16 @@ impl Backend {
             Self::Objects(bucket) => Ok(bucket.stat(path).await?),
             Self::Rest(server) => server.stat(path).await,
             Self::Sftp(server) => server.stat(path).await,
+        }
+    }
+
+    /// When a file was last written, by the store's clock; none where the store does not answer that.
+    pub async fn modified(&self, path: &str) -> Result<Option<Timestamp>, Fault> {
+        match self {
+            Self::Folder(folder) => on_disk(folder, path, Folder::modified).await,
+            Self::Objects(bucket) => Ok(bucket.modified(path).await?),
+            Self::Rest(server) => server.modified(path).await,
+            Self::Sftp(server) => server.modified(path).await,
         }
     }
 

@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use jiff::Timestamp;
 
 pub(super) use self::leftovers::Leftovers;
 use super::{Write as Mode, upload::partial_of};
@@ -34,6 +35,11 @@ impl Folder {
     pub fn stat(&self, path: &str) -> io::Result<u64> {
         let metadata = fs::metadata(self.root.join(path))?;
         if metadata.is_file() { Ok(metadata.len()) } else { Err(io::Error::other(format!("{path} is no file"))) }
+    }
+
+    pub fn modified(&self, path: &str) -> io::Result<Option<Timestamp>> {
+        let metadata = fs::metadata(self.root.join(path))?;
+        Ok(metadata.modified().ok().and_then(|time| Timestamp::try_from(time).ok()))
     }
 
     pub fn read(&self, path: &str) -> io::Result<Bytes> {

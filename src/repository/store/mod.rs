@@ -15,6 +15,7 @@ mod upload;
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use rand::RngExt;
 use reqwest::redirect;
 use rustic_core::Id;
@@ -185,6 +186,13 @@ impl Store {
         let (backend, path) = (&self.backend, &kind.path(id));
         let size = self.retry(0, move || backend.stat(path)).await;
         self.present(size, "look for", path)
+    }
+
+    /// When a file was last written, by the store's clock; none if it is gone, or if the store does not answer that.
+    pub async fn modified(&self, kind: Kind, id: &Id) -> Result<Option<Timestamp>, RepositoryError> {
+        let (backend, path) = (&self.backend, &kind.path(id));
+        let modified = self.retry(0, move || backend.modified(path)).await;
+        Ok(self.present(modified, "look for", path)?.flatten())
     }
 
     /// A whole file that is there.

@@ -8,6 +8,7 @@ mod s3;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
+use jiff::Timestamp;
 use opendal::{Builder, Error, ErrorKind, HttpTransporter, OperationContext, Operator, Writer};
 use opendal_http_transport_reqwest::ReqwestTransport;
 use reqwest::Client;
@@ -36,6 +37,10 @@ enum Parts {
 impl Objects {
     pub async fn stat(&self, path: &str) -> Result<u64, Error> {
         self.operator.stat(path).await.map(|metadata| metadata.content_length())
+    }
+
+    pub async fn modified(&self, path: &str) -> Result<Option<Timestamp>, Error> {
+        self.operator.stat(path).await.map(|metadata| metadata.last_modified().map(Into::into))
     }
 
     pub async fn read(&self, path: &str) -> Result<Bytes, Error> {

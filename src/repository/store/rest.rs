@@ -8,8 +8,9 @@ use bytes::Bytes;
 use futures::stream;
 use http::{
     Method, StatusCode,
-    header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, RANGE},
+    header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, LAST_MODIFIED, RANGE},
 };
+use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
 use reqwest::{Body, Client, RequestBuilder, Response};
 use serde::Deserialize;
 
@@ -52,6 +53,12 @@ impl Server {
         let response = answer(self.request(Method::HEAD, path)).await?;
         let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         length.ok_or_else(|| refused(&response, "the answer names no length"))
+    }
+
+    pub async fn modified(&self, path: &str) -> Result<Option<Timestamp>, Fault> {
+        let response = answer(self.request(Method::HEAD, path)).await?;
+        let text = response.headers().get(LAST_MODIFIED).and_then(|time| time.to_str().ok());
+        Ok(text.and_then(|time| DateTimeParser::new().parse_timestamp(time).ok()))
     }
 
     pub async fn read(&self, path: &str) -> Result<Bytes, Fault> {

@@ -11,6 +11,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
 use russh_sftp::{
     client::error::Error,
     extensions::{FSYNC, HARDLINK, STATVFS},
@@ -62,6 +63,12 @@ impl Server {
             Err(error) => Err(error.into()),
         };
         server.end(found)
+    }
+
+    pub async fn modified(&self, path: &str) -> Result<Option<Timestamp>, Fault> {
+        let (path, server) = (self.full(path), self.connector.open().await?);
+        let found = server.sftp.stat(&path).await.map_err(Fault::from);
+        server.end(found.map(|found| Timestamp::from_second(found.attrs.mtime?.into()).ok()))
     }
 
     pub async fn read(&self, path: &str) -> Result<Bytes, Fault> {

@@ -26,6 +26,7 @@ fn access(place: &Path) -> Access {
         holder: LockHolder { host: String::new(), user: String::new() },
         locks: LockRules::default(),
         patience: Patience::default(),
+        expected_ids: Vec::new(),
     }
 }
 

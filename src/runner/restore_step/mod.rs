@@ -131,7 +131,7 @@ async fn restore(
     let namespace = settings::namespace()?;
     let backend = settings::backend()?;
     info!(volume = name, "volume {name} is empty, looking for snapshots of {source}");
-    let identity = Identity::from_environment().in_cluster(&settings::cluster());
+    let identity = Identity::from_environment().in_cluster(&settings::cluster()).expecting(settings::repository_id());
     let access = settings::access(&backend, &settings::connection()?, &identity)?;
     let restored =
         with_repository(access, cancel, async |repository| restore_from(repository, volume, source, &namespace).await);
@@ -153,10 +153,18 @@ async fn restore_from(
     source: &SourceName,
     namespace: &str,
 ) -> Result<Outcome, Failure> {
-    let snapshots = repository.snapshots().await?;
-    let records: Vec<SnapshotRecord<'_>> = snapshots.iter().map(SnapshotSummary::record).collect();
+    let list = repository.list_snapshots().await?;
+    let trouble = list.trouble();
+    let records: Vec<SnapshotRecord<'_>> = list.snapshots.iter().map(SnapshotSummary::record).collect();
     let here = (settings::cluster(), Timestamp::now());
     let Some(found) = decide::choose(&records, source, namespace, (&here.0, here.1))? else {
+        if let Some(trouble) = trouble {
+            let message = format!(
+                "the repository has no snapshot of {source} of namespace {namespace} that can be read, and the app is not \
+                 started on an empty volume, because {trouble}; or take the restore annotation away to start empty"
+            );
+            return Err(Failure::new(Reason::RepositoryDamaged, message));
+        }
         volume.forget()?;
         let text = format!("the repository has no snapshot of {source} of namespace {namespace}: the app starts empty");
         return Ok(Outcome::said(&text));
@@ -180,7 +188,8 @@ async fn restore_from(
     if restored.essential.count > 0 {
         return Err(not_as_it_was(&snapshot, source, &restored.essential));
     }
-    let text = format!("{}{note}", text_of(&snapshot, &restored));
+    let trouble = trouble.map_or_else(String::new, |trouble| format!("; a newer one may be among others: {trouble}"));
+    let text = format!("{}{note}{trouble}", text_of(&snapshot, &restored));
     volume.mark(&Whole { snapshot: snapshot.id.to_owned(), own: restored.own })?;
     let lost = volume.move_to_place(None)?;
     let text = format!("{text}{}", of_own_folder(&lost));

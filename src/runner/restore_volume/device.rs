@@ -16,7 +16,7 @@ use crate::{
     repository::{Progress, Repository, RepositoryError, SnapshotSummary, StoredFile},
     runner::{
         device::{BLOCK_BYTES, Device, ZEROS, store_device},
-        wanted::choose,
+        wanted::choose_readable,
     },
     stream::Piece,
 };
@@ -33,8 +33,8 @@ pub(super) async fn restore(
         let message = "the target is a block device, which is restored as a whole: without paths, and into no folder";
         return Err(Failure::new(Reason::InvalidRequest, message));
     }
-    let snapshots = repository.snapshots().await?;
-    let chosen = choose(&snapshots, &run.from, Timestamp::now())?;
+    let list = repository.list_snapshots().await?;
+    let chosen = choose_readable(&list, &run.from, repository.place(), Timestamp::now())?;
     let snapshot = chosen.snapshot;
     let short = &snapshot.id[..8];
     let size = open(repository, snapshot).await?.size;

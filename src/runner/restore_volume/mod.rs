@@ -23,7 +23,7 @@ use super::{
     limit::restore_within,
     restore_step::{mark::Whole, volume::Volume},
     story::tell_progress,
-    wanted::choose,
+    wanted::choose_readable,
 };
 use crate::{
     model::{Failure, Proof, Reason, SnapshotIdentity, SourceReport, Verdict, VolumeRestore, milliseconds},
@@ -68,8 +68,8 @@ async fn restore(
     safety: &mut Option<String>,
     cancel: &CancellationToken,
 ) -> Result<SourceReport, Failure> {
-    let snapshots = repository.snapshots().await?;
-    let chosen = choose(&snapshots, &run.from, Timestamp::now())?;
+    let list = repository.list_snapshots().await?;
+    let chosen = choose_readable(&list, &run.from, repository.place(), Timestamp::now())?;
     let snapshot = chosen.snapshot;
     let target = Target::open(mount, &run.folder)?;
     let volume = Volume::new(target.path());

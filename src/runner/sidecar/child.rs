@@ -71,7 +71,7 @@ fn say(event: &Event) {
 }
 
 async fn carry_out(task: Task, volumes: &[MountedVolume], cancel: CancellationToken) -> Result<SourceReport, Failure> {
-    let identity = Identity::from_environment().in_cluster(&task.cluster);
+    let identity = Identity::from_environment().in_cluster(&task.cluster).expecting(task.repository_id.clone());
     info!("stowaway {} in the sidecar of pod {}/{}", env!("CARGO_PKG_VERSION"), identity.namespace, identity.pod);
     check_backend(&task.backend, &settings::backend()?)?;
     let door = || Door::new(settings::mounted(SOCKET_MOUNT), Arc::new(say));
@@ -94,6 +94,7 @@ async fn carry_out(task: Task, volumes: &[MountedVolume], cancel: CancellationTo
             .await
         }
         TaskKind::Init
+        | TaskKind::Open { .. }
         | TaskKind::BackupClaim { .. }
         | TaskKind::Repack { .. }
         | TaskKind::Prune { .. }

@@ -14,11 +14,11 @@ use super::{Judgement, runner_pod, upkeep};
 use crate::{
     annotations::{MAXIMUM_COMMAND_BYTES, PREFIX, label, object_name, positive_duration},
     api::{
-        Backup, IS_DEFAULT, Repository, Restore, RestoreArchive, S3Backend, SecretKeyReference, StorePlace,
-        VolumeBackend, credential_sources,
+        ACCEPT_REPOSITORY, Backup, IS_DEFAULT, Repository, Restore, RestoreArchive, S3Backend, SecretKeyReference,
+        StorePlace, VolumeBackend, credential_sources,
     },
     model::{ArchiveFormat, wrong_archive_name},
-    plan::{PlanProblem, SourceFacts, plan_sources},
+    plan::{self, PlanProblem, SourceFacts, plan_sources},
     webhook::review::RefusedField,
 };
 
@@ -157,10 +157,14 @@ fn of_repository(repository: &Repository, repositories: &[Repository], findings:
     let spec = &repository.spec;
     for (key, value) in repository.annotations().iter().filter(|(key, _)| key.starts_with(PREFIX)) {
         let path = ["metadata", "annotations", key.as_str()];
-        if key != IS_DEFAULT {
+        if key == ACCEPT_REPOSITORY {
+            if !plan::is_acceptance(value) {
+                findings.warn(&path, "has no effect; it is the id of a repository, 64 hex digits, or \"new\"");
+            }
+        } else if key != IS_DEFAULT {
             findings.warn(
                 &path,
-                format_args!("is not known on a Repository and has no effect; the only one is {IS_DEFAULT}"),
+                format_args!("is not known on a Repository and has no effect; the others are {IS_DEFAULT} and {ACCEPT_REPOSITORY}"),
             );
         } else if value == "true" {
             let is_other = |other: &&Repository| {

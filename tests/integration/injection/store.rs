@@ -51,6 +51,7 @@ fn of_a_run(repository: &Repository, backend: BackendConfig) -> BTreeSet<(String
             backend,
             connection: build::connection(&repository.spec),
             cluster: String::new(),
+            repository_id: None,
             kind: TaskKind::Init,
         },
         repository_name: "x",

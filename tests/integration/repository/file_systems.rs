@@ -481,9 +481,8 @@ async fn whatever_restic_stored_of_a_file_system_comes_back_or_is_named() {
         compare(&source, &target, &made, &restored, (Kind::Ext4, to));
     }
     // The other way round.
-    let stored =
-        repository.store_folder(&claim(), &super::folders::at("2026-05-04T03:02:01Z"), &source, Arc::default());
-    let stored = stored.await.unwrap();
+    let rules = super::folders::at("2026-05-04T03:02:01Z");
+    let stored = repository.store_folder(&claim(), &rules, &source, Arc::default()).await.unwrap();
     repository.close().await;
     newest().check(&at);
     let target = folder_in(place.path(), "by-restic");

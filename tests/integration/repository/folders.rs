@@ -20,7 +20,8 @@ pub fn claim() -> SnapshotIdentity {
 }
 
 pub fn at(time: &str) -> FolderRules {
-    FolderRules::whole(time.parse().unwrap())
+    // The clock of the file system is the clock of the test.
+    FolderRules { settle: jiff::SignedDuration::from_secs(2), ..FolderRules::whole(time.parse().unwrap()) }
 }
 
 pub async fn store_folder(repository: &Repository, folder: &Path) -> StoredFolder {
@@ -90,7 +91,7 @@ async fn what_restic_stored_is_restored() {
 }
 
 /// Waits until a change would show in the ctime of what is in the folder; see `folder::metadata`.
-async fn settled(folder: &Path) {
+pub async fn settled(folder: &Path) {
     use std::os::unix::fs::MetadataExt;
     let youngest = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().metadata().unwrap().ctime()).max().unwrap();
     let until = jiff::Timestamp::from_second(youngest + 3).unwrap();
@@ -127,6 +128,22 @@ async fn second_run_reads_only_what_changed() {
     assert_same(&source, &target);
     repository.close().await;
     newest().check(&at);
+}
+
+#[tokio::test]
+async fn file_of_a_server_whose_clock_is_behind_is_read_again() {
+    let place = tempfile::tempdir().unwrap();
+    let repository = new_repository(&place.path().join("repository")).await;
+    let source = folder_in(place.path(), "source");
+    fs::write(source.join("file"), "monday").unwrap();
+    // By the local clock the change was long before the run.
+    settled(&source).await;
+    for bytes_read in [6, 6] {
+        let rules = FolderRules::whole("2026-05-04T03:02:01Z".parse().unwrap());
+        let progress = Arc::new(Progress::default());
+        repository.store_folder(&claim(), &rules, &source, Arc::clone(&progress)).await.unwrap();
+        assert_eq!(progress.bytes_read(), bytes_read);
+    }
 }
 
 #[tokio::test]
@@ -398,7 +415,7 @@ async fn other_file_systems_and_entries_of_ours_are_left_out() {
     assert_eq!(newest(repository.snapshots().await.unwrap()), None, "a part of the volume is missing");
     // Who says that it is not wanted has all that is.
     let excludes = stowaway::model::Excludes::new(&["/mounted".to_owned()]).unwrap();
-    let rules = FolderRules { excludes, ..at("2036-05-04T04:00:00Z") };
+    let rules = FolderRules { excludes, ..at("2026-05-04T04:00:00Z") };
     let without = repository.store_folder(&claim(), &rules, &source, Arc::default()).await.unwrap();
     assert_eq!((without.mounts.count, without.left_out), (0, 1));
     assert_eq!(newest(repository.snapshots().await.unwrap()), Some(without.snapshot));

@@ -6,6 +6,7 @@ mod archive_faults;
 mod archives;
 mod check;
 mod command_line;
+mod damage;
 mod devices;
 mod doctor;
 mod everywhere;
@@ -68,6 +69,7 @@ pub fn folder(path: &Path) -> Access {
         holder: LockHolder { host: "runner-1".to_owned(), user: "pod UID 6f9619ff".to_owned() },
         locks: LockRules::default(),
         patience: Patience::default(),
+        expected_ids: Vec::new(),
     }
 }
 

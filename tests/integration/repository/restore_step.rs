@@ -365,7 +365,7 @@ async fn lock_names_pod_namespace_and_cluster_so_that_others_can_ask_whether_its
         step.kill().unwrap();
         step.wait().unwrap();
         let removed = remove_locks(folder(Path::new(path)), never(), Unlock::All).await.unwrap();
-        let holders: Vec<_> = removed.into_iter().map(|lock| lock.holder).collect();
+        let holders: Vec<_> = removed.removed.into_iter().map(|lock| lock.holder).collect();
         assert_eq!(holders, [LockHolder { host: "app-0".to_owned(), user: expected.to_owned() }]);
     }
 }

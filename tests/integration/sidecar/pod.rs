@@ -208,7 +208,13 @@ impl Pod {
             allow_empty: false,
             accept_unproven: false,
         };
-        Task { backend: self.backend(), connection: Connection::default(), cluster: String::new(), kind }
+        Task {
+            backend: self.backend(),
+            connection: Connection::default(),
+            cluster: String::new(),
+            repository_id: None,
+            kind,
+        }
     }
 
     pub fn volume_task(&self, claim: &str, run: &str) -> Task {
@@ -222,10 +228,17 @@ impl Pod {
             },
             identity: label(&format!("/data/{claim}"), &source, run),
             exclude: Vec::new(),
+            accept_shrunken: false,
             source: source.parse().unwrap(),
             timeout: None,
         };
-        Task { backend: self.backend(), connection: Connection::default(), cluster: String::new(), kind }
+        Task {
+            backend: self.backend(),
+            connection: Connection::default(),
+            cluster: String::new(),
+            repository_id: None,
+            kind,
+        }
     }
 
     pub fn restore_task(&self) -> Task {
@@ -240,7 +253,13 @@ impl Pod {
             timeout: None,
             idle_timeout: None,
         };
-        Task { backend: self.backend(), connection: Connection::default(), cluster: String::new(), kind }
+        Task {
+            backend: self.backend(),
+            connection: Connection::default(),
+            cluster: String::new(),
+            repository_id: None,
+            kind,
+        }
     }
 
     /// Drives a run as its Job would.

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::repository::{
     Repository, RepositoryError,
-    commit::look_for,
     index_file::{INDEX_BLOBS, IndexFile, IndexedPack},
+    pack_check::look_for,
     store::{Kind, Store},
 };
 

@@ -1,0 +1,143 @@
+//! Snapshot files as they are stored. One that cannot be read is reported, and keeps no caller from the others.
+//!
+//! It must not know what the caller does without it: a backup needs none of the others, a prune refuses.
+
+use futures::{StreamExt, stream};
+use rustic_core::{Id, repofile::SnapshotFile};
+
+use super::{
+    Repository, RepositoryError, SnapshotSummary, by_id,
+    crypto::{self, Cipher},
+    store::{Kind, Store},
+};
+
+/// How many snapshot files are read at a time; they are small.
+const PARALLEL_READS: usize = 16;
+/// How many unreadable files a message names.
+const NAMED: usize = 3;
+
+/// A file of a repository that is not what its name says, or not of its format.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UnreadableFile {
+    /// Its path in the repository.
+    pub path: String,
+    /// Why it cannot be read.
+    pub why: String,
+}
+
+/// The snapshots that can be read, and the files that cannot.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct SnapshotList {
+    /// Oldest first.
+    pub snapshots: Vec<SnapshotSummary>,
+    /// Nobody can tell of which source these are.
+    pub unreadable: Vec<UnreadableFile>,
+}
+
+impl SnapshotList {
+    /// Which snapshot files could not be read, and the next step; none if all could.
+    pub fn trouble(&self) -> Option<String> {
+        let count = self.unreadable.len();
+        let named: Vec<String> =
+            self.unreadable.iter().take(NAMED).map(|file| format!("{} ({})", file.path, file.why)).collect();
+        let more = if count > NAMED { ", ..." } else { "" };
+        (count > 0).then(|| {
+            format!(
+                "{count} snapshot files cannot be read: {}{more}; bring each back from a copy of the repository, or remove it \
+                 from the store if there is none",
+                named.join(", ")
+            )
+        })
+    }
+
+    /// The error for a snapshot that is requested by the beginning of its id and whose file cannot be read.
+    pub fn check_readable(&self, id_prefix: &str, place: &str) -> Result<(), RepositoryError> {
+        let wanted = id_prefix.to_ascii_lowercase();
+        let name = |file: &UnreadableFile| file.path.rsplit('/').next().unwrap_or_default().to_owned();
+        match self.unreadable.iter().find(|file| !wanted.is_empty() && name(file).starts_with(&wanted)) {
+            None => Ok(()),
+            Some(UnreadableFile { path, why }) => Err(RepositoryError::Damaged {
+                place: place.to_owned(),
+                what: format!("the requested snapshot's file {path} cannot be read: {why}; choose another snapshot"),
+            }),
+        }
+    }
+}
+
+impl Repository {
+    /// All snapshots that can be read, oldest first; a warning names the files that cannot. Errors: the store does not
+    /// answer, so that a listing is never cut short.
+    pub async fn snapshots(&self) -> Result<Vec<SnapshotSummary>, RepositoryError> {
+        Ok(self.list_snapshots().await?.snapshots)
+    }
+
+    /// The same with the files that cannot be read.
+    pub async fn list_snapshots(&self) -> Result<SnapshotList, RepositoryError> {
+        let (files, unreadable) = self.snapshot_files().await?;
+        let mut snapshots: Vec<_> = files.iter().map(SnapshotSummary::of).collect();
+        snapshots.sort_by(|one, other| (one.time, &one.id).cmp(&(other.time, &other.id)));
+        let list = SnapshotList { snapshots, unreadable };
+        if let Some(trouble) = list.trouble() {
+            tracing::warn!("{trouble}");
+        }
+        Ok(list)
+    }
+
+    /// All snapshots as they are stored, and the files that cannot be read.
+    pub(super) async fn snapshot_files(&self) -> Result<(Vec<SnapshotFile>, Vec<UnreadableFile>), RepositoryError> {
+        let (mut files, mut unreadable) = (Vec::new(), Vec::new());
+        read_each(&self.store, &self.cipher, |read| match read {
+            Ok(file) => files.push(file),
+            Err(file) => unreadable.push(file),
+        })
+        .await?;
+        Ok((files, unreadable))
+    }
+
+    /// The one snapshot whose id begins so; see [`by_id`].
+    pub async fn find(&self, id_prefix: &str) -> Result<SnapshotSummary, RepositoryError> {
+        let list = self.list_snapshots().await?;
+        list.check_readable(id_prefix, self.store.place())?;
+        by_id(&list.snapshots, id_prefix, self.store.place()).cloned()
+    }
+}
+
+/// Reads all snapshot files, in no order, and hands each over. Errors: the store does not answer.
+pub(super) async fn read_each(
+    store: &Store,
+    cipher: &Cipher,
+    mut each: impl FnMut(Result<SnapshotFile, UnreadableFile>),
+) -> Result<(), RepositoryError> {
+    let listed = store.list(Kind::Snapshot).await?;
+    let reads = listed.into_iter().map(|(id, _)| async move { (id, store.read(Kind::Snapshot, &id).await) });
+    let mut reads = stream::iter(reads).buffer_unordered(PARALLEL_READS);
+    while let Some((id, content)) = reads.next().await {
+        let parsed = match content? {
+            Some(content) => parse(cipher, id, &content),
+            None => Err("it is gone since it was listed".to_owned()),
+        };
+        each(parsed.map_err(|why| UnreadableFile { path: Kind::Snapshot.path(&id), why }));
+    }
+    Ok(())
+}
+
+/// Reads one snapshot file. Errors: it is gone, or cannot be read.
+pub(super) async fn read_one(store: &Store, cipher: &Cipher, id: Id) -> Result<SnapshotFile, RepositoryError> {
+    let path = Kind::Snapshot.path(&id);
+    let content = store.read(Kind::Snapshot, &id).await?.ok_or_else(|| store.damaged(format!("{path} is missing")))?;
+    parse(cipher, id, &content).map_err(|why| store.damaged(format!("{path} cannot be read: {why}")))
+}
+
+fn parse(cipher: &Cipher, id: Id, content: &[u8]) -> Result<SnapshotFile, String> {
+    if content.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    if crypto::id_of(content) != id {
+        return Err("it is not what was written".to_owned());
+    }
+    let json = cipher.decrypt_file(content).map_err(|error| error.to_string())?;
+    let mut file: SnapshotFile =
+        serde_json::from_slice(&json).map_err(|error| format!("it is no snapshot: {error}"))?;
+    file.id = id.into();
+    Ok(file)
+}
