@@ -64,7 +64,7 @@ fn entries(folder: &Path) -> BTreeSet<PathBuf> {
 
 fn excluding(patterns: &[&str]) -> FolderRules {
     let patterns: Vec<String> = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
-    FolderRules { time: Timestamp::now(), excludes: Excludes::new(&patterns).unwrap() }
+    FolderRules { time: Timestamp::now(), excludes: Excludes::new(&patterns).unwrap(), accept_shrunken: false }
 }
 
 #[tokio::test]

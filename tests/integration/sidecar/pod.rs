@@ -223,6 +223,7 @@ impl Pod {
             identity: label(&format!("/data/{claim}"), &source, run),
             exclude: Vec::new(),
             source: source.parse().unwrap(),
+            accept_shrunken: false,
             timeout: None,
         };
         Task { backend: self.backend(), connection: Connection::default(), cluster: String::new(), kind }
