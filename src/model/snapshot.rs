@@ -63,10 +63,10 @@ impl<'a> SnapshotRecord<'a> {
     /// How far it may be relied on.
     pub fn quality(&self, now: Timestamp) -> Quality {
         let tags = [
+            (SnapshotIdentity::SAFETY, Quality::Safety),
             (SnapshotIdentity::UNPROVEN, Quality::Unproven),
             (SnapshotIdentity::INCOMPLETE, Quality::Incomplete),
             (SnapshotIdentity::SUSPECT, Quality::Suspect),
-            (SnapshotIdentity::SAFETY, Quality::Safety),
         ];
         let tagged = tags.iter().find(|(tag, _)| self.identity.has_tag(tag)).map(|(_, quality)| *quality);
         tagged.unwrap_or(if self.is_from_future(now) { Quality::FromFuture } else { Quality::Proven })

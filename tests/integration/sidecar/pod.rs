@@ -230,6 +230,7 @@ impl Pod {
             exclude: Vec::new(),
             accept_shrunken: false,
             source: source.parse().unwrap(),
+            accept_shrunken: false,
             timeout: None,
         };
         Task {

@@ -121,7 +121,7 @@ fn source_whose_newest_snapshot_proves_nothing_is_told_with_its_last_whole_one()
     assert_eq!(told.len(), 1);
     assert_eq!(told[0].weight, Weight::Risk);
     assert!(
-        told[0].what.contains("not proven whole; the last good one is aa000000 of 2026-05-04T03:02:01Z"),
+        told[0].what.contains("not proven whole; the last good one is aaaaaaaa of 2026-05-04T03:02:01Z"),
         "{}",
         told[0].what
     );
