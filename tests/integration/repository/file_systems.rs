@@ -19,7 +19,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, makedev, mk
 use stowaway::repository::RestoredFolder;
 
 use super::{
-    folders::{claim, restore_folder, store_folder},
+    folders::{restore_folder, store_folder},
     restic::newest,
     torture::{folder_in, is_root},
     *,
@@ -481,9 +481,7 @@ async fn whatever_restic_stored_of_a_file_system_comes_back_or_is_named() {
         compare(&source, &target, &made, &restored, (Kind::Ext4, to));
     }
     // The other way round.
-    let stored =
-        repository.store_folder(&claim(), &super::folders::at("2026-05-04T03:02:01Z"), &source, Arc::default());
-    let stored = stored.await.unwrap();
+    let stored = store_folder(&repository, &source).await;
     repository.close().await;
     newest().check(&at);
     let target = folder_in(place.path(), "by-restic");
