@@ -19,7 +19,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, makedev, mk
 use stowaway::repository::RestoredFolder;
 
 use super::{
-    folders::{claim, restore_folder, store_folder},
+    folders::{restore_folder, store_folder},
     restic::newest,
     torture::{folder_in, is_root},
     *,
