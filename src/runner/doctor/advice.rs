@@ -197,7 +197,7 @@ fn damage(check: &CheckReport) -> Complaint {
             "back up all sources: what is still there is stored again, and mends older snapshots that need the same"
                 .to_owned(),
         );
-        let again = "run this again; what then still is harmed cannot be mended";
+        let again = "run this again; what then still is harmed cannot be mended (--last-of-source deletes the last one of a source, too)";
         remedy.push(format!("{again}: stowaway forget {}", short_ids(harmed)));
     }
     Complaint { weight: Weight::Broken, what, remedy }

@@ -122,7 +122,7 @@ async fn what_cannot_be_mended_is_named_and_can_be_forgotten() {
     let repository = stowaway::repository::open_exclusively(folder(&place), never()).await.unwrap();
     let all = repository.snapshots().await.unwrap();
     let whole = |id: &&str| all.iter().find(|snapshot| snapshot.id.starts_with(*id)).unwrap().id.clone();
-    let forget = Forget { snapshots: ids.iter().map(whole).collect(), ..Forget::default() };
+    let forget = Forget { snapshots: ids.iter().map(whole).collect(), last_of_source: true, ..Forget::default() };
     repository.forget(&forget).await.unwrap();
     repository.close().await;
     let finally = diagnosis(&place).await;

@@ -301,7 +301,7 @@ async fn snapshots_none_of_which_is_complete_hold_the_app_up() {
     repository.store_folder(&identity, &at("2026-01-01T00:00:00Z"), &pod.source(), Arc::default()).await.unwrap();
     repository.close().await;
     let message = pod.fails(Reason::SnapshotNotFound);
-    assert!(message.contains("none that is complete"), "{message}");
+    assert!(message.contains("none of its snapshots is proven and complete"), "{message}");
 }
 
 /// What is in the volume beside what is ours, whether that is all of it, and how far the restore is.

@@ -19,22 +19,26 @@ use super::{
 /// A volume and the repository that it is stored in.
 struct Cellar {
     place: tempfile::TempDir,
-    repository: Repository,
     volume: PathBuf,
 }
 
 impl Cellar {
     async fn new() -> Self {
         let place = tempfile::tempdir().unwrap();
-        let repository = new_repository(&place.path().join("repository")).await;
+        new_repository(&place.path().join("repository")).await.close().await;
         let volume = folder_in(place.path(), "volume");
-        let cellar = Self { place, repository, volume };
+        let cellar = Self { place, volume };
         cellar.fill();
         cellar
     }
 
     fn at(&self) -> PathBuf {
         self.place.path().join("repository")
+    }
+
+    /// Opens it for one piece of work: restic and `forget` need it for themselves in between.
+    async fn open(&self) -> Repository {
+        open(folder(&self.at()), never()).await.unwrap()
     }
 
     fn fill(&self) {
@@ -55,11 +59,16 @@ impl Cellar {
 
     async fn back_up_with(&self, accept_shrunken: bool) -> SourceReport {
         let run = VolumeRun { identity: claim(), exclude: vec![], accept_shrunken, timeout: None };
-        backup_volume(&self.repository, run, &self.volume, Arc::default()).await
+        let repository = self.open().await;
+        let report = backup_volume(&repository, run, &self.volume, Arc::default()).await;
+        repository.close().await;
+        report
     }
 
     async fn newest_good(&self) -> Option<String> {
-        let snapshots = self.repository.snapshots().await.unwrap();
+        let repository = self.open().await;
+        let snapshots = repository.snapshots().await.unwrap();
+        repository.close().await;
         newest_of(&snapshots, &"pvc/claim".parse().unwrap()).map(|snapshot| snapshot.id.clone())
     }
 }
@@ -173,7 +182,7 @@ async fn volume_in_the_middle_of_a_restore_is_refused_and_nothing_is_stored() {
         let refused = cellar.back_up().await;
         assert_eq!((refused.verdict, refused.reason), (Verdict::Failed, Reason::RestoreUnfinished), "{refused:?}");
         assert!(refused.message.contains(mark) && refused.message.contains("remove"), "{refused:?}");
-        assert_eq!(cellar.repository.snapshots().await.unwrap().len(), 0);
+        assert_eq!(open_and_count(&cellar.at()).await, 0);
         fs::remove_dir(cellar.volume.join(mark)).unwrap();
         assert_eq!(cellar.back_up().await.verdict, Verdict::Succeeded);
     }
@@ -187,7 +196,10 @@ async fn blank_device_is_suspect_and_one_that_was_always_blank_is_not() {
     let back_up = async |content: &[u8], accept_shrunken| {
         fs::write(&device, content).unwrap();
         let run = VolumeRun { identity: claim(), exclude: vec![], accept_shrunken, timeout: None };
-        backup_device(&cellar.repository, run, &device, Arc::default()).await
+        let repository = cellar.open().await;
+        let report = backup_device(&repository, run, &device, Arc::default()).await;
+        repository.close().await;
+        report
     };
     let blank = back_up(&[0; 100_000], false).await;
     assert_eq!(blank.verdict, Verdict::Succeeded, "there is nothing to compare with: {blank:?}");
@@ -209,7 +221,10 @@ async fn emptied_volume_of_a_new_cluster_does_not_hide_the_old_ones_snapshot() {
         let mut label = claim();
         label.push_tag(SnapshotIdentity::CLUSTER, cluster).unwrap();
         let rules = super::folders::at(time);
-        cellar.repository.store_folder(&label, &rules, &cellar.volume, Arc::default()).await.unwrap()
+        let repository = cellar.open().await;
+        let stored = repository.store_folder(&label, &rules, &cellar.volume, Arc::default()).await.unwrap();
+        repository.close().await;
+        stored
     };
     let old = store("old", "2026-05-04T03:00:00Z").await;
     cellar.keep(4);
