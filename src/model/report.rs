@@ -140,6 +140,10 @@ pub enum Reason {
     ResultLost,
     /// A defect in Stowaway or its storage engine.
     InternalError,
+    /// The command exited 0, and a process that it left behind still held its stdout: the dump may not be whole.
+    OutputHeldOpen,
+    /// The stream is of a known format, and the end of that format is missing.
+    Truncated,
 }
 
 impl fmt::Display for Reason {
