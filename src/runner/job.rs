@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    BackupRun, DumpFrom, FeedTo, RestoreRun, VolumeRun, backup, backup_device, backup_volume, commands, in_sidecar,
+    BackupRun, DumpFrom, FeedTo, JudgedCommand, RestoreRun, VolumeRun, backup, backup_device, backup_volume, commands,
+    in_sidecar,
     judge::PodJudge,
     restore, restore_archive, restore_volume,
     settings::{self, Identity},
@@ -124,11 +125,14 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
             tell_target("backing up", source.as_str(), target);
             let client = connect().await?;
             let pod = commands::find_pod(&client, target).await?;
-            let argv = commands::annotated_command(&pod, target)?.argv;
+            let request = commands::annotated_command(&pod, target)?;
+            let judged = JudgedCommand::new(request.argv, request.pipefail);
+            let argv = judged.argv().to_vec();
             let way = commands::way(&pod, target);
             let driven = in_sidecar::command(&client, &pod, &task, &identity, target, (&way, &argv), &cancel).await?;
             let by_exec = DumpFrom::Container(client, exec_target(target), way, argv);
-            or_else(driven, async || back_up(&task, &identity, by_exec, &cancel).await).await
+            let report = or_else(driven, async || back_up(&task, &identity, by_exec, &cancel).await).await?;
+            Ok(judged.explain(report))
         }
         TaskKind::BackupVolume { target, source, .. } => {
             info!(source = source.as_str(), "backing up {source}: pod {}/{}", target.namespace, target.pod);
@@ -153,11 +157,13 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
             tell_target("restoring", source.as_str(), target);
             let client = connect().await?;
             let pod = commands::find_pod(&client, target).await?;
-            let argv = commands::restore_command(&client, &identity.namespace, name, &pod, target).await?;
+            let judged = commands::restore_command(&client, &identity.namespace, name, &pod, target).await?;
+            let argv = judged.argv().to_vec();
             let way = commands::way(&pod, target);
             let driven = in_sidecar::command(&client, &pod, &task, &identity, target, (&way, &argv), &cancel).await?;
             let by_exec = FeedTo::Container(client, exec_target(target), way, argv);
-            or_else(driven, async || bring_back(&task, &identity, by_exec, &cancel).await).await
+            let report = or_else(driven, async || bring_back(&task, &identity, by_exec, &cancel).await).await?;
+            Ok(judged.explain(report))
         }
         TaskKind::Repack { retention, time_zone } => {
             let access = settings::access(&task.backend, &task.connection, &identity)?;
@@ -230,12 +236,21 @@ pub async fn back_up(
         idle_timeout,
         allow_empty,
         accept_unproven,
+        skip_format_check,
     } = task.kind.clone()
     else {
         return Err(not_this());
     };
     let limits = Limits { timeout, idle_timeout };
-    let run = BackupRun { source, identity: label, alternative_path, limits, allow_empty, accept_unproven };
+    let run = BackupRun {
+        source,
+        identity: label,
+        alternative_path,
+        limits,
+        allow_empty,
+        accept_unproven,
+        skip_format_check,
+    };
     let progress = Arc::new(Progress::default());
     with_repository(settings::access(&task.backend, &task.connection, identity)?, cancel, async |repository| {
         Ok(backup(repository, run, from, progress, cancel.clone()).await)

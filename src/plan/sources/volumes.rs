@@ -181,6 +181,7 @@ fn source(
         idle_timeout: None,
         allow_empty: false,
         accept_unproven: false,
+        skip_format_check: false,
         exclude: Vec::new(),
     })
 }

@@ -34,6 +34,7 @@ mod streams;
 mod torture;
 mod trust;
 mod upkeep;
+mod whole_dumps;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 

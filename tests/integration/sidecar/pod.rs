@@ -207,6 +207,7 @@ impl Pod {
             idle_timeout: None,
             allow_empty: false,
             accept_unproven: false,
+            skip_format_check: false,
         };
         Task { backend: self.backend(), connection: Connection::default(), cluster: String::new(), kind }
     }
