@@ -81,6 +81,12 @@ pub fn annotated_command(pod: &Pod, target: &TargetCommand) -> Result<CommandReq
     )
 }
 
+/// The command of a backup, as it is run.
+pub fn backup_command(pod: &Pod, target: &TargetCommand) -> Result<JudgedCommand, Failure> {
+    let request = annotated_command(pod, target)?;
+    Ok(JudgedCommand::new(request.argv, request.pipefail))
+}
+
 /// The command that a restore feeds: the Restore's own, else the annotated `restorecommand` of that source.
 pub async fn restore_command(
     client: &Client,
