@@ -66,7 +66,7 @@ soak: cluster ## The long truth tests: stalls, cuts and kills by the hundred (ho
 	@$(cargo) run --release --package stowaway-e2e --bin soak
 
 .PHONY: bench
-bench: cluster bench-admission bench-repository ## Rate, CPU and peak memory, beside kubectl exec | restic backup --stdin (BENCH_OPTIONS='--sizes 1024')
+bench: cluster bench-admission bench-repository bench-recognise ## Rate, CPU and peak memory, beside kubectl exec | restic backup --stdin (BENCH_OPTIONS='--sizes 1024')
 	@$(cargo) run --release --package stowaway-e2e --bin bench -- $(BENCH_OPTIONS)
 
 .PHONY: bench-admission
@@ -76,6 +76,10 @@ bench-admission: cluster ## Latency, CPU and memory of the webhook, beside a pla
 .PHONY: bench-repository
 bench-repository: build ## Folders, checks, prunes and 10,000 snapshots, beside restic; needs no cluster
 	@$(cargo) run --release --package stowaway-e2e --bin bench_repository -- $(BENCH_REPOSITORY_OPTIONS)
+
+.PHONY: bench-recognise
+bench-recognise: ## What the look at a dump for the end of its format costs, beside SHA-256; needs no cluster
+	@$(cargo) run --release --package stowaway-e2e --bin bench_recognise -- $(BENCH_RECOGNISE_OPTIONS)
 
 .PHONY: fuzz
 fuzz: ## What nobody would write, for an hour each (FUZZ_SECONDS); needs a nightly Rust and cargo-fuzz

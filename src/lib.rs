@@ -6,9 +6,10 @@
 //! model <- annotations, api <- plan <- inject, build   pure: no client, no async, no clock, no files
 //! plan + inject <- watchdog                         pure, too: whether a pod that runs has what it asks for
 //! model <- stream, seal                             streams that say how they ended; the protocols that prove them
+//! recognise                                         formats of dumps, and their ends; pure, and uses no other module
 //! model, stream <- repository                       knows no Kubernetes
 //! model, stream, api, seal <- cluster               knows no repository
-//! plan + cluster + repository + seal <- runner      one run, wherever it executes
+//! plan + cluster + repository + seal + recognise <- runner      one run, wherever it executes
 //! inject + build + cluster <- webhook               answers the API server, and keeps itself trusted
 //! plan + build + watchdog + cluster <- controller   observe -> plan -> build -> apply -> status
 //! everything <- cli <- main
@@ -26,6 +27,7 @@ pub mod controller;
 pub mod inject;
 pub mod model;
 pub mod plan;
+pub mod recognise;
 pub mod repository;
 pub mod runner;
 pub mod seal;

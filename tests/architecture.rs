@@ -28,10 +28,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("build", &["model", "annotations", "api", "plan"]),
     ("stream", &["model"]),
     ("seal", &["model"]),
+    ("recognise", &[]),
     ("repository", &["model", "stream"]),
     ("cluster", &["model", "stream", "api", "seal"]),
     ("telemetry", &["model"]),
-    ("runner", &["model", "stream", "annotations", "api", "seal", "plan", "cluster", "repository", "telemetry"]),
+    (
+        "runner",
+        &["model", "stream", "annotations", "api", "seal", "plan", "cluster", "repository", "recognise", "telemetry"],
+    ),
     ("controller", &["model", "annotations", "api", "plan", "watchdog", "build", "cluster", "telemetry"]),
     ("webhook", &["model", "annotations", "api", "plan", "inject", "build", "cluster", "telemetry"]),
     (
@@ -67,6 +71,7 @@ const PURE: &[&str] = &[
     "build",
     "seal",
     "stream",
+    "recognise",
     "stowaway_seal",
     "webhook_certs",
 ];

@@ -89,6 +89,7 @@ impl Runner {
             idle_timeout: None,
             allow_empty: false,
             accept_unproven: false,
+            skip_format_check: false,
         })
     }
 

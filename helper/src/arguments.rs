@@ -57,7 +57,7 @@ pub struct Patience {
     pub silence: Duration,
     /// How long a command may take to end itself when it is asked to.
     pub end: Duration,
-    /// How long the stdout of a command that ended may be held open by others, who say nothing on it.
+    /// How long the stdout of a command that ended may be held open by others.
     pub remains: Duration,
     /// How long bytes may wait in the compressor for more.
     pub flush: Duration,

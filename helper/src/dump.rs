@@ -17,7 +17,7 @@ use crate::{
     arguments::{Job, Patience},
     command,
     descriptors::{self, Moved},
-    family::Leader,
+    family::{self, Leader},
     peer::Peer,
     pipe::Pipe,
     signals::Signals,
@@ -41,6 +41,8 @@ pub fn run(peer: Peer, nonce: &Nonce, job: &Job, signals: &Signals) -> Result<u8
         patience: job.patience,
         ended: None,
         moved: Instant::now(),
+        open: Duration::ZERO,
+        readable_since: None,
         sealed: false,
     };
     dump.peer.wire().extend_from_slice(&Answer::Ready.line(nonce));
@@ -68,8 +70,12 @@ struct Dump {
     patience: Patience,
     /// How the command ended.
     ended: Option<Outcome>,
-    /// When its stdout last had bytes, or the command ended.
+    /// When its stdout last had bytes.
     moved: Instant,
+    /// How long its stdout has been open after its end. Time in which the other side did not keep pace does not count.
+    open: Duration,
+    /// Since when that time runs.
+    readable_since: Option<Instant>,
     /// The trailer is on its way.
     sealed: bool,
 }
@@ -84,9 +90,8 @@ impl Dump {
             }
             if let Some(leader) = self.leader.as_mut().filter(|_| self.ended.is_none()) {
                 self.ended = leader.outcome();
-                // The time for what others still say begins here.
-                self.moved = if self.ended.is_some() { Instant::now() } else { self.moved };
             }
+            self.count_open();
             if self.peer.is_silent() {
                 return Ok(Some(Fault::Silence));
             }
@@ -96,7 +101,9 @@ impl Dump {
             if self.sealer.is_holding() && self.moved.elapsed() >= self.patience.flush && self.may_read() {
                 self.sealer.flush(self.peer.wire())?;
             }
-            self.seal_when_over(&mut buffer)?;
+            if let Some(fault) = self.seal_when_over()? {
+                return Ok(Some(fault));
+            }
             self.say_stderr();
             if !self.peer.write() {
                 return Ok(Some(Fault::Cancelled));
@@ -129,25 +136,35 @@ impl Dump {
         }
     }
 
-    /// The command's end is the stream's once its stdout ended, too, or is held open by others who say nothing.
-    fn seal_when_over(&mut self, buffer: &mut [u8]) -> Result<(), SealError> {
-        let Some(outcome) = self.ended.filter(|_| !self.sealed) else { return Ok(()) };
-        if self.stdout.is_some() {
-            if self.moved.elapsed() < self.patience.remains || !self.may_read() {
-                return Ok(());
+    /// Counts how long others hold the stdout of a command that ended.
+    fn count_open(&mut self) {
+        if let Some(since) = self.readable_since {
+            self.open = self.open.saturating_add(since.elapsed());
+        }
+        let counts = self.ended.is_some() && self.stdout.is_some() && self.may_read();
+        self.readable_since = counts.then(Instant::now);
+    }
+
+    /// The end of stdout is the end of the stream. Where others hold stdout open after the command has ended with success,
+    /// the stream has no end that could be sealed: they may write more, and how they end is not known.
+    fn seal_when_over(&mut self) -> Result<Option<Fault>, SealError> {
+        let Some(outcome) = self.ended.filter(|_| !self.sealed) else { return Ok(None) };
+        if let Some(stdout) = &self.stdout {
+            if self.open < self.patience.remains {
+                return Ok(None);
             }
-            // While the other side did not keep pace, nobody looked.
-            let before = self.sealer.bytes();
-            self.read(buffer)?;
-            if self.sealer.bytes() != before {
-                return Ok(());
+            if outcome == Outcome::Exited(0) {
+                for holder in family::holders(stdout) {
+                    self.stderr.say(format!("stowaway-helper: {holder} still holds the command's stdout\n").as_bytes());
+                }
+                return Ok(Some(Fault::HeldOpen));
             }
         }
         self.stderr.pass();
         self.say_last_stderr();
         self.sealer.finish(outcome, self.peer.wire())?;
         self.sealed = true;
-        Ok(())
+        Ok(None)
     }
 
     fn say_stderr(&mut self) {
@@ -212,7 +229,8 @@ impl Dump {
         }
         let since = |patience: Duration| patience.saturating_sub(self.moved.elapsed());
         let flush = if self.sealer.is_holding() { since(self.patience.flush) } else { rest };
-        let remains = if self.ended.is_some() { since(self.patience.remains) } else { rest };
+        let remains =
+            if self.readable_since.is_some() { self.patience.remains.saturating_sub(self.open) } else { rest };
         rest.min(flush).min(remains)
     }
 

@@ -5,13 +5,17 @@
 use std::{
     collections::HashSet,
     fs, io,
+    os::{fd::AsFd, unix::fs::MetadataExt},
     process::Command,
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use rustix::process::{
-    Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, kill_process_group, set_child_subreaper, wait,
+use rustix::{
+    fs::fstat,
+    process::{
+        Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, kill_process_group, set_child_subreaper, wait,
+    },
 };
 use stowaway_seal::Outcome;
 
@@ -145,6 +149,27 @@ impl Leader {
             sleep(LOOK_EVERY);
         }
     }
+}
+
+/// The processes of the family that have an end of this pipe, as `process PID (NAME)`. Those that cannot be looked into are
+/// left out.
+pub fn holders(pipe: impl AsFd) -> Vec<String> {
+    let Ok(pipe) = fstat(pipe) else { return Vec::new() };
+    let is_it = |entry: io::Result<fs::DirEntry>| {
+        entry
+            .and_then(|entry| fs::metadata(entry.path()))
+            .is_ok_and(|other| other.ino() == pipe.st_ino && other.dev() == pipe.st_dev)
+    };
+    let holds = |process: &Process| {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", process.pid.as_raw_pid()));
+        descriptors.is_ok_and(|mut descriptors| descriptors.any(is_it))
+    };
+    let describe = |process: Process| {
+        let pid = process.pid.as_raw_pid();
+        let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        format!("process {pid} ({})", String::from_utf8_lossy(name.trim_ascii_end()))
+    };
+    descendants().unwrap_or_default().into_iter().filter(holds).map(describe).collect()
 }
 
 /// Sends STOP until nobody new appears and everybody stands still, parents before children: `su` would wake its child.

@@ -48,6 +48,8 @@ pub enum Fault {
     WentOn,
     /// Something on its own side failed.
     Internal,
+    /// The command exited 0, and a process that it left behind still held its stdout.
+    HeldOpen,
 }
 
 /// One thing that is said.
@@ -260,6 +262,7 @@ fn parse(kind: u8, mut payload: Bytes) -> Option<Frame> {
             2 => Fault::Cancelled,
             3 => Fault::WentOn,
             4 => Fault::Internal,
+            5 => Fault::HeldOpen,
             _ => return None,
         }),
         11 => Frame::Stderr(payload),

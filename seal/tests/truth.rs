@@ -233,7 +233,8 @@ fn frames_of(wire: &[u8]) -> Vec<Frame> {
 #[test]
 fn every_frame_is_read_as_it_was_said() {
     let trailer = Trailer { bytes: u64::MAX, digest: [9; 32], outcome: Outcome::InputLeft };
-    let faults = [Fault::Corrupt, Fault::Silence, Fault::Cancelled, Fault::WentOn, Fault::Internal].map(Frame::Fault);
+    let faults = [Fault::Corrupt, Fault::Silence, Fault::Cancelled, Fault::WentOn, Fault::Internal, Fault::HeldOpen]
+        .map(Frame::Fault);
     let said = [
         Frame::Data(noise(MAXIMUM_PAYLOAD, 1).into()),
         Frame::Heartbeat,

@@ -46,6 +46,10 @@ pub enum Role {
     SnapshotClass,
     /// Whether a volume may be empty, or much smaller than before.
     AcceptShrunken,
+    /// Whether every command of a script's pipe counts.
+    Pipefail,
+    /// Whether a dump of a known format has to have its end.
+    FormatCheck,
 }
 
 /// How a value is written.
@@ -172,6 +176,17 @@ pub const KEYS: &[Key] = &[
         foreign: &[],
     },
     Key {
+        role: Role::Pipefail,
+        name: "pipefail",
+        named: true,
+        carrier: POD,
+        form: Form::Boolean,
+        default: "`\"true\"`",
+        documentation: "Whether the script of `sh -c` runs with `pipefail` where its shell has it, so that each command of a pipe has to succeed, also in a restore. A script that names `pipefail` itself is left as it is.",
+        feature: "backup",
+        foreign: &[],
+    },
+    Key {
         role: Role::Repository,
         name: "repository",
         named: false,
@@ -223,6 +238,17 @@ pub const KEYS: &[Key] = &[
         form: Form::Boolean,
         default: "`\"false\"`",
         documentation: "Whether a dump of 0 bytes is a dump.",
+        feature: "backup",
+        foreign: &[],
+    },
+    Key {
+        role: Role::FormatCheck,
+        name: "format-check",
+        named: false,
+        carrier: POD,
+        form: Form::Boolean,
+        default: "`\"true\"`",
+        documentation: "Whether a dump of a known format, such as that of `pg_dump`, tar or gzip, is stored only if the end of that format is there.",
         feature: "backup",
         foreign: &[],
     },

@@ -17,6 +17,7 @@ use super::{
     request::{CommandRequest, Generation, Injection, Lenient, Problem, Problems, Request, Warning},
     values::{self, Command},
 };
+use crate::model::ShellScript;
 
 /// What the annotations ask for; `None` when nothing here concerns us.
 pub fn parse(annotations: &BTreeMap<String, String>) -> Result<Option<Request>, Problems> {
@@ -140,13 +141,18 @@ impl<'a> Reader<'a> {
             own.or_else(|| self.foreign.get(&role).filter(|_| name.is_none()).copied())
         };
         let command = entry(Role::Command);
-        let [container, extension, restore] = [Role::Container, Role::FileExtension, Role::RestoreCommand]
-            .map(|role| entry(role).map(|(_, entry)| entry));
+        let [container, extension, restore, pipefail] =
+            [Role::Container, Role::FileExtension, Role::RestoreCommand, Role::Pipefail]
+                .map(|role| entry(role).map(|(_, entry)| entry));
 
         if command.is_none() {
             let missing = format!("{PREFIX}backupcommand{}", name.map(|name| format!(".{name}")).unwrap_or_default());
-            let orphans =
-                [(Role::Container, container), (Role::FileExtension, extension), (Role::RestoreCommand, restore)];
+            let orphans = [
+                (Role::Container, container),
+                (Role::FileExtension, extension),
+                (Role::RestoreCommand, restore),
+                (Role::Pipefail, pipefail),
+            ];
             for (role, entry) in orphans {
                 if let (Some(entry), Some(key)) = (entry, key_of(role)) {
                     self.problem(key, entry, format!("there is no {missing} that it could belong to"));
@@ -163,8 +169,15 @@ impl<'a> Reader<'a> {
             .and_then(|entry| self.check(Role::Container, entry, |value| checked(values::label(value), value)));
         let file_extension = extension
             .and_then(|entry| self.check(Role::FileExtension, entry, |value| checked(values::extension(value), value)));
+        let pipefail = pipefail.and_then(|entry| self.check(Role::Pipefail, entry, values::boolean)).unwrap_or(true);
+        for (entry, argv) in [(command.map(|(_, entry)| entry), &argv), (restore, &restore_argv)] {
+            if let (Some(entry), Some(argv), true) = (entry, argv, pipefail) {
+                self.warn_of_pipes(entry.key, argv);
+            }
+        }
         Some(CommandRequest {
             name: name.map(str::to_owned),
+            pipefail,
             argv: argv?,
             restore_argv,
             container,
@@ -173,12 +186,27 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// Warns of pipes whose first commands may fail unseen: the shell of the container is not known here.
+    fn warn_of_pipes(&mut self, key: &str, argv: &[String]) {
+        let Some(script) = ShellScript::of(argv).filter(|script| !script.decides()) else { return };
+        if script.has_pipe() {
+            let message = "has a pipe: a failure of each of its commands counts only where the container's shell has \
+                pipefail, as bash and busybox have; elsewhere only the last command is judged";
+            self.warn(key, message);
+        } else if script.has_nested_pipe() {
+            let message = "has a pipe in a shell within the script, where pipefail is not set: only the pipe's last \
+                command is judged; begin that inner script with `set -o pipefail;`";
+            self.warn(key, message);
+        }
+    }
+
     /// What is said of all commands of the pod.
     fn settings(&mut self, request: &mut Request) {
         request.repository = self.setting(Role::Repository, values::repository_name);
         request.timeout = self.setting::<Duration>(Role::Timeout, values::positive_duration);
         request.idle_timeout = self.setting(Role::IdleTimeout, values::positive_duration);
         request.accept_unproven = self.setting(Role::AcceptUnproven, values::boolean).unwrap_or_default();
+        request.skip_format_check = !self.setting(Role::FormatCheck, values::boolean).unwrap_or(true);
         request.allow_empty = self.setting(Role::AllowEmpty, values::boolean).unwrap_or_default();
         request.inject = self.setting(Role::Inject, values::injection);
         request.volumes = self.setting(Role::Volumes, values::volume_names).unwrap_or_default();
@@ -220,6 +248,8 @@ impl<'a> Reader<'a> {
                 Role::Container
                 | Role::FileExtension
                 | Role::RestoreCommand
+                | Role::Pipefail
+                | Role::FormatCheck
                 | Role::AcceptUnproven
                 | Role::AllowEmpty => (false, "backupcommand"),
             };

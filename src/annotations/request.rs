@@ -22,6 +22,7 @@ pub enum Generation {
 
 /// What the annotations of one pod ask for.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is an annotation of its own")]
 pub struct Request {
     /// The commands, the plain one first, then by name. Empty when there are only warnings to be told.
     pub commands: Vec<CommandRequest>,
@@ -35,6 +36,8 @@ pub struct Request {
     pub accept_unproven: bool,
     /// Store a stream of 0 bytes.
     pub allow_empty: bool,
+    /// Store a stream of a known format without the end of that format.
+    pub skip_format_check: bool,
     /// What is to be put into the pod; the helper where there is a command, when nothing is said.
     pub inject: Option<Injection>,
     /// The pod's volumes that are backed up, or restored; no name twice.
@@ -71,6 +74,8 @@ pub struct CommandRequest {
     pub container: Option<String>,
     /// What is appended to the stored file's name, with its dot; may be empty.
     pub file_extension: String,
+    /// Run a shell's script with `pipefail`.
+    pub pipefail: bool,
     /// Whose key the command is.
     pub generation: Generation,
 }
@@ -84,6 +89,7 @@ impl fmt::Debug for CommandRequest {
             .field("restore_argv", &self.restore_argv.as_ref().map(|_| format_args!("(redacted)")))
             .field("container", &self.container)
             .field("file_extension", &self.file_extension)
+            .field("pipefail", &self.pipefail)
             .field("generation", &self.generation)
             .finish()
     }

@@ -1,5 +1,7 @@
 //! Requests from annotations: what is wrong first, then what is right.
 
+mod pipes;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use proptest::prelude::*;
@@ -292,11 +294,13 @@ fn every_key_of_ours_is_understood() {
         ("/file-extension.roles", ".roles.sql"),
         ("/restorecommand.roles", "psql"),
         ("/backupcommand.bare-1", "x"),
+        ("/pipefail.bare-1", "false"),
         ("/repository", "offsite.eu"),
         ("/timeout", "1h30m"),
         ("/idle-timeout", "90s"),
         ("/accept-unproven", "T"),
         ("/allow-empty", "1"),
+        ("/format-check", "0"),
         ("/inject", "sidecar"),
         ("/volumes", " data , wal"),
         ("/restore", "on-empty"),
@@ -310,6 +314,7 @@ fn every_key_of_ours_is_understood() {
                 restore_argv: restore.map(|program| vec![program.to_owned()]),
                 container: container.map(str::to_owned),
                 file_extension: extension.to_owned(),
+                pipefail: name != Some("bare-1"),
                 generation: Generation::Stowaway,
             }
         };
@@ -326,6 +331,7 @@ fn every_key_of_ours_is_understood() {
             idle_timeout: Some(Duration::from_secs(90)),
             accept_unproven: true,
             allow_empty: true,
+            skip_format_check: true,
             inject: Some(Injection::Sidecar),
             volumes: vec!["data".into(), "wal".into()],
             restore_on_empty: true,

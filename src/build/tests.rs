@@ -113,6 +113,7 @@ fn backup_job_on_s3_is_golden() {
         idle_timeout: None,
         allow_empty: false,
         accept_unproven: false,
+        skip_format_check: false,
     };
     let runner_pod = serde_json::from_value(json!({
         "securityContext": { "runAsUser": 1234 },

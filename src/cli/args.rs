@@ -162,6 +162,7 @@ pub enum Output {
 
 /// `stowaway backup`
 #[derive(Args, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub struct BackupArguments {
     /// Where.
     #[command(flatten)]
@@ -202,6 +203,9 @@ pub struct BackupArguments {
     /// Store an empty output, too.
     #[arg(long)]
     pub allow_empty: bool,
+    /// Store the output of a local command although it is of a known format and the end of that format is missing.
+    #[arg(long)]
+    pub no_format_check: bool,
     /// The local command whose output is stored.
     #[arg(last = true, id = "repository_or_command")]
     pub command: Vec<String>,

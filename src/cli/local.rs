@@ -18,7 +18,7 @@ use crate::{
     cluster::exec::Limits,
     model::{Failure, Reason, SnapshotIdentity, SourceName, SourceReport, VolumeRestore, WantedSnapshot},
     repository::{self, LockHolder, LockRules, ProcessesHere, Progress, Repository},
-    runner::{self, BackupRun, DumpFrom, FeedTo, RestoreRun, questions, with_repository, within_grace},
+    runner::{self, BackupRun, DumpFrom, FeedTo, JudgedCommand, RestoreRun, questions, with_repository, within_grace},
     seal::Way,
     stream::Piece,
 };
@@ -57,7 +57,9 @@ pub async fn backup(repository: &str, arguments: BackupArguments) -> Result<u8, 
         limits: Limits { timeout: arguments.timeout, idle_timeout: arguments.idle_timeout },
         allow_empty: arguments.allow_empty,
         accept_unproven: false,
+        skip_format_check: arguments.no_format_check,
     };
+    let judged = JudgedCommand::new(arguments.command.clone(), true);
     let cancel = CancellationToken::new();
     let progress = Arc::new(Progress::default());
     let work = async {
@@ -65,13 +67,13 @@ pub async fn backup(repository: &str, arguments: BackupArguments) -> Result<u8, 
             repository::open_or_create(access.clone(), cancel.clone()).await?.close().await;
         }
         with_repository(access, &cancel, async |repository| {
-            let from = DumpFrom::Local(Way::Shell, arguments.command.clone());
+            let from = DumpFrom::Local(Way::Shell, judged.argv().to_vec());
             Ok(runner::backup(repository, run, from, progress.clone(), cancel.clone()).await)
         })
         .await
     };
     let report = with_bar(progress.clone(), within_grace(&cancel, work)).await;
-    finish(report, arguments.output)
+    finish(report.map(|report| judged.explain(report)), arguments.output)
 }
 
 /// `stowaway restore --repository PLACE --source SOURCE -- COMMAND`
@@ -88,12 +90,14 @@ pub async fn restore(repository: &str, arguments: &RestoreArguments) -> Result<u
     let access = access(repository, arguments.place.password_file.as_deref())?;
     let limits = Limits { timeout: arguments.timeout, idle_timeout: arguments.idle_timeout };
     let run = RestoreRun { from, limits };
+    let judged = JudgedCommand::new(arguments.command.clone(), true);
     let cancel = CancellationToken::new();
     let work = with_repository(access, &cancel, async |repository| {
-        let to = FeedTo::Local(Way::Shell, arguments.command.clone());
+        let to = FeedTo::Local(Way::Shell, judged.argv().to_vec());
         Ok(runner::restore(repository, run, to, cancel.clone()).await)
     });
-    finish(within_grace(&cancel, work).await, arguments.output)
+    let report = within_grace(&cancel, work).await;
+    finish(report.map(|report| judged.explain(report)), arguments.output)
 }
 
 /// `stowaway restore --repository PLACE --source SOURCE --target FOLDER`

@@ -151,6 +151,10 @@ pub enum Reason {
     VolumeShrank,
     /// A restore into the volume is under way, or was broken off: what is in it is not the app's data.
     RestoreUnfinished,
+    /// The command exited 0, and a process that it left behind still held its stdout: the dump may not be whole.
+    OutputHeldOpen,
+    /// The stream is of a known format, and the end of that format is missing.
+    Truncated,
 }
 
 impl fmt::Display for Reason {

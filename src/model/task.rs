@@ -104,6 +104,9 @@ pub enum TaskKind {
         allow_empty: bool,
         /// Call a run without proof green.
         accept_unproven: bool,
+        /// Store a stream of a known format without the end of that format.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        skip_format_check: bool,
     },
     /// Stores one volume of a pod, as its sidecar sees it.
     BackupVolume {

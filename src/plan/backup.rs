@@ -370,6 +370,7 @@ impl<'a> Planner<'a, '_> {
                     idle_timeout: spec.idle_timeout.map(Duration::from).or(planned.idle_timeout),
                     allow_empty: planned.allow_empty,
                     accept_unproven: planned.accept_unproven,
+                    skip_format_check: planned.skip_format_check,
                 },
                 Target::Volume(target) => TaskKind::BackupVolume {
                     target,

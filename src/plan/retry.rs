@@ -22,6 +22,7 @@ pub(super) fn may_pass(reason: Reason) -> bool {
         | Reason::CommandNotFound
         | Reason::EmptyStream
         | Reason::UnsafeTarget
+        | Reason::OutputHeldOpen
         | Reason::Timeout
         | Reason::WrongPassword
         | Reason::RepositoryNotFound
@@ -43,6 +44,7 @@ pub(super) fn may_pass(reason: Reason) -> bool {
         | Reason::CommandKilled
         | Reason::StreamCut
         | Reason::StreamContradicted
+        | Reason::Truncated
         | Reason::IdleTimeout
         | Reason::Cancelled
         | Reason::PodGone

@@ -116,6 +116,8 @@ pub struct PlannedSource {
     pub allow_empty: bool,
     /// Call a run without proof green.
     pub accept_unproven: bool,
+    /// Store a stream of a known format without the end of that format.
+    pub skip_format_check: bool,
     /// What of a volume is left out.
     pub exclude: Vec<String>,
     /// Whether a volume may be empty, or much smaller than its last good snapshot.
@@ -381,6 +383,7 @@ fn draft(
         idle_timeout: request.idle_timeout,
         allow_empty: request.allow_empty,
         accept_unproven: request.accept_unproven,
+        skip_format_check: request.skip_format_check,
         exclude: Vec::new(),
         accept_shrunken: false,
         name,

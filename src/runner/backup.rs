@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    local, paths, shrunken,
+    format_check::check_format,
+    local, paths, pipes, shrunken,
     sidecar::Door,
     story::{self, tell_progress},
 };
@@ -39,6 +40,8 @@ pub struct BackupRun {
     pub allow_empty: bool,
     /// Call a run without proof green.
     pub accept_unproven: bool,
+    /// Store a stream of a known format without the end of that format.
+    pub skip_format_check: bool,
 }
 
 /// Where the stream comes from.
@@ -72,6 +75,7 @@ pub async fn backup(
     };
     let result = store(repository, &run, from, &control, progress).await;
     let tail = lines.tail();
+    let is_pipefail_missing = lines.is_pipefail_missing();
     drop((lines, control));
     story::finish_lines(telling).await;
     let mut report = match result {
@@ -92,6 +96,7 @@ pub async fn backup(
         }
         Err(failure) => SourceReport::failed(failure, started.elapsed()),
     };
+    pipes::report_missing(&mut report, is_pipefail_missing);
     report.duration_milliseconds = milliseconds(started.elapsed());
     if report.verdict != Verdict::Succeeded {
         report.stderr_tail = tail;
@@ -123,6 +128,7 @@ async fn store(
 
     let rules = StoreRules { allow_empty: run.allow_empty, time: Timestamp::now(), device: None };
     let (sender, receiver) = pieces();
+    let receiver = if run.skip_format_check { receiver } else { check_format(receiver, run.allow_empty) };
     let dumping = dump(from, control, sender);
     let storing = async {
         let stored = repository.store_stream(&identity, &rules, receiver, progress.clone()).await;

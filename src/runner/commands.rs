@@ -5,6 +5,7 @@
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
 
+use super::JudgedCommand;
 use crate::{
     annotations::{self, CommandRequest},
     api::Restore,
@@ -80,6 +81,12 @@ pub fn annotated_command(pod: &Pod, target: &TargetCommand) -> Result<CommandReq
     )
 }
 
+/// The command of a backup, as it is run.
+pub fn backup_command(pod: &Pod, target: &TargetCommand) -> Result<JudgedCommand, Failure> {
+    let request = annotated_command(pod, target)?;
+    Ok(JudgedCommand::new(request.argv, request.pipefail))
+}
+
 /// The command that a restore feeds: the Restore's own, else the annotated `restorecommand` of that source.
 pub async fn restore_command(
     client: &Client,
@@ -87,7 +94,7 @@ pub async fn restore_command(
     restore: &str,
     pod: &Pod,
     target: &TargetCommand,
-) -> Result<Vec<String>, Failure> {
+) -> Result<JudgedCommand, Failure> {
     let restores: Api<Restore> = Api::namespaced(client.clone(), namespace);
     let spec = restores
         .get(restore)
@@ -98,15 +105,17 @@ pub async fn restore_command(
         .spec;
     let own = spec.to.unwrap_or_default().command;
     if !own.is_empty() {
-        return Ok(own);
+        return Ok(JudgedCommand::new(own, true));
     }
-    annotated_command(pod, target)?.restore_argv.ok_or_else(|| {
+    let request = annotated_command(pod, target)?;
+    let argv = request.restore_argv.ok_or_else(|| {
         let message = format!(
             "pod {}/{} has no annotation stowaway.dev/restorecommand for this source; add it, or give the Restore a command",
             target.namespace, target.pod
         );
         Failure::new(Reason::InvalidRequest, message)
-    })
+    })?;
+    Ok(JudgedCommand::new(argv, request.pipefail))
 }
 
 #[cfg(test)]

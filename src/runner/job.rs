@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    BackupRun, DumpFrom, FeedTo, RestoreRun, VolumeRun, backup, backup_device, backup_volume, commands, in_sidecar,
+    BackupRun, DumpFrom, FeedTo, JudgedCommand, RestoreRun, VolumeRun, backup, backup_device, backup_volume, commands,
+    in_sidecar,
     judge::PodJudge,
     restore, restore_archive, restore_volume,
     settings::{self, Identity},
@@ -124,11 +125,12 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
             tell_target("backing up", source.as_str(), target);
             let client = connect().await?;
             let pod = commands::find_pod(&client, target).await?;
-            let argv = commands::annotated_command(&pod, target)?.argv;
+            let judged = commands::backup_command(&pod, target)?;
             let way = commands::way(&pod, target);
-            let driven = in_sidecar::command(&client, &pod, &task, &identity, target, (&way, &argv), &cancel).await?;
-            let by_exec = DumpFrom::Container(client, exec_target(target), way, argv);
-            or_else(driven, async || back_up(&task, &identity, by_exec, &cancel).await).await
+            let driven =
+                in_sidecar::command(&client, &pod, &task, &identity, target, (&way, judged.argv()), &cancel).await?;
+            let by_exec = DumpFrom::Container(client, exec_target(target), way, judged.argv().to_vec());
+            or_else(driven, &judged, async || back_up(&task, &identity, by_exec, &cancel).await).await
         }
         TaskKind::BackupVolume { target, source, .. } => {
             info!(source = source.as_str(), "backing up {source}: pod {}/{}", target.namespace, target.pod);
@@ -158,11 +160,12 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
             tell_target("restoring", source.as_str(), target);
             let client = connect().await?;
             let pod = commands::find_pod(&client, target).await?;
-            let argv = commands::restore_command(&client, &identity.namespace, name, &pod, target).await?;
+            let judged = commands::restore_command(&client, &identity.namespace, name, &pod, target).await?;
             let way = commands::way(&pod, target);
-            let driven = in_sidecar::command(&client, &pod, &task, &identity, target, (&way, &argv), &cancel).await?;
-            let by_exec = FeedTo::Container(client, exec_target(target), way, argv);
-            or_else(driven, async || bring_back(&task, &identity, by_exec, &cancel).await).await
+            let driven =
+                in_sidecar::command(&client, &pod, &task, &identity, target, (&way, judged.argv()), &cancel).await?;
+            let by_exec = FeedTo::Container(client, exec_target(target), way, judged.argv().to_vec());
+            or_else(driven, &judged, async || bring_back(&task, &identity, by_exec, &cancel).await).await
         }
         TaskKind::Repack { retention, time_zone } => {
             let access = settings::access(&task.backend, &task.connection, &identity)?;
@@ -216,15 +219,16 @@ async fn open(task: &Task, identity: Identity, cancel: CancellationToken) -> Res
 /// The sidecar's report, or that of the other way, which then says why it was taken.
 async fn or_else(
     driven: Option<Driven>,
+    judged: &JudgedCommand,
     other: impl AsyncFnOnce() -> Result<SourceReport, Failure>,
 ) -> Result<SourceReport, Failure> {
     let why = match driven {
-        Some(Driven::Report(report)) => return Ok(*report),
+        Some(Driven::Report(report)) => return Ok(judged.explain(*report)),
         Some(Driven::NotUsed(why)) => why,
-        None => return other().await,
+        None => return other().await.map(|report| judged.explain(report)),
     };
     warn!("the pod's sidecar is not used: {why}; nothing ran there, and the command runs by exec");
-    let mut report = other().await?;
+    let mut report = judged.explain(other().await?);
     if report.message.is_empty() {
         report.message = format!("by exec, since the pod's sidecar was not used: {why}");
     }
@@ -247,12 +251,21 @@ pub async fn back_up(
         idle_timeout,
         allow_empty,
         accept_unproven,
+        skip_format_check,
     } = task.kind.clone()
     else {
         return Err(not_this());
     };
     let limits = Limits { timeout, idle_timeout };
-    let run = BackupRun { source, identity: label, alternative_path, limits, allow_empty, accept_unproven };
+    let run = BackupRun {
+        source,
+        identity: label,
+        alternative_path,
+        limits,
+        allow_empty,
+        accept_unproven,
+        skip_format_check,
+    };
     let progress = Arc::new(Progress::default());
     with_repository(settings::access(&task.backend, &task.connection, identity)?, cancel, async |repository| {
         Ok(backup(repository, run, from, progress, cancel.clone()).await)

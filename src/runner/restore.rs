@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::{
-    local,
+    local, pipes,
     sidecar::Door,
     story::{self, tell_progress},
     wanted::choose_readable,
@@ -52,9 +52,11 @@ pub async fn restore(repository: &Repository, run: RestoreRun, to: FeedTo, cance
     let control = Control { limits: run.limits, cancel, lines: lines.clone(), progress: Arc::default() };
     let result = feed(repository, &run, to, &control).await;
     let tail = lines.tail();
+    let is_pipefail_missing = lines.is_pipefail_missing();
     drop((lines, control));
     story::finish_lines(telling).await;
     let mut report = result.unwrap_or_else(|failure| SourceReport::failed(failure, started.elapsed()));
+    pipes::report_missing(&mut report, is_pipefail_missing);
     report.duration_milliseconds = milliseconds(started.elapsed());
     if report.verdict != Verdict::Succeeded {
         report.stderr_tail = tail;

@@ -9,6 +9,9 @@ use crate::model::{Failure, Reason};
 /// The status that the restore form gives a command that exited 0 with input left unread; no process can have it.
 pub const INPUT_LEFT: u16 = 256;
 
+/// The status that the dump form gives a command that exited 0 while a process that it left behind still holds its stdout.
+pub const HELD_OPEN: u16 = 257;
+
 /// The same as a shell's status; [`INPUT_LEFT`] is possible, too.
 pub fn status_of(outcome: Outcome) -> u16 {
     match outcome {
@@ -28,6 +31,12 @@ pub fn failure_of(status: u16) -> Option<Failure> {
             let message =
                 "the command exited 0 before it had read all of its input: it does not read its stdin to the end";
             return Some(Failure::new(Reason::InputNotConsumed, message).with_exit_code(0));
+        }
+        HELD_OPEN => {
+            let message = "the command exited 0, and a process that it left in the background still holds its stdout, so \
+                that the dump may not be whole: let the script `wait` for its background commands, and start services \
+                with their output elsewhere (`>/dev/null 2>&1`)";
+            return Some(Failure::new(Reason::OutputHeldOpen, message).with_exit_code(0));
         }
         126 => (
             Reason::CommandNotFound,
@@ -70,6 +79,7 @@ mod tests {
             (137, Reason::CommandKilled),
             (255, Reason::CommandFailed),
             (INPUT_LEFT, Reason::InputNotConsumed),
+            (HELD_OPEN, Reason::OutputHeldOpen),
         ] {
             assert_eq!(failure_of(status).map(|failure| failure.reason), Some(reason), "{status}");
         }

@@ -13,7 +13,7 @@ mod unseal;
 mod way;
 
 pub use answer::{AnswerError, answer};
-pub use exit::{INPUT_LEFT, failure_of, status_of};
+pub use exit::{HELD_OPEN, INPUT_LEFT, failure_of, status_of};
 pub use marker::Marker;
 pub use script::{CommandLineError, MAXIMUM_COMMAND_LINE, dump_command, restore_command};
 pub use stowaway_seal::{self as sealed, Nonce};

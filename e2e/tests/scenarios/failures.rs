@@ -42,7 +42,8 @@ async fn failing_commands_are_told_apart_and_leave_no_snapshot() -> Result<()> {
         case("killed", r#"["sh", "-c", "emit --bytes 1m; kill -9 $$"]"#, Failed, "CommandKilled", Some(137)),
         case("terminated", r#"["sh", "-c", "emit --bytes 1m; kill -15 $$"]"#, Failed, "CommandKilled", Some(143)),
         case("reads-stdin", &format!("{short} --read-stdin"), Succeeded, "Completed", Some(0)),
-        case("background-child", &format!("{short} --background-child 8"), Succeeded, "Completed", Some(0)),
+        case("background-child", &format!("{short} --background-child 8"), Failed, "OutputHeldOpen", Some(0)),
+        case("first-half", r#"["bash", "-c", "emit --bytes 1m --exit 3 | gzip"]"#, Failed, "CommandFailed", Some(3)),
         case("chatty", &format!("{short} --stderr-bytes 4m"), Succeeded, "Completed", Some(0)),
     ];
     in_namespace("failures", async |namespace: &Namespace| {
@@ -85,7 +86,6 @@ async fn failing_commands_are_told_apart_and_leave_no_snapshot() -> Result<()> {
             &backup,
             &known(&[
                 ("pod/box/main/reads-stdin", &SHORT),
-                ("pod/box/main/background-child", &SHORT),
                 ("pod/box/main/chatty", &SHORT),
                 ("pod/empty/main", &nothing),
             ]),

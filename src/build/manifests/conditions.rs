@@ -62,7 +62,9 @@ pub(super) fn is_bare() -> Condition {
 /// Whether `key`, a variable, is one whose value decides what is run in a running pod, in which of its containers, and
 /// where the output goes. (What is only read when a pod is made is no such key: its maker decides about the pod anyway.)
 pub(super) fn commands(key: &str) -> String {
-    keys_of(key, &[Role::Command, Role::RestoreCommand, Role::Container, Role::Repository], Some(DEFAULT_CONTAINER))
+    let roles =
+        [Role::Command, Role::RestoreCommand, Role::Container, Role::Repository, Role::Pipefail, Role::FormatCheck];
+    keys_of(key, &roles, Some(DEFAULT_CONTAINER))
 }
 
 /// Whether `key`, a variable, is one whose value is itself a command.

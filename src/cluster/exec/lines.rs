@@ -4,13 +4,13 @@
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use tokio::sync::mpsc;
 
 use super::watch::lock;
-use crate::model::redact;
+use crate::model::{PIPEFAIL_MISSING, redact};
 
 /// Longer lines are cut into several.
 const LONGEST_LINE: usize = 8 * 1024;
@@ -43,18 +43,25 @@ pub struct Lines {
     sender: mpsc::Sender<Line>,
     tail: Arc<Mutex<String>>,
     dropped: Arc<AtomicU64>,
+    pipefail_missing: Arc<AtomicBool>,
 }
 
 impl Lines {
     /// The sink, and where the lines come out. They may be left unread.
     pub fn new() -> (Self, mpsc::Receiver<Line>) {
         let (sender, receiver) = mpsc::channel(WAITING);
-        (Self { sender, tail: Arc::default(), dropped: Arc::default() }, receiver)
+        let lines = Self { sender, tail: Arc::default(), dropped: Arc::default(), pipefail_missing: Arc::default() };
+        (lines, receiver)
     }
 
     /// The last lines of stderr, at most 4 KiB, redacted; dropped ones are in here, too.
     pub fn tail(&self) -> String {
         lock(&self.tail).clone()
+    }
+
+    /// Whether a script reported that its shell has no `pipefail`.
+    pub fn is_pipefail_missing(&self) -> bool {
+        self.pipefail_missing.load(Ordering::Relaxed)
     }
 
     /// How many lines nobody took in time.
@@ -69,6 +76,7 @@ impl Lines {
     fn add(&self, source: LineSource, line: &[u8]) {
         let text = redact(&String::from_utf8_lossy(line));
         if source == LineSource::Stderr {
+            self.pipefail_missing.fetch_or(text == PIPEFAIL_MISSING, Ordering::Relaxed);
             let mut tail = lock(&self.tail);
             tail.push_str(&text);
             tail.push('\n');

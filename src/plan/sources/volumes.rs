@@ -182,6 +182,7 @@ fn source(
         idle_timeout: None,
         allow_empty: false,
         accept_unproven: false,
+        skip_format_check: false,
         exclude: Vec::new(),
         accept_shrunken: false,
     })

@@ -28,11 +28,32 @@ exec 3<&0 </dev/null
 w=$!
 exec 3<&-
 printf '%s ready\n' "$n"
+# Whether a process that the command left behind holds our stdout. One of our group or session that cannot be looked into
+# may hold it, too.
+held() {
+  me=$$ d=" $w "
+  table
+  for e in $t; do
+    newcomer "$e" || continue
+    holds "$p" 1 && return
+    case $u$e in 1*:*:$$:*:* | 1*:*:*:$$:*) return ;; esac
+  done
+  return 1
+}
 # exec, so that no builtin runs: echo and printf of some shells change bytes.
 (exec "$@")
 s=$?
+# The end of a stream is that of its last writer. Others that still hold our stdout after two seconds may write more, and
+# nobody will know how they end: status 257.
+c=0
+while [ "$s" = 0 ] && held 2>/dev/null; do
+  [ "$c" -lt 2 ] || { s=257 && break; }
+  sleep 1
+  c=$((c + 1))
+done
 printf '%s%d\n' "$n" "$s"
 exec 9</dev/null
 # A signal interrupts the first wait.
 wait "$w" || wait "$w"
+[ "$s" -le 255 ] || s=125
 exit "$s"

@@ -210,32 +210,73 @@ async fn window_closes_without_acknowledgements_and_opens_with_them() {
 async fn command_that_ended_while_the_window_was_closed_loses_nothing() {
     let all = noise(Window::DUMP.bytes as usize + 12 * 32_768);
     let container = Container::start().await;
-    // Some of these leave their last bytes in the pipe, which a child holds open.
+    // Some of these leave their last bytes in the pipe. The time until they are read does not count as held open.
     for length in (0..12).map(|n| all.len() - n * 32_768) {
         let folder = OpenFolder::new();
         let file = folder.file("data");
         std::fs::write(&file, &all[..length]).unwrap();
-        let command = words(&["sh", "-c", "sleep 1000 & exec cat \"$0\"", file.to_str().unwrap()]);
+        let command = words(&["cat", file.to_str().unwrap()]);
         let mut remote = Remote::ready(&container, &["--hurry", "20"], &command).await;
         remote.slow = true;
-        let (data, _) = remote.dump().await;
+        let (data, trailer) = remote.dump().await;
         assert!(data == all[..length], "{} of {length} bytes", data.len());
+        assert_eq!(trailer.outcome, Outcome::Exited(0));
         remote.cut().await;
     }
 }
 
 #[tokio::test]
-async fn background_child_that_writes_after_the_end_contradicts_it() {
-    let folder = OpenFolder::new();
+async fn stdout_that_is_held_open_after_the_end_is_never_sealed() {
+    at_once(
+        [
+            // Silent, writing with pauses, writing without a pause, and out of the group.
+            "sleep 1000 & echo $! >PID; echo early",
+            "(while sleep 0.05; do echo late; done) & echo $! >PID; echo early",
+            "yes & echo $! >PID",
+            "/usr/bin/setsid sleep 1000 & echo $! >PID",
+        ],
+        async |script| {
+            let folder = OpenFolder::new();
+            let container = Container::start().await;
+            let script = script.replace("PID", folder.file("pid").to_str().unwrap());
+            let mut remote = Remote::ready(&container, &["--hurry", "20"], &words(&["sh", "-c", &script])).await;
+            let pid = folder.pid().await;
+            let mut ended = None;
+            let fault = loop {
+                match remote.frame().await.expect("it ended too early") {
+                    Frame::Trailer(trailer) => panic!("{script}: sealed as {trailer:?}"),
+                    Frame::Data(data) => remote.acknowledge(data.len() as u64).await,
+                    Frame::Ended(outcome) => ended = Some(outcome),
+                    Frame::Fault(fault) => break fault,
+                    _ => {}
+                }
+            };
+            assert_eq!((fault, ended), (Fault::HeldOpen, Some(Outcome::Exited(0))), "{script}");
+            let mut said = String::new();
+            remote.stderr.read_to_string(&mut said).await.unwrap();
+            assert!(said.contains(" still holds the command's stdout"), "{script}: {said}");
+            assert!(!container.lives(&pid), "{script}: it lives on");
+            assert_ne!(remote.exit().await, Some(0), "{script}");
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn background_child_that_ends_soon_after_the_command_belongs_to_the_stream() {
     let container = Container::start().await;
-    let gate = folder.file("gate");
-    let script = "mkfifo \"$0\"; (read -r _ <\"$0\"; echo late) & echo early; exit 0";
-    let command = words(&["sh", "-c", script, gate.to_str().unwrap()]);
+    let command = words(&["sh", "-c", "(sleep 0.2; echo late) & echo early"]);
+    let (data, outcome, _) = run(&container, &command).await;
+    assert_eq!((&data[..], outcome), (&b"early\nlate\n"[..], Outcome::Exited(0)));
+}
+
+#[tokio::test]
+async fn command_that_failed_says_so_whoever_holds_its_stdout() {
+    let container = Container::start().await;
+    let command = words(&["sh", "-c", "sleep 1000 & exit 7"]);
     let mut remote = Remote::ready(&container, &["--hurry", "20"], &command).await;
-    let (data, trailer) = remote.dump().await;
-    assert_eq!((&data[..], trailer.outcome), (&b"early\n"[..], Outcome::Exited(0)));
-    tokio::fs::write(&gate, "\n").await.unwrap();
-    assert_eq!(remote.until(|frame| matches!(frame, Frame::Fault(_))).await, Frame::Fault(Fault::WentOn));
+    let (_, trailer) = remote.dump().await;
+    assert_eq!(trailer.outcome, Outcome::Exited(7));
     remote.cut().await;
 }
 

@@ -36,6 +36,8 @@ pub struct Remote {
     pub ours: FrameEncoder,
     /// Acknowledges data only when nothing else comes any more.
     pub slow: bool,
+    /// Bytes of data on the wire that were acknowledged by [`Remote::acknowledge`].
+    acknowledged: u64,
 }
 
 impl Remote {
@@ -59,6 +61,7 @@ impl Remote {
             frames: FrameDecoder::new(&nonce()),
             ours: FrameEncoder::new(&nonce()),
             slow: false,
+            acknowledged: 0,
         }
     }
 
@@ -117,6 +120,12 @@ impl Remote {
                 return frame;
             }
         }
+    }
+
+    /// Acknowledges so many bytes more.
+    pub async fn acknowledge(&mut self, bytes: u64) {
+        self.acknowledged += bytes;
+        self.say(Frame::Acknowledge(self.acknowledged)).await;
     }
 
     /// Reads a dump to its trailer, which must be true.

@@ -169,6 +169,7 @@ async fn helper_that_gives_up_says_why() {
         (Fault::Silence, Reason::StreamCut),
         (Fault::Corrupt, Reason::StreamContradicted),
         (Fault::WentOn, Reason::StreamContradicted),
+        (Fault::HeldOpen, Reason::OutputHeldOpen),
     ] {
         let mut wire = Answer::Ready.line(&nonce()).to_vec();
         FrameEncoder::new(&nonce()).encode(&Frame::Fault(fault), &mut wire);
@@ -326,6 +327,7 @@ async fn sealed_dump_is_stored_and_comes_back_sealed() {
         limits: Limits::default(),
         allow_empty: false,
         accept_unproven: false,
+        skip_format_check: false,
     };
     let dump = DumpFrom::Local(way(), words(&["cat", &path(&from)]));
     let never = CancellationToken::new;

@@ -133,6 +133,7 @@ async fn pack_that_is_lost_while_a_run_relies_on_it_fails_the_run() {
 
 fn run_of(identity: SnapshotIdentity) -> BackupRun {
     BackupRun {
+        skip_format_check: false,
         source: "deployment/shop/db".parse::<SourceName>().unwrap(),
         alternative_path: identity.path.clone(),
         identity,

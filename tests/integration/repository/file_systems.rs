@@ -482,7 +482,7 @@ async fn whatever_restic_stored_of_a_file_system_comes_back_or_is_named() {
     }
     // The other way round.
     let rules = super::folders::at("2026-05-04T03:02:01Z");
-    let stored = repository.store_folder(&claim(), &rules, &source, Arc::default()).await.unwrap();
+    let stored = repository.store_folder(&super::folders::claim(), &rules, &source, Arc::default()).await.unwrap();
     repository.close().await;
     newest().check(&at);
     let target = folder_in(place.path(), "by-restic");

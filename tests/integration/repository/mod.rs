@@ -38,6 +38,7 @@ mod suspect;
 mod torture;
 mod trust;
 mod upkeep;
+mod whole_dumps;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 

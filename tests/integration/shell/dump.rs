@@ -1,7 +1,7 @@
 //! The dump form under real shells: what comes out, how it ends, and that nothing is left behind.
 
-use stowaway::seal::dump_command;
-use tokio::{io::AsyncReadExt, process::Command, time::timeout};
+use stowaway::seal::{HELD_OPEN, dump_command};
+use tokio::{process::Command, time::timeout};
 
 use super::{Container, DEADLINE, OpenFolder, Remote, SHELLS, Shell, at_once, by, nonce, shells_and_detours, words};
 
@@ -82,21 +82,48 @@ async fn trailer_of_another_nonce_is_data() {
 }
 
 #[tokio::test]
-async fn background_child_that_writes_after_the_end_contradicts_it() {
-    at_once(SHELLS, async |shell| {
+async fn stdout_that_is_held_open_after_the_end_is_never_called_whole() {
+    let scripts = [
+        "sleep 1000 & echo $! >PID; echo early",
+        "(while sleep 0.05; do echo late; done) & echo $! >PID; echo early",
+        "/usr/bin/setsid sleep 1000 & echo $! >PID",
+        // By another descriptor than 1.
+        "exec 5>&1; sleep 1000 >/dev/null & echo $! >PID",
+    ];
+    let cases = SHELLS.iter().flat_map(|shell| scripts.map(|script| (*shell, script)));
+    at_once(cases, async |(shell, script)| {
         let folder = OpenFolder::new();
         let container = Container::start().await;
-        let gate = folder.file("gate");
-        let script = "mkfifo \"$0\"; (read -r _ <\"$0\"; echo late) & exit 0";
-        let mut remote = start(&container, shell, &words(&["sh", "-c", script, gate.to_str().unwrap()]));
+        let script = script.replace("PID", folder.file("pid").to_str().unwrap());
+        let mut remote = start(&container, shell, &words(&["sh", "-c", &script]));
         remote.send(&nonce().line()).await;
+        let pid = folder.pid().await;
         remote.read().await;
-        assert_eq!(remote.unsealer.exit_status(), Some(0));
-        tokio::fs::write(&gate, "\n").await.unwrap();
-        let mut buffer = [0; 16];
-        let length = timeout(DEADLINE, remote.stdout.read(&mut buffer)).await.unwrap().unwrap();
-        remote.unsealer.push(&buffer[..length]).unwrap_err();
+        assert_eq!(remote.unsealer.exit_status(), Some(HELD_OPEN), "{shell:?} {script}");
+        // What follows when nobody acknowledges it.
         remote.cut().await;
+        container.is_gone(&pid).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn background_child_that_ends_soon_after_the_command_belongs_to_the_stream() {
+    at_once(SHELLS, async |shell| {
+        for (script, all, status) in [
+            ("(sleep 0.2; echo late) & echo early", "early\nlate\n", 0),
+            // It holds nothing of ours.
+            ("sleep 1000 >/dev/null 2>&1 & echo early", "early\n", 0),
+            ("sleep 1000 & exit 7", "", 7),
+        ] {
+            let container = Container::start().await;
+            let mut remote = start(&container, shell, &words(&["sh", "-c", script]));
+            remote.send(&nonce().line()).await;
+            let data = remote.read().await;
+            let said = String::from_utf8(data).unwrap();
+            assert_eq!((&said[..], remote.unsealer.exit_status()), (all, Some(status)), "{shell:?} {script}");
+            remote.cut().await;
+        }
     })
     .await;
 }

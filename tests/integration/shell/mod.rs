@@ -3,6 +3,7 @@
 pub mod container;
 mod dump;
 mod fake_carrier;
+mod pipes;
 mod protocol;
 mod restore;
 

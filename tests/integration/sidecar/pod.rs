@@ -207,6 +207,7 @@ impl Pod {
             idle_timeout: None,
             allow_empty: false,
             accept_unproven: false,
+            skip_format_check: false,
         };
         Task {
             backend: self.backend(),
@@ -230,7 +231,6 @@ impl Pod {
             exclude: Vec::new(),
             accept_shrunken: false,
             source: source.parse().unwrap(),
-            accept_shrunken: false,
             timeout: None,
         };
         Task {

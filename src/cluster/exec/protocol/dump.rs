@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     model::{Failure, Proof, Reason},
-    seal::{Nonce, UnsealError, Unsealer, failure_of},
+    seal::{HELD_OPEN, Nonce, UnsealError, Unsealer, failure_of},
     stream::{End, Piece, PieceSender},
 };
 
@@ -86,6 +86,10 @@ impl Receiver<'_> {
             }
         }
         let status = self.data(session).await?;
+        if let Some(failure) = failure_of(status).filter(|_| status == HELD_OPEN) {
+            // Without an acknowledgement the session is cancelled, which ends what the command left behind.
+            return Err(failure.into());
+        }
         let bytes = self.unsealer.bytes();
         let stderr = &mut self.stderr;
         let acknowledged = acknowledge(session, nonce.line(), |output| match output {

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     model::{Failure, Reason},
     seal::{
-        Nonce,
+        HELD_OPEN, Nonce, failure_of,
         sealed::{
             Answer, Fault, Frame, FrameDecoder, FrameError, LONGEST_LINE, OpenError, SealError, VERSION, hello,
             parse_answer,
@@ -205,6 +205,11 @@ pub(super) fn out_of_place() -> Failure {
 
 /// Why a helper gave up by itself.
 pub(super) fn gave_up(fault: Fault) -> Failure {
+    if fault == Fault::HeldOpen
+        && let Some(failure) = failure_of(HELD_OPEN)
+    {
+        return failure;
+    }
     let (reason, why) = match fault {
         Fault::Corrupt => (Reason::StreamContradicted, "what it received was damaged on its way"),
         Fault::Silence => (Reason::StreamCut, "it heard nothing from us for too long"),
@@ -213,7 +218,8 @@ pub(super) fn gave_up(fault: Fault) -> Failure {
             Reason::StreamContradicted,
             "the stream went on after its end: the command left a background process behind that writes to stdout",
         ),
-        Fault::Internal => (Reason::InternalError, "it failed; see the lines of stderr"),
+        // The former has a failure of its own.
+        Fault::HeldOpen | Fault::Internal => (Reason::InternalError, "it failed; see the lines of stderr"),
     };
     Failure::new(reason, format!("the helper gave up: {why}"))
 }

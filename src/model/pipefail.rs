@@ -1,0 +1,306 @@
+//! The script of a command line such as `sh -c SCRIPT`, and the same command line with the shell's option `pipefail`.
+//!
+//! Without that option a pipe has the exit status of its last command: `pg_dump shop | gzip` succeeds although `pg_dump`
+//! failed. It must not know who runs the command, nor which shell a container has: the script itself tries the option.
+
+/// What the script writes to stderr where its shell does not have the option.
+pub const PIPEFAIL_MISSING: &str =
+    "stowaway: this shell has no pipefail: only the last command of a pipe is judged by its exit status";
+
+/// Shells that take a script by `-c`.
+const SHELLS: [&str; 8] = ["sh", "bash", "ash", "dash", "ksh", "ksh93", "mksh", "zsh"];
+/// Programs that run the program behind their own options.
+const WRAPPERS: [&str; 25] = [
+    "busybox",
+    "catatonit",
+    "chpst",
+    "chroot",
+    "chrt",
+    "doas",
+    "dumb-init",
+    "env",
+    "flock",
+    "gosu",
+    "ionice",
+    "nice",
+    "nohup",
+    "runuser",
+    "setpriv",
+    "setsid",
+    "setuidgid",
+    "stdbuf",
+    "su-exec",
+    "sudo",
+    "taskset",
+    "time",
+    "timeout",
+    "tini",
+    "toybox",
+];
+/// Programs that have the shell of a user run a script.
+const SWITCHERS: [&str; 2] = ["su", "runuser"];
+/// Options of shells that take the next word.
+const LONG_OPTIONS_WITH_VALUE: [&str; 2] = ["--rcfile", "--init-file"];
+
+/// A script within a command line.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ShellScript<'a> {
+    argv: &'a [String],
+    /// Which word it is.
+    at: usize,
+}
+
+impl<'a> ShellScript<'a> {
+    /// The script that the command line has a shell run; none where no shell with `-c` is found.
+    pub fn of(argv: &'a [String]) -> Option<Self> {
+        let at = script_at(argv, 0)?;
+        (at < argv.len()).then_some(Self { argv, at })
+    }
+
+    fn text(&self) -> &'a str {
+        &self.argv[self.at]
+    }
+
+    /// Whether the command line decides on the option by itself, which then stays as it is.
+    pub fn decides(&self) -> bool {
+        self.argv[..=self.at].iter().any(|word| word.contains("pipefail"))
+    }
+
+    /// Whether the script has a pipe outside of quotes. Words such as the patterns of `case` may look like one.
+    pub fn has_pipe(&self) -> bool {
+        pipes(self.text()).0
+    }
+
+    /// Whether a pipe is in quotes, and a shell within the script may be what runs it. The option does not reach it.
+    pub fn has_nested_pipe(&self) -> bool {
+        let words: Vec<&str> = self.text().split([' ', '\t', '\n', '\'', '"', ';', '(', '&', '|']).collect();
+        let is_shell = |word: &str| SHELLS.contains(&name_of(word)) || SWITCHERS.contains(&name_of(word));
+        let shell = words.iter().position(|word| is_shell(word));
+        let is_given = |from: usize| words[from..].iter().any(|word| is_cluster_with_c(word));
+        pipes(self.text()).1 && shell.is_some_and(is_given)
+    }
+
+    /// The command line whose script first sets the option where its shell has it. All else is as it was: `$0`, the
+    /// arguments, the options of the shell, and the numbers of lines, since the words are put into the first line.
+    pub fn with_pipefail(&self) -> Vec<String> {
+        let otherwise = if self.has_pipe() { format!("echo '{PIPEFAIL_MISSING}' >&2") } else { ":".to_owned() };
+        let mut argv = self.argv.to_vec();
+        // A list with || never ends a shell with -e. The first try is in a subshell, because POSIX has a shell end when a
+        // special builtin such as set fails.
+        argv[self.at] = format!("(set -o pipefail) 2>/dev/null && set -o pipefail || {otherwise}; {}", self.text());
+        argv
+    }
+}
+
+/// The last part of a path.
+fn name_of(program: &str) -> &str {
+    program.rsplit('/').next().unwrap_or(program)
+}
+
+/// Which word is the script if the word at `at` is the program.
+fn script_at(argv: &[String], at: usize) -> Option<usize> {
+    let name = name_of(argv.get(at)?);
+    if SHELLS.contains(&name) {
+        return script_of_shell(argv, at + 1);
+    }
+    let script = if SWITCHERS.contains(&name) { script_of_switcher(argv, at + 1) } else { None };
+    if script.is_some() || !WRAPPERS.contains(&name) {
+        return script;
+    }
+    (at + 1..argv.len()).find_map(|program| {
+        let name = name_of(&argv[program]);
+        let is_candidate = SHELLS.contains(&name) || SWITCHERS.contains(&name);
+        if is_candidate { script_at(argv, program) } else { None }
+    })
+}
+
+/// Behind the options of a shell, if `-c` is one of them.
+fn script_of_shell(argv: &[String], first: usize) -> Option<usize> {
+    let mut at = first;
+    let mut takes_script = false;
+    while let Some(word) = argv.get(at) {
+        if matches!(word.as_str(), "-" | "--") {
+            at += 1;
+            break;
+        }
+        if word.starts_with("--") {
+            at += 1 + usize::from(LONG_OPTIONS_WITH_VALUE.contains(&word.as_str()));
+            continue;
+        }
+        let Some(letters) = word.strip_prefix(['-', '+']).filter(|letters| !letters.is_empty()) else { break };
+        // A restricted shell may not redirect, which the words of the option need.
+        if letters.contains('r') {
+            return None;
+        }
+        takes_script |= word.starts_with('-') && letters.contains('c');
+        at += 1 + letters.matches(['o', 'O']).count();
+    }
+    takes_script.then_some(at)
+}
+
+/// Behind `-c` or `--command`. The user's shell is not known, unless it is named.
+fn script_of_switcher(argv: &[String], first: usize) -> Option<usize> {
+    let own: Vec<&str> = argv[first..].iter().map(String::as_str).take_while(|word| *word != "--").collect();
+    let shell = own.iter().position(|word| matches!(*word, "-s" | "--shell")).and_then(|at| own.get(at + 1));
+    if shell.is_some_and(|shell| !SHELLS.contains(&name_of(shell))) {
+        return None;
+    }
+    let at = own.iter().position(|word| *word == "--command" || is_cluster_with_c(word))?;
+    Some(first + at + 1)
+}
+
+/// Whether the word is letters of options of which the last is `c`, such as `-c` and `-lc`.
+fn is_cluster_with_c(word: &str) -> bool {
+    word.strip_prefix('-').is_some_and(|letters| {
+        letters.contains('c') && letters.len() <= 6 && letters.bytes().all(|letter| letter.is_ascii_lowercase())
+    })
+}
+
+/// Whether there is a pipe outside of quotes, and whether there is one within.
+fn pipes(script: &str) -> (bool, bool) {
+    let (mut outside, mut within) = (false, false);
+    let mut quote: Option<char> = None;
+    let mut before = '\n';
+    let mut characters = script.chars().peekable();
+    while let Some(character) = characters.next() {
+        match (quote, character) {
+            (None | Some('"'), '\\') => drop(characters.next()),
+            (Some(open), _) if character == open => quote = None,
+            (Some(_), character) => within |= character == '|',
+            (None, '\'' | '"') => quote = Some(character),
+            (None, '#') if before.is_whitespace() || matches!(before, ';' | '(' | '&') => {
+                while characters.next_if(|character| *character != '\n').is_some() {}
+            }
+            (None, '|') if characters.next_if_eq(&'|').is_none() && before != '>' => outside = true,
+            (None, _) => {}
+        }
+        before = character;
+    }
+    (outside, within)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    fn script(line: &[&str]) -> Option<usize> {
+        ShellScript::of(&words(line)).map(|script| script.at)
+    }
+
+    #[test]
+    fn script_of_a_shell_is_found_wherever_it_stands() {
+        for (line, at) in [
+            (&["sh", "-c", "x"][..], 2),
+            (&["/bin/bash", "-ec", "x", "name", "argument"], 2),
+            (&["bash", "-o", "errexit", "-c", "x"], 4),
+            (&["bash", "-euo", "posix", "-c", "x"], 4),
+            (&["bash", "-c", "-e", "x"], 3),
+            (&["bash", "--norc", "--rcfile", "/f", "-lc", "--", "x"], 6),
+            (&["dash", "-c", "--", "x"], 3),
+            (&["zsh", "+e", "-c", "x"], 3),
+            (&["/usr/bin/env", "sh", "-c", "x"], 3),
+            (&["env", "-i", "A=b", "/bin/sh", "-c", "x"], 5),
+            (&["busybox", "sh", "-c", "x"], 3),
+            (&["timeout", "60", "nice", "-n", "5", "busybox", "ash", "-c", "x"], 8),
+            (&["gosu", "postgres", "bash", "-c", "x"], 4),
+            (&["sudo", "-u", "postgres", "--", "sh", "-c", "x"], 6),
+            (&["su", "postgres", "-c", "x"], 3),
+            (&["su", "-", "postgres", "-s", "/bin/sh", "-c", "x"], 6),
+            (&["runuser", "-l", "postgres", "-c", "x"], 4),
+            (&["runuser", "-u", "postgres", "--", "sh", "-c", "x"], 6),
+            (&["sudo", "su", "postgres", "--command", "x"], 4),
+        ] {
+            assert_eq!(script(line), Some(at), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn other_command_lines_have_no_script() {
+        for line in [
+            &["pg_dump", "-c", "x"][..],
+            &["echo", "sh", "-c", "x"],
+            &["sh", "/backup.sh", "-c", "x"],
+            &["sh", "-c"],
+            &["sh"],
+            &["bash", "-rc", "x"],
+            &["su", "postgres"],
+            &["su", "-s", "/usr/bin/fish", "postgres", "-c", "x"],
+            &["env", "A=b", "pg_dump"],
+            &[],
+        ] {
+            assert_eq!(script(line), None, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn pipes_are_told_from_what_looks_like_one() {
+        for (text, expected) in [
+            ("pg_dump | gzip", (true, false)),
+            ("pg_dump|gzip", (true, false)),
+            ("a |& b", (true, false)),
+            ("a || b", (false, false)),
+            ("a || b | c", (true, false)),
+            ("a '|' b", (false, true)),
+            ("a \"x|y\" \\| b", (false, true)),
+            ("a \"\\\"|\" b", (false, true)),
+            ("a # b | c", (false, false)),
+            ("a#b | c", (true, false)),
+            ("a # b | c\nd | e", (true, false)),
+            ("a >| b", (false, false)),
+            ("", (false, false)),
+            ("it's | not", (false, true)),
+        ] {
+            assert_eq!(pipes(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn pipe_of_a_shell_within_the_script_is_nested() {
+        for (text, is_nested) in [
+            ("su postgres -c 'pg_dump | gzip'", true),
+            ("exec sh -ec \"a | b\"", true),
+            ("grep 'a|b' -c", false),
+            ("sh -c 'a; b'", false),
+        ] {
+            let argv = words(&["sh", "-c", text]);
+            assert_eq!(ShellScript::of(&argv).unwrap().has_nested_pipe(), is_nested, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn command_line_that_decides_itself_is_known() {
+        for line in [
+            &["bash", "-o", "pipefail", "-c", "x"][..],
+            &["bash", "-c", "set -euo pipefail; x"],
+            &["bash", "-c", "set +o pipefail; x"],
+        ] {
+            assert!(ShellScript::of(&words(line)).unwrap().decides(), "{line:?}");
+        }
+        // An argument is no part of the script.
+        assert!(!ShellScript::of(&words(&["sh", "-c", "x", "pipefail"])).unwrap().decides());
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_but_the_beginning_of_the_script_changes(
+            line in proptest::collection::vec("(sh|bash|env|su|-c|-e|--|[a|'\"# \\\\\n]{0,6})", 0..6)
+        ) {
+            if let Some(script) = ShellScript::of(&line) {
+                let changed = script.with_pipefail();
+                prop_assert_eq!(changed.len(), line.len());
+                for (at, (new, old)) in changed.iter().zip(&line).enumerate() {
+                    let is_kept = if at == script.at { new.ends_with(old.as_str()) } else { new == old };
+                    prop_assert!(is_kept);
+                }
+                let added = &changed[script.at][..changed[script.at].len() - line[script.at].len()];
+                prop_assert!(!added.contains('\n'));
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Recognises the format of a dump as it passes, and whether the end of that format was there.
+//!
+//! A command that exits 0 can have written half a dump, for example because a program in a script failed unseen. A format
+//! is judged only when its beginning is unmistakable; any other stream is left as it is. What is in gzip or Zstandard is
+//! looked at, too, one level deep. Memory is bounded whatever the stream holds. It must not know where the bytes come from.
+
+mod bbolt;
+mod gzip;
+mod held;
+mod mongodump;
+mod pg_custom;
+mod redis;
+mod sqlite;
+mod tar;
+mod text;
+mod xz;
+mod zstd;
+
+#[cfg(test)]
+mod tests;
+
+/// How many bytes decide on the format: a block of tar is the longest beginning.
+const HEAD: usize = 512;
+
+/// What is known of the end of a stream of a known format.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum FormatEnd {
+    /// The end of the format was there.
+    Whole,
+    /// The end was there, and nothing is within: a command before `gzip` in a pipe has failed, or had nothing to write.
+    Empty,
+    /// The end was not there: what is missing or wrong, as the end of a sentence.
+    Missing(String),
+    /// The format does not show its end, or uses something of which this module knows too little.
+    Unknown,
+}
+
+/// A format that was recognised.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Recognised {
+    /// For example `PostgreSQL dump in gzip`.
+    pub format: String,
+    /// What is known of its end.
+    pub end: FormatEnd,
+}
+
+/// A format whose beginning was there.
+trait Format: Send {
+    /// Takes the next bytes, however they are cut; the first are the beginning itself.
+    fn push(&mut self, bytes: &[u8]);
+
+    /// The verdict after the last byte.
+    fn finish(self: Box<Self>) -> Recognised;
+}
+
+/// Looks at one stream.
+#[derive(Default)]
+pub struct Recogniser {
+    head: Vec<u8>,
+    is_decided: bool,
+    is_inner: bool,
+    format: Option<Box<dyn Format>>,
+}
+
+impl Recogniser {
+    /// For what is within a compressed stream: a compressed stream in there is not looked into.
+    fn inner() -> Self {
+        Self { is_inner: true, ..Self::default() }
+    }
+
+    /// Takes the next bytes, however they are cut.
+    pub fn push(&mut self, mut bytes: &[u8]) {
+        if !self.is_decided {
+            let (begin, rest) = bytes.split_at(bytes.len().min(HEAD - self.head.len()));
+            self.head.extend_from_slice(begin);
+            bytes = rest;
+            if self.head.len() == HEAD {
+                self.decide();
+            }
+        }
+        if let Some(format) = self.format.as_mut().filter(|_| !bytes.is_empty()) {
+            format.push(bytes);
+        }
+    }
+
+    /// What the stream was; none if its format is not known.
+    pub fn finish(mut self) -> Option<Recognised> {
+        if !self.is_decided {
+            self.decide();
+        }
+        self.format.map(Format::finish)
+    }
+
+    fn decide(&mut self) {
+        self.is_decided = true;
+        let head = std::mem::take(&mut self.head);
+        self.format = format_of(&head, self.is_inner);
+        if let Some(format) = &mut self.format {
+            format.push(&head);
+        }
+    }
+}
+
+fn format_of(head: &[u8], is_inner: bool) -> Option<Box<dyn Format>> {
+    Some(match head {
+        _ if gzip::is_begun(head) => Box::new(gzip::Gzip::new(is_inner)),
+        _ if zstd::is_begun(head) => Box::new(zstd::Zstd::new(is_inner)),
+        _ if xz::is_begun(head) => Box::new(xz::Xz::default()),
+        _ if tar::is_begun(head) => Box::new(tar::Tar::default()),
+        _ if pg_custom::is_begun(head) => Box::new(pg_custom::PgCustom::default()),
+        _ if mongodump::is_begun(head) => Box::new(mongodump::Mongodump::default()),
+        _ if redis::is_begun(head) => Box::new(redis::Redis::new(head)),
+        _ if sqlite::is_begun(head) => Box::new(sqlite::Sqlite::default()),
+        _ if bbolt::is_begun(head) => Box::new(bbolt::Bbolt::default()),
+        _ => Box::new(text::Text::of(head)?),
+    })
+}
+
+/// The verdict on a compressed stream that is whole itself: that of what is in it. `length` is that of what was looked at.
+fn within(compression: &str, inner: Option<(Recogniser, u64)>) -> Recognised {
+    let end = if matches!(inner, Some((_, 0))) { FormatEnd::Empty } else { FormatEnd::Whole };
+    match inner.and_then(|(inner, _)| inner.finish()) {
+        Some(inner) => Recognised { format: format!("{} in {compression}", inner.format), end: inner.end },
+        None => Recognised { format: compression.to_owned(), end },
+    }
+}
+
+fn missing(format: &str, what: impl Into<String>) -> Recognised {
+    Recognised { format: format.to_owned(), end: FormatEnd::Missing(what.into()) }
+}
+
+fn whole(format: &str) -> Recognised {
+    Recognised { format: format.to_owned(), end: FormatEnd::Whole }
+}
+
+fn unknown(format: &str) -> Recognised {
+    Recognised { format: format.to_owned(), end: FormatEnd::Unknown }
+}
+
+/// Moves bytes from `bytes` to `into` until that has `length`.
+fn append(into: &mut Vec<u8>, length: usize, bytes: &mut &[u8]) {
+    let (taken, rest) = bytes.split_at(bytes.len().min(length.saturating_sub(into.len())));
+    into.extend_from_slice(taken);
+    *bytes = rest;
+}
+
+/// The same by value: the bytes if there are as many, else as an error what is there.
+fn fill(mut held: Vec<u8>, length: usize, bytes: &mut &[u8]) -> Result<Vec<u8>, Vec<u8>> {
+    append(&mut held, length, bytes);
+    if held.len() >= length { Ok(held) } else { Err(held) }
+}
+
+/// Takes at most `left` bytes off `bytes`, counts them, and gives them.
+fn take<'a>(left: &mut u64, bytes: &mut &'a [u8]) -> &'a [u8] {
+    let length = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+    let (taken, rest) = bytes.split_at(length);
+    *left -= length as u64;
+    *bytes = rest;
+    taken
+}
+
+/// Whether one of the two is a beginning of the other.
+fn agree(bytes: &[u8], magic: &[u8]) -> bool {
+    bytes.iter().zip(magic).all(|(one, other)| one == other)
+}
+
+/// The little-endian number of at most eight bytes.
+fn little_endian(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}

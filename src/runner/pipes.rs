@@ -1,0 +1,127 @@
+//! Which commands of a pipe count: a shell's script runs with `pipefail`, and the report says what that means for it.
+//!
+//! It must not know where the command runs.
+
+use crate::{
+    model::{Reason, ShellScript, SourceReport, Verdict},
+    seal::{dump_command, restore_command},
+};
+
+/// The status of a command that wrote into a pipe whose reader had ended (128 and SIGPIPE).
+const BROKEN_PIPE: i32 = 141;
+
+/// A command as it is run.
+#[derive(Clone)]
+pub struct JudgedCommand {
+    argv: Vec<String>,
+    /// Whether a pipe is in a script that was given the option.
+    has_judged_pipe: bool,
+}
+
+impl JudgedCommand {
+    /// `argv`, with the option in front of its script where `pipefail` wants that and the script does not name it itself.
+    pub fn new(argv: Vec<String>, pipefail: bool) -> Self {
+        let script = ShellScript::of(&argv).filter(|script| pipefail && !script.decides());
+        let changed = script.map(|script| (script.with_pipefail(), script.has_pipe()));
+        // A command line that just fits into a request has to go on fitting.
+        let fits = |argv: &[String]| dump_command(argv).is_ok() && restore_command(argv).is_ok();
+        match changed.filter(|(changed, _)| fits(changed)) {
+            Some((argv, has_judged_pipe)) => Self { argv, has_judged_pipe },
+            None => Self { argv, has_judged_pipe: false },
+        }
+    }
+
+    /// Program and arguments.
+    pub fn argv(&self) -> &[String] {
+        &self.argv
+    }
+
+    /// The report, which names the option and how to do without it where the option may be why the command failed.
+    pub fn explain(&self, mut report: SourceReport) -> SourceReport {
+        let is_by_status =
+            matches!(report.reason, Reason::CommandFailed | Reason::CommandKilled | Reason::CommandNotFound);
+        if !self.has_judged_pipe || report.verdict != Verdict::Failed || !is_by_status || has_missing(&report) {
+            return report;
+        }
+        let why = if report.exit_code == Some(BROKEN_PIPE) {
+            "a command of the pipe was still writing when a later one, such as head, had ended"
+        } else {
+            "the failed command may be any of the pipe"
+        };
+        report.message += "; the script runs with pipefail, so ";
+        report.message += why;
+        report.message += ": to judge only the last one, annotate stowaway.dev/pipefail: \"false\", or begin the script with \
+            `set +o pipefail;`";
+        report
+    }
+}
+
+/// What a report says of a script whose shell has no `pipefail`.
+const MISSING: &str = "only the last command of the script's pipe was judged, since the shell has no pipefail: use bash or \
+    busybox sh for the script, or write the dump without a pipe";
+
+/// Adds what a script said of its shell.
+pub(super) fn report_missing(report: &mut SourceReport, is_missing: bool) {
+    if is_missing {
+        let separator = if report.message.is_empty() { "" } else { "; " };
+        report.message.push_str(separator);
+        report.message.push_str(MISSING);
+    }
+}
+
+fn has_missing(report: &SourceReport) -> bool {
+    report.message.contains(MISSING)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::Failure;
+
+    fn judged(script: &str, pipefail: bool) -> JudgedCommand {
+        JudgedCommand::new(vec!["sh".to_owned(), "-c".to_owned(), script.to_owned()], pipefail)
+    }
+
+    fn failed(status: i32) -> SourceReport {
+        let failure = Failure::new(Reason::CommandFailed, "it failed").with_exit_code(status);
+        SourceReport::failed(failure, Duration::ZERO)
+    }
+
+    #[test]
+    fn failed_pipe_names_the_option_and_how_to_do_without() {
+        for (status, part) in [(1, "any of the pipe"), (BROKEN_PIPE, "such as head")] {
+            let message = judged("a | b", true).explain(failed(status)).message;
+            for part in [part, "stowaway.dev/pipefail: \"false\"", "set +o pipefail"] {
+                assert!(message.starts_with("it failed; ") && message.contains(part), "{message}");
+            }
+        }
+    }
+
+    #[test]
+    fn option_is_not_named_where_it_is_not_the_cause() {
+        for (command, report) in [
+            (judged("a; b", true), failed(1)),
+            (judged("a | b", false), failed(1)),
+            (judged("set -o pipefail; a | b", true), failed(1)),
+            (judged("a | b", true), SourceReport::done(Duration::ZERO)),
+            (judged("a | b", true), SourceReport::failed(Failure::new(Reason::Timeout, "t"), Duration::ZERO)),
+        ] {
+            assert_eq!(command.explain(report.clone()), report);
+        }
+        let mut report = failed(1);
+        report_missing(&mut report, true);
+        assert_eq!(judged("a | b", true).explain(report.clone()), report);
+    }
+
+    #[test]
+    fn script_that_fits_without_the_option_is_not_made_too_long() {
+        let longest = (1..16 * 1024).rev().map(|length| vec!["sh".to_owned(), "-c".to_owned(), "x".repeat(length)]);
+        let longest = longest.into_iter().find(|argv| dump_command(argv).is_ok() && restore_command(argv).is_ok());
+        let argv = longest.unwrap();
+        assert_eq!(JudgedCommand::new(argv.clone(), true).argv(), argv);
+        assert_ne!(judged("x", true).argv()[2], "x");
+        assert_eq!(judged("x", false).argv()[2], "x");
+    }
+}
