@@ -3,6 +3,7 @@
 //! Pure data. It must not know Kubernetes clients, stores, clocks or files.
 
 mod archive;
+mod escape;
 mod excludes;
 pub mod injected;
 mod part;
@@ -16,6 +17,7 @@ mod task;
 mod upkeep;
 
 pub use archive::{ArchiveFormat, ArchiveReport, ArchiveRestore, archive_name, wrong_archive_name};
+pub use escape::{Escaping, escape, escape_lines};
 pub use excludes::{Excludes, MAXIMUM_PATTERNS};
 pub use part::{DataPart, DataPartError};
 pub use quantity::billionths;
