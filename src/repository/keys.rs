@@ -105,7 +105,7 @@ async fn list(repository: &Repository) -> Result<Vec<KeySummary>, RepositoryErro
         // Gone since the listing.
         let Some(content) = store.read(Kind::Key, &id).await? else { continue };
         let file: KeyFile = serde_json::from_slice(&content)
-            .map_err(|error| store.damaged(format!("{}: {error}", Kind::Key.path(&id))))?;
+            .map_err(|_| store.damaged(format!("{} is no key file", Kind::Key.path(&id))))?;
         summaries.push(KeySummary {
             id: hex(id),
             in_use: id == repository.key,
