@@ -60,7 +60,7 @@ fn policy(
 }
 
 /// Metrics name namespaces and Repositories, so only pods of labelled namespaces get them. A label of a pod would not do:
-/// whoever makes a pod chooses it.
+/// the author of a pod chooses it.
 fn metrics() -> NetworkPolicyIngressRule {
     let labelled = LabelSelector {
         match_labels: Some([(METRICS_NAMESPACE.to_owned(), "true".to_owned())].into()),

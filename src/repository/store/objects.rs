@@ -136,10 +136,10 @@ pub(super) fn is_final(error: &Error) -> bool {
 /// What is shown of a failed request. The endpoint is anything that a Repository names, and the message gets into its status:
 /// so nothing of the body is shown but the error code and the message of an error as the services write it. Nor is the
 /// request's URL, whose query may be a credential, and of a credential that cannot be used no part is quoted.
-pub(super) fn told(error: &Error) -> StoreFault {
+pub(super) fn fault(error: &Error) -> StoreFault {
     let kind = error.kind();
     let message = error.message().trim();
-    let told = match status(error) {
+    let shown = match status(error) {
         Some(status) => match service_error(message) {
             Some(words) => format!("{kind}: status {status}: {words}"),
             None => format!("{kind}: status {status}"),
@@ -148,12 +148,12 @@ pub(super) fn told(error: &Error) -> StoreFault {
             let causes = std::error::Error::source(error).map(http::with_causes).unwrap_or_default();
             // The TLS library's own words on a certificate.
             let causes = if http::is_distrust(&causes) { causes } else { heads_of_causes(error) };
-            [head(message), &causes].iter().filter(|words| !words.is_empty()).fold(kind.to_string(), |told, words| {
-                if told.contains(*words) { told } else { format!("{told}: {words}") }
+            [head(message), &causes].iter().filter(|words| !words.is_empty()).fold(kind.to_string(), |shown, words| {
+                if shown.contains(*words) { shown } else { format!("{shown}: {words}") }
             })
         }
     };
-    StoreFault::Object(told.chars().take(LONGEST_FAULT).collect())
+    StoreFault::Object(shown.chars().take(LONGEST_FAULT).collect())
 }
 
 /// Code and message of a service's error. The library gives them as the `Debug` text of a struct of its own, and an answer of
@@ -205,7 +205,7 @@ mod tests {
     fn answered(status: u16, message: &str) -> String {
         let error = Error::new(ErrorKind::Unexpected, message.to_owned())
             .with_context("response", format!("Parts {{ status: {status}, version: HTTP/1.1 }}"));
-        told(&error).to_string()
+        fault(&error).to_string()
     }
 
     #[test]
@@ -223,17 +223,17 @@ mod tests {
     fn cause_of_a_credential_that_cannot_be_used_is_named_without_its_content() {
         let parsed = serde_json::from_str::<u8>(&format!("\"{CANARY}\"")).unwrap_err();
         assert!(parsed.to_string().contains(CANARY));
-        let told = told(&Error::new(ErrorKind::Unexpected, "signing http request").set_source(parsed)).to_string();
-        assert_eq!(told, "Unexpected: signing http request: invalid type");
+        let shown = fault(&Error::new(ErrorKind::Unexpected, "signing http request").set_source(parsed)).to_string();
+        assert_eq!(shown, "Unexpected: signing http request: invalid type");
         let exchange = std::io::Error::other(format!("exchange token failed: {CANARY}"));
-        let told = super::told(&Error::new(ErrorKind::Unexpected, "signing http request").set_source(exchange));
-        assert_eq!(told.to_string(), "Unexpected: signing http request: exchange token failed");
+        let shown = super::fault(&Error::new(ErrorKind::Unexpected, "signing http request").set_source(exchange));
+        assert_eq!(shown.to_string(), "Unexpected: signing http request: exchange token failed");
     }
 
     #[test]
     fn cause_of_a_broken_connection_is_shown() {
         let refused = std::io::Error::from_raw_os_error(111);
-        let told = told(&Error::new(ErrorKind::Unexpected, "send http request").set_source(refused)).to_string();
-        assert_eq!(told, "Unexpected: send http request: Connection refused (os error 111)");
+        let shown = fault(&Error::new(ErrorKind::Unexpected, "send http request").set_source(refused)).to_string();
+        assert_eq!(shown, "Unexpected: send http request: Connection refused (os error 111)");
     }
 }

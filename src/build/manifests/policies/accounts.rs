@@ -82,7 +82,7 @@ pub(super) fn guards(namespace: &str) -> [Guard; 7] {
             name: "stowaway-run-marks",
             rules: vec![("batch", &["jobs"], &["CREATE", "UPDATE"])],
             concerns: Some(("bears-new-marks-of-a-run", bears_new_marks())),
-            // The CLI's Job answers whoever made it; nothing else of Stowaway's looks at it.
+            // The CLI's Job answers its creator; nothing else of Stowaway's reads it.
             expression: format!(
                 "{} || {} && (oldObject == null || {})",
                 is_controller(namespace),

@@ -5,7 +5,7 @@
 //! It must not know what the objects are made for.
 //!
 //! What stays open to it: a run of the controller's choice, which reads Secrets that its Job mounts and execs in the
-//! namespace of the Job. `docs/security.md` says so.
+//! namespace of the Job. See `docs/security.md`.
 
 use super::{
     super::{

@@ -3,8 +3,8 @@
 //!
 //! It must not know what the objects are for; the commands, claims and archives of Restores are guarded in `commands`.
 //!
-//! A Repository names Secrets, sends them to the server that it names, and shapes the pods of runs: whoever writes one reads
-//! Secrets and creates pods. Its spec can be changed, so that an update counts as much as a creation: another endpoint gets
+//! A Repository names Secrets, sends them to the server that it names, and shapes the pods of runs: its author reads Secrets
+//! and creates pods. Its spec can be changed, so that an update counts as much as a creation: another endpoint gets
 //! the credentials that are there. The whole spec is guarded rather than a list of its fields, so that a new field is
 //! guarded from its first day on. A Repository that becomes the default one gets the dumps of all that name none.
 //!
