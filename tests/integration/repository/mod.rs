@@ -7,6 +7,7 @@ mod archives;
 mod check;
 mod command_line;
 mod devices;
+mod discretion;
 mod doctor;
 mod everywhere;
 mod excludes;
