@@ -34,11 +34,7 @@ pub fn repository_of(place: &Place) -> Option<String> {
 
 /// `stowaway backup --repository PLACE -- COMMAND`
 pub async fn backup(repository: &str, arguments: BackupArguments) -> Result<u8, CliError> {
-    if arguments.selector.is_some() || arguments.name.is_some() || arguments.retry_limit.is_some() {
-        let message =
-            "--selector, --name and --retry-limit belong to a Backup in a cluster, and go without --repository";
-        return Err(CliError::Usage(message.to_owned()));
-    }
+    refuse_backup_options_of_a_cluster(&arguments)?;
     let program = arguments.command.first().ok_or_else(|| {
         CliError::Usage("a local backup needs a command: stowaway backup --repository PLACE -- COMMAND ...".to_owned())
     })?;
@@ -81,7 +77,7 @@ pub async fn backup(repository: &str, arguments: BackupArguments) -> Result<u8, 
 
 /// `stowaway restore --repository PLACE --source SOURCE -- COMMAND`
 pub async fn restore(repository: &str, arguments: &RestoreArguments) -> Result<u8, CliError> {
-    refuse_options_of_a_cluster(arguments)?;
+    refuse_restore_options_of_a_cluster(arguments)?;
     if let Some(target) = &arguments.target {
         return restore_into(repository, arguments, target).await;
     }
@@ -102,8 +98,17 @@ pub async fn restore(repository: &str, arguments: &RestoreArguments) -> Result<u
     finish(within_grace(&cancel, work).await, arguments.output)
 }
 
+/// What shapes a Backup object has no meaning without a cluster.
+fn refuse_backup_options_of_a_cluster(arguments: &BackupArguments) -> Result<(), CliError> {
+    if arguments.selector.is_none() && arguments.name.is_none() && arguments.retry_limit.is_none() {
+        return Ok(());
+    }
+    let message = "--selector, --name and --retry-limit belong to a Backup in a cluster, and go without --repository";
+    Err(CliError::Usage(message.to_owned()))
+}
+
 /// What names objects of a cluster has no meaning without one, and a command reads one whole file.
-fn refuse_options_of_a_cluster(arguments: &RestoreArguments) -> Result<(), CliError> {
+fn refuse_restore_options_of_a_cluster(arguments: &RestoreArguments) -> Result<(), CliError> {
     let given = [
         ("--pod", arguments.pod.is_some()),
         ("--container", arguments.container.is_some()),
@@ -259,32 +264,30 @@ mod tests {
     use super::*;
     use crate::cli::args::{Arguments, Verb};
 
-    async fn refusal(words: &str) -> String {
+    fn refusal(words: &str) -> String {
         let arguments = Arguments::try_parse_from(["stowaway"].into_iter().chain(words.split(' '))).unwrap();
-        let done = match arguments.verb {
-            Verb::Restore(arguments) => restore("/nowhere", &arguments).await,
-            Verb::Backup(arguments) => backup("/nowhere", arguments).await,
+        let refused = match &arguments.verb {
+            Verb::Restore(arguments) => refuse_restore_options_of_a_cluster(arguments),
+            Verb::Backup(arguments) => refuse_backup_options_of_a_cluster(arguments),
             verb => panic!("{verb:?}"),
         };
-        match done.unwrap_err() {
+        match refused.unwrap_err() {
             CliError::Usage(message) => message,
             error => panic!("{words}: {error}"),
         }
     }
 
-    #[tokio::test]
-    async fn options_of_a_cluster_are_refused_without_one() {
+    #[test]
+    fn options_of_a_cluster_are_refused_without_one() {
         for option in ["--pod p", "--container c", "--name n"] {
-            let message = refusal(&format!("restore --repository /r --source pvc/a {option} -- cat")).await;
+            let message = refusal(&format!("restore --repository /r --source pvc/a {option} -- cat"));
             assert!(message.starts_with(option.split(' ').next().unwrap()), "{option}: {message}");
         }
-        assert!(refusal("restore --repository /r --source pvc/a --claim c").await.starts_with("--claim"));
-        assert!(refusal("restore --repository /r --source pvc/a --path x -- cat").await.starts_with("--path"));
-        assert!(
-            refusal("restore --repository /r --source pvc/a --idle-timeout 1m --target /t").await.contains("--timeout")
-        );
+        assert!(refusal("restore --repository /r --source pvc/a --claim c").starts_with("--claim"));
+        assert!(refusal("restore --repository /r --source pvc/a --path x -- cat").starts_with("--path"));
+        assert!(refusal("restore --repository /r --source pvc/a --idle-timeout 1m --target /t").contains("--timeout"));
         for option in ["--selector a=b", "--name n", "--retry-limit 1"] {
-            let message = refusal(&format!("backup --repository /r {option} -- cat")).await;
+            let message = refusal(&format!("backup --repository /r {option} -- cat"));
             assert!(message.contains(option.split(' ').next().unwrap()), "{message}");
         }
     }

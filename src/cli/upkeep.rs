@@ -221,4 +221,16 @@ mod tests {
             assert!(matches!(&error, CliError::Usage(message) if message.contains("have no meaning here")), "{error}");
         }
     }
+
+    #[test]
+    fn n_is_the_dry_run_of_what_removes() {
+        for words in [&["forget", "-n", "--keep-last", "1"][..], &["prune", "-n"]] {
+            let arguments = Arguments::try_parse_from([&["stowaway"][..], words].concat()).unwrap();
+            match arguments.verb {
+                Verb::Forget(arguments) => assert!(arguments.dry_run && arguments.place.namespace.is_none()),
+                Verb::Prune(arguments) => assert!(arguments.dry_run && arguments.place.namespace.is_none()),
+                verb => panic!("{verb:?}"),
+            }
+        }
+    }
 }
