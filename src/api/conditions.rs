@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{COMPLETE, RECONCILING, STALLED};
-use crate::model::Verdict;
+use crate::model::{Verdict, escape};
 
 /// Kubernetes allows a condition's message 32 KiB; a sentence is enough.
 const MAXIMUM_MESSAGE_BYTES: usize = 4096;
@@ -20,6 +20,7 @@ pub fn set_condition(
     generation: Option<i64>,
     now: Timestamp,
 ) {
+    let message = escape(message);
     let status = if status { "True" } else { "False" };
     let since = conditions
         .iter()

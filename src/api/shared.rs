@@ -10,7 +10,10 @@ use k8s_openapi::api::core::v1::{
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Proof, SourceReport, Verdict};
+use crate::model::{Proof, SourceReport, Verdict, escape_lines};
+
+/// The schema's limit of [`Outcome::stderr_tail`].
+const MAXIMUM_STDERR_TAIL_BYTES: usize = 1024;
 
 /// Names a repository.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
@@ -133,7 +136,11 @@ pub struct Outcome {
 impl From<SourceReport> for Outcome {
     fn from(report: SourceReport) -> Self {
         Self {
-            stderr_tail: if report.verdict == Verdict::Failed { report.stderr_tail } else { String::new() },
+            stderr_tail: if report.verdict == Verdict::Failed {
+                stderr_tail(&report.stderr_tail)
+            } else {
+                String::new()
+            },
             verdict: Some(report.verdict),
             reason: report.reason.to_string(),
             message: report.message,
@@ -145,6 +152,13 @@ impl From<SourceReport> for Outcome {
             duration_milliseconds: Some(report.duration_milliseconds),
         }
     }
+}
+
+/// The last lines of a command's stderr without control characters, which escaping lengthens: cut from the front to what the
+/// schema allows.
+fn stderr_tail(text: &str) -> String {
+    let text = escape_lines(text);
+    text[text.ceil_char_boundary(text.len().saturating_sub(MAXIMUM_STDERR_TAIL_BYTES))..].to_owned()
 }
 
 /// A duration as Go writes it, in hours, minutes, seconds and milliseconds: `90s`, `1h30m`. Long enough for months,

@@ -8,6 +8,8 @@ mod admission;
 mod cert_manager;
 mod conditions;
 mod controller;
+mod network;
+mod people;
 mod pod;
 mod policies;
 mod roles;
@@ -29,6 +31,8 @@ use serde::Serialize;
 
 use crate::api;
 
+pub use people::CLI_ROLE;
+
 /// The namespace of controller and webhook, unless told otherwise.
 pub const NAMESPACE: &str = "stowaway-system";
 /// The image of this version, unless told otherwise.
@@ -41,8 +45,10 @@ pub const WEBHOOK: &str = "stowaway-webhook";
 pub const AUTHORITY: &str = "stowaway-webhook-authority";
 /// Name of the Lease whose holder leads the authority. The webhook makes it itself.
 pub const LEASE: &str = "stowaway-webhook";
+/// The label of namespaces whose pods may collect metrics, where the network policies are applied.
+const METRICS_NAMESPACE: &str = "stowaway.dev/metrics";
 /// Name of the controller's objects.
-const CONTROLLER: &str = "stowaway-controller";
+pub const CONTROLLER: &str = "stowaway-controller";
 /// What each file begins with.
 const HEADER: &str = "# Generated from the Rust types by `make manifests`; do not edit.\n";
 
@@ -70,6 +76,7 @@ impl Default for Installation<'_> {
 pub fn files(installation: &Installation<'_>) -> Result<Vec<(String, String)>, serde_norway::Error> {
     let mut files = crds_yaml()?;
     files.push(("install.yaml".to_owned(), install_yaml(installation)?));
+    files.push(("network-policies.yaml".to_owned(), network_policies_yaml(installation)?));
     Ok(files)
 }
 
@@ -83,6 +90,17 @@ pub fn crds_yaml() -> Result<Vec<(String, String)>, serde_norway::Error> {
     definitions.iter().map(yaml).collect()
 }
 
+/// What may speak with controller and webhook, for clusters whose network enforces it.
+///
+/// # Errors
+/// When an object cannot be written as YAML.
+pub fn network_policies_yaml(installation: &Installation<'_>) -> Result<String, serde_norway::Error> {
+    let namespace = installation.namespace;
+    let documents = [network::webhook_policy(namespace), network::controller_policy(namespace)];
+    let documents: Vec<String> = documents.iter().map(to_yaml).collect::<Result<_, _>>()?;
+    Ok(format!("{HEADER}{}", documents.join("---\n")))
+}
+
 /// Everything else, in the order in which it is to be applied: a policy before what it guards, and the webhook's
 /// configurations last, when there is something to be called.
 ///
@@ -91,7 +109,7 @@ pub fn crds_yaml() -> Result<Vec<(String, String)>, serde_norway::Error> {
 pub fn install_yaml(installation: &Installation<'_>) -> Result<String, serde_norway::Error> {
     let Installation { image: _, namespace, cert_manager } = *installation;
     let mut documents = vec![to_yaml(&namespace_object(namespace))?];
-    for (policy, binding) in policies::all(namespace) {
+    for (policy, binding) in policies::all(installation) {
         documents.extend([to_yaml(&policy)?, to_yaml(&binding)?]);
     }
     documents.extend([
@@ -100,10 +118,14 @@ pub fn install_yaml(installation: &Installation<'_>) -> Result<String, serde_nor
         to_yaml(&roles::runner())?,
         to_yaml(&roles::locks())?,
         to_yaml(&roles::repair())?,
+        to_yaml(&people::view())?,
+        to_yaml(&people::edit())?,
+        to_yaml(&people::cli(namespace))?,
+        to_yaml(&people::cli_binding(namespace))?,
         to_yaml(&cluster_binding(CONTROLLER, "controller", namespace))?,
         to_yaml(&controller::deployment(installation))?,
         to_yaml(&service_account(WEBHOOK, "webhook", namespace))?,
-        to_yaml(&roles::webhook())?,
+        to_yaml(&roles::webhook(cert_manager))?,
         to_yaml(&cluster_binding(WEBHOOK, "webhook", namespace))?,
     ]);
     if cert_manager {

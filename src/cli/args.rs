@@ -15,6 +15,7 @@ use self::restore::stored_path;
 pub use self::upkeep::{CheckArguments, DoctorArguments, ForgetArguments, PruneArguments, UnlockArguments};
 use crate::{
     annotations::positive_duration,
+    build::manifests::NAMESPACE,
     model::SourceName,
     plan::names::RunKind,
     runner::{MountedVolume, questions::Question},
@@ -140,6 +141,10 @@ pub struct Place {
     /// Name of the Repository object; the namespace's default one otherwise.
     #[arg(long, conflicts_with = "repository")]
     pub repository_name: Option<String>,
+    /// Namespace of Stowaway's own installation, whose controller names the image that answers from within the cluster. Else
+    /// `STOWAWAY_SYSTEM_NAMESPACE`, else stowaway-system.
+    #[arg(long, conflicts_with = "repository")]
+    pub system_namespace: Option<String>,
     /// Path or restic URL of a repository: work on it directly, without a cluster. URLs are s3:https://HOST/BUCKET/PREFIX,
     /// azure:CONTAINER:/PREFIX, gs:BUCKET:/PREFIX, rest:https://HOST/PATH and sftp:USER@HOST:PATH, with credentials by
     /// restic's environment variables. Else `RESTIC_REPOSITORY`. Password by `RESTIC_PASSWORD`, `RESTIC_PASSWORD_FILE` or --password-file.
@@ -148,6 +153,15 @@ pub struct Place {
     /// File that holds the repository's password.
     #[arg(short, long, env = "RESTIC_PASSWORD_FILE")]
     pub password_file: Option<PathBuf>,
+}
+
+impl Place {
+    /// The namespace of the installation.
+    pub fn system_namespace(&self) -> String {
+        // No `env` of the argument: it would be in conflict with --repository.
+        let given = self.system_namespace.clone().or_else(|| std::env::var("STOWAWAY_SYSTEM_NAMESPACE").ok());
+        given.filter(|name| !name.is_empty()).unwrap_or_else(|| NAMESPACE.to_owned())
+    }
 }
 
 /// How results are printed.

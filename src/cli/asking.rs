@@ -5,10 +5,9 @@
 
 use std::{collections::BTreeMap, fmt::Debug, io::Write, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use k8s_openapi::api::{
     batch::v1::Job,
-    core::v1::{ConfigMap, Pod, Secret as KubernetesSecret},
+    core::v1::{ConfigMap, Secret as KubernetesSecret},
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -20,31 +19,24 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     CliError,
+    answering::{ANSWERS_WITHIN, answering_job, assigns_users, runner_image, started_pod},
     args::{DumpArguments, LsArguments, Place, SnapshotsArguments},
     local, output, remote,
 };
 use crate::{
     api::{self, CredentialSource, Repository, SecretKeyReference, connection, credential_sources},
-    build::{
-        backend_config,
-        job::{JobRequest, job},
-    },
+    build::backend_config,
     cluster::exec::{self, Control, ExecTarget, Limits, Lines},
-    model::{BackendConfig, DataPart, Failure, Reason, Secret, Task, TaskKind},
-    plan::names::{Owner, RUNNER_CONTAINER, RunKind},
+    model::{BackendConfig, DataPart, Failure, Reason, Secret},
+    plan::names::RUNNER_CONTAINER,
     repository::{Access, Entry, Patience, SnapshotSummary},
     runner::{
         doctor::{Diagnosis, add_object},
         questions::{self, Question},
-        with_repository,
+        terminated, with_repository,
     },
     stream::{Piece, pieces},
 };
-
-/// How long the answering pod lives at most, when the CLI does not take it away.
-const ANSWERS_WITHIN: Duration = Duration::from_hours(1);
-/// How long it may take to start.
-const STARTS_WITHIN: Duration = Duration::from_mins(2);
 
 /// `stowaway snapshots -n NAMESPACE`
 pub async fn snapshots(arguments: &SnapshotsArguments) -> Result<u8, CliError> {
@@ -108,13 +100,17 @@ async fn ask(place: &Place, question: &Question) -> Result<Vec<u8>, CliError> {
 async fn ask_to(place: &Place, question: &Question, output: &mut impl Write) -> Result<(), CliError> {
     let (client, namespace) = remote::connect(place.namespace.as_deref(), place.context.as_deref()).await?;
     let repository = find_repository(&client, &namespace, place.repository_name.as_deref()).await?;
-    let image = runner_image(&client).await?;
+    let image = runner_image(&client, &place.system_namespace()).await?;
     let jobs: Api<Job> = Api::namespaced(client.clone(), &namespace);
+    let (job, nonce) = answering_job(&repository, &image, assigns_users(&client, &namespace).await)?;
     let job = jobs
-        .create(&PostParams::default(), &answering_job(&repository, &image)?)
+        .create(&PostParams::default(), &job)
         .await
-        .map_err(CliError::cluster("create the Job that answers"))?;
-    let answered = exchange(&client, &namespace, &job.name_any(), question, output).await;
+        .map_err(CliError::refused(format!("create the Job that answers in namespace {namespace}")))?;
+    let answered = tokio::select! {
+        answered = exchange(&client, &namespace, (&job, &nonce), question, output) => answered,
+        signal = terminated() => Err(CliError::Cancelled(format!("{signal} received; the Job that answers is removed"))),
+    };
     let removed = jobs.delete(&job.name_any(), &DeleteParams::background()).await;
     answered?;
     removed.map_err(CliError::cluster("remove the Job that answered"))?;
@@ -149,67 +145,14 @@ pub(super) async fn find_repository(
     })
 }
 
-/// The image that the controller gives to its runs, so that both sides are of one version.
-async fn runner_image(client: &Client) -> Result<String, CliError> {
-    use k8s_openapi::api::apps::v1::Deployment;
-    let deployments: Api<Deployment> = Api::all(client.clone());
-    let label = ListParams::default().labels("app.kubernetes.io/name=stowaway");
-    let found = deployments.list(&label).await.map_err(CliError::cluster("find the controller's Deployment"))?;
-    found
-        .items
-        .into_iter()
-        .find_map(|deployment| deployment.spec?.template.spec?.containers.into_iter().next()?.image)
-        .ok_or_else(|| {
-            CliError::Usage("the controller is not installed in this cluster; see manifests/install.yaml".to_owned())
-        })
-}
-
-fn answering_job(repository: &Repository, image: &str) -> Result<Job, CliError> {
-    let invalid = |message: String| CliError::Failed(Failure::new(Reason::InvalidRequest, message));
-    let owner = Owner::of(repository).ok_or_else(|| invalid("the Repository has no UID".to_owned()))?;
-    let backend =
-        backend_config(&repository.spec).ok_or_else(|| invalid("the Repository names no backend".to_owned()))?;
-    let connection = connection(&repository.spec);
-    // It has no identity that could judge locks.
-    let task = Task {
-        backend,
-        connection,
-        cluster: String::new(),
-        repository_id: None,
-        kind: TaskKind::Answer { timeout: ANSWERS_WITHIN },
-    };
-    let request = JobRequest {
-        owner: &owner,
-        kind: RunKind::Answer,
-        // The name is unique to this question: two people may ask at once.
-        source: &format!("answer/{}", Timestamp::now().as_nanosecond()),
-        attempt: 1,
-        task: &task,
-        repository_name: &owner.name,
-        repository: &repository.spec,
-        runner_pod: None,
-        claim: None,
-        assigns_users: false,
-        timeout: Some(ANSWERS_WITHIN),
-        target: None,
-        image,
-    };
-    let mut job = job(&request).map_err(|error| invalid(error.to_string()))?;
-    if let Some(spec) = &mut job.spec {
-        spec.suspend = None;
-        spec.ttl_seconds_after_finished = Some(0);
-    }
-    Ok(job)
-}
-
 async fn exchange(
     client: &Client,
     namespace: &str,
-    job: &str,
+    (job, nonce): (&Job, &str),
     question: &Question,
     output: &mut impl Write,
 ) -> Result<(), CliError> {
-    let pod = started_pod(client, namespace, job).await?;
+    let pod = started_pod(client, namespace, job, nonce).await?;
     let target = ExecTarget { namespace: namespace.to_owned(), pod, container: RUNNER_CONTAINER.to_owned() };
     let question = serde_json::to_string(question).map_err(|error| CliError::Usage(error.to_string()))?;
     let argv = ["stowaway", "runner", "--question", &question].map(str::to_owned);
@@ -246,31 +189,6 @@ fn told(failure: Failure, lines: &Lines) -> Failure {
     match tail.lines().last() {
         Some(line) if !line.is_empty() => Failure { message: line.to_owned(), ..failure },
         _ => failure,
-    }
-}
-
-async fn started_pod(client: &Client, namespace: &str, job: &str) -> Result<String, CliError> {
-    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let selector = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={job}"));
-    let deadline = tokio::time::Instant::now() + STARTS_WITHIN;
-    loop {
-        let found = pods.list(&selector).await.map_err(CliError::cluster("find the pod that answers"))?;
-        let running = found.items.iter().find(|pod| {
-            let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
-            statuses
-                .into_iter()
-                .flatten()
-                .any(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()))
-        });
-        if let Some(pod) = running {
-            return Ok(pod.name_any());
-        }
-        if tokio::time::Instant::now() > deadline {
-            let message =
-                format!("the pod of Job {namespace}/{job} did not start within {} s", STARTS_WITHIN.as_secs());
-            return Err(Failure::new(Reason::PodNotStarted, message).into());
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 

@@ -34,6 +34,7 @@ pub fn repository_of(place: &Place) -> Option<String> {
 
 /// `stowaway backup --repository PLACE -- COMMAND`
 pub async fn backup(repository: &str, arguments: BackupArguments) -> Result<u8, CliError> {
+    refuse_backup_options_of_a_cluster(&arguments)?;
     let program = arguments.command.first().ok_or_else(|| {
         CliError::Usage("a local backup needs a command: stowaway backup --repository PLACE -- COMMAND ...".to_owned())
     })?;
@@ -78,6 +79,7 @@ pub async fn backup(repository: &str, arguments: BackupArguments) -> Result<u8, 
 
 /// `stowaway restore --repository PLACE --source SOURCE -- COMMAND`
 pub async fn restore(repository: &str, arguments: &RestoreArguments) -> Result<u8, CliError> {
+    refuse_restore_options_of_a_cluster(arguments)?;
     if let Some(target) = &arguments.target {
         return restore_into(repository, arguments, target).await;
     }
@@ -98,6 +100,40 @@ pub async fn restore(repository: &str, arguments: &RestoreArguments) -> Result<u
     });
     let report = within_grace(&cancel, work).await;
     finish(report.map(|report| judged.explain(report)), arguments.output)
+}
+
+/// What shapes a Backup object has no meaning without a cluster.
+fn refuse_backup_options_of_a_cluster(arguments: &BackupArguments) -> Result<(), CliError> {
+    if arguments.selector.is_none() && arguments.name.is_none() && arguments.retry_limit.is_none() {
+        return Ok(());
+    }
+    let message = "--selector, --name and --retry-limit belong to a Backup in a cluster, and go without --repository";
+    Err(CliError::Usage(message.to_owned()))
+}
+
+/// What names objects of a cluster has no meaning without one, and a command reads one whole file.
+fn refuse_restore_options_of_a_cluster(arguments: &RestoreArguments) -> Result<(), CliError> {
+    let given = [
+        ("--pod", arguments.pod.is_some()),
+        ("--container", arguments.container.is_some()),
+        ("--claim", arguments.claim.is_some()),
+        ("--archive", arguments.archive.place.is_some()),
+        ("--name", arguments.name.is_some()),
+    ];
+    if let Some((option, _)) = given.into_iter().find(|(_, is_given)| *is_given) {
+        return Err(CliError::Usage(format!(
+            "{option} belongs to a Restore in a cluster; with --repository give --target FOLDER or -- COMMAND of this machine"
+        )));
+    }
+    if !arguments.paths.is_empty() && arguments.target.is_none() {
+        return Err(CliError::Usage("--path goes with --target: a command reads one whole file".to_owned()));
+    }
+    if arguments.idle_timeout.is_some() && arguments.target.is_some() {
+        return Err(CliError::Usage(
+            "--idle-timeout goes with a command; --timeout ends a restore into a folder".to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 /// `stowaway restore --repository PLACE --source SOURCE --target FOLDER`
@@ -222,6 +258,42 @@ async fn with_bar<T>(progress: Arc<Progress>, work: impl Future<Output = T>) -> 
                 return result;
             }
             () = tokio::time::sleep(Duration::from_millis(100)) => bar.set_position(progress.bytes_read()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::args::{Arguments, Verb};
+
+    fn refusal(words: &str) -> String {
+        let arguments = Arguments::try_parse_from(["stowaway"].into_iter().chain(words.split(' '))).unwrap();
+        let refused = match &arguments.verb {
+            Verb::Restore(arguments) => refuse_restore_options_of_a_cluster(arguments),
+            Verb::Backup(arguments) => refuse_backup_options_of_a_cluster(arguments),
+            verb => panic!("{verb:?}"),
+        };
+        match refused.unwrap_err() {
+            CliError::Usage(message) => message,
+            error => panic!("{words}: {error}"),
+        }
+    }
+
+    #[test]
+    fn options_of_a_cluster_are_refused_without_one() {
+        for option in ["--pod p", "--container c", "--name n"] {
+            let message = refusal(&format!("restore --repository /r --source pvc/a {option} -- cat"));
+            assert!(message.starts_with(option.split(' ').next().unwrap()), "{option}: {message}");
+        }
+        assert!(refusal("restore --repository /r --source pvc/a --claim c").starts_with("--claim"));
+        assert!(refusal("restore --repository /r --source pvc/a --path x -- cat").starts_with("--path"));
+        assert!(refusal("restore --repository /r --source pvc/a --idle-timeout 1m --target /t").contains("--timeout"));
+        for option in ["--selector a=b", "--name n", "--retry-limit 1"] {
+            let message = refusal(&format!("backup --repository /r {option} -- cat"));
+            assert!(message.contains(option.split(' ').next().unwrap()), "{message}");
         }
     }
 }

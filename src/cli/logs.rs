@@ -2,32 +2,47 @@
 //!
 //! It must not know what the lines mean.
 
+use std::fmt::Debug;
+
 use futures::{AsyncBufReadExt, TryStreamExt};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{batch::v1::Job, core::v1::Pod},
+};
 use kube::{
-    Api, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{ListParams, LogParams},
 };
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::{
     CliError,
     args::{LogsArguments, Output, RunName},
+    follow::{is_pod_of, is_run_of},
     output, remote,
 };
-use crate::plan::labels::{ATTEMPT, KIND, RUN, SOURCE};
+use crate::{
+    api::{Backup, Repository, Restore},
+    plan::{
+        labels::{ATTEMPT, KIND, RUN, SOURCE},
+        names::{Owner, RunKind},
+    },
+};
 
 /// Prints them all; a run without any pod is an error, since silence would look like success.
 pub async fn logs(arguments: &LogsArguments) -> Result<u8, CliError> {
     let (client, namespace) = remote::connect(arguments.namespace.as_deref(), arguments.context.as_deref()).await?;
-    let pods: Api<Pod> = Api::namespaced(client, &namespace);
     let RunName { kind, name } = &arguments.run;
     let kinds = kind.map(|kind| format!(",{KIND}={kind}")).unwrap_or_default();
-    let mut found = pods
-        .list(&ListParams::default().labels(&format!("{RUN}={name}{kinds}")))
-        .await
-        .map_err(CliError::cluster("list the run's pods"))?
-        .items;
+    let selector = ListParams::default().labels(&format!("{RUN}={name}{kinds}"));
+    let owners = owners(&client, &namespace, &arguments.run).await?;
+    let jobs: Api<Job> = Api::namespaced(client.clone(), &namespace);
+    let mut jobs = jobs.list(&selector).await.map_err(CliError::cluster("list the run's Jobs"))?.items;
+    jobs.retain(|job| is_run_of(job, &owners));
+    let pods: Api<Pod> = Api::namespaced(client, &namespace);
+    let mut found = pods.list(&selector).await.map_err(CliError::cluster("list the run's pods"))?.items;
+    found.retain(|pod| jobs.iter().any(|job| is_pod_of(pod, &job.name_any())));
     let source_of = |pod: &Pod| pod.annotations().get(SOURCE).cloned().unwrap_or_default();
     if let Some(source) = &arguments.source {
         found.retain(|pod| source_of(pod) == source.as_str());
@@ -50,7 +65,7 @@ pub async fn logs(arguments: &LogsArguments) -> Result<u8, CliError> {
         let reader = match pods.log_stream(&name, &LogParams::default()).await {
             Ok(reader) => reader,
             Err(error) => {
-                eprintln!("{name}: no log: {error}");
+                output::note(&format!("{name}: no log: {}", super::explain(&error)));
                 continue;
             }
         };
@@ -58,12 +73,45 @@ pub async fn logs(arguments: &LogsArguments) -> Result<u8, CliError> {
         while let Some(line) = lines.try_next().await.map_err(CliError::Output)? {
             match arguments.output {
                 Output::Text => output::print_line(&line)?,
-                Output::Json => output::print_line(
-                    &json!({ "kind": kind, "source": source, "attempt": attempt, "pod": name, "line": line })
-                        .to_string(),
+                Output::Json => output::print_json_line(
+                    &json!({ "kind": kind, "source": source, "attempt": attempt, "pod": name, "line": line }),
                 )?,
             }
         }
     }
     Ok(0)
+}
+
+/// The objects whose runs are meant: those of the name, of the kind that was given or of all kinds.
+async fn owners(client: &Client, namespace: &str, RunName { kind, name }: &RunName) -> Result<Vec<Owner>, CliError> {
+    let mut found = Vec::new();
+    if matches!(kind, None | Some(RunKind::Backup)) {
+        found.extend(owner::<Backup>(client, namespace, name).await?);
+    }
+    if matches!(kind, None | Some(RunKind::Restore)) {
+        found.extend(owner::<Restore>(client, namespace, name).await?);
+    }
+    if !matches!(kind, Some(RunKind::Backup | RunKind::Restore)) {
+        found.extend(owner::<Repository>(client, namespace, name).await?);
+    }
+    Ok(found)
+}
+
+async fn owner<K>(client: &Client, namespace: &str, name: &str) -> Result<Option<Owner>, CliError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let objects: Api<K> = Api::namespaced(client.clone(), namespace);
+    let kind = K::kind(&());
+    let object = objects.get_metadata_opt(name).await;
+    let object = object.map_err(CliError::cluster(format!("read the {kind} {namespace}/{name}")))?;
+    Ok(object.and_then(|object| {
+        Some(Owner {
+            api_version: K::api_version(&()).into_owned(),
+            kind: kind.into_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: object.uid()?,
+        })
+    }))
 }

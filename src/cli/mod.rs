@@ -1,11 +1,13 @@
 //! The command line: what is typed becomes calls, what comes back becomes text and an exit status. No decisions.
 
+mod answering;
 mod archive_place;
 pub mod args;
 mod asking;
 mod doctor;
 mod environment;
 mod explain;
+mod follow;
 mod keys;
 mod local;
 mod logs;
@@ -13,6 +15,7 @@ mod namespace;
 mod output;
 mod place;
 mod remote;
+mod rights;
 mod selector;
 mod upkeep;
 
@@ -50,8 +53,22 @@ pub enum CliError {
     /// The work failed.
     #[error("{0}")]
     Failed(#[from] Failure),
+    /// The API server refused an object of the user's.
+    #[error("failed to {doing}: {words}")]
+    Refused {
+        /// What was tried.
+        doing: String,
+        /// The API server's reason, which names the field or the missing right.
+        words: String,
+    },
+    /// A signal ended the wait. The text names what continues.
+    #[error("{0}")]
+    Cancelled(String),
+    /// What was waited for was deleted, which cancels it.
+    #[error("{0}")]
+    Deleted(String),
     /// The API server refused or was not reached.
-    #[error("failed to {doing}: {source}")]
+    #[error("failed to {doing}: {}", explain(source.as_ref()))]
     Cluster {
         /// What was tried.
         doing: String,
@@ -70,11 +87,36 @@ impl CliError {
         move |source| Self::Cluster { doing, source: Box::new(source) }
     }
 
+    /// For a call that writes an object: an answer about the object is the user's to mend.
+    fn refused(doing: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+        let doing = doing.into();
+        move |source| match &source {
+            kube::Error::Api(status) if matches!(status.code, 400 | 403 | 409 | 413 | 422) => {
+                Self::Refused { doing, words: explain(&source) }
+            }
+            _ => Self::Cluster { doing, source: Box::new(source) },
+        }
+    }
+
     fn exit_status(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Place(_) | Self::Source(_) | Self::Selector(_) | Self::Tag(_) => 2,
+            Self::Usage(_)
+            | Self::Place(_)
+            | Self::Source(_)
+            | Self::Selector(_)
+            | Self::Tag(_)
+            | Self::Refused { .. } => 2,
+            Self::Cancelled(_) | Self::Deleted(_) => 130,
             Self::Failed(_) | Self::Cluster { .. } | Self::Output(_) => 1,
         }
+    }
+}
+
+/// The reason of a failed call in one sentence: that of the API server, where it answered.
+fn explain(error: &(dyn std::error::Error + 'static)) -> String {
+    match error.downcast_ref::<kube::Error>() {
+        Some(kube::Error::Api(status)) if !status.message.is_empty() => status.message.clone(),
+        _ => error.to_string(),
     }
 }
 
@@ -102,7 +144,7 @@ pub fn main() -> ExitCode {
         }
     };
     let status = runtime.block_on(run(arguments.verb)).unwrap_or_else(|error| {
-        eprintln!("stowaway: {error}");
+        output::note(&format!("stowaway: {error}"));
         error.exit_status()
     });
     // A blocked thread of the engine (a store that hangs) must not keep a run alive that has reported.
@@ -147,7 +189,7 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
         }
         Verb::Manifests { output, image, cert_manager } => manifests(&output, &image, cert_manager),
         Verb::Annotations => {
-            output::print_line(annotations::render().trim_end())?;
+            output::print_lines(annotations::render().trim_end())?;
             Ok(0)
         }
         Verb::Controller(arguments) => {
@@ -198,4 +240,39 @@ fn manifests(folder: &std::path::Path, image: &str, cert_manager: bool) -> Resul
         made.and_then(|()| std::fs::write(&path, text)).map_err(CliError::Output)?;
     }
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    fn answer(code: u16, message: &str) -> kube::Error {
+        kube::Error::Api(Box::new(Status { code, message: message.to_owned(), ..Status::default() }))
+    }
+
+    #[test]
+    fn refused_object_is_one_sentence_and_exit_status_2() {
+        let words = "Backup.stowaway.dev \"x\" is invalid: spec.retryLimit: Invalid value: 11: should be less than 11";
+        for code in [400, 403, 409, 422] {
+            let error = CliError::refused("create the Backup in namespace shop")(answer(code, words));
+            assert_eq!(error.to_string(), format!("failed to create the Backup in namespace shop: {words}"));
+            assert_eq!(error.exit_status(), 2);
+        }
+        let error = CliError::refused("create the Backup")(answer(500, "etcd is away"));
+        assert_eq!((error.exit_status(), error.to_string().as_str()), (1, "failed to create the Backup: etcd is away"));
+    }
+
+    #[test]
+    fn missing_right_is_told_in_the_words_of_the_api_server_alone() {
+        let error = CliError::cluster("list pods")(answer(403, "pods is forbidden"));
+        assert_eq!((error.exit_status(), error.to_string().as_str()), (1, "failed to list pods: pods is forbidden"));
+    }
+
+    #[test]
+    fn interrupted_wait_and_deleted_run_are_exit_status_130() {
+        assert_eq!(CliError::Cancelled(String::new()).exit_status(), 130);
+        assert_eq!(CliError::Deleted(String::new()).exit_status(), 130);
+    }
 }

@@ -83,7 +83,7 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
                 plan.rows(kind).into_iter().map(|row| stream::iter(row).then(|one| target.restore(one)).boxed_local());
             let mut ended = stream::iter(rows).flatten_unordered(AT_ONCE);
             while let Some(ended) = ended.next().await {
-                results.push(ended)?;
+                results.push(ended?)?;
             }
         }
     }
@@ -126,8 +126,9 @@ struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// Restores one source. Whatever comes in between is its outcome, so that the others go on.
-    async fn restore(&self, chosen: &ChosenSnapshot<'_>) -> Ended {
+    /// Restores one source. Whatever comes in between is its outcome, so that the others go on. Errors: a signal ended the
+    /// wait for all of them.
+    async fn restore(&self, chosen: &ChosenSnapshot<'_>) -> Result<Ended, CliError> {
         let source = &chosen.spec.from.source;
         let mut metadata = remote::metadata(None, "restore");
         metadata.name = metadata.name.map(|name| format!("{name}-{}", plan::names::source_hash(source.as_str())));
@@ -145,15 +146,20 @@ impl Target<'_> {
         };
         let made = restores.create(&PostParams::default(), &Restore { metadata, spec, status: None }).await;
         let outcome = match made {
-            Err(error) => lost(Reason::InvalidRequest, format!("the Restore cannot be made: {error}")),
-            Ok(_) => match remote::wait(&restores, &name, |restore: &Restore| restore.status.as_ref()?.outcome.verdict)
-                .await
+            Err(error) => {
+                lost(Reason::InvalidRequest, format!("the Restore cannot be created: {}", super::explain(&error)))
+            }
+            Ok(_) => match remote::wait(&restores, (&self.namespace, &name), |restore: &Restore| {
+                restore.status.as_ref()?.outcome.verdict
+            })
+            .await
             {
                 Ok((restore, _)) => restore.status.unwrap_or_default().outcome,
+                Err(error @ CliError::Cancelled(_)) => return Err(error),
                 Err(error) => lost(Reason::ResultLost, error.to_string()),
             },
         };
-        Ended { source: source.to_string(), restore: name, snapshot: chosen.snapshot.id.to_owned(), outcome }
+        Ok(Ended { source: source.to_string(), restore: name, snapshot: chosen.snapshot.id.to_owned(), outcome })
     }
 }
 
@@ -208,7 +214,7 @@ impl Results {
             output::print_line(&format!("{source}: {verdict} ({reason}), {bytes} by restore/{restore}{message}"))?;
         }
         for line in outcome.stderr_tail.lines().filter(|_| !verdict.is_green()) {
-            eprintln!("  | {line}");
+            output::note(&format!("  | {line}"));
         }
         self.worst.push(verdict);
         self.ended.push(ended);

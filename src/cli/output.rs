@@ -1,6 +1,6 @@
 //! How results look on a terminal, or as JSON. It must not know where they come from.
 
-use std::io::Write;
+use std::{fmt::Write as _, io::Write};
 
 use indicatif::BinaryBytes;
 use jiff::Timestamp;
@@ -8,19 +8,49 @@ use serde::Serialize;
 
 use super::{CliError, args::Output};
 use crate::{
-    model::{Quality, SnapshotIdentity, SourceName},
+    model::{Quality, SnapshotIdentity, SourceName, escape},
     repository::{Entry, SnapshotSummary},
 };
 
 /// Prints one JSON document and a newline.
 pub fn print_json(value: &impl Serialize) -> Result<(), CliError> {
     let text = serde_json::to_string_pretty(value).map_err(|error| CliError::Usage(error.to_string()))?;
-    print_line(&text)
+    print_lines(&text.split('\n').map(escape_json).collect::<Vec<_>>().join("\n"))
 }
 
-/// Prints one line to stdout; a closed pipe is an error, not a panic.
+/// Prints one line for people to stdout; a closed pipe is an error, not a panic. What is in it may come from a pod, a
+/// repository or a file name, so control characters are escaped.
 pub fn print_line(line: &str) -> Result<(), CliError> {
-    writeln!(std::io::stdout(), "{line}").map_err(CliError::Output)
+    print_lines(&escape(line))
+}
+
+/// Prints a text that is escaped already, such as JSON, and a newline.
+pub fn print_lines(text: &str) -> Result<(), CliError> {
+    writeln!(std::io::stdout(), "{text}").map_err(CliError::Output)
+}
+
+/// Prints one line for people to stderr, escaped as by [`print_line`].
+pub fn note(line: &str) {
+    let _gone = writeln!(std::io::stderr(), "{}", escape(line));
+}
+
+/// JSON on one line. Of the control characters `serde_json` escapes those below the space alone.
+pub fn print_json_line(value: &serde_json::Value) -> Result<(), CliError> {
+    print_lines(&escape_json(&value.to_string()))
+}
+
+/// A line of JSON, in which a terminal finds nothing to obey either: what [`escape`] escapes is written as JSON has it. All
+/// of it is within strings, and has four hex digits.
+fn escape_json(line: &str) -> String {
+    let mut escaped = String::with_capacity(line.len());
+    for character in line.chars() {
+        if escape(character.encode_utf8(&mut [0; 4])).len() > character.len_utf8() {
+            let _infallible = write!(escaped, "\\u{:04x}", u32::from(character));
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
 }
 
 /// Prints snapshots, of one source or of all.
@@ -79,7 +109,8 @@ pub fn print_entries(entries: &[Entry], output: Output) -> Result<u8, CliError> 
 
 /// Prints columns as wide as their widest cell, as kubectl does.
 pub fn print_table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [String; N]>) -> Result<(), CliError> {
-    let rows: Vec<[String; N]> = std::iter::once(header.map(str::to_owned)).chain(rows).collect();
+    let escaped = rows.map(|row| row.map(|cell| escape(&cell).into_owned()));
+    let rows: Vec<[String; N]> = std::iter::once(header.map(str::to_owned)).chain(escaped).collect();
     let widths: [usize; N] =
         std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
     for row in rows {
@@ -87,4 +118,19 @@ pub fn print_table<const N: usize>(header: [&str; N], rows: impl Iterator<Item =
         print_line(cells.join("   ").trim_end())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_of_hostile_names_stays_the_same_json_and_drives_no_terminal() {
+        let name = "a\u{1b}[2J\u{9b}31m\u{7f}\u{202e}\nü";
+        let text = escape_json(&serde_json::json!({ "path": name }).to_string());
+        assert!(text.is_ascii() || text.chars().filter(|character| !character.is_ascii()).eq(['ü']), "{text:?}");
+        assert!(!text.chars().any(char::is_control), "{text:?}");
+        let back: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(back["path"], name);
+    }
 }

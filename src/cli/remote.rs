@@ -2,26 +2,24 @@
 //!
 //! It must not know how the controller carries it out; it sees status and logs.
 
-use std::{collections::BTreeSet, time::Duration};
-
-use futures::{AsyncBufReadExt, StreamExt, TryStreamExt};
+use futures::StreamExt;
 use indicatif::BinaryBytes;
 use jiff::Timestamp;
-use k8s_openapi::{
-    api::core::v1::Pod,
-    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Time},
-};
+use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Time};
 use kube::{
     Api, Client, Config, ResourceExt,
-    api::{ListParams, LogParams, ObjectMeta, PostParams},
+    api::{ObjectMeta, PostParams},
     config::KubeConfigOptions,
     runtime::{WatchStreamExt, watcher},
 };
+use rand::{RngExt, distr::Alphanumeric};
 
 use super::{
     CliError,
     args::{BackupArguments, Output, Place, RestoreArguments},
-    output,
+    follow::Follower,
+    output::{self, note},
+    rights::{self, Right},
     selector::parse_selector,
 };
 use crate::{
@@ -30,7 +28,7 @@ use crate::{
         RestoreSpec, RestoreTo, SourceState,
     },
     model::Verdict,
-    runner::story,
+    runner::{story, terminated},
 };
 
 /// The cluster and namespace that the arguments, else the kubeconfig, mean.
@@ -58,7 +56,10 @@ pub fn reference(place: &Place) -> Option<RepositoryReference> {
 
 /// The name of a new object, else one that is made up from the time.
 pub fn metadata(name: Option<&String>, verb: &str) -> ObjectMeta {
-    let name = name.cloned().unwrap_or_else(|| format!("{verb}-{}", Timestamp::now().strftime("%Y%m%d-%H%M%S")));
+    // The time for people, and a part that no other command of the same second has.
+    let random = || rand::rng().sample_iter(Alphanumeric).take(5).map(|byte| char::from(byte).to_ascii_lowercase());
+    let new = || format!("{verb}-{}-{}", Timestamp::now().strftime("%Y%m%d-%H%M%S"), random().collect::<String>());
+    let name = name.cloned().unwrap_or_else(new);
     ObjectMeta { name: Some(name), ..ObjectMeta::default() }
 }
 
@@ -73,9 +74,16 @@ pub async fn backup(arguments: BackupArguments) -> Result<u8, CliError> {
             "--init, --stdin-filename, --source and a command belong to a local backup: add --repository PLACE";
         return Err(CliError::Usage(message.to_owned()));
     }
+    if arguments.allow_empty || arguments.host.is_some() {
+        let message = "--allow-empty and --host belong to a local backup (--repository PLACE); in a cluster the pod's annotation \
+                       stowaway.dev/allow-empty allows an empty dump, and the host is the namespace";
+        return Err(CliError::Usage(message.to_owned()));
+    }
     let selector = arguments.selector.as_deref().map(parse_selector).transpose()?;
     let (client, namespace) = connect(arguments.place.namespace.as_deref(), arguments.place.context.as_deref()).await?;
     let backups: Api<Backup> = Api::namespaced(client.clone(), &namespace);
+    let mut follower =
+        if arguments.wait { follower(&client, &namespace, "backups", arguments.name.as_deref()).await? } else { None };
     let mut spec = BackupSpec {
         selector,
         repository_ref: reference(&arguments.place),
@@ -88,24 +96,25 @@ pub async fn backup(arguments: BackupArguments) -> Result<u8, CliError> {
     let created = backups
         .create(&PostParams::default(), &object)
         .await
-        .map_err(CliError::cluster(format!("create the Backup in namespace {namespace}")))?;
+        .map_err(CliError::refused(format!("create the Backup in namespace {namespace}")))?;
     let name = created.name_any();
     if !arguments.wait {
         return announce(&created, "backup", &name, &namespace, arguments.output);
     }
-    eprintln!("backup {name} created in namespace {namespace}, waiting for its verdict");
-    let mut follower = Follower::new(client, &namespace);
-    let ended = wait(&backups, &name, |backup: &Backup| {
+    note(&format!("backup {name} created in namespace {namespace}, waiting for its verdict"));
+    let ended = wait(&backups, (&namespace, &name), |backup: &Backup| {
         let status = backup.status.as_ref()?;
         for source in status.sources.iter().filter(|source| source.state == SourceState::Running) {
-            if let Some(job) = source.jobs.last() {
+            if let (Some(job), Some(follower)) = (source.jobs.last(), &mut follower) {
                 follower.follow(job, source.name.as_str());
             }
         }
         status.verdict
     })
     .await;
-    follower.finish().await;
+    if let Some(follower) = follower {
+        follower.finish().await;
+    }
     let (backup, verdict) = ended?;
     if arguments.output == Output::Json {
         output::print_json(&backup)?;
@@ -134,7 +143,10 @@ fn print_sources(backup: &Backup) -> Result<(), CliError> {
     if status.sources.is_empty()
         && let Some(condition) = status.conditions.iter().find(|condition| condition.type_ == crate::api::COMPLETE)
     {
-        eprintln!("{}: {}", condition.reason, condition.message);
+        note(&format!("{}: {}", condition.reason, condition.message));
+    }
+    for skipped in &status.skipped {
+        note(&format!("pvc/{}: not backed up ({:?}): {}", skipped.name, skipped.reason, skipped.message));
     }
     Ok(())
 }
@@ -143,9 +155,9 @@ fn print_trouble(what: &str, outcome: &Outcome) {
     if outcome.verdict == Some(Verdict::Succeeded) {
         return;
     }
-    eprintln!("{what}: {}", outcome.message);
+    note(&format!("{what}: {}", outcome.message));
     for line in outcome.stderr_tail.lines() {
-        eprintln!("  | {line}");
+        note(&format!("  | {line}"));
     }
 }
 
@@ -154,27 +166,30 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
     let (client, namespace) = connect(arguments.place.namespace.as_deref(), arguments.place.context.as_deref()).await?;
     let restores: Api<Restore> = Api::namespaced(client.clone(), &namespace);
     let spec = restore_spec(arguments)?;
+    let mut follower =
+        if arguments.wait { follower(&client, &namespace, "restores", arguments.name.as_deref()).await? } else { None };
     let source = spec.from.source.clone();
     let object = Restore { metadata: metadata(arguments.name.as_ref(), "restore"), spec, status: None };
     let created = restores
         .create(&PostParams::default(), &object)
         .await
-        .map_err(CliError::cluster(format!("create the Restore in namespace {namespace}")))?;
+        .map_err(CliError::refused(format!("create the Restore in namespace {namespace}")))?;
     let name = created.name_any();
     if !arguments.wait {
         return announce(&created, "restore", &name, &namespace, arguments.output);
     }
-    eprintln!("restore {name} created in namespace {namespace}, waiting for its verdict");
-    let mut follower = Follower::new(client, &namespace);
-    let ended = wait(&restores, &name, |restore: &Restore| {
+    note(&format!("restore {name} created in namespace {namespace}, waiting for its verdict"));
+    let ended = wait(&restores, (&namespace, &name), |restore: &Restore| {
         let status = restore.status.as_ref()?;
-        if let Some(job) = &status.job {
+        if let (Some(job), Some(follower)) = (&status.job, &mut follower) {
             follower.follow(job, source.as_str());
         }
         status.outcome.verdict
     })
     .await;
-    follower.finish().await;
+    if let Some(follower) = follower {
+        follower.finish().await;
+    }
     let (restore, verdict) = ended?;
     if arguments.output == Output::Json {
         output::print_json(&restore)?;
@@ -182,11 +197,13 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
         let outcome = &status.outcome;
         let bytes = BinaryBytes(outcome.bytes.unwrap_or(0));
         let into = match &status.archive {
-            Some(archive) => archive.location.clone(),
-            None if status.claim.is_empty() => format!("pod {}", status.pod),
-            None => format!("claim {}", status.claim),
+            Some(archive) => format!(" into {}", archive.location),
+            None if !status.claim.is_empty() => format!(" into claim {}", status.claim),
+            None if !status.pod.is_empty() => format!(" into pod {}", status.pod),
+            // It failed before a target was found.
+            None => String::new(),
         };
-        output::print_line(&format!("restore {name}: {verdict} ({}), {bytes} into {into}", outcome.reason))?;
+        output::print_line(&format!("restore {name}: {verdict} ({}), {bytes}{into}", outcome.reason))?;
         print_trouble(source.as_str(), outcome);
     }
     Ok(story::exit_code(verdict))
@@ -256,15 +273,56 @@ fn announce(
     Ok(0)
 }
 
+/// Refuses to wait for a run without the right to watch its object. Returns what shows the logs of its pods, or none where
+/// the user may not read them, which is reported.
+async fn follower(
+    client: &Client,
+    namespace: &str,
+    resource: &'static str,
+    name: Option<&str>,
+) -> Result<Option<Follower>, CliError> {
+    let watch = ["list", "watch"].map(|verb| Right { group: crate::api::GROUP, resource, verb });
+    if let Some(missing) = rights::missing(client, namespace, name, &watch).await {
+        return Err(CliError::Usage(format!(
+            "--wait needs {missing}; nothing was created: ask for that right (the role `edit` has it), or go without --wait"
+        )));
+    }
+    let logs = [("pods", "list"), ("pods/log", "get")].map(|(resource, verb)| Right { group: "", resource, verb });
+    if let Some(missing) = rights::missing(client, namespace, None, &logs).await {
+        note(&format!("the logs of the runs are not shown: that needs {missing}"));
+        return Ok(None);
+    }
+    Ok(Some(Follower::new(client.clone(), namespace)))
+}
+
 /// Watches one object until `verdict` finds one. The watch is resumed over restarts of the API server; the runs
-/// themselves have deadlines, so this ends, too.
+/// themselves have deadlines, so this ends, too. A signal ends the wait, and not the run.
 pub async fn wait<K>(
+    objects: &Api<K>,
+    (namespace, name): (&str, &str),
+    verdict: impl FnMut(&K) -> Option<Verdict>,
+) -> Result<(K, Verdict), CliError>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + serde::de::DeserializeOwned + 'static,
+{
+    let (kind, resource) = (K::kind(&()).to_lowercase(), K::plural(&()));
+    tokio::select! {
+        ended = watch(objects, name, verdict) => ended,
+        signal = terminated() => Err(CliError::Cancelled(format!(
+            "{signal} received: {kind} {name} goes on in the cluster; `stowaway logs -n {namespace} {kind}/{name}` shows it, and \
+             `kubectl delete {resource}.{} -n {namespace} {name}` stops it",
+            crate::api::GROUP
+        ))),
+    }
+}
+
+async fn watch<K>(
     objects: &Api<K>,
     name: &str,
     mut verdict: impl FnMut(&K) -> Option<Verdict>,
 ) -> Result<(K, Verdict), CliError>
 where
-    K: kube::Resource + Clone + std::fmt::Debug + Send + serde::de::DeserializeOwned + 'static,
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + serde::de::DeserializeOwned + 'static,
 {
     let stream = watcher::watch_object(objects.clone(), name).default_backoff();
     futures::pin_mut!(stream);
@@ -277,57 +335,34 @@ where
                     return Ok((object, verdict));
                 }
             }
-            Ok(None) if seen => return Err(CliError::Usage(format!("{name} was deleted before it had a verdict"))),
+            Ok(None) if seen => {
+                return Err(CliError::Deleted(format!("{name} was deleted before it had a verdict")));
+            }
             Ok(None) => {}
-            Err(error) => tracing::warn!("the watch was interrupted and goes on: {error}"),
+            Err(error) => {
+                let (code, words) = words_of(&error);
+                if matches!(code, Some(401 | 403)) {
+                    return Err(CliError::Refused { doing: format!("watch {name}, which goes on"), words });
+                }
+                tracing::warn!("the watch was interrupted and is resumed: {words}");
+            }
         }
     }
     Err(CliError::Usage(format!("the watch of {name} ended without a verdict")))
 }
 
-/// Shows the log lines of runs on stderr while they are waited for.
-struct Follower {
-    client: Client,
-    namespace: String,
-    followed: BTreeSet<String>,
-    tasks: tokio::task::JoinSet<()>,
-}
-
-impl Follower {
-    fn new(client: Client, namespace: &str) -> Self {
-        Self { client, namespace: namespace.to_owned(), followed: BTreeSet::new(), tasks: tokio::task::JoinSet::new() }
-    }
-
-    fn follow(&mut self, job: &str, source: &str) {
-        if self.followed.insert(job.to_owned()) {
-            let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
-            self.tasks.spawn(follow_job(pods, job.to_owned(), source.to_owned()));
+/// The status of the API server's answer, if it answered, and what went wrong in one sentence.
+fn words_of(error: &watcher::Error) -> (Option<u16>, String) {
+    use watcher::Error as E;
+    match error {
+        E::InitialListFailed(source) | E::WatchStartFailed(source) | E::WatchFailed(source) => {
+            let code = match source {
+                kube::Error::Api(status) => Some(status.code),
+                _ => None,
+            };
+            (code, super::explain(source))
         }
-    }
-
-    /// Gives the last lines a moment; the verdict itself is in the status.
-    async fn finish(mut self) {
-        let all = async { while self.tasks.join_next().await.is_some() {} };
-        let _late = tokio::time::timeout(Duration::from_secs(3), all).await;
-    }
-}
-
-async fn follow_job(pods: Api<Pod>, job: String, source: String) {
-    let selector = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={job}"));
-    let pod = loop {
-        let found = pods.list(&selector).await.ok().and_then(|list| list.items.into_iter().next());
-        match found {
-            Some(pod) if pod.status.as_ref().and_then(|status| status.phase.as_deref()) != Some("Pending") => {
-                break pod;
-            }
-            _ => tokio::time::sleep(Duration::from_millis(300)).await,
-        }
-    };
-    let parameters = LogParams { follow: true, ..LogParams::default() };
-    if let Ok(reader) = pods.log_stream(&pod.name_any(), &parameters).await {
-        let mut lines = reader.lines();
-        while let Ok(Some(line)) = lines.try_next().await {
-            eprintln!("{source}: {line}");
-        }
+        E::WatchError(status) => (Some(status.code), status.message.clone()),
+        E::NoResourceVersion => (None, error.to_string()),
     }
 }

@@ -203,7 +203,43 @@ async fn exclusively<T>(
 }
 
 pub(super) fn access(place: &Place) -> Result<repository::Access, CliError> {
+    if place.namespace.is_some() || place.context.is_some() || place.repository_name.is_some() {
+        let message = "--namespace, --context and --repository-name have no meaning here: this works on a repository that is \
+                       reached from this machine, by --repository PLACE; in a cluster spec.check and spec.prune of the \
+                       Repository do it";
+        return Err(CliError::Usage(message.to_owned()));
+    }
     let repository = local::repository_of(place)
         .ok_or_else(|| CliError::Usage("which repository? give --repository PLACE, or RESTIC_REPOSITORY".to_owned()))?;
     environment::access(&repository, place.password_file.as_deref())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::args::{Arguments, Verb};
+
+    #[test]
+    fn names_of_a_cluster_are_refused_by_what_works_on_a_repository_alone() {
+        for option in ["--namespace=shop", "--context=other", "--repository-name=main"] {
+            let arguments = Arguments::try_parse_from(["stowaway", "prune", option]).unwrap();
+            let Verb::Prune(arguments) = arguments.verb else { panic!("another verb") };
+            let error = access(&arguments.place).unwrap_err();
+            assert!(matches!(&error, CliError::Usage(message) if message.contains("have no meaning here")), "{error}");
+        }
+    }
+
+    #[test]
+    fn n_is_the_dry_run_of_what_removes() {
+        for words in [&["forget", "-n", "--keep-last", "1"][..], &["prune", "-n"]] {
+            let arguments = Arguments::try_parse_from([&["stowaway"][..], words].concat()).unwrap();
+            match arguments.verb {
+                Verb::Forget(arguments) => assert!(arguments.dry_run && arguments.place.namespace.is_none()),
+                Verb::Prune(arguments) => assert!(arguments.dry_run && arguments.place.namespace.is_none()),
+                verb => panic!("{verb:?}"),
+            }
+        }
+    }
 }

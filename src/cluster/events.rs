@@ -9,6 +9,7 @@ use kube::{
 };
 
 use super::call::CallError;
+use crate::model::escape;
 
 /// The API server refuses a longer note.
 const MAXIMUM_NOTE_BYTES: usize = 1000;
@@ -34,6 +35,7 @@ impl Reports {
         note: &str,
         job: Option<&str>,
     ) -> Result<(), CallError> {
+        let note = escape(note);
         let event = Event {
             type_: if is_warning { EventType::Warning } else { EventType::Normal },
             reason: reason.to_owned(),

@@ -1,18 +1,22 @@
-//! Names of files as text that is safe to print, and back.
+//! Text that is safe to print: names of files in a form that can be read back, and text of other programs and people.
 //!
-//! The form: a backslash is `\\`; each byte of a control or formatting character, and each byte that is no UTF-8, is `\xHH`;
-//! everything else is itself. Pure; it must not know where the text is printed.
+//! Control characters could forge lines of a log, and move or recolour a terminal. Pure; it must not know where the text is
+//! printed.
 
-use std::fmt::Write;
+use std::{
+    borrow::Cow,
+    fmt::{self, Write as _},
+};
 
-/// The escape form of a name or path. No two names have the same form.
-pub fn escape(bytes: &[u8]) -> String {
+/// The escape form of a name or path: a backslash is `\\`; each byte of a control or formatting character, and each byte
+/// that is no UTF-8, is `\xHH`; everything else is itself. No two names have the same form.
+pub fn escape_name(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
             match character {
                 '\\' => text.push_str(r"\\"),
-                character if is_unprintable(character) => {
+                character if is_unsafe(character) => {
                     push_bytes(&mut text, character.encode_utf8(&mut [0; 4]).as_bytes());
                 }
                 character => text.push(character),
@@ -23,21 +27,8 @@ pub fn escape(bytes: &[u8]) -> String {
     text
 }
 
-/// A message for people in which no character controls a terminal or forges a line; backslashes stay, so it cannot be reversed.
-pub fn printable(message: &str) -> String {
-    let mut text = String::with_capacity(message.len());
-    for character in message.chars() {
-        if is_unprintable(character) {
-            push_bytes(&mut text, character.encode_utf8(&mut [0; 4]).as_bytes());
-        } else {
-            text.push(character);
-        }
-    }
-    text
-}
-
-/// The bytes that an escape form stands for. A backslash that begins no escape stands for itself.
-pub fn unescape(text: &str) -> Vec<u8> {
+/// The bytes that the escape form of a name stands for. A backslash that begins no escape stands for itself.
+pub fn unescape_name(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     loop {
@@ -59,10 +50,46 @@ pub fn unescape(text: &str) -> Vec<u8> {
     }
 }
 
-/// Control characters, the line separators of Unicode, and characters that change the direction or are invisible.
-fn is_unprintable(character: char) -> bool {
+/// The text as one line without control characters: line breaks, the escape character, C1 and the characters that reorder
+/// text (bidi) are written as Rust writes them in a string, `\n` or `\u{1b}`. Tabs stay.
+pub fn escape(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_unsafe_text) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for character in text.chars() {
+        if is_unsafe_text(character) { escaped.extend(character.escape_default()) } else { escaped.push(character) }
+    }
+    Cow::Owned(escaped)
+}
+
+/// The same for a text of several lines, whose line breaks stay.
+pub fn escape_lines(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(|character| character != '\n' && is_unsafe_text(character)) {
+        return Cow::Borrowed(text);
+    }
+    let lines: Vec<Cow<'_, str>> = text.split('\n').map(escape).collect();
+    Cow::Owned(lines.join("\n"))
+}
+
+/// A writer which escapes all that is written to the one below it.
+pub struct Escaping<'a>(pub &'a mut dyn fmt::Write);
+
+impl fmt::Write for Escaping<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.write_str(&escape(text))
+    }
+}
+
+/// Control characters, the line separators of Unicode, and characters that change the direction of text or are invisible.
+fn is_unsafe(character: char) -> bool {
     character.is_control()
-        || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+        || matches!(character, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// The same for text, in which a tab does no harm.
+fn is_unsafe_text(character: char) -> bool {
+    character != '\t' && is_unsafe(character)
 }
 
 fn push_bytes(text: &mut String, bytes: &[u8]) {
@@ -94,29 +121,50 @@ mod tests {
             (b"\xc2\x9b2J", r"\xc2\x9b2J"),
             (b"\xe2\x80\xaegpj.exe", r"\xe2\x80\xaegpj.exe"),
         ] {
-            assert_eq!(escape(name), form);
-            assert_eq!(unescape(form), name, "{form}");
+            assert_eq!(escape_name(name), form);
+            assert_eq!(unescape_name(form), name, "{form}");
         }
     }
 
     #[test]
     fn backslash_that_begins_no_escape_stands_for_itself() {
         for text in [r"a\b", r"\", r"\x", r"\x4", r"\xzz", r"\n"] {
-            assert_eq!(unescape(text), text.as_bytes());
+            assert_eq!(unescape_name(text), text.as_bytes());
         }
     }
 
     #[test]
-    fn messages_keep_their_backslashes_and_lose_what_controls_a_terminal() {
-        assert_eq!(printable("C:\\data\r\n\u{1b}[2J\u{202e}"), r"C:\data\x0d\x0a\x1b[2J\xe2\x80\xae");
+    fn control_and_bidi_characters_are_shown_and_take_no_effect() {
+        for (text, expected) in [
+            ("a\n2026-01-01T00:00:00Z  INFO verdict Succeeded", "a\\n2026-01-01T00:00:00Z  INFO verdict Succeeded"),
+            ("\u{1b}]52;c;aGk=\u{7}", "\\u{1b}]52;c;aGk=\\u{7}"),
+            ("\u{9b}2J\u{7f}\r", "\\u{9b}2J\\u{7f}\\r"),
+            ("abc\u{202e}txt.exe", "abc\\u{202e}txt.exe"),
+            ("plain\ttext, Grüße, 日本, \\n", "plain\ttext, Grüße, 日本, \\n"),
+        ] {
+            assert_eq!(escape(text), expected);
+        }
+        assert_eq!(escape_lines("one\ntwo\r\u{1b}[2J"), "one\ntwo\\r\\u{1b}[2J");
     }
 
     proptest! {
         #[test]
         fn each_name_has_a_form_of_its_own_without_control_characters(name in proptest::collection::vec(any::<u8>(), 0..40)) {
-            let form = escape(&name);
-            prop_assert!(!form.chars().any(is_unprintable));
-            prop_assert_eq!(unescape(&form), name);
+            let form = escape_name(&name);
+            prop_assert!(!form.chars().any(is_unsafe));
+            prop_assert_eq!(unescape_name(&form), name);
+        }
+
+        #[test]
+        fn nothing_unsafe_is_left_and_safe_text_stays(text in any::<String>()) {
+            let escaped = escape(&text);
+            prop_assert!(!escaped.chars().any(is_unsafe_text));
+            prop_assert!(text.chars().any(is_unsafe_text) || escaped == text);
+            prop_assert_eq!(escape(&escaped), escaped.clone());
+            let mut written = String::new();
+            write!(Escaping(&mut written), "{text}").unwrap();
+            prop_assert_eq!(written, escaped);
+            prop_assert_eq!(escape_lines(&text).lines().count() <= text.split('\n').count(), true);
         }
     }
 }

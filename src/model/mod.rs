@@ -21,7 +21,7 @@ mod task;
 mod upkeep;
 
 pub use archive::{ArchiveFormat, ArchiveReport, ArchiveRestore, archive_name, wrong_archive_name};
-pub use escape::{escape, printable, unescape};
+pub use escape::{Escaping, escape, escape_lines, escape_name, unescape_name};
 pub use excludes::{Excludes, MAXIMUM_PATTERNS};
 pub use extent::{SMALLEST_BYTES, Shrinkage, VolumeExtent, has_lost_most, shrinkage};
 pub use part::{DataPart, DataPartError};

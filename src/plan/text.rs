@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::model::escape;
+
 /// How much of a message goes into a status: 256 sources with a message each still fit one object.
 const MAXIMUM_MESSAGE_BYTES: usize = 1024;
 
-/// The text, cut to what a status may hold.
+/// The text as one line without control characters, cut to what a status may hold.
 pub(super) fn clip(text: &str) -> String {
+    let text = escape(text);
     if text.len() <= MAXIMUM_MESSAGE_BYTES {
-        return text.to_owned();
+        return text.into_owned();
     }
     format!("{}…", &text[..text.floor_char_boundary(MAXIMUM_MESSAGE_BYTES - '…'.len_utf8())])
 }

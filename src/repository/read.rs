@@ -25,7 +25,7 @@ use super::{
     store::Kind,
 };
 use crate::{
-    model::{Proof, SnapshotIdentity, escape, unescape},
+    model::{Proof, SnapshotIdentity, escape_name, unescape_name},
     stream::{End, Piece, PieceSender, pieces},
 };
 
@@ -49,7 +49,7 @@ pub enum EntryKind {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Entry {
-    /// Absolute path, in the form of [`escape`].
+    /// Absolute path, in the form of [`escape_name`].
     pub path: String,
     /// What it is.
     pub kind: EntryKind,
@@ -89,7 +89,7 @@ impl Repository {
                         _ => EntryKind::Other,
                     };
                     let path = path.as_os_str().as_bytes();
-                    let path = format!("/{}", escape(path.strip_prefix(b"/").unwrap_or(path)));
+                    let path = format!("/{}", escape_name(path.strip_prefix(b"/").unwrap_or(path)));
                     let mode = node.meta.mode.map(|mode| permissions(mode).as_raw_mode());
                     Ok(Entry { path, kind, size: node.meta.size, modified: node.meta.mtime, mode })
                 })
@@ -99,7 +99,7 @@ impl Repository {
     }
 
     /// One file of a snapshot, streamed with little memory. `snapshot` is a whole id, `path` absolute: as it is, or in the form
-    /// of [`escape`].
+    /// of [`escape_name`].
     pub async fn read_file(&self, snapshot: &str, path: &str) -> Result<StoredFile, RepositoryError> {
         let (master, id, wanted) = (self.master.clone(), self.snapshot_id(snapshot).await?, path.to_owned());
         let task = move |engine: &engine::Engine| {
@@ -108,7 +108,7 @@ impl Repository {
             let root = repository.node_from_snapshot_and_path(&snapshot, "")?;
             // Looked for by listing, since the engine's own search does not tell "not there" from "broken".
             let names =
-                [wanted.clone().into_bytes(), unescape(&wanted)].map(|path| OsString::from_vec(below_root(path)));
+                [wanted.clone().into_bytes(), unescape_name(&wanted)].map(|path| OsString::from_vec(below_root(path)));
             let mut found = None;
             for entry in repository.ls(&root, &LsOptions::default())? {
                 let (path, node) = entry?;

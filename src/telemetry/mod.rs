@@ -4,9 +4,13 @@
 
 pub mod metrics;
 
-use std::{fmt, io::IsTerminal, str::FromStr};
+use std::{
+    fmt::{self, Write as _},
+    io::IsTerminal,
+    str::FromStr,
+};
 
-use tracing::Metadata;
+use tracing::{Metadata, field::Field};
 use tracing_subscriber::{
     EnvFilter,
     filter::filter_fn,
@@ -17,6 +21,8 @@ use tracing_subscriber::{
     layer::SubscriberExt,
     util::SubscriberInitExt,
 };
+
+use crate::model::Escaping;
 
 /// What the names of libraries begin with that log what is entrusted to us: the keys of a store, and the bytes of a dump.
 const INDISCREET: [&str; 2] = ["reqsign", "tungstenite"];
@@ -64,11 +70,7 @@ pub fn start(log_format: LogFormat, output: LogOutput, level: &str) {
         .with_target(false)
         .with_ansi(coloured);
     // For people the message says it all; the fields beside it are for machines. `tests/architecture.rs` watches over it.
-    let message_only = format::debug_fn(
-        |writer, field, value| {
-            if field.name() == "message" { write!(writer, "{value:?}") } else { Ok(()) }
-        },
-    );
+    let message_only = format::debug_fn(write_message);
     // A second start (tests in one process) keeps the first log.
     let _already_started = match log_format {
         LogFormat::Text => lines.fmt_fields(message_only).finish().with(filter_fn(is_discreet)).try_init(),
@@ -77,6 +79,12 @@ pub fn start(log_format: LogFormat, output: LogOutput, level: &str) {
             lines.finish().with(filter_fn(is_discreet)).try_init()
         }
     };
+}
+
+/// Writes the message of an event as one line. A message can hold what a command, a file name or a server contains, so
+/// control characters are escaped: no message can forge a further line of the log or drive the reader's terminal.
+fn write_message(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    if field.name() == "message" { write!(Escaping(writer), "{value:?}") } else { Ok(()) }
 }
 
 fn is_discreet(metadata: &Metadata<'_>) -> bool {
@@ -128,5 +136,22 @@ mod tests {
         });
         let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         assert!(log.contains("the log works") && !log.contains("a key") && !log.contains("a dump"), "{log}");
+    }
+
+    #[test]
+    fn message_of_a_hostile_file_name_stays_one_line_and_drives_no_terminal() {
+        let log = Log::default();
+        let writer = log.clone();
+        let lines = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .fmt_fields(format::debug_fn(write_message))
+            .with_writer(move || writer.clone())
+            .finish();
+        let name = "a\n2026-01-01T00:00:00Z  INFO verdict Succeeded\u{1b}[2J\u{9b}31m\u{202e}";
+        tracing::subscriber::with_default(lines, || tracing::warn!(path = name, "cannot be read: {name}"));
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(log.lines().count(), 1, "{log:?}");
+        assert!(!log.trim_end().chars().any(|character| character.is_control() || character == '\u{202e}'), "{log:?}");
+        assert!(log.contains("\\n2026-01-01"), "{log:?}");
     }
 }

@@ -10,6 +10,7 @@
     reason = "known sizes"
 )]
 
+mod cluster_commands;
 mod corpus;
 mod generated;
 mod helper;

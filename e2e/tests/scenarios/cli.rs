@@ -56,7 +56,7 @@ async fn every_verb_works_in_the_cluster_with_json_and_stable_exit_codes() -> Re
         exits("a failed backup", &bad, 1)?;
         ensure!(json(&bad)?["status"]["sources"][0]["exitCode"] == 7, "no exit code in the JSON");
         exits("an unproven backup", &backup("bare", "bare")?, 3)?;
-        exits("a name that is taken", &run(&["backup", "--name", "good"])?, 1)?;
+        exits("a name that is taken", &run(&["backup", "--name", "good"])?, 2)?;
         exits("an unknown option", &run(&["backup", "--everything"])?, 2)?;
 
         let listed = run(&["snapshots", "-o", "json", "--source", "pod/good/main"])?;

@@ -47,6 +47,13 @@ async fn commands_of_a_running_pod_are_changed_only_by_who_may_exec() -> Result<
             ("own", json!({ "stowaway.dev/backupcommand-container": "other" })),
             ("own", json!({ "kubectl.kubernetes.io/default-container": "other" })),
             ("own", json!({ "stowaway.dev/repository": "of-the-tenant" })),
+            // What is green, and where a dump is cut.
+            ("own", json!({ "stowaway.dev/accept-unproven": "true" })),
+            ("own", json!({ "stowaway.dev/allow-empty": "true" })),
+            ("own", json!({ "stowaway.dev/timeout": "2s" })),
+            ("own", json!({ "stowaway.dev/idle-timeout": "1s" })),
+            ("own", json!({ "stowaway.dev/file-extension": ".txt" })),
+            ("own", json!({ "k8up.io/file-extension": ".txt" })),
             // The container would be another one, the command the other tool's.
             ("own", json!({ "stowaway.dev/backupcommand-container": null })),
             ("own", json!({ COMMAND: null, "stowaway.dev/backupcommand-container": null })),

@@ -15,6 +15,7 @@ mod devices;
 mod failures;
 mod guards;
 mod guards_of_accounts;
+mod guards_of_objects;
 mod injection;
 mod keys;
 mod meddling;

@@ -59,21 +59,22 @@ pub(super) fn is_bare() -> Condition {
     Condition { name: "is-bare", expression }
 }
 
-/// Whether `key`, a variable, is one whose value decides what is run in a running pod, in which of its containers, and
-/// where the output goes. (What is only read when a pod is made is no such key: its maker decides about the pod anyway.)
-pub(super) fn commands(key: &str) -> String {
-    let roles =
-        [Role::Command, Role::RestoreCommand, Role::Container, Role::Repository, Role::Pipefail, Role::FormatCheck];
-    keys_of(key, &roles, Some(DEFAULT_CONTAINER))
+/// The keys that make a running pod a source of a backup, or the target of a restore.
+const REQUESTING: [Role; 5] = [Role::Command, Role::RestoreCommand, Role::Inject, Role::Volumes, Role::Restore];
+
+/// Whether `key`, a variable, is one that a pod may carry: its value decides what is run in the pod, in which of its
+/// containers, where the output goes, or what counts as green.
+pub(super) fn pod_keys(key: &str) -> String {
+    keys_of(key, Key::is_of_pods, Some(DEFAULT_CONTAINER))
 }
 
-/// Whether `key`, a variable, is one whose value is itself a command.
-pub(super) fn command_keys(key: &str) -> String {
-    keys_of(key, &[Role::Command, Role::RestoreCommand], None)
+/// Whether `key`, a variable, is one whose value requests a run.
+pub(super) fn requesting_keys(key: &str) -> String {
+    keys_of(key, |row| REQUESTING.contains(&row.role), None)
 }
 
-fn keys_of(key: &str, roles: &[Role], another: Option<&str>) -> String {
-    let rows: Vec<&Key> = KEYS.iter().filter(|row| roles.contains(&row.role)).collect();
+fn keys_of(key: &str, is_wanted: impl Fn(&Key) -> bool, another: Option<&str>) -> String {
+    let rows: Vec<&Key> = KEYS.iter().filter(|row| is_wanted(row)).collect();
     let own = rows.iter().map(|row| own_key(row.role));
     let foreign = rows.iter().flat_map(|row| row.foreign).map(|(_, key)| (*key).to_owned());
     let plain: Vec<String> = own.chain(foreign).chain(another.map(str::to_owned)).collect();

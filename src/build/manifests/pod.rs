@@ -17,7 +17,7 @@ use super::IMAGE_VARIABLE;
 /// Name of the port with health and metrics, by which a `PodMonitor` finds both pods.
 const HEALTH: &str = "health";
 /// Where health and metrics are.
-const HEALTH_PORT: i32 = 8080;
+pub(super) const HEALTH_PORT: i32 = 8080;
 
 /// A pod of one container, for that `ServiceAccount`.
 pub(super) fn pod(account: &str, container: Container) -> PodSpec {

@@ -1,6 +1,6 @@
 //! Policies of the API server itself: they hold while nothing of ours runs, and whoever may not write them cannot get around
-//! them. `commands` guards what is run in pods, `accounts` the identities that run it, `volumes` what the controller may take
-//! away.
+//! them. `commands` guards what is run in pods, `objects` which Secrets, stores and pods are used for whom, `accounts` the
+//! identities of runs, and `controller` what the controller's own account may make and take away.
 //!
 //! It must not know what the guarded objects are for.
 //!
@@ -8,22 +8,39 @@
 
 mod accounts;
 mod commands;
-mod volumes;
+mod controller;
+mod objects;
 
 use k8s_openapi::api::admissionregistration::v1::{
     MatchCondition, MatchResources, NamedRuleWithOperations, ValidatingAdmissionPolicy,
     ValidatingAdmissionPolicyBinding, ValidatingAdmissionPolicyBindingSpec, ValidatingAdmissionPolicySpec, Validation,
 };
 
-use super::metadata;
+use super::{CONTROLLER, Installation, conditions::text, metadata};
 
 /// The author may do himself what he makes us do: exec in the namespace.
 const MAY_EXEC: &str = "authorizer.group('').resource('pods').subresource('exec')\
                         .namespace(request.namespace).check('create').allowed()";
 
-/// All policies, each with the binding that puts it in force everywhere. `namespace` is the controller's.
-pub(super) fn all(namespace: &str) -> Vec<(ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding)> {
-    let guards = commands::guards().into_iter().chain(accounts::guards(namespace)).chain(volumes::guards(namespace));
+/// The author may do without Stowaway what Stowaway does for the author: create a pod with any Secret, claim and account of
+/// the namespace.
+const MAY_CREATE_PODS: &str =
+    "authorizer.group('').resource('pods').namespace(request.namespace).check('create').allowed()";
+
+/// The request is the controller's. `namespace` is that of the controller.
+fn is_controller(namespace: &str) -> String {
+    format!("request.userInfo.username == {}", text(&format!("system:serviceaccount:{namespace}:{CONTROLLER}")))
+}
+
+/// All policies, each with the binding that puts it in force everywhere.
+pub(super) fn all(
+    installation: &Installation<'_>,
+) -> Vec<(ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding)> {
+    let guards = commands::guards()
+        .into_iter()
+        .chain(objects::guards())
+        .chain(accounts::guards(installation.namespace))
+        .chain(controller::guards(installation));
     guards.map(|guard| (guard.policy(), guard.binding())).collect()
 }
 

@@ -95,13 +95,15 @@ pub(super) fn locks() -> ClusterRole {
 
 /// What the webhook may do in the whole cluster: trust is written into its own configurations, and a pod's warning may name
 /// the Repositories that there are. It sees no pod, no Secret and no exec; what it is asked about comes with the question.
-pub(super) fn webhook() -> ClusterRole {
+///
+/// Where cert-manager writes the trust, the webhook does not: it then only reads its configurations.
+pub(super) fn webhook(cert_manager: bool) -> ClusterRole {
     let configurations = ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"];
-    let verbs = ["get", "list", "watch", "patch"];
+    let verbs: &[&str] = if cert_manager { &["get", "list", "watch"] } else { &["get", "list", "watch", "patch"] };
     ClusterRole {
         metadata: metadata(WEBHOOK, "webhook", None),
         rules: Some(vec![
-            named(rule("admissionregistration.k8s.io", &configurations, &verbs), WEBHOOK),
+            named(rule("admissionregistration.k8s.io", &configurations, verbs), WEBHOOK),
             rule(api::GROUP, &["repositories"], &["get", "list", "watch"]),
         ]),
         aggregation_rule: None,
@@ -120,7 +122,7 @@ pub(super) fn webhook_own(namespace: &str) -> Role {
     }
 }
 
-fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> PolicyRule {
+pub(super) fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> PolicyRule {
     let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     PolicyRule {
         api_groups: Some(vec![group.to_owned()]),
@@ -130,6 +132,6 @@ fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> PolicyRule {
     }
 }
 
-fn named(rule: PolicyRule, name: &str) -> PolicyRule {
+pub(super) fn named(rule: PolicyRule, name: &str) -> PolicyRule {
     PolicyRule { resource_names: Some(vec![name.to_owned()]), ..rule }
 }

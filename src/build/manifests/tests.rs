@@ -6,7 +6,9 @@ use std::{collections::BTreeSet, fs, path::Path};
 use serde_json::Value;
 
 use super::*;
-use crate::annotations::{Generation, KEYS, Role, own_key};
+use crate::annotations::{KEYS, Role, own_key};
+
+mod guarded;
 
 fn documents(installation: &Installation<'_>) -> Vec<Value> {
     let yaml = install_yaml(installation).unwrap();
@@ -177,20 +179,31 @@ fn selects(entry: &Value, label: Option<&str>) -> bool {
 }
 
 #[test]
-fn every_key_that_says_what_is_run_is_guarded() {
-    let guard = policies::all(NAMESPACE)
-        .into_iter()
-        .find(|(policy, _)| policy.metadata.name.as_deref() == Some("stowaway-pod-commands"));
-    let condition = guard.unwrap().0.spec.unwrap().match_conditions.unwrap().remove(0).expression;
-    for key in KEYS.iter().filter(|key| matches!(key.form, crate::annotations::Form::Command)) {
-        assert!(condition.contains(&format!("'{}'", own_key(key.role))), "{key:?}");
-        assert!(condition.contains(&format!("startsWith('{}.')", own_key(key.role))), "{key:?}");
-        for (_, foreign) in key.foreign {
-            assert!(condition.contains(&format!("'{foreign}'")), "{foreign}");
+fn network_policies_are_golden_and_let_metrics_go_to_labelled_namespaces_alone() {
+    let yaml = network_policies_yaml(&Installation::default()).unwrap();
+    let policies: Vec<Value> = yaml.split("\n---\n").map(|text| serde_norway::from_str(text).unwrap()).collect();
+    is_golden("network-policies.yaml", &policies);
+    for policy in &policies {
+        for rule in policy["spec"]["ingress"].as_array().unwrap() {
+            let ports: Vec<&Value> = rule["ports"].as_array().unwrap().iter().map(|port| &port["port"]).collect();
+            let is_of_metrics = ports.iter().any(|port| **port == 8080);
+            assert_eq!(rule["from"].is_array(), is_of_metrics, "{rule}");
+            assert!(!is_of_metrics || ports.len() == 1, "{rule}");
+        }
+        let deployments = of_kind(&documents(&Installation::default()), &["Deployment"]);
+        let selected = |deployment: &&Value| {
+            deployment["spec"]["template"]["metadata"]["labels"] == policy["spec"]["podSelector"]["matchLabels"]
+        };
+        assert_eq!(deployments.iter().filter(selected).count(), 1, "{policy}");
+    }
+}
+
+#[test]
+fn where_cert_manager_writes_the_trust_the_webhook_writes_no_configuration() {
+    for role in of_kind(&documents(&by_cert_manager()), &["ClusterRole", "Role"]) {
+        let is_webhook = role["metadata"]["name"] == WEBHOOK;
+        for rule in role["rules"].as_array().unwrap() {
+            assert!(!is_webhook || !words(&rule["verbs"]).contains(&"patch"), "{rule}");
         }
     }
-    for key in [own_key(Role::Container), own_key(Role::Repository), "k8up.io/backupcommand-container".to_owned()] {
-        assert!(condition.contains(&format!("'{key}'")), "{key}");
-    }
-    assert!(KEYS.iter().flat_map(|key| key.foreign).any(|(generation, _)| *generation == Generation::Appuio));
 }

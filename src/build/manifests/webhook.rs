@@ -24,7 +24,7 @@ use k8s_openapi::{
 use super::{Installation, WEBHOOK, cert_manager, labels, metadata, pod};
 
 /// Where the webhook serves. Private clusters let their API server reach the nodes' 443 and 10250 alone.
-const PORT: i32 = 10250;
+pub(super) const PORT: i32 = 10250;
 /// Where the API server finds it.
 const SERVICE_PORT: i32 = 443;
 /// A replica that is told to stop serves on until the API server has heard of it; more than that takes.

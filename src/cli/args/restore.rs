@@ -12,7 +12,7 @@ use super::{Output, Place, duration};
 use crate::{
     api::{ScaleDown, ScaledKind},
     cli::{CliError, archive_place::ArchivePlace},
-    model::{ArchiveFormat, SourceName, escape},
+    model::{ArchiveFormat, SourceName, escape_name},
     plan::SourceKind,
 };
 
@@ -157,7 +157,7 @@ impl From<Only> for SourceKind {
 
 /// A path in a snapshot; one that is no UTF-8 becomes its escape form.
 pub(super) fn stored_path() -> impl TypedValueParser<Value = String> {
-    OsStringValueParser::new().map(|path| path.into_string().unwrap_or_else(|path| escape(path.as_bytes())))
+    OsStringValueParser::new().map(|path| path.into_string().unwrap_or_else(|path| escape_name(path.as_bytes())))
 }
 
 fn scale_down(text: &str) -> Result<ScaleDown, String> {

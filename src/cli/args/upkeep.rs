@@ -72,6 +72,8 @@ impl DoctorArguments {
 
 /// `stowaway forget`
 #[derive(Args, Debug)]
+// As for restic, -n is the dry run here, and a namespace has no meaning.
+#[command(mut_arg("namespace", |argument| argument.short(None)))]
 pub struct ForgetArguments {
     /// Where.
     #[command(flatten)]
@@ -142,6 +144,8 @@ impl KeepArguments {
 
 /// `stowaway prune`
 #[derive(Args, Debug)]
+// As for restic, -n is the dry run here, and a namespace has no meaning.
+#[command(mut_arg("namespace", |argument| argument.short(None)))]
 pub struct PruneArguments {
     /// Where.
     #[command(flatten)]

@@ -13,7 +13,7 @@ use std::{
 use rustix::io::Errno;
 
 use super::{LISTED, StoredFolder, Trouble, Troubles};
-use crate::model::escape;
+use crate::model::escape_name;
 
 /// What file systems without attributes answer to a request for those of a file, beside "not supported".
 const NO_ATTRIBUTES: [Errno; 4] = [Errno::PERM, Errno::INVAL, Errno::IO, Errno::ACCESS];
@@ -24,7 +24,7 @@ impl Troubles {
         self.count += 1;
         if self.first.len() < LISTED {
             let path =
-                if path.as_os_str().is_empty() { ".".into() } else { escape(path.as_os_str().as_encoded_bytes()) };
+                if path.as_os_str().is_empty() { ".".into() } else { escape_name(path.as_os_str().as_encoded_bytes()) };
             self.first.push(Trouble { path, reason: reason.into() });
         }
     }

@@ -14,7 +14,7 @@ use rustix::{
 };
 use serde_json::{Value, json};
 
-use crate::model::escape;
+use crate::model::escape_name;
 
 const DIRECTORY: u32 = 1 << 31;
 const SYMBOLIC_LINK: u32 = 1 << 27;
@@ -177,7 +177,7 @@ pub(super) fn attributes(
     for name in names.filter(|name| name != MACHINES_OWN) {
         let Some(text) = name.to_str() else {
             let error = io::Error::other("its name is no UTF-8");
-            attributes.failed.push((escape(name.as_encoded_bytes()), error));
+            attributes.failed.push((escape_name(name.as_encoded_bytes()), error));
             continue;
         };
         match value(&name) {
@@ -186,7 +186,7 @@ pub(super) fn attributes(
             Ok(None) => {}
             // Listed of all files, whether they have it or not (access lists of NFS).
             Err(error) if has_no_attributes(&error) => {}
-            Err(error) => attributes.failed.push((escape(text.as_bytes()), error)),
+            Err(error) => attributes.failed.push((escape_name(text.as_bytes()), error)),
         }
     }
     if found.is_empty() {

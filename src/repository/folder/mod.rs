@@ -39,7 +39,7 @@ pub use self::storage::is_systems_own;
 pub use self::tar::TarContent;
 pub(super) use self::{last_good::LastGood, metadata::permissions, restore::write_tar};
 use super::{Lacking, Progress, Repository, RepositoryError};
-use crate::model::{Excludes, Shrinkage, SnapshotIdentity, VolumeExtent, unescape};
+use crate::model::{Excludes, Shrinkage, SnapshotIdentity, VolumeExtent, unescape_name};
 
 /// How many paths are listed by name; all are counted.
 pub const LISTED: usize = 20;
@@ -81,7 +81,7 @@ pub struct Troubles {
 /// A path, and what was wrong with it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Trouble {
-    /// Relative to the folder, in the form of [`escape`](crate::model::escape).
+    /// Relative to the folder, in the form of [`escape_name`](crate::model::escape_name).
     pub path: String,
     /// What was tried, and why it failed.
     pub reason: String,
@@ -224,7 +224,7 @@ impl Repository {
 
     /// Restores what is at `path` of a snapshot into `target`, which must be there and empty: a folder with its own
     /// metadata, or a file under its own name. With `only`, paths relative to that folder, nothing else of it, each in the
-    /// folders that it is in, and the target stays as it is. Names are in the form of [`escape`](crate::model::escape), or as they are.
+    /// folders that it is in, and the target stays as it is. Names are in the form of [`escape_name`](crate::model::escape_name), or as they are.
     ///
     /// Errors: as [`Repository::restore_folder`]. What is not there is told before anything is written.
     pub async fn restore_some(
@@ -246,7 +246,7 @@ impl Repository {
 /// Whether each path leads to something below where it begins.
 fn check_inside(paths: &[String]) -> Result<(), RepositoryError> {
     let is_plain = |name: &[u8]| metadata::is_plain(OsStr::from_bytes(name));
-    let is_inside = |path: &String| path.split('/').all(|name| is_plain(name.as_bytes()) && is_plain(&unescape(name)));
+    let is_inside = |path: &String| path.split('/').all(|name| is_plain(name.as_bytes()) && is_plain(&unescape_name(name)));
     match paths.iter().find(|path| !is_inside(path)) {
         Some(path) => Err(RepositoryError::InvalidRequest(format!(
             "{path:?} is no path within a snapshot: it is relative, and has no empty parts, . or .."

@@ -22,7 +22,7 @@ use super::{
     metadata::{is_access_list, permissions, portable, times},
     refusal::{is_refusal, is_refusal_of_attribute},
 };
-use crate::model::escape;
+use crate::model::escape_name;
 
 /// Times that differ by less are rounded by the file system: FAT has the coarsest.
 const ROUNDED_SECONDS: u64 = 2;
@@ -208,7 +208,7 @@ fn text_of(mode: Mode) -> String {
 /// Labels of security modules are the machine's business, and access lists of other systems stand beside a mode.
 fn lost_attribute(name: &str, error: &io::Error) -> Lost {
     let is_minor = !is_access_list(name) && ["security.", "system."].iter().any(|prefix| name.starts_with(prefix));
-    let what = format!("its attribute {} ({error})", escape(name.as_bytes()));
+    let what = format!("its attribute {} ({error})", escape_name(name.as_bytes()));
     if is_minor { Lost::minor(what) } else { Lost::essential(what) }
 }
 

@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 
 use super::metadata::is_plain;
 use crate::{
-    model::{escape, unescape},
+    model::{escape_name, unescape_name},
     repository::{
         RepositoryError,
         part::{Fetcher, Part},
@@ -252,7 +252,7 @@ impl<'a> Unfolding<'a> {
             let Some(tree) = node.subtree else { return Ok(None) };
             let mut entries = self.tree(tree)?.nodes;
             let position = |wanted: &[u8]| entries.iter().position(|entry| entry.name().as_bytes() == wanted);
-            let Some(position) = position(name.as_bytes()).or_else(|| position(&unescape(name))) else {
+            let Some(position) = position(name.as_bytes()).or_else(|| position(&unescape_name(name))) else {
                 return Ok(None);
             };
             node = entries.swap_remove(position);
@@ -411,5 +411,5 @@ impl<'a> Unfolding<'a> {
 }
 
 fn shown(path: &Path) -> String {
-    escape(path.as_os_str().as_bytes())
+    escape_name(path.as_os_str().as_bytes())
 }

@@ -38,7 +38,7 @@ use super::{
     walk::raise_limit_of_handles,
 };
 use crate::{
-    model::escape,
+    model::escape_name,
     repository::{Progress, RepositoryError},
 };
 
@@ -327,7 +327,7 @@ impl Writer {
 }
 
 fn shown(path: &Path) -> String {
-    escape(path.as_os_str().as_encoded_bytes())
+    escape_name(path.as_os_str().as_encoded_bytes())
 }
 
 fn not_made(kind: &NodeType, error: Errno) -> Lost {

@@ -177,7 +177,7 @@ impl From<opendal::Error> for Fault {
             _ if objects::is_final(&error) => Self::Final,
             _ => Self::Passing,
         };
-        classify(objects::told(&error))
+        classify(objects::fault(&error))
     }
 }
 

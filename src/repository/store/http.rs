@@ -8,18 +8,43 @@ use reqwest::{Certificate, Client, Identity, redirect};
 
 use crate::model::{Connection, Credential, Secret};
 
+/// So many redirections of one request are followed.
+const MOST_REDIRECTS: usize = 10;
 /// How long it may take to be connected. Less than a request may take: outside of a cloud nobody answers at the address of
 /// its metadata service, and that there is no identity is then still told as that.
 const LONGEST_CONNECT: Duration = Duration::from_secs(10);
+
+/// Which redirections of a server are followed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Redirects {
+    /// None at all.
+    None,
+    /// Those within the scheme, host and port of the request. Any other one would let the named server choose what else
+    /// is requested from the network position of the run.
+    WithinOrigin,
+}
+
+impl Redirects {
+    fn policy(self) -> redirect::Policy {
+        match self {
+            Self::None => redirect::Policy::none(),
+            Self::WithinOrigin => redirect::Policy::custom(|attempt| {
+                let previous = attempt.previous();
+                let is_within = previous.last().is_some_and(|from| from.origin() == attempt.url().origin());
+                if is_within && previous.len() <= MOST_REDIRECTS { attempt.follow() } else { attempt.stop() }
+            }),
+        }
+    }
+}
 
 /// A client for one store. An error tells people what is wrong with what they gave, and shows nothing of it.
 pub(super) fn client(
     connection: &Connection,
     credentials: &BTreeMap<Credential, Secret>,
-    redirects: redirect::Policy,
+    redirects: Redirects,
 ) -> Result<Client, String> {
     install();
-    let mut builder = Client::builder().redirect(redirects).connect_timeout(LONGEST_CONNECT);
+    let mut builder = Client::builder().redirect(redirects.policy()).connect_timeout(LONGEST_CONNECT);
     let mut authorities = Vec::new();
     let given = credentials.get(&Credential::CertificateAuthorities).map(Secret::expose);
     for pem in [Some(connection.certificate_authorities.as_str()), given].into_iter().flatten() {

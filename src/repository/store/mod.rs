@@ -17,7 +17,6 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use jiff::Timestamp;
 use rand::RngExt;
-use reqwest::redirect;
 use rustic_core::Id;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     backend::{Backend, Fault},
     folder::Leftovers,
+    http::Redirects,
     limits::Limits,
     objects::Objects,
 };
@@ -391,18 +391,16 @@ fn backend_of((backend, connection, credentials): Spoken<'_>) -> Result<Backend,
     Ok(match backend {
         BackendConfig::Folder { path } => Backend::Folder(folder::Folder::new(path, connection.shared_folder)),
         BackendConfig::S3(config) => {
-            Backend::Objects(Objects::s3(config, credentials, &client(redirect::Policy::default())?)?)
+            Backend::Objects(Objects::s3(config, credentials, &client(Redirects::WithinOrigin)?)?)
         }
         BackendConfig::Azure(config) => {
-            Backend::Objects(Objects::azure(config, credentials, &client(redirect::Policy::default())?)?)
+            Backend::Objects(Objects::azure(config, credentials, &client(Redirects::WithinOrigin)?)?)
         }
         BackendConfig::Gcs(config) => {
-            Backend::Objects(Objects::gcs(config, credentials, &client(redirect::Policy::default())?)?)
+            Backend::Objects(Objects::gcs(config, credentials, &client(Redirects::WithinOrigin)?)?)
         }
         // A write that is redirected becomes a read, and would look like a success.
-        BackendConfig::Rest(config) => {
-            Backend::Rest(rest::Server::new(config, credentials, client(redirect::Policy::none())?))
-        }
+        BackendConfig::Rest(config) => Backend::Rest(rest::Server::new(config, credentials, client(Redirects::None)?)),
         BackendConfig::Sftp(config) => Backend::Sftp(sftp::Server::new(config, connection, credentials)?),
     })
 }

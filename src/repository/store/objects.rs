@@ -16,6 +16,9 @@ use reqwest::Client;
 use super::{Write, http};
 use crate::repository::StoreFault;
 
+/// So many characters are shown of a failed request.
+const LONGEST_FAULT: usize = 400;
+
 /// A bucket or container, or a prefix in one.
 #[derive(Clone, Debug)]
 pub(in super::super) struct Objects {
@@ -127,24 +130,115 @@ pub(super) fn is_denied(error: &Error) -> bool {
         || is_nobody()
 }
 
-/// Whether the service was reached, and refused for good.
+/// Whether the service was reached, and refused for good. A redirection that was not followed is such an answer.
 pub(super) fn is_final(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::ConfigInvalid | ErrorKind::Unsupported)
         || http::is_distrust(&http::with_causes(error))
         || status(error)
-            .is_some_and(|status| (400..500).contains(&status) && ![408, 409, 425, 429, 499].contains(&status))
+            .is_some_and(|status| (300..500).contains(&status) && ![408, 409, 425, 429, 499].contains(&status))
 }
 
-/// What is told of an answer: a library's error fills a page, and holds the request's URL, whose query may be a
-/// credential.
-pub(super) fn told(error: &Error) -> StoreFault {
-    let causes = std::error::Error::source(error).map(http::with_causes).unwrap_or_default();
-    let line = error.message().trim().lines().next().unwrap_or_default();
-    let told = match (line, status(error)) {
-        ("", Some(status)) => format!("{}: status {status}", error.kind()),
-        ("", None) => error.kind().to_string(),
-        _ if causes.is_empty() || line.contains(&causes) => format!("{}: {line}", error.kind()),
-        _ => format!("{}: {line}: {causes}", error.kind()),
+/// What is shown of a failed request. The endpoint is anything that a Repository names, and the message gets into its status:
+/// so nothing of the body is shown but the error code and the message of an error as the services write it. Nor is the
+/// request's URL, whose query may be a credential, and of a credential that cannot be used no part is quoted.
+pub(super) fn fault(error: &Error) -> StoreFault {
+    let kind = error.kind();
+    let message = error.message().trim();
+    let shown = match status(error) {
+        Some(status) => match service_error(message) {
+            Some(words) => format!("{kind}: status {status}: {words}"),
+            None => format!("{kind}: status {status}"),
+        },
+        None => {
+            let causes = std::error::Error::source(error).map(http::with_causes).unwrap_or_default();
+            // The TLS library's own words on a certificate.
+            let causes = if http::is_distrust(&causes) { causes } else { heads_of_causes(error) };
+            [head(message), &causes].iter().filter(|words| !words.is_empty()).fold(kind.to_string(), |shown, words| {
+                if shown.contains(*words) { shown } else { format!("{shown}: {words}") }
+            })
+        }
     };
-    StoreFault::Object(told.chars().take(400).collect())
+    StoreFault::Object(shown.chars().take(LONGEST_FAULT).collect())
+}
+
+/// Code and message of a service's error. The library gives them as the `Debug` text of a struct of its own, and an answer of
+/// any other form as the body itself.
+fn service_error(message: &str) -> Option<String> {
+    const STRUCTS: [&str; 3] = ["S3Error {", "AzblobError {", "GcsErrorResponse {"];
+    if !STRUCTS.iter().any(|name| message.starts_with(name)) {
+        return None;
+    }
+    let field = |name: &str| {
+        let (_, rest) = message.split_once(&format!("{name}: \""))?;
+        let text = rest.split('"').next()?;
+        (!text.is_empty()).then(|| text.trim_end_matches('\\').to_owned())
+    };
+    let is_plain =
+        |code: &String| code.len() <= 64 && code.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+    let code = field("code").filter(is_plain).or_else(|| field("reason").filter(is_plain));
+    let words: Vec<String> = [code, field("message")].into_iter().flatten().collect();
+    (!words.is_empty()).then(|| words.join(": "))
+}
+
+/// The causes of an error, each by its own words alone.
+fn heads_of_causes(error: &Error) -> String {
+    let mut heads: Vec<String> = Vec::new();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        let head = head(&text).to_owned();
+        if !head.is_empty() && !heads.contains(&head) {
+            heads.push(head);
+        }
+        cause = error.source();
+    }
+    heads.join(": ")
+}
+
+/// The words before the first character after which libraries quote: a value, a body or a URL.
+fn head(text: &str) -> &str {
+    let end = text.find([':', '"', '\'', '`', '{', '<', '\n']).unwrap_or(text.len());
+    text[..end].trim_end_matches(" (https").trim_end_matches(" (http").trim_end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CANARY: &str = "canary-of-an-internal-service";
+
+    fn answered(status: u16, message: &str) -> String {
+        let error = Error::new(ErrorKind::Unexpected, message.to_owned())
+            .with_context("response", format!("Parts {{ status: {status}, version: HTTP/1.1 }}"));
+        fault(&error).to_string()
+    }
+
+    #[test]
+    fn body_of_an_answer_is_not_shown_unless_it_is_an_error_of_the_service() {
+        for body in [CANARY, &format!("<html><Code>{CANARY}</Code></html>"), &format!("{{\"token\": \"{CANARY}\"}}")] {
+            assert_eq!(answered(500, body), "Unexpected: status 500");
+        }
+        let aws = r#"S3Error { code: "InvalidAccessKeyId", message: "The key does not exist.", resource: "/b/canary-of-an-internal-service", request_id: "1" }"#;
+        assert_eq!(answered(403, aws), "Unexpected: status 403: InvalidAccessKeyId: The key does not exist.");
+        let google = r#"GcsErrorResponse { error: GcsError { code: 403, message: "No access", errors: [GcsErrorDetail { reason: "forbidden" }] } }"#;
+        assert_eq!(answered(403, google), "Unexpected: status 403: forbidden: No access");
+    }
+
+    #[test]
+    fn cause_of_a_credential_that_cannot_be_used_is_named_without_its_content() {
+        let parsed = serde_json::from_str::<u8>(&format!("\"{CANARY}\"")).unwrap_err();
+        assert!(parsed.to_string().contains(CANARY));
+        let shown = fault(&Error::new(ErrorKind::Unexpected, "signing http request").set_source(parsed)).to_string();
+        assert_eq!(shown, "Unexpected: signing http request: invalid type");
+        let exchange = std::io::Error::other(format!("exchange token failed: {CANARY}"));
+        let shown = super::fault(&Error::new(ErrorKind::Unexpected, "signing http request").set_source(exchange));
+        assert_eq!(shown.to_string(), "Unexpected: signing http request: exchange token failed");
+    }
+
+    #[test]
+    fn cause_of_a_broken_connection_is_shown() {
+        let refused = std::io::Error::from_raw_os_error(111);
+        let shown = fault(&Error::new(ErrorKind::Unexpected, "send http request").set_source(refused)).to_string();
+        assert_eq!(shown, "Unexpected: send http request: Connection refused (os error 111)");
+    }
 }

@@ -24,7 +24,7 @@ use rustix::{
 use xattr::FileExt;
 
 use crate::{
-    model::escape,
+    model::escape_name,
     repository::{is_refusal, is_refusal_of_attribute},
 };
 
@@ -75,7 +75,7 @@ pub(super) fn merge(part: &Path, root: &Path, only: &[PathBuf]) -> Result<Vec<St
                         error,
                     })?;
                     not_kept.extend(
-                        lost.into_iter().map(|what| format!("{what} of {}", escape(done.path.as_os_str().as_bytes()))),
+                        lost.into_iter().map(|what| format!("{what} of {}", escape_name(done.path.as_os_str().as_bytes()))),
                     );
                 }
                 let name = done.path.file_name().unwrap_or_default();
@@ -205,7 +205,7 @@ fn attributes(from: &File, to: &File, access_lists: bool, not_kept: &mut Vec<Str
 }
 
 fn shown(name: &OsStr) -> String {
-    escape(name.as_bytes())
+    escape_name(name.as_bytes())
 }
 
 fn times(metadata: &Metadata) -> Timestamps {

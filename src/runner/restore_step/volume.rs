@@ -31,7 +31,7 @@ use super::{
     merge,
 };
 use crate::{
-    model::{Failure, Reason, escape, injected::RESTORE_PREFIX},
+    model::{Failure, Reason, escape_name, injected::RESTORE_PREFIX},
     repository::{is_refusal, is_systems_own},
 };
 
@@ -261,7 +261,7 @@ impl Volume {
     fn failed(&self, action: &str, path: &Path, error: &io::Error) -> Failure {
         let shown = path.strip_prefix(&self.root).ok().filter(|path| !path.as_os_str().is_empty());
         let shown =
-            shown.map_or_else(|| "the volume's folder".to_owned(), |path| escape(path.as_os_str().as_encoded_bytes()));
+            shown.map_or_else(|| "the volume's folder".to_owned(), |path| escape_name(path.as_os_str().as_encoded_bytes()));
         Failure::new(Reason::TargetUnwritable, format!("failed to {action} {shown}: {error}"))
     }
 }

@@ -31,7 +31,8 @@ pub(super) enum FolderError {
         source: io::Error,
     },
     /// A file is not what it should be.
-    #[error("{} holds no PEM of what it is named for: {source}", path.display())]
+    // Without the cause, which can quote a line of the file.
+    #[error("{} holds no PEM of what it is named for", path.display())]
     Malformed {
         /// Which file.
         path: PathBuf,

@@ -8,6 +8,7 @@ mod check;
 mod command_line;
 mod damage;
 mod devices;
+mod discretion;
 mod doctor;
 mod everywhere;
 mod excludes;

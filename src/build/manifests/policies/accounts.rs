@@ -17,22 +17,30 @@
 //! - *An account made by the tenant* under the prefix, or ours made before us: free, since it can do nothing until it is
 //!   bound to a role, and Kubernetes lets nobody bind a role that he does not hold. When our controller then binds it, all
 //!   of the above holds for it; tokens are bound to its UID and cannot be had before, either.
+//! - *A Job that only looks like one of a run*, by labels or owner: it would be counted as a run. Only the controller puts
+//!   these marks on a Job; the CLI's Jobs that answer have marks of their own, which count nowhere.
 //! - *Another subject in our `RoleBinding`*: for Kubernetes an escalation, unless the author may exec himself.
 
 use super::{
-    super::{
-        CONTROLLER,
-        conditions::{list, text},
-    },
-    Guard, MAY_EXEC,
+    super::conditions::{list, text},
+    Guard, MAY_EXEC, is_controller,
 };
-use crate::plan::names::ACCOUNT_PREFIX;
+use crate::{
+    api,
+    plan::{
+        labels::{ATTEMPT, KIND, REPOSITORY, RUN, SOURCE_HASH},
+        names::{ACCOUNT_PREFIX, RunKind},
+    },
+};
 
 /// Who makes the pods of Jobs; the second where controllers have no accounts of their own.
 const JOB_CONTROLLERS: [&str; 2] =
     ["system:serviceaccount:kube-system:job-controller", "system:kube-controller-manager"];
 
-pub(super) fn guards(namespace: &str) -> [Guard; 6] {
+/// The labels by which runs are found.
+const MARKS: [&str; 5] = [RUN, KIND, SOURCE_HASH, ATTEMPT, REPOSITORY];
+
+pub(super) fn guards(namespace: &str) -> [Guard; 7] {
     let prefix = text(ACCOUNT_PREFIX);
     let claims = |spec: &str| format!("{spec}.?serviceAccountName.orValue('').startsWith({prefix})");
     [
@@ -67,11 +75,21 @@ pub(super) fn guards(namespace: &str) -> [Guard; 6] {
                     claims("object.spec.template.spec")
                 ),
             )),
-            expression: format!(
-                "request.userInfo.username == {}",
-                text(&format!("system:serviceaccount:{namespace}:{CONTROLLER}"))
-            ),
+            expression: is_controller(namespace),
             message: "Jobs whose account begins with stowaway-run- are written by Stowaway's controller alone",
+        },
+        Guard {
+            name: "stowaway-run-marks",
+            rules: vec![("batch", &["jobs"], &["CREATE", "UPDATE"])],
+            concerns: Some(("bears-new-marks-of-a-run", bears_new_marks())),
+            // The CLI's Job answers its creator; nothing else of Stowaway's reads it.
+            expression: format!(
+                "{} || {} && (oldObject == null || {})",
+                is_controller(namespace),
+                answers("object"),
+                answers("oldObject")
+            ),
+            message: "Jobs with labels or owners of Stowaway's runs are written by Stowaway's controller alone",
         },
         Guard {
             name: "stowaway-run-tokens",
@@ -108,4 +126,29 @@ pub(super) fn guards(namespace: &str) -> [Guard; 6] {
             message: "accounts that begin with stowaway-run- exec from their pods alone",
         },
     ]
+}
+
+/// A label by which runs are found or an owner of Stowaway's kinds is there that was not there before, or another value, or is
+/// missing. An owner that is missing counts as nothing: the garbage collector removes those that are gone.
+fn bears_new_marks() -> String {
+    let prefix = text(&format!("{}/", api::GROUP));
+    let marks = list(MARKS);
+    let labels = |object: &str| format!("{object}.metadata.?labels.orValue({{}})");
+    let owners = |object: &str| format!("{object}.metadata.?ownerReferences.orValue([])");
+    let (new, old) = (labels("object"), labels("oldObject"));
+    format!(
+        "oldObject == null ? ({new}.exists(key, key in {marks}) || \
+         {new_owners}.exists(owner, owner.apiVersion.startsWith({prefix}))) : \
+         ({new}.exists(key, key in {marks} && !(key in {old} && {old}[key] == {new}[key])) || \
+         {old}.exists(key, key in {marks} && !(key in {new})) || \
+         {new_owners}.exists(owner, owner.apiVersion.startsWith({prefix}) && \
+         !{old_owners}.exists(known, known.uid == owner.uid)))",
+        new_owners = owners("object"),
+        old_owners = owners("oldObject"),
+    )
+}
+
+/// The Job is one that answers the CLI.
+fn answers(object: &str) -> String {
+    format!("{object}.metadata.?labels[?{}].orValue('') == {}", text(KIND), text(&RunKind::Answer.to_string()))
 }

@@ -9,13 +9,15 @@
 //! `resize`) keep the annotations as they were. Creating a pod with a command is free: whoever makes a pod decides what runs
 //! in it.
 //!
-//! Besides the commands themselves, what counts is which container they run in and where their output goes: a dump in
-//! somebody else's repository is as good as a shell. To take something away may change what runs, too: a command of another
-//! tool's key comes to light, or the container is another one. Only when no command is left, nothing can come of it.
+//! Besides the commands themselves, all other keys of a pod count: which container a command runs in, where its output goes
+//! (a dump in another repository is as good as a shell), and what makes a run green (a shorter timeout cuts a dump, and
+//! `accept-unproven` or `allow-empty` call a cut one good). So a key that is added to the table is guarded from then on. To
+//! remove a key may change what runs, too: a command of another tool's key comes to light, or the container is another one.
+//! Only when nothing is left that requests a run, nothing can come of it.
 
 use super::{
-    super::conditions::{annotations_of, command_keys, commands},
-    Guard, MAY_EXEC,
+    super::conditions::{annotations_of, pod_keys, requesting_keys},
+    Guard, MAY_CREATE_PODS, MAY_EXEC,
 };
 use crate::api;
 
@@ -46,7 +48,7 @@ pub(super) fn guards() -> [Guard; 6] {
             // Whoever makes pods mounts any claim, and writes into it as whoever the namespace lets him be.
             expression: format!(
                 "{} && (object.spec.to.claim.?create.orValue(null) == null || {})",
-                may("''", "'pods'", "create"),
+                MAY_CREATE_PODS,
                 may("''", "'persistentvolumeclaims'", "create"),
             ),
             message: "a Restore writes into a claim: its author needs the right to create pods in the namespace, and with \
@@ -57,7 +59,7 @@ pub(super) fn guards() -> [Guard; 6] {
             rules: vec![(api::GROUP, &["restores"], &["CREATE"])],
             concerns: Some(("makes-an-archive", AS_AN_ARCHIVE.to_owned())),
             // Whoever makes pods mounts any Secret and any volume of the namespace, and sends what he reads wherever he likes.
-            expression: may("''", "'pods'", "create"),
+            expression: MAY_CREATE_PODS.to_owned(),
             message: "a Restore sends data away with Secrets of the namespace, or onto a volume: its author needs the right to \
                       create pods in the namespace",
         },
@@ -84,7 +86,7 @@ pub(super) fn guards() -> [Guard; 6] {
             rules: vec![("", &["pods/binding", "bindings"], &["CREATE"])],
             concerns: Some((
                 "brings-a-command",
-                format!("{}.exists(key, {})", annotations_of("object"), commands("key")),
+                format!("{}.exists(key, {})", annotations_of("object"), pod_keys("key")),
             )),
             expression: MAY_EXEC.to_owned(),
             message: "the Binding's annotations say what is run in the pod: that needs the right to create pods/exec in the namespace",
@@ -92,12 +94,12 @@ pub(super) fn guards() -> [Guard; 6] {
     ]
 }
 
-/// A command is there after the change, and something of what decides about it is not as before.
+/// Something requests a run after the change, and something of what decides about that run is not as before.
 fn changes() -> String {
     let (new, old) = (annotations_of("object"), annotations_of("oldObject"));
-    let (is_command, counts) = (command_keys("key"), commands("key"));
+    let (requests, counts) = (requesting_keys("key"), pod_keys("key"));
     format!(
-        "{new} != {old} && {new}.exists(key, {is_command}) && (\
+        "{new} != {old} && {new}.exists(key, {requests}) && (\
          {new}.exists(key, ({counts}) && !(key in {old} && {old}[key] == {new}[key])) || \
          {old}.exists(key, ({counts}) && !(key in {new})))"
     )

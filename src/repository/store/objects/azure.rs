@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use opendal::services;
 use reqwest::Client;
 
@@ -21,6 +22,10 @@ impl Objects {
             .container(&config.container)
             .root(&root(&config.prefix));
         if let Some(key) = credentials.get(&Credential::AzureAccountKey) {
+            // The library's own error shows a character of the key.
+            if BASE64_STANDARD.decode(key.expose()).is_err() {
+                return Err(format!("{} cannot be read as base64", Credential::AzureAccountKey.title()));
+            }
             builder = builder.account_key(key.expose());
         }
         if let Some(token) = credentials.get(&Credential::AzureSasToken) {

@@ -85,9 +85,10 @@ impl Connector {
         };
         let key = credentials.get(&Credential::SftpPrivateKey);
         let login = match (key, credentials.get(&Credential::SftpPassword)) {
-            (Some(key), _) => Login::Key(Arc::new(decode_secret_key(key.expose(), None).map_err(|error| {
+            (Some(key), _) => Login::Key(Arc::new(decode_secret_key(key.expose(), None).map_err(|_| {
+                // Without the library's error: it can contain parts of the Secret.
                 let title = Credential::SftpPrivateKey.title();
-                format!("{title} cannot be read ({error}); give it as ssh-keygen writes it, without a passphrase")
+                format!("{title} cannot be read; give it as ssh-keygen writes it, without a passphrase")
             })?)),
             (None, Some(password)) => Login::Password(password.clone()),
             (None, None) => return Err("a private SSH key or a password is needed".to_owned()),

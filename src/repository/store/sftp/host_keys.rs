@@ -24,19 +24,29 @@ pub(super) enum HostKeys {
 
 impl HostKeys {
     /// From lines of a `known_hosts` file, of `ssh-keyscan`, or of public key files. Names of hosts do not matter: all keys
-    /// that are given are this server's. An error tells people what is wrong.
+    /// that are given are this server's.
+    ///
+    /// Errors name the number of the line and never its content: the text can be that of any Secret, and errors get into
+    /// statuses, Events and logs.
     pub fn parse<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Self, String> {
         let mut keys = Vec::new();
-        for line in texts.flat_map(str::lines).map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
-        {
+        for (number, line) in (1_u32..).zip(texts.flat_map(str::lines).map(str::trim)) {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
             if line.starts_with('@') {
-                return Err(format!("the host key {line:?} has a marker, which is not supported: give the key itself"));
+                return Err(format!(
+                    "line {number} of the host keys has a marker (@...), which is not supported: give the key itself"
+                ));
             }
             let mut words = line.split_whitespace();
             let kind = words.find(|word| word.starts_with("ssh-") || word.starts_with("ecdsa-")).unwrap_or_default();
             let key = PublicKey::from_openssh(&format!("{kind} {}", words.next().unwrap_or_default()));
             keys.push(key.map_err(|_| {
-                format!("the host key {line:?} cannot be read; give what `ssh-keyscan HOST` prints, such as \"ssh-ed25519 AAAA...\"")
+                format!(
+                    "line {number} of the host keys cannot be read; give what `ssh-keyscan HOST` prints, such as \
+                     \"ssh-ed25519 AAAA...\""
+                )
             })?);
         }
         if keys.is_empty() {
@@ -106,6 +116,16 @@ mod tests {
             ["", "# nothing", "backup.example.org", "ssh-ed25519 AAAA", "@revoked * ssh-ed25519 AAAA", "ssh-rsa"]
         {
             assert!(HostKeys::parse([text].into_iter()).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn unreadable_host_key_is_named_by_its_line_and_never_quoted() {
+        for text in
+            ["S3cr3t-of-the-db", "@S3cr3t-of-the-db", "ssh-ed25519 S3cr3t-of-the-db", "S3cr3t-of-the-db ssh-rsa x"]
+        {
+            let message = HostKeys::parse(["# a comment\n", text].into_iter()).unwrap_err();
+            assert!(message.contains("line 2") && !message.contains("S3cr3t"), "{message}");
         }
     }
 

@@ -1,0 +1,190 @@
+//! Whoever may not create pods cannot make Stowaway use Secrets, stores and pods by an object, nobody writes what Stowaway
+//! reports, and the controller's own account does nothing but its work: each attack is refused, and the same deed is done for
+//! somebody who may.
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{Secret, ServiceAccount},
+    rbac::v1::RoleBinding,
+};
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+use stowaway::api::{Backup, Repository};
+use stowaway_e2e::{Namespace, Right, Tenant, in_namespace};
+
+const PODS: Right = ("", &["pods"], &["create"]);
+const CONTROLLER: &str = "system:serviceaccount:stowaway-system:stowaway-controller";
+
+fn repository(name: &str, url: &str) -> Result<Repository> {
+    Ok(serde_json::from_value(json!({
+        "apiVersion": "stowaway.dev/v1alpha1", "kind": "Repository", "metadata": { "name": name },
+        "spec": {
+            "rest": { "url": url, "credentials": { "userSecretRef": { "name": "db", "key": "user" }, "passwordSecretRef": { "name": "db", "key": "password" } } },
+            "passwordSecretRef": { "name": "password" },
+        },
+    }))?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repositories_are_written_only_by_who_may_create_pods() -> Result<()> {
+    in_namespace("guard-repositories", async |namespace: &Namespace| {
+        let policy = "stowaway-repositories";
+        let right: Right = ("stowaway.dev", &["repositories"], &["get", "create", "patch"]);
+        namespace
+            .api::<Repository>()
+            .create(&PostParams::default(), &repository("main", "http://rest:8000/r")?)
+            .await?;
+        let tenant = Tenant::new(namespace, "tenant", &[right]).await?;
+        let theirs: Api<Repository> = tenant.api();
+        let thief = repository("thief", "http://thief:8000/r")?;
+        tenant.is_denied(policy, async || theirs.create(&PostParams::default(), &thief).await).await?;
+        let changes = [
+            json!({ "spec": { "rest": { "url": "http://thief:8000/r" } } }),
+            json!({ "spec": { "passwordSecretRef": { "name": "other" } } }),
+            json!({ "spec": { "tls": { "insecureSkipVerify": true } } }),
+            json!({ "spec": { "runnerPod": { "securityContext": { "runAsUser": 0 } } } }),
+            json!({ "metadata": { "annotations": { "stowaway.dev/is-default": "true" } } }),
+        ];
+        let change = async |api: &Api<Repository>, change: &Value| {
+            api.patch("main", &PatchParams::default(), &Patch::Merge(change)).await
+        };
+        for attack in &changes {
+            tenant.is_denied(policy, async || change(&theirs, attack).await).await?;
+        }
+        let label = json!({ "metadata": { "labels": { "example.com/note": "x" } } });
+        tenant.is_allowed(async || change(&theirs, &label).await).await?;
+
+        let operator = Tenant::new(namespace, "operator", &[right, PODS]).await?;
+        let own: Api<Repository> = operator.api();
+        for deed in &changes {
+            operator.is_allowed(async || change(&own, deed).await).await?;
+        }
+        operator.is_allowed(async || own.create(&PostParams::default(), &thief).await).await.map(drop)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pod_of_a_run_is_shaped_only_by_who_may_create_pods() -> Result<()> {
+    in_namespace("guard-runner-pod", async |namespace: &Namespace| {
+        let backup = |name: &str, spec: Value| -> Result<Backup> {
+            let types =
+                json!({ "apiVersion": "stowaway.dev/v1alpha1", "kind": "Backup", "metadata": { "name": name } });
+            let mut backup = types;
+            backup["spec"] = spec;
+            Ok(serde_json::from_value(backup)?)
+        };
+        let right: Right = ("stowaway.dev", &["backups"], &["create"]);
+        let tenant = Tenant::new(namespace, "tenant", &[right]).await?;
+        let theirs: Api<Backup> = tenant.api();
+        let shaped = backup("shaped", json!({ "runnerPod": { "securityContext": { "runAsUser": 0 } } }))?;
+        let create = async || theirs.create(&PostParams::default(), &shaped).await;
+        tenant.is_denied("stowaway-runner-pods", create).await?;
+        let plain = backup("plain", json!({}))?;
+        tenant.is_allowed(async || theirs.create(&PostParams::default(), &plain).await).await?;
+        let operator = Tenant::new(namespace, "operator", &[right, PODS]).await?;
+        let own: Api<Backup> = operator.api();
+        operator.is_allowed(async || own.create(&PostParams::default(), &shaped).await).await.map(drop)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statuses_are_written_by_the_controller_alone() -> Result<()> {
+    in_namespace("guard-statuses", async |namespace: &Namespace| {
+        namespace
+            .api::<Repository>()
+            .create(&PostParams::default(), &repository("main", "http://rest:8000/r")?)
+            .await?;
+        let all: Right = ("stowaway.dev", &["repositories", "repositories/status"], &["get", "patch", "update"]);
+        let tenant = Tenant::new(namespace, "tenant", &[all, PODS]).await?;
+        let theirs: Api<Repository> = tenant.api();
+        let forged = json!({ "status": { "repositoryId": "0".repeat(64), "attempt": 7 } });
+        let write = async |api: &Api<Repository>| {
+            api.patch_status("main", &PatchParams::default(), &Patch::Merge(forged.clone())).await
+        };
+        tenant.is_denied("stowaway-statuses", async || write(&theirs).await).await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn job_that_looks_like_one_of_a_run_is_made_by_the_controller_alone() -> Result<()> {
+    in_namespace("guard-marks", async |namespace: &Namespace| {
+        let right: Right = ("batch", &["jobs"], &["create", "patch", "get"]);
+        let tenant = Tenant::new(namespace, "tenant", &[right]).await?;
+        let jobs: Api<Job> = tenant.api();
+        let dry = PostParams { dry_run: true, ..PostParams::default() };
+        let job = |metadata: Value| -> Result<Job> {
+            let container = json!({ "name": "c", "image": "x" });
+            let template = json!({ "spec": { "restartPolicy": "Never", "containers": [container] } });
+            Ok(serde_json::from_value(json!({ "metadata": metadata, "spec": { "template": template } }))?)
+        };
+        let owner = json!({ "apiVersion": "stowaway.dev/v1alpha1", "kind": "Backup", "name": "b", "uid": "u" });
+        for (name, marks) in [
+            ("label", json!({ "labels": { "stowaway.dev/kind": "backup" } })),
+            ("repository", json!({ "labels": { "stowaway.dev/repository": "main" } })),
+            ("owner", json!({ "ownerReferences": [owner] })),
+        ] {
+            let mut metadata = marks;
+            metadata["name"] = json!(name);
+            let marked = job(metadata)?;
+            tenant.is_denied("stowaway-run-marks", async || jobs.create(&dry, &marked).await).await?;
+        }
+        let plain = job(json!({ "name": "plain" }))?;
+        tenant.is_allowed(async || jobs.create(&PostParams::default(), &plain).await).await?;
+        let label = json!({ "metadata": { "labels": { "stowaway.dev/kind": "prune" } } });
+        let relabel = async || jobs.patch("plain", &PatchParams::default(), &Patch::Merge(&label)).await;
+        tenant.is_denied("stowaway-run-marks", relabel).await?;
+        // The one of the CLI.
+        let answer =
+            job(json!({ "name": "answer", "labels": { "stowaway.dev/kind": "answer" }, "ownerReferences": [owner] }))?;
+        tenant.is_allowed(async || jobs.create(&dry, &answer).await).await.map(drop)
+    })
+    .await
+}
+
+/// The policy refuses the controller's own account.
+fn is_refused<T>(policy: &str, answer: kube::Result<T>) -> Result<()> {
+    let message = answer.err().with_context(|| format!("{policy} let it pass"))?.to_string();
+    ensure!(message.contains(&format!("ValidatingAdmissionPolicy '{policy}'")), "{policy}: {message}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stolen_account_of_the_controller_makes_binds_and_deletes_only_what_is_its_own() -> Result<()> {
+    in_namespace("guard-controller", async |namespace: &Namespace| {
+        let client = namespace.cluster.impersonate(CONTROLLER).await?;
+        let jobs: Api<Job> = Api::namespaced(client.clone(), &namespace.name);
+        let bindings: Api<RoleBinding> = Api::namespaced(client.clone(), &namespace.name);
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace.name);
+        let accounts: Api<ServiceAccount> = Api::namespaced(client, &namespace.name);
+        let create = PostParams::default();
+        let pod = json!({ "serviceAccountName": "default", "restartPolicy": "Never", "containers": [{ "name": "runner", "image": "thief" }] });
+        let job: Job = serde_json::from_value(json!({ "metadata": { "name": "thief" }, "spec": { "template": { "spec": pod } } }))?;
+        is_refused("stowaway-controller-jobs", jobs.create(&create, &job).await)?;
+        let binding = |role: &str, account: &str| {
+            serde_json::from_value::<RoleBinding>(json!({
+                "metadata": { "name": "thief" },
+                "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role },
+                "subjects": [{ "kind": "ServiceAccount", "name": account, "namespace": namespace.name }],
+            }))
+        };
+        is_refused("stowaway-controller-bindings", bindings.create(&create, &binding("stowaway-runner", "default")?).await)?;
+        let secret: Secret = serde_json::from_value(json!({ "metadata": { "name": "thief" }, "type": "example.com/any" }))?;
+        is_refused("stowaway-controller-secrets", secrets.create(&create, &secret).await)?;
+        let account: ServiceAccount = serde_json::from_value(json!({ "metadata": { "name": "thief" } }))?;
+        is_refused("stowaway-controller-accounts", accounts.create(&create, &account).await)?;
+        // What others made stays.
+        namespace.api::<Job>().create(&create, &job).await?;
+        namespace.api::<RoleBinding>().create(&create, &binding("view", "default")?).await?;
+        let delete = DeleteParams::background();
+        is_refused("stowaway-controller-job-deletes", jobs.delete("thief", &delete).await)?;
+        is_refused("stowaway-controller-binding-deletes", bindings.delete("thief", &delete).await)
+    })
+    .await
+}
