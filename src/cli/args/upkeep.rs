@@ -88,7 +88,7 @@ pub struct ForgetArguments {
     #[arg(long, requires = "snapshots", conflicts_with = "rules")]
     pub last_of_source: bool,
     /// Change nothing, and tell what would be done.
-    #[arg(long)]
+    #[arg(short = 'n', long)]
     pub dry_run: bool,
     /// Result as a text or as JSON.
     #[arg(short, long, value_enum, default_value_t)]
@@ -160,7 +160,7 @@ pub struct PruneArguments {
     #[arg(long)]
     pub allow_no_snapshots: bool,
     /// Change nothing, and tell what would be done.
-    #[arg(long)]
+    #[arg(short = 'n', long)]
     pub dry_run: bool,
     /// Result as a text or as JSON.
     #[arg(short, long, value_enum, default_value_t)]
