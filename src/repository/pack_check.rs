@@ -77,7 +77,9 @@ pub(super) async fn sizes(
         });
         let looks: Vec<_> = stream::iter(looks).buffer_unordered(PARALLEL_LOOKS).try_collect().await?;
         let is_any_there = looks.iter().any(|(_, size)| size.is_some());
-        looks.into_iter().for_each(|(place, size)| sizes[place] = size);
+        for (place, size) in looks {
+            sizes[place] = size;
+        }
         if !is_any_there {
             break;
         }

@@ -107,8 +107,8 @@ impl Repository {
             let snapshot: SnapshotFile = repository.get_file(&id)?;
             let root = repository.node_from_snapshot_and_path(&snapshot, "")?;
             // Looked for by listing, since the engine's own search does not tell "not there" from "broken".
-            let names =
-                [wanted.clone().into_bytes(), unescape_name(&wanted)].map(|path| OsString::from_vec(below_root(path)));
+            let names = [wanted.clone().into_bytes(), unescape_name(&wanted)]
+                .map(|path| OsString::from_vec(below_root(&path).to_vec()));
             let mut found = None;
             for entry in repository.ls(&root, &LsOptions::default())? {
                 let (path, node) = entry?;
@@ -168,8 +168,8 @@ impl Repository {
 }
 
 /// A path without the slash that it begins with.
-fn below_root(path: Vec<u8>) -> Vec<u8> {
-    path.strip_prefix(b"/").map_or_else(|| path.clone(), <[u8]>::to_vec)
+fn below_root(path: &[u8]) -> &[u8] {
+    path.strip_prefix(b"/").unwrap_or(path)
 }
 
 struct Output {

@@ -114,12 +114,7 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
     match &task.kind {
         TaskKind::Init | TaskKind::Open { .. } => {
             let repository = open(&task, identity, cancel).await?;
-            let id = repository.id().to_owned();
-            info!(repository = id, "repository {} is open", short(&id));
-            let keys = repository.count_keys().await;
-            repository.close().await;
-            let report = SourceReport::done(started.elapsed());
-            Ok(SourceReport { repository_id: Some(id), keys: Some(keys?), ..report })
+            report_opened(repository, started).await
         }
         TaskKind::Backup { target, source, .. } => {
             tell_target("backing up", source.as_str(), target);
@@ -202,6 +197,16 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
         }
         TaskKind::Answer { .. } => Ok(SourceReport::done(started.elapsed())),
     }
+}
+
+/// The id of the repository and the number of its keys.
+async fn report_opened(repository: Repository, started: Instant) -> Result<SourceReport, Failure> {
+    let id = repository.id().to_owned();
+    info!(repository = id, "repository {} is open", short(&id));
+    let keys = repository.count_keys().await;
+    repository.close().await;
+    let report = SourceReport::done(started.elapsed());
+    Ok(SourceReport { repository_id: Some(id), keys: Some(keys?), ..report })
 }
 
 /// Opens the task's repository. Only a repository that was never opened is created, or one that a person wants to be new.

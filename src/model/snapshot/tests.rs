@@ -74,8 +74,8 @@ fn whatever_is_not_good_is_never_the_newest_and_is_named() {
         let (id, note) = taken_by(&all, "here", None).unwrap();
         assert_eq!(id, "bb");
         assert!(note.contains("1 newer not taken") && note.contains(word) && note.contains("cc000000"), "{note}");
-        let none = taken(&all[2..]).unwrap_err();
-        assert!(none.contains(word) && none.contains("cc000000"), "{none}");
+        let refusal = taken(&all[2..]).unwrap_err();
+        assert!(refusal.contains(word) && refusal.contains("cc000000"), "{refusal}");
     }
 }
 

@@ -207,10 +207,7 @@ fn opened_repository() -> Repository {
 
 /// Goes to the next attempt, and gives it this end. Returns what the attempt was to do, and the second after it.
 fn attempt(repository: &mut Repository, from: i64, report: &SourceReport) -> (TaskKind, i64) {
-    let due = (from..from + 20_000).find_map(|second| {
-        let actions = step(&mut repository.clone(), &[], second);
-        (!actions.start.is_empty()).then_some(second)
-    });
+    let due = (from..from + 20_000).find(|second| !step(&mut repository.clone(), &[], *second).start.is_empty());
     let due = due.expect("an attempt begins");
     let actions = step(repository, &[], due);
     let ended = current(repository, &Scene::Said(&report.to_termination_message()));

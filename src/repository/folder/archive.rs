@@ -185,12 +185,12 @@ fn read_files(
         let next = files.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(ToRead { opened, path, read }) = next else { return Ok(()) };
         packer.check()?;
-        let saved = match saver.save(&opened) {
-            Ok(saved) => {
-                if let Some(Changed { how, .. }) = &saved.changed {
+        let content = match saver.save(&opened) {
+            Ok(stored) => {
+                if let Some(Changed { how, .. }) = &stored.changed {
                     ledger.changed(&path, how);
                 }
-                Some(saved)
+                Some(stored)
             }
             Err(Failure::Vanished) => {
                 ledger.vanished(&path, false);
@@ -203,7 +203,7 @@ fn read_files(
             Err(Failure::Run(error)) => return Err(error),
         };
         // Nobody waits for it if the run has failed.
-        let _ = read.send(saved);
+        let _ = read.send(content);
     }
 }
 

@@ -246,7 +246,8 @@ impl Repository {
 /// Whether each path leads to something below where it begins.
 fn check_inside(paths: &[String]) -> Result<(), RepositoryError> {
     let is_plain = |name: &[u8]| metadata::is_plain(OsStr::from_bytes(name));
-    let is_inside = |path: &String| path.split('/').all(|name| is_plain(name.as_bytes()) && is_plain(&unescape_name(name)));
+    let is_inside =
+        |path: &String| path.split('/').all(|name| is_plain(name.as_bytes()) && is_plain(&unescape_name(name)));
     match paths.iter().find(|path| !is_inside(path)) {
         Some(path) => Err(RepositoryError::InvalidRequest(format!(
             "{path:?} is no path within a snapshot: it is relative, and has no empty parts, . or .."

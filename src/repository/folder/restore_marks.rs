@@ -31,10 +31,9 @@ fn is_held(path: &Path) -> io::Result<bool> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     match OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path) {
         Ok(file) => match flock(&file, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => Ok(false),
             Err(Errno::WOULDBLOCK) => Ok(true),
             // A file system without such locks lets no restore begin.
-            Err(_) => Ok(false),
+            Ok(()) | Err(_) => Ok(false),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(true),

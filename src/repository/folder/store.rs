@@ -99,7 +99,7 @@ pub(super) async fn store_folder(
     // A restore may have begun after the first look, and have moved what was read.
     refuse_unfinished(identity, folder)?;
     let snapshot = commit.publish(&snapshot, rules.excludes.patterns(), &written).await?;
-    Ok(StoredFolder { snapshot, files, bytes, added_bytes, shrunken, lacking, ..noted })
+    Ok(StoredFolder { snapshot, files, bytes, added_bytes, lacking, shrunken, ..noted })
 }
 
 /// Refuses a folder that is in the middle of a restore. What a restore keeps before it overwrites is no such folder.

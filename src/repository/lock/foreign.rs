@@ -237,11 +237,8 @@ pub(in super::super) async fn remove_locks(
             Content::Unreadable(lock) => lock.is_stale(Timestamp::now()),
         };
         match (content, is_removed) {
-            (Content::Lock(_), false) => continue,
-            (Content::Unreadable(lock), false) => {
-                unlocked.kept_unreadable.push(lock);
-                continue;
-            }
+            (Content::Lock(_), false) => {}
+            (Content::Unreadable(lock), false) => unlocked.kept_unreadable.push(lock),
             (content, true) => match (store.remove(Kind::Lock, &id).await, content) {
                 (Ok(()), Content::Lock(lock)) => unlocked.removed.push(lock),
                 (Ok(()), Content::Unreadable(lock)) => unlocked.removed_unreadable.push(lock),

@@ -75,7 +75,8 @@ pub(super) fn merge(part: &Path, root: &Path, only: &[PathBuf]) -> Result<Vec<St
                         error,
                     })?;
                     not_kept.extend(
-                        lost.into_iter().map(|what| format!("{what} of {}", escape_name(done.path.as_os_str().as_bytes()))),
+                        lost.into_iter()
+                            .map(|what| format!("{what} of {}", escape_name(done.path.as_os_str().as_bytes()))),
                     );
                 }
                 let name = done.path.file_name().unwrap_or_default();

@@ -191,8 +191,8 @@ async fn restore_from(
     let trouble = trouble.map_or_else(String::new, |trouble| format!("; a newer one may be among others: {trouble}"));
     let text = format!("{}{note}{trouble}", text_of(&snapshot, &restored));
     volume.mark(&Whole { snapshot: snapshot.id.to_owned(), own: restored.own })?;
-    let lost = volume.move_to_place(None)?;
-    let text = format!("{text}{}", of_own_folder(&lost));
+    let not_kept = volume.move_to_place(None)?;
+    let text = format!("{text}{}", of_own_folder(&not_kept));
     Ok(Outcome { text, bytes: restored.bytes, snapshot: Some(snapshot.id.to_owned()) })
 }
 

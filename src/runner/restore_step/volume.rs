@@ -77,7 +77,7 @@ impl Volume {
                 // Beside a folder that is restored into, a mark of somebody else's is no reason to remove that: see
                 // [`Volume::move_to_place`].
                 Some(".whole") if self.part().symlink_metadata().is_ok() || self.has_own_mark()? => {
-                    observed.whole = true
+                    observed.whole = true;
                 }
                 // A mark that was about to be made is none.
                 Some(".part" | ".lock" | ".whole" | ".whole.new" | ".probe") => observed.leftover = true,
@@ -260,8 +260,8 @@ impl Volume {
 
     fn failed(&self, action: &str, path: &Path, error: &io::Error) -> Failure {
         let shown = path.strip_prefix(&self.root).ok().filter(|path| !path.as_os_str().is_empty());
-        let shown =
-            shown.map_or_else(|| "the volume's folder".to_owned(), |path| escape_name(path.as_os_str().as_encoded_bytes()));
+        let shown = shown
+            .map_or_else(|| "the volume's folder".to_owned(), |path| escape_name(path.as_os_str().as_encoded_bytes()));
         Failure::new(Reason::TargetUnwritable, format!("failed to {action} {shown}: {error}"))
     }
 }

@@ -92,8 +92,8 @@ async fn restore(
         target.set_modified(time);
     }
     unlocked?;
-    let (restored, lost) = restored?;
-    Ok(chosen.report(report_of(snapshot, restored, &lost, safety.as_deref())))
+    let (restored, not_kept) = restored?;
+    Ok(chosen.report(report_of(snapshot, restored, &not_kept, safety.as_deref())))
 }
 
 /// Whether the volume is empty; an error if it is not, and must not be overwritten. A mark of ours proves nothing here: what

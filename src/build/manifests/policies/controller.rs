@@ -20,13 +20,12 @@ use crate::{
         names::{ACCOUNT_PREFIX, RUNNER_CONTAINER},
         rbac::{LOCKS_ROLE, RUNNER_ROLE},
     },
+    model::mounts,
     plan::labels::{KIND, MANAGED_BY, MANAGER},
 };
 
 /// The volumes of a run's pod that may be of any kind: those which a Repository or an archive names.
 const STORE_VOLUMES: [&str; 2] = ["repository", "archive"];
-/// What a run's container may have beyond nothing: the rights of an app's root over its files.
-const CAPABILITIES: [&str; 4] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"];
 
 pub(super) fn guards(installation: &Installation<'_>) -> [Guard; 7] {
     let concerns = || Some(("is-the-controller", is_controller(installation.namespace)));
@@ -125,7 +124,7 @@ fn is_a_run(prefix: &str, image: &str) -> String {
         "!container.?securityContext.?allowPrivilegeEscalation.orValue(true)".to_owned(),
         format!(
             "container.?securityContext.?capabilities.?add.orValue([]).all(capability, capability in {})",
-            list(CAPABILITIES)
+            list(mounts::RIGHTS_TO_RESTORE)
         ),
     ];
     [
