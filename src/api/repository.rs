@@ -130,7 +130,7 @@ pub struct RepositoryStatus {
     pub cluster_id: Option<String>,
     /// How many times this generation was tried.
     #[serde(default)]
-    #[schemars(with = "i32")]
+    #[schemars(with = "i32", range(min = 0))]
     pub attempt: u32,
     /// When it is tried next.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -4,6 +4,7 @@
 
 mod archive;
 mod excludes;
+pub mod image;
 pub mod injected;
 mod part;
 mod quantity;

@@ -140,6 +140,10 @@ pub enum Reason {
     ResultLost,
     /// A defect in Stowaway or its storage engine.
     InternalError,
+    /// An object that is not Stowaway's has the name that the run needs.
+    NameTaken,
+    /// The Restore is a copy of one that was carried out.
+    AlreadyCarriedOut,
 }
 
 impl fmt::Display for Reason {

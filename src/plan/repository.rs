@@ -74,7 +74,11 @@ pub fn plan_repository(
             failed(&mut status, &mut actions, (&Reason::ResultLost.to_string(), &message), Some(&current), now);
         }
         (_, None, Some(job)) => match standing(job, now) {
-            Standing::Suspended => actions.resume.push(current),
+            // It was made and never started. What it may do follows from the plan, so that it is planned again.
+            Standing::Suspended => {
+                status.attempt -= 1;
+                start(repository, &mut status, &mut actions);
+            }
             Standing::Starting { deadline, hint } => {
                 let words = if hint.is_empty() { "the Job that opens the repository is being started" } else { &hint };
                 not_ready(&mut status, (OPENING, words), now);
@@ -150,8 +154,13 @@ pub(super) fn tell_escrow(
 }
 
 /// Takes back the start of a Job that the API server refused: it is tried again like one that failed.
-pub fn init_refused(status: &mut RepositoryStatus, actions: &mut Actions, message: &str, now: Timestamp) {
-    failed(status, actions, (&Reason::PodNotStarted.to_string(), message), None, now);
+pub fn init_refused(
+    status: &mut RepositoryStatus,
+    actions: &mut Actions,
+    (reason, message): (Reason, &str),
+    now: Timestamp,
+) {
+    failed(status, actions, (&reason.to_string(), message), None, now);
 }
 
 /// Which state of the spec a Job speaks of: part of its name, so that an old result is never taken for a new one.

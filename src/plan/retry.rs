@@ -35,7 +35,8 @@ pub(super) fn may_pass(reason: Reason) -> bool {
         | Reason::TargetUnwritable
         | Reason::TargetNotEmpty
         | Reason::TargetInUse
-        | Reason::MetadataNotKept => false,
+        | Reason::MetadataNotKept
+        | Reason::AlreadyCarriedOut => false,
         Reason::CommandFailed
         | Reason::CommandKilled
         | Reason::StreamCut
@@ -55,6 +56,7 @@ pub(super) fn may_pass(reason: Reason) -> bool {
         | Reason::VolumeSnapshotFailed
         | Reason::NotInjected
         | Reason::ResultLost
+        | Reason::NameTaken
         | Reason::InternalError => true,
     }
 }

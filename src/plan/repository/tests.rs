@@ -93,7 +93,8 @@ fn interrupted_start_is_finished_and_a_deleted_job_is_replaced() {
     let mut repository = new_repository("cellar");
     step(&mut repository, &[], 0);
     let suspended = current(&repository, &Scene::Suspended);
-    assert_eq!(step(&mut repository, std::slice::from_ref(&suspended), 1).resume, [suspended.job.name_any()]);
+    let again = step(&mut repository, std::slice::from_ref(&suspended), 1).start;
+    assert_eq!(job_name(&repository, &again[0].source, again[0].attempt), suspended.job.name_any());
     step(&mut repository, &[], 2);
     assert_eq!(ready(&repository), ("False".into(), "ResultLost".into()));
     assert_eq!(step(&mut repository, &[], 12).start[0].attempt, 2);
