@@ -84,7 +84,7 @@ pub struct BackupStatus {
     pub progress: Option<String>,
     /// Bytes of all streams that were stored.
     #[serde(default)]
-    #[schemars(with = "i64")]
+    #[schemars(with = "i64", range(min = 0))]
     pub bytes: u64,
     /// What the run is about, frozen before the first Job.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -93,6 +93,10 @@ pub struct BackupStatus {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub sources: Vec<SourceStatus>,
+    /// Which selected sources are not stored, since a Backup has at most 256; such a run is not green.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub left_out: Option<String>,
     /// The volume claims of the namespace that the run leaves out, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
@@ -154,7 +158,7 @@ pub struct SourceStatus {
     pub repository_ref: Option<RepositoryReference>,
     /// The number of the present or last attempt, from 1; 0 before the first one.
     #[serde(default)]
-    #[schemars(with = "i32")]
+    #[schemars(with = "i32", range(min = 0))]
     pub attempt: u32,
     /// The Jobs of all attempts, the newest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -166,6 +170,9 @@ pub struct SourceStatus {
     /// Since when its Repository or its pod is waited for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_since: Option<Time>,
+    /// Since when it waits for its turn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued_since: Option<Time>,
     /// How it ended.
     #[serde(flatten)]
     pub outcome: Outcome,

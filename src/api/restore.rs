@@ -263,7 +263,7 @@ pub struct FoundSnapshot {
     #[schemars(length(max = 64))]
     pub snapshot: String,
     /// Bytes of all its files.
-    #[schemars(with = "i64")]
+    #[schemars(with = "i64", range(min = 0))]
     pub bytes: u64,
 }
 
@@ -275,9 +275,13 @@ pub struct Scaled {
     #[schemars(length(max = 64))]
     pub uid: String,
     /// How many replicas it had, and gets back.
+    #[schemars(range(min = 0))]
     pub replicas: i32,
     /// Since when its pods are waited for.
     pub since: Time,
+    /// When it was first seen scaled up, or with pods, while the restore ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disturbed_time: Option<Time>,
     /// Whether it has them back.
     #[serde(default)]
     pub is_back: bool,

@@ -107,7 +107,7 @@ pub struct Outcome {
     pub exit_code: Option<i32>,
     /// Bytes of the stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<i64>")]
+    #[schemars(with = "Option<i64>", range(min = 0))]
     pub bytes: Option<u64>,
     /// SHA-256 over those bytes, 64 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -122,7 +122,7 @@ pub struct Outcome {
     pub snapshot: Option<String>,
     /// Milliseconds that the runner took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<i64>")]
+    #[schemars(with = "Option<i64>", range(min = 0))]
     pub duration_milliseconds: Option<u64>,
     /// The last lines of the command's stderr; only for failures.
     #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -12,36 +12,40 @@ use super::{
     ReconcileError, Seen,
     backup::observe_pods,
     context::Context,
-    jobs::{carry_out, is_refusal, observe_claim_uses, observe_jobs},
+    jobs::{carry_out, is_refusal, observe_claim_uses, observe_jobs, observe_runs},
 };
 use crate::{
-    api::{Repository, Restore, SCALED_FINALIZER},
+    api::{CARRIED_OUT, Repository, Restore, SCALED_FINALIZER, SCALED_FROM},
     build::{
         self,
         names::{Owner, RunKind},
     },
     cluster::{apply, call::CallError, observe, scale},
-    plan::{self, Around, ClaimUses, ObservedScale, RestoreFacts, ScaleTo, SourceFacts, TargetFacts},
+    model::Reason,
+    plan::{self, Around, ClaimUses, ObservedScale, RestoreFacts, ScaleTo, SourceFacts, Staged, TargetFacts},
 };
 
 /// observe -> plan -> build -> apply -> status
 pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let (client, namespace) = (&context.client, seen.namespace().unwrap_or_default());
-    // Between the look for a prune and the Job, none may begin.
-    let turn = context.turn.lock().await;
-    let Some(restore) = observe::object::<Restore>(client, &namespace, &seen.name_any()).await? else {
+    let _own_turn = context.turn_of(&namespace).await;
+    let Some(restore) = context.read::<Restore>(&seen).await? else {
         return Ok(Action::await_change());
     };
     let is_held = restore.finalizers().iter().any(|finalizer| finalizer == SCALED_FINALIZER);
     let has_verdict = restore.status.as_ref().is_some_and(|status| status.outcome.verdict.is_some());
     let is_over = has_verdict && !is_held;
-    let Some(owner) = Owner::of(&restore).filter(|_| !is_over) else { return Ok(Action::await_change()) };
+    let Some(owner) = Owner::of(&restore) else { return Ok(Action::await_change()) };
+    if is_over {
+        // One that an earlier version has carried out.
+        let had_job = restore.status.as_ref().is_some_and(|status| status.job.is_some());
+        if had_job && !restore.annotations().contains_key(CARRIED_OUT) {
+            apply::annotation(client, &restore, (CARRIED_OUT, &owner.uid)).await?;
+        }
+        return Ok(Action::await_change());
+    }
     let jobs = observe_jobs(&context, &owner, RunKind::Restore).await?;
-    let pods = observe_pods(&context, &namespace).await?;
-    let everywhere: Vec<Repository> = observe::everywhere(client, "").await?;
-    let pruned = plan::pruned_repositories(&everywhere);
-    let here = |repository: &Repository| repository.namespace().as_ref() == Some(&namespace);
-    let repositories: Vec<Repository> = everywhere.into_iter().filter(here).collect();
+    let (pods, _) = observe_pods(&context, &namespace).await?;
     let cluster = context.cluster_id().await?;
     let sources = plan::plan_sources(SourceFacts {
         namespace: &namespace,
@@ -51,7 +55,14 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
         cluster,
         backup_uid: &owner.uid,
     });
-    let around = observe_around(&context, &restore).await?;
+    let is_unstarted = jobs.iter().any(|observed| plan::is_suspended(&observed.job));
+    let around = observe_around(&context, &restore, is_unstarted).await?;
+    // Between the look for a prune and the Job, none may begin.
+    let turn = context.turn.lock().await;
+    let everywhere: Vec<Repository> = observe::everywhere(client, "").await?;
+    let pruned = plan::pruned_repositories(&everywhere, &observe_runs(&context, &[RunKind::Prune]).await?.prunes);
+    let here = |repository: &Repository| repository.namespace().as_ref() == Some(&namespace);
+    let repositories: Vec<Repository> = everywhere.into_iter().filter(here).collect();
     let claim = around.as_ref().map(|around| TargetFacts {
         claim: around.claim.as_ref(),
         scale: around.scale.as_ref(),
@@ -73,16 +84,20 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
 
     let (mut status, mut actions) = plan::plan_restore(&restore, facts, now);
 
+    let _starting = context.starting(&owner, &actions.start);
+    drop(turn);
     match prepare(&context, &restore, &actions.around).await {
         Ok(()) => {
             let runner_pod = restore.spec.runner_pod.as_ref();
-            for refused in carry_out(&context, &owner, &actions, &repositories, runner_pod).await? {
-                plan::restore_refused(&mut status, &mut actions, &refused.message, now);
+            for refused in
+                carry_out(&context, &owner, (&actions, &jobs, Staged::default()), &repositories, runner_pod).await?
+            {
+                plan::restore_refused(&mut status, &mut actions, (refused.reason, &refused.message), now);
             }
         }
         // What is asked for around it is refused before there is a Job.
         Err(ReconcileError::Call(error)) if is_refusal(&error) && !has_verdict && status.outcome.verdict.is_none() => {
-            plan::restore_refused(&mut status, &mut actions, &error.to_string(), now);
+            plan::restore_refused(&mut status, &mut actions, (Reason::PodNotStarted, &error.to_string()), now);
         }
         Err(error) => return Err(error),
     }
@@ -95,10 +110,9 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
             // What was read is out of date by that; the next look lets it go.
             actions.look_again = Some(Duration::ZERO);
         } else {
-            apply::finalizer(client, &restore, SCALED_FINALIZER, false).await?;
+            apply::finalizer(client, &restore, SCALED_FINALIZER, (false, None)).await?;
         }
     }
-    drop(turn);
     context.tell(&restore.object_ref(&()), &actions.events).await;
     context.succeeded(&restore);
     Ok(actions.look_again.map_or_else(Action::await_change, Action::requeue))
@@ -113,7 +127,11 @@ struct ObservedAround {
     namespace: Namespace,
 }
 
-async fn observe_around(context: &Context, restore: &Restore) -> Result<Option<ObservedAround>, CallError> {
+async fn observe_around(
+    context: &Context,
+    restore: &Restore,
+    is_unstarted: bool,
+) -> Result<Option<ObservedAround>, CallError> {
     let (client, namespace) = (&context.client, restore.namespace().unwrap_or_default());
     let Some(to) = restore.spec.to.as_ref().and_then(|to| to.claim.as_ref()) else { return Ok(None) };
     let (scale, restores) = match &restore.spec.scale_down {
@@ -124,7 +142,7 @@ async fn observe_around(context: &Context, restore: &Restore) -> Result<Option<O
         ),
     };
     // One that has its Job waits for nobody any more.
-    let has_job = restore.status.as_ref().is_some_and(|status| status.job.is_some());
+    let has_job = restore.status.as_ref().is_some_and(|status| status.job.is_some()) && !is_unstarted;
     let uses = if has_job { ClaimUses::default() } else { observe_claim_uses(client, &namespace).await? };
     Ok(Some(ObservedAround {
         claim: observe::object(client, &namespace, &to.name).await?,
@@ -139,8 +157,8 @@ async fn observe_around(context: &Context, restore: &Restore) -> Result<Option<O
 async fn prepare(context: &Context, restore: &Restore, around: &Around) -> Result<(), ReconcileError> {
     let Around { hold, scale, create_claim, release: _ } = around;
     let (client, namespace) = (&context.client, restore.namespace().unwrap_or_default());
-    if *hold {
-        apply::finalizer(client, restore, SCALED_FINALIZER, true).await?;
+    if let Some(was) = hold {
+        apply::finalizer(client, restore, SCALED_FINALIZER, (true, Some((SCALED_FROM, was)))).await?;
     }
     if let Some(ScaleTo { kind, name, replicas }) = scale {
         scale::scale_to(client, &namespace, *kind, name, *replicas).await?;

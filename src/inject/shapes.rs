@@ -18,8 +18,8 @@ use crate::model::{
     injected::{
         BACKEND_VARIABLE, CLUSTER_VARIABLE, CONNECTION_VARIABLE, HELPER_IN_IMAGE, HELPER_MOUNT, HELPER_PROGRAM,
         HELPER_VOLUME, REPOSITORY_ID_VARIABLE, REPOSITORY_VOLUME, RESTORE_CONTAINER, SCRATCH_MOUNT, SCRATCH_VOLUME,
-        SECRET_VOLUME_PREFIX, SECRETS_FOLDER, SIDECAR_CONTAINER, SOCKET_MOUNT, SOCKET_VOLUME, STORE_MOUNT,
-        STORE_VOLUME, VOLUMES_FOLDER,
+        SECRET_VOLUME_PREFIX, SECRETS_FOLDER, SIDECAR_CONTAINER, SIDECAR_ROLE, SOCKET_MOUNT, SOCKET_VOLUME,
+        STORE_MOUNT, STORE_VOLUME, VOLUMES_FOLDER,
     },
     mounts,
 };
@@ -48,7 +48,7 @@ pub(super) fn helper(view: &PodView<'_>, image: &str) -> Value {
 
 /// The native sidecar. It has no probes: a probe that fails would take the app's pod out of service.
 pub(super) fn sidecar(view: &PodView<'_>, wishes: &Wishes<'_>, image: &str) -> Value {
-    let mut container = worker(view, wishes, image, SIDECAR_CONTAINER, "sidecar", true);
+    let mut container = worker(view, wishes, image, SIDECAR_CONTAINER, SIDECAR_ROLE, true);
     container["restartPolicy"] = "Always".into();
     with_resources(container, resources::of_sidecar(view))
 }

@@ -6,6 +6,7 @@ mod archive;
 mod escape;
 mod excludes;
 mod extent;
+pub mod image;
 pub mod injected;
 mod part;
 mod quantity;

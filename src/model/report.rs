@@ -151,6 +151,10 @@ pub enum Reason {
     VolumeShrank,
     /// A restore into the volume is under way, or was broken off: what is in it is not the app's data.
     RestoreUnfinished,
+    /// An object that is not Stowaway's has the name that the run needs.
+    NameTaken,
+    /// The Restore is a copy of one that was carried out.
+    AlreadyCarriedOut,
 }
 
 impl fmt::Display for Reason {

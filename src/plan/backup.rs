@@ -25,7 +25,7 @@ use super::{
     names::{self, Owner, RunKind},
     retry,
     sources::{ClaimMount, PlannedSource, SourcePlan, Target},
-    text::{clip, later, until},
+    text::{clip, fit, later, until},
 };
 use crate::{
     api::{Backup, BackupStatus, Outcome, Repository, RepositoryKind, RepositoryReference, SourceState, SourceStatus},
@@ -38,6 +38,20 @@ pub use stage::{Staged, StagedClaim};
 pub const JOBS_PER_REPOSITORY: usize = 4;
 /// How many backup Jobs run at once in the whole cluster.
 pub const JOBS_IN_CLUSTER: usize = 16;
+/// How many of them may be of one namespace while half of the cluster's are taken: the other half is for those that have less.
+pub const JOBS_PER_NAMESPACE: usize = 4;
+/// After so long in the queue people are warned.
+pub const QUEUE_PATIENCE: Duration = Duration::from_hours(1);
+/// A source that has waited so long for its turn is given up: it is not stored, and the Backup says so. No run that it may
+/// wait for takes longer.
+pub const QUEUE_LIMIT: Duration = Duration::from_hours(26);
+/// The reason of a source that waits for its turn.
+const QUEUED: &str = "Queued";
+/// The same after [`QUEUE_PATIENCE`].
+const QUEUED_LONG: &str = "QueuedLong";
+/// All messages of a status together: with names and times, and what the API server notes of each field, it is below the
+/// 1.5 MiB that etcd takes.
+const TEXTS: usize = 256 * 1024;
 /// How long a source waits for its Repository to be ready, or for a pod of its workload to be.
 pub const WAIT_LIMIT: Duration = Duration::from_mins(5);
 /// How often something that waits is looked at.
@@ -80,7 +94,8 @@ pub fn plan_backup(backup: &Backup, facts: BackupFacts<'_>, now: Timestamp) -> (
         let mut sources = std::mem::take(&mut status.sources);
         let started = Planner::begun(&sources, facts, &owner);
         let needed = BTreeSet::new();
-        let mut planner = Planner { backup, owner: &owner, facts, now, started, needed, actions: &mut actions };
+        let mut planner =
+            Planner { backup, owner: &owner, facts, now, started, needed, queued: 0, actions: &mut actions };
         for source in &mut sources {
             match source.state {
                 SourceState::Done => {}
@@ -90,11 +105,21 @@ pub fn plan_backup(backup: &Backup, facts: BackupFacts<'_>, now: Timestamp) -> (
         }
         let needed = planner.needed;
         let stored = backup.status.as_ref().map_or(&[][..], |status| &status.sources);
-        is_left = stage::sweep(facts, &needed, stored, &mut actions);
+        is_left = stage::sweep(facts, &owner, &needed, stored, &mut actions);
         status.sources = sources;
     }
+    fit_texts(&mut status);
     summary::summarize(&mut status, &mut actions, (refused, is_left), now);
     (status, actions)
+}
+
+/// Keeps the messages of all sources below what an object can hold.
+fn fit_texts(status: &mut BackupStatus) {
+    let outcomes = status.sources.iter_mut().map(|source| &mut source.outcome);
+    let of_sources = outcomes.flat_map(|outcome| [&mut outcome.message, &mut outcome.stderr_tail]);
+    let skipped = status.skipped.iter_mut().map(|skipped| &mut skipped.message);
+    let mut texts: Vec<&mut String> = of_sources.chain(skipped).filter(|text| !text.is_empty()).collect();
+    fit(&mut texts, TEXTS);
 }
 
 /// Takes back the start of a source's Job, or of its snapshot, that the API server refused: the source waits, and says why,
@@ -104,14 +129,14 @@ pub fn job_refused(
     (before, is_staged): (Option<&BackupStatus>, bool),
     status: &mut BackupStatus,
     actions: &mut Actions,
-    (source, message): (&str, &str),
+    (source, reason, message): (&str, Reason, &str),
     now: Timestamp,
 ) {
     let is_it = |candidate: &&SourceStatus| candidate.name.as_str() == source;
     let old = before.and_then(|status| status.sources.iter().find(is_it));
     let since = old.and_then(|source| source.waiting_since.clone()).map_or(now, |Time(since)| since);
     let Some(source) = status.sources.iter_mut().find(|candidate| candidate.name.as_str() == source) else { return };
-    let reason = if source.state == SourceState::Running {
+    let what_failed = if source.state == SourceState::Running {
         source.state = SourceState::Waiting;
         source.attempt = source.attempt.saturating_sub(1);
         source.jobs.pop();
@@ -119,13 +144,20 @@ pub fn job_refused(
     } else {
         Reason::VolumeSnapshotFailed
     };
+    let reason = if reason == Reason::NameTaken { reason } else { what_failed }.to_string();
+    if old.is_none_or(|old| old.outcome.reason != reason) {
+        let note = format!("{}: {message}", source.name);
+        let (reason, action) = (reason.clone(), "Backup");
+        actions.events.push(Occurrence { is_warning: true, reason, action, note, job: None });
+    }
     source.waiting_since = Some(Time(since));
-    source.outcome = Outcome { reason: reason.to_string(), message: clip(message), ..Outcome::default() };
+    source.outcome = Outcome { reason, message: clip(message), ..Outcome::default() };
     if now >= later(since, WAIT_LIMIT) {
         source.outcome.verdict = Some(Verdict::Failed);
         source.state = SourceState::Done;
     }
     actions.look_again_after(WAITING_LOOK_AGAIN);
+    fit_texts(status);
     summary::summarize(status, actions, (None, is_staged), now);
 }
 
@@ -139,13 +171,16 @@ struct Planner<'a, 'b> {
     started: Vec<String>,
     /// The names of the attempts whose snapshots are needed.
     needed: BTreeSet<String>,
+    /// How many sources wait for their turn.
+    queued: usize,
     actions: &'b mut Actions,
 }
 
 impl<'a> Planner<'a, '_> {
     /// A source with a Job.
     fn watch(&mut self, source: &mut SourceStatus) {
-        let name = source.jobs.last().cloned().unwrap_or_default();
+        // Never the name that stands in the status, which others may be allowed to write.
+        let name = names::job_name(self.owner, source.name.as_str(), source.attempt);
         let Some(observed) = self.facts.jobs.iter().find(|observed| observed.job.name_any() == name) else {
             let failure = Failure::new(Reason::ResultLost, format!("Job {name} was deleted before it ended"));
             self.conclude(source, Some(name), SourceReport::failed(failure, Duration::ZERO));
@@ -155,8 +190,11 @@ impl<'a> Planner<'a, '_> {
         let mut is_over = false;
         match standing(observed, self.now) {
             Standing::Suspended => {
-                self.actions.resume.push(name.clone());
-                self.actions.look_again_after(RUNNING_LOOK_AGAIN);
+                // It was made and never started. What it may do follows from the plan, so that it is planned again.
+                source.state = SourceState::Waiting;
+                source.attempt = source.attempt.saturating_sub(1);
+                source.jobs.pop();
+                self.actions.look_again_after(Duration::ZERO);
             }
             Standing::Starting { deadline, hint } => {
                 source.outcome.message = clip(&provisioning.map_or(hint, |(_, words)| words));
@@ -213,6 +251,7 @@ impl<'a> Planner<'a, '_> {
         source.outcome = Outcome::from(report);
         source.outcome.message = clip(&source.outcome.message);
         source.waiting_since = None;
+        source.outcome.stderr_tail = clip(&source.outcome.stderr_tail);
         if is_tried_again {
             let pause = retry::source_pause(attempt);
             source.outcome = Outcome {
@@ -246,8 +285,7 @@ impl<'a> Planner<'a, '_> {
                 if let Some((mount, wish)) = mount.and_then(|mount| Some((mount, mount.snapshot.as_deref()?))) {
                     self.stage(source, repository, (planned, target), (mount, wish));
                 } else if let Some(words) = self.restored(source).or_else(|| self.queue(&repository)) {
-                    source.outcome = Outcome { reason: "Queued".into(), message: words, ..Outcome::default() };
-                    self.actions.look_again_after(WAITING_LOOK_AGAIN);
+                    self.wait_in_queue(source, &words);
                 } else {
                     self.start(source, repository, planned, (target, None));
                 }
@@ -280,6 +318,33 @@ impl<'a> Planner<'a, '_> {
                 });
             }
         }
+    }
+
+    /// A source that waits for its turn. The wait has an end: what is not stored is never silent.
+    fn wait_in_queue(&mut self, source: &mut SourceStatus, why: &str) {
+        self.queued += 1;
+        let since = source.queued_since.get_or_insert(Time(self.now)).0;
+        let waited = until(self.now, since);
+        let was_long = source.outcome.reason == QUEUED_LONG;
+        let reason = if waited >= QUEUE_PATIENCE { QUEUED_LONG } else { QUEUED };
+        let words = format!("{why} (number {} in the queue of this Backup)", self.queued);
+        source.outcome = Outcome { reason: reason.into(), message: clip(&words), ..Outcome::default() };
+        let note = if waited >= QUEUE_LIMIT {
+            source.outcome.verdict = Some(Verdict::Failed);
+            source.outcome.reason = Reason::Timeout.to_string();
+            source.outcome.message = clip(&format!("given up after {} hours: {why}", QUEUE_LIMIT.as_secs() / 3600));
+            source.state = SourceState::Done;
+            source.queued_since = None;
+            format!("{}: {}", source.name, source.outcome.message)
+        } else {
+            self.actions.look_again_after(WAITING_LOOK_AGAIN);
+            if reason == QUEUED || was_long {
+                return;
+            }
+            format!("{}: has waited for {} minutes: {why}", source.name, waited.as_secs() / 60)
+        };
+        let (reason, action) = (source.outcome.reason.clone(), "Backup");
+        self.actions.events.push(Occurrence { is_warning: true, reason, action, note, job: None });
     }
 
     /// What an attempt needs, or what is in its way.
@@ -329,6 +394,13 @@ impl<'a> Planner<'a, '_> {
             return Some(format!("waits for its turn: {here} Jobs work on Repository {repository}"));
         }
         let all = active().count();
+        let own = active().filter(|(space, _)| *space == namespace).count();
+        if own >= JOBS_PER_NAMESPACE && all >= JOBS_IN_CLUSTER / 2 {
+            return Some(format!(
+                "waits for its turn: {own} of the {all} backup Jobs that run in the cluster are of this namespace, and it \
+                 has {JOBS_PER_NAMESPACE} while others need the rest"
+            ));
+        }
         (all >= JOBS_IN_CLUSTER).then(|| format!("waits for its turn: {all} backup Jobs run in the cluster"))
     }
 
@@ -345,6 +417,7 @@ impl<'a> Planner<'a, '_> {
         source.attempt += 1;
         source.state = SourceState::Running;
         source.next_attempt_time = None;
+        source.queued_since = None;
         source.outcome = Outcome::default();
         target.pod().clone_into(&mut source.pod);
         target.container().clone_into(&mut source.container);

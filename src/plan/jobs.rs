@@ -75,7 +75,7 @@ pub fn standing(observed: &ObservedJob, now: Timestamp) -> Standing {
     if state.is_some_and(|state| state.running.is_some()) {
         return Standing::Running;
     }
-    if job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true) {
+    if is_suspended(job) {
         return Standing::Suspended;
     }
     let started = job.status.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0);
@@ -92,23 +92,31 @@ pub fn standing(observed: &ObservedJob, now: Timestamp) -> Standing {
 
 /// Whether the Events about this Job and its pods would tell more than the objects do.
 pub fn wants_complaints(job: &Job, pods: &[Pod]) -> bool {
-    let is_suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
     let is_over = finished(job, "Failed").or(finished(job, "Complete")).is_some();
     let has_begun = pods
         .iter()
         .any(|pod| runner_state(pod).is_some_and(|state| state.running.is_some() || state.terminated.is_some()));
-    !is_suspended && !is_over && !has_begun
+    !is_suspended(job) && !is_over && !has_begun
 }
 
 /// Whether the Job is started and not over.
 pub fn is_active(job: &Job) -> bool {
-    let is_suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
-    !is_suspended && !is_over(job)
+    !is_suspended(job) && !is_over(job)
+}
+
+/// Whether the Job does not run, because it was made so or somebody has suspended it.
+pub fn is_suspended(job: &Job) -> bool {
+    job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true)
 }
 
 /// Whether the Job is over, however.
-pub(super) fn is_over(job: &Job) -> bool {
+pub fn is_over(job: &Job) -> bool {
     finished(job, "Failed").is_some() || finished(job, "Complete").is_some()
+}
+
+/// Whether the Job has ended well.
+pub fn is_complete(job: &Job) -> bool {
+    finished(job, "Complete").is_some()
 }
 
 fn finished<'a>(job: &'a Job, kind: &str) -> Option<&'a JobCondition> {

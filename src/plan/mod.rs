@@ -12,6 +12,7 @@ mod jobs;
 pub mod labels;
 pub mod names;
 mod owner;
+mod provenance;
 mod repository;
 mod restore;
 mod retention;
@@ -27,8 +28,12 @@ pub use actions::{
 pub use backup::{BackupFacts, Staged, StagedClaim, job_refused, plan_backup};
 pub use choose::{ChoiceError, choose_repository};
 pub use claim_uses::{ClaimUses, OwnRuns, wants_claim_uses};
-pub use jobs::{ObservedJob, is_active, wants_complaints};
+pub use jobs::{ObservedJob, is_active, is_complete, is_over, is_suspended, wants_complaints};
 pub use owner::{NON_ROOT, Owner, Said};
+pub use provenance::{
+    StoredJob, is_planned_claim, is_planned_snapshot, is_pod_of, is_pod_of_a_run, is_run, is_run_of, stored_job,
+    without_foreign_sidecar,
+};
 pub use repository::{init_refused, is_acceptance, plan_repository};
 pub use restore::{
     ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceWish, ObservedScale, Refusal, RefusedSource, RestoreFacts,
@@ -43,6 +48,6 @@ pub use sources::{
     snapshot_volumes,
 };
 pub use upkeep::{
-    ActiveJob, UpkeepFacts, closed_repositories, plan_upkeep, pruned_repositories, same_repositories, upkeep_refused,
-    wants_facts,
+    ActiveJob, PruneRuns, UpkeepFacts, closed_repositories, plan_upkeep, pruned_repositories, same_repositories,
+    upkeep_refused, wants_facts,
 };

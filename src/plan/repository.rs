@@ -96,7 +96,11 @@ pub fn plan_repository(
             ended_badly(&mut status, &mut actions, (Reason::ResultLost, &message), Some(&current), now);
         }
         (_, None, Some(job)) => match standing(job, now) {
-            Standing::Suspended => actions.resume.push(current),
+            // It was made and never started. What it may do follows from the plan, so that it is planned again.
+            Standing::Suspended => {
+                status.attempt -= 1;
+                start(repository, &acceptance, &mut status, &mut actions);
+            }
             Standing::Starting { deadline, hint } => {
                 let words = if hint.is_empty() { "the Job that opens the repository is being started" } else { &hint };
                 if !is_ready {
@@ -184,8 +188,8 @@ pub(super) fn tell_escrow(
 }
 
 /// Takes back the start of a Job that the API server refused: it is tried again like one that failed.
-pub fn init_refused(status: &mut RepositoryStatus, actions: &mut Actions, message: &str, now: Timestamp) {
-    ended_badly(status, actions, (Reason::PodNotStarted, message), None, now);
+pub fn init_refused(status: &mut RepositoryStatus, actions: &mut Actions, words: (Reason, &str), now: Timestamp) {
+    ended_badly(status, actions, words, None, now);
 }
 
 /// Which state of the spec a Job speaks of: part of its name, so that an old result is never taken for a new one.

@@ -38,7 +38,8 @@ pub(super) fn may_pass(reason: Reason) -> bool {
         | Reason::TargetInUse
         | Reason::MetadataNotKept
         | Reason::VolumeEmptied
-        | Reason::VolumeShrank => false,
+        | Reason::VolumeShrank
+        | Reason::AlreadyCarriedOut => false,
         Reason::CommandFailed
         | Reason::CommandKilled
         | Reason::StreamCut
@@ -59,6 +60,7 @@ pub(super) fn may_pass(reason: Reason) -> bool {
         | Reason::RestoreUnfinished
         | Reason::NotInjected
         | Reason::ResultLost
+        | Reason::NameTaken
         | Reason::InternalError => true,
     }
 }

@@ -241,11 +241,14 @@ pub enum PlanProblem {
     },
     /// More sources than a Backup's status can list.
     #[error(
-        "{count} sources are selected, and a Backup has at most {MAXIMUM_SOURCES}; narrow the label selector and make several Backups"
+        "{count} sources are selected, and a Backup has at most {MAXIMUM_SOURCES}: {} and all after it are not stored; narrow the label selector and make several Backups",
+        first
     )]
     TooManySources {
         /// How many there are.
         count: usize,
+        /// The first one that is left out.
+        first: SourceName,
     },
 }
 
@@ -312,10 +315,6 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
         facts.claims.map(|observed| claims::choose(observed, facts.pods, &selector, &asked, &mut plan.warnings));
     claims.into_sources(facts, choices, &mut plan);
     plan.sources.sort_by(|a, b| a.name.cmp(&b.name));
-    if plan.sources.len() > MAXIMUM_SOURCES {
-        plan.problems.push(PlanProblem::TooManySources { count: plan.sources.len() });
-        plan.sources.clear();
-    }
     plan.problems.sort_by_cached_key(ToString::to_string);
     plan.warnings.sort_by_cached_key(ToString::to_string);
     plan

@@ -56,8 +56,8 @@ use tokio::sync::mpsc;
 pub use error::{RepositoryError, StoreFault};
 pub use export::{ArchivePlace, Archived, StoreAccess};
 pub use folder::{
-    FolderMetadata, FolderRules, LISTED, RestoredFolder, Shrunken, StoredFolder, TarContent, Trouble, Troubles, is_refusal,
-    is_refusal_of_attribute, is_systems_own,
+    FolderMetadata, FolderRules, LISTED, RestoredFolder, Shrunken, StoredFolder, TarContent, Trouble, Troubles,
+    is_refusal, is_refusal_of_attribute, is_systems_own,
 };
 pub use keys::{KeySummary, add_key, change_password, list_keys, remove_key};
 pub use known::Lacking;

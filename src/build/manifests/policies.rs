@@ -1,6 +1,6 @@
 //! Policies of the API server itself: they hold while nothing of ours runs, and whoever may not write them cannot get around
 //! them. `commands` guards what is run in pods, `accounts` the identities that run it, `volumes` what the controller may take
-//! away.
+//! away, `marks` what it has written into objects of others.
 //!
 //! It must not know what the guarded objects are for.
 //!
@@ -8,6 +8,7 @@
 
 mod accounts;
 mod commands;
+mod marks;
 mod volumes;
 
 use k8s_openapi::api::admissionregistration::v1::{
@@ -24,6 +25,7 @@ const MAY_EXEC: &str = "authorizer.group('').resource('pods').subresource('exec'
 /// All policies, each with the binding that puts it in force everywhere. `namespace` is the controller's.
 pub(super) fn all(namespace: &str) -> Vec<(ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding)> {
     let guards = commands::guards().into_iter().chain(accounts::guards(namespace)).chain(volumes::guards(namespace));
+    let guards = guards.chain(marks::guards(namespace));
     guards.map(|guard| (guard.policy(), guard.binding())).collect()
 }
 

@@ -48,9 +48,12 @@ pub(super) fn freeze(
     for warning in &plan.warnings {
         actions.events.push(occurrence(ANNOTATION_WARNING, warning.to_string()));
     }
-    if sources.len() > MAXIMUM_SOURCES {
-        whole.push(PlanProblem::TooManySources { count: sources.len() }.to_string());
-        sources.clear();
+    let count = sources.len();
+    if let Some(first) = sources.keys().nth(MAXIMUM_SOURCES).cloned() {
+        let problem = PlanProblem::TooManySources { count, first: first.clone() };
+        sources.split_off(&first);
+        actions.events.push(occurrence(&problem.reason().to_string(), problem.to_string()));
+        status.left_out = Some(clip(&problem.to_string()));
     }
     if sources.is_empty() && whole.is_empty() {
         // Nothing was backed up, and silence would look like a success.
@@ -90,6 +93,7 @@ fn new(name: SourceName, state: SourceState) -> SourceStatus {
         jobs: Vec::new(),
         next_attempt_time: None,
         waiting_since: None,
+        queued_since: None,
         outcome: Outcome::default(),
     }
 }

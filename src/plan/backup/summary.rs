@@ -32,7 +32,7 @@ pub(super) fn summarize(
         None if is_over && is_left => {
             (None, "CleaningUp".to_owned(), "snapshots and their volumes are deleted".to_owned())
         }
-        None if is_over => over(sources, green),
+        None if is_over => over(sources, green, status.left_out.as_deref()),
         None => under_way(sources),
     };
     let message = clip(&message);
@@ -55,18 +55,22 @@ pub(super) fn summarize(
 }
 
 /// The verdict of a run whose sources all have one.
-fn over(sources: &[SourceStatus], green: usize) -> (Option<Verdict>, String, String) {
+fn over(sources: &[SourceStatus], green: usize, left_out: Option<&str>) -> (Option<Verdict>, String, String) {
     let has = |verdict| sources.iter().find(|source| source.outcome.verdict == Some(verdict));
     let count = sources.len();
     let counted = format!("{green} of {count} sources are green");
+    let counted = left_out.map_or(counted.clone(), |left_out| format!("{counted}; {left_out}"));
     let by_weight = [Verdict::Failed, Verdict::Incomplete, Verdict::Suspect, Verdict::Unproven];
     let worst = by_weight.into_iter().find_map(has);
     let Some(worst) = worst else {
+        if left_out.is_some() {
+            return (Some(Verdict::Incomplete), Reason::InvalidRequest.to_string(), counted);
+        }
         return (Some(Verdict::Succeeded), Reason::Completed.to_string(), counted);
     };
     let failed = sources.iter().filter(|source| source.outcome.verdict == Some(Verdict::Failed)).count();
     let verdict = match worst.outcome.verdict {
-        Some(verdict @ (Verdict::Suspect | Verdict::Unproven)) => verdict,
+        Some(verdict @ (Verdict::Suspect | Verdict::Unproven)) if left_out.is_none() => verdict,
         _ if failed == count => Verdict::Failed,
         _ => Verdict::Incomplete,
     };

@@ -184,3 +184,4 @@ fn deleted_job_is_a_lost_result_and_no_second_restore() {
 
 mod archives;
 mod claims;
+mod once;

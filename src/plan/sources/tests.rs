@@ -171,16 +171,6 @@ fn one_unknown_container_of_two_commands_fails_alone() {
 }
 
 #[test]
-fn too_many_sources_are_one_problem() {
-    let pods =
-        |count: usize| (0..count).map(|number| pod("pod", "", &format!("p-{number}"), &json!({}))).collect::<Vec<_>>();
-    assert_eq!(plan(&pods(MAXIMUM_SOURCES)).sources.len(), MAXIMUM_SOURCES);
-    let plan = plan(&pods(MAXIMUM_SOURCES + 1));
-    assert!(plan.sources.is_empty());
-    assert_eq!(plan.problems, [PlanProblem::TooManySources { count: 257 }]);
-}
-
-#[test]
 fn workload_without_a_ready_pod_is_a_source_without_a_target() {
     for (what, change) in [
         ("not ready", unready()),

@@ -10,7 +10,8 @@ use crate::repository::StoredFolder;
 /// Walks through a folder, does something after the entry of a name was found, and gives what was found and noted.
 fn walk(folder: &Path, after: &str, change: impl Fn()) -> (Vec<String>, StoredFolder) {
     let ledger = Arc::new(Ledger::default());
-    let walk = Walk::new(folder, "root".as_ref(), (Excludes::default(), SignedDuration::ZERO), Arc::clone(&ledger)).unwrap();
+    let walk =
+        Walk::new(folder, "root".as_ref(), (Excludes::default(), SignedDuration::ZERO), Arc::clone(&ledger)).unwrap();
     let mut found = Vec::new();
     for entry in walk {
         found.push(entry.path.display().to_string());
