@@ -35,6 +35,8 @@ pub struct Request {
     pub accept_unproven: bool,
     /// Store a stream of 0 bytes.
     pub allow_empty: bool,
+    /// Call a Backup green although the workload has no pod to dump.
+    pub allow_missing: bool,
     /// What is to be put into the pod; the helper where there is a command, when nothing is said.
     pub inject: Option<Injection>,
     /// The pod's volumes that are backed up, or restored; no name twice.
