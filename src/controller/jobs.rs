@@ -19,7 +19,7 @@ use crate::{
         observe,
     },
     model::Task,
-    plan::{Actions, ActiveJob, ClaimUses, ObservedJob, OwnRuns, StartJob, is_active, wants_complaints},
+    plan::{Actions, ActiveJob, ClaimUses, ObservedJob, ObservedPod, OwnRuns, StartJob, is_active, wants_complaints},
 };
 
 /// The Jobs of this object, with their pods, and with Kubernetes' complaints where a pod does not start.
@@ -48,14 +48,19 @@ pub(super) async fn observe_jobs(
     Ok(observed)
 }
 
-/// What our own runs do in the claims of a namespace.
-pub(super) async fn observe_claim_uses(client: &Client, namespace: &str) -> Result<ClaimUses, CallError> {
+/// What runs do in the claims and commands of a namespace. `apps` are the pods that belong to no run.
+pub(super) async fn observe_claim_uses(
+    client: &Client,
+    namespace: &str,
+    apps: &[ObservedPod],
+) -> Result<ClaimUses, CallError> {
     let of_backups = format!("{}={}", labels::KIND, RunKind::Backup);
     Ok(ClaimUses::of(OwnRuns {
         jobs: &observe::list(client, namespace, labels::KIND).await?,
         pods: &observe::list(client, namespace, labels::KIND).await?,
         snapshots: &observe::list_dynamic(client, &snapshot::volume_snapshots(), namespace, &of_backups).await?,
         restores: &observe::list(client, namespace, "").await?,
+        apps,
     }))
 }
 

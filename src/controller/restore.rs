@@ -50,13 +50,20 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
         selector: None,
         cluster,
         backup_uid: &owner.uid,
+        expected: None,
     });
     let around = observe_around(&context, &restore).await?;
+    // A Restore that has its Job waits for no other run any more.
+    let has_job = restore.status.as_ref().is_some_and(|status| status.job.is_some());
+    let uses = if has_job || has_verdict {
+        ClaimUses::default()
+    } else {
+        observe_claim_uses(client, &namespace, &pods).await?
+    };
     let claim = around.as_ref().map(|around| TargetFacts {
         claim: around.claim.as_ref(),
         scale: around.scale.as_ref(),
         held_down_by: around.held_down_by.as_deref(),
-        uses: &around.uses,
         namespace: &around.namespace,
         assigns_users: build::assigns_users(&around.namespace),
         cluster,
@@ -68,6 +75,7 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
         sources: &sources,
         claim,
         pruned: &pruned,
+        uses: &uses,
     };
     let now = Timestamp::now();
 
@@ -109,7 +117,6 @@ struct ObservedAround {
     claim: Option<PersistentVolumeClaim>,
     scale: Option<ObservedScale>,
     held_down_by: Option<String>,
-    uses: ClaimUses,
     namespace: Namespace,
 }
 
@@ -123,13 +130,9 @@ async fn observe_around(context: &Context, restore: &Restore) -> Result<Option<O
             observe::list::<Restore>(client, &namespace, "").await?,
         ),
     };
-    // One that has its Job waits for nobody any more.
-    let has_job = restore.status.as_ref().is_some_and(|status| status.job.is_some());
-    let uses = if has_job { ClaimUses::default() } else { observe_claim_uses(client, &namespace).await? };
     Ok(Some(ObservedAround {
         claim: observe::object(client, &namespace, &to.name).await?,
         held_down_by: plan::held_down_by(restore, &restores),
-        uses,
         scale: scale.map(|found| ObservedScale { uid: found.uid, replicas: found.replicas, pods: found.pods }),
         namespace: observe::namespace(client, &namespace).await?,
     }))

@@ -140,6 +140,10 @@ pub enum Reason {
     ResultLost,
     /// A defect in Stowaway or its storage engine.
     InternalError,
+    /// The restore step of a pod has not filled the volume yet: it runs, or it fails again and again.
+    RestoreUnfinished,
+    /// A source that was stored before, or whose workload asks for it, is not there to be stored.
+    SourcesMissing,
 }
 
 impl fmt::Display for Reason {

@@ -24,10 +24,11 @@ mod upkeep;
 pub use actions::{
     Actions, Around, MakeSnapshot, Occurrence, RestoreTarget, ScaleTo, StartJob, TargetMount, TemporaryClaim,
 };
-pub use backup::{BackupFacts, Staged, StagedClaim, job_refused, plan_backup};
+pub use backup::{BackupFacts, Staged, StagedClaim, job_refused, newer_of, plan_backup, sources_of};
 pub use choose::{ChoiceError, choose_repository};
 pub use claim_uses::{ClaimUses, OwnRuns, wants_claim_uses};
 pub use jobs::{ObservedJob, is_active, wants_complaints};
+pub use labels::is_run_pod;
 pub use owner::{NON_ROOT, Owner, Said};
 pub use repository::{init_refused, plan_repository};
 pub use restore::{
@@ -38,9 +39,9 @@ pub use retention::{Candidate, Dropped, Kept, RetentionPlan, Shrunk, plan_retent
 pub use schedule::{Due, Schedule, ScheduleError, Slots, UnknownTimeZone, time_zone};
 
 pub use sources::{
-    ClaimFacts, ClaimMount, ClaimSnapshot, DEFAULT_CONTAINER, MAXIMUM_SOURCES, ObservedPod, PlanProblem, PlanWarning,
-    PlannedSource, SnapshotFacts, SourceFacts, SourcePlan, UnknownContainer, Workload, container_of, plan_sources,
-    snapshot_volumes,
+    ClaimFacts, ClaimMount, ClaimSnapshot, DEFAULT_CONTAINER, Expected, MAXIMUM_SOURCES, ObservedPod, ObservedWorkload,
+    PlanProblem, PlanWarning, PlannedSource, SnapshotFacts, SourceFacts, SourcePlan, UnknownContainer, Workload,
+    container_of, plan_sources, snapshot_volumes,
 };
 pub use upkeep::{
     ActiveJob, UpkeepFacts, closed_repositories, plan_upkeep, pruned_repositories, same_repositories, upkeep_refused,

@@ -35,7 +35,8 @@ pub(super) fn may_pass(reason: Reason) -> bool {
         | Reason::TargetUnwritable
         | Reason::TargetNotEmpty
         | Reason::TargetInUse
-        | Reason::MetadataNotKept => false,
+        | Reason::MetadataNotKept
+        | Reason::SourcesMissing => false,
         Reason::CommandFailed
         | Reason::CommandKilled
         | Reason::StreamCut
@@ -55,7 +56,8 @@ pub(super) fn may_pass(reason: Reason) -> bool {
         | Reason::VolumeSnapshotFailed
         | Reason::NotInjected
         | Reason::ResultLost
-        | Reason::InternalError => true,
+        | Reason::InternalError
+        | Reason::RestoreUnfinished => true,
     }
 }
 

@@ -129,7 +129,7 @@ impl Planner<'_, '_> {
         let name = names::job_name(self.owner, source.name.as_str(), source.attempt + 1);
         self.needed.insert(name.clone());
         let Some(snapshot) = find(self.facts.staged, &name) else {
-            match self.restored(source).or_else(|| self.queue(&repository)) {
+            match self.restored(source, target).or_else(|| self.queue(&repository)) {
                 Some(words) => self.tell(source, "Queued", &words, WAITING_LOOK_AGAIN),
                 None => self.make(source, name, repository, (mount, wish)),
             }

@@ -5,11 +5,17 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Actions, Occurrence, clip};
+use super::{Actions, Occurrence, clip, freeze::missing_words};
 use crate::{
-    api::{BackupStatus, SourceState, SourceStatus, set_run_conditions},
+    api::{BackupStatus, MissingSource, SourceState, SourceStatus, set_run_conditions},
     model::{Reason, Verdict},
 };
+
+/// A run that has not begun.
+pub(super) fn wait(status: &mut BackupStatus, message: &str, now: Timestamp) {
+    let (generation, message) = (status.observed_generation, clip(message));
+    set_run_conditions(&mut status.conditions, None, ("Waiting", &message), generation, now);
+}
 
 /// Brings counts, verdict and conditions up to the sources' own states. `refused` says why the run cannot begin at all, and
 /// `is_left` that it has made something which is to be deleted: it has no verdict until then, since nobody looks at it after.
@@ -31,7 +37,7 @@ pub(super) fn summarize(
         None if is_over && is_left => {
             (None, "CleaningUp".to_owned(), "snapshots and their volumes are deleted".to_owned())
         }
-        None if is_over => over(sources, green),
+        None if is_over => over(sources, &status.missing, green),
         None => under_way(sources),
     };
     let message = clip(&message);
@@ -53,17 +59,29 @@ pub(super) fn summarize(
     }
 }
 
-/// The verdict of a run whose sources all have one.
-fn over(sources: &[SourceStatus], green: usize) -> (Option<Verdict>, String, String) {
+/// The verdict of a run whose sources all have one. What is missing although data of it is probably there makes it less than
+/// green.
+fn over(sources: &[SourceStatus], missing: &[MissingSource], green: usize) -> (Option<Verdict>, String, String) {
     let has = |verdict| sources.iter().find(|source| source.outcome.verdict == Some(verdict));
     let count = sources.len();
-    let counted = format!("{green} of {count} sources are green");
+    let lost: Vec<MissingSource> = missing.iter().filter(|source| source.reason.is_loss()).cloned().collect();
+    let also = if lost.is_empty() { String::new() } else { format!("; {}", missing_words(&lost)) };
+    let counted = format!("{green} of {count} sources are green{also}");
+    if sources.is_empty() {
+        // The pods of all sources have ended before their turn.
+        return (Some(Verdict::Failed), Reason::PodGone.to_string(), format!("nothing was left to store{also}"));
+    }
     let worst = has(Verdict::Failed).or_else(|| has(Verdict::Incomplete)).or_else(|| has(Verdict::Unproven));
     let Some(worst) = worst else {
-        return (Some(Verdict::Succeeded), Reason::Completed.to_string(), counted);
+        return if lost.is_empty() {
+            (Some(Verdict::Succeeded), Reason::Completed.to_string(), counted)
+        } else {
+            (Some(Verdict::Incomplete), Reason::SourcesMissing.to_string(), counted)
+        };
     };
     let failed = sources.iter().filter(|source| source.outcome.verdict == Some(Verdict::Failed)).count();
     let verdict = match worst.outcome.verdict {
+        Some(Verdict::Unproven) if !lost.is_empty() => Verdict::Incomplete,
         Some(Verdict::Unproven) => Verdict::Unproven,
         _ if failed == count => Verdict::Failed,
         _ => Verdict::Incomplete,

@@ -182,6 +182,7 @@ fn source(
         allow_empty: false,
         accept_unproven: false,
         exclude: Vec::new(),
+        has_restore_command: false,
     })
 }
 
