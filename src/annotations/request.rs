@@ -21,6 +21,7 @@ pub enum Generation {
 }
 
 /// What the annotations of one pod ask for.
+#[allow(clippy::struct_excessive_bools, reason = "each is an annotation of its own")]
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Request {
     /// The commands, the plain one first, then by name. Empty when there are only warnings to be told.
