@@ -35,7 +35,7 @@ pub enum ChoiceError {
     None,
     /// No name was given, and none of several is the default one.
     #[error(
-        "no Repository is named, and there are several of the same age: {}; name one, or annotate one with {}: \"true\"",
+        "no Repository is named, and there are several: {}; name one, or annotate one with {}: \"true\"",
         .0.join(", "), api::IS_DEFAULT
     )]
     NoDefault(Vec<String>),
