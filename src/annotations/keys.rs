@@ -30,6 +30,8 @@ pub enum Role {
     AcceptUnproven,
     /// Whether 0 bytes are a dump.
     AllowEmpty,
+    /// Whether a workload may have no pod.
+    AllowMissing,
     /// What is put into the pod.
     Inject,
     /// Which of the pod's volumes.
@@ -227,6 +229,17 @@ pub const KEYS: &[Key] = &[
         foreign: &[],
     },
     Key {
+        role: Role::AllowMissing,
+        name: "allow-missing",
+        named: false,
+        carrier: POD,
+        form: Form::Boolean,
+        default: "`\"false\"`",
+        documentation: "Whether a Backup may be green although the workload has no pod to dump: it is scaled to 0, or has fewer pods than before. It is also read on the workload itself, where it restarts no pod.",
+        feature: "backup",
+        foreign: &[],
+    },
+    Key {
         role: Role::Inject,
         name: "inject",
         named: false,
@@ -274,7 +287,7 @@ pub const KEYS: &[Key] = &[
         role: Role::Backup,
         name: "backup",
         named: false,
-        carrier: "PersistentVolumeClaim, Namespace; also as a label",
+        carrier: "PersistentVolumeClaim, Namespace; also as a label. Of other tools: as an annotation of a PersistentVolumeClaim",
         form: Form::Boolean,
         default: "every PersistentVolumeClaim of a Backup's namespace is backed up",
         documentation: "`\"false\"` leaves a volume out; on a Namespace it leaves all out but those that say `\"true\"`.",

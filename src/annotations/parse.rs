@@ -180,6 +180,7 @@ impl<'a> Reader<'a> {
         request.idle_timeout = self.setting(Role::IdleTimeout, values::positive_duration);
         request.accept_unproven = self.setting(Role::AcceptUnproven, values::boolean).unwrap_or_default();
         request.allow_empty = self.setting(Role::AllowEmpty, values::boolean).unwrap_or_default();
+        request.allow_missing = self.setting(Role::AllowMissing, values::boolean).unwrap_or_default();
         request.inject = self.setting(Role::Inject, values::injection);
         request.volumes = self.setting(Role::Volumes, values::volume_names).unwrap_or_default();
         request.restore_on_empty = self.setting(Role::Restore, values::on_empty).unwrap_or_default();
@@ -221,7 +222,8 @@ impl<'a> Reader<'a> {
                 | Role::FileExtension
                 | Role::RestoreCommand
                 | Role::AcceptUnproven
-                | Role::AllowEmpty => (false, "backupcommand"),
+                | Role::AllowEmpty
+                | Role::AllowMissing => (false, "backupcommand"),
             };
             let has_command = wanted == "backupcommand" && !request.commands.is_empty();
             if !works && !has_command {

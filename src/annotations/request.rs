@@ -21,6 +21,7 @@ pub enum Generation {
 }
 
 /// What the annotations of one pod ask for.
+#[allow(clippy::struct_excessive_bools, reason = "each is an annotation of its own")]
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Request {
     /// The commands, the plain one first, then by name. Empty when there are only warnings to be told.
@@ -35,6 +36,8 @@ pub struct Request {
     pub accept_unproven: bool,
     /// Store a stream of 0 bytes.
     pub allow_empty: bool,
+    /// Call a Backup green although the workload has no pod to dump.
+    pub allow_missing: bool,
     /// What is to be put into the pod; the helper where there is a command, when nothing is said.
     pub inject: Option<Injection>,
     /// The pod's volumes that are backed up, or restored; no name twice.

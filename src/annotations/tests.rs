@@ -326,6 +326,7 @@ fn every_key_of_ours_is_understood() {
             idle_timeout: Some(Duration::from_secs(90)),
             accept_unproven: true,
             allow_empty: true,
+            allow_missing: false,
             inject: Some(Injection::Sidecar),
             volumes: vec!["data".into(), "wal".into()],
             restore_on_empty: true,

@@ -25,8 +25,12 @@ pub use backends::{
     AzureBackend, AzureCredentials, GcsBackend, GcsCredentials, RestBackend, RestCredentials, S3Backend, S3Credentials,
     SftpBackend, SftpCredentials, VolumeBackend, backend_config,
 };
-pub use backup::{Backup, BackupSpec, BackupStatus, SkipReason, SkippedClaim, SourceState, SourceStatus};
-pub use conditions::{condition, condition_is_true, remove_condition, set_condition, set_run_conditions};
+pub use backup::{
+    Backup, BackupSpec, BackupStatus, MissingReason, MissingSource, SkipReason, SkippedClaim, SourceState, SourceStatus,
+};
+pub use conditions::{
+    condition, condition_is_true, remove_condition, set_condition, set_condition_status, set_run_conditions,
+};
 pub use connection::{CredentialSource, RepositoryLimits, Tls, bytes_per_second, connection, credential_sources};
 pub use place::{Keeps, StorePlace};
 pub use repository::{PasswordSecretReference, Repository, RepositorySpec, RepositoryStatus};
@@ -81,6 +85,11 @@ pub const RECONCILING: &str = "Reconciling";
 /// Condition of a run, as kstatus reads it: present and `True` when the run ended without being green.
 pub const STALLED: &str = "Stalled";
 
+/// Condition of a run, present and `True` when the run ended without being green: what `kubectl wait` can wait for.
+pub const FAILED: &str = "Failed";
+/// Condition of a `Backup`: no source is missing that the last one had or that a workload asks for. `Unknown` when the
+/// controller could not list the workloads.
+pub const COVERED: &str = "Covered";
 /// The times that can be read: the format `date-time` alone lets offsets, fractions and years through that are none.
 const TIME: &str = r"^[1-8][0-9]{3}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$";
 

@@ -50,8 +50,8 @@ pub struct RestoreSpec {
     /// Where to; the pod and container that the source's name denotes now when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<RestoreTo>,
-    /// Where from; when absent, the only Repository of the namespace, or of
-    /// several the one with the annotation `stowaway.dev/is-default: "true"`.
+    /// Where from; when absent, the Repository of the namespace with the annotation `stowaway.dev/is-default: "true"`, or else
+    /// the oldest one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository_ref: Option<RepositoryReference>,
     /// End the command after this long.

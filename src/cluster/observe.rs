@@ -119,6 +119,31 @@ pub async fn all_dynamic(client: &Client, kind: &ApiResource) -> Result<Option<V
     listed(&Api::all_with(client.clone(), kind), kind, &ListParams::default()).await
 }
 
+/// How many objects are held at once of a list that may be long.
+const PAGE: u32 = 25;
+
+/// Goes through all objects of the kind in the namespace, page by page, and returns what `keep` makes of them.
+pub async fn fold_dynamic<T>(
+    client: &Client,
+    kind: &ApiResource,
+    namespace: &str,
+    start: T,
+    keep: impl Fn(T, DynamicObject) -> T,
+) -> Result<T, CallError> {
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, kind);
+    let mut parameters = ListParams::default().limit(PAGE);
+    let mut so_far = start;
+    loop {
+        let page = api.list(&parameters).await;
+        let page = page.map_err(CallError::at(format!("list {} in {namespace}", kind.plural)))?;
+        so_far = page.items.into_iter().fold(so_far, &keep);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => parameters = parameters.continue_token(&token),
+            None => return Ok(so_far),
+        }
+    }
+}
+
 async fn listed(
     api: &Api<DynamicObject>,
     kind: &ApiResource,

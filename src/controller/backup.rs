@@ -6,10 +6,16 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
+    apps::v1::{DaemonSet, Deployment, StatefulSet},
+    batch::v1::CronJob,
     core::v1::{PersistentVolume, PersistentVolumeClaim},
     storage::v1::StorageClass,
 };
-use kube::{Client, Resource, ResourceExt, core::DynamicObject, runtime::controller::Action};
+use kube::{
+    Client, Resource, ResourceExt,
+    core::{ApiResource, DynamicObject},
+    runtime::controller::Action,
+};
 
 use super::{
     ReconcileError, Seen,
@@ -28,9 +34,10 @@ use crate::{
         call::CallError,
         observe::{self, Unreadable},
     },
+    model::SourceName,
     plan::{
-        self, BackupFacts, ClaimFacts, ClaimUses, ObservedPod, PlanProblem, SnapshotFacts, SourceFacts, Staged,
-        StagedClaim, Workload,
+        self, BackupFacts, ClaimFacts, ClaimUses, Expected, ObservedPod, ObservedWorkload, PlanProblem, SnapshotFacts,
+        SourceFacts, Staged, StagedClaim, Workload,
     },
 };
 
@@ -51,11 +58,13 @@ pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) ->
     let observed = observe_storage(client, &plan::snapshot_volumes(&home, &claims)).await?;
     let (snapshots, staged_claims) = observe_staged(client, &owner, &claims).await?;
     let uses = if plan::wants_claim_uses(&backup) {
-        observe_claim_uses(client, &namespace).await?
+        observe_claim_uses(client, &namespace, &pods).await?
     } else {
         ClaimUses::default()
     };
     let cluster = context.cluster_id().await?;
+    let is_new = backup.status.as_ref().is_none_or(|status| status.start_time.is_none());
+    let expected = if is_new { Some(observe_expected(client, &backup).await?) } else { None };
 
     let turn = context.turn.lock().await;
     let everywhere: Vec<Repository> = observe::everywhere(client, "").await?;
@@ -84,6 +93,7 @@ pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) ->
         selector: backup.spec.selector.as_ref(),
         cluster,
         backup_uid: &owner.uid,
+        expected: expected.as_ref().map(|(workloads, before)| Expected { workloads: workloads.as_deref(), before }),
     });
     sources.problems.extend(problems(unreadable_pods, unreadable_claims));
     let facts = BackupFacts {
@@ -158,19 +168,53 @@ async fn observe_staged(
     Ok((snapshots, staged))
 }
 
-/// The pods of a namespace, and what they belong to; and what cannot be read of them. The runs' own pods are none that
-/// anybody backs up.
+/// What a new Backup expects besides the pods that are there: the workloads, and what the last Backup had.
+async fn observe_expected(
+    client: &Client,
+    backup: &Backup,
+) -> Result<(Option<Vec<ObservedWorkload>>, Vec<SourceName>), CallError> {
+    let namespace = backup.namespace().unwrap_or_default();
+    let workloads = match observe_workloads(client, &namespace).await {
+        Ok(workloads) => Some(workloads),
+        // The role of an older installation does not allow it, which the status reports.
+        Err(error) if error.code() == Some(403) => None,
+        Err(error) => return Err(error),
+    };
+    let keep = |best, candidate: DynamicObject| match candidate.try_parse::<Backup>() {
+        Ok(candidate) => plan::newer_of(backup, best, candidate),
+        // Another version wrote it.
+        Err(_) => best,
+    };
+    let kind = ApiResource::erase::<Backup>(&());
+    let last = observe::fold_dynamic(client, &kind, &namespace, None, keep).await?;
+    Ok((workloads, last.map_or_else(Vec::new, |last: Backup| plan::sources_of(&last))))
+}
+
+async fn observe_workloads(client: &Client, namespace: &str) -> Result<Vec<ObservedWorkload>, CallError> {
+    let deployments: Vec<Deployment> = observe::list(client, namespace, "").await?;
+    let stateful_sets: Vec<StatefulSet> = observe::list(client, namespace, "").await?;
+    let daemon_sets: Vec<DaemonSet> = observe::list(client, namespace, "").await?;
+    let cron_jobs: Vec<CronJob> = observe::list(client, namespace, "").await?;
+    let mut workloads: Vec<ObservedWorkload> = deployments.into_iter().map(Into::into).collect();
+    workloads.extend(stateful_sets.into_iter().map(ObservedWorkload::from));
+    workloads.extend(daemon_sets.into_iter().map(ObservedWorkload::from));
+    workloads.extend(cron_jobs.into_iter().map(ObservedWorkload::from));
+    Ok(workloads)
+}
+
+/// The pods of a namespace, and what they belong to, but for those of runs; and what cannot be read of them. The label alone
+/// proves no run, because anyone may set it.
 pub(super) async fn observe_pods(
     context: &Context,
     namespace: &str,
 ) -> Result<(Vec<ObservedPod>, Vec<Unreadable>), CallError> {
-    let others = format!("!{}", labels::KIND);
-    let (pods, unreadable) = observe::pods_and_unreadable(&context.client, namespace, &others).await?;
+    let (pods, unreadable) = observe::pods_and_unreadable(&context.client, namespace, "").await?;
     let observed = |(pod, kind, name)| ObservedPod {
         pod: plan::without_foreign_sidecar(pod, &context.image),
         workload: Workload { kind, name },
     };
-    Ok((pods.into_iter().map(observed).collect(), unreadable))
+    let pods = pods.into_iter().filter(|(pod, ..)| !plan::is_run_pod(pod));
+    Ok((pods.map(observed).collect(), unreadable))
 }
 
 /// What cannot be read cannot be backed up, which is no reason to leave it out in silence.

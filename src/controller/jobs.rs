@@ -20,8 +20,8 @@ use crate::{
     cluster::{apply, call::CallError, observe},
     model::Reason,
     plan::{
-        self, Actions, ActiveJob, ClaimUses, ObservedJob, OwnRuns, PruneRuns, Staged, StagedClaim, is_active,
-        wants_complaints,
+        self, Actions, ActiveJob, ClaimUses, ObservedJob, ObservedPod, OwnRuns, PruneRuns, Staged, StagedClaim,
+        is_active, wants_complaints,
     },
 };
 
@@ -50,8 +50,12 @@ pub(super) async fn observe_jobs(
     Ok(observed)
 }
 
-/// What our own runs do in the claims of a namespace.
-pub(super) async fn observe_claim_uses(client: &Client, namespace: &str) -> Result<ClaimUses, CallError> {
+/// What runs do in the claims and commands of a namespace. `apps` are the pods that belong to no run.
+pub(super) async fn observe_claim_uses(
+    client: &Client,
+    namespace: &str,
+    apps: &[ObservedPod],
+) -> Result<ClaimUses, CallError> {
     let of_backups = format!("{}={}", labels::KIND, RunKind::Backup);
     // What is only labelled so keeps no claim from being stored.
     let mut jobs: Vec<Job> = observe::list(client, namespace, labels::KIND).await?;
@@ -63,6 +67,7 @@ pub(super) async fn observe_claim_uses(client: &Client, namespace: &str) -> Resu
         pods: &pods,
         snapshots: &observe::list_dynamic(client, &snapshot::volume_snapshots(), namespace, &of_backups).await?,
         restores: &observe::list(client, namespace, "").await?,
+        apps,
     }))
 }
 

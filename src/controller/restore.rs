@@ -54,9 +54,17 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
         selector: None,
         cluster,
         backup_uid: &owner.uid,
+        expected: None,
     });
     let is_unstarted = jobs.iter().any(|observed| plan::is_suspended(&observed.job));
-    let around = observe_around(&context, &restore, is_unstarted).await?;
+    let around = observe_around(&context, &restore).await?;
+    // A Restore that has its Job waits for no other run any more.
+    let has_job = restore.status.as_ref().is_some_and(|status| status.job.is_some()) && !is_unstarted;
+    let uses = if has_job || has_verdict {
+        ClaimUses::default()
+    } else {
+        observe_claim_uses(client, &namespace, &pods).await?
+    };
     // Between the look for a prune and the Job, none may begin.
     let turn = context.turn.lock().await;
     let everywhere: Vec<Repository> = observe::everywhere(client, "").await?;
@@ -67,7 +75,6 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
         claim: around.claim.as_ref(),
         scale: around.scale.as_ref(),
         held_down_by: around.held_down_by.as_deref(),
-        uses: &around.uses,
         namespace: &around.namespace,
         assigns_users: build::assigns_users(&around.namespace),
         cluster,
@@ -79,6 +86,7 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
         sources: &sources,
         claim,
         pruned: &pruned,
+        uses: &uses,
     };
     let now = Timestamp::now();
 
@@ -123,15 +131,10 @@ struct ObservedAround {
     claim: Option<PersistentVolumeClaim>,
     scale: Option<ObservedScale>,
     held_down_by: Option<String>,
-    uses: ClaimUses,
     namespace: Namespace,
 }
 
-async fn observe_around(
-    context: &Context,
-    restore: &Restore,
-    is_unstarted: bool,
-) -> Result<Option<ObservedAround>, CallError> {
+async fn observe_around(context: &Context, restore: &Restore) -> Result<Option<ObservedAround>, CallError> {
     let (client, namespace) = (&context.client, restore.namespace().unwrap_or_default());
     let Some(to) = restore.spec.to.as_ref().and_then(|to| to.claim.as_ref()) else { return Ok(None) };
     let (scale, restores) = match &restore.spec.scale_down {
@@ -141,13 +144,9 @@ async fn observe_around(
             observe::list::<Restore>(client, &namespace, "").await?,
         ),
     };
-    // One that has its Job waits for nobody any more.
-    let has_job = restore.status.as_ref().is_some_and(|status| status.job.is_some()) && !is_unstarted;
-    let uses = if has_job { ClaimUses::default() } else { observe_claim_uses(client, &namespace).await? };
     Ok(Some(ObservedAround {
         claim: observe::object(client, &namespace, &to.name).await?,
         held_down_by: plan::held_down_by(restore, &restores),
-        uses,
         scale: scale.map(|found| ObservedScale { uid: found.uid, replicas: found.replicas, pods: found.pods }),
         namespace: observe::namespace(client, &namespace).await?,
     }))

@@ -3,6 +3,7 @@
 //! Everything is derived from the objects, so that a restart of the controller changes nothing. It must not know how pods
 //! become sources (`sources`) or what a Job looks like.
 
+mod earlier;
 mod freeze;
 mod stage;
 #[cfg(test)]
@@ -20,7 +21,7 @@ use kube::ResourceExt;
 use super::{
     actions::{Actions, Occurrence, StartJob, TemporaryClaim},
     choose::{Obstacle, choose},
-    claim_uses::{ClaimUses, claim_of},
+    claim_uses::{ClaimUses, Subject, claim_of},
     jobs::{ObservedJob, Standing, standing},
     names::{self, Owner, RunKind},
     retry,
@@ -32,6 +33,7 @@ use crate::{
     model::{Failure, Reason, SourceReport, TaskKind, Verdict},
 };
 
+pub use earlier::{newer_of, sources_of};
 pub use stage::{Staged, StagedClaim};
 
 /// How many backup Jobs work on one repository at once.
@@ -86,12 +88,20 @@ pub fn plan_backup(backup: &Backup, facts: BackupFacts<'_>, now: Timestamp) -> (
     let (Some(owner), None) = (owner, status.verdict) else { return (status, actions) };
     status.observed_generation = backup.metadata.generation;
     let (mut refused, mut is_left) = (None, false);
+    let created = backup.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |time| time.0);
+    let too_early = facts.sources.undecided.as_ref().filter(|_| now < later(created, WAIT_LIMIT));
+    if let (None, Some(message)) = (&status.start_time, too_early) {
+        summary::wait(&mut status, message, now);
+        actions.look_again_after(WAITING_LOOK_AGAIN);
+        return (status, actions);
+    }
     if status.start_time.is_none() {
         // No Job before this list is stored: the next look, which the new status causes, begins them.
         refused = freeze::freeze(backup, facts.sources, &mut status, &mut actions, now);
         actions.look_again_after(WAITING_LOOK_AGAIN);
     } else {
         let mut sources = std::mem::take(&mut status.sources);
+        freeze::release_ended(&mut sources, facts.sources, &mut status, now);
         let started = Planner::begun(&sources, facts, &owner);
         let needed = BTreeSet::new();
         let mut planner =
@@ -118,7 +128,9 @@ fn fit_texts(status: &mut BackupStatus) {
     let outcomes = status.sources.iter_mut().map(|source| &mut source.outcome);
     let of_sources = outcomes.flat_map(|outcome| [&mut outcome.message, &mut outcome.stderr_tail]);
     let skipped = status.skipped.iter_mut().map(|skipped| &mut skipped.message);
-    let mut texts: Vec<&mut String> = of_sources.chain(skipped).filter(|text| !text.is_empty()).collect();
+    let missing = status.missing.iter_mut().map(|missing| &mut missing.message);
+    let mut texts: Vec<&mut String> =
+        of_sources.chain(skipped).chain(missing).filter(|text| !text.is_empty()).collect();
     fit(&mut texts, TEXTS);
 }
 
@@ -284,7 +296,7 @@ impl<'a> Planner<'a, '_> {
                 let mount = if let Target::Claim(mount) = target { Some(mount) } else { None };
                 if let Some((mount, wish)) = mount.and_then(|mount| Some((mount, mount.snapshot.as_deref()?))) {
                     self.stage(source, repository, (planned, target), (mount, wish));
-                } else if let Some(words) = self.restored(source).or_else(|| self.queue(&repository)) {
+                } else if let Some(words) = self.restored(source, target).or_else(|| self.queue(&repository)) {
                     self.wait_in_queue(source, &words);
                 } else {
                     self.start(source, repository, planned, (target, None));
@@ -361,23 +373,35 @@ impl<'a> Planner<'a, '_> {
         if let Some(problem) = problem {
             return Err(Obstacle::new(problem.reason(), problem.to_string()));
         }
+        let attempt = names::job_name(self.owner, source.name.as_str(), source.attempt + 1);
+        // What was snapshot before is sound.
+        let is_sound = facts.staged.has_snapshot(&attempt);
+        let pod = planned.map_or(source.pod.as_str(), |planned| planned.pod.as_str());
+        let subject = Subject::of(source.name.as_str(), pod);
+        if let Some(step) = facts.uses.restore_step(&subject).filter(|_| !is_sound) {
+            let message = format!("waits for {step}. Nothing half restored is stored");
+            return Err(Obstacle::new(Reason::RestoreUnfinished, message));
+        }
         let Some((planned, target)) = planned.and_then(|planned| Some((planned, planned.target.as_ref()?))) else {
+            let skipped = claim_of(source.name.as_str())
+                .and_then(|claim| facts.sources.skipped.iter().find(|skipped| skipped.name == claim));
+            if let Some(skipped) = skipped {
+                let message = format!("{} is left out by now: {}", source.name, skipped.message);
+                return Err(Obstacle { reason: format!("{:?}", skipped.reason), message });
+            }
             let message = format!("{} has no Ready pod now that asks for this backup", source.name);
             return Err(Obstacle::new(Reason::PodGone, message));
         };
-        let attempt = names::job_name(self.owner, source.name.as_str(), source.attempt + 1);
-        let lingering = claim_of(source.name.as_str()).and_then(|claim| facts.uses.lingers(claim));
-        // What was snapshot before is sound.
-        if let Some(pod) = lingering.filter(|_| !facts.staged.has_snapshot(&attempt)) {
+        if let Some(pod) = facts.uses.lingers(&subject).filter(|_| !is_sound) {
             let message = format!("waits for {pod} to be gone; delete it if its node is lost");
             return Err(Obstacle::new(Reason::TargetInUse, message));
         }
         Ok((repository, planned, target))
     }
 
-    /// Why the source has to wait until its claim is no longer being restored, if it has to.
-    fn restored(&self, source: &SourceStatus) -> Option<String> {
-        let run = self.facts.uses.before_backup(claim_of(source.name.as_str())?)?;
+    /// Why the source has to wait until it is no longer being restored, if it has to.
+    fn restored(&self, source: &SourceStatus, target: &Target) -> Option<String> {
+        let run = self.facts.uses.before_backup(&Subject::of(source.name.as_str(), target.pod()))?;
         Some(format!("waits for {run}, so that nothing half restored is stored"))
     }
 

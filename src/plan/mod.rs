@@ -25,10 +25,11 @@ mod upkeep;
 pub use actions::{
     Actions, Around, MakeSnapshot, Occurrence, RestoreTarget, ScaleTo, StartJob, TargetMount, TemporaryClaim,
 };
-pub use backup::{BackupFacts, Staged, StagedClaim, job_refused, plan_backup};
+pub use backup::{BackupFacts, Staged, StagedClaim, job_refused, newer_of, plan_backup, sources_of};
 pub use choose::{ChoiceError, choose_repository};
 pub use claim_uses::{ClaimUses, OwnRuns, wants_claim_uses};
 pub use jobs::{ObservedJob, is_active, is_complete, is_over, is_suspended, wants_complaints};
+pub use labels::is_run_pod;
 pub use owner::{NON_ROOT, Owner, Said};
 pub use provenance::{
     StoredJob, is_planned_claim, is_planned_snapshot, is_pod_of, is_pod_of_a_run, is_run, is_run_of, stored_job,
@@ -43,9 +44,9 @@ pub use retention::{Dropped, Kept, RetentionPlan, Shrunk, plan_retention};
 pub use schedule::{Due, Schedule, ScheduleError, Slots, UnknownTimeZone, time_zone};
 
 pub use sources::{
-    ClaimFacts, ClaimMount, ClaimSnapshot, DEFAULT_CONTAINER, MAXIMUM_SOURCES, ObservedPod, PlanProblem, PlanWarning,
-    PlannedSource, SnapshotFacts, SourceFacts, SourcePlan, UnknownContainer, Workload, container_of, plan_sources,
-    snapshot_volumes,
+    ClaimFacts, ClaimMount, ClaimSnapshot, DEFAULT_CONTAINER, Expected, MAXIMUM_SOURCES, ObservedPod, ObservedWorkload,
+    PlanProblem, PlanWarning, PlannedSource, SnapshotFacts, SourceFacts, SourcePlan, UnknownContainer, Workload,
+    container_of, plan_sources, snapshot_volumes,
 };
 pub use upkeep::{
     ActiveJob, PruneRuns, UpkeepFacts, closed_repositories, plan_upkeep, pruned_repositories, same_repositories,

@@ -21,6 +21,7 @@ use kube::ResourceExt;
 use super::{
     actions::{Actions, Occurrence, RestoreTarget, StartJob},
     choose::{Obstacle, choose, repository_on},
+    claim_uses::{ClaimUses, Subject},
     jobs::{ObservedJob, Standing, standing},
     names::{self, Owner, RunKind},
     sources::{ObservedPod, SourcePlan},
@@ -62,6 +63,8 @@ pub struct RestoreFacts<'a> {
     pub claim: Option<TargetFacts<'a>>,
     /// The Repositories, by namespace and name, in which a prune runs.
     pub pruned: &'a BTreeSet<(String, String)>,
+    /// What other runs do in the claims and commands of its namespace.
+    pub uses: &'a ClaimUses,
 }
 
 /// What is to be done for a Restore, and what its status then says.
@@ -166,6 +169,12 @@ fn begin(
             if let TaskKind::Restore { target, .. } = &job.task {
                 status.pod.clone_from(&target.pod);
                 status.container.clone_from(&target.container);
+                let since = status.start_time.as_ref().map_or(now, |time| time.0);
+                let subject = Subject::of_restore(restore, &target.pod);
+                if let Some(run) = claim::held_by(&subject, (restore, owner), facts, (since, now))? {
+                    actions.look_again_after(WAITING_LOOK_AGAIN);
+                    return Ok(("Waiting".to_owned(), format!("waits for {run}")));
+                }
             }
             job
         }
@@ -201,7 +210,7 @@ fn into_claim(
     now: Timestamp,
 ) -> Result<Step, Missing> {
     status.claim.clone_from(&to.name);
-    if let Some(repository) = repository_on(facts.repositories, &to.name) {
+    if let Some((repository, _)) = repository_on(facts.repositories, &to.name) {
         let message = format!(
             "Repository {} is on claim {}: nothing is restored among what is stored; name another claim",
             repository.name_any(),
@@ -229,7 +238,8 @@ fn into_claim(
     };
     // Before the workload is down, so that it is not down for so long; and again until the Job begins.
     let since = status.start_time.as_ref().map_or(now, |time| time.0);
-    if let Some(run) = claim::held_by(to, owner, facts, (since, now))? {
+    let subject = Subject::Claim(to.name.clone());
+    if let Some(run) = claim::held_by(&subject, (restore, owner), facts, (since, now))? {
         actions.look_again_after(WAITING_LOOK_AGAIN);
         return Ok(Step::Wait(format!("waits for {run}")));
     }

@@ -39,7 +39,8 @@ pub(super) fn may_pass(reason: Reason) -> bool {
         | Reason::MetadataNotKept
         | Reason::VolumeEmptied
         | Reason::VolumeShrank
-        | Reason::AlreadyCarriedOut => false,
+        | Reason::AlreadyCarriedOut
+        | Reason::SourcesMissing => false,
         Reason::CommandFailed
         | Reason::CommandKilled
         | Reason::StreamCut

@@ -51,6 +51,17 @@ fn character_length(character: char) -> usize {
     }
 }
 
+/// How much of a message goes into one of the long lists of a status, beside which the sources have to fit.
+const MAXIMUM_LINE_BYTES: usize = 320;
+
+/// The text, cut to what an entry of such a list may hold.
+pub(super) fn clip_line(text: &str) -> String {
+    if text.len() <= MAXIMUM_LINE_BYTES {
+        return text.to_owned();
+    }
+    format!("{}…", &text[..text.floor_char_boundary(MAXIMUM_LINE_BYTES - '…'.len_utf8())])
+}
+
 /// That much later.
 pub(super) fn later(then: Timestamp, wait: Duration) -> Timestamp {
     then.saturating_add(wait).unwrap_or(Timestamp::MAX)

@@ -143,6 +143,9 @@ impl Planner<'_, '_> {
                 Some(Ok(schedule)) => {
                     run.since.get_or_insert(Time(self.now));
                     self.wait(verb, &schedule, &mut run);
+                    if verb == Verb::Check {
+                        outcome::age(self.status, &schedule, &run, self.now);
+                    }
                 }
                 Some(Err(why)) => self.give_up(verb, &mut run, "InvalidSchedule", &why),
                 None => self.give_up(verb, &mut run, "", ""),

@@ -34,6 +34,9 @@ pub(super) fn controller(name: &str) -> ClusterRole {
             rule("", &["persistentvolumes"], &["get"]),
             // To find the Deployment of a pod.
             rule("apps", &["replicasets"], &["get"]),
+            // Annotated workloads without pods, which a Backup names.
+            rule("apps", &["deployments", "statefulsets", "daemonsets"], &["list"]),
+            rule("batch", &["cronjobs"], &["list"]),
             // What a restore writes into; a new one where that is asked for.
             rule("", &["persistentvolumeclaims"], &["get", "create"]),
             // Down before a restore and up again; the rest of a workload is not touched.

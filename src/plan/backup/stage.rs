@@ -142,7 +142,7 @@ impl Planner<'_, '_> {
         self.needed.insert(name.clone());
         let is_its = |snapshot: &&DynamicObject| is_snapshot_of(snapshot, &mount.claim, self.owner.since);
         let Some(snapshot) = find(self.facts.staged, &name).filter(is_its) else {
-            match self.restored(source).or_else(|| self.queue(&repository)) {
+            match self.restored(source, target).or_else(|| self.queue(&repository)) {
                 Some(words) => self.wait_in_queue(source, &words),
                 None => self.make(source, name.clone(), repository, (mount, wish)),
             }

@@ -206,7 +206,8 @@ fn verdict_waits_until_all_is_deleted_or_will_be_and_nothing_is_deleted_twice() 
         world.look(seconds);
         assert_eq!((world.verdict(), world.source().state), (None, SourceState::Done));
     }
-    let words = &world.backup.status.as_ref().unwrap().conditions[0];
+    let conditions = &world.backup.status.as_ref().unwrap().conditions;
+    let words = crate::api::condition(conditions, crate::api::COMPLETE).unwrap();
     assert_eq!(words.reason, "CleaningUp", "{words:?}");
     world.snapshots[0].metadata.deletion_timestamp = Some(Time(at(3)));
     world.claims[0].claim.metadata.deletion_timestamp = Some(Time(at(3)));

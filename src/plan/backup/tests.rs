@@ -1,5 +1,8 @@
 //! A Backup from its first look to its verdict.
 
+mod exclusion;
+mod missing;
+
 use serde_json::json;
 
 use super::*;

@@ -17,7 +17,7 @@ use crate::{
     model::{Reason, SnapshotIdentity, TaskKind, VolumeRestore, WantedSnapshot},
     plan::{
         actions::TargetMount,
-        claim_uses::ClaimUses,
+        claim_uses::Subject,
         labels,
         names::Owner,
         sources::{ObservedPod, enforces_restricted, is_device},
@@ -42,8 +42,6 @@ pub struct TargetFacts<'a> {
     pub scale: Option<&'a ObservedScale>,
     /// Name of another Restore that has scaled that workload down, and not back yet.
     pub held_down_by: Option<&'a str>,
-    /// What our own runs do in claims, too.
-    pub uses: &'a ClaimUses,
     /// The namespace itself.
     pub namespace: &'a Namespace,
     /// Whether it assigns users to its pods itself, and lets them name none.
@@ -83,14 +81,15 @@ pub(super) fn check_paths(restore: &Restore) -> Result<(), Missing> {
     Err(refused(Reason::InvalidRequest, message))
 }
 
-/// Which run of ours is waited for, since it works on the claim.
+/// The run that is waited for, because it works on the same claim or command.
 pub(super) fn held_by<'a>(
-    to: &RestoreClaim,
-    owner: &Owner,
+    subject: &Subject,
+    (restore, owner): (&Restore, &Owner),
     facts: RestoreFacts<'a>,
     (since, now): (Timestamp, Timestamp),
 ) -> Result<Option<&'a str>, Missing> {
-    let Some(run) = facts.claim.and_then(|facts| facts.uses.before_restore(&to.name, owner)) else { return Ok(None) };
+    let scales_down = restore.spec.scale_down.is_some();
+    let Some(run) = facts.uses.before_restore(subject, owner, scales_down) else { return Ok(None) };
     if now < later(since, OWN_RUNS_LIMIT) {
         return Ok(Some(run));
     }

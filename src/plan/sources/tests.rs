@@ -90,6 +90,7 @@ pub(super) fn plan_with_claims(
         selector,
         cluster: "cluster-1",
         backup_uid: "backup-1",
+        expected: None,
     })
 }
 

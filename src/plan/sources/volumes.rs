@@ -184,6 +184,7 @@ fn source(
         accept_unproven: false,
         exclude: Vec::new(),
         accept_shrunken: false,
+        has_restore_command: false,
     })
 }
 

@@ -18,7 +18,7 @@ use crate::{
         StorePlace, VolumeBackend, credential_sources,
     },
     model::{ArchiveFormat, wrong_archive_name},
-    plan::{self, PlanProblem, SourceFacts, plan_sources},
+    plan::{self, PlanProblem, SourceFacts, choose_repository, plan_sources},
     webhook::review::RefusedField,
 };
 
@@ -153,6 +153,25 @@ fn durations<'a>(object: &'a Value, findings: &mut Findings) -> Cow<'a, Value> {
     readable
 }
 
+/// A Repository beside an older one is not used where none is named, which its author may expect.
+fn warn_of_an_older_one(repository: &Repository, repositories: &[Repository], findings: &mut Findings) {
+    let name = repository.name_any();
+    let is_known = repositories.iter().any(|other| other.name_any() == name);
+    let is_marked =
+        |repository: &Repository| repository.annotations().get(IS_DEFAULT).is_some_and(|value| value == "true");
+    // As it is known, it has its age; a new one is the youngest.
+    let others = repositories.iter().filter(|other| is_known || other.name_any() != name);
+    let Ok(chosen) = choose_repository(others, None) else { return };
+    if chosen.name_any() != name && !is_marked(chosen) && !is_marked(repository) {
+        let chosen = chosen.name_any();
+        let message = format!(
+            "Repository {chosen} stays the one that is used where none is named, because it is older; to use this one, annotate \
+             it with {IS_DEFAULT}: \"true\""
+        );
+        findings.warn(&["metadata", "name"], message);
+    }
+}
+
 fn of_repository(repository: &Repository, repositories: &[Repository], findings: &mut Findings) {
     let spec = &repository.spec;
     for (key, value) in repository.annotations().iter().filter(|(key, _)| key.starts_with(PREFIX)) {
@@ -172,13 +191,17 @@ fn of_repository(repository: &Repository, repositories: &[Repository], findings:
             };
             if let Some(other) = repositories.iter().find(is_other) {
                 let other = other.name_any();
-                let message = format!("Repository {other} is the default, too; as long as both are, neither is taken");
+                let message = format!(
+                    "Repository {other} is the default, too; as long as both are, neither is taken: remove the annotation \
+                     from one (kubectl annotate repositories.stowaway.dev {other} {IS_DEFAULT}-)"
+                );
                 findings.warn(&path, message);
             }
         } else if value != "false" {
             findings.warn(&path, "has no effect; only \"true\" makes a Repository the default one");
         }
     }
+    warn_of_an_older_one(repository, repositories, findings);
     let backends = [
         spec.s3.is_some(),
         spec.azure.is_some(),
@@ -334,8 +357,15 @@ fn of_backup(backup: &Backup, repositories: &[Repository], findings: &mut Findin
     let spec = &backup.spec;
     // The plan's own reading, on no pods.
     let selector = spec.selector.as_ref();
-    let plan =
-        plan_sources(SourceFacts { namespace: "", pods: &[], claims: None, selector, cluster: "", backup_uid: "" });
+    let plan = plan_sources(SourceFacts {
+        namespace: "",
+        pods: &[],
+        claims: None,
+        selector,
+        cluster: "",
+        backup_uid: "",
+        expected: None,
+    });
     for problem in &plan.problems {
         match problem {
             PlanProblem::Selector { message } => findings.hidden(&["spec", "selector"], message),

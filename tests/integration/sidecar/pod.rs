@@ -228,7 +228,6 @@ impl Pod {
             },
             identity: label(&format!("/data/{claim}"), &source, run),
             exclude: Vec::new(),
-            accept_shrunken: false,
             source: source.parse().unwrap(),
             accept_shrunken: false,
             timeout: None,

@@ -85,11 +85,11 @@ impl Cellar {
             pods: &world.pods,
             sources: &world.sources,
             pruned: &world.pruned,
+            uses: &self.uses,
             claim: Some(TargetFacts {
                 claim: self.claim.as_ref(),
                 scale: self.scale.as_ref(),
                 held_down_by: self.held_down_by,
-                uses: &self.uses,
                 namespace: &self.namespace,
                 assigns_users: self.assigns_users,
                 cluster: "uid-of-cluster",
