@@ -7,6 +7,7 @@ mod excludes;
 pub mod injected;
 mod part;
 mod quantity;
+mod region;
 mod report;
 mod retention;
 mod secret;
@@ -19,9 +20,10 @@ pub use archive::{ArchiveFormat, ArchiveReport, ArchiveRestore, archive_name, wr
 pub use excludes::{Excludes, MAXIMUM_PATTERNS};
 pub use part::{DataPart, DataPartError};
 pub use quantity::billionths;
+pub use region::{DEFAULT_REGION, is_amazon, is_region, region_of_endpoint};
 pub use report::{Failure, Proof, Reason, SourceReport, Verdict, milliseconds};
 pub use retention::{Age, AgeError, Retention};
-pub use secret::{Secret, redact};
+pub use secret::{Secret, StoredPassword, redact};
 pub use source::{SnapshotIdentity, SourceName, SourceNameError, TagError};
 pub use store::{
     AzureConfig, BackendConfig, Connection, Credential, GcsConfig, RestConfig, S3Config, SftpConfig, StoreLimits,
