@@ -44,6 +44,8 @@ pub enum Role {
     Exclude,
     /// How a volume is snapshot, to be read as it was at one moment.
     SnapshotClass,
+    /// Requests and limits of the sidecar.
+    SidecarResources,
 }
 
 /// How a value is written.
@@ -65,6 +67,8 @@ pub enum Form {
     Names,
     /// Patterns of paths.
     Patterns,
+    /// Requests and limits of a container.
+    Resources,
 }
 
 impl Form {
@@ -79,6 +83,7 @@ impl Form {
             Self::Choice(words) => words,
             Self::Names => "names, separated by commas",
             Self::Patterns => "patterns, one a line, or a JSON array of them",
+            Self::Resources => "a JSON object as a container's `resources`",
         }
     }
 }
@@ -303,6 +308,17 @@ pub const KEYS: &[Key] = &[
         default: "the live volume is read",
         documentation: "The VolumeSnapshotClass of a CSI snapshot that the volume is backed up from; a claim's own takes the place of its Namespace's, and `\"\"` has the live volume read.",
         feature: "backup",
+        foreign: &[],
+    },
+    Key {
+        role: Role::SidecarResources,
+        name: "sidecar-resources",
+        named: false,
+        carrier: POD,
+        form: Form::Resources,
+        default: "192Mi of memory, and a limit of CPU within those of the app",
+        documentation: "Requests and limits of the sidecar, such as `{\"limits\":{\"cpu\":\"1\",\"memory\":\"256Mi\"}}`; they replace the default ones as a whole, and with less memory the sidecar may be killed.",
+        feature: "injection",
         foreign: &[],
     },
 ];

@@ -8,6 +8,7 @@ mod excludes;
 mod keys;
 mod parse;
 mod request;
+mod resources;
 mod snapshot_class;
 mod split;
 mod values;

@@ -14,7 +14,7 @@ use kube::{Client, Resource, ResourceExt, core::DynamicObject, runtime::controll
 use super::{
     ReconcileError, Seen,
     context::Context,
-    jobs::{carry_out, observe_active, observe_claim_uses, observe_jobs},
+    jobs::{carry_out, observe_active, observe_claim_uses, observe_jobs, retire},
 };
 use crate::{
     api::{Backup, Repository},
@@ -38,8 +38,13 @@ pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) ->
         return Ok(Action::await_change());
     };
     let is_over = backup.status.as_ref().is_some_and(|status| status.verdict.is_some());
-    let Some(owner) = Owner::of(&backup).filter(|_| !is_over) else { return Ok(Action::await_change()) };
+    let Some(owner) = Owner::of(&backup) else { return Ok(Action::await_change()) };
     let jobs = observe_jobs(&context, &owner, RunKind::Backup).await?;
+    if is_over {
+        drop(turn);
+        retire(client, &jobs, |_| true).await?;
+        return Ok(Action::await_change());
+    }
     let pods = observe_pods(&context, &namespace).await?;
     let everywhere: Vec<Repository> = observe::everywhere(client, "").await?;
     let now = Timestamp::now();
@@ -99,6 +104,7 @@ pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) ->
         apply::status(client, &backup, &status).await?;
     }
     drop(turn);
+    retire(client, &jobs, |name| plan::is_recorded(&status, name)).await?;
     context.tell(&backup.object_ref(&()), &actions.events).await;
     context.succeeded(&backup);
     Ok(actions.look_again.map_or_else(Action::await_change, Action::requeue))

@@ -19,7 +19,10 @@ use crate::{
         observe,
     },
     model::Task,
-    plan::{Actions, ActiveJob, ClaimUses, ObservedJob, OwnRuns, StartJob, is_active, wants_complaints},
+    plan::{
+        Actions, ActiveJob, ClaimUses, JobRetention, ObservedJob, OwnRuns, StartJob, is_active, is_started,
+        job_retention, wants_complaints,
+    },
 };
 
 /// The Jobs of this object, with their pods, and with Kubernetes' complaints where a pod does not start.
@@ -61,7 +64,10 @@ pub(super) async fn observe_claim_uses(client: &Client, namespace: &str) -> Resu
 
 /// All Jobs in the cluster with these labels that are started and not over.
 pub(super) async fn observe_active(client: &Client, selector: &str) -> Result<Vec<ActiveJob>, CallError> {
-    let jobs: Vec<Job> = observe::everywhere(client, selector).await?;
+    let mut jobs: Vec<Job> = observe::everywhere(client, selector).await?;
+    jobs.retain(is_started);
+    // A run ends before its pod does where another container keeps that alive.
+    let pods: Vec<Pod> = if jobs.is_empty() { Vec::new() } else { observe::everywhere(client, selector).await? };
     let of = |job: &Job| {
         let label = |key: &str| job.labels().get(key).cloned().unwrap_or_default();
         ActiveJob {
@@ -71,7 +77,27 @@ pub(super) async fn observe_active(client: &Client, selector: &str) -> Result<Ve
             kind: label(labels::KIND),
         }
     };
-    Ok(jobs.iter().filter(|job| is_active(job)).map(of).collect())
+    Ok(jobs.iter().filter(|job| is_active(job, &pods)).map(of).collect())
+}
+
+/// Has the Jobs deleted whose results are in the status that is stored; see [`job_retention`].
+pub(super) async fn retire(
+    client: &Client,
+    jobs: &[ObservedJob],
+    is_stored: impl Fn(&str) -> bool,
+) -> Result<(), CallError> {
+    for observed in jobs {
+        let (name, namespace) = (observed.job.name_any(), observed.job.namespace().unwrap_or_default());
+        if !is_stored(&name) {
+            continue;
+        }
+        match job_retention(observed) {
+            JobRetention::Keep => {}
+            JobRetention::Expire(after) => apply::expire_job(client, &namespace, &name, after).await?,
+            JobRetention::Delete => apply::delete_job(client, &namespace, &name).await?,
+        }
+    }
+    Ok(())
 }
 
 /// A start that the API server refused for a reason of its own (a quota, a policy), so that asking again at once is in

@@ -10,7 +10,7 @@ use kube::{Client, Resource, ResourceExt, runtime::controller::Action};
 use super::{
     ReconcileError, Seen,
     context::Context,
-    jobs::{carry_out, observe_active, observe_jobs},
+    jobs::{carry_out, observe_active, observe_jobs, retire},
 };
 use crate::{
     api::Repository,
@@ -63,6 +63,9 @@ pub(super) async fn reconcile(seen: Arc<Seen<Repository>>, context: Arc<Context>
         apply::status(client, &repository, &status).await?;
     }
     drop(turn);
+    let is_stored = |name: &str| plan::is_recorded_of_repository(&repository, &status, name);
+    retire(client, &jobs, is_stored).await?;
+    retire(client, &upkeep_jobs, is_stored).await?;
     context.figures.show(&namespace, &owner.name, &status);
     context.tell(&repository.object_ref(&()), &actions.events).await;
     context.succeeded(&repository);

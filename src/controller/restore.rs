@@ -12,7 +12,7 @@ use super::{
     ReconcileError, Seen,
     backup::observe_pods,
     context::Context,
-    jobs::{carry_out, is_refusal, observe_claim_uses, observe_jobs},
+    jobs::{carry_out, is_refusal, observe_claim_uses, observe_jobs, retire},
 };
 use crate::{
     api::{Repository, Restore, SCALED_FINALIZER},
@@ -35,8 +35,13 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
     let is_held = restore.finalizers().iter().any(|finalizer| finalizer == SCALED_FINALIZER);
     let has_verdict = restore.status.as_ref().is_some_and(|status| status.outcome.verdict.is_some());
     let is_over = has_verdict && !is_held;
-    let Some(owner) = Owner::of(&restore).filter(|_| !is_over) else { return Ok(Action::await_change()) };
+    let Some(owner) = Owner::of(&restore) else { return Ok(Action::await_change()) };
     let jobs = observe_jobs(&context, &owner, RunKind::Restore).await?;
+    if is_over {
+        drop(turn);
+        retire(client, &jobs, |_| true).await?;
+        return Ok(Action::await_change());
+    }
     let pods = observe_pods(&context, &namespace).await?;
     let everywhere: Vec<Repository> = observe::everywhere(client, "").await?;
     let pruned = plan::pruned_repositories(&everywhere);
@@ -99,6 +104,8 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
         }
     }
     drop(turn);
+    let is_under_way = status.outcome.verdict.is_none();
+    retire(client, &jobs, |name| !is_under_way || status.job.as_deref() != Some(name)).await?;
     context.tell(&restore.object_ref(&()), &actions.events).await;
     context.succeeded(&restore);
     Ok(actions.look_again.map_or_else(Action::await_change, Action::requeue))

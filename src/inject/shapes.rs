@@ -49,7 +49,7 @@ pub(super) fn helper(view: &PodView<'_>, image: &str) -> Value {
 pub(super) fn sidecar(view: &PodView<'_>, wishes: &Wishes<'_>, image: &str) -> Value {
     let mut container = worker(view, wishes, image, SIDECAR_CONTAINER, "sidecar", true);
     container["restartPolicy"] = "Always".into();
-    with_resources(container, resources::of_sidecar(view))
+    with_resources(container, resources::of_sidecar(view, wishes.sidecar_resources.as_ref()))
 }
 
 /// The init container that fills empty volumes.
@@ -99,6 +99,7 @@ fn worker(view: &PodView<'_>, wishes: &Wishes<'_>, image: &str, name: &str, role
     // The sidecar is told so with each run.
     let cluster = wishes.store.as_ref().and_then(|store| store.cluster.as_ref()).filter(|_| !read_only);
     environment.extend(cluster.map(|cluster| value(CLUSTER_VARIABLE, cluster)));
+    environment.extend(wishes.store.iter().flat_map(|store| store.environment.iter().cloned()));
     let capabilities: &[&str] = if read_only { &["DAC_OVERRIDE"] } else { &["CHOWN", "DAC_OVERRIDE", "FOWNER"] };
     let user = User::of(wishes.owner, wishes.store.as_ref().and_then(Store::group));
     json!({

@@ -21,7 +21,7 @@ use super::{
     actions::{Actions, Occurrence, StartJob, TemporaryClaim},
     choose::{Obstacle, choose},
     claim_uses::{ClaimUses, claim_of},
-    jobs::{ObservedJob, Standing, standing},
+    jobs::{ObservedJob, Standing, advised, standing},
     names::{self, Owner, RunKind},
     retry,
     sources::{ClaimMount, PlannedSource, SourcePlan, Target},
@@ -33,6 +33,7 @@ use crate::{
 };
 
 pub use stage::{Staged, StagedClaim};
+pub use summary::is_recorded;
 
 /// How many backup Jobs work on one repository at once.
 pub const JOBS_PER_REPOSITORY: usize = 4;
@@ -120,7 +121,8 @@ pub fn job_refused(
         Reason::VolumeSnapshotFailed
     };
     source.waiting_since = Some(Time(since));
-    source.outcome = Outcome { reason: reason.to_string(), message: clip(message), ..Outcome::default() };
+    source.outcome =
+        Outcome { reason: reason.to_string(), message: clip(&advised(message.to_owned())), ..Outcome::default() };
     if now >= later(since, WAIT_LIMIT) {
         source.outcome.verdict = Some(Verdict::Failed);
         source.state = SourceState::Done;
@@ -304,7 +306,10 @@ impl<'a> Planner<'a, '_> {
         let lingering = claim_of(source.name.as_str()).and_then(|claim| facts.uses.lingers(claim));
         // What was snapshot before is sound.
         if let Some(pod) = lingering.filter(|_| !facts.staged.has_snapshot(&attempt)) {
-            let message = format!("waits for {pod} to be gone; delete it if its node is lost");
+            let message = format!(
+                "waits for {pod} to be gone; if its node is lost, taint the node with \
+                 node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
+            );
             return Err(Obstacle::new(Reason::TargetInUse, message));
         }
         Ok((repository, planned, target))

@@ -18,7 +18,7 @@ use k8s_openapi::{
 use kube::{ResourceExt, core::DynamicObject};
 
 use super::{
-    jobs::is_over,
+    jobs::{has_ended, is_ended, is_over},
     labels,
     names::{DATA_VOLUME, Owner, RunKind, TARGET_VOLUME},
 };
@@ -67,7 +67,8 @@ impl ClaimUses {
     pub fn of(runs: OwnRuns<'_>) -> Self {
         let mut uses = Vec::new();
         let mut living = BTreeSet::new();
-        for job in runs.jobs.iter().filter(|job| !is_over(job)) {
+        // Nothing works in a claim any more once the runner has ended, whatever else keeps its pod alive.
+        for job in runs.jobs.iter().filter(|job| !is_over(job) && !has_ended(job, runs.pods)) {
             living.extend(job.metadata.uid.as_deref());
             let spec = job.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
             uses.extend(found(&job.metadata, spec, Stage::Runs));
@@ -77,7 +78,7 @@ impl ClaimUses {
             !matches!(phase, Some("Succeeded" | "Failed"))
         };
         let has_job = |pod: &&Pod| pod.owner_references().iter().any(|owner| living.contains(owner.uid.as_str()));
-        for pod in runs.pods.iter().filter(is_alive).filter(|pod| !has_job(pod)) {
+        for pod in runs.pods.iter().filter(is_alive).filter(|pod| !has_job(pod) && !is_ended(pod)) {
             uses.extend(found(&pod.metadata, pod.spec.as_ref(), Stage::Lingers));
         }
         uses.extend(runs.snapshots.iter().filter_map(being_taken));
@@ -144,7 +145,11 @@ fn found(metadata: &ObjectMeta, spec: Option<&PodSpec>, stage: Stage) -> Option<
     let words = match stage {
         Stage::Wanted | Stage::Runs if is_restore => format!("{run}, whose Job {name} writes into claim {claim}"),
         Stage::Wanted | Stage::Runs => format!("{run}, whose Job {name} reads claim {claim}"),
-        Stage::Lingers => format!("pod {name} of {run}, whose Job is over, and which still has claim {claim}"),
+        Stage::Lingers => {
+            let node = spec.and_then(|spec| spec.node_name.as_deref());
+            let node = node.map(|node| format!(" on node {node}")).unwrap_or_default();
+            format!("pod {name}{node} of {run}, whose Job is over, and which still has claim {claim}")
+        }
     };
     let owners = metadata.owner_references.iter().flatten().map(|owner| owner.uid.clone()).collect();
     Some(ClaimUse { claim, is_restore, stage, owners, words })

@@ -24,12 +24,12 @@ mod upkeep;
 pub use actions::{
     Actions, Around, MakeSnapshot, Occurrence, RestoreTarget, ScaleTo, StartJob, TargetMount, TemporaryClaim,
 };
-pub use backup::{BackupFacts, Staged, StagedClaim, job_refused, plan_backup};
+pub use backup::{BackupFacts, Staged, StagedClaim, is_recorded, job_refused, plan_backup};
 pub use choose::{ChoiceError, choose_repository};
 pub use claim_uses::{ClaimUses, OwnRuns, wants_claim_uses};
-pub use jobs::{ObservedJob, is_active, wants_complaints};
+pub use jobs::{JobRetention, ObservedJob, is_active, is_started, job_retention, wants_complaints};
 pub use owner::{NON_ROOT, Owner, Said};
-pub use repository::{init_refused, plan_repository};
+pub use repository::{init_refused, is_recorded_of_repository, plan_repository};
 pub use restore::{
     ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceWish, ObservedScale, Refusal, RefusedSource, RestoreFacts,
     SourceKind, TargetFacts, held_down_by, plan_namespace, plan_restore, restore_refused,

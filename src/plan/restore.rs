@@ -20,7 +20,7 @@ use kube::ResourceExt;
 use super::{
     actions::{Actions, Occurrence, RestoreTarget, StartJob},
     choose::{Obstacle, choose, repository_on},
-    jobs::{ObservedJob, Standing, standing},
+    jobs::{ObservedJob, Standing, advised, standing},
     names::{self, Owner, RunKind},
     sources::{ObservedPod, SourcePlan},
     text::{clip, later, until},
@@ -111,6 +111,7 @@ pub fn plan_restore(restore: &Restore, facts: RestoreFacts<'_>, now: Timestamp) 
 /// Takes back the start of a Job that the API server refused: nothing was restored, and nothing will be.
 pub fn restore_refused(status: &mut RestoreStatus, actions: &mut Actions, message: &str, now: Timestamp) {
     let reason = Reason::PodNotStarted.to_string();
+    let message = &advised(message.to_owned());
     status.job = None;
     status.outcome = Outcome {
         verdict: Some(Verdict::Failed),
@@ -118,7 +119,7 @@ pub fn restore_refused(status: &mut RestoreStatus, actions: &mut Actions, messag
         message: clip(message),
         ..Outcome::default()
     };
-    conclude(status, actions, &(reason, message.to_owned()), now);
+    conclude(status, actions, &(reason, message.clone()), now);
 }
 
 /// Takes the next step towards the Job, and says which.
