@@ -48,6 +48,8 @@ pub enum Role {
     SnapshotClass,
     /// Whether a volume may be empty, or much smaller than before.
     AcceptShrunken,
+    /// Requests and limits of the sidecar.
+    SidecarResources,
 }
 
 /// How a value is written.
@@ -69,6 +71,8 @@ pub enum Form {
     Names,
     /// Patterns of paths.
     Patterns,
+    /// Requests and limits of a container.
+    Resources,
 }
 
 impl Form {
@@ -83,6 +87,7 @@ impl Form {
             Self::Choice(words) => words,
             Self::Names => "names, separated by commas",
             Self::Patterns => "patterns, one a line, or a JSON array of them",
+            Self::Resources => "a JSON object as a container's `resources`",
         }
     }
 }
@@ -329,6 +334,17 @@ pub const KEYS: &[Key] = &[
         default: "`\"false\"`: such a volume is stored as `Suspect`",
         documentation: "Whether the volume may be empty, or have lost more than half of its files or bytes, and be green. Remove it once the volume is backed up.",
         feature: "backup",
+        foreign: &[],
+    },
+    Key {
+        role: Role::SidecarResources,
+        name: "sidecar-resources",
+        named: false,
+        carrier: POD,
+        form: Form::Resources,
+        default: "192Mi of memory, and a limit of CPU within those of the app",
+        documentation: "Requests and limits of the sidecar, such as `{\"limits\":{\"cpu\":\"1\",\"memory\":\"256Mi\"}}`; they replace the default ones as a whole, and with less memory the sidecar may be killed.",
+        feature: "injection",
         foreign: &[],
     },
 ];

@@ -11,6 +11,7 @@ mod keys;
 mod misplaced;
 mod parse;
 mod request;
+mod resources;
 mod snapshot_class;
 mod split;
 mod values;

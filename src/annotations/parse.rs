@@ -15,6 +15,7 @@ use std::{
 use super::{
     keys::{Form, KEYS, Key, PREFIX, Role, key_of, nearest},
     request::{CommandRequest, Generation, Injection, Lenient, Problem, Problems, Request, Warning},
+    resources::resources,
     values::{self, Command},
 };
 
@@ -185,6 +186,7 @@ impl<'a> Reader<'a> {
         request.volumes = self.setting(Role::Volumes, values::volume_names).unwrap_or_default();
         request.restore_on_empty = self.setting(Role::Restore, values::on_empty).unwrap_or_default();
         request.secrets = self.setting(Role::Secrets, values::secret_names).unwrap_or_default();
+        request.sidecar_resources = self.setting(Role::SidecarResources, resources);
         let restore = self.own.get(&(Role::Restore, None)).copied();
         if let (Some(Injection::None), true, Some(entry), Some(key)) =
             (request.inject, request.restore_on_empty, restore, key_of(Role::Restore))
@@ -216,6 +218,7 @@ impl<'a> Reader<'a> {
                     (by_sidecar || request.restore_on_empty, "inject: sidecar and no stowaway.dev/restore")
                 }
                 Role::Secrets => (by_helper, "backupcommand that the helper would run"),
+                Role::SidecarResources => (by_sidecar, "inject: sidecar"),
                 Role::Repository => (by_sidecar || request.restore_on_empty, "backupcommand"),
                 Role::Timeout | Role::IdleTimeout => (by_sidecar, "backupcommand"),
                 Role::Container

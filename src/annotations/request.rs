@@ -46,6 +46,8 @@ pub struct Request {
     pub restore_on_empty: bool,
     /// Secrets of the pod's namespace for the commands' containers; no name twice.
     pub secrets: Vec<String>,
+    /// Requests and limits of the sidecar, as a container has them.
+    pub sidecar_resources: Option<serde_json::Value>,
     /// What was understood, but probably not meant.
     pub warnings: Vec<Warning>,
 }

@@ -45,7 +45,8 @@ pub struct BackupSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "duration_schema")]
     pub timeout: Option<Duration>,
-    /// End each command when no byte moved for this long, whatever its pod's annotation says.
+    /// End each command when no byte moved for this long, whatever its pod's annotation says. A volume has no such limit: an
+    /// unchanged file moves no byte.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "duration_schema")]
     pub idle_timeout: Option<Duration>,

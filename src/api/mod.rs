@@ -38,7 +38,9 @@ pub use restore::{
     FoundSnapshot, NewClaim, Restore, RestoreClaim, RestoreFrom, RestoreSpec, RestoreStatus, RestoreTo, ScaleDown,
     Scaled, ScaledKind,
 };
-pub use shared::{Outcome, RepositoryKind, RepositoryReference, RunnerPod, SecretKeyReference};
+pub use shared::{
+    Outcome, RepositoryKind, RepositoryReference, RunnerPod, RunnerVariable, SecretKeyReference, VariableSource,
+};
 pub use upkeep::{CheckSpec, CheckStatus, PruneSpec, UpkeepStatus};
 
 /// The API group of all kinds.

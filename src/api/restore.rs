@@ -58,7 +58,7 @@ pub struct RestoreSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "duration_schema")]
     pub timeout: Option<Duration>,
-    /// End the command when no byte moved for this long.
+    /// End the command when no byte moved for this long. Not for a claim or an archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "duration_schema")]
     pub idle_timeout: Option<Duration>,

@@ -1,5 +1,6 @@
 //! What is made, word for word: `golden/` holds it for people to read. A change there is a change for every cluster.
 
+mod pods;
 mod se_linux;
 mod snapshots;
 

@@ -30,7 +30,7 @@ use crate::{
         job::{JobRequest, job},
     },
     cluster::exec::{self, Control, ExecTarget, Limits, Lines},
-    model::{BackendConfig, DataPart, Failure, Reason, Secret, Task, TaskKind},
+    model::{BackendConfig, DataPart, Failure, Reason, Secret, StoredPassword, Task, TaskKind},
     plan::names::{Owner, RUNNER_CONTAINER, RunKind},
     repository::{Access, Entry, Patience, SnapshotSummary},
     runner::{
@@ -298,9 +298,11 @@ async fn direct<T>(
     }
     let password = &spec.password_secret_ref;
     let password = SecretKeyReference { name: password.name.clone(), key: password.key.clone() };
+    let StoredPassword { password, untrimmed } = password_of(&client, &namespace, &password).await?;
     let access = Access {
         backend,
-        password: secret(&client, &namespace, &password).await?,
+        password,
+        untrimmed_password: untrimmed,
         connection: connection(spec),
         credentials,
         holder: local::lock_holder(),
@@ -315,6 +317,16 @@ async fn secret(client: &Client, namespace: &str, reference: &SecretKeyReference
     let found = read_object::<KubernetesSecret>(client, namespace, "Secret", reference).await?;
     let text = found.data.and_then(|mut data| String::from_utf8(data.remove(&reference.key)?.0).ok());
     text_of("Secret", reference, text)
+}
+
+async fn password_of(
+    client: &Client,
+    namespace: &str,
+    reference: &SecretKeyReference,
+) -> Result<StoredPassword, CliError> {
+    let found = read_object::<KubernetesSecret>(client, namespace, "Secret", reference).await?;
+    let password = found.data.and_then(|mut data| StoredPassword::read(&data.remove(&reference.key)?.0));
+    password.ok_or_else(|| no_text("Secret", reference))
 }
 
 async fn config_map(client: &Client, namespace: &str, reference: &SecretKeyReference) -> Result<Secret, CliError> {
@@ -337,7 +349,9 @@ where
 }
 
 fn text_of(kind: &str, reference: &SecretKeyReference, text: Option<String>) -> Result<Secret, CliError> {
-    let SecretKeyReference { name, key } = reference;
-    text.map(|text| Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))
-        .ok_or_else(|| CliError::Usage(format!("the {kind} {name} has no text under the key {key:?}")))
+    text.map(|text| Secret::new(text.trim_end_matches(['\r', '\n']).to_owned())).ok_or_else(|| no_text(kind, reference))
+}
+
+fn no_text(kind: &str, SecretKeyReference { name, key }: &SecretKeyReference) -> CliError {
+    CliError::Usage(format!("the {kind} {name} has no text under the key {key:?}"))
 }

@@ -139,7 +139,8 @@ impl Target<'_> {
         let mut spec = chosen.spec.clone();
         spec.repository_ref = remote::reference(&self.arguments.place);
         spec.timeout = self.arguments.timeout.map(Into::into);
-        spec.idle_timeout = self.arguments.idle_timeout.map(Into::into);
+        let is_into_command = spec.to.as_ref().is_none_or(|to| to.claim.is_none() && to.archive.is_none());
+        spec.idle_timeout = self.arguments.idle_timeout.map(Into::into).filter(|_| is_into_command);
         let name = metadata.name.clone().unwrap_or_default();
         let lost = |reason: Reason, message: String| Outcome {
             verdict: Some(Verdict::Failed),

@@ -2,7 +2,7 @@
 //!
 //! It must not know why something is written.
 
-use std::{collections::BTreeMap, fmt::Debug};
+use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
 use k8s_openapi::{
     ByteString, NamespaceResourceScope,
@@ -153,6 +153,12 @@ pub async fn start_job(client: &Client, namespace: &str, name: &str) -> Result<(
 /// Cuts a Job short: Kubernetes ends its pod, and the Job stays as a failed one, for people to see.
 pub async fn end_job(client: &Client, namespace: &str, name: &str) -> Result<(), CallError> {
     patch_job(client, namespace, name, &json!({ "spec": { "activeDeadlineSeconds": 1 } })).await
+}
+
+/// Has Kubernetes delete a Job and its pods so long after the Job's end.
+pub async fn expire_job(client: &Client, namespace: &str, name: &str, after: Duration) -> Result<(), CallError> {
+    let patch = json!({ "spec": { "ttlSecondsAfterFinished": after.as_secs() } });
+    patch_job(client, namespace, name, &patch).await
 }
 
 async fn patch_job(client: &Client, namespace: &str, name: &str, patch: &serde_json::Value) -> Result<(), CallError> {

@@ -20,7 +20,7 @@ use kube::{
 use super::{
     ReconcileError, Seen,
     context::Context,
-    jobs::{Runs, carry_out, observe_claim_uses, observe_jobs, observe_runs},
+    jobs::{Runs, carry_out, observe_claim_uses, observe_jobs, observe_runs, retire},
 };
 use crate::{
     api::{Backup, Repository},
@@ -49,8 +49,12 @@ pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) ->
         return Ok(Action::await_change());
     };
     let is_over = backup.status.as_ref().is_some_and(|status| status.verdict.is_some());
-    let Some(owner) = Owner::of(&backup).filter(|_| !is_over) else { return Ok(Action::await_change()) };
+    let Some(owner) = Owner::of(&backup) else { return Ok(Action::await_change()) };
     let jobs = observe_jobs(&context, &owner, RunKind::Backup).await?;
+    if is_over {
+        retire(client, &jobs, |_| true).await?;
+        return Ok(Action::await_change());
+    }
     let (pods, unreadable_pods) = observe_pods(&context, &namespace).await?;
     let (claims, unreadable_claims): (Vec<PersistentVolumeClaim>, _) =
         observe::list_all(client, &namespace, "").await?;
@@ -119,6 +123,7 @@ pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) ->
     if backup.status.as_ref() != Some(&status) {
         apply::status(client, &backup, &status).await?;
     }
+    retire(client, &jobs, |name| plan::is_recorded(&status, name)).await?;
     context.tell(&backup.object_ref(&()), &actions.events).await;
     context.succeeded(&backup);
     Ok(actions.look_again.map_or_else(Action::await_change, Action::requeue))

@@ -20,8 +20,8 @@ use crate::{
     cluster::{apply, call::CallError, observe},
     model::Reason,
     plan::{
-        self, Actions, ActiveJob, ClaimUses, ObservedJob, ObservedPod, OwnRuns, PruneRuns, Staged, StagedClaim,
-        is_active, wants_complaints,
+        self, Actions, ActiveJob, ClaimUses, JobRetention, ObservedJob, ObservedPod, OwnRuns, PruneRuns, Staged,
+        StagedClaim, is_active, is_started, job_retention, wants_complaints,
     },
 };
 
@@ -87,6 +87,11 @@ pub(super) async fn observe_runs(context: &Context, kinds: &[RunKind]) -> Result
     let kinds = kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let selector = format!("{} in ({kinds})", labels::KIND);
     let jobs: Vec<Job> = observe::everywhere(&context.client, &selector).await?;
+    let has_started = jobs.iter().any(|job| plan::is_run(job) && is_started(job));
+    // A run ends before its pod does where another container keeps that alive.
+    let mut pods: Vec<Pod> =
+        if has_started { observe::everywhere(&context.client, &selector).await? } else { Vec::new() };
+    pods.retain(plan::is_pod_of_a_run);
     let mut prunes = PruneRuns::default();
     let is_prune = |job: &ActiveJob| job.kind == RunKind::Prune.to_string();
     prunes.live.extend(active.iter().filter(|job| is_prune(job)).map(place));
@@ -104,13 +109,33 @@ pub(super) async fn observe_runs(context: &Context, kinds: &[RunKind]) -> Result
         if found.kind == RunKind::Repack.to_string() && plan::is_complete(job) {
             prunes.prepared.insert(place(&found));
         }
-        if is_active(job)
+        if is_active(job, &pods)
             && !active.iter().any(|known| (&known.namespace, &known.name) == (&found.namespace, &found.name))
         {
             active.push(found);
         }
     }
     Ok(Runs { active, prunes })
+}
+
+/// Has the Jobs deleted whose results are in the status that is stored; see [`job_retention`].
+pub(super) async fn retire(
+    client: &Client,
+    jobs: &[ObservedJob],
+    is_stored: impl Fn(&str) -> bool,
+) -> Result<(), CallError> {
+    for observed in jobs {
+        let (name, namespace) = (observed.job.name_any(), observed.job.namespace().unwrap_or_default());
+        if !is_stored(&name) {
+            continue;
+        }
+        match job_retention(observed) {
+            JobRetention::Keep => {}
+            JobRetention::Expire(after) => apply::expire_job(client, &namespace, &name, after).await?,
+            JobRetention::Delete => apply::delete_job(client, &observed.job).await?,
+        }
+    }
+    Ok(())
 }
 
 fn place(job: &ActiveJob) -> (String, String) {

@@ -10,7 +10,7 @@ use kube::{Resource, ResourceExt, runtime::controller::Action};
 use super::{
     ReconcileError, Seen,
     context::Context,
-    jobs::{Runs, carry_out, observe_jobs, observe_runs},
+    jobs::{Runs, carry_out, observe_jobs, observe_runs, retire},
 };
 use crate::{
     api::Repository,
@@ -65,6 +65,9 @@ pub(super) async fn reconcile(seen: Arc<Seen<Repository>>, context: Arc<Context>
     if repository.status.as_ref() != Some(&status) {
         apply::status(client, &repository, &status).await?;
     }
+    let is_stored = |name: &str| plan::is_recorded_of_repository(&repository, &status, name);
+    retire(client, &jobs, is_stored).await?;
+    retire(client, &upkeep_jobs, is_stored).await?;
     context.figures.show(&namespace, &owner.name, &status);
     context.tell(&repository.object_ref(&()), &actions.events).await;
     context.succeeded(&repository);

@@ -12,7 +12,7 @@ use super::{
     ReconcileError, Seen,
     backup::observe_pods,
     context::Context,
-    jobs::{carry_out, is_refusal, observe_claim_uses, observe_jobs, observe_runs},
+    jobs::{carry_out, is_refusal, observe_claim_uses, observe_jobs, observe_runs, retire},
 };
 use crate::{
     api::{CARRIED_OUT, Repository, Restore, SCALED_FINALIZER, SCALED_FROM},
@@ -36,15 +36,16 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
     let has_verdict = restore.status.as_ref().is_some_and(|status| status.outcome.verdict.is_some());
     let is_over = has_verdict && !is_held;
     let Some(owner) = Owner::of(&restore) else { return Ok(Action::await_change()) };
+    let jobs = observe_jobs(&context, &owner, RunKind::Restore).await?;
     if is_over {
         // One that an earlier version has carried out.
         let had_job = restore.status.as_ref().is_some_and(|status| status.job.is_some());
         if had_job && !restore.annotations().contains_key(CARRIED_OUT) {
             apply::annotation(client, &restore, (CARRIED_OUT, &owner.uid)).await?;
         }
+        retire(client, &jobs, |_| true).await?;
         return Ok(Action::await_change());
     }
-    let jobs = observe_jobs(&context, &owner, RunKind::Restore).await?;
     let (pods, _) = observe_pods(&context, &namespace).await?;
     let cluster = context.cluster_id().await?;
     let sources = plan::plan_sources(SourceFacts {
@@ -121,6 +122,8 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
             apply::finalizer(client, &restore, SCALED_FINALIZER, (false, None)).await?;
         }
     }
+    let is_under_way = status.outcome.verdict.is_none();
+    retire(client, &jobs, |name| !is_under_way || status.job.as_deref() != Some(name)).await?;
     context.tell(&restore.object_ref(&()), &actions.events).await;
     context.succeeded(&restore);
     Ok(actions.look_again.map_or_else(Action::await_change, Action::requeue))

@@ -10,6 +10,7 @@ pub mod image;
 pub mod injected;
 mod part;
 mod quantity;
+mod region;
 mod report;
 mod retention;
 mod secret;
@@ -26,9 +27,10 @@ pub use excludes::{Excludes, MAXIMUM_PATTERNS};
 pub use extent::{SMALLEST_BYTES, Shrinkage, VolumeExtent, has_lost_most, shrinkage};
 pub use part::{DataPart, DataPartError};
 pub use quantity::billionths;
+pub use region::{DEFAULT_REGION, is_amazon, is_region, region_of_endpoint};
 pub use report::{Failure, Proof, Reason, SourceReport, Verdict, milliseconds};
 pub use retention::{Age, AgeError, Retention};
-pub use secret::{Secret, redact};
+pub use secret::{Secret, StoredPassword, redact};
 pub use snapshot::{
     CLOCK_TOLERANCE, NotRestorable, Quality, Restorable, SnapshotQuery, SnapshotRecord, latest_restorable, newest_good,
 };

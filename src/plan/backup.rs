@@ -22,7 +22,7 @@ use super::{
     actions::{Actions, Occurrence, StartJob, TemporaryClaim},
     choose::{Obstacle, choose},
     claim_uses::{ClaimUses, Subject, claim_of},
-    jobs::{ObservedJob, Standing, standing},
+    jobs::{ObservedJob, Standing, advised, standing},
     names::{self, Owner, RunKind},
     retry,
     sources::{ClaimMount, PlannedSource, SourcePlan, Target},
@@ -35,6 +35,7 @@ use crate::{
 
 pub use earlier::{newer_of, sources_of};
 pub use stage::{Staged, StagedClaim};
+pub use summary::is_recorded;
 
 /// How many backup Jobs work on one repository at once.
 pub const JOBS_PER_REPOSITORY: usize = 4;
@@ -163,7 +164,7 @@ pub fn job_refused(
         actions.events.push(Occurrence { is_warning: true, reason, action, note, job: None });
     }
     source.waiting_since = Some(Time(since));
-    source.outcome = Outcome { reason, message: clip(message), ..Outcome::default() };
+    source.outcome = Outcome { reason, message: clip(&advised(message.to_owned())), ..Outcome::default() };
     if now >= later(since, WAIT_LIMIT) {
         source.outcome.verdict = Some(Verdict::Failed);
         source.state = SourceState::Done;
@@ -393,7 +394,10 @@ impl<'a> Planner<'a, '_> {
             return Err(Obstacle::new(Reason::PodGone, message));
         };
         if let Some(pod) = facts.uses.lingers(&subject).filter(|_| !is_sound) {
-            let message = format!("waits for {pod} to be gone; delete it if its node is lost");
+            let message = format!(
+                "waits for {pod} to be gone; if its node is lost, taint the node with \
+                 node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
+            );
             return Err(Obstacle::new(Reason::TargetInUse, message));
         }
         Ok((repository, planned, target))

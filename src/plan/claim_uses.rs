@@ -21,7 +21,7 @@ use kube::{ResourceExt, core::DynamicObject};
 use serde_json::Value;
 
 use super::{
-    jobs::is_over,
+    jobs::{has_ended, is_ended, is_over},
     labels,
     names::{DATA_VOLUME, Owner, RUNNER_CONTAINER, RunKind, TARGET_VOLUME},
     sources::ObservedPod,
@@ -115,7 +115,8 @@ impl ClaimUses {
     pub fn of(runs: OwnRuns<'_>) -> Self {
         let mut uses = Vec::new();
         let mut living = BTreeSet::new();
-        for job in runs.jobs.iter().filter(|job| !is_over(job)) {
+        // Nothing works in a claim any more once the runner has ended, whatever else keeps its pod alive.
+        for job in runs.jobs.iter().filter(|job| !is_over(job) && !has_ended(job, runs.pods)) {
             living.extend(job.metadata.uid.as_deref());
             let spec = job.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
             uses.extend(found(&job.metadata, spec, Stage::Runs));
@@ -125,7 +126,7 @@ impl ClaimUses {
             !matches!(phase, Some("Succeeded" | "Failed"))
         };
         let has_job = |pod: &&Pod| pod.owner_references().iter().any(|owner| living.contains(owner.uid.as_str()));
-        for pod in runs.pods.iter().filter(is_alive).filter(|pod| !has_job(pod)) {
+        for pod in runs.pods.iter().filter(is_alive).filter(|pod| !has_job(pod) && !is_ended(pod)) {
             uses.extend(found(&pod.metadata, pod.spec.as_ref(), Stage::Lingers));
         }
         uses.extend(runs.snapshots.iter().filter_map(being_taken));
@@ -252,7 +253,11 @@ fn found(metadata: &ObjectMeta, spec: Option<&PodSpec>, stage: Stage) -> Option<
         Subject::Command { pod: None, .. } => format!("a command of {}", source.unwrap_or("the same pod")),
     };
     let words = match stage {
-        Stage::Lingers => format!("pod {name} of {run}, whose Job is over, and which still has {what}"),
+        Stage::Lingers => {
+            let node = spec.and_then(|spec| spec.node_name.as_deref());
+            let node = node.map(|node| format!(" on node {node}")).unwrap_or_default();
+            format!("pod {name}{node} of {run}, whose Job is over, and which still has {what}")
+        }
         _ if is_restore => format!("{run}, whose Job {name} writes into {what}"),
         _ => format!("{run}, whose Job {name} reads {what}"),
     };

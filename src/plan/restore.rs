@@ -22,7 +22,7 @@ use super::{
     actions::{Actions, Occurrence, RestoreTarget, StartJob},
     choose::{Obstacle, choose, repository_on},
     claim_uses::{ClaimUses, Subject},
-    jobs::{ObservedJob, Standing, standing},
+    jobs::{ObservedJob, Standing, advised, standing},
     names::{self, Owner, RunKind},
     sources::{ObservedPod, SourcePlan},
     text::{clip, later, until},
@@ -125,6 +125,7 @@ pub fn restore_refused(
     now: Timestamp,
 ) {
     let reason = reason.to_string();
+    let message = &advised(message.to_owned());
     status.job = None;
     status.outcome = Outcome {
         verdict: Some(Verdict::Failed),
@@ -132,7 +133,7 @@ pub fn restore_refused(
         message: clip(message),
         ..Outcome::default()
     };
-    conclude(status, actions, &(reason, message.to_owned()), now);
+    conclude(status, actions, &(reason, message.clone()), now);
 }
 
 /// Takes the next step towards the Job, and says which.

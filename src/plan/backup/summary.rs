@@ -17,6 +17,14 @@ pub(super) fn wait(status: &mut BackupStatus, message: &str, now: Timestamp) {
     set_run_conditions(&mut status.conditions, None, ("Waiting", &message), generation, now);
 }
 
+/// Whether the result of the Job is in the status, so that the Job is not needed any more.
+pub fn is_recorded(status: &BackupStatus, job: &str) -> bool {
+    status.sources.iter().any(|source| {
+        let is_under_way = source.state == SourceState::Running && source.jobs.last().is_some_and(|last| last == job);
+        source.jobs.iter().any(|one| one == job) && !is_under_way
+    })
+}
+
 /// Brings counts, verdict and conditions up to the sources' own states. `refused` says why the run cannot begin at all, and
 /// `is_left` that it has made something which is to be deleted: it has no verdict until then, since nobody looks at it after.
 pub(super) fn summarize(

@@ -17,7 +17,7 @@ use crate::{
         ACCEPT_REPOSITORY, Backup, IS_DEFAULT, Repository, Restore, RestoreArchive, S3Backend, SecretKeyReference,
         StorePlace, VolumeBackend, credential_sources,
     },
-    model::{ArchiveFormat, wrong_archive_name},
+    model::{ArchiveFormat, region_of_endpoint, wrong_archive_name},
     plan::{self, PlanProblem, SourceFacts, choose_repository, plan_sources},
     webhook::review::RefusedField,
 };
@@ -250,6 +250,13 @@ fn of_place<'a>(place: impl Into<StorePlace<'a>>, base: &[&str], findings: &mut 
 fn of_s3(s3: &S3Backend, base: &[&str], findings: &mut Findings) {
     let at = |field: &'static str| [base, &["s3", field]].concat();
     let host = of_url(&at("endpoint"), &s3.endpoint, findings);
+    let of_host = region_of_endpoint(&s3.endpoint);
+    if let Some((region, given)) = of_host.zip(s3.region.as_deref()).filter(|(region, given)| region != given) {
+        findings.warn(
+            &at("region"),
+            format_args!("is {given}, and the endpoint's is {region}; leave it out, so that the endpoint names it"),
+        );
+    }
     let bucket = at("bucket");
     if ["..", ".-", "-."].iter().any(|part| s3.bucket.contains(part)) {
         findings.wrong(&bucket, &s3.bucket, "is no bucket's name: a dot stands between letters or digits");
@@ -376,6 +383,9 @@ fn of_backup(backup: &Backup, repositories: &[Repository], findings: &mut Findin
     if let Some(wishes) = &spec.runner_pod {
         runner_pod::check(wishes, findings);
     }
+    if spec.idle_timeout.is_some() && spec.timeout.is_none() {
+        findings.warn(&["spec", "idleTimeout"], "is about commands alone; what a volume may take is spec.timeout");
+    }
 }
 
 fn of_archive(to: &RestoreArchive, findings: &mut Findings) {
@@ -400,7 +410,14 @@ fn of_restore(restore: &Restore, repositories: &[Repository], findings: &mut Fin
         let reason = format!("no source is named so: each pod of a StatefulSet is one, for example {name}");
         findings.wrong(&["spec", "from", "source"], source, reason);
     }
+    if let Some(wishes) = &spec.runner_pod {
+        runner_pod::check(wishes, findings);
+    }
     if let Some(to) = &spec.to {
+        if spec.idle_timeout.is_some() && (to.claim.is_some() || to.archive.is_some()) {
+            let message = "is about a command that no longer reads; for a claim or an archive set spec.timeout";
+            findings.hidden(&["spec", "idleTimeout"], message);
+        }
         if let Some(pod) = &to.pod {
             findings.name(&["spec", "to", "pod"], pod);
         }

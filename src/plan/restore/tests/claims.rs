@@ -1,6 +1,7 @@
 //! A Restore into a claim never writes where somebody works, and a workload that it scaled down always comes back.
 
 mod held;
+mod runs_as;
 mod uses;
 
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};

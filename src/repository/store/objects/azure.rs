@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use opendal::services;
 use reqwest::Client;
 
-use super::{Objects, Parts, operator, root};
+use super::{Objects, Parts, Service, operator, root};
 use crate::model::{AzureConfig, Credential, Secret};
 
 impl Objects {
@@ -26,6 +26,6 @@ impl Objects {
         if let Some(token) = credentials.get(&Credential::AzureSasToken) {
             builder = builder.sas_token(token.expose().trim_start_matches('?'));
         }
-        Ok(Self { operator: operator(builder, client)?, parts: Parts::OnlyIfAbsent })
+        Ok(Self::of(Service { operator: operator(builder, client)?, parts: Parts::OnlyIfAbsent, bucket: None }))
     }
 }
