@@ -6,8 +6,11 @@
 //! |---|---|---|---|
 //! | `stowaway.dev/backup` | label or annotation | one of Go's booleans | that |
 //! | | | anything else | nothing, with a warning: what is unclear is backed up |
-//! | `k8up.io/backup`, `k8up.syn.tools/backup`, `appuio.ch/backup` | annotation | one of Go's booleans | that |
+//! | `k8up.io/backup`, `k8up.syn.tools/backup`, `appuio.ch/backup` | annotation of a claim | one of Go's booleans | that |
 //! | | | anything else, such as `yes` | `false`, as these tools have it, with a warning |
+//!
+//! K8up reads its keys as an annotation of a claim, and nowhere else: on a Namespace, or as a label, they mean nothing here
+//! either, and are reported.
 //!
 //! Ours wins over theirs, and the newest of theirs over the older ones. Of our annotation and our label that contradict each
 //! other, the one that asks for a backup wins.
@@ -33,8 +36,36 @@ pub struct Consent {
 
 type Texts = BTreeMap<String, String>;
 
-/// Reads what a `PersistentVolumeClaim` or a Namespace says.
+/// Reads what a `PersistentVolumeClaim` says.
 pub fn consent(annotations: Option<&Texts>, labels: Option<&Texts>) -> Consent {
+    let mut found = own_consent(annotations, labels);
+    foreign_consent(annotations, &mut found);
+    warn_of_foreign(labels, "as a label, which K8up does not read either: make it an annotation", &mut found);
+    found
+}
+
+/// Reads what a Namespace says: in Stowaway's own key alone.
+pub fn namespace_consent(annotations: Option<&Texts>, labels: Option<&Texts>) -> Consent {
+    let mut found = own_consent(annotations, labels);
+    let reason = "on a Namespace, where K8up does not read it either: annotate each PersistentVolumeClaim, or write \
+                  stowaway.dev/backup";
+    for texts in [annotations, labels] {
+        warn_of_foreign(texts, reason, &mut found);
+    }
+    found
+}
+
+fn foreign_keys() -> impl Iterator<Item = &'static str> {
+    key_of(Role::Backup).into_iter().flat_map(|key| key.foreign).map(|(_, key)| *key)
+}
+
+fn warn_of_foreign(texts: Option<&Texts>, reason: &str, found: &mut Consent) {
+    for key in foreign_keys().filter(|key| texts.is_some_and(|texts| texts.contains_key(*key))) {
+        found.warnings.push(Warning { key: key.to_owned(), message: format!("has no effect {reason}") });
+    }
+}
+
+fn own_consent(annotations: Option<&Texts>, labels: Option<&Texts>) -> Consent {
     let mut found = Consent::default();
     let own = own_key(Role::Backup);
     let said: Vec<bool> = [annotations, labels]
@@ -58,24 +89,26 @@ pub fn consent(annotations: Option<&Texts>, labels: Option<&Texts>) -> Consent {
     if !said.is_empty() {
         (found.wanted, found.key) = (Some(said.contains(&true)), own);
     }
-    let foreign = key_of(Role::Backup).into_iter().flat_map(|key| key.foreign);
-    for (_, key) in foreign {
-        let Some(value) = annotations.and_then(|annotations| annotations.get(*key)) else { continue };
+    found
+}
+
+fn foreign_consent(annotations: Option<&Texts>, found: &mut Consent) {
+    for key in foreign_keys() {
+        let Some(value) = annotations.and_then(|annotations| annotations.get(key)) else { continue };
         let wanted = values::boolean(value).unwrap_or_else(|reason| {
             let message = format!("{reason}, which counts as \"false\" with the tool that it is of");
-            found.warnings.push(Warning { key: (*key).to_owned(), message });
+            found.warnings.push(Warning { key: key.to_owned(), message });
             false
         });
         match found.wanted {
-            None => (found.wanted, found.key) = (Some(wanted), (*key).to_owned()),
+            None => (found.wanted, found.key) = (Some(wanted), key.to_owned()),
             Some(decided) if decided != wanted => {
                 let message = format!("is ignored, since {} is present and wins", found.key);
-                found.warnings.push(Warning { key: (*key).to_owned(), message });
+                found.warnings.push(Warning { key: key.to_owned(), message });
             }
             Some(_) => {}
         }
     }
-    found
 }
 
 #[cfg(test)]
@@ -96,10 +129,24 @@ mod tests {
     fn whoever_says_nothing_has_said_nothing() {
         assert_eq!(consent(None, None), Consent::default());
         assert_eq!(annotated(&[("stowaway.dev/backupcommand", "false")]), Consent::default());
-        // Nobody but us reads labels.
+    }
+
+    #[test]
+    fn keys_of_others_mean_nothing_as_labels_and_on_namespaces_and_are_reported() {
         for key in FOREIGN {
-            assert_eq!(consent(None, Some(&texts(&[(key, "false")]))), Consent::default());
+            let pair = texts(&[(key, "false")]);
+            let found = [
+                consent(None, Some(&pair)),
+                namespace_consent(Some(&pair), None),
+                namespace_consent(None, Some(&pair)),
+            ];
+            for found in found {
+                assert_eq!((found.wanted, found.warnings.len()), (None, 1), "{key}");
+                assert_eq!(found.warnings[0].key, key);
+            }
         }
+        let own = texts(&[("stowaway.dev/backup", "false")]);
+        assert_eq!(namespace_consent(Some(&own), None).wanted, Some(false));
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub enum Role {
     AcceptUnproven,
     /// Whether 0 bytes are a dump.
     AllowEmpty,
+    /// Whether a workload may have no pod.
+    AllowMissing,
     /// What is put into the pod.
     Inject,
     /// Which of the pod's volumes.
@@ -50,6 +52,8 @@ pub enum Role {
     Pipefail,
     /// Whether a dump of a known format has to have its end.
     FormatCheck,
+    /// Requests and limits of the sidecar.
+    SidecarResources,
 }
 
 /// How a value is written.
@@ -71,6 +75,8 @@ pub enum Form {
     Names,
     /// Patterns of paths.
     Patterns,
+    /// Requests and limits of a container.
+    Resources,
 }
 
 impl Form {
@@ -85,6 +91,7 @@ impl Form {
             Self::Choice(words) => words,
             Self::Names => "names, separated by commas",
             Self::Patterns => "patterns, one a line, or a JSON array of them",
+            Self::Resources => "a JSON object as a container's `resources`",
         }
     }
 }
@@ -253,6 +260,17 @@ pub const KEYS: &[Key] = &[
         foreign: &[],
     },
     Key {
+        role: Role::AllowMissing,
+        name: "allow-missing",
+        named: false,
+        carrier: POD,
+        form: Form::Boolean,
+        default: "`\"false\"`",
+        documentation: "Whether a Backup may be green although the workload has no pod to dump: it is scaled to 0, or has fewer pods than before. It is also read on the workload itself, where it restarts no pod.",
+        feature: "backup",
+        foreign: &[],
+    },
+    Key {
         role: Role::Inject,
         name: "inject",
         named: false,
@@ -300,7 +318,7 @@ pub const KEYS: &[Key] = &[
         role: Role::Backup,
         name: "backup",
         named: false,
-        carrier: "PersistentVolumeClaim, Namespace; also as a label",
+        carrier: "PersistentVolumeClaim, Namespace; also as a label. Of other tools: as an annotation of a PersistentVolumeClaim",
         form: Form::Boolean,
         default: "every PersistentVolumeClaim of a Backup's namespace is backed up",
         documentation: "`\"false\"` leaves a volume out; on a Namespace it leaves all out but those that say `\"true\"`.",
@@ -342,6 +360,17 @@ pub const KEYS: &[Key] = &[
         default: "`\"false\"`: such a volume is stored as `Suspect`",
         documentation: "Whether the volume may be empty, or have lost more than half of its files or bytes, and be green. Remove it once the volume is backed up.",
         feature: "backup",
+        foreign: &[],
+    },
+    Key {
+        role: Role::SidecarResources,
+        name: "sidecar-resources",
+        named: false,
+        carrier: POD,
+        form: Form::Resources,
+        default: "192Mi of memory, and a limit of CPU within those of the app",
+        documentation: "Requests and limits of the sidecar, such as `{\"limits\":{\"cpu\":\"1\",\"memory\":\"256Mi\"}}`; they replace the default ones as a whole, and with less memory the sidecar may be killed.",
+        feature: "injection",
         foreign: &[],
     },
 ];

@@ -4,11 +4,14 @@
 //! passwords (they stand in command lines), so nothing here prints a command.
 
 mod accept_shrunken;
+mod carriers;
 mod consent;
 mod excludes;
 mod keys;
+mod misplaced;
 mod parse;
 mod request;
+mod resources;
 mod snapshot_class;
 mod split;
 mod values;
@@ -17,13 +20,15 @@ mod values;
 mod tests;
 
 pub use accept_shrunken::accept_shrunken;
-pub use consent::{Consent, consent};
+pub use carriers::{Carrier, carrier_warnings, unknown_keys};
+pub use consent::{Consent, consent, namespace_consent};
 pub use excludes::excludes;
 pub use keys::{Form, KEYS, Key, PREFIX, Role, own_key, render};
+pub use misplaced::{misplaced_keys, misplaced_warning};
 pub use parse::{parse, parse_lenient};
 pub use request::{CommandRequest, Generation, Injection, Lenient, Problem, Problems, Request, Warning};
 pub use snapshot_class::snapshot_class;
 pub use split::split;
 pub use values::{
-    MAXIMUM_COMMAND_BYTES, MAXIMUM_EXTENSION_BYTES, MAXIMUM_NAMES, label, object_name, positive_duration,
+    MAXIMUM_COMMAND_BYTES, MAXIMUM_EXTENSION_BYTES, MAXIMUM_NAMES, boolean, label, object_name, positive_duration,
 };

@@ -15,6 +15,7 @@ use std::{
 use super::{
     keys::{Form, KEYS, Key, PREFIX, Role, key_of, nearest},
     request::{CommandRequest, Generation, Injection, Lenient, Problem, Problems, Request, Warning},
+    resources::resources,
     values::{self, Command},
 };
 use crate::model::ShellScript;
@@ -208,10 +209,12 @@ impl<'a> Reader<'a> {
         request.accept_unproven = self.setting(Role::AcceptUnproven, values::boolean).unwrap_or_default();
         request.skip_format_check = !self.setting(Role::FormatCheck, values::boolean).unwrap_or(true);
         request.allow_empty = self.setting(Role::AllowEmpty, values::boolean).unwrap_or_default();
+        request.allow_missing = self.setting(Role::AllowMissing, values::boolean).unwrap_or_default();
         request.inject = self.setting(Role::Inject, values::injection);
         request.volumes = self.setting(Role::Volumes, values::volume_names).unwrap_or_default();
         request.restore_on_empty = self.setting(Role::Restore, values::on_empty).unwrap_or_default();
         request.secrets = self.setting(Role::Secrets, values::secret_names).unwrap_or_default();
+        request.sidecar_resources = self.setting(Role::SidecarResources, resources);
         let restore = self.own.get(&(Role::Restore, None)).copied();
         if let (Some(Injection::None), true, Some(entry), Some(key)) =
             (request.inject, request.restore_on_empty, restore, key_of(Role::Restore))
@@ -243,6 +246,7 @@ impl<'a> Reader<'a> {
                     (by_sidecar || request.restore_on_empty, "inject: sidecar and no stowaway.dev/restore")
                 }
                 Role::Secrets => (by_helper, "backupcommand that the helper would run"),
+                Role::SidecarResources => (by_sidecar, "inject: sidecar"),
                 Role::Repository => (by_sidecar || request.restore_on_empty, "backupcommand"),
                 Role::Timeout | Role::IdleTimeout => (by_sidecar, "backupcommand"),
                 Role::Container
@@ -251,7 +255,8 @@ impl<'a> Reader<'a> {
                 | Role::Pipefail
                 | Role::FormatCheck
                 | Role::AcceptUnproven
-                | Role::AllowEmpty => (false, "backupcommand"),
+                | Role::AllowEmpty
+                | Role::AllowMissing => (false, "backupcommand"),
             };
             let has_command = wanted == "backupcommand" && !request.commands.is_empty();
             if !works && !has_command {

@@ -38,6 +38,8 @@ pub struct Request {
     pub allow_empty: bool,
     /// Store a stream of a known format without the end of that format.
     pub skip_format_check: bool,
+    /// Call a Backup green although the workload has no pod to dump.
+    pub allow_missing: bool,
     /// What is to be put into the pod; the helper where there is a command, when nothing is said.
     pub inject: Option<Injection>,
     /// The pod's volumes that are backed up, or restored; no name twice.
@@ -46,6 +48,8 @@ pub struct Request {
     pub restore_on_empty: bool,
     /// Secrets of the pod's namespace for the commands' containers; no name twice.
     pub secrets: Vec<String>,
+    /// Requests and limits of the sidecar, as a container has them.
+    pub sidecar_resources: Option<serde_json::Value>,
     /// What was understood, but probably not meant.
     pub warnings: Vec<Warning>,
 }

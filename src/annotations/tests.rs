@@ -73,6 +73,12 @@ fn wrong_values_are_problems() {
         ("/timeout", "5", "no duration"),
         ("/timeout", "0s", "no time at all"),
         ("/idle-timeout", "-5s", "negative"),
+        ("/sidecar-resources", "1", "JSON object"),
+        ("/sidecar-resources", "{}", "JSON object"),
+        ("/sidecar-resources", r#"{"claims":{}}"#, "neither requests nor limits"),
+        ("/sidecar-resources", r#"{"limits":{"gpu":"1"}}"#, "none of cpu"),
+        ("/sidecar-resources", r#"{"limits":{"memory":"1GB"}}"#, "no quantity"),
+        ("/sidecar-resources", r#"{"limits":{"cpu":"1"},"requests":{"cpu":"2"}}"#, "more than limits"),
         ("/accept-unproven", "yes", "neither"),
         ("/allow-empty", "", "neither"),
         ("/repository", &dotted, "63 bytes"),
@@ -305,6 +311,7 @@ fn every_key_of_ours_is_understood() {
         ("/volumes", " data , wal"),
         ("/restore", "on-empty"),
         ("/secrets", "login,tls.client"),
+        ("/sidecar-resources", r#"{"limits":{"cpu":"1","memory":"256Mi"},"requests":{"cpu":"50m"}}"#),
     ]);
     let command =
         |name: Option<&str>, argv: &[&str], restore: Option<&str>, container: Option<&str>, extension: &str| {
@@ -332,10 +339,14 @@ fn every_key_of_ours_is_understood() {
             accept_unproven: true,
             allow_empty: true,
             skip_format_check: true,
+            allow_missing: false,
             inject: Some(Injection::Sidecar),
             volumes: vec!["data".into(), "wal".into()],
             restore_on_empty: true,
             secrets: vec!["login".into(), "tls.client".into()],
+            sidecar_resources: Some(serde_json::json!({
+                "limits": { "cpu": "1", "memory": "256Mi" }, "requests": { "cpu": "50m" },
+            })),
             warnings: vec![],
         }
     );

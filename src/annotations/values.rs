@@ -125,7 +125,7 @@ pub(super) fn extension(value: &str) -> Result<(), String> {
 }
 
 /// The truth table of Go's `strconv.ParseBool`, which Kubernetes users know.
-pub(super) fn boolean(value: &str) -> Result<bool, String> {
+pub fn boolean(value: &str) -> Result<bool, String> {
     match value {
         "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
         "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),

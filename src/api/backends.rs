@@ -29,10 +29,11 @@ pub struct S3Backend {
         regex(pattern = r"^([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?$")
     )]
     pub prefix: String,
-    /// Region that goes into the signature.
-    #[serde(default = "default_region")]
+    /// Region that requests are signed for. When absent, it is the one that the host name of `endpoint` contains, or
+    /// `us-east-1`. When the service refuses a request and names another region, that region is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
-    pub region: String,
+    pub region: Option<String>,
     /// Ask for `endpoint/bucket/key` rather than `bucket.endpoint/key`; nearly every service but AWS needs it, and AWS
     /// takes both.
     #[serde(default = "default_path_style")]
@@ -237,7 +238,7 @@ pub fn backend_config<'a>(place: impl Into<StorePlace<'a>>) -> Option<BackendCon
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             bucket: bucket.clone(),
             prefix: prefix.clone(),
-            region: region.clone(),
+            region: S3Config::region_for(region.as_deref(), endpoint),
             path_style: *path_style,
         }));
     }
@@ -272,10 +273,6 @@ pub fn backend_config<'a>(place: impl Into<StorePlace<'a>>) -> Option<BackendCon
     let volume = place.volume?;
     let separator = if volume.path.is_empty() { "" } else { "/" };
     Some(BackendConfig::Folder { path: format!("{}{separator}{}", place.keeps.volume_folder(), volume.path) })
-}
-
-fn default_region() -> String {
-    "us-east-1".to_owned()
 }
 
 fn default_path_style() -> bool {

@@ -37,15 +37,16 @@ pub struct BackupSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<LabelSelector>,
     /// Where to, whatever the pods' annotations say. When absent, each pod's annotation `stowaway.dev/repository` says
-    /// it, or else it is the only Repository of the namespace, or of
-    /// several the one with the annotation `stowaway.dev/is-default: "true"`.
+    /// it, or else it is the Repository of the namespace with the annotation `stowaway.dev/is-default: "true"`, or else the
+    /// oldest one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository_ref: Option<RepositoryReference>,
     /// End each command after this long, whatever its pod's annotation says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "duration_schema")]
     pub timeout: Option<Duration>,
-    /// End each command when no byte moved for this long, whatever its pod's annotation says.
+    /// End each command when no byte moved for this long, whatever its pod's annotation says. A volume has no such limit: an
+    /// unchanged file moves no byte.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "duration_schema")]
     pub idle_timeout: Option<Duration>,
@@ -65,7 +66,9 @@ pub struct BackupStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Complete`: `True` only when every source is green. `Reconciling`: under way. `Stalled`: ended, and not green.
+    /// `Complete`: `True` only when every source is green and none is missing. `Failed`, only if it is `True`: ended, and not
+    /// green. `Reconciling`: under way. `Stalled`: ended, and not green. `Covered`: `False` when sources are missing that the
+    /// last Backup had or that a workload asks for; see `missing`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
@@ -84,7 +87,7 @@ pub struct BackupStatus {
     pub progress: Option<String>,
     /// Bytes of all streams that were stored.
     #[serde(default)]
-    #[schemars(with = "i64")]
+    #[schemars(with = "i64", range(min = 0))]
     pub bytes: u64,
     /// What the run is about, frozen before the first Job.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -93,21 +96,88 @@ pub struct BackupStatus {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub sources: Vec<SourceStatus>,
-    /// The volume claims of the namespace that the run leaves out, and why.
+    /// Which selected sources are not stored, since a Backup has at most 256; such a run is not green.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub left_out: Option<String>,
+    /// What the run leaves out on purpose, and why: volume claims of the namespace, by their name, and workloads, as
+    /// `<kind>/<name>`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 256),
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub skipped: Vec<SkippedClaim>,
+    /// How many more are left out than `skipped` can list.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(with = "i32")]
+    pub skipped_not_listed: u32,
+    /// The sources that the last finished Backup with the same selector and repository had, or that a workload asks for, and
+    /// that are not there to be stored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 256),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub missing: Vec<MissingSource>,
+    /// How many more are missing than `missing` can list.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(with = "i32")]
+    pub missing_not_listed: u32,
 }
 
-/// A `PersistentVolumeClaim` that is left out.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// A source that is not there to be stored.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MissingSource {
+    /// Its name.
+    #[schemars(length(max = 1015))]
+    pub name: SourceName,
+    /// Why.
+    pub reason: MissingReason,
+    /// The same for people, with the next step.
+    #[schemars(length(max = 1024))]
+    pub message: String,
+}
+
+/// Why a source is missing.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub enum MissingReason {
+    /// Its workload asks for it and has no pod: it is scaled to 0, or to fewer pods than before.
+    NoPod,
+    /// The last Backup had it, and the selector does not match it any more.
+    NotSelected,
+    /// The last Backup had the claim, which has no volume now.
+    NotBound,
+    /// The last Backup had the claim, which is being deleted.
+    Terminating,
+    /// The last Backup had the claim, and a Repository is on it now.
+    HoldsRepository,
+    /// The last Backup had it, and its workload does not ask for it any more.
+    NotRequested,
+    /// The last Backup had it, and its workload, pod or claim is not there any more.
+    Gone,
+}
+
+impl MissingReason {
+    /// Whether data is probably there and not stored, so that the Backup is not green. To delete a workload or its annotation
+    /// is a decision that is only reported, once.
+    pub fn is_loss(self) -> bool {
+        !matches!(self, Self::NotRequested | Self::Gone)
+    }
+}
+
+/// A `PersistentVolumeClaim` or workload that is left out.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SkippedClaim {
-    /// Its name.
-    #[schemars(length(max = 253))]
+    /// Its name; of a workload `<kind>/<name>`.
+    #[schemars(length(max = 512))]
     pub name: String,
     /// Why.
     pub reason: SkipReason,
@@ -116,7 +186,7 @@ pub struct SkippedClaim {
     pub message: String,
 }
 
-/// Why a `PersistentVolumeClaim` is left out.
+/// Why a `PersistentVolumeClaim` or workload is left out.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub enum SkipReason {
     /// It, or its namespace, says so.
@@ -129,6 +199,12 @@ pub enum SkipReason {
     Terminating,
     /// A Repository is on it.
     HoldsRepository,
+    /// The claim belongs to a pod, and is deleted with it (a generic ephemeral volume).
+    EphemeralVolume,
+    /// A Job or `CronJob`, whose pods end: it is stored only if one of its pods is Ready when the Backup begins.
+    RunsToCompletion,
+    /// Volumes of an annotated pod that are no `PersistentVolumeClaim`: no Backup stores them.
+    OutsideClaims,
 }
 
 /// How one source goes.
@@ -154,7 +230,7 @@ pub struct SourceStatus {
     pub repository_ref: Option<RepositoryReference>,
     /// The number of the present or last attempt, from 1; 0 before the first one.
     #[serde(default)]
-    #[schemars(with = "i32")]
+    #[schemars(with = "i32", range(min = 0))]
     pub attempt: u32,
     /// The Jobs of all attempts, the newest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -166,6 +242,9 @@ pub struct SourceStatus {
     /// Since when its Repository or its pod is waited for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_since: Option<Time>,
+    /// Since when it waits for its turn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued_since: Option<Time>,
     /// How it ended.
     #[serde(flatten)]
     pub outcome: Outcome,

@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::{COMPLETE, RECONCILING, STALLED};
+use super::{COMPLETE, FAILED, RECONCILING, STALLED};
 use crate::model::{Verdict, escape};
 
 /// Kubernetes allows a condition's message 32 KiB; a sentence is enough.
@@ -20,8 +20,19 @@ pub fn set_condition(
     generation: Option<i64>,
     now: Timestamp,
 ) {
+    set_condition_status(conditions, kind, if status { "True" } else { "False" }, (reason, message), generation, now);
+}
+
+/// The same with the status as the API has it: `True`, `False` or `Unknown`.
+pub fn set_condition_status(
+    conditions: &mut Vec<Condition>,
+    kind: &str,
+    status: &str,
+    (reason, message): (&str, &str),
+    generation: Option<i64>,
+    now: Timestamp,
+) {
     let message = escape(message);
-    let status = if status { "True" } else { "False" };
     let since = conditions
         .iter()
         .find(|condition| condition.type_ == kind && condition.status == status)
@@ -45,8 +56,8 @@ pub fn remove_condition(conditions: &mut Vec<Condition>, kind: &str) {
     conditions.retain(|condition| condition.type_ != kind);
 }
 
-/// The conditions of a run: `Reconciling` as long as it has no verdict, `Stalled` once that is not green, and `Complete`,
-/// which is `True` only when it is green.
+/// The conditions of a run: `Reconciling` as long as it has no verdict, `Stalled` and `Failed` once that is not green, and
+/// `Complete`, which is `True` only when it is green.
 pub fn set_run_conditions(
     conditions: &mut Vec<Condition>,
     verdict: Option<Verdict>,
@@ -55,7 +66,8 @@ pub fn set_run_conditions(
     now: Timestamp,
 ) {
     let is_green = verdict.is_some_and(Verdict::is_green);
-    for (kind, holds) in [(RECONCILING, verdict.is_none()), (STALLED, verdict.is_some() && !is_green)] {
+    let has_failed = verdict.is_some() && !is_green;
+    for (kind, holds) in [(RECONCILING, verdict.is_none()), (STALLED, has_failed), (FAILED, has_failed)] {
         if holds {
             set_condition(conditions, kind, true, words, generation, now);
         } else {

@@ -15,7 +15,9 @@ mod shared;
 mod tests;
 mod upkeep;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
 use kube::CustomResourceExt;
 
 pub use archive::RestoreArchive;
@@ -23,8 +25,12 @@ pub use backends::{
     AzureBackend, AzureCredentials, GcsBackend, GcsCredentials, RestBackend, RestCredentials, S3Backend, S3Credentials,
     SftpBackend, SftpCredentials, VolumeBackend, backend_config,
 };
-pub use backup::{Backup, BackupSpec, BackupStatus, SkipReason, SkippedClaim, SourceState, SourceStatus};
-pub use conditions::{condition, condition_is_true, remove_condition, set_condition, set_run_conditions};
+pub use backup::{
+    Backup, BackupSpec, BackupStatus, MissingReason, MissingSource, SkipReason, SkippedClaim, SourceState, SourceStatus,
+};
+pub use conditions::{
+    condition, condition_is_true, remove_condition, set_condition, set_condition_status, set_run_conditions,
+};
 pub use connection::{CredentialSource, RepositoryLimits, Tls, bytes_per_second, connection, credential_sources};
 pub use place::{Keeps, StorePlace};
 pub use repository::{PasswordSecretReference, Repository, RepositorySpec, RepositoryStatus};
@@ -32,7 +38,9 @@ pub use restore::{
     FoundSnapshot, NewClaim, Restore, RestoreClaim, RestoreFrom, RestoreSpec, RestoreStatus, RestoreTo, ScaleDown,
     Scaled, ScaledKind,
 };
-pub use shared::{Outcome, RepositoryKind, RepositoryReference, RunnerPod, SecretKeyReference};
+pub use shared::{
+    Outcome, RepositoryKind, RepositoryReference, RunnerPod, RunnerVariable, SecretKeyReference, VariableSource,
+};
 pub use upkeep::{CheckSpec, CheckStatus, PruneSpec, UpkeepStatus};
 
 /// The API group of all kinds.
@@ -54,6 +62,12 @@ pub const ACCEPT_NEW: &str = "new";
 /// The finalizer of a `Restore` that has scaled a workload down: it goes when the workload has its replicas back.
 pub const SCALED_FINALIZER: &str = "stowaway.dev/scaled-workload";
 
+/// The annotation of a `Restore` whose Job was allowed to run: the UID of that Restore. One that has another UID is a copy.
+pub const CARRIED_OUT: &str = "stowaway.dev/carried-out";
+
+/// The annotation of a `Restore` that has scaled a workload down: the workload's UID, and how many replicas it had.
+pub const SCALED_FROM: &str = "stowaway.dev/scaled-from";
+
 /// Condition of a `Repository`: it was opened with its password, as its spec is now.
 pub const READY: &str = "Ready";
 /// Condition of a `Repository`, present only when it is `True`: a run cannot know that it speaks to the right store, or
@@ -73,7 +87,32 @@ pub const RECONCILING: &str = "Reconciling";
 /// Condition of a run, as kstatus reads it: present and `True` when the run ended without being green.
 pub const STALLED: &str = "Stalled";
 
+/// Condition of a run, present and `True` when the run ended without being green: what `kubectl wait` can wait for.
+pub const FAILED: &str = "Failed";
+/// Condition of a `Backup`: no source is missing that the last one had or that a workload asks for. `Unknown` when the
+/// controller could not list the workloads.
+pub const COVERED: &str = "Covered";
+/// The times that can be read: the format `date-time` alone lets offsets, fractions and years through that are none.
+const TIME: &str = r"^[1-8][0-9]{3}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$";
+
 /// The definitions of all kinds, as `manifests/crds/` holds them.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![Repository::crd(), Backup::crd(), Restore::crd()]
+    let mut crds = vec![Repository::crd(), Backup::crd(), Restore::crd()];
+    let versions = crds.iter_mut().flat_map(|crd| &mut crd.spec.versions);
+    let schemas = versions.filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut());
+    schemas.for_each(bound_times);
+    crds
+}
+
+/// Lets the API server refuse each time that no reader of the object could read.
+fn bound_times(schema: &mut JSONSchemaProps) {
+    if schema.format.as_deref() == Some("date-time") {
+        schema.pattern = Some(TIME.to_owned());
+    }
+    let fields = schema.properties.iter_mut().flat_map(|fields| fields.values_mut());
+    let items = schema.items.iter_mut().filter_map(|items| match items {
+        JSONSchemaPropsOrArray::Schema(schema) => Some(&mut **schema),
+        JSONSchemaPropsOrArray::Schemas(_) => None,
+    });
+    fields.chain(items).for_each(bound_times);
 }

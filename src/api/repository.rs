@@ -137,7 +137,7 @@ pub struct RepositoryStatus {
     pub accepted: Option<String>,
     /// How many times this generation was tried.
     #[serde(default)]
-    #[schemars(with = "i32")]
+    #[schemars(with = "i32", range(min = 0))]
     pub attempt: u32,
     /// The attempt that opened the repository last.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -50,15 +50,15 @@ pub struct RestoreSpec {
     /// Where to; the pod and container that the source's name denotes now when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<RestoreTo>,
-    /// Where from; when absent, the only Repository of the namespace, or of
-    /// several the one with the annotation `stowaway.dev/is-default: "true"`.
+    /// Where from; when absent, the Repository of the namespace with the annotation `stowaway.dev/is-default: "true"`, or else
+    /// the oldest one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository_ref: Option<RepositoryReference>,
     /// End the command after this long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "duration_schema")]
     pub timeout: Option<Duration>,
-    /// End the command when no byte moved for this long.
+    /// End the command when no byte moved for this long. Not for a claim or an archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "duration_schema")]
     pub idle_timeout: Option<Duration>,
@@ -263,7 +263,7 @@ pub struct FoundSnapshot {
     #[schemars(length(max = 64))]
     pub snapshot: String,
     /// Bytes of all its files.
-    #[schemars(with = "i64")]
+    #[schemars(with = "i64", range(min = 0))]
     pub bytes: u64,
 }
 
@@ -275,9 +275,13 @@ pub struct Scaled {
     #[schemars(length(max = 64))]
     pub uid: String,
     /// How many replicas it had, and gets back.
+    #[schemars(range(min = 0))]
     pub replicas: i32,
     /// Since when its pods are waited for.
     pub since: Time,
+    /// When it was first seen scaled up, or with pods, while the restore ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disturbed_time: Option<Time>,
     /// Whether it has them back.
     #[serde(default)]
     pub is_back: bool,

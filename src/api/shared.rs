@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, fmt};
 use k8s_openapi::api::core::v1::{
     Affinity, LocalObjectReference, PodSecurityContext, ResourceRequirements, Toleration,
 };
+use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
@@ -88,6 +89,63 @@ pub struct RunnerPod {
     /// repository is not made writable by `fsGroup`: its folder has to belong to `runAsUser` (default 65532).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security_context: Option<PodSecurityContext>,
+    /// Environment variables of the runner, for example `HTTPS_PROXY` and `NO_PROXY`, or `SSL_CERT_FILE`. Those of the
+    /// Repository also reach the containers that are injected into pods and use its store. A variable of a run replaces that
+    /// of the Repository with the same name. Stowaway's own variables cannot be set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub env: Vec<RunnerVariable>,
+    /// Name of the `PriorityClass` of the pod: one with a low priority is preempted by others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub priority_class_name: Option<String>,
+}
+
+/// An environment variable of the runner.
+#[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.value) && has(self.valueFrom))")
+    .message("value and valueFrom exclude each other"))]
+pub struct RunnerVariable {
+    /// Name of the variable.
+    #[schemars(length(max = 128), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]*$"))]
+    pub name: String,
+    /// Its value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
+    pub value: Option<String>,
+    /// Where its value is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_from: Option<VariableSource>,
+}
+
+/// Where the value of an environment variable is, in the same namespace.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.secretKeyRef) != has(self.configMapKeyRef)")
+    .message("exactly one is wanted: secretKeyRef or configMapKeyRef"))]
+pub struct VariableSource {
+    /// A key of a Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_key_ref: Option<SecretKeyReference>,
+    /// A key of a `ConfigMap`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map_key_ref: Option<SecretKeyReference>,
+}
+
+impl RunnerVariable {
+    /// Beginnings of the names that cannot be set: those by which Stowaway hands a run its task, by which Kubernetes names
+    /// the API server, and by which the C library loads code or resolves names. The runner has rights in its namespace that
+    /// the author of a Repository need not have.
+    const RESERVED: [&str; 8] = ["STOWAWAY_", "POD_", "KUBE", "LD_", "MALLOC_", "GLIBC_", "GCONV_", "RES_"];
+    /// The same, as whole names.
+    const RESERVED_NAMES: [&str; 4] = ["PATH", "HOME", "HOSTALIASES", "LOCALDOMAIN"];
+
+    /// Whether the name is reserved, so that the variable is never set.
+    pub fn is_reserved(&self) -> bool {
+        let name = self.name.as_str();
+        Self::RESERVED.iter().any(|beginning| name.starts_with(beginning)) || Self::RESERVED_NAMES.contains(&name)
+    }
 }
 
 /// How a run of one source ended, or what it waits for.
@@ -110,7 +168,7 @@ pub struct Outcome {
     pub exit_code: Option<i32>,
     /// Bytes of the stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<i64>")]
+    #[schemars(with = "Option<i64>", range(min = 0))]
     pub bytes: Option<u64>,
     /// SHA-256 over those bytes, 64 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -125,7 +183,7 @@ pub struct Outcome {
     pub snapshot: Option<String>,
     /// Milliseconds that the runner took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<i64>")]
+    #[schemars(with = "Option<i64>", range(min = 0))]
     pub duration_milliseconds: Option<u64>,
     /// The last lines of the command's stderr; only for failures.
     #[serde(default, skip_serializing_if = "String::is_empty")]

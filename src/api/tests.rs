@@ -114,3 +114,38 @@ fn everything_that_a_spec_names_is_mounted_and_expected() {
     let files: std::collections::BTreeSet<&str> = sources.iter().map(|(credential, ..)| credential.file()).collect();
     assert_eq!(files.len(), sources.len());
 }
+
+/// One object that cannot be read must not come into being: the API server refuses what the types here cannot hold.
+#[test]
+fn times_and_counts_that_cannot_be_read_are_refused_by_the_schema() {
+    fn walk(value: &serde_json::Value, path: &str, found: &mut usize) {
+        if value["format"] == "date-time" {
+            assert_eq!(value["pattern"], TIME, "{path}");
+            *found += 1;
+        }
+        for (key, child) in value.as_object().into_iter().flatten() {
+            walk(child, &format!("{path}/{key}"), found);
+        }
+    }
+    let mut times = 0;
+    for crd in crds() {
+        let schema = serde_json::to_value(&crd.spec.versions[0].schema).unwrap();
+        walk(&schema, &crd.spec.names.kind, &mut times);
+        let status = |pointer: &str| {
+            let properties = "/openAPIV3Schema/properties/status/properties";
+            schema.pointer(&format!("{properties}/{pointer}/minimum")).and_then(serde_json::Value::as_f64)
+        };
+        let counts: &[&str] = match crd.spec.names.kind.as_str() {
+            "Repository" => &["attempt", "prune/properties/attempt", "prune/properties/repackedBytes"],
+            "Backup" => &["bytes", "sources/items/properties/attempt", "sources/items/properties/bytes"],
+            _ => &["bytes", "scaled/properties/replicas", "found/properties/bytes"],
+        };
+        for count in counts {
+            assert_eq!(status(count), Some(0.0), "{count}");
+        }
+    }
+    assert!(times > 10, "{times}");
+    for unreadable in ["2026-01-01T00:00:00+99:99", "9999-12-31T23:59:59Z", "2026-01-01T00:00:00.1234567890Z"] {
+        assert!(unreadable.parse::<jiff::Timestamp>().is_err(), "{unreadable}");
+    }
+}

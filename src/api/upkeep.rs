@@ -56,11 +56,11 @@ pub struct UpkeepStatus {
     /// How many slots before that were missed since the run before; they are made up for by this one. Not counted beyond
     /// 1000.
     #[serde(default)]
-    #[schemars(with = "i32")]
+    #[schemars(with = "i32", range(min = 0))]
     pub missed_slots: u32,
     /// The number of the run's present or last attempt, from 1; 0 before the first one.
     #[serde(default)]
-    #[schemars(with = "i32")]
+    #[schemars(with = "i32", range(min = 0))]
     pub attempt: u32,
     /// The Job of that attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,7 +75,7 @@ pub struct UpkeepStatus {
     /// Of a prune: bytes that were packed anew for it, beside others that work on the repository; absent before. What is left
     /// to be done then keeps them off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<i64>")]
+    #[schemars(with = "Option<i64>", range(min = 0))]
     pub repacked_bytes: Option<u64>,
     /// How the run ended; absent as long as it has not.
     #[serde(default, skip_serializing_if = "Option::is_none")]

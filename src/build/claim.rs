@@ -6,7 +6,10 @@ use k8s_openapi::api::core::v1::{
     Capabilities, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, Volume, VolumeDevice, VolumeMount,
 };
 
-use super::job::{JobRequest, on_node};
+use super::{
+    job::{JobRequest, on_node},
+    pod_defaults,
+};
 use crate::{
     model::mounts,
     plan::{RestoreTarget, TargetMount, names::TARGET_VOLUME},
@@ -59,7 +62,8 @@ pub(super) fn mounted(mut pod: PodSpec, request: &JobRequest<'_>) -> PodSpec {
     }
     if let Some(node) = node {
         pod.affinity = Some(on_node(pod.affinity.take().unwrap_or_default(), node));
-        pod.tolerations.get_or_insert_default().extend(tolerations.iter().cloned());
+        let tolerated = tolerations.iter().cloned().chain(pod_defaults::tolerations_on_its_node());
+        pod.tolerations.get_or_insert_default().extend(tolerated);
     }
     pod
 }

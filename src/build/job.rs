@@ -20,7 +20,7 @@ use k8s_openapi::{
 use super::{
     claim, labels,
     names::{self, Owner, RunKind},
-    settings,
+    pod_defaults, settings,
 };
 use crate::{
     api::{RepositorySpec, RunnerPod},
@@ -88,6 +88,7 @@ pub fn job(request: &JobRequest<'_>) -> Result<Job, serde_json::Error> {
     let job_labels = labels::of_job(owner, kind, source, attempt, repository_name);
     let annotations = kind.has_source().then(|| BTreeMap::from([(labels::SOURCE.to_owned(), source.to_owned())]));
     let wishes = merge(request.repository.runner_pod.as_ref(), request.runner_pod);
+    let (default_labels, default_annotations) = pod_defaults::metadata(&wishes);
     let deadline = match (kind, request.timeout) {
         (RunKind::Init, _) => LONGEST_INIT,
         (RunKind::Repack | RunKind::Prune, _) => LONGEST_PRUNE,
@@ -109,8 +110,11 @@ pub fn job(request: &JobRequest<'_>) -> Result<Job, serde_json::Error> {
             active_deadline_seconds: Some(i64::try_from(deadline.as_secs()).unwrap_or(i64::MAX)),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
-                    labels: Some(over(wishes.labels.clone(), job_labels)),
-                    annotations: Some(over(wishes.annotations.clone(), annotations.unwrap_or_default())),
+                    labels: Some(over(over(default_labels, wishes.labels.clone()), job_labels)),
+                    annotations: Some(over(
+                        over(default_annotations, wishes.annotations.clone()),
+                        annotations.unwrap_or_default(),
+                    )),
                     ..ObjectMeta::default()
                 }),
                 spec: Some(claim::mounted(pod(request, &name, wishes)?, request)),
@@ -152,17 +156,23 @@ fn pod(request: &JobRequest<'_>, name: &str, wishes: RunnerPod) -> Result<PodSpe
     let has_identity = request.kind.has_identity();
     let RunnerPod {
         resources,
-        node_selector,
+        mut node_selector,
         mut tolerations,
         affinity,
         image_pull_secrets,
         labels: _,
         annotations: _,
         security_context,
+        env,
+        priority_class_name,
     } = wishes;
+    node_selector.extend(pod_defaults::node_selector());
     tolerations.extend(request.claim.into_iter().flat_map(|claim| claim.tolerations.clone()));
     let affinity = match request.claim.and_then(|claim| claim.node.as_deref()) {
-        Some(node) => Some(on_node(affinity.unwrap_or_default(), node)),
+        Some(node) => {
+            tolerations.extend(pod_defaults::tolerations_on_its_node());
+            Some(on_node(affinity.unwrap_or_default(), node))
+        }
         None => affinity,
     };
     let security = pod_security(request, security_context.unwrap_or_default());
@@ -175,7 +185,8 @@ fn pod(request: &JobRequest<'_>, name: &str, wishes: RunnerPod) -> Result<PodSpe
         automount_service_account_token: Some(has_identity),
         enable_service_links: Some(false),
         security_context: Some(security),
-        node_selector: (!node_selector.is_empty()).then_some(node_selector),
+        node_selector: Some(node_selector),
+        priority_class_name,
         tolerations: (!tolerations.is_empty()).then_some(tolerations),
         affinity,
         image_pull_secrets: (!image_pull_secrets.is_empty()).then_some(image_pull_secrets),
@@ -183,7 +194,10 @@ fn pod(request: &JobRequest<'_>, name: &str, wishes: RunnerPod) -> Result<PodSpe
             name: names::RUNNER_CONTAINER.into(),
             image: Some(request.image.to_owned()),
             args: Some(vec!["runner".into()]),
-            env: Some(environment(&serde_json::to_string(request.task)?, request.kind)),
+            env: Some(pod_defaults::with_variables(
+                environment(&serde_json::to_string(request.task)?, request.kind),
+                env,
+            )),
             resources: Some(resources.unwrap_or_else(default_resources)),
             security_context: Some(container_security(if reads_as_root { &["DAC_OVERRIDE"] } else { &[] })),
             termination_message_path: Some(mounts::TERMINATION_MESSAGE.into()),
@@ -307,6 +321,8 @@ fn merge(repository: Option<&RunnerPod>, run: Option<&RunnerPod>) -> RunnerPod {
         labels: over(repository.labels, run.labels),
         annotations: over(repository.annotations, run.annotations),
         security_context: run.security_context.or(repository.security_context),
+        env: pod_defaults::merged_variables(repository.env, run.env),
+        priority_class_name: run.priority_class_name.or(repository.priority_class_name),
     }
 }
 

@@ -5,6 +5,7 @@
 mod claim;
 pub mod job;
 pub mod manifests;
+mod pod_defaults;
 pub mod rbac;
 mod settings;
 pub mod snapshot;

@@ -1,11 +1,15 @@
 //! What is made, word for word: `golden/` holds it for people to read. A change there is a change for every cluster.
 
+mod pods;
 mod se_linux;
 mod snapshots;
 
 use std::{fmt::Write as _, fs, path::Path, time::Duration};
 
-use k8s_openapi::api::{batch::v1::Job, core::v1::PodSpec};
+use k8s_openapi::{
+    api::{batch::v1::Job, core::v1::PodSpec},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use serde_json::json;
 
 use super::{names::Owner, names::RunKind, *};
@@ -30,6 +34,7 @@ fn owner(kind: &str, name: &str) -> Owner {
         namespace: "orchard".into(),
         name: name.into(),
         uid: format!("uid-of-{name}"),
+        since: None,
     }
 }
 
@@ -269,7 +274,7 @@ fn restore_job_on_a_volume_and_its_identity_are_golden() {
         timeout: None,
         idle_timeout: None,
     };
-    let mut made = job(&JobRequest {
+    let made = job(&JobRequest {
         owner: &owner("Restore", "undo"),
         kind: RunKind::Restore,
         source,
@@ -285,10 +290,12 @@ fn restore_job_on_a_volume_and_its_identity_are_golden() {
         image: "registry.example/runner:9",
     })
     .unwrap();
-    assert!(service_account(&made).is_none(), "a Job that was not stored cannot own anything");
-    made.metadata.uid = Some("uid-of-the-job".into());
-    let identity = [value(&service_account(&made).unwrap()), value(&role_binding(&made).unwrap())];
-    is_golden("restore-job.yaml", &[value(&made)]);
+    let uid = "uid-of-the-job";
+    let identity = [value(&service_account(&made, uid).unwrap()), value(&role_binding(&made, uid).unwrap())];
+    is_golden(
+        "restore-job.yaml",
+        &[value(&Job { metadata: ObjectMeta { uid: Some(uid.into()), ..made.metadata.clone() }, ..made })],
+    );
     is_golden("identity.yaml", &identity);
 }
 
@@ -332,9 +339,8 @@ fn job_that_writes_into_a_claim_is_golden_and_execs_nowhere() {
         "nodeSelectorTerms": [{ "matchExpressions": [{ "key": "disk", "operator": "Exists" }] }]
     } } } });
     let made = restore_into_a_claim(&mount, &wishes);
-    let mut stored: Job = serde_json::from_value(made.clone()).unwrap();
-    stored.metadata.uid = Some("uid-of-the-job".into());
-    assert_eq!(role_binding(&stored).unwrap().role_ref.name, rbac::LOCKS_ROLE);
+    let planned: Job = serde_json::from_value(made.clone()).unwrap();
+    assert_eq!(role_binding(&planned, "uid").unwrap().role_ref.name, rbac::LOCKS_ROLE);
     is_golden("restore-volume-job.yaml", &[made]);
 }
 
@@ -372,7 +378,7 @@ fn job_that_makes_an_archive_has_the_keys_of_both_stores_and_execs_nowhere() {
             connection: connection(&to),
             timeout: None,
         };
-        let mut made = job(&JobRequest {
+        let made = job(&JobRequest {
             owner: &owner("Restore", "away"),
             kind: RunKind::Restore,
             source,
@@ -389,8 +395,7 @@ fn job_that_makes_an_archive_has_the_keys_of_both_stores_and_execs_nowhere() {
         })
         .unwrap();
         is_golden(file, &[value(&made)]);
-        made.metadata.uid = Some("uid-of-the-job".into());
-        assert_eq!(role_binding(&made).unwrap().role_ref.name, rbac::LOCKS_ROLE);
+        assert_eq!(role_binding(&made, "uid").unwrap().role_ref.name, rbac::LOCKS_ROLE);
     }
 }
 
@@ -444,15 +449,14 @@ fn init_and_prune_jobs_may_see_pods_and_exec_nowhere() {
     let repack = TaskKind::Repack { retention: retention.clone(), time_zone: time_zone.clone() };
     let prune = TaskKind::Prune { retention, time_zone, repacked_bytes: 1234 };
     let check = TaskKind::Check { part: "3/7".parse().unwrap() };
-    for (file, mut made) in [
+    for (file, made) in [
         ("init-job.yaml", of_repository(RunKind::Init, "generation/3", TaskKind::Init)),
         ("repack-job.yaml", of_repository(RunKind::Repack, "repack/2026-05-04T03:30:00Z", repack)),
         ("prune-job.yaml", of_repository(RunKind::Prune, "prune/2026-05-04T03:30:00Z", prune)),
         ("check-job.yaml", of_repository(RunKind::Check, "check/2026-05-04T03:30:00Z", check)),
     ] {
         is_golden(file, &[value(&made)]);
-        made.metadata.uid = Some("uid-of-the-job".into());
-        assert_eq!(role_binding(&made).unwrap().role_ref.name, rbac::LOCKS_ROLE);
+        assert_eq!(role_binding(&made, "uid").unwrap().role_ref.name, rbac::LOCKS_ROLE);
     }
 }
 
@@ -460,7 +464,7 @@ fn init_and_prune_jobs_may_see_pods_and_exec_nowhere() {
 fn job_that_answers_the_cli_has_no_identity() {
     let answer = TaskKind::Answer { timeout: Duration::from_mins(1) };
     let made = of_repository(RunKind::Answer, "answer/1", answer);
-    assert!(service_account(&made).is_none());
+    assert!(service_account(&made, "uid").is_none());
     let pod = made.spec.unwrap().template.spec.unwrap();
     assert_eq!((pod.service_account_name, pod.automount_service_account_token), (None, Some(false)));
 }

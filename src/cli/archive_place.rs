@@ -11,9 +11,6 @@ use crate::{
     model::{ArchiveFormat, BackendConfig},
 };
 
-/// The region where none is told, as in a Repository.
-const REGION: &str = "us-east-1";
-
 /// A place that an archive is made at.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ArchivePlace {
@@ -57,13 +54,13 @@ impl FromStr for ArchivePlace {
             };
             return Ok(Self::Claim(volume));
         }
-        let surroundings = Surroundings { region: REGION.to_owned(), ..Surroundings::default() };
-        let BackendConfig::S3(config) = parse_place(text, &surroundings)? else { return Err(unknown()) };
+        let BackendConfig::S3(config) = parse_place(text, &Surroundings::default())? else { return Err(unknown()) };
         Ok(Self::Bucket(S3Backend {
             endpoint: config.endpoint,
             bucket: config.bucket,
             prefix: config.prefix,
-            region: config.region,
+            // The Restore's endpoint names it, or the store does.
+            region: None,
             path_style: config.path_style,
             credentials: None,
         }))
@@ -109,8 +106,8 @@ mod tests {
         assert_eq!(
             bucket["s3"],
             json!({
-                "endpoint": "https://s3.example.com", "bucket": "handover", "prefix": "shop", "region": "us-east-1",
-                "pathStyle": true, "credentials": {
+                "endpoint": "https://s3.example.com", "bucket": "handover", "prefix": "shop", "pathStyle": true,
+                "credentials": {
                     "accessKeyIdSecretRef": key("access-key-id"), "secretAccessKeySecretRef": key("secret-access-key"),
                 },
             })

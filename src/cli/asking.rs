@@ -27,7 +27,7 @@ use crate::{
     api::{self, CredentialSource, Repository, SecretKeyReference, connection, credential_sources},
     build::backend_config,
     cluster::exec::{self, Control, ExecTarget, Limits, Lines},
-    model::{BackendConfig, DataPart, Failure, Reason, Secret},
+    model::{BackendConfig, DataPart, Failure, Reason, Secret, StoredPassword},
     plan::names::RUNNER_CONTAINER,
     repository::{Access, Entry, Patience, SnapshotSummary},
     runner::{
@@ -216,9 +216,11 @@ async fn direct<T>(
     }
     let password = &spec.password_secret_ref;
     let password = SecretKeyReference { name: password.name.clone(), key: password.key.clone() };
+    let StoredPassword { password, untrimmed } = password_of(&client, &namespace, &password).await?;
     let access = Access {
         backend,
-        password: secret(&client, &namespace, &password).await?,
+        password,
+        untrimmed_password: untrimmed,
         connection: connection(spec),
         credentials,
         holder: local::lock_holder(),
@@ -233,6 +235,16 @@ async fn secret(client: &Client, namespace: &str, reference: &SecretKeyReference
     let found = read_object::<KubernetesSecret>(client, namespace, "Secret", reference).await?;
     let text = found.data.and_then(|mut data| String::from_utf8(data.remove(&reference.key)?.0).ok());
     text_of("Secret", reference, text)
+}
+
+async fn password_of(
+    client: &Client,
+    namespace: &str,
+    reference: &SecretKeyReference,
+) -> Result<StoredPassword, CliError> {
+    let found = read_object::<KubernetesSecret>(client, namespace, "Secret", reference).await?;
+    let password = found.data.and_then(|mut data| StoredPassword::read(&data.remove(&reference.key)?.0));
+    password.ok_or_else(|| no_text("Secret", reference))
 }
 
 async fn config_map(client: &Client, namespace: &str, reference: &SecretKeyReference) -> Result<Secret, CliError> {
@@ -255,7 +267,9 @@ where
 }
 
 fn text_of(kind: &str, reference: &SecretKeyReference, text: Option<String>) -> Result<Secret, CliError> {
-    let SecretKeyReference { name, key } = reference;
-    text.map(|text| Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))
-        .ok_or_else(|| CliError::Usage(format!("the {kind} {name} has no text under the key {key:?}")))
+    text.map(|text| Secret::new(text.trim_end_matches(['\r', '\n']).to_owned())).ok_or_else(|| no_text(kind, reference))
+}
+
+fn no_text(kind: &str, SecretKeyReference { name, key }: &SecretKeyReference) -> CliError {
+    CliError::Usage(format!("the {kind} {name} has no text under the key {key:?}"))
 }

@@ -5,39 +5,50 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    env,
+    fmt::Display,
+    fs,
     path::{Path, PathBuf},
 };
 
+use zeroize::Zeroizing;
+
 use super::{
     CliError, local,
-    place::{Surroundings, parse_place},
+    place::{Surroundings, credentials_in, parse_place},
 };
 use crate::{
-    model::{BackendConfig, Connection, Credential, Secret},
+    model::{BackendConfig, Connection, Credential, Secret, StoredPassword},
     repository::{Access, Patience, known_host_keys},
 };
 
 /// The access to a repository in restic's notation.
 pub(super) fn access(repository: &str, password_file: Option<&Path>) -> Result<Access, CliError> {
-    let region = variable("AWS_DEFAULT_REGION").or_else(|| variable("AWS_REGION"));
     let backend = parse_place(
         repository,
         &Surroundings {
-            region: region.unwrap_or_else(|| "us-east-1".to_owned()),
+            region: variable("AWS_DEFAULT_REGION").or_else(|| variable("AWS_REGION")),
             azure_account: variable("AZURE_ACCOUNT_NAME"),
             azure_suffix: variable("AZURE_ENDPOINT_SUFFIX"),
             gcs_emulator: variable("STORAGE_EMULATOR_HOST"),
+            user: variable("USER").or_else(|| variable("LOGNAME")),
         },
     )?;
-    let password = match password_file {
-        Some(file) => text_of("the password file", file)?,
-        None => Secret::new(variable("RESTIC_PASSWORD").ok_or_else(|| {
-            let message = "the repository's password is missing; give it by RESTIC_PASSWORD, RESTIC_PASSWORD_FILE or --password-file";
-            CliError::Usage(message.to_owned())
-        })?),
+    let StoredPassword { password, untrimmed } = match password_file {
+        Some(file) => password_of("the password file", file)?,
+        // What is in the environment counts as it is, as with restic.
+        None => StoredPassword {
+            password: Secret::new(variable("RESTIC_PASSWORD").ok_or_else(|| {
+                let message = "the repository's password is missing; give it by RESTIC_PASSWORD, RESTIC_PASSWORD_FILE or --password-file";
+                CliError::Usage(message.to_owned())
+            })?),
+            untrimmed: None,
+        },
     };
-    let mut credentials = credentials(&backend)?;
+    let mut credentials = credentials_in(repository);
+    if credentials.is_empty() {
+        credentials = self::credentials(&backend)?;
+    }
     let mut connection = Connection::default();
     if let Some(file) = variable("RESTIC_CACERT") {
         credentials.insert(Credential::CertificateAuthorities, text_of("the file of RESTIC_CACERT", Path::new(&file))?);
@@ -51,6 +62,7 @@ pub(super) fn access(repository: &str, password_file: Option<&Path>) -> Result<A
     Ok(Access {
         backend,
         password,
+        untrimmed_password: untrimmed,
         connection,
         credentials,
         holder: local::lock_holder(),
@@ -127,7 +139,14 @@ fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// As restic does: a newline at the end of a password file is not part of the password.
+/// The password in a file, as restic reads it.
+pub(super) fn password_of(what: &str, file: &Path) -> Result<StoredPassword, CliError> {
+    let unreadable = |why: &dyn Display| CliError::Usage(format!("{what} {} cannot be read: {why}", file.display()));
+    let content = Zeroizing::new(fs::read(file).map_err(|error| unreadable(&error))?);
+    StoredPassword::read(&content).ok_or_else(|| unreadable(&"it is neither UTF-8 nor UTF-16 with a byte order mark"))
+}
+
+/// The text in a file; a newline at its end is not part of it.
 pub(super) fn text_of(what: &str, file: &Path) -> Result<Secret, CliError> {
     let text = fs::read_to_string(file)
         .map_err(|error| CliError::Usage(format!("{what} {} cannot be read: {error}", file.display())))?;

@@ -35,7 +35,7 @@ pub(super) fn is_pod_of(pod: &Pod, job: &str) -> bool {
 pub(super) fn is_run_of(job: &Job, owners: &[Owner]) -> bool {
     let pod = job.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
     let account = pod.and_then(|pod| pod.service_account_name.as_deref());
-    account == Some(account_name(&job.name_any()).as_str()) && owners.iter().any(|owner| owner.owns(&job.metadata))
+    account == Some(account_name(&job.name_any()).as_str()) && owners.iter().any(|owner| owner.controls(&job.metadata))
 }
 
 /// Shows the log lines of runs on stderr while they are waited for.
@@ -109,7 +109,7 @@ mod tests {
     fn owner(uid: &str) -> Owner {
         let [api_version, kind, namespace, name] =
             ["stowaway.dev/v1alpha1", "Backup", "shop", "one"].map(str::to_owned);
-        Owner { api_version, kind, namespace, name, uid: uid.to_owned() }
+        Owner { api_version, kind, namespace, name, uid: uid.to_owned(), since: None }
     }
 
     fn job(account: &str, uid: &str) -> Job {

@@ -68,7 +68,7 @@ fn print(keys: &[KeySummary], output: Output) -> Result<(), CliError> {
 
 fn password(new: &NewPassword) -> Result<Secret, CliError> {
     let password = match &new.new_password_file {
-        Some(file) => environment::text_of("the file of the new password", file)?,
+        Some(file) => environment::password_of("the file of the new password", file)?.password,
         None => ask()?,
     };
     if password.expose().is_empty() {

@@ -49,7 +49,8 @@ pub async fn logs(arguments: &LogsArguments) -> Result<u8, CliError> {
     }
     if found.is_empty() {
         let message = format!(
-            "namespace {namespace} has no pod of a run {name}; `kubectl describe` its Backup or Restore says why"
+            "namespace {namespace} has no pod of a run {name}: it goes a while after its end (docs/runs.md); the status of its \
+             Backup or Restore has the result"
         );
         return Err(CliError::Usage(message));
     }
@@ -112,6 +113,7 @@ where
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             uid: object.uid()?,
+            since: None,
         })
     }))
 }

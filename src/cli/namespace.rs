@@ -23,7 +23,7 @@ use crate::{
     model::{Failure, Reason, SnapshotRecord, Verdict},
     plan::{
         self, ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceWish, ObservedPod, SourceFacts, SourceKind,
-        Workload, labels,
+        Workload,
     },
     repository::SnapshotSummary,
     runner::story,
@@ -57,6 +57,7 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
         selector: None,
         cluster: "",
         backup_uid: "",
+        expected: None,
     });
     let create = remote::new_claim(arguments);
     let wish = NamespaceWish {
@@ -97,7 +98,10 @@ fn call(CallError { doing, source }: CallError) -> CliError {
 /// The pods, each with what can be scaled, even where nothing is annotated.
 async fn pods(client: &Client, namespace: &str) -> Result<Vec<ObservedPod>, CallError> {
     let mut pods = Vec::new();
-    for (pod, kind, name) in observe::pods_with_workloads(client, namespace, &format!("!{}", labels::KIND)).await? {
+    for (pod, kind, name) in observe::pods_with_workloads(client, namespace, "").await? {
+        if plan::is_run_pod(&pod) {
+            continue;
+        }
         let workload = match observe::controller_of(pod.owner_references()) {
             Some(owner) if kind == "replicaset" => {
                 let top = observe::top_owner(client, namespace, owner).await?;
@@ -136,7 +140,8 @@ impl Target<'_> {
         let mut spec = chosen.spec.clone();
         spec.repository_ref = remote::reference(&self.arguments.place);
         spec.timeout = self.arguments.timeout.map(Into::into);
-        spec.idle_timeout = self.arguments.idle_timeout.map(Into::into);
+        let is_into_command = spec.to.as_ref().is_none_or(|to| to.claim.is_none() && to.archive.is_none());
+        spec.idle_timeout = self.arguments.idle_timeout.map(Into::into).filter(|_| is_into_command);
         let name = metadata.name.clone().unwrap_or_default();
         let lost = |reason: Reason, message: String| Outcome {
             verdict: Some(Verdict::Failed),

@@ -2,81 +2,80 @@
 //!
 //! It must not know why something is written.
 
-use std::{collections::BTreeMap, fmt::Debug};
+use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
 use k8s_openapi::{
     ByteString, NamespaceResourceScope,
     api::{
         batch::v1::Job,
-        core::v1::{PersistentVolumeClaim, Secret, ServiceAccount},
+        core::v1::{PersistentVolumeClaim, Secret},
         rbac::v1::RoleBinding,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy},
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy},
     core::{ApiResource, DynamicObject},
 };
 use rand::{RngExt, distr::Alphanumeric};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use super::call::{CallError, code};
+use super::{
+    call::{self, CallError, code},
+    observe,
+};
 
 /// The name under which we own fields.
 pub const FIELD_MANAGER: &str = "stowaway";
 /// How long a repository's password is that we make: 62^32 is more than 2^190.
 const PASSWORD_LENGTH: usize = 32;
 
-/// Why an object could not be had.
-#[derive(Debug, thiserror::Error)]
-pub enum CreateError {
-    /// The API server refused it.
-    #[error(transparent)]
-    Call(#[from] CallError),
-    /// The name is taken.
-    #[error("{what} exists and belongs to somebody else; delete or rename it")]
-    Foreign {
-        /// Kind, namespace and name.
-        what: String,
-    },
+/// What became of an object that was to be made.
+#[derive(Clone, Debug)]
+pub enum Created<K> {
+    /// It was made, and is as it was stored.
+    Made(K),
+    /// Its name is taken: by an earlier call, or by another author. Only the content can say which.
+    Present(K),
 }
 
-/// Makes the Job unless it is there; one of the same name with another owner is not ours to use.
-pub async fn create_job(client: &Client, job: &Job) -> Result<Job, CreateError> {
-    let api: Api<Job> = Api::namespaced(client.clone(), &job.namespace().unwrap_or_default());
-    create_owned(&api, "Job", job).await
-}
-
-/// The same for a claim of ours.
-pub async fn create_own_claim(client: &Client, claim: &PersistentVolumeClaim) -> Result<(), CreateError> {
-    let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &claim.namespace().unwrap_or_default());
-    create_owned(&api, "PersistentVolumeClaim", claim).await.map(|_| ())
+/// Makes the object unless there is one of its name, which is returned then and not changed.
+pub async fn create<K>(client: &Client, object: &K) -> Result<Created<K>, CallError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
+    created(&api, &K::kind(&()), object).await
 }
 
 /// The same for an object of a kind that the cluster may lack.
-pub async fn create_dynamic(client: &Client, kind: &ApiResource, object: &DynamicObject) -> Result<(), CreateError> {
+pub async fn create_dynamic(
+    client: &Client,
+    kind: &ApiResource,
+    object: &DynamicObject,
+) -> Result<Created<DynamicObject>, CallError> {
     let namespace = object.namespace().unwrap_or_default();
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, kind);
-    create_owned(&api, &kind.kind, object).await.map(|_| ())
+    created(&api, &kind.kind, object).await
 }
 
-async fn create_owned<K>(api: &Api<K>, kind: &str, object: &K) -> Result<K, CreateError>
+async fn created<K>(api: &Api<K>, kind: &str, object: &K) -> Result<Created<K>, CallError>
 where
     K: Resource + Clone + Debug + DeserializeOwned + Serialize,
 {
     let name = object.name_any();
     let what = format!("{kind} {}/{name}", object.namespace().unwrap_or_default());
     let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
-    match api.create(&parameters, object).await {
-        Ok(made) => return Ok(made),
-        Err(error) if code(&error) == Some(409) => {}
-        Err(error) => return Err(CallError::at(format!("create {what}"))(error).into()),
+    match call::within(api.create(&parameters, object)).await {
+        Ok(made) => Ok(Created::Made(made)),
+        Err(error) if code(&error) == Some(409) => {
+            let present = call::within(api.get(&name)).await;
+            present.map(Created::Present).map_err(CallError::at(format!("read {what}, whose name is taken")))
+        }
+        Err(error) => Err(CallError::at(format!("create {what}"))(error)),
     }
-    let present = api.get(&name).await.map_err(CallError::at(format!("read {what}")))?;
-    let uid = |object: &K| object.owner_references().first().map(|owner| owner.uid.clone());
-    if uid(&present) == uid(object) { Ok(present) } else { Err(CreateError::Foreign { what }) }
 }
 
 /// Makes a claim unless there is one of its name, whoever made that.
@@ -84,14 +83,20 @@ pub async fn create_claim(client: &Client, claim: &PersistentVolumeClaim) -> Res
     let (name, namespace) = (claim.name_any(), claim.namespace().unwrap_or_default());
     let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &namespace);
     let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
-    match api.create(&parameters, claim).await {
+    match call::within(api.create(&parameters, claim)).await {
         Err(error) if code(&error) == Some(409) => Ok(()),
         created => created.map(drop).map_err(CallError::at(format!("create PersistentVolumeClaim {namespace}/{name}"))),
     }
 }
 
-/// Puts a finalizer on an object, or takes it away; those of others stay. One that is gone needs none.
-pub async fn finalizer<K>(client: &Client, object: &K, finalizer: &str, wanted: bool) -> Result<(), CallError>
+/// Puts a finalizer on an object together with this annotation, if there is one, or takes it away; those of others stay. One
+/// that is gone needs none.
+pub async fn finalizer<K>(
+    client: &Client,
+    object: &K,
+    finalizer: &str,
+    (wanted, annotation): (bool, Option<(&str, &str)>),
+) -> Result<(), CallError>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
 {
@@ -100,37 +105,44 @@ where
     if wanted {
         finalizers.push(finalizer.to_owned());
     }
-    if finalizers == object.finalizers() {
+    if finalizers == object.finalizers() && annotation.is_none() {
         return Ok(());
     }
+    // It is refused if the object was changed since: a list is replaced as a whole, and what the annotation says was
+    // concluded from this version.
+    let annotations: BTreeMap<&str, &str> = annotation.into_iter().collect();
+    let metadata = json!({
+        "resourceVersion": object.resource_version(),
+        "finalizers": finalizers,
+        "annotations": annotations,
+    });
+    patch_metadata(client, object, metadata, "change the finalizers of").await
+}
+
+/// Writes an annotation of an object; of another one that was made under its name since, nothing is changed.
+pub async fn annotation<K>(client: &Client, object: &K, (key, value): (&str, &str)) -> Result<(), CallError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let metadata = json!({ "uid": object.uid(), "annotations": { key: value } });
+    patch_metadata(client, object, metadata, "annotate").await
+}
+
+async fn patch_metadata<K>(
+    client: &Client,
+    object: &K,
+    metadata: serde_json::Value,
+    doing: &str,
+) -> Result<(), CallError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
     let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
-    // Whoever changed it since is heard first: a list is replaced as a whole.
-    let metadata = json!({ "resourceVersion": object.resource_version(), "finalizers": finalizers });
     let api: Api<K> = Api::namespaced(client.clone(), &namespace);
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-    let patched = api.patch(&name, &parameters, &Patch::Merge(json!({ "metadata": metadata }))).await;
-    gone_is_done(patched, || format!("change the finalizers of {} {namespace}/{name}", K::kind(&())))
-}
-
-/// Makes or mends a `ServiceAccount` of ours.
-pub async fn service_account(client: &Client, account: &ServiceAccount) -> Result<(), CallError> {
-    server_side(client, account).await
-}
-
-/// Makes or mends a `RoleBinding` of ours.
-pub async fn role_binding(client: &Client, binding: &RoleBinding) -> Result<(), CallError> {
-    server_side(client, binding).await
-}
-
-async fn server_side<K>(client: &Client, object: &K) -> Result<(), CallError>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize,
-{
-    let name = object.name_any();
-    let namespace = object.namespace().unwrap_or_default();
-    let api: Api<K> = Api::namespaced(client.clone(), &namespace);
-    let patched = api.patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(object)).await;
-    patched.map(|_| ()).map_err(CallError::at(format!("apply {} {namespace}/{name}", K::kind(&()))))
+    let patch = Patch::Merge(json!({ "metadata": metadata }));
+    let patched = call::within(api.patch_metadata(&name, &parameters, &patch)).await;
+    gone_is_done(patched, || format!("{doing} {} {namespace}/{name}", K::kind(&())))
 }
 
 /// Starts a suspended Job.
@@ -143,40 +155,69 @@ pub async fn end_job(client: &Client, namespace: &str, name: &str) -> Result<(),
     patch_job(client, namespace, name, &json!({ "spec": { "activeDeadlineSeconds": 1 } })).await
 }
 
+/// Has Kubernetes delete a Job and its pods so long after the Job's end.
+pub async fn expire_job(client: &Client, namespace: &str, name: &str, after: Duration) -> Result<(), CallError> {
+    let patch = json!({ "spec": { "ttlSecondsAfterFinished": after.as_secs() } });
+    patch_job(client, namespace, name, &patch).await
+}
+
 async fn patch_job(client: &Client, namespace: &str, name: &str, patch: &serde_json::Value) -> Result<(), CallError> {
     let api: Api<Job> = Api::namespaced(client.clone(), namespace);
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-    let patched = api.patch(name, &parameters, &Patch::Merge(patch)).await;
+    let patched = call::within(api.patch(name, &parameters, &Patch::Merge(patch))).await;
     gone_is_done(patched, || format!("change Job {namespace}/{name}"))
 }
 
-/// Deletes a Job and its pods.
-pub async fn delete_job(client: &Client, namespace: &str, name: &str) -> Result<(), CallError> {
-    let api: Api<Job> = Api::namespaced(client.clone(), namespace);
+/// Deletes this very Job and its pods.
+pub async fn delete_job(client: &Client, job: &Job) -> Result<(), CallError> {
+    let (name, namespace) = (job.name_any(), job.namespace().unwrap_or_default());
+    let api: Api<Job> = Api::namespaced(client.clone(), &namespace);
     let parameters =
-        DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
-    gone_is_done(api.delete(name, &parameters).await, || format!("delete Job {namespace}/{name}"))
+        DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..only(job.metadata.uid.clone()) };
+    gone_is_done(call::within(api.delete(&name, &parameters)).await, || format!("delete Job {namespace}/{name}"))
 }
 
-/// Deletes a claim. It is there until no pod has it mounted any more.
-pub async fn delete_claim(client: &Client, namespace: &str, name: &str) -> Result<(), CallError> {
+/// Deletes this very claim. It is there until no pod has it mounted any more.
+pub async fn delete_claim(client: &Client, claim: &ObjectMeta) -> Result<(), CallError> {
+    let (name, namespace) = named(claim);
     let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
-    let deleted = api.delete(name, &DeleteParams::default()).await;
+    let deleted = call::within(api.delete(name, &only(claim.uid.clone()))).await;
     gone_is_done(deleted, || format!("delete PersistentVolumeClaim {namespace}/{name}"))
 }
 
-/// Deletes an object of a kind that the cluster may lack.
-pub async fn delete_dynamic(client: &Client, kind: &ApiResource, namespace: &str, name: &str) -> Result<(), CallError> {
+/// Deletes this very object of a kind that the cluster may lack.
+pub async fn delete_dynamic(client: &Client, kind: &ApiResource, object: &ObjectMeta) -> Result<(), CallError> {
+    let (name, namespace) = named(object);
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, kind);
-    let deleted = api.delete(name, &DeleteParams::default()).await;
+    let deleted = call::within(api.delete(name, &only(object.uid.clone()))).await;
     gone_is_done(deleted, || format!("delete {} {namespace}/{name}", kind.kind))
 }
 
-/// Takes the rights of a run away.
-pub async fn delete_role_binding(client: &Client, namespace: &str, name: &str) -> Result<(), CallError> {
+/// Deletes the `RoleBinding` of this name if it is the meant one.
+pub async fn delete_role_binding(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    is_meant: impl FnOnce(&RoleBinding) -> bool,
+) -> Result<(), CallError> {
+    let Some(binding) = observe::object::<RoleBinding>(client, namespace, name).await? else { return Ok(()) };
+    if !is_meant(&binding) {
+        tracing::warn!(namespace, name, "RoleBinding {namespace}/{name} is not Stowaway's, and is left alone");
+        return Ok(());
+    }
     let api: Api<RoleBinding> = Api::namespaced(client.clone(), namespace);
-    let deleted = api.delete(name, &DeleteParams::default()).await;
+    let deleted = call::within(api.delete(name, &only(binding.metadata.uid))).await;
     gone_is_done(deleted, || format!("delete RoleBinding {namespace}/{name}"))
+}
+
+/// Only the object of this UID, not another one that was made under its name since.
+fn only(uid: Option<String>) -> DeleteParams {
+    let preconditions = Some(Preconditions { uid, resource_version: None });
+    DeleteParams { preconditions, ..DeleteParams::default() }
+}
+
+fn named(metadata: &ObjectMeta) -> (&str, &str) {
+    (metadata.name.as_deref().unwrap_or_default(), metadata.namespace.as_deref().unwrap_or_default())
 }
 
 fn gone_is_done<T>(result: Result<T, kube::Error>, doing: impl FnOnce() -> String) -> Result<(), CallError> {
@@ -202,7 +243,8 @@ where
         "metadata": { "name": name, "uid": object.uid() },
         "status": status,
     });
-    let patched = api.patch_status(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch)).await;
+    let parameters = PatchParams::apply(FIELD_MANAGER).force();
+    let patched = call::within(api.patch_status(&name, &parameters, &Patch::Apply(&patch))).await;
     match patched {
         // With `force` no field is in conflict: it is the UID.
         Err(error) if code(&error) == Some(409) => Ok(()),
@@ -232,7 +274,7 @@ pub async fn create_password(
     };
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
-    match api.create(&parameters, &secret).await {
+    match call::within(api.create(&parameters, &secret)).await {
         Ok(_) => Ok(true),
         Err(error) if code(&error) == Some(409) => Ok(false),
         Err(error) => Err(CallError::at(format!("create Secret {namespace}/{name}"))(error)),

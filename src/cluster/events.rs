@@ -8,7 +8,7 @@ use kube::{
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 
-use super::call::CallError;
+use super::call::{self, CallError};
 use crate::model::escape;
 
 /// The API server refuses a longer note.
@@ -49,6 +49,7 @@ impl Reports {
                 ..ObjectReference::default()
             }),
         };
-        self.recorder.publish(&event, regarding).await.map_err(CallError::at("write an Event"))
+        let published = call::within(self.recorder.publish(&event, regarding)).await;
+        published.map_err(CallError::at("write an Event"))
     }
 }

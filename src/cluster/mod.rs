@@ -6,6 +6,7 @@ pub mod call;
 pub mod events;
 pub mod exec;
 pub mod lease;
+mod listing;
 pub mod observe;
 pub mod replace;
 pub mod scale;

@@ -21,7 +21,11 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-use super::call::{CallError, code};
+pub use super::listing::Unreadable;
+use super::{
+    call::{self, CallError, code},
+    listing,
+};
 
 /// The namespace whose UID is the cluster's id.
 const IDENTITY_NAMESPACE: &str = "kube-system";
@@ -29,8 +33,7 @@ const IDENTITY_NAMESPACE: &str = "kube-system";
 /// The cluster's id.
 pub async fn cluster_id(client: &Client) -> Result<String, CallError> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    let namespace = namespaces
-        .get_metadata(IDENTITY_NAMESPACE)
+    let namespace = call::within(namespaces.get_metadata(IDENTITY_NAMESPACE))
         .await
         .map_err(CallError::at(format!("read namespace {IDENTITY_NAMESPACE}")))?;
     Ok(namespace.uid().unwrap_or_default())
@@ -39,58 +42,65 @@ pub async fn cluster_id(client: &Client) -> Result<String, CallError> {
 /// The object of this name as it is now; none when there is none.
 pub async fn object<K>(client: &Client, namespace: &str, name: &str) -> Result<Option<K>, CallError>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
 {
-    let api: Api<K> = Api::namespaced(client.clone(), namespace);
-    api.get_opt(name).await.map_err(CallError::at(format!("read {} {namespace}/{name}", K::kind(&()))))
+    let found = listing::object(client, &K::url_path(&(), Some(namespace)), name).await;
+    found.map_err(CallError::at(format!("read {} {namespace}/{name}", K::kind(&()))))
 }
 
 /// The namespace itself. It is listed rather than read, so that nobody needs a right to all of them by name.
 pub async fn namespace(client: &Client, name: &str) -> Result<Namespace, CallError> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    let list = namespaces.list(&ListParams::default().fields(&format!("metadata.name={name}"))).await;
+    let list = call::within(namespaces.list(&ListParams::default().fields(&format!("metadata.name={name}")))).await;
     let list = list.map_err(CallError::at(format!("read namespace {name}")))?;
     // One that is gone says nothing, and takes what is in it along.
     Ok(list.items.into_iter().next().unwrap_or_default())
 }
 
-/// All objects of a kind in a namespace that have these labels (a label selector as text; all objects when empty).
+/// All objects of a kind in a namespace that have these labels (a label selector as text; all objects when empty), but for
+/// those that cannot be read.
 pub async fn list<K>(client: &Client, namespace: &str, labels: &str) -> Result<Vec<K>, CallError>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
 {
-    let api: Api<K> = Api::namespaced(client.clone(), namespace);
-    let list = api.list(&ListParams::default().labels(labels)).await;
-    Ok(list.map_err(CallError::at(format!("list {} in {namespace}", K::plural(&()))))?.items)
+    list_all(client, namespace, labels).await.map(|(items, _)| items)
 }
 
-/// The same in the whole cluster.
+/// The same, and those that cannot be read.
+pub async fn list_all<K>(client: &Client, namespace: &str, labels: &str) -> Result<(Vec<K>, Vec<Unreadable>), CallError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
+{
+    let path = K::url_path(&(), Some(namespace));
+    let list = listing::list(client, &path, &ListParams::default().labels(labels)).await;
+    list.map_err(CallError::at(format!("list {} in {namespace}", K::plural(&()))))
+}
+
+/// All of them in the whole cluster, but for those that cannot be read.
 pub async fn everywhere<K>(client: &Client, labels: &str) -> Result<Vec<K>, CallError>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
 {
-    let api: Api<K> = Api::all(client.clone());
-    let list = api.list(&ListParams::default().labels(labels)).await;
-    Ok(list.map_err(CallError::at(format!("list {} everywhere", K::plural(&()))))?.items)
+    let list = listing::list(client, &K::url_path(&(), None), &ListParams::default().labels(labels)).await;
+    Ok(list.map_err(CallError::at(format!("list {} everywhere", K::plural(&()))))?.0)
 }
 
 /// The object of a kind that is of no namespace; none when there is none of this name.
 pub async fn object_of_cluster<K>(client: &Client, name: &str) -> Result<Option<K>, CallError>
 where
-    K: Resource<DynamicType = (), Scope = ClusterResourceScope> + Clone + Debug + DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = ClusterResourceScope> + DeserializeOwned,
 {
-    let api: Api<K> = Api::all(client.clone());
-    api.get_opt(name).await.map_err(CallError::at(format!("read {} {name}", K::kind(&()))))
+    let found = listing::object(client, &K::url_path(&(), None), name).await;
+    found.map_err(CallError::at(format!("read {} {name}", K::kind(&()))))
 }
 
-/// All objects of a kind that is of no namespace.
+/// All objects of a kind that is of no namespace, but for those that cannot be read.
 pub async fn all_of_cluster<K>(client: &Client) -> Result<Vec<K>, CallError>
 where
-    K: Resource<DynamicType = (), Scope = ClusterResourceScope> + Clone + Debug + DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = ClusterResourceScope> + DeserializeOwned,
 {
-    let api: Api<K> = Api::all(client.clone());
-    let list = api.list(&ListParams::default()).await;
-    Ok(list.map_err(CallError::at(format!("list {}", K::plural(&()))))?.items)
+    let list = listing::list(client, &K::url_path(&(), None), &ListParams::default()).await;
+    Ok(list.map_err(CallError::at(format!("list {}", K::plural(&()))))?.0)
 }
 
 /// All objects of the kind, which the cluster may lack, in the namespace that have these labels; none when it does.
@@ -109,12 +119,37 @@ pub async fn all_dynamic(client: &Client, kind: &ApiResource) -> Result<Option<V
     listed(&Api::all_with(client.clone(), kind), kind, &ListParams::default()).await
 }
 
+/// How many objects are held at once of a list that may be long.
+const PAGE: u32 = 25;
+
+/// Goes through all objects of the kind in the namespace, page by page, and returns what `keep` makes of them.
+pub async fn fold_dynamic<T>(
+    client: &Client,
+    kind: &ApiResource,
+    namespace: &str,
+    start: T,
+    keep: impl Fn(T, DynamicObject) -> T,
+) -> Result<T, CallError> {
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, kind);
+    let mut parameters = ListParams::default().limit(PAGE);
+    let mut so_far = start;
+    loop {
+        let page = api.list(&parameters).await;
+        let page = page.map_err(CallError::at(format!("list {} in {namespace}", kind.plural)))?;
+        so_far = page.items.into_iter().fold(so_far, &keep);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => parameters = parameters.continue_token(&token),
+            None => return Ok(so_far),
+        }
+    }
+}
+
 async fn listed(
     api: &Api<DynamicObject>,
     kind: &ApiResource,
     parameters: &ListParams,
 ) -> Result<Option<Vec<DynamicObject>>, CallError> {
-    match api.list(parameters).await {
+    match call::within_longer(api.list(parameters)).await {
         Ok(list) => Ok(Some(list.items)),
         Err(error) if code(&error) == Some(404) => Ok(None),
         Err(error) => Err(CallError::at(format!("list {}", kind.plural))(error)),
@@ -128,7 +163,16 @@ pub async fn pods_with_workloads(
     namespace: &str,
     labels: &str,
 ) -> Result<Vec<(Pod, String, String)>, CallError> {
-    let pods: Vec<Pod> = list(client, namespace, labels).await?;
+    Ok(pods_and_unreadable(client, namespace, labels).await?.0)
+}
+
+/// The same, and the pods that cannot be read.
+pub async fn pods_and_unreadable(
+    client: &Client,
+    namespace: &str,
+    labels: &str,
+) -> Result<(Vec<(Pod, String, String)>, Vec<Unreadable>), CallError> {
+    let (pods, unreadable): (Vec<Pod>, _) = list_all(client, namespace, labels).await?;
     let mut known = BTreeMap::new();
     let mut found = Vec::with_capacity(pods.len());
     for pod in pods {
@@ -150,7 +194,7 @@ pub async fn pods_with_workloads(
         let (kind, name) = (kind.to_lowercase(), name.clone());
         found.push((pod, kind, name));
     }
-    Ok(found)
+    Ok((found, unreadable))
 }
 
 /// Whom people know as the owner: who owns the owner, for those kinds that are themselves made by a controller.
@@ -168,7 +212,7 @@ where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
 {
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
-    let object = api.get_metadata_opt(name).await;
+    let object = call::within(api.get_metadata_opt(name)).await;
     let object = object.map_err(CallError::at(format!("read {} {namespace}/{name}", K::kind(&()))))?;
     Ok(object.map(|object| object.owner_references().to_vec()).unwrap_or_default())
 }
@@ -184,7 +228,8 @@ pub async fn complaints(client: &Client, namespace: &str, uids: &[String]) -> Re
     let mut warnings = Vec::new();
     for uid in uids {
         let parameters = ListParams::default().fields(&format!("involvedObject.uid={uid},type=Warning"));
-        let events = api.list(&parameters).await.map_err(CallError::at(format!("list events in {namespace}")))?;
+        let events = call::within_longer(api.list(&parameters)).await;
+        let events = events.map_err(CallError::at(format!("list events in {namespace}")))?;
         warnings.extend(events.items);
     }
     let time = |event: &Event| {

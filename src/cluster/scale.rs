@@ -19,7 +19,7 @@ use serde_json::json;
 
 use super::{
     apply::FIELD_MANAGER,
-    call::{CallError, code},
+    call::{self, CallError, code},
     observe,
 };
 use crate::api::ScaledKind;
@@ -71,7 +71,7 @@ async fn read<K>(workloads: Api<K>, name: &str) -> kube::Result<Option<Scale>>
 where
     K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned,
 {
-    match workloads.get_scale(name).await {
+    match call::within(workloads.get_scale(name)).await {
         Ok(scale) => {
             serde_json::to_value(scale).and_then(serde_json::from_value).map(Some).map_err(kube::Error::SerdeError)
         }
@@ -91,14 +91,14 @@ pub async fn scale_to(
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
     let patch = Patch::Merge(json!({ "spec": { "replicas": replicas } }));
     let scaled = match kind {
-        ScaledKind::Deployment => Api::<Deployment>::namespaced(client.clone(), namespace)
-            .patch_scale(name, &parameters, &patch)
-            .await
-            .map(drop),
-        ScaledKind::StatefulSet => Api::<StatefulSet>::namespaced(client.clone(), namespace)
-            .patch_scale(name, &parameters, &patch)
-            .await
-            .map(drop),
+        ScaledKind::Deployment => {
+            let workloads = Api::<Deployment>::namespaced(client.clone(), namespace);
+            call::within(workloads.patch_scale(name, &parameters, &patch)).await.map(drop)
+        }
+        ScaledKind::StatefulSet => {
+            let workloads = Api::<StatefulSet>::namespaced(client.clone(), namespace);
+            call::within(workloads.patch_scale(name, &parameters, &patch)).await.map(drop)
+        }
     };
     match scaled {
         Err(error) if code(&error) == Some(404) => Ok(()),

@@ -6,15 +6,21 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
+    apps::v1::{DaemonSet, Deployment, StatefulSet},
+    batch::v1::CronJob,
     core::v1::{PersistentVolume, PersistentVolumeClaim},
     storage::v1::StorageClass,
 };
-use kube::{Client, Resource, ResourceExt, core::DynamicObject, runtime::controller::Action};
+use kube::{
+    Client, Resource, ResourceExt,
+    core::{ApiResource, DynamicObject},
+    runtime::controller::Action,
+};
 
 use super::{
     ReconcileError, Seen,
     context::Context,
-    jobs::{carry_out, observe_active, observe_claim_uses, observe_jobs},
+    jobs::{Runs, carry_out, observe_claim_uses, observe_jobs, observe_runs, retire},
 };
 use crate::{
     api::{Backup, Repository},
@@ -23,40 +29,59 @@ use crate::{
         names::{Owner, RunKind},
         snapshot,
     },
-    cluster::{apply, call::CallError, observe},
+    cluster::{
+        apply,
+        call::CallError,
+        observe::{self, Unreadable},
+    },
+    model::SourceName,
     plan::{
-        self, BackupFacts, ClaimFacts, ClaimUses, ObservedPod, SnapshotFacts, SourceFacts, Staged, StagedClaim,
-        Workload,
+        self, BackupFacts, ClaimFacts, ClaimUses, Expected, ObservedPod, ObservedWorkload, PlanProblem, SnapshotFacts,
+        SourceFacts, Staged, StagedClaim, Workload,
     },
 };
 
 /// observe -> plan -> build -> apply -> status
 pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let (client, namespace) = (&context.client, seen.namespace().unwrap_or_default());
-    let turn = context.turn.lock().await;
-    let Some(backup) = observe::object::<Backup>(client, &namespace, &seen.name_any()).await? else {
+    let _own_turn = context.turn_of(&namespace).await;
+    let Some(backup) = context.read::<Backup>(&seen).await? else {
         return Ok(Action::await_change());
     };
     let is_over = backup.status.as_ref().is_some_and(|status| status.verdict.is_some());
-    let Some(owner) = Owner::of(&backup).filter(|_| !is_over) else { return Ok(Action::await_change()) };
+    let Some(owner) = Owner::of(&backup) else { return Ok(Action::await_change()) };
     let jobs = observe_jobs(&context, &owner, RunKind::Backup).await?;
-    let pods = observe_pods(&context, &namespace).await?;
-    let everywhere: Vec<Repository> = observe::everywhere(client, "").await?;
-    let now = Timestamp::now();
-    let closed = plan::closed_repositories(&everywhere, now);
-    let here = |repository: &Repository| repository.namespace().as_ref() == Some(&namespace);
-    let repositories: Vec<Repository> = everywhere.into_iter().filter(here).collect();
-    let active: Vec<(String, String)> = observe_active(client, &format!("{}={}", labels::KIND, RunKind::Backup))
-        .await?
-        .into_iter()
-        .map(|job| (job.namespace, job.repository))
-        .collect();
-    let claims: Vec<PersistentVolumeClaim> = observe::list(client, &namespace, "").await?;
+    if is_over {
+        retire(client, &jobs, |_| true).await?;
+        return Ok(Action::await_change());
+    }
+    let (pods, unreadable_pods) = observe_pods(&context, &namespace).await?;
+    let (claims, unreadable_claims): (Vec<PersistentVolumeClaim>, _) =
+        observe::list_all(client, &namespace, "").await?;
     let home = observe::namespace(client, &namespace).await?;
     let observed = observe_storage(client, &plan::snapshot_volumes(&home, &claims)).await?;
     let (snapshots, staged_claims) = observe_staged(client, &owner, &claims).await?;
+    let uses = if plan::wants_claim_uses(&backup) {
+        observe_claim_uses(client, &namespace, &pods).await?
+    } else {
+        ClaimUses::default()
+    };
+    let cluster = context.cluster_id().await?;
+    let is_new = backup.status.as_ref().is_none_or(|status| status.start_time.is_none());
+    let expected = if is_new { Some(observe_expected(client, &backup).await?) } else { None };
+
+    let turn = context.turn.lock().await;
+    let everywhere: Vec<Repository> = observe::everywhere(client, "").await?;
+    let Runs { mut active, prunes } =
+        observe_runs(&context, &[RunKind::Backup, RunKind::Repack, RunKind::Prune]).await?;
+    active.retain(|job| job.kind == RunKind::Backup.to_string());
+    let active: Vec<(String, String)> = active.into_iter().map(|job| (job.namespace, job.repository)).collect();
+    let now = Timestamp::now();
+    let closed = plan::closed_repositories(&everywhere, &prunes, now);
+    let here = |repository: &Repository| repository.namespace().as_ref() == Some(&namespace);
+    let repositories: Vec<Repository> = everywhere.into_iter().filter(here).collect();
     let staged = Staged { snapshots: &snapshots, claims: &staged_claims };
-    let sources = plan::plan_sources(SourceFacts {
+    let mut sources = plan::plan_sources(SourceFacts {
         namespace: &namespace,
         pods: &pods,
         claims: Some(ClaimFacts {
@@ -70,14 +95,11 @@ pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) ->
             },
         }),
         selector: backup.spec.selector.as_ref(),
-        cluster: context.cluster_id().await?,
+        cluster,
         backup_uid: &owner.uid,
+        expected: expected.as_ref().map(|(workloads, before)| Expected { workloads: workloads.as_deref(), before }),
     });
-    let uses = if plan::wants_claim_uses(&backup) {
-        observe_claim_uses(client, &namespace).await?
-    } else {
-        ClaimUses::default()
-    };
+    sources.problems.extend(problems(unreadable_pods, unreadable_claims));
     let facts = BackupFacts {
         repositories: &repositories,
         jobs: &jobs,
@@ -90,15 +112,18 @@ pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) ->
 
     let (mut status, mut actions) = plan::plan_backup(&backup, facts, now);
 
+    let _starting = context.starting(&owner, &actions.start);
+    drop(turn);
     let is_staged = !snapshots.is_empty() || !staged_claims.is_empty();
-    for refused in carry_out(&context, &owner, &actions, &repositories, backup.spec.runner_pod.as_ref()).await? {
-        let words = (refused.source.as_str(), refused.message.as_str());
+    let runner_pod = backup.spec.runner_pod.as_ref();
+    for refused in carry_out(&context, &owner, (&actions, &jobs, staged), &repositories, runner_pod).await? {
+        let words = (refused.source.as_str(), refused.reason, refused.message.as_str());
         plan::job_refused((backup.status.as_ref(), is_staged), &mut status, &mut actions, words, now);
     }
     if backup.status.as_ref() != Some(&status) {
         apply::status(client, &backup, &status).await?;
     }
-    drop(turn);
+    retire(client, &jobs, |name| plan::is_recorded(&status, name)).await?;
     context.tell(&backup.object_ref(&()), &actions.events).await;
     context.succeeded(&backup);
     Ok(actions.look_again.map_or_else(Action::await_change, Action::requeue))
@@ -137,9 +162,9 @@ async fn observe_staged(
     let Owner { namespace, name, .. } = owner;
     let selector = format!("{}={name},{}={}", labels::RUN, labels::KIND, RunKind::Backup);
     let mut snapshots = observe::list_dynamic(client, &snapshot::volume_snapshots(), namespace, &selector).await?;
-    snapshots.retain(|snapshot| owner.owns(&snapshot.metadata));
+    snapshots.retain(|snapshot| owner.controls(&snapshot.metadata));
     let mut staged = Vec::new();
-    for claim in claims.iter().filter(|claim| owner.owns(claim.meta())) {
+    for claim in claims.iter().filter(|claim| owner.controls(claim.meta())) {
         let is_bound = claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
         let uid: Vec<String> = claim.uid().into_iter().filter(|_| !is_bound).collect();
         let complaints = observe::complaints(client, namespace, &uid).await?;
@@ -148,8 +173,64 @@ async fn observe_staged(
     Ok((snapshots, staged))
 }
 
-/// The pods of a namespace, and what they belong to. The runs' own pods are none that anybody backs up.
-pub(super) async fn observe_pods(context: &Context, namespace: &str) -> Result<Vec<ObservedPod>, CallError> {
-    let pods = observe::pods_with_workloads(&context.client, namespace, &format!("!{}", labels::KIND)).await?;
-    Ok(pods.into_iter().map(|(pod, kind, name)| ObservedPod { pod, workload: Workload { kind, name } }).collect())
+/// What a new Backup expects besides the pods that are there: the workloads, and what the last Backup had.
+async fn observe_expected(
+    client: &Client,
+    backup: &Backup,
+) -> Result<(Option<Vec<ObservedWorkload>>, Vec<SourceName>), CallError> {
+    let namespace = backup.namespace().unwrap_or_default();
+    let workloads = match observe_workloads(client, &namespace).await {
+        Ok(workloads) => Some(workloads),
+        // The role of an older installation does not allow it, which the status reports.
+        Err(error) if error.code() == Some(403) => None,
+        Err(error) => return Err(error),
+    };
+    let keep = |best, candidate: DynamicObject| match candidate.try_parse::<Backup>() {
+        Ok(candidate) => plan::newer_of(backup, best, candidate),
+        // Another version wrote it.
+        Err(_) => best,
+    };
+    let kind = ApiResource::erase::<Backup>(&());
+    let last = observe::fold_dynamic(client, &kind, &namespace, None, keep).await?;
+    Ok((workloads, last.map_or_else(Vec::new, |last: Backup| plan::sources_of(&last))))
+}
+
+async fn observe_workloads(client: &Client, namespace: &str) -> Result<Vec<ObservedWorkload>, CallError> {
+    let deployments: Vec<Deployment> = observe::list(client, namespace, "").await?;
+    let stateful_sets: Vec<StatefulSet> = observe::list(client, namespace, "").await?;
+    let daemon_sets: Vec<DaemonSet> = observe::list(client, namespace, "").await?;
+    let cron_jobs: Vec<CronJob> = observe::list(client, namespace, "").await?;
+    let mut workloads: Vec<ObservedWorkload> = deployments.into_iter().map(Into::into).collect();
+    workloads.extend(stateful_sets.into_iter().map(ObservedWorkload::from));
+    workloads.extend(daemon_sets.into_iter().map(ObservedWorkload::from));
+    workloads.extend(cron_jobs.into_iter().map(ObservedWorkload::from));
+    Ok(workloads)
+}
+
+/// The pods of a namespace, and what they belong to, but for those of runs; and what cannot be read of them. The label alone
+/// proves no run, because anyone may set it.
+pub(super) async fn observe_pods(
+    context: &Context,
+    namespace: &str,
+) -> Result<(Vec<ObservedPod>, Vec<Unreadable>), CallError> {
+    let (pods, unreadable) = observe::pods_and_unreadable(&context.client, namespace, "").await?;
+    let observed = |(pod, kind, name)| ObservedPod {
+        pod: plan::without_foreign_sidecar(pod, &context.image),
+        workload: Workload { kind, name },
+    };
+    let pods = pods.into_iter().filter(|(pod, ..)| !plan::is_run_pod(pod));
+    Ok((pods.map(observed).collect(), unreadable))
+}
+
+/// What cannot be read cannot be backed up, which is no reason to leave it out in silence.
+fn problems(pods: Vec<Unreadable>, claims: Vec<Unreadable>) -> impl Iterator<Item = PlanProblem> {
+    let pods = pods.into_iter().map(|Unreadable { name, why, .. }| PlanProblem::Unnamable {
+        pod: name,
+        message: format!("it cannot be read: {why}"),
+    });
+    let claims = claims.into_iter().filter_map(|Unreadable { name, why, .. }| {
+        let message = format!("the PersistentVolumeClaim cannot be read: {why}");
+        Some(PlanProblem::Claim { name: format!("pvc/{name}").parse().ok()?, message })
+    });
+    pods.chain(claims)
 }

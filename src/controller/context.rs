@@ -4,18 +4,20 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use k8s_openapi::api::core::v1::ObjectReference;
-use kube::{Client, Resource, ResourceExt};
-use tokio::sync::OnceCell;
+use k8s_openapi::{NamespaceResourceScope, api::core::v1::ObjectReference};
+use kube::{Client, Resource, ResourceExt, core::PartialObjectMeta};
+use serde::de::DeserializeOwned;
+use tokio::sync::{OnceCell, OwnedMutexGuard};
 
 use super::metrics::RepositoryMetrics;
 use crate::{
+    build::names::{self, Owner},
     cluster::{call::CallError, events::Reports, observe},
-    plan::Occurrence,
+    plan::{ActiveJob, Occurrence, StartJob},
 };
 
 /// The component that Events are from.
@@ -24,6 +26,9 @@ const COMPONENT: &str = "stowaway-controller";
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+/// The reason of an Event about an object that cannot be read.
+const UNREADABLE: &str = "Unreadable";
 
 /// What the controller is told at its start.
 #[derive(Clone, Debug)]
@@ -42,13 +47,29 @@ pub(super) struct Context {
     pub client: Client,
     /// Image of the runs' pods.
     pub image: String,
-    /// Held while Jobs are counted and started, so that two Backups do not take the same free place.
+    /// Held while the runs of the cluster are counted and others are planned, so that two Backups do not take the same free
+    /// place. It is released before anything is written: one slow admission webhook of a namespace delays no other one.
     pub turn: tokio::sync::Mutex<()>,
     /// What is told of Repositories in figures.
     pub figures: RepositoryMetrics,
     reports: Reports,
     cluster: OnceCell<String>,
     failures: Mutex<HashMap<String, u32>>,
+    /// What is planned, and whose Job is being made.
+    starting: Mutex<Vec<ActiveJob>>,
+    namespaces: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// Runs that are being started, until this is dropped.
+pub(super) struct Starting<'a> {
+    context: &'a Context,
+    jobs: Vec<ActiveJob>,
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        self.context.locked_starting().retain(|job| !self.jobs.contains(job));
+    }
 }
 
 impl Context {
@@ -61,12 +82,65 @@ impl Context {
             turn: tokio::sync::Mutex::default(),
             cluster: OnceCell::new(),
             failures: Mutex::default(),
+            starting: Mutex::default(),
+            namespaces: Mutex::default(),
         }
+    }
+
+    /// The turn of one namespace, in which only one object is looked at at once, from the first look to the last write: what
+    /// works on its claims and scales its workloads is decided from what is there.
+    pub async fn turn_of(&self, namespace: &str) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut namespaces = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
+            namespaces.retain(|_, turn| Arc::strong_count(turn) > 1);
+            namespaces.entry(namespace.to_owned()).or_default().clone()
+        };
+        turn.lock_owned().await
+    }
+
+    /// Counts planned runs as active ones until the result is dropped; to be called in [`Self::turn`].
+    pub fn starting(&self, owner: &Owner, planned: &[StartJob]) -> Starting<'_> {
+        let jobs = planned.iter().map(|start| ActiveJob {
+            namespace: owner.namespace.clone(),
+            name: names::job_name(owner, &start.source, start.attempt),
+            repository: start.repository.clone(),
+            kind: start.kind.to_string(),
+        });
+        let jobs: Vec<ActiveJob> = jobs.collect();
+        self.locked_starting().extend(jobs.iter().cloned());
+        Starting { context: self, jobs }
+    }
+
+    /// The runs that are being started.
+    pub fn being_started(&self) -> Vec<ActiveJob> {
+        self.locked_starting().clone()
+    }
+
+    fn locked_starting(&self) -> MutexGuard<'_, Vec<ActiveJob>> {
+        self.starting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The cluster's id, asked for once.
     pub async fn cluster_id(&self) -> Result<&str, CallError> {
         self.cluster.get_or_try_init(|| observe::cluster_id(&self.client)).await.map(String::as_str)
+    }
+
+    /// The object as it is now. One that cannot be read is reported, and not looked at again before it changes.
+    pub async fn read<K>(&self, seen: &PartialObjectMeta<K>) -> Result<Option<K>, CallError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
+    {
+        let namespace = seen.namespace().unwrap_or_default();
+        match observe::object::<K>(&self.client, &namespace, &seen.name_any()).await {
+            Err(error) if error.is_unreadable() => {
+                let note = format!("it is left alone until it can be read: {error}");
+                let (reason, action) = (UNREADABLE.to_owned(), "Read");
+                self.tell(&seen.object_ref(&()), &[Occurrence { is_warning: true, reason, action, note, job: None }])
+                    .await;
+                Ok(None)
+            }
+            read => read,
+        }
     }
 
     /// Writes Events. One that cannot be written is logged: no run depends on it.

@@ -1,28 +1,31 @@
-//! Jobs as the reconciles see them: observed together with their pods, and started, ended and cleaned up as planned.
+//! Jobs as the reconciles see them: observed together with their pods, and ended and cleaned up as planned.
 //!
 //! It must not know what a Job is for.
 
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
-use kube::{Client, Resource, ResourceExt};
+use kube::{Client, ResourceExt};
 
-use super::{ReconcileError, context::Context};
+use super::{
+    ReconcileError,
+    context::Context,
+    start::{TakenName, make_snapshot, start_job},
+};
 use crate::{
     api::{Repository, RunnerPod},
     build::{
-        self, JobRequest, labels,
+        self, labels,
         names::{Owner, RunKind},
-        snapshot,
+        rbac, snapshot,
     },
-    cluster::{
-        apply::{self, CreateError},
-        call::CallError,
-        observe,
+    cluster::{apply, call::CallError, observe},
+    model::Reason,
+    plan::{
+        self, Actions, ActiveJob, ClaimUses, JobRetention, ObservedJob, ObservedPod, OwnRuns, PruneRuns, Staged,
+        StagedClaim, is_active, is_started, job_retention, wants_complaints,
     },
-    model::Task,
-    plan::{Actions, ActiveJob, ClaimUses, ObservedJob, OwnRuns, StartJob, is_active, wants_complaints},
 };
 
-/// The Jobs of this object, with their pods, and with Kubernetes' complaints where a pod does not start.
+/// The Jobs that are provably of this object, with their pods, and with Kubernetes' complaints where a pod does not start.
 pub(super) async fn observe_jobs(
     context: &Context,
     owner: &Owner,
@@ -34,11 +37,10 @@ pub(super) async fn observe_jobs(
     let pods: Vec<Pod> =
         if jobs.is_empty() { Vec::new() } else { observe::list(&context.client, namespace, &selector).await? };
     let mut observed = Vec::new();
-    for job in jobs.into_iter().filter(|job| owner.owns(job.meta())) {
-        let Some(job_owner) = Owner::of(&job) else { continue };
-        let pods: Vec<Pod> = pods.iter().filter(|pod| job_owner.owns(pod.meta())).cloned().collect();
+    for job in jobs.into_iter().filter(|job| plan::is_run_of(job, owner)) {
+        let pods: Vec<Pod> = pods.iter().filter(|pod| plan::is_pod_of(pod, &job)).cloned().collect();
         let complaints = if wants_complaints(&job, &pods) {
-            let uids: Vec<String> = std::iter::once(job_owner.uid).chain(pods.iter().filter_map(Pod::uid)).collect();
+            let uids: Vec<String> = job.uid().into_iter().chain(pods.iter().filter_map(Pod::uid)).collect();
             observe::complaints(&context.client, namespace, &uids).await?
         } else {
             Vec::new()
@@ -48,45 +50,112 @@ pub(super) async fn observe_jobs(
     Ok(observed)
 }
 
-/// What our own runs do in the claims of a namespace.
-pub(super) async fn observe_claim_uses(client: &Client, namespace: &str) -> Result<ClaimUses, CallError> {
+/// What runs do in the claims and commands of a namespace. `apps` are the pods that belong to no run.
+pub(super) async fn observe_claim_uses(
+    client: &Client,
+    namespace: &str,
+    apps: &[ObservedPod],
+) -> Result<ClaimUses, CallError> {
     let of_backups = format!("{}={}", labels::KIND, RunKind::Backup);
+    // What is only labelled so keeps no claim from being stored.
+    let mut jobs: Vec<Job> = observe::list(client, namespace, labels::KIND).await?;
+    jobs.retain(plan::is_run);
+    let mut pods: Vec<Pod> = observe::list(client, namespace, labels::KIND).await?;
+    pods.retain(plan::is_pod_of_a_run);
     Ok(ClaimUses::of(OwnRuns {
-        jobs: &observe::list(client, namespace, labels::KIND).await?,
-        pods: &observe::list(client, namespace, labels::KIND).await?,
+        jobs: &jobs,
+        pods: &pods,
         snapshots: &observe::list_dynamic(client, &snapshot::volume_snapshots(), namespace, &of_backups).await?,
         restores: &observe::list(client, namespace, "").await?,
+        apps,
     }))
 }
 
-/// All Jobs in the cluster with these labels that are started and not over.
-pub(super) async fn observe_active(client: &Client, selector: &str) -> Result<Vec<ActiveJob>, CallError> {
-    let jobs: Vec<Job> = observe::everywhere(client, selector).await?;
-    let of = |job: &Job| {
+/// The runs of the whole cluster.
+pub(super) struct Runs {
+    /// Those that are started and not over, and those that are being started.
+    pub active: Vec<ActiveJob>,
+    /// Those of prunes.
+    pub prunes: PruneRuns,
+}
+
+/// All runs in the cluster of these kinds. What is only labelled so is none.
+pub(super) async fn observe_runs(context: &Context, kinds: &[RunKind]) -> Result<Runs, CallError> {
+    // Before the list: one that is started meanwhile is in one of them at least.
+    let mut active = context.being_started();
+    active.retain(|job| kinds.iter().any(|kind| kind.to_string() == job.kind));
+    let kinds = kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let selector = format!("{} in ({kinds})", labels::KIND);
+    let jobs: Vec<Job> = observe::everywhere(&context.client, &selector).await?;
+    let has_started = jobs.iter().any(|job| plan::is_run(job) && is_started(job));
+    // A run ends before its pod does where another container keeps that alive.
+    let mut pods: Vec<Pod> =
+        if has_started { observe::everywhere(&context.client, &selector).await? } else { Vec::new() };
+    pods.retain(plan::is_pod_of_a_run);
+    let mut prunes = PruneRuns::default();
+    let is_prune = |job: &ActiveJob| job.kind == RunKind::Prune.to_string();
+    prunes.live.extend(active.iter().filter(|job| is_prune(job)).map(place));
+    for job in jobs.iter().filter(|job| plan::is_run(job)) {
         let label = |key: &str| job.labels().get(key).cloned().unwrap_or_default();
-        ActiveJob {
+        let found = ActiveJob {
             namespace: job.namespace().unwrap_or_default(),
             name: job.name_any(),
             repository: label(labels::REPOSITORY),
             kind: label(labels::KIND),
+        };
+        if is_prune(&found) && !plan::is_over(job) {
+            prunes.live.insert(place(&found));
         }
-    };
-    Ok(jobs.iter().filter(|job| is_active(job)).map(of).collect())
+        if found.kind == RunKind::Repack.to_string() && plan::is_complete(job) {
+            prunes.prepared.insert(place(&found));
+        }
+        if is_active(job, &pods)
+            && !active.iter().any(|known| (&known.namespace, &known.name) == (&found.namespace, &found.name))
+        {
+            active.push(found);
+        }
+    }
+    Ok(Runs { active, prunes })
 }
 
-/// A start that the API server refused for a reason of its own (a quota, a policy), so that asking again at once is in
-/// vain: what for, name of the source, and its words.
+/// Has the Jobs deleted whose results are in the status that is stored; see [`job_retention`].
+pub(super) async fn retire(
+    client: &Client,
+    jobs: &[ObservedJob],
+    is_stored: impl Fn(&str) -> bool,
+) -> Result<(), CallError> {
+    for observed in jobs {
+        let (name, namespace) = (observed.job.name_any(), observed.job.namespace().unwrap_or_default());
+        if !is_stored(&name) {
+            continue;
+        }
+        match job_retention(observed) {
+            JobRetention::Keep => {}
+            JobRetention::Expire(after) => apply::expire_job(client, &namespace, &name, after).await?,
+            JobRetention::Delete => apply::delete_job(client, &observed.job).await?,
+        }
+    }
+    Ok(())
+}
+
+fn place(job: &ActiveJob) -> (String, String) {
+    (job.namespace.clone(), job.repository.clone())
+}
+
+/// What could not be made, so that asking again at once is in vain: what for, name of the source, and why.
 pub(super) struct Refused {
     pub kind: RunKind,
     pub source: String,
+    pub reason: Reason,
     pub message: String,
 }
 
-/// Does what was planned for the Jobs of this object; see [`Actions`] for the order.
+/// Does what was planned for the Jobs of this object; see [`Actions`] for the order. What cannot be made for one source
+/// stops no other one.
 pub(super) async fn carry_out(
     context: &Context,
     owner: &Owner,
-    actions: &Actions,
+    (actions, jobs, staged): (&Actions, &[ObservedJob], Staged<'_>),
     repositories: &[Repository],
     runner_pod: Option<&RunnerPod>,
 ) -> Result<Vec<Refused>, ReconcileError> {
@@ -95,7 +164,6 @@ pub(super) async fn carry_out(
         around: _,
         snapshots,
         start,
-        resume,
         end,
         revoke,
         delete,
@@ -106,15 +174,9 @@ pub(super) async fn carry_out(
     } = actions;
     let (client, namespace) = (&context.client, owner.namespace.as_str());
     let mut refused = Vec::new();
-    let kind = snapshot::volume_snapshots();
     for request in snapshots {
-        match apply::create_dynamic(client, &kind, &snapshot::volume_snapshot(owner, request)).await {
-            Ok(()) => {}
-            Err(CreateError::Call(error)) if is_refusal(&error) => {
-                let source = request.source.clone();
-                refused.push(Refused { kind: RunKind::Backup, source, message: error.to_string() });
-            }
-            Err(error) => return Err(error.into()),
+        if let Err(error) = make_snapshot(context, owner, request).await {
+            refused.push(refusal(error, RunKind::Backup, &request.source)?);
         }
     }
     let assigns_users = match start.as_slice() {
@@ -122,91 +184,40 @@ pub(super) async fn carry_out(
         _ => build::assigns_users(&observe::namespace(client, namespace).await?),
     };
     for request in start {
-        match start_job(context, owner, request, repositories, (runner_pod, assigns_users)).await {
-            Ok(()) => {}
-            Err(ReconcileError::Create(CreateError::Call(error))) if is_refusal(&error) => {
-                let (kind, source) = (request.kind, request.source.clone());
-                refused.push(Refused { kind, source, message: error.to_string() });
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    for name in resume {
-        if let Some(job) = observe::object::<Job>(client, namespace, name).await? {
-            set_going(context, &job).await?;
+        if let Err(error) = start_job(context, owner, request, repositories, (runner_pod, assigns_users)).await {
+            refused.push(refusal(error, request.kind, &request.source)?);
         }
     }
     for name in end {
         apply::end_job(client, namespace, name).await?;
     }
     for name in revoke {
-        apply::delete_role_binding(client, namespace, name).await?;
+        apply::delete_role_binding(client, namespace, name, |binding| rbac::is_binding_of(binding, owner)).await?;
     }
-    for name in delete {
-        apply::delete_job(client, namespace, name).await?;
+    for job in jobs.iter().map(|observed| &observed.job).filter(|job| delete.contains(&job.name_any())) {
+        apply::delete_job(client, job).await?;
     }
-    for name in delete_claims {
-        apply::delete_claim(client, namespace, name).await?;
+    for StagedClaim { claim, .. } in
+        staged.claims.iter().filter(|staged| delete_claims.contains(&staged.claim.name_any()))
+    {
+        apply::delete_claim(client, &claim.metadata).await?;
     }
-    for name in delete_snapshots {
-        apply::delete_dynamic(client, &kind, namespace, name).await?;
+    for snapshot in staged.snapshots.iter().filter(|snapshot| delete_snapshots.contains(&snapshot.name_any())) {
+        apply::delete_dynamic(client, &snapshot::volume_snapshots(), &snapshot.metadata).await?;
     }
     Ok(refused)
 }
 
-async fn start_job(
-    context: &Context,
-    owner: &Owner,
-    request: &StartJob,
-    repositories: &[Repository],
-    (runner_pod, assigns_users): (Option<&RunnerPod>, bool),
-) -> Result<(), ReconcileError> {
-    let StartJob { kind, source, attempt, task, repository, timeout, claim, made_of: _, target } = request;
-    let found = repositories.iter().find(|candidate| candidate.name_any() == *repository);
-    // The plan chose it from this very list, and the CRD refuses one without a backend.
-    let Some((found, backend)) = found.and_then(|found| Some((found, build::backend_config(&found.spec)?))) else {
-        return Ok(());
+/// Why a source's Job or snapshot cannot be made, where that is about the request rather than about the moment.
+fn refusal(error: ReconcileError, kind: RunKind, source: &str) -> Result<Refused, ReconcileError> {
+    let reason = match &error {
+        ReconcileError::Name(TakenName::Foreign(_)) => Reason::NameTaken,
+        // A Restore would fail for it; all others are tried again.
+        ReconcileError::Name(TakenName::Leftover(_)) if kind != RunKind::Restore => Reason::NameTaken,
+        ReconcileError::Call(error) if is_refusal(error) => Reason::PodNotStarted,
+        _ => return Err(error),
     };
-    let spec = &found.spec;
-    let job = build::job(&JobRequest {
-        owner,
-        kind: *kind,
-        source,
-        attempt: *attempt,
-        task: &Task {
-            backend,
-            connection: build::connection(spec),
-            cluster: context.cluster_id().await?.to_owned(),
-            repository_id: found.status.as_ref().and_then(|status| status.repository_id.clone()),
-            kind: task.clone(),
-        },
-        repository_name: repository,
-        repository: spec,
-        runner_pod,
-        claim: claim.as_ref(),
-        assigns_users,
-        timeout: *timeout,
-        target: target.as_ref(),
-        image: &context.image,
-    })?;
-    if let Some(claim) = snapshot::temporary_claim(owner, request) {
-        apply::create_own_claim(&context.client, &claim).await?;
-    }
-    let job = apply::create_job(&context.client, &job).await?;
-    set_going(context, &job).await
-}
-
-/// Gives a suspended Job its identity, and starts it. The identity is owned by the Job, so it comes after it.
-async fn set_going(context: &Context, job: &Job) -> Result<(), ReconcileError> {
-    if job.spec.as_ref().and_then(|spec| spec.suspend) != Some(true) {
-        return Ok(());
-    }
-    if let (Some(account), Some(binding)) = (build::service_account(job), build::role_binding(job)) {
-        apply::service_account(&context.client, &account).await?;
-        apply::role_binding(&context.client, &binding).await?;
-    }
-    let namespace = job.namespace().unwrap_or_default();
-    Ok(apply::start_job(&context.client, &namespace, &job.name_any()).await?)
+    Ok(Refused { kind, source: source.to_owned(), reason, message: error.to_string() })
 }
 
 /// Whether the answer is about the request, rather than about the moment.

@@ -9,6 +9,9 @@ mod jobs;
 mod metrics;
 mod repository;
 mod restore;
+mod start;
+#[cfg(test)]
+mod tests;
 mod watchdog;
 
 use std::{fmt::Debug, future::Future, sync::Arc, time::Duration};
@@ -48,9 +51,9 @@ enum ReconcileError {
     /// A call to the API server.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// A Job's name is taken.
+    /// A planned name is taken.
     #[error(transparent)]
-    Create(#[from] crate::cluster::apply::CreateError),
+    Name(#[from] start::TakenName),
     /// A task that cannot be written.
     #[error("failed to write a task as JSON: {0}")]
     Task(#[from] serde_json::Error),
@@ -148,13 +151,13 @@ where
 {
     let kinds = kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let ours = watcher::Config::default().labels(&format!("{} in ({kinds})", labels::KIND));
-    let run_of = |pod: Pod| {
+    let run_of = |pod: Seen<Pod>| {
         let name = pod.labels().get(labels::RUN)?;
         Some(ObjectRef::new(name).within(pod.metadata.namespace.as_deref()?))
     };
     Controller::new(Api::<Seen<K>>::all(client.clone()), watcher::Config::default())
-        .owns(Api::<Job>::all(client.clone()), ours.clone())
-        .watches(Api::<Pod>::all(client.clone()), ours, run_of)
+        .owns(Api::<Seen<Job>>::all(client.clone()), ours.clone())
+        .watches(Api::<Seen<Pod>>::all(client.clone()), ours, run_of)
         .graceful_shutdown_on(token.clone().cancelled_owned())
 }
 

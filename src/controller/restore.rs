@@ -12,36 +12,41 @@ use super::{
     ReconcileError, Seen,
     backup::observe_pods,
     context::Context,
-    jobs::{carry_out, is_refusal, observe_claim_uses, observe_jobs},
+    jobs::{carry_out, is_refusal, observe_claim_uses, observe_jobs, observe_runs, retire},
 };
 use crate::{
-    api::{Repository, Restore, SCALED_FINALIZER},
+    api::{CARRIED_OUT, Repository, Restore, SCALED_FINALIZER, SCALED_FROM},
     build::{
         self,
         names::{Owner, RunKind},
     },
     cluster::{apply, call::CallError, observe, scale},
-    plan::{self, Around, ClaimUses, ObservedScale, RestoreFacts, ScaleTo, SourceFacts, TargetFacts},
+    model::Reason,
+    plan::{self, Around, ClaimUses, ObservedScale, RestoreFacts, ScaleTo, SourceFacts, Staged, TargetFacts},
 };
 
 /// observe -> plan -> build -> apply -> status
 pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let (client, namespace) = (&context.client, seen.namespace().unwrap_or_default());
-    // Between the look for a prune and the Job, none may begin.
-    let turn = context.turn.lock().await;
-    let Some(restore) = observe::object::<Restore>(client, &namespace, &seen.name_any()).await? else {
+    let _own_turn = context.turn_of(&namespace).await;
+    let Some(restore) = context.read::<Restore>(&seen).await? else {
         return Ok(Action::await_change());
     };
     let is_held = restore.finalizers().iter().any(|finalizer| finalizer == SCALED_FINALIZER);
     let has_verdict = restore.status.as_ref().is_some_and(|status| status.outcome.verdict.is_some());
     let is_over = has_verdict && !is_held;
-    let Some(owner) = Owner::of(&restore).filter(|_| !is_over) else { return Ok(Action::await_change()) };
+    let Some(owner) = Owner::of(&restore) else { return Ok(Action::await_change()) };
     let jobs = observe_jobs(&context, &owner, RunKind::Restore).await?;
-    let pods = observe_pods(&context, &namespace).await?;
-    let everywhere: Vec<Repository> = observe::everywhere(client, "").await?;
-    let pruned = plan::pruned_repositories(&everywhere);
-    let here = |repository: &Repository| repository.namespace().as_ref() == Some(&namespace);
-    let repositories: Vec<Repository> = everywhere.into_iter().filter(here).collect();
+    if is_over {
+        // One that an earlier version has carried out.
+        let had_job = restore.status.as_ref().is_some_and(|status| status.job.is_some());
+        if had_job && !restore.annotations().contains_key(CARRIED_OUT) {
+            apply::annotation(client, &restore, (CARRIED_OUT, &owner.uid)).await?;
+        }
+        retire(client, &jobs, |_| true).await?;
+        return Ok(Action::await_change());
+    }
+    let (pods, _) = observe_pods(&context, &namespace).await?;
     let cluster = context.cluster_id().await?;
     let sources = plan::plan_sources(SourceFacts {
         namespace: &namespace,
@@ -50,13 +55,27 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
         selector: None,
         cluster,
         backup_uid: &owner.uid,
+        expected: None,
     });
+    let is_unstarted = jobs.iter().any(|observed| plan::is_suspended(&observed.job));
     let around = observe_around(&context, &restore).await?;
+    // A Restore that has its Job waits for no other run any more.
+    let has_job = restore.status.as_ref().is_some_and(|status| status.job.is_some()) && !is_unstarted;
+    let uses = if has_job || has_verdict {
+        ClaimUses::default()
+    } else {
+        observe_claim_uses(client, &namespace, &pods).await?
+    };
+    // Between the look for a prune and the Job, none may begin.
+    let turn = context.turn.lock().await;
+    let everywhere: Vec<Repository> = observe::everywhere(client, "").await?;
+    let pruned = plan::pruned_repositories(&everywhere, &observe_runs(&context, &[RunKind::Prune]).await?.prunes);
+    let here = |repository: &Repository| repository.namespace().as_ref() == Some(&namespace);
+    let repositories: Vec<Repository> = everywhere.into_iter().filter(here).collect();
     let claim = around.as_ref().map(|around| TargetFacts {
         claim: around.claim.as_ref(),
         scale: around.scale.as_ref(),
         held_down_by: around.held_down_by.as_deref(),
-        uses: &around.uses,
         namespace: &around.namespace,
         assigns_users: build::assigns_users(&around.namespace),
         cluster,
@@ -68,21 +87,26 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
         sources: &sources,
         claim,
         pruned: &pruned,
+        uses: &uses,
     };
     let now = Timestamp::now();
 
     let (mut status, mut actions) = plan::plan_restore(&restore, facts, now);
 
+    let _starting = context.starting(&owner, &actions.start);
+    drop(turn);
     match prepare(&context, &restore, &actions.around).await {
         Ok(()) => {
             let runner_pod = restore.spec.runner_pod.as_ref();
-            for refused in carry_out(&context, &owner, &actions, &repositories, runner_pod).await? {
-                plan::restore_refused(&mut status, &mut actions, &refused.message, now);
+            for refused in
+                carry_out(&context, &owner, (&actions, &jobs, Staged::default()), &repositories, runner_pod).await?
+            {
+                plan::restore_refused(&mut status, &mut actions, (refused.reason, &refused.message), now);
             }
         }
         // What is asked for around it is refused before there is a Job.
         Err(ReconcileError::Call(error)) if is_refusal(&error) && !has_verdict && status.outcome.verdict.is_none() => {
-            plan::restore_refused(&mut status, &mut actions, &error.to_string(), now);
+            plan::restore_refused(&mut status, &mut actions, (Reason::PodNotStarted, &error.to_string()), now);
         }
         Err(error) => return Err(error),
     }
@@ -95,10 +119,11 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
             // What was read is out of date by that; the next look lets it go.
             actions.look_again = Some(Duration::ZERO);
         } else {
-            apply::finalizer(client, &restore, SCALED_FINALIZER, false).await?;
+            apply::finalizer(client, &restore, SCALED_FINALIZER, (false, None)).await?;
         }
     }
-    drop(turn);
+    let is_under_way = status.outcome.verdict.is_none();
+    retire(client, &jobs, |name| !is_under_way || status.job.as_deref() != Some(name)).await?;
     context.tell(&restore.object_ref(&()), &actions.events).await;
     context.succeeded(&restore);
     Ok(actions.look_again.map_or_else(Action::await_change, Action::requeue))
@@ -109,7 +134,6 @@ struct ObservedAround {
     claim: Option<PersistentVolumeClaim>,
     scale: Option<ObservedScale>,
     held_down_by: Option<String>,
-    uses: ClaimUses,
     namespace: Namespace,
 }
 
@@ -123,13 +147,9 @@ async fn observe_around(context: &Context, restore: &Restore) -> Result<Option<O
             observe::list::<Restore>(client, &namespace, "").await?,
         ),
     };
-    // One that has its Job waits for nobody any more.
-    let has_job = restore.status.as_ref().is_some_and(|status| status.job.is_some());
-    let uses = if has_job { ClaimUses::default() } else { observe_claim_uses(client, &namespace).await? };
     Ok(Some(ObservedAround {
         claim: observe::object(client, &namespace, &to.name).await?,
         held_down_by: plan::held_down_by(restore, &restores),
-        uses,
         scale: scale.map(|found| ObservedScale { uid: found.uid, replicas: found.replicas, pods: found.pods }),
         namespace: observe::namespace(client, &namespace).await?,
     }))
@@ -139,8 +159,8 @@ async fn observe_around(context: &Context, restore: &Restore) -> Result<Option<O
 async fn prepare(context: &Context, restore: &Restore, around: &Around) -> Result<(), ReconcileError> {
     let Around { hold, scale, create_claim, release: _ } = around;
     let (client, namespace) = (&context.client, restore.namespace().unwrap_or_default());
-    if *hold {
-        apply::finalizer(client, restore, SCALED_FINALIZER, true).await?;
+    if let Some(was) = hold {
+        apply::finalizer(client, restore, SCALED_FINALIZER, (true, Some((SCALED_FROM, was)))).await?;
     }
     if let Some(ScaleTo { kind, name, replicas }) = scale {
         scale::scale_to(client, &namespace, *kind, name, *replicas).await?;

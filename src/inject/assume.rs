@@ -63,7 +63,7 @@ fn stand_in(namespace: &str, name: &str) -> Repository {
             endpoint: "<endpoint>".to_owned(),
             bucket: "<bucket>".to_owned(),
             prefix: String::new(),
-            region: "<region>".to_owned(),
+            region: Some("<region>".to_owned()),
             path_style: true,
             credentials: Some(S3Credentials {
                 access_key_id_secret_ref: secret("access key id"),

@@ -5,7 +5,7 @@
 use json_patch::Patch;
 use k8s_openapi::api::core::v1::Pod;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     Cause, Effect, Finding, Injected, InjectionFacts, Outcome, QualityOfService, Template,
@@ -94,6 +94,7 @@ pub fn explain(template: &Template, facts: &InjectionFacts<'_>) -> Explanation {
     // What is told as a finding need not be told as a warning, too.
     warnings.retain(|warning| !findings.iter().any(|finding| warning.ends_with(&finding.message)));
     findings.extend(further);
+    warnings.extend(template.warnings.iter().cloned());
     Explanation {
         object: template.title.clone(),
         namespace: template.namespace.clone(),
@@ -129,6 +130,13 @@ fn sources(template: &Template, pod: &Value) -> (Vec<SourceExplanation>, Vec<(bo
     {
         spec.node_name.get_or_insert_with(|| "node".into());
     }
+    if matches!(template.workload.kind.as_str(), "job" | "cronjob") {
+        // Such a pod is a source only while it is Ready.
+        pod.status = serde_json::from_value(json!({
+            "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }],
+        }))
+        .ok();
+    }
     let request =
         pod.metadata.annotations.as_ref().and_then(|annotations| annotations::parse(annotations).ok().flatten());
     let plan = plan_sources(SourceFacts {
@@ -138,6 +146,7 @@ fn sources(template: &Template, pod: &Value) -> (Vec<SourceExplanation>, Vec<(bo
         selector: None,
         cluster: "",
         backup_uid: "",
+        expected: None,
     });
     let explained = plan.sources.into_iter().map(|source| {
         // The last part of the name is the command's, where there are four.

@@ -37,7 +37,10 @@ pub use templates::{Template, TemplateError, pods_of};
 
 use serde_json::Value;
 
-use self::{patch::PatchBuilder, pod::PodView};
+use self::{
+    patch::PatchBuilder,
+    pod::{PULL_SECRETS, PodView},
+};
 use crate::{
     annotations::{self, Injection, Lenient, Problems, Role, own_key},
     api::Repository,
@@ -121,6 +124,14 @@ pub fn inject(pod: &Value, facts: &InjectionFacts<'_>) -> Outcome {
     }
     warnings.extend(not_injected(&findings));
     warnings.extend(wishes.warnings());
+    if !patch.is_empty() {
+        // A pod that has all of it has been pulled already.
+        for secret in store::pull_secrets(facts, request.repository.as_deref()) {
+            if !view.pull_secrets().any(|present| present == secret) {
+                patch.append(&["spec", PULL_SECRETS], serde_json::json!({ "name": secret }));
+            }
+        }
+    }
     let patch = patch.finish();
     Outcome {
         effect: Effect::Inject,

@@ -17,8 +17,9 @@ use super::{
     shapes,
     wishes::{Wishes, is_our_volume},
 };
-use crate::model::injected::{
-    HELPER_VOLUME, REPOSITORY_VOLUME, RESTORE_CONTAINER, SCRATCH_VOLUME, SIDECAR_CONTAINER, STORE_VOLUME,
+use crate::model::{
+    image::{is_same_content, is_same_program},
+    injected::{HELPER_VOLUME, REPOSITORY_VOLUME, RESTORE_CONTAINER, SCRATCH_VOLUME, SIDECAR_CONTAINER, STORE_VOLUME},
 };
 
 /// How an entry of ours stands in the pod.
@@ -203,8 +204,8 @@ fn container_standing(view: &PodView<'_>, wanted: &Value, image: &str) -> Standi
     let mut found = view.containers.iter().filter(|container| container.name == name);
     let Some(container) = found.next() else { return Standing::Absent };
     let theirs = container.container.get("image").and_then(Value::as_str).unwrap_or_default();
-    let same_content = theirs == image || digest(theirs).is_some() && digest(theirs) == digest(image);
-    let ours = same_content || repository(theirs) == repository(image);
+    let same_content = is_same_content(theirs, image);
+    let ours = is_same_program(theirs, image);
     if found.next().is_some() || container.list != List::Init || !ours {
         return Standing::Foreign(format!(
             "the pod has a container {name:?} of its own (image {:?}), a name that Stowaway needs; rename that container",
@@ -213,21 +214,6 @@ fn container_standing(view: &PodView<'_>, wanted: &Value, image: &str) -> Standi
     }
     let current = same_content && wanted.as_object().is_some_and(|wanted| is_current(container.container, wanted));
     if current { Standing::Current } else { Standing::Outdated(container.index) }
-}
-
-/// The digest of an image reference, which says what is in the image, whatever registry it comes from.
-fn digest(image: &str) -> Option<&str> {
-    image.split_once('@').map(|(_, digest)| digest).filter(|digest| digest.starts_with("sha256:"))
-}
-
-/// An image reference without tag and digest.
-fn repository(image: &str) -> &str {
-    let image = image.split_once('@').map_or(image, |(repository, _)| repository);
-    match image.rsplit_once(':') {
-        // What has a slash behind the colon is a port.
-        Some((repository, tag)) if !tag.contains('/') => repository,
-        _ => image,
-    }
 }
 
 fn shortened(text: &str) -> &str {
@@ -303,21 +289,6 @@ fn covers(theirs: &Value, ours: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn images_are_told_apart_by_repository_and_digest() {
-        for (image, expected) in [
-            ("stowaway", "stowaway"),
-            ("stowaway:1", "stowaway"),
-            ("registry:5000/a/stowaway", "registry:5000/a/stowaway"),
-            ("registry:5000/a/stowaway:1@sha256:00", "registry:5000/a/stowaway"),
-            ("registry:5000/a/stowaway@sha256:00", "registry:5000/a/stowaway"),
-        ] {
-            assert_eq!(repository(image), expected, "{image}");
-        }
-        assert_eq!(digest("a@sha256:00"), Some("sha256:00"));
-        assert_eq!(digest("a@md5:00"), None);
-    }
 
     #[test]
     fn paths_overlap_by_whole_names() {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use json_patch::{AddOperation, Patch, PatchOperation, ReplaceOperation, jsonptr::PointerBuf};
 use serde_json::Value;
 
-use super::pod::{List, PodView};
+use super::pod::{List, PULL_SECRETS, PodView};
 
 /// A patch in the making.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ impl PatchBuilder {
                 lists.insert(path);
             }
         };
-        for field in ["volumes", List::Init.field()] {
+        for field in ["volumes", List::Init.field(), PULL_SECRETS] {
             present(view.spec.get(field), path(&["spec", field]));
         }
         for container in &view.containers {
@@ -62,6 +62,11 @@ impl PatchBuilder {
         let mut pointer = path(list);
         pointer.push_back(index.to_string());
         self.operations.push(PatchOperation::Replace(ReplaceOperation { path: pointer, value }));
+    }
+
+    /// Whether nothing is changed.
+    pub fn is_empty(&self) -> bool {
+        self.operations.is_empty()
     }
 
     /// The whole patch.

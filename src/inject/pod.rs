@@ -97,7 +97,16 @@ pub(super) struct PodView<'a> {
     pub volumes: Vec<(&'a str, &'a Value)>,
 }
 
+/// The field of a pod's spec with the Secrets that images are pulled with.
+pub(super) const PULL_SECRETS: &str = "imagePullSecrets";
+
 impl<'a> PodView<'a> {
+    /// Names of the Secrets that the pod's images are pulled with.
+    pub fn pull_secrets(&self) -> impl Iterator<Item = &'a str> {
+        let secrets = self.spec.get(PULL_SECRETS).and_then(Value::as_array).into_iter().flatten();
+        secrets.filter_map(|secret| secret.get("name")?.as_str())
+    }
+
     /// Looks at a pod.
     pub fn new(pod: &'a Value) -> Result<Self, Finding> {
         let no_pod = |what: &str| Finding::new(Cause::NotAPod, format!("this is no pod: {what}"));
@@ -132,6 +141,7 @@ impl<'a> PodView<'a> {
             }
         }
         let volumes = checked(spec, "volumes", no_pod)?;
+        checked(spec, PULL_SECRETS, no_pod)?;
         let view = Self { annotations, spec, containers, volumes: named(volumes).collect() };
         if view.volumes.len() != volumes.len() {
             return Err(no_pod("a volume has no name"));

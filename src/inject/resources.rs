@@ -6,6 +6,9 @@
 //! - Kubernetes takes the maximum of an init container and of all that runs later. A copy of the app's own numbers hence
 //!   costs nothing, keeps a Guaranteed pod Guaranteed, and is within every `LimitRange` that the app is within.
 //! - A sidecar's numbers are added to the app's. It has limits of its own, equal to its requests where the pod is Guaranteed.
+//! - Where the app has CPU limits, ours have none that is higher, and none that is a greater multiple of its request: the
+//!   app is within the namespace's `LimitRange`, and so are they. Where the app has no CPU limit, no `LimitRange` bounds it,
+//!   since that would have set one. Memory is requested in full.
 //! - All have requests and limits for both, so that a `ResourceQuota` that wants them is content.
 //! - Where the pod as a whole has resources, containers need none, and could only contradict.
 
@@ -102,8 +105,43 @@ pub(super) fn of_init(view: &PodView<'_>, memory: &str) -> Option<Value> {
         let same = json!({ "cpu": cpu, "memory": memory });
         return Some(json!({ "limits": same, "requests": same }));
     }
-    let limit = if memory == COPY_MEMORY { "100m" } else { WORK_CPUS };
-    Some(json!({ "limits": { "cpu": limit, "memory": memory }, "requests": { "cpu": "10m", "memory": memory } }))
+    let (limit, request) = cpu_beside(view, if memory == COPY_MEMORY { "100m" } else { WORK_CPUS });
+    Some(json!({ "limits": { "cpu": limit, "memory": memory }, "requests": { "cpu": request, "memory": memory } }))
+}
+
+/// What is requested where nothing bounds it: hardly anything, since the work is seldom and can wait.
+const CPU_REQUEST: i128 = 10 * MILLI;
+/// The most that is requested beside an app whose limits are close to its requests.
+const MOST_CPU_REQUESTED: i128 = 500 * MILLI;
+/// No machine has more: a million.
+const MOST_CPU: i128 = 1_000_000_000 * MILLI;
+/// A thousandth of a CPU in billionths.
+const MILLI: i128 = 1_000_000;
+
+/// Limit and request of CPU beside the app's containers, and at most that limit.
+fn cpu_beside(view: &PodView<'_>, most: &str) -> (String, String) {
+    let text = |amount: i128| format!("{}m", amount.div_euclid(MILLI).max(1));
+    let most_amount = billionths(most).unwrap_or(MILLI);
+    let of_app: Vec<(i128, i128)> = view
+        .of_the_user()
+        .filter(|container| container.list == List::App)
+        .filter_map(|container| {
+            let limit = amount(resources(container), "limits", "cpu").filter(|limit| *limit > 0)?.min(MOST_CPU);
+            let request = amount(resources(container), "requests", "cpu").filter(|request| *request > 0);
+            Some((limit, request.unwrap_or(limit).min(limit)))
+        })
+        .collect();
+    let Some(highest) = of_app.iter().map(|(limit, _)| *limit).max() else {
+        return (most.to_owned(), text(CPU_REQUEST.min(most_amount)));
+    };
+    // Of all ratios that the namespace is known to allow, the greatest one.
+    let (ratio_limit, ratio_request) =
+        of_app.iter().copied().max_by(|one, other| (one.0 * other.1).cmp(&(other.0 * one.1))).unwrap_or((1, 1));
+    let limit = most_amount.min(highest).min(MOST_CPU_REQUESTED * ratio_limit / ratio_request);
+    // Rounded up to a thousandth, so that the limit is not a greater multiple of it.
+    let request = (limit * ratio_request + ratio_limit - 1) / ratio_limit;
+    let request = ((request + MILLI - 1) / MILLI * MILLI).clamp(CPU_REQUEST.min(limit), limit);
+    if limit == most_amount { (most.to_owned(), text(request)) } else { (text(limit), text(request)) }
 }
 
 /// Whether there are limits for both.
@@ -114,14 +152,20 @@ fn is_limited(resources: Option<&Value>) -> bool {
 /// What is set aside for the sidecar of a Guaranteed pod, which gets no more than that.
 const SIDECAR_CPU_GUARANTEED: &str = "500m";
 
-/// For the sidecar; none where the pod has resources as a whole.
-pub(super) fn of_sidecar(view: &PodView<'_>) -> Option<Value> {
+/// For the sidecar, which the user may have given some; none where the pod has resources as a whole.
+pub(super) fn of_sidecar(view: &PodView<'_>, given: Option<&Value>) -> Option<Value> {
     if of_pod(view).is_some() {
         return None;
     }
+    if let Some(given) = given {
+        return Some(given.clone());
+    }
     let (limit, request) = match class_of_the_user(view) {
-        QualityOfService::Guaranteed => (SIDECAR_CPU_GUARANTEED, SIDECAR_CPU_GUARANTEED),
-        QualityOfService::Burstable | QualityOfService::BestEffort => (WORK_CPUS, "10m"),
+        QualityOfService::Guaranteed => {
+            let (limit, _) = cpu_beside(view, SIDECAR_CPU_GUARANTEED);
+            (limit.clone(), limit)
+        }
+        QualityOfService::Burstable | QualityOfService::BestEffort => cpu_beside(view, WORK_CPUS),
     };
     Some(json!({
         "limits": { "cpu": limit, "memory": WORK_MEMORY },

@@ -18,8 +18,8 @@ use crate::model::{
     injected::{
         BACKEND_VARIABLE, CLUSTER_VARIABLE, CONNECTION_VARIABLE, HELPER_IN_IMAGE, HELPER_MOUNT, HELPER_PROGRAM,
         HELPER_VOLUME, REPOSITORY_ID_VARIABLE, REPOSITORY_VOLUME, RESTORE_CONTAINER, SCRATCH_MOUNT, SCRATCH_VOLUME,
-        SECRET_VOLUME_PREFIX, SECRETS_FOLDER, SIDECAR_CONTAINER, SOCKET_MOUNT, SOCKET_VOLUME, STORE_MOUNT,
-        STORE_VOLUME, VOLUMES_FOLDER,
+        SECRET_VOLUME_PREFIX, SECRETS_FOLDER, SIDECAR_CONTAINER, SIDECAR_ROLE, SOCKET_MOUNT, SOCKET_VOLUME,
+        STORE_MOUNT, STORE_VOLUME, VOLUMES_FOLDER,
     },
     mounts,
 };
@@ -48,9 +48,9 @@ pub(super) fn helper(view: &PodView<'_>, image: &str) -> Value {
 
 /// The native sidecar. It has no probes: a probe that fails would take the app's pod out of service.
 pub(super) fn sidecar(view: &PodView<'_>, wishes: &Wishes<'_>, image: &str) -> Value {
-    let mut container = worker(view, wishes, image, SIDECAR_CONTAINER, "sidecar", true);
+    let mut container = worker(view, wishes, image, SIDECAR_CONTAINER, SIDECAR_ROLE, true);
     container["restartPolicy"] = "Always".into();
-    with_resources(container, resources::of_sidecar(view))
+    with_resources(container, resources::of_sidecar(view, wishes.sidecar_resources.as_ref()))
 }
 
 /// The init container that fills empty volumes.
@@ -102,6 +102,7 @@ fn worker(view: &PodView<'_>, wishes: &Wishes<'_>, image: &str, name: &str, role
     environment.extend(cluster.map(|cluster| value(CLUSTER_VARIABLE, cluster)));
     let id = wishes.store.as_ref().and_then(|store| store.repository_id.as_ref()).filter(|_| !read_only);
     environment.extend(id.map(|id| value(REPOSITORY_ID_VARIABLE, id)));
+    environment.extend(wishes.store.iter().flat_map(|store| store.environment.iter().cloned()));
     let capabilities: &[&str] = if read_only { &["DAC_OVERRIDE"] } else { &mounts::RIGHTS_TO_RESTORE };
     let user = User::of(wishes.owner, wishes.store.as_ref().and_then(Store::group));
     json!({

@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     annotations::{Role, own_key},
-    api::{CredentialSource, Repository, RepositorySpec, backend_config, connection, credential_sources},
+    api::{
+        CredentialSource, Repository, RepositorySpec, RunnerVariable, SecretKeyReference, VariableSource,
+        backend_config, connection, credential_sources,
+    },
     model::{
         BackendConfig,
         injected::{REPOSITORY_VOLUME, STORE_MOUNT, STORE_VOLUME},
@@ -40,6 +43,8 @@ pub(super) struct Store {
     pub secrets: Value,
     /// The volume that it is on, where it is on one.
     pub volume: Option<Value>,
+    /// Further environment variables of what uses the store.
+    pub environment: Vec<Value>,
 }
 
 impl Store {
@@ -91,7 +96,38 @@ fn store(repository: &Repository) -> Result<Store, String> {
     let cluster = repository.status.as_ref().and_then(|status| status.cluster_id.clone());
     let repository_id = repository.status.as_ref().and_then(|status| status.repository_id.clone());
     let repository_id = repository_id.filter(|id| !id.is_empty());
-    Ok(Store { secrets: secrets(&repository.spec), name, backend, connection, cluster, repository_id, volume })
+    let (secrets, environment) = (secrets(&repository.spec), environment(&repository.spec));
+    Ok(Store { secrets, name, backend, connection, cluster, repository_id, volume, environment })
+}
+
+/// The variables of the Repository's `runnerPod`. A Secret or `ConfigMap` that is missing does not keep the app from starting.
+fn environment(spec: &RepositorySpec) -> Vec<Value> {
+    let variables = spec.runner_pod.iter().flat_map(|pod| &pod.env).filter(|variable| !variable.is_reserved());
+    let optional =
+        |reference: &SecretKeyReference| json!({ "name": reference.name, "key": reference.key, "optional": true });
+    let written = variables.map(|RunnerVariable { name, value, value_from }| {
+        let mut written = json!({ "name": name });
+        if let Some(VariableSource { secret_key_ref, config_map_key_ref }) = value_from {
+            for (field, reference) in [("secretKeyRef", secret_key_ref), ("configMapKeyRef", config_map_key_ref)] {
+                if let Some(reference) = reference {
+                    written["valueFrom"] = json!({ field: optional(reference) });
+                }
+            }
+        } else if let Some(value) = value.as_ref().filter(|value| !value.is_empty()) {
+            written["value"] = value.as_str().into();
+        }
+        written
+    });
+    written.collect()
+}
+
+/// The Secrets by which the runs of the Repository that a pod means pull the image, if there is such a Repository.
+pub(super) fn pull_secrets(facts: &InjectionFacts<'_>, name: Option<&str>) -> Vec<String> {
+    let of_namespace =
+        facts.repositories.iter().filter(|one| one.metadata.namespace.as_deref() == Some(facts.namespace));
+    let repository = choose_repository(of_namespace, name).ok();
+    let secrets = repository.and_then(|repository| repository.spec.runner_pod.as_ref());
+    secrets.iter().flat_map(|pod| &pod.image_pull_secrets).map(|secret| secret.name.clone()).collect()
 }
 
 /// Password and credentials. All of it is optional for Kubernetes, so that the app starts; whoever needs what is missing

@@ -2,9 +2,14 @@
 //!
 //! It must not know what is put into them.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
-use crate::plan::Workload;
+use crate::{
+    annotations::{misplaced_keys, misplaced_warning},
+    plan::Workload,
+};
 
 /// A pod as it would come to the webhook.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +22,8 @@ pub struct Template {
     pub pod: Value,
     /// Its workload.
     pub workload: Workload,
+    /// What is annotated on the workload itself, where it has no effect.
+    pub warnings: Vec<String>,
 }
 
 /// An object that is none of those that have pods.
@@ -61,7 +68,7 @@ pub fn pods_of(object: &Value, namespace: &str) -> Result<Vec<Template>, Templat
     let title = format!("{kind} {name}");
     let workload = Workload { kind: kind.to_lowercase(), name: name.clone() };
     let template = match kind {
-        "Pod" => return Ok(vec![Template { title, namespace, pod: object.clone(), workload }]),
+        "Pod" => return Ok(vec![Template { title, namespace, pod: object.clone(), workload, warnings: Vec::new() }]),
         "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet" | "Job" | "ReplicationController" => {
             object.pointer("/spec/template")
         }
@@ -75,6 +82,8 @@ pub fn pods_of(object: &Value, namespace: &str) -> Result<Vec<Template>, Templat
         add_claims(object, &name, &mut spec);
     }
     let of_template = template.and_then(|template| template.get("metadata"));
+    let misplaced = misplaced_keys(annotations(object.get("metadata")).as_ref(), annotations(of_template).as_ref());
+    let warnings = misplaced.into_iter().map(|key| format!("{title}: {}", misplaced_warning(key))).collect();
     let mut metadata = of_template.and_then(Value::as_object).cloned().unwrap_or_default();
     metadata.insert("namespace".into(), namespace.clone().into());
     match kind {
@@ -86,7 +95,14 @@ pub fn pods_of(object: &Value, namespace: &str) -> Result<Vec<Template>, Templat
         json!([{ "apiVersion": object.get("apiVersion"), "kind": kind, "name": name, "uid": "", "controller": true }]);
     metadata.insert("ownerReferences".into(), owner);
     let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec });
-    Ok(vec![Template { title, namespace, pod, workload }])
+    Ok(vec![Template { title, namespace, pod, workload, warnings }])
+}
+
+/// The annotations of an object's metadata.
+fn annotations(metadata: Option<&Value>) -> Option<BTreeMap<String, String>> {
+    let annotations = metadata?.get("annotations")?.as_object()?;
+    let text = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
+    Some(annotations.iter().filter_map(text).collect())
 }
 
 /// Adds the volumes that the controller of a `StatefulSet` makes of its claim templates; they win over volumes of their name.

@@ -41,6 +41,8 @@ pub(super) struct Wishes<'a> {
     pub store: Option<Store>,
     /// Who owns the files in the volumes, as far as the pod says.
     pub owner: Owner,
+    /// Requests and limits that the user gives the sidecar.
+    pub sidecar_resources: Option<Value>,
 }
 
 impl Wishes<'_> {
@@ -115,6 +117,7 @@ pub(super) fn resolve<'a>(
     let wishes = Wishes {
         secrets: if targets.is_empty() { Vec::new() } else { request.secrets.clone() },
         owner: user::owner(view, &volumes),
+        sidecar_resources: request.sidecar_resources.clone(),
         store,
         targets,
         sidecar,

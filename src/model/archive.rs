@@ -96,7 +96,7 @@ pub struct ArchiveReport {
     /// What it is.
     pub format: ArchiveFormat,
     /// How long it is, in bytes.
-    #[schemars(with = "i64")]
+    #[schemars(with = "i64", range(min = 0))]
     pub bytes: u64,
     /// SHA-256 of it, 64 hex digits, as `sha256sum` tells it.
     #[schemars(length(max = 64))]

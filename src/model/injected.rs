@@ -11,6 +11,8 @@ pub const HELPER_PROGRAM: &str = "/stowaway/stowaway-helper";
 /// The helper program in our image. `HELPER_IN_IMAGE install HELPER_PROGRAM` copies it.
 pub const HELPER_IN_IMAGE: &str = "/usr/local/bin/stowaway-helper";
 
+/// What the sidecar's program is started as.
+pub const SIDECAR_ROLE: &str = "sidecar";
 /// The sidecar.
 pub const SIDECAR_CONTAINER: &str = "stowaway-sidecar";
 /// The init container that fills empty volumes.

@@ -6,10 +6,12 @@ mod archive;
 mod escape;
 mod excludes;
 mod extent;
+pub mod image;
 pub mod injected;
 mod part;
 mod pipefail;
 mod quantity;
+mod region;
 mod report;
 mod retention;
 mod secret;
@@ -27,9 +29,10 @@ pub use extent::{SMALLEST_BYTES, Shrinkage, VolumeExtent, has_lost_most, shrinka
 pub use part::{DataPart, DataPartError};
 pub use pipefail::{PIPEFAIL_MISSING, ShellScript};
 pub use quantity::billionths;
+pub use region::{DEFAULT_REGION, is_amazon, is_region, region_of_endpoint};
 pub use report::{Failure, Proof, Reason, SourceReport, Verdict, milliseconds};
 pub use retention::{Age, AgeError, Retention};
-pub use secret::{Secret, redact};
+pub use secret::{Secret, StoredPassword, redact};
 pub use snapshot::{
     CLOCK_TOLERANCE, NotRestorable, Quality, Restorable, SnapshotQuery, SnapshotRecord, latest_restorable, newest_good,
 };

@@ -149,12 +149,19 @@ pub enum Reason {
     VolumeEmptied,
     /// The volume has lost more than half of the files or bytes of its last good snapshot.
     VolumeShrank,
-    /// A restore into the volume is under way, or was broken off: what is in it is not the app's data.
+    /// A restore into the volume is under way, or was broken off, or the restore step of a pod has not filled it yet: what is
+    /// in it is not the app's data.
     RestoreUnfinished,
     /// The command exited 0, and a process that it left behind still held its stdout: the dump may not be whole.
     OutputHeldOpen,
     /// The stream is of a known format, and the end of that format is missing.
     Truncated,
+    /// An object that is not Stowaway's has the name that the run needs.
+    NameTaken,
+    /// The Restore is a copy of one that was carried out.
+    AlreadyCarriedOut,
+    /// A source that was stored before, or whose workload asks for it, is not there to be stored.
+    SourcesMissing,
 }
 
 impl fmt::Display for Reason {

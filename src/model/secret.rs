@@ -22,6 +22,45 @@ impl Secret {
     }
 }
 
+/// A repository's password from a file or a Secret of Kubernetes.
+#[derive(Clone, Debug)]
+pub struct StoredPassword {
+    /// As restic reads it: a byte order mark decides on the encoding, and white space around the text is not part of it.
+    pub password: Secret,
+    /// The text with everything but the newlines at its end, where that differs: earlier versions of Stowaway took it for the
+    /// password, so that repositories exist which only this opens.
+    pub untrimmed: Option<Secret>,
+}
+
+impl StoredPassword {
+    /// None when the content is no text.
+    pub fn read(content: &[u8]) -> Option<Self> {
+        let utf8 = std::str::from_utf8(content).ok();
+        let text = Zeroizing::new(match content {
+            [0xef, 0xbb, 0xbf, rest @ ..] => std::str::from_utf8(rest).ok()?.to_owned(),
+            [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes),
+            [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes),
+            _ => utf8?.to_owned(),
+        });
+        let password = text.trim();
+        let untrimmed = utf8.map(|text| text.trim_end_matches(['\r', '\n'])).filter(|text| *text != password);
+        Some(Self {
+            password: Secret::new(password.to_owned()),
+            untrimmed: untrimmed.map(|text| Secret::new(text.to_owned())),
+        })
+    }
+}
+
+fn utf16(content: &[u8], unit: fn([u8; 2]) -> u16) -> String {
+    let (pairs, rest) = content.as_chunks::<2>();
+    let units: Zeroizing<Vec<u16>> = Zeroizing::new(pairs.iter().map(|pair| unit(*pair)).collect());
+    let mut text = String::from_utf16_lossy(&units);
+    if !rest.is_empty() {
+        text.push(char::REPLACEMENT_CHARACTER);
+    }
+    text
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("(redacted)")
@@ -74,6 +113,29 @@ mod tests {
         ] {
             assert_eq!(redact(line), expected);
         }
+    }
+
+    #[test]
+    fn password_is_read_as_restic_reads_it_and_as_it_was_read_before() {
+        let utf16 = |text: &str, bytes: fn(u16) -> [u8; 2]| -> Vec<u8> {
+            std::iter::once(0xfeff).chain(text.encode_utf16()).flat_map(bytes).collect()
+        };
+        for (content, password, untrimmed) in [
+            (b"secret\n".to_vec(), "secret", None),
+            (b"secret \r\n".to_vec(), "secret", Some("secret ")),
+            (b"\n\t two words\xc2\xa0\n\n".to_vec(), "two words", Some("\n\t two words\u{a0}")),
+            (b"\xef\xbb\xbfsecret\n".to_vec(), "secret", Some("\u{feff}secret")),
+            (utf16("s\u{fc}\u{1f600} \r\n", u16::to_be_bytes), "s\u{fc}\u{1f600}", None),
+            (utf16("s\u{fc}\u{1f600}\n", u16::to_le_bytes), "s\u{fc}\u{1f600}", None),
+            ([&utf16("x", u16::to_le_bytes)[..], b"y"].concat(), "x\u{fffd}", None),
+            (b" \n".to_vec(), "", Some(" ")),
+            (Vec::new(), "", None),
+        ] {
+            let found = StoredPassword::read(&content).unwrap();
+            let untrimmed_found = found.untrimmed.as_ref().map(Secret::expose);
+            assert_eq!((found.password.expose(), untrimmed_found), (password, untrimmed), "{content:?}");
+        }
+        assert!(StoredPassword::read(b"caf\xe9").is_none());
     }
 
     #[test]

@@ -26,8 +26,6 @@ pub struct Actions {
     pub snapshots: Vec<MakeSnapshot>,
     /// Make these Jobs, give them their identity, and start them.
     pub start: Vec<StartJob>,
-    /// Give these Jobs, which are made and suspended, their identity, and start them.
-    pub resume: Vec<String>,
     /// Cut these Jobs short.
     pub end: Vec<String>,
     /// Take the rights of these Jobs away.
@@ -135,8 +133,9 @@ pub struct TargetMount {
 /// What is done around a Restore: before its Jobs, in this order, but for the last.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Around {
-    /// Have the Restore wait for us before it is deleted.
-    pub hold: bool,
+    /// Have the Restore wait for us before it is deleted, and annotate it with what its workload was: see
+    /// [`crate::api::SCALED_FROM`].
+    pub hold: Option<String>,
     /// Scale a workload.
     pub scale: Option<ScaleTo>,
     /// Make this claim unless there is one of its name.

@@ -3,6 +3,7 @@
 //! Everything is derived from the objects, so that a restart of the controller changes nothing. It must not know how pods
 //! become sources (`sources`) or what a Job looks like.
 
+mod earlier;
 mod freeze;
 mod stage;
 #[cfg(test)]
@@ -20,24 +21,40 @@ use kube::ResourceExt;
 use super::{
     actions::{Actions, Occurrence, StartJob, TemporaryClaim},
     choose::{Obstacle, choose},
-    claim_uses::{ClaimUses, claim_of},
-    jobs::{ObservedJob, Standing, standing},
+    claim_uses::{ClaimUses, Subject, claim_of},
+    jobs::{ObservedJob, Standing, advised, standing},
     names::{self, Owner, RunKind},
     retry,
     sources::{ClaimMount, PlannedSource, SourcePlan, Target},
-    text::{clip, later, until},
+    text::{clip, fit, later, until},
 };
 use crate::{
     api::{Backup, BackupStatus, Outcome, Repository, RepositoryKind, RepositoryReference, SourceState, SourceStatus},
     model::{Failure, Reason, SourceReport, TaskKind, Verdict},
 };
 
+pub use earlier::{newer_of, sources_of};
 pub use stage::{Staged, StagedClaim};
+pub use summary::is_recorded;
 
 /// How many backup Jobs work on one repository at once.
 pub const JOBS_PER_REPOSITORY: usize = 4;
 /// How many backup Jobs run at once in the whole cluster.
 pub const JOBS_IN_CLUSTER: usize = 16;
+/// How many of them may be of one namespace while half of the cluster's are taken: the other half is for those that have less.
+pub const JOBS_PER_NAMESPACE: usize = 4;
+/// After so long in the queue people are warned.
+pub const QUEUE_PATIENCE: Duration = Duration::from_hours(1);
+/// A source that has waited so long for its turn is given up: it is not stored, and the Backup says so. No run that it may
+/// wait for takes longer.
+pub const QUEUE_LIMIT: Duration = Duration::from_hours(26);
+/// The reason of a source that waits for its turn.
+const QUEUED: &str = "Queued";
+/// The same after [`QUEUE_PATIENCE`].
+const QUEUED_LONG: &str = "QueuedLong";
+/// All messages of a status together: with names and times, and what the API server notes of each field, it is below the
+/// 1.5 MiB that etcd takes.
+const TEXTS: usize = 256 * 1024;
 /// How long a source waits for its Repository to be ready, or for a pod of its workload to be.
 pub const WAIT_LIMIT: Duration = Duration::from_mins(5);
 /// How often something that waits is looked at.
@@ -72,15 +89,24 @@ pub fn plan_backup(backup: &Backup, facts: BackupFacts<'_>, now: Timestamp) -> (
     let (Some(owner), None) = (owner, status.verdict) else { return (status, actions) };
     status.observed_generation = backup.metadata.generation;
     let (mut refused, mut is_left) = (None, false);
+    let created = backup.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |time| time.0);
+    let too_early = facts.sources.undecided.as_ref().filter(|_| now < later(created, WAIT_LIMIT));
+    if let (None, Some(message)) = (&status.start_time, too_early) {
+        summary::wait(&mut status, message, now);
+        actions.look_again_after(WAITING_LOOK_AGAIN);
+        return (status, actions);
+    }
     if status.start_time.is_none() {
         // No Job before this list is stored: the next look, which the new status causes, begins them.
         refused = freeze::freeze(backup, facts.sources, &mut status, &mut actions, now);
         actions.look_again_after(WAITING_LOOK_AGAIN);
     } else {
         let mut sources = std::mem::take(&mut status.sources);
+        freeze::release_ended(&mut sources, facts.sources, &mut status, now);
         let started = Planner::begun(&sources, facts, &owner);
         let needed = BTreeSet::new();
-        let mut planner = Planner { backup, owner: &owner, facts, now, started, needed, actions: &mut actions };
+        let mut planner =
+            Planner { backup, owner: &owner, facts, now, started, needed, queued: 0, actions: &mut actions };
         for source in &mut sources {
             match source.state {
                 SourceState::Done => {}
@@ -90,11 +116,23 @@ pub fn plan_backup(backup: &Backup, facts: BackupFacts<'_>, now: Timestamp) -> (
         }
         let needed = planner.needed;
         let stored = backup.status.as_ref().map_or(&[][..], |status| &status.sources);
-        is_left = stage::sweep(facts, &needed, stored, &mut actions);
+        is_left = stage::sweep(facts, &owner, &needed, stored, &mut actions);
         status.sources = sources;
     }
+    fit_texts(&mut status);
     summary::summarize(&mut status, &mut actions, (refused, is_left), now);
     (status, actions)
+}
+
+/// Keeps the messages of all sources below what an object can hold.
+fn fit_texts(status: &mut BackupStatus) {
+    let outcomes = status.sources.iter_mut().map(|source| &mut source.outcome);
+    let of_sources = outcomes.flat_map(|outcome| [&mut outcome.message, &mut outcome.stderr_tail]);
+    let skipped = status.skipped.iter_mut().map(|skipped| &mut skipped.message);
+    let missing = status.missing.iter_mut().map(|missing| &mut missing.message);
+    let mut texts: Vec<&mut String> =
+        of_sources.chain(skipped).chain(missing).filter(|text| !text.is_empty()).collect();
+    fit(&mut texts, TEXTS);
 }
 
 /// Takes back the start of a source's Job, or of its snapshot, that the API server refused: the source waits, and says why,
@@ -104,14 +142,14 @@ pub fn job_refused(
     (before, is_staged): (Option<&BackupStatus>, bool),
     status: &mut BackupStatus,
     actions: &mut Actions,
-    (source, message): (&str, &str),
+    (source, reason, message): (&str, Reason, &str),
     now: Timestamp,
 ) {
     let is_it = |candidate: &&SourceStatus| candidate.name.as_str() == source;
     let old = before.and_then(|status| status.sources.iter().find(is_it));
     let since = old.and_then(|source| source.waiting_since.clone()).map_or(now, |Time(since)| since);
     let Some(source) = status.sources.iter_mut().find(|candidate| candidate.name.as_str() == source) else { return };
-    let reason = if source.state == SourceState::Running {
+    let what_failed = if source.state == SourceState::Running {
         source.state = SourceState::Waiting;
         source.attempt = source.attempt.saturating_sub(1);
         source.jobs.pop();
@@ -119,13 +157,20 @@ pub fn job_refused(
     } else {
         Reason::VolumeSnapshotFailed
     };
+    let reason = if reason == Reason::NameTaken { reason } else { what_failed }.to_string();
+    if old.is_none_or(|old| old.outcome.reason != reason) {
+        let note = format!("{}: {message}", source.name);
+        let (reason, action) = (reason.clone(), "Backup");
+        actions.events.push(Occurrence { is_warning: true, reason, action, note, job: None });
+    }
     source.waiting_since = Some(Time(since));
-    source.outcome = Outcome { reason: reason.to_string(), message: clip(message), ..Outcome::default() };
+    source.outcome = Outcome { reason, message: clip(&advised(message.to_owned())), ..Outcome::default() };
     if now >= later(since, WAIT_LIMIT) {
         source.outcome.verdict = Some(Verdict::Failed);
         source.state = SourceState::Done;
     }
     actions.look_again_after(WAITING_LOOK_AGAIN);
+    fit_texts(status);
     summary::summarize(status, actions, (None, is_staged), now);
 }
 
@@ -139,13 +184,16 @@ struct Planner<'a, 'b> {
     started: Vec<String>,
     /// The names of the attempts whose snapshots are needed.
     needed: BTreeSet<String>,
+    /// How many sources wait for their turn.
+    queued: usize,
     actions: &'b mut Actions,
 }
 
 impl<'a> Planner<'a, '_> {
     /// A source with a Job.
     fn watch(&mut self, source: &mut SourceStatus) {
-        let name = source.jobs.last().cloned().unwrap_or_default();
+        // Never the name that stands in the status, which others may be allowed to write.
+        let name = names::job_name(self.owner, source.name.as_str(), source.attempt);
         let Some(observed) = self.facts.jobs.iter().find(|observed| observed.job.name_any() == name) else {
             let failure = Failure::new(Reason::ResultLost, format!("Job {name} was deleted before it ended"));
             self.conclude(source, Some(name), SourceReport::failed(failure, Duration::ZERO));
@@ -155,8 +203,11 @@ impl<'a> Planner<'a, '_> {
         let mut is_over = false;
         match standing(observed, self.now) {
             Standing::Suspended => {
-                self.actions.resume.push(name.clone());
-                self.actions.look_again_after(RUNNING_LOOK_AGAIN);
+                // It was made and never started. What it may do follows from the plan, so that it is planned again.
+                source.state = SourceState::Waiting;
+                source.attempt = source.attempt.saturating_sub(1);
+                source.jobs.pop();
+                self.actions.look_again_after(Duration::ZERO);
             }
             Standing::Starting { deadline, hint } => {
                 source.outcome.message = clip(&provisioning.map_or(hint, |(_, words)| words));
@@ -213,6 +264,7 @@ impl<'a> Planner<'a, '_> {
         source.outcome = Outcome::from(report);
         source.outcome.message = clip(&source.outcome.message);
         source.waiting_since = None;
+        source.outcome.stderr_tail = clip(&source.outcome.stderr_tail);
         if is_tried_again {
             let pause = retry::source_pause(attempt);
             source.outcome = Outcome {
@@ -245,9 +297,8 @@ impl<'a> Planner<'a, '_> {
                 let mount = if let Target::Claim(mount) = target { Some(mount) } else { None };
                 if let Some((mount, wish)) = mount.and_then(|mount| Some((mount, mount.snapshot.as_deref()?))) {
                     self.stage(source, repository, (planned, target), (mount, wish));
-                } else if let Some(words) = self.restored(source).or_else(|| self.queue(&repository)) {
-                    source.outcome = Outcome { reason: "Queued".into(), message: words, ..Outcome::default() };
-                    self.actions.look_again_after(WAITING_LOOK_AGAIN);
+                } else if let Some(words) = self.restored(source, target).or_else(|| self.queue(&repository)) {
+                    self.wait_in_queue(source, &words);
                 } else {
                     self.start(source, repository, planned, (target, None));
                 }
@@ -282,6 +333,33 @@ impl<'a> Planner<'a, '_> {
         }
     }
 
+    /// A source that waits for its turn. The wait has an end: what is not stored is never silent.
+    fn wait_in_queue(&mut self, source: &mut SourceStatus, why: &str) {
+        self.queued += 1;
+        let since = source.queued_since.get_or_insert(Time(self.now)).0;
+        let waited = until(self.now, since);
+        let was_long = source.outcome.reason == QUEUED_LONG;
+        let reason = if waited >= QUEUE_PATIENCE { QUEUED_LONG } else { QUEUED };
+        let words = format!("{why} (number {} in the queue of this Backup)", self.queued);
+        source.outcome = Outcome { reason: reason.into(), message: clip(&words), ..Outcome::default() };
+        let note = if waited >= QUEUE_LIMIT {
+            source.outcome.verdict = Some(Verdict::Failed);
+            source.outcome.reason = Reason::Timeout.to_string();
+            source.outcome.message = clip(&format!("given up after {} hours: {why}", QUEUE_LIMIT.as_secs() / 3600));
+            source.state = SourceState::Done;
+            source.queued_since = None;
+            format!("{}: {}", source.name, source.outcome.message)
+        } else {
+            self.actions.look_again_after(WAITING_LOOK_AGAIN);
+            if reason == QUEUED || was_long {
+                return;
+            }
+            format!("{}: has waited for {} minutes: {why}", source.name, waited.as_secs() / 60)
+        };
+        let (reason, action) = (source.outcome.reason.clone(), "Backup");
+        self.actions.events.push(Occurrence { is_warning: true, reason, action, note, job: None });
+    }
+
     /// What an attempt needs, or what is in its way.
     fn obstacle(&self, source: &SourceStatus) -> Result<(String, &'a PlannedSource, &'a Target), Obstacle> {
         let facts = self.facts;
@@ -296,23 +374,38 @@ impl<'a> Planner<'a, '_> {
         if let Some(problem) = problem {
             return Err(Obstacle::new(problem.reason(), problem.to_string()));
         }
+        let attempt = names::job_name(self.owner, source.name.as_str(), source.attempt + 1);
+        // What was snapshot before is sound.
+        let is_sound = facts.staged.has_snapshot(&attempt);
+        let pod = planned.map_or(source.pod.as_str(), |planned| planned.pod.as_str());
+        let subject = Subject::of(source.name.as_str(), pod);
+        if let Some(step) = facts.uses.restore_step(&subject).filter(|_| !is_sound) {
+            let message = format!("waits for {step}. Nothing half restored is stored");
+            return Err(Obstacle::new(Reason::RestoreUnfinished, message));
+        }
         let Some((planned, target)) = planned.and_then(|planned| Some((planned, planned.target.as_ref()?))) else {
+            let skipped = claim_of(source.name.as_str())
+                .and_then(|claim| facts.sources.skipped.iter().find(|skipped| skipped.name == claim));
+            if let Some(skipped) = skipped {
+                let message = format!("{} is left out by now: {}", source.name, skipped.message);
+                return Err(Obstacle { reason: format!("{:?}", skipped.reason), message });
+            }
             let message = format!("{} has no Ready pod now that asks for this backup", source.name);
             return Err(Obstacle::new(Reason::PodGone, message));
         };
-        let attempt = names::job_name(self.owner, source.name.as_str(), source.attempt + 1);
-        let lingering = claim_of(source.name.as_str()).and_then(|claim| facts.uses.lingers(claim));
-        // What was snapshot before is sound.
-        if let Some(pod) = lingering.filter(|_| !facts.staged.has_snapshot(&attempt)) {
-            let message = format!("waits for {pod} to be gone; delete it if its node is lost");
+        if let Some(pod) = facts.uses.lingers(&subject).filter(|_| !is_sound) {
+            let message = format!(
+                "waits for {pod} to be gone; if its node is lost, taint the node with \
+                 node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
+            );
             return Err(Obstacle::new(Reason::TargetInUse, message));
         }
         Ok((repository, planned, target))
     }
 
-    /// Why the source has to wait until its claim is no longer being restored, if it has to.
-    fn restored(&self, source: &SourceStatus) -> Option<String> {
-        let run = self.facts.uses.before_backup(claim_of(source.name.as_str())?)?;
+    /// Why the source has to wait until it is no longer being restored, if it has to.
+    fn restored(&self, source: &SourceStatus, target: &Target) -> Option<String> {
+        let run = self.facts.uses.before_backup(&Subject::of(source.name.as_str(), target.pod()))?;
         Some(format!("waits for {run}, so that nothing half restored is stored"))
     }
 
@@ -329,6 +422,13 @@ impl<'a> Planner<'a, '_> {
             return Some(format!("waits for its turn: {here} Jobs work on Repository {repository}"));
         }
         let all = active().count();
+        let own = active().filter(|(space, _)| *space == namespace).count();
+        if own >= JOBS_PER_NAMESPACE && all >= JOBS_IN_CLUSTER / 2 {
+            return Some(format!(
+                "waits for its turn: {own} of the {all} backup Jobs that run in the cluster are of this namespace, and it \
+                 has {JOBS_PER_NAMESPACE} while others need the rest"
+            ));
+        }
         (all >= JOBS_IN_CLUSTER).then(|| format!("waits for its turn: {all} backup Jobs run in the cluster"))
     }
 
@@ -345,6 +445,7 @@ impl<'a> Planner<'a, '_> {
         source.attempt += 1;
         source.state = SourceState::Running;
         source.next_attempt_time = None;
+        source.queued_since = None;
         source.outcome = Outcome::default();
         target.pod().clone_into(&mut source.pod);
         target.container().clone_into(&mut source.container);

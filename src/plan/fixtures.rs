@@ -20,7 +20,7 @@ use super::{
     claim_uses::{ClaimUses, OwnRuns},
     jobs::ObservedJob,
     names::{self, Owner},
-    sources::{PlannedSource, SourcePlan, Target},
+    sources::{ObservedPod, PlannedSource, SourcePlan, Target, Workload},
 };
 use crate::{
     api::{Backup, Repository, RepositoryStatus, Restore, set_condition},
@@ -102,6 +102,7 @@ pub fn planned(name: &str, pod: Option<&str>) -> PlannedSource {
         skip_format_check: false,
         exclude: Vec::new(),
         accept_shrunken: false,
+        has_restore_command: true,
     }
 }
 
@@ -220,4 +221,37 @@ pub fn restoring(claim: &str, is_over: bool, is_left: bool) -> ClaimUses {
     });
     let pods = if is_left { vec![serde_json::from_value(pod).unwrap()] } else { vec![] };
     ClaimUses::of(OwnRuns { restores: &[restore], pods: &pods, ..OwnRuns::default() })
+}
+
+/// What is seen of a Backup whose Job dumps this source in this pod.
+pub fn dumping(source: &str, pod: &str) -> ClaimUses {
+    let task = json!({ "kind": { "do": "backup", "target": { "pod": pod } } });
+    let job = json!({
+        "metadata": {
+            "name": "evening-1", "labels": { "stowaway.dev/kind": "backup", "stowaway.dev/run": "evening" },
+            "annotations": { "stowaway.dev/source": source },
+        },
+        "spec": { "template": { "spec": { "containers": [
+            { "name": "runner", "env": [{ "name": "STOWAWAY_TASK", "value": task.to_string() }] },
+        ] } } },
+    });
+    ClaimUses::of(OwnRuns { jobs: &[serde_json::from_value(job).unwrap()], ..OwnRuns::default() })
+}
+
+/// What is seen of a pod whose restore step of this claim has failed.
+pub fn stepping(pod: &str, claim: &str) -> ClaimUses {
+    let pod = json!({
+        "metadata": { "name": pod },
+        "spec": {
+            "containers": [], "volumes": [{ "name": "data", "persistentVolumeClaim": { "claimName": claim } }],
+            "initContainers": [{ "name": "stowaway-restore", "args": [format!("--volume=data=pvc/{claim}")] }],
+        },
+        "status": { "phase": "Pending", "initContainerStatuses": [{
+            "name": "stowaway-restore", "image": "", "imageID": "", "ready": false, "restartCount": 4,
+            "state": { "waiting": { "reason": "CrashLoopBackOff" } },
+        }] },
+    });
+    let workload = Workload { kind: "pod".into(), name: "x".into() };
+    let apps = [ObservedPod { pod: serde_json::from_value(pod).unwrap(), workload }];
+    ClaimUses::of(OwnRuns { apps: &apps, ..OwnRuns::default() })
 }

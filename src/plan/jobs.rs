@@ -2,6 +2,8 @@
 //!
 //! It must not know what the run is for, nor whether it is tried again.
 
+mod explain;
+mod retention;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +16,9 @@ use k8s_openapi::api::{
 };
 use kube::ResourceExt;
 
+pub(super) use self::explain::advised;
+use self::explain::{disruption, hint};
+pub use self::retention::{JobRetention, job_retention};
 use super::text::later;
 use crate::model::{Failure, Reason, SourceReport};
 
@@ -61,7 +66,12 @@ pub fn standing(observed: &ObservedJob, now: Timestamp) -> Standing {
     if let Some(terminated) = state.and_then(|state| state.terminated.as_ref()) {
         // Between the deadline and the end of the pod, Kubernetes says `FailureTarget`.
         let failing = failed.or_else(|| finished(job, "FailureTarget"));
-        return Standing::Ended(Box::new(report_of(&name, terminated, failing)));
+        let report = report_of(&name, terminated, failing);
+        let report = match pod.and_then(disruption).filter(|_| report.reason == Reason::Cancelled) {
+            Some(why) => SourceReport { message: format!("{}: {why}", report.message), ..report },
+            None => report,
+        };
+        return Standing::Ended(Box::new(report));
     }
     if let Some(condition) = failed {
         let running = state.is_some_and(|state| state.running.is_some());
@@ -75,13 +85,13 @@ pub fn standing(observed: &ObservedJob, now: Timestamp) -> Standing {
     if state.is_some_and(|state| state.running.is_some()) {
         return Standing::Running;
     }
-    if job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true) {
+    if is_suspended(job) {
         return Standing::Suspended;
     }
     let started = job.status.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0);
     let since = started.or_else(|| job.creation_timestamp().map(|time| time.0)).unwrap_or(now);
     let deadline = later(since, START_LIMIT);
-    let hint = hint(pod, &observed.complaints);
+    let hint = hint(job, pod, &observed.complaints);
     if now < deadline {
         return Standing::Starting { deadline, hint };
     }
@@ -92,23 +102,49 @@ pub fn standing(observed: &ObservedJob, now: Timestamp) -> Standing {
 
 /// Whether the Events about this Job and its pods would tell more than the objects do.
 pub fn wants_complaints(job: &Job, pods: &[Pod]) -> bool {
-    let is_suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
     let is_over = finished(job, "Failed").or(finished(job, "Complete")).is_some();
     let has_begun = pods
         .iter()
         .any(|pod| runner_state(pod).is_some_and(|state| state.running.is_some() || state.terminated.is_some()));
-    !is_suspended && !is_over && !has_begun
+    !is_suspended(job) && !is_over && !has_begun
 }
 
-/// Whether the Job is started and not over.
-pub fn is_active(job: &Job) -> bool {
-    let is_suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
-    !is_suspended && !is_over(job)
+/// Whether the Job does not run, because it was made so or somebody has suspended it.
+pub fn is_suspended(job: &Job) -> bool {
+    job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true)
+}
+
+/// Whether the Job is started and not over, as far as the Job itself shows it.
+pub fn is_started(job: &Job) -> bool {
+    !is_suspended(job) && !is_over(job)
+}
+
+/// Whether the Job is started, and its runner has not ended. `pods` are those of any Jobs.
+pub fn is_active(job: &Job, pods: &[Pod]) -> bool {
+    is_started(job) && !has_ended(job, pods)
+}
+
+/// Whether the runner of the Job has ended, although another container may keep its pod alive.
+pub(super) fn has_ended(job: &Job, pods: &[Pod]) -> bool {
+    let uid = job.metadata.uid.as_deref();
+    let is_own = |pod: &&Pod| pod.owner_references().iter().any(|owner| Some(owner.uid.as_str()) == uid);
+    let mut own = pods.iter().filter(is_own).peekable();
+    own.peek().is_some() && own.all(is_ended)
+}
+
+/// Whether the runner in the pod has ended.
+pub(super) fn is_ended(pod: &Pod) -> bool {
+    runner_state(pod).is_some_and(|state| state.terminated.is_some())
 }
 
 /// Whether the Job is over, however.
-pub(super) fn is_over(job: &Job) -> bool {
+pub fn is_over(job: &Job) -> bool {
     finished(job, "Failed").is_some() || finished(job, "Complete").is_some()
+}
+
+/// Whether the Job has ended well.
+pub fn is_complete(job: &Job) -> bool {
+    finished(job, "Complete").is_some()
 }
 
 fn finished<'a>(job: &'a Job, kind: &str) -> Option<&'a JobCondition> {
@@ -171,22 +207,4 @@ fn is_deadline(condition: &JobCondition) -> bool {
 
 fn failure(reason: Reason, message: String) -> Box<SourceReport> {
     Box::new(SourceReport::failed(Failure::new(reason, message), Duration::ZERO))
-}
-
-/// Why a pod does not run, in Kubernetes' own words, the most telling first.
-fn hint(pod: Option<&Pod>, complaints: &[String]) -> String {
-    let status = pod.and_then(|pod| pod.status.as_ref());
-    let waiting = pod.and_then(runner_state).and_then(|state| state.waiting.as_ref()).and_then(|waiting| {
-        let reason =
-            waiting.reason.as_deref().filter(|reason| !matches!(*reason, "ContainerCreating" | "PodInitializing"))?;
-        Some(format!("{reason}: {}", waiting.message.as_deref().unwrap_or("no message")))
-    });
-    let unscheduled = || {
-        let conditions = status?.conditions.as_ref()?;
-        let condition =
-            conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
-        let reason = condition.reason.as_deref().unwrap_or("not scheduled");
-        Some(format!("{reason}: {}", condition.message.as_deref().unwrap_or("no message")))
-    };
-    waiting.or_else(unscheduled).or_else(|| complaints.last().cloned()).unwrap_or_default()
 }

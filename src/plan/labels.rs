@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use super::names::{Owner, RunKind, source_hash};
+use k8s_openapi::api::core::v1::Pod;
+
+use super::names::{ACCOUNT_PREFIX, Owner, RunKind, source_hash};
 
 /// Label: name of the Repository, Backup or Restore that a Job belongs to.
 pub const RUN: &str = "stowaway.dev/run";
@@ -22,6 +24,17 @@ pub const SOURCE: &str = "stowaway.dev/source";
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The value of [`MANAGED_BY`], and our field manager.
 pub const MANAGER: &str = "stowaway";
+
+/// Whether the pod belongs to a run of Stowaway: a Job made it, and it runs as an account of runs, which Jobs of the controller
+/// alone may use; a run that answers the CLI has no account. The label alone proves nothing.
+pub fn is_run_pod(pod: &Pod) -> bool {
+    let Some(kind) = pod.metadata.labels.as_ref().and_then(|labels| labels.get(KIND)) else { return false };
+    let mut owners = pod.metadata.owner_references.iter().flatten();
+    let is_of_job = owners.any(|owner| owner.controller == Some(true) && owner.kind == "Job");
+    let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref());
+    let is_of_run = account.is_some_and(|account| account.starts_with(ACCOUNT_PREFIX));
+    is_of_job && (is_of_run || *kind == RunKind::Answer.to_string())
+}
 
 /// The labels of a Job and its pod.
 pub fn of_job(owner: &Owner, kind: RunKind, source: &str, attempt: u32, repository: &str) -> BTreeMap<String, String> {

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use jiff::Timestamp;
 use k8s_openapi::{
     api::batch::v1::Job,
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
@@ -87,6 +88,8 @@ pub struct Owner {
     pub name: String,
     /// Its UID.
     pub uid: String,
+    /// When it was created: nothing that belongs to it is older.
+    pub since: Option<Timestamp>,
 }
 
 impl Owner {
@@ -98,6 +101,7 @@ impl Owner {
             namespace: object.namespace()?,
             name: object.meta().name.clone()?,
             uid: object.uid()?,
+            since: object.meta().creation_timestamp.as_ref().map(|time| time.0),
         })
     }
 
@@ -113,10 +117,16 @@ impl Owner {
         }
     }
 
-    /// Whether this object has that owner.
-    pub fn owns(&self, metadata: &ObjectMeta) -> bool {
-        metadata.owner_references.iter().flatten().any(|reference| reference.uid == self.uid)
+    /// Whether this object names it as its controller. Any author can write that; see `provenance` for what is proof.
+    pub fn controls(&self, metadata: &ObjectMeta) -> bool {
+        controller(metadata)
+            .is_some_and(|found| found.uid == self.uid && found.kind == self.kind && found.name == self.name)
     }
+}
+
+/// The controller of an object. There is one at most: the API server refuses a second one.
+pub(super) fn controller(metadata: &ObjectMeta) -> Option<&OwnerReference> {
+    metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
 }
 
 /// The name of the Job of one attempt: a readable part of the owner's name, then 10 hex digits of the SHA-256 of owner

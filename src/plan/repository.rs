@@ -21,12 +21,12 @@ use super::{
     names::{self, Owner, RunKind},
     retry,
     text::{later, until},
-    upkeep::excludes_others,
+    upkeep::{excludes_others, is_preparation_of_prune},
 };
 use crate::{
     api::{
-        INSECURE_TRANSPORT, KEY_NOT_ESCROWED, READY, Repository, RepositorySpec, RepositoryStatus, backend_config,
-        condition_is_true, remove_condition, set_condition,
+        INSECURE_TRANSPORT, KEY_NOT_ESCROWED, READY, Repository, RepositorySpec, RepositoryStatus, SourceState,
+        backend_config, condition_is_true, remove_condition, set_condition,
     },
     model::{Reason, SourceReport},
 };
@@ -96,7 +96,11 @@ pub fn plan_repository(
             ended_badly(&mut status, &mut actions, (Reason::ResultLost, &message), Some(&current), now);
         }
         (_, None, Some(job)) => match standing(job, now) {
-            Standing::Suspended => actions.resume.push(current),
+            // It was made and never started. What it may do follows from the plan, so that it is planned again.
+            Standing::Suspended => {
+                status.attempt -= 1;
+                start(repository, &acceptance, &mut status, &mut actions);
+            }
             Standing::Starting { deadline, hint } => {
                 let words = if hint.is_empty() { "the Job that opens the repository is being started" } else { &hint };
                 if !is_ready {
@@ -184,8 +188,22 @@ pub(super) fn tell_escrow(
 }
 
 /// Takes back the start of a Job that the API server refused: it is tried again like one that failed.
-pub fn init_refused(status: &mut RepositoryStatus, actions: &mut Actions, message: &str, now: Timestamp) {
-    ended_badly(status, actions, (Reason::PodNotStarted, message), None, now);
+pub fn init_refused(status: &mut RepositoryStatus, actions: &mut Actions, words: (Reason, &str), now: Timestamp) {
+    ended_badly(status, actions, words, None, now);
+}
+
+/// Whether the result of the Job, one of those that open, prune or check the Repository, is in the status, so that the Job
+/// is not needed any more. A Job that packed anew for a prune is needed until the prune is over, because it is the proof that
+/// the prune may keep others off.
+pub fn is_recorded_of_repository(repository: &Repository, status: &RepositoryStatus, job: &str) -> bool {
+    let Some(owner) = Owner::of(repository) else { return false };
+    let is_opening = status.next_attempt_time.is_none();
+    let opening = is_opening.then(|| names::job_name(&owner, &spec_state(repository), status.attempt));
+    let upkeep = [status.prune.as_ref(), status.check.as_ref().map(|check| &check.run)].into_iter().flatten();
+    let mut running = upkeep.filter(|run| run.state == Some(SourceState::Running)).filter_map(|run| run.job.as_deref());
+    opening.as_deref() != Some(job)
+        && !running.any(|running| running == job)
+        && !is_preparation_of_prune(&owner, status, job)
 }
 
 /// Which state of the spec a Job speaks of: part of its name, so that an old result is never taken for a new one.

@@ -6,6 +6,7 @@
 mod archive;
 mod claim;
 mod namespace;
+mod once;
 mod scale;
 mod target;
 #[cfg(test)]
@@ -20,7 +21,8 @@ use kube::ResourceExt;
 use super::{
     actions::{Actions, Occurrence, RestoreTarget, StartJob},
     choose::{Obstacle, choose, repository_on},
-    jobs::{ObservedJob, Standing, standing},
+    claim_uses::{ClaimUses, Subject},
+    jobs::{ObservedJob, Standing, advised, standing},
     names::{self, Owner, RunKind},
     sources::{ObservedPod, SourcePlan},
     text::{clip, later, until},
@@ -61,12 +63,15 @@ pub struct RestoreFacts<'a> {
     pub claim: Option<TargetFacts<'a>>,
     /// The Repositories, by namespace and name, in which a prune runs.
     pub pruned: &'a BTreeSet<(String, String)>,
+    /// What other runs do in the claims and commands of its namespace.
+    pub uses: &'a ClaimUses,
 }
 
 /// What is to be done for a Restore, and what its status then says.
 pub fn plan_restore(restore: &Restore, facts: RestoreFacts<'_>, now: Timestamp) -> (RestoreStatus, Actions) {
     let mut actions = Actions::default();
     let mut status = restore.status.clone().unwrap_or_default();
+    scale::recover(restore, &mut status, now);
     let owner = Owner::of(restore).filter(|_| restore.metadata.deletion_timestamp.is_none());
     let (Some(owner), None) = (owner, status.outcome.verdict) else {
         scale::settle(restore, facts, &mut status, &mut actions, now);
@@ -74,14 +79,18 @@ pub fn plan_restore(restore: &Restore, facts: RestoreFacts<'_>, now: Timestamp) 
     };
     status.observed_generation = restore.metadata.generation;
     let since = status.start_time.get_or_insert(Time(now)).0;
+    let job = once::job(restore, &owner, &status);
+    status.job = job.filter(|job| !once::is_unstarted(restore, job, facts, &status));
     let words = match status.job.clone() {
         Some(job) => {
             if let Some(wish) = &restore.spec.scale_down {
                 scale::keep_down(wish, facts, &status, &mut actions);
+                scale::notice(facts, &mut status, &mut actions, now);
             }
             watch(&job, facts.jobs, &mut status, &mut actions, now)
         }
-        None => match begin(restore, &owner, facts, &mut status, &mut actions, now) {
+        None => match once::check(restore).and_then(|()| begin(restore, &owner, facts, &mut status, &mut actions, now))
+        {
             Ok(words) => words,
             Err(Missing::Now(obstacle)) if now < later(since, WAIT_LIMIT) => {
                 actions.look_again_after(WAITING_LOOK_AGAIN.min(until(later(since, WAIT_LIMIT), now)));
@@ -108,9 +117,15 @@ pub fn plan_restore(restore: &Restore, facts: RestoreFacts<'_>, now: Timestamp) 
     (status, actions)
 }
 
-/// Takes back the start of a Job that the API server refused: nothing was restored, and nothing will be.
-pub fn restore_refused(status: &mut RestoreStatus, actions: &mut Actions, message: &str, now: Timestamp) {
-    let reason = Reason::PodNotStarted.to_string();
+/// Takes back the start of a Job that cannot be made: nothing was restored, and nothing will be.
+pub fn restore_refused(
+    status: &mut RestoreStatus,
+    actions: &mut Actions,
+    (reason, message): (Reason, &str),
+    now: Timestamp,
+) {
+    let reason = reason.to_string();
+    let message = &advised(message.to_owned());
     status.job = None;
     status.outcome = Outcome {
         verdict: Some(Verdict::Failed),
@@ -118,7 +133,7 @@ pub fn restore_refused(status: &mut RestoreStatus, actions: &mut Actions, messag
         message: clip(message),
         ..Outcome::default()
     };
-    conclude(status, actions, &(reason, message.to_owned()), now);
+    conclude(status, actions, &(reason, message.clone()), now);
 }
 
 /// Takes the next step towards the Job, and says which.
@@ -138,7 +153,7 @@ fn begin(
         (Some(to), _) => claim::check(restore, to).map(|()| None),
         (None, Some(to)) => archive::start(restore, to).map(Some),
         (None, None) => target(restore, facts)
-            .map(|target| Some(Start { attempt: 1, task: feed(restore, owner, target), target: None })),
+            .map(|target| Some(Start { attempt: once::FIRST, task: feed(restore, owner, target), target: None })),
     };
     if let Err(Missing::ForGood(_)) = job {
         return job.map(|_| Default::default());
@@ -155,6 +170,12 @@ fn begin(
             if let TaskKind::Restore { target, .. } = &job.task {
                 status.pod.clone_from(&target.pod);
                 status.container.clone_from(&target.container);
+                let since = status.start_time.as_ref().map_or(now, |time| time.0);
+                let subject = Subject::of_restore(restore, &target.pod);
+                if let Some(run) = claim::held_by(&subject, (restore, owner), facts, (since, now))? {
+                    actions.look_again_after(WAITING_LOOK_AGAIN);
+                    return Ok(("Waiting".to_owned(), format!("waits for {run}")));
+                }
             }
             job
         }
@@ -190,7 +211,7 @@ fn into_claim(
     now: Timestamp,
 ) -> Result<Step, Missing> {
     status.claim.clone_from(&to.name);
-    if let Some(repository) = repository_on(facts.repositories, &to.name) {
+    if let Some((repository, _)) = repository_on(facts.repositories, &to.name) {
         let message = format!(
             "Repository {} is on claim {}: nothing is restored among what is stored; name another claim",
             repository.name_any(),
@@ -212,13 +233,14 @@ fn into_claim(
         }
         (false, Some(_), None) => {
             let task = TaskKind::FindSnapshot(claim::wanted(restore, None));
-            return Ok(Step::Start(Box::new(Start { attempt: 1, task, target: None })));
+            return Ok(Step::Start(Box::new(Start { attempt: once::FIRST, task, target: None })));
         }
         (false, Some(new), Some(size)) => Some(claim::new_claim(owner, to, new, size)),
     };
     // Before the workload is down, so that it is not down for so long; and again until the Job begins.
     let since = status.start_time.as_ref().map_or(now, |time| time.0);
-    if let Some(run) = claim::held_by(to, owner, facts, (since, now))? {
+    let subject = Subject::Claim(to.name.clone());
+    if let Some(run) = claim::held_by(&subject, (restore, owner), facts, (since, now))? {
         actions.look_again_after(WAITING_LOOK_AGAIN);
         return Ok(Step::Wait(format!("waits for {run}")));
     }
@@ -230,7 +252,7 @@ fn into_claim(
     let mount = claim::mount(restore, to, facts)?;
     actions.around.create_claim = new.map(Box::new);
     let task = claim::task(restore, to, owner, facts);
-    Ok(Step::Start(Box::new(Start { attempt: 2, task, target: Some(RestoreTarget::Claim(mount)) })))
+    Ok(Step::Start(Box::new(Start { attempt: once::INTO_CLAIM, task, target: Some(RestoreTarget::Claim(mount)) })))
 }
 
 /// The task of a Restore into a command.
@@ -293,9 +315,14 @@ fn watch(
     );
     match standing {
         Standing::Suspended => {
-            actions.resume.push(name.to_owned());
-            actions.look_again_after(RUNNING_LOOK_AGAIN);
-            running("the Job is being started")
+            actions.end.push(name.to_owned());
+            let message = format!("Job {name} was suspended while it ran; the restore may have taken effect in part");
+            finish(
+                name,
+                SourceReport::failed(Failure::new(Reason::Cancelled, message), Duration::ZERO),
+                status,
+                actions,
+            )
         }
         Standing::Starting { deadline, hint } => {
             actions.look_again_after(until(deadline, now).min(RUNNING_LOOK_AGAIN));
@@ -334,6 +361,7 @@ fn finish(job: &str, report: SourceReport, status: &mut RestoreStatus, actions: 
     status.safety_snapshot.clone_from(&report.safety_snapshot);
     status.archive.clone_from(&report.archive);
     status.outcome = Outcome::from(report);
+    scale::tell_disturbance(status);
     status.outcome.message = clip(&status.outcome.message);
     (status.outcome.reason.clone(), status.outcome.message.clone())
 }

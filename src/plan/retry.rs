@@ -39,7 +39,9 @@ pub(super) fn may_pass(reason: Reason) -> bool {
         | Reason::TargetInUse
         | Reason::MetadataNotKept
         | Reason::VolumeEmptied
-        | Reason::VolumeShrank => false,
+        | Reason::VolumeShrank
+        | Reason::AlreadyCarriedOut
+        | Reason::SourcesMissing => false,
         Reason::CommandFailed
         | Reason::CommandKilled
         | Reason::StreamCut
@@ -61,6 +63,7 @@ pub(super) fn may_pass(reason: Reason) -> bool {
         | Reason::RestoreUnfinished
         | Reason::NotInjected
         | Reason::ResultLost
+        | Reason::NameTaken
         | Reason::InternalError => true,
     }
 }

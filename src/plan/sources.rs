@@ -7,12 +7,17 @@
 //! Pods that hold data of their own are sources of their own: each pod of a `StatefulSet` and each bare pod by its name,
 //! and each pod of a `DaemonSet` by its node, as `daemonset/<name>_<node>`, since its own name does not last (an `_`
 //! cannot be in either name). A workload that asks for a backup and has no Ready pod is a source without a target, so that
-//! it is waited for and then reported; only the ended pods of Jobs are none, since their end is what was wanted.
+//! it is waited for and then reported. The pods of Jobs are no such sources, because they end: one that is Ready is stored,
+//! and none is waited for.
 
 #[cfg(test)]
 mod claim_tests;
 mod claims;
 mod container;
+mod left_out;
+mod missing;
+#[cfg(test)]
+mod missing_tests;
 mod paths;
 mod pods;
 #[cfg(test)]
@@ -25,6 +30,7 @@ mod tests;
 #[cfg(test)]
 mod volume_tests;
 mod volumes;
+mod workloads;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,17 +45,20 @@ use kube::core::{Selector, SelectorExt};
 
 use crate::{
     annotations::{self, CommandRequest, Problems, Request, Warning},
-    api::SkippedClaim,
+    api::{MissingSource, SkippedClaim},
     model::{Reason, SnapshotIdentity, SourceName, TagError, TargetCommand, TargetVolume, injected::SIDECAR_CONTAINER},
 };
 
 pub use claims::{ClaimFacts, ClaimMount};
 pub(super) use claims::{enforces_restricted, is_device};
 pub use container::{DEFAULT_CONTAINER, UnknownContainer, container_of};
+use left_out::{LeftOut, runs_to_completion};
+pub use missing::Expected;
 pub use pods::Workload;
 use pods::{Unit, unit};
 pub use snapshots::{ClaimSnapshot, SnapshotFacts, snapshot_volumes};
 use volumes::Claims;
+pub use workloads::ObservedWorkload;
 
 /// How many sources one Backup may have, since its status lists them all.
 pub const MAXIMUM_SOURCES: usize = 256;
@@ -78,6 +87,8 @@ pub struct SourceFacts<'a> {
     pub cluster: &'a str,
     /// UID of the Backup.
     pub backup_uid: &'a str,
+    /// What is expected besides; only when the sources of a Backup are frozen.
+    pub expected: Option<Expected<'a>>,
 }
 
 /// All sources of a Backup, and all that is wrong.
@@ -89,8 +100,14 @@ pub struct SourcePlan {
     pub problems: Vec<PlanProblem>,
     /// What was probably not meant.
     pub warnings: Vec<PlanWarning>,
-    /// Volumes that are left out, by name.
+    /// Volumes and workloads that are left out, by name.
     pub skipped: Vec<SkippedClaim>,
+    /// Sources that are not there, by name.
+    pub missing: Vec<MissingSource>,
+    /// Why it is too early to freeze this plan, if it is.
+    pub undecided: Option<String>,
+    /// Whether the workloads were looked at, so that all that is missing is known.
+    pub is_complete: bool,
 }
 
 /// One source.
@@ -122,6 +139,8 @@ pub struct PlannedSource {
     pub exclude: Vec<String>,
     /// Whether a volume may be empty, or much smaller than its last good snapshot.
     pub accept_shrunken: bool,
+    /// Whether its pod names a command that reads the dump.
+    pub has_restore_command: bool,
 }
 
 /// Where a source is.
@@ -243,15 +262,38 @@ pub enum PlanProblem {
     },
     /// More sources than a Backup's status can list.
     #[error(
-        "{count} sources are selected, and a Backup has at most {MAXIMUM_SOURCES}; narrow the label selector and make several Backups"
+        "{count} sources are selected, and a Backup has at most {MAXIMUM_SOURCES}: {} and all after it are not stored; narrow the label selector and make several Backups",
+        first
     )]
     TooManySources {
         /// How many there are.
         count: usize,
+        /// The first one that is left out.
+        first: SourceName,
     },
 }
 
 impl PlanProblem {
+    /// The source that it is about, where that has a name of its own.
+    pub(super) fn source(&self) -> Option<&SourceName> {
+        match self {
+            Self::NotInjected { name, .. } | Self::Claim { name, .. } | Self::SidecarOnly { name, .. } => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The pod that it is about.
+    fn pod(&self) -> Option<&str> {
+        match self {
+            Self::Annotations { pod, .. }
+            | Self::UnknownContainer { pod, .. }
+            | Self::Volume { pod, .. }
+            | Self::NotInjected { pod, .. }
+            | Self::Unnamable { pod, .. } => Some(pod),
+            Self::Claim { .. } | Self::SidecarOnly { .. } | Self::Selector { .. } | Self::TooManySources { .. } => None,
+        }
+    }
+
     /// The machine-readable cause.
     pub fn reason(&self) -> Reason {
         match self {
@@ -271,9 +313,12 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
             return plan;
         }
     };
+    let workloads = facts.expected.and_then(|expected| expected.workloads).unwrap_or_default();
+    let to_come = workloads::pods_to_come(workloads, facts.pods, MAXIMUM_SOURCES + 1);
     let mut units: BTreeMap<Workload, Unit<'_>> = BTreeMap::new();
     let mut claims = Claims::default();
-    for observed in facts.pods {
+    let mut left_out = LeftOut::default();
+    for (observed, is_there) in facts.pods.iter().map(|pod| (pod, true)).chain(to_come.iter().map(|pod| (pod, false))) {
         let labels = observed.pod.metadata.labels.clone().unwrap_or_default();
         if !selector.matches(&labels) {
             continue;
@@ -284,9 +329,13 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
             Some(Err(problems)) => Err(problems),
         };
         match unit(observed, asked) {
+            Ok(Some((workload, unit))) if !unit.ready && runs_to_completion(&workload) => left_out.ending(&workload),
             Ok(Some((workload, unit))) => {
-                if let Ok(request) = &unit.asked {
+                if let Ok(request) = &unit.asked
+                    && is_there
+                {
                     claims.add(&unit, request, &mut plan.problems);
+                    left_out.outside(observed);
                 }
                 let better = units.get(&workload).is_none_or(|present| unit.rank() > present.rank());
                 if better {
@@ -295,6 +344,12 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
             }
             Ok(None) => {}
             Err(problem) => plan.problems.push(problem),
+        }
+    }
+    for one in workloads.iter().filter(|one| one.is_selected(&selector)) {
+        plan.warnings.extend(workloads::misplaced(one));
+        if runs_to_completion(&one.workload) && one.request().is_some() {
+            left_out.ending(&one.workload);
         }
     }
     let mut drafts = Vec::new();
@@ -314,10 +369,16 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
         facts.claims.map(|observed| claims::choose(observed, facts.pods, &selector, &asked, &mut plan.warnings));
     claims.into_sources(facts, choices, &mut plan);
     plan.sources.sort_by(|a, b| a.name.cmp(&b.name));
-    if plan.sources.len() > MAXIMUM_SOURCES {
-        plan.problems.push(PlanProblem::TooManySources { count: plan.sources.len() });
-        plan.sources.clear();
+    plan.skipped.extend(left_out.without(&units));
+    plan.undecided = facts.claims.and_then(claims::undecided);
+    if let Some(expected) = facts.expected {
+        let (missing, may_be_missing) = missing::find(facts, expected, &selector, &plan);
+        plan.missing = missing;
+        plan.is_complete = expected.workloads.is_some();
+        plan.skipped.extend(may_be_missing);
     }
+    plan.skipped.sort_by(|a, b| a.name.cmp(&b.name));
+    plan.skipped.dedup_by(|a, b| a.name == b.name);
     plan.problems.sort_by_cached_key(ToString::to_string);
     plan.warnings.sort_by_cached_key(ToString::to_string);
     plan
@@ -386,6 +447,7 @@ fn draft(
         skip_format_check: request.skip_format_check,
         exclude: Vec::new(),
         accept_shrunken: false,
+        has_restore_command: command.restore_argv.is_some(),
         name,
     };
     Ok(Draft { source, extension: command.file_extension.clone() })

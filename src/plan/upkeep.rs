@@ -17,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 pub(super) use self::facts::excludes_others;
-pub use self::facts::{ActiveJob, closed_repositories, pruned_repositories, same_repositories};
+pub use self::facts::{ActiveJob, PruneRuns, closed_repositories, pruned_repositories, same_repositories};
 use self::facts::{Verb, is_due_now};
 use super::{
     actions::{Actions, Occurrence, StartJob},
@@ -95,7 +95,7 @@ pub fn upkeep_refused(
     repository: &Repository,
     status: &mut RepositoryStatus,
     actions: &mut Actions,
-    (source, message): (&str, &str),
+    (source, reason, message): (&str, Reason, &str),
     now: Timestamp,
 ) {
     let Some(owner) = Owner::of(repository) else { return };
@@ -103,7 +103,7 @@ pub fn upkeep_refused(
     for verb in Verb::ALL {
         let Some(mut run) = verb.take(planner.status) else { continue };
         if source_of(verb, &run) == source {
-            let failure = Failure::new(Reason::PodNotStarted, message);
+            let failure = Failure::new(reason, message);
             run.job = None;
             planner.conclude(verb, &mut run, SourceReport::failed(failure, Duration::ZERO));
         }
@@ -115,6 +115,15 @@ pub fn upkeep_refused(
 fn source_of(verb: Verb, run: &UpkeepStatus) -> String {
     let slot = run.slot.as_ref().map_or_else(String::new, |slot| slot.0.to_string());
     format!("{}/{slot}", verb.kind(run))
+}
+
+/// Whether the Job is one that packs anew for a prune which is not over.
+pub(super) fn is_preparation_of_prune(owner: &Owner, status: &RepositoryStatus, job: &str) -> bool {
+    let is_under_way = |run: &&UpkeepStatus| matches!(run.state, Some(SourceState::Waiting | SourceState::Running));
+    status.prune.as_ref().filter(is_under_way).is_some_and(|run| {
+        let source = source_of(Verb::Prune, &UpkeepStatus { repacked_bytes: None, ..run.clone() });
+        (1..=ATTEMPTS).any(|attempt| names::job_name(owner, &source, attempt) == job)
+    })
 }
 
 /// Goes through the upkeep of one Repository.
@@ -143,6 +152,9 @@ impl Planner<'_, '_> {
                 Some(Ok(schedule)) => {
                     run.since.get_or_insert(Time(self.now));
                     self.wait(verb, &schedule, &mut run);
+                    if verb == Verb::Check {
+                        outcome::age(self.status, &schedule, &run, self.now);
+                    }
                 }
                 Some(Err(why)) => self.give_up(verb, &mut run, "InvalidSchedule", &why),
                 None => self.give_up(verb, &mut run, "", ""),
@@ -167,7 +179,9 @@ impl Planner<'_, '_> {
 
     /// A run with a Job.
     fn watch(&mut self, verb: Verb, run: &mut UpkeepStatus) {
-        let name = run.job.clone().unwrap_or_default();
+        // Never the name that stands in the status, which others may be allowed to write.
+        let name = names::job_name(self.owner, &source_of(verb, run), run.attempt);
+        run.job = Some(name.clone());
         let Some(observed) = self.facts.jobs.iter().find(|observed| observed.job.name_any() == name) else {
             let failure = Failure::new(Reason::ResultLost, format!("Job {name} was deleted before it ended"));
             self.conclude(verb, run, SourceReport::failed(failure, Duration::ZERO));
@@ -175,8 +189,12 @@ impl Planner<'_, '_> {
         };
         match standing(observed, self.now) {
             Standing::Suspended => {
-                self.actions.resume.push(name);
-                self.actions.look_again_after(RUNNING_LOOK_AGAIN);
+                // It was made and never started. What it may do follows from the plan, so that it is planned again.
+                run.state = Some(SourceState::Waiting);
+                run.attempt = run.attempt.saturating_sub(1);
+                run.job = None;
+                // Who else works on the repository is looked for while it waits.
+                run.next_time = Some(Time(later(self.now, Duration::from_secs(1))));
             }
             Standing::Starting { deadline, hint } => {
                 run.message = clip(&hint);
@@ -279,7 +297,7 @@ impl Planner<'_, '_> {
         };
         // The Jobs of this slot stay, for their logs; all others go.
         let of_slot: Vec<String> =
-            (1..=run.attempt).map(|attempt| names::job_name(self.owner, &source, attempt)).collect();
+            (1..=run.attempt.min(ATTEMPTS)).map(|attempt| names::job_name(self.owner, &source, attempt)).collect();
         let is_old = |job: &&ObservedJob| facts::is_of_kind(&job.job, kind) && !of_slot.contains(&job.job.name_any());
         self.actions.delete.extend(self.facts.jobs.iter().filter(is_old).map(|job| job.job.name_any()));
         self.actions.start.push(StartJob {

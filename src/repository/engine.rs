@@ -247,6 +247,7 @@ mod tests {
         let access = Access {
             backend: BackendConfig::Folder { path: "/nowhere".into() },
             password: Secret::new(String::new()),
+            untrimmed_password: None,
             connection: Connection::default(),
             credentials: std::collections::BTreeMap::new(),
             holder: LockHolder { host: String::new(), user: String::new() },

@@ -49,7 +49,7 @@ pub async fn list_keys(access: Access, cancel: CancellationToken) -> Result<Vec<
 ///
 /// Errors: what was written does not open the repository; then it is taken away.
 pub async fn add_key(access: Access, cancel: CancellationToken, password: Secret) -> Result<String, RepositoryError> {
-    let new = Access { password, ..access.clone() };
+    let new = Access { password, untrimmed_password: None, ..access.clone() };
     let repository = open(access, cancel).await?;
     let added = add(&repository, &new).await;
     repository.close().await;
@@ -76,7 +76,7 @@ pub async fn change_password(
     cancel: CancellationToken,
     password: Secret,
 ) -> Result<(String, String), RepositoryError> {
-    let new = Access { password, ..access.clone() };
+    let new = Access { password, untrimmed_password: None, ..access.clone() };
     let repository = open_exclusively(access, cancel).await?;
     let changed = async {
         let added = add(&repository, &new).await?;
@@ -128,7 +128,7 @@ async fn add(repository: &Repository, new: &Access) -> Result<Id, RepositoryErro
     let store = &repository.store;
     let id = write_key(store, new, &repository.master).await?;
     // What cannot be opened again is no key, whatever the store said.
-    match open_key(store, new, &id).await {
+    match open_key(store, &new.password, &id).await {
         Ok(Some(master)) if is_same(&master, &repository.master) => Ok(id),
         outcome => {
             store.remove(Kind::Key, &id).await?;

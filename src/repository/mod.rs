@@ -84,8 +84,10 @@ use crate::{
 pub struct Access {
     /// Where it is.
     pub backend: BackendConfig,
-    /// Opens one of its keys.
+    /// Opens one of its keys, and is what a new key is made with.
     pub password: Secret,
+    /// Tried when `password` opens no key; see [`crate::model::StoredPassword`].
+    pub untrimmed_password: Option<Secret>,
     /// How its store is spoken to. Of its `credentials` none may be missing from the following.
     pub connection: Connection,
     /// What opens the store.

@@ -25,6 +25,7 @@ use super::{
     lock::{self, Unlock, Unlocked, Wanted},
     store::{Kind, Store, Write},
 };
+use crate::model::Secret;
 
 /// How often is looked for a config that a key opens.
 const MOST_LOOKS: u32 = 5;
@@ -214,20 +215,28 @@ async fn unlock_config(store: &Store, access: &Access, config: &Bytes) -> Result
     let keys = sorted_keys(store).await?;
     let mut opened_one = false;
     let mut unreadable = None;
-    for id in &keys {
-        match open_key(store, access, id).await {
-            Ok(Some(master)) => {
-                opened_one = true;
-                let config = Cipher::of(&master).and_then(|cipher| cipher.decrypt_file(config));
-                if let Ok(config) = config {
-                    let config = serde_json::from_slice(&config);
-                    let config = config.map_err(|error| store.damaged(format!("its config is broken: {error}")))?;
-                    return Ok((master, *id, config));
+    for password in [Some(&access.password), access.untrimmed_password.as_ref()].into_iter().flatten() {
+        for id in &keys {
+            match open_key(store, password, id).await {
+                Ok(Some(master)) => {
+                    opened_one = true;
+                    let config = Cipher::of(&master).and_then(|cipher| cipher.decrypt_file(config));
+                    if let Ok(config) = config {
+                        let config = serde_json::from_slice(&config);
+                        let config = config.map_err(|error| store.damaged(format!("its config is broken: {error}")))?;
+                        if !std::ptr::eq(password, &access.password) {
+                            tracing::warn!(
+                                "the password opens the repository only with the white space or byte order mark around it, \
+                                 which restic leaves out of a password file; add a key without them by `stowaway key add`"
+                            );
+                        }
+                        return Ok((master, *id, config));
+                    }
                 }
+                Ok(None) => {}
+                Err(error @ RepositoryError::Damaged { .. }) => unreadable = Some(error),
+                Err(error) => return Err(error),
             }
-            Ok(None) => {}
-            Err(error @ RepositoryError::Damaged { .. }) => unreadable = Some(error),
-            Err(error) => return Err(error),
         }
     }
     Err(match unreadable {
@@ -246,21 +255,21 @@ async fn sorted_keys(store: &Store) -> Result<Vec<Id>, RepositoryError> {
 
 async fn open_first(store: &Store, access: &Access, keys: &[Id]) -> Result<Option<MasterKey>, RepositoryError> {
     for id in keys {
-        if let Some(master) = open_key(store, access, id).await? {
+        if let Some(master) = open_key(store, &access.password, id).await? {
             return Ok(Some(master));
         }
     }
     Ok(None)
 }
 
-pub(super) async fn open_key(store: &Store, access: &Access, id: &Id) -> Result<Option<MasterKey>, RepositoryError> {
+pub(super) async fn open_key(store: &Store, password: &Secret, id: &Id) -> Result<Option<MasterKey>, RepositoryError> {
     let path = Kind::Key.path(id);
     // Gone since the listing.
     let Some(content) = store.read(Kind::Key, id).await? else { return Ok(None) };
     if crypto::id_of(&content) != *id {
         return Err(store.damaged(format!("{path} is not what was written")));
     }
-    let password = access.password.clone();
+    let password = password.clone();
     spawn_blocking(move || crypto::open_key_file(&content, &password))
         .await
         .map_err(|panic| internal(store, panic))?

@@ -23,12 +23,15 @@ use super::{
 };
 use crate::{
     cluster::exec::{ExecTarget, Limits},
-    model::{Failure, Reason, SourceReport, TargetCommand, Task, TaskKind, WantedSnapshot, mounts},
+    model::{Failure, Reason, SourceReport, TargetCommand, Task, TaskKind, Verdict, WantedSnapshot, mounts},
     repository::{self, Access, Progress, Repository},
 };
 
 /// How long a cancelled run may take to report: the kubelet kills it 30 s after its SIGTERM.
 const REPORT_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long the API server may take to answer what became of a pod.
+const LONGEST_LOOK: Duration = Duration::from_secs(5);
 
 /// Carries out the task in the environment, and returns the process's exit status.
 pub async fn run_job() -> u8 {
@@ -124,8 +127,9 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
             let way = commands::way(&pod, target);
             let driven =
                 in_sidecar::command(&client, &pod, &task, &identity, target, (&way, judged.argv()), &cancel).await?;
-            let by_exec = DumpFrom::Container(client, exec_target(target), way, judged.argv().to_vec());
-            or_else(driven, &judged, async || back_up(&task, &identity, by_exec, &cancel).await).await
+            let by_exec = DumpFrom::Container(client.clone(), exec_target(target), way, judged.argv().to_vec());
+            let report = or_else(driven, &judged, async || back_up(&task, &identity, by_exec, &cancel).await).await;
+            Ok(with_loss_of_pod(report?, &client, target).await)
         }
         TaskKind::BackupVolume { target, source, .. } => {
             info!(source = source.as_str(), "backing up {source}: pod {}/{}", target.namespace, target.pod);
@@ -159,8 +163,9 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
             let way = commands::way(&pod, target);
             let driven =
                 in_sidecar::command(&client, &pod, &task, &identity, target, (&way, judged.argv()), &cancel).await?;
-            let by_exec = FeedTo::Container(client, exec_target(target), way, judged.argv().to_vec());
-            or_else(driven, &judged, async || bring_back(&task, &identity, by_exec, &cancel).await).await
+            let by_exec = FeedTo::Container(client.clone(), exec_target(target), way, judged.argv().to_vec());
+            let report = or_else(driven, &judged, async || bring_back(&task, &identity, by_exec, &cancel).await).await;
+            Ok(with_loss_of_pod(report?, &client, target).await)
         }
         TaskKind::Repack { retention, time_zone } => {
             let access = settings::access(&task.backend, &task.connection, &identity)?;
@@ -219,6 +224,21 @@ async fn open(task: &Task, identity: Identity, cancel: CancellationToken) -> Res
         }
         _ => repository::open_or_create(access(&identity)?, cancel).await?,
     })
+}
+
+/// The report of a run by exec. Where the connection broke because the pod is gone, the report says so: what the connection
+/// itself shows is only that it ended.
+async fn with_loss_of_pod(report: SourceReport, client: &kube::Client, target: &TargetCommand) -> SourceReport {
+    let may_be_lost = matches!(report.reason, Reason::StreamCut | Reason::OutcomeUnknown | Reason::ExecRefused);
+    if report.verdict != Verdict::Failed || !may_be_lost {
+        return report;
+    }
+    match tokio::time::timeout(LONGEST_LOOK, commands::find_pod(client, target)).await {
+        Ok(Err(lost)) if lost.reason == Reason::PodGone => {
+            SourceReport { message: format!("{}: {}", lost.message, report.message), ..report }
+        }
+        Ok(_) | Err(_) => report,
+    }
 }
 
 /// The sidecar's report, or that of the other way, which then says why it was taken.

@@ -11,9 +11,11 @@ use std::{
     time::Duration,
 };
 
+use zeroize::Zeroizing;
+
 use super::judge;
 use crate::{
-    model::{BackendConfig, Connection, Credential, Failure, Reason, Secret, Task, injected, mounts},
+    model::{BackendConfig, Connection, Credential, Failure, Reason, Secret, StoredPassword, Task, injected, mounts},
     repository::{Access, LockHolder, LockJudge, LockRules, NoJudge, Patience, StoreAccess},
 };
 
@@ -124,13 +126,14 @@ fn invalid(message: String) -> Failure {
 /// What opens the repository: all that is missing is said at once.
 pub fn access(backend: &BackendConfig, connection: &Connection, identity: &Identity) -> Result<Access, Failure> {
     let mut missing = Vec::new();
-    let password =
-        read(&mounted(mounts::PASSWORD_FOLDER), mounts::PASSWORD_FILE, "the repository's password", &mut missing);
+    let folder = mounted(mounts::PASSWORD_FOLDER);
+    let password = read_password(&folder, mounts::PASSWORD_FILE, "the repository's password", &mut missing);
     let credentials = credentials(mounts::CREDENTIALS_FOLDER, connection, &mut missing);
     match password {
-        Some(password) if missing.is_empty() => Ok(Access {
+        Some(StoredPassword { password, untrimmed }) if missing.is_empty() => Ok(Access {
             backend: backend.clone(),
             password,
+            untrimmed_password: untrimmed,
             connection: connection.clone(),
             credentials,
             holder: identity.lock_holder(),
@@ -182,16 +185,34 @@ pub fn mounted(path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))
 }
 
+/// The password as restic reads it from a file, since that is how a person opens the repository without a cluster.
+fn read_password(folder: &Path, file: &str, what: &str, missing: &mut Vec<String>) -> Option<StoredPassword> {
+    let content = read_file(folder, file, what, missing)?;
+    let Some(found) = StoredPassword::read(&content) else {
+        missing.push(format!("{what} (it is neither UTF-8 nor UTF-16 with a byte order mark)"));
+        return None;
+    };
+    if found.password.expose().is_empty() {
+        missing.push(format!("{what} (empty)"));
+        return None;
+    }
+    Some(found)
+}
+
 fn read(folder: &Path, file: &str, what: &str, missing: &mut Vec<String>) -> Option<Secret> {
-    match std::fs::read_to_string(folder.join(file)) {
-        // Secrets made by `echo` end in a newline; restic's password files are trimmed the same way.
-        Ok(text) if !text.trim_end_matches(['\r', '\n']).is_empty() => {
-            Some(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))
-        }
-        Ok(_) => {
-            missing.push(format!("{what} (empty)"));
-            None
-        }
+    let content = read_file(folder, file, what, missing)?;
+    match std::str::from_utf8(&content).map(|text| text.trim_end_matches(['\r', '\n'])) {
+        Ok("") => missing.push(format!("{what} (empty)")),
+        // Secrets made by `echo` end in a newline.
+        Ok(text) => return Some(Secret::new(text.to_owned())),
+        Err(error) => missing.push(format!("{what} ({error})")),
+    }
+    None
+}
+
+fn read_file(folder: &Path, file: &str, what: &str, missing: &mut Vec<String>) -> Option<Zeroizing<Vec<u8>>> {
+    match std::fs::read(folder.join(file)) {
+        Ok(content) => Some(Zeroizing::new(content)),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             missing.push(what.to_owned());
             None

@@ -24,8 +24,9 @@ use tracing_subscriber::{
 
 use crate::model::Escaping;
 
-/// What the names of libraries begin with that log what is entrusted to us: the keys of a store, and the bytes of a dump.
-const INDISCREET: [&str; 2] = ["reqsign", "tungstenite"];
+/// What the names of libraries begin with that log what is entrusted to us: the keys of a store, the bytes of a dump, and
+/// whole answers of the API server that cannot be read, with the commands in them.
+const INDISCREET: [&str; 3] = ["reqsign", "tungstenite", "kube_client::client"];
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
@@ -133,9 +134,11 @@ mod tests {
             tracing::trace!("the log works");
             tracing::error!(target: "reqsign_core::api", "a key");
             tracing::trace!(target: "tungstenite::protocol", "a dump");
+            tracing::warn!(target: "kube_client::client", "a command");
         });
         let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         assert!(log.contains("the log works") && !log.contains("a key") && !log.contains("a dump"), "{log}");
+        assert!(!log.contains("a command"), "{log}");
     }
 
     #[test]

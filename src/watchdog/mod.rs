@@ -8,6 +8,7 @@ mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
 use crate::{
@@ -105,15 +106,15 @@ pub fn is_watched(namespace: &str, own: &str) -> bool {
     namespace != own && namespace != "kube-system"
 }
 
-/// Whether a pod may ask for something, by what is known without reading all of it. The pods of runs never do.
-pub fn may_ask(
-    annotations: Option<&BTreeMap<String, String>>,
-    labels_of_pod: Option<&BTreeMap<String, String>>,
-    by_namespace: Option<Injection>,
-) -> bool {
-    let is_run = labels_of_pod.is_some_and(|labels| labels.contains_key(labels::KIND));
+/// Whether a pod may ask for something, by its metadata alone. The pods of runs never do: those that a Job made, because anyone
+/// may set their label.
+pub fn may_ask(metadata: &ObjectMeta, by_namespace: Option<Injection>) -> bool {
+    let ObjectMeta { annotations, labels: labels_of_pod, owner_references: owners, .. } = metadata;
+    let is_of_job = owners.iter().flatten().any(|owner| owner.controller == Some(true) && owner.kind == "Job");
+    let is_run = is_of_job && labels_of_pod.as_ref().is_some_and(|labels| labels.contains_key(labels::KIND));
     let is_labelled = by_namespace.is_some_and(|injection| injection != Injection::None);
-    let is_annotated = || annotations.is_some_and(|annotations| !matches!(annotations::parse(annotations), Ok(None)));
+    let is_annotated =
+        || annotations.as_ref().is_some_and(|annotations| !matches!(annotations::parse(annotations), Ok(None)));
     !is_run && (is_labelled || is_annotated())
 }
 

@@ -9,7 +9,7 @@ use super::{
     validate::{self, Judgement},
 };
 use crate::{
-    annotations::Injection,
+    annotations::{Carrier, Injection},
     api::{GROUP, Repository},
     inject::{Cause, Effect, InjectionFacts, Outcome, inject},
 };
@@ -53,6 +53,8 @@ pub enum Question {
     Workloads,
     /// Whether an object of ours can be carried out.
     Objects,
+    /// Whether the keys of a claim or a Namespace were probably meant otherwise; none is refused.
+    Annotations,
 }
 
 impl Question {
@@ -61,7 +63,7 @@ impl Question {
         match self {
             Self::Pods(_) => Subject::Pods,
             Self::Workloads => Subject::Workloads,
-            Self::Objects => Subject::Objects,
+            Self::Objects | Self::Annotations => Subject::Objects,
         }
     }
 }
@@ -143,6 +145,14 @@ pub fn decide(question: Question, request: &Request, facts: DecisionFacts<'_>) -
             }
             let judgement = validate::object(kind.1, object, old_object(request), facts.repositories);
             Ok(judgement.map_or_else(not_concerned, of_judgement))
+        }
+        Question::Annotations => {
+            let carrier = match kind {
+                ("", "PersistentVolumeClaim") => Carrier::Claim,
+                ("", "Namespace") => Carrier::Namespace,
+                _ => return Err(ReviewError::WrongKind),
+            };
+            Ok(of_judgement(validate::carrier(carrier, object)))
         }
     }
 }

@@ -85,6 +85,7 @@ pub fn admission(admission: Arc<Admission>) -> Router {
         .route("/pods/none", asked(Question::Pods(Some(Injection::None))))
         .route("/workloads", asked(Question::Workloads))
         .route("/objects", asked(Question::Objects))
+        .route("/annotations", asked(Question::Annotations))
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "NotFound", "there is no such path") })
         .method_not_allowed_fallback(|| async {
             failure(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "reviews are sent by POST")

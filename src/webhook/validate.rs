@@ -12,10 +12,15 @@ mod upkeep;
 
 pub use objects::object;
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::review::RefusedField;
-use crate::inject::{Cause, Finding, InjectionFacts, Template, explain, pods_of};
+use crate::{
+    annotations::{Carrier, carrier_warnings},
+    inject::{Cause, Finding, InjectionFacts, Template, explain, pods_of},
+};
 
 /// Group and kind of what has a pod template and is written by people; and bare pods. A `ReplicaSet` is a Deployment's.
 pub const WORKLOADS: [(&str, &str); 6] = [
@@ -89,6 +94,16 @@ pub fn workload(object: &Value, old: Option<&Value>, facts: &InjectionFacts<'_>)
         );
     }
     judgement
+}
+
+/// Looks at the keys of a claim or a Namespace: they refuse nothing, because a claim is often made by a controller.
+pub fn carrier(carrier: Carrier, object: &Value) -> Judgement {
+    let texts = |field: &str| -> Option<BTreeMap<String, String>> {
+        let texts = object.get("metadata")?.get(field)?.as_object()?;
+        Some(texts.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect())
+    };
+    let warnings = carrier_warnings(carrier, texts("annotations").as_ref(), texts("labels").as_ref());
+    Judgement::of(object, warnings.iter().map(ToString::to_string).collect())
 }
 
 fn template(object: &Value, namespace: &str) -> Option<Template> {

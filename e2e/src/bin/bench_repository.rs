@@ -81,6 +81,7 @@ fn access(repository: &Path) -> Access {
     Access {
         backend: BackendConfig::Folder { path: repository.display().to_string() },
         password: Secret::new(PASSWORD.to_owned()),
+        untrimmed_password: None,
         connection: Connection::default(),
         credentials: std::collections::BTreeMap::new(),
         holder: LockHolder { host: "bench".to_owned(), user: "bench".to_owned() },

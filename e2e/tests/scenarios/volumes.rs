@@ -72,6 +72,8 @@ async fn claims_are_backed_up_whole_without_an_annotation_and_those_that_opt_out
             let snapshot = snapshots.iter().find(|snapshot| snapshot.tag("source") == Some(&tag)).context(tag)?;
             ensure!(snapshot.path() == path, "{snapshot:?}");
         }
+        // The run's pod, which names the claim, does not keep it from being deleted.
+        process::run(&mut namespace.kubectl(&["delete", "pvc", "idle", "--wait", "--timeout=180s"]))?;
         let id = source(&backup, "pvc/used")?.outcome.snapshot.clone().unwrap_or_default();
         let target = tempfile::tempdir()?;
         let place = target.path().display().to_string();

@@ -22,7 +22,8 @@ use k8s_openapi::{
 use super::{
     Installation, WEBHOOK, cert_manager,
     conditions::{
-        Condition, annotations_of, concerns_us, does_not_restore, is_bare, is_no_mirror, is_no_run, restores,
+        Condition, annotations_of, carries_keys, concerns_us, does_not_restore, is_bare, is_no_mirror, is_no_run,
+        is_no_run_job, restores,
     },
     metadata,
 };
@@ -112,12 +113,17 @@ pub(super) fn validating(installation: &Installation<'_>) -> ValidatingWebhookCo
     ];
     let cron_jobs = vec![rule("batch", "v1", &["cronjobs"], &written)];
     let pods = vec![rule("", "v1", &["pods"], &written)];
+    let claims = vec![rule("", "v1", &["persistentvolumeclaims"], &written)];
+    let of_cluster = RuleWithOperations { scope: Some("Cluster".into()), ..rule("", "v1", &["namespaces"], &written) };
+    let namespaces = vec![of_cluster];
     let kinds: Vec<String> = api::crds().into_iter().map(|crd| crd.spec.names.plural).collect();
     let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
     let webhooks = vec![
-        entry("workloads", path, workloads, vec![is_no_run(), asks(template)]),
-        entry("cron-jobs", path, cron_jobs, vec![asks("object.spec.jobTemplate.spec.template")]),
+        entry("workloads", path, workloads, vec![is_no_run_job(), asks_or_is_annotated(template)]),
+        entry("cron-jobs", path, cron_jobs, vec![asks_or_is_annotated("object.spec.jobTemplate.spec.template")]),
         entry("pods", path, pods, vec![is_no_run(), is_no_mirror(), is_bare(), asks("object")]),
+        entry("claims", "/annotations", claims, vec![carries_keys()]),
+        entry("namespaces", "/annotations", namespaces, vec![carries_keys()]),
         entry("objects", "/objects", vec![rule(api::GROUP, api::VERSION, &kinds, &written)], Vec::new()),
     ];
     ValidatingWebhookConfiguration { metadata: configuration(installation), webhooks: Some(webhooks) }
@@ -125,6 +131,12 @@ pub(super) fn validating(installation: &Installation<'_>) -> ValidatingWebhookCo
 
 fn asks(object: &str) -> Condition {
     Condition { name: "concerns-us", expression: concerns_us(&annotations_of(object)) }
+}
+
+/// The same of a workload, whose own annotations concern Stowaway, too: they are probably meant for the template.
+fn asks_or_is_annotated(template: &str) -> Condition {
+    let (own, of_template) = (concerns_us(&annotations_of("object")), concerns_us(&annotations_of(template)));
+    Condition { name: "concerns-us", expression: format!("{of_template} || {own}") }
 }
 
 fn configuration(installation: &Installation<'_>) -> ObjectMeta {

@@ -5,7 +5,10 @@
 
 use crate::{
     annotations::{KEYS, Key, PREFIX, Role, own_key},
-    plan::{DEFAULT_CONTAINER, labels},
+    plan::{
+        DEFAULT_CONTAINER, labels,
+        names::{ACCOUNT_PREFIX, RunKind},
+    },
 };
 
 /// A condition with its name.
@@ -24,6 +27,16 @@ pub(super) fn annotations_of(object: &str) -> String {
 pub(super) fn concerns_us(annotations: &str) -> String {
     let foreign = KEYS.iter().filter(|key| key.is_of_pods()).flat_map(|key| key.foreign).map(|(_, key)| *key);
     format!("{annotations}.exists(key, key.startsWith({}) || key in {})", text(PREFIX), list(foreign))
+}
+
+/// A label or annotation of a claim or a Namespace concerns Stowaway.
+pub(super) fn carries_keys() -> Condition {
+    let foreign = KEYS.iter().filter(|key| !key.is_of_pods()).flat_map(|key| key.foreign).map(|(_, key)| *key);
+    let (prefix, foreign) = (text(PREFIX), list(foreign));
+    let of = |texts: &str| {
+        format!("object.metadata.?{texts}.orValue({{}}).exists(key, key.startsWith({prefix}) || key in {foreign})")
+    };
+    Condition { name: "concerns-us", expression: format!("{} || {}", of("annotations"), of("labels")) }
 }
 
 /// The pod is to be restored before it starts.
@@ -46,10 +59,25 @@ pub(super) fn is_no_mirror() -> Condition {
     Condition { name: "is-no-mirror", expression: format!("!('kubernetes.io/config.mirror' in {annotations})") }
 }
 
-/// The pod is none of our own runs.
+/// The pod is none of Stowaway's own runs, by the same rule as `labels::is_run_pod`: a label alone, which anyone may set, takes
+/// no pod out of the webhook.
 pub(super) fn is_no_run() -> Condition {
-    let labels_of_object = "object.metadata.?labels.orValue({})";
-    Condition { name: "is-no-run", expression: format!("!({} in {labels_of_object})", text(labels::KIND)) }
+    let kind = text(labels::KIND);
+    let is_of_job = "object.metadata.?ownerReferences.orValue([]).exists(owner, owner.?controller.orValue(false) && owner.kind == 'Job')";
+    let expression = format!(
+        "!({kind} in object.metadata.?labels.orValue({{}}) && {is_of_job} && \
+         (object.spec.?serviceAccountName.orValue('').startsWith({}) || object.metadata.labels[{kind}] == {}))",
+        text(ACCOUNT_PREFIX),
+        text(&RunKind::Answer.to_string())
+    );
+    Condition { name: "is-no-run", expression }
+}
+
+/// The workload is none of the Jobs of Stowaway's own runs, which have its label; other kinds of workloads never are.
+pub(super) fn is_no_run_job() -> Condition {
+    let kind = text(labels::KIND);
+    let expression = format!("!(object.kind == 'Job' && {kind} in object.metadata.?labels.orValue({{}}))");
+    Condition { name: "is-no-run", expression }
 }
 
 /// The pod has no controller: a person made it, or something that does not mend it.

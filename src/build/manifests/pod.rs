@@ -13,6 +13,7 @@ use k8s_openapi::{
 };
 
 use super::IMAGE_VARIABLE;
+use crate::build::pod_defaults;
 
 /// Name of the port with health and metrics, by which a `PodMonitor` finds both pods.
 const HEALTH: &str = "health";
@@ -24,10 +25,10 @@ pub(super) fn pod(account: &str, container: Container) -> PodSpec {
     PodSpec {
         service_account_name: Some(account.to_owned()),
         enable_service_links: Some(false),
+        node_selector: Some(pod_defaults::node_selector()),
+        // The image names its user as a number. OpenShift assigns another one, and refuses a pod that names one.
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
-            run_as_user: Some(65_532),
-            run_as_group: Some(65_532),
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
             ..PodSecurityContext::default()
         }),

@@ -1,6 +1,7 @@
 //! Policies of the API server itself: they hold while nothing of ours runs, and whoever may not write them cannot get around
 //! them. `commands` guards what is run in pods, `objects` which Secrets, stores and pods are used for whom, `accounts` the
-//! identities of runs, and `controller` what the controller's own account may make and take away.
+//! identities of runs, `controller` what the controller's own account may make and take away, and `marks` what the
+//! controller has written into objects of others.
 //!
 //! It must not know what the guarded objects are for.
 //!
@@ -9,6 +10,7 @@
 mod accounts;
 mod commands;
 mod controller;
+mod marks;
 mod objects;
 
 use k8s_openapi::api::admissionregistration::v1::{
@@ -40,7 +42,8 @@ pub(super) fn all(
         .into_iter()
         .chain(objects::guards())
         .chain(accounts::guards(installation.namespace))
-        .chain(controller::guards(installation));
+        .chain(controller::guards(installation))
+        .chain(marks::guards(installation.namespace));
     guards.map(|guard| (guard.policy(), guard.binding())).collect()
 }
 

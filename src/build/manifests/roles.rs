@@ -34,6 +34,9 @@ pub(super) fn controller(name: &str) -> ClusterRole {
             rule("", &["persistentvolumes"], &["get"]),
             // To find the Deployment of a pod.
             rule("apps", &["replicasets"], &["get"]),
+            // Annotated workloads without pods, which a Backup names.
+            rule("apps", &["deployments", "statefulsets", "daemonsets"], &["list"]),
+            rule("batch", &["cronjobs"], &["list"]),
             // What a restore writes into; a new one where that is asked for.
             rule("", &["persistentvolumeclaims"], &["get", "create"]),
             // Down before a restore and up again; the rest of a workload is not touched.
@@ -43,8 +46,9 @@ pub(super) fn controller(name: &str) -> ClusterRole {
             // Why a pod does not start.
             rule("", &["events"], &["list"]),
             rule("events.k8s.io", &["events"], &["create", "patch"]),
-            rule("", &["serviceaccounts"], &["create", "patch"]),
-            rule("rbac.authorization.k8s.io", &["rolebindings"], &["create", "patch", "delete"]),
+            // What is there under a planned name is looked at, and used only where it is as planned.
+            rule("", &["serviceaccounts"], &["get", "create"]),
+            rule("rbac.authorization.k8s.io", &["rolebindings"], &["get", "create", "delete"]),
             named(rule("rbac.authorization.k8s.io", &["clusterroles"], &["bind"]), RUNNER_ROLE),
             named(rule("rbac.authorization.k8s.io", &["clusterroles"], &["bind"]), LOCKS_ROLE),
             // A new repository's password; it can be written, never read.

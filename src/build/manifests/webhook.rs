@@ -113,17 +113,14 @@ fn webhook_pod(installation: &Installation<'_>) -> PodSpec {
             name: "certificates".into(),
             secret: Some(SecretVolumeSource {
                 secret_name: Some(cert_manager::SECRET.into()),
-                // Readable by the group that the pod runs as.
-                default_mode: Some(0o440),
+                // The user of the pod is the cluster's choice, and only this container is in the pod.
+                default_mode: Some(0o444),
                 ..SecretVolumeSource::default()
             }),
             ..Volume::default()
         }]);
     }
-    let mut spec = pod::pod(WEBHOOK, container);
-    if let (Some(security), true) = (spec.security_context.as_mut(), installation.cert_manager) {
-        security.fs_group = security.run_as_group;
-    }
+    let spec = pod::pod(WEBHOOK, container);
     PodSpec {
         volumes,
         termination_grace_period_seconds: Some(GRACE),

@@ -220,7 +220,7 @@ impl Watchdog {
         let by_namespace = self.namespaces.get(namespace).copied();
         let may_ask = watchdog::is_watched(namespace, &self.own)
             && metadata.deletion_timestamp.is_none()
-            && watchdog::may_ask(metadata.annotations.as_ref(), metadata.labels.as_ref(), by_namespace);
+            && watchdog::may_ask(metadata, by_namespace);
         if !may_ask {
             return self.forget(Some(uid));
         }

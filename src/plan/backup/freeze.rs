@@ -9,9 +9,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Actions, Occurrence, PlannedSource, SourcePlan, clip};
 use crate::{
-    api::{Backup, BackupStatus, Outcome, SourceState, SourceStatus},
-    model::{SourceName, Verdict},
-    plan::sources::{MAXIMUM_SOURCES, PlanProblem},
+    api::{
+        Backup, BackupStatus, COVERED, MissingSource, Outcome, SkipReason, SkippedClaim, SourceState, SourceStatus,
+        set_condition_status,
+    },
+    model::{Reason, SourceName, Verdict},
+    plan::{
+        sources::{MAXIMUM_SOURCES, PlanProblem},
+        text::clip_line,
+    },
 };
 
 /// The reason of an Event about what was probably not meant.
@@ -48,26 +54,122 @@ pub(super) fn freeze(
     for warning in &plan.warnings {
         actions.events.push(occurrence(ANNOTATION_WARNING, warning.to_string()));
     }
-    if sources.len() > MAXIMUM_SOURCES {
-        whole.push(PlanProblem::TooManySources { count: sources.len() }.to_string());
-        sources.clear();
+    let count = sources.len();
+    if let Some(first) = sources.keys().nth(MAXIMUM_SOURCES).cloned() {
+        let problem = PlanProblem::TooManySources { count, first: first.clone() };
+        sources.split_off(&first);
+        actions.events.push(occurrence(&problem.reason().to_string(), problem.to_string()));
+        status.left_out = Some(clip(&problem.to_string()));
     }
     if sources.is_empty() && whole.is_empty() {
         // Nothing was backed up, and silence would look like a success.
         let selected = if backup.spec.selector.is_some() { " that the selector matches" } else { "" };
-        let skipped: Vec<String> = plan
-            .skipped
-            .iter()
-            .map(|claim| format!("; PersistentVolumeClaim {}: {}", claim.name, claim.message))
-            .collect();
+        let skipped = plan.skipped.iter().map(|claim| format!("; {}: {}", title(&claim.name), claim.message));
+        let missing = plan.missing.iter().map(|source| format!("; {} is missing: {}", source.name, source.message));
         whole.push(format!(
             "no pod of the namespace{selected} asks for a backup by annotation, and there is no volume to back up{}",
-            skipped.concat()
+            skipped.chain(missing).collect::<String>()
         ));
     }
     status.sources = sources.into_values().collect();
-    status.skipped = plan.skipped.iter().take(MAXIMUM_SOURCES).cloned().collect();
+    let (skipped, skipped_not_listed) = listed(&plan.skipped);
+    let clipped = |claim: SkippedClaim| SkippedClaim { message: clip_line(&claim.message), ..claim };
+    status.skipped = skipped.into_iter().map(clipped).collect();
+    status.skipped_not_listed = skipped_not_listed;
+    // What makes the verdict comes first, so that it is never the part that is cut.
+    let mut missing = plan.missing.clone();
+    missing.sort_by_key(|source| !source.reason.is_loss());
+    (status.missing, status.missing_not_listed) = listed(&missing);
+    tell_covered(plan, status, actions, now);
     (!whole.is_empty()).then(|| whole.join("; "))
+}
+
+/// As many as a status lists, and how many those are not.
+fn listed<T: Clone>(all: &[T]) -> (Vec<T>, u32) {
+    let rest = all.len().saturating_sub(MAXIMUM_SOURCES);
+    (all.iter().take(MAXIMUM_SOURCES).cloned().collect(), u32::try_from(rest).unwrap_or(u32::MAX))
+}
+
+/// Kind and name of what is left out.
+fn title(name: &str) -> String {
+    if name.contains('/') { name.to_owned() } else { format!("PersistentVolumeClaim {name}") }
+}
+
+/// Sets the condition, and reports what is missing in one Event.
+fn tell_covered(plan: &SourcePlan, status: &mut BackupStatus, actions: &mut Actions, now: Timestamp) {
+    let generation = status.observed_generation;
+    let mut set = |state: &str, reason: &str, message: &str| {
+        set_condition_status(&mut status.conditions, COVERED, state, (reason, message), generation, now);
+    };
+    if plan.missing.is_empty() {
+        return if plan.is_complete {
+            set("True", "NothingMissing", "every source of the last Backup and of the workloads is there");
+        } else {
+            set("Unknown", "WorkloadsNotListed", "the controller may not list the workloads of the namespace");
+        };
+    }
+    let reason = Reason::SourcesMissing.to_string();
+    let note = missing_words(&plan.missing);
+    set("False", &reason, &note);
+    actions.events.push(occurrence(&reason, note));
+}
+
+/// The first ones of them, and how many there are.
+pub(super) fn missing_words(missing: &[MissingSource]) -> String {
+    const SHOWN: usize = 3;
+    let mut shown: Vec<&MissingSource> = missing.iter().collect();
+    shown.sort_by_key(|source| !source.reason.is_loss());
+    let words =
+        shown.iter().take(SHOWN).map(|source| format!("{} ({:?}): {}", source.name, source.reason, source.message));
+    let words = words.collect::<Vec<_>>().join("; ");
+    let rest = missing.len().saturating_sub(SHOWN);
+    let more = if rest > 0 { format!("; and {rest} more") } else { String::new() };
+    clip(&format!("missing: {words}{more}"))
+}
+
+/// Takes the sources of Jobs off the list that wait for a pod which has ended since: its end was what was wanted. One that was
+/// tried before has failed, because its pod ended under it.
+pub(super) fn release_ended(
+    sources: &mut Vec<SourceStatus>,
+    plan: &SourcePlan,
+    status: &mut BackupStatus,
+    now: Timestamp,
+) {
+    let is_of_job = |source: &SourceStatus| {
+        ["job/", "cronjob/"].iter().any(|kind| source.name.as_str().starts_with(kind))
+            && source.state == SourceState::Waiting
+            && source.next_attempt_time.as_ref().is_none_or(|due| due.0 <= now)
+            && !plan.sources.iter().any(|planned| planned.name == source.name && planned.target.is_some())
+    };
+    let mut ended = Vec::new();
+    sources.retain_mut(|source| {
+        if !is_of_job(source) {
+            return true;
+        }
+        if source.attempt == 0 {
+            ended.push(source.name.clone());
+            return false;
+        }
+        let message = format!("its pod ended while it was dumped: {}", source.outcome.message);
+        source.state = SourceState::Done;
+        source.next_attempt_time = None;
+        source.outcome.verdict = Some(Verdict::Failed);
+        source.outcome.message = clip(&message);
+        true
+    });
+    for name in ended {
+        let workload: Vec<&str> = name.as_str().splitn(3, '/').take(2).collect();
+        let workload = workload.join("/");
+        if status.skipped.iter().any(|skipped| skipped.name == workload) {
+            continue;
+        }
+        if status.skipped.len() >= MAXIMUM_SOURCES {
+            status.skipped_not_listed = status.skipped_not_listed.saturating_add(1);
+            continue;
+        }
+        let message = "its pod ended before its turn came, and its pods are not waited for".to_owned();
+        status.skipped.push(SkippedClaim { name: workload, reason: SkipReason::RunsToCompletion, message });
+    }
 }
 
 fn waiting(planned: &PlannedSource) -> (SourceName, SourceStatus) {
@@ -90,6 +192,7 @@ fn new(name: SourceName, state: SourceState) -> SourceStatus {
         jobs: Vec::new(),
         next_attempt_time: None,
         waiting_since: None,
+        queued_since: None,
         outcome: Outcome::default(),
     }
 }

@@ -13,13 +13,14 @@ use k8s_openapi::{
 };
 use kube::{ResourceExt, core::DynamicObject};
 
-use super::{Actions, BackupFacts, Planner, WAITING_LOOK_AGAIN};
+use super::{Actions, BackupFacts, Planner};
 use crate::{
     api::{Outcome, RepositoryKind, RepositoryReference, SourceState, SourceStatus},
     model::{Failure, Reason, SourceReport, billionths},
     plan::{
         actions::{MakeSnapshot, TemporaryClaim},
         names,
+        provenance::is_snapshot_of,
         sources::{ClaimMount, ClaimSnapshot, PlannedSource, Target},
         text::{clip, later, until},
     },
@@ -34,6 +35,8 @@ pub const READY_LIMIT: Duration = Duration::from_hours(1);
 const ERROR_GRACE: Duration = Duration::from_mins(1);
 /// How often a snapshot is looked at; nobody tells when it is ready.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
+/// More attempts of one source than any Backup has.
+const MOST_ATTEMPTS: u32 = 16;
 /// What a source does that waits for its snapshot.
 const SNAPSHOT: &str = "Snapshot";
 
@@ -79,12 +82,21 @@ enum Standing {
 /// A pod holds its claim even when it has ended, so that its Job has to go as well: as soon as what it reported is stored.
 pub(super) fn sweep(
     facts: BackupFacts<'_>,
+    owner: &names::Owner,
     needed: &BTreeSet<String>,
     stored: &[SourceStatus],
     actions: &mut Actions,
 ) -> bool {
     let is_present = |metadata: &&ObjectMeta| metadata.deletion_timestamp.is_none();
-    let is_over = |metadata: &&ObjectMeta| metadata.name.as_ref().is_some_and(|name| !needed.contains(name));
+    // Only names that follow from the Backup: any author can name it as the owner of something else.
+    let attempts = |source: &SourceStatus| 1..=source.attempt.saturating_add(1).min(MOST_ATTEMPTS);
+    let names = stored
+        .iter()
+        .flat_map(|source| attempts(source).map(|attempt| names::job_name(owner, source.name.as_str(), attempt)));
+    let own: BTreeSet<String> = names.collect();
+    let is_over = |metadata: &&ObjectMeta| {
+        metadata.name.as_ref().is_some_and(|name| own.contains(name) && !needed.contains(name))
+    };
     let claims = || facts.staged.claims.iter().map(|staged| &staged.claim.metadata).filter(is_over);
     let jobs = claims().filter_map(|claim| {
         let jobs = facts.jobs.iter().map(|observed| &observed.job.metadata);
@@ -98,7 +110,7 @@ pub(super) fn sweep(
     let is_left = !jobs.is_empty() || before != (actions.delete_claims.len(), actions.delete_snapshots.len());
     let is_stored = |job: &String| {
         let mut running = stored.iter().filter(|source| source.state == SourceState::Running);
-        !running.any(|source| source.jobs.last() == Some(job))
+        !running.any(|source| names::job_name(owner, source.name.as_str(), source.attempt) == *job)
     };
     actions.delete.extend(jobs.into_iter().filter(is_stored));
     if is_left {
@@ -128,10 +140,14 @@ impl Planner<'_, '_> {
     ) {
         let name = names::job_name(self.owner, source.name.as_str(), source.attempt + 1);
         self.needed.insert(name.clone());
-        let Some(snapshot) = find(self.facts.staged, &name) else {
-            match self.restored(source).or_else(|| self.queue(&repository)) {
-                Some(words) => self.tell(source, "Queued", &words, WAITING_LOOK_AGAIN),
-                None => self.make(source, name, repository, (mount, wish)),
+        let is_its = |snapshot: &&DynamicObject| is_snapshot_of(snapshot, &mount.claim, self.owner.since);
+        let Some(snapshot) = find(self.facts.staged, &name).filter(is_its) else {
+            match self.restored(source, target).or_else(|| self.queue(&repository)) {
+                Some(words) => self.wait_in_queue(source, &words),
+                None => self.make(source, name.clone(), repository, (mount, wish)),
+            }
+            if source.state == SourceState::Done {
+                self.needed.remove(&name);
             }
             return;
         };
@@ -151,7 +167,11 @@ impl Planner<'_, '_> {
             }
             Standing::Ready(needs) => {
                 if let Some(words) = self.queue(&repository) {
-                    self.tell(source, "Queued", &words, WAITING_LOOK_AGAIN);
+                    self.wait_in_queue(source, &words);
+                    if source.state == SourceState::Done {
+                        self.needed.remove(&name);
+                        return;
+                    }
                     self.started.push(repository);
                     return;
                 }

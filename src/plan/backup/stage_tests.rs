@@ -49,9 +49,14 @@ fn source(name: &str) -> PlannedSource {
 
 /// The snapshot of an attempt, made at [`at`]`(1)`.
 fn snapshot(name: &str, status: &Value) -> kube::core::DynamicObject {
+    snapshot_of("cask", name, status)
+}
+
+fn snapshot_of(claim: &str, name: &str, status: &Value) -> kube::core::DynamicObject {
     serde_json::from_value(json!({
         "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot",
         "metadata": { "name": name, "creationTimestamp": Time(at(1)) },
+        "spec": { "volumeSnapshotClassName": "frost", "source": { "persistentVolumeClaimName": claim } },
         "status": status,
     }))
     .unwrap()
@@ -201,7 +206,8 @@ fn verdict_waits_until_all_is_deleted_or_will_be_and_nothing_is_deleted_twice() 
         world.look(seconds);
         assert_eq!((world.verdict(), world.source().state), (None, SourceState::Done));
     }
-    let words = &world.backup.status.as_ref().unwrap().conditions[0];
+    let conditions = &world.backup.status.as_ref().unwrap().conditions;
+    let words = crate::api::condition(conditions, crate::api::COMPLETE).unwrap();
     assert_eq!(words.reason, "CleaningUp", "{words:?}");
     world.snapshots[0].metadata.deletion_timestamp = Some(Time(at(3)));
     world.claims[0].claim.metadata.deletion_timestamp = Some(Time(at(3)));
@@ -322,11 +328,13 @@ fn snapshots_have_their_turn_as_jobs_do_and_keep_it() {
     let mut world = World::new(&names);
     let actions = world.look(1);
     assert_eq!(actions.snapshots.len(), JOBS_PER_REPOSITORY);
-    let ready = |made: &MakeSnapshot| snapshot(&made.name, &json!({ "readyToUse": false }));
-    world.snapshots = actions.snapshots.iter().map(ready).collect();
+    let taken = |is_ready: bool| {
+        let one = move |made: &MakeSnapshot| snapshot_of(&made.claim, &made.name, &json!({ "readyToUse": is_ready }));
+        actions.snapshots.iter().map(one).collect()
+    };
+    world.snapshots = taken(false);
     assert_eq!(world.look(2).snapshots, [], "the fifth waits for its turn");
-    world.snapshots =
-        actions.snapshots.iter().map(|made| snapshot(&made.name, &json!({ "readyToUse": true }))).collect();
+    world.snapshots = taken(true);
     let actions = world.look(3);
     assert_eq!((actions.start.len(), actions.snapshots.len()), (JOBS_PER_REPOSITORY, 0));
     assert_eq!(actions.delete_snapshots, Vec::<String>::new());
@@ -383,7 +391,13 @@ fn refused_snapshot_waits_and_then_fails_with_the_api_servers_words() {
         let mut actions = world.look(seconds);
         assert_eq!(actions.snapshots.len(), 1);
         let status = world.backup.status.as_mut().unwrap();
-        job_refused((before.as_ref(), false), status, &mut actions, (CASK, "exceeded quota"), at(seconds));
+        job_refused(
+            (before.as_ref(), false),
+            status,
+            &mut actions,
+            (CASK, Reason::PodNotStarted, "exceeded quota"),
+            at(seconds),
+        );
         assert_eq!(status.verdict, verdict, "{seconds}");
     }
     assert_eq!(world.source().attempt, 0);
@@ -401,7 +415,13 @@ fn job_whose_claim_is_refused_leaves_no_snapshot_when_it_is_given_up() {
         let mut actions = world.look(seconds);
         assert_eq!(actions.start.len(), 1);
         let status = world.backup.status.as_mut().unwrap();
-        job_refused((before.as_ref(), true), status, &mut actions, (CASK, "exceeded quota"), at(seconds));
+        job_refused(
+            (before.as_ref(), true),
+            status,
+            &mut actions,
+            (CASK, Reason::PodNotStarted, "exceeded quota"),
+            at(seconds),
+        );
         assert_eq!((status.verdict, world.source().outcome.reason.as_str()), (None, "PodNotStarted"));
     }
     assert_eq!(world.look(303).delete_snapshots, [world.name(1)]);
@@ -418,4 +438,33 @@ fn snapshot_is_not_made_while_its_claim_is_restored_and_one_that_is_made_goes_on
     world.snapshots = vec![snapshot(&world.name(1), &json!({ "readyToUse": true, "restoreSize": "1Gi" }))];
     world.uses = restoring("cask", false, true);
     assert_eq!(world.look(3).start.len(), 1);
+}
+
+#[test]
+fn snapshot_of_another_claim_or_from_before_the_backup_is_not_used() {
+    let ready = json!({ "readyToUse": true });
+    let mut world = World::new(&[CASK]);
+    world.backup.metadata.creation_timestamp = Some(Time(at(0)));
+    let mut of_another = snapshot(&world.name(1), &ready);
+    of_another.data["spec"]["source"]["persistentVolumeClaimName"] = json!("decoy");
+    let mut old = snapshot(&world.name(1), &ready);
+    old.metadata.creation_timestamp = Some(Time(at(-1)));
+    for forged in [of_another, old] {
+        world.snapshots = vec![forged];
+        let actions = world.look(2);
+        assert_eq!(
+            (actions.start, actions.snapshots.len()),
+            (vec![], 1),
+            "it is to be made, which will say why it cannot"
+        );
+    }
+}
+
+#[test]
+fn what_merely_names_the_backup_as_its_owner_is_not_deleted() {
+    let mut world = World::new(&[CASK]);
+    world.snapshots = vec![snapshot("heirloom", &json!({}))];
+    world.claims = vec![claim("ledger", "Bound")];
+    let actions = world.look(2);
+    assert_eq!((actions.delete_claims, actions.delete_snapshots), (Vec::<String>::new(), Vec::<String>::new()));
 }

@@ -5,11 +5,25 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Actions, Occurrence, clip};
+use super::{Actions, Occurrence, clip, freeze::missing_words};
 use crate::{
-    api::{BackupStatus, SourceState, SourceStatus, set_run_conditions},
+    api::{BackupStatus, MissingSource, SourceState, SourceStatus, set_run_conditions},
     model::{Reason, Verdict},
 };
+
+/// A run that has not begun.
+pub(super) fn wait(status: &mut BackupStatus, message: &str, now: Timestamp) {
+    let (generation, message) = (status.observed_generation, clip(message));
+    set_run_conditions(&mut status.conditions, None, ("Waiting", &message), generation, now);
+}
+
+/// Whether the result of the Job is in the status, so that the Job is not needed any more.
+pub fn is_recorded(status: &BackupStatus, job: &str) -> bool {
+    status.sources.iter().any(|source| {
+        let is_under_way = source.state == SourceState::Running && source.jobs.last().is_some_and(|last| last == job);
+        source.jobs.iter().any(|one| one == job) && !is_under_way
+    })
+}
 
 /// Brings counts, verdict and conditions up to the sources' own states. `refused` says why the run cannot begin at all, and
 /// `is_left` that it has made something which is to be deleted: it has no verdict until then, since nobody looks at it after.
@@ -32,7 +46,7 @@ pub(super) fn summarize(
         None if is_over && is_left => {
             (None, "CleaningUp".to_owned(), "snapshots and their volumes are deleted".to_owned())
         }
-        None if is_over => over(sources, green),
+        None if is_over => over(sources, (&status.missing, status.left_out.as_deref()), green),
         None => under_way(sources),
     };
     let message = clip(&message);
@@ -54,19 +68,39 @@ pub(super) fn summarize(
     }
 }
 
-/// The verdict of a run whose sources all have one.
-fn over(sources: &[SourceStatus], green: usize) -> (Option<Verdict>, String, String) {
+/// The verdict of a run whose sources all have one. What is missing although data of it is probably there makes it less than
+/// green, as does what is left out because it is too much.
+fn over(
+    sources: &[SourceStatus],
+    (missing, left_out): (&[MissingSource], Option<&str>),
+    green: usize,
+) -> (Option<Verdict>, String, String) {
     let has = |verdict| sources.iter().find(|source| source.outcome.verdict == Some(verdict));
     let count = sources.len();
-    let counted = format!("{green} of {count} sources are green");
+    let lost: Vec<MissingSource> = missing.iter().filter(|source| source.reason.is_loss()).cloned().collect();
+    let is_whole = lost.is_empty() && left_out.is_none();
+    let mut also = left_out.map_or_else(String::new, |left_out| format!("; {left_out}"));
+    if !lost.is_empty() {
+        also = format!("{also}; {}", missing_words(&lost));
+    }
+    let counted = format!("{green} of {count} sources are green{also}");
+    if sources.is_empty() {
+        // The pods of all sources have ended before their turn.
+        return (Some(Verdict::Failed), Reason::PodGone.to_string(), format!("nothing was left to store{also}"));
+    }
     let by_weight = [Verdict::Failed, Verdict::Incomplete, Verdict::Suspect, Verdict::Unproven];
     let worst = by_weight.into_iter().find_map(has);
     let Some(worst) = worst else {
-        return (Some(Verdict::Succeeded), Reason::Completed.to_string(), counted);
+        let (verdict, reason) = match left_out {
+            Some(_) => (Verdict::Incomplete, Reason::InvalidRequest),
+            None if !lost.is_empty() => (Verdict::Incomplete, Reason::SourcesMissing),
+            None => (Verdict::Succeeded, Reason::Completed),
+        };
+        return (Some(verdict), reason.to_string(), counted);
     };
     let failed = sources.iter().filter(|source| source.outcome.verdict == Some(Verdict::Failed)).count();
     let verdict = match worst.outcome.verdict {
-        Some(verdict @ (Verdict::Suspect | Verdict::Unproven)) => verdict,
+        Some(verdict @ (Verdict::Suspect | Verdict::Unproven)) if is_whole => verdict,
         _ if failed == count => Verdict::Failed,
         _ => Verdict::Incomplete,
     };

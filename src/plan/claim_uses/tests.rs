@@ -1,5 +1,8 @@
 //! What a Job, a pod, a snapshot or a Restore does in a claim is seen from outside, and nothing else is taken for it.
 
+mod commands;
+mod steps;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -50,8 +53,9 @@ fn owner(uid: &str) -> Owner {
 /// What a Restore waits for, what a backup, and what that fears.
 fn seen(runs: OwnRuns<'_>, claim: &str) -> [bool; 3] {
     let uses = ClaimUses::of(runs);
-    let own = owner("another");
-    [uses.before_restore(claim, &own), uses.before_backup(claim), uses.lingers(claim)].map(|words| words.is_some())
+    let (own, claim) = (owner("another"), Subject::Claim(claim.to_owned()));
+    [uses.before_restore(&claim, &own, false), uses.before_backup(&claim), uses.lingers(&claim)]
+        .map(|words| words.is_some())
 }
 
 const NOBODY: [bool; 3] = [false, false, false];
@@ -98,8 +102,9 @@ fn jobs_are_known_by_the_claim_that_they_read_or_write() {
 fn restore_does_not_wait_for_itself() {
     let jobs = [job("restore", "pvc/casks", "target", "casks")];
     let uses = ClaimUses::of(OwnRuns { jobs: &jobs, ..OwnRuns::default() });
-    assert_eq!(uses.before_restore("casks", &owner("uid-of-evening")), None);
-    let words = uses.before_restore("casks", &owner("uid-of-morning")).unwrap();
+    let casks = Subject::Claim("casks".to_owned());
+    assert_eq!(uses.before_restore(&casks, &owner("uid-of-evening"), false), None);
+    let words = uses.before_restore(&casks, &owner("uid-of-morning"), false).unwrap();
     assert_eq!(words, "Restore evening, whose Job restore-1 writes into claim casks");
 }
 

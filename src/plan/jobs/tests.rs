@@ -1,5 +1,7 @@
 //! Silence gets a name, and a report is believed only when it can be read.
 
+use serde_json::json;
+
 use super::*;
 use crate::{
     model::Verdict,
@@ -80,4 +82,122 @@ fn run_that_was_cancelled_by_the_deadline_timed_out() {
 fn job_that_was_made_and_not_started_is_suspended() {
     assert_eq!(standing(&job("apple", &Scene::Suspended), at(9999)), Standing::Suspended);
     assert_eq!(standing(&job("apple", &Scene::Runs), at(9999)), Standing::Running);
+}
+
+/// A Job of that UID in the scene, whose pod belongs to it.
+fn owned(scene: &Scene<'_>, claim: Option<&str>) -> ObservedJob {
+    let mut observed = job("apple", scene);
+    observed.job.metadata.uid = Some("uid-of-apple".into());
+    let volumes = claim.map(|name| json!([{ "name": "data", "persistentVolumeClaim": { "claimName": name } }]));
+    observed.job.spec.as_mut().unwrap().template.spec =
+        Some(serde_json::from_value(json!({ "containers": [], "volumes": volumes })).unwrap());
+    for pod in &mut observed.pods {
+        let owner = json!([{ "apiVersion": "batch/v1", "kind": "Job", "name": "apple", "uid": "uid-of-apple" }]);
+        pod.metadata.owner_references = serde_json::from_value(owner).unwrap();
+    }
+    observed
+}
+
+fn add_proxy(observed: &mut ObservedJob) {
+    let statuses = observed.pods[0].status.as_mut().unwrap().container_statuses.as_mut().unwrap();
+    let proxy = json!({
+        "name": "istio-proxy", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": { "running": {} },
+    });
+    statuses.push(serde_json::from_value(proxy).unwrap());
+}
+
+#[test]
+fn run_whose_runner_has_ended_is_over_although_the_proxy_of_a_mesh_lives_on() {
+    let mut runs = owned(&Scene::Runs, None);
+    add_proxy(&mut runs);
+    assert!(is_active(&runs.job, &runs.pods));
+    assert_eq!(job_retention(&runs), JobRetention::Keep);
+    let mut ended = owned(&Scene::Said(&success().to_termination_message()), None);
+    assert_eq!(job_retention(&ended), JobRetention::Keep, "Kubernetes sees its end in a moment");
+    add_proxy(&mut ended);
+    assert!(is_started(&ended.job) && !is_active(&ended.job, &ended.pods));
+    assert_eq!(job_retention(&ended), JobRetention::Delete);
+    assert!(matches!(standing(&ended, at(1)), Standing::Ended(report) if report.verdict == Verdict::Succeeded));
+}
+
+#[test]
+fn pod_of_another_job_says_nothing_of_this_one() {
+    let ended = owned(&Scene::Said(""), None);
+    let mut other = owned(&Scene::Runs, None);
+    other.job.metadata.uid = Some("uid-of-pear".into());
+    assert!(is_active(&other.job, &ended.pods));
+}
+
+#[test]
+fn job_with_a_stored_result_expires_soon_and_sooner_where_it_holds_a_claim() {
+    let minutes = |scene: &Scene<'_>, claim| match job_retention(&owned(scene, claim)) {
+        JobRetention::Expire(after) => after.as_secs() / 60,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(minutes(&Scene::CompleteAlone, None), 60);
+    assert_eq!(minutes(&Scene::CompleteAlone, Some("cask")), 1);
+    assert_eq!(minutes(&Scene::FailedAlone("BackoffLimitExceeded"), None), 24 * 60);
+    assert_eq!(minutes(&Scene::FailedAlone("BackoffLimitExceeded"), Some("cask")), 10);
+    let mut known = owned(&Scene::CompleteAlone, None);
+    known.job.spec.as_mut().unwrap().ttl_seconds_after_finished = Some(60);
+    assert_eq!(job_retention(&known), JobRetention::Keep);
+    assert_eq!(job_retention(&owned(&Scene::Runs, None)), JobRetention::Keep);
+}
+
+#[test]
+fn refusal_of_a_pod_comes_with_what_to_do() {
+    for (complaint, advice) in [
+        (
+            "FailedCreate: Error creating: pods \"apple-x\" is forbidden: exceeded quota: small, requested: cpu=100m, used: cpu=1",
+            "ResourceQuota",
+        ),
+        (
+            "FailedCreate: Error creating: pods \"apple-x\" is forbidden: maximum cpu usage per Container is 1, but limit is 2",
+            "LimitRange",
+        ),
+        (
+            "FailedCreate: Error creating: pods \"apple-x\" is forbidden: cpu max limit to request ratio per Container is 10, but provided ratio is 20.000000",
+            "LimitRange",
+        ),
+        (
+            "FailedCreate: Error creating: pods \"apple-x\" is forbidden: violates PodSecurity \"restricted:latest\"",
+            "securityContext",
+        ),
+        (
+            "FailedCreate: Error creating: pods \"apple-x\" is forbidden: no PriorityClass with name low was found",
+            "priorityClassName",
+        ),
+    ] {
+        let mut refused = job("apple", &Scene::NoPod);
+        refused.complaints = vec![complaint.to_owned()];
+        let Standing::Stuck(report) = standing(&refused, at(300)) else { panic!("not given up") };
+        assert!(report.message.contains(complaint) && report.message.contains(advice), "{}", report.message);
+    }
+}
+
+#[test]
+fn pod_that_was_evicted_says_so() {
+    let mut evicted = job("apple", &Scene::Said(&failed_report(Reason::Cancelled).to_termination_message()));
+    let pod = &mut evicted.pods[0];
+    pod.spec = serde_json::from_value(json!({ "containers": [], "nodeName": "cellar-7" })).unwrap();
+    let condition = json!([{ "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI" }]);
+    pod.status.as_mut().unwrap().conditions = serde_json::from_value(condition).unwrap();
+    let Standing::Ended(report) = standing(&evicted, at(1)) else { panic!("not over") };
+    assert_eq!(report.reason, Reason::Cancelled, "it is tried again");
+    assert!(report.message.contains("evicted from node cellar-7"), "{}", report.message);
+}
+
+#[test]
+fn pod_that_waits_for_its_only_node_names_it_and_the_taint_of_a_lost_one() {
+    let mut waiting = owned(&Scene::Waits("ContainerCreating"), None);
+    let condition =
+        json!([{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/2 nodes" }]);
+    waiting.pods[0].status.as_mut().unwrap().conditions = serde_json::from_value(condition).unwrap();
+    let affinity = json!({ "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [
+        { "matchFields": [{ "key": "metadata.name", "operator": "In", "values": ["cellar-7"] }] },
+    ] } } });
+    let pod = waiting.job.spec.as_mut().unwrap().template.spec.as_mut().unwrap();
+    pod.affinity = serde_json::from_value(affinity).unwrap();
+    let Standing::Starting { hint, .. } = standing(&waiting, at(1)) else { panic!("given up") };
+    assert!(hint.contains("0/2 nodes") && hint.contains("cellar-7") && hint.contains("out-of-service"), "{hint}");
 }

@@ -94,7 +94,8 @@ fn interrupted_start_is_finished_and_a_deleted_job_is_replaced() {
     let mut repository = new_repository("cellar");
     step(&mut repository, &[], 0);
     let suspended = current(&repository, &Scene::Suspended);
-    assert_eq!(step(&mut repository, std::slice::from_ref(&suspended), 1).resume, [suspended.job.name_any()]);
+    let again = step(&mut repository, std::slice::from_ref(&suspended), 1).start;
+    assert_eq!(job_name(&repository, &again[0].source, again[0].attempt), suspended.job.name_any());
     step(&mut repository, &[], 2);
     assert_eq!(ready(&repository), ("False".into(), "ResultLost".into()));
     assert_eq!(step(&mut repository, &[], 12).start[0].attempt, 2);
@@ -322,7 +323,7 @@ fn attempt_that_says_nothing_of_the_repository_leaves_it_ready() {
     }
     let mut repository = opened_repository();
     let mut status = repository.status.clone().unwrap();
-    init_refused(&mut status, &mut Actions::default(), "quota", at(5000));
+    init_refused(&mut status, &mut Actions::default(), (Reason::PodNotStarted, "quota"), at(5000));
     repository.status = Some(status);
     assert_eq!(ready(&repository).0, "True");
 }

@@ -13,11 +13,12 @@ use kube::ResourceExt;
 
 use super::{Obstacle, RestoreFacts, target::Missing};
 use crate::{
-    api::{NewClaim, Restore, RestoreClaim, RestoreStatus},
+    api::{NewClaim, Restore, RestoreClaim, RestoreStatus, RunnerPod},
     model::{Reason, SnapshotIdentity, TaskKind, VolumeRestore, WantedSnapshot},
     plan::{
         actions::TargetMount,
-        claim_uses::ClaimUses,
+        choose::choose,
+        claim_uses::Subject,
         labels,
         names::Owner,
         sources::{ObservedPod, enforces_restricted, is_device},
@@ -42,8 +43,6 @@ pub struct TargetFacts<'a> {
     pub scale: Option<&'a ObservedScale>,
     /// Name of another Restore that has scaled that workload down, and not back yet.
     pub held_down_by: Option<&'a str>,
-    /// What our own runs do in claims, too.
-    pub uses: &'a ClaimUses,
     /// The namespace itself.
     pub namespace: &'a Namespace,
     /// Whether it assigns users to its pods itself, and lets them name none.
@@ -83,14 +82,15 @@ pub(super) fn check_paths(restore: &Restore) -> Result<(), Missing> {
     Err(refused(Reason::InvalidRequest, message))
 }
 
-/// Which run of ours is waited for, since it works on the claim.
+/// The run that is waited for, because it works on the same claim or command.
 pub(super) fn held_by<'a>(
-    to: &RestoreClaim,
-    owner: &Owner,
+    subject: &Subject,
+    (restore, owner): (&Restore, &Owner),
     facts: RestoreFacts<'a>,
     (since, now): (Timestamp, Timestamp),
 ) -> Result<Option<&'a str>, Missing> {
-    let Some(run) = facts.claim.and_then(|facts| facts.uses.before_restore(&to.name, owner)) else { return Ok(None) };
+    let scales_down = restore.spec.scale_down.is_some();
+    let Some(run) = facts.uses.before_restore(subject, owner, scales_down) else { return Ok(None) };
     if now < later(since, OWN_RUNS_LIMIT) {
         return Ok(Some(run));
     }
@@ -128,9 +128,19 @@ pub(super) fn mount(restore: &Restore, to: &RestoreClaim, facts: RestoreFacts<'_
     let is_exclusive = device || modes.iter().any(|mode| mode == OF_ONE_POD);
     if !users.is_empty() && (!to.overwrite || is_exclusive) {
         let names: Vec<String> = users.iter().take(5).map(|pod| pod.name_any()).collect();
+        // A pod that is being deleted and stays is mostly one of a node that no longer answers.
+        let leaving = users.iter().find(|pod| pod.metadata.deletion_timestamp.is_some());
+        let node = leaving.and_then(|pod| pod.spec.as_ref()?.node_name.as_deref());
+        let lost = node.map(|node| {
+            format!(
+                "; if node {node} is lost, taint it with node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, so that \
+                 Kubernetes takes its pods away"
+            )
+        });
         let message = format!(
-            "claim {name} is mounted by {}, and nothing was changed: end them, or name their workload in spec.scaleDown",
-            names.join(", ")
+            "claim {name} is mounted by {}, and nothing was changed: end them, or name their workload in spec.scaleDown{}",
+            names.join(", "),
+            lost.unwrap_or_default()
         );
         return Err(refused(Reason::TargetInUse, message));
     }
@@ -139,12 +149,14 @@ pub(super) fn mount(restore: &Restore, to: &RestoreClaim, facts: RestoreFacts<'_
         Some((spec.node_name.clone()?, spec.tolerations.clone().unwrap_or_default()))
     });
     let is_of_one_node = !modes.iter().any(|mode| mode == OF_MANY_NODES);
+    let reference = restore.spec.repository_ref.as_ref().map(|reference| reference.name.as_str());
+    let repository = choose(facts.repositories, reference).ok();
     let (node, tolerations) = neighbour.filter(|_| is_of_one_node).unzip();
     Ok(TargetMount {
         claim: name.clone(),
         device,
         as_root: as_root(
-            restore,
+            [restore.spec.runner_pod.as_ref(), repository.and_then(|one| one.spec.runner_pod.as_ref())],
             of_claim.is_some_and(|facts| facts.assigns_users || enforces_restricted(facts.namespace)),
         ),
         node,
@@ -160,9 +172,9 @@ fn is_onto_device(to: &RestoreClaim, claim: Option<&PersistentVolumeClaim>) -> b
     }
 }
 
-/// Files of any owner take root; nobody else is asked for where the namespace or the user wants it otherwise.
-fn as_root(restore: &Restore, is_restricted: bool) -> bool {
-    let own = restore.spec.runner_pod.as_ref().and_then(|pod| pod.security_context.as_ref());
+/// Files of any owner take root, unless the namespace or the user wants it otherwise: the Restore, else the Repository.
+fn as_root(wishes: [Option<&RunnerPod>; 2], is_restricted: bool) -> bool {
+    let own = wishes.into_iter().flatten().find_map(|pod| pod.security_context.as_ref());
     match own.and_then(|context| context.run_as_user) {
         Some(user) => user == 0,
         None => !is_restricted && own.and_then(|context| context.run_as_non_root) != Some(true),

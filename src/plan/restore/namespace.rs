@@ -136,6 +136,11 @@ pub enum Refusal {
     /// No pod is this source.
     #[error("no pod of this namespace is this source now: start its workload, and restore it then by itself")]
     NoPod,
+    /// Nothing reads its dump.
+    #[error(
+        "its pod has no annotation stowaway.dev/restorecommand for it: add it, or restore this source by itself with a command"
+    )]
+    NoRestoreCommand,
     /// Its workload would come back between two restores.
     #[error(
         "{0} has more than one of the volumes that are restored, and would come back between them: scale it to 0 yourself, and leave --scale-down out"
@@ -249,8 +254,11 @@ fn target(
     facts: NamespaceFacts<'_>,
 ) -> Result<(Option<RestoreTo>, Option<ScaleDown>), Refusal> {
     let Some(claim) = source.as_str().strip_prefix(VOLUME) else {
-        let is_there = facts.sources.sources.iter().any(|planned| planned.name == *source);
-        return if is_there { Ok((None, None)) } else { Err(Refusal::NoPod) };
+        return match facts.sources.sources.iter().find(|planned| planned.name == *source) {
+            None => Err(Refusal::NoPod),
+            Some(planned) if !planned.has_restore_command => Err(Refusal::NoRestoreCommand),
+            Some(_) => Ok((None, None)),
+        };
     };
     let is_there = facts.claims.contains(claim);
     if !is_there && wish.create.is_none() {

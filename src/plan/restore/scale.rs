@@ -1,7 +1,9 @@
 //! The workload around a Restore: down to 0 before it, back to what it was after it, whatever came out.
 //!
-//! What it was stands in the status before it is touched, and a finalizer holds the Restore until it is back; so neither a
-//! restart of the controller nor a deletion of the Restore leaves it down. It must not know what is restored.
+//! What it was is written into an annotation of the Restore before it is touched, together with a finalizer that holds the
+//! Restore until it is back; so neither a restart of the controller nor a deletion of the Restore leaves it down. The
+//! annotation is written once, by a patch that names the version it is based on, so that two controllers cannot replace one
+//! number by another; the status only shows it. It must not know what is restored.
 
 use std::time::Duration;
 
@@ -11,8 +13,8 @@ use kube::ResourceExt;
 
 use super::{ObservedScale, RestoreFacts, claim::refused, target::Missing};
 use crate::{
-    api::{Restore, RestoreStatus, SCALED_FINALIZER, ScaleDown, Scaled},
-    model::Reason,
+    api::{Restore, RestoreStatus, SCALED_FINALIZER, SCALED_FROM, ScaleDown, Scaled},
+    model::{Reason, Verdict},
     plan::{
         actions::{Actions, Occurrence, ScaleTo},
         jobs::{ObservedJob, Standing, standing},
@@ -23,16 +25,71 @@ use crate::{
 /// How long the pods of a workload are waited for, and those of a Job whose Restore is deleted.
 pub(super) const LIMIT: Duration = Duration::from_mins(5);
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// How often the workload is looked at while the Job runs: nothing reports that it was scaled up.
+const RUNNING_LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// The other one of the namespace's Restores that has scaled the same workload down, and not back yet.
 pub fn held_down_by(restore: &Restore, restores: &[Restore]) -> Option<String> {
     let wish = restore.spec.scale_down.as_ref()?;
     let holds = |other: &&Restore| {
         let scaled = other.status.as_ref().and_then(|status| status.scaled.as_ref());
-        other.spec.scale_down.as_ref() == Some(wish) && scaled.is_some_and(|scaled| !scaled.is_back)
+        let is_back = scaled.map_or(!(is_held(other) && written(other).is_some()), |scaled| scaled.is_back);
+        other.spec.scale_down.as_ref() == Some(wish) && !is_back
     };
     let mut others = restores.iter().filter(|other| other.metadata.uid != restore.metadata.uid);
     others.find(holds).map(ResourceExt::name_any)
+}
+
+fn scaled(uid: String, replicas: i32, now: Timestamp) -> Scaled {
+    Scaled { uid, replicas, since: Time(now), disturbed_time: None, is_back: false }
+}
+
+fn is_held(restore: &Restore) -> bool {
+    restore.finalizers().iter().any(|finalizer| finalizer == SCALED_FINALIZER)
+}
+
+/// UID and replicas of the workload before it was scaled down, as the annotation of the Restore has them.
+fn written(restore: &Restore) -> Option<(String, i32)> {
+    let (uid, replicas) = restore.annotations().get(SCALED_FROM)?.split_once(' ')?;
+    Some((uid.to_owned(), replicas.parse().ok().filter(|replicas| *replicas >= 0)?))
+}
+
+/// Replaces what the status says of the workload by what was written down before it was scaled: who may write a status need
+/// not be allowed to scale anything.
+pub(super) fn recover(restore: &Restore, status: &mut RestoreStatus, now: Timestamp) {
+    if !is_held(restore) {
+        // Nothing of it was scaled, or all of it is back.
+        status.scaled = status.scaled.take().filter(|scaled| scaled.is_back);
+    } else if let Some((uid, replicas)) = written(restore) {
+        let known = status.scaled.take().unwrap_or_else(|| scaled(String::new(), 0, now));
+        status.scaled = Some(Scaled { uid, replicas, ..known });
+    }
+}
+
+/// Notes that the workload was scaled up, or had pods, while the Job runs.
+pub(super) fn notice(facts: RestoreFacts<'_>, status: &mut RestoreStatus, actions: &mut Actions, now: Timestamp) {
+    let Some(scaled) = status.scaled.as_mut().filter(|scaled| !scaled.is_back) else { return };
+    let observed = facts.claim.and_then(|facts| facts.scale).filter(|observed| observed.uid == scaled.uid);
+    if observed.is_some_and(|observed| observed.replicas != 0 || observed.pods != 0) {
+        scaled.disturbed_time.get_or_insert(Time(now));
+    }
+    actions.look_again_after(RUNNING_LOOK_AGAIN);
+}
+
+/// A restore beside which the workload ran is not green: its pods may have written into the claim.
+pub(super) fn tell_disturbance(status: &mut RestoreStatus) {
+    let Some(Time(time)) = status.scaled.as_ref().and_then(|scaled| scaled.disturbed_time.clone()) else { return };
+    let outcome = &mut status.outcome;
+    let separator = if outcome.message.is_empty() { "" } else { "; " };
+    let words = format!(
+        "the workload of scaleDown was scaled up by another author while the restore ran (first seen at {time}), so that its \
+         pods may have written into the claim: stop what scales it (an autoscaler, a GitOps tool), and restore again"
+    );
+    outcome.message = format!("{}{separator}{words}", outcome.message);
+    if outcome.verdict == Some(Verdict::Succeeded) {
+        outcome.verdict = Some(Verdict::Incomplete);
+        outcome.reason = Reason::TargetInUse.to_string();
+    }
 }
 
 /// Whether the workload is down; what is being waited for otherwise.
@@ -54,8 +111,8 @@ pub(super) fn is_down(
         let Some(ObservedScale { uid, replicas, .. }) = observed else {
             return Err(refused(Reason::InvalidRequest, format!("there is no {kind} {name} in this namespace")));
         };
-        actions.around.hold = true;
-        status.scaled = Some(Scaled { uid: uid.clone(), replicas: *replicas, since: Time(now), is_back: false });
+        actions.around.hold = Some(format!("{uid} {replicas}"));
+        status.scaled = Some(scaled(uid.clone(), *replicas, now));
         // Only when that is written down.
         actions.look_again_after(Duration::from_millis(10));
         return Ok(Some(format!("{kind} {name} is being scaled to 0")));
@@ -102,7 +159,7 @@ pub(super) fn settle(
     actions: &mut Actions,
     now: Timestamp,
 ) {
-    let is_held = restore.finalizers().iter().any(|finalizer| finalizer == SCALED_FINALIZER);
+    let is_held = is_held(restore);
     let job = status.job.clone();
     if let (Some(scaled), Some(wish)) = (&mut status.scaled, &restore.spec.scale_down)
         && !scaled.is_back

@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     api::{COMPLETE, STALLED, condition, condition_is_true},
     plan::{
-        fixtures::{NAMESPACE, Scene, at, failure, job, plan_of, planned, repository, restore, success},
+        fixtures::{NAMESPACE, Scene, at, dumping, failure, job, plan_of, planned, repository, restore, success},
         sources::Workload,
     },
 };
@@ -21,6 +21,7 @@ struct World {
     pods: Vec<ObservedPod>,
     jobs: Vec<ObservedJob>,
     pruned: BTreeSet<(String, String)>,
+    uses: ClaimUses,
 }
 
 impl World {
@@ -41,6 +42,7 @@ impl World {
             pods: vec![pod("pod-a"), pod("pod-b")],
             jobs: vec![],
             pruned: BTreeSet::new(),
+            uses: ClaimUses::default(),
         }
     }
 
@@ -52,6 +54,7 @@ impl World {
             sources: &self.sources,
             claim: None,
             pruned: &self.pruned,
+            uses: &self.uses,
         };
         let (status, actions) = plan_restore(&self.restore, facts, at(seconds));
         assert!(status.outcome.verdict.is_some() || actions.look_again.is_some(), "nobody would look again");
@@ -184,3 +187,21 @@ fn deleted_job_is_a_lost_result_and_no_second_restore() {
 
 mod archives;
 mod claims;
+mod once;
+
+#[test]
+fn restore_into_a_command_waits_for_a_backup_of_it_and_names_it() {
+    let mut world = World::new(&json!({ "from": { "source": MILL } }));
+    world.uses = dumping(MILL, "pod-a");
+    for seconds in [0, 24 * 3600] {
+        assert!(world.look(seconds).start.is_empty());
+        let condition = condition(&world.status().conditions, COMPLETE).unwrap();
+        assert_eq!(condition.reason, "Waiting");
+        assert!(condition.message.contains("Backup evening"), "{}", condition.message);
+    }
+    world.look(25 * 3600);
+    assert_eq!(world.status().outcome.reason, "TargetInUse");
+    let mut world = World::new(&json!({ "from": { "source": MILL } }));
+    world.uses = dumping("deployment/well/press", "pod-b");
+    assert_eq!(world.look(0).start.len(), 1);
+}

@@ -173,7 +173,7 @@ fn namespace_that_opts_out_leaves_only_those_that_opt_in() {
 #[test]
 fn claim_that_a_repository_is_on_is_never_stored_in_it() {
     let mut scene = scene(&[claim("cellar", &json!({}))], &[]);
-    scene.repositories = vec![crate::plan::fixtures::new_repository("cellar-books")];
+    scene.repositories = vec![crate::plan::fixtures::repository("cellar-books", Ok(()))];
     assert_eq!(scene.skipped(), [("cellar".to_owned(), SkipReason::HoldsRepository)]);
     scene.pods = vec![sidecar_user("cellar", true)];
     assert!(scene.problem().to_string().contains("Repository cellar-books is on it"), "{}", scene.problem());

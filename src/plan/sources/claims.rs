@@ -19,10 +19,13 @@ use super::{
     snapshots::{ClaimSnapshot, SnapshotFacts, is_temporary, snapshot},
 };
 use crate::{
-    annotations::{Consent, Role, Warning, accept_shrunken, consent, excludes, own_key, snapshot_class},
+    annotations::{
+        Carrier, Consent, Role, Warning, accept_shrunken, consent, excludes, namespace_consent, own_key,
+        snapshot_class, unknown_keys,
+    },
     api::{Repository, SkipReason},
     plan::{
-        choose::repository_on,
+        choose::{Holding, repository_on},
         owner::{NON_ROOT, Owner, Said},
     },
 };
@@ -95,6 +98,17 @@ pub(super) enum Reading {
     SidecarOnly(&'static str),
 }
 
+/// Why it is too early to decide on the claims, if it is: a Repository that names one of them is being opened, and only then
+/// it is known whether it holds that claim.
+pub(super) fn undecided(facts: ClaimFacts<'_>) -> Option<String> {
+    facts.claims.iter().filter_map(|claim| claim.metadata.name.as_deref()).find_map(|name| {
+        let (repository, holding) = repository_on(facts.repositories, name)?;
+        let repository = repository.name_any();
+        (holding == Holding::Opening)
+            .then(|| format!("waits for Repository {repository} to be opened, which names claim {name} as its volume"))
+    })
+}
+
 /// Decides on all claims of the namespace, by name. `asked` are those that pods ask for by their own annotation.
 pub(super) fn choose(
     facts: ClaimFacts<'_>,
@@ -104,11 +118,13 @@ pub(super) fn choose(
     warnings: &mut Vec<PlanWarning>,
 ) -> BTreeMap<String, Choice> {
     let of = |metadata: &ObjectMeta| consent(metadata.annotations.as_ref(), metadata.labels.as_ref());
-    let namespace = of(&facts.namespace.metadata);
+    let home = &facts.namespace.metadata;
+    let namespace = namespace_consent(home.annotations.as_ref(), home.labels.as_ref());
     let mut warn = |what: &str, found: &[Warning]| {
         let warnings_of = found.iter().map(|warning| PlanWarning { object: what.to_owned(), warning: warning.clone() });
         warnings.extend(warnings_of);
     };
+    warn("namespace", &unknown_keys(Carrier::Namespace, home.annotations.as_ref(), home.labels.as_ref()));
     warn("namespace", &namespace.warnings);
     facts
         .claims
@@ -117,6 +133,9 @@ pub(super) fn choose(
         .filter_map(|claim| {
             let name = claim.metadata.name.clone()?;
             let own = of(&claim.metadata);
+            let ObjectMeta { annotations, labels, .. } = &claim.metadata;
+            let unknown = unknown_keys(Carrier::Claim, annotations.as_ref(), labels.as_ref());
+            warn(&format!("PersistentVolumeClaim {name}"), &unknown);
             warn(&format!("PersistentVolumeClaim {name}"), &own.warnings);
             let skipped = skip(facts, claim, &name, selector, (&own, &namespace));
             let is_asked = asked.contains(name.as_str());
@@ -148,7 +167,8 @@ fn skip(
     selector: &Selector,
     (own, namespace): (&Consent, &Consent),
 ) -> Option<(SkipReason, String)> {
-    if let Some(repository) = repository_on(facts.repositories, name) {
+    // One that was never opened holds nothing: it may be a mistake, which must not take data out of the backups.
+    if let Some((repository, Holding::Opened)) = repository_on(facts.repositories, name) {
         return Some((SkipReason::HoldsRepository, format!("Repository {} is on it", repository.name_any())));
     }
     if !selector.matches(&claim.metadata.labels.clone().unwrap_or_default()) {
@@ -160,7 +180,15 @@ fn skip(
             let message = format!("{} of the namespace says so, and the claim asks for nothing else", namespace.key);
             return Some((SkipReason::OptedOut, message));
         }
-        _ => {}
+        (Some(true), _) => {}
+        _ => {
+            if let Some(pod) = pod_of(&claim.metadata) {
+                let message = format!(
+                    "it belongs to pod {pod} and is deleted with it; annotate it with stowaway.dev/backup: \"true\" to store it"
+                );
+                return Some((SkipReason::EphemeralVolume, message));
+            }
+        }
     }
     if claim.metadata.deletion_timestamp.is_some() {
         return Some((SkipReason::Terminating, "it is being deleted".into()));
@@ -169,6 +197,13 @@ fn skip(
         "Bound" | "Lost" => None,
         _ => Some((SkipReason::NotBound, "it has no volume yet, so there is no data".into())),
     }
+}
+
+/// The pod that the claim belongs to: a generic ephemeral volume.
+fn pod_of(metadata: &ObjectMeta) -> Option<&str> {
+    let owners = metadata.owner_references.iter().flatten();
+    let mut pods = owners.filter(|owner| owner.kind == "Pod" && owner.api_version == "v1");
+    pods.next().map(|owner| owner.name.as_str())
 }
 
 pub(super) fn phase(claim: &PersistentVolumeClaim) -> &str {

@@ -16,7 +16,7 @@ use super::{
 use crate::annotations::{CommandRequest, Problems, Request};
 
 /// What a pod belongs to: the controller that people know, for example the Deployment rather than its `ReplicaSet`.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Workload {
     /// The kind in lower case, for example `deployment`; `pod` for a bare pod.
     pub kind: String,

@@ -90,6 +90,7 @@ pub(super) fn plan_with_claims(
         selector,
         cluster: "cluster-1",
         backup_uid: "backup-1",
+        expected: None,
     })
 }
 
@@ -168,16 +169,6 @@ fn one_unknown_container_of_two_commands_fails_alone() {
     let plan = plan(&[pod("deployment", "app", "app-1", &annotated(&annotations))]);
     assert_eq!(summary(&plan), ["deployment/app/main -> app-1"]);
     assert_eq!(plan.problems.len(), 1);
-}
-
-#[test]
-fn too_many_sources_are_one_problem() {
-    let pods =
-        |count: usize| (0..count).map(|number| pod("pod", "", &format!("p-{number}"), &json!({}))).collect::<Vec<_>>();
-    assert_eq!(plan(&pods(MAXIMUM_SOURCES)).sources.len(), MAXIMUM_SOURCES);
-    let plan = plan(&pods(MAXIMUM_SOURCES + 1));
-    assert!(plan.sources.is_empty());
-    assert_eq!(plan.problems, [PlanProblem::TooManySources { count: 257 }]);
 }
 
 #[test]

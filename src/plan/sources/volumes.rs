@@ -185,6 +185,7 @@ fn source(
         skip_format_check: false,
         exclude: Vec::new(),
         accept_shrunken: false,
+        has_restore_command: false,
     })
 }
 

@@ -17,7 +17,13 @@ use super::{
     },
     DEFAULT_TIME_ZONE,
 };
-use crate::api::{CheckStatus, READY, Repository, RepositoryStatus, SourceState, UpkeepStatus, condition_is_true};
+use crate::{
+    api::{
+        CheckStatus, READY, Repository, RepositoryStatus, SourceState, UpkeepStatus, VolumeBackend, backend_config,
+        condition_is_true,
+    },
+    model::BackendConfig,
+};
 
 /// How long a prune that waits keeps new runs off, and how long it lets them then.
 const TURN: Duration = Duration::from_hours(1);
@@ -153,6 +159,16 @@ pub(in super::super) fn excludes_others(prune: Option<&UpkeepStatus>) -> bool {
 /// Namespace and name.
 type Place = (String, String);
 
+/// The Jobs of prunes in the whole cluster that are provably Stowaway's. A status alone closes no repository: who may write
+/// one need not be allowed to prune.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct PruneRuns {
+    /// The Repositories whose prune has a Job that is not over, which its deadline ends.
+    pub live: BTreeSet<Place>,
+    /// The Repositories that have a Job which packed anew for a prune, and ended well.
+    pub prepared: BTreeSet<Place>,
+}
+
 fn place(repository: &Repository) -> Place {
     (repository.namespace().unwrap_or_default(), repository.name_any())
 }
@@ -161,31 +177,75 @@ fn id(repository: &Repository) -> Option<&str> {
     repository.status.as_ref()?.repository_id.as_deref()
 }
 
+/// Whether both are the same repository. The id alone does not say so: whoever has a store of his own can write any id into
+/// it. The place alone does not, either: it may have been emptied since one of them was opened.
+fn is_same(one: &Repository, other: &Repository) -> bool {
+    id(one).is_some() && id(one) == id(other) && location(one).is_some() && location(one) == location(other)
+}
+
+/// Where the repository is, in one spelling.
+fn location(repository: &Repository) -> Option<String> {
+    let folder = |prefix: &str| prefix.trim_matches('/').to_owned();
+    Some(match backend_config(&repository.spec)? {
+        BackendConfig::S3(s3) => format!("s3 {} {} {}", host(&s3.endpoint), s3.bucket, folder(&s3.prefix)),
+        BackendConfig::Azure(azure) => {
+            format!("azure {} {} {} {}", host(&azure.endpoint), azure.account, azure.container, folder(&azure.prefix))
+        }
+        BackendConfig::Gcs(gcs) => format!("gcs {} {} {}", host(&gcs.endpoint), gcs.bucket, folder(&gcs.prefix)),
+        BackendConfig::Rest(rest) => format!("rest {}", host(&rest.url)),
+        BackendConfig::Sftp(sftp) => {
+            // A relative path begins in the user's own home.
+            let user = if sftp.path.starts_with('/') { "" } else { &sftp.user };
+            format!("sftp {} {} {user} {}", sftp.host.to_lowercase(), sftp.port, sftp.path.trim_end_matches('/'))
+        }
+        BackendConfig::Folder { .. } => {
+            let volume = repository.spec.volume.as_ref()?;
+            let source = match volume {
+                VolumeBackend { nfs: Some(nfs), .. } => format!("nfs {} {}", nfs.server.to_lowercase(), nfs.path),
+                VolumeBackend { host_path: Some(folder), .. } => format!("host {}", folder.path),
+                _ => format!("{} {}", repository.namespace()?, serde_json::to_string(volume).ok()?),
+            };
+            format!("{source} {}", volume.path)
+        }
+    })
+}
+
+/// The host, port and path of an address. One scheme leads where the other does.
+fn host(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let authority = authority.rsplit('@').next().unwrap_or_default().to_lowercase();
+    let usual = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
+    let authority = authority.strip_suffix(usual).unwrap_or(&authority);
+    format!("{authority}/{}", path.trim_matches('/'))
+}
+
 /// Where the Repository is, and all others that are the same repository. `all` are those of the whole cluster.
 pub fn same_repositories(all: &[Repository], repository: &Repository) -> BTreeSet<Place> {
-    let same = all.iter().filter(|other| id(other).is_some() && id(other) == id(repository));
-    same.map(place).chain([place(repository)]).collect()
+    all.iter().filter(|other| is_same(other, repository)).map(place).chain([place(repository)]).collect()
 }
 
 /// Where the Repositories are that no backup may begin in, since a prune is due or runs there; of several that are the same
 /// repository, all. `all` are those of the whole cluster.
-pub fn closed_repositories(all: &[Repository], now: Timestamp) -> BTreeSet<Place> {
-    places(all, |prune| prune.is_some_and(is_exclusive) && is_under_way(prune, now))
+pub fn closed_repositories(all: &[Repository], runs: &PruneRuns, now: Timestamp) -> BTreeSet<Place> {
+    let is_due = |repository: &Repository| {
+        let status = repository.status.as_ref().filter(|status| condition_is_true(&status.conditions, READY));
+        let prune = status.and_then(|status| status.prune.as_ref()).filter(|run| is_exclusive(run));
+        // One that cannot prune keeps nobody off.
+        prune.is_some_and(|run| run.state == Some(SourceState::Waiting))
+            && is_under_way(prune, now)
+            && runs.prepared.contains(&place(repository))
+    };
+    places(all, |repository| runs.live.contains(&place(repository)) || is_due(repository))
 }
 
 /// The same for restores, which a prune that is only due must wait for: where one runs.
-pub fn pruned_repositories(all: &[Repository]) -> BTreeSet<Place> {
-    places(all, excludes_others)
+pub fn pruned_repositories(all: &[Repository], runs: &PruneRuns) -> BTreeSet<Place> {
+    places(all, |repository| runs.live.contains(&place(repository)))
 }
 
-fn places(all: &[Repository], keeps_off: impl Fn(Option<&UpkeepStatus>) -> bool) -> BTreeSet<Place> {
-    let is_closed = |repository: &&Repository| {
-        // One that cannot prune keeps nobody off.
-        repository.metadata.deletion_timestamp.is_none()
-            && repository
-                .status
-                .as_ref()
-                .is_some_and(|status| condition_is_true(&status.conditions, READY) && keeps_off(status.prune.as_ref()))
-    };
+fn places(all: &[Repository], keeps_off: impl Fn(&Repository) -> bool) -> BTreeSet<Place> {
+    let is_closed =
+        |repository: &&Repository| repository.metadata.deletion_timestamp.is_none() && keeps_off(repository);
     all.iter().filter(is_closed).flat_map(|closed| same_repositories(all, closed)).collect()
 }

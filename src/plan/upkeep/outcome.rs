@@ -6,11 +6,19 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
-    super::{actions::Occurrence, names::RunKind},
+    super::{
+        actions::Occurrence,
+        names::RunKind,
+        schedule::{Schedule, Slots},
+        text::{later, until},
+    },
     facts::Verb,
 };
 use crate::{
-    api::{CheckStatus, RepositoryStatus, SIZE_ANOMALY, SOUND, condition, remove_condition, set_condition},
+    api::{
+        CheckStatus, RepositoryStatus, SIZE_ANOMALY, SOUND, UpkeepStatus, condition, condition_is_true,
+        remove_condition, set_condition, set_condition_status,
+    },
     model::{DataPart, Reason, SourceReport, UpkeepReport, Verdict},
 };
 
@@ -18,6 +26,8 @@ use crate::{
 pub(super) const DAMAGE_FOUND: &str = "DamageFound";
 /// The reason of `Sound=False` when a prune has met damage, and removed nothing.
 pub(super) const PRUNE_REFUSED: &str = "PruneRefused";
+/// The reason of `Sound` when the last check is too old.
+const CHECK_OVERDUE: &str = "CheckOverdue";
 /// The reason of `SizeAnomaly`.
 pub(super) const SHRUNK: &str = "Shrunk";
 
@@ -97,6 +107,23 @@ pub(super) fn conclude(
         _ => {}
     }
     None
+}
+
+/// `Sound` says no more than the last check: it becomes `Unknown` when that is older than two intervals of its schedule.
+pub(super) fn age(status: &mut RepositoryStatus, schedule: &Schedule, run: &UpkeepStatus, now: Timestamp) {
+    let is_sound = condition_is_true(&status.conditions, SOUND);
+    let Some(Time(last)) = run.last_success_time.as_ref().filter(|_| is_sound) else { return };
+    let Slots { due: Some(due), next: Some(next) } = schedule.slots(*last, now) else { return };
+    let interval = until(next, due.slot);
+    if now <= later(later(*last, interval), interval) {
+        return;
+    }
+    let message = format!(
+        "the last check that found nothing wrong ended at {last}, which is more than two intervals of its schedule ago; see \
+         status.check for why none has ended well since"
+    );
+    let words = (CHECK_OVERDUE, message.as_str());
+    set_condition_status(&mut status.conditions, SOUND, "Unknown", words, status.observed_generation, now);
 }
 
 fn of_sources(sources: &[String]) -> String {

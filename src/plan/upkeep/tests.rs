@@ -1,6 +1,7 @@
 //! What is due is done once, and told; what is damaged is said until it is whole.
 
 mod ahead;
+mod closed;
 mod outcome;
 
 use serde_json::json;
@@ -248,77 +249,10 @@ fn nothing_begins_in_a_repository_that_is_not_ready() {
     mark(&mut cellar, DUE);
     assert_eq!(look(&mut cellar, &Seen::default(), DUE).start, []);
     assert!(prune(&cellar).message.contains("Ready"));
-    assert!(closed_repositories(std::slice::from_ref(&cellar), at(DUE)).is_empty(), "it keeps nobody off");
-}
-
-#[test]
-fn backups_are_kept_off_while_a_prune_is_due_and_at_no_other_time() {
-    let is_closed =
-        |cellar: &Repository, seconds| !closed_repositories(std::slice::from_ref(cellar), at(seconds)).is_empty();
-    let mut cellar = pruned();
-    mark(&mut cellar, DUE);
-    assert!(!is_closed(&cellar, DUE), "due, and others may work beside what is done first");
-    look(&mut cellar, &Seen::default(), DUE);
-    assert!(run(&cellar).job.is_some() && !is_closed(&cellar, DUE), "packs anew");
-    assert!(pruned_repositories(std::slice::from_ref(&cellar)).is_empty());
-    let seen = said(&cellar, &green(UpkeepReport::Repack { bytes: 70 }));
-    look(&mut cellar, &seen, DUE);
-    assert!(is_closed(&cellar, DUE), "due by itself");
-    look(&mut cellar, &Seen::default(), DUE);
-    assert!(is_closed(&cellar, DUE), "runs");
-    let seen = said(&cellar, &failure(Reason::StoreUnavailable));
-    look(&mut cellar, &seen, 200);
-    assert!(!is_closed(&cellar, 209) && is_closed(&cellar, 210), "between two attempts");
-    look(&mut cellar, &seen, 210);
-    let seen = said(&cellar, &prune_of(&[]));
-    look(&mut cellar, &seen, 300);
-    assert!(!is_closed(&cellar, 300));
-
-    let mut cellar = pruned();
-    due(&mut cellar, DUE);
-    assert!(is_closed(&cellar, DUE));
-    cellar.spec.prune = None;
-    look(&mut cellar, &Seen::default(), DUE + 1);
-    assert!(!is_closed(&cellar, DUE + 1), "it is not wished any more");
-}
-
-#[test]
-fn prune_that_waits_long_lets_others_work_every_other_hour_and_restores_always() {
-    let (mut cellar, hour) = (pruned(), 3600);
-    let busy = || ActiveJob {
-        namespace: NAMESPACE.into(),
-        name: "all-day".into(),
-        repository: "cellar".into(),
-        kind: "backup".into(),
-    };
-    due(&mut cellar, DUE);
-    for (seconds, is_closed) in [(DUE, true), (hour + 124, true), (hour + 125, false), (2 * hour + 125, true)] {
-        look(&mut cellar, &Seen { active: vec![busy()], ..Seen::default() }, seconds);
-        assert_eq!(prune(&cellar).state, Some(SourceState::Waiting));
-        let all = std::slice::from_ref(&cellar);
-        assert_eq!(!closed_repositories(all, at(seconds)).is_empty(), is_closed, "{seconds}");
-        assert!(pruned_repositories(all).is_empty());
-    }
-    look(&mut cellar, &Seen::default(), 3 * hour + 200);
-    assert_eq!(prune(&cellar).state, Some(SourceState::Running), "it need not be closed to begin");
-    let all = std::slice::from_ref(&cellar);
-    assert!(!pruned_repositories(all).is_empty() && !closed_repositories(all, at(3 * hour + 200)).is_empty());
-}
-
-#[test]
-fn repositories_of_one_id_are_closed_together() {
-    let mut cellar = pruned();
-    due(&mut cellar, DUE);
-    let mut twin = repository("twin", Ok(()));
-    twin.metadata.namespace = Some("elsewhere".into());
-    let mut stranger = repository("stranger", Ok(()));
-    for (one, id) in [(&mut cellar, "a"), (&mut twin, "a"), (&mut stranger, "b")] {
-        one.status.as_mut().unwrap().repository_id = Some(id.into());
-    }
-    let unknown = repository("unknown", Ok(()));
-    let closed = closed_repositories(&[cellar, twin, stranger, unknown], at(DUE));
-    let expected = [("elsewhere", "twin"), (NAMESPACE, "cellar")];
-    assert_eq!(closed, expected.map(|(space, name)| (space.to_owned(), name.to_owned())).into());
+    assert!(
+        closed_repositories(std::slice::from_ref(&cellar), &PruneRuns::default(), at(DUE)).is_empty(),
+        "it keeps nobody off"
+    );
 }
 
 #[test]
@@ -374,12 +308,15 @@ fn job_that_is_stuck_gone_or_refused_is_a_failed_attempt() {
     let gone = look(&mut cellar.clone(), &Seen::default(), 301);
     assert_eq!(gone.events[0].reason, "ResultLost");
     let suspended = Seen { jobs: vec![job(&name, &Scene::Suspended)], ..Seen::default() };
-    assert_eq!(look(&mut cellar.clone(), &suspended, 301).resume, [name]);
+    let mut unstarted = cellar.clone();
+    assert_eq!(look(&mut unstarted, &suspended, 301).start, [], "who else works on the repository is looked for first");
+    assert_eq!(look(&mut unstarted, &suspended, 303).start.len(), 1);
+    assert_eq!(run(&unstarted).job.as_ref(), Some(&name));
 
     let mut status = cellar.status.clone().unwrap();
     let mut actions = Actions::default();
     let source = source_of(Verb::Prune, run(&cellar));
-    upkeep_refused(&cellar, &mut status, &mut actions, (&source, "exceeded quota"), at(DUE));
+    upkeep_refused(&cellar, &mut status, &mut actions, (&source, Reason::PodNotStarted, "exceeded quota"), at(DUE));
     let refused = status.prune.unwrap();
     assert_eq!((refused.state, refused.reason.as_str()), (Some(SourceState::Waiting), "PodNotStarted"));
     assert!(actions.events[0].note.contains("exceeded quota") && actions.events[0].is_warning);

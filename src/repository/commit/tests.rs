@@ -24,6 +24,7 @@ fn access(place: &std::path::Path) -> Access {
     Access {
         backend: BackendConfig::Folder { path: place.to_str().unwrap().into() },
         password: Secret::new("password".into()),
+        untrimmed_password: None,
         connection: Connection::default(),
         credentials: std::collections::BTreeMap::new(),
         holder: LockHolder { host: "runner".into(), user: "pod UID 1".into() },

@@ -54,6 +54,7 @@ impl Case {
         let access = Access {
             backend: BackendConfig::Folder { path: place.path().join("repository").to_str().unwrap().into() },
             password: Secret::new("password".into()),
+            untrimmed_password: None,
             connection: Connection::default(),
             credentials: std::collections::BTreeMap::new(),
             holder: LockHolder { host: String::new(), user: String::new() },

@@ -27,6 +27,7 @@ fn setup() -> Setup {
     let access = Access {
         backend: BackendConfig::Folder { path: place.path().to_str().unwrap().into() },
         password: Secret::new(String::new()),
+        untrimmed_password: None,
         connection: Connection::default(),
         credentials: std::collections::BTreeMap::new(),
         holder: LockHolder { host: "runner".into(), user: "pod UID 1".into() },

@@ -22,6 +22,7 @@ impl Case {
         let access = Access {
             backend: BackendConfig::Folder { path: folder.path().to_str().unwrap().into() },
             password: Secret::new(String::new()),
+            untrimmed_password: None,
             connection: Connection::default(),
             credentials: BTreeMap::new(),
             holder: LockHolder { host: String::new(), user: String::new() },

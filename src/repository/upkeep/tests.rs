@@ -21,6 +21,7 @@ fn access(place: &Path) -> Access {
     Access {
         backend: BackendConfig::Folder { path: place.to_str().unwrap().into() },
         password: Secret::new("password".into()),
+        untrimmed_password: None,
         connection: crate::model::Connection::default(),
         credentials: std::collections::BTreeMap::new(),
         holder: LockHolder { host: String::new(), user: String::new() },

@@ -17,8 +17,8 @@ use crate::{
         ACCEPT_REPOSITORY, Backup, IS_DEFAULT, Repository, Restore, RestoreArchive, S3Backend, SecretKeyReference,
         StorePlace, VolumeBackend, credential_sources,
     },
-    model::{ArchiveFormat, wrong_archive_name},
-    plan::{self, PlanProblem, SourceFacts, plan_sources},
+    model::{ArchiveFormat, region_of_endpoint, wrong_archive_name},
+    plan::{self, PlanProblem, SourceFacts, choose_repository, plan_sources},
     webhook::review::RefusedField,
 };
 
@@ -153,6 +153,25 @@ fn durations<'a>(object: &'a Value, findings: &mut Findings) -> Cow<'a, Value> {
     readable
 }
 
+/// A Repository beside an older one is not used where none is named, which its author may expect.
+fn warn_of_an_older_one(repository: &Repository, repositories: &[Repository], findings: &mut Findings) {
+    let name = repository.name_any();
+    let is_known = repositories.iter().any(|other| other.name_any() == name);
+    let is_marked =
+        |repository: &Repository| repository.annotations().get(IS_DEFAULT).is_some_and(|value| value == "true");
+    // As it is known, it has its age; a new one is the youngest.
+    let others = repositories.iter().filter(|other| is_known || other.name_any() != name);
+    let Ok(chosen) = choose_repository(others, None) else { return };
+    if chosen.name_any() != name && !is_marked(chosen) && !is_marked(repository) {
+        let chosen = chosen.name_any();
+        let message = format!(
+            "Repository {chosen} stays the one that is used where none is named, because it is older; to use this one, annotate \
+             it with {IS_DEFAULT}: \"true\""
+        );
+        findings.warn(&["metadata", "name"], message);
+    }
+}
+
 fn of_repository(repository: &Repository, repositories: &[Repository], findings: &mut Findings) {
     let spec = &repository.spec;
     for (key, value) in repository.annotations().iter().filter(|(key, _)| key.starts_with(PREFIX)) {
@@ -172,13 +191,17 @@ fn of_repository(repository: &Repository, repositories: &[Repository], findings:
             };
             if let Some(other) = repositories.iter().find(is_other) {
                 let other = other.name_any();
-                let message = format!("Repository {other} is the default, too; as long as both are, neither is taken");
+                let message = format!(
+                    "Repository {other} is the default, too; as long as both are, neither is taken: remove the annotation \
+                     from one (kubectl annotate repositories.stowaway.dev {other} {IS_DEFAULT}-)"
+                );
                 findings.warn(&path, message);
             }
         } else if value != "false" {
             findings.warn(&path, "has no effect; only \"true\" makes a Repository the default one");
         }
     }
+    warn_of_an_older_one(repository, repositories, findings);
     let backends = [
         spec.s3.is_some(),
         spec.azure.is_some(),
@@ -227,6 +250,13 @@ fn of_place<'a>(place: impl Into<StorePlace<'a>>, base: &[&str], findings: &mut 
 fn of_s3(s3: &S3Backend, base: &[&str], findings: &mut Findings) {
     let at = |field: &'static str| [base, &["s3", field]].concat();
     let host = of_url(&at("endpoint"), &s3.endpoint, findings);
+    let of_host = region_of_endpoint(&s3.endpoint);
+    if let Some((region, given)) = of_host.zip(s3.region.as_deref()).filter(|(region, given)| region != given) {
+        findings.warn(
+            &at("region"),
+            format_args!("is {given}, and the endpoint's is {region}; leave it out, so that the endpoint names it"),
+        );
+    }
     let bucket = at("bucket");
     if ["..", ".-", "-."].iter().any(|part| s3.bucket.contains(part)) {
         findings.wrong(&bucket, &s3.bucket, "is no bucket's name: a dot stands between letters or digits");
@@ -334,8 +364,15 @@ fn of_backup(backup: &Backup, repositories: &[Repository], findings: &mut Findin
     let spec = &backup.spec;
     // The plan's own reading, on no pods.
     let selector = spec.selector.as_ref();
-    let plan =
-        plan_sources(SourceFacts { namespace: "", pods: &[], claims: None, selector, cluster: "", backup_uid: "" });
+    let plan = plan_sources(SourceFacts {
+        namespace: "",
+        pods: &[],
+        claims: None,
+        selector,
+        cluster: "",
+        backup_uid: "",
+        expected: None,
+    });
     for problem in &plan.problems {
         match problem {
             PlanProblem::Selector { message } => findings.hidden(&["spec", "selector"], message),
@@ -345,6 +382,9 @@ fn of_backup(backup: &Backup, repositories: &[Repository], findings: &mut Findin
     of_reference(spec.repository_ref.as_ref().map(|reference| reference.name.as_str()), repositories, findings);
     if let Some(wishes) = &spec.runner_pod {
         runner_pod::check(wishes, findings);
+    }
+    if spec.idle_timeout.is_some() && spec.timeout.is_none() {
+        findings.warn(&["spec", "idleTimeout"], "is about commands alone; what a volume may take is spec.timeout");
     }
 }
 
@@ -370,7 +410,14 @@ fn of_restore(restore: &Restore, repositories: &[Repository], findings: &mut Fin
         let reason = format!("no source is named so: each pod of a StatefulSet is one, for example {name}");
         findings.wrong(&["spec", "from", "source"], source, reason);
     }
+    if let Some(wishes) = &spec.runner_pod {
+        runner_pod::check(wishes, findings);
+    }
     if let Some(to) = &spec.to {
+        if spec.idle_timeout.is_some() && (to.claim.is_some() || to.archive.is_some()) {
+            let message = "is about a command that no longer reads; for a claim or an archive set spec.timeout";
+            findings.hidden(&["spec", "idleTimeout"], message);
+        }
         if let Some(pod) = &to.pod {
             findings.name(&["spec", "to", "pod"], pod);
         }

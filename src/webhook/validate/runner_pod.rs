@@ -7,7 +7,11 @@ use std::collections::BTreeMap;
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
 
 use super::objects::Findings;
-use crate::{annotations::object_name, api::RunnerPod, model::billionths};
+use crate::{
+    annotations::object_name,
+    api::{RunnerPod, VariableSource},
+    model::billionths,
+};
 
 const FIELD: [&str; 2] = ["spec", "runnerPod"];
 
@@ -40,6 +44,27 @@ pub(super) fn check(wishes: &RunnerPod, findings: &mut Findings) {
         if toleration.toleration_seconds.is_some() && effect != "NoExecute" {
             wrong("effect", effect, "has to be NoExecute where tolerationSeconds is set");
         }
+    }
+    for (index, variable) in wishes.env.iter().enumerate() {
+        let index = index.to_string();
+        let path = [&FIELD[..], &["env", &index]].concat();
+        let name = variable.name.as_str();
+        if variable.is_reserved() {
+            let reason = "is one of Stowaway's, Kubernetes' or the C library's own variables, which cannot be set";
+            findings.wrong(&[&path[..], &["name"]].concat(), name, reason);
+        }
+        if wishes.env.iter().filter(|other| other.name == name).count() > 1 {
+            findings.wrong(&[&path[..], &["name"]].concat(), name, "is there twice");
+        }
+        let Some(VariableSource { secret_key_ref, config_map_key_ref }) = &variable.value_from else { continue };
+        for (field, reference) in [("secretKeyRef", secret_key_ref), ("configMapKeyRef", config_map_key_ref)] {
+            if let Some(reference) = reference {
+                findings.name(&[&path[..], &["valueFrom", field, "name"]].concat(), &reference.name);
+            }
+        }
+    }
+    if let Some(class) = &wishes.priority_class_name {
+        findings.name(&[&FIELD[..], &["priorityClassName"]].concat(), class);
     }
     if let Some(wishes) = &wishes.resources {
         resources(wishes, findings);

@@ -5,6 +5,7 @@ mod explain;
 mod foreign;
 pub mod golden;
 mod properties;
+mod runner_pod;
 mod store;
 mod watchdog;
 

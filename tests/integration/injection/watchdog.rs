@@ -1,5 +1,6 @@
 //! Pods that run, and whether they have what they ask for.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::{Value, json};
 use stowaway::{
@@ -205,17 +206,25 @@ fn namespaces_ask_by_their_label_and_some_never() {
 #[test]
 fn only_pods_that_may_ask_are_read() {
     let map = |key: &str| Some([(key.to_owned(), "x".to_owned())].into());
-    let ask = |annotation: &str, label: &str, by_namespace| {
-        may_ask(map(annotation).as_ref(), map(label).as_ref(), by_namespace)
+    let owner =
+        |kind: &str| OwnerReference { kind: kind.to_owned(), controller: Some(true), ..OwnerReference::default() };
+    let metadata = |annotation: &str, label: &str, kind: &str| ObjectMeta {
+        annotations: map(annotation),
+        labels: map(label),
+        owner_references: Some(vec![owner(kind)]),
+        ..ObjectMeta::default()
     };
+    let ask = |annotation: &str, label: &str, by_namespace| may_ask(&metadata(annotation, label, "Job"), by_namespace);
     assert!(!ask("prometheus.io/scrape", "app", None));
-    assert!(!may_ask(None, None, None));
+    assert!(!may_ask(&ObjectMeta::default(), None));
     for annotation in ["stowaway.dev/backupcommand", "stowaway.dev/typo", "k8up.io/backupcommand"] {
         assert!(ask(annotation, "app", None), "{annotation}");
         assert!(!ask(annotation, "stowaway.dev/kind", None), "a run");
+        let hidden = metadata(annotation, "stowaway.dev/kind", "ReplicaSet");
+        assert!(may_ask(&hidden, None), "a label that anyone may set hides no pod");
     }
-    assert!(may_ask(None, None, Some(Injection::Helper)));
-    assert!(!may_ask(None, None, Some(Injection::None)));
+    assert!(may_ask(&ObjectMeta::default(), Some(Injection::Helper)));
+    assert!(!may_ask(&ObjectMeta::default(), Some(Injection::None)));
 }
 
 #[test]

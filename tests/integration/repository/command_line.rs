@@ -54,16 +54,19 @@ async fn places_of_restic_are_used_with_its_own_variables() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn user_and_password_of_a_rest_server_come_by_the_environment_alone() {
+async fn user_and_password_of_a_rest_server_come_by_the_environment_or_in_the_url() {
     let server = Server::start(Kind::Rest).await;
     let BackendConfig::Rest(config) = &server.access.backend else { unreachable!() };
     let place = format!("rest:{}/", config.url);
     let login = and(&[], &[("RESTIC_REST_USERNAME", "miller"), ("RESTIC_REST_PASSWORD", "hush-hush")]);
     goes_to_and_fro(&place, &login, &server);
-    let refused = stowaway(&login, &["snapshots", "--repository", &server.url]);
-    assert_eq!(refused.status.code(), Some(2));
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(said.contains("RESTIC_REST_USERNAME") && !said.contains("hush-hush"), "{said}");
+    // Those of the URL count more, and are never shown.
+    let others = and(&[], &[("RESTIC_REST_USERNAME", "miller"), ("RESTIC_REST_PASSWORD", "wrong")]);
+    goes_to_and_fro(&server.url, &others, &server);
+    let denied = stowaway(&[], &["snapshots", "--repository", &server.url.replace("hush-hush", "hush%2Dhushed")]);
+    assert!(!denied.status.success());
+    let shown = String::from_utf8_lossy(&[denied.stdout, denied.stderr].concat()).into_owned();
+    assert!(!shown.contains("hush") && shown.contains("check the credentials"), "{shown}");
     // One of the two is no wish to go without.
     let half = stowaway(&login[..1], &["snapshots", "--repository", &place]);
     assert_eq!(half.status.code(), Some(2), "{}", String::from_utf8_lossy(&half.stderr));

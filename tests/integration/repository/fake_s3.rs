@@ -47,6 +47,8 @@ struct State {
     page: usize,
     /// How many more changes are let through.
     changes_left: Option<usize>,
+    /// The region that requests have to be signed for, and whether a header names it where they are not.
+    region: Option<(&'static str, bool)>,
 }
 
 /// A running service; it ends with the test's runtime.
@@ -91,6 +93,11 @@ impl FakeS3 {
         let copy = Self::start().await;
         copy.state.lock().unwrap().objects.clone_from(&self.state.lock().unwrap().objects);
         copy
+    }
+
+    /// Requests that are signed for another region are refused, as Amazon does: in the body, or in a header alone.
+    pub fn set_region(&self, region: &'static str, in_header: bool) {
+        self.state.lock().unwrap().region = Some((region, in_header));
     }
 
     /// Listings come in pages of so many.
@@ -153,6 +160,10 @@ async fn serve(connection: TcpStream, state: Arc<Mutex<State>>) {
             return;
         }
         let fault = fault_of(&mut state.lock().unwrap(), &method, &target);
+        let elsewhere = state.lock().unwrap().region.filter(|(region, _)| {
+            let signed = headers.get("authorization").cloned().unwrap_or_default();
+            !signed.contains(&format!("/{region}/s3/aws4_request"))
+        });
         let (status, answer_headers, answer) = match fault {
             Some(Fault::Hang) => return std::future::pending().await,
             Some(Fault::Cut) => return,
@@ -163,6 +174,7 @@ async fn serve(connection: TcpStream, state: Arc<Mutex<State>>) {
                 let _ = answer(&mut state.lock().unwrap(), &method, &target, &headers, rivals);
                 (412, String::new(), b"<Error><Code>PreconditionFailed</Code></Error>".to_vec())
             }
+            None if elsewhere.is_some() => of_another_region(&method, elsewhere.unwrap()),
             Some(Fault::Unacknowledged) | None => answer(&mut state.lock().unwrap(), &method, &target, &headers, body),
         };
         if fault == Some(Fault::Unacknowledged) {
@@ -177,6 +189,18 @@ async fn serve(connection: TcpStream, state: Arc<Mutex<State>>) {
         if connection.write_all(&[head.as_bytes(), &answer].concat()).await.is_err() {
             return;
         }
+    }
+}
+
+fn of_another_region(method: &str, (region, in_header): (&str, bool)) -> (u16, String, Vec<u8>) {
+    let header = format!("x-amz-bucket-region: {region}\r\n");
+    let body = format!(
+        "<Error><Code>AuthorizationHeaderMalformed</Code><Message>The region is wrong</Message><Region>{region}</Region></Error>"
+    );
+    match (in_header, method) {
+        (true, _) => (301, header, Vec::new()),
+        (false, "HEAD") => (400, String::new(), Vec::new()),
+        (false, _) => (400, String::new(), body.into_bytes()),
     }
 }
 

@@ -26,6 +26,7 @@ mod locks;
 mod manual_restore;
 mod meddled;
 mod memory;
+mod places;
 mod prune;
 mod refusals;
 mod restic;
@@ -66,6 +67,7 @@ pub fn folder(path: &Path) -> Access {
     Access {
         backend: BackendConfig::Folder { path: path.to_str().unwrap().to_owned() },
         password: Secret::new(PASSWORD.to_owned()),
+        untrimmed_password: None,
         connection: Connection::default(),
         credentials: BTreeMap::new(),
         holder: LockHolder { host: "runner-1".to_owned(), user: "pod UID 6f9619ff".to_owned() },

@@ -21,7 +21,8 @@ use super::{
     creation, post,
 };
 
-const PATHS: [&str; 6] = ["/pods", "/pods/helper", "/pods/sidecar", "/pods/none", "/workloads", "/objects"];
+const PATHS: [&str; 7] =
+    ["/pods", "/pods/helper", "/pods/sidecar", "/pods/none", "/workloads", "/objects", "/annotations"];
 
 fn pod() -> Value {
     json!({ "apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": { "containers": [{ "name": "a" }] } })
@@ -112,6 +113,8 @@ async fn objects_of_any_form_are_answered() {
         ("/objects", "Backup", "stowaway.dev"),
         ("/objects", "Restore", "stowaway.dev"),
         ("/objects", "SomethingNewer", "stowaway.dev"),
+        ("/annotations", "PersistentVolumeClaim", ""),
+        ("/annotations", "Namespace", ""),
     ] {
         for value in &values {
             for operation in ["CREATE", "UPDATE"] {
@@ -128,7 +131,7 @@ async fn objects_of_any_form_are_answered() {
     // Kinds that a wrong configuration sends.
     let mut question = creation(&pod());
     question["request"]["kind"]["kind"] = "ConfigMap".into();
-    for path in ["/pods", "/objects"] {
+    for path in ["/pods", "/objects", "/annotations"] {
         let (code, answer) = webhook.send(post(path, question.to_string())).await;
         assert_eq!(code, StatusCode::BAD_REQUEST, "{}", is_status(code, &answer));
     }

@@ -162,6 +162,11 @@ fn runner_pods() -> Cases {
                 "imagePullSecrets": [{ "name": "a/b" }],
                 "resources": resources,
                 "securityContext": { "runAsUser": 0, "runAsNonRoot": true },
+                "env": [
+                    { "name": "STOWAWAY_TASK", "value": "x" },
+                    { "name": "A", "valueFrom": { "secretKeyRef": { "name": "a/b", "key": "k" } } },
+                ],
+                "priorityClassName": "a/b",
             } }),
             ),
             &[
@@ -177,6 +182,9 @@ fn runner_pods() -> Cases {
                 "spec.runnerPod.resources.limits.memory",
                 "spec.runnerPod.resources.requests.cpu",
                 "spec.runnerPod.securityContext.runAsUser",
+                "spec.runnerPod.env.0.name",
+                "spec.runnerPod.env.1.valueFrom.secretKeyRef.name",
+                "spec.runnerPod.priorityClassName",
             ],
         ),
         (
@@ -250,6 +258,18 @@ fn runs() -> Cases {
         (
             restore(|spec| spec["to"] = json!({ "pod": "a/b", "container": "C", "command": [""] })),
             &["spec.to.pod", "spec.to.container", "spec.to.command"],
+        ),
+        (
+            restore(|spec| spec["runnerPod"] = json!({ "env": [{ "name": "LD_PRELOAD" }] })),
+            &["spec.runnerPod.env.0.name"],
+        ),
+        (restore(|spec| spec["idleTimeout"] = "5m".into()), &[]),
+        (
+            restore(|spec| {
+                spec["idleTimeout"] = "5m".into();
+                spec["to"] = json!({ "claim": { "name": "cask" } });
+            }),
+            &["spec.idleTimeout"],
         ),
         (archive(|_| ()), &[]),
         (

@@ -283,3 +283,46 @@ spec:
     let answer = webhook.ask("/workloads", &creation(&without)).await;
     assert_eq!(blamed(&answer), ["spec.template.metadata.annotations[stowaway.dev/restore]"]);
 }
+
+#[tokio::test]
+async fn annotations_on_the_workload_itself_are_warned_of_and_refuse_nothing() {
+    let mut wrong = deployment(&[]);
+    wrong["metadata"]["annotations"] =
+        all(&[("backupcommand", "dump"), ("k8up.io/backupcommand", "dump"), ("allow-missing", "true")]);
+    let answer = Webhook::new().ask("/workloads", &creation(&wrong)).await;
+    assert_eq!(answer["allowed"], true, "{answer}");
+    let said = warnings(&answer);
+    assert_eq!(said.lines().count(), 2, "{said}");
+    assert!(said.contains("Deployment mill") && said.contains("stowaway.dev/backupcommand"), "{said}");
+    assert!(said.contains("pod template"), "{said}");
+}
+
+#[tokio::test]
+async fn claims_and_namespaces_are_warned_of_typos_and_never_refused() {
+    let object = |kind: &str, annotations: &[(&str, &str)], labels: &[(&str, &str)]| {
+        json!({
+            "apiVersion": "v1", "kind": kind,
+            "metadata": { "name": "mill", "annotations": all(annotations), "labels": all(labels) },
+        })
+    };
+    for (object, expected) in [
+        (object("PersistentVolumeClaim", &[("excludes", "*.log")], &[]), "stowaway.dev/exclude"),
+        (
+            object("PersistentVolumeClaim", &[("volumesnapshot-class", "fast")], &[]),
+            "stowaway.dev/volume-snapshot-class",
+        ),
+        (object("PersistentVolumeClaim", &[("backupcommand", "dump")], &[]), "read on Pod"),
+        (object("PersistentVolumeClaim", &[], &[("k8up.io/backup", "false")]), "k8up.io/backup"),
+        (object("Namespace", &[("k8up.io/backup", "false")], &[]), "on a Namespace"),
+        (object("Namespace", &[], &[("inject", "side-car")]), "side-car"),
+    ] {
+        for review in [creation(&object), review("UPDATE", &object, &object)] {
+            let answer = Webhook::new().ask("/annotations", &review).await;
+            assert_eq!(answer["allowed"], true, "{answer}");
+            assert_eq!(answer["warnings"].as_array().map_or(0, Vec::len), 1, "{answer}");
+            assert!(warnings(&answer).contains(expected), "{answer}");
+        }
+    }
+    let sound = object("PersistentVolumeClaim", &[("backup", "false"), ("k8up.io/backup", "false")], &[]);
+    assert_eq!(warnings(&Webhook::new().ask("/annotations", &creation(&sound)).await), "");
+}

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::plan::{
     fixtures::{at, plan_of, planned},
-    sources::Workload,
+    sources::{PlannedSource, Workload},
 };
 
 const HOST: &str = "mill";
@@ -187,6 +187,18 @@ fn what_cannot_be_restored_is_told() {
             ("pvc/jars", &Refusal::NoClaim("jars".into())),
         ]
     );
+}
+
+#[test]
+fn source_without_a_command_that_reads_it_is_refused_before_anything_is_done() {
+    let planned = [PlannedSource { has_restore_command: false, ..planned(DATABASE, None) }];
+    let stored = [database("aa", 10)];
+    let (snapshots, sources): (Vec<_>, _) = (stored.iter().map(snapshot_record).collect(), plan_of(&planned));
+    let claims = BTreeSet::new();
+    let facts = NamespaceFacts { snapshots: &snapshots, claims: &claims, pods: &[], sources: &sources };
+    let plan = plan_namespace(wish(), facts);
+    assert!(plan.restores.is_empty());
+    assert_eq!(refusals(&plan.refused), [(DATABASE, &Refusal::NoRestoreCommand)]);
 }
 
 #[test]

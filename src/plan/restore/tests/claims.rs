@@ -1,6 +1,7 @@
 //! A Restore into a claim never writes where somebody works, and a workload that it scaled down always comes back.
 
 mod held;
+mod runs_as;
 mod uses;
 
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
@@ -8,7 +9,7 @@ use kube::ResourceExt;
 
 use super::*;
 use crate::{
-    api::SCALED_FINALIZER,
+    api::{SCALED_FINALIZER, SCALED_FROM},
     model::{SnapshotIdentity, VolumeRestore},
     plan::{
         actions::{ScaleTo, TargetMount},
@@ -85,11 +86,11 @@ impl Cellar {
             pods: &world.pods,
             sources: &world.sources,
             pruned: &world.pruned,
+            uses: &self.uses,
             claim: Some(TargetFacts {
                 claim: self.claim.as_ref(),
                 scale: self.scale.as_ref(),
                 held_down_by: self.held_down_by,
-                uses: &self.uses,
                 namespace: &self.namespace,
                 assigns_users: self.assigns_users,
                 cluster: "uid-of-cluster",
@@ -98,8 +99,9 @@ impl Cellar {
         let (status, actions) = plan_restore(&world.restore, facts, at(seconds));
         world.restore.status = Some(status);
         let around = &actions.around;
-        if around.hold {
+        if let Some(was) = &around.hold {
             world.restore.metadata.finalizers = Some(vec![SCALED_FINALIZER.into()]);
+            world.restore.annotations_mut().insert(SCALED_FROM.into(), was.clone());
         }
         if let Some(ScaleTo { replicas, .. }) = around.scale {
             self.scale.as_mut().unwrap().replicas = replicas;
@@ -320,7 +322,7 @@ fn scaled_down(replicas: i32, pods: usize) -> Cellar {
 fn what_a_workload_was_is_written_down_before_it_is_touched() {
     let mut cellar = scaled_down(3, 3);
     let first = cellar.look(0);
-    assert!(first.around.hold && first.around.scale.is_none() && first.start.is_empty());
+    assert!(first.around.hold.is_some() && first.around.scale.is_none() && first.start.is_empty());
     assert_eq!(cellar.status().scaled.as_ref().unwrap().replicas, 3);
     let second = cellar.look(1);
     assert_eq!(second.around.scale.unwrap().replicas, 0);
@@ -429,7 +431,7 @@ fn job_that_is_refused_brings_the_workload_back() {
     cellar.look(1);
     let mut actions = cellar.look(2);
     let mut status = cellar.status().clone();
-    restore_refused(&mut status, &mut actions, "no quota", at(2));
+    restore_refused(&mut status, &mut actions, (Reason::PodNotStarted, "no quota"), at(2));
     cellar.world.restore.status = Some(status);
     assert!(cellar.world.restore.finalizers().contains(&SCALED_FINALIZER.to_owned()), "it is looked at again");
     let actions = cellar.look(3);

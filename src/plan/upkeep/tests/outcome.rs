@@ -44,6 +44,23 @@ fn all_data_is_read_part_after_part_in_the_time_that_is_set() {
 }
 
 #[test]
+fn soundness_is_unknown_when_the_last_check_is_older_than_two_intervals() {
+    let mut cellar = checked();
+    look(&mut cellar, &Seen::default(), 0);
+    next_part(&mut cellar, 0);
+    end(&mut cellar, 0, &check_of("1/3", 0));
+    // No check ends from then on.
+    look(&mut cellar, &Seen::default(), DUE + 2 * 3600 + 60);
+    assert_eq!(state_of(&cellar, SOUND), Some(("True".into(), "Completed".into())));
+    look(&mut cellar, &Seen::default(), DUE + 2 * 3600 + 61);
+    assert_eq!(state_of(&cellar, SOUND), Some(("Unknown".into(), "CheckOverdue".into())));
+    let status = cellar.status.as_mut().unwrap();
+    set_condition(&mut status.conditions, SOUND, false, ("DamageFound", "x"), None, at(0));
+    look(&mut cellar, &Seen::default(), DUE + 9 * 3600);
+    assert_eq!(state_of(&cellar, SOUND), Some(("False".into(), "DamageFound".into())), "damage does not age");
+}
+
+#[test]
 fn damage_is_said_until_the_same_part_is_whole() {
     let mut cellar = checked();
     look(&mut cellar, &Seen::default(), 0);

@@ -6,7 +6,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use opendal::services;
 use reqwest::Client;
 
-use super::{Objects, Parts, operator, root};
+use super::{Objects, Parts, Service, operator, root};
 use crate::model::{AzureConfig, Credential, Secret};
 
 impl Objects {
@@ -31,6 +31,6 @@ impl Objects {
         if let Some(token) = credentials.get(&Credential::AzureSasToken) {
             builder = builder.sas_token(token.expose().trim_start_matches('?'));
         }
-        Ok(Self { operator: operator(builder, client)?, parts: Parts::OnlyIfAbsent })
+        Ok(Self::of(Service { operator: operator(builder, client)?, parts: Parts::OnlyIfAbsent, bucket: None }))
     }
 }

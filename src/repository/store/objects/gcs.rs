@@ -6,7 +6,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use opendal::services;
 use reqwest::Client;
 
-use super::{Objects, Parts, operator, root};
+use super::{Objects, Parts, Service, operator, root};
 use crate::model::{Credential, GcsConfig, Secret};
 
 impl Objects {
@@ -29,6 +29,6 @@ impl Objects {
         if let Some(token) = credentials.get(&Credential::GcsAccessToken) {
             builder = builder.token(token.expose().to_owned()).disable_config_load().disable_vm_metadata();
         }
-        Ok(Self { operator: operator(builder, client)?, parts: Parts::Session })
+        Ok(Self::of(Service { operator: operator(builder, client)?, parts: Parts::Session, bucket: None }))
     }
 }

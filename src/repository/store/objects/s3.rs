@@ -1,44 +1,170 @@
 //! A bucket of an S3 service.
+//!
+//! A service that refuses a request because of its region names the right one, in a header or in the body. The request is
+//! then repeated once, signed for that region.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use opendal::services;
+use http::{Request, Response, StatusCode};
+use opendal::{Buffer, Error, HttpBody, HttpTransport, HttpTransporter, services};
+use opendal_http_transport_reqwest::ReqwestTransport;
 use reqwest::Client;
 
-use super::{Objects, Parts, operator, root};
-use crate::model::{Credential, S3Config, Secret};
+use super::{Objects, Parts, Service, operator_with, root};
+use crate::model::{Credential, S3Config, Secret, is_region};
+
+/// The header by which Amazon names a bucket's region.
+const REGION_HEADER: &str = "x-amz-bucket-region";
+/// How much of a refusal is searched for a region: such an answer has a few hundred bytes.
+const LONGEST_REFUSAL: usize = 64 << 10;
+
+/// What another connection to the same bucket is made of.
+#[derive(Clone, Debug)]
+pub(super) struct Bucket {
+    config: S3Config,
+    credentials: BTreeMap<Credential, Secret>,
+    client: Client,
+    /// The region that the service named in its last refusal.
+    named: Arc<Mutex<Option<String>>>,
+    /// The region is one that the service named: a second one is not tried.
+    is_corrected: bool,
+}
 
 impl Objects {
     /// With the keys that are given, or else whatever identity the machine or pod has.
     pub fn s3(config: &S3Config, credentials: &BTreeMap<Credential, Secret>, client: &Client) -> Result<Self, String> {
-        // The server compares what arrived.
-        let whole = builder(config, credentials).checksum_algorithm("md5");
-        // The library knows no such checksum of a part, and services know no other one in common.
-        let parts = Parts::Plain(operator(builder(config, credentials), client)?);
-        Ok(Self { operator: operator(whole, client)?, parts })
+        let bucket = Bucket {
+            config: config.clone(),
+            credentials: credentials.clone(),
+            client: client.clone(),
+            named: Arc::default(),
+            is_corrected: false,
+        };
+        Ok(Self::of(bucket.service()?))
     }
 }
 
-fn builder(config: &S3Config, credentials: &BTreeMap<Credential, Secret>) -> services::S3 {
-    let given = |credential| credentials.get(&credential).map(Secret::expose);
-    let mut builder = services::S3::default()
-        .endpoint(&config.endpoint)
-        .bucket(&config.bucket)
-        .root(&root(&config.prefix))
-        .region(&config.region);
-    if !config.path_style {
-        builder = builder.enable_virtual_host_style();
+impl Bucket {
+    fn service(self) -> Result<Service, String> {
+        let transport = || HttpTransporter::new(RegionObserver::new(&self.client, &self.named));
+        // The server compares what arrived.
+        let whole = self.builder().checksum_algorithm("md5");
+        // The library knows no such checksum of a part, and services know no other one in common.
+        let parts = Parts::Plain(operator_with(self.builder(), transport())?);
+        Ok(Service { operator: operator_with(whole, transport())?, parts, bucket: Some(self) })
     }
-    if let Some(id) = given(Credential::S3AccessKeyId) {
-        builder = builder
-            .access_key_id(id)
-            .secret_access_key(given(Credential::S3SecretAccessKey).unwrap_or_default())
-            // What was given counts; nothing from the environment, files or the cloud's metadata service.
-            .disable_config_load()
-            .disable_ec2_metadata();
+
+    /// The same bucket in the region that the service named, if that is another one.
+    pub fn in_named_region(&self) -> Option<Service> {
+        let named = self.named.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let region = named.filter(|region| !self.is_corrected && *region != self.config.region)?;
+        tracing::info!(
+            "the store names the region {region}, and not {}: requests are signed for {region}",
+            self.config.region
+        );
+        let other =
+            Self { config: self.config.in_region(&region), named: Arc::default(), is_corrected: true, ..self.clone() };
+        other.service().ok()
     }
-    if let Some(token) = given(Credential::S3SessionToken) {
-        builder = builder.session_token(token);
+
+    /// Whether the other connection is to the region that this one was corrected to.
+    pub fn is_corrected(&self) -> bool {
+        self.is_corrected
     }
-    builder
+
+    fn builder(&self) -> services::S3 {
+        let Self { config, credentials, .. } = self;
+        let given = |credential| credentials.get(&credential).map(Secret::expose);
+        let mut builder = services::S3::default()
+            .endpoint(&config.endpoint)
+            .bucket(&config.bucket)
+            .root(&root(&config.prefix))
+            .region(&config.region);
+        if !config.path_style {
+            builder = builder.enable_virtual_host_style();
+        }
+        if let Some(id) = given(Credential::S3AccessKeyId) {
+            builder = builder
+                .access_key_id(id)
+                .secret_access_key(given(Credential::S3SecretAccessKey).unwrap_or_default())
+                // What was given counts; nothing from the environment, files or the cloud's metadata service.
+                .disable_config_load()
+                .disable_ec2_metadata();
+        }
+        if let Some(token) = given(Credential::S3SessionToken) {
+            builder = builder.session_token(token);
+        }
+        builder
+    }
+}
+
+/// Notes the region that a refusal names, which the library does not report.
+#[derive(Clone)]
+struct RegionObserver {
+    transport: ReqwestTransport,
+    named: Arc<Mutex<Option<String>>>,
+}
+
+impl RegionObserver {
+    fn new(client: &Client, named: &Arc<Mutex<Option<String>>>) -> Self {
+        Self { transport: ReqwestTransport::new(client.clone()), named: Arc::clone(named) }
+    }
+}
+
+impl HttpTransport for RegionObserver {
+    async fn fetch(&self, request: Request<Buffer>) -> Result<Response<HttpBody>, Error> {
+        let response = self.transport.fetch(request).await?;
+        if !is_refusal(response.status()) {
+            return Ok(response);
+        }
+        let header = response.headers().get(REGION_HEADER).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let (parts, mut body) = response.into_parts();
+        let content = body.to_buffer().await?;
+        let in_body = || {
+            let bytes = content.to_bytes();
+            let text = String::from_utf8_lossy(bytes.get(..bytes.len().min(LONGEST_REFUSAL)).unwrap_or_default());
+            region_in_refusal(&text).map(str::to_owned)
+        };
+        if let Some(region) = header.or_else(in_body).filter(|region| is_region(region)) {
+            *self.named.lock().unwrap_or_else(PoisonError::into_inner) = Some(region);
+        }
+        let length = content.len() as u64;
+        Ok(Response::from_parts(parts, HttpBody::new(futures::stream::iter([Ok(content)]), Some(length))))
+    }
+}
+
+/// Whether an answer of that status may be about the region.
+fn is_refusal(status: StatusCode) -> bool {
+    [StatusCode::MOVED_PERMANENTLY, StatusCode::TEMPORARY_REDIRECT, StatusCode::BAD_REQUEST, StatusCode::FORBIDDEN]
+        .contains(&status)
+}
+
+/// The region in the body of a refusal: `<Region>eu-central-1</Region>`.
+fn region_in_refusal(body: &str) -> Option<&str> {
+    let (_, rest) = body.split_once("<Region>")?;
+    rest.split_once("</Region>").map(|(region, _)| region.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn region_is_found_in_the_refusals_of_services() {
+        for (body, region) in [
+            (
+                "<?xml version=\"1.0\"?><Error><Code>AuthorizationHeaderMalformed</Code><Message>the region 'us-east-1' is \
+                 wrong; expecting 'eu-central-1'</Message><Region>eu-central-1</Region></Error>",
+                Some("eu-central-1"),
+            ),
+            ("<Error><Code>AccessDenied</Code></Error>", None),
+            ("<Error><Region>", None),
+            ("", None),
+        ] {
+            assert_eq!(region_in_refusal(body), region);
+        }
+    }
 }

@@ -95,7 +95,7 @@ impl Server {
 pub use azure::{proxy_to, start_with_sas as azure_with_sas, start_with_tokens as azure_with_tokens};
 pub use fill::put_unknown_packs;
 pub use rest::start as rest_with;
-pub use s3::start_for_parts as s3_for_parts;
+pub use s3::{start_for_parts as s3_for_parts, start_in as s3_in};
 pub use sftp::{new_ssh_key, start_in as sftp_in, start_those_that_want_more as sftp_that_want_more};
 
 /// The place with these credentials.

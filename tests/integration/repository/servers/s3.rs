@@ -6,26 +6,33 @@ use stowaway::model::{BackendConfig, Credential, S3Config};
 
 use super::{Running, Server, access, free_port, owned, restic::find};
 
+const REGION: &str = "somewhere-1";
+
 pub fn start() -> Server {
-    start_with(&["--nometa"])
+    start_with(REGION, &["--nometa"])
+}
+
+/// One that takes only requests which are signed for that region.
+pub fn start_in(region: &str) -> Server {
+    start_with(region, &["--nometa"])
 }
 
 /// One that keeps what it needs for objects of several parts: in attributes of its files.
 pub fn start_for_parts() -> Server {
-    start_with(&[])
+    start_with(REGION, &[])
 }
 
-fn start_with(arguments: &[&str]) -> Server {
+fn start_with(region: &str, arguments: &[&str]) -> Server {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("bucket")).unwrap();
     let port = free_port();
     let mut command = Command::new(find("STOWAWAY_VERSITYGW", "versitygw"));
     command
         .args(["--port", &format!("127.0.0.1:{port}"), "--access", "key", "--secret", "hush-hush", "--quiet"])
-        .args(["--region", "somewhere-1", "posix"])
+        .args(["--region", region, "posix"])
         .args(arguments)
         .arg(folder.path());
-    Server { kept: vec![Box::new(folder)], ..serve(command, port) }
+    Server { kept: vec![Box::new(folder)], ..serve(command, port, region) }
 }
 
 /// One that looks at no signature, and has a reader and a writer of XML of its own.
@@ -33,16 +40,16 @@ pub fn start_other() -> Server {
     let port = free_port();
     let mut command = Command::new(find("STOWAWAY_GOFAKES3", "gofakes3"));
     command.args(["-host", &format!("127.0.0.1:{port}"), "-backend", "memory", "-initialbucket", "bucket", "-quiet"]);
-    serve(command, port)
+    serve(command, port, REGION)
 }
 
-fn serve(command: Command, port: u16) -> Server {
+fn serve(command: Command, port: u16, region: &str) -> Server {
     let running = Running::start(command, port);
     let backend = BackendConfig::S3(S3Config {
         endpoint: format!("http://127.0.0.1:{port}"),
         bucket: "bucket".to_owned(),
         prefix: "pre/fix".to_owned(),
-        region: "somewhere-1".to_owned(),
+        region: region.to_owned(),
         path_style: true,
     });
     Server {
@@ -51,7 +58,7 @@ fn serve(command: Command, port: u16) -> Server {
         environment: owned(&[
             ("AWS_ACCESS_KEY_ID", "key"),
             ("AWS_SECRET_ACCESS_KEY", "hush-hush"),
-            ("AWS_DEFAULT_REGION", "somewhere-1"),
+            ("AWS_DEFAULT_REGION", region),
         ]),
         options: Vec::new(),
         newest_options: Vec::new(),

@@ -28,7 +28,13 @@ fn workload_is_held_down_by_who_has_scaled_it_and_not_back() {
         one.metadata.uid = Some(uid.into());
         one.metadata.name = Some(format!("of-{uid}"));
         one.spec.scale_down.as_mut().unwrap().name = workload.into();
-        let scaled = is_back.map(|is_back| Scaled { uid: "u".into(), replicas: 3, since: Time(at(0)), is_back });
+        let scaled = is_back.map(|is_back| Scaled {
+            uid: "u".into(),
+            replicas: 3,
+            since: Time(at(0)),
+            disturbed_time: None,
+            is_back,
+        });
         one.status = Some(RestoreStatus { scaled, ..RestoreStatus::default() });
         one
     };
@@ -41,4 +47,73 @@ fn workload_is_held_down_by_who_has_scaled_it_and_not_back() {
     ];
     assert_eq!(held_down_by(&own, &others), None);
     assert_eq!(held_down_by(&own, &[named("busy", "press", Some(false))]), Some("of-busy".to_owned()));
+}
+
+#[test]
+fn replicas_come_from_what_was_written_down_and_not_from_the_status() {
+    let mut cellar = scaled_down(3, 0);
+    cellar.look(0);
+    cellar.look(1);
+    cellar.started(2);
+    // Who may write a status need not be allowed to scale.
+    cellar.world.restore.status.as_mut().unwrap().scaled.as_mut().unwrap().replicas = 1_000_000;
+    cellar.ends(&proven());
+    assert_eq!(cellar.look(3).around.scale.unwrap().replicas, 3);
+
+    // Nor does a status that is lost leave it down.
+    let mut cellar = scaled_down(3, 0);
+    cellar.look(0);
+    cellar.look(1);
+    cellar.world.restore.status = None;
+    cellar.started(2);
+    cellar.ends(&proven());
+    assert_eq!(cellar.look(3).around.scale.unwrap().replicas, 3);
+}
+
+#[test]
+fn status_alone_scales_no_workload() {
+    let mut cellar = scaled_down(0, 0);
+    let scaled =
+        Scaled { uid: "uid-of-pump".into(), replicas: 7, since: Time(at(0)), disturbed_time: None, is_back: false };
+    let status = RestoreStatus { scaled: Some(scaled), ..RestoreStatus::default() };
+    cellar.world.restore.status = Some(status);
+    cellar.world.restore.status.as_mut().unwrap().outcome.verdict = Some(Verdict::Failed);
+    let actions = cellar.look(1);
+    assert_eq!(actions.around.scale, None);
+}
+
+#[test]
+fn restore_beside_which_the_workload_ran_is_not_green() {
+    for disturb in [|scale: &mut ObservedScale| scale.replicas = 1, |scale: &mut ObservedScale| scale.pods = 1] {
+        let mut cellar = scaled_down(3, 0);
+        cellar.look(0);
+        cellar.look(1);
+        cellar.started(2);
+        let name = cellar.status().job.clone().unwrap();
+        cellar.world.jobs = vec![job(&name, &Scene::Runs)];
+        disturb(cellar.scale.as_mut().unwrap());
+        cellar.look(3);
+        *cellar.scale.as_mut().unwrap() = ObservedScale { uid: "uid-of-pump".into(), replicas: 0, pods: 0 };
+        cellar.world.jobs.clear();
+        cellar.ends(&proven());
+        cellar.look(60);
+        let outcome = &cellar.status().outcome;
+        assert_eq!((outcome.verdict, outcome.reason.as_str()), (Some(Verdict::Incomplete), "TargetInUse"));
+        assert!(outcome.message.contains("scaled up by another author"), "{}", outcome.message);
+        assert_eq!(cellar.scale.as_ref().unwrap().replicas, 3);
+    }
+}
+
+#[test]
+fn lookup_of_a_snapshot_is_never_taken_for_the_restore_whose_status_is_lost() {
+    let mut cellar = Cellar::new(&json!({ "create": {} }), &json!({}));
+    let lookup = job_name(&cellar.world.restore, SOURCE, 1);
+    let report = SourceReport { proof: Proof::None, ..success() };
+    cellar.world.jobs = vec![job(&lookup, &Scene::Said(&report.to_termination_message()))];
+    cellar.world.restore.annotations_mut().insert(crate::api::CARRIED_OUT.into(), "uid-of-undo".into());
+    for second in [0, 1] {
+        cellar.look(second);
+    }
+    assert_eq!(cellar.status().outcome.verdict, Some(Verdict::Failed));
+    assert_eq!(cellar.status().outcome.reason, "ResultLost");
 }

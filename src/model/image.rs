@@ -1,0 +1,50 @@
+//! References of container images, and whether two of them are the same program.
+//!
+//! It must not know registries.
+
+/// Whether both are the same program, in whatever version and from whatever tag.
+pub fn is_same_program(one: &str, other: &str) -> bool {
+    is_same_content(one, other) || repository(one) == repository(other)
+}
+
+/// Whether both are the same image, whatever registry each comes from.
+pub fn is_same_content(one: &str, other: &str) -> bool {
+    one == other || digest(one).is_some() && digest(one) == digest(other)
+}
+
+/// The digest of an image reference, which says what is in the image.
+fn digest(image: &str) -> Option<&str> {
+    image.split_once('@').map(|(_, digest)| digest).filter(|digest| digest.starts_with("sha256:"))
+}
+
+/// An image reference without tag and digest.
+fn repository(image: &str) -> &str {
+    let image = image.split_once('@').map_or(image, |(repository, _)| repository);
+    match image.rsplit_once(':') {
+        // What has a slash behind the colon is a port.
+        Some((repository, tag)) if !tag.contains('/') => repository,
+        _ => image,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_told_apart_by_repository_and_digest() {
+        for (image, expected) in [
+            ("stowaway", "stowaway"),
+            ("stowaway:1", "stowaway"),
+            ("registry:5000/a/stowaway", "registry:5000/a/stowaway"),
+            ("registry:5000/a/stowaway:1@sha256:00", "registry:5000/a/stowaway"),
+            ("registry:5000/a/stowaway@sha256:00", "registry:5000/a/stowaway"),
+        ] {
+            assert_eq!(repository(image), expected, "{image}");
+        }
+        assert_eq!(digest("a@sha256:00"), Some("sha256:00"));
+        assert_eq!(digest("a@md5:00"), None);
+        assert!(is_same_program("mirror/stowaway@sha256:00", "registry/stowaway@sha256:00"));
+        assert!(!is_same_program("mallory/stowaway:1", "registry/stowaway:1"));
+    }
+}

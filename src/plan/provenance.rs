@@ -1,0 +1,176 @@
+//! Whether an object in the cluster is one that Stowaway made.
+//!
+//! Names, labels, annotations and owner references prove nothing: any author can write them. The proof of a Job and of its
+//! pod is the name of their `ServiceAccount`, because the policies `stowaway-run-jobs` and `stowaway-run-pods` refuse that
+//! name to every author but the controller and the Job controller. The image is not compared: an admission webhook may
+//! have rewritten it, and an upgrade of the controller must not discredit the runs that are under way. This module must not
+//! know what a run does.
+
+#[cfg(test)]
+mod tests;
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        batch::v1::Job,
+        core::v1::{Container, PersistentVolumeClaim, Pod, PodSpec},
+    },
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
+use kube::{ResourceExt, core::DynamicObject};
+
+use super::names::{Owner, RUNNER_CONTAINER, account_name, controller};
+use crate::{
+    api::GROUP,
+    model::{
+        image::is_same_program,
+        injected::{SIDECAR_CONTAINER, SIDECAR_ROLE},
+    },
+};
+
+/// The kinds whose runs have Jobs with an identity.
+const OWNERS: [&str; 3] = ["Backup", "Repository", "Restore"];
+
+/// Whether the Job is a run of Stowaway's, for whatever object.
+pub fn is_run(job: &Job) -> bool {
+    let is_ours = |owner: &&OwnerReference| {
+        let group = owner.api_version.split_once('/').map(|(group, _)| group);
+        group == Some(GROUP) && OWNERS.contains(&owner.kind.as_str())
+    };
+    controller(&job.metadata).filter(is_ours).is_some() && has_account(job)
+}
+
+/// Whether the Job is a run for this object.
+pub fn is_run_of(job: &Job, owner: &Owner) -> bool {
+    is_run(job) && owner.controls(&job.metadata)
+}
+
+/// Whether the pod was made for this Job by Kubernetes itself, so that its container's termination message is the report of
+/// the run.
+pub fn is_pod_of(pod: &Pod, job: &Job) -> bool {
+    let Some(owner) = Owner::of(job) else { return false };
+    let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref());
+    owner.controls(&pod.metadata) && account == Some(account_name(&owner.name).as_str())
+}
+
+/// Whether the pod was made for a run of Stowaway's, whose Job may be gone.
+pub fn is_pod_of_a_run(pod: &Pod) -> bool {
+    let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref());
+    controller(&pod.metadata).is_some_and(|owner| account == Some(account_name(&owner.name).as_str()))
+}
+
+/// Whether the snapshot was taken of this claim since then: neither its source nor its moment can be forged.
+pub(super) fn is_snapshot_of(snapshot: &DynamicObject, claim: &str, since: Option<Timestamp>) -> bool {
+    let text = |pointer: &str| snapshot.data.pointer(pointer).and_then(|value| value.as_str());
+    text("/spec/source/persistentVolumeClaimName") == Some(claim) && is_not_older(&snapshot.metadata, since)
+}
+
+/// Whether the snapshot that is there is the planned one.
+pub fn is_planned_snapshot(stored: &DynamicObject, planned: &DynamicObject, owner: &Owner) -> bool {
+    let spec = |object: &DynamicObject| object.data.get("spec").cloned();
+    owner.controls(&stored.metadata)
+        && is_not_older(&stored.metadata, owner.since)
+        && spec(planned).zip(spec(stored)).is_some_and(|(planned, stored)| contains(&stored, &planned))
+}
+
+/// Whether the claim that is there is the planned one, and whatever it is bound to was made for it: a claim that was given
+/// another volume beforehand holds something else than the snapshot.
+pub fn is_planned_claim(
+    stored: &PersistentVolumeClaim,
+    planned: &PersistentVolumeClaim,
+    owner: &Owner,
+) -> Result<bool, serde_json::Error> {
+    let volume = stored.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).unwrap_or_default();
+    let is_its_own =
+        || stored.metadata.uid.as_deref().and_then(|uid| uid.split('-').next()).is_some_and(|uid| volume.contains(uid));
+    Ok(owner.controls(&stored.metadata)
+        && is_not_older(&stored.metadata, owner.since)
+        && (volume.is_empty() || is_its_own())
+        && contains(&serde_json::to_value(&stored.spec)?, &serde_json::to_value(&planned.spec)?))
+}
+
+/// Leaves out of the pod what is called the sidecar and is another program: it would answer what it likes when it is asked for
+/// a backup of its volumes.
+pub fn without_foreign_sidecar(mut pod: Pod, image: &str) -> Pod {
+    let is_own = |container: &Container| {
+        container.image.as_deref().is_some_and(|theirs| is_same_program(theirs, image))
+            && container.command.as_ref().is_none_or(Vec::is_empty)
+            && container.args.iter().flatten().next().is_some_and(|role| role == SIDECAR_ROLE)
+    };
+    if let Some(containers) = pod.spec.as_mut().and_then(|spec| spec.init_containers.as_mut()) {
+        containers.retain(|container| container.name != SIDECAR_CONTAINER || is_own(container));
+    }
+    pod
+}
+
+/// How the Job that has the planned name is related to the plan.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum StoredJob {
+    /// It is the planned one, and is to be started.
+    Planned,
+    /// It is a run for this attempt that was started.
+    Started,
+    /// It was made for this attempt by an earlier plan, and never started: it can be replaced without harm.
+    Outdated,
+    /// It is of another author.
+    Foreign,
+}
+
+/// How the Job `stored`, which has the name of `planned`, is related to it.
+///
+/// # Errors
+/// When one of them cannot be written as JSON.
+pub fn stored_job(stored: &Job, planned: &Job, owner: &Owner) -> Result<StoredJob, serde_json::Error> {
+    let is_labelled = || planned.labels().iter().all(|(key, value)| stored.labels().get(key) == Some(value));
+    if !is_run_of(stored, owner) || !is_labelled() || program(stored) != program(planned) {
+        return Ok(StoredJob::Foreign);
+    }
+    if stored.spec.as_ref().and_then(|spec| spec.suspend) != Some(true) {
+        return Ok(StoredJob::Started);
+    }
+    let is_planned = contains(&serde_json::to_value(&stored.spec)?, &serde_json::to_value(&planned.spec)?);
+    Ok(if is_planned { StoredJob::Planned } else { StoredJob::Outdated })
+}
+
+fn is_not_older(metadata: &ObjectMeta, since: Option<Timestamp>) -> bool {
+    let made = metadata.creation_timestamp.as_ref().map(|time| time.0);
+    since.is_none_or(|since| made.is_some_and(|made| made >= since))
+}
+
+fn has_account(job: &Job) -> bool {
+    let account = pod_spec(job).and_then(|spec| spec.service_account_name.as_deref());
+    account == Some(account_name(&job.name_any()).as_str())
+}
+
+/// What the runner's container executes.
+fn program(job: &Job) -> Option<(&[String], &[String])> {
+    let runner = pod_spec(job)?.containers.iter().find(|container| container.name == RUNNER_CONTAINER)?;
+    Some((runner.command.as_deref().unwrap_or_default(), runner.args.as_deref().unwrap_or_default()))
+}
+
+fn pod_spec(job: &Job) -> Option<&PodSpec> {
+    job.spec.as_ref()?.template.spec.as_ref()
+}
+
+/// Whether `stored` says all that `planned` says. The API server adds defaults, and never an element to a list.
+fn contains(stored: &serde_json::Value, planned: &serde_json::Value) -> bool {
+    use serde_json::Value::{Array, Null, Object};
+    match (stored, planned) {
+        (_, Null) => true,
+        (Object(stored), Object(planned)) => planned.iter().all(|(key, value)| {
+            // What is empty is not stored.
+            let is_empty = match value {
+                Null => true,
+                Array(items) => items.is_empty(),
+                Object(fields) => fields.is_empty(),
+                _ => false,
+            };
+            stored.get(key).map_or(is_empty, |stored| contains(stored, value))
+        }),
+        (Array(stored), Array(planned)) => {
+            stored.len() == planned.len()
+                && stored.iter().zip(planned).all(|(stored, planned)| contains(stored, planned))
+        }
+        (stored, planned) => stored == planned,
+    }
+}

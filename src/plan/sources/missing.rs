@@ -1,0 +1,240 @@
+//! Which sources are missing: those that the last Backup had, or that a workload asks for, and that are not there to be stored.
+//!
+//! It must not know what a Backup does about them, nor how the last one was found.
+
+use std::collections::BTreeSet;
+
+use kube::{
+    ResourceExt,
+    core::{Selector, SelectorExt},
+};
+
+use super::{ObservedPod, ObservedWorkload, PlanProblem, SourceFacts, SourcePlan, Workload, workloads::living};
+use crate::{
+    annotations::{Role, consent, namespace_consent, own_key},
+    api::{MissingReason, MissingSource, SkipReason, SkippedClaim},
+    model::SourceName,
+    plan::text::clip_line,
+};
+
+/// What a Backup expects besides the pods and claims that are there.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected<'a> {
+    /// The workloads of the namespace; `None` where the controller may not list them.
+    pub workloads: Option<&'a [ObservedWorkload]>,
+    /// The sources that the last finished Backup of the same kind had, or missed.
+    pub before: &'a [SourceName],
+}
+
+/// Finds them, and the workloads that may be missing; `plan` holds what is there.
+pub(super) fn find(
+    facts: SourceFacts<'_>,
+    expected: Expected<'_>,
+    selector: &Selector,
+    plan: &SourcePlan,
+) -> (Vec<MissingSource>, Vec<SkippedClaim>) {
+    let search = Search { facts, expected, selector, plan };
+    let present: BTreeSet<&SourceName> = search.present().collect();
+    let mut missing: Vec<MissingSource> = expected
+        .before
+        .iter()
+        .filter(|name| !present.contains(name))
+        .filter_map(|name| {
+            let (reason, message) = search.why(name)?;
+            Some(MissingSource { name: name.clone(), reason, message: clip_line(&message) })
+        })
+        .collect();
+    let mut may_be = Vec::new();
+    for one in expected.workloads.unwrap_or_default() {
+        search.without_pods(one, &mut missing, &mut may_be);
+    }
+    missing.sort_by(|a, b| a.name.cmp(&b.name));
+    missing.dedup_by(|a, b| a.name == b.name);
+    (missing, may_be)
+}
+
+struct Search<'a> {
+    facts: SourceFacts<'a>,
+    expected: Expected<'a>,
+    selector: &'a Selector,
+    plan: &'a SourcePlan,
+}
+
+impl Search<'_> {
+    /// The sources that are there, or that fail under their own name.
+    fn present(&self) -> impl Iterator<Item = &SourceName> {
+        let sources = self.plan.sources.iter().map(|source| &source.name);
+        sources.chain(self.plan.problems.iter().filter_map(PlanProblem::source))
+    }
+
+    fn why(&self, name: &SourceName) -> Option<(MissingReason, String)> {
+        let mut parts = name.as_str().splitn(3, '/');
+        let (kind, workload) = (parts.next()?, parts.next()?);
+        match kind {
+            "pvc" => self.claim(workload),
+            // Their pods end, so that none is expected.
+            "job" | "cronjob" => None,
+            "pod" => match self.facts.pods.iter().find(|observed| observed.pod.name_any() == workload) {
+                Some(observed) => self.pod(observed),
+                None => match self.stateful_set_of(workload) {
+                    Some(one) => self.workload(one, name, (kind, workload)),
+                    None => Some(self.gone(&format!("pod {workload}"))),
+                },
+            },
+            "daemonset" => {
+                let (daemon_set, node) = workload.split_once('_').unwrap_or((workload, ""));
+                Some(self.gone(&format!("the pod of DaemonSet {daemon_set} on node {node}")))
+            }
+            _ => {
+                let is_of_it =
+                    |observed: &&ObservedPod| observed.workload.kind == kind && observed.workload.name == workload;
+                match (living(self.facts.pods).find(is_of_it), self.observed(kind, workload)) {
+                    (Some(observed), _) => self.pod(observed),
+                    (None, Some(one)) => self.workload(one, name, (kind, workload)),
+                    (None, None) => Some(self.gone(&format!("{kind} {workload}"))),
+                }
+            }
+        }
+    }
+
+    fn observed(&self, kind: &str, name: &str) -> Option<&ObservedWorkload> {
+        let mut all = self.expected.workloads.unwrap_or_default().iter();
+        all.find(|one| one.workload.kind == kind && one.workload.name == name)
+    }
+
+    fn stateful_set_of(&self, pod: &str) -> Option<&ObservedWorkload> {
+        let (name, ordinal) = pod.rsplit_once('-')?;
+        ordinal.parse::<u32>().ok()?;
+        self.observed("statefulset", name)
+    }
+
+    fn gone(&self, what: &str) -> (MissingReason, String) {
+        let seen = match self.expected.workloads {
+            Some(_) => "is not there any more",
+            None => "has no pod any more (the controller may not list workloads, so that no more is known)",
+        };
+        (MissingReason::Gone, format!("{what} {seen}; what was stored of it stays in the repository"))
+    }
+
+    /// Why a pod that is there is no source any more.
+    fn pod(&self, observed: &ObservedPod) -> Option<(MissingReason, String)> {
+        let name = observed.pod.name_any();
+        let has_problem = self.plan.problems.iter().filter_map(PlanProblem::pod).any(|pod| {
+            let found = self.facts.pods.iter().find(|other| other.pod.name_any() == pod);
+            found.is_some_and(|found| found.workload == observed.workload)
+        });
+        if has_problem {
+            // It fails, and says why.
+            return None;
+        }
+        if !self.selector.matches(&observed.pod.metadata.labels.clone().unwrap_or_default()) {
+            return Some((MissingReason::NotSelected, not_selected(&format!("pod {name}"))));
+        }
+        Some((
+            MissingReason::NotRequested,
+            format!("pod {name} does not ask for it any more; what was stored of it stays in the repository"),
+        ))
+    }
+
+    /// Why a workload without that pod is no source any more.
+    fn workload(
+        &self,
+        one: &ObservedWorkload,
+        source: &SourceName,
+        (kind, name): (&str, &str),
+    ) -> Option<(MissingReason, String)> {
+        let what = format!("{} {}", one.workload.kind, one.workload.name);
+        let Some(request) = one.request().filter(|request| one.sources(kind, name, request).contains(source)) else {
+            let message = format!("{what} does not ask for it any more; what was stored of it stays in the repository");
+            return Some((MissingReason::NotRequested, message));
+        };
+        if one.may_be_missing(&request) {
+            return None;
+        }
+        if !one.is_selected(self.selector) {
+            return Some((MissingReason::NotSelected, not_selected(&what)));
+        }
+        Some((MissingReason::NoPod, no_pod(one)))
+    }
+
+    fn claim(&self, name: &str) -> Option<(MissingReason, String)> {
+        let facts = self.facts.claims?;
+        let Some(claim) = facts.claims.iter().find(|claim| claim.name_any() == name) else {
+            return Some(self.gone(&format!("PersistentVolumeClaim {name}")));
+        };
+        let skipped = self.plan.skipped.iter().find(|skipped| skipped.name == name)?;
+        let own = consent(claim.metadata.annotations.as_ref(), claim.metadata.labels.as_ref());
+        let home = &facts.namespace.metadata;
+        let home = namespace_consent(home.annotations.as_ref(), home.labels.as_ref());
+        if own.wanted.or(home.wanted) == Some(false) {
+            return None;
+        }
+        let reason = match skipped.reason {
+            SkipReason::HoldsRepository => MissingReason::HoldsRepository,
+            SkipReason::NotSelected => MissingReason::NotSelected,
+            SkipReason::NotBound => MissingReason::NotBound,
+            SkipReason::Terminating => MissingReason::Terminating,
+            _ => return None,
+        };
+        let message = format!(
+            "the last Backup had it, and now it is left out: {}. If that is meant, annotate it with {}: \"false\"",
+            skipped.message,
+            own_key(Role::Backup)
+        );
+        Some((reason, message))
+    }
+
+    /// A workload that asks for a backup and is to have no pod, or has none although it is to.
+    fn without_pods(
+        &self,
+        one: &ObservedWorkload,
+        missing: &mut Vec<MissingSource>,
+        may_be_missing: &mut Vec<SkippedClaim>,
+    ) {
+        let Workload { kind, name } = &one.workload;
+        let is_of_it = |observed: &&ObservedPod| observed.workload == one.workload;
+        let Some(request) = one.request().filter(|_| one.is_selected(self.selector)) else { return };
+        let is_empty = match kind.as_str() {
+            "deployment" | "statefulset" => one.wanted <= 0 || one.may_be_missing(&request),
+            "daemonset" => one.wanted > 0,
+            _ => false,
+        };
+        if !is_empty || living(self.facts.pods).any(|observed| is_of_it(&observed)) {
+            return;
+        }
+        if one.may_be_missing(&request) {
+            let message = format!("it has no pod, and {} says that this is meant", own_key(Role::AllowMissing));
+            may_be_missing.push(SkippedClaim { name: format!("{kind}/{name}"), reason: SkipReason::OptedOut, message });
+            return;
+        }
+        let of_pods = format!("pod/{name}-");
+        let is_named = |missing: &MissingSource| {
+            missing.reason == MissingReason::NoPod && missing.name.as_str().starts_with(&of_pods)
+        };
+        if kind == "statefulset" && missing.iter().any(is_named) {
+            return;
+        }
+        missing.extend(one.sources(kind, name, &request).into_iter().map(|source| MissingSource {
+            name: source,
+            reason: MissingReason::NoPod,
+            message: no_pod(one),
+        }));
+    }
+}
+
+fn not_selected(what: &str) -> String {
+    format!(
+        "the last Backup had it, and the selector does not match {what} any more: label it again, or take the annotations \
+         of the backup away"
+    )
+}
+
+fn no_pod(one: &ObservedWorkload) -> String {
+    let (kind, name) = (&one.workload.kind, &one.workload.name);
+    format!(
+        "{kind} {name} asks for this backup and has no such pod ({} are wanted): scale it up, or annotate it with {}: \
+         \"true\" if that is meant",
+        one.wanted,
+        own_key(Role::AllowMissing)
+    )
+}

@@ -1,0 +1,162 @@
+//! The workloads of a namespace that ask for a backup by their pod template: which of them have no pod, and which pods they are
+//! still to get.
+//!
+//! It must not know what earlier Backups had, nor claims.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::{
+    api::{
+        apps::v1::{DaemonSet, Deployment, StatefulSet},
+        batch::v1::CronJob,
+        core::v1::{Pod, PodTemplateSpec},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::core::{Selector, SelectorExt};
+
+use super::{ObservedPod, PlanWarning, Workload, container_of};
+use crate::{
+    annotations::{self, CommandRequest, Request, Role, own_key},
+    model::SourceName,
+};
+
+/// A workload as far as its pods are concerned.
+#[derive(Clone, Debug, Default)]
+pub struct ObservedWorkload {
+    /// Its kind in lower case, and its name.
+    pub workload: Workload,
+    /// Its own metadata.
+    pub metadata: ObjectMeta,
+    /// What its pods are made of.
+    pub template: PodTemplateSpec,
+    /// How many pods it is to have.
+    pub wanted: i32,
+    /// The number of the first pod of a `StatefulSet`.
+    pub first_ordinal: i32,
+}
+
+impl ObservedWorkload {
+    fn of(kind: &str, metadata: ObjectMeta, template: PodTemplateSpec, wanted: i32) -> Self {
+        let name = metadata.name.clone().unwrap_or_default();
+        let workload = Workload { kind: kind.to_owned(), name };
+        Self { workload, metadata, template, wanted, first_ordinal: 0 }
+    }
+
+    /// What the template asks for, if it can be read.
+    pub(super) fn request(&self) -> Option<Request> {
+        let annotations = self.template.metadata.as_ref()?.annotations.as_ref()?;
+        annotations::parse(annotations).ok().flatten().filter(|request| !request.commands.is_empty())
+    }
+
+    /// Whether a Backup may be green without it.
+    pub(super) fn may_be_missing(&self, request: &Request) -> bool {
+        let key = own_key(Role::AllowMissing);
+        let own = self.metadata.annotations.as_ref().and_then(|annotations| annotations.get(&key));
+        request.allow_missing || own.is_some_and(|value| annotations::boolean(value) == Ok(true))
+    }
+
+    /// Whether the selector would match its pods.
+    pub(super) fn is_selected(&self, selector: &Selector) -> bool {
+        let labels = self.template.metadata.as_ref().and_then(|metadata| metadata.labels.clone());
+        selector.matches(&labels.unwrap_or_default())
+    }
+
+    /// The sources of its pods, by the name that the workload would have as one: a pod of a `StatefulSet` is another one.
+    pub(super) fn sources(&self, kind: &str, name: &str, request: &Request) -> BTreeSet<SourceName> {
+        let spec = self.template.spec.as_ref();
+        let existing: Vec<&str> =
+            spec.iter().flat_map(|spec| &spec.containers).map(|container| container.name.as_str()).collect();
+        let annotations = self.template.metadata.as_ref().and_then(|metadata| metadata.annotations.as_ref());
+        let of_command = |command: &CommandRequest| {
+            let container = container_of(command, annotations, &existing).ok()?;
+            SourceName::new(kind, name, container, command.name.as_deref()).ok()
+        };
+        request.commands.iter().filter_map(of_command).collect()
+    }
+
+    /// The ordinals of a `StatefulSet`'s pods that are to be there.
+    pub(super) fn ordinals(&self) -> std::ops::Range<i32> {
+        self.first_ordinal..self.first_ordinal.saturating_add(self.wanted.max(0))
+    }
+}
+
+impl From<Deployment> for ObservedWorkload {
+    fn from(object: Deployment) -> Self {
+        let spec = object.spec.unwrap_or_default();
+        Self::of("deployment", object.metadata, spec.template, spec.replicas.unwrap_or(1))
+    }
+}
+
+impl From<StatefulSet> for ObservedWorkload {
+    fn from(object: StatefulSet) -> Self {
+        let spec = object.spec.unwrap_or_default();
+        let first_ordinal = spec.ordinals.and_then(|ordinals| ordinals.start).unwrap_or(0);
+        let wanted = spec.replicas.unwrap_or(1);
+        Self { first_ordinal, ..Self::of("statefulset", object.metadata, spec.template, wanted) }
+    }
+}
+
+impl From<DaemonSet> for ObservedWorkload {
+    fn from(object: DaemonSet) -> Self {
+        let wanted = object.status.map_or(0, |status| status.desired_number_scheduled);
+        Self::of("daemonset", object.metadata, object.spec.unwrap_or_default().template, wanted)
+    }
+}
+
+impl From<CronJob> for ObservedWorkload {
+    fn from(object: CronJob) -> Self {
+        let job = object.spec.and_then(|spec| spec.job_template.spec).unwrap_or_default();
+        Self::of("cronjob", object.metadata, job.template, 0)
+    }
+}
+
+/// The pods that annotated workloads are still to get: of a Deployment one if it has none, of a `StatefulSet` each that is not
+/// there. They are as their template says, and not Ready, so that they are waited for and then reported.
+pub(super) fn pods_to_come(workloads: &[ObservedWorkload], pods: &[ObservedPod], limit: usize) -> Vec<ObservedPod> {
+    let of_workload: BTreeSet<(&str, &str)> =
+        living(pods).map(|observed| (observed.workload.kind.as_str(), observed.workload.name.as_str())).collect();
+    let names: BTreeSet<&str> = living(pods).filter_map(|observed| observed.pod.metadata.name.as_deref()).collect();
+    let mut to_come = Vec::new();
+    let is_expected = |one: &&ObservedWorkload| one.request().is_some_and(|request| !one.may_be_missing(&request));
+    for one in workloads.iter().filter(is_expected) {
+        let Workload { kind, name } = &one.workload;
+        match kind.as_str() {
+            "deployment" if one.wanted > 0 && !of_workload.contains(&(kind.as_str(), name.as_str())) => {
+                // Its pod has no name yet; that of the workload is what a problem with it is reported by.
+                to_come.push(pod_to_come(one, name.clone()));
+            }
+            "statefulset" => {
+                let absent = one.ordinals().map(|ordinal| format!("{name}-{ordinal}"));
+                let absent = absent.filter(|pod| !names.contains(pod.as_str()));
+                to_come.extend(absent.take(limit).map(|pod| pod_to_come(one, pod)));
+            }
+            _ => {}
+        }
+    }
+    to_come.truncate(limit);
+    to_come
+}
+
+/// The pods that are not over: of a pod that was evicted only its object is left.
+pub(super) fn living(pods: &[ObservedPod]) -> impl Iterator<Item = &ObservedPod> {
+    pods.iter().filter(|observed| {
+        let phase = observed.pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        !matches!(phase, Some("Succeeded" | "Failed"))
+    })
+}
+
+fn pod_to_come(one: &ObservedWorkload, name: String) -> ObservedPod {
+    let template = one.template.clone();
+    let metadata = ObjectMeta { name: Some(name), ..template.metadata.unwrap_or_default() };
+    ObservedPod { pod: Pod { metadata, spec: template.spec, status: None }, workload: one.workload.clone() }
+}
+
+/// What is annotated on a workload itself and is read on its pods alone.
+pub(super) fn misplaced(one: &ObservedWorkload) -> Vec<PlanWarning> {
+    let template = one.template.metadata.as_ref().and_then(|metadata| metadata.annotations.as_ref());
+    let keys = annotations::misplaced_keys(one.metadata.annotations.as_ref(), template);
+    let object = format!("{} {}", one.workload.kind, one.workload.name);
+    let warning = |key| PlanWarning { object: object.clone(), warning: annotations::misplaced_warning(key) };
+    keys.into_iter().map(warning).collect()
+}
