@@ -54,7 +54,7 @@ fn command_waits_for_a_restore_into_it_as_long_as_that_takes() {
     assert_eq!(started, [WELL]);
     assert!(world.look(24 * 3600).start.iter().all(|start| start.source != MILL));
     let outcome = &world.source(MILL).outcome;
-    assert_eq!((outcome.reason.as_str(), outcome.verdict), ("Queued", None));
+    assert_eq!((outcome.reason.as_str(), outcome.verdict), ("QueuedLong", None));
     assert!(outcome.message.contains("waits for Restore undo"), "{}", outcome.message);
     world.uses = ClaimUses::default();
     assert!(world.look(24 * 3600 + 1).start.iter().any(|start| start.source == MILL));
