@@ -26,7 +26,7 @@ use super::{
     names::{self, Owner, RunKind},
     retry,
     sources::{ClaimMount, PlannedSource, SourcePlan, Target},
-    text::{clip, fit, later, until},
+    text::{clip, later, until},
 };
 use crate::{
     api::{Backup, BackupStatus, Outcome, Repository, RepositoryKind, RepositoryReference, SourceState, SourceStatus},
@@ -52,9 +52,6 @@ pub const QUEUE_LIMIT: Duration = Duration::from_hours(26);
 const QUEUED: &str = "Queued";
 /// The same after [`QUEUE_PATIENCE`].
 const QUEUED_LONG: &str = "QueuedLong";
-/// All messages of a status together: with names and times, and what the API server notes of each field, it is below the
-/// 1.5 MiB that etcd takes.
-const TEXTS: usize = 256 * 1024;
 /// How long a source waits for its Repository to be ready, or for a pod of its workload to be.
 pub const WAIT_LIMIT: Duration = Duration::from_mins(5);
 /// How often something that waits is looked at.
@@ -119,20 +116,9 @@ pub fn plan_backup(backup: &Backup, facts: BackupFacts<'_>, now: Timestamp) -> (
         is_left = stage::sweep(facts, &owner, &needed, stored, &mut actions);
         status.sources = sources;
     }
-    fit_texts(&mut status);
+    summary::fit_texts(&mut status);
     summary::summarize(&mut status, &mut actions, (refused, is_left), now);
     (status, actions)
-}
-
-/// Keeps the messages of all sources below what an object can hold.
-fn fit_texts(status: &mut BackupStatus) {
-    let outcomes = status.sources.iter_mut().map(|source| &mut source.outcome);
-    let of_sources = outcomes.flat_map(|outcome| [&mut outcome.message, &mut outcome.stderr_tail]);
-    let skipped = status.skipped.iter_mut().map(|skipped| &mut skipped.message);
-    let missing = status.missing.iter_mut().map(|missing| &mut missing.message);
-    let mut texts: Vec<&mut String> =
-        of_sources.chain(skipped).chain(missing).filter(|text| !text.is_empty()).collect();
-    fit(&mut texts, TEXTS);
 }
 
 /// Takes back the start of a source's Job, or of its snapshot, that the API server refused: the source waits, and says why,
@@ -170,7 +156,7 @@ pub fn job_refused(
         source.state = SourceState::Done;
     }
     actions.look_again_after(WAITING_LOOK_AGAIN);
-    fit_texts(status);
+    summary::fit_texts(status);
     summary::summarize(status, actions, (None, is_staged), now);
 }
 

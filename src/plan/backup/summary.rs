@@ -9,7 +9,23 @@ use super::{Actions, Occurrence, clip, freeze::missing_words};
 use crate::{
     api::{BackupStatus, MissingSource, SourceState, SourceStatus, set_run_conditions},
     model::{Reason, Verdict},
+    plan::text::fit,
 };
+
+/// All messages of a status together: with names and times, and what the API server notes of each field, it is below the
+/// 1.5 MiB that etcd takes.
+const TEXTS: usize = 256 * 1024;
+
+/// Keeps the messages of all sources below what an object can hold.
+pub(super) fn fit_texts(status: &mut BackupStatus) {
+    let outcomes = status.sources.iter_mut().map(|source| &mut source.outcome);
+    let of_sources = outcomes.flat_map(|outcome| [&mut outcome.message, &mut outcome.stderr_tail]);
+    let skipped = status.skipped.iter_mut().map(|skipped| &mut skipped.message);
+    let missing = status.missing.iter_mut().map(|missing| &mut missing.message);
+    let mut texts: Vec<&mut String> =
+        of_sources.chain(skipped).chain(missing).filter(|text| !text.is_empty()).collect();
+    fit(&mut texts, TEXTS);
+}
 
 /// A run that has not begun.
 pub(super) fn wait(status: &mut BackupStatus, message: &str, now: Timestamp) {

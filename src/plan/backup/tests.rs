@@ -485,17 +485,3 @@ fn claim_that_is_being_restored_waits_in_the_queue_and_others_do_not() {
     world.uses = restoring("casks", true, false);
     assert!(world.look(24 * 3600 + 1).start.iter().any(|start| start.source == "pvc/casks"));
 }
-
-#[test]
-fn pod_of_a_restore_that_does_not_go_fails_the_backup_of_its_claim() {
-    let mut world = World::new(&["pvc/casks"]);
-    world.uses = restoring("casks", true, true);
-    world.look(0);
-    assert!(world.look(0).start.is_empty());
-    assert!(world.look(299).start.is_empty());
-    assert!(world.source("pvc/casks").outcome.message.contains("pod undo-1 of Restore undo"));
-    assert_eq!(world.source("pvc/casks").outcome.verdict, None);
-    world.look(300);
-    let outcome = &world.source("pvc/casks").outcome;
-    assert_eq!((outcome.reason.as_str(), outcome.verdict), ("TargetInUse", Some(Verdict::Failed)));
-}

@@ -54,8 +54,22 @@ fn command_waits_for_a_restore_into_it_as_long_as_that_takes() {
     assert_eq!(started, [WELL]);
     assert!(world.look(24 * 3600).start.iter().all(|start| start.source != MILL));
     let outcome = &world.source(MILL).outcome;
-    assert_eq!((outcome.reason.as_str(), outcome.verdict), ("Queued", None));
+    assert_eq!((outcome.reason.as_str(), outcome.verdict), ("QueuedLong", None));
     assert!(outcome.message.contains("waits for Restore undo"), "{}", outcome.message);
     world.uses = ClaimUses::default();
     assert!(world.look(24 * 3600 + 1).start.iter().any(|start| start.source == MILL));
+}
+
+#[test]
+fn pod_of_a_restore_that_does_not_go_fails_the_backup_of_its_claim() {
+    let mut world = World::new(&["pvc/casks"]);
+    world.uses = restoring("casks", true, true);
+    world.look(0);
+    assert!(world.look(0).start.is_empty());
+    assert!(world.look(299).start.is_empty());
+    assert!(world.source("pvc/casks").outcome.message.contains("pod undo-1 of Restore undo"));
+    assert_eq!(world.source("pvc/casks").outcome.verdict, None);
+    world.look(300);
+    let outcome = &world.source("pvc/casks").outcome;
+    assert_eq!((outcome.reason.as_str(), outcome.verdict), ("TargetInUse", Some(Verdict::Failed)));
 }
