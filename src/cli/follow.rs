@@ -114,7 +114,7 @@ mod tests {
 
     fn job(account: &str, uid: &str) -> Job {
         serde_json::from_value(json!({
-            "metadata": { "name": "one-0123456789", "ownerReferences": [{ "apiVersion": "stowaway.dev/v1alpha1", "kind": "Backup", "name": "one", "uid": uid }] },
+            "metadata": { "name": "one-0123456789", "ownerReferences": [{ "apiVersion": "stowaway.dev/v1alpha1", "kind": "Backup", "name": "one", "uid": uid, "controller": true }] },
             "spec": { "template": { "spec": { "serviceAccountName": account, "containers": [] } } },
         }))
         .unwrap()
