@@ -467,7 +467,9 @@ async fn whatever_restic_stored_of_a_file_system_comes_back_or_is_named() {
     let at = place.path().join("repository");
     let repository = new_repository(&at).await;
     let source = folder_in(&volume.path(), "source");
-    let made = fill(&source, Kind::Ext4);
+    let mut made = fill(&source, Kind::Ext4);
+    // restic stores no sockets.
+    made.retain(|number| PROPERTIES[*number].name != "socket");
     newest().ok(&at, &["backup", "--host", "shop", source.to_str().unwrap()]);
     let snapshot = repository.snapshots().await.unwrap()[0].id.clone();
     for to in [Kind::Ext4, Kind::Tmpfs, Kind::Ramfs] {
