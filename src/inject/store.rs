@@ -97,7 +97,7 @@ fn store(repository: &Repository) -> Result<Store, String> {
     let repository_id = repository.status.as_ref().and_then(|status| status.repository_id.clone());
     let repository_id = repository_id.filter(|id| !id.is_empty());
     let (secrets, environment) = (secrets(&repository.spec), environment(&repository.spec));
-    Ok(Store { secrets, name, backend, connection, cluster, repository_id, volume, environment })
+    Ok(Store { name, backend, connection, cluster, repository_id, secrets, volume, environment })
 }
 
 /// The variables of the Repository's `runnerPod`. A Secret or `ConfigMap` that is missing does not keep the app from starting.

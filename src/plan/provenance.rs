@@ -37,7 +37,7 @@ pub fn is_run(job: &Job) -> bool {
         let group = owner.api_version.split_once('/').map(|(group, _)| group);
         group == Some(GROUP) && OWNERS.contains(&owner.kind.as_str())
     };
-    controller(&job.metadata).filter(is_ours).is_some() && has_account(job)
+    controller(&job.metadata).as_ref().is_some_and(is_ours) && has_account(job)
 }
 
 /// Whether the Job is a run for this object.

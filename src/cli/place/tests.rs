@@ -1,3 +1,5 @@
+//! Places in the notation of restic, and what of them is refused.
+
 use super::*;
 
 fn surroundings() -> Surroundings {
