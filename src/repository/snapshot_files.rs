@@ -108,7 +108,14 @@ pub(super) async fn read_each(
     cipher: &Cipher,
     mut each: impl FnMut(Result<SnapshotFile, UnreadableFile>),
 ) -> Result<(), RepositoryError> {
-    let listed = store.list(Kind::Snapshot).await?;
+    let listed = match store.list(Kind::Snapshot).await {
+        // A volume that is not mounted has no snapshots, and no configuration either.
+        Err(error) if store.stat(Kind::Config, &Id::default()).await.is_ok_and(|config| config.is_none()) => {
+            tracing::debug!("the repository's configuration is gone: {error}");
+            return Err(RepositoryError::NotFound { place: store.place().to_owned() });
+        }
+        listed => listed?,
+    };
     let reads = listed.into_iter().map(|(id, _)| async move { (id, store.read(Kind::Snapshot, &id).await) });
     let mut reads = stream::iter(reads).buffer_unordered(PARALLEL_READS);
     while let Some((id, content)) = reads.next().await {

@@ -231,7 +231,10 @@ async fn vanished_volume_is_no_empty_repository() {
 }
 
 async fn is_broken(repository: &Repository, snapshot: &str) {
-    let mut restored = repository.read_file(snapshot, "/db.sql").await.unwrap();
+    let mut restored = match repository.read_file(snapshot, "/db.sql").await {
+        Ok(restored) => restored,
+        Err(error) => return assert_eq!(error.reason(), Reason::RepositoryDamaged, "{error}"),
+    };
     let last = loop {
         match restored.pieces.recv().await {
             Some(Piece::Data(_)) => {}

@@ -186,12 +186,12 @@ async fn nothing_is_overwritten_that_could_not_be_kept() {
     fs::write(cellar.volume().join("file"), "present").unwrap();
     let mounted = Command::new("mount").args(["--bind", "/proc/sys/kernel"]).arg(&lying).status();
     assert!(mounted.unwrap().success(), "this test mounts, and needs root");
-    // Another file system is left out, so the volume is that itself.
-    let report = restore_volume(&cellar.repository, &overwriting(), &cellar.volume(), &never()).await;
+    let beside = restore_volume(&cellar.repository, &overwriting(), &cellar.volume(), &never()).await;
     let there = restore_volume(&cellar.repository, &overwriting(), &lying, &never()).await;
     let _ = Command::new("umount").arg("--lazy").arg(&lying).status();
-    assert_eq!(report.verdict, Verdict::Succeeded, "{}", report.message);
+    assert_eq!((beside.verdict, beside.reason), (Verdict::Failed, Reason::SourceUnreadable), "{}", beside.message);
     assert_eq!(there.verdict, Verdict::Failed, "{}", there.message);
+    assert_eq!(text(cellar.volume().join("file")), "present");
 }
 
 #[tokio::test]
