@@ -154,7 +154,7 @@ mod tests {
     use super::*;
     use crate::api::{Repository, Restore};
 
-    fn listed<K: DeserializeOwned>(items: Value) -> (Vec<K>, Vec<Unreadable>) {
+    fn listed<K: DeserializeOwned>(items: &Value) -> (Vec<K>, Vec<Unreadable>) {
         let Listed { items } = serde_json::from_value(json!({ "kind": "List", "items": items })).unwrap();
         let (good, bad): (Vec<_>, Vec<_>) = items.into_iter().partition(Result::is_ok);
         (good.into_iter().flatten().collect(), bad.into_iter().filter_map(Result::err).collect())
@@ -171,12 +171,12 @@ mod tests {
 
     #[test]
     fn one_object_that_cannot_be_read_hides_no_other_one() {
-        let (good, bad) = listed::<Repository>(json!([repository("a", 1), repository("b", -1), repository("c", 2)]));
+        let (good, bad) = listed::<Repository>(&json!([repository("a", 1), repository("b", -1), repository("c", 2)]));
         assert_eq!(good.iter().map(|one| one.metadata.name.as_deref()).collect::<Vec<_>>(), [Some("a"), Some("c")]);
         assert!(matches!(&bad[..], [one] if one.name == "b" && one.namespace == "orchard"), "{bad:?}");
-        let (good, bad) = listed::<PersistentVolumeClaim>(json!([{ "metadata": { "name": 7 } }, { "metadata": {} }]));
+        let (good, bad) = listed::<PersistentVolumeClaim>(&json!([{ "metadata": { "name": 7 } }, { "metadata": {} }]));
         assert_eq!((good.len(), bad.len()), (1, 1));
-        assert_eq!(listed::<Repository>(Value::Null).0.len(), 0);
+        assert_eq!(listed::<Repository>(&Value::Null).0.len(), 0);
     }
 
     #[test]
@@ -185,7 +185,7 @@ mod tests {
             "metadata": { "name": "undo", "namespace": "orchard" },
             "spec": { "from": { "source": "a/b", "asOf": "hunter2" }, "to": { "command": "psql -p hunter2" } },
         }]);
-        let (good, bad) = listed::<Restore>(restore);
+        let (good, bad) = listed::<Restore>(&restore);
         assert!(good.is_empty() && !format!("{bad:?}").contains("hunter2"), "{bad:?}");
     }
 }

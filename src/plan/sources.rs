@@ -112,6 +112,7 @@ pub struct SourcePlan {
 
 /// One source.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is an annotation of its own")]
 pub struct PlannedSource {
     /// Its name.
     pub name: SourceName,

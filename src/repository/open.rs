@@ -215,7 +215,8 @@ async fn unlock_config(store: &Store, access: &Access, config: &Bytes) -> Result
     let keys = sorted_keys(store).await?;
     let mut opened_one = false;
     let mut unreadable = None;
-    for password in [Some(&access.password), access.untrimmed_password.as_ref()].into_iter().flatten() {
+    let untrimmed = access.untrimmed_password.as_ref().map(|password| (password, false));
+    for (password, is_trimmed) in [Some((&access.password, true)), untrimmed].into_iter().flatten() {
         for id in &keys {
             match open_key(store, password, id).await {
                 Ok(Some(master)) => {
@@ -224,7 +225,7 @@ async fn unlock_config(store: &Store, access: &Access, config: &Bytes) -> Result
                     if let Ok(config) = config {
                         let config = serde_json::from_slice(&config);
                         let config = config.map_err(|error| store.damaged(format!("its config is broken: {error}")))?;
-                        if !std::ptr::eq(password, &access.password) {
+                        if !is_trimmed {
                             tracing::warn!(
                                 "the password opens the repository only with the white space or byte order mark around it, \
                                  which restic leaves out of a password file; add a key without them by `stowaway key add`"

@@ -38,7 +38,7 @@ pub async fn run_job() -> u8 {
     let started = Instant::now();
     let cancel = CancellationToken::new();
     let report = match settings::task() {
-        Ok(task) => within_grace(&cancel, carry_out(task, cancel.clone())).await,
+        Ok(task) => within_grace(&cancel, carry_out(task.preferring_own_cluster(), cancel.clone())).await,
         Err(failure) => Err(failure),
     }
     .unwrap_or_else(|failure| SourceReport::failed(failure, started.elapsed()));
@@ -102,7 +102,6 @@ pub async fn terminated() -> &'static str {
 }
 
 async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport, Failure> {
-    let task = task.preferring_own_cluster();
     let started = Instant::now();
     let mut identity = Identity::from_environment().in_cluster(&task.cluster).expecting(task.repository_id.clone());
     info!("stowaway {} in pod {}/{}", env!("CARGO_PKG_VERSION"), identity.namespace, identity.pod);
@@ -180,8 +179,7 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
         }
         TaskKind::RestoreVolume(run) => {
             let access = settings::access(&task.backend, &task.connection, &identity)?;
-            let target = if run.device { mounts::TARGET_DEVICE } else { mounts::TARGET_FOLDER };
-            let target = settings::mounted(target);
+            let target = settings::mounted(if run.device { mounts::TARGET_DEVICE } else { mounts::TARGET_FOLDER });
             with_repository(access, &cancel, async |repository| {
                 Ok(restore_volume(repository, run, &target, &cancel).await)
             })

@@ -63,7 +63,7 @@ pub struct ClaimMount {
     pub user: (u64, Option<u64>),
     /// Further groups that can.
     pub groups: Vec<i64>,
-    /// The SELinux label of the app's processes, if its pod sets one: files with its categories are closed to all others.
+    /// The `SELinux` label of the app's processes, if its pod sets one: files with its categories are closed to all others.
     pub se_linux: Option<SELinuxOptions>,
     /// The snapshot that is made first: a claim that is made of it is mounted in place of this one.
     pub snapshot: Option<Box<ClaimSnapshot>>,
@@ -71,6 +71,7 @@ pub struct ClaimMount {
 
 /// What is to become of one claim.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "one for each claim of a namespace")]
 pub(super) enum Choice {
     /// It is a source, which is stored by these rules.
     Source(Reading, VolumeRules),
@@ -91,6 +92,7 @@ pub(super) struct VolumeRules {
 
 /// Who can read a claim.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "one for each claim of a namespace")]
 pub(super) enum Reading {
     /// A Job that mounts it, where no sidecar has it.
     Mount(ClaimMount),
@@ -339,7 +341,7 @@ fn volume_of<'a>(pod: &'a Pod, claim: &str) -> Option<&'a str> {
     by_name.next().map(|volume| volume.name.as_str())
 }
 
-/// The SELinux label of the first container that mounts the claim.
+/// The `SELinux` label of the first container that mounts the claim.
 fn se_linux(pod: &Pod, claim: &str) -> Option<SELinuxOptions> {
     let volume = volume_of(pod, claim);
     let spec = pod.spec.as_ref()?;

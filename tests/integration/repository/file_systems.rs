@@ -83,8 +83,8 @@ impl Volume {
                 succeeds(Command::new("mount").args(["-t", "overlay", "-o", &folders, "overlay"]).arg(&at))
             }
             Kind::Exfat => {
-                let made = Command::new("losetup").args(["--find", "--show"]).arg(&image).output().ok()?;
-                let device = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+                let attached = Command::new("losetup").args(["--find", "--show"]).arg(&image).output().ok()?;
+                let device = String::from_utf8(attached.stdout).unwrap().trim().to_owned();
                 let mounted = succeeds(Command::new("mount.exfat-fuse").arg(&device).arg(&at));
                 volume.device = Some(device);
                 mounted

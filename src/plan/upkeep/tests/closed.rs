@@ -98,7 +98,7 @@ fn repositories_of_one_id_at_one_place_are_closed_together() {
     let stranger = at_store("stranger", NAMESPACE, "https://shed.example/casks", "b");
     let forged = at_store("forged", NAMESPACE, "https://mallory.example/casks", "a");
     let unknown = repository("unknown", Ok(()));
-    let all = [cellar.clone(), twin, stranger, forged, unknown];
+    let all = vec![cellar.clone(), twin, stranger, forged, unknown];
     let expected = [("elsewhere", "twin"), (NAMESPACE, "cellar")];
     let closed = closed_repositories(&all, &runs_of(&cellar), at(DUE));
     assert_eq!(closed, expected.map(|(space, name)| (space.to_owned(), name.to_owned())).into());

@@ -75,8 +75,8 @@ async fn root_of_the_step_keeps_what_a_root_of_a_restore_keeps() {
     fill(&pod.source());
     let stored = store_folder(&repository, &pod.source()).await;
     repository.close().await;
-    let rights: String = mounts::RIGHTS_TO_RESTORE.iter().map(|right| format!(",+{}", right.to_lowercase())).collect();
-    let output = pod.run_by(&["--clear-groups", "--inh-caps=-all", &format!("--bounding-set=-all{rights}")]);
+    let rights = mounts::RIGHTS_TO_RESTORE.join(",+").to_lowercase();
+    let output = pod.run_by(&["--clear-groups", "--inh-caps=-all", &format!("--bounding-set=-all,+{rights}")]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert_eq!(pod.report().snapshot, Some(stored.snapshot));
     assert_eq!(fs::metadata(pod.volume().join("shared")).unwrap().mode() & 0o7777, 0o2775);
