@@ -36,13 +36,31 @@ fn sources(folder: &Path) -> String {
     entries.map(text).collect()
 }
 
+fn all_sources() -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    ["src", "tests", "e2e", "seal", "helper", "webhook-certs"].map(|folder| sources(&root.join(folder))).concat()
+}
+
+#[test]
+fn every_test_that_the_page_of_faults_names_is_there() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/faults.md")).unwrap();
+    let sources = all_sources();
+    let is_test = |word: &&str| {
+        word.matches('_').count() > 2 && word.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+    };
+    let tests: Vec<&str> = page.split('`').skip(1).step_by(2).filter(is_test).collect();
+    assert!(tests.len() > 80, "{} tests", tests.len());
+    for test in tests {
+        assert!(sources.contains(&format!("fn {test}(")), "there is no test {test}");
+    }
+}
+
 #[test]
 fn every_attack_in_the_documentation_is_shown_by_tests_that_are_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = fs::read_to_string(root.join("docs/security.md")).unwrap();
     let attacks = page.split("| attack |").nth(1).unwrap().lines().skip(2).take_while(|line| line.starts_with('|'));
-    let sources: String =
-        ["src", "tests", "e2e", "seal", "helper", "webhook-certs"].map(|folder| sources(&root.join(folder))).concat();
+    let sources = all_sources();
     let mut count = 0;
     for attack in attacks {
         let shown_by = attack.trim_end_matches([' ', '|']).rsplit('|').next().unwrap();
