@@ -56,7 +56,12 @@ async fn commands_of_a_running_pod_are_changed_only_by_who_may_exec() -> Result<
             ("own", json!({ "k8up.io/file-extension": ".txt" })),
             // The container would be another one, the command the other tool's.
             ("own", json!({ "stowaway.dev/backupcommand-container": null })),
-            ("own", json!({ COMMAND: null, "stowaway.dev/backupcommand-container": null })),
+            (
+                "own",
+                json!({
+                    COMMAND: null, "stowaway.dev/backupcommand-container": null, "stowaway.dev/file-extension": null,
+                }),
+            ),
         ];
         for (pod, annotations) in &attacks {
             tenant.is_denied(POLICY, async || annotate(&pods, pod, annotations).await).await?;

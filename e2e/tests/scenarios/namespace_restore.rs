@@ -174,7 +174,10 @@ async fn namespace_comes_back_as_of_a_time_over_what_is_there() -> Result<()> {
         let before = look(namespace, &pod)?;
         all_green(&namespace.back_up("monday", json!({ "retryLimit": 0 })).await?)?;
         let monday = jiff::Timestamp::now().to_string();
-        namespace.shell("shelf", "seq 5 >/data/books/a/b/numbers && seq 6 >/data/pictures/one && sync")?;
+        namespace.shell(
+            "shelf",
+            "seq 2 20000 >/data/books/a/b/numbers && head -c 2000000 /dev/urandom >/data/pictures/one && sync",
+        )?;
         psql(namespace, &pod, "delete from ships where id > 7")?;
         let changed = look(namespace, &pod)?;
         all_green(&namespace.back_up("tuesday", json!({ "retryLimit": 0 })).await?)?;

@@ -20,7 +20,8 @@ exec 3<&0 </dev/null
   c=0
   until [ -e "/proc/$$/fd/9" ]; do
     [ "$c" -lt 5 ] || kill -9 "$$"
-    [ "$c" -lt 6 ] || exit
+    # The command may have begun after all others had ended: the end of input can come before it.
+    [ "$c" -lt 6 ] || { end; exit; }
     sleep 1
     c=$((c + 1))
   done
