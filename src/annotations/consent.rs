@@ -36,7 +36,7 @@ pub struct Consent {
 
 type Texts = BTreeMap<String, String>;
 
-/// Reads what a `PersistentVolumeClaim` says.
+/// Reads the annotations and labels of a `PersistentVolumeClaim`.
 pub fn consent(annotations: Option<&Texts>, labels: Option<&Texts>) -> Consent {
     let mut found = own_consent(annotations, labels);
     foreign_consent(annotations, &mut found);
@@ -44,7 +44,7 @@ pub fn consent(annotations: Option<&Texts>, labels: Option<&Texts>) -> Consent {
     found
 }
 
-/// Reads what a Namespace says: in Stowaway's own key alone.
+/// Reads the annotations and labels of a Namespace: Stowaway's own key alone.
 pub fn namespace_consent(annotations: Option<&Texts>, labels: Option<&Texts>) -> Consent {
     let mut found = own_consent(annotations, labels);
     let reason = "on a Namespace, where K8up does not read it either: annotate each PersistentVolumeClaim, or write \

@@ -20,7 +20,7 @@ pub fn misplaced_keys(
     keys.filter(|key| is_of_pods(key) && !is_in_template(key)).cloned().collect()
 }
 
-/// What is said of such a key.
+/// The warning about such a key.
 pub fn misplaced_warning(key: String) -> Warning {
     let message = "has no effect on the workload itself, so that nothing is backed up by it: move it to the annotations of \
                    the pod template (spec.template.metadata.annotations)";

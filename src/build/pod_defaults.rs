@@ -1,4 +1,4 @@
-//! What the pod of a run has unless its `runnerPod` says otherwise: where it may run, which other tools leave it alone, and
+//! What the pod of a run has unless its `runnerPod` names something else: where it may run, which other tools leave it alone, and
 //! its environment variables.
 //!
 //! It must not know what the run does.

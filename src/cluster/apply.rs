@@ -108,7 +108,7 @@ where
     if finalizers == object.finalizers() && annotation.is_none() {
         return Ok(());
     }
-    // It is refused if the object was changed since: a list is replaced as a whole, and what the annotation says was
+    // It is refused if the object was changed since: a list is replaced as a whole, and the annotation's value was
     // concluded from this version.
     let annotations: BTreeMap<&str, &str> = annotation.into_iter().collect();
     let metadata = json!({

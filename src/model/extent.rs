@@ -36,7 +36,7 @@ pub enum Shrinkage {
     LostMost,
 }
 
-/// Whether a volume has lost so much since its last good snapshot that somebody should look.
+/// Whether a volume has lost so much since its last good snapshot that a person should look.
 pub fn shrinkage(before: VolumeExtent, now: VolumeExtent) -> Option<Shrinkage> {
     let had_entries = before.files > 0 || before.folders > 0;
     let is_empty = now.files == 0 && now.folders == 0;

@@ -12,7 +12,7 @@ pub fn is_same_content(one: &str, other: &str) -> bool {
     one == other || digest(one).is_some() && digest(one) == digest(other)
 }
 
-/// The digest of an image reference, which says what is in the image.
+/// The digest of an image reference, which identifies the content of the image.
 fn digest(image: &str) -> Option<&str> {
     image.split_once('@').map(|(_, digest)| digest).filter(|digest| digest.starts_with("sha256:"))
 }

@@ -120,7 +120,7 @@ impl SnapshotIdentity {
     /// removes the tag declares the snapshot good.
     pub const SUSPECT: &str = "suspect";
     /// The bare tag that goes with [`Self::SUSPECT`], and stays when that is removed or was never set by consent: what is
-    /// older says nothing of the size that is usual.
+    /// older records nothing about the size that is usual.
     pub const SHRUNKEN: &str = "shrunken";
     /// The bare tag of a block device (`volumeMode: Block`), which is stored as one file. Older ones of ours lack it.
     pub const DEVICE: &str = "device";

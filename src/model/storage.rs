@@ -1,6 +1,6 @@
 //! Entries which storage systems, not apps, put into the root of a volume: neither data nor worth to be stored.
 //!
-//! Pure. It must not look into a volume: it is asked about what was found there. A folder is the storage system's only by its
+//! Pure. It must not look into a volume: its input is what was found there. A folder is the storage system's only by its
 //! name *and* by what is in it, because an app may have one of that name, too.
 
 /// An entry of a storage system. It is a folder.
@@ -24,7 +24,7 @@ enum Holds {
 }
 
 /// All of them. `.snapshots`, `@Recycle` and the like are not among them, because apps and people use such names, and what is
-/// in those folders is theirs.
+/// in those folders belongs to them.
 const ENTRIES: [StorageEntry; 4] = [
     // e2fsck(8) puts files into it that have lost their names: then it holds data.
     StorageEntry { name: "lost+found", owner: "the file system's, for lost files", holds: Holds::Nothing },

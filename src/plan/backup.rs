@@ -45,7 +45,7 @@ pub const JOBS_IN_CLUSTER: usize = 16;
 pub const JOBS_PER_NAMESPACE: usize = 4;
 /// After so long in the queue people are warned.
 pub const QUEUE_PATIENCE: Duration = Duration::from_hours(1);
-/// A source that has waited so long for its turn is given up: it is not stored, and the Backup says so. No run that it may
+/// A source that has waited so long for its turn is given up: it is not stored, and the Backup reports it. No run that it may
 /// wait for takes longer.
 pub const QUEUE_LIMIT: Duration = Duration::from_hours(26);
 /// The reason of a source that waits for its turn.

@@ -51,7 +51,7 @@ pub enum ChoiceError {
 /// The Repository of this name, else the default one, else the oldest one; of those of one namespace.
 ///
 /// The oldest, so that a second Repository takes nothing away from the first one, whoever creates it: the API server sets the
-/// time of creation, and no author can. Two of the same second are not told apart, and none of them is meant.
+/// time of creation, and no author can. Two of the same second cannot be ordered, and none of them is meant.
 ///
 /// # Errors
 /// When none is meant for certain.

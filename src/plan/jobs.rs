@@ -109,7 +109,7 @@ pub fn wants_complaints(job: &Job, pods: &[Pod]) -> bool {
     !is_suspended(job) && !is_over && !has_begun
 }
 
-/// Whether the Job does not run, because it was made so or somebody has suspended it.
+/// Whether the Job does not run, because it was made so or a person has suspended it.
 pub fn is_suspended(job: &Job) -> bool {
     job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true)
 }

@@ -89,7 +89,7 @@ pub fn is_planned_claim(
         && contains(&serde_json::to_value(&stored.spec)?, &serde_json::to_value(&planned.spec)?))
 }
 
-/// Leaves out of the pod what is called the sidecar and is another program: it would answer what it likes when it is asked for
+/// Leaves out of the pod what is called the sidecar and is another program: it would answer anything to a request for
 /// a backup of its volumes.
 pub fn without_foreign_sidecar(mut pod: Pod, image: &str) -> Pod {
     let is_own = |container: &Container| {
@@ -152,7 +152,7 @@ fn pod_spec(job: &Job) -> Option<&PodSpec> {
     job.spec.as_ref()?.template.spec.as_ref()
 }
 
-/// Whether `stored` says all that `planned` says. The API server adds defaults, and never an element to a list.
+/// Whether `stored` contains everything that `planned` contains. The API server adds defaults, and never an element to a list.
 fn contains(stored: &serde_json::Value, planned: &serde_json::Value) -> bool {
     use serde_json::Value::{Array, Null, Object};
     match (stored, planned) {

@@ -193,7 +193,7 @@ pub fn init_refused(status: &mut RepositoryStatus, actions: &mut Actions, words:
 }
 
 /// Whether the result of the Job, one of those that open, prune or check the Repository, is in the status, so that the Job
-/// is not needed any more. A Job that packed anew for a prune is needed until the prune is over, because it is the proof that
+/// is not needed any more. A Job that repacked for a prune is needed until the prune is over, because it is the proof that
 /// the prune may keep others off.
 pub fn is_recorded_of_repository(repository: &Repository, status: &RepositoryStatus, job: &str) -> bool {
     let Some(owner) = Owner::of(repository) else { return false };
@@ -266,7 +266,7 @@ fn spread(repository: &Repository) -> Duration {
     Duration::from_secs(sum % OPEN_SPREAD.as_secs())
 }
 
-/// What follows from an attempt that failed. One that says nothing of the repository itself, such as a pod that did not start
+/// What follows from an attempt that failed. One that reveals nothing about the repository itself, such as a pod that did not start
 /// or a lock in the way, does not end that a repository is ready.
 fn ended_badly(
     status: &mut RepositoryStatus,

@@ -272,7 +272,7 @@ fn period(rule: Rule, index: usize, time: &Zoned) -> [i64; 4] {
 }
 
 /// Whether the newest of these is absurdly small. Four small ones in a row are what is usual then; and what is older than a
-/// volume that shrank by consent says nothing of it.
+/// volume that shrank by consent reveals nothing about it.
 fn shrunk<'a>(good: &[SnapshotRecord<'a>]) -> Option<Shrunk<'a>> {
     let (newest, before) = good.split_first()?;
     let bytes = newest.bytes?;

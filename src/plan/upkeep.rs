@@ -117,7 +117,7 @@ fn source_of(verb: Verb, run: &UpkeepStatus) -> String {
     format!("{}/{slot}", verb.kind(run))
 }
 
-/// Whether the Job is one that packs anew for a prune which is not over.
+/// Whether the Job is one that repacks for a prune which is not over.
 pub(super) fn is_preparation_of_prune(owner: &Owner, status: &RepositoryStatus, job: &str) -> bool {
     let is_under_way = |run: &&UpkeepStatus| matches!(run.state, Some(SourceState::Waiting | SourceState::Running));
     status.prune.as_ref().filter(is_under_way).is_some_and(|run| {

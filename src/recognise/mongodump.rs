@@ -1,6 +1,6 @@
 //! `mongodump --archive`: a prelude of documents, then blocks of documents of one collection each; a terminator ends each.
 //!
-//! The last block of a collection says so. Source: `common/archive` of mongo-tools. The archive itself has no end, so a
+//! The last block of a collection marks it. Source: `common/archive` of mongo-tools. The archive itself has no end, so a
 //! collection of which no block came is not missed.
 
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! `SQLite` database files: the header says how many pages there are.
+//! `SQLite` database files: the header has the number of pages.
 //!
 //! A file may be longer, for example when something follows it. Source: "Database File Format" of `SQLite`.
 

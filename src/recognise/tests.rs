@@ -289,7 +289,7 @@ fn streams_without_an_unmistakable_beginning_are_left_alone() {
     assert_eq!(end_of(&append_only), unknown);
     assert_eq!(end_of(&bbolt(4)), unknown, "the file of a running etcd");
     assert_eq!(end_of(b"PGDMP\x01\x05\x00\x04\x08\x01 a version that is not known"), unknown);
-    // A member's header that says nothing of its length.
+    // A member's header without a length.
     let lost = [&USTAR[..1024], &[b'x'; 512]].concat();
     assert_eq!(end_of(&lost), unknown);
     // Its writer did not keep the count of pages.

@@ -106,7 +106,7 @@ async fn list(repository: &Repository) -> Result<Vec<KeySummary>, RepositoryErro
         let Some(content) = store.read(Kind::Key, &id).await? else { continue };
         let file: KeyFile = match serde_json::from_slice(&content) {
             Ok(file) if crypto::id_of(&content) == id => file,
-            // It opens nothing, and keeps nobody from the others.
+            // It opens nothing, and does not keep a client from the others.
             _ => {
                 let path = Kind::Key.path(&id);
                 tracing::warn!("{path} is no key file, or is not what was written: remove it from the store");

@@ -32,7 +32,7 @@ pub(super) struct Known {
     packs: Vec<(Id, u64)>,
     /// One bit a pack: whether the caller uses one of its blobs.
     used: Vec<AtomicU64>,
-    /// What the index files name and nobody can read.
+    /// What the index files name and that cannot be read.
     pub lacking: Lacking,
 }
 

@@ -101,7 +101,7 @@ async fn stands(
 
 /// Opens a repository, takes a lock in it, and keeps that until it is closed or dropped.
 ///
-/// Errors: [`RepositoryError::NotFound`] only if the store says that there is none; [`RepositoryError::Changed`] if another
+/// Errors: [`RepositoryError::NotFound`] only if the store reports that there is none; [`RepositoryError::Changed`] if another
 /// one than expected is there, and then nothing was written; [`RepositoryError::WrongPassword`];
 /// [`RepositoryError::Locked`]; and what a store can have.
 pub async fn open(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {

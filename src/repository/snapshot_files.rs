@@ -16,7 +16,7 @@ const PARALLEL_READS: usize = 16;
 /// How many unreadable files a message names.
 const NAMED: usize = 3;
 
-/// A file of a repository that is not what its name says, or not of its format.
+/// A file of a repository that does not match its name, or not of its format.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct UnreadableFile {
     /// Its path in the repository.
@@ -30,7 +30,7 @@ pub struct UnreadableFile {
 pub struct SnapshotList {
     /// Oldest first.
     pub snapshots: Vec<SnapshotSummary>,
-    /// Nobody can tell of which source these are.
+    /// Their source is unknown.
     pub unreadable: Vec<UnreadableFile>,
 }
 

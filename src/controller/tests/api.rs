@@ -234,7 +234,7 @@ impl Api {
         self.lock().changes.clone()
     }
 
-    /// Never answers this call. What is returned tells when it has come.
+    /// Never answers this call. The returned receiver resolves when the call has come.
     pub fn hold(&self, call: &str) -> Arc<Notify> {
         self.lock().held.entry(call.to_owned()).or_default().clone()
     }

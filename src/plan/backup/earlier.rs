@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use crate::{api::Backup, model::SourceName};
 
 /// Of two Backups the one that `backup` is to be compared with: finished, of the same selector and Repository, and the newer
-/// one. A Backup that could not begin says nothing of its sources.
+/// one. A Backup that could not begin reports nothing about its sources.
 pub fn newer_of(backup: &Backup, best: Option<Backup>, candidate: Backup) -> Option<Backup> {
     let is_comparable = candidate.uid() != backup.uid()
         && candidate.spec.selector == backup.spec.selector

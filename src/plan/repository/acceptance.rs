@@ -44,7 +44,7 @@ impl Acceptance {
         self.value.clone()
     }
 
-    /// Whether somebody has set or removed the annotation since the repository was last opened.
+    /// Whether a person has set or removed the annotation since the repository was last opened.
     pub(super) fn is_wanted(&self) -> bool {
         !self.is_used && self.known.is_some()
     }

@@ -253,7 +253,7 @@ fn another_repository_is_not_taken_for_the_one_that_was_open_until_a_person_acce
     assert_eq!(task, TaskKind::Open { accepted: None });
     assert_eq!(ready(&repository), ("False".into(), "RepositoryChanged".into()));
     assert!(message(&repository).contains("accept-repository=ID"), "{}", message(&repository));
-    // Even if a Job says that it has opened it.
+    // Even if a Job reports that it has opened it.
     let (_, second) = attempt(&mut repository, second, &found(OTHER));
     assert_eq!((ready(&repository).1.as_str(), id(&repository)), ("RepositoryChanged", OLD));
     for useless in ["true", "ab", &"zz".repeat(32)] {

@@ -49,13 +49,13 @@ pub(super) fn job(restore: &Restore, owner: &Owner, status: &RestoreStatus) -> O
     if !is_carried_out(restore) {
         return None;
     }
-    // The status is lost. What only looked a snapshot up says nothing of the restore.
+    // The status is lost. What only looked a snapshot up reports nothing about the restore.
     let [into_claim, first] = names;
     let to_claim = restore.spec.to.as_ref().is_some_and(|to| to.claim.is_some());
     Some(if to_claim { into_claim } else { first })
 }
 
-/// Whether the Job was made and never allowed to run, so that all is planned again. One that somebody has suspended later
+/// Whether the Job was made and never allowed to run, so that all is planned again. One that a person has suspended later
 /// may have done a part of its work.
 pub(super) fn is_unstarted(restore: &Restore, job: &str, facts: RestoreFacts<'_>, status: &RestoreStatus) -> bool {
     let is_known = status.job.as_deref() == Some(job) && is_carried_out(restore);

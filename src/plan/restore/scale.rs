@@ -54,7 +54,7 @@ fn written(restore: &Restore) -> Option<(String, i32)> {
     Some((uid.to_owned(), replicas.parse().ok().filter(|replicas| *replicas >= 0)?))
 }
 
-/// Replaces what the status says of the workload by what was written down before it was scaled: who may write a status need
+/// Replaces the status' record of the workload by what was written down before it was scaled: who may write a status need
 /// not be allowed to scale anything.
 pub(super) fn recover(restore: &Restore, status: &mut RestoreStatus, now: Timestamp) {
     if !is_held(restore) {

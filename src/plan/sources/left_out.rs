@@ -18,7 +18,7 @@ pub(super) struct LeftOut {
 }
 
 impl LeftOut {
-    /// A Job or `CronJob` without a pod that could be asked now.
+    /// A Job or `CronJob` without a pod that can run a command now.
     pub fn ending(&mut self, workload: &Workload) {
         self.ending.insert(workload.clone());
     }

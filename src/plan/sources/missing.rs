@@ -124,7 +124,7 @@ impl Search<'_> {
             found.is_some_and(|found| found.workload == observed.workload)
         });
         if has_problem {
-            // It fails, and says why.
+            // It fails, and reports why.
             return None;
         }
         if !self.selector.matches(&observed.pod.metadata.labels.clone().unwrap_or_default()) {

@@ -112,7 +112,7 @@ impl From<CronJob> for ObservedWorkload {
 }
 
 /// The pods that annotated workloads are still to get: of a Deployment one if it has none, of a `StatefulSet` each that is not
-/// there. They are as their template says, and not Ready, so that they are waited for and then reported.
+/// there. They follow from their template, and are not Ready, so that they are waited for and then reported.
 pub(super) fn pods_to_come(workloads: &[ObservedWorkload], pods: &[ObservedPod], limit: usize) -> Vec<ObservedPod> {
     let of_workload: BTreeSet<(&str, &str)> =
         living(pods).map(|observed| (observed.workload.kind.as_str(), observed.workload.name.as_str())).collect();

@@ -165,7 +165,7 @@ type Place = (String, String);
 pub struct PruneRuns {
     /// The Repositories whose prune has a Job that is not over, which its deadline ends.
     pub live: BTreeSet<Place>,
-    /// The Repositories that have a Job which packed anew for a prune, and ended well.
+    /// The Repositories that have a Job which repacked for a prune, and ended well.
     pub prepared: BTreeSet<Place>,
 }
 
@@ -177,7 +177,7 @@ fn id(repository: &Repository) -> Option<&str> {
     repository.status.as_ref()?.repository_id.as_deref()
 }
 
-/// Whether both are the same repository. The id alone does not say so: whoever has a store of his own can write any id into
+/// Whether both are the same repository. The id alone does not prove it: the owner of a store can write any id into
 /// it. The place alone does not, either: it may have been emptied since one of them was opened.
 fn is_same(one: &Repository, other: &Repository) -> bool {
     id(one).is_some() && id(one) == id(other) && location(one).is_some() && location(one) == location(other)
@@ -231,7 +231,7 @@ pub fn closed_repositories(all: &[Repository], runs: &PruneRuns, now: Timestamp)
     let is_due = |repository: &Repository| {
         let status = repository.status.as_ref().filter(|status| condition_is_true(&status.conditions, READY));
         let prune = status.and_then(|status| status.prune.as_ref()).filter(|run| is_exclusive(run));
-        // One that cannot prune keeps nobody off.
+        // One that cannot prune keeps no run off.
         prune.is_some_and(|run| run.state == Some(SourceState::Waiting))
             && is_under_way(prune, now)
             && runs.prepared.contains(&place(repository))

@@ -109,7 +109,7 @@ pub(super) fn conclude(
     None
 }
 
-/// `Sound` says no more than the last check: it becomes `Unknown` when that is older than two intervals of its schedule.
+/// `Sound` reports no more than the last check: it becomes `Unknown` when that is older than two intervals of its schedule.
 pub(super) fn age(status: &mut RepositoryStatus, schedule: &Schedule, run: &UpkeepStatus, now: Timestamp) {
     let is_sound = condition_is_true(&status.conditions, SOUND);
     let Some(Time(last)) = run.last_success_time.as_ref().filter(|_| is_sound) else { return };

@@ -176,7 +176,7 @@ async fn file_whose_number_was_given_to_another_one_keeps_its_own_content() {
             nodes: vec![
                 numbered("a", &[old], 1, 5),
                 numbered("a-again", &[old], 1, 5),
-                // Deleted and made anew meanwhile: in other content, in nothing but the time, and with its own second name.
+                // Deleted and created again meanwhile: in other content, in nothing but the time, and with its own second name.
                 numbered("touched", &[old], 2, 5),
                 numbered("z", &[new], 1, 5),
                 numbered("z-again", &[new], 1, 5),

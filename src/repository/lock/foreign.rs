@@ -32,7 +32,7 @@ pub enum Liveness {
     Alive,
     /// It is gone for good: its lock is removed at once.
     Dead,
-    /// Nobody can tell: its lock counts until it is stale by restic's rule, 30 minutes after it was last refreshed. A lock that is
+    /// Unknown: its lock counts until it is stale by restic's rule, 30 minutes after it was last refreshed. A lock that is
     /// dated 30 minutes ahead is stale as well.
     Unknown,
 }
@@ -91,7 +91,7 @@ impl LockHolder {
     }
 }
 
-/// So much of a boot's random id tells it from others.
+/// So much of a boot's random id distinguishes it from others.
 const BOOT_DIGITS: usize = 8;
 
 /// How locks of others are met.
@@ -204,9 +204,9 @@ pub enum Unlock {
 pub struct Unlocked {
     /// Locks that were removed.
     pub removed: Vec<FoundLock>,
-    /// Lock files that were removed, and that nobody can read.
+    /// Lock files that were removed, and that cannot be read.
     pub removed_unreadable: Vec<UnreadableLock>,
-    /// Lock files that nobody can read, and that are too young to be nobody's, or whose age the store does not tell.
+    /// Lock files that cannot be read, and that are too young to be nobody's, or whose age the store does not tell.
     pub kept_unreadable: Vec<UnreadableLock>,
     /// What could not be removed, and why.
     pub failed: Vec<String>,

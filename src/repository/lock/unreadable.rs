@@ -1,6 +1,6 @@
-//! Lock files that nobody can read: a full disk, a reset of the store, or a client that died while it wrote one leaves them.
+//! Lock files that cannot be read: a full disk, a reset of the store, or a client that died while it wrote one leaves them.
 //!
-//! Nobody can tell whose such a file is, nor whether it is exclusive. So it counts as a lock, until it is too old to be one.
+//! The owner of such a file is unknown, and so is whether it is exclusive. So it counts as a lock, until it is too old to be one.
 //! Pure.
 
 use std::fmt;
