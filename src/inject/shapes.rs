@@ -149,7 +149,8 @@ fn with_resources(mut container: Value, resources: Option<Value>) -> Value {
 
 /// All volumes that are needed, in order.
 pub(super) fn volumes(wishes: &Wishes<'_>) -> Vec<Value> {
-    // Beyond its limit a pod is evicted, so each is several times what is written there.
+    // Beyond its limit a pod is evicted, so each is several times what is written there. The scratch volume holds the index of
+    // a large repository, some 120 bytes a blob, and the entries of a long folder.
     let empty = |name: &str, limit: &str| json!({ "name": name, "emptyDir": { "sizeLimit": limit } });
     let mut volumes = Vec::new();
     if wishes.uses_helper() {
@@ -163,7 +164,7 @@ pub(super) fn volumes(wishes: &Wishes<'_>) -> Vec<Value> {
         volumes.extend(store.volume.clone());
     }
     if wishes.uses_store() {
-        volumes.push(empty(SCRATCH_VOLUME, "256Mi"));
+        volumes.push(empty(SCRATCH_VOLUME, "4Gi"));
     }
     volumes.extend(wishes.secrets.iter().map(|secret| {
         json!({

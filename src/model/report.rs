@@ -109,6 +109,8 @@ pub enum Reason {
     VolumeSnapshotFailed,
     /// A file or folder of a restore's target could not be written: it is full, read-only, or not empty.
     TargetUnwritable,
+    /// A temporary file of the run could not be written or read, because its folder is full or read-only.
+    ScratchUnwritable,
     /// Something is in a restore's target, and nobody said that it may be overwritten.
     TargetNotEmpty,
     /// Something uses a restore's target: a pod has it mounted, or a workload did not end.

@@ -152,6 +152,12 @@ fn finished<'a>(job: &'a Job, kind: &str) -> Option<&'a JobCondition> {
     conditions.iter().find(|condition| condition.type_ == kind && condition.status == "True")
 }
 
+/// What the kubelet reports of a container that the kernel killed because its memory was out.
+const OUT_OF_MEMORY: &str = "OOMKilled";
+const MORE_MEMORY: &str = "; the run needed more memory than its limit allows: set a higher one by \
+                           `runnerPod.resources.limits.memory` of the Repository, or raise the default of a LimitRange in \
+                           the namespace";
+
 /// The state of the runner's container, which is the only one of ours in the pod.
 fn runner_state(pod: &Pod) -> Option<&ContainerState> {
     let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
@@ -173,8 +179,9 @@ fn report_of(job: &str, terminated: &ContainerStateTerminated, failed: Option<&J
         Err(_) => {
             let cause = terminated.reason.as_deref().unwrap_or("no reason");
             let message = format!(
-                "the runner of Job {job} ended without a readable report (exit code {}, {cause}); see `kubectl logs job/{job}`",
-                terminated.exit_code
+                "the runner of Job {job} ended without a readable report (exit code {}, {cause}); see `kubectl logs job/{job}`{}",
+                terminated.exit_code,
+                if cause == OUT_OF_MEMORY { MORE_MEMORY } else { "" }
             );
             *failure(Reason::ResultLost, message)
         }

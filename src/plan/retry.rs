@@ -55,6 +55,7 @@ pub(super) fn may_pass(reason: Reason) -> bool {
         | Reason::OutcomeUnknown
         | Reason::StoreUnavailable
         | Reason::StoreFull
+        | Reason::ScratchUnwritable
         | Reason::RepositoryLocked
         | Reason::CommitUnknown
         | Reason::SecretMissing

@@ -16,12 +16,12 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 use zstd::bulk::Decompressor;
 
-use super::LockHolder;
+use super::{LockHolder, crypto_stream::CryptoStream};
 use crate::model::Secret;
 
 pub(super) const NONCE_BYTES: usize = 16;
-const TAG_BYTES: usize = 16;
-const KEY_BYTES: usize = 64;
+pub(super) const TAG_BYTES: usize = 16;
+pub(super) const KEY_BYTES: usize = 64;
 /// What encryption adds: nonce and tag.
 pub(super) const OVERHEAD_BYTES: usize = NONCE_BYTES + TAG_BYTES;
 /// First byte of a compressed file that is no pack (repository format 2).
@@ -46,11 +46,19 @@ pub(super) enum CryptoError {
 
 /// Encrypts and decrypts with one key.
 #[derive(Clone)]
-pub(super) struct Cipher(Aes256CtrPoly1305Aes);
+pub(super) struct Cipher {
+    whole: Aes256CtrPoly1305Aes,
+    key: Zeroizing<[u8; KEY_BYTES]>,
+}
 
 impl Cipher {
     fn new(key: &[u8; KEY_BYTES]) -> Self {
-        Self(Aes256CtrPoly1305Aes::new(Key::from_slice(key)))
+        Self { whole: Aes256CtrPoly1305Aes::new(Key::from_slice(key)), key: Zeroizing::new(*key) }
+    }
+
+    /// For a content that comes in pieces.
+    pub fn stream(&self, nonce: &[u8; NONCE_BYTES]) -> CryptoStream {
+        CryptoStream::new(&self.key, nonce)
     }
 
     /// The cipher of a repository's master key.
@@ -73,9 +81,8 @@ impl Cipher {
         let too_short = || CryptoError::Format("too short for nonce and tag".into());
         let (front, rest) = sealed.split_first_chunk_mut::<NONCE_BYTES>().ok_or_else(too_short)?;
         let (content, back) = rest.split_last_chunk_mut::<TAG_BYTES>().ok_or_else(too_short)?;
-        let mut nonce = Nonce::default();
-        rand::rng().fill_bytes(&mut nonce);
-        let tag = self.0.encrypt_in_place_detached(&nonce, &[], content);
+        let nonce = Nonce::from(new_nonce());
+        let tag = self.whole.encrypt_in_place_detached(&nonce, &[], content);
         let tag = tag.map_err(|_| CryptoError::Format("too long to be encrypted".into()))?;
         front.copy_from_slice(&nonce);
         back.copy_from_slice(&tag);
@@ -94,7 +101,7 @@ impl Cipher {
         let (content, tag) = rest.split_last_chunk::<TAG_BYTES>().ok_or(CryptoError::NotAuthentic)?;
         plain.clear();
         plain.extend_from_slice(content);
-        let decrypted = self.0.decrypt_in_place_detached(Nonce::from_slice(nonce), &[], plain, tag.into());
+        let decrypted = self.whole.decrypt_in_place_detached(Nonce::from_slice(nonce), &[], plain, tag.into());
         decrypted.map_err(|_| CryptoError::NotAuthentic)
     }
 
@@ -144,6 +151,13 @@ impl Cipher {
     }
 }
 
+/// A number that is used once.
+pub(super) fn new_nonce() -> [u8; NONCE_BYTES] {
+    let mut nonce = [0; NONCE_BYTES];
+    rand::rng().fill_bytes(&mut nonce);
+    nonce
+}
+
 /// Compresses one content after the other.
 pub(super) struct Compressor(zstd::bulk::Compressor<'static>);
 
@@ -184,7 +198,11 @@ thread_local! {
 }
 
 fn decompress(packed: &[u8]) -> Result<Vec<u8>, CryptoError> {
-    zstd::decode_all(packed).map_err(broken)
+    // What a file says of its length is only where the buffer begins.
+    let length = zstd::zstd_safe::get_frame_content_size(packed).ok().flatten().unwrap_or(0);
+    let mut plain = Vec::with_capacity(usize::try_from(length).unwrap_or(0).min(packed.len() * 20));
+    zstd::stream::copy_decode(packed, &mut plain).map_err(broken)?;
+    Ok(plain)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "as errors come")]

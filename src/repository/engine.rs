@@ -1,7 +1,7 @@
-//! The storage engine's view of our store: it may read; what it may write depends on why it was started.
+//! The storage engine's view of the store: it makes the config of a new repository, and nothing else.
 //!
 //! The engine boxes every error as text, and goes on after some. So the first error is kept here, whatever the engine makes
-//! of it, and the engine can write nothing but a new repository's config.
+//! of it.
 
 use std::{
     fmt,
@@ -10,16 +10,14 @@ use std::{
 
 use bytes::Bytes;
 use rustic_core::{
-    BytesList, Credentials, ErrorKind, FileType, Id, OpenStatus, ReadBackend, Repository, RepositoryBackends,
-    RepositoryOptions, RusticError, RusticResult, WriteBackend, repofile::MasterKey,
+    BytesList, ErrorKind, FileType, Id, ReadBackend, Repository, RepositoryBackends, RepositoryOptions, RusticError,
+    RusticResult, WriteBackend,
 };
 use tokio::{runtime::Handle, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    RepositoryError,
-    crypto::{self, Cipher},
-    readable_index::ReadableIndex,
+    RepositoryError, crypto,
     store::{Kind, Store},
 };
 
@@ -55,16 +53,6 @@ pub(super) trait Writes: fmt::Debug + Send + Sync + 'static {
     fn write(&self, kind: Kind, content: Vec<Bytes>) -> Result<(), RepositoryError>;
 }
 
-/// For reading: nothing may be written.
-#[derive(Debug)]
-pub(super) struct ReadOnly;
-
-impl Writes for ReadOnly {
-    fn write(&self, kind: Kind, _: Vec<Bytes>) -> Result<(), RepositoryError> {
-        Err(RepositoryError::InvalidRequest(format!("the engine tried to write a {kind:?} while it should only read")))
-    }
-}
-
 /// Our store as the engine sees it.
 #[derive(Debug)]
 pub(super) struct EngineBackend {
@@ -72,8 +60,6 @@ pub(super) struct EngineBackend {
     pub runtime: Handle,
     pub writes: Arc<dyn Writes>,
     pub first_error: Arc<FirstError>,
-    /// Opens the index files, where the engine reads them.
-    pub index: Option<Arc<ReadableIndex>>,
 }
 
 impl EngineBackend {
@@ -86,11 +72,6 @@ impl EngineBackend {
     }
 
     fn read(&self, kind: Kind, id: &Id) -> Result<Bytes, RepositoryError> {
-        if kind == Kind::Index
-            && let Some(index) = &self.index
-        {
-            return self.runtime.block_on(index.read(&self.store, *id));
-        }
         let content = self.runtime.block_on(self.store.read(kind, id))?;
         let content = content.ok_or_else(|| self.store.damaged(format!("{} is missing", kind.path(id))))?;
         if kind != Kind::Config && crypto::id_of(&content) != *id {
@@ -168,26 +149,6 @@ impl Engine {
     pub fn repository(&self) -> RusticResult<Repository<()>> {
         Repository::new(&self.options, &self.backend)
     }
-
-    /// Opens the repository without going through its key files.
-    pub fn open(&self, master: &MasterKey) -> RusticResult<Repository<OpenStatus>> {
-        self.repository()?.open(&Credentials::Masterkey(master.clone()))
-    }
-}
-
-/// Runs a task of the engine that reads what is stored by the index, as [`run`] does. Of the index it sees what can be read
-/// and is in the store, so that it finds the copy that is there of a blob that was lost and stored again.
-pub(super) async fn run_indexed<T: Send + 'static>(
-    (store, cipher, version): (&Store, &Cipher, u32),
-    task: impl FnOnce(&Engine) -> RusticResult<T> + Send + 'static,
-) -> Result<T, RepositoryError> {
-    let index = Arc::new(ReadableIndex::new(cipher.clone(), version));
-    let seen = Arc::clone(&index);
-    let blame = |what| match seen.lacking() {
-        Some(lacking) => store.damaged(format!("{what}; {lacking}")),
-        None => store.damaged(what),
-    };
-    run_with(store, Arc::new(ReadOnly), (Arc::default(), Some(index)), blame, task).await
 }
 
 /// Runs a task of the engine where it may block, turning its panics into errors. The first error of the store counts
@@ -201,22 +162,11 @@ pub(super) async fn run<T: Send + 'static>(
     blame: impl FnOnce(String) -> RepositoryError,
     task: impl FnOnce(&Engine) -> RusticResult<T> + Send + 'static,
 ) -> Result<T, RepositoryError> {
-    run_with(store, writes, (first_error, None), blame, task).await
-}
-
-async fn run_with<T: Send + 'static>(
-    store: &Store,
-    writes: Arc<dyn Writes>,
-    (first_error, index): (Arc<FirstError>, Option<Arc<ReadableIndex>>),
-    blame: impl FnOnce(String) -> RepositoryError,
-    task: impl FnOnce(&Engine) -> RusticResult<T> + Send + 'static,
-) -> Result<T, RepositoryError> {
     let backend = EngineBackend {
         store: store.clone(),
         runtime: Handle::current(),
         writes,
         first_error: Arc::clone(&first_error),
-        index,
     };
     let engine = Engine {
         backend: RepositoryBackends::new(Arc::new(backend), None),
@@ -240,6 +190,15 @@ mod tests {
         model::{BackendConfig, Connection, Reason, Secret},
         repository::{Access, LockHolder, LockRules, Patience},
     };
+
+    #[derive(Debug)]
+    struct ReadOnly;
+
+    impl Writes for ReadOnly {
+        fn write(&self, _: Kind, _: Vec<Bytes>) -> Result<(), RepositoryError> {
+            Err(RepositoryError::InvalidRequest("the engine tried to write".to_owned()))
+        }
+    }
 
     async fn run_task(
         task: impl FnOnce(&FirstError) -> RusticResult<()> + Send + 'static,

@@ -208,6 +208,17 @@ pub enum RepositoryError {
         /// Why.
         source: io::Error,
     },
+    /// A temporary file failed, which a large repository or a long folder needs.
+    #[error(
+        "a temporary file in {folder} failed: {source}; make room for it on the node or in that folder, or set TMPDIR to a \
+         folder with room, and run it again"
+    )]
+    Scratch {
+        /// The folder of temporary files.
+        folder: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The request itself cannot be carried out.
     #[error("{0}")]
     InvalidRequest(String),
@@ -264,6 +275,7 @@ impl RepositoryError {
             Self::Unreadable { .. } => Reason::SourceUnreadable,
             Self::RestoreUnfinished { .. } => Reason::RestoreUnfinished,
             Self::Unwritable { .. } => Reason::TargetUnwritable,
+            Self::Scratch { .. } => Reason::ScratchUnwritable,
             Self::AlreadyExists { .. } | Self::InvalidRequest(_) => Reason::InvalidRequest,
             Self::Internal { .. } => Reason::InternalError,
         }

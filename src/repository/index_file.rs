@@ -4,9 +4,10 @@
 //! rustic's: packs that its prune has marked and may remove from then on, which restic takes for unreferenced.
 
 use bytes::Bytes;
+use futures::{StreamExt, stream};
 use rustic_core::Id;
 use serde::{Deserialize, Deserializer, Serialize};
-use tokio::task::spawn_blocking;
+use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use super::{
     RepositoryError,
@@ -18,6 +19,9 @@ use super::{
 
 /// How many index files are read at a time.
 pub(super) const PARALLEL_READS: usize = 8;
+/// How many bytes of index files are read at a time, as they are stored; a single file may be longer. In memory a file takes
+/// up to six times as much.
+const READ_BYTES: u32 = 3 << 20;
 /// How many blobs an index file names; restic's own number.
 pub(super) const INDEX_BLOBS: usize = 50_000;
 
@@ -49,17 +53,32 @@ impl IndexFile {
         self.packs.iter().map(|pack| pack.blobs.len()).sum()
     }
 
-    /// Reads one; the inner error says why it is none.
-    pub async fn read(cipher: &Cipher, store: &Store, id: Id) -> Result<Result<Self, String>, RepositoryError> {
-        Ok(Self::read_sealed(cipher, store, id).await?.map(|(file, _)| file))
-    }
-
-    /// The same with the file as it is stored.
-    pub async fn read_sealed(
+    /// Reads all index files of a repository, few at a time, and hands each on; the inner error says why one cannot be read.
+    pub async fn read_each(
         cipher: &Cipher,
         store: &Store,
-        id: Id,
-    ) -> Result<Result<(Self, Bytes), String>, RepositoryError> {
+        mut each: impl FnMut(Id, Result<Self, String>) -> Result<(), RepositoryError>,
+    ) -> Result<(), RepositoryError> {
+        let room = Semaphore::new(READ_BYTES as usize);
+        let reads = store.list(Kind::Index).await?.into_iter().map(|(id, size)| {
+            let room = &room;
+            // Some stores list no sizes.
+            let size = if size == 0 { READ_BYTES / 2 } else { u32::try_from(size).unwrap_or(READ_BYTES) };
+            async move {
+                let taken = room.acquire_many(size.min(READ_BYTES)).await.map_err(|error| internal(store, error))?;
+                // The room is taken until the file was handed on.
+                Ok::<_, RepositoryError>((id, Self::read(cipher, store, id).await?, taken))
+            }
+        });
+        let mut reads = stream::iter(reads).buffer_unordered(PARALLEL_READS);
+        while let Some(read) = reads.next().await {
+            let (id, read, _taken) = read?;
+            each(id, read)?;
+        }
+        Ok(())
+    }
+
+    async fn read(cipher: &Cipher, store: &Store, id: Id) -> Result<Result<Self, String>, RepositoryError> {
         let content = match store.read(Kind::Index, &id).await? {
             Some(content) if crypto::id_of(&content) == id => content,
             Some(_) => return Ok(Err("it is not what was written".to_owned())),
@@ -68,8 +87,7 @@ impl IndexFile {
         let cipher = cipher.clone();
         let parsed = spawn_blocking(move || {
             let json = cipher.decrypt_file(&content).map_err(|error| error.to_string())?;
-            let file = serde_json::from_slice(&json).map_err(|error| format!("it is no index: {error}"))?;
-            Ok((file, content))
+            serde_json::from_slice(&json).map_err(|error| format!("it is no index: {error}"))
         });
         parsed.await.map_err(|panic| internal(store, panic))
     }

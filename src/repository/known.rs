@@ -1,20 +1,20 @@
-//! What a repository has already, by its index files and by a listing of its packs: which blobs, and where its trees are.
+//! What a repository has already, by its index files and by a listing of its packs: which blobs there are, and where.
 //!
 //! A blob whose pack is missing, or has not the length that the index gives it, is not known, so that it is stored again. It
-//! must not know what is to be stored.
+//! must not know what is to be stored or read.
 
 use std::{
     collections::BTreeSet,
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use futures::{StreamExt, stream};
 use rustic_core::Id;
 
 use super::{
     RepositoryError,
+    blob_table::{BlobTable, BlobTableBuilder, Copy, Row},
     crypto::{Cipher, OVERHEAD_BYTES},
-    index_file::{IndexFile, IndexedPack, PARALLEL_READS},
+    index_file::{IndexFile, IndexedPack},
     pack::{BlobKind, PackedBlob},
     pack_check::{self, PackLength},
     part::Part,
@@ -24,26 +24,22 @@ use super::{
 /// The blobs of all packs that the store has and that no prune has marked.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// Sorted by id.
-    data: Vec<KnownData>,
-    /// Sorted by their ids.
-    trees: Vec<(Part, u32)>,
-    /// By their numbers: each pack as an index file names it, and its length in the store.
-    packs: Vec<(Id, u64)>,
+    blobs: BlobTable,
+    /// By their numbers: each pack as an index file names it, and its length in the store; none if it is missing there, or if
+    /// the length is another one than the index file gives it.
+    packs: Vec<(Id, Option<u64>)>,
     /// One bit a pack: whether the caller uses one of its blobs.
     used: Vec<AtomicU64>,
     /// What the index files name and that cannot be read.
     pub lacking: Lacking,
 }
 
-/// A data blob. There are as many as the repository has chunks, so that each byte here counts.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-struct KnownData {
-    id: Id,
-    /// The number of its pack.
-    pack: u32,
-    /// Before compression and encryption.
-    plain_length: u32,
+/// A blob that is there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KnownBlob {
+    /// Its number among all blobs.
+    pub place: usize,
+    pub part: Part,
 }
 
 /// What a repository should have and has not.
@@ -61,6 +57,16 @@ impl Lacking {
     /// Whether nothing is missing.
     pub fn is_nothing(&self) -> bool {
         self.packs == 0 && self.index_files == 0
+    }
+
+    /// The end of a sentence that reports what was not found: what is missing beside it, if anything is.
+    pub(super) fn as_cause(&self) -> String {
+        if self.is_nothing() {
+            return String::new();
+        }
+        let count = self.packs + self.index_files;
+        let first = &self.first;
+        format!("; {count} of the files that the index needs are missing, cut or unreadable, such as {first}")
     }
 
     fn add_index_file(&mut self, path: String) {
@@ -96,112 +102,116 @@ impl Known {
     /// Reads all index files, and lists all packs. What is in an index file that cannot be read, or in a pack that is missing
     /// or has another length, is not known: it is reported in `lacking`, and logged.
     pub async fn read(cipher: &Cipher, store: &Store) -> Result<Self, RepositoryError> {
-        let listed = store.list(Kind::Index).await?;
-        let reads = listed.into_iter().map(|(id, _)| async move { (id, IndexFile::read(cipher, store, id).await) });
-        let mut reads = stream::iter(reads).buffer_unordered(PARALLEL_READS);
-        let (mut known, mut lengths) = (Self::default(), Vec::new());
-        while let Some((id, read)) = reads.next().await {
-            match read? {
-                Ok(file) => file.packs.into_iter().for_each(|pack| known.add(pack, &mut lengths)),
+        let mut building = Building::default();
+        IndexFile::read_each(cipher, store, |id, read| {
+            match read {
+                Ok(file) => file.packs.into_iter().try_for_each(|pack| building.add(pack))?,
                 Err(why) => {
                     let path = Kind::Index.path(&id);
                     tracing::warn!("{path} cannot be read, and what it names counts as not stored: {why}");
-                    known.lacking.add_index_file(path);
+                    building.lacking.add_index_file(path);
                 }
             }
-        }
+            Ok(())
+        })
+        .await?;
         // After the index files: no index file names a pack that was not there before it.
-        let sizes = pack_check::sizes(store, &known.packs, &lengths).await?;
-        known.keep(&sizes);
+        let sizes = pack_check::sizes(store, &building.packs, &building.lengths).await?;
+        let known = building.finish(sizes)?;
         if !known.lacking.is_nothing() {
             tracing::warn!("{}", known.lacking);
         }
         Ok(known)
     }
 
-    fn add(&mut self, pack: IndexedPack, lengths: &mut Vec<PackLength>) {
-        let number = u32::try_from(self.packs.len()).unwrap_or(u32::MAX);
-        self.packs.push((pack.id, 0));
-        lengths.push(PackLength::of(&pack.blobs));
-        for blob in pack.blobs {
-            match blob.kind {
-                BlobKind::Data => {
-                    let plain_length = blob.plain_length();
-                    self.data.push(KnownData { id: blob.id, pack: number, plain_length });
-                }
-                BlobKind::Tree => self.trees.push((blob.part(pack.id), number)),
-            }
-        }
+    /// How many copies of blobs the index files name; the number of each is below that.
+    pub fn len(&self) -> usize {
+        self.blobs.len()
     }
 
-    /// Keeps the blobs of those packs that have a size, which is their length in the store.
-    fn keep(&mut self, sizes: &[Option<u64>]) {
-        let size = |number: u32| sizes.get(number as usize).copied().flatten();
-        self.data.sort_unstable();
-        self.trees.sort_unstable_by_key(|(tree, _)| tree.id);
-        self.report_lost(|pack| size(pack).is_none());
-        self.data.retain(|blob| size(blob.pack).is_some());
-        self.trees.retain(|(_, pack)| size(*pack).is_some());
-        for (number, pack) in (0..).zip(&mut self.packs) {
-            pack.1 = size(number).unwrap_or(0);
-        }
-        self.data.dedup_by_key(|blob| blob.id);
-        self.data.shrink_to_fit();
-        self.trees.dedup_by_key(|(tree, _)| tree.id);
-        self.used = (0..self.packs.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+    /// A blob, if it is there.
+    pub fn find(&self, kind: BlobKind, id: Id) -> Result<Option<KnownBlob>, RepositoryError> {
+        Ok(self.first_copy(kind, id)?.map(|Copy { place, row }| {
+            let (pack, _) = self.packs[row.pack as usize];
+            KnownBlob { place, part: row.blob.part(pack) }
+        }))
     }
 
-    /// Reports the packs that are missing and hold a blob of which there is no other copy. Blobs are sorted.
-    fn report_lost(&mut self, is_missing: impl Fn(u32) -> bool) {
-        let mut lost = BTreeSet::new();
-        for copies in self.data.chunk_by(|one, other| one.id == other.id) {
-            if copies.iter().all(|blob| is_missing(blob.pack)) {
-                lost.extend(copies.iter().map(|blob| blob.pack));
-            }
+    /// A blob, if it is there; then the caller uses it, and its pack is one of [`Self::used_packs`].
+    pub fn take(&self, kind: BlobKind, id: Id) -> Result<Option<KnownBlob>, RepositoryError> {
+        let Some(Copy { place, row }) = self.first_copy(kind, id)? else { return Ok(None) };
+        if let Some(bits) = self.used.get(row.pack as usize / 64) {
+            bits.fetch_or(1 << (row.pack % 64), Ordering::Relaxed);
         }
-        for copies in self.trees.chunk_by(|(one, _), (other, _)| one.id == other.id) {
-            if copies.iter().all(|(_, pack)| is_missing(*pack)) {
-                lost.extend(copies.iter().map(|(_, pack)| *pack));
-            }
-        }
-        for (id, _) in lost.iter().filter_map(|pack| self.packs.get(*pack as usize)) {
-            self.lacking.add_pack(id);
-        }
+        let (pack, _) = self.packs[row.pack as usize];
+        Ok(Some(KnownBlob { place, part: row.blob.part(pack) }))
     }
 
-    /// The plain length of a blob, if it is there; then the caller uses it, and its pack is one of [`Self::used_packs`].
-    pub fn take(&self, kind: BlobKind, id: Id) -> Option<u32> {
-        let (pack, plain_length) = match kind {
-            BlobKind::Data => {
-                let place = self.data.binary_search_by_key(&id, |blob| blob.id).ok()?;
-                (self.data[place].pack, self.data[place].plain_length)
-            }
-            BlobKind::Tree => {
-                let (part, pack) = &self.trees[self.place_of_tree(id)?];
-                (*pack, part.plain_length)
-            }
-        };
-        if let Some(word) = self.used.get(pack as usize / 64) {
-            word.fetch_or(1 << (pack % 64), Ordering::Relaxed);
-        }
-        Some(plain_length)
+    fn first_copy(&self, kind: BlobKind, id: Id) -> Result<Option<Copy>, RepositoryError> {
+        Ok(self.blobs.copies(kind, id)?.into_iter().find(|copy| self.packs[copy.row.pack as usize].1.is_some()))
+    }
+
+    /// The blob of that number.
+    pub fn part_at(&self, place: usize) -> Result<Part, RepositoryError> {
+        let row = self.blobs.row(place)?;
+        let (pack, _) = self.packs[row.pack as usize];
+        Ok(row.blob.part(pack))
     }
 
     /// The packs of all blobs that were taken, with their lengths.
     pub fn used_packs(&self) -> Vec<(Id, u64)> {
         let is_used = |number: usize| {
-            self.used.get(number / 64).is_some_and(|word| word.load(Ordering::Relaxed) & (1 << (number % 64)) != 0)
+            self.used.get(number / 64).is_some_and(|bits| bits.load(Ordering::Relaxed) & (1 << (number % 64)) != 0)
         };
-        self.packs.iter().enumerate().filter(|(number, _)| is_used(*number)).map(|(_, pack)| *pack).collect()
+        let used = self.packs.iter().enumerate().filter(|(number, _)| is_used(*number));
+        used.filter_map(|(_, (id, size))| Some((*id, (*size)?))).collect()
+    }
+}
+
+/// What the index files name, before the packs were looked for.
+#[derive(Default)]
+struct Building {
+    blobs: BlobTableBuilder,
+    packs: Vec<Id>,
+    lengths: Vec<PackLength>,
+    lacking: Lacking,
+}
+
+impl Building {
+    fn add(&mut self, pack: IndexedPack) -> Result<(), RepositoryError> {
+        let number = u32::try_from(self.packs.len()).unwrap_or(u32::MAX);
+        self.packs.push(pack.id);
+        self.lengths.push(PackLength::of(&pack.blobs));
+        pack.blobs.into_iter().try_for_each(|blob| self.blobs.add(Row { blob, pack: number }))
     }
 
-    /// Where a tree is.
-    pub fn tree(&self, id: Id) -> Option<Part> {
-        self.place_of_tree(id).map(|place| self.trees[place].0)
+    fn finish(self, sizes: Vec<Option<u64>>) -> Result<Known, RepositoryError> {
+        let blobs = self.blobs.finish()?;
+        let used = (0..self.packs.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        let packs = self.packs.into_iter().zip(sizes).collect();
+        let mut known = Known { blobs, packs, used, lacking: self.lacking };
+        known.report_lost()?;
+        Ok(known)
     }
+}
 
-    fn place_of_tree(&self, id: Id) -> Option<usize> {
-        self.trees.binary_search_by_key(&id, |(tree, _)| tree.id).ok()
+impl Known {
+    /// Reports the packs that are missing and hold a blob of which there is no other copy.
+    fn report_lost(&mut self) -> Result<(), RepositoryError> {
+        if self.packs.iter().all(|(_, size)| size.is_some()) {
+            return Ok(());
+        }
+        let mut lost = BTreeSet::new();
+        for copies in self.blobs.blobs() {
+            let copies = copies?;
+            if copies.iter().all(|copy| self.packs[copy.row.pack as usize].1.is_none()) {
+                lost.extend(copies.iter().map(|copy| copy.row.pack));
+            }
+        }
+        for pack in lost {
+            self.lacking.add_pack(&self.packs[pack as usize].0);
+        }
+        Ok(())
     }
 }
 
@@ -232,47 +242,49 @@ mod tests {
         PackedBlob { id: Id::new([id; 32]), kind, offset: 7, length: 40, uncompressed_length: None }
     }
 
-    fn known(sizes: &[Option<u64>]) -> Known {
-        let (mut known, mut lengths) = (Known::default(), Vec::new());
-        for (pack, blobs) in
-            [(9, vec![blob(BlobKind::Data, 3), blob(BlobKind::Data, 1)]), (8, vec![blob(BlobKind::Tree, 2)])]
-        {
-            known.add(IndexedPack { id: Id::new([pack; 32]), blobs }, &mut lengths);
+    fn known_of(packs: impl IntoIterator<Item = (u8, Vec<PackedBlob>)>, sizes: &[Option<u64>]) -> Known {
+        let mut building = Building::default();
+        for (pack, blobs) in packs {
+            building.add(IndexedPack { id: Id::new([pack; 32]), blobs }).unwrap();
         }
-        known.keep(sizes);
-        known
+        building.finish(sizes.to_vec()).unwrap()
+    }
+
+    fn known(sizes: &[Option<u64>]) -> Known {
+        let packs = [(9, vec![blob(BlobKind::Data, 3), blob(BlobKind::Data, 1)]), (8, vec![blob(BlobKind::Tree, 2)])];
+        known_of(packs, sizes)
+    }
+
+    fn length(known: &Known, kind: BlobKind, id: u8) -> Option<u32> {
+        known.take(kind, Id::new([id; 32])).unwrap().map(|blob| blob.part.plain_length)
     }
 
     #[test]
     fn blobs_are_known_by_kind_and_id() {
         let known = known(&[Some(70), Some(71)]);
-        let has = |kind, id| known.take(kind, Id::new([id; 32])) == Some(8);
+        let has = |kind, id| length(&known, kind, id) == Some(8);
         assert!(has(BlobKind::Data, 1) && has(BlobKind::Data, 3) && has(BlobKind::Tree, 2));
         assert!(!has(BlobKind::Tree, 1) && !has(BlobKind::Data, 2));
-        let tree = known.tree(Id::new([2; 32])).unwrap();
+        let tree = known.find(BlobKind::Tree, Id::new([2; 32])).unwrap().unwrap().part;
         assert_eq!((tree.pack, tree.offset, tree.length, tree.plain_length), (Id::new([8; 32]), 7, 40, 8));
     }
 
     #[test]
     fn blobs_of_a_pack_that_is_not_there_are_not_known() {
         let known = known(&[None, Some(71)]);
-        assert_eq!(known.take(BlobKind::Data, Id::new([1; 32])), None);
-        assert_eq!(known.take(BlobKind::Tree, Id::new([2; 32])), Some(8));
+        assert_eq!(length(&known, BlobKind::Data, 1), None);
+        assert_eq!(length(&known, BlobKind::Tree, 2), Some(8));
         assert_eq!((known.lacking.packs, known.lacking.index_files), (1, 0));
         assert!(known.lacking.to_string().contains(&Kind::Pack.path(&Id::new([9; 32]))), "{}", known.lacking);
     }
 
     #[test]
     fn pack_of_which_all_is_stored_elsewhere_is_not_lacking() {
-        let (mut known, mut lengths) = (Known::default(), Vec::new());
-        for pack in [4, 5] {
-            let blobs = vec![blob(BlobKind::Data, 1), blob(BlobKind::Tree, 2)];
-            known.add(IndexedPack { id: Id::new([pack; 32]), blobs }, &mut lengths);
-        }
-        known.keep(&[None, Some(71)]);
+        let packs = [4, 5].map(|pack| (pack, vec![blob(BlobKind::Data, 1), blob(BlobKind::Tree, 2)]));
+        let known = known_of(packs, &[None, Some(71)]);
         assert!(known.lacking.is_nothing(), "{}", known.lacking);
-        known.take(BlobKind::Data, Id::new([1; 32]));
-        assert_eq!(known.tree(Id::new([2; 32])).unwrap().pack, Id::new([5; 32]));
+        assert_eq!(length(&known, BlobKind::Data, 1), Some(8));
+        assert_eq!(known.find(BlobKind::Tree, Id::new([2; 32])).unwrap().unwrap().part.pack, Id::new([5; 32]));
         assert_eq!(known.used_packs(), [(Id::new([5; 32]), 71)]);
     }
 
@@ -280,7 +292,7 @@ mod tests {
     fn only_packs_of_blobs_that_were_taken_are_used() {
         let known = known(&[Some(70), Some(71)]);
         assert_eq!(known.used_packs(), []);
-        known.take(BlobKind::Tree, Id::new([2; 32]));
+        known.take(BlobKind::Tree, Id::new([2; 32])).unwrap();
         assert_eq!(known.used_packs(), [(Id::new([8; 32]), 71)]);
     }
 }

@@ -1,8 +1,8 @@
 //! restic-format repositories: streams and folders in, snapshots listed, files, folders and archives out. Everything that touches
 //! stored data is here.
 //!
-//! It must not know Kubernetes. Formats of small files, and reading by path, are `rustic_core`'s, the engine; what is written,
-//! removed, checked and restored is done here, since a green run must restore. Each of these has a test in
+//! It must not know Kubernetes. Formats of small files are `rustic_core`'s, the engine; what is written, read, removed, checked
+//! and restored is done here, since a green run must restore. Each of these has a test in
 //! `tests/integration/repository`:
 //!
 //! 1. a failed source ends the run, and a file that cannot be read is listed: [`archive`], [`folder`];
@@ -10,13 +10,15 @@
 //! 3. a failed listing is never an empty one: [`store`] answers wholly or not at all;
 //! 4. every request of [`store`] has a deadline and bounded retries;
 //! 5. restic's locks are written and honoured: [`lock`];
-//! 6. memory has a bound, whatever is stored, restored or checked: [`packer`], [`folder`], [`upkeep`];
-//! 7. a failed read beneath the engine counts more than what it makes of it: [`engine`].
+//! 6. memory has a bound, whatever is stored, restored or checked, because what grows with the repository, or with a folder, is
+//!    in temporary files: [`scratch`].
 
 mod archive;
+mod blob_table;
 mod chunker;
 mod commit;
 mod crypto;
+mod crypto_stream;
 mod engine;
 mod error;
 mod export;
@@ -24,19 +26,24 @@ mod folder;
 mod index_file;
 mod keys;
 mod known;
+#[cfg(test)]
+mod large_tests;
 mod lock;
+mod long_blob;
 mod open;
 mod pack;
 mod pack_check;
 mod packer;
 mod part;
 mod read;
-mod readable_index;
+mod scratch;
 mod snapshot_files;
 mod snapshots;
 mod source;
 mod store;
 mod tree;
+mod tree_nodes;
+mod trees;
 mod upkeep;
 mod verify;
 
@@ -59,6 +66,7 @@ pub use folder::{
     FolderMetadata, FolderRules, LISTED, RestoredFolder, Shrunken, StoredFolder, TarContent, Trouble, Troubles,
     is_refusal, is_refusal_of_attribute, is_systems_own,
 };
+pub(crate) use folder::{Listed, Listing};
 pub use keys::{KeySummary, add_key, change_password, list_keys, remove_key};
 pub use known::Lacking;
 pub use lock::{

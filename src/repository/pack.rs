@@ -43,6 +43,14 @@ impl PackedBlob {
         self.offset.saturating_add(self.length)
     }
 
+    /// Appends its entry to a pack's header.
+    fn append_entry(&self, header: &mut Vec<u8>) {
+        header.push(type_of(self.kind, self.uncompressed_length.is_some()));
+        header.extend(self.length.to_le_bytes());
+        header.extend(self.uncompressed_length.map(u32::to_le_bytes).iter().flatten());
+        header.extend(bytes_of(self.id));
+    }
+
     /// Bytes that it takes in the pack's header.
     pub fn entry_bytes(&self) -> u64 {
         if self.uncompressed_length.is_some() { COMPRESSED_ENTRY_BYTES as u64 } else { ENTRY_BYTES as u64 }
@@ -88,12 +96,10 @@ impl Packing {
         uncompressed_length: Option<u32>,
     ) -> Result<(), CryptoError> {
         let (offset, length) = (number(self.content.len())?, number(sealed.len())?);
-        self.header.push(type_of(kind, uncompressed_length.is_some()));
-        self.header.extend(length.to_le_bytes());
-        self.header.extend(uncompressed_length.map(u32::to_le_bytes).iter().flatten());
-        self.header.extend(bytes_of(id));
+        let blob = PackedBlob { id, kind, offset, length, uncompressed_length };
+        blob.append_entry(&mut self.header);
         self.content.extend_from_slice(sealed);
-        self.blobs.push(PackedBlob { id, kind, offset, length, uncompressed_length });
+        self.blobs.push(blob);
         Ok(())
     }
 
@@ -102,12 +108,23 @@ impl Packing {
         if self.blobs.is_empty() {
             return Ok(None);
         }
-        let header = cipher.encrypt(&self.header)?;
-        self.content.extend_from_slice(&header);
-        self.content.extend(number(header.len())?.to_le_bytes());
+        self.content.extend(seal_header(cipher, &self.header)?);
         let id = crypto::id_of(&self.content);
         Ok(Some(Packed { id, content: self.content.into(), blobs: self.blobs }))
     }
+}
+
+/// The sealed header of a pack that holds one blob, with its length.
+pub(super) fn header_of(cipher: &Cipher, blob: &PackedBlob) -> Result<Vec<u8>, CryptoError> {
+    let mut header = Vec::new();
+    blob.append_entry(&mut header);
+    seal_header(cipher, &header)
+}
+
+fn seal_header(cipher: &Cipher, header: &[u8]) -> Result<Vec<u8>, CryptoError> {
+    let mut sealed = cipher.encrypt(header)?;
+    sealed.extend(number(sealed.len())?.to_le_bytes());
+    Ok(sealed)
 }
 
 /// The blobs that a pack's end names, in order. `end` is all that comes after the last blob.
@@ -159,7 +176,7 @@ fn type_of(kind: BlobKind, is_compressed: bool) -> u8 {
 }
 
 /// The library gives an id as text only.
-fn bytes_of(id: Id) -> [u8; 32] {
+pub(super) fn bytes_of(id: Id) -> [u8; 32] {
     let digit = |digit: u8| if digit.is_ascii_digit() { digit - b'0' } else { digit - b'a' + 10 };
     let (mut bytes, text) = ([0; 32], id.to_hex());
     for (byte, digits) in bytes.iter_mut().zip(text.as_str().as_bytes().chunks_exact(2)) {

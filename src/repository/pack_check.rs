@@ -17,7 +17,7 @@ use super::{
 /// How many files are looked at at the same time.
 pub(super) const PARALLEL_LOOKS: usize = 16;
 /// If none of so many packs that the listing lacks is there, the others are not looked at one by one.
-pub(super) const SAMPLE: usize = 64;
+const SAMPLE: usize = 64;
 /// Up to so many packs are looked at one by one, more of them by a listing.
 const FEW: usize = 64;
 
@@ -56,7 +56,7 @@ impl PackLength {
 /// have.
 pub(super) async fn sizes(
     store: &Store,
-    packs: &[(Id, u64)],
+    packs: &[Id],
     lengths: &[PackLength],
 ) -> Result<Vec<Option<u64>>, RepositoryError> {
     if packs.is_empty() {
@@ -65,14 +65,14 @@ pub(super) async fn sizes(
     let listed: HashMap<Id, u64> = store.list(Kind::Pack).await?.into_iter().collect();
     let both = packs.iter().zip(lengths);
     let mut sizes: Vec<Option<u64>> =
-        both.clone().map(|((id, _), length)| listed.get(id).copied().filter(|size| length.fits(*size))).collect();
+        both.map(|(id, length)| listed.get(id).copied().filter(|size| length.fits(*size))).collect();
     drop(listed);
     let doubtful: Vec<usize> =
         sizes.iter().enumerate().filter(|(_, size)| size.is_none()).map(|(place, _)| place).collect();
     let (sample, others) = doubtful.split_at(doubtful.len().min(SAMPLE));
     for places in [sample, others] {
         let looks = places.iter().map(|place| async move {
-            let size = store.stat(Kind::Pack, &packs[*place].0).await?;
+            let size = store.stat(Kind::Pack, &packs[*place]).await?;
             Ok::<_, RepositoryError>((*place, size.filter(|size| lengths[*place].fits(*size))))
         });
         let looks: Vec<_> = stream::iter(looks).buffer_unordered(PARALLEL_LOOKS).try_collect().await?;
@@ -93,8 +93,9 @@ pub(super) async fn look_for_packs(store: &Store, packs: &[(Id, u64)]) -> Result
         let files: Vec<(Kind, Id, u64)> = packs.iter().map(|(id, size)| (Kind::Pack, *id, *size)).collect();
         return look_for(store, &files).await;
     }
-    let lengths: Vec<PackLength> = packs.iter().map(|(_, size)| PackLength::Exactly(*size)).collect();
-    let sizes = sizes(store, packs, &lengths).await?;
+    let (ids, lengths): (Vec<Id>, Vec<PackLength>) =
+        packs.iter().map(|(id, size)| (*id, PackLength::Exactly(*size))).unzip();
+    let sizes = sizes(store, &ids, &lengths).await?;
     match packs.iter().zip(&sizes).find(|(_, size)| size.is_none()) {
         None => Ok(()),
         Some(((id, size), _)) => Err(lost(store, Kind::Pack, id, *size, None)),

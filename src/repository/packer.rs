@@ -1,10 +1,11 @@
 //! Blobs into packs, packs into the store, and index files that name what is there. A blob that is known is not stored again.
 //!
-//! Called from several threads at once, which may block. No snapshot comes from here: until one is made, nothing of this is
+//! A tree that is too long for memory comes in a file, and becomes a pack of its own. Called from several threads at once, which may block. No snapshot comes from here: until one is made, nothing of this is
 //! visible. The first error ends it all. It must not know what blobs hold.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::VecDeque,
+    fs::File,
     mem,
     num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
@@ -12,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use rustic_core::{DataId, Id};
 use tokio::{
     runtime::Handle,
@@ -22,13 +24,17 @@ use tokio::{
 use super::{
     Progress, RepositoryError,
     archive::internal,
+    blob_table::{KEY_BYTES, key},
     chunker::Chunker,
     crypto::{self, Cipher, Compressor, CryptoError, NONCE_BYTES, OVERHEAD_BYTES},
     engine::FirstError,
     index_file::{INDEX_BLOBS, IndexFile, IndexedPack},
     known::Known,
+    long_blob::{LongBlob, SealError},
     pack::{BlobKind, Packing},
+    scratch::{self, GrowingSet},
     store::{Kind, Store, Write},
+    tree::FinishedTree,
 };
 
 /// A pack of that size is written. One of each kind is filled at a time; restic takes 4 MiB to 128 MiB.
@@ -87,10 +93,18 @@ pub(super) struct Packer {
     idle: Mutex<Vec<Sealer>>,
     /// What chunks were in, for the next ones.
     buffers: Mutex<Vec<Vec<u8>>>,
+    /// Blobs of this run, from when somebody began to seal them.
+    taken: Mutex<GrowingSet<KEY_BYTES>>,
     filling: Mutex<Filling>,
     uploads: Arc<Semaphore>,
     sealers: Arc<Semaphore>,
     uploaded: Arc<Mutex<Uploaded>>,
+}
+
+/// The bytes of a pack.
+enum PackContent {
+    Memory(Bytes),
+    File(Arc<File>),
 }
 
 /// Compresses and encrypts one blob after the other, all in one buffer.
@@ -101,8 +115,6 @@ struct Sealer {
 
 #[derive(Debug, Default)]
 struct Filling {
-    /// Blobs of this run, from when somebody began to seal them.
-    taken: HashSet<(BlobKind, Id)>,
     data: (Packing, Added),
     trees: (Packing, Added),
 }
@@ -131,6 +143,7 @@ impl Packer {
             known,
             idle: Mutex::default(),
             buffers: Mutex::default(),
+            taken: Mutex::default(),
             filling: Mutex::default(),
             uploads: Arc::new(Semaphore::new(UPLOADS as usize)),
             sealers: Arc::new(Semaphore::new(workers())),
@@ -146,7 +159,7 @@ impl Packer {
 
     fn try_save(&self, kind: BlobKind, plain: &[u8]) -> Result<Id, RepositoryError> {
         let id = crypto::id_of(plain);
-        if self.known.take(kind, id).is_some() || !lock(&self.filling).taken.insert((kind, id)) {
+        if !self.is_new(kind, id)? {
             return Ok(id);
         }
         let broken = |error| self.internal(error);
@@ -168,6 +181,47 @@ impl Packer {
         }
         full.map_or(Ok(()), |full| self.upload(full))?;
         Ok(id)
+    }
+
+    /// Stores a tree that is not known yet, as [`Self::save`] does.
+    pub fn save_tree(&self, tree: FinishedTree) -> Result<Id, RepositoryError> {
+        match tree {
+            FinishedTree::Short(json) => self.save(BlobKind::Tree, &json),
+            FinishedTree::Long(blob) => self.save_long(BlobKind::Tree, blob).map_err(|error| self.fail(error)),
+        }
+    }
+
+    fn save_long(&self, kind: BlobKind, blob: LongBlob) -> Result<Id, RepositoryError> {
+        let (id, plain_bytes) = (blob.id, blob.length);
+        if !self.is_new(kind, id)? {
+            return Ok(id);
+        }
+        let pack = blob.seal(&self.place.cipher, kind).map_err(|error| match error {
+            SealError::Scratch(error) => scratch::failed(error),
+            SealError::Crypto(error) => self.internal(error),
+        })?;
+        {
+            let mut filling = lock(&self.filling);
+            let (_, added) = filling.of(kind);
+            added.blobs += 1;
+            added.plain_bytes += plain_bytes;
+            added.packed_bytes += u64::from(pack.blob.length);
+        }
+        self.send(IndexedPack { id: pack.id, blobs: vec![pack.blob] }, PackContent::File(pack.content), pack.size)?;
+        Ok(id)
+    }
+
+    /// Whether nobody has stored the blob, nor is about to; then the caller is.
+    fn is_new(&self, kind: BlobKind, id: Id) -> Result<bool, RepositoryError> {
+        if self.known.take(kind, id)?.is_some() {
+            return Ok(false);
+        }
+        lock(&self.taken).insert(key(kind, id)).map_err(scratch::failed)
+    }
+
+    /// The version of the repository's format.
+    pub fn version(&self) -> u32 {
+        self.place.version
     }
 
     /// The same on another thread, once one is free.
@@ -216,7 +270,7 @@ impl Packer {
 
     /// Writes what is left, and waits until all is there. Nobody saves any more.
     pub fn finish(&self) -> Result<Written, RepositoryError> {
-        let Filling { taken, data, trees } = mem::take(&mut *lock(&self.filling));
+        let Filling { data, trees } = mem::take(&mut *lock(&self.filling));
         self.upload(data.0)?;
         self.upload(trees.0)?;
         // The semaphore is never closed, and has as many places.
@@ -228,9 +282,9 @@ impl Packer {
             (mem::take(&mut uploaded.files), mem::take(&mut uploaded.index), uploaded.named)
         };
         // An upload that panicked has told nobody.
-        let blobs = named + index.blobs();
-        if blobs != taken.len() {
-            return Err(self.internal(format!("{blobs} of {} blobs were written", taken.len())));
+        let (blobs, taken) = (named + index.blobs(), lock(&self.taken).len());
+        if blobs != taken {
+            return Err(self.internal(format!("{blobs} of {taken} blobs were written")));
         }
         if !index.packs.is_empty() {
             files.push(self.runtime.block_on(self.place.write_index(&index))?);
@@ -238,20 +292,30 @@ impl Packer {
         Ok(Written { files, used: self.known.used_packs(), data: data.1, trees: trees.1 })
     }
 
-    /// Waits for a place, and uploads without being waited for.
+    /// Ends a pack and uploads it.
     fn upload(&self, packing: Packing) -> Result<(), RepositoryError> {
         let packed = packing.finish(&self.place.cipher).map_err(|error| self.internal(error))?;
         let Some(packed) = packed else { return Ok(()) };
+        let size = packed.content.len() as u64;
+        self.send(IndexedPack { id: packed.id, blobs: packed.blobs }, PackContent::Memory(packed.content), size)
+    }
+
+    /// Waits until fewer packs are under way, and uploads one without waiting for it.
+    fn send(&self, pack: IndexedPack, content: PackContent, size: u64) -> Result<(), RepositoryError> {
         let free = self.runtime.block_on(Arc::clone(&self.uploads).acquire_owned());
         let free = free.map_err(|error| self.internal(error))?;
         self.check()?;
         let (place, uploaded) = (self.place.clone(), Arc::clone(&self.uploaded));
         self.runtime.spawn(async move {
-            let (id, size) = (packed.id, packed.content.len() as u64);
             let write = async {
-                place.store.write(Kind::Pack, &id, vec![packed.content], Write::Replace).await?;
+                match content {
+                    PackContent::Memory(content) => {
+                        place.store.write(Kind::Pack, &pack.id, vec![content], Write::Replace).await?;
+                    }
+                    PackContent::File(file) => place.store.write_file(Kind::Pack, &pack.id, &file, size).await?,
+                }
                 place.progress.uploaded.fetch_add(size, Ordering::Relaxed);
-                let due = lock(&uploaded).add(IndexedPack { id, blobs: packed.blobs }, size);
+                let due = lock(&uploaded).add(pack, size);
                 if let Some(index) = due {
                     let written = place.write_index(&index).await?;
                     let mut uploaded = lock(&uploaded);

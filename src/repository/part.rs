@@ -6,9 +6,14 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use rustic_core::{Id, IndexedFullStatus, PackedId, Repository, RusticResult};
+use rustic_core::Id;
 
-use super::{RepositoryError, archive::internal, crypto::Cipher, store::Store};
+use super::{
+    RepositoryError,
+    archive::internal,
+    crypto::{Cipher, CryptoError},
+    store::Store,
+};
 
 /// Parts of one pack that are so near to each other are read by one request.
 const GAP_BYTES: u32 = 64 * 1024;
@@ -29,22 +34,6 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// Looks a part up in the index.
-    pub fn find(
-        repository: &Repository<IndexedFullStatus>,
-        id: &(impl PackedId + std::ops::Deref<Target = Id>),
-    ) -> RusticResult<Self> {
-        let entry = repository.get_index_entry(id)?;
-        Ok(Self {
-            id: **id,
-            pack: *entry.pack,
-            offset: entry.location.offset,
-            length: entry.location.length,
-            plain_length: entry.location.data_length(),
-            compressed: entry.location.uncompressed_length.is_some(),
-        })
-    }
-
     pub fn end(&self) -> u32 {
         self.offset.saturating_add(self.length)
     }
@@ -100,10 +89,13 @@ impl Fetcher {
 
     fn open(&self, part: &Part, sealed: &[u8]) -> Result<Bytes, RepositoryError> {
         let (mut plain, wanted) = (Vec::new(), (&part.id, part.compressed.then_some(part.plain_length)));
-        self.cipher
-            .open_blob(wanted, sealed, &mut plain)
-            .map_err(|error| self.store.damaged(format!("a part of pack {}: {error}", part.pack.to_hex().as_str())))?;
+        self.cipher.open_blob(wanted, sealed, &mut plain).map_err(|error| self.damaged(part, &error))?;
         Ok(plain.into())
+    }
+
+    /// Reports that a part is not what was stored.
+    pub fn damaged(&self, part: &Part, error: &CryptoError) -> RepositoryError {
+        self.store.damaged(format!("a part of pack {}: {error}", part.pack.to_hex().as_str()))
     }
 }
 

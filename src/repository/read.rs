@@ -2,35 +2,31 @@
 //!
 //! It must not know where the stream goes.
 
-use std::{
-    ffi::OsString,
-    os::unix::ffi::{OsStrExt, OsStringExt},
-};
+use std::{mem, ops::ControlFlow, os::unix::ffi::OsStrExt, path::Path, pin::pin};
 
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use rustic_core::{
-    Id, LsOptions,
-    repofile::{NodeType, SnapshotFile, SnapshotId},
+    DataId, Id,
+    repofile::{Node, NodeType, SnapshotFile, SnapshotId},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
+use tokio::{runtime::Handle, sync::mpsc, task::spawn_blocking};
 
 use super::{
-    Repository, RepositoryError, engine,
-    folder::permissions,
-    part::{Fetcher, Part},
-    source::hex,
-    store::Kind,
+    Repository, RepositoryError, archive::internal, folder::permissions, known::Known, pack::BlobKind, part::Fetcher,
+    snapshot_files::read_one, source::hex, store::Kind, trees::Trees,
 };
 use crate::{
-    model::{Proof, SnapshotIdentity, escape_name, unescape_name},
+    model::{Proof, SnapshotIdentity, escape_name},
     stream::{End, Piece, PieceSender, pieces},
 };
 
 /// Blobs that are fetched ahead; each is at most 8 MiB.
 const READ_AHEAD: usize = 3;
+/// How many paths are handed on at once.
+const LISTED_AT_ONCE: usize = 512;
 /// The longest piece that is handed on.
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -72,69 +68,71 @@ pub struct StoredFile {
 }
 
 impl Repository {
-    /// All paths of a snapshot. `snapshot` is a whole id, see [`Repository::find`].
-    pub async fn list(&self, snapshot: &str) -> Result<Vec<Entry>, RepositoryError> {
-        let (master, id) = (self.master.clone(), self.snapshot_id(snapshot).await?);
-        engine::run_indexed((&self.store, &self.cipher, self.version), move |engine| {
-            let repository = engine.open(&master)?.to_indexed_ids()?;
-            let snapshot: SnapshotFile = repository.get_file(&id)?;
-            let root = repository.node_from_snapshot_and_path(&snapshot, "")?;
-            repository
-                .ls(&root, &LsOptions::default())?
-                .map(|entry| {
-                    let (path, node) = entry?;
-                    let kind = match node.node_type {
-                        NodeType::File => EntryKind::File,
-                        NodeType::Dir => EntryKind::Directory,
-                        _ => EntryKind::Other,
-                    };
-                    let path = path.as_os_str().as_bytes();
-                    let path = format!("/{}", escape_name(path.strip_prefix(b"/").unwrap_or(path)));
-                    let mode = node.meta.mode.map(|mode| permissions(mode).as_raw_mode());
-                    Ok(Entry { path, kind, size: node.meta.size, modified: node.meta.mtime, mode })
-                })
-                .collect()
-        })
-        .await
+    /// Hands on all paths of a snapshot, some at a time and each folder before what is in it, until `each` breaks off.
+    /// `snapshot` is a whole id, see [`Repository::find`]. `each` is called where it may block.
+    pub async fn list(
+        &self,
+        snapshot: &str,
+        mut each: impl FnMut(Vec<Entry>) -> ControlFlow<()> + Send + 'static,
+    ) -> Result<(), RepositoryError> {
+        let list = move |trees: &mut Trees<'_>, file: &SnapshotFile| {
+            let mut entries = Vec::new();
+            trees.walk(file.tree, |path, node| {
+                entries.push(entry_of(path, &node));
+                if entries.len() < LISTED_AT_ONCE {
+                    return ControlFlow::Continue(());
+                }
+                each(mem::take(&mut entries))
+            })?;
+            if !entries.is_empty() {
+                let _ = each(entries);
+            }
+            Ok(())
+        };
+        self.with_trees(snapshot, list).await.map(drop)
+    }
+
+    /// Reads the trees of a snapshot where it may block; returns what its blobs are found by, too.
+    async fn with_trees<T: Send + 'static>(
+        &self,
+        snapshot: &str,
+        task: impl FnOnce(&mut Trees<'_>, &SnapshotFile) -> Result<T, RepositoryError> + Send + 'static,
+    ) -> Result<(Known, T), RepositoryError> {
+        let id = self.snapshot_id(snapshot).await?;
+        let file = read_one(&self.store, &self.cipher, *id).await?;
+        let known = Known::read(&self.cipher, &self.store).await?;
+        let (fetcher, runtime) = (self.fetcher(), Handle::current());
+        let done = spawn_blocking(move || {
+            let done = task(&mut Trees::new(&known, &fetcher, &runtime), &file)?;
+            Ok((known, done))
+        });
+        done.await.map_err(|panic| internal(&self.store, panic))?
+    }
+
+    fn fetcher(&self) -> Fetcher {
+        Fetcher { store: self.store.clone(), cipher: self.cipher.clone() }
     }
 
     /// One file of a snapshot, streamed with little memory. `snapshot` is a whole id, `path` absolute: as it is, or in the form
     /// of [`escape_name`].
     pub async fn read_file(&self, snapshot: &str, path: &str) -> Result<StoredFile, RepositoryError> {
-        let (master, id, wanted) = (self.master.clone(), self.snapshot_id(snapshot).await?, path.to_owned());
-        let task = move |engine: &engine::Engine| {
-            let repository = engine.open(&master)?.to_indexed()?;
-            let snapshot: SnapshotFile = repository.get_file(&id)?;
-            let root = repository.node_from_snapshot_and_path(&snapshot, "")?;
-            // Looked for by listing, since the engine's own search does not tell "not there" from "broken".
-            let names = [wanted.clone().into_bytes(), unescape_name(&wanted)]
-                .map(|path| OsString::from_vec(below_root(&path).to_vec()));
-            let mut found = None;
-            for entry in repository.ls(&root, &LsOptions::default())? {
-                let (path, node) = entry?;
-                if path.as_os_str() == names[0] {
-                    found = Some((path, node));
-                    break;
-                }
-                if path.as_os_str() == names[1] {
-                    found = Some((path, node));
-                }
+        let wanted = path.to_owned();
+        let find = move |trees: &mut Trees<'_>, file: &SnapshotFile| {
+            let found = trees.node_at(file.tree, &wanted)?.filter(|(node, _)| node.is_file());
+            let Some((node, found)) = found else { return Ok(None) };
+            let ids = node.content.unwrap_or_default();
+            let mut size = 0;
+            for id in &ids {
+                size += u64::from(trees.part(BlobKind::Data, **id, &found)?.plain_length);
             }
-            let Some((path, node)) = found else { return Ok(None) };
-            if !node.is_file() {
-                return Ok(None);
-            }
-            let parts = node.content.unwrap_or_default().into_iter().map(|id| Part::find(&repository, &id));
-            let parts = parts.collect::<rustic_core::RusticResult<Vec<Part>>>()?;
-            Ok(Some((snapshot, path, node.meta.size, parts)))
+            Ok(Some((file.clone(), found, node.meta.size, size, ids)))
         };
-        let found = engine::run_indexed((&self.store, &self.cipher, self.version), task).await?;
-        let (file, found, recorded, parts) = found.ok_or_else(|| RepositoryError::FileNotFound {
+        let (known, found) = self.with_trees(snapshot, find).await?;
+        let (file, found, recorded, size, ids) = found.ok_or_else(|| RepositoryError::FileNotFound {
             place: self.store.place().to_owned(),
             snapshot: snapshot.to_owned(),
             path: path.to_owned(),
         })?;
-        let size = parts.iter().map(|part| u64::from(part.plain_length)).sum();
         // Other writers that store streams leave 0.
         if recorded != size && recorded != 0 {
             return Err(self.store.damaged(format!("{path} should have {recorded} bytes and has parts of {size}")));
@@ -146,9 +144,8 @@ impl Repository {
         let digest = digest.filter(|_| only_file).map(str::to_owned);
 
         let (sender, receiver) = pieces();
-        let fetcher = Fetcher { store: self.store.clone(), cipher: self.cipher.clone() };
-        let output = Output { fetcher, digest, size };
-        tokio::spawn(async move { output.send(parts, sender).await });
+        let output = Output { fetcher: self.fetcher(), known, digest, size };
+        tokio::spawn(async move { output.send(ids, sender).await });
         Ok(StoredFile { size, pieces: receiver })
     }
 
@@ -167,22 +164,29 @@ impl Repository {
     }
 }
 
-/// A path without the slash that it begins with.
-fn below_root(path: &[u8]) -> &[u8] {
-    path.strip_prefix(b"/").unwrap_or(path)
+fn entry_of(path: &Path, node: &Node) -> Entry {
+    let kind = match node.node_type {
+        NodeType::File => EntryKind::File,
+        NodeType::Dir => EntryKind::Directory,
+        _ => EntryKind::Other,
+    };
+    let path = format!("/{}", escape_name(path.as_os_str().as_bytes()));
+    let mode = node.meta.mode.map(|mode| permissions(mode).as_raw_mode());
+    Entry { path, kind, size: node.meta.size, modified: node.meta.mtime, mode }
 }
 
 struct Output {
     fetcher: Fetcher,
+    known: Known,
     /// What the whole file's SHA-256 must be, where the snapshot says that.
     digest: Option<String>,
     size: u64,
 }
 
 impl Output {
-    async fn send(self, parts: Vec<Part>, sender: PieceSender) {
+    async fn send(self, ids: Vec<DataId>, sender: PieceSender) {
         // Whoever reads may have gone; then nobody is left to be told.
-        let last = match self.send_parts(parts, &sender).await {
+        let last = match self.send_parts(ids, &sender).await {
             Ok(true) => Piece::End(End { proof: Proof::Sealed, bytes: self.size }),
             Ok(false) => return,
             Err(error) => Piece::Broken(error.into()),
@@ -191,9 +195,13 @@ impl Output {
     }
 
     /// Whether somebody read it to its end.
-    async fn send_parts(&self, parts: Vec<Part>, sender: &PieceSender) -> Result<bool, RepositoryError> {
+    async fn send_parts(&self, ids: Vec<DataId>, sender: &PieceSender) -> Result<bool, RepositoryError> {
         let mut hash = Sha256::default();
-        let mut contents = stream::iter(parts).map(|part| self.fetcher.fetch(part)).buffered(READ_AHEAD);
+        let fetch = async |id: DataId| match self.known.find(BlobKind::Data, *id)? {
+            Some(blob) => self.fetcher.fetch(blob.part).await,
+            None => Err(self.fetcher.store.damaged(format!("the part {} is in no index", id.to_hex().as_str()))),
+        };
+        let mut contents = pin!(stream::iter(ids).map(fetch).buffered(READ_AHEAD));
         while let Some(content) = contents.next().await {
             let mut content = content?;
             hash.update(&content);

@@ -2,13 +2,21 @@
 //!
 //! Format: restic's design document, section "Trees and Data". It must not know the store.
 
+use std::io::{self, Write};
+
 use jiff::Timestamp;
 use rustic_core::{
     DataId, TreeId,
     repofile::{Metadata, Node, NodeType},
 };
 
-use super::{RepositoryError, pack::BlobKind, packer::Packer};
+use super::{
+    RepositoryError,
+    long_blob::{LongBlob, LongWriter},
+    packer::Packer,
+    scratch,
+    tree_nodes::SHORT_BYTES,
+};
 
 /// A dump may hold secrets: only its owner may read what is restored.
 const FILE_MODE: u32 = 0o600;
@@ -48,25 +56,78 @@ pub(super) fn folder_metadata(time: Timestamp) -> Metadata {
     metadata(DIRECTORY_MODE, 0, time)
 }
 
-/// A tree on its way to be a blob. It is JSON from the first node on, and takes as much memory as it will be long.
-pub(super) struct TreeWriter(Vec<u8>);
+/// A tree on its way to be a blob, as JSON from the first node on: in memory while it is short, beyond that in a temporary
+/// file.
+pub(super) struct TreeWriter {
+    /// Of the repository's format.
+    version: u32,
+    /// What is not in the file yet.
+    json: Vec<u8>,
+    is_empty: bool,
+    long: Option<LongWriter>,
+}
+
+/// A tree that is to be stored.
+pub(super) enum FinishedTree {
+    Short(Vec<u8>),
+    Long(LongBlob),
+}
+
+impl FinishedTree {
+    /// Bytes before compression.
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::Short(json) => json.len() as u64,
+            Self::Long(blob) => blob.length,
+        }
+    }
+}
 
 impl TreeWriter {
-    pub fn new() -> Self {
-        Self(BEGIN.to_vec())
+    pub fn new(version: u32) -> Self {
+        Self { version, json: BEGIN.to_vec(), is_empty: true, long: None }
     }
 
     /// Appends a node. They come in order of their names' bytes.
-    pub fn add(&mut self, node: &Node) -> serde_json::Result<()> {
-        if self.0.len() > BEGIN.len() {
-            self.0.push(b',');
+    pub fn add(&mut self, node: &Node) -> Result<(), RepositoryError> {
+        if !std::mem::take(&mut self.is_empty) {
+            self.json.push(b',');
         }
-        serde_json::to_writer(&mut self.0, node)
+        serde_json::to_writer(&mut *self, node).map_err(|error| scratch::failed(error.into()))
     }
 
-    pub fn finish(mut self) -> Vec<u8> {
-        self.0.extend(END);
-        self.0
+    fn spill(&mut self) -> io::Result<()> {
+        if self.json.len() <= SHORT_BYTES as usize / 2 {
+            return Ok(());
+        }
+        let long = match &mut self.long {
+            Some(long) => long,
+            none => none.insert(LongWriter::new(self.version)?),
+        };
+        long.write(&self.json)?;
+        self.json.clear();
+        Ok(())
+    }
+
+    /// Ends the tree.
+    pub fn finish(mut self) -> Result<FinishedTree, RepositoryError> {
+        self.json.extend(END);
+        let Some(mut long) = self.long else { return Ok(FinishedTree::Short(self.json)) };
+        let written = long.write(&self.json).and_then(|()| long.finish());
+        written.map(FinishedTree::Long).map_err(scratch::failed)
+    }
+}
+
+/// Takes JSON, since that of one node may be long, too: it names all parts of a file.
+impl Write for TreeWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.json.extend_from_slice(bytes);
+        self.spill()?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -93,9 +154,9 @@ pub(super) fn save_file(
 
 /// Stores a tree of a single node.
 fn save_only(packer: &Packer, node: &Node) -> Result<TreeId, RepositoryError> {
-    let mut writer = TreeWriter::new();
-    writer.add(node).map_err(|error| RepositoryError::InvalidRequest(error.to_string()))?;
-    packer.save(BlobKind::Tree, &writer.finish()).map(TreeId::from)
+    let mut writer = TreeWriter::new(packer.version());
+    writer.add(node)?;
+    packer.save_tree(writer.finish()?).map(TreeId::from)
 }
 
 #[cfg(test)]
@@ -103,6 +164,7 @@ mod tests {
     use rustic_core::repofile::Tree;
 
     use super::*;
+    use crate::repository::crypto::id_of;
 
     #[test]
     fn paths_that_no_file_can_have_are_refused() {
@@ -116,13 +178,27 @@ mod tests {
     fn trees_are_what_the_library_makes_of_them() {
         let mut nodes = Vec::new();
         for name in ["a", "b\"", "c"] {
-            let mut writer = TreeWriter::new();
+            let mut writer = TreeWriter::new(2);
             for node in &nodes {
                 writer.add(node).unwrap();
             }
             let tree = Tree { nodes: nodes.clone() };
-            assert_eq!(writer.finish(), tree.serialize().unwrap().0);
+            let FinishedTree::Short(json) = writer.finish().unwrap() else { panic!("it is short") };
+            assert_eq!(json, tree.serialize().unwrap().0);
             nodes.push(Node::new_node(name.as_ref(), NodeType::Dir, folder_metadata(Timestamp::UNIX_EPOCH)));
         }
+    }
+
+    #[test]
+    fn long_tree_has_the_id_that_it_would_have_in_memory() {
+        let (mut writer, mut nodes) = (TreeWriter::new(2), Vec::new());
+        for number in 0..20_000 {
+            let name = format!("{number:05}");
+            nodes.push(Node::new_node(name.as_ref(), NodeType::Dir, folder_metadata(Timestamp::UNIX_EPOCH)));
+            writer.add(nodes.last().unwrap()).unwrap();
+        }
+        let FinishedTree::Long(blob) = writer.finish().unwrap() else { panic!("it is long") };
+        let json = Tree { nodes }.serialize().unwrap().0;
+        assert_eq!((blob.id, blob.length), (id_of(&json), json.len() as u64));
     }
 }

@@ -3,22 +3,19 @@
 //!
 //! No data is read; the check does that. It must not know why somebody wants to know.
 
-use std::collections::HashSet;
-
-use rustic_core::{Id, repofile::Tree};
+use rustic_core::{Id, repofile::Node};
 
 use super::{
     Repository, RepositoryError,
+    blob_table::Marks,
     known::Known,
     pack::BlobKind,
     pack_check::look_for_packs,
-    part::{Fetcher, Part},
+    part::Fetcher,
     snapshot_files::read_one,
     store::Store,
+    tree_nodes::{fetch_batch, next_batch},
 };
-
-/// How many trees are read together.
-const BATCH_TREES: usize = 64;
 
 impl Repository {
     /// Makes sure that all is there that a snapshot needs. `snapshot` is a whole id. Errors: [`RepositoryError::Damaged`] if
@@ -36,23 +33,21 @@ async fn verify(repository: &Repository, store: &Store, snapshot: &str) -> Resul
     let missing = |what: &str, id: Id| {
         store.damaged(format!("the {what} {} of snapshot {snapshot} is not there", id.to_hex().as_str()))
     };
-    let mut seen = HashSet::from([*root]);
+    let take = |kind, id| {
+        known.take(kind, id)?.ok_or_else(|| missing(if kind == BlobKind::Tree { "tree" } else { "data" }, id))
+    };
+    let mut seen = Marks::new(known.len());
     // A stack: what is found last is read first, so that it stays short.
-    let mut waiting = vec![*root];
+    let mut waiting = vec![take(BlobKind::Tree, *root)?.place];
+    let unreadable = |why: String| store.damaged(format!("a tree of snapshot {snapshot} cannot be read: {why}"));
     while !waiting.is_empty() {
-        let batch = waiting.split_off(waiting.len().saturating_sub(BATCH_TREES));
-        let find = |id: &Id| {
-            known.take(BlobKind::Tree, *id);
-            known.tree(*id).ok_or_else(|| missing("tree", *id))
-        };
-        let parts = batch.iter().map(find).collect::<Result<Vec<Part>, _>>()?;
-        for (id, json) in fetcher.clone().fetch_all(parts).await? {
-            let tree: Tree = serde_json::from_slice(&json)
-                .map_err(|error| store.damaged(format!("the tree {} cannot be read: {error}", id.to_hex().as_str())))?;
-            for node in tree.nodes {
+        let batch = next_batch(&mut waiting, |place| known.part_at(place))?;
+        for (_, tree) in fetch_batch::<Node>(&fetcher, &batch).await? {
+            let mut nodes = tree.map_err(unreadable)?;
+            while let Some(node) = nodes.next().map_err(unreadable)? {
                 let mut bytes = 0;
-                for part in node.content.iter().flatten() {
-                    bytes += u64::from(known.take(BlobKind::Data, **part).ok_or_else(|| missing("data", **part))?);
+                for id in node.content.iter().flatten() {
+                    bytes += u64::from(take(BlobKind::Data, **id)?.part.plain_length);
                 }
                 if node.is_file() && node.meta.size != bytes && node.meta.size != 0 {
                     return Err(store.damaged(format!(
@@ -60,10 +55,11 @@ async fn verify(repository: &Repository, store: &Store, snapshot: &str) -> Resul
                         node.name, node.meta.size
                     )));
                 }
-                if let Some(subtree) = node.subtree
-                    && seen.insert(*subtree)
-                {
-                    waiting.push(*subtree);
+                if let Some(subtree) = node.subtree {
+                    let tree = take(BlobKind::Tree, *subtree)?;
+                    if seen.set(tree.place) {
+                        waiting.push(tree.place);
+                    }
                 }
             }
         }

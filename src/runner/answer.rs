@@ -7,7 +7,7 @@ use std::io;
 
 use bytes::Bytes;
 use serde::Serialize;
-use tokio::io::BufReader;
+use tokio::{io::BufReader, sync::mpsc};
 use tokio_util::{io::StreamReader, sync::CancellationToken};
 use tracing::error;
 
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     model::{Failure, Reason},
-    repository::{Access, Repository},
+    repository::{Access, Entry, Repository},
     seal,
     stream::Piece,
 };
@@ -48,7 +48,7 @@ async fn reply(access: Access, cancel: &CancellationToken, question: Question) -
             with_repository(access, cancel, reply).await
         }
         Question::List { snapshot } => {
-            let reply = async |repository: &_| send(json(&questions::list(repository, &snapshot).await?)?).await;
+            let reply = async |repository: &_| send_list(repository, &snapshot).await;
             with_repository(access, cancel, reply).await
         }
         Question::File { snapshot, path } => {
@@ -72,6 +72,46 @@ async fn send_file(repository: &Repository, snapshot: &str, path: Option<&str>) 
         })
     });
     send(StreamReader::new(pieces)).await
+}
+
+/// Sends the paths of a snapshot as one JSON list, of which little is in memory at a time.
+async fn send_list(repository: &Repository, snapshot: &str) -> Result<(), Failure> {
+    let (sender, batches) = mpsc::channel(1);
+    let (output, mut pieces) = mpsc::channel(1);
+    let list = async {
+        let listing = questions::list_into(repository, snapshot, sender);
+        let (listed, written) = tokio::join!(listing, write_list(batches, &output));
+        // A listing that breaks ends the answer as an error, so that the asking side sees no trailer.
+        let end = listed.and(written).map(Bytes::from_static);
+        let answered = end.as_ref().map(drop).map_err(Clone::clone);
+        let _ = output.send(end.map_err(io::Error::other)).await;
+        drop(output);
+        answered
+    };
+    let content = StreamReader::new(futures::stream::poll_fn(move |context| pieces.poll_recv(context)));
+    let (listed, sent) = tokio::join!(list, send(content));
+    listed.and(sent)
+}
+
+/// Writes the entries of a list, and returns what ends it.
+async fn write_list(
+    mut batches: mpsc::Receiver<Vec<Entry>>,
+    output: &mpsc::Sender<io::Result<Bytes>>,
+) -> Result<&'static [u8], Failure> {
+    let mut separator = b'[';
+    while let Some(batch) = batches.recv().await {
+        let mut piece = Vec::new();
+        for entry in batch {
+            piece.push(std::mem::replace(&mut separator, b','));
+            serde_json::to_writer(&mut piece, &entry)
+                .map_err(|error| Failure::new(Reason::InternalError, error.to_string()))?;
+        }
+        // The one who asks has gone, which the answer's own end reports.
+        if output.send(Ok(piece.into())).await.is_err() {
+            break;
+        }
+    }
+    Ok(if separator == b'[' { b"[]" } else { b"]" })
 }
 
 fn json(value: &impl Serialize) -> Result<io::Cursor<Bytes>, Failure> {

@@ -2,12 +2,18 @@
 //!
 //! The same answers locally and from within the cluster; it must not know who asks.
 
+use std::ops::ControlFlow;
+
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
 use crate::{
     model::{DataPart, Failure, Reason},
     repository::{Entry, EntryKind, Repository, SnapshotSummary, StoredFile},
 };
+
+/// How many batches of paths wait for the one who reads them.
+const BATCHES: usize = 4;
 
 /// One question.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -40,10 +46,28 @@ pub async fn snapshots(repository: &Repository) -> Result<Vec<SnapshotSummary>, 
     Ok(snapshots)
 }
 
-/// The files of the snapshot whose id begins with `id`.
+/// All paths of the snapshot whose id begins with `id`.
 pub async fn list(repository: &Repository, id: &str) -> Result<Vec<Entry>, Failure> {
+    let (sender, mut batches) = mpsc::channel(BATCHES);
+    let mut entries = Vec::new();
+    let gather = async {
+        while let Some(batch) = batches.recv().await {
+            entries.extend(batch);
+        }
+        Ok(())
+    };
+    tokio::try_join!(list_into(repository, id, sender), gather)?;
+    Ok(entries)
+}
+
+/// Sends all paths of the snapshot whose id begins with `id`, as long as the receiver is there.
+pub async fn list_into(repository: &Repository, id: &str, sender: mpsc::Sender<Vec<Entry>>) -> Result<(), Failure> {
     let snapshot = repository.find(id).await?;
-    Ok(repository.list(&snapshot.id).await?)
+    let each = move |entries| match sender.blocking_send(entries) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(()),
+    };
+    Ok(repository.list(&snapshot.id, each).await?)
 }
 
 /// The file at `path` of that snapshot; its only file when no path is given.
@@ -52,17 +76,12 @@ pub async fn file(repository: &Repository, id: &str, path: Option<&str>) -> Resu
     let path = match path {
         Some(path) => path.to_owned(),
         None => {
-            let files: Vec<Entry> = repository
-                .list(&snapshot.id)
-                .await?
-                .into_iter()
-                .filter(|entry| entry.kind == EntryKind::File)
-                .collect();
+            let files = first_files(repository, &snapshot.id).await?;
             let [only] = files.as_slice() else {
+                let count = if files.is_empty() { "no file" } else { "more than one file" };
                 let message = format!(
-                    "snapshot {} holds {} files; say which (`stowaway ls` lists them)",
-                    &snapshot.id[..8],
-                    files.len()
+                    "snapshot {} holds {count}: name one by its path (`stowaway ls` lists them)",
+                    &snapshot.id[..8]
                 );
                 return Err(Failure::new(Reason::InvalidRequest, message));
             };
@@ -70,4 +89,20 @@ pub async fn file(repository: &Repository, id: &str, path: Option<&str>) -> Resu
         }
     };
     Ok(repository.read_file(&snapshot.id, &path).await?)
+}
+
+/// Up to two files of a snapshot.
+async fn first_files(repository: &Repository, snapshot: &str) -> Result<Vec<Entry>, Failure> {
+    let (sender, found) = std::sync::mpsc::channel();
+    let mut left = 2_usize;
+    let each = move |entries: Vec<Entry>| {
+        for file in entries.into_iter().filter(|entry| entry.kind == EntryKind::File).take(left) {
+            left -= 1;
+            // The receiver is there until all was listed.
+            let _ = sender.send(file);
+        }
+        if left > 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    repository.list(snapshot, each).await?;
+    Ok(found.iter().collect())
 }

@@ -30,11 +30,14 @@ use stowaway_e2e::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// The last two are as large as Stowaway promises to handle within the memory of a run.
+const FOLDERS: [&str; 5] = ["20000x20000", "235298x100", "2x1073741824", "2000000x20", "1000000x20/1000000"];
+
 /// Compares our repositories with restic's, without a cluster.
 #[derive(Parser)]
 struct Arguments {
-    /// Folders: so many files, each of so many bytes.
-    #[arg(long, value_delimiter = ',', default_values_t = ["20000x20000", "235298x100", "2x1073741824"].map(String::from))]
+    /// Folders: so many files, each of so many bytes, 100 files to a folder or as many as stand behind a slash.
+    #[arg(long, value_delimiter = ',', default_values_t = FOLDERS.map(String::from))]
     folders: Vec<String>,
     /// How many snapshots the last repository has; 0 leaves it out.
     #[arg(long, default_value_t = 10_000)]
@@ -68,8 +71,10 @@ async fn main() -> Result<()> {
     println!("| what | ours s | CPU s | peak MiB | restic s | CPU s | peak MiB | time ratio | memory ratio |");
     println!("|---|---|---|---|---|---|---|---|---|");
     for folder in &arguments.folders {
-        let (files, bytes) = folder.split_once('x').context("write folders as FILESxBYTES")?;
-        of_folder(files.parse()?, bytes.parse()?, arguments.rounds)?;
+        let (files, rest) =
+            folder.split_once('x').context("write folders as FILESxBYTES or FILESxBYTES/FILES-A-FOLDER")?;
+        let (bytes, together) = rest.split_once('/').unwrap_or((rest, "100"));
+        of_folder(files.parse()?, bytes.parse()?, together.parse()?, arguments.rounds)?;
     }
     if arguments.snapshots > 0 {
         of_snapshots(arguments.snapshots)?;
@@ -253,11 +258,11 @@ impl Rows {
     }
 }
 
-fn of_folder(files: u64, bytes: u64, rounds: u32) -> Result<()> {
+fn of_folder(files: u64, bytes: u64, together: u64, rounds: u32) -> Result<()> {
     let source = tempfile::tempdir_in("/var/tmp")?;
     let mut rows = Rows::default();
     for round in 0..rounds.max(1) {
-        write_files(source.path(), files, bytes, |_| 0)?;
+        write_files(source.path(), files, bytes, together, |_| 0)?;
         let mut places = [Place::new(Side::Ours)?, Place::new(Side::Restic)?];
         if round % 2 != 0 {
             places.reverse();
@@ -270,7 +275,7 @@ fn of_folder(files: u64, bytes: u64, rounds: u32) -> Result<()> {
                 process::run(place.command(std::env::current_exe()?).arg("fill").arg(place.repository()).arg("0"))?;
             }
         }
-        let name = |step: &str| format!("{files} files of {bytes} B: {step}");
+        let name = |step: &str| format!("{files} files of {bytes} B, {together} to a folder: {step}");
         let mut each = |step: &str, command: &dyn Fn(&Place) -> Result<Command>| -> Result<()> {
             for place in &places {
                 rows.add(&name(step), place.side, cost(command(place)?)?);
@@ -285,7 +290,7 @@ fn of_folder(files: u64, bytes: u64, rounds: u32) -> Result<()> {
             ensure!(count(&place.folder.path().join("restored"))? == files, "not all files were restored");
             fs::remove_dir_all(place.folder.path().join("restored"))?;
         }
-        write_files(source.path(), files, bytes, |number| u64::from(number % 3 == 0))?;
+        write_files(source.path(), files, bytes, together, |number| u64::from(number % 3 == 0))?;
         each("backup, a third changed", &|place| place.backup(source.path()))?;
         for place in &places {
             let mut ids = place.snapshots()?;
@@ -323,10 +328,10 @@ fn of_snapshots(snapshots: u32) -> Result<()> {
     rows.print()
 }
 
-/// Files that do not compress, 100 to a folder; each is written anew only if its version is another.
-fn write_files(folder: &Path, files: u64, bytes: u64, version: impl Fn(u64) -> u64) -> Result<()> {
+/// Files that do not compress, so many to a folder; each is written again only if its version is another.
+fn write_files(folder: &Path, files: u64, bytes: u64, together: u64, version: impl Fn(u64) -> u64) -> Result<()> {
     for number in 0..files {
-        let below = folder.join((number / 100).to_string());
+        let below = folder.join((number / together).to_string());
         let path = below.join(number.to_string());
         let seed = number + version(number) * files;
         if version(number) == 0 && path.exists() && fs::metadata(&path)?.len() == bytes && number % 3 != 0 {

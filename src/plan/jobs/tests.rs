@@ -44,7 +44,9 @@ fn runners_own_report_is_copied() {
 #[test]
 fn killed_runner_is_named_with_what_killed_it() {
     let message = ended(&Scene::Said(""), 1).message;
-    assert!(message.contains("OOMKilled") && message.contains("137") && message.contains("kubectl logs"), "{message}");
+    for part in ["OOMKilled", "137", "kubectl logs", "`runnerPod.resources.limits.memory` of the Repository"] {
+        assert!(message.contains(part), "{message}");
+    }
 }
 
 #[test]

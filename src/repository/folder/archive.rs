@@ -31,7 +31,6 @@ use super::{
 use crate::repository::{
     Progress, RepositoryError,
     chunker::Chunker,
-    pack::BlobKind,
     packer::{Packer, workers},
     tree::{self, TreeWriter},
 };
@@ -135,7 +134,7 @@ impl Walking<'_> {
         }
         for found in job.walk {
             self.packer.check()?;
-            let Found { path, node, file } = found;
+            let Found { path, node, file } = found?;
             self.hand_over(above + path.components().count(), node, file.map(|file| (file, path)))?;
         }
         self.send(None)
@@ -143,7 +142,10 @@ impl Walking<'_> {
 
     fn hand_over(&mut self, depth: usize, node: Node, file: Option<(Opened, PathBuf)>) -> Result<(), RepositoryError> {
         let before = self.parent.find(depth, &node.name());
-        let is_unchanged = before.as_ref().is_some_and(|before| self.parent.has_unchanged(before, &node));
+        let is_unchanged = match &before {
+            Some(before) => self.parent.has_unchanged(before, &node)?,
+            None => false,
+        };
         let compared = match &before {
             None => Compared::New,
             Some(_) if is_unchanged => Compared::Unmodified,
@@ -225,7 +227,7 @@ struct Building<'a> {
 
 /// Builds trees until the walk has ended; that it has, it says.
 fn build(entries: Receiver<Option<Entry>>, packer: &Packer) -> Result<(TreeId, SnapshotSummary), RepositoryError> {
-    let (root, summary) = (TreeWriter::new(), SnapshotSummary::default());
+    let (root, summary) = (TreeWriter::new(packer.version()), SnapshotSummary::default());
     let mut building = Building { packer, root, levels: Vec::new(), summary };
     for entry in entries {
         match entry {
@@ -248,7 +250,8 @@ impl Building<'_> {
         match content {
             EntryContent::None => {}
             EntryContent::Folder(before) => {
-                self.levels.push(Level { node, before, compared, tree: TreeWriter::new() });
+                let tree = TreeWriter::new(self.packer.version());
+                self.levels.push(Level { node, before, compared, tree });
                 return Ok(());
             }
             EntryContent::Known(content) => node.content = Some(content),
@@ -290,20 +293,20 @@ impl Building<'_> {
 
     fn append(&mut self, node: &Node) -> Result<(), RepositoryError> {
         let tree = self.levels.last_mut().map_or(&mut self.root, |level| &mut level.tree);
-        tree.add(node).map_err(|error| self.packer.internal(error))
+        tree.add(node)
     }
 
     fn save(&mut self, tree: TreeWriter) -> Result<TreeId, RepositoryError> {
-        let json = tree.finish();
-        self.summary.total_dirsize_processed += json.len() as u64;
-        self.packer.save(BlobKind::Tree, &json).map(TreeId::from)
+        let tree = tree.finish()?;
+        self.summary.total_dirsize_processed += tree.length();
+        self.packer.save_tree(tree).map(TreeId::from)
     }
 
     fn finish(mut self) -> Result<(TreeId, SnapshotSummary), RepositoryError> {
         while !self.levels.is_empty() {
             self.close()?;
         }
-        let root = mem::replace(&mut self.root, TreeWriter::new());
+        let root = mem::replace(&mut self.root, TreeWriter::new(self.packer.version()));
         Ok((self.save(root)?, self.summary))
     }
 }

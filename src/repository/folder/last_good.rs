@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 use rustic_core::{
     TreeId,
-    repofile::{NodeType, SnapshotFile, SnapshotSummary as Counts, Tree},
+    repofile::{Node, NodeType, SnapshotFile, SnapshotSummary as Counts},
 };
 
 use super::Shrunken;
@@ -14,7 +14,9 @@ use crate::{
         Shrinkage, SnapshotIdentity, SnapshotQuery, SnapshotRecord, SourceName, VolumeExtent, latest_restorable,
         shrinkage,
     },
-    repository::{RepositoryError, SnapshotSummary, known::Known, part::Fetcher},
+    repository::{
+        RepositoryError, SnapshotSummary, known::Known, pack::BlobKind, part::Fetcher, tree_nodes::TreeNodes,
+    },
 };
 
 /// The snapshot that a restore would take now.
@@ -110,14 +112,13 @@ async fn extent_of_trees(
 ) -> Result<VolumeExtent, RepositoryError> {
     let (mut extent, mut trees) = (VolumeExtent::default(), vec![root]);
     while let Some(tree) = trees.pop() {
-        let Some(part) = known.tree(*tree) else { continue };
-        let json = match fetcher.fetch(part).await {
-            Ok(json) => json,
+        let Some(blob) = known.find(BlobKind::Tree, *tree)? else { continue };
+        let mut nodes: TreeNodes<Node> = match TreeNodes::fetch(fetcher, blob.part).await {
+            Ok(nodes) => nodes,
             Err(RepositoryError::Damaged { .. }) => continue,
             Err(error) => return Err(error),
         };
-        let Ok(tree) = serde_json::from_slice::<Tree>(&json) else { continue };
-        for node in tree.nodes {
+        while let Ok(Some(node)) = nodes.next() {
             if node.node_type == NodeType::Dir {
                 extent.folders += 1;
                 trees.extend(node.subtree);

@@ -8,6 +8,8 @@ mod extents;
 mod file;
 mod last_good;
 mod ledger;
+mod linked;
+mod listing;
 mod metadata;
 mod opened;
 mod owner;
@@ -34,6 +36,7 @@ use jiff::{SignedDuration, Timestamp};
 use rustic_core::repofile::{Metadata, NodeType};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::listing::{Listed, Listing};
 pub use self::refusal::{is_refusal, is_refusal_of_attribute};
 pub use self::storage::is_systems_own;
 pub use self::tar::TarContent;

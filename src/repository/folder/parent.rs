@@ -2,22 +2,27 @@
 //!
 //! It must not know what is stored of an entry that did change.
 
-use std::{ffi::OsStr, iter::Peekable};
+use std::{cmp::Ordering, ffi::OsStr};
 
-use rustic_core::{
-    Id, TreeId,
-    repofile::{Node, Tree},
-};
+use rustic_core::{Id, TreeId, repofile::Node};
 use tokio::runtime::Handle;
 
-use crate::repository::{RepositoryError, known::Known, pack::BlobKind, part::Fetcher};
+use crate::repository::{RepositoryError, known::Known, pack::BlobKind, part::Fetcher, tree_nodes::TreeNodes};
 
-/// The trees of the folders that the walk is in. Entries are asked for in order of their names' bytes, as trees have them.
+/// The trees of the folders that the walk is in. Entries are requested in order of their names' bytes, as trees have them.
 pub(super) struct Parent<'a> {
     known: &'a Known,
     fetcher: Fetcher,
     runtime: Handle,
-    levels: Vec<Peekable<std::vec::IntoIter<Node>>>,
+    levels: Vec<Level>,
+}
+
+/// A tree of which some entries are still to come.
+#[derive(Default)]
+struct Level {
+    /// The next entry, if it was read already.
+    next: Option<Node>,
+    nodes: TreeNodes<Node>,
 }
 
 impl<'a> Parent<'a> {
@@ -29,54 +34,82 @@ impl<'a> Parent<'a> {
         root: Option<TreeId>,
     ) -> Result<Self, RepositoryError> {
         let mut parent = Self { known, fetcher, runtime, levels: Vec::new() };
-        let root = parent.nodes(root)?;
-        parent.levels.push(root);
+        parent.enter(root)?;
         Ok(parent)
     }
 
     /// What was there under that name, so many folders below the root.
     pub fn find(&mut self, depth: usize, name: &OsStr) -> Option<Node> {
         self.levels.truncate(depth + 1);
-        let nodes = self.levels.get_mut(depth)?;
-        while nodes.next_if(|node| *node.name() < *name).is_some() {}
-        nodes.next_if(|node| *node.name() == *name)
+        self.levels.get_mut(depth)?.find(name)
     }
 
-    /// Goes into the folder that was found last, or into one that was not there.
+    /// Enters the folder that was found last, or one that was not there.
     pub fn enter(&mut self, folder: Option<TreeId>) -> Result<(), RepositoryError> {
-        let nodes = self.nodes(folder)?;
-        self.levels.push(nodes);
+        let level = self.level(folder)?;
+        self.levels.push(level);
         Ok(())
     }
 
     /// Whether an entry is as it was, and all of its content is known: parts whose lengths sum up to the entry's size. A
     /// snapshot that is incomplete, or that another program made, may name less than that.
-    pub fn has_unchanged(&self, before: &Node, now: &Node) -> bool {
-        is_same(before, now) && is_whole(before, |id| self.known.take(BlobKind::Data, id))
+    pub fn has_unchanged(&self, before: &Node, now: &Node) -> Result<bool, RepositoryError> {
+        if !is_same(before, now) {
+            return Ok(false);
+        }
+        let length = |id| Ok(self.known.take(BlobKind::Data, id)?.map(|blob| blob.part.plain_length));
+        is_whole(before, length)
     }
 
-    /// What is in a tree. One that cannot be read has all of its files read anew.
-    fn nodes(&self, tree: Option<TreeId>) -> Result<Peekable<std::vec::IntoIter<Node>>, RepositoryError> {
-        let Some(part) = tree.and_then(|tree| self.known.tree(*tree)) else {
-            return Ok(Vec::new().into_iter().peekable());
-        };
-        let read = match self.runtime.block_on(self.fetcher.fetch(part)) {
-            Ok(json) => serde_json::from_slice::<Tree>(&json).map_err(|error| error.to_string()),
-            Err(RepositoryError::Damaged { what, .. }) => Err(what),
-            Err(error) => return Err(error),
-        };
-        let tree = read.unwrap_or_else(|why| {
-            tracing::warn!("a tree of the last snapshot cannot be read, so that its files are read anew: {why}");
-            Tree { nodes: Vec::new() }
-        });
-        Ok(tree.nodes.into_iter().peekable())
+    /// What is in a tree. One that cannot be read has all of its files read again.
+    fn level(&self, tree: Option<TreeId>) -> Result<Level, RepositoryError> {
+        let Some(tree) = tree else { return Ok(Level::default()) };
+        let Some(blob) = self.known.find(BlobKind::Tree, *tree)? else { return Ok(Level::default()) };
+        match self.runtime.block_on(TreeNodes::fetch(&self.fetcher, blob.part)) {
+            Ok(nodes) => Ok(Level { next: None, nodes }),
+            Err(RepositoryError::Damaged { what, .. }) => {
+                warn(&what);
+                Ok(Level::default())
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
+impl Level {
+    fn find(&mut self, name: &OsStr) -> Option<Node> {
+        loop {
+            if self.next.is_none() {
+                self.next = self.nodes.next().unwrap_or_else(|why| {
+                    warn(&why);
+                    self.nodes = TreeNodes::default();
+                    None
+                });
+            }
+            let next = self.next.as_ref()?.name();
+            match (*next).cmp(name) {
+                Ordering::Less => self.next = None,
+                Ordering::Equal => return self.next.take(),
+                Ordering::Greater => return None,
+            }
+        }
+    }
+}
+
+fn warn(why: &str) {
+    tracing::warn!("a tree of the last snapshot cannot be read, so that its files are read again: {why}");
+}
+
 /// Whether the parts of a file are as long as the file. `length` gives the plain length of a part that is known.
-fn is_whole(file: &Node, length: impl Fn(Id) -> Option<u32>) -> bool {
-    let lengths = file.content.iter().flatten().map(|id| length(**id).map(u64::from));
-    lengths.sum::<Option<u64>>() == Some(file.meta.size)
+fn is_whole(file: &Node, length: impl Fn(Id) -> Result<Option<u32>, RepositoryError>) -> Result<bool, RepositoryError> {
+    let mut sum = 0;
+    for id in file.content.iter().flatten() {
+        match length(**id)? {
+            Some(length) => sum += u64::from(length),
+            None => return Ok(false),
+        }
+    }
+    Ok(sum == file.meta.size)
 }
 
 /// Whether both have the same length, times and inode number. Where the snapshot has no inode number, none is compared; one
@@ -127,8 +160,10 @@ mod tests {
 
     #[test]
     fn content_that_is_not_as_long_as_the_file_is_not_taken_over() {
-        let lengths =
-            |id: Id| [(1, 4), (2, 3)].iter().find(|(known, _)| Id::new([*known; 32]) == id).map(|(_, length)| *length);
+        let lengths = |id: Id| {
+            let known = [(1, 4), (2, 3)].into_iter().find(|(known, _)| Id::new([*known; 32]) == id);
+            Ok(known.map(|(_, length)| length))
+        };
         for (size, content, is_reused) in [
             (7, Some(&[1, 2][..]), true),
             (0, None, true),
@@ -142,7 +177,7 @@ mod tests {
         ] {
             let mut node = file(Metadata { size, ..Metadata::default() });
             node.content = content.map(|ids: &[u8]| ids.iter().map(|id| Id::new([*id; 32]).into()).collect());
-            assert_eq!(is_whole(&node, lengths), is_reused, "{size}, {content:?}");
+            assert_eq!(is_whole(&node, lengths).unwrap(), is_reused, "{size}, {content:?}");
         }
     }
 }

@@ -9,8 +9,10 @@ use std::{
     sync::Arc,
 };
 
-use rustic_core::repofile::SnapshotFile;
-use tokio::{runtime::Handle, task::JoinHandle};
+use tokio::{
+    runtime::Handle,
+    task::{JoinHandle, spawn_blocking},
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
@@ -20,11 +22,8 @@ use super::{
     write::{Parts, Writer},
 };
 use crate::repository::{
-    Progress, Repository, RepositoryError,
-    archive::internal,
-    engine::{self, Engine},
-    part::Fetcher,
-    store::Store,
+    Progress, Repository, RepositoryError, archive::internal, known::Known, part::Fetcher, snapshot_files::read_one,
+    store::Store, trees::Trees,
 };
 
 /// Which part of a snapshot.
@@ -91,30 +90,25 @@ async fn unfold<T: Send + 'static>(
     write: impl FnOnce(&mut Unfolding<'_>, &Fetching<'_>) -> Result<T, RepositoryError> + Send + 'static,
 ) -> Result<T, RepositoryError> {
     let id = repository.snapshot_id(snapshot).await?;
-    let master = repository.master.clone();
+    let file = read_one(store, &repository.cipher, *id).await?;
+    let known = Known::read(&repository.cipher, store).await?;
     let fetcher = Fetcher { store: store.clone(), cipher: repository.cipher.clone() };
     let (place, name) = (store.place().to_owned(), snapshot.to_owned());
     let not_found = move |path: String| RepositoryError::FileNotFound { place, snapshot: name, path };
     let (path, runtime) = (path.to_owned(), Handle::current());
-    let task = move |engine: &Engine| {
-        let indexed = engine.open(&master)?.to_indexed()?;
-        let snapshot: SnapshotFile = indexed.get_file(&id)?;
-        let mut unfolding = Unfolding::new(&indexed, &fetcher, &runtime);
-        let path = match unfolding.place_of(&snapshot, &path) {
-            Ok(path) => path,
-            Err(error) => return Ok(Err(error)),
-        };
+    let task = move || {
+        let mut unfolding = Unfolding::new(Trees::new(&known, &fetcher, &runtime));
+        let path = unfolding.place_of(&file, &path)?;
         let missing = match &wanted {
-            Wanted::Folder => unfolding.go_to(snapshot.tree, &path).map(|found| (!found).then_some(path)),
-            Wanted::Some(only) => unfolding.go_to_some(snapshot.tree, &path, only),
+            Wanted::Folder => (!unfolding.go_to(file.tree, &path)?).then_some(path),
+            Wanted::Some(only) => unfolding.go_to_some(file.tree, &path, only)?,
         };
-        Ok(match missing {
-            Ok(None) => write(&mut unfolding, &Fetching { fetcher: &fetcher, runtime: &runtime }),
-            Ok(Some(missing)) => Err(not_found(missing)),
-            Err(error) => Err(error),
-        })
+        match missing {
+            None => write(&mut unfolding, &Fetching { fetcher: &fetcher, runtime: &runtime }),
+            Some(missing) => Err(not_found(missing)),
+        }
     };
-    engine::run_indexed((store, &repository.cipher, repository.version), task).await?
+    spawn_blocking(task).await.map_err(|panic| internal(store, panic))?
 }
 
 /// What is on its way: steps, and the parts that they need.

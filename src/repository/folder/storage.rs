@@ -3,7 +3,7 @@
 //! By the handle of the root alone. It must not know which entries there are: `model` does.
 
 use std::{
-    ffi::OsStr,
+    ffi::{CStr, OsStr},
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
 };
 
@@ -12,7 +12,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::walk::names_in;
+use super::listing::{Listed, Listing};
 use crate::model::StorageEntry;
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -26,15 +26,18 @@ pub fn is_systems_own(root: &OwnedFd, name: &OsStr) -> Option<&'static StorageEn
         Err(Errno::ACCESS) => return Some(entry),
         Err(_) => return None,
     };
-    let (names, failure) = names_in(&folder);
-    let is_folder = |name| {
+    let Ok((mut names, None)) = Listing::of(&folder) else { return None };
+    let is_folder = |name: &CStr| {
         statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)
             .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
     };
-    let is_own = failure.is_none()
-        && names.iter().all(|listed| {
+    loop {
+        match names.next() {
+            Ok(None) => return Some(entry),
             // Not every file system lists the kinds of its entries.
-            entry.can_hold(listed.name.to_bytes(), listed.is_folder || is_folder(listed.name.as_c_str()))
-        });
-    is_own.then_some(entry)
+            Ok(Some(Listed { name, is_folder: is_listed_so }))
+                if entry.can_hold(name.to_bytes(), is_listed_so || is_folder(name.as_c_str())) => {}
+            Ok(Some(_)) | Err(_) => return None,
+        }
+    }
 }

@@ -48,9 +48,8 @@ pub(super) async fn store_folder(
         let name = names.last().copied().unwrap_or_default().to_owned();
         spawn_blocking(move || Walk::new(&folder, name.as_ref(), rules, ledger))
             .await
-            .map_err(|panic| internal(store, panic))?
+            .map_err(|panic| internal(store, panic))??
     };
-    let walk = walk.map_err(|source| RepositoryError::Unreadable { path: folder.display().to_string(), source })?;
     let (snapshots, _) = repository.snapshot_files().await?;
     let parent = newest(&snapshots, &identity.host, &identity.path);
     let known = Arc::new(Known::read(&repository.cipher, store).await?);

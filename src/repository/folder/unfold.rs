@@ -3,37 +3,27 @@
 //! It must not know how a step is carried out. Names that lead elsewhere are refused here.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
     ffi::{OsStr, OsString},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     rc::Rc,
 };
 
-use bytes::Bytes;
-use jiff::Timestamp;
 use rustic_core::{
-    DataId, Id, IndexedFullStatus, TreeId,
-    repofile::{Metadata, Node, NodeType, SnapshotFile, Tree},
+    DataId, Id, TreeId,
+    repofile::{Node, SnapshotFile},
 };
-use sha2::{Digest, Sha256};
-use tokio::runtime::Handle;
 
-use super::metadata::is_plain;
+use super::{linked::LinkedFiles, metadata::is_plain};
 use crate::{
-    model::{escape_name, unescape_name},
-    repository::{
-        RepositoryError,
-        part::{Fetcher, Part},
-    },
+    model::escape_name,
+    repository::{RepositoryError, pack::BlobKind, part::Part, tree_nodes::TreeNodes, trees::Trees},
 };
 
 /// How many bytes of files a batch holds; one part, of at most 8 MiB, may go beyond.
 const BATCH_BYTES: u64 = 8 << 20;
 /// How many steps a batch holds.
 const BATCH_STEPS: usize = 1024;
-/// Trees are stored after those of the folders in them, so much of what precedes a tree is read with it.
-const BEFORE_A_TREE: u32 = 64 * 1024;
 
 /// What our own snapshots say of their program begins so; their paths are in their trees as they are named.
 const OWN_PROGRAM: &str = "stowaway ";
@@ -66,46 +56,13 @@ pub(super) struct Batch {
     pub parts: Vec<Part>,
 }
 
-/// What the names of one file have in common. An inode number alone is not enough: while a folder is stored, a file may be
-/// deleted and its number be given to another one; and a snapshot of several file systems may have a number twice.
-#[derive(Debug, Eq, Hash, PartialEq)]
-struct LinkId {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: Option<Timestamp>,
-    /// Of the kind, and of the ids of the content or of a link's target.
-    content: [u8; 32],
-}
-
-impl LinkId {
-    fn of(node: &Node) -> Self {
-        let Metadata { device_id, inode, size, mtime, .. } = node.meta;
-        let mut hash = Sha256::default();
-        hash.update([match node.node_type {
-            NodeType::File => 0,
-            NodeType::Symlink { .. } => 1,
-            NodeType::Fifo => 2,
-            NodeType::Socket => 3,
-            NodeType::Dir | NodeType::Dev { .. } | NodeType::Chardev { .. } => 4,
-        }]);
-        if let NodeType::Symlink { .. } = node.node_type {
-            hash.update(node.node_type.to_link().as_os_str().as_bytes());
-        }
-        for id in node.content.iter().flatten() {
-            hash.update(id.to_hex().as_str());
-        }
-        Self { device: device_id, inode, size, modified: mtime, content: hash.finalize().into() }
-    }
-}
-
 /// A folder that is being unfolded.
 struct Level {
     /// The folder itself, without its name; none for a target that is not the snapshot's own folder.
     node: Option<Rc<Node>>,
     /// Whether all that is in it is wanted.
     whole: bool,
-    entries: std::vec::IntoIter<Node>,
+    entries: TreeNodes<Node>,
 }
 
 /// A file that is being unfolded.
@@ -116,36 +73,24 @@ struct Content {
 
 /// The unfolding of one folder.
 pub(super) struct Unfolding<'a> {
-    repository: &'a rustic_core::Repository<IndexedFullStatus>,
-    fetcher: &'a Fetcher,
-    runtime: &'a Handle,
+    trees: Trees<'a>,
     levels: Vec<Level>,
     path: PathBuf,
     file: Option<Content>,
     /// Which paths below the target are wanted; all of them when empty.
     only: Vec<PathBuf>,
-    /// Files of several names: where the first was made, and how many names are to come.
-    linked: HashMap<LinkId, (PathBuf, u64)>,
-    /// The piece of a pack that was read last.
-    window: Option<(Id, u32, Bytes)>,
+    linked: LinkedFiles,
 }
 
 impl<'a> Unfolding<'a> {
-    pub fn new(
-        repository: &'a rustic_core::Repository<IndexedFullStatus>,
-        fetcher: &'a Fetcher,
-        runtime: &'a Handle,
-    ) -> Self {
+    pub fn new(trees: Trees<'a>) -> Self {
         Self {
-            repository,
-            fetcher,
-            runtime,
+            trees,
             levels: Vec::new(),
             path: PathBuf::new(),
             file: None,
             only: Vec::new(),
-            linked: HashMap::new(),
-            window: None,
+            linked: LinkedFiles::default(),
         }
     }
 
@@ -175,19 +120,20 @@ impl<'a> Unfolding<'a> {
         let mut next = Some(root);
         for name in names {
             let Some(tree) = next else { return Ok(false) };
-            let nodes = self.tree(tree)?.nodes;
-            let [only] = nodes.as_slice() else { return Ok(false) };
-            if only.name().as_bytes() != name.as_bytes() {
-                return Ok(false);
+            let root = Path::new("");
+            let mut nodes = self.trees.open(tree, root)?;
+            let (first, second) = (self.trees.next_of(&mut nodes, root)?, self.trees.next_of(&mut nodes, root)?);
+            match (first, second) {
+                (Some(only), None) if only.name().as_bytes() == name.as_bytes() => next = only.subtree,
+                _ => return Ok(false),
             }
-            next = only.subtree;
         }
         Ok(true)
     }
 
     /// Goes to the folder at that path of a snapshot's trees; false if there is none.
     pub fn go_to(&mut self, root: TreeId, path: &str) -> Result<bool, RepositoryError> {
-        match self.node_at(root, path)? {
+        match self.trees.node_at(root, path)? {
             Some((node, _)) if node.is_dir() => {
                 self.enter(node, true)?;
                 self.forget_node(path.is_empty());
@@ -201,7 +147,7 @@ impl<'a> Unfolding<'a> {
     /// What of it is not there is given back, and then nothing may be unfolded.
     pub fn go_to_some(&mut self, root: TreeId, path: &str, only: &[String]) -> Result<Option<String>, RepositoryError> {
         let path = path.trim_end_matches('/');
-        let Some((node, found)) = self.node_at(root, path)? else { return Ok(Some(path.to_owned())) };
+        let Some((node, found)) = self.trees.node_at(root, path)? else { return Ok(Some(path.to_owned())) };
         let (folder, wanted) = match path.rsplit_once('/') {
             // One file, as a dump is stored.
             Some((folder, _)) if node.is_file() && only.is_empty() => {
@@ -210,7 +156,7 @@ impl<'a> Unfolding<'a> {
             _ => {
                 let mut paths = Vec::with_capacity(only.len());
                 for wanted in only {
-                    match self.descend(node.clone(), wanted)? {
+                    match self.trees.descend(node.clone(), wanted)? {
                         Some((_, path)) => paths.push(path),
                         None => return Ok(Some(format!("{path}/{wanted}"))),
                     }
@@ -218,7 +164,7 @@ impl<'a> Unfolding<'a> {
                 (path, paths)
             }
         };
-        let Some((node, _)) = self.node_at(root, folder)?.filter(|(node, _)| node.is_dir()) else {
+        let Some((node, _)) = self.trees.node_at(root, folder)?.filter(|(node, _)| node.is_dir()) else {
             return Ok(Some(folder.to_owned()));
         };
         let whole = wanted.is_empty();
@@ -238,27 +184,6 @@ impl<'a> Unfolding<'a> {
         if is_so && let Some(level) = self.levels.last_mut() {
             level.node = None;
         }
-    }
-
-    fn node_at(&mut self, root: TreeId, path: &str) -> Result<Option<(Node, PathBuf)>, RepositoryError> {
-        self.descend(Node { subtree: Some(root), node_type: NodeType::Dir, ..Node::default() }, path)
-    }
-
-    /// What is at a path below a folder, and that path as it is in the trees. A name is taken as it is, or else as an escape
-    /// form.
-    fn descend(&mut self, mut node: Node, path: &str) -> Result<Option<(Node, PathBuf)>, RepositoryError> {
-        let mut found = PathBuf::new();
-        for name in path.split('/').filter(|name| !name.is_empty()) {
-            let Some(tree) = node.subtree else { return Ok(None) };
-            let mut entries = self.tree(tree)?.nodes;
-            let position = |wanted: &[u8]| entries.iter().position(|entry| entry.name().as_bytes() == wanted);
-            let Some(position) = position(name.as_bytes()).or_else(|| position(&unescape_name(name))) else {
-                return Ok(None);
-            };
-            node = entries.swap_remove(position);
-            found.push(node.name());
-        }
-        Ok(Some((node, found)))
     }
 
     /// The folder that was gone to, if all of it is wanted; before anything is unfolded.
@@ -288,18 +213,19 @@ impl<'a> Unfolding<'a> {
 
     fn next_part(&mut self) -> Result<Option<Part>, RepositoryError> {
         let next = self.file.as_mut().and_then(|file| file.ids.next());
-        next.map(|id| self.find(&id)).transpose()
+        next.map(|id| self.trees.part(BlobKind::Data, *id, &self.path)).transpose()
     }
 
     fn next_entry(&mut self) -> Result<Option<Step>, RepositoryError> {
         let (node, whole) = loop {
             let Some(level) = self.levels.last_mut() else { return Ok(None) };
-            let Some(node) = level.entries.next() else {
+            let whole = level.whole;
+            let Some(node) = self.trees.next_of(&mut level.entries, &self.path)? else {
                 let left = self.levels.pop();
                 self.path.pop();
                 return Ok(left.map(|level| Step::Leave(level.node)));
             };
-            if level.whole {
+            if whole {
                 break (node, true);
             }
             let path = self.path.join(node.name());
@@ -312,16 +238,16 @@ impl<'a> Unfolding<'a> {
         let name = node.name().into_owned();
         if !is_plain(&name) {
             let (folder, name) = (self.path.display(), name.display());
-            return Err(
-                self.damaged(&format!("in {folder:?} is something by the name of {name:?}, which no file can have"))
-            );
+            return Err(self
+                .trees
+                .damaged(&format!("in {folder:?} is something by the name of {name:?}, which no file can have")));
         }
         if node.is_dir() {
             self.path.push(&name);
             let node = self.enter(node, whole)?;
             return Ok(Some(Step::Enter(name, node)));
         }
-        if let Some(first) = self.first_name(&node, &name) {
+        if let Some(first) = self.linked.first_name(&node, &self.path.join(&name))? {
             return Ok(Some(Step::Link(name, first, Box::new(node))));
         }
         if !node.is_file() {
@@ -334,79 +260,29 @@ impl<'a> Unfolding<'a> {
         Ok(Some(Step::Begin(name, node)))
     }
 
-    /// Where a file of several names was made already; remembers where it will be made otherwise.
-    fn first_name(&mut self, node: &Node, name: &OsStr) -> Option<PathBuf> {
-        // A device that we may not make is left out, and nothing can be linked to it.
-        let is_device = matches!(node.node_type, NodeType::Dev { .. } | NodeType::Chardev { .. });
-        if node.meta.links < 2 || node.meta.inode == 0 || is_device {
-            return None;
-        }
-        match self.linked.entry(LinkId::of(node)) {
-            Entry::Vacant(vacant) => {
-                vacant.insert((self.path.join(name), node.meta.links - 1));
-                None
-            }
-            Entry::Occupied(mut occupied) => {
-                let (first, left) = occupied.get_mut();
-                *left = left.saturating_sub(1);
-                Some(if *left == 0 { occupied.remove().0 } else { first.clone() })
-            }
-        }
-    }
-
     /// The length of a file, which must be the recorded one. Other writers that store streams leave 0.
     fn length(&self, name: &OsStr, node: &Node, ids: &[DataId]) -> Result<u64, RepositoryError> {
         let mut length = 0;
         for id in ids {
-            length += u64::from(self.find(id)?.plain_length);
+            length += u64::from(self.trees.part(BlobKind::Data, **id, &self.path)?.plain_length);
         }
         let recorded = node.meta.size;
         if recorded != length && recorded != 0 {
             let path = self.path.join(name);
             let what = format!("{} should have {recorded} bytes and has parts of {length}", shown(&path));
-            return Err(self.damaged(&what));
+            return Err(self.trees.damaged(&what));
         }
         Ok(length)
     }
 
     fn enter(&mut self, mut node: Node, whole: bool) -> Result<Rc<Node>, RepositoryError> {
         let entries = match node.subtree.take() {
-            Some(tree) => self.tree(tree)?.nodes,
-            None => return Err(self.damaged(&format!("the folder {} has no tree", shown(&self.path)))),
+            Some(tree) => self.trees.open(tree, &self.path)?,
+            None => return Err(self.trees.damaged(&format!("the folder {} has no tree", shown(&self.path)))),
         };
         let node = Rc::new(node);
-        self.levels.push(Level { node: Some(Rc::clone(&node)), whole, entries: entries.into_iter() });
+        self.levels.push(Level { node: Some(Rc::clone(&node)), whole, entries });
         Ok(node)
-    }
-
-    fn tree(&mut self, id: TreeId) -> Result<Tree, RepositoryError> {
-        let part = self.find(&id)?;
-        let is_in = |(pack, start, bytes): &(Id, u32, Bytes)| {
-            *pack == part.pack
-                && *start <= part.offset
-                && (part.offset - start) as usize + part.length as usize <= bytes.len()
-        };
-        if !self.window.as_ref().is_some_and(is_in) {
-            let start = part.offset.saturating_sub(BEFORE_A_TREE);
-            let length = part.offset - start + part.length;
-            let bytes = self.runtime.block_on(self.fetcher.store.read_range(&part.pack, start, length))?;
-            self.window = Some((part.pack, start, bytes));
-        }
-        let (start, sealed) = self.window.as_ref().map_or((0, &[][..]), |(_, start, bytes)| (*start, bytes));
-        let json = self.fetcher.open_within(&part, sealed, start)?;
-        serde_json::from_slice(&json)
-            .map_err(|error| self.damaged(&format!("the tree of {} cannot be read: {error}", shown(&self.path))))
-    }
-
-    fn find(&self, id: &(impl rustic_core::PackedId + std::ops::Deref<Target = Id>)) -> Result<Part, RepositoryError> {
-        Part::find(self.repository, id).map_err(|_| {
-            let id = id.to_hex();
-            self.damaged(&format!("the part {} of what is in {:?} is in no index", id.as_str(), self.path.display()))
-        })
-    }
-
-    fn damaged(&self, what: &str) -> RepositoryError {
-        self.fetcher.store.damaged(what)
     }
 }
 

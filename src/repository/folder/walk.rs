@@ -4,7 +4,7 @@
 //! cannot lead us out of it. It must not know the repository.
 
 use std::{
-    ffi::{CStr, CString, OsStr},
+    ffi::{CStr, OsStr},
     fs::File,
     io,
     os::{
@@ -18,20 +18,24 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use rustic_core::repofile::{Metadata, Node, NodeType};
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, Statx, StatxAttributes, StatxFlags, openat, readlinkat, statx},
+    fs::{AtFlags, FileType, Mode, OFlags, Statx, StatxAttributes, StatxFlags, openat, readlinkat, statx},
     io::Errno,
 };
 use xattr::FileExt;
 
 use super::{
     ledger::{EntryClass, Ledger},
+    listing::{Listed, Listing},
     metadata::{self, Attributes, Look, attributes},
     opened::{Opened, is_gone, stat_of},
     storage,
 };
-use crate::model::{
-    Excludes,
-    injected::{RESTORE_LOCK, RESTORE_MARKS},
+use crate::{
+    model::{
+        Excludes,
+        injected::{RESTORE_LOCK, RESTORE_MARKS},
+    },
+    repository::RepositoryError,
 };
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -51,16 +55,7 @@ pub(super) struct Found {
 /// A folder of which some entries are still to be looked at.
 struct Level {
     handle: Arc<OwnedFd>,
-    /// Sorted.
-    names: std::vec::IntoIter<Listed>,
-}
-
-/// An entry of a folder's listing.
-#[derive(Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(super) struct Listed {
-    pub name: CString,
-    /// Whether the listing has it as a folder.
-    pub is_folder: bool,
+    names: Listing,
 }
 
 /// The walk. Its first entry is the folder itself, under the name that it is given.
@@ -85,6 +80,8 @@ enum Skipped {
     /// Its handle leads nowhere any more: another client of the file system deleted or replaced it.
     Stale,
     Failed(&'static str, io::Error),
+    /// The run cannot go on.
+    Run(RepositoryError),
 }
 
 impl Skipped {
@@ -106,24 +103,23 @@ impl Walk {
         name: &OsStr,
         (excludes, settle): (Excludes, SignedDuration),
         ledger: Arc<Ledger>,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, RepositoryError> {
+        let unreadable = |source: io::Error| RepositoryError::Unreadable { path: folder.display().to_string(), source };
         raise_limit_of_handles();
         // Where the folder itself is may be told by a link.
-        let handle = rustix::fs::open(folder, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty())?;
-        let stat = stat_of(&handle)?;
+        let handle = rustix::fs::open(folder, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty());
+        let handle = handle.map_err(|error| unreadable(error.into()))?;
+        let stat = stat_of(&handle).map_err(|error| unreadable(error.into()))?;
         let device = metadata::device_of(&stat);
         let mut walk = Self { levels: Vec::new(), path: PathBuf::new(), device, ledger, excludes, settle, root: None };
-        let (names, failure) = names_in(&handle);
+        let (names, failure) = Listing::of(&handle)?;
         if let Some(error) = failure {
-            return Err(error);
+            return Err(unreadable(error));
         }
         let handle = File::from(handle);
         let attributes = walk.attributes_of_open(&PathBuf::new(), &handle, EntryClass::Folder);
         walk.root = Some(metadata::node(name, &stat, NodeType::Dir, attributes, walk.seen()));
-        let handle = OwnedFd::from(handle);
-        let mut names = names;
-        names.retain(|listed| !is_left_out(&listed.name) && !walk.is_passed_over(&handle, &listed.name));
-        walk.levels.push(Level { handle: Arc::new(handle), names: names.into_iter() });
+        walk.levels.push(Level { handle: Arc::new(handle.into()), names });
         Ok(walk)
     }
 
@@ -177,9 +173,9 @@ impl Walk {
         let stat = stat_of(&handle).map_err(Skipped::of("look at"))?;
         let names = if self.is_mounted(&stat) {
             self.ledger.mounted(&path);
-            Vec::new()
+            Listing::default()
         } else {
-            match names_in(&handle) {
+            match Listing::of(&handle).map_err(Skipped::Run)? {
                 (names, None) => names,
                 // Deleted since it was opened.
                 (_, Some(_)) if is_gone(&handle) => return Err(Skipped::Vanished),
@@ -192,7 +188,7 @@ impl Walk {
         let handle = File::from(handle);
         let attributes = self.attributes_of_open(&path, &handle, EntryClass::Folder);
         let node = metadata::node(os(name), &stat, NodeType::Dir, attributes, self.seen());
-        self.levels.push(Level { handle: Arc::new(handle.into()), names: names.into_iter() });
+        self.levels.push(Level { handle: Arc::new(handle.into()), names });
         self.path.clone_from(&path);
         Ok(Found { path, node, file: None })
     }
@@ -252,19 +248,28 @@ impl Walk {
 }
 
 impl Iterator for Walk {
-    type Item = Found;
+    type Item = Result<Found, RepositoryError>;
 
-    fn next(&mut self) -> Option<Found> {
+    fn next(&mut self) -> Option<Self::Item> {
         if let Some(node) = self.root.take() {
-            return Some(Found { path: PathBuf::new(), node, file: None });
+            return Some(Ok(Found { path: PathBuf::new(), node, file: None }));
         }
         loop {
+            let is_root = self.levels.len() == 1;
             let level = self.levels.last_mut()?;
-            let Some(Listed { name, is_folder }) = level.names.next() else {
-                self.levels.pop();
-                self.path.pop();
-                continue;
+            let Listed { name, is_folder } = match level.names.next() {
+                Ok(Some(listed)) => listed,
+                Ok(None) => {
+                    self.levels.pop();
+                    self.path.pop();
+                    continue;
+                }
+                Err(error) => return Some(Err(error)),
             };
+            let handle = Arc::clone(&level.handle);
+            if is_root && (is_left_out(&name) || self.is_passed_over(&handle, &name)) {
+                continue;
+            }
             let path = self.path.join(os(&name));
             if self.excludes.leave_out(&path) {
                 self.ledger.left_out();
@@ -274,7 +279,8 @@ impl Iterator for Walk {
             let skipped = loop {
                 looks += 1;
                 match self.look(&name) {
-                    Ok(found) => return Some(found),
+                    Ok(found) => return Some(Ok(found)),
+                    Err(Skipped::Run(error)) => return Some(Err(error)),
                     Err(Skipped::Changed | Skipped::Stale) if looks < LOOKS => {}
                     Err(skipped) => break skipped,
                 }
@@ -288,6 +294,7 @@ impl Iterator for Walk {
                 Skipped::Stale => self.ledger.unreadable(&path, "its handle becomes stale again and again"),
                 Skipped::Changed => self.ledger.unreadable(&path, "it becomes another kind of file again and again"),
                 Skipped::Failed(action, error) => self.ledger.unreadable(&path, format!("failed to {action}: {error}")),
+                Skipped::Run(error) => return Some(Err(error)),
             }
         }
     }
@@ -295,24 +302,6 @@ impl Iterator for Walk {
 
 fn os(name: &CStr) -> &OsStr {
     OsStr::from_bytes(name.to_bytes())
-}
-
-/// The sorted names in a folder, and what ended the listing before its end.
-pub(super) fn names_in(handle: &OwnedFd) -> (Vec<Listed>, Option<io::Error>) {
-    let mut names = Vec::new();
-    // Not opened once more, which would take the right to enter it.
-    let failure = handle.try_clone().and_then(|own| Ok(Dir::new(own)?)).and_then(|entries| {
-        for entry in entries {
-            let entry = entry?;
-            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-                let is_folder = entry.file_type() == FileType::Directory;
-                names.push(Listed { name: entry.file_name().to_owned(), is_folder });
-            }
-        }
-        Ok(())
-    });
-    names.sort_unstable();
-    (names, failure.err())
 }
 
 /// The restore step's entries are not the folder's own.

@@ -82,7 +82,7 @@ async fn blob_that_several_threads_have_is_stored_once() {
     assert_eq!((count(&written, Kind::Pack), count(&written, Kind::Index)), (2, 1));
     let known = case.known().await;
     for blob in 0..1000_u32 {
-        assert!(known.take(BlobKind::Data, crypto::id_of(&blob.to_le_bytes())).is_some(), "{blob}");
+        assert!(known.take(BlobKind::Data, crypto::id_of(&blob.to_le_bytes())).unwrap().is_some(), "{blob}");
     }
 }
 
@@ -100,7 +100,7 @@ async fn long_run_leaves_an_index_on_its_way_of_packs_that_rustic_takes() {
         assert_eq!(case.place.store.stat(kind, &id).await.unwrap(), Some(size));
     }
     let last = crypto::id_of(&(blobs - 1).to_le_bytes());
-    assert!(case.known().await.take(BlobKind::Data, last).is_some());
+    assert!(case.known().await.take(BlobKind::Data, last).unwrap().is_some());
 }
 
 #[tokio::test]
@@ -122,5 +122,5 @@ async fn one_failed_upload_ends_the_run_for_all() {
     assert!(matches!(ended.await, Err(RepositoryError::Cancelled { .. })));
     let error = case.place.first_error.take().unwrap();
     assert!(error.to_string().contains("write"), "{error}");
-    assert!(case.known().await.tree(Id::default()).is_none());
+    assert!(case.known().await.find(BlobKind::Tree, Id::default()).unwrap().is_none());
 }

@@ -2,7 +2,7 @@
 //!
 //! It must not know what the files mean. Retries and deadlines are its caller's.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs::File, sync::Arc};
 
 use bytes::Bytes;
 use futures::stream;
@@ -14,7 +14,7 @@ use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
 use reqwest::{Body, Client, RequestBuilder, Response};
 use serde::Deserialize;
 
-use super::{Write, backend::Fault, http::is_distrust, http::with_causes};
+use super::{Write, backend::Fault, http::is_distrust, http::with_causes, upload::pieces_of};
 use crate::{
     model::{Credential, RestConfig, Secret},
     repository::StoreFault,
@@ -94,13 +94,21 @@ impl Server {
     }
 
     pub async fn write(&self, path: &str, content: &[Bytes], mode: Write) -> Result<(), Fault> {
-        let size: u64 = content.iter().map(|part| part.len() as u64).sum();
+        let size = content.iter().map(|part| part.len() as u64).sum();
         // The body outlives this borrow; the bytes themselves are shared.
         let parts = content.to_vec();
+        let body = Body::wrap_stream(stream::iter(parts.into_iter().map(Ok::<_, std::io::Error>)));
+        self.write_body(path, body, size, mode).await
+    }
+
+    /// Writes a file whose name is the hash of its content, which is in a local file.
+    pub async fn write_file(&self, path: &str, content: &Arc<File>, size: u64) -> Result<(), Fault> {
+        self.write_body(path, Body::wrap_stream(pieces_of(content, size)), size, Write::Replace).await
+    }
+
+    async fn write_body(&self, path: &str, body: Body, size: u64, mode: Write) -> Result<(), Fault> {
         let request = self.request(Method::POST, path).header(CONTENT_LENGTH, size);
-        match answer(request.body(Body::wrap_stream(stream::iter(parts.into_iter().map(Ok::<_, std::io::Error>)))))
-            .await
-        {
+        match answer(request.body(body)).await {
             // Servers replace no file, and say 403 of one that is there.
             Err(Fault::Denied(denied)) => match (self.stat(path).await, mode) {
                 (Ok(_), Write::CreateNew) => Err(Fault::Taken),

@@ -3,15 +3,19 @@
 //! It must not know what is in it. Where a store has uploads of several parts, it is one; else it is written beside its name,
 //! made durable, and only then named. What fails leaves nothing under that name.
 
+use std::{fs::File, io, os::unix::fs::FileExt, pin::pin, sync::Arc};
+
 use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
+use rustic_core::Id;
 use sha2::{Digest, Sha256, digest::Output};
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, task::spawn_blocking};
 
 use super::{
-    Store, Write,
+    Kind, Store, Write,
     backend::{Backend, Fault},
 };
-use crate::repository::{RepositoryError, StoreFault};
+use crate::repository::{RepositoryError, StoreFault, scratch};
 
 /// The shortest part, but for the last one, that services take: no part is shorter here, not even the last, since the
 /// library keeps a shorter one for itself and loses it when a request fails.
@@ -87,6 +91,32 @@ impl Store {
             hash: Sha256::default(),
             way: None,
         })
+    }
+
+    /// Writes a file of the repository whose content is in a local file. Its name is the hash of the content, so what is
+    /// replaced is the same.
+    pub async fn write_file(&self, kind: Kind, id: &Id, content: &Arc<File>, size: u64) -> Result<(), RepositoryError> {
+        let path = kind.path(id);
+        if let Backend::Rest(server) = &self.backend {
+            self.limited(self.limits.send(size)).await?;
+            let path = &path;
+            let written = self.retry(size, move || server.write_file(path, content, size)).await;
+            return written.map_err(|fault| self.failed(fault, "write", path));
+        }
+        let mut upload = self.upload(&path, Write::Replace, Some(size)).await?;
+        let mut pieces = pin!(pieces_of(content, size));
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(scratch::failed);
+            let written = match piece {
+                Ok(piece) => upload.write(piece).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = written {
+                upload.abort().await;
+                return Err(error);
+            }
+        }
+        upload.finish().await.map(drop)
     }
 
     /// The length of a file, if it is there.
@@ -303,6 +333,26 @@ impl Upload {
             fault => self.store.failed(fault, "write", &self.path),
         }
     }
+}
+
+/// The content of a local file, piece by piece.
+pub(super) fn pieces_of(content: &Arc<File>, size: u64) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
+    let content = Arc::clone(content);
+    stream::try_unfold(0, move |at| {
+        let content = Arc::clone(&content);
+        async move {
+            let length = usize::try_from((size - at).min(READ_BACK)).map_err(io::Error::other)?;
+            if length == 0 {
+                return Ok(None);
+            }
+            let read = spawn_blocking(move || {
+                let mut piece = vec![0; length];
+                content.read_exact_at(&mut piece, at).map(|()| Bytes::from(piece))
+            });
+            let piece = read.await.map_err(io::Error::other)??;
+            Ok(Some((piece, at + length as u64)))
+        }
+    })
 }
 
 fn length_of(part: &[Bytes]) -> u64 {

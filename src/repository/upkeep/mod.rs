@@ -9,6 +9,7 @@ mod check;
 mod findings;
 mod forget;
 mod index;
+mod pack_table;
 mod prune;
 mod reach;
 mod snapshots;

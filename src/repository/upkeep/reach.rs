@@ -3,29 +3,24 @@
 //! Trees are read in batches, each of them once, from whichever copy is whole. It must not know what becomes of what no
 //! snapshot reaches. Format of trees: restic's design document, section "Trees and Data".
 
-use std::collections::HashSet;
-
-use bytes::Bytes;
 use rustic_core::Id;
 use serde::Deserialize;
 
 use super::{
     findings::{Finding, Findings, text},
-    index::{Index, Marks},
+    index::Index,
     snapshots::Known,
 };
-use crate::repository::{RepositoryError, pack::BlobKind, part::Fetcher};
+use crate::repository::{
+    RepositoryError,
+    blob_table::{Copy, KEY_BYTES, Marks, key},
+    pack::BlobKind,
+    part::{Fetcher, Part},
+    scratch::{self, GrowingSet},
+    tree_nodes::{TreeNodes, fetch_batch, next_batch},
+};
 
-/// How many trees are read at once, and how long they are together, before compression; a single one may be longer.
-const BATCH_TREES: usize = 512;
-const BATCH_BYTES: u64 = 8 << 20;
-
-/// What is needed of a tree.
-#[derive(Debug, Deserialize)]
-struct Tree {
-    nodes: Option<Vec<Node>>,
-}
-
+/// What is needed of an entry of a tree.
 #[derive(Debug, Deserialize)]
 struct Node {
     #[serde(rename = "type")]
@@ -34,8 +29,24 @@ struct Node {
     subtree: Option<Id>,
 }
 
-/// Blobs that snapshots need, and nobody has.
-pub(super) type Lost = HashSet<(BlobKind, Id)>;
+/// Blobs that snapshots need, and nobody has; by kind and id.
+#[derive(Debug, Default)]
+pub(super) struct Lost(GrowingSet<KEY_BYTES>);
+
+impl Lost {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds a blob; false if it was there.
+    pub fn insert(&mut self, kind: BlobKind, id: Id) -> Result<bool, RepositoryError> {
+        self.0.insert(key(kind, id)).map_err(scratch::failed)
+    }
+
+    fn contains(&self, kind: BlobKind, id: Id) -> Result<bool, RepositoryError> {
+        self.0.contains(&key(kind, id)).map_err(scratch::failed)
+    }
+}
 
 /// Reads trees by an index.
 pub(super) struct Reach<'a> {
@@ -43,10 +54,13 @@ pub(super) struct Reach<'a> {
     pub fetcher: Fetcher,
 }
 
-/// What a tree holds: data, and trees below it.
-struct Content {
-    data: Vec<Id>,
-    trees: Vec<Id>,
+/// What was reached so far.
+struct Reached<'a> {
+    marks: Marks,
+    lost: &'a mut Lost,
+    findings: &'a mut Findings,
+    /// Places of trees that are to be read. A stack: what is found last is read first, so that it stays short.
+    waiting: Vec<usize>,
 }
 
 impl Reach<'_> {
@@ -58,101 +72,100 @@ impl Reach<'_> {
         lost: &mut Lost,
         findings: &mut Findings,
     ) -> Result<Marks, RepositoryError> {
-        let mut reached = Marks::new(self.index.rows().len());
-        // A stack: what is found last is read first, so that it stays short.
-        let mut waiting = Vec::new();
+        let mut reached = Reached { marks: Marks::new(self.index.len()), lost, findings, waiting: Vec::new() };
         for snapshot in snapshots {
-            self.reach(BlobKind::Tree, snapshot.tree, &mut reached, lost, findings, &mut waiting);
+            self.reach(BlobKind::Tree, snapshot.tree, &mut reached)?;
         }
-        while !waiting.is_empty() {
-            for (id, content) in self.read(self.next_batch(&mut waiting)).await? {
-                let content = match content {
-                    Ok(content) => content,
-                    Err(why) => {
-                        lost.insert((BlobKind::Tree, id));
-                        findings.add(Finding::DamagedTree { id: text(id), why });
-                        continue;
+        while !reached.waiting.is_empty() {
+            let batch = next_batch(&mut reached.waiting, |place| self.part_at(place))?;
+            match fetch_batch::<Node>(&self.fetcher, &batch).await {
+                Ok(trees) => {
+                    for (place, tree) in trees {
+                        self.reach_all(place, tree, &mut reached)?;
                     }
-                };
-                for id in content.data {
-                    self.reach(BlobKind::Data, id, &mut reached, lost, findings, &mut Vec::new());
                 }
-                for id in content.trees {
-                    self.reach(BlobKind::Tree, id, &mut reached, lost, findings, &mut waiting);
+                // One by one, to see which, and whether another copy is whole.
+                Err(RepositoryError::Damaged { .. }) => {
+                    for (place, part) in batch {
+                        let tree = self.read_any_copy(part.id).await?;
+                        self.reach_all(place, tree, &mut reached)?;
+                    }
                 }
+                Err(error) => return Err(error),
             }
         }
-        Ok(reached)
+        Ok(reached.marks)
     }
 
-    fn reach(
+    /// Reaches all that a tree names.
+    fn reach_all(
         &self,
-        kind: BlobKind,
-        id: Id,
-        reached: &mut Marks,
-        lost: &mut Lost,
-        findings: &mut Findings,
-        waiting: &mut Vec<Id>,
-    ) {
-        let copies = self.index.copies(kind, id);
-        if copies.is_empty() || self.index.present_copies(copies.clone()).next().is_none() {
-            if lost.insert((kind, id)) {
-                findings.add(Finding::missing(kind, id));
-            }
-        } else if reached.set(copies.start) && kind == BlobKind::Tree {
-            waiting.push(id);
-        }
-    }
-
-    fn next_batch(&self, waiting: &mut Vec<Id>) -> Vec<Id> {
-        let (mut batch, mut bytes) = (Vec::new(), 0);
-        while batch.len() < BATCH_TREES
-            && let Some(id) = waiting.pop()
-        {
-            let copies = self.index.copies(BlobKind::Tree, id);
-            let length = self.index.rows()[copies].first().map_or(0, |row| self.index.part(row).plain_length);
-            bytes += u64::from(length);
-            if bytes > BATCH_BYTES && !batch.is_empty() {
-                waiting.push(id);
-                break;
-            }
-            batch.push(id);
-        }
-        batch
-    }
-
-    /// Reads trees; the inner error says why one cannot be read.
-    async fn read(&self, ids: Vec<Id>) -> Result<Vec<(Id, Result<Content, String>)>, RepositoryError> {
-        let parts = ids.iter().filter_map(|id| {
-            let row = self.index.present_copies(self.index.copies(BlobKind::Tree, *id)).next()?;
-            Some(self.index.part(row))
-        });
-        match self.fetcher.clone().fetch_all(parts.collect()).await {
-            Ok(trees) => Ok(ids
-                .into_iter()
-                .filter_map(|id| {
-                    let plain = trees.get(&id)?;
-                    Some((id, parse(plain)))
-                })
-                .collect()),
-            // One by one, to see which, and whether another copy is whole.
-            Err(RepositoryError::Damaged { .. }) => {
-                let mut trees = Vec::new();
-                for id in ids {
-                    let tree = self.read_any_copy(id).await?;
-                    trees.push((id, tree.and_then(|plain| parse(&plain))));
+        place: usize,
+        tree: Result<TreeNodes<Node>, String>,
+        reached: &mut Reached<'_>,
+    ) -> Result<(), RepositoryError> {
+        let mut nodes = match tree {
+            Ok(nodes) => nodes,
+            Err(why) => return self.lose_tree(place, why, reached),
+        };
+        loop {
+            match nodes.next().and_then(|node| node.map(content_of).transpose()) {
+                Ok(Some(Content { data, tree })) => {
+                    for id in data {
+                        self.reach(BlobKind::Data, id, reached)?;
+                    }
+                    if let Some(id) = tree {
+                        self.reach(BlobKind::Tree, id, reached)?;
+                    }
                 }
-                Ok(trees)
+                Ok(None) => return Ok(()),
+                Err(why) => return self.lose_tree(place, why, reached),
             }
-            Err(error) => Err(error),
         }
     }
 
-    async fn read_any_copy(&self, id: Id) -> Result<Result<Bytes, String>, RepositoryError> {
+    fn lose_tree(&self, place: usize, why: String, reached: &mut Reached<'_>) -> Result<(), RepositoryError> {
+        let id = self.index.at(place)?.blob.id;
+        reached.lost.insert(BlobKind::Tree, id)?;
+        reached.findings.add(Finding::DamagedTree { id: text(id), why });
+        Ok(())
+    }
+
+    fn reach(&self, kind: BlobKind, id: Id, reached: &mut Reached<'_>) -> Result<(), RepositoryError> {
+        let copies = self.index.copies(kind, id)?;
+        let first = copies.first().filter(|_| copies.iter().any(|copy| self.index.pack_of(copy).size.is_some()));
+        match first {
+            None => {
+                if reached.lost.insert(kind, id)? {
+                    reached.findings.add(Finding::missing(kind, id));
+                }
+            }
+            Some(first) => {
+                if reached.marks.set(first.place) && kind == BlobKind::Tree {
+                    reached.waiting.push(first.place);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The best copy of the blob whose first copy is at that place.
+    fn part_at(&self, place: usize) -> Result<Part, RepositoryError> {
+        let row = self.index.at(place)?;
+        let best = self.copies(row.blob.id)?.first().map_or(row, |copy| copy.row);
+        Ok(self.index.part(&best))
+    }
+
+    /// The copies of a tree that are in the store, the best one first.
+    fn copies(&self, id: Id) -> Result<Vec<Copy>, RepositoryError> {
+        Ok(self.index.present(self.index.copies(BlobKind::Tree, id)?))
+    }
+
+    async fn read_any_copy(&self, id: Id) -> Result<Result<TreeNodes<Node>, String>, RepositoryError> {
         let mut why = "no copy of it is there".to_owned();
-        for row in self.index.present_copies(self.index.copies(BlobKind::Tree, id)) {
-            match self.fetcher.fetch(self.index.part(row)).await {
-                Ok(plain) => return Ok(Ok(plain)),
+        for copy in self.copies(id)? {
+            match TreeNodes::fetch(&self.fetcher, self.index.part(&copy.row)).await {
+                Ok(nodes) => return Ok(Ok(nodes)),
                 Err(RepositoryError::Damaged { what, .. }) => why = what,
                 Err(error) => return Err(error),
             }
@@ -163,12 +176,8 @@ impl Reach<'_> {
     /// The snapshots that reach something that is lost. Reads all trees once more, one at a time: only for the case that
     /// something is.
     pub async fn harmed<'s>(&self, snapshots: &'s [Known], lost: &Lost) -> Result<Vec<&'s Known>, RepositoryError> {
-        let mut walk = HarmWalk {
-            reach: self,
-            lost,
-            seen: Marks::new(self.index.rows().len()),
-            harmed: Marks::new(self.index.rows().len()),
-        };
+        let (seen, harmed) = (Marks::new(self.index.len()), Marks::new(self.index.len()));
+        let mut walk = HarmWalk { reach: self, lost, seen, harmed };
         let mut found = Vec::new();
         for snapshot in snapshots {
             if walk.is_harmed(snapshot.tree).await? {
@@ -205,7 +214,7 @@ impl HarmWalk<'_> {
             match step.below.pop() {
                 Some(id) => is_lost = self.enter(id, &mut steps).await?,
                 None => {
-                    // What is below is known; it is told to the tree above.
+                    // What is below is known, and counts for the tree above.
                     is_lost = self.harmed.has(place);
                     steps.pop();
                 }
@@ -216,39 +225,53 @@ impl HarmWalk<'_> {
 
     /// Whether that tree is known to be harmed; if nothing is known yet, it is the next step.
     async fn enter(&mut self, id: Id, steps: &mut Vec<Step>) -> Result<bool, RepositoryError> {
-        let place = self.reach.index.copies(BlobKind::Tree, id).start;
-        if self.lost.contains(&(BlobKind::Tree, id)) {
+        if self.lost.contains(BlobKind::Tree, id)? {
             return Ok(true);
         }
+        let Some(Copy { place, .. }) = self.reach.index.copies(BlobKind::Tree, id)?.first().copied() else {
+            return Ok(true);
+        };
         if !self.seen.set(place) {
             return Ok(self.harmed.has(place));
         }
-        let below = match self.reach.read_any_copy(id).await?.and_then(|plain| parse(&plain)) {
-            Ok(content) => {
-                if content.data.iter().any(|id| self.lost.contains(&(BlobKind::Data, *id))) {
-                    self.harmed.set(place);
+        let mut below = Vec::new();
+        let mut is_harmed = false;
+        match self.reach.read_any_copy(id).await? {
+            Ok(mut nodes) => loop {
+                match nodes.next().and_then(|node| node.map(content_of).transpose()) {
+                    Ok(Some(Content { data, tree })) => {
+                        for id in data {
+                            is_harmed |= self.lost.contains(BlobKind::Data, id)?;
+                        }
+                        below.extend(tree);
+                    }
+                    Ok(None) => break,
+                    Err(_) => {
+                        is_harmed = true;
+                        break;
+                    }
                 }
-                content.trees
-            }
-            Err(_) => {
-                self.harmed.set(place);
-                Vec::new()
-            }
-        };
+            },
+            Err(_) => is_harmed = true,
+        }
+        if is_harmed {
+            self.harmed.set(place);
+        }
         steps.push(Step { place, below });
         Ok(false)
     }
 }
 
-fn parse(plain: &[u8]) -> Result<Content, String> {
-    let tree: Tree = serde_json::from_slice(plain).map_err(|error| format!("it is no tree: {error}"))?;
-    let mut content = Content { data: Vec::new(), trees: Vec::new() };
-    for node in tree.nodes.unwrap_or_default() {
-        match (node.kind.as_str(), node.subtree) {
-            ("dir", Some(subtree)) => content.trees.push(subtree),
-            ("dir", None) => return Err("a folder in it has no tree".to_owned()),
-            _ => content.data.extend(node.content.unwrap_or_default()),
-        }
+/// What an entry holds: data, or a tree below it.
+struct Content {
+    data: Vec<Id>,
+    tree: Option<Id>,
+}
+
+fn content_of(node: Node) -> Result<Content, String> {
+    match (node.kind.as_str(), node.subtree) {
+        ("dir", Some(tree)) => Ok(Content { data: Vec::new(), tree: Some(tree) }),
+        ("dir", None) => Err("a folder in it has no tree".to_owned()),
+        _ => Ok(Content { data: node.content.unwrap_or_default(), tree: None }),
     }
-    Ok(content)
 }

@@ -4,7 +4,7 @@
 //! link where a folder was. It must not know what is restored, nor from where.
 
 use std::{
-    ffi::{CString, OsStr, OsString},
+    ffi::{OsStr, OsString},
     fs::{File, Metadata},
     io,
     os::{
@@ -16,8 +16,8 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid, fchmod, fchown,
-        futimens, openat, renameat, renameat_with, statat, unlinkat,
+        AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid, fchmod, fchown, futimens,
+        openat, renameat, renameat_with, statat, unlinkat,
     },
     io::Errno,
 };
@@ -25,7 +25,7 @@ use xattr::FileExt;
 
 use crate::{
     model::escape_name,
-    repository::{is_refusal, is_refusal_of_attribute},
+    repository::{Listed, Listing, RepositoryError, is_refusal, is_refusal_of_attribute},
 };
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -50,7 +50,7 @@ struct Level {
     path: PathBuf,
     /// What the restored one was before its entries were moved, which changes its times.
     wanted: Metadata,
-    names: std::vec::IntoIter<CString>,
+    names: Listing,
 }
 
 /// Moves all that is in `part` into `root`, which is on the same file system, and removes the folders that are then empty, but
@@ -64,7 +64,8 @@ pub(super) fn merge(part: &Path, root: &Path, only: &[PathBuf]) -> Result<Vec<St
     let mut not_kept = Vec::new();
     let mut levels = vec![Level::new(open(part)?, open(root)?, PathBuf::new())?];
     while let Some(level) = levels.last_mut() {
-        let Some(name) = level.names.next() else {
+        let next = level.names.next().map_err(unlisted(&level.path))?;
+        let Some(Listed { name, .. }) = next else {
             let Some(done) = levels.pop() else { break };
             if let Some(above) = levels.last() {
                 let merely_leads = only.iter().any(|path| path.starts_with(&done.path) && *path != done.path);
@@ -93,11 +94,14 @@ pub(super) fn merge(part: &Path, root: &Path, only: &[PathBuf]) -> Result<Vec<St
 
 impl Level {
     fn new(from: OwnedFd, to: OwnedFd, path: PathBuf) -> Result<Self, Refused> {
-        let names = names_in(&from).map_err(refused("list", &path))?;
+        let (names, failure) = Listing::of(&from).map_err(unlisted(&path))?;
+        if let Some(error) = failure {
+            return Err(Refused { action: "list", path, error });
+        }
         let file = from.try_clone().map(File::from);
         let wanted = file.and_then(|file| file.metadata());
         let wanted = wanted.map_err(|error| Refused { action: "look at", path: path.clone(), error })?;
-        Ok(Self { from, to, path, wanted, names: names.into_iter() })
+        Ok(Self { from, to, path, wanted, names })
     }
 
     /// Moves an entry to its place, unless it is a folder and there is one: that is returned.
@@ -149,15 +153,8 @@ fn refused(action: &'static str, path: &Path) -> impl Fn(Errno) -> Refused {
     move |error| Refused { action, path: path.to_owned(), error: error.into() }
 }
 
-fn names_in(folder: &OwnedFd) -> rustix::io::Result<Vec<CString>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(folder)? {
-        let entry = entry?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            names.push(entry.file_name().to_owned());
-        }
-    }
-    Ok(names)
+fn unlisted(path: &Path) -> impl Fn(RepositoryError) -> Refused {
+    move |error| Refused { action: "list", path: path.to_owned(), error: io::Error::other(error) }
 }
 
 /// Gives the folder that was there what the restored one has. What it may not have is returned.

@@ -115,8 +115,9 @@ async fn stored_stream_comes_back_byte_for_byte() {
     assert!(progress.bytes_uploaded() > 20 << 20);
     assert!(collect(repository.read_file(&stored.snapshot, "/a/b.sql").await.unwrap()).await == data);
 
-    let entries = repository.list(&stored.snapshot).await.unwrap();
-    let file = entries.iter().find(|entry| entry.path == "/a/b.sql").unwrap();
+    let entries = entries_of(&repository, &stored.snapshot).await;
+    assert_eq!(entries.iter().map(|entry| entry.path.as_str()).collect::<Vec<_>>(), ["/a", "/a/b.sql"]);
+    let file = &entries[1];
     assert_eq!((file.size, file.mode, file.modified), (data.len() as u64, Some(0o600), Some(rules().time)));
     let snapshot = repository.find(&stored.snapshot[..8]).await.unwrap();
     assert_eq!(snapshot.identity.tag("sha256"), Some(stored.digest.as_str()));

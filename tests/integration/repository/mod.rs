@@ -52,8 +52,8 @@ use stowaway::{
         latest_restorable,
     },
     repository::{
-        Access, LockHolder, LockRules, Patience, Progress, Repository, RepositoryError, SnapshotSummary, StoreRules,
-        Stored, StoredFile, create,
+        Access, Entry, LockHolder, LockRules, Patience, Progress, Repository, RepositoryError, SnapshotSummary,
+        StoreRules, Stored, StoredFile, create,
     },
     stream::{End, Piece, pieces},
 };
@@ -138,6 +138,17 @@ pub async fn store(repository: &Repository, path: &str, data: &[u8]) -> Stored {
 }
 
 /// Everything up to the stream's end, which must be good.
+/// All paths of a snapshot.
+pub async fn entries_of(repository: &Repository, snapshot: &str) -> Vec<Entry> {
+    let (sender, batches) = std::sync::mpsc::channel();
+    let hand_on = move |entries| {
+        sender.send(entries).unwrap();
+        std::ops::ControlFlow::Continue(())
+    };
+    repository.list(snapshot, hand_on).await.unwrap();
+    batches.iter().flatten().collect()
+}
+
 pub async fn collect(mut file: StoredFile) -> Vec<u8> {
     let mut content = Vec::new();
     loop {

@@ -13,7 +13,7 @@ fn walk(folder: &Path, after: &str, change: impl Fn()) -> (Vec<String>, StoredFo
     let walk =
         Walk::new(folder, "root".as_ref(), (Excludes::default(), SignedDuration::ZERO), Arc::clone(&ledger)).unwrap();
     let mut found = Vec::new();
-    for entry in walk {
+    for entry in walk.map(Result::unwrap) {
         found.push(entry.path.display().to_string());
         if entry.path.as_os_str() == after {
             change();

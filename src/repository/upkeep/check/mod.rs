@@ -13,14 +13,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     findings::{Finding, Findings, HarmedSnapshot, text},
-    index::{Index, Marks},
+    index::Index,
     reach::{Lost, Reach},
     snapshots,
 };
 use crate::{
     model::DataPart,
     repository::{
-        Repository, RepositoryError, crypto,
+        Repository, RepositoryError,
+        blob_table::{Copy, Marks},
+        crypto,
         index_file::PARALLEL_READS,
         part::Fetcher,
         store::{Kind, Store},
@@ -83,7 +85,7 @@ async fn check(repository: &Repository, store: &Store, data: Option<DataPart>) -
     let snapshots = snapshots::read(repository, store, &mut findings).await?;
     let index = Index::read(repository, store, &mut findings).await?;
     let mut report = CheckReport { keys, snapshots: snapshots.len() as u64, ..CheckReport::default() };
-    report.blobs = index.rows().len() as u64;
+    report.blobs = index.len() as u64;
     check_packs(&index, &mut report, &mut findings);
 
     let mut lost = Lost::default();
@@ -119,7 +121,7 @@ async fn check_keys(store: &Store, findings: &mut Findings) -> Result<u32, Repos
 
 /// Holds the index against the listing of packs.
 fn check_packs(index: &Index, report: &mut CheckReport, findings: &mut Findings) {
-    for (number, pack) in (0..).zip(&index.packs) {
+    for pack in &index.packs {
         if pack.files.is_empty() {
             report.unreferenced_packs += 1;
             continue;
@@ -130,8 +132,8 @@ fn check_packs(index: &Index, report: &mut CheckReport, findings: &mut Findings)
             None if pack.is_marked => {}
             None => findings.add(Finding::MissingPack { pack: text(pack.id) }),
             // rustic marks packs without saying what is in them.
-            Some(_) if pack.is_marked && index.places_in(number).is_empty() => {}
-            Some(found) if index.expected_size(number) != Some(found) => {
+            Some(_) if pack.is_marked && pack.content.blobs == 0 => {}
+            Some(found) if pack.content.size != Some(found) => {
                 findings.add(Finding::PackSize { pack: text(pack.id), found });
             }
             Some(_) => {}
@@ -153,26 +155,32 @@ async fn read_data(
     let due = due.filter_map(|(number, pack)| Some((number, pack, pack.size?)));
     let due = due.filter(|(_, pack, _)| part::has(part, &pack.id));
     let reads = due.map(|(number, pack, size)| async move {
-        let blobs = index.blobs_in(number).copied().collect();
-        (number, pack, size, data::read_twice_if_damaged(store, &repository.cipher, pack.id, size, blobs).await)
+        let blobs = index.blobs_in(number)?.into_iter().map(|placed| placed.blob).collect();
+        let damage = data::read_twice_if_damaged(store, &repository.cipher, pack.id, size, blobs).await?;
+        Ok::<_, RepositoryError>((number, pack, size, damage))
     });
     let mut reads = pin!(stream::iter(reads).buffer_unordered(PACKS_AT_ONCE));
-    let mut damaged = Marks::new(index.rows().len());
-    while let Some((number, pack, size, read)) = reads.next().await {
+    let (mut damaged, mut is_any_damaged) = (Marks::new(index.len()), false);
+    while let Some(read) = reads.next().await {
+        let (number, pack, size, damage) = read?;
         (report.packs_read, report.bytes_read) = (report.packs_read + 1, report.bytes_read + size);
-        let Some(damage) = read? else { continue };
+        let Some(damage) = damage else { continue };
         findings.add(Finding::DamagedPack { pack: text(pack.id), why: damage.why });
-        let places = index.places_in(number);
-        for place in damage.blobs.iter().filter_map(|blob| places.get(*blob)) {
-            damaged.set(*place as usize);
+        let blobs = index.blobs_in(number)?;
+        for placed in damage.blobs.iter().filter_map(|blob| blobs.get(*blob)) {
+            is_any_damaged |= damaged.set(placed.place);
         }
     }
     // Lost is only what has no copy left; one that was not read this time counts as whole.
-    for (place, row) in index.rows().iter().enumerate().filter(|(place, _)| damaged.has(*place)) {
-        let copies = index.copies(row.blob.kind, row.blob.id);
-        let is_there = |copy: usize| index.pack_of(&index.rows()[copy]).size.is_some();
-        if !copies.clone().any(|copy| copy != place && !damaged.has(copy) && is_there(copy)) {
-            lost.insert((row.blob.kind, row.blob.id));
+    if !is_any_damaged {
+        return Ok(());
+    }
+    for copies in index.blobs() {
+        let copies = copies?;
+        let is_whole = |copy: &Copy| !damaged.has(copy.place) && index.pack_of(copy).size.is_some();
+        if copies.iter().any(|copy| damaged.has(copy.place)) && !copies.iter().any(is_whole) {
+            let blob = copies[0].row.blob;
+            lost.insert(blob.kind, blob.id)?;
         }
     }
     Ok(())

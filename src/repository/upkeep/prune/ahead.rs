@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 
-use rustic_core::Id;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -53,13 +52,12 @@ async fn repack_ahead(
     match repack::repack(repository, store, &index, &plan, &mut repacked).await {
         Err(error @ RepositoryError::StoreFull { .. }) => {
             tracing::warn!("no room to pack anew ({error}): the prune will make some");
-            let written: Vec<Id> = repacked.packs.iter().map(|pack| pack.id).collect();
-            switch::remove_packs(repository, store, written).await?;
+            switch::take_back(repository, store, repacked).await?;
             return Ok(RepackReport::default());
         }
         repacking => repacking?,
     }
-    switch::name_new(repository, store, &repacked).await?;
+    repacked.name(repository, store).await?;
     Ok(RepackReport {
         packs: plan.fates.iter().filter(|fate| **fate == Fate::Repack).count() as u64,
         new_packs: repacked.packs.len() as u64,

@@ -17,16 +17,16 @@ pub use self::{
     rules::{PruneRules, Unused, UnusedError},
 };
 use self::{
-    plan::{Fate, Plan},
+    plan::{Fate, Plan, PlanError},
     repack::Repacked,
 };
 use super::{
     findings::Findings,
-    index::{Index, Marks},
+    index::Index,
     reach::{Lost, Reach},
     snapshots::{self, Known},
 };
-use crate::repository::{Repository, RepositoryError, part::Fetcher, store::Store};
+use crate::repository::{Repository, RepositoryError, blob_table::Marks, part::Fetcher, store::Store};
 
 /// With no snapshot at all, packs of more than this are not taken for rubbish: rather somebody has lost the snapshots.
 const RUBBISH_BYTES: u64 = 64 << 20;
@@ -97,7 +97,10 @@ async fn look(repository: &Repository, store: &Store, known: &[Known]) -> Result
 }
 
 fn planned(store: &Store, index: &Index, used: &Marks, rules: &PruneRules) -> Result<Plan, RepositoryError> {
-    Plan::new(index, used, rules).map_err(|why| store.damaged(why))
+    Plan::new(index, used, rules).map_err(|error| match error {
+        PlanError::Damaged(why) => store.damaged(why),
+        PlanError::Index(error) => error,
+    })
 }
 
 async fn carry_out(
@@ -118,13 +121,12 @@ async fn carry_out(
         // Removing needs little room, and makes some.
         Err(error @ RepositoryError::StoreFull { .. }) if plan.removes(index) => {
             tracing::warn!("no room to pack anew ({error}): this prune only removes");
-            switch::remove_packs(repository, store, repacked.packs.iter().map(|pack| pack.id).collect()).await?;
-            repacked = Repacked::default();
+            switch::take_back(repository, store, std::mem::take(&mut repacked)).await?;
             plan = planned(store, index, used, &PruneRules { max_repack: Some(0), ..rules.clone() })?;
         }
         repacking => repacking?,
     }
-    switch::switch(repository, store, index, &plan, &repacked).await?;
+    switch::switch(repository, store, index, &plan, &mut repacked).await?;
     Ok(report(index, &plan, snapshots, Some(&repacked)))
 }
 

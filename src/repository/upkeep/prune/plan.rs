@@ -3,10 +3,14 @@
 use std::cmp::Reverse;
 
 use super::{
-    super::index::{Index, Marks, Pack},
+    super::index::{Index, Pack},
     rules::PruneRules,
 };
-use crate::repository::pack::BlobKind;
+use crate::repository::{
+    RepositoryError,
+    blob_table::{Copy, Marks},
+    pack::BlobKind,
+};
 
 /// A pack below this is small, and so many small ones of a kind are packed together: each backup leaves one or two.
 const SMALL_PACK_BYTES: u64 = 1 << 20;
@@ -47,14 +51,16 @@ struct Bytes {
 }
 
 impl Plan {
-    /// Plans. `used` are the places of the first copies of all needed blobs. Errors: why the needed blobs are not all there.
-    pub fn new(index: &Index, used: &Marks, rules: &PruneRules) -> Result<Self, String> {
+    /// Plans. `used` are the places of the first copies of all needed blobs.
+    pub fn new(index: &Index, used: &Marks, rules: &PruneRules) -> Result<Self, PlanError> {
         let chosen = choose(index, used)?;
         let mut bytes = vec![Bytes::default(); index.packs.len()];
-        for (place, row) in index.rows().iter().enumerate() {
-            let bytes = &mut bytes[row.pack as usize];
-            let sum = if chosen.has(place) { &mut bytes.used } else { &mut bytes.unused };
-            *sum += u64::from(row.blob.length) + row.blob.entry_bytes();
+        for copies in index.blobs() {
+            for Copy { place, row } in copies? {
+                let bytes = &mut bytes[row.pack as usize];
+                let sum = if chosen.has(place) { &mut bytes.used } else { &mut bytes.unused };
+                *sum += u64::from(row.blob.length) + row.blob.entry_bytes();
+            }
         }
         let mut fates: Vec<Fate> =
             bytes.iter().map(|bytes| if bytes.used > 0 { Fate::Keep } else { Fate::Remove }).collect();
@@ -75,43 +81,55 @@ impl Plan {
     }
 }
 
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PlanError {
+    /// The needed blobs are not all there.
+    #[error("{0}")]
+    Damaged(String),
+    /// The index could not be read again.
+    #[error(transparent)]
+    Index(#[from] RepositoryError),
+}
+
 /// Of each needed blob the copy that stays: not in a marked pack if there is another, in a pack of which as much as can be is
-/// needed, and then in the one with more in it: what was packed anew before, and not what that was made of.
-fn choose(index: &Index, used: &Marks) -> Result<Marks, String> {
-    let is_whole: Vec<bool> = (0..)
-        .zip(&index.packs)
-        .map(|(number, pack)| pack.size.is_some() && index.expected_size(number) == pack.size)
-        .collect();
-    let needed = || (0..index.rows().len()).filter(|place| used.has(*place));
-    let copies_of = |place: usize| {
-        let blob = index.rows()[place].blob;
-        index.copies(blob.kind, blob.id)
+/// needed, and then in the one with more in it: what was packed again before, and not what that was made of.
+fn choose(index: &Index, used: &Marks) -> Result<Marks, PlanError> {
+    let is_whole = |copy: &Copy| {
+        let pack = index.pack_of(copy);
+        pack.size.is_some() && pack.content.size == pack.size
     };
     let mut needed_bytes = vec![0_u64; index.packs.len()];
-    for copy in needed().flat_map(copies_of) {
-        let row = &index.rows()[copy];
-        needed_bytes[row.pack as usize] += u64::from(row.blob.length);
+    for copies in index.blobs() {
+        let copies = copies?;
+        if used.has(copies[0].place) {
+            for copy in &copies {
+                needed_bytes[copy.row.pack as usize] += u64::from(copy.row.blob.length);
+            }
+        }
     }
     // In thousandths: floats have no order.
-    let needed_share = |pack: u32| {
-        let bytes: u64 = index.blobs_in(pack).map(|blob| u64::from(blob.length)).sum();
-        needed_bytes[pack as usize] * 1000 / bytes.max(1)
-    };
-    let needed_shares: Vec<u64> = (0..).map(needed_share).take(index.packs.len()).collect();
-    let mut chosen = Marks::new(index.rows().len());
-    for place in needed() {
-        let whole = copies_of(place).filter(|copy| is_whole[index.rows()[*copy].pack as usize]);
-        let best = whole.min_by_key(|copy| {
-            let row = &index.rows()[*copy];
-            let pack = row.pack as usize;
-            (index.pack_of(row).is_marked, Reverse((needed_shares[pack], needed_bytes[pack])), *copy)
+    let shares = index.packs.iter().zip(&needed_bytes);
+    let needed_shares: Vec<u64> = shares.map(|(pack, needed)| needed * 1000 / pack.content.blob_bytes.max(1)).collect();
+    let mut chosen = Marks::new(index.len());
+    for copies in index.blobs() {
+        let copies = copies?;
+        if !used.has(copies[0].place) {
+            continue;
+        }
+        let best = copies.iter().filter(|copy| is_whole(copy)).min_by_key(|copy| {
+            let pack = copy.row.pack as usize;
+            (index.pack_of(copy).is_marked, Reverse((needed_shares[pack], needed_bytes[pack])), copy.place)
         });
         let best = best.ok_or_else(|| {
-            let row = &index.rows()[place];
-            let (blob, pack) = (row.blob.id.to_hex(), index.pack_of(row).id.to_hex());
-            format!("pack {} with the needed blob {} is missing, or not as long as its index says", &*pack, &*blob)
+            let (blob, pack) = (copies[0].row.blob.id.to_hex(), index.pack_of(&copies[0]).id.to_hex());
+            PlanError::Damaged(format!(
+                "pack {} with the needed blob {} is missing, or not as long as its index says",
+                pack.as_str(),
+                blob.as_str()
+            ))
         })?;
-        chosen.set(best);
+        chosen.set(best.place);
     }
     Ok(chosen)
 }
@@ -143,10 +161,9 @@ fn repack(index: &Index, bytes: &[Bytes], rules: &PruneRules, fates: &mut [Fate]
 
     for kind in [BlobKind::Tree, BlobKind::Data] {
         let is_small = |(number, pack): &(usize, &Pack)| {
-            let first = u32::try_from(*number).ok().and_then(|number| index.blobs_in(number).next());
             fates[*number] != Fate::Remove
                 && pack.size.is_some_and(|size| size < SMALL_PACK_BYTES)
-                && first.is_some_and(|blob| blob.kind == kind)
+                && pack.content.kind == Some(kind)
         };
         let small: Vec<usize> = index.packs.iter().enumerate().filter(is_small).map(|(number, _)| number).collect();
         if small.len() < MANY_SMALL_PACKS {

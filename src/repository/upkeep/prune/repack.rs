@@ -2,8 +2,11 @@
 //!
 //! It must not know why a pack goes.
 
+use std::pin::pin;
+
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use rustic_core::Id;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
@@ -13,8 +16,9 @@ use super::{
 use crate::repository::{
     Repository, RepositoryError,
     archive::internal,
-    index_file::IndexedPack,
+    index_file::{INDEX_BLOBS, IndexFile, IndexedPack},
     pack::{BlobKind, Packing},
+    pack_check::look_for,
     part::{self, Fetcher, Part},
     store::{Kind, Store, Write},
 };
@@ -24,17 +28,20 @@ pub(super) const PACK_BYTES: usize = 8 << 20;
 /// How many requests for blobs are under way; each is at most 4 MiB, but for a single blob.
 const READ_AHEAD: usize = 3;
 
-/// The new packs, which no index names yet.
+/// The new packs.
 #[derive(Debug, Default)]
 pub(super) struct Repacked {
-    pub packs: Vec<IndexedPack>,
-    /// How long each of them is.
-    pub sizes: Vec<u64>,
-    /// All of them together.
+    /// Each with its length.
+    pub packs: Vec<(Id, u64)>,
+    /// The index files that name those of them that are not in `unnamed`.
+    pub index_files: Vec<Id>,
+    /// What no index file names yet; less than an index file names.
+    pub unnamed: IndexFile,
+    /// Bytes of all packs together.
     pub bytes: u64,
 }
 
-/// Packs anew what the plan says. What was written is in `repacked` after an error, too.
+/// Packs again what the plan says. What was written is in `repacked` after an error, too.
 pub(super) async fn repack(
     repository: &Repository,
     store: &Store,
@@ -45,12 +52,13 @@ pub(super) async fn repack(
     let fetcher = Fetcher { store: store.clone(), cipher: repository.cipher.clone() };
     // restic wants packs of one kind.
     for kind in [BlobKind::Tree, BlobKind::Data] {
-        let rows = index.rows().iter().enumerate();
-        let due = rows.filter(|(place, row)| {
-            row.blob.kind == kind && plan.fates[row.pack as usize] == Fate::Repack && plan.chosen.has(*place)
+        let due = (0..).zip(&plan.fates).filter(|(_, fate)| **fate == Fate::Repack);
+        let requests = due.flat_map(|(number, _)| match needed(index, plan, kind, number) {
+            Ok(parts) => part::requests(parts).into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error)],
         });
-        let requests = part::requests(due.map(|(_, row)| index.part(row)).collect());
-        let mut reads = stream::iter(requests.into_iter().map(|parts| fetch(&fetcher, parts))).buffered(READ_AHEAD);
+        let contents = stream::iter(requests).map(|parts| fetch(&fetcher, parts));
+        let mut reads = pin!(contents.buffered(READ_AHEAD));
         let mut packing = Packing::default();
         while let Some(blobs) = reads.next().await {
             for (part, sealed) in blobs? {
@@ -66,8 +74,20 @@ pub(super) async fn repack(
     Ok(())
 }
 
+/// The blobs of that kind that are needed of a pack.
+fn needed(index: &Index, plan: &Plan, kind: BlobKind, pack: u32) -> Result<Vec<Part>, RepositoryError> {
+    let id = index.packs[pack as usize].id;
+    let blobs = index.blobs_in(pack)?.into_iter();
+    let needed = blobs.filter(|placed| placed.blob.kind == kind && plan.chosen.has(placed.place));
+    Ok(needed.map(|placed| placed.blob.part(id)).collect())
+}
+
 /// Blobs of one pack that are near to each other, as they are stored.
-async fn fetch(fetcher: &Fetcher, parts: Vec<Part>) -> Result<Vec<(Part, Bytes)>, RepositoryError> {
+async fn fetch(
+    fetcher: &Fetcher,
+    parts: Result<Vec<Part>, RepositoryError>,
+) -> Result<Vec<(Part, Bytes)>, RepositoryError> {
+    let parts = parts?;
     let task = {
         let fetcher = fetcher.clone();
         async move {
@@ -86,6 +106,23 @@ async fn fetch(fetcher: &Fetcher, parts: Vec<Part>) -> Result<Vec<(Part, Bytes)>
     AbortOnDropHandle::new(tokio::spawn(task)).await.map_err(|panic| internal(&fetcher.store, panic))?
 }
 
+impl Repacked {
+    /// Writes an index file that names all packs that none names yet, and makes sure of the packs before and of the file after.
+    pub async fn name(&mut self, repository: &Repository, store: &Store) -> Result<(), RepositoryError> {
+        let count = self.unnamed.packs.len();
+        // No index file may name a pack that is not there.
+        let packs = self.packs[self.packs.len() - count..].iter().map(|(id, size)| (Kind::Pack, *id, *size));
+        look_for(store, &packs.collect::<Vec<_>>()).await?;
+        let index = std::mem::take(&mut self.unnamed);
+        if index.packs.is_empty() {
+            return Ok(());
+        }
+        let written = index.write((&repository.cipher, repository.version), store).await?;
+        self.index_files.push(written.1);
+        look_for(store, &[written]).await
+    }
+}
+
 async fn write(
     repository: &Repository,
     store: &Store,
@@ -96,8 +133,8 @@ async fn write(
     let Some(packed) = packed else { return Ok(()) };
     let size = packed.content.len() as u64;
     store.write(Kind::Pack, &packed.id, vec![packed.content], Write::Replace).await?;
-    repacked.packs.push(IndexedPack { id: packed.id, blobs: packed.blobs });
-    repacked.sizes.push(size);
+    repacked.packs.push((packed.id, size));
     repacked.bytes += size;
-    Ok(())
+    repacked.unnamed.packs.push(IndexedPack { id: packed.id, blobs: packed.blobs });
+    if repacked.unnamed.blobs() >= INDEX_BLOBS { repacked.name(repository, store).await } else { Ok(()) }
 }

@@ -15,6 +15,7 @@ use super::{
 use crate::repository::{
     Repository, RepositoryError,
     index_file::{INDEX_BLOBS, IndexFile, IndexedPack},
+    pack::PackedBlob,
     pack_check::look_for,
     store::{Kind, Store},
 };
@@ -25,13 +26,10 @@ pub(super) async fn switch(
     store: &Store,
     index: &Index,
     plan: &Plan,
-    repacked: &Repacked,
+    repacked: &mut Repacked,
 ) -> Result<(), RepositoryError> {
-    let staying = (0..).zip(&index.packs).zip(&plan.fates).filter_map(|((number, pack), fate)| {
-        let is_due = *fate == Fate::Keep && pack.files.iter().any(|file| plan.obsolete_files[*file as usize]);
-        is_due.then(|| IndexedPack { id: pack.id, blobs: index.blobs_in(number).copied().collect() })
-    });
-    name(repository, store, repacked, staying).await?;
+    repacked.name(repository, store).await?;
+    name_staying(repository, store, index, plan).await?;
 
     let obsolete = index.files.iter().zip(&plan.obsolete_files).filter(|(_, is_obsolete)| **is_obsolete);
     let obsolete: Vec<Id> = obsolete.map(|(file, _)| file.id).collect();
@@ -49,39 +47,36 @@ pub(super) async fn switch(
 }
 
 /// Removes packs that no index names.
-pub(super) async fn remove_packs(
-    repository: &Repository,
-    store: &Store,
-    packs: Vec<Id>,
-) -> Result<(), RepositoryError> {
+async fn remove_packs(repository: &Repository, store: &Store, packs: Vec<Id>) -> Result<(), RepositoryError> {
     remove(repository, store, Kind::Pack, &packs).await
 }
 
-/// Writes index files that name all new packs, and makes sure of both.
-pub(super) async fn name_new(
+/// Removes what was packed again, and first the index files that name it.
+pub(super) async fn take_back(
     repository: &Repository,
     store: &Store,
-    repacked: &Repacked,
+    repacked: Repacked,
 ) -> Result<(), RepositoryError> {
-    name(repository, store, repacked, std::iter::empty()).await
+    remove(repository, store, Kind::Index, &repacked.index_files).await?;
+    remove_packs(repository, store, repacked.packs.into_iter().map(|(id, _)| id).collect()).await
 }
 
-/// The same, and those others beside them.
-async fn name(
+/// Writes index files that name the packs that stay, and that an index file names which goes; and makes sure of the files.
+async fn name_staying(
     repository: &Repository,
     store: &Store,
-    repacked: &Repacked,
-    others: impl Iterator<Item = IndexedPack>,
+    index: &Index,
+    plan: &Plan,
 ) -> Result<(), RepositoryError> {
-    // No index may name a pack that is not there.
-    let packs = repacked.packs.iter().zip(&repacked.sizes).map(|(pack, size)| (Kind::Pack, pack.id, *size));
-    look_for(store, &packs.collect::<Vec<_>>()).await?;
-    let new = repacked.packs.iter().map(|pack| IndexedPack { id: pack.id, blobs: pack.blobs.clone() });
+    let staying = (0..).zip(&index.packs).zip(&plan.fates).filter(|((_, pack), fate)| {
+        **fate == Fate::Keep && pack.files.iter().any(|file| plan.obsolete_files[*file as usize])
+    });
     let mut written = Vec::new();
     let (mut file, mut blobs) = (IndexFile::default(), 0);
-    for pack in new.chain(others) {
-        blobs += pack.blobs.len();
-        file.packs.push(pack);
+    for ((number, pack), _) in staying {
+        let content: Vec<PackedBlob> = index.blobs_in(number)?.into_iter().map(|placed| placed.blob).collect();
+        blobs += content.len();
+        file.packs.push(IndexedPack { id: pack.id, blobs: content });
         if blobs >= INDEX_BLOBS {
             written.push(file.write((&repository.cipher, repository.version), store).await?);
             (file, blobs) = (IndexFile::default(), 0);

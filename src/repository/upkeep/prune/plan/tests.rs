@@ -98,9 +98,9 @@ fn of_two_copies_the_one_stays_that_was_packed_anew_without_what_nothing_needs()
     let packs =
         [pack(&[(1, 1000), (3, 1000), (5, 1000), (7, 9000)]), pack(&[(1, 1000), (3, 1000)]), pack(&[(5, 1000)])];
     let index = index_of(&packs);
-    let mut used = Marks::new(index.rows().len());
+    let mut used = Marks::new(index.len());
     for blob in [1, 3, 5] {
-        used.set(index.copies(BlobKind::Data, id(blob)).start);
+        used.set(index.copies(BlobKind::Data, id(blob)).unwrap()[0].place);
     }
     let plan = Plan::new(&index, &used, &PruneRules::default()).unwrap();
     let fate = |number: usize| plan.fates[index.packs.iter().position(|pack| pack.id == id(1000 + number)).unwrap()];
@@ -119,34 +119,32 @@ proptest! {
     ) {
         let index = index_of(&packs);
         let needed: BTreeSet<u8> = needed.into_iter().collect();
-        let mut used = Marks::new(index.rows().len());
+        let mut used = Marks::new(index.len());
         let mut is_there = true;
         for blob in &needed {
-            let copies = index.copies(kind(*blob), id(usize::from(*blob)));
-            let whole = |place: usize| {
-                let row = &index.rows()[place];
-                let size = index.pack_of(row).size;
-                size.is_some() && size == index.expected_size(row.pack)
+            let copies = index.copies(kind(*blob), id(usize::from(*blob))).unwrap();
+            let whole = |copy: &Copy| {
+                let pack = index.pack_of(copy);
+                pack.size.is_some() && pack.size == pack.content.size
             };
             if copies.is_empty() {
                 // Its snapshot is lost already, and the prune ends before it plans.
                 continue;
             }
-            is_there &= copies.clone().any(whole);
-            used.set(copies.start);
+            is_there &= copies.iter().any(whole);
+            used.set(copies[0].place);
         }
         let plan = Plan::new(&index, &used, &rules);
         prop_assert_eq!(plan.is_ok(), is_there);
         let Ok(plan) = plan else { return Ok(()) };
 
         for blob in &needed {
-            let copies = index.copies(kind(*blob), id(usize::from(*blob)));
-            let chosen: Vec<usize> = copies.clone().filter(|place| plan.chosen.has(*place)).collect();
+            let copies = index.copies(kind(*blob), id(usize::from(*blob))).unwrap();
+            let chosen: Vec<&Copy> = copies.iter().filter(|copy| plan.chosen.has(copy.place)).collect();
             prop_assert_eq!(chosen.len(), usize::from(!copies.is_empty()));
-            for place in chosen {
-                let row = &index.rows()[place];
-                prop_assert_ne!(plan.fates[row.pack as usize], Fate::Remove);
-                prop_assert!(index.pack_of(row).size.is_some());
+            for copy in chosen {
+                prop_assert_ne!(plan.fates[copy.row.pack as usize], Fate::Remove);
+                prop_assert!(index.pack_of(copy).size.is_some());
             }
         }
         let mut unused_bytes = 0;
@@ -157,18 +155,13 @@ proptest! {
             // What goes is named by no index that stays. What stays is, or one that goes says what is in it.
             prop_assert!(stays || !is_named_by_what_stays);
             prop_assert!(!stays || !pack.files.is_empty());
-            let number = u32::try_from(number).unwrap();
-            let places = index.places_in(number).iter();
-            let unused = places.filter(|place| !plan.chosen.has(**place as usize)).count();
-            prop_assert!(!stays || unused < index.places_in(number).len(), "nothing needs it");
+            let mut blobs = index.blobs_in(u32::try_from(number).unwrap()).unwrap();
+            let all = blobs.len();
+            blobs.retain(|placed| !plan.chosen.has(placed.place));
+            prop_assert!(!stays || blobs.len() < all, "nothing needs it");
             if stays {
-                unused_bytes += index
-                    .places_in(number)
-                    .iter()
-                    .filter(|place| !plan.chosen.has(**place as usize))
-                    .map(|place| index.rows()[*place as usize].blob)
-                    .map(|blob| u64::from(blob.length) + blob.entry_bytes())
-                    .sum::<u64>();
+                let bytes = blobs.iter().map(|placed| u64::from(placed.blob.length) + placed.blob.entry_bytes());
+                unused_bytes += bytes.sum::<u64>();
             }
         }
         prop_assert_eq!(plan.unused_bytes, unused_bytes);

@@ -1,0 +1,220 @@
+//! Which blobs there are, in which packs: a table that takes little memory, however many there are.
+
+use std::io;
+
+use rustic_core::Id;
+
+use super::{
+    RepositoryError,
+    pack::{BlobKind, PackedBlob, bytes_of},
+    scratch::{self, Scan, Sorter, Table},
+};
+
+/// How much memory the table takes before it is in a file: room for some 140,000 blobs.
+const MEMORY_BYTES: usize = 8 << 20;
+/// Kind, id, pack, offset, length, whether it is compressed, and the length before that. Numbers begin with their highest
+/// byte, so that rows are in order of these fields.
+const ROW_BYTES: usize = KEY_BYTES + 4 + 4 + 4 + 1 + 4;
+/// Kind and id.
+pub(super) const KEY_BYTES: usize = 1 + 32;
+
+/// One copy of a blob.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Row {
+    pub blob: PackedBlob,
+    /// The number of its pack, which the caller counts.
+    pub pack: u32,
+}
+
+/// A row, and which row of the table it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Copy {
+    pub place: usize,
+    pub row: Row,
+}
+
+/// Kind and id as bytes.
+pub(super) fn key(kind: BlobKind, id: Id) -> [u8; KEY_BYTES] {
+    let mut key = [0; KEY_BYTES];
+    key[0] = u8::from(kind == BlobKind::Tree);
+    key[1..].copy_from_slice(&bytes_of(id));
+    key
+}
+
+impl Row {
+    fn to_bytes(self) -> [u8; ROW_BYTES] {
+        let PackedBlob { id, kind, offset, length, uncompressed_length } = self.blob;
+        let mut bytes = [0; ROW_BYTES];
+        bytes[..KEY_BYTES].copy_from_slice(&key(kind, id));
+        let numbers = [self.pack, offset, length].map(u32::to_be_bytes);
+        bytes[KEY_BYTES..][..12].copy_from_slice(numbers.as_flattened());
+        bytes[KEY_BYTES + 12] = uncompressed_length.is_some().into();
+        bytes[KEY_BYTES + 13..].copy_from_slice(&uncompressed_length.unwrap_or(0).to_be_bytes());
+        bytes
+    }
+
+    fn of_bytes(bytes: &[u8; ROW_BYTES]) -> Self {
+        let number =
+            |at: usize| bytes[KEY_BYTES + at..].first_chunk().map_or(0, |number: &[u8; 4]| u32::from_be_bytes(*number));
+        let kind = if bytes[0] == 0 { BlobKind::Data } else { BlobKind::Tree };
+        let mut id = [0; 32];
+        id.copy_from_slice(&bytes[1..KEY_BYTES]);
+        let uncompressed_length = (bytes[KEY_BYTES + 12] != 0).then(|| number(13));
+        let blob = PackedBlob { id: Id::new(id), kind, offset: number(4), length: number(8), uncompressed_length };
+        Self { blob, pack: number(0) }
+    }
+}
+
+/// Takes rows in any order.
+#[derive(Debug)]
+pub(super) struct BlobTableBuilder(Sorter);
+
+impl Default for BlobTableBuilder {
+    fn default() -> Self {
+        Self::with_memory(MEMORY_BYTES)
+    }
+}
+
+impl BlobTableBuilder {
+    /// A builder that takes that many bytes of memory at most.
+    pub fn with_memory(bytes: usize) -> Self {
+        Self(Sorter::new(bytes))
+    }
+
+    pub fn add(&mut self, row: Row) -> Result<(), RepositoryError> {
+        self.0.push(&row.to_bytes()).map_err(scratch::failed)
+    }
+
+    pub fn finish(self) -> Result<BlobTable, RepositoryError> {
+        Table::of(self.0).map(BlobTable).map_err(scratch::failed)
+    }
+}
+
+/// All copies of all blobs by kind, id, pack and offset, data before trees.
+#[derive(Debug, Default)]
+pub(super) struct BlobTable(Table<ROW_BYTES>);
+
+impl BlobTable {
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// All copies of one blob.
+    pub fn copies(&self, kind: BlobKind, id: Id) -> Result<Vec<Copy>, RepositoryError> {
+        let found = self.0.matching(&key(kind, id)).map_err(scratch::failed)?;
+        Ok(found.into_iter().map(|(place, bytes)| Copy { place, row: Row::of_bytes(&bytes) }).collect())
+    }
+
+    /// The row at a place, which must be below the length.
+    pub fn row(&self, place: usize) -> Result<Row, RepositoryError> {
+        self.0.row(place).map(|bytes| Row::of_bytes(&bytes)).map_err(scratch::failed)
+    }
+
+    /// All blobs in order, each with all of its copies.
+    pub fn blobs(&self) -> Blobs<'_> {
+        Blobs { scan: self.0.scan(0), place: 0, next: None }
+    }
+}
+
+/// See [`BlobTable::blobs`].
+pub(super) struct Blobs<'a> {
+    scan: Scan<'a, ROW_BYTES>,
+    /// Of the row that is read next.
+    place: usize,
+    /// The first copy of the next blob.
+    next: Option<Copy>,
+}
+
+impl Blobs<'_> {
+    fn read(&mut self) -> io::Result<Option<Copy>> {
+        let place = self.place;
+        self.place += 1;
+        Ok(self.scan.next()?.map(|bytes| Copy { place, row: Row::of_bytes(&bytes) }))
+    }
+
+    fn next_blob(&mut self) -> io::Result<Option<Vec<Copy>>> {
+        let first = match self.next.take() {
+            Some(first) => first,
+            None => match self.read()? {
+                Some(first) => first,
+                None => return Ok(None),
+            },
+        };
+        let mut copies = vec![first];
+        while let Some(copy) = self.read()? {
+            if (copy.row.blob.kind, copy.row.blob.id) != (first.row.blob.kind, first.row.blob.id) {
+                self.next = Some(copy);
+                break;
+            }
+            copies.push(copy);
+        }
+        Ok(Some(copies))
+    }
+}
+
+impl Iterator for Blobs<'_> {
+    type Item = Result<Vec<Copy>, RepositoryError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_blob().map_err(scratch::failed).transpose()
+    }
+}
+
+/// A mark for each row of a table, or for each pack.
+#[derive(Clone, Debug)]
+pub(super) struct Marks(Vec<u64>);
+
+impl Marks {
+    pub fn new(length: usize) -> Self {
+        Self(vec![0; length.div_ceil(64)])
+    }
+
+    /// Whether it was not there before.
+    pub fn set(&mut self, place: usize) -> bool {
+        let (word, bit) = (&mut self.0[place / 64], 1 << (place % 64));
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        is_new
+    }
+
+    pub fn has(&self, place: usize) -> bool {
+        self.0[place / 64] & (1 << (place % 64)) != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(kind: BlobKind, id: u8, pack: u32, uncompressed_length: Option<u32>) -> Row {
+        let blob =
+            PackedBlob { id: Id::new([id; 32]), kind, offset: u32::MAX - pack, length: 70_000, uncompressed_length };
+        Row { blob, pack }
+    }
+
+    #[test]
+    fn blobs_come_with_all_their_copies_in_memory_and_from_a_file() {
+        let rows = [
+            row(BlobKind::Tree, 1, 0, Some(0)),
+            row(BlobKind::Data, 9, 3, None),
+            row(BlobKind::Data, 1, 300, Some(u32::MAX)),
+            row(BlobKind::Data, 9, 2, Some(5)),
+        ];
+        for memory in [1, MEMORY_BYTES] {
+            let mut builder = BlobTableBuilder::with_memory(memory);
+            for row in &rows {
+                builder.add(*row).unwrap();
+            }
+            builder.add(rows[0]).unwrap();
+            let table = builder.finish().unwrap();
+            assert_eq!(table.len(), rows.len());
+            let copy = |place, row: usize| Copy { place, row: rows[row] };
+            let blobs: Vec<Vec<Copy>> = table.blobs().map(Result::unwrap).collect();
+            assert_eq!(blobs, [vec![copy(0, 2)], vec![copy(1, 3), copy(2, 1)], vec![copy(3, 0)]]);
+            assert_eq!(table.copies(BlobKind::Data, Id::new([9; 32])).unwrap(), blobs[1]);
+            assert_eq!(table.copies(BlobKind::Tree, Id::new([9; 32])).unwrap(), []);
+            assert_eq!(table.row(3).unwrap(), rows[0]);
+        }
+    }
+}

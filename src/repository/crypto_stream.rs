@@ -1,0 +1,51 @@
+//! Encryption of one content that is too long for memory, in restic's format of blobs: 16 bytes of nonce, AES-256-CTR
+//! ciphertext, 16 bytes of Poly1305-AES tag.
+
+use aes::{
+    Aes128, Aes256,
+    cipher::{BlockEncrypt, KeyInit, KeyIvInit, StreamCipher},
+};
+use ctr::Ctr128BE;
+use poly1305::{Poly1305, universal_hash::UniversalHash};
+use zeroize::Zeroize;
+
+use super::crypto::{KEY_BYTES, NONCE_BYTES, TAG_BYTES};
+
+/// How many bytes are handled at once: all pieces but the last must be a multiple of that.
+pub(super) const BLOCK_BYTES: usize = 16;
+
+/// The keystream and the tag of one content.
+pub(super) struct CryptoStream {
+    keystream: Ctr128BE<Aes256>,
+    tag: Poly1305,
+}
+
+impl CryptoStream {
+    /// `key` are restic's keys: 32 bytes of the cipher, 16 of the tag's nonce, 16 of the tag.
+    pub fn new(key: &[u8; KEY_BYTES], nonce: &[u8; NONCE_BYTES]) -> Self {
+        let mut block = (*nonce).into();
+        Aes128::new(key[32..48].into()).encrypt_block(&mut block);
+        let mut tag_key = [0; 32];
+        tag_key[..16].copy_from_slice(&key[48..]);
+        tag_key[16..].copy_from_slice(&block);
+        let tag = Poly1305::new(&tag_key.into());
+        tag_key.zeroize();
+        block.as_mut_slice().zeroize();
+        Self { keystream: Ctr128BE::new(key[..32].into(), nonce.into()), tag }
+    }
+
+    /// Encrypts the next piece, or decrypts it.
+    pub fn apply(&mut self, piece: &mut [u8]) {
+        self.keystream.apply_keystream(piece);
+    }
+
+    /// Takes the next piece of the ciphertext into the tag.
+    pub fn authenticate(&mut self, ciphertext: &[u8]) {
+        self.tag.update_padded(ciphertext);
+    }
+
+    /// The tag, with the last piece of the ciphertext.
+    pub fn tag(self, last: &[u8]) -> [u8; TAG_BYTES] {
+        self.tag.compute_unpadded(last).into()
+    }
+}

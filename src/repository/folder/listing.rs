@@ -1,0 +1,114 @@
+//! The names in a folder in order of their bytes, however many there are.
+//!
+//! By the handle of the folder alone.
+
+use std::{
+    ffi::{CStr, CString},
+    io,
+    os::fd::OwnedFd,
+};
+
+use rustix::fs::{Dir, FileType};
+
+use crate::repository::{
+    RepositoryError,
+    scratch::{self, Sorted, Sorter},
+};
+
+/// How much memory the names of one folder take; beyond it, they are in temporary files.
+const MEMORY_BYTES: usize = 2 << 20;
+
+/// An entry of a folder's listing.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) struct Listed {
+    pub name: CString,
+    /// Whether the listing has it as a folder.
+    pub is_folder: bool,
+}
+
+/// The entries of a folder that are to come.
+pub(crate) struct Listing {
+    names: Sorted,
+    record: Vec<u8>,
+}
+
+/// Of nothing.
+impl Default for Listing {
+    fn default() -> Self {
+        Self { names: Sorted::default(), record: Vec::new() }
+    }
+}
+
+impl Listing {
+    /// Lists a folder; gives what ended the listing before its end, too.
+    pub fn of(handle: &OwnedFd) -> Result<(Self, Option<io::Error>), RepositoryError> {
+        let mut names = Sorter::new(MEMORY_BYTES);
+        // Not opened once more, which would take the right to enter it.
+        let entries = handle.try_clone().and_then(|own| Ok(Dir::new(own)?));
+        let mut failure = None;
+        match entries {
+            Ok(entries) => {
+                for entry in entries {
+                    match entry {
+                        Ok(entry) => {
+                            let is_folder = entry.file_type() == FileType::Directory;
+                            take(&mut names, entry.file_name(), is_folder).map_err(scratch::failed)?;
+                        }
+                        Err(error) => {
+                            failure = Some(error.into());
+                            break;
+                        }
+                    }
+                }
+            }
+            Err(error) => failure = Some(error),
+        }
+        let names = names.finish().map_err(scratch::failed)?;
+        Ok((Self { names, record: Vec::new() }, failure))
+    }
+
+    /// The next entry, or none after the last.
+    pub fn next(&mut self) -> Result<Option<Listed>, RepositoryError> {
+        if !self.names.next(&mut self.record).map_err(scratch::failed)? {
+            return Ok(None);
+        }
+        let broken = || scratch::failed(io::Error::other("a name in it is not what was written"));
+        let (kind, name) = self.record.split_last().ok_or_else(broken)?;
+        let name = CStr::from_bytes_with_nul(name).map_err(|_| broken())?;
+        Ok(Some(Listed { name: name.to_owned(), is_folder: *kind != 0 }))
+    }
+}
+
+/// A name, which ends with 0, and behind it whether it is a folder's: so names are in order of their bytes.
+fn take(names: &mut Sorter, name: &CStr, is_folder: bool) -> io::Result<()> {
+    if matches!(name.to_bytes(), b"." | b"..") {
+        return Ok(());
+    }
+    let mut record = name.to_bytes_with_nul().to_vec();
+    record.push(is_folder.into());
+    names.push(&record)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn names_come_in_order_of_their_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b", "a.b", "ab", "ü"] {
+            fs::write(folder.path().join(name), name).unwrap();
+        }
+        fs::create_dir(folder.path().join("a")).unwrap();
+        let (mut listing, failure) = Listing::of(&fs::File::open(folder.path()).unwrap().into()).unwrap();
+        assert!(failure.is_none());
+        let mut names = Vec::new();
+        while let Some(Listed { name, is_folder }) = listing.next().unwrap() {
+            names.push((name.into_string().unwrap(), is_folder));
+        }
+        let expected = [("a", true), ("a.b", false), ("ab", false), ("b", false), ("ü", false)];
+        assert_eq!(names, expected.map(|(name, is_folder)| (name.to_owned(), is_folder)));
+    }
+}

@@ -1,0 +1,28 @@
+//! Temporary files, for what would not fit into memory: sorted records, tables of them, and sets that grow.
+//!
+//! Each structure stays in memory while it is small. Its files have no name, so that they end with the process. They are in
+//! the folder that `TMPDIR` names, or in `/tmp`, where the pods of runs, sidecars and restore steps mount an `emptyDir`.
+
+mod set;
+mod sort;
+mod table;
+
+use std::{env, fs::File, io};
+
+use super::RepositoryError;
+
+pub(super) use self::{
+    set::GrowingSet,
+    sort::{Sorted, Sorter},
+    table::{Scan, Table},
+};
+
+/// A new temporary file, for reading and writing.
+pub(super) fn file() -> io::Result<File> {
+    tempfile::tempfile()
+}
+
+/// Reports that a temporary file failed.
+pub(super) fn failed(source: io::Error) -> RepositoryError {
+    RepositoryError::Scratch { folder: env::temp_dir().display().to_string(), source }
+}

@@ -1,0 +1,246 @@
+//! The entries of a tree, one after the other: a short tree is read as a whole, a long one through a temporary file.
+//!
+//! Format: restic's design document, section "Trees and Data". What is needed of an entry, the caller says by its type.
+
+use std::{
+    io::{self, BufRead, BufReader, Read},
+    marker::PhantomData,
+    vec,
+};
+
+use rustic_core::Id;
+use serde::{Deserialize, de::DeserializeOwned};
+
+use super::{
+    RepositoryError,
+    long_blob::{self, LongReader},
+    part::{Fetcher, Part},
+};
+
+/// A tree of more bytes, before compression, is read through a temporary file.
+pub(super) const SHORT_BYTES: u32 = 2 << 20;
+
+/// How many trees are read at once, and how long they are together, before compression; a single one may be longer.
+const BATCH_TREES: usize = 512;
+const BATCH_BYTES: u64 = 8 << 20;
+
+/// The entries of a tree that are to come.
+pub(super) struct TreeNodes<T>(Source<T>);
+
+enum Source<T> {
+    Short(vec::IntoIter<T>),
+    Long(Box<LongNodes<BufReader<LongReader>, T>>),
+}
+
+impl<T> Default for TreeNodes<T> {
+    fn default() -> Self {
+        Self(Source::Short(Vec::new().into_iter()))
+    }
+}
+
+/// A tree as a whole.
+#[derive(Deserialize)]
+struct Tree<T> {
+    nodes: Option<Vec<T>>,
+}
+
+impl<T: DeserializeOwned> TreeNodes<T> {
+    /// Fetches a tree. Errors: [`RepositoryError::Damaged`] if it cannot be read.
+    pub async fn fetch(fetcher: &Fetcher, part: Part) -> Result<Self, RepositoryError> {
+        let damaged =
+            |why| fetcher.store.damaged(format!("the tree {} cannot be read: {why}", part.id.to_hex().as_str()));
+        if part.plain_length <= SHORT_BYTES {
+            return Self::of(&fetcher.fetch(part).await?).map_err(damaged);
+        }
+        let reader = BufReader::with_capacity(64 << 10, long_blob::fetch(fetcher, part).await?);
+        let nodes = LongNodes::new(reader).map_err(damaged)?;
+        Ok(Self(Source::Long(Box::new(nodes))))
+    }
+
+    /// The entries of a tree that is in memory; the error says why it is none.
+    pub fn of(plain: &[u8]) -> Result<Self, String> {
+        let tree: Tree<T> = serde_json::from_slice(plain).map_err(|error| format!("it is no tree: {error}"))?;
+        Ok(Self(Source::Short(tree.nodes.unwrap_or_default().into_iter())))
+    }
+
+    /// The next entry, or none after the last; the error says why there is none.
+    pub fn next(&mut self) -> Result<Option<T>, String> {
+        match &mut self.0 {
+            Source::Short(nodes) => Ok(nodes.next()),
+            Source::Long(nodes) => nodes.next(),
+        }
+    }
+}
+
+/// Takes the trees that are to be read next off the end of a stack of places. `part` gives the part of a place.
+pub(super) fn next_batch(
+    waiting: &mut Vec<usize>,
+    part: impl Fn(usize) -> Result<Part, RepositoryError>,
+) -> Result<Vec<(usize, Part)>, RepositoryError> {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    while batch.len() < BATCH_TREES
+        && let Some(place) = waiting.pop()
+    {
+        let part = part(place)?;
+        bytes += u64::from(part.plain_length);
+        if bytes > BATCH_BYTES && !batch.is_empty() {
+            waiting.push(place);
+            break;
+        }
+        batch.push((place, part));
+    }
+    Ok(batch)
+}
+
+/// Fetches the trees of a batch by few requests, and parses each when its turn comes. The inner error says why one cannot be
+/// read.
+///
+/// Errors: [`RepositoryError::Damaged`] if one of them cannot be fetched.
+pub(super) async fn fetch_batch<T: DeserializeOwned>(
+    fetcher: &Fetcher,
+    batch: &[(usize, Part)],
+) -> Result<impl Iterator<Item = (usize, Result<TreeNodes<T>, String>)> + use<T>, RepositoryError> {
+    // A single one may be too long for memory.
+    let (alone, several) = match batch {
+        [(place, part)] => (Some((*place, Ok(TreeNodes::fetch(fetcher, *part).await?))), &[][..]),
+        several => (None, several),
+    };
+    let mut contents = fetcher.clone().fetch_all(several.iter().map(|(_, part)| *part).collect()).await?;
+    let places: Vec<(usize, Id)> = several.iter().map(|(place, part)| (*place, part.id)).collect();
+    let parsed = places.into_iter().filter_map(move |(place, id)| Some((place, TreeNodes::of(&contents.remove(&id)?))));
+    Ok(alone.into_iter().chain(parsed))
+}
+
+/// The entries of `{"nodes":[...]}`, read one by one.
+struct LongNodes<R, T> {
+    reader: R,
+    is_first: bool,
+    is_over: bool,
+    nodes: PhantomData<fn() -> T>,
+}
+
+impl<R: BufRead, T: DeserializeOwned> LongNodes<R, T> {
+    fn new(mut reader: R) -> Result<Self, String> {
+        let mut is_over = false;
+        expect(&mut reader, b'{')?;
+        let name = String::deserialize(&mut serde_json::Deserializer::from_reader(&mut reader)).map_err(no_tree)?;
+        if name != "nodes" {
+            return Err(format!("it is no tree: it begins with {name:?}"));
+        }
+        expect(&mut reader, b':')?;
+        match token(&mut reader)? {
+            b'[' => {}
+            // Go writes an empty list as null.
+            b'n' => {
+                reader.by_ref().take(3).read_to_end(&mut Vec::new()).map_err(no_tree)?;
+                is_over = true;
+            }
+            other => return Err(unexpected(other)),
+        }
+        Ok(Self { reader, is_first: true, is_over, nodes: PhantomData })
+    }
+
+    fn next(&mut self) -> Result<Option<T>, String> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let is_first = std::mem::replace(&mut self.is_first, false);
+        let next = peek(&mut self.reader)?;
+        match (next, is_first) {
+            (b']', _) => {
+                self.is_over = true;
+                // To the end, where the blob's id is compared.
+                return io::copy(&mut self.reader, &mut io::sink()).map(|_| None).map_err(no_tree);
+            }
+            (b',', false) => {
+                token(&mut self.reader)?;
+            }
+            (b'{', true) => {}
+            (other, _) => return Err(unexpected(other)),
+        }
+        // A value that ends with a brace is read to that and not beyond.
+        T::deserialize(&mut serde_json::Deserializer::from_reader(&mut self.reader)).map(Some).map_err(no_tree)
+    }
+}
+
+/// The next byte that is no white space, which stays to be read.
+fn peek(reader: &mut impl BufRead) -> Result<u8, String> {
+    loop {
+        let next = *reader.fill_buf().map_err(no_tree)?.first().ok_or_else(|| no_tree("it ends too early"))?;
+        if !next.is_ascii_whitespace() {
+            return Ok(next);
+        }
+        reader.consume(1);
+    }
+}
+
+fn token(reader: &mut impl BufRead) -> Result<u8, String> {
+    let next = peek(reader)?;
+    reader.consume(1);
+    Ok(next)
+}
+
+fn expect(reader: &mut impl BufRead, wanted: u8) -> Result<(), String> {
+    let found = token(reader)?;
+    if found == wanted { Ok(()) } else { Err(unexpected(found)) }
+}
+
+fn unexpected(byte: u8) -> String {
+    no_tree(format!("{:?} is at a wrong place", char::from(byte)))
+}
+
+fn no_tree(why: impl std::fmt::Display) -> String {
+    format!("it is no tree: {why}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    struct Named {
+        name: String,
+    }
+
+    fn long(json: &str) -> Result<Vec<String>, String> {
+        // A short buffer, so that its border is everywhere.
+        let mut nodes = LongNodes::<_, Named>::new(BufReader::with_capacity(3, json.as_bytes()))?;
+        let mut names = Vec::new();
+        while let Some(node) = nodes.next()? {
+            names.push(node.name);
+        }
+        Ok(names)
+    }
+
+    #[test]
+    fn entries_of_a_long_tree_come_one_by_one() {
+        for (json, expected) in [
+            (r#"{"nodes":[]}"#, &[][..]),
+            (r#"{"nodes":null}"#, &[]),
+            ("{\"nodes\":[{\"name\":\"a}\"}]}\n", &["a}"]),
+            (r#" { "nodes" : [ {"name":"a"} , {"name":"b","more":[1,{"x":2}]} ] , "other": 1 } "#, &["a", "b"]),
+        ] {
+            assert_eq!(long(json).unwrap(), expected, "{json}");
+            let (mut short, mut names) = (TreeNodes::<Named>::of(json.as_bytes()).unwrap(), Vec::new());
+            while let Some(node) = short.next().unwrap() {
+                names.push(node.name);
+            }
+            assert_eq!(names, expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_tree_is_an_error() {
+        for json in [
+            "",
+            "{",
+            "[]",
+            r#"{"node":[]}"#,
+            r#"{"nodes":[{"name":"a"}"#,
+            r#"{"nodes":[{"name":"a"}{"name":"b"}]}"#,
+            r#"{"nodes":[,{"name":"a"}]}"#,
+        ] {
+            assert!(long(json).is_err(), "{json}");
+        }
+    }
+}
