@@ -71,6 +71,10 @@ async fn restore(
     let list = repository.list_snapshots().await?;
     let chosen = choose_readable(&list, &run.from, repository.place(), Timestamp::now())?;
     let snapshot = chosen.snapshot;
+    // Else the restore itself looks first: nothing is stored before it, and no folder made.
+    if run.overwrite.is_some() || !run.folder.is_empty() {
+        repository.check_stored((&snapshot.id, &snapshot.identity.path), &run.paths).await?;
+    }
     let target = Target::open(mount, &run.folder)?;
     let volume = Volume::new(target.path());
     // Before anything of it is touched, be it only its times.

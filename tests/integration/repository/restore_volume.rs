@@ -236,8 +236,18 @@ async fn path_that_is_not_in_the_snapshot_fails_before_anything_is_written() {
     for path in ["../a", "a/../../x", "/a", "a//file", ""] {
         cellar.fails(&only(&[path], run()), Reason::InvalidRequest).await;
     }
+    cellar.fails(&VolumeRestore { folder: "new".to_owned(), ..only(&["a/missing"], run()) }, Reason::SnapshotNotFound).await;
+}
+
+#[tokio::test]
+async fn nothing_is_kept_of_a_volume_for_a_path_that_is_not_in_the_snapshot() {
+    let cellar = Cellar::new(&[("a/file", "stored")]).await;
     write(&cellar.volume(), &[("a/file", "present")]);
-    cellar.fails(&only(&["a/missing"], overwriting()), Reason::SnapshotNotFound).await;
+    let run = only(&["a/file", "a/missing"], overwriting());
+    let message = cellar.fails(&run, Reason::SnapshotNotFound).await;
+    assert!(message.contains("a/missing"), "{message}");
+    let snapshots = cellar.repository.snapshots().await.unwrap();
+    assert_eq!(snapshots.len(), 1, "no safety snapshot: {snapshots:?}");
 }
 
 #[tokio::test]
