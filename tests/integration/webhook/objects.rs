@@ -84,6 +84,16 @@ fn repositories() -> Cases {
             volume(&json!({ "persistentVolumeClaim": { "claimName": "X", "readOnly": true } })),
             &["spec.volume.persistentVolumeClaim.claimName", "spec.volume.persistentVolumeClaim.readOnly"],
         ),
+        (
+            volume(&json!({ "nfs": { "server": "nas", "path": "/a", "readOnly": true } })),
+            &["spec.volume.nfs.readOnly"],
+        ),
+        (volume(&json!({ "csi": { "driver": "d", "readOnly": true } })), &["spec.volume.csi.readOnly"]),
+        (
+            volume(&json!({ "azureFile": { "secretName": "s", "shareName": "a", "readOnly": true } })),
+            &["spec.volume.azureFile.readOnly"],
+        ),
+        (volume(&json!({ "azureFile": { "secretName": "s", "shareName": "a", "readOnly": false } })), &[]),
         (volume(&json!({ "nfs": { "server": "", "path": "a" } })), &["spec.volume.nfs.server", "spec.volume.nfs.path"]),
         (
             volume(&json!({ "hostPath": { "path": "/a/../etc", "type": "File" } })),
@@ -313,6 +323,42 @@ async fn what_could_only_fail_is_refused_with_the_field() {
         }
         assert!(!answer.to_string().contains("hush"));
     }
+}
+
+#[tokio::test]
+async fn volume_that_nothing_can_be_written_to_is_refused_for_repositories_and_archives() {
+    let webhook = Webhook::new();
+    let nfs = json!({ "nfs": { "server": "nas", "path": "/a", "readOnly": true } });
+    let into = restore(|spec| spec["to"] = json!({ "archive": { "volume": nfs } }));
+    for (object, field) in
+        [(volume(&nfs), "spec.volume.nfs.readOnly"), (into, "spec.to.archive.volume.nfs.readOnly")]
+    {
+        let answer = webhook.ask("/objects", &creation(&object)).await;
+        assert_eq!(blamed(&answer), [field], "{answer}");
+        assert!(answer.to_string().contains("leave readOnly out"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn retention_that_nothing_carries_out_is_warned_of_with_what_follows_and_what_to_set() {
+    let webhook = Webhook::new();
+    let warnings = async |prune: bool| {
+        let object = s3(|spec| {
+            spec["retention"] = json!({ "keepDaily": 7 });
+            if prune {
+                spec["prune"] = json!({ "schedule": "@daily-random" });
+            }
+        });
+        let answer = webhook.ask("/objects", &creation(&object)).await;
+        assert_eq!(answer["allowed"], true, "{answer}");
+        answer["warnings"].as_array().cloned().unwrap_or_default()
+    };
+    let [warning] = &warnings(false).await[..] else { panic!("no warning, or several") };
+    let warning = warning.as_str().unwrap();
+    for part in ["spec.retention", "nothing is ever forgotten", "StoreFull", "spec.prune.schedule", "leave retention out"] {
+        assert!(warning.contains(part), "{warning}");
+    }
+    assert!(warnings(true).await.is_empty());
 }
 
 #[tokio::test]
