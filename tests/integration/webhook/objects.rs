@@ -84,16 +84,6 @@ fn repositories() -> Cases {
             volume(&json!({ "persistentVolumeClaim": { "claimName": "X", "readOnly": true } })),
             &["spec.volume.persistentVolumeClaim.claimName", "spec.volume.persistentVolumeClaim.readOnly"],
         ),
-        (
-            volume(&json!({ "nfs": { "server": "nas", "path": "/a", "readOnly": true } })),
-            &["spec.volume.nfs.readOnly"],
-        ),
-        (volume(&json!({ "csi": { "driver": "d", "readOnly": true } })), &["spec.volume.csi.readOnly"]),
-        (
-            volume(&json!({ "azureFile": { "secretName": "s", "shareName": "a", "readOnly": true } })),
-            &["spec.volume.azureFile.readOnly"],
-        ),
-        (volume(&json!({ "azureFile": { "secretName": "s", "shareName": "a", "readOnly": false } })), &[]),
         (volume(&json!({ "nfs": { "server": "", "path": "a" } })), &["spec.volume.nfs.server", "spec.volume.nfs.path"]),
         (
             volume(&json!({ "hostPath": { "path": "/a/../etc", "type": "File" } })),
@@ -328,14 +318,24 @@ async fn what_could_only_fail_is_refused_with_the_field() {
 #[tokio::test]
 async fn volume_that_nothing_can_be_written_to_is_refused_for_repositories_and_archives() {
     let webhook = Webhook::new();
-    let nfs = json!({ "nfs": { "server": "nas", "path": "/a", "readOnly": true } });
-    let into = restore(|spec| spec["to"] = json!({ "archive": { "volume": nfs } }));
-    for (object, field) in
-        [(volume(&nfs), "spec.volume.nfs.readOnly"), (into, "spec.to.archive.volume.nfs.readOnly")]
-    {
-        let answer = webhook.ask("/objects", &creation(&object)).await;
-        assert_eq!(blamed(&answer), [field], "{answer}");
-        assert!(answer.to_string().contains("leave readOnly out"), "{answer}");
+    let sources = [
+        ("nfs", json!({ "server": "nas", "path": "/a" })),
+        ("csi", json!({ "driver": "d" })),
+        ("azureFile", json!({ "secretName": "s", "shareName": "a" })),
+        ("persistentVolumeClaim", json!({ "claimName": "x" })),
+    ];
+    for (kind, mut source) in sources {
+        for read_only in [false, true] {
+            source["readOnly"] = read_only.into();
+            let place = json!({ kind: source });
+            let into = restore(|spec| spec["to"] = json!({ "archive": { "volume": place } }));
+            for (object, base) in [(volume(&place), "spec"), (into, "spec.to.archive")] {
+                let answer = webhook.ask("/objects", &creation(&object)).await;
+                let field = format!("{base}.volume.{kind}.readOnly");
+                assert_eq!(blamed(&answer), if read_only { vec![field.as_str()] } else { vec![] }, "{answer}");
+                assert_eq!(answer.to_string().contains("leave readOnly out"), read_only, "{answer}");
+            }
+        }
     }
 }
 
@@ -355,7 +355,9 @@ async fn retention_that_nothing_carries_out_is_warned_of_with_what_follows_and_w
     };
     let [warning] = &warnings(false).await[..] else { panic!("no warning, or several") };
     let warning = warning.as_str().unwrap();
-    for part in ["spec.retention", "nothing is ever forgotten", "StoreFull", "spec.prune.schedule", "leave retention out"] {
+    for part in
+        ["spec.retention", "nothing is ever forgotten", "StoreFull", "spec.prune.schedule", "leave retention out"]
+    {
         assert!(warning.contains(part), "{warning}");
     }
     assert!(warnings(true).await.is_empty());
