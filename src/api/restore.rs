@@ -90,8 +90,9 @@ pub struct RestoreFrom {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub host: Option<String>,
-    /// Only these paths, relative to the volume's own folder, for example `config/app.ini`; all of it when empty. One that
-    /// is not in the snapshot fails the Restore before anything is written.
+    /// Only these paths, relative to the volume's own folder, for example `config/app.ini`, or as `stowaway ls` prints them,
+    /// `/data/CLAIM/config/app.ini`; all of it when empty. One that is not in the snapshot fails the Restore before anything is
+    /// written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 1024), regex(pattern = r"^[^/]")))]
     pub paths: Vec<String>,

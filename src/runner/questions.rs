@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     model::{DataPart, Failure, Reason},
-    repository::{Entry, EntryKind, Repository, SnapshotSummary, StoredFile},
+    repository::{Entry, EntryKind, Repository, RepositoryError, SnapshotSummary, StoredFile},
 };
 
 /// One question.
@@ -46,11 +46,12 @@ pub async fn list(repository: &Repository, id: &str) -> Result<Vec<Entry>, Failu
     Ok(repository.list(&snapshot.id).await?)
 }
 
-/// The file at `path` of that snapshot; its only file when no path is given.
+/// The file at `path` of that snapshot, as it is listed or relative to the volume's own folder; its only file when no path is
+/// given.
 pub async fn file(repository: &Repository, id: &str, path: Option<&str>) -> Result<StoredFile, Failure> {
     let snapshot = repository.find(id).await?;
     let path = match path {
-        Some(path) => path.to_owned(),
+        Some(path) => return named_file(repository, &snapshot, path).await,
         None => {
             let files: Vec<Entry> = repository
                 .list(&snapshot.id)
@@ -70,4 +71,18 @@ pub async fn file(repository: &Repository, id: &str, path: Option<&str>) -> Resu
         }
     };
     Ok(repository.read_file(&snapshot.id, &path).await?)
+}
+
+/// The file at a path in either form of [`relative`](super::wanted::relative). Where both are there, a slash at the beginning
+/// decides.
+async fn named_file(repository: &Repository, snapshot: &SnapshotSummary, path: &str) -> Result<StoredFile, Failure> {
+    let below = format!("{}/{}", snapshot.identity.path.trim_end_matches('/'), path.trim_start_matches('/'));
+    let (first, second) = if path.starts_with('/') { (path, below.as_str()) } else { (below.as_str(), path) };
+    match repository.read_file(&snapshot.id, first).await {
+        Err(missing @ RepositoryError::FileNotFound { .. }) => match repository.read_file(&snapshot.id, second).await {
+            Err(RepositoryError::FileNotFound { .. }) => Err(missing.into()),
+            found => Ok(found?),
+        },
+        found => Ok(found?),
+    }
 }

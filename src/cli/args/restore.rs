@@ -32,13 +32,13 @@ pub struct RestoreArguments {
     #[arg(long)]
     pub snapshot: Option<String>,
     /// The newest proven snapshot of this time or before, for example 2026-05-04T03:02:01Z.
-    #[arg(long, value_name = "TIME", conflicts_with = "snapshot")]
+    #[arg(long, value_name = "TIME", conflicts_with = "snapshot", value_parser = time)]
     pub as_of: Option<Timestamp>,
     /// Host of the snapshots, which is the namespace that they were made in; the namespace itself otherwise, and with
     /// --repository any.
     #[arg(long)]
     pub host: Option<String>,
-    /// Only this path, relative to the volume's own folder, as it is or as `ls` prints it; may be given several times.
+    /// Only this path, as `ls` prints it or relative to the volume's own folder; may be given several times.
     #[arg(long = "path", value_name = "PATH", value_parser = stored_path())]
     pub paths: Vec<String>,
     /// Folder to restore a volume, or a stored file, into; empty, or made (with --repository).
@@ -162,6 +162,15 @@ pub(super) fn stored_path() -> impl TypedValueParser<Value = String> {
 
 fn scale_down(text: &str) -> Result<ScaleDown, String> {
     let (kind, name) = text.split_once('/').unwrap_or((text, ""));
+fn time(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "{text:?} is no time: write date, time and zone, as 2026-05-04T03:02:01Z (UTC), 2026-05-04T05:02:01+02:00 or \
+             \"2026-05-04 03:02Z\"; `stowaway snapshots` prints the times of the snapshots"
+        )
+    })
+}
+
     let kind = match kind {
         "deployment" | "deploy" => ScaledKind::Deployment,
         "statefulset" | "sts" => ScaledKind::StatefulSet,
@@ -202,6 +211,18 @@ mod tests {
 
     #[test]
     fn claims_are_made_of_a_class_or_of_the_default_one() {
+    #[test]
+    fn time_that_cannot_be_read_is_refused_with_the_forms_that_can() {
+        let refused = parsed("--source pvc/a --as-of yesterday").unwrap_err();
+        let forms = ["2026-05-04T03:02:01Z", "2026-05-04T05:02:01+02:00", "2026-05-04 03:02Z"];
+        assert!(refused.contains("\"yesterday\" is no time"), "{refused}");
+        for form in forms {
+            assert!(refused.contains(form), "{refused}");
+            assert!(time(form).is_ok(), "{form}");
+        }
+        assert!(parsed("--source pvc/a --as-of 2026-05-04").unwrap_err().contains("is no time"), "of which zone?");
+    }
+
         assert_eq!(parsed("--all --create --overwrite").unwrap().create, Some(None));
         assert_eq!(
             parsed("--source pvc/a --claim a --create fast --size 2Gi").unwrap().create,

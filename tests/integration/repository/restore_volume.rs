@@ -233,10 +233,25 @@ async fn path_that_is_not_in_the_snapshot_fails_before_anything_is_written() {
     let cellar = Cellar::new(&[("a/file", "stored")]).await;
     let message = cellar.fails(&only(&["a/file", "a/missing"], run()), Reason::SnapshotNotFound).await;
     assert!(message.contains("a/missing"), "{message}");
-    for path in ["../a", "a/../../x", "/a", "a//file", ""] {
+    for path in ["../a", "a/../../x", "/../a", "//a", "/", "a//file", ""] {
         cellar.fails(&only(&[path], run()), Reason::InvalidRequest).await;
     }
-    cellar.fails(&VolumeRestore { folder: "new".to_owned(), ..only(&["a/missing"], run()) }, Reason::SnapshotNotFound).await;
+    cellar
+        .fails(&VolumeRestore { folder: "new".to_owned(), ..only(&["a/missing"], run()) }, Reason::SnapshotNotFound)
+        .await;
+}
+
+#[tokio::test]
+async fn path_is_taken_as_it_is_listed_and_relative_to_the_volume() {
+    for path in ["a/file", "/a/file", "/data/claim/a/file"] {
+        let cellar = Cellar::new(&[("a/file", "stored"), ("other", "stored")]).await;
+        cellar.succeeds(&only(&[path], run())).await;
+        assert_eq!(
+            (text(cellar.volume().join("a/file")).as_str(), names_in(&cellar.volume()).len()),
+            ("stored", 1),
+            "{path}"
+        );
+    }
 }
 
 #[tokio::test]
