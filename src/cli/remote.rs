@@ -204,6 +204,9 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
             None => String::new(),
         };
         output::print_line(&format!("restore {name}: {verdict} ({}), {bytes}{into}", outcome.reason))?;
+        if !status.made_claim.is_empty() && verdict.is_green() {
+            note(&status.made_claim);
+        }
         print_trouble(source.as_str(), outcome);
     }
     Ok(story::exit_code(verdict))

@@ -20,6 +20,7 @@ mod source;
 mod storage;
 mod store;
 mod task;
+mod stored_claim;
 mod upkeep;
 
 pub use archive::{ArchiveFormat, ArchiveReport, ArchiveRestore, archive_name, wrong_archive_name};
@@ -43,3 +44,4 @@ pub use store::{
 };
 pub use task::{TargetCommand, TargetVolume, Task, TaskKind, VolumeRestore, WantedSnapshot, mounts};
 pub use upkeep::{UpkeepReport, few};
+pub use stored_claim::{BLOCK, SnapshotLookup, StoredClaim};

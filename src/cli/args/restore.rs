@@ -51,11 +51,13 @@ pub struct RestoreArguments {
     /// of that name.
     #[arg(long, requires = "may_replace")]
     pub overwrite: bool,
-    /// Make the claim if there is none, of this storage class or of the cluster's default one.
+    /// Make the claim if there is none, as the one that was stored: with its size, access modes and volume mode, of this
+    /// storage class, else of the same one, else of the cluster's default one.
     #[arg(long, value_name = "STORAGE_CLASS", requires = "into_claims")]
     #[allow(clippy::option_option, reason = "not given, given without a class, given with one")]
     pub create: Option<Option<String>>,
-    /// Size of a claim that is made, for example 10Gi; half as much again as the snapshot has, and 1 GiB, otherwise.
+    /// Size of a claim that is made, for example 10Gi; else what the claim had requested that was stored, and where the snapshot
+    /// does not record that, half as much again as the snapshot has, and 1 GiB.
     #[arg(long, requires = "create")]
     pub size: Option<String>,
     /// Scale this workload to 0 meanwhile, as deployment/NAME or statefulset/NAME; with --all no name is given: it is the one
