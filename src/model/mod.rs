@@ -3,6 +3,7 @@
 //! Pure data. It must not know Kubernetes clients, stores, clocks or files.
 
 mod archive;
+mod database;
 mod escape;
 mod excludes;
 mod extent;
@@ -24,6 +25,7 @@ mod stored_claim;
 mod upkeep;
 
 pub use archive::{ArchiveFormat, ArchiveReport, ArchiveRestore, archive_name, wrong_archive_name};
+pub use database::{Database, database_of};
 pub use escape::{Escaping, escape, escape_lines, escape_name, unescape_name};
 pub use excludes::{Excludes, MAXIMUM_PATTERNS};
 pub use extent::{SMALLEST_BYTES, Shrinkage, VolumeExtent, has_lost_most, shrinkage};

@@ -297,6 +297,7 @@ fn start(
         claim: None,
         made_of: None,
         target: job.target,
+        note: String::new(),
     });
     actions.look_again_after(RUNNING_LOOK_AGAIN);
 }

@@ -40,13 +40,27 @@ const LONGEST_LOOK: Duration = Duration::from_secs(5);
 pub async fn run_job() -> u8 {
     let started = Instant::now();
     let cancel = CancellationToken::new();
-    let report = match settings::task() {
-        Ok(task) => within_grace(&cancel, carry_out(task.preferring_own_cluster(), cancel.clone())).await,
-        Err(failure) => Err(failure),
-    }
-    .unwrap_or_else(|failure| SourceReport::failed(failure, started.elapsed()));
+    let (report, note) = match settings::task() {
+        Ok(mut task) => {
+            let note = std::mem::take(&mut task.note);
+            (within_grace(&cancel, carry_out(task.preferring_own_cluster(), cancel.clone())).await, note)
+        }
+        Err(failure) => (Err(failure), String::new()),
+    };
+    let report = report.unwrap_or_else(|failure| SourceReport::failed(failure, started.elapsed()));
+    let report = noted(report, &note);
     leave_report(&report).await;
     story::exit_code(report.verdict)
+}
+
+/// The report with the note of the task behind its message, if anything was stored.
+fn noted(report: SourceReport, note: &str) -> SourceReport {
+    if note.is_empty() || report.verdict == Verdict::Failed {
+        return report;
+    }
+    info!("{note}");
+    let message = if report.message.is_empty() { note.to_owned() } else { format!("{}; {note}", report.message) };
+    SourceReport { message, ..report }
 }
 
 /// Leaves a report where the kubelet and `kubectl logs` show it.

@@ -191,6 +191,7 @@ fn source(
         exclude: Vec::new(),
         accept_shrunken: false,
         has_restore_command: false,
+        note: String::new(),
     })
 }
 
