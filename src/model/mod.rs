@@ -20,8 +20,8 @@ mod snapshot;
 mod source;
 mod storage;
 mod store;
-mod task;
 mod stored_claim;
+mod task;
 mod upkeep;
 
 pub use archive::{ArchiveFormat, ArchiveReport, ArchiveRestore, archive_name, wrong_archive_name};
@@ -44,6 +44,6 @@ pub use storage::StorageEntry;
 pub use store::{
     AzureConfig, BackendConfig, Connection, Credential, GcsConfig, RestConfig, S3Config, SftpConfig, StoreLimits,
 };
+pub use stored_claim::{BLOCK, SnapshotLookup, StoredClaim};
 pub use task::{TargetCommand, TargetVolume, Task, TaskKind, VolumeRestore, WantedSnapshot, mounts};
 pub use upkeep::{UpkeepReport, few};
-pub use stored_claim::{BLOCK, SnapshotLookup, StoredClaim};

@@ -371,12 +371,12 @@ fn finish(job: &str, report: SourceReport, status: &mut RestoreStatus, actions: 
     status.archive.clone_from(&report.archive);
     status.outcome = Outcome::from(report);
     scale::tell_disturbance(status);
-    status.outcome.message = clip(&status.outcome.message);
     if !status.made_claim.is_empty() {
         let message = &mut status.outcome.message;
         let separator = if message.is_empty() { "" } else { "; " };
         let _ = write!(message, "{separator}{}", status.made_claim);
     }
+    status.outcome.message = clip(&status.outcome.message);
     (status.outcome.reason.clone(), status.outcome.message.clone())
 }
 

@@ -162,8 +162,6 @@ pub(super) fn stored_path() -> impl TypedValueParser<Value = String> {
     OsStringValueParser::new().map(|path| path.into_string().unwrap_or_else(|path| escape_name(path.as_bytes())))
 }
 
-fn scale_down(text: &str) -> Result<ScaleDown, String> {
-    let (kind, name) = text.split_once('/').unwrap_or((text, ""));
 fn time(text: &str) -> Result<Timestamp, String> {
     text.parse().map_err(|_| {
         format!(
@@ -173,6 +171,8 @@ fn time(text: &str) -> Result<Timestamp, String> {
     })
 }
 
+fn scale_down(text: &str) -> Result<ScaleDown, String> {
+    let (kind, name) = text.split_once('/').unwrap_or((text, ""));
     let kind = match kind {
         "deployment" | "deploy" => ScaledKind::Deployment,
         "statefulset" | "sts" => ScaledKind::StatefulSet,
@@ -212,8 +212,6 @@ mod tests {
     }
 
     #[test]
-    fn claims_are_made_of_a_class_or_of_the_default_one() {
-    #[test]
     fn time_that_cannot_be_read_is_refused_with_the_forms_that_can() {
         let refused = parsed("--source pvc/a --as-of yesterday").unwrap_err();
         let forms = ["2026-05-04T03:02:01Z", "2026-05-04T05:02:01+02:00", "2026-05-04 03:02Z"];
@@ -225,6 +223,8 @@ mod tests {
         assert!(parsed("--source pvc/a --as-of 2026-05-04").unwrap_err().contains("is no time"), "of which zone?");
     }
 
+    #[test]
+    fn claims_are_made_of_a_class_or_of_the_default_one() {
         assert_eq!(parsed("--all --create --overwrite").unwrap().create, Some(None));
         assert_eq!(
             parsed("--source pvc/a --claim a --create fast --size 2Gi").unwrap().create,
