@@ -25,6 +25,7 @@ mod paths;
 mod pods;
 #[cfg(test)]
 mod property_tests;
+mod selector;
 #[cfg(test)]
 mod snapshot_tests;
 mod snapshots;
@@ -40,11 +41,8 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::{
-    api::core::v1::Pod,
-    apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement},
-};
-use kube::core::{Selector, SelectorExt};
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::LabelSelector};
+use kube::core::SelectorExt;
 
 use crate::{
     annotations::{self, CommandRequest, Problems, Request, Warning},
@@ -60,6 +58,7 @@ pub use missing::Expected;
 use notes::Replicas;
 pub use pods::Workload;
 use pods::{Unit, unit};
+use selector::selector;
 pub use snapshots::{ClaimSnapshot, SnapshotFacts, snapshot_volumes};
 use volumes::Claims;
 pub use workloads::ObservedWorkload;
@@ -492,23 +491,4 @@ fn label(
         tag(SnapshotIdentity::POD, pod)?;
     }
     Ok(identity)
-}
-
-/// The selector as the API server would understand it, which also refuses what can never be meant.
-fn selector(selector: &LabelSelector) -> Result<Selector, String> {
-    for LabelSelectorRequirement { key, operator, values } in selector.match_expressions.iter().flatten() {
-        let has_values = values.as_ref().is_some_and(|values| !values.is_empty());
-        let allowed = match operator.as_str() {
-            "In" | "NotIn" => has_values,
-            "Exists" | "DoesNotExist" => !has_values,
-            _ => return Err(format!("{operator:?} of {key:?} is no operator: In, NotIn, Exists or DoesNotExist")),
-        };
-        if !allowed {
-            return Err(format!(
-                "{operator} of {key:?} takes {} values",
-                if has_values { "no" } else { "at least one" }
-            ));
-        }
-    }
-    selector.clone().try_into().map_err(|error: kube::core::ParseExpressionError| error.to_string())
 }
