@@ -48,19 +48,9 @@ pub async fn run_job() -> u8 {
         Err(failure) => (Err(failure), String::new()),
     };
     let report = report.unwrap_or_else(|failure| SourceReport::failed(failure, started.elapsed()));
-    let report = noted(report, &note);
+    let report = story::noted(report, &note);
     leave_report(&report).await;
     story::exit_code(report.verdict)
-}
-
-/// The report with the note of the task behind its message, if anything was stored.
-fn noted(report: SourceReport, note: &str) -> SourceReport {
-    if note.is_empty() || report.verdict == Verdict::Failed {
-        return report;
-    }
-    info!("{note}");
-    let message = if report.message.is_empty() { note.to_owned() } else { format!("{}; {note}", report.message) };
-    SourceReport { message, ..report }
 }
 
 /// Leaves a report where the kubelet and `kubectl logs` show it.
