@@ -270,8 +270,8 @@ fn shape(new: &NewClaim, identity: &SnapshotIdentity) -> String {
     let stored = StoredClaim::of(identity).unwrap_or_default();
     let size = new.size.as_ref().map(|size| size.0.clone()).or(stored.size);
     let class = new.storage_class_name.clone().or(stored.storage_class_name);
-    let words: Vec<String> = [size, class, stored.volume_mode].into_iter().flatten().collect();
-    if words.is_empty() { String::new() } else { format!(" ({})", words.join(", ")) }
+    let known: Vec<String> = [size, class, stored.volume_mode].into_iter().flatten().collect();
+    if known.is_empty() { String::new() } else { format!(" ({})", known.join(", ")) }
 }
 
 /// The worst: one that failed counts more than one that is not complete.

@@ -253,7 +253,7 @@ fn into_claim(
     }
     let mount = claim::mount(restore, to, facts)?;
     if let Some(made) = new {
-        status.made_claim = clip(&made.words);
+        status.made_claim = clip(&made.description);
         actions.around.create_claim = Some(Box::new(made.claim));
     }
     let task = claim::task(restore, to, owner, facts);

@@ -76,7 +76,7 @@ pub(super) fn until(then: Timestamp, now: Timestamp) -> Duration {
 }
 
 /// The selector as it is given to kubectl.
-pub(super) fn selector_words(selector: &LabelSelector) -> String {
+pub(super) fn selector_text(selector: &LabelSelector) -> String {
     let labels = selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}={value}"));
     let requirement = |LabelSelectorRequirement { key, operator, values }: &LabelSelectorRequirement| {
         let values = values.as_deref().unwrap_or_default();
@@ -108,7 +108,7 @@ mod tests {
             ],
         }))
         .unwrap();
-        assert_eq!(selector_words(&selector), "app=web,tier=a,env notin (b,c),x,!y");
+        assert_eq!(selector_text(&selector), "app=web,tier=a,env notin (b,c),x,!y");
     }
 
     #[test]

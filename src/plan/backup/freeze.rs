@@ -16,7 +16,7 @@ use crate::{
     model::{Reason, SourceName, Verdict},
     plan::{
         sources::{MAXIMUM_SOURCES, PlanProblem},
-        text::{clip_line, selector_words},
+        text::{clip_line, selector_text},
     },
 };
 
@@ -72,7 +72,7 @@ pub(super) fn freeze(
             Some(selector) => format!(
                 "the selector {} matches no pod of the namespace that asks for a backup by annotation, and no volume: look at \
                  the labels (kubectl get pods,persistentvolumeclaims --show-labels), or leave the selector out",
-                selector_words(selector)
+                selector_text(selector)
             ),
         };
         whole.push(format!("{nothing}{}", skipped.chain(missing).collect::<String>()));

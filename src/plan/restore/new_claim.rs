@@ -22,11 +22,11 @@ const ONE_NODE: &str = "ReadWriteOnce";
 /// What the names of the access modes begin with by which a restore can write.
 const WRITABLE: &str = "ReadWrite";
 
-/// A claim, and the sentence that says how it was made.
+/// A claim, and the sentence that describes how it was made.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Made {
     pub claim: PersistentVolumeClaim,
-    pub words: String,
+    pub description: String,
 }
 
 /// Whether the snapshot has to be looked up first, because not all of the claim is said.
@@ -53,7 +53,7 @@ pub(super) fn make(
     let (class, of_class) = storage_class(new, &stored, storage_classes);
     let mode = volume_mode(new, found);
     let modes = access_modes(new, &stored);
-    let words = format!(
+    let description = format!(
         "claim {} was made with {}{of_size}, {of_class}, {}{}",
         to.name,
         size.0,
@@ -80,7 +80,7 @@ pub(super) fn make(
         }),
         status: None,
     };
-    Ok(Made { claim, words })
+    Ok(Made { claim, description })
 }
 
 /// The size, and from where it is.
@@ -119,16 +119,16 @@ fn generous(bytes: u64) -> Quantity {
     Quantity(format!("{}Gi", wanted.div_ceil(GIBIBYTE)))
 }
 
-/// The storage class, and the words for it. One that the cluster does not have would leave the claim without a volume.
+/// The storage class, and its description. One that the cluster does not have would leave the claim without a volume.
 fn storage_class(new: &NewClaim, stored: &StoredClaim, existing: &[String]) -> (Option<String>, String) {
     match (&new.storage_class_name, &stored.storage_class_name) {
         (Some(class), _) => (Some(class.clone()), format!("of class {class}")),
         (None, Some(class)) if existing.contains(class) => (Some(class.clone()), format!("of class {class}")),
         (None, Some(class)) => {
-            let words = format!(
+            let description = format!(
                 "of the default class (because the StorageClass {class}, which the snapshot records, is not in this cluster)"
             );
-            (None, words)
+            (None, description)
         }
         (None, None) => (None, "of the default class".to_owned()),
     }

@@ -224,9 +224,9 @@ async fn empty_start_beside_snapshots_of_another_namespace_is_a_warning_that_nam
     assert!(names_in(&pod.volume()).is_empty());
     let log = String::from_utf8_lossy(&output.stdout);
     let warning = log.lines().find(|line| line.contains("WARN")).unwrap_or_else(|| panic!("no warning: {log}"));
-    for told in [warning, &report.message] {
-        assert!(told.contains("starts empty") && told.contains("other (newest of 2026-01-01T00:00:00Z)"), "{told}");
-        assert!(told.contains("--source pvc/claim --host other --claim claim"), "{told}");
+    for text in [warning, &report.message] {
+        assert!(text.contains("starts empty") && text.contains("other (newest of 2026-01-01T00:00:00Z)"), "{text}");
+        assert!(text.contains("--source pvc/claim --host other --claim claim"), "{text}");
     }
 }
 

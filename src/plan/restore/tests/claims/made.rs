@@ -89,8 +89,11 @@ fn new_claim_is_what_the_stored_one_had_requested_and_never_its_capacity() {
         "accessModes": ["ReadWriteMany"], "storageClassName": "elm", "resources": { "requests": { "storage": "1Gi" } }
     });
     assert_eq!(made(&mut cellar), spec);
-    let words = &cellar.status().made_claim;
-    assert!(words.contains("1Gi as its own claim had requested") && words.contains("class elm"), "{words}");
+    let description = &cellar.status().made_claim;
+    assert!(
+        description.contains("1Gi as its own claim had requested") && description.contains("class elm"),
+        "{description}"
+    );
 }
 
 #[test]
@@ -106,8 +109,8 @@ fn recorded_class_that_the_cluster_lacks_is_replaced_by_the_default_one_and_name
     let mut cellar = after(&json!({}), &lookup_of(Some(1), Some(stored())));
     cellar.storage_classes = vec!["oak".into()];
     assert_eq!(made(&mut cellar)["storageClassName"], json!(null));
-    let words = &cellar.status().made_claim;
-    assert!(words.contains("default class (because the StorageClass elm"), "{words}");
+    let description = &cellar.status().made_claim;
+    assert!(description.contains("default class (because the StorageClass elm"), "{description}");
 }
 
 #[test]
