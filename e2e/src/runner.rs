@@ -155,6 +155,7 @@ impl Runner {
             cluster: String::new(),
             repository_id: None,
             kind,
+            note: String::new(),
         })?;
         let mut command = StandardCommand::new(process::stowaway()?);
         command

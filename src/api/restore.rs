@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::archive::RestoreArchive;
 use super::shared::{Outcome, RepositoryReference, RunnerPod, conditions_schema, duration_schema};
-use crate::model::{ArchiveReport, SourceName};
+use crate::model::{ArchiveReport, SourceName, StoredClaim};
 
 /// Brings one snapshot of one source back: into a command's stdin in a pod, into a claim, or as an archive into a store. It
 /// is carried out once, never again.
@@ -90,10 +90,11 @@ pub struct RestoreFrom {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub host: Option<String>,
-    /// Only these paths, relative to the volume's own folder, for example `config/app.ini`; all of it when empty. One that
-    /// is not in the snapshot fails the Restore before anything is written.
+    /// Only these paths, relative to the volume's own folder, for example `config/app.ini`, or as `stowaway ls` prints them,
+    /// `/data/CLAIM/config/app.ini`; all of it when empty. One that is not in the snapshot fails the Restore before anything is
+    /// written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256), inner(length(min = 1, max = 1024), regex(pattern = r"^[^/]")))]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 1024)))]
     pub paths: Vec<String>,
 }
 
@@ -150,19 +151,22 @@ pub struct RestoreClaim {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NewClaim {
-    /// Its storage class; the cluster's default one when absent.
+    /// Its storage class. When absent, that of the claim that was stored, if the snapshot records it and the cluster has it;
+    /// else the cluster's default one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub storage_class_name: Option<String>,
-    /// Its volume mode: `Block` for a stored device; `Filesystem` when absent.
+    /// Its volume mode, `Block` or `Filesystem`. When absent, `Block` for a stored device, which is restored as one file
+    /// into `Filesystem`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 10), regex(pattern = r"^(Block|Filesystem)$"))]
     pub volume_mode: Option<String>,
-    /// Its access modes; `ReadWriteOnce` when empty.
+    /// Its access modes. When empty, those of the claim that was stored, if the snapshot records them; else `ReadWriteOnce`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4), inner(length(max = 32)))]
     pub access_modes: Vec<String>,
-    /// Its size, for example `10Gi`; half as much again as the snapshot has, and 1 GiB, when absent.
+    /// Its size, for example `10Gi`. When absent, what the claim had requested that was stored, if the snapshot records it;
+    /// else half as much again as the snapshot has, and 1 GiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         with = "Option<String>",
@@ -234,9 +238,13 @@ pub struct RestoreStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub safety_snapshot: Option<String>,
-    /// The snapshot that was looked up, since a claim was to be made of its size.
+    /// The snapshot that was looked up, since a claim was to be made for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<FoundSnapshot>,
+    /// How the claim was made that was not there, and why so.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 2048))]
+    pub made_claim: String,
     /// What the workload of `scaleDown` was before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaled: Option<Scaled>,
@@ -255,16 +263,20 @@ pub struct RestoreStatus {
     pub outcome: Outcome,
 }
 
-/// A snapshot, and how big it is.
+/// A snapshot, and what is known of it.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FoundSnapshot {
     /// Its id, 64 hex digits.
     #[schemars(length(max = 64))]
     pub snapshot: String,
-    /// Bytes of all its files.
-    #[schemars(with = "i64", range(min = 0))]
-    pub bytes: u64,
+    /// Bytes of all its files, if its writer recorded them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<i64>", range(min = 0))]
+    pub bytes: Option<u64>,
+    /// What its claim had requested, if the snapshot records it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<StoredClaim>,
 }
 
 /// A workload that was scaled to 0.

@@ -81,7 +81,7 @@ fn target() -> TargetCommand {
 
 fn task(repository: &RepositorySpec, kind: TaskKind) -> Task {
     let (backend, connection) = (backend_config(repository).unwrap(), connection(repository));
-    Task { backend, connection, cluster: "uid-of-kube-system".into(), repository_id: None, kind }
+    Task { backend, connection, cluster: "uid-of-kube-system".into(), repository_id: None, kind, note: String::new() }
 }
 
 /// Compares with the golden file, or writes it when `STOWAWAY_WRITE_GOLDEN` is set.

@@ -89,6 +89,7 @@ pub(super) fn answering_job(
         cluster: String::new(),
         repository_id: None,
         kind: TaskKind::Answer { timeout: ANSWERS_WITHIN },
+        note: String::new(),
     };
     let nonce = format!("{:032x}", rand::rng().random::<u128>());
     let request = JobRequest {

@@ -39,7 +39,7 @@ pub struct Arguments {
 
 const EXIT_CODES: &str = "\
 Exit status: 0 green; 1 failed; 2 wrong usage or a refused object; 3 stored or restored, but not proven or not complete; \
-130 cancelled.
+130 cancelled; 141 the reader of its output has gone.
 With --repository (or RESTIC_REPOSITORY, and neither --namespace nor --context) no cluster is needed: the verbs work on \
 that repository. Works as `kubectl stowaway`, too, when the binary is called kubectl-stowaway.";
 
@@ -269,7 +269,7 @@ pub struct DumpArguments {
     pub direct: bool,
     /// Id of the snapshot, or its first digits.
     pub snapshot: String,
-    /// Path of the file in the snapshot, as it is or as `ls` prints it; the only file otherwise.
+    /// Path of the file, as `ls` prints it or relative to the volume's own folder; the only file otherwise.
     #[arg(value_parser = stored_path())]
     pub path: Option<String>,
 }

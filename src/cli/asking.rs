@@ -68,7 +68,9 @@ pub async fn ls(arguments: &LsArguments) -> Result<u8, CliError> {
 pub async fn dump(arguments: &DumpArguments) -> Result<u8, CliError> {
     if arguments.direct {
         let (snapshot, path) = (&arguments.snapshot, arguments.path.as_deref());
-        direct(&arguments.place, async |repository| local::write_file(repository, snapshot, path).await).await?;
+        direct(&arguments.place, async |repository| local::write_file(repository, snapshot, path).await)
+            .await?
+            .map_err(CliError::Output)?;
     } else {
         let question = Question::File { snapshot: arguments.snapshot.clone(), path: arguments.path.clone() };
         ask_to(&arguments.place, &question, &mut std::io::stdout().lock()).await?;
@@ -175,19 +177,23 @@ async fn exchange(
             match receiver.recv().await {
                 Some(Piece::Data(bytes)) => output.write_all(&bytes).map_err(CliError::Output)?,
                 Some(Piece::End(_)) => return output.flush().map_err(CliError::Output),
-                Some(Piece::Broken(failure)) => return Err(told(failure, &lines).into()),
-                None => return Err(told(Failure::new(Reason::StreamCut, "the answer broke off"), &lines).into()),
+                Some(Piece::Broken(failure)) => return Err(told(failure, &lines.tail()).into()),
+                None => {
+                    let failure = Failure::new(Reason::StreamCut, "the answer broke off");
+                    return Err(told(failure, &lines.tail()).into());
+                }
             }
         }
     };
     tokio::join!(asking, writing).1
 }
 
-/// The failure as the answering side said it on stderr, where it did.
-fn told(failure: Failure, lines: &Lines) -> Failure {
-    let tail = lines.tail();
+/// The failure that the answering side wrote on stderr, where it did: the stream that then has no end is no reason of its own.
+fn told(failure: Failure, tail: &str) -> Failure {
     match tail.lines().last() {
-        Some(line) if !line.is_empty() => Failure { message: line.to_owned(), ..failure },
+        Some(line) if !line.is_empty() => {
+            serde_json::from_str(line).unwrap_or_else(|_| Failure { message: line.to_owned(), ..failure })
+        }
         _ => failure,
     }
 }
@@ -272,4 +278,19 @@ fn text_of(kind: &str, reference: &SecretKeyReference, text: Option<String>) -> 
 
 fn no_text(kind: &str, SecretKeyReference { name, key }: &SecretKeyReference) -> CliError {
     CliError::Usage(format!("the {kind} {name} has no text under the key {key:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failure_of_the_answering_side_has_its_own_reason_and_no_second_one() {
+        let cut = || Failure::new(Reason::StreamCut, "the answer broke off");
+        let said = Failure::new(Reason::SnapshotNotFound, "there is no snapshot aa");
+        let tail = format!("2026-05-04T03:02:01Z  INFO opened\n{}\n", serde_json::to_string(&said).unwrap());
+        assert_eq!(told(cut(), &tail).to_string(), "there is no snapshot aa (SnapshotNotFound)");
+        assert_eq!(told(cut(), "killed").to_string(), "killed (StreamCut)");
+        assert_eq!(told(cut(), "").to_string(), "the answer broke off (StreamCut)");
+    }
 }

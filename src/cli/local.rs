@@ -192,19 +192,27 @@ pub async fn ls(repository: &str, arguments: &LsArguments) -> Result<u8, CliErro
 /// `stowaway dump --repository PLACE SNAPSHOT [PATH]`
 pub async fn dump(repository: &str, arguments: &DumpArguments) -> Result<u8, CliError> {
     let (snapshot, path) = (&arguments.snapshot, arguments.path.as_deref());
-    ask(repository, &arguments.place, async |open| write_file(open, snapshot, path).await).await?;
+    let written = ask(repository, &arguments.place, async |open| write_file(open, snapshot, path).await).await?;
+    written.map_err(CliError::Output)?;
     Ok(0)
 }
 
-/// Writes one stored file to stdout.
-pub async fn write_file(repository: &Repository, snapshot: &str, path: Option<&str>) -> Result<(), Failure> {
+/// Writes one stored file to stdout. What went wrong with stdout is the inner error.
+pub async fn write_file(
+    repository: &Repository,
+    snapshot: &str,
+    path: Option<&str>,
+) -> Result<std::io::Result<()>, Failure> {
     let mut file = questions::file(repository, snapshot, path).await?;
     let mut stdout = tokio::io::stdout();
-    let broken = |error: std::io::Error| Failure::new(Reason::StreamCut, format!("failed to write to stdout: {error}"));
     loop {
         match file.pieces.recv().await {
-            Some(Piece::Data(bytes)) => stdout.write_all(&bytes).await.map_err(broken)?,
-            Some(Piece::End(_)) => return stdout.flush().await.map_err(broken),
+            Some(Piece::Data(bytes)) => {
+                if let Err(error) = stdout.write_all(&bytes).await {
+                    return Ok(Err(error));
+                }
+            }
+            Some(Piece::End(_)) => return Ok(stdout.flush().await),
             Some(Piece::Broken(failure)) => return Err(failure),
             None => return Err(Failure::new(Reason::StreamCut, "the stored file ended without its end")),
         }

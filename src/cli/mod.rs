@@ -32,6 +32,9 @@ use crate::{
     webhook,
 };
 
+/// The exit status of a program that SIGPIPE ends, by the convention of shells. Rust's programs ignore that signal.
+const CLOSED_PIPE: u8 = 141;
+
 /// Why a verb did not get to a verdict.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
@@ -98,7 +101,15 @@ impl CliError {
         }
     }
 
+    /// Whether the reader of stdout has gone, as that of `stowaway ls | head` has. It needs no message.
+    fn is_closed_pipe(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+
     fn exit_status(&self) -> u8 {
+        if self.is_closed_pipe() {
+            return CLOSED_PIPE;
+        }
         match self {
             Self::Usage(_)
             | Self::Place(_)
@@ -144,7 +155,9 @@ pub fn main() -> ExitCode {
         }
     };
     let status = runtime.block_on(run(arguments.verb)).unwrap_or_else(|error| {
-        output::note(&format!("stowaway: {error}"));
+        if !error.is_closed_pipe() {
+            output::note(&format!("stowaway: {error}"));
+        }
         error.exit_status()
     });
     // A blocked thread of the engine (a store that hangs) must not keep a run alive that has reported.
@@ -184,7 +197,9 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
         Verb::Logs(arguments) => logs::logs(&arguments).await,
         Verb::Explain(arguments) => explain::run(&arguments),
         Verb::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "stowaway", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "stowaway", &mut script);
+            output::print_lines(String::from_utf8_lossy(&script).trim_end())?;
             Ok(0)
         }
         Verb::Manifests { output, image, cert_manager } => manifests(&output, &image, cert_manager),
@@ -274,5 +289,13 @@ mod tests {
     fn interrupted_wait_and_deleted_run_are_exit_status_130() {
         assert_eq!(CliError::Cancelled(String::new()).exit_status(), 130);
         assert_eq!(CliError::Deleted(String::new()).exit_status(), 130);
+    }
+
+    #[test]
+    fn closed_pipe_is_quiet_and_another_fault_of_stdout_is_not() {
+        let closed = CliError::Output(std::io::ErrorKind::BrokenPipe.into());
+        assert_eq!((closed.is_closed_pipe(), closed.exit_status()), (true, 141));
+        let full = CliError::Output(std::io::ErrorKind::StorageFull.into());
+        assert_eq!((full.is_closed_pipe(), full.exit_status()), (false, 1));
     }
 }

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     api::{NewClaim, Outcome, Restore, RestoreClaim},
     cluster::{call::CallError, observe},
-    model::{Failure, Reason, SnapshotRecord, Verdict},
+    model::{Failure, Reason, SnapshotIdentity, SnapshotRecord, StoredClaim, Verdict},
     plan::{
         self, ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceWish, ObservedPod, SourceFacts, SourceKind,
         Workload,
@@ -239,10 +239,9 @@ fn print_plan(plan: &NamespacePlan<'_>) -> Result<(), CliError> {
     let rows = plan.restores.iter().map(|chosen| {
         let claim = chosen.spec.to.as_ref().and_then(|to| to.claim.as_ref());
         let into = match claim {
-            Some(RestoreClaim { name, create: Some(NewClaim { volume_mode: Some(mode), .. }), .. }) => {
-                format!("new claim {name} ({mode})")
+            Some(RestoreClaim { name, create: Some(new), .. }) => {
+                format!("new claim {name}{}", shape(new, chosen.snapshot.identity))
             }
-            Some(RestoreClaim { name, create: Some(_), .. }) => format!("new claim {name}"),
             Some(RestoreClaim { name, create: None, .. }) => format!("claim {name}"),
             None => "its command".to_owned(),
         };
@@ -264,6 +263,15 @@ fn print_plan(plan: &NamespacePlan<'_>) -> Result<(), CliError> {
         output::print_line(&format!("{}: not restored: {}", one.source, one.refusal))?;
     }
     Ok(())
+}
+
+/// How a claim will be made, as far as that is wished or recorded.
+fn shape(new: &NewClaim, identity: &SnapshotIdentity) -> String {
+    let stored = StoredClaim::of(identity).unwrap_or_default();
+    let size = new.size.as_ref().map(|size| size.0.clone()).or(stored.size);
+    let class = new.storage_class_name.clone().or(stored.storage_class_name);
+    let known: Vec<String> = [size, class, stored.volume_mode].into_iter().flatten().collect();
+    if known.is_empty() { String::new() } else { format!(" ({})", known.join(", ")) }
 }
 
 /// The worst: one that failed counts more than one that is not complete.

@@ -117,7 +117,7 @@ pub async fn backup(arguments: BackupArguments) -> Result<u8, CliError> {
     }
     let (backup, verdict) = ended?;
     if arguments.output == Output::Json {
-        output::print_json(&backup)?;
+        print_object(&backup)?;
     } else {
         print_sources(&backup)?;
     }
@@ -192,7 +192,7 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
     }
     let (restore, verdict) = ended?;
     if arguments.output == Output::Json {
-        output::print_json(&restore)?;
+        print_object(&restore)?;
     } else if let Some(status) = &restore.status {
         let outcome = &status.outcome;
         let bytes = BinaryBytes(outcome.bytes.unwrap_or(0));
@@ -204,6 +204,9 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
             None => String::new(),
         };
         output::print_line(&format!("restore {name}: {verdict} ({}), {bytes}{into}", outcome.reason))?;
+        if !status.made_claim.is_empty() && verdict.is_green() {
+            note(&status.made_claim);
+        }
         print_trouble(source.as_str(), outcome);
     }
     Ok(story::exit_code(verdict))
@@ -257,15 +260,23 @@ pub fn new_claim(arguments: &RestoreArguments) -> Option<NewClaim> {
     Some(NewClaim { storage_class_name, size: arguments.size.clone().map(Quantity), ..NewClaim::default() })
 }
 
-fn announce(
-    object: &impl serde::Serialize,
+/// An object as JSON, without `managedFields`: those are the API server's own, longer than all else, and not shown by
+/// kubectl, either.
+fn print_object<K: kube::Resource + Clone + serde::Serialize>(object: &K) -> Result<(), CliError> {
+    let mut object = object.clone();
+    object.meta_mut().managed_fields = None;
+    output::print_json(&object)
+}
+
+fn announce<K: kube::Resource + Clone + serde::Serialize>(
+    object: &K,
     verb: &str,
     name: &str,
     namespace: &str,
     format: Output,
 ) -> Result<u8, CliError> {
     match format {
-        Output::Json => output::print_json(object)?,
+        Output::Json => print_object(object)?,
         Output::Text => output::print_line(&format!(
             "{verb} {name} created in namespace {namespace}; `stowaway logs -n {namespace} {verb}/{name}` tells how it goes"
         ))?,

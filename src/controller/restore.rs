@@ -5,7 +5,10 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
+use k8s_openapi::api::{
+    core::v1::{Namespace, PersistentVolumeClaim},
+    storage::v1::StorageClass,
+};
 use kube::{Resource, ResourceExt, runtime::controller::Action};
 
 use super::{
@@ -79,6 +82,7 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
         namespace: &around.namespace,
         assigns_users: build::assigns_users(&around.namespace),
         cluster,
+        storage_classes: &around.storage_classes,
     });
     let facts = RestoreFacts {
         repositories: &repositories,
@@ -135,6 +139,7 @@ struct ObservedAround {
     scale: Option<ObservedScale>,
     held_down_by: Option<String>,
     namespace: Namespace,
+    storage_classes: Vec<String>,
 }
 
 async fn observe_around(context: &Context, restore: &Restore) -> Result<Option<ObservedAround>, CallError> {
@@ -147,8 +152,14 @@ async fn observe_around(context: &Context, restore: &Restore) -> Result<Option<O
             observe::list::<Restore>(client, &namespace, "").await?,
         ),
     };
+    let claim = observe::object(client, &namespace, &to.name).await?;
+    let storage_classes: Vec<StorageClass> = match &to.create {
+        Some(_) if claim.is_none() => observe::all_of_cluster(client).await?,
+        _ => Vec::new(),
+    };
     Ok(Some(ObservedAround {
-        claim: observe::object(client, &namespace, &to.name).await?,
+        claim,
+        storage_classes: storage_classes.iter().map(ResourceExt::name_any).collect(),
         held_down_by: plan::held_down_by(restore, &restores),
         scale: scale.map(|found| ObservedScale { uid: found.uid, replicas: found.replicas, pods: found.pods }),
         namespace: observe::namespace(client, &namespace).await?,

@@ -59,7 +59,7 @@ pub(super) async fn start_job(
     repositories: &[Repository],
     (runner_pod, assigns_users): (Option<&RunnerPod>, bool),
 ) -> Result<(), ReconcileError> {
-    let StartJob { kind, source, attempt, task, repository, timeout, claim, made_of: _, target } = request;
+    let StartJob { kind, source, attempt, task, repository, timeout, claim, made_of: _, target, note } = request;
     let found = repositories.iter().find(|candidate| candidate.name_any() == *repository);
     // The plan chose it from this very list, and the CRD refuses one without a backend.
     let Some((found, backend)) = found.and_then(|found| Some((found, build::backend_config(&found.spec)?))) else {
@@ -77,6 +77,7 @@ pub(super) async fn start_job(
             cluster: context.cluster_id().await?.to_owned(),
             repository_id: found.status.as_ref().and_then(|status| status.repository_id.clone()),
             kind: task.clone(),
+            note: note.clone(),
         },
         repository_name: repository,
         repository: spec,

@@ -87,6 +87,9 @@ pub fn inject(pod: &Value, facts: &InjectionFacts<'_>) -> Outcome {
     let request = request.unwrap_or_default();
     let mut findings: Vec<Finding> = passed_over.into_iter().map(Finding::from).collect();
     let mut warnings: Vec<String> = request.warnings.iter().map(ToString::to_string).collect();
+    if request.commands.is_empty() {
+        warnings.extend(view.live_databases());
+    }
     let default = || facts.by_namespace.or_else(|| (!request.commands.is_empty()).then_some(Injection::Helper));
     let mode = match request.inject.or_else(default) {
         Some(Injection::None) if !request.restore_on_empty => {

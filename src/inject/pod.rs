@@ -12,7 +12,7 @@ use super::{
     restore_key,
 };
 use crate::model::{
-    SourceName,
+    Database, SourceName, database_of,
     injected::{HELPER_VOLUME, RESTORE_CONTAINER, SIDECAR_CONTAINER},
 };
 
@@ -184,6 +184,30 @@ impl<'a> PodView<'a> {
     pub fn claim(&self, volume: &str) -> Option<SourceName> {
         let (_, volume) = self.volumes.iter().find(|(name, _)| *name == volume)?;
         format!("pvc/{}", volume.get("persistentVolumeClaim")?.get("claimName")?.as_str()?).parse().ok()
+    }
+
+    /// What is to be said of claims that a database writes to, where nothing dumps it.
+    pub fn live_databases(&self) -> Vec<String> {
+        let is_claim = |volume: &Value| volume.get("persistentVolumeClaim").is_some_and(Value::is_object);
+        let claims = self.volumes.iter().filter(|(_, volume)| is_claim(volume)).map(|(name, _)| *name);
+        let database = |volume: &str| {
+            self.in_list(List::App).find_map(|container| {
+                let is_read_only = |mount: &Value| mount.get("readOnly") == Some(&Value::Bool(true));
+                let mut mounts = container.mounts().filter(|(name, mount)| *name == volume && !is_read_only(mount));
+                mounts.next()?;
+                database_of(container.container.get("image")?.as_str()?)
+            })
+        };
+        let found = claims.filter_map(|volume| Some((volume, database(volume)?)));
+        found
+            .map(|(volume, Database { name, dump })| {
+                let dump = dump.map(|dump| format!(" ({dump})")).unwrap_or_default();
+                format!(
+                    "volume {volume} holds live files of {name}, which may not start on a copy of them: annotate \
+                     stowaway.dev/backupcommand{dump} here, or stowaway.dev/volume-snapshot-class on the claim"
+                )
+            })
+            .collect()
     }
 
     /// A field of the pod's security context.

@@ -18,7 +18,7 @@ fn digest(image: &str) -> Option<&str> {
 }
 
 /// An image reference without tag and digest.
-fn repository(image: &str) -> &str {
+pub(super) fn repository(image: &str) -> &str {
     let image = image.split_once('@').map_or(image, |(repository, _)| repository);
     match image.rsplit_once(':') {
         // What has a slash behind the colon is a port.

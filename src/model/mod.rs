@@ -3,6 +3,7 @@
 //! Pure data. It must not know Kubernetes clients, stores, clocks or files.
 
 mod archive;
+mod database;
 mod escape;
 mod excludes;
 mod extent;
@@ -19,10 +20,12 @@ mod snapshot;
 mod source;
 mod storage;
 mod store;
+mod stored_claim;
 mod task;
 mod upkeep;
 
 pub use archive::{ArchiveFormat, ArchiveReport, ArchiveRestore, archive_name, wrong_archive_name};
+pub use database::{Database, database_of};
 pub use escape::{Escaping, escape, escape_lines, escape_name, unescape_name};
 pub use excludes::{Excludes, MAXIMUM_PATTERNS};
 pub use extent::{SMALLEST_BYTES, Shrinkage, VolumeExtent, has_lost_most, shrinkage};
@@ -41,5 +44,6 @@ pub use storage::StorageEntry;
 pub use store::{
     AzureConfig, BackendConfig, Connection, Credential, GcsConfig, RestConfig, S3Config, SftpConfig, StoreLimits,
 };
+pub use stored_claim::{BLOCK, SnapshotLookup, StoredClaim};
 pub use task::{TargetCommand, TargetVolume, Task, TaskKind, VolumeRestore, WantedSnapshot, mounts};
 pub use upkeep::{UpkeepReport, few};

@@ -235,6 +235,9 @@ pub struct SourceReport {
     /// Id of the repository, 64 hex digits; only for a run that opened or created it ([`super::TaskKind::Init`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository_id: Option<String>,
+    /// What was found out of the snapshot; only for a run that looked it up ([`super::TaskKind::FindSnapshot`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lookup: Option<super::SnapshotLookup>,
     /// How many keys open the repository; only for a run that opened or created it, and for a check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<u32>,
@@ -279,6 +282,7 @@ impl SourceReport {
             safety_snapshot: None,
             archive: None,
             repository_id: None,
+            lookup: None,
             keys: None,
             upkeep: None,
             duration_milliseconds: milliseconds(duration),

@@ -71,6 +71,9 @@ pub struct Task {
     pub repository_id: Option<String>,
     /// What to do.
     pub kind: TaskKind,
+    /// What log and report say beside how it went. It stays with the run: a sidecar is not given it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
 }
 
 /// What a run does.

@@ -72,6 +72,8 @@ pub struct StartJob {
     pub made_of: Option<TemporaryClaim>,
     /// What its pod writes to.
     pub target: Option<RestoreTarget>,
+    /// What its report and its log say beside the rest; empty where there is nothing.
+    pub note: String,
 }
 
 /// A `VolumeSnapshot` of a claim.

@@ -482,6 +482,7 @@ impl<'a> Planner<'a, '_> {
             claim,
             made_of,
             target: None,
+            note: planned.note.clone(),
         });
         self.started.push(name.clone());
         source.repository_ref = Some(RepositoryReference { kind: RepositoryKind::Repository, name });

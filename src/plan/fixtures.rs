@@ -103,6 +103,7 @@ pub fn planned(name: &str, pod: Option<&str>) -> PlannedSource {
         exclude: Vec::new(),
         accept_shrunken: false,
         has_restore_command: true,
+        note: String::new(),
     }
 }
 

@@ -19,6 +19,7 @@ mod retention;
 mod retry;
 mod schedule;
 mod sources;
+mod stored_claim;
 mod text;
 mod upkeep;
 

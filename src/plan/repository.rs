@@ -227,6 +227,7 @@ fn start(repository: &Repository, acceptance: &Acceptance, status: &mut Reposito
         claim: None,
         made_of: None,
         target: None,
+        note: String::new(),
     });
     actions.look_again_after(LOOK_AGAIN);
 }

@@ -6,13 +6,14 @@
 mod archive;
 mod claim;
 mod namespace;
+mod new_claim;
 mod once;
 mod scale;
 mod target;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -32,7 +33,7 @@ use crate::{
         FoundSnapshot, Outcome, Repository, RepositoryKind, RepositoryReference, Restore, RestoreClaim, RestoreStatus,
         set_run_conditions,
     },
-    model::{Failure, Proof, Reason, SourceReport, TargetCommand, TaskKind, Verdict},
+    model::{Failure, Proof, Reason, SnapshotLookup, SourceReport, TargetCommand, TaskKind, Verdict},
 };
 pub use claim::{ObservedScale, TargetFacts};
 pub use namespace::{
@@ -220,22 +221,23 @@ fn into_claim(
         return Err(claim::refused(Reason::InvalidRequest, message));
     }
     let is_there = facts.claim.is_some_and(|facts| facts.claim.is_some());
-    let size = to.create.as_ref().and_then(|new| new.size.clone());
-    let size = size.or_else(|| status.found.as_ref().map(|found| claim::generous(found.bytes)));
-    let new = match (is_there, &to.create, size) {
-        (true, _, _) => None,
-        (false, None, _) => {
+    let new = match (is_there, &to.create) {
+        (true, _) => None,
+        (false, None) => {
             let message = format!(
                 "there is no PersistentVolumeClaim {} in this namespace; create it, or have it made by spec.to.claim.create",
                 to.name
             );
             return Err(claim::refused(Reason::InvalidRequest, message));
         }
-        (false, Some(_), None) => {
+        (false, Some(new)) if status.found.is_none() && new_claim::needs_lookup(restore, new) => {
             let task = TaskKind::FindSnapshot(claim::wanted(restore, None));
             return Ok(Step::Start(Box::new(Start { attempt: once::FIRST, task, target: None })));
         }
-        (false, Some(new), Some(size)) => Some(claim::new_claim(owner, to, new, size)),
+        (false, Some(new)) => {
+            let classes = facts.claim.map_or(&[][..], |facts| facts.storage_classes);
+            Some(new_claim::make((restore, owner), (to, new), status.found.as_ref(), classes)?)
+        }
     };
     // Before the workload is down, so that it is not down for so long; and again until the Job begins.
     let since = status.start_time.as_ref().map_or(now, |time| time.0);
@@ -250,7 +252,10 @@ fn into_claim(
         return Ok(Step::Wait(message));
     }
     let mount = claim::mount(restore, to, facts)?;
-    actions.around.create_claim = new.map(Box::new);
+    if let Some(made) = new {
+        status.made_claim = clip(&made.description);
+        actions.around.create_claim = Some(Box::new(made.claim));
+    }
     let task = claim::task(restore, to, owner, facts);
     Ok(Step::Start(Box::new(Start { attempt: once::INTO_CLAIM, task, target: Some(RestoreTarget::Claim(mount)) })))
 }
@@ -292,6 +297,7 @@ fn start(
         claim: None,
         made_of: None,
         target: job.target,
+        note: String::new(),
     });
     actions.look_again_after(RUNNING_LOOK_AGAIN);
 }
@@ -353,7 +359,10 @@ fn watch(
 fn found(report: &SourceReport, status: &RestoreStatus) -> Option<FoundSnapshot> {
     let is_lookup = status.found.is_none() && report.verdict.is_green() && report.proof == Proof::None;
     let snapshot = report.snapshot.clone().filter(|_| is_lookup && !status.claim.is_empty())?;
-    Some(FoundSnapshot { snapshot, bytes: report.bytes })
+    // A run of an earlier version has found out the size alone.
+    let earlier = || SnapshotLookup { bytes: Some(report.bytes), claim: None };
+    let SnapshotLookup { bytes, claim } = report.lookup.clone().unwrap_or_else(earlier);
+    Some(FoundSnapshot { snapshot, bytes, claim })
 }
 
 fn finish(job: &str, report: SourceReport, status: &mut RestoreStatus, actions: &mut Actions) -> (String, String) {
@@ -362,6 +371,11 @@ fn finish(job: &str, report: SourceReport, status: &mut RestoreStatus, actions: 
     status.archive.clone_from(&report.archive);
     status.outcome = Outcome::from(report);
     scale::tell_disturbance(status);
+    if !status.made_claim.is_empty() {
+        let message = &mut status.outcome.message;
+        let separator = if message.is_empty() { "" } else { "; " };
+        let _ = write!(message, "{separator}{}", status.made_claim);
+    }
     status.outcome.message = clip(&status.outcome.message);
     (status.outcome.reason.clone(), status.outcome.message.clone())
 }

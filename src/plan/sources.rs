@@ -18,10 +18,14 @@ mod left_out;
 mod missing;
 #[cfg(test)]
 mod missing_tests;
+mod notes;
+#[cfg(test)]
+mod notes_tests;
 mod paths;
 mod pods;
 #[cfg(test)]
 mod property_tests;
+mod selector;
 #[cfg(test)]
 mod snapshot_tests;
 mod snapshots;
@@ -37,11 +41,8 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::{
-    api::core::v1::Pod,
-    apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement},
-};
-use kube::core::{Selector, SelectorExt};
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::LabelSelector};
+use kube::core::SelectorExt;
 
 use crate::{
     annotations::{self, CommandRequest, Problems, Request, Warning},
@@ -54,8 +55,10 @@ pub(super) use claims::{enforces_restricted, is_device};
 pub use container::{DEFAULT_CONTAINER, UnknownContainer, container_of};
 use left_out::{LeftOut, runs_to_completion};
 pub use missing::Expected;
+use notes::Replicas;
 pub use pods::Workload;
 use pods::{Unit, unit};
+use selector::selector;
 pub use snapshots::{ClaimSnapshot, SnapshotFacts, snapshot_volumes};
 use volumes::Claims;
 pub use workloads::ObservedWorkload;
@@ -142,6 +145,8 @@ pub struct PlannedSource {
     pub accept_shrunken: bool,
     /// Whether its pod names a command that reads the dump.
     pub has_restore_command: bool,
+    /// What a person has to know of it beside the verdict; empty where there is nothing.
+    pub note: String,
 }
 
 /// Where a source is.
@@ -319,6 +324,7 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
     let mut units: BTreeMap<Workload, Unit<'_>> = BTreeMap::new();
     let mut claims = Claims::default();
     let mut left_out = LeftOut::default();
+    let mut replicas = Replicas::default();
     for (observed, is_there) in facts.pods.iter().map(|pod| (pod, true)).chain(to_come.iter().map(|pod| (pod, false))) {
         let labels = observed.pod.metadata.labels.clone().unwrap_or_default();
         if !selector.matches(&labels) {
@@ -337,6 +343,9 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
                 {
                     claims.add(&unit, request, &mut plan.problems);
                     left_out.outside(observed);
+                    if !request.commands.is_empty() {
+                        replicas.add(observed);
+                    }
                 }
                 let better = units.get(&workload).is_none_or(|present| unit.rank() > present.rank());
                 if better {
@@ -356,7 +365,13 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
     let mut drafts = Vec::new();
     for (workload, unit) in &units {
         match &unit.asked {
-            Ok(request) => draft_sources(facts, workload, unit, request, &mut drafts, &mut plan),
+            Ok(request) => {
+                let first = drafts.len();
+                draft_sources(facts, workload, unit, request, &mut drafts, &mut plan);
+                for draft in &mut drafts[first..] {
+                    draft.source.note = replicas.note(unit, workload);
+                }
+            }
             Err(problems) => {
                 warn(unit, &problems.warnings, &mut plan);
                 plan.problems.push(PlanProblem::Annotations { pod: unit.name.to_owned(), problems: problems.clone() });
@@ -369,6 +384,11 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
     let choices =
         facts.claims.map(|observed| claims::choose(observed, facts.pods, &selector, &asked, &mut plan.warnings));
     claims.into_sources(facts, choices, &mut plan);
+    for source in &mut plan.sources {
+        if source.note.is_empty() {
+            source.note = notes::of_live_database(source, facts.pods);
+        }
+    }
     plan.sources.sort_by(|a, b| a.name.cmp(&b.name));
     plan.skipped.extend(left_out.without(&units));
     plan.undecided = facts.claims.and_then(claims::undecided);
@@ -449,6 +469,7 @@ fn draft(
         exclude: Vec::new(),
         accept_shrunken: false,
         has_restore_command: command.restore_argv.is_some(),
+        note: String::new(),
         name,
     };
     Ok(Draft { source, extension: command.file_extension.clone() })
@@ -470,23 +491,4 @@ fn label(
         tag(SnapshotIdentity::POD, pod)?;
     }
     Ok(identity)
-}
-
-/// The selector as the API server would understand it, which also refuses what can never be meant.
-fn selector(selector: &LabelSelector) -> Result<Selector, String> {
-    for LabelSelectorRequirement { key, operator, values } in selector.match_expressions.iter().flatten() {
-        let has_values = values.as_ref().is_some_and(|values| !values.is_empty());
-        let allowed = match operator.as_str() {
-            "In" | "NotIn" => has_values,
-            "Exists" | "DoesNotExist" => !has_values,
-            _ => return Err(format!("{operator:?} of {key:?} is no operator: In, NotIn, Exists or DoesNotExist")),
-        };
-        if !allowed {
-            return Err(format!(
-                "{operator} of {key:?} takes {} values",
-                if has_values { "no" } else { "at least one" }
-            ));
-        }
-    }
-    selector.clone().try_into().map_err(|error: kube::core::ParseExpressionError| error.to_string())
 }

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
 use crate::model::escape;
 
@@ -74,9 +75,41 @@ pub(super) fn until(then: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(then.duration_since(now)).unwrap_or_default()
 }
 
+/// The selector as it is given to kubectl.
+pub(super) fn selector_text(selector: &LabelSelector) -> String {
+    let labels = selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}={value}"));
+    let requirement = |LabelSelectorRequirement { key, operator, values }: &LabelSelectorRequirement| {
+        let values = values.as_deref().unwrap_or_default();
+        match (operator.as_str(), values) {
+            ("In", [value]) => format!("{key}={value}"),
+            ("NotIn", [value]) => format!("{key}!={value}"),
+            ("In", values) => format!("{key} in ({})", values.join(",")),
+            ("NotIn", values) => format!("{key} notin ({})", values.join(",")),
+            ("DoesNotExist", _) => format!("!{key}"),
+            _ => key.clone(),
+        }
+    };
+    labels.chain(selector.match_expressions.iter().flatten().map(requirement)).collect::<Vec<_>>().join(",")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn selector_is_written_as_for_kubectl() {
+        let selector: LabelSelector = serde_json::from_value(serde_json::json!({
+            "matchLabels": { "app": "web" },
+            "matchExpressions": [
+                { "key": "tier", "operator": "In", "values": ["a"] },
+                { "key": "env", "operator": "NotIn", "values": ["b", "c"] },
+                { "key": "x", "operator": "Exists" },
+                { "key": "y", "operator": "DoesNotExist" },
+            ],
+        }))
+        .unwrap();
+        assert_eq!(selector_text(&selector), "app=web,tier=a,env notin (b,c),x,!y");
+    }
 
     #[test]
     fn text_is_cut_by_what_it_takes_in_an_object() {

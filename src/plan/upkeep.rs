@@ -310,6 +310,7 @@ impl Planner<'_, '_> {
             claim: None,
             made_of: None,
             target: None,
+            note: String::new(),
         });
         self.actions.look_again_after(RUNNING_LOOK_AGAIN);
     }

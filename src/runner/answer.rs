@@ -3,13 +3,12 @@
 //!
 //! It must not know how the CLI prints things.
 
-use std::io;
+use std::io::{self, Write};
 
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::{io::BufReader, sync::mpsc};
 use tokio_util::{io::StreamReader, sync::CancellationToken};
-use tracing::error;
 
 use super::{
     doctor,
@@ -20,11 +19,12 @@ use super::{
 use crate::{
     model::{Failure, Reason},
     repository::{Access, Entry, Repository},
-    seal,
+    seal::{self, AnswerError},
     stream::Piece,
 };
 
-/// Answers one question on stdout, and returns the process's exit status. What failed is said on stderr.
+/// Answers one question on stdout, and returns the process's exit status. The last line on stderr is the [`Failure`] as JSON,
+/// if there is one: its reason is one of its own, and the CLI shows no other.
 pub async fn answer(question: Question) -> u8 {
     let cancel = CancellationToken::new();
     let answered = within_grace(&cancel, async {
@@ -35,7 +35,8 @@ pub async fn answer(question: Question) -> u8 {
     match answered.await {
         Ok(()) => 0,
         Err(failure) => {
-            error!("{failure}");
+            let line = serde_json::to_string(&failure).unwrap_or_else(|_| failure.to_string());
+            let _gone = writeln!(io::stderr(), "{line}");
             1
         }
     }
@@ -121,7 +122,30 @@ fn json(value: &impl Serialize) -> Result<io::Cursor<Bytes>, Failure> {
 
 async fn send(content: impl tokio::io::AsyncRead + Unpin) -> Result<(), Failure> {
     let input = BufReader::new(tokio::io::stdin());
-    seal::answer(input, tokio::io::stdout(), content, || 0)
-        .await
-        .map_err(|error| Failure::new(Reason::StreamCut, error.to_string()))
+    seal::answer(input, tokio::io::stdout(), content, || 0).await.map_err(failed)
+}
+
+/// Why an answer did not get through; for content that breaks, the failure of the content.
+fn failed(error: AnswerError) -> Failure {
+    match error {
+        AnswerError::Io(error) => error.downcast::<Failure>().unwrap_or_else(|error| cut(&AnswerError::Io(error))),
+        error => cut(&error),
+    }
+}
+
+fn cut(error: &AnswerError) -> Failure {
+    Failure::new(Reason::StreamCut, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_that_breaks_is_reported_with_its_own_reason_alone() {
+        let damaged = Failure::new(Reason::RepositoryDamaged, "a part is lost");
+        assert_eq!(failed(io::Error::other(damaged.clone()).into()), damaged);
+        let gone = failed(io::Error::from(io::ErrorKind::BrokenPipe).into());
+        assert_eq!(gone.reason, Reason::StreamCut);
+    }
 }

@@ -23,7 +23,10 @@ use super::{
 };
 use crate::{
     cluster::exec::{ExecTarget, Limits},
-    model::{Failure, Reason, SourceReport, TargetCommand, Task, TaskKind, Verdict, WantedSnapshot, mounts},
+    model::{
+        Failure, Reason, SnapshotLookup, SourceReport, StoredClaim, TargetCommand, Task, TaskKind, Verdict,
+        WantedSnapshot, mounts,
+    },
     repository::{self, Access, Progress, Repository},
 };
 
@@ -37,11 +40,15 @@ const LONGEST_LOOK: Duration = Duration::from_secs(5);
 pub async fn run_job() -> u8 {
     let started = Instant::now();
     let cancel = CancellationToken::new();
-    let report = match settings::task() {
-        Ok(task) => within_grace(&cancel, carry_out(task.preferring_own_cluster(), cancel.clone())).await,
-        Err(failure) => Err(failure),
-    }
-    .unwrap_or_else(|failure| SourceReport::failed(failure, started.elapsed()));
+    let (report, note) = match settings::task() {
+        Ok(mut task) => {
+            let note = std::mem::take(&mut task.note);
+            (within_grace(&cancel, carry_out(task.preferring_own_cluster(), cancel.clone())).await, note)
+        }
+        Err(failure) => (Err(failure), String::new()),
+    };
+    let report = report.unwrap_or_else(|failure| SourceReport::failed(failure, started.elapsed()));
+    let report = story::noted(report, &note);
     leave_report(&report).await;
     story::exit_code(report.verdict)
 }
@@ -323,15 +330,14 @@ pub async fn bring_back(
 async fn find_snapshot(repository: &Repository, wanted: &WantedSnapshot) -> Result<SourceReport, Failure> {
     let list = repository.list_snapshots().await?;
     let found = wanted::choose_readable(&list, wanted, repository.place(), Timestamp::now())?.snapshot;
-    let bytes = found.bytes.ok_or_else(|| {
-        let message = format!(
-            "whoever made snapshot {} did not say how big it is: give the new claim's size in spec.to.claim.create.size",
-            short(&found.id)
-        );
-        Failure::new(Reason::InvalidRequest, message)
-    })?;
-    info!(snapshot = found.id, bytes, "snapshot {} of {} has {bytes} bytes", short(&found.id), found.time);
-    Ok(SourceReport { bytes, snapshot: Some(found.id.clone()), ..SourceReport::done(Duration::ZERO) })
+    info!(snapshot = found.id, "the snapshot is {} of {}", short(&found.id), found.time);
+    let lookup = SnapshotLookup { bytes: found.bytes, claim: StoredClaim::of(&found.identity) };
+    Ok(SourceReport {
+        bytes: found.bytes.unwrap_or_default(),
+        snapshot: Some(found.id.clone()),
+        lookup: Some(lookup),
+        ..SourceReport::done(Duration::ZERO)
+    })
 }
 
 fn not_this() -> Failure {

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     model::{DataPart, Failure, Reason},
-    repository::{Entry, EntryKind, Repository, SnapshotSummary, StoredFile},
+    repository::{Entry, EntryKind, Repository, RepositoryError, SnapshotSummary, StoredFile},
 };
 
 /// How many batches of paths wait for the one who reads them.
@@ -70,11 +70,12 @@ pub async fn list_into(repository: &Repository, id: &str, sender: mpsc::Sender<V
     Ok(repository.list(&snapshot.id, each).await?)
 }
 
-/// The file at `path` of that snapshot; its only file when no path is given.
+/// The file at `path` of that snapshot, as it is listed or relative to the volume's own folder; its only file when no path is
+/// given.
 pub async fn file(repository: &Repository, id: &str, path: Option<&str>) -> Result<StoredFile, Failure> {
     let snapshot = repository.find(id).await?;
     let path = match path {
-        Some(path) => path.to_owned(),
+        Some(path) => return named_file(repository, &snapshot, path).await,
         None => {
             let files = first_files(repository, &snapshot.id).await?;
             let [only] = files.as_slice() else {
@@ -105,4 +106,18 @@ async fn first_files(repository: &Repository, snapshot: &str) -> Result<Vec<Entr
     };
     repository.list(snapshot, each).await?;
     Ok(found.iter().collect())
+}
+
+/// The file at a path in either form of [`relative`](super::wanted::relative). Where both are there, a slash at the beginning
+/// decides.
+async fn named_file(repository: &Repository, snapshot: &SnapshotSummary, path: &str) -> Result<StoredFile, Failure> {
+    let below = format!("{}/{}", snapshot.identity.path.trim_end_matches('/'), path.trim_start_matches('/'));
+    let (first, second) = if path.starts_with('/') { (path, below.as_str()) } else { (below.as_str(), path) };
+    match repository.read_file(&snapshot.id, first).await {
+        Err(missing @ RepositoryError::FileNotFound { .. }) => match repository.read_file(&snapshot.id, second).await {
+            Err(RepositoryError::FileNotFound { .. }) => Err(missing.into()),
+            found => Ok(found?),
+        },
+        found => Ok(found?),
+    }
 }

@@ -13,7 +13,11 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{limit::restore_within, story::tell_progress, wanted::choose_readable};
+use super::{
+    limit::restore_within,
+    story::tell_progress,
+    wanted::{choose_readable, relative},
+};
 use crate::{
     model::{
         ArchiveReport, ArchiveRestore, BackendConfig, Failure, Proof, Reason, SourceReport, archive_name, milliseconds,
@@ -58,7 +62,8 @@ async fn restore(
     let to = ArchivePlace { store, name, format: run.format, overwrite: run.overwrite, at_most: snapshot.bytes };
     let progress = Arc::new(Progress::default());
     let place = (snapshot.id.as_str(), snapshot.identity.path.as_str());
-    let archiving = repository.archive(place, &run.paths, &to, Arc::clone(&progress));
+    let paths = relative(&snapshot.identity.path, &run.paths)?;
+    let archiving = repository.archive(place, &paths, &to, Arc::clone(&progress));
     let mut archived = tokio::select! {
         archived = archiving => archived?,
         never = tell_progress(|| progress.bytes_read()) => match never {},

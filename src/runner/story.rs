@@ -116,3 +116,28 @@ pub fn verdict_of_proof(proof: Proof, accept_unproven: bool) -> (Verdict, Reason
         (Verdict::Succeeded, Reason::Completed, String::new())
     }
 }
+
+/// The report with the note of the task behind its message, if anything was stored.
+pub fn noted(report: SourceReport, note: &str) -> SourceReport {
+    if note.is_empty() || report.verdict == Verdict::Failed {
+        return report;
+    }
+    info!("{note}");
+    let message = if report.message.is_empty() { note.to_owned() } else { format!("{}; {note}", report.message) };
+    SourceReport { message, ..report }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn note_stands_behind_the_message_of_what_was_stored_and_nowhere_else() {
+        let stored = |message: &str| SourceReport { message: message.to_owned(), ..SourceReport::done(Duration::ZERO) };
+        assert_eq!(noted(stored(""), "dumped is pod a").message, "dumped is pod a");
+        assert_eq!(noted(stored("3 left out"), "dumped is pod a").message, "3 left out; dumped is pod a");
+        assert_eq!(noted(stored("3 left out"), "").message, "3 left out");
+        let failed = SourceReport { verdict: Verdict::Failed, ..stored("refused") };
+        assert_eq!(noted(failed, "dumped is pod a").message, "refused", "nothing was dumped");
+    }
+}

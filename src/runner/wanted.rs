@@ -69,6 +69,26 @@ pub(super) fn choose<'a>(
     }
 }
 
+/// Paths relative to the volume's own folder, which is at `root` of the snapshot. Such a path stays as it is; one that begins
+/// with a slash is taken as `stowaway ls` prints it, from the root of the snapshot on, or else from that folder on.
+pub(super) fn relative(root: &str, paths: &[String]) -> Result<Vec<String>, Failure> {
+    let below = |path: &str| {
+        let rest =
+            path.strip_prefix(root.trim_end_matches('/')).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+        let rest = rest.unwrap_or(path);
+        rest.strip_prefix('/').unwrap_or(rest).to_owned()
+    };
+    let one = |path: &String| match path.starts_with('/').then(|| below(path)) {
+        None => Ok(path.clone()),
+        Some(below) if below.is_empty() => {
+            let message = format!("{path} is the volume's own folder, and so all of it: restore it without paths");
+            Err(Failure::new(Reason::InvalidRequest, message))
+        }
+        Some(below) => Ok(below),
+    };
+    paths.iter().map(one).collect()
+}
+
 fn newest<'a>(
     snapshots: &'a [SnapshotSummary],
     wanted: &WantedSnapshot,
@@ -141,6 +161,20 @@ fn known_sources(snapshots: &[SnapshotSummary], host: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_are_taken_as_they_are_listed_and_relative_to_the_volume() {
+        let one = |path: &str| relative("/data/claim", &[path.to_owned()]).map(|mut paths| paths.remove(0));
+        for path in ["a/b", "/a/b", "/data/claim/a/b"] {
+            assert_eq!(one(path).unwrap(), "a/b", "{path}");
+        }
+        // Without a slash it is what it was, though such a folder may be in the volume.
+        assert_eq!(one("data/claim/a").unwrap(), "data/claim/a");
+        assert_eq!(one("/data/claims/a").unwrap(), "data/claims/a", "another name");
+        for all in ["/data/claim", "/data/claim/", "/"] {
+            assert_eq!(one(all).unwrap_err().reason, Reason::InvalidRequest, "{all}");
+        }
+    }
 
     fn snapshot(id: &str, time: &str, host: &str, tags: &[&str]) -> SnapshotSummary {
         let path = "/data/claim".to_owned();

@@ -189,6 +189,25 @@ fn objects_of_one_second_have_different_names() {
 }
 
 #[test]
+fn object_is_printed_without_its_managed_fields() {
+    let server = ApiServer::start(|_, body| {
+        let mut made = body.clone();
+        made["metadata"]["managedFields"] = json!([{ "manager": "stowaway", "operation": "Update" }]);
+        (201, made)
+    });
+    let restore = &["restore", "--source", "pvc/data", "--claim", "data"][..];
+    for verb in [&["backup"][..], restore] {
+        let output = server.run(&[verb, &["-o", "json"]].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(
+            printed["metadata"]["name"].is_string() && printed["metadata"].get("managedFields").is_none(),
+            "{printed}"
+        );
+    }
+}
+
+#[test]
 fn options_that_would_be_ignored_are_refused() {
     let server = ApiServer::start(|_, _| status(500, "not expected"));
     for option in [&["--allow-empty"][..], &["--host", "x"]] {

@@ -41,6 +41,7 @@ fn snapshot_and_the_claim_that_is_made_of_it_are_golden() {
         claim: None,
         made_of,
         target: None,
+        note: String::new(),
     };
     let claim = snapshot::temporary_claim(&owner, &start(Some(made.clone()))).unwrap();
     is_golden("snapshot.yaml", &[value(&snapshot::volume_snapshot(&owner, &request)), value(&claim)]);

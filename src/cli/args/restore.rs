@@ -32,13 +32,13 @@ pub struct RestoreArguments {
     #[arg(long)]
     pub snapshot: Option<String>,
     /// The newest proven snapshot of this time or before, for example 2026-05-04T03:02:01Z.
-    #[arg(long, value_name = "TIME", conflicts_with = "snapshot")]
+    #[arg(long, value_name = "TIME", conflicts_with = "snapshot", value_parser = time)]
     pub as_of: Option<Timestamp>,
     /// Host of the snapshots, which is the namespace that they were made in; the namespace itself otherwise, and with
     /// --repository any.
     #[arg(long)]
     pub host: Option<String>,
-    /// Only this path, relative to the volume's own folder, as it is or as `ls` prints it; may be given several times.
+    /// Only this path, as `ls` prints it or relative to the volume's own folder; may be given several times.
     #[arg(long = "path", value_name = "PATH", value_parser = stored_path())]
     pub paths: Vec<String>,
     /// Folder to restore a volume, or a stored file, into; empty, or made (with --repository).
@@ -51,11 +51,13 @@ pub struct RestoreArguments {
     /// of that name.
     #[arg(long, requires = "may_replace")]
     pub overwrite: bool,
-    /// Make the claim if there is none, of this storage class or of the cluster's default one.
+    /// Make the claim if there is none, as the one that was stored: with its size, access modes and volume mode, of this
+    /// storage class, else of the same one, else of the cluster's default one.
     #[arg(long, value_name = "STORAGE_CLASS", requires = "into_claims")]
     #[allow(clippy::option_option, reason = "not given, given without a class, given with one")]
     pub create: Option<Option<String>>,
-    /// Size of a claim that is made, for example 10Gi; half as much again as the snapshot has, and 1 GiB, otherwise.
+    /// Size of a claim that is made, for example 10Gi; else what the claim had requested that was stored, and where the snapshot
+    /// does not record that, half as much again as the snapshot has, and 1 GiB.
     #[arg(long, requires = "create")]
     pub size: Option<String>,
     /// Scale this workload to 0 meanwhile, as deployment/NAME or statefulset/NAME; with --all no name is given: it is the one
@@ -160,6 +162,15 @@ pub(super) fn stored_path() -> impl TypedValueParser<Value = String> {
     OsStringValueParser::new().map(|path| path.into_string().unwrap_or_else(|path| escape_name(path.as_bytes())))
 }
 
+fn time(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "{text:?} is no time: write date, time and zone, as 2026-05-04T03:02:01Z (UTC), 2026-05-04T05:02:01+02:00 or \
+             \"2026-05-04 03:02Z\"; `stowaway snapshots` prints the times of the snapshots"
+        )
+    })
+}
+
 fn scale_down(text: &str) -> Result<ScaleDown, String> {
     let (kind, name) = text.split_once('/').unwrap_or((text, ""));
     let kind = match kind {
@@ -198,6 +209,18 @@ mod tests {
         assert!(parsed("--source pvc/data --dry-run").is_err(), "it would restore");
         let all = parsed("--all --only commands --dry-run --as-of 2026-05-04T03:02:01Z --host old").unwrap();
         assert_eq!((all.whole.only, all.whole.dry_run, all.host.as_deref()), (Some(Only::Commands), true, Some("old")));
+    }
+
+    #[test]
+    fn time_that_cannot_be_read_is_refused_with_the_forms_that_can() {
+        let refused = parsed("--source pvc/a --as-of yesterday").unwrap_err();
+        let forms = ["2026-05-04T03:02:01Z", "2026-05-04T05:02:01+02:00", "2026-05-04 03:02Z"];
+        assert!(refused.contains("\"yesterday\" is no time"), "{refused}");
+        for form in forms {
+            assert!(refused.contains(form), "{refused}");
+            assert!(time(form).is_ok(), "{form}");
+        }
+        assert!(parsed("--source pvc/a --as-of 2026-05-04").unwrap_err().contains("is no time"), "of which zone?");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::{
     model::{Reason, SourceName, Verdict},
     plan::{
         sources::{MAXIMUM_SOURCES, PlanProblem},
-        text::clip_line,
+        text::{clip_line, selector_text},
     },
 };
 
@@ -63,13 +63,19 @@ pub(super) fn freeze(
     }
     if sources.is_empty() && whole.is_empty() {
         // Nothing was backed up, and silence would look like a success.
-        let selected = if backup.spec.selector.is_some() { " that the selector matches" } else { "" };
         let skipped = plan.skipped.iter().map(|claim| format!("; {}: {}", title(&claim.name), claim.message));
         let missing = plan.missing.iter().map(|source| format!("; {} is missing: {}", source.name, source.message));
-        whole.push(format!(
-            "no pod of the namespace{selected} asks for a backup by annotation, and there is no volume to back up{}",
-            skipped.chain(missing).collect::<String>()
-        ));
+        let nothing = match &backup.spec.selector {
+            None => {
+                "no pod of the namespace asks for a backup by annotation, and there is no volume to back up".to_owned()
+            }
+            Some(selector) => format!(
+                "the selector {} matches no pod of the namespace that asks for a backup by annotation, and no volume: look at \
+                 the labels (kubectl get pods,persistentvolumeclaims --show-labels), or leave the selector out",
+                selector_text(selector)
+            ),
+        };
+        whole.push(format!("{nothing}{}", skipped.chain(missing).collect::<String>()));
     }
     status.sources = sources.into_values().collect();
     let (skipped, skipped_not_listed) = listed(&plan.skipped);

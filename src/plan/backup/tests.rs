@@ -183,6 +183,15 @@ fn nothing_selected_is_no_success() {
 }
 
 #[test]
+fn selector_that_matches_nothing_is_named() {
+    let mut world = World::new(&[]);
+    world.backup.spec = serde_json::from_value(json!({ "selector": { "matchLabels": { "app": "web" } } })).unwrap();
+    world.look(0);
+    let message = &condition(&world.status().conditions, COMPLETE).unwrap().message;
+    assert!(message.starts_with("the selector app=web matches no pod"), "{message}");
+}
+
+#[test]
 fn annotations_that_cannot_be_carried_out_are_failed_sources_with_all_problems() {
     let mut world = World::new(&[MILL]);
     let problem = |key: &str| Problem { key: key.into(), value: "\"soon\"".into(), reason: "is no duration".into() };

@@ -5,30 +5,26 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{
-    Namespace, PersistentVolumeClaim, PersistentVolumeClaimSpec, Pod, VolumeResourceRequirements,
-};
-use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
-use super::{Obstacle, RestoreFacts, target::Missing};
+use super::{Obstacle, RestoreFacts, new_claim::volume_mode, target::Missing};
 use crate::{
-    api::{NewClaim, Restore, RestoreClaim, RestoreStatus, RunnerPod},
-    model::{Reason, SnapshotIdentity, TaskKind, VolumeRestore, WantedSnapshot},
+    api::{Restore, RestoreClaim, RestoreStatus, RunnerPod},
+    model::{BLOCK, Reason, SnapshotIdentity, TaskKind, VolumeRestore, WantedSnapshot},
     plan::{
         actions::TargetMount,
         choose::choose,
         claim_uses::Subject,
-        labels,
         names::Owner,
         sources::{ObservedPod, enforces_restricted, is_device},
+        stored_claim::stored_claim,
         text::later,
     },
 };
 
 /// How long runs of ours are waited for that work on the claim; each has a deadline of its own, mostly sooner.
 const OWN_RUNS_LIMIT: Duration = Duration::from_hours(25);
-const GIBIBYTE: u64 = 1 << 30;
 /// The access mode that one pod alone may use.
 const OF_ONE_POD: &str = "ReadWriteOncePod";
 /// The access mode that pods of any node may use.
@@ -49,6 +45,8 @@ pub struct TargetFacts<'a> {
     pub assigns_users: bool,
     /// The cluster's id.
     pub cluster: &'a str,
+    /// The names of its storage classes; only where a claim may be made.
+    pub storage_classes: &'a [String],
 }
 
 /// A workload that can be scaled.
@@ -111,7 +109,7 @@ pub(super) fn mount(restore: &Restore, to: &RestoreClaim, facts: RestoreFacts<'_
         return Err(Missing::Now(Obstacle::new(Reason::TargetInUse, format!("claim {name} is being deleted"))));
     }
     let spec = claim.and_then(|claim| claim.spec.as_ref());
-    let device = is_onto_device(to, claim);
+    let device = is_onto_device((restore, to), claim);
     if device && (to.path.is_some() || !restore.spec.from.paths.is_empty() || !is_volume(restore)) {
         let message = format!(
             "claim {name} is a block device (volumeMode: Block), onto which a stored device is restored as a whole: from a \
@@ -165,10 +163,11 @@ pub(super) fn mount(restore: &Restore, to: &RestoreClaim, facts: RestoreFacts<'_
 }
 
 /// Whether the claim is a block device, or will be one.
-fn is_onto_device(to: &RestoreClaim, claim: Option<&PersistentVolumeClaim>) -> bool {
+fn is_onto_device((restore, to): (&Restore, &RestoreClaim), claim: Option<&PersistentVolumeClaim>) -> bool {
+    let found = restore.status.as_ref().and_then(|status| status.found.as_ref());
     match claim {
         Some(claim) => is_device(claim),
-        None => to.create.as_ref().is_some_and(|new| new.volume_mode.as_deref() == Some("Block")),
+        None => to.create.as_ref().is_some_and(|new| volume_mode(new, found) == Some(BLOCK)),
     }
 }
 
@@ -202,8 +201,8 @@ pub(super) fn task(restore: &Restore, to: &RestoreClaim, owner: &Owner, facts: R
         from: wanted(restore, status),
         paths: from.paths.clone(),
         folder: to.path.clone().unwrap_or_default(),
-        device: is_onto_device(to, facts.claim.and_then(|facts| facts.claim)),
-        overwrite: to.overwrite.then(|| safety(owner, to, facts.claim.map_or("", |facts| facts.cluster))),
+        device: is_onto_device((restore, to), facts.claim.and_then(|facts| facts.claim)),
+        overwrite: to.overwrite.then(|| safety(owner, to, facts.claim)),
         timeout: restore.spec.timeout.map(Into::into),
     })
 }
@@ -223,54 +222,28 @@ pub(super) fn wanted(restore: &Restore, status: Option<&RestoreStatus>) -> Wante
 }
 
 /// How the snapshot of what is overwritten is labelled: as one of the claim, and never its newest.
-fn safety(owner: &Owner, to: &RestoreClaim, cluster: &str) -> SnapshotIdentity {
+fn safety(owner: &Owner, to: &RestoreClaim, facts: Option<TargetFacts<'_>>) -> SnapshotIdentity {
     let source = format!("pvc/{}", to.name);
     let tag = |key: &str, value: &str| format!("{key}={value}");
-    SnapshotIdentity {
+    let mut identity = SnapshotIdentity {
         host: owner.namespace.clone(),
         path: format!("/data/{}", to.name),
         // Kubernetes' own names, which hold no comma.
         tags: vec![
             tag(SnapshotIdentity::SOURCE, &source),
             tag(SnapshotIdentity::RUN, &format!("{}/{source}", owner.uid)),
-            tag(SnapshotIdentity::CLUSTER, cluster),
+            tag(SnapshotIdentity::CLUSTER, facts.map_or("", |facts| facts.cluster)),
             SnapshotIdentity::SAFETY.to_owned(),
         ],
+    };
+    if let Some(claim) = facts.and_then(|facts| facts.claim) {
+        // What cannot be a tag is not recorded: the copy is what counts.
+        let _unrecorded = stored_claim(claim).record(&mut identity);
     }
+    identity
 }
 
-/// The claim that is to be made.
-pub(super) fn new_claim(owner: &Owner, to: &RestoreClaim, new: &NewClaim, size: Quantity) -> PersistentVolumeClaim {
-    let modes = if new.access_modes.is_empty() { vec!["ReadWriteOnce".to_owned()] } else { new.access_modes.clone() };
-    let labels = [(labels::MANAGED_BY, labels::MANAGER), (labels::RUN, owner.name.as_str())];
-    PersistentVolumeClaim {
-        metadata: ObjectMeta {
-            name: Some(to.name.clone()),
-            namespace: Some(owner.namespace.clone()),
-            labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
-            ..ObjectMeta::default()
-        },
-        spec: Some(PersistentVolumeClaimSpec {
-            access_modes: Some(modes),
-            storage_class_name: new.storage_class_name.clone(),
-            volume_mode: new.volume_mode.clone(),
-            resources: Some(VolumeResourceRequirements {
-                requests: Some([("storage".to_owned(), size)].into()),
-                ..VolumeResourceRequirements::default()
-            }),
-            ..PersistentVolumeClaimSpec::default()
-        }),
-        status: None,
-    }
-}
-
-/// Room for so many bytes of files: blocks are bigger than small files, and file systems take their part.
-pub(super) fn generous(bytes: u64) -> Quantity {
-    let wanted = bytes.saturating_add(bytes / 2).saturating_add(GIBIBYTE);
-    Quantity(format!("{}Gi", wanted.div_ceil(GIBIBYTE)))
-}
-
-fn is_volume(restore: &Restore) -> bool {
+pub(super) fn is_volume(restore: &Restore) -> bool {
     restore.spec.from.source.as_str().starts_with("pvc/")
 }
 

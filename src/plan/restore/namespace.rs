@@ -14,7 +14,7 @@ use super::{ObservedPod, SourcePlan, claim::uses};
 use crate::{
     api::{NewClaim, RestoreClaim, RestoreFrom, RestoreSpec, RestoreTo, ScaleDown, ScaledKind},
     model::{
-        NotRestorable, Quality, Restorable, SnapshotIdentity, SnapshotQuery, SnapshotRecord, SourceName,
+        NotRestorable, Quality, Restorable, SnapshotIdentity, SnapshotQuery, SnapshotRecord, SourceName, StoredClaim,
         latest_restorable,
     },
 };
@@ -167,8 +167,7 @@ pub fn plan_namespace<'a>(wish: NamespaceWish<'_>, facts: NamespaceFacts<'a>) ->
         if wish.only.is_some_and(|only| only != kind) {
             continue;
         }
-        let chosen =
-            newest(&source, wish, facts).and_then(|found| Ok((target(&source, found.snapshot, wish, facts)?, found)));
+        let chosen = newest(&source, wish, facts).and_then(|found| Ok((target(&source, wish, facts)?, found)));
         match chosen {
             Ok(((to, scale_down), found)) => {
                 let from = RestoreFrom {
@@ -187,7 +186,8 @@ pub fn plan_namespace<'a>(wish: NamespaceWish<'_>, facts: NamespaceFacts<'a>) ->
                     scale_down,
                     runner_pod: None,
                 };
-                let note = found.note();
+                let notes = [found.note(), note_of_new_claim(spec.to.as_ref(), found.snapshot)];
+                let note = notes.into_iter().flatten().reduce(|all, note| format!("{all}; {note}"));
                 restores.push(ChosenSnapshot { kind, snapshot: found.snapshot, note, spec });
             }
             Err(refusal) => refused.push(refuse(refusal)),
@@ -249,7 +249,6 @@ fn newest<'a>(
 /// Where the source is restored to, and what is scaled down meanwhile.
 fn target(
     source: &SourceName,
-    snapshot: SnapshotRecord<'_>,
     wish: NamespaceWish<'_>,
     facts: NamespaceFacts<'_>,
 ) -> Result<(Option<RestoreTo>, Option<ScaleDown>), Refusal> {
@@ -269,15 +268,20 @@ fn target(
         name: claim.to_owned(),
         path: None,
         overwrite: is_there && wish.overwrite,
-        create: wish.create.filter(|_| !is_there).map(|new| as_stored(new, snapshot)),
+        create: wish.create.filter(|_| !is_there).cloned(),
     };
     Ok((Some(RestoreTo { claim: Some(claim), ..RestoreTo::default() }), scale_down))
 }
 
-/// The claim as it is made for this snapshot: a block device for one.
-fn as_stored(new: &NewClaim, snapshot: SnapshotRecord<'_>) -> NewClaim {
-    let mode = snapshot.identity.has_tag(SnapshotIdentity::DEVICE).then(|| "Block".to_owned());
-    NewClaim { volume_mode: mode.or_else(|| new.volume_mode.clone()), ..new.clone() }
+/// What a person has to know of a claim that will be made.
+fn note_of_new_claim(to: Option<&RestoreTo>, snapshot: SnapshotRecord<'_>) -> Option<String> {
+    let new = to?.claim.as_ref()?.create.as_ref()?;
+    let is_recorded = StoredClaim::of(snapshot.identity).is_some_and(|claim| claim.size.is_some());
+    (new.size.is_none() && !is_recorded).then(|| {
+        "the snapshot does not record what its claim had requested: the new claim gets half as much again as the snapshot has, and \
+         1 GiB, and a manifest that requests less is refused afterwards (--size names a size for all)"
+            .to_owned()
+    })
 }
 
 /// The one workload whose pods have the claim mounted; none when no pod has.

@@ -307,7 +307,16 @@ fn claims_are_labelled_as_k8up_labels_them() {
     let plan = scene(&[claim("cask", &json!({}))], &[user("cask", "mill-1", &json!({}))]).plan();
     let identity = &plan.sources[0].identity;
     assert_eq!((identity.host.as_str(), identity.path.as_str()), ("shop", "/data/cask"));
-    assert_eq!(identity.tags, ["source=pvc/cask", "run=backup-1/pvc/cask", "cluster=cluster-1", "pod=mill-1"]);
+    assert_eq!(
+        identity.tags,
+        [
+            "source=pvc/cask",
+            "run=backup-1/pvc/cask",
+            "cluster=cluster-1",
+            "pod=mill-1",
+            "claim-access-modes=ReadWriteOnce"
+        ]
+    );
     let plan = scene(&[claim("cask", &json!({}))], &[]).plan();
     assert_eq!(plan.sources[0].identity.tag("pod"), None);
 }

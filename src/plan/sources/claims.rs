@@ -334,7 +334,7 @@ fn uses(pod: &Pod, claim: &str) -> bool {
 }
 
 /// The name by which the pod has the claim.
-fn volume_of<'a>(pod: &'a Pod, claim: &str) -> Option<&'a str> {
+pub(super) fn volume_of<'a>(pod: &'a Pod, claim: &str) -> Option<&'a str> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     let mut by_name = volumes
         .filter(|volume| volume.persistent_volume_claim.as_ref().is_some_and(|source| source.claim_name == claim));

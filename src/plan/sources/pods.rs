@@ -27,6 +27,8 @@ pub struct Workload {
 /// A pod that asks for a backup.
 pub(super) struct Unit<'a> {
     pod: &'a Pod,
+    /// What it belongs to.
+    pub workload: &'a Workload,
     /// Its name.
     pub name: &'a str,
     /// Its UID.
@@ -61,7 +63,7 @@ pub(super) fn unit(
     };
     let ready = phase == "Running" && pod.metadata.deletion_timestamp.is_none() && is_ready(pod);
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    Ok(Some((speaks_for, Unit { pod, name, uid, ready, asked })))
+    Ok(Some((speaks_for, Unit { pod, workload, name, uid, ready, asked })))
 }
 
 fn is_ready(pod: &Pod) -> bool {

@@ -17,6 +17,7 @@ use crate::{
     annotations::{Injection, Request},
     api::SkippedClaim,
     model::{SourceName, SourceNameError, TargetVolume, injected::SIDECAR_CONTAINER},
+    plan::stored_claim::stored_claim,
 };
 
 /// All claims that were asked for so far, and who can read each.
@@ -168,8 +169,12 @@ fn source(
 ) -> Result<PlannedSource, PlanProblem> {
     let name = source_name(claim)?;
     let path = format!("/data/{claim}");
-    let identity =
-        label(facts, &name, path.clone(), pod).map_err(|message| PlanProblem::Claim { name: name.clone(), message })?;
+    let unlabelled = |message| PlanProblem::Claim { name: name.clone(), message };
+    let mut identity = label(facts, &name, path.clone(), pod).map_err(unlabelled)?;
+    let claims = facts.claims.map(|facts| facts.claims).unwrap_or_default();
+    if let Some(claim) = claims.iter().find(|one| one.metadata.name.as_deref() == Some(claim)) {
+        stored_claim(claim).record(&mut identity).map_err(|error| unlabelled(error.to_string()))?;
+    }
     Ok(PlannedSource {
         name,
         pod: pod.unwrap_or_default().to_owned(),
@@ -186,6 +191,7 @@ fn source(
         exclude: Vec::new(),
         accept_shrunken: false,
         has_restore_command: false,
+        note: String::new(),
     })
 }
 

@@ -244,6 +244,16 @@ impl Repository {
         })
         .await
     }
+
+    /// Whether all that [`Repository::restore_some`] would be asked for is in the snapshot. Nothing is written, and no content
+    /// is read.
+    ///
+    /// Errors: [`RepositoryError::FileNotFound`] with the first path that is not there.
+    pub async fn check_stored(&self, place: (&str, &str), only: &[String]) -> Result<(), RepositoryError> {
+        check_inside(only)?;
+        let wanted = restore::Wanted::Some(only.to_vec());
+        self.while_locked(|run| async move { restore::check_stored(self, &run, place, wanted).await }).await
+    }
 }
 
 /// Whether each path leads to something below where it begins.

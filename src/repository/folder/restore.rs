@@ -54,6 +54,16 @@ pub(super) async fn restore_folder(
     unfold(repository, store, place, wanted, write).await
 }
 
+/// See [`Repository::check_stored`].
+pub(super) async fn check_stored(
+    repository: &Repository,
+    store: &Store,
+    place: (&str, &str),
+    wanted: Wanted,
+) -> Result<(), RepositoryError> {
+    unfold(repository, store, place, wanted, |_, _| Ok(())).await
+}
+
 /// Writes what is at `path` of a snapshot as a tar: a folder with all that is in it, its own metadata first, or only some
 /// paths below it, each in the folders that it is in; or a file by its own name. What is not there is told before anything is
 /// written. `finish` gets the output after the last byte, where it may block.

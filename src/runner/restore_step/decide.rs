@@ -3,6 +3,8 @@
 //! Pure; it must not look into a volume or a repository itself. What is half done is never taken for the app's data, and
 //! the app's data is never touched.
 
+use std::{cmp::Reverse, collections::BTreeSet};
+
 use jiff::Timestamp;
 
 use crate::model::{
@@ -64,6 +66,44 @@ pub fn choose<'a>(
             ),
         )),
     }
+}
+
+/// How many other namespaces are named; all are counted.
+const NAMED_NAMESPACES: usize = 5;
+
+/// What a person has to know when there is no snapshot of a source of this namespace: other namespaces of the repository have
+/// snapshots of a source of that name. Nothing if none has.
+///
+/// They are never taken without a request. Namespaces that share a repository (a test system beside the real one) have
+/// sources of the same names, and one must not start on the data of another one.
+pub fn note_of_other_namespaces(
+    snapshots: &[SnapshotRecord<'_>],
+    source: &SourceName,
+    namespace: &str,
+    (cluster, now): (&str, Timestamp),
+) -> Option<String> {
+    let hosts: BTreeSet<&str> = snapshots.iter().map(|snapshot| snapshot.identity.host.as_str()).collect();
+    let newest_of = |host| {
+        let query = SnapshotQuery { source, host: Some(host), as_of: None, cluster, now };
+        Some((latest_restorable(snapshots, &query).ok()?.snapshot.time, host))
+    };
+    let mut found: Vec<(Timestamp, &str)> =
+        hosts.into_iter().filter(|host| *host != namespace).filter_map(newest_of).collect();
+    found.sort_by_key(|(time, host)| (Reverse(*time), *host));
+    let (_, newest) = found.first()?;
+    let named: Vec<String> =
+        found.iter().take(NAMED_NAMESPACES).map(|(time, host)| format!("{host} (newest of {time:.0})")).collect();
+    let more = match found.len().saturating_sub(NAMED_NAMESPACES) {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    let claim = source.as_str().rsplit('/').next().unwrap_or_default();
+    Some(format!(
+        "the repository has snapshots of {source} of other namespaces, none of which is restored without a request: {}{more}; \
+         if this namespace was one of them under another name, scale the workload to 0, and run `stowaway restore -n \
+         {namespace} --source {source} --host {newest} --claim {claim} --overwrite`",
+        named.join(", ")
+    ))
 }
 
 #[cfg(test)]
@@ -128,5 +168,57 @@ mod tests {
             assert_eq!(failure.reason, Reason::SnapshotNotFound);
             assert!(failure.message.contains(tag), "{}", failure.message);
         }
+    }
+
+    fn noted(snapshots: &[(&str, &str, &str)]) -> Option<String> {
+        let identities: Vec<_> = snapshots
+            .iter()
+            .map(|(host, tag, _)| SnapshotIdentity {
+                host: (*host).to_owned(),
+                path: "/data/claim".into(),
+                tags: vec![(*tag).to_owned()],
+            })
+            .collect();
+        let ids: Vec<String> = (0..identities.len()).map(|index| format!("{index:064}")).collect();
+        let records: Vec<_> = snapshots
+            .iter()
+            .zip(identities.iter().zip(&ids))
+            .map(|((_, _, time), (identity, id))| SnapshotRecord {
+                id,
+                time: time.parse().unwrap(),
+                identity,
+                paths: &[],
+                bytes: None,
+            })
+            .collect();
+        let here = ("here", "2026-06-01T00:00:00Z".parse().unwrap());
+        note_of_other_namespaces(&records, &"pvc/claim".parse().unwrap(), "shop", here)
+    }
+
+    #[test]
+    fn other_namespaces_with_snapshots_of_the_source_are_named_newest_first_with_the_command() {
+        let note = noted(&[
+            ("old", OURS, "2026-01-01T00:00:00Z"),
+            ("old", OURS, "2026-01-03T00:00:00Z"),
+            ("mill", OURS, "2026-01-02T00:00:00Z"),
+            ("k8up", "", "2026-01-01T00:00:00Z"),
+            ("other", "source=pvc/other", "2026-01-01T00:00:00Z"),
+        ])
+        .unwrap();
+        let wanted = ": old (newest of 2026-01-03T00:00:00Z), mill (newest of 2026-01-02T00:00:00Z), k8up (newest of \
+                      2026-01-01T00:00:00Z); ";
+        assert!(note.contains(wanted), "{note}");
+        assert!(note.contains("`stowaway restore -n shop --source pvc/claim --host old --claim claim --overwrite`"));
+    }
+
+    #[test]
+    fn other_namespaces_without_a_snapshot_that_could_be_restored_are_not_named() {
+        assert_eq!(noted(&[]), None);
+        assert_eq!(noted(&[("old", "source=pvc/other", "2026-01-01T00:00:00Z")]), None);
+        assert_eq!(noted(&[("shop", OURS, "2026-01-01T00:00:00Z")]), None, "its own is restored");
+        let hosts: Vec<String> = (0..7).map(|number| format!("host-{number}")).collect();
+        let many: Vec<_> = hosts.iter().map(|host| (host.as_str(), OURS, "2026-01-01T00:00:00Z")).collect();
+        let note = noted(&many).unwrap();
+        assert!(!note.contains("host-5") && note.contains("), and 2 more;"), "{note}");
     }
 }

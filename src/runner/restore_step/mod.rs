@@ -167,7 +167,11 @@ async fn restore_from(
         }
         volume.forget()?;
         let text = format!("the repository has no snapshot of {source} of namespace {namespace}: the app starts empty");
-        return Ok(Outcome::said(&text));
+        let others = decide::note_of_other_namespaces(&records, source, namespace, (&here.0, here.1));
+        if let Some(others) = &others {
+            warn!("the app starts empty, and {others}");
+        }
+        return Ok(Outcome::said(&others.map_or(text.clone(), |others| format!("{text}; {others}"))));
     };
     let snapshot = found.snapshot;
     info!(snapshot = snapshot.id, "restoring snapshot {} of {}", snapshot.short_id(), snapshot.time);

@@ -23,7 +23,7 @@ use super::{
     limit::restore_within,
     restore_step::{mark::Whole, volume::Volume},
     story::tell_progress,
-    wanted::choose_readable,
+    wanted::{choose_readable, relative},
 };
 use crate::{
     model::{Failure, Proof, Reason, SnapshotIdentity, SourceReport, Verdict, VolumeRestore, milliseconds},
@@ -71,6 +71,11 @@ async fn restore(
     let list = repository.list_snapshots().await?;
     let chosen = choose_readable(&list, &run.from, repository.place(), Timestamp::now())?;
     let snapshot = chosen.snapshot;
+    let run = &VolumeRestore { paths: relative(&snapshot.identity.path, &run.paths)?, ..run.clone() };
+    // Else the restore itself looks first: nothing is stored before it, and no folder made.
+    if run.overwrite.is_some() || !run.folder.is_empty() {
+        repository.check_stored((&snapshot.id, &snapshot.identity.path), &run.paths).await?;
+    }
     let target = Target::open(mount, &run.folder)?;
     let volume = Volume::new(target.path());
     // Before anything of it is touched, be it only its times.

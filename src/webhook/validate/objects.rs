@@ -333,7 +333,9 @@ fn of_volume(volume: &VolumeBackend, base: &[&str], findings: &mut Findings) {
         read_only.push(("azureFile", azure.read_only));
     }
     for (kind, _) in read_only.into_iter().filter(|(_, read_only)| *read_only == Some(true)) {
-        findings.wrong(&at(kind, "readOnly"), true, "nothing could be written there");
+        let reason =
+            "nothing could be written there, and even a restore writes a lock beside what it reads; leave readOnly out";
+        findings.wrong(&at(kind, "readOnly"), true, reason);
     }
 }
 

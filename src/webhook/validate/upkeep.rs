@@ -31,7 +31,11 @@ pub(super) fn check(repository: &Repository, findings: &mut Findings) {
     }
     let Some(retention) = &spec.retention else { return };
     if spec.prune.is_none() {
-        findings.warn(&["spec", "retention"], "has no effect without spec.prune: nothing is ever forgotten");
+        findings.warn(
+            &["spec", "retention"],
+            "has no effect without spec.prune: nothing is ever forgotten, and the store fills until every backup fails (StoreFull); \
+             set spec.prune.schedule (\"@daily-random\"), or leave retention out",
+        );
     } else if retention.is_empty() {
         findings.warn(&["spec", "retention"], "says nothing, so that all snapshots are kept");
     }

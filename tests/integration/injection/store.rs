@@ -53,6 +53,7 @@ fn of_a_run(repository: &Repository, backend: BackendConfig) -> BTreeSet<(String
             cluster: String::new(),
             repository_id: None,
             kind: TaskKind::Init,
+            note: String::new(),
         },
         repository_name: "x",
         repository: &repository.spec,

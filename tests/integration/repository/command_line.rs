@@ -10,6 +10,7 @@ use stowaway::model::{BackendConfig, Credential};
 
 use super::{
     servers::{Kind, Server},
+    torture::folder_in,
     *,
 };
 
@@ -70,6 +71,55 @@ async fn user_and_password_of_a_rest_server_come_by_the_environment_or_in_the_ur
     // One of the two is no wish to go without.
     let half = stowaway(&login[..1], &["snapshots", "--repository", &place]);
     assert_eq!(half.status.code(), Some(2), "{}", String::from_utf8_lossy(&half.stderr));
+}
+
+#[tokio::test]
+async fn reader_that_goes_away_ends_the_program_without_a_message() {
+    let place = tempfile::tempdir().unwrap();
+    let repository = place.path().join("repository");
+    let repository = repository.to_str().unwrap();
+    let made = stowaway(&[], &["backup", "--repository", repository, "--init", "--", "echo", "barrels"]);
+    assert!(made.status.success());
+    for verb in [&["snapshots"][..], &["snapshots", "-o", "json"], &["dump"], &["completions"]] {
+        let listed = stowaway(&[], &["snapshots", "--repository", repository, "-o", "json"]);
+        let id = serde_json::from_slice::<serde_json::Value>(&listed.stdout).unwrap()[0]["id"].clone();
+        let more = match verb[0] {
+            "completions" => vec!["bash"],
+            "dump" => vec!["--repository", repository, id.as_str().unwrap()],
+            _ => vec!["--repository", repository],
+        };
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ended = Command::new(env!("CARGO_BIN_EXE_stowaway"))
+            .env("RESTIC_PASSWORD", PASSWORD)
+            .args([verb, &more].concat())
+            .stdout(writer)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        let is_of_the_log = |line: &str| line.contains(" INFO ");
+        assert!(ended.status.code() == Some(141) && said.lines().all(is_of_the_log), "{verb:?}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn file_is_dumped_by_its_listed_path_and_by_that_within_the_volume() {
+    let place = tempfile::tempdir().unwrap();
+    let at = place.path().join("repository");
+    let repository = new_repository(&at).await;
+    let source = folder_in(place.path(), "source");
+    fs::create_dir(source.join("config")).unwrap();
+    fs::write(source.join("config/app.ini"), "stored").unwrap();
+    let id = super::folders::store_folder(&repository, &source).await.snapshot;
+    repository.close().await;
+    let dump = |path: &str| stowaway(&[], &["dump", "--repository", at.to_str().unwrap(), &id, path]);
+    for path in ["/data/claim/config/app.ini", "config/app.ini", "/config/app.ini", "data/claim/config/app.ini"] {
+        let dumped = dump(path);
+        assert_eq!(dumped.stdout, b"stored", "{path}: {}", String::from_utf8_lossy(&dumped.stderr));
+    }
+    let missing = dump("config/other.ini");
+    let said = String::from_utf8_lossy(&missing.stderr).into_owned();
+    assert!(missing.status.code() == Some(1) && said.contains("/data/claim/config/other.ini"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

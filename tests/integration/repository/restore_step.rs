@@ -212,15 +212,22 @@ async fn volume_with_data_is_left_alone_even_without_a_store() {
 }
 
 #[tokio::test]
-async fn repository_without_a_snapshot_of_the_volume_lets_the_app_start_empty() {
+async fn empty_start_beside_snapshots_of_another_namespace_is_a_warning_that_names_it() {
     let (pod, repository) = Pod::new().await;
     fs::write(pod.source().join("file"), "another's").unwrap();
     let other = stowaway::model::SnapshotIdentity { host: "other".to_owned(), ..claim() };
     repository.store_folder(&other, &at("2026-01-01T00:00:00Z"), &pod.source(), Arc::default()).await.unwrap();
     repository.close().await;
-    let report = pod.succeeds();
+    let (output, report) = pod.run();
+    assert_eq!((report.verdict, report.reason), (Verdict::Succeeded, Reason::Completed));
     assert!(report.message.contains("no snapshot of pvc/claim") && report.snapshot.is_none(), "{}", report.message);
     assert!(names_in(&pod.volume()).is_empty());
+    let log = String::from_utf8_lossy(&output.stdout);
+    let warning = log.lines().find(|line| line.contains("WARN")).unwrap_or_else(|| panic!("no warning: {log}"));
+    for text in [warning, &report.message] {
+        assert!(text.contains("starts empty") && text.contains("other (newest of 2026-01-01T00:00:00Z)"), "{text}");
+        assert!(text.contains("--source pvc/claim --host other --claim claim"), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -233,11 +233,36 @@ async fn path_that_is_not_in_the_snapshot_fails_before_anything_is_written() {
     let cellar = Cellar::new(&[("a/file", "stored")]).await;
     let message = cellar.fails(&only(&["a/file", "a/missing"], run()), Reason::SnapshotNotFound).await;
     assert!(message.contains("a/missing"), "{message}");
-    for path in ["../a", "a/../../x", "/a", "a//file", ""] {
+    for path in ["../a", "a/../../x", "/../a", "//a", "/", "a//file", ""] {
         cellar.fails(&only(&[path], run()), Reason::InvalidRequest).await;
     }
+    cellar
+        .fails(&VolumeRestore { folder: "new".to_owned(), ..only(&["a/missing"], run()) }, Reason::SnapshotNotFound)
+        .await;
+}
+
+#[tokio::test]
+async fn path_is_taken_as_it_is_listed_and_relative_to_the_volume() {
+    for path in ["a/file", "/a/file", "/data/claim/a/file"] {
+        let cellar = Cellar::new(&[("a/file", "stored"), ("other", "stored")]).await;
+        cellar.succeeds(&only(&[path], run())).await;
+        assert_eq!(
+            (text(cellar.volume().join("a/file")).as_str(), names_in(&cellar.volume()).len()),
+            ("stored", 1),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_kept_of_a_volume_for_a_path_that_is_not_in_the_snapshot() {
+    let cellar = Cellar::new(&[("a/file", "stored")]).await;
     write(&cellar.volume(), &[("a/file", "present")]);
-    cellar.fails(&only(&["a/missing"], overwriting()), Reason::SnapshotNotFound).await;
+    let run = only(&["a/file", "a/missing"], overwriting());
+    let message = cellar.fails(&run, Reason::SnapshotNotFound).await;
+    assert!(message.contains("a/missing"), "{message}");
+    let snapshots = cellar.repository.snapshots().await.unwrap();
+    assert_eq!(snapshots.len(), 1, "no safety snapshot: {snapshots:?}");
 }
 
 #[tokio::test]

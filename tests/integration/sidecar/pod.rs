@@ -215,6 +215,7 @@ impl Pod {
             cluster: String::new(),
             repository_id: None,
             kind,
+            note: String::new(),
         }
     }
 
@@ -239,6 +240,7 @@ impl Pod {
             cluster: String::new(),
             repository_id: None,
             kind,
+            note: String::new(),
         }
     }
 
@@ -260,6 +262,7 @@ impl Pod {
             cluster: String::new(),
             repository_id: None,
             kind,
+            note: String::new(),
         }
     }
 

@@ -316,6 +316,54 @@ async fn what_could_only_fail_is_refused_with_the_field() {
 }
 
 #[tokio::test]
+async fn volume_that_nothing_can_be_written_to_is_refused_for_repositories_and_archives() {
+    let webhook = Webhook::new();
+    let sources = [
+        ("nfs", json!({ "server": "nas", "path": "/a" })),
+        ("csi", json!({ "driver": "d" })),
+        ("azureFile", json!({ "secretName": "s", "shareName": "a" })),
+        ("persistentVolumeClaim", json!({ "claimName": "x" })),
+    ];
+    for (kind, mut source) in sources {
+        for read_only in [false, true] {
+            source["readOnly"] = read_only.into();
+            let place = json!({ kind: source });
+            let into = restore(|spec| spec["to"] = json!({ "archive": { "volume": place } }));
+            for (object, base) in [(volume(&place), "spec"), (into, "spec.to.archive")] {
+                let answer = webhook.ask("/objects", &creation(&object)).await;
+                let field = format!("{base}.volume.{kind}.readOnly");
+                assert_eq!(blamed(&answer), if read_only { vec![field.as_str()] } else { vec![] }, "{answer}");
+                assert_eq!(answer.to_string().contains("leave readOnly out"), read_only, "{answer}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn retention_that_nothing_carries_out_is_warned_of_with_what_follows_and_what_to_set() {
+    let webhook = Webhook::new();
+    let warnings = async |prune: bool| {
+        let object = s3(|spec| {
+            spec["retention"] = json!({ "keepDaily": 7 });
+            if prune {
+                spec["prune"] = json!({ "schedule": "@daily-random" });
+            }
+        });
+        let answer = webhook.ask("/objects", &creation(&object)).await;
+        assert_eq!(answer["allowed"], true, "{answer}");
+        answer["warnings"].as_array().cloned().unwrap_or_default()
+    };
+    let [warning] = &warnings(false).await[..] else { panic!("no warning, or several") };
+    let warning = warning.as_str().unwrap();
+    for part in
+        ["spec.retention", "nothing is ever forgotten", "StoreFull", "spec.prune.schedule", "leave retention out"]
+    {
+        assert!(warning.contains(part), "{warning}");
+    }
+    assert!(warnings(true).await.is_empty());
+}
+
+#[tokio::test]
 async fn an_old_mistake_holds_nobody_up_who_does_not_touch_it() {
     let webhook = Webhook::new();
     let before = s3(|spec| spec["s3"]["bucket"] = "a..b".into());

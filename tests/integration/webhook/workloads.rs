@@ -285,6 +285,43 @@ spec:
 }
 
 #[tokio::test]
+async fn live_files_of_a_database_without_a_dump_are_warned_of_with_what_to_do() {
+    let set = |image: &str, more: &[(&str, &str)]| {
+        let mut set = yaml(
+            "
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: { name: well }
+spec:
+  template:
+    metadata: { annotations: {} }
+    spec: { containers: [{ name: pump, volumeMounts: [{ name: water, mountPath: /w }] }] }
+  volumeClaimTemplates: [{ metadata: { name: water } }]
+",
+        );
+        set["spec"]["template"]["metadata"]["annotations"] = all(&[&[("restore", "on-empty")], more].concat());
+        set["spec"]["template"]["spec"]["containers"][0]["image"] = image.into();
+        set
+    };
+    let said = async |set: &Value| {
+        let answer = Webhook::new().ask("/workloads", &creation(set)).await;
+        assert_eq!(answer["allowed"], true, "{answer}");
+        warnings(&answer)
+    };
+    let warned = said(&set("timescale/timescaledb:2-pg16", &[])).await;
+    for part in [
+        "volume water",
+        "PostgreSQL",
+        "stowaway.dev/backupcommand (pg_dump)",
+        "stowaway.dev/volume-snapshot-class on the claim",
+    ] {
+        assert!(warned.contains(part), "{warned}");
+    }
+    assert!(!said(&set("press:1", &[])).await.contains("live files"));
+    assert!(!said(&set("postgres:16", &[("backupcommand", "pg_dump shop")])).await.contains("live files"));
+}
+
+#[tokio::test]
 async fn annotations_on_the_workload_itself_are_warned_of_and_refuse_nothing() {
     let mut wrong = deployment(&[]);
     wrong["metadata"]["annotations"] =

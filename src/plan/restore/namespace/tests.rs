@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 use serde_json::json;
 
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
 use super::*;
 use crate::plan::{
     fixtures::{at, plan_of, planned},
@@ -126,26 +128,26 @@ fn newest_proven_snapshot_of_each_source_comes_back_volumes_first() {
 }
 
 #[test]
-fn claim_of_what_was_a_block_device_is_made_as_one_and_of_nothing_else() {
+fn new_claim_is_as_wished_and_a_snapshot_that_does_not_record_its_own_is_named() {
     let create = NewClaim { storage_class_name: Some("fast".into()), ..NewClaim::default() };
-    let modes = |stored: &[Stored], there: &There| -> Vec<Option<Option<String>>> {
-        let (restores, refused) = plan(NamespaceWish { create: Some(&create), ..wish() }, stored, there);
-        assert_eq!(refused, []);
-        let claims = restores.into_iter().map(|spec| spec.to.unwrap().claim.unwrap());
-        claims.map(|claim| claim.create.map(|new| new.volume_mode)).collect()
+    let notes = |create: &NewClaim, stored: &[Stored], there: &There| -> Vec<bool> {
+        let snapshots: Vec<_> = stored.iter().map(snapshot_record).collect();
+        let claims = there.claims.iter().map(|&name| name.to_owned()).collect();
+        let facts = NamespaceFacts { snapshots: &snapshots, claims: &claims, pods: &[], sources: &plan_of(&[]) };
+        let planned = plan_namespace(NamespaceWish { create: Some(create), ..wish() }, facts);
+        planned.restores.iter().map(|chosen| chosen.note.as_ref().is_some_and(|note| note.contains("--size"))).collect()
     };
-    let sacks = stored("ba", 10, HOST, "/data/sacks", &["source=pvc/sacks", "x=device"]);
-    let device = [casks("aa", 10, &["device"]), sacks];
-    assert_eq!(modes(&device, &There::default()), [Some(Some("Block".to_owned())), Some(None)]);
-    // What is there stays as it is.
-    assert_eq!(modes(&device, &all()), [None, None]);
-    // The newest one says it.
-    let changed = [casks("aa", 10, &["device"]), casks("ab", 20, &[])];
-    assert_eq!(modes(&changed, &There::default()), [Some(None)]);
-    let older = NewClaim { volume_mode: Some("Filesystem".into()), ..create.clone() };
-    let (restores, _) = plan(NamespaceWish { create: Some(&older), ..wish() }, &changed, &There::default());
+    let recorded = [casks("aa", 10, &["claim-size=1Gi"])];
+    let older = [casks("aa", 10, &["device"])];
+    assert_eq!(notes(&create, &recorded, &There::default()), [false]);
+    assert_eq!(notes(&create, &older, &There::default()), [true]);
+    // Nothing is made.
+    assert_eq!(notes(&create, &older, &all()), [false]);
+    let sized = NewClaim { size: Some(Quantity("2Gi".into())), ..create.clone() };
+    assert_eq!(notes(&sized, &older, &There::default()), [false]);
+    let (restores, _) = plan(NamespaceWish { create: Some(&create), ..wish() }, &older, &There::default());
     let made = restores[0].to.as_ref().unwrap().claim.as_ref().unwrap().create.as_ref().unwrap();
-    assert_eq!(made, &older, "all else is as it was wished");
+    assert_eq!(made, &create, "the controller adds what is recorded");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A Restore into a claim never writes where somebody works, and a workload that it scaled down always comes back.
 
 mod held;
+mod made;
 mod runs_as;
 mod uses;
 
@@ -29,6 +30,7 @@ struct Cellar {
     uses: ClaimUses,
     namespace: Namespace,
     assigns_users: bool,
+    storage_classes: Vec<String>,
 }
 
 fn claim(more: &serde_json::Value) -> PersistentVolumeClaim {
@@ -75,6 +77,7 @@ impl Cellar {
             uses: ClaimUses::default(),
             namespace: Namespace::default(),
             assigns_users: false,
+            storage_classes: vec!["oak".into(), "elm".into()],
         }
     }
 
@@ -94,6 +97,7 @@ impl Cellar {
                 namespace: &self.namespace,
                 assigns_users: self.assigns_users,
                 cluster: "uid-of-cluster",
+                storage_classes: &self.storage_classes,
             }),
         };
         let (status, actions) = plan_restore(&world.restore, facts, at(seconds));
@@ -265,50 +269,6 @@ fn run_is_root_unless_namespace_or_user_wants_it_otherwise() {
     let mut cellar = Cellar::new(&json!({}), &json!({}));
     cellar.assigns_users = true;
     assert!(!cellar.mount(0).as_root);
-}
-
-#[test]
-fn missing_claim_is_made_of_the_size_that_is_wished() {
-    let new = json!({ "create": { "storageClassName": "oak", "accessModes": ["ReadWriteMany"], "size": "5Gi" } });
-    let mut cellar = Cellar::new(&new, &json!({}));
-    cellar.claim = None;
-    let actions = cellar.look(0);
-    let made = serde_json::to_value(actions.around.create_claim.unwrap()).unwrap();
-    assert_eq!(made["metadata"]["name"], "casks");
-    assert_eq!(made["metadata"]["ownerReferences"], json!(null), "it belongs to nobody");
-    let spec = json!({
-        "accessModes": ["ReadWriteMany"], "storageClassName": "oak", "resources": { "requests": { "storage": "5Gi" } }
-    });
-    assert_eq!(made["spec"], spec);
-    assert_eq!(actions.start.len(), 1);
-}
-
-#[test]
-fn size_of_a_new_claim_is_looked_up_and_that_very_snapshot_restored() {
-    let from = json!({ "source": SOURCE, "asOf": "2026-05-04T03:02:01Z" });
-    let mut cellar = Cellar::new(&json!({ "create": {} }), &json!({ "from": from }));
-    cellar.claim = None;
-    let lookup = cellar.look(0).start.remove(0);
-    let TaskKind::FindSnapshot(wanted) = lookup.task else { panic!("{:?}", lookup.task) };
-    assert!(wanted.as_of.is_some() && lookup.target.is_none());
-    let found = SourceReport { bytes: 10 << 30, proof: Proof::None, ..success() };
-    cellar.ends(&found);
-    assert!(cellar.look(1).look_again.is_some());
-    assert_eq!(cellar.status().outcome.verdict, None);
-    let actions = cellar.look(2);
-    let made = serde_json::to_value(actions.around.create_claim.unwrap()).unwrap();
-    assert_eq!(made["spec"]["resources"]["requests"]["storage"], "16Gi");
-    let TaskKind::RestoreVolume(run) = &actions.start[0].task else { panic!("{:?}", actions.start) };
-    assert_eq!((run.from.id.clone(), run.from.as_of), (found.snapshot, None));
-    let attempt = job_name(&cellar.world.restore, SOURCE, 2);
-    assert_eq!(cellar.status().job.as_deref(), Some(attempt.as_str()));
-
-    // A lookup that fails is the end of it.
-    let mut cellar = Cellar::new(&json!({ "create": {} }), &json!({}));
-    cellar.claim = None;
-    cellar.look(0);
-    cellar.ends(&failure(Reason::SnapshotNotFound));
-    assert_eq!(cellar.failed_for(1), "SnapshotNotFound");
 }
 
 fn scaled_down(replicas: i32, pods: usize) -> Cellar {
@@ -484,17 +444,4 @@ fn block_device_is_written_as_a_whole_and_only_while_nobody_has_it() {
     used.claim = block();
     used.world.pods.push(user("mill-1"));
     assert_eq!(used.failed_for(0), "TargetInUse");
-}
-
-#[test]
-fn claim_that_is_made_to_be_a_block_device_is_one_for_its_job() {
-    let new = json!({ "create": { "volumeMode": "Block", "size": "5Gi" } });
-    let mut cellar = Cellar::new(&new, &json!({}));
-    cellar.claim = None;
-    let mut actions = cellar.look(0);
-    let start = actions.start.pop().unwrap();
-    assert!(matches!(&start.task, TaskKind::RestoreVolume(run) if run.device));
-    assert!(mount_of(start).device);
-    let made = actions.around.create_claim.unwrap().spec.unwrap();
-    assert_eq!(made.volume_mode.as_deref(), Some("Block"));
 }
