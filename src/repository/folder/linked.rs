@@ -14,6 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jiff::Timestamp;
 use rustic_core::repofile::{Node, NodeType};
 use sha2::{Digest, Sha256};
 
@@ -84,7 +85,7 @@ fn id_of(node: &Node) -> LinkId {
     for number in [node.meta.device_id, node.meta.inode, node.meta.size] {
         hash.update(number.to_le_bytes());
     }
-    hash.update(node.meta.mtime.map_or(i128::MIN, |time| time.as_nanosecond()).to_le_bytes());
+    hash.update(node.meta.mtime.map_or(i128::MIN, Timestamp::as_nanosecond).to_le_bytes());
     hash.update([match node.node_type {
         NodeType::File => 0,
         NodeType::Symlink { .. } => 1,
