@@ -101,7 +101,7 @@ impl Lock {
         &self.shared.lost
     }
 
-    /// The lock's file is there: nobody has removed it, and then perhaps pruned. It goes on being refreshed meanwhile, however
+    /// The lock's file is there: no other client has removed it, and then perhaps pruned. It is refreshed meanwhile, however
     /// long the store takes to answer.
     pub async fn check(&self, store: &Store) -> Result<(), RepositoryError> {
         loop {

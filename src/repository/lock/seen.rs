@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_counts_from_the_first_look_and_anew_once_it_has_changed() {
+    fn file_counts_from_the_first_look_and_again_once_it_has_changed() {
         let mut seen = Seen::default();
         let (start, minute) = (Instant::now(), Duration::from_mins(1));
         let (file, other) = ((Id::random(), 0), (Id::random(), 0));

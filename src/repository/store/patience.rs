@@ -123,7 +123,7 @@ struct Waiting(Arc<Outage>);
 
 impl Waiting {
     /// The store gave that answer, or none; logged when that is due.
-    fn goes_on(&self, place: &str, fault: &StoreFault, patience: Duration) {
+    fn continues(&self, place: &str, fault: &StoreFault, patience: Duration) {
         let mut state = self.0.state();
         state.why = fault.to_string();
         let lasts = state.since.map_or(Duration::ZERO, |(began, _)| began.elapsed());
@@ -220,7 +220,7 @@ impl Store {
                     return Err(Fault::Passing(fault));
                 }
                 let waiting = waiting.get_or_insert_with(|| self.outage.begin(started));
-                waiting.goes_on(&self.place, &fault, most);
+                waiting.continues(&self.place, &fault, most);
                 sleep(spread).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
@@ -321,7 +321,7 @@ mod tests {
         let earlier = Instant::now().checked_sub(Duration::from_mins(3)).unwrap();
         let first = store.outage.begin(earlier);
         let second = store.outage.begin(Instant::now());
-        second.goes_on("s3", &StoreFault::Http("503".to_owned()), Duration::from_mins(15));
+        second.continues("s3", &StoreFault::Http("503".to_owned()), Duration::from_mins(15));
         drop(first);
         let wait = store.outage.wait().unwrap();
         let text = wait.to_string();

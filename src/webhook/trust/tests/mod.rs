@@ -402,11 +402,11 @@ async fn proposal_that_is_no_bundle_is_never_written_and_nothing_but_the_bundle_
     }
     let key = world.data("ca.key").unwrap();
     let log = Log::of_this_process();
-    let told = || String::from_utf8(log.0.lock().unwrap().clone()).unwrap().matches("is not written").count();
+    let refusals = || String::from_utf8(log.0.lock().unwrap().clone()).unwrap().matches("is not written").count();
     for bad in [key, format!("{}garbage", "x".repeat(70_000)), "no certificate".to_owned(), String::new()] {
-        let before = told();
+        let before = refusals();
         world.api.change(PROPOSAL, |map| map["data"]["ca.crt"] = json!(bad));
-        world.until("it is refused", || told() > before).await;
+        world.until("it is refused", || refusals() > before).await;
         assert_eq!(world.bundles(), good);
     }
     let other = webhook_certs::Authority::issue("next", Timestamp::from_second(START).unwrap()).unwrap();
