@@ -29,8 +29,8 @@ use crate::{
 };
 
 /// A Job may live this much longer than its command: for a slow start of its pod, the opening of the repository, and the
-/// upload of what the command wrote last.
-pub const DEADLINE_MARGIN: Duration = Duration::from_mins(15);
+/// upload of what the command wrote last, for which the store may be away for a quarter of an hour.
+pub const DEADLINE_MARGIN: Duration = Duration::from_mins(30);
 /// The deadline of a Job whose command has no timeout.
 pub const LONGEST_RUN: Duration = Duration::from_hours(24);
 /// The deadline of a prune, which all backups of its repository wait for, and of what is done ahead of it. One that is cut

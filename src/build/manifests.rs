@@ -15,6 +15,7 @@ mod policies;
 mod roles;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod webhook;
 
 use std::collections::BTreeMap;
@@ -45,6 +46,9 @@ pub const WEBHOOK: &str = "stowaway-webhook";
 pub const AUTHORITY: &str = "stowaway-webhook-authority";
 /// Name of the Lease whose holder leads the authority. The webhook makes it itself.
 pub const LEASE: &str = "stowaway-webhook";
+/// Name of the objects of what writes the webhook's bundle into its configurations, and of the `ConfigMap` with the bundle, which
+/// the webhook makes itself.
+pub const TRUST: &str = "stowaway-trust";
 /// The label of namespaces whose pods may collect metrics, where the network policies are applied.
 const METRICS_NAMESPACE: &str = "stowaway.dev/metrics";
 /// Name of the controller's objects.
@@ -96,7 +100,10 @@ pub fn crds_yaml() -> Result<Vec<(String, String)>, serde_norway::Error> {
 /// When an object cannot be written as YAML.
 pub fn network_policies_yaml(installation: &Installation<'_>) -> Result<String, serde_norway::Error> {
     let namespace = installation.namespace;
-    let documents = [network::webhook_policy(namespace), network::controller_policy(namespace)];
+    let mut documents = vec![network::webhook_policy(namespace), network::controller_policy(namespace)];
+    if !installation.cert_manager {
+        documents.push(network::trust_policy(namespace));
+    }
     let documents: Vec<String> = documents.iter().map(to_yaml).collect::<Result<_, _>>()?;
     Ok(format!("{HEADER}{}", documents.join("---\n")))
 }
@@ -125,7 +132,7 @@ pub fn install_yaml(installation: &Installation<'_>) -> Result<String, serde_nor
         to_yaml(&cluster_binding(CONTROLLER, "controller", namespace))?,
         to_yaml(&controller::deployment(installation))?,
         to_yaml(&service_account(WEBHOOK, "webhook", namespace))?,
-        to_yaml(&roles::webhook(cert_manager))?,
+        to_yaml(&roles::webhook())?,
         to_yaml(&cluster_binding(WEBHOOK, "webhook", namespace))?,
     ]);
     if cert_manager {
@@ -133,7 +140,16 @@ pub fn install_yaml(installation: &Installation<'_>) -> Result<String, serde_nor
             documents.push(to_yaml(&object)?);
         }
     } else {
-        documents.extend([to_yaml(&roles::webhook_own(namespace))?, to_yaml(&own_binding(namespace))?]);
+        documents.extend([
+            to_yaml(&roles::webhook_own(namespace))?,
+            to_yaml(&own_binding(WEBHOOK, "webhook", namespace))?,
+            to_yaml(&service_account(TRUST, "trust", namespace))?,
+            to_yaml(&roles::trust())?,
+            to_yaml(&cluster_binding(TRUST, "trust", namespace))?,
+            to_yaml(&roles::trust_own(namespace))?,
+            to_yaml(&own_binding(TRUST, "trust", namespace))?,
+            to_yaml(&trust::deployment(installation))?,
+        ]);
     }
     documents.extend([
         to_yaml(&webhook::service(namespace))?,
@@ -150,7 +166,7 @@ fn to_yaml(object: &impl Serialize) -> Result<String, serde_norway::Error> {
     serde_norway::to_string(&serde_norway::to_value(object)?)
 }
 
-/// The labels of what belongs to that component: `controller`, `webhook`, or `policy`.
+/// The labels of what belongs to that component: `controller`, `webhook`, `trust`, or `policy`.
 fn labels(component: &str) -> BTreeMap<String, String> {
     let label = |key: &str, value: &str| (format!("app.kubernetes.io/{key}"), value.to_owned());
     BTreeMap::from([label("name", "stowaway"), label("component", component)])
@@ -187,12 +203,12 @@ fn cluster_binding(name: &str, component: &str, namespace: &str) -> ClusterRoleB
     }
 }
 
-/// Binds the webhook to the Role of its own namespace.
-fn own_binding(namespace: &str) -> RoleBinding {
+/// Binds the `ServiceAccount` to the Role of its name in its own namespace.
+fn own_binding(name: &str, component: &str, namespace: &str) -> RoleBinding {
     RoleBinding {
-        metadata: metadata(WEBHOOK, "webhook", Some(namespace)),
-        role_ref: role_reference("Role", WEBHOOK),
-        subjects: Some(vec![subject(WEBHOOK, namespace)]),
+        metadata: metadata(name, component, Some(namespace)),
+        role_ref: role_reference("Role", name),
+        subjects: Some(vec![subject(name, namespace)]),
     }
 }
 

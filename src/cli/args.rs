@@ -99,6 +99,9 @@ pub enum Verb {
     /// Run the admission webhook (in the cluster).
     #[command(hide = true)]
     Webhook(WebhookArguments),
+    /// Write the webhook's bundle into its webhook configurations (in the cluster).
+    #[command(hide = true)]
+    Trust(TrustArguments),
     /// Carry out one run (in its Job's pod).
     #[command(hide = true)]
     Runner {
@@ -326,6 +329,17 @@ pub struct ControllerArguments {
     /// Image of the runs' pods; the controller's own.
     #[arg(long, env = "STOWAWAY_IMAGE")]
     pub image: String,
+    /// Port of /metrics and /healthz.
+    #[arg(long, env = "STOWAWAY_METRICS_PORT", default_value_t = 8080)]
+    pub metrics_port: u16,
+}
+
+/// `stowaway trust`
+#[derive(Args, Debug)]
+pub struct TrustArguments {
+    /// Namespace of the webhook.
+    #[arg(long, env = "POD_NAMESPACE", default_value = crate::build::manifests::NAMESPACE)]
+    pub namespace: String,
     /// Port of /metrics and /healthz.
     #[arg(long, env = "STOWAWAY_METRICS_PORT", default_value_t = 8080)]
     pub metrics_port: u16,

@@ -140,9 +140,11 @@ pub fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let output = match arguments.verb {
-        Verb::Controller(_) | Verb::Webhook(_) | Verb::Runner { question: None } | Verb::RestoreStep { .. } => {
-            LogOutput::Stdout
-        }
+        Verb::Controller(_)
+        | Verb::Webhook(_)
+        | Verb::Trust(_)
+        | Verb::Runner { question: None }
+        | Verb::RestoreStep { .. } => LogOutput::Stdout,
         _ => LogOutput::Stderr,
     };
     telemetry::start(arguments.log_format, output, &arguments.log_level);
@@ -230,6 +232,12 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
                 certificates_folder: arguments.certificates_folder,
             };
             webhook::run(settings, told_to_end()).await.map(|()| 0).map_err(|error| CliError::Usage(error.to_string()))
+        }
+        Verb::Trust(arguments) => {
+            webhook::trust::run_writer(arguments.namespace, arguments.metrics_port, told_to_end())
+                .await
+                .map(|()| 0)
+                .map_err(|error| CliError::Usage(error.to_string()))
         }
         Verb::Sidecar { volumes } => Err(CliError::Usage(runner::sidecar::become_supervisor(&volumes).to_string())),
         Verb::SidecarRun { volumes } => Ok(runner::sidecar::run_in_sidecar(&volumes).await),

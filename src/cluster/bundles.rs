@@ -6,12 +6,9 @@ use std::fmt::Debug;
 
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::{
-    ByteString,
-    api::{
-        admissionregistration::v1::{
-            MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
-        },
-        core::v1::Secret,
+    ByteString, NamespaceResourceScope,
+    api::admissionregistration::v1::{
+        MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
     },
 };
 use kube::{
@@ -134,15 +131,18 @@ where
     }
 }
 
-/// Yields whenever one of the configurations of this name, or the Secret (namespace and name), may have changed. Only
-/// metadata come this way. A watch that broke is begun again, later and later.
-pub fn changes(client: &Client, name: &str, secret: Option<(&str, &str)>) -> impl Stream<Item = ()> + Send + use<> {
+/// Yields whenever one of the configurations of this name, or the object of kind `K` beside them (namespace and name), may have
+/// changed. Only metadata come this way. A watch that broke is begun again, later and later.
+pub fn changes<K>(client: &Client, name: &str, beside: Option<(&str, &str)>) -> impl Stream<Item = ()> + Send + use<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
     let mut all = vec![
         changes_of(Api::<PartialObjectMeta<MutatingWebhookConfiguration>>::all(client.clone()), name).boxed(),
         changes_of(Api::<PartialObjectMeta<ValidatingWebhookConfiguration>>::all(client.clone()), name).boxed(),
     ];
-    if let Some((namespace, name)) = secret {
-        all.push(changes_of(Api::<PartialObjectMeta<Secret>>::namespaced(client.clone(), namespace), name).boxed());
+    if let Some((namespace, name)) = beside {
+        all.push(changes_of(Api::<PartialObjectMeta<K>>::namespaced(client.clone(), namespace), name).boxed());
     }
     stream::select_all(all)
 }

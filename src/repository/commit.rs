@@ -49,6 +49,7 @@ impl Commit<'_> {
         written: &Written,
     ) -> Result<String, RepositoryError> {
         let store = self.store;
+        self.repository.lock.must_allow_writing(store)?;
         look_for_all(store, written).await?;
         self.repository.lock.check(store).await?;
         let mut content = serde_json::to_value(snapshot).map_err(|error| internal(store, error))?;

@@ -5,6 +5,7 @@
 
 mod file;
 mod foreign;
+mod seen;
 mod unreadable;
 
 use std::{os::unix::fs::MetadataExt, sync::Arc, time::Duration};
@@ -15,17 +16,17 @@ use rustic_core::Id;
 use tokio::{
     runtime::Handle,
     sync::Mutex,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-pub(super) use self::foreign::remove_locks;
+pub(super) use self::foreign::{Purpose, remove_locks};
 pub use self::{
     file::FoundLock,
     foreign::{Liveness, LockJudge, LockRules, NoJudge, ProcessesHere, Unlock, Unlocked},
     unreadable::UnreadableLock,
 };
-use self::{file::LockFile, foreign::honour};
+use self::{file::LockFile, foreign::honour, seen::Seen};
 use super::{
     Repository, RepositoryError,
     crypto::Cipher,
@@ -51,9 +52,19 @@ struct Rhythm {
     lost: Duration,
 }
 
-/// How often a lock is refreshed; restic refreshes its own as often.
+impl Rhythm {
+    /// What removes is short, and sound wherever it ends. So it ends soon after its lock can no longer be refreshed, and those
+    /// who only read need not wait for half an hour after its death.
+    fn of(purpose: Purpose) -> Self {
+        if purpose.is_exclusive() { EXCLUSIVE } else { SHARED }
+    }
+}
+
+/// How often a lock is refreshed at the least; restic refreshes its own as often.
 pub const LOCK_REFRESH: Duration = Duration::from_mins(5);
-const RHYTHM: Rhythm = Rhythm { refresh: LOCK_REFRESH, retry: Duration::from_secs(30), lost: Duration::from_mins(20) };
+const SHARED: Rhythm = Rhythm { refresh: LOCK_REFRESH, retry: Duration::from_secs(30), lost: Duration::from_mins(20) };
+const EXCLUSIVE: Rhythm =
+    Rhythm { refresh: Duration::from_mins(1), retry: Duration::from_secs(10), lost: Duration::from_mins(5) };
 /// Two that write their locks at the same moment see each other's after this; as in restic.
 const SETTLE: Duration = Duration::from_millis(200);
 
@@ -64,7 +75,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A lock of ours, refreshed until it is dropped or released.
 #[derive(Debug)]
 pub(super) struct Lock {
-    exclusive: bool,
+    purpose: Purpose,
     shared: Arc<Shared>,
 }
 
@@ -82,7 +93,7 @@ struct Shared {
 impl Lock {
     /// Whether it keeps off all others.
     pub fn is_exclusive(&self) -> bool {
-        self.exclusive
+        self.purpose.is_exclusive()
     }
 
     /// Cancelled when the lock could not be kept.
@@ -90,16 +101,38 @@ impl Lock {
         &self.shared.lost
     }
 
-    /// The lock's file is there: nobody has removed it, and then perhaps pruned.
+    /// The lock's file is there: no other client has removed it, and then perhaps pruned. It is refreshed meanwhile, however
+    /// long the store takes to answer.
     pub async fn check(&self, store: &Store) -> Result<(), RepositoryError> {
-        if self.shared.lost.is_cancelled() {
-            return Err(lost(store, NOT_REFRESHED));
+        loop {
+            self.must_be_kept(store)?;
+            let current = self.current().await;
+            let is_there = match current {
+                Some(id) => store.stat(Kind::Lock, &id).await?.is_some(),
+                None => false,
+            };
+            self.must_be_kept(store)?;
+            if is_there {
+                return Ok(());
+            }
+            // Otherwise a refresh has replaced the file that was looked for.
+            if current.is_none() || self.current().await == current {
+                return Err(lost(store, "another client removed it"));
+            }
         }
-        let current = self.shared.current.lock().await;
-        match *current {
-            Some(id) if store.stat(Kind::Lock, &id).await?.is_some() => Ok(()),
-            _ => Err(lost(store, "somebody removed it")),
+    }
+
+    /// Refuses what would make something visible under a lock that was taken to read: it may stand beside the lock of a prune.
+    pub fn must_allow_writing(&self, store: &Store) -> Result<(), RepositoryError> {
+        if self.purpose != Purpose::Read {
+            return Ok(());
         }
+        let what = "a run that opened it to read tried to store a snapshot".to_owned();
+        Err(RepositoryError::Internal { place: store.place().to_owned(), what })
+    }
+
+    fn must_be_kept(&self, store: &Store) -> Result<(), RepositoryError> {
+        if self.shared.lost.is_cancelled() { Err(lost(store, NOT_REFRESHED)) } else { Ok(()) }
     }
 
     /// Its file at the moment.
@@ -151,39 +184,62 @@ impl Drop for Lock {
     }
 }
 
-/// Replaces the lock's file by a younger one again and again; returns when it failed for too long, or when somebody has
-/// removed it: a younger one would hide that others had their way in between.
-async fn refresh(shared: &Shared, rhythm: Rhythm, our: &Wanted) {
-    let mut refreshed = Instant::now();
+/// When a lock was refreshed: before its file was written, since others see it from then on.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    instant: Instant,
+    /// The file's time. A machine that was suspended has missed that time passed, but for this clock.
+    time: Timestamp,
+}
+
+impl Moment {
+    fn now() -> Self {
+        Self { instant: Instant::now(), time: Timestamp::now() }
+    }
+
+    /// How much is left of such a lease.
+    fn left(&self, lease: Duration) -> Duration {
+        let passed = Duration::try_from(Timestamp::now().duration_since(self.time)).unwrap_or_default();
+        lease.saturating_sub(passed.max(self.instant.elapsed()))
+    }
+}
+
+/// Replaces the lock's file by a younger one again and again; returns once it was not refreshed for too long, whatever is
+/// under way then, or when another client has removed it: a younger one would hide what others did in between.
+async fn refresh(shared: &Shared, rhythm: Rhythm, mut refreshed: Moment, our: &Wanted) {
     let mut pause = rhythm.refresh;
     loop {
         sleep(pause).await;
-        let mut current = shared.current.lock().await;
-        let Some(old) = *current else { return };
-        let written = match our.store.stat(Kind::Lock, &old).await {
-            Ok(Some(_)) => our.write().await,
-            Ok(None) => return,
-            Err(error) => Err(error),
-        };
-        match written {
-            Ok(id) => {
-                *current = Some(id);
-                drop(current);
-                (refreshed, pause) = (Instant::now(), rhythm.refresh);
+        let left = refreshed.left(rhythm.lost);
+        if left.is_zero() {
+            return;
+        }
+        match timeout(left, renew(shared, our)).await {
+            Ok(Ok(Some((moment, old)))) => {
+                (refreshed, pause) = (moment, rhythm.refresh);
                 if let Err(error) = our.store.remove(Kind::Lock, &old).await {
                     tracing::warn!("an older lock of this run could not be removed: {error}");
                 }
             }
-            Err(error) => {
-                drop(current);
+            Ok(Ok(None)) | Err(_) => return,
+            Ok(Err(error)) => {
                 tracing::warn!("the repository's lock could not be refreshed: {error}");
-                if refreshed.elapsed() > rhythm.lost {
-                    return;
-                }
-                pause = rhythm.retry;
+                pause = rhythm.retry.min(refreshed.left(rhythm.lost));
             }
         }
     }
+}
+
+/// Writes a younger file, and tells which one it replaces; none if that is gone.
+async fn renew(shared: &Shared, our: &Wanted) -> Result<Option<(Moment, Id)>, RepositoryError> {
+    let mut current = shared.current.lock().await;
+    let Some(old) = *current else { return Ok(None) };
+    if our.store.stat(Kind::Lock, &old).await?.is_none() {
+        return Ok(None);
+    }
+    let (id, moment) = our.write().await?;
+    *current = Some(id);
+    Ok(Some((moment, old)))
 }
 
 /// A lock that somebody here wants, and what its files are made of.
@@ -194,8 +250,8 @@ pub(super) struct Wanted {
     /// The repository's format.
     pub version: u32,
     pub holder: LockHolder,
-    /// Others may neither read nor write: for what removes. Else they may, but not remove.
-    pub exclusive: bool,
+    /// What it is taken for.
+    pub purpose: Purpose,
 }
 
 impl Wanted {
@@ -203,9 +259,9 @@ impl Wanted {
     /// [`RepositoryError::Locked`].
     pub async fn take(&self, rules: &LockRules) -> Result<Lock, RepositoryError> {
         let deadline = Instant::now() + rules.wait;
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut seen) = (FIRST_PAUSE, Seen::default());
         loop {
-            let error = match self.try_to_take(rules, RHYTHM).await {
+            let error = match self.try_to_take(rules, Rhythm::of(self.purpose), &mut seen).await {
                 Err(error @ RepositoryError::Locked { .. }) => error,
                 taken => return taken,
             };
@@ -226,10 +282,10 @@ impl Wanted {
         }
     }
 
-    async fn try_to_take(&self, rules: &LockRules, rhythm: Rhythm) -> Result<Lock, RepositoryError> {
+    async fn try_to_take(&self, rules: &LockRules, rhythm: Rhythm, seen: &mut Seen) -> Result<Lock, RepositoryError> {
         let (store, cipher, judge) = (&self.store, &self.cipher, &*rules.judge);
-        honour(store, cipher, judge, self.exclusive, None).await?;
-        let id = self.write().await?;
+        honour(store, cipher, judge, self.purpose, None, seen).await?;
+        let (id, taken) = self.write().await?;
         let shared = Arc::new(Shared {
             current: Mutex::new(Some(id)),
             ended: CancellationToken::new(),
@@ -237,9 +293,9 @@ impl Wanted {
             runtime: Handle::current(),
             cleaner: store.for_a_last_look(),
         });
-        let lock = Lock { exclusive: self.exclusive, shared: Arc::clone(&shared) };
+        let lock = Lock { purpose: self.purpose, shared: Arc::clone(&shared) };
         sleep(SETTLE).await;
-        if let Err(error) = honour(store, cipher, judge, self.exclusive, Some(id)).await {
+        if let Err(error) = honour(store, cipher, judge, self.purpose, Some(id), seen).await {
             lock.release().await;
             return Err(error);
         }
@@ -247,25 +303,28 @@ impl Wanted {
         tokio::spawn(async move {
             tokio::select! {
                 () = shared.ended.cancelled() => {}
-                () = refresh(&shared, rhythm, &ours) => shared.lost.cancel(),
+                () = refresh(&shared, rhythm, taken, &ours) => shared.lost.cancel(),
             }
         });
         Ok(lock)
     }
 
-    async fn write(&self) -> Result<Id, RepositoryError> {
+    /// Writes a new file, and tells from when on others may see it.
+    async fn write(&self) -> Result<(Id, Moment), RepositoryError> {
         // The owner of our own entry in /proc; where that is missing, restic's answer on such systems.
         let (uid, gid) = std::fs::metadata("/proc/self").map_or((0, 0), |me| (me.uid(), me.gid()));
+        let (exclusive, moment) = (self.purpose.is_exclusive(), Moment::now());
         let file = LockFile {
-            time: Timestamp::now(),
-            exclusive: self.exclusive,
+            time: moment.time,
+            exclusive,
             hostname: self.holder.host.clone(),
             username: self.holder.user.clone(),
             pid: std::process::id(),
             uid,
             gid,
+            lease_seconds: exclusive.then_some(EXCLUSIVE.lost.as_secs()),
         };
-        file::write(&self.store, &self.cipher, self.version, &file).await
+        Ok((file::write(&self.store, &self.cipher, self.version, &file).await?, moment))
     }
 }
 

@@ -73,11 +73,11 @@ pub use lock::{
     FoundLock, LOCK_REFRESH, Liveness, LockHolder, LockJudge, LockRules, NoJudge, ProcessesHere, Unlock, Unlocked,
     UnreadableLock,
 };
-pub use open::{create, open, open_exclusively, open_or_create, remove_locks};
+pub use open::{create, open, open_exclusively, open_or_create, open_to_read, remove_locks};
 pub use read::{Entry, EntryKind, StoredFile};
 pub use snapshot_files::{SnapshotList, UnreadableFile};
 pub use snapshots::{SnapshotSummary, by_id, by_run};
-pub use store::{Patience, install_transport, known_host_keys};
+pub use store::{Patience, StoreWait, install_transport, known_host_keys};
 pub use upkeep::{
     CheckReport, Finding, Findings, Forget, HarmedSnapshot, PruneReport, PruneRules, RepackReport, Unused, UnusedError,
 };

@@ -22,7 +22,7 @@ use super::{
     archive::internal,
     crypto::{self, Cipher},
     engine::{self, FirstError, Writes},
-    lock::{self, Unlock, Unlocked, Wanted},
+    lock::{self, Purpose, Unlock, Unlocked, Wanted},
     store::{Kind, Store, Write},
 };
 use crate::model::Secret;
@@ -63,7 +63,7 @@ pub async fn create(access: Access, cancel: CancellationToken) -> Result<Reposit
     if !stands(&store, &access, &master, &config, &mut own_key).await? {
         return Err(exists());
     }
-    let repository = finish_opening(store.clone(), access.clone(), false).await?;
+    let repository = finish_opening(store.clone(), access.clone(), Purpose::Write).await?;
     // Once more, after the time that a lock takes to settle: there are stores whose "only if absent" looks first and
     // replaces then.
     if !stands(&store, &access, &master, &config, &mut own_key).await? {
@@ -106,14 +106,23 @@ async fn stands(
 /// [`RepositoryError::Locked`]; and what a store can have.
 pub async fn open(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
     let store = Store::new(&access, cancel)?;
-    finish_opening(store, access, false).await
+    finish_opening(store, access, Purpose::Write).await
+}
+
+/// Opens a repository for what only reads. Errors: as [`open`], but the exclusive lock of a Stowaway that has stopped, such as
+/// the lock of a prune whose node is gone, is waited for only until that is certain, and not until it is stale.
+///
+/// Nothing may be stored in a repository that was opened so.
+pub async fn open_to_read(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
+    let store = Store::new(&access, cancel)?;
+    finish_opening(store, access, Purpose::Read).await
 }
 
 /// Opens a repository with a lock that keeps off all others, readers and writers: for what removes. Errors: as [`open`];
 /// any lock of somebody else is in the way.
 pub async fn open_exclusively(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
     let store = Store::new(&access, cancel)?;
-    finish_opening(store, access, true).await
+    finish_opening(store, access, Purpose::Remove).await
 }
 
 /// Removes locks, and takes none; reports which ones.
@@ -139,10 +148,10 @@ pub async fn open_or_create(access: Access, cancel: CancellationToken) -> Result
     }
 }
 
-async fn finish_opening(store: Store, access: Access, exclusive: bool) -> Result<Repository, RepositoryError> {
+async fn finish_opening(store: Store, access: Access, purpose: Purpose) -> Result<Repository, RepositoryError> {
     let mut looks = 1;
     loop {
-        let (repository, sealed) = lock_and_open(&store, &access, exclusive).await?;
+        let (repository, sealed) = lock_and_open(&store, &access, purpose).await?;
         // What is stored under a config that a second creator replaces could never be read again.
         if read_config(&store).await? == sealed {
             return Ok(repository);
@@ -159,7 +168,7 @@ async fn finish_opening(store: Store, access: Access, exclusive: bool) -> Result
 async fn lock_and_open(
     store: &Store,
     access: &Access,
-    exclusive: bool,
+    purpose: Purpose,
 ) -> Result<(Repository, Bytes), RepositoryError> {
     let ((master, key, config), sealed) = unlock(store, access).await?;
     if !(1..=2).contains(&config.version) {
@@ -178,13 +187,15 @@ async fn lock_and_open(
         cipher: cipher.clone(),
         version: config.version,
         holder: access.holder.clone(),
-        exclusive,
+        purpose,
     };
     let lock = wanted.take(&access.locks).await?;
     // One that is none is told where something is to be stored; all else goes without it.
     let polynomial = config.poly().unwrap_or_default();
     let version = config.version;
-    let repository = Repository { store: store.clone(), master, cipher, version, polynomial, id, key, lock };
+    // Its lock is there, so the store was reached and can be written.
+    let store = store.under_way();
+    let repository = Repository { store, master, cipher, version, polynomial, id, key, lock };
     Ok((repository, sealed))
 }
 

@@ -12,7 +12,7 @@ use tokio_util::{io::StreamReader, sync::CancellationToken};
 
 use super::{
     doctor,
-    job::{with_repository, within_grace},
+    job::{with_repository_to_read, within_grace},
     questions::{self, Question},
     settings::{self, Identity},
 };
@@ -46,15 +46,15 @@ async fn reply(access: Access, cancel: &CancellationToken, question: Question) -
     match question {
         Question::Snapshots => {
             let reply = async |repository: &_| send(json(&questions::snapshots(repository).await?)?).await;
-            with_repository(access, cancel, reply).await
+            with_repository_to_read(access, cancel, reply).await
         }
         Question::List { snapshot } => {
             let reply = async |repository: &_| send_list(repository, &snapshot).await;
-            with_repository(access, cancel, reply).await
+            with_repository_to_read(access, cancel, reply).await
         }
         Question::File { snapshot, path } => {
             let reply = async |repository: &_| send_file(repository, &snapshot, path.as_deref()).await;
-            with_repository(access, cancel, reply).await
+            with_repository_to_read(access, cancel, reply).await
         }
         // That it cannot be opened is an answer as well.
         Question::Examine { data } => send(json(&doctor::examine(access, cancel, data).await?)?).await,

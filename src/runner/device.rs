@@ -197,7 +197,7 @@ pub(super) async fn store_device(
     let storing = repository.store_stream(&identity, &rules, receiver, Arc::clone(&progress));
     let stored = tokio::select! {
         stored = storing => stored,
-        never = tell_progress(|| progress.bytes_read()) => match never {},
+        never = tell_progress(|| progress.bytes_read(), || repository.store_wait()) => match never {},
     };
     reading.await.map_err(|panic| Failure::new(Reason::InternalError, panic.to_string()))?;
     Ok(stored?)

@@ -23,8 +23,9 @@ use crate::{
     seal::Way,
 };
 
-/// What a run may take beyond its command's timeout: to wait for its turn, to open the repository, to upload the rest.
-const MARGIN: Duration = Duration::from_mins(15);
+/// What a run may take beyond its command's timeout: to wait for its turn, to open the repository, to upload the rest, for which
+/// the store may be away for a quarter of an hour.
+const MARGIN: Duration = Duration::from_mins(30);
 /// How long one without a timeout may take; its Job does not live longer, either.
 const LONGEST_RUN: Duration = Duration::from_hours(24);
 

@@ -25,7 +25,7 @@ use crate::{
     cluster::exec::{ExecTarget, Limits},
     model::{
         Failure, Reason, SnapshotLookup, SourceReport, StoredClaim, TargetCommand, Task, TaskKind, Verdict,
-        WantedSnapshot, mounts,
+        VolumeRestore, WantedSnapshot, mounts,
     },
     repository::{self, Access, Progress, Repository},
 };
@@ -186,26 +186,37 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
         }
         TaskKind::RestoreVolume(run) => {
             let access = settings::access(&task.backend, &task.connection, &identity)?;
-            let target = settings::mounted(if run.device { mounts::TARGET_DEVICE } else { mounts::TARGET_FOLDER });
-            with_repository(access, &cancel, async |repository| {
-                Ok(restore_volume(repository, run, &target, &cancel).await)
-            })
-            .await
+            restore_into_claim(access, run, &cancel).await
         }
         TaskKind::RestoreArchive(run) => {
             let store = settings::archive_access(&run.backend, &run.connection)?;
             let access = settings::access(&task.backend, &task.connection, &identity)?;
             let volume = settings::mounted(mounts::ARCHIVE_FOLDER);
-            with_repository(access, &cancel, async |repository| {
+            with_repository_to_read(access, &cancel, async |repository| {
                 Ok(restore_archive(repository, run, store.clone(), &volume, &cancel).await)
             })
             .await
         }
         TaskKind::FindSnapshot(wanted) => {
             let access = settings::access(&task.backend, &task.connection, &identity)?;
-            with_repository(access, &cancel, async |repository| find_snapshot(repository, wanted).await).await
+            with_repository_to_read(access, &cancel, async |repository| find_snapshot(repository, wanted).await).await
         }
         TaskKind::Answer { .. } => Ok(SourceReport::done(started.elapsed())),
+    }
+}
+
+async fn restore_into_claim(
+    access: Access,
+    run: &VolumeRestore,
+    cancel: &CancellationToken,
+) -> Result<SourceReport, Failure> {
+    let target = settings::mounted(if run.device { mounts::TARGET_DEVICE } else { mounts::TARGET_FOLDER });
+    let work = async |repository: &_| Ok(restore_volume(repository, run, &target, cancel).await);
+    // Before it overwrites, it stores what is there.
+    if run.overwrite.is_some() {
+        with_repository(access, cancel, work).await
+    } else {
+        with_repository_to_read(access, cancel, work).await
     }
 }
 
@@ -320,7 +331,7 @@ pub async fn bring_back(
     let host = host.or_else(|| id.is_none().then(|| identity.namespace.clone()));
     let from = WantedSnapshot { source, id, as_of, host, cluster: identity.cluster.clone() };
     let run = RestoreRun { from, limits: Limits { timeout, idle_timeout } };
-    with_repository(settings::access(&task.backend, &task.connection, identity)?, cancel, async |repository| {
+    with_repository_to_read(settings::access(&task.backend, &task.connection, identity)?, cancel, async |repository| {
         Ok(restore(repository, run, to, cancel.clone()).await)
     })
     .await
@@ -350,7 +361,22 @@ pub async fn with_repository<T>(
     cancel: &CancellationToken,
     work: impl AsyncFnOnce(&Repository) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let repository = repository::open(access, cancel.clone()).await?;
+    work_on(repository::open(access, cancel.clone()).await?, work).await
+}
+
+/// The same for work that only reads: the lock of a prune that has died keeps it off for minutes only.
+pub async fn with_repository_to_read<T>(
+    access: Access,
+    cancel: &CancellationToken,
+    work: impl AsyncFnOnce(&Repository) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    work_on(repository::open_to_read(access, cancel.clone()).await?, work).await
+}
+
+async fn work_on<T>(
+    repository: Repository,
+    work: impl AsyncFnOnce(&Repository) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let id = repository.id();
     info!(repository = id, "opened repository {}", short(id));
     let result = work(&repository).await;

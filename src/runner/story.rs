@@ -15,14 +15,15 @@ use tracing::{info, warn};
 use crate::{
     cluster::exec::Line,
     model::{Proof, Reason, SourceReport, Verdict},
-    repository::Lacking,
+    repository::{Lacking, StoreWait},
 };
 
 /// How often a stream says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
-/// Says every few seconds how many bytes have passed and how fast; never returns, the caller drops it.
-pub async fn tell_progress(bytes_so_far: impl Fn() -> u64) -> Infallible {
+/// Says every few seconds how many bytes have passed and how fast, or that the store is waited for; never returns, the caller
+/// drops it.
+pub async fn tell_progress(bytes_so_far: impl Fn() -> u64, store_wait: impl Fn() -> Option<StoreWait>) -> Infallible {
     let mut ticks = interval(PROGRESS_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
@@ -32,7 +33,16 @@ pub async fn tell_progress(bytes_so_far: impl Fn() -> u64) -> Infallible {
         let bytes = bytes_so_far();
         let per_second = rate(bytes.saturating_sub(last), last_at.elapsed());
         (last, last_at) = (bytes, Instant::now());
-        info!(bytes, bytes_per_second = per_second, "{} so far, {}/s", BinaryBytes(bytes), BinaryBytes(per_second));
+        let text = progress_text(bytes, per_second, store_wait().as_ref());
+        info!(bytes, bytes_per_second = per_second, "{text}");
+    }
+}
+
+/// A line of progress. Where no byte moves and the store is away, it names that and not a rate.
+fn progress_text(bytes: u64, per_second: u64, store_wait: Option<&StoreWait>) -> String {
+    match store_wait {
+        Some(wait) if per_second == 0 => format!("{} so far, {wait}", BinaryBytes(bytes)),
+        _ => format!("{} so far, {}/s", BinaryBytes(bytes), BinaryBytes(per_second)),
     }
 }
 
@@ -129,6 +139,8 @@ pub fn noted(report: SourceReport, note: &str) -> SourceReport {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
 
     #[test]
@@ -139,5 +151,14 @@ mod tests {
         assert_eq!(noted(stored("3 left out"), "").message, "3 left out");
         let failed = SourceReport { verdict: Verdict::Failed, ..stored("refused") };
         assert_eq!(noted(failed, "dumped is pod a").message, "refused", "nothing was dumped");
+    }
+
+    #[test]
+    fn progress_without_a_moving_byte_names_the_store_that_is_waited_for() {
+        let wait = StoreWait { since: Timestamp::UNIX_EPOCH, lasts: Duration::from_secs(93), why: "status 503".into() };
+        let waits = "3.00 KiB so far, waiting for the store for 93 s, since 1970-01-01T00:00:00Z: status 503";
+        assert_eq!(progress_text(3072, 0, Some(&wait)), waits);
+        assert_eq!(progress_text(3072, 1024, Some(&wait)), "3.00 KiB so far, 1.00 KiB/s");
+        assert_eq!(progress_text(3072, 0, None), "3.00 KiB so far, 0 B/s");
     }
 }

@@ -16,6 +16,15 @@ pub fn holds(bundle: &str, wanted: &str) -> bool {
     !wanted.is_empty() && wanted.iter().all(|certificate| found.contains(certificate))
 }
 
+/// Whether it holds certificates and nothing else, each of which can be read.
+pub fn is_bundle(text: &str) -> bool {
+    let blocks: Vec<_> = Pem::iter_from_buffer(text.as_bytes()).collect();
+    let is_certificate = |block: &Result<Pem, _>| {
+        block.as_ref().is_ok_and(|block| block.label == "CERTIFICATE" && block.parse_x509().is_ok())
+    };
+    !blocks.is_empty() && blocks.iter().all(is_certificate)
+}
+
 /// Whether both hold the same certificates in the same order.
 pub(crate) fn same(bundle: &str, other: &str) -> bool {
     certificates(bundle) == certificates(other)

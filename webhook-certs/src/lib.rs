@@ -12,6 +12,6 @@ mod decide;
 mod state;
 
 pub use authority::{Authority, CertificateError, LEAF_LIFETIME, Leaf, Validity};
-pub use bundle::holds;
+pub use bundle::{holds, is_bundle};
 pub use decide::{LeafStep, PROPAGATION, Step, decide, decide_leaf};
 pub use state::{State, StateError};

@@ -1,59 +1,98 @@
-//! What the webhook's account may do, as the API server itself says.
+//! What the accounts of the webhook and of the writer of its trust may do, as the API server itself says.
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use kube::{Api, api::PostParams};
 use serde_json::json;
-use stowaway::build::manifests::{AUTHORITY, LEASE, NAMESPACE, WEBHOOK};
+use stowaway::build::manifests::{AUTHORITY, LEASE, NAMESPACE, TRUST, WEBHOOK};
 use stowaway_e2e::Cluster;
+
+/// A verb, a group with a resource, a namespace and a name.
+type Question = (&'static str, (&'static str, &'static str), Option<&'static str>, &'static str);
+
+const SECRETS: (&str, &str) = ("", "secrets");
+const CONFIG_MAPS: (&str, &str) = ("", "configmaps");
+const MUTATING: (&str, &str) = ("admissionregistration.k8s.io", "mutatingwebhookconfigurations");
+const VALIDATING: (&str, &str) = ("admissionregistration.k8s.io", "validatingwebhookconfigurations");
+const OWN: Option<&str> = Some(NAMESPACE);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn webhook_writes_its_own_objects_by_name_and_sees_nobody_elses() -> Result<()> {
-    let cluster = Cluster::connect().await?;
-    let reviews: Api<SubjectAccessReview> = Api::all(cluster.client.clone());
-    let own = Some(NAMESPACE);
-    let (secrets, leases) = (("", "secrets"), ("coordination.k8s.io", "leases"));
-    let [mutating, validating] = ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"]
-        .map(|resource| ("admissionregistration.k8s.io", resource));
+    let leases = ("coordination.k8s.io", "leases");
     let allowed = [
-        ("get", secrets, own, AUTHORITY),
-        ("watch", secrets, own, AUTHORITY),
+        ("get", SECRETS, OWN, AUTHORITY),
+        ("watch", SECRETS, OWN, AUTHORITY),
         // By server-side apply, which names what it makes.
-        ("create", secrets, own, AUTHORITY),
-        ("update", secrets, own, AUTHORITY),
-        ("create", leases, own, LEASE),
-        ("update", leases, own, LEASE),
-        ("watch", mutating, None, WEBHOOK),
-        ("patch", mutating, None, WEBHOOK),
-        ("patch", validating, None, WEBHOOK),
+        ("create", SECRETS, OWN, AUTHORITY),
+        ("update", SECRETS, OWN, AUTHORITY),
+        ("create", leases, OWN, LEASE),
+        ("update", leases, OWN, LEASE),
+        ("create", CONFIG_MAPS, OWN, TRUST),
+        ("update", CONFIG_MAPS, OWN, TRUST),
+        ("watch", MUTATING, None, WEBHOOK),
         ("list", ("stowaway.dev", "repositories"), None, ""),
     ];
     let refused = [
-        ("get", secrets, own, "another"),
-        ("list", secrets, own, ""),
-        ("create", secrets, own, ""),
-        ("delete", secrets, own, AUTHORITY),
-        ("get", secrets, Some("default"), AUTHORITY),
-        ("list", secrets, None, ""),
-        ("update", leases, own, "another"),
-        ("patch", mutating, None, "another"),
-        ("create", mutating, None, WEBHOOK),
-        ("delete", validating, None, WEBHOOK),
-        ("list", mutating, None, ""),
+        ("get", SECRETS, OWN, "another"),
+        ("list", SECRETS, OWN, ""),
+        ("create", SECRETS, OWN, ""),
+        ("delete", SECRETS, OWN, AUTHORITY),
+        ("get", SECRETS, Some("default"), AUTHORITY),
+        ("list", SECRETS, None, ""),
+        ("update", leases, OWN, "another"),
+        ("update", CONFIG_MAPS, OWN, "another"),
+        ("get", CONFIG_MAPS, Some("default"), TRUST),
+        // Who may change them has every object of the cluster sent to a webhook of one's own.
+        ("patch", MUTATING, None, WEBHOOK),
+        ("patch", VALIDATING, None, WEBHOOK),
+        ("update", MUTATING, None, WEBHOOK),
+        ("patch", MUTATING, None, "another"),
+        ("create", MUTATING, None, WEBHOOK),
+        ("delete", VALIDATING, None, WEBHOOK),
+        ("list", MUTATING, None, ""),
         ("patch", ("stowaway.dev", "repositories"), Some("default"), "main"),
         ("list", ("", "pods"), None, ""),
-        ("create", ("", "pods/exec"), own, ""),
-        ("create", ("", "serviceaccounts/token"), own, WEBHOOK),
-        ("create", ("events.k8s.io", "events"), own, ""),
+        ("create", ("", "pods/exec"), OWN, ""),
+        ("create", ("", "serviceaccounts/token"), OWN, WEBHOOK),
+        ("create", ("events.k8s.io", "events"), OWN, ""),
         ("get", ("", "namespaces"), None, "default"),
-        ("impersonate", ("", "serviceaccounts"), own, "stowaway-controller"),
+        ("impersonate", ("", "serviceaccounts"), OWN, "stowaway-controller"),
         ("bind", ("rbac.authorization.k8s.io", "clusterroles"), None, "stowaway-runner"),
     ];
-    for (is_expected, questions) in [(true, &allowed[..]), (false, &refused[..])] {
+    are_answered(WEBHOOK, &allowed, &refused).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writer_of_the_trust_writes_two_configurations_by_name_and_nothing_else() -> Result<()> {
+    let allowed = [
+        ("get", CONFIG_MAPS, OWN, TRUST),
+        ("watch", CONFIG_MAPS, OWN, TRUST),
+        ("patch", MUTATING, None, WEBHOOK),
+        ("patch", VALIDATING, None, WEBHOOK),
+    ];
+    let refused = [
+        ("update", CONFIG_MAPS, OWN, TRUST),
+        ("get", CONFIG_MAPS, OWN, "another"),
+        ("get", SECRETS, OWN, AUTHORITY),
+        ("list", SECRETS, None, ""),
+        ("patch", MUTATING, None, "another"),
+        ("create", MUTATING, None, WEBHOOK),
+        ("delete", VALIDATING, None, WEBHOOK),
+        ("list", ("", "pods"), None, ""),
+        ("list", ("stowaway.dev", "repositories"), None, ""),
+    ];
+    are_answered(TRUST, &allowed, &refused).await
+}
+
+/// The API server answers each question on that account as expected.
+async fn are_answered(account: &str, allowed: &[Question], refused: &[Question]) -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let reviews: Api<SubjectAccessReview> = Api::all(cluster.client.clone());
+    for (is_expected, questions) in [(true, allowed), (false, refused)] {
         for (verb, (group, resource), namespace, name) in questions {
             let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
             let review = serde_json::from_value(json!({ "spec": {
-                "user": format!("system:serviceaccount:{NAMESPACE}:{WEBHOOK}"),
+                "user": format!("system:serviceaccount:{NAMESPACE}:{account}"),
                 "groups": ["system:serviceaccounts", format!("system:serviceaccounts:{NAMESPACE}"), "system:authenticated"],
                 "resourceAttributes": {
                     "verb": verb, "group": group, "resource": resource, "subresource": subresource,
@@ -61,7 +100,11 @@ async fn webhook_writes_its_own_objects_by_name_and_sees_nobody_elses() -> Resul
                 },
             } }))?;
             let status = reviews.create(&PostParams::default(), &review).await?.status.unwrap_or_default();
-            ensure!(status.allowed == is_expected, "{verb} {resource} {name} in {namespace:?}: {}", status.allowed);
+            ensure!(
+                status.allowed == is_expected,
+                "{account}: {verb} {resource} {name} in {namespace:?}: {}",
+                status.allowed
+            );
         }
     }
     Ok(())

@@ -14,7 +14,7 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
 
-use super::{CONTROLLER, METRICS_NAMESPACE, WEBHOOK, labels, metadata, pod, webhook};
+use super::{CONTROLLER, METRICS_NAMESPACE, TRUST, WEBHOOK, labels, metadata, pod, webhook};
 
 /// The ports of API servers: kubeadm, kind and k3s 6443, managed clusters 443, minikube 8443, `MicroK8s` 16443.
 const API_SERVER_PORTS: [i32; 4] = [443, 6443, 8443, 16443];
@@ -37,6 +37,11 @@ pub(super) fn webhook_policy(namespace: &str) -> NetworkPolicy {
 /// Nothing calls the controller but the node, for its health, and what collects metrics.
 pub(super) fn controller_policy(namespace: &str) -> NetworkPolicy {
     policy(CONTROLLER, "controller", namespace, vec![metrics()], None)
+}
+
+/// Nothing calls what writes the bundles but the node, and what collects metrics.
+pub(super) fn trust_policy(namespace: &str) -> NetworkPolicy {
+    policy(TRUST, "trust", namespace, vec![metrics()], None)
 }
 
 fn policy(

@@ -4,7 +4,7 @@
 
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
 
-use super::{AUTHORITY, LEASE, WEBHOOK, metadata};
+use super::{AUTHORITY, LEASE, TRUST, WEBHOOK, metadata};
 use crate::{
     api,
     build::rbac::{LOCKS_ROLE, RUNNER_ROLE},
@@ -97,32 +97,53 @@ pub(super) fn locks() -> ClusterRole {
     }
 }
 
-/// What the webhook may do in the whole cluster: trust is written into its own configurations, and a pod's warning may name
-/// the Repositories that there are. It sees no pod, no Secret and no exec; what it is asked about comes with the question.
-///
-/// Where cert-manager writes the trust, the webhook does not: it then only reads its configurations.
-pub(super) fn webhook(cert_manager: bool) -> ClusterRole {
-    let configurations = ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"];
-    let verbs: &[&str] = if cert_manager { &["get", "list", "watch"] } else { &["get", "list", "watch", "patch"] };
+/// What the webhook may do in the whole cluster: see whom its own configurations trust, and a pod's warning may name the
+/// Repositories that there are. It sees no pod, no Secret and no exec; what it is asked about comes with the question. It writes
+/// no webhook configuration, not even its own: who may do that may have every object of the cluster sent to a webhook, and no
+/// policy limits it, since the API server calls none for these objects.
+pub(super) fn webhook() -> ClusterRole {
     ClusterRole {
         metadata: metadata(WEBHOOK, "webhook", None),
         rules: Some(vec![
-            named(rule("admissionregistration.k8s.io", &configurations, verbs), WEBHOOK),
+            named(rule("admissionregistration.k8s.io", &CONFIGURATIONS, &["get", "list", "watch"]), WEBHOOK),
             rule(api::GROUP, &["repositories"], &["get", "list", "watch"]),
         ]),
         aggregation_rule: None,
     }
 }
 
-/// What the webhook may do in its own namespace: keep its authority, and take turns in leading it. A server-side apply names
-/// what it makes, so that even the right to create is for one name each.
+const CONFIGURATIONS: [&str; 2] = ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"];
+
+/// What the webhook may do in its own namespace: keep its authority, take turns in leading it, and propose whom the API server
+/// is to trust. A server-side apply names what it makes, so that even the right to create is for one name each.
 pub(super) fn webhook_own(namespace: &str) -> Role {
     Role {
         metadata: metadata(WEBHOOK, "webhook", Some(namespace)),
         rules: Some(vec![
             named(rule("", &["secrets"], &["get", "list", "watch", "create", "patch", "update"]), AUTHORITY),
             named(rule("coordination.k8s.io", &["leases"], &["get", "create", "patch", "update"]), LEASE),
+            named(rule("", &["configmaps"], &["get", "create", "patch", "update"]), TRUST),
         ]),
+    }
+}
+
+/// What the writer of the trust may do in the whole cluster: write the two webhook configurations.
+pub(super) fn trust() -> ClusterRole {
+    ClusterRole {
+        metadata: metadata(TRUST, "trust", None),
+        rules: Some(vec![named(
+            rule("admissionregistration.k8s.io", &CONFIGURATIONS, &["get", "list", "watch", "patch"]),
+            WEBHOOK,
+        )]),
+        aggregation_rule: None,
+    }
+}
+
+/// What it may do in its own namespace: read what the webhook proposes.
+pub(super) fn trust_own(namespace: &str) -> Role {
+    Role {
+        metadata: metadata(TRUST, "trust", Some(namespace)),
+        rules: Some(vec![named(rule("", &["configmaps"], &["get", "list", "watch"]), TRUST)]),
     }
 }
 

@@ -94,7 +94,8 @@ fn webhook_sees_no_pod_and_no_secret_of_others_and_writes_by_name_alone() {
                 assert!(!(is_cluster_wide && resources.contains(&"secrets")), "{rule}");
                 let writes = verbs.iter().any(|verb| !["get", "list", "watch"].contains(verb));
                 let guarded = writes || resources.contains(&"secrets");
-                assert!(!guarded || names.len() == 1 && names[0].starts_with(WEBHOOK), "{rule}");
+                let is_own = names.len() == 1 && (names[0].starts_with(WEBHOOK) || names[0] == TRUST);
+                assert!(!guarded || is_own, "{rule}");
             }
         }
         // Nothing else is bound to it.
@@ -198,12 +199,44 @@ fn network_policies_are_golden_and_let_metrics_go_to_labelled_namespaces_alone()
     }
 }
 
+/// The accounts that some binding gives a role with that verb on webhook configurations.
+fn may_to_configurations(documents: &[Value], verb: &str) -> BTreeSet<String> {
+    let is_granting = |rule: &Value| {
+        words(&rule["verbs"]).contains(&verb)
+            && words(&rule["resources"]).iter().any(|resource| resource.ends_with("webhookconfigurations"))
+    };
+    let roles = of_kind(documents, &["ClusterRole", "Role"]);
+    let granting = roles.iter().filter(|role| role["rules"].as_array().into_iter().flatten().any(is_granting));
+    let names: BTreeSet<&str> = granting.map(|role| role["metadata"]["name"].as_str().unwrap()).collect();
+    let bindings = of_kind(documents, &["ClusterRoleBinding", "RoleBinding"]);
+    let bound = bindings.iter().filter(|binding| names.contains(binding["roleRef"]["name"].as_str().unwrap()));
+    bound
+        .flat_map(|binding| binding["subjects"].as_array().unwrap().clone())
+        .map(|subject| subject["name"].as_str().unwrap().to_owned())
+        .collect()
+}
+
 #[test]
-fn where_cert_manager_writes_the_trust_the_webhook_writes_no_configuration() {
-    for role in of_kind(&documents(&by_cert_manager()), &["ClusterRole", "Role"]) {
-        let is_webhook = role["metadata"]["name"] == WEBHOOK;
+fn webhook_configurations_are_written_by_an_account_that_nothing_calls_and_never_by_the_webhook() {
+    let (own, other) = (documents(&Installation::default()), documents(&by_cert_manager()));
+    assert_eq!(may_to_configurations(&own, "patch"), BTreeSet::from([TRUST.to_owned()]));
+    assert_eq!(may_to_configurations(&other, "patch"), BTreeSet::new(), "cert-manager has an account of its own");
+    for verb in ["create", "update", "delete", "deletecollection"] {
+        assert_eq!(may_to_configurations(&own, verb), BTreeSet::new(), "{verb}");
+    }
+    // What may write them may do nothing else but read one ConfigMap, and has no Service.
+    for role in of_kind(&own, &["ClusterRole", "Role"]).iter().filter(|role| role["metadata"]["name"] == TRUST) {
         for rule in role["rules"].as_array().unwrap() {
-            assert!(!is_webhook || !words(&rule["verbs"]).contains(&"patch"), "{rule}");
+            let is_configmap = words(&rule["resources"]) == ["configmaps"];
+            let verbs = words(&rule["verbs"]);
+            assert!(
+                verbs.iter().all(|verb| ["get", "list", "watch"].contains(verb) || (*verb == "patch" && !is_configmap))
+            );
+            assert_eq!(words(&rule["resourceNames"]), [if is_configmap { TRUST } else { WEBHOOK }], "{rule}");
         }
     }
+    for service in of_kind(&own, &["Service"]) {
+        assert_ne!(service["spec"]["selector"]["app.kubernetes.io/component"], "trust", "{service}");
+    }
+    assert!(other.iter().all(|object| object["metadata"]["name"] != TRUST), "nothing of it is left without a use");
 }

@@ -21,7 +21,8 @@ use crate::model::{Failure, Reason};
 pub struct Limits {
     /// From the start to the end of its stream.
     pub timeout: Option<Duration>,
-    /// Between two moves of bytes; while the other side of our own stream is what waits, too.
+    /// Between two moves of bytes, while the command is what is waited for. The time in which the repository takes or gives no
+    /// bytes does not count: its store may be away for minutes.
     pub idle_timeout: Option<Duration>,
 }
 
@@ -76,8 +77,8 @@ impl<'a> Watch<'a> {
         self.control.progress.set(bytes);
     }
 
-    /// From here on no byte can move, so that none is missed.
-    pub(super) fn nothing_more_moves(&mut self) {
+    /// Until bytes move again, none is missed: there is none left, or the repository is what is waited for.
+    pub(super) fn command_is_not_idle(&mut self) {
         self.moved = None;
     }
 

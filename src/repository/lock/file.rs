@@ -2,7 +2,7 @@
 //!
 //! It must not know whose locks count.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -35,6 +35,10 @@ pub(super) struct LockFile {
     pub uid: u32,
     #[serde(default)]
     pub gid: u32,
+    /// So long after `time` the holder does nothing more under the lock unless it has refreshed it. Only Stowaway writes it,
+    /// and only into exclusive locks; restic passes by fields that it does not know.
+    #[serde(default, rename = "stowaway_lease_seconds", skip_serializing_if = "Option::is_none")]
+    pub lease_seconds: Option<u64>,
 }
 
 /// A lock that somebody has in the repository.
@@ -76,7 +80,8 @@ pub(super) async fn write(
 /// What is in a lock file.
 #[derive(Debug)]
 pub(super) enum Content {
-    Lock(FoundLock),
+    /// A lock, and the lease that it gives itself.
+    Lock(FoundLock, Option<Duration>),
     Unreadable(UnreadableLock),
 }
 
@@ -89,11 +94,13 @@ pub(super) async fn read(store: &Store, cipher: &Cipher, id: &Id) -> Result<Opti
         let bytes = content.len() as u64;
         return Ok(Some(Content::Unreadable(UnreadableLock { path: Kind::Lock.path(id), bytes, modified })));
     };
-    Ok(Some(Content::Lock(FoundLock {
+    let lease = file.lease_seconds.map(Duration::from_secs);
+    let lock = FoundLock {
         id: id.to_hex().as_str().to_owned(),
         holder: LockHolder { host: file.hostname, user: file.username },
         process: file.pid,
         exclusive: file.exclusive,
         refreshed: file.time,
-    })))
+    };
+    Ok(Some(Content::Lock(lock, lease)))
 }

@@ -7,7 +7,7 @@ use std::{fmt, path::Path, sync::Arc, time::Duration};
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use rustic_core::Id;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{
     super::{
@@ -17,6 +17,7 @@ use super::{
     },
     LockHolder,
     file::{self, Content, FoundLock},
+    seen::{Seen, has_no_owner, has_stopped},
     unreadable::UnreadableLock,
 };
 
@@ -109,48 +110,79 @@ impl Default for LockRules {
     }
 }
 
-/// Refuses if a lock of somebody else is in the way: any is for an exclusive one, an exclusive one is for any. Removes
-/// those of the dead. `own` is passed by.
+/// What a lock is taken for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(in super::super) enum Purpose {
+    /// To read. Others may read and write, and not remove.
+    Read,
+    /// To write, and to rely on what is there. Others may read and write, and not remove.
+    Write,
+    /// To remove. Others may neither read nor write.
+    Remove,
+}
+
+impl Purpose {
+    /// Whether the lock keeps off all others.
+    pub fn is_exclusive(self) -> bool {
+        self == Self::Remove
+    }
+}
+
+/// Refuses if a lock of another client is in the way: any is for an exclusive one, an exclusive one is for any. Removes
+/// those of the dead. `own` is passed by. All locks are read, so that `seen` counts for all of them from the first look on.
 pub(super) async fn honour(
     store: &Store,
     cipher: &Cipher,
     judge: &dyn LockJudge,
-    exclusive: bool,
+    purpose: Purpose,
     own: Option<Id>,
+    seen: &mut Seen,
 ) -> Result<(), RepositoryError> {
-    for (id, _) in store.list(Kind::Lock).await? {
+    let mut in_the_way = None;
+    for (id, bytes) in store.list(Kind::Lock).await? {
         if Some(id) == own {
             continue;
         }
-        let lock = match file::read(store, cipher, &id).await? {
-            Some(Content::Lock(lock)) => lock,
-            Some(Content::Unreadable(lock)) if lock.is_in_the_way(exclusive, Timestamp::now()) => {
-                return Err(RepositoryError::Locked {
-                    place: store.place().to_owned(),
-                    holder: lock.to_string(),
-                    since: lock.modified.unwrap_or_else(Timestamp::now),
-                });
-            }
-            Some(Content::Unreadable(lock)) => {
-                tracing::warn!(
-                    "{lock}, keeps nobody off any more; `stowaway unlock` removes it once it is 30 minutes old"
-                );
-                continue;
-            }
+        let Some(content) = file::read(store, cipher, &id).await? else {
             // Gone since the listing: it was released.
-            None => continue,
+            continue;
         };
-        if is_nobodys(&lock, judge).await {
-            remove(store, &id, &lock).await;
-        } else if exclusive || lock.exclusive {
-            return Err(RepositoryError::Locked {
-                place: store.place().to_owned(),
-                holder: lock.to_string(),
-                since: lock.refreshed,
-            });
-        }
+        let unchanged = seen.unchanged_for((id, bytes), Instant::now());
+        let (holder, since) = match content {
+            Content::Unreadable(lock) => {
+                if has_no_owner(unchanged) || !lock.is_in_the_way(purpose.is_exclusive(), Timestamp::now()) {
+                    tracing::warn!(
+                        "{lock}, keeps no client off any more; `stowaway unlock` removes it once it is 30 minutes old"
+                    );
+                    continue;
+                }
+                (lock.to_string(), lock.modified.unwrap_or_else(Timestamp::now))
+            }
+            Content::Lock(lock, lease) => {
+                let liveness = liveness_of(&lock, judge).await;
+                if is_nobodys(&lock, liveness) {
+                    remove(store, &id, &lock).await;
+                    continue;
+                }
+                if !purpose.is_exclusive() && !lock.exclusive {
+                    continue;
+                }
+                let has_stopped =
+                    liveness != Liveness::Alive && lease.is_some_and(|lease| has_stopped(lease, unchanged));
+                if purpose == Purpose::Read && has_stopped {
+                    tracing::warn!(
+                        "reading in spite of the exclusive lock of {lock}, which was not refreshed for {} s: its holder has \
+                         stopped removing",
+                        unchanged.as_secs()
+                    );
+                    continue;
+                }
+                (lock.to_string(), lock.refreshed)
+            }
+        };
+        in_the_way.get_or_insert(RepositoryError::Locked { place: store.place().to_owned(), holder, since });
     }
-    Ok(())
+    in_the_way.map_or(Ok(()), Err)
 }
 
 /// All locks but that one, and the lock files that cannot be read.
@@ -162,7 +194,7 @@ pub(super) async fn list(
     let (mut locks, mut unreadable) = (Vec::new(), Vec::new());
     for (id, _) in store.list(Kind::Lock).await?.into_iter().filter(|(id, _)| Some(*id) != own) {
         match file::read(store, cipher, &id).await? {
-            Some(Content::Lock(lock)) => locks.push(lock),
+            Some(Content::Lock(lock, _)) => locks.push(lock),
             Some(Content::Unreadable(lock)) => unreadable.push(lock),
             None => {}
         }
@@ -170,8 +202,12 @@ pub(super) async fn list(
     Ok((locks, unreadable))
 }
 
-async fn is_nobodys(lock: &FoundLock, judge: &dyn LockJudge) -> bool {
-    match timeout(JUDGEMENT, judge.judge(lock)).await.unwrap_or(Liveness::Unknown) {
+async fn liveness_of(lock: &FoundLock, judge: &dyn LockJudge) -> Liveness {
+    timeout(JUDGEMENT, judge.judge(lock)).await.unwrap_or(Liveness::Unknown)
+}
+
+fn is_nobodys(lock: &FoundLock, liveness: Liveness) -> bool {
+    match liveness {
         Liveness::Alive => false,
         Liveness::Dead => true,
         // Of a holder whose clock is ahead, too: else its lock would stay until that time has come.
@@ -233,14 +269,14 @@ pub(in super::super) async fn remove_locks(
         };
         let is_removed = match &content {
             _ if which == Unlock::All => true,
-            Content::Lock(lock) => is_nobodys(lock, judge).await,
+            Content::Lock(lock, _) => is_nobodys(lock, liveness_of(lock, judge).await),
             Content::Unreadable(lock) => lock.is_stale(Timestamp::now()),
         };
         match (content, is_removed) {
-            (Content::Lock(_), false) => {}
+            (Content::Lock(..), false) => {}
             (Content::Unreadable(lock), false) => unlocked.kept_unreadable.push(lock),
             (content, true) => match (store.remove(Kind::Lock, &id).await, content) {
-                (Ok(()), Content::Lock(lock)) => unlocked.removed.push(lock),
+                (Ok(()), Content::Lock(lock, _)) => unlocked.removed.push(lock),
                 (Ok(()), Content::Unreadable(lock)) => unlocked.removed_unreadable.push(lock),
                 (Err(error @ RepositoryError::Cancelled { .. }), _) => return Err(error),
                 (Err(error), _) => unlocked.failed.push(error.to_string()),

@@ -13,7 +13,10 @@ use crate::{
     repository::{Access, Patience},
 };
 
-const HASTY: Rhythm = Rhythm { refresh: Duration::from_millis(5), retry: Duration::ZERO, lost: Duration::ZERO };
+const HASTY: Rhythm =
+    Rhythm { refresh: Duration::from_millis(5), retry: Duration::ZERO, lost: Duration::from_mins(20) };
+/// Of a holder that gives up soon.
+const SHORT: Rhythm = Rhythm { lost: Duration::from_millis(200), ..HASTY };
 
 struct Setup {
     place: tempfile::TempDir,
@@ -32,7 +35,7 @@ fn setup() -> Setup {
         credentials: std::collections::BTreeMap::new(),
         holder: LockHolder { host: "runner".into(), user: "pod UID 1".into() },
         locks: LockRules::default(),
-        patience: Patience { request: Duration::from_secs(30), retries: Duration::ZERO },
+        patience: Patience { request: Duration::from_secs(30), retries: Duration::ZERO, outage: Duration::ZERO },
         expected_ids: Vec::new(),
     };
     let store = Store::new(&access, CancellationToken::new()).unwrap();
@@ -61,6 +64,10 @@ fn judged(liveness: Liveness) -> LockRules {
 
 impl Setup {
     async fn foreign(&self, exclusive: bool, age: SignedDuration) -> Id {
+        self.leased(exclusive, age, None).await
+    }
+
+    async fn leased(&self, exclusive: bool, age: SignedDuration, lease_seconds: Option<u64>) -> Id {
         let file = LockFile {
             time: Timestamp::now() - age,
             exclusive,
@@ -69,17 +76,22 @@ impl Setup {
             pid: 7,
             uid: 0,
             gid: 0,
+            lease_seconds,
         };
         file::write(&self.store, &self.cipher, 2, &file).await.unwrap()
     }
 
     fn wanted(&self, exclusive: bool) -> Wanted {
+        self.wanted_to(if exclusive { Purpose::Remove } else { Purpose::Write })
+    }
+
+    fn wanted_to(&self, purpose: Purpose) -> Wanted {
         let holder = LockHolder { host: "runner".into(), user: "pod UID 1".into() };
-        Wanted { store: self.store.clone(), cipher: self.cipher.clone(), version: 2, holder, exclusive }
+        Wanted { store: self.store.clone(), cipher: self.cipher.clone(), version: 2, holder, purpose }
     }
 
     async fn take(&self, rhythm: Rhythm) -> Result<Lock, RepositoryError> {
-        self.wanted(false).try_to_take(&LockRules::default(), rhythm).await
+        self.wanted(false).try_to_take(&LockRules::default(), rhythm, &mut Seen::default()).await
     }
 }
 
@@ -106,7 +118,7 @@ async fn stale_lock_goes_and_a_shared_one_stays() {
     // Its holder's clock is ahead.
     setup.foreign(true, SignedDuration::from_hours(-24 * 400)).await;
     setup.foreign(false, SignedDuration::from_mins(-5)).await;
-    let lock = setup.take(RHYTHM).await.unwrap();
+    let lock = setup.take(SHARED).await.unwrap();
     assert_eq!(locks(setup.place.path()).len(), 2);
     lock.release().await;
     assert_eq!(locks(setup.place.path()).len(), 1);
@@ -244,7 +256,7 @@ async fn lock_that_cannot_be_read_keeps_off_as_long_as_it_may_be_one() {
         let setup = setup();
         let name = setup.rotten(content, age);
         for (exclusive, may) in [(false, shared_may), (true, exclusive_may)] {
-            let taken = setup.wanted(exclusive).try_to_take(&LockRules::default(), RHYTHM).await;
+            let taken = setup.wanted(exclusive).try_to_take(&LockRules::default(), SHARED, &mut Seen::default()).await;
             assert_eq!(taken.is_ok(), may, "{content:?}, {age:?}, exclusive: {exclusive}");
             match taken {
                 Ok(lock) => lock.release().await,
@@ -322,7 +334,7 @@ async fn lock_that_somebody_removed_is_lost_and_not_renewed() {
 #[tokio::test]
 async fn lock_that_cannot_be_refreshed_is_lost() {
     let setup = setup();
-    let lock = setup.take(HASTY).await.unwrap();
+    let lock = setup.take(SHORT).await.unwrap();
     let folder = setup.place.path().join("locks");
     // Not a folder any more: even root cannot write into it. A refresh may be under way, hence the loop.
     while std::fs::remove_dir_all(&folder).and_then(|()| std::fs::write(&folder, "")).is_err() {
@@ -331,4 +343,130 @@ async fn lock_that_cannot_be_refreshed_is_lost() {
     lock.lost().cancelled().await;
     let error = lock.check(&setup.store).await.unwrap_err();
     assert!(matches!(error, RepositoryError::LockLost { .. }), "{error}");
+}
+
+/// What a client has seen that looks since so long at what is there now.
+async fn seen_for(setup: &Setup, time: Duration) -> Seen {
+    let mut seen = Seen::default();
+    let first = Instant::now().checked_sub(time).unwrap();
+    for file in setup.store.list(Kind::Lock).await.unwrap() {
+        seen.unchanged_for(file, first);
+    }
+    seen
+}
+
+async fn may_take(setup: &Setup, purpose: Purpose, rules: &LockRules, seen: &mut Seen) -> bool {
+    let taken = setup.wanted_to(purpose).try_to_take(rules, SHARED, seen).await;
+    if let Ok(lock) = &taken {
+        lock.release().await;
+    }
+    taken.is_ok()
+}
+
+#[tokio::test]
+async fn who_only_reads_does_not_wait_for_an_exclusive_lock_whose_holder_has_stopped() {
+    let (fresh, lease) = (SignedDuration::ZERO, Some(300));
+    let (long, short) = (Duration::from_mins(7), Duration::from_mins(6));
+    for (purpose, lease, time, liveness, may) in [
+        (Purpose::Read, lease, long, Liveness::Unknown, true),
+        (Purpose::Read, lease, short, Liveness::Unknown, false),
+        (Purpose::Read, lease, long, Liveness::Alive, false),
+        // restic's own, and an older Stowaway's.
+        (Purpose::Read, None, long, Liveness::Unknown, false),
+        (Purpose::Write, lease, long, Liveness::Unknown, false),
+        (Purpose::Remove, lease, long, Liveness::Unknown, false),
+    ] {
+        let setup = setup();
+        setup.leased(true, fresh, lease).await;
+        let mut seen = seen_for(&setup, time).await;
+        let found = may_take(&setup, purpose, &judged(liveness), &mut seen).await;
+        assert_eq!(found, may, "{purpose:?}, {lease:?}, {time:?}, {liveness:?}");
+        assert_eq!(locks(setup.place.path()).len(), 1, "it is not the reader's to remove");
+    }
+}
+
+#[tokio::test]
+async fn holder_that_refreshes_keeps_readers_off_however_long_they_wait() {
+    let setup = setup();
+    let old = setup.leased(true, SignedDuration::ZERO, Some(300)).await;
+    let mut seen = seen_for(&setup, Duration::from_hours(1)).await;
+    setup.leased(true, SignedDuration::from_millis(-1), Some(300)).await;
+    setup.store.remove(Kind::Lock, &old).await.unwrap();
+    assert!(!may_take(&setup, Purpose::Read, &LockRules::default(), &mut seen).await);
+}
+
+#[tokio::test]
+async fn locks_that_a_dead_prune_left_are_all_counted_from_the_first_look_on() {
+    let setup = setup();
+    for age in [0, 1] {
+        setup.leased(true, SignedDuration::from_mins(age), Some(300)).await;
+    }
+    let mut seen = Seen::default();
+    assert!(!may_take(&setup, Purpose::Read, &LockRules::default(), &mut seen).await);
+    let later = Instant::now() + Duration::from_mins(7);
+    for file in setup.store.list(Kind::Lock).await.unwrap() {
+        assert!(seen.unchanged_for(file, later) >= Duration::from_mins(7));
+    }
+}
+
+#[tokio::test]
+async fn exclusive_lock_tells_for_how_long_its_holder_acts_and_a_shared_one_does_not() {
+    for (exclusive, expected) in [(true, Some(Duration::from_mins(5))), (false, None)] {
+        let setup = setup();
+        let lock = setup.wanted(exclusive).take(&LockRules::default()).await.unwrap();
+        let id = lock.current().await.unwrap();
+        let Some(file::Content::Lock(found, lease)) = file::read(&setup.store, &setup.cipher, &id).await.unwrap()
+        else {
+            panic!("no lock")
+        };
+        assert_eq!((found.exclusive, lease), (exclusive, expected));
+        lock.release().await;
+    }
+}
+
+#[tokio::test]
+async fn lease_counts_from_before_the_file_was_there_and_by_both_clocks() {
+    let lease = Duration::from_mins(5);
+    let now = Moment::now();
+    assert!(now.left(lease) > Duration::from_mins(4));
+    let awake = Moment { instant: Instant::now().checked_sub(lease).unwrap(), ..now };
+    let suspended = Moment { time: Timestamp::now() - SignedDuration::from_mins(5), ..now };
+    let clock_was_set_back = Moment { time: Timestamp::now() + SignedDuration::from_hours(1), ..now };
+    assert_eq!((awake.left(lease), suspended.left(lease)), (Duration::ZERO, Duration::ZERO));
+    assert!(clock_was_set_back.left(lease) > Duration::from_mins(4));
+}
+
+#[tokio::test]
+async fn lock_file_that_stays_unreadable_keeps_no_client_off_once_it_would_have_been_refreshed() {
+    for content in [&b""[..], b"rotten"] {
+        for purpose in [Purpose::Read, Purpose::Write, Purpose::Remove] {
+            let setup = setup();
+            setup.rotten(content, Duration::from_mins(1));
+            let mut seen = seen_for(&setup, Duration::from_mins(6)).await;
+            let is_passed = content.is_empty() && purpose != Purpose::Remove;
+            assert_eq!(may_take(&setup, purpose, &LockRules::default(), &mut seen).await, is_passed, "{purpose:?}");
+            let mut seen = seen_for(&setup, Duration::from_mins(7)).await;
+            assert!(may_take(&setup, purpose, &LockRules::default(), &mut seen).await, "{purpose:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn lock_outlives_an_outage_of_its_store_that_is_shorter_than_its_lease() {
+    let setup = setup();
+    let lock = setup.take(HASTY).await.unwrap();
+    let (folder, away) = (setup.place.path().join("locks"), setup.place.path().join("away"));
+    // Not a folder any more, so that every request fails. A refresh may be under way, hence the loop.
+    while std::fs::rename(&folder, &away).and_then(|()| std::fs::write(&folder, "")).is_err() {
+        yield_now().await;
+    }
+    let failed = setup.store.stat(Kind::Lock, &lock.current().await.unwrap()).await;
+    assert!(failed.is_err() && !lock.lost().is_cancelled(), "{failed:?}");
+    std::fs::remove_file(&folder).unwrap();
+    std::fs::rename(&away, &folder).unwrap();
+    let first = lock.current().await;
+    while lock.current().await == first {
+        yield_now().await;
+    }
+    lock.check(&setup.store).await.unwrap();
 }

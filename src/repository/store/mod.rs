@@ -8,17 +8,16 @@ mod folder;
 mod http;
 mod limits;
 mod objects;
+mod patience;
 mod rest;
 mod sftp;
 mod upload;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use rand::RngExt;
 use rustic_core::Id;
-use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -27,27 +26,16 @@ use self::{
     http::Redirects,
     limits::Limits,
     objects::Objects,
+    patience::Outage,
 };
-use super::{Access, RepositoryError, StoreFault};
+use super::{Access, RepositoryError};
 use crate::model::{BackendConfig, Connection, Credential, Secret, SftpConfig};
 
-pub use self::sftp::known_host_keys;
 pub(super) use self::upload::{Upload, Uploaded};
-
-/// How long a store may take.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Patience {
-    /// One request; what is uploaded gets a second more for each 128 KiB.
-    pub request: Duration,
-    /// No retry starts later than this after the first try.
-    pub retries: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self { request: Duration::from_secs(30), retries: Duration::from_mins(1) }
-    }
-}
+pub use self::{
+    patience::{Patience, StoreWait},
+    sftp::known_host_keys,
+};
 
 /// All that speaking to a store takes.
 #[derive(Clone, Debug)]
@@ -61,12 +49,6 @@ pub struct StoreAccess {
     /// How long it may take.
     pub patience: Patience,
 }
-
-/// The slowest upload that is not taken for a stalled one.
-const SLOWEST_UPLOAD_BYTES_PER_SECOND: u64 = 128 * 1024;
-/// Between the first two tries; doubled each time, up to the other.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
 /// The folders of restic's repository layout.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -125,6 +107,9 @@ pub(super) struct Store {
     backend: Backend,
     place: String,
     patience: Patience,
+    /// Whether it was reached before, so that a run is under way; see [`Patience::outage`].
+    is_under_way: bool,
+    outage: Arc<Outage>,
     limits: Limits,
     cancel: CancellationToken,
 }
@@ -153,7 +138,7 @@ impl Store {
         }
         let limits = Limits::new(&connection.limits);
         let backend = backend_of((backend, connection, credentials)).map_err(unusable)?;
-        Ok(Self { backend, place, patience, limits, cancel })
+        Ok(Self { backend, place, patience, is_under_way: false, outage: Arc::default(), limits, cancel })
     }
 
     /// Where the repository is, without credentials.
@@ -163,6 +148,11 @@ impl Store {
 
     pub fn cancel(&self) -> &CancellationToken {
         &self.cancel
+    }
+
+    /// The same store for a run that has reached it: from here on an outage is waited for.
+    pub fn under_way(&self) -> Self {
+        Self { is_under_way: true, ..self.clone() }
     }
 
     /// The same store, whose requests end with the run or with the token that it returns.
@@ -177,28 +167,29 @@ impl Store {
 
     /// The same store for a last look after the run was cancelled, with one short request.
     pub fn for_a_last_look(&self) -> Self {
-        let patience = Patience { request: self.patience.request.min(Duration::from_secs(5)), retries: Duration::ZERO };
+        let request = self.patience.request.min(Duration::from_secs(5));
+        let patience = Patience { request, retries: Duration::ZERO, outage: Duration::ZERO };
         Self { patience, cancel: CancellationToken::new(), ..self.clone() }
     }
 
     /// Size of a file that is there.
     pub async fn stat(&self, kind: Kind, id: &Id) -> Result<Option<u64>, RepositoryError> {
         let (backend, path) = (&self.backend, &kind.path(id));
-        let size = self.retry(0, move || backend.stat(path)).await;
+        let size = self.retry_read(0, move || backend.stat(path)).await;
         self.present(size, "look for", path)
     }
 
     /// When a file was last written, by the store's clock; none if it is gone, or if the store does not answer that.
     pub async fn modified(&self, kind: Kind, id: &Id) -> Result<Option<Timestamp>, RepositoryError> {
         let (backend, path) = (&self.backend, &kind.path(id));
-        let modified = self.retry(0, move || backend.modified(path)).await;
+        let modified = self.retry_read(0, move || backend.modified(path)).await;
         Ok(self.present(modified, "look for", path)?.flatten())
     }
 
     /// A whole file that is there.
     pub async fn read(&self, kind: Kind, id: &Id) -> Result<Option<Bytes>, RepositoryError> {
         let (backend, path) = (&self.backend, &kind.path(id));
-        let content = self.retry(0, move || backend.read(path)).await;
+        let content = self.retry_read(0, move || backend.read(path)).await;
         self.limited(self.limits.receive(content.as_ref().map_or(0, |content| content.len() as u64))).await?;
         self.present(content, "read", path)
     }
@@ -208,7 +199,7 @@ impl Store {
         let (backend, path) = (&self.backend, &Kind::Pack.path(id));
         let (offset, length) = (u64::from(offset), u64::from(length));
         self.limited(self.limits.receive(length)).await?;
-        let content = self.retry(length, move || backend.read_range(path, offset, length)).await;
+        let content = self.retry_read(length, move || backend.read_range(path, offset, length)).await;
         let short = || self.damaged(format!("{path} ends before byte {}", offset + length));
         match self.present(content, "read", path) {
             Ok(Some(content)) if content.len() as u64 == length => Ok(content),
@@ -235,7 +226,7 @@ impl Store {
 
     async fn list_where(&self, kind: Kind, may_be_new: bool) -> Result<Vec<(Id, u64)>, RepositoryError> {
         let (backend, folder) = (&self.backend, kind.folder());
-        let files = self.retry(0, move || backend.list(folder, may_be_new)).await;
+        let files = self.retry_read(0, move || backend.list(folder, may_be_new)).await;
         let files = files.map_err(|fault| self.failed(fault, "list", folder))?;
         Ok(files.into_iter().filter_map(|(name, size)| Some((name.parse().ok()?, size))).collect())
     }
@@ -324,41 +315,6 @@ impl Store {
             biased;
             () = self.cancel.cancelled() => Err(RepositoryError::Cancelled { place: self.place.clone() }),
             () = wait => Ok(()),
-        }
-    }
-
-    /// Tries a request, each time with a deadline, until it succeeds, fails for good, or the patience ends.
-    async fn retry<T, F: Future<Output = Result<T, Fault>> + Send>(
-        &self,
-        size: u64,
-        request: impl Fn() -> F + Send,
-    ) -> Result<T, Fault> {
-        let deadline = self.patience.request + Duration::from_secs(size / SLOWEST_UPLOAD_BYTES_PER_SECOND);
-        let started = Instant::now();
-        let mut pause = FIRST_PAUSE;
-        let tries = async {
-            loop {
-                let one = self.limits.begin().await;
-                let answer = timeout(deadline, request()).await;
-                drop(one);
-                let fault = match answer {
-                    Ok(Err(fault @ Fault::Passing(_))) => fault,
-                    Ok(answer) => return answer,
-                    Err(_) => Fault::Passing(StoreFault::Silent(deadline)),
-                };
-                // Spread, so that many runs do not come back at the same moment.
-                let spread = pause.mul_f64(rand::rng().random_range(0.5..1.0));
-                if started.elapsed() + spread >= self.patience.retries {
-                    return Err(fault);
-                }
-                sleep(spread).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-        };
-        tokio::select! {
-            biased;
-            () = self.cancel.cancelled() => Err(Fault::Cancelled),
-            answer = tries => answer,
         }
     }
 }

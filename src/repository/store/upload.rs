@@ -80,7 +80,7 @@ impl Store {
             return Err(self.taken(path));
         }
         Ok(Upload {
-            store: self.clone(),
+            store: self.under_way(),
             path: path.to_owned(),
             mode,
             replaces,

@@ -22,7 +22,7 @@ use self::{
 };
 use super::{
     MountedVolume,
-    job::{leave_report, with_repository, within_grace},
+    job::{leave_report, with_repository_to_read, within_grace},
     settings::{self, Identity},
     story::{self, tell_progress},
 };
@@ -133,8 +133,9 @@ async fn restore(
     info!(volume = name, "volume {name} is empty, looking for snapshots of {source}");
     let identity = Identity::from_environment().in_cluster(&settings::cluster()).expecting(settings::repository_id());
     let access = settings::access(&backend, &settings::connection()?, &identity)?;
-    let restored =
-        with_repository(access, cancel, async |repository| restore_from(repository, volume, source, &namespace).await);
+    let restored = with_repository_to_read(access, cancel, async |repository| {
+        restore_from(repository, volume, source, &namespace).await
+    });
     restored.await.map_err(|failure| match failure.reason {
         Reason::RepositoryNotFound => Failure {
             message: format!(
@@ -184,7 +185,7 @@ async fn restore_from(
     let restoring = repository.restore_folder(snapshot.id, &snapshot.identity.path, &part, Arc::clone(&progress));
     let restored = tokio::select! {
         restored = restoring => restored?,
-        never = tell_progress(|| progress.bytes_read()) => match never {},
+        never = tell_progress(|| progress.bytes_read(), || repository.store_wait()) => match never {},
     };
     for Trouble { path, reason } in &restored.not_kept.first {
         warn!(path, "not kept of {path}: {reason}");

@@ -10,14 +10,10 @@ use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::Client;
 use webhook_certs::{Leaf, LeafStep, State, Step, decide, decide_leaf};
 
-use super::{Settings, TrustError};
+use super::{Settings, TrustError, proposal};
 use crate::{
-    build::manifests::{AUTHORITY, LEASE, WEBHOOK},
-    cluster::{
-        bundles::{self, Configuration},
-        lease::Tenure,
-        observe, singleton,
-    },
+    build::manifests::{AUTHORITY, LEASE, TRUST, WEBHOOK},
+    cluster::{bundles::Configuration, lease::Tenure, observe, singleton},
     webhook::certificates::Certificates,
 };
 
@@ -85,12 +81,15 @@ impl Authority {
                 Duration::ZERO
             }
             Step::Publish(bundle) => {
-                for configuration in configurations.iter().filter(|found| found.bundles().any(|found| found != bundle))
-                {
-                    bundles::publish(&self.client, configuration, &bundle).await?;
+                if proposal::write(&self.client, &self.namespace, &bundle).await? {
+                    Duration::ZERO
+                } else {
+                    tracing::warn!(
+                        "the webhook configurations {WEBHOOK} do not have the bundle of ConfigMap {TRUST} yet; the Deployment \
+                         {TRUST} writes it: does it run?"
+                    );
+                    self.tenure.period()
                 }
-                tracing::info!("the webhook configurations {WEBHOOK} were told whom to trust");
-                Duration::ZERO
             }
             Step::Wait(until) => wait(until, clock()),
         };

@@ -5,17 +5,23 @@
 //! Secret, a bundle that somebody wiped, a clock that jumped and an API server that was away are all just found. Watches
 //! only say when to look; without them it looks every few seconds.
 //!
+//! A replica writes no webhook configuration. It proposes a bundle, and a process with an account of its own ([`run_writer`])
+//! writes that and nothing else: who takes over the webhook does not choose what is sent to it.
+//!
 //! It must not know how connections are served. No key is ever logged.
 
 mod authority;
 mod folder;
+mod proposal;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::{path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use tokio::{
     sync::watch,
@@ -23,6 +29,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::writer::run as run_writer;
 use self::{authority::Authority, folder::Folder};
 use super::certificates::{Certificates, ServingError};
 use crate::{
@@ -52,7 +59,7 @@ pub struct Settings {
     /// The replica's own name among all replicas: the name of its pod.
     pub instance: String,
     /// A folder with `tls.crt` and `tls.key` that somebody else keeps fresh, such as a mounted Secret of cert-manager. With
-    /// it no certificate is issued, and no bundle written.
+    /// it no certificate is issued, and no bundle proposed.
     pub certificates_folder: Option<PathBuf>,
 }
 
@@ -97,15 +104,28 @@ async fn run_by_clock(
     certificates: Arc<Certificates>,
     bundles: watch::Sender<Vec<String>>,
     token: CancellationToken,
-    clock: impl Fn() -> Timestamp,
+    clock: impl Fn() -> Timestamp + Send + Sync,
 ) {
     let secret = settings.certificates_folder.is_none().then_some((settings.namespace.as_str(), AUTHORITY));
-    let mut changes = pin!(bundles::changes(&client, WEBHOOK, secret));
-    let mut replica = Replica::new(client.clone(), &settings, certificates, bundles);
+    let changes = bundles::changes::<Secret>(&client, WEBHOOK, secret);
+    let mut replica = Replica::new(client.clone(), &settings, certificates, bundles, clock);
+    rounds(&mut replica, changes, &token).await;
+    replica.end().await;
+}
+
+/// What is done in rounds.
+trait Round {
+    /// Looks at everything once, and takes the step that is due. Tells how long nothing will be due.
+    fn round(&mut self) -> impl Future<Output = Result<Duration, TrustError>> + Send;
+}
+
+/// Makes a round after each change, and when the one before has said so. It never gives up.
+async fn rounds(part: &mut impl Round, changes: impl Stream<Item = ()>, token: &CancellationToken) {
+    let mut changes = pin!(changes);
     let mut failures = 0_u32;
     while !token.is_cancelled() {
         let begun = Instant::now();
-        let result = timeout(LONGEST_ROUND, replica.round(&clock)).await.unwrap_or(Err(TrustError::Slow));
+        let result = timeout(LONGEST_ROUND, part.round()).await.unwrap_or(Err(TrustError::Slow));
         let pause = match result {
             Ok(pause) => {
                 failures = 0;
@@ -132,7 +152,6 @@ async fn run_by_clock(
         }
         while changes.next().now_or_never().flatten().is_some() {}
     }
-    replica.end().await;
 }
 
 /// Where certificates come from.
@@ -144,46 +163,45 @@ enum Source {
 }
 
 /// One replica.
-struct Replica {
+struct Replica<Clock> {
     client: Client,
     source: Source,
     certificates: Arc<Certificates>,
     bundles: watch::Sender<Vec<String>>,
+    clock: Clock,
 }
 
-impl Replica {
+impl<Clock: Fn() -> Timestamp + Send + Sync> Round for Replica<Clock> {
+    async fn round(&mut self) -> Result<Duration, TrustError> {
+        match &mut self.source {
+            Source::Folder(folder) => {
+                // The bundles are worth telling even if the folder cannot be read.
+                let taken = folder.take(&self.certificates);
+                observe(&self.client, &self.bundles).await?;
+                Ok(taken?)
+            }
+            Source::Authority(authority) => {
+                authority.renew_lease((self.clock)()).await;
+                let configurations = observe(&self.client, &self.bundles).await?;
+                authority.round(&configurations, &self.certificates, &self.clock).await
+            }
+        }
+    }
+}
+
+impl<Clock> Replica<Clock> {
     fn new(
         client: Client,
         settings: &Settings,
         certificates: Arc<Certificates>,
         bundles: watch::Sender<Vec<String>>,
+        clock: Clock,
     ) -> Self {
         let source = match &settings.certificates_folder {
             Some(folder) => Source::Folder(Folder::new(folder.clone())),
             None => Source::Authority(Box::new(Authority::new(&client, settings))),
         };
-        Self { client, source, certificates, bundles }
-    }
-
-    /// Looks at everything once, and takes the step that is due. Tells how long nothing will be due.
-    async fn round(&mut self, clock: &impl Fn() -> Timestamp) -> Result<Duration, TrustError> {
-        match &mut self.source {
-            Source::Folder(folder) => {
-                // The bundles are worth telling even if the folder cannot be read.
-                let taken = folder.take(&self.certificates);
-                self.observe().await?;
-                Ok(taken?)
-            }
-            Source::Authority(authority) => {
-                authority.renew_lease(clock()).await;
-                let configurations = observe(&self.client, &self.bundles).await?;
-                authority.round(&configurations, &self.certificates, clock).await
-            }
-        }
-    }
-
-    async fn observe(&self) -> Result<Vec<Configuration>, TrustError> {
-        observe(&self.client, &self.bundles).await
+        Self { client, source, certificates, bundles, clock }
     }
 
     async fn end(self) {

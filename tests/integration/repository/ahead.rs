@@ -92,7 +92,11 @@ async fn without_room_nothing_is_packed_anew_ahead_and_nothing_is_left() {
 #[tokio::test]
 async fn ending_ahead_of_a_prune_at_any_change_harms_nothing() {
     let begun = FakeS3::start().await;
-    let patience = Patience { request: std::time::Duration::from_secs(2), retries: std::time::Duration::ZERO };
+    let patience = Patience {
+        request: std::time::Duration::from_secs(2),
+        retries: std::time::Duration::ZERO,
+        outage: std::time::Duration::ZERO,
+    };
     let access = |store: &FakeS3| Access { patience, ..store.access() };
     let repository = create(access(&begun), never()).await.unwrap();
     for number in 0..20 {

@@ -19,7 +19,8 @@ use super::{
 async fn meddled() -> (Cellar, Server, Meddler) {
     let real = servers::s3_for_parts();
     let mut access = real.access.clone();
-    access.patience = Patience { request: Duration::from_secs(2), retries: Duration::from_secs(3) };
+    access.patience =
+        Patience { request: Duration::from_secs(2), retries: Duration::from_secs(3), outage: Duration::from_secs(3) };
     let BackendConfig::S3(config) = &mut access.backend else { panic!("{:?}", access.backend) };
     let meddler = Meddler::between(&mut config.endpoint).await;
     let cellar = Cellar::new(of(&access)).await;

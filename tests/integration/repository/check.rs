@@ -212,7 +212,11 @@ async fn store_that_does_not_answer_is_an_error_and_no_finding() {
         [["prefix=pre%2Ffix%2Fdata", "prefix=pre/fix/data"], ["prefix=pre%2Ffix%2Findex", "prefix=pre/fix/index"]];
     for parts in files.into_iter().chain(listings) {
         let store = FakeS3::start().await;
-        let patience = Patience { request: std::time::Duration::from_secs(2), retries: std::time::Duration::ZERO };
+        let patience = Patience {
+            request: std::time::Duration::from_secs(2),
+            retries: std::time::Duration::ZERO,
+            outage: std::time::Duration::ZERO,
+        };
         let access = Access { patience, ..store.access() };
         let repository = create(access, never()).await.unwrap();
         store_pieces(&repository, "/db.sql", whole(b"data")).await.unwrap();

@@ -111,7 +111,7 @@ fn backends(port: u16) -> Vec<BackendConfig> {
 fn access(backend: BackendConfig, credentials: &[(Credential, String)]) -> Access {
     let mut access = folder(std::path::Path::new("/nowhere"));
     access.backend = backend;
-    access.patience = Patience { request: Duration::from_secs(2), retries: Duration::ZERO };
+    access.patience = Patience { request: Duration::from_secs(2), retries: Duration::ZERO, outage: Duration::ZERO };
     for (credential, value) in credentials {
         access.connection.credentials.insert(*credential);
         access.credentials.insert(*credential, Secret::new(value.clone()));

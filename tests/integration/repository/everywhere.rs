@@ -51,7 +51,8 @@ mod remote {
 
 /// Gives up soon, so that a test of a dead store does not take a minute.
 fn impatient(access: &Access) -> Access {
-    let patience = Patience { request: Duration::from_secs(5), retries: Duration::from_secs(2) };
+    let patience =
+        Patience { request: Duration::from_secs(5), retries: Duration::from_secs(2), outage: Duration::from_secs(2) };
     Access { patience, ..access.clone() }
 }
 

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use stowaway::{
     model::Reason,
-    repository::{Access, FolderRules, Patience, Progress, Repository, RepositoryError, create, open, open_or_create},
+    repository::{
+        Access, FolderRules, Patience, Progress, Repository, RepositoryError, create, open, open_or_create,
+        open_to_read,
+    },
     stream::{Piece, pieces},
 };
 
@@ -20,7 +23,8 @@ const ALWAYS: usize = usize::MAX;
 
 /// Gives up soon, so that a test of a dead store does not take a minute.
 fn impatient(store: &FakeS3) -> Access {
-    let patience = Patience { request: Duration::from_secs(2), retries: Duration::from_secs(3) };
+    let patience =
+        Patience { request: Duration::from_secs(2), retries: Duration::from_secs(3), outage: Duration::from_secs(3) };
     Access { patience, ..store.access() }
 }
 
@@ -47,6 +51,91 @@ async fn stream_survives_passing_faults() {
     let stored = store_pieces(&repository, "/db.sql", whole(&data)).await.unwrap();
     store.fail("GET", "data/", Fault::Status(500), 1);
     assert!(collect(repository.read_file(&stored.snapshot, "/db.sql").await.unwrap()).await == data);
+}
+
+/// Does not retry what fails before the repository is open, and waits for an outage after that.
+fn patient_under_way(store: &FakeS3) -> Access {
+    let patience =
+        Patience { request: Duration::from_secs(2), retries: Duration::ZERO, outage: Patience::default().outage };
+    Access { patience, ..store.access() }
+}
+
+#[tokio::test]
+async fn run_outlives_an_outage_of_its_store_for_which_no_first_request_is_repeated() {
+    at_once([Fault::Status(503), Fault::Status(429), Fault::Cut, Fault::Hang], async |fault| {
+        let store = FakeS3::start().await;
+        create(store.access(), never()).await.unwrap().close().await;
+        let repository = open(patient_under_way(&store), never()).await.unwrap();
+        for part in ["data/", "index/", "snapshots/"] {
+            store.fail("PUT", part, fault, 2);
+        }
+        // A look at what was written, and at the lock.
+        store.fail("HEAD", "", fault, 2);
+        let data = b"an hour of work";
+        let stored = store_pieces(&repository, "/db.sql", whole(data)).await.unwrap();
+        store.fail("GET", "data/", fault, 2);
+        assert!(collect(repository.read_file(&stored.snapshot, "/db.sql").await.unwrap()).await == data);
+        assert_eq!(repository.store_wait(), None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn store_that_was_never_there_is_reported_without_the_patience_of_an_outage() {
+    for method in ["GET", "PUT"] {
+        let store = FakeS3::start().await;
+        create(store.access(), never()).await.unwrap().close().await;
+        store.fail(method, "", Fault::Status(503), ALWAYS);
+        let error = open(patient_under_way(&store), never()).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::StoreUnavailable, "{method}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn run_tells_what_it_waits_for_while_its_store_is_away() {
+    let store = FakeS3::start().await;
+    create(store.access(), never()).await.unwrap().close().await;
+    let repository = open(patient_under_way(&store), never()).await.unwrap();
+    assert_eq!(repository.store_wait(), None);
+    store.fail("PUT", "data/", Fault::Status(503), ALWAYS);
+    let storing = async { store_pieces(&repository, "/db.sql", whole(b"data")).await };
+    let watching = async {
+        let wait = loop {
+            match repository.store_wait() {
+                Some(wait) => break wait,
+                None => tokio::task::yield_now().await,
+            }
+        };
+        store.heal();
+        wait
+    };
+    let (stored, wait) = tokio::join!(storing, watching);
+    assert!(wait.to_string().contains("503"), "{wait}");
+    assert!(wait.since <= jiff::Timestamp::now(), "{wait}");
+    stored.unwrap();
+    assert_eq!(repository.store_wait(), None, "it is over");
+}
+
+#[tokio::test]
+async fn what_no_outage_is_ends_a_run_at_once_however_patient_it_is() {
+    for (status, reason) in [(403, Reason::StoreUnavailable), (507, Reason::StoreFull)] {
+        let store = FakeS3::start().await;
+        create(store.access(), never()).await.unwrap().close().await;
+        let repository = open(patient_under_way(&store), never()).await.unwrap();
+        store.fail("PUT", "data/", Fault::Status(status), ALWAYS);
+        is_refused(&repository, reason).await;
+        assert!(store.keys("snapshots").is_empty());
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_stored_by_a_run_that_opened_the_repository_to_read() {
+    let store = FakeS3::start().await;
+    create(store.access(), never()).await.unwrap().close().await;
+    let repository = open_to_read(store.access(), never()).await.unwrap();
+    let error = store_pieces(&repository, "/db.sql", whole(b"data")).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::InternalError, "{error}");
+    assert!(store.keys("snapshots").is_empty());
 }
 
 #[tokio::test]

@@ -47,7 +47,8 @@ const REST: Words =
     Words { write: "POST", config: "/config", listing: "/snapshots/", next: "no pages", page: "no pages" };
 
 async fn meddled(mut server: Server) -> (Server, Meddler) {
-    let patience = Patience { request: Duration::from_secs(2), retries: Duration::from_secs(3) };
+    let patience =
+        Patience { request: Duration::from_secs(2), retries: Duration::from_secs(3), outage: Duration::from_secs(3) };
     server.access.patience = patience;
     let meddler = Meddler::between(server.endpoint().unwrap()).await;
     (server, meddler)

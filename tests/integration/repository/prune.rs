@@ -278,7 +278,11 @@ async fn store_that_fails_while_pruning_is_left_sound() {
                 continue;
             }
             let store = FakeS3::start().await;
-            let patience = Patience { request: std::time::Duration::from_secs(2), retries: std::time::Duration::ZERO };
+            let patience = Patience {
+                request: std::time::Duration::from_secs(2),
+                retries: std::time::Duration::ZERO,
+                outage: std::time::Duration::ZERO,
+            };
             let access = Access { patience, ..store.access() };
             let repository = create(access.clone(), never()).await.unwrap();
             let mut ids = Vec::new();
@@ -358,7 +362,11 @@ impl LockJudge for AllAreDead {
 #[tokio::test]
 async fn prune_that_ends_at_any_change_leaves_a_sound_repository_that_the_next_one_prunes() {
     let begun = FakeS3::start().await;
-    let patience = Patience { request: std::time::Duration::from_secs(2), retries: std::time::Duration::ZERO };
+    let patience = Patience {
+        request: std::time::Duration::from_secs(2),
+        retries: std::time::Duration::ZERO,
+        outage: std::time::Duration::ZERO,
+    };
     let locks = LockRules { judge: Arc::new(AllAreDead), wait: std::time::Duration::ZERO };
     let access = |store: &FakeS3| Access { patience, locks: locks.clone(), ..store.access() };
     let repository = create(access(&begun), never()).await.unwrap();

@@ -164,6 +164,60 @@ async fn limits_and_cancel_close_the_remote_stdin() {
     }
 }
 
+/// Longer than the idle timeout of these tests.
+const OUTAGE: Duration = Duration::from_millis(500);
+
+fn soon_idle() -> Control {
+    let limits = Limits { timeout: None, idle_timeout: Some(Duration::from_millis(100)) };
+    Control { limits, ..control() }
+}
+
+#[tokio::test]
+async fn time_in_which_the_repository_takes_no_bytes_is_not_the_commands_idleness() {
+    let (session, carrier) = Session::new();
+    let (sender, mut receiver) = pieces();
+    let mut steps: Vec<Step> = good_dump().into_iter().take(4).collect();
+    // More than the channel to the repository holds.
+    steps.extend((0..40).map(|_| Say(stdout(vec![b'x'; 64 * 1024]))));
+    steps.push(Stall);
+    tokio::spawn(play(carrier, steps));
+    let (nonce, control) = (nonce(), soon_idle());
+    let dumping = protocol::dump(session, &nonce, &control, &sender);
+    let storing = async {
+        while sender.capacity() > 0 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(OUTAGE).await;
+        let mut bytes = 0;
+        loop {
+            match receiver.recv().await.unwrap() {
+                Piece::Data(data) => bytes += data.len(),
+                Piece::End(_) => panic!("it has no end"),
+                // The command itself stalls in the end, and that is idle.
+                Piece::Broken(failure) => return (bytes, failure.reason),
+            }
+        }
+    };
+    let (outcome, (bytes, reason)) = tokio::join!(dumping, storing);
+    assert_eq!(outcome.unwrap_err().reason, Reason::IdleTimeout);
+    assert!(bytes >= 40 * 64 * 1024, "{bytes} bytes, and then {reason}");
+}
+
+#[tokio::test]
+async fn time_in_which_the_repository_gives_no_bytes_is_not_the_commands_idleness() {
+    let (session, carrier) = Session::new();
+    let (sender, receiver) = pieces();
+    tokio::spawn(play(carrier, good_feed()));
+    tokio::spawn(async move {
+        tokio::time::sleep(OUTAGE).await;
+        sender.send(Piece::Data(Bytes::from_static(INPUT))).await.unwrap();
+        let end = End { proof: Proof::Sealed, bytes: INPUT.len() as u64 };
+        sender.send(Piece::End(end)).await.unwrap();
+    });
+    let fed = protocol::feed(session, &nonce(), INPUT.len() as u64, receiver, &soon_idle()).await;
+    assert!(fed.is_ok(), "{fed:?}");
+}
+
 #[tokio::test]
 async fn receiver_that_gives_up_ends_the_dump() {
     let (session, carrier) = Session::new();

@@ -152,6 +152,7 @@ impl Receiver<'_> {
     }
 
     async fn hand_over(&mut self, mut data: Bytes) -> Result<(), Failure> {
+        self.watch.command_is_not_idle();
         while !data.is_empty() {
             let piece = data.split_to(data.len().min(PIECE));
             self.watch.unless_interrupted(self.pieces.send(Piece::Data(piece))).await?.map_err(|_| not_taken())?;
@@ -177,6 +178,7 @@ async fn plain(session: &mut Session, control: &Control, pieces: &PieceSender) -
         match hear(session, &watch, None).await? {
             Some(Ok(Output::Stdout(mut data))) => {
                 bytes = bytes.saturating_add(data.len() as u64);
+                watch.command_is_not_idle();
                 while !data.is_empty() {
                     let piece = data.split_to(data.len().min(PIECE));
                     watch.unless_interrupted(pieces.send(Piece::Data(piece))).await?.map_err(|_| not_taken())?;

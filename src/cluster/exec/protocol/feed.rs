@@ -134,6 +134,9 @@ impl Feeder<'_> {
             if let Some(status) = self.unsealer.exit_status() {
                 return Ok(ControlFlow::Break(status));
             }
+            if next.is_none() {
+                self.watch.command_is_not_idle();
+            }
             tokio::select! {
                 failure = self.watch.interruption() => return Err(failure),
                 heard = session.next() => drop(self.take(heard)?),
@@ -146,12 +149,10 @@ impl Feeder<'_> {
                 piece = input.recv(), if next.is_none() && !ended => match data_of(piece, self.sent, self.size)? {
                     Some(data) => {
                         self.sent = self.sent.saturating_add(data.len() as u64);
+                        self.watch.moved(self.sent);
                         next = Some(data);
                     }
-                    None => {
-                        ended = true;
-                        self.watch.nothing_more_moves();
-                    }
+                    None => ended = true,
                 },
             }
         }

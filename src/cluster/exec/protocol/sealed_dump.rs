@@ -159,6 +159,7 @@ impl Receiver<'_> {
 
     /// However long the store takes, the helper hears that we are there.
     async fn hand_over(&mut self, session: &Session, piece: Bytes) -> Result<(), Failure> {
+        self.watch.command_is_not_idle();
         let sender = session.sender();
         let handing = self.pieces.send(Piece::Data(piece));
         tokio::pin!(handing);

@@ -76,6 +76,10 @@ impl Feeder<'_> {
             if let Some(outcome) = self.ended {
                 return Ok(outcome);
             }
+            let takes_input = self.wire.is_empty() && !self.whole && self.sealer.has_room();
+            if takes_input {
+                self.watch.command_is_not_idle();
+            }
             let silence = self.words.silence();
             tokio::select! {
                 failure = self.watch.interruption() => return Err(failure),
@@ -87,7 +91,7 @@ impl Feeder<'_> {
                         self.watch.moved(self.sealer.bytes());
                     }
                 }
-                piece = input.recv(), if self.wire.is_empty() && !self.whole && self.sealer.has_room() => {
+                piece = input.recv(), if takes_input => {
                     self.seal(piece)?;
                 }
                 () = self.words.beat() => if self.wire.is_empty() {
@@ -108,7 +112,7 @@ impl Feeder<'_> {
             None => {
                 self.sealer.finish(Outcome::Exited(0), &mut self.wire).map_err(not_sealed)?;
                 self.whole = true;
-                self.watch.nothing_more_moves();
+                self.watch.command_is_not_idle();
             }
         }
         Ok(())

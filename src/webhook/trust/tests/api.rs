@@ -42,12 +42,25 @@ impl Api {
         Self { inner: Arc::default(), changed: Arc::new(watch::Sender::new(0)) }
     }
 
+    /// A client of the webhook, which may not write webhook configurations.
     pub fn client(&self) -> Client {
+        self.client_that(|method, path| *method == Method::GET || !path.contains("webhookconfigurations"))
+    }
+
+    /// A client of what writes them, which may write nothing else.
+    pub fn writer(&self) -> Client {
+        self.client_that(|method, path| *method == Method::GET || path.contains("webhookconfigurations"))
+    }
+
+    fn client_that(&self, may: fn(&Method, &str) -> bool) -> Client {
         let api = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let api = api.clone();
             async move {
                 let (parts, body) = request.into_parts();
+                if !may(&parts.method, parts.uri.path()) {
+                    return Ok(failure(StatusCode::FORBIDDEN, "it has no right to that"));
+                }
                 let body = body.collect_bytes().await.unwrap_or_default();
                 Ok::<_, Infallible>(api.answer(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or(""), &body))
             }

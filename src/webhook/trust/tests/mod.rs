@@ -22,6 +22,7 @@ use rustls::{
 };
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
+use tokio_util::sync::DropGuard;
 use tracing_subscriber::fmt::MakeWriter;
 
 use self::api::Api;
@@ -32,6 +33,7 @@ const HOST: &str = "stowaway-webhook.orchard.svc";
 const START: i64 = 1_800_000_000;
 const SECRET: &str = "secrets/stowaway-webhook-authority";
 const LEASE: &str = "leases/stowaway-webhook";
+const PROPOSAL: &str = "configmaps/stowaway-trust";
 const MUTATING: &str = "mutatingwebhookconfigurations/stowaway-webhook";
 const VALIDATING: &str = "validatingwebhookconfigurations/stowaway-webhook";
 /// No test waits longer; none waits so long unless it fails.
@@ -78,6 +80,8 @@ fn handshake(certificates: &Arc<Certificates>, bundle: &str, now: i64) -> Result
 struct World {
     api: Api,
     clock: Arc<AtomicI64>,
+    /// What writes the bundles, until it is dropped.
+    writer: Option<DropGuard>,
 }
 
 struct Running {
@@ -113,7 +117,15 @@ impl World {
                 json!({ "apiVersion": version, "kind": kind, "metadata": { "name": "stowaway-webhook" }, "webhooks": entries }),
             );
         }
-        Self { api, clock: Arc::new(AtomicI64::new(START)) }
+        let mut world = Self { api, clock: Arc::new(AtomicI64::new(START)), writer: None };
+        world.start_writer();
+        world
+    }
+
+    fn start_writer(&mut self) {
+        let (token, client) = (CancellationToken::new(), self.api.writer());
+        self.writer = Some(token.clone().drop_guard());
+        tokio::spawn(async move { writer::follow(client, NAMESPACE, &token).await });
     }
 
     fn start(&self, instance: &str) -> Running {
@@ -364,4 +376,45 @@ async fn no_key_is_logged_at_any_level() {
     for secret in ["PRIVATE KEY", &inner[..40], &BASE64_STANDARD.encode(&key)[..40]] {
         assert!(!text.contains(secret), "a key is in the log");
     }
+}
+
+#[tokio::test]
+async fn webhook_itself_writes_no_configuration_and_serves_once_another_account_has_written_it() {
+    let mut world = World::new();
+    world.writer = None;
+    let running = world.start("a");
+    world
+        .until("it proposes a bundle", || world.api.get(PROPOSAL).is_some_and(|map| map["data"]["ca.crt"].is_string()))
+        .await;
+    assert!(world.bundles().iter().all(String::is_empty) && !running.certificates.is_set());
+    world.start_writer();
+    world.until("it is trusted", || world.is_trusted(&running)).await;
+    assert_eq!(world.bundles(), vec![world.data("ca.crt").unwrap(); 3]);
+}
+
+#[tokio::test]
+async fn proposal_that_is_no_bundle_is_never_written_and_nothing_but_the_bundle_changes() {
+    let (world, replicas) = World::settled().await;
+    let good = world.bundles();
+    let before = world.api.get(MUTATING).unwrap()["webhooks"].clone();
+    for replica in replicas {
+        replica.stop().await;
+    }
+    let key = world.data("ca.key").unwrap();
+    let log = Log::of_this_process();
+    let refusals = || String::from_utf8(log.0.lock().unwrap().clone()).unwrap().matches("is not written").count();
+    for bad in [key, format!("{}garbage", "x".repeat(70_000)), "no certificate".to_owned(), String::new()] {
+        let before = refusals();
+        world.api.change(PROPOSAL, |map| map["data"]["ca.crt"] = json!(bad));
+        world.until("it is refused", || refusals() > before).await;
+        assert_eq!(world.bundles(), good);
+    }
+    let other = webhook_certs::Authority::issue("next", Timestamp::from_second(START).unwrap()).unwrap();
+    world.api.change(PROPOSAL, |map| map["data"]["ca.crt"] = json!(other.certificate()));
+    world.until("another bundle is written", || world.bundles() == vec![other.certificate().to_owned(); 3]).await;
+    let mut after = world.api.get(MUTATING).unwrap()["webhooks"].clone();
+    for (entry, old) in after.as_array_mut().unwrap().iter_mut().zip(before.as_array().unwrap()) {
+        entry["clientConfig"]["caBundle"] = old["clientConfig"]["caBundle"].clone();
+    }
+    assert_eq!(after, before);
 }

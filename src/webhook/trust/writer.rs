@@ -1,0 +1,90 @@
+//! Writes the proposed bundle into the webhook configurations, and changes nothing else of them.
+//!
+//! A right to patch a webhook configuration is a right to have every object of the cluster sent to oneself, and no policy limits
+//! it. So this is a process of its own, which nothing calls and which reads nothing but three objects by name. It must not know
+//! who proposes the bundle.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Client;
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+
+use super::{Round, TrustError, proposal, rounds};
+use crate::{
+    build::manifests::{TRUST, WEBHOOK},
+    cluster::bundles,
+    telemetry,
+    webhook::WebhookError,
+};
+
+/// How often is looked again, in case that a change was missed.
+const PERIOD: Duration = Duration::from_secs(30);
+/// A longer bundle is none of Stowaway's: three certificates have less than 3 KiB.
+const LONGEST_BUNDLE: usize = 64 * 1024;
+
+/// Runs until `shutdown` is ready. A cluster that does not answer is waited for.
+///
+/// # Errors
+/// When no cluster is configured, or the port is taken.
+pub async fn run(namespace: String, metrics_port: u16, shutdown: impl Future<Output = ()>) -> Result<(), WebhookError> {
+    let client = Client::try_default().await?;
+    let listener = telemetry::metrics::listen(metrics_port).await;
+    let listener = listener.map_err(|source| WebhookError::Listen { port: metrics_port, source })?;
+    let token = CancellationToken::new();
+    let health = async {
+        tokio::select! {
+            () = token.cancelled() => {}
+            Err(error) = telemetry::metrics::serve(listener, Registry::default()) => {
+                tracing::error!("health is no longer answered: {error}");
+            }
+        }
+    };
+    let stop = async {
+        shutdown.await;
+        token.cancel();
+    };
+    tokio::join!(follow(client, &namespace, &token), health, stop);
+    Ok(())
+}
+
+/// Writes what is proposed for as long as `token` is not cancelled.
+pub(super) async fn follow(client: Client, namespace: &str, token: &CancellationToken) {
+    let changes = bundles::changes::<ConfigMap>(&client, WEBHOOK, Some((namespace, TRUST)));
+    rounds(&mut Writer { client, namespace: namespace.to_owned() }, changes, token).await;
+}
+
+struct Writer {
+    client: Client,
+    namespace: String,
+}
+
+impl Round for Writer {
+    async fn round(&mut self) -> Result<Duration, TrustError> {
+        write(&self.client, &self.namespace).await
+    }
+}
+
+/// Writes the bundle where another one is; tells how long nothing will be due.
+async fn write(client: &Client, namespace: &str) -> Result<Duration, TrustError> {
+    let Some(bundle) = proposal::read(client, namespace).await? else { return Ok(PERIOD) };
+    if bundle.len() > LONGEST_BUNDLE || !webhook_certs::is_bundle(&bundle) {
+        tracing::warn!(
+            "what ConfigMap {TRUST} proposes is not written: it is longer than {LONGEST_BUNDLE} bytes, or holds something that \
+             is no certificate"
+        );
+        return Ok(PERIOD);
+    }
+    let configurations = bundles::configurations(client, WEBHOOK).await?;
+    let mut wait = PERIOD;
+    for configuration in configurations.iter().filter(|one| one.bundles().any(|found| found != bundle)) {
+        if bundles::publish(client, configuration, &bundle).await? {
+            tracing::info!("the proposed bundle was written into a webhook configuration {WEBHOOK}");
+        } else {
+            // It was changed meanwhile.
+            wait = Duration::ZERO;
+        }
+    }
+    Ok(wait)
+}
