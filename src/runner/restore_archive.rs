@@ -61,7 +61,7 @@ async fn restore(
     let archiving = repository.archive(place, &run.paths, &to, Arc::clone(&progress));
     let mut archived = tokio::select! {
         archived = archiving => archived?,
-        never = tell_progress(|| progress.bytes_read()) => match never {},
+        never = tell_progress(snapshot.bytes.filter(|_| run.paths.is_empty()), || progress.bytes_read()) => match never {},
     };
     if is_on_volume && let Ok(below) = Path::new(&archived.location).strip_prefix(volume) {
         archived.location = below.display().to_string();

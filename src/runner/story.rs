@@ -12,17 +12,19 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+use super::progress;
 use crate::{
     cluster::exec::Line,
-    model::{Proof, Reason, SourceReport, Verdict},
+    model::{Proof, Reason, RunProgress, SourceReport, Verdict},
     repository::Lacking,
 };
 
 /// How often a stream says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
-/// Says every few seconds how many bytes have passed and how fast; never returns, the caller drops it.
-pub async fn tell_progress(bytes_so_far: impl Fn() -> u64) -> Infallible {
+/// Says every few seconds how many bytes have passed, of how many where that is known, and how fast; never returns, the caller
+/// drops it.
+pub async fn tell_progress(total_bytes: Option<u64>, bytes_so_far: impl Fn() -> u64) -> Infallible {
     let mut ticks = interval(PROGRESS_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
@@ -32,7 +34,16 @@ pub async fn tell_progress(bytes_so_far: impl Fn() -> u64) -> Infallible {
         let bytes = bytes_so_far();
         let per_second = rate(bytes.saturating_sub(last), last_at.elapsed());
         (last, last_at) = (bytes, Instant::now());
-        info!(bytes, bytes_per_second = per_second, "{} so far, {}/s", BinaryBytes(bytes), BinaryBytes(per_second));
+        let now = RunProgress { bytes, total_bytes, bytes_per_second: per_second };
+        progress::keep(now);
+        let share = now.percentage().map_or_else(String::new, |percentage| format!(" ({percentage}%)"));
+        info!(
+            bytes,
+            bytes_per_second = per_second,
+            "{} so far{share}, {}/s",
+            BinaryBytes(bytes),
+            BinaryBytes(per_second)
+        );
     }
 }
 

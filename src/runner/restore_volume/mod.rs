@@ -129,7 +129,7 @@ async fn into(
     let restoring = repository.restore_some(place, &run.paths, &part, Arc::clone(&progress));
     let mut restored = tokio::select! {
         restored = restoring => restored?,
-        never = tell_progress(|| progress.bytes_read()) => match never {},
+        never = tell_progress(snapshot.bytes.filter(|_| run.paths.is_empty()), || progress.bytes_read()) => match never {},
     };
     volume.mark(&Whole { snapshot: snapshot.id.clone(), own: restored.own.take() })?;
     let moved = volume.move_to_place((!is_empty).then_some(restored.only.as_slice()));
@@ -151,7 +151,7 @@ async fn keep(repository: &Repository, identity: &SnapshotIdentity, mount: &Path
     let storing = repository.store_folder(identity, &rules, mount, Arc::clone(&progress));
     let StoredFolder { snapshot, files, unreadable, mounts, .. } = tokio::select! {
         stored = storing => stored?,
-        never = tell_progress(|| progress.bytes_read()) => match never {},
+        never = tell_progress(None, || progress.bytes_read()) => match never {},
     };
     if unreadable.count > 0 {
         let named =
