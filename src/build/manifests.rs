@@ -45,6 +45,8 @@ pub const WEBHOOK: &str = "stowaway-webhook";
 pub const AUTHORITY: &str = "stowaway-webhook-authority";
 /// Name of the Lease whose holder leads the authority. The webhook makes it itself.
 pub const LEASE: &str = "stowaway-webhook";
+/// Name of the Lease by which the controller shows that it lives. The controller makes it itself.
+pub const CONTROLLER_LEASE: &str = "stowaway-controller";
 /// The label of namespaces whose pods may collect metrics, where the network policies are applied.
 const METRICS_NAMESPACE: &str = "stowaway.dev/metrics";
 /// Name of the controller's objects.
@@ -123,6 +125,8 @@ pub fn install_yaml(installation: &Installation<'_>) -> Result<String, serde_nor
         to_yaml(&people::cli(namespace))?,
         to_yaml(&people::cli_binding(namespace))?,
         to_yaml(&cluster_binding(CONTROLLER, "controller", namespace))?,
+        to_yaml(&roles::controller_own(namespace))?,
+        to_yaml(&own_binding(CONTROLLER, "controller", namespace))?,
         to_yaml(&controller::deployment(installation))?,
         to_yaml(&service_account(WEBHOOK, "webhook", namespace))?,
         to_yaml(&roles::webhook(cert_manager))?,
@@ -133,7 +137,8 @@ pub fn install_yaml(installation: &Installation<'_>) -> Result<String, serde_nor
             documents.push(to_yaml(&object)?);
         }
     } else {
-        documents.extend([to_yaml(&roles::webhook_own(namespace))?, to_yaml(&own_binding(namespace))?]);
+        documents
+            .extend([to_yaml(&roles::webhook_own(namespace))?, to_yaml(&own_binding(WEBHOOK, "webhook", namespace))?]);
     }
     documents.extend([
         to_yaml(&webhook::service(namespace))?,
@@ -187,12 +192,12 @@ fn cluster_binding(name: &str, component: &str, namespace: &str) -> ClusterRoleB
     }
 }
 
-/// Binds the webhook to the Role of its own namespace.
-fn own_binding(namespace: &str) -> RoleBinding {
+/// Binds the `ServiceAccount` to the Role of its name in its own namespace.
+fn own_binding(name: &str, component: &str, namespace: &str) -> RoleBinding {
     RoleBinding {
-        metadata: metadata(WEBHOOK, "webhook", Some(namespace)),
-        role_ref: role_reference("Role", WEBHOOK),
-        subjects: Some(vec![subject(WEBHOOK, namespace)]),
+        metadata: metadata(name, component, Some(namespace)),
+        role_ref: role_reference("Role", name),
+        subjects: Some(vec![subject(name, namespace)]),
     }
 }
 

@@ -5,7 +5,10 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
+use k8s_openapi::{
+    api::core::v1::{Namespace, PersistentVolumeClaim},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
 use kube::{Resource, ResourceExt, runtime::controller::Action};
 
 use super::{
@@ -13,9 +16,10 @@ use super::{
     backup::observe_pods,
     context::Context,
     jobs::{carry_out, is_refusal, observe_claim_uses, observe_jobs, observe_runs, retire},
+    metrics,
 };
 use crate::{
-    api::{CARRIED_OUT, Repository, Restore, SCALED_FINALIZER, SCALED_FROM},
+    api::{CARRIED_OUT, Repository, Restore, RestoreStatus, SCALED_FINALIZER, SCALED_FROM},
     build::{
         self,
         names::{Owner, RunKind},
@@ -30,6 +34,7 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
     let (client, namespace) = (&context.client, seen.namespace().unwrap_or_default());
     let _own_turn = context.turn_of(&namespace).await;
     let Some(restore) = context.read::<Restore>(&seen).await? else {
+        context.run_figures.forget(metrics::RunKind::restore, (&namespace, &seen.name_any()));
         return Ok(Action::await_change());
     };
     let is_held = restore.finalizers().iter().any(|finalizer| finalizer == SCALED_FINALIZER);
@@ -37,6 +42,7 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
     let is_over = has_verdict && !is_held;
     let Some(owner) = Owner::of(&restore) else { return Ok(Action::await_change()) };
     let jobs = observe_jobs(&context, &owner, RunKind::Restore).await?;
+    show(&context, &owner, restore.status.as_ref());
     if is_over {
         // One that an earlier version has carried out.
         let had_job = restore.status.as_ref().is_some_and(|status| status.job.is_some());
@@ -122,11 +128,18 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
             apply::finalizer(client, &restore, SCALED_FINALIZER, (false, None)).await?;
         }
     }
+    show(&context, &owner, Some(&status));
     let is_under_way = status.outcome.verdict.is_none();
     retire(client, &jobs, |name| !is_under_way || status.job.as_deref() != Some(name)).await?;
     context.tell(&restore.object_ref(&()), &actions.events).await;
     context.succeeded(&restore);
     Ok(actions.look_again.map_or_else(Action::await_change, Action::requeue))
+}
+
+fn show(context: &Context, owner: &Owner, status: Option<&RestoreStatus>) {
+    let end = status.and_then(|status| status.completion_time.as_ref()).map(|Time(end)| *end);
+    let verdict = status.and_then(|status| status.outcome.verdict);
+    context.run_figures.show(metrics::RunKind::restore, (&owner.namespace, &owner.name), (verdict, end));
 }
 
 /// What a Restore into a claim is planned from.
