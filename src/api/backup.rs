@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::shared::{Outcome, RepositoryReference, RunnerPod, conditions_schema, duration_schema};
-use crate::model::{SourceName, Verdict};
+use crate::model::{RunProgress, SourceName, Verdict};
 
 /// One run over the annotated pods and the volumes of a namespace. Deleting it cancels what still runs, and deletes no data.
 #[derive(Clone, CustomResource, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
@@ -27,6 +27,9 @@ use crate::model::{SourceName, Verdict};
     printcolumn(name = "Verdict", type_ = "string", json_path = ".status.verdict"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Complete')].reason"),
     printcolumn(name = "Bytes", type_ = "integer", json_path = ".status.bytes"),
+    printcolumn(name = "Transfer", type_ = "string", json_path = ".status.transfer", description = "what is read now, of all where that is known, and how fast"),
+    printcolumn(name = "Covered", type_ = "string", json_path = ".status.conditions[?(@.type=='Covered')].status", description = "False: sources are missing that the last Backup had or that a workload asks for", priority = 1),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type=='Complete')].message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -85,10 +88,14 @@ pub struct BackupStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub progress: Option<String>,
-    /// Bytes of all streams that were stored.
+    /// Bytes of all streams that were stored; as long as the run is under way, with those that its Jobs say to have read.
     #[serde(default)]
     #[schemars(with = "i64", range(min = 0))]
     pub bytes: u64,
+    /// What the Jobs that run now say of their progress together, about every minute; for display alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub transfer: Option<String>,
     /// What the run is about, frozen before the first Job.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
@@ -245,6 +252,9 @@ pub struct SourceStatus {
     /// Since when it waits for its turn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queued_since: Option<Time>,
+    /// How far its Job says that it is; only of one that has run for half a minute, and for display alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<RunProgress>,
     /// How it ended.
     #[serde(flatten)]
     pub outcome: Outcome,

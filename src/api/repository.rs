@@ -33,6 +33,9 @@ use crate::model::Retention;
     printcolumn(name = "Sound", type_ = "string", json_path = ".status.conditions[?(@.type=='Sound')].status", description = "whether the last check found all as it was written"),
     printcolumn(name = "Checked", type_ = "date", json_path = ".status.check.lastSuccessTime", description = "last check that found nothing wrong", priority = 1),
     printcolumn(name = "Pruned", type_ = "date", json_path = ".status.prune.lastSuccessTime", description = "last prune that succeeded", priority = 1),
+    printcolumn(name = "KeyNotEscrowed", type_ = "string", json_path = ".status.conditions[?(@.type=='KeyNotEscrowed')].status", description = "True: its password is the only key to it", priority = 1),
+    printcolumn(name = "SizeAnomaly", type_ = "string", json_path = ".status.conditions[?(@.type=='SizeAnomaly')].status", description = "True: a source has shrunk absurdly, and none of its snapshots is forgotten", priority = 1),
+    printcolumn(name = "InsecureTransport", type_ = "string", json_path = ".status.conditions[?(@.type=='InsecureTransport')].status", description = "True: others may read or answer what is sent to the store", priority = 1),
     printcolumn(name = "Id", type_ = "string", json_path = ".status.repositoryId", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]

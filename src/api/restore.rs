@@ -35,9 +35,11 @@ use crate::model::{ArchiveReport, SourceName, StoredClaim};
     printcolumn(name = "Verdict", type_ = "string", json_path = ".status.verdict"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Complete')].reason"),
     printcolumn(name = "Bytes", type_ = "integer", json_path = ".status.bytes"),
+    printcolumn(name = "Transfer", type_ = "string", json_path = ".status.transfer", description = "what is restored now, of all where that is known, and how fast"),
     printcolumn(name = "Pod", type_ = "string", json_path = ".status.pod", priority = 1),
     printcolumn(name = "Claim", type_ = "string", json_path = ".status.claim", priority = 1),
     printcolumn(name = "Archive", type_ = "string", json_path = ".status.archive.location", priority = 1),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type=='Complete')].message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -248,6 +250,10 @@ pub struct RestoreStatus {
     /// What the workload of `scaleDown` was before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaled: Option<Scaled>,
+    /// What the Job says of its progress, about every minute; for display alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub transfer: Option<String>,
     /// The Job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]

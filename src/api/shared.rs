@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Proof, SourceReport, Verdict, escape_lines};
 
-/// The schema's limit of [`Outcome::stderr_tail`].
-const MAXIMUM_STDERR_TAIL_BYTES: usize = 1024;
+/// The schema's limit of [`Outcome::stderr_tail`] and [`Outcome::log_tail`].
+const MAXIMUM_TAIL_BYTES: usize = 1024;
 
 /// Names a repository.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
@@ -189,16 +189,18 @@ pub struct Outcome {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 1024))]
     pub stderr_tail: String,
+    /// The last lines of the run's own log, without those of the command; only where the run is not green.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub log_tail: String,
 }
 
 impl From<SourceReport> for Outcome {
     fn from(report: SourceReport) -> Self {
+        let tail_if = |is_kept: bool, text: &str| if is_kept { tail(text) } else { String::new() };
         Self {
-            stderr_tail: if report.verdict == Verdict::Failed {
-                stderr_tail(&report.stderr_tail)
-            } else {
-                String::new()
-            },
+            stderr_tail: tail_if(report.verdict == Verdict::Failed, &report.stderr_tail),
+            log_tail: tail_if(!report.verdict.is_green(), &report.log_tail),
             verdict: Some(report.verdict),
             reason: report.reason.to_string(),
             message: report.message,
@@ -212,11 +214,10 @@ impl From<SourceReport> for Outcome {
     }
 }
 
-/// The last lines of a command's stderr without control characters, which escaping lengthens: cut from the front to what the
-/// schema allows.
-fn stderr_tail(text: &str) -> String {
+/// The last lines of a text without control characters, which escaping lengthens: cut from the front to what the schema allows.
+fn tail(text: &str) -> String {
     let text = escape_lines(text);
-    text[text.ceil_char_boundary(text.len().saturating_sub(MAXIMUM_STDERR_TAIL_BYTES))..].to_owned()
+    text[text.ceil_char_boundary(text.len().saturating_sub(MAXIMUM_TAIL_BYTES))..].to_owned()
 }
 
 /// A duration as Go writes it, in hours, minutes, seconds and milliseconds: `90s`, `1h30m`. Long enough for months,

@@ -49,6 +49,8 @@ pub const LEASE: &str = "stowaway-webhook";
 /// Name of the objects of what writes the webhook's bundle into its configurations, and of the `ConfigMap` with the bundle, which
 /// the webhook makes itself.
 pub const TRUST: &str = "stowaway-trust";
+/// Name of the Lease by which the controller shows that it lives. The controller makes it itself.
+pub const CONTROLLER_LEASE: &str = "stowaway-controller";
 /// The label of namespaces whose pods may collect metrics, where the network policies are applied.
 const METRICS_NAMESPACE: &str = "stowaway.dev/metrics";
 /// Name of the controller's objects.
@@ -130,6 +132,8 @@ pub fn install_yaml(installation: &Installation<'_>) -> Result<String, serde_nor
         to_yaml(&people::cli(namespace))?,
         to_yaml(&people::cli_binding(namespace))?,
         to_yaml(&cluster_binding(CONTROLLER, "controller", namespace))?,
+        to_yaml(&roles::controller_own(namespace))?,
+        to_yaml(&own_binding(CONTROLLER, "controller", namespace))?,
         to_yaml(&controller::deployment(installation))?,
         to_yaml(&service_account(WEBHOOK, "webhook", namespace))?,
         to_yaml(&roles::webhook())?,

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt::Debug, io::Write, sync::Arc, time::Duratio
 
 use k8s_openapi::api::{
     batch::v1::Job,
-    core::v1::{ConfigMap, Secret as KubernetesSecret},
+    core::v1::{ConfigMap, Pod, Secret as KubernetesSecret},
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -21,7 +21,7 @@ use super::{
     CliError,
     answering::{ANSWERS_WITHIN, answering_job, assigns_users, runner_image, started_pod},
     args::{DumpArguments, LsArguments, Place, SnapshotsArguments},
-    local, output, remote,
+    controller_life, explain, local, output, remote,
 };
 use crate::{
     api::{self, CredentialSource, Repository, SecretKeyReference, connection, credential_sources},
@@ -31,7 +31,7 @@ use crate::{
     plan::names::RUNNER_CONTAINER,
     repository::{Access, Entry, Patience, SnapshotSummary},
     runner::{
-        doctor::{Diagnosis, add_object},
+        doctor::{Complaint, Diagnosis, Weight, add_object, add_pods},
         questions::{self, Question},
         terminated, with_repository,
     },
@@ -83,6 +83,14 @@ pub async fn examine(place: &Place, data: Option<DataPart>) -> Result<Diagnosis,
     let (client, namespace) = remote::connect(place.namespace.as_deref(), place.context.as_deref()).await?;
     let object = find_repository(&client, &namespace, place.repository_name.as_deref()).await?;
     let mut diagnosis: Diagnosis = parse(&ask(place, &Question::Examine { data }).await?)?;
+    if let Some(what) = controller_life::complaint(&client, &place.system_namespace()).await {
+        diagnosis.complaints.push(Complaint { weight: Weight::Risk, what, remedy: Vec::new() });
+    }
+    let image = runner_image(&client, &place.system_namespace()).await?;
+    match Api::<Pod>::namespaced(client, &namespace).list(&ListParams::default()).await {
+        Ok(pods) => add_pods(&mut diagnosis, &pods.items, &image),
+        Err(error) => output::note(&format!("versions of what is injected are not known: {}", explain(&error))),
+    }
     add_object(&mut diagnosis, &object);
     Ok(diagnosis)
 }

@@ -2,6 +2,8 @@
 //!
 //! It decides nothing; `inject` does.
 
+mod k8up;
+
 use std::io::Read;
 
 use serde::Deserialize;
@@ -10,7 +12,7 @@ use serde_json::Value;
 use super::{
     CliError,
     args::{ExplainArguments, Output},
-    output::{print_json, print_line},
+    output::{note, print_json, print_line},
 };
 use crate::{
     api::{self, Repository},
@@ -31,11 +33,13 @@ pub fn run(arguments: &ExplainArguments) -> Result<u8, CliError> {
         repositories: &repositories,
     };
     let mut explanations = Vec::new();
-    let mut passed_over = Vec::new();
+    let (mut passed_over, mut foreign) = (Vec::new(), Vec::new());
     for (index, object) in documents.iter().enumerate() {
         let of_document = |error| CliError::Usage(format!("document {} of the file: {error}", index + 1));
         let templates = pods_of(object, &arguments.namespace).map_err(of_document)?;
-        if templates.is_empty() {
+        if let Some(lines) = k8up::lines(object, &arguments.namespace) {
+            foreign.push(lines);
+        } else if templates.is_empty() {
             passed_over.push(object.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned());
         }
         explanations.extend(
@@ -55,11 +59,16 @@ pub fn run(arguments: &ExplainArguments) -> Result<u8, CliError> {
                 print_line(&line)?;
             }
         }
-        if explanations.is_empty() {
+        if explanations.is_empty() && foreign.is_empty() {
             print_line(&format!("no pods in the file{}", kinds(&passed_over)))?;
         }
     }
-    Ok(if explanations.iter().any(Explanation::is_refused) { 2 } else { 0 })
+    for line in foreign.iter().flatten() {
+        // The JSON is of pods alone.
+        if arguments.output == Output::Json { note(line) } else { print_line(line)? }
+    }
+    // An object that nothing acts on makes no backup.
+    Ok(if explanations.iter().any(Explanation::is_refused) || !foreign.is_empty() { 2 } else { 0 })
 }
 
 /// The Repositories of the file, also of lists in it.

@@ -1,6 +1,9 @@
-//! `stowaway logs`: the logs of every attempt of every source of a run, oldest first.
+//! `stowaway logs`: the logs of every attempt of every source of a run, oldest first; of a source whose pods are gone, what its
+//! status keeps of the log.
 //!
 //! It must not know what the lines mean.
+
+mod kept;
 
 use std::fmt::Debug;
 
@@ -40,17 +43,22 @@ pub async fn logs(arguments: &LogsArguments) -> Result<u8, CliError> {
     let jobs: Api<Job> = Api::namespaced(client.clone(), &namespace);
     let mut jobs = jobs.list(&selector).await.map_err(CliError::cluster("list the run's Jobs"))?.items;
     jobs.retain(|job| is_run_of(job, &owners));
-    let pods: Api<Pod> = Api::namespaced(client, &namespace);
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
     let mut found = pods.list(&selector).await.map_err(CliError::cluster("list the run's pods"))?.items;
     found.retain(|pod| jobs.iter().any(|job| is_pod_of(pod, &job.name_any())));
     let source_of = |pod: &Pod| pod.annotations().get(SOURCE).cloned().unwrap_or_default();
     if let Some(source) = &arguments.source {
         found.retain(|pod| source_of(pod) == source.as_str());
     }
-    if found.is_empty() {
+    let mut kept = kept::of_run(&client, &namespace, &arguments.run).await;
+    kept.retain(|kept| {
+        let is_wanted = arguments.source.as_ref().is_none_or(|source| kept.source == source.as_str());
+        is_wanted && !found.iter().any(|pod| source_of(pod) == kept.source)
+    });
+    if found.is_empty() && kept.is_empty() {
         let message = format!(
-            "namespace {namespace} has no pod of a run {name}: it goes a while after its end (docs/runs.md); the status of its \
-             Backup or Restore has the result"
+            "namespace {namespace} has neither a pod of a run {name} nor a Backup or Restore with its result: pods of runs are \
+             deleted a while after their end (docs/runs.md)"
         );
         return Err(CliError::Usage(message));
     }
@@ -79,6 +87,9 @@ pub async fn logs(arguments: &LogsArguments) -> Result<u8, CliError> {
                 )?,
             }
         }
+    }
+    for kept in kept {
+        kept.print(arguments.output)?;
     }
     Ok(0)
 }

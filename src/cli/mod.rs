@@ -4,6 +4,7 @@ mod answering;
 mod archive_place;
 pub mod args;
 mod asking;
+mod controller_life;
 mod doctor;
 mod environment;
 mod explain;

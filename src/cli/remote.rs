@@ -17,6 +17,7 @@ use rand::{RngExt, distr::Alphanumeric};
 use super::{
     CliError,
     args::{BackupArguments, Output, Place, RestoreArguments},
+    controller_life,
     follow::Follower,
     output::{self, note},
     rights::{self, Right},
@@ -102,6 +103,7 @@ pub async fn backup(arguments: BackupArguments) -> Result<u8, CliError> {
         return announce(&created, "backup", &name, &namespace, arguments.output);
     }
     note(&format!("backup {name} created in namespace {namespace}, waiting for its verdict"));
+    note_controller(&client, &arguments.place).await;
     let ended = wait(&backups, (&namespace, &name), |backup: &Backup| {
         let status = backup.status.as_ref()?;
         for source in status.sources.iter().filter(|source| source.state == SourceState::Running) {
@@ -122,6 +124,12 @@ pub async fn backup(arguments: BackupArguments) -> Result<u8, CliError> {
         print_sources(&backup)?;
     }
     Ok(story::exit_code(verdict))
+}
+
+async fn note_controller(client: &Client, place: &Place) {
+    if let Some(complaint) = controller_life::complaint(client, &place.system_namespace()).await {
+        note(&complaint);
+    }
 }
 
 fn print_sources(backup: &Backup) -> Result<(), CliError> {
@@ -179,6 +187,7 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
         return announce(&created, "restore", &name, &namespace, arguments.output);
     }
     note(&format!("restore {name} created in namespace {namespace}, waiting for its verdict"));
+    note_controller(&client, &arguments.place).await;
     let ended = wait(&restores, (&namespace, &name), |restore: &Restore| {
         let status = restore.status.as_ref()?;
         if let (Some(job), Some(follower)) = (&status.job, &mut follower) {

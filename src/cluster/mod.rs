@@ -8,6 +8,7 @@ pub mod exec;
 pub mod lease;
 mod listing;
 pub mod observe;
+pub mod progress;
 pub mod replace;
 pub mod scale;
 pub mod singleton;

@@ -5,11 +5,14 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    apps::v1::{DaemonSet, Deployment, StatefulSet},
-    batch::v1::CronJob,
-    core::v1::{PersistentVolume, PersistentVolumeClaim},
-    storage::v1::StorageClass,
+use k8s_openapi::{
+    api::{
+        apps::v1::{DaemonSet, Deployment, StatefulSet},
+        batch::v1::CronJob,
+        core::v1::{PersistentVolume, PersistentVolumeClaim},
+        storage::v1::StorageClass,
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
 };
 use kube::{
     Client, Resource, ResourceExt,
@@ -21,9 +24,10 @@ use super::{
     ReconcileError, Seen,
     context::Context,
     jobs::{Runs, carry_out, observe_claim_uses, observe_jobs, observe_runs, retire},
+    metrics,
 };
 use crate::{
-    api::{Backup, Repository},
+    api::{Backup, BackupStatus, Repository},
     build::{
         labels,
         names::{Owner, RunKind},
@@ -46,11 +50,13 @@ pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) ->
     let (client, namespace) = (&context.client, seen.namespace().unwrap_or_default());
     let _own_turn = context.turn_of(&namespace).await;
     let Some(backup) = context.read::<Backup>(&seen).await? else {
+        context.run_figures.forget(metrics::RunKind::backup, (&namespace, &seen.name_any()));
         return Ok(Action::await_change());
     };
     let is_over = backup.status.as_ref().is_some_and(|status| status.verdict.is_some());
     let Some(owner) = Owner::of(&backup) else { return Ok(Action::await_change()) };
     let jobs = observe_jobs(&context, &owner, RunKind::Backup).await?;
+    show(&context, &owner, backup.status.as_ref());
     if is_over {
         retire(client, &jobs, |_| true).await?;
         return Ok(Action::await_change());
@@ -123,10 +129,17 @@ pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) ->
     if backup.status.as_ref() != Some(&status) {
         apply::status(client, &backup, &status).await?;
     }
+    show(&context, &owner, Some(&status));
     retire(client, &jobs, |name| plan::is_recorded(&status, name)).await?;
     context.tell(&backup.object_ref(&()), &actions.events).await;
     context.succeeded(&backup);
     Ok(actions.look_again.map_or_else(Action::await_change, Action::requeue))
+}
+
+fn show(context: &Context, owner: &Owner, status: Option<&BackupStatus>) {
+    let end = status.and_then(|status| status.completion_time.as_ref()).map(|Time(end)| *end);
+    let verdict = status.and_then(|status| status.verdict);
+    context.run_figures.show(metrics::RunKind::backup, (&owner.namespace, &owner.name), (verdict, end));
 }
 
 /// What says whether and how claims can be snapshot.

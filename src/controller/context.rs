@@ -13,7 +13,7 @@ use kube::{Client, Resource, ResourceExt, core::PartialObjectMeta};
 use serde::de::DeserializeOwned;
 use tokio::sync::{OnceCell, OwnedMutexGuard};
 
-use super::metrics::RepositoryMetrics;
+use super::metrics::{RepositoryMetrics, RunMetrics};
 use crate::{
     build::names::{self, Owner},
     cluster::{call::CallError, events::Reports, observe},
@@ -52,6 +52,8 @@ pub(super) struct Context {
     pub turn: tokio::sync::Mutex<()>,
     /// What is told of Repositories in figures.
     pub figures: RepositoryMetrics,
+    /// Figures of Backups and Restores.
+    pub run_figures: RunMetrics,
     reports: Reports,
     cluster: OnceCell<String>,
     failures: Mutex<HashMap<String, u32>>,
@@ -73,9 +75,10 @@ impl Drop for Starting<'_> {
 }
 
 impl Context {
-    pub fn new(client: Client, settings: Settings, figures: RepositoryMetrics) -> Self {
+    pub fn new(client: Client, settings: Settings, (figures, run_figures): (RepositoryMetrics, RunMetrics)) -> Self {
         Self {
             figures,
+            run_figures,
             reports: Reports::new(client.clone(), COMPONENT, settings.instance),
             client,
             image: settings.image,

@@ -17,8 +17,8 @@ use crate::{
         names::{Owner, RunKind},
         rbac, snapshot,
     },
-    cluster::{apply, call::CallError, observe},
-    model::Reason,
+    cluster::{self, apply, call::CallError, observe},
+    model::{Reason, RunProgress},
     plan::{
         self, Actions, ActiveJob, ClaimUses, JobRetention, ObservedJob, ObservedPod, OwnRuns, PruneRuns, Staged,
         StagedClaim, is_active, is_started, job_retention, wants_complaints,
@@ -45,9 +45,22 @@ pub(super) async fn observe_jobs(
         } else {
             Vec::new()
         };
-        observed.push(ObservedJob { job, pods, complaints });
+        let progress = progress(&context.client, namespace, &pods).await;
+        observed.push(ObservedJob { job, pods, complaints, progress });
     }
     Ok(observed)
+}
+
+/// How far the run in these pods says that it is. It is for display, so that what cannot be read is only missing.
+async fn progress(client: &Client, namespace: &str, pods: &[Pod]) -> Option<RunProgress> {
+    let (pod, uid) = plan::running_pod(pods)?;
+    match cluster::progress::read(client, namespace, (&pod, &uid)).await {
+        Ok(progress) => progress,
+        Err(error) => {
+            tracing::debug!("the progress of pod {namespace}/{pod} is not known: {error}");
+            None
+        }
+    }
 }
 
 /// What runs do in the claims and commands of a namespace. `apps` are the pods that belong to no run.

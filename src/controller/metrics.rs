@@ -2,6 +2,8 @@
 //!
 //! It must not know where they are shown. A Repository that is gone has none.
 
+mod runs;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use prometheus_client::{
@@ -10,7 +12,15 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::api::{RepositoryStatus, SOUND, UpkeepStatus, condition};
+pub(super) use self::runs::{Kind as RunKind, RunMetrics};
+use crate::api::{
+    INSECURE_TRANSPORT, KEY_NOT_ESCROWED, READY, RepositoryStatus, SIZE_ANOMALY, SOUND, UpkeepStatus, condition,
+};
+
+/// The conditions that are shown.
+const CONDITIONS: [&str; 5] = [READY, SOUND, SIZE_ANOMALY, INSECURE_TRANSPORT, KEY_NOT_ESCROWED];
+/// What a condition can be.
+const STATUSES: [&str; 3] = ["True", "False", "Unknown"];
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
 struct RepositoryLabels {
@@ -23,6 +33,14 @@ struct RunLabels {
     namespace: String,
     repository: String,
     kind: Kind,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+struct ConditionLabels {
+    namespace: String,
+    repository: String,
+    condition: &'static str,
+    status: &'static str,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, EncodeLabelValue)]
@@ -38,6 +56,7 @@ pub(super) struct RepositoryMetrics {
     last_success: Family<RunLabels, Gauge>,
     last_end: Family<RunLabels, Gauge>,
     sound: Family<RepositoryLabels, Gauge>,
+    conditions: Family<ConditionLabels, Gauge>,
 }
 
 impl RepositoryMetrics {
@@ -59,6 +78,11 @@ impl RepositoryMetrics {
             "1 if the last check found all of a Repository as it was written, 0 if something is damaged",
             metrics.sound.clone(),
         );
+        registry.register(
+            "stowaway_repository_condition",
+            "1 for the status that a condition of a Repository has, 0 for the others",
+            metrics.conditions.clone(),
+        );
         metrics
     }
 
@@ -72,8 +96,16 @@ impl RepositoryMetrics {
             set(&self.last_end, &labels, time(|run| run.completion_time.as_ref()).map(Timestamp::as_second));
         }
         let labels = RepositoryLabels { namespace: namespace.to_owned(), repository: name.to_owned() };
-        let sound = condition(&status.conditions, SOUND).map(|sound| i64::from(sound.status == "True"));
-        set(&self.sound, &labels, sound);
+        let sound = condition(&status.conditions, SOUND).filter(|sound| sound.status != "Unknown");
+        set(&self.sound, &labels, sound.map(|sound| i64::from(sound.status == "True")));
+        for kind in CONDITIONS {
+            let found = condition(&status.conditions, kind);
+            for status in STATUSES {
+                let RepositoryLabels { namespace, repository } = labels.clone();
+                let labels = ConditionLabels { namespace, repository, condition: kind, status };
+                set(&self.conditions, &labels, found.map(|found| i64::from(found.status == status)));
+            }
+        }
     }
 
     /// Shows nothing more of a Repository that is gone.
@@ -101,7 +133,7 @@ mod tests {
     use prometheus_client::encoding::text::encode;
 
     use super::*;
-    use crate::api::{CheckStatus, set_condition};
+    use crate::api::{CheckStatus, set_condition, set_condition_status};
 
     fn shown(registry: &Registry) -> String {
         let mut text = String::new();
@@ -126,6 +158,7 @@ mod tests {
         metrics.show("orchard", "cellar", &status);
         assert!(!shown(&registry).contains("sound{"), "nobody has looked");
         set_condition(&mut status.conditions, SOUND, false, ("DamageFound", ""), None, at(0));
+        set_condition_status(&mut status.conditions, READY, "Unknown", ("Opening", ""), None, at(0));
         metrics.show("orchard", "cellar", &status);
         let text = shown(&registry);
         let labels = r#"namespace="orchard",repository="cellar""#;
@@ -133,10 +166,16 @@ mod tests {
             format!("stowaway_repository_last_success_timestamp_seconds{{{labels},kind=\"check\"}} 1000"),
             format!("stowaway_repository_last_end_timestamp_seconds{{{labels},kind=\"check\"}} 2000"),
             format!("stowaway_repository_sound{{{labels}}} 0"),
+            format!("stowaway_repository_condition{{{labels},condition=\"Ready\",status=\"Unknown\"}} 1"),
+            format!("stowaway_repository_condition{{{labels},condition=\"Sound\",status=\"False\"}} 1"),
+            format!("stowaway_repository_condition{{{labels},condition=\"Sound\",status=\"True\"}} 0"),
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
         }
-        assert!(!text.contains("prune\""), "{text}");
+        assert!(!text.contains("prune\"") && !text.contains("SizeAnomaly"), "{text}");
+        set_condition_status(&mut status.conditions, SOUND, "Unknown", ("CheckOverdue", ""), None, at(0));
+        metrics.show("orchard", "cellar", &status);
+        assert!(!shown(&registry).contains("sound{"), "that nobody has checked for long is no damage");
         metrics.forget("orchard", "cellar");
         assert!(!shown(&registry).contains("orchard"));
     }

@@ -5,6 +5,7 @@
 
 mod backup;
 mod context;
+mod heartbeat;
 mod jobs;
 mod metrics;
 mod repository;
@@ -39,7 +40,7 @@ use crate::{
 };
 use context::Context;
 pub use context::Settings;
-use metrics::RepositoryMetrics;
+use metrics::{RepositoryMetrics, RunMetrics};
 use watchdog::Watchdog;
 
 /// For what is under way when the controller is told to end. It is killed after 30 s.
@@ -94,8 +95,11 @@ pub async fn run(
     let listener = telemetry::metrics::listen(port).await.map_err(|source| ControllerError::Listen { port, source })?;
     let mut registry = Registry::default();
     let figures = watchdog::Metrics::register(&mut registry);
-    let repository_figures = RepositoryMetrics::register(&mut registry);
-    let context = Arc::new(Context::new(client.clone(), settings, repository_figures));
+    let figures_of_objects = (RepositoryMetrics::register(&mut registry), RunMetrics::register(&mut registry));
+    let renewed = heartbeat::register(&mut registry);
+    let instance = settings.instance.clone().unwrap_or_else(|| "controller".to_owned());
+    let heartbeat = heartbeat::beat(client.clone(), &instance, renewed, token.clone());
+    let context = Arc::new(Context::new(client.clone(), settings, figures_of_objects));
     let repositories =
         controller::<Repository>(&client, &[RunKind::Init, RunKind::Repack, RunKind::Prune, RunKind::Check], &token)
             .run(repository::reconcile, again, context.clone());
@@ -127,7 +131,9 @@ pub async fn run(
         tracing::info!("shutting down");
         token.cancel();
     };
-    let work = async { tokio::join!(drain(repositories), drain(backups), drain(restores), watchdog, answers, stop) };
+    let work = async {
+        tokio::join!(drain(repositories), drain(backups), drain(restores), watchdog, heartbeat, answers, stop)
+    };
     // What has never been listed yet is waited for even then, and a cluster may never answer.
     let too_late = async {
         token.cancelled().await;

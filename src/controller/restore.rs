@@ -5,9 +5,12 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    core::v1::{Namespace, PersistentVolumeClaim},
-    storage::v1::StorageClass,
+use k8s_openapi::{
+    api::{
+        core::v1::{Namespace, PersistentVolumeClaim},
+        storage::v1::StorageClass,
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
 };
 use kube::{Resource, ResourceExt, runtime::controller::Action};
 
@@ -16,9 +19,10 @@ use super::{
     backup::observe_pods,
     context::Context,
     jobs::{carry_out, is_refusal, observe_claim_uses, observe_jobs, observe_runs, retire},
+    metrics,
 };
 use crate::{
-    api::{CARRIED_OUT, Repository, Restore, SCALED_FINALIZER, SCALED_FROM},
+    api::{CARRIED_OUT, Repository, Restore, RestoreStatus, SCALED_FINALIZER, SCALED_FROM},
     build::{
         self,
         names::{Owner, RunKind},
@@ -33,6 +37,7 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
     let (client, namespace) = (&context.client, seen.namespace().unwrap_or_default());
     let _own_turn = context.turn_of(&namespace).await;
     let Some(restore) = context.read::<Restore>(&seen).await? else {
+        context.run_figures.forget(metrics::RunKind::restore, (&namespace, &seen.name_any()));
         return Ok(Action::await_change());
     };
     let is_held = restore.finalizers().iter().any(|finalizer| finalizer == SCALED_FINALIZER);
@@ -40,6 +45,7 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
     let is_over = has_verdict && !is_held;
     let Some(owner) = Owner::of(&restore) else { return Ok(Action::await_change()) };
     let jobs = observe_jobs(&context, &owner, RunKind::Restore).await?;
+    show(&context, &owner, restore.status.as_ref());
     if is_over {
         // One that an earlier version has carried out.
         let had_job = restore.status.as_ref().is_some_and(|status| status.job.is_some());
@@ -126,11 +132,18 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
             apply::finalizer(client, &restore, SCALED_FINALIZER, (false, None)).await?;
         }
     }
+    show(&context, &owner, Some(&status));
     let is_under_way = status.outcome.verdict.is_none();
     retire(client, &jobs, |name| !is_under_way || status.job.as_deref() != Some(name)).await?;
     context.tell(&restore.object_ref(&()), &actions.events).await;
     context.succeeded(&restore);
     Ok(actions.look_again.map_or_else(Action::await_change, Action::requeue))
+}
+
+fn show(context: &Context, owner: &Owner, status: Option<&RestoreStatus>) {
+    let end = status.and_then(|status| status.completion_time.as_ref()).map(|Time(end)| *end);
+    let verdict = status.and_then(|status| status.outcome.verdict);
+    context.run_figures.show(metrics::RunKind::restore, (&owner.namespace, &owner.name), (verdict, end));
 }
 
 /// What a Restore into a claim is planned from.

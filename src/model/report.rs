@@ -249,6 +249,9 @@ pub struct SourceReport {
     /// The last lines of the command's stderr, redacted; only for failures.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub stderr_tail: String,
+    /// The last lines of the run's own log, without those of the command; only of a run that is not green.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub log_tail: String,
 }
 
 impl SourceReport {
@@ -256,6 +259,8 @@ impl SourceReport {
     pub const MAXIMUM_BYTES: usize = 3 * 1024;
     /// How much of the command's stderr goes into status.
     pub const STDERR_TAIL_BYTES: usize = 512;
+    /// How much of the run's log goes into status.
+    pub const LOG_TAIL_BYTES: usize = 1024;
 
     /// The report of a run that failed before or without storing anything.
     pub fn failed(failure: Failure, duration: Duration) -> Self {
@@ -287,6 +292,7 @@ impl SourceReport {
             upkeep: None,
             duration_milliseconds: milliseconds(duration),
             stderr_tail: String::new(),
+            log_tail: String::new(),
         }
     }
 
@@ -294,6 +300,7 @@ impl SourceReport {
     pub fn to_termination_message(&self) -> String {
         let mut report = self.clone();
         report.stderr_tail = tail(&report.stderr_tail, Self::STDERR_TAIL_BYTES).to_owned();
+        report.log_tail = tail(&report.log_tail, Self::LOG_TAIL_BYTES).to_owned();
         for limit in [1024, 256, 0] {
             if let Ok(text) = serde_json::to_string(&report)
                 && text.len() <= Self::MAXIMUM_BYTES
@@ -302,6 +309,7 @@ impl SourceReport {
             }
             report.message.truncate(report.message.floor_char_boundary(limit));
             report.stderr_tail = tail(&report.stderr_tail, limit / 4).to_owned();
+            report.log_tail = tail(&report.log_tail, limit / 4).to_owned();
         }
         serde_json::to_string(&report).unwrap_or_default()
     }
@@ -328,6 +336,7 @@ mod tests {
             Duration::from_secs(1),
         );
         report.stderr_tail = "\u{1}ü".repeat(4000);
+        report.log_tail = "\u{1}ü".repeat(4000);
         let text = report.to_termination_message();
         assert!(text.len() <= SourceReport::MAXIMUM_BYTES, "{} bytes", text.len());
         let back: SourceReport = serde_json::from_str(&text).unwrap();

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     api::{Backup, BackupStatus, Outcome, Repository, RepositoryKind, RepositoryReference, SourceState, SourceStatus},
-    model::{Failure, Reason, SourceReport, TaskKind, Verdict},
+    model::{Failure, Reason, RunProgress, SourceReport, TaskKind, Verdict},
 };
 
 pub use earlier::{newer_of, sources_of};
@@ -185,6 +185,7 @@ impl<'a> Planner<'a, '_> {
             self.conclude(source, Some(name), SourceReport::failed(failure, Duration::ZERO));
             return;
         };
+        source.transfer = None;
         let provisioning = self.provisioning(&name);
         let mut is_over = false;
         match standing(observed, self.now) {
@@ -201,6 +202,7 @@ impl<'a> Planner<'a, '_> {
             }
             Standing::Running => {
                 source.outcome = Outcome::default();
+                source.transfer = observed.progress.map(RunProgress::capped);
                 self.actions.look_again_after(RUNNING_LOOK_AGAIN);
             }
             Standing::Ended(report) => {
@@ -229,6 +231,7 @@ impl<'a> Planner<'a, '_> {
 
     /// An attempt is over, with its Job if it had one: the source has its verdict, or waits for another attempt.
     fn conclude(&mut self, source: &mut SourceStatus, job: Option<String>, report: SourceReport) {
+        source.transfer = None;
         self.actions.revoke.extend(job.clone());
         let is_tried_again = report.verdict == Verdict::Failed
             && retry::may_pass(report.reason)
@@ -250,7 +253,6 @@ impl<'a> Planner<'a, '_> {
         source.outcome = Outcome::from(report);
         source.outcome.message = clip(&source.outcome.message);
         source.waiting_since = None;
-        source.outcome.stderr_tail = clip(&source.outcome.stderr_tail);
         if is_tried_again {
             let pause = retry::source_pause(attempt);
             source.outcome = Outcome {
@@ -258,6 +260,7 @@ impl<'a> Planner<'a, '_> {
                 message: std::mem::take(&mut source.outcome.message),
                 exit_code: source.outcome.exit_code,
                 stderr_tail: std::mem::take(&mut source.outcome.stderr_tail),
+                log_tail: std::mem::take(&mut source.outcome.log_tail),
                 ..Outcome::default()
             };
             source.state = SourceState::Waiting;
@@ -430,6 +433,7 @@ impl<'a> Planner<'a, '_> {
         let timeout = spec.timeout.map(Duration::from).or(planned.timeout);
         source.attempt += 1;
         source.state = SourceState::Running;
+        source.transfer = None;
         source.next_attempt_time = None;
         source.queued_since = None;
         source.outcome = Outcome::default();

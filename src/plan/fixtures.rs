@@ -174,6 +174,7 @@ pub fn job(name: &str, scene: &Scene<'_>) -> ObservedJob {
         ..Pod::default()
     };
     ObservedJob {
+        progress: None,
         job: Job {
             metadata: ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() },
             spec: Some(JobSpec { suspend: Some(matches!(scene, Scene::Suspended)), ..JobSpec::default() }),

@@ -20,7 +20,7 @@ pub(super) use self::explain::advised;
 use self::explain::{disruption, hint};
 pub use self::retention::{JobRetention, job_retention};
 use super::text::later;
-use crate::model::{Failure, Reason, SourceReport};
+use crate::model::{Failure, Reason, RunProgress, SourceReport};
 
 /// A pod that does not run after this long is given up.
 pub const START_LIMIT: Duration = Duration::from_mins(5);
@@ -34,6 +34,15 @@ pub struct ObservedJob {
     pub pods: Vec<Pod>,
     /// Warnings in Events about the Job and its pods, `reason: message`, the newest last.
     pub complaints: Vec<String>,
+    /// How far its run says that it is.
+    pub progress: Option<RunProgress>,
+}
+
+impl ObservedJob {
+    /// Whether its run has ended, although its pod may live on.
+    pub(super) fn has_ended(&self) -> bool {
+        is_over(&self.job) || !self.pods.is_empty() && self.pods.iter().all(is_ended)
+    }
 }
 
 /// How a Job stands.
@@ -107,6 +116,12 @@ pub fn wants_complaints(job: &Job, pods: &[Pod]) -> bool {
         .iter()
         .any(|pod| runner_state(pod).is_some_and(|state| state.running.is_some() || state.terminated.is_some()));
     !is_suspended(job) && !is_over && !has_begun
+}
+
+/// The pod of the Job whose runner runs, by name and UID.
+pub fn running_pod(pods: &[Pod]) -> Option<(String, String)> {
+    let is_running = |pod: &&Pod| runner_state(pod).is_some_and(|state| state.running.is_some());
+    pods.iter().find(is_running).and_then(|pod| Some((pod.name_any(), pod.uid()?)))
 }
 
 /// Whether the Job does not run, because it was made so or a person has suspended it.

@@ -8,6 +8,7 @@ mod choose;
 mod claim_uses;
 #[cfg(test)]
 mod fixtures;
+mod injected;
 mod jobs;
 pub mod labels;
 pub mod names;
@@ -29,8 +30,9 @@ pub use actions::{
 pub use backup::{BackupFacts, Staged, StagedClaim, is_recorded, job_refused, newer_of, plan_backup, sources_of};
 pub use choose::{ChoiceError, choose_repository};
 pub use claim_uses::{ClaimUses, OwnRuns, wants_claim_uses};
+pub use injected::{InjectedVersion, injected_version};
 pub use jobs::{
-    JobRetention, ObservedJob, is_active, is_complete, is_over, is_started, is_suspended, job_retention,
+    JobRetention, ObservedJob, is_active, is_complete, is_over, is_started, is_suspended, job_retention, running_pod,
     wants_complaints,
 };
 pub use labels::is_run_pod;

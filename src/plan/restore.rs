@@ -33,7 +33,7 @@ use crate::{
         FoundSnapshot, Outcome, Repository, RepositoryKind, RepositoryReference, Restore, RestoreClaim, RestoreStatus,
         set_run_conditions,
     },
-    model::{Failure, Proof, Reason, SnapshotLookup, SourceReport, TargetCommand, TaskKind, Verdict},
+    model::{Failure, Proof, Reason, SnapshotLookup, SourceReport, TargetCommand, TaskKind, Verdict, short_amount},
 };
 pub use claim::{ObservedScale, TargetFacts};
 pub use namespace::{
@@ -310,6 +310,7 @@ fn watch(
     actions: &mut Actions,
     now: Timestamp,
 ) -> (String, String) {
+    status.transfer = None;
     let running = |message: &str| ("Running".to_owned(), message.to_owned());
     let standing = jobs.iter().find(|observed| observed.job.name_any() == name).map_or_else(
         || {
@@ -335,6 +336,8 @@ fn watch(
             ("Waiting".to_owned(), if hint.is_empty() { "the Job's pod is being started".to_owned() } else { hint })
         }
         Standing::Running => {
+            let progress = jobs.iter().find(|observed| observed.job.name_any() == name).and_then(|job| job.progress);
+            status.transfer = progress.map(|progress| progress.capped().words(short_amount));
             actions.look_again_after(RUNNING_LOOK_AGAIN);
             running("the Job runs")
         }

@@ -140,7 +140,7 @@ async fn store(
     let both = async { tokio::join!(storing, dumping).0 };
     let stored = tokio::select! {
         stored = both => stored?,
-        never = tell_progress(|| progress.bytes_read(), || repository.store_wait()) => match never {},
+        never = tell_progress(None, || progress.bytes_read(), || repository.store_wait()) => match never {},
     };
     Ok(Outcome::Stored(stored))
 }

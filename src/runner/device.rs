@@ -191,13 +191,14 @@ pub(super) async fn store_device(
     let rules = StoreRules { allow_empty: false, time: Timestamp::now(), device: rules };
     let mut identity = identity.clone();
     identity.tags.push(SnapshotIdentity::DEVICE.to_owned());
+    let size = device.size;
     let (sender, receiver) = pieces();
     // Ends with the receiver.
     let reading = spawn_blocking(move || send(&device, &sender));
     let storing = repository.store_stream(&identity, &rules, receiver, Arc::clone(&progress));
     let stored = tokio::select! {
         stored = storing => stored,
-        never = tell_progress(|| progress.bytes_read(), || repository.store_wait()) => match never {},
+        never = tell_progress(Some(size), || progress.bytes_read(), || repository.store_wait()) => match never {},
     };
     reading.await.map_err(|panic| Failure::new(Reason::InternalError, panic.to_string()))?;
     Ok(stored?)

@@ -3,6 +3,7 @@
 //! An edge: it looks, and `advice` says what that means. It changes nothing, but for locks of the dead, as every opening does.
 
 mod advice;
+mod injected;
 mod object;
 
 use jiff::Timestamp;
@@ -11,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use self::advice::{Observed, diagnose, unopened};
 pub use self::{
     advice::{Complaint, Diagnosis, Weight},
+    injected::add_pods,
     object::add_object,
 };
 use super::job::with_repository;

@@ -16,7 +16,7 @@ use super::{
     BackupRun, DumpFrom, FeedTo, JudgedCommand, RestoreRun, VolumeRun, backup, backup_device, backup_volume, commands,
     in_sidecar,
     judge::PodJudge,
-    restore, restore_archive, restore_volume,
+    progress, restore, restore_archive, restore_volume,
     settings::{self, Identity},
     sidecar::Driven,
     story, upkeep, wanted,
@@ -28,6 +28,7 @@ use crate::{
         VolumeRestore, WantedSnapshot, mounts,
     },
     repository::{self, Access, Progress, Repository},
+    telemetry,
 };
 
 /// How long a cancelled run may take to report: the kubelet kills it 30 s after its SIGTERM.
@@ -43,7 +44,9 @@ pub async fn run_job() -> u8 {
     let (report, note) = match settings::task() {
         Ok(mut task) => {
             let note = std::mem::take(&mut task.note);
-            (within_grace(&cancel, carry_out(task.preferring_own_cluster(), cancel.clone())).await, note)
+            let is_in_cluster = !task.cluster.is_empty();
+            let work = carry_out(task.preferring_own_cluster(), cancel.clone());
+            (within_grace(&cancel, showing_progress(is_in_cluster, work)).await, note)
         }
         Err(failure) => (Err(failure), String::new()),
     };
@@ -53,11 +56,24 @@ pub async fn run_job() -> u8 {
     story::exit_code(report.verdict)
 }
 
+/// The work, and beside it how far it is, where there is an API server to write that to.
+async fn showing_progress<T>(is_in_cluster: bool, work: impl Future<Output = T>) -> T {
+    let client = if is_in_cluster { connect().await.ok() } else { None };
+    let Some(client) = client else { return work.await };
+    let identity = Identity::from_environment();
+    tokio::select! {
+        done = work => done,
+        never = progress::write(client, &identity) => match never {},
+    }
+}
+
 /// Leaves a report where the kubelet and `kubectl logs` show it.
 pub(super) async fn leave_report(report: &SourceReport) {
+    let log_tail = if report.verdict.is_green() { String::new() } else { telemetry::tail::last_lines() };
     story::tell_verdict(report);
     let path = settings::mounted(mounts::TERMINATION_MESSAGE);
-    if let Err(error) = tokio::fs::write(&path, report.to_termination_message()).await {
+    let message = SourceReport { log_tail, ..report.clone() }.to_termination_message();
+    if let Err(error) = tokio::fs::write(&path, message).await {
         // The controller takes a lost report for a failure, so green is not at risk; the log still has the story.
         warn!("failed to write the report to {}: {error}", path.display());
     }

@@ -16,6 +16,7 @@ pub mod local;
 mod mounted_volume;
 mod paths;
 mod pipes;
+mod progress;
 pub mod questions;
 mod restore;
 mod restore_archive;

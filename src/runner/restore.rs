@@ -87,7 +87,7 @@ async fn feed(
     };
     let end = tokio::select! {
         result = feeding => result?,
-        never = tell_progress(|| control.progress.bytes(), || repository.store_wait()) => match never {},
+        never = tell_progress(Some(size), || control.progress.bytes(), || repository.store_wait()) => match never {},
     };
     Ok(chosen.report(SourceReport {
         exit_code: Some(end.exit_code),

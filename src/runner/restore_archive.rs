@@ -66,7 +66,7 @@ async fn restore(
     let archiving = repository.archive(place, &paths, &to, Arc::clone(&progress));
     let mut archived = tokio::select! {
         archived = archiving => archived?,
-        never = tell_progress(|| progress.bytes_read(), || repository.store_wait()) => match never {},
+        never = tell_progress(snapshot.bytes.filter(|_| run.paths.is_empty()), || progress.bytes_read(), || repository.store_wait()) => match never {},
     };
     if is_on_volume && let Ok(below) = Path::new(&archived.location).strip_prefix(volume) {
         archived.location = below.display().to_string();

@@ -12,18 +12,23 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+use super::progress;
 use crate::{
     cluster::exec::Line,
-    model::{Proof, Reason, SourceReport, Verdict},
+    model::{Proof, Reason, RunProgress, SourceReport, Verdict},
     repository::{Lacking, StoreWait},
 };
 
 /// How often a stream says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
-/// Says every few seconds how many bytes have passed and how fast, or that the store is waited for; never returns, the caller
-/// drops it.
-pub async fn tell_progress(bytes_so_far: impl Fn() -> u64, store_wait: impl Fn() -> Option<StoreWait>) -> Infallible {
+/// Says every few seconds how many bytes have passed, of how many where that is known, and how fast, or that the store is waited
+/// for; never returns, the caller drops it.
+pub async fn tell_progress(
+    total_bytes: Option<u64>,
+    bytes_so_far: impl Fn() -> u64,
+    store_wait: impl Fn() -> Option<StoreWait>,
+) -> Infallible {
     let mut ticks = interval(PROGRESS_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
@@ -33,16 +38,20 @@ pub async fn tell_progress(bytes_so_far: impl Fn() -> u64, store_wait: impl Fn()
         let bytes = bytes_so_far();
         let per_second = rate(bytes.saturating_sub(last), last_at.elapsed());
         (last, last_at) = (bytes, Instant::now());
-        let text = progress_text(bytes, per_second, store_wait().as_ref());
+        let now = RunProgress { bytes, total_bytes, bytes_per_second: per_second };
+        progress::keep(now);
+        let text = progress_text(&now, store_wait().as_ref());
         info!(bytes, bytes_per_second = per_second, "{text}");
     }
 }
 
 /// A line of progress. Where no byte moves and the store is away, it names that and not a rate.
-fn progress_text(bytes: u64, per_second: u64, store_wait: Option<&StoreWait>) -> String {
+fn progress_text(now: &RunProgress, store_wait: Option<&StoreWait>) -> String {
+    let share = now.percentage().map_or_else(String::new, |percentage| format!(" ({percentage}%)"));
+    let bytes = BinaryBytes(now.bytes);
     match store_wait {
-        Some(wait) if per_second == 0 => format!("{} so far, {wait}", BinaryBytes(bytes)),
-        _ => format!("{} so far, {}/s", BinaryBytes(bytes), BinaryBytes(per_second)),
+        Some(wait) if now.bytes_per_second == 0 => format!("{bytes} so far{share}, {wait}"),
+        _ => format!("{bytes} so far{share}, {}/s", BinaryBytes(now.bytes_per_second)),
     }
 }
 
@@ -157,8 +166,9 @@ mod tests {
     fn progress_without_a_moving_byte_names_the_store_that_is_waited_for() {
         let wait = StoreWait { since: Timestamp::UNIX_EPOCH, lasts: Duration::from_secs(93), why: "status 503".into() };
         let waits = "3.00 KiB so far, waiting for the store for 93 s, since 1970-01-01T00:00:00Z: status 503";
-        assert_eq!(progress_text(3072, 0, Some(&wait)), waits);
-        assert_eq!(progress_text(3072, 1024, Some(&wait)), "3.00 KiB so far, 1.00 KiB/s");
-        assert_eq!(progress_text(3072, 0, None), "3.00 KiB so far, 0 B/s");
+        let at = |bytes_per_second, total_bytes| RunProgress { bytes: 3072, total_bytes, bytes_per_second };
+        assert_eq!(progress_text(&at(0, None), Some(&wait)), waits);
+        assert_eq!(progress_text(&at(1024, None), Some(&wait)), "3.00 KiB so far, 1.00 KiB/s");
+        assert_eq!(progress_text(&at(0, Some(6144)), None), "3.00 KiB so far (50%), 0 B/s");
     }
 }

@@ -80,7 +80,7 @@ async fn store(
             );
             return Err(Failure::new(Reason::Timeout, message));
         }
-        never = tell_progress(|| progress.bytes_read(), || repository.store_wait()) => match never {},
+        never = tell_progress(None, || progress.bytes_read(), || repository.store_wait()) => match never {},
     };
     Ok(report_of(stored, identity.tag(SnapshotIdentity::SOURCE).unwrap_or(&identity.path)))
 }

@@ -3,6 +3,7 @@
 //! It must not know what is logged; whoever logs keeps secrets out.
 
 pub mod metrics;
+pub mod tail;
 
 use std::{
     fmt::{self, Write as _},
@@ -74,10 +75,12 @@ pub fn start(log_format: LogFormat, output: LogOutput, level: &str) {
     let message_only = format::debug_fn(write_message);
     // A second start (tests in one process) keeps the first log.
     let _already_started = match log_format {
-        LogFormat::Text => lines.fmt_fields(message_only).finish().with(filter_fn(is_discreet)).try_init(),
+        LogFormat::Text => {
+            lines.fmt_fields(message_only).finish().with(filter_fn(is_discreet)).with(tail::Tail).try_init()
+        }
         LogFormat::Json => {
             let lines = lines.json().flatten_event(true).with_current_span(false).with_span_list(false);
-            lines.finish().with(filter_fn(is_discreet)).try_init()
+            lines.finish().with(filter_fn(is_discreet)).with(tail::Tail).try_init()
         }
     };
 }

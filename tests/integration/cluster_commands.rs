@@ -166,6 +166,33 @@ fn wait_without_the_right_to_read_logs_goes_on_and_reports_it() {
 }
 
 #[test]
+fn controller_that_is_down_is_reported_by_the_cli() {
+    let done = json!({
+        "apiVersion": "stowaway.dev/v1alpha1", "kind": "Backup",
+        "metadata": { "name": "one", "namespace": "shop", "uid": "u", "resourceVersion": "1" }, "spec": {},
+        "status": { "verdict": "Succeeded" },
+    });
+    let server = ApiServer::start(move |line, body| {
+        if line.contains(REVIEWS) {
+            reviewed(body, &[])
+        } else if line.contains("/namespaces/stowaway-system/leases/stowaway-controller") {
+            let spec = json!({ "holderIdentity": "pod-1", "renewTime": "2020-01-01T00:00:00.000000Z" });
+            (200, json!({ "kind": "Lease", "apiVersion": "coordination.k8s.io/v1", "metadata": {}, "spec": spec }))
+        } else if line.starts_with("POST") {
+            (201, done.clone())
+        } else {
+            let list = json!({ "kind": "BackupList", "apiVersion": "stowaway.dev/v1alpha1", "metadata": { "resourceVersion": "1" }, "items": [done] });
+            (200, list)
+        }
+    });
+    let output = server.run(&["backup", "--wait", "--name", "one"]);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("has not been heard of since 2020-01-01T00:00:00Z"), "{said}");
+    assert!(said.contains("kubectl --namespace stowaway-system describe deployment/stowaway-controller"), "{said}");
+}
+
+#[test]
 fn refused_object_is_one_sentence_without_a_dump() {
     let words =
         "Backup.stowaway.dev \"x\" is invalid: spec.retryLimit: Invalid value: 11: should be less than or equal to 10";

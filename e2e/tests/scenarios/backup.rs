@@ -10,11 +10,14 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use stowaway::model::{Proof, Verdict};
+use stowaway::{
+    api::Backup,
+    model::{Proof, Verdict},
+};
 use stowaway_e2e::{
     Kind, Namespace, Restic, S3, Sequence, Workload, in_namespace, process,
     restic::{RESTICS, Snapshot},
-    runs::{all_green, ended, known, source},
+    runs::{all_green, ended, known, says, source},
     sequence, store,
     workload::{self, COMMAND, INJECT},
 };
@@ -255,6 +258,32 @@ async fn a_repository_on_a_volume_is_written_and_read_by_restic() -> Result<()> 
         }
         namespace.shell("folder", "rm -rf /repository/*")?;
         Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_of_a_minute_shows_its_progress() -> Result<()> {
+    // At the rate below it takes more than a minute, in which the run says how far it is, and the controller looks.
+    let sequence = Sequence::new(Kind::Random, 31, 10 << 20);
+    in_namespace("progress", async |namespace: &Namespace| {
+        let restic = S3::shared(namespace).await?.repository(namespace).await?;
+        let command = format!("{} --rate 100k", sequence.command());
+        Workload::toolbox(namespace, "box", &command).start(namespace).await?;
+        namespace.start_backup("slow", json!({ "retryLimit": 0 })).await?;
+        let shows = |backup: Option<&Backup>| {
+            backup.and_then(|backup| backup.status.as_ref()).is_some_and(|status| status.transfer.is_some())
+        };
+        let backup: Backup = namespace.wait_for("slow", "shown", shows).await?;
+        let status = backup.status.as_ref().context("no status")?;
+        ensure!((1..10 << 20).contains(&status.bytes) && status.verdict.is_none(), "{status:?}");
+        let columns = process::run(&mut namespace.kubectl(&["get", "backups.stowaway.dev", "slow"]))?;
+        says("kubectl get", &String::from_utf8_lossy(&columns), &["TRANSFER", "KiB/s"])?;
+        let backup = namespace.backup_ended("slow").await?;
+        all_green(&backup)?;
+        let status = backup.status.as_ref().context("no status")?;
+        ensure!((status.bytes, &status.transfer) == (10 << 20, &None), "{status:?}");
+        restic.agrees_with(&backup, &known(&[("pod/box/main", &sequence)]))
     })
     .await
 }

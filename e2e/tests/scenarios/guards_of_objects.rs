@@ -13,7 +13,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use stowaway::api::{Backup, Repository};
+use stowaway::api::{Backup, Repository, Restore};
 use stowaway_e2e::{Namespace, Right, Tenant, in_namespace};
 
 const PODS: Right = ("", &["pods"], &["create"]);
@@ -185,6 +185,48 @@ async fn stolen_account_of_the_controller_makes_binds_and_deletes_only_what_is_i
         let delete = DeleteParams::background();
         is_refused("stowaway-controller-job-deletes", jobs.delete("thief", &delete).await)?;
         is_refused("stowaway-controller-binding-deletes", bindings.delete("thief", &delete).await)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn marks_of_a_restore_are_written_by_the_controller_alone() -> Result<()> {
+    const POLICY: &str = "stowaway-restore-marks";
+    const CARRIED_OUT: &str = "stowaway.dev/carried-out";
+    in_namespace("guard-restore-marks", async |namespace: &Namespace| {
+        let object = |name: &str, annotations: Value| {
+            json!({
+                "apiVersion": "stowaway.dev/v1alpha1", "kind": "Restore", "metadata": { "name": name, "annotations": annotations },
+                "spec": { "from": { "source": "pvc/data" }, "to": { "claim": { "name": "target" } } },
+            })
+        };
+        // A copy of a Restore that was carried out, and a new one which waits for its Repository.
+        namespace.apply_object(object("copy", json!({ CARRIED_OUT: "the-first-one" }))).await?;
+        namespace.apply_object(object("new", json!({}))).await?;
+        let rights: Right = ("stowaway.dev", &["restores"], &["get", "patch", "update"]);
+        let tenant = Tenant::new(namespace, "tenant", &[rights, PODS, ("", &["pods/exec"], &["create"])]).await?;
+        let restores: Api<Restore> = tenant.api();
+        let annotate = async |name: &str, annotations: Value| {
+            let patch = Patch::Merge(json!({ "metadata": { "annotations": annotations } }));
+            restores.patch(name, &PatchParams::default(), &patch).await
+        };
+        for (name, annotations) in [
+            ("copy", json!({ CARRIED_OUT: null })),
+            ("copy", json!({ CARRIED_OUT: "another" })),
+            ("copy", json!({ "stowaway.dev/scaled-from": "deployment/web=3" })),
+            ("new", json!({ CARRIED_OUT: "another" })),
+        ] {
+            tenant.is_denied(POLICY, async || annotate(name, annotations.clone()).await).await?;
+        }
+        tenant.is_allowed(async || annotate("copy", json!({ "example.com/note": "x" })).await).await?;
+        // The controller reports the copy, and carries nothing out.
+        let ended = |restore: Option<&Restore>| {
+            restore.and_then(|restore| restore.status.as_ref()).is_some_and(|status| status.outcome.verdict.is_some())
+        };
+        let copy: Restore = namespace.wait_for("copy", "ended", ended).await?;
+        let reason = copy.status.map(|status| status.outcome.reason).unwrap_or_default();
+        ensure!(reason == "AlreadyCarriedOut", "{reason}");
+        Ok(())
     })
     .await
 }

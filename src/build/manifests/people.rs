@@ -6,7 +6,7 @@
 use k8s_openapi::api::rbac::v1::{ClusterRole, Role, RoleBinding, Subject};
 
 use super::{
-    CONTROLLER, metadata, role_reference,
+    CONTROLLER, CONTROLLER_LEASE, metadata, role_reference,
     roles::{named, rule},
 };
 use crate::api;
@@ -48,15 +48,19 @@ fn aggregated(name: &str, to: &[&str], rules: Vec<k8s_openapi::api::rbac::v1::Po
     ClusterRole { metadata, rules: Some(rules), aggregation_rule: None }
 }
 
-/// The CLI reads the image of runs from the controller's Deployment, which no tenant can write.
+/// The CLI reads the image of runs from the controller's Deployment, which no tenant can write, and from its Lease whether the
+/// controller lives.
 pub(super) fn cli(namespace: &str) -> Role {
     Role {
         metadata: metadata(CLI_ROLE, "people", Some(namespace)),
-        rules: Some(vec![named(rule("apps", &["deployments"], &["get"]), CONTROLLER)]),
+        rules: Some(vec![
+            named(rule("apps", &["deployments"], &["get"]), CONTROLLER),
+            named(rule("coordination.k8s.io", &["leases"], &["get"]), CONTROLLER_LEASE),
+        ]),
     }
 }
 
-/// The Deployment holds no secret, so that every user of the cluster may read it.
+/// Neither holds a secret, so that every user of the cluster may read it.
 pub(super) fn cli_binding(namespace: &str) -> RoleBinding {
     RoleBinding {
         metadata: metadata(CLI_ROLE, "people", Some(namespace)),

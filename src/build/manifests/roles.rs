@@ -4,7 +4,7 @@
 
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
 
-use super::{AUTHORITY, LEASE, TRUST, WEBHOOK, metadata};
+use super::{AUTHORITY, CONTROLLER, CONTROLLER_LEASE, LEASE, TRUST, WEBHOOK, metadata};
 use crate::{
     api,
     build::rbac::{LOCKS_ROLE, RUNNER_ROLE},
@@ -64,6 +64,17 @@ pub(super) fn controller(name: &str) -> ClusterRole {
     }
 }
 
+/// What the controller may do in its own namespace: show that it lives. See [`webhook_own`] for the right to create.
+pub(super) fn controller_own(namespace: &str) -> Role {
+    Role {
+        metadata: metadata(CONTROLLER, "controller", Some(namespace)),
+        rules: Some(vec![named(
+            rule("coordination.k8s.io", &["leases"], &["get", "create", "patch", "update"]),
+            CONTROLLER_LEASE,
+        )]),
+    }
+}
+
 /// What allows the controller to replace pods that run without what they ask for: nobody has it unless somebody binds it to
 /// the controller, for one namespace or for all. The API server then keeps to the `PodDisruptionBudget`s.
 pub(super) fn repair() -> ClusterRole {
@@ -83,18 +94,25 @@ pub(super) fn runner() -> ClusterRole {
             rule("", &["pods/exec"], &["get", "create"]),
             // A restore's own command stands in the object, not in the Job.
             rule(api::GROUP, &["restores"], &["get"]),
+            progress(),
         ]),
         aggregation_rule: None,
     }
 }
 
-/// What a run that execs nowhere may do in its own namespace, as long as it lasts: see whether the holders of locks live.
+/// What a run that execs nowhere may do in its own namespace, as long as it lasts: see whether the holders of locks live, and
+/// report how far it is.
 pub(super) fn locks() -> ClusterRole {
     ClusterRole {
         metadata: metadata(LOCKS_ROLE, "controller", None),
-        rules: Some(vec![rule("", &["pods"], &["get"])]),
+        rules: Some(vec![rule("", &["pods"], &["get"]), progress()]),
         aggregation_rule: None,
     }
+}
+
+/// A run reports how far it is in an Event, which nothing is decided by.
+fn progress() -> PolicyRule {
+    rule("", &["events"], &["create", "patch"])
 }
 
 /// What the webhook may do in the whole cluster: see whom its own configurations trust, and a pod's warning may name the

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::*;
 use crate::annotations::{KEYS, Role, own_key};
 
+mod evaluated;
 mod guarded;
 
 fn documents(installation: &Installation<'_>) -> Vec<Value> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kube::Resource;
 use serde_json::{Value, json};
 
-use super::{context::Settings, metrics::RepositoryMetrics, *};
+use super::{context::Settings, *};
 use crate::{
     build::names,
     model::{Proof, Reason, SourceReport, Verdict},
@@ -22,7 +22,7 @@ const IMAGE: &str = "registry.example/stowaway:7";
 
 fn context(api: &Api) -> Arc<Context> {
     let settings = Settings { image: IMAGE.into(), instance: None, metrics_port: 0 };
-    Arc::new(Context::new(api.client(), settings, RepositoryMetrics::default()))
+    Arc::new(Context::new(api.client(), settings, Default::default()))
 }
 
 /// A cluster with the namespaces `orchard` and `meadow`.

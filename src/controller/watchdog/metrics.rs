@@ -18,6 +18,18 @@ struct ReasonLabel {
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+struct VersionLabel {
+    version: Version,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, EncodeLabelValue)]
+#[allow(non_camel_case_types, reason = "the label's value is the name as it stands")]
+enum Version {
+    current,
+    other,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: Repaired,
 }
@@ -38,6 +50,7 @@ pub(super) enum Repaired {
 pub(in crate::controller) struct Metrics {
     without: Family<ReasonLabel, Gauge>,
     repairs: Family<OutcomeLabel, Counter>,
+    injected: Family<VersionLabel, Gauge>,
     reasons: BTreeSet<String>,
 }
 
@@ -55,6 +68,12 @@ impl Metrics {
             "Attempts to replace such a pod through its owner, by what came of it",
             metrics.repairs.clone(),
         );
+        registry.register(
+            "stowaway_injected_pods",
+            "Pods with a helper, sidecar or restore step, by whether it is of the version of the controller",
+            metrics.injected.clone(),
+        );
+        metrics.injected(0, 0);
         metrics.without(std::iter::empty());
         for outcome in [Repaired::Replaced, Repaired::Blocked, Repaired::GivenUp] {
             drop(metrics.repairs.get_or_create(&OutcomeLabel { outcome }));
@@ -74,6 +93,12 @@ impl Metrics {
             self.reasons.insert(reason.clone());
             self.without.get_or_create(&ReasonLabel { reason }).set(count);
         }
+    }
+
+    /// How many pods have something injected of the controller's version, and of others.
+    pub fn injected(&self, current: i64, other: i64) {
+        self.injected.get_or_create(&VersionLabel { version: Version::current }).set(current);
+        self.injected.get_or_create(&VersionLabel { version: Version::other }).set(other);
     }
 
     /// An attempt was made.

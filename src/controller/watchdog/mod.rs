@@ -20,7 +20,7 @@ use std::{
 use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{Namespace, ObjectReference, Pod},
+    api::core::v1::{Namespace, ObjectReference, Pod, PodSpec},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use kube::{
@@ -37,7 +37,7 @@ use crate::{
     annotations::{Injection, Role, own_key},
     api::Repository,
     cluster::{call::CallError, observe, replace},
-    plan::Occurrence,
+    plan::{InjectedVersion, Occurrence, injected_version},
     watchdog::{self, Candidate, Standing, Turns, WatchdogFacts},
 };
 
@@ -63,8 +63,8 @@ pub(super) struct Watchdog {
     own: String,
     /// What the namespaces' labels say.
     namespaces: BTreeMap<String, Injection>,
-    /// Pods that are as they should be: by UID, the fingerprint of what that depends on.
-    fine: HashMap<String, u64>,
+    /// Pods that are as they should be: by UID, the fingerprint of what that depends on, and of which version they are.
+    fine: HashMap<String, (u64, Option<InjectedVersion>)>,
     /// Those that are not, by UID.
     without: BTreeMap<String, Without>,
     /// What owners were told: UID and reason.
@@ -79,6 +79,7 @@ struct Without {
     namespace: String,
     name: String,
     fingerprint: u64,
+    version: Option<InjectedVersion>,
     looked: Instant,
     /// None when it could not be read.
     standing: Option<Standing>,
@@ -227,7 +228,7 @@ impl Watchdog {
         let mut hasher = DefaultHasher::new();
         (&metadata.annotations, by_namespace).hash(&mut hasher);
         let fingerprint = hasher.finish();
-        let is_known = self.fine.get(uid) == Some(&fingerprint)
+        let is_known = self.fine.get(uid).is_some_and(|(known, _)| *known == fingerprint)
             || self.without.get(uid).is_some_and(|pod| pod.fingerprint == fingerprint);
         if !is_known {
             self.look((uid, namespace, name), fingerprint).await;
@@ -239,7 +240,7 @@ impl Watchdog {
         let client = &self.context.client;
         let facts = (namespace, self.namespaces.get(namespace).copied(), self.context.image.as_str());
         let read = tokio::time::timeout(LONGEST_LOOK, read(client, name, uid, facts)).await;
-        let (standing, metadata) = match read {
+        let (standing, metadata, version) = match read {
             Ok(Ok(Some(found))) => found,
             Ok(Ok(None)) => return self.forget(Some(uid)),
             Ok(Err(error)) => return self.unseen((uid, namespace, name), fingerprint, &error.to_string()),
@@ -254,7 +255,7 @@ impl Watchdog {
         }
         let Some(reason) = standing.reason() else {
             self.without.remove(uid);
-            self.fine.insert(uid.to_owned(), fingerprint);
+            self.fine.insert(uid.to_owned(), (fingerprint, version));
             return;
         };
         self.fine.remove(uid);
@@ -263,6 +264,7 @@ impl Watchdog {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             fingerprint,
+            version,
             looked: Instant::now(),
             candidate: matches!(standing, Standing::Missing { .. }).then(|| Candidate::new(&metadata)).flatten(),
             top: self.without.get(uid).and_then(|pod| pod.top.clone()),
@@ -283,6 +285,7 @@ impl Watchdog {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             fingerprint,
+            version: None,
             looked: Instant::now(),
             standing: None,
             told: None,
@@ -342,6 +345,12 @@ impl Watchdog {
         }
         let tops: HashSet<&String> = self.without.values().filter_map(|pod| pod.top.as_ref()).collect();
         self.told_owners.retain(|(top, _)| tops.contains(top));
+        let versions = || {
+            let of_fine = self.fine.values().filter_map(|(_, version)| *version);
+            of_fine.chain(self.without.values().filter_map(|pod| pod.version))
+        };
+        let count = |version| i64::try_from(versions().filter(|found| *found == version).count()).unwrap_or(i64::MAX);
+        self.metrics.injected(count(InjectedVersion::Current), count(InjectedVersion::Other));
         self.metrics.without(self.without.values().filter_map(|pod| pod.standing.as_ref()?.reason()));
         self.repair(now).await;
     }
@@ -351,13 +360,13 @@ impl Watchdog {
 #[derive(Default)]
 struct Listed(HashSet<String>);
 
-/// The pod's standing, and its metadata; none when it is gone.
+/// The pod's standing, its metadata, and of which version that is which was injected; none when it is gone.
 async fn read(
     client: &Client,
     name: &str,
     uid: &str,
     (namespace, by_namespace, image): (&str, Option<Injection>, &str),
-) -> Result<Option<(Standing, ObjectMeta)>, CallError> {
+) -> Result<Option<(Standing, ObjectMeta, Option<InjectedVersion>)>, CallError> {
     let Some(pod) = replace::raw_pod(client, namespace, name).await? else { return Ok(None) };
     let metadata = pod.get("metadata").cloned().unwrap_or_default();
     let Ok(metadata) = serde_json::from_value::<ObjectMeta>(metadata) else { return Ok(None) };
@@ -370,7 +379,10 @@ async fn read(
         let repositories: Vec<Repository> = observe::list(client, namespace, "").await?;
         standing = watchdog::standing(&pod, &WatchdogFacts { repositories: &repositories, ..facts });
     }
-    Ok(Some((standing, metadata)))
+    // A pod that a newer version of Kubernetes wrote may not be readable as a whole, and has no version then.
+    let spec = pod.get("spec").cloned().and_then(|spec| serde_json::from_value::<PodSpec>(spec).ok());
+    let version = spec.and_then(|spec| injected_version(&spec, image));
+    Ok(Some((standing, metadata, version)))
 }
 
 fn reference(namespace: &str, owner: &OwnerReference) -> ObjectReference {

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::*;
-use crate::controller::{context::Settings, metrics::RepositoryMetrics};
+use crate::controller::context::Settings;
 
 const OWN: &str = "stowaway-system";
 const EVICT: &str = "POST /api/v1/namespaces/orchard/pods/mill-0/eviction";
@@ -94,7 +94,7 @@ fn told_without_end(event: Option<Value>) -> Body {
 
 fn watchdog(server: &Shared) -> Watchdog {
     let settings = Settings { image: "stowaway:test".into(), instance: None, metrics_port: 0 };
-    let context = Arc::new(Context::new(client(server), settings, RepositoryMetrics::default()));
+    let context = Arc::new(Context::new(client(server), settings, Default::default()));
     Watchdog::new(context, client(server), Metrics::default(), Timestamp::UNIX_EPOCH)
 }
 
@@ -442,4 +442,32 @@ async fn figures_are_there_from_the_beginning_and_fall_again() {
     }
     assert!(shown(&[]).contains("{reason=\"NameTaken\"} 0\n"));
     assert!(shown(&[]).contains("stowaway_pod_repairs_total{outcome=\"GivenUp\"} 0\n"));
+}
+
+#[tokio::test]
+async fn pods_are_counted_by_the_version_of_what_they_have() {
+    let mut registry = prometheus_client::registry::Registry::default();
+    let with_helper = |name: &str, image: &str| {
+        let mut pod = pod(name, &owner("ReplicaSet"));
+        pod["spec"]["initContainers"] = json!([{ "name": "stowaway-helper", "image": image }]);
+        pod
+    };
+    let pods = [
+        with_helper("mill-0", "stowaway:test"),
+        with_helper("mill-1", "stowaway:older"),
+        with_helper("mill-2", "stowaway:older"),
+        pod("mill-3", &owner("ReplicaSet")),
+    ];
+    let server = server(&pods);
+    let mut watchdog = watchdog(&server);
+    watchdog.metrics = Metrics::register(&mut registry);
+    for pod in &pods {
+        seen(&mut watchdog, pod).await;
+    }
+    watchdog.tick(now()).await;
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    for line in ["stowaway_injected_pods{version=\"current\"} 1\n", "stowaway_injected_pods{version=\"other\"} 2\n"] {
+        assert!(text.contains(line), "{text}");
+    }
 }

@@ -189,6 +189,7 @@ fn waiting(planned: &PlannedSource) -> (SourceName, SourceStatus) {
 
 fn new(name: SourceName, state: SourceState) -> SourceStatus {
     SourceStatus {
+        transfer: None,
         name,
         state,
         pod: String::new(),

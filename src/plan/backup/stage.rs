@@ -1,5 +1,5 @@
 //! A source that is read from a CSI snapshot: the snapshot first, then a claim that is made of it, which its Job mounts; and
-//! both away again when the Job is over, however it ended.
+//! both are deleted when the run has ended, however it ended.
 //!
 //! Both have the name of the attempt's Job, so that whoever comes after a restart finds them. It must not know whether a
 //! claim can be snapshot at all (`sources::snapshots`).
@@ -79,7 +79,8 @@ enum Standing {
 /// Deletes what no attempt needs any more, and says whether some of it still waits for that. `stored` is what the status says
 /// that is stored.
 ///
-/// A pod holds its claim even when it has ended, so that its Job has to go as well: as soon as what it reported is stored.
+/// A Job whose run has ended stays for its log (see [`crate::plan::job_retention`]), and its pod holds the deleted claim for as
+/// long. A Job that never ran has no log, and would hold its claim for ever.
 pub(super) fn sweep(
     facts: BackupFacts<'_>,
     owner: &names::Owner,
@@ -99,7 +100,7 @@ pub(super) fn sweep(
     };
     let claims = || facts.staged.claims.iter().map(|staged| &staged.claim.metadata).filter(is_over);
     let jobs = claims().filter_map(|claim| {
-        let jobs = facts.jobs.iter().map(|observed| &observed.job.metadata);
+        let jobs = facts.jobs.iter().filter(|observed| !observed.has_ended()).map(|observed| &observed.job.metadata);
         jobs.filter(is_present).find(|job| job.name == claim.name)?.name.clone()
     });
     let jobs: Vec<String> = jobs.collect();

@@ -178,7 +178,7 @@ fn claim_is_as_large_as_it_was_where_its_snapshot_needs_less_or_says_nothing() {
 }
 
 #[test]
-fn both_are_deleted_as_soon_as_the_job_has_ended_and_not_before() {
+fn both_are_deleted_as_soon_as_the_job_has_ended_and_the_job_stays_for_its_log() {
     for report in [success(), failure(Reason::EmptyStream), failure(Reason::StoreUnavailable)] {
         let mut world = World::running();
         let name = world.name(1);
@@ -187,9 +187,8 @@ fn both_are_deleted_as_soon_as_the_job_has_ended_and_not_before() {
         world.jobs = vec![job(&name, &Scene::Said(&report.to_termination_message()))];
         let actions = world.look(4);
         assert_eq!((actions.delete_claims, actions.delete_snapshots), (vec![name.clone()], vec![name.clone()]));
-        assert_eq!(actions.delete, Vec::<String>::new(), "what the Job reported is not stored yet");
-        // Its pod would hold the claim.
-        assert_eq!(world.look(5).delete, [name]);
+        assert_eq!(actions.delete, Vec::<String>::new());
+        assert_eq!(world.look(5).delete, Vec::<String>::new());
     }
     // Whoever deleted the Job has ended it, too.
     let mut world = World::running();
@@ -213,10 +212,25 @@ fn verdict_waits_until_all_is_deleted_or_will_be_and_nothing_is_deleted_twice() 
     world.claims[0].claim.metadata.deletion_timestamp = Some(Time(at(3)));
     let actions = world.look(5);
     assert_eq!((actions.delete_claims, actions.delete_snapshots), (vec![], vec![]));
-    assert_eq!(world.verdict(), None, "the Job is not deleted yet, and its pod would hold the claim for ever");
-    world.jobs[0].job.metadata.deletion_timestamp = Some(Time(at(5)));
-    assert_eq!(world.look(6).delete, Vec::<String>::new());
-    assert_eq!(world.verdict(), Some(Verdict::Succeeded), "the rest goes by itself");
+    assert_eq!(
+        world.verdict(),
+        Some(Verdict::Succeeded),
+        "the claim goes with the pod, and the pod when the Job expires"
+    );
+}
+
+#[test]
+fn job_that_never_ran_is_deleted_since_it_has_no_log_and_would_hold_its_claim_for_ever() {
+    let mut world = World::running();
+    let name = world.name(1);
+    world.jobs = vec![job(&name, &Scene::Suspended)];
+    world.look(3);
+    let mut deleted = snapshot(&name, &json!({ "readyToUse": true }));
+    deleted.metadata.deletion_timestamp = Some(Time(at(4)));
+    world.snapshots = vec![deleted];
+    world.look(4);
+    assert_eq!((world.source().state, world.verdict()), (SourceState::Waiting, None));
+    assert_eq!(world.look(5).delete, [name]);
 }
 
 #[test]

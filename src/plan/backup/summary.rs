@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{Actions, Occurrence, clip, freeze::missing_words};
 use crate::{
     api::{BackupStatus, MissingSource, SourceState, SourceStatus, set_run_conditions},
-    model::{Reason, Verdict},
+    model::{Reason, RunProgress, Verdict, short_amount},
     plan::text::fit,
 };
 
@@ -19,7 +19,8 @@ const TEXTS: usize = 256 * 1024;
 /// Keeps the messages of all sources below what an object can hold.
 pub(super) fn fit_texts(status: &mut BackupStatus) {
     let outcomes = status.sources.iter_mut().map(|source| &mut source.outcome);
-    let of_sources = outcomes.flat_map(|outcome| [&mut outcome.message, &mut outcome.stderr_tail]);
+    let of_sources =
+        outcomes.flat_map(|outcome| [&mut outcome.message, &mut outcome.stderr_tail, &mut outcome.log_tail]);
     let skipped = status.skipped.iter_mut().map(|skipped| &mut skipped.message);
     let missing = status.missing.iter_mut().map(|missing| &mut missing.message);
     let mut texts: Vec<&mut String> =
@@ -54,7 +55,10 @@ pub(super) fn summarize(
     let stored = |source: &&SourceStatus| {
         matches!(source.outcome.verdict, Some(Verdict::Succeeded | Verdict::Unproven | Verdict::Suspect))
     };
-    status.bytes = sources.iter().filter(stored).filter_map(|source| source.outcome.bytes).sum();
+    let stored_bytes: u64 = sources.iter().filter(stored).filter_map(|source| source.outcome.bytes).sum();
+    let under_way = RunProgress::sum(sources.iter().filter_map(|source| source.transfer));
+    status.transfer = under_way.map(|progress| progress.words(short_amount));
+    status.bytes = stored_bytes.saturating_add(under_way.map_or(0, |progress| progress.bytes));
     status.progress = Some(format!("{green}/{}", sources.len()));
     let is_over = sources.iter().all(|source| source.state == SourceState::Done);
     let (verdict, reason, message) = match refused {
@@ -63,7 +67,7 @@ pub(super) fn summarize(
             (None, "CleaningUp".to_owned(), "snapshots and their volumes are deleted".to_owned())
         }
         None if is_over => over(sources, (&status.missing, status.left_out.as_deref()), green),
-        None => under_way(sources),
+        None => words_under_way(sources),
     };
     let message = clip(&message);
     let words = (reason.as_str(), message.as_str());
@@ -125,7 +129,7 @@ fn over(
 }
 
 /// What a run that is under way does, or waits for.
-fn under_way(sources: &[SourceStatus]) -> (Option<Verdict>, String, String) {
+fn words_under_way(sources: &[SourceStatus]) -> (Option<Verdict>, String, String) {
     let count = |state| sources.iter().filter(|source| source.state == state).count();
     let (done, running) = (count(SourceState::Done), count(SourceState::Running));
     let counted = format!("{done} of {} sources are done, {running} run", sources.len());

@@ -2,6 +2,7 @@
 
 mod exclusion;
 mod missing;
+mod progress;
 
 use serde_json::json;
 
@@ -332,6 +333,7 @@ fn status_of_the_most_sources_with_the_longest_messages_fits_an_object() {
             source.name = name.parse().unwrap();
             source.outcome.message = "\u{1b}[31m".repeat(300);
             source.outcome.stderr_tail = "\u{0}".repeat(512);
+            source.outcome.log_tail = "\n".repeat(1024);
             source.state = SourceState::Done;
             source
         })

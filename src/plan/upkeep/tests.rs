@@ -332,7 +332,7 @@ fn green_without_a_word_of_what_was_done_is_not_green() {
         ..check_of("1/3", 1)
     };
     for (mut cellar, report) in
-        [(pruned(), unsaid), (pruned(), check_of("1/3", 0)), (checked(), prune_of(&[])), (checked(), contradicted)]
+        vec![(pruned(), unsaid), (pruned(), check_of("1/3", 0)), (checked(), prune_of(&[])), (checked(), contradicted)]
     {
         begin(&mut cellar, DUE);
         let seen = said(&cellar, &report);

@@ -185,7 +185,7 @@ async fn restore_from(
     let restoring = repository.restore_folder(snapshot.id, &snapshot.identity.path, &part, Arc::clone(&progress));
     let restored = tokio::select! {
         restored = restoring => restored?,
-        never = tell_progress(|| progress.bytes_read(), || repository.store_wait()) => match never {},
+        never = tell_progress(snapshot.bytes, || progress.bytes_read(), || repository.store_wait()) => match never {},
     };
     for Trouble { path, reason } in &restored.not_kept.first {
         warn!(path, "not kept of {path}: {reason}");

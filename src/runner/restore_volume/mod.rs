@@ -134,7 +134,7 @@ async fn into(
     let restoring = repository.restore_some(place, &run.paths, &part, Arc::clone(&progress));
     let mut restored = tokio::select! {
         restored = restoring => restored?,
-        never = tell_progress(|| progress.bytes_read(), || repository.store_wait()) => match never {},
+        never = tell_progress(snapshot.bytes.filter(|_| run.paths.is_empty()), || progress.bytes_read(), || repository.store_wait()) => match never {},
     };
     volume.mark(&Whole { snapshot: snapshot.id.clone(), own: restored.own.take() })?;
     let moved = volume.move_to_place((!is_empty).then_some(restored.only.as_slice()));
@@ -156,7 +156,7 @@ async fn keep(repository: &Repository, identity: &SnapshotIdentity, mount: &Path
     let storing = repository.store_folder(identity, &rules, mount, Arc::clone(&progress));
     let StoredFolder { snapshot, files, unreadable, mounts, .. } = tokio::select! {
         stored = storing => stored?,
-        never = tell_progress(|| progress.bytes_read(), || repository.store_wait()) => match never {},
+        never = tell_progress(None, || progress.bytes_read(), || repository.store_wait()) => match never {},
     };
     if unreadable.count > 0 {
         let named =

@@ -209,3 +209,29 @@ fn files_that_are_not_read_are_wrong_usage() {
         ("no pods in the file (only Service, ConfigMap)\n", Some(0))
     );
 }
+
+#[test]
+fn object_of_k8up_is_explained_by_what_does_the_same_and_is_no_success() {
+    let schedule = "\
+apiVersion: k8up.io/v1
+kind: Schedule
+metadata: { name: nightly }
+spec:
+  backend:
+    s3: { endpoint: http://minio:9000, bucket: backups }
+    repoPasswordSecretRef: { name: backup-repo, key: password }
+  backup: { schedule: '0 1 * * *', keepJobs: 4 }
+  check: { schedule: '@weekly' }
+";
+    let output = explain(&["--namespace", "orchard"], schedule);
+    let expected = "\
+Schedule nightly in namespace orchard: of K8up (k8up.io/v1); Stowaway reads K8up's annotations, and none of its objects
+  backup     \"0 1 * * *\"; instead: Backups that a CronJob creates (docs/nightly.md)
+  check      \"@weekly\"; instead: spec.check.schedule of a Repository
+  backend    s3, bucket \"backups\" at \"http://minio:9000\"; instead: spec.s3 of a Repository
+  password   Secret \"backup-repo\"; instead: spec.passwordSecretRef of a Repository, which opens the same repository
+";
+    assert_eq!((stdout(&output).as_str(), output.status.code()), (expected, Some(2)), "{output:?}");
+    let output = explain(&["-o", "json"], schedule);
+    assert_eq!((stdout(&output).trim(), output.status.code()), ("[]", Some(2)), "{output:?}");
+}

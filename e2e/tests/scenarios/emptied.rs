@@ -1,0 +1,146 @@
+//! What is empty for the moment is never stored as the state of the app, and never taken for the repository that it was.
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::{Api, api::DeleteParams};
+use serde_json::json;
+use stowaway::{
+    api::{Backup, Repository},
+    model::{Verdict, injected::RESTORE_CONTAINER},
+};
+use stowaway_e2e::{
+    Kind, Namespace, S3, Sequence, Workload, in_namespace, process,
+    runs::{all_green, ended, known, says, source},
+    volume,
+};
+
+const CLAIM: &str = "pvc/data-db-0";
+/// Bytes of the volume; at [`SLOW`] their restore takes long enough for a Backup to begin meanwhile.
+const SIZE: u64 = 12_000_000;
+const SLOW: &str = "400Ki";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backup_beside_a_restore_step_waits_for_it_and_stores_all_that_came_back() -> Result<()> {
+    in_namespace("racing", async |namespace: &Namespace| {
+        let restic = S3::shared(namespace).await?.repository(namespace).await?;
+        volume::provide(namespace, 2).await?;
+        let labels = json!({ "app": "db" });
+        let annotations = json!({
+            "stowaway.dev/inject": "sidecar", "stowaway.dev/volumes": "data", "stowaway.dev/restore": "on-empty",
+        });
+        let main = json!({
+            "name": "main", "image": namespace.cluster.image("toolbox"), "imagePullPolicy": "IfNotPresent",
+            "volumeMounts": [{ "name": "data", "mountPath": "/data" }],
+        });
+        let claim = json!({ "metadata": { "name": "data" }, "spec": volume::claim(namespace, "ReadWriteOnce") });
+        namespace
+            .apply_object(json!({
+                "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": { "name": "db" },
+                "spec": {
+                    "replicas": 1, "serviceName": "db", "selector": { "matchLabels": labels },
+                    "template": {
+                        "metadata": { "labels": labels, "annotations": annotations },
+                        "spec": { "terminationGracePeriodSeconds": 1, "containers": [main] },
+                    },
+                    "volumeClaimTemplates": [claim],
+                },
+            }))
+            .await?;
+        namespace.wait_until_ready("db-0").await?;
+        namespace.shell("db-0", &format!("head -c {SIZE} /dev/urandom >/data/rows; sync"))?;
+        all_green(&namespace.back_up("whole", json!({ "retryLimit": 0 })).await?)?;
+
+        let scale = |replicas: &str| process::run(&mut namespace.kubectl(&["scale", "statefulset/db", replicas]));
+        scale("--replicas=0")?;
+        let pods: Api<Pod> = namespace.api();
+        namespace
+            .wait_until("the pod is gone", async || Ok(pods.get_opt("db-0").await?.is_none().then_some(())))
+            .await?;
+        let claims: Api<PersistentVolumeClaim> = namespace.api();
+        claims.delete("data-db-0", &DeleteParams::default()).await?;
+        namespace
+            .wait_until("the claim is gone", async || Ok(claims.get_opt("data-db-0").await?.is_none().then_some(())))
+            .await?;
+        let slow = format!(r#"{{"spec":{{"limits":{{"download":"{SLOW}"}}}}}}"#);
+        process::run(&mut namespace.kubectl(&[
+            "patch",
+            "repositories.stowaway.dev/main",
+            "--type=merge",
+            "--patch",
+            &slow,
+        ]))?;
+        namespace.wait_until_repository_ready("main").await?;
+        scale("--replicas=1")?;
+        let restores = |pod: Option<&Pod>| {
+            let status = pod.and_then(|pod| pod.status.as_ref());
+            let steps = status.into_iter().flat_map(|status| status.init_container_statuses.iter().flatten());
+            let mut of_restore = steps.filter(|step| step.name == RESTORE_CONTAINER);
+            of_restore.any(|step| step.state.as_ref().is_some_and(|state| state.running.is_some()))
+        };
+        namespace.wait_for::<Pod>("db-0", "restoring", restores).await?;
+
+        namespace.start_backup("beside", json!({ "retryLimit": 0 })).await?;
+        let waits = |backup: Option<&Backup>| {
+            let source = backup.and_then(|backup| source(backup, CLAIM).ok());
+            source.is_some_and(|source| source.outcome.reason == "RestoreUnfinished")
+        };
+        let backup: Backup = namespace.wait_for("beside", "waiting for the restore step", waits).await?;
+        says("the Backup", &source(&backup, CLAIM)?.outcome.message, &["db-0", "Nothing half restored is stored"])?;
+        namespace.wait_until_ready("db-0").await?;
+        let backup = namespace.backup_ended("beside").await?;
+        all_green(&backup)?;
+        let bytes = source(&backup, CLAIM)?.outcome.bytes;
+        ensure!(bytes == Some(SIZE), "of {SIZE} bytes {bytes:?} were stored");
+        ensure!(restic.snapshots()?.len() == 2, "{:?}", restic.snapshots()?);
+        restic.check("restic", true)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repository_that_is_gone_is_created_again_only_when_a_person_accepts_that() -> Result<()> {
+    const SOURCE: &str = "pod/box/main";
+    const KEY: &str = "stowaway.dev/accept-repository";
+    let sequence = Sequence::new(Kind::Every, 0, 5000);
+    in_namespace("replaced", async |namespace: &Namespace| {
+        let server = S3::shared(namespace).await?;
+        let restic = server.repository(namespace).await?;
+        let id = |repository: &Repository| {
+            repository.status.as_ref().and_then(|status| status.repository_id.clone()).context("it has no id")
+        };
+        let first = id(&namespace.wait_until_repository_ready("main").await?)?;
+        Workload::dumping(namespace, "box", &sequence).start(namespace).await?;
+        all_green(&namespace.back_up("before", json!({})).await?)?;
+
+        server.delete(&namespace.cluster);
+        let backup = namespace.back_up("without", json!({ "retryLimit": 0 })).await?;
+        ended("without", &source(&backup, SOURCE)?.outcome, Verdict::Failed, &["RepositoryNotFound"])?;
+        let annotate = |value: &str| {
+            let annotation = format!("{KEY}={value}");
+            process::run(&mut namespace.kubectl(&[
+                "annotate",
+                "--overwrite",
+                "repositories.stowaway.dev/main",
+                &annotation,
+            ]))
+        };
+        // An id that is not there is accepted in vain.
+        annotate(&"0".repeat(64))?;
+        let refused = namespace.wait_until_repository_refused("main", "RepositoryNotFound").await?;
+        says("the Repository", &refused.message, &[&first, KEY])?;
+
+        annotate("new")?;
+        let second = id(&namespace.wait_until_repository_ready("main").await?)?;
+        ensure!(second != first, "the id is still {first}");
+        let backup = namespace.back_up("after", json!({})).await?;
+        all_green(&backup)?;
+        restic.agrees_with(&backup, &known(&[(SOURCE, &sequence)]))?;
+
+        // It is accepted once: what is gone again stays gone.
+        server.delete(&namespace.cluster);
+        let backup = namespace.back_up("again", json!({ "retryLimit": 0 })).await?;
+        ended("again", &source(&backup, SOURCE)?.outcome, Verdict::Failed, &["RepositoryNotFound"])?;
+        Ok(())
+    })
+    .await
+}
