@@ -331,15 +331,17 @@ fn green_without_a_word_of_what_was_done_is_not_green() {
         message: String::new(),
         ..check_of("1/3", 1)
     };
-    for (mut cellar, report) in
-        vec![(pruned(), unsaid), (pruned(), check_of("1/3", 0)), (checked(), prune_of(&[])), (checked(), contradicted)]
-    {
+    let is_lost = |mut cellar: Repository, report: SourceReport| {
         begin(&mut cellar, DUE);
         let seen = said(&cellar, &report);
         look(&mut cellar, &seen, 200);
         assert_eq!((run(&cellar).reason.as_str(), &run(&cellar).last_success_time), ("ResultLost", &None));
         assert_eq!(state_of(&cellar, SOUND), None);
-    }
+    };
+    is_lost(pruned(), unsaid);
+    is_lost(pruned(), check_of("1/3", 0));
+    is_lost(checked(), prune_of(&[]));
+    is_lost(checked(), contradicted);
 }
 
 #[test]
