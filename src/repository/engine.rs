@@ -185,11 +185,10 @@ pub(super) async fn run<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
-    use crate::{
-        model::{BackendConfig, Connection, Reason, Secret},
-        repository::{Access, LockHolder, LockRules, Patience},
-    };
+    use crate::{model::Reason, repository::fixtures::access};
 
     #[derive(Debug)]
     struct ReadOnly;
@@ -203,18 +202,7 @@ mod tests {
     async fn run_task(
         task: impl FnOnce(&FirstError) -> RusticResult<()> + Send + 'static,
     ) -> Result<(), RepositoryError> {
-        let access = Access {
-            backend: BackendConfig::Folder { path: "/nowhere".into() },
-            password: Secret::new(String::new()),
-            untrimmed_password: None,
-            connection: Connection::default(),
-            credentials: std::collections::BTreeMap::new(),
-            holder: LockHolder { host: String::new(), user: String::new() },
-            locks: LockRules::default(),
-            patience: Patience::default(),
-            expected_ids: Vec::new(),
-        };
-        let store = Store::new(&access, CancellationToken::new()).unwrap();
+        let store = Store::new(&access(Path::new("/nowhere")), CancellationToken::new()).unwrap();
         let first_error = Arc::new(FirstError::default());
         let seen = Arc::clone(&first_error);
         let blame = |what| store.damaged(what);

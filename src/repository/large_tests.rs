@@ -11,9 +11,11 @@ use rustic_core::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Access, LockHolder, LockRules, Patience, PruneRules, Repository, StoreRules, archive,
+    PruneRules, Repository, StoreRules, archive,
     commit::{self, Commit},
-    create, folder,
+    create,
+    fixtures::access,
+    folder,
     index_file::{IndexFile, IndexedPack},
     known::Known,
     open_exclusively,
@@ -23,7 +25,7 @@ use super::{
     tree::{TreeWriter, folder_metadata},
 };
 use crate::{
-    model::{BackendConfig, Connection, Proof, Secret, SnapshotIdentity, mounts},
+    model::{Proof, SnapshotIdentity, mounts},
     stream::{End, Piece, pieces},
 };
 
@@ -34,20 +36,6 @@ const ENTRIES: u32 = 1_000_000;
 const MOST_BYTES: u64 = 144 << 20;
 /// Makes the process run this one test, on that folder.
 const ALONE: &str = "STOWAWAY_TEST_ALONE";
-
-fn access(place: &Path) -> Access {
-    Access {
-        backend: BackendConfig::Folder { path: place.to_str().unwrap().into() },
-        password: Secret::new("password".into()),
-        untrimmed_password: None,
-        connection: Connection::default(),
-        credentials: std::collections::BTreeMap::new(),
-        holder: LockHolder { host: String::new(), user: String::new() },
-        locks: LockRules::default(),
-        patience: Patience::default(),
-        expected_ids: Vec::new(),
-    }
-}
 
 fn identity() -> SnapshotIdentity {
     SnapshotIdentity { host: "shop".into(), path: "/data".into(), tags: vec![] }

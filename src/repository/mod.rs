@@ -22,6 +22,8 @@ mod crypto_stream;
 mod engine;
 mod error;
 mod export;
+#[cfg(test)]
+mod fixtures;
 mod folder;
 mod index_file;
 mod keys;

@@ -5,12 +5,8 @@ use std::{fs, path::PathBuf, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::{
-    model::{BackendConfig, Connection, Secret},
-    repository::{
-        Access, LockHolder, LockRules, Patience, archive::store_with, create, open_exclusively, pack::BlobKind,
-        packer::Packer,
-    },
+use crate::repository::{
+    archive::store_with, create, fixtures::access, open_exclusively, pack::BlobKind, packer::Packer,
 };
 
 struct Case {
@@ -18,20 +14,6 @@ struct Case {
     repository: Repository,
     written: Written,
     id: Id,
-}
-
-fn access(place: &std::path::Path) -> Access {
-    Access {
-        backend: BackendConfig::Folder { path: place.to_str().unwrap().into() },
-        password: Secret::new("password".into()),
-        untrimmed_password: None,
-        connection: Connection::default(),
-        credentials: std::collections::BTreeMap::new(),
-        holder: LockHolder { host: "runner".into(), user: "pod UID 1".into() },
-        locks: LockRules::default(),
-        patience: Patience::default(),
-        expected_ids: Vec::new(),
-    }
 }
 
 impl Case {

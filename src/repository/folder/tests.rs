@@ -10,12 +10,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    model::{BackendConfig, Connection, Reason, Secret},
+    model::Reason,
     repository::{
-        Access, LockHolder, LockRules, Patience,
         archive::store_with,
         commit::Commit,
         create,
+        fixtures::access,
         pack::BlobKind,
         packer::{Packer, Written},
     },
@@ -51,17 +51,7 @@ struct Case {
 impl Case {
     async fn new() -> Self {
         let place = tempfile::tempdir().unwrap();
-        let access = Access {
-            backend: BackendConfig::Folder { path: place.path().join("repository").to_str().unwrap().into() },
-            password: Secret::new("password".into()),
-            untrimmed_password: None,
-            connection: Connection::default(),
-            credentials: std::collections::BTreeMap::new(),
-            holder: LockHolder { host: String::new(), user: String::new() },
-            locks: LockRules::default(),
-            patience: Patience::default(),
-            expected_ids: Vec::new(),
-        };
+        let access = access(&place.path().join("repository"));
         let repository = create(access, CancellationToken::new()).await.unwrap();
         for folder in ["target", "outside"] {
             fs::create_dir(place.path().join(folder)).unwrap();

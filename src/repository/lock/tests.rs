@@ -8,10 +8,7 @@ use rustic_core::repofile::MasterKey;
 use tokio::{sync::Notify, task::yield_now};
 
 use super::*;
-use crate::{
-    model::{BackendConfig, Connection, Secret},
-    repository::{Access, Patience},
-};
+use crate::repository::{Access, Patience, fixtures::access};
 
 const HASTY: Rhythm =
     Rhythm { refresh: Duration::from_millis(5), retry: Duration::ZERO, lost: Duration::from_mins(20) };
@@ -28,15 +25,8 @@ fn setup() -> Setup {
     let place = tempfile::tempdir().unwrap();
     std::fs::write(place.path().join("config"), "").unwrap();
     let access = Access {
-        backend: BackendConfig::Folder { path: place.path().to_str().unwrap().into() },
-        password: Secret::new(String::new()),
-        untrimmed_password: None,
-        connection: Connection::default(),
-        credentials: std::collections::BTreeMap::new(),
-        holder: LockHolder { host: "runner".into(), user: "pod UID 1".into() },
-        locks: LockRules::default(),
         patience: Patience { request: Duration::from_secs(30), retries: Duration::ZERO, outage: Duration::ZERO },
-        expected_ids: Vec::new(),
+        ..access(place.path())
     };
     let store = Store::new(&access, CancellationToken::new()).unwrap();
     Setup { place, store, cipher: Cipher::of(&MasterKey::new()).unwrap() }

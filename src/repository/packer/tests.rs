@@ -1,15 +1,12 @@
 //! What several threads do to one packer.
 
-use std::{collections::BTreeMap, thread};
+use std::thread;
 
 use rustic_core::repofile::MasterKey;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::{
-    model::{BackendConfig, Connection, Secret},
-    repository::{Access, LockHolder, LockRules, Patience},
-};
+use crate::repository::fixtures::access;
 
 struct Case {
     folder: tempfile::TempDir,
@@ -19,22 +16,11 @@ struct Case {
 impl Case {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let access = Access {
-            backend: BackendConfig::Folder { path: folder.path().to_str().unwrap().into() },
-            password: Secret::new(String::new()),
-            untrimmed_password: None,
-            connection: Connection::default(),
-            credentials: BTreeMap::new(),
-            holder: LockHolder { host: String::new(), user: String::new() },
-            locks: LockRules::default(),
-            patience: Patience::default(),
-            expected_ids: Vec::new(),
-        };
         for kind in ["data", "index"] {
             std::fs::create_dir(folder.path().join(kind)).unwrap();
         }
         let place = Place {
-            store: Store::new(&access, CancellationToken::new()).unwrap(),
+            store: Store::new(&access(folder.path()), CancellationToken::new()).unwrap(),
             cipher: Cipher::of(&MasterKey::new()).unwrap(),
             version: 2,
             progress: Arc::default(),

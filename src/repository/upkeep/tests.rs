@@ -1,6 +1,6 @@
 //! Upkeep of what only another tool's index files can say.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -9,27 +9,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    model::{BackendConfig, DataPart, Proof, Secret, SnapshotIdentity},
+    model::{DataPart, Proof, SnapshotIdentity},
     repository::{
-        Access, LockHolder, LockRules, Patience, Repository, StoreRules, create, crypto, open_exclusively,
+        Repository, StoreRules, create, crypto,
+        fixtures::access,
+        open_exclusively,
         store::{Kind, Write},
     },
     stream::{End, Piece, pieces},
 };
-
-fn access(place: &Path) -> Access {
-    Access {
-        backend: BackendConfig::Folder { path: place.to_str().unwrap().into() },
-        password: Secret::new("password".into()),
-        untrimmed_password: None,
-        connection: crate::model::Connection::default(),
-        credentials: std::collections::BTreeMap::new(),
-        holder: LockHolder { host: String::new(), user: String::new() },
-        locks: LockRules::default(),
-        patience: Patience::default(),
-        expected_ids: Vec::new(),
-    }
-}
 
 async fn store(repository: &Repository, data: &'static [u8]) -> String {
     let (sender, pieces) = pieces();

@@ -1,0 +1,21 @@
+//! What tests open repositories with.
+
+use std::{collections::BTreeMap, path::Path};
+
+use super::{Access, LockHolder, LockRules, Patience};
+use crate::model::{BackendConfig, Connection, Secret};
+
+/// A repository in a folder.
+pub(super) fn access(folder: &Path) -> Access {
+    Access {
+        backend: BackendConfig::Folder { path: folder.display().to_string() },
+        password: Secret::new("password".into()),
+        untrimmed_password: None,
+        connection: Connection::default(),
+        credentials: BTreeMap::new(),
+        holder: LockHolder { host: String::new(), user: String::new() },
+        locks: LockRules::default(),
+        patience: Patience::default(),
+        expected_ids: Vec::new(),
+    }
+}
