@@ -2,6 +2,8 @@
 //!
 //! It must not know how the controller carries it out; it sees status and logs.
 
+use std::{convert::Infallible, time::Duration};
+
 use futures::StreamExt;
 use indicatif::BinaryBytes;
 use jiff::Timestamp;
@@ -13,6 +15,7 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use rand::{RngExt, distr::Alphanumeric};
+use tokio::time::sleep;
 
 use super::{
     CliError,
@@ -31,6 +34,9 @@ use crate::{
     model::Verdict,
     runner::{story, terminated},
 };
+
+/// How often a run that is waited for looks whether the controller is alive.
+const LOOK_AT_CONTROLLER_EVERY: Duration = Duration::from_mins(1);
 
 /// The cluster and namespace that the arguments, else the kubeconfig, mean.
 pub async fn connect(namespace: Option<&str>, context: Option<&str>) -> Result<(Client, String), CliError> {
@@ -103,8 +109,7 @@ pub async fn backup(arguments: BackupArguments) -> Result<u8, CliError> {
         return announce(&created, "backup", &name, &namespace, arguments.output);
     }
     note(&format!("backup {name} created in namespace {namespace}, waiting for its verdict"));
-    note_controller(&client, &arguments.place).await;
-    let ended = wait(&backups, (&namespace, &name), |backup: &Backup| {
+    let waiting = wait(&backups, (&namespace, &name), |backup: &Backup| {
         let status = backup.status.as_ref()?;
         for source in status.sources.iter().filter(|source| source.state == SourceState::Running) {
             if let (Some(job), Some(follower)) = (source.jobs.last(), &mut follower) {
@@ -112,8 +117,11 @@ pub async fn backup(arguments: BackupArguments) -> Result<u8, CliError> {
             }
         }
         status.verdict
-    })
-    .await;
+    });
+    let ended = tokio::select! {
+        ended = waiting => ended,
+        never = watch_controller(&client, &arguments.place) => match never {},
+    };
     if let Some(follower) = follower {
         follower.finish().await;
     }
@@ -126,9 +134,16 @@ pub async fn backup(arguments: BackupArguments) -> Result<u8, CliError> {
     Ok(story::exit_code(verdict))
 }
 
-async fn note_controller(client: &Client, place: &Place) {
-    if let Some(complaint) = controller_life::complaint(client, &place.system_namespace()).await {
-        note(&complaint);
+/// Notes each minute what is wrong with the controller, unless that was noted the last time; never returns, the caller drops it.
+async fn watch_controller(client: &Client, place: &Place) -> Infallible {
+    let mut noted = None;
+    loop {
+        let complaint = controller_life::complaint(client, &place.system_namespace()).await;
+        if let Some(complaint) = complaint.as_ref().filter(|complaint| noted.as_ref() != Some(*complaint)) {
+            note(complaint);
+        }
+        noted = complaint;
+        sleep(LOOK_AT_CONTROLLER_EVERY).await;
     }
 }
 
@@ -187,15 +202,17 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
         return announce(&created, "restore", &name, &namespace, arguments.output);
     }
     note(&format!("restore {name} created in namespace {namespace}, waiting for its verdict"));
-    note_controller(&client, &arguments.place).await;
-    let ended = wait(&restores, (&namespace, &name), |restore: &Restore| {
+    let waiting = wait(&restores, (&namespace, &name), |restore: &Restore| {
         let status = restore.status.as_ref()?;
         if let (Some(job), Some(follower)) = (&status.job, &mut follower) {
             follower.follow(job, source.as_str());
         }
         status.outcome.verdict
-    })
-    .await;
+    });
+    let ended = tokio::select! {
+        ended = waiting => ended,
+        never = watch_controller(&client, &arguments.place) => match never {},
+    };
     if let Some(follower) = follower {
         follower.finish().await;
     }

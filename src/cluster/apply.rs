@@ -78,14 +78,16 @@ where
     }
 }
 
-/// Makes a claim unless there is one of its name, whoever made that.
-pub async fn create_claim(client: &Client, claim: &PersistentVolumeClaim) -> Result<(), CallError> {
+/// Makes a claim, and returns true; false if there is one of its name, which is left as it is.
+pub async fn create_claim(client: &Client, claim: &PersistentVolumeClaim) -> Result<bool, CallError> {
     let (name, namespace) = (claim.name_any(), claim.namespace().unwrap_or_default());
     let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &namespace);
     let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
     match call::within(api.create(&parameters, claim)).await {
-        Err(error) if code(&error) == Some(409) => Ok(()),
-        created => created.map(drop).map_err(CallError::at(format!("create PersistentVolumeClaim {namespace}/{name}"))),
+        Err(error) if code(&error) == Some(409) => Ok(false),
+        created => {
+            created.map(|_| true).map_err(CallError::at(format!("create PersistentVolumeClaim {namespace}/{name}")))
+        }
     }
 }
 

@@ -49,10 +49,7 @@ use crate::{
 pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let (client, namespace) = (&context.client, seen.namespace().unwrap_or_default());
     let _own_turn = context.turn_of(&namespace).await;
-    let Some(backup) = context.read::<Backup>(&seen).await? else {
-        context.run_figures.forget(metrics::RunKind::backup, (&namespace, &seen.name_any()));
-        return Ok(Action::await_change());
-    };
+    let Some(backup) = context.read::<Backup>(&seen).await? else { return Ok(Action::await_change()) };
     let is_over = backup.status.as_ref().is_some_and(|status| status.verdict.is_some());
     let Some(owner) = Owner::of(&backup) else { return Ok(Action::await_change()) };
     let jobs = observe_jobs(&context, &owner, RunKind::Backup).await?;

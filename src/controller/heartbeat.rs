@@ -9,6 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{build::manifests::CONTROLLER_LEASE, cluster::lease::Tenure};
 
+/// For how many rounds another controller holds the Lease before that is reported.
+const ROUNDS_OF_ANOTHER: u32 = 6;
+
 /// The figure of the last renewal.
 pub(super) fn register(registry: &mut Registry) -> Gauge {
     let renewed = Gauge::default();
@@ -24,29 +27,36 @@ pub(super) fn register(registry: &mut Registry) -> Gauge {
 pub(super) async fn beat(client: Client, instance: &str, renewed: Gauge, token: CancellationToken) {
     let namespace = client.default_namespace().to_owned();
     let mut tenure = Tenure::new(client, &namespace, CONTROLLER_LEASE, instance);
-    let mut is_reported = false;
+    // A controller that was killed has left its Lease, which ends by itself before so many rounds are over.
+    let mut rounds_of_another = 0;
     loop {
         let now = Timestamp::now();
-        match tenure.renew(now).await {
-            Ok(()) if tenure.is_held() => {
+        match tokio::time::timeout(tenure.period(), tenure.renew(now)).await {
+            Ok(Ok(())) if tenure.is_held() => {
                 renewed.set(now.as_second());
-                is_reported = false;
+                rounds_of_another = 0;
             }
-            Ok(()) if !is_reported => {
-                tracing::warn!(
-                    "another controller holds the Lease {CONTROLLER_LEASE}: two controllers may both start runs; keep one replica"
-                );
-                is_reported = true;
+            Ok(Ok(())) => {
+                rounds_of_another += 1;
+                if rounds_of_another == ROUNDS_OF_ANOTHER {
+                    tracing::warn!(
+                        "another controller holds the Lease {CONTROLLER_LEASE}: two controllers may both start runs; keep one \
+                         replica"
+                    );
+                }
             }
-            Ok(()) => {}
-            Err(error) => tracing::warn!("the Lease {CONTROLLER_LEASE} was not renewed: {error}"),
+            Ok(Err(error)) => tracing::warn!("the Lease {CONTROLLER_LEASE} was not renewed: {error}"),
+            Err(_) => tracing::warn!("the Lease {CONTROLLER_LEASE} was not renewed: the API server does not answer"),
         }
         tokio::select! {
             () = token.cancelled() => break,
             () = tokio::time::sleep(tenure.period()) => {}
         }
     }
-    if let Err(error) = tenure.release().await {
-        tracing::warn!("the Lease {CONTROLLER_LEASE} is not given back: {error}");
+    let period = tenure.period();
+    match tokio::time::timeout(period, tenure.release()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!("the Lease {CONTROLLER_LEASE} is not given back: {error}"),
+        Err(_) => tracing::warn!("the Lease {CONTROLLER_LEASE} is not given back: the API server does not answer"),
     }
 }

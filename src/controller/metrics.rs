@@ -4,6 +4,11 @@
 
 mod runs;
 
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use prometheus_client::{
@@ -57,6 +62,8 @@ pub(super) struct RepositoryMetrics {
     last_end: Family<RunLabels, Gauge>,
     sound: Family<RepositoryLabels, Gauge>,
     conditions: Family<ConditionLabels, Gauge>,
+    /// The Repositories that are shown, by namespace and name.
+    known: Arc<Mutex<BTreeSet<(String, String)>>>,
 }
 
 impl RepositoryMetrics {
@@ -88,6 +95,12 @@ impl RepositoryMetrics {
 
     /// Shows what the status says.
     pub fn show(&self, namespace: &str, name: &str, status: &RepositoryStatus) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert((namespace.to_owned(), name.to_owned()));
+        self.set_all(namespace, name, status);
+    }
+
+    fn set_all(&self, namespace: &str, name: &str, status: &RepositoryStatus) {
         let runs = [(Kind::prune, status.prune.as_ref()), (Kind::check, status.check.as_ref().map(|check| &check.run))];
         for (kind, run) in runs {
             let labels = RunLabels { namespace: namespace.to_owned(), repository: name.to_owned(), kind };
@@ -108,9 +121,13 @@ impl RepositoryMetrics {
         }
     }
 
-    /// Shows nothing more of a Repository that is gone.
-    pub fn forget(&self, namespace: &str, name: &str) {
-        self.show(namespace, name, &RepositoryStatus::default());
+    /// Shows nothing more of Repositories that are not among these, each by namespace and name, because they are gone.
+    pub fn keep(&self, there: &BTreeSet<(String, String)>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for (namespace, name) in known.difference(there) {
+            self.set_all(namespace, name, &RepositoryStatus::default());
+        }
+        known.retain(|repository| there.contains(repository));
     }
 }
 
@@ -176,7 +193,9 @@ mod tests {
         set_condition_status(&mut status.conditions, SOUND, "Unknown", ("CheckOverdue", ""), None, at(0));
         metrics.show("orchard", "cellar", &status);
         assert!(!shown(&registry).contains("sound{"), "that nobody has checked for long is no damage");
-        metrics.forget("orchard", "cellar");
+        metrics.keep(&[("orchard".to_owned(), "cellar".to_owned())].into());
+        assert!(shown(&registry).contains("orchard"));
+        metrics.keep(&[("orchard".to_owned(), "loft".to_owned())].into());
         assert!(!shown(&registry).contains("orchard"));
     }
 }

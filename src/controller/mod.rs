@@ -15,7 +15,7 @@ mod start;
 mod tests;
 mod watchdog;
 
-use std::{fmt::Debug, future::Future, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt::Debug, future::Future, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
@@ -25,7 +25,7 @@ use kube::{
     runtime::{
         Controller,
         controller::{Action, Error},
-        reflector::ObjectRef,
+        reflector::{ObjectRef, Store},
         watcher,
     },
 };
@@ -45,6 +45,9 @@ use watchdog::Watchdog;
 
 /// For what is under way when the controller is told to end. It is killed after 30 s.
 const LONGEST_END: Duration = Duration::from_secs(10);
+
+/// How often the figures of objects that are gone are left out.
+const SWEEP_EVERY: Duration = Duration::from_mins(1);
 
 /// Why a reconcile failed; it is made again after a pause.
 #[derive(Debug, thiserror::Error)]
@@ -100,10 +103,12 @@ pub async fn run(
     let instance = settings.instance.clone().unwrap_or_else(|| "controller".to_owned());
     let heartbeat = heartbeat::beat(client.clone(), &instance, renewed, token.clone());
     let context = Arc::new(Context::new(client.clone(), settings, figures_of_objects));
-    let repositories =
-        controller::<Repository>(&client, &[RunKind::Init, RunKind::Repack, RunKind::Prune, RunKind::Check], &token)
-            .run(repository::reconcile, again, context.clone());
+    let upkeep = [RunKind::Init, RunKind::Repack, RunKind::Prune, RunKind::Check];
+    let repositories = controller::<Repository>(&client, &upkeep, &token);
+    let all_of_repositories = repositories.store();
+    let repositories = repositories.run(repository::reconcile, again, context.clone());
     let backups = controller::<Backup>(&client, &[RunKind::Backup], &token);
+    let all_of_backups = backups.store();
     // A Repository that becomes ready is what the Backups of its namespace may wait for.
     let store = backups.store();
     let waiting = move |repository: Seen<Repository>| {
@@ -117,8 +122,22 @@ pub async fn run(
         again,
         context.clone(),
     );
-    let restores =
-        controller::<Restore>(&client, &[RunKind::Restore], &token).run(restore::reconcile, again, context.clone());
+    let restores = controller::<Restore>(&client, &[RunKind::Restore], &token);
+    let all_of_restores = restores.store();
+    let restores = restores.run(restore::reconcile, again, context.clone());
+    // No reconcile follows on a deletion.
+    let (figures_of_all, stopped) = (context.clone(), token.clone());
+    let sweep = async move {
+        while !stopped.is_cancelled() {
+            tokio::select! {
+                () = stopped.cancelled() => break,
+                () = tokio::time::sleep(SWEEP_EVERY) => {}
+            }
+            figures_of_all.figures.keep(&names_in(&all_of_repositories));
+            figures_of_all.run_figures.keep(metrics::RunKind::backup, &names_in(&all_of_backups));
+            figures_of_all.run_figures.keep(metrics::RunKind::restore, &names_in(&all_of_restores));
+        }
+    };
     let watchdog = Watchdog::new(context, evicting, figures, jiff::Timestamp::now()).run(token.clone());
     let answers = async {
         tokio::select! {
@@ -132,7 +151,7 @@ pub async fn run(
         token.cancel();
     };
     let work = async {
-        tokio::join!(drain(repositories), drain(backups), drain(restores), watchdog, heartbeat, answers, stop)
+        tokio::join!(drain(repositories), drain(backups), drain(restores), watchdog, heartbeat, sweep, answers, stop)
     };
     // What has never been listed yet is waited for even then, and a cluster may never answer.
     let too_late = async {
@@ -149,6 +168,14 @@ pub async fn run(
 /// An object as the watches see it: each reconcile reads it anew, so its name is enough. And one that cannot be read (a
 /// newer version wrote it) fails alone, where a watch of whole objects would stop for all of them.
 type Seen<K> = PartialObjectMeta<K>;
+
+/// Namespace and name of each object in a store.
+fn names_in<K>(store: &Store<Seen<K>>) -> BTreeSet<(String, String)>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + 'static,
+{
+    store.state().iter().map(|object| (object.namespace().unwrap_or_default(), object.name_any())).collect()
+}
 
 /// A controller of one kind, which hears of its objects, their Jobs, and the Jobs' pods.
 fn controller<K>(client: &Client, kinds: &[RunKind], token: &CancellationToken) -> Controller<Seen<K>>

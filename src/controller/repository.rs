@@ -23,10 +23,7 @@ use crate::{
 pub(super) async fn reconcile(seen: Arc<Seen<Repository>>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let (client, namespace) = (&context.client, seen.namespace().unwrap_or_default());
     let _own_turn = context.turn_of(&namespace).await;
-    let Some(repository) = context.read::<Repository>(&seen).await? else {
-        context.figures.forget(&namespace, &seen.name_any());
-        return Ok(Action::await_change());
-    };
+    let Some(repository) = context.read::<Repository>(&seen).await? else { return Ok(Action::await_change()) };
     let Some(owner) = Owner::of(&repository) else { return Ok(Action::await_change()) };
     let jobs = observe_jobs(&context, &owner, RunKind::Init).await?;
     let mut upkeep_jobs = Vec::new();

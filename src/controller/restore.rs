@@ -36,10 +36,7 @@ use crate::{
 pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let (client, namespace) = (&context.client, seen.namespace().unwrap_or_default());
     let _own_turn = context.turn_of(&namespace).await;
-    let Some(restore) = context.read::<Restore>(&seen).await? else {
-        context.run_figures.forget(metrics::RunKind::restore, (&namespace, &seen.name_any()));
-        return Ok(Action::await_change());
-    };
+    let Some(restore) = context.read::<Restore>(&seen).await? else { return Ok(Action::await_change()) };
     let is_held = restore.finalizers().iter().any(|finalizer| finalizer == SCALED_FINALIZER);
     let has_verdict = restore.status.as_ref().is_some_and(|status| status.outcome.verdict.is_some());
     let is_over = has_verdict && !is_held;
@@ -106,7 +103,10 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
     let _starting = context.starting(&owner, &actions.start);
     drop(turn);
     match prepare(&context, &restore, &actions.around).await {
-        Ok(()) => {
+        Ok(claim) => {
+            if claim == NewClaim::Present {
+                status.made_claim.clear();
+            }
             let runner_pod = restore.spec.runner_pod.as_ref();
             for refused in
                 carry_out(&context, &owner, (&actions, &jobs, Staged::default()), &repositories, runner_pod).await?
@@ -116,6 +116,7 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
         }
         // What is asked for around it is refused before there is a Job.
         Err(ReconcileError::Call(error)) if is_refusal(&error) && !has_verdict && status.outcome.verdict.is_none() => {
+            status.made_claim.clear();
             plan::restore_refused(&mut status, &mut actions, (Reason::PodNotStarted, &error.to_string()), now);
         }
         Err(error) => return Err(error),
@@ -179,8 +180,17 @@ async fn observe_around(context: &Context, restore: &Restore) -> Result<Option<O
     }))
 }
 
+/// What became of the claim that was to be made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum NewClaim {
+    /// It was made now, or there was none to make.
+    Made,
+    /// One of its name was there already.
+    Present,
+}
+
 /// Does what is planned around the Jobs, but for the end.
-async fn prepare(context: &Context, restore: &Restore, around: &Around) -> Result<(), ReconcileError> {
+async fn prepare(context: &Context, restore: &Restore, around: &Around) -> Result<NewClaim, ReconcileError> {
     let Around { hold, scale, create_claim, release: _ } = around;
     let (client, namespace) = (&context.client, restore.namespace().unwrap_or_default());
     if let Some(was) = hold {
@@ -189,8 +199,8 @@ async fn prepare(context: &Context, restore: &Restore, around: &Around) -> Resul
     if let Some(ScaleTo { kind, name, replicas }) = scale {
         scale::scale_to(client, &namespace, *kind, name, *replicas).await?;
     }
-    if let Some(claim) = create_claim {
-        apply::create_claim(client, claim).await?;
+    match create_claim {
+        Some(claim) if !apply::create_claim(client, claim).await? => Ok(NewClaim::Present),
+        _ => Ok(NewClaim::Made),
     }
-    Ok(())
 }

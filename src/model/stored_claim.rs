@@ -6,7 +6,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{SnapshotIdentity, TagError};
+use super::{SnapshotIdentity, TagError, quantity::billionths};
 
 /// The tag key of the requested size.
 const SIZE: &str = "claim-size";
@@ -18,6 +18,21 @@ const ACCESS_MODES: &str = "claim-access-modes";
 const BETWEEN: char = '+';
 /// The volume mode of a claim that is a block device.
 pub const BLOCK: &str = "Block";
+
+/// The access modes of Kubernetes.
+const MODES: [&str; 4] = ["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"];
+
+fn is_size(text: &str) -> bool {
+    text.len() <= 64 && billionths(text).is_some_and(|size| size > 0)
+}
+
+/// Whether it has the form of an object's name, which is a DNS subdomain.
+fn is_name(text: &str) -> bool {
+    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+    let ends = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    text.len() <= 253 && bytes.iter().all(|byte| is_inner(*byte)) && ends(bytes.first()) && ends(bytes.last())
+}
 
 /// What a claim had requested, as far as that is recorded.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
@@ -42,13 +57,15 @@ pub struct StoredClaim {
 }
 
 impl StoredClaim {
-    /// What the tags of a snapshot record, if anything.
+    /// What the tags of a snapshot record, if anything. Whoever writes into the repository writes tags, so what no claim can
+    /// have requested counts as not recorded.
     pub fn of(identity: &SnapshotIdentity) -> Option<Self> {
-        let text = |key| identity.tag(key).filter(|text| !text.is_empty()).map(str::to_owned);
-        let modes = identity.tag(ACCESS_MODES).unwrap_or_default().split(BETWEEN).filter(|mode| !mode.is_empty());
+        let text =
+            |key, is_possible: fn(&str) -> bool| identity.tag(key).filter(|text| is_possible(text)).map(str::to_owned);
+        let modes = identity.tag(ACCESS_MODES).unwrap_or_default().split(BETWEEN).filter(|mode| MODES.contains(mode));
         let found = Self {
-            size: text(SIZE),
-            storage_class_name: text(STORAGE_CLASS),
+            size: text(SIZE, is_size),
+            storage_class_name: text(STORAGE_CLASS, is_name),
             access_modes: modes.map(str::to_owned).collect(),
             volume_mode: identity.has_tag(SnapshotIdentity::DEVICE).then(|| BLOCK.to_owned()),
         };
@@ -103,6 +120,25 @@ mod tests {
         assert_eq!(StoredClaim::of(&stored), Some(claim.clone()));
         stored.tags.push(SnapshotIdentity::DEVICE.to_owned());
         assert_eq!(StoredClaim::of(&stored), Some(StoredClaim { volume_mode: Some("Block".into()), ..claim }));
+    }
+
+    #[test]
+    fn tags_that_no_claim_can_have_requested_record_nothing() {
+        let long = "a".repeat(254);
+        for tag in [
+            "claim-size=much",
+            "claim-size=-1Gi",
+            "claim-size=0",
+            &format!("claim-size={}", "1".repeat(65)),
+            "claim-storage-class=Fast_Disk",
+            "claim-storage-class=-fast",
+            &format!("claim-storage-class={long}"),
+            "claim-access-modes=Everything",
+        ] {
+            assert_eq!(StoredClaim::of(&identity(&["source=pvc/claim", tag])), None, "{tag}");
+        }
+        let modes = StoredClaim::of(&identity(&["claim-access-modes=Everything+ReadWriteMany"])).unwrap().access_modes;
+        assert_eq!(modes, ["ReadWriteMany"]);
     }
 
     #[test]

@@ -365,6 +365,8 @@ fn found(report: &SourceReport, status: &RestoreStatus) -> Option<FoundSnapshot>
     // A run of an earlier version has found out the size alone.
     let earlier = || SnapshotLookup { bytes: Some(report.bytes), claim: None };
     let SnapshotLookup { bytes, claim } = report.lookup.clone().unwrap_or_else(earlier);
+    // A status holds no greater number.
+    let bytes = bytes.map(|bytes| bytes.min(i64::MAX.unsigned_abs()));
     Some(FoundSnapshot { snapshot, bytes, claim })
 }
 

@@ -71,7 +71,7 @@ pub(super) async fn store_stream(
 ) -> Result<Stored, RepositoryError> {
     tree::checked_path(&identity.path)?;
     let (started, first_error) = (Timestamp::now(), Arc::new(FirstError::default()));
-    let known = Arc::new(Known::read(&repository.cipher, store).await?);
+    let known = Arc::new(Known::read_to_store(&repository.cipher, store).await?);
     let lacking = known.lacking.clone();
     let last_good = match rules.device {
         Some(device) => {

@@ -108,7 +108,7 @@ impl Known {
                 Ok(file) => file.packs.into_iter().try_for_each(|pack| building.add(pack))?,
                 Err(why) => {
                     let path = Kind::Index.path(&id);
-                    tracing::warn!("{path} cannot be read, and what it names counts as not stored: {why}");
+                    tracing::warn!("{path} cannot be read, and what it names counts as not there: {why}");
                     building.lacking.add_index_file(path);
                 }
             }
@@ -117,7 +117,12 @@ impl Known {
         .await?;
         // After the index files: no index file names a pack that was not there before it.
         let sizes = pack_check::sizes(store, &building.packs, &building.lengths).await?;
-        let known = building.finish(sizes)?;
+        building.finish(sizes)
+    }
+
+    /// The same for a run that stores again what is missing, which the log then reports.
+    pub async fn read_to_store(cipher: &Cipher, store: &Store) -> Result<Self, RepositoryError> {
+        let known = Self::read(cipher, store).await?;
         if !known.lacking.is_nothing() {
             tracing::warn!("{}", known.lacking);
         }
@@ -216,7 +221,8 @@ impl Known {
 }
 
 impl PackedBlob {
-    fn plain_length(&self) -> u32 {
+    /// Bytes before compression.
+    pub fn plain_length(&self) -> u32 {
         let plain = self.length.saturating_sub(u32::try_from(OVERHEAD_BYTES).unwrap_or(0));
         self.uncompressed_length.unwrap_or(plain)
     }

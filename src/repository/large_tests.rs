@@ -25,7 +25,7 @@ use super::{
     tree::{TreeWriter, folder_metadata},
 };
 use crate::{
-    model::{Proof, SnapshotIdentity, mounts},
+    model::{DataPart, Proof, SnapshotIdentity, mounts},
     stream::{End, Piece, pieces},
 };
 
@@ -171,5 +171,8 @@ async fn work(place: &Path) {
     let report = repository.prune(&PruneRules::default()).await.unwrap();
     assert_eq!(report.packs_removed, u64::from(PACKS), "{report:?}");
     is_little("a prune");
+    let report = repository.check(Some(DataPart::ALL)).await.unwrap();
+    assert!(report.is_sound() && report.packs_read > 3, "{report:?}");
+    is_little("a check of all data");
     repository.close().await;
 }

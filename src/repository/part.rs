@@ -101,8 +101,8 @@ impl Fetcher {
 
 /// Which parts are read together: each once, by pack, in order.
 pub(super) fn requests(mut parts: Vec<Part>) -> Vec<Vec<Part>> {
-    parts.sort_unstable_by_key(|part| (part.pack, part.offset));
-    parts.dedup_by_key(|part| (part.pack, part.offset));
+    parts.sort_unstable_by_key(|part| (part.pack, part.offset, part.id));
+    parts.dedup_by_key(|part| (part.pack, part.offset, part.id));
     let mut requests: Vec<Vec<Part>> = Vec::new();
     for part in parts {
         match requests.last_mut() {

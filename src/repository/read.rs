@@ -199,7 +199,10 @@ impl Output {
         let mut hash = Sha256::default();
         let fetch = async |id: DataId| match self.known.find(BlobKind::Data, *id)? {
             Some(blob) => self.fetcher.fetch(blob.part).await,
-            None => Err(self.fetcher.store.damaged(format!("the part {} is in no index", id.to_hex().as_str()))),
+            None => {
+                let (id, lacking) = (id.to_hex(), self.known.lacking.as_cause());
+                Err(self.fetcher.store.damaged(format!("the part {} is in no index{lacking}", id.as_str())))
+            }
         };
         let mut contents = pin!(stream::iter(ids).map(fetch).buffered(READ_AHEAD));
         while let Some(content) = contents.next().await {

@@ -13,8 +13,10 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
     RepositoryError,
+    index_file::null_is_empty,
     long_blob::{self, LongReader},
     part::{Fetcher, Part},
+    scratch,
 };
 
 /// A tree of more bytes, before compression, is read through a temporary file.
@@ -40,8 +42,26 @@ impl<T> Default for TreeNodes<T> {
 
 /// A tree as a whole.
 #[derive(Deserialize)]
+#[serde(bound(deserialize = "T: Deserialize<'de>"))]
 struct Tree<T> {
-    nodes: Option<Vec<T>>,
+    #[serde(deserialize_with = "null_is_empty")]
+    nodes: Vec<T>,
+}
+
+/// Why there is no entry.
+#[derive(Debug)]
+enum Fault {
+    /// It is no tree, or another one than its id says.
+    NotATree(String),
+    /// The temporary file that it is in failed.
+    Scratch(io::Error),
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        // What comes from the system concerns the file; all else, the content.
+        if error.raw_os_error().is_some() { Self::Scratch(error) } else { no_tree(error) }
+    }
 }
 
 impl<T: DeserializeOwned> TreeNodes<T> {
@@ -53,21 +73,28 @@ impl<T: DeserializeOwned> TreeNodes<T> {
             return Self::of(&fetcher.fetch(part).await?).map_err(damaged);
         }
         let reader = BufReader::with_capacity(64 << 10, long_blob::fetch(fetcher, part).await?);
-        let nodes = LongNodes::new(reader).map_err(damaged)?;
-        Ok(Self(Source::Long(Box::new(nodes))))
+        match LongNodes::new(reader) {
+            Ok(nodes) => Ok(Self(Source::Long(Box::new(nodes)))),
+            Err(Fault::NotATree(why)) => Err(damaged(why)),
+            Err(Fault::Scratch(error)) => Err(scratch::failed(error)),
+        }
     }
 
     /// The entries of a tree that is in memory; the error says why it is none.
     pub fn of(plain: &[u8]) -> Result<Self, String> {
         let tree: Tree<T> = serde_json::from_slice(plain).map_err(|error| format!("it is no tree: {error}"))?;
-        Ok(Self(Source::Short(tree.nodes.unwrap_or_default().into_iter())))
+        Ok(Self(Source::Short(tree.nodes.into_iter())))
     }
 
-    /// The next entry, or none after the last; the error says why there is none.
-    pub fn next(&mut self) -> Result<Option<T>, String> {
+    /// The next entry, or none after the last; the inner error says why the tree cannot be read.
+    pub fn next(&mut self) -> Result<Result<Option<T>, String>, RepositoryError> {
         match &mut self.0 {
-            Source::Short(nodes) => Ok(nodes.next()),
-            Source::Long(nodes) => nodes.next(),
+            Source::Short(nodes) => Ok(Ok(nodes.next())),
+            Source::Long(nodes) => match nodes.next() {
+                Ok(node) => Ok(Ok(node)),
+                Err(Fault::NotATree(why)) => Ok(Err(why)),
+                Err(Fault::Scratch(error)) => Err(scratch::failed(error)),
+            },
         }
     }
 }
@@ -107,7 +134,10 @@ pub(super) async fn fetch_batch<T: DeserializeOwned>(
     };
     let mut contents = fetcher.clone().fetch_all(several.iter().map(|(_, part)| *part).collect()).await?;
     let places: Vec<(usize, Id)> = several.iter().map(|(place, part)| (*place, part.id)).collect();
-    let parsed = places.into_iter().filter_map(move |(place, id)| Some((place, TreeNodes::of(&contents.remove(&id)?))));
+    let parsed = places.into_iter().map(move |(place, id)| {
+        let plain = contents.remove(&id).ok_or_else(|| "it was not fetched".to_owned());
+        (place, plain.and_then(|plain| TreeNodes::of(&plain)))
+    });
     Ok(alone.into_iter().chain(parsed))
 }
 
@@ -120,19 +150,21 @@ struct LongNodes<R, T> {
 }
 
 impl<R: BufRead, T: DeserializeOwned> LongNodes<R, T> {
-    fn new(mut reader: R) -> Result<Self, String> {
+    fn new(mut reader: R) -> Result<Self, Fault> {
         let mut is_over = false;
         expect(&mut reader, b'{')?;
-        let name = String::deserialize(&mut serde_json::Deserializer::from_reader(&mut reader)).map_err(no_tree)?;
+        let name = String::deserialize(&mut serde_json::Deserializer::from_reader(&mut reader));
+        let name = name.map_err(io::Error::from)?;
         if name != "nodes" {
-            return Err(format!("it is no tree: it begins with {name:?}"));
+            return Err(no_tree(format!("it begins with {name:?}")));
         }
         expect(&mut reader, b':')?;
         match token(&mut reader)? {
             b'[' => {}
             // Go writes an empty list as null.
             b'n' => {
-                reader.by_ref().take(3).read_to_end(&mut Vec::new()).map_err(no_tree)?;
+                reader.by_ref().take(3).read_to_end(&mut Vec::new())?;
+                end(&mut reader)?;
                 is_over = true;
             }
             other => return Err(unexpected(other)),
@@ -140,7 +172,7 @@ impl<R: BufRead, T: DeserializeOwned> LongNodes<R, T> {
         Ok(Self { reader, is_first: true, is_over, nodes: PhantomData })
     }
 
-    fn next(&mut self) -> Result<Option<T>, String> {
+    fn next(&mut self) -> Result<Option<T>, Fault> {
         if self.is_over {
             return Ok(None);
         }
@@ -149,8 +181,8 @@ impl<R: BufRead, T: DeserializeOwned> LongNodes<R, T> {
         match (next, is_first) {
             (b']', _) => {
                 self.is_over = true;
-                // To the end, where the blob's id is compared.
-                return io::copy(&mut self.reader, &mut io::sink()).map(|_| None).map_err(no_tree);
+                token(&mut self.reader)?;
+                return end(&mut self.reader).map(|()| None);
             }
             (b',', false) => {
                 token(&mut self.reader)?;
@@ -159,14 +191,34 @@ impl<R: BufRead, T: DeserializeOwned> LongNodes<R, T> {
             (other, _) => return Err(unexpected(other)),
         }
         // A value that ends with a brace is read to that and not beyond.
-        T::deserialize(&mut serde_json::Deserializer::from_reader(&mut self.reader)).map(Some).map_err(no_tree)
+        let node = T::deserialize(&mut serde_json::Deserializer::from_reader(&mut self.reader));
+        node.map(Some).map_err(|error| io::Error::from(error).into())
+    }
+}
+
+/// Reads what comes after the entries, to the end, where the blob's id is compared.
+fn end(reader: &mut impl BufRead) -> Result<(), Fault> {
+    match token(reader)? {
+        // Other fields.
+        b',' => io::copy(reader, &mut io::sink()).map(drop).map_err(Fault::from),
+        b'}' => loop {
+            let rest = reader.fill_buf()?;
+            if let Some(other) = rest.iter().find(|byte| !byte.is_ascii_whitespace()) {
+                return Err(unexpected(*other));
+            }
+            match rest.len() {
+                0 => return Ok(()),
+                length => reader.consume(length),
+            }
+        },
+        other => Err(unexpected(other)),
     }
 }
 
 /// The next byte that is no white space, which stays to be read.
-fn peek(reader: &mut impl BufRead) -> Result<u8, String> {
+fn peek(reader: &mut impl BufRead) -> Result<u8, Fault> {
     loop {
-        let next = *reader.fill_buf().map_err(no_tree)?.first().ok_or_else(|| no_tree("it ends too early"))?;
+        let next = *reader.fill_buf()?.first().ok_or_else(|| no_tree("it ends too early"))?;
         if !next.is_ascii_whitespace() {
             return Ok(next);
         }
@@ -174,23 +226,23 @@ fn peek(reader: &mut impl BufRead) -> Result<u8, String> {
     }
 }
 
-fn token(reader: &mut impl BufRead) -> Result<u8, String> {
+fn token(reader: &mut impl BufRead) -> Result<u8, Fault> {
     let next = peek(reader)?;
     reader.consume(1);
     Ok(next)
 }
 
-fn expect(reader: &mut impl BufRead, wanted: u8) -> Result<(), String> {
+fn expect(reader: &mut impl BufRead, wanted: u8) -> Result<(), Fault> {
     let found = token(reader)?;
     if found == wanted { Ok(()) } else { Err(unexpected(found)) }
 }
 
-fn unexpected(byte: u8) -> String {
+fn unexpected(byte: u8) -> Fault {
     no_tree(format!("{:?} is at a wrong place", char::from(byte)))
 }
 
-fn no_tree(why: impl std::fmt::Display) -> String {
-    format!("it is no tree: {why}")
+fn no_tree(why: impl std::fmt::Display) -> Fault {
+    Fault::NotATree(format!("it is no tree: {why}"))
 }
 
 #[cfg(test)]
@@ -202,7 +254,7 @@ mod tests {
         name: String,
     }
 
-    fn long(json: &str) -> Result<Vec<String>, String> {
+    fn long(json: &str) -> Result<Vec<String>, Fault> {
         // A short buffer, so that its border is everywhere.
         let mut nodes = LongNodes::<_, Named>::new(BufReader::with_capacity(3, json.as_bytes()))?;
         let mut names = Vec::new();
@@ -222,7 +274,7 @@ mod tests {
         ] {
             assert_eq!(long(json).unwrap(), expected, "{json}");
             let (mut short, mut names) = (TreeNodes::<Named>::of(json.as_bytes()).unwrap(), Vec::new());
-            while let Some(node) = short.next().unwrap() {
+            while let Some(node) = short.next().unwrap().unwrap() {
                 names.push(node.name);
             }
             assert_eq!(names, expected, "{json}");
@@ -239,8 +291,29 @@ mod tests {
             r#"{"nodes":[{"name":"a"}"#,
             r#"{"nodes":[{"name":"a"}{"name":"b"}]}"#,
             r#"{"nodes":[,{"name":"a"}]}"#,
+            "{}",
+            r#"{"nodes":[]}x"#,
+            r#"{"nodes":[]]"#,
         ] {
-            assert!(long(json).is_err(), "{json}");
+            assert!(matches!(long(json), Err(Fault::NotATree(_))), "{json}");
+            assert!(TreeNodes::<Named>::of(json.as_bytes()).is_err(), "{json}");
         }
+    }
+
+    /// A temporary file that fails.
+    struct Failing;
+
+    impl Read for Failing {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::from_raw_os_error(5))
+        }
+    }
+
+    #[test]
+    fn temporary_file_that_fails_is_no_damage_of_the_tree() {
+        let begin = &br#"{"nodes":[{"name":"a"},{"na"#[..];
+        let mut nodes = LongNodes::<_, Named>::new(BufReader::new(begin.chain(Failing))).unwrap();
+        assert_eq!(nodes.next().unwrap().unwrap().name, "a");
+        assert!(matches!(nodes.next(), Err(Fault::Scratch(_))));
     }
 }

@@ -74,7 +74,7 @@ impl<'a> Trees<'a> {
 
     /// The next entry of the folder at that path, or none after the last.
     pub fn next_of(&self, nodes: &mut TreeNodes<Node>, path: &Path) -> Result<Option<Node>, RepositoryError> {
-        nodes.next().map_err(|why| self.unreadable(path, &why))
+        nodes.next()?.map_err(|why| self.unreadable(path, &why))
     }
 
     /// What is at a path of a snapshot's trees.

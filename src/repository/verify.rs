@@ -31,7 +31,8 @@ async fn verify(repository: &Repository, store: &Store, snapshot: &str) -> Resul
     let known = Known::read(&repository.cipher, store).await?;
     let fetcher = Fetcher { store: store.clone(), cipher: repository.cipher.clone() };
     let missing = |what: &str, id: Id| {
-        store.damaged(format!("the {what} {} of snapshot {snapshot} is not there", id.to_hex().as_str()))
+        let (id, lacking) = (id.to_hex(), known.lacking.as_cause());
+        store.damaged(format!("the {what} {} of snapshot {snapshot} is not there{lacking}", id.as_str()))
     };
     let take = |kind, id| {
         known.take(kind, id)?.ok_or_else(|| missing(if kind == BlobKind::Tree { "tree" } else { "data" }, id))
@@ -44,7 +45,7 @@ async fn verify(repository: &Repository, store: &Store, snapshot: &str) -> Resul
         let batch = next_batch(&mut waiting, |place| known.part_at(place))?;
         for (_, tree) in fetch_batch::<Node>(&fetcher, &batch).await? {
             let mut nodes = tree.map_err(unreadable)?;
-            while let Some(node) = nodes.next().map_err(unreadable)? {
+            while let Some(node) = nodes.next()?.map_err(unreadable)? {
                 let mut bytes = 0;
                 for id in node.content.iter().flatten() {
                     bytes += u64::from(take(BlobKind::Data, **id)?.part.plain_length);

@@ -3,7 +3,7 @@
 //! It must not know where they are shown. A namespace without runs has none.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -103,11 +103,17 @@ impl RunMetrics {
         });
     }
 
-    /// A run that is gone counts no more.
-    pub fn forget(&self, kind: Kind, (namespace, name): (&str, &str)) {
-        self.change(kind, namespace, |runs| {
-            runs.remove(name);
-        });
+    /// Runs that are not among these, each by namespace and name, are gone and count no more.
+    pub fn keep(&self, kind: Kind, there: &BTreeSet<(String, String)>) {
+        let namespaces: Vec<String> = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.keys().filter(|(_, of)| *of == kind).map(|(namespace, _)| namespace.clone()).collect()
+        };
+        for namespace in namespaces {
+            self.change(kind, &namespace, |runs| {
+                runs.retain(|name, _| there.contains(&(namespace.clone(), name.clone())));
+            });
+        }
     }
 
     fn change(&self, kind: Kind, namespace: &str, change: impl FnOnce(&mut Runs)) {
@@ -155,10 +161,13 @@ mod tests {
         has(&format!("stowaway_runs{{{labels},verdict=\"Failed\"}} 1"));
         has(&format!("stowaway_runs{{{labels},verdict=\"Running\"}} 0"));
         has(&format!("stowaway_run_last_end_timestamp_seconds{{{labels},verdict=\"Failed\"}} 200"));
-        metrics.forget(Kind::backup, ("orchard", "a"));
+        let there = |names: &[&str]| names.iter().map(|name| ("orchard".to_owned(), (*name).to_owned())).collect();
+        metrics.keep(Kind::restore, &there(&[]));
+        metrics.keep(Kind::backup, &there(&["b", "c"]));
         has(&format!("stowaway_runs{{{labels},verdict=\"Succeeded\"}} 0"));
         has(&format!("stowaway_run_last_end_timestamp_seconds{{{labels},verdict=\"Succeeded\"}} 100"));
-        metrics.forget(Kind::backup, ("orchard", "b"));
+        has(&format!("stowaway_runs{{{labels},verdict=\"Failed\"}} 1"));
+        metrics.keep(Kind::backup, &there(&[]));
         assert!(!shown().contains("orchard"), "{}", shown());
     }
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     api::{FoundSnapshot, NewClaim, Restore, RestoreClaim},
-    model::{BLOCK, Reason, StoredClaim},
+    model::{BLOCK, Reason, StoredClaim, billionths},
     plan::{labels, names::Owner},
 };
 
@@ -52,7 +52,9 @@ pub(super) fn make(
     let (size, of_size) = size((restore, to), new, &stored, found.and_then(|found| found.bytes))?;
     let (class, of_class) = storage_class(new, &stored, storage_classes);
     let mode = volume_mode(new, found);
-    let modes = access_modes(new, &stored);
+    // Another class may not have them.
+    let is_its_own = class == stored.storage_class_name;
+    let modes = access_modes(new, is_its_own.then_some(&stored.access_modes));
     let description = format!(
         "claim {} was made with {}{of_size}, {of_class}, {}{}",
         to.name,
@@ -94,7 +96,16 @@ fn size(
         return Ok((size.clone(), ""));
     }
     if let Some(size) = &stored.size {
-        return Ok((Quantity(size.clone()), " as its own claim had requested when it was stored"));
+        // A volume may have had more than its claim requested.
+        return Ok(match bytes.filter(|bytes| !has_room(size, *bytes)) {
+            None => (Quantity(size.clone()), " as its own claim had requested when it was stored"),
+            Some(bytes) => (
+                generous(bytes),
+                " (half as much again as the snapshot has, and 1 GiB, because its own claim had requested less than that: \
+                 Kubernetes refuses a manifest that requests less, so give its size in spec.to.claim.create.size where the \
+                 volume will have more)",
+            ),
+        });
     }
     let Some(bytes) = bytes else {
         let message = format!(
@@ -111,6 +122,11 @@ fn size(
         ""
     };
     Ok((generous(bytes), why))
+}
+
+/// Whether a volume of that size has room for so many bytes.
+fn has_room(size: &str, bytes: u64) -> bool {
+    billionths(size).is_none_or(|size| size / 1_000_000_000 >= i128::from(bytes))
 }
 
 /// Room for so many bytes of files: blocks are bigger than small files, and file systems take their part.
@@ -134,10 +150,10 @@ fn storage_class(new: &NewClaim, stored: &StoredClaim, existing: &[String]) -> (
     }
 }
 
-fn access_modes(new: &NewClaim, stored: &StoredClaim) -> Vec<String> {
+fn access_modes(new: &NewClaim, stored: Option<&Vec<String>>) -> Vec<String> {
     let is_writable = |modes: &&Vec<String>| modes.iter().any(|mode| mode.starts_with(WRITABLE));
     match Some(&new.access_modes).filter(|modes| !modes.is_empty()) {
         Some(wished) => wished.clone(),
-        None => Some(&stored.access_modes).filter(is_writable).cloned().unwrap_or_else(|| vec![ONE_NODE.to_owned()]),
+        None => stored.filter(is_writable).cloned().unwrap_or_else(|| vec![ONE_NODE.to_owned()]),
     }
 }

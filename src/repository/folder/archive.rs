@@ -141,7 +141,7 @@ impl Walking<'_> {
     }
 
     fn hand_over(&mut self, depth: usize, node: Node, file: Option<(Opened, PathBuf)>) -> Result<(), RepositoryError> {
-        let before = self.parent.find(depth, &node.name());
+        let before = self.parent.find(depth, &node.name())?;
         let is_unchanged = match &before {
             Some(before) => self.parent.has_unchanged(before, &node)?,
             None => false,

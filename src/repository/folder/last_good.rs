@@ -118,7 +118,7 @@ async fn extent_of_trees(
             Err(RepositoryError::Damaged { .. }) => continue,
             Err(error) => return Err(error),
         };
-        while let Ok(Some(node)) = nodes.next() {
+        while let Ok(Some(node)) = nodes.next()? {
             if node.node_type == NodeType::Dir {
                 extent.folders += 1;
                 trees.extend(node.subtree);

@@ -39,9 +39,9 @@ impl<'a> Parent<'a> {
     }
 
     /// What was there under that name, so many folders below the root.
-    pub fn find(&mut self, depth: usize, name: &OsStr) -> Option<Node> {
+    pub fn find(&mut self, depth: usize, name: &OsStr) -> Result<Option<Node>, RepositoryError> {
         self.levels.truncate(depth + 1);
-        self.levels.get_mut(depth)?.find(name)
+        self.levels.get_mut(depth).map_or(Ok(None), |level| level.find(name))
     }
 
     /// Enters the folder that was found last, or one that was not there.
@@ -77,20 +77,20 @@ impl<'a> Parent<'a> {
 }
 
 impl Level {
-    fn find(&mut self, name: &OsStr) -> Option<Node> {
+    fn find(&mut self, name: &OsStr) -> Result<Option<Node>, RepositoryError> {
         loop {
             if self.next.is_none() {
-                self.next = self.nodes.next().unwrap_or_else(|why| {
+                self.next = self.nodes.next()?.unwrap_or_else(|why| {
                     warn(&why);
                     self.nodes = TreeNodes::default();
                     None
                 });
             }
-            let next = self.next.as_ref()?.name();
-            match (*next).cmp(name) {
+            let Some(next) = &self.next else { return Ok(None) };
+            match (*next.name()).cmp(name) {
                 Ordering::Less => self.next = None,
-                Ordering::Equal => return self.next.take(),
-                Ordering::Greater => return None,
+                Ordering::Equal => return Ok(self.next.take()),
+                Ordering::Greater => return Ok(None),
             }
         }
     }

@@ -52,7 +52,7 @@ pub(super) async fn store_folder(
     };
     let (snapshots, _) = repository.snapshot_files().await?;
     let parent = newest(&snapshots, &identity.host, &identity.path);
-    let known = Arc::new(Known::read(&repository.cipher, store).await?);
+    let known = Arc::new(Known::read_to_store(&repository.cipher, store).await?);
     let lacking = known.lacking.clone();
     let depth = names.len();
     let names = names.into_iter().map(str::to_owned).collect();

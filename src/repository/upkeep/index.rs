@@ -46,6 +46,8 @@ pub(super) struct PackContent {
     pub blob_bytes: u64,
     /// The kind of its first blob; none if there is none.
     pub kind: Option<BlobKind>,
+    /// Bytes of the longest blob before compression.
+    pub longest: u32,
 }
 
 /// The table.
@@ -199,7 +201,7 @@ impl Building {
 /// Of no blobs.
 impl Default for PackContent {
     fn default() -> Self {
-        Self { size: Some(HEADER_BYTES), blobs: 0, blob_bytes: 0, kind: None }
+        Self { size: Some(HEADER_BYTES), blobs: 0, blob_bytes: 0, kind: None, longest: 0 }
     }
 }
 
@@ -211,6 +213,7 @@ impl PackContent {
         let follows = u64::from(blob.offset) == self.blob_bytes;
         self.size = self.size.filter(|_| follows).map(|size| size + u64::from(blob.length) + blob.entry_bytes());
         self.blobs += 1;
+        self.longest = self.longest.max(blob.plain_length());
         self.blob_bytes += u64::from(blob.length);
     }
 }

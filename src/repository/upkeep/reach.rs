@@ -109,7 +109,7 @@ impl Reach<'_> {
             Err(why) => return self.lose_tree(place, why, reached),
         };
         loop {
-            match nodes.next().and_then(|node| node.map(content_of).transpose()) {
+            match nodes.next()?.and_then(|node| node.map(content_of).transpose()) {
                 Ok(Some(Content { data, tree })) => {
                     for id in data {
                         self.reach(BlobKind::Data, id, reached)?;
@@ -238,7 +238,7 @@ impl HarmWalk<'_> {
         let mut is_harmed = false;
         match self.reach.read_any_copy(id).await? {
             Ok(mut nodes) => loop {
-                match nodes.next().and_then(|node| node.map(content_of).transpose()) {
+                match nodes.next()?.and_then(|node| node.map(content_of).transpose()) {
                     Ok(Some(Content { data, tree })) => {
                         for id in data {
                             is_harmed |= self.lost.contains(BlobKind::Data, id)?;

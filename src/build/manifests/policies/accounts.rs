@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     api,
+    model::PROGRESS_REASON,
     plan::{
         labels::{ATTEMPT, KIND, REPOSITORY, RUN, SOURCE_HASH},
         names::{ACCOUNT_PREFIX, RunKind},
@@ -40,7 +41,7 @@ const JOB_CONTROLLERS: [&str; 2] =
 /// The labels by which runs are found.
 const MARKS: [&str; 5] = [RUN, KIND, SOURCE_HASH, ATTEMPT, REPOSITORY];
 
-pub(super) fn guards(namespace: &str) -> [Guard; 7] {
+pub(super) fn guards(namespace: &str) -> [Guard; 8] {
     let prefix = text(ACCOUNT_PREFIX);
     let claims = |spec: &str| format!("{spec}.?serviceAccountName.orValue('').startsWith({prefix})");
     [
@@ -114,18 +115,29 @@ pub(super) fn guards(namespace: &str) -> [Guard; 7] {
         Guard {
             name: "stowaway-run-exec",
             rules: vec![("", &["pods/exec"], &["CONNECT"])],
-            concerns: Some((
-                "is-an-account-of-runs",
-                format!(
-                    "request.userInfo.username.matches({})",
-                    text(&format!("^system:serviceaccount:[^:]+:{ACCOUNT_PREFIX}"))
-                ),
-            )),
+            concerns: Some(user_is_account_of_runs()),
             expression: "size(request.userInfo.?extra[?'authentication.kubernetes.io/pod-name'].orValue([])) > 0"
                 .to_owned(),
             message: "accounts that begin with stowaway-run- exec from their pods alone",
         },
+        Guard {
+            name: "stowaway-run-events",
+            rules: vec![("", &["events"], &["CREATE", "UPDATE"])],
+            concerns: Some(user_is_account_of_runs()),
+            expression: format!(
+                "request.userInfo.?extra[?'authentication.kubernetes.io/pod-name'].orValue([]).exists(pod, \
+                 object.metadata.name == pod + '.progress' && object.involvedObject.?name.orValue('') == pod) && \
+                 object.?reason.orValue('') == {} && object.?type.orValue('') == 'Normal'",
+                text(PROGRESS_REASON)
+            ),
+            message: "accounts that begin with stowaway-run- write the Event of their own pod's progress alone",
+        },
     ]
+}
+
+fn user_is_account_of_runs() -> (&'static str, String) {
+    let pattern = text(&format!("^system:serviceaccount:[^:]+:{ACCOUNT_PREFIX}"));
+    ("is-an-account-of-runs", format!("request.userInfo.username.matches({pattern})"))
 }
 
 /// A label by which runs are found or an owner of Stowaway's kinds is there that was not there before, or another value, or is

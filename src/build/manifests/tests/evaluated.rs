@@ -235,6 +235,17 @@ fn accounts_of_runs_are_for_runs_alone() {
         user: json!({ "username": format!("system:serviceaccount:shop:{RUN}"), "groups": [], "extra": extra }),
         ..request("CONNECT", "", "pods/exec")
     };
+    let event = |of: &str, name: &str, reason: &str| Request {
+        user: json!({
+            "username": format!("system:serviceaccount:shop:{RUN}"),
+            "groups": [],
+            "extra": if of.is_empty() { json!({}) } else { json!({ "authentication.kubernetes.io/pod-name": [of] }) },
+        }),
+        ..request("CREATE", "", "events").of(json!({
+            "metadata": { "name": name }, "involvedObject": { "kind": "Pod", "name": "x-1" },
+            "reason": reason, "type": "Normal",
+        }))
+    };
     let node = || Request { user: json!({ "username": "n", "groups": ["system:nodes"] }), ..token(RUN) };
     holds(vec![
         ("pod", create(RUN, &json!([])), Some("stowaway-run-pods")),
@@ -266,6 +277,11 @@ fn accounts_of_runs_are_for_runs_alone() {
         ("exec without a pod", exec(json!({})), Some("stowaway-run-exec")),
         ("exec from a pod", exec(json!({ "authentication.kubernetes.io/pod-name": ["x-1"] })), None),
         ("exec of a person", request("CONNECT", "", "pods/exec"), None),
+        ("progress of its own pod", event("x-1", "x-1.progress", "Progress"), None),
+        ("progress without a pod", event("", "x-1.progress", "Progress"), Some("stowaway-run-events")),
+        ("progress of another pod", event("x-2", "x-1.progress", "Progress"), Some("stowaway-run-events")),
+        ("another Event", event("x-1", "shop.17ab", "Progress"), Some("stowaway-run-events")),
+        ("a warning", event("x-1", "x-1.progress", "NotInjected"), Some("stowaway-run-events")),
     ]);
 }
 

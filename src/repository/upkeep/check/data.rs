@@ -1,6 +1,9 @@
 //! One pack, read from its first byte to its last: its hash, its header, and every blob in it.
 //!
-//! In memory are what was just read and the blob that is not complete yet. It must not know who needs the blobs.
+//! In memory are what was just read and the blob that is not complete yet; one that is too long for that is read once more, by
+//! a temporary file. It must not know who needs the blobs.
+
+use std::io;
 
 use bytes::{Buf, BytesMut};
 use rustic_core::Id;
@@ -11,8 +14,12 @@ use crate::repository::{
     RepositoryError,
     archive::internal,
     crypto::Cipher,
+    long_blob,
     pack::{self, PackedBlob},
+    part::{Fetcher, Part},
+    scratch,
     store::Store,
+    tree_nodes::SHORT_BYTES,
 };
 
 /// How much is read by one request.
@@ -71,7 +78,28 @@ async fn read(
         }
         offset += length;
     }
-    Ok(reading.ended(Id::new(hash.finalize().into()) == id))
+    let is_hash_right = Id::new(hash.finalize().into()) == id;
+    for place in std::mem::take(&mut reading.long) {
+        if let Err(why) = verify_long(store, cipher, blobs[place].part(id)).await? {
+            reading.lose(place, &why);
+        }
+    }
+    Ok(reading.ended(is_hash_right))
+}
+
+/// Reads a blob that is too long for memory; the inner error says why it is not what was written.
+async fn verify_long(store: &Store, cipher: &Cipher, part: Part) -> Result<Result<(), String>, RepositoryError> {
+    let mut reader = match long_blob::fetch(&Fetcher { store: store.clone(), cipher: cipher.clone() }, part).await {
+        Ok(reader) => reader,
+        Err(RepositoryError::Damaged { what, .. }) => return Ok(Err(what)),
+        Err(error) => return Err(error),
+    };
+    match io::copy(&mut reader, &mut io::sink()) {
+        Ok(_) => Ok(Ok(())),
+        // What comes from the system concerns the temporary file; all else, the content.
+        Err(error) if error.raw_os_error().is_some() => Err(scratch::failed(error)),
+        Err(error) => Ok(Err(error.to_string())),
+    }
 }
 
 /// What was read, and what of it is checked.
@@ -82,9 +110,13 @@ struct Reading<'a> {
     next: usize,
     /// Where in the pack `rest` begins, which is not checked yet.
     start: u32,
+    /// How much before that belongs to the next blob, which is a long one.
+    skipped: u32,
     rest: BytesMut,
     /// The content of a blob, in a buffer that each uses again.
     plain: Vec<u8>,
+    /// The places of blobs that are too long for memory, and are read on their own afterwards.
+    long: Vec<usize>,
     /// Of the first blob that is damaged.
     why: Option<String>,
     damaged: Vec<usize>,
@@ -97,8 +129,10 @@ impl<'a> Reading<'a> {
             blobs,
             next: 0,
             start: 0,
+            skipped: 0,
             rest: BytesMut::new(),
             plain: Vec::new(),
+            long: Vec::new(),
             why: None,
             damaged: Vec::new(),
         }
@@ -108,6 +142,14 @@ impl<'a> Reading<'a> {
     fn take(&mut self, bytes: &[u8]) {
         self.rest.extend_from_slice(bytes);
         while let Some(blob) = self.blobs.get(self.next) {
+            if blob.plain_length() > SHORT_BYTES && blob.offset >= self.start.saturating_sub(self.skipped) {
+                if !self.skip(blob) {
+                    return;
+                }
+                self.long.push(self.next);
+                self.next += 1;
+                continue;
+            }
             let checked = match blob.offset.checked_sub(self.start) {
                 // Its index is wrong: it begins within the one before it.
                 None => Err("its index names blobs that overlap".to_owned()),
@@ -121,13 +163,29 @@ impl<'a> Reading<'a> {
                 },
             };
             if let Err(why) = checked {
-                self.why.get_or_insert_with(|| format!("blob {}: {why}", blob.id.to_hex().as_str()));
-                self.damaged.push(self.next);
+                self.lose(self.next, &why);
             }
             self.rest.advance(blob.end().saturating_sub(self.start) as usize);
             self.start = self.start.max(blob.end());
             self.next += 1;
         }
+    }
+
+    /// Leaves out what was read of a blob; whether that was all of it.
+    fn skip(&mut self, blob: &PackedBlob) -> bool {
+        let there = u32::try_from(self.rest.len()).unwrap_or(u32::MAX);
+        let skipped = blob.end().saturating_sub(self.start).min(there);
+        self.rest.advance(skipped as usize);
+        self.start += skipped;
+        let is_over = self.start >= blob.end();
+        self.skipped = if is_over { 0 } else { self.start.saturating_sub(blob.offset) };
+        is_over
+    }
+
+    fn lose(&mut self, place: usize, why: &str) {
+        let id = self.blobs[place].id;
+        self.why.get_or_insert_with(|| format!("blob {}: {why}", id.to_hex().as_str()));
+        self.damaged.push(place);
     }
 
     /// What comes after the last blob must be a header that names the same blobs as the index.

@@ -19,6 +19,10 @@ const MANY_SMALL_PACKS: usize = 16;
 const SMALL_INDEX_BLOBS: usize = 1000;
 const MANY_SMALL_INDEXES: usize = 16;
 
+/// A pack with a longer blob is not packed again, because a blob is verified in memory on the way. Such blobs are the trees of
+/// folders with many entries; Stowaway packs each of them alone.
+const LONGEST_REPACKED_BYTES: u32 = 16 << 20;
+
 /// What becomes of a pack.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Fate {
@@ -140,14 +144,17 @@ fn repack(index: &Index, bytes: &[Bytes], rules: &PruneRules, fates: &mut [Fate]
     let used = bytes.iter().map(|bytes| bytes.used).sum();
     let allowed = rules.max_unused.beside(used);
 
-    let mut partly: Vec<usize> =
-        (0..bytes.len()).filter(|pack| fates[*pack] == Fate::Keep && bytes[*pack].unused > 0).collect();
+    let may_be_repacked = |pack: usize| index.packs[pack].content.longest <= LONGEST_REPACKED_BYTES;
+    let mut partly: Vec<usize> = (0..bytes.len())
+        .filter(|pack| fates[*pack] == Fate::Keep && bytes[*pack].unused > 0 && may_be_repacked(*pack))
+        .collect();
     // Most is won for least where most of a pack is unused. In thousandths: floats have no order.
     partly.sort_by_key(|pack| {
         let Bytes { used, unused } = bytes[*pack];
         (Reverse(unused * 1000 / (used + unused).max(1)), *pack)
     });
-    let mut unused: u64 = partly.iter().map(|pack| bytes[*pack].unused).sum();
+    let mut unused: u64 =
+        bytes.iter().zip(&*fates).filter(|(_, fate)| **fate == Fate::Keep).map(|(bytes, _)| bytes.unused).sum();
     for pack in partly {
         if unused <= allowed {
             break;
@@ -170,7 +177,7 @@ fn repack(index: &Index, bytes: &[Bytes], rules: &PruneRules, fates: &mut [Fate]
             continue;
         }
         for pack in small {
-            if fates[pack] == Fate::Keep && bytes[pack].used <= room {
+            if fates[pack] == Fate::Keep && bytes[pack].used <= room && may_be_repacked(pack) {
                 room -= bytes[pack].used;
                 fates[pack] = Fate::Repack;
             }

@@ -108,6 +108,25 @@ fn of_two_copies_the_one_stays_that_was_packed_anew_without_what_nothing_needs()
     assert_eq!((plan.unused_bytes, plan.repacked_bytes), (0, 0));
 }
 
+#[test]
+fn pack_with_a_blob_that_is_too_long_for_memory_is_never_packed_again() {
+    // With its nonce and tag.
+    let long = LONGEST_REPACKED_BYTES + 33;
+    let packs = [(long, Fate::Keep), (1_000_000, Fate::Repack)].map(|(length, fate)| {
+        // Tree 2 is needed, and 4 is not.
+        let blobs = vec![(2, length), (4, 2_000_000)];
+        let packs = [Written { blobs, is_lost: false, is_short: false, files: vec![(0, false)] }];
+        (index_of(&packs), fate)
+    });
+    for (index, expected) in packs {
+        let mut used = Marks::new(index.len());
+        used.set(index.copies(BlobKind::Tree, id(2)).unwrap()[0].place);
+        let rules = PruneRules { max_unused: Unused::Bytes(0), ..PruneRules::default() };
+        let plan = Plan::new(&index, &used, &rules).unwrap();
+        assert_eq!(plan.fates, [expected]);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
