@@ -52,7 +52,9 @@ async fn repack_ahead(
     match repack::repack(repository, store, &index, &plan, &mut repacked).await {
         Err(error @ RepositoryError::StoreFull { .. }) => {
             tracing::warn!("no room to pack anew ({error}): the prune will make some");
-            switch::take_back(repository, store, repacked).await?;
+            // What an index file names already may be relied on by others, and is left to the prune.
+            let unnamed = repacked.unnamed.packs.iter().map(|pack| pack.id).collect();
+            switch::remove_packs(repository, store, unnamed).await?;
             return Ok(RepackReport::default());
         }
         repacking => repacking?,

@@ -47,7 +47,11 @@ pub(super) async fn switch(
 }
 
 /// Removes packs that no index names.
-async fn remove_packs(repository: &Repository, store: &Store, packs: Vec<Id>) -> Result<(), RepositoryError> {
+pub(super) async fn remove_packs(
+    repository: &Repository,
+    store: &Store,
+    packs: Vec<Id>,
+) -> Result<(), RepositoryError> {
     remove(repository, store, Kind::Pack, &packs).await
 }
 
