@@ -19,22 +19,32 @@ const SOURCE: &str = "pod/box/main";
 /// Several packs, so that there is a store that fails in the middle.
 const STREAM: Sequence = Sequence::new(Kind::Random, 8, 60 << 20);
 
-/// What the store does, and how the run ends.
+/// What the store does, and what happens then.
 struct Case {
     name: &'static str,
     rule: Rule,
-    verdict: Verdict,
+    then: Then,
+}
+
+/// What happens once the store has failed. A store that stays away is waited for, for longer than a test can take.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Then {
+    Nothing,
+    /// The store works again.
+    Heals,
+    /// The run is ended.
+    Ends,
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_fails_hangs_or_goes_away_leaves_nothing_visible() -> Result<()> {
-    let case = |name, rule, verdict| Case { name, rule, verdict };
+    let case = |name, rule, then| Case { name, rule, then };
     let cases = [
-        case("stumbles", Rule::always(Fault::Unavailable).on("PUT", "/data/").times(2), Verdict::Succeeded),
-        case("is-busy", Rule::always(Fault::Unavailable).on("PUT", "/data/").after(1), Verdict::Failed),
-        case("hangs", Rule::always(Fault::Hang).on("PUT", "/data/").after(1), Verdict::Failed),
-        case("goes-away", Rule::always(Fault::Gone).on("PUT", "/data/").after(1).then_gone(), Verdict::Failed),
-        case("goes-late", Rule::always(Fault::Gone).on("PUT", "/index/").then_gone(), Verdict::Failed),
+        case("stumbles", Rule::always(Fault::Unavailable).on("PUT", "/data/").times(2), Then::Nothing),
+        case("is-busy", Rule::always(Fault::Unavailable).on("PUT", "/data/").after(1), Then::Heals),
+        case("hangs", Rule::always(Fault::Hang).on("PUT", "/data/").after(1), Then::Ends),
+        case("goes-away", Rule::always(Fault::Gone).on("PUT", "/data/").after(1).then_gone(), Then::Heals),
+        case("goes-late", Rule::always(Fault::Gone).on("PUT", "/index/").then_gone(), Then::Ends),
     ];
     in_namespace("store", async |namespace: &Namespace| {
         let server = S3::shared(namespace).await?;
@@ -42,15 +52,24 @@ async fn a_store_that_fails_hangs_or_goes_away_leaves_nothing_visible() -> Resul
         let restic = server.restic();
         Runner::new(namespace, server.backend(server.from_here))?.create_repository().await?;
         let expected = known(&[(SOURCE, &STREAM)]);
-        // All at once: what is given up is given up after more than a minute.
         let reports = try_join_all(cases.iter().map(async |case| {
             let proxy = FaultProxy::start(server.from_here).await?;
             let runner = Runner::new(namespace, server.backend(proxy.address()))?;
             proxy.set_rule(Some(case.rule.clone()));
-            let ended = runner.run(runner.backup(&pod, None, case.name)?).await?;
-            let reason = if case.verdict.is_green() { Reason::Completed } else { Reason::StoreUnavailable };
-            ended.is(case.verdict, &[reason])?;
-            ensure!(proxy.faults() > 0, "{}: nothing went wrong", case.name);
+            let run = runner.start(runner.backup(&pod, None, case.name)?)?;
+            let has_failed = async || Ok((proxy.faults() > 0).then_some(()));
+            namespace.wait_until(&format!("the store fails: {}", case.name), has_failed).await?;
+            match case.then {
+                Then::Nothing => {}
+                Then::Heals => proxy.set_rule(None),
+                Then::Ends => run.signal("TERM")?,
+            }
+            let ended = run.ended().await?;
+            if case.then == Then::Ends {
+                ended.is(Verdict::Failed, &[Reason::Cancelled])?;
+            } else {
+                ended.is(Verdict::Succeeded, &[Reason::Completed])?;
+            }
             anyhow::Ok((case.name, ended.report))
         }))
         .await?;
@@ -78,8 +97,11 @@ async fn a_commit_whose_acknowledgement_was_lost_is_adopted_and_not_dumped_twice
         let runner = Runner::new(namespace, server.backend(proxy.address()))?;
         runner.create_repository().await?;
         proxy.set_rule(Some(Rule::always(Fault::LoseAnswer).on("PUT", "/snapshots/").times(1).then_gone()));
-        let first = runner.run(runner.backup(&pod, None, "the-run")?).await?;
-        first.is(Verdict::Failed, &[Reason::CommitUnknown])?;
+        let first = runner.start(runner.backup(&pod, None, "the-run")?)?;
+        let is_away = async || Ok((proxy.faults() > 0).then_some(()));
+        namespace.wait_until("the acknowledgement is lost", is_away).await?;
+        first.signal("TERM")?;
+        first.ended().await?.is(Verdict::Failed, &[Reason::CommitUnknown])?;
 
         proxy.set_rule(None);
         let retry = runner.run(runner.backup(&pod, None, "the-run")?).await?;
