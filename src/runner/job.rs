@@ -45,7 +45,8 @@ pub async fn run_job() -> u8 {
         Ok(mut task) => {
             let note = std::mem::take(&mut task.note);
             let is_in_cluster = !task.cluster.is_empty();
-            let work = carry_out(task.preferring_own_cluster(), cancel.clone());
+            // On the heap: the stack of the main thread is short for it where nothing is optimised.
+            let work = Box::pin(carry_out(task.preferring_own_cluster(), cancel.clone()));
             (within_grace(&cancel, showing_progress(is_in_cluster, work)).await, note)
         }
         Err(failure) => (Err(failure), String::new()),
