@@ -230,7 +230,7 @@ async fn refresh(shared: &Shared, rhythm: Rhythm, mut refreshed: Moment, our: &W
     }
 }
 
-/// Writes a younger file, and tells which one it replaces; none if that is gone.
+/// Writes a younger file, and returns which one it replaces; none if that is missing.
 async fn renew(shared: &Shared, our: &Wanted) -> Result<Option<(Moment, Id)>, RepositoryError> {
     let mut current = shared.current.lock().await;
     let Some(old) = *current else { return Ok(None) };
@@ -309,7 +309,7 @@ impl Wanted {
         Ok(lock)
     }
 
-    /// Writes a new file, and tells from when on others may see it.
+    /// Writes a new file, and returns from when on others may see it.
     async fn write(&self) -> Result<(Id, Moment), RepositoryError> {
         // The owner of our own entry in /proc; where that is missing, restic's answer on such systems.
         let (uid, gid) = std::fs::metadata("/proc/self").map_or((0, 0), |me| (me.uid(), me.gid()));

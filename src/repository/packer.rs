@@ -1,7 +1,8 @@
 //! Blobs into packs, packs into the store, and index files that name what is there. A blob that is known is not stored again.
 //!
-//! A tree that is too long for memory comes in a file, and becomes a pack of its own. Called from several threads at once, which may block. No snapshot comes from here: until one is made, nothing of this is
-//! visible. The first error ends it all. It must not know what blobs hold.
+//! A tree that is too long for memory comes in a file, and becomes a pack of its own. Several threads call a packer at once,
+//! and may block. Until a snapshot names the blobs, nothing of them is visible. The first error ends the run. A packer does
+//! not know what blobs hold.
 
 use std::{
     collections::VecDeque,
@@ -93,7 +94,7 @@ pub(super) struct Packer {
     idle: Mutex<Vec<Sealer>>,
     /// What chunks were in, for the next ones.
     buffers: Mutex<Vec<Vec<u8>>>,
-    /// Blobs of this run, from when somebody began to seal them.
+    /// Blobs of this run, from when a thread began to seal them.
     taken: Mutex<GrowingSet<KEY_BYTES>>,
     filling: Mutex<Filling>,
     uploads: Arc<Semaphore>,
@@ -211,7 +212,7 @@ impl Packer {
         Ok(id)
     }
 
-    /// Whether nobody has stored the blob, nor is about to; then the caller is.
+    /// Whether the blob is neither stored nor being stored; then the caller stores it.
     fn is_new(&self, kind: BlobKind, id: Id) -> Result<bool, RepositoryError> {
         if self.known.take(kind, id)?.is_some() {
             return Ok(false);

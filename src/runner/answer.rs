@@ -82,7 +82,7 @@ async fn send_list(repository: &Repository, snapshot: &str) -> Result<(), Failur
     let list = async {
         let listing = questions::list_into(repository, snapshot, sender);
         let (listed, written) = tokio::join!(listing, write_list(batches, &output));
-        // A listing that breaks ends the answer as an error, so that the asking side sees no trailer.
+        // A listing that breaks ends the answer as an error, so that the client sees no trailer.
         let end = listed.and(written).map(Bytes::from_static);
         let answered = end.as_ref().map(drop).map_err(Clone::clone);
         let _ = output.send(end.map_err(io::Error::other)).await;
@@ -107,7 +107,7 @@ async fn write_list(
             serde_json::to_writer(&mut piece, &entry)
                 .map_err(|error| Failure::new(Reason::InternalError, error.to_string()))?;
         }
-        // The one who asks has gone, which the answer's own end reports.
+        // The client has disconnected, which the answer's own end reports.
         if output.send(Ok(piece.into())).await.is_err() {
             break;
         }

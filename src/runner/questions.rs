@@ -12,7 +12,7 @@ use crate::{
     repository::{Entry, EntryKind, Repository, RepositoryError, SnapshotSummary, StoredFile},
 };
 
-/// How many batches of paths wait for the one who reads them.
+/// How many batches of paths wait for their reader.
 const BATCHES: usize = 4;
 
 /// One question.

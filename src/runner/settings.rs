@@ -19,8 +19,8 @@ use crate::{
     repository::{Access, LockHolder, LockJudge, LockRules, NoJudge, Patience, StoreAccess},
 };
 
-/// A prune of others ends within that; whoever has waited so long fails, and is tried again. It is longer than the 7 minutes
-/// after which a run that only reads passes by the lock of a dead one.
+/// A prune of another client ends within that; a run that has waited so long fails, and is tried again. It is longer than the 7
+/// minutes after which a run that only reads passes by the lock of a dead one.
 const LOCK_WAIT: Duration = Duration::from_mins(10);
 
 /// Who this run is, from the downward API.

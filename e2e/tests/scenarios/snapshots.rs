@@ -307,7 +307,7 @@ async fn log_of_a_run_from_a_snapshot_outlives_the_run() -> Result<()> {
         let job = source(&backup, "pvc/live")?.jobs.last().context("no Job")?.clone();
         let log = process::run(&mut namespace.kubectl(&["logs", &format!("job/{job}")]))?;
         says("the log", &String::from_utf8_lossy(&log), &["opened repository", "verdict Succeeded"])?;
-        // The claim that was made for it goes with its pod, and then the status has what is left of the log.
+        // The claim that was made for it is deleted with its pod, and then the status has what is left of the log.
         nothing_is_left(namespace, &["live"]).await?;
         let kept = process::run(&mut namespace.stowaway(&["logs", "backup/one"])?)?;
         says("what is kept", &String::from_utf8_lossy(&kept), &["pvc/live", "its pod is gone", "verdict Succeeded"])

@@ -116,7 +116,7 @@ fn progress() -> PolicyRule {
 }
 
 /// What the webhook may do in the whole cluster: see whom its own configurations trust, and a pod's warning may name the
-/// Repositories that there are. It sees no pod, no Secret and no exec; what it is asked about comes with the question. It writes
+/// Repositories that there are. It sees no pod, no Secret and no exec; each admission request brings the object. It writes
 /// no webhook configuration, not even its own: who may do that may have every object of the cluster sent to a webhook, and no
 /// policy limits it, since the API server calls none for these objects.
 pub(super) fn webhook() -> ClusterRole {

@@ -245,7 +245,7 @@ impl Repository {
         .await
     }
 
-    /// Whether all that [`Repository::restore_some`] would be asked for is in the snapshot. Nothing is written, and no content
+    /// Whether all that a call of [`Repository::restore_some`] requests is in the snapshot. Nothing is written, and no content
     /// is read.
     ///
     /// Errors: [`RepositoryError::FileNotFound`] with the first path that is not there.

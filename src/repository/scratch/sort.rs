@@ -1,7 +1,7 @@
 //! Records in the order of their bytes, however many there are: sorted runs are written to temporary files and merged.
 //!
 //! The crate `extsort` does the same; it is not used, because it takes a run that was cut for one that ended, and because its
-//! build script has dependencies that nobody maintains.
+//! build script has dependencies without a maintainer.
 
 use std::{
     cmp::Reverse,

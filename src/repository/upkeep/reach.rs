@@ -29,7 +29,7 @@ struct Node {
     subtree: Option<Id>,
 }
 
-/// Blobs that snapshots need, and nobody has; by kind and id.
+/// Blobs that snapshots need, and of which no copy is left; by kind and id.
 #[derive(Debug, Default)]
 pub(super) struct Lost(GrowingSet<KEY_BYTES>);
 

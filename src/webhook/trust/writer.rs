@@ -66,7 +66,7 @@ impl Round for Writer {
     }
 }
 
-/// Writes the bundle where another one is; tells how long nothing will be due.
+/// Writes the bundle where another one is; returns for how long nothing will be due.
 async fn write(client: &Client, namespace: &str) -> Result<Duration, TrustError> {
     let Some(bundle) = proposal::read(client, namespace).await? else { return Ok(PERIOD) };
     if bundle.len() > LONGEST_BUNDLE || !webhook_certs::is_bundle(&bundle) {

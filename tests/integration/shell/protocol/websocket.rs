@@ -66,7 +66,7 @@ async fn silent_server_is_a_cut_unless_it_has_input_to_read() {
     let (outcome, _) = dump_over(session, &control()).await;
     assert_eq!(outcome.unwrap_err().reason, Reason::StreamCut);
 
-    // A restore whose command reads nothing for a while: nobody gets to our pings, and nothing is wrong.
+    // A restore whose command reads nothing for a while: the pings are not read either, and nothing is wrong.
     let (session, mut server) = websocket(pings).await;
     let serving = tokio::spawn(async move {
         server.send(frame(1, format!("{} ready\n", nonce().as_str()).as_bytes())).await.unwrap();
