@@ -59,8 +59,7 @@ enum Fault {
 
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
-        // What comes from the system concerns the file; all else, the content.
-        if error.raw_os_error().is_some() { Self::Scratch(error) } else { no_tree(error) }
+        if scratch::is_of_file(&error) { Self::Scratch(error) } else { no_tree(error) }
     }
 }
 

@@ -22,6 +22,11 @@ pub(super) fn file() -> io::Result<File> {
     tempfile::tempfile()
 }
 
+/// Whether an error while a temporary file is read is one of the file: it comes from the system. All others concern the content.
+pub(super) fn is_of_file(error: &io::Error) -> bool {
+    error.raw_os_error().is_some()
+}
+
 /// Reports that a temporary file failed.
 pub(super) fn failed(source: io::Error) -> RepositoryError {
     RepositoryError::Scratch { folder: env::temp_dir().display().to_string(), source }

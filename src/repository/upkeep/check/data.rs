@@ -96,8 +96,7 @@ async fn verify_long(store: &Store, cipher: &Cipher, part: Part) -> Result<Resul
     };
     match io::copy(&mut reader, &mut io::sink()) {
         Ok(_) => Ok(Ok(())),
-        // What comes from the system concerns the temporary file; all else, the content.
-        Err(error) if error.raw_os_error().is_some() => Err(scratch::failed(error)),
+        Err(error) if scratch::is_of_file(&error) => Err(scratch::failed(error)),
         Err(error) => Ok(Err(error.to_string())),
     }
 }
