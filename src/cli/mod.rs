@@ -216,7 +216,7 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
                 instance: std::env::var("POD_NAME").ok(),
                 metrics_port: arguments.metrics_port,
             };
-            controller::run(settings, told_to_end())
+            controller::run(settings, end_signal())
                 .await
                 .map(|()| 0)
                 .map_err(|error| CliError::Usage(error.to_string()))
@@ -232,14 +232,12 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
                 drain: arguments.drain,
                 certificates_folder: arguments.certificates_folder,
             };
-            webhook::run(settings, told_to_end()).await.map(|()| 0).map_err(|error| CliError::Usage(error.to_string()))
+            webhook::run(settings, end_signal()).await.map(|()| 0).map_err(|error| CliError::Usage(error.to_string()))
         }
-        Verb::Trust(arguments) => {
-            webhook::trust::run_writer(arguments.namespace, arguments.metrics_port, told_to_end())
-                .await
-                .map(|()| 0)
-                .map_err(|error| CliError::Usage(error.to_string()))
-        }
+        Verb::Trust(arguments) => webhook::trust::run_writer(arguments.namespace, arguments.metrics_port, end_signal())
+            .await
+            .map(|()| 0)
+            .map_err(|error| CliError::Usage(error.to_string())),
         Verb::Sidecar { volumes } => Err(CliError::Usage(runner::sidecar::become_supervisor(&volumes).to_string())),
         Verb::SidecarRun { volumes } => Ok(runner::sidecar::run_in_sidecar(&volumes).await),
         Verb::Runner { question: None } => Ok(runner::run_job().await),
@@ -248,10 +246,13 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
     }
 }
 
-/// Waits for the signal. Not within the log's macro: what that does not log, it does not wait for, either.
-async fn told_to_end() {
-    let signal = runner::terminated().await;
-    tracing::info!("{signal} received");
+/// Waits for the signal, outside of the log's macro, because a line that is not logged is not evaluated either.
+fn end_signal() -> impl Future<Output = ()> + Send + 'static {
+    let signal = runner::terminated();
+    async {
+        let signal = signal.await;
+        tracing::info!("{signal} received");
+    }
 }
 
 fn manifests(folder: &std::path::Path, image: &str, cert_manager: bool) -> Result<u8, CliError> {

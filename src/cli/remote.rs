@@ -2,7 +2,7 @@
 //!
 //! It must not know how the controller carries it out; it sees status and logs.
 
-use std::{convert::Infallible, time::Duration};
+use std::time::Duration;
 
 use futures::StreamExt;
 use indicatif::BinaryBytes;
@@ -15,7 +15,7 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use rand::{RngExt, distr::Alphanumeric};
-use tokio::time::sleep;
+use tokio::time::timeout;
 
 use super::{
     CliError,
@@ -37,6 +37,8 @@ use crate::{
 
 /// How often a run that is waited for looks whether the controller is alive.
 const LOOK_AT_CONTROLLER_EVERY: Duration = Duration::from_mins(1);
+/// A look that takes longer ends without a finding, because the wait for the verdict pauses meanwhile.
+const LONGEST_LOOK_AT_CONTROLLER: Duration = Duration::from_secs(10);
 
 /// The cluster and namespace that the arguments, else the kubeconfig, mean.
 pub async fn connect(namespace: Option<&str>, context: Option<&str>) -> Result<(Client, String), CliError> {
@@ -118,10 +120,7 @@ pub async fn backup(arguments: BackupArguments) -> Result<u8, CliError> {
         }
         status.verdict
     });
-    let ended = tokio::select! {
-        ended = waiting => ended,
-        never = watch_controller(&client, &arguments.place) => match never {},
-    };
+    let ended = watching_controller(&client, &arguments.place, waiting).await;
     if let Some(follower) = follower {
         follower.finish().await;
     }
@@ -134,16 +133,22 @@ pub async fn backup(arguments: BackupArguments) -> Result<u8, CliError> {
     Ok(story::exit_code(verdict))
 }
 
-/// Notes each minute what is wrong with the controller, unless that was noted the last time; never returns, the caller drops it.
-async fn watch_controller(client: &Client, place: &Place) -> Infallible {
+/// Waits for the future's end. Notes what is wrong with the controller before it waits, and again each minute if that has
+/// changed.
+async fn watching_controller<T>(client: &Client, place: &Place, waiting: impl Future<Output = T>) -> T {
+    let namespace = place.system_namespace();
     let mut noted = None;
+    tokio::pin!(waiting);
     loop {
-        let complaint = controller_life::complaint(client, &place.system_namespace()).await;
+        let looking = timeout(LONGEST_LOOK_AT_CONTROLLER, controller_life::complaint(client, &namespace));
+        let complaint = looking.await.unwrap_or_default();
         if let Some(complaint) = complaint.as_ref().filter(|complaint| noted.as_ref() != Some(*complaint)) {
             note(complaint);
         }
         noted = complaint;
-        sleep(LOOK_AT_CONTROLLER_EVERY).await;
+        if let Ok(ended) = timeout(LOOK_AT_CONTROLLER_EVERY, &mut waiting).await {
+            return ended;
+        }
     }
 }
 
@@ -209,10 +214,7 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
         }
         status.outcome.verdict
     });
-    let ended = tokio::select! {
-        ended = waiting => ended,
-        never = watch_controller(&client, &arguments.place) => match never {},
-    };
+    let ended = watching_controller(&client, &arguments.place, waiting).await;
     if let Some(follower) = follower {
         follower.finish().await;
     }

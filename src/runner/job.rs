@@ -6,7 +6,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -108,20 +108,25 @@ pub async fn within_grace_of<T>(
     })
 }
 
-/// Waits for a signal that asks this process to end, and names it. Never returns when signals cannot be received.
-pub async fn terminated() -> &'static str {
-    let wait_for = |kind| async move {
-        match signal(kind) {
-            Ok(mut signals) => drop(signals.recv().await),
-            Err(error) => {
-                warn!("signals cannot be received: {error}");
-                std::future::pending::<()>().await;
-            }
+/// Waits for a signal that requests the end of this process, and names it. The signal is caught from this call on, not from the
+/// first poll on, because the kernel ends a process that has no handler yet. Never returns when signals cannot be received.
+pub fn terminated() -> impl Future<Output = &'static str> + Send + 'static {
+    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        tokio::select! {
+            () = receive(terminate) => "SIGTERM",
+            () = receive(interrupt) => "SIGINT",
         }
-    };
-    tokio::select! {
-        () = wait_for(SignalKind::terminate()) => "SIGTERM",
-        () = wait_for(SignalKind::interrupt()) => "SIGINT",
+    }
+}
+
+async fn receive(signals: std::io::Result<Signal>) {
+    match signals {
+        Ok(mut signals) => drop(signals.recv().await),
+        Err(error) => {
+            warn!("signals cannot be received: {error}");
+            std::future::pending::<()>().await;
+        }
     }
 }
 

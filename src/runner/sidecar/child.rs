@@ -34,9 +34,10 @@ pub async fn run_in_sidecar(volumes: &[MountedVolume]) -> u8 {
             return 1;
         }
     };
+    let signal = terminated();
     let asked_to_end = async {
         tokio::select! {
-            name = terminated() => name,
+            name = signal => name,
             () = end_of(stdin) => "the word to end",
         }
     };
