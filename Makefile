@@ -1,96 +1,109 @@
-# The two commands of the README are `make demo` and `make test`; both do all their set-up themselves.
-# `make soak` runs the long truth tests, `make bench` prints figures, `make down` stops the test cluster.
+# The README names `make demo` and `make test`; both do their whole set-up themselves.
+# `make soak` runs the soak tests, `make bench` prints measurements, and `make down` stops the test cluster.
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 cargo := cargo --quiet
-# A user's own cluster is used when KUBECONFIG is set; else the built-in one.
+# The scripts of this folder use the cluster of KUBECONFIG if that is set, or else the built-in one.
 cluster := e2e/cluster
-# Outside of the clone, so that a fresh clone compiles no dependency twice.
+# Outside of the clone, so that a new clone does not compile the dependencies again.
 export CARGO_TARGET_DIR ?= $(or $(STOWAWAY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stowaway)/target
 
-# Cargo takes another clone's programs for this one's when they are younger than the sources here.
+# Touches the sources if another clone has used this target folder. Cargo compares only times, and would otherwise take the
+# programs of the other clone for up to date.
 .PHONY: own
 own:
 	@mkdir -p $(CARGO_TARGET_DIR)
-	@[ "$$(cat $(CARGO_TARGET_DIR)/clone 2>&1)" = "$(CURDIR)" ] || find src tests e2e helper seal webhook-certs -name '*.rs' -exec touch {} +
+	@[ "$$(cat $(CARGO_TARGET_DIR)/clone 2>&1)" = "$(CURDIR)" ] || find src tests e2e helper protocol webhook-certs -name '*.rs' -exec touch {} +
 	@echo "$(CURDIR)" >$(CARGO_TARGET_DIR)/clone
 
 .PHONY: help
-help: ## What can be made
+help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 .PHONY: test
-test: lint unit e2e ## Everything that must hold: lints, unit and repository tests, then all scenarios on the cluster
+test: lint unit e2e ## Runs lints, unit and repository tests, and all scenarios on the cluster
 	@echo "make test: all passed"
 
 .PHONY: tools
-tools: ## Builds what the tests need into the cache (Kubernetes, restic, ...); minutes on a new machine, once
+tools: ## Builds the programs of the tests into the cache (Kubernetes, restic, ...); takes minutes, once per machine
 	@$(cluster)/build
 
 .PHONY: build
-build: own tools ## The binary, and the helper that goes into pods
+build: own tools ## Builds the binary, and the helper that is injected into pods
 	@echo "building stowaway (about 6 minutes on a new machine, seconds later) ..."
 	@$(cargo) build --release
 	@helper/build >/dev/null
 
 .PHONY: lint
-lint: own tools ## Formatting and clippy
+lint: own tools ## Checks formatting, and runs clippy
 	@echo "checking format and lints ..."
 	@$(cargo) fmt --all --check
 	@$(cargo) clippy --release --workspace --all-targets -- -D warnings
 
 .PHONY: unit
-unit: build ## Tests without a cluster, some of them with the real restic
+unit: build ## Runs the tests that need no cluster, some of them with the real restic
 	RUST_TEST_THREADS=4 cargo test --release --no-fail-fast
 
+.PHONY: check
+check: ## The quick loop while you write: format, lints and unit tests, without the cluster and without optimization
+	@cargo fmt --all --check
+	@cargo clippy --quiet --workspace --all-targets -- -D warnings
+	@cargo test --quiet --workspace --lib --bins
+	@cargo test --quiet --test architecture
+
+.PHONY: image-push
+image-push: build ## Builds the image without a container engine and pushes it (REGISTRY=registry.example.com/backup)
+	@[ -n "$(REGISTRY)" ] || { echo "make image-push: set REGISTRY to the registry and path to push to" >&2; exit 2; }
+	@STOWAWAY_REGISTRY=$(REGISTRY) e2e/images/build stowaway $(CARGO_TARGET_DIR)/release/stowaway
+
 .PHONY: cluster
-cluster: build ## The test cluster, with our image and the controller in it
+cluster: build ## Starts the test cluster, and installs Stowaway in it
 	@$(cluster)/up
 	@e2e/images/build
 	@e2e/images/build stowaway $(CARGO_TARGET_DIR)/release/stowaway
 	@e2e/install
 
 .PHONY: e2e
-e2e: cluster ## All scenarios on the cluster
+e2e: cluster ## Runs all scenarios on the cluster
 	RUST_TEST_THREADS=4 cargo test --release --no-fail-fast --package stowaway-e2e
 
 .PHONY: demo
-demo: cluster ## A database is dumped, lost and brought back, before your eyes
+demo: cluster ## Shows a backup, a loss and a restore of a database
 	@e2e/demo
 
 .PHONY: soak
-soak: cluster ## The long truth tests: stalls, cuts and kills by the hundred (hours)
+soak: cluster ## Runs the soak tests, with hundreds of stalls, cuts and kills (hours)
 	@$(cargo) run --release --package stowaway-e2e --bin soak_repository
 	@$(cargo) run --release --package stowaway-e2e --bin soak
 
 .PHONY: bench
-bench: cluster bench-admission bench-repository bench-recognise ## Rate, CPU and peak memory, beside kubectl exec | restic backup --stdin (BENCH_OPTIONS='--sizes 1024')
+bench: cluster bench-admission bench-repository bench-recognise ## Measures rate, CPU and peak memory against kubectl exec | restic backup --stdin (BENCH_OPTIONS='--sizes 1024')
 	@$(cargo) run --release --package stowaway-e2e --bin bench -- $(BENCH_OPTIONS)
 
 .PHONY: bench-admission
-bench-admission: cluster ## Latency, CPU and memory of the webhook, beside a plain handler that parses the same
+bench-admission: cluster ## Measures latency, CPU and memory of the webhook against a minimal handler
 	@$(cargo) run --release --package stowaway-e2e --bin admission
 
 .PHONY: bench-repository
-bench-repository: build ## Folders, checks, prunes and 10,000 snapshots, beside restic; needs no cluster
+bench-repository: build ## Measures backups of folders, checks, prunes and 10,000 snapshots against restic; needs no cluster
 	@$(cargo) run --release --package stowaway-e2e --bin bench_repository -- $(BENCH_REPOSITORY_OPTIONS)
 
 .PHONY: bench-recognise
-bench-recognise: ## What the look at a dump for the end of its format costs, beside SHA-256; needs no cluster
+bench-recognise: ## Measures the recognition of dump formats against SHA-256; needs no cluster
 	@$(cargo) run --release --package stowaway-e2e --bin bench_recognise -- $(BENCH_RECOGNISE_OPTIONS)
 
 .PHONY: fuzz
-fuzz: ## What nobody would write, for an hour each (FUZZ_SECONDS); needs a nightly Rust and cargo-fuzz
+fuzz: ## Runs each fuzz target for an hour (FUZZ_SECONDS); needs a nightly Rust and cargo-fuzz
 	@cd fuzz && for target in annotations protocol admission; do \
 		cargo +nightly fuzz run --sanitizer none $$target -- -max_total_time=$(or $(FUZZ_SECONDS),3600); done
 
 .PHONY: manifests
-manifests: own ## Writes the generated manifests and the README's table anew
+manifests: own ## Writes the generated manifests and the table of docs/annotations.md
 	@$(cargo) run --release --bin stowaway -- manifests --output manifests
-	@e2e/update-readme
+	@e2e/update-docs
 
 .PHONY: down
-down: ## Stops the test cluster and removes what it left
+down: ## Stops and removes the test cluster
 	@$(cluster)/down

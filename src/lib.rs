@@ -1,34 +1,37 @@
-//! Stowaway backs up what runs in Kubernetes, by the annotations that a pod carries.
+//! Stowaway backs up workloads of a Kubernetes cluster, as annotations of their pods specify.
 //!
-//! The module map, and the arrows between them (`tests/architecture.rs` keeps them):
+//! The modules, and which modules each of them may use (`tests/architecture.rs` checks these dependencies):
 //!
 //! ```text
-//! model <- annotations, api <- plan <- inject, build   pure: no client, no async, no clock, no files
-//! plan + inject <- watchdog                         pure, too: whether a pod that runs has what it asks for
-//! model <- stream, seal                             streams that say how they ended; the protocols that prove them
-//! recognise                                         formats of dumps, and their ends; pure, and uses no other module
-//! model, stream <- repository                       knows no Kubernetes
-//! model, stream, api, seal <- cluster               knows no repository
-//! plan + cluster + repository + seal + recognise <- runner      one run, wherever it executes
-//! inject + build + cluster <- webhook               answers the API server, and keeps itself trusted
-//! plan + build + watchdog + cluster <- controller   observe -> plan -> build -> apply -> status
+//! model <- annotations, api <- plan <- inject, resources    pure: no client, no async, no clock, no files
+//! plan + inject <- watchdog                                 pure: whether a running pod has what its annotations request
+//! model <- stream, seal                                     streams with an explicit end; the proofs of that end
+//! recognise                                                 formats of dumps, and their ends; pure, uses no other module
+//! model, stream <- repository                               does not use the Kubernetes API
+//! model, stream, seal <- exec                               commands, and the proof of their output
+//! model, api <- cluster                                     reads and writes by the API server
+//! plan + exec + cluster + repository + recognise <- runner  one run, as a Job or in a sidecar
+//! inject + resources + cluster <- webhook                   admission reviews, and the webhook's own certificates
+//! plan + resources + watchdog + cluster <- controller       observe -> plan -> build -> apply -> status
 //! everything <- cli <- main
 //! ```
 //!
-//! Beside this one: `stowaway-seal`, the sealed protocol, which `seal` is built upon; `stowaway-helper`, the small static
-//! program that speaks it in a pod; `webhook-certs`, which decides on the webhook's certificates.
+//! The other crates: `stowaway-protocol` holds the sealed protocol, which `seal` uses; `stowaway-helper` is the small
+//! static program which implements that protocol in a pod; `webhook-certs` decides when the webhook's certificates are
+//! issued.
 
 pub mod annotations;
 pub mod api;
-pub mod build;
 pub mod cli;
 pub mod cluster;
 pub mod controller;
+pub mod exec;
 pub mod inject;
 pub mod model;
 pub mod plan;
 pub mod recognise;
 pub mod repository;
+pub mod resources;
 pub mod runner;
 pub mod seal;
 pub mod stream;

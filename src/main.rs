@@ -1,4 +1,5 @@
-//! The one binary: the command line's verbs, and the roles `controller` and `runner`. It only parses and dispatches.
+//! The `stowaway` binary: the CLI commands, and the roles `controller`, `webhook` and `runner`. It only calls
+//! [`stowaway::cli::main`].
 
 use std::process::ExitCode;
 

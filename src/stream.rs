@@ -1,39 +1,40 @@
-//! A stream of bytes that says how it ended. The end of a channel is no end of a stream: only [`Piece::End`] is.
-//!
-//! It must not know where bytes come from or go to.
+//! A stream of bytes with an explicit end. The end of the channel does not end the stream: only [`StreamItem::End`]
+//! proves that the stream is complete.
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::model::{Failure, Proof};
 
-/// One piece of a dump on its way to the repository.
+/// One message of a stream between a command, or a volume, and the repository.
 #[derive(Debug)]
-pub enum Piece {
+pub enum StreamItem {
     /// Bytes, in order.
     Data(Bytes),
-    /// All bytes were sent, and the command exited 0. Nothing follows.
+    /// All bytes were sent, and the sender succeeded: its command exited with status 0. Nothing follows.
     End(End),
-    /// The stream failed; what was sent is worth nothing. Nothing follows.
+    /// The stream failed, and the bytes sent before must not be used. Nothing follows.
     Broken(Failure),
 }
 
-/// What is known of a stream that ended well.
+/// The facts about a stream which ended well.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct End {
     /// How its end was proven.
     pub proof: Proof,
-    /// How many bytes the sender handed over; the receiver counts for itself and compares.
+    /// How many bytes the sender sent. The receiver counts the bytes itself and compares.
     pub bytes: u64,
 }
 
-/// The sending side of a stream; dropping it without [`Piece::End`] is a failure.
-pub type PieceSender = mpsc::Sender<Piece>;
+/// The sending side of a stream. The receiver takes it for a failure when this side is dropped before
+/// [`StreamItem::End`] was sent.
+pub type StreamSender = mpsc::Sender<StreamItem>;
 
-/// How many pieces wait between the two sides: with pieces of at most 64 KiB, 1 MiB.
-pub const STREAM_PIECES: usize = 16;
+/// The capacity of the channel. With items of at most 64 KiB the channel holds at most 1 MiB.
+pub const STREAM_ITEMS: usize = 16;
 
-/// A bounded channel for one stream: a slow store blocks the sender, nothing is staged.
-pub fn pieces() -> (PieceSender, mpsc::Receiver<Piece>) {
-    mpsc::channel(STREAM_PIECES)
+/// Creates the bounded channel of one stream. A slow receiver blocks the sender, so that no data is staged in memory or
+/// on disk.
+pub fn pieces() -> (StreamSender, mpsc::Receiver<StreamItem>) {
+    mpsc::channel(STREAM_ITEMS)
 }

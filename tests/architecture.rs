@@ -1,13 +1,14 @@
-//! The house rules that a compiler does not know: which module may use which, what pure code must not touch, and how long
-//! a file may be.
+//! The rules that a compiler does not check: which module may use which, what pure code must not use, the length of a file,
+//! and the vocabulary of `STYLE.md`.
 //!
-//! It must not know what any module does. The arrows are those of the diagram in `src/lib.rs`; code under `#[cfg(test)]`
-//! and files of tests may use whatever they like.
+//! The arrows are those of the diagram in `src/lib.rs`. Code under `#[cfg(test)]` and test files may use every module.
 
 #[path = "architecture/code.rs"]
 mod code;
 #[path = "architecture/events.rs"]
 mod events;
+#[path = "architecture/vocabulary.rs"]
+mod vocabulary;
 
 use std::{
     fs, io,
@@ -15,7 +16,8 @@ use std::{
 };
 
 use code::{UsedPath, used_paths};
-use events::untold;
+use events::unprinted_fields;
+use vocabulary::avoided_terms;
 
 /// Each module of the library, and the modules it may use.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -25,19 +27,32 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("plan", &["model", "annotations", "api"]),
     ("inject", &["model", "annotations", "api", "plan"]),
     ("watchdog", &["model", "annotations", "api", "plan", "inject"]),
-    ("build", &["model", "annotations", "api", "plan"]),
+    ("resources", &["model", "annotations", "api", "plan"]),
     ("stream", &["model"]),
     ("seal", &["model"]),
     ("recognise", &[]),
     ("repository", &["model", "stream"]),
-    ("cluster", &["model", "stream", "api", "seal"]),
+    ("exec", &["model", "stream", "seal"]),
+    ("cluster", &["model", "api"]),
     ("telemetry", &["model"]),
     (
         "runner",
-        &["model", "stream", "annotations", "api", "seal", "plan", "cluster", "repository", "recognise", "telemetry"],
+        &[
+            "model",
+            "stream",
+            "annotations",
+            "api",
+            "seal",
+            "plan",
+            "exec",
+            "cluster",
+            "repository",
+            "recognise",
+            "telemetry",
+        ],
     ),
-    ("controller", &["model", "annotations", "api", "plan", "watchdog", "build", "cluster", "telemetry"]),
-    ("webhook", &["model", "annotations", "api", "plan", "inject", "build", "cluster", "telemetry"]),
+    ("controller", &["model", "annotations", "api", "plan", "watchdog", "resources", "cluster", "telemetry"]),
+    ("webhook", &["model", "annotations", "api", "plan", "inject", "resources", "cluster", "telemetry"]),
     (
         "cli",
         &[
@@ -48,8 +63,9 @@ const ARROWS: &[(&str, &[&str])] = &[
             "seal",
             "plan",
             "inject",
-            "build",
+            "resources",
             "repository",
+            "exec",
             "cluster",
             "telemetry",
             "runner",
@@ -60,7 +76,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
 ];
 
-/// Modules without client, async, clock, files or chance.
+/// Modules without clients, async, clocks, files or random numbers.
 const PURE: &[&str] = &[
     "model",
     "annotations",
@@ -68,22 +84,25 @@ const PURE: &[&str] = &[
     "plan",
     "inject",
     "watchdog",
-    "build",
+    "resources",
     "seal",
     "stream",
     "recognise",
-    "stowaway_seal",
+    "stowaway_protocol",
     "webhook_certs",
 ];
 
-/// Files of other modules that are as pure: a file, or a beginning of the paths of several.
+/// Pure files of other modules: a path, or a prefix of several paths.
 const PURE_FILES: &[&str] = &["src/webhook/decision.rs", "src/webhook/review.rs", "src/webhook/validate"];
 
-/// Crates of their own whose files are held to the rules of a module of this name.
-const CRATES: &[(&str, &str)] =
-    &[("seal/src/", "stowaway_seal"), ("helper/src/", "stowaway_helper"), ("webhook-certs/src/", "webhook_certs")];
+/// Other crates of the workspace, whose files follow the rules of a module of this name.
+const CRATES: &[(&str, &str)] = &[
+    ("protocol/src/", "stowaway_protocol"),
+    ("helper/src/", "stowaway_helper"),
+    ("webhook-certs/src/", "webhook_certs"),
+];
 
-/// What pure code must not name. One word is a crate, more are a path's beginning, or a type's own function.
+/// What pure code must not name: a crate, a prefix of a path, or an associated function.
 const IMPURE: &[&[&str]] = &[
     &["kube", "Client"],
     &["kube", "client"],
@@ -105,17 +124,17 @@ const IMPURE: &[&[&str]] = &[
     &["Zoned", "now"],
 ];
 
-/// Files of pure modules, and what they may use nevertheless.
+/// Exceptions: files of pure modules, and what they may use.
 const EXCEPTIONS: &[(&str, &[&str])] = &[
-    // A channel is a value, too; nothing runs here.
+    // A channel is a value; no task runs here.
     ("src/stream.rs", &["tokio", "sync"]),
-    // The side of the protocol that talks: over any reader and writer, without knowing which.
+    // The sending side of the protocol is generic over readers and writers.
     ("src/seal/answer.rs", &["tokio"]),
-    // An address is a value; nobody is called.
+    // An address is a value; no connection is opened.
     ("src/webhook/validate/objects.rs", &["std", "net", "Ipv4Addr"]),
 ];
 
-/// Crates that only one module may name, so that it can be exchanged.
+/// Crates that only one module may name, so that the crate can be replaced.
 const PRIVATE: &[(&str, &str)] = &[
     ("rustic_core", "repository"),
     ("rustic_cdc", "repository"),
@@ -124,31 +143,31 @@ const PRIVATE: &[(&str, &str)] = &[
     ("reqwest", "repository"),
     ("russh", "repository"),
     ("russh_sftp", "repository"),
-    ("tokio_tungstenite", "cluster"),
+    ("tokio_tungstenite", "exec"),
 ];
 
 /// Crates that one module must not name.
 const UNKNOWN: &[(&str, &str)] = &[
     ("repository", "kube"),
     ("repository", "k8s_openapi"),
-    // The helper is small, and waits for nothing but its descriptors.
+    // The helper is small, and polls only its file descriptors.
     ("stowaway_helper", "tokio"),
     ("stowaway_helper", "stowaway"),
-    ("stowaway_seal", "stowaway"),
+    ("stowaway_protocol", "stowaway"),
 ];
 
-/// Lints that hold everywhere outside of tests; an `allow` would be a way around them.
+/// Lints that apply everywhere outside of tests; an `allow` would disable them.
 const LINTS: &[&str] = &["unwrap_used", "expect_used", "panic", "unsafe_code"];
 
 /// A file reads in one sitting.
 const MAXIMUM_LINES: usize = 500;
 
-/// What is wrong with one file, as `file:line: rule`.
+/// The violations of one file, as `file:line: rule`.
 fn violations(file: &str, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut violation = |line: usize, rule: String| found.push(format!("{file}:{line}: {rule}"));
     if !text.starts_with("//!") {
-        violation(1, "a file opens with //!, what it does and what it must not know".into());
+        violation(1, "a file opens with //! and what it holds".into());
     }
     let lines = text.lines().count();
     if lines > MAXIMUM_LINES {
@@ -157,7 +176,7 @@ fn violations(file: &str, text: &str) -> Vec<String> {
             format!("a file has at most {MAXIMUM_LINES} lines; move a part of it, or its tests, to one of its own"),
         );
     }
-    let Some(place) = Place::of(file) else { return found };
+    let Some(origin) = Origin::of(file) else { return found };
     let paths = match used_paths(text) {
         Ok(paths) => paths,
         Err(error) => {
@@ -165,12 +184,13 @@ fn violations(file: &str, text: &str) -> Vec<String> {
             return found;
         }
     };
-    for (line, fields) in untold(text) {
-        violation(line, format!("a log for people shows the message alone, so that it has to tell {fields}, too"));
+    for (line, fields) in unprinted_fields(text) {
+        violation(line, format!("the log for people shows only the message, so the message must contain {fields}"));
     }
     for path in &paths {
-        if let Some(rule) =
-            arrow_broken(&place, path).or_else(|| crate_misplaced(&place, path)).or_else(|| impure(file, &place, path))
+        if let Some(rule) = arrow_broken(&origin, path)
+            .or_else(|| crate_not_allowed(&origin, path))
+            .or_else(|| impure(file, &origin, path))
         {
             violation(path.line, rule);
         }
@@ -185,20 +205,20 @@ fn violations(file: &str, text: &str) -> Vec<String> {
     found
 }
 
-/// Where a file of the library is.
-struct Place {
+/// The module of a file.
+struct Origin {
     /// The module below the crate's root.
     module: String,
-    /// How many names the file's own module path has.
+    /// The number of names in the file's module path.
     depth: usize,
 }
 
-impl Place {
-    /// `None` for files without production code of the library.
+impl Origin {
+    /// Returns `None` for files without production code of the library.
     fn of(file: &str) -> Option<Self> {
         let of_crate = CRATES.iter().find_map(|(folder, name)| Some((file.strip_prefix(folder)?, *name)));
         if let Some((inner, name)) = of_crate {
-            // Its root is its module.
+            // The crate's root is its module.
             return Some(Self { module: name.to_owned(), depth: inner.split('/').count() + 1 });
         }
         let inner = file.strip_prefix("src/")?.strip_suffix(".rs")?;
@@ -213,37 +233,37 @@ impl Place {
     }
 }
 
-fn arrow_broken(place: &Place, path: &UsedPath) -> Option<String> {
+fn arrow_broken(origin: &Origin, path: &UsedPath) -> Option<String> {
     let supers = path.segments.iter().take_while(|segment| *segment == "super").count();
-    if supers >= place.depth && supers < path.segments.len() {
-        return Some("a module outside of one's own is written crate::, so that arrows can be seen".into());
+    if supers >= origin.depth && supers < path.segments.len() {
+        return Some("a path to another module begins with crate::, so that the arrow is visible".into());
     }
     let [root, used, ..] = &path.segments[..] else { return None };
-    let is_own_crate = if place.module == "main" { root == "stowaway" } else { root == "crate" };
-    if !is_own_crate || *used == place.module {
+    let is_own_crate = if origin.module == "main" { root == "stowaway" } else { root == "crate" };
+    if !is_own_crate || *used == origin.module {
         return None;
     }
-    let (_, allowed) = ARROWS.iter().find(|(module, _)| *module == place.module)?;
+    let (_, allowed) = ARROWS.iter().find(|(module, _)| *module == origin.module)?;
     (!allowed.contains(&used.as_str())).then(|| {
         let allowed = if allowed.is_empty() { "no other module".to_owned() } else { allowed.join(", ") };
-        format!("{} must not use {used}; it may use {allowed} (see src/lib.rs)", place.module)
+        format!("{} must not use {used}; it may use {allowed} (see src/lib.rs)", origin.module)
     })
 }
 
-fn crate_misplaced(place: &Place, path: &UsedPath) -> Option<String> {
+fn crate_not_allowed(origin: &Origin, path: &UsedPath) -> Option<String> {
     let root = path.segments.first()?;
     if path.segments.len() == 1 && !path.imported {
         return None;
     }
-    if let Some((name, owner)) = PRIVATE.iter().find(|(name, owner)| name == root && *owner != place.module) {
-        return Some(format!("{name} is known to {owner} alone"));
+    if let Some((name, owner)) = PRIVATE.iter().find(|(name, owner)| name == root && *owner != origin.module) {
+        return Some(format!("{name} may be used by {owner} only"));
     }
-    let unknown = UNKNOWN.iter().find(|(module, name)| *module == place.module && name == root);
-    unknown.map(|(module, name)| format!("{module} must not know {name}"))
+    let unknown = UNKNOWN.iter().find(|(module, name)| *module == origin.module && name == root);
+    unknown.map(|(module, name)| format!("{module} must not use {name}"))
 }
 
-fn impure(file: &str, place: &Place, path: &UsedPath) -> Option<String> {
-    let is_pure_module = PURE.contains(&place.module.as_str());
+fn impure(file: &str, origin: &Origin, path: &UsedPath) -> Option<String> {
+    let is_pure_module = PURE.contains(&origin.module.as_str());
     if !is_pure_module && !PURE_FILES.iter().any(|pure| file.starts_with(pure)) {
         return None;
     }
@@ -259,11 +279,11 @@ fn impure(file: &str, place: &Place, path: &UsedPath) -> Option<String> {
     };
     let excepted = EXCEPTIONS.iter().any(|(exception, allowed)| *exception == file && is(allowed));
     let forbidden = IMPURE.iter().find(|forbidden| is(forbidden)).filter(|_| !excepted)?;
-    let pure = if is_pure_module { &place.module } else { file };
+    let pure = if is_pure_module { &origin.module } else { file };
     Some(format!("{pure} is pure and must not use {}", forbidden.join("::")))
 }
 
-/// Every Rust file of the repository, by its path from the root, and its text.
+/// Every Rust file of the repository: its path from the root, and its text.
 fn rust_files() -> io::Result<Vec<(String, String)>> {
     fn collect(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
         for entry in fs::read_dir(folder)? {
@@ -278,8 +298,9 @@ fn rust_files() -> io::Result<Vec<(String, String)>> {
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
-    for folder in ["src", "tests", "e2e/src", "e2e/tests", "helper/src", "seal/src", "seal/tests", "webhook-certs/src"]
-        .map(|folder| root.join(folder))
+    for folder in
+        ["src", "tests", "e2e/src", "e2e/tests", "helper/src", "protocol/src", "protocol/tests", "webhook-certs/src"]
+            .map(|folder| root.join(folder))
     {
         if folder.is_dir() {
             collect(&folder, &mut found)?;
@@ -291,11 +312,35 @@ fn rust_files() -> io::Result<Vec<(String, String)>> {
 }
 
 #[test]
-fn house_rules_are_kept() {
+fn house_rules_are_followed() {
     let files = rust_files().unwrap();
     assert!(files.iter().any(|(file, _)| file == "src/lib.rs"), "the files were not found");
     let found: Vec<String> = files.iter().flat_map(|(file, text)| violations(file, text)).collect();
     assert!(found.is_empty(), "{} house rules are broken:\n{}", found.len(), found.join("\n"));
+}
+
+/// The documents, without `STYLE.md`, which lists the terms to avoid.
+fn documents() -> io::Result<Vec<(String, String)>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    for folder in ["", "docs", "examples", "e2e/cluster"] {
+        for entry in fs::read_dir(root.join(folder))? {
+            let path = entry?.path();
+            let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
+            if path.extension().is_some_and(|extension| extension == "md") && name != "STYLE.md" {
+                found.push((name, fs::read_to_string(path)?));
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn names_comments_messages_and_documents_use_the_vocabulary_of_the_style() {
+    let files = [rust_files().unwrap(), documents().unwrap()].concat();
+    let files = files.iter().filter(|(file, _)| file != "tests/architecture/vocabulary.rs");
+    let found: Vec<String> = files.flat_map(|(file, text)| avoided_terms(file, text)).collect();
+    assert!(found.is_empty(), "{} terms to avoid:\n{}", found.len(), found.join("\n"));
 }
 
 #[test]
@@ -327,8 +372,8 @@ fn broken_rules_are_found_with_file_and_line() {
             "4: model must not use plan",
         ),
         ("src/model/x.rs", "//! x\nfn f() { g(vec![crate::plan::P]) }", "2: model must not use plan"),
-        ("src/model/mod.rs", "//! x\nuse super::plan::P;", "2: a module outside"),
-        ("src/model/a/b.rs", "//! x\nuse super::super::super::plan::P;", "2: a module outside"),
+        ("src/model/mod.rs", "//! x\nuse super::plan::P;", "2: a path to another module"),
+        ("src/model/a/b.rs", "//! x\nuse super::super::super::plan::P;", "2: a path to another module"),
         ("src/runner/x.rs", "//! x\nuse crate::cli::C;", "2: runner must not use cli"),
         ("src/main.rs", "//! x\nuse stowaway::runner::R;", "2: main must not use runner"),
         ("src/plan/x.rs", "//! x\nuse std::{collections, fs};", "2: plan is pure and must not use std::fs"),
@@ -342,22 +387,22 @@ fn broken_rules_are_found_with_file_and_line() {
         ("src/plan/x.rs", "//! x\nfn f() { Timestamp::now(); }", "2: plan is pure and must not use Timestamp::now"),
         ("src/api/x.rs", "//! x\nuse kube::{Client, CustomResource};", "2: api is pure and must not use kube::Client"),
         ("src/stream.rs", "//! x\nuse tokio::{sync, net};", "2: stream is pure and must not use tokio"),
-        ("src/build/x.rs", "//! x\nfn f() -> u8 { rand::random() }", "2: build is pure and must not use rand"),
+        ("src/resources/x.rs", "//! x\nfn f() -> u8 { rand::random() }", "2: resources is pure and must not use rand"),
         (
             "src/webhook/validate/x.rs",
             "//! x\nuse tokio::time;",
             "2: src/webhook/validate/x.rs is pure and must not use tokio",
         ),
-        ("seal/src/x.rs", "//! x\nuse std::fs;", "2: stowaway_seal is pure and must not use std::fs"),
-        ("helper/src/x.rs", "//! x\nuse tokio::io;", "2: stowaway_helper must not know tokio"),
-        ("src/cluster/x.rs", "//! x\nuse rustic_core as r;", "2: rustic_core is known to repository alone"),
-        ("src/repository/x.rs", "//! x\nuse k8s_openapi::api;", "2: repository must not know k8s_openapi"),
+        ("protocol/src/x.rs", "//! x\nuse std::fs;", "2: stowaway_protocol is pure and must not use std::fs"),
+        ("helper/src/x.rs", "//! x\nuse tokio::io;", "2: stowaway_helper must not use tokio"),
+        ("src/cluster/x.rs", "//! x\nuse rustic_core as r;", "2: rustic_core may be used by repository only"),
+        ("src/repository/x.rs", "//! x\nuse k8s_openapi::api;", "2: repository must not use k8s_openapi"),
         ("src/cli/x.rs", "//! x\n#[allow(clippy::unwrap_used)]\nfn f() {}", "2: clippy::unwrap_used holds"),
         ("src/cli/x.rs", "//! x\nfn f( {}", "1: cannot be read"),
         (
             "src/controller/x.rs",
             "//! x\nfn f() { if x { tracing::warn!(%kind, namespace, name = n(), y, \"{namespace} {{}}\") } }",
-            "2: a log for people shows the message alone, so that it has to tell kind, namespace, name,",
+            "2: the log for people shows only the message, so the message must contain kind, namespace, name",
         ),
     ];
     for (file, text, expected) in cases {
@@ -370,7 +415,7 @@ fn broken_rules_are_found_with_file_and_line() {
 }
 
 #[test]
-fn sound_files_are_left_alone() {
+fn files_that_follow_the_rules_have_no_violation() {
     for (file, text) in [
         ("src/plan/x.rs", "//! x\nuse crate::{api::A, model as m, plan::P};\nuse super::Q; // std::fs"),
         ("src/plan/a/b.rs", "//! x\nuse super::super::Q;\n/// [`std::fs`]\nconst X: &str = \"tokio::spawn\";"),

@@ -17,16 +17,16 @@ use crate::process;
 /// A connection to the cluster under test.
 #[derive(Clone)]
 pub struct Cluster {
-    /// The connection.
+    /// A client with the credentials of the kubeconfig.
     pub client: Client,
-    /// The kubeconfig in use, for programs.
+    /// The kubeconfig in use, for programs such as `kubectl`.
     pub kubeconfig: PathBuf,
-    /// Registry of the test images, as the cluster's nodes name it.
+    /// The registry of the test images, under the address that the nodes of the cluster use.
     pub registry: String,
 }
 
 impl Cluster {
-    /// Connects as `e2e/cluster/up` left it.
+    /// Connects to the cluster of `KUBECONFIG`, or else to the one that `e2e/cluster/up` started.
     pub async fn connect() -> Result<Self> {
         stowaway::repository::install_transport();
         let kubeconfig = env::var_os("KUBECONFIG").map_or_else(built_in_kubeconfig, PathBuf::from);
@@ -35,21 +35,22 @@ impl Cluster {
         Ok(Self { client, kubeconfig, registry })
     }
 
-    /// A connection in the name of another user, who has his rights alone.
+    /// A connection that impersonates another user, so that only the rights of that user apply.
     pub async fn impersonate(&self, user: &str) -> Result<Client> {
         let mut config = config(&self.kubeconfig).await?;
         config.auth_info.impersonate = Some(user.to_owned());
         Ok(Client::try_from(config)?)
     }
 
-    /// A connection with a token that somebody else was given.
+    /// A connection that authenticates with this bearer token alone.
     pub async fn with_token(&self, token: &str) -> Result<Client> {
         let mut config = config(&self.kubeconfig).await?;
         config.auth_info = AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() };
         Ok(Client::try_from(config)?)
     }
 
-    /// Whether it is the one that `e2e/cluster/up` starts: its node's folders and processes are this machine's.
+    /// Whether this is the cluster that `e2e/cluster/up` starts. The folders and processes of its node are those of
+    /// this machine.
     pub fn is_built_in(&self) -> bool {
         self.kubeconfig == built_in_kubeconfig()
     }

@@ -1,5 +1,5 @@
-//! A steady flow of annotated pods that are created for show only (`dryRun`): the webhook is called for each, and nothing
-//! is left behind.
+//! A steady flow of annotated pods, created with `dryRun`. The API server calls the webhook for each of them, and
+//! stores none.
 
 use std::{
     sync::{
@@ -16,12 +16,12 @@ use serde_json::json;
 use stowaway::model::injected::HELPER_VOLUME;
 use tokio::task::JoinHandle;
 
-use crate::{Namespace, namespace::GLANCE, workload::COMMAND};
+use crate::{Namespace, namespace::POLL_INTERVAL, workload::COMMAND};
 
-/// How often one is created.
-const PACE: Duration = Duration::from_millis(20);
-/// So many are a flow.
-const SOME: usize = 50;
+/// The interval between two creates.
+const INTERVAL: Duration = Duration::from_millis(20);
+/// The number of creates which have to happen before, and again after, an event under test.
+const BATCH: usize = 50;
 
 /// Pods that are being created until [`Creates::stop`].
 pub struct Creates {
@@ -31,16 +31,16 @@ pub struct Creates {
 }
 
 impl Creates {
-    /// Begins in that namespace.
+    /// Starts to create pods in that namespace.
     pub fn start(namespace: &Namespace) -> Self {
         let (stopped, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (is_stopped, counting) = (Arc::clone(&stopped), Arc::clone(&count));
         let (client, name) = (namespace.cluster.client.clone(), namespace.name.clone());
         let task = tokio::spawn(async move {
             let mut wrong = Vec::new();
-            let mut pace = tokio::time::interval(PACE);
+            let mut interval = tokio::time::interval(INTERVAL);
             while !is_stopped.load(Ordering::SeqCst) {
-                pace.tick().await;
+                interval.tick().await;
                 if let Err(error) = create(&client, &name).await {
                     wrong.push(format!("create {}: {error:#}", counting.load(Ordering::SeqCst)));
                 }
@@ -51,28 +51,28 @@ impl Creates {
         Self { stopped, count, task }
     }
 
-    /// How many were created so far.
+    /// The number of creates so far, including the failed ones.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::SeqCst)
     }
 
-    /// Waits for so many more that there is a flow before and after whatever is done.
-    pub async fn some_more(&self) {
-        let wanted = self.count() + SOME;
+    /// Waits for `BATCH` more creates.
+    pub async fn wait_for_more(&self) {
+        let wanted = self.count() + BATCH;
         while self.count() < wanted {
-            tokio::time::sleep(GLANCE).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Ends after some more of them: none was refused, and none was left without injection.
-    pub async fn went_well(self) -> Result<()> {
-        self.some_more().await;
+    /// Stops after `BATCH` more creates, and fails if any create was refused or any pod was not injected.
+    pub async fn stop_without_failures(self) -> Result<()> {
+        self.wait_for_more().await;
         let (count, wrong) = self.stop().await?;
-        ensure!(wrong.is_empty(), "{} of {count} creates went wrong: {:#?}", wrong.len(), &wrong[..wrong.len().min(5)]);
+        ensure!(wrong.is_empty(), "{} of {count} creates failed: {:#?}", wrong.len(), &wrong[..wrong.len().min(5)]);
         Ok(())
     }
 
-    /// Ends, and tells how many there were, and what went wrong: refused, or not injected.
+    /// Stops, and returns the number of creates and a line for each that was refused or not injected.
     pub async fn stop(self) -> Result<(usize, Vec<String>)> {
         self.stopped.store(true, Ordering::SeqCst);
         let wrong = self.task.await?;
@@ -80,11 +80,11 @@ impl Creates {
     }
 }
 
-/// Waits until so many creates in a row are injected that all replicas answer again. A Deployment still counts those as
-/// ready that its node lost a moment ago.
+/// Waits until `BATCH` creates in a row are injected, which shows that all replicas of the webhook answer. The status
+/// of the Deployment does not show it, because it still counts replicas as ready that its node lost a moment ago.
 pub async fn injected_again(namespace: &Namespace) -> Result<()> {
     let in_a_row = async || {
-        for _ in 0..SOME {
+        for _ in 0..BATCH {
             if create(&namespace.cluster.client, &namespace.name).await.is_err() {
                 return Ok(None);
             }

@@ -1,5 +1,5 @@
-//! An HTTP proxy in front of an S3 server that answers wrongly, late or not at all. Requests pass as they are (their
-//! signature covers the `Host` that the client sent), so the server behind it is a real one.
+//! An HTTP proxy in front of an S3 server, which answers some requests with an error, or never. It forwards the other
+//! requests unchanged, because their signature covers the `Host` that the client sent.
 
 use std::{
     net::SocketAddr,
@@ -16,67 +16,67 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-/// What happens to a request.
+/// The fault that a request meets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Fault {
-    /// It is answered by 503, and never reaches the server.
+    /// The proxy answers with 503; the request does not reach the server.
     Unavailable,
-    /// It is never answered, and never reaches the server.
+    /// The proxy never answers; the request does not reach the server.
     Hang,
-    /// The connection is closed, as by a server that is gone.
-    Gone,
-    /// The server carries it out, and the answer is lost.
-    LoseAnswer,
+    /// The proxy closes the connection, as if no server were there.
+    Unreachable,
+    /// The server executes the request, and the proxy drops the response.
+    LoseResponse,
 }
 
-/// Which requests go wrong.
+/// The requests that meet a fault.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// What happens to them.
+    /// The fault.
     pub fault: Fault,
-    /// Only requests with this method; all when empty.
+    /// Only requests with this method match; any method if empty.
     pub method: &'static str,
-    /// Only requests whose path holds this text.
+    /// Only requests whose path contains this text match.
     pub path: &'static str,
-    /// So many matching requests pass first.
+    /// The number of matching requests that pass first.
     pub after: usize,
-    /// Then so many go wrong; the rest passes.
+    /// The number of matching requests that then meet the fault; later ones pass.
     pub times: usize,
-    /// From the first wrong one on, every request of any kind is cut off.
-    pub then_gone: bool,
+    /// After the first faulty request, every request of any kind meets [`Fault::Unreachable`].
+    pub then_unreachable: bool,
 }
 
 impl Rule {
-    /// Every request goes wrong.
+    /// Every request meets the fault.
     pub fn always(fault: Fault) -> Self {
-        Self { fault, method: "", path: "", after: 0, times: usize::MAX, then_gone: false }
+        Self { fault, method: "", path: "", after: 0, times: usize::MAX, then_unreachable: false }
     }
 
-    /// The same for requests with that method whose path holds `path`.
+    /// Limits the rule to requests with that method whose path contains `path`.
     #[must_use]
     pub fn on(mut self, method: &'static str, path: &'static str) -> Self {
         (self.method, self.path) = (method, path);
         self
     }
 
-    /// The same after so many that pass.
+    /// Lets this number of matching requests pass first.
     #[must_use]
     pub fn after(mut self, requests: usize) -> Self {
         self.after = requests;
         self
     }
 
-    /// The same for so many requests.
+    /// Limits the fault to this number of requests.
     #[must_use]
     pub fn times(mut self, requests: usize) -> Self {
         self.times = requests;
         self
     }
 
-    /// The same, and from then on the server is gone.
+    /// Makes the server unreachable after the first faulty request.
     #[must_use]
-    pub fn then_gone(mut self) -> Self {
-        self.then_gone = true;
+    pub fn then_unreachable(mut self) -> Self {
+        self.then_unreachable = true;
         self
     }
 }
@@ -96,7 +96,7 @@ struct State {
 }
 
 impl FaultProxy {
-    /// Listens on a free port of the loopback and passes everything on to `server`, until a rule is set.
+    /// Listens on a free port of the loopback interface, and forwards everything to `server` until a rule is set.
     pub async fn start(server: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("failed to bind the fault proxy")?;
         let address = listener.local_addr()?;
@@ -107,7 +107,7 @@ impl FaultProxy {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 let state = serving.clone();
-                // An error closes the connection without an answer, which is what some faults are for.
+                // An error closes the connection without a response, which is what some faults simulate.
                 connections.spawn(async move { drop(serve(client, &state).await) });
                 while connections.try_join_next().is_some() {}
             }
@@ -115,18 +115,18 @@ impl FaultProxy {
         Ok(Self { address, state, task })
     }
 
-    /// Where clients connect.
+    /// The address that clients connect to.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Changes what goes wrong from now on.
+    /// Replaces the rule, or removes it, and starts to count matching requests from 0.
     pub fn set_rule(&self, rule: Option<Rule>) {
         self.state.seen.store(0, Ordering::SeqCst);
         *self.state.rule.lock().unwrap_or_else(PoisonError::into_inner) = rule;
     }
 
-    /// How many requests went wrong so far.
+    /// The number of requests that met a fault so far.
     pub fn faults(&self) -> usize {
         self.state.faults.load(Ordering::SeqCst)
     }
@@ -152,8 +152,8 @@ impl State {
         }
         self.faults.fetch_add(1, Ordering::SeqCst);
         let fault = rule.fault;
-        if rule.then_gone {
-            *held = Some(Rule::always(Fault::Gone));
+        if rule.then_unreachable {
+            *held = Some(Rule::always(Fault::Unreachable));
         }
         Some(fault)
     }
@@ -162,24 +162,26 @@ impl State {
 const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/xml\r\n\r\n\
     <?xml version=\"1.0\"?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>";
 
-/// One request a connection: the server is asked to close, so that everything after the head is only copied.
+/// Serves one request per connection. The forwarded head requests `Connection: close`, so that everything after it can
+/// be copied without parsing.
 async fn serve(mut client: TcpStream, state: &State) -> Result<()> {
     let request = read_request(&mut client).await?;
     let fault = state.fault_of(&request);
     match fault {
         Some(Fault::Unavailable) => {
-            // A client that still sends its body would take the end of the connection for the answer.
-            let rest = request.length.saturating_sub(request.begun.len() as u64);
+            // Reads the body first, because a client that still sends would see the closed connection, not the
+            // response.
+            let rest = request.length.saturating_sub(request.body_start.len() as u64);
             let (mut reader, mut writer) = client.split();
             tokio::io::copy(&mut (&mut reader).take(rest), &mut tokio::io::sink()).await?;
             writer.write_all(UNAVAILABLE.as_bytes()).await?;
             Ok(writer.shutdown().await?)
         }
         Some(Fault::Hang) => std::future::pending().await,
-        Some(Fault::Gone) => Ok(()),
-        Some(Fault::LoseAnswer) => {
+        Some(Fault::Unreachable) => Ok(()),
+        Some(Fault::LoseResponse) => {
             let mut server = forward(&request, state.server).await?;
-            let (mut from_client, _unanswered) = client.split();
+            let (mut from_client, _to_client) = client.split();
             let (mut from_server, mut to_server) = server.split();
             let sending = async {
                 let _sent = tokio::io::copy(&mut from_client, &mut to_server).await;
@@ -187,7 +189,7 @@ async fn serve(mut client: TcpStream, state: &State) -> Result<()> {
             };
             tokio::select! {
                 () = sending => {}
-                _answered = async { tokio::io::copy(&mut from_server, &mut tokio::io::sink()).await } => {}
+                _dropped = async { tokio::io::copy(&mut from_server, &mut tokio::io::sink()).await } => {}
             }
             Ok(())
         }
@@ -199,16 +201,16 @@ async fn serve(mut client: TcpStream, state: &State) -> Result<()> {
     }
 }
 
-/// The head of a request, and what came of its body with it.
+/// The head of a request, and the part of its body that was read together with it.
 struct Request {
     method: String,
     path: String,
     head: String,
     length: u64,
-    begun: Vec<u8>,
+    body_start: Vec<u8>,
 }
 
-/// Longer heads than any that a client of S3 sends are refused.
+/// The longest request head that is accepted; an S3 client sends much shorter ones.
 const LONGEST_HEAD: usize = 64 * 1024;
 
 async fn read_request(client: &mut TcpStream) -> Result<Request> {
@@ -217,24 +219,27 @@ async fn read_request(client: &mut TcpStream) -> Result<Request> {
         if let Some(end) = read.windows(4).position(|window| window == b"\r\n\r\n") {
             break end + 4;
         }
-        ensure!(read.len() < LONGEST_HEAD, "a request without an end of its head");
-        ensure!(client.read_buf(&mut read).await? > 0, "closed before a request came");
+        ensure!(read.len() < LONGEST_HEAD, "the head of a request has no end");
+        ensure!(
+            client.read_buf(&mut read).await? > 0,
+            "the client closed the connection before its request was complete"
+        );
     };
-    let begun = read.split_off(end);
-    let whole = String::from_utf8(read).context("a head that is no text")?;
-    let mut words = whole.split(' ');
-    let (method, path) = (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default().to_owned());
+    let body_start = read.split_off(end);
+    let whole = String::from_utf8(read).context("the head of a request is not UTF-8")?;
+    let mut parts = whole.split(' ');
+    let (method, path) = (parts.next().unwrap_or_default().to_owned(), parts.next().unwrap_or_default().to_owned());
     let named = |line: &str, name: &str| line.split_once(':').is_some_and(|(key, _)| key.eq_ignore_ascii_case(name));
     let length = whole.lines().find(|line| named(line, "content-length")).and_then(|line| line.split_once(':'));
     let length = length.and_then(|(_, value)| value.trim().parse().ok()).unwrap_or(0);
     let kept: Vec<&str> = whole.trim_end().lines().filter(|line| !named(line, "connection")).collect();
     let head = format!("{}\r\nConnection: close\r\n\r\n", kept.join("\r\n"));
-    Ok(Request { method, path, head, length, begun })
+    Ok(Request { method, path, head, length, body_start })
 }
 
 async fn forward(request: &Request, server: SocketAddr) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(server).await?;
     stream.write_all(request.head.as_bytes()).await?;
-    stream.write_all(&request.begun).await?;
+    stream.write_all(&request.body_start).await?;
     Ok(stream)
 }

@@ -1,7 +1,5 @@
-//! What the tests on a real cluster share: the cluster, namespaces that clean up after themselves, known byte sequences,
-//! proxies that break what passes through them, and the invariants that hold whatever happened.
-//!
-//! Nothing but `cluster` knows whether the cluster is the built-in one or the user's own.
+//! The shared code of the tests on a real cluster: the connection to the cluster, namespaces that clean up after
+//! themselves, known byte sequences, proxies that inject faults, and the invariants that every test checks.
 
 pub mod cluster;
 pub mod creates;
@@ -24,7 +22,7 @@ pub mod volume;
 pub mod workload;
 
 pub use cluster::Cluster;
-pub use meddler::{Meddler, Meddling};
+pub use meddler::{MitmProxy, Tampering};
 pub use namespace::{Namespace, in_namespace};
 pub use other_webhook::OtherWebhook;
 pub use restic::Restic;

@@ -1,4 +1,4 @@
-//! Keeps every core busy for as long as it lives: what makes a node drop the end of a stream.
+//! Keeps every core busy, because a busy node is more likely to drop the end of an exec stream.
 
 use std::{
     hint,
@@ -9,11 +9,11 @@ use std::{
     thread,
 };
 
-/// Busy threads, one for each core; dropping it ends them.
+/// Busy threads, one for each core. Dropping this ends the threads.
 pub struct Load(Arc<AtomicBool>);
 
 impl Load {
-    /// Starts them.
+    /// Starts one busy thread for each core.
     pub fn on_every_core() -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         for _ in 0..thread::available_parallelism().map_or(1, std::num::NonZero::get) {

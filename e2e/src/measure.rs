@@ -1,4 +1,4 @@
-//! What a process costs: time, CPU, peak memory, from `/proc` (proc(5)) while it runs.
+//! Measures elapsed time, CPU time and peak memory of child processes, from `/proc` (proc(5)) while they run.
 
 use std::{
     fs,
@@ -10,36 +10,37 @@ use anyhow::{Context, Result, ensure};
 
 /// The kernel's unit of CPU time in `/proc/PID/stat`: `USER_HZ` is 100 on every architecture that Kubernetes runs on.
 const TICK: Duration = Duration::from_millis(10);
-/// Peak memory is a high-water mark, so a look now and then is enough; what comes after the last one is missed.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// The interval between two reads of `/proc`. Peak memory is a high-water mark, so sampling loses only what happens
+/// after the last read.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What processes that worked together cost.
+/// The cost of a group of processes that work together.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
-    /// From the start of the first to the end of the last.
+    /// The time from the start of the first process to the end of the last one.
     pub elapsed: Duration,
-    /// Of all of them, in user and kernel mode.
+    /// The CPU time of all processes, in user and kernel mode.
     pub cpu: Duration,
-    /// The sum of their peaks, in bytes.
+    /// The sum of the peak memory of all processes, in bytes.
     pub peak_memory: u64,
 }
 
-/// Waits until all have ended well, and says what they cost since `started`.
+/// Waits until all processes have exited with 0, and returns their cost since `started`.
 pub fn measure(started: Instant, mut processes: Vec<Child>) -> Result<Cost> {
     let mut costs = vec![Cost::default(); processes.len()];
     loop {
         let mut living = 0;
         for (process, cost) in processes.iter().zip(&mut costs) {
             let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap_or_default();
-            let (cpu, is_over) = cpu_time(process.id())?;
+            let (cpu, has_ended) = cpu_time(process.id())?;
             cost.cpu = cpu;
             cost.peak_memory = peak_memory(&status).unwrap_or(cost.peak_memory);
-            living += usize::from(!is_over);
+            living += usize::from(!has_ended);
         }
         if living == 0 {
             break;
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(SAMPLE_INTERVAL);
     }
     let elapsed = started.elapsed();
     for process in &mut processes {
@@ -54,11 +55,12 @@ pub fn measure(started: Instant, mut processes: Vec<Child>) -> Result<Cost> {
     Ok(costs.iter().fold(Cost::default(), sum))
 }
 
-/// CPU time so far, and whether the process has ended; a zombie still tells its times.
+/// The CPU time so far, and whether the process has ended. `/proc` still contains the times of a zombie.
 pub fn cpu_time(pid: u32) -> Result<(Duration, bool)> {
     let stat =
         fs::read_to_string(format!("/proc/{pid}/stat")).context("a measured process was waited for elsewhere")?;
-    // After the name, which may hold anything, in brackets: state is the first field, utime the 12th, stime the 13th.
+    // Counted after the name in parentheses, which may contain anything: state is the first field, utime the 12th,
+    // stime the 13th.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks =
         |index: usize| fields.get(index).and_then(|field| field.parse::<u32>().ok()).context("no CPU time in stat");

@@ -1,8 +1,9 @@
-//! A man in the middle of an exec: it ends the TLS of the API server with a certificate of our own authority, and loses,
-//! doubles, moves, changes or delays single messages of the command's stdout, or says that all went well when it did not.
+//! A man-in-the-middle proxy for exec connections. It terminates TLS with a certificate of its own authority, and
+//! drops, duplicates, reorders, changes or delays single messages of the command's stdout, or reports a success that
+//! did not happen.
 //!
-//! It knows just enough of HTTP and WebSocket (RFC 6455, section 5.2) to tell the messages of one channel apart. What it
-//! does no network does by itself; the proof of a stream must not rest on that.
+//! It implements just enough of HTTP and WebSocket (RFC 6455, section 5.2) to find the messages of one channel. No
+//! network does such things by itself, but the proof of a stream must not depend on that.
 
 use std::{
     net::SocketAddr,
@@ -33,42 +34,42 @@ use webhook_certs::Authority;
 
 use crate::Namespace;
 
-/// What happens to the messages of stdout, which are counted from 0 over all connections.
+/// The manipulation of the messages of stdout, which are counted from 0 over all connections.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Meddling {
-    /// Nothing.
+pub enum Tampering {
+    /// All messages pass unchanged.
     Nothing,
-    /// The connection ends instead of that message.
+    /// The connection is cut instead of forwarding that message.
     Cut(u64),
-    /// Instead of that message comes the news that the command ended well, and the connection is closed in good order.
+    /// That message is replaced by the status of a successful command and an orderly close of the connection.
     FakeSuccess(u64),
-    /// That message never comes.
+    /// That message is dropped.
     Lose(u64),
-    /// That message comes twice.
+    /// That message is sent twice.
     Double(u64),
-    /// That message comes after the one that follows it.
+    /// That message is sent after its successor.
     Swap(u64),
-    /// One bit of that message is another.
+    /// One bit of that message is flipped.
     Change(u64),
-    /// That message comes later, and all that follow it.
+    /// That message, and with it all later ones, is delayed.
     Delay(u64, Duration),
 }
 
-/// A running man in the middle; dropping it cuts all connections.
-pub struct Meddler {
+/// A running proxy. Dropping it cuts all connections.
+pub struct MitmProxy {
     kubeconfig: PathBuf,
     messages: Arc<AtomicU64>,
     task: JoinHandle<()>,
     _folder: TempDir,
 }
 
-impl Meddler {
-    /// Stands between the cluster and whoever uses [`Meddler::kubeconfig`].
-    pub async fn start(namespace: &Namespace, meddling: Meddling) -> Result<Self> {
+impl MitmProxy {
+    /// Starts a proxy between the API server and the clients that use [`MitmProxy::kubeconfig`].
+    pub async fn start(namespace: &Namespace, tampering: Tampering) -> Result<Self> {
         let cluster = &namespace.cluster;
         let server = cluster.api_server().await?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let authority = Authority::issue("meddler", jiff::Timestamp::now())?;
+        let authority = Authority::issue("mitm-proxy", jiff::Timestamp::now())?;
         let leaf = authority.issue_leaf(&["127.0.0.1".to_owned()], jiff::Timestamp::now())?;
         let key = PrivatePkcs8KeyDer::from(leaf.key().to_vec());
         let config = ServerConfig::builder()
@@ -98,27 +99,27 @@ impl Meddler {
             while let Ok((client, _)) = listener.accept().await {
                 let (acceptor, connector) = (acceptor.clone(), connector.clone());
                 let messages = Arc::clone(&counting);
-                // Whatever fails is a connection that ends: the client is there to notice.
+                // An error ends the connection, and the client reports that.
                 connections
-                    .spawn(async move { pass(client, server, &acceptor, &connector, meddling, &messages).await });
+                    .spawn(async move { pass(client, server, &acceptor, &connector, tampering, &messages).await });
                 while connections.try_join_next().is_some() {}
             }
         });
         Ok(Self { kubeconfig, messages, task, _folder: folder })
     }
 
-    /// The way through it, as somebody who may do everything in the namespace.
+    /// A kubeconfig that connects through this proxy, with the token of an administrator of the namespace.
     pub fn kubeconfig(&self) -> PathBuf {
         self.kubeconfig.clone()
     }
 
-    /// How many messages of stdout came so far.
+    /// The number of messages of stdout so far.
     pub fn messages(&self) -> u64 {
         self.messages.load(Ordering::SeqCst)
     }
 }
 
-impl Drop for Meddler {
+impl Drop for MitmProxy {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -133,7 +134,8 @@ fn authority_of(config: &Kubeconfig) -> Option<Vec<u8>> {
     }
 }
 
-/// A client's certificate cannot pass through a man in the middle; a token can.
+/// Points the kubeconfig at the proxy, and replaces client certificates by a token, because TLS client authentication
+/// does not work through a proxy that terminates TLS.
 fn own_kubeconfig(mut config: Kubeconfig, address: SocketAddr, authority: &str, token: &str) -> Kubeconfig {
     for cluster in config.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
         cluster.server = Some(format!("https://{address}"));
@@ -151,7 +153,7 @@ async fn pass(
     server: SocketAddr,
     acceptor: &TlsAcceptor,
     connector: &TlsConnector,
-    meddling: Meddling,
+    tampering: Tampering,
     messages: &AtomicU64,
 ) -> Result<()> {
     let client = acceptor.accept(client).await?;
@@ -162,13 +164,13 @@ async fn pass(
     let upgraded = Notify::new();
     tokio::select! {
         ended = requests(from_client, to_server, &upgraded) => ended,
-        ended = answers(from_server, to_client, &upgraded, meddling, messages) => ended,
+        ended = responses(from_server, to_client, &upgraded, tampering, messages) => ended,
     }
 }
 
-/// Passes what the client says, and notices when it asks for a WebSocket.
+/// Forwards the requests of the client, and notifies `upgraded` when one requests a WebSocket.
 async fn requests(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, upgraded: &Notify) -> Result<()> {
-    const MARK: &[u8] = b"upgrade: websocket";
+    const HEADER: &[u8] = b"upgrade: websocket";
     let mut buffer = vec![0; 64 * 1024];
     let mut seen: Vec<u8> = Vec::new();
     let mut is_upgraded = false;
@@ -179,8 +181,8 @@ async fn requests(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Un
         }
         if !is_upgraded {
             seen.extend(buffer[..count].iter().map(u8::to_ascii_lowercase));
-            is_upgraded = seen.windows(MARK.len()).any(|window| window == MARK);
-            seen.drain(..seen.len().saturating_sub(MARK.len()));
+            is_upgraded = seen.windows(HEADER.len()).any(|window| window == HEADER);
+            seen.drain(..seen.len().saturating_sub(HEADER.len()));
             if is_upgraded {
                 upgraded.notify_one();
             }
@@ -190,12 +192,12 @@ async fn requests(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Un
     }
 }
 
-/// Passes what the server says, message by message once it is a WebSocket.
-async fn answers(
+/// Forwards the responses of the server, message by message once the connection is a WebSocket.
+async fn responses(
     from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     upgraded: &Notify,
-    meddling: Meddling,
+    tampering: Tampering,
     messages: &AtomicU64,
 ) -> Result<()> {
     let mut from = BufReader::with_capacity(64 * 1024, from);
@@ -203,7 +205,7 @@ async fn answers(
     loop {
         tokio::select! {
             biased;
-            // The client waits for the answer to its request, so nothing of an earlier one is under way.
+            // The client waits for the response to this request, so no bytes of an earlier response are in transit.
             () = upgraded.notified() => break,
             count = from.read(&mut buffer) => {
                 let count = count?;
@@ -231,9 +233,9 @@ async fn answers(
         let mut passed = vec![frame];
         if is_stdout {
             let number = messages.fetch_add(1, Ordering::SeqCst);
-            match meddling {
-                Meddling::Cut(at) if at == number => return Ok(()),
-                Meddling::FakeSuccess(at) if at == number => {
+            match tampering {
+                Tampering::Cut(at) if at == number => return Ok(()),
+                Tampering::FakeSuccess(at) if at == number => {
                     let status = br#"{"metadata":{},"status":"Success"}"#;
                     let length = u8::try_from(status.len() + 1)?;
                     to.write_all(&[&[0x82, length, 3][..], status, &[0x88, 2, 3, 0xe8]].concat()).await?;
@@ -241,15 +243,15 @@ async fn answers(
                     to.shutdown().await?;
                     return Ok(());
                 }
-                Meddling::Lose(at) if at == number => passed.clear(),
-                Meddling::Double(at) if at == number => passed.push(passed[0].clone()),
-                Meddling::Swap(at) if at == number => held = passed.pop(),
-                Meddling::Change(at) if at == number => {
+                Tampering::Lose(at) if at == number => passed.clear(),
+                Tampering::Double(at) if at == number => passed.push(passed[0].clone()),
+                Tampering::Swap(at) if at == number => held = passed.pop(),
+                Tampering::Change(at) if at == number => {
                     if let Some(last) = passed[0].last_mut() {
                         *last ^= 1;
                     }
                 }
-                Meddling::Delay(at, pause) if at == number => tokio::time::sleep(pause).await,
+                Tampering::Delay(at, pause) if at == number => tokio::time::sleep(pause).await,
                 _ => passed.extend(held.take()),
             }
         }
@@ -260,7 +262,7 @@ async fn answers(
     }
 }
 
-/// One frame as it came, and whether it carries stdout (channel 1).
+/// Reads one frame, and returns it unchanged together with whether it carries stdout (channel 1).
 async fn frame(from: &mut (impl AsyncRead + Unpin)) -> Result<(Vec<u8>, bool)> {
     let mut frame = vec![from.read_u8().await?, from.read_u8().await?];
     ensure!(frame[1] & 0x80 == 0, "a server does not mask");
@@ -283,7 +285,7 @@ async fn frame(from: &mut (impl AsyncRead + Unpin)) -> Result<(Vec<u8>, bool)> {
     let header = frame.len();
     frame.resize(header + usize::try_from(length)?, 0);
     from.read_exact(&mut frame[header..]).await?;
-    // A whole binary message, as the API server sends them.
+    // An unfragmented binary message, which is the only form that the API server sends.
     let is_stdout = frame[0] == 0x82 && length > 1 && frame[header] == 1;
     Ok((frame, is_stdout))
 }

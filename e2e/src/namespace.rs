@@ -1,4 +1,5 @@
-//! A namespace of a test's own: made, used, deleted; when the test fails, what went on in it is printed first.
+//! A namespace for one test. It is created before the test and deleted after it; if the test failed, its objects,
+//! Events and logs are printed first.
 
 use std::{fmt::Debug, process::Command, time::Duration};
 
@@ -18,20 +19,20 @@ use serde_json::{Value, json};
 
 use crate::{Cluster, process, store, volume};
 
-/// No wait of a test is longer; on a busy machine images and databases take their time.
-pub const PATIENCE: Duration = Duration::from_mins(3);
-/// How often something is looked at that cannot be watched.
-pub const GLANCE: Duration = Duration::from_millis(250);
+/// The longest wait of a test. It is generous, because images and databases are slow on a busy machine.
+pub const WAIT_LIMIT: Duration = Duration::from_mins(3);
+/// The interval at which states are polled that cannot be watched.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A namespace that belongs to one test.
 pub struct Namespace {
-    /// The cluster it is in.
+    /// The cluster of the namespace.
     pub cluster: Cluster,
-    /// Its name.
+    /// The name of the namespace.
     pub name: String,
 }
 
-/// Runs `test` in a namespace of its own, and deletes that afterwards, whatever came out.
+/// Runs `test` in a new namespace, and deletes the namespace afterwards, whatever the result.
 pub async fn in_namespace(prefix: &str, test: impl AsyncFnOnce(&Namespace) -> Result<()>) -> Result<()> {
     let cluster = Cluster::connect().await?;
     let namespaces: Api<KubernetesNamespace> = Api::all(cluster.client.clone());
@@ -42,7 +43,7 @@ pub async fn in_namespace(prefix: &str, test: impl AsyncFnOnce(&Namespace) -> Re
     let namespace = Namespace { cluster, name };
     let result = test(&namespace).await;
     if result.is_err() {
-        namespace.print_what_happened();
+        namespace.print_diagnostics();
     }
     namespaces.delete(&namespace.name, &DeleteParams::background()).await.context("failed to delete the namespace")?;
     store::clean_up(&namespace.cluster, &namespace.name);
@@ -51,7 +52,7 @@ pub async fn in_namespace(prefix: &str, test: impl AsyncFnOnce(&Namespace) -> Re
 }
 
 impl Namespace {
-    /// Makes the namespace itself, unless it is there.
+    /// Creates the namespace if it does not exist.
     pub async fn ensure(&self) -> Result<()> {
         let namespaces: Api<KubernetesNamespace> = Api::all(self.cluster.client.clone());
         let object = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": self.name } });
@@ -59,7 +60,7 @@ impl Namespace {
         Ok(())
     }
 
-    /// Objects of one kind in it.
+    /// The API for objects of one kind in this namespace.
     pub fn api<K>(&self) -> Api<K>
     where
         K: Resource<Scope = NamespaceResourceScope>,
@@ -68,7 +69,7 @@ impl Namespace {
         Api::namespaced(self.cluster.client.clone(), &self.name)
     }
 
-    /// Applies the object (server-side), in this namespace.
+    /// Applies the object to this namespace with server-side apply.
     pub async fn apply_object(&self, mut object: Value) -> Result<()> {
         object["metadata"]["namespace"] = json!(self.name);
         let object: DynamicObject = serde_json::from_value(object)?;
@@ -89,10 +90,10 @@ impl Namespace {
         K: Resource<Scope = NamespaceResourceScope> + Clone + Debug + Send + DeserializeOwned + 'static,
         K::DynamicType: Default,
     {
-        tokio::time::timeout(PATIENCE, await_condition(self.api::<K>(), name, condition))
+        tokio::time::timeout(WAIT_LIMIT, await_condition(self.api::<K>(), name, condition))
             .await
-            .map_err(|_| anyhow!("{name} was not {what} within {} s", PATIENCE.as_secs()))??
-            .with_context(|| format!("{name} is gone while it should be {what}"))
+            .map_err(|_| anyhow!("{name} was not {what} within {} s", WAIT_LIMIT.as_secs()))??
+            .with_context(|| format!("{name} was deleted while it should be {what}"))
     }
 
     /// Waits until the pod is Ready.
@@ -100,7 +101,7 @@ impl Namespace {
         self.wait_for(pod, "Ready", |pod: Option<&Pod>| pod.is_some_and(is_ready)).await
     }
 
-    /// Waits until as many pods with that label are Ready, and returns them.
+    /// Waits until at least `count` pods with that label are Ready, and returns them.
     pub async fn wait_until_pods_ready(&self, label: &str, count: usize) -> Result<Vec<Pod>> {
         let pods: Api<Pod> = self.api();
         let parameters = ListParams::default().labels(label);
@@ -111,21 +112,21 @@ impl Namespace {
         .await
     }
 
-    /// Looks again and again until `look` sees it.
-    pub async fn wait_until<T>(&self, what: &str, look: impl AsyncFn() -> Result<Option<T>>) -> Result<T> {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+    /// Polls until `poll` returns a value, and returns that value.
+    pub async fn wait_until<T>(&self, what: &str, poll: impl AsyncFn() -> Result<Option<T>>) -> Result<T> {
+        let deadline = tokio::time::Instant::now() + WAIT_LIMIT;
         loop {
-            if let Some(seen) = look().await? {
-                return Ok(seen);
+            if let Some(value) = poll().await? {
+                return Ok(value);
             }
             if tokio::time::Instant::now() > deadline {
-                bail!("not within {} s: {what}", PATIENCE.as_secs());
+                bail!("not within {} s: {what}", WAIT_LIMIT.as_secs());
             }
-            tokio::time::sleep(GLANCE).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// The command lines of all processes in the container, which has a shell.
+    /// The command lines of all processes in the container. The container must have a shell.
     pub fn processes(&self, pod: &str, container: &str) -> Result<Vec<String>> {
         let script = r"for p in /proc/[0-9]*; do tr '\0' ' ' <$p/cmdline; echo; done 2>/dev/null; true";
         let listed =
@@ -133,16 +134,18 @@ impl Namespace {
         Ok(String::from_utf8_lossy(&listed).lines().map(str::to_owned).collect())
     }
 
-    /// Waits until a process whose command line holds `mark` runs there.
-    pub async fn wait_until_running(&self, pod: &str, container: &str, mark: &str) -> Result<()> {
-        let runs = async || Ok(self.processes(pod, container)?.iter().any(|line| line.contains(mark)).then_some(()));
-        self.wait_until(&format!("{mark:?} runs in pod {pod}"), runs).await
+    /// Waits until the container runs a process whose command line contains `text`.
+    pub async fn wait_until_running(&self, pod: &str, container: &str, text: &str) -> Result<()> {
+        let runs = async || Ok(self.processes(pod, container)?.iter().any(|line| line.contains(text)).then_some(()));
+        self.wait_until(&format!("{text:?} runs in pod {pod}"), runs).await
     }
 
-    /// Waits until no such process runs there any more: a run that ended, however, leaves nothing behind.
-    pub async fn wait_until_gone(&self, pod: &str, container: &str, mark: &str) -> Result<()> {
-        let gone = async || Ok((!self.processes(pod, container)?.iter().any(|line| line.contains(mark))).then_some(()));
-        self.wait_until(&format!("{mark:?} is gone from pod {pod}"), gone).await
+    /// Waits until the container runs no process whose command line contains `text`, because no run may leave a process
+    /// behind.
+    pub async fn wait_until_ended(&self, pod: &str, container: &str, text: &str) -> Result<()> {
+        let has_ended =
+            async || Ok((!self.processes(pod, container)?.iter().any(|line| line.contains(text))).then_some(()));
+        self.wait_until(&format!("{text:?} no longer runs in pod {pod}"), has_ended).await
     }
 
     /// Runs a shell script in the container; an exit status other than 0 is an error.
@@ -151,7 +154,7 @@ impl Namespace {
         Ok(String::from_utf8_lossy(&output).trim_end().to_owned())
     }
 
-    /// A program that acts on this cluster.
+    /// A program that uses the kubeconfig of this cluster.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         command.env("KUBECONFIG", &self.cluster.kubeconfig).env_remove("RESTIC_REPOSITORY");
@@ -172,7 +175,7 @@ impl Namespace {
         Ok(command)
     }
 
-    /// The token of a `ServiceAccount` that may do everything in this namespace.
+    /// A token of a `ServiceAccount` that may do everything in this namespace.
     pub async fn token_of_an_admin(&self) -> Result<String> {
         let name = "admin";
         let subject = json!({ "kind": "ServiceAccount", "name": name, "namespace": self.name });
@@ -188,7 +191,7 @@ impl Namespace {
         Ok(String::from_utf8(token)?.trim().to_owned())
     }
 
-    fn print_what_happened(&self) {
+    fn print_diagnostics(&self) {
         for arguments in [
             &["get", "repositories.stowaway.dev,backups.stowaway.dev,restores.stowaway.dev,jobs,pods", "-o", "wide"][..],
             &["get", "backups.stowaway.dev,restores.stowaway.dev,repositories.stowaway.dev", "-o", "yaml"],
@@ -209,7 +212,7 @@ impl Namespace {
     }
 }
 
-/// Whether the pod is Ready, and is not going.
+/// Whether the pod is Ready and is not being deleted.
 pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     pod.metadata.deletion_timestamp.is_none()

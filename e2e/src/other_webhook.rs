@@ -1,7 +1,5 @@
-//! A mutating webhook of somebody else, as clusters have them: an HTTPS server of the test's own that changes the pods of the
-//! test's namespace, and of no other.
-//!
-//! It must not know what the changes are for, nor anything of ours.
+//! A mutating webhook that does not belong to Stowaway, as most clusters have some. It is an HTTPS server in the test's
+//! process, and changes only the pods of the test's namespace.
 
 use std::{
     net::SocketAddr,
@@ -30,10 +28,11 @@ use webhook_certs::Authority;
 
 use crate::Namespace;
 
-/// Where the built-in cluster's node reaches this machine.
+/// The address under which the node of the built-in cluster reaches this machine.
 const HOST: &str = "10.111.0.1";
 
-/// A running server; dropping it ends it. What it was registered as goes with the namespace.
+/// A running server. Dropping this stops the server; its webhook configurations are deleted with the namespace, which
+/// owns them.
 pub struct OtherWebhook {
     address: SocketAddr,
     authority: String,
@@ -48,7 +47,8 @@ impl Drop for OtherWebhook {
 }
 
 impl OtherWebhook {
-    /// Starts one that does this to each pod; nobody is told of it yet. It may be asked about the same pod twice.
+    /// Starts a server that applies `change` to each pod, without registering it. The API server may call it twice for
+    /// the same pod.
     pub async fn start(change: impl Fn(&mut Value) + Clone + Send + Sync + 'static) -> Result<Self> {
         let now = jiff::Timestamp::now();
         let authority = Authority::issue("other", now)?;
@@ -64,16 +64,17 @@ impl OtherWebhook {
             "/",
             post(async move |body: Bytes| {
                 counting.fetch_add(1, Ordering::SeqCst);
-                ([(CONTENT_TYPE, "application/json")], answer(&body, &change).to_string())
+                ([(CONTENT_TYPE, "application/json")], response(&body, &change).to_string())
             }),
         );
-        let listener = TcpListener::bind((HOST, 0)).await.context("the built-in cluster's network is not there")?;
+        let listener =
+            TcpListener::bind((HOST, 0)).await.context("the network of the built-in cluster does not exist")?;
         let address = listener.local_addr()?;
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (acceptor, router) = (acceptor.clone(), router.clone());
                 tokio::spawn(async move {
-                    // A connection that comes to nothing fails the pod, and so the test.
+                    // A failed handshake fails the creation of the pod, and so the test.
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let service = hyper_util::service::TowerToHyperService::new(router);
                     let _ended = hyper::server::conn::http1::Builder::new()
@@ -85,8 +86,9 @@ impl OtherWebhook {
         Ok(Self { address, authority: authority.certificate().to_owned(), calls, task })
     }
 
-    /// Has the API server call it for each pod of the namespace that is created with these labels, under a name that begins
-    /// and ends so: the API server calls webhooks in the order of their names.
+    /// Registers the webhook for each pod with these labels that is created in the namespace. The name of the
+    /// configuration consists of `prefix`, the namespace and `suffix`; the prefix sets the order, because the API
+    /// server calls webhooks in the order of the names of their configurations.
     pub async fn register(
         &self,
         namespace: &Namespace,
@@ -119,14 +121,14 @@ impl OtherWebhook {
         Ok(())
     }
 
-    /// How often it was called so far.
+    /// The number of calls so far.
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
 }
 
-/// The answer to a review: what the change makes of its object.
-fn answer(body: &[u8], change: &impl Fn(&mut Value)) -> Value {
+/// The response to a review: a JSON patch with the effect of `change` on the object.
+fn response(body: &[u8], change: &impl Fn(&mut Value)) -> Value {
     let review: Value = serde_json::from_slice(body).unwrap_or_default();
     let before = &review["request"]["object"];
     let mut after = before.clone();
@@ -140,7 +142,7 @@ fn answer(body: &[u8], change: &impl Fn(&mut Value)) -> Value {
     })
 }
 
-/// Adds an entry to the list at that place of an object, unless one of its name is there.
+/// Adds an entry to the list of that name in an object, unless the list has an entry with the same name.
 pub fn add(object: &mut Value, list: &str, entry: Value) {
     if object[list].is_null() {
         object[list] = json!([]);
@@ -152,7 +154,7 @@ pub fn add(object: &mut Value, list: &str, entry: Value) {
     }
 }
 
-/// Every container of a pod's spec, those before the app too.
+/// All containers of a pod's spec, including init containers.
 pub fn containers(spec: &mut Value) -> impl Iterator<Item = &mut Value> {
     let Some(spec) = spec.as_object_mut() else { return Vec::new().into_iter() };
     let lists = spec.iter_mut().filter(|(name, _)| ["containers", "initContainers"].contains(&name.as_str()));

@@ -1,4 +1,4 @@
-//! Runs the programs that a user would: `stowaway`, `restic`, `kubectl`. They are the real ones.
+//! Runs the real programs that a user would run: `stowaway`, `restic` and `kubectl`.
 
 use std::{
     env, fs,
@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// The cache folder of built parts; the same rule as in `e2e/cluster/lib/settings.bash`.
+/// The cache folder of the built programs, by the same rule as in `e2e/cluster/lib/settings.bash`.
 pub fn cache() -> PathBuf {
     let home = || env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from);
     let default =
@@ -16,16 +16,16 @@ pub fn cache() -> PathBuf {
     env::var_os("STOWAWAY_CACHE").map_or_else(default, PathBuf::from)
 }
 
-/// A program from the cache, else from the PATH.
+/// A program from the cache, or else from the PATH.
 pub fn program(name: &str) -> PathBuf {
     let built = cache().join("bin").join(name);
     if built.exists() { built } else { PathBuf::from(name) }
 }
 
-/// The `stowaway` under test: built by `cargo build --release`, beside the tests.
+/// The `stowaway` under test, which `cargo build --release` has built beside the tests.
 pub fn stowaway() -> Result<PathBuf> {
     let own = env::current_exe().context("failed to find the test's own program")?;
-    // Tests are in a folder `deps` below it, programs beside it.
+    // A test is in the folder `deps` below `stowaway`; a program, such as `soak`, is beside it.
     let built = own.ancestors().skip(1).take(2).map(|folder| folder.join("stowaway")).find(|path| path.is_file());
     built.with_context(|| format!("no `stowaway` beside {}; run `cargo build --release` first", own.display()))
 }
@@ -53,15 +53,15 @@ pub fn output(command: &mut Command) -> Result<Output> {
         .with_context(|| format!("failed to start {}", command.get_program().display()))
 }
 
-/// Processes of this machine in the pod of that UID: their ids and command lines. The built-in cluster's node is this
-/// machine.
+/// The ids and command lines of the processes of the pod with that UID. It works only for the built-in cluster, because
+/// its node is this machine.
 pub fn of_pod(uid: &str) -> Result<Vec<(String, String)>> {
-    // Without one, every process of this machine would be meant.
+    // An empty UID would match every process of this machine.
     ensure!(!uid.is_empty(), "a pod without a UID");
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let path = entry?.path();
-        // Others end while we look.
+        // A process may end between the listing and this read.
         let read = |file: &str| fs::read(path.join(file)).unwrap_or_default();
         if String::from_utf8_lossy(&read("cgroup")).contains(uid) {
             let id = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -71,12 +71,12 @@ pub fn of_pod(uid: &str) -> Result<Vec<(String, String)>> {
     Ok(found)
 }
 
-/// Kills a process at once.
+/// Sends SIGKILL to a process.
 pub fn kill(id: &str) -> Result<()> {
     run(Command::new("kill").args(["-s", "KILL", id])).map(|_| ())
 }
 
-/// A folder under the repository of this source, for example its manifests.
+/// A path in the clone of this source, for example its manifests.
 pub fn clone_folder(relative: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(relative)
 }

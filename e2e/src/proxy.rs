@@ -1,5 +1,5 @@
-//! A TCP proxy that breaks what passes through it: it cuts after a number of bytes, falls silent, or stalls. It knows no protocol, so
-//! TLS passes unharmed until it is cut.
+//! A TCP proxy that cuts, silences or stalls connections after a number of bytes. It is independent of the protocol, so
+//! that TLS passes unchanged until the fault.
 
 use std::{
     net::SocketAddr,
@@ -18,26 +18,26 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-/// Which way bytes go.
+/// The direction in which bytes are sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Way {
-    /// What the server sends: the stream of a dump.
+pub enum Direction {
+    /// From the server, as the stream of a dump.
     FromServer,
-    /// What the client sends: the stream of a restore.
+    /// To the server, as the stream of a restore.
     ToServer,
 }
 
-/// What goes wrong, counted over all bytes of that way since the proxy started.
+/// The fault that the proxy injects. Bytes are counted over all connections, in one direction, since the proxy started.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Fault {
-    /// Nothing.
+    /// Everything passes.
     None,
-    /// Once so many bytes have passed, every connection is cut, and later ones are refused.
-    CutAfter(Way, u64),
-    /// Once so many bytes have passed, nothing passes any way, and no connection ends: a cable that was pulled.
-    SilenceAfter(Way, u64),
-    /// Once so many bytes have passed, nothing passes that way for so long, once a connection.
-    StallAfter(Way, u64, Duration),
+    /// After that number of bytes, all connections are cut, and later ones are closed at once.
+    CutAfter(Direction, u64),
+    /// After that number of bytes, nothing passes in either direction, and no connection ends, as with a pulled cable.
+    SilenceAfter(Direction, u64),
+    /// After that number of bytes, each connection pauses in that direction, once, for this long.
+    StallAfter(Direction, u64, Duration),
 }
 
 /// A running proxy; dropping it cuts all connections.
@@ -55,24 +55,24 @@ struct Counters {
 }
 
 impl Counters {
-    fn of(&self, way: Way) -> &AtomicU64 {
-        match way {
-            Way::FromServer => &self.from_server,
-            Way::ToServer => &self.to_server,
+    fn of(&self, direction: Direction) -> &AtomicU64 {
+        match direction {
+            Direction::FromServer => &self.from_server,
+            Direction::ToServer => &self.to_server,
         }
     }
 
     fn is_cut(&self, fault: Fault) -> bool {
-        matches!(fault, Fault::CutAfter(way, limit) if self.of(way).load(Ordering::SeqCst) >= limit)
+        matches!(fault, Fault::CutAfter(direction, limit) if self.of(direction).load(Ordering::SeqCst) >= limit)
     }
 
     fn is_silent(&self, fault: Fault) -> bool {
-        matches!(fault, Fault::SilenceAfter(way, limit) if self.of(way).load(Ordering::SeqCst) >= limit)
+        matches!(fault, Fault::SilenceAfter(direction, limit) if self.of(direction).load(Ordering::SeqCst) >= limit)
     }
 }
 
 impl Proxy {
-    /// Listens on a free port of the loopback and passes everything on to `server`.
+    /// Listens on a free port of the loopback interface, and forwards everything to `server`.
     pub async fn start(server: SocketAddr, fault: Fault) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("failed to bind the proxy")?;
         let address = listener.local_addr()?;
@@ -91,17 +91,17 @@ impl Proxy {
         Ok(Self { address, counters, fault: sender, task })
     }
 
-    /// Where clients connect.
+    /// The address that clients connect to.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How many bytes have gone that way so far.
-    pub fn passed(&self, way: Way) -> u64 {
-        self.counters.of(way).load(Ordering::SeqCst)
+    /// The number of bytes that have passed in that direction so far.
+    pub fn passed(&self, direction: Direction) -> u64 {
+        self.counters.of(direction).load(Ordering::SeqCst)
     }
 
-    /// Changes what goes wrong from now on.
+    /// Replaces the fault; the counters continue.
     pub fn set_fault(&self, fault: Fault) {
         self.fault.send_replace(fault);
     }
@@ -117,28 +117,28 @@ async fn pass(client: TcpStream, server: SocketAddr, counters: Arc<Counters>, mu
     let Ok(upstream) = TcpStream::connect(server).await else { return };
     let (client_reader, client_writer) = client.into_split();
     let (server_reader, server_writer) = upstream.into_split();
-    // Whichever side ends first takes the other with it: a cut is a cut in both directions.
+    // The end of one direction ends both.
     tokio::select! {
-        () = copy(client_reader, server_writer, Way::ToServer, &counters, fault.clone()) => {}
-        () = copy(server_reader, client_writer, Way::FromServer, &counters, fault.clone()) => {}
-        // A cut that is asked for while nothing moves takes place at once.
-        () = async { let _gone = fault.wait_for(|fault| counters.is_cut(*fault)).await; } => {}
+        () = copy(client_reader, server_writer, Direction::ToServer, &counters, fault.clone()) => {}
+        () = copy(server_reader, client_writer, Direction::FromServer, &counters, fault.clone()) => {}
+        // Cuts an idle connection as soon as the fault is set.
+        () = async { let _cut = fault.wait_for(|fault| counters.is_cut(*fault)).await; } => {}
     }
 }
 
 async fn copy(
     mut reader: OwnedReadHalf,
     mut writer: OwnedWriteHalf,
-    way: Way,
+    direction: Direction,
     counters: &Counters,
     fault: watch::Receiver<Fault>,
 ) {
-    let counter = counters.of(way);
+    let counter = counters.of(direction);
     let mut buffer = vec![0; 16 * 1024];
     let mut stalled = false;
     loop {
         let wanted = match *fault.borrow() {
-            Fault::CutAfter(at, limit) | Fault::SilenceAfter(at, limit) if at == way => {
+            Fault::CutAfter(at, limit) | Fault::SilenceAfter(at, limit) if at == direction => {
                 let left = limit.saturating_sub(counter.load(Ordering::SeqCst));
                 usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len())
             }
@@ -159,7 +159,7 @@ async fn copy(
         }
         let passed = counter.fetch_add(length as u64, Ordering::SeqCst) + length as u64;
         let stall = match *fault.borrow() {
-            Fault::StallAfter(where_to, limit, pause) if where_to == way && passed >= limit && !stalled => Some(pause),
+            Fault::StallAfter(at, limit, pause) if at == direction && passed >= limit && !stalled => Some(pause),
             _ => None,
         };
         if let Some(pause) = stall {

@@ -1,5 +1,5 @@
-//! What the real `restic` sees in a repository, and the invariants that hold whatever happened: every visible snapshot
-//! is whole, green implies visible, failed implies not visible, and `restic check` is clean.
+//! Reads a repository with the real `restic`, and checks the invariants of every run: each visible snapshot is
+//! complete, a green run has a visible snapshot, a failed run has none, and `restic check` finds no errors.
 
 use std::{
     collections::BTreeMap,
@@ -12,36 +12,36 @@ use k8s_openapi::serde::Deserialize;
 use sha2::{Digest, Sha256};
 use stowaway::{
     api::Backup,
-    model::{Reason, SourceReport, Verdict},
+    model::{Reason, RunReport, Verdict},
 };
 
 use crate::{process, sequence};
 
-/// Which restic: the oldest that must read our repositories, and the newest.
+/// The programs of the oldest restic that must read Stowaway's repositories, and of the newest one.
 pub const RESTICS: [&str; 2] = ["restic-0.14", "restic"];
 
-/// A repository as restic is told of it.
+/// The settings with which restic opens a repository.
 #[derive(Clone, Debug)]
 pub struct Restic {
-    /// restic's name of the place.
+    /// The location of the repository, in the form of `RESTIC_REPOSITORY`.
     pub url: String,
-    /// The password.
+    /// The password of the repository.
     pub password: String,
-    /// Credentials, as environment variables.
+    /// The credentials of the store, as environment variables.
     pub credentials: Vec<(&'static str, String)>,
 }
 
-/// A snapshot as `restic snapshots --json` tells it.
+/// A snapshot as `restic snapshots --json` prints it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(crate = "k8s_openapi::serde")]
 pub struct Snapshot {
-    /// Its id, 64 hex digits.
+    /// The id, 64 hex digits.
     pub id: String,
-    /// Its host.
+    /// The host.
     pub hostname: String,
-    /// Its paths; ours have one.
+    /// The paths; a snapshot of Stowaway has one.
     pub paths: Vec<String>,
-    /// Its tags.
+    /// The tags.
     #[serde(default)]
     pub tags: Vec<String>,
 }
@@ -52,7 +52,7 @@ impl Snapshot {
         self.tags.iter().find_map(|tag| tag.strip_prefix(key)?.strip_prefix('='))
     }
 
-    /// The path of its one file.
+    /// The first path.
     pub fn path(&self) -> &str {
         self.paths.first().map_or("", String::as_str)
     }
@@ -64,7 +64,7 @@ impl Restic {
         Self { url: path.display().to_string(), password: password.to_owned(), credentials: Vec::new() }
     }
 
-    /// A program that reads restic's environment: secrets are never in argv.
+    /// A program that reads restic's environment variables, so that no secret is in its arguments.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         command.env("RESTIC_REPOSITORY", &self.url).env("RESTIC_PASSWORD", &self.password);
@@ -72,7 +72,7 @@ impl Restic {
         command
     }
 
-    /// One of the [`RESTICS`], without a cache: what it says comes from the repository.
+    /// One of the [`RESTICS`], without a cache, so that its output comes from the repository alone.
     pub fn restic(&self, name: &str, arguments: &[&str]) -> Command {
         let mut command = self.command(process::program(name));
         command.arg("--no-cache").args(arguments);
@@ -85,24 +85,24 @@ impl Restic {
         serde_json::from_slice(&json).context("failed to read what `restic snapshots --json` wrote")
     }
 
-    /// `restic check`; all data is read when `read_data`. Without a lock of its own: a run that was killed leaves its lock,
-    /// as a killed restic does, and only `check` and `prune` mind.
+    /// Runs `restic check`, and reads all data if `read_data` is set. It takes no lock, because a killed run leaves its
+    /// lock behind, as a killed restic does, and that lock would make `check` fail.
     pub fn check(&self, name: &str, read_data: bool) -> Result<()> {
         let mut command = self.restic(name, &["check", "--no-lock"]);
         if read_data {
             command.arg("--read-data");
         }
-        process::run(&mut command).with_context(|| format!("{name} check finds the repository damaged"))?;
+        process::run(&mut command).with_context(|| format!("{name} check reports damage in the repository"))?;
         Ok(())
     }
 
-    /// How many locks are held or left.
+    /// The number of locks, including those that killed processes left behind.
     pub fn locks(&self) -> Result<usize> {
         let listed = process::run(&mut self.restic("restic", &["list", "locks", "--no-lock"]))?;
         Ok(String::from_utf8_lossy(&listed).lines().filter(|line| !line.is_empty()).count())
     }
 
-    /// SHA-256 and length of what `restic dump` writes.
+    /// The SHA-256 and the length of the output of `restic dump`.
     pub fn dump(&self, name: &str, snapshot: &Snapshot) -> Result<(String, u64)> {
         let mut command = self.restic(name, &["dump", &snapshot.id, snapshot.path()]);
         let mut child =
@@ -122,8 +122,9 @@ impl Restic {
         Ok((sequence::hex(&digest.finalize()), bytes))
     }
 
-    /// Every visible snapshot is whole (its bytes have the digest that `expected` names for its source, and that its own
-    /// tag names), and `restic check` is clean. Returns the snapshots.
+    /// Checks that every visible snapshot is complete, and that `restic check` finds no errors. A snapshot is complete
+    /// if its bytes have the digest of its own tag, and the one that `expected` has for its source. Returns the
+    /// snapshots.
     pub fn every_visible_snapshot_is_whole(&self, expected: &BTreeMap<String, String>) -> Result<Vec<Snapshot>> {
         let snapshots = self.snapshots()?;
         for snapshot in &snapshots {
@@ -131,23 +132,24 @@ impl Restic {
             let (digest, bytes) = self.dump("restic", snapshot)?;
             ensure!(
                 snapshot.tag("sha256") == Some(&digest),
-                "snapshot {} of {source} has {bytes} bytes of {digest}, and its tags are {:?}",
+                "snapshot {} of {source} has {bytes} bytes with digest {digest}, and its tags are {:?}",
                 snapshot.id,
                 snapshot.tags
             );
             match expected.get(source) {
                 Some(whole) => {
-                    ensure!(*whole == digest, "snapshot {} of {source} is not whole: {bytes} bytes", snapshot.id);
+                    ensure!(*whole == digest, "snapshot {} of {source} is incomplete: {bytes} bytes", snapshot.id);
                 }
-                None => bail!("snapshot {} of {source} should not be there: tags {:?}", snapshot.id, snapshot.tags),
+                None => bail!("snapshot {} of {source} should not exist: tags {:?}", snapshot.id, snapshot.tags),
             }
         }
         self.check("restic", false)?;
         Ok(snapshots)
     }
 
-    /// What the status of `backup` says of each source is what the repository holds: green (and unproven) implies visible
-    /// with that very digest, once; failed implies not visible. And what [`Self::every_visible_snapshot_is_whole`] says.
+    /// Checks that the status of `backup` agrees with the repository for each source. A Succeeded, Unproven or Suspect
+    /// source has exactly one visible snapshot, with the id and the digest of the status; any other source has none. It
+    /// also checks [`Self::every_visible_snapshot_is_whole`].
     pub fn agrees_with(&self, backup: &Backup, expected: &BTreeMap<String, String>) -> Result<()> {
         let snapshots = self.every_visible_snapshot_is_whole(expected)?;
         let uid = backup.metadata.uid.as_deref().unwrap_or_default();
@@ -162,11 +164,11 @@ impl Restic {
         Ok(())
     }
 
-    /// The same for the report of one runner.
+    /// Does the same as [`Self::agrees_with`] for the report of one runner.
     pub fn agrees_with_report(
         &self,
         run: &str,
-        report: Option<&SourceReport>,
+        report: Option<&RunReport>,
         expected: &BTreeMap<String, String>,
     ) -> Result<()> {
         let snapshots = self.every_visible_snapshot_is_whole(expected)?;
@@ -178,16 +180,17 @@ impl Restic {
 }
 
 impl Restic {
-    /// Whether what one run says of itself is so, looking at no other run's snapshots: green is visible once and whole,
-    /// anything else is not visible. For long series; the small ones look at everything.
-    pub fn judge(&self, run: &str, report: Option<&SourceReport>, digest: &str) -> Result<Judgement> {
+    /// Compares the report of one run with the snapshots of that run: a green run has one visible, complete snapshot,
+    /// any other run has none. A run without a report, or with `CommitUnknown`, may have one. It reads the data of no
+    /// other run, so that the cost of a long series stays low.
+    pub fn judge(&self, run: &str, report: Option<&RunReport>, digest: &str) -> Result<Judgement> {
         let snapshots = self.snapshots()?;
         let of_run: Vec<&Snapshot> = snapshots.iter().filter(|snapshot| snapshot.tag("run") == Some(run)).collect();
         let mut wrong = Vec::new();
         for snapshot in &of_run {
             let (found, bytes) = self.dump("restic", snapshot)?;
             if found != digest {
-                wrong.push(format!("snapshot {} is not whole: {bytes} bytes", snapshot.id));
+                wrong.push(format!("snapshot {} is incomplete: {bytes} bytes", snapshot.id));
             }
         }
         let is_green = report.is_some_and(|report| report.verdict.is_green());
@@ -202,12 +205,12 @@ impl Restic {
     }
 }
 
-/// What is to be thought of a run.
+/// The result of comparing the report of a run with the repository.
 #[derive(Clone, Debug)]
 pub struct Judgement {
-    /// It called itself green.
+    /// Whether the run reported a green verdict.
     pub is_green: bool,
-    /// What is not as it says; nothing when all is true.
+    /// A line for each contradiction between report and repository.
     pub wrong: Vec<String>,
 }
 

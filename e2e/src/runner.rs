@@ -1,5 +1,5 @@
-//! The runner as a process of this machine, so that its connections can go through a proxy and its process can be killed.
-//! It execs into real pods.
+//! The runner as a process of this machine, so that its connections can pass through a proxy and its process can be
+//! killed. It execs into real pods.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use stowaway::model::{
-    BackendConfig, Connection, Credential, Reason, SnapshotIdentity, SourceName, SourceReport, TargetCommand, Task,
+    BackendConfig, Connection, Credential, Reason, RunReport, SnapshotIdentity, SourceName, TargetCommand, Task,
     TaskKind, Verdict, mounts,
 };
 use tempfile::TempDir;
@@ -26,49 +26,49 @@ use crate::{
     workload::CONTAINER,
 };
 
-/// No run of a test is longer: a store that is gone is given up after two minutes.
+/// The longest run of a test. It exceeds the two minutes after which a run gives up an unreachable store.
 const LONGEST: Duration = Duration::from_mins(4);
 
-/// What a runner on this machine works with.
+/// The settings of runs on this machine.
 pub struct Runner {
-    /// The way to the API server.
+    /// The kubeconfig of its connections to the API server.
     pub kubeconfig: PathBuf,
-    /// The repository.
+    /// The store of its repository.
     pub backend: BackendConfig,
     namespace: String,
     folder: TempDir,
 }
 
 impl Runner {
-    /// With a new repository in a folder of this machine, which is deleted with it.
+    /// A runner with a new repository in a temporary folder of this machine.
     pub async fn with_folder(namespace: &Namespace) -> Result<(Self, Restic)> {
         let folder = tempfile::tempdir()?;
-        let place = folder.path().join("repository");
-        let backend = BackendConfig::Folder { path: place.display().to_string() };
+        let repository = folder.path().join("repository");
+        let backend = BackendConfig::Folder { path: repository.display().to_string() };
         let runner = Self { backend, folder, ..Self::new(namespace, BackendConfig::Folder { path: String::new() })? };
         runner.create_repository().await?;
-        Ok((runner, Restic::folder(&place, PASSWORD)))
+        Ok((runner, Restic::folder(&repository, PASSWORD)))
     }
 
-    /// With a repository that is anywhere.
+    /// A runner with the repository in this store.
     pub fn new(namespace: &Namespace, backend: BackendConfig) -> Result<Self> {
         let kubeconfig = namespace.cluster.kubeconfig.clone();
         Ok(Self { kubeconfig, backend, namespace: namespace.name.clone(), folder: tempfile::tempdir()? })
     }
 
-    /// Sends its connections to the API server through the proxy at that address from now on.
-    pub fn go_through(&mut self, namespace: &Namespace, proxy: SocketAddr) -> Result<()> {
+    /// Routes its connections to the API server through the proxy at that address.
+    pub fn connect_through(&mut self, namespace: &Namespace, proxy: SocketAddr) -> Result<()> {
         self.kubeconfig = namespace.cluster.kubeconfig_through(proxy, self.folder.path())?;
         Ok(())
     }
 
-    /// Creates the repository.
+    /// Creates the repository in the store.
     pub async fn create_repository(&self) -> Result<()> {
         let ended = self.run(TaskKind::Init).await?;
         ended.is(Verdict::Succeeded, &[Reason::Completed])
     }
 
-    /// The task of backing up the pod's annotated command; `run` is what a retry shares with the first attempt.
+    /// A task that backs up the pod's annotated command. `run` is the id that a retry shares with the first attempt.
     pub fn backup(&self, pod: &Pod, command: Option<&str>, run: &str) -> Result<TaskKind> {
         let source = SourceName::new("pod", &pod.name_any(), CONTAINER, command)?;
         let path = format!(
@@ -93,7 +93,8 @@ impl Runner {
         })
     }
 
-    /// The task of restoring the newest snapshot of `source` into the pod, by the command of the Restore of that name.
+    /// A task that restores the newest snapshot of `source` into the pod, with the command of the Restore named
+    /// `restore`.
     pub fn restore(&self, pod: &Pod, command: Option<&str>, source: &str, restore: &str) -> Result<TaskKind> {
         Ok(TaskKind::Restore {
             restore: restore.to_owned(),
@@ -124,13 +125,13 @@ impl Runner {
         Ok(Run { child, root })
     }
 
-    /// Starts the task as a process that the caller waits for; its log is the file `log` in the folder.
+    /// Starts the task as a process that the caller waits for. Its log is the file `log` in the returned folder.
     pub fn start_process(&self, kind: TaskKind) -> Result<(StandardChild, TempDir)> {
         let (mut command, root) = self.prepare(kind)?;
         Ok((command.spawn().context("failed to start the runner")?, root))
     }
 
-    /// What the runner finds in its pod, in a folder of its own.
+    /// Writes the files that a runner finds in its pod into a new folder, and builds the command of the runner.
     fn prepare(&self, kind: TaskKind) -> Result<(StandardCommand, TempDir)> {
         let root = tempfile::tempdir()?;
         let at = |path: &str| root.path().join(path.trim_start_matches('/'));
@@ -163,7 +164,7 @@ impl Runner {
             .env(mounts::TASK_VARIABLE, task)
             .env(mounts::ROOT_VARIABLE, root.path())
             .env("KUBECONFIG", &self.kubeconfig)
-            // Each run has a pod of its own, as in a Job.
+            // Each run has another pod name, as the runs of Jobs do.
             .env("POD_NAME", format!("runner{}", root.path().file_name().unwrap_or_default().to_string_lossy()))
             .env("POD_UID", "00000000-0000-0000-0000-000000000000")
             .env("POD_NAMESPACE", &self.namespace)
@@ -180,25 +181,25 @@ impl Runner {
     }
 }
 
-/// A run that goes on.
+/// A running task.
 pub struct Run {
     child: Child,
     root: TempDir,
 }
 
 impl Run {
-    /// Its process id.
+    /// The id of its process.
     pub fn pid(&self) -> Result<u32> {
         self.child.id().context("the runner has ended")
     }
 
-    /// Sends it a signal, such as `TERM`.
+    /// Sends a signal, such as `TERM`, to its process.
     pub fn signal(&self, name: &str) -> Result<()> {
         process::run(StandardCommand::new("kill").args(["-s", name, &self.pid()?.to_string()]))?;
         Ok(())
     }
 
-    /// Waits for its end.
+    /// Waits until the process ends.
     pub async fn ended(mut self) -> Result<Ended> {
         let log = |root: &Path| fs::read_to_string(root.join("log")).unwrap_or_default();
         let status = tokio::time::timeout(LONGEST, self.child.wait()).await.map_err(|_| {
@@ -210,30 +211,31 @@ impl Run {
     }
 }
 
-/// What is left of a run.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Ended {
-    /// How its process ended.
+    /// The exit status of its process.
     pub status: ExitStatus,
-    /// Its report, unless it was killed before it could give one.
-    pub report: Option<SourceReport>,
-    /// What it said.
+    /// Its report; `None` if the process was killed before it wrote one.
+    pub report: Option<RunReport>,
+    /// Its stdout and stderr.
     pub log: String,
 }
 
 impl Ended {
-    /// Whether it called itself green.
+    /// Whether its report is green.
     pub fn is_green(&self) -> bool {
         self.report.as_ref().is_some_and(|report| report.verdict.is_green())
     }
 
-    /// It is that verdict for one of those reasons, its exit status says the same, and no secret is in its log.
+    /// Checks that it has that verdict for one of those reasons, that its exit status matches the verdict, and that its
+    /// log contains no secret.
     pub fn is(&self, verdict: Verdict, reasons: &[Reason]) -> Result<()> {
         let report =
             self.report.as_ref().with_context(|| format!("the run left no report ({}):\n{}", self.status, self.log))?;
         ensure!(
             report.verdict == verdict && reasons.contains(&report.reason),
-            "expected {verdict} for {reasons:?}, it is {} for {}: {}\n{}",
+            "expected {verdict} for {reasons:?}, got {} for {}: {}\n{}",
             report.verdict,
             report.reason,
             report.message,

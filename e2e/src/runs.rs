@@ -1,4 +1,4 @@
-//! Runs as a user makes them: Backup and Restore objects, and what their status says in the end.
+//! Creates Backup and Restore objects as a user does, and checks their final status.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ impl Namespace {
                 condition.is_some_and(|condition| condition.status == "False" && condition.reason == reason)
             })
             .await?;
-        ready(&repository).context("the condition is gone")
+        ready(&repository).context("the condition is missing")
     }
 
     /// Creates a Backup.
@@ -53,7 +53,7 @@ impl Namespace {
         self.backup_ended(name).await
     }
 
-    /// Waits until every source of the Backup has a Job at work.
+    /// Waits until every source of the Backup is Running.
     pub async fn wait_until_backup_runs(&self, name: &str) -> Result<Backup> {
         self.wait_for(name, "running", |backup: Option<&Backup>| {
             backup.and_then(|backup| backup.status.as_ref()).is_some_and(|status| {
@@ -85,7 +85,7 @@ pub fn source<'a>(backup: &'a Backup, name: &str) -> Result<&'a SourceStatus> {
     })
 }
 
-/// Every source is green.
+/// Checks that the Backup and all of its sources are green.
 pub fn all_green(backup: &Backup) -> Result<()> {
     let status = backup.status.as_ref().context("the Backup has no status")?;
     ensure!(!status.sources.is_empty(), "the Backup has no source");
@@ -105,12 +105,12 @@ pub fn all_green(backup: &Backup) -> Result<()> {
     Ok(())
 }
 
-/// The outcome is that verdict, for one of those reasons; a failure has a sentence for people.
+/// Checks that the outcome has that verdict for one of those reasons, and that a failure has a message.
 pub fn ended(what: &str, outcome: &Outcome, verdict: Verdict, reasons: &[&str]) -> Result<()> {
     let is_as_expected = outcome.verdict == Some(verdict) && reasons.contains(&outcome.reason.as_str());
     ensure!(
         is_as_expected,
-        "{what}: expected {verdict} for {}, it is {:?} for {} (exit code {:?}, {:?} bytes): {}\n{}",
+        "{what}: expected {verdict} for {}, got {:?} for {} (exit code {:?}, {:?} bytes): {}\n{}",
         reasons.join(" or "),
         outcome.verdict,
         outcome.reason,
@@ -123,17 +123,17 @@ pub fn ended(what: &str, outcome: &Outcome, verdict: Verdict, reasons: &[&str]) 
     Ok(())
 }
 
-/// The message holds all these texts.
-pub fn says(what: &str, message: &str, texts: &[&str]) -> Result<()> {
+/// Checks that the message contains all these texts.
+pub fn ensure_contains(what: &str, message: &str, texts: &[&str]) -> Result<()> {
     for text in texts {
         if !message.contains(text) {
-            bail!("{what} does not say {text:?}: {message}");
+            bail!("{what} does not contain {text:?}: {message}");
         }
     }
     Ok(())
 }
 
-/// The digest that each source's snapshots must have.
+/// Maps each source to the digest that its snapshots must have.
 pub fn known(sources: &[(&str, &Sequence)]) -> BTreeMap<String, String> {
     sources.iter().map(|(source, sequence)| ((*source).to_owned(), sequence.digest())).collect()
 }

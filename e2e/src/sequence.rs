@@ -1,5 +1,5 @@
-//! The byte sequences that the test program `emit` writes (`e2e/images/emit`), written a second time, so that neither
-//! side can be wrong alone.
+//! A second implementation of the byte sequences that the test program `emit` writes (`e2e/images/emit`), so that an
+//! error in one implementation shows as a difference.
 
 use std::fmt::{self, Write};
 
@@ -8,11 +8,11 @@ use sha2::{Digest, Sha256};
 /// A kind of sequence, as `emit --kind` names it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
-    /// xorshift64* words, lowest byte first.
+    /// The 64-bit outputs of xorshift64*, in little-endian order.
     Random,
     /// SQL-like lines of 64 bytes with a counter.
     Text,
-    /// Byte i is i modulo 256.
+    /// All byte values in ascending order, repeated.
     Every,
     /// Zeros.
     Zero,
@@ -29,14 +29,14 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What one call of `emit` writes to its stdout.
+/// The output of one call of `emit`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Sequence {
-    /// Which kind.
+    /// The kind of the sequence.
     pub kind: Kind,
-    /// Where it starts; two sequences with different seeds share nothing.
+    /// The start of the pseudo-random numbers of `Random`, or of the counter of `Text`.
     pub seed: u64,
-    /// How long it is.
+    /// The length.
     pub bytes: u64,
 }
 
@@ -46,19 +46,19 @@ impl Sequence {
         Self { kind, seed, bytes }
     }
 
-    /// The command that writes it; more options may follow.
+    /// The command that writes the sequence; the caller may append options.
     pub fn command(&self) -> String {
         format!("emit --kind {} --seed {} --bytes {}", self.kind, self.seed, self.bytes)
     }
 
-    /// SHA-256 in hex, as Stowaway reports it.
+    /// The SHA-256 of the sequence in hex, as Stowaway reports it.
     pub fn digest(&self) -> String {
         let mut digest = Sha256::new();
         self.for_each_block(|block| digest.update(block));
         hex(&digest.finalize())
     }
 
-    /// All of it in memory; only for short ones.
+    /// The whole sequence in memory; for short sequences only.
     pub fn content(&self) -> Vec<u8> {
         let mut content = Vec::new();
         self.for_each_block(|block| content.extend_from_slice(block));
@@ -66,7 +66,7 @@ impl Sequence {
     }
 
     fn for_each_block(&self, mut take: impl FnMut(&[u8])) {
-        let mut word = if self.seed == 0 { 0x9e37_79b9_7f4a_7c15 } else { self.seed };
+        let mut state = if self.seed == 0 { 0x9e37_79b9_7f4a_7c15 } else { self.seed };
         let mut line = self.seed;
         let mut block = Vec::with_capacity(BLOCK);
         let mut left = self.bytes;
@@ -75,10 +75,10 @@ impl Sequence {
             while block.len() < BLOCK {
                 match self.kind {
                     Kind::Random => {
-                        word ^= word >> 12;
-                        word ^= word << 25;
-                        word ^= word >> 27;
-                        block.extend(word.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
+                        state ^= state >> 12;
+                        state ^= state << 25;
+                        state ^= state >> 27;
+                        block.extend(state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
                     }
                     Kind::Text => {
                         block.extend(format!("INSERT INTO stowage VALUES ({line:020}, 'starboard');\n").into_bytes());
@@ -95,15 +95,15 @@ impl Sequence {
     }
 }
 
-/// A multiple of each kind's unit.
+/// The size of a generated block, a multiple of the unit of each kind (8, 64, 256 and 1 bytes).
 const BLOCK: usize = 64 * 1024;
 
-/// SHA-256 in hex, as Stowaway reports it.
+/// The SHA-256 of these bytes in hex, as Stowaway reports it.
 pub fn digest(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// Lower-case hex digits.
+/// These bytes as lower-case hex digits.
 pub fn hex(bytes: &[u8]) -> String {
     let mut digits = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
@@ -125,7 +125,7 @@ mod tests {
         assert!(
             content(Kind::Text, 65).starts_with(b"INSERT INTO stowage VALUES (00000000000000000001, 'starboard');\n")
         );
-        // The first word of xorshift64* for the seed 1, as its author publishes it: 0x47E4CE4B896CDD1D.
+        // The first output of xorshift64* for the seed 1, as its author publishes it: 0x47E4CE4B896CDD1D.
         assert_eq!(content(Kind::Random, 8), 0x47e4_ce4b_896c_dd1d_u64.to_le_bytes());
     }
 

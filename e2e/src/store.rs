@@ -1,5 +1,5 @@
-//! The S3 server of the tests (versitygw, one for all of them, a prefix for each), and the Repository objects that point
-//! to it.
+//! The S3 server of the tests, and the Repository objects that refer to it. All tests share one versitygw, where each
+//! test has a prefix of its own.
 
 use std::{net::SocketAddr, process::Command};
 
@@ -12,25 +12,25 @@ use tokio::{net::TcpListener, sync::OnceCell, task::JoinHandle};
 
 use crate::{Cluster, Namespace, process, restic::Restic};
 
-/// The credentials of the test's S3 server.
+/// The id of the access key of the shared S3 server.
 pub const ACCESS_KEY_ID: &str = "stowaway-test";
-/// Its secret.
+/// The secret access key of the shared S3 server.
 pub const SECRET_ACCESS_KEY: &str = "stowaway-test-secret";
-/// The password of the test's repositories.
+/// The password of the repositories of tests.
 pub const PASSWORD: &str = "correct horse battery staple";
-/// The namespace of the shared server; it stays between runs.
+/// The namespace of the shared server. It is kept between test runs.
 const SHARED_NAMESPACE: &str = "stowaway-e2e-store";
-/// Where the server keeps its buckets.
+/// The folder of the server's bucket in its container.
 const BUCKETS: &str = "/data/backups";
 
 static SHARED: OnceCell<String> = OnceCell::const_new();
 
-/// What opens a server and the repositories on it.
+/// The credentials of an S3 server and the password of the repositories on it.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    /// The access key's id.
+    /// The id of the access key.
     pub access_key_id: String,
-    /// The access key.
+    /// The secret access key.
     pub secret_access_key: String,
     /// The password of the repositories.
     pub password: String,
@@ -46,9 +46,9 @@ impl Default for Credentials {
 
 /// An S3 server with one bucket, `backups`, as one test uses it.
 pub struct S3 {
-    /// `host:port` of its Service, for pods.
+    /// The address of its Service as `host:port`, for pods.
     pub address: String,
-    /// The same for programs on this machine.
+    /// The address for programs on this machine.
     pub from_here: SocketAddr,
     credentials: Credentials,
     prefix: String,
@@ -64,7 +64,7 @@ impl Drop for S3 {
 }
 
 impl S3 {
-    /// The server that all tests share, started by the first one; each namespace has a prefix of its own.
+    /// The server that all tests share; the first caller starts it. Each namespace has a prefix of its own.
     pub async fn shared(namespace: &Namespace) -> Result<Self> {
         let shared = Namespace { cluster: namespace.cluster.clone(), name: SHARED_NAMESPACE.to_owned() };
         let address = SHARED
@@ -76,12 +76,12 @@ impl S3 {
         Self::reach(&shared, address.clone(), namespace, Credentials::default()).await
     }
 
-    /// A server of this test's own, which it may take away.
+    /// A server of this test's own, which the test may make unreachable.
     pub async fn own(namespace: &Namespace) -> Result<Self> {
         Self::opened_by(namespace, Credentials::default()).await
     }
 
-    /// The same, which nothing else opens.
+    /// A server of this test's own, with these credentials.
     pub async fn opened_by(namespace: &Namespace, credentials: Credentials) -> Result<Self> {
         let address = start(namespace, &credentials).await?;
         Self::reach(namespace, address, namespace, credentials).await
@@ -127,7 +127,7 @@ impl S3 {
         })
     }
 
-    /// The repository as the runner is told of it, reached at `address` (the server itself, or a proxy before it).
+    /// The store settings of a runner that connects to `address`, which is the server itself or a proxy in front of it.
     pub fn backend(&self, address: SocketAddr) -> BackendConfig {
         BackendConfig::S3(S3Config {
             endpoint: format!("http://{address}"),
@@ -146,7 +146,7 @@ impl S3 {
         Self { address: self.address.clone(), from_here: self.from_here, credentials, prefix, forward: None }
     }
 
-    /// What another program finds at that name below the prefix.
+    /// Reads the object of that name below the prefix, with curl, independently of Stowaway.
     pub fn object(&self, name: &str) -> Result<Vec<u8>> {
         let Credentials { access_key_id, secret_access_key, .. } = &self.credentials;
         let mut curl = Command::new("curl");
@@ -157,12 +157,12 @@ impl S3 {
         process::run(&mut curl)
     }
 
-    /// Takes away all that is in this repository.
+    /// Deletes all objects below the prefix.
     pub fn delete(&self, cluster: &Cluster) {
         clean_up(cluster, &self.prefix);
     }
 
-    /// The repository as restic is told of it.
+    /// The settings with which restic opens the repository.
     pub fn restic(&self) -> Restic {
         let Credentials { access_key_id, secret_access_key, password } = self.credentials.clone();
         Restic {
@@ -173,17 +173,17 @@ impl S3 {
     }
 }
 
-/// A Secret with these texts.
+/// A Secret with this `stringData`.
 pub fn secret(name: &str, texts: &Value) -> Value {
     json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name }, "stringData": texts })
 }
 
-/// Takes away what a test's namespace left on the shared server.
+/// Deletes the objects of a test's namespace from the shared server.
 pub fn clean_up(cluster: &Cluster, prefix: &str) {
     let shared = Namespace { cluster: cluster.clone(), name: SHARED_NAMESPACE.to_owned() };
     let folder = format!("{BUCKETS}/{prefix}");
-    // A test that used no store has nothing there, and may have been the first one: no server, either.
-    let _nothing_there =
+    // Fails if no test has started the server yet, in which case there is nothing to delete.
+    let _ignored =
         process::output(&mut shared.kubectl(&["exec", "s3", "--container=tools", "--", "rm", "-rf", &folder]));
 }
 
@@ -226,7 +226,8 @@ async fn start(namespace: &Namespace, credentials: &Credentials) -> Result<Strin
     Ok(format!("{address}:9000"))
 }
 
-/// Passes a port of the loopback on to the server's pod, for a cluster whose Services this machine cannot reach.
+/// Forwards a port of the loopback interface to the server's pod, for a cluster whose Services this machine cannot
+/// reach.
 async fn forward(client: Client, namespace: String) -> Result<(SocketAddr, JoinHandle<()>)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;

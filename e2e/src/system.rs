@@ -1,6 +1,4 @@
-//! Stowaway as it is installed in the cluster under test: its namespace, and what its parts count.
-//!
-//! It must not know what a test does to it.
+//! The installation of Stowaway in the cluster under test: its namespace, Deployments, pods and metrics.
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
@@ -13,9 +11,9 @@ use crate::{Namespace, process};
 
 /// The namespace of the installation.
 pub const SYSTEM: &str = "stowaway-system";
-/// The webhook's Deployment, and what its objects are called.
+/// The name of the webhook's Deployment, Service and other objects.
 pub const WEBHOOK: &str = "stowaway-webhook";
-/// The port of each part's figures.
+/// The metrics port of the webhook and the controller.
 const METRICS_PORT: u16 = 8080;
 
 impl Namespace {
@@ -39,22 +37,22 @@ impl Namespace {
         Ok(pods.list(&ListParams::default().labels(&label)).await?.items)
     }
 
-    /// What they count, in the text form of Prometheus, one after the other.
-    pub async fn figures(&self, component: &str) -> Result<String> {
-        let mut figures = String::new();
+    /// The metrics of all pods of `component` in the text format of Prometheus, concatenated.
+    pub async fn metrics(&self, component: &str) -> Result<String> {
+        let mut metrics = String::new();
         for pod in self.pods_of(component).await? {
             let path = format!("/api/v1/namespaces/{SYSTEM}/pods/{}:{METRICS_PORT}/proxy", pod.name_any());
             let request = Request::new(path).get("metrics", &kube::api::GetParams::default())?;
             let text = self.cluster.client.request_text(request).await;
-            figures.push_str(&text.with_context(|| format!("failed to read the metrics of {}", pod.name_any()))?);
+            metrics.push_str(&text.with_context(|| format!("failed to read the metrics of {}", pod.name_any()))?);
         }
-        Ok(figures)
+        Ok(metrics)
     }
 
-    /// The sum of one figure over all pods of a part; 0 where nobody has it.
-    pub async fn figure(&self, component: &str, name: &str) -> Result<f64> {
-        let figures = self.figures(component).await?;
-        let values = figures.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse::<f64>().ok());
+    /// The sum of one metric over all pods of `component`; 0 if no pod has it.
+    pub async fn metric(&self, component: &str, name: &str) -> Result<f64> {
+        let metrics = self.metrics(component).await?;
+        let values = metrics.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse::<f64>().ok());
         Ok(values.sum())
     }
 }

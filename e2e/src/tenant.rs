@@ -1,6 +1,4 @@
-//! Somebody with few rights in one namespace, and what the API server says to him.
-//!
-//! It must not know what he tries.
+//! A user with few rights in one namespace, and checks of whether the API server admits the requests of that user.
 
 use anyhow::{Result, bail};
 use k8s_openapi::serde::de::DeserializeOwned;
@@ -20,7 +18,7 @@ pub struct Tenant<'a> {
 }
 
 impl<'a> Tenant<'a> {
-    /// A new one, with these rights.
+    /// Creates a tenant with these rights.
     pub async fn new(namespace: &'a Namespace, name: &str, rights: &[Right<'_>]) -> Result<Self> {
         namespace
             .apply_object(json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": name } }))
@@ -32,7 +30,7 @@ impl<'a> Tenant<'a> {
         Ok(tenant)
     }
 
-    /// Gives him more.
+    /// Grants more rights, as a Role whose name ends with `role`.
     pub async fn grant(&self, role: &str, rights: &[Right<'_>]) -> Result<()> {
         let name = format!("{}-{role}", self.name);
         let rules: Vec<Value> = rights
@@ -48,7 +46,7 @@ impl<'a> Tenant<'a> {
         bind(self.namespace, &name, ("Role", &name), &self.name).await
     }
 
-    /// Objects of one kind in his namespace, as he sees them.
+    /// The API for objects of one kind in the tenant's namespace, with the rights of the tenant.
     pub fn api<K>(&self) -> Api<K>
     where
         K: Resource<Scope = NamespaceResourceScope> + DeserializeOwned,
@@ -57,27 +55,27 @@ impl<'a> Tenant<'a> {
         Api::namespaced(self.client.clone(), &self.namespace.name)
     }
 
-    /// What he tries is refused by that policy.
-    pub async fn is_denied<T>(&self, policy: &str, attack: impl AsyncFn() -> kube::Result<T>) -> Result<()> {
-        match self.answer(&attack).await? {
-            Ok(_) => bail!("{policy} let it pass"),
+    /// Checks that the request is denied by that policy.
+    pub async fn is_denied<T>(&self, policy: &str, request: impl AsyncFn() -> kube::Result<T>) -> Result<()> {
+        match self.response(&request).await? {
+            Ok(_) => bail!("{policy} admitted the request"),
             Err(message) if message.contains(&format!("ValidatingAdmissionPolicy '{policy}'")) => Ok(()),
-            Err(message) => bail!("not refused by {policy}, but: {message}"),
+            Err(message) => bail!("not denied by {policy}, but: {message}"),
         }
     }
 
-    /// What he tries is done.
-    pub async fn is_allowed<T>(&self, act: impl AsyncFn() -> kube::Result<T>) -> Result<T> {
-        self.answer(&act).await?.or_else(|message| bail!("refused: {message}"))
+    /// Checks that the request succeeds, and returns its result.
+    pub async fn is_allowed<T>(&self, request: impl AsyncFn() -> kube::Result<T>) -> Result<T> {
+        self.response(&request).await?.or_else(|message| bail!("denied: {message}"))
     }
 
-    /// What comes of it, once his rights have come into force.
-    async fn answer<T>(&self, act: &impl AsyncFn() -> kube::Result<T>) -> Result<Result<T, String>> {
+    /// Returns the result of the request, once the rights of the tenant are in force.
+    async fn response<T>(&self, request: &impl AsyncFn() -> kube::Result<T>) -> Result<Result<T, String>> {
         let what = format!("the rights of {} are in force", self.name);
         self.namespace
-            .wait_until(&what, async || match act().await {
-                Ok(done) => Ok(Some(Ok(done))),
-                // Said by the authorizer, which hears of new rights a moment later.
+            .wait_until(&what, async || match request().await {
+                Ok(result) => Ok(Some(Ok(result))),
+                // The message of the authorizer, which sees new rights with a delay.
                 Err(kube::Error::Api(status)) if status.code == 403 && status.message.contains(" cannot ") => Ok(None),
                 Err(kube::Error::Api(status)) => Ok(Some(Err(status.message.clone()))),
                 Err(error) => Err(error.into()),
@@ -86,7 +84,7 @@ impl<'a> Tenant<'a> {
     }
 }
 
-/// Binds a `ServiceAccount` of the namespace to a role: kind and name.
+/// Binds a `ServiceAccount` of the namespace to a role, given as kind and name.
 pub async fn bind(namespace: &Namespace, name: &str, role: (&str, &str), account: &str) -> Result<()> {
     namespace
         .apply_object(json!({

@@ -1,4 +1,5 @@
-//! Empty volumes for the tests' claims: folders of the built-in cluster's node, else whatever the cluster itself provides.
+//! Empty volumes for the claims of tests. In the built-in cluster they are folders of its node; another cluster
+//! provisions them itself.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -12,15 +13,16 @@ use serde_json::{Value, json};
 
 use crate::{Namespace, process};
 
-/// Says whose volume it is.
+/// The label with the namespace for which a volume was made.
 const LABEL: &str = "stowaway.dev/test-namespace";
 
-/// Where the volumes of a namespace are.
+/// The folder of a namespace's volumes.
 fn folder(namespace: &Namespace) -> PathBuf {
     PathBuf::from("/var/tmp/stowaway-e2e").join(&namespace.name)
 }
 
-/// Makes so many volumes for claims of this namespace, each of which is bound once.
+/// Creates `count` volumes for claims of this namespace. A volume can be bound once, because it is retained when its
+/// claim is deleted.
 pub async fn provide(namespace: &Namespace, count: usize) -> Result<()> {
     if !namespace.cluster.is_built_in() {
         return Ok(());
@@ -42,10 +44,10 @@ pub async fn provide(namespace: &Namespace, count: usize) -> Result<()> {
     Ok(())
 }
 
-/// Makes so many block devices for claims of this namespace, each of that many MiB and blank. Of the built-in cluster alone:
-/// they are loop devices of its machine.
+/// Creates `count` blank block devices of that many MiB for claims of this namespace. It works only for the built-in
+/// cluster, because they are loop devices of this machine.
 pub async fn provide_devices(namespace: &Namespace, count: usize, mebibytes: u64) -> Result<()> {
-    ensure!(namespace.cluster.is_built_in(), "devices are made for the built-in cluster alone");
+    ensure!(namespace.cluster.is_built_in(), "devices are made only for the built-in cluster");
     let volumes: Api<PersistentVolume> = Api::all(namespace.cluster.client.clone());
     let nodes: Api<Node> = Api::all(namespace.cluster.client.clone());
     let nodes = nodes.list(&ListParams::default()).await?.items;
@@ -71,7 +73,7 @@ pub async fn provide_devices(namespace: &Namespace, count: usize, mebibytes: u64
     Ok(())
 }
 
-/// Detaches the loop devices over the namespace's files.
+/// Detaches the loop devices of the namespace's files.
 fn detach_devices(namespace: &Namespace) -> Result<()> {
     for entry in fs::read_dir(folder(namespace))? {
         let path = entry?.path();
@@ -87,7 +89,7 @@ fn detach_devices(namespace: &Namespace) -> Result<()> {
     Ok(())
 }
 
-/// The spec of a claim for one of them.
+/// The spec of a claim for one of the provided volumes.
 pub fn claim(namespace: &Namespace, access_mode: &str) -> Value {
     let mut spec = json!({ "accessModes": [access_mode], "resources": { "requests": { "storage": "1Gi" } } });
     if namespace.cluster.is_built_in() {
@@ -96,14 +98,14 @@ pub fn claim(namespace: &Namespace, access_mode: &str) -> Value {
     spec
 }
 
-/// Takes them away.
+/// Deletes the volumes of the namespace, and their folders.
 pub async fn clean_up(namespace: &Namespace) -> Result<()> {
     if !namespace.cluster.is_built_in() || !folder(namespace).exists() {
         return Ok(());
     }
     let volumes: Api<PersistentVolume> = Api::all(namespace.cluster.client.clone());
-    let ours = ListParams::default().labels(&format!("{LABEL}={}", namespace.name));
-    volumes.delete_collection(&DeleteParams::default(), &ours).await?;
+    let of_namespace = ListParams::default().labels(&format!("{LABEL}={}", namespace.name));
+    volumes.delete_collection(&DeleteParams::default(), &of_namespace).await?;
     detach_devices(namespace)?;
     Ok(fs::remove_dir_all(folder(namespace))?)
 }

@@ -1,6 +1,4 @@
-//! The pods that the tests back up: what is annotated on them, and what they run.
-//!
-//! It must not know what comes out of a backup.
+//! Builders for the pods that the tests back up, with their annotations and containers.
 
 use anyhow::Result;
 use k8s_openapi::api::core::v1::Pod;
@@ -8,14 +6,14 @@ use serde_json::{Map, Value, json};
 
 use crate::{Namespace, Sequence};
 
-/// The key of the plain command.
+/// The annotation with the unnamed backup command.
 pub const COMMAND: &str = "stowaway.dev/backupcommand";
-/// The key that says what is put into the pod.
+/// The annotation that selects what is injected into the pod.
 pub const INJECT: &str = "stowaway.dev/inject";
-/// The name of the one container, unless told otherwise.
+/// The default name of the pod's container.
 pub const CONTAINER: &str = "main";
 
-/// A pod, or a Deployment of one.
+/// A pod, or the template of a Deployment or `ReplicaSet` with one pod.
 #[derive(Clone, Debug)]
 pub struct Workload {
     name: String,
@@ -25,7 +23,7 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// A pod with one container of that test image, which idles unless the image says otherwise.
+    /// A pod with one container of that test image, which runs the entrypoint of the image.
     pub fn new(namespace: &Namespace, name: &str, image: &str) -> Self {
         let container = json!({
             "name": CONTAINER,
@@ -47,7 +45,7 @@ impl Workload {
         Self::new(namespace, name, "toolbox").annotate(COMMAND, command)
     }
 
-    /// A `toolbox` that dumps this sequence.
+    /// A `toolbox` whose annotated command writes this sequence.
     pub fn dumping(namespace: &Namespace, name: &str, sequence: &Sequence) -> Self {
         Self::toolbox(namespace, name, &sequence.command())
     }
@@ -59,7 +57,7 @@ impl Workload {
         self
     }
 
-    /// Adds a named command; it is a source of its own.
+    /// Adds a named command, which is a separate source.
     #[must_use]
     pub fn named_command(self, name: &str, command: &str) -> Self {
         self.annotate(&format!("{COMMAND}.{name}"), command)
@@ -78,7 +76,7 @@ impl Workload {
         self.set("env", list.into())
     }
 
-    /// Ready only when this command exits 0.
+    /// Adds a readiness probe with this command.
     #[must_use]
     pub fn ready_when(self, command: &[&str]) -> Self {
         self.set("readinessProbe", json!({ "exec": { "command": command }, "periodSeconds": 1, "timeoutSeconds": 5 }))
@@ -104,7 +102,7 @@ impl Workload {
         pod.into()
     }
 
-    /// Creates the pod and does not wait for it.
+    /// Creates the pod without waiting for it.
     pub async fn apply(&self, namespace: &Namespace) -> Result<()> {
         let metadata = json!({ "name": self.name, "annotations": self.annotations, "labels": { "app": self.name } });
         namespace
@@ -118,7 +116,8 @@ impl Workload {
         namespace.wait_until_ready(&self.name).await
     }
 
-    /// Creates a `ReplicaSet` of one such pod: its pod is admitted whatever is annotated, since nobody made it by hand.
+    /// Creates a `ReplicaSet` of one such pod. The webhook admits the pod of a controller even if its annotations are
+    /// invalid.
     pub async fn replicate(&self, namespace: &Namespace) -> Result<Pod> {
         self.apply_as("ReplicaSet", namespace).await
     }
@@ -143,7 +142,7 @@ impl Workload {
     }
 }
 
-/// Starts them all, and waits until all are Ready.
+/// Creates all pods, and then waits until all are Ready.
 pub async fn start_all(namespace: &Namespace, workloads: &[Workload]) -> Result<Vec<Pod>> {
     for workload in workloads {
         workload.apply(namespace).await?;

@@ -1,7 +1,5 @@
-//! What must hold for any bytes at all. Each function is a fuzz target of its name; `make test` replays the corpus that
-//! fuzzing found through the same functions.
-//!
-//! It must not know where the bytes come from.
+//! The properties that must hold for arbitrary input bytes. Each function is the fuzz target of the same name, and
+//! `make test` replays the corpus of the fuzzer through the same functions.
 
 use std::collections::BTreeMap;
 
@@ -13,18 +11,19 @@ use stowaway::{
     api::Repository,
     inject::{Cause, Effect, InjectionFacts, inject},
     webhook::{
-        decision::{DecisionFacts, Question, decide},
+        decision::{AdmissionEndpoint, DecisionFacts, decide},
         review,
     },
 };
-use stowaway_seal::{
+use stowaway_protocol::{
     Frame, FrameDecoder, FrameEncoder, Nonce, Opener, Outcome, SealError, Sealer, Trailer, Window, parse_answer,
     parse_hello,
 };
 
-/// Annotations, a line each: `KEY=VALUE`. A key that begins with `.` or `-` continues our own prefix's commonest one.
+/// Parses annotations, one `KEY=VALUE` per line. A key that begins with `.` or `-` is appended to
+/// `stowaway.dev/backupcommand`.
 ///
-/// They are read without a panic, the same way twice, and what is refused names at least one problem.
+/// Parsing does not panic, has the same result twice, and names at least one problem if it fails.
 pub fn annotations(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let map: BTreeMap<String, String> = text
@@ -49,28 +48,29 @@ pub fn annotations(data: &[u8]) {
     }
 }
 
-/// The sealed protocol: as bytes from a hostile peer, and as a stream of which one byte was changed on its way.
+/// Reads the sealed protocol: the input as the bytes of a hostile peer, and a valid stream in which one byte was
+/// changed in transit.
 ///
-/// No bytes make either side panic, and a stream is only called whole when it is.
+/// Nothing panics, and a stream is accepted as complete only if it is.
 pub fn protocol(data: &[u8]) {
     let nonce = Nonce::new(7);
     let _ = parse_hello(data);
     let _ = parse_answer(&nonce, data);
     let cut = data.first().map_or(1, |byte| usize::from(*byte) + 1);
     let _ = receive(data, cut, &nonce);
-    assert!(receive(&forged(data, &nonce), cut, &nonce).is_none(), "a forged stream is called whole");
+    assert!(receive(&forged(data, &nonce), cut, &nonce).is_none(), "a forged stream is accepted as complete");
 
     let Some((&[high, low, flip], content)) = data.split_first_chunk::<3>() else { return };
     let Ok(mut wire) = send(content, &nonce) else { return };
     let position = usize::from(u16::from_be_bytes([high, low])) % wire.len();
     wire[position] ^= flip;
     match receive(&wire, cut, &nonce) {
-        Some(received) => assert!(received == content, "another stream than was sent is called whole"),
-        None => assert!(flip != 0, "a whole stream is refused"),
+        Some(received) => assert!(received == content, "a changed stream is accepted as complete"),
+        None => assert!(flip != 0, "a complete stream is rejected"),
     }
 }
 
-/// Well-formed frames around bytes that no sender compressed, with the end of another stream.
+/// Well-formed frames with a payload that no sender compressed, and with the trailer of another stream.
 fn forged(payload: &[u8], nonce: &Nonce) -> Vec<u8> {
     let mut wire = Vec::new();
     let mut encoder = FrameEncoder::new(nonce);
@@ -79,7 +79,7 @@ fn forged(payload: &[u8], nonce: &Nonce) -> Vec<u8> {
     wire
 }
 
-/// A stream as its sender seals it, acknowledged as fast as it is sent.
+/// The wire bytes of a stream, as its sender seals it.
 fn send(content: &[u8], nonce: &Nonce) -> Result<Vec<u8>, SealError> {
     let mut wire = Vec::new();
     let mut sealer = Sealer::new(nonce, Window::DUMP)?;
@@ -88,13 +88,13 @@ fn send(content: &[u8], nonce: &Nonce) -> Result<Vec<u8>, SealError> {
     Ok(wire)
 }
 
-/// The stream, if its receiver takes it for whole. The wire comes in pieces of that many bytes.
-fn receive(wire: &[u8], piece: usize, nonce: &Nonce) -> Option<Vec<u8>> {
+/// Returns the stream if the receiver accepts it as complete. The wire bytes arrive in chunks of `chunk` bytes.
+fn receive(wire: &[u8], chunk: usize, nonce: &Nonce) -> Option<Vec<u8>> {
     let mut decoder = FrameDecoder::new(nonce);
     let mut opener = Opener::new(Window::DUMP).ok()?;
     let mut received = Vec::new();
     let mut buffer = vec![0; 4096];
-    for part in wire.chunks(piece) {
+    for part in wire.chunks(chunk) {
         decoder.push(part);
         while let Some(frame) = decoder.next_frame().ok()? {
             match frame {
@@ -106,7 +106,8 @@ fn receive(wire: &[u8], piece: usize, nonce: &Nonce) -> Option<Vec<u8>> {
                             break;
                         }
                         received.extend_from_slice(&buffer[..count]);
-                        // A small frame may swell to anything; what holds for a megabyte holds for more.
+                        // Stops here, because a small frame may decompress to any size, and more data tests nothing
+                        // new.
                         if received.len() > 1 << 20 {
                             return None;
                         }
@@ -120,30 +121,30 @@ fn receive(wire: &[u8], piece: usize, nonce: &Nonce) -> Option<Vec<u8>> {
     None
 }
 
-/// An `AdmissionReview` as anybody may send it; the first byte says under which path.
+/// Decides on an arbitrary `AdmissionReview`. The first byte selects the path of the request.
 ///
-/// Nothing panics, every decision can be written, and a patch applies and leaves nothing to inject.
+/// Nothing panics, every decision can be serialized, and a patch applies and leaves nothing to inject.
 pub fn admission(data: &[u8]) {
     let Some((path, text)) = data.split_first() else { return };
     let by_namespace = [None, Some(Injection::Helper), Some(Injection::Sidecar)][usize::from(*path) % 3];
-    let question = match path % 5 {
-        0..=2 => Question::Pods(by_namespace),
-        3 => Question::Workloads,
-        _ => Question::Objects,
+    let endpoint = match path % 5 {
+        0..=2 => AdmissionEndpoint::Pods(by_namespace),
+        3 => AdmissionEndpoint::Workloads,
+        _ => AdmissionEndpoint::Objects,
     };
     let Ok(request) = review::read(text) else { return };
     let repositories = repositories(&request.namespace);
-    let Ok(decision) = decide(question, &request, DecisionFacts { image: "stowaway", repositories: &repositories })
+    let Ok(decision) = decide(endpoint, &request, DecisionFacts { image: "stowaway", repositories: &repositories })
     else {
         return;
     };
-    assert!(decision.answer.write(&request).is_ok(), "a decision that cannot be written");
+    assert!(decision.answer.write(&request).is_ok(), "a decision that cannot be serialized");
     assert_eq!(decision.effect == Effect::Refuse, decision.answer.refusal.is_some());
     if decision.effect != Effect::Inject {
         assert!(decision.answer.patch.is_empty(), "a patch without injection");
         return;
     }
-    let Question::Pods(by_namespace) = question else { panic!("a workload is never changed") };
+    let AdmissionEndpoint::Pods(by_namespace) = endpoint else { panic!("a workload is never changed") };
     let mut pod = request.object().cloned().unwrap_or_default();
     assert!(json_patch::patch(&mut pod, &decision.answer.patch).is_ok(), "a patch that does not apply");
     let facts = InjectionFacts {

@@ -1,98 +1,97 @@
-//! The command line, which Stowaway's runner writes; people have no use for it.
-//!
-//! It must not know what is done with it.
+//! The command line. Stowaway's runner writes it; it is not meant for users.
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-/// What to do.
+/// The task of this process.
 #[derive(Debug, Eq, PartialEq)]
 pub enum Task {
-    /// Seal the command's stdout.
+    /// Dump: seal the command's stdout.
     Dump(Job),
-    /// Open a sealed stream into the command's stdin, with a process of this program that does so and one that holds.
+    /// Restore a sealed stream to the command's stdin. Starts a worker which writes, and keeps the pipe open in this
+    /// process.
     Restore(Job),
-    /// Be the one that does so.
+    /// Internal: the worker of a restore.
     HeldRestore(Job),
-    /// Copy this program to that place.
+    /// Copy this program to the path.
     Install(PathBuf),
-    /// Hold a sidecar's runs, each in a process of this program line.
+    /// Supervise the runs of a sidecar, each in a process with this command line.
     Supervise {
-        /// Where to listen.
+        /// Path of the socket to listen on.
         socket: PathBuf,
         /// The program of a run.
         program: OsString,
-        /// Its arguments.
+        /// The arguments of the program.
         arguments: Vec<OsString>,
-        /// How long to wait for what.
-        patience: SupervisorPatience,
+        /// The supervisor's timeouts.
+        timeouts: SupervisorTimeouts,
     },
-    /// Ask the supervisor that listens there.
-    Ask {
-        /// Where it listens.
+    /// Send a request to a supervisor.
+    Request {
+        /// Path of the supervisor's socket.
         socket: PathBuf,
-        /// What for; `stowaway_seal::Request` knows the words.
-        words: Vec<OsString>,
+        /// The tokens of the request; see `stowaway_protocol::Request`.
+        tokens: Vec<OsString>,
     },
 }
 
-/// A command, and how long to be patient.
+/// A command, and how to run it.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Job {
-    /// The program; looked for in `PATH` unless it is a path.
+    /// The program. It is searched in `PATH` unless it contains a slash.
     pub program: OsString,
-    /// Its arguments.
+    /// The arguments of the program.
     pub arguments: Vec<OsString>,
-    /// How long to wait for what.
-    pub patience: Patience,
-    /// Where the other side listens; it is at stdin and stdout otherwise.
+    /// The timeouts.
+    pub timeouts: Timeouts,
+    /// The socket of the other side. Without it the protocol uses stdin and stdout.
     pub socket: Option<PathBuf>,
 }
 
-/// How long to wait for what.
+/// The timeouts of a dump or restore.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Patience {
-    /// How often to say something, so that nobody in between ends a silent stream.
+pub struct Timeouts {
+    /// Interval of heartbeats, which keep proxies from closing an idle stream.
     pub heartbeat: Duration,
-    /// How long the other side may say nothing: it does so every ten seconds.
+    /// How long the other side may be silent. It sends a heartbeat every ten seconds.
     pub silence: Duration,
-    /// How long a command may take to end itself when it is asked to.
+    /// How long a command may take to end after a signal.
     pub end: Duration,
-    /// How long the stdout of a command that ended may be held open by others.
-    pub remains: Duration,
-    /// How long bytes may wait in the compressor for more.
+    /// How long other processes may hold the stdout of a command that has ended.
+    pub held_open: Duration,
+    /// How long bytes may wait in the compressor before it is flushed.
     pub flush: Duration,
 }
 
-impl Patience {
-    /// The usual, divided: tests are in a hurry.
+impl Timeouts {
+    /// The default timeouts divided by `hurry`, so that tests are fast.
     fn divided_by(hurry: u32) -> Self {
         let seconds = |seconds| Duration::from_secs(seconds) / hurry;
         Self {
             heartbeat: seconds(10),
             silence: seconds(120),
             end: seconds(5),
-            remains: seconds(2),
+            held_open: seconds(2),
             flush: Duration::from_millis(200),
         }
     }
 }
 
-/// How long a supervisor waits for what.
+/// The timeouts of a supervisor.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct SupervisorPatience {
-    /// How often a watcher hears something.
+pub struct SupervisorTimeouts {
+    /// Interval of the heartbeats to a watcher.
     pub heartbeat: Duration,
-    /// How long a run may take to end itself when it is asked to.
+    /// How long a run may take to end after it was cancelled.
     pub end: Duration,
-    /// How long a run goes on that nobody watches: long enough for an API server to come back, or for another attempt.
+    /// How long a run continues without a watcher: long enough for an API server to recover, or for another attempt.
     pub unwatched: Duration,
-    /// How long a request may take to arrive, and to be answered.
+    /// How long a request may take to arrive and to be answered.
     pub request: Duration,
-    /// How long to wait before listening is tried again.
+    /// Pause before listening is retried.
     pub listen: Duration,
 }
 
-impl SupervisorPatience {
+impl SupervisorTimeouts {
     fn divided_by(hurry: u32) -> Self {
         let seconds = |seconds| Duration::from_secs(seconds) / hurry;
         Self {
@@ -105,14 +104,14 @@ impl SupervisorPatience {
     }
 }
 
-/// The first argument of [`Task::HeldRestore`]; nobody but this program says it.
+/// The first argument of [`Task::HeldRestore`]. Only this program uses it.
 pub const HELD: &str = "--held";
 
-/// What the command line has to be.
+/// The usage message.
 pub const USAGE: &str = "usage: stowaway-helper [--socket PATH] [--restore] -- COMMAND [ARGUMENT...] | \
-    stowaway-helper install PATH | stowaway-helper supervise PATH -- PROGRAM [ARGUMENT...] | stowaway-helper ask PATH WORD...";
+    stowaway-helper install PATH | stowaway-helper supervise PATH -- PROGRAM [ARGUMENT...] | stowaway-helper ask PATH TOKEN...";
 
-/// Reads the arguments that follow the program's name; nothing if they are not of ours.
+/// Parses the arguments after the program's name. None if they are invalid.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Option<Task> {
     let mut arguments = arguments.into_iter();
     let (mut restore, mut held, mut hurry, mut socket, mut supervise) = (false, false, 1, None, None);
@@ -126,7 +125,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Option<Task> {
             "supervise" if supervise.is_none() => supervise = Some(PathBuf::from(arguments.next()?)),
             "ask" => {
                 let socket = arguments.next()?.into();
-                return Some(Task::Ask { socket, words: arguments.collect() });
+                return Some(Task::Request { socket, tokens: arguments.collect() });
             }
             "install" => {
                 let path = arguments.next()?.into();
@@ -139,10 +138,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Option<Task> {
     let program = arguments.next().filter(|program| !program.is_empty())?;
     let arguments = arguments.collect();
     if let Some(socket) = supervise {
-        let patience = SupervisorPatience::divided_by(hurry);
-        return Some(Task::Supervise { socket, program, arguments, patience });
+        let timeouts = SupervisorTimeouts::divided_by(hurry);
+        return Some(Task::Supervise { socket, program, arguments, timeouts });
     }
-    let job = Job { program, arguments, patience: Patience::divided_by(hurry), socket };
+    let job = Job { program, arguments, timeouts: Timeouts::divided_by(hurry), socket };
     match (restore, held) {
         (false, false) => Some(Task::Dump(job)),
         (true, false) => Some(Task::Restore(job)),
@@ -155,28 +154,28 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Option<Task> {
 mod tests {
     use super::*;
 
-    fn parse_words(words: &[&str]) -> Option<Task> {
-        parse(words.iter().map(OsString::from))
+    fn parse_all(arguments: &[&str]) -> Option<Task> {
+        parse(arguments.iter().map(OsString::from))
     }
 
     #[test]
     fn everything_behind_the_two_dashes_is_the_command() {
-        let Some(Task::Dump(job)) = parse_words(&["--", "pg_dump", "--", "--restore"]) else { panic!("no dump") };
+        let Some(Task::Dump(job)) = parse_all(&["--", "pg_dump", "--", "--restore"]) else { panic!("no dump") };
         assert_eq!((job.program, job.arguments), ("pg_dump".into(), vec!["--".into(), "--restore".into()]));
-        assert!(matches!(parse_words(&["--restore", "--hurry", "20", "--", "psql"]), Some(Task::Restore(_))));
-        assert!(matches!(parse_words(&[HELD, "--restore", "--", "psql"]), Some(Task::HeldRestore(_))));
-        assert_eq!(parse_words(&["install", "/x/y"]), Some(Task::Install("/x/y".into())));
-        let Some(Task::Dump(job)) = parse_words(&["--socket", "/s", "--", "pg_dump"]) else { panic!("no dump") };
+        assert!(matches!(parse_all(&["--restore", "--hurry", "20", "--", "psql"]), Some(Task::Restore(_))));
+        assert!(matches!(parse_all(&[HELD, "--restore", "--", "psql"]), Some(Task::HeldRestore(_))));
+        assert_eq!(parse_all(&["install", "/x/y"]), Some(Task::Install("/x/y".into())));
+        let Some(Task::Dump(job)) = parse_all(&["--socket", "/s", "--", "pg_dump"]) else { panic!("no dump") };
         assert_eq!(job.socket, Some("/s".into()));
-        let supervise = parse_words(&["supervise", "/s", "--hurry", "2", "--", "stowaway", "--volume=x"]);
+        let supervise = parse_all(&["supervise", "/s", "--hurry", "2", "--", "stowaway", "--volume=x"]);
         assert!(matches!(supervise, Some(Task::Supervise { arguments, .. }) if arguments == ["--volume=x"]));
-        let ask = Task::Ask { socket: "/s".into(), words: vec!["watch".into(), "x".into()] };
-        assert_eq!(parse_words(&["ask", "/s", "watch", "x"]), Some(ask));
+        let request = Task::Request { socket: "/s".into(), tokens: vec!["watch".into(), "x".into()] };
+        assert_eq!(parse_all(&["ask", "/s", "watch", "x"]), Some(request));
     }
 
     #[test]
     fn other_command_lines_are_refused() {
-        for words in [
+        for arguments in [
             &[][..],
             &["pg_dump"],
             &["--"],
@@ -191,7 +190,7 @@ mod tests {
             &["supervise", "a"],
             &["ask"],
         ] {
-            assert_eq!(parse_words(words), None, "{words:?}");
+            assert_eq!(parse_all(arguments), None, "{arguments:?}");
         }
     }
 }

@@ -1,6 +1,4 @@
-//! Descriptors that never block, and the wait for what they have to offer.
-//!
-//! It must not know whose they are.
+//! Non-blocking descriptors, and polling.
 
 use std::{
     os::fd::{AsFd, BorrowedFd},
@@ -12,63 +10,62 @@ use rustix::{
     io::{self, Errno},
 };
 
-/// What a descriptor is waited for.
-pub type Wanted<'a> = (BorrowedFd<'a>, PollFlags);
+/// A descriptor, and the events to wait for.
+pub type Interest<'a> = (BorrowedFd<'a>, PollFlags);
 
-/// Waits until one of them has what is wanted, or is broken, or the time is over; says what each one has.
-///
-/// A signal ends the wait early.
-pub fn wait<const N: usize>(wanted: [Option<Wanted<'_>>; N], patience: Duration) -> [PollFlags; N] {
-    let present: Vec<Wanted<'_>> = wanted.iter().flatten().copied().collect();
-    let mut flags = wait_all(&present, patience).into_iter();
+/// Waits until a descriptor has a requested event or an error, or until the timeout. Returns the events of each
+/// descriptor. A signal ends the wait early.
+pub fn wait<const N: usize>(wanted: [Option<Interest<'_>>; N], timeout: Duration) -> [PollFlags; N] {
+    let present: Vec<Interest<'_>> = wanted.iter().flatten().copied().collect();
+    let mut flags = wait_all(&present, timeout).into_iter();
     wanted.map(|wanted| wanted.and_then(|_| flags.next()).unwrap_or(PollFlags::empty()))
 }
 
-/// The same for any number.
-pub fn wait_all(wanted: &[Wanted<'_>], patience: Duration) -> Vec<PollFlags> {
+/// Like [`wait`], for any number of descriptors.
+pub fn wait_all(wanted: &[Interest<'_>], timeout: Duration) -> Vec<PollFlags> {
     let mut polled: Vec<PollFd<'_>> =
         wanted.iter().map(|(descriptor, flags)| PollFd::from_borrowed_fd(*descriptor, *flags)).collect();
-    let patience = Timespec {
-        tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: patience.subsec_nanos().into(),
+    let timeout = Timespec {
+        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
     };
-    // An error of poll itself can only be a signal: the descriptors are open, and few.
-    let is_told = poll(&mut polled, Some(&patience)).is_ok();
-    let flags_of = |polled: &PollFd<'_>| if is_told { polled.revents() } else { PollFlags::empty() };
+    // An error of poll can only be a signal, because the descriptors are open and few.
+    let is_ok = poll(&mut polled, Some(&timeout)).is_ok();
+    let flags_of = |polled: &PollFd<'_>| if is_ok { polled.revents() } else { PollFlags::empty() };
     polled.iter().map(flags_of).collect()
 }
 
-/// What came of an attempt that does not wait.
+/// The result of a non-blocking read or write.
 #[derive(Debug, Eq, PartialEq)]
-pub enum Moved {
-    /// So many bytes.
+pub enum IoResult {
+    /// This many bytes were transferred.
     Bytes(usize),
-    /// None for now.
+    /// No bytes for now.
     Nothing,
-    /// The other side is gone, or has ended.
+    /// End of file, or an error.
     Ended,
 }
 
-/// Makes it one that never blocks.
+/// Makes a descriptor non-blocking.
 pub fn never_block(descriptor: impl AsFd) -> io::Result<()> {
     io::ioctl_fionbio(descriptor, true)
 }
 
-/// Reads what is there.
-pub fn read(from: impl AsFd, buffer: &mut [u8]) -> Moved {
+/// Reads the available bytes.
+pub fn read(from: impl AsFd, buffer: &mut [u8]) -> IoResult {
     match io::read(from, buffer) {
-        Ok(0) => Moved::Ended,
-        Ok(length) => Moved::Bytes(length),
-        Err(Errno::AGAIN | Errno::INTR) => Moved::Nothing,
-        Err(_) => Moved::Ended,
+        Ok(0) => IoResult::Ended,
+        Ok(length) => IoResult::Bytes(length),
+        Err(Errno::AGAIN | Errno::INTR) => IoResult::Nothing,
+        Err(_) => IoResult::Ended,
     }
 }
 
-/// Writes what fits.
-pub fn write(to: impl AsFd, bytes: &[u8]) -> Moved {
+/// Writes as many bytes as fit.
+pub fn write(to: impl AsFd, bytes: &[u8]) -> IoResult {
     match io::write(to, bytes) {
-        Ok(length) => Moved::Bytes(length),
-        Err(Errno::AGAIN | Errno::INTR) => Moved::Nothing,
-        Err(_) => Moved::Ended,
+        Ok(length) => IoResult::Bytes(length),
+        Err(Errno::AGAIN | Errno::INTR) => IoResult::Nothing,
+        Err(_) => IoResult::Ended,
     }
 }

@@ -1,6 +1,5 @@
-//! A dump: the command's stdout, compressed and sealed, and its end, until the other side has acknowledged it.
-//!
-//! It must not know what the bytes are. Whatever breaks, the command and all that it started are ended first.
+//! A dump: compresses and seals the command's stdout and its end, until the other side has acknowledged it. On any
+//! failure, the command and all processes that it started are ended first.
 
 use std::{
     io,
@@ -11,120 +10,121 @@ use std::{
 };
 
 use rustix::event::PollFlags;
-use stowaway_seal::{Answer, Fault, Frame, Nonce, Outcome, SealError, Sealer, Window};
+use stowaway_protocol::{Answer, Fault, Frame, Nonce, Outcome, SealError, Sealer, Window};
 
 use crate::{
-    arguments::{Job, Patience},
+    arguments::{Job, Timeouts},
     command,
-    descriptors::{self, Moved},
-    family::{self, Leader},
-    peer::Peer,
+    descriptors::{self, IoResult},
+    family::{self, CommandProcess},
     pipe::Pipe,
     signals::Signals,
-    stderr::Stderrs,
+    stderr::StderrForwarder,
+    transport::Transport,
 };
 
-const PIECE: usize = 64 * 1024;
-/// How long last words may take to be heard.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const CHUNK: usize = 64 * 1024;
+/// How long sending the last frames may take.
+const LAST_FRAMES_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Runs the job to its end; gives the exit status of this program.
-pub fn run(peer: Peer, nonce: &Nonce, job: &Job, signals: &Signals) -> Result<u8, SealError> {
+/// Runs the job to its end. Returns the exit status of this program.
+pub fn run(transport: Transport, nonce: &Nonce, job: &Job, signals: &Signals) -> Result<u8, SealError> {
     let output = Pipe::from_command().map_err(io::Error::from)?;
     let errors = Pipe::from_command().map_err(io::Error::from)?;
     let mut dump = Dump {
-        leader: None,
+        process: None,
         stdout: None,
-        stderr: Stderrs::of(job).map_err(io::Error::from)?,
+        stderr: StderrForwarder::of(job).map_err(io::Error::from)?,
         sealer: Sealer::new(nonce, Window::DUMP)?,
-        peer,
-        patience: job.patience,
+        transport,
+        timeouts: job.timeouts,
         ended: None,
-        moved: Instant::now(),
-        open: Duration::ZERO,
+        last_read: Instant::now(),
+        held_open: Duration::ZERO,
         readable_since: None,
         sealed: false,
     };
-    dump.peer.wire().extend_from_slice(&Answer::Ready.line(nonce));
+    dump.transport.wire().extend_from_slice(&Answer::Ready.line(nonce));
     match command::start(job, Stdio::null(), output.writer, errors.writer) {
-        Ok(leader) => {
-            dump.leader = Some(leader);
+        Ok(process) => {
+            dump.process = Some(process);
             dump.stdout = Some(output.reader);
             dump.stderr.attach(errors.reader);
         }
-        Err((outcome, said)) => {
-            dump.stderr.say(said.as_bytes());
+        Err((outcome, message)) => {
+            dump.stderr.push(message.as_bytes());
             dump.ended = Some(outcome);
         }
     }
     let fault = dump.pump(signals).unwrap_or(Some(Fault::Internal));
-    Ok(dump.leave(fault))
+    Ok(dump.finish(fault))
 }
 
 struct Dump {
-    leader: Option<Leader>,
+    process: Option<CommandProcess>,
     stdout: Option<OwnedFd>,
-    stderr: Stderrs,
+    stderr: StderrForwarder,
     sealer: Sealer,
-    peer: Peer,
-    patience: Patience,
-    /// How the command ended.
+    transport: Transport,
+    timeouts: Timeouts,
+    /// The outcome of the command, once it has ended.
     ended: Option<Outcome>,
     /// When its stdout last had bytes.
-    moved: Instant,
-    /// How long its stdout has been open after its end. Time in which the other side did not keep pace does not count.
-    open: Duration,
-    /// Since when that time runs.
+    last_read: Instant,
+    /// How long its stdout has been open after its end. Time during which the other side did not keep up does not
+    /// count.
+    held_open: Duration,
+    /// Since when `held_open` is counting.
     readable_since: Option<Instant>,
-    /// The trailer is on its way.
+    /// Whether the trailer was sent.
     sealed: bool,
 }
 
 impl Dump {
-    /// Until the trailer is acknowledged, or something breaks.
+    /// Runs until the trailer is acknowledged, or until a failure.
     fn pump(&mut self, signals: &Signals) -> Result<Option<Fault>, SealError> {
-        let mut buffer = vec![0; PIECE];
+        let mut buffer = vec![0; CHUNK];
         loop {
             if signals.take() {
                 return Ok(Some(Fault::Cancelled));
             }
-            if let Some(leader) = self.leader.as_mut().filter(|_| self.ended.is_none()) {
-                self.ended = leader.outcome();
+            if let Some(process) = self.process.as_mut().filter(|_| self.ended.is_none()) {
+                self.ended = process.outcome();
             }
-            self.count_open();
-            if self.peer.is_silent() {
+            self.count_held_open();
+            if self.transport.is_silent() {
                 return Ok(Some(Fault::Silence));
             }
-            if self.peer.is_beat_due() {
-                self.sealer.say(&Frame::Heartbeat, self.peer.wire());
+            if self.transport.is_heartbeat_due() {
+                self.sealer.encode(&Frame::Heartbeat, self.transport.wire());
             }
-            if self.sealer.is_holding() && self.moved.elapsed() >= self.patience.flush && self.may_read() {
-                self.sealer.flush(self.peer.wire())?;
+            if self.sealer.is_holding() && self.last_read.elapsed() >= self.timeouts.flush && self.may_read() {
+                self.sealer.flush(self.transport.wire())?;
             }
-            if let Some(fault) = self.seal_when_over()? {
+            if let Some(fault) = self.seal_at_end()? {
                 return Ok(Some(fault));
             }
-            self.say_stderr();
-            if !self.peer.write() {
+            self.send_stderr();
+            if !self.transport.write() {
                 return Ok(Some(Fault::Cancelled));
             }
-            let [words, room, data, stderr, reader, _] = {
-                let [words, room] = self.peer.wanted();
-                let [stderr, reader] = self.stderr.wanted();
-                // After the trailer it is watched for what must not come any more.
+            let [incoming, room, data, stderr, reader, _] = {
+                let [incoming, room] = self.transport.interest();
+                let [stderr, reader] = self.stderr.interest();
+                // After the trailer, stdout is polled only to detect further data, which is a fault.
                 let data = self.stdout.as_ref().filter(|_| self.may_read() || self.sealed);
                 let data = data.map(|stdout| (stdout.as_fd(), PollFlags::IN));
                 let signal = Some((signals.descriptor(), PollFlags::IN));
-                descriptors::wait([words, room, data, stderr, reader, signal], self.rest())
+                descriptors::wait([incoming, room, data, stderr, reader, signal], self.until_due())
             };
             if room.contains(PollFlags::ERR) {
                 return Ok(Some(Fault::Cancelled));
             }
             if !(stderr | reader).is_empty() {
-                self.stderr.pass();
+                self.stderr.forward();
             }
-            if !words.is_empty()
-                && let ControlFlow::Break(end) = self.listen()
+            if !incoming.is_empty()
+                && let ControlFlow::Break(end) = self.receive()
             {
                 return Ok(end);
             }
@@ -136,57 +136,58 @@ impl Dump {
         }
     }
 
-    /// Counts how long others hold the stdout of a command that ended.
-    fn count_open(&mut self) {
+    /// Counts how long other processes hold the stdout of a command that has ended.
+    fn count_held_open(&mut self) {
         if let Some(since) = self.readable_since {
-            self.open = self.open.saturating_add(since.elapsed());
+            self.held_open = self.held_open.saturating_add(since.elapsed());
         }
         let counts = self.ended.is_some() && self.stdout.is_some() && self.may_read();
         self.readable_since = counts.then(Instant::now);
     }
 
-    /// The end of stdout is the end of the stream. Where others hold stdout open after the command has ended with success,
-    /// the stream has no end that could be sealed: they may write more, and how they end is not known.
-    fn seal_when_over(&mut self) -> Result<Option<Fault>, SealError> {
+    /// Seals the stream at the end of stdout. If other processes hold stdout open after the command has succeeded, the
+    /// stream must not be sealed: they may write more, and how they end is unknown.
+    fn seal_at_end(&mut self) -> Result<Option<Fault>, SealError> {
         let Some(outcome) = self.ended.filter(|_| !self.sealed) else { return Ok(None) };
         if let Some(stdout) = &self.stdout {
-            if self.open < self.patience.remains {
+            if self.held_open < self.timeouts.held_open {
                 return Ok(None);
             }
             if outcome == Outcome::Exited(0) {
                 for holder in family::holders(stdout) {
-                    self.stderr.say(format!("stowaway-helper: {holder} still holds the command's stdout\n").as_bytes());
+                    self.stderr
+                        .push(format!("stowaway-helper: {holder} still holds the command's stdout\n").as_bytes());
                 }
                 return Ok(Some(Fault::HeldOpen));
             }
         }
-        self.stderr.pass();
-        self.say_last_stderr();
-        self.sealer.finish(outcome, self.peer.wire())?;
+        self.stderr.forward();
+        self.send_waiting_stderr();
+        self.sealer.finish(outcome, self.transport.wire())?;
         self.sealed = true;
         Ok(None)
     }
 
-    fn say_stderr(&mut self) {
-        if self.peer.has_room() {
-            self.say_last_stderr();
+    fn send_stderr(&mut self) {
+        if self.transport.has_room() {
+            self.send_waiting_stderr();
         }
     }
 
-    /// All that waits, which is bounded. After the trailer nothing has a place any more.
-    fn say_last_stderr(&mut self) {
+    /// Sends all waiting stderr, which is bounded. After the trailer no such frame is allowed.
+    fn send_waiting_stderr(&mut self) {
         while !self.sealed
-            && let Some(said) = self.stderr.take()
+            && let Some(output) = self.stderr.take()
         {
-            self.sealer.say(&Frame::Stderr(said.into()), self.peer.wire());
+            self.sealer.encode(&Frame::Stderr(output.into()), self.transport.wire());
         }
     }
 
-    /// Takes what the other side says; breaks when it is over, with the fault if there is one.
-    fn listen(&mut self) -> ControlFlow<Option<Fault>> {
-        let is_there = self.peer.read();
+    /// Processes the received frames. Breaks at the end of the run, with the fault if there is one.
+    fn receive(&mut self) -> ControlFlow<Option<Fault>> {
+        let is_there = self.transport.read();
         loop {
-            match self.peer.next_frame() {
+            match self.transport.next_frame() {
                 Ok(Some(Frame::Acknowledge(consumed))) => {
                     if self.sealer.acknowledged(consumed).is_err() {
                         return ControlFlow::Break(Some(Fault::Corrupt));
@@ -205,51 +206,52 @@ impl Dump {
     fn read(&mut self, buffer: &mut [u8]) -> Result<Option<Fault>, SealError> {
         let Some(stdout) = &self.stdout else { return Ok(None) };
         match descriptors::read(stdout, buffer) {
-            Moved::Bytes(_) if self.sealed => return Ok(Some(Fault::WentOn)),
-            Moved::Bytes(length) => {
-                self.moved = Instant::now();
-                self.sealer.push(&buffer[..length], self.peer.wire())?;
+            IoResult::Bytes(_) if self.sealed => return Ok(Some(Fault::Continued)),
+            IoResult::Bytes(length) => {
+                self.last_read = Instant::now();
+                self.sealer.push(&buffer[..length], self.transport.wire())?;
             }
-            Moved::Nothing => {}
-            Moved::Ended => self.stdout = None,
+            IoResult::Nothing => {}
+            IoResult::Ended => self.stdout = None,
         }
         Ok(None)
     }
 
-    /// Whether the stream may go on: the other side keeps pace.
+    /// Whether the stream may continue, because the other side keeps up.
     fn may_read(&self) -> bool {
-        !self.sealed && self.peer.has_room() && self.sealer.has_room()
+        !self.sealed && self.transport.has_room() && self.sealer.has_room()
     }
 
-    /// How long there is nothing to do without a word from anybody.
-    fn rest(&self) -> Duration {
-        let rest = self.peer.rest();
+    /// The time until something is due without an event.
+    fn until_due(&self) -> Duration {
+        let rest = self.transport.until_due();
         if !self.may_read() {
             return rest;
         }
-        let since = |patience: Duration| patience.saturating_sub(self.moved.elapsed());
-        let flush = if self.sealer.is_holding() { since(self.patience.flush) } else { rest };
+        let since = |timeout: Duration| timeout.saturating_sub(self.last_read.elapsed());
+        let flush = if self.sealer.is_holding() { since(self.timeouts.flush) } else { rest };
         let remains =
-            if self.readable_since.is_some() { self.patience.remains.saturating_sub(self.open) } else { rest };
+            if self.readable_since.is_some() { self.timeouts.held_open.saturating_sub(self.held_open) } else { rest };
         rest.min(flush).min(remains)
     }
 
-    /// Ends what still has to end, says so where somebody listens, and gives the exit status of this program.
-    fn leave(mut self, fault: Option<Fault>) -> u8 {
+    /// Ends the processes that still run, reports the fault if the other side reads, and returns the exit status of
+    /// this program.
+    fn finish(mut self, fault: Option<Fault>) -> u8 {
         if let Some(fault) = fault {
-            if let Some(leader) = &mut self.leader {
-                leader.end(self.patience.end);
-                self.ended = self.ended.or_else(|| leader.outcome());
+            if let Some(process) = &mut self.process {
+                process.end(self.timeouts.end);
+                self.ended = self.ended.or_else(|| process.outcome());
             }
-            self.stderr.pass();
-            self.say_last_stderr();
+            self.stderr.forward();
+            self.send_waiting_stderr();
             if let Some(outcome) = self.ended {
-                self.sealer.say(&Frame::Ended(outcome), self.peer.wire());
+                self.sealer.encode(&Frame::Ended(outcome), self.transport.wire());
             }
-            self.sealer.say(&Frame::Fault(fault), self.peer.wire());
-            self.peer.write_last_words(LAST_WORDS);
+            self.sealer.encode(&Frame::Fault(fault), self.transport.wire());
+            self.transport.write_rest(LAST_FRAMES_TIMEOUT);
         }
-        self.stderr.pass();
+        self.stderr.forward();
         match (self.ended, fault) {
             (Some(Outcome::Exited(0)), Some(_)) | (None, _) => 125,
             (Some(outcome), _) => command::exit_status(outcome),

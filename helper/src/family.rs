@@ -1,6 +1,5 @@
-//! All processes that descend from this one, and their end. Whose parent dies becomes our child: we are the subreaper.
-//!
-//! It must not know what they do.
+//! All descendants of this process, and how to end them. This process is the subreaper, so orphaned descendants become
+//! its children.
 
 use std::{
     collections::HashSet,
@@ -17,43 +16,43 @@ use rustix::{
         Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, kill_process_group, set_child_subreaper, wait,
     },
 };
-use stowaway_seal::Outcome;
+use stowaway_protocol::Outcome;
 
-/// How often to look again.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often the processes are checked.
+const CHECK_EVERY: Duration = Duration::from_millis(20);
 
-/// Makes this process the one whose children all orphans of its family become.
+/// Makes this process the subreaper of its descendants.
 pub fn adopt_orphans() -> io::Result<()> {
     Ok(set_child_subreaper(Some(getpid()))?)
 }
 
-/// Whether every process of the family can be seen: without that, a command of another user could not be found.
+/// Whether all descendants are visible in `/proc`. Otherwise a command that runs as another user would not be found.
 pub fn is_visible() -> Result<(), String> {
     let own = fs::read_link("/proc/self").map_err(|error| format!("/proc cannot be read: {error}"))?;
     if own.to_str() != Some(&getpid().to_string()) {
-        return Err("/proc is of other processes than ours".to_owned());
+        return Err("/proc belongs to another PID namespace".to_owned());
     }
     let mounts = fs::read_to_string("/proc/mounts").map_err(|error| format!("/proc/mounts: {error}"))?;
     let hides = mounts.lines().any(|line| {
-        let mut words = line.split(' ').skip(1);
-        words.next() == Some("/proc") && words.nth(1).is_some_and(|options| options.contains("hidepid="))
+        let mut fields = line.split(' ').skip(1);
+        fields.next() == Some("/proc") && fields.nth(1).is_some_and(|options| options.contains("hidepid="))
     });
     if hides { Err("/proc is mounted with hidepid".to_owned()) } else { Ok(()) }
 }
 
-/// Takes leave of whoever died of the family.
-pub fn take_leave() {
+/// Reaps all children that have ended.
+pub fn reap() {
     while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
 }
 
-/// The command, and what is known of its end.
-pub struct Leader {
+/// A child process that leads its descendants, and its outcome.
+pub struct CommandProcess {
     pid: Pid,
     outcome: Option<Outcome>,
 }
 
-impl Leader {
-    /// Starts it.
+impl CommandProcess {
+    /// Starts the process.
     pub fn start(command: &mut Command) -> io::Result<(Self, std::process::Child)> {
         let child = command.spawn()?;
         // A process number is positive.
@@ -61,7 +60,7 @@ impl Leader {
         Ok((Self { pid, outcome: None }, child))
     }
 
-    /// How it ended, if it has. Takes leave of everybody else in the family who died, too.
+    /// The outcome of the process, if it has ended. Reaps all other ended children, too.
     pub fn outcome(&mut self) -> Option<Outcome> {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             if pid == self.pid {
@@ -71,24 +70,25 @@ impl Leader {
         self.outcome
     }
 
-    /// A signal to this process and to none of its family; nothing once it has ended, since its number may be another's
-    /// then.
+    /// Sends a signal to this process only, not to its descendants. Does nothing once the process has ended, because
+    /// its PID may be reused.
     pub fn signal_alone(&mut self, signal: Signal) {
         if self.outcome().is_none() {
             let _gone = kill_process(self.pid, signal);
         }
     }
 
-    /// TERM, and KILL after `patience`, always to those without children, whom their parents then reap. Where this program
-    /// is no subreaper of theirs, a database server that is process 1 would take an orphan that died of a signal for a crashed
-    /// child of its own. At last all of them; who cannot be ended is left.
-    pub fn end(&mut self, patience: Duration) {
+    /// Ends the descendants with TERM, and after `timeout` with KILL. Only processes without children are signalled, so
+    /// that their parents reap them. Where this program is not the subreaper, a database server that is process 1 would
+    /// mistake an orphan which died of a signal for a crashed child of its own. After twice the timeout, all processes
+    /// are killed. Processes that cannot be ended are left.
+    pub fn end(&mut self, timeout: Duration) {
         let begin = Instant::now();
-        let mut asked = HashSet::new();
-        while begin.elapsed() < patience * 3 {
+        let mut terminated = HashSet::new();
+        while begin.elapsed() < timeout * 3 {
             self.outcome();
             let Ok(family) = descendants() else {
-                self.end_group(patience);
+                self.end_group(timeout);
                 return;
             };
             if family.is_empty() {
@@ -97,29 +97,30 @@ impl Leader {
             for process in &family {
                 let is_parent = family.iter().any(|other| other.parent == process.pid);
                 let elapsed = begin.elapsed();
-                if is_parent && elapsed < patience * 2 {
+                if is_parent && elapsed < timeout * 2 {
                     continue;
                 }
-                if elapsed >= patience {
+                if elapsed >= timeout {
                     let _gone = kill_process(process.pid, Signal::KILL);
-                } else if asked.insert(process.pid) {
+                } else if terminated.insert(process.pid) {
                     let _gone = kill_process(process.pid, Signal::TERM);
                 }
             }
-            sleep(LOOK_EVERY);
+            sleep(CHECK_EVERY);
         }
         self.outcome();
     }
 
-    /// Stops every process of the family before the first is killed, so that none sees another's end: in `gunzip | psql`
-    /// that would be end of file. Returns when nobody is left, however long that takes.
+    /// Stops every descendant before the first one is killed, so that none sees the end of another: in `gunzip | psql`
+    /// that would be an end of file. Returns when none is left, however long that takes.
     pub fn kill(&mut self) {
         let mut pause = Duration::from_millis(1);
         let mut was_empty = false;
         loop {
             self.outcome();
             match stop_all() {
-                // Once is not enough: who was read before its parent, which was dead when its turn came, was missed.
+                // One empty read is not enough: a process is missed if it is read before its parent, and the parent has
+                // ended when it is read.
                 Ok(family) if family.is_empty() && was_empty => return,
                 Ok(family) => {
                     was_empty = family.is_empty();
@@ -127,7 +128,7 @@ impl Leader {
                         let _gone = kill_process(process.pid, Signal::KILL);
                     }
                 }
-                // It could be read before; the family is not known to be gone.
+                // `/proc` was readable before, so it is unknown whether descendants are left.
                 Err(_) => {
                     let _gone = kill_process_group(self.pid, Signal::KILL);
                 }
@@ -137,22 +138,22 @@ impl Leader {
         }
     }
 
-    /// Without a `/proc` only the group is known.
-    fn end_group(&mut self, patience: Duration) {
+    /// Ends only the process group, because without `/proc` the descendants are unknown.
+    fn end_group(&mut self, timeout: Duration) {
         let begin = Instant::now();
         let _gone = kill_process_group(self.pid, Signal::TERM);
-        while self.outcome().is_none() && begin.elapsed() < patience {
-            sleep(LOOK_EVERY);
+        while self.outcome().is_none() && begin.elapsed() < timeout {
+            sleep(CHECK_EVERY);
         }
         let _gone = kill_process_group(self.pid, Signal::KILL);
-        while self.outcome().is_none() && begin.elapsed() < patience * 2 {
-            sleep(LOOK_EVERY);
+        while self.outcome().is_none() && begin.elapsed() < timeout * 2 {
+            sleep(CHECK_EVERY);
         }
     }
 }
 
-/// The processes of the family that have an end of this pipe, as `process PID (NAME)`. Those that cannot be looked into are
-/// left out.
+/// The descendants that hold an end of this pipe, as `process PID (NAME)`. Processes that may not be inspected are left
+/// out.
 pub fn holders(pipe: impl AsFd) -> Vec<String> {
     let Ok(pipe) = fstat(pipe) else { return Vec::new() };
     let is_it = |entry: io::Result<fs::DirEntry>| {
@@ -172,8 +173,8 @@ pub fn holders(pipe: impl AsFd) -> Vec<String> {
     descendants().unwrap_or_default().into_iter().filter(holds).map(describe).collect()
 }
 
-/// Sends STOP until nobody new appears and everybody stands still, parents before children: `su` would wake its child.
-/// Who is in a call that cannot be interrupted stops when that returns, so it is not waited for without end.
+/// Sends STOP until no new process appears and all are stopped, parents before children, because `su` would continue
+/// its child. A process in an uninterruptible call stops when the call returns, so the wait for it is bounded.
 fn stop_all() -> io::Result<Vec<Process>> {
     let mut known = HashSet::new();
     for _ in 0..50 {
@@ -193,7 +194,7 @@ fn stop_all() -> io::Result<Vec<Process>> {
     descendants()
 }
 
-/// One living process.
+/// A living process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Process {
     pid: Pid,
@@ -201,13 +202,13 @@ struct Process {
     stopped: bool,
 }
 
-/// All that live and descend from this process, parents before children.
+/// All living descendants of this process, parents before children.
 fn descendants() -> io::Result<Vec<Process>> {
     let mut others = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;
         if entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit)
-            // Who is gone by now has no stat any more.
+            // A process that has ended meanwhile has no stat.
             && let Ok(stat) = fs::read(entry.path().join("stat"))
             && let Some(process) = parse(&stat)
         {
@@ -226,16 +227,16 @@ fn descendants() -> io::Result<Vec<Process>> {
     Ok(family)
 }
 
-/// Reads `/proc/PID/stat`: the name in it may hold blanks, ")" and newlines. Nothing for one that is dead; one whose first
-/// thread has ended looks like it, and lives as long as it has others.
+/// Parses `/proc/PID/stat`. The name in it may contain blanks, ")" and newlines. None for a dead process. A process
+/// whose first thread has ended looks dead, too, but lives as long as it has other threads.
 fn parse(stat: &[u8]) -> Option<Process> {
     let opened = stat.iter().position(|byte| *byte == b'(')?;
     let closed = stat.iter().rposition(|byte| *byte == b')')?;
     let pid = str::from_utf8(&stat[..opened]).ok()?.trim().parse().ok()?;
-    let mut words = str::from_utf8(&stat[closed + 1..]).ok()?.split_whitespace();
-    let state = words.next()?;
-    let parent = words.next()?.parse().ok()?;
-    let threads: u32 = words.nth(15).map_or(Some(1), |threads| threads.parse().ok())?;
+    let mut fields = str::from_utf8(&stat[closed + 1..]).ok()?.split_whitespace();
+    let state = fields.next()?;
+    let parent = fields.next()?.parse().ok()?;
+    let threads: u32 = fields.nth(15).map_or(Some(1), |threads| threads.parse().ok())?;
     if matches!(state, "Z" | "X" | "x") && threads <= 1 {
         return None;
     }

@@ -1,7 +1,6 @@
-//! The pipe into a restore's command. To let go of it is to say that the input is over, so that is guarded by its type:
-//! only [`Input::release`] does so while anybody lives; whoever drops it otherwise kills the whole family first.
-//!
-//! It must not know where the bytes come from, nor that a holder has the pipe, too.
+//! The writing end of the pipe to a restore's command. The command takes a closed pipe for the end of its input, so the
+//! type guards against that: only [`Input::release`] closes it while processes live. Dropping an [`Input`] kills all
+//! descendants first.
 
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -9,53 +8,54 @@ use std::{
 };
 
 use rustix::{event::PollFlags, io::ioctl_fionread};
-use stowaway_seal::Outcome;
+use stowaway_protocol::Outcome;
 
 use crate::{
-    descriptors::{self, Moved, Wanted},
-    family::Leader,
+    descriptors::{self, Interest, IoResult},
+    family::CommandProcess,
     pipe::Pipe,
 };
 
-/// The input of a command that runs.
+/// The input of a running command.
 pub struct Input {
-    leader: Leader,
-    /// Ours as well, so that what the command left can be seen, and so that a write to it cannot fail.
+    process: CommandProcess,
+    /// The reading end. This process holds it, too, so that unread input can be counted, and so that writes do not
+    /// fail.
     reader: OwnedFd,
     writer: Option<OwnedFd>,
 }
 
 impl Input {
-    /// Of the command that reads from this pipe.
-    pub fn of(leader: Leader, pipe: Pipe) -> Self {
-        Self { leader, reader: pipe.reader, writer: Some(pipe.writer) }
+    /// The input of the command that reads from this pipe.
+    pub fn of(process: CommandProcess, pipe: Pipe) -> Self {
+        Self { process, reader: pipe.reader, writer: Some(pipe.writer) }
     }
 
-    /// What to wait for in order to write.
-    pub fn wanted(&self) -> Option<Wanted<'_>> {
+    /// The event to wait for before the next write.
+    pub fn interest(&self) -> Option<Interest<'_>> {
         self.writer.as_ref().map(|writer| (writer.as_fd(), PollFlags::OUT))
     }
 
-    /// Writes what fits.
+    /// Writes as many bytes as fit.
     pub fn write(&self, bytes: &[u8]) -> usize {
         match self.writer.as_ref().map(|writer| descriptors::write(writer, bytes)) {
-            Some(Moved::Bytes(length)) => length,
+            Some(IoResult::Bytes(length)) => length,
             _ => 0,
         }
     }
 
-    /// Whether bytes lie in the pipe that nobody has read.
+    /// Whether the pipe contains unread bytes.
     pub fn is_left(&self) -> bool {
-        // Not known is not read.
+        // If the number is unknown, count the input as unread.
         ioctl_fionread(&self.reader).map_or(true, |length| length > 0)
     }
 
-    /// How the command ended, if it has.
+    /// The outcome of the command, if it has ended.
     pub fn outcome(&mut self) -> Option<Outcome> {
-        self.leader.outcome()
+        self.process.outcome()
     }
 
-    /// Lets the command see the end of its input.
+    /// Closes the pipe, so that the command sees the end of its input.
     pub fn release(&mut self) {
         self.writer = None;
     }
@@ -65,14 +65,15 @@ impl Input {
         self.writer.is_none()
     }
 
-    /// Makes an end of the command and of all that it started: gently with what a command left that has ended after its
-    /// input was over, else of all at once. One by one, a shell would go on with its next line, and the second half of a
-    /// pipeline would take the end of the first for the end of its input.
-    pub fn end(&mut self, patience: Duration) {
+    /// Ends the command and all its descendants. If the command has ended after its input was complete, the remaining
+    /// processes are ended gently. Otherwise all are killed at once: if they ended one by one, a shell would continue
+    /// with its next line, and the second half of a pipeline would take the end of the first half for the end of its
+    /// input.
+    pub fn end(&mut self, timeout: Duration) {
         if self.is_released() && self.outcome().is_some() {
-            self.leader.end(patience);
+            self.process.end(timeout);
         } else {
-            self.leader.kill();
+            self.process.kill();
         }
     }
 }
@@ -80,7 +81,7 @@ impl Input {
 impl Drop for Input {
     fn drop(&mut self) {
         if !self.is_released() {
-            self.leader.kill();
+            self.process.kill();
         }
     }
 }

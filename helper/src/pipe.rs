@@ -1,6 +1,4 @@
-//! A pipe to or from a command. Nobody inherits an end of it by accident.
-//!
-//! It must not know what goes through it.
+//! A pipe to or from a command. Both ends are close-on-exec.
 
 use std::os::fd::OwnedFd;
 
@@ -11,23 +9,23 @@ use rustix::{
 
 use crate::descriptors;
 
-/// Both ends.
+/// Both ends of a pipe.
 pub struct Pipe {
-    /// What is read from.
+    /// The reading end.
     pub reader: OwnedFd,
-    /// What is written to.
+    /// The writing end.
     pub writer: OwnedFd,
 }
 
 impl Pipe {
-    /// One whose writing end, ours, never blocks.
+    /// A pipe whose writing end, which stays in this process, is non-blocking.
     pub fn to_command() -> io::Result<Self> {
         let pipe = Self::new()?;
         descriptors::never_block(&pipe.writer)?;
         Ok(pipe)
     }
 
-    /// One whose reading end, ours, never blocks.
+    /// A pipe whose reading end, which stays in this process, is non-blocking.
     pub fn from_command() -> io::Result<Self> {
         let pipe = Self::new()?;
         descriptors::never_block(&pipe.reader)?;

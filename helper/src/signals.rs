@@ -1,6 +1,5 @@
-//! Signals as something that can be waited for. Handlers, not "ignore": a command starts with the default again.
-//!
-//! It must not know what is done about them.
+//! Signals as a descriptor that can be polled. It installs handlers instead of ignoring signals, because a command
+//! starts with the default disposition again.
 
 use std::{
     io::{self, Read},
@@ -20,36 +19,36 @@ use signal_hook::{
     low_level::pipe,
 };
 
-/// Wakes whoever waits when a child changed or somebody asks this program to end.
+/// Wakes a poll when a child has changed or a signal requests the end of this program.
 pub struct Signals {
     wake: UnixStream,
-    asked_to_end: Arc<AtomicBool>,
+    end_requested: Arc<AtomicBool>,
 }
 
 impl Signals {
-    /// From here on no signal but KILL ends this program.
+    /// Catches the signals. From then on, only KILL ends this program.
     pub fn catch() -> io::Result<Self> {
         let (wake, written) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
-        let asked_to_end = Arc::new(AtomicBool::new(false));
+        let end_requested = Arc::new(AtomicBool::new(false));
         for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
-            flag::register(signal, asked_to_end.clone())?;
+            flag::register(signal, end_requested.clone())?;
         }
         for signal in [SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
             pipe::register(signal, written.try_clone()?)?;
         }
-        Ok(Self { wake, asked_to_end })
+        Ok(Self { wake, end_requested })
     }
 
-    /// What becomes readable.
+    /// The descriptor that becomes readable.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }
 
-    /// Takes the wakes that came, and says whether this program has to end.
+    /// Consumes pending wake-ups, and returns whether the end of this program was requested.
     pub fn take(&self) -> bool {
         let mut buffer = [0; 64];
         while matches!((&self.wake).read(&mut buffer), Ok(length) if length == buffer.len()) {}
-        self.asked_to_end.load(Ordering::Relaxed)
+        self.end_requested.load(Ordering::Relaxed)
     }
 }

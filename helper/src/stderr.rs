@@ -1,7 +1,5 @@
-//! The command's stderr on its way to people, by our own stderr or by frames: never in the way, and never more of it in
-//! memory than a little.
-//!
-//! It must not know what it says.
+//! Forwards the command's stderr to the reader, over this program's stderr or in frames. It never blocks the command,
+//! and its buffer is bounded.
 
 use std::{
     collections::VecDeque,
@@ -13,69 +11,70 @@ use rustix::{event::PollFlags, io};
 
 use crate::{
     arguments::Job,
-    descriptors::{self, Moved, Wanted},
+    descriptors::{self, Interest, IoResult},
 };
 
-/// What waits for a reader that is slow. Then the oldest goes: an end tells more of a failure than a beginning.
+/// The size of the buffer for a slow reader. When it is full, the oldest bytes are dropped, because the end of an error
+/// log explains a failure better than its beginning.
 const WAITING: usize = 64 * 1024;
-const PIECE: usize = 16 * 1024;
+const CHUNK: usize = 16 * 1024;
 
-/// From the command to us to the reader.
-pub struct Stderrs {
+/// Forwards from the command to the reader.
+pub struct StderrForwarder {
     from: Option<OwnedFd>,
-    /// Ours; what waits is taken by [`Stderrs::take`] otherwise.
+    /// This program's stderr; none if the output is fetched by [`StderrForwarder::take`].
     to: Option<Stderr>,
-    is_taken: bool,
+    in_frames: bool,
     waiting: VecDeque<u8>,
     lost: u64,
 }
 
-impl Stderrs {
-    /// Without a command yet. Ours, where that is the way, does not block from here on.
+impl StderrForwarder {
+    /// Creates a forwarder before the command is started. Makes this program's stderr non-blocking, if it is used.
     pub fn of(job: &Job) -> io::Result<Self> {
-        let is_taken = job.socket.is_some();
+        let in_frames = job.socket.is_some();
         let to = std::io::stderr();
-        if !is_taken {
+        if !in_frames {
             descriptors::never_block(&to)?;
         }
-        Ok(Self { from: None, to: (!is_taken).then_some(to), is_taken, waiting: VecDeque::new(), lost: 0 })
+        Ok(Self { from: None, to: (!in_frames).then_some(to), in_frames, waiting: VecDeque::new(), lost: 0 })
     }
 
-    /// What waits, at most a frame's worth of it.
+    /// Takes waiting bytes for one frame.
     pub fn take(&mut self) -> Option<Vec<u8>> {
-        if !self.is_taken || self.waiting.is_empty() {
+        if !self.in_frames || self.waiting.is_empty() {
             return None;
         }
         self.note_lost();
-        Some(self.waiting.drain(..self.waiting.len().min(PIECE)).collect())
+        Some(self.waiting.drain(..self.waiting.len().min(CHUNK)).collect())
     }
 
-    /// Takes the command's, which must not block.
+    /// Sets the command's stderr, which must be non-blocking.
     pub fn attach(&mut self, from: OwnedFd) {
         self.from = Some(from);
     }
 
-    /// What to wait for: the command's side, and the reader's.
-    pub fn wanted(&self) -> [Option<Wanted<'_>>; 2] {
+    /// The events to wait for: of the command's stderr, and of the reader.
+    pub fn interest(&self) -> [Option<Interest<'_>>; 2] {
         let to = self.to.as_ref().filter(|_| !self.waiting.is_empty());
         [self.from.as_ref().map(|from| (from.as_fd(), PollFlags::IN)), to.map(|to| (to.as_fd(), PollFlags::OUT))]
     }
 
-    /// Passes on what there is.
-    pub fn pass(&mut self) {
-        let mut buffer = [0; PIECE];
+    /// Forwards the available bytes.
+    pub fn forward(&mut self) {
+        let mut buffer = [0; CHUNK];
         for _ in 0..4 {
-            match self.from.as_ref().map_or(Moved::Nothing, |from| descriptors::read(from, &mut buffer)) {
-                Moved::Bytes(length) => self.say(&buffer[..length]),
-                Moved::Ended => self.from = None,
-                Moved::Nothing => break,
+            match self.from.as_ref().map_or(IoResult::Nothing, |from| descriptors::read(from, &mut buffer)) {
+                IoResult::Bytes(length) => self.push(&buffer[..length]),
+                IoResult::Ended => self.from = None,
+                IoResult::Nothing => break,
             }
         }
         self.write();
     }
 
-    /// Says something of our own, or of the command's.
-    pub fn say(&mut self, bytes: &[u8]) {
+    /// Adds a message of this program, or output of the command.
+    pub fn push(&mut self, bytes: &[u8]) {
         self.waiting.extend(bytes);
         self.write();
         let surplus = self.waiting.len().saturating_sub(WAITING);
@@ -84,7 +83,7 @@ impl Stderrs {
     }
 
     fn write(&mut self) {
-        if self.is_taken {
+        if self.in_frames {
             return;
         }
         while !self.waiting.is_empty() {
@@ -94,11 +93,11 @@ impl Stderrs {
                 return;
             };
             match descriptors::write(to, self.waiting.as_slices().0) {
-                Moved::Bytes(length) => {
+                IoResult::Bytes(length) => {
                     self.waiting.drain(..length);
                 }
-                Moved::Nothing => return,
-                Moved::Ended => {
+                IoResult::Nothing => return,
+                IoResult::Ended => {
                     self.to = None;
                     self.waiting.clear();
                     return;
@@ -109,7 +108,7 @@ impl Stderrs {
 
     fn note_lost(&mut self) {
         if self.lost > 0 {
-            let note = format!("\n[{} bytes of stderr were dropped, since nobody took them]\n", self.lost);
+            let note = format!("\n[{} bytes of stderr were dropped, because the reader was too slow]\n", self.lost);
             for byte in note.bytes().rev() {
                 self.waiting.push_front(byte);
             }

@@ -1,18 +1,17 @@
-//! Whether a volume may have lost its content since its last good snapshot: the consent on its claim.
-//!
-//! It must not know volumes. A value that is unclear is no consent.
+//! Whether a volume may have lost its content since its last good snapshot, according to the annotation of its claim.
+//! An unclear value does not accept the loss.
 
 use std::collections::BTreeMap;
 
 use super::{
     Warning,
-    keys::{Role, own_key},
+    keys::{KeyId, own_key},
     values,
 };
 
-/// Reads the consent on a `PersistentVolumeClaim`, and what is wrong with it.
+/// Reads the annotation of a `PersistentVolumeClaim`, and the warning about an invalid value.
 pub fn accept_shrunken(claim: Option<&BTreeMap<String, String>>) -> (bool, Option<Warning>) {
-    let key = own_key(Role::AcceptShrunken);
+    let key = own_key(KeyId::AcceptShrunken);
     let Some(value) = claim.and_then(|texts| texts.get(&key)) else { return (false, None) };
     match values::boolean(value) {
         Ok(accepts) => (accepts, None),
@@ -28,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_clear_consent_is_one() {
+    fn only_a_valid_value_accepts() {
         let read = |value: &str| accept_shrunken(Some(&[("stowaway.dev/accept-shrunken".into(), value.into())].into()));
         assert_eq!(accept_shrunken(None), (false, None));
         for (value, expected) in [("true", true), ("1", true), ("false", false), ("F", false)] {

@@ -1,28 +1,24 @@
-//! What is wrong with the keys of a `PersistentVolumeClaim` or a Namespace, which refuse nothing: a misspelt key or value there
-//! means that a volume is stored otherwise than its author thinks.
-//!
-//! It must not know volumes; only the texts that an object carries.
+//! Warnings about the keys of a `PersistentVolumeClaim` or a Namespace. They reject nothing, but a misspelt key or
+//! value means that a volume is not backed up as its author intends.
 
 use std::collections::BTreeMap;
 
 use super::{
     Warning,
     accept_shrunken::accept_shrunken,
-    consent::{consent, namespace_consent},
+    consent::{namespace_opt_out, opt_out},
     excludes::excludes,
-    keys::{KEYS, Key, PREFIX, Role, own_key},
+    keys::{KEYS, Key, KeyId, PREFIX, own_key},
     snapshot_class::snapshot_class,
     values,
 };
 
 type Texts = BTreeMap<String, String>;
 
-/// An object that is no pod and carries keys.
+/// An object other than a pod which can have keys.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Carrier {
-    /// A `PersistentVolumeClaim`.
     Claim,
-    /// A Namespace.
     Namespace,
 }
 
@@ -38,32 +34,32 @@ impl Carrier {
         key.carrier.contains(self.kind())
     }
 
-    /// Whether a label of this key is read on such an object.
+    /// Whether this key is read as a label of the object.
     fn may_be_labelled(self, key: &Key) -> bool {
-        key.role == Role::Backup || (self == Self::Namespace && key.role == Role::Inject)
+        key.id == KeyId::Backup || (self == Self::Namespace && key.id == KeyId::Inject)
     }
 }
 
-/// The labels and annotations that Stowaway itself puts on claims that it makes.
+/// The keys of labels and annotations which Stowaway itself sets on claims that it creates.
 const OWN_MARKS: [&str; 6] = ["run", "kind", "source-hash", "attempt", "repository", "source"];
-/// From how many on unknown keys are no longer reported one by one.
+/// From this number on, unknown keys are not reported individually.
 const MAXIMUM_UNKNOWN: usize = 16;
 
-/// All that was probably not meant.
+/// All settings that are probably not intended.
 pub fn carrier_warnings(carrier: Carrier, annotations: Option<&Texts>, labels: Option<&Texts>) -> Vec<Warning> {
     let mut warnings = unknown_keys(carrier, annotations, labels);
-    let said = match carrier {
-        Carrier::Claim => consent(annotations, labels),
-        Carrier::Namespace => namespace_consent(annotations, labels),
+    let found = match carrier {
+        Carrier::Claim => opt_out(annotations, labels),
+        Carrier::Namespace => namespace_opt_out(annotations, labels),
     };
-    warnings.extend(said.warnings);
+    warnings.extend(found.warnings);
     if carrier == Carrier::Claim {
         warnings.extend(accept_shrunken(annotations).1);
     }
     let wrong = [excludes(annotations, None).err(), snapshot_class(annotations, None).err()];
     warnings.extend(wrong.into_iter().flatten().map(|problem| Warning {
         message: format!(
-            "{}; it is {}. Until it is mended, nothing of the volume is stored",
+            "{}; it is {}. Until it is corrected, the volume is not backed up",
             problem.reason, problem.value
         ),
         key: problem.key,
@@ -71,7 +67,7 @@ pub fn carrier_warnings(carrier: Carrier, annotations: Option<&Texts>, labels: O
     warnings
 }
 
-/// The keys of Stowaway's prefix that have no effect on such an object, and values of labels that are none.
+/// The keys with Stowaway's prefix that have no effect on the object, and invalid values of labels.
 pub fn unknown_keys(carrier: Carrier, annotations: Option<&Texts>, labels: Option<&Texts>) -> Vec<Warning> {
     let own = |texts: Option<&Texts>| -> Vec<String> {
         let keys = texts.into_iter().flat_map(BTreeMap::keys);
@@ -101,7 +97,7 @@ pub fn unknown_keys(carrier: Carrier, annotations: Option<&Texts>, labels: Optio
         };
         warnings.push(Warning { key: format!("{PREFIX}{key}"), message: format!("{message} (it is a label)") });
     }
-    let inject = own_key(Role::Inject);
+    let inject = own_key(KeyId::Inject);
     if carrier == Carrier::Namespace
         && let Some(value) = labels.and_then(|labels| labels.get(&inject))
         && values::injection(value).is_err()
@@ -114,7 +110,7 @@ pub fn unknown_keys(carrier: Carrier, annotations: Option<&Texts>, labels: Optio
     }
     if warnings.len() > MAXIMUM_UNKNOWN {
         warnings.truncate(MAXIMUM_UNKNOWN);
-        let message = "has more keys without an effect than are reported here".to_owned();
+        let message = "has more keys without effect than are reported here".to_owned();
         warnings.push(Warning { key: PREFIX.to_owned(), message });
     }
     warnings
@@ -182,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_right_is_silent() {
+    fn valid_keys_get_no_warning() {
         let own = [("backup", "false"), ("exclude", "*.log"), ("volume-snapshot-class", "fast")];
         assert!(
             messages(Carrier::Claim, &own, &[("backup", "true"), ("run", "x"), ("kind", "backup")]).len() == 1,

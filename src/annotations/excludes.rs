@@ -1,30 +1,28 @@
-//! Which files of a volume are left out of its backup: what its claim says, or else its namespace.
-//!
-//! It must not know files. What cannot be carried out as written is an error: neither everything nor nothing is left out for
-//! it.
+//! Which files of a volume are excluded from its backup, according to its claim or its namespace. An invalid value is
+//! an error, so that neither everything nor nothing is excluded because of it.
 
 use std::collections::BTreeMap;
 
 use super::{
     Problem,
-    keys::{Role, own_key},
+    keys::{KeyId, own_key},
     values,
 };
 
 type Texts = BTreeMap<String, String>;
 
-/// The patterns that hold for a `PersistentVolumeClaim`: its own, or its Namespace's where it has none. `[]` is none on
-/// purpose.
+/// The exclude patterns of a `PersistentVolumeClaim`: its own, or its Namespace's if it has none. `[]` sets no patterns
+/// on purpose.
 pub fn excludes(claim: Option<&Texts>, namespace: Option<&Texts>) -> Result<Vec<String>, Problem> {
-    let key = own_key(Role::Exclude);
-    let said = |texts: Option<&Texts>| texts.and_then(|texts| texts.get(&key)).cloned();
-    let (value, whose) = match (said(claim), said(namespace)) {
+    let key = own_key(KeyId::Exclude);
+    let value_of = |texts: Option<&Texts>| texts.and_then(|texts| texts.get(&key)).cloned();
+    let (value, source) = match (value_of(claim), value_of(namespace)) {
         (Some(own), _) => (own, ""),
         (None, Some(namespaces)) => (namespaces, " of the namespace"),
         (None, None) => return Ok(Vec::new()),
     };
     values::patterns(&value).map_err(|reason| Problem {
-        key: format!("{key}{whose}"),
+        key: format!("{key}{source}"),
         value: values::shown(&value),
         reason,
     })
@@ -66,7 +64,7 @@ mod tests {
         assert_eq!(excludes(Some(&Texts::new()), Some(&namespace)).unwrap(), ["*.log"]);
         let problem = excludes(None, Some(&texts("!a"))).unwrap_err().to_string();
         assert!(problem.contains("stowaway.dev/exclude of the namespace"), "{problem}");
-        // A mistake that nobody uses harms nobody.
+        // An invalid value that is not used is no error.
         assert!(excludes(Some(&own), Some(&texts("!a"))).is_ok());
     }
 }

@@ -1,86 +1,71 @@
-//! The one table of annotation keys: what is read, what the documentation says, what a typo is compared with.
-//!
-//! It must not know how a value is parsed; only which form it has.
+//! The table of annotation keys. The parser, the documentation and the search for typos use it.
 
 use std::fmt::Write as _;
 
-use super::Generation;
+use super::KeyDialect;
 
-/// What our keys begin with.
+/// The prefix of Stowaway's keys.
 pub const PREFIX: &str = "stowaway.dev/";
 
-/// What a key is for.
+/// Identifies a key by its purpose.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Role {
-    /// The command that writes the dump to its stdout.
+pub enum KeyId {
     Command,
-    /// The container it runs in.
     Container,
-    /// The suffix of the stored file.
     FileExtension,
-    /// The command that reads the dump on its stdin.
     RestoreCommand,
-    /// Where to.
+    /// The Repository to write to.
     Repository,
-    /// How long.
+    /// How long a command may run.
     Timeout,
-    /// How long without a byte.
+    /// How long a command may write nothing.
     IdleTimeout,
-    /// Whether a run without proof is green.
     AcceptUnproven,
-    /// Whether 0 bytes are a dump.
+    /// Whether a stream of 0 bytes is a valid dump.
     AllowEmpty,
-    /// Whether a workload may have no pod.
     AllowMissing,
-    /// What is put into the pod.
     Inject,
-    /// Which of the pod's volumes.
+    /// Which of the pod's volumes are backed up or restored.
     Volumes,
-    /// Whether they are filled before the app starts.
+    /// Whether empty volumes are restored before the app starts.
     Restore,
     /// Which Secrets the command needs.
     Secrets,
-    /// Whether a volume is backed up at all.
     Backup,
-    /// What of a volume is not.
+    /// Which files of a volume are left out.
     Exclude,
-    /// How a volume is snapshot, to be read as it was at one moment.
+    /// The class by which a volume is snapshotted, so that it is read as of one moment.
     SnapshotClass,
-    /// Whether a volume may be empty, or much smaller than before.
     AcceptShrunken,
     /// Whether every command of a script's pipe counts.
     Pipefail,
-    /// Whether a dump of a known format has to have its end.
+    /// Whether a dump of a known format must be complete.
     FormatCheck,
-    /// Requests and limits of the sidecar.
     SidecarResources,
 }
 
-/// How a value is written.
+/// The format of a value.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Form {
-    /// A JSON array of strings, or a line that is split as K8up does. It may hold passwords and is never shown.
+    /// A JSON array of strings, or a line that is split as K8up does. It may contain passwords and is never shown.
     Command,
     /// The name of a container or an object.
     Name,
-    /// A text that is appended to a file's name.
     Suffix,
-    /// Go's durations, more than zero.
+    /// A duration as in Go, greater than zero.
     Duration,
-    /// Go's booleans.
+    /// A boolean as in Go.
     Boolean,
-    /// One of a few words, which are told here.
+    /// One of a few values, which are listed here.
     Choice(&'static str),
     /// Names, separated by commas.
     Names,
-    /// Patterns of paths.
     Patterns,
-    /// Requests and limits of a container.
     Resources,
 }
 
 impl Form {
-    /// The form in the documentation's words.
+    /// The format as the documentation describes it.
     fn describe(self) -> &'static str {
         match self {
             Self::Command => "a command line, or a JSON array of strings",
@@ -88,7 +73,7 @@ impl Form {
             Self::Suffix => "text, with its dot",
             Self::Duration => "a duration such as `90s` or `1h30m`",
             Self::Boolean => "`\"true\"` or `\"false\"`",
-            Self::Choice(words) => words,
+            Self::Choice(values) => values,
             Self::Names => "names, separated by commas",
             Self::Patterns => "patterns, one a line, or a JSON array of them",
             Self::Resources => "a JSON object as a container's `resources`",
@@ -96,57 +81,54 @@ impl Form {
     }
 }
 
-/// One key.
 #[derive(Debug)]
 pub struct Key {
-    /// What it is for.
-    pub role: Role,
-    /// The key without our prefix.
+    pub id: KeyId,
+    /// The key without the prefix.
     pub name: &'static str,
-    /// Whether `<name>.<command>` says it of a named command.
+    /// Whether `<name>.<command>` sets it for a named command.
     pub named: bool,
-    /// Which objects may carry it.
+    /// Which objects may have it.
     pub carrier: &'static str,
-    /// How its value is written.
     pub form: Form,
-    /// What holds without it, in Markdown.
+    /// The behaviour without it, in Markdown.
     pub default: &'static str,
-    /// What it says, in one line of Markdown.
+    /// Its meaning, in one line of Markdown.
     pub documentation: &'static str,
-    /// The feature that reads it.
+    /// The feature that uses it.
     pub feature: &'static str,
-    /// The keys of other tools that say the same, newest first.
-    pub foreign: &'static [(Generation, &'static str)],
+    /// The keys of other tools with the same meaning, newest first.
+    pub foreign: &'static [(KeyDialect, &'static str)],
 }
 
 const POD: &str = "Pod";
 
 impl Key {
-    /// Whether a pod may carry it.
+    /// Whether a pod may have it.
     pub fn is_of_pods(&self) -> bool {
         self.carrier == POD
     }
 }
 
-/// Every key that works. A key that is not here gets a warning, since nothing would come of it.
+/// Every key that has an effect. Any other key of the prefix gets a warning, because it has none.
 pub const KEYS: &[Key] = &[
     Key {
-        role: Role::Command,
+        id: KeyId::Command,
         name: "backupcommand",
         named: true,
         carrier: POD,
         form: Form::Command,
         default: "no backup",
-        documentation: "The command whose stdout is stored. It is no shell: write `sh -c '...'` for pipes and variables. Blanks and quotes split a line as in K8up.",
+        documentation: "The command whose stdout is stored. It does not run in a shell: write `sh -c '...'` for pipes and variables. A line is split at blanks and quotes as in K8up.",
         feature: "backup",
         foreign: &[
-            (Generation::K8up, "k8up.io/backupcommand"),
-            (Generation::Syn, "k8up.syn.tools/backupcommand"),
-            (Generation::Appuio, "appuio.ch/backupcommand"),
+            (KeyDialect::K8up, "k8up.io/backupcommand"),
+            (KeyDialect::Syn, "k8up.syn.tools/backupcommand"),
+            (KeyDialect::Appuio, "appuio.ch/backupcommand"),
         ],
     },
     Key {
-        role: Role::Container,
+        id: KeyId::Container,
         name: "backupcommand-container",
         named: true,
         carrier: POD,
@@ -154,10 +136,10 @@ pub const KEYS: &[Key] = &[
         default: "the one named by `kubectl.kubernetes.io/default-container`, else the first",
         documentation: "The container in which the command and its restore run.",
         feature: "backup",
-        foreign: &[(Generation::K8up, "k8up.io/backupcommand-container")],
+        foreign: &[(KeyDialect::K8up, "k8up.io/backupcommand-container")],
     },
     Key {
-        role: Role::FileExtension,
+        id: KeyId::FileExtension,
         name: "file-extension",
         named: true,
         carrier: POD,
@@ -166,101 +148,101 @@ pub const KEYS: &[Key] = &[
         documentation: "Appended to the stored file's name, for example `.sql`.",
         feature: "backup",
         foreign: &[
-            (Generation::K8up, "k8up.io/file-extension"),
-            (Generation::Syn, "k8up.syn.tools/file-extension"),
-            (Generation::Appuio, "backup.appuio.ch/file-extension"),
+            (KeyDialect::K8up, "k8up.io/file-extension"),
+            (KeyDialect::Syn, "k8up.syn.tools/file-extension"),
+            (KeyDialect::Appuio, "backup.appuio.ch/file-extension"),
         ],
     },
     Key {
-        role: Role::RestoreCommand,
+        id: KeyId::RestoreCommand,
         name: "restorecommand",
         named: true,
         carrier: POD,
         form: Form::Command,
-        default: "a Restore has to bring its own",
-        documentation: "The mirror of the command: it reads the dump on its stdin.",
+        default: "a Restore must set its own command",
+        documentation: "The counterpart of the command: it reads the dump on its stdin.",
         feature: "restore",
         foreign: &[],
     },
     Key {
-        role: Role::Pipefail,
+        id: KeyId::Pipefail,
         name: "pipefail",
         named: true,
         carrier: POD,
         form: Form::Boolean,
         default: "`\"true\"`",
-        documentation: "Whether the script of `sh -c` runs with `pipefail` where its shell has it, so that each command of a pipe has to succeed, also in a restore. A script that names `pipefail` itself is left as it is.",
+        documentation: "Whether the script of `sh -c` runs with `pipefail` if its shell supports it, so that each command of a pipe must succeed, also in a restore. A script that sets `pipefail` itself is not changed.",
         feature: "backup",
         foreign: &[],
     },
     Key {
-        role: Role::Repository,
+        id: KeyId::Repository,
         name: "repository",
         named: false,
         carrier: POD,
         form: Form::Name,
-        default: "the one of the Backup, else the namespace's default",
-        documentation: "The Repository, in the pod's namespace, that the dumps go to.",
+        default: "the namespace's default; a Backup's `repositoryRef` overrides the annotation",
+        documentation: "The Repository, in the pod's namespace, which stores the dumps.",
         feature: "backup",
         foreign: &[],
     },
     Key {
-        role: Role::Timeout,
+        id: KeyId::Timeout,
         name: "timeout",
         named: false,
         carrier: POD,
         form: Form::Duration,
         default: "the one of the Backup",
-        documentation: "A command that runs longer is ended, and nothing is stored.",
+        documentation: "A command that runs longer than this is ended, and nothing is stored.",
         feature: "backup",
         foreign: &[],
     },
     Key {
-        role: Role::IdleTimeout,
+        id: KeyId::IdleTimeout,
         name: "idle-timeout",
         named: false,
         carrier: POD,
         form: Form::Duration,
         default: "the one of the Backup",
-        documentation: "A command that writes nothing for so long is ended, and nothing is stored.",
+        documentation: "A command that writes nothing for this duration is ended, and nothing is stored.",
         feature: "backup",
         foreign: &[],
     },
     Key {
-        role: Role::AcceptUnproven,
+        id: KeyId::AcceptUnproven,
         name: "accept-unproven",
         named: false,
         carrier: POD,
         form: Form::Boolean,
         default: "`\"false\"`",
-        documentation: "Whether a dump may be green although nothing proved that all of it arrived (a container without a shell).",
+        documentation: "Whether a dump may be green although nothing proves that it arrived completely (a container without a shell).",
         feature: "backup",
         foreign: &[],
     },
     Key {
-        role: Role::AllowEmpty,
+        id: KeyId::AllowEmpty,
         name: "allow-empty",
         named: false,
         carrier: POD,
         form: Form::Boolean,
         default: "`\"false\"`",
-        documentation: "Whether a dump of 0 bytes is a dump.",
+        documentation: "Whether a dump of 0 bytes is valid.",
         feature: "backup",
         foreign: &[],
     },
     Key {
-        role: Role::FormatCheck,
+        id: KeyId::FormatCheck,
         name: "format-check",
         named: false,
         carrier: POD,
         form: Form::Boolean,
         default: "`\"true\"`",
-        documentation: "Whether a dump of a known format, such as that of `pg_dump`, tar or gzip, is stored only if the end of that format is there.",
+        documentation: "Whether a dump of a known format, such as that of `pg_dump`, tar or gzip, is stored only if it has the end of that format.",
         feature: "backup",
         foreign: &[],
     },
     Key {
-        role: Role::AllowMissing,
+        id: KeyId::AllowMissing,
         name: "allow-missing",
         named: false,
         carrier: POD,
@@ -271,40 +253,40 @@ pub const KEYS: &[Key] = &[
         foreign: &[],
     },
     Key {
-        role: Role::Inject,
+        id: KeyId::Inject,
         name: "inject",
         named: false,
         carrier: POD,
         form: Form::Choice("`helper`, `sidecar` or `none`"),
         default: "`helper` where a command is annotated",
-        documentation: "What is put into the pod: the helper that proves dumps, a sidecar that writes to the store itself, or nothing.",
+        documentation: "What is injected into the pod: the helper that proves dumps, a sidecar that writes to the store itself, or nothing.",
         feature: "injection",
         foreign: &[],
     },
     Key {
-        role: Role::Volumes,
+        id: KeyId::Volumes,
         name: "volumes",
         named: false,
         carrier: POD,
         form: Form::Names,
         default: "none for the sidecar; for `restore` the pod's only PersistentVolumeClaim",
-        documentation: "The pod's volumes that the sidecar backs up and that `restore` fills.",
+        documentation: "The pod's volumes which the sidecar backs up and `restore` restores.",
         feature: "injection",
         foreign: &[],
     },
     Key {
-        role: Role::Restore,
+        id: KeyId::Restore,
         name: "restore",
         named: false,
         carrier: POD,
         form: Form::Choice("`on-empty`"),
-        default: "nothing is restored by itself",
-        documentation: "Before the app starts, an empty volume is filled from its newest good snapshot. A pod for which this cannot be done is refused.",
+        default: "nothing is restored automatically",
+        documentation: "Before the app starts, an empty volume is restored from its newest good snapshot. A pod for which this is impossible is rejected.",
         feature: "injection",
         foreign: &[],
     },
     Key {
-        role: Role::Secrets,
+        id: KeyId::Secrets,
         name: "secrets",
         named: false,
         carrier: POD,
@@ -315,97 +297,98 @@ pub const KEYS: &[Key] = &[
         foreign: &[],
     },
     Key {
-        role: Role::Backup,
+        id: KeyId::Backup,
         name: "backup",
         named: false,
-        carrier: "PersistentVolumeClaim, Namespace; also as a label. Of other tools: as an annotation of a PersistentVolumeClaim",
+        carrier: "PersistentVolumeClaim, Namespace; also as a label. Keys of other tools: as an annotation of a PersistentVolumeClaim",
         form: Form::Boolean,
         default: "every PersistentVolumeClaim of a Backup's namespace is backed up",
-        documentation: "`\"false\"` leaves a volume out; on a Namespace it leaves all out but those that say `\"true\"`.",
+        documentation: "`\"false\"` excludes a volume; on a Namespace it excludes all volumes except those with `\"true\"`.",
         feature: "backup",
         foreign: &[
-            (Generation::K8up, "k8up.io/backup"),
-            (Generation::Syn, "k8up.syn.tools/backup"),
-            (Generation::Appuio, "appuio.ch/backup"),
+            (KeyDialect::K8up, "k8up.io/backup"),
+            (KeyDialect::Syn, "k8up.syn.tools/backup"),
+            (KeyDialect::Appuio, "appuio.ch/backup"),
         ],
     },
     Key {
-        role: Role::Exclude,
+        id: KeyId::Exclude,
         name: "exclude",
         named: false,
         carrier: "PersistentVolumeClaim, Namespace",
         form: Form::Patterns,
-        default: "all files of a volume are backed up; a claim's own patterns take the place of its Namespace's",
-        documentation: "Files and folders of a volume that are left out, by patterns as of restic's `--exclude`: with a slash at the beginning from the volume's own folder on, else at any depth.",
+        default: "all files of a volume are backed up; a claim's own patterns replace those of its Namespace",
+        documentation: "Files and directories of a volume that are not backed up, as patterns of restic's `--exclude`. A pattern with a leading slash starts at the root of the volume; any other pattern matches at any depth.",
         feature: "backup",
         foreign: &[],
     },
     Key {
-        role: Role::SnapshotClass,
+        id: KeyId::SnapshotClass,
         name: "volume-snapshot-class",
         named: false,
         carrier: "PersistentVolumeClaim, Namespace",
         form: Form::Name,
         default: "the live volume is read",
-        documentation: "The VolumeSnapshotClass of a CSI snapshot that the volume is backed up from; a claim's own takes the place of its Namespace's, and `\"\"` has the live volume read.",
+        documentation: "The VolumeSnapshotClass of a CSI snapshot that the volume is backed up from. A claim's own class replaces that of its Namespace, and with `\"\"` the live volume is read.",
         feature: "backup",
         foreign: &[],
     },
     Key {
-        role: Role::AcceptShrunken,
+        id: KeyId::AcceptShrunken,
         name: "accept-shrunken",
         named: false,
         carrier: "PersistentVolumeClaim",
         form: Form::Boolean,
         default: "`\"false\"`: such a volume is stored as `Suspect`",
-        documentation: "Whether the volume may be empty, or have lost more than half of its files or bytes, and be green. Remove it once the volume is backed up.",
+        documentation: "Whether a volume that is empty, or has lost more than half of its files or bytes, may be green. Remove the annotation once the volume is backed up.",
         feature: "backup",
         foreign: &[],
     },
     Key {
-        role: Role::SidecarResources,
+        id: KeyId::SidecarResources,
         name: "sidecar-resources",
         named: false,
         carrier: POD,
         form: Form::Resources,
         default: "192Mi of memory, and a limit of CPU within those of the app",
-        documentation: "Requests and limits of the sidecar, such as `{\"limits\":{\"cpu\":\"1\",\"memory\":\"256Mi\"}}`; they replace the default ones as a whole, and with less memory the sidecar may be killed.",
+        documentation: "Requests and limits of the sidecar, such as `{\"limits\":{\"cpu\":\"1\",\"memory\":\"256Mi\"}}`; they replace the defaults as a whole. With less memory, the sidecar may be killed.",
         feature: "injection",
         foreign: &[],
     },
 ];
 
-/// The row of a role.
-pub(super) fn key_of(role: Role) -> Option<&'static Key> {
-    KEYS.iter().find(|key| key.role == role)
+/// The table's row of a key.
+pub(super) fn key_of(id: KeyId) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.id == id)
 }
 
-/// The whole key of a role, as we write it.
-pub fn own_key(role: Role) -> String {
-    format!("{PREFIX}{}", key_of(role).map_or("", |key| key.name))
+/// The complete key, with Stowaway's prefix.
+pub fn own_key(id: KeyId) -> String {
+    format!("{PREFIX}{}", key_of(id).map_or("", |key| key.name))
 }
 
-/// A longer key cannot be in an object, and would only cost time: the part behind the slash has at most 63 bytes.
+/// The part of a key behind the slash has at most 63 bytes in Kubernetes, so a longer key cannot be in an object and is
+/// not worth the search.
 const MAXIMUM_KEY_BYTES: usize = 63;
 
-/// The key that was probably meant by one that we don't know, both without our prefix; none when it is too long to be
-/// looked for.
+/// The known key that is most similar to an unknown one. `unknown` has no prefix; the result has it. None if the key is
+/// too long to be searched for.
 pub(super) fn nearest(unknown: &str) -> Option<String> {
     if unknown.len() > MAXIMUM_KEY_BYTES {
         return None;
     }
     let base = unknown.split('.').next().unwrap_or(unknown);
     let distance = |name: &str| {
-        // A part of a key, such as `container`, is as near as a typo.
+        // Part of a key, such as `container`, is as similar as a typo.
         let part = if name.contains(base) { 1 } else { usize::MAX };
         strsim::damerau_levenshtein(name, unknown).min(strsim::damerau_levenshtein(name, base)).min(part)
     };
-    // Of equals the first: the table's order is that of likelihood.
+    // Of equally similar keys, the first is the most likely, because the table is ordered by likelihood.
     let name = KEYS.iter().map(|key| key.name).min_by_key(|name| distance(name)).unwrap_or_default();
     Some(format!("{PREFIX}{name}"))
 }
 
-/// The table of the README, as Markdown.
+/// The table of docs/annotations.md, as Markdown.
 pub fn render() -> String {
     let mut text = String::from(
         "| annotation | on | value | without it | meaning | also read as | for |\n|---|---|---|---|---|---|---|\n",

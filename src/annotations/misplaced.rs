@@ -1,16 +1,14 @@
-//! Keys on an object on which they are not read: those of pods on the workload itself, in place of its pod template.
-//!
-//! It must not know workloads; only the annotations of both places.
+//! Keys of pods that are on a workload itself instead of its pod template, where they are not read.
 
 use std::collections::BTreeMap;
 
 use super::{
     Warning,
-    keys::{KEYS, PREFIX, Role},
+    keys::{KEYS, KeyId, PREFIX},
 };
 
-/// The keys of pods among the annotations of a workload, that have no effect there; none that the template has as well,
-/// because tools such as Helm charts copy them onto both. `allow-missing` is read on the workload, too.
+/// The pod keys among the annotations of a workload, which have no effect there. A key that the template has as well is
+/// not reported, because tools such as Helm charts copy keys onto both. `allow-missing` is read on the workload, too.
 pub fn misplaced_keys(
     own: Option<&BTreeMap<String, String>>,
     template: Option<&BTreeMap<String, String>>,
@@ -22,8 +20,8 @@ pub fn misplaced_keys(
 
 /// The warning about such a key.
 pub fn misplaced_warning(key: String) -> Warning {
-    let message = "has no effect on the workload itself, so that nothing is backed up by it: move it to the annotations of \
-                   the pod template (spec.template.metadata.annotations)";
+    let message = "has no effect on the workload itself, so that nothing is backed up by it: move it to the annotations \
+                   of the pod template (spec.template.metadata.annotations)";
     Warning { key, message: message.to_owned() }
 }
 
@@ -31,7 +29,7 @@ fn is_of_pods(key: &str) -> bool {
     let pod_keys = || KEYS.iter().filter(|known| known.is_of_pods());
     if let Some(own) = key.strip_prefix(PREFIX) {
         let base = own.split('.').next().unwrap_or(own);
-        return pod_keys().any(|known| known.role != Role::AllowMissing && known.name == base);
+        return pod_keys().any(|known| known.id != KeyId::AllowMissing && known.name == base);
     }
     pod_keys().flat_map(|known| known.foreign).any(|(_, foreign)| *foreign == key)
 }

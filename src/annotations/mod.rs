@@ -1,7 +1,7 @@
-//! What a pod says about its backup: one table of annotation keys, and the request that is read from them.
+//! Reads the annotations of a pod, a claim or a Namespace: one table of keys, and the request that is parsed from them.
 //!
-//! Pure. It must not know pods, containers that exist, or repositories that exist: only texts. What it reads may hold
-//! passwords (they stand in command lines), so nothing here prints a command.
+//! This module is pure, and sees only texts: no pods, and not which containers or repositories exist. Command lines may
+//! contain passwords, so nothing here prints a command.
 
 mod accept_shrunken;
 mod carriers;
@@ -21,12 +21,12 @@ mod tests;
 
 pub use accept_shrunken::accept_shrunken;
 pub use carriers::{Carrier, carrier_warnings, unknown_keys};
-pub use consent::{Consent, consent, namespace_consent};
+pub use consent::{OptOut, namespace_opt_out, opt_out};
 pub use excludes::excludes;
-pub use keys::{Form, KEYS, Key, PREFIX, Role, own_key, render};
+pub use keys::{Form, KEYS, Key, KeyId, PREFIX, own_key, render};
 pub use misplaced::{misplaced_keys, misplaced_warning};
 pub use parse::{parse, parse_lenient};
-pub use request::{CommandRequest, Generation, Injection, Lenient, Problem, Problems, Request, Warning};
+pub use request::{CommandRequest, Injection, KeyDialect, Lenient, Problem, Problems, Request, Warning};
 pub use snapshot_class::snapshot_class;
 pub use split::split;
 pub use values::{

@@ -1,15 +1,14 @@
-//! The request that a pod's annotations make, and what can be wrong with it.
-//!
-//! It must not know how it is read. No `Debug` or `Display` here shows a command line.
+//! The request that a pod's annotations make, and the problems that they can have. `Debug` and `Display` of these types
+//! never show a command line.
 
 use std::{fmt, time::Duration};
 
 use super::keys::PREFIX;
 use crate::model::Reason;
 
-/// Whose annotation a command was read from, newest first.
+/// The tool, and its version, that defined a key; newest first.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Generation {
+pub enum KeyDialect {
     /// `stowaway.dev/`.
     Stowaway,
     /// `k8up.io/`: K8up 2.
@@ -20,41 +19,41 @@ pub enum Generation {
     Appuio,
 }
 
-/// What the annotations of one pod ask for.
+/// The request of one pod's annotations.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[allow(clippy::struct_excessive_bools, reason = "each is an annotation of its own")]
 pub struct Request {
-    /// The commands, the plain one first, then by name. Empty when there are only warnings to be told.
+    /// The commands, the plain command first, then by name. Empty when there are only warnings.
     pub commands: Vec<CommandRequest>,
     /// Name of a Repository of the pod's namespace.
     pub repository: Option<String>,
-    /// End a command after this long; never zero.
+    /// End a command after this duration; never zero.
     pub timeout: Option<Duration>,
-    /// End a command when no byte moved for this long; never zero.
+    /// End a command when no byte was transferred for this duration; never zero.
     pub idle_timeout: Option<Duration>,
-    /// Call a run without proof green.
+    /// Accept a run without proof as green.
     pub accept_unproven: bool,
     /// Store a stream of 0 bytes.
     pub allow_empty: bool,
-    /// Store a stream of a known format without the end of that format.
+    /// Store a stream of a known format even if the end of that format is missing.
     pub skip_format_check: bool,
-    /// Call a Backup green although the workload has no pod to dump.
+    /// Accept a Backup as green although the workload has no pod to dump.
     pub allow_missing: bool,
-    /// What is to be put into the pod; the helper where there is a command, when nothing is said.
+    /// The injection mode. When absent, the helper if there is a command.
     pub inject: Option<Injection>,
     /// The pod's volumes that are backed up, or restored; no name twice.
     pub volumes: Vec<String>,
-    /// Fill empty volumes before the app starts.
+    /// Restore into empty volumes before the app starts.
     pub restore_on_empty: bool,
     /// Secrets of the pod's namespace for the commands' containers; no name twice.
     pub secrets: Vec<String>,
-    /// Requests and limits of the sidecar, as a container has them.
+    /// Requests and limits of the sidecar, in the form of a container's `resources`.
     pub sidecar_resources: Option<serde_json::Value>,
-    /// What was understood, but probably not meant.
+    /// Settings that were understood, but are probably not intended.
     pub warnings: Vec<Warning>,
 }
 
-/// What is put into a pod.
+/// An injection mode of a pod.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Injection {
     /// The helper program, into the containers of the commands.
@@ -68,20 +67,20 @@ pub enum Injection {
 /// One annotated command.
 #[derive(Clone, Eq, PartialEq)]
 pub struct CommandRequest {
-    /// The `<name>` of `backupcommand.<name>`; none for the plain one.
+    /// The `<name>` of `backupcommand.<name>`; none for the plain command.
     pub name: Option<String>,
     /// Program and arguments; the program's name is not empty.
     pub argv: Vec<String>,
     /// Program and arguments of the command that reads the dump on stdin.
     pub restore_argv: Option<Vec<String>>,
-    /// The container that was asked for.
+    /// The container that the annotations name.
     pub container: Option<String>,
-    /// What is appended to the stored file's name, with its dot; may be empty.
+    /// The suffix of the stored file's name, with its dot; may be empty.
     pub file_extension: String,
-    /// Run a shell's script with `pipefail`.
+    /// Run a shell script with `pipefail`.
     pub pipefail: bool,
-    /// Whose key the command is.
-    pub generation: Generation,
+    /// The tool whose key set the command.
+    pub dialect: KeyDialect,
 }
 
 impl fmt::Debug for CommandRequest {
@@ -89,66 +88,63 @@ impl fmt::Debug for CommandRequest {
         formatter
             .debug_struct("CommandRequest")
             .field("name", &self.name)
-            .field("argv", &format_args!("({} words, redacted)", self.argv.len()))
+            .field("argv", &format_args!("({} arguments, redacted)", self.argv.len()))
             .field("restore_argv", &self.restore_argv.as_ref().map(|_| format_args!("(redacted)")))
             .field("container", &self.container)
             .field("file_extension", &self.file_extension)
             .field("pipefail", &self.pipefail)
-            .field("generation", &self.generation)
+            .field("dialect", &self.dialect)
             .finish()
     }
 }
 
-/// Something that was understood, but probably not meant.
+/// A setting that was understood, but is probably not intended.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("annotation {key}: {message}")]
 pub struct Warning {
-    /// The whole key.
     pub key: String,
-    /// What happens, and what to do about it.
+    /// The effect of the setting, and what to do about it.
     pub message: String,
 }
 
-/// One annotation that cannot be carried out as written.
+/// An annotation whose value is invalid.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("annotation {key}: {reason}; it is {value}")]
 pub struct Problem {
-    /// The whole key.
     pub key: String,
-    /// The value as it may be shown: quoted and shortened; of a command line only the length.
+    /// The value as it may be shown: quoted and shortened. For a command line, only its length.
     pub value: String,
-    /// What is wrong, and what is expected instead.
+    /// The error, and what is expected instead.
     pub reason: String,
 }
 
 impl Problem {
-    /// Whether the key is one of ours. Whoever reads another tool's may have another mind about its value.
-    pub fn is_ours(&self) -> bool {
+    /// Whether the key is Stowaway's. Another tool may interpret the value of its own key differently.
+    pub fn is_own(&self) -> bool {
         self.key.starts_with(PREFIX)
     }
 }
 
-/// What is asked for by annotations of which those of other tools may be wrong.
+/// A request from annotations of which those of other tools may be invalid.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Lenient {
-    /// As far as it is right; `None` when nothing here concerns us.
+    /// The valid part of the request; `None` when no annotation concerns Stowaway.
     pub request: Option<Request>,
-    /// What is wrong with the keys of other tools.
-    pub passed_over: Vec<Problem>,
+    /// Problems with the keys of other tools.
+    pub foreign_errors: Vec<Problem>,
 }
 
-/// All that is wrong with one pod's annotations.
+/// All problems of one pod's annotations.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Problems {
-    /// At least one.
     pub problems: Vec<Problem>,
-    /// What was probably not meant beside them, so that nobody learns of it only when they are mended.
+    /// Warnings in addition to the problems, so that the user learns of them before the problems are corrected.
     pub warnings: Vec<Warning>,
 }
 
 impl Problems {
     /// The machine-readable cause.
-    #[allow(clippy::unused_self, reason = "every error of ours is asked in this form")]
+    #[allow(clippy::unused_self, reason = "all error types have this method")]
     pub fn reason(&self) -> Reason {
         Reason::InvalidRequest
     }

@@ -1,23 +1,22 @@
-//! By which class a volume is snapshot before it is backed up: what its claim says, or else its namespace.
-//!
-//! It must not know classes that exist. What cannot be carried out as written is an error, and never the live volume.
+//! The `VolumeSnapshotClass` for a volume's backup, according to its claim or its namespace. An invalid value is an
+//! error, and never causes a backup of the live volume.
 
 use std::collections::BTreeMap;
 
 use super::{
     Problem,
-    keys::{Role, own_key},
+    keys::{KeyId, own_key},
     values,
 };
 
 type Texts = BTreeMap<String, String>;
 
-/// The name of the `VolumeSnapshotClass` of a `PersistentVolumeClaim`: its own, or its Namespace's where it has none; none
-/// where the live volume is read. The empty name is none on purpose.
+/// The name of the `VolumeSnapshotClass` of a `PersistentVolumeClaim`: its own, or its Namespace's if it has none.
+/// `None` if the live volume is read. An empty name selects the live volume on purpose.
 pub fn snapshot_class(claim: Option<&Texts>, namespace: Option<&Texts>) -> Result<Option<String>, Problem> {
-    let key = own_key(Role::SnapshotClass);
-    let said = |texts: Option<&Texts>| texts.and_then(|texts| texts.get(&key)).cloned();
-    let (value, whose) = match (said(claim), said(namespace)) {
+    let key = own_key(KeyId::SnapshotClass);
+    let value_of = |texts: Option<&Texts>| texts.and_then(|texts| texts.get(&key)).cloned();
+    let (value, source) = match (value_of(claim), value_of(namespace)) {
         (Some(own), _) => (own, ""),
         (None, Some(namespaces)) => (namespaces, " of the namespace"),
         (None, None) => return Ok(None),
@@ -26,7 +25,7 @@ pub fn snapshot_class(claim: Option<&Texts>, namespace: Option<&Texts>) -> Resul
         return Ok(None);
     }
     values::object_name(&value).map_err(|reason| Problem {
-        key: format!("{key}{whose}"),
+        key: format!("{key}{source}"),
         value: values::shown(&value),
         reason,
     })?;

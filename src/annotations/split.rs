@@ -1,43 +1,42 @@
-//! How a command line becomes words: exactly as K8up does it, which is not how a shell does it.
+//! Splits a command line into arguments exactly as K8up does, which differs from a shell.
 //!
-//! Specification: the behaviour of firepear/qsplit 2.5.0, with its default quotes. Blanks are the space and the
-//! horizontal tab, so a line feed is part of a word. A quote (`'` or `"`) opens only where a word may begin and ends at
-//! the next same quote, which also ends the word: `'a b'"c"` is two words, `--x='a b'` is two, too. There is no
-//! escape. A quote that is never closed runs to the end.
+//! Specification: the behaviour of firepear/qsplit 2.5.0 with its default quotes. Blanks are the space and the
+//! horizontal tab, so a line feed is part of an argument. A quote (`'` or `"`) opens only where an argument may begin,
+//! and ends at the next same quote, which also ends the argument: `'a b'"c"` is two arguments, and so is `--x='a b'`.
+//! There is no escape character. A quote that is never closed extends to the end.
 
-/// The words of a command line.
+/// The arguments of a command line.
 pub fn split(line: &str) -> Vec<String> {
-    scan(line).words.into_iter().map(str::to_owned).collect()
+    scan(line).arguments.into_iter().map(str::to_owned).collect()
 }
 
-/// The words, and whether the last one is a quote that nobody closed.
+/// The result of a split.
 pub(super) struct Scan<'a> {
-    /// The words.
-    pub words: Vec<&'a str>,
-    /// A quote is still open at the end.
+    pub arguments: Vec<&'a str>,
+    /// Whether the last argument is a quote that is never closed.
     pub open_quote: bool,
 }
 
-/// Splits, and tells of an open quote.
+/// Splits the line, and reports an open quote.
 pub(super) fn scan(line: &str) -> Scan<'_> {
-    let mut words = Vec::new();
+    let mut arguments = Vec::new();
     let mut rest = line;
     loop {
         rest = rest.trim_start_matches([' ', '\t']);
         let Some(first) = rest.chars().next() else {
-            return Scan { words, open_quote: false };
+            return Scan { arguments, open_quote: false };
         };
         if matches!(first, '\'' | '"') {
             let quoted = &rest[1..];
             let Some(end) = quoted.find(first) else {
-                words.push(quoted);
-                return Scan { words, open_quote: true };
+                arguments.push(quoted);
+                return Scan { arguments, open_quote: true };
             };
-            words.push(&quoted[..end]);
+            arguments.push(&quoted[..end]);
             rest = &quoted[end + 1..];
         } else {
             let end = rest.find([' ', '\t']).unwrap_or(rest.len());
-            words.push(&rest[..end]);
+            arguments.push(&rest[..end]);
             rest = &rest[end..];
         }
     }
@@ -50,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_those_of_qsplit() {
+    fn arguments_are_those_of_qsplit() {
         let cases: &[(&str, &[&str])] = &[
             ("", &[]),
             (" \t ", &[]),
@@ -86,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn quote_that_nobody_closes_is_told() {
+    fn open_quote_is_reported() {
         for (line, open) in [("a 'b", true), ("'", true), ("a 'b'", false), ("it's", false), ("\"a'", true)] {
             assert_eq!(scan(line).open_quote, open, "{line:?}");
         }
@@ -100,14 +99,14 @@ mod tests {
         }
 
         #[test]
-        fn quoted_words_come_back_as_they_were(words in proptest::collection::vec("[^']{0,12}", 0..8)) {
-            let line = words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
-            prop_assert_eq!(split(&line), words);
+        fn quoted_arguments_come_back_as_they_were(arguments in proptest::collection::vec("[^']{0,12}", 0..8)) {
+            let line = arguments.iter().map(|argument| format!("'{argument}'")).collect::<Vec<_>>().join(" ");
+            prop_assert_eq!(split(&line), arguments);
         }
 
         #[test]
-        fn plain_words_come_back_as_they_were(words in proptest::collection::vec("[^ \t'\"][^ \t]{0,12}", 0..8)) {
-            prop_assert_eq!(split(&words.join(" \t")), words);
+        fn plain_arguments_come_back_as_they_were(arguments in proptest::collection::vec("[^ \t'\"][^ \t]{0,12}", 0..8)) {
+            prop_assert_eq!(split(&arguments.join(" \t")), arguments);
         }
 
         #[test]

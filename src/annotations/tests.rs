@@ -1,4 +1,4 @@
-//! Requests from annotations: what is wrong first, then what is right.
+//! Tests of requests from annotations: first invalid ones, then valid ones.
 
 mod pipes;
 
@@ -8,14 +8,14 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Annotations from pairs; a key that begins with `/` is one of ours.
+/// Annotations from pairs; a key that begins with `/` is one of Stowaway's.
 fn annotations(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     let whole = |key: &str| key.strip_prefix('/').map_or(key.to_owned(), |own| format!("{PREFIX}{own}"));
     pairs.iter().map(|(key, value)| (whole(key), (*value).to_owned())).collect()
 }
 
 fn request(pairs: &[(&str, &str)]) -> Request {
-    parse(&annotations(pairs)).unwrap().expect("something is asked for")
+    parse(&annotations(pairs)).unwrap().expect("the annotations make a request")
 }
 
 fn problems(pairs: &[(&str, &str)]) -> Vec<Problem> {
@@ -23,7 +23,7 @@ fn problems(pairs: &[(&str, &str)]) -> Vec<Problem> {
 }
 
 #[test]
-fn what_was_not_meant_is_told_beside_what_is_wrong() {
+fn warnings_are_reported_in_addition_to_problems() {
     for wrong in [("/timeout", "soon"), ("k8up.io/backupcommand", "")] {
         let pairs = annotations(&[("/backupcomand", "dump"), wrong]);
         let Problems { problems, warnings } = parse(&pairs).unwrap_err();
@@ -43,9 +43,9 @@ fn wrong_values_are_problems() {
     let cases: &[(&str, &str, &str)] = &[
         ("/backupcommand", "", "empty"),
         ("/backupcommand", " \t ", "empty"),
-        ("/backupcommand", "''", "empty word"),
+        ("/backupcommand", "''", "empty argument"),
         ("/backupcommand", "[]", "empty"),
-        ("/backupcommand", "[\"\"]", "empty word"),
+        ("/backupcommand", "[\"\"]", "empty argument"),
         ("/backupcommand", "[\"a\"", "JSON array"),
         ("/backupcommand", "[\"a\",]", "JSON array"),
         ("/backupcommand", "[\"a\"] b", "JSON array"),
@@ -70,14 +70,14 @@ fn wrong_values_are_problems() {
         ("/file-extension", &long, "63 bytes"),
         ("/repository", "", "object's name"),
         ("/repository", "a_b", "object's name"),
-        ("/timeout", "5", "no duration"),
-        ("/timeout", "0s", "no time at all"),
+        ("/timeout", "5", "not a duration"),
+        ("/timeout", "0s", "is zero"),
         ("/idle-timeout", "-5s", "negative"),
         ("/sidecar-resources", "1", "JSON object"),
         ("/sidecar-resources", "{}", "JSON object"),
         ("/sidecar-resources", r#"{"claims":{}}"#, "neither requests nor limits"),
         ("/sidecar-resources", r#"{"limits":{"gpu":"1"}}"#, "none of cpu"),
-        ("/sidecar-resources", r#"{"limits":{"memory":"1GB"}}"#, "no quantity"),
+        ("/sidecar-resources", r#"{"limits":{"memory":"1GB"}}"#, "not a quantity"),
         ("/sidecar-resources", r#"{"limits":{"cpu":"1"},"requests":{"cpu":"2"}}"#, "more than limits"),
         ("/accept-unproven", "yes", "neither"),
         ("/allow-empty", "", "neither"),
@@ -90,7 +90,7 @@ fn wrong_values_are_problems() {
         ("/volumes", "", "missing"),
         ("/volumes", "data,", "missing"),
         ("/volumes", "data,data", "twice"),
-        ("/volumes", "Data", "no volume's name"),
+        ("/volumes", "Data", "not a volume's name"),
         ("/volumes", "../etc", "no paths"),
         ("/volumes", "data/../../etc", "no paths"),
         ("/volumes", "/", "no paths"),
@@ -101,8 +101,8 @@ fn wrong_values_are_problems() {
         ("/secrets", "login,login", "twice"),
         ("/secrets", "kube-system/token", "another namespace"),
         ("/secrets", "../token", "another namespace"),
-        ("/secrets", "..", "no object's name"),
-        ("/secrets", "login:key", "no object's name"),
+        ("/secrets", "..", "not an object's name"),
+        ("/secrets", "login:key", "not an object's name"),
         ("/secrets", &long, "253 bytes"),
         ("k8up.io/backupcommand", "", "empty"),
         ("k8up.syn.tools/backupcommand", "\t", "empty"),
@@ -110,7 +110,7 @@ fn wrong_values_are_problems() {
         ("k8up.io/file-extension", "a/b", "slash"),
     ];
     for (key, value, reason) in cases {
-        // A sound command beside it, so that nothing else is wrong.
+        // A valid command in addition, so that nothing else is wrong.
         let mut pairs = vec![(*key, *value)];
         if !key.ends_with("/backupcommand") {
             pairs.push(("/backupcommand", "dump"));
@@ -143,13 +143,13 @@ fn all_problems_come_at_once() {
 fn all_wrong_names_of_one_list_come_at_once() {
     let found = problems(&[("/inject", "sidecar"), ("/volumes", "a, ../b,, a ,C")]);
     assert_eq!(found.len(), 1);
-    for part in ["\"../b\"", "missing", "\"a\" is there twice", "\"C\""] {
+    for part in ["\"../b\"", "missing", "\"a\" occurs twice", "\"C\""] {
         assert!(found[0].reason.contains(part), "{part}: {}", found[0].reason);
     }
 }
 
 #[test]
-fn a_restore_into_a_pod_that_wants_nothing_injected_is_a_problem() {
+fn a_restore_into_a_pod_without_injection_is_a_problem() {
     let found = problems(&[("/inject", "none"), ("/restore", "on-empty"), ("/volumes", "data")]);
     assert_eq!(found.len(), 1);
     assert!(found[0].reason.contains("contradicts stowaway.dev/inject"), "{found:?}");
@@ -186,7 +186,7 @@ fn passwords_of_command_lines_are_never_printed() {
 }
 
 #[test]
-fn unknown_key_of_ours_is_a_warning_with_the_nearest_known_one() {
+fn unknown_own_key_is_a_warning_with_the_nearest_known_one() {
     for (key, nearest) in [
         ("backupcomand", "backupcommand"),
         ("backup-command", "backupcommand"),
@@ -207,12 +207,12 @@ fn unknown_key_of_ours_is_a_warning_with_the_nearest_known_one() {
 }
 
 #[test]
-fn settings_without_a_command_are_warned_of() {
+fn settings_without_a_command_get_a_warning() {
     assert_eq!(warned_keys(&request(&[("/timeout", "1h"), ("/repository", "main")])), ["repository", "timeout"]);
 }
 
 #[test]
-fn settings_of_nothing_are_warned_of() {
+fn settings_without_effect_get_a_warning() {
     for (pairs, expected) in [
         (&[("/volumes", "data"), ("/backupcommand", "dump")][..], &["volumes"][..]),
         (&[("/volumes", "data"), ("/inject", "sidecar")], &[]),
@@ -236,7 +236,7 @@ fn settings_of_nothing_are_warned_of() {
 }
 
 #[test]
-fn unknown_keys_without_end_cost_no_time_and_are_told_in_short() {
+fn many_unknown_keys_cost_no_time_and_are_reported_briefly() {
     let many = (0..10_000).map(|number| (format!("{PREFIX}backupcomand-{number:05}"), String::new()));
     let long = (format!("{PREFIX}{}", "b".repeat(1_000_000)), String::new());
     let begin = std::time::Instant::now();
@@ -247,7 +247,7 @@ fn unknown_keys_without_end_cost_no_time_and_are_told_in_short() {
 }
 
 #[test]
-fn quote_that_is_never_closed_is_warned_of() {
+fn quote_that_is_never_closed_gets_a_warning() {
     for key in ["/backupcommand", "k8up.io/backupcommand"] {
         let request = request(&[(key, "sh -c 'pg_dump")]);
         assert_eq!(request.commands[0].argv, ["sh", "-c", "pg_dump"]);
@@ -256,7 +256,7 @@ fn quote_that_is_never_closed_is_warned_of() {
 }
 
 #[test]
-fn what_does_not_concern_us_is_nothing() {
+fn annotations_that_do_not_concern_stowaway_make_no_request() {
     for pairs in [
         &[][..],
         &[("app", "shop"), ("prometheus.io/scrape", "true")],
@@ -289,7 +289,7 @@ fn commands_are_split_or_taken_from_json() {
 }
 
 #[test]
-fn every_key_of_ours_is_understood() {
+fn every_own_key_is_understood() {
     let request = request(&[
         ("/backupcommand", "pg_dump shop"),
         ("/backupcommand-container", "db"),
@@ -317,12 +317,12 @@ fn every_key_of_ours_is_understood() {
         |name: Option<&str>, argv: &[&str], restore: Option<&str>, container: Option<&str>, extension: &str| {
             CommandRequest {
                 name: name.map(str::to_owned),
-                argv: argv.iter().map(|&word| word.to_owned()).collect(),
+                argv: argv.iter().map(|&argument| argument.to_owned()).collect(),
                 restore_argv: restore.map(|program| vec![program.to_owned()]),
                 container: container.map(str::to_owned),
                 file_extension: extension.to_owned(),
                 pipefail: name != Some("bare-1"),
-                generation: Generation::Stowaway,
+                dialect: KeyDialect::Stowaway,
             }
         };
     assert_eq!(
@@ -353,7 +353,7 @@ fn every_key_of_ours_is_understood() {
 }
 
 #[test]
-fn our_keys_win_then_the_newest_generation() {
+fn own_keys_win_then_the_newest_dialect() {
     let extensions = [
         "/file-extension",
         "k8up.io/file-extension",
@@ -362,9 +362,9 @@ fn our_keys_win_then_the_newest_generation() {
     ];
     let commands =
         ["/backupcommand", "k8up.io/backupcommand", "k8up.syn.tools/backupcommand", "appuio.ch/backupcommand"];
-    let generations = [Generation::Stowaway, Generation::K8up, Generation::Syn, Generation::Appuio];
+    let dialects = [KeyDialect::Stowaway, KeyDialect::K8up, KeyDialect::Syn, KeyDialect::Appuio];
     for first in 0..4 {
-        // Every generation from `first` on says something, each its own.
+        // Every dialect from `first` on sets a value of its own.
         let commands = commands[first..].iter().map(|key| (*key, key.trim_start_matches('/')));
         let extensions =
             extensions[first..].iter().zip(first..).map(|(key, index)| (*key, [".0", ".1", ".2", ".3"][index]));
@@ -372,7 +372,7 @@ fn our_keys_win_then_the_newest_generation() {
         let request = request(&pairs);
         assert_eq!(request.commands.len(), 1);
         let command = &request.commands[0];
-        assert_eq!(command.generation, generations[first]);
+        assert_eq!(command.dialect, dialects[first]);
         assert_eq!(command.argv, [pairs[0].1]);
         assert_eq!(command.file_extension, format!(".{first}"));
         assert_eq!(request.warnings.len(), 2 * (3 - first), "{:?}", request.warnings);
@@ -381,7 +381,7 @@ fn our_keys_win_then_the_newest_generation() {
 }
 
 #[test]
-fn a_command_of_another_tool_stands_beside_our_named_ones_and_takes_our_settings() {
+fn a_command_of_another_tool_coexists_with_own_named_ones_and_uses_own_settings() {
     let request = request(&[
         ("k8up.io/backupcommand", "pg_dump"),
         ("k8up.io/backupcommand-container", "db"),
@@ -390,9 +390,9 @@ fn a_command_of_another_tool_stands_beside_our_named_ones_and_takes_our_settings
         ("/timeout", "1h"),
     ]);
     let [plain, named] = &request.commands[..] else { panic!("{request:?}") };
-    assert_eq!((plain.generation, plain.container.as_deref()), (Generation::K8up, Some("db")));
+    assert_eq!((plain.dialect, plain.container.as_deref()), (KeyDialect::K8up, Some("db")));
     assert_eq!(plain.restore_argv.as_deref(), Some(&["psql".to_owned()][..]));
-    assert_eq!((named.generation, named.name.as_deref()), (Generation::Stowaway, Some("roles")));
+    assert_eq!((named.dialect, named.name.as_deref()), (KeyDialect::Stowaway, Some("roles")));
     assert!(request.warnings.is_empty());
 }
 
@@ -409,18 +409,13 @@ fn documentation_lists_every_key() {
     for key in KEYS {
         assert!(text.contains(&format!("| `{PREFIX}{}`", key.name)));
         assert!(key.foreign.iter().all(|(_, foreign)| text.contains(&format!("`{foreign}`"))));
-        assert!(key.foreign.is_sorted_by_key(|(generation, _)| *generation), "newest first: {}", key.name);
-        assert_eq!(
-            KEYS.iter().filter(|other| other.role == key.role || other.name == key.name).count(),
-            1,
-            "{}",
-            key.name
-        );
+        assert!(key.foreign.is_sorted_by_key(|(dialect, _)| *dialect), "newest first: {}", key.name);
+        assert_eq!(KEYS.iter().filter(|other| other.id == key.id || other.name == key.name).count(), 1, "{}", key.name);
     }
     assert!(text.lines().all(|line| line.matches('|').count() == 8), "{text}");
 }
 
-/// Keys that are nearly, or really, those of the table.
+/// Keys of the table, and keys that are similar to them.
 fn any_key() -> impl Strategy<Value = String> {
     let foreign: Vec<&str> = KEYS.iter().flat_map(|key| key.foreign).map(|(_, foreign)| *foreign).collect();
     let own: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
@@ -449,8 +444,8 @@ proptest! {
         match parse(&map) {
             Ok(None) => prop_assert!(map.keys().all(|key| !key.starts_with(PREFIX) && !key.ends_with("backupcommand"))),
             Ok(Some(request)) => {
-                prop_assert!(request.commands.iter().all(|command| command.argv.first().is_some_and(|word| !word.is_empty())));
-                // Nothing is lost: every key of ours is in the request, or in a warning.
+                prop_assert!(request.commands.iter().all(|command| command.argv.first().is_some_and(|program| !program.is_empty())));
+                // Nothing is lost: every own key is in the request, or in a warning.
                 let commands = map.keys().filter(|key| {
                     let base = key.strip_prefix(PREFIX).unwrap_or_default();
                     base == "backupcommand" || base.starts_with("backupcommand.")

@@ -1,61 +1,63 @@
-//! The forms of values: commands, names, extensions, durations, truth.
-//!
-//! It must not know which key a value belongs to. Errors are sentences for people; they hold no part of a command.
+//! Parses the values of annotations: commands, names, extensions, durations, booleans. An error is a sentence for
+//! users, and contains no part of a command.
 
 use std::time::Duration;
 
 use super::{Injection, split::scan};
 use crate::model::Excludes;
 
-/// The longest command line that is taken. An exec carries it in its URL, and there are servers that take no longer one.
+/// The longest command line that is accepted. An exec request carries it in its URL, and some servers reject longer
+/// URLs.
 pub const MAXIMUM_COMMAND_BYTES: usize = 16 * 1024;
 
-/// The longest file extension. Namespace, container and command have at most 63 bytes each, and a file's name 255.
+/// The longest file extension. Namespace, container and command have at most 63 bytes each, and the name of a file has
+/// at most 255 bytes.
 pub const MAXIMUM_EXTENSION_BYTES: usize = 63;
 
-/// How many names one annotation may list.
+/// The maximum number of names in one annotation.
 pub const MAXIMUM_NAMES: usize = 16;
 
-/// A command line of our own keys: a JSON array of strings is taken as it is, all else is split as K8up does.
+/// Parses a command line of Stowaway's own keys. A JSON array of strings is used as it is; anything else is split as
+/// K8up does.
 ///
-/// What begins with `[` is JSON, and never the program `[`: that one writes nothing, so it is no dump, and a broken array
-/// that runs as a program is a riddle at night. `["[", ...]` is still possible.
+/// A value that begins with `[` is JSON, and never the program `[`. That program writes nothing, so it makes no dump,
+/// and a broken array that runs as a program would be hard to diagnose. `["[", ...]` is still possible.
 pub(super) fn command(value: &str) -> Result<Command, String> {
     let json = value.trim_ascii_start();
     if !json.starts_with('[') {
         return split_command(value);
     }
     check_length(value)?;
-    // First any JSON, since the library's message would quote an element that is no string.
+    // Parse arbitrary JSON first, because the library's message would quote an element that is not a string.
     let elements: Vec<serde_json::Value> = serde_json::from_str(json).map_err(|error| {
         format!(
-            "begins with '[', so it has to be a JSON array of strings, and is none: {error}; \
-             a program of that very name is written [\"[\", ...]"
+            "begins with '[', so it must be a JSON array of strings, but is not: {error}; \
+             a program with that name is written [\"[\", ...]"
         )
     })?;
     let argv = elements
         .into_iter()
         .enumerate()
         .map(|(index, element)| match element {
-            serde_json::Value::String(word) => Ok(word),
-            _ => Err(format!("element {} of the JSON array is no string", index + 1)),
+            serde_json::Value::String(argument) => Ok(argument),
+            _ => Err(format!("element {} of the JSON array is not a string", index + 1)),
         })
         .collect::<Result<Vec<_>, _>>()?;
     checked(argv, false)
 }
 
-/// A command line of K8up's keys: always split.
+/// Parses a command line of K8up's keys, which is always split.
 pub(super) fn split_command(value: &str) -> Result<Command, String> {
     check_length(value)?;
     let scan = scan(value);
-    checked(scan.words.into_iter().map(str::to_owned).collect(), scan.open_quote)
+    checked(scan.arguments.into_iter().map(str::to_owned).collect(), scan.open_quote)
 }
 
 /// Program and arguments.
 pub(super) struct Command {
-    /// The words; the first is not empty.
+    /// The arguments; the first is not empty.
     pub argv: Vec<String>,
-    /// The last word is a quote that nobody closed.
+    /// Whether the last argument is a quote that is never closed.
     pub open_quote: bool,
 }
 
@@ -69,17 +71,17 @@ fn check_length(value: &str) -> Result<(), String> {
 }
 
 fn checked(argv: Vec<String>, open_quote: bool) -> Result<Command, String> {
-    if argv.iter().any(|word| word.contains('\0')) {
-        return Err("holds a NUL, which no program can be given".into());
+    if argv.iter().any(|argument| argument.contains('\0')) {
+        return Err("contains a NUL, which no argument can contain".into());
     }
     match argv.first() {
-        None => Err("is empty; it has to be a program and its arguments".into()),
-        Some(program) if program.is_empty() => Err("begins with an empty word instead of a program".into()),
+        None => Err("is empty; it must be a program and its arguments".into()),
+        Some(program) if program.is_empty() => Err("begins with an empty argument instead of a program".into()),
         Some(_) => Ok(Command { argv, open_quote }),
     }
 }
 
-/// The name of a command or a container: a DNS label as of RFC 1123, as Kubernetes has it.
+/// The name of a command or a container: a DNS label according to RFC 1123.
 pub fn label(value: &str) -> Result<(), String> {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if (1..=63).contains(&value.len()) && value.bytes().all(inner) && !value.starts_with('-') && !value.ends_with('-') {
@@ -92,14 +94,14 @@ pub fn label(value: &str) -> Result<(), String> {
 
 /// Kubernetes' limit for names of objects.
 const MAXIMUM_NAME_BYTES: usize = 253;
-/// The definition of a Repository has this limit, since the name becomes the value of a label.
+/// The schema of a Repository has this limit, because the name becomes the value of a label.
 const MAXIMUM_REPOSITORY_BYTES: usize = 63;
 
 /// The name of a Repository.
 pub(super) fn repository_name(value: &str) -> Result<String, String> {
     object_name(value)?;
     if value.len() > MAXIMUM_REPOSITORY_BYTES {
-        return Err(format!("has more than {MAXIMUM_REPOSITORY_BYTES} bytes, as no Repository's name has"));
+        return Err(format!("has more than {MAXIMUM_REPOSITORY_BYTES} bytes, the limit for the name of a Repository"));
     }
     Ok(value.to_owned())
 }
@@ -109,16 +111,17 @@ pub fn object_name(value: &str) -> Result<(), String> {
     if value.len() <= MAXIMUM_NAME_BYTES && value.split('.').all(|part| label(part).is_ok()) {
         Ok(())
     } else {
-        Err("is no object's name: lower-case letters, digits, '-' and '.', at most 253".into())
+        Err("is not an object's name: lower-case letters, digits, '-' and '.', at most 253".into())
     }
 }
 
-/// What is appended to a file's name.
+/// The suffix of a file's name.
 pub(super) fn extension(value: &str) -> Result<(), String> {
     if value.len() > MAXIMUM_EXTENSION_BYTES {
         Err(format!("has more than {MAXIMUM_EXTENSION_BYTES} bytes"))
     } else if value.chars().any(|c| c == '/' || c == '\\' || c == ',' || c.is_control()) {
-        Err("holds a slash, a comma or a control character; it is appended to a file's name, for example .sql".into())
+        Err("contains a slash, a comma or a control character; it is appended to a file's name, for example .sql"
+            .into())
     } else {
         Ok(())
     }
@@ -133,7 +136,6 @@ pub fn boolean(value: &str) -> Result<bool, String> {
     }
 }
 
-/// What is put into a pod.
 pub(super) fn injection(value: &str) -> Result<Injection, String> {
     match value {
         "helper" => Ok(Injection::Helper),
@@ -145,18 +147,19 @@ pub(super) fn injection(value: &str) -> Result<Injection, String> {
 
 /// When a volume is restored.
 pub(super) fn on_empty(value: &str) -> Result<bool, String> {
-    if value == "on-empty" { Ok(true) } else { Err("is not \"on-empty\", the only time that there is".into()) }
+    if value == "on-empty" { Ok(true) } else { Err("is not \"on-empty\", the only supported value".into()) }
 }
 
 /// Names of volumes in a pod.
 pub(super) fn volume_names(value: &str) -> Result<Vec<String>, String> {
     names(value, |name| {
-        let plain = "a volume is named as in the pod's spec; it is always taken as a whole, so there are no paths";
-        label(name).map_err(|_| format!("{name:?} is no volume's name: {plain}"))
+        let plain = "use the name in the pod's spec; a volume is always used as a whole, so there are no paths";
+        label(name).map_err(|_| format!("{name:?} is not a volume's name: {plain}"))
     })
 }
 
-/// Names of Secrets in the pod's own namespace. What points elsewhere is refused here, once for all that use it.
+/// Names of Secrets in the pod's own namespace. References to other namespaces are rejected here, once for all users of
+/// the value.
 pub(super) fn secret_names(value: &str) -> Result<Vec<String>, String> {
     names(value, |name| match object_name(name) {
         Err(_) if name.contains('/') => Err(format!(
@@ -167,7 +170,7 @@ pub(super) fn secret_names(value: &str) -> Result<Vec<String>, String> {
     })
 }
 
-/// Names between commas, blanks around them ignored; all that is wrong at once.
+/// Names, separated by commas and optional blanks; all errors at once.
 fn names(value: &str, check: impl Fn(&str) -> Result<(), String>) -> Result<Vec<String>, String> {
     let mut found: Vec<String> = Vec::new();
     let mut wrong: Vec<String> = Vec::new();
@@ -179,7 +182,7 @@ fn names(value: &str, check: impl Fn(&str) -> Result<(), String>) -> Result<Vec<
         if name.is_empty() {
             wrong.push("a name is missing; names are separated by single commas".into());
         } else if found.iter().any(|earlier| earlier == name) {
-            wrong.push(format!("{name:?} is there twice"));
+            wrong.push(format!("{name:?} occurs twice"));
         } else if name.len() > MAXIMUM_NAME_BYTES {
             wrong.push(format!("a name has more than {MAXIMUM_NAME_BYTES} bytes"));
         } else if let Err(reason) = check(name) {
@@ -191,20 +194,20 @@ fn names(value: &str, check: impl Fn(&str) -> Result<(), String>) -> Result<Vec<
     if wrong.is_empty() { Ok(found) } else { Err(wrong.join("; ")) }
 }
 
-/// Patterns of paths: a JSON array of strings, or one a line. What begins with `[` is JSON, as a command is.
+/// Patterns of paths: a JSON array of strings, or one per line. A value that begins with `[` is JSON, as for a command.
 pub(super) fn patterns(value: &str) -> Result<Vec<String>, String> {
     let patterns: Vec<String> = if value.trim_ascii_start().starts_with('[') {
         serde_json::from_str(value).map_err(|error| {
             format!(
-                "begins with '[', so it has to be a JSON array of strings, and is none: {error}; a pattern of that \
-                 beginning is written [\"[...\"]"
+                "begins with '[', so it must be a JSON array of strings, but is not: {error}; a pattern that \
+                 begins so is written [\"[...\"]"
             )
         })?
     } else {
         let lines: Vec<String> =
             value.lines().map(str::trim_ascii).filter(|line| !line.is_empty()).map(str::to_owned).collect();
         if lines.is_empty() {
-            return Err("has no pattern; write [] to leave nothing out".into());
+            return Err("has no pattern; write [] to exclude nothing".into());
         }
         lines
     };
@@ -212,7 +215,6 @@ pub(super) fn patterns(value: &str) -> Result<Vec<String>, String> {
     Ok(patterns)
 }
 
-/// How much of a wrong value is shown.
 const SHOWN_BYTES: usize = 80;
 
 /// A value as it may be shown: quoted and shortened.
@@ -221,20 +223,21 @@ pub(super) fn shown(value: &str) -> String {
     format!("{shown:?}{}", if shown.len() < value.len() { "..." } else { "" })
 }
 
-/// A duration of more than zero, as Go's `time.ParseDuration` reads it.
+/// A duration of more than zero, in the syntax of Go's `time.ParseDuration`.
 pub fn positive_duration(value: &str) -> Result<Duration, String> {
     let (negative, nanoseconds) = go_duration(value)
-        .ok_or("is no duration such as 90s, 1h30m or 500ms (units: h, m, s, ms, us, ns; at most 292 years)")?;
+        .ok_or("is not a duration such as 90s, 1h30m or 500ms (units: h, m, s, ms, us, ns; at most 292 years)")?;
     match nanoseconds {
-        0 => Err("is no time at all; leave the annotation out to have no limit".into()),
+        0 => Err("is zero; remove the annotation to have no limit".into()),
         _ if negative => Err("is negative".into()),
         _ => Ok(Duration::from_nanos(nanoseconds)),
     }
 }
 
-/// Go's grammar: `[-+]?([0-9]*(\.[0-9]*)?UNIT)+`, or a lone 0; at least one digit a number, at most 2^63-1 nanoseconds.
+/// Go's grammar: `[-+]?([0-9]*(\.[0-9]*)?UNIT)+`, or a lone 0; at least one digit per number, at most 2^63-1
+/// nanoseconds.
 ///
-/// kube's own type for it panics at `1h-5m` and takes the empty text.
+/// kube's own duration type panics at `1h-5m` and accepts the empty text.
 fn go_duration(value: &str) -> Option<(bool, u64)> {
     let negative = value.starts_with('-');
     let mut rest = value.strip_prefix(['-', '+']).unwrap_or(value);

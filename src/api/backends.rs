@@ -1,6 +1,4 @@
-//! The places that a repository can be in, as people write them.
-//!
-//! It must not know how a store is spoken to.
+//! The stores that a repository can be in, as the spec describes them.
 
 use k8s_openapi::api::core::v1::{
     AzureFileVolumeSource, CSIVolumeSource, HostPathVolumeSource, NFSVolumeSource, PersistentVolumeClaimVolumeSource,
@@ -9,7 +7,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{place::StorePlace, shared::SecretKeyReference};
+use super::{shared::SecretKeyReference, store_location::StoreLocation};
 use crate::model::{AzureConfig, BackendConfig, GcsConfig, RestConfig, S3Config, SftpConfig};
 
 /// A bucket of an S3 service, or a folder in one.
@@ -19,35 +17,35 @@ pub struct S3Backend {
     /// Base URL of the service without the bucket, for example `https://s3.eu-central-1.amazonaws.com`.
     #[schemars(length(max = 512), regex(pattern = r"^https?://[^\s/?#@]+/?$"))]
     pub endpoint: String,
-    /// Name of the bucket, which exists.
+    /// Name of the bucket, which must exist.
     #[schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]$"))]
     pub bucket: String,
-    /// Folder within the bucket.
+    /// Prefix of the objects within the bucket (a folder).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(
         length(max = 512),
         regex(pattern = r"^([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?$")
     )]
     pub prefix: String,
-    /// Region that requests are signed for. When absent, it is the one that the host name of `endpoint` contains, or
-    /// `us-east-1`. When the service refuses a request and names another region, that region is used.
+    /// Region for which requests are signed. When absent, it is the region that the host name of `endpoint` contains,
+    /// or `us-east-1`. If the service rejects a request and names another region, that region is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub region: Option<String>,
-    /// Ask for `endpoint/bucket/key` rather than `bucket.endpoint/key`; nearly every service but AWS needs it, and AWS
-    /// takes both.
+    /// Use path-style URLs (`endpoint/bucket/key`) rather than `bucket.endpoint/key`. Nearly every service but AWS
+    /// requires them, and AWS accepts both.
     #[serde(default = "default_path_style")]
     pub path_style: bool,
-    /// Keys of access. Without them a run has the rights of its node or pod: an instance role, or a web identity.
+    /// Access keys. Without them, a run has the rights of its node or pod: an instance role, or a web identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<S3Credentials>,
 }
 
-/// Keys of access to an S3 service, in Secrets of the same namespace.
+/// Access keys of an S3 service, in Secrets of the same namespace.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct S3Credentials {
-    /// The access key's id.
+    /// The access key id.
     pub access_key_id_secret_ref: SecretKeyReference,
     /// The secret access key.
     pub secret_access_key_secret_ref: SecretKeyReference,
@@ -63,35 +61,37 @@ pub struct AzureBackend {
     /// Name of the storage account.
     #[schemars(regex(pattern = r"^[a-z0-9]{3,24}$"))]
     pub account: String,
-    /// Name of the container, which exists.
+    /// Name of the container, which must exist.
     #[schemars(regex(pattern = r"^[a-z0-9](-?[a-z0-9]){2,62}$"))]
     pub container: String,
-    /// Folder within the container.
+    /// Prefix of the blobs within the container (a folder).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(
         length(max = 512),
         regex(pattern = r"^([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?$")
     )]
     pub prefix: String,
-    /// Base URL of the account's blobs without the container; `https://<account>.blob.core.windows.net` otherwise.
+    /// Base URL of the account's blobs without the container. When absent, `https://<account>.blob.core.windows.net`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512), regex(pattern = r"^https?://[^\s/?#@]+(/[A-Za-z0-9]+)?/?$"))]
     pub endpoint: Option<String>,
-    /// What opens the account. Without it a run has the rights of its node or pod: a managed or workload identity.
+    /// Credentials of the account. Without them, a run has the rights of its node or pod: a managed or workload
+    /// identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<AzureCredentials>,
 }
 
-/// What opens an Azure storage account, in a Secret of the same namespace: a key of it, or a token for a part of it.
+/// Credentials of an Azure storage account, in a Secret of the same namespace: a key of the account, or a shared access
+/// signature.
 #[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.accountKeySecretRef) != has(self.sasTokenSecretRef)")
-    .message("exactly one is wanted: accountKeySecretRef or sasTokenSecretRef"))]
+    .message("set exactly one: accountKeySecretRef or sasTokenSecretRef"))]
 pub struct AzureCredentials {
     /// A key of the account, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account_key_secret_ref: Option<SecretKeyReference>,
-    /// A shared access signature that allows to read, add, create, write, delete and list.
+    /// A shared access signature with the permissions read, add, create, write, delete and list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sas_token_secret_ref: Option<SecretKeyReference>,
 }
@@ -100,26 +100,26 @@ pub struct AzureCredentials {
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GcsBackend {
-    /// Name of the bucket, which exists.
+    /// Name of the bucket, which must exist.
     #[schemars(length(max = 222), regex(pattern = r"^[a-z0-9][a-z0-9._-]+[a-z0-9]$"))]
     pub bucket: String,
-    /// Folder within the bucket.
+    /// Prefix of the objects within the bucket (a folder).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(
         length(max = 512),
         regex(pattern = r"^([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?$")
     )]
     pub prefix: String,
-    /// Base URL of the service without the bucket; `https://storage.googleapis.com` otherwise.
+    /// Base URL of the service without the bucket. When absent, `https://storage.googleapis.com`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512), regex(pattern = r"^https?://[^\s/?#@]+/?$"))]
     pub endpoint: Option<String>,
-    /// Who a run is. Without it a run has the rights of its node or pod, which the metadata server tells.
+    /// Credentials of a run. Without them, a run has the rights of its node or pod, which the metadata server provides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<GcsCredentials>,
 }
 
-/// Who a run is to Google, in a Secret of the same namespace.
+/// Google credentials of a run, in a Secret of the same namespace.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GcsCredentials {
@@ -143,68 +143,68 @@ pub struct RestBackend {
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RestCredentials {
-    /// The user.
+    /// The user name.
     pub user_secret_ref: SecretKeyReference,
     /// The password.
     pub password_secret_ref: SecretKeyReference,
 }
 
-/// A folder of an SSH server that offers SFTP.
+/// A directory on an SSH server that offers SFTP.
 #[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.hostKeys) && size(self.hostKeys) > 0, has(self.hostKeysSecretRef), has(self.insecureIgnoreHostKey) && self.insecureIgnoreHostKey].filter(given, given).size() == 1")
-    .message("the server's host key has to be known: exactly one is wanted of hostKeys, hostKeysSecretRef and insecureIgnoreHostKey"))]
+    .message("the server's host key must be known: set exactly one of hostKeys, hostKeysSecretRef and insecureIgnoreHostKey"))]
 pub struct SftpBackend {
     /// Name or address of the server.
     #[schemars(regex(pattern = r"^[A-Za-z0-9:][A-Za-z0-9.:-]{0,252}$"))]
     pub host: String,
-    /// Its port.
+    /// Port of the server.
     #[serde(default = "default_sftp_port")]
     #[schemars(with = "i32", range(min = 1, max = 65535))]
     pub port: u16,
-    /// Who a run is there.
+    /// Name of the user on the server.
     #[schemars(regex(pattern = r"^[^\s:@/]{1,64}$"))]
     pub user: String,
-    /// Path of the repository; a relative one begins in the user's home. It is made when it is missing.
+    /// Path of the repository. A relative path starts in the user's home directory. A missing directory is created.
     #[schemars(
         length(max = 512),
         regex(pattern = r"^/?[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*/?$")
     )]
     pub path: String,
-    /// What proves who a run is.
+    /// Credentials of the user.
     pub credentials: SftpCredentials,
-    /// The server's public keys, one a line, as `ssh-keyscan` prints them; names of hosts before the key do not matter.
+    /// The server's public keys, one per line as `ssh-keyscan` prints them. Host names before a key are ignored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 2048)))]
     pub host_keys: Vec<String>,
-    /// The same from a Secret of the same namespace.
+    /// The server's public keys, from a Secret of the same namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_keys_secret_ref: Option<SecretKeyReference>,
-    /// Take any host key: whoever answers at the address gets the password and the data. The Repository then has the
-    /// condition `InsecureTransport`.
+    /// Accept any host key. Insecure, because a server that impersonates the host receives the password and the data.
+    /// The Repository then has the condition `InsecureTransport`.
     #[serde(default)]
     pub insecure_ignore_host_key: bool,
 }
 
-/// What proves to an SSH server who a run is, in a Secret of the same namespace.
+/// Credentials of a user on an SSH server, in a Secret of the same namespace.
 #[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.privateKeySecretRef) != has(self.passwordSecretRef)")
-    .message("exactly one is wanted: privateKeySecretRef or passwordSecretRef"))]
+    .message("set exactly one: privateKeySecretRef or passwordSecretRef"))]
 pub struct SftpCredentials {
     /// A private key without a passphrase, as `ssh-keygen` writes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private_key_secret_ref: Option<SecretKeyReference>,
-    /// A password.
+    /// The user's password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_secret_ref: Option<SecretKeyReference>,
 }
 
-/// A folder on a volume: exactly one source, written as in a pod.
+/// A directory on a volume. Exactly one volume source must be set, with the same fields as in a pod.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.persistentVolumeClaim), has(self.nfs), has(self.hostPath), has(self.csi), has(self.azureFile)].filter(present, present).size() == 1")
-    .message("exactly one volume source is wanted: persistentVolumeClaim, nfs, hostPath, csi or azureFile"))]
+    .message("set exactly one volume source: persistentVolumeClaim, nfs, hostPath, csi or azureFile"))]
 pub struct VolumeBackend {
     /// A claim of the same namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -212,7 +212,7 @@ pub struct VolumeBackend {
     /// An NFS export.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nfs: Option<NFSVolumeSource>,
-    /// A folder of the node. Jobs of different nodes see different folders.
+    /// A directory of the node. Jobs on different nodes see different directories.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_path: Option<HostPathVolumeSource>,
     /// An inline CSI volume.
@@ -221,7 +221,7 @@ pub struct VolumeBackend {
     /// An Azure file share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub azure_file: Option<AzureFileVolumeSource>,
-    /// Folder on the volume; it is made when it is missing.
+    /// Directory on the volume; it is created if it does not exist.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(
         length(max = 512),
@@ -230,10 +230,11 @@ pub struct VolumeBackend {
     pub path: String,
 }
 
-/// Where the place is, as whoever opens it is told; none when the spec names no backend, which the CRD refuses.
-pub fn backend_config<'a>(place: impl Into<StorePlace<'a>>) -> Option<BackendConfig> {
-    let place = place.into();
-    if let Some(S3Backend { endpoint, bucket, prefix, region, path_style, credentials: _ }) = place.s3 {
+/// Returns where the store is, in the form that a run receives. `None` if the spec names no backend, which the CRD's
+/// validation rejects.
+pub fn backend_config<'a>(location: impl Into<StoreLocation<'a>>) -> Option<BackendConfig> {
+    let location = location.into();
+    if let Some(S3Backend { endpoint, bucket, prefix, region, path_style, credentials: _ }) = location.s3 {
         return Some(BackendConfig::S3(S3Config {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             bucket: bucket.clone(),
@@ -242,7 +243,7 @@ pub fn backend_config<'a>(place: impl Into<StorePlace<'a>>) -> Option<BackendCon
             path_style: *path_style,
         }));
     }
-    if let Some(AzureBackend { account, container, prefix, endpoint, credentials: _ }) = place.azure {
+    if let Some(AzureBackend { account, container, prefix, endpoint, credentials: _ }) = location.azure {
         let given = endpoint.as_ref().map(|endpoint| endpoint.trim_end_matches('/').to_owned());
         return Some(BackendConfig::Azure(AzureConfig {
             account: account.clone(),
@@ -251,7 +252,7 @@ pub fn backend_config<'a>(place: impl Into<StorePlace<'a>>) -> Option<BackendCon
             endpoint: given.unwrap_or_else(|| AzureConfig::endpoint_of(account, None)),
         }));
     }
-    if let Some(GcsBackend { bucket, prefix, endpoint, credentials: _ }) = place.gcs {
+    if let Some(GcsBackend { bucket, prefix, endpoint, credentials: _ }) = location.gcs {
         let endpoint = endpoint.as_deref().unwrap_or(GcsConfig::ENDPOINT);
         return Some(BackendConfig::Gcs(GcsConfig {
             bucket: bucket.clone(),
@@ -259,10 +260,10 @@ pub fn backend_config<'a>(place: impl Into<StorePlace<'a>>) -> Option<BackendCon
             endpoint: endpoint.trim_end_matches('/').to_owned(),
         }));
     }
-    if let Some(RestBackend { url, credentials: _ }) = place.rest {
+    if let Some(RestBackend { url, credentials: _ }) = location.rest {
         return Some(BackendConfig::Rest(RestConfig { url: url.trim_end_matches('/').to_owned() }));
     }
-    if let Some(sftp) = place.sftp {
+    if let Some(sftp) = location.sftp {
         return Some(BackendConfig::Sftp(SftpConfig {
             host: sftp.host.clone(),
             port: sftp.port,
@@ -270,9 +271,9 @@ pub fn backend_config<'a>(place: impl Into<StorePlace<'a>>) -> Option<BackendCon
             path: sftp.path.clone(),
         }));
     }
-    let volume = place.volume?;
+    let volume = location.volume?;
     let separator = if volume.path.is_empty() { "" } else { "/" };
-    Some(BackendConfig::Folder { path: format!("{}{separator}{}", place.keeps.volume_folder(), volume.path) })
+    Some(BackendConfig::Folder { path: format!("{}{separator}{}", location.purpose.volume_folder(), volume.path) })
 }
 
 fn default_path_style() -> bool {

@@ -1,6 +1,5 @@
-//! Conditions as the Kubernetes API conventions have them: one a type, the time changes only with the status.
-//!
-//! It must not know what a condition means.
+//! Conditions as the Kubernetes API conventions define them: one per type, and `lastTransitionTime` changes only with
+//! the status.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -8,10 +7,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use super::{COMPLETE, FAILED, RECONCILING, STALLED};
 use crate::model::{Verdict, escape};
 
-/// Kubernetes allows a condition's message 32 KiB; a sentence is enough.
+/// Kubernetes allows 32 KiB for a condition's message, but a sentence is enough.
 const MAXIMUM_MESSAGE_BYTES: usize = 4096;
 
-/// Sets the condition of this type; `lastTransitionTime` moves only when its status does.
+/// Sets the condition of this type. `lastTransitionTime` changes only when the status does.
 pub fn set_condition(
     conditions: &mut Vec<Condition>,
     kind: &str,
@@ -23,7 +22,7 @@ pub fn set_condition(
     set_condition_status(conditions, kind, if status { "True" } else { "False" }, (reason, message), generation, now);
 }
 
-/// The same with the status as the API has it: `True`, `False` or `Unknown`.
+/// Like [`set_condition`], with the status as in the API: `True`, `False` or `Unknown`.
 pub fn set_condition_status(
     conditions: &mut Vec<Condition>,
     kind: &str,
@@ -51,17 +50,16 @@ pub fn set_condition_status(
     }
 }
 
-/// Takes the condition of this type away.
 pub fn remove_condition(conditions: &mut Vec<Condition>, kind: &str) {
     conditions.retain(|condition| condition.type_ != kind);
 }
 
-/// The conditions of a run: `Reconciling` as long as it has no verdict, `Stalled` and `Failed` once that is not green, and
-/// `Complete`, which is `True` only when it is green.
+/// Sets the conditions of a run: `Reconciling` as long as it has no verdict, `Stalled` and `Failed` once it has a
+/// verdict that is not green, and `Complete`, which is `True` only when the verdict is green.
 pub fn set_run_conditions(
     conditions: &mut Vec<Condition>,
     verdict: Option<Verdict>,
-    words: (&str, &str),
+    text: (&str, &str),
     generation: Option<i64>,
     now: Timestamp,
 ) {
@@ -69,20 +67,19 @@ pub fn set_run_conditions(
     let has_failed = verdict.is_some() && !is_green;
     for (kind, holds) in [(RECONCILING, verdict.is_none()), (STALLED, has_failed), (FAILED, has_failed)] {
         if holds {
-            set_condition(conditions, kind, true, words, generation, now);
+            set_condition(conditions, kind, true, text, generation, now);
         } else {
             remove_condition(conditions, kind);
         }
     }
-    set_condition(conditions, COMPLETE, is_green, words, generation, now);
+    set_condition(conditions, COMPLETE, is_green, text, generation, now);
 }
 
-/// The condition of this type.
 pub fn condition<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
     conditions.iter().find(|condition| condition.type_ == kind)
 }
 
-/// Whether the condition of this type is there and `True`.
+/// Whether the condition of this type is present and `True`.
 pub fn condition_is_true(conditions: &[Condition], kind: &str) -> bool {
     condition(conditions, kind).is_some_and(|condition| condition.status == "True")
 }

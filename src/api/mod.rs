@@ -1,19 +1,17 @@
-//! The Kubernetes objects of the group `stowaway.dev`: what people write, and what we answer in their status.
-//!
-//! Types and their validation only, one file a kind. It must not know how anything is carried out.
+//! The Kubernetes objects of the group `stowaway.dev`: their types and validation, one file a kind.
 
 mod archive;
 mod backends;
 mod backup;
 mod conditions;
 mod connection;
-mod place;
+mod maintenance;
 mod repository;
 mod restore;
 mod shared;
+mod store_location;
 #[cfg(test)]
 mod tests;
-mod upkeep;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
@@ -32,7 +30,7 @@ pub use conditions::{
     condition, condition_is_true, remove_condition, set_condition, set_condition_status, set_run_conditions,
 };
 pub use connection::{CredentialSource, RepositoryLimits, Tls, bytes_per_second, connection, credential_sources};
-pub use place::{Keeps, StorePlace};
+pub use maintenance::{CheckSpec, CheckStatus, MaintenanceStatus, PruneSpec};
 pub use repository::{PasswordSecretReference, Repository, RepositorySpec, RepositoryStatus};
 pub use restore::{
     FoundSnapshot, NewClaim, Restore, RestoreClaim, RestoreFrom, RestoreSpec, RestoreStatus, RestoreTo, ScaleDown,
@@ -41,61 +39,65 @@ pub use restore::{
 pub use shared::{
     Outcome, RepositoryKind, RepositoryReference, RunnerPod, RunnerVariable, SecretKeyReference, VariableSource,
 };
-pub use upkeep::{CheckSpec, CheckStatus, PruneSpec, UpkeepStatus};
+pub use store_location::{StoreLocation, StorePurpose};
 
-/// The API group of all kinds.
 pub const GROUP: &str = "stowaway.dev";
 
 /// The version that is served and stored.
 pub const VERSION: &str = "v1alpha1";
 
-/// The annotation that makes a `Repository` the one which is used where none is named; its value is `"true"`.
+/// Annotation of the `Repository` which is used where none is named; its value is `"true"`.
 pub const IS_DEFAULT: &str = "stowaway.dev/is-default";
 
-/// The annotation by which a person accepts another repository than the one that a `Repository` was opened with: its id, 64
-/// hex digits, or [`ACCEPT_NEW`].
+/// Annotation by which a user accepts another repository than the one that a `Repository` was opened with. Its value is
+/// the id of the new repository, 64 hex digits, or [`ACCEPT_NEW`].
 pub const ACCEPT_REPOSITORY: &str = "stowaway.dev/accept-repository";
-/// The value of [`ACCEPT_REPOSITORY`] by which one new repository may be created where none is left. It is good for one
-/// opening; to use it again, remove the annotation, and set it again.
+/// The value of [`ACCEPT_REPOSITORY`] which allows one new repository to be created if none is left. It is valid for
+/// one opening; to use it again, remove the annotation and set it again.
 pub const ACCEPT_NEW: &str = "new";
 
-/// The finalizer of a `Restore` that has scaled a workload down: it goes when the workload has its replicas back.
+/// Finalizer of a `Restore` that has scaled a workload down. It is removed when the workload has its replicas back.
 pub const SCALED_FINALIZER: &str = "stowaway.dev/scaled-workload";
 
-/// The annotation of a `Restore` whose Job was allowed to run: the UID of that Restore. One that has another UID is a copy.
+/// Annotation of a `Restore` whose Job was allowed to run: the UID of that Restore. A `Restore` with another UID is a
+/// copy.
 pub const CARRIED_OUT: &str = "stowaway.dev/carried-out";
 
-/// The annotation of a `Restore` that has scaled a workload down: the workload's UID, and how many replicas it had.
+/// Annotation of a `Restore` that has scaled a workload down: the workload's UID, and its former number of replicas.
 pub const SCALED_FROM: &str = "stowaway.dev/scaled-from";
 
-/// Condition of a `Repository`: it was opened with its password, as its spec is now.
+/// Condition of a `Repository`: it was opened with its password and its present spec.
 pub const READY: &str = "Ready";
-/// Condition of a `Repository`, present only when it is `True`: a run cannot know that it speaks to the right store, or
-/// others can read what is said.
+/// Condition of a `Repository`, present only when it is `True`: a run cannot verify the identity of the store, or the
+/// traffic can be read by others.
 pub const INSECURE_TRANSPORT: &str = "InsecureTransport";
-/// Only one key opens a Repository; see [`RepositoryStatus::conditions`].
+/// Condition of a `Repository`: only one key opens it; see [`RepositoryStatus::conditions`].
 pub const KEY_NOT_ESCROWED: &str = "KeyNotEscrowed";
-/// Condition of a `Repository`: the last check found nothing wrong. `False` from the first damage on that is found, until a
-/// check has looked at the same and found it whole; absent as long as nobody has looked.
-pub const SOUND: &str = "Sound";
-/// Condition of a `Repository`, present only when it is `True`: a source has shrunk absurdly, and keeps all its snapshots.
+/// Condition of a `Repository`: the last check found no damage. It is `False` from the first damage found until a check
+/// of the same data finds it intact, and absent before the first check.
+pub const HEALTHY: &str = "Healthy";
+/// Condition of a `Repository`, present only when it is `True`: a source has shrunk implausibly, and keeps all its
+/// snapshots.
 pub const SIZE_ANOMALY: &str = "SizeAnomaly";
-/// Condition of a run: it ended green. Always present; while the run is under way it is `False` and says what is waited for.
+/// Condition of a run: it ended green. It is always present. While the run is in progress, it is `False` and its message
+/// states what the run waits for.
 pub const COMPLETE: &str = "Complete";
-/// Condition of a run, as kstatus reads it: present and `True` as long as the run is under way.
+/// Condition of a run, as kstatus reads it: present and `True` as long as the run is in progress.
 pub const RECONCILING: &str = "Reconciling";
 /// Condition of a run, as kstatus reads it: present and `True` when the run ended without being green.
 pub const STALLED: &str = "Stalled";
 
-/// Condition of a run, present and `True` when the run ended without being green: what `kubectl wait` can wait for.
+/// Condition of a run, present and `True` when the run ended without being green, so that
+/// `kubectl wait` can wait for it.
 pub const FAILED: &str = "Failed";
-/// Condition of a `Backup`: no source is missing that the last one had or that a workload asks for. `Unknown` when the
-/// controller could not list the workloads.
+/// Condition of a `Backup`: no source is missing which the last Backup had, or which a workload's annotations
+/// request. It is `Unknown` when the controller could not list the workloads.
 pub const COVERED: &str = "Covered";
-/// The times that can be read: the format `date-time` alone lets offsets, fractions and years through that are none.
+/// A pattern of the times that can be parsed, because the format `date-time` also accepts invalid offsets, fractions and
+/// years.
 const TIME: &str = r"^[1-8][0-9]{3}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$";
 
-/// The definitions of all kinds, as `manifests/crds/` holds them.
+/// The definitions of all kinds, which are stored in `manifests/crds/`.
 pub fn crds() -> Vec<CustomResourceDefinition> {
     let mut crds = vec![Repository::crd(), Backup::crd(), Restore::crd()];
     let versions = crds.iter_mut().flat_map(|crd| &mut crd.spec.versions);
@@ -104,7 +106,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
     crds
 }
 
-/// Lets the API server refuse each time that no reader of the object could read.
+/// Makes the API server reject times which a client of the object could not parse.
 fn bound_times(schema: &mut JSONSchemaProps) {
     if schema.format.as_deref() == Some("date-time") {
         schema.pattern = Some(TIME.to_owned());

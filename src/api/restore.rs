@@ -1,7 +1,5 @@
-//! `Restore`: one snapshot of one named source, streamed into a command's stdin in a pod, restored into a claim, or made an
-//! archive of.
-//!
-//! It must not know how the run is carried out.
+//! `Restore`: restores one snapshot of one source into the stdin of a command in a pod, into a claim, or as an archive
+//! into a store.
 
 use std::fmt;
 
@@ -17,8 +15,8 @@ use super::archive::RestoreArchive;
 use super::shared::{Outcome, RepositoryReference, RunnerPod, conditions_schema, duration_schema};
 use crate::model::{ArchiveReport, SourceName, StoredClaim};
 
-/// Brings one snapshot of one source back: into a command's stdin in a pod, into a claim, or as an archive into a store. It
-/// is carried out once, never again.
+/// Restores one snapshot of one source: into the stdin of a command in a pod, into a `PersistentVolumeClaim`, or as an
+/// archive into a store. A Restore runs once and is never repeated.
 #[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[kube(
     group = "stowaway.dev",
@@ -29,13 +27,13 @@ use crate::model::{ArchiveReport, SourceName, StoredClaim};
     derive = "PartialEq",
     shortname = "strestore",
     category = "stowaway",
-    doc = "Brings one snapshot of one source back: into a command's stdin in a pod, into a claim, or as an archive into a store. It is carried out once, never again.",
+    doc = "Restores one snapshot of one source: into the stdin of a command in a pod, into a volume claim, or as an archive into a store. A Restore runs once and is never repeated.",
     validation = Rule::new("self.metadata.name.size() <= 63").message("a Restore's name has at most 63 characters"),
     printcolumn(name = "Source", type_ = "string", json_path = ".spec.from.source"),
     printcolumn(name = "Verdict", type_ = "string", json_path = ".status.verdict"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Complete')].reason"),
     printcolumn(name = "Bytes", type_ = "integer", json_path = ".status.bytes"),
-    printcolumn(name = "Transfer", type_ = "string", json_path = ".status.transfer", description = "what is restored now, of all where that is known, and how fast"),
+    printcolumn(name = "Transfer", type_ = "string", json_path = ".status.transfer", description = "bytes restored so far, the total if it is known, and the speed"),
     printcolumn(name = "Pod", type_ = "string", json_path = ".status.pod", priority = 1),
     printcolumn(name = "Claim", type_ = "string", json_path = ".status.claim", priority = 1),
     printcolumn(name = "Archive", type_ = "string", json_path = ".status.archive.location", priority = 1),
@@ -44,131 +42,138 @@ use crate::model::{ArchiveReport, SourceName, StoredClaim};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self == oldSelf").message("the spec of a Restore cannot be changed; create another one"))]
-#[x_kube(validation = Rule::new("!has(self.scaleDown) || has(self.to) && has(self.to.claim)").message("scaleDown goes with to.claim: a command needs its pod"))]
-#[x_kube(validation = Rule::new("!has(self.from.paths) || has(self.to) && (has(self.to.claim) || has(self.to.archive))").message("from.paths goes with to.claim or to.archive: a command reads one file"))]
+#[x_kube(validation = Rule::new("!has(self.scaleDown) || has(self.to) && has(self.to.claim)").message("scaleDown requires to.claim, because a command needs its pod"))]
+#[x_kube(validation = Rule::new("!has(self.from.paths) || has(self.to) && (has(self.to.claim) || has(self.to.archive))").message("from.paths requires to.claim or to.archive, because a command reads a single stream"))]
 pub struct RestoreSpec {
-    /// What to restore.
+    /// The source, the snapshot and the paths to restore.
     pub from: RestoreFrom,
-    /// Where to; the pod and container that the source's name denotes now when absent.
+    /// The target of the restore. When absent, the pod and container which the source's name refers to now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<RestoreTo>,
-    /// Where from; when absent, the Repository of the namespace with the annotation `stowaway.dev/is-default: "true"`, or else
-    /// the oldest one.
+    /// The Repository to read from. When absent, it is the Repository of the namespace with the annotation
+    /// `stowaway.dev/is-default: "true"`, or else the oldest one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository_ref: Option<RepositoryReference>,
-    /// End the command after this long.
+    /// End the command after this duration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "duration_schema")]
     pub timeout: Option<Duration>,
-    /// End the command when no byte moved for this long. Not for a claim or an archive.
+    /// End the command when no byte was transferred for this duration. It does not apply to a claim or an archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "duration_schema")]
     pub idle_timeout: Option<Duration>,
-    /// A workload that is scaled to 0 before the claim is restored, and back to what it was afterwards, whatever came out.
+    /// A workload that is scaled to 0 before the claim is restored. Afterwards it is scaled back to its former
+    /// replicas, whether or not the restore succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale_down: Option<ScaleDown>,
-    /// Shapes the pod of the Job, field by field in place of the Repository's.
+    /// Settings for the pod of the Job. A field that is set here replaces the same field of the Repository's
+    /// `runnerPod`; `labels`, `annotations` and `env` are merged by name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runner_pod: Option<RunnerPod>,
 }
 
-/// Which snapshot, and what of it.
+/// Selects the snapshot, and which of its paths are restored.
 #[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!(has(self.snapshot) && has(self.asOf))").message("give snapshot or asOf, not both"))]
 pub struct RestoreFrom {
-    /// Name of the source, as the Backup's status has it, for example `deployment/shop/postgres`.
+    /// Name of the source as in the Backup's status, for example `deployment/shop/postgres`.
     #[schemars(length(max = 1015), regex(pattern = r"^[a-z0-9._-]{1,253}(/[a-z0-9._-]{1,253}){1,3}$"))]
     pub source: SourceName,
-    /// Id of the snapshot, or at least its first 8 hex digits; the newest proven one of the source when absent.
+    /// Id of the snapshot, or at least its first 8 hex digits. When absent, the newest proven snapshot of the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[0-9a-f]{8,64}$"))]
     pub snapshot: Option<String>,
-    /// The newest proven snapshot of the source that was made at this time or before.
+    /// Restore the newest proven snapshot of the source that was made at this time or earlier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_of: Option<Time>,
-    /// Host of the snapshots, which is the namespace that they were made in: this one when absent. Of a repository that
-    /// several namespaces or tools share, nothing of another host is restored unless it is named here.
+    /// Host of the snapshots, which is the namespace that they were made in. When absent, this namespace. In a
+    /// repository that several namespaces or tools share, snapshots of another host are restored only if that host is
+    /// named here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub host: Option<String>,
-    /// Only these paths, relative to the volume's own folder, for example `config/app.ini`, or as `stowaway ls` prints them,
-    /// `/data/CLAIM/config/app.ini`; all of it when empty. One that is not in the snapshot fails the Restore before anything is
-    /// written.
+    /// Restore only these paths. A path is relative to the root of the volume, for example `config/app.ini`, or
+    /// absolute as `stowaway ls` prints it, `/data/CLAIM/config/app.ini`. When empty, everything is restored. A path
+    /// that is not in the snapshot fails the Restore before anything is written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 1024)))]
     pub paths: Vec<String>,
 }
 
-/// Which command of which container reads the dump, or which claim is restored into, or where an archive is made.
+/// The target: a command of a container, a claim, or an archive.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.archive) || !(has(self.claim) || has(self.pod) || has(self.container) || has(self.command))").message("archive goes without claim, pod, container and command"))]
-#[x_kube(validation = Rule::new("!has(self.claim) || !(has(self.pod) || has(self.container) || has(self.command))").message("claim goes without pod, container and command"))]
+#[x_kube(validation = Rule::new("!has(self.archive) || !(has(self.claim) || has(self.pod) || has(self.container) || has(self.command))").message("archive cannot be combined with claim, pod, container or command"))]
+#[x_kube(validation = Rule::new("!has(self.claim) || !(has(self.pod) || has(self.container) || has(self.command))").message("claim cannot be combined with pod, container or command"))]
 pub struct RestoreTo {
     /// Name of a pod in the same namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub pod: Option<String>,
-    /// Name of the container; the source's when absent.
+    /// Name of the container. When absent, the container of the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub container: Option<String>,
-    /// Program and arguments that read the dump on stdin; the pod's annotated `restorecommand` when empty.
+    /// Program and arguments of the command that reads the dump on stdin. When empty, the `restorecommand` of the pod's
+    /// annotations.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(max = 16384)))]
     pub command: Vec<String>,
-    /// A claim of the same namespace, which a Job restores into: a volume as a folder, a command's dump as a file.
+    /// A `PersistentVolumeClaim` of the same namespace which a Job restores into. A volume is restored as a directory, a
+    /// command's dump as a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<RestoreClaim>,
-    /// A store that a Job writes an archive to: of a volume with all that is in it, of a command's dump with that one file.
+    /// A store which a Job writes an archive to. The archive of a volume contains all its files; the archive of a
+    /// command's dump contains that one file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<RestoreArchive>,
 }
 
-/// Which claim, and how.
+/// The claim to restore into, and the options.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!(has(self.create) && has(self.overwrite) && self.overwrite)").message("a claim that is made is empty: create goes without overwrite"))]
+#[x_kube(validation = Rule::new("!(has(self.create) && has(self.overwrite) && self.overwrite)").message("create cannot be combined with overwrite, because a new claim is empty"))]
 pub struct RestoreClaim {
     /// Name of the `PersistentVolumeClaim`.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub name: String,
-    /// Folder in it, which is made if it is not there; the claim's own folder when absent.
+    /// Directory in the claim; it is created if it does not exist. When absent, the root of the claim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096), regex(pattern = r"^[^/]"))]
     pub path: Option<String>,
-    /// Restore into a folder that is not empty, too, even while pods have the claim mounted. All that is in the claim
-    /// becomes a snapshot first. What is in the way is replaced, and what is not in the snapshot stays. A block device is
-    /// replaced as a whole, and only while no pod has it.
+    /// Also restore into a directory that is not empty, even while pods have the claim mounted. The present content of
+    /// the claim is stored in a snapshot first. Files which the snapshot contains are replaced; other files stay. A
+    /// block device is overwritten as a whole, and only while no pod uses it.
     #[serde(default)]
     pub overwrite: bool,
-    /// Make the claim if there is none. It belongs to nobody, and stays when the Restore is deleted. A claim of that name
-    /// is used if it is empty.
+    /// Create the claim if it does not exist. It has no owner reference, so it stays when the Restore is deleted. An
+    /// existing claim of that name is used if it is empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub create: Option<NewClaim>,
 }
 
-/// A claim to be made.
+/// A `PersistentVolumeClaim` to be created.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NewClaim {
-    /// Its storage class. When absent, that of the claim that was stored, if the snapshot records it and the cluster has it;
-    /// else the cluster's default one.
+    /// Storage class of the claim. When absent, the class of the claim that was backed up, if the snapshot records it
+    /// and the cluster has it; else the cluster's default class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub storage_class_name: Option<String>,
-    /// Its volume mode, `Block` or `Filesystem`. When absent, `Block` for a stored device, which is restored as one file
-    /// into `Filesystem`.
+    /// Volume mode, `Block` or `Filesystem`. When absent, it is `Block` for a backed-up block device. With
+    /// `Filesystem`, a device is restored as one file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 10), regex(pattern = r"^(Block|Filesystem)$"))]
     pub volume_mode: Option<String>,
-    /// Its access modes. When empty, those of the claim that was stored, if the snapshot records them; else `ReadWriteOnce`.
+    /// Access modes. When empty, those of the claim that was backed up, if the snapshot records them; else
+    /// `ReadWriteOnce`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4), inner(length(max = 32)))]
     pub access_modes: Vec<String>,
-    /// Its size, for example `10Gi`. When absent, what the claim had requested that was stored, if the snapshot records it;
-    /// else half as much again as the snapshot has, and 1 GiB.
+    /// Size of the claim, for example `10Gi`. When absent, the size which the claim that was backed up had requested,
+    /// if the snapshot records it; else 1.5 times the size of the snapshot plus 1 GiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         with = "Option<String>",
@@ -182,14 +187,14 @@ pub struct NewClaim {
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ScaleDown {
-    /// Its kind.
+    /// Kind of the workload.
     pub kind: ScaledKind,
-    /// Its name.
+    /// Name of the workload.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
 }
 
-/// What can be scaled around a Restore.
+/// The kinds of workload that a Restore can scale down.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum ScaledKind {
     /// A Deployment.
@@ -207,25 +212,26 @@ impl fmt::Display for ScaledKind {
     }
 }
 
-/// How a Restore goes.
+/// The progress and the result of a Restore.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RestoreStatus {
-    /// The generation of the spec that this status speaks of.
+    /// The generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Complete`: `True` only when the command has read all and said so. `Reconciling`: under way. `Stalled`: ended, and not green.
+    /// `Complete`: `True` only when all data was restored and the target has confirmed it. `Reconciling`: the run has
+    /// not ended yet. `Stalled`, `Failed`: the run has ended and is not green.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
-    /// The repository that was settled on.
+    /// The Repository that was chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository_ref: Option<RepositoryReference>,
-    /// The pod that the dump goes into.
+    /// The pod whose command reads the dump.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253))]
     pub pod: String,
-    /// Its container.
+    /// The container of that pod.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 63))]
     pub container: String,
@@ -233,24 +239,24 @@ pub struct RestoreStatus {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253))]
     pub claim: String,
-    /// The archive, once it is whole at its place.
+    /// The archive; present once it is complete in its store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<ArchiveReport>,
-    /// Id of the snapshot of what was in the claim before it was overwritten, 64 hex digits.
+    /// Id of the snapshot with the former content of the claim, taken before it was overwritten; 64 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub safety_snapshot: Option<String>,
-    /// The snapshot that was looked up, since a claim was to be made for it.
+    /// The snapshot that was looked up in order to create a claim for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<FoundSnapshot>,
-    /// How the claim was made that was not there, and why so.
+    /// How the missing claim was created, and why with these settings.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 2048))]
     pub made_claim: String,
-    /// What the workload of `scaleDown` was before.
+    /// The former state of the workload of `scaleDown`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaled: Option<Scaled>,
-    /// What the Job says of its progress, about every minute; for display alone.
+    /// Progress as the Job reports it, updated about once a minute; for display only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub transfer: Option<String>,
@@ -258,29 +264,29 @@ pub struct RestoreStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub job: Option<String>,
-    /// When it was first seen.
+    /// When the controller first saw the Restore.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,
-    /// When it ended.
+    /// When the run ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<Time>,
-    /// How it ended.
+    /// How the run ended.
     #[serde(flatten)]
     pub outcome: Outcome,
 }
 
-/// A snapshot, and what is known of it.
+/// A snapshot that was looked up.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FoundSnapshot {
-    /// Its id, 64 hex digits.
+    /// Id of the snapshot, 64 hex digits.
     #[schemars(length(max = 64))]
     pub snapshot: String,
-    /// Bytes of all its files, if its writer recorded them.
+    /// Bytes of all its files, if the program that wrote it recorded them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i64>", range(min = 0))]
     pub bytes: Option<u64>,
-    /// What its claim had requested, if the snapshot records it.
+    /// The request of the backed-up claim, if the snapshot records it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<StoredClaim>,
 }
@@ -289,18 +295,18 @@ pub struct FoundSnapshot {
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Scaled {
-    /// Its UID: another one of that name is left alone.
+    /// UID of the workload. Another workload of the same name is not scaled.
     #[schemars(length(max = 64))]
     pub uid: String,
-    /// How many replicas it had, and gets back.
+    /// The former number of replicas, which the workload gets back.
     #[schemars(range(min = 0))]
     pub replicas: i32,
-    /// Since when its pods are waited for.
+    /// Since when the Restore has been waiting for the workload's pods to end.
     pub since: Time,
-    /// When it was first seen scaled up, or with pods, while the restore ran.
+    /// When the workload was first seen scaled up, or with pods, during the restore.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disturbed_time: Option<Time>,
-    /// Whether it has them back.
+    /// Whether the workload has its former replicas back.
     #[serde(default)]
     pub is_back: bool,
 }

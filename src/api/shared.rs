@@ -1,6 +1,4 @@
 //! Parts of specs and statuses that several kinds share.
-//!
-//! It must not know which kind it is used in.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -11,12 +9,12 @@ use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Proof, SourceReport, Verdict, escape_lines};
+use crate::model::{Proof, RunReport, Verdict, escape_lines};
 
 /// The schema's limit of [`Outcome::stderr_tail`] and [`Outcome::log_tail`].
 const MAXIMUM_TAIL_BYTES: usize = 1024;
 
-/// Names a repository.
+/// A reference to a repository.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RepositoryReference {
@@ -38,64 +36,65 @@ impl fmt::Display for RepositoryReference {
 /// The kinds of repository.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub enum RepositoryKind {
-    /// One of the same namespace.
+    /// A Repository of the same namespace.
     #[default]
     Repository,
 }
 
-/// Names one key of a Secret in the same namespace.
+/// A reference to one key of a Secret in the same namespace.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretKeyReference {
     /// Name of the Secret.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Key within it.
+    /// Key within the Secret.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
 }
 
-/// Shapes the pods of the Jobs. What is not said here stays as Stowaway makes it; its own labels and annotations win.
+/// Settings for the pods of Jobs. A field that is absent leaves Stowaway's default. Labels and annotations which
+/// Stowaway sets itself cannot be overridden.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunnerPod {
-    /// Requests and limits of the runner; they replace the defaults as a whole.
+    /// Requests and limits of the runner. They replace the defaults as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
     /// Labels that a node must have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub node_selector: BTreeMap<String, String>,
-    /// Taints to be tolerated.
+    /// Taints that the pod tolerates.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub tolerations: Vec<Toleration>,
-    /// Where the pod likes to be.
+    /// Affinity of the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
-    /// Secrets to pull the runner's image with.
+    /// Secrets for pulling the runner's image.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub image_pull_secrets: Vec<LocalObjectReference>,
-    /// Further labels.
+    /// Additional labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub labels: BTreeMap<String, String>,
-    /// Further annotations.
+    /// Additional annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub annotations: BTreeMap<String, String>,
-    /// Security context of the pod; each field that is set here replaces the default one. A `hostPath` or `nfs`
-    /// repository is not made writable by `fsGroup`: its folder has to belong to `runAsUser` (default 65532).
+    /// Security context of the pod. Each field that is set replaces the default. `fsGroup` does not make a `hostPath`
+    /// or `nfs` repository writable, so its directory must belong to `runAsUser` (default 65532).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security_context: Option<PodSecurityContext>,
-    /// Environment variables of the runner, for example `HTTPS_PROXY` and `NO_PROXY`, or `SSL_CERT_FILE`. Those of the
-    /// Repository also reach the containers that are injected into pods and use its store. A variable of a run replaces that
-    /// of the Repository with the same name. Stowaway's own variables cannot be set.
+    /// Environment variables of the runner, for example `HTTPS_PROXY`, `NO_PROXY` or `SSL_CERT_FILE`. Variables of the
+    /// Repository are also set in the containers that are injected into pods and use its store. A variable of a run
+    /// replaces the variable of the Repository with the same name. Stowaway's own variables cannot be set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub env: Vec<RunnerVariable>,
-    /// Name of the `PriorityClass` of the pod: one with a low priority is preempted by others.
+    /// Name of the `PriorityClass` of the pod. A pod of a low priority is preempted by other pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub priority_class_name: Option<String>,
@@ -105,25 +104,25 @@ pub struct RunnerPod {
 #[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!(has(self.value) && has(self.valueFrom))")
-    .message("value and valueFrom exclude each other"))]
+    .message("value and valueFrom cannot be set together"))]
 pub struct RunnerVariable {
     /// Name of the variable.
     #[schemars(length(max = 128), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]*$"))]
     pub name: String,
-    /// Its value.
+    /// Value of the variable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub value: Option<String>,
-    /// Where its value is.
+    /// Source of the value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value_from: Option<VariableSource>,
 }
 
-/// Where the value of an environment variable is, in the same namespace.
+/// The source of an environment variable's value, in the same namespace.
 #[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.secretKeyRef) != has(self.configMapKeyRef)")
-    .message("exactly one is wanted: secretKeyRef or configMapKeyRef"))]
+    .message("set exactly one: secretKeyRef or configMapKeyRef"))]
 pub struct VariableSource {
     /// A key of a Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -134,14 +133,13 @@ pub struct VariableSource {
 }
 
 impl RunnerVariable {
-    /// Beginnings of the names that cannot be set: those by which Stowaway hands a run its task, by which Kubernetes names
-    /// the API server, and by which the C library loads code or resolves names. The runner has rights in its namespace that
-    /// the author of a Repository need not have.
+    /// Prefixes of names that cannot be set: variables which carry a run's task from Stowaway, variables by which
+    /// Kubernetes names the API server, and variables by which the C library loads code or resolves names. They are
+    /// reserved because the runner has rights in its namespace that the author of a Repository need not have.
     const RESERVED: [&str; 8] = ["STOWAWAY_", "POD_", "KUBE", "LD_", "MALLOC_", "GLIBC_", "GCONV_", "RES_"];
-    /// The same, as whole names.
+    /// Whole names that cannot be set, for the same reason.
     const RESERVED_NAMES: [&str; 4] = ["PATH", "HOME", "HOSTALIASES", "LOCALDOMAIN"];
 
-    /// Whether the name is reserved, so that the variable is never set.
     pub fn is_reserved(&self) -> bool {
         let name = self.name.as_str();
         Self::RESERVED.iter().any(|beginning| name.starts_with(beginning)) || Self::RESERVED_NAMES.contains(&name)
@@ -152,25 +150,25 @@ impl RunnerVariable {
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Outcome {
-    /// How it ended; absent as long as it has not.
+    /// How the run ended; absent until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
-    /// The machine-readable cause. While an attempt is waited for: why the last one failed.
+    /// The machine-readable reason. While the run waits for its next attempt, why the last attempt failed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 64))]
     pub reason: String,
-    /// The same for people.
+    /// A description of the reason.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 4096))]
     pub message: String,
-    /// Exit status of the command, where one was received.
+    /// Exit status of the command, if it was received.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
     /// Bytes of the stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i64>", range(min = 0))]
     pub bytes: Option<u64>,
-    /// SHA-256 over those bytes, 64 hex digits.
+    /// SHA-256 of the stream, 64 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub digest: Option<String>,
@@ -181,7 +179,7 @@ pub struct Outcome {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub snapshot: Option<String>,
-    /// Milliseconds that the runner took.
+    /// Duration of the runner's work, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i64>", range(min = 0))]
     pub duration_milliseconds: Option<u64>,
@@ -189,14 +187,14 @@ pub struct Outcome {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 1024))]
     pub stderr_tail: String,
-    /// The last lines of the run's own log, without those of the command; only where the run is not green.
+    /// The last lines of the run's own log, without the command's output; only if the run is not green.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 1024))]
     pub log_tail: String,
 }
 
-impl From<SourceReport> for Outcome {
-    fn from(report: SourceReport) -> Self {
+impl From<RunReport> for Outcome {
+    fn from(report: RunReport) -> Self {
         let tail_if = |is_kept: bool, text: &str| if is_kept { tail(text) } else { String::new() };
         Self {
             stderr_tail: tail_if(report.verdict == Verdict::Failed, &report.stderr_tail),
@@ -214,14 +212,14 @@ impl From<SourceReport> for Outcome {
     }
 }
 
-/// The last lines of a text without control characters, which escaping lengthens: cut from the front to what the schema allows.
+/// Escapes control characters, which lengthens the text, and keeps as many of its last bytes as the schema allows.
 fn tail(text: &str) -> String {
     let text = escape_lines(text);
     text[text.ceil_char_boundary(text.len().saturating_sub(MAXIMUM_TAIL_BYTES))..].to_owned()
 }
 
-/// A duration as Go writes it, in hours, minutes, seconds and milliseconds: `90s`, `1h30m`. Long enough for months,
-/// short enough that no number overflows.
+/// The schema of a duration as Go writes it, in hours, minutes, seconds and milliseconds: `90s`, `1h30m`. Its limits
+/// allow months, and no number that overflows.
 pub(super) fn duration_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "string",
@@ -232,7 +230,7 @@ pub(super) fn duration_schema(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// Conditions, as one list-map by type.
+/// The schema of conditions: a list-map with the key `type`.
 pub(super) fn conditions_schema(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = Vec::<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition>::json_schema(generator);
     schema.insert("x-kubernetes-list-type".into(), "map".into());

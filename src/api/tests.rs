@@ -1,9 +1,9 @@
-//! What the definitions promise to the API server.
+//! Tests of the definitions that are given to the API server.
 
 use super::*;
 
 #[test]
-fn definitions_are_built_without_panic_and_carry_the_house_habits() {
+fn definitions_are_built_without_panic_and_follow_the_conventions() {
     for crd in crds() {
         let names = &crd.spec.names;
         assert_eq!(crd.spec.group, GROUP);
@@ -16,8 +16,8 @@ fn definitions_are_built_without_panic_and_carry_the_house_habits() {
     }
 }
 
-/// Go through every part of every schema: an API server warns of formats that it doesn't know, and refuses `oneOf`
-/// with properties of its own.
+/// Checks every part of every schema, because an API server warns of unknown formats, and rejects `oneOf` with
+/// properties of its own.
 #[test]
 fn schemas_hold_only_what_an_api_server_knows() {
     fn walk(value: &serde_json::Value, path: &str) {
@@ -39,7 +39,7 @@ fn schemas_hold_only_what_an_api_server_knows() {
 }
 
 #[test]
-fn every_duration_that_the_schema_lets_through_is_parsed() {
+fn every_duration_that_the_schema_accepts_is_parsed() {
     for text in ["90s", "1h30m", "1.5h", "999999h999999m", "1ms"] {
         assert!(text.parse::<kube::core::Duration>().is_ok(), "{text}");
     }
@@ -66,7 +66,7 @@ fn quantities_are_read_as_kubernetes_reads_them() {
 }
 
 #[test]
-fn archive_is_found_where_its_own_place_says_and_is_nobody_elses_to_read() {
+fn archive_is_in_its_own_store_and_readable_only_by_its_user() {
     let on_volume =
         |kind: &str| serde_json::json!({ "volume": { "persistentVolumeClaim": { "claimName": "c" }, "path": kind } });
     let to: RestoreArchive = serde_json::from_value(on_volume("shop")).unwrap();
@@ -115,7 +115,7 @@ fn everything_that_a_spec_names_is_mounted_and_expected() {
     assert_eq!(files.len(), sources.len());
 }
 
-/// One object that cannot be read must not come into being: the API server refuses what the types here cannot hold.
+/// An object that the types here cannot hold must not be created, so the schema makes the API server reject it.
 #[test]
 fn times_and_counts_that_cannot_be_read_are_refused_by_the_schema() {
     fn walk(value: &serde_json::Value, path: &str, found: &mut usize) {

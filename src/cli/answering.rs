@@ -1,11 +1,10 @@
-//! The Job that answers a question of the CLI: which image it runs, and which pod is provably of it.
+//! The Job that answers a query of the CLI: the image which it runs, and the proof that a pod belongs to it.
 //!
-//! It must not know the questions.
-//!
-//! The Job mounts the password of the repository, and its answer is believed. So neither the image nor the pod is found by
-//! labels, which every tenant writes. The image is that of the controller's own Deployment, by name, in the namespace of the
-//! installation. The pod has the UID of the Job that was just created as its owner, and a number in its environment that was
-//! drawn for this Job: the environment of a pod never changes, so that no pod which ran before can be passed off as this one.
+//! The Job mounts the password of the repository, and the CLI trusts its answer. So neither the image nor the pod is
+//! found by labels, because every tenant can write labels. The image is that of the controller's own Deployment, found
+//! by name in the namespace of the installation. The pod is owned by the UID of the Job that was just created, and its
+//! environment holds a nonce which was generated for this Job. The environment of a pod is immutable, so no older pod
+//! can be passed off as this one.
 
 use std::time::Duration;
 
@@ -21,31 +20,31 @@ use rand::RngExt;
 use super::CliError;
 use crate::{
     api::{Repository, connection},
-    build::{
+    cluster::observe,
+    model::{Failure, Reason, Task, TaskKind},
+    plan::names::{OwnerRef, RUNNER_CONTAINER, RunKind},
+    resources::{
         self, backend_config,
         job::{JobRequest, job},
         manifests::{CLI_ROLE, CONTROLLER, IMAGE_VARIABLE},
     },
-    cluster::observe,
-    model::{Failure, Reason, Task, TaskKind},
-    plan::names::{Owner, RUNNER_CONTAINER, RunKind},
 };
 
-/// How long the answering pod lives at most, when the CLI does not take it away.
+/// Maximum lifetime of the answering pod, if the CLI does not delete it.
 pub(super) const ANSWERS_WITHIN: Duration = Duration::from_hours(1);
-/// How long it may take to start.
-const STARTS_WITHIN: Duration = Duration::from_mins(2);
-/// How often is looked whether it has.
-const GLANCE: Duration = Duration::from_millis(200);
-/// The environment variable with the number that was drawn for the Job.
+/// How long the pod may take to start.
+const START_TIMEOUT: Duration = Duration::from_mins(2);
+/// How often the CLI checks whether the pod has started.
+const POLL_PERIOD: Duration = Duration::from_millis(200);
+/// The environment variable with the nonce of the Job.
 const NONCE_VARIABLE: &str = "STOWAWAY_NONCE";
 
-/// The image that the controller gives to its runs, so that both sides are of one version. It comes from the Deployment of
-/// that name in `system_namespace` and from no other object.
+/// The image which the controller uses for its runs, so that both sides have the same version. It comes from the
+/// Deployment `CONTROLLER` in `system_namespace` and from no other object.
 pub(super) async fn runner_image(client: &Client, system_namespace: &str) -> Result<String, CliError> {
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), system_namespace);
     let found = deployments.get_opt(CONTROLLER).await.map_err(CliError::cluster(format!(
-        "read the Deployment {system_namespace}/{CONTROLLER}, whose image answers (the Role {CLI_ROLE} there allows it)"
+        "read the Deployment {system_namespace}/{CONTROLLER}, whose image the answering Job runs (the Role {CLI_ROLE} there allows it)"
     )))?;
     found.as_ref().and_then(image_of).ok_or_else(|| {
         CliError::Usage(format!(
@@ -55,7 +54,7 @@ pub(super) async fn runner_image(client: &Client, system_namespace: &str) -> Res
     })
 }
 
-/// What the controller uses for runs, as its container has it.
+/// The image for runs, from the environment of the controller's container; otherwise the container's own image.
 fn image_of(deployment: &Deployment) -> Option<String> {
     let containers = &deployment.spec.as_ref()?.template.spec.as_ref()?.containers;
     let container = containers.iter().find(|container| container.name == "controller")?;
@@ -64,25 +63,25 @@ fn image_of(deployment: &Deployment) -> Option<String> {
     of_runs.or_else(|| container.image.clone())
 }
 
-/// Whether the namespace assigns users to its pods, so that the Job must name none. Who may not read the namespace is taken
-/// to be in a cluster that does not: `view` of such clusters allows it.
+/// Whether the namespace assigns users to its pods, so that the Job must not set one. If the user may not read the
+/// namespace, the answer is no: in clusters that assign users, the role `view` allows it.
 pub(super) async fn assigns_users(client: &Client, namespace: &str) -> bool {
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    namespaces.get(namespace).await.is_ok_and(|namespace| build::assigns_users(&namespace))
+    namespaces.get(namespace).await.is_ok_and(|namespace| resources::assigns_users(&namespace))
 }
 
-/// The Job, which is not suspended, and the number that was drawn for it.
+/// The Job, which is not suspended, and its nonce.
 pub(super) fn answering_job(
     repository: &Repository,
     image: &str,
     assigns_users: bool,
 ) -> Result<(Job, String), CliError> {
     let invalid = |message: String| CliError::Failed(Failure::new(Reason::InvalidRequest, message));
-    let owner = Owner::of(repository).ok_or_else(|| invalid("the Repository has no UID".to_owned()))?;
+    let owner = OwnerRef::of(repository).ok_or_else(|| invalid("the Repository has no UID".to_owned()))?;
     let backend =
         backend_config(&repository.spec).ok_or_else(|| invalid("the Repository names no backend".to_owned()))?;
     let connection = connection(&repository.spec);
-    // It has no identity that could judge locks.
+    // Without a cluster id the task cannot judge locks.
     let task = Task {
         backend,
         connection,
@@ -95,7 +94,7 @@ pub(super) fn answering_job(
     let request = JobRequest {
         owner: &owner,
         kind: RunKind::Answer,
-        // The name is unique to this question: two people may ask at once.
+        // The name is unique to this query, because two users may query at the same time.
         source: &format!("answer/{}/{nonce}", Timestamp::now().as_nanosecond()),
         attempt: 1,
         task: &task,
@@ -128,24 +127,24 @@ pub(super) async fn started_pod(client: &Client, namespace: &str, job: &Job, non
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let name = job.name_any();
     let selector = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={name}"));
-    let deadline = tokio::time::Instant::now() + STARTS_WITHIN;
+    let deadline = tokio::time::Instant::now() + START_TIMEOUT;
     loop {
-        let found = pods.list(&selector).await.map_err(CliError::cluster("find the pod that answers"))?;
+        let found = pods.list(&selector).await.map_err(CliError::cluster("list the pods of the answering Job"))?;
         let mut own = found.items.iter().filter(|pod| is_pod_of(pod, job, nonce));
         if let Some(pod) = own.find(|pod| is_running(pod)) {
             return Ok(pod.name_any());
         }
         if tokio::time::Instant::now() > deadline {
             let message =
-                format!("the pod of Job {namespace}/{name} did not start within {} s", STARTS_WITHIN.as_secs());
+                format!("the pod of Job {namespace}/{name} did not start within {} s", START_TIMEOUT.as_secs());
             return Err(Failure::new(Reason::PodNotStarted, message).into());
         }
-        tokio::time::sleep(GLANCE).await;
+        tokio::time::sleep(POLL_PERIOD).await;
     }
 }
 
-/// Whether the pod was made for this Job: it is owned by it, and has the number that was drawn for it. The owner alone would
-/// prove nothing, since it can be written into a pod that runs.
+/// Whether the pod was created for this Job: the Job owns it, and its environment holds the nonce. The owner alone
+/// proves nothing, because an owner reference can be written into a running pod.
 fn is_pod_of(pod: &Pod, job: &Job, nonce: &str) -> bool {
     let is_owned = observe::controller_of(pod.owner_references())
         .is_some_and(|owner| owner.kind == "Job" && job.metadata.uid.as_deref() == Some(owner.uid.as_str()));
@@ -157,7 +156,7 @@ fn is_pod_of(pod: &Pod, job: &Job, nonce: &str) -> bool {
     is_owned && has_nonce
 }
 
-/// Whether its container runs, and is the first one: with another image it would have been started again.
+/// Whether the container runs and was never restarted. A changed image would restart it.
 fn is_running(pod: &Pod) -> bool {
     let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
     let runs = |status: &ContainerStatus| {
@@ -189,7 +188,7 @@ mod tests {
         (job, nonce)
     }
 
-    /// A pod as the Job controller makes it, with changes.
+    /// A pod as the Job controller creates it, with a change.
     fn pod(job: &Job, change: impl FnOnce(&mut Value)) -> Pod {
         let template = job.spec.as_ref().unwrap().template.clone();
         let mut pod = json!({
@@ -205,11 +204,11 @@ mod tests {
     }
 
     #[test]
-    fn only_the_pod_of_the_job_that_was_just_made_is_asked() {
+    fn only_the_pod_of_the_job_that_was_just_made_is_queried() {
         let (job, nonce) = made(false);
         assert!(is_pod_of(&pod(&job, |_| {}), &job, &nonce));
         let (other, _) = made(false);
-        assert!(!is_pod_of(&pod(&other, |_| {}), &job, &nonce), "it has another number");
+        assert!(!is_pod_of(&pod(&other, |_| {}), &job, &nonce), "it has another nonce");
         let relabelled = |pod: &mut Value| pod["spec"]["containers"][0]["env"] = json!([]);
         assert!(!is_pod_of(&pod(&job, relabelled), &job, &nonce), "labels and owner can be written into any pod");
         let foreign = |pod: &mut Value| pod["metadata"]["ownerReferences"][0]["uid"] = json!("another");
@@ -218,11 +217,11 @@ mod tests {
         assert!(!is_pod_of(&pod(&job, unowned), &job, &nonce));
         assert!(is_running(&pod(&job, |_| {})));
         let restarted = |pod: &mut Value| pod["status"]["containerStatuses"][0]["restartCount"] = json!(1);
-        assert!(!is_running(&pod(&job, restarted)), "another image was put into it");
+        assert!(!is_running(&pod(&job, restarted)), "the image of its container was changed");
     }
 
     #[test]
-    fn numbers_and_names_of_two_jobs_differ() {
+    fn nonces_and_names_of_two_jobs_differ() {
         let ((one, first), (other, second)) = (made(false), made(false));
         assert!(first != second && one.name_any() != other.name_any());
     }

@@ -1,51 +1,51 @@
-//! What can be typed: verbs and options. Only parsing; `main` of this module decides what is done.
+//! The command line's arguments: commands and options. This module only parses; `cli::run` dispatches.
 
 mod keys;
+mod maintenance;
 mod restore;
-mod upkeep;
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-pub use self::keys::{KeyVerb, NewPassword};
+pub use self::keys::{KeyCommand, NewPassword};
+pub use self::maintenance::{CheckArguments, DoctorArguments, ForgetArguments, PruneArguments, UnlockArguments};
 pub use self::restore::RestoreArguments;
 use self::restore::stored_path;
-pub use self::upkeep::{CheckArguments, DoctorArguments, ForgetArguments, PruneArguments, UnlockArguments};
 use crate::{
     annotations::positive_duration,
-    build::manifests::NAMESPACE,
     model::SourceName,
     plan::names::RunKind,
+    resources::manifests::NAMESPACE,
     runner::{MountedVolume, questions::Question},
     telemetry::LogFormat,
 };
 
-/// Backs up what runs in Kubernetes: one annotation on a pod, and a green run restores.
+/// Backs up workloads in Kubernetes. A pod needs one annotation, and a green backup can be restored.
 #[derive(Debug, Parser)]
 #[command(name = "stowaway", version, propagate_version = true, after_help = EXIT_CODES)]
 pub struct Arguments {
-    /// How log lines look.
+    /// Format of the log lines.
     #[arg(long, global = true, value_enum, default_value_t, env = "STOWAWAY_LOG_FORMAT")]
     pub log_format: LogFormat,
-    /// How much is logged: error, warn, info, debug, trace, or a filter such as "info,kube=debug".
+    /// Minimum log level: error, warn, info, debug, trace, or a filter such as "info,kube=debug".
     #[arg(long, global = true, default_value = "info", env = "STOWAWAY_LOG_LEVEL")]
     pub log_level: String,
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
-    pub verb: Verb,
+    pub command: Command,
 }
 
 const EXIT_CODES: &str = "\
-Exit status: 0 green; 1 failed; 2 wrong usage or a refused object; 3 stored or restored, but not proven or not complete; \
-130 cancelled; 141 the reader of its output has gone.
-With --repository (or RESTIC_REPOSITORY, and neither --namespace nor --context) no cluster is needed: the verbs work on \
-that repository. Works as `kubectl stowaway`, too, when the binary is called kubectl-stowaway.";
+Exit status: 0 green; 1 failed; 2 wrong usage or a refused object; 3 stored or restored, but not proven or incomplete; \
+130 cancelled; 141 the reader of the output closed the pipe.
+With --repository (or RESTIC_REPOSITORY, and neither --namespace nor --context) no cluster is needed: the commands work \
+on that repository. Works as `kubectl stowaway`, too, when the binary is called kubectl-stowaway.";
 
-/// The verbs.
+/// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub enum Command {
     /// Back up the annotated pods of a namespace now, or the output of a local command.
     Backup(BackupArguments),
     /// Restore the newest (or a given) snapshot of one source, or of all sources of a namespace.
@@ -54,43 +54,44 @@ pub enum Verb {
     Snapshots(SnapshotsArguments),
     /// List the files in a snapshot.
     Ls(LsArguments),
-    /// Write one stored file to stdout.
+    /// Write one file of a snapshot to stdout.
     Dump(DumpArguments),
-    /// Look whether a repository is whole, and whether its data still is what was written.
+    /// Verify the structure of a repository, and with --read-data also the content of its packs.
     Check(CheckArguments),
-    /// Say what is wrong with a repository, and how to mend it.
+    /// Diagnose a repository, and print how to repair it.
     Doctor(DoctorArguments),
-    /// Remove snapshots of a repository; the newest good one of a source only by --last-of-source.
+    /// Remove snapshots of a repository. The newest good snapshot of a source is only removed with --last-of-source.
     Forget(ForgetArguments),
-    /// Remove the data of a repository that no snapshot needs.
+    /// Remove the data of a repository that no snapshot references.
     Prune(PruneArguments),
-    /// Remove the locks of a repository whose holders are gone.
+    /// Remove stale locks of a repository, which are those whose holders no longer run.
     Unlock(UnlockArguments),
-    /// Look after the keys of a repository, each of which a password opens.
+    /// Manage the keys of a repository. Each key has its own password.
     #[command(subcommand)]
-    Key(KeyVerb),
-    /// Show the log of a Backup or Restore, every attempt of every source.
+    Key(KeyCommand),
+    /// Show the log of a Backup or Restore: every attempt of every source.
     Logs(LogsArguments),
-    /// Show, without a cluster, what would be put into the pods of a file, and why, or why not.
+    /// Show, without a cluster, what the webhook would inject into the pods of a file, and why or why not.
     Explain(ExplainArguments),
-    /// Print the completion script of a shell.
+    /// Print the completion script for a shell.
     Completions {
-        /// Which shell.
+        /// The shell.
         shell: Shell,
     },
     /// Write the Kubernetes manifests (CRDs and installation) to a folder.
     Manifests {
-        /// The folder.
+        /// Folder to write to.
         #[arg(long)]
         output: PathBuf,
-        /// Image reference of controller, webhook, runs, and of what is injected.
-        #[arg(long, default_value = crate::build::manifests::IMAGE)]
+        /// Image reference of the controller, the webhook, the runs and the injected containers.
+        #[arg(long, default_value = crate::resources::manifests::IMAGE)]
         image: String,
-        /// Let cert-manager, which must be installed, issue the webhook's certificate; else the webhook does so itself.
+        /// Let cert-manager, which must be installed, issue the webhook's certificate. By default, the webhook issues
+        /// its own.
         #[arg(long)]
         cert_manager: bool,
     },
-    /// Print the table of annotations as Markdown.
+    /// Print the reference table of the annotations as Markdown.
     #[command(hide = true)]
     Annotations,
     /// Run the controller (in the cluster).
@@ -99,75 +100,76 @@ pub enum Verb {
     /// Run the admission webhook (in the cluster).
     #[command(hide = true)]
     Webhook(WebhookArguments),
-    /// Write the webhook's bundle into its webhook configurations (in the cluster).
+    /// Write the webhook's CA bundle into its webhook configurations (in the cluster).
     #[command(hide = true)]
     Trust(TrustArguments),
-    /// Carry out one run (in its Job's pod).
+    /// Execute one run (in its Job's pod).
     #[command(hide = true)]
     Runner {
-        /// A question of the CLI to a waiting run, as JSON.
+        /// A query of the CLI to a waiting run, as JSON.
         #[arg(long, value_parser = question)]
         question: Option<Question>,
     },
     /// Wait for runs (in the sidecar of an app's pod).
     #[command(hide = true)]
     Sidecar {
-        /// A volume that is mounted: NAME, or NAME=pvc/CLAIM.
+        /// A mounted volume: NAME, or NAME=pvc/CLAIM.
         #[arg(long = "volume")]
         volumes: Vec<MountedVolume>,
     },
-    /// Carry out the run that stdin names (in the sidecar).
+    /// Execute the run that stdin describes (in the sidecar).
     #[command(hide = true)]
     SidecarRun {
-        /// A volume that is mounted: NAME, or NAME=pvc/CLAIM.
+        /// A mounted volume: NAME, or NAME=pvc/CLAIM.
         #[arg(long = "volume")]
         volumes: Vec<MountedVolume>,
     },
-    /// Fill empty volumes before the app starts (in its pod).
+    /// Restore into empty volumes before the app starts (in its pod).
     #[command(hide = true)]
     RestoreStep {
-        /// A volume that is mounted: NAME, or NAME=pvc/CLAIM.
+        /// A mounted volume: NAME, or NAME=pvc/CLAIM.
         #[arg(long = "volume")]
         volumes: Vec<MountedVolume>,
     },
 }
 
-/// Which cluster, which repository.
+/// Selects the cluster, namespace and repository to work on.
 #[derive(Args, Clone, Debug)]
-pub struct Place {
-    /// Namespace; the kubeconfig's current one by default.
+pub struct RepositoryArguments {
+    /// Namespace. Default: the current namespace of the kubeconfig.
     #[arg(short, long, conflicts_with = "repository")]
     pub namespace: Option<String>,
     /// Context of the kubeconfig.
     #[arg(long, conflicts_with = "repository")]
     pub context: Option<String>,
-    /// Name of the Repository object; the namespace's default one otherwise.
+    /// Name of the Repository object. Default: the default Repository of the namespace.
     #[arg(long, conflicts_with = "repository")]
     pub repository_name: Option<String>,
-    /// Namespace of Stowaway's own installation, whose controller names the image that answers from within the cluster. Else
-    /// `STOWAWAY_SYSTEM_NAMESPACE`, else stowaway-system.
+    /// Namespace of Stowaway's installation; its controller's image is used for the Job which answers from within the
+    /// cluster. Default: `STOWAWAY_SYSTEM_NAMESPACE`, then stowaway-system.
     #[arg(long, conflicts_with = "repository")]
     pub system_namespace: Option<String>,
-    /// Path or restic URL of a repository: work on it directly, without a cluster. URLs are s3:https://HOST/BUCKET/PREFIX,
-    /// azure:CONTAINER:/PREFIX, gs:BUCKET:/PREFIX, rest:https://HOST/PATH and sftp:USER@HOST:PATH, with credentials by
-    /// restic's environment variables. Else `RESTIC_REPOSITORY`. Password by `RESTIC_PASSWORD`, `RESTIC_PASSWORD_FILE` or --password-file.
+    /// Path or restic URL of a repository to work on directly, without a cluster. URLs are
+    /// s3:https://HOST/BUCKET/PREFIX, azure:CONTAINER:/PREFIX, gs:BUCKET:/PREFIX, rest:https://HOST/PATH and
+    /// sftp:USER@HOST:PATH; restic's environment variables supply the credentials. Default: `RESTIC_REPOSITORY`. The
+    /// password comes from `RESTIC_PASSWORD`, `RESTIC_PASSWORD_FILE` or --password-file.
     #[arg(short, long)]
     pub repository: Option<String>,
-    /// File that holds the repository's password.
+    /// File with the repository's password.
     #[arg(short, long, env = "RESTIC_PASSWORD_FILE")]
     pub password_file: Option<PathBuf>,
 }
 
-impl Place {
-    /// The namespace of the installation.
+impl RepositoryArguments {
+    /// The namespace of Stowaway's installation.
     pub fn system_namespace(&self) -> String {
-        // No `env` of the argument: it would be in conflict with --repository.
+        // Not clap's `env`, because a set variable would conflict with --repository.
         let given = self.system_namespace.clone().or_else(|| std::env::var("STOWAWAY_SYSTEM_NAMESPACE").ok());
         given.filter(|name| !name.is_empty()).unwrap_or_else(|| NAMESPACE.to_owned())
     }
 }
 
-/// How results are printed.
+/// Output format of a result.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub enum Output {
     /// A table or a sentence.
@@ -181,49 +183,49 @@ pub enum Output {
 #[derive(Args, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub struct BackupArguments {
-    /// Where.
+    /// Cluster or repository.
     #[command(flatten)]
-    pub place: Place,
-    /// Only pods with these labels (a=b,c!=d, as with kubectl).
+    pub location: RepositoryArguments,
+    /// Only pods that match this label selector (a=b,c!=d, as for kubectl).
     #[arg(short = 'l', long)]
     pub selector: Option<String>,
-    /// Name of the Backup object; made up from the time otherwise.
+    /// Name of the Backup object. Default: a name generated from the time.
     #[arg(long)]
     pub name: Option<String>,
-    /// Wait for the verdict, with progress.
+    /// Wait for the verdict, and show the progress.
     #[arg(short, long)]
     pub wait: bool,
-    /// How often a failed source is tried again.
+    /// How many times a failed source is retried.
     #[arg(long)]
     pub retry_limit: Option<u8>,
-    /// Result as a text or as JSON.
+    /// Result as text or as JSON.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
-    /// Create the repository when there is none (with --repository).
+    /// Create the repository if it does not exist (with --repository).
     #[arg(long, requires = "repository_or_command")]
     pub init: bool,
-    /// Path of the stored file (with a local command); /<first word of the command> otherwise.
+    /// Path of the stored file (with a local command). Default: / and the name of the program.
     #[arg(long)]
     pub stdin_filename: Option<String>,
     /// Name of the source (with a local command), for example job/shop/pg-dump.
     #[arg(long)]
     pub source: Option<SourceName>,
-    /// Host of the snapshot (with a local command); this machine's name otherwise.
+    /// Host of the snapshot (with a local command). Default: the name of this machine.
     #[arg(long)]
     pub host: Option<String>,
-    /// End the command after this long, for example 90m.
+    /// Stop the command after this time, for example 90m.
     #[arg(long, value_parser = duration)]
     pub timeout: Option<Duration>,
-    /// End the command when no byte came for this long.
+    /// Stop the command when it has written no byte for this time.
     #[arg(long, value_parser = duration)]
     pub idle_timeout: Option<Duration>,
     /// Store an empty output, too.
     #[arg(long)]
     pub allow_empty: bool,
-    /// Store the output of a local command although it is of a known format and the end of that format is missing.
+    /// Store the output of a local command even if it has a known format and the end of that format is missing.
     #[arg(long)]
     pub no_format_check: bool,
-    /// The local command whose output is stored.
+    /// The local command whose output is backed up.
     #[arg(last = true, id = "repository_or_command")]
     pub command: Vec<String>,
 }
@@ -231,13 +233,14 @@ pub struct BackupArguments {
 /// `stowaway snapshots`
 #[derive(Args, Debug)]
 pub struct SnapshotsArguments {
-    /// Where.
+    /// Cluster or repository.
     #[command(flatten)]
-    pub place: Place,
-    /// Only those of this source.
+    pub location: RepositoryArguments,
+    /// Only snapshots of this source.
     #[arg(short, long)]
     pub source: Option<SourceName>,
-    /// Open the store from here with the credentials that you may read, instead of asking a Job in the cluster.
+    /// Open the store from this machine, with the credentials which you may read, instead of through a Job in the
+    /// cluster.
     #[arg(long)]
     pub direct: bool,
     /// Table or JSON.
@@ -248,31 +251,32 @@ pub struct SnapshotsArguments {
 /// `stowaway ls`
 #[derive(Args, Debug)]
 pub struct LsArguments {
-    /// Where.
+    /// Cluster or repository.
     #[command(flatten)]
-    pub place: Place,
-    /// Open the store from here, instead of asking a Job in the cluster.
+    pub location: RepositoryArguments,
+    /// Open the store from this machine instead of through a Job in the cluster.
     #[arg(long)]
     pub direct: bool,
     /// Table or JSON.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
-    /// Id of the snapshot, or its first digits.
+    /// Id of the snapshot, or the start of the id.
     pub snapshot: String,
 }
 
 /// `stowaway dump`
 #[derive(Args, Debug)]
 pub struct DumpArguments {
-    /// Where.
+    /// Cluster or repository.
     #[command(flatten)]
-    pub place: Place,
-    /// Open the store from here, instead of asking a Job in the cluster.
+    pub location: RepositoryArguments,
+    /// Open the store from this machine instead of through a Job in the cluster.
     #[arg(long)]
     pub direct: bool,
-    /// Id of the snapshot, or its first digits.
+    /// Id of the snapshot, or the start of the id.
     pub snapshot: String,
-    /// Path of the file, as `ls` prints it or relative to the volume's own folder; the only file otherwise.
+    /// Path of the file, as `ls` prints it or relative to the root of the volume. Default: the only file of the
+    /// snapshot.
     #[arg(value_parser = stored_path())]
     pub path: Option<String>,
 }
@@ -280,27 +284,27 @@ pub struct DumpArguments {
 /// `stowaway logs`
 #[derive(Args, Debug)]
 pub struct LogsArguments {
-    /// Namespace; the kubeconfig's current one by default.
+    /// Namespace. Default: the current namespace of the kubeconfig.
     #[arg(short, long)]
     pub namespace: Option<String>,
     /// Context of the kubeconfig.
     #[arg(long)]
     pub context: Option<String>,
-    /// Only this source.
+    /// Only the logs of this source.
     #[arg(short, long)]
     pub source: Option<SourceName>,
-    /// Text, or one JSON object a line.
+    /// Text, or one JSON object per line.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
-    /// The run, as NAME, or as backup/NAME, restore/NAME or repository/NAME where only one of them is meant.
+    /// The run, as NAME, or as backup/NAME, restore/NAME or repository/NAME to select one kind.
     #[arg(value_parser = run_name)]
     pub run: RunName,
 }
 
-/// Whose runs are asked for.
+/// The object whose logs are shown.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RunName {
-    /// What for; none means whatever has the name.
+    /// Kind of the run. None matches every kind with this name.
     pub kind: Option<RunKind>,
     /// Name of the object.
     pub name: String,
@@ -309,14 +313,14 @@ pub struct RunName {
 /// `stowaway explain`
 #[derive(Args, Debug)]
 pub struct ExplainArguments {
-    /// The file, YAML or JSON, with pods, workloads and Repositories, or lists of them; - is stdin.
+    /// File, YAML or JSON, with pods, workloads and Repositories, or lists of them; - reads stdin.
     #[arg(short, long)]
     pub filename: String,
-    /// Namespace of objects that name none.
+    /// Namespace of the objects that do not name a namespace.
     #[arg(short, long, default_value = "default")]
     pub namespace: String,
-    /// Image reference of what would be injected.
-    #[arg(long, default_value = crate::build::manifests::IMAGE)]
+    /// Image reference of the injected containers.
+    #[arg(long, default_value = crate::resources::manifests::IMAGE)]
     pub image: String,
     /// Text, or JSON with the patches.
     #[arg(short, long, value_enum, default_value_t)]
@@ -326,7 +330,7 @@ pub struct ExplainArguments {
 /// `stowaway controller`
 #[derive(Args, Debug)]
 pub struct ControllerArguments {
-    /// Image of the runs' pods; the controller's own.
+    /// Image of the runs' pods, which is the controller's own image.
     #[arg(long, env = "STOWAWAY_IMAGE")]
     pub image: String,
     /// Port of /metrics and /healthz.
@@ -338,7 +342,7 @@ pub struct ControllerArguments {
 #[derive(Args, Debug)]
 pub struct TrustArguments {
     /// Namespace of the webhook.
-    #[arg(long, env = "POD_NAMESPACE", default_value = crate::build::manifests::NAMESPACE)]
+    #[arg(long, env = "POD_NAMESPACE", default_value = crate::resources::manifests::NAMESPACE)]
     pub namespace: String,
     /// Port of /metrics and /healthz.
     #[arg(long, env = "STOWAWAY_METRICS_PORT", default_value_t = 8080)]
@@ -348,28 +352,29 @@ pub struct TrustArguments {
 /// `stowaway webhook`
 #[derive(Args, Debug)]
 pub struct WebhookArguments {
-    /// Image of what is put into pods; the webhook's own.
+    /// Image of the injected containers, which is the webhook's own image.
     #[arg(long, env = "STOWAWAY_IMAGE")]
     pub image: String,
-    /// Namespace it runs in.
-    #[arg(long, env = "POD_NAMESPACE", default_value = crate::build::manifests::NAMESPACE)]
+    /// Namespace in which the webhook runs.
+    #[arg(long, env = "POD_NAMESPACE", default_value = crate::resources::manifests::NAMESPACE)]
     pub namespace: String,
-    /// Name of its Service there.
+    /// Name of the webhook's Service.
     #[arg(long, default_value = "stowaway-webhook")]
     pub service: String,
-    /// Name of its own pod.
+    /// Name of the webhook's own pod.
     #[arg(long, env = "POD_NAME", default_value = "stowaway-webhook")]
     pub instance: String,
-    /// Port at which the API server calls. (Private clusters of some clouds let only 443 and 10250 through.)
+    /// Port on which the API server connects. (Private clusters of some clouds allow only 443 and 10250.)
     #[arg(long, default_value_t = 10250)]
     pub port: u16,
     /// Port of /healthz, /readyz and /metrics.
     #[arg(long, default_value_t = 8080)]
     pub health_port: u16,
-    /// How long it serves after it was told to end.
+    /// How long the webhook serves after SIGTERM.
     #[arg(long, default_value = "10s", value_parser = duration)]
     pub drain: Duration,
-    /// Folder with tls.crt, tls.key and ca.crt, as cert-manager's Secret is mounted; the webhook makes its own otherwise.
+    /// Folder with tls.crt, tls.key and ca.crt, as cert-manager's Secret is mounted. Default: the webhook issues its
+    /// own.
     #[arg(long)]
     pub certificates_folder: Option<PathBuf>,
 }
@@ -385,7 +390,7 @@ fn run_name(text: &str) -> Result<RunName, String> {
         Some(("check", name)) => (Some(RunKind::Check), name),
         Some((kind, _)) => {
             return Err(format!(
-                "no runs of a {kind}: write backup/, restore/, or repository/, repack/, prune/ or check/"
+                "there are no runs of kind {kind}: write backup/, restore/, or repository/, repack/, prune/ or check/"
             ));
         }
     };
@@ -415,7 +420,7 @@ mod tests {
     fn a_local_backup_takes_everything_after_the_dashes() {
         let arguments =
             Arguments::parse_from(["stowaway", "backup", "--repository", "/r", "--init", "--", "pg_dump", "-n", "x"]);
-        let Verb::Backup(backup) = arguments.verb else { panic!("another verb") };
+        let Command::Backup(backup) = arguments.command else { panic!("another command") };
         assert_eq!(backup.command, ["pg_dump", "-n", "x"]);
     }
 

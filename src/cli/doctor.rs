@@ -1,30 +1,29 @@
-//! `doctor`: what is wrong with a repository, and how to mend it.
-//!
-//! It must not know what can be wrong.
+//! `stowaway doctor`: prints the problems of a repository and their remedies.
 
 use tokio_util::sync::CancellationToken;
 
 use super::{
     CliError,
     args::{DoctorArguments, Output},
-    asking, local,
+    local,
+    maintenance::access,
     output::{print_json, print_line},
-    upkeep::access,
+    query,
 };
 use crate::runner::{
     doctor::{self, Diagnosis},
     within_grace,
 };
 
-/// `stowaway doctor`: exit status 1 if anything is broken.
+/// Runs `stowaway doctor`. The exit status is 1 if the repository is broken.
 pub async fn run(arguments: &DoctorArguments) -> Result<u8, CliError> {
-    let place = arguments.place();
-    let diagnosis = if local::repository_of(&place).is_some() {
+    let location = arguments.location();
+    let diagnosis = if local::repository_of(&location).is_some() {
         let cancel = CancellationToken::new();
-        let examining = doctor::examine(access(&place)?, &cancel, arguments.data.part());
+        let examining = doctor::examine(access(&location)?, &cancel, arguments.data.part());
         within_grace(&cancel, examining).await?
     } else {
-        asking::examine(&place, arguments.data.part()).await?
+        query::examine(&location, arguments.data.part()).await?
     };
     match arguments.output {
         Output::Json => print_json(&diagnosis)?,
@@ -43,5 +42,5 @@ fn print(diagnosis: &Diagnosis) -> Result<(), CliError> {
             print_line(&format!("        {}. {step}", number + 1))?;
         }
     }
-    if diagnosis.complaints.is_empty() { print_line("nothing is wrong") } else { Ok(()) }
+    if diagnosis.complaints.is_empty() { print_line("no problems found") } else { Ok(()) }
 }

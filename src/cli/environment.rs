@@ -1,7 +1,5 @@
-//! What opens a repository without a cluster: restic's own environment variables, those of the clouds, and the files of
-//! `ssh`.
-//!
-//! An edge: it reads environment and files, and decides nothing.
+//! Password, credentials and connection of a repository that is used without a cluster. They come from restic's
+//! environment variables, from those of the clouds, and from the files of `ssh`.
 
 use std::{
     collections::BTreeMap,
@@ -15,18 +13,18 @@ use zeroize::Zeroizing;
 
 use super::{
     CliError, local,
-    place::{Surroundings, credentials_in, parse_place},
+    location::{ResticEnv, credentials_in, parse_location},
 };
 use crate::{
     model::{BackendConfig, Connection, Credential, Secret, StoredPassword},
-    repository::{Access, Patience, known_host_keys},
+    repository::{Access, Timeouts, known_host_keys},
 };
 
-/// The access to a repository in restic's notation.
+/// How to open a repository whose location is in restic's notation.
 pub(super) fn access(repository: &str, password_file: Option<&Path>) -> Result<Access, CliError> {
-    let backend = parse_place(
+    let backend = parse_location(
         repository,
-        &Surroundings {
+        &ResticEnv {
             region: variable("AWS_DEFAULT_REGION").or_else(|| variable("AWS_REGION")),
             azure_account: variable("AZURE_ACCOUNT_NAME"),
             azure_suffix: variable("AZURE_ENDPOINT_SUFFIX"),
@@ -36,7 +34,7 @@ pub(super) fn access(repository: &str, password_file: Option<&Path>) -> Result<A
     )?;
     let StoredPassword { password, untrimmed } = match password_file {
         Some(file) => password_of("the password file", file)?,
-        // What is in the environment counts as it is, as with restic.
+        // A password in the environment is used unchanged, as in restic.
         None => StoredPassword {
             password: Secret::new(variable("RESTIC_PASSWORD").ok_or_else(|| {
                 let message = "the repository's password is missing; give it by RESTIC_PASSWORD, RESTIC_PASSWORD_FILE or --password-file";
@@ -54,7 +52,7 @@ pub(super) fn access(repository: &str, password_file: Option<&Path>) -> Result<A
         credentials.insert(Credential::CertificateAuthorities, text_of("the file of RESTIC_CACERT", Path::new(&file))?);
     }
     if let Some(file) = variable("RESTIC_TLS_CLIENT_CERT") {
-        // Certificate and key in one file.
+        // The file holds both the certificate and the key.
         let both = text_of("the file of RESTIC_TLS_CLIENT_CERT", Path::new(&file))?;
         credentials.insert(Credential::ClientCertificate, both);
     }
@@ -67,7 +65,7 @@ pub(super) fn access(repository: &str, password_file: Option<&Path>) -> Result<A
         credentials,
         holder: local::lock_holder(),
         locks: local::lock_rules(),
-        patience: Patience::default(),
+        timeouts: Timeouts::default(),
         expected_ids: Vec::new(),
     })
 }
@@ -123,7 +121,7 @@ fn credentials(backend: &BackendConfig) -> Result<BTreeMap<Credential, Secret>, 
     }
 }
 
-/// One without the other is a mistake, and no wish to go without.
+/// Refuses one variable without the other, because that is a mistake and not a choice of anonymous access.
 fn both(
     found: &BTreeMap<Credential, Secret>,
     (one, its_name): (Credential, &str),
@@ -132,7 +130,7 @@ fn both(
     if found.contains_key(&one) == found.contains_key(&other) {
         return Ok(());
     }
-    Err(CliError::Usage(format!("of {its_name} and {name} only one is in the environment; give both")))
+    Err(CliError::Usage(format!("only one of {its_name} and {name} is set; set both")))
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -146,7 +144,7 @@ pub(super) fn password_of(what: &str, file: &Path) -> Result<StoredPassword, Cli
     StoredPassword::read(&content).ok_or_else(|| unreadable(&"it is neither UTF-8 nor UTF-16 with a byte order mark"))
 }
 
-/// The text in a file; a newline at its end is not part of it.
+/// The text in a file, without a newline at its end.
 pub(super) fn text_of(what: &str, file: &Path) -> Result<Secret, CliError> {
     let text = fs::read_to_string(file)
         .map_err(|error| CliError::Usage(format!("{what} {} cannot be read: {error}", file.display())))?;

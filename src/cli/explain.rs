@@ -1,6 +1,5 @@
-//! `stowaway explain`: what would be put into the pods of a file, and why, or why not. It asks no cluster.
-//!
-//! It decides nothing; `inject` does.
+//! `stowaway explain`: prints what the webhook would inject into the pods of a file, and why or why not. It needs no
+//! cluster; `inject` decides.
 
 mod k8up;
 
@@ -16,11 +15,11 @@ use super::{
 };
 use crate::{
     api::{self, Repository},
-    inject::{Effect, Explanation, InjectionFacts, MAXIMUM_BYTES, QualityOfService, Strict, explain, pods_of},
+    inject::{Effect, Explanation, InjectionFacts, MAXIMUM_BYTES, QualityOfService, StrictJson, explain, pods_of},
     model::injected::{HELPER_MOUNT, SECRETS_FOLDER, VOLUMES_FOLDER},
 };
 
-/// Runs the verb; 2 when something in the file has to be mended.
+/// Runs the command. The exit status is 2 if something in the file must be fixed.
 pub fn run(arguments: &ExplainArguments) -> Result<u8, CliError> {
     let text = read(&arguments.filename)?;
     let documents = documents(&text)?;
@@ -64,14 +63,14 @@ pub fn run(arguments: &ExplainArguments) -> Result<u8, CliError> {
         }
     }
     for line in foreign.iter().flatten() {
-        // The JSON is of pods alone.
+        // The JSON output is about pods only.
         if arguments.output == Output::Json { note(line) } else { print_line(line)? }
     }
-    // An object that nothing acts on makes no backup.
+    // An object that Stowaway ignores makes no backup, so the exit status is 2.
     Ok(if explanations.iter().any(Explanation::is_refused) || !foreign.is_empty() { 2 } else { 0 })
 }
 
-/// The Repositories of the file, also of lists in it.
+/// The Repositories of the file, including those in lists.
 fn repositories(documents: &[Value], namespace: &str) -> Result<Vec<Repository>, CliError> {
     let items = |object: &Value| object.get("items").and_then(Value::as_array).cloned();
     let mut repositories = Vec::new();
@@ -84,7 +83,7 @@ fn repositories(documents: &[Value], namespace: &str) -> Result<Vec<Repository>,
                 continue;
             }
             let mut repository: Repository = serde_json::from_value(object).map_err(|error| {
-                CliError::Usage(format!("document {} of the file is no Repository: {error}", index + 1))
+                CliError::Usage(format!("document {} of the file is not a valid Repository: {error}", index + 1))
             })?;
             repository.metadata.namespace.get_or_insert_with(|| namespace.to_owned());
             repositories.push(repository);
@@ -112,15 +111,16 @@ fn read(filename: &str) -> Result<String, CliError> {
     Ok(text)
 }
 
-/// More than any file of manifests; a device without end is not read for ever.
+/// Larger than any file of manifests. It bounds the read from an endless device.
 const MAXIMUM_FILE_BYTES: usize = 16 * MAXIMUM_BYTES;
 
-/// The objects of a file, YAML or JSON; empty documents are none.
+/// The objects of a file, YAML or JSON, without empty documents.
 fn documents(text: &str) -> Result<Vec<Value>, CliError> {
     let mut objects = Vec::new();
     for (index, document) in serde_norway::Deserializer::from_str(text).enumerate() {
-        let Strict(object) = Strict::deserialize(document)
-            .map_err(|error| CliError::Usage(format!("document {} of the file is not read: {error}", index + 1)))?;
+        let StrictJson(object) = StrictJson::deserialize(document).map_err(|error| {
+            CliError::Usage(format!("document {} of the file cannot be parsed: {error}", index + 1))
+        })?;
         if !object.is_null() {
             objects.push(object);
         }
@@ -128,7 +128,7 @@ fn documents(text: &str) -> Result<Vec<Value>, CliError> {
     Ok(objects)
 }
 
-/// One pod for people.
+/// The text output for one pod.
 fn lines(explanation: &Explanation) -> Vec<String> {
     let Explanation {
         object,
@@ -146,10 +146,10 @@ fn lines(explanation: &Explanation) -> Vec<String> {
     } = explanation;
     let effect = match effect {
         Effect::Inject => "injected",
-        // Its workload is what a person applies, and that is refused.
+        // The user applies the workload, and the webhook refuses it.
         Effect::Skip if findings.iter().any(|finding| !finding.is_of_others()) => "refused",
         Effect::Skip if !findings.is_empty() => "not injected",
-        Effect::Skip => "left as it is",
+        Effect::Skip => "unchanged",
         Effect::Refuse => "refused",
     };
     let mut lines = vec![format!("{object} in namespace {namespace}: {effect} ({cause})")];
@@ -162,18 +162,21 @@ fn lines(explanation: &Explanation) -> Vec<String> {
     }
     for secret in &injected.secrets {
         let containers = injected.helper_in.join(", ");
-        row("secret", format!("{secret} into container {containers}, at {SECRETS_FOLDER}/{secret}; it may be missing"));
+        row(
+            "secret",
+            format!("{secret} into container {containers}, at {SECRETS_FOLDER}/{secret}; the Secret may be missing"),
+        );
     }
     let volumes = injected.volumes.join(", ");
     if injected.sidecar {
         let volumes = if volumes.is_empty() { "no volumes".to_owned() } else { format!("{volumes} (read-only)") };
-        row("sidecar", format!("sees {volumes} in {VOLUMES_FOLDER}"));
+        row("sidecar", format!("mounts {volumes} in {VOLUMES_FOLDER}"));
     }
     if injected.restore {
-        row("restore", format!("fills {volumes} before the app starts, when it is empty"));
+        row("restore", format!("restores {volumes} before the app starts, if empty"));
     }
     if let Some(store) = &injected.store {
-        row("store", format!("Repository {store}; the pod starts without its Secrets, its backups do not"));
+        row("store", format!("Repository {store}; the pod starts without its Secrets, but backups need them"));
     }
     if let Some(assumption) = assumption {
         row("assumed", assumption.clone());

@@ -1,7 +1,6 @@
-//! The logs of runs, of their own pods alone: labels can be written by every tenant, so a pod counts only if it has the
-//! account of its Job, which none but the controller's Jobs get, and which a pod keeps for ever.
-//!
-//! It must not know what the lines mean.
+//! Follows the logs of runs, and checks that a pod belongs to its run. Every tenant can write labels, so labels prove
+//! nothing. A pod counts only if it runs as its Job's service account: only the controller's Jobs get that account, and
+//! a pod's account is immutable.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -15,30 +14,30 @@ use kube::{
 use super::output::note;
 use crate::{
     cluster::observe,
-    plan::names::{Owner, account_name},
+    plan::names::{OwnerRef, account_name},
 };
 
-/// How often is looked for a pod that is not there yet.
-const GLANCE: Duration = Duration::from_millis(300);
-/// So many failures in a row end the search for a pod: its log is then missing, and the verdict is not.
+/// How often a pod that does not exist yet is looked up.
+const POLL_PERIOD: Duration = Duration::from_millis(300);
+/// This many consecutive failures end the lookup of a pod. Then its log is missing, but not the verdict.
 const MOST_FAILURES: u32 = 20;
 
-/// Whether the pod is that of the run's Job of this name.
+/// Whether the pod belongs to the run's Job of this name.
 pub(super) fn is_pod_of(pod: &Pod, job: &str) -> bool {
     let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref());
     let owner = observe::controller_of(pod.owner_references());
     account == Some(account_name(job).as_str()) && owner.is_some_and(|owner| owner.kind == "Job" && owner.name == job)
 }
 
-/// Whether the Job is a run of one of these objects: one of them owns it, and it has the account that only the controller
-/// gives.
-pub(super) fn is_run_of(job: &Job, owners: &[Owner]) -> bool {
+/// Whether the Job is a run of one of these objects: one of them owns it, and it has the service account that only the
+/// controller assigns.
+pub(super) fn is_run_of(job: &Job, owners: &[OwnerRef]) -> bool {
     let pod = job.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
     let account = pod.and_then(|pod| pod.service_account_name.as_deref());
     account == Some(account_name(&job.name_any()).as_str()) && owners.iter().any(|owner| owner.controls(&job.metadata))
 }
 
-/// Shows the log lines of runs on stderr while they are waited for.
+/// Shows the log lines of runs on stderr during `--wait`.
 pub(super) struct Follower {
     client: Client,
     namespace: String,
@@ -51,7 +50,7 @@ impl Follower {
         Self { client, namespace: namespace.to_owned(), followed: BTreeSet::new(), tasks: tokio::task::JoinSet::new() }
     }
 
-    /// Follows the pod of a Job, whose name comes from a status.
+    /// Follows the pod of a Job. The name comes from a status.
     pub fn follow(&mut self, job: &str, source: &str) {
         if self.followed.insert(job.to_owned()) {
             let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
@@ -59,7 +58,7 @@ impl Follower {
         }
     }
 
-    /// Gives the last lines a moment; the verdict itself is in the status.
+    /// Waits briefly for the last lines; the verdict itself is in the status.
     pub async fn finish(mut self) {
         let all = async { while self.tasks.join_next().await.is_some() {} };
         let _late = tokio::time::timeout(Duration::from_secs(3), all).await;
@@ -86,7 +85,7 @@ async fn follow_job(pods: Api<Pod>, job: String, source: String) {
                 }
             }
         }
-        tokio::time::sleep(GLANCE).await;
+        tokio::time::sleep(POLL_PERIOD).await;
     };
     let parameters = LogParams { follow: true, ..LogParams::default() };
     match pods.log_stream(&pod.name_any(), &parameters).await {
@@ -106,10 +105,10 @@ mod tests {
 
     use super::*;
 
-    fn owner(uid: &str) -> Owner {
+    fn owner(uid: &str) -> OwnerRef {
         let [api_version, kind, namespace, name] =
             ["stowaway.dev/v1alpha1", "Backup", "shop", "one"].map(str::to_owned);
-        Owner { api_version, kind, namespace, name, uid: uid.to_owned(), since: None }
+        OwnerRef { api_version, kind, namespace, name, uid: uid.to_owned(), since: None }
     }
 
     fn job(account: &str, uid: &str) -> Job {

@@ -1,7 +1,5 @@
-//! The verbs for the keys of a repository by path or URL. New passwords come from a file or from the terminal, and go nowhere
-//! but into the key.
-//!
-//! It must not know what a key is.
+//! `stowaway key`: the commands for the keys of a repository given by path or URL. New passwords come from a file or
+//! from the terminal, and are used for the key only.
 
 use std::io::IsTerminal;
 
@@ -10,10 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     CliError,
-    args::{KeyVerb, NewPassword, Output},
+    args::{KeyCommand, NewPassword, Output},
     environment,
+    maintenance::access,
     output::{print_json, print_line, print_table},
-    upkeep::access,
 };
 use crate::{
     model::Secret,
@@ -22,30 +20,30 @@ use crate::{
 };
 
 /// `stowaway key`
-pub async fn run(verb: &KeyVerb) -> Result<u8, CliError> {
+pub async fn run(command: &KeyCommand) -> Result<u8, CliError> {
     let cancel = CancellationToken::new();
-    match verb {
-        KeyVerb::List { place, output } => {
-            let listing = repository::list_keys(access(place)?, cancel.clone());
+    match command {
+        KeyCommand::List { location, output } => {
+            let listing = repository::list_keys(access(location)?, cancel.clone());
             print(&within_grace(&cancel, async { Ok(listing.await?) }).await?, *output)?;
         }
-        KeyVerb::Add { place, new } => {
-            let access = access(place)?;
+        KeyCommand::Add { location, new } => {
+            let access = access(location)?;
             let adding = repository::add_key(access, cancel.clone(), password(new)?);
             let id = within_grace(&cancel, async { Ok(adding.await?) }).await?;
-            print_line(&format!("key {} added, and opened once; keep its password", &id[..8]))?;
+            print_line(&format!("key {} added and verified; keep its password", &id[..8]))?;
         }
-        KeyVerb::Remove { place, id } => {
-            let removing = repository::remove_key(access(place)?, cancel.clone(), id);
+        KeyCommand::Remove { location, id } => {
+            let removing = repository::remove_key(access(location)?, cancel.clone(), id);
             let id = within_grace(&cancel, async { Ok(removing.await?) }).await?;
-            print_line(&format!("key {} removed: its password opens nothing any more", &id[..8]))?;
+            print_line(&format!("key {} removed: its password no longer opens the repository", &id[..8]))?;
         }
-        KeyVerb::Passwd { place, new } => {
-            let access = access(place)?;
+        KeyCommand::Passwd { location, new } => {
+            let access = access(location)?;
             let changing = repository::change_password(access, cancel.clone(), password(new)?);
             let (new, old) = within_grace(&cancel, async { Ok(changing.await?) }).await?;
             print_line(&format!(
-                "key {} takes the place of {}: the old password opens nothing any more",
+                "key {} replaces {}: the old password no longer opens the repository",
                 &new[..8],
                 &old[..8]
             ))?;
@@ -69,7 +67,7 @@ fn print(keys: &[KeySummary], output: Output) -> Result<(), CliError> {
 fn password(new: &NewPassword) -> Result<Secret, CliError> {
     let password = match &new.new_password_file {
         Some(file) => environment::password_of("the file of the new password", file)?.password,
-        None => ask()?,
+        None => prompt_password()?,
     };
     if password.expose().is_empty() {
         return Err(CliError::Usage("the new password is empty".to_owned()));
@@ -77,18 +75,18 @@ fn password(new: &NewPassword) -> Result<Secret, CliError> {
     Ok(password)
 }
 
-/// Asks twice, unseen.
-fn ask() -> Result<Secret, CliError> {
+/// Prompts for the password twice, without echo.
+fn prompt_password() -> Result<Secret, CliError> {
     let terminal = Term::stderr();
     if !std::io::stdin().is_terminal() || !terminal.is_term() {
         return Err(CliError::Usage(
-            "there is no terminal to ask for the new password; give --new-password-file".to_owned(),
+            "there is no terminal to prompt for the new password; give --new-password-file".to_owned(),
         ));
     }
     let line = |prompt: &str| {
         terminal.write_str(prompt).and_then(|()| terminal.read_secure_line()).map(Secret::new).map_err(CliError::Output)
     };
-    let (first, second) = (line("new password: ")?, line("the same again: ")?);
+    let (first, second) = (line("new password: ")?, line("repeat the new password: ")?);
     if first.expose() == second.expose() {
         return Ok(first);
     }

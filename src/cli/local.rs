@@ -1,6 +1,5 @@
-//! The verbs on a repository by path or URL, without a cluster: the same pipeline and the same gate.
-//!
-//! An edge: the terminal is here.
+//! The commands on a repository given by path or URL, without a cluster. They use the same pipeline and the same gate
+//! as runs in a cluster.
 
 use std::{env, io::IsTerminal, path::Path, sync::Arc, time::Duration};
 
@@ -10,33 +9,40 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     CliError,
-    args::{BackupArguments, DumpArguments, LsArguments, Output, Place, RestoreArguments, SnapshotsArguments},
+    args::{
+        BackupArguments, DumpArguments, LsArguments, Output, RepositoryArguments, RestoreArguments, SnapshotsArguments,
+    },
     environment::access,
     output,
 };
 use crate::{
-    cluster::exec::Limits,
-    model::{Failure, Reason, SnapshotIdentity, SourceName, SourceReport, VolumeRestore, WantedSnapshot},
+    exec::Limits,
+    model::{Failure, Reason, RunReport, SnapshotIdentity, SourceName, VolumeRestore, WantedSnapshot},
     repository::{self, LockHolder, LockRules, ProcessesHere, Progress, Repository},
-    runner::{self, BackupRun, DumpFrom, FeedTo, JudgedCommand, RestoreRun, questions, with_repository, within_grace},
-    seal::Way,
-    stream::Piece,
+    runner::{
+        self, BackupInput, BackupRun, JudgedCommand, RestoreOutput, RestoreRun, questions, with_repository,
+        within_grace,
+    },
+    seal::ExecMode,
+    stream::StreamItem,
 };
 
-/// The place of a repository that is used without a cluster, if the arguments or the environment name one.
-pub fn repository_of(place: &Place) -> Option<String> {
-    if place.repository.is_some() {
-        return place.repository.clone();
+/// The location of a repository that is used without a cluster, if the arguments or the environment name one.
+pub fn repository_of(location: &RepositoryArguments) -> Option<String> {
+    if location.repository.is_some() {
+        return location.repository.clone();
     }
-    let of_cluster = place.namespace.is_some() || place.context.is_some() || place.repository_name.is_some();
+    let of_cluster = location.namespace.is_some() || location.context.is_some() || location.repository_name.is_some();
     if of_cluster { None } else { env::var("RESTIC_REPOSITORY").ok().filter(|text| !text.is_empty()) }
 }
 
-/// `stowaway backup --repository PLACE -- COMMAND`
+/// `stowaway backup --repository REPOSITORY -- COMMAND`
 pub async fn backup(repository: &str, arguments: BackupArguments) -> Result<u8, CliError> {
     refuse_backup_options_of_a_cluster(&arguments)?;
     let program = arguments.command.first().ok_or_else(|| {
-        CliError::Usage("a local backup needs a command: stowaway backup --repository PLACE -- COMMAND ...".to_owned())
+        CliError::Usage(
+            "a local backup needs a command: stowaway backup --repository REPOSITORY -- COMMAND ...".to_owned(),
+        )
     })?;
     let name = program.rsplit('/').next().unwrap_or(program);
     let path = match &arguments.stdin_filename {
@@ -50,7 +56,7 @@ pub async fn backup(repository: &str, arguments: BackupArguments) -> Result<u8, 
     };
     let mut identity = SnapshotIdentity { host, path: path.clone(), tags: Vec::new() };
     identity.push_tag(SnapshotIdentity::SOURCE, source.as_str())?;
-    let access = access(repository, arguments.place.password_file.as_deref())?;
+    let access = access(repository, arguments.location.password_file.as_deref())?;
     let run = BackupRun {
         source,
         identity,
@@ -68,7 +74,7 @@ pub async fn backup(repository: &str, arguments: BackupArguments) -> Result<u8, 
             repository::open_or_create(access.clone(), cancel.clone()).await?.close().await;
         }
         with_repository(access, &cancel, async |repository| {
-            let from = DumpFrom::Local(Way::Shell, judged.argv().to_vec());
+            let from = BackupInput::Local(ExecMode::Shell, judged.argv().to_vec());
             Ok(runner::backup(repository, run, from, progress.clone(), cancel.clone()).await)
         })
         .await
@@ -77,7 +83,7 @@ pub async fn backup(repository: &str, arguments: BackupArguments) -> Result<u8, 
     finish(report.map(|report| judged.explain(report)), arguments.output)
 }
 
-/// `stowaway restore --repository PLACE --source SOURCE -- COMMAND`
+/// `stowaway restore --repository REPOSITORY --source SOURCE -- COMMAND`
 pub async fn restore(repository: &str, arguments: &RestoreArguments) -> Result<u8, CliError> {
     refuse_restore_options_of_a_cluster(arguments)?;
     if let Some(target) = &arguments.target {
@@ -85,39 +91,41 @@ pub async fn restore(repository: &str, arguments: &RestoreArguments) -> Result<u
     }
     let from = wanted(arguments)?;
     if arguments.command.is_empty() {
-        let message = "a local restore needs a folder or a command: stowaway restore --repository PLACE --source SOURCE --target FOLDER, \
+        let message = "a local restore needs a folder or a command: stowaway restore --repository REPOSITORY --source SOURCE --target FOLDER, \
              or ... -- COMMAND ...";
         return Err(CliError::Usage(message.to_owned()));
     }
-    let access = access(repository, arguments.place.password_file.as_deref())?;
+    let access = access(repository, arguments.location.password_file.as_deref())?;
     let limits = Limits { timeout: arguments.timeout, idle_timeout: arguments.idle_timeout };
     let run = RestoreRun { from, limits };
     let judged = JudgedCommand::new(arguments.command.clone(), true);
     let cancel = CancellationToken::new();
     let work = with_repository(access, &cancel, async |repository| {
-        let to = FeedTo::Local(Way::Shell, judged.argv().to_vec());
+        let to = RestoreOutput::Local(ExecMode::Shell, judged.argv().to_vec());
         Ok(runner::restore(repository, run, to, cancel.clone()).await)
     });
     let report = within_grace(&cancel, work).await;
     finish(report.map(|report| judged.explain(report)), arguments.output)
 }
 
-/// What shapes a Backup object has no meaning without a cluster.
+/// Refuses the options that describe a Backup object, because they have no meaning without a cluster.
 fn refuse_backup_options_of_a_cluster(arguments: &BackupArguments) -> Result<(), CliError> {
     if arguments.selector.is_none() && arguments.name.is_none() && arguments.retry_limit.is_none() {
         return Ok(());
     }
-    let message = "--selector, --name and --retry-limit belong to a Backup in a cluster, and go without --repository";
+    let message =
+        "--selector, --name and --retry-limit belong to a Backup in a cluster; leave them out with --repository";
     Err(CliError::Usage(message.to_owned()))
 }
 
-/// What names objects of a cluster has no meaning without one, and a command reads one whole file.
+/// Refuses the options that name objects of a cluster, and combinations without meaning: a command reads one whole
+/// file.
 fn refuse_restore_options_of_a_cluster(arguments: &RestoreArguments) -> Result<(), CliError> {
     let given = [
         ("--pod", arguments.pod.is_some()),
         ("--container", arguments.container.is_some()),
         ("--claim", arguments.claim.is_some()),
-        ("--archive", arguments.archive.place.is_some()),
+        ("--archive", arguments.archive.location.is_some()),
         ("--name", arguments.name.is_some()),
     ];
     if let Some((option, _)) = given.into_iter().find(|(_, is_given)| *is_given) {
@@ -126,22 +134,22 @@ fn refuse_restore_options_of_a_cluster(arguments: &RestoreArguments) -> Result<(
         )));
     }
     if !arguments.paths.is_empty() && arguments.target.is_none() {
-        return Err(CliError::Usage("--path goes with --target: a command reads one whole file".to_owned()));
+        return Err(CliError::Usage("--path needs --target, because a command reads one whole file".to_owned()));
     }
     if arguments.idle_timeout.is_some() && arguments.target.is_some() {
         return Err(CliError::Usage(
-            "--idle-timeout goes with a command; --timeout ends a restore into a folder".to_owned(),
+            "--idle-timeout needs a command; --timeout limits a restore into a folder".to_owned(),
         ));
     }
     Ok(())
 }
 
-/// `stowaway restore --repository PLACE --source SOURCE --target FOLDER`
+/// `stowaway restore --repository REPOSITORY --source SOURCE --target FOLDER`
 async fn restore_into(repository: &str, arguments: &RestoreArguments, target: &Path) -> Result<u8, CliError> {
     let from = wanted(arguments)?;
-    let access = access(repository, arguments.place.password_file.as_deref())?;
+    let access = access(repository, arguments.location.password_file.as_deref())?;
     std::fs::create_dir_all(target)
-        .map_err(|error| CliError::Usage(format!("the folder {} cannot be made: {error}", target.display())))?;
+        .map_err(|error| CliError::Usage(format!("the folder {} cannot be created: {error}", target.display())))?;
     let run = VolumeRestore {
         from,
         paths: arguments.paths.clone(),
@@ -157,7 +165,8 @@ async fn restore_into(repository: &str, arguments: &RestoreArguments, target: &P
     finish(within_grace(&cancel, work).await, arguments.output)
 }
 
-/// Without a cluster there is no namespace, and the snapshots of all hosts are meant unless one is named.
+/// The snapshot to restore. Without a cluster there is no namespace, so snapshots of all hosts match unless one is
+/// named.
 fn wanted(arguments: &RestoreArguments) -> Result<WantedSnapshot, CliError> {
     Ok(WantedSnapshot {
         source: arguments.source()?,
@@ -168,36 +177,37 @@ fn wanted(arguments: &RestoreArguments) -> Result<WantedSnapshot, CliError> {
     })
 }
 
-fn finish(report: Result<SourceReport, Failure>, output: Output) -> Result<u8, CliError> {
-    let report = report.unwrap_or_else(|failure| SourceReport::failed(failure, Duration::ZERO));
-    runner::story::tell_verdict(&report);
+fn finish(report: Result<RunReport, Failure>, output: Output) -> Result<u8, CliError> {
+    let report = report.unwrap_or_else(|failure| RunReport::failed(failure, Duration::ZERO));
+    runner::story::log_verdict(&report);
     if output == Output::Json {
         output::print_json(&report)?;
     }
     Ok(runner::story::exit_code(report.verdict))
 }
 
-/// `stowaway snapshots --repository PLACE`
+/// `stowaway snapshots --repository REPOSITORY`
 pub async fn snapshots(repository: &str, arguments: &SnapshotsArguments) -> Result<u8, CliError> {
-    let rows = ask(repository, &arguments.place, questions::snapshots).await?;
+    let rows = query(repository, &arguments.location, questions::snapshots).await?;
     output::print_snapshots(rows, arguments.source.as_ref(), arguments.output)
 }
 
-/// `stowaway ls --repository PLACE SNAPSHOT`
+/// `stowaway ls --repository REPOSITORY SNAPSHOT`
 pub async fn ls(repository: &str, arguments: &LsArguments) -> Result<u8, CliError> {
-    let rows = ask(repository, &arguments.place, async |open| questions::list(open, &arguments.snapshot).await).await?;
+    let rows =
+        query(repository, &arguments.location, async |open| questions::list(open, &arguments.snapshot).await).await?;
     output::print_entries(&rows, arguments.output)
 }
 
-/// `stowaway dump --repository PLACE SNAPSHOT [PATH]`
+/// `stowaway dump --repository REPOSITORY SNAPSHOT [PATH]`
 pub async fn dump(repository: &str, arguments: &DumpArguments) -> Result<u8, CliError> {
     let (snapshot, path) = (&arguments.snapshot, arguments.path.as_deref());
-    let written = ask(repository, &arguments.place, async |open| write_file(open, snapshot, path).await).await?;
+    let written = query(repository, &arguments.location, async |open| write_file(open, snapshot, path).await).await?;
     written.map_err(CliError::Output)?;
     Ok(0)
 }
 
-/// Writes one stored file to stdout. What went wrong with stdout is the inner error.
+/// Writes one stored file to stdout. The inner error is that of stdout.
 pub async fn write_file(
     repository: &Repository,
     snapshot: &str,
@@ -207,35 +217,35 @@ pub async fn write_file(
     let mut stdout = tokio::io::stdout();
     loop {
         match file.pieces.recv().await {
-            Some(Piece::Data(bytes)) => {
+            Some(StreamItem::Data(bytes)) => {
                 if let Err(error) = stdout.write_all(&bytes).await {
                     return Ok(Err(error));
                 }
             }
-            Some(Piece::End(_)) => return Ok(stdout.flush().await),
-            Some(Piece::Broken(failure)) => return Err(failure),
-            None => return Err(Failure::new(Reason::StreamCut, "the stored file ended without its end")),
+            Some(StreamItem::End(_)) => return Ok(stdout.flush().await),
+            Some(StreamItem::Broken(failure)) => return Err(failure),
+            None => return Err(Failure::new(Reason::StreamCut, "the stored file ended without its end marker")),
         }
     }
 }
 
-/// How this process signs its locks.
+/// The holder which this process writes into its locks.
 pub fn lock_holder() -> LockHolder {
     let user = env::var("USER").ok().filter(|name| !name.is_empty());
     LockHolder::of_this_process(host_name(), user.as_deref().unwrap_or("unknown"))
 }
 
-/// How it meets those of others: a person waits for nobody without being told.
+/// How this process treats the locks of other clients. It does not wait for them, because a user would not know why.
 pub fn lock_rules() -> LockRules {
-    LockRules { judge: Arc::new(ProcessesHere { holder: lock_holder() }), wait: Duration::ZERO }
+    LockRules { probe: Arc::new(ProcessesHere { holder: lock_holder() }), wait: Duration::ZERO }
 }
 
-async fn ask<T>(
+async fn query<T>(
     repository: &str,
-    place: &Place,
+    location: &RepositoryArguments,
     question: impl AsyncFnOnce(&Repository) -> Result<T, Failure>,
 ) -> Result<T, CliError> {
-    let access = access(repository, place.password_file.as_deref())?;
+    let access = access(repository, location.password_file.as_deref())?;
     let cancel = CancellationToken::new();
     Ok(within_grace(&cancel, with_repository(access, &cancel, question)).await?)
 }
@@ -244,13 +254,13 @@ fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// The text with all that a source name cannot hold made `-`.
+/// The text in lower case; characters that a source name cannot contain become `-`.
 fn plain(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.' | '_');
     text.to_lowercase().chars().map(|c| if is_plain(c) { c } else { '-' }).collect()
 }
 
-/// Shows the bytes that have passed while `work` goes on, if a person watches.
+/// Shows the bytes read so far while `work` runs, if stderr is a terminal.
 async fn with_bar<T>(progress: Arc<Progress>, work: impl Future<Output = T>) -> T {
     if !std::io::stderr().is_terminal() {
         return work.await;
@@ -275,18 +285,18 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::cli::args::{Arguments, Verb};
+    use crate::cli::args::{Arguments, Command};
 
-    fn refusal(words: &str) -> String {
-        let arguments = Arguments::try_parse_from(["stowaway"].into_iter().chain(words.split(' '))).unwrap();
-        let refused = match &arguments.verb {
-            Verb::Restore(arguments) => refuse_restore_options_of_a_cluster(arguments),
-            Verb::Backup(arguments) => refuse_backup_options_of_a_cluster(arguments),
-            verb => panic!("{verb:?}"),
+    fn refusal(line: &str) -> String {
+        let arguments = Arguments::try_parse_from(["stowaway"].into_iter().chain(line.split(' '))).unwrap();
+        let refused = match &arguments.command {
+            Command::Restore(arguments) => refuse_restore_options_of_a_cluster(arguments),
+            Command::Backup(arguments) => refuse_backup_options_of_a_cluster(arguments),
+            command => panic!("{command:?}"),
         };
         match refused.unwrap_err() {
             CliError::Usage(message) => message,
-            error => panic!("{words}: {error}"),
+            error => panic!("{line}: {error}"),
         }
     }
 

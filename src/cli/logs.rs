@@ -1,7 +1,5 @@
-//! `stowaway logs`: the logs of every attempt of every source of a run, oldest first; of a source whose pods are gone, what its
-//! status keeps of the log.
-//!
-//! It must not know what the lines mean.
+//! `stowaway logs`: the logs of every attempt of every source of a run, oldest first. If the pods of a source are
+//! deleted, it shows the part of the log that the status keeps.
 
 mod kept;
 
@@ -29,11 +27,11 @@ use crate::{
     api::{Backup, Repository, Restore},
     plan::{
         labels::{ATTEMPT, KIND, RUN, SOURCE},
-        names::{Owner, RunKind},
+        names::{OwnerRef, RunKind},
     },
 };
 
-/// Prints them all; a run without any pod is an error, since silence would look like success.
+/// Prints the logs. A run without any pod is an error, because empty output would look like success.
 pub async fn logs(arguments: &LogsArguments) -> Result<u8, CliError> {
     let (client, namespace) = remote::connect(arguments.namespace.as_deref(), arguments.context.as_deref()).await?;
     let RunName { kind, name } = &arguments.run;
@@ -58,7 +56,7 @@ pub async fn logs(arguments: &LogsArguments) -> Result<u8, CliError> {
     if found.is_empty() && kept.is_empty() {
         let message = format!(
             "namespace {namespace} has neither a pod of a run {name} nor a Backup or Restore with its result: pods of runs are \
-             deleted a while after their end (docs/runs.md)"
+             deleted some time after their end (docs/runs.md)"
         );
         return Err(CliError::Usage(message));
     }
@@ -94,8 +92,8 @@ pub async fn logs(arguments: &LogsArguments) -> Result<u8, CliError> {
     Ok(0)
 }
 
-/// The objects whose runs are meant: those of the name, of the kind that was given or of all kinds.
-async fn owners(client: &Client, namespace: &str, RunName { kind, name }: &RunName) -> Result<Vec<Owner>, CliError> {
+/// The objects with this name, of the given kind or of all kinds.
+async fn owners(client: &Client, namespace: &str, RunName { kind, name }: &RunName) -> Result<Vec<OwnerRef>, CliError> {
     let mut found = Vec::new();
     if matches!(kind, None | Some(RunKind::Backup)) {
         found.extend(owner::<Backup>(client, namespace, name).await?);
@@ -109,7 +107,7 @@ async fn owners(client: &Client, namespace: &str, RunName { kind, name }: &RunNa
     Ok(found)
 }
 
-async fn owner<K>(client: &Client, namespace: &str, name: &str) -> Result<Option<Owner>, CliError>
+async fn owner<K>(client: &Client, namespace: &str, name: &str) -> Result<Option<OwnerRef>, CliError>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
 {
@@ -118,7 +116,7 @@ where
     let object = objects.get_metadata_opt(name).await;
     let object = object.map_err(CliError::cluster(format!("read the {kind} {namespace}/{name}")))?;
     Ok(object.and_then(|object| {
-        Some(Owner {
+        Some(OwnerRef {
             api_version: K::api_version(&()).into_owned(),
             kind: kind.into_owned(),
             namespace: namespace.to_owned(),

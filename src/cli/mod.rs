@@ -1,80 +1,80 @@
-//! The command line: what is typed becomes calls, what comes back becomes text and an exit status. No decisions.
+//! The command line. It turns arguments into calls, and results into text and an exit status.
 
 mod answering;
-mod archive_place;
+mod archive_target;
 pub mod args;
-mod asking;
-mod controller_life;
+mod controller_lease;
 mod doctor;
 mod environment;
 mod explain;
 mod follow;
 mod keys;
 mod local;
+mod location;
 mod logs;
+mod maintenance;
 mod namespace;
 mod output;
-mod place;
+mod query;
 mod remote;
 mod rights;
 mod selector;
-mod upkeep;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use self::args::{Arguments, Verb};
+use self::args::{Arguments, Command};
 use crate::{
-    annotations, build, controller,
+    annotations, controller,
     model::{Failure, SourceNameError, TagError},
-    repository, runner,
+    repository, resources, runner,
     telemetry::{self, LogOutput},
     webhook,
 };
 
-/// The exit status of a program that SIGPIPE ends, by the convention of shells. Rust's programs ignore that signal.
+/// The exit status of a program that SIGPIPE ends, by the convention of shells. Rust programs ignore that signal.
 const CLOSED_PIPE: u8 = 141;
 
-/// Why a verb did not get to a verdict.
+/// Why a command ended without a verdict.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
-    /// What was typed, or an object that was refused.
+    /// Wrong usage, or an object that was refused.
     #[error("{0}")]
     Usage(String),
-    /// A place that could not be read.
+    /// A repository location that cannot be parsed.
     #[error(transparent)]
-    Place(#[from] place::PlaceError),
-    /// A selector that could not be read.
+    Location(#[from] location::LocationError),
+    /// A label selector that cannot be parsed.
     #[error(transparent)]
     Selector(#[from] selector::SelectorError),
-    /// A name that could not be read.
+    /// A source name that cannot be parsed.
     #[error(transparent)]
     Source(#[from] SourceNameError),
-    /// A tag that could not be stored.
+    /// A tag that cannot be stored.
     #[error(transparent)]
     Tag(#[from] TagError),
     /// The work failed.
     #[error("{0}")]
     Failed(#[from] Failure),
-    /// The API server refused an object of the user's.
-    #[error("failed to {doing}: {words}")]
+    /// The API server refused an object of the user.
+    #[error("failed to {doing}: {message}")]
     Refused {
-        /// What was tried.
+        /// The attempted operation.
         doing: String,
         /// The API server's reason, which names the field or the missing right.
-        words: String,
+        message: String,
     },
     /// A signal ended the wait. The text names what continues.
     #[error("{0}")]
     Cancelled(String),
-    /// What was waited for was deleted, which cancels it.
+    /// The object that was waited for was deleted, which cancels its run.
     #[error("{0}")]
     Deleted(String),
-    /// The API server refused or was not reached.
+    /// The API server refused a request or was not reached.
     #[error("failed to {doing}: {}", explain(source.as_ref()))]
     Cluster {
-        /// What was tried.
+        /// The attempted operation.
         doing: String,
         /// Why it failed.
         #[source]
@@ -91,18 +91,18 @@ impl CliError {
         move |source| Self::Cluster { doing, source: Box::new(source) }
     }
 
-    /// For a call that writes an object: an answer about the object is the user's to mend.
+    /// For a call that writes an object: the user must fix what the API server refuses about the object.
     fn refused(doing: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
         let doing = doing.into();
         move |source| match &source {
             kube::Error::Api(status) if matches!(status.code, 400 | 403 | 409 | 413 | 422) => {
-                Self::Refused { doing, words: explain(&source) }
+                Self::Refused { doing, message: explain(&source) }
             }
             _ => Self::Cluster { doing, source: Box::new(source) },
         }
     }
 
-    /// Whether the reader of stdout has gone, as that of `stowaway ls | head` has. It needs no message.
+    /// Whether the reader of stdout closed the pipe, as in `stowaway ls | head`. This needs no message.
     fn is_closed_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe)
     }
@@ -113,7 +113,7 @@ impl CliError {
         }
         match self {
             Self::Usage(_)
-            | Self::Place(_)
+            | Self::Location(_)
             | Self::Source(_)
             | Self::Selector(_)
             | Self::Tag(_)
@@ -124,7 +124,7 @@ impl CliError {
     }
 }
 
-/// The reason of a failed call in one sentence: that of the API server, where it answered.
+/// The reason of a failed call in one sentence: the API server's message, if it answered.
 fn explain(error: &(dyn std::error::Error + 'static)) -> String {
     match error.downcast_ref::<kube::Error>() {
         Some(kube::Error::Api(status)) if !status.message.is_empty() => status.message.clone(),
@@ -132,20 +132,21 @@ fn explain(error: &(dyn std::error::Error + 'static)) -> String {
     }
 }
 
-/// Parses, runs, and returns the exit status.
+/// Parses the arguments, runs the command, and returns the exit status.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Verb::Sidecar { volumes } = &arguments.verb {
-        // What stays is a program a twentieth of our size; it comes back only if it cannot be started.
+    if let Command::Sidecar { volumes } = &arguments.command {
+        // This call replaces the process with the supervisor, whose program is a twentieth of this one's size. It
+        // returns only on failure.
         eprintln!("stowaway: failed to start the supervisor: {}", runner::sidecar::become_supervisor(volumes));
         return ExitCode::FAILURE;
     }
-    let output = match arguments.verb {
-        Verb::Controller(_)
-        | Verb::Webhook(_)
-        | Verb::Trust(_)
-        | Verb::Runner { question: None }
-        | Verb::RestoreStep { .. } => LogOutput::Stdout,
+    let output = match arguments.command {
+        Command::Controller(_)
+        | Command::Webhook(_)
+        | Command::Trust(_)
+        | Command::Runner { question: None }
+        | Command::RestoreStep { .. } => LogOutput::Stdout,
         _ => LogOutput::Stderr,
     };
     telemetry::start(arguments.log_format, output, &arguments.log_level);
@@ -157,60 +158,60 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let status = runtime.block_on(run(arguments.verb)).unwrap_or_else(|error| {
+    let status = runtime.block_on(run(arguments.command)).unwrap_or_else(|error| {
         if !error.is_closed_pipe() {
             output::note(&format!("stowaway: {error}"));
         }
         error.exit_status()
     });
-    // A blocked thread of the engine (a store that hangs) must not keep a run alive that has reported.
+    // A blocked thread of the engine (the store hangs) must not keep the process alive after the run has reported.
     runtime.shutdown_background();
     ExitCode::from(status)
 }
 
-async fn run(verb: Verb) -> Result<u8, CliError> {
-    match verb {
-        Verb::Backup(arguments) => match local::repository_of(&arguments.place) {
+async fn run(command: Command) -> Result<u8, CliError> {
+    match command {
+        Command::Backup(arguments) => match local::repository_of(&arguments.location) {
             Some(repository) => local::backup(&repository, arguments).await,
             None => remote::backup(arguments).await,
         },
-        Verb::Restore(arguments) => match local::repository_of(&arguments.place) {
+        Command::Restore(arguments) => match local::repository_of(&arguments.location) {
             Some(repository) => local::restore(&repository, &arguments).await,
             None if arguments.whole.all => namespace::restore(&arguments).await,
             None => remote::restore(&arguments).await,
         },
-        Verb::Snapshots(arguments) => match local::repository_of(&arguments.place) {
+        Command::Snapshots(arguments) => match local::repository_of(&arguments.location) {
             Some(repository) => local::snapshots(&repository, &arguments).await,
-            None => asking::snapshots(&arguments).await,
+            None => query::snapshots(&arguments).await,
         },
-        Verb::Ls(arguments) => match local::repository_of(&arguments.place) {
+        Command::Ls(arguments) => match local::repository_of(&arguments.location) {
             Some(repository) => local::ls(&repository, &arguments).await,
-            None => asking::ls(&arguments).await,
+            None => query::ls(&arguments).await,
         },
-        Verb::Dump(arguments) => match local::repository_of(&arguments.place) {
+        Command::Dump(arguments) => match local::repository_of(&arguments.location) {
             Some(repository) => local::dump(&repository, &arguments).await,
-            None => asking::dump(&arguments).await,
+            None => query::dump(&arguments).await,
         },
-        Verb::Check(arguments) => upkeep::check(&arguments).await,
-        Verb::Doctor(arguments) => doctor::run(&arguments).await,
-        Verb::Forget(arguments) => upkeep::forget(&arguments).await,
-        Verb::Prune(arguments) => upkeep::prune(&arguments).await,
-        Verb::Unlock(arguments) => upkeep::unlock(&arguments).await,
-        Verb::Key(verb) => keys::run(&verb).await,
-        Verb::Logs(arguments) => logs::logs(&arguments).await,
-        Verb::Explain(arguments) => explain::run(&arguments),
-        Verb::Completions { shell } => {
+        Command::Check(arguments) => maintenance::check(&arguments).await,
+        Command::Doctor(arguments) => doctor::run(&arguments).await,
+        Command::Forget(arguments) => maintenance::forget(&arguments).await,
+        Command::Prune(arguments) => maintenance::prune(&arguments).await,
+        Command::Unlock(arguments) => maintenance::unlock(&arguments).await,
+        Command::Key(command) => keys::run(&command).await,
+        Command::Logs(arguments) => logs::logs(&arguments).await,
+        Command::Explain(arguments) => explain::run(&arguments),
+        Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "stowaway", &mut script);
             output::print_lines(String::from_utf8_lossy(&script).trim_end())?;
             Ok(0)
         }
-        Verb::Manifests { output, image, cert_manager } => manifests(&output, &image, cert_manager),
-        Verb::Annotations => {
+        Command::Manifests { output, image, cert_manager } => manifests(&output, &image, cert_manager),
+        Command::Annotations => {
             output::print_lines(annotations::render().trim_end())?;
             Ok(0)
         }
-        Verb::Controller(arguments) => {
+        Command::Controller(arguments) => {
             let settings = controller::Settings {
                 image: arguments.image,
                 instance: std::env::var("POD_NAME").ok(),
@@ -221,7 +222,7 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
                 .map(|()| 0)
                 .map_err(|error| CliError::Usage(error.to_string()))
         }
-        Verb::Webhook(arguments) => {
+        Command::Webhook(arguments) => {
             let settings = webhook::Settings {
                 image: arguments.image,
                 namespace: arguments.namespace,
@@ -234,19 +235,22 @@ async fn run(verb: Verb) -> Result<u8, CliError> {
             };
             webhook::run(settings, end_signal()).await.map(|()| 0).map_err(|error| CliError::Usage(error.to_string()))
         }
-        Verb::Trust(arguments) => webhook::trust::run_writer(arguments.namespace, arguments.metrics_port, end_signal())
-            .await
-            .map(|()| 0)
-            .map_err(|error| CliError::Usage(error.to_string())),
-        Verb::Sidecar { volumes } => Err(CliError::Usage(runner::sidecar::become_supervisor(&volumes).to_string())),
-        Verb::SidecarRun { volumes } => Ok(runner::sidecar::run_in_sidecar(&volumes).await),
-        Verb::Runner { question: None } => Ok(runner::run_job().await),
-        Verb::Runner { question: Some(question) } => Ok(runner::answer(question).await),
-        Verb::RestoreStep { volumes } => Ok(runner::restore_step(&volumes).await),
+        Command::Trust(arguments) => {
+            webhook::trust::run_writer(arguments.namespace, arguments.metrics_port, end_signal())
+                .await
+                .map(|()| 0)
+                .map_err(|error| CliError::Usage(error.to_string()))
+        }
+        Command::Sidecar { volumes } => Err(CliError::Usage(runner::sidecar::become_supervisor(&volumes).to_string())),
+        Command::SidecarRun { volumes } => Ok(runner::sidecar::run_in_sidecar(&volumes).await),
+        Command::Runner { question: None } => Ok(runner::run_job().await),
+        Command::Runner { question: Some(question) } => Ok(runner::answer(question).await),
+        Command::RestoreStep { volumes } => Ok(runner::restore_step(&volumes).await),
     }
 }
 
-/// Waits for the signal, outside of the log's macro, because a line that is not logged is not evaluated either.
+/// Waits for the end signal. The await is outside of the log macro, because arguments of a disabled log line are not
+/// evaluated.
 fn end_signal() -> impl Future<Output = ()> + Send + 'static {
     let signal = runner::terminated();
     async {
@@ -256,8 +260,8 @@ fn end_signal() -> impl Future<Output = ()> + Send + 'static {
 }
 
 fn manifests(folder: &std::path::Path, image: &str, cert_manager: bool) -> Result<u8, CliError> {
-    let installation = build::manifests::Installation { image, cert_manager, ..Default::default() };
-    let files = build::manifests::files(&installation)
+    let installation = resources::manifests::Installation { image, cert_manager, ..Default::default() };
+    let files = resources::manifests::files(&installation)
         .map_err(|error| CliError::Usage(format!("the manifests cannot be written: {error}")))?;
     for (name, text) in files {
         let path = folder.join(name);
@@ -279,18 +283,19 @@ mod tests {
 
     #[test]
     fn refused_object_is_one_sentence_and_exit_status_2() {
-        let words = "Backup.stowaway.dev \"x\" is invalid: spec.retryLimit: Invalid value: 11: should be less than 11";
+        let message =
+            "Backup.stowaway.dev \"x\" is invalid: spec.retryLimit: Invalid value: 11: should be less than 11";
         for code in [400, 403, 409, 422] {
-            let error = CliError::refused("create the Backup in namespace shop")(answer(code, words));
-            assert_eq!(error.to_string(), format!("failed to create the Backup in namespace shop: {words}"));
+            let error = CliError::refused("create the Backup in namespace shop")(answer(code, message));
+            assert_eq!(error.to_string(), format!("failed to create the Backup in namespace shop: {message}"));
             assert_eq!(error.exit_status(), 2);
         }
-        let error = CliError::refused("create the Backup")(answer(500, "etcd is away"));
-        assert_eq!((error.exit_status(), error.to_string().as_str()), (1, "failed to create the Backup: etcd is away"));
+        let error = CliError::refused("create the Backup")(answer(500, "etcd is down"));
+        assert_eq!((error.exit_status(), error.to_string().as_str()), (1, "failed to create the Backup: etcd is down"));
     }
 
     #[test]
-    fn missing_right_is_told_in_the_words_of_the_api_server_alone() {
+    fn missing_right_is_reported_with_the_message_of_the_api_server_alone() {
         let error = CliError::cluster("list pods")(answer(403, "pods is forbidden"));
         assert_eq!((error.exit_status(), error.to_string().as_str()), (1, "failed to list pods: pods is forbidden"));
     }

@@ -1,6 +1,5 @@
-//! `restore --all`: the snapshots are listed, one Restore is made for each source, and all of them are waited for.
-//!
-//! It must not decide what is restored; see `plan::plan_namespace`.
+//! `restore --all`: lists the snapshots, creates one Restore per source, and waits for all of them.
+//! `plan::plan_namespace` decides which sources are restored.
 
 use std::collections::BTreeSet;
 
@@ -15,38 +14,38 @@ use serde_json::json;
 use super::{
     CliError,
     args::{Output, RestoreArguments},
-    asking, output, remote,
+    output, query, remote,
 };
 use crate::{
     api::{NewClaim, Outcome, Restore, RestoreClaim},
     cluster::{call::CallError, observe},
     model::{Failure, Reason, SnapshotIdentity, SnapshotRecord, StoredClaim, Verdict},
     plan::{
-        self, ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceWish, ObservedPod, SourceFacts, SourceKind,
+        self, ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceRequest, ObservedPod, SourceFacts, SourceKind,
         Workload,
     },
     repository::SnapshotSummary,
     runner::story,
 };
 
-/// How many Restores run at once.
+/// Maximum number of Restores that run at the same time.
 const AT_ONCE: usize = 4;
 
 /// `stowaway restore --all [-n NAMESPACE]`
 pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
     if let Some(Some(workload)) = &arguments.scale_down {
         let message = format!(
-            "--scale-down with --all names no workload ({} {}): it is the one that has the claim mounted",
+            "--scale-down with --all takes no workload ({} {}): the workload that mounts the claim is scaled",
             workload.kind, workload.name
         );
         return Err(CliError::Usage(message));
     }
-    let place = &arguments.place;
-    let (client, namespace) = remote::connect(place.namespace.as_deref(), place.context.as_deref()).await?;
+    let location = &arguments.location;
+    let (client, namespace) = remote::connect(location.namespace.as_deref(), location.context.as_deref()).await?;
     let host = arguments.host.as_deref().unwrap_or(&namespace);
-    let repository = asking::find_repository(&client, &namespace, place.repository_name.as_deref()).await?;
+    let repository = query::find_repository(&client, &namespace, location.repository_name.as_deref()).await?;
     let cluster = repository.status.and_then(|status| status.cluster_id).unwrap_or_default();
-    let snapshots = asking::all_snapshots(place).await?;
+    let snapshots = query::all_snapshots(location).await?;
     let claims = observe::list::<PersistentVolumeClaim>(&client, &namespace, "").await.map_err(call)?;
     let claims: BTreeSet<String> = claims.iter().map(ResourceExt::name_any).collect();
     let pods = pods(&client, &namespace).await.map_err(call)?;
@@ -60,7 +59,7 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
         expected: None,
     });
     let create = remote::new_claim(arguments);
-    let wish = NamespaceWish {
+    let request = NamespaceRequest {
         host,
         as_of: arguments.as_of,
         cluster: &cluster,
@@ -72,7 +71,7 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
     };
     let snapshot_records: Vec<SnapshotRecord<'_>> = snapshots.iter().map(SnapshotSummary::record).collect();
     let facts = NamespaceFacts { snapshots: &snapshot_records, claims: &claims, pods: &pods, sources: &sources };
-    let plan = plan::plan_namespace(wish, facts);
+    let plan = plan::plan_namespace(request, facts);
     if plan.restores.is_empty() && plan.refused.is_empty() {
         return Err(nothing(&snapshots, host).into());
     }
@@ -95,7 +94,7 @@ fn call(CallError { doing, source }: CallError) -> CliError {
     CliError::Cluster { doing, source }
 }
 
-/// The pods, each with what can be scaled, even where nothing is annotated.
+/// The pods, each with its workload that can be scaled, annotated or not.
 async fn pods(client: &Client, namespace: &str) -> Result<Vec<ObservedPod>, CallError> {
     let mut pods = Vec::new();
     for (pod, kind, name) in observe::pods_with_workloads(client, namespace, "").await? {
@@ -117,12 +116,13 @@ async fn pods(client: &Client, namespace: &str) -> Result<Vec<ObservedPod>, Call
 fn nothing(snapshots: &[SnapshotSummary], host: &str) -> Failure {
     let hosts: BTreeSet<&str> = snapshots.iter().map(|snapshot| snapshot.identity.host.as_str()).collect();
     let known = if hosts.is_empty() { "no host".to_owned() } else { hosts.into_iter().collect::<Vec<_>>().join(", ") };
-    let message =
-        format!("the repository has no such snapshots of host {host}; it has some of: {known} (--host names one)");
+    let message = format!(
+        "the repository has no matching snapshots of host {host}; it has snapshots of: {known} (--host selects a host)"
+    );
     Failure::new(Reason::SnapshotNotFound, message)
 }
 
-/// Where the Restores are made.
+/// Where the Restores are created.
 struct Target<'a> {
     client: Client,
     namespace: String,
@@ -130,15 +130,15 @@ struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// Restores one source. Whatever comes in between is its outcome, so that the others go on. Errors: a signal ended the
-    /// wait for all of them.
+    /// Restores one source. A failure becomes the source's outcome, so that the other sources continue. Errors: a
+    /// signal ended the wait for all sources.
     async fn restore(&self, chosen: &ChosenSnapshot<'_>) -> Result<Ended, CliError> {
         let source = &chosen.spec.from.source;
         let mut metadata = remote::metadata(None, "restore");
         metadata.name = metadata.name.map(|name| format!("{name}-{}", plan::names::source_hash(source.as_str())));
         let restores: Api<Restore> = Api::namespaced(self.client.clone(), &self.namespace);
         let mut spec = chosen.spec.clone();
-        spec.repository_ref = remote::reference(&self.arguments.place);
+        spec.repository_ref = remote::reference(&self.arguments.location);
         spec.timeout = self.arguments.timeout.map(Into::into);
         let is_into_command = spec.to.as_ref().is_none_or(|to| to.claim.is_none() && to.archive.is_none());
         spec.idle_timeout = self.arguments.idle_timeout.map(Into::into).filter(|_| is_into_command);
@@ -168,7 +168,7 @@ impl Target<'_> {
     }
 }
 
-/// How one source ended.
+/// The result of one source.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Ended {
@@ -178,7 +178,7 @@ struct Ended {
     outcome: Outcome,
 }
 
-/// What is told: the plan at once, each source as it ends, and in the end the exit status.
+/// The output: first the plan, then each source when it ends, and finally the exit status.
 struct Results {
     output: Output,
     planned: serde_json::Value,
@@ -234,7 +234,7 @@ impl Results {
     }
 }
 
-/// The plan, and what is wrong with it, one line a source.
+/// Prints the plan and its problems, one line per source.
 fn print_plan(plan: &NamespacePlan<'_>) -> Result<(), CliError> {
     let rows = plan.restores.iter().map(|chosen| {
         let claim = chosen.spec.to.as_ref().and_then(|to| to.claim.as_ref());
@@ -265,7 +265,7 @@ fn print_plan(plan: &NamespacePlan<'_>) -> Result<(), CliError> {
     Ok(())
 }
 
-/// How a claim will be made, as far as that is wished or recorded.
+/// Size, storage class and volume mode of a claim that will be created, as far as they are requested or recorded.
 fn shape(new: &NewClaim, identity: &SnapshotIdentity) -> String {
     let stored = StoredClaim::of(identity).unwrap_or_default();
     let size = new.size.as_ref().map(|size| size.0.clone()).or(stored.size);
@@ -274,7 +274,7 @@ fn shape(new: &NewClaim, identity: &SnapshotIdentity) -> String {
     if known.is_empty() { String::new() } else { format!(" ({})", known.join(", ")) }
 }
 
-/// The worst: one that failed counts more than one that is not complete.
+/// The exit status of the worst verdict. A failed source counts more than an incomplete one.
 fn exit_status(verdicts: &[Verdict]) -> u8 {
     let codes: BTreeSet<u8> = verdicts.iter().map(|verdict| story::exit_code(*verdict)).collect();
     if codes.contains(&1) { 1 } else { codes.into_iter().max().unwrap_or(0) }

@@ -1,4 +1,4 @@
-//! How results look on a terminal, or as JSON. It must not know where they come from.
+//! Output of results on a terminal, or as JSON.
 
 use std::{fmt::Write as _, io::Write};
 
@@ -18,29 +18,29 @@ pub fn print_json(value: &impl Serialize) -> Result<(), CliError> {
     print_lines(&text.split('\n').map(escape_json).collect::<Vec<_>>().join("\n"))
 }
 
-/// Prints one line for people to stdout; a closed pipe is an error, not a panic. What is in it may come from a pod, a
-/// repository or a file name, so control characters are escaped.
+/// Prints one line to stdout. A closed pipe is an error, not a panic. Control characters are escaped, because parts of
+/// the line may come from a pod, a repository or a file name.
 pub fn print_line(line: &str) -> Result<(), CliError> {
     print_lines(&escape(line))
 }
 
-/// Prints a text that is escaped already, such as JSON, and a newline.
+/// Prints a text that is already escaped, such as JSON, and a newline.
 pub fn print_lines(text: &str) -> Result<(), CliError> {
     writeln!(std::io::stdout(), "{text}").map_err(CliError::Output)
 }
 
-/// Prints one line for people to stderr, escaped as by [`print_line`].
+/// Prints one line to stderr, escaped as by [`print_line`].
 pub fn note(line: &str) {
     let _gone = writeln!(std::io::stderr(), "{}", escape(line));
 }
 
-/// JSON on one line. Of the control characters `serde_json` escapes those below the space alone.
+/// Prints JSON on one line. `serde_json` escapes only the control characters below U+0020.
 pub fn print_json_line(value: &serde_json::Value) -> Result<(), CliError> {
     print_lines(&escape_json(&value.to_string()))
 }
 
-/// A line of JSON, in which a terminal finds nothing to obey either: what [`escape`] escapes is written as JSON has it. All
-/// of it is within strings, and has four hex digits.
+/// Escapes a line of JSON so that it contains no control character for a terminal: the characters that [`escape`]
+/// escapes become `\u` with four hex digits. All of them are within strings.
 fn escape_json(line: &str) -> String {
     let mut escaped = String::with_capacity(line.len());
     for character in line.chars() {

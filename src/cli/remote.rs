@@ -1,6 +1,5 @@
-//! `backup` and `restore` in a cluster: one object is created, and watched until it has its verdict.
-//!
-//! It must not know how the controller carries it out; it sees status and logs.
+//! `backup` and `restore` in a cluster. The CLI creates one object and watches its status until it has a verdict; it
+//! also shows the logs of the runs.
 
 use std::time::Duration;
 
@@ -19,8 +18,8 @@ use tokio::time::timeout;
 
 use super::{
     CliError,
-    args::{BackupArguments, Output, Place, RestoreArguments},
-    controller_life,
+    args::{BackupArguments, Output, RepositoryArguments, RestoreArguments},
+    controller_lease,
     follow::Follower,
     output::{self, note},
     rights::{self, Right},
@@ -35,12 +34,12 @@ use crate::{
     runner::{story, terminated},
 };
 
-/// How often a run that is waited for looks whether the controller is alive.
-const LOOK_AT_CONTROLLER_EVERY: Duration = Duration::from_mins(1);
-/// A look that takes longer ends without a finding, because the wait for the verdict pauses meanwhile.
-const LONGEST_LOOK_AT_CONTROLLER: Duration = Duration::from_secs(10);
+/// How often `--wait` checks whether the controller is alive.
+const CHECK_CONTROLLER_EVERY: Duration = Duration::from_mins(1);
+/// Timeout of one check, because the wait for the verdict is paused meanwhile.
+const CONTROLLER_CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The cluster and namespace that the arguments, else the kubeconfig, mean.
+/// A client for the cluster and the namespace of the arguments. Default: those of the kubeconfig.
 pub async fn connect(namespace: Option<&str>, context: Option<&str>) -> Result<(Client, String), CliError> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| CliError::Cluster {
         doing: "read the kubeconfig (--repository works without a cluster)".to_owned(),
@@ -58,16 +57,16 @@ pub async fn connect(namespace: Option<&str>, context: Option<&str>) -> Result<(
     Ok((client, namespace))
 }
 
-/// The Repository that is named, if one is.
-pub fn reference(place: &Place) -> Option<RepositoryReference> {
-    place.repository_name.clone().map(|name| RepositoryReference { kind: RepositoryKind::Repository, name })
+/// A reference to the Repository that the arguments name, if any.
+pub fn reference(location: &RepositoryArguments) -> Option<RepositoryReference> {
+    location.repository_name.clone().map(|name| RepositoryReference { kind: RepositoryKind::Repository, name })
 }
 
-/// The name of a new object, else one that is made up from the time.
-pub fn metadata(name: Option<&String>, verb: &str) -> ObjectMeta {
-    // The time for people, and a part that no other command of the same second has.
+/// Metadata of a new object with this name. Default: a name generated from the time.
+pub fn metadata(name: Option<&String>, kind: &str) -> ObjectMeta {
+    // A readable time, and a random part, because another command may run in the same second.
     let random = || rand::rng().sample_iter(Alphanumeric).take(5).map(|byte| char::from(byte).to_ascii_lowercase());
-    let new = || format!("{verb}-{}-{}", Timestamp::now().strftime("%Y%m%d-%H%M%S"), random().collect::<String>());
+    let new = || format!("{kind}-{}-{}", Timestamp::now().strftime("%Y%m%d-%H%M%S"), random().collect::<String>());
     let name = name.cloned().unwrap_or_else(new);
     ObjectMeta { name: Some(name), ..ObjectMeta::default() }
 }
@@ -80,22 +79,23 @@ pub async fn backup(arguments: BackupArguments) -> Result<u8, CliError> {
         || arguments.source.is_some()
     {
         let message =
-            "--init, --stdin-filename, --source and a command belong to a local backup: add --repository PLACE";
+            "--init, --stdin-filename, --source and a command belong to a local backup: add --repository REPOSITORY";
         return Err(CliError::Usage(message.to_owned()));
     }
     if arguments.allow_empty || arguments.host.is_some() {
-        let message = "--allow-empty and --host belong to a local backup (--repository PLACE); in a cluster the pod's annotation \
+        let message = "--allow-empty and --host belong to a local backup (--repository REPOSITORY); in a cluster the pod's annotation \
                        stowaway.dev/allow-empty allows an empty dump, and the host is the namespace";
         return Err(CliError::Usage(message.to_owned()));
     }
     let selector = arguments.selector.as_deref().map(parse_selector).transpose()?;
-    let (client, namespace) = connect(arguments.place.namespace.as_deref(), arguments.place.context.as_deref()).await?;
+    let (client, namespace) =
+        connect(arguments.location.namespace.as_deref(), arguments.location.context.as_deref()).await?;
     let backups: Api<Backup> = Api::namespaced(client.clone(), &namespace);
     let mut follower =
         if arguments.wait { follower(&client, &namespace, "backups", arguments.name.as_deref()).await? } else { None };
     let mut spec = BackupSpec {
         selector,
-        repository_ref: reference(&arguments.place),
+        repository_ref: reference(&arguments.location),
         timeout: arguments.timeout.map(Into::into),
         idle_timeout: arguments.idle_timeout.map(Into::into),
         ..BackupSpec::default()
@@ -120,7 +120,7 @@ pub async fn backup(arguments: BackupArguments) -> Result<u8, CliError> {
         }
         status.verdict
     });
-    let ended = watching_controller(&client, &arguments.place, waiting).await;
+    let ended = watching_controller(&client, &arguments.location, waiting).await;
     if let Some(follower) = follower {
         follower.finish().await;
     }
@@ -133,20 +133,24 @@ pub async fn backup(arguments: BackupArguments) -> Result<u8, CliError> {
     Ok(story::exit_code(verdict))
 }
 
-/// Waits for the future's end. Notes what is wrong with the controller before it waits, and again each minute if that has
+/// Waits for the future. Reports a problem with the controller before it waits, and each minute if the problem has
 /// changed.
-async fn watching_controller<T>(client: &Client, place: &Place, waiting: impl Future<Output = T>) -> T {
-    let namespace = place.system_namespace();
+async fn watching_controller<T>(
+    client: &Client,
+    location: &RepositoryArguments,
+    waiting: impl Future<Output = T>,
+) -> T {
+    let namespace = location.system_namespace();
     let mut noted = None;
     tokio::pin!(waiting);
     loop {
-        let looking = timeout(LONGEST_LOOK_AT_CONTROLLER, controller_life::complaint(client, &namespace));
-        let complaint = looking.await.unwrap_or_default();
-        if let Some(complaint) = complaint.as_ref().filter(|complaint| noted.as_ref() != Some(*complaint)) {
-            note(complaint);
+        let checking = timeout(CONTROLLER_CHECK_TIMEOUT, controller_lease::problem(client, &namespace));
+        let problem = checking.await.unwrap_or_default();
+        if let Some(problem) = problem.as_ref().filter(|problem| noted.as_ref() != Some(*problem)) {
+            note(problem);
         }
-        noted = complaint;
-        if let Ok(ended) = timeout(LOOK_AT_CONTROLLER_EVERY, &mut waiting).await {
+        noted = problem;
+        if let Ok(ended) = timeout(CHECK_CONTROLLER_EVERY, &mut waiting).await {
             return ended;
         }
     }
@@ -191,7 +195,8 @@ fn print_trouble(what: &str, outcome: &Outcome) {
 
 /// `stowaway restore [-n NAMESPACE]`
 pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
-    let (client, namespace) = connect(arguments.place.namespace.as_deref(), arguments.place.context.as_deref()).await?;
+    let (client, namespace) =
+        connect(arguments.location.namespace.as_deref(), arguments.location.context.as_deref()).await?;
     let restores: Api<Restore> = Api::namespaced(client.clone(), &namespace);
     let spec = restore_spec(arguments)?;
     let mut follower =
@@ -214,7 +219,7 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
         }
         status.outcome.verdict
     });
-    let ended = watching_controller(&client, &arguments.place, waiting).await;
+    let ended = watching_controller(&client, &arguments.location, waiting).await;
     if let Some(follower) = follower {
         follower.finish().await;
     }
@@ -228,7 +233,7 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
             Some(archive) => format!(" into {}", archive.location),
             None if !status.claim.is_empty() => format!(" into claim {}", status.claim),
             None if !status.pod.is_empty() => format!(" into pod {}", status.pod),
-            // It failed before a target was found.
+            // The restore failed before a target was found.
             None => String::new(),
         };
         output::print_line(&format!("restore {name}: {verdict} ({}), {bytes}{into}", outcome.reason))?;
@@ -240,14 +245,14 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
     Ok(story::exit_code(verdict))
 }
 
-/// One source, as the arguments say.
+/// The spec of a Restore of one source.
 fn restore_spec(arguments: &RestoreArguments) -> Result<RestoreSpec, CliError> {
     if arguments.target.is_some() {
-        let message = "--target is a folder of this machine, and goes with --repository; name a claim by --claim";
+        let message = "--target is a folder of this machine and needs --repository; name a claim by --claim";
         return Err(CliError::Usage(message.to_owned()));
     }
     if arguments.scale_down == Some(None) {
-        let message = "--scale-down of one source names a workload, as deployment/NAME or statefulset/NAME";
+        let message = "--scale-down of one source needs a workload: deployment/NAME or statefulset/NAME";
         return Err(CliError::Usage(message.to_owned()));
     }
     let claim = arguments.claim.clone().map(|name| RestoreClaim {
@@ -263,7 +268,10 @@ fn restore_spec(arguments: &RestoreArguments) -> Result<RestoreSpec, CliError> {
         container: arguments.container.clone(),
         command: arguments.command.clone(),
         claim,
-        archive: archive.place.as_ref().map(|place| place.archive(archive.format, arguments.overwrite, secret)),
+        archive: archive
+            .location
+            .as_ref()
+            .map(|location| location.archive(archive.format, arguments.overwrite, secret)),
     };
     Ok(RestoreSpec {
         from: RestoreFrom {
@@ -274,7 +282,7 @@ fn restore_spec(arguments: &RestoreArguments) -> Result<RestoreSpec, CliError> {
             paths: arguments.paths.clone(),
         },
         to: (to != RestoreTo::default()).then_some(to),
-        repository_ref: reference(&arguments.place),
+        repository_ref: reference(&arguments.location),
         timeout: arguments.timeout.map(Into::into),
         idle_timeout: arguments.idle_timeout.map(Into::into),
         scale_down: arguments.scale_down.clone().flatten(),
@@ -282,14 +290,14 @@ fn restore_spec(arguments: &RestoreArguments) -> Result<RestoreSpec, CliError> {
     })
 }
 
-/// How a claim is made that is not there, if it may be.
+/// How a missing claim is created; none if it must exist.
 pub fn new_claim(arguments: &RestoreArguments) -> Option<NewClaim> {
     let storage_class_name = arguments.create.clone()?;
     Some(NewClaim { storage_class_name, size: arguments.size.clone().map(Quantity), ..NewClaim::default() })
 }
 
-/// An object as JSON, without `managedFields`: those are the API server's own, longer than all else, and not shown by
-/// kubectl, either.
+/// Prints an object as JSON, without `managedFields`: the API server maintains them, they are longer than the rest of
+/// the object, and kubectl does not show them either.
 fn print_object<K: kube::Resource + Clone + serde::Serialize>(object: &K) -> Result<(), CliError> {
     let mut object = object.clone();
     object.meta_mut().managed_fields = None;
@@ -298,7 +306,7 @@ fn print_object<K: kube::Resource + Clone + serde::Serialize>(object: &K) -> Res
 
 fn announce<K: kube::Resource + Clone + serde::Serialize>(
     object: &K,
-    verb: &str,
+    kind: &str,
     name: &str,
     namespace: &str,
     format: Output,
@@ -306,14 +314,14 @@ fn announce<K: kube::Resource + Clone + serde::Serialize>(
     match format {
         Output::Json => print_object(object)?,
         Output::Text => output::print_line(&format!(
-            "{verb} {name} created in namespace {namespace}; `stowaway logs -n {namespace} {verb}/{name}` tells how it goes"
+            "{kind} {name} created in namespace {namespace}; `stowaway logs -n {namespace} {kind}/{name}` shows its progress"
         ))?,
     }
     Ok(0)
 }
 
-/// Refuses to wait for a run without the right to watch its object. Returns what shows the logs of its pods, or none where
-/// the user may not read them, which is reported.
+/// Refuses to wait for a run if the user may not watch its object. Returns the follower of the run's logs. If the user
+/// may not read logs, this is reported and there is no follower.
 async fn follower(
     client: &Client,
     namespace: &str,
@@ -323,7 +331,7 @@ async fn follower(
     let watch = ["list", "watch"].map(|verb| Right { group: crate::api::GROUP, resource, verb });
     if let Some(missing) = rights::missing(client, namespace, name, &watch).await {
         return Err(CliError::Usage(format!(
-            "--wait needs {missing}; nothing was created: ask for that right (the role `edit` has it), or go without --wait"
+            "--wait needs {missing}; nothing was created: request that right (the role `edit` has it), or omit --wait"
         )));
     }
     let logs = [("pods", "list"), ("pods/log", "get")].map(|(resource, verb)| Right { group: "", resource, verb });
@@ -334,8 +342,8 @@ async fn follower(
     Ok(Some(Follower::new(client.clone(), namespace)))
 }
 
-/// Watches one object until `verdict` finds one. The watch is resumed over restarts of the API server; the runs
-/// themselves have deadlines, so this ends, too. A signal ends the wait, and not the run.
+/// Watches one object until it has a verdict. The watch is resumed when the API server restarts. It ends, because runs
+/// have deadlines. A signal ends the wait, but not the run.
 pub async fn wait<K>(
     objects: &Api<K>,
     (namespace, name): (&str, &str),
@@ -348,7 +356,7 @@ where
     tokio::select! {
         ended = watch(objects, name, verdict) => ended,
         signal = terminated() => Err(CliError::Cancelled(format!(
-            "{signal} received: {kind} {name} goes on in the cluster; `stowaway logs -n {namespace} {kind}/{name}` shows it, and \
+            "{signal} received: {kind} {name} continues in the cluster; `stowaway logs -n {namespace} {kind}/{name}` shows it, and \
              `kubectl delete {resource}.{} -n {namespace} {name}` stops it",
             crate::api::GROUP
         ))),
@@ -379,19 +387,20 @@ where
             }
             Ok(None) => {}
             Err(error) => {
-                let (code, words) = words_of(&error);
+                let (code, message) = message_of(&error);
                 if matches!(code, Some(401 | 403)) {
-                    return Err(CliError::Refused { doing: format!("watch {name}, which goes on"), words });
+                    let doing = format!("watch {name}, which continues in the cluster");
+                    return Err(CliError::Refused { doing, message });
                 }
-                tracing::warn!("the watch was interrupted and is resumed: {words}");
+                tracing::warn!("the watch was interrupted and is resumed: {message}");
             }
         }
     }
     Err(CliError::Usage(format!("the watch of {name} ended without a verdict")))
 }
 
-/// The status of the API server's answer, if it answered, and what went wrong in one sentence.
-fn words_of(error: &watcher::Error) -> (Option<u16>, String) {
+/// The status code of the API server's response, if it responded, and the reason in one sentence.
+fn message_of(error: &watcher::Error) -> (Option<u16>, String) {
     use watcher::Error as E;
     match error {
         E::InitialListFailed(source) | E::WatchStartFailed(source) | E::WatchFailed(source) => {

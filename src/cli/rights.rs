@@ -1,6 +1,4 @@
-//! Whether the user may do what a verb needs, before anything is started.
-//!
-//! It must not know the verbs.
+//! Checks, before anything is created, whether the user has the rights which a command needs.
 
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use kube::{Api, Client, api::PostParams};
@@ -10,14 +8,14 @@ use kube::{Api, Client, api::PostParams};
 pub(super) struct Right {
     /// API group.
     pub group: &'static str,
-    /// Resource, with its subresource behind a slash.
+    /// Resource, with its subresource after a slash.
     pub resource: &'static str,
     /// Verb.
     pub verb: &'static str,
 }
 
-/// The first of these rights that the user does not have in the namespace, in words; none when all are there, or when the
-/// API server does not say.
+/// A description of the first of these rights that the user lacks in the namespace. None if the user has all of them,
+/// or if the API server does not report it.
 pub(super) async fn missing(client: &Client, namespace: &str, name: Option<&str>, rights: &[Right]) -> Option<String> {
     let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
     for right in rights {

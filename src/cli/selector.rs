@@ -1,13 +1,13 @@
-//! Label selectors as kubectl takes them: `a=b,c!=d,e in (f,g),!h`. Pure: text in, selector out.
+//! Parses label selectors as kubectl does: `a=b,c!=d,e in (f,g),!h`.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
-/// A selector that could not be read.
+/// A label selector that cannot be parsed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{0:?} is no label selector: write for example app=shop,tier!=cache,env in (test,live),!debug")]
+#[error("{0:?} is not a label selector: write for example app=shop,tier!=cache,env in (test,live),!debug")]
 pub struct SelectorError(String);
 
-/// Reads a selector (Kubernetes' documentation, "Labels and Selectors", set-based and equality-based requirements).
+/// Parses a selector (Kubernetes' documentation, "Labels and Selectors", set-based and equality-based requirements).
 pub fn parse_selector(text: &str) -> Result<LabelSelector, SelectorError> {
     let requirements: Option<Vec<_>> = split_terms(text).into_iter().map(requirement).collect();
     let requirements = requirements.ok_or_else(|| SelectorError(text.to_owned()))?;
@@ -28,7 +28,7 @@ fn split_terms(text: &str) -> Vec<&str> {
 fn requirement(term: &str) -> Option<LabelSelectorRequirement> {
     let make = |key: &str, operator: &str, values: Vec<&str>| {
         let key = key.trim();
-        let plain = |word: &&str| !word.contains(|c: char| c.is_whitespace() || "=!()".contains(c));
+        let plain = |text: &&str| !text.contains(|c: char| c.is_whitespace() || "=!()".contains(c));
         let valid = !key.is_empty() && plain(&key) && values.iter().all(plain);
         valid.then(|| LabelSelectorRequirement {
             key: key.to_owned(),
@@ -42,8 +42,8 @@ fn requirement(term: &str) -> Option<LabelSelectorRequirement> {
     if let Some((key, value)) = term.split_once("==").or_else(|| term.split_once('=')) {
         return make(key, "In", vec![value.trim()]);
     }
-    for (word, operator) in [(" notin ", "NotIn"), (" in ", "In")] {
-        if let Some((key, set)) = term.split_once(word) {
+    for (keyword, operator) in [(" notin ", "NotIn"), (" in ", "In")] {
+        if let Some((key, set)) = term.split_once(keyword) {
             let values = set.trim().strip_prefix('(')?.strip_suffix(')')?.split(',').map(str::trim).collect();
             return make(key, operator, values);
         }

@@ -1,6 +1,5 @@
-//! Writing to the cluster. Each call may be made twice without harm.
-//!
-//! It must not know why something is written.
+//! Writes to the cluster: creates, patches and deletes objects. Each of these calls is idempotent, so that a caller can
+//! repeat it.
 
 use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
@@ -27,21 +26,22 @@ use super::{
     observe,
 };
 
-/// The name under which we own fields.
+/// The field manager of Stowaway's writes.
 pub const FIELD_MANAGER: &str = "stowaway";
-/// How long a repository's password is that we make: 62^32 is more than 2^190.
+/// The length of a generated repository password: 62^32 is more than 2^190.
 const PASSWORD_LENGTH: usize = 32;
 
-/// What became of an object that was to be made.
+/// The result of creating an object.
 #[derive(Clone, Debug)]
 pub enum Created<K> {
-    /// It was made, and is as it was stored.
+    /// This call created the object, which is returned as the API server stored it.
     Made(K),
-    /// Its name is taken: by an earlier call, or by another author. Only the content can say which.
+    /// An object of this name exists already. Either an earlier call or another client created it, which only its
+    /// content shows.
     Present(K),
 }
 
-/// Makes the object unless there is one of its name, which is returned then and not changed.
+/// Creates the object. An existing object of the same name is returned unchanged.
 pub async fn create<K>(client: &Client, object: &K) -> Result<Created<K>, CallError>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize,
@@ -50,7 +50,7 @@ where
     created(&api, &K::kind(&()), object).await
 }
 
-/// The same for an object of a kind that the cluster may lack.
+/// Does the same as [`create`] for a kind which the cluster may lack.
 pub async fn create_dynamic(
     client: &Client,
     kind: &ApiResource,
@@ -78,7 +78,7 @@ where
     }
 }
 
-/// Makes a claim, and returns true; false if there is one of its name, which is left as it is.
+/// Creates a claim and returns true. Returns false if a claim of this name exists, which is left unchanged.
 pub async fn create_claim(client: &Client, claim: &PersistentVolumeClaim) -> Result<bool, CallError> {
     let (name, namespace) = (claim.name_any(), claim.namespace().unwrap_or_default());
     let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &namespace);
@@ -91,8 +91,8 @@ pub async fn create_claim(client: &Client, claim: &PersistentVolumeClaim) -> Res
     }
 }
 
-/// Puts a finalizer on an object together with this annotation, if there is one, or takes it away; those of others stay. One
-/// that is gone needs none.
+/// Adds a finalizer to an object, or removes it, and sets the given annotation in the same write. Finalizers of other
+/// clients are kept. An object which no longer exists is not an error.
 pub async fn finalizer<K>(
     client: &Client,
     object: &K,
@@ -110,8 +110,9 @@ where
     if finalizers == object.finalizers() && annotation.is_none() {
         return Ok(());
     }
-    // It is refused if the object was changed since: a list is replaced as a whole, and the annotation's value was
-    // concluded from this version.
+    // The `resourceVersion` makes the API server reject the write if the object was changed in between. This is needed
+    // because a patch replaces the list of finalizers as a whole, and because the annotation's value was computed from
+    // this version.
     let annotations: BTreeMap<&str, &str> = annotation.into_iter().collect();
     let metadata = json!({
         "resourceVersion": object.resource_version(),
@@ -121,7 +122,7 @@ where
     patch_metadata(client, object, metadata, "change the finalizers of").await
 }
 
-/// Writes an annotation of an object; of another one that was made under its name since, nothing is changed.
+/// Sets an annotation of an object. The UID in the patch prevents a write to a later object of the same name.
 pub async fn annotation<K>(client: &Client, object: &K, (key, value): (&str, &str)) -> Result<(), CallError>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
@@ -152,12 +153,12 @@ pub async fn start_job(client: &Client, namespace: &str, name: &str) -> Result<(
     patch_job(client, namespace, name, &json!({ "spec": { "suspend": false } })).await
 }
 
-/// Cuts a Job short: Kubernetes ends its pod, and the Job stays as a failed one, for people to see.
+/// Ends a Job early: Kubernetes ends its pod, and the failed Job remains, so that users can inspect it.
 pub async fn end_job(client: &Client, namespace: &str, name: &str) -> Result<(), CallError> {
     patch_job(client, namespace, name, &json!({ "spec": { "activeDeadlineSeconds": 1 } })).await
 }
 
-/// Has Kubernetes delete a Job and its pods so long after the Job's end.
+/// Sets how long after the Job's end Kubernetes deletes the Job and its pods.
 pub async fn expire_job(client: &Client, namespace: &str, name: &str, after: Duration) -> Result<(), CallError> {
     let patch = json!({ "spec": { "ttlSecondsAfterFinished": after.as_secs() } });
     patch_job(client, namespace, name, &patch).await
@@ -170,7 +171,7 @@ async fn patch_job(client: &Client, namespace: &str, name: &str, patch: &serde_j
     gone_is_done(patched, || format!("change Job {namespace}/{name}"))
 }
 
-/// Deletes this very Job and its pods.
+/// Deletes the Job with this UID, and its pods.
 pub async fn delete_job(client: &Client, job: &Job) -> Result<(), CallError> {
     let (name, namespace) = (job.name_any(), job.namespace().unwrap_or_default());
     let api: Api<Job> = Api::namespaced(client.clone(), &namespace);
@@ -179,7 +180,7 @@ pub async fn delete_job(client: &Client, job: &Job) -> Result<(), CallError> {
     gone_is_done(call::within(api.delete(&name, &parameters)).await, || format!("delete Job {namespace}/{name}"))
 }
 
-/// Deletes this very claim. It is there until no pod has it mounted any more.
+/// Deletes the claim with this UID. The claim exists until no pod mounts it.
 pub async fn delete_claim(client: &Client, claim: &ObjectMeta) -> Result<(), CallError> {
     let (name, namespace) = named(claim);
     let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
@@ -187,7 +188,7 @@ pub async fn delete_claim(client: &Client, claim: &ObjectMeta) -> Result<(), Cal
     gone_is_done(deleted, || format!("delete PersistentVolumeClaim {namespace}/{name}"))
 }
 
-/// Deletes this very object of a kind that the cluster may lack.
+/// Deletes the object with this UID, whose kind the cluster may lack.
 pub async fn delete_dynamic(client: &Client, kind: &ApiResource, object: &ObjectMeta) -> Result<(), CallError> {
     let (name, namespace) = named(object);
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, kind);
@@ -195,7 +196,8 @@ pub async fn delete_dynamic(client: &Client, kind: &ApiResource, object: &Object
     gone_is_done(deleted, || format!("delete {} {namespace}/{name}", kind.kind))
 }
 
-/// Deletes the `RoleBinding` of this name if it is the meant one.
+/// Deletes the `RoleBinding` of this name if `is_meant` accepts it. Another `RoleBinding` of the same name is left
+/// unchanged.
 pub async fn delete_role_binding(
     client: &Client,
     namespace: &str,
@@ -212,7 +214,7 @@ pub async fn delete_role_binding(
     gone_is_done(deleted, || format!("delete RoleBinding {namespace}/{name}"))
 }
 
-/// Only the object of this UID, not another one that was made under its name since.
+/// Restricts a deletion to the object of this UID, so that a later object of the same name is not deleted.
 fn only(uid: Option<String>) -> DeleteParams {
     let preconditions = Some(Preconditions { uid, resource_version: None });
     DeleteParams { preconditions, ..DeleteParams::default() }
@@ -230,7 +232,8 @@ fn gone_is_done<T>(result: Result<T, kube::Error>, doing: impl FnOnce() -> Strin
     }
 }
 
-/// Writes the status of an object, as a whole. One that is gone, or was made anew under its name, is left alone.
+/// Replaces the status of an object. An object which was deleted, or recreated under the same name, is left unchanged
+/// without an error.
 pub async fn status<K, S>(client: &Client, object: &K, status: &S) -> Result<(), CallError>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
@@ -248,14 +251,15 @@ where
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
     let patched = call::within(api.patch_status(&name, &parameters, &Patch::Apply(&patch))).await;
     match patched {
-        // With `force` no field is in conflict: it is the UID.
+        // `force` rules out conflicts over fields, so that this conflict is about the UID.
         Err(error) if code(&error) == Some(409) => Ok(()),
         patched => gone_is_done(patched, || format!("write the status of {} {namespace}/{name}", K::kind(&()))),
     }
 }
 
-/// Makes a Secret with a random password unless there is one of that name, which is never read nor changed. Nobody owns
-/// it: it must outlive whatever it was made for. Returns whether it was made.
+/// Creates a Secret with a random password and returns true. An existing Secret of this name is neither read nor
+/// changed, and the function returns false. The Secret has no owner reference, because it must outlive the object it
+/// was created for.
 pub async fn create_password(
     client: &Client,
     namespace: &str,

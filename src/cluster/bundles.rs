@@ -1,6 +1,5 @@
-//! The certificates that the API server trusts our webhooks by: the `caBundle` of each entry of our webhook configurations.
-//!
-//! It must not know who issues them, nor what the webhooks do.
+//! Reads, writes and watches the `caBundle` of each entry of Stowaway's webhook configurations. The API server verifies
+//! the webhooks' certificates by these bundles.
 
 use std::fmt::Debug;
 
@@ -22,11 +21,11 @@ use serde_json::{Value, json};
 
 use super::call::{CallError, code};
 
-/// The name under which we own the bundles. A manager of its own, so that an apply of the installation, under whatever
-/// name, and ours do not take each other's fields away.
+/// The field manager which owns the bundles. It differs from that of all other writes, so that applying the
+/// installation's manifests, under whatever field manager, and writing the bundles do not remove each other's fields.
 const FIELD_MANAGER: &str = "stowaway-trust";
 
-/// What a webhook configuration is.
+/// The kind of a webhook configuration.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Kind {
     Mutating,
@@ -43,7 +42,7 @@ pub struct Configuration {
     entries: Vec<Entry>,
 }
 
-/// One of its webhooks.
+/// One webhook of the configuration.
 #[derive(Clone, Debug)]
 struct Entry {
     name: String,
@@ -99,10 +98,11 @@ where
     }))
 }
 
-/// Writes the bundle into every entry, if the configuration is still as it was read; whether it was.
+/// Writes the bundle into every entry if the configuration is unchanged since it was read. Returns whether it was
+/// unchanged.
 ///
-/// Nothing but the bundles is applied. The entries are a map keyed by their names, so what else stands in them stays; and
-/// since version and UID are named, none is ever made anew.
+/// Only the bundles are applied. The list of entries is a map keyed by name, so that all other fields of an entry are
+/// kept. The patch names version and UID, so that it never creates a configuration.
 pub async fn publish(client: &Client, configuration: &Configuration, bundle: &str) -> Result<bool, CallError> {
     match configuration.kind {
         Kind::Mutating => apply::<MutatingWebhookConfiguration>(client, configuration, bundle).await,
@@ -131,8 +131,8 @@ where
     }
 }
 
-/// Yields whenever one of the configurations of this name, or the object of kind `K` beside them (namespace and name), may have
-/// changed. Only metadata come this way. A watch that broke is begun again, later and later.
+/// Yields whenever one of the configurations of this name, or the object `beside` of kind `K` (namespace and name), may
+/// have changed. The watch transfers metadata only. A broken watch is restarted with increasing delays.
 pub fn changes<K>(client: &Client, name: &str, beside: Option<(&str, &str)>) -> impl Stream<Item = ()> + Send + use<K>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static,
@@ -155,7 +155,7 @@ where
     let one = watcher::Config::default().fields(&format!("metadata.name={name}"));
     watcher(api, one).default_backoff().map(move |event| {
         if let Err(error) = event {
-            tracing::warn!("the watch of {kind} {name} broke, and is begun again: {error}");
+            tracing::warn!("the watch of {kind} {name} broke and is restarted: {error}");
         }
     })
 }

@@ -1,22 +1,20 @@
-//! How long a call to the API server may take, and what can go wrong with it.
-//!
-//! It must not know what the call is for; the caller says it in words.
+//! The time limits of calls to the API server, and the error of a call, which states what the caller was doing.
 
 use std::{future::Future, time::Duration};
 
-/// No single call takes longer. The API server itself waits up to 30 s for one admission webhook of others; the caller makes
-/// the call again later rather than keep all other objects waiting.
+/// The time limit of a single call. The API server itself waits up to 30 s for one admission webhook. The caller rather
+/// repeats the call later than lets all other objects wait.
 const LONGEST_CALL: Duration = Duration::from_secs(15);
-/// Nor does a list, which may be long.
+/// The time limit of a list, which may be long.
 const LONGEST_LIST: Duration = Duration::from_secs(45);
 
-/// The answer to a call, or an error when there is none within [`LONGEST_CALL`]. The API server may carry out what was asked
-/// of it all the same.
+/// Returns the response to a call, or an error when there is none within [`LONGEST_CALL`]. The API server may still
+/// carry out the request after that.
 pub(super) async fn within<T>(call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
     limited(LONGEST_CALL, call).await
 }
 
-/// The same for a list.
+/// Does the same as [`within`] for a list.
 pub(super) async fn within_longer<T>(call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
     limited(LONGEST_LIST, call).await
 }
@@ -32,7 +30,7 @@ async fn limited<T>(limit: Duration, call: impl Future<Output = kube::Result<T>>
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {doing}: {}", explain(source))]
 pub struct CallError {
-    /// What was being done, on which object.
+    /// The action which failed, and its object.
     pub doing: String,
     /// Why it failed.
     #[source]
@@ -40,23 +38,23 @@ pub struct CallError {
 }
 
 impl CallError {
-    /// For `map_err`: what was being done, on which object.
+    /// Creates the error in a `map_err`; `doing` states what was being done, on which object.
     pub fn at(doing: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
         move |source| Self { doing: doing.into(), source: Box::new(source) }
     }
 
-    /// Whether an object was there and could not be read.
+    /// Whether the object exists and could not be parsed.
     pub fn is_unreadable(&self) -> bool {
         matches!(*self.source, kube::Error::SerdeError(_))
     }
 
-    /// The HTTP status that the API server answered, if it answered.
+    /// The HTTP status of the response, if there was a response.
     pub fn code(&self) -> Option<u16> {
         code(&self.source)
     }
 }
 
-/// The HTTP status of an answer.
+/// The HTTP status of an error response.
 pub(super) fn code(error: &kube::Error) -> Option<u16> {
     match error {
         kube::Error::Api(status) => Some(status.code),
@@ -64,18 +62,19 @@ pub(super) fn code(error: &kube::Error) -> Option<u16> {
     }
 }
 
-/// The API server's own words, where there are some.
+/// The message of the API server where there is one, and else the message of the error.
 pub(super) fn explain(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if !status.message.is_empty() => format!("{} ({})", status.message, status.code),
         kube::Error::Service(error) => error.to_string(),
-        // Its text quotes what could not be read.
+        // The text of this error would quote the value which could not be parsed.
         kube::Error::SerdeError(error) => without_values(error),
         error => error.to_string(),
     }
 }
 
-/// Why something cannot be read, without any part of it: an object's fields may hold passwords.
+/// The reason why JSON could not be parsed, without any part of the input, because an object's fields may hold
+/// passwords.
 pub fn without_values(error: &serde_json::Error) -> String {
     let text = error.to_string();
     if text.starts_with("missing field ") {

@@ -1,6 +1,4 @@
-//! Events about our objects, for `kubectl describe`.
-//!
-//! It must not know what is worth telling.
+//! Writes Events about Stowaway's objects, which `kubectl describe` shows.
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
@@ -11,22 +9,22 @@ use kube::{
 use super::call::{self, CallError};
 use crate::model::escape;
 
-/// The API server refuses a longer note.
+/// The limit of the API server for an Event's note.
 const MAXIMUM_NOTE_BYTES: usize = 1000;
 
-/// Writes Events; the same one again within minutes only counts up.
+/// Writes Events. Writing the same Event again within minutes only increments its count.
 #[derive(Clone)]
-pub struct Reports {
+pub struct EventRecorder {
     recorder: Recorder,
 }
 
-impl Reports {
-    /// Events in the name of this component; `instance` is the name of its pod.
+impl EventRecorder {
+    /// Creates a recorder which reports as this component; `instance` is the name of its pod.
     pub fn new(client: Client, component: &str, instance: Option<String>) -> Self {
         Self { recorder: Recorder::new(client, Reporter { controller: component.to_owned(), instance }) }
     }
 
-    /// Writes one Event about `regarding`, and about the Job it is related to.
+    /// Writes one Event about `regarding`, related to the Job `job`.
     pub async fn publish(
         &self,
         regarding: &ObjectReference,

@@ -1,11 +1,10 @@
-//! Who of several replicas acts: the holder of a Lease.
+//! Leader election by a Lease: one of several replicas acts, the holder of the Lease.
 //!
-//! Clocks of machines differ and jump, so the times that stand in a Lease are for people only. A holder is given up by
-//! whoever has seen the Lease unchanged for its whole duration, on his own clock that only runs forward; and the holder
-//! counts its tenure from before its own last renewal, so that it ends there first. A machine that was suspended may still
-//! take itself for the holder for a moment: whatever a holder writes has to name the version that it read, too.
-//!
-//! It must not know what the holder does.
+//! The clocks of machines differ and jump, so the times in a Lease are for display only. Another replica takes the
+//! Lease over after it has seen the Lease unchanged for the Lease's whole duration, measured by its own monotonic
+//! clock. The holder counts the duration from before its last renewal, so that its own right to act ends before another
+//! replica takes over. A machine that was suspended may still consider itself the holder for a moment. Therefore every
+//! write of a holder must also name the version of the object which it read.
 
 use std::time::Duration;
 
@@ -19,23 +18,23 @@ use tokio::time::Instant;
 
 use super::{call::CallError, observe, singleton};
 
-/// How long a holder that is not heard of stays the holder.
+/// How long a replica stays the holder without renewing the Lease.
 const DURATION: Duration = Duration::from_secs(30);
-/// How often the holder lets itself be heard.
+/// How often the holder renews the Lease.
 const RENEWAL: Duration = Duration::from_secs(10);
-/// A longer duration is somebody's mistake; nobody waits longer.
+/// The longest duration which other replicas wait, whatever duration a Lease specifies.
 const LONGEST_DURATION: Duration = Duration::from_mins(5);
 
-/// What a replica does about the Lease.
+/// The next step of a replica.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Step {
-    /// Write itself into it: it is the holder, or there is none.
+    /// Write itself into the Lease as the holder: it holds the Lease already, or no other replica does.
     Take,
-    /// Somebody else is.
+    /// Wait, because another replica is the holder.
     Follow,
 }
 
-/// What `identity` does about a Lease that it has seen unchanged for so long.
+/// The next step of `identity`, which has seen the Lease unchanged for `unchanged`.
 fn decide(identity: &str, lease: &LeaseSpec, unchanged: Duration) -> Step {
     let holder = lease.holder_identity.as_deref().unwrap_or_default();
     let seconds = lease.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
@@ -43,7 +42,7 @@ fn decide(identity: &str, lease: &LeaseSpec, unchanged: Duration) -> Step {
     if holder.is_empty() || holder == identity || unchanged >= duration { Step::Take } else { Step::Follow }
 }
 
-/// The Lease as it is when `identity` holds it.
+/// The Lease after `identity` has taken or renewed it.
 fn taken(identity: &str, lease: LeaseSpec, now: Timestamp) -> LeaseSpec {
     let is_renewal = lease.holder_identity.as_deref() == Some(identity);
     let transitions = lease.lease_transitions.unwrap_or(0);
@@ -57,20 +56,21 @@ fn taken(identity: &str, lease: LeaseSpec, now: Timestamp) -> LeaseSpec {
     }
 }
 
-/// One replica's part in a Lease.
-pub struct Tenure {
+/// The state of one replica in the election.
+pub struct LeaderLease {
     client: Client,
     namespace: String,
     name: String,
     identity: String,
-    /// The version of the Lease that was seen last, and since when.
+    /// The version of the Lease which was read last, and since when the Lease has had it.
     seen: Option<(String, Instant)>,
-    /// When the last renewal began that was written.
+    /// When the last successful renewal began.
     renewed: Option<Instant>,
 }
 
-impl Tenure {
-    /// The Lease `namespace`/`name`; `identity` is the replica's own among all of them, such as the name of its pod.
+impl LeaderLease {
+    /// Creates the state for the Lease `namespace`/`name`. `identity` is unique among the replicas, such as the name of
+    /// the pod.
     pub fn new(client: Client, namespace: &str, name: &str, identity: &str) -> Self {
         let owned = str::to_owned;
         Self {
@@ -88,10 +88,10 @@ impl Tenure {
         self.renewed.is_some_and(|renewed| renewed.elapsed() < DURATION)
     }
 
-    /// Takes or renews the Lease where that is due; to be called more often than [`Self::period`].
+    /// Takes or renews the Lease if that is due. Must be called more often than [`Self::period`].
     ///
     /// # Errors
-    /// When the API server does not answer, or refuses. A tenure that goes on is not lost by that.
+    /// When the API server does not respond, or rejects the request. A Lease which is held stays held until it expires.
     pub async fn renew(&mut self, now: Timestamp) -> Result<(), CallError> {
         if self.renewed.is_some_and(|renewed| renewed.elapsed() < RENEWAL) {
             return Ok(());
@@ -116,7 +116,7 @@ impl Tenure {
             }
         };
         if self.is_held() != was_held {
-            let verb = if was_held { "holds no longer" } else { "holds" };
+            let verb = if was_held { "no longer holds" } else { "holds" };
             tracing::info!("{} {verb} the Lease {}", self.identity, self.name);
         }
         Ok(())
@@ -127,10 +127,10 @@ impl Tenure {
         RENEWAL
     }
 
-    /// Gives the Lease back, so that nobody has to wait for its end.
+    /// Releases the Lease, so that another replica can take it without waiting for its end.
     ///
     /// # Errors
-    /// When it cannot be written; then the others wait.
+    /// When the Lease cannot be written. The other replicas then wait until it expires.
     pub async fn release(&mut self) -> Result<(), CallError> {
         if self.renewed.take().is_none() {
             return Ok(());
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_free_lease_is_taken_and_ones_own_is_renewed() {
+    fn free_lease_is_taken_and_own_lease_is_renewed() {
         assert_eq!(decide("a", &LeaseSpec::default(), Duration::ZERO), Step::Take);
         let released = LeaseSpec { holder_identity: Some(String::new()), ..held_by("b") };
         assert_eq!(decide("a", &released, Duration::ZERO), Step::Take);
@@ -164,14 +164,14 @@ mod tests {
     }
 
     #[test]
-    fn another_holder_is_given_up_only_when_it_was_silent_for_the_whole_duration() {
+    fn lease_of_another_holder_is_taken_only_after_it_was_unchanged_for_its_whole_duration() {
         let almost = DURATION.checked_sub(Duration::from_millis(1)).unwrap();
         assert_eq!(decide("b", &held_by("a"), almost), Step::Follow);
         assert_eq!(decide("b", &held_by("a"), DURATION), Step::Take);
     }
 
     #[test]
-    fn what_a_lease_says_of_times_decides_nothing() {
+    fn times_in_a_lease_decide_nothing() {
         let far = Timestamp::from_second(4_000_000_000).unwrap();
         for renewed in [Timestamp::UNIX_EPOCH, far] {
             let lease = taken("a", LeaseSpec::default(), renewed);
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_takeover_counts_and_a_renewal_does_not() {
+    fn takeover_counts_as_transition_and_renewal_does_not() {
         let (first, later) = (Timestamp::UNIX_EPOCH, Timestamp::from_second(60).unwrap());
         let lease = held_by("a");
         assert_eq!(lease.lease_transitions, Some(1));

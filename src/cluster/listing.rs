@@ -1,8 +1,8 @@
-//! Lists that are read object by object: one that cannot be read is left out and reported, and all others are there.
+//! Lists whose items are parsed one by one. An item which cannot be parsed is left out and reported, so that it does
+//! not hide the other items.
 //!
-//! A newer version may have written an object, or an author who may write a status has put a value there that no type of ours
-//! holds. The content of such an object is never shown: its fields may hold passwords. This module must not know what is
-//! concluded from a list.
+//! Such an item may have been written by a newer version, or by a user who may write a status and has put a value there
+//! which Stowaway's types cannot hold. Its content is never shown, because its fields may hold passwords.
 
 use std::{
     collections::BTreeSet,
@@ -24,23 +24,23 @@ use serde_json::Value;
 
 use super::call::{self, without_values};
 
-/// So many unreadable versions of objects are remembered, so that each is logged once.
+/// How many versions of unreadable objects are remembered, so that each version is logged once.
 const MOST_REPORTED: usize = 1024;
 
-/// An object that cannot be read.
+/// An object which cannot be parsed.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Unreadable {
-    /// Its namespace; empty when it is of none.
+    /// Its namespace; empty for a cluster-scoped object.
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// UID and version.
+    /// UID and `resourceVersion`.
     version: String,
-    /// Why, without its content.
+    /// Why the object cannot be parsed, without its content.
     pub why: String,
 }
 
-/// The answer to a list.
+/// The response to a list.
 #[derive(Deserialize)]
 #[serde(bound = "K: DeserializeOwned")]
 struct Listed<K> {
@@ -85,7 +85,7 @@ fn read<K: DeserializeOwned>(item: Value) -> Result<K, Unreadable> {
     serde_json::from_value(item).map_err(|error| Unreadable { namespace, name, version, why: without_values(&error) })
 }
 
-/// All objects at this path that can be read, and those that cannot.
+/// All objects at this path which can be parsed, and those which cannot.
 pub(super) async fn list<K>(
     client: &Client,
     path: &str,
@@ -117,7 +117,7 @@ async fn request<K: DeserializeOwned>(
     Ok((readable, unreadable))
 }
 
-/// One object, if it is there.
+/// The object of this name; `None` if it does not exist.
 pub(super) async fn object<K: DeserializeOwned>(client: &Client, path: &str, name: &str) -> kube::Result<Option<K>> {
     let mut request = Request::new(path).get(name, &kube::api::GetParams::default()).map_err(built)?;
     request.extensions_mut().insert("get");
@@ -141,7 +141,7 @@ fn report(kind: &str, unreadable: &[Unreadable]) {
             reported.clear();
         }
         if reported.insert(version.clone()) {
-            tracing::warn!(kind, namespace, name, "{kind} {namespace}/{name} cannot be read, and is left out: {why}");
+            tracing::warn!(kind, namespace, name, "{kind} {namespace}/{name} cannot be parsed and is ignored: {why}");
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Everything that talks to the API server. It must not know the repository.
+//! Access to the API server: reads, writes, watches, Leases, Events, and pod exec. This module does not use the
+//! repository.
 
 pub mod apply;
 pub mod bundles;
 pub mod call;
 pub mod events;
-pub mod exec;
 pub mod lease;
 mod listing;
 pub mod observe;

@@ -1,7 +1,5 @@
-//! Reading the cluster: lists and single objects, each call fresh from the API server, so that no decision rests on an old
+//! Reads objects and lists. Each call is a request to the API server, so that no decision is based on an outdated
 //! cache.
-//!
-//! It must not know what is concluded from what it reads.
 
 use std::{collections::BTreeMap, fmt::Debug};
 
@@ -30,7 +28,7 @@ use super::{
 /// The namespace whose UID is the cluster's id.
 const IDENTITY_NAMESPACE: &str = "kube-system";
 
-/// The cluster's id.
+/// The cluster's id: the UID of the namespace `kube-system`.
 pub async fn cluster_id(client: &Client) -> Result<String, CallError> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let namespace = call::within(namespaces.get_metadata(IDENTITY_NAMESPACE))
@@ -39,7 +37,7 @@ pub async fn cluster_id(client: &Client) -> Result<String, CallError> {
     Ok(namespace.uid().unwrap_or_default())
 }
 
-/// The object of this name as it is now; none when there is none.
+/// The object of this name; `None` if it does not exist.
 pub async fn object<K>(client: &Client, namespace: &str, name: &str) -> Result<Option<K>, CallError>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
@@ -48,17 +46,18 @@ where
     found.map_err(CallError::at(format!("read {} {namespace}/{name}", K::kind(&()))))
 }
 
-/// The namespace itself. It is listed rather than read, so that nobody needs a right to all of them by name.
+/// The namespace of this name, or an empty one if it does not exist. The function lists namespaces with a field
+/// selector, so that the role needs `list` and not `get`.
 pub async fn namespace(client: &Client, name: &str) -> Result<Namespace, CallError> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let list = call::within(namespaces.list(&ListParams::default().fields(&format!("metadata.name={name}")))).await;
     let list = list.map_err(CallError::at(format!("read namespace {name}")))?;
-    // One that is gone says nothing, and takes what is in it along.
+    // A namespace which no longer exists has no annotations, and its objects are deleted with it.
     Ok(list.items.into_iter().next().unwrap_or_default())
 }
 
-/// All objects of a kind in a namespace that have these labels (a label selector as text; all objects when empty), but for
-/// those that cannot be read.
+/// All objects of a kind in a namespace which match the label selector `labels` (all objects if it is empty), except
+/// those which cannot be parsed.
 pub async fn list<K>(client: &Client, namespace: &str, labels: &str) -> Result<Vec<K>, CallError>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
@@ -66,7 +65,7 @@ where
     list_all(client, namespace, labels).await.map(|(items, _)| items)
 }
 
-/// The same, and those that cannot be read.
+/// The same as [`list`], and the objects which cannot be parsed.
 pub async fn list_all<K>(client: &Client, namespace: &str, labels: &str) -> Result<(Vec<K>, Vec<Unreadable>), CallError>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
@@ -76,16 +75,16 @@ where
     list.map_err(CallError::at(format!("list {} in {namespace}", K::plural(&()))))
 }
 
-/// All of them in the whole cluster, but for those that cannot be read.
-pub async fn everywhere<K>(client: &Client, labels: &str) -> Result<Vec<K>, CallError>
+/// All matching objects of a kind in all namespaces, except those which cannot be parsed.
+pub async fn list_all_namespaces<K>(client: &Client, labels: &str) -> Result<Vec<K>, CallError>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
 {
     let list = listing::list(client, &K::url_path(&(), None), &ListParams::default().labels(labels)).await;
-    Ok(list.map_err(CallError::at(format!("list {} everywhere", K::plural(&()))))?.0)
+    Ok(list.map_err(CallError::at(format!("list {} in all namespaces", K::plural(&()))))?.0)
 }
 
-/// The object of a kind that is of no namespace; none when there is none of this name.
+/// The cluster-scoped object of this name; `None` if it does not exist.
 pub async fn object_of_cluster<K>(client: &Client, name: &str) -> Result<Option<K>, CallError>
 where
     K: Resource<DynamicType = (), Scope = ClusterResourceScope> + DeserializeOwned,
@@ -94,7 +93,7 @@ where
     found.map_err(CallError::at(format!("read {} {name}", K::kind(&()))))
 }
 
-/// All objects of a kind that is of no namespace, but for those that cannot be read.
+/// All objects of a cluster-scoped kind, except those which cannot be parsed.
 pub async fn all_of_cluster<K>(client: &Client) -> Result<Vec<K>, CallError>
 where
     K: Resource<DynamicType = (), Scope = ClusterResourceScope> + DeserializeOwned,
@@ -103,7 +102,8 @@ where
     Ok(list.map_err(CallError::at(format!("list {}", K::plural(&()))))?.0)
 }
 
-/// All objects of the kind, which the cluster may lack, in the namespace that have these labels; none when it does.
+/// All objects of the kind in the namespace which match the label selector. The list is empty if the cluster lacks the
+/// kind.
 pub async fn list_dynamic(
     client: &Client,
     kind: &ApiResource,
@@ -114,15 +114,15 @@ pub async fn list_dynamic(
     Ok(listed(&api, kind, &ListParams::default().labels(labels)).await?.unwrap_or_default())
 }
 
-/// All objects of the kind, which is of no namespace; `None` when the cluster lacks it.
+/// All objects of a cluster-scoped kind; `None` if the cluster lacks the kind.
 pub async fn all_dynamic(client: &Client, kind: &ApiResource) -> Result<Option<Vec<DynamicObject>>, CallError> {
     listed(&Api::all_with(client.clone(), kind), kind, &ListParams::default()).await
 }
 
-/// How many objects are held at once of a list that may be long.
+/// The page size of a list which may be long. It bounds how many objects are in memory at once.
 const PAGE: u32 = 25;
 
-/// Goes through all objects of the kind in the namespace, page by page, and returns what `keep` makes of them.
+/// Folds all objects of the kind in the namespace with `keep`, page by page.
 pub async fn fold_dynamic<T>(
     client: &Client,
     kind: &ApiResource,
@@ -156,8 +156,9 @@ async fn listed(
     }
 }
 
-/// The pods of a namespace, each with kind (in lower case) and name of what people know it by: the Deployment rather than
-/// its `ReplicaSet`, the `CronJob` rather than its Job, the pod itself when nobody owns it. `labels` is as in [`list`].
+/// The pods of a namespace, each with the kind (in lower case) and the name of its workload: the Deployment instead of
+/// its `ReplicaSet`, the `CronJob` instead of its Job, and the pod itself if it has no controller. `labels` is a label
+/// selector as in [`list`].
 pub async fn pods_with_workloads(
     client: &Client,
     namespace: &str,
@@ -166,7 +167,7 @@ pub async fn pods_with_workloads(
     Ok(pods_and_unreadable(client, namespace, labels).await?.0)
 }
 
-/// The same, and the pods that cannot be read.
+/// The same as [`pods_with_workloads`], and the pods which cannot be parsed.
 pub async fn pods_and_unreadable(
     client: &Client,
     namespace: &str,
@@ -181,7 +182,8 @@ pub async fn pods_and_unreadable(
             found.push((pod, "pod".to_owned(), name));
             continue;
         };
-        // Only a pod that carries annotations can ask for a backup; for others nobody needs to be asked.
+        // Only an annotated pod can request a backup, so that for a pod without annotations the owner's owner is not
+        // read.
         let key = (owner.kind.clone(), owner.name.clone());
         let (kind, name) = match known.get(&key) {
             Some(workload) => workload,
@@ -197,7 +199,8 @@ pub async fn pods_and_unreadable(
     Ok((found, unreadable))
 }
 
-/// Whom people know as the owner: who owns the owner, for those kinds that are themselves made by a controller.
+/// The top owner, which users know: the owner of `owner` if `owner` is of a kind which is itself created by a
+/// controller, and else `owner`.
 pub async fn top_owner(client: &Client, namespace: &str, owner: &OwnerReference) -> Result<OwnerReference, CallError> {
     let references = match owner.kind.as_str() {
         "ReplicaSet" => owners::<ReplicaSet>(client, namespace, &owner.name).await?,
@@ -217,12 +220,12 @@ where
     Ok(object.map(|object| object.owner_references().to_vec()).unwrap_or_default())
 }
 
-/// The one of the owners that is the controller.
+/// The owner reference of the controller.
 pub fn controller_of(references: &[OwnerReference]) -> Option<&OwnerReference> {
     references.iter().find(|reference| reference.controller == Some(true))
 }
 
-/// The warnings in Events about the objects of these UIDs, `reason: message`, the newest last.
+/// The Events of type `Warning` about the objects of these UIDs, as `reason: message`, the newest last.
 pub async fn complaints(client: &Client, namespace: &str, uids: &[String]) -> Result<Vec<String>, CallError> {
     let api: Api<Event> = Api::namespaced(client.clone(), namespace);
     let mut warnings = Vec::new();
@@ -239,6 +242,6 @@ pub async fn complaints(client: &Client, namespace: &str, uids: &[String]) -> Re
             .or_else(|| event.creation_timestamp().map(|t| t.0))
     };
     warnings.sort_by_key(time);
-    let words = |event: Event| format!("{}: {}", event.reason.unwrap_or_default(), event.message.unwrap_or_default());
-    Ok(warnings.into_iter().map(words).collect())
+    let text = |event: Event| format!("{}: {}", event.reason.unwrap_or_default(), event.message.unwrap_or_default());
+    Ok(warnings.into_iter().map(text).collect())
 }

@@ -1,7 +1,6 @@
-//! How far a run is, in an Event about its pod: one Event a run, which Kubernetes deletes after an hour. It is for display: a
-//! run has no other right to write, and every user who may write Events of the namespace can write this one.
-//!
-//! It must not know what a run does.
+//! Writes and reads the progress of a run, in an Event about its pod. Each run has one Event, which Kubernetes deletes
+//! after an hour. The Event is for display only: it is the only object which a run may write, and every user who may
+//! write Events in the namespace can forge it.
 
 use k8s_openapi::{
     api::core::v1::{Event, EventSource, ObjectReference},
@@ -18,18 +17,15 @@ use super::{
 };
 use crate::model::{PROGRESS_ANNOTATION, PROGRESS_REASON, RunProgress, short_amount};
 
-/// The component that the Event is from.
+/// The source component of the Event.
 const COMPONENT: &str = "stowaway-runner";
 
-/// The Event's name, which follows from the pod's, so that a run writes one Event.
+/// The Event's name. It is derived from the pod's name, so that a run writes a single Event.
 fn name(pod: &str) -> String {
     format!("{pod}.progress")
 }
 
-/// Writes how far the run in this pod is.
-///
-/// # Errors
-/// When the API server does not answer, or refuses.
+/// Writes the progress of the run in this pod.
 pub async fn write(
     client: &Client,
     (namespace, pod, uid): (&str, &str, &str),
@@ -56,7 +52,7 @@ pub async fn write(
         },
         type_: Some("Normal".into()),
         reason: Some(PROGRESS_REASON.into()),
-        message: Some(progress.words(short_amount)),
+        message: Some(progress.describe(short_amount)),
         source: Some(EventSource { component: Some(COMPONENT.into()), host: None }),
         last_timestamp: Some(Time(now)),
         ..Event::default()
@@ -67,10 +63,7 @@ pub async fn write(
     written.map(drop).map_err(CallError::at(format!("write Event {namespace}/{name}")))
 }
 
-/// How far the run in the pod of this UID says that it is.
-///
-/// # Errors
-/// When the API server does not answer, or refuses.
+/// The progress of the run in the pod of this UID, as the run last reported it.
 pub async fn read(
     client: &Client,
     namespace: &str,

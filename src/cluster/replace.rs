@@ -1,6 +1,5 @@
-//! Replacing a pod by way of its owner: may we, can we, and the eviction itself.
-//!
-//! It must not know why a pod is replaced.
+//! Replaces a pod by evicting it, so that its owner creates another one: checks the right to evict and the readiness of
+//! other pods, and evicts.
 
 use k8s_openapi::{
     api::{
@@ -24,28 +23,29 @@ use super::{
     observe,
 };
 
-/// What became of an eviction.
+/// The result of an eviction.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Eviction {
-    /// The pod goes.
+    /// The pod is being deleted.
     Done,
-    /// A `PodDisruptionBudget` forbids it for now; in the API server's words.
+    /// A `PodDisruptionBudget` forbids the eviction for now. Holds the API server's message.
     Blocked(String),
-    /// That pod is gone already.
+    /// The pod no longer exists.
     Gone,
 }
 
-/// A pod with all of its fields, also those that are younger than our types; none when there is none.
+/// A pod with all of its fields, including fields which `k8s-openapi` does not know yet. `None` if the pod does not
+/// exist.
 pub async fn raw_pod(client: &Client, namespace: &str, name: &str) -> Result<Option<Value>, CallError> {
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &ApiResource::erase::<Pod>(&()));
     let pod = api.get_opt(name).await.map_err(CallError::at(format!("read Pod {namespace}/{name}")))?;
     Ok(pod.and_then(|pod| serde_json::to_value(pod).ok()))
 }
 
-/// Whether we may evict pods of this namespace.
+/// Whether this process's service account may evict pods of the namespace.
 pub async fn may_evict(client: &Client, namespace: &str) -> Result<bool, CallError> {
     let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
-    let question = SelfSubjectAccessReview {
+    let review = SelfSubjectAccessReview {
         spec: SelfSubjectAccessReviewSpec {
             resource_attributes: Some(ResourceAttributes {
                 namespace: Some(namespace.to_owned()),
@@ -58,20 +58,21 @@ pub async fn may_evict(client: &Client, namespace: &str) -> Result<bool, CallErr
         },
         ..SelfSubjectAccessReview::default()
     };
-    match api.create(&PostParams::default(), &question).await {
+    match api.create(&PostParams::default(), &review).await {
         Ok(SelfSubjectAccessReview { status: Some(SubjectAccessReviewStatus { allowed, .. }), .. }) => Ok(allowed),
         Ok(_) => Ok(false),
-        Err(error) => Err(CallError::at(format!("ask whether pods of {namespace} may be evicted"))(error)),
+        Err(error) => Err(CallError::at(format!("check the right to evict pods of {namespace}"))(error)),
     }
 }
 
-/// How many pods of a Deployment are Ready; none when there is no such Deployment.
+/// How many pods of the Deployment are Ready; 0 if the Deployment does not exist.
 pub async fn ready_replicas(client: &Client, namespace: &str, name: &str) -> Result<i32, CallError> {
     let deployment: Option<Deployment> = observe::object(client, namespace, name).await?;
     Ok(deployment.and_then(|deployment| deployment.status?.ready_replicas).unwrap_or(0))
 }
 
-/// Whether all other pods of an owner (by its UID) are Ready. `labels` are those that its pods have in common.
+/// Whether all pods of an owner (by its UID) are Ready, except the pod with the UID `except`. `labels` is a selector
+/// which matches all pods of the owner.
 pub async fn others_are_ready(
     client: &Client,
     namespace: &str,
@@ -92,10 +93,11 @@ fn is_ready(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none() && ready.any(|condition| condition.status == "True")
 }
 
-/// Evicts this very pod, within what the `PodDisruptionBudget`s allow. `client` must not repeat what is answered by 429.
+/// Evicts the pod with this UID, if the `PodDisruptionBudget`s allow it. `client` must not retry responses with status
+/// 429.
 pub async fn evict(client: &Client, namespace: &str, name: &str, uid: &str) -> Result<Eviction, CallError> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    // Not by the library's own function, whose field for the options is none that the API server reads.
+    // `Api::evict` of the library puts the delete options into a field which the API server does not read.
     let eviction = EvictionRequest {
         metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
         delete_options: Some(DeleteOptions {
@@ -103,8 +105,9 @@ pub async fn evict(client: &Client, namespace: &str, name: &str, uid: &str) -> R
             ..DeleteOptions::default()
         }),
     };
-    let answer: kube::Result<Value> = api.create_subresource("eviction", name, &PostParams::default(), &eviction).await;
-    match answer {
+    let response: kube::Result<Value> =
+        api.create_subresource("eviction", name, &PostParams::default(), &eviction).await;
+    match response {
         Ok(_) => Ok(Eviction::Done),
         Err(error) => match code(&error) {
             Some(404 | 409) => Ok(Eviction::Gone),

@@ -1,6 +1,4 @@
-//! Workloads that are scaled around a restore, by their subresource `scale` alone.
-//!
-//! It must not know why a workload is scaled, nor what it is besides.
+//! Reads and writes the scale of workloads around a restore. It uses the subresource `scale` only.
 
 use k8s_openapi::{
     NamespaceResourceScope,
@@ -29,13 +27,13 @@ use crate::api::ScaledKind;
 pub struct FoundScale {
     /// UID of the workload.
     pub uid: String,
-    /// How many replicas it is to have.
+    /// The desired number of replicas.
     pub replicas: i32,
-    /// How many of its pods have not ended.
+    /// How many pods of the workload have not ended.
     pub pods: usize,
 }
 
-/// The workload's scale and pods; none when there is no such workload.
+/// The workload's scale and number of pods. `None` if the workload does not exist.
 pub async fn scale_of(
     client: &Client,
     namespace: &str,
@@ -51,7 +49,7 @@ pub async fn scale_of(
     };
     let status = scale.status.clone().unwrap_or_default();
     let counted = usize::try_from(status.replicas).unwrap_or_default();
-    // Pods that are ending are counted by nobody, and write until they have ended.
+    // `status.replicas` does not count pods which are terminating. Those can still write to their volumes.
     let pods = match status.selector.as_deref() {
         None | Some("") => counted,
         Some(selector) => {
@@ -80,7 +78,7 @@ where
     }
 }
 
-/// Gives the workload so many replicas.
+/// Sets the number of replicas of the workload.
 pub async fn scale_to(
     client: &Client,
     namespace: &str,

@@ -1,6 +1,5 @@
-//! One object that several replicas write: made by its name, and changed only if nobody has changed it meanwhile.
-//!
-//! It must not know what the object is for.
+//! A single object which several replicas write. It is created by name, and a write fails if another client has changed
+//! the object since it was read.
 
 use std::fmt::Debug;
 
@@ -17,12 +16,12 @@ use super::{
     call::{CallError, code},
 };
 
-/// Makes the object, empty, unless it is there; one that is there stays as it is.
+/// Creates the object without content. An existing object stays unchanged.
 ///
-/// It is made by a server-side apply, since that names the object: a right to `create` can be given for this one name,
-/// which a plain create does not know (`handlers/patch.go` of the API server puts the name into what it asks RBAC). What
-/// [`replace`] wrote belongs to another entry of the object's field managers, so that an apply of nothing takes nothing
-/// away.
+/// The object is created by a server-side apply, because its request names the object: RBAC can grant `create` for this
+/// name only, and a plain create has no name to check (`handlers/patch.go` of the API server passes the name to the
+/// authorizer). A field which [`replace`] has written belongs to another entry of the object's managed fields, so that
+/// this empty apply does not remove it.
 pub async fn ensure<K>(client: &Client, namespace: &str, name: &str) -> Result<K, CallError>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
@@ -30,10 +29,10 @@ where
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
     let object = json!({ "apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": { "name": name, "namespace": namespace } });
     let made = api.patch(name, &PatchParams::apply(FIELD_MANAGER), &Patch::Apply(&object)).await;
-    made.map_err(CallError::at(format!("make {} {namespace}/{name}", K::kind(&()))))
+    made.map_err(CallError::at(format!("create {} {namespace}/{name}", K::kind(&()))))
 }
 
-/// Writes the object as a whole, if it is still as it was when it was read; whether it was.
+/// Replaces the object if it is unchanged since it was read. Returns whether it was unchanged.
 pub async fn replace<K>(client: &Client, object: &K) -> Result<bool, CallError>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize,
@@ -44,7 +43,7 @@ where
     let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
     match api.replace(&name, &parameters, object).await {
         Ok(_) => Ok(true),
-        // Changed, or gone and perhaps made anew.
+        // Another client changed, deleted or recreated the object.
         Err(error) if matches!(code(&error), Some(404 | 409)) => Ok(false),
         Err(error) => Err(CallError::at(format!("write {} {namespace}/{name}", K::kind(&())))(error)),
     }

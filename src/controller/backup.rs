@@ -1,6 +1,4 @@
-//! One look at a Backup.
-//!
-//! It must not decide anything; see `plan::plan_backup`.
+//! The reconcile of a Backup. Decisions are made by `plan::plan_backup`.
 
 use std::sync::Arc;
 
@@ -23,16 +21,11 @@ use kube::{
 use super::{
     ReconcileError, Seen,
     context::Context,
-    jobs::{Runs, carry_out, observe_claim_uses, observe_jobs, observe_runs, retire},
+    jobs::{Runs, apply_actions, clean_up_jobs, observe_claim_uses, observe_jobs, observe_runs},
     metrics,
 };
 use crate::{
     api::{Backup, BackupStatus, Repository},
-    build::{
-        labels,
-        names::{Owner, RunKind},
-        snapshot,
-    },
     cluster::{
         apply,
         call::CallError,
@@ -43,28 +36,33 @@ use crate::{
         self, BackupFacts, ClaimFacts, ClaimUses, Expected, ObservedPod, ObservedWorkload, PlanProblem, SnapshotFacts,
         SourceFacts, Staged, StagedClaim, Workload,
     },
+    resources::{
+        labels,
+        names::{OwnerRef, RunKind},
+        snapshot,
+    },
 };
 
 /// observe -> plan -> build -> apply -> status
 pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let (client, namespace) = (&context.client, seen.namespace().unwrap_or_default());
-    let _own_turn = context.turn_of(&namespace).await;
+    let _namespace_lock = context.lock_namespace(&namespace).await;
     let Some(backup) = context.read::<Backup>(&seen).await? else { return Ok(Action::await_change()) };
     let is_over = backup.status.as_ref().is_some_and(|status| status.verdict.is_some());
-    let Some(owner) = Owner::of(&backup) else { return Ok(Action::await_change()) };
+    let Some(owner) = OwnerRef::of(&backup) else { return Ok(Action::await_change()) };
     let jobs = observe_jobs(&context, &owner, RunKind::Backup).await?;
-    show(&context, &owner, backup.status.as_ref());
+    update_metrics(&context, &owner, backup.status.as_ref());
     if is_over {
-        retire(client, &jobs, |_| true).await?;
+        clean_up_jobs(client, &jobs, |_| true).await?;
         return Ok(Action::await_change());
     }
     let (pods, unreadable_pods) = observe_pods(&context, &namespace).await?;
     let (claims, unreadable_claims): (Vec<PersistentVolumeClaim>, _) =
         observe::list_all(client, &namespace, "").await?;
-    let home = observe::namespace(client, &namespace).await?;
-    let observed = observe_storage(client, &plan::snapshot_volumes(&home, &claims)).await?;
+    let namespace_object = observe::namespace(client, &namespace).await?;
+    let observed = observe_storage(client, &plan::snapshot_volumes(&namespace_object, &claims)).await?;
     let (snapshots, staged_claims) = observe_staged(client, &owner, &claims).await?;
-    let uses = if plan::wants_claim_uses(&backup) {
+    let uses = if plan::needs_claim_uses(&backup) {
         observe_claim_uses(client, &namespace, &pods).await?
     } else {
         ClaimUses::default()
@@ -73,22 +71,22 @@ pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) ->
     let is_new = backup.status.as_ref().is_none_or(|status| status.start_time.is_none());
     let expected = if is_new { Some(observe_expected(client, &backup).await?) } else { None };
 
-    let turn = context.turn.lock().await;
-    let everywhere: Vec<Repository> = observe::everywhere(client, "").await?;
+    let scheduling = context.scheduling_lock.lock().await;
+    let all: Vec<Repository> = observe::list_all_namespaces(client, "").await?;
     let Runs { mut active, prunes } =
         observe_runs(&context, &[RunKind::Backup, RunKind::Repack, RunKind::Prune]).await?;
     active.retain(|job| job.kind == RunKind::Backup.to_string());
     let active: Vec<(String, String)> = active.into_iter().map(|job| (job.namespace, job.repository)).collect();
     let now = Timestamp::now();
-    let closed = plan::closed_repositories(&everywhere, &prunes, now);
+    let closed = plan::closed_repositories(&all, &prunes, now);
     let here = |repository: &Repository| repository.namespace().as_ref() == Some(&namespace);
-    let repositories: Vec<Repository> = everywhere.into_iter().filter(here).collect();
+    let repositories: Vec<Repository> = all.into_iter().filter(here).collect();
     let staged = Staged { snapshots: &snapshots, claims: &staged_claims };
     let mut sources = plan::plan_sources(SourceFacts {
         namespace: &namespace,
         pods: &pods,
         claims: Some(ClaimFacts {
-            namespace: &home,
+            namespace: &namespace_object,
             claims: &claims,
             repositories: &repositories,
             snapshots: SnapshotFacts {
@@ -116,30 +114,30 @@ pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) ->
     let (mut status, mut actions) = plan::plan_backup(&backup, facts, now);
 
     let _starting = context.starting(&owner, &actions.start);
-    drop(turn);
+    drop(scheduling);
     let is_staged = !snapshots.is_empty() || !staged_claims.is_empty();
     let runner_pod = backup.spec.runner_pod.as_ref();
-    for refused in carry_out(&context, &owner, (&actions, &jobs, staged), &repositories, runner_pod).await? {
-        let words = (refused.source.as_str(), refused.reason, refused.message.as_str());
-        plan::job_refused((backup.status.as_ref(), is_staged), &mut status, &mut actions, words, now);
+    for refused in apply_actions(&context, &owner, (&actions, &jobs, staged), &repositories, runner_pod).await? {
+        let cause = (refused.source.as_str(), refused.reason, refused.message.as_str());
+        plan::job_refused((backup.status.as_ref(), is_staged), &mut status, &mut actions, cause, now);
     }
     if backup.status.as_ref() != Some(&status) {
         apply::status(client, &backup, &status).await?;
     }
-    show(&context, &owner, Some(&status));
-    retire(client, &jobs, |name| plan::is_recorded(&status, name)).await?;
-    context.tell(&backup.object_ref(&()), &actions.events).await;
+    update_metrics(&context, &owner, Some(&status));
+    clean_up_jobs(client, &jobs, |name| plan::is_recorded(&status, name)).await?;
+    context.publish_events(&backup.object_ref(&()), &actions.events).await;
     context.succeeded(&backup);
-    Ok(actions.look_again.map_or_else(Action::await_change, Action::requeue))
+    Ok(actions.requeue_after.map_or_else(Action::await_change, Action::requeue))
 }
 
-fn show(context: &Context, owner: &Owner, status: Option<&BackupStatus>) {
+fn update_metrics(context: &Context, owner: &OwnerRef, status: Option<&BackupStatus>) {
     let end = status.and_then(|status| status.completion_time.as_ref()).map(|Time(end)| *end);
     let verdict = status.and_then(|status| status.verdict);
-    context.run_figures.show(metrics::RunKind::backup, (&owner.namespace, &owner.name), (verdict, end));
+    context.run_metrics.update(metrics::RunKind::backup, (&owner.namespace, &owner.name), (verdict, end));
 }
 
-/// What says whether and how claims can be snapshot.
+/// The cluster's objects which determine whether and how claims can be snapshot.
 #[derive(Default)]
 struct Observed {
     classes: Option<Vec<DynamicObject>>,
@@ -147,7 +145,7 @@ struct Observed {
     storage: Vec<StorageClass>,
 }
 
-/// Looks at it where there are volumes that are to be snapshot.
+/// Reads these objects, unless no volume is to be snapshot.
 async fn observe_storage(client: &Client, volumes: &[&str]) -> Result<Observed, CallError> {
     if volumes.is_empty() {
         return Ok(Observed::default());
@@ -163,13 +161,14 @@ async fn observe_storage(client: &Client, volumes: &[&str]) -> Result<Observed, 
     })
 }
 
-/// The snapshots of this Backup, and the claims that it has made of them; of those that have no volume yet, why.
+/// The `VolumeSnapshot`s of this Backup, and the claims which it has created from them, with warnings about those which
+/// have no volume yet.
 async fn observe_staged(
     client: &Client,
-    owner: &Owner,
+    owner: &OwnerRef,
     claims: &[PersistentVolumeClaim],
 ) -> Result<(Vec<DynamicObject>, Vec<StagedClaim>), CallError> {
-    let Owner { namespace, name, .. } = owner;
+    let OwnerRef { namespace, name, .. } = owner;
     let selector = format!("{}={name},{}={}", labels::RUN, labels::KIND, RunKind::Backup);
     let mut snapshots = observe::list_dynamic(client, &snapshot::volume_snapshots(), namespace, &selector).await?;
     snapshots.retain(|snapshot| owner.controls(&snapshot.metadata));
@@ -183,7 +182,7 @@ async fn observe_staged(
     Ok((snapshots, staged))
 }
 
-/// What a new Backup expects besides the pods that are there: the workloads, and what the last Backup had.
+/// What a new Backup expects besides the existing pods: the workloads, and the sources of the last Backup.
 async fn observe_expected(
     client: &Client,
     backup: &Backup,
@@ -191,13 +190,13 @@ async fn observe_expected(
     let namespace = backup.namespace().unwrap_or_default();
     let workloads = match observe_workloads(client, &namespace).await {
         Ok(workloads) => Some(workloads),
-        // The role of an older installation does not allow it, which the status reports.
+        // The role of an older installation does not allow this; the status reports it.
         Err(error) if error.code() == Some(403) => None,
         Err(error) => return Err(error),
     };
     let keep = |best, candidate: DynamicObject| match candidate.try_parse::<Backup>() {
         Ok(candidate) => plan::newer_of(backup, best, candidate),
-        // Another version wrote it.
+        // An object of another version which cannot be parsed is ignored.
         Err(_) => best,
     };
     let kind = ApiResource::erase::<Backup>(&());
@@ -217,8 +216,8 @@ async fn observe_workloads(client: &Client, namespace: &str) -> Result<Vec<Obser
     Ok(workloads)
 }
 
-/// The pods of a namespace, and what they belong to, but for those of runs; and what cannot be read of them. The label alone
-/// proves no run, because anyone may set it.
+/// The pods of a namespace with their workloads, except the pods of runs; and the pods which cannot be parsed. A label
+/// alone does not prove that a pod belongs to a run, because any author may set it.
 pub(super) async fn observe_pods(
     context: &Context,
     namespace: &str,
@@ -232,7 +231,7 @@ pub(super) async fn observe_pods(
     Ok((pods.map(observed).collect(), unreadable))
 }
 
-/// What cannot be read cannot be backed up, which is no reason to leave it out in silence.
+/// The problems for pods and claims which cannot be parsed and so cannot be backed up.
 fn problems(pods: Vec<Unreadable>, claims: Vec<Unreadable>) -> impl Iterator<Item = PlanProblem> {
     let pods = pods.into_iter().map(|Unreadable { name, why, .. }| PlanProblem::Unnamable {
         pod: name,

@@ -1,6 +1,4 @@
-//! What all reconciles share.
-//!
-//! It must not know what is reconciled.
+//! The state which all reconciles share.
 
 use std::{
     collections::HashMap,
@@ -15,54 +13,52 @@ use tokio::sync::{OnceCell, OwnedMutexGuard};
 
 use super::metrics::{RepositoryMetrics, RunMetrics};
 use crate::{
-    build::names::{self, Owner},
-    cluster::{call::CallError, events::Reports, observe},
-    plan::{ActiveJob, Occurrence, StartJob},
+    cluster::{call::CallError, events::EventRecorder, observe},
+    plan::{ActiveJob, EventRecord, StartJob},
+    resources::names::{self, OwnerRef},
 };
 
-/// The component that Events are from.
+/// The reporting component of Events.
 const COMPONENT: &str = "stowaway-controller";
-/// The pause after the first failure in a row; each further one is twice as long.
+/// The pause after the first failure in a row. Each further pause is twice as long as the previous one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
-/// The reason of an Event about an object that cannot be read.
+/// The reason of an Event about an object which cannot be parsed.
 const UNREADABLE: &str = "Unreadable";
 
-/// What the controller is told at its start.
+/// The controller's configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Image of the runs' pods.
     pub image: String,
     /// Name of the controller's own pod, for Events.
     pub instance: Option<String>,
-    /// Where metrics and health are answered.
+    /// Port of the metrics and health endpoints.
     pub metrics_port: u16,
 }
 
-/// What all reconciles share.
+/// The state which all reconciles share.
 pub(super) struct Context {
-    /// The way to the API server.
     pub client: Client,
     /// Image of the runs' pods.
     pub image: String,
-    /// Held while the runs of the cluster are counted and others are planned, so that two Backups do not take the same free
-    /// place. It is released before anything is written: one slow admission webhook of a namespace delays no other one.
-    pub turn: tokio::sync::Mutex<()>,
-    /// What is told of Repositories in figures.
-    pub figures: RepositoryMetrics,
-    /// Figures of Backups and Restores.
-    pub run_figures: RunMetrics,
-    reports: Reports,
+    /// Held while the cluster's runs are counted and new ones are planned, so that two Backups do not use the same free
+    /// slot of a limit. It is released before any write, so that a slow admission webhook of one namespace does not
+    /// delay other namespaces.
+    pub scheduling_lock: tokio::sync::Mutex<()>,
+    pub repository_metrics: RepositoryMetrics,
+    /// Metrics of Backups and Restores.
+    pub run_metrics: RunMetrics,
+    reports: EventRecorder,
     cluster: OnceCell<String>,
     failures: Mutex<HashMap<String, u32>>,
-    /// What is planned, and whose Job is being made.
+    /// The planned runs whose Jobs are being created.
     starting: Mutex<Vec<ActiveJob>>,
     namespaces: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
-/// Runs that are being started, until this is dropped.
+/// Runs which count as being started until this guard is dropped.
 pub(super) struct Starting<'a> {
     context: &'a Context,
     jobs: Vec<ActiveJob>,
@@ -75,14 +71,18 @@ impl Drop for Starting<'_> {
 }
 
 impl Context {
-    pub fn new(client: Client, settings: Settings, (figures, run_figures): (RepositoryMetrics, RunMetrics)) -> Self {
+    pub fn new(
+        client: Client,
+        settings: Settings,
+        (repository_metrics, run_metrics): (RepositoryMetrics, RunMetrics),
+    ) -> Self {
         Self {
-            figures,
-            run_figures,
-            reports: Reports::new(client.clone(), COMPONENT, settings.instance),
+            repository_metrics,
+            run_metrics,
+            reports: EventRecorder::new(client.clone(), COMPONENT, settings.instance),
             client,
             image: settings.image,
-            turn: tokio::sync::Mutex::default(),
+            scheduling_lock: tokio::sync::Mutex::default(),
             cluster: OnceCell::new(),
             failures: Mutex::default(),
             starting: Mutex::default(),
@@ -90,19 +90,20 @@ impl Context {
         }
     }
 
-    /// The turn of one namespace, in which only one object is looked at at once, from the first look to the last write: what
-    /// works on its claims and scales its workloads is decided from what is there.
-    pub async fn turn_of(&self, namespace: &str) -> OwnedMutexGuard<()> {
-        let turn = {
+    /// Locks a namespace for a whole reconcile, from the first read to the last write, so that only one object of the
+    /// namespace is reconciled at a time. The plans depend on which runs use the namespace's claims and scale its
+    /// workloads.
+    pub async fn lock_namespace(&self, namespace: &str) -> OwnedMutexGuard<()> {
+        let lock = {
             let mut namespaces = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
-            namespaces.retain(|_, turn| Arc::strong_count(turn) > 1);
+            namespaces.retain(|_, lock| Arc::strong_count(lock) > 1);
             namespaces.entry(namespace.to_owned()).or_default().clone()
         };
-        turn.lock_owned().await
+        lock.lock_owned().await
     }
 
-    /// Counts planned runs as active ones until the result is dropped; to be called in [`Self::turn`].
-    pub fn starting(&self, owner: &Owner, planned: &[StartJob]) -> Starting<'_> {
+    /// Counts planned runs as active until the result is dropped. The caller holds [`Self::scheduling_lock`].
+    pub fn starting(&self, owner: &OwnerRef, planned: &[StartJob]) -> Starting<'_> {
         let jobs = planned.iter().map(|start| ActiveJob {
             namespace: owner.namespace.clone(),
             name: names::job_name(owner, &start.source, start.attempt),
@@ -114,7 +115,7 @@ impl Context {
         Starting { context: self, jobs }
     }
 
-    /// The runs that are being started.
+    /// The runs which are being started.
     pub fn being_started(&self) -> Vec<ActiveJob> {
         self.locked_starting().clone()
     }
@@ -123,12 +124,12 @@ impl Context {
         self.starting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The cluster's id, asked for once.
+    /// The cluster's id, which is read once.
     pub async fn cluster_id(&self) -> Result<&str, CallError> {
         self.cluster.get_or_try_init(|| observe::cluster_id(&self.client)).await.map(String::as_str)
     }
 
-    /// The object as it is now. One that cannot be read is reported, and not looked at again before it changes.
+    /// The present object. An object which cannot be parsed is reported, and not reconciled again before it changes.
     pub async fn read<K>(&self, seen: &PartialObjectMeta<K>) -> Result<Option<K>, CallError>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
@@ -136,32 +137,40 @@ impl Context {
         let namespace = seen.namespace().unwrap_or_default();
         match observe::object::<K>(&self.client, &namespace, &seen.name_any()).await {
             Err(error) if error.is_unreadable() => {
-                let note = format!("it is left alone until it can be read: {error}");
+                let note = format!("it is ignored until it can be read: {error}");
                 let (reason, action) = (UNREADABLE.to_owned(), "Read");
-                self.tell(&seen.object_ref(&()), &[Occurrence { is_warning: true, reason, action, note, job: None }])
-                    .await;
+                self.publish_events(
+                    &seen.object_ref(&()),
+                    &[EventRecord { is_warning: true, reason, action, note, job: None }],
+                )
+                .await;
                 Ok(None)
             }
             read => read,
         }
     }
 
-    /// Writes Events. One that cannot be written is logged: no run depends on it.
-    pub async fn tell(&self, regarding: &ObjectReference, events: &[Occurrence]) {
+    /// Writes Events, and logs them. A failure to write an Event is only logged, because no run depends on it.
+    pub async fn publish_events(&self, regarding: &ObjectReference, events: &[EventRecord]) {
         for event in events {
             let name = regarding.name.as_deref().unwrap_or_default();
             let namespace = regarding.namespace.as_deref().unwrap_or_default();
             let kind = regarding.kind.as_deref().unwrap_or_default();
             tracing::info!(kind, namespace, name, reason = event.reason, "{kind} {namespace}/{name}: {}", event.note);
-            let words = (event.reason.as_str(), event.action);
-            let published = self.reports.publish(regarding, event.is_warning, words, &event.note, event.job.as_deref());
+            let cause = (event.reason.as_str(), event.action);
+            let published = self.reports.publish(regarding, event.is_warning, cause, &event.note, event.job.as_deref());
             if let Err(error) = published.await {
-                tracing::warn!(kind, namespace, name, "{kind} {namespace}/{name} has no Event of it: {error}");
+                tracing::warn!(
+                    kind,
+                    namespace,
+                    name,
+                    "failed to write an Event about {kind} {namespace}/{name}: {error}"
+                );
             }
         }
     }
 
-    /// How long to wait after one more failure of this object.
+    /// Counts a failure of this object, and returns the pause before the next reconcile.
     pub fn pause_after_failure<K: Resource<DynamicType = ()>>(&self, object: &K) -> Duration {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let count = failures.entry(key(object)).or_insert(0);
@@ -170,7 +179,7 @@ impl Context {
         pause
     }
 
-    /// Forgets the failures of this object.
+    /// Resets the failures of this object.
     pub fn succeeded<K: Resource<DynamicType = ()>>(&self, object: &K) {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&key(object));
     }

@@ -1,6 +1,4 @@
-//! Jobs as the reconciles see them: observed together with their pods, and ended and cleaned up as planned.
-//!
-//! It must not know what a Job is for.
+//! Jobs in a reconcile: they are observed together with their pods, and created, ended and cleaned up as planned.
 
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::{Client, ResourceExt};
@@ -8,30 +6,31 @@ use kube::{Client, ResourceExt};
 use super::{
     ReconcileError,
     context::Context,
-    start::{TakenName, make_snapshot, start_job},
+    start::{TakenName, create_snapshot, start_job},
 };
 use crate::{
     api::{Repository, RunnerPod},
-    build::{
-        self, labels,
-        names::{Owner, RunKind},
-        rbac, snapshot,
-    },
     cluster::{self, apply, call::CallError, observe},
     model::{Reason, RunProgress},
     plan::{
         self, Actions, ActiveJob, ClaimUses, JobRetention, ObservedJob, ObservedPod, OwnRuns, PruneRuns, Staged,
         StagedClaim, is_active, is_started, job_retention, wants_complaints,
     },
+    resources::{
+        self, labels,
+        names::{OwnerRef, RunKind},
+        rbac, snapshot,
+    },
 };
 
-/// The Jobs that are provably of this object, with their pods, and with Kubernetes' complaints where a pod does not start.
+/// The Jobs which are provably runs of this object, with their pods, and with Kubernetes' warnings if a pod does not
+/// start.
 pub(super) async fn observe_jobs(
     context: &Context,
-    owner: &Owner,
+    owner: &OwnerRef,
     kind: RunKind,
 ) -> Result<Vec<ObservedJob>, CallError> {
-    let Owner { namespace, name, .. } = owner;
+    let OwnerRef { namespace, name, .. } = owner;
     let selector = format!("{}={name},{}={kind}", labels::RUN, labels::KIND);
     let jobs: Vec<Job> = observe::list(&context.client, namespace, &selector).await?;
     let pods: Vec<Pod> =
@@ -51,26 +50,26 @@ pub(super) async fn observe_jobs(
     Ok(observed)
 }
 
-/// How far the run in these pods says that it is. It is for display, so that what cannot be read is only missing.
+/// The progress which the run in these pods reports. It is only displayed, so an error is not fatal.
 async fn progress(client: &Client, namespace: &str, pods: &[Pod]) -> Option<RunProgress> {
     let (pod, uid) = plan::running_pod(pods)?;
     match cluster::progress::read(client, namespace, (&pod, &uid)).await {
         Ok(progress) => progress,
         Err(error) => {
-            tracing::debug!("the progress of pod {namespace}/{pod} is not known: {error}");
+            tracing::debug!("failed to read the progress of pod {namespace}/{pod}: {error}");
             None
         }
     }
 }
 
-/// What runs do in the claims and commands of a namespace. `apps` are the pods that belong to no run.
+/// The claims and commands of a namespace which runs use. `apps` are the pods which belong to no run.
 pub(super) async fn observe_claim_uses(
     client: &Client,
     namespace: &str,
     apps: &[ObservedPod],
 ) -> Result<ClaimUses, CallError> {
     let of_backups = format!("{}={}", labels::KIND, RunKind::Backup);
-    // What is only labelled so keeps no claim from being stored.
+    // An object which only has the label of a run must not block the backup of a claim.
     let mut jobs: Vec<Job> = observe::list(client, namespace, labels::KIND).await?;
     jobs.retain(plan::is_run);
     let mut pods: Vec<Pod> = observe::list(client, namespace, labels::KIND).await?;
@@ -86,28 +85,27 @@ pub(super) async fn observe_claim_uses(
 
 /// The runs of the whole cluster.
 pub(super) struct Runs {
-    /// Those that are started and not over, and those that are being started.
+    /// The runs which are started and not over, and those which are being started.
     pub active: Vec<ActiveJob>,
-    /// Those of prunes.
     pub prunes: PruneRuns,
 }
 
-/// All runs in the cluster of these kinds. What is only labelled so is none.
+/// All runs of these kinds in the cluster. A Job which only has the label of a run is ignored.
 pub(super) async fn observe_runs(context: &Context, kinds: &[RunKind]) -> Result<Runs, CallError> {
-    // Before the list: one that is started meanwhile is in one of them at least.
+    // Read before the list, so that a run which is started meanwhile is in at least one of them.
     let mut active = context.being_started();
     active.retain(|job| kinds.iter().any(|kind| kind.to_string() == job.kind));
     let kinds = kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let selector = format!("{} in ({kinds})", labels::KIND);
-    let jobs: Vec<Job> = observe::everywhere(&context.client, &selector).await?;
+    let jobs: Vec<Job> = observe::list_all_namespaces(&context.client, &selector).await?;
     let has_started = jobs.iter().any(|job| plan::is_run(job) && is_started(job));
-    // A run ends before its pod does where another container keeps that alive.
+    // A run may end before its pod, if another container keeps the pod alive.
     let mut pods: Vec<Pod> =
-        if has_started { observe::everywhere(&context.client, &selector).await? } else { Vec::new() };
+        if has_started { observe::list_all_namespaces(&context.client, &selector).await? } else { Vec::new() };
     pods.retain(plan::is_pod_of_a_run);
     let mut prunes = PruneRuns::default();
     let is_prune = |job: &ActiveJob| job.kind == RunKind::Prune.to_string();
-    prunes.live.extend(active.iter().filter(|job| is_prune(job)).map(place));
+    prunes.live.extend(active.iter().filter(|job| is_prune(job)).map(repository_key));
     for job in jobs.iter().filter(|job| plan::is_run(job)) {
         let label = |key: &str| job.labels().get(key).cloned().unwrap_or_default();
         let found = ActiveJob {
@@ -117,10 +115,10 @@ pub(super) async fn observe_runs(context: &Context, kinds: &[RunKind]) -> Result
             kind: label(labels::KIND),
         };
         if is_prune(&found) && !plan::is_over(job) {
-            prunes.live.insert(place(&found));
+            prunes.live.insert(repository_key(&found));
         }
         if found.kind == RunKind::Repack.to_string() && plan::is_complete(job) {
-            prunes.prepared.insert(place(&found));
+            prunes.prepared.insert(repository_key(&found));
         }
         if is_active(job, &pods)
             && !active.iter().any(|known| (&known.namespace, &known.name) == (&found.namespace, &found.name))
@@ -131,8 +129,8 @@ pub(super) async fn observe_runs(context: &Context, kinds: &[RunKind]) -> Result
     Ok(Runs { active, prunes })
 }
 
-/// Has the Jobs deleted whose results are in the status that is stored; see [`job_retention`].
-pub(super) async fn retire(
+/// Cleans up the Jobs whose results are in the stored status; see [`job_retention`].
+pub(super) async fn clean_up_jobs(
     client: &Client,
     jobs: &[ObservedJob],
     is_stored: impl Fn(&str) -> bool,
@@ -151,11 +149,11 @@ pub(super) async fn retire(
     Ok(())
 }
 
-fn place(job: &ActiveJob) -> (String, String) {
+fn repository_key(job: &ActiveJob) -> (String, String) {
     (job.namespace.clone(), job.repository.clone())
 }
 
-/// What could not be made, so that asking again at once is in vain: what for, name of the source, and why.
+/// A Job or `VolumeSnapshot` which could not be created, and for which an immediate retry would fail, too.
 pub(super) struct Refused {
     pub kind: RunKind,
     pub source: String,
@@ -163,18 +161,18 @@ pub(super) struct Refused {
     pub message: String,
 }
 
-/// Does what was planned for the Jobs of this object; see [`Actions`] for the order. What cannot be made for one source
-/// stops no other one.
-pub(super) async fn carry_out(
+/// Carries out the planned actions on the Jobs of this object; see [`Actions`] for the order. A refused object of one
+/// source does not affect other sources.
+pub(super) async fn apply_actions(
     context: &Context,
-    owner: &Owner,
+    owner: &OwnerRef,
     (actions, jobs, staged): (&Actions, &[ObservedJob], Staged<'_>),
     repositories: &[Repository],
     runner_pod: Option<&RunnerPod>,
 ) -> Result<Vec<Refused>, ReconcileError> {
     let Actions {
         create_password: _,
-        around: _,
+        restore: _,
         snapshots,
         start,
         end,
@@ -183,18 +181,18 @@ pub(super) async fn carry_out(
         delete_claims,
         delete_snapshots,
         events: _,
-        look_again: _,
+        requeue_after: _,
     } = actions;
     let (client, namespace) = (&context.client, owner.namespace.as_str());
     let mut refused = Vec::new();
     for request in snapshots {
-        if let Err(error) = make_snapshot(context, owner, request).await {
+        if let Err(error) = create_snapshot(context, owner, request).await {
             refused.push(refusal(error, RunKind::Backup, &request.source)?);
         }
     }
     let assigns_users = match start.as_slice() {
         [] => false,
-        _ => build::assigns_users(&observe::namespace(client, namespace).await?),
+        _ => resources::assigns_users(&observe::namespace(client, namespace).await?),
     };
     for request in start {
         if let Err(error) = start_job(context, owner, request, repositories, (runner_pod, assigns_users)).await {
@@ -221,11 +219,15 @@ pub(super) async fn carry_out(
     Ok(refused)
 }
 
-/// Why a source's Job or snapshot cannot be made, where that is about the request rather than about the moment.
+/// The refusal of a source's Job or snapshot, if the error is caused by the request and not by a temporary failure.
+///
+/// # Errors
+/// Any other error.
 fn refusal(error: ReconcileError, kind: RunKind, source: &str) -> Result<Refused, ReconcileError> {
     let reason = match &error {
         ReconcileError::Name(TakenName::Foreign(_)) => Reason::NameTaken,
-        // A Restore would fail for it; all others are tried again.
+        // A refusal would fail a Restore for good, so its reconcile is retried until Kubernetes has deleted the
+        // leftover object. Other runs are repeated by their plan.
         ReconcileError::Name(TakenName::Leftover(_)) if kind != RunKind::Restore => Reason::NameTaken,
         ReconcileError::Call(error) if is_refusal(error) => Reason::PodNotStarted,
         _ => return Err(error),
@@ -233,7 +235,7 @@ fn refusal(error: ReconcileError, kind: RunKind, source: &str) -> Result<Refused
     Ok(Refused { kind, source: source.to_owned(), reason, message: error.to_string() })
 }
 
-/// Whether the answer is about the request, rather than about the moment.
+/// Whether the API server refused the request itself, so that a retry would fail, too.
 pub(super) fn is_refusal(error: &CallError) -> bool {
     matches!(error.code(), Some(400 | 403 | 422))
 }

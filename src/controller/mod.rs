@@ -1,7 +1,7 @@
-//! The controller: one short reconcile a kind, each observe, plan, build, apply, status.
+//! The controller: one reconcile for each kind, with the steps observe, plan, build, apply, status.
 //!
-//! It keeps nothing in memory that matters: everything is derived from the objects, so a restart changes nothing. It must
-//! not decide anything itself; `plan` does. It never reads a Secret and never opens a store.
+//! Everything is derived from the objects in the cluster, so that a restart changes nothing. Decisions are made by
+//! `plan`. The controller never reads a Secret and never connects to a store.
 
 mod backup;
 mod context;
@@ -34,8 +34,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{Backup, Repository, Restore},
-    build::{labels, names::RunKind},
     cluster::call::CallError,
+    resources::{labels, names::RunKind},
     telemetry,
 };
 use context::Context;
@@ -43,22 +43,19 @@ pub use context::Settings;
 use metrics::{RepositoryMetrics, RunMetrics};
 use watchdog::Watchdog;
 
-/// For what is under way when the controller is told to end. It is killed after 30 s.
+/// How long running reconciles may take after the controller received SIGTERM. The kubelet kills it after 30 s.
 const LONGEST_END: Duration = Duration::from_secs(10);
 
-/// How often the figures of objects that are gone are left out.
+/// How often the metrics of deleted objects are removed.
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
 
-/// Why a reconcile failed; it is made again after a pause.
+/// Why a reconcile failed. It is repeated after a pause.
 #[derive(Debug, thiserror::Error)]
 enum ReconcileError {
-    /// A call to the API server.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// A planned name is taken.
     #[error(transparent)]
     Name(#[from] start::TakenName),
-    /// A task that cannot be written.
     #[error("failed to write a task as JSON: {0}")]
     Task(#[from] serde_json::Error),
 }
@@ -66,50 +63,48 @@ enum ReconcileError {
 /// Why the controller cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
-    /// Neither a kubeconfig nor the files of a pod are there.
+    /// There is neither a kubeconfig nor a service account of a pod.
     #[error("failed to find the cluster: {0}; set KUBECONFIG, or run in a pod")]
     Client(#[from] kube::Error),
-    /// The port of the metrics.
     #[error("failed to listen for metrics on port {port}: {source}; choose another one by --metrics-port")]
     Listen {
-        /// Which port.
         port: u16,
-        /// Why.
         #[source]
         source: std::io::Error,
     },
 }
 
-/// Runs until `shutdown` is ready, and what is being done then is finished.
+/// Runs until `shutdown` is ready, and then finishes the running reconciles.
 ///
 /// # Errors
-/// When no cluster is configured. A cluster that does not answer is waited for.
+/// If no cluster is configured, or the port of the metrics is taken. A cluster which does not answer is no error.
 pub async fn run(
     settings: Settings,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ControllerError> {
     let mut config = Config::infer().await.map_err(kube::Error::InferConfig)?;
     let client = Client::try_from(config.clone())?;
-    // What a PodDisruptionBudget forbids is answered like an overload, which the library would wait out for minutes.
+    // The API server answers an eviction which a PodDisruptionBudget forbids with 429, as if it were overloaded. The
+    // default client would retry that for minutes.
     config.default_retry = false;
     let evicting = Client::try_from(config)?;
     let token = CancellationToken::new();
     let port = settings.metrics_port;
     let listener = telemetry::metrics::listen(port).await.map_err(|source| ControllerError::Listen { port, source })?;
     let mut registry = Registry::default();
-    let figures = watchdog::Metrics::register(&mut registry);
-    let figures_of_objects = (RepositoryMetrics::register(&mut registry), RunMetrics::register(&mut registry));
+    let watchdog_metrics = watchdog::Metrics::register(&mut registry);
+    let object_metrics = (RepositoryMetrics::register(&mut registry), RunMetrics::register(&mut registry));
     let renewed = heartbeat::register(&mut registry);
     let instance = settings.instance.clone().unwrap_or_else(|| "controller".to_owned());
     let heartbeat = heartbeat::beat(client.clone(), &instance, renewed, token.clone());
-    let context = Arc::new(Context::new(client.clone(), settings, figures_of_objects));
-    let upkeep = [RunKind::Init, RunKind::Repack, RunKind::Prune, RunKind::Check];
-    let repositories = controller::<Repository>(&client, &upkeep, &token);
+    let context = Arc::new(Context::new(client.clone(), settings, object_metrics));
+    let maintenance = [RunKind::Init, RunKind::Repack, RunKind::Prune, RunKind::Check];
+    let repositories = controller::<Repository>(&client, &maintenance, &token);
     let all_of_repositories = repositories.store();
-    let repositories = repositories.run(repository::reconcile, again, context.clone());
+    let repositories = repositories.run(repository::reconcile, error_policy, context.clone());
     let backups = controller::<Backup>(&client, &[RunKind::Backup], &token);
     let all_of_backups = backups.store();
-    // A Repository that becomes ready is what the Backups of its namespace may wait for.
+    // The Backups of a namespace may wait until a Repository becomes ready.
     let store = backups.store();
     let waiting = move |repository: Seen<Repository>| {
         let namespace = repository.namespace();
@@ -119,30 +114,30 @@ pub async fn run(
     let all_repositories = Api::<Seen<Repository>>::all(client.clone());
     let backups = backups.watches(all_repositories, watcher::Config::default(), waiting).run(
         backup::reconcile,
-        again,
+        error_policy,
         context.clone(),
     );
     let restores = controller::<Restore>(&client, &[RunKind::Restore], &token);
     let all_of_restores = restores.store();
-    let restores = restores.run(restore::reconcile, again, context.clone());
-    // No reconcile follows on a deletion.
-    let (figures_of_all, stopped) = (context.clone(), token.clone());
+    let restores = restores.run(restore::reconcile, error_policy, context.clone());
+    // A deletion causes no reconcile, so the metrics of deleted objects are removed here.
+    let (metrics_of_all, stopped) = (context.clone(), token.clone());
     let sweep = async move {
         while !stopped.is_cancelled() {
             tokio::select! {
                 () = stopped.cancelled() => break,
                 () = tokio::time::sleep(SWEEP_EVERY) => {}
             }
-            figures_of_all.figures.keep(&names_in(&all_of_repositories));
-            figures_of_all.run_figures.keep(metrics::RunKind::backup, &names_in(&all_of_backups));
-            figures_of_all.run_figures.keep(metrics::RunKind::restore, &names_in(&all_of_restores));
+            metrics_of_all.repository_metrics.keep(&names_in(&all_of_repositories));
+            metrics_of_all.run_metrics.keep(metrics::RunKind::backup, &names_in(&all_of_backups));
+            metrics_of_all.run_metrics.keep(metrics::RunKind::restore, &names_in(&all_of_restores));
         }
     };
-    let watchdog = Watchdog::new(context, evicting, figures, jiff::Timestamp::now()).run(token.clone());
+    let watchdog = Watchdog::new(context, evicting, watchdog_metrics, jiff::Timestamp::now()).run(token.clone());
     let answers = async {
         tokio::select! {
             () = token.cancelled() => {}
-            Err(error) = telemetry::metrics::serve(listener, registry) => tracing::error!("no more metrics: {error}"),
+            Err(error) = telemetry::metrics::serve(listener, registry) => tracing::error!("failed to serve metrics: {error}"),
         }
     };
     let stop = async {
@@ -153,20 +148,21 @@ pub async fn run(
     let work = async {
         tokio::join!(drain(repositories), drain(backups), drain(restores), watchdog, heartbeat, sweep, answers, stop)
     };
-    // What has never been listed yet is waited for even then, and a cluster may never answer.
+    // The watches wait for their first list even after the cancellation, and a cluster may never answer.
     let too_late = async {
         token.cancelled().await;
         tokio::time::sleep(LONGEST_END).await;
     };
     tokio::select! {
         _ended = work => {}
-        () = too_late => tracing::warn!("what was under way is left as it is, and found again at the next start"),
+        () = too_late => tracing::warn!("shutting down before all reconciles have ended; the next start continues them"),
     }
     Ok(())
 }
 
-/// An object as the watches see it: each reconcile reads it anew, so its name is enough. And one that cannot be read (a
-/// newer version wrote it) fails alone, where a watch of whole objects would stop for all of them.
+/// An object in the watches. Its metadata suffices, because each reconcile reads the object again. With a watch of
+/// whole objects, an object which cannot be parsed (because a newer version wrote it) would stop the watch for all
+/// objects.
 type Seen<K> = PartialObjectMeta<K>;
 
 /// Namespace and name of each object in a store.
@@ -177,37 +173,41 @@ where
     store.state().iter().map(|object| (object.namespace().unwrap_or_default(), object.name_any())).collect()
 }
 
-/// A controller of one kind, which hears of its objects, their Jobs, and the Jobs' pods.
+/// A controller of one kind, which watches its objects, their Jobs, and the Jobs' pods.
 fn controller<K>(client: &Client, kinds: &[RunKind], token: &CancellationToken) -> Controller<Seen<K>>
 where
     K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + Debug + Send + Sync + 'static,
 {
     let kinds = kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    let ours = watcher::Config::default().labels(&format!("{} in ({kinds})", labels::KIND));
+    let of_runs = watcher::Config::default().labels(&format!("{} in ({kinds})", labels::KIND));
     let run_of = |pod: Seen<Pod>| {
         let name = pod.labels().get(labels::RUN)?;
         Some(ObjectRef::new(name).within(pod.metadata.namespace.as_deref()?))
     };
     Controller::new(Api::<Seen<K>>::all(client.clone()), watcher::Config::default())
-        .owns(Api::<Seen<Job>>::all(client.clone()), ours.clone())
-        .watches(Api::<Seen<Pod>>::all(client.clone()), ours, run_of)
+        .owns(Api::<Seen<Job>>::all(client.clone()), of_runs.clone())
+        .watches(Api::<Seen<Pod>>::all(client.clone()), of_runs, run_of)
         .graceful_shutdown_on(token.clone().cancelled_owned())
 }
 
-/// What happens after a reconcile that failed.
-#[allow(clippy::needless_pass_by_value, reason = "kube calls it so")]
-fn again<K: Resource<DynamicType = ()>>(object: Arc<K>, error: &ReconcileError, context: Arc<Context>) -> Action {
+/// Logs a failed reconcile, and requests another one after a pause.
+#[allow(clippy::needless_pass_by_value, reason = "kube requires this signature")]
+fn error_policy<K: Resource<DynamicType = ()>>(
+    object: Arc<K>,
+    error: &ReconcileError,
+    context: Arc<Context>,
+) -> Action {
     let pause = context.pause_after_failure(&*object);
     let (kind, name) = (K::kind(&()), object.name_any());
     let namespace = object.namespace().unwrap_or_default();
     let pause_seconds = pause.as_secs();
     tracing::warn!(
-        %kind, namespace, name, pause_seconds, "{kind} {namespace}/{name} is tried again in {pause_seconds} s: {error}"
+        %kind, namespace, name, pause_seconds, "failed to reconcile {kind} {namespace}/{name}, retrying in {pause_seconds} s: {error}"
     );
     Action::requeue(pause)
 }
 
-/// Runs a controller to its end. Failed reconciles were told by [`again`]; what is left are failed watches.
+/// Runs a controller to its end, and logs failed watches. Failed reconciles are logged by [`error_policy`].
 async fn drain<K, E>(stream: impl Stream<Item = Result<(ObjectRef<K>, Action), Error<ReconcileError, E>>>)
 where
     K: Resource<DynamicType = ()>,
@@ -217,7 +217,7 @@ where
         .for_each(|result| async {
             if let Err(error @ Error::QueueError(_)) = result {
                 let kind = K::kind(&());
-                tracing::warn!(%kind, "the watch of kind {kind} broke, and is begun again: {error}");
+                tracing::warn!(%kind, "the watch of kind {kind} failed and is restarted: {error}");
             }
         })
         .await;

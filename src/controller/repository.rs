@@ -1,6 +1,4 @@
-//! One look at a Repository.
-//!
-//! It must not decide anything; see `plan::plan_repository` and `plan::plan_upkeep`.
+//! The reconcile of a Repository. Decisions are made by `plan::plan_repository` and `plan::plan_maintenance`.
 
 use std::sync::Arc;
 
@@ -10,91 +8,94 @@ use kube::{Resource, ResourceExt, runtime::controller::Action};
 use super::{
     ReconcileError, Seen,
     context::Context,
-    jobs::{Runs, carry_out, observe_jobs, observe_runs, retire},
+    jobs::{Runs, apply_actions, clean_up_jobs, observe_jobs, observe_runs},
 };
 use crate::{
     api::Repository,
-    build::names::{Owner, RunKind},
     cluster::{apply, observe},
-    plan::{self, Actions, ActiveJob, Occurrence, Staged, UpkeepFacts},
+    plan::{self, Actions, ActiveJob, EventRecord, MaintenanceFacts, Staged},
+    resources::names::{OwnerRef, RunKind},
 };
 
 /// observe -> plan -> build -> apply -> status
 pub(super) async fn reconcile(seen: Arc<Seen<Repository>>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let (client, namespace) = (&context.client, seen.namespace().unwrap_or_default());
-    let _own_turn = context.turn_of(&namespace).await;
+    let _namespace_lock = context.lock_namespace(&namespace).await;
     let Some(repository) = context.read::<Repository>(&seen).await? else { return Ok(Action::await_change()) };
-    let Some(owner) = Owner::of(&repository) else { return Ok(Action::await_change()) };
+    let Some(owner) = OwnerRef::of(&repository) else { return Ok(Action::await_change()) };
     let jobs = observe_jobs(&context, &owner, RunKind::Init).await?;
-    let mut upkeep_jobs = Vec::new();
+    let mut maintenance_jobs = Vec::new();
     for kind in [RunKind::Repack, RunKind::Prune, RunKind::Check] {
-        upkeep_jobs.extend(observe_jobs(&context, &owner, kind).await?);
+        maintenance_jobs.extend(observe_jobs(&context, &owner, kind).await?);
     }
     let cluster = context.cluster_id().await?;
 
-    let turn = context.turn.lock().await;
+    let scheduling = context.scheduling_lock.lock().await;
     let now = Timestamp::now();
-    let neighbours = if plan::wants_facts(&repository, now) {
+    let neighbours = if plan::needs_facts(&repository, now) {
         observe_neighbours(&context, &repository, now).await?
     } else {
         Neighbours::default()
     };
-    let facts = UpkeepFacts { jobs: &upkeep_jobs, active: &neighbours.active, is_closed: neighbours.is_closed };
+    let facts =
+        MaintenanceFacts { jobs: &maintenance_jobs, active: &neighbours.active, is_closed: neighbours.is_closed };
 
     let (mut status, mut actions) = plan::plan_repository(&repository, &jobs, cluster, now);
-    plan::plan_upkeep(&repository, facts, &mut status, &mut actions, now);
+    plan::plan_maintenance(&repository, facts, &mut status, &mut actions, now);
 
     let _starting = context.starting(&owner, &actions.start);
-    drop(turn);
+    drop(scheduling);
     if actions.create_password {
         create_password(&context, &repository, &mut actions).await?;
     }
-    let all_jobs: Vec<_> = jobs.iter().chain(&upkeep_jobs).cloned().collect();
+    let all_jobs: Vec<_> = jobs.iter().chain(&maintenance_jobs).cloned().collect();
     let repositories = std::slice::from_ref(&repository);
-    for refused in carry_out(&context, &owner, (&actions, &all_jobs, Staged::default()), repositories, None).await? {
-        let words = (refused.source.as_str(), refused.reason, refused.message.as_str());
+    for refused in apply_actions(&context, &owner, (&actions, &all_jobs, Staged::default()), repositories, None).await?
+    {
+        let cause = (refused.source.as_str(), refused.reason, refused.message.as_str());
         if refused.kind == RunKind::Init {
             plan::init_refused(&mut status, &mut actions, (refused.reason, &refused.message), now);
         } else {
-            plan::upkeep_refused(&repository, &mut status, &mut actions, words, now);
+            plan::maintenance_refused(&repository, &mut status, &mut actions, cause, now);
         }
     }
     if repository.status.as_ref() != Some(&status) {
         apply::status(client, &repository, &status).await?;
     }
     let is_stored = |name: &str| plan::is_recorded_of_repository(&repository, &status, name);
-    retire(client, &jobs, is_stored).await?;
-    retire(client, &upkeep_jobs, is_stored).await?;
-    context.figures.show(&namespace, &owner.name, &status);
-    context.tell(&repository.object_ref(&()), &actions.events).await;
+    clean_up_jobs(client, &jobs, is_stored).await?;
+    clean_up_jobs(client, &maintenance_jobs, is_stored).await?;
+    context.repository_metrics.update(&namespace, &owner.name, &status);
+    context.publish_events(&repository.object_ref(&()), &actions.events).await;
     context.succeeded(&repository);
-    Ok(actions.look_again.map_or_else(Action::await_change, Action::requeue))
+    Ok(actions.requeue_after.map_or_else(Action::await_change, Action::requeue))
 }
 
-/// All that may work on a repository and has a Job.
+/// All kinds of Jobs which use a repository, except queries of the CLI.
 const ALL_KINDS: [RunKind; 6] =
     [RunKind::Init, RunKind::Backup, RunKind::Restore, RunKind::Repack, RunKind::Prune, RunKind::Check];
 
-/// Who else works on a repository.
+/// The other runs of a repository.
 #[derive(Default)]
 struct Neighbours {
     active: Vec<ActiveJob>,
     is_closed: bool,
 }
 
-/// All Jobs that work on the same repository now, under whatever name, and whether a prune is due elsewhere.
+/// All Jobs which use the same repository now, through any Repository object, and whether a prune is due in another
+/// object of it.
 async fn observe_neighbours(
     context: &Context,
     repository: &Repository,
     now: Timestamp,
 ) -> Result<Neighbours, ReconcileError> {
-    let everywhere: Vec<Repository> = observe::everywhere(&context.client, "").await?;
-    let same = plan::same_repositories(&everywhere, repository);
-    let others: Vec<Repository> = everywhere.into_iter().filter(|other| other.uid() != repository.uid()).collect();
+    let all: Vec<Repository> = observe::list_all_namespaces(&context.client, "").await?;
+    let same = plan::same_repositories(&all, repository);
+    let others: Vec<Repository> = all.into_iter().filter(|other| other.uid() != repository.uid()).collect();
     let Runs { mut active, prunes } = observe_runs(context, &ALL_KINDS).await?;
     let closed = plan::closed_repositories(&others, &prunes, now);
     active.retain(|job| same.contains(&(job.namespace.clone(), job.repository.clone())));
-    Ok(Neighbours { active, is_closed: same.iter().any(|place| closed.contains(place)) })
+    Ok(Neighbours { active, is_closed: same.iter().any(|key| closed.contains(key)) })
 }
 
 async fn create_password(
@@ -105,16 +106,16 @@ async fn create_password(
     let (name, namespace) = (repository.name_any(), repository.namespace().unwrap_or_default());
     let secret = &repository.spec.password_secret_ref;
     let explanation = format!(
-        "The only key to what Repository {name} holds; without it no backup can be read. Keep a copy outside of this cluster."
+        "The only key to the data of Repository {name}; without it no backup can be read. Keep a copy outside of this cluster."
     );
     let made = apply::create_password(&context.client, &namespace, &secret.name, &secret.key, &explanation).await?;
     if made {
-        actions.events.push(Occurrence {
+        actions.events.push(EventRecord {
             is_warning: false,
             reason: "PasswordCreated".to_owned(),
             action: "Open",
             note: format!(
-                "Secret {} was made with a random password; keep a copy outside of this cluster",
+                "Secret {} was created with a random password; keep a copy outside of this cluster",
                 secret.name
             ),
             job: None,

@@ -1,7 +1,7 @@
-//! How a planned Job is made, gets its identity, and is started.
+//! The creation of a planned Job and of its service account and rights, and its start.
 //!
-//! An object that is there already under a planned name is never taken on its word: it is used only where it is what the plan
-//! says, and what a Job may do follows from the plan. It must not know what a Job is for.
+//! An existing object with a planned name is not trusted. It is used only if it equals the planned one, and the rights
+//! of a Job are derived from the plan.
 
 use k8s_openapi::api::{
     batch::v1::Job,
@@ -13,34 +13,34 @@ use kube::{Resource, ResourceExt, core::ObjectMeta};
 use super::{ReconcileError, context::Context};
 use crate::{
     api::{CARRIED_OUT, Repository, Restore, RunnerPod},
-    build::{self, JobRequest, names::Owner, names::RunKind, snapshot},
     cluster::{
         apply::{self, Created},
         observe,
     },
     model::{Task, TaskKind},
-    plan::{self, MakeSnapshot, StartJob, StoredJob},
+    plan::{self, CreateSnapshot, StartJob, StoredJob},
+    resources::{self, JobRequest, names::OwnerRef, names::RunKind, snapshot},
 };
 
-/// Why an object that is there under a planned name is not used.
+/// Why an existing object with a planned name is not used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TakenName {
-    /// It is of another author.
+    /// The object is of another author.
     #[error(
-        "{0} exists and is not what Stowaway would make under this name, so that it is not used; delete it, and find out who \
-         made it"
+        "{0} exists and differs from the object which Stowaway would create with this name, so it is not used; delete it, \
+         and find out who created it"
     )]
     Foreign(String),
-    /// It belongs to an earlier Job of the same name. Kubernetes deletes it.
+    /// The object belongs to an earlier Job of the same name. Kubernetes deletes it.
     #[error("{0} belongs to an earlier Job of that name, and is not deleted yet")]
     Leftover(String),
 }
 
-/// Makes the snapshot, unless it is there.
-pub(super) async fn make_snapshot(
+/// Creates the `VolumeSnapshot`, unless it exists.
+pub(super) async fn create_snapshot(
     context: &Context,
-    owner: &Owner,
-    request: &MakeSnapshot,
+    owner: &OwnerRef,
+    request: &CreateSnapshot,
 ) -> Result<(), ReconcileError> {
     let planned = snapshot::volume_snapshot(owner, request);
     match apply::create_dynamic(&context.client, &snapshot::volume_snapshots(), &planned).await? {
@@ -51,29 +51,29 @@ pub(super) async fn make_snapshot(
     }
 }
 
-/// Makes the Job and what it needs, and starts it; what is there of it from an earlier look is used.
+/// Creates the Job and the objects which it needs, and starts it. Objects which an earlier reconcile created are used.
 pub(super) async fn start_job(
     context: &Context,
-    owner: &Owner,
+    owner: &OwnerRef,
     request: &StartJob,
     repositories: &[Repository],
     (runner_pod, assigns_users): (Option<&RunnerPod>, bool),
 ) -> Result<(), ReconcileError> {
-    let StartJob { kind, source, attempt, task, repository, timeout, claim, made_of: _, target, note } = request;
+    let StartJob { kind, source, attempt, task, repository, timeout, claim, data_source: _, target, note } = request;
     let found = repositories.iter().find(|candidate| candidate.name_any() == *repository);
-    // The plan chose it from this very list, and the CRD refuses one without a backend.
-    let Some((found, backend)) = found.and_then(|found| Some((found, build::backend_config(&found.spec)?))) else {
+    // Always found: the plan chose the Repository from this list, and the CRD requires a backend.
+    let Some((found, backend)) = found.and_then(|found| Some((found, resources::backend_config(&found.spec)?))) else {
         return Ok(());
     };
     let spec = &found.spec;
-    let planned = build::job(&JobRequest {
+    let planned = resources::job(&JobRequest {
         owner,
         kind: *kind,
         source,
         attempt: *attempt,
         task: &Task {
             backend,
-            connection: build::connection(spec),
+            connection: resources::connection(spec),
             cluster: context.cluster_id().await?.to_owned(),
             repository_id: found.status.as_ref().and_then(|status| status.repository_id.clone()),
             kind: task.clone(),
@@ -89,17 +89,21 @@ pub(super) async fn start_job(
         image: &context.image,
     })?;
     if let Some(claim) = snapshot::temporary_claim(owner, request) {
-        make_claim(context, owner, &claim).await?;
+        create_temporary_claim(context, owner, &claim).await?;
     }
-    let Some(uid) = make_job(context, owner, &planned).await? else { return Ok(()) };
-    give_identity(context, &planned, &uid).await?;
+    let Some(uid) = create_job(context, owner, &planned).await? else { return Ok(()) };
+    create_identity(context, &planned, &uid).await?;
     if *kind == RunKind::Restore && !matches!(task, TaskKind::FindSnapshot(_)) {
         mark_carried_out(context, owner).await?;
     }
     Ok(apply::start_job(&context.client, &owner.namespace, &planned.name_any()).await?)
 }
 
-async fn make_claim(context: &Context, owner: &Owner, planned: &PersistentVolumeClaim) -> Result<(), ReconcileError> {
+async fn create_temporary_claim(
+    context: &Context,
+    owner: &OwnerRef,
+    planned: &PersistentVolumeClaim,
+) -> Result<(), ReconcileError> {
     match apply::create(&context.client, planned).await? {
         Created::Present(stored) if !plan::is_planned_claim(&stored, planned, owner)? => {
             let what = format!("PersistentVolumeClaim {}/{}", owner.namespace, planned.name_any());
@@ -109,10 +113,10 @@ async fn make_claim(context: &Context, owner: &Owner, planned: &PersistentVolume
     }
 }
 
-/// Makes the Job unless it is there. Returns its UID; none when it was started already.
-async fn make_job(context: &Context, owner: &Owner, planned: &Job) -> Result<Option<String>, ReconcileError> {
+/// Creates the Job unless it exists. Returns its UID, or `None` if it was started already.
+async fn create_job(context: &Context, owner: &OwnerRef, planned: &Job) -> Result<Option<String>, ReconcileError> {
     let what = || format!("Job {}/{}", owner.namespace, planned.name_any());
-    // A second time when one of an earlier plan was in the way.
+    // Twice, because an outdated Job of an earlier plan is deleted first.
     for _ in 0..2 {
         let stored = match apply::create(&context.client, planned).await? {
             Created::Made(job) => return Ok(job.uid()),
@@ -128,17 +132,18 @@ async fn make_job(context: &Context, owner: &Owner, planned: &Job) -> Result<Opt
     Err(TakenName::Leftover(what()).into())
 }
 
-/// The identity is owned by the Job, so it comes after it.
-async fn give_identity(context: &Context, planned: &Job, uid: &str) -> Result<(), ReconcileError> {
-    let account = build::service_account(planned, uid);
-    let binding = build::role_binding(planned, uid);
+/// Creates the service account and the role binding of the Job. They are owned by the Job, so they are created after
+/// it.
+async fn create_identity(context: &Context, planned: &Job, uid: &str) -> Result<(), ReconcileError> {
+    let account = resources::service_account(planned, uid);
+    let binding = resources::role_binding(planned, uid);
     let (Some(account), Some(binding)) = (account, binding) else { return Ok(()) };
     ensure(context, &account, |stored: &ServiceAccount| stored.owner_references() == account.owner_references())
         .await?;
-    ensure(context, &binding, |stored: &RoleBinding| build::rbac::is_planned_binding(stored, &binding)).await
+    ensure(context, &binding, |stored: &RoleBinding| resources::rbac::is_planned_binding(stored, &binding)).await
 }
 
-/// Makes a part of a Job's identity, unless it is there.
+/// Creates a service account or role binding, unless the planned one exists.
 async fn ensure<K>(context: &Context, planned: &K, is_planned: impl FnOnce(&K) -> bool) -> Result<(), ReconcileError>
 where
     K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
@@ -165,8 +170,8 @@ where
     Err(if is_leftover { TakenName::Leftover(what) } else { TakenName::Foreign(what) }.into())
 }
 
-/// From here on the Restore counts as carried out, whatever becomes of its status.
-async fn mark_carried_out(context: &Context, owner: &Owner) -> Result<(), ReconcileError> {
+/// Annotates the Restore as carried out, so that it is not carried out again even if its status is lost.
+async fn mark_carried_out(context: &Context, owner: &OwnerRef) -> Result<(), ReconcileError> {
     let restore: Option<Restore> = observe::object(&context.client, &owner.namespace, &owner.name).await?;
     let Some(restore) = restore.filter(|restore| restore.uid().as_ref() == Some(&owner.uid)) else {
         return Err(TakenName::Foreign(format!("Restore {}/{}", owner.namespace, owner.name)).into());

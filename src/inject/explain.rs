@@ -1,6 +1,5 @@
-//! Why a pod gets what it gets, and what would be backed up: for people who have no cluster at hand.
-//!
-//! It must not know how it is printed. It shows no command line, since passwords stand in them: only the program's name.
+//! Explains what is injected into a pod and why, and what would be backed up, without a cluster. An explanation
+//! contains no command line, because it may contain passwords; it shows only the program's name.
 
 use json_patch::Patch;
 use k8s_openapi::api::core::v1::Pod;
@@ -8,43 +7,40 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    Cause, Effect, Finding, Injected, InjectionFacts, Outcome, QualityOfService, Template,
-    assume::{Assumption, assume},
-    inject, quality_of_service,
+    Cause, Effect, Finding, Injected, InjectionFacts, Outcome, QualityOfService, Template, inject,
+    placeholders::{Placeholder, assume},
+    quality_of_service,
 };
 use crate::{
-    annotations::{self, Role, own_key},
+    annotations::{self, KeyId, own_key},
     model::{SourceName, injected::SIDECAR_CONTAINER},
     plan::{ObservedPod, PlanProblem, SourceFacts, plan_sources},
 };
 
-/// What is decided on one pod, and why.
+/// The decision on one pod, and its reasons.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
-    /// What the pod is of.
+    /// The object that the pod belongs to.
     pub object: String,
-    /// Its namespace.
     pub namespace: String,
-    /// What is done with it.
+    /// The action on the pod.
     pub effect: Effect,
-    /// Why.
     pub cause: Cause,
-    /// All that stands against it.
+    /// All reasons against the injection.
     pub findings: Vec<Finding>,
-    /// What else should be known.
     pub warnings: Vec<String>,
-    /// What it gets.
+    /// The containers, volumes and Secrets that the pod gets.
     pub injected: Injected,
-    /// What has to be in the cluster for that, and is not among what is known.
+    /// A description of what the cluster must contain in addition to the known objects.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub assumption: Option<String>,
-    /// What would be backed up.
+    /// The sources that a Backup would back up.
     pub sources: Vec<SourceExplanation>,
-    /// Its class of quality of service as it is written; none when it is no pod.
+    /// The pod's quality of service class as written; none if the JSON is not a pod.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quality_of_service: Option<QualityOfService>,
-    /// The class with what it gets.
+    /// The class after the injection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quality_of_service_injected: Option<QualityOfService>,
     /// The operations.
@@ -55,43 +51,44 @@ pub struct Explanation {
 #[derive(Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SourceExplanation {
-    /// Its name. Of a `StatefulSet` the first pod's, of a `DaemonSet` that on the node `node`.
+    /// Name of the source. For a `StatefulSet` it is the first pod's, for a `DaemonSet` the pod's on the node `node`.
     pub name: SourceName,
-    /// The container in which its command runs, or which reads its volume.
+    /// The container in which the command runs, or which reads the volume.
     pub container: String,
-    /// Which command: the name in `backupcommand.<name>`.
+    /// Name of the command in `backupcommand.<name>`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
     /// The program that runs; none for a volume, which the sidecar reads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub program: Option<String>,
-    /// With how many arguments.
+    /// Number of arguments.
     pub arguments: usize,
-    /// The path of its file or folder in the repository, unless another source's history holds it.
+    /// The path of the source's file or directory in the repository, unless the history of another source has this
+    /// path.
     pub path: String,
 }
 
 impl Explanation {
-    /// Whether something has to be mended before it works as annotated.
+    /// Whether something must be corrected before the pod works as annotated.
     pub fn is_refused(&self) -> bool {
         !self.findings.is_empty()
     }
 }
 
-/// Explains one pod. Of a Repository that is not among the facts it is assumed that there will be one.
+/// Explains one pod. A Repository that is not among the facts is assumed to exist.
 pub fn explain(template: &Template, facts: &InjectionFacts<'_>) -> Explanation {
     let annotations = template.pod.pointer("/metadata/annotations");
-    let name = annotations.and_then(|annotations| annotations.get(own_key(Role::Repository))?.as_str());
-    let Assumption { repositories, words } = assume(facts, name);
+    let name = annotations.and_then(|annotations| annotations.get(own_key(KeyId::Repository))?.as_str());
+    let Placeholder { repositories, assumption } = assume(facts, name);
     let outcome = inject(&template.pod, &InjectionFacts { repositories: &repositories, ..*facts });
     let patched = outcome.apply(&template.pod).ok();
-    // A volume is a source of the sidecar that the pod is to get.
+    // A volume is a source only of a pod with a sidecar, so the patched pod is planned.
     let (sources, further) = sources(template, patched.as_ref().unwrap_or(&template.pod));
     let Outcome { effect, cause, mut findings, mut warnings, injected, patch } = outcome;
-    // A pod without its sidecar has no volumes to back up; that the injection has told.
+    // Without its sidecar, the pod has no volumes to back up. The injection's findings have reported that.
     let further = further.into_iter().filter(|(is_of_a_volume, _)| !is_of_a_volume || findings.is_empty());
     let further: Vec<Finding> = further.map(|(_, finding)| finding).collect();
-    // What is told as a finding need not be told as a warning, too.
+    // A message that is a finding is not repeated as a warning.
     warnings.retain(|warning| !findings.iter().any(|finding| warning.ends_with(&finding.message)));
     findings.extend(further);
     warnings.extend(template.warnings.iter().cloned());
@@ -102,7 +99,7 @@ pub fn explain(template: &Template, facts: &InjectionFacts<'_>) -> Explanation {
         cause,
         findings,
         warnings,
-        assumption: words.filter(|_| injected.store.is_some()),
+        assumption: assumption.filter(|_| injected.store.is_some()),
         injected,
         sources,
         quality_of_service: quality_of_service(&template.pod),
@@ -111,15 +108,15 @@ pub fn explain(template: &Template, facts: &InjectionFacts<'_>) -> Explanation {
     }
 }
 
-/// What would be backed up, by the very plan of a Backup, and what that plan alone finds wrong; with whether it is about a
-/// volume.
+/// The sources according to the plan of a Backup, and the problems which only that plan finds. The flag states whether
+/// a problem is about a volume.
 fn sources(template: &Template, pod: &Value) -> (Vec<SourceExplanation>, Vec<(bool, Finding)>) {
     let mut pod: Pod = match serde_json::from_value(pod.clone()) {
         Ok(pod) => pod,
         Err(error) => {
             return (
                 Vec::new(),
-                vec![(false, Finding::new(Cause::NotAPod, format!("the API server would not take this: {error}")))],
+                vec![(false, Finding::new(Cause::NotAPod, format!("the API server would reject this: {error}")))],
             );
         }
     };
@@ -131,7 +128,7 @@ fn sources(template: &Template, pod: &Value) -> (Vec<SourceExplanation>, Vec<(bo
         spec.node_name.get_or_insert_with(|| "node".into());
     }
     if matches!(template.workload.kind.as_str(), "job" | "cronjob") {
-        // Such a pod is a source only while it is Ready.
+        // A pod of a Job is a source only while it is Ready.
         pod.status = serde_json::from_value(json!({
             "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }],
         }))
@@ -149,7 +146,7 @@ fn sources(template: &Template, pod: &Value) -> (Vec<SourceExplanation>, Vec<(bo
         expected: None,
     });
     let explained = plan.sources.into_iter().map(|source| {
-        // The last part of the name is the command's, where there are four.
+        // If the name has four parts, the last part is the command's name.
         let parts: Vec<&str> = source.name.as_str().split('/').collect();
         let named = parts.get(3).map(|name| (*name).to_owned());
         let is_volume = parts.first() == Some(&"pvc");
@@ -165,7 +162,7 @@ fn sources(template: &Template, pod: &Value) -> (Vec<SourceExplanation>, Vec<(bo
         }
     });
     let further = plan.problems.iter().filter_map(|problem| match problem {
-        // The injection has found these itself.
+        // The injection has found these problems itself.
         PlanProblem::Annotations { .. } | PlanProblem::UnknownContainer { .. } => None,
         problem => {
             let is_of_a_volume = matches!(problem, PlanProblem::Volume { .. } | PlanProblem::NotInjected { .. });
@@ -175,7 +172,8 @@ fn sources(template: &Template, pod: &Value) -> (Vec<SourceExplanation>, Vec<(bo
     (explained.collect(), further.collect())
 }
 
-/// The program's name; of `PASSWORD=... program`, which a shell would understand, not what stands behind the sign.
+/// The program's name. For `PASSWORD=... program`, which a shell would accept, the part after the equals sign is
+/// hidden.
 fn shown(program: &str) -> String {
     program.split_once('=').map_or_else(|| program.to_owned(), |(name, _)| format!("{name}=..."))
 }

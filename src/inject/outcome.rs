@@ -1,6 +1,4 @@
-//! What comes out: the patch, or why there is none, in words for people and in a closed list for machines.
-//!
-//! It must not know how a decision is made.
+//! The result of a decision: the patch, or why there is none, as text for users and as a closed list of causes.
 
 use std::fmt;
 
@@ -10,51 +8,51 @@ use serde_json::Value;
 
 use crate::annotations::{PREFIX, Problem};
 
-/// What is to be done with the pod.
+/// The action on a pod.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize)]
 pub enum Effect {
-    /// It is admitted, with the patch.
+    /// The pod is admitted with the patch.
     Inject,
-    /// It is admitted as it is.
+    /// The pod is admitted unchanged.
     Skip,
-    /// It is not admitted.
+    /// The pod is rejected.
     Refuse,
 }
 
-/// The one machine-readable cause of a decision: audit annotation, metric label and Event reason alike.
+/// The machine-readable cause of a decision. It is the audit annotation, the metric label and the Event reason alike.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum Cause {
-    /// The patch adds what is asked for.
+    /// The patch adds what the annotations request.
     Injected,
-    /// Everything that is asked for is there.
+    /// Everything that the annotations request is present.
     AlreadyInjected,
-    /// The pod asks for nothing that needs an injection.
-    NothingAsked,
-    /// The pod, or its namespace, wants no injection.
+    /// The pod requests nothing that needs an injection.
+    NothingRequested,
+    /// The pod or its namespace opts out of injection.
     OptedOut,
-    /// The pod exists: its containers cannot be changed.
+    /// The pod exists already, so its containers cannot be changed.
     NotOnCreate,
-    /// The shadow of a pod that a kubelet made from a file, and that runs already.
+    /// The mirror pod of a static pod, which runs already.
     MirrorPod,
-    /// Our image runs on Linux alone.
+    /// Stowaway's image runs only on Linux.
     WindowsPod,
-    /// Bigger than a pod can be.
+    /// The pod is larger than a pod can be.
     TooLarge,
-    /// It has not the form of a pod.
+    /// The JSON does not have the form of a pod.
     NotAPod,
-    /// An annotation cannot be carried out as written.
+    /// An annotation's value is invalid.
     InvalidAnnotation,
     /// An annotation names a container that the pod does not have.
     UnknownContainer,
-    /// An annotation names a volume that the pod does not have, or none where one has to be chosen.
+    /// An annotation names a volume that the pod does not have, or names none where a volume must be chosen.
     UnknownVolume,
-    /// The volume holds no files of the app's, or cannot be used in this way.
+    /// The volume does not hold files of the app, or cannot be used for this purpose.
     UnsuitableVolume,
-    /// A container or volume of somebody else has a name of ours.
+    /// A container or volume of the app has one of Stowaway's names.
     NameTaken,
-    /// Something else is mounted where ours has to be.
+    /// Something else is mounted at a path that Stowaway needs.
     PathTaken,
-    /// There is no such Repository, or it is not known which one is meant.
+    /// The Repository does not exist, or it is ambiguous which Repository is meant.
     RepositoryNotFound,
     /// The Repository cannot be used from within a pod, or not yet.
     RepositoryUnusable,
@@ -62,37 +60,36 @@ pub enum Cause {
 
 impl fmt::Display for Cause {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // One spelling for people and machines: the variant's own name.
+        // The variant's name is the spelling for users and machines alike.
         fmt::Debug::fmt(self, formatter)
     }
 }
 
-/// One thing that stands against an injection.
+/// A reason against an injection.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Finding {
-    /// What kind of thing.
     pub cause: Cause,
-    /// The annotation that it is about.
+    /// The annotation that causes the finding.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub annotation: Option<String>,
-    /// What it is, and what to do. Holds no command line.
+    /// The problem, and what to do. It contains no command line.
     pub message: String,
 }
 
 impl Finding {
-    /// One that is about no single annotation.
+    /// A finding that no single annotation causes.
     pub(super) fn new(cause: Cause, message: impl Into<String>) -> Self {
         Self { cause, annotation: None, message: message.into() }
     }
 
-    /// One that is about an annotation.
+    /// A finding about one annotation.
     pub(super) fn at(cause: Cause, annotation: String, message: impl fmt::Display) -> Self {
         Self { cause, message: format!("annotation {annotation}: {message}"), annotation: Some(annotation) }
     }
 
-    /// Whether it is about an annotation of another tool. Such a one keeps nobody from anything: its own tool may have
-    /// another mind about it.
+    /// Whether the finding is about another tool's annotation. Such a finding prevents nothing, because that tool may
+    /// interpret the value differently.
     pub fn is_of_others(&self) -> bool {
         self.annotation.as_deref().is_some_and(|key| !key.starts_with(PREFIX))
     }
@@ -104,21 +101,21 @@ impl From<Problem> for Finding {
     }
 }
 
-/// What the pod gets, or has already.
+/// The containers, volumes and Secrets that the pod gets, or has already.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Injected {
-    /// Containers that get the helper.
+    /// Containers into which the helper is mounted.
     pub helper_in: Vec<String>,
-    /// Whether there is a sidecar.
+    /// Whether the pod has a sidecar.
     pub sidecar: bool,
-    /// Whether empty volumes are filled before the app starts.
+    /// Whether empty volumes are restored before the app starts.
     pub restore: bool,
-    /// Volumes that sidecar and restore step see.
+    /// Volumes that are mounted into the sidecar and the restore step.
     pub volumes: Vec<String>,
-    /// Secrets that the containers of `helper_in` see.
+    /// Secrets that are mounted into the containers of `helper_in`.
     pub secrets: Vec<String>,
-    /// Name of the Repository that sidecar and restore step use.
+    /// Name of the Repository that the sidecar and the restore step use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<String>,
 }
@@ -126,23 +123,22 @@ pub struct Injected {
 /// The decision on one pod.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// What to do.
     pub effect: Effect,
-    /// Why: of several findings the first.
+    /// The cause of the first of several findings.
     pub cause: Cause,
-    /// All that stands against an injection, at once. What is wrong with annotations of other tools stands only against what
-    /// these ask for.
+    /// All reasons against an injection, not only the first. A finding about another tool's annotation prevents only
+    /// what that annotation requests.
     pub findings: Vec<Finding>,
-    /// What the author of the pod should know; for the API server's warnings.
+    /// Warnings for the author of the pod, which the API server shows.
     pub warnings: Vec<String>,
-    /// What the pod gets; nothing when it is not injected.
+    /// The entries that the pod gets; empty if nothing is injected.
     pub injected: Injected,
-    /// The operations; none when it is not injected, or was already.
+    /// The operations; empty if nothing is injected, or if everything was injected before.
     pub patch: Patch,
 }
 
 impl Outcome {
-    /// The pod is admitted as it is.
+    /// The pod is admitted unchanged.
     pub(super) fn skipped(cause: Cause, warnings: Vec<String>) -> Self {
         Self {
             effect: Effect::Skip,
@@ -157,7 +153,7 @@ impl Outcome {
     /// The pod with the patch applied.
     ///
     /// # Errors
-    /// When the patch does not fit, because the pod is another one.
+    /// If the patch does not fit, because it was made for another pod.
     pub fn apply(&self, pod: &Value) -> Result<Value, json_patch::PatchError> {
         let mut patched = pod.clone();
         json_patch::patch(&mut patched, &self.patch)?;

@@ -1,6 +1,4 @@
-//! The patch, operation by operation: RFC 6902, adding to lists that may not be there yet.
-//!
-//! It must not know what is added.
+//! A builder for the patch (RFC 6902), which creates lists that do not exist yet.
 
 use std::collections::BTreeSet;
 
@@ -9,16 +7,14 @@ use serde_json::Value;
 
 use super::pod::{List, PULL_SECRETS, PodView};
 
-/// A patch in the making.
 #[derive(Debug)]
 pub(super) struct PatchBuilder {
     operations: Vec<PatchOperation>,
-    /// Lists that are there, or that an operation has made.
+    /// Lists that exist, or that an operation has created.
     lists: BTreeSet<PointerBuf>,
 }
 
 impl PatchBuilder {
-    /// An empty patch for a pod.
     pub fn new(view: &PodView<'_>) -> Self {
         let mut lists = BTreeSet::new();
         let mut present = |value: Option<&Value>, path: PointerBuf| {
@@ -38,7 +34,7 @@ impl PatchBuilder {
         Self { operations: Vec::new(), lists }
     }
 
-    /// Adds a value to the end of a list, making the list when there is none.
+    /// Adds a value to the end of a list. Creates the list if it does not exist.
     pub fn append(&mut self, list: &[&str], value: Value) {
         let mut pointer = path(list);
         let value = if self.lists.insert(pointer.clone()) {
@@ -50,32 +46,30 @@ impl PatchBuilder {
         self.operations.push(PatchOperation::Add(AddOperation { path: pointer, value }));
     }
 
-    /// Adds a value in the midst of a list that is there.
+    /// Inserts a value into an existing list.
     pub fn insert(&mut self, list: &[&str], index: usize, value: Value) {
         let mut pointer = path(list);
         pointer.push_back(index.to_string());
         self.operations.push(PatchOperation::Add(AddOperation { path: pointer, value }));
     }
 
-    /// Replaces an entry of ours.
+    /// Replaces one of Stowaway's entries.
     pub fn replace(&mut self, list: &[&str], index: usize, value: Value) {
         let mut pointer = path(list);
         pointer.push_back(index.to_string());
         self.operations.push(PatchOperation::Replace(ReplaceOperation { path: pointer, value }));
     }
 
-    /// Whether nothing is changed.
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()
     }
 
-    /// The whole patch.
     pub fn finish(self) -> Patch {
         Patch(self.operations)
     }
 }
 
-/// A pointer; `/` and `~` in names are escaped.
+/// A JSON pointer; `/` and `~` in names are escaped.
 fn path(names: &[&str]) -> PointerBuf {
     PointerBuf::from_tokens(names.iter().copied())
 }

@@ -1,16 +1,15 @@
-//! CPU and memory: what ours ask for, so that the pod stays what it is in the eyes of the scheduler, of quotas and of limit
-//! ranges.
+//! CPU and memory of Stowaway's containers, chosen so that the pod does not change for the scheduler, for quotas and
+//! for limit ranges.
 //!
-//! It must not know what the containers do.
-//!
-//! - Kubernetes takes the maximum of an init container and of all that runs later. A copy of the app's own numbers hence
-//!   costs nothing, keeps a Guaranteed pod Guaranteed, and is within every `LimitRange` that the app is within.
-//! - A sidecar's numbers are added to the app's. It has limits of its own, equal to its requests where the pod is Guaranteed.
-//! - Where the app has CPU limits, ours have none that is higher, and none that is a greater multiple of its request: the
-//!   app is within the namespace's `LimitRange`, and so are they. Where the app has no CPU limit, no `LimitRange` bounds it,
-//!   since that would have set one. Memory is requested in full.
-//! - All have requests and limits for both, so that a `ResourceQuota` that wants them is content.
-//! - Where the pod as a whole has resources, containers need none, and could only contradict.
+//! - Kubernetes takes the maximum of an init container and of the containers that run later. So a copy of the app's own
+//!   numbers costs nothing, keeps a Guaranteed pod Guaranteed, and is within every `LimitRange` that the app is within.
+//! - A sidecar's numbers are added to the app's. The sidecar has limits of its own, which equal its requests if the pod
+//!   is Guaranteed.
+//! - If the app has CPU limits, Stowaway's containers have no higher limit, and no limit that is a greater multiple of
+//!   its request. The app is within the namespace's `LimitRange`, so they are within it, too. If the app has no CPU
+//!   limit, no `LimitRange` bounds it, because that would have set a limit. Memory is requested in full.
+//! - All containers have requests and limits for CPU and memory, as a `ResourceQuota` may require.
+//! - If the pod as a whole has resources, containers need none, and could only contradict them.
 
 use std::fmt;
 
@@ -23,17 +22,17 @@ use crate::model::{
     mounts::{WORK_CPUS, WORK_MEMORY},
 };
 
-/// What is enough to start a container and copy one small file.
+/// Enough to start a container and copy one small file.
 pub(super) const COPY_MEMORY: &str = "32Mi";
 
-/// Kubernetes' classes of quality of service.
+/// Kubernetes' quality of service classes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 pub enum QualityOfService {
     /// Every container has limits, equal to its requests.
     Guaranteed,
-    /// Something has a request or a limit.
+    /// A container has a request or a limit.
     Burstable,
-    /// Nothing has.
+    /// No container has a request or a limit.
     BestEffort,
 }
 
@@ -43,7 +42,7 @@ impl fmt::Display for QualityOfService {
     }
 }
 
-/// The class of a pod; none when it is no pod.
+/// The class of a pod; none if the JSON is not a pod.
 pub fn quality_of_service(pod: &Value) -> Option<QualityOfService> {
     let view = PodView::new(pod).ok()?;
     if let Some(resources) = of_pod(&view) {
@@ -52,7 +51,7 @@ pub fn quality_of_service(pod: &Value) -> Option<QualityOfService> {
     Some(classify(view.containers.iter().filter(|container| container.list != List::Ephemeral).map(resources)))
 }
 
-/// The class of the pod without ours.
+/// The class of the pod without Stowaway's containers.
 fn class_of_the_user(view: &PodView<'_>) -> QualityOfService {
     classify(view.of_the_user().filter(|container| container.list != List::Ephemeral).map(resources))
 }
@@ -66,7 +65,8 @@ fn of_pod<'a>(view: &PodView<'a>) -> Option<&'a Value> {
     view.spec.get("resources").filter(|resources| resources.as_object().is_some_and(|map| !map.is_empty()))
 }
 
-/// As the kubelet does it, with the API server's default: what has only a limit requests as much.
+/// Classifies like the kubelet, with the API server's default: a resource that has only a limit requests the same
+/// amount.
 fn classify<'a>(all: impl Iterator<Item = Option<&'a Value>>) -> QualityOfService {
     let mut anything = false;
     let mut guaranteed = true;
@@ -85,7 +85,7 @@ fn classify<'a>(all: impl Iterator<Item = Option<&'a Value>>) -> QualityOfServic
     }
 }
 
-/// For an init container that needs at least so much memory; none where the pod has resources as a whole.
+/// Resources of an init container that needs at least this much memory; none if the pod has resources as a whole.
 pub(super) fn of_init(view: &PodView<'_>, memory: &str) -> Option<Value> {
     if of_pod(view).is_some() {
         return None;
@@ -109,16 +109,16 @@ pub(super) fn of_init(view: &PodView<'_>, memory: &str) -> Option<Value> {
     Some(json!({ "limits": { "cpu": limit, "memory": memory }, "requests": { "cpu": request, "memory": memory } }))
 }
 
-/// What is requested where nothing bounds it: hardly anything, since the work is seldom and can wait.
+/// The CPU request if nothing bounds it. It is small because the work is rare and can wait.
 const CPU_REQUEST: i128 = 10 * MILLI;
-/// The most that is requested beside an app whose limits are close to its requests.
+/// The highest CPU request beside an app whose limits are close to its requests.
 const MOST_CPU_REQUESTED: i128 = 500 * MILLI;
-/// No machine has more: a million.
+/// More CPUs than any machine has: a million.
 const MOST_CPU: i128 = 1_000_000_000 * MILLI;
 /// A thousandth of a CPU in billionths.
 const MILLI: i128 = 1_000_000;
 
-/// Limit and request of CPU beside the app's containers, and at most that limit.
+/// Limit and request of CPU, derived from the app's containers; the limit is at most `most`.
 fn cpu_beside(view: &PodView<'_>, most: &str) -> (String, String) {
     let text = |amount: i128| format!("{}m", amount.div_euclid(MILLI).max(1));
     let most_amount = billionths(most).unwrap_or(MILLI);
@@ -134,25 +134,25 @@ fn cpu_beside(view: &PodView<'_>, most: &str) -> (String, String) {
     let Some(highest) = of_app.iter().map(|(limit, _)| *limit).max() else {
         return (most.to_owned(), text(CPU_REQUEST.min(most_amount)));
     };
-    // Of all ratios that the namespace is known to allow, the greatest one.
+    // The greatest limit-to-request ratio which the namespace is known to allow.
     let (ratio_limit, ratio_request) =
         of_app.iter().copied().max_by(|one, other| (one.0 * other.1).cmp(&(other.0 * one.1))).unwrap_or((1, 1));
     let limit = most_amount.min(highest).min(MOST_CPU_REQUESTED * ratio_limit / ratio_request);
-    // Rounded up to a thousandth, so that the limit is not a greater multiple of it.
+    // Round up to a thousandth, so that the limit is not a greater multiple of the request.
     let request = (limit * ratio_request + ratio_limit - 1) / ratio_limit;
     let request = ((request + MILLI - 1) / MILLI * MILLI).clamp(CPU_REQUEST.min(limit), limit);
     if limit == most_amount { (most.to_owned(), text(request)) } else { (text(limit), text(request)) }
 }
 
-/// Whether there are limits for both.
+/// Whether CPU and memory are limited.
 fn is_limited(resources: Option<&Value>) -> bool {
     ["cpu", "memory"].iter().all(|kind| amount(resources, "limits", kind).is_some_and(|amount| amount > 0))
 }
 
-/// What is set aside for the sidecar of a Guaranteed pod, which gets no more than that.
+/// The CPU limit and request of the sidecar in a Guaranteed pod.
 const SIDECAR_CPU_GUARANTEED: &str = "500m";
 
-/// For the sidecar, which the user may have given some; none where the pod has resources as a whole.
+/// Resources of the sidecar, which the user may have set; none if the pod has resources as a whole.
 pub(super) fn of_sidecar(view: &PodView<'_>, given: Option<&Value>) -> Option<Value> {
     if of_pod(view).is_some() {
         return None;

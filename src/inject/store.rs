@@ -1,19 +1,18 @@
-//! What sidecar and restore step need to open the repository: from the Repository that the pod means to a volume with the
-//! very Secrets that it names, and to where it is.
-//!
-//! It must not know the pod. No Secret is read: they appear by name, and the kubelet resolves them. The files are those that
-//! a run's pod has, so that whoever opens the repository looks in one place.
+//! Describes the store of the pod's Repository for the sidecar and the restore step: a volume with the Secrets which
+//! the Repository names, and the location of the repository. No Secret is read: Secrets are referred to by name, and
+//! the kubelet resolves them. The files have the same paths as in the pod of a run, so that code which opens a
+//! repository reads them from one location.
 
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use super::{
     InjectionFacts, NON_ROOT,
+    containers::READABLE,
     outcome::{Cause, Finding},
-    shapes::READABLE,
 };
 use crate::{
-    annotations::{Role, own_key},
+    annotations::{KeyId, own_key},
     api::{
         CredentialSource, Repository, RepositorySpec, RunnerVariable, SecretKeyReference, VariableSource,
         backend_config, connection, credential_sources,
@@ -26,41 +25,40 @@ use crate::{
     plan::{ChoiceError, choose_repository},
 };
 
-/// A Repository, as far as containers in a pod have to know it.
+/// The parts of a Repository that containers in a pod need.
 #[derive(Debug)]
 pub(super) struct Store {
-    /// Its name.
     pub name: String,
-    /// A `BackendConfig` as JSON. It holds no secret.
+    /// A `BackendConfig` as JSON. It contains no secret.
     pub backend: String,
-    /// A `Connection` as JSON; none when there is nothing to say. It holds no secret, either.
+    /// A `Connection` as JSON; none if it has only default values. It contains no secret.
     pub connection: Option<String>,
-    /// The id of the cluster; none as long as the Repository does not say it.
+    /// The id of the cluster; none until the Repository's status contains it.
     pub cluster: Option<String>,
-    /// The id that the repository has; none as long as it was never opened.
+    /// The id of the repository; none until it was opened.
     pub repository_id: Option<String>,
-    /// The volume with its Secrets.
+    /// The volume with the Secrets.
     pub secrets: Value,
-    /// The volume that it is on, where it is on one.
+    /// The volume that the repository is on, if it is on a volume.
     pub volume: Option<Value>,
-    /// Further environment variables of what uses the store.
+    /// Additional environment variables of the containers that use the store.
     pub environment: Vec<Value>,
 }
 
 impl Store {
-    /// The group that owns the files of a repository on a volume: that of the runs.
+    /// The group that owns the files of a repository on a volume, which is the group of the runs.
     pub fn group(&self) -> Option<u64> {
         self.volume.as_ref().map(|_| NON_ROOT)
     }
 }
 
-/// The store that a pod means, by name or not.
+/// The store of the pod's Repository, named or not.
 pub(super) fn of_pod(facts: &InjectionFacts<'_>, name: Option<&str>) -> Result<Store, Finding> {
     let found = |cause, message: String| match name {
-        Some(_) => Finding::at(cause, own_key(Role::Repository), message),
+        Some(_) => Finding::at(cause, own_key(KeyId::Repository), message),
         None => Finding::new(cause, message),
     };
-    // Names of other namespaces mean nothing here, whatever we are given.
+    // A name refers only to the pod's own namespace, even if `facts` contain other Repositories.
     let of_namespace =
         facts.repositories.iter().filter(|one| one.metadata.namespace.as_deref() == Some(facts.namespace));
     let repository = choose_repository(of_namespace, name).map_err(|error| {
@@ -72,25 +70,25 @@ pub(super) fn of_pod(facts: &InjectionFacts<'_>, name: Option<&str>) -> Result<S
 
 fn store(repository: &Repository) -> Result<Store, String> {
     let name = repository.name_any();
-    let unusable = || format!("Repository {name} names no backend that could be used; mend its spec");
-    let place = backend_config(&repository.spec).ok_or_else(unusable)?;
-    let backend = serde_json::to_string(&place).map_err(|_| unusable())?;
+    let unusable = || format!("Repository {name} has no usable backend; correct its spec");
+    let config = backend_config(&repository.spec).ok_or_else(unusable)?;
+    let backend = serde_json::to_string(&config).map_err(|_| unusable())?;
     let connection = Some(connection(&repository.spec)).filter(|connection| !connection.is_plain());
     let connection = connection.map(|connection| serde_json::to_string(&connection)).transpose();
     let connection = connection.map_err(|_| unusable())?;
-    let volume = match (&repository.spec.volume, &place) {
+    let volume = match (&repository.spec.volume, &config) {
         (Some(volume), BackendConfig::Folder { .. }) => {
             Some(repository_volume(&serde_json::to_value(volume).map_err(|_| unusable())?))
         }
         _ => None,
     };
-    // A volume that cannot be mounted, or that Pod Security forbids, would keep the app from starting. Where a run has had
-    // it in a pod of this namespace, both are out of the question.
+    // A volume that cannot be mounted, or that Pod Security forbids, would prevent the app from starting. If a run has
+    // mounted it in a pod of this namespace before, neither is the case.
     let was_opened = repository.status.as_ref().is_some_and(|status| status.repository_id.is_some());
     if volume.is_some() && !was_opened {
         return Err(format!(
-            "Repository {name} is on a volume and was never opened, so nobody knows whether a pod can mount that volume; \
-             wait until it is ready"
+            "Repository {name} is on a volume and was never opened, so it is unknown whether a pod can mount that \
+             volume; wait until it is ready"
         ));
     }
     let cluster = repository.status.as_ref().and_then(|status| status.cluster_id.clone());
@@ -100,7 +98,8 @@ fn store(repository: &Repository) -> Result<Store, String> {
     Ok(Store { name, backend, connection, cluster, repository_id, secrets, volume, environment })
 }
 
-/// The variables of the Repository's `runnerPod`. A Secret or `ConfigMap` that is missing does not keep the app from starting.
+/// The variables of the Repository's `runnerPod`. They are optional, so that a missing Secret or `ConfigMap` does not
+/// prevent the app from starting.
 fn environment(spec: &RepositorySpec) -> Vec<Value> {
     let variables = spec.runner_pod.iter().flat_map(|pod| &pod.env).filter(|variable| !variable.is_reserved());
     let optional =
@@ -121,7 +120,7 @@ fn environment(spec: &RepositorySpec) -> Vec<Value> {
     written.collect()
 }
 
-/// The Secrets by which the runs of the Repository that a pod means pull the image, if there is such a Repository.
+/// The Secrets with which the runs of the pod's Repository pull the image, if there is such a Repository.
 pub(super) fn pull_secrets(facts: &InjectionFacts<'_>, name: Option<&str>) -> Vec<String> {
     let of_namespace =
         facts.repositories.iter().filter(|one| one.metadata.namespace.as_deref() == Some(facts.namespace));
@@ -130,8 +129,8 @@ pub(super) fn pull_secrets(facts: &InjectionFacts<'_>, name: Option<&str>) -> Ve
     secrets.iter().flat_map(|pod| &pod.image_pull_secrets).map(|secret| secret.name.clone()).collect()
 }
 
-/// Password and credentials. All of it is optional for Kubernetes, so that the app starts; whoever needs what is missing
-/// says so. Only these keys: what else a Secret holds is not ours to see.
+/// Password and credentials. All of them are optional for Kubernetes, so that the app starts. The container that needs
+/// a missing file reports it. Only these keys are mounted, because other keys of a Secret are not Stowaway's business.
 fn secrets(spec: &RepositorySpec) -> Value {
     let source = |kind: &str, name: &str, key: &str, folder: &str, file: &str| {
         let folder = folder.strip_prefix(STORE_MOUNT).unwrap_or(folder).trim_start_matches('/');
@@ -155,7 +154,7 @@ fn secrets(spec: &RepositorySpec) -> Value {
     json!({ "name": STORE_VOLUME, "projected": { "defaultMode": READABLE, "sources": sources } })
 }
 
-/// The volume as a pod has it. The spec's fields are those of a pod's volume, but for the folder.
+/// The volume in the form of a pod's volume. The spec has the same fields, and a path in addition.
 fn repository_volume(spec: &Value) -> Value {
     let kinds = spec.as_object().into_iter().flatten().filter(|(field, _)| *field != "path");
     let mut volume: serde_json::Map<String, Value> =
@@ -164,7 +163,7 @@ fn repository_volume(spec: &Value) -> Value {
     volume.into()
 }
 
-/// Without what Kubernetes leaves out when it writes an object, so that what comes back is recognized.
+/// Removes values that Kubernetes omits when it serializes an object, so that a later comparison recognizes the volume.
 fn without_defaults(value: &Value) -> Value {
     let Value::Object(fields) = value else { return value.clone() };
     let is_default = |value: &Value| match value {

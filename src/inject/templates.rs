@@ -1,6 +1,5 @@
-//! From a workload to the pods that its controller would make, so that they can be looked at before there are any.
-//!
-//! It must not know what is put into them.
+//! Derives the pods that a workload's controller would create from the workload, so that they can be checked before
+//! they exist.
 
 use std::collections::BTreeMap;
 
@@ -11,42 +10,39 @@ use crate::{
     plan::Workload,
 };
 
-/// A pod as it would come to the webhook.
+/// A pod as the webhook would receive it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Template {
-    /// What it is of, for people: `Deployment shop`.
+    /// The object that the pod belongs to, for users: `Deployment shop`.
     pub title: String,
-    /// Its namespace.
     pub namespace: String,
-    /// The pod.
     pub pod: Value,
-    /// Its workload.
     pub workload: Workload,
-    /// What is annotated on the workload itself, where it has no effect.
+    /// Warnings about annotations on the workload itself, where they have no effect.
     pub warnings: Vec<String>,
 }
 
-/// An object that is none of those that have pods.
+/// Why no pods can be derived from an object.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum TemplateError {
-    /// Not even an object with a kind.
-    #[error("this is no object of Kubernetes: it has no kind")]
+    /// The object has no kind.
+    #[error("this is not a Kubernetes object: it has no kind")]
     NoKind,
-    /// A workload without the pod in it.
+    /// The workload has no pod template.
     #[error("{0} has no pod template (spec.template with metadata and spec)")]
     NoTemplate(String),
 }
 
-/// The pods of an object; none when it is of a kind that has none. A list has those of its items.
+/// The pods of an object; empty if its kind has no pods. A list has the pods of its items.
 ///
 /// # Errors
-/// When it is no object, or a workload without a template.
+/// If the JSON is not an object with a kind, or a workload has no pod template.
 pub fn pods_of(object: &Value, namespace: &str) -> Result<Vec<Template>, TemplateError> {
     let kind = object.get("kind").and_then(Value::as_str).ok_or(TemplateError::NoKind)?;
     if kind.ends_with("List")
         && let Some(items) = object.get("items").and_then(Value::as_array)
     {
-        // What a typed list holds does not say its kind again.
+        // The items of a typed list have no kind of their own.
         let of_items = kind.strip_suffix("List").unwrap_or_default();
         let pods = items.iter().map(|item| match item.get("kind") {
             None if !of_items.is_empty() => {
@@ -90,7 +86,7 @@ pub fn pods_of(object: &Value, namespace: &str) -> Result<Vec<Template>, Templat
         "StatefulSet" => metadata.insert("name".into(), format!("{name}-0").into()),
         _ => metadata.insert("generateName".into(), format!("{name}-").into()),
     };
-    // The owner need not be the one that it will be; that there is one is what counts.
+    // The owner's UID does not matter, only that there is an owner.
     let owner =
         json!([{ "apiVersion": object.get("apiVersion"), "kind": kind, "name": name, "uid": "", "controller": true }]);
     metadata.insert("ownerReferences".into(), owner);
@@ -105,7 +101,8 @@ fn annotations(metadata: Option<&Value>) -> Option<BTreeMap<String, String>> {
     Some(annotations.iter().filter_map(text).collect())
 }
 
-/// Adds the volumes that the controller of a `StatefulSet` makes of its claim templates; they win over volumes of their name.
+/// Adds the volumes which the `StatefulSet` controller creates from claim templates. They replace volumes of the same
+/// name.
 fn add_claims(object: &Value, name: &str, spec: &mut Map<String, Value>) {
     let claims = object.pointer("/spec/volumeClaimTemplates").and_then(Value::as_array).into_iter().flatten();
     let claims: Vec<&str> = claims.filter_map(|claim| claim.pointer("/metadata/name")?.as_str()).collect();

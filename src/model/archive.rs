@@ -1,6 +1,4 @@
-//! A snapshot as an archive: its format, its name, what a run is told of it, and what it says.
-//!
-//! Pure data. It must not know how an archive is made, nor where it goes.
+//! A snapshot as an archive: its format, its name, the parameters of the run that writes it, and the report.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -10,29 +8,28 @@ use serde::{Deserialize, Serialize};
 
 use super::{BackendConfig, Connection, SourceName, WantedSnapshot};
 
-/// What an archive is: a tar, plain or compressed.
+/// The format of an archive: a tar, plain or compressed.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub enum ArchiveFormat {
     /// Not compressed.
     #[serde(rename = "tar")]
     Tar,
-    /// By gzip.
+    /// Compressed with gzip.
     #[default]
     #[serde(rename = "tar.gz")]
     TarGzip,
-    /// By LZ4, in its frame format.
+    /// Compressed with LZ4, in its frame format.
     #[serde(rename = "tar.lz4")]
     TarLz4,
-    /// By Zstandard.
+    /// Compressed with Zstandard.
     #[serde(rename = "tar.zst")]
     TarZstd,
 }
 
 impl ArchiveFormat {
-    /// All of them.
     pub const ALL: [Self; 4] = [Self::Tar, Self::TarGzip, Self::TarLz4, Self::TarZstd];
 
-    /// What it is called, and how its files' names end, without a dot before it.
+    /// The format's name, which is also the suffix of file names, without a leading dot.
     pub fn extension(self) -> &'static str {
         match self {
             Self::Tar => "tar",
@@ -55,72 +52,69 @@ impl FromStr for ArchiveFormat {
     fn from_str(text: &str) -> Result<Self, String> {
         let known = || Self::ALL.map(Self::extension).join(", ");
         let found = Self::ALL.into_iter().find(|format| format.extension() == text);
-        found.ok_or_else(|| format!("{text:?} is no format of an archive; there are {}", known()))
+        found.ok_or_else(|| format!("{text:?} is not a format of an archive; use one of {}", known()))
     }
 }
 
-/// How a snapshot becomes an archive.
+/// The parameters of a run that writes an archive.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ArchiveRestore {
-    /// From which snapshot.
     pub from: WantedSnapshot,
-    /// Only these paths, relative to the volume's own folder; all of it when empty.
+    /// Only these paths, relative to the root of the volume; everything when empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<String>,
-    /// As what.
     pub format: ArchiveFormat,
-    /// Under this name below the place; see [`archive_name`] when absent.
+    /// Name of the object or file within the store; see [`archive_name`] when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Replace what is there under that name.
+    /// Replace an existing object or file of that name.
     #[serde(default)]
     pub overwrite: bool,
-    /// The place.
+    /// The store of the archive.
     pub backend: BackendConfig,
-    /// How its store is spoken to.
     #[serde(default, skip_serializing_if = "Connection::is_plain")]
     pub connection: Connection,
-    /// Give up after this long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
 }
 
-/// An archive that is whole at its place.
+/// An archive that is complete in its store.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ArchiveReport {
-    /// Where it is: the place without credentials, and the name; on a volume, the path from the volume's root.
+    /// Location of the archive: the store without credentials, and the name; on a volume, the path from the volume's
+    /// root.
     #[schemars(length(max = 2048))]
     pub location: String,
-    /// What it is.
+    /// Format of the archive.
     pub format: ArchiveFormat,
-    /// How long it is, in bytes.
+    /// Size of the archive in bytes.
     #[schemars(with = "i64", range(min = 0))]
     pub bytes: u64,
-    /// SHA-256 of it, 64 hex digits, as `sha256sum` tells it.
+    /// SHA-256 of the archive, 64 hex digits, as `sha256sum` prints it.
     #[schemars(length(max = 64))]
     pub sha256: String,
 }
 
-/// The name of an archive that got none: `<source>/<time>-<id>.<format>`, the time in UTC, the first 8 digits of the
-/// snapshot's id.
+/// The name of an archive if the user sets none: `<source>/<time>-<id>.<format>`, with the time in UTC and the first 8
+/// digits of the snapshot's id.
 pub fn archive_name(source: &SourceName, time: Timestamp, snapshot: &str, format: ArchiveFormat) -> String {
     let time = time.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%SZ");
     format!("{source}/{time}-{}.{format}", &snapshot[..snapshot.floor_char_boundary(8)])
 }
 
-/// What is wrong with the name of an archive, beyond its characters, which the schema restricts: it must not be one that
-/// a file of a repository can have.
+/// Why the name of an archive is invalid, beyond its characters, which the schema restricts. An archive must not have a
+/// name that a file of a repository can have.
 pub fn wrong_archive_name(name: &str) -> Option<&'static str> {
     let last = name.rsplit('/').next().unwrap_or(name);
     let is_hash = last.len() == 64 && last.bytes().all(|byte| byte.is_ascii_hexdigit());
     if last == "config" || is_hash {
-        return Some("is what a file of a repository is called; give the archive another name");
+        return Some("is the name of a file of a repository; give the archive another name");
     }
-    // The schema lets none of these through; a task could hold them.
+    // The schema allows none of these, but a task could contain them.
     let leads_out = name.split('/').any(|part| matches!(part, "" | "." | "..")) || name.contains('\0');
-    leads_out.then_some("is no name below a place: it has no empty parts, . or ..")
+    leads_out.then_some("is not a valid name: it must not have empty parts, . or ..")
 }
 
 #[cfg(test)]
@@ -128,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn derived_name_says_source_time_and_snapshot() {
+    fn derived_name_contains_source_time_and_snapshot() {
         let time = "2026-05-04T03:02:01.5Z".parse().unwrap();
         let name = archive_name(&"pvc/data".parse().unwrap(), time, &"5f3a9c21".repeat(8), ArchiveFormat::TarZstd);
         assert_eq!(name, "pvc/data/20260504T030201Z-5f3a9c21.tar.zst");

@@ -1,15 +1,13 @@
-//! Which database server an image is, by its name: so that a copy of its files is not taken for a backup of the database.
-//!
-//! Pure. It must not know registries: only the last part of a name counts, which mirrors and vendors keep.
+//! Recognizes database servers by the name of their image, so that a copy of their files is not mistaken for a backup
+//! of the database. Only the last part of the name counts, which mirrors and vendors keep.
 
 use super::image::repository;
 
-/// A database server whose files are of no use when they are read while it writes.
+/// A database server whose files are useless if they are read while it writes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Database {
-    /// Its name, for people.
     pub name: &'static str,
-    /// The program that dumps it to stdout, where there is one.
+    /// The program that dumps the database to stdout, if there is one.
     pub dump: Option<&'static str>,
 }
 
@@ -24,7 +22,7 @@ const CLICKHOUSE: Database = Database { name: "ClickHouse", dump: None };
 const ELASTICSEARCH: Database = Database { name: "Elasticsearch", dump: None };
 const OPENSEARCH: Database = Database { name: "OpenSearch", dump: None };
 
-/// Whole names alone: `postgres-exporter`, `mongo-express` and `redis-sentinel` are no database servers.
+/// Only whole names match, because `postgres-exporter`, `mongo-express` and `redis-sentinel` are not database servers.
 const SERVERS: &[(&str, Database)] = &[
     ("postgres", POSTGRESQL),
     ("postgresql", POSTGRESQL),
@@ -59,15 +57,15 @@ const SERVERS: &[(&str, Database)] = &[
     ("opensearch", OPENSEARCH),
 ];
 
-/// The database server that an image clearly is.
+/// The database server of an image; `None` if the image is not clearly one.
 pub fn database_of(image: &str) -> Option<Database> {
     let repository = repository(image);
     let name = repository.rsplit_once('/').map_or(repository, |(_, name)| name).to_ascii_lowercase();
     let is_version = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    // Red Hat's names end with a version: postgresql-16, mariadb-105.
+    // Names of Red Hat's images end with a version: postgresql-16, mariadb-105.
     let without_version = name.rsplit_once('-').filter(|(_, version)| is_version(version)).map(|(name, _)| name);
-    let is_it = |(known, _): &&(&str, Database)| *known == name || Some(*known) == without_version;
-    SERVERS.iter().find(is_it).map(|(_, database)| *database)
+    let is_match = |(known, _): &&(&str, Database)| *known == name || Some(*known) == without_version;
+    SERVERS.iter().find(is_match).map(|(_, database)| *database)
 }
 
 #[cfg(test)]
@@ -100,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_has_to_do_with_a_database_is_no_server() {
+    fn images_that_are_only_related_to_a_database_are_no_servers() {
         for image in [
             "",
             "shop",

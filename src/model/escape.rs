@@ -1,15 +1,13 @@
-//! Text that is safe to print: names of files in a form that can be read back, and text of other programs and people.
-//!
-//! Control characters could forge lines of a log, and move or recolour a terminal. Pure; it must not know where the text is
-//! printed.
+//! Text that is safe to print: names of files in a reversible form, and text of other programs and users. Control
+//! characters could forge lines of a log, and move the cursor or change the colours of a terminal.
 
 use std::{
     borrow::Cow,
     fmt::{self, Write as _},
 };
 
-/// The escape form of a name or path: a backslash is `\\`; each byte of a control or formatting character, and each byte
-/// that is no UTF-8, is `\xHH`; everything else is itself. No two names have the same form.
+/// The escaped form of a name or path. A backslash is `\\`; each byte of a control or formatting character, and each
+/// byte that is not UTF-8, is `\xHH`; everything else stays. No two names have the same form.
 pub fn escape_name(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -27,7 +25,7 @@ pub fn escape_name(bytes: &[u8]) -> String {
     text
 }
 
-/// The bytes that the escape form of a name stands for. A backslash that begins no escape stands for itself.
+/// The bytes of a name in its escaped form. A backslash that begins no escape sequence is literal.
 pub fn unescape_name(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -50,8 +48,8 @@ pub fn unescape_name(text: &str) -> Vec<u8> {
     }
 }
 
-/// The text as one line without control characters: line breaks, the escape character, C1 and the characters that reorder
-/// text (bidi) are written as Rust writes them in a string, `\n` or `\u{1b}`. Tabs stay.
+/// The text as one line without control characters. Line breaks, the escape character, C1 characters and the characters
+/// that reorder text (bidi) are written as in a Rust string, `\n` or `\u{1b}`. Tabs stay.
 pub fn escape(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_unsafe_text) {
         return Cow::Borrowed(text);
@@ -63,7 +61,7 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// The same for a text of several lines, whose line breaks stay.
+/// Like [`escape`], for a text of several lines, whose line breaks stay.
 pub fn escape_lines(text: &str) -> Cow<'_, str> {
     if !text.chars().any(|character| character != '\n' && is_unsafe_text(character)) {
         return Cow::Borrowed(text);
@@ -72,7 +70,7 @@ pub fn escape_lines(text: &str) -> Cow<'_, str> {
     Cow::Owned(lines.join("\n"))
 }
 
-/// A writer which escapes all that is written to the one below it.
+/// A writer which escapes everything before it passes it to the inner writer.
 pub struct Escaping<'a>(pub &'a mut dyn fmt::Write);
 
 impl fmt::Write for Escaping<'_> {
@@ -81,13 +79,14 @@ impl fmt::Write for Escaping<'_> {
     }
 }
 
-/// Control characters, the line separators of Unicode, and characters that change the direction of text or are invisible.
+/// Control characters, the line separators of Unicode, and characters that change the direction of text or are
+/// invisible.
 fn is_unsafe(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
-/// The same for text, in which a tab does no harm.
+/// Like [`is_unsafe`], for text, in which a tab does no harm.
 fn is_unsafe_text(character: char) -> bool {
     character != '\t' && is_unsafe(character)
 }
@@ -127,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn backslash_that_begins_no_escape_stands_for_itself() {
+    fn backslash_that_begins_no_escape_is_literal() {
         for text in [r"a\b", r"\", r"\x", r"\x4", r"\xzz", r"\n"] {
             assert_eq!(unescape_name(text), text.as_bytes());
         }

@@ -1,37 +1,37 @@
-//! What of a volume is left out of its backup: patterns, with the meaning that they have for restic's `--exclude`.
-//!
-//! Names are bytes, and need not be UTF-8. It must not know files: it is asked about paths.
+//! Exclude patterns of a volume's backup, with the meaning of restic's `--exclude`. Names are bytes, and need not be
+//! UTF-8.
 
 use std::{ffi::OsStr, path::Path};
 
 use globset::{GlobBuilder, GlobMatcher};
 
-/// How many patterns there may be.
+/// Maximum number of patterns.
 pub const MAXIMUM_PATTERNS: usize = 64;
-/// How long they may be altogether: a run's task has a limit, and they go with it.
+/// Maximum size of all patterns together. They are part of a run's task, which has a limit.
 pub const MAXIMUM_PATTERN_BYTES: usize = 4096;
 
-/// Patterns that can be asked about paths.
+/// Parsed exclude patterns.
 #[derive(Clone, Debug, Default)]
 pub struct Excludes {
     texts: Vec<String>,
     patterns: Vec<Vec<Part>>,
 }
 
-/// What stands between two slashes of a pattern.
+/// The part of a pattern between two slashes.
 #[derive(Clone, Debug)]
 enum Part {
     /// `**`: any number of names.
     Any,
-    /// One name. Matched by itself, since for the library a slash is as good as any other character in brackets.
+    /// A pattern for one name. Each name is matched by itself, because the library's brackets also match a slash.
     Name(GlobMatcher),
 }
 
 impl Excludes {
-    /// Reads patterns. One that begins with a slash is about the path from the volume's own folder on, any other one about
-    /// the end of a path, at any depth. `*`, `?` and `[a-z]` are within one name, `**` alone is any number of names.
+    /// Parses patterns. A pattern with a leading slash is matched from the root of the volume; any other pattern is
+    /// matched against the end of a path, at any depth. `*`, `?` and `[a-z]` match within one name, and `**` alone
+    /// matches any number of names.
     ///
-    /// Errors: a sentence for people about the first one that cannot be carried out.
+    /// Errors: a sentence for users about the first invalid pattern.
     pub fn new(patterns: &[String]) -> Result<Self, String> {
         if patterns.len() > MAXIMUM_PATTERNS {
             return Err(format!("has more than {MAXIMUM_PATTERNS} patterns"));
@@ -48,8 +48,8 @@ impl Excludes {
         &self.texts
     }
 
-    /// Whether what is at this path, relative to the volume's own folder, is left out. What is in a folder that is left out
-    /// is not to be asked about.
+    /// Whether the entry at this path, relative to the root of the volume, is excluded. The caller does not query
+    /// entries of an excluded directory.
     pub fn leave_out(&self, path: &Path) -> bool {
         if self.patterns.is_empty() {
             return false;
@@ -59,7 +59,7 @@ impl Excludes {
     }
 }
 
-/// Whether the pattern is about exactly these names. Of several `**` only the last has to be tried again.
+/// Whether the pattern matches exactly these names. Of several `**`, only the last must be retried.
 fn matches(pattern: &[Part], names: &[&OsStr]) -> bool {
     let (mut part, mut name) = (0, 0);
     let mut any = None;
@@ -80,12 +80,14 @@ fn matches(pattern: &[Part], names: &[&OsStr]) -> bool {
     pattern[part..].iter().all(|part| matches!(part, Part::Any))
 }
 
-/// Reads one pattern.
+/// Parses one pattern.
 fn parts(pattern: &str) -> Result<Vec<Part>, String> {
     if pattern.starts_with('!') {
-        // It would matter in which order they are, and what of a folder that is left out comes back.
+        // The order of the patterns would matter, and so would which entries of an excluded directory are included
+        // again.
         return Err(
-            "would take back what others leave out, which is not possible; write \\! for a name's own '!'".into()
+            "would include again what other patterns exclude, which is not supported; write \\! for a literal '!'"
+                .into(),
         );
     }
     let (first, body) = match pattern.strip_prefix('/') {
@@ -106,22 +108,25 @@ fn glob(name: &str) -> Result<GlobMatcher, String> {
     let mut in_brackets = false;
     while let Some(character) = characters.next() {
         match character {
-            '\\' if in_brackets => return Err("has a backslash within [ ], which means nothing there".into()),
+            '\\' if in_brackets => return Err("has a backslash within [ ], where it has no meaning".into()),
             '\\' => drop(characters.next()),
             '{' | '}' => {
-                return Err("has braces, which are no alternatives here: write two patterns, or \\{ for a brace".into());
+                return Err(
+                    "has braces, which do not form alternatives here: write two patterns, or \\{ for a literal brace"
+                        .into(),
+                );
             }
             '[' if characters.peek() == Some(&'!') => {
                 return Err("has [!, which differs between tools: write [^ for \"none of these\"".into());
             }
             '[' => in_brackets = true,
             ']' => in_brackets = false,
-            '\0' => return Err("holds a NUL, which no name does".into()),
+            '\0' => return Err("contains a NUL, which no name can contain".into()),
             _ => {}
         }
     }
     let glob = GlobBuilder::new(name).backslash_escape(true).build();
-    Ok(glob.map_err(|error| format!("is none: {}", error.kind()))?.compile_matcher())
+    Ok(glob.map_err(|error| format!("is invalid: {}", error.kind()))?.compile_matcher())
 }
 
 #[cfg(test)]
@@ -134,7 +139,7 @@ mod tests {
         Excludes::new(&[pattern.to_owned()]).unwrap()
     }
 
-    // What restic itself makes of the same patterns is compared with in `tests/integration/repository/excludes.rs`.
+    // The results of restic itself for these patterns are compared in `tests/integration/repository/excludes.rs`.
     #[test]
     fn patterns_are_anchored_by_a_slash_and_match_at_any_depth_without() {
         for (pattern, path, expected) in [
@@ -177,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pattern_is_refused_with_the_reason() {
+    fn invalid_patterns_are_rejected_with_the_reason() {
         for (pattern, why) in [
             ("", "slashes"),
             ("/", "slashes"),
@@ -185,12 +190,12 @@ mod tests {
             ("a//b", "slashes"),
             ("./a", "slashes"),
             ("a/../b", "slashes"),
-            ("!a", "take back"),
+            ("!a", "include again"),
             ("*.{log,tmp}", "braces"),
             ("[!a]", "[^"),
-            ("[a", "is none"),
-            ("a\\", "is none"),
-            ("[z-a]", "is none"),
+            ("[a", "is invalid"),
+            ("a\\", "is invalid"),
+            ("[z-a]", "is invalid"),
             ("[\\]]", "backslash"),
             ("a\0", "NUL"),
         ] {

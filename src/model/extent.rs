@@ -1,21 +1,19 @@
-//! How much a volume holds, and whether it has lost so much of it that its next snapshot must not take the place of the
-//! last good one.
-//!
-//! Pure. It must not know why the content is gone: an app may have removed it, or a file system is not mounted.
+//! The size of a volume's content, and whether the volume has lost so much of it that its next snapshot must not
+//! replace the last good one. An app may have removed the content, or a file system may not be mounted.
 
 use std::fmt;
 
-/// Below this, a few files more or less are half of them.
+/// Below this number, a few files more or less are already half of them.
 const SMALLEST_FILES: u64 = 10;
-/// Below this, a few lines more or less are half of them.
+/// Below this size, a few lines more or less are already half of it.
 pub const SMALLEST_BYTES: u64 = 64 * 1024;
 
-/// How much is in a volume, or in a snapshot of one.
+/// The size of the content of a volume, or of its snapshot.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct VolumeExtent {
-    /// Entries that are no folders.
+    /// Entries other than directories.
     pub files: u64,
-    /// Folders below the volume's own.
+    /// Directories below the root of the volume.
     pub folders: u64,
     /// Bytes of all files.
     pub bytes: u64,
@@ -27,16 +25,16 @@ impl fmt::Display for VolumeExtent {
     }
 }
 
-/// How a volume compares with its last good snapshot, where that is a reason for doubt.
+/// How a volume has shrunk since its last good snapshot, if that is suspicious.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Shrinkage {
-    /// Nothing is left of what there was.
+    /// Nothing is left.
     Emptied,
-    /// More than half of the files, or of the bytes, is gone.
+    /// More than half of the files, or of the bytes, is missing.
     LostMost,
 }
 
-/// Whether a volume has lost so much since its last good snapshot that a person should look.
+/// Whether a volume has lost so much since its last good snapshot that a user should check it.
 pub fn shrinkage(before: VolumeExtent, now: VolumeExtent) -> Option<Shrinkage> {
     let had_entries = before.files > 0 || before.folders > 0;
     let is_empty = now.files == 0 && now.folders == 0;
@@ -48,7 +46,7 @@ pub fn shrinkage(before: VolumeExtent, now: VolumeExtent) -> Option<Shrinkage> {
     (lost_files || lost_bytes).then_some(Shrinkage::LostMost)
 }
 
-/// Whether more than half is gone, of what was `smallest` at least.
+/// Whether more than half is missing of an amount that was at least `smallest`.
 pub fn has_lost_most(before: u64, now: u64, smallest: u64) -> bool {
     before >= smallest && now < before.div_ceil(2)
 }
@@ -64,10 +62,10 @@ mod tests {
     }
 
     #[test]
-    fn emptied_and_shrunken_volumes_are_told_from_usual_changes() {
+    fn emptied_and_shrunken_volumes_are_distinguished_from_usual_changes() {
         let (emptied, lost_most) = (Some(Shrinkage::Emptied), Some(Shrinkage::LostMost));
         for (before, now, expected) in [
-            // However little there was.
+            // The former size does not matter.
             (extent(1, 0, 0), extent(0, 0, 0), emptied),
             (extent(1, 0, 1), extent(0, 9, 0), emptied),
             (extent(0, 3, 0), extent(0, 0, 0), emptied),
@@ -84,7 +82,7 @@ mod tests {
             (extent(1, 0, 65_536), extent(1, 0, 32_768), None),
             (extent(1, 0, 65_536), extent(1, 0, 32_767), lost_most),
             (extent(1, 0, 65_535), extent(1, 0, 0), None),
-            // Many small files may go, and one big one.
+            // Losing many small files counts, and so does losing one big file.
             (extent(100, 0, 1 << 30), extent(20, 0, 1 << 30), lost_most),
             (extent(100, 0, 1 << 30), extent(99, 0, 1 << 20), lost_most),
             (extent(u64::MAX, 0, u64::MAX), extent(u64::MAX, 0, u64::MAX), None),

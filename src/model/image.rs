@@ -1,13 +1,11 @@
-//! References of container images, and whether two of them are the same program.
-//!
-//! It must not know registries.
+//! References of container images, and whether two references are the same program.
 
-/// Whether both are the same program, in whatever version and from whatever tag.
+/// Whether both references are the same program, of any version or tag.
 pub fn is_same_program(one: &str, other: &str) -> bool {
     is_same_content(one, other) || repository(one) == repository(other)
 }
 
-/// Whether both are the same image, whatever registry each comes from.
+/// Whether both references are the same image, from any registry.
 pub fn is_same_content(one: &str, other: &str) -> bool {
     one == other || digest(one).is_some() && digest(one) == digest(other)
 }
@@ -21,7 +19,7 @@ fn digest(image: &str) -> Option<&str> {
 pub(super) fn repository(image: &str) -> &str {
     let image = image.split_once('@').map_or(image, |(repository, _)| repository);
     match image.rsplit_once(':') {
-        // What has a slash behind the colon is a port.
+        // A slash behind the colon means that the colon precedes a port.
         Some((repository, tag)) if !tag.contains('/') => repository,
         _ => image,
     }
@@ -32,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_are_told_apart_by_repository_and_digest() {
+    fn images_are_distinguished_by_repository_and_digest() {
         for (image, expected) in [
             ("stowaway", "stowaway"),
             ("stowaway:1", "stowaway"),

@@ -1,63 +1,61 @@
-//! What the webhook puts into a pod and others rely on: names and places.
-//!
-//! Pure data. It must not know who puts them there, nor who reads them.
+//! Names and paths of everything that the webhook injects into a pod, which other components rely on.
 
-/// The volume with the helper program in it, and the init container that copies it there.
+/// The volume with the helper program, and the init container that copies the program there.
 pub const HELPER_VOLUME: &str = "stowaway-helper";
-/// Where the containers of the commands find that volume, which they cannot write to.
+/// Mount path of that volume in the containers of commands, where it is read-only.
 pub const HELPER_MOUNT: &str = "/stowaway";
 /// The helper program in those containers.
 pub const HELPER_PROGRAM: &str = "/stowaway/stowaway-helper";
-/// The helper program in our image. `HELPER_IN_IMAGE install HELPER_PROGRAM` copies it.
+/// The helper program in Stowaway's image. `HELPER_IN_IMAGE install HELPER_PROGRAM` copies it.
 pub const HELPER_IN_IMAGE: &str = "/usr/local/bin/stowaway-helper";
 
-/// What the sidecar's program is started as.
+/// The first argument of the sidecar's program.
 pub const SIDECAR_ROLE: &str = "sidecar";
-/// The sidecar.
 pub const SIDECAR_CONTAINER: &str = "stowaway-sidecar";
-/// The init container that fills empty volumes.
+/// The init container that restores into empty volumes.
 pub const RESTORE_CONTAINER: &str = "stowaway-restore";
-/// Where sidecar and restore step find the pod's volumes, each in a folder of its name.
+/// The directory in the sidecar and the restore step under which the pod's volumes are mounted by name.
 pub const VOLUMES_FOLDER: &str = "/stowaway-volumes";
 
-/// Environment variable of sidecar and restore step: where the repository is, a [`super::BackendConfig`] as JSON.
+/// Environment variable of the sidecar and the restore step: the location of the repository, a [`super::BackendConfig`]
+/// as JSON.
 pub const BACKEND_VARIABLE: &str = "STOWAWAY_BACKEND";
-/// Environment variable with how its store is spoken to, a [`super::Connection`] as JSON; absent when there is nothing to
-/// say.
+/// Environment variable with the connection settings of the store, a [`super::Connection`] as JSON; absent if all are
+/// defaults.
 pub const CONNECTION_VARIABLE: &str = "STOWAWAY_CONNECTION";
-/// Environment variable of the restore step: the cluster's id, which its locks name; absent as long as no Repository says it.
+/// Environment variable of the restore step: the cluster's id, which its locks contain; absent until a Repository
+/// reports it.
 pub const CLUSTER_VARIABLE: &str = "STOWAWAY_CLUSTER";
-/// Environment variable of the restore step: the id of the repository, 64 hex digits, which it must have; absent as long as
-/// no Repository says it.
+/// Environment variable of the restore step: the id that the repository must have, 64 hex digits; absent until a
+/// Repository reports it.
 pub const REPOSITORY_ID_VARIABLE: &str = "STOWAWAY_REPOSITORY_ID";
-/// What the names of the restore step's own entries in a volume begin with; backups leave them out.
+/// The prefix of the restore step's own entries in a volume, which backups exclude.
 pub const RESTORE_PREFIX: &str = ".stowaway-restore";
-/// The entries which show that a restore has not ended: the folder that it restores into, the mark that all is in that
-/// folder, and the same before it counts.
+/// The entries which show that a restore has not ended: the directory that it restores into, the marker that the
+/// directory is complete, and the same marker before it takes effect.
 pub const RESTORE_MARKS: [&str; 3] =
     [".stowaway-restore.part", ".stowaway-restore.whole", ".stowaway-restore.whole.new"];
-/// The file that a restore locks as long as it works on a volume.
+/// The file that a restore locks while it works on a volume.
 pub const RESTORE_LOCK: &str = ".stowaway-restore.lock";
 
-/// Where the sidecar's supervisor listens for requests, which come by small execs.
+/// The socket on which the sidecar's supervisor listens for requests, which arrive through short execs.
 pub const CONTROL_SOCKET: &str = "/tmp/stowaway-sidecar.socket";
-/// The volume with the sidecar's sockets for helpers in it.
+/// The volume with the sidecar's sockets for helpers.
 pub const SOCKET_VOLUME: &str = "stowaway-socket";
-/// Where sidecar and helper find that volume.
+/// Mount path of that volume in the sidecar and in the containers of commands.
 pub const SOCKET_MOUNT: &str = "/stowaway-socket";
-/// The volume with password and credentials of the store, for sidecar and restore step alone.
+/// The volume with the password and the credentials of the store, only for the sidecar and the restore step.
 pub const STORE_VOLUME: &str = "stowaway-store";
-/// Where it is mounted: as the pods of runs have it, see [`super::mounts`]. Where the repository is stands in
-/// [`BACKEND_VARIABLE`].
+/// Mount path of that volume, with the same files as in the pods of runs, see [`super::mounts`]. The location of the
+/// repository is in [`BACKEND_VARIABLE`].
 pub const STORE_MOUNT: &str = "/run/stowaway";
-/// The volume that a repository is on, for sidecar and restore step alone, mounted as the pods of runs have it.
+/// The volume that a repository is on, only for the sidecar and the restore step. It is mounted as in the pods of runs.
 pub const REPOSITORY_VOLUME: &str = "stowaway-repository";
-/// The volume for temporary files of sidecar and restore step, whose own file systems cannot be written to.
+/// The volume for temporary files of the sidecar and the restore step, whose root file systems are read-only.
 pub const SCRATCH_VOLUME: &str = "stowaway-scratch";
-/// Where it is mounted.
 pub const SCRATCH_MOUNT: &str = "/tmp";
 
-/// What the names of volumes with the command's Secrets begin with.
+/// The prefix of volumes with a command's Secrets.
 pub const SECRET_VOLUME_PREFIX: &str = "stowaway-secret-";
-/// Where the containers of the commands find those Secrets, each in a folder of its name.
+/// The directory in the containers of commands under which those Secrets are mounted by name.
 pub const SECRETS_FOLDER: &str = "/stowaway-secrets";

@@ -1,6 +1,6 @@
-//! The nouns that every other module speaks in: names, verdicts, reports, streams and secrets.
+//! The basic types that every other module uses: names, verdicts, reports, tasks and secrets.
 //!
-//! Pure data. It must not know Kubernetes clients, stores, clocks or files.
+//! They are pure data, without Kubernetes clients, stores, clocks or files.
 
 mod archive;
 mod database;
@@ -9,6 +9,7 @@ mod excludes;
 mod extent;
 pub mod image;
 pub mod injected;
+mod maintenance;
 mod part;
 mod pipefail;
 mod progress;
@@ -23,19 +24,19 @@ mod storage;
 mod store;
 mod stored_claim;
 mod task;
-mod upkeep;
 
 pub use archive::{ArchiveFormat, ArchiveReport, ArchiveRestore, archive_name, wrong_archive_name};
 pub use database::{Database, database_of};
 pub use escape::{Escaping, escape, escape_lines, escape_name, unescape_name};
 pub use excludes::{Excludes, MAXIMUM_PATTERNS};
 pub use extent::{SMALLEST_BYTES, Shrinkage, VolumeExtent, has_lost_most, shrinkage};
+pub use maintenance::{MaintenanceReport, few};
 pub use part::{DataPart, DataPartError};
 pub use pipefail::{PIPEFAIL_MISSING, ShellScript};
 pub use progress::{PROGRESS_ANNOTATION, PROGRESS_REASON, RunProgress, short_amount};
 pub use quantity::billionths;
 pub use region::{DEFAULT_REGION, is_amazon, is_region, region_of_endpoint};
-pub use report::{Failure, Proof, Reason, SourceReport, Verdict, milliseconds};
+pub use report::{Failure, Proof, Reason, RunReport, Verdict, milliseconds};
 pub use retention::{Age, AgeError, Retention};
 pub use secret::{Secret, StoredPassword, redact};
 pub use snapshot::{
@@ -48,4 +49,3 @@ pub use store::{
 };
 pub use stored_claim::{BLOCK, SnapshotLookup, StoredClaim};
 pub use task::{TargetCommand, TargetVolume, Task, TaskKind, VolumeRestore, WantedSnapshot, mounts};
-pub use upkeep::{UpkeepReport, few};

@@ -1,13 +1,11 @@
-//! The n-th of m parts of a repository's data, so that all of it is read in m times.
-//!
-//! It must not know what belongs to which part.
+//! The n-th of m parts of a repository's data, so that m checks read all of it.
 
 use std::{fmt, str::FromStr};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The n-th of m parts, written `n/m`, as restic's `--read-data-subset`.
+/// The n-th of m parts, written `n/m` as in restic's `--read-data-subset`.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct DataPart {
@@ -15,18 +13,18 @@ pub struct DataPart {
     of: u16,
 }
 
-/// A text that names no part.
+/// A text that is not a part.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{0:?} is no part of the data: write n/m, as 1/7 for the first of seven, with m at most 256")]
+#[error("{0:?} is not a part of the data: write n/m, such as 1/7 for the first of seven, with m at most 256")]
 pub struct DataPartError(String);
 
 impl DataPart {
-    /// All at once.
+    /// All data at once.
     pub const ALL: Self = Self { number: 1, of: 1 };
-    /// There are no more parts.
+    /// The maximum number of parts.
     pub const MOST: u16 = 256;
 
-    /// The part `number` of `of`. Errors: `of` is not from 1 to 256, `number` not from 1 to `of`.
+    /// The part `number` of `of`. Fails if `of` is not from 1 to 256, or `number` is not from 1 to `of`.
     pub fn new(number: u16, of: u16) -> Result<Self, DataPartError> {
         if (1..=Self::MOST).contains(&of) && (1..=of).contains(&number) {
             Ok(Self { number, of })
@@ -35,22 +33,22 @@ impl DataPart {
         }
     }
 
-    /// The first of so many, which are at least 1 and at most 256 whatever is said.
+    /// The first of `of` parts; `of` is clamped to 1 to 256.
     pub fn first(of: u16) -> Self {
         Self { number: 1, of: of.clamp(1, Self::MOST) }
     }
 
-    /// The one after it; none after the last.
+    /// The next part; none after the last.
     pub fn next(self) -> Option<Self> {
         (self.number < self.of).then_some(Self { number: self.number + 1, ..self })
     }
 
-    /// Which one, from 1.
+    /// The number of the part, from 1.
     pub fn number(self) -> u16 {
         self.number
     }
 
-    /// Of how many.
+    /// The number of parts.
     pub fn of(self) -> u16 {
         self.of
     }
@@ -108,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_that_are_none_are_refused() {
+    fn invalid_parts_are_rejected() {
         for text in ["", "1", "0/2", "3/2", "1/0", "1/257", "a/b", "1/2/3", "-1/2"] {
             assert!(text.parse::<DataPart>().is_err(), "{text}");
         }

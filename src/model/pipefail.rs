@@ -1,15 +1,16 @@
-//! The script of a command line such as `sh -c SCRIPT`, and the same command line with the shell's option `pipefail`.
+//! Finds the script of a command line such as `sh -c SCRIPT`, and adds the shell's option `pipefail` to it.
 //!
-//! Without that option a pipe has the exit status of its last command: `pg_dump shop | gzip` succeeds although `pg_dump`
-//! failed. It must not know who runs the command, nor which shell a container has: the script itself tries the option.
+//! Without that option, a pipe has the exit status of its last command: `pg_dump shop | gzip` succeeds although
+//! `pg_dump` failed. Which shell a container has is not known here, so the script itself tries whether the shell
+//! supports the option.
 
-/// What the script writes to stderr where its shell does not have the option.
+/// The line which the script writes to stderr if its shell does not support the option.
 pub const PIPEFAIL_MISSING: &str =
     "stowaway: this shell has no pipefail: only the last command of a pipe is judged by its exit status";
 
-/// Shells that take a script by `-c`.
+/// Shells that accept a script with `-c`.
 const SHELLS: [&str; 8] = ["sh", "bash", "ash", "dash", "ksh", "ksh93", "mksh", "zsh"];
-/// Programs that run the program behind their own options.
+/// Programs that run the program after their own options.
 const WRAPPERS: [&str; 25] = [
     "busybox",
     "catatonit",
@@ -37,21 +38,20 @@ const WRAPPERS: [&str; 25] = [
     "tini",
     "toybox",
 ];
-/// Programs that have the shell of a user run a script.
+/// Programs that run a script in the shell of a user.
 const SWITCHERS: [&str; 2] = ["su", "runuser"];
-/// Options of shells that take the next word.
+/// Options of shells that take the next argument.
 const LONG_OPTIONS_WITH_VALUE: [&str; 2] = ["--rcfile", "--init-file"];
 
-/// A script within a command line.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ShellScript<'a> {
     argv: &'a [String],
-    /// Which word it is.
+    /// The index of the script in the arguments.
     at: usize,
 }
 
 impl<'a> ShellScript<'a> {
-    /// The script that the command line has a shell run; none where no shell with `-c` is found.
+    /// The script that a shell of the command line runs; none if no shell with `-c` is found.
     pub fn of(argv: &'a [String]) -> Option<Self> {
         let at = script_at(argv, 0)?;
         (at < argv.len()).then_some(Self { argv, at })
@@ -61,32 +61,34 @@ impl<'a> ShellScript<'a> {
         &self.argv[self.at]
     }
 
-    /// Whether the command line decides on the option by itself, which then stays as it is.
+    /// Whether the command line sets or unsets the option itself, so that it must not be changed.
     pub fn decides(&self) -> bool {
-        self.argv[..=self.at].iter().any(|word| word.contains("pipefail"))
+        self.argv[..=self.at].iter().any(|argument| argument.contains("pipefail"))
     }
 
-    /// Whether the script has a pipe outside of quotes. Words such as the patterns of `case` may look like one.
+    /// Whether the script has a pipe outside of quotes. Some syntax, such as the patterns of `case`, may look like a
+    /// pipe.
     pub fn has_pipe(&self) -> bool {
         pipes(self.text()).0
     }
 
-    /// Whether a pipe is in quotes, and a shell within the script may be what runs it. The option does not reach it.
+    /// Whether a pipe is in quotes, and a shell within the script may run it. The option does not affect that shell.
     pub fn has_nested_pipe(&self) -> bool {
-        let words: Vec<&str> = self.text().split([' ', '\t', '\n', '\'', '"', ';', '(', '&', '|']).collect();
-        let is_shell = |word: &str| SHELLS.contains(&name_of(word)) || SWITCHERS.contains(&name_of(word));
-        let shell = words.iter().position(|word| is_shell(word));
-        let is_given = |from: usize| words[from..].iter().any(|word| is_cluster_with_c(word));
+        let tokens: Vec<&str> = self.text().split([' ', '\t', '\n', '\'', '"', ';', '(', '&', '|']).collect();
+        let is_shell = |token: &str| SHELLS.contains(&name_of(token)) || SWITCHERS.contains(&name_of(token));
+        let shell = tokens.iter().position(|token| is_shell(token));
+        let is_given = |from: usize| tokens[from..].iter().any(|token| is_cluster_with_c(token));
         pipes(self.text()).1 && shell.is_some_and(is_given)
     }
 
-    /// The command line whose script first sets the option where its shell has it. All else is as it was: `$0`, the
-    /// arguments, the options of the shell, and the numbers of lines, since the words are put into the first line.
+    /// The command line with a script that first sets the option if its shell supports it. Everything else stays the
+    /// same: `$0`, the arguments, the options of the shell, and the line numbers, because the addition is put into the
+    /// first line.
     pub fn with_pipefail(&self) -> Vec<String> {
         let otherwise = if self.has_pipe() { format!("echo '{PIPEFAIL_MISSING}' >&2") } else { ":".to_owned() };
         let mut argv = self.argv.to_vec();
-        // A list with || never ends a shell with -e. The first try is in a subshell, because POSIX has a shell end when a
-        // special builtin such as set fails.
+        // A list with || never ends a shell with -e. The first try runs in a subshell, because in POSIX a shell exits
+        // when a special builtin such as set fails.
         argv[self.at] = format!("(set -o pipefail) 2>/dev/null && set -o pipefail || {otherwise}; {}", self.text());
         argv
     }
@@ -97,7 +99,7 @@ fn name_of(program: &str) -> &str {
     program.rsplit('/').next().unwrap_or(program)
 }
 
-/// Which word is the script if the word at `at` is the program.
+/// The index of the script if the argument at `at` is the program.
 fn script_at(argv: &[String], at: usize) -> Option<usize> {
     let name = name_of(argv.get(at)?);
     if SHELLS.contains(&name) {
@@ -114,49 +116,49 @@ fn script_at(argv: &[String], at: usize) -> Option<usize> {
     })
 }
 
-/// Behind the options of a shell, if `-c` is one of them.
+/// The index after the options of a shell, if `-c` is one of them.
 fn script_of_shell(argv: &[String], first: usize) -> Option<usize> {
     let mut at = first;
     let mut takes_script = false;
-    while let Some(word) = argv.get(at) {
-        if matches!(word.as_str(), "-" | "--") {
+    while let Some(argument) = argv.get(at) {
+        if matches!(argument.as_str(), "-" | "--") {
             at += 1;
             break;
         }
-        if word.starts_with("--") {
-            at += 1 + usize::from(LONG_OPTIONS_WITH_VALUE.contains(&word.as_str()));
+        if argument.starts_with("--") {
+            at += 1 + usize::from(LONG_OPTIONS_WITH_VALUE.contains(&argument.as_str()));
             continue;
         }
-        let Some(letters) = word.strip_prefix(['-', '+']).filter(|letters| !letters.is_empty()) else { break };
-        // A restricted shell may not redirect, which the words of the option need.
+        let Some(letters) = argument.strip_prefix(['-', '+']).filter(|letters| !letters.is_empty()) else { break };
+        // A restricted shell may not redirect, which the addition to the script needs.
         if letters.contains('r') {
             return None;
         }
-        takes_script |= word.starts_with('-') && letters.contains('c');
+        takes_script |= argument.starts_with('-') && letters.contains('c');
         at += 1 + letters.matches(['o', 'O']).count();
     }
     takes_script.then_some(at)
 }
 
-/// Behind `-c` or `--command`. The user's shell is not known, unless it is named.
+/// The index after `-c` or `--command`. The user's shell is not known, unless the command line names it.
 fn script_of_switcher(argv: &[String], first: usize) -> Option<usize> {
-    let own: Vec<&str> = argv[first..].iter().map(String::as_str).take_while(|word| *word != "--").collect();
-    let shell = own.iter().position(|word| matches!(*word, "-s" | "--shell")).and_then(|at| own.get(at + 1));
+    let own: Vec<&str> = argv[first..].iter().map(String::as_str).take_while(|argument| *argument != "--").collect();
+    let shell = own.iter().position(|argument| matches!(*argument, "-s" | "--shell")).and_then(|at| own.get(at + 1));
     if shell.is_some_and(|shell| !SHELLS.contains(&name_of(shell))) {
         return None;
     }
-    let at = own.iter().position(|word| *word == "--command" || is_cluster_with_c(word))?;
+    let at = own.iter().position(|argument| *argument == "--command" || is_cluster_with_c(argument))?;
     Some(first + at + 1)
 }
 
-/// Whether the word is letters of options of which the last is `c`, such as `-c` and `-lc`.
-fn is_cluster_with_c(word: &str) -> bool {
-    word.strip_prefix('-').is_some_and(|letters| {
+/// Whether the argument is a group of option letters with `c`, such as `-c` and `-lc`.
+fn is_cluster_with_c(argument: &str) -> bool {
+    argument.strip_prefix('-').is_some_and(|letters| {
         letters.contains('c') && letters.len() <= 6 && letters.bytes().all(|letter| letter.is_ascii_lowercase())
     })
 }
 
-/// Whether there is a pipe outside of quotes, and whether there is one within.
+/// Whether there is a pipe outside of quotes, and whether there is a pipe within quotes.
 fn pipes(script: &str) -> (bool, bool) {
     let (mut outside, mut within) = (false, false);
     let mut quote: Option<char> = None;
@@ -185,16 +187,16 @@ mod tests {
 
     use super::*;
 
-    fn words(words: &[&str]) -> Vec<String> {
-        words.iter().map(|word| (*word).to_owned()).collect()
+    fn arguments(arguments: &[&str]) -> Vec<String> {
+        arguments.iter().map(|argument| (*argument).to_owned()).collect()
     }
 
     fn script(line: &[&str]) -> Option<usize> {
-        ShellScript::of(&words(line)).map(|script| script.at)
+        ShellScript::of(&arguments(line)).map(|script| script.at)
     }
 
     #[test]
-    fn script_of_a_shell_is_found_wherever_it_stands() {
+    fn script_of_a_shell_is_found_at_any_position() {
         for (line, at) in [
             (&["sh", "-c", "x"][..], 2),
             (&["/bin/bash", "-ec", "x", "name", "argument"], 2),
@@ -239,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn pipes_are_told_from_what_looks_like_one() {
+    fn pipes_are_distinguished_from_similar_text() {
         for (text, expected) in [
             ("pg_dump | gzip", (true, false)),
             ("pg_dump|gzip", (true, false)),
@@ -268,22 +270,22 @@ mod tests {
             ("grep 'a|b' -c", false),
             ("sh -c 'a; b'", false),
         ] {
-            let argv = words(&["sh", "-c", text]);
+            let argv = arguments(&["sh", "-c", text]);
             assert_eq!(ShellScript::of(&argv).unwrap().has_nested_pipe(), is_nested, "{text:?}");
         }
     }
 
     #[test]
-    fn command_line_that_decides_itself_is_known() {
+    fn command_line_that_sets_the_option_itself_is_recognized() {
         for line in [
             &["bash", "-o", "pipefail", "-c", "x"][..],
             &["bash", "-c", "set -euo pipefail; x"],
             &["bash", "-c", "set +o pipefail; x"],
         ] {
-            assert!(ShellScript::of(&words(line)).unwrap().decides(), "{line:?}");
+            assert!(ShellScript::of(&arguments(line)).unwrap().decides(), "{line:?}");
         }
         // An argument is no part of the script.
-        assert!(!ShellScript::of(&words(&["sh", "-c", "x", "pipefail"])).unwrap().decides());
+        assert!(!ShellScript::of(&arguments(&["sh", "-c", "x", "pipefail"])).unwrap().decides());
     }
 
     proptest! {

@@ -1,36 +1,34 @@
-//! How far a run is, as it says itself: for display alone, since anybody in the namespace could write it.
-//!
-//! It must not know how it is passed on.
+//! The progress of a run, as the run reports it. It is for display only, because anyone in the namespace could write
+//! it.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The annotation of the Event by which a run says how far it is.
+/// The annotation of the Event by which a run reports its progress.
 pub const PROGRESS_ANNOTATION: &str = "stowaway.dev/progress";
-/// The reason of that Event.
 pub const PROGRESS_REASON: &str = "Progress";
 
-/// Sums of sizes stay within what a status can hold.
+/// The limit of sums, which a status can hold.
 const MOST: u64 = 1 << 62;
 
-/// How far it is.
+/// The progress of a run.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunProgress {
     /// Bytes so far.
     #[schemars(with = "i64", range(min = 0))]
     pub bytes: u64,
-    /// Bytes in all, where that is known.
+    /// Total number of bytes, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i64>", range(min = 0))]
     pub total_bytes: Option<u64>,
-    /// Bytes per second, lately.
+    /// Bytes per second in the recent past.
     #[schemars(with = "i64", range(min = 0))]
     pub bytes_per_second: u64,
 }
 
 impl RunProgress {
-    /// All of these runs together; none without a run. Their whole size is known only where that of each is.
+    /// The sum of several runs; none without a run. The total is known only if that of each run is known.
     pub fn sum(runs: impl Iterator<Item = Self>) -> Option<Self> {
         runs.map(Self::capped).reduce(|one, other| {
             let add = |one: u64, other: u64| one.saturating_add(other).min(MOST);
@@ -42,7 +40,7 @@ impl RunProgress {
         })
     }
 
-    /// The same with numbers that a status can hold.
+    /// The same progress, with numbers that a status can hold.
     #[must_use]
     pub fn capped(self) -> Self {
         Self {
@@ -52,14 +50,14 @@ impl RunProgress {
         }
     }
 
-    /// How much of it is done, of 100; none where the whole is not known, or is not what it was said to be.
+    /// The percentage that is done; none if the total is not known, or was exceeded.
     pub fn percentage(self) -> Option<u64> {
         let total = self.total_bytes.filter(|total| *total > 0 && self.bytes <= *total)?;
         u64::try_from(u128::from(self.bytes) * 100 / u128::from(total)).ok()
     }
 
-    /// The same for people. `amount` writes a number of bytes.
-    pub fn words(self, amount: impl Fn(u64) -> String) -> String {
+    /// The progress as a text for users. `amount` formats a number of bytes.
+    pub fn describe(self, amount: impl Fn(u64) -> String) -> String {
         let done = match (self.percentage(), self.total_bytes) {
             (Some(percentage), Some(total)) => format!("{percentage}% of {}", amount(total)),
             _ => amount(self.bytes),
@@ -68,7 +66,7 @@ impl RunProgress {
     }
 }
 
-/// A number of bytes, rounded down to a tenth, without a blank: `1.2GiB`.
+/// A number of bytes, rounded down to a tenth, without a space: `1.2GiB`.
 pub fn short_amount(bytes: u64) -> String {
     let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     match units.into_iter().find(|(unit, _)| bytes >= *unit) {
@@ -84,11 +82,11 @@ mod tests {
     #[test]
     fn share_is_shown_where_the_whole_is_known() {
         let of = |bytes, total_bytes| RunProgress { bytes, total_bytes, bytes_per_second: 3 << 20 };
-        assert_eq!(of(1 << 30, Some(4 << 30)).words(short_amount), "25% of 4.0GiB, 3.0MiB/s");
-        assert_eq!(of(1300, None).words(short_amount), "1.2KiB, 3.0MiB/s");
-        assert_eq!(of(7, Some(5)).words(short_amount), "7B, 3.0MiB/s", "more than all of it");
+        assert_eq!(of(1 << 30, Some(4 << 30)).describe(short_amount), "25% of 4.0GiB, 3.0MiB/s");
+        assert_eq!(of(1300, None).describe(short_amount), "1.2KiB, 3.0MiB/s");
+        assert_eq!(of(7, Some(5)).describe(short_amount), "7B, 3.0MiB/s", "more than all of it");
         let both = RunProgress::sum([of(1, Some(2)), of(1, None)].into_iter());
-        assert_eq!(both.unwrap().words(short_amount), "2B, 6.0MiB/s");
+        assert_eq!(both.unwrap().describe(short_amount), "2B, 6.0MiB/s");
         assert_eq!(RunProgress::sum(std::iter::empty()), None);
     }
 

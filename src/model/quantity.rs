@@ -1,9 +1,8 @@
-//! Kubernetes' quantities: `500m`, `1.5Gi`, `1e3`.
-//!
-//! It must not know what is measured.
+//! Kubernetes quantities: `500m`, `1.5Gi`, `1e3`.
 
-/// The amount in billionths: digits with a fraction, then a suffix of tens or of twos, or an exponent. None when it is no
-/// quantity, or one beyond all that is ever measured (1e18, or more digits than a number here has).
+/// The amount in billionths. The text has digits with an optional fraction, and then a decimal suffix, a binary suffix
+/// or an exponent. None if it is not a quantity, or larger than any real amount (1e18, or more digits than fit into the
+/// number).
 pub fn billionths(text: &str) -> Option<i128> {
     let digits_end = text.find(|c: char| !c.is_ascii_digit() && !matches!(c, '.' | '+' | '-')).unwrap_or(text.len());
     let (number, suffix) = text.split_at(digits_end);

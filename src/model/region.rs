@@ -1,21 +1,20 @@
-//! The region of an S3 service, as the host name of its endpoint shows it.
-//!
-//! Pure text. It must not know what the region is used for.
+//! Derives the region of an S3 service from the host name of its endpoint.
 
 use std::ops::Range;
 
 use super::S3Config;
 
-/// The region where neither the user nor the endpoint names one: Amazon's first one, which services with a single region take.
+/// The region if neither the user nor the endpoint names one. It is Amazon's first region, which services with a single
+/// region accept.
 pub const DEFAULT_REGION: &str = "us-east-1";
 
-/// The longest name of a region that is believed.
+/// The longest name of a region that is accepted.
 const LONGEST_REGION: usize = 64;
 
-/// Stands for the region in a host name.
+/// The placeholder of the region in a host name.
 const REGION: &str = "{region}";
 
-/// Host names of Amazon. A more specific pattern comes before a more general one.
+/// Host names of Amazon. More specific patterns come first.
 const AMAZON: &[&str] = &[
     "s3.{region}.vpce.amazonaws.com",
     "s3-fips.dualstack.{region}.amazonaws.com",
@@ -36,7 +35,7 @@ const AMAZON: &[&str] = &[
     "s3.{region}.amazonaws.eu",
 ];
 
-/// Host names of other services, as their documentation gives them.
+/// Host names of other services, according to their documentation.
 const OTHERS: &[&str] = &[
     "s3.{region}.scw.cloud",
     "s3.{region}.backblazeb2.com",
@@ -67,17 +66,18 @@ const OTHERS: &[&str] = &[
     "objects-{region}.dream.io",
 ];
 
-/// Amazon's endpoints that are of no region.
+/// Amazon's endpoints without a region.
 const AMAZON_GLOBAL: &[&str] = &["s3.amazonaws.com", "s3-external-1.amazonaws.com", "s3.dualstack.amazonaws.com"];
 
-/// The region that the host name of an endpoint contains, for services that have one host name a region.
+/// The region that the host name of an endpoint contains, for services that have one host name per region.
 pub fn region_of_endpoint(endpoint: &str) -> Option<&str> {
     let host = host(endpoint)?;
     let found = amazon_region(host).or_else(|| OTHERS.iter().find_map(|pattern| matched(pattern, host)))?;
     host.get(found)
 }
 
-/// Whether the text can be the name of a region: what a server names goes into signatures and host names.
+/// Whether the text can be the name of a region. A region that a server names becomes part of signatures and host
+/// names.
 pub fn is_region(text: &str) -> bool {
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     (1..=LONGEST_REGION).contains(&text.len()) && text.bytes().all(is_part) && !text.starts_with('-')
@@ -91,7 +91,7 @@ pub fn is_amazon(endpoint: &str) -> bool {
 }
 
 impl S3Config {
-    /// The region that requests are signed for: the one that is given, or that of the endpoint, or the default one.
+    /// The region for which requests are signed: the given region, or the endpoint's, or the default.
     pub fn region_for(given: Option<&str>, endpoint: &str) -> String {
         match given {
             Some(given) => given.to_owned(),
@@ -99,8 +99,8 @@ impl S3Config {
         }
     }
 
-    /// Whether the bucket's name belongs into the host name, as restic's `auto` bucket lookup decides it. A certificate does
-    /// not cover a bucket with a dot in its name.
+    /// Whether the bucket's name is part of the host name, by the rule of restic's `auto` bucket lookup. A certificate
+    /// does not cover a bucket with a dot in its name.
     pub fn is_virtual_hosted(endpoint: &str, bucket: &str) -> bool {
         let has_such_hosts = is_amazon(endpoint)
             || host(endpoint).is_some_and(|host| {
@@ -109,8 +109,8 @@ impl S3Config {
         has_such_hosts && !(endpoint.starts_with("https:") && bucket.contains('.'))
     }
 
-    /// The same bucket, with the region that the service names. Amazon has an endpoint for each region, and each answers
-    /// for its own buckets only.
+    /// The same bucket, with the region that the service names. Amazon has an endpoint for each region, which only
+    /// serves that region's buckets.
     #[must_use]
     pub fn in_region(&self, region: &str) -> Self {
         let endpoint = || {
@@ -130,14 +130,14 @@ impl S3Config {
     }
 }
 
-/// Where Amazon's region is in the host name.
+/// The position of Amazon's region in the host name.
 fn amazon_region(host: &str) -> Option<Range<usize>> {
     let found = AMAZON.iter().find_map(|pattern| matched(pattern, host))?;
     is_amazon_region(host.get(found.clone())?).then_some(found)
 }
 
-/// Amazon's regions are made of a few letters for the partition or continent, words, and a number. Other labels in the same
-/// position are `dualstack` and `external-1`.
+/// Amazon's regions consist of a few letters for the partition or continent, one or more names, and a number. Other
+/// labels in the same position are `dualstack` and `external-1`.
 fn is_amazon_region(text: &str) -> bool {
     let parts: Vec<&str> = text.split('-').collect();
     let is_letters = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphabetic());
@@ -150,12 +150,12 @@ fn is_amazon_region(text: &str) -> bool {
         && last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Where the pattern's region is in the host name, which may begin with further labels, such as the bucket's.
+/// The position of the pattern's region in the host name, which may begin with further labels, such as the bucket.
 fn matched(pattern: &str, host: &str) -> Option<Range<usize>> {
     let (before, after) = pattern.split_once(REGION)?;
     let end = host.len().checked_sub(after.len()).filter(|_| ends_with(host, after))?;
     let start = host.get(..end)?.rfind('.').map_or(0, |dot| dot + 1);
-    // What stands before the region is labels of its own, the beginning of the region's label, or nothing.
+    // The text before the region consists of separate labels, of the beginning of the region's label, or of nothing.
     let (labels, beginning) = before.rsplit_once('.').map_or(("", before), |(labels, rest)| (labels, rest));
     let label = host.get(start..end)?;
     let is_begun = label.get(..beginning.len()).is_some_and(|found| found.eq_ignore_ascii_case(beginning));

@@ -1,29 +1,30 @@
-//! How a run ended: verdict, proof, reason, and the report that carries them from the runner to the status.
-//!
-//! It must not know who runs what; it only says how it went.
+//! The result of a run: verdict, proof, reason, and the report that carries them from the runner to the status.
 
 use std::{fmt, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How a run of one source ended. Never inferred from silence: a lost report is [`Reason::ResultLost`], and so `Failed`.
+/// How a run of one source ended. It is never inferred from silence: a run whose report is lost is `Failed`, with the
+/// reason `ResultLost`.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub enum Verdict {
-    /// Stored, proven whole and visible in the repository; or restored, and the command said so.
+    /// Stored, proven complete and visible in the repository; or restored, and the target confirmed it.
     Succeeded,
-    /// Stored and tagged `unproven`, since nothing proved the end of the stream. Not green, never "newest".
+    /// Stored and tagged `unproven`, because nothing proved the end of the stream. Not green, and never the newest
+    /// snapshot.
     Unproven,
     /// A part failed or could not be read.
     Incomplete,
-    /// Stored and tagged `suspect`, since the volume was empty, or had lost most of its content. Not green, never "newest".
+    /// Stored and tagged `suspect`, because the volume was empty, or had lost most of its content. Not green, and never
+    /// the newest snapshot.
     Suspect,
     /// Nothing visible was stored, or the restore did not take effect.
     Failed,
 }
 
 impl Verdict {
-    /// Whether a person may rely on it.
+    /// Whether a user may rely on it.
     pub fn is_green(self) -> bool {
         self == Self::Succeeded
     }
@@ -41,17 +42,18 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// How a stream was proven whole, weakest first so that `a < b` reads "a proves less than b".
+/// How the end of a stream was proven, weakest first, so that `a < b` means "a proves less than b".
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum Proof {
-    /// Only the exec's own status, which is measured to lie.
+    /// Only the exec's own status, which is not reliable.
     None,
-    /// The end mark of the dump's own format was seen.
+    /// The end marker of the dump's own format was found.
     Marker,
-    /// The remote shell sent the exit status in band, and stayed alive until we acknowledged it.
+    /// The remote shell sent the exit status in band, and stayed alive until the run acknowledged it.
     Acknowledged,
-    /// The helper sealed it: byte count, digest and exit status. A local process whose exit status its parent collected
-    /// after its pipe was drained counts as this, too, and so do files that the run itself has read: no network lies between.
+    /// The helper sealed the stream with byte count, digest and exit status. Two cases without a network count as
+    /// sealed, too: a local process whose parent collected its exit status after its pipe was drained, and files that
+    /// the run itself has read.
     Sealed,
 }
 
@@ -66,14 +68,14 @@ impl fmt::Display for Proof {
     }
 }
 
-/// The one machine-readable cause of a verdict: condition reason, Event reason and metric label alike.
+/// The machine-readable cause of a verdict. It is the condition reason, the Event reason and the metric label alike.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub enum Reason {
     /// Everything was proven.
     Completed,
-    /// A snapshot that an earlier attempt of the same run had committed was found and taken over.
+    /// An earlier attempt of the same run had committed a snapshot, which was adopted.
     Adopted,
-    /// The stream ended without proof (no shell in the container, and no helper).
+    /// The stream ended without proof, because the container has no shell and no helper.
     NotProven,
     /// The command exited with a status other than 0.
     CommandFailed,
@@ -85,61 +87,63 @@ pub enum Reason {
     EmptyStream,
     /// The connection broke, or the stream ended before its trailer.
     StreamCut,
-    /// Bytes came after the trailer, or the exec's status contradicts it.
+    /// Bytes followed the trailer, or the exec's status contradicts it.
     StreamContradicted,
     /// The command ran longer than `timeout`.
     Timeout,
-    /// No byte moved for `idle-timeout`.
+    /// No byte was transferred for `idle-timeout`.
     IdleTimeout,
-    /// Somebody cancelled the run (SIGTERM, deletion).
+    /// The run was cancelled (SIGTERM, deletion).
     Cancelled,
-    /// The pod or its container is gone, not running, or another one by now.
+    /// The pod or its container is gone, is not running, or was replaced by another one.
     PodGone,
-    /// The API server refused the exec.
+    /// The API server rejected the exec.
     ExecRefused,
     /// A restore's command ended before it had read all of its input.
     InputNotConsumed,
-    /// A restore's input was complete, and then its exit status was lost: it may have taken effect.
+    /// A restore's input was complete, and then its exit status was lost, so that it may have taken effect.
     OutcomeUnknown,
     /// The container lacks a tool that a safe restore needs.
     UnsafeTarget,
-    /// A file or folder of a volume could not be read.
+    /// A file or directory of a volume could not be read.
     SourceUnreadable,
-    /// The CSI snapshot that a volume is to be read from could not be made.
+    /// The CSI snapshot from which a volume is backed up could not be created.
     VolumeSnapshotFailed,
-    /// A file or folder of a restore's target could not be written: it is full, read-only, or not empty.
+    /// A file or directory of a restore's target could not be written, because the target is full, read-only, or not
+    /// empty.
     TargetUnwritable,
-    /// A temporary file of the run could not be written or read, because its folder is full or read-only.
+    /// A temporary file of the run could not be written or read, because its directory is full or read-only.
     ScratchUnwritable,
-    /// Something is in a restore's target, and nobody said that it may be overwritten.
+    /// A restore's target is not empty, and overwriting was not allowed.
     TargetNotEmpty,
-    /// Something uses a restore's target: a pod has it mounted, or a workload did not end.
+    /// A restore's target is in use: a pod has it mounted, or a workload did not end.
     TargetInUse,
-    /// All contents were stored or restored, and not all owners, modes, attributes and links.
+    /// All contents were stored or restored, but not all owners, modes, attributes and links.
     MetadataNotKept,
-    /// The store could not be reached, or refused a request after all retries.
+    /// The store could not be reached, or rejected a request after all retries.
     StoreUnavailable,
-    /// The store has no room left.
+    /// The store is full.
     StoreFull,
-    /// There is no repository at that place.
+    /// The store has no repository.
     RepositoryNotFound,
-    /// Another repository is there than the one that was opened before.
+    /// The store has another repository than the one that was opened before.
     RepositoryChanged,
     /// The password opens no key of the repository.
     WrongPassword,
     /// Another process holds an exclusive lock.
     RepositoryLocked,
-    /// The repository holds something that cannot be what was written.
+    /// The repository contains data that differs from what was written.
     RepositoryDamaged,
-    /// The acknowledgement of the snapshot's own write was lost: it may be visible.
+    /// The acknowledgement of the snapshot's own write was lost, so that the snapshot may be visible.
     CommitUnknown,
-    /// No snapshot of that source, or none by that id.
+    /// The source has no snapshot, or none with that id.
     SnapshotNotFound,
     /// A Secret, or a key of it, is missing.
     SecretMissing,
-    /// The request itself cannot be carried out as written.
+    /// The request itself is invalid.
     InvalidRequest,
-    /// The pod asks for something that was never put into it: it was made before its annotation, or past the webhook.
+    /// The pod requests something that was never injected, because it was created before its annotation, or bypassed
+    /// the webhook.
     NotInjected,
     /// The run's pod did not start in time.
     PodNotStarted,
@@ -147,42 +151,42 @@ pub enum Reason {
     ResultLost,
     /// A defect in Stowaway or its storage engine.
     InternalError,
-    /// The volume is empty, and its last good snapshot is not.
+    /// The volume is empty, but its last good snapshot is not.
     VolumeEmptied,
     /// The volume has lost more than half of the files or bytes of its last good snapshot.
     VolumeShrank,
-    /// A restore into the volume is under way, or was broken off, or the restore step of a pod has not filled it yet: what is
-    /// in it is not the app's data.
+    /// The volume does not hold the app's data, because a restore into it is in progress or was interrupted, or because
+    /// the restore step of a pod has not run yet.
     RestoreUnfinished,
-    /// The command exited 0, and a process that it left behind still held its stdout: the dump may not be whole.
+    /// The command exited with 0, but a process that it left behind still held its stdout, so that the dump may be
+    /// incomplete.
     OutputHeldOpen,
     /// The stream is of a known format, and the end of that format is missing.
     Truncated,
     /// An object that is not Stowaway's has the name that the run needs.
     NameTaken,
-    /// The Restore is a copy of one that was carried out.
+    /// The Restore is a copy of another Restore whose Job was allowed to run.
     AlreadyCarriedOut,
-    /// A source that was stored before, or whose workload asks for it, is not there to be stored.
+    /// A source that was stored before, or which a workload's annotations request, is missing.
     SourcesMissing,
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // One spelling for people and machines: the variant's own name.
+        // The variant's name is the spelling for users and machines alike.
         fmt::Debug::fmt(self, formatter)
     }
 }
 
-/// Why something did not succeed: a reason for machines, a sentence for people.
+/// Why something failed: a reason for machines, and a sentence for users.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, thiserror::Error)]
 #[error("{message} ({reason})")]
 #[serde(rename_all = "camelCase")]
 pub struct Failure {
-    /// The cause.
     pub reason: Reason,
-    /// What failed, on which object, why, and what to do next. Holds no secret.
+    /// A sentence that states what failed, on which object, why, and what to do next. It contains no secret.
     pub message: String,
-    /// The command's exit status, where one was received.
+    /// The command's exit status, if it was received.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
 }
@@ -193,7 +197,7 @@ impl Failure {
         Self { reason, message: message.into(), exit_code: None }
     }
 
-    /// The same with the exit status that was received.
+    /// Adds the exit status that was received.
     #[must_use]
     pub fn with_exit_code(mut self, exit_code: i32) -> Self {
         self.exit_code = Some(exit_code);
@@ -201,68 +205,69 @@ impl Failure {
     }
 }
 
-/// What a run says of its one source (or, for an `Init` run, of the repository), as its last log line and as the pod's termination message
-/// (JSON, at most [`SourceReport::MAXIMUM_BYTES`]).
+/// The report of a run on its source (or, for an `Init` run, on the repository). It is the run's last log line and the
+/// pod's termination message (JSON, at most [`RunReport::MAXIMUM_BYTES`]).
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct SourceReport {
-    /// How it ended.
+pub struct RunReport {
+    /// How the run ended.
     pub verdict: Verdict,
-    /// Why.
+    /// The machine-readable reason.
     pub reason: Reason,
-    /// The same for people; empty when all went well.
+    /// A description of the reason; empty when everything succeeded.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// The command's exit status, where one was received.
+    /// The command's exit status, if it was received.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
-    /// Bytes of the stream (for a restore: bytes handed to the command, or of all files; for a prune: bytes freed; for a check: bytes read).
+    /// Bytes of the stream. For a restore, the bytes sent to the command, or of all files; for a prune, the bytes
+    /// freed; for a check, the bytes read.
     pub bytes: u64,
-    /// SHA-256 over those bytes, 64 hex digits; only for a stream that was read to its end.
+    /// SHA-256 of the stream, 64 hex digits; only for a stream that was read to its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// How the stream's end was proven.
+    /// How the end of the stream was proven.
     pub proof: Proof,
     /// Id of the snapshot, 64 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,
-    /// Id of the snapshot of what was in a restore's target before, 64 hex digits.
+    /// Id of the snapshot with the former content of a restore's target, 64 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub safety_snapshot: Option<String>,
-    /// The archive that was made; only for a restore as one.
+    /// The archive that was written; only for a restore into an archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<super::ArchiveReport>,
     /// Id of the repository, 64 hex digits; only for a run that opened or created it ([`super::TaskKind::Init`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository_id: Option<String>,
-    /// What was found out of the snapshot; only for a run that looked it up ([`super::TaskKind::FindSnapshot`]).
+    /// The result of the lookup; only for a run that looked up a snapshot ([`super::TaskKind::FindSnapshot`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lookup: Option<super::SnapshotLookup>,
-    /// How many keys open the repository; only for a run that opened or created it, and for a check.
+    /// Number of keys that open the repository; only for a run that opened or created it, and for a check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<u32>,
-    /// What a prune or a check has found; only for those.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub upkeep: Option<super::UpkeepReport>,
+    /// The results of a prune or a check.
+    #[serde(alias = "upkeep", default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<super::MaintenanceReport>,
     /// Milliseconds from the start of the runner to the verdict.
     pub duration_milliseconds: u64,
     /// The last lines of the command's stderr, redacted; only for failures.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub stderr_tail: String,
-    /// The last lines of the run's own log, without those of the command; only of a run that is not green.
+    /// The last lines of the run's own log, without the command's output; only for a run that is not green.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub log_tail: String,
 }
 
-impl SourceReport {
-    /// The kubelet keeps 4 KiB of a termination message (12 KiB over all containers of a pod); a quarter is kept free.
+impl RunReport {
+    /// The kubelet keeps 4 KiB of a termination message (12 KiB over all containers of a pod). A quarter is kept free.
     pub const MAXIMUM_BYTES: usize = 3 * 1024;
-    /// How much of the command's stderr goes into status.
+    /// The part of the command's stderr that is copied into the status.
     pub const STDERR_TAIL_BYTES: usize = 512;
-    /// How much of the run's log goes into status.
+    /// The part of the run's log that is copied into the status.
     pub const LOG_TAIL_BYTES: usize = 1024;
 
-    /// The report of a run that failed before or without storing anything.
+    /// The report of a run that failed before it stored anything.
     pub fn failed(failure: Failure, duration: Duration) -> Self {
         Self {
             verdict: Verdict::Failed,
@@ -273,7 +278,7 @@ impl SourceReport {
         }
     }
 
-    /// The green report of work without a stream.
+    /// The green report of a run without a stream.
     pub fn done(duration: Duration) -> Self {
         Self {
             verdict: Verdict::Succeeded,
@@ -289,14 +294,15 @@ impl SourceReport {
             repository_id: None,
             lookup: None,
             keys: None,
-            upkeep: None,
+            maintenance: None,
             duration_milliseconds: milliseconds(duration),
             stderr_tail: String::new(),
             log_tail: String::new(),
         }
     }
 
-    /// The report as one line of JSON that fits the termination message; long texts are cut at a character's border.
+    /// The report as one line of JSON that fits into the termination message. Long texts are cut at a character
+    /// boundary.
     pub fn to_termination_message(&self) -> String {
         let mut report = self.clone();
         report.stderr_tail = tail(&report.stderr_tail, Self::STDERR_TAIL_BYTES).to_owned();
@@ -315,12 +321,12 @@ impl SourceReport {
     }
 }
 
-/// The last at most `limit` bytes of `text`, beginning at a character.
+/// The last `limit` bytes of `text` at most, starting at a character boundary.
 fn tail(text: &str, limit: usize) -> &str {
     &text[text.ceil_char_boundary(text.len().saturating_sub(limit))..]
 }
 
-/// Whole milliseconds of a duration; `u64` holds 584 million years of them.
+/// Whole milliseconds of a duration; `u64` can hold 584 million years of them.
 pub fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -331,15 +337,15 @@ mod tests {
 
     #[test]
     fn termination_message_fits_the_kubelets_limit_and_still_parses() {
-        let mut report = SourceReport::failed(
+        let mut report = RunReport::failed(
             Failure::new(Reason::CommandFailed, "ä\"\n".repeat(4000)).with_exit_code(1),
             Duration::from_secs(1),
         );
         report.stderr_tail = "\u{1}ü".repeat(4000);
         report.log_tail = "\u{1}ü".repeat(4000);
         let text = report.to_termination_message();
-        assert!(text.len() <= SourceReport::MAXIMUM_BYTES, "{} bytes", text.len());
-        let back: SourceReport = serde_json::from_str(&text).unwrap();
+        assert!(text.len() <= RunReport::MAXIMUM_BYTES, "{} bytes", text.len());
+        let back: RunReport = serde_json::from_str(&text).unwrap();
         assert_eq!((back.verdict, back.exit_code), (Verdict::Failed, Some(1)));
     }
 

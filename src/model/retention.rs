@@ -1,6 +1,5 @@
-//! How long snapshots are kept: restic's own words, as fields.
-//!
-//! It must not know snapshots; `plan` decides which of them are kept.
+//! The retention policy of snapshots, with the options of restic's `forget` as fields. `plan` decides which snapshots
+//! it keeps.
 
 use std::{fmt, str::FromStr};
 
@@ -8,54 +7,55 @@ use jiff::Span;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Which snapshots of each source are kept, as restic's `forget` has it. Without any of these fields all are kept.
-///
-/// Each source is judged by itself, and the newest proven snapshot of each is kept whatever is said here.
+/// Which snapshots of each source are kept, with the meaning of restic's `forget`. Without any of these fields, all
+/// snapshots are kept. The policy applies to each source separately, and the newest proven snapshot of each source is
+/// always kept.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Retention {
-    /// The newest so many.
+    /// Keep this number of the newest snapshots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i32>", range(min = 1, max = 100_000))]
     pub keep_last: Option<u32>,
-    /// The newest of each of the last so many hours that have any.
+    /// Keep the newest snapshot of each of the last n hours that have a snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i32>", range(min = 1, max = 100_000))]
     pub keep_hourly: Option<u32>,
-    /// The newest of each of the last so many days that have any.
+    /// Keep the newest snapshot of each of the last n days that have a snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i32>", range(min = 1, max = 100_000))]
     pub keep_daily: Option<u32>,
-    /// The newest of each of the last so many weeks that have any; weeks begin on Monday.
+    /// Keep the newest snapshot of each of the last n weeks that have a snapshot. Weeks begin on Monday.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i32>", range(min = 1, max = 100_000))]
     pub keep_weekly: Option<u32>,
-    /// The newest of each of the last so many months that have any.
+    /// Keep the newest snapshot of each of the last n months that have a snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i32>", range(min = 1, max = 100_000))]
     pub keep_monthly: Option<u32>,
-    /// The newest of each of the last so many years that have any.
+    /// Keep the newest snapshot of each of the last n years that have a snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i32>", range(min = 1, max = 100_000))]
     pub keep_yearly: Option<u32>,
-    /// All that are not older than this, counted back from the newest one: `2y5m7d3h` is 2 years, 5 months, 7 days and 3
-    /// hours.
+    /// Keep all snapshots that are not older than this duration, counted back from the newest one. `2y5m7d3h` is 2
+    /// years, 5 months, 7 days and 3 hours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_within: Option<Age>,
-    /// All that carry one of these tags.
+    /// Keep all snapshots that have one of these tags.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 256)))]
     pub keep_tags: Vec<String>,
 }
 
 impl Retention {
-    /// Whether nothing is said, so that all are kept.
+    /// Whether no field is set, so that all snapshots are kept.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// A time back as restic writes it: years, months (`m`, no minutes), days and hours, each at most once and in that order.
+/// A duration as restic writes it: years, months (`m`, not minutes), days and hours, each at most once and in this
+/// order.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Age {
@@ -65,13 +65,15 @@ pub struct Age {
     hours: u16,
 }
 
-/// A text that is no time back.
+/// A text that is not a duration.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{0:?} is no time as restic has it: years, months, days and hours in this order, such as `2y5m7d3h` or `30d`")]
+#[error(
+    "{0:?} is not a duration as in restic: years, months, days and hours in this order, such as `2y5m7d3h` or `30d`"
+)]
 pub struct AgeError(String);
 
 impl Age {
-    /// The same as a span of the calendar.
+    /// The duration as a span of the calendar.
     pub fn span(self) -> Span {
         Span::new().years(self.years).months(self.months).days(self.days).hours(self.hours)
     }
@@ -88,7 +90,7 @@ impl FromStr for Age {
         for (unit, amount) in units {
             let digits = rest.len() - rest.trim_start_matches(|digit: char| digit.is_ascii_digit()).len();
             if let Some(after) = rest[digits..].strip_prefix(unit) {
-                // Four digits: nobody counts further back, and the calendar ends there.
+                // Four digits are enough, and the calendar ends there.
                 *amount = rest[..digits].parse().ok().filter(|amount| *amount <= 9999).ok_or_else(wrong)?;
                 rest = after;
             }
@@ -163,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_said_is_empty() {
+    fn policy_without_fields_is_empty() {
         assert!(serde_json::from_str::<Retention>("{}").unwrap().is_empty());
         let retention: Retention = serde_json::from_str(r#"{"keepDaily": 7, "keepWithin": "30d"}"#).unwrap();
         assert!(!retention.is_empty());

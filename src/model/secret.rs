@@ -1,17 +1,14 @@
-//! Values that must not be seen, and lines from which such values are taken out.
-//!
-//! It must not know where a secret comes from.
+//! Values that must not be printed, and the redaction of such values in lines of text.
 
 use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// A password or key: wiped from memory when dropped, and never printed.
+/// A password or key. It is wiped from memory when dropped, and never printed.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Takes the value over.
     pub fn new(value: String) -> Self {
         Self(Zeroizing::new(value))
     }
@@ -22,18 +19,19 @@ impl Secret {
     }
 }
 
-/// A repository's password from a file or a Secret of Kubernetes.
+/// A repository's password from a file or a Kubernetes Secret.
 #[derive(Clone, Debug)]
 pub struct StoredPassword {
-    /// As restic reads it: a byte order mark decides on the encoding, and white space around the text is not part of it.
+    /// The password as restic reads it: a byte order mark determines the encoding, and white space around the text is
+    /// removed.
     pub password: Secret,
-    /// The text with everything but the newlines at its end, where that differs: earlier versions of Stowaway took it for the
-    /// password, so that repositories exist which only this opens.
+    /// The text without only the newlines at its end, if that differs. Earlier versions of Stowaway used it as the
+    /// password, so that some repositories can only be opened with it.
     pub untrimmed: Option<Secret>,
 }
 
 impl StoredPassword {
-    /// None when the content is no text.
+    /// Returns `None` if the content is not text.
     pub fn read(content: &[u8]) -> Option<Self> {
         let utf8 = std::str::from_utf8(content).ok();
         let text = Zeroizing::new(match content {
@@ -67,10 +65,10 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The line with the password of every URL in it (`scheme://user:password@host`) replaced by `***`.
+/// Replaces the password of every URL in the line (`scheme://user:password@host`) with `***`.
 ///
-/// An `@` in the password itself is covered: the last one before the path's end counts (RFC 3986, section 3.2 would have
-/// it percent-encoded, people don't).
+/// An `@` in the password itself is covered, because the last one before the path's end counts. (RFC 3986, section 3.2
+/// requires percent-encoding, but users do not always encode it.)
 pub fn redact(line: &str) -> String {
     let mut redacted = String::with_capacity(line.len());
     let mut rest = line;
@@ -80,7 +78,7 @@ pub fn redact(line: &str) -> String {
         let end = authority
             .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>' | '`'))
             .unwrap_or(authority.len());
-        // A slash ends the authority, but only if the user part ended before it: passwords hold slashes, too.
+        // A slash ends the authority, but only if the user part ended before it, because passwords may contain slashes.
         let url = &authority[..end];
         let host_end = url.find(['/', '?', '#']).unwrap_or(url.len());
         let at = url[..host_end].rfind('@').or_else(|| url.find(':').and_then(|_| url.rfind('@')));
@@ -123,7 +121,7 @@ mod tests {
         for (content, password, untrimmed) in [
             (b"secret\n".to_vec(), "secret", None),
             (b"secret \r\n".to_vec(), "secret", Some("secret ")),
-            (b"\n\t two words\xc2\xa0\n\n".to_vec(), "two words", Some("\n\t two words\u{a0}")),
+            (b"\n\t two parts\xc2\xa0\n\n".to_vec(), "two parts", Some("\n\t two parts\u{a0}")),
             (b"\xef\xbb\xbfsecret\n".to_vec(), "secret", Some("\u{feff}secret")),
             (utf16("s\u{fc}\u{1f600} \r\n", u16::to_be_bytes), "s\u{fc}\u{1f600}", None),
             (utf16("s\u{fc}\u{1f600}\n", u16::to_le_bytes), "s\u{fc}\u{1f600}", None),

@@ -1,7 +1,6 @@
-//! Which snapshot of a source a restore may take by itself: one rule for every restore, for the retention, for the guard of
-//! `forget`, and for what a volume is compared with.
-//!
-//! Pure. It must not know repositories or clocks: the caller gives the snapshots and `now`.
+//! Chooses the snapshot of a source that a restore may use by default. Every restore, the retention, the guard of
+//! `forget`, and the comparison of a volume with its last good snapshot use this one rule. The caller passes the
+//! snapshots and `now`.
 
 use std::fmt;
 
@@ -9,40 +8,38 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{SnapshotIdentity, SourceName};
 
-/// How far ahead of `now` a snapshot may be dated, since the clocks of nodes differ a little.
+/// How far ahead of `now` a snapshot may be dated, because the clocks of nodes differ a little.
 pub const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
-/// How many snapshots that were not taken are named in a note; all are counted.
+/// Number of rejected snapshots that a note names; it counts all of them.
 const NAMED: usize = 3;
 
-/// What is known of a snapshot without reading its content.
+/// The metadata of a snapshot.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct SnapshotRecord<'a> {
-    /// Its id.
     pub id: &'a str,
-    /// When it was made, by the clock of its writer.
+    /// When the snapshot was made, by its writer's clock.
     pub time: Timestamp,
     /// Host, path and tags.
     pub identity: &'a SnapshotIdentity,
-    /// All its paths.
     pub paths: &'a [String],
-    /// Bytes of all its files; older restic does not record them.
+    /// Bytes of all its files; older versions of restic do not record them.
     pub bytes: Option<u64>,
 }
 
-/// How far a snapshot may be relied on. Only a [`Quality::Proven`] one is taken by itself; any can be named by its id.
+/// How reliable a snapshot is. Only a [`Quality::Proven`] snapshot is used by default; any can be named by its id.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Quality {
-    /// Stored whole, as far as its writer knows. Snapshots of other tools count as this.
+    /// Stored completely, as far as its writer knows. Snapshots of other tools count as proven.
     Proven,
-    /// Dated later than now, so that nothing is known of when it was made.
+    /// Dated later than now, so that its real time is unknown.
     FromFuture,
-    /// Of a volume that was empty, or had lost most of its content.
+    /// Made from a volume that was empty, or had lost most of its content.
     Suspect,
-    /// Made of a volume that was about to be overwritten.
+    /// Made from a volume that was about to be overwritten.
     Safety,
     /// Something could not be read when it was stored.
     Incomplete,
-    /// Stored without proof that the stream had arrived whole.
+    /// Stored without proof that the stream arrived completely.
     Unproven,
 }
 
@@ -60,7 +57,7 @@ impl fmt::Display for Quality {
 }
 
 impl<'a> SnapshotRecord<'a> {
-    /// How far it may be relied on.
+    /// How reliable the snapshot is.
     pub fn quality(&self, now: Timestamp) -> Quality {
         let tags = [
             (SnapshotIdentity::SAFETY, Quality::Safety),
@@ -77,23 +74,23 @@ impl<'a> SnapshotRecord<'a> {
         now.checked_add(CLOCK_TOLERANCE).is_ok_and(|latest| self.time > latest)
     }
 
-    /// The history that it belongs to: that of one source of one namespace in one cluster. Snapshots of other tools are
-    /// grouped by host and paths, as restic does.
+    /// The history to which the snapshot belongs: that of one source of one namespace in one cluster. Snapshots of
+    /// other tools are grouped by host and paths, as in restic.
     pub fn history(&self) -> String {
         let cluster = self.cluster().unwrap_or_default();
         match self.identity.tag(SnapshotIdentity::SOURCE) {
-            // A blank is in no name, and a newline in no path that is in use.
+            // No name contains a blank, and no path in use contains a newline.
             Some(source) => format!("{cluster} {} {source}", self.identity.host),
             None => format!("\n{}\n{}", self.identity.host, self.paths.join("\n")),
         }
     }
 
-    /// The first 8 digits of its id.
+    /// The first 8 digits of the id.
     pub fn short_id(&self) -> &'a str {
         self.id.get(..8).unwrap_or(self.id)
     }
 
-    /// The id of the cluster that it was made in, where that is recorded.
+    /// The id of the cluster in which it was made, if it is recorded.
     pub fn cluster(&self) -> Option<&'a str> {
         self.identity.tag(SnapshotIdentity::CLUSTER).filter(|cluster| !cluster.is_empty())
     }
@@ -103,7 +100,7 @@ impl<'a> SnapshotRecord<'a> {
     }
 }
 
-/// The newest that may be relied on among snapshots of one history.
+/// The newest proven snapshot of one history.
 pub fn newest_good<'a>(
     history: impl IntoIterator<Item = SnapshotRecord<'a>>,
     now: Timestamp,
@@ -114,40 +111,37 @@ pub fn newest_good<'a>(
         .max_by(|one, other| one.age().cmp(&other.age()))
 }
 
-/// Which snapshots are meant, and who looks for them when.
+/// The snapshots to search, and the caller's cluster and time.
 #[derive(Clone, Copy, Debug)]
 pub struct SnapshotQuery<'a> {
-    /// Of which source.
     pub source: &'a SourceName,
-    /// Of which host, which is the namespace; of any host when there is none.
+    /// The host, which is the namespace; none for any host.
     pub host: Option<&'a str>,
-    /// Nothing that was made later.
+    /// Only snapshots that were made at this time or earlier.
     pub as_of: Option<Timestamp>,
-    /// Id of the caller's own cluster; empty where it is not known, and then all clusters count alike.
+    /// Id of the caller's own cluster. If it is empty, the cluster is unknown, and all clusters count alike.
     pub cluster: &'a str,
-    /// The present.
     pub now: Timestamp,
 }
 
-/// The snapshot that a restore takes, and what was not taken although it is newer.
+/// The snapshot that a restore uses, and the newer ones which were rejected.
 #[derive(Clone, Debug)]
 pub struct Restorable<'a> {
-    /// The snapshot.
     pub snapshot: SnapshotRecord<'a>,
-    /// Newer snapshots of the same source, the newest first, and why each was not taken.
+    /// Newer snapshots of the same source, the newest first, and why each was rejected.
     pub passed_over: Vec<(SnapshotRecord<'a>, Quality)>,
-    /// The cluster that the snapshot was made in, if that is another one than the caller's, or one of several.
+    /// The cluster in which the snapshot was made, if it is not the caller's, or one of several.
     pub other_cluster: Option<&'a str>,
 }
 
-/// Why there is no snapshot that a restore may take by itself.
+/// Why there is no snapshot that a restore may use by default.
 #[derive(Clone, Debug)]
 pub enum NotRestorable<'a> {
-    /// There is no snapshot of the source at all.
+    /// The source has no snapshot.
     NoSnapshot,
-    /// All of its snapshots are younger than the time that is named; the oldest is of this one.
+    /// All of its snapshots are newer than the requested time. The oldest has this time.
     NoneInTime(Timestamp),
-    /// There are snapshots, and none may be relied on. This is the newest, with the reason.
+    /// There are snapshots, but none is proven. This is the newest one, with its quality.
     NoneGood(SnapshotRecord<'a>, Quality),
 }
 
@@ -156,7 +150,7 @@ impl fmt::Display for NotRestorable<'_> {
         match self {
             Self::NoSnapshot => formatter.write_str("there is no snapshot of it"),
             Self::NoneInTime(oldest) => {
-                write!(formatter, "its oldest snapshot is of {oldest:.0}, later than the time that is named")
+                write!(formatter, "its oldest snapshot is of {oldest:.0}, later than the requested time")
             }
             Self::NoneGood(newest, quality) => {
                 let (id, time) = (newest.short_id(), newest.time);
@@ -170,7 +164,7 @@ impl fmt::Display for NotRestorable<'_> {
 }
 
 impl Restorable<'_> {
-    /// What a person has to know about the choice; nothing if it is simply the newest snapshot.
+    /// A note for the user about the choice; none if it is simply the newest snapshot.
     pub fn note(&self) -> Option<String> {
         let mut notes = Vec::new();
         if let Some(cluster) = self.other_cluster {
@@ -187,19 +181,19 @@ impl Restorable<'_> {
             if self.passed_over.len() > NAMED {
                 named.push("...".to_owned());
             }
-            notes.push(format!("{} newer not taken: {}", self.passed_over.len(), named.join(", ")));
+            notes.push(format!("{} newer not used: {}", self.passed_over.len(), named.join(", ")));
         }
         (!notes.is_empty()).then(|| notes.join("; "))
     }
 }
 
-/// The newest snapshot of a source that a restore may take by itself.
+/// The newest snapshot of a source that a restore may use by default.
 ///
-/// 1. Snapshots that name the source, are of the host, and were made as of the time.
-/// 2. Of these the caller's own cluster's, and those that name no cluster. Another cluster's count only where there is
-///    none of these that could hold data: then the volume or the database was moved, or its cluster is lost.
-/// 3. Of these the newest that is [`Quality::Proven`].
-/// 4. Else the newest that K8up made of the claim: by its host and path, without a source.
+/// 1. Snapshots that name the source, have the host, and were made at the requested time or earlier.
+/// 2. Of these, the snapshots of the caller's own cluster, and those that name no cluster. Snapshots of another cluster
+///    count only if none of these could hold data: then the volume or the database was moved, or its cluster is lost.
+/// 3. Of these, the newest that is [`Quality::Proven`].
+/// 4. Otherwise, the newest that K8up made of the claim, which has the claim's host and path, and no source.
 pub fn latest_restorable<'a>(
     snapshots: &[SnapshotRecord<'a>],
     query: &SnapshotQuery<'_>,
@@ -219,7 +213,7 @@ pub fn latest_restorable<'a>(
         query.cluster.is_empty() || snapshot.cluster().is_none_or(|cluster| cluster == query.cluster)
     };
     let (mut candidates, others): (Vec<_>, Vec<_>) = all.into_iter().partition(is_own);
-    // A new cluster stores its volumes empty, if a Backup comes before the restore.
+    // A new cluster stores empty volumes if a Backup runs before the restore.
     let holds_data =
         |snapshot: &SnapshotRecord<'_>| !matches!(snapshot.quality(query.now), Quality::Suspect | Quality::Safety);
     if !candidates.iter().any(holds_data) {
@@ -250,7 +244,7 @@ fn is_of_source(snapshot: &SnapshotRecord<'_>, query: &SnapshotQuery<'_>) -> boo
         && query.host.is_none_or(|host| snapshot.identity.host == host)
 }
 
-/// K8up's convention: the namespace is the host, and the path names the claim.
+/// K8up's convention: the namespace is the host, and the path contains the claim's name.
 fn is_of_k8up(snapshot: &SnapshotRecord<'_>, query: &SnapshotQuery<'_>) -> bool {
     let claim = query.source.as_str().strip_prefix("pvc/");
     snapshot.identity.tag(SnapshotIdentity::SOURCE).is_none()

@@ -1,27 +1,27 @@
-//! The one name that a source has everywhere, and how its snapshots are labelled in the repository.
-//!
-//! It must not know how a pod's name is found out; see `plan::sources`.
+//! The name that a source has everywhere, and the labels of its snapshots in the repository. `plan::sources` derives a
+//! pod's name.
 
 use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The name of a source: `<kind>/<workload>/<container>[/<command>]`, `pod/<name>/<container>[/<command>]` for each pod
-/// of a `StatefulSet` and for bare pods. The same in status, tags, restore requests, metrics and the CLI.
+/// The name of a source: `<kind>/<workload>/<container>[/<command>]`; `pod/<name>/<container>[/<command>]` for each pod
+/// of a `StatefulSet` and for bare pods; `pvc/<claim>` for a volume. It is the same in statuses, tags, restore
+/// requests, metrics and the CLI.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SourceName(String);
 
-/// Why a text is no source name.
+/// A text that is not a source name.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
-    "{0:?} is no source name: it is <kind>/<workload>/<container>[/<command>], of lower-case letters, digits, '-' and '.', for example deployment/shop/postgres"
+    "{0:?} is not a source name: it must be <kind>/<workload>/<container>[/<command>], of lower-case letters, digits, '-' and '.', for example deployment/shop/postgres"
 )]
 pub struct SourceNameError(String);
 
 impl SourceName {
-    /// Joins the parts; a part that could not be in a Kubernetes name is refused.
+    /// Joins the parts. A part that cannot be part of a Kubernetes name is rejected.
     pub fn new(kind: &str, workload: &str, container: &str, command: Option<&str>) -> Result<Self, SourceNameError> {
         let mut name = format!("{kind}/{workload}/{container}");
         if let Some(command) = command {
@@ -31,7 +31,6 @@ impl SourceName {
         name.parse()
     }
 
-    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -75,27 +74,28 @@ impl fmt::Display for SourceName {
     }
 }
 
-/// How a snapshot of a source is labelled: restic's host, path and tags.
+/// The labels of a source's snapshot: restic's host, path and tags.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SnapshotIdentity {
-    /// restic's host; the namespace, as with K8up.
+    /// restic's host, which is the namespace, as in K8up.
     pub host: String,
-    /// Absolute path of the one file, for example `/shop-postgres.sql`.
+    /// Absolute path of the stored file, for example `/shop-postgres.sql`.
     pub path: String,
-    /// Tags as `key=value` or a bare word; see [`SnapshotIdentity::tag`].
+    /// Tags, either `key=value` or a bare tag; see [`SnapshotIdentity::tag`].
     pub tags: Vec<String>,
 }
 
-/// A tag that restic's comma-separated tag lists could not hold.
+/// A tag that restic's comma-separated tag lists cannot contain.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("the tag {0:?} holds a comma or a control character, which restic's tag lists cannot carry")]
+#[error("the tag {0:?} contains a comma or a control character, which restic's tag lists cannot contain")]
 pub struct TagError(pub String);
 
 impl SnapshotIdentity {
     /// The tag key of the source's name.
     pub const SOURCE: &str = "source";
-    /// The tag key of the run: `<Backup UID>/<source>`, by which a retry finds what an earlier attempt committed.
+    /// The tag key of the run, `<Backup UID>/<source>`. A retry uses it to find the snapshot that an earlier attempt
+    /// committed.
     pub const RUN: &str = "run";
     /// The tag key of the cluster's id (UID of the namespace kube-system).
     pub const CLUSTER: &str = "cluster";
@@ -103,29 +103,31 @@ impl SnapshotIdentity {
     pub const POD: &str = "pod";
     /// The tag key of the stream's SHA-256.
     pub const DIGEST: &str = "sha256";
-    /// The tag key of how the stream was proven.
+    /// The tag key of the proof of the stream's end.
     pub const PROOF: &str = "proof";
-    /// The bare tag of what was stored without proof; such a snapshot is never "newest".
+    /// The bare tag of a snapshot that was stored without proof, and is never the newest.
     pub const UNPROVEN: &str = "unproven";
-    /// The bare tag of a folder of which something could not be read; such a snapshot is never "newest", either.
+    /// The bare tag of a volume's snapshot for which some entries could not be read, and which is never the newest,
+    /// either.
     pub const INCOMPLETE: &str = "incomplete";
-    /// The bare tag of a folder whose contents are whole, and of which attributes of some files could not be read. Such a
-    /// snapshot can be the newest.
+    /// The bare tag of a volume's snapshot whose contents are complete, but for which attributes of some files could
+    /// not be read. Such a snapshot can be the newest.
     pub const WITHOUT_ATTRIBUTES: &str = "without-attributes";
 
-    /// The bare tag of what a restore stored of a volume before it overwrote that; never "newest", since it is what somebody
-    /// wished to be rid of.
+    /// The bare tag of the snapshot that a restore made of a volume before it overwrote the volume. It is never the
+    /// newest, because the user wanted to replace its content.
     pub const SAFETY: &str = "safety";
-    /// The bare tag of a volume that was empty, or had lost most of what its last good snapshot holds; never "newest". Who
-    /// removes the tag declares the snapshot good.
+    /// The bare tag of a snapshot of a volume that was empty, or had lost most of the content of its last good
+    /// snapshot. It is never the newest. A user who removes the tag declares the snapshot good.
     pub const SUSPECT: &str = "suspect";
-    /// The bare tag that goes with [`Self::SUSPECT`], and stays when that is removed or was never set by consent: what is
-    /// older records nothing about the size that is usual.
+    /// The bare tag that is set together with [`Self::SUSPECT`], or alone if the user accepted the loss, and that stays
+    /// when [`Self::SUSPECT`] is removed. Older snapshots than this one are no measure of the usual size.
     pub const SHRUNKEN: &str = "shrunken";
-    /// The bare tag of a block device (`volumeMode: Block`), which is stored as one file. Older ones of ours lack it.
+    /// The bare tag of a block device (`volumeMode: Block`), which is stored as one file. Older snapshots of Stowaway
+    /// lack it.
     pub const DEVICE: &str = "device";
 
-    /// Whether it has this bare tag.
+    /// Whether the snapshot has this bare tag.
     pub fn has_tag(&self, wanted: &str) -> bool {
         self.tags.iter().any(|tag| tag == wanted)
     }
@@ -135,7 +137,7 @@ impl SnapshotIdentity {
         self.tags.iter().find_map(|tag| tag.strip_prefix(key)?.strip_prefix('='))
     }
 
-    /// Appends `key=value`.
+    /// Appends the tag `key=value`.
     pub fn push_tag(&mut self, key: &str, value: &str) -> Result<(), TagError> {
         let tag = format!("{key}={value}");
         if tag.contains(',') || tag.chars().any(char::is_control) {

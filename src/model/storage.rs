@@ -1,48 +1,46 @@
-//! Entries which storage systems, not apps, put into the root of a volume: neither data nor worth to be stored.
-//!
-//! Pure. It must not look into a volume: its input is what was found there. A folder is the storage system's only by its
-//! name *and* by what is in it, because an app may have one of that name, too.
+//! Entries which storage systems, not apps, put into the root of a volume, and which are not worth backing up. A
+//! directory counts as the storage system's only by its name *and* its content, because an app may have a directory of
+//! that name, too.
 
-/// An entry of a storage system. It is a folder.
+/// A directory of a storage system.
 #[derive(Debug)]
 pub struct StorageEntry {
-    /// Its name.
     pub name: &'static str,
-    /// Whose it is, for people.
+    /// The owner of the directory, for users.
     pub owner: &'static str,
     holds: Holds,
 }
 
-/// What can be in such a folder.
+/// The possible content of the directory.
 #[derive(Debug)]
 enum Holds {
     Nothing,
-    /// Snapshots of the volume, each a folder.
+    /// Snapshots of the volume, each a directory.
     Folders,
-    /// Folders of these names.
+    /// Directories with these names.
     Named(&'static [&'static str]),
 }
 
-/// All of them. `.snapshots`, `@Recycle` and the like are not among them, because apps and people use such names, and what is
-/// in those folders belongs to them.
+/// All known entries. `.snapshots`, `@Recycle` and similar names are not among them, because apps and users have such
+/// directories, whose content belongs to them.
 const ENTRIES: [StorageEntry; 4] = [
-    // e2fsck(8) puts files into it that have lost their names: then it holds data.
+    // e2fsck(8) puts files without a name into it, and then it holds data.
     StorageEntry { name: "lost+found", owner: "the file system's, for lost files", holds: Holds::Nothing },
     // NetApp ONTAP, Azure NetApp Files, Dell PowerScale, Azure Files and Pure FlashBlade over NFS.
     StorageEntry { name: ".snapshot", owner: "a filer's snapshots of the volume", holds: Holds::Folders },
-    // The same over SMB.
+    // The same directory over SMB.
     StorageEntry { name: "~snapshot", owner: "a filer's snapshots of the volume", holds: Holds::Folders },
     // ZFS with `snapdir=visible`.
     StorageEntry { name: ".zfs", owner: "ZFS snapshots of the volume", holds: Holds::Named(&["snapshot", "shares"]) },
 ];
 
 impl StorageEntry {
-    /// The entry that a folder of that name in the root of a volume may be.
+    /// The entry that a directory with that name in the root of a volume may be.
     pub fn named(name: &[u8]) -> Option<&'static Self> {
         ENTRIES.iter().find(|entry| entry.name.as_bytes() == name)
     }
 
-    /// Whether the storage system's folder can hold an entry of that name.
+    /// Whether the storage system's directory can contain an entry with that name.
     pub fn can_hold(&self, name: &[u8], is_folder: bool) -> bool {
         match self.holds {
             Holds::Nothing => false,
@@ -51,7 +49,7 @@ impl StorageEntry {
         }
     }
 
-    /// Whether there is nothing in the storage system's folder.
+    /// Whether the storage system's directory is always empty.
     pub fn is_empty(&self) -> bool {
         matches!(self.holds, Holds::Nothing)
     }

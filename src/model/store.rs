@@ -1,4 +1,5 @@
-//! Where a repository is, and how its store is spoken to. Holds no secret: those are named, and come by another way.
+//! The location of a repository, and the settings of the connection to its store. They contain no secrets: credentials
+//! are only named here, and a run receives them as files or in its environment.
 
 use std::collections::BTreeSet;
 
@@ -16,9 +17,9 @@ pub enum BackendConfig {
     Gcs(GcsConfig),
     /// A server of restic's REST protocol.
     Rest(RestConfig),
-    /// A folder of an SSH server.
+    /// A directory on an SSH server.
     Sftp(SftpConfig),
-    /// A mounted volume or any folder.
+    /// A mounted volume or any directory.
     Folder {
         /// Path of the repository's root.
         path: String,
@@ -33,10 +34,10 @@ pub struct S3Config {
     pub endpoint: String,
     /// The bucket.
     pub bucket: String,
-    /// Folder within the bucket, without leading slash; empty for the bucket's root.
+    /// Prefix within the bucket, without a leading slash; empty for the bucket's root.
     #[serde(default)]
     pub prefix: String,
-    /// Region name that goes into the signature.
+    /// Region name for the signature.
     pub region: String,
     /// `endpoint/bucket/key` instead of `bucket.endpoint/key`.
     pub path_style: bool,
@@ -50,7 +51,7 @@ pub struct AzureConfig {
     pub account: String,
     /// The container.
     pub container: String,
-    /// Folder within the container, without leading slash; empty for its root.
+    /// Prefix within the container, without a leading slash; empty for its root.
     #[serde(default)]
     pub prefix: String,
     /// Base URL of the account, without the container.
@@ -58,7 +59,7 @@ pub struct AzureConfig {
 }
 
 impl AzureConfig {
-    /// The account's base URL in Microsoft's public cloud, or in the one whose blobs have this suffix.
+    /// The account's base URL in Microsoft's public cloud, or in the cloud whose blob service has this suffix.
     pub fn endpoint_of(account: &str, suffix: Option<&str>) -> String {
         format!("https://{account}.blob.{}", suffix.unwrap_or("core.windows.net"))
     }
@@ -70,7 +71,7 @@ impl AzureConfig {
 pub struct GcsConfig {
     /// The bucket.
     pub bucket: String,
-    /// Folder within the bucket, without leading slash; empty for the bucket's root.
+    /// Prefix within the bucket, without a leading slash; empty for the bucket's root.
     #[serde(default)]
     pub prefix: String,
     /// Base URL of the service, without the bucket.
@@ -78,7 +79,7 @@ pub struct GcsConfig {
 }
 
 impl GcsConfig {
-    /// Google's own.
+    /// The base URL of Google's service.
     pub const ENDPOINT: &str = "https://storage.googleapis.com";
 }
 
@@ -90,27 +91,25 @@ pub struct RestConfig {
     pub url: String,
 }
 
-/// A folder of an SSH server that offers SFTP.
+/// A directory on an SSH server that offers SFTP.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SftpConfig {
     /// Name or address of the server.
     pub host: String,
-    /// Its port.
     pub port: u16,
-    /// Who we are there.
+    /// Name of the user on the server.
     pub user: String,
-    /// Path of the repository's root; a relative one begins in the user's home.
+    /// Path of the repository's root; a relative path starts in the user's home directory.
     pub path: String,
 }
 
 impl SftpConfig {
-    /// The port of SSH.
     pub const PORT: u16 = 22;
 }
 
 impl BackendConfig {
-    /// The URL that the store is spoken to by, where it is spoken to by HTTP.
+    /// The URL of the store, if it is accessed over HTTP.
     pub fn url(&self) -> Option<&str> {
         match self {
             Self::S3(config) => Some(&config.endpoint),
@@ -122,48 +121,48 @@ impl BackendConfig {
     }
 }
 
-/// How a store is spoken to.
+/// Settings of the connection to a store.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Connection {
-    /// What has to be there. None at all means the identity that the machine or pod has by itself.
+    /// The credentials that must be present. Without any, the run has the identity of its node or pod.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub credentials: BTreeSet<Credential>,
-    /// Certificates of the only authorities that are trusted, as PEM; with [`Credential::CertificateAuthorities`].
+    /// Certificates of the only authorities that are trusted, as PEM; in addition to
+    /// [`Credential::CertificateAuthorities`].
     #[serde(skip_serializing_if = "String::is_empty")]
     pub certificate_authorities: String,
-    /// Keys of the SSH server; with [`Credential::HostKeys`].
+    /// Keys of the SSH server; in addition to [`Credential::HostKeys`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub host_keys: Vec<String>,
-    /// Speak to whoever answers, without proof of who that is.
+    /// Skip verification of the server's identity.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub insecure_skip_verify: bool,
-    /// The repository is in a folder that runs of other users go on with.
+    /// The repository is in a directory that runs of several users share.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub shared_folder: bool,
-    /// How much of the network is used.
     #[serde(skip_serializing_if = "StoreLimits::is_none")]
     pub limits: StoreLimits,
 }
 
 impl Connection {
-    /// Whether nothing is said.
+    /// Whether all settings are defaults.
     pub fn is_plain(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// How much of the network a run uses. Absent means no limit.
+/// Limits of the network traffic of a run; no limit if absent.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct StoreLimits {
-    /// Bytes that are written to the store in a second.
+    /// Bytes per second that are written to the store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upload_bytes_per_second: Option<u64>,
-    /// Bytes that are read from it in a second.
+    /// Bytes per second that are read from the store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub download_bytes_per_second: Option<u64>,
-    /// Requests at the same time.
+    /// Concurrent requests to the store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections: Option<u16>,
 }
@@ -175,27 +174,22 @@ impl StoreLimits {
     }
 }
 
-/// A text by which one side of a connection proves to the other who it is.
+/// A text with which one side of a connection proves its identity to the other.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Credential {
-    /// Id of the S3 access key.
     S3AccessKeyId,
-    /// The S3 secret access key.
     S3SecretAccessKey,
-    /// The session token of temporary S3 credentials.
     S3SessionToken,
     /// A key of the Azure storage account, in base64.
     AzureAccountKey,
-    /// A shared access signature, as the query string that Azure makes.
+    /// A shared access signature, as the query string that Azure generates.
     AzureSasToken,
     /// The JSON file of a Google service account.
     GcsServiceAccount,
-    /// An `OAuth2` access token of Google's, good for an hour.
+    /// An `OAuth2` access token of Google, valid for an hour.
     GcsAccessToken,
-    /// User of the REST server.
     RestUser,
-    /// Password of that user.
     RestPassword,
     /// A private SSH key, as PEM.
     SftpPrivateKey,
@@ -205,14 +199,14 @@ pub enum Credential {
     HostKeys,
     /// Certificates of authorities, as PEM; only these are trusted.
     CertificateAuthorities,
-    /// Our own certificate, with what leads to its authority, as PEM.
+    /// The client certificate, with its intermediate certificates, as PEM.
     ClientCertificate,
-    /// Its private key, as PEM.
+    /// The private key of the client certificate, as PEM.
     ClientKey,
 }
 
 impl Credential {
-    /// Name of its file in [`super::mounts::CREDENTIALS_FOLDER`].
+    /// Name of the file in [`super::mounts::CREDENTIALS_FOLDER`].
     pub fn file(self) -> &'static str {
         match self {
             Self::S3AccessKeyId => "s3-access-key-id",
@@ -233,7 +227,7 @@ impl Credential {
         }
     }
 
-    /// What people call it.
+    /// The name for users.
     pub fn title(self) -> &'static str {
         match self {
             Self::S3AccessKeyId => "the S3 access key id",

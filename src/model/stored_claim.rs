@@ -1,7 +1,5 @@
-//! What a claim had requested when its volume was stored, in the tags of the snapshot: so that a claim that is made for a
-//! restore is the one that the manifest of the app describes.
-//!
-//! Pure data. It must not know how a claim is read or made.
+//! The request of a claim when its volume was stored, recorded in the tags of the snapshot. A claim that is created for
+//! a restore then matches the manifest of the app.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,7 +12,7 @@ const SIZE: &str = "claim-size";
 const STORAGE_CLASS: &str = "claim-storage-class";
 /// The tag key of the access modes.
 const ACCESS_MODES: &str = "claim-access-modes";
-/// What stands between access modes, since a comma stands between tags.
+/// The separator of access modes. A comma is not possible, because it separates tags.
 const BETWEEN: char = '+';
 /// The volume mode of a claim that is a block device.
 pub const BLOCK: &str = "Block";
@@ -26,7 +24,7 @@ fn is_size(text: &str) -> bool {
     text.len() <= 64 && billionths(text).is_some_and(|size| size > 0)
 }
 
-/// Whether it has the form of an object's name, which is a DNS subdomain.
+/// Whether the text has the form of an object's name, which is a DNS subdomain.
 fn is_name(text: &str) -> bool {
     let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
     let ends = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
@@ -34,31 +32,31 @@ fn is_name(text: &str) -> bool {
     text.len() <= 253 && bytes.iter().all(|byte| is_inner(*byte)) && ends(bytes.first()) && ends(bytes.last())
 }
 
-/// What a claim had requested, as far as that is recorded.
+/// The request of a claim, as far as it is recorded.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StoredClaim {
-    /// The size in the claim's spec, which a volume may exceed.
+    /// The size in the claim's spec, which the volume may exceed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub size: Option<String>,
-    /// Its storage class.
+    /// Storage class of the claim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub storage_class_name: Option<String>,
-    /// Its access modes.
+    /// Access modes of the claim.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), inner(length(max = 32)))]
     pub access_modes: Vec<String>,
-    /// Its volume mode, if it was a block device.
+    /// Volume mode of the claim, if it was a block device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 10))]
     pub volume_mode: Option<String>,
 }
 
 impl StoredClaim {
-    /// What the tags of a snapshot record, if anything. Whoever writes into the repository writes tags, so what no claim can
-    /// have requested counts as not recorded.
+    /// The request which the tags of a snapshot record, if any. Any client that can write into the repository can write
+    /// tags, so a value that no claim can have requested counts as not recorded.
     pub fn of(identity: &SnapshotIdentity) -> Option<Self> {
         let text =
             |key, is_possible: fn(&str) -> bool| identity.tag(key).filter(|text| is_possible(text)).map(str::to_owned);
@@ -72,7 +70,7 @@ impl StoredClaim {
         (found != Self::default()).then_some(found)
     }
 
-    /// Records it, but for the volume mode: what is stored of a device is tagged as one by the run that stores it.
+    /// Records the request in tags, except the volume mode: the run that stores a device tags the snapshot as one.
     pub fn record(&self, identity: &mut SnapshotIdentity) -> Result<(), TagError> {
         let modes = self.access_modes.join(&BETWEEN.to_string());
         let tags = [(SIZE, self.size.as_deref()), (STORAGE_CLASS, self.storage_class_name.as_deref())];
@@ -85,14 +83,14 @@ impl StoredClaim {
     }
 }
 
-/// What was found out of a snapshot without restoring it.
+/// The result of looking up a snapshot without restoring it.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SnapshotLookup {
-    /// Bytes of all its files; none where its writer did not record them.
+    /// Bytes of all its files; none if its writer did not record them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// What its claim had requested.
+    /// The request of the snapshot's claim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<StoredClaim>,
 }

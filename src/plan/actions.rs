@@ -1,6 +1,4 @@
-//! What a plan asks to be done: the vocabulary between deciding and doing.
-//!
-//! It must not know how anything is done.
+//! The actions which a plan requests and the controller carries out.
 
 use std::time::Duration;
 
@@ -15,159 +13,146 @@ use crate::{
     model::TaskKind,
 };
 
-/// What is to be done for one object, in the order of the fields. Each part may be done twice without harm.
+/// The actions for one object, in the order of the fields. Each action is idempotent.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Actions {
-    /// Make the repository's password Secret unless there is one.
+    /// Create the repository's password Secret unless it exists.
     pub create_password: bool,
-    /// What is done around a Restore.
-    pub around: Around,
-    /// Make these `VolumeSnapshot`s.
-    pub snapshots: Vec<MakeSnapshot>,
-    /// Make these Jobs, give them their identity, and start them.
+    pub restore: RestoreActions,
+    /// Create these `VolumeSnapshot`s.
+    pub snapshots: Vec<CreateSnapshot>,
+    /// Create these Jobs and their service accounts, and start them.
     pub start: Vec<StartJob>,
-    /// Cut these Jobs short.
+    /// End these Jobs early, by name.
     pub end: Vec<String>,
-    /// Take the rights of these Jobs away.
+    /// Revoke the rights of these Jobs, by name.
     pub revoke: Vec<String>,
-    /// Delete these Jobs.
+    /// Delete these Jobs, by name.
     pub delete: Vec<String>,
-    /// Delete these claims, which were made of snapshots.
+    /// Delete these claims, which were created from `VolumeSnapshot`s.
     pub delete_claims: Vec<String>,
-    /// Delete these `VolumeSnapshot`s.
     pub delete_snapshots: Vec<String>,
-    /// Tell people.
-    pub events: Vec<Occurrence>,
-    /// Look again after this long, even if nothing was heard.
-    pub look_again: Option<Duration>,
+    pub events: Vec<EventRecord>,
+    /// Reconcile again after this long, even if no watch reports a change.
+    pub requeue_after: Option<Duration>,
 }
 
 impl Actions {
-    /// Looks again after this long, or earlier.
-    pub(super) fn look_again_after(&mut self, wait: Duration) {
-        // A moment later than the deadline that is waited for, so that it has passed.
+    /// Requests a reconcile after this long, unless an earlier one is requested.
+    pub(super) fn requeue_within(&mut self, wait: Duration) {
+        // Slightly longer, so that a deadline which ends the wait has certainly passed.
         let wait = wait.saturating_add(Duration::from_millis(100));
-        self.look_again = Some(self.look_again.map_or(wait, |earlier| earlier.min(wait)));
+        self.requeue_after = Some(self.requeue_after.map_or(wait, |earlier| earlier.min(wait)));
     }
 }
 
 /// A Job to be started.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StartJob {
-    /// What for.
     pub kind: RunKind,
-    /// Name of the source; for an init run, which state of the Repository's spec it speaks of.
+    /// Name of the source; for a run without one, such as an init run, the key which distinguishes its Job's name.
     pub source: String,
     /// Number of the attempt, from 1.
     pub attempt: u32,
-    /// What the runner is told.
+    /// The task which the runner receives.
     pub task: TaskKind,
     /// Name of the Repository.
     pub repository: String,
     /// How long the command may run.
     pub timeout: Option<Duration>,
-    /// The claim that its pod mounts to be backed up.
+    /// The claim which the pod mounts and backs up.
     pub claim: Option<ClaimMount>,
-    /// Make that claim first.
-    pub made_of: Option<TemporaryClaim>,
-    /// What its pod writes to.
+    /// The temporary claim to create before the Job, which the pod mounts as `claim`.
+    pub data_source: Option<TemporaryClaim>,
+    /// What the pod writes to, besides the repository.
     pub target: Option<RestoreTarget>,
-    /// What its report and its log say beside the rest; empty where there is nothing.
+    /// A remark which is added to the run's report and log; empty if there is none.
     pub note: String,
 }
 
 /// A `VolumeSnapshot` of a claim.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct MakeSnapshot {
-    /// Its name, which is the one of the attempt's Job.
+pub struct CreateSnapshot {
+    /// Name of the `VolumeSnapshot`, which is also the name of the attempt's Job.
     pub name: String,
-    /// Of which claim.
     pub claim: String,
-    /// By which `VolumeSnapshotClass`.
+    /// Name of the `VolumeSnapshotClass`.
     pub class: String,
     /// Name of the source.
     pub source: String,
-    /// Number of the attempt that is to come.
+    /// Number of the next attempt, which uses the snapshot.
     pub attempt: u32,
     /// Name of the Repository.
     pub repository: String,
 }
 
-/// A claim that is made of a snapshot, for one Job.
+/// A claim which is created from a `VolumeSnapshot`, for one Job.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TemporaryClaim {
     /// Name of the `VolumeSnapshot`, and of the claim.
     pub snapshot: String,
-    /// Name of its `StorageClass`.
     pub storage_class: String,
-    /// How it is mounted.
     pub access_mode: String,
-    /// Whether it is a block device.
+    /// Whether it is a block device (`volumeMode: Block`).
     pub device: bool,
-    /// How big it is.
     pub size: Quantity,
 }
 
 /// What the pod of a Restore writes to, besides the repository.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RestoreTarget {
-    /// A claim.
     Claim(TargetMount),
-    /// A store, for an archive.
+    /// The store of an archive.
     Archive(Box<RestoreArchive>),
 }
 
-/// A claim that the pod of a Job mounts, and what follows from that.
+/// The claim which the pod of a Restore's Job mounts, and the pod's settings which follow from it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TargetMount {
-    /// Its name.
+    /// Name of the claim.
     pub claim: String,
-    /// Whether it is a block device (`volumeMode: Block`).
+    /// Whether the claim is a block device (`volumeMode: Block`).
     pub device: bool,
-    /// Whether the run is root, with no more rights than to write files of any owner.
+    /// Whether the run is root, with only the capabilities to write files of any owner.
     pub as_root: bool,
-    /// The only node that it can be mounted on now.
+    /// The only node which the claim can be mounted on now.
     pub node: Option<String>,
-    /// What the pod that has it mounted there tolerates.
+    /// The tolerations of the pod which has the claim mounted on that node.
     pub tolerations: Vec<Toleration>,
 }
 
-/// What is done around a Restore: before its Jobs, in this order, but for the last.
+/// The actions of a Restore besides its Jobs: before them, in this order, except for `release`.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Around {
-    /// Have the Restore wait for us before it is deleted, and annotate it with what its workload was: see
+pub struct RestoreActions {
+    /// Add a finalizer to the Restore, and annotate it with the UID and replicas of its workload: see
     /// [`crate::api::SCALED_FROM`].
     pub hold: Option<String>,
-    /// Scale a workload.
     pub scale: Option<ScaleTo>,
-    /// Make this claim unless there is one of its name.
+    /// Create this claim unless a claim of its name exists.
     pub create_claim: Option<Box<PersistentVolumeClaim>>,
-    /// After all the rest: let it be deleted.
+    /// After all other actions: remove the finalizer.
     pub release: bool,
 }
 
-/// How many replicas a workload gets.
+/// A workload, and the number of replicas to set.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ScaleTo {
-    /// Its kind.
     pub kind: ScaledKind,
-    /// Its name.
     pub name: String,
-    /// So many.
     pub replicas: i32,
 }
 
 /// An Event to be written.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Occurrence {
-    /// Whether somebody should look at it.
+pub struct EventRecord {
+    /// Whether its type is `Warning`, not `Normal`.
     pub is_warning: bool,
     /// The machine-readable cause.
     pub reason: String,
-    /// What was being done, in one word.
+    /// The action during which it happened, such as `Backup`.
     pub action: &'static str,
-    /// The same for people.
+    /// The message for a user.
     pub note: String,
-    /// Name of the Job that it is about.
+    /// Name of the related Job.
     pub job: Option<String>,
 }

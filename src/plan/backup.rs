@@ -1,7 +1,5 @@
-//! How a Backup goes on: from what is observed now to the next Jobs and the next status.
-//!
-//! Everything is derived from the objects, so that a restart of the controller changes nothing. It must not know how pods
-//! become sources (`sources`) or what a Job looks like.
+//! The next step of a Backup: from the observed objects to the next Jobs and the next status. Everything is derived
+//! from the objects, so that a restart of the controller changes nothing.
 
 mod earlier;
 mod freeze;
@@ -19,96 +17,96 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::{
-    actions::{Actions, Occurrence, StartJob, TemporaryClaim},
-    choose::{Obstacle, choose},
+    actions::{Actions, EventRecord, StartJob, TemporaryClaim},
+    choose::{Blocked, choose},
     claim_uses::{ClaimUses, Subject, claim_of},
-    jobs::{ObservedJob, Standing, advised, standing},
-    names::{self, Owner, RunKind},
+    jobs::{JobState, ObservedJob, job_state, with_advice},
+    names::{self, OwnerRef, RunKind},
     retry,
     sources::{ClaimMount, PlannedSource, SourcePlan, Target},
     text::{clip, later, until},
 };
 use crate::{
     api::{Backup, BackupStatus, Outcome, Repository, RepositoryKind, RepositoryReference, SourceState, SourceStatus},
-    model::{Failure, Reason, RunProgress, SourceReport, TaskKind, Verdict},
+    model::{Failure, Reason, RunProgress, RunReport, TaskKind, Verdict},
 };
 
 pub use earlier::{newer_of, sources_of};
 pub use stage::{Staged, StagedClaim};
 pub use summary::is_recorded;
 
-/// How many backup Jobs work on one repository at once.
+/// The limit of concurrent backup Jobs in one repository.
 pub const JOBS_PER_REPOSITORY: usize = 4;
-/// How many backup Jobs run at once in the whole cluster.
+/// The limit of concurrent backup Jobs in the whole cluster.
 pub const JOBS_IN_CLUSTER: usize = 16;
-/// How many of them may be of one namespace while half of the cluster's are taken: the other half is for those that have less.
+/// The limit of concurrent backup Jobs of one namespace while half of [`JOBS_IN_CLUSTER`] run. The other half is for
+/// namespaces with fewer Jobs.
 pub const JOBS_PER_NAMESPACE: usize = 4;
-/// After so long in the queue people are warned.
-pub const QUEUE_PATIENCE: Duration = Duration::from_hours(1);
-/// A source that has waited so long for its turn is given up: it is not stored, and the Backup reports it. No run that it may
-/// wait for takes longer.
+/// A source that has been queued for this long is reported by a warning.
+pub const QUEUE_WARNING: Duration = Duration::from_hours(1);
+/// A source that has been queued for this long fails. No run which it may wait for takes longer.
 pub const QUEUE_LIMIT: Duration = Duration::from_hours(26);
-/// The reason of a source that waits for its turn.
+/// The reason of a queued source.
 const QUEUED: &str = "Queued";
-/// The same after [`QUEUE_PATIENCE`].
+/// The reason of a source that has been queued for [`QUEUE_WARNING`].
 const QUEUED_LONG: &str = "QueuedLong";
-/// How long a source waits for its Repository to be ready, or for a pod of its workload to be.
+/// How long a source waits until its Repository or a pod of its workload is ready.
 pub const WAIT_LIMIT: Duration = Duration::from_mins(5);
-/// How often something that waits is looked at.
-const WAITING_LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// How long nothing may be heard of a Job that runs.
-const RUNNING_LOOK_AGAIN: Duration = Duration::from_mins(1);
+/// How often a waiting source is reconciled.
+const WAITING_REQUEUE: Duration = Duration::from_secs(10);
+/// How often a source with a running Job is reconciled if no watch reports a change.
+const RUNNING_REQUEUE: Duration = Duration::from_mins(1);
 
-/// What a Backup's plan is made of.
+/// The observed facts which a Backup is planned from.
 #[derive(Clone, Copy, Debug)]
 pub struct BackupFacts<'a> {
-    /// The Repositories of its namespace.
+    /// The Repositories of the Backup's namespace.
     pub repositories: &'a [Repository],
-    /// Its own Jobs.
+    /// The Backup's own Jobs.
     pub jobs: &'a [ObservedJob],
-    /// What it has made besides them.
+    /// The `VolumeSnapshot`s and temporary claims which the Backup has created.
     pub staged: Staged<'a>,
-    /// What its pods ask for now.
+    /// The sources which the namespace's pods and claims request now.
     pub sources: &'a SourcePlan,
     /// The Repositories, by namespace and name, of all backup Jobs in the cluster that are started and not over.
     pub active: &'a [(String, String)],
     /// The Repositories, by namespace and name, in which a prune is due or runs.
     pub closed: &'a BTreeSet<(String, String)>,
-    /// What our own runs do in the claims of its namespace; see [`super::wants_claim_uses`].
+    /// The claims and commands of the namespace which Stowaway's runs use; see [`super::needs_claim_uses`].
     pub uses: &'a ClaimUses,
 }
 
-/// What is to be done for a Backup, and what its status then says.
+/// Plans the next actions for a Backup, and its next status.
 pub fn plan_backup(backup: &Backup, facts: BackupFacts<'_>, now: Timestamp) -> (BackupStatus, Actions) {
     let mut actions = Actions::default();
     let mut status = backup.status.clone().unwrap_or_default();
-    let owner = Owner::of(backup).filter(|_| backup.metadata.deletion_timestamp.is_none());
+    let owner = OwnerRef::of(backup).filter(|_| backup.metadata.deletion_timestamp.is_none());
     let (Some(owner), None) = (owner, status.verdict) else { return (status, actions) };
     status.observed_generation = backup.metadata.generation;
     let (mut refused, mut is_left) = (None, false);
     let created = backup.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |time| time.0);
     let too_early = facts.sources.undecided.as_ref().filter(|_| now < later(created, WAIT_LIMIT));
     if let (None, Some(message)) = (&status.start_time, too_early) {
-        summary::wait(&mut status, message, now);
-        actions.look_again_after(WAITING_LOOK_AGAIN);
+        summary::set_waiting(&mut status, message, now);
+        actions.requeue_within(WAITING_REQUEUE);
         return (status, actions);
     }
     if status.start_time.is_none() {
-        // No Job before this list is stored: the next look, which the new status causes, begins them.
+        // No Job starts before this list is stored. The new status causes the reconcile which starts them.
         refused = freeze::freeze(backup, facts.sources, &mut status, &mut actions, now);
-        actions.look_again_after(WAITING_LOOK_AGAIN);
+        actions.requeue_within(WAITING_REQUEUE);
     } else {
         let mut sources = std::mem::take(&mut status.sources);
         freeze::release_ended(&mut sources, facts.sources, &mut status, now);
-        let started = Planner::begun(&sources, facts, &owner);
+        let started = Planner::snapshot_repositories(&sources, facts, &owner);
         let needed = BTreeSet::new();
         let mut planner =
             Planner { backup, owner: &owner, facts, now, started, needed, queued: 0, actions: &mut actions };
         for source in &mut sources {
             match source.state {
                 SourceState::Done => {}
-                SourceState::Running => planner.watch(source),
-                SourceState::Waiting => planner.wait(source),
+                SourceState::Running => planner.follow_job(source),
+                SourceState::Waiting => planner.try_start(source),
             }
         }
         let needed = planner.needed;
@@ -121,9 +119,9 @@ pub fn plan_backup(backup: &Backup, facts: BackupFacts<'_>, now: Timestamp) -> (
     (status, actions)
 }
 
-/// Takes back the start of a source's Job, or of its snapshot, that the API server refused: the source waits, and says why,
-/// until its time is up. `before` is the status that the plan began with; `is_staged` says that the Backup has made
-/// something that has to go before it is over.
+/// Reverts a source to `Waiting` because the API server refused its Job or `VolumeSnapshot`. After [`WAIT_LIMIT`] the
+/// source fails. `before` is the status which the plan started from. `is_staged`: the Backup has created objects which
+/// must be deleted before it gets a verdict.
 pub fn job_refused(
     (before, is_staged): (Option<&BackupStatus>, bool),
     status: &mut BackupStatus,
@@ -147,80 +145,81 @@ pub fn job_refused(
     if old.is_none_or(|old| old.outcome.reason != reason) {
         let note = format!("{}: {message}", source.name);
         let (reason, action) = (reason.clone(), "Backup");
-        actions.events.push(Occurrence { is_warning: true, reason, action, note, job: None });
+        actions.events.push(EventRecord { is_warning: true, reason, action, note, job: None });
     }
     source.waiting_since = Some(Time(since));
-    source.outcome = Outcome { reason, message: clip(&advised(message.to_owned())), ..Outcome::default() };
+    source.outcome = Outcome { reason, message: clip(&with_advice(message.to_owned())), ..Outcome::default() };
     if now >= later(since, WAIT_LIMIT) {
         source.outcome.verdict = Some(Verdict::Failed);
         source.state = SourceState::Done;
     }
-    actions.look_again_after(WAITING_LOOK_AGAIN);
+    actions.requeue_within(WAITING_REQUEUE);
     summary::fit_texts(status);
     summary::summarize(status, actions, (None, is_staged), now);
 }
 
-/// Goes through the sources of one Backup.
+/// Plans the sources of one Backup, one after the other.
 struct Planner<'a, 'b> {
     backup: &'a Backup,
-    owner: &'a Owner,
+    owner: &'a OwnerRef,
     facts: BackupFacts<'a>,
     now: Timestamp,
-    /// The Repositories of the Jobs that this plan starts, and of those whose snapshots are under way.
+    /// The Repositories of the Jobs which this plan starts, and of the attempts which have a `VolumeSnapshot` and no
+    /// Job yet.
     started: Vec<String>,
-    /// The names of the attempts whose snapshots are needed.
+    /// The Job names of the attempts whose `VolumeSnapshot`s are still needed.
     needed: BTreeSet<String>,
-    /// How many sources wait for their turn.
+    /// The number of queued sources so far.
     queued: usize,
     actions: &'b mut Actions,
 }
 
 impl<'a> Planner<'a, '_> {
-    /// A source with a Job.
-    fn watch(&mut self, source: &mut SourceStatus) {
-        // Never the name that stands in the status, which others may be allowed to write.
+    /// Updates a source from the state of its Job.
+    fn follow_job(&mut self, source: &mut SourceStatus) {
+        // The name is derived again and not read from the status, which other clients may be allowed to write.
         let name = names::job_name(self.owner, source.name.as_str(), source.attempt);
         let Some(observed) = self.facts.jobs.iter().find(|observed| observed.job.name_any() == name) else {
             let failure = Failure::new(Reason::ResultLost, format!("Job {name} was deleted before it ended"));
-            self.conclude(source, Some(name), SourceReport::failed(failure, Duration::ZERO));
+            self.finish_attempt(source, Some(name), RunReport::failed(failure, Duration::ZERO));
             return;
         };
         source.transfer = None;
         let provisioning = self.provisioning(&name);
         let mut is_over = false;
-        match standing(observed, self.now) {
-            Standing::Suspended => {
-                // It was made and never started. What it may do follows from the plan, so that it is planned again.
+        match job_state(observed, self.now) {
+            JobState::Suspended => {
+                // The Job was created and never started. It may be outdated, so the attempt is planned again.
                 source.state = SourceState::Waiting;
                 source.attempt = source.attempt.saturating_sub(1);
                 source.jobs.pop();
-                self.actions.look_again_after(Duration::ZERO);
+                self.actions.requeue_within(Duration::ZERO);
             }
-            Standing::Starting { deadline, hint } => {
-                source.outcome.message = clip(&provisioning.map_or(hint, |(_, words)| words));
-                self.actions.look_again_after(until(deadline, self.now).min(RUNNING_LOOK_AGAIN));
+            JobState::Starting { deadline, hint } => {
+                source.outcome.message = clip(&provisioning.map_or(hint, |(_, message)| message));
+                self.actions.requeue_within(until(deadline, self.now).min(RUNNING_REQUEUE));
             }
-            Standing::Running => {
+            JobState::Running => {
                 source.outcome = Outcome::default();
                 source.transfer = observed.progress.map(RunProgress::capped);
-                self.actions.look_again_after(RUNNING_LOOK_AGAIN);
+                self.actions.requeue_within(RUNNING_REQUEUE);
             }
-            Standing::Ended(report) => {
+            JobState::Ended(report) => {
                 is_over = true;
-                self.conclude(source, Some(name.clone()), *report);
+                self.finish_attempt(source, Some(name.clone()), *report);
             }
-            Standing::Stuck(report) => match provisioning {
-                // A volume that is copied from its snapshot takes longer than a pod.
-                Some((deadline, words)) if self.now < deadline => {
-                    source.outcome.message = clip(&words);
-                    self.actions.look_again_after(until(deadline, self.now).min(RUNNING_LOOK_AGAIN));
+            JobState::Stuck(report) => match provisioning {
+                // A volume that is copied from its snapshot may take longer than the start of a pod.
+                Some((deadline, message)) if self.now < deadline => {
+                    source.outcome.message = clip(&message);
+                    self.actions.requeue_within(until(deadline, self.now).min(RUNNING_REQUEUE));
                 }
                 late => {
                     is_over = true;
-                    let also = late.map(|(_, words)| format!("; {words}")).unwrap_or_default();
-                    let report = SourceReport { message: report.message.clone() + &also, ..*report };
+                    let also = late.map(|(_, message)| format!("; {message}")).unwrap_or_default();
+                    let report = RunReport { message: report.message.clone() + &also, ..*report };
                     self.actions.end.push(name.clone());
-                    self.conclude(source, Some(name.clone()), report);
+                    self.finish_attempt(source, Some(name.clone()), report);
                 }
             },
         }
@@ -229,24 +228,24 @@ impl<'a> Planner<'a, '_> {
         }
     }
 
-    /// An attempt is over, with its Job if it had one: the source has its verdict, or waits for another attempt.
-    fn conclude(&mut self, source: &mut SourceStatus, job: Option<String>, report: SourceReport) {
+    /// Ends an attempt, whose Job is `job` if it had one: the source gets its verdict, or waits for the next attempt.
+    fn finish_attempt(&mut self, source: &mut SourceStatus, job: Option<String>, report: RunReport) {
         source.transfer = None;
         self.actions.revoke.extend(job.clone());
         let is_tried_again = report.verdict == Verdict::Failed
-            && retry::may_pass(report.reason)
+            && retry::is_transient(report.reason)
             && source.attempt <= self.backup.spec.retry_limit;
         let (name, attempt) = (&source.name, source.attempt);
-        let words = match (report.verdict, report.message.as_str()) {
+        let result = match (report.verdict, report.message.as_str()) {
             (verdict, "") => format!("{name}: {verdict}, {} bytes, proof {}", report.bytes, report.proof),
             (verdict, message) => format!("{name}: {verdict}: {message}"),
         };
-        let next = if is_tried_again { format!(" (attempt {attempt}; it is tried again)") } else { String::new() };
-        self.actions.events.push(Occurrence {
+        let next = if is_tried_again { format!(" (attempt {attempt}; another one follows)") } else { String::new() };
+        self.actions.events.push(EventRecord {
             is_warning: !report.verdict.is_green(),
             reason: report.reason.to_string(),
             action: "Backup",
-            note: words + &next,
+            note: result + &next,
             job,
         });
         let reason = report.reason;
@@ -265,48 +264,48 @@ impl<'a> Planner<'a, '_> {
             };
             source.state = SourceState::Waiting;
             source.next_attempt_time = Some(Time(later(self.now, pause)));
-            self.actions.look_again_after(pause);
+            self.actions.requeue_within(pause);
         } else {
             source.state = SourceState::Done;
             source.next_attempt_time = None;
         }
     }
 
-    /// A source without a Job: it gets one, if nothing is in the way.
-    fn wait(&mut self, source: &mut SourceStatus) {
+    /// Starts the next attempt of a source without a Job, unless something blocks it.
+    fn try_start(&mut self, source: &mut SourceStatus) {
         if let Some(Time(due)) = &source.next_attempt_time
             && *due > self.now
         {
-            self.actions.look_again_after(until(*due, self.now));
+            self.actions.requeue_within(until(*due, self.now));
             return;
         }
-        match self.obstacle(source) {
+        match self.requirements(source) {
             Ok((repository, planned, target)) => {
                 source.waiting_since = None;
                 let mount = if let Target::Claim(mount) = target { Some(mount) } else { None };
-                if let Some((mount, wish)) = mount.and_then(|mount| Some((mount, mount.snapshot.as_deref()?))) {
-                    self.stage(source, repository, (planned, target), (mount, wish));
-                } else if let Some(words) = self.restored(source, target).or_else(|| self.queue(&repository)) {
-                    self.wait_in_queue(source, &words);
+                if let Some((mount, settings)) = mount.and_then(|mount| Some((mount, mount.snapshot.as_deref()?))) {
+                    self.advance_snapshot(source, repository, (planned, target), (mount, settings));
+                } else if let Some(why) = self.running_restore(source, target).or_else(|| self.queue(&repository)) {
+                    self.wait_in_queue(source, &why);
                 } else {
                     self.start(source, repository, planned, (target, None));
                 }
             }
-            Err(obstacle) => {
+            Err(blocked) => {
                 let since = source.waiting_since.get_or_insert(Time(self.now)).0;
                 let deadline = later(since, WAIT_LIMIT);
                 source.outcome =
-                    Outcome { reason: obstacle.reason, message: clip(&obstacle.message), ..Outcome::default() };
+                    Outcome { reason: blocked.reason, message: clip(&blocked.message), ..Outcome::default() };
                 if self.now < deadline {
-                    // A snapshot that was made is kept for when it is out of the way.
+                    // An existing VolumeSnapshot is kept, because the attempt may still start.
                     self.needed.insert(names::job_name(self.owner, source.name.as_str(), source.attempt + 1));
-                    self.actions.look_again_after(WAITING_LOOK_AGAIN.min(until(deadline, self.now)));
+                    self.actions.requeue_within(WAITING_REQUEUE.min(until(deadline, self.now)));
                     return;
                 }
                 source.outcome.verdict = Some(Verdict::Failed);
                 source.state = SourceState::Done;
                 source.next_attempt_time = None;
-                self.actions.events.push(Occurrence {
+                self.actions.events.push(EventRecord {
                     is_warning: true,
                     reason: source.outcome.reason.clone(),
                     action: "Backup",
@@ -322,15 +321,15 @@ impl<'a> Planner<'a, '_> {
         }
     }
 
-    /// A source that waits for its turn. The wait has an end: what is not stored is never silent.
+    /// Queues a source, or fails it after [`QUEUE_LIMIT`], so that a source which is not stored is always reported.
     fn wait_in_queue(&mut self, source: &mut SourceStatus, why: &str) {
         self.queued += 1;
         let since = source.queued_since.get_or_insert(Time(self.now)).0;
         let waited = until(self.now, since);
         let was_long = source.outcome.reason == QUEUED_LONG;
-        let reason = if waited >= QUEUE_PATIENCE { QUEUED_LONG } else { QUEUED };
-        let words = format!("{why} (number {} in the queue of this Backup)", self.queued);
-        source.outcome = Outcome { reason: reason.into(), message: clip(&words), ..Outcome::default() };
+        let reason = if waited >= QUEUE_WARNING { QUEUED_LONG } else { QUEUED };
+        let message = format!("{why} (number {} in the queue of this Backup)", self.queued);
+        source.outcome = Outcome { reason: reason.into(), message: clip(&message), ..Outcome::default() };
         let note = if waited >= QUEUE_LIMIT {
             source.outcome.verdict = Some(Verdict::Failed);
             source.outcome.reason = Reason::Timeout.to_string();
@@ -339,66 +338,67 @@ impl<'a> Planner<'a, '_> {
             source.queued_since = None;
             format!("{}: {}", source.name, source.outcome.message)
         } else {
-            self.actions.look_again_after(WAITING_LOOK_AGAIN);
+            self.actions.requeue_within(WAITING_REQUEUE);
             if reason == QUEUED || was_long {
                 return;
             }
             format!("{}: has waited for {} minutes: {why}", source.name, waited.as_secs() / 60)
         };
         let (reason, action) = (source.outcome.reason.clone(), "Backup");
-        self.actions.events.push(Occurrence { is_warning: true, reason, action, note, job: None });
+        self.actions.events.push(EventRecord { is_warning: true, reason, action, note, job: None });
     }
 
-    /// What an attempt needs, or what is in its way.
-    fn obstacle(&self, source: &SourceStatus) -> Result<(String, &'a PlannedSource, &'a Target), Obstacle> {
+    /// The Repository, plan and target which an attempt needs, or why the attempt cannot start now.
+    fn requirements(&self, source: &SourceStatus) -> Result<(String, &'a PlannedSource, &'a Target), Blocked> {
         let facts = self.facts;
         let planned = facts.sources.sources.iter().find(|planned| planned.name == source.name);
-        // An attempt goes where the one before it went, so that it finds what that one committed.
+        // An attempt uses the Repository of the previous attempt, so that it finds a snapshot which that attempt
+        // committed.
         let settled = source.repository_ref.as_ref().or(self.backup.spec.repository_ref.as_ref());
-        let asked = planned.and_then(|planned| planned.repository.as_deref());
-        let name = settled.map(|reference| reference.name.as_str()).or(asked);
+        let annotated = planned.and_then(|planned| planned.repository.as_deref());
+        let name = settled.map(|reference| reference.name.as_str()).or(annotated);
         let repository = choose(facts.repositories, name)?.name_any();
         let problem =
             facts.sources.problems.iter().find(|problem| freeze::name_of(problem).as_ref() == Some(&source.name));
         if let Some(problem) = problem {
-            return Err(Obstacle::new(problem.reason(), problem.to_string()));
+            return Err(Blocked::new(problem.reason(), problem.to_string()));
         }
         let attempt = names::job_name(self.owner, source.name.as_str(), source.attempt + 1);
-        // What was snapshot before is sound.
-        let is_sound = facts.staged.has_snapshot(&attempt);
+        // A VolumeSnapshot that exists was taken before the restore started, so its content is whole.
+        let is_whole = facts.staged.has_snapshot(&attempt);
         let pod = planned.map_or(source.pod.as_str(), |planned| planned.pod.as_str());
         let subject = Subject::of(source.name.as_str(), pod);
-        if let Some(step) = facts.uses.restore_step(&subject).filter(|_| !is_sound) {
+        if let Some(step) = facts.uses.restore_step(&subject).filter(|_| !is_whole) {
             let message = format!("waits for {step}. Nothing half restored is stored");
-            return Err(Obstacle::new(Reason::RestoreUnfinished, message));
+            return Err(Blocked::new(Reason::RestoreUnfinished, message));
         }
         let Some((planned, target)) = planned.and_then(|planned| Some((planned, planned.target.as_ref()?))) else {
             let skipped = claim_of(source.name.as_str())
                 .and_then(|claim| facts.sources.skipped.iter().find(|skipped| skipped.name == claim));
             if let Some(skipped) = skipped {
-                let message = format!("{} is left out by now: {}", source.name, skipped.message);
-                return Err(Obstacle { reason: format!("{:?}", skipped.reason), message });
+                let message = format!("{} is now left out: {}", source.name, skipped.message);
+                return Err(Blocked { reason: format!("{:?}", skipped.reason), message });
             }
-            let message = format!("{} has no Ready pod now that asks for this backup", source.name);
-            return Err(Obstacle::new(Reason::PodGone, message));
+            let message = format!("{} now has no Ready pod which requests this backup", source.name);
+            return Err(Blocked::new(Reason::PodGone, message));
         };
-        if let Some(pod) = facts.uses.lingers(&subject).filter(|_| !is_sound) {
+        if let Some(pod) = facts.uses.lingering_pod(&subject).filter(|_| !is_whole) {
             let message = format!(
-                "waits for {pod} to be gone; if its node is lost, taint the node with \
+                "waits for the end of {pod}; if its node is lost, taint the node with \
                  node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
             );
-            return Err(Obstacle::new(Reason::TargetInUse, message));
+            return Err(Blocked::new(Reason::TargetInUse, message));
         }
         Ok((repository, planned, target))
     }
 
-    /// Why the source has to wait until it is no longer being restored, if it has to.
-    fn restored(&self, source: &SourceStatus, target: &Target) -> Option<String> {
+    /// Why the source has to wait for a restore of it, if it has to.
+    fn running_restore(&self, source: &SourceStatus, target: &Target) -> Option<String> {
         let run = self.facts.uses.before_backup(&Subject::of(source.name.as_str(), target.pod()))?;
         Some(format!("waits for {run}, so that nothing half restored is stored"))
     }
 
-    /// Why the source has to wait for its turn, if it has to.
+    /// Why the source has to wait because of a prune or a limit of concurrent Jobs, if it has to.
     fn queue(&self, repository: &str) -> Option<String> {
         let namespace = &self.owner.namespace;
         let started = self.started.iter().map(|repository| (namespace, repository));
@@ -408,26 +408,28 @@ impl<'a> Planner<'a, '_> {
         }
         let here = active().filter(|(space, name)| *space == namespace && *name == repository).count();
         if here >= JOBS_PER_REPOSITORY {
-            return Some(format!("waits for its turn: {here} Jobs work on Repository {repository}"));
+            return Some(format!("waits for its turn: {here} Jobs use Repository {repository}"));
         }
         let all = active().count();
         let own = active().filter(|(space, _)| *space == namespace).count();
         if own >= JOBS_PER_NAMESPACE && all >= JOBS_IN_CLUSTER / 2 {
             return Some(format!(
-                "waits for its turn: {own} of the {all} backup Jobs that run in the cluster are of this namespace, and it \
-                 has {JOBS_PER_NAMESPACE} while others need the rest"
+                "waits for its turn: {own} of the {all} backup Jobs that run in the cluster are of this namespace, \
+                 whose limit is {JOBS_PER_NAMESPACE} while at least {} run",
+                JOBS_IN_CLUSTER / 2
             ));
         }
         (all >= JOBS_IN_CLUSTER).then(|| format!("waits for its turn: {all} backup Jobs run in the cluster"))
     }
 
-    /// Starts the Job of the next attempt; on a claim that is made for it, where its own is read from a snapshot.
+    /// Starts the Job of the next attempt. `data_source` is the temporary claim to mount if the source's claim is read
+    /// from a `VolumeSnapshot`.
     fn start(
         &mut self,
         source: &mut SourceStatus,
         name: String,
         planned: &PlannedSource,
-        (target, made_of): (&Target, Option<TemporaryClaim>),
+        (target, data_source): (&Target, Option<TemporaryClaim>),
     ) {
         let spec = &self.backup.spec;
         let timeout = spec.timeout.map(Duration::from).or(planned.timeout);
@@ -441,8 +443,8 @@ impl<'a> Planner<'a, '_> {
         target.container().clone_into(&mut source.container);
         source.jobs.push(names::job_name(self.owner, source.name.as_str(), source.attempt));
         let claim = match target {
-            Target::Claim(mount) => Some(match &made_of {
-                Some(made) => ClaimMount { claim: made.snapshot.clone(), snapshot: None, ..mount.clone() },
+            Target::Claim(mount) => Some(match &data_source {
+                Some(temporary) => ClaimMount { claim: temporary.snapshot.clone(), snapshot: None, ..mount.clone() },
                 None => mount.clone(),
             }),
             Target::Command(_) | Target::Volume(_) => None,
@@ -484,12 +486,12 @@ impl<'a> Planner<'a, '_> {
             repository: name.clone(),
             timeout,
             claim,
-            made_of,
+            data_source,
             target: None,
             note: planned.note.clone(),
         });
         self.started.push(name.clone());
         source.repository_ref = Some(RepositoryReference { kind: RepositoryKind::Repository, name });
-        self.actions.look_again_after(RUNNING_LOOK_AGAIN);
+        self.actions.requeue_within(RUNNING_REQUEUE);
     }
 }

@@ -1,6 +1,5 @@
-//! Which Repository is meant, and whether it can be used now.
-//!
-//! One rule for whoever uses one: runs, and what is injected into pods. It must not know how long anybody waits for it.
+//! The choice of the Repository which a run or an injected container uses, and whether it is ready. Runs and injection
+//! share this rule.
 
 use kube::ResourceExt;
 
@@ -9,37 +8,37 @@ use crate::{
     model::Reason,
 };
 
-/// What stands in the way of a run, for the time being.
+/// Why a run cannot start now.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Obstacle {
+pub(super) struct Blocked {
     /// The machine-readable cause.
     pub reason: String,
-    /// The same for people.
+    /// The cause for a user.
     pub message: String,
 }
 
-impl Obstacle {
+impl Blocked {
     pub(super) fn new(reason: Reason, message: String) -> Self {
         Self { reason: reason.to_string(), message }
     }
 }
 
-/// Why it is not known which Repository is meant.
+/// Why no Repository was chosen.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ChoiceError {
-    /// None has this name.
+    /// No Repository has this name.
     #[error("there is no Repository {0} in this namespace")]
     Unknown(String),
-    /// There is none at all.
+    /// The namespace has no Repository.
     #[error("there is no Repository in this namespace; create one")]
     None,
-    /// No name was given, and none of several is the default one.
+    /// No name was given, and none of several Repositories is the default one.
     #[error(
         "no Repository is named, and there are several: {}; name one, or annotate one with {}: \"true\"",
         .0.join(", "), api::IS_DEFAULT
     )]
     NoDefault(Vec<String>),
-    /// No name was given, and several say that they are the default one.
+    /// No name was given, and several Repositories are annotated as the default one.
     #[error(
         "no Repository is named, and several are annotated with {key}: {}; remove the annotation from all but one \
          (kubectl annotate repositories.stowaway.dev NAME {key}-), or name one",
@@ -48,13 +47,15 @@ pub enum ChoiceError {
     SeveralDefaults(Vec<String>),
 }
 
-/// The Repository of this name, else the default one, else the oldest one; of those of one namespace.
+/// Chooses the Repository of this name, else the default one, else the oldest one. `repositories` are those of one
+/// namespace.
 ///
-/// The oldest, so that a second Repository takes nothing away from the first one, whoever creates it: the API server sets the
-/// time of creation, and no author can. Two of the same second cannot be ordered, and none of them is meant.
+/// The oldest one is chosen so that a second Repository, created by any user, does not take over the sources of the
+/// first one. The API server sets the creation time, and no author can change it. Two Repositories of the same second
+/// cannot be ordered, so neither is chosen.
 ///
 /// # Errors
-/// When none is meant for certain.
+/// If the choice is ambiguous or there is no such Repository.
 pub fn choose_repository<'a>(
     repositories: impl IntoIterator<Item = &'a Repository>,
     name: Option<&str>,
@@ -64,7 +65,7 @@ pub fn choose_repository<'a>(
         let found = repositories.find(|repository| repository.name_any() == name);
         return found.ok_or_else(|| ChoiceError::Unknown(name.to_owned()));
     }
-    // Whoever lists them, and in whichever order: the words are the same.
+    // Sorted, so that the error message does not depend on the order of the caller's list.
     let mut repositories: Vec<&Repository> = repositories.collect();
     repositories.sort_by_key(|repository| repository.name_any());
     let is_default =
@@ -79,7 +80,8 @@ pub fn choose_repository<'a>(
     }
 }
 
-/// The one that was there before all others; one without a time was never stored.
+/// The only Repository which is older than all others. A Repository without a creation time was never stored and counts
+/// as the newest.
 fn oldest<'a>(repositories: &[&'a Repository]) -> Option<&'a Repository> {
     let created = |repository: &&Repository| {
         let time = repository.metadata.creation_timestamp.as_ref();
@@ -93,44 +95,44 @@ fn oldest<'a>(repositories: &[&'a Repository]) -> Option<&'a Repository> {
     }
 }
 
-/// The Repository that is meant, if it is ready.
-pub(super) fn choose<'a>(repositories: &'a [Repository], name: Option<&str>) -> Result<&'a Repository, Obstacle> {
+/// Chooses a Repository, and checks that it is ready.
+pub(super) fn choose<'a>(repositories: &'a [Repository], name: Option<&str>) -> Result<&'a Repository, Blocked> {
     let repository = choose_repository(repositories, name)
-        .map_err(|error| Obstacle::new(Reason::InvalidRequest, error.to_string()))?;
+        .map_err(|error| Blocked::new(Reason::InvalidRequest, error.to_string()))?;
     ready(repository)?;
     Ok(repository)
 }
 
-fn ready(repository: &Repository) -> Result<(), Obstacle> {
+fn ready(repository: &Repository) -> Result<(), Blocked> {
     let name = repository.name_any();
     let status =
         repository.status.as_ref().filter(|status| status.observed_generation == repository.metadata.generation);
     let condition = status.and_then(|status| api::condition(&status.conditions, READY));
     match condition {
         Some(condition) if condition.status == "True" => Ok(()),
-        Some(condition) => Err(Obstacle {
+        Some(condition) => Err(Blocked {
             reason: condition.reason.clone(),
             message: format!("Repository {name} is not ready: {}", condition.message),
         }),
-        None => Err(Obstacle {
+        None => Err(Blocked {
             reason: super::repository::OPENING.to_owned(),
-            message: format!("Repository {name} was not opened yet"),
+            message: format!("Repository {name} has not been opened yet"),
         }),
     }
 }
 
-/// Whether a Repository that names a claim holds it.
+/// Whether a Repository which names a claim as its volume stores a repository in it.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Holding {
-    /// It could not be opened, and never was.
+    /// All attempts to open the Repository have failed.
     NeverOpened,
-    /// It is being opened for the first time.
+    /// The first attempt is running.
     Opening,
-    /// It is open, or was.
+    /// The Repository is open, or has been open before.
     Opened,
 }
 
-/// The Repository that names that claim as its volume, if there is one; of several the one that holds it.
+/// The Repository which names that claim as its volume. If several do, the one with the greatest [`Holding`].
 pub(super) fn repository_on<'a>(repositories: &'a [Repository], claim: &str) -> Option<(&'a Repository, Holding)> {
     let named = repositories.iter().filter(|repository| {
         let volume = repository.spec.volume.as_ref();
@@ -145,7 +147,7 @@ fn holding(repository: &Repository) -> Holding {
     match condition {
         _ if status.repository_id.is_some() => Holding::Opened,
         Some(condition) if condition.status == "True" => Holding::Opened,
-        // The first attempt; one that is repeated has failed before.
+        // Only the first attempt; a later attempt means that an earlier one failed.
         None => Holding::Opening,
         Some(condition) if condition.reason == super::repository::OPENING && status.attempt <= 1 => Holding::Opening,
         Some(_) => Holding::NeverOpened,
@@ -174,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn newcomer_does_not_unseat_the_repository_that_was_there() {
+    fn newer_repository_does_not_replace_the_oldest_one_as_the_choice() {
         let old = repository("old", 0, false);
         for newcomer in ["a-new", "z-new"] {
             for both in [[old.clone(), repository(newcomer, 1, false)], [repository(newcomer, 1, false), old.clone()]] {
@@ -183,7 +185,7 @@ mod tests {
             }
         }
         let marked = [old, repository("new", 1, true), repository("newest", 2, false)];
-        assert_eq!(chosen(&marked, None), Ok("new".to_owned()), "a mark is a decision");
+        assert_eq!(chosen(&marked, None), Ok("new".to_owned()), "the annotation decides");
     }
 
     #[test]
@@ -194,7 +196,10 @@ mod tests {
         let defaults = [repository("b", 0, true), repository("a", 1, true)];
         let message = chosen(&defaults, None).unwrap_err().to_string();
         assert!(message.contains("a, b") && message.contains("kubectl annotate"), "{message}");
-        assert_eq!(chosen(&defaults, Some("b")), Ok("b".to_owned()), "who names one is not affected");
-        assert!(chosen(&[new_repository("x"), new_repository("y")], None).is_err(), "ages that are not known");
+        assert_eq!(chosen(&defaults, Some("b")), Ok("b".to_owned()), "a named Repository is not affected");
+        assert!(
+            chosen(&[new_repository("x"), new_repository("y")], None).is_err(),
+            "Repositories without a creation time"
+        );
     }
 }

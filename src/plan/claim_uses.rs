@@ -1,8 +1,9 @@
-//! Which runs of Stowaway work on the claims and commands of a namespace: what is being restored is not stored, and the other
-//! way round, because a half restored claim or database would become a snapshot that looks whole.
+//! The runs of Stowaway which use the claims and commands of a namespace. A claim or command is not backed up while it
+//! is being restored, and vice versa, because a half restored claim or database would become a snapshot that looks
+//! whole.
 //!
-//! Besides Stowaway's own Jobs, the restore step of a pod restores too. It must not know the other pods: those that back a
-//! claim up live with it, and a Restore checks the users of its claim itself.
+//! Besides Stowaway's Jobs, the restore step of a pod restores claims, too. App containers are not considered here:
+//! backups run beside them, and a Restore checks the pods which mount its claim itself.
 
 mod steps;
 #[cfg(test)]
@@ -23,7 +24,7 @@ use serde_json::Value;
 use super::{
     jobs::{has_ended, is_ended, is_over},
     labels,
-    names::{DATA_VOLUME, Owner, RUNNER_CONTAINER, RunKind, TARGET_VOLUME},
+    names::{DATA_VOLUME, OwnerRef, RUNNER_CONTAINER, RunKind, TARGET_VOLUME},
     sources::ObservedPod,
 };
 use crate::{
@@ -32,26 +33,25 @@ use crate::{
 };
 use steps::{StepState, restore_steps};
 
-/// What the runs of one namespace are seen by.
+/// The observed objects which show the runs of one namespace.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OwnRuns<'a> {
-    /// Their Jobs.
+    /// The Jobs of the runs.
     pub jobs: &'a [Job],
-    /// The pods of those, and those that have outlived their Job.
+    /// The pods of `jobs`, and pods whose Job was deleted.
     pub pods: &'a [Pod],
-    /// The `VolumeSnapshot`s that Backups have made.
+    /// The `VolumeSnapshot`s which Backups have created.
     pub snapshots: &'a [DynamicObject],
-    /// The Restores.
     pub restores: &'a [Restore],
     /// All other pods of the namespace.
     pub apps: &'a [ObservedPod],
 }
 
-/// Who works on which claim or command.
+/// The runs which use the claims and commands of one namespace.
 #[derive(Clone, Debug, Default)]
 pub struct ClaimUses {
     uses: Vec<ClaimUse>,
-    /// The claims that each pod has, by the pod's name.
+    /// The claims of each pod, by the pod's name.
     mounted: BTreeMap<String, Vec<String>>,
 }
 
@@ -60,66 +60,66 @@ struct ClaimUse {
     subject: Subject,
     is_restore: bool,
     stage: Stage,
-    /// UIDs of the owners of what it is seen by; of a Restore its own.
+    /// UIDs of the owners of the observed object; for a Restore, its own UID.
     owners: Vec<String>,
-    /// For people.
-    words: String,
+    /// The text for a user, as the object of "waits for".
+    description: String,
 }
 
-/// What a run reads or writes.
+/// The claim or command which a run reads or writes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Subject {
-    /// A claim.
+    /// A claim, by name.
     Claim(String),
-    /// The commands of a pod. They share one server, so that two of the same pod are never independent.
+    /// The commands of a pod. They are assumed to use the same server, so two commands of a pod are never independent.
     Command {
-        /// Name of the pod, as far as it is known.
+        /// Name of the pod, if it is known.
         pod: Option<String>,
-        /// Kind and name of its workload (`deployment/shop`), whose pods share one state.
+        /// Kind and name of the pod's workload (`deployment/shop`). The pods of a workload are assumed to share their
+        /// state.
         workload: Option<String>,
     },
 }
 
 impl Subject {
-    /// The subject that a source is, whose commands run in this pod.
+    /// The subject of a source. If it is a command, it runs in this pod.
     pub(super) fn of(source: &str, pod: &str) -> Self {
         match claim_of(source) {
             Some(claim) => Self::Claim(claim.to_owned()),
-            None => Self::Command { pod: some(pod), workload: workload_of(source) },
+            None => Self::Command { pod: non_empty(pod), workload: workload_of(source) },
         }
     }
 
-    /// What a Restore into a command of this pod writes into. Where the Restore names the pod itself, that pod may be of
-    /// another workload than its source.
+    /// The subject of a Restore into a command of this pod. If the Restore names the pod itself, the pod may belong to
+    /// another workload than the source.
     pub(super) fn of_restore(restore: &Restore, pod: &str) -> Self {
         let is_named = restore.spec.to.as_ref().is_some_and(|to| to.pod.is_some());
         let workload = if is_named { None } else { workload_of(restore.spec.from.source.as_str()) };
-        Self::Command { pod: some(pod), workload }
+        Self::Command { pod: non_empty(pod), workload }
     }
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Stage {
-    /// It will have a Job.
-    Wanted,
-    /// It has a Job, or its snapshot is being taken. Both end within their time.
+    /// A Restore which has no Job yet.
+    Pending,
+    /// A run with a Job, or a `VolumeSnapshot` which is being taken. Both have a deadline.
     Runs,
-    /// Its Job is over or gone, and its pod is not.
+    /// A pod which still runs after its Job is over or deleted.
     Lingers,
-    /// It is the restore step of a pod, which may be tried again for ever.
+    /// The restore step of a pod, which the kubelet may restart for ever.
     Step(StepState),
 }
 
 impl ClaimUses {
-    /// Finds them.
     pub fn of(runs: OwnRuns<'_>) -> Self {
         let mut uses = Vec::new();
         let mut living = BTreeSet::new();
-        // Nothing works in a claim any more once the runner has ended, whatever else keeps its pod alive.
+        // A run no longer uses a claim after its runner has ended, even if another container keeps the pod alive.
         for job in runs.jobs.iter().filter(|job| !is_over(job) && !has_ended(job, runs.pods)) {
             living.extend(job.metadata.uid.as_deref());
             let spec = job.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
-            uses.extend(found(&job.metadata, spec, Stage::Runs));
+            uses.extend(use_of_run(&job.metadata, spec, Stage::Runs));
         }
         let is_alive = |pod: &&Pod| {
             let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
@@ -127,56 +127,58 @@ impl ClaimUses {
         };
         let has_job = |pod: &&Pod| pod.owner_references().iter().any(|owner| living.contains(owner.uid.as_str()));
         for pod in runs.pods.iter().filter(is_alive).filter(|pod| !has_job(pod) && !is_ended(pod)) {
-            uses.extend(found(&pod.metadata, pod.spec.as_ref(), Stage::Lingers));
+            uses.extend(use_of_run(&pod.metadata, pod.spec.as_ref(), Stage::Lingers));
         }
-        uses.extend(runs.snapshots.iter().filter_map(being_taken));
-        uses.extend(runs.restores.iter().filter_map(wanted));
+        uses.extend(runs.snapshots.iter().filter_map(use_of_snapshot));
+        uses.extend(runs.restores.iter().filter_map(use_of_pending_restore));
         let apps: Vec<&Pod> = runs.apps.iter().map(|observed| &observed.pod).filter(is_alive).collect();
         uses.extend(restore_steps(&apps).into_iter().map(|step| ClaimUse {
             subject: Subject::Claim(step.claim),
             is_restore: true,
             stage: Stage::Step(step.state),
             owners: Vec::new(),
-            words: step.message,
+            description: step.message,
         }));
         let mounted = apps.iter().map(|pod| (pod.name_any(), claims_of(pod).map(str::to_owned).collect())).collect();
         Self { uses, mounted }
     }
 
-    /// What a Restore has to wait for. Other Restores that wait, too, are none: the first one that looks begins. A restore
-    /// step counts only while it runs, because a Restore is what mends one that fails again and again; and not at all if the
-    /// Restore scales the workload down first.
-    pub(super) fn before_restore(&self, subject: &Subject, owner: &Owner, scales_down: bool) -> Option<&str> {
+    /// The run which a Restore has to wait for. Other pending Restores do not block: the Restore which is reconciled
+    /// first starts. A restore step blocks only while it runs, because a Restore is the remedy for a step which fails
+    /// repeatedly; and it does not block if the Restore scales the workload down first.
+    pub(super) fn before_restore(&self, subject: &Subject, owner: &OwnerRef, scales_down: bool) -> Option<&str> {
         self.first(subject, |one| match one.stage {
-            Stage::Wanted => false,
+            Stage::Pending => false,
             Stage::Step(state) => state == StepState::Running && !scales_down,
             Stage::Runs | Stage::Lingers => !one.owners.contains(&owner.uid),
         })
     }
 
-    /// What a backup has to wait for, and what ends by itself. A Restore that has not begun comes first, too: it may have
-    /// scaled its workload down already.
+    /// The restore which a backup has to wait for, and which ends within its deadline. A pending Restore takes
+    /// precedence, because it may have scaled its workload down already.
     pub(super) fn before_backup(&self, subject: &Subject) -> Option<&str> {
-        self.first(subject, |one| one.is_restore && matches!(one.stage, Stage::Wanted | Stage::Runs))
+        self.first(subject, |one| one.is_restore && matches!(one.stage, Stage::Pending | Stage::Runs))
     }
 
-    /// What may still write, and perhaps never ends: no one reports the end of a pod whose node is lost.
-    pub(super) fn lingers(&self, subject: &Subject) -> Option<&str> {
+    /// A pod of a restore which may still write although its Job is over. It may never be reported as ended, because
+    /// the kubelet of a lost node reports nothing.
+    pub(super) fn lingering_pod(&self, subject: &Subject) -> Option<&str> {
         self.first(subject, |one| one.is_restore && one.stage == Stage::Lingers)
     }
 
-    /// The restore step of a pod that has not filled the claim yet.
+    /// The restore step which has not filled the claim yet.
     pub(super) fn restore_step(&self, subject: &Subject) -> Option<&str> {
         self.first(subject, |one| matches!(one.stage, Stage::Step(_)))
     }
 
-    fn first(&self, subject: &Subject, is_meant: impl Fn(&ClaimUse) -> bool) -> Option<&str> {
-        let found = self.uses.iter().find(|one| is_meant(one) && self.meet(&one.subject, subject));
-        found.map(|one| one.words.as_str())
+    /// The description of the first matching use which conflicts with the subject.
+    fn first(&self, subject: &Subject, matches: impl Fn(&ClaimUse) -> bool) -> Option<&str> {
+        let found = self.uses.iter().find(|one| matches(one) && self.conflict(&one.subject, subject));
+        found.map(|one| one.description.as_str())
     }
 
-    /// Whether what one of them writes is what the other one reads.
-    fn meet(&self, one: &Subject, other: &Subject) -> bool {
+    /// Whether a write to one subject may change what is read from the other one.
+    fn conflict(&self, one: &Subject, other: &Subject) -> bool {
         let has = |pod: &Option<String>, claim: &String| {
             let claims = pod.as_ref().and_then(|pod| self.mounted.get(pod));
             claims.is_some_and(|claims| claims.contains(claim))
@@ -193,13 +195,13 @@ impl ClaimUses {
     }
 }
 
-/// Whether a Backup can go on without knowing [`ClaimUses`]: no source waits for its turn.
-pub fn wants_claim_uses(backup: &Backup) -> bool {
+/// Whether the plan of a Backup needs [`ClaimUses`], because a source is waiting to start.
+pub fn needs_claim_uses(backup: &Backup) -> bool {
     let sources = backup.status.iter().flat_map(|status| &status.sources);
     sources.into_iter().any(|source| source.state == SourceState::Waiting)
 }
 
-/// The claim that a source is; none if it is a command.
+/// The name of the claim which is the source; `None` if the source is a command.
 pub(super) fn claim_of(source: &str) -> Option<&str> {
     source.strip_prefix("pvc/")
 }
@@ -210,18 +212,17 @@ fn workload_of(source: &str) -> Option<String> {
     Some(format!("{}/{}", parts.next()?, parts.next()?))
 }
 
-/// The claims that the pod has.
 fn claims_of(pod: &Pod) -> impl Iterator<Item = &str> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     volumes.filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.as_str()))
 }
 
-fn some(text: &str) -> Option<String> {
+fn non_empty(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// What a Job, or its pod, works on, as it is seen from outside.
-fn found(metadata: &ObjectMeta, spec: Option<&PodSpec>, stage: Stage) -> Option<ClaimUse> {
+/// The claim or command which a run uses, derived from its Job or pod.
+fn use_of_run(metadata: &ObjectMeta, spec: Option<&PodSpec>, stage: Stage) -> Option<ClaimUse> {
     let label = |key: &str| metadata.labels.as_ref()?.get(key).map(String::as_str);
     let is_restore = match label(labels::KIND)? {
         kind if kind == RunKind::Restore.to_string() => true,
@@ -238,7 +239,8 @@ fn found(metadata: &ObjectMeta, spec: Option<&PodSpec>, stage: Stage) -> Option<
     let claim = if is_restore {
         mounted(TARGET_VOLUME)
     } else {
-        // A Job that mounts none has the sidecar of a pod read it. What is made of a snapshot belongs to the run alone.
+        // A backup Job of a claim which mounts no claim has a pod's sidecar read it. A temporary claim is used by this
+        // run alone.
         mounted(DATA_VOLUME).or_else(|| source.and_then(claim_of).map(str::to_owned))
     };
     let subject = match claim {
@@ -252,21 +254,21 @@ fn found(metadata: &ObjectMeta, spec: Option<&PodSpec>, stage: Stage) -> Option<
         Subject::Command { pod: Some(pod), .. } => format!("a command of pod {pod}"),
         Subject::Command { pod: None, .. } => format!("a command of {}", source.unwrap_or("the same pod")),
     };
-    let words = match stage {
+    let description = match stage {
         Stage::Lingers => {
             let node = spec.and_then(|spec| spec.node_name.as_deref());
             let node = node.map(|node| format!(" on node {node}")).unwrap_or_default();
-            format!("pod {name}{node} of {run}, whose Job is over, and which still has {what}")
+            format!("pod {name}{node} of {run}, whose Job is over and which still uses {what}")
         }
         _ if is_restore => format!("{run}, whose Job {name} writes into {what}"),
         _ => format!("{run}, whose Job {name} reads {what}"),
     };
     let owners = metadata.owner_references.iter().flatten().map(|owner| owner.uid.clone()).collect();
-    Some(ClaimUse { subject, is_restore, stage, owners, words })
+    Some(ClaimUse { subject, is_restore, stage, owners, description })
 }
 
-/// The command that the task of a Job is about. The task is read as plain JSON, because a Job of another version may hold
-/// fields that this one does not know.
+/// The command in the task of a Job. The task is read as untyped JSON, because a Job of another version may have fields
+/// which this version does not know.
 fn command(spec: Option<&PodSpec>, source: Option<&str>, is_restore: bool) -> Option<Subject> {
     let runner = spec?.containers.iter().find(|container| container.name == RUNNER_CONTAINER)?;
     let variable = runner.env.iter().flatten().find(|variable| variable.name == mounts::TASK_VARIABLE)?;
@@ -276,42 +278,43 @@ fn command(spec: Option<&PodSpec>, source: Option<&str>, is_restore: bool) -> Op
     if text("/kind/do") != Some(kind) {
         return None;
     }
-    // A Restore may be of the source of one workload into a pod of another one.
+    // A Restore may restore the source of one workload into a pod of another workload.
     let workload = source.filter(|_| !is_restore).and_then(workload_of);
-    Some(Subject::Command { pod: text("/kind/target/pod").and_then(some), workload })
+    Some(Subject::Command { pod: text("/kind/target/pod").and_then(non_empty), workload })
 }
 
-/// A snapshot of which it is not known yet that its moment is over.
-fn being_taken(snapshot: &DynamicObject) -> Option<ClaimUse> {
+/// The claim of a `VolumeSnapshot` which is not known to be taken yet.
+fn use_of_snapshot(snapshot: &DynamicObject) -> Option<ClaimUse> {
     let text = |pointer: &str| snapshot.data.pointer(pointer).and_then(|value| value.as_str());
     let is_ready = snapshot.data.pointer("/status/readyToUse").and_then(Value::as_bool) == Some(true);
     let is_taken = is_ready || text("/status/creationTime").is_some() || snapshot.metadata.deletion_timestamp.is_some();
     let claim = text("/spec/source/persistentVolumeClaimName").filter(|_| !is_taken)?.to_owned();
     let run = snapshot.labels().get(labels::RUN).map_or("", String::as_str);
-    let words =
+    let description =
         format!("VolumeSnapshot {} of Backup {run}, which is being taken of claim {claim}", snapshot.name_any());
-    Some(ClaimUse { subject: Subject::Claim(claim), is_restore: false, stage: Stage::Runs, owners: Vec::new(), words })
+    let (subject, owners) = (Subject::Claim(claim), Vec::new());
+    Some(ClaimUse { subject, is_restore: false, stage: Stage::Runs, owners, description })
 }
 
-/// A Restore without a verdict that is not being deleted.
-fn wanted(restore: &Restore) -> Option<ClaimUse> {
+/// The claim or command of a Restore which has no verdict and is not being deleted.
+fn use_of_pending_restore(restore: &Restore) -> Option<ClaimUse> {
     let status = restore.status.as_ref();
     let is_over = status.is_some_and(|status| status.outcome.verdict.is_some());
     if is_over || restore.metadata.deletion_timestamp.is_some() {
         return None;
     }
-    let (subject, what) = restored(restore)?;
+    let (subject, what) = target_of(restore)?;
     Some(ClaimUse {
         subject,
         is_restore: true,
-        stage: Stage::Wanted,
+        stage: Stage::Pending,
         owners: restore.metadata.uid.clone().into_iter().collect(),
-        words: format!("Restore {} into {what}", restore.name_any()),
+        description: format!("Restore {} into {what}", restore.name_any()),
     })
 }
 
-/// What a Restore writes into, and its name for people; none for an archive.
-fn restored(restore: &Restore) -> Option<(Subject, String)> {
+/// The subject which a Restore writes into, and its name for a user; `None` for an archive.
+fn target_of(restore: &Restore) -> Option<(Subject, String)> {
     let source = restore.spec.from.source.as_str();
     let to = restore.spec.to.as_ref();
     if let Some(claim) = to.and_then(|to| to.claim.as_ref()) {

@@ -1,5 +1,4 @@
-//! Objects for the tests of plans. Their names are nobody's: a test that passes because two names happen to agree proves
-//! nothing.
+//! Objects for the tests of plans. Their names are unusual, so that no test passes because two names agree by chance.
 
 use std::time::Duration;
 
@@ -19,17 +18,17 @@ use serde_json::json;
 use super::{
     claim_uses::{ClaimUses, OwnRuns},
     jobs::ObservedJob,
-    names::{self, Owner},
+    names::{self, OwnerRef},
     sources::{ObservedPod, PlannedSource, SourcePlan, Target, Workload},
 };
 use crate::{
     api::{Backup, Repository, RepositoryStatus, Restore, set_condition},
-    model::{Failure, Proof, Reason, SnapshotIdentity, SourceReport, TargetCommand, Verdict},
+    model::{Failure, Proof, Reason, RunReport, SnapshotIdentity, TargetCommand, Verdict},
 };
 
 pub const NAMESPACE: &str = "orchard";
 
-/// That many seconds after the tests' beginning of time.
+/// The time so many seconds after the start of the tests' clock.
 pub fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()
 }
@@ -56,7 +55,7 @@ pub fn restore(spec: &serde_json::Value) -> Restore {
     .unwrap()
 }
 
-/// A Repository that was never looked at.
+/// A Repository which was never reconciled.
 pub fn new_repository(name: &str) -> Repository {
     serde_json::from_value(json!({
         "apiVersion": "stowaway.dev/v1alpha1",
@@ -73,8 +72,8 @@ pub fn new_repository(name: &str) -> Repository {
 pub fn repository(name: &str, ready: Result<(), (&str, &str)>) -> Repository {
     let mut repository = new_repository(name);
     let mut status = RepositoryStatus { observed_generation: Some(1), ..RepositoryStatus::default() };
-    let words = ready.err().unwrap_or(("Completed", ""));
-    set_condition(&mut status.conditions, "Ready", ready.is_ok(), words, Some(1), at(0));
+    let condition = ready.err().unwrap_or(("Completed", ""));
+    set_condition(&mut status.conditions, "Ready", ready.is_ok(), condition, Some(1), at(0));
     repository.status = Some(status);
     repository
 }
@@ -82,7 +81,7 @@ pub fn repository(name: &str, ready: Result<(), (&str, &str)>) -> Repository {
 pub fn planned(name: &str, pod: Option<&str>) -> PlannedSource {
     PlannedSource {
         name: name.parse().unwrap(),
-        pod: pod.unwrap_or("nobody").into(),
+        pod: pod.unwrap_or("no-pod").into(),
         target: pod.map(|pod| {
             Target::Command(TargetCommand {
                 namespace: NAMESPACE.into(),
@@ -111,23 +110,23 @@ pub fn plan_of(sources: &[PlannedSource]) -> SourcePlan {
     SourcePlan { sources: sources.to_vec(), ..SourcePlan::default() }
 }
 
-/// How a test's Job stands.
+/// The state of a test's Job.
 pub enum Scene<'a> {
     Suspended,
-    /// Started, and there is no pod.
+    /// The Job is started and has no pod.
     NoPod,
-    /// Its container waits, for this reason.
+    /// The runner's container waits, for this reason.
     Waits(&'a str),
     Runs,
-    /// Its container ended with this termination message.
-    Said(&'a str),
-    /// The Job failed for this reason, and its pod is gone.
+    /// The runner's container ended with this termination message.
+    Ended(&'a str),
+    /// The Job failed for this reason, and its pod was deleted.
     FailedAlone(&'a str),
-    /// The Job is complete, and its pod is gone.
+    /// The Job is complete, and its pod was deleted.
     CompleteAlone,
 }
 
-/// A Job that was started at [`at`]`(0)`.
+/// A Job which was started at [`at`]`(0)`.
 pub fn job(name: &str, scene: &Scene<'_>) -> ObservedJob {
     let condition = |kind: &str, reason: &str| JobCondition {
         type_: kind.into(),
@@ -144,14 +143,14 @@ pub fn job(name: &str, scene: &Scene<'_>) -> ObservedJob {
         Scene::Waits(reason) => Some(ContainerState {
             waiting: Some(ContainerStateWaiting {
                 reason: Some((*reason).into()),
-                message: Some("in Kubernetes' own words".into()),
+                message: Some("a message of Kubernetes".into()),
             }),
             ..ContainerState::default()
         }),
         Scene::Runs => {
             Some(ContainerState { running: Some(ContainerStateRunning::default()), ..ContainerState::default() })
         }
-        Scene::Said(message) => Some(ContainerState {
+        Scene::Ended(message) => Some(ContainerState {
             terminated: Some(ContainerStateTerminated {
                 exit_code: 137,
                 reason: Some("OOMKilled".into()),
@@ -191,27 +190,27 @@ pub fn job(name: &str, scene: &Scene<'_>) -> ObservedJob {
 
 /// The name of an attempt's Job.
 pub fn job_name<K: kube::Resource<DynamicType = ()>>(owner: &K, source: &str, attempt: u32) -> String {
-    names::job_name(&Owner::of(owner).unwrap(), source, attempt)
+    names::job_name(&OwnerRef::of(owner).unwrap(), source, attempt)
 }
 
-/// The termination message of a run that succeeded.
-pub fn success() -> SourceReport {
-    SourceReport {
+/// The report of a successful run.
+pub fn success() -> RunReport {
+    RunReport {
         verdict: Verdict::Succeeded,
         reason: Reason::Completed,
         bytes: 4711,
         proof: Proof::Acknowledged,
         snapshot: Some("ab".repeat(32)),
         repository_id: Some("cd".repeat(32)),
-        ..SourceReport::failed(Failure::new(Reason::Completed, ""), Duration::from_secs(3))
+        ..RunReport::failed(Failure::new(Reason::Completed, ""), Duration::from_secs(3))
     }
 }
 
-pub fn failure(reason: Reason) -> SourceReport {
-    SourceReport::failed(Failure::new(reason, "the press broke"), Duration::from_secs(3))
+pub fn failure(reason: Reason) -> RunReport {
+    RunReport::failed(Failure::new(reason, "the press broke"), Duration::from_secs(3))
 }
 
-/// What is seen of a Restore into this claim, which is over or not, and whose pod is left, without a Job, or not.
+/// The uses of a Restore into this claim. The Restore may be over, and a pod without a Job may be left.
 pub fn restoring(claim: &str, is_over: bool, is_left: bool) -> ClaimUses {
     let mut restore = restore(&json!({ "from": { "source": "pvc/x" }, "to": { "claim": { "name": claim } } }));
     if is_over {
@@ -225,7 +224,7 @@ pub fn restoring(claim: &str, is_over: bool, is_left: bool) -> ClaimUses {
     ClaimUses::of(OwnRuns { restores: &[restore], pods: &pods, ..OwnRuns::default() })
 }
 
-/// What is seen of a Backup whose Job dumps this source in this pod.
+/// The uses of a Backup whose Job dumps this source in this pod.
 pub fn dumping(source: &str, pod: &str) -> ClaimUses {
     let task = json!({ "kind": { "do": "backup", "target": { "pod": pod } } });
     let job = json!({
@@ -240,7 +239,7 @@ pub fn dumping(source: &str, pod: &str) -> ClaimUses {
     ClaimUses::of(OwnRuns { jobs: &[serde_json::from_value(job).unwrap()], ..OwnRuns::default() })
 }
 
-/// What is seen of a pod whose restore step of this claim has failed.
+/// The uses of a pod whose restore step of this claim has failed.
 pub fn stepping(pod: &str, claim: &str) -> ClaimUses {
     let pod = json!({
         "metadata": { "name": pod },

@@ -1,6 +1,4 @@
-//! Of which version that is which was injected into a pod.
-//!
-//! It must not know what is injected for what.
+//! The version of the containers which were injected into a pod.
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
@@ -9,16 +7,15 @@ use crate::model::{
     injected::{HELPER_VOLUME, RESTORE_CONTAINER, SIDECAR_CONTAINER},
 };
 
-/// Of which version it is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum InjectedVersion {
-    /// That of the installation.
+    /// All injected containers have the image of the installation.
     Current,
-    /// Another one, which stays until the pod is replaced.
+    /// At least one has another image, which stays until the pod is replaced.
     Other,
 }
 
-/// Of which version that is which was injected; none where nothing was. `image` is that of the installation.
+/// The version of the injected containers; `None` if there are none. `image` is the image of the installation.
 pub fn injected_version(pod: &PodSpec, image: &str) -> Option<InjectedVersion> {
     let containers = || pod.init_containers.iter().flatten().chain(&pod.containers);
     let is_injected =
@@ -37,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn version_is_that_of_the_image_of_all_that_was_injected() {
+    fn version_is_current_if_all_injected_containers_have_the_image() {
         let version = |containers: &[(&str, &str)]| {
             let containers: Vec<_> =
                 containers.iter().map(|(name, image)| json!({ "name": name, "image": image })).collect();

@@ -1,14 +1,12 @@
-//! The labels and annotations by which our objects are found.
-//!
-//! It must not know what they are put on.
+//! The labels and annotations by which Stowaway's objects are found.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::names::{ACCOUNT_PREFIX, Owner, RunKind, source_hash};
+use super::names::{ACCOUNT_PREFIX, OwnerRef, RunKind, source_hash};
 
-/// Label: name of the Repository, Backup or Restore that a Job belongs to.
+/// Label: name of the Repository, Backup or Restore which a Job belongs to.
 pub const RUN: &str = "stowaway.dev/run";
 /// Label: [`RunKind`] of a Job.
 pub const KIND: &str = "stowaway.dev/kind";
@@ -16,17 +14,18 @@ pub const KIND: &str = "stowaway.dev/kind";
 pub const SOURCE_HASH: &str = "stowaway.dev/source-hash";
 /// Label: number of the attempt, from 1.
 pub const ATTEMPT: &str = "stowaway.dev/attempt";
-/// Label: name of the Repository that a Job works on.
+/// Label: name of the Repository which a Job uses.
 pub const REPOSITORY: &str = "stowaway.dev/repository";
-/// Annotation: name of the source, which is too long and too free for a label.
+/// Annotation: name of the source, which may be too long for a label or contain characters which a label must not.
 pub const SOURCE: &str = "stowaway.dev/source";
-/// Label: who made it.
+/// Label: the tool which manages the object.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-/// The value of [`MANAGED_BY`], and our field manager.
+/// The value of [`MANAGED_BY`], and Stowaway's field manager.
 pub const MANAGER: &str = "stowaway";
 
-/// Whether the pod belongs to a run of Stowaway: a Job made it, and it runs as an account of runs, which Jobs of the controller
-/// alone may use; a run that answers the CLI has no account. The label alone proves nothing.
+/// Whether the pod belongs to a run of Stowaway: its controller is a Job, and its service account is one of a run,
+/// which only Jobs of Stowaway's controller may use. A run which answers a query of the CLI has no service account. The
+/// label alone proves nothing.
 pub fn is_run_pod(pod: &Pod) -> bool {
     let Some(kind) = pod.metadata.labels.as_ref().and_then(|labels| labels.get(KIND)) else { return false };
     let mut owners = pod.metadata.owner_references.iter().flatten();
@@ -36,8 +35,14 @@ pub fn is_run_pod(pod: &Pod) -> bool {
     is_of_job && (is_of_run || *kind == RunKind::Answer.to_string())
 }
 
-/// The labels of a Job and its pod.
-pub fn of_job(owner: &Owner, kind: RunKind, source: &str, attempt: u32, repository: &str) -> BTreeMap<String, String> {
+/// The labels of a Job, and of its pod.
+pub fn of_job(
+    owner: &OwnerRef,
+    kind: RunKind,
+    source: &str,
+    attempt: u32,
+    repository: &str,
+) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::from([
         (MANAGED_BY.to_owned(), MANAGER.to_owned()),
         (RUN.to_owned(), owner.name.clone()),

@@ -1,6 +1,5 @@
-//! Names and owner references of what we make: the same facts give the same names, so that nothing is made twice.
-//!
-//! It must not know what the objects contain.
+//! Names and owner references of the objects which Stowaway creates. A name is derived from facts alone, so that a
+//! repeated reconcile creates nothing twice.
 
 use std::fmt;
 
@@ -14,23 +13,22 @@ use sha2::{Digest, Sha256};
 
 use super::labels;
 
-/// Name of the one container of a run's pod.
+/// Name of Stowaway's only container in a run's pod.
 pub const RUNNER_CONTAINER: &str = "runner";
 
-/// Name of the volume in a run's pod whose claim it backs up.
+/// Name of the volume in a run's pod which is backed up.
 pub const DATA_VOLUME: &str = "data";
-/// Name of the volume in a run's pod whose claim it restores into.
+/// Name of the volume in a run's pod which is restored into.
 pub const TARGET_VOLUME: &str = "target";
 
-/// Kubernetes' limit for names that become a label's value, such as a Job's.
+/// Kubernetes' limit for a label's value, which a Job's name becomes.
 const MAXIMUM_NAME: usize = 63;
-/// How much of a name comes from the hash.
 const HASH_DIGITS: usize = 10;
 
-/// What the names of the `ServiceAccount`s of runs begin with. Policies know them by it; see `build::manifests`.
+/// Prefix of the names of the `ServiceAccount`s of runs. Admission policies match on it; see `resources::manifests`.
 pub const ACCOUNT_PREFIX: &str = "stowaway-run-";
 
-/// What a Job is for.
+/// The purpose of a Job.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RunKind {
     /// Opens or creates a repository.
@@ -39,18 +37,18 @@ pub enum RunKind {
     Backup,
     /// Restores one source.
     Restore,
-    /// Packs anew what a prune would, ahead of it.
+    /// Repacks, before a prune, the packs which the prune would repack.
     Repack,
-    /// Forgets snapshots by the retention, and removes what none needs.
+    /// Forgets snapshots by the retention policy, and removes the data which no snapshot needs.
     Prune,
-    /// Looks whether all is as it was written.
+    /// Verifies the repository's structure and data.
     Check,
-    /// Answers the CLI.
+    /// Answers a query of the CLI.
     Answer,
 }
 
 impl RunKind {
-    /// Whether such a run asks the API server about pods, and so has an identity of its own.
+    /// Whether such a run sends requests to the API server, and so has a service account of its own.
     pub fn has_identity(self) -> bool {
         self != Self::Answer
     }
@@ -77,23 +75,19 @@ impl fmt::Display for RunKind {
 
 /// The object that a Job belongs to.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Owner {
-    /// Its API version.
+pub struct OwnerRef {
     pub api_version: String,
-    /// Its kind.
     pub kind: String,
     /// Its namespace, and the Job's.
     pub namespace: String,
-    /// Its name.
     pub name: String,
-    /// Its UID.
     pub uid: String,
-    /// When it was created: nothing that belongs to it is older.
+    /// When it was created. An older object does not belong to it.
     pub since: Option<Timestamp>,
 }
 
-impl Owner {
-    /// The owner that this object is; none for one that was never stored.
+impl OwnerRef {
+    /// The reference to this object; `None` if it was never stored, so that it has no UID.
     pub fn of<K: Resource<DynamicType = ()>>(object: &K) -> Option<Self> {
         Some(Self {
             api_version: K::api_version(&()).into_owned(),
@@ -105,7 +99,7 @@ impl Owner {
         })
     }
 
-    /// The reference by which Kubernetes takes the owned object away with the owner.
+    /// The reference by which Kubernetes deletes the owned object with its owner.
     pub fn reference(&self) -> OwnerReference {
         OwnerReference {
             api_version: self.api_version.clone(),
@@ -117,21 +111,21 @@ impl Owner {
         }
     }
 
-    /// Whether this object names it as its controller. Any author can write that; see `provenance` for what is proof.
+    /// Whether `metadata` names this owner as its controller. Any author can write that; `provenance` checks more.
     pub fn controls(&self, metadata: &ObjectMeta) -> bool {
         controller(metadata)
             .is_some_and(|found| found.uid == self.uid && found.kind == self.kind && found.name == self.name)
     }
 }
 
-/// The controller of an object. There is one at most: the API server refuses a second one.
+/// The owner reference of an object's controller. The API server refuses a second one.
 pub(super) fn controller(metadata: &ObjectMeta) -> Option<&OwnerReference> {
     metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
 }
 
-/// The name of the Job of one attempt: a readable part of the owner's name, then 10 hex digits of the SHA-256 of owner
-/// UID, source and attempt. At most 63 characters, and valid as a label's value.
-pub fn job_name(owner: &Owner, source: &str, attempt: u32) -> String {
+/// The name of the Job of one attempt: a readable part of the owner's name, then 10 hex digits of the SHA-256 of the
+/// owner's UID, the source and the attempt. At most 63 characters, and valid as a label's value.
+pub fn job_name(owner: &OwnerRef, source: &str, attempt: u32) -> String {
     let hash = hex(&format!("{}\n{source}\n{attempt}", owner.uid), HASH_DIGITS);
     let readable: String = owner
         .name
@@ -142,17 +136,17 @@ pub fn job_name(owner: &Owner, source: &str, attempt: u32) -> String {
     format!("{}-{hash}", readable.trim_matches('-'))
 }
 
-/// The name of the `ServiceAccount` of the Job of that name; at most 76 characters, of 253.
+/// The name of the `ServiceAccount` of a Job; at most 76 characters (Kubernetes allows 253).
 pub fn account_name(job: &str) -> String {
     format!("{ACCOUNT_PREFIX}{job}")
 }
 
-/// 16 hex digits of the SHA-256 of a source's name, by which its Jobs are found.
+/// 16 hex digits of the SHA-256 of a source's name, which its Jobs have as a label.
 pub fn source_hash(source: &str) -> String {
     hex(source, 16)
 }
 
-/// The attempt that a Job's label tells; 0 when it is none of ours.
+/// The attempt in a Job's label; 0 if the Job has no such label.
 pub fn attempt(job: &Job) -> u32 {
     job.labels().get(labels::ATTEMPT).and_then(|attempt| attempt.parse().ok()).unwrap_or(0)
 }

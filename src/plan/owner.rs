@@ -1,19 +1,18 @@
-//! Whom ours run as where they use an app's files: whoever owns them, as far as the app's pod says.
+//! The user and group which Stowaway's containers run as. They match the owner of the app's files, as far as the pod's
+//! security contexts show it. The user of an image is not known here.
 //!
-//! It must not know pods. What an image says of its user is not known here.
-//!
-//! | the pod says | ours run as |
+//! | the pod's security contexts set | Stowaway's containers run as |
 //! |---|---|
-//! | a number | that user; root with few capabilities if it is 0 |
-//! | `runAsNonRoot`, without a number | 65532 |
-//! | nothing | root with few capabilities: the app itself may be root, and Pod Security `restricted` would not let it in |
+//! | `runAsUser` | that user; root with few capabilities if it is 0 |
+//! | `runAsNonRoot` without `runAsUser` | 65532 |
+//! | neither | root with few capabilities, because the app itself may be root; Pod Security `restricted` would not admit it |
 
-/// The customary "nonroot" of images without a distribution, and the user and group of our image.
+/// The user `nonroot` of distroless images, and the user and group of Stowaway's image.
 pub const NON_ROOT: u64 = 65_532;
 
-/// What one container says, itself or by its pod, of whom it runs as.
+/// The user settings of one container: its own, else its pod's.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Said {
+pub struct RunAs {
     /// `runAsUser`.
     pub user: Option<u64>,
     /// `runAsGroup`.
@@ -22,46 +21,42 @@ pub struct Said {
     pub non_root: bool,
 }
 
-/// Who owns the files in some volumes, as far as is said.
+/// The owner of the files in some volumes, as far as the security contexts show it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Owner {
-    /// There are no files.
-    Nobody,
-    /// This user.
+pub enum FileOwner {
+    /// There are no volumes, so there are no files.
+    NoFiles,
     Known {
-        /// The user.
         user: u64,
-        /// The group.
         group: Option<u64>,
     },
-    /// Anybody but root.
+    /// Any user but root.
     NotRoot {
-        /// The group.
         group: Option<u64>,
     },
-    /// Anybody.
-    Unsaid {
-        /// The group.
+    /// Any user, possibly root.
+    Unknown {
         group: Option<u64>,
     },
 }
 
-impl Owner {
-    /// Whoever the first container that names a user names, of those that use the volumes.
-    pub fn of(said: &[Said]) -> Self {
-        let known = said.iter().find_map(|said| Some(Self::Known { user: said.user?, group: said.group }));
-        let group = said.iter().find_map(|said| said.group);
-        let are_non_root = !said.is_empty() && said.iter().all(|said| said.non_root);
-        known.unwrap_or(if are_non_root { Self::NotRoot { group } } else { Self::Unsaid { group } })
+impl FileOwner {
+    /// The owner by the settings of the containers which use the volumes. The first container with a user decides.
+    pub fn of(settings: &[RunAs]) -> Self {
+        let known = settings.iter().find_map(|run_as| Some(Self::Known { user: run_as.user?, group: run_as.group }));
+        let group = settings.iter().find_map(|run_as| run_as.group);
+        let are_non_root = !settings.is_empty() && settings.iter().all(|run_as| run_as.non_root);
+        known.unwrap_or(if are_non_root { Self::NotRoot { group } } else { Self::Unknown { group } })
     }
 
-    /// The user and group that ours run as; `in_group` where nothing is said of a group.
+    /// The user and group which Stowaway's containers run as; `in_group` is the group if the owner's group is not
+    /// known.
     pub fn user(self, in_group: Option<u64>) -> (u64, Option<u64>) {
         match self {
-            Self::Nobody => (NON_ROOT, Some(NON_ROOT)),
+            Self::NoFiles => (NON_ROOT, Some(NON_ROOT)),
             Self::Known { user, group } => (user, group.or(in_group)),
             Self::NotRoot { group } => (NON_ROOT, group.or(Some(NON_ROOT))),
-            Self::Unsaid { group } => (0, group.or(in_group)),
+            Self::Unknown { group } => (0, group.or(in_group)),
         }
     }
 }
@@ -70,22 +65,22 @@ impl Owner {
 mod tests {
     use super::*;
 
-    const NOTHING: Said = Said { user: None, group: None, non_root: false };
+    const NOTHING: RunAs = RunAs { user: None, group: None, non_root: false };
 
     #[test]
-    fn whose_files_they_are_is_what_somebody_says_of_a_number() {
-        let said = Said { user: Some(999), group: Some(7), non_root: true };
-        assert_eq!(Owner::of(&[NOTHING, said]).user(None), (999, Some(7)));
-        assert_eq!(Owner::of(&[Said { group: None, ..said }]).user(Some(5)), (999, Some(5)));
-        assert_eq!(Owner::of(&[Said { user: Some(0), ..NOTHING }]).user(None), (0, None));
+    fn first_user_of_any_container_is_the_owner() {
+        let numbered = RunAs { user: Some(999), group: Some(7), non_root: true };
+        assert_eq!(FileOwner::of(&[NOTHING, numbered]).user(None), (999, Some(7)));
+        assert_eq!(FileOwner::of(&[RunAs { group: None, ..numbered }]).user(Some(5)), (999, Some(5)));
+        assert_eq!(FileOwner::of(&[RunAs { user: Some(0), ..NOTHING }]).user(None), (0, None));
     }
 
     #[test]
-    fn root_is_taken_unless_all_say_that_they_are_not() {
-        let non_root = Said { non_root: true, ..NOTHING };
-        assert_eq!(Owner::of(&[]).user(None), (0, None));
-        assert_eq!(Owner::of(&[NOTHING, non_root]).user(None), (0, None));
-        assert_eq!(Owner::of(&[non_root, non_root]).user(None), (65_532, Some(65_532)));
-        assert_eq!(Owner::Nobody.user(Some(5)), (65_532, Some(65_532)));
+    fn root_is_assumed_unless_all_containers_are_non_root() {
+        let non_root = RunAs { non_root: true, ..NOTHING };
+        assert_eq!(FileOwner::of(&[]).user(None), (0, None));
+        assert_eq!(FileOwner::of(&[NOTHING, non_root]).user(None), (0, None));
+        assert_eq!(FileOwner::of(&[non_root, non_root]).user(None), (65_532, Some(65_532)));
+        assert_eq!(FileOwner::NoFiles.user(Some(5)), (65_532, Some(65_532)));
     }
 }

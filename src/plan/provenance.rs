@@ -1,10 +1,9 @@
-//! Whether an object in the cluster is one that Stowaway made.
+//! Whether Stowaway created an object of the cluster.
 //!
-//! Names, labels, annotations and owner references prove nothing: any author can write them. The proof of a Job and of its
-//! pod is the name of their `ServiceAccount`, because the policies `stowaway-run-jobs` and `stowaway-run-pods` refuse that
-//! name to every author but the controller and the Job controller. The image is not compared: an admission webhook may
-//! have rewritten it, and an upgrade of the controller must not discredit the runs that are under way. This module must not
-//! know what a run does.
+//! Names, labels, annotations and owner references prove nothing, because any author can write them. The proof of a Job
+//! and of its pod is the name of their `ServiceAccount`: the policies `stowaway-run-jobs` and `stowaway-run-pods`
+//! refuse that name to every author but the controller and the Job controller. The image is not compared, because an
+//! admission webhook may have rewritten it, and because runs must stay valid during an upgrade of the controller.
 
 #[cfg(test)]
 mod tests;
@@ -19,7 +18,7 @@ use k8s_openapi::{
 };
 use kube::{ResourceExt, core::DynamicObject};
 
-use super::names::{Owner, RUNNER_CONTAINER, account_name, controller};
+use super::names::{OwnerRef, RUNNER_CONTAINER, account_name, controller};
 use crate::{
     api::GROUP,
     model::{
@@ -28,72 +27,73 @@ use crate::{
     },
 };
 
-/// The kinds whose runs have Jobs with an identity.
+/// The kinds whose runs have a service account of their own.
 const OWNERS: [&str; 3] = ["Backup", "Repository", "Restore"];
 
-/// Whether the Job is a run of Stowaway's, for whatever object.
+/// Whether the Job is a run of Stowaway, for any object.
 pub fn is_run(job: &Job) -> bool {
-    let is_ours = |owner: &&OwnerReference| {
+    let is_own_kind = |owner: &&OwnerReference| {
         let group = owner.api_version.split_once('/').map(|(group, _)| group);
         group == Some(GROUP) && OWNERS.contains(&owner.kind.as_str())
     };
-    controller(&job.metadata).as_ref().is_some_and(is_ours) && has_account(job)
+    controller(&job.metadata).as_ref().is_some_and(is_own_kind) && has_account(job)
 }
 
-/// Whether the Job is a run for this object.
-pub fn is_run_of(job: &Job, owner: &Owner) -> bool {
+/// Whether the Job is a run of Stowaway for this object.
+pub fn is_run_of(job: &Job, owner: &OwnerRef) -> bool {
     is_run(job) && owner.controls(&job.metadata)
 }
 
-/// Whether the pod was made for this Job by Kubernetes itself, so that its container's termination message is the report of
-/// the run.
+/// Whether the Job controller created the pod for this Job, so that its container's termination message is the run's
+/// report.
 pub fn is_pod_of(pod: &Pod, job: &Job) -> bool {
-    let Some(owner) = Owner::of(job) else { return false };
+    let Some(owner) = OwnerRef::of(job) else { return false };
     let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref());
     owner.controls(&pod.metadata) && account == Some(account_name(&owner.name).as_str())
 }
 
-/// Whether the pod was made for a run of Stowaway's, whose Job may be gone.
+/// Whether the pod was created for a run of Stowaway, whose Job may have been deleted.
 pub fn is_pod_of_a_run(pod: &Pod) -> bool {
     let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref());
     controller(&pod.metadata).is_some_and(|owner| account == Some(account_name(&owner.name).as_str()))
 }
 
-/// Whether the snapshot was taken of this claim since then: neither its source nor its moment can be forged.
+/// Whether the `VolumeSnapshot` is of this claim and was not created before `since`. Neither its source nor its
+/// creation time can be forged.
 pub(super) fn is_snapshot_of(snapshot: &DynamicObject, claim: &str, since: Option<Timestamp>) -> bool {
     let text = |pointer: &str| snapshot.data.pointer(pointer).and_then(|value| value.as_str());
     text("/spec/source/persistentVolumeClaimName") == Some(claim) && is_not_older(&snapshot.metadata, since)
 }
 
-/// Whether the snapshot that is there is the planned one.
-pub fn is_planned_snapshot(stored: &DynamicObject, planned: &DynamicObject, owner: &Owner) -> bool {
+/// Whether the stored `VolumeSnapshot` is the planned one.
+pub fn is_planned_snapshot(stored: &DynamicObject, planned: &DynamicObject, owner: &OwnerRef) -> bool {
     let spec = |object: &DynamicObject| object.data.get("spec").cloned();
     owner.controls(&stored.metadata)
         && is_not_older(&stored.metadata, owner.since)
         && spec(planned).zip(spec(stored)).is_some_and(|(planned, stored)| contains(&stored, &planned))
 }
 
-/// Whether the claim that is there is the planned one, and whatever it is bound to was made for it: a claim that was given
-/// another volume beforehand holds something else than the snapshot.
+/// Whether the stored claim is the planned one, and its volume was provisioned for it. A claim which another client
+/// bound to an existing volume would not contain the snapshot's data.
 pub fn is_planned_claim(
     stored: &PersistentVolumeClaim,
     planned: &PersistentVolumeClaim,
-    owner: &Owner,
+    owner: &OwnerRef,
 ) -> Result<bool, serde_json::Error> {
     let volume = stored.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).unwrap_or_default();
-    let is_its_own =
+    let is_provisioned =
         || stored.metadata.uid.as_deref().and_then(|uid| uid.split('-').next()).is_some_and(|uid| volume.contains(uid));
     Ok(owner.controls(&stored.metadata)
         && is_not_older(&stored.metadata, owner.since)
-        && (volume.is_empty() || is_its_own())
+        && (volume.is_empty() || is_provisioned())
         && contains(&serde_json::to_value(&stored.spec)?, &serde_json::to_value(&planned.spec)?))
 }
 
-/// Leaves out of the pod what is called the sidecar and is another program: it would answer anything to a request for
-/// a backup of its volumes.
+/// Removes from the pod a container which has the sidecar's name and runs another program, because it could answer
+/// anything to a backup request.
 pub fn without_foreign_sidecar(mut pod: Pod, image: &str) -> Pod {
     let is_own = |container: &Container| {
-        container.image.as_deref().is_some_and(|theirs| is_same_program(theirs, image))
+        container.image.as_deref().is_some_and(|other| is_same_program(other, image))
             && container.command.as_ref().is_none_or(Vec::is_empty)
             && container.args.iter().flatten().next().is_some_and(|role| role == SIDECAR_ROLE)
     };
@@ -103,24 +103,24 @@ pub fn without_foreign_sidecar(mut pod: Pod, image: &str) -> Pod {
     pod
 }
 
-/// How the Job that has the planned name is related to the plan.
+/// The relation of a stored Job to the planned Job of the same name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum StoredJob {
-    /// It is the planned one, and is to be started.
+    /// The planned Job, which is suspended and can be started.
     Planned,
-    /// It is a run for this attempt that was started.
+    /// A run of this attempt, which was started already.
     Started,
-    /// It was made for this attempt by an earlier plan, and never started: it can be replaced without harm.
+    /// A Job of an earlier plan for this attempt, which was never started, so that it can be replaced.
     Outdated,
-    /// It is of another author.
+    /// A Job of another author.
     Foreign,
 }
 
-/// How the Job `stored`, which has the name of `planned`, is related to it.
+/// Compares the stored Job to the planned Job of the same name.
 ///
 /// # Errors
-/// When one of them cannot be written as JSON.
-pub fn stored_job(stored: &Job, planned: &Job, owner: &Owner) -> Result<StoredJob, serde_json::Error> {
+/// If a Job cannot be serialized as JSON.
+pub fn stored_job(stored: &Job, planned: &Job, owner: &OwnerRef) -> Result<StoredJob, serde_json::Error> {
     let is_labelled = || planned.labels().iter().all(|(key, value)| stored.labels().get(key) == Some(value));
     if !is_run_of(stored, owner) || !is_labelled() || program(stored) != program(planned) {
         return Ok(StoredJob::Foreign);
@@ -142,7 +142,7 @@ fn has_account(job: &Job) -> bool {
     account == Some(account_name(&job.name_any()).as_str())
 }
 
-/// What the runner's container executes.
+/// Command and arguments of the runner's container.
 fn program(job: &Job) -> Option<(&[String], &[String])> {
     let runner = pod_spec(job)?.containers.iter().find(|container| container.name == RUNNER_CONTAINER)?;
     Some((runner.command.as_deref().unwrap_or_default(), runner.args.as_deref().unwrap_or_default()))
@@ -152,13 +152,13 @@ fn pod_spec(job: &Job) -> Option<&PodSpec> {
     job.spec.as_ref()?.template.spec.as_ref()
 }
 
-/// Whether `stored` contains everything that `planned` contains. The API server adds defaults, and never an element to a list.
+/// Whether `stored` contains all fields of `planned`. The API server adds defaults, but no elements of lists.
 fn contains(stored: &serde_json::Value, planned: &serde_json::Value) -> bool {
     use serde_json::Value::{Array, Null, Object};
     match (stored, planned) {
         (_, Null) => true,
         (Object(stored), Object(planned)) => planned.iter().all(|(key, value)| {
-            // What is empty is not stored.
+            // The API server does not store empty fields.
             let is_empty = match value {
                 Null => true,
                 Array(items) => items.is_empty(),

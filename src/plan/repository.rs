@@ -1,7 +1,8 @@
-//! How a Repository becomes ready, and stays so: a Job opens it until that succeeds, and again when its spec changes, about
-//! every hour, and when a person accepts another repository. Only a repository that was never open is created.
+//! How a Repository becomes and stays ready. A Job opens it; a failed attempt is repeated. It is opened again when its
+//! spec changes, about every hour, and when a user accepts another repository. Only a repository which was never open
+//! is created.
 //!
-//! It must not know the password, nor speak to the store.
+//! The controller neither reads the password nor connects to the store; only the Job does.
 
 mod acceptance;
 #[cfg(test)]
@@ -16,33 +17,33 @@ use kube::ResourceExt;
 pub use self::acceptance::is_acceptance;
 use self::acceptance::{Acceptance, explain};
 use super::{
-    actions::{Actions, Occurrence, StartJob},
-    jobs::{ObservedJob, Standing, standing},
-    names::{self, Owner, RunKind},
+    actions::{Actions, EventRecord, StartJob},
+    jobs::{JobState, ObservedJob, job_state},
+    maintenance::{excludes_others, is_preparation_of_prune},
+    names::{self, OwnerRef, RunKind},
     retry,
     text::{later, until},
-    upkeep::{excludes_others, is_preparation_of_prune},
 };
 use crate::{
     api::{
         INSECURE_TRANSPORT, KEY_NOT_ESCROWED, READY, Repository, RepositorySpec, RepositoryStatus, SourceState,
         backend_config, condition_is_true, remove_condition, set_condition,
     },
-    model::{Reason, SourceReport},
+    model::{Reason, RunReport},
 };
 
-/// The reason of `Ready=False` as long as nothing is known.
+/// The reason of `Ready=False` before the first result.
 pub const OPENING: &str = "Opening";
 
-/// A repository that is ready is opened again after so long, spread by as much as [`OPEN_SPREAD`], so that a key that was
-/// revoked, or a bucket or Secret that was deleted, shows before the next run.
+/// A ready repository is opened again after this long, plus a part of [`OPEN_SPREAD`], so that a revoked key or a
+/// deleted bucket or Secret is found before the next run.
 const OPEN_AGAIN: Duration = Duration::from_mins(54);
 const OPEN_SPREAD: Duration = Duration::from_mins(12);
 
-/// How long nothing may be heard of a Job that runs.
-const LOOK_AGAIN: Duration = Duration::from_mins(1);
+/// How often a Repository with a running Job is reconciled if no watch reports a change.
+const REQUEUE_PAUSE: Duration = Duration::from_mins(1);
 
-/// What is to be done for a Repository, and what its status then says. `cluster` is the cluster's id.
+/// Plans the next actions for a Repository, and its next status. `cluster` is the cluster's id.
 pub fn plan_repository(
     repository: &Repository,
     jobs: &[ObservedJob],
@@ -51,10 +52,11 @@ pub fn plan_repository(
 ) -> (RepositoryStatus, Actions) {
     let mut actions = Actions::default();
     let mut status = repository.status.clone().unwrap_or_default();
-    // Whatever stood there: it may come from a backup of another cluster's objects.
+    // Always overwritten, because the object may have been restored from a backup of another cluster.
     status.cluster_id = Some(cluster.to_owned()).filter(|id| !id.is_empty());
     let generation = repository.metadata.generation;
-    // What a prune keeps off could not be opened anew before it ends, and all that waits for it to be Ready would give up.
+    // A changed spec waits for the end of an exclusive prune. The repository could not be opened during the prune, and
+    // runs which wait until it is ready would fail.
     let is_pruned = excludes_others(status.prune.as_ref());
     let was_ready = condition_is_true(&status.conditions, READY);
     if status.observed_generation != generation && !(was_ready && is_pruned) {
@@ -69,115 +71,116 @@ pub fn plan_repository(
     }
     let is_ready = condition_is_true(&status.conditions, READY);
     match insecure_transport(&repository.spec) {
-        Some(words) => set_condition(&mut status.conditions, INSECURE_TRANSPORT, true, words, generation, now),
+        Some(risk) => set_condition(&mut status.conditions, INSECURE_TRANSPORT, true, risk, generation, now),
         None => remove_condition(&mut status.conditions, INSECURE_TRANSPORT),
     }
-    let Some(owner) = Owner::of(repository).filter(|_| repository.metadata.deletion_timestamp.is_none()) else {
+    let Some(owner) = OwnerRef::of(repository).filter(|_| repository.metadata.deletion_timestamp.is_none()) else {
         return (status, actions);
     };
     let spec = spec_state(repository);
     let current = names::job_name(&owner, &spec, status.attempt);
     actions.delete = jobs.iter().map(|job| job.job.name_any()).filter(|name| *name != current).collect();
     if is_ready && is_pruned {
-        // The end of the prune changes the status, and so leads here again.
+        // The end of the prune changes the status, which causes another reconcile.
         return (status, actions);
     }
     let acceptance = Acceptance::of(repository, &status);
-    if is_ready && acceptance.is_wanted() && status.next_attempt_time.is_some() {
+    if is_ready && acceptance.has_changed() && status.next_attempt_time.is_some() {
         status.next_attempt_time = Some(Time(now));
     }
     let observed = jobs.iter().find(|job| job.job.name_any() == current);
     match (status.attempt, status.next_attempt_time.clone(), observed) {
         (0, _, _) => start(repository, &acceptance, &mut status, &mut actions),
         (_, Some(Time(due)), _) if due <= now => start(repository, &acceptance, &mut status, &mut actions),
-        (_, Some(Time(due)), _) => actions.look_again_after(until(due, now)),
+        (_, Some(Time(due)), _) => actions.requeue_within(until(due, now)),
         (_, None, None) => {
             let message = format!("Job {current} was deleted before it ended");
-            ended_badly(&mut status, &mut actions, (Reason::ResultLost, &message), Some(&current), now);
+            attempt_failed(&mut status, &mut actions, (Reason::ResultLost, &message), Some(&current), now);
         }
-        (_, None, Some(job)) => match standing(job, now) {
-            // It was made and never started. What it may do follows from the plan, so that it is planned again.
-            Standing::Suspended => {
+        (_, None, Some(job)) => match job_state(job, now) {
+            // The Job was created and never started. It may be outdated, so the attempt is planned again.
+            JobState::Suspended => {
                 status.attempt -= 1;
                 start(repository, &acceptance, &mut status, &mut actions);
             }
-            Standing::Starting { deadline, hint } => {
-                let words = if hint.is_empty() { "the Job that opens the repository is being started" } else { &hint };
+            JobState::Starting { deadline, hint } => {
+                let message =
+                    if hint.is_empty() { "the Job that opens the repository is being started" } else { &hint };
                 if !is_ready {
-                    not_ready(&mut status, (OPENING, words), now);
+                    not_ready(&mut status, (OPENING, message), now);
                 }
-                actions.look_again_after(until(deadline, now));
+                actions.requeue_within(until(deadline, now));
             }
-            Standing::Running => {
+            JobState::Running => {
                 if !is_ready {
                     not_ready(&mut status, (OPENING, "the Job that opens the repository runs"), now);
                 }
-                actions.look_again_after(LOOK_AGAIN);
+                actions.requeue_within(REQUEUE_PAUSE);
             }
-            Standing::Ended(report) if report.verdict.is_green() => {
+            JobState::Ended(report) if report.verdict.is_green() => {
                 actions.revoke.push(current.clone());
                 if let Some(refused) = acceptance.refuses(&report) {
                     let message = explain(repository, &status, Reason::RepositoryChanged, &refused);
-                    let words = (&Reason::RepositoryChanged.to_string()[..], &message[..]);
-                    failed(&mut status, &mut actions, words, Some(&current), now);
+                    let condition = (&Reason::RepositoryChanged.to_string()[..], &message[..]);
+                    failed(&mut status, &mut actions, condition, Some(&current), now);
                 } else {
                     opened(repository, &acceptance, &mut status, &mut actions, &report, now);
-                    tell_escrow(repository, &mut status, &report, now);
+                    set_key_escrow_condition(repository, &mut status, &report, now);
                 }
             }
-            Standing::Ended(report) => {
+            JobState::Ended(report) => {
                 actions.revoke.push(current.clone());
                 let message = explain(repository, &status, report.reason, &report.message);
-                ended_badly(&mut status, &mut actions, (report.reason, &message), Some(&current), now);
+                attempt_failed(&mut status, &mut actions, (report.reason, &message), Some(&current), now);
             }
-            Standing::Stuck(report) => {
+            JobState::Stuck(report) => {
                 actions.end.push(current.clone());
                 actions.revoke.push(current.clone());
-                ended_badly(&mut status, &mut actions, (report.reason, &report.message), Some(&current), now);
+                attempt_failed(&mut status, &mut actions, (report.reason, &report.message), Some(&current), now);
             }
         },
     }
     (status, actions)
 }
 
-/// Why what is said to the store could be heard or answered by somebody else, if it could: reason and message. What is
-/// stored is encrypted all the same.
+/// Reason and message of the condition `InsecureTransport`, if another party could read or answer the requests to the
+/// store. The repository's data is encrypted anyway.
 fn insecure_transport(spec: &RepositorySpec) -> Option<(&'static str, &'static str)> {
     if spec.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify) {
         return Some((
             "CertificateNotVerified",
-            "spec.tls.insecureSkipVerify is true: whoever answers at the store's address gets its credentials; name its \
-             authority in spec.tls.caBundle instead",
+            "spec.tls.insecureSkipVerify is true: any server which answers at the store's address receives the \
+             credentials; set its certificate authority in spec.tls.caBundle instead",
         ));
     }
     if spec.sftp.as_ref().is_some_and(|sftp| sftp.insecure_ignore_host_key) {
         return Some((
             "HostKeyNotVerified",
-            "spec.sftp.insecureIgnoreHostKey is true: whoever answers at the store's address gets its credentials; name \
-             its key in spec.sftp.hostKeys instead",
+            "spec.sftp.insecureIgnoreHostKey is true: any server which answers at the store's address receives the \
+             credentials; set its key in spec.sftp.hostKeys instead",
         ));
     }
     let backend = backend_config(spec)?;
     backend.url()?.starts_with("http://").then_some((
         "PlainHttp",
-        "the store is spoken to by http: whoever is on the way can read and change what is said; use https",
+        "the connection to the store uses http: it can be read and changed in transit; use https",
     ))
 }
 
-/// Says aloud that only one key opens the repository: who loses this cluster, or that Secret, then loses all that is stored.
-/// A report that counted no keys changes nothing.
-pub(super) fn tell_escrow(
+/// Sets the condition `KeyNotEscrowed` if only one key opens the repository, because the loss of this cluster or of the
+/// Secret is then the loss of all snapshots. A report without a number of keys changes nothing.
+pub(super) fn set_key_escrow_condition(
     repository: &Repository,
     status: &mut RepositoryStatus,
-    report: &SourceReport,
+    report: &RunReport,
     now: Timestamp,
 ) {
     match report.keys {
         None => {}
         Some(0 | 1) => {
             let message = format!(
-                "only the password in Secret {} opens the repository, and with this cluster it would be lost: add a key \
-                 whose password you keep elsewhere, by `stowaway key add`; the next check sees it",
+                "only the password in Secret {} opens the repository, and it would be lost with this cluster: add a key \
+                 whose password you keep elsewhere, by `stowaway key add`; the next check then clears this condition",
                 repository.spec.password_secret_ref.name
             );
             let generation = status.observed_generation;
@@ -187,26 +190,28 @@ pub(super) fn tell_escrow(
     }
 }
 
-/// Takes back the start of a Job that the API server refused: it is tried again like one that failed.
-pub fn init_refused(status: &mut RepositoryStatus, actions: &mut Actions, words: (Reason, &str), now: Timestamp) {
-    ended_badly(status, actions, words, None, now);
+/// Counts a Job which the API server refused as a failed attempt, so that it is repeated.
+pub fn init_refused(status: &mut RepositoryStatus, actions: &mut Actions, cause: (Reason, &str), now: Timestamp) {
+    attempt_failed(status, actions, cause, None, now);
 }
 
-/// Whether the result of the Job, one of those that open, prune or check the Repository, is in the status, so that the Job
-/// is not needed any more. A Job that repacked for a prune is needed until the prune is over, because it is the proof that
-/// the prune may keep others off.
+/// Whether the result of a Job which opens, prunes or checks the Repository is in the status, so that the Job is not
+/// needed any more. A Job which repacked for a prune is needed until the prune is over, because it is the proof that
+/// the prune may block other runs.
 pub fn is_recorded_of_repository(repository: &Repository, status: &RepositoryStatus, job: &str) -> bool {
-    let Some(owner) = Owner::of(repository) else { return false };
+    let Some(owner) = OwnerRef::of(repository) else { return false };
     let is_opening = status.next_attempt_time.is_none();
     let opening = is_opening.then(|| names::job_name(&owner, &spec_state(repository), status.attempt));
-    let upkeep = [status.prune.as_ref(), status.check.as_ref().map(|check| &check.run)].into_iter().flatten();
-    let mut running = upkeep.filter(|run| run.state == Some(SourceState::Running)).filter_map(|run| run.job.as_deref());
+    let maintenance = [status.prune.as_ref(), status.check.as_ref().map(|check| &check.run)].into_iter().flatten();
+    let mut running =
+        maintenance.filter(|run| run.state == Some(SourceState::Running)).filter_map(|run| run.job.as_deref());
     opening.as_deref() != Some(job)
         && !running.any(|running| running == job)
         && !is_preparation_of_prune(&owner, status, job)
 }
 
-/// Which state of the spec a Job speaks of: part of its name, so that an old result is never taken for a new one.
+/// The generation of the spec which a Job opens. It is part of the Job's name, so that the result of an older spec is
+/// never used for a newer one.
 fn spec_state(repository: &Repository) -> String {
     format!("generation/{}", repository.metadata.generation.unwrap_or_default())
 }
@@ -214,7 +219,8 @@ fn spec_state(repository: &Repository) -> String {
 fn start(repository: &Repository, acceptance: &Acceptance, status: &mut RepositoryStatus, actions: &mut Actions) {
     status.attempt += 1;
     status.next_attempt_time = None;
-    // A repository that was once opened has a password: another one could not open it, and would hide that it is lost.
+    // A repository which was opened before has a password. A new password could not open it, and would hide that the
+    // old one is lost.
     actions.create_password =
         repository.spec.password_secret_ref.create_if_not_exists && status.repository_id.is_none();
     actions.start.push(StartJob {
@@ -225,11 +231,11 @@ fn start(repository: &Repository, acceptance: &Acceptance, status: &mut Reposito
         repository: repository.name_any(),
         timeout: None,
         claim: None,
-        made_of: None,
+        data_source: None,
         target: None,
         note: String::new(),
     });
-    actions.look_again_after(LOOK_AGAIN);
+    actions.requeue_within(REQUEUE_PAUSE);
 }
 
 fn opened(
@@ -237,7 +243,7 @@ fn opened(
     acceptance: &Acceptance,
     status: &mut RepositoryStatus,
     actions: &mut Actions,
-    report: &SourceReport,
+    report: &RunReport,
     now: Timestamp,
 ) {
     let was_ready = condition_is_true(&status.conditions, READY);
@@ -247,7 +253,7 @@ fn opened(
     status.opened_attempt = Some(status.attempt);
     let pause = OPEN_AGAIN + spread(repository);
     status.next_attempt_time = Some(Time(later(now, pause)));
-    actions.look_again_after(pause);
+    actions.requeue_within(pause);
     let message = "the repository was opened with its password";
     let reason = report.reason.to_string();
     set_condition(&mut status.conditions, READY, true, (&reason, message), status.observed_generation, now);
@@ -257,19 +263,19 @@ fn opened(
         _ if was_ready => return,
         _ => format!("{message}; its id is {id}"),
     };
-    actions.events.push(Occurrence { is_warning: false, reason, action: "Open", note, job: None });
+    actions.events.push(EventRecord { is_warning: false, reason, action: "Open", note, job: None });
 }
 
-/// A part of [`OPEN_SPREAD`] that is the same each time for one Repository, and another one for others.
+/// A part of [`OPEN_SPREAD`], which is constant for a Repository and differs between Repositories.
 fn spread(repository: &Repository) -> Duration {
     let sum =
         repository.uid().unwrap_or_default().bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31) + u64::from(byte));
     Duration::from_secs(sum % OPEN_SPREAD.as_secs())
 }
 
-/// What follows from an attempt that failed. One that reveals nothing about the repository itself, such as a pod that did not start
-/// or a lock in the way, does not end that a repository is ready.
-fn ended_badly(
+/// Handles a failed attempt. A ready Repository stays ready if the failure shows nothing about the repository itself,
+/// such as a pod which did not start or a lock.
+fn attempt_failed(
     status: &mut RepositoryStatus,
     actions: &mut Actions,
     (reason, message): (Reason, &str),
@@ -289,13 +295,13 @@ fn ended_badly(
     if condition_is_true(&status.conditions, READY) && !is_about_repository {
         let pause = retry::repository_pause(failures(status));
         status.next_attempt_time = Some(Time(later(now, pause)));
-        actions.look_again_after(pause);
+        actions.requeue_within(pause);
         return;
     }
     failed(status, actions, (&reason.to_string(), message), job, now);
 }
 
-/// How many attempts failed since the repository was last opened.
+/// The number of failed attempts since the repository was last opened.
 fn failures(status: &RepositoryStatus) -> u32 {
     status.attempt.saturating_sub(status.opened_attempt.unwrap_or(0))
 }
@@ -310,8 +316,8 @@ fn failed(
     let pause = retry::repository_pause(failures(status));
     status.next_attempt_time = Some(Time(later(now, pause)));
     not_ready(status, (reason, message), now);
-    actions.look_again_after(pause);
-    actions.events.push(Occurrence {
+    actions.requeue_within(pause);
+    actions.events.push(EventRecord {
         is_warning: true,
         reason: reason.to_owned(),
         action: "Open",
@@ -320,7 +326,7 @@ fn failed(
     });
 }
 
-fn not_ready(status: &mut RepositoryStatus, words: (&str, &str), now: Timestamp) {
+fn not_ready(status: &mut RepositoryStatus, condition: (&str, &str), now: Timestamp) {
     let generation = status.observed_generation;
-    set_condition(&mut status.conditions, READY, false, words, generation, now);
+    set_condition(&mut status.conditions, READY, false, condition, generation, now);
 }

@@ -1,7 +1,5 @@
-//! How a Restore goes on: its target is found, its one Job is made, and its verdict copied. Nothing is ever tried again:
-//! only a person can know whether a restore may be repeated.
-//!
-//! It must not know what the command does.
+//! The next step of a Restore: its target is found, its one Job is created, and the Job's verdict is copied. A Job is
+//! never repeated, because only a user can know whether a restore may run twice.
 
 mod archive;
 mod claim;
@@ -20,11 +18,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::{
-    actions::{Actions, Occurrence, RestoreTarget, StartJob},
-    choose::{Obstacle, choose, repository_on},
+    actions::{Actions, EventRecord, RestoreTarget, StartJob},
+    choose::{Blocked, choose, repository_on},
     claim_uses::{ClaimUses, Subject},
-    jobs::{ObservedJob, Standing, advised, standing},
-    names::{self, Owner, RunKind},
+    jobs::{JobState, ObservedJob, job_state, with_advice},
+    names::{self, OwnerRef, RunKind},
     sources::{ObservedPod, SourcePlan},
     text::{clip, later, until},
 };
@@ -33,92 +31,93 @@ use crate::{
         FoundSnapshot, Outcome, Repository, RepositoryKind, RepositoryReference, Restore, RestoreClaim, RestoreStatus,
         set_run_conditions,
     },
-    model::{Failure, Proof, Reason, SnapshotLookup, SourceReport, TargetCommand, TaskKind, Verdict, short_amount},
+    model::{Failure, Proof, Reason, RunReport, SnapshotLookup, TargetCommand, TaskKind, Verdict, short_amount},
 };
 pub use claim::{ObservedScale, TargetFacts};
 pub use namespace::{
-    ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceWish, Refusal, RefusedSource, SourceKind, plan_namespace,
+    ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceRequest, Refusal, RefusedSource, SourceKind, plan_namespace,
 };
-pub use scale::held_down_by;
-use target::{Missing, target};
+pub use scale::scaled_down_by;
+use target::{StartError, target};
 
-/// How long a Restore waits for its Repository to be ready, or for a pod of its source's workload to be.
+/// How long a Restore waits until its Repository or a pod of its source's workload is ready.
 pub const WAIT_LIMIT: Duration = Duration::from_mins(5);
-/// How often something that waits is looked at.
-const WAITING_LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// How long nothing may be heard of a Job that runs.
-const RUNNING_LOOK_AGAIN: Duration = Duration::from_mins(1);
+/// How often a waiting Restore is reconciled.
+const WAITING_REQUEUE: Duration = Duration::from_secs(10);
+/// How often a Restore with a running Job is reconciled if no watch reports a change.
+const RUNNING_REQUEUE: Duration = Duration::from_mins(1);
 
-/// What a Restore's plan is made of.
+/// The observed facts which a Restore is planned from.
 #[derive(Clone, Copy, Debug)]
 pub struct RestoreFacts<'a> {
-    /// The Repositories of its namespace.
+    /// The Repositories of the Restore's namespace.
     pub repositories: &'a [Repository],
-    /// Its own Jobs.
+    /// The Restore's own Jobs.
     pub jobs: &'a [ObservedJob],
-    /// The pods of its namespace.
+    /// The pods of the Restore's namespace.
     pub pods: &'a [ObservedPod],
-    /// Which sources they are.
+    /// The sources which `pods` are.
     pub sources: &'a SourcePlan,
-    /// What a Restore into a claim is planned from.
+    /// Further facts, only for a Restore into a claim.
     pub claim: Option<TargetFacts<'a>>,
     /// The Repositories, by namespace and name, in which a prune runs.
     pub pruned: &'a BTreeSet<(String, String)>,
-    /// What other runs do in the claims and commands of its namespace.
+    /// The claims and commands of the namespace which Stowaway's runs use.
     pub uses: &'a ClaimUses,
 }
 
-/// What is to be done for a Restore, and what its status then says.
+/// Plans the next actions for a Restore, and its next status.
 pub fn plan_restore(restore: &Restore, facts: RestoreFacts<'_>, now: Timestamp) -> (RestoreStatus, Actions) {
     let mut actions = Actions::default();
     let mut status = restore.status.clone().unwrap_or_default();
     scale::recover(restore, &mut status, now);
-    let owner = Owner::of(restore).filter(|_| restore.metadata.deletion_timestamp.is_none());
+    let owner = OwnerRef::of(restore).filter(|_| restore.metadata.deletion_timestamp.is_none());
     let (Some(owner), None) = (owner, status.outcome.verdict) else {
-        scale::settle(restore, facts, &mut status, &mut actions, now);
+        scale::scale_back(restore, facts, &mut status, &mut actions, now);
         return (status, actions);
     };
     status.observed_generation = restore.metadata.generation;
     let since = status.start_time.get_or_insert(Time(now)).0;
     let job = once::job(restore, &owner, &status);
     status.job = job.filter(|job| !once::is_unstarted(restore, job, facts, &status));
-    let words = match status.job.clone() {
+    let condition = match status.job.clone() {
         Some(job) => {
-            if let Some(wish) = &restore.spec.scale_down {
-                scale::keep_down(wish, facts, &status, &mut actions);
-                scale::notice(facts, &mut status, &mut actions, now);
+            if let Some(scale_down) = &restore.spec.scale_down {
+                scale::keep_down(scale_down, facts, &status, &mut actions);
+                scale::record_disturbance(facts, &mut status, &mut actions, now);
             }
-            watch(&job, facts.jobs, &mut status, &mut actions, now)
+            follow_job(&job, facts.jobs, &mut status, &mut actions, now)
         }
-        None => match once::check(restore).and_then(|()| begin(restore, &owner, facts, &mut status, &mut actions, now))
+        None => match once::check(restore)
+            .and_then(|()| advance(restore, &owner, facts, &mut status, &mut actions, now))
         {
-            Ok(words) => words,
-            Err(Missing::Now(obstacle)) if now < later(since, WAIT_LIMIT) => {
-                actions.look_again_after(WAITING_LOOK_AGAIN.min(until(later(since, WAIT_LIMIT), now)));
+            Ok(condition) => condition,
+            Err(StartError::Temporary(blocked)) if now < later(since, WAIT_LIMIT) => {
+                actions.requeue_within(WAITING_REQUEUE.min(until(later(since, WAIT_LIMIT), now)));
                 status.outcome =
-                    Outcome { reason: obstacle.reason.clone(), message: clip(&obstacle.message), ..Outcome::default() };
-                (obstacle.reason, obstacle.message)
+                    Outcome { reason: blocked.reason.clone(), message: clip(&blocked.message), ..Outcome::default() };
+                (blocked.reason, blocked.message)
             }
-            Err(Missing::Now(obstacle) | Missing::ForGood(obstacle)) => {
+            Err(StartError::Temporary(blocked) | StartError::Permanent(blocked)) => {
                 status.outcome = Outcome {
                     verdict: Some(Verdict::Failed),
-                    reason: obstacle.reason.clone(),
-                    message: clip(&obstacle.message),
+                    reason: blocked.reason.clone(),
+                    message: clip(&blocked.message),
                     ..Outcome::default()
                 };
-                (obstacle.reason, obstacle.message)
+                (blocked.reason, blocked.message)
             }
         },
     };
-    conclude(&mut status, &mut actions, &words, now);
+    set_conditions(&mut status, &mut actions, &condition, now);
     if status.outcome.verdict.is_some() {
-        // Before anybody hears that it is over, what was scaled down is back.
-        scale::settle(restore, facts, &mut status, &mut actions, now);
+        // The replicas are set back in the same reconcile, so that no client reads the verdict before that.
+        scale::scale_back(restore, facts, &mut status, &mut actions, now);
     }
     (status, actions)
 }
 
-/// Takes back the start of a Job that cannot be made: nothing was restored, and nothing will be.
+/// Fails a Restore because its Job could not be created, so that nothing was restored.
 pub fn restore_refused(
     status: &mut RestoreStatus,
     actions: &mut Actions,
@@ -126,7 +125,7 @@ pub fn restore_refused(
     now: Timestamp,
 ) {
     let reason = reason.to_string();
-    let message = &advised(message.to_owned());
+    let message = &with_advice(message.to_owned());
     status.job = None;
     status.outcome = Outcome {
         verdict: Some(Verdict::Failed),
@@ -134,36 +133,38 @@ pub fn restore_refused(
         message: clip(message),
         ..Outcome::default()
     };
-    conclude(status, actions, &(reason, message.clone()), now);
+    set_conditions(status, actions, &(reason, message.clone()), now);
 }
 
-/// Takes the next step towards the Job, and says which.
-fn begin(
+/// Takes the next step towards the Job. Returns reason and message for the condition.
+fn advance(
     restore: &Restore,
-    owner: &Owner,
+    owner: &OwnerRef,
     facts: RestoreFacts<'_>,
     status: &mut RestoreStatus,
     actions: &mut Actions,
     now: Timestamp,
-) -> Result<(String, String), Missing> {
+) -> Result<(String, String), StartError> {
     let spec = &restore.spec;
     let to_claim = spec.to.as_ref().and_then(|to| to.claim.as_ref());
     let to_archive = spec.to.as_ref().and_then(|to| to.archive.as_ref());
-    // What is wrong for good is said first: it need not wait for a repository.
+    // A permanent error is reported first, because it does not depend on the Repository.
     let job = match (to_claim, to_archive) {
         (Some(to), _) => claim::check(restore, to).map(|()| None),
         (None, Some(to)) => archive::start(restore, to).map(Some),
-        (None, None) => target(restore, facts)
-            .map(|target| Some(Start { attempt: once::FIRST, task: feed(restore, owner, target), target: None })),
+        (None, None) => target(restore, facts).map(|target| {
+            Some(Start { attempt: once::FIRST, task: command_task(restore, owner, target), target: None })
+        }),
     };
-    if let Err(Missing::ForGood(_)) = job {
+    if let Err(StartError::Permanent(_)) = job {
         return job.map(|_| Default::default());
     }
     let name = spec.repository_ref.as_ref().map(|reference| reference.name.as_str());
-    let repository = choose(facts.repositories, name).map_err(Missing::Now)?.name_any();
-    // A prune ends within its deadline, and a run that meets its lock would give up sooner.
+    let repository = choose(facts.repositories, name).map_err(StartError::Temporary)?.name_any();
+    // The Restore waits for a running prune, because its Job would give up on the prune's lock before the prune's
+    // deadline.
     if facts.pruned.contains(&(owner.namespace.clone(), repository.clone())) {
-        actions.look_again_after(WAITING_LOOK_AGAIN);
+        actions.requeue_within(WAITING_REQUEUE);
         return Ok(("Waiting".to_owned(), format!("waits for the prune that runs in Repository {repository}")));
     }
     let job = match (job?, to_claim) {
@@ -173,14 +174,14 @@ fn begin(
                 status.container.clone_from(&target.container);
                 let since = status.start_time.as_ref().map_or(now, |time| time.0);
                 let subject = Subject::of_restore(restore, &target.pod);
-                if let Some(run) = claim::held_by(&subject, (restore, owner), facts, (since, now))? {
-                    actions.look_again_after(WAITING_LOOK_AGAIN);
+                if let Some(run) = claim::blocking_run(&subject, (restore, owner), facts, (since, now))? {
+                    actions.requeue_within(WAITING_REQUEUE);
                     return Ok(("Waiting".to_owned(), format!("waits for {run}")));
                 }
             }
             job
         }
-        (None, Some(to)) => match into_claim(restore, to, owner, facts, status, actions, now)? {
+        (None, Some(to)) => match advance_claim(restore, to, owner, facts, status, actions, now)? {
             Step::Start(job) => *job,
             Step::Wait(message) => return Ok(("Waiting".to_owned(), message)),
         },
@@ -190,7 +191,7 @@ fn begin(
     Ok(("Running".to_owned(), "the Job is being started".to_owned()))
 }
 
-/// A Job that may be started.
+/// A Job to start.
 struct Start {
     attempt: u32,
     task: TaskKind,
@@ -202,19 +203,19 @@ enum Step {
     Wait(String),
 }
 
-fn into_claim(
+fn advance_claim(
     restore: &Restore,
     to: &RestoreClaim,
-    owner: &Owner,
+    owner: &OwnerRef,
     facts: RestoreFacts<'_>,
     status: &mut RestoreStatus,
     actions: &mut Actions,
     now: Timestamp,
-) -> Result<Step, Missing> {
+) -> Result<Step, StartError> {
     status.claim.clone_from(&to.name);
     if let Some((repository, _)) = repository_on(facts.repositories, &to.name) {
         let message = format!(
-            "Repository {} is on claim {}: nothing is restored among what is stored; name another claim",
+            "Repository {} is on claim {}: a restore would mix its files with the repository's; name another claim",
             repository.name_any(),
             to.name
         );
@@ -225,43 +226,44 @@ fn into_claim(
         (true, _) => None,
         (false, None) => {
             let message = format!(
-                "there is no PersistentVolumeClaim {} in this namespace; create it, or have it made by spec.to.claim.create",
+                "there is no PersistentVolumeClaim {} in this namespace; create it, or set spec.to.claim.create",
                 to.name
             );
             return Err(claim::refused(Reason::InvalidRequest, message));
         }
         (false, Some(new)) if status.found.is_none() && new_claim::needs_lookup(restore, new) => {
-            let task = TaskKind::FindSnapshot(claim::wanted(restore, None));
+            let task = TaskKind::FindSnapshot(claim::wanted_snapshot(restore, None));
             return Ok(Step::Start(Box::new(Start { attempt: once::FIRST, task, target: None })));
         }
         (false, Some(new)) => {
             let classes = facts.claim.map_or(&[][..], |facts| facts.storage_classes);
-            Some(new_claim::make((restore, owner), (to, new), status.found.as_ref(), classes)?)
+            Some(new_claim::plan_claim((restore, owner), (to, new), status.found.as_ref(), classes)?)
         }
     };
-    // Before the workload is down, so that it is not down for so long; and again until the Job begins.
+    // Checked before the workload is scaled down, so that it is not down during the wait; and again until the Job
+    // starts.
     let since = status.start_time.as_ref().map_or(now, |time| time.0);
     let subject = Subject::Claim(to.name.clone());
-    if let Some(run) = claim::held_by(&subject, (restore, owner), facts, (since, now))? {
-        actions.look_again_after(WAITING_LOOK_AGAIN);
+    if let Some(run) = claim::blocking_run(&subject, (restore, owner), facts, (since, now))? {
+        actions.requeue_within(WAITING_REQUEUE);
         return Ok(Step::Wait(format!("waits for {run}")));
     }
-    if let Some(wish) = &restore.spec.scale_down
-        && let Some(message) = scale::is_down(wish, facts, status, actions, now)?
+    if let Some(scale_down) = &restore.spec.scale_down
+        && let Some(message) = scale::ensure_down(scale_down, facts, status, actions, now)?
     {
         return Ok(Step::Wait(message));
     }
     let mount = claim::mount(restore, to, facts)?;
-    if let Some(made) = new {
-        status.made_claim = clip(&made.description);
-        actions.around.create_claim = Some(Box::new(made.claim));
+    if let Some(planned) = new {
+        status.made_claim = clip(&planned.description);
+        actions.restore.create_claim = Some(Box::new(planned.claim));
     }
     let task = claim::task(restore, to, owner, facts);
     Ok(Step::Start(Box::new(Start { attempt: once::INTO_CLAIM, task, target: Some(RestoreTarget::Claim(mount)) })))
 }
 
 /// The task of a Restore into a command.
-fn feed(restore: &Restore, owner: &Owner, target: TargetCommand) -> TaskKind {
+fn command_task(restore: &Restore, owner: &OwnerRef, target: TargetCommand) -> TaskKind {
     let spec = &restore.spec;
     TaskKind::Restore {
         restore: owner.name.clone(),
@@ -277,7 +279,7 @@ fn feed(restore: &Restore, owner: &Owner, target: TargetCommand) -> TaskKind {
 
 fn start(
     restore: &Restore,
-    owner: &Owner,
+    owner: &OwnerRef,
     repository: String,
     job: Start,
     status: &mut RestoreStatus,
@@ -295,15 +297,15 @@ fn start(
         repository,
         timeout: restore.spec.timeout.map(Duration::from),
         claim: None,
-        made_of: None,
+        data_source: None,
         target: job.target,
         note: String::new(),
     });
-    actions.look_again_after(RUNNING_LOOK_AGAIN);
+    actions.requeue_within(RUNNING_REQUEUE);
 }
 
-/// How the Job stands, for the condition.
-fn watch(
+/// Updates the status from the state of the Job. Returns reason and message for the condition.
+fn follow_job(
     name: &str,
     jobs: &[ObservedJob],
     status: &mut RestoreStatus,
@@ -312,70 +314,65 @@ fn watch(
 ) -> (String, String) {
     status.transfer = None;
     let running = |message: &str| ("Running".to_owned(), message.to_owned());
-    let standing = jobs.iter().find(|observed| observed.job.name_any() == name).map_or_else(
+    let state = jobs.iter().find(|observed| observed.job.name_any() == name).map_or_else(
         || {
             let message = format!("Job {name} was deleted before it ended; the restore may have taken effect");
             let failure = Failure::new(Reason::ResultLost, message);
-            Standing::Ended(Box::new(SourceReport::failed(failure, Duration::ZERO)))
+            JobState::Ended(Box::new(RunReport::failed(failure, Duration::ZERO)))
         },
-        |observed| standing(observed, now),
+        |observed| job_state(observed, now),
     );
-    match standing {
-        Standing::Suspended => {
+    match state {
+        JobState::Suspended => {
             actions.end.push(name.to_owned());
             let message = format!("Job {name} was suspended while it ran; the restore may have taken effect in part");
-            finish(
-                name,
-                SourceReport::failed(Failure::new(Reason::Cancelled, message), Duration::ZERO),
-                status,
-                actions,
-            )
+            finish(name, RunReport::failed(Failure::new(Reason::Cancelled, message), Duration::ZERO), status, actions)
         }
-        Standing::Starting { deadline, hint } => {
-            actions.look_again_after(until(deadline, now).min(RUNNING_LOOK_AGAIN));
+        JobState::Starting { deadline, hint } => {
+            actions.requeue_within(until(deadline, now).min(RUNNING_REQUEUE));
             ("Waiting".to_owned(), if hint.is_empty() { "the Job's pod is being started".to_owned() } else { hint })
         }
-        Standing::Running => {
+        JobState::Running => {
             let progress = jobs.iter().find(|observed| observed.job.name_any() == name).and_then(|job| job.progress);
-            status.transfer = progress.map(|progress| progress.capped().words(short_amount));
-            actions.look_again_after(RUNNING_LOOK_AGAIN);
+            status.transfer = progress.map(|progress| progress.capped().describe(short_amount));
+            actions.requeue_within(RUNNING_REQUEUE);
             running("the Job runs")
         }
-        Standing::Ended(report) => match found(&report, status) {
+        JobState::Ended(report) => match found_snapshot(&report, status) {
             Some(found) => {
                 status.found = Some(found);
                 status.job = None;
-                actions.look_again_after(Duration::from_millis(10));
-                running("the snapshot is found")
+                actions.requeue_within(Duration::from_millis(10));
+                running("the snapshot was found")
             }
             None => finish(name, *report, status, actions),
         },
-        Standing::Stuck(report) => {
+        JobState::Stuck(report) => {
             actions.end.push(name.to_owned());
             finish(name, *report, status, actions)
         }
     }
 }
 
-/// What a Job has found that only looked up a snapshot: whose report is of no stream, and the next Job's is never green
-/// without a proof.
-fn found(report: &SourceReport, status: &RestoreStatus) -> Option<FoundSnapshot> {
+/// The result of a Job which only looked up a snapshot. Its report has no proof, unlike a green report of the Job which
+/// restores.
+fn found_snapshot(report: &RunReport, status: &RestoreStatus) -> Option<FoundSnapshot> {
     let is_lookup = status.found.is_none() && report.verdict.is_green() && report.proof == Proof::None;
     let snapshot = report.snapshot.clone().filter(|_| is_lookup && !status.claim.is_empty())?;
-    // A run of an earlier version has found out the size alone.
+    // A run of an earlier version reports only the size.
     let earlier = || SnapshotLookup { bytes: Some(report.bytes), claim: None };
     let SnapshotLookup { bytes, claim } = report.lookup.clone().unwrap_or_else(earlier);
-    // A status holds no greater number.
+    // A status cannot hold a greater number.
     let bytes = bytes.map(|bytes| bytes.min(i64::MAX.unsigned_abs()));
     Some(FoundSnapshot { snapshot, bytes, claim })
 }
 
-fn finish(job: &str, report: SourceReport, status: &mut RestoreStatus, actions: &mut Actions) -> (String, String) {
+fn finish(job: &str, report: RunReport, status: &mut RestoreStatus, actions: &mut Actions) -> (String, String) {
     actions.revoke.push(job.to_owned());
     status.safety_snapshot.clone_from(&report.safety_snapshot);
     status.archive.clone_from(&report.archive);
     status.outcome = Outcome::from(report);
-    scale::tell_disturbance(status);
+    scale::report_disturbance(status);
     if !status.made_claim.is_empty() {
         let message = &mut status.outcome.message;
         let separator = if message.is_empty() { "" } else { "; " };
@@ -385,8 +382,13 @@ fn finish(job: &str, report: SourceReport, status: &mut RestoreStatus, actions: 
     (status.outcome.reason.clone(), status.outcome.message.clone())
 }
 
-/// Conditions, and the Event of the end.
-fn conclude(status: &mut RestoreStatus, actions: &mut Actions, (reason, message): &(String, String), now: Timestamp) {
+/// Sets the conditions from the reason and message. If the Restore has a verdict, records the Event of its end.
+fn set_conditions(
+    status: &mut RestoreStatus,
+    actions: &mut Actions,
+    (reason, message): &(String, String),
+    now: Timestamp,
+) {
     let verdict = status.outcome.verdict;
     let is_green = verdict.is_some_and(Verdict::is_green);
     let generation = status.observed_generation;
@@ -394,12 +396,12 @@ fn conclude(status: &mut RestoreStatus, actions: &mut Actions, (reason, message)
         (true, "") => "the command read everything and exited 0".to_owned(),
         _ => clip(message),
     };
-    let words = (reason.as_str(), message.as_str());
-    set_run_conditions(&mut status.conditions, verdict, words, generation, now);
+    let condition = (reason.as_str(), message.as_str());
+    set_run_conditions(&mut status.conditions, verdict, condition, generation, now);
     if let Some(verdict) = verdict {
         status.completion_time = Some(Time(now));
-        actions.look_again = None;
-        actions.events.push(Occurrence {
+        actions.requeue_after = None;
+        actions.events.push(EventRecord {
             is_warning: !is_green,
             reason: reason.clone(),
             action: "Restore",

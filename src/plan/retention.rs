@@ -1,9 +1,9 @@
-//! Which snapshots of a repository are kept, and which are dropped.
+//! The retention policy: which snapshots of a repository are kept, and which are dropped.
 //!
-//! The rules are restic's (`forget` of 0.19), with four differences, each to lose less: what is good and what is not are
-//! judged apart, so that nothing unproven or suspect takes the place of something proven; the newest good snapshot of a
-//! source is never dropped; of a source that has shrunk absurdly nothing is; and a snapshot dated in the future is kept, and
-//! counts for nothing until its time has come. It must not know repositories.
+//! The rules are those of restic's `forget` (0.19), with four differences, each of which loses less data. Good
+//! snapshots and others are counted separately, so that an unproven or suspect snapshot never replaces a proven one.
+//! The newest good snapshot of a source is never dropped. No snapshot of a source which has shrunk implausibly is
+//! dropped. A snapshot dated in the future is kept, and is not counted until its time has passed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,36 +14,33 @@ use jiff::{Timestamp, Zoned, tz::TimeZone};
 
 use crate::model::{Quality, Retention, SMALLEST_BYTES, SnapshotIdentity, SnapshotRecord, has_lost_most};
 
-/// A snapshot that is kept.
+/// A snapshot which is kept.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Kept<'a> {
-    /// Its id.
     pub id: &'a str,
-    /// Why; never empty.
+    /// Never empty.
     pub reasons: Vec<Reason>,
 }
 
-/// A snapshot that is dropped.
+/// A snapshot which is dropped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Dropped<'a> {
-    /// Its id.
     pub id: &'a str,
-    /// When it was made.
     pub time: Timestamp,
 }
 
-/// A source whose newest snapshot is absurdly smaller than those before it.
+/// A source whose newest snapshot is implausibly smaller than those before it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Shrunk<'a> {
-    /// The source's name, else the first path.
+    /// The source's name, else the path of its snapshots.
     pub source: &'a str,
-    /// Id of its newest snapshot that is complete.
+    /// Id of the newest complete snapshot.
     pub newest: &'a str,
-    /// Bytes of that one.
+    /// Size of the newest complete snapshot.
     pub bytes: u64,
-    /// What was usual before.
+    /// The usual size of the snapshots before it.
     pub usual: u64,
-    /// Whether that snapshot is tagged as suspect, so that the good ones before it stay whatever it holds.
+    /// Whether the newest snapshot is tagged as suspect, so that the good snapshots before it are kept in any case.
     pub is_suspect: bool,
 }
 
@@ -54,7 +51,7 @@ impl fmt::Display for Shrunk<'_> {
         if *is_suspect {
             write!(
                 formatter,
-                "it is suspect, and takes the place of no good one until `restic tag --remove suspect {newest}` accepts it"
+                "it is suspect, and replaces no good snapshot until `restic tag --remove suspect {newest}` accepts it"
             )
         } else {
             formatter.write_str("nothing of it is dropped until its size is usual again")
@@ -65,21 +62,21 @@ impl fmt::Display for Shrunk<'_> {
 /// Why a snapshot is kept.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Reason {
-    /// The policy says nothing at all.
+    /// The policy has no rule.
     NoPolicy,
-    /// The newest proven one of its source.
+    /// It is the newest proven snapshot of its source.
     NewestProven,
     /// Its source has shrunk.
     Shrunk,
-    /// It is dated later than now.
+    /// It is dated in the future.
     FromFuture,
-    /// It carries a tag of `keepTags`.
+    /// It has a tag of `keepTags`.
     Tag,
-    /// It is younger than `keepWithin`.
+    /// It is younger than `keepWithin`, counted from the newest snapshot.
     Within,
-    /// By this rule.
+    /// This rule keeps it.
     Rule(Rule),
-    /// The oldest of all, while a rule's count is not used up.
+    /// It is the oldest snapshot, and the rule's count is not used up.
     Oldest(Rule),
 }
 
@@ -92,15 +89,15 @@ impl fmt::Display for Reason {
             Self::FromFuture => formatter.write_str("dated in the future"),
             Self::Tag => formatter.write_str("tag"),
             Self::Within => formatter.write_str("within"),
-            Self::Rule(rule) => formatter.write_str(rule.word()),
-            Self::Oldest(rule) => write!(formatter, "oldest {}", rule.word()),
+            Self::Rule(rule) => formatter.write_str(rule.name()),
+            Self::Oldest(rule) => write!(formatter, "oldest {}", rule.name()),
         }
     }
 }
 
-/// The rules that count.
+/// The rules which keep a number of snapshots.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-#[allow(missing_docs, reason = "the fields of `Retention` of that name say it")]
+#[allow(missing_docs, reason = "the fields of `Retention` with these names are documented")]
 pub enum Rule {
     Last,
     Hourly,
@@ -111,7 +108,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    fn word(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::Last => "last",
             Self::Hourly => "hourly",
@@ -123,27 +120,25 @@ impl Rule {
     }
 }
 
-/// What becomes of each snapshot.
+/// The snapshots of a repository, divided into those which are kept and those which are dropped.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct RetentionPlan<'a> {
-    /// These stay.
     pub keep: Vec<Kept<'a>>,
-    /// These go, oldest first.
+    /// Sorted by time, the oldest first.
     pub drop: Vec<Dropped<'a>>,
-    /// Sources to be alarmed about.
+    /// The sources to warn about.
     pub shrunk: Vec<Shrunk<'a>>,
-    /// Snapshots that are dated later than now: the clock of their writer was wrong, or this one is.
+    /// Snapshots which are dated in the future, because the clock of their writer was wrong, or the present clock is.
     pub from_future: Vec<SnapshotRecord<'a>>,
 }
 
-/// So many before the newest say what is usual.
+/// The number of snapshots before the newest one which define the usual size.
 const USUAL_OF: usize = 7;
-/// Fewer say nothing.
+/// The smallest number of snapshots which define the usual size.
 const USUAL_AT_LEAST: usize = 3;
 
-/// Judges all snapshots of a repository, each source by itself. Hours and days are those of `zone`.
-///
-/// Each snapshot is in exactly one of the two lists.
+/// Applies the policy to all snapshots of a repository, separately for each source. Hours and days are those of `zone`.
+/// Each snapshot is in exactly one of the lists `keep` and `drop`.
 pub fn plan_retention<'a>(
     policy: &Retention,
     snapshots: &[SnapshotRecord<'a>],
@@ -198,7 +193,7 @@ fn judge<'a>(
     }
 }
 
-/// restic's rules, for each of a list that has the newest first.
+/// The reasons of restic's rules to keep each snapshot of the list, which is sorted by time, the newest first.
 fn reasons(policy: &Retention, list: &[SnapshotRecord<'_>], zone: &TimeZone) -> Vec<BTreeSet<Reason>> {
     if policy.is_empty() {
         return vec![BTreeSet::from([Reason::NoPolicy]); list.len()];
@@ -213,7 +208,7 @@ fn reasons(policy: &Retention, list: &[SnapshotRecord<'_>], zone: &TimeZone) -> 
     ]
     .map(|(rule, count)| Counter { rule, left: count.unwrap_or(0), period: None });
     let youngest = list.first().map(|newest| newest.time.to_zoned(zone.clone()));
-    // Further back than the calendar goes is all there is.
+    // A begin beyond the calendar's limits keeps all snapshots.
     let within = policy.keep_within.zip(youngest).map(|(age, newest)| newest.checked_sub(age.span()).ok());
     list.iter()
         .enumerate()
@@ -233,7 +228,7 @@ fn reasons(policy: &Retention, list: &[SnapshotRecord<'_>], zone: &TimeZone) -> 
         .collect()
 }
 
-/// How many a rule has left, and in which period the last one was.
+/// The number of snapshots which a rule still keeps, and the period of the last one which it kept.
 struct Counter {
     rule: Rule,
     left: u32,
@@ -255,7 +250,7 @@ impl Counter {
     }
 }
 
-/// Equal for two that only one of is kept.
+/// The period of a snapshot. A rule keeps one snapshot of each period.
 fn period(rule: Rule, index: usize, time: &Zoned) -> [i64; 4] {
     let (year, month, day) = (time.year().into(), time.month().into(), time.day().into());
     match rule {
@@ -271,8 +266,9 @@ fn period(rule: Rule, index: usize, time: &Zoned) -> [i64; 4] {
     }
 }
 
-/// Whether the newest of these is absurdly small. Four small ones in a row are what is usual then; and what is older than a
-/// volume that shrank by consent reveals nothing about it.
+/// Whether the newest snapshot is implausibly small compared to the median size of those before it, so that four small
+/// snapshots in a row become the usual size. Snapshots older than one with the tag `SHRUNKEN` are not compared, because
+/// the user accepted the new size.
 fn shrunk<'a>(good: &[SnapshotRecord<'a>]) -> Option<Shrunk<'a>> {
     let (newest, before) = good.split_first()?;
     let bytes = newest.bytes?;
@@ -288,7 +284,7 @@ fn shrunk<'a>(good: &[SnapshotRecord<'a>]) -> Option<Shrunk<'a>> {
     is_absurd.then(|| Shrunk { source: source_of(newest), newest: newest.id, bytes, usual, is_suspect: false })
 }
 
-/// Whether the source is now as its newest suspect snapshot shows it: no good one is newer.
+/// The newest suspect snapshot, unless a good one is newer. It shows the present state of the source.
 fn suspect<'a>(history: &[SnapshotRecord<'a>], good: &[SnapshotRecord<'a>], now: Timestamp) -> Option<Shrunk<'a>> {
     let newest = history.iter().find(|snapshot| matches!(snapshot.quality(now), Quality::Proven | Quality::Suspect))?;
     (newest.quality(now) == Quality::Suspect).then(|| Shrunk {

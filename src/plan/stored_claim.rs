@@ -1,13 +1,12 @@
-//! What of a claim is recorded in its snapshots.
-//!
-//! It must not know what is made of it; see `plan::restore`.
+//! The properties of a claim which its snapshots record, so that `plan::restore` can create the claim again.
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 
 use super::sources::is_device;
 use crate::model::{BLOCK, StoredClaim};
 
-/// What the claim requests: never what its volume has, which may be more.
+/// The properties which the claim requests. The size is the requested one, not the capacity of the volume, which may be
+/// larger.
 pub(super) fn stored_claim(claim: &PersistentVolumeClaim) -> StoredClaim {
     let spec = claim.spec.as_ref();
     let size = spec.and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage"));

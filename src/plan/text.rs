@@ -1,6 +1,4 @@
-//! Texts that fit a status, and arithmetic of times that cannot overflow.
-//!
-//! It must not know what is said.
+//! Texts which are cut to fit a status, and time arithmetic which cannot overflow.
 
 use std::time::Duration;
 
@@ -9,15 +7,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 
 use crate::model::escape;
 
-/// How much of a message goes into a status: 256 sources with a message each still fit one object.
+/// The longest message in a status. A status with 256 sources, each with such a message, still fits into one object.
 const MAXIMUM_MESSAGE_BYTES: usize = 1024;
 
-/// The text as one line without control characters, cut to what a status may hold.
+/// The text as one line without control characters, cut to [`MAXIMUM_MESSAGE_BYTES`].
 pub(super) fn clip(text: &str) -> String {
     clip_to(&escape(text), MAXIMUM_MESSAGE_BYTES)
 }
 
-/// Cuts texts that take more than `budget` bytes together, so that each of them keeps its share.
+/// Cuts each text to an equal share of `budget` if the texts together take more than `budget` bytes.
 pub(super) fn fit(texts: &mut [&mut String], budget: usize) {
     let total: usize = texts.iter().map(|text| stored_length(text)).sum();
     if total > budget {
@@ -41,7 +39,7 @@ fn clip_to(text: &str, maximum: usize) -> String {
     kept.chain(std::iter::once('…')).collect()
 }
 
-/// How many bytes the text takes in an object: control characters are six bytes each in JSON.
+/// How many bytes the text takes in an object as JSON, in which a control character may take six bytes.
 fn stored_length(text: &str) -> usize {
     text.chars().map(character_length).sum()
 }
@@ -54,10 +52,10 @@ fn character_length(character: char) -> usize {
     }
 }
 
-/// How much of a message goes into one of the long lists of a status, beside which the sources have to fit.
+/// The longest text in an entry of a long list of a status, which has to fit into one object together with the sources.
 const MAXIMUM_LINE_BYTES: usize = 320;
 
-/// The text, cut to what an entry of such a list may hold.
+/// The text, cut to [`MAXIMUM_LINE_BYTES`].
 pub(super) fn clip_line(text: &str) -> String {
     if text.len() <= MAXIMUM_LINE_BYTES {
         return text.to_owned();
@@ -65,17 +63,17 @@ pub(super) fn clip_line(text: &str) -> String {
     format!("{}…", &text[..text.floor_char_boundary(MAXIMUM_LINE_BYTES - '…'.len_utf8())])
 }
 
-/// That much later.
+/// The sum, at most [`Timestamp::MAX`].
 pub(super) fn later(then: Timestamp, wait: Duration) -> Timestamp {
     then.saturating_add(wait).unwrap_or(Timestamp::MAX)
 }
 
-/// How long until then; nothing when it has passed.
+/// The time from `now` until `then`; zero if `then` has passed.
 pub(super) fn until(then: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(then.duration_since(now)).unwrap_or_default()
 }
 
-/// The selector as it is given to kubectl.
+/// The selector in kubectl's syntax.
 pub(super) fn selector_text(selector: &LabelSelector) -> String {
     let labels = selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}={value}"));
     let requirement = |LabelSelectorRequirement { key, operator, values }: &LabelSelectorRequirement| {
@@ -112,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_cut_by_what_it_takes_in_an_object() {
+    fn text_is_cut_by_its_size_as_json() {
         for text in ["a".repeat(5000), "\u{1}".repeat(5000), "é\"".repeat(5000)] {
             let cut = clip(&text);
             assert!(serde_json::to_string(&cut).unwrap().len() <= MAXIMUM_MESSAGE_BYTES + 2, "{cut}");
@@ -122,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn many_texts_share_what_there_is() {
+    fn many_texts_share_the_budget() {
         let mut texts: Vec<String> = (0..512).map(|_| "x\u{1}".repeat(300)).collect();
         let mut borrowed: Vec<&mut String> = texts.iter_mut().collect();
         fit(&mut borrowed, 100_000);

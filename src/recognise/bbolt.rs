@@ -1,6 +1,7 @@
-//! etcd snapshots: a bbolt database file, whose length is whole pages, and behind it the SHA-256 of it.
+//! etcd snapshots: a bbolt database file of whole pages, followed by its SHA-256.
 //!
-//! The file of a running etcd has no SHA-256. Source: `snapshot/v3_snapshot.go` of etcd and `page.go`, `db.go` of bbolt.
+//! The database file of a running etcd has no SHA-256. Source: `snapshot/v3_snapshot.go` of etcd, and `page.go` and
+//! `db.go` of bbolt.
 
 use sha2::{Digest, Sha256};
 
@@ -12,10 +13,10 @@ const MAGIC: u64 = 0xed0c_daed;
 const VERSION: u64 = 2;
 const PAGE_HEADER: usize = 16;
 const META: usize = 64;
-/// The SHA-256 is behind a whole number of these, and text may follow it.
+/// The SHA-256 follows a whole number of blocks of this size, and text may follow the SHA-256.
 const BLOCK: u64 = 512;
 const TAIL: usize = 4096;
-/// Pages are as long as the machine's, which have at most so many bytes.
+/// The longest page. bbolt uses the page size of the machine.
 const LONGEST_PAGE: usize = 64 * 1024;
 
 /// Whether this is the first page of a database.
@@ -32,14 +33,15 @@ pub(super) fn is_begun(head: &[u8]) -> bool {
 /// A database, and perhaps its SHA-256.
 #[derive(Default)]
 pub(super) struct Bbolt {
-    /// The pages that describe it.
+    /// The meta pages of the database.
     begin: Vec<u8>,
     tail: Held<TAIL>,
     hash: Sha256,
     length: u64,
 }
 
-/// How many pages the description counts, and the number of the change that wrote it; nothing if it is not whole.
+/// The number of pages which a meta page states, and the transaction id which wrote it; `None` if its checksum is
+/// wrong.
 fn pages_of(meta: &[u8]) -> Option<(u64, u64)> {
     // FNV-1a, 64 bits.
     let sum = meta[..META - 8]

@@ -1,6 +1,6 @@
-//! gzip (RFC 1952): each member ends with the check sum and the length of what is in it.
+//! gzip (RFC 1952): each member ends with the checksum and the length of its content.
 //!
-//! Members may follow each other, and other bytes may follow the last: `gzip` ignores these.
+//! Members may be concatenated, and other bytes may follow the last member. `gzip` ignores such bytes, too.
 
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
@@ -22,17 +22,17 @@ pub(super) fn is_begun(head: &[u8]) -> bool {
 }
 
 enum At {
-    /// The fixed part of a header, of which this much is there.
+    /// The fixed part of a header, of which these bytes have arrived.
     Fixed(Vec<u8>),
     ExtraLength(Vec<u8>, u8),
     Skip(u64, u8),
-    /// A text that ends with a zero.
+    /// A text which ends with a zero byte.
     Text(u8),
     Body,
     Trailer(Vec<u8>),
-    /// Behind a member.
+    /// After a member.
     Between(Vec<u8>),
-    /// Bytes that are no member.
+    /// After the last member, in other bytes.
     After,
     Damaged,
 }
@@ -43,7 +43,7 @@ pub(super) struct Gzip {
     inflate: Decompress,
     crc: Crc,
     members: u64,
-    /// Bytes of what is in them.
+    /// The length of the decompressed content.
     length: u64,
     inner: Option<Recogniser>,
     output: Vec<u8>,
@@ -62,7 +62,7 @@ impl Gzip {
         }
     }
 
-    /// The next part of a header of which the parts of these flags are still to come.
+    /// The next part of a header whose parts with these flags have not arrived yet.
     fn header(flags: u8) -> At {
         if flags & EXTRA != 0 {
             At::ExtraLength(Vec::new(), flags & !EXTRA)
@@ -81,7 +81,7 @@ impl Gzip {
         loop {
             let (before_in, before_out) = (self.inflate.total_in(), self.inflate.total_out());
             let status = self.inflate.decompress(bytes, &mut self.output, FlushDecompress::None);
-            // Neither is longer than the buffers.
+            // Neither number exceeds the length of its buffer.
             let consumed = usize::try_from(self.inflate.total_in() - before_in).unwrap_or(bytes.len());
             let length = usize::try_from(self.inflate.total_out() - before_out).unwrap_or_default();
             *bytes = bytes.get(consumed..).unwrap_or_default();

@@ -1,6 +1,4 @@
-//! Holds the last bytes of a stream back, since a check sum at the end is not part of what it is over.
-//!
-//! It must not know what is done with the rest.
+//! Holds the last bytes of a stream back, because a checksum at the end does not cover itself.
 
 /// The last `N` bytes.
 pub(super) struct Held<const N: usize> {
@@ -14,7 +12,7 @@ impl<const N: usize> Default for Held<N> {
 }
 
 impl<const N: usize> Held<N> {
-    /// Takes the next bytes, and gives those that are not among the last any more.
+    /// Processes the next bytes, and passes those to `release` which are no longer among the last `N` bytes.
     pub fn push(&mut self, bytes: &[u8], mut release: impl FnMut(&[u8])) {
         if bytes.len() >= N {
             let (released, last) = bytes.split_at(bytes.len() - N);
@@ -30,7 +28,7 @@ impl<const N: usize> Held<N> {
         self.bytes.drain(..length);
     }
 
-    /// All of them; fewer where the stream is shorter.
+    /// The held bytes: `N`, or fewer if the stream is shorter.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }

@@ -1,8 +1,8 @@
-//! Recognises the format of a dump as it passes, and whether the end of that format was there.
+//! Recognises the format of a dump while it streams, and whether the stream contains the end of that format.
 //!
-//! A command that exits 0 can have written half a dump, for example because a program in a script failed unseen. A format
-//! is judged only when its beginning is unmistakable; any other stream is left as it is. What is in gzip or Zstandard is
-//! looked at, too, one level deep. Memory is bounded whatever the stream holds. It must not know where the bytes come from.
+//! A command which exits with 0 may have written half a dump, for example because a program in a script failed
+//! unnoticed. A format is judged only if its beginning is unmistakable; any other stream passes without a verdict. The
+//! content of gzip and Zstandard is judged too, one level deep. Memory is bounded whatever the stream contains.
 
 mod bbolt;
 mod gzip;
@@ -19,41 +19,42 @@ mod zstd;
 #[cfg(test)]
 mod tests;
 
-/// How many bytes decide on the format: a block of tar is the longest beginning.
+/// How many bytes determine the format. The longest beginning is a block of tar.
 const HEAD: usize = 512;
 
-/// What is known of the end of a stream of a known format.
+/// What is known about the end of a stream of a known format.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum FormatEnd {
     /// The end of the format was there.
     Whole,
-    /// The end was there, and nothing is within: a command before `gzip` in a pipe has failed, or had nothing to write.
+    /// The end was there, and the compressed content is empty: a command before `gzip` in a pipe has failed, or wrote
+    /// nothing.
     Empty,
-    /// The end was not there: what is missing or wrong, as the end of a sentence.
+    /// The end was not there. Describes what is missing or wrong, as the end of a sentence.
     Missing(String),
-    /// The format does not show its end, or uses something of which this module knows too little.
+    /// The format has no recognisable end, or uses a feature which this module does not know.
     Unknown,
 }
 
-/// A format that was recognised.
+/// A recognised format.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Recognised {
     /// For example `PostgreSQL dump in gzip`.
     pub format: String,
-    /// What is known of its end.
+    /// What is known about its end.
     pub end: FormatEnd,
 }
 
-/// A format whose beginning was there.
+/// The parser of a format whose beginning was found.
 trait Format: Send {
-    /// Takes the next bytes, however they are cut; the first are the beginning itself.
+    /// Processes the next bytes, in chunks of any size. The first chunk is the beginning itself.
     fn push(&mut self, bytes: &[u8]);
 
     /// The verdict after the last byte.
     fn finish(self: Box<Self>) -> Recognised;
 }
 
-/// Looks at one stream.
+/// Recognises the format of one stream.
 #[derive(Default)]
 pub struct Recogniser {
     head: Vec<u8>,
@@ -63,12 +64,12 @@ pub struct Recogniser {
 }
 
 impl Recogniser {
-    /// For what is within a compressed stream: a compressed stream in there is not looked into.
+    /// Creates a recogniser for the content of a compressed stream. It does not look into a further compressed stream.
     fn inner() -> Self {
         Self { is_inner: true, ..Self::default() }
     }
 
-    /// Takes the next bytes, however they are cut.
+    /// Processes the next bytes, in chunks of any size.
     pub fn push(&mut self, mut bytes: &[u8]) {
         if !self.is_decided {
             let (begin, rest) = bytes.split_at(bytes.len().min(HEAD - self.head.len()));
@@ -83,7 +84,7 @@ impl Recogniser {
         }
     }
 
-    /// What the stream was; none if its format is not known.
+    /// The format of the stream; `None` if it is unknown.
     pub fn finish(mut self) -> Option<Recognised> {
         if !self.is_decided {
             self.decide();
@@ -116,7 +117,8 @@ fn format_of(head: &[u8], is_inner: bool) -> Option<Box<dyn Format>> {
     })
 }
 
-/// The verdict on a compressed stream that is whole itself: that of what is in it. `length` is that of what was looked at.
+/// The verdict on a compressed stream which is complete itself: the verdict on its content. The number in `inner` is
+/// the length of the decompressed content.
 fn within(compression: &str, inner: Option<(Recogniser, u64)>) -> Recognised {
     let end = if matches!(inner, Some((_, 0))) { FormatEnd::Empty } else { FormatEnd::Whole };
     match inner.and_then(|(inner, _)| inner.finish()) {
@@ -137,20 +139,20 @@ fn unknown(format: &str) -> Recognised {
     Recognised { format: format.to_owned(), end: FormatEnd::Unknown }
 }
 
-/// Moves bytes from `bytes` to `into` until that has `length`.
+/// Moves bytes from `bytes` to `into` until `into` has `length` bytes.
 fn append(into: &mut Vec<u8>, length: usize, bytes: &mut &[u8]) {
     let (taken, rest) = bytes.split_at(bytes.len().min(length.saturating_sub(into.len())));
     into.extend_from_slice(taken);
     *bytes = rest;
 }
 
-/// The same by value: the bytes if there are as many, else as an error what is there.
+/// Does the same by value: returns the bytes if there are `length`, and else the bytes so far as an error.
 fn fill(mut held: Vec<u8>, length: usize, bytes: &mut &[u8]) -> Result<Vec<u8>, Vec<u8>> {
     append(&mut held, length, bytes);
     if held.len() >= length { Ok(held) } else { Err(held) }
 }
 
-/// Takes at most `left` bytes off `bytes`, counts them, and gives them.
+/// Removes at most `left` bytes from `bytes`, subtracts them from `left`, and returns them.
 fn take<'a>(left: &mut u64, bytes: &mut &'a [u8]) -> &'a [u8] {
     let length = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
     let (taken, rest) = bytes.split_at(length);
@@ -159,12 +161,12 @@ fn take<'a>(left: &mut u64, bytes: &mut &'a [u8]) -> &'a [u8] {
     taken
 }
 
-/// Whether one of the two is a beginning of the other.
+/// Whether one of the two is a prefix of the other.
 fn agree(bytes: &[u8], magic: &[u8]) -> bool {
     bytes.iter().zip(magic).all(|(one, other)| one == other)
 }
 
-/// The little-endian number of at most eight bytes.
+/// The little-endian number in at most eight bytes.
 fn little_endian(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }

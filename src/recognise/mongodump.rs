@@ -1,7 +1,8 @@
-//! `mongodump --archive`: a prelude of documents, then blocks of documents of one collection each; a terminator ends each.
+//! `mongodump --archive`: a prelude of documents, then blocks of documents of one collection each. Each of them ends
+//! with a terminator.
 //!
-//! The last block of a collection marks it. Source: `common/archive` of mongo-tools. The archive itself has no end, so a
-//! collection of which no block came is not missed.
+//! The last block of a collection is marked. The archive itself has no end, so that a collection without any block is
+//! not noticed as missing. Source: `common/archive` of mongo-tools.
 
 use std::collections::BTreeSet;
 
@@ -10,11 +11,11 @@ use super::{Format, Recognised, agree, fill, little_endian, missing, take, unkno
 const NAME: &str = "mongodump archive";
 const MAGIC: [u8; 4] = [0x6d, 0xe2, 0x99, 0x81];
 const TERMINATOR: [u8; 4] = [0xff; 4];
-/// The longest document that BSON may have, with what mongo-tools allow beyond it.
+/// The longest BSON document, including the excess which mongo-tools allow.
 const LONGEST_DOCUMENT: u64 = 16 * 1024 * 1024 + 16 * 1024;
-/// The longest header of a block: it names a database and a collection.
+/// The longest header of a block, which names a database and a collection.
 const LONGEST_HEADER: u64 = 16 * 1024;
-/// mongodump has four collections open at once, unless it is run with more.
+/// The most collections which may be open at once. mongodump has four, unless it is configured otherwise.
 const MOST_OPEN: usize = 10_000;
 
 /// Whether these are the first bytes of an archive: the magic, and a document of the prelude.
@@ -28,9 +29,9 @@ enum At {
     /// The length of a document, or a terminator.
     Length(Vec<u8>),
     Document(u64),
-    /// A block's header, of which this much is there, and its length.
+    /// A block's header, of which these bytes have arrived, and its length.
     Header(Vec<u8>, usize),
-    /// Bytes that are no block, behind the last block of each collection.
+    /// After the last block of each collection, in other bytes.
     After,
     Lost,
 }
@@ -38,13 +39,13 @@ enum At {
 /// An archive.
 pub(super) struct Mongodump {
     at: At,
-    /// The next document is a block's header. In the prelude there is none.
+    /// Whether the next document is a block's header. The prelude has no such header.
     is_header: bool,
     is_in_prelude: bool,
-    /// How many documents the prelude has: one on the archive, and one for each collection.
+    /// How many documents the prelude has: one about the archive, and one for each collection.
     listed: u64,
     has_blocks: bool,
-    /// The collections whose last block is still to come.
+    /// The collections whose last block has not arrived yet.
     open: BTreeSet<Vec<u8>>,
 }
 
@@ -81,7 +82,7 @@ impl Mongodump {
         }
     }
 
-    /// Whether the archive may end between two blocks, where it is.
+    /// Whether the archive may end here, between two blocks.
     fn is_whole(&self) -> bool {
         self.is_header && self.open.is_empty() && (self.has_blocks || self.listed <= 1)
     }
@@ -98,7 +99,7 @@ impl Mongodump {
     }
 }
 
-/// The database and collection of a block's header, and whether it is the collection's last.
+/// The database and collection of a block's header, and whether the block is the collection's last block.
 fn block_of(document: &[u8]) -> Option<(Vec<u8>, bool)> {
     let mut rest = document.get(4..)?;
     let (mut name, mut is_last) = (Vec::new(), None);
@@ -106,7 +107,7 @@ fn block_of(document: &[u8]) -> Option<(Vec<u8>, bool)> {
         let end = after.iter().position(|byte| *byte == 0)?;
         let (key, value) = (&after[..end], &after[end + 1..]);
         let length = match kind {
-            // A number of eight bytes, a text, a boolean, a number of four bytes.
+            // A number of eight bytes, a string, a boolean, a number of four bytes.
             0x01 | 0x12 => 8,
             0x02 => 4 + usize::try_from(little_endian(value.get(..4)?)).ok()?,
             0x08 => 1,
@@ -156,8 +157,8 @@ impl Format for Mongodump {
     fn finish(self: Box<Self>) -> Recognised {
         match &self.at {
             At::Lost => unknown(NAME),
-            _ if self.is_in_prelude => missing(NAME, "its list of collections is cut"),
-            // A few bytes of something else may follow.
+            _ if self.is_in_prelude => missing(NAME, "its list of collections is truncated"),
+            // A few other bytes may follow.
             At::After => whole(NAME),
             At::Length(_) if self.is_whole() => whole(NAME),
             _ if !self.has_blocks => missing(NAME, "the blocks of its collections are missing"),

@@ -1,7 +1,7 @@
-//! `pg_dump --format=custom`: a header, a table of contents, and a block for each entry of that which has data.
+//! `pg_dump --format=custom`: a header, a table of contents, and a block for each entry which has data.
 //!
-//! Source: `pg_backup_archiver.c` (`ReadHead`, `ReadToc`) and `pg_backup_custom.c` of `PostgreSQL` 10 to 18, which write the
-//! versions 1.13 to 1.16 of the format. Other versions are not judged.
+//! Source: `pg_backup_archiver.c` (`ReadHead`, `ReadToc`) and `pg_backup_custom.c` of `PostgreSQL` 10 to 18, which
+//! write the versions 1.13 to 1.16 of the format. Other versions are not judged.
 
 use std::collections::VecDeque;
 
@@ -13,7 +13,7 @@ const MAGIC: &[u8; 5] = b"PGDMP";
 const HEAD: usize = 11;
 const FORMAT_CUSTOM: u8 = 1;
 const VERSIONS: std::ops::RangeInclusive<u8> = 12..=16;
-/// What an offset begins with: the entry has data at a place that is not written, at one that is, or none.
+/// The first byte of an offset: the entry has data at an unknown offset, at the given offset, or no data.
 const OFFSET_NOT_SET: u8 = 1;
 const OFFSET_SET: u8 = 2;
 const NO_DATA: u8 = 3;
@@ -25,23 +25,23 @@ pub(super) fn is_begun(head: &[u8]) -> bool {
     head.len() >= MAGIC.len() && agree(head, MAGIC)
 }
 
-/// What comes next.
+/// The kind of the next field.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Field {
     Head,
     Byte,
     Number,
     Text,
-    /// How many entries the table of contents has.
+    /// The number of entries in the table of contents.
     Entries,
-    /// An object that an entry depends on; one without a text is the last.
+    /// An object which an entry depends on. The list ends with a dependency without a text.
     Dependency,
     Offset,
-    /// What kind of block follows.
+    /// The kind of the block which follows.
     Block,
-    /// The length of a piece of data; 0 is the end of them.
-    Piece,
-    /// The number of a large object; 0 is the end of them.
+    /// The length of a chunk of data; 0 ends the chunks.
+    Chunk,
+    /// The number of a large object; 0 ends the large objects.
     LargeObject,
 }
 
@@ -54,7 +54,7 @@ pub(super) struct PgCustom {
     number_bytes: usize,
     offset_bytes: usize,
     entries: u64,
-    /// How many blocks of data there have to be, and how many came.
+    /// How many blocks of data the table of contents requires. `found` counts the blocks which arrived.
     wanted: u64,
     found: u64,
     is_behind_contents: bool,
@@ -90,7 +90,7 @@ impl PgCustom {
         }
     }
 
-    /// Takes a field that is there; nothing for one that cannot be right.
+    /// Processes a complete field; `None` if its value is invalid.
     fn read(&mut self, field: Field, bytes: &[u8]) -> Option<()> {
         match field {
             Field::Head => self.read_head(bytes)?,
@@ -116,22 +116,22 @@ impl PgCustom {
             }
             Field::Block => {
                 let content = match bytes[0] {
-                    BLOCK_DATA => Field::Piece,
+                    BLOCK_DATA => Field::Chunk,
                     BLOCK_LARGE_OBJECTS => Field::LargeObject,
                     _ => return None,
                 };
                 self.fields.extend([Field::Number, content]);
             }
-            Field::Piece => match number(bytes)? {
-                0 => self.end_pieces(),
+            Field::Chunk => match number(bytes)? {
+                0 => self.end_chunks(),
                 length => {
                     self.skip = length;
-                    self.fields.push_front(Field::Piece);
+                    self.fields.push_front(Field::Chunk);
                 }
             },
             Field::LargeObject => match number(bytes)? {
                 0 => self.end_block(),
-                _ => self.fields.extend([Field::Piece, Field::LargeObject]),
+                _ => self.fields.extend([Field::Chunk, Field::LargeObject]),
             },
         }
         Some(())
@@ -165,7 +165,7 @@ impl PgCustom {
         self.fields.extend([Field::Text; 4]);
         // Its section.
         self.fields.push_back(Field::Number);
-        // How it is made, dropped and copied, its schema and its tablespace.
+        // The statements which create, drop and copy it, its schema and its tablespace.
         self.fields.extend([Field::Text; 5]);
         if self.version >= 14 {
             self.fields.push_back(Field::Text);
@@ -178,7 +178,7 @@ impl PgCustom {
         self.fields.extend([Field::Dependency, Field::Offset]);
     }
 
-    /// Behind the table of contents, and behind each block.
+    /// Continues after the table of contents, and after each block.
     fn next_block(&mut self) {
         self.is_behind_contents = true;
         if self.found < self.wanted {
@@ -191,15 +191,15 @@ impl PgCustom {
         self.next_block();
     }
 
-    /// The pieces of a table, or of one of the large objects of a block.
-    fn end_pieces(&mut self) {
+    /// Ends the chunks of a table, or of one of the large objects of a block.
+    fn end_chunks(&mut self) {
         if self.fields.is_empty() {
             self.end_block();
         }
     }
 }
 
-/// A number that is not negative.
+/// A number, which must not be negative.
 fn number(bytes: &[u8]) -> Option<u64> {
     (bytes[0] == 0).then(|| little_endian(&bytes[1..]))
 }
@@ -208,7 +208,7 @@ impl Format for PgCustom {
     fn push(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() && !self.is_lost {
             take(&mut self.skip, &mut bytes);
-            // Without a field that is to come the dump is whole, and something follows it.
+            // Without an expected field the dump is complete, and other bytes follow it.
             let Some(field) = self.fields.front().copied().filter(|_| !bytes.is_empty()) else { return };
             match fill(std::mem::take(&mut self.held), self.length(field), &mut bytes) {
                 Ok(held) => {
@@ -228,7 +228,7 @@ impl Format for PgCustom {
             return whole(NAME);
         }
         if !self.is_behind_contents {
-            return missing(NAME, "its table of contents is cut");
+            return missing(NAME, "its table of contents is truncated");
         }
         missing(NAME, format!("only {} of its {} blocks of data are there", self.found, self.wanted))
     }

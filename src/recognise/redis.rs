@@ -1,4 +1,5 @@
-//! Redis RDB: since version 5 the last nine bytes are the mark of the end and a CRC-64, which is zero when it is turned off.
+//! Redis RDB: since version 5 of the format, the last nine bytes are an end marker and a CRC-64, which is zero if
+//! checksums are disabled.
 
 use memchr::memmem;
 
@@ -15,21 +16,23 @@ pub(super) fn is_begun(head: &[u8]) -> bool {
     head.get(..9).is_some_and(|head| head.starts_with(MAGIC) && head[5..].iter().all(u8::is_ascii_digit))
 }
 
-/// Text may follow a file.
+/// How many bytes of the end are examined. Text may follow a file.
 const TAIL: usize = 4096;
 
-/// A file. One that follows another has the same check sum, because that over a file with its own is zero.
+/// A file. A second file after it ends with the same checksum, because the checksum of a file including its own
+/// checksum is zero.
 pub(super) struct Redis {
     tail: Held<TAIL>,
-    /// Over what is before the tail.
+    /// The checksum of all bytes before the tail.
     sum: u64,
-    /// Commands follow a file that is the beginning of an append-only file, and before version 5 there is no check sum.
+    /// Whether the end is unknown: the base of an append-only file is followed by commands, and files before version 5
+    /// have no checksum.
     is_of_unknown_end: bool,
 }
 
 impl Redis {
     pub fn new(head: &[u8]) -> Self {
-        // What follows the name is a number of one byte.
+        // The name is followed by a number of one byte.
         let is_base = [&b"\x0caof-preamble\xc0\x01"[..], b"\x08aof-base\xc0\x01"]
             .iter()
             .any(|mark| memmem::find(head, mark).is_some());
@@ -51,7 +54,7 @@ impl Format for Redis {
             sum = crc(sum, &[*byte]);
             let Some(written) = tail.get(at + 1..at + 9).filter(|_| *byte == END) else { return false };
             let written = little_endian(written);
-            // Without a check sum there are zeros, as there may be anywhere else.
+            // Without a checksum there are zeros, which can also be regular data elsewhere.
             written == sum || written == 0 && at + 9 == tail.len()
         };
         if tail.iter().enumerate().any(is_end) {
@@ -59,12 +62,12 @@ impl Format for Redis {
         } else if self.is_of_unknown_end {
             unknown(NAME)
         } else {
-            missing(NAME, "its end (the byte 255 and a check sum) is missing")
+            missing(NAME, "its end (the byte 255 and a checksum) is missing")
         }
     }
 }
 
-/// How the check sum goes on after eight bytes of which only the one at this place is not zero.
+/// The CRC after eight bytes of which only the byte at the table's index is not zero.
 const TABLES: [[u64; 256]; 8] = tables();
 
 #[allow(clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "a constant function has no better means")]
@@ -112,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn check_sum_is_that_of_redis() {
+    fn checksum_is_that_of_redis() {
         // From `crc64.c` of Redis.
         assert_eq!(crc(0, b"123456789"), 0xe9c6_d914_c4b8_d9ca);
         let text = b"This is a test of the emergency broadcast system.";

@@ -1,6 +1,7 @@
-//! `SQLite` database files: the header has the number of pages.
+//! `SQLite` database files: the header states the number of pages.
 //!
-//! A file may be longer, for example when something follows it. Source: "Database File Format" of `SQLite`.
+//! A file may be longer, for example because something follows the database. Source: "Database File Format" of
+//! `SQLite`.
 
 use super::{Format, Recognised, append, missing, unknown, whole};
 
@@ -29,14 +30,15 @@ impl Format for Sqlite {
     fn finish(self: Box<Self>) -> Recognised {
         let Self { header, length, .. } = *self;
         if header.len() < HEADER {
-            return missing(NAME, "its header is cut");
+            return missing(NAME, "its header is truncated");
         }
         let number = |bytes: &[u8]| bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
         let page = match number(&header[16..18]) {
             1 => 65_536,
             size => size,
         };
-        // The count of pages is that of the last writer that knew of it only if the two counters of changes agree.
+        // The page count is valid only if the two change counters are equal. Otherwise the last writer did not update
+        // the page count.
         let (pages, is_valid) = (number(&header[28..32]), header[24..28] == header[92..96]);
         if pages == 0 || !is_valid {
             return unknown(NAME);

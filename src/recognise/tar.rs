@@ -1,31 +1,31 @@
 //! tar (POSIX ustar and pax, GNU tar): members are blocks of 512 bytes, and empty blocks end the archive.
 //!
-//! What follows the empty blocks is not looked at, because archives may be joined.
+//! Bytes after the empty blocks are ignored, because archives may be concatenated.
 
 use super::{Format, Recognised, fill, missing, take, unknown, whole};
 
 const NAME: &str = "tar archive";
 const BLOCK: usize = 512;
 const MAGIC: std::ops::Range<usize> = 257..262;
-/// A longer header of pax is not read for a size.
+/// The longest pax header which is searched for a size.
 const LONGEST_PAX: u64 = 64 * 1024;
 
 /// Whether this is the first header of an archive.
 pub(super) fn is_begun(head: &[u8]) -> bool {
-    head.get(MAGIC).is_some_and(|magic| magic == b"ustar") && (head.len() < BLOCK || has_true_sum(&head[..BLOCK]))
+    head.get(MAGIC).is_some_and(|magic| magic == b"ustar") && (head.len() < BLOCK || has_valid_checksum(&head[..BLOCK]))
 }
 
 enum At {
-    /// A header, of which this much is there.
+    /// A header, of which these bytes have arrived.
     Header(Vec<u8>),
-    /// A member's content, of which so much is left.
+    /// A member's content, of which so many bytes have not arrived yet.
     Content(u64),
-    /// The same of a header of pax: the bytes that are there, how many it has, and how many are left with the padding.
+    /// A pax header: the bytes which have arrived, its size, and the missing bytes including the padding.
     Pax(Vec<u8>, u64, u64),
-    /// A further header of a sparse file of GNU tar; the content has so many bytes.
+    /// A further header of a sparse file of GNU tar, whose content has so many bytes.
     Sparse(Vec<u8>, u64),
     Ended,
-    /// What is no header, where one has to be.
+    /// Bytes which are not a header where a header is expected.
     Lost,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct Tar {
     at: At,
     members: u64,
     has_empty_block: bool,
-    /// The size in the header of pax that belongs to the next member.
+    /// The size in the pax header which applies to the next member.
     size: Option<u64>,
 }
 
@@ -51,17 +51,17 @@ impl Tar {
             return if is_second { At::Ended } else { At::Header(Vec::new()) };
         }
         self.has_empty_block = false;
-        let Some(size) = number(&header[124..136]).filter(|_| has_true_sum(header)) else { return At::Lost };
+        let Some(size) = number(&header[124..136]).filter(|_| has_valid_checksum(header)) else { return At::Lost };
         match header[156] {
             b'x' if size <= LONGEST_PAX => return At::Pax(Vec::new(), size, padded(size)),
-            // They are of the next member, or of all.
+            // These headers apply to the next member, or to all members.
             b'x' | b'g' | b'L' | b'K' => return content(padded(size)),
             _ => {}
         }
         self.members += 1;
         let size = self.size.take().unwrap_or(size);
         match header[156] {
-            // Links, devices, folders and pipes have no content, whatever their size is.
+            // Links, devices, folders and pipes have no content, whatever their size field states.
             b'1'..=b'6' => At::Header(Vec::new()),
             b'S' if header[482] != 0 => At::Sparse(Vec::new(), padded(size)),
             _ => content(padded(size)),
@@ -77,10 +77,10 @@ fn padded(size: u64) -> u64 {
     size.div_ceil(BLOCK as u64).saturating_mul(BLOCK as u64)
 }
 
-/// A number in octal digits, or in the form of GNU tar for large ones.
+/// A number in octal digits, or in GNU tar's binary form for large numbers.
 fn number(field: &[u8]) -> Option<u64> {
     if field[0] & 0x80 != 0 {
-        // Of twelve bytes the last eight are enough for any size.
+        // The last eight of the twelve bytes suffice for any size.
         let is_small = field[0] == 0x80 && field[1..4].iter().all(|byte| *byte == 0);
         return is_small.then(|| field[4..].iter().fold(0, |number, byte| number << 8 | u64::from(*byte)));
     }
@@ -88,17 +88,17 @@ fn number(field: &[u8]) -> Option<u64> {
     if text.is_empty() { Some(0) } else { u64::from_str_radix(text, 8).ok() }
 }
 
-fn has_true_sum(header: &[u8]) -> bool {
+fn has_valid_checksum(header: &[u8]) -> bool {
     let sum = |value: fn(u8) -> i64| -> i64 {
-        let is_sum = |at: usize| (148..156).contains(&at);
-        header.iter().enumerate().map(|(at, byte)| value(if is_sum(at) { b' ' } else { *byte })).sum()
+        let is_checksum = |at: usize| (148..156).contains(&at);
+        header.iter().enumerate().map(|(at, byte)| value(if is_checksum(at) { b' ' } else { *byte })).sum()
     };
     let written = number(&header[148..156]).and_then(|sum| i64::try_from(sum).ok());
-    // Some old programs take bytes for signed ones.
+    // Some old programs sum signed bytes.
     written == Some(sum(i64::from)) || written == Some(sum(|byte| byte.cast_signed().into()))
 }
 
-/// The record `size` of a header of pax, whose records are `LENGTH KEY=VALUE` and a newline.
+/// The record `size` of a pax header, whose records are `LENGTH KEY=VALUE` and a newline.
 fn pax_size(mut records: &[u8]) -> Option<u64> {
     let mut size = None;
     while let Some(blank) = records.iter().position(|byte| *byte == b' ') {
@@ -156,7 +156,7 @@ impl Format for Tar {
             At::Header(held) if held.is_empty() && self.has_empty_block => whole(NAME),
             At::Lost => unknown(NAME),
             At::Header(_) => missing(NAME, format!("the empty blocks after its member {} are missing", self.members)),
-            _ => missing(NAME, format!("its member {} is cut", self.members)),
+            _ => missing(NAME, format!("its member {} is truncated", self.members)),
         }
     }
 }

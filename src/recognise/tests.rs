@@ -1,7 +1,8 @@
-//! Whole samples are recognised as whole, and each beginning of them as cut or as unknown, however the bytes are cut.
+//! Complete samples are recognised as complete, and each prefix of them as truncated or as unknown, however the bytes
+//! are split into chunks.
 //!
-//! `samples` was written by `PostgreSQL` 15, GNU tar, gzip, zstd, xz and `SQLite` 3; what is made here follows the sources that
-//! the modules name.
+//! `samples` was written by `PostgreSQL` 15, GNU tar, gzip, zstd, xz and `SQLite` 3. Samples which are made here follow
+//! the sources which the modules name.
 
 use flate2::{Compression, write::GzEncoder};
 use proptest::prelude::*;
@@ -39,7 +40,7 @@ const GZIP: &[u8] = include_bytes!("samples/two_members.gz");
 const USTAR: &[u8] = include_bytes!("samples/ustar.tar");
 const SQLITE: &[u8] = include_bytes!("samples/database.sqlite");
 
-/// Where the first frame and the first member of these samples end: what is there is whole.
+/// Where the first frame and the first member of these samples end: the bytes up to there are complete.
 fn is_end_of_part(sample: &[u8], length: usize) -> bool {
     let magic: &[u8] = if sample == ZSTD { &[0x28, 0xb5, 0x2f, 0xfd] } else { &[0x1f, 0x8b, 8] };
     [ZSTD, GZIP].contains(&sample) && sample[length..].starts_with(magic)
@@ -80,7 +81,7 @@ fn mongodump() -> Vec<u8> {
     blocks.iter().fold(prelude, |archive, block| [&archive[..], block, TERMINATOR].concat())
 }
 
-/// A file of Redis 7 with one key, and its check sum or none.
+/// A file of Redis 7 with one key, with or without its checksum.
 fn redis(has_sum: bool) -> Vec<u8> {
     let mut file =
         b"REDIS0011\xfa\x09redis-ver\x057.2.4\xfa\x08aof-base\xc0\0\xfe\0\xfb\x01\0\0\x01k\x01v\xff".to_vec();
@@ -95,7 +96,7 @@ fn redis(has_sum: bool) -> Vec<u8> {
     file
 }
 
-/// A database of so many pages of 512 bytes, of which it uses three.
+/// A database of so many pages of 512 bytes, of which three are used.
 fn bbolt(pages: usize) -> Vec<u8> {
     let mut database = vec![0; pages * 512];
     for page in 0..2_u8 {
@@ -103,7 +104,7 @@ fn bbolt(pages: usize) -> Vec<u8> {
         for number in [0xed0c_daed_u32, 2, 512, 0] {
             meta.extend_from_slice(&number.to_le_bytes());
         }
-        // The root and its sequence, the list of free pages, the count of pages, the number of the change.
+        // The root and its sequence, the free list, the page count, the transaction id.
         for number in [2, 0, 2, 3, u64::from(page)] {
             meta.extend_from_slice(&number.to_le_bytes());
         }
@@ -128,7 +129,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Each with the name of its format.
+/// All samples, each with the name of its format.
 fn samples() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("PostgreSQL dump", PG_DUMP.to_vec()),
@@ -178,13 +179,13 @@ fn beginning_of_a_sample_is_never_called_whole() {
                 None => assert_eq!(cut, 0, "{format}: known at {cut} bytes, and unknown at {length}"),
                 Some(FormatEnd::Missing(_)) => cut = length,
                 Some(FormatEnd::Empty) => panic!("{format}: {length}"),
-                // The pages that are used are all there, and a database without a SHA-256 is no snapshot.
+                // The used pages are all there, and a database without a SHA-256 is not a snapshot.
                 Some(FormatEnd::Unknown) => {
                     assert!(format == "etcd snapshot" && length % 512 == 0, "{format}: {length}");
                 }
                 Some(FormatEnd::Whole) => {
                     let (left, is_tar) = (&sample[length..], format == "tar archive");
-                    // Nothing but the rest of the end is missing: empty blocks, other text, further parts.
+                    // Only the rest of the end is missing: empty blocks, other text, further parts.
                     let is_end = is_tar && length % 512 == 0 && left.iter().all(|byte| *byte == 0)
                         || is_tar && left.len() < 512
                         || format.ends_with(" dump")
@@ -205,8 +206,8 @@ fn beginning_of_a_sample_is_never_called_whole() {
 }
 
 #[test]
-fn beginnings_of_what_is_compressed_are_seen() {
-    // The command that was before gzip failed; gzip itself ended well.
+fn truncated_content_of_a_compressed_stream_is_noticed() {
+    // The command before gzip failed, and gzip itself ended well.
     for (inner, length) in [(PG_DUMP, 2000), (CUSTOM, 3000), (USTAR, 1024), (SQLITE, 512), (CLUSTER, 5000)] {
         assert!(is_missing(&gzip(&inner[..length])), "{length}");
         let compressed = ::zstd::encode_all(&inner[..length], 3).unwrap();
@@ -239,10 +240,10 @@ fn cut_is_the_same_for_every_size_of_pieces() {
 }
 
 #[test]
-fn what_follows_the_end_harms_nothing() {
+fn bytes_after_the_end_change_nothing() {
     for (format, sample) in samples() {
         let text = [&sample[..], b"\ndone\n"].concat();
-        // Without its check sum a file of Redis ends with zeros, as anything may.
+        // Without its checksum a file of Redis ends with zeros, which may occur anywhere.
         if sample != redis(false) {
             assert_eq!(end_of(&text), Some(FormatEnd::Whole), "{format}, and text");
         }
@@ -263,7 +264,7 @@ fn second_dump_has_to_be_whole_too() {
     ] {
         assert!(is_missing(&stream), "{:?}", of(&stream));
     }
-    // A dump of all databases that was cut between two of them.
+    // A dump of all databases which was truncated between two databases.
     let between = CLUSTER.windows(36).position(|line| line == b"-- PostgreSQL database dump complete").unwrap();
     assert!(is_missing(&CLUSTER[..between + 40]));
 }
@@ -292,14 +293,14 @@ fn streams_without_an_unmistakable_beginning_are_left_alone() {
     // A member's header without a length.
     let lost = [&USTAR[..1024], &[b'x'; 512]].concat();
     assert_eq!(end_of(&lost), unknown);
-    // Its writer did not keep the count of pages.
+    // Its writer did not update the page count.
     let mut old = SQLITE[..600].to_vec();
     old[95] ^= 1;
     assert_eq!(end_of(&old), unknown);
 }
 
 #[test]
-fn damage_in_compressed_data_is_seen() {
+fn damage_in_compressed_data_is_noticed() {
     for (at, sample) in [(300, GZIP), (GZIP.len() - 6, GZIP), (300, ZSTD)] {
         let mut damaged = sample.to_vec();
         damaged[at] ^= 0x55;

@@ -1,12 +1,12 @@
-//! Dumps as SQL: `pg_dump`, `pg_dumpall`, `mysqldump` and `mariadb-dump` begin and end with a comment.
+//! Dumps as SQL text: `pg_dump`, `pg_dumpall`, `mysqldump` and `mariadb-dump` begin and end with a comment.
 //!
-//! Dumps may follow each other, and other text may follow the last: what counts is that the end of each that began came.
+//! Dumps may be concatenated, and other text may follow the last dump. The end of each dump which began must be there.
 
 use memchr::memmem::Finder;
 
 use super::{Format, Recognised, missing, whole};
 
-/// What a comment at the beginning of a line means.
+/// The meaning of a comment at the beginning of a line.
 #[derive(Clone, Copy)]
 enum Mark {
     Begin(Kind),
@@ -38,7 +38,7 @@ impl Kind {
     }
 }
 
-/// Those with the same beginning the longer first.
+/// Of marks with the same beginning, the longer mark comes first.
 const MARKS: [(&[u8], Mark); 7] = [
     (b"-- PostgreSQL database dump complete", Mark::End(Kind::Database)),
     (b"-- PostgreSQL database dump", Mark::Begin(Kind::Database)),
@@ -60,22 +60,23 @@ pub(super) struct Text {
     kind: Kind,
     comments: Finder<'static>,
     held: Vec<u8>,
-    /// What began and did not end.
+    /// The dumps which began and have not ended.
     open: Vec<Kind>,
 }
 
 impl Text {
-    /// If the stream begins with one of the comments. `MariaDB` has a line with another one before.
+    /// Creates the parser if the stream begins with one of the comments. `MariaDB` prints another line before its
+    /// comment.
     pub fn of(head: &[u8]) -> Option<Self> {
         let is_sandbox = [&b"/*!999999\\-"[..], b"/*M!999999\\-"].iter().any(|line| head.starts_with(line));
         let line = if is_sandbox { head.iter().position(|byte| *byte == b'\n')? + 1 } else { 0 };
         let head = &head[line..];
         let Some(Mark::Begin(kind)) = mark_of(head.strip_prefix(b"--\n").unwrap_or(head)) else { return None };
-        // The first line is behind no newline.
+        // The finder expects a newline before each comment, which the first line lacks.
         Some(Self { kind, comments: Finder::new(COMMENT), held: vec![b'\n'], open: Vec::new() })
     }
 
-    /// Reads the comments that begin in the first `length` bytes.
+    /// Processes the comments which begin in the first `length` bytes.
     fn read(&mut self, length: usize) {
         let Self { comments, held, open, .. } = self;
         for at in comments.find_iter(held).take_while(|at| *at < length) {

@@ -1,6 +1,6 @@
-//! xz (the .xz file format 1.2): a stream ends with a footer that has a check sum and repeats the flags of its header.
+//! xz (the .xz file format 1.2): a stream ends with a footer which has a checksum and repeats the flags of the header.
 //!
-//! Nothing is decompressed, so what is within is not looked at.
+//! Nothing is decompressed, so that the content is not judged.
 
 use flate2::Crc;
 
@@ -53,7 +53,7 @@ impl Format for Xz {
             // The list of blocks between header and footer is empty.
             [] if self.length == EMPTY => Recognised { format: NAME.to_owned(), end: FormatEnd::Empty },
             [] => whole(NAME),
-            // Another stream begins there, and has no footer.
+            // A further stream begins here and has no footer.
             rest if agree(rest, &MAGIC) => missing(NAME, "the footer of its last compressed part is missing"),
             _ => whole(NAME),
         }

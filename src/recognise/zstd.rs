@@ -1,6 +1,7 @@
-//! Zstandard (RFC 8878): each frame is a header, blocks of known lengths, of which one is the last, and perhaps a check sum.
+//! Zstandard (RFC 8878): each frame is a header, blocks of known lengths up to a block marked as the last, and an
+//! optional checksum.
 //!
-//! The frames are walked without decompression. What is in them is decompressed only where that needs little memory.
+//! The frames are walked without decompression. Their content is decompressed only if that needs little memory.
 
 use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
 
@@ -8,30 +9,33 @@ use super::{Format, Recognised, Recogniser, agree, fill, little_endian, missing,
 
 const NAME: &str = "Zstandard";
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-/// The last three bytes of the magic of a frame that decoders skip; the first is 0x50 to 0x5f.
+/// The last three bytes of the magic of a skippable frame. Its first byte is 0x50 to 0x5f.
 const SKIPPABLE: [u8; 3] = [0x2a, 0x4d, 0x18];
-/// Bits of the first byte of a header: the frame is one segment, a check sum follows it, and one that is always zero.
+/// Bits of the frame header descriptor: the frame is a single segment, a checksum follows the frame, and a reserved bit
+/// which is always zero.
 const SINGLE: u8 = 0x20;
 const HAS_SUM: u8 = 4;
 const RESERVED: u8 = 8;
-/// How far back a frame may look that is decompressed here. Levels up to 19 look no further.
+/// The largest window of a frame which is decompressed here. Levels up to 19 use no larger window.
 const LONGEST_WINDOW: u64 = 8 * 1024 * 1024;
 const OUTPUT: usize = 128 * 1024;
 
 /// Whether these are the first bytes of a frame.
 pub(super) fn is_begun(head: &[u8]) -> bool {
-    // The bit of the descriptor that is reserved has to be zero.
+    // The reserved bit of the descriptor must be zero.
     head.len() >= MAGIC.len() && agree(head, &MAGIC) && head.get(4).is_none_or(|byte| byte & RESERVED == 0)
 }
 
 enum At {
     Magic(Vec<u8>),
     SkipLength(Vec<u8>),
-    /// A header, of which this much is there. Its first byte decides on its length.
+    /// A header, of which these bytes have arrived. Its first byte determines its length.
     Header(Vec<u8>),
-    /// A block's header in a frame with or without a check sum.
+    /// A block's header; whether the frame has a checksum.
     Block(bool, Vec<u8>),
-    /// The content of a block of which so much is left; whether it is the last, and whether a check sum follows that.
+    /// The content of a block: how many bytes have not arrived yet, whether the block is the last, and whether the
+    /// frame has a
+    /// checksum.
     Content(u64, bool, bool),
     Skip(u64),
     After,
@@ -44,11 +48,11 @@ pub(super) struct Zstd {
     /// The magic of the frame.
     magic: Vec<u8>,
     frames: u64,
-    look: Option<Look>,
+    content: Option<Content>,
 }
 
-/// The decompression of what is within.
-struct Look {
+/// The decompression of the content.
+struct Content {
     decoder: Decoder<'static>,
     inner: Recogniser,
     length: u64,
@@ -58,9 +62,9 @@ struct Look {
 impl Zstd {
     pub fn new(is_inner: bool) -> Self {
         let decoder = if is_inner { None } else { Decoder::new().ok() };
-        let look =
-            decoder.map(|decoder| Look { decoder, inner: Recogniser::inner(), length: 0, output: vec![0; OUTPUT] });
-        Self { at: At::Magic(Vec::new()), magic: Vec::new(), frames: 0, look }
+        let content =
+            decoder.map(|decoder| Content { decoder, inner: Recogniser::inner(), length: 0, output: vec![0; OUTPUT] });
+        Self { at: At::Magic(Vec::new()), magic: Vec::new(), frames: 0, content }
     }
 
     fn after_magic(&mut self, magic: &[u8]) -> At {
@@ -84,7 +88,7 @@ impl Zstd {
             little_endian(&rest[dictionary..]).saturating_add(if content == 2 { 256 } else { 0 })
         };
         if window > LONGEST_WINDOW || dictionary > 0 {
-            self.look = None;
+            self.content = None;
         }
         At::Block(descriptor & HAS_SUM != 0, Vec::new())
     }
@@ -94,7 +98,7 @@ impl Zstd {
         At::Magic(Vec::new())
     }
 
-    /// Walks over a part of one kind.
+    /// Processes the bytes of one part of a frame.
     fn step(&mut self, bytes: &mut &[u8]) {
         let at = std::mem::replace(&mut self.at, At::After);
         self.at = match at {
@@ -141,12 +145,12 @@ impl Zstd {
         };
     }
 
-    /// Decompresses these bytes of a frame. Where that fails, the frame is damaged.
-    fn look_at(&mut self, bytes: &[u8]) {
-        if let Some(look) = &mut self.look
-            && look.push(bytes).is_none()
+    /// Decompresses these bytes of a frame. The frame is damaged if that fails.
+    fn decompress(&mut self, bytes: &[u8]) {
+        if let Some(content) = &mut self.content
+            && content.push(bytes).is_none()
         {
-            (self.at, self.look) = (At::Damaged, None);
+            (self.at, self.content) = (At::Damaged, None);
         }
     }
 
@@ -163,13 +167,13 @@ impl Zstd {
     }
 }
 
-/// The length of the header that begins with this byte; at least two bytes.
+/// The length of the header which begins with this byte; at least two bytes.
 fn header_length(descriptor: u8) -> usize {
     let (dictionary, content) = lengths(descriptor);
     1 + usize::from(descriptor & SINGLE == 0) + dictionary + content
 }
 
-/// How many bytes a header of this descriptor has of a dictionary's number and of the content's size.
+/// How many bytes the dictionary's id and the content's size have in a header with this descriptor.
 fn lengths(descriptor: u8) -> (usize, usize) {
     let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
     let content = match descriptor >> 6 {
@@ -181,7 +185,7 @@ fn lengths(descriptor: u8) -> (usize, usize) {
     (dictionary, content)
 }
 
-/// How many bytes the content of a block has, and whether it is a frame's last; nothing for a kind that is reserved.
+/// How many bytes the content of a block has, and whether it is a frame's last block; `None` for the reserved kind.
 fn block(header: &[u8]) -> Option<(u64, bool)> {
     let header = little_endian(header);
     let length = match header >> 1 & 3 {
@@ -196,8 +200,8 @@ fn is_skippable(magic: &[u8]) -> bool {
     magic.first().is_some_and(|first| first >> 4 == 5) && agree(&magic[1..], &SKIPPABLE)
 }
 
-impl Look {
-    /// Decompresses; nothing when that cannot be done.
+impl Content {
+    /// Decompresses the bytes; `None` if that is impossible.
     fn push(&mut self, bytes: &[u8]) -> Option<()> {
         let mut input = InBuffer::around(bytes);
         loop {
@@ -221,32 +225,32 @@ impl Look {
 impl Format for Zstd {
     fn push(&mut self, bytes: &[u8]) {
         let mut rest = bytes;
-        // Where the bytes begin that belong to a frame, and that were not decompressed yet.
+        // Where the bytes begin which belong to a frame and were not decompressed yet.
         let mut first = 0;
         while !rest.is_empty() {
             let was_between = self.is_between_frames();
             self.step(&mut rest);
             let here = bytes.len() - rest.len();
             match (was_between, self.is_between_frames()) {
-                (false, true) => self.look_at(&bytes[first..here]),
+                (false, true) => self.decompress(&bytes[first..here]),
                 (true, false) => {
-                    self.look_at(&self.magic.clone());
+                    self.decompress(&self.magic.clone());
                     first = here;
                 }
                 _ => {}
             }
         }
         if !self.is_between_frames() {
-            self.look_at(&bytes[first..]);
+            self.decompress(&bytes[first..]);
         }
     }
 
     fn finish(self: Box<Self>) -> Recognised {
         match &self.at {
             At::Magic(held) if held.is_empty() && self.frames > 0 => {
-                within(NAME, self.look.map(|look| (look.inner, look.length)))
+                within(NAME, self.content.map(|content| (content.inner, content.length)))
             }
-            At::After => within(NAME, self.look.map(|look| (look.inner, look.length))),
+            At::After => within(NAME, self.content.map(|content| (content.inner, content.length))),
             At::Damaged => missing(NAME, "its compressed data is damaged"),
             _ if self.frames == 0 => missing(NAME, "its compressed data ends too early"),
             _ => missing(NAME, format!("the compressed data after its part {} ends too early", self.frames)),

@@ -1,7 +1,6 @@
-//! One stream into the repository: cut into chunks, stored, and made visible once its own end was seen and was good. The
-//! order of writes is packs, index, a look at each of them, snapshot.
-//!
-//! It must not know where the stream comes from.
+//! Stores one stream in the repository: cuts it into chunks, stores the chunks, and makes the snapshot visible after
+//! the stream has ended successfully. The order is: write packs, write index files, check that all of them are in the
+//! store, write the snapshot.
 
 use std::sync::Arc;
 
@@ -12,49 +11,49 @@ use tokio::{runtime::Handle, sync::mpsc, task::spawn_blocking};
 
 use super::{
     Progress, Repository, RepositoryError, StoreRules, Stored,
+    blob_location::Fetcher,
     chunker::Chunker,
     commit::{self, Commit},
     engine::FirstError,
     folder::LastGood,
-    known::Known,
-    packer::{Content, Packer, Place},
-    part::Fetcher,
+    known_blobs::KnownBlobs,
+    packer::{Content, Packer, PackerContext},
     source::{Ended, Next, StreamReader},
     store::Store,
     tree,
 };
 use crate::{
     model::{Proof, SnapshotIdentity, VolumeExtent},
-    stream::Piece,
+    stream::StreamItem,
 };
 
 pub(super) fn internal(store: &Store, what: impl std::fmt::Display) -> RepositoryError {
-    RepositoryError::Internal { place: store.place().to_owned(), what: what.to_string() }
+    RepositoryError::Internal { location: store.location().to_owned(), what: what.to_string() }
 }
 
-/// Runs a task that stores something where it may block. The first error counts, whoever had it: the others only say that
-/// there was one. Its panics are errors, too.
+/// Runs a task that stores data, on a thread that may block, and converts its panics into errors. Returns the first
+/// error of all tasks, because the later ones only report that the run has failed.
 pub(super) async fn store_with<T: Send + 'static>(
     repository: &Repository,
     store: &Store,
-    known: Arc<Known>,
+    known: Arc<KnownBlobs>,
     (progress, first_error): (Arc<Progress>, Arc<FirstError>),
     task: impl FnOnce(&Arc<Packer>, Chunker) -> Result<T, RepositoryError> + Send + 'static,
 ) -> Result<T, RepositoryError> {
     let chunker = Chunker::new(repository.polynomial);
-    let chunker = chunker.ok_or_else(|| store.damaged("its config names no polynomial that content can be cut by"))?;
-    let place = Place {
+    let chunker = chunker.ok_or_else(|| store.damaged("the chunker polynomial in its config is invalid"))?;
+    let context = PackerContext {
         store: store.clone(),
         cipher: repository.cipher.clone(),
         version: repository.version,
         progress,
         first_error: Arc::clone(&first_error),
     };
-    let packer = Arc::new(Packer::new(place, known));
+    let packer = Arc::new(Packer::new(context, known));
     let done = spawn_blocking(move || task(&packer, chunker)).await;
     let done = done.map_err(|panic| internal(store, panic)).flatten();
     if done.is_err() {
-        // What is still under way ends.
+        // Uploads that are still running end.
         first_error.happened().cancel();
     }
     first_error.take().map_or(done, Err)
@@ -66,12 +65,12 @@ pub(super) async fn store_stream(
     store: &Store,
     identity: &SnapshotIdentity,
     rules: &StoreRules,
-    pieces: mpsc::Receiver<Piece>,
+    pieces: mpsc::Receiver<StreamItem>,
     progress: Arc<Progress>,
 ) -> Result<Stored, RepositoryError> {
     tree::checked_path(&identity.path)?;
     let (started, first_error) = (Timestamp::now(), Arc::new(FirstError::default()));
-    let known = Arc::new(Known::read_to_store(&repository.cipher, store).await?);
+    let known = Arc::new(KnownBlobs::read_to_store(&repository.cipher, store).await?);
     let lacking = known.lacking.clone();
     let last_good = match rules.device {
         Some(device) => {
@@ -86,7 +85,7 @@ pub(super) async fn store_stream(
         pieces,
         runtime: Handle::current(),
         cancel: store.cancel().clone(),
-        place: store.place().to_owned(),
+        location: store.location().to_owned(),
         allow_empty: rules.allow_empty,
         progress: Arc::clone(&progress),
         first_error: Arc::clone(&first_error),
@@ -117,7 +116,7 @@ pub(super) async fn store_stream(
         snapshot.tags.add(SnapshotIdentity::UNPROVEN.to_owned());
     }
     let shrunken = last_good.and_then(|(last_good, rules)| {
-        // The same blank device as before has lost nothing.
+        // A blank device that was blank before has lost nothing.
         let extent = VolumeExtent { files: 1, folders: 0, bytes: ended.end.bytes };
         let extent = if ended.is_blank { VolumeExtent::default() } else { extent };
         last_good.compare(extent, rules.accept_shrunken).filter(|_| !last_good.has_digest(&ended.digest))
@@ -136,7 +135,7 @@ pub(super) async fn store_stream(
     })
 }
 
-/// Stores a stream up to its good end, and tells what its chunks are called, in order.
+/// Stores a stream until its successful end, and returns the ids of its chunks in order.
 fn save_stream(
     packer: &Arc<Packer>,
     mut chunker: Chunker,

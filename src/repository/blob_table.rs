@@ -1,4 +1,4 @@
-//! Which blobs there are, in which packs: a table that takes little memory, however many there are.
+//! A table of all blobs and their packs. Its memory is bounded, however many blobs there are.
 
 use std::io;
 
@@ -10,10 +10,10 @@ use super::{
     scratch::{self, Scan, Sorter, Table},
 };
 
-/// How much memory the table takes before it is in a file: room for some 140,000 blobs.
+/// The memory of the table; a larger table is in a temporary file. 8 MiB are enough for some 140,000 blobs.
 const MEMORY_BYTES: usize = 8 << 20;
-/// Kind, id, pack, offset, length, whether it is compressed, and the length before that. Numbers begin with their highest
-/// byte, so that rows are in order of these fields.
+/// A row consists of kind, id, pack, offset, length, whether the blob is compressed, and the uncompressed length.
+/// Numbers are big-endian, so that the order of the bytes is the order of the fields.
 const ROW_BYTES: usize = KEY_BYTES + 4 + 4 + 4 + 1 + 4;
 /// Kind and id.
 pub(super) const KEY_BYTES: usize = 1 + 32;
@@ -22,14 +22,14 @@ pub(super) const KEY_BYTES: usize = 1 + 32;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Row {
     pub blob: PackedBlob,
-    /// The number of its pack, which the caller counts.
+    /// The number of the pack, which the caller assigns.
     pub pack: u32,
 }
 
-/// A row, and which row of the table it is.
+/// A row and its index in the table.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Copy {
-    pub place: usize,
+    pub row_number: usize,
     pub row: Row,
 }
 
@@ -65,7 +65,7 @@ impl Row {
     }
 }
 
-/// Takes rows in any order.
+/// Collects rows in any order.
 #[derive(Debug)]
 pub(super) struct BlobTableBuilder(Sorter);
 
@@ -76,7 +76,7 @@ impl Default for BlobTableBuilder {
 }
 
 impl BlobTableBuilder {
-    /// A builder that takes that many bytes of memory at most.
+    /// Creates a builder that uses at most `bytes` bytes of memory.
     pub fn with_memory(bytes: usize) -> Self {
         Self(Sorter::new(bytes))
     }
@@ -90,7 +90,7 @@ impl BlobTableBuilder {
     }
 }
 
-/// All copies of all blobs by kind, id, pack and offset, data before trees.
+/// All copies of all blobs, sorted by kind (data before trees), id, pack and offset.
 #[derive(Debug, Default)]
 pub(super) struct BlobTable(Table<ROW_BYTES>);
 
@@ -100,37 +100,37 @@ impl BlobTable {
         self.0.len()
     }
 
-    /// All copies of one blob.
+    /// Returns all copies of one blob.
     pub fn copies(&self, kind: BlobKind, id: Id) -> Result<Vec<Copy>, RepositoryError> {
         let found = self.0.matching(&key(kind, id)).map_err(scratch::failed)?;
-        Ok(found.into_iter().map(|(place, bytes)| Copy { place, row: Row::of_bytes(&bytes) }).collect())
+        Ok(found.into_iter().map(|(index, bytes)| Copy { row_number: index, row: Row::of_bytes(&bytes) }).collect())
     }
 
-    /// The row at a place, which must be below the length.
-    pub fn row(&self, place: usize) -> Result<Row, RepositoryError> {
-        self.0.row(place).map(|bytes| Row::of_bytes(&bytes)).map_err(scratch::failed)
+    /// Returns the row at `index`, which must be less than the length.
+    pub fn row(&self, index: usize) -> Result<Row, RepositoryError> {
+        self.0.row(index).map(|bytes| Row::of_bytes(&bytes)).map_err(scratch::failed)
     }
 
-    /// All blobs in order, each with all of its copies.
+    /// Iterates over all blobs in order, each with all of its copies.
     pub fn blobs(&self) -> Blobs<'_> {
-        Blobs { scan: self.0.scan(0), place: 0, next: None }
+        Blobs { scan: self.0.scan(0), index: 0, next: None }
     }
 }
 
 /// See [`BlobTable::blobs`].
 pub(super) struct Blobs<'a> {
     scan: Scan<'a, ROW_BYTES>,
-    /// Of the row that is read next.
-    place: usize,
+    /// The index of the next row.
+    index: usize,
     /// The first copy of the next blob.
     next: Option<Copy>,
 }
 
 impl Blobs<'_> {
     fn read(&mut self) -> io::Result<Option<Copy>> {
-        let place = self.place;
-        self.place += 1;
-        Ok(self.scan.next()?.map(|bytes| Copy { place, row: Row::of_bytes(&bytes) }))
+        let index = self.index;
+        self.index += 1;
+        Ok(self.scan.next()?.map(|bytes| Copy { row_number: index, row: Row::of_bytes(&bytes) }))
     }
 
     fn next_blob(&mut self) -> io::Result<Option<Vec<Copy>>> {
@@ -161,7 +161,7 @@ impl Iterator for Blobs<'_> {
     }
 }
 
-/// A mark for each row of a table, or for each pack.
+/// A bit set: one mark for each row of a table, or for each pack.
 #[derive(Clone, Debug)]
 pub(super) struct Marks(Vec<u64>);
 
@@ -170,16 +170,16 @@ impl Marks {
         Self(vec![0; length.div_ceil(64)])
     }
 
-    /// Whether it was not there before.
-    pub fn set(&mut self, place: usize) -> bool {
-        let (word, bit) = (&mut self.0[place / 64], 1 << (place % 64));
-        let is_new = *word & bit == 0;
-        *word |= bit;
+    /// Sets a mark. Returns whether it was not set before.
+    pub fn set(&mut self, index: usize) -> bool {
+        let (bits, bit) = (&mut self.0[index / 64], 1 << (index % 64));
+        let is_new = *bits & bit == 0;
+        *bits |= bit;
         is_new
     }
 
-    pub fn has(&self, place: usize) -> bool {
-        self.0[place / 64] & (1 << (place % 64)) != 0
+    pub fn has(&self, index: usize) -> bool {
+        self.0[index / 64] & (1 << (index % 64)) != 0
     }
 }
 
@@ -209,7 +209,7 @@ mod tests {
             builder.add(rows[0]).unwrap();
             let table = builder.finish().unwrap();
             assert_eq!(table.len(), rows.len());
-            let copy = |place, row: usize| Copy { place, row: rows[row] };
+            let copy = |row_number, row: usize| Copy { row_number, row: rows[row] };
             let blobs: Vec<Vec<Copy>> = table.blobs().map(Result::unwrap).collect();
             assert_eq!(blobs, [vec![copy(0, 2)], vec![copy(1, 3), copy(2, 1)], vec![copy(3, 0)]]);
             assert_eq!(table.copies(BlobKind::Data, Id::new([9; 32])).unwrap(), blobs[1]);

@@ -1,25 +1,26 @@
-//! Cuts content into chunks by what it holds, so that a change in one place leaves the chunks elsewhere as they were. Pure.
+//! Content-defined chunking: a local change of the content changes only the chunks near it. Pure.
 //!
-//! restic's own cuts, so that what it stored is found again: a chunk ends where the Rabin fingerprint of its last 64 bytes
-//! has 20 zero bits at its end, once it has 512 KiB, and at 8 MiB in any case. Source: restic's design document, section
-//! "Backups and Deduplication", and its library `chunker`, which starts each chunk with an empty window.
+//! The boundaries are those of restic, so that chunks which restic stored are deduplicated. A chunk has at least 512
+//! KiB; it ends where the low 20 bits of the Rabin fingerprint of its last 64 bytes are zero, or at 8 MiB. Source:
+//! restic's design document, section "Backups and Deduplication", and its library `chunker`, which starts each chunk
+//! with an empty window.
 
 use std::sync::Arc;
 
 use rustic_cdc::{Polynom, Rabin64};
 
-/// A shorter chunk is the last of its content.
+/// The minimum length of a chunk. Only the last chunk of a content may be shorter.
 pub(super) const MIN_BYTES: usize = 512 << 10;
-/// No chunk is longer.
+/// The maximum length of a chunk.
 pub(super) const MAX_BYTES: usize = 8 << 20;
-/// Of so many bytes a fingerprint is taken.
+/// The length of the window over which the fingerprint is computed.
 const WINDOW_BYTES: usize = 64;
-/// These bits of a fingerprint are zero where a chunk ends: once in 1 MiB.
+/// A chunk ends where these bits of the fingerprint are zero, which is once in 1 MiB on average.
 const END_MASK: u64 = (1 << 20) - 1;
-/// Degrees that the arithmetic below has room for; restic's polynomials have 53.
+/// The degrees of polynomials that the arithmetic below supports; restic's polynomials have degree 53.
 const DEGREES: std::ops::RangeInclusive<i32> = 21..=56;
 
-/// What one polynomial makes of each byte. Costly to make, and the same for all content of a repository.
+/// The lookup tables of a polynomial. They are expensive to compute, and the same for all content of a repository.
 #[derive(Debug)]
 struct Tables {
     leaving: [u64; 256],
@@ -38,12 +39,12 @@ impl Tables {
     }
 }
 
-/// Cuts one content after the other. A clone costs next to nothing, and begins anew.
+/// Cuts contents into chunks, one content at a time. A clone is cheap, and starts with a new content.
 #[derive(Debug)]
 pub(super) struct Chunker {
     tables: Arc<Tables>,
     chunk: Vec<u8>,
-    /// Of the last bytes of the chunk, once it has the smallest length.
+    /// The fingerprint of the chunk's last bytes, after the chunk has reached the minimum length.
     fingerprint: u64,
 }
 
@@ -54,7 +55,7 @@ impl Clone for Chunker {
 }
 
 impl Chunker {
-    /// By the polynomial of a repository's config; none if it cannot be one.
+    /// Creates a chunker with the polynomial of a repository's config. Returns none if the polynomial is invalid.
     pub fn new(polynomial: u64) -> Option<Self> {
         let degree = polynomial.degree();
         DEGREES.contains(&degree).then(|| Self {
@@ -68,7 +69,7 @@ impl Chunker {
         })
     }
 
-    /// Takes from the front of `data` what belongs to the chunk at hand, and gives that chunk once it is whole.
+    /// Moves bytes from the front of `data` to the current chunk, and returns the chunk when it is complete.
     pub fn take(&mut self, data: &mut &[u8]) -> Option<Vec<u8>> {
         let before = self.chunk.len();
         let taken = data.len().min(MAX_BYTES - before);
@@ -82,7 +83,7 @@ impl Chunker {
         Some(std::mem::take(&mut self.chunk))
     }
 
-    /// Fills that buffer with the next chunk, and not one of its own: it may have been a chunk before.
+    /// Provides the buffer for the next chunk, so that the buffer of a former chunk can be reused.
     pub fn fill(&mut self, mut buffer: Vec<u8>) {
         if self.chunk.is_empty() {
             buffer.clear();
@@ -90,13 +91,13 @@ impl Chunker {
         }
     }
 
-    /// What is left at the content's end.
+    /// Returns the last chunk at the end of the content.
     pub fn rest(&mut self) -> Option<Vec<u8>> {
         let rest = std::mem::take(&mut self.chunk);
         (!rest.is_empty()).then_some(rest)
     }
 
-    /// Where the chunk ends, of which the first `seen` bytes were looked at before.
+    /// Finds the end of the current chunk. The first `seen` bytes were searched by earlier calls.
     fn end_after(&mut self, seen: usize) -> Option<usize> {
         let chunk = &self.chunk[..];
         if chunk.len() < MIN_BYTES {
@@ -130,7 +131,7 @@ mod tests {
 
     use super::*;
 
-    /// Of restic's tests of its chunker, and the default of its library.
+    /// The polynomial of the tests of restic's library `chunker`.
     const POLYNOMIAL: u64 = 0x003D_A335_8B4D_C173;
 
     fn noise(length: usize, seed: u64) -> Vec<u8> {
@@ -151,7 +152,7 @@ mod tests {
         chunks
     }
 
-    /// By the definition alone.
+    /// Computes the lengths directly from the definition.
     fn lengths_by_definition(content: &[u8]) -> Vec<usize> {
         let fingerprint = |window: &[u8]| {
             window.iter().fold(0_u64, |fingerprint, byte| (fingerprint << 8 | u64::from(*byte)).modulo(&POLYNOMIAL))
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_end_where_the_definition_says() {
+    fn chunks_end_as_defined() {
         let content = noise(3 << 20, 1);
         let lengths: Vec<usize> = chunks(&content, 100_000).iter().map(Vec::len).collect();
         assert!(lengths.len() > 1, "{lengths:?}");
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_do_not_depend_on_how_the_content_came() {
+    fn chunks_do_not_depend_on_how_the_content_is_split() {
         let content = noise(20 << 20, 2);
         let whole = chunks(&content, content.len());
         assert_eq!(whole.concat(), content);
@@ -187,8 +188,8 @@ mod tests {
     }
 
     #[test]
-    fn lengths_have_their_bounds() {
-        // Zeros end as soon as they may; ones never do with this polynomial.
+    fn lengths_are_within_their_bounds() {
+        // With this polynomial a chunk of zeros ends at the minimum length, and a chunk of ones only at the maximum.
         for (byte, longest) in [(0, MIN_BYTES), (1, MAX_BYTES)] {
             let content = vec![byte; MAX_BYTES * 2 + 7];
             let chunks = chunks(&content, 1 << 20);
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn polynomials_without_room_are_refused() {
+    fn polynomials_of_unsupported_degree_are_refused() {
         for polynomial in [0, 1, 0xff, 1 << 20, 1 << 57, u64::MAX] {
             assert!(Chunker::new(polynomial).is_none(), "{polynomial:x}");
         }

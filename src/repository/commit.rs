@@ -1,7 +1,8 @@
-//! What makes stored data visible: a look at each file that the snapshot needs, and then the snapshot.
+//! Makes stored data visible: checks that each file which the snapshot needs is in the store, and then writes the
+//! snapshot.
 //!
-//! After a snapshot's write whose acknowledgement was lost, the store is asked; what cannot be told is said to be
-//! unknown. Format: restic's design document, section "Snapshots".
+//! After its write the snapshot is read back, also if the store did not acknowledge the write. If the read fails, the
+//! outcome is reported as unknown. Format: restic's design document, section "Snapshots".
 
 use std::time::Duration;
 
@@ -24,24 +25,26 @@ use super::{
 };
 use crate::model::SnapshotIdentity;
 
-/// What a cancelled run gives the snapshot's write to end; with a last look it is over in ten seconds.
-const LAST_MOMENT: Duration = Duration::from_secs(3);
+/// How long a cancelled run lets the write of the snapshot continue. With the final check, the run ends within ten
+/// seconds.
+const WRITE_GRACE_PERIOD: Duration = Duration::from_secs(3);
 
-/// One commit.
+/// The parameters of a commit.
 pub(super) struct Commit<'a> {
     pub repository: &'a Repository,
     pub store: &'a Store,
     pub identity: &'a SnapshotIdentity,
-    /// The snapshot's time.
+    /// The time of the snapshot.
     pub time: Timestamp,
 }
 
 impl Commit<'_> {
-    /// Makes a snapshot visible, once all that it needs is there and the run's lock still holds. `excludes` are the patterns
-    /// of what it is without. Returns its id, 64 hex digits.
+    /// Makes a snapshot visible, after it has checked that all files that the snapshot needs are in the store and that
+    /// the run still holds its lock. `excludes` are the exclude patterns to record. Returns the snapshot's id, 64 hex
+    /// digits.
     ///
-    /// A lock that was lost meanwhile may have let a prune in. Then what the snapshot needs is looked for once more, and the
-    /// snapshot is removed again unless all of it is there and no other client holds an exclusive lock.
+    /// If the lock was lost meanwhile, a prune may have removed files. Then the files are checked again, and the
+    /// snapshot is removed unless all of them are in the store and no other client holds an exclusive lock.
     pub async fn publish(
         &self,
         snapshot: &SnapshotFile,
@@ -54,7 +57,7 @@ impl Commit<'_> {
         self.repository.lock.check(store).await?;
         let mut content = serde_json::to_value(snapshot).map_err(|error| internal(store, error))?;
         if !excludes.is_empty() {
-            // restic's own field, which the engine does not have.
+            // A field of restic's format which the engine's type does not have.
             content["excludes"] = json!(excludes);
         }
         let content = serde_json::to_vec(&content).map_err(|error| internal(store, error))?;
@@ -65,14 +68,16 @@ impl Commit<'_> {
         Ok(id.to_hex().as_str().to_owned())
     }
 
-    /// Makes sure that no prune had its way between the last look at what the snapshot needs and its becoming visible.
+    /// Makes sure that no prune removed files between the last check of the files and the moment when the snapshot
+    /// became visible.
     async fn confirm(&self, id: Id, written: &Written) -> Result<(), RepositoryError> {
         let lock = &self.repository.lock;
-        // A lost lock ends the run's own requests, and a cancelled run has time for one short request only.
+        // The run's own requests are cancelled when the lock is lost. A cancelled run has time only for a short
+        // request.
         let store = &self.repository.store;
-        let store = if store.cancel().is_cancelled() { store.for_a_last_look() } else { store.for_a_last_write() };
+        let store = if store.cancel().is_cancelled() { store.for_final_request() } else { store.uncancelled() };
         let unknown = |source| RepositoryError::CommitUnknown {
-            place: store.place().to_owned(),
+            location: store.location().to_owned(),
             snapshot: id.to_hex().as_str().to_owned(),
             source: Box::new(source),
         };
@@ -97,7 +102,7 @@ impl Commit<'_> {
         }
     }
 
-    /// A snapshot of that tree with the identity's labels.
+    /// Creates a snapshot of a tree, with the identity's host, path and tags.
     pub fn labelled(&self, tree: TreeId, summary: SnapshotSummary) -> SnapshotFile {
         let mut snapshot = SnapshotFile {
             time: self.time.to_zoned(TimeZone::UTC),
@@ -115,7 +120,7 @@ impl Commit<'_> {
     }
 }
 
-/// What a run says of itself: what it found, and what it wrote of it.
+/// Completes the statistics of a snapshot. `found` contains the statistics of the source.
 pub(super) fn completed(mut found: SnapshotSummary, written: &Written, started: Timestamp) -> SnapshotSummary {
     let (Written { data, trees, .. }, ended) = (written, Timestamp::now());
     let seconds = ended.duration_since(started).as_secs_f64();
@@ -129,7 +134,7 @@ pub(super) fn completed(mut found: SnapshotSummary, written: &Written, started: 
     found
 }
 
-/// All that was written for a snapshot is there, and all that earlier runs wrote and it needs.
+/// Fails unless all files that the run wrote, and all packs of earlier runs that the snapshot needs, are in the store.
 async fn look_for_all(store: &Store, written: &Written) -> Result<(), RepositoryError> {
     look_for(store, &written.files).await?;
     look_for_packs(store, &written.used).await
@@ -139,36 +144,37 @@ async fn look_for_all(store: &Store, written: &Written) -> Result<(), Repository
 async fn publish(store: &Store, content: Bytes) -> Result<Id, RepositoryError> {
     let id = crypto::id_of(&content);
     if store.cancel().is_cancelled() {
-        return Err(RepositoryError::Cancelled { place: store.place().to_owned() });
+        return Err(RepositoryError::Cancelled { location: store.location().to_owned() });
     }
-    // A write that is under way is rather finished than left to land after the answer was given.
-    let last_moment = async {
+    // A running write may finish; otherwise it could complete after the run was reported as cancelled.
+    let grace_period_is_over = async {
         store.cancel().cancelled().await;
-        sleep(LAST_MOMENT).await;
+        sleep(WRITE_GRACE_PERIOD).await;
     };
-    let unlimited = store.for_a_last_write();
+    let unlimited = store.uncancelled();
     let written = tokio::select! {
         written = unlimited.write(Kind::Snapshot, &id, vec![content.clone()], Write::Replace) => written,
-        () = last_moment => Err(RepositoryError::Cancelled { place: store.place().to_owned() }),
+        () = grace_period_is_over => Err(RepositoryError::Cancelled { location: store.location().to_owned() }),
     };
-    // Whatever the write said, the store says what is there. A cancelled run asks, too: it may just have become visible.
+    // Whatever the write returned, a read shows whether the snapshot exists. This is also done in a cancelled run,
+    // because the snapshot may have become visible.
     let (store, not_written) = match written {
         Ok(_) if !store.cancel().is_cancelled() => (store.clone(), None),
-        Ok(_) => (store.for_a_last_look(), None),
-        Err(error) => (store.for_a_last_look(), Some(error)),
+        Ok(_) => (store.for_final_request(), None),
+        Err(error) => (store.for_final_request(), Some(error)),
     };
     let unknown = |source| RepositoryError::CommitUnknown {
-        place: store.place().to_owned(),
+        location: store.location().to_owned(),
         snapshot: id.to_hex().as_str().to_owned(),
         source: Box::new(source),
     };
     match (store.read(Kind::Snapshot, &id).await, not_written) {
         (Ok(Some(found)), _) if found == content => Ok(id),
-        (Ok(Some(_)), _) => Err(store.damaged(format!("{} reads back as something else", Kind::Snapshot.path(&id)))),
-        (Ok(None), Some(error)) => Err(error),
-        (Ok(None), None) => {
-            Err(store.damaged(format!("{} was acknowledged and is not there", Kind::Snapshot.path(&id))))
+        (Ok(Some(_)), _) => {
+            Err(store.damaged(format!("{} does not read back as it was written", Kind::Snapshot.path(&id))))
         }
+        (Ok(None), Some(error)) => Err(error),
+        (Ok(None), None) => Err(store.damaged(format!("{} was acknowledged but is missing", Kind::Snapshot.path(&id)))),
         (Err(error), _) => Err(unknown(error)),
     }
 }

@@ -1,7 +1,7 @@
-//! restic's encryption of single files, key files and what their content is named by.
+//! restic's encryption and compression of files and blobs, its key files, and its ids (SHA-256 of the content).
 //!
 //! Formats: restic's "Repository Format" in its design document, sections "Keys, Encryption and MAC" and "Unpacked Data
-//! Format": 16 bytes of nonce, AES-256-CTR ciphertext, 16 bytes of Poly1305-AES tag. It must not know where files are.
+//! Format": 16 bytes of nonce, AES-256-CTR ciphertext, 16 bytes of Poly1305-AES tag.
 
 use std::{cell::RefCell, io};
 
@@ -22,25 +22,27 @@ use crate::model::Secret;
 pub(super) const NONCE_BYTES: usize = 16;
 pub(super) const TAG_BYTES: usize = 16;
 pub(super) const KEY_BYTES: usize = 64;
-/// What encryption adds: nonce and tag.
+/// The bytes that encryption adds: nonce and tag.
 pub(super) const OVERHEAD_BYTES: usize = NONCE_BYTES + TAG_BYTES;
-/// First byte of a compressed file that is no pack (repository format 2).
+/// The first byte of the plaintext of a compressed file other than a pack (repository format 2).
 const COMPRESSED: u8 = 2;
-/// A hostile or broken key file must not take all memory: restic's own are below 256 MiB.
-const MOST_SCRYPT_BYTES: u64 = 1 << 30;
-/// log2 of scrypt's N in the keys that we make, with r = 8 and p = 1: 32 MiB, which a small pod can afford.
-const OUR_SCRYPT_LOG_N: u8 = 15;
-const OUR_SCRYPT_R: u32 = 8;
-const OUR_SCRYPT_P: u32 = 1;
+/// The limit of scrypt's memory, because a hostile or corrupt key file must not exhaust memory. restic's keys need less
+/// than 256 MiB.
+const MAX_SCRYPT_BYTES: u64 = 1 << 30;
+/// log2 of scrypt's N for keys that Stowaway creates. With r = 8 and p = 1 scrypt needs 32 MiB, which fits into a small
+/// pod.
+const NEW_KEY_SCRYPT_LOG_N: u8 = 15;
+const NEW_KEY_SCRYPT_R: u32 = 8;
+const NEW_KEY_SCRYPT_P: u32 = 1;
 
-/// Something that cannot be what was encrypted with this key.
+/// Why data cannot be decrypted, or is not what was stored.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub(super) enum CryptoError {
     #[error("it does not decrypt with the repository's key")]
     NotAuthentic,
-    #[error("it is not what its id says")]
+    #[error("it does not match its id")]
     OtherContent,
-    #[error("it is in no known format: {0}")]
+    #[error("it has an unknown format: {0}")]
     Format(String),
 }
 
@@ -56,12 +58,12 @@ impl Cipher {
         Self { whole: Aes256CtrPoly1305Aes::new(Key::from_slice(key)), key: Zeroizing::new(*key) }
     }
 
-    /// For a content that comes in pieces.
+    /// Returns a cipher for a content that is processed in pieces.
     pub fn stream(&self, nonce: &[u8; NONCE_BYTES]) -> CryptoStream {
         CryptoStream::new(&self.key, nonce)
     }
 
-    /// The cipher of a repository's master key.
+    /// Returns the cipher of a repository's master key.
     pub fn of(master: &MasterKey) -> Result<Self, CryptoError> {
         let key = Zeroizing::new([&master.encrypt[..], &master.mac.k, &master.mac.r].concat());
         let key: &[u8; KEY_BYTES] =
@@ -76,7 +78,7 @@ impl Cipher {
         Ok(sealed)
     }
 
-    /// Encrypts what is in the buffer, whose first and last 16 bytes are room for nonce and tag.
+    /// Encrypts the content of a buffer, whose first and last 16 bytes are space for nonce and tag.
     pub fn encrypt_within(&self, sealed: &mut [u8]) -> Result<(), CryptoError> {
         let too_short = || CryptoError::Format("too short for nonce and tag".into());
         let (front, rest) = sealed.split_first_chunk_mut::<NONCE_BYTES>().ok_or_else(too_short)?;
@@ -95,7 +97,7 @@ impl Cipher {
         Ok(plain)
     }
 
-    /// Instead of what is in the buffer.
+    /// Decrypts into `plain`, whose former content is replaced.
     fn decrypt_into(&self, sealed: &[u8], plain: &mut Vec<u8>) -> Result<(), CryptoError> {
         let (nonce, rest) = sealed.split_at_checked(NONCE_BYTES).ok_or(CryptoError::NotAuthentic)?;
         let (content, tag) = rest.split_last_chunk::<TAG_BYTES>().ok_or(CryptoError::NotAuthentic)?;
@@ -105,8 +107,8 @@ impl Cipher {
         decrypted.map_err(|_| CryptoError::NotAuthentic)
     }
 
-    /// Opens a blob, instead of what is in the buffer, and makes sure that it is the one of that id. One that is compressed
-    /// says how long it is, and must not be longer.
+    /// Decrypts and decompresses a blob into `plain`, whose former content is replaced, and verifies that the blob
+    /// matches its id. `uncompressed_length` is none if the blob is not compressed. A blob that is longer is an error.
     pub fn open_blob(
         &self,
         (id, uncompressed_length): (&Id, Option<u32>),
@@ -131,7 +133,8 @@ impl Cipher {
         if id_of(plain) == *id { Ok(()) } else { Err(CryptoError::OtherContent) }
     }
 
-    /// An encrypted JSON file (snapshot, index, lock, config), compressed where the repository's version has that.
+    /// Encrypts a JSON file (snapshot, index, lock, config). The file is compressed if the repository's version has
+    /// compression.
     pub fn encrypt_file(&self, json: &[u8], version: u32) -> Result<Vec<u8>, CryptoError> {
         if version < 2 {
             return self.encrypt(json);
@@ -151,14 +154,14 @@ impl Cipher {
     }
 }
 
-/// A number that is used once.
+/// Returns a random nonce.
 pub(super) fn new_nonce() -> [u8; NONCE_BYTES] {
     let mut nonce = [0; NONCE_BYTES];
     rand::rng().fill_bytes(&mut nonce);
     nonce
 }
 
-/// Compresses one content after the other.
+/// Compresses contents, one at a time.
 pub(super) struct Compressor(zstd::bulk::Compressor<'static>);
 
 impl Compressor {
@@ -167,13 +170,13 @@ impl Compressor {
         made.map(Self).map_err(|error| CryptoError::Format(error.to_string()))
     }
 
-    /// Into a buffer of at least [`compressed_bound`] bytes; tells how many it takes.
+    /// Compresses into a buffer of at least [`compressed_bound`] bytes. Returns the compressed length.
     pub fn compress_into(&mut self, plain: &[u8], compressed: &mut [u8]) -> Result<usize, CryptoError> {
         self.0.compress_to_buffer(plain, compressed).map_err(|error| CryptoError::Format(error.to_string()))
     }
 }
 
-/// How long so many bytes may become by compression.
+/// Returns the maximum length of compressed content.
 pub(super) fn compressed_bound(plain: usize) -> usize {
     zstd::zstd_safe::compress_bound(plain)
 }
@@ -185,11 +188,11 @@ fn compress(plain: &[u8]) -> Result<Vec<u8>, CryptoError> {
     Ok(compressed)
 }
 
-/// What compressed blobs are opened with, one after the other.
+/// The buffers of a thread for decompressing blobs, one at a time.
 struct Unpacker {
-    /// Decrypted, and still compressed.
+    /// The decrypted, compressed blob.
     packed: Vec<u8>,
-    /// It takes longer to make than a small blob to decompress.
+    /// The decompressor is reused, because creating it takes longer than decompressing a small blob.
     decompressor: Option<Decompressor<'static>>,
 }
 
@@ -198,7 +201,7 @@ thread_local! {
 }
 
 fn decompress(packed: &[u8]) -> Result<Vec<u8>, CryptoError> {
-    // What a file says of its length is only where the buffer begins.
+    // The length in the file is only a hint for the buffer's capacity, and is limited because it is not trusted.
     let length = zstd::zstd_safe::get_frame_content_size(packed).ok().flatten().unwrap_or(0);
     let mut plain = Vec::with_capacity(usize::try_from(length).unwrap_or(0).min(packed.len() * 20));
     zstd::stream::copy_decode(packed, &mut plain).map_err(broken)?;
@@ -214,19 +217,19 @@ pub(super) fn hash(content: &[u8]) -> [u8; 32] {
     Sha256::digest(content).into()
 }
 
-/// The name of content in the repository: its SHA-256.
+/// Returns the id of content in the repository: its SHA-256.
 pub(super) fn id_of(content: &[u8]) -> Id {
     Id::new(hash(content))
 }
 
-/// The master key that a key file holds, or none if the password is another one. Slow, and takes as much memory as the
-/// file's parameters say.
+/// Decrypts the master key of a key file. Returns none if the password is wrong. The function is slow, and the
+/// parameters in the file determine how much memory it needs.
 pub(super) fn open_key_file(content: &[u8], password: &Secret) -> Result<Option<MasterKey>, CryptoError> {
     let file: KeyFile = serde_json::from_slice(content).map_err(|error| CryptoError::Format(error.to_string()))?;
     if file.kdf != "scrypt" || !file.n.is_power_of_two() || file.n < 2 {
         return Err(CryptoError::Format(format!("unknown key derivation {} with N={}", file.kdf, file.n)));
     }
-    if 128 * u64::from(file.n) * u64::from(file.r) > MOST_SCRYPT_BYTES {
+    if 128 * u64::from(file.n) * u64::from(file.r) > MAX_SCRYPT_BYTES {
         return Err(CryptoError::Format(format!(
             "key derivation with N={} r={} takes too much memory",
             file.n, file.r
@@ -235,10 +238,10 @@ pub(super) fn open_key_file(content: &[u8], password: &Secret) -> Result<Option<
     let log_n = u8::try_from(file.n.trailing_zeros()).unwrap_or(u8::MAX);
     let cipher = Cipher::new(&*derive(password, &file.salt, log_n, file.r, file.p)?);
     let Ok(plain) = cipher.decrypt(&file.data).map(Zeroizing::new) else { return Ok(None) };
-    serde_json::from_slice(&plain).map(Some).map_err(|_| CryptoError::Format("the key in it is broken".into()))
+    serde_json::from_slice(&plain).map(Some).map_err(|_| CryptoError::Format("the master key in it is invalid".into()))
 }
 
-/// A key file by which the password opens the master key, in restic's format.
+/// Creates a key file, in restic's format, which contains the master key encrypted with the password.
 pub(super) fn make_key_file(
     master: &MasterKey,
     password: &Secret,
@@ -247,16 +250,16 @@ pub(super) fn make_key_file(
 ) -> Result<Vec<u8>, CryptoError> {
     let mut salt = vec![0; 64];
     rand::rng().fill_bytes(&mut salt);
-    let key = derive(password, &salt, OUR_SCRYPT_LOG_N, OUR_SCRYPT_R, OUR_SCRYPT_P)?;
+    let key = derive(password, &salt, NEW_KEY_SCRYPT_LOG_N, NEW_KEY_SCRYPT_R, NEW_KEY_SCRYPT_P)?;
     let plain = Zeroizing::new(serde_json::to_vec(master).map_err(|error| CryptoError::Format(error.to_string()))?);
     let file = KeyFile {
         hostname: Some(holder.host.clone()),
         username: Some(holder.user.clone()),
         created: Some(now.to_zoned(jiff::tz::TimeZone::UTC)),
         kdf: "scrypt".to_owned(),
-        n: 1 << OUR_SCRYPT_LOG_N,
-        r: OUR_SCRYPT_R,
-        p: OUR_SCRYPT_P,
+        n: 1 << NEW_KEY_SCRYPT_LOG_N,
+        r: NEW_KEY_SCRYPT_R,
+        p: NEW_KEY_SCRYPT_P,
         data: Cipher::new(&key).encrypt(&plain)?,
         salt,
     };
@@ -287,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_changed_does_not_decrypt() {
+    fn changed_ciphertext_does_not_decrypt() {
         let cipher = Cipher::of(&MasterKey::new()).unwrap();
         let sealed = cipher.encrypt_file(b"{\"a\":1}", 2).unwrap();
         for position in 0..sealed.len() {

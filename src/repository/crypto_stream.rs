@@ -1,5 +1,5 @@
-//! Encryption of one content that is too long for memory, in restic's format of blobs: 16 bytes of nonce, AES-256-CTR
-//! ciphertext, 16 bytes of Poly1305-AES tag.
+//! Encryption and decryption of a content that is too long for memory, piece by piece, in restic's format of blobs: 16
+//! bytes of nonce, AES-256-CTR ciphertext, 16 bytes of Poly1305-AES tag.
 
 use aes::{
     Aes128, Aes256,
@@ -11,7 +11,7 @@ use zeroize::Zeroize;
 
 use super::crypto::{KEY_BYTES, NONCE_BYTES, TAG_BYTES};
 
-/// How many bytes are handled at once: all pieces but the last must be a multiple of that.
+/// The block length: every piece except the last must be a multiple of it.
 pub(super) const BLOCK_BYTES: usize = 16;
 
 /// The keystream and the tag of one content.
@@ -21,7 +21,7 @@ pub(super) struct CryptoStream {
 }
 
 impl CryptoStream {
-    /// `key` are restic's keys: 32 bytes of the cipher, 16 of the tag's nonce, 16 of the tag.
+    /// `key` contains restic's three keys: 32 bytes for the cipher, 16 bytes for the tag's nonce, 16 bytes for the tag.
     pub fn new(key: &[u8; KEY_BYTES], nonce: &[u8; NONCE_BYTES]) -> Self {
         let mut block = (*nonce).into();
         Aes128::new(key[32..48].into()).encrypt_block(&mut block);
@@ -34,17 +34,17 @@ impl CryptoStream {
         Self { keystream: Ctr128BE::new(key[..32].into(), nonce.into()), tag }
     }
 
-    /// Encrypts the next piece, or decrypts it.
+    /// Encrypts or decrypts the next piece.
     pub fn apply(&mut self, piece: &mut [u8]) {
         self.keystream.apply_keystream(piece);
     }
 
-    /// Takes the next piece of the ciphertext into the tag.
+    /// Adds the next piece of the ciphertext to the tag.
     pub fn authenticate(&mut self, ciphertext: &[u8]) {
         self.tag.update_padded(ciphertext);
     }
 
-    /// The tag, with the last piece of the ciphertext.
+    /// Adds the last piece of the ciphertext, and returns the tag.
     pub fn tag(self, last: &[u8]) -> [u8; TAG_BYTES] {
         self.tag.compute_unpadded(last).into()
     }

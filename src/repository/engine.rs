@@ -1,7 +1,8 @@
-//! The storage engine's view of the store: it makes the config of a new repository, and nothing else.
+//! The backend through which the crate `rustic_core` ("the engine") uses the store. The engine is used only to create
+//! the config of a new repository.
 //!
-//! The engine boxes every error as text, and goes on after some. So the first error is kept here, whatever the engine makes
-//! of it.
+//! The engine converts every error to text, and continues after some errors. So this module records the first error
+//! itself.
 
 use std::{
     fmt,
@@ -21,7 +22,7 @@ use super::{
     store::{Kind, Store},
 };
 
-/// Keeps the first error that happened beneath or beside the engine, and tells those who wait.
+/// Records the first error of several tasks, and notifies the tasks that wait.
 #[derive(Debug, Default)]
 pub(super) struct FirstError {
     error: Mutex<Option<RepositoryError>>,
@@ -43,9 +44,9 @@ impl FirstError {
     }
 }
 
-/// What the engine does with files that it wants to write. Called from the engine's threads, which may block.
-pub(super) trait Writes: fmt::Debug + Send + Sync + 'static {
-    /// Whether the engine is to find a repository at the place.
+/// Receives the files that the engine writes. Called from the engine's threads, which may block.
+pub(super) trait WriteHandler: fmt::Debug + Send + Sync + 'static {
+    /// Whether the engine sees that there is a repository in the store.
     fn shows_repository(&self) -> bool {
         true
     }
@@ -53,17 +54,17 @@ pub(super) trait Writes: fmt::Debug + Send + Sync + 'static {
     fn write(&self, kind: Kind, content: Vec<Bytes>) -> Result<(), RepositoryError>;
 }
 
-/// Our store as the engine sees it.
+/// The store as a backend of the engine.
 #[derive(Debug)]
 pub(super) struct EngineBackend {
     pub store: Store,
     pub runtime: Handle,
-    pub writes: Arc<dyn Writes>,
+    pub writes: Arc<dyn WriteHandler>,
     pub first_error: Arc<FirstError>,
 }
 
 impl EngineBackend {
-    fn kept<T>(&self, result: Result<T, RepositoryError>) -> RusticResult<T> {
+    fn recorded<T>(&self, result: Result<T, RepositoryError>) -> RusticResult<T> {
         result.map_err(|error| {
             let text = error.to_string();
             self.first_error.set(error);
@@ -87,7 +88,7 @@ impl EngineBackend {
             }
             return match self.runtime.block_on(self.store.stat(kind, &Id::default()))? {
                 Some(_) => Ok(vec![(Id::default(), 0)]),
-                None => Err(RepositoryError::NotFound { place: self.store.place().to_owned() }),
+                None => Err(RepositoryError::NotFound { location: self.store.location().to_owned() }),
             };
         }
         let files = self.runtime.block_on(self.store.list(kind))?;
@@ -107,19 +108,19 @@ fn kind_of(file: FileType) -> Kind {
 
 impl ReadBackend for EngineBackend {
     fn location(&self) -> String {
-        self.store.place().to_owned()
+        self.store.location().to_owned()
     }
 
     fn list_with_size(&self, file: FileType) -> RusticResult<Vec<(Id, u32)>> {
-        self.kept(self.list(kind_of(file)))
+        self.recorded(self.list(kind_of(file)))
     }
 
     fn read_full(&self, file: FileType, id: &Id) -> RusticResult<Bytes> {
-        self.kept(self.read(kind_of(file), id))
+        self.recorded(self.read(kind_of(file), id))
     }
 
     fn read_partial(&self, _: FileType, id: &Id, _: bool, offset: u32, length: u32) -> RusticResult<Bytes> {
-        self.kept(self.runtime.block_on(self.store.read_range(id, offset, length)))
+        self.recorded(self.runtime.block_on(self.store.read_range(id, offset, length)))
     }
 
     fn warmup_path(&self, file: FileType, id: &Id) -> String {
@@ -129,37 +130,37 @@ impl ReadBackend for EngineBackend {
 
 impl WriteBackend for EngineBackend {
     fn write_bytes(&self, file: FileType, _: &Id, _: bool, content: BytesList) -> RusticResult<()> {
-        self.kept(self.writes.write(kind_of(file), content.into_vec()))
+        self.recorded(self.writes.write(kind_of(file), content.into_vec()))
     }
 
     fn remove(&self, file: FileType, _: &Id, _: bool) -> RusticResult<()> {
         let refused = format!("the engine tried to remove a {file}");
-        self.kept(Err(RepositoryError::InvalidRequest(refused)))
+        self.recorded(Err(RepositoryError::InvalidRequest(refused)))
     }
 }
 
-/// What an engine's task works with.
+/// The engine's parameters for one task.
 pub(super) struct Engine {
     backend: RepositoryBackends,
     options: RepositoryOptions,
 }
 
 impl Engine {
-    /// A repository that is not opened yet.
+    /// Returns a repository that is not opened yet.
     pub fn repository(&self) -> RusticResult<Repository<()>> {
         Repository::new(&self.options, &self.backend)
     }
 }
 
-/// Runs a task of the engine where it may block, turning its panics into errors. The first error of the store counts
-/// more than what the engine says, even when it says that all went well.
+/// Runs a task of the engine on a thread that may block, and converts its panics into errors.
 ///
-/// `blame` makes an error of what the engine says where the store had none.
+/// If the store had an error, the first one is returned whatever the engine returns, even if the engine returns
+/// success. Otherwise `to_error` converts the engine's error.
 pub(super) async fn run<T: Send + 'static>(
     store: &Store,
-    writes: Arc<dyn Writes>,
+    writes: Arc<dyn WriteHandler>,
     first_error: Arc<FirstError>,
-    blame: impl FnOnce(String) -> RepositoryError,
+    to_error: impl FnOnce(String) -> RepositoryError,
     task: impl FnOnce(&Engine) -> RusticResult<T> + Send + 'static,
 ) -> Result<T, RepositoryError> {
     let backend = EngineBackend {
@@ -176,9 +177,9 @@ pub(super) async fn run<T: Send + 'static>(
     match (first_error.take(), done) {
         (Some(error), _) => Err(error),
         (None, Ok(Ok(value))) => Ok(value),
-        (None, Ok(Err(error))) => Err(blame(error.display_log())),
+        (None, Ok(Err(error))) => Err(to_error(error.display_log())),
         (None, Err(panic)) => {
-            Err(RepositoryError::Internal { place: store.place().to_owned(), what: panic.to_string() })
+            Err(RepositoryError::Internal { location: store.location().to_owned(), what: panic.to_string() })
         }
     }
 }
@@ -193,7 +194,7 @@ mod tests {
     #[derive(Debug)]
     struct ReadOnly;
 
-    impl Writes for ReadOnly {
+    impl WriteHandler for ReadOnly {
         fn write(&self, _: Kind, _: Vec<Bytes>) -> Result<(), RepositoryError> {
             Err(RepositoryError::InvalidRequest("the engine tried to write".to_owned()))
         }
@@ -205,8 +206,8 @@ mod tests {
         let store = Store::new(&access(Path::new("/nowhere")), CancellationToken::new()).unwrap();
         let first_error = Arc::new(FirstError::default());
         let seen = Arc::clone(&first_error);
-        let blame = |what| store.damaged(what);
-        run(&store, Arc::new(ReadOnly), first_error, blame, move |_| task(&seen)).await
+        let to_error = |what| store.damaged(what);
+        run(&store, Arc::new(ReadOnly), first_error, to_error, move |_| task(&seen)).await
     }
 
     #[tokio::test]
@@ -217,10 +218,10 @@ mod tests {
 
     #[tokio::test]
     async fn first_error_counts_more_than_the_engines_success() {
-        // Trap 1: the engine goes on after a failed read of its source, and says that all went well.
+        // The engine continues after a failed read of its source, and returns success.
         let error = run_task(|first| {
-            first.set(RepositoryError::NotFound { place: "first".into() });
-            first.set(RepositoryError::Cancelled { place: "second".into() });
+            first.set(RepositoryError::NotFound { location: "first".into() });
+            first.set(RepositoryError::Cancelled { location: "second".into() });
             Ok(())
         });
         let error = error.await.unwrap_err();

@@ -1,6 +1,5 @@
-//! What can go wrong with a repository, each cause its own variant, told for people and mapped to one reason.
-//!
-//! It must not know how the store or the engine found out, and no message may hold a credential.
+//! The errors of operations on a repository: one variant for each cause, with a message for users and one
+//! machine-readable reason. No message may contain a credential.
 
 use std::{io, time::Duration};
 
@@ -8,253 +7,197 @@ use jiff::Timestamp;
 
 use crate::model::{Failure, Reason};
 
-/// Why an operation on a repository did not happen. `place` is always the repository's place without credentials,
-/// `file` a path within it.
+/// Why an operation on a repository failed. `location` is the location of the repository or of the archive's store,
+/// without credentials. `file` is a path within it.
 #[derive(Debug, thiserror::Error)]
 pub enum RepositoryError {
-    /// There is no repository, and the store said so itself.
-    #[error("there is no repository at {place}: create it first, or correct the place")]
-    NotFound {
-        /// The repository's place.
-        place: String,
-    },
-    /// There is one already, and it was left alone.
-    #[error("there is already a repository at {place}: open it, or choose another place")]
-    AlreadyExists {
-        /// The repository's place.
-        place: String,
-    },
-    /// Another repository is there than the caller expects, and nothing was written to it.
+    /// The store itself reported that there is no repository.
+    #[error("there is no repository at {location}: create it first, or correct the location")]
+    NotFound { location: String },
+    /// There is already a repository, and it was not changed.
+    #[error("there is already a repository at {location}: open it, or choose another location")]
+    AlreadyExists { location: String },
+    /// The repository has another id than the caller expects, and nothing was written to it.
     #[error(
-        "the repository at {place} has the id {found}, and {expected} was expected: the store was emptied and used again, or \
-         the place is that of another repository; nothing was read or written"
+        "the repository at {location} has the id {found}, but {expected} was expected: the store was emptied and used \
+         again, or the location is that of another repository; nothing was read or written"
     )]
     Changed {
-        /// The repository's place.
-        place: String,
-        /// The id that it should have; several are separated by "or".
+        location: String,
+        /// The expected id; several are separated by "or".
         expected: String,
-        /// The id that it has.
         found: String,
     },
-    /// No key file opens with the password.
-    #[error("the password opens no key of the repository at {place}: give the one it was created with")]
-    WrongPassword {
-        /// The repository's place.
-        place: String,
-    },
-    /// Somebody else holds a lock that excludes us.
+    /// The password opens no key file.
     #[error(
-        "the repository at {place} is locked by {holder}, last refreshed {since}: wait until that ends; if it runs no more, \
-         `stowaway unlock` removes the lock 30 minutes after that"
+        "the password opens no key of the repository at {location}: use the password with which the repository was created"
+    )]
+    WrongPassword { location: String },
+    /// Another client holds a lock that conflicts with the lock of this run.
+    #[error(
+        "the repository at {location} is locked by {holder}, last refreshed {since}: wait until the holder has finished; \
+         if it does not run any more, `stowaway unlock` removes the lock 30 minutes after the last refresh"
     )]
     Locked {
-        /// The repository's place.
-        place: String,
+        location: String,
         /// User, host and process number from the lock file.
         holder: String,
         /// When the lock was last refreshed.
         since: Timestamp,
     },
-    /// Our own lock is gone or could not be refreshed: a prune may have started, so nothing may be committed.
-    #[error("the run's own lock in the repository at {place} was lost ({why}): nothing was committed, run it again")]
-    LockLost {
-        /// The repository's place.
-        place: String,
-        /// How it was lost.
-        why: String,
-    },
-    /// The store did not answer, or refused a request after all retries.
-    #[error("the store at {place} failed to {action} {file}: {source}; check that it is up and can be reached")]
+    /// The lock of this run was removed or could not be refreshed. A prune may have started, so nothing may be
+    /// committed.
+    #[error("the run's own lock in the repository at {location} was lost ({why}): nothing was committed, run it again")]
+    LockLost { location: String, why: String },
+    /// The store did not answer, or a request still failed after all retries.
+    #[error(
+        "the store at {location} failed to {action} {file}: {source}; check that the store is up and can be reached"
+    )]
     StoreUnavailable {
-        /// The repository's place.
-        place: String,
+        location: String,
         /// The request, as a verb.
         action: &'static str,
-        /// The file.
         file: String,
-        /// The last answer.
         source: StoreFault,
     },
-    /// The store has no room left.
-    #[error("the store at {place} is full, {file} could not be written: {source}; make room, and run it again")]
-    StoreFull {
-        /// The repository's place.
-        place: String,
-        /// The file.
-        file: String,
-        /// The answer.
-        source: StoreFault,
-    },
-    /// The store does not let these credentials do that.
-    #[error("the store at {place} does not allow to {action} {file}: {source}; check the credentials and their rights")]
+    /// The store has no space left.
+    #[error("the store at {location} is full, {file} could not be written: {source}; free space, and run it again")]
+    StoreFull { location: String, file: String, source: StoreFault },
+    /// The store does not permit the request with these credentials.
+    #[error(
+        "the store at {location} does not allow to {action} {file}: {source}; check the credentials and their permissions"
+    )]
     AccessDenied {
-        /// The repository's place.
-        place: String,
+        location: String,
         /// The request, as a verb.
         action: &'static str,
-        /// The file.
         file: String,
-        /// The answer.
         source: StoreFault,
     },
-    /// The repository holds something that cannot be what was written.
-    #[error("the repository at {place} is damaged: {what}; look at it with `restic check --read-data`")]
-    Damaged {
-        /// The repository's place.
-        place: String,
-        /// What was found.
-        what: String,
-    },
-    /// The acknowledgement of the snapshot's own write was lost, and the store cannot be asked whether it is there.
-    #[error("it is not known whether snapshot {snapshot} became visible in the repository at {place}: {source}")]
+    /// The repository contains data that cannot be what was written.
+    #[error("the repository at {location} is damaged: {what}; examine it with `restic check --read-data`")]
+    Damaged { location: String, what: String },
+    /// The store did not acknowledge the write of the snapshot file, and a read could not determine whether the file
+    /// exists.
+    #[error("it is not known whether snapshot {snapshot} became visible in the repository at {location}: {source}")]
     CommitUnknown {
-        /// The repository's place.
-        place: String,
+        location: String,
         /// The snapshot's id, 64 hex digits.
         snapshot: String,
-        /// Why the store could not be asked.
+        /// Why the snapshot file could not be read.
         source: Box<RepositoryError>,
     },
-    /// Something is at the place of an archive, and nobody said that it may be overwritten.
+    /// A file with the archive's name exists, and `overwrite` is not set.
+    #[error("there is already {file} at {location}, and nothing was written: choose another name, or set `overwrite`")]
+    Taken { location: String, file: String },
+    /// The store acknowledged an archive, but the stored file differs from what was sent.
     #[error(
-        "there is already {file} at {place}, and nothing was written: give another name, or say that it may be overwritten"
-    )]
-    Taken {
-        /// The archive's place.
-        place: String,
-        /// The file.
-        file: String,
-    },
-    /// The store acknowledged an archive, and does not have it as it was sent.
-    #[error(
-        "the store at {place} acknowledged {file} of {sent} bytes, and has {found} bytes under that name, which \
-         were left there: do not trust them, check the store, and run it again"
+        "the store at {location} acknowledged {file} of {sent} bytes, but has {found} bytes under that name; they were \
+         not removed: do not trust them, check the store, and run it again"
     )]
     NotKept {
-        /// The archive's place.
-        place: String,
-        /// The file.
+        location: String,
         file: String,
-        /// How many bytes were sent.
+        /// Bytes that were sent.
         sent: u64,
-        /// How many bytes it has.
+        /// Bytes of the stored file.
         found: u64,
     },
-    /// The acknowledgement of an archive was lost, and the store cannot be asked whether it is there.
-    #[error("it is not known whether {file} is whole at {place}: {source}; look for it, and do not trust it")]
+    /// The store did not acknowledge an archive, and a request could not determine whether the archive is complete.
+    #[error(
+        "it is not known whether {file} at {location} is complete: {source}; look for the file, and do not trust it"
+    )]
     OutcomeUnknown {
-        /// The archive's place.
-        place: String,
-        /// The file.
+        location: String,
         file: String,
-        /// Why the store could not be asked.
+        /// Why the archive could not be checked.
         source: Box<RepositoryError>,
     },
-    /// Somebody cancelled the run.
-    #[error("cancelled while working on the repository at {place}")]
-    Cancelled {
-        /// The repository's place.
-        place: String,
-    },
-    /// The stream that was to be stored did not end well; nothing was stored.
+    /// The run was cancelled.
+    #[error("cancelled while working on the repository at {location}")]
+    Cancelled { location: String },
+    /// The stream that was to be stored failed or was incomplete; nothing was stored.
     #[error(transparent)]
     Stream(Failure),
-    /// No snapshot answers to that id.
-    #[error("there is no snapshot {wanted} in the repository at {place}")]
+    /// No snapshot has the requested id.
+    #[error("there is no snapshot {wanted} in the repository at {location}")]
     SnapshotNotFound {
-        /// The repository's place.
-        place: String,
-        /// What was asked for.
+        location: String,
+        /// The requested id.
         wanted: String,
     },
-    /// The snapshot holds no such file.
-    #[error("snapshot {snapshot} in the repository at {place} holds no file {path}")]
+    /// The snapshot does not contain the requested file.
+    #[error("snapshot {snapshot} in the repository at {location} contains no file {path}")]
     FileNotFound {
-        /// The repository's place.
-        place: String,
-        /// The snapshot's id.
+        location: String,
         snapshot: String,
-        /// What was asked for.
+        /// The requested path.
         path: String,
     },
     /// A folder that was to be stored cannot be read at all; nothing was stored.
     #[error("the folder {path} cannot be read: {source}; nothing was stored")]
-    Unreadable {
-        /// The folder.
-        path: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// A folder that was to be stored is in the middle of a restore; nothing was stored.
+    Unreadable { path: String, source: io::Error },
+    /// The folder that was to be stored is the target of an unfinished restore; nothing was stored.
     #[error(
-        "a restore into {path} is under way, or was broken off: it holds {mark}, and what is beside that may be a part of the \
-         data; nothing was stored. Let the restore end: start the pod again whose restore step it is, or repeat the Restore. \
-         If what was restored is not wanted, remove {mark} from the volume"
+        "a restore into {path} is running or was interrupted: the folder contains {mark}, and the other files may be \
+         only a part of the data; nothing was stored. Let the restore finish: restart the pod whose restore step it \
+         is, or repeat the Restore. If you do not want the restored data, remove {mark} from the volume"
     )]
     RestoreUnfinished {
-        /// The folder.
         path: String,
-        /// The entry that shows it.
+        /// The directory entry by which a restore marks its target as unfinished.
         mark: &'static str,
     },
     /// The target of a restore cannot be written.
     #[error("failed to {action} {path}: {source}; the restore is not complete")]
     Unwritable {
-        /// What was tried, as a verb.
+        /// The operation, as a verb.
         action: &'static str,
-        /// Relative to the target; the target's own path if it is that itself.
+        /// A path relative to the target, or the target's own path.
         path: String,
-        /// Why.
         source: io::Error,
     },
-    /// A temporary file failed, which a large repository or a long folder needs.
+    /// A temporary file failed. Temporary files are needed for a large repository or a large folder.
     #[error(
-        "a temporary file in {folder} failed: {source}; make room for it on the node or in that folder, or set TMPDIR to a \
-         folder with room, and run it again"
+        "a temporary file in {folder} failed: {source}; free space on the node or in that folder, or set TMPDIR to a \
+         folder with enough space, and run it again"
     )]
     Scratch {
         /// The folder of temporary files.
         folder: String,
-        /// Why.
         source: io::Error,
     },
-    /// The request itself cannot be carried out.
+    /// The request is invalid.
     #[error("{0}")]
     InvalidRequest(String),
     /// A defect in Stowaway or its storage engine.
-    #[error("the storage engine failed on the repository at {place}: {what}; this is a defect, please report it")]
-    Internal {
-        /// The repository's place.
-        place: String,
-        /// What it said.
-        what: String,
-    },
+    #[error("the storage engine failed on the repository at {location}: {what}; this is a defect, please report it")]
+    Internal { location: String, what: String },
 }
 
-/// The last answer of a store that failed.
+/// Why a request to a store failed: the last answer, or that there was none.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreFault {
-    /// From an object store, in its own words. The library's error is not kept: it holds the request's URL, in whose
-    /// query a credential may be.
+    /// The error message of an object store. The library's error is not kept, because it contains the request's URL,
+    /// whose query may contain a credential.
     #[error("{0}")]
     Object(String),
-    /// From a REST server, or from the way to it.
+    /// An error of a REST server, or of the connection to it.
     #[error("{0}")]
     Http(String),
-    /// From an SSH server, or from the way to it.
+    /// An error of an SSH server, or of the connection to it.
     #[error("{0}")]
     Ssh(String),
-    /// From a file system.
+    /// An error of a file system.
     #[error("{0}")]
     File(#[source] io::Error),
-    /// No answer at all.
+    /// The store did not answer in time.
     #[error("no answer within {} s", .0.as_secs())]
     Silent(Duration),
 }
 
 impl RepositoryError {
-    /// The one machine-readable cause.
+    /// The machine-readable cause.
     pub fn reason(&self) -> Reason {
         match self {
             Self::NotFound { .. } => Reason::RepositoryNotFound,

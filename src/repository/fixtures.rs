@@ -1,11 +1,11 @@
-//! What tests open repositories with.
+//! Parameters with which unit tests open repositories.
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::{Access, LockHolder, LockRules, Patience};
+use super::{Access, LockHolder, LockRules, Timeouts};
 use crate::model::{BackendConfig, Connection, Secret};
 
-/// A repository in a folder.
+/// Returns the parameters for a repository in a folder.
 pub(super) fn access(folder: &Path) -> Access {
     Access {
         backend: BackendConfig::Folder { path: folder.display().to_string() },
@@ -15,7 +15,7 @@ pub(super) fn access(folder: &Path) -> Access {
         credentials: BTreeMap::new(),
         holder: LockHolder { host: String::new(), user: String::new() },
         locks: LockRules::default(),
-        patience: Patience::default(),
+        timeouts: Timeouts::default(),
         expected_ids: Vec::new(),
     }
 }

@@ -1,7 +1,7 @@
-//! Index files: which packs there are, and which blobs are in them.
+//! Index files, which list packs and their blobs.
 //!
-//! It must not know what the blobs are for. Format: restic's design document, section "Indexing"; `packs_to_delete` is
-//! rustic's: packs that its prune has marked and may remove from then on, which restic takes for unreferenced.
+//! Format: restic's design document, section "Indexing". The field `packs_to_delete` is an extension of rustic: it
+//! lists packs that rustic's prune has marked for removal. restic treats these packs as unreferenced.
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -17,12 +17,12 @@ use super::{
     store::{Kind, Store, Write},
 };
 
-/// How many index files are read at a time.
+/// How many index files are read in parallel.
 pub(super) const PARALLEL_READS: usize = 8;
-/// How many bytes of index files are read at a time, as they are stored; a single file may be longer. In memory a file takes
-/// up to six times as much.
+/// How many bytes of index files, as they are stored, are read in parallel. A single file may be longer. In memory a
+/// file needs up to six times as much.
 const READ_BYTES: u32 = 3 << 20;
-/// How many blobs an index file names; restic's own number.
+/// How many blobs an index file lists; the same number as in restic.
 pub(super) const INDEX_BLOBS: usize = 50_000;
 
 /// An index file.
@@ -42,37 +42,38 @@ pub(super) struct IndexedPack {
     pub blobs: Vec<PackedBlob>,
 }
 
-/// Go writes an empty list as null.
+/// Deserializes a list. Go's JSON encoder writes an empty list as null.
 pub(super) fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
     Option::deserialize(from).map(Option::unwrap_or_default)
 }
 
 impl IndexFile {
-    /// Blobs of all packs that stay.
+    /// Returns the number of blobs in packs that are not marked for removal.
     pub fn blobs(&self) -> usize {
         self.packs.iter().map(|pack| pack.blobs.len()).sum()
     }
 
-    /// Reads all index files of a repository, few at a time, and hands each on; the inner error says why one cannot be read.
+    /// Reads all index files of a repository, a few in parallel, and calls `each` with every file. The inner error
+    /// states why a file cannot be read.
     pub async fn read_each(
         cipher: &Cipher,
         store: &Store,
         mut each: impl FnMut(Id, Result<Self, String>) -> Result<(), RepositoryError>,
     ) -> Result<(), RepositoryError> {
-        let room = Semaphore::new(READ_BYTES as usize);
+        let budget = Semaphore::new(READ_BYTES as usize);
         let reads = store.list(Kind::Index).await?.into_iter().map(|(id, size)| {
-            let room = &room;
-            // Some stores list no sizes.
+            let budget = &budget;
+            // Some stores list files without sizes.
             let size = if size == 0 { READ_BYTES / 2 } else { u32::try_from(size).unwrap_or(READ_BYTES) };
             async move {
-                let taken = room.acquire_many(size.min(READ_BYTES)).await.map_err(|error| internal(store, error))?;
-                // The room is taken until the file was handed on.
-                Ok::<_, RepositoryError>((id, Self::read(cipher, store, id).await?, taken))
+                let permit = budget.acquire_many(size.min(READ_BYTES)).await.map_err(|error| internal(store, error))?;
+                // The permit is held until `each` has received the file.
+                Ok::<_, RepositoryError>((id, Self::read(cipher, store, id).await?, permit))
             }
         });
         let mut reads = stream::iter(reads).buffer_unordered(PARALLEL_READS);
         while let Some(read) = reads.next().await {
-            let (id, read, _taken) = read?;
+            let (id, read, _permit) = read?;
             each(id, read)?;
         }
         Ok(())
@@ -82,17 +83,17 @@ impl IndexFile {
         let content = match store.read(Kind::Index, &id).await? {
             Some(content) if crypto::id_of(&content) == id => content,
             Some(_) => return Ok(Err("it is not what was written".to_owned())),
-            None => return Ok(Err("it is gone since it was listed".to_owned())),
+            None => return Ok(Err("it was removed after it was listed".to_owned())),
         };
         let cipher = cipher.clone();
         let parsed = spawn_blocking(move || {
             let json = cipher.decrypt_file(&content).map_err(|error| error.to_string())?;
-            serde_json::from_slice(&json).map_err(|error| format!("it is no index: {error}"))
+            serde_json::from_slice(&json).map_err(|error| format!("it is not an index: {error}"))
         });
         parsed.await.map_err(|panic| internal(store, panic))
     }
 
-    /// Writes it into a repository of that format, and tells which file it is, and how long.
+    /// Writes the index file, in the format of the repository's version. Returns the file's kind, id and length.
     pub async fn write(
         &self,
         (cipher, version): (&Cipher, u32),

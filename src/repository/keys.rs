@@ -1,7 +1,7 @@
-//! The keys of a repository: each a file that opens the same master key with a password of its own, as restic has them.
+//! The keys of a repository. As in restic, each key is a file which contains the master key, encrypted with a password.
 //!
-//! A key is read back and opened before any other goes, and the one that we came in by never goes: so there is always a
-//! password that opens what is stored. It must not know where passwords come from.
+//! A new key is read back and opened before another key is removed, and the key in use is never removed without a
+//! replacement. So there is always a password that opens the repository.
 
 use jiff::Timestamp;
 use rustic_core::{
@@ -18,26 +18,25 @@ use super::{
 };
 use crate::model::Secret;
 
-/// The shortest part of an id that names a key; restic shows 8 digits.
+/// The shortest accepted prefix of a key's id; restic prints 8 digits.
 const SHORTEST_PREFIX: usize = 8;
 
-/// One key.
+/// A key of a repository.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KeySummary {
     /// 64 hex digits.
     pub id: String,
-    /// Whether it is the one that the password opened.
+    /// Whether it is the key that the password opened.
     pub in_use: bool,
-    /// Who made it, where the file says so.
+    /// The user who created the key; empty if the file does not contain it.
     pub user: String,
-    /// On which machine.
+    /// The host on which the key was created; empty if the file does not contain it.
     pub host: String,
-    /// When.
     pub created: Option<Timestamp>,
 }
 
-/// All keys, in the order of their ids. A warning names files among them that are no keys.
+/// Returns all keys, ordered by id. Logs a warning about each file in the folder of keys that is not a key.
 pub async fn list_keys(access: Access, cancel: CancellationToken) -> Result<Vec<KeySummary>, RepositoryError> {
     let repository = open(access, cancel).await?;
     let listed = list(&repository).await;
@@ -45,9 +44,9 @@ pub async fn list_keys(access: Access, cancel: CancellationToken) -> Result<Vec<
     listed
 }
 
-/// Adds a key that this password opens; gives its id.
+/// Adds a key with this password, and returns its id.
 ///
-/// Errors: what was written does not open the repository; then it is taken away.
+/// Errors: the written key does not open the repository. The key is removed then.
 pub async fn add_key(access: Access, cancel: CancellationToken, password: Secret) -> Result<String, RepositoryError> {
     let new = Access { password, untrimmed_password: None, ..access.clone() };
     let repository = open(access, cancel).await?;
@@ -56,10 +55,10 @@ pub async fn add_key(access: Access, cancel: CancellationToken, password: Secret
     added.map(hex)
 }
 
-/// Removes the one key whose id begins so; gives its id. All others are kept off meanwhile.
+/// Removes the only key whose id begins with `prefix`, under an exclusive lock, and returns its id.
 ///
-/// Errors: [`RepositoryError::InvalidRequest`] when none or several begin so, or when it is the one in use, which the last
-/// one always is.
+/// Errors: [`RepositoryError::InvalidRequest`] if the prefix matches no or several keys, or matches the key in use. A
+/// last key is always in use.
 pub async fn remove_key(access: Access, cancel: CancellationToken, prefix: &str) -> Result<String, RepositoryError> {
     let repository = open_exclusively(access, cancel).await?;
     let removed = remove(&repository, prefix).await;
@@ -67,10 +66,10 @@ pub async fn remove_key(access: Access, cancel: CancellationToken, prefix: &str)
     removed.map(hex)
 }
 
-/// Puts a key that the new password opens in place of the one in use; gives the ids of the new and of the old one. All
-/// others are kept off meanwhile.
+/// Replaces the key in use by a key with a new password, under an exclusive lock. Returns the ids of the new and of the
+/// old key.
 ///
-/// Errors: as [`add_key`]; the old key then stays.
+/// Errors: as [`add_key`]. The old key is not removed then.
 pub async fn change_password(
     access: Access,
     cancel: CancellationToken,
@@ -90,7 +89,7 @@ pub async fn change_password(
 }
 
 impl Repository {
-    /// How many keys there are: passwords that open it. Files among them that are no keys do not count.
+    /// Returns the number of keys. Files that are not keys do not count.
     pub async fn count_keys(&self) -> Result<u32, RepositoryError> {
         Ok(u32::try_from(list(self).await?.len()).unwrap_or(u32::MAX))
     }
@@ -102,14 +101,14 @@ async fn list(repository: &Repository) -> Result<Vec<KeySummary>, RepositoryErro
     keys.sort_unstable();
     let mut summaries = Vec::with_capacity(keys.len());
     for id in keys {
-        // Gone since the listing.
+        // The key was removed after it was listed.
         let Some(content) = store.read(Kind::Key, &id).await? else { continue };
         let file: KeyFile = match serde_json::from_slice(&content) {
             Ok(file) if crypto::id_of(&content) == id => file,
-            // It opens nothing, and does not keep a client from the others.
+            // Such a file opens nothing, and does not prevent a client from using other keys.
             _ => {
                 let path = Kind::Key.path(&id);
-                tracing::warn!("{path} is no key file, or is not what was written: remove it from the store");
+                tracing::warn!("{path} is not a key file, or is not what was written: remove it from the store");
                 continue;
             }
         };
@@ -127,14 +126,14 @@ async fn list(repository: &Repository) -> Result<Vec<KeySummary>, RepositoryErro
 async fn add(repository: &Repository, new: &Access) -> Result<Id, RepositoryError> {
     let store = &repository.store;
     let id = write_key(store, new, &repository.master).await?;
-    // What cannot be opened again is no key, whatever the store said.
+    // The key must open the master key when it is read back, whatever the store answered to the write.
     match open_key(store, &new.password, &id).await {
         Ok(Some(master)) if is_same(&master, &repository.master) => Ok(id),
         outcome => {
             store.remove(Kind::Key, &id).await?;
             Err(outcome
                 .err()
-                .unwrap_or_else(|| store.damaged("the key that was written does not open it, and is removed")))
+                .unwrap_or_else(|| store.damaged("the key that was written does not open it, and was removed")))
         }
     }
 }
@@ -143,13 +142,13 @@ async fn remove(repository: &Repository, prefix: &str) -> Result<Id, RepositoryE
     let wrong = |text: String| Err(RepositoryError::InvalidRequest(text));
     let wanted = prefix.to_ascii_lowercase();
     if wanted.len() < SHORTEST_PREFIX || !wanted.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return wrong(format!("{prefix:?} is no key's id: give at least {SHORTEST_PREFIX} hex digits of it"));
+        return wrong(format!("{prefix:?} is not a key id: give at least {SHORTEST_PREFIX} hex digits"));
     }
     let keys: Vec<Id> = repository.store.list(Kind::Key).await?.into_iter().map(|(id, _)| id).collect();
     let mut found = keys.iter().filter(|id| hex(**id).starts_with(&wanted));
     match (found.next(), found.next()) {
         (Some(id), None) if *id == repository.key => {
-            let what = if keys.len() == 1 { "the last one: nothing would open the repository" } else { "in use" };
+            let what = if keys.len() == 1 { "the last key: nothing would open the repository" } else { "in use" };
             wrong(format!("key {prefix} is {what}; open the repository with another key's password to remove this one"))
         }
         (Some(id), None) => {
@@ -157,7 +156,7 @@ async fn remove(repository: &Repository, prefix: &str) -> Result<Id, RepositoryE
             Ok(*id)
         }
         (Some(_), Some(_)) => wrong(format!("several keys begin with {prefix}: give more digits")),
-        (None, _) => wrong(format!("there is no key {prefix}; `stowaway key list` shows them")),
+        (None, _) => wrong(format!("there is no key {prefix}; `stowaway key list` shows all keys")),
     }
 }
 

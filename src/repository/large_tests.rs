@@ -1,5 +1,5 @@
-//! Memory of what works on a large repository, or on a folder of many entries: bounded, because the rest is in temporary
-//! files. Each test runs once more in a process of its own, whose peak it measures.
+//! Tests that the memory of operations on a large repository, or on a folder with many entries, is bounded. A test
+//! starts itself again in a process of its own, and measures that process's peak memory.
 
 use std::{fs::File, io, path::Path, process::Command, sync::Arc};
 
@@ -17,7 +17,7 @@ use super::{
     fixtures::access,
     folder,
     index_file::{IndexFile, IndexedPack},
-    known::Known,
+    known_blobs::KnownBlobs,
     open_exclusively,
     pack::{BlobKind, HEADER_BYTES, PackedBlob},
     packer::Packer,
@@ -26,44 +26,44 @@ use super::{
 };
 use crate::{
     model::{DataPart, Proof, SnapshotIdentity, mounts},
-    stream::{End, Piece, pieces},
+    stream::{End, StreamItem, pieces},
 };
 
 const PACKS: u32 = 100_000;
 const BLOBS_OF_A_PACK: u32 = 20;
 const ENTRIES: u32 = 1_000_000;
-/// Of the 192 MiB of a Job; what it sends to pod, API server and store needs some, too.
-const MOST_BYTES: u64 = 144 << 20;
-/// Makes the process run this one test, on that folder.
+/// The limit of the peak memory. A Job has 192 MiB, and the connections to pod, API server and store also need memory.
+const MAX_BYTES: u64 = 144 << 20;
+/// An environment variable that makes the process run only this test, with the folder that it names.
 const ALONE: &str = "STOWAWAY_TEST_ALONE";
 
 fn identity() -> SnapshotIdentity {
     SnapshotIdentity { host: "shop".into(), path: "/data".into(), tags: vec![] }
 }
 
-fn is_little(step: &str) {
+fn assert_low_peak(step: &str) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let peak = line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10;
     println!("{} MiB after {step}", peak >> 20);
-    assert!(peak < MOST_BYTES, "{peak} bytes after {step}");
+    assert!(peak < MAX_BYTES, "{peak} bytes after {step}");
 }
 
-/// A snapshot of a folder with many files of one content, made by what a backup makes trees with.
+/// Stores a snapshot of a folder with many files of the same content, with the functions that a backup uses for trees.
 async fn store_long_folder(repository: &Repository) -> String {
     let (sender, receiver) = pieces();
-    sender.send(Piece::Data("content".into())).await.unwrap();
-    sender.send(Piece::End(End { proof: Proof::Sealed, bytes: 7 })).await.unwrap();
+    sender.send(StreamItem::Data("content".into())).await.unwrap();
+    sender.send(StreamItem::End(End { proof: Proof::Sealed, bytes: 7 })).await.unwrap();
     let rules = StoreRules { allow_empty: false, time: Timestamp::UNIX_EPOCH, device: None };
     repository.store_stream(&identity(), &rules, receiver, Arc::default()).await.unwrap();
 
     let store = repository.store.clone();
-    let known = Arc::new(Known::read(&repository.cipher, &store).await.unwrap());
+    let known = Arc::new(KnownBlobs::read(&repository.cipher, &store).await.unwrap());
     let task = |packer: &Arc<Packer>, _| {
         let content = packer.save(BlobKind::Data, b"content")?;
         let mut tree = TreeWriter::new(packer.version());
         for number in 0..ENTRIES {
-            // What differs from entry to entry in a real folder, too.
+            // Metadata which differs between the entries of a real folder, too.
             let time = Timestamp::from_nanosecond(i128::from(number) * 7_919_000_000_017).unwrap();
             let metadata =
                 Metadata { size: 7, inode: u64::from(number) * 7, ctime: Some(time), ..folder_metadata(time) };
@@ -85,8 +85,8 @@ async fn store_long_folder(repository: &Repository) -> String {
     commit.publish(&commit.labelled(root, summary), &[], &written).await.unwrap()
 }
 
-/// Packs that nothing needs, and the index files that name them. Nothing reads the packs, so they are holes.
-async fn add_packs(repository: &Repository, place: &Path) {
+/// Adds unused packs and the index files that list them. The packs are sparse files, because no test reads them.
+async fn add_packs(repository: &Repository, root: &Path) {
     let id = |kind: u8, number: u32| {
         let mut id = super::crypto::hash(&number.to_le_bytes());
         id[31] = kind;
@@ -105,7 +105,7 @@ async fn add_packs(repository: &Repository, place: &Path) {
             .collect();
         let size: u64 = blobs.iter().map(|blob| u64::from(blob.length) + blob.entry_bytes()).sum();
         let pack = id(1, pack);
-        let path = place.join(Kind::Pack.path(&pack));
+        let path = root.join(Kind::Pack.path(&pack));
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         File::create(path).unwrap().set_len(size + HEADER_BYTES).unwrap();
         index.packs.push(IndexedPack { id: pack, blobs });
@@ -121,12 +121,12 @@ fn two_million_blobs_and_a_folder_of_a_million_entries_take_little_memory() {
     let wait_for = |folder: &Path, is_alone: bool| {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
-            let place = folder.join("repository");
+            let root = folder.join("repository");
             if is_alone {
-                return work(&place).await;
+                return work(&root).await;
             }
-            let repository = create(access(&place), CancellationToken::new()).await.unwrap();
-            add_packs(&repository, &place).await;
+            let repository = create(access(&root), CancellationToken::new()).await.unwrap();
+            add_packs(&repository, &root).await;
             repository.close().await;
         });
     };
@@ -151,28 +151,28 @@ fn two_million_blobs_and_a_folder_of_a_million_entries_take_little_memory() {
     );
 }
 
-async fn work(place: &Path) {
-    let repository = open_exclusively(access(place), CancellationToken::new()).await.unwrap();
+async fn work(root: &Path) {
+    let repository = open_exclusively(access(root), CancellationToken::new()).await.unwrap();
     let snapshot = store_long_folder(&repository).await;
-    is_little("a long folder was stored");
+    assert_low_peak("a long folder was stored");
     repository.verify(&snapshot).await.unwrap();
-    is_little("it was verified");
+    assert_low_peak("it was verified");
     let report = repository.check(None).await.unwrap();
     assert!(report.is_sound(), "{}", report.findings);
     assert!(report.blobs > u64::from(PACKS * BLOBS_OF_A_PACK) && report.packs > u64::from(PACKS), "{report:?}");
-    is_little("a check");
+    assert_low_peak("a check");
     let output = (io::sink(), |_| Ok(()));
     let store = repository.store.clone();
     let content = folder::write_tar(&repository, &store, (&snapshot, "/data"), &[], output, Arc::default()).await;
     assert_eq!(content.unwrap().files, u64::from(ENTRIES));
-    is_little("it was restored as a tar");
+    assert_low_peak("it was restored as a tar");
     assert_eq!(repository.read_file(&snapshot, "/data/0999999").await.unwrap().size, 7);
-    is_little("one file of it was read");
+    assert_low_peak("one file of it was read");
     let report = repository.prune(&PruneRules::default()).await.unwrap();
     assert_eq!(report.packs_removed, u64::from(PACKS), "{report:?}");
-    is_little("a prune");
+    assert_low_peak("a prune");
     let report = repository.check(Some(DataPart::ALL)).await.unwrap();
     assert!(report.is_sound() && report.packs_read > 3, "{report:?}");
-    is_little("a check of all data");
+    assert_low_peak("a check of all data");
     repository.close().await;
 }

@@ -1,7 +1,6 @@
-//! restic's locks, taken, kept and honoured: as long as ours is there, no restic prunes what we write or read, and as long
-//! as an exclusive one of ours is there, no restic reads what we prune.
-//!
-//! It must not know what is done under a lock.
+//! Locks in restic's format: takes them, refreshes them, and respects those of other clients. While Stowaway holds a
+//! shared lock, no restic prunes the data that Stowaway reads or writes. While Stowaway holds an exclusive lock, no
+//! restic reads or writes.
 
 mod file;
 mod foreign;
@@ -23,56 +22,57 @@ use tokio_util::sync::CancellationToken;
 pub(super) use self::foreign::{Purpose, remove_locks};
 pub use self::{
     file::FoundLock,
-    foreign::{Liveness, LockJudge, LockRules, NoJudge, ProcessesHere, Unlock, Unlocked},
+    foreign::{Liveness, LockOwnerProbe, LockRules, NoProbe, ProcessesHere, Unlock, Unlocked},
     unreadable::UnreadableLock,
 };
-use self::{file::LockFile, foreign::honour, seen::Seen};
+use self::{file::LockFile, foreign::check_foreign_locks, seen::ObservedLocks};
 use super::{
     Repository, RepositoryError,
     crypto::Cipher,
     store::{Kind, Store},
 };
 
-/// Who a lock says that holds it.
+/// The owner that a lock file names.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LockHolder {
-    /// Host name; a pod's name.
+    /// The host name, or a pod's name.
     pub host: String,
-    /// The user, or what tells one holder from another: `pod UID ...`.
+    /// The user, or another text that identifies the holder, such as `pod UID ...`.
     pub user: String,
 }
 
-/// How a lock is kept.
+/// When a lock is refreshed and when it is given up.
 #[derive(Clone, Copy, Debug)]
-struct Rhythm {
+struct RefreshTiming {
     refresh: Duration,
-    /// After a failed refresh.
+    /// The delay after a failed refresh.
     retry: Duration,
-    /// Given up when not refreshed for so long, well before others think that it is stale.
+    /// The lock is given up when it was not refreshed for this long, well before other clients treat it as stale.
     lost: Duration,
 }
 
-impl Rhythm {
-    /// What removes is short, and sound wherever it ends. So it ends soon after its lock can no longer be refreshed, and those
-    /// who only read need not wait for half an hour after its death.
+impl RefreshTiming {
+    /// A removal is short, and leaves a consistent repository wherever it is interrupted. So it ends soon after its
+    /// exclusive lock can no longer be refreshed, and readers need not wait half an hour after its process has died.
     fn of(purpose: Purpose) -> Self {
         if purpose.is_exclusive() { EXCLUSIVE } else { SHARED }
     }
 }
 
-/// How often a lock is refreshed at the least; restic refreshes its own as often.
+/// The longest interval between refreshes of a lock; the same as in restic.
 pub const LOCK_REFRESH: Duration = Duration::from_mins(5);
-const SHARED: Rhythm = Rhythm { refresh: LOCK_REFRESH, retry: Duration::from_secs(30), lost: Duration::from_mins(20) };
-const EXCLUSIVE: Rhythm =
-    Rhythm { refresh: Duration::from_mins(1), retry: Duration::from_secs(10), lost: Duration::from_mins(5) };
-/// Two that write their locks at the same moment see each other's after this; as in restic.
-const SETTLE: Duration = Duration::from_millis(200);
+const SHARED: RefreshTiming =
+    RefreshTiming { refresh: LOCK_REFRESH, retry: Duration::from_secs(30), lost: Duration::from_mins(20) };
+const EXCLUSIVE: RefreshTiming =
+    RefreshTiming { refresh: Duration::from_mins(1), retry: Duration::from_secs(10), lost: Duration::from_mins(5) };
+/// After this delay two clients that wrote their locks at the same moment see each other's lock; as in restic.
+const SETTLE_DELAY: Duration = Duration::from_millis(200);
 
-/// Between the first two looks at a lock that is in the way; doubled each time, up to the other.
+/// The delay before the first retry while another lock conflicts. It doubles with each retry, up to `LONGEST_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// A lock of ours, refreshed until it is dropped or released.
+/// A lock that this process holds. It is refreshed until it is released or dropped.
 #[derive(Debug)]
 pub(super) struct Lock {
     purpose: Purpose,
@@ -81,28 +81,28 @@ pub(super) struct Lock {
 
 #[derive(Debug)]
 struct Shared {
-    /// Which file is ours at the moment; none after it was released.
+    /// The current lock file; none after the lock was released.
     current: Mutex<Option<Id>>,
     ended: CancellationToken,
     lost: CancellationToken,
     runtime: Handle,
-    /// Not cancelled with the run: the lock has to go all the same.
+    /// A store that is not cancelled with the run, because the lock must also be removed after a cancellation.
     cleaner: Store,
 }
 
 impl Lock {
-    /// Whether it keeps off all others.
+    /// Whether the lock excludes all other clients.
     pub fn is_exclusive(&self) -> bool {
         self.purpose.is_exclusive()
     }
 
-    /// Cancelled when the lock could not be kept.
+    /// A token that is cancelled when the lock is lost.
     pub fn lost(&self) -> &CancellationToken {
         &self.shared.lost
     }
 
-    /// The lock's file is there: no other client has removed it, and then perhaps pruned. It is refreshed meanwhile, however
-    /// long the store takes to answer.
+    /// Fails unless the lock's file exists: another client may have removed the lock and then pruned. The lock
+    /// continues to be refreshed during the check, however long the store takes to answer.
     pub async fn check(&self, store: &Store) -> Result<(), RepositoryError> {
         loop {
             self.must_be_kept(store)?;
@@ -115,54 +115,56 @@ impl Lock {
             if is_there {
                 return Ok(());
             }
-            // Otherwise a refresh has replaced the file that was looked for.
+            // If the current file has changed, a refresh has replaced the file that was checked.
             if current.is_none() || self.current().await == current {
                 return Err(lost(store, "another client removed it"));
             }
         }
     }
 
-    /// Refuses what would make something visible under a lock that was taken to read: it may stand beside the lock of a prune.
+    /// Fails if the lock was taken for reading. No snapshot may be made visible under such a lock, because it may
+    /// coexist with the lock of a prune.
     pub fn must_allow_writing(&self, store: &Store) -> Result<(), RepositoryError> {
         if self.purpose != Purpose::Read {
             return Ok(());
         }
-        let what = "a run that opened it to read tried to store a snapshot".to_owned();
-        Err(RepositoryError::Internal { place: store.place().to_owned(), what })
+        let what = "a run that opened it for reading tried to store a snapshot".to_owned();
+        Err(RepositoryError::Internal { location: store.location().to_owned(), what })
     }
 
     fn must_be_kept(&self, store: &Store) -> Result<(), RepositoryError> {
         if self.shared.lost.is_cancelled() { Err(lost(store, NOT_REFRESHED)) } else { Ok(()) }
     }
 
-    /// Its file at the moment.
+    /// Returns the current lock file.
     async fn current(&self) -> Option<Id> {
         *self.shared.current.lock().await
     }
 
-    /// Removes the lock's file. One that cannot be removed goes stale by itself.
+    /// Removes the lock's file. A file that cannot be removed becomes stale by itself.
     pub async fn release(&self) {
         self.shared.release().await;
     }
 }
 
 impl Repository {
-    /// The locks of others that are in the repository now, and the lock files that cannot be read.
+    /// Returns the locks of other clients, and the lock files that cannot be read.
     pub async fn other_locks(&self) -> Result<(Vec<FoundLock>, Vec<UnreadableLock>), RepositoryError> {
         foreign::list(&self.store, &self.cipher, self.lock.current().await).await
     }
 
-    /// Whether another client keeps off all others, by a lock in that store, which is this repository's.
+    /// Whether another client holds an exclusive lock. `store` is the store of this repository, possibly with another
+    /// cancel token.
     pub(super) async fn is_locked_by_another_exclusively(&self, store: &Store) -> Result<bool, RepositoryError> {
         let (locks, _) = foreign::list(store, &self.cipher, self.lock.current().await).await?;
         Ok(locks.iter().any(|lock| lock.exclusive))
     }
 }
 
-const NOT_REFRESHED: &str = "it could not be refreshed, or somebody removed it";
+const NOT_REFRESHED: &str = "it could not be refreshed, or another client removed it";
 
 fn lost(store: &Store, why: &str) -> RepositoryError {
-    RepositoryError::LockLost { place: store.place().to_owned(), why: why.to_owned() }
+    RepositoryError::LockLost { location: store.location().to_owned(), why: why.to_owned() }
 }
 
 impl Shared {
@@ -184,84 +186,85 @@ impl Drop for Lock {
     }
 }
 
-/// When a lock was refreshed: before its file was written, since others see it from then on.
+/// The time of a refresh, taken before the lock file is written, because other clients may see the file from then on.
 #[derive(Clone, Copy, Debug)]
-struct Moment {
+struct RefreshTime {
     instant: Instant,
-    /// The file's time. A machine that was suspended has missed that time passed, but for this clock.
+    /// The time in the lock file. This clock also counts the time during which the machine was suspended.
     time: Timestamp,
 }
 
-impl Moment {
+impl RefreshTime {
     fn now() -> Self {
         Self { instant: Instant::now(), time: Timestamp::now() }
     }
 
-    /// How much is left of such a lease.
+    /// Returns the rest of a lease that began at this refresh.
     fn left(&self, lease: Duration) -> Duration {
         let passed = Duration::try_from(Timestamp::now().duration_since(self.time)).unwrap_or_default();
         lease.saturating_sub(passed.max(self.instant.elapsed()))
     }
 }
 
-/// Replaces the lock's file by a younger one again and again; returns once it was not refreshed for too long, whatever is
-/// under way then, or when another client has removed it: a younger one would hide what others did in between.
-async fn refresh(shared: &Shared, rhythm: Rhythm, mut refreshed: Moment, our: &Wanted) {
-    let mut pause = rhythm.refresh;
+/// Replaces the lock's file by a newer one periodically. Returns when the lock was not refreshed for too long, even
+/// during a request, or when another client has removed the file: a newer file would hide what other clients did
+/// meanwhile.
+async fn refresh(shared: &Shared, timing: RefreshTiming, mut refreshed: RefreshTime, request: &LockRequest) {
+    let mut pause = timing.refresh;
     loop {
         sleep(pause).await;
-        let left = refreshed.left(rhythm.lost);
+        let left = refreshed.left(timing.lost);
         if left.is_zero() {
             return;
         }
-        match timeout(left, renew(shared, our)).await {
-            Ok(Ok(Some((moment, old)))) => {
-                (refreshed, pause) = (moment, rhythm.refresh);
-                if let Err(error) = our.store.remove(Kind::Lock, &old).await {
+        match timeout(left, renew(shared, request)).await {
+            Ok(Ok(Some((time, old)))) => {
+                (refreshed, pause) = (time, timing.refresh);
+                if let Err(error) = request.store.remove(Kind::Lock, &old).await {
                     tracing::warn!("an older lock of this run could not be removed: {error}");
                 }
             }
             Ok(Ok(None)) | Err(_) => return,
             Ok(Err(error)) => {
                 tracing::warn!("the repository's lock could not be refreshed: {error}");
-                pause = rhythm.retry.min(refreshed.left(rhythm.lost));
+                pause = timing.retry.min(refreshed.left(timing.lost));
             }
         }
     }
 }
 
-/// Writes a younger file, and returns which one it replaces; none if that is missing.
-async fn renew(shared: &Shared, our: &Wanted) -> Result<Option<(Moment, Id)>, RepositoryError> {
+/// Writes a newer lock file. Returns the file that it replaces, or none if that file is missing.
+async fn renew(shared: &Shared, request: &LockRequest) -> Result<Option<(RefreshTime, Id)>, RepositoryError> {
     let mut current = shared.current.lock().await;
     let Some(old) = *current else { return Ok(None) };
-    if our.store.stat(Kind::Lock, &old).await?.is_none() {
+    if request.store.stat(Kind::Lock, &old).await?.is_none() {
         return Ok(None);
     }
-    let (id, moment) = our.write().await?;
+    let (id, time) = request.write().await?;
     *current = Some(id);
-    Ok(Some((moment, old)))
+    Ok(Some((time, old)))
 }
 
-/// A lock that somebody here wants, and what its files are made of.
+/// A lock that this process takes, and the content of its files.
 #[derive(Clone)]
-pub(super) struct Wanted {
+pub(super) struct LockRequest {
     pub store: Store,
     pub cipher: Cipher,
-    /// The repository's format.
+    /// The version of the repository's format.
     pub version: u32,
     pub holder: LockHolder,
-    /// What it is taken for.
     pub purpose: Purpose,
 }
 
-impl Wanted {
-    /// Takes the lock, and waits as long as the rules say while another is in the way. Errors:
-    /// [`RepositoryError::Locked`].
+impl LockRequest {
+    /// Takes the lock. Waits up to `rules.wait` while the lock of another client conflicts.
+    ///
+    /// Errors: [`RepositoryError::Locked`].
     pub async fn take(&self, rules: &LockRules) -> Result<Lock, RepositoryError> {
         let deadline = Instant::now() + rules.wait;
-        let (mut pause, mut seen) = (FIRST_PAUSE, Seen::default());
+        let (mut pause, mut seen) = (FIRST_PAUSE, ObservedLocks::default());
         loop {
-            let error = match self.try_to_take(rules, Rhythm::of(self.purpose), &mut seen).await {
+            let error = match self.try_to_take(rules, RefreshTiming::of(self.purpose), &mut seen).await {
                 Err(error @ RepositoryError::Locked { .. }) => error,
                 taken => return taken,
             };
@@ -270,52 +273,57 @@ impl Wanted {
                 return Err(error);
             }
             tracing::info!(seconds = left.as_secs(), "waiting for a lock: {error}");
-            // Spread, so that two that want it at once do not meet again and again.
+            // The jitter keeps two clients that want a lock at the same time from colliding repeatedly.
             let spread = pause.mul_f64(rand::rng().random_range(0.5..1.0)).min(left);
             tokio::select! {
                 () = sleep(spread) => {}
                 () = self.store.cancel().cancelled() => {
-                    return Err(RepositoryError::Cancelled { place: self.store.place().to_owned() });
+                    return Err(RepositoryError::Cancelled { location: self.store.location().to_owned() });
                 }
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    async fn try_to_take(&self, rules: &LockRules, rhythm: Rhythm, seen: &mut Seen) -> Result<Lock, RepositoryError> {
-        let (store, cipher, judge) = (&self.store, &self.cipher, &*rules.judge);
-        honour(store, cipher, judge, self.purpose, None, seen).await?;
+    async fn try_to_take(
+        &self,
+        rules: &LockRules,
+        timing: RefreshTiming,
+        seen: &mut ObservedLocks,
+    ) -> Result<Lock, RepositoryError> {
+        let (store, cipher, probe) = (&self.store, &self.cipher, &*rules.probe);
+        check_foreign_locks(store, cipher, probe, self.purpose, None, seen).await?;
         let (id, taken) = self.write().await?;
         let shared = Arc::new(Shared {
             current: Mutex::new(Some(id)),
             ended: CancellationToken::new(),
             lost: CancellationToken::new(),
             runtime: Handle::current(),
-            cleaner: store.for_a_last_look(),
+            cleaner: store.for_final_request(),
         });
         let lock = Lock { purpose: self.purpose, shared: Arc::clone(&shared) };
-        sleep(SETTLE).await;
-        if let Err(error) = honour(store, cipher, judge, self.purpose, Some(id), seen).await {
+        sleep(SETTLE_DELAY).await;
+        if let Err(error) = check_foreign_locks(store, cipher, probe, self.purpose, Some(id), seen).await {
             lock.release().await;
             return Err(error);
         }
-        let ours = self.clone();
+        let request = self.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = shared.ended.cancelled() => {}
-                () = refresh(&shared, rhythm, taken, &ours) => shared.lost.cancel(),
+                () = refresh(&shared, timing, taken, &request) => shared.lost.cancel(),
             }
         });
         Ok(lock)
     }
 
-    /// Writes a new file, and returns from when on others may see it.
-    async fn write(&self) -> Result<(Id, Moment), RepositoryError> {
-        // The owner of our own entry in /proc; where that is missing, restic's answer on such systems.
+    /// Writes a new lock file. Also returns the time from which other clients may see it.
+    async fn write(&self) -> Result<(Id, RefreshTime), RepositoryError> {
+        // The owner of this process's entry in /proc. If that is missing, 0, as restic writes on such systems.
         let (uid, gid) = std::fs::metadata("/proc/self").map_or((0, 0), |me| (me.uid(), me.gid()));
-        let (exclusive, moment) = (self.purpose.is_exclusive(), Moment::now());
+        let (exclusive, refreshed) = (self.purpose.is_exclusive(), RefreshTime::now());
         let file = LockFile {
-            time: moment.time,
+            time: refreshed.time,
             exclusive,
             hostname: self.holder.host.clone(),
             username: self.holder.user.clone(),
@@ -324,7 +332,7 @@ impl Wanted {
             gid,
             lease_seconds: exclusive.then_some(EXCLUSIVE.lost.as_secs()),
         };
-        Ok((file::write(&self.store, &self.cipher, self.version, &file).await?, moment))
+        Ok((file::write(&self.store, &self.cipher, self.version, &file).await?, refreshed))
     }
 }
 

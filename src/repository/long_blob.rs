@@ -1,7 +1,5 @@
-//! One blob that is too long for memory, in a temporary file: written piece by piece and sealed into a pack of its own, or
-//! fetched, authenticated and read piece by piece.
-//!
-//! Format: restic's design document, section "Pack Format". It must not know what the blob holds.
+//! A blob that is too long for memory, in a temporary file. It is written piece by piece and encrypted into a pack of
+//! its own, or fetched, authenticated and read piece by piece. Format: restic's design document, section "Pack Format".
 
 use std::{
     fs::File,
@@ -16,10 +14,10 @@ use zstd::stream::{read::Decoder, write::Encoder};
 
 use super::{
     RepositoryError,
+    blob_location::{BlobLocation, Fetcher},
     crypto::{Cipher, CryptoError, NONCE_BYTES, OVERHEAD_BYTES, TAG_BYTES, new_nonce},
     crypto_stream::{BLOCK_BYTES, CryptoStream},
     pack::{BlobKind, PackedBlob, header_of},
-    part::{Fetcher, Part},
     scratch,
 };
 
@@ -29,7 +27,7 @@ const _: () = assert!(PIECE_BYTES.is_multiple_of(BLOCK_BYTES));
 /// How many bytes one request fetches.
 const REQUEST_BYTES: u32 = 4 << 20;
 
-/// A blob that is being written, behind room for its nonce.
+/// A blob that is being written to a temporary file, which begins with space for the nonce.
 pub(super) struct LongWriter {
     hash: Sha256,
     length: u64,
@@ -42,7 +40,7 @@ enum Output {
 }
 
 impl LongWriter {
-    /// Begins a blob of a repository whose format has that version.
+    /// Begins a blob. `version` is the version of the repository's format.
     pub fn new(version: u32) -> io::Result<Self> {
         let mut file = BufWriter::new(scratch::file()?);
         file.write_all(&[0; NONCE_BYTES])?;
@@ -64,7 +62,7 @@ impl LongWriter {
         }
     }
 
-    /// Ends the blob.
+    /// Finishes the blob.
     pub fn finish(self) -> io::Result<LongBlob> {
         let (file, compressed) = match self.output {
             Output::Compressed(encoder) => (encoder.finish()?, true),
@@ -76,13 +74,13 @@ impl LongWriter {
     }
 }
 
-/// A blob that was written, not sealed yet.
+/// A blob that was written to a temporary file but is not encrypted yet.
 pub(super) struct LongBlob {
     pub id: Id,
-    /// Before compression.
+    /// The length before compression.
     pub length: u64,
     file: File,
-    /// Where it ends in the file.
+    /// The offset of the blob's end in the file.
     end: u64,
     compressed: bool,
 }
@@ -97,9 +95,9 @@ pub(super) struct PackFile {
 }
 
 impl LongBlob {
-    /// Makes a pack of it that holds nothing else, within its file.
+    /// Converts the file to a pack which contains only this blob. The blob is encrypted within the file.
     ///
-    /// Errors: [`CryptoError::Format`] if it is longer than a pack can be.
+    /// Errors: [`CryptoError::Format`] if the blob is too long for a pack.
     pub fn seal(mut self, cipher: &Cipher, kind: BlobKind) -> Result<PackFile, SealError> {
         let too_long = |_| CryptoError::Format(format!("{} bytes are too long for a blob", self.length));
         let length = u32::try_from(self.end + TAG_BYTES as u64).map_err(too_long)?;
@@ -137,7 +135,7 @@ impl LongBlob {
     }
 }
 
-/// Why a long blob could not be sealed.
+/// Why a long blob could not be encrypted.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SealError {
     #[error(transparent)]
@@ -146,11 +144,11 @@ pub(super) enum SealError {
     Scratch(#[from] io::Error),
 }
 
-/// Fetches a blob into a temporary file and makes sure that it is authentic. What is then read of it is, but its id is
-/// compared only when all of it was read.
+/// Fetches a blob into a temporary file and verifies its authentication tag. The reader returns authentic data, but
+/// compares the blob's id only after it has read the whole blob.
 ///
-/// Errors: [`RepositoryError::Damaged`] if it is not authentic.
-pub(super) async fn fetch(fetcher: &Fetcher, part: Part) -> Result<LongReader, RepositoryError> {
+/// Errors: [`RepositoryError::Damaged`] if the blob is not authentic.
+pub(super) async fn fetch(fetcher: &Fetcher, part: BlobLocation) -> Result<LongReader, RepositoryError> {
     let not_authentic = || fetcher.damaged(&part, &CryptoError::NotAuthentic);
     let overhead = u32::try_from(OVERHEAD_BYTES).unwrap_or(u32::MAX);
     let length = part.length.checked_sub(overhead).ok_or_else(not_authentic)?;
@@ -170,7 +168,7 @@ pub(super) async fn fetch(fetcher: &Fetcher, part: Part) -> Result<LongReader, R
         authenticating.authenticate(&piece);
     };
     let stored = fetcher.store.read_range(&part.pack, begin.saturating_add(length), overhead / 2).await?;
-    // Both are public, so that it does not matter how long the comparison takes.
+    // Both tags are public, so the comparison need not take constant time.
     if stored[..] != tag {
         return Err(not_authentic());
     }
@@ -190,11 +188,11 @@ pub(super) async fn fetch(fetcher: &Fetcher, part: Part) -> Result<LongReader, R
     Ok(LongReader { content, hash: Sha256::default(), left: u64::from(part.plain_length), id: part.id })
 }
 
-/// Reads a blob; the last read fails unless it is the one of its id.
+/// Reads a blob. The last read fails if the content does not match the blob's id.
 pub(super) struct LongReader {
     content: Box<dyn Read + Send>,
     hash: Sha256,
-    /// How many bytes are to come.
+    /// How many bytes remain.
     left: u64,
     id: Id,
 }
@@ -216,14 +214,14 @@ impl Read for LongReader {
     }
 }
 
-/// Decrypts what is in a file.
+/// Decrypts a file while it is read.
 struct Decrypting {
     file: File,
     at: u64,
     end: u64,
     stream: CryptoStream,
     piece: Vec<u8>,
-    /// How much of the piece was read.
+    /// How many bytes of the piece were read.
     read: usize,
 }
 

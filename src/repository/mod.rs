@@ -1,19 +1,20 @@
-//! restic-format repositories: streams and folders in, snapshots listed, files, folders and archives out. Everything that touches
-//! stored data is here.
+//! Repositories in restic's format: stores streams and folders, lists snapshots, restores files, folders and archives,
+//! and does the maintenance. All code that touches stored data is here.
 //!
-//! It must not know Kubernetes. Formats of small files are `rustic_core`'s, the engine; what is written, read, removed, checked
-//! and restored is done here, since a green run must restore. Each of these has a test in
-//! `tests/integration/repository`:
+//! This module must not know Kubernetes. The crate `rustic_core` (called "the engine") defines the formats of small
+//! files. Writing, reading, removing, checking and restoring are implemented here, because a backup that succeeded must
+//! be restorable. The module guarantees the following, each with a test in `tests/integration/repository`:
 //!
-//! 1. a failed source ends the run, and a file that cannot be read is listed: [`archive`], [`folder`];
-//! 2. a snapshot is made last, after a look at all that it needs of the run: [`commit`];
-//! 3. a failed listing is never an empty one: [`store`] answers wholly or not at all;
-//! 4. every request of [`store`] has a deadline and bounded retries;
-//! 5. restic's locks are written and honoured: [`lock`];
-//! 6. memory has a bound, whatever is stored, restored or checked, because what grows with the repository, or with a folder, is
-//!    in temporary files: [`scratch`].
+//! 1. A source that fails ends the run, and a file that cannot be read is listed: [`archive`], [`folder`].
+//! 2. The snapshot is written last, after a check that all files it needs are in the store: [`commit`].
+//! 3. A listing that fails is never taken for an empty one: [`store`] returns a whole listing or an error.
+//! 4. Every request of [`store`] has a deadline and bounded retries.
+//! 5. restic's locks are written and respected: [`lock`].
+//! 6. Memory is bounded for every operation, because data that grows with the repository or with a folder is in
+//!    temporary files: [`scratch`].
 
 mod archive;
+mod blob_location;
 mod blob_table;
 mod chunker;
 mod commit;
@@ -27,16 +28,16 @@ mod fixtures;
 mod folder;
 mod index_file;
 mod keys;
-mod known;
+mod known_blobs;
 #[cfg(test)]
 mod large_tests;
 mod lock;
 mod long_blob;
+mod maintenance;
 mod open;
 mod pack;
 mod pack_check;
 mod packer;
-mod part;
 mod read;
 mod scratch;
 mod snapshot_files;
@@ -46,7 +47,6 @@ mod store;
 mod tree;
 mod tree_nodes;
 mod trees;
-mod upkeep;
 mod verify;
 
 use std::{
@@ -63,74 +63,73 @@ use rustic_core::repofile::MasterKey;
 use tokio::sync::mpsc;
 
 pub use error::{RepositoryError, StoreFault};
-pub use export::{ArchivePlace, Archived, StoreAccess};
+pub use export::{ArchiveTarget, Archived, StoreAccess};
 pub use folder::{
     FolderMetadata, FolderRules, LISTED, RestoredFolder, Shrunken, StoredFolder, TarContent, Trouble, Troubles,
     is_refusal, is_refusal_of_attribute, is_systems_own,
 };
 pub(crate) use folder::{Listed, Listing};
 pub use keys::{KeySummary, add_key, change_password, list_keys, remove_key};
-pub use known::Lacking;
+pub use known_blobs::Lacking;
 pub use lock::{
-    FoundLock, LOCK_REFRESH, Liveness, LockHolder, LockJudge, LockRules, NoJudge, ProcessesHere, Unlock, Unlocked,
+    FoundLock, LOCK_REFRESH, Liveness, LockHolder, LockOwnerProbe, LockRules, NoProbe, ProcessesHere, Unlock, Unlocked,
     UnreadableLock,
+};
+pub use maintenance::{
+    CheckReport, Finding, Findings, Forget, HarmedSnapshot, PruneReport, PruneRules, RepackReport, Unused, UnusedError,
 };
 pub use open::{create, open, open_exclusively, open_or_create, open_to_read, remove_locks};
 pub use read::{Entry, EntryKind, StoredFile};
 pub use snapshot_files::{SnapshotList, UnreadableFile};
 pub use snapshots::{SnapshotSummary, by_id, by_run};
-pub use store::{Patience, StoreWait, install_transport, known_host_keys};
-pub use upkeep::{
-    CheckReport, Finding, Findings, Forget, HarmedSnapshot, PruneReport, PruneRules, RepackReport, Unused, UnusedError,
-};
+pub use store::{StoreWait, Timeouts, install_transport, known_host_keys};
 
 use crate::{
     model::{BackendConfig, Connection, Credential, Proof, Secret, SnapshotIdentity},
-    stream::Piece,
+    stream::StreamItem,
 };
 
-/// All that opening a repository takes.
+/// The parameters for opening a repository.
 #[derive(Clone, Debug)]
 pub struct Access {
-    /// Where it is.
     pub backend: BackendConfig,
-    /// Opens one of its keys, and is what a new key is made with.
+    /// Opens one of the repository's keys. A new key is created with this password.
     pub password: Secret,
-    /// Tried when `password` opens no key; see [`crate::model::StoredPassword`].
+    /// A second password, which is tried when `password` opens no key; see [`crate::model::StoredPassword`].
     pub untrimmed_password: Option<Secret>,
-    /// How its store is spoken to. Of its `credentials` none may be missing from the following.
+    /// Settings of the connection to the store. Each credential that `connection.credentials` lists must be in
+    /// `credentials`.
     pub connection: Connection,
-    /// What opens the store.
     pub credentials: BTreeMap<Credential, Secret>,
-    /// Who we are to others that find our lock.
+    /// The owner that Stowaway writes into its lock files.
     pub holder: LockHolder,
-    /// How we meet theirs.
+    /// How locks of other clients are treated.
     pub locks: LockRules,
-    /// How long the store may take.
-    pub patience: Patience,
-    /// The ids that the repository may have, 64 hex digits each; any id when empty. One with another id is not opened.
+    pub timeouts: Timeouts,
+    /// The ids that the repository may have, 64 hex digits each. A repository with another id is not opened. If the
+    /// list is empty, any id is accepted.
     pub expected_ids: Vec<String>,
 }
 
-/// How a stream is stored.
+/// Options for storing a stream.
 #[derive(Clone, Debug)]
 pub struct StoreRules {
-    /// Store a stream of 0 bytes.
+    /// Store a stream of 0 bytes instead of failing.
     pub allow_empty: bool,
-    /// The snapshot's time, and the stored file's.
+    /// The time of the snapshot and of the stored file.
     pub time: Timestamp,
-    /// Of a block device: how it is compared with its last good snapshot. Other streams are not.
+    /// Set if the stream is the content of a block device, which is compared with its last good snapshot.
     pub device: Option<DeviceRules>,
 }
 
 /// How a block device is compared with its last good snapshot.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceRules {
-    /// Whether it may be blank, or much smaller than that.
+    /// Accept a device that is blank, or much smaller than in its last good snapshot.
     pub accept_shrunken: bool,
 }
 
-/// What moves while a stream is stored; may be read at any time.
+/// Counters of a running operation, which another thread may read at any time.
 #[derive(Debug, Default)]
 pub struct Progress {
     read: AtomicU64,
@@ -138,7 +137,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Bytes of the stream that were read so far.
+    /// Bytes that were read from the source so far.
     pub fn bytes_read(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
     }
@@ -149,32 +148,32 @@ impl Progress {
     }
 }
 
-/// A stream that is stored, visible, and was read back.
+/// The result of storing a stream: the snapshot is visible and was read back.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Stored {
     /// Id of the snapshot, 64 hex digits.
     pub snapshot: String,
     /// Bytes of the stream.
     pub bytes: u64,
-    /// Its SHA-256, 64 hex digits.
+    /// SHA-256 of the stream, 64 hex digits.
     pub digest: String,
     /// Bytes that the run added to the store.
     pub added_bytes: u64,
-    /// How the stream's end was proven.
+    /// How it was proven that the stream is complete.
     pub proof: Proof,
-    /// Whether a block device has lost its content since its last good snapshot; see [`StoredFolder::shrunken`].
+    /// Set if a block device has lost its content since its last good snapshot; see [`StoredFolder::shrunken`].
     pub shrunken: Option<Shrunken>,
-    /// What the repository lacked when the run began, and earlier runs had stored.
+    /// Files of earlier runs that were missing from the repository, or could not be read, when the run began.
     pub lacking: Lacking,
 }
 
-/// An open repository, with a lock of ours in it.
+/// An open repository, in which Stowaway holds a lock.
 pub struct Repository {
     store: store::Store,
     master: MasterKey,
     cipher: crypto::Cipher,
     version: u32,
-    /// What content is cut by, see [`chunker`].
+    /// The polynomial by which content is cut into chunks, see [`chunker`].
     polynomial: u64,
     id: String,
     /// The key file that the password opened.
@@ -188,41 +187,41 @@ impl Repository {
         &self.id
     }
 
-    /// Version of its format: 1, or 2, which has compression.
+    /// Version of the repository's format: 1, or 2, which has compression.
     pub fn format_version(&self) -> u32 {
         self.version
     }
 
-    /// Where it is, without credentials.
-    pub fn place(&self) -> &str {
-        self.store.place()
+    /// The repository's location, without credentials.
+    pub fn location(&self) -> &str {
+        self.store.location()
     }
 
-    /// Stores a stream as the one file of a new snapshot, which becomes visible only if the stream ended with
-    /// [`Piece::End`], all its bytes arrived, and all that was written is there. The snapshot gets the identity's tags,
-    /// and those for digest and proof.
+    /// Stores a stream as the only file of a new snapshot. The snapshot becomes visible only if the stream ended with
+    /// [`StreamItem::End`], all its bytes arrived, and all files that the snapshot needs are in the store. The snapshot gets
+    /// the identity's tags, and tags for digest and proof.
     ///
-    /// Errors: [`RepositoryError::Stream`] with the stream's own failure; [`RepositoryError::CommitUnknown`] when the
-    /// snapshot may be visible all the same; in all other cases nothing is.
+    /// Errors: [`RepositoryError::Stream`] with the stream's own failure; [`RepositoryError::CommitUnknown`] if the
+    /// snapshot may be visible nevertheless. After any other error no snapshot is visible.
     pub async fn store_stream(
         &self,
         identity: &SnapshotIdentity,
         rules: &StoreRules,
-        pieces: mpsc::Receiver<Piece>,
+        pieces: mpsc::Receiver<StreamItem>,
         progress: Arc<Progress>,
     ) -> Result<Stored, RepositoryError> {
         let stored = |run| async move { archive::store_stream(self, &run, identity, rules, pieces, progress).await };
-        self.while_locked(stored).await
+        self.with_lock(stored).await
     }
 
-    /// Does work whose requests to the store end with it, and when the lock is lost.
-    async fn while_locked<T, Work>(&self, work: impl FnOnce(store::Store) -> Work) -> Result<T, RepositoryError>
+    /// Runs `work` with a store whose requests are cancelled when the work ends or the lock is lost.
+    async fn with_lock<T, Work>(&self, work: impl FnOnce(store::Store) -> Work) -> Result<T, RepositoryError>
     where
         Work: Future<Output = Result<T, RepositoryError>>,
     {
-        let run = self.store.cancelled_with_its_run();
+        let run = self.store.with_child_token();
         let ends = run.cancel().clone();
-        // Dropping this future ends the engine, too.
+        // Dropping this future also cancels requests that run in other tasks.
         let _ends_when_dropped = ends.clone().drop_guard();
         let mut work = pin!(work(run));
         tokio::select! {
@@ -230,18 +229,18 @@ impl Repository {
             done = &mut work => return done,
             () = self.lock.lost().cancelled() => ends.cancel(),
         }
-        // Not left alone in the middle: it says whether a snapshot became visible before that.
+        // The work is not dropped in the middle, because its result reports whether a snapshot became visible before.
         match work.await {
             Err(RepositoryError::Cancelled { .. }) => self
                 .lock
                 .check(&self.store)
                 .await
-                .and(Err(RepositoryError::Cancelled { place: self.store.place().to_owned() })),
+                .and(Err(RepositoryError::Cancelled { location: self.store.location().to_owned() })),
             other => other,
         }
     }
 
-    /// Removes the lock. Dropping a repository does so, too, but does not wait for it.
+    /// Removes the lock. Dropping a repository also removes it, but in the background.
     pub async fn close(self) {
         self.lock.release().await;
     }
@@ -251,7 +250,7 @@ impl std::fmt::Debug for Repository {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
             .debug_struct("Repository")
-            .field("place", &self.store.place())
+            .field("location", &self.store.location())
             .field("id", &self.id)
             .finish_non_exhaustive()
     }

@@ -1,7 +1,8 @@
-//! Creating and opening: key files, config, and the races between several that create at once.
+//! Creating and opening a repository: key files, the config, and races between processes that create it at the same
+//! time.
 //!
-//! The config is written once, by whoever is first; a key file is there before the config that needs it. So an
-//! interrupted creation leaves a key without a config, which the next one takes up if its password opens it.
+//! The config is written once, by the first process. A key file is written before the config that needs it, so an
+//! interrupted creation leaves a key without a config. The next creation uses that key if its password opens it.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -21,62 +22,68 @@ use super::{
     Access, Repository, RepositoryError,
     archive::internal,
     crypto::{self, Cipher},
-    engine::{self, FirstError, Writes},
-    lock::{self, Purpose, Unlock, Unlocked, Wanted},
+    engine::{self, FirstError, WriteHandler},
+    lock::{self, LockRequest, Purpose, Unlock, Unlocked},
     store::{Kind, Store, Write},
 };
 use crate::model::Secret;
 
-/// How often is looked for a config that a key opens.
-const MOST_LOOKS: u32 = 5;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+/// How many times the config is read, because processes that create the repository at the same time may replace it.
+const MAX_ATTEMPTS: u32 = 5;
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// Creates a repository of format 2 with one key, and opens it. Errors: [`RepositoryError::AlreadyExists`], also when
-/// another process was faster, and all that [`open`] says.
+/// Creates a repository of format 2 with one key, and opens it.
+///
+/// Errors: [`RepositoryError::AlreadyExists`], also if another process created it first, and the errors of [`open`].
 pub async fn create(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
-    // A new repository has an id of its own.
+    // The id of a new repository cannot be one of the expected ids.
     let access = Access { expected_ids: Vec::new(), ..access };
     let store = Store::new(&access, cancel)?;
-    let exists = || RepositoryError::AlreadyExists { place: store.place().to_owned() };
+    let exists = || RepositoryError::AlreadyExists { location: store.location().to_owned() };
     let keys = sorted_keys(&store).await?;
     if store.stat(Kind::Config, &Id::default()).await?.is_some() {
         return Err(exists());
     }
-    if !store.list_in_new_place(Kind::Snapshot).await?.is_empty() {
+    if !store.list_in_new_store(Kind::Snapshot).await?.is_empty() {
         return Err(store.damaged("it holds snapshots and no config"));
     }
     store.prepare().await?;
     let (master, mut own_key) = if keys.is_empty() {
         let master = MasterKey::new();
         let key = write_key(&store, &access, &master).await?;
-        // Of several that are at this point at once, all that see each other take the same key.
+        // Other processes may have written keys meanwhile. All processes choose the first key that the
+        // password opens, so processes that see each other's keys agree on one.
         let keys = sorted_keys(&store).await?;
         (open_first(&store, &access, &keys).await?.unwrap_or(master), Some(key))
     } else {
-        let left = open_first(&store, &access, &keys).await?;
-        let left = left.ok_or_else(|| RepositoryError::WrongPassword { place: store.place().to_owned() })?;
-        (left, None)
+        let existing = open_first(&store, &access, &keys).await?;
+        let existing =
+            existing.ok_or_else(|| RepositoryError::WrongPassword { location: store.location().to_owned() })?;
+        (existing, None)
     };
     let config = new_config(&store, master.clone()).await?;
-    // Whether it was written or taken: a retry after a lost acknowledgement finds its own.
+    // The result is ignored: after a lost acknowledgement a retry finds the config that this process has written
+    // itself.
     store.write(Kind::Config, &Id::default(), vec![config.clone()], Write::CreateNew).await?;
-    if !stands(&store, &access, &master, &config, &mut own_key).await? {
+    if !has_created(&store, &access, &master, &config, &mut own_key).await? {
         return Err(exists());
     }
     let repository = finish_opening(store.clone(), access.clone(), Purpose::Write).await?;
-    // Once more, after the time that a lock takes to settle: there are stores whose "only if absent" looks first and
-    // replaces then.
-    if !stands(&store, &access, &master, &config, &mut own_key).await? {
+    // Check again after the delay that taking the lock includes, because some stores implement "only if absent" as a
+    // check followed by a replacing write.
+    if !has_created(&store, &access, &master, &config, &mut own_key).await? {
         repository.close().await;
         return Err(exists());
     }
     Ok(repository)
 }
 
-/// Whether our config is the one that is there. If it is, a key opens it: a rival may have taken away the one that we share.
-/// And a key of our own that does not open it goes: it is in the way of restic, which tries no second one that the password
-/// fits.
-async fn stands(
+/// Whether this process has created the repository: the stored config is the one that it wrote.
+///
+/// If so, this makes sure that a key opens the config: it writes another key if the other process has removed the
+/// shared one. In any case it removes this process's own key if that key is not used for the stored config, because
+/// restic tries only the first key that the password opens.
+async fn has_created(
     store: &Store,
     access: &Access,
     master: &MasterKey,
@@ -84,10 +91,10 @@ async fn stands(
     own_key: &mut Option<Id>,
 ) -> Result<bool, RepositoryError> {
     let found = read_config(store).await?;
-    let stands = found == *config;
+    let has_created = found == *config;
     let used = match unlock_config(store, access, &found).await {
         Ok((_, used, _)) => Some(used),
-        Err(RepositoryError::Damaged { .. } | RepositoryError::WrongPassword { .. }) if stands => {
+        Err(RepositoryError::Damaged { .. } | RepositoryError::WrongPassword { .. }) if has_created => {
             Some(write_key(store, access, master).await?)
         }
         Err(RepositoryError::Damaged { .. }) => None,
@@ -96,36 +103,37 @@ async fn stands(
     if let Some(key) = own_key.take_if(|key| used != Some(*key)) {
         store.remove(Kind::Key, &key).await?;
     }
-    Ok(stands)
+    Ok(has_created)
 }
 
-/// Opens a repository, takes a lock in it, and keeps that until it is closed or dropped.
+/// Opens a repository and takes a shared lock, which is held until the repository is closed or dropped.
 ///
-/// Errors: [`RepositoryError::NotFound`] only if the store reports that there is none; [`RepositoryError::Changed`] if another
-/// one than expected is there, and then nothing was written; [`RepositoryError::WrongPassword`];
-/// [`RepositoryError::Locked`]; and what a store can have.
+/// Errors: [`RepositoryError::NotFound`], only if the store reports that there is no repository;
+/// [`RepositoryError::Changed`] if the repository has another id than expected, and then nothing was written;
+/// [`RepositoryError::WrongPassword`]; [`RepositoryError::Locked`]; and the errors of the store.
 pub async fn open(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
     let store = Store::new(&access, cancel)?;
     finish_opening(store, access, Purpose::Write).await
 }
 
-/// Opens a repository for what only reads. Errors: as [`open`], but the exclusive lock of a Stowaway that has stopped, such as
-/// the lock of a prune whose node is gone, is waited for only until that is certain, and not until it is stale.
+/// Opens a repository for reading. Nothing may be stored in a repository that was opened with this function.
 ///
-/// Nothing may be stored in a repository that was opened so.
+/// It differs from [`open`] in its treatment of an exclusive lock whose holder is a Stowaway process that has stopped,
+/// such as a prune on a node that was lost: it waits only until it is certain that the holder has stopped, not until
+/// the lock is stale. The errors are those of [`open`].
 pub async fn open_to_read(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
     let store = Store::new(&access, cancel)?;
     finish_opening(store, access, Purpose::Read).await
 }
 
-/// Opens a repository with a lock that keeps off all others, readers and writers: for what removes. Errors: as [`open`];
-/// any lock of somebody else is in the way.
+/// Opens a repository with an exclusive lock, which excludes readers and writers: for removing data. The errors are
+/// those of [`open`]; any lock of another client conflicts.
 pub async fn open_exclusively(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
     let store = Store::new(&access, cancel)?;
     finish_opening(store, access, Purpose::Remove).await
 }
 
-/// Removes locks, and takes none; reports which ones.
+/// Removes locks without taking one, and reports which locks it removed.
 pub async fn remove_locks(
     access: Access,
     cancel: CancellationToken,
@@ -134,10 +142,10 @@ pub async fn remove_locks(
     let store = Store::new(&access, cancel)?;
     let ((master, _, _), _) = unlock(&store, &access).await?;
     let cipher = Cipher::of(&master).map_err(|error| store.damaged(error.to_string()))?;
-    lock::remove_locks(&store, &cipher, &*access.locks.judge, which).await
+    lock::remove_locks(&store, &cipher, &*access.locks.probe, which).await
 }
 
-/// Opens a repository, creating it when there is none.
+/// Opens a repository, or creates it if there is none.
 pub async fn open_or_create(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
     match open(access.clone(), cancel.clone()).await {
         Err(RepositoryError::NotFound { .. }) => match create(access.clone(), cancel.clone()).await {
@@ -149,22 +157,22 @@ pub async fn open_or_create(access: Access, cancel: CancellationToken) -> Result
 }
 
 async fn finish_opening(store: Store, access: Access, purpose: Purpose) -> Result<Repository, RepositoryError> {
-    let mut looks = 1;
+    let mut attempts = 1;
     loop {
         let (repository, sealed) = lock_and_open(&store, &access, purpose).await?;
-        // What is stored under a config that a second creator replaces could never be read again.
+        // Data that is stored under a config which another process then replaces could never be read again.
         if read_config(&store).await? == sealed {
             return Ok(repository);
         }
         repository.close().await;
-        if looks == MOST_LOOKS {
-            return Err(store.damaged("its config is replaced again and again"));
+        if attempts == MAX_ATTEMPTS {
+            return Err(store.damaged("its config changes again and again"));
         }
-        looks += 1;
+        attempts += 1;
     }
 }
 
-/// Opens it with its config as it is now, which is returned as well.
+/// Opens the repository with the current config, and returns the config as it is stored, too.
 async fn lock_and_open(
     store: &Store,
     access: &Access,
@@ -172,56 +180,58 @@ async fn lock_and_open(
 ) -> Result<(Repository, Bytes), RepositoryError> {
     let ((master, key, config), sealed) = unlock(store, access).await?;
     if !(1..=2).contains(&config.version) {
-        let what = format!("{} has the unknown format {}", store.place(), config.version);
+        let what = format!("the repository at {} has the unknown format {}", store.location(), config.version);
         return Err(RepositoryError::InvalidRequest(what));
     }
     let id = config.id.to_hex().as_str().to_owned();
-    // Before anything is written.
+    // This check precedes every write.
     if !access.expected_ids.is_empty() && !access.expected_ids.contains(&id) {
-        let (place, expected) = (store.place().to_owned(), access.expected_ids.join(" or "));
-        return Err(RepositoryError::Changed { place, expected, found: id });
+        let (location, expected) = (store.location().to_owned(), access.expected_ids.join(" or "));
+        return Err(RepositoryError::Changed { location, expected, found: id });
     }
     let cipher = Cipher::of(&master).map_err(|error| store.damaged(error.to_string()))?;
-    let wanted = Wanted {
+    let request = LockRequest {
         store: store.clone(),
         cipher: cipher.clone(),
         version: config.version,
         holder: access.holder.clone(),
         purpose,
     };
-    let lock = wanted.take(&access.locks).await?;
-    // One that is none is told where something is to be stored; all else goes without it.
+    let lock = request.take(&access.locks).await?;
+    // An invalid polynomial is reported when something is to be stored. Other operations do not need it.
     let polynomial = config.poly().unwrap_or_default();
     let version = config.version;
-    // Its lock is there, so the store was reached and can be written.
-    let store = store.under_way();
+    // The lock was written, so the store is reachable and writable.
+    let store = store.reached();
     let repository = Repository { store, master, cipher, version, polynomial, id, key, lock };
     Ok((repository, sealed))
 }
 
-/// The master key that the password opens and that opens the config, the key file it is from, and the config.
+/// The master key that decrypts the config, the key file which contains the master key, and the config.
 type Opened = (MasterKey, Id, ConfigFile);
 
-/// What the password opens, and the config as it is stored.
+/// Finds the key that the password opens and decrypts the config with it. Also returns the config as it is stored.
 async fn unlock(store: &Store, access: &Access) -> Result<(Opened, Bytes), RepositoryError> {
-    let mut looks = 1;
+    let mut attempts = 1;
     loop {
         let config = read_config(store).await?;
         match unlock_config(store, access, &config).await {
-            // Several that create it at once may be replacing each other's config and key: that is over in a moment.
-            Err(RepositoryError::Damaged { .. }) if looks < MOST_LOOKS => sleep(BETWEEN_LOOKS).await,
+            // Processes that create the repository at the same time may replace each other's config and key for a
+            // moment.
+            Err(RepositoryError::Damaged { .. }) if attempts < MAX_ATTEMPTS => sleep(RETRY_DELAY).await,
             unlocked => return unlocked.map(|unlocked| (unlocked, config)),
         }
-        looks += 1;
+        attempts += 1;
     }
 }
 
 async fn read_config(store: &Store) -> Result<Bytes, RepositoryError> {
     let config = store.read(Kind::Config, &Id::default()).await?;
-    config.ok_or_else(|| RepositoryError::NotFound { place: store.place().to_owned() })
+    config.ok_or_else(|| RepositoryError::NotFound { location: store.location().to_owned() })
 }
 
-/// The config was read before the keys are: a key is there before the config that needs it.
+/// Decrypts a config that the caller has already read. The keys are listed after that, because a key is written before
+/// the config that needs it.
 async fn unlock_config(store: &Store, access: &Access, config: &Bytes) -> Result<Opened, RepositoryError> {
     let keys = sorted_keys(store).await?;
     let mut opened_one = false;
@@ -238,8 +248,9 @@ async fn unlock_config(store: &Store, access: &Access, config: &Bytes) -> Result
                         let config = config.map_err(|error| store.damaged(format!("its config is broken: {error}")))?;
                         if !is_trimmed {
                             tracing::warn!(
-                                "the password opens the repository only with the white space or byte order mark around it, \
-                                 which restic leaves out of a password file; add a key without them by `stowaway key add`"
+                                "the password opens the repository only with the white space or byte order mark around \
+                                 it, which restic removes from a password file; add a key without them with `stowaway \
+                                 key add`"
                             );
                         }
                         return Ok((master, *id, config));
@@ -252,15 +263,15 @@ async fn unlock_config(store: &Store, access: &Access, config: &Bytes) -> Result
         }
     }
     Err(match unreadable {
-        _ if keys.is_empty() => store.damaged("it has a config and no key"),
-        _ if opened_one => store.damaged("the password opens a key that does not open the config"),
+        _ if keys.is_empty() => store.damaged("it has a config but no key"),
+        _ if opened_one => store.damaged("the password opens a key that does not decrypt the config"),
         Some(error) => error,
-        None => RepositoryError::WrongPassword { place: store.place().to_owned() },
+        None => RepositoryError::WrongPassword { location: store.location().to_owned() },
     })
 }
 
 async fn sorted_keys(store: &Store) -> Result<Vec<Id>, RepositoryError> {
-    let mut keys: Vec<Id> = store.list_in_new_place(Kind::Key).await?.into_iter().map(|(id, _)| id).collect();
+    let mut keys: Vec<Id> = store.list_in_new_store(Kind::Key).await?.into_iter().map(|(id, _)| id).collect();
     keys.sort_unstable();
     Ok(keys)
 }
@@ -276,7 +287,7 @@ async fn open_first(store: &Store, access: &Access, keys: &[Id]) -> Result<Optio
 
 pub(super) async fn open_key(store: &Store, password: &Secret, id: &Id) -> Result<Option<MasterKey>, RepositoryError> {
     let path = Kind::Key.path(id);
-    // Gone since the listing.
+    // The key was removed after it was listed.
     let Some(content) = store.read(Kind::Key, id).await? else { return Ok(None) };
     if crypto::id_of(&content) != *id {
         return Err(store.damaged(format!("{path} is not what was written")));
@@ -300,10 +311,11 @@ pub(super) async fn write_key(store: &Store, access: &Access, master: &MasterKey
     Ok(id)
 }
 
-/// Lets the engine make a config (it chooses the chunker's polynomial), and hands it over instead of writing it.
+/// Has the engine create a config, for which it chooses the chunker's polynomial, and returns the config without
+/// writing it.
 async fn new_config(store: &Store, master: MasterKey) -> Result<Bytes, RepositoryError> {
-    let made = Arc::new(NewConfig::default());
-    let writes: Arc<dyn Writes> = Arc::<NewConfig>::clone(&made);
+    let captured = Arc::new(NewConfig::default());
+    let writes: Arc<dyn WriteHandler> = Arc::<NewConfig>::clone(&captured);
     engine::run(
         store,
         writes,
@@ -315,15 +327,15 @@ async fn new_config(store: &Store, master: MasterKey) -> Result<Bytes, Repositor
         },
     )
     .await?;
-    let config = made.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-    config.ok_or_else(|| internal(store, "the engine made no config"))
+    let config = captured.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    config.ok_or_else(|| internal(store, "the engine created no config"))
 }
 
 #[derive(Debug, Default)]
 struct NewConfig(Mutex<Option<Bytes>>);
 
-impl Writes for NewConfig {
-    /// Another process may be faster by now; that is found out by the write.
+impl WriteHandler for NewConfig {
+    /// Another process may have created the repository meanwhile. The write of the config detects that.
     fn shows_repository(&self) -> bool {
         false
     }

@@ -1,7 +1,5 @@
-//! Pack files and their entries in index files: sealed blobs one after the other, and a sealed header that names them.
-//!
-//! Formats: restic's design document, sections "Pack Format" and "Indexing". It must not know the store, nor what blobs
-//! hold.
+//! Pack files and their entries in index files. A pack consists of encrypted blobs and an encrypted header which lists
+//! them. Formats: restic's design document, sections "Pack Format" and "Indexing".
 
 use bytes::Bytes;
 use rustic_core::Id;
@@ -9,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::crypto::{self, Cipher, CryptoError, OVERHEAD_BYTES};
 
-/// Bytes of a header's entry: type, length, id; and of one that holds the plain length, too.
+/// Bytes of a header entry: type, length and id. The entry of a compressed blob also contains the uncompressed length.
 const ENTRY_BYTES: usize = 37;
 const COMPRESSED_ENTRY_BYTES: usize = 41;
-/// The header's length, at the pack's end.
+/// Bytes of the field at the end of a pack which contains the header's length.
 const LENGTH_BYTES: usize = 4;
 
-/// What a blob is a part of.
+/// The kind of a blob: file content, or a tree.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum BlobKind {
@@ -38,12 +36,12 @@ pub(super) struct PackedBlob {
 }
 
 impl PackedBlob {
-    /// Where the next one begins.
+    /// Returns the offset of the blob's end in the pack.
     pub fn end(&self) -> u32 {
         self.offset.saturating_add(self.length)
     }
 
-    /// Appends its entry to a pack's header.
+    /// Appends the blob's entry to a pack's header.
     fn append_entry(&self, header: &mut Vec<u8>) {
         header.push(type_of(self.kind, self.uncompressed_length.is_some()));
         header.extend(self.length.to_le_bytes());
@@ -51,13 +49,13 @@ impl PackedBlob {
         header.extend(bytes_of(self.id));
     }
 
-    /// Bytes that it takes in the pack's header.
+    /// Returns the length of the blob's entry in the pack's header.
     pub fn entry_bytes(&self) -> u64 {
         if self.uncompressed_length.is_some() { COMPRESSED_ENTRY_BYTES as u64 } else { ENTRY_BYTES as u64 }
     }
 }
 
-/// What a header takes beside its entries.
+/// Bytes of a header without its entries.
 pub(super) const HEADER_BYTES: u64 = (OVERHEAD_BYTES + LENGTH_BYTES) as u64;
 
 /// A pack that is being filled.
@@ -68,7 +66,7 @@ pub(super) struct Packing {
     blobs: Vec<PackedBlob>,
 }
 
-/// A pack that is to be written.
+/// A finished pack, not written yet.
 #[derive(Debug)]
 pub(super) struct Packed {
     pub id: Id,
@@ -77,17 +75,17 @@ pub(super) struct Packed {
 }
 
 impl Packing {
-    /// Bytes so far.
+    /// Returns how many bytes the pack has so far.
     pub fn bytes(&self) -> usize {
         self.content.len() + self.header.len()
     }
 
-    /// How many there are so far.
+    /// Returns how many blobs the pack has so far.
     pub fn blobs(&self) -> usize {
         self.blobs.len()
     }
 
-    /// Appends a sealed blob.
+    /// Appends an encrypted blob.
     pub fn add(
         &mut self,
         kind: BlobKind,
@@ -103,7 +101,7 @@ impl Packing {
         Ok(())
     }
 
-    /// Ends the pack; none if it is empty.
+    /// Finishes the pack. Returns none if the pack is empty.
     pub fn finish(mut self, cipher: &Cipher) -> Result<Option<Packed>, CryptoError> {
         if self.blobs.is_empty() {
             return Ok(None);
@@ -114,7 +112,7 @@ impl Packing {
     }
 }
 
-/// The sealed header of a pack that holds one blob, with its length.
+/// Returns the encrypted header of a pack with a single blob, including the length field.
 pub(super) fn header_of(cipher: &Cipher, blob: &PackedBlob) -> Result<Vec<u8>, CryptoError> {
     let mut header = Vec::new();
     blob.append_entry(&mut header);
@@ -127,12 +125,12 @@ fn seal_header(cipher: &Cipher, header: &[u8]) -> Result<Vec<u8>, CryptoError> {
     Ok(sealed)
 }
 
-/// The blobs that a pack's end names, in order. `end` is all that comes after the last blob.
+/// Returns the blobs that a pack's header lists, in order. `end` is the part of the pack after the last blob.
 pub(super) fn read_header(cipher: &Cipher, end: &[u8]) -> Result<Vec<PackedBlob>, CryptoError> {
     let broken = |what: &str| CryptoError::Format(format!("its header {what}"));
     let (sealed, length) = end.split_last_chunk::<LENGTH_BYTES>().ok_or_else(|| broken("is missing"))?;
     if u32::from_le_bytes(*length) as usize != sealed.len() {
-        return Err(broken("has another length than it says"));
+        return Err(broken("does not have the length that the pack's end specifies"));
     }
     let header = cipher.decrypt(sealed)?;
     let (mut rest, mut blobs, mut offset) = (&header[..], Vec::new(), 0_u32);
@@ -142,7 +140,7 @@ pub(super) fn read_header(cipher: &Cipher, end: &[u8]) -> Result<Vec<PackedBlob>
             1 => (BlobKind::Tree, false),
             2 => (BlobKind::Data, true),
             3 => (BlobKind::Tree, true),
-            _ => return Err(broken("names an unknown kind of blob")),
+            _ => return Err(broken("contains an unknown kind of blob")),
         };
         let short = || broken("ends within an entry");
         let (length, after) = after.split_first_chunk().ok_or_else(short)?;
@@ -175,7 +173,7 @@ fn type_of(kind: BlobKind, is_compressed: bool) -> u8 {
     }
 }
 
-/// The library gives an id as text only.
+/// Returns the bytes of an id. The library provides only the text form.
 pub(super) fn bytes_of(id: Id) -> [u8; 32] {
     let digit = |digit: u8| if digit.is_ascii_digit() { digit - b'0' } else { digit - b'a' + 10 };
     let (mut bytes, text) = ([0; 32], id.to_hex());
@@ -196,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn header_names_what_was_packed() {
+    fn header_lists_the_packed_blobs() {
         let cipher = Cipher::of(&MasterKey::new()).unwrap();
         let mut packing = Packing::default();
         for (kind, plain) in [(BlobKind::Data, None), (BlobKind::Tree, Some(9)), (BlobKind::Data, Some(7))] {

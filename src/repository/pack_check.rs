@@ -1,7 +1,7 @@
-//! Whether packs are in the store, and as long as their index files say.
+//! Checks that packs are in the store, with the length that follows from their index files.
 //!
-//! One listing answers for all of them; a pack that the listing does not confirm is looked at on its own before it counts as
-//! missing, because some stores list files without sizes. It must not know what is in the packs.
+//! One listing covers all packs. A pack that the listing does not confirm is checked with a request of its own before
+//! it counts as missing, because some stores list files without sizes.
 
 use std::collections::HashMap;
 
@@ -14,29 +14,29 @@ use super::{
     store::{Kind, Store},
 };
 
-/// How many files are looked at at the same time.
-pub(super) const PARALLEL_LOOKS: usize = 16;
-/// If none of so many packs that the listing lacks is there, the others are not looked at one by one.
+/// How many files are checked in parallel.
+pub(super) const PARALLEL_STATS: usize = 16;
+/// The number of unconfirmed packs that are checked first. If none of them is in the store, the others are not checked
+/// one by one.
 const SAMPLE: usize = 64;
-/// Up to so many packs are looked at one by one, more of them by a listing.
+/// Up to this number of packs are checked one by one; more packs are checked with a listing.
 const FEW: usize = 64;
 
-/// How long a pack must be, from the entries of its blobs in an index file.
+/// The length that a pack must have, which follows from the blobs that its index file lists.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum PackLength {
-    /// So many bytes.
     Exactly(u64),
-    /// The index file does not name all that is in it.
+    /// The index file does not list all blobs of the pack.
     AtLeast(u64),
 }
 
 impl PackLength {
     pub fn of(blobs: &[PackedBlob]) -> Self {
-        let mut places: Vec<(u32, u32)> = blobs.iter().map(|blob| (blob.offset, blob.end())).collect();
-        places.sort_unstable();
-        let end = places.iter().map(|(_, end)| u64::from(*end)).max().unwrap_or(0);
+        let mut ranges: Vec<(u32, u32)> = blobs.iter().map(|blob| (blob.offset, blob.end())).collect();
+        ranges.sort_unstable();
+        let end = ranges.iter().map(|(_, end)| u64::from(*end)).max().unwrap_or(0);
         let has_gaps =
-            places.first().is_none_or(|(start, _)| *start != 0) || places.windows(2).any(|pair| pair[0].1 != pair[1].0);
+            ranges.first().is_none_or(|(start, _)| *start != 0) || ranges.windows(2).any(|pair| pair[0].1 != pair[1].0);
         if has_gaps {
             return Self::AtLeast(end);
         }
@@ -52,8 +52,7 @@ impl PackLength {
     }
 }
 
-/// The length of each of these packs in the store; none of those that are missing or have not the length that they must
-/// have.
+/// Returns the length of each pack in the store. The length is none if the pack is missing or has a wrong length.
 pub(super) async fn sizes(
     store: &Store,
     packs: &[Id],
@@ -67,27 +66,27 @@ pub(super) async fn sizes(
     let mut sizes: Vec<Option<u64>> =
         both.map(|(id, length)| listed.get(id).copied().filter(|size| length.fits(*size))).collect();
     drop(listed);
-    let doubtful: Vec<usize> =
-        sizes.iter().enumerate().filter(|(_, size)| size.is_none()).map(|(place, _)| place).collect();
-    let (sample, others) = doubtful.split_at(doubtful.len().min(SAMPLE));
-    for places in [sample, others] {
-        let looks = places.iter().map(|place| async move {
-            let size = store.stat(Kind::Pack, &packs[*place]).await?;
-            Ok::<_, RepositoryError>((*place, size.filter(|size| lengths[*place].fits(*size))))
+    let unconfirmed: Vec<usize> =
+        sizes.iter().enumerate().filter(|(_, size)| size.is_none()).map(|(index, _)| index).collect();
+    let (sample, others) = unconfirmed.split_at(unconfirmed.len().min(SAMPLE));
+    for indices in [sample, others] {
+        let requests = indices.iter().map(|index| async move {
+            let size = store.stat(Kind::Pack, &packs[*index]).await?;
+            Ok::<_, RepositoryError>((*index, size.filter(|size| lengths[*index].fits(*size))))
         });
-        let looks: Vec<_> = stream::iter(looks).buffer_unordered(PARALLEL_LOOKS).try_collect().await?;
-        let is_any_there = looks.iter().any(|(_, size)| size.is_some());
-        for (place, size) in looks {
-            sizes[place] = size;
+        let results: Vec<_> = stream::iter(requests).buffer_unordered(PARALLEL_STATS).try_collect().await?;
+        let is_any_found = results.iter().any(|(_, size)| size.is_some());
+        for (index, size) in results {
+            sizes[index] = size;
         }
-        if !is_any_there {
+        if !is_any_found {
             break;
         }
     }
     Ok(sizes)
 }
 
-/// Fails unless each of these packs, which a snapshot is about to need, is in the store and has that length.
+/// Fails unless each pack, which a new snapshot needs, is in the store and has this length.
 pub(super) async fn look_for_packs(store: &Store, packs: &[(Id, u64)]) -> Result<(), RepositoryError> {
     if packs.len() <= FEW {
         let files: Vec<(Kind, Id, u64)> = packs.iter().map(|(id, size)| (Kind::Pack, *id, *size)).collect();
@@ -102,26 +101,26 @@ pub(super) async fn look_for_packs(store: &Store, packs: &[(Id, u64)]) -> Result
     }
 }
 
-/// Fails unless each file is there, and as long as it must be.
+/// Fails unless each file is in the store and has this length.
 pub(super) async fn look_for(store: &Store, files: &[(Kind, Id, u64)]) -> Result<(), RepositoryError> {
-    let looks = files.iter().map(|(kind, id, size)| async move {
+    let requests = files.iter().map(|(kind, id, size)| async move {
         match store.stat(*kind, id).await? {
             Some(found) if found == *size => Ok(()),
             found => Err(lost(store, *kind, id, *size, found)),
         }
     });
-    stream::iter(looks).buffer_unordered(PARALLEL_LOOKS).try_collect().await
+    stream::iter(requests).buffer_unordered(PARALLEL_STATS).try_collect().await
 }
 
 fn lost(store: &Store, kind: Kind, id: &Id, size: u64, found: Option<u64>) -> RepositoryError {
     let path = kind.path(id);
     let found = found.map_or_else(
-        || format!("{path} of {size} bytes is needed and is not there any more"),
-        |found| format!("{path} is needed with {size} bytes and has {found}"),
+        || format!("{path} of {size} bytes is needed but is missing from the store"),
+        |found| format!("{path} is needed with {size} bytes but has {found}"),
     );
     store.damaged(format!(
-        "{found}: find out what removes or cuts files of the store (a lifecycle rule, a copy tool, a failing disk), then run \
-         it again; a backup stores again what is missing"
+        "{found}: find out what removes or truncates files of the store (a lifecycle rule, a copy tool, a failing \
+         disk), then run it again; a backup stores missing data again"
     ))
 }
 

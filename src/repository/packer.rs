@@ -1,8 +1,9 @@
-//! Blobs into packs, packs into the store, and index files that name what is there. A blob that is known is not stored again.
+//! Packs blobs, uploads the packs, and writes index files which list the uploaded packs. A blob that the repository
+//! already has is not stored again.
 //!
-//! A tree that is too long for memory comes in a file, and becomes a pack of its own. Several threads call a packer at once,
-//! and may block. Until a snapshot names the blobs, nothing of them is visible. The first error ends the run. A packer does
-//! not know what blobs hold.
+//! A tree that is too long for memory is in a temporary file, and becomes a pack of its own. Several threads call a
+//! packer at the same time; the calls block. The blobs are not visible until a snapshot refers to them. The first error
+//! ends the run.
 
 use std::{
     collections::VecDeque,
@@ -30,7 +31,7 @@ use super::{
     crypto::{self, Cipher, Compressor, CryptoError, NONCE_BYTES, OVERHEAD_BYTES},
     engine::FirstError,
     index_file::{INDEX_BLOBS, IndexFile, IndexedPack},
-    known::Known,
+    known_blobs::KnownBlobs,
     long_blob::{LongBlob, SealError},
     pack::{BlobKind, Packing},
     scratch::{self, GrowingSet},
@@ -38,63 +39,66 @@ use super::{
     tree::FinishedTree,
 };
 
-/// A pack of that size is written. One of each kind is filled at a time; restic takes 4 MiB to 128 MiB.
+/// A pack is uploaded when it has this size. One pack of each kind is filled at a time. restic accepts 4 MiB to 128
+/// MiB.
 const PACK_BYTES: usize = 4 << 20;
-/// The most blobs of a pack: `rustic_core`'s own limit.
+/// The maximum number of blobs in a pack: the limit of `rustic_core`.
 const PACK_BLOBS: usize = 10_000;
-/// How many packs are on their way to the store at once: one that is far away answers late, and each pack is in memory.
+/// How many packs are uploaded in parallel. More than one, because a distant store answers late; few, because each pack
+/// is in memory.
 const UPLOADS: u32 = 2;
-/// Longer buffers are given back, since few chunks are as long: else each would in the end have room for the longest.
+/// Longer buffers are freed instead of reused. Few chunks are longer, and otherwise every buffer would grow to the
+/// length of the longest chunk.
 const KEPT_BYTES: usize = 2 << 20;
-/// What was uploaded is named at least so often, so that a run that is killed was not all in vain.
+/// An index file is written at least this often, so that the next run can use the uploads of a run that was killed.
 const INDEX_EVERY: Duration = Duration::from_mins(5);
 
-/// How many threads read, and how many seal: each has up to 8 MiB of content in its hands.
+/// How many threads read, and how many compress and encrypt. Each of them has up to 8 MiB of content in memory.
 pub(super) fn workers() -> usize {
     available_parallelism().map_or(2, NonZeroUsize::get).clamp(2, 4)
 }
 
-/// What a run added to the store.
+/// The data that a run added to the store.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Added {
     pub blobs: u64,
     pub plain_bytes: u64,
-    /// As they are in their packs.
+    /// Bytes in the packs.
     pub packed_bytes: u64,
 }
 
-/// All that was written, once nothing is under way any more.
+/// The files that a run wrote, after all uploads have finished.
 #[derive(Debug, Default)]
 pub(super) struct Written {
-    /// Which files, and how long they are.
+    /// The files and their lengths.
     pub files: Vec<(Kind, Id, u64)>,
-    /// Packs of earlier runs that hold what this one did not store again, and how long they are.
+    /// Packs of earlier runs which contain blobs that this run did not store again, and their lengths.
     pub used: Vec<(Id, u64)>,
     pub data: Added,
     pub trees: Added,
 }
 
-/// Where a packer works.
+/// The repository and the run for which a packer stores blobs.
 #[derive(Clone)]
-pub(super) struct Place {
+pub(super) struct PackerContext {
     pub store: Store,
     pub cipher: Cipher,
-    /// Of the repository's format.
+    /// The version of the repository's format.
     pub version: u32,
     pub progress: Arc<Progress>,
     pub first_error: Arc<FirstError>,
 }
 
-/// See the module.
+/// Stores blobs; see the module.
 pub(super) struct Packer {
-    place: Place,
+    context: PackerContext,
     runtime: Handle,
-    known: Arc<Known>,
-    /// Idle ones: a sealer takes longer to make than a small blob to seal.
+    known: Arc<KnownBlobs>,
+    /// Idle sealers, which are reused because creating one takes longer than sealing a small blob.
     idle: Mutex<Vec<Sealer>>,
-    /// What chunks were in, for the next ones.
+    /// Buffers of former chunks, for reuse.
     buffers: Mutex<Vec<Vec<u8>>>,
-    /// Blobs of this run, from when a thread began to seal them.
+    /// The blobs which threads of this run have stored or are storing.
     taken: Mutex<GrowingSet<KEY_BYTES>>,
     filling: Mutex<Filling>,
     uploads: Arc<Semaphore>,
@@ -102,13 +106,13 @@ pub(super) struct Packer {
     uploaded: Arc<Mutex<Uploaded>>,
 }
 
-/// The bytes of a pack.
+/// The content of a pack.
 enum PackContent {
     Memory(Bytes),
     File(Arc<File>),
 }
 
-/// Compresses and encrypts one blob after the other, all in one buffer.
+/// Compresses and encrypts blobs, one at a time, in one buffer.
 struct Sealer {
     compressor: Compressor,
     buffer: Vec<u8>,
@@ -123,23 +127,23 @@ struct Filling {
 #[derive(Debug)]
 struct Uploaded {
     files: Vec<(Kind, Id, u64)>,
-    /// How many blobs the index files name that are written.
-    named: usize,
-    /// Packs that no index file names yet.
+    /// How many blobs the written index files list.
+    indexed: usize,
+    /// Packs that no written index file lists yet.
     index: IndexFile,
     since: Instant,
 }
 
-/// A blob that another thread seals.
+/// A blob that another thread is storing.
 #[derive(Debug)]
 struct Saving(JoinHandle<Result<Id, RepositoryError>>);
 
 impl Packer {
-    /// Within a runtime, which does the uploads.
-    pub fn new(place: Place, known: Arc<Known>) -> Self {
-        let uploaded = Uploaded { files: Vec::new(), named: 0, index: IndexFile::default(), since: Instant::now() };
+    /// Must be called within a runtime, on which the uploads run.
+    pub fn new(context: PackerContext, known: Arc<KnownBlobs>) -> Self {
+        let uploaded = Uploaded { files: Vec::new(), indexed: 0, index: IndexFile::default(), since: Instant::now() };
         Self {
-            place,
+            context,
             runtime: Handle::current(),
             known,
             idle: Mutex::default(),
@@ -152,8 +156,8 @@ impl Packer {
         }
     }
 
-    /// Stores a blob that is not known yet, and tells its id. Whoever gets the same blob to store may rely on it: an error
-    /// ends the run, for all.
+    /// Stores a blob, unless the repository has it or another thread is storing it, and returns its id. The caller may
+    /// rely on a blob which another thread stores, because an error ends the run for all threads.
     pub fn save(&self, kind: BlobKind, plain: &[u8]) -> Result<Id, RepositoryError> {
         self.try_save(kind, plain).map_err(|error| self.fail(error))
     }
@@ -166,7 +170,7 @@ impl Packer {
         let broken = |error| self.internal(error);
         let idle = lock(&self.idle).pop();
         let mut sealer = idle.map_or_else(Sealer::new, Ok).map_err(broken)?;
-        let (blob, plain_length) = sealer.seal(&self.place, plain).map_err(broken)?;
+        let (blob, plain_length) = sealer.seal(&self.context, plain).map_err(broken)?;
         let full = {
             let mut filling = lock(&self.filling);
             let (packing, added) = filling.of(kind);
@@ -184,7 +188,7 @@ impl Packer {
         Ok(id)
     }
 
-    /// Stores a tree that is not known yet, as [`Self::save`] does.
+    /// Stores a tree, as [`Self::save`] does.
     pub fn save_tree(&self, tree: FinishedTree) -> Result<Id, RepositoryError> {
         match tree {
             FinishedTree::Short(json) => self.save(BlobKind::Tree, &json),
@@ -197,7 +201,7 @@ impl Packer {
         if !self.is_new(kind, id)? {
             return Ok(id);
         }
-        let pack = blob.seal(&self.place.cipher, kind).map_err(|error| match error {
+        let pack = blob.seal(&self.context.cipher, kind).map_err(|error| match error {
             SealError::Scratch(error) => scratch::failed(error),
             SealError::Crypto(error) => self.internal(error),
         })?;
@@ -212,7 +216,7 @@ impl Packer {
         Ok(id)
     }
 
-    /// Whether the blob is neither stored nor being stored; then the caller stores it.
+    /// Whether the blob is neither stored nor being stored. If so, the caller must store it.
     fn is_new(&self, kind: BlobKind, id: Id) -> Result<bool, RepositoryError> {
         if self.known.take(kind, id)?.is_some() {
             return Ok(false);
@@ -222,13 +226,13 @@ impl Packer {
 
     /// The version of the repository's format.
     pub fn version(&self) -> u32 {
-        self.place.version
+        self.context.version
     }
 
-    /// The same on another thread, once one is free.
-    fn save_beside(self: &Arc<Self>, kind: BlobKind, plain: Vec<u8>) -> Result<Saving, RepositoryError> {
-        let place = self.runtime.block_on(Arc::clone(&self.sealers).acquire_owned());
-        let place = place.map_err(|error| self.internal(error))?;
+    /// As [`Self::save`], on another thread, when a thread is free.
+    fn save_in_background(self: &Arc<Self>, kind: BlobKind, plain: Vec<u8>) -> Result<Saving, RepositoryError> {
+        let permit = self.runtime.block_on(Arc::clone(&self.sealers).acquire_owned());
+        let permit = permit.map_err(|error| self.internal(error))?;
         self.check()?;
         let packer = Arc::clone(self);
         let _within = self.runtime.enter();
@@ -237,103 +241,104 @@ impl Packer {
             if plain.capacity() <= KEPT_BYTES {
                 lock(&packer.buffers).push(plain);
             }
-            drop(place);
+            drop(permit);
             saved
         })))
     }
 
-    /// The id of what is saved beside.
-    fn saved(&self, saving: Saving) -> Result<Id, RepositoryError> {
+    /// Waits for a blob that another thread stores, and returns its id.
+    fn wait_for(&self, saving: Saving) -> Result<Id, RepositoryError> {
         self.runtime.block_on(saving.0).map_err(|panic| self.fail(self.internal(panic)))?
     }
 
-    /// Whether it is worth going on.
+    /// Fails if the run was cancelled or another task has failed.
     pub fn check(&self) -> Result<(), RepositoryError> {
-        let Place { store, first_error, .. } = &self.place;
+        let PackerContext { store, first_error, .. } = &self.context;
         let is_over = store.cancel().is_cancelled() || first_error.happened().is_cancelled();
         if is_over { Err(self.cancelled()) } else { Ok(()) }
     }
 
-    /// What whoever is stopped by somebody else's error says.
+    /// The error of a task that ends because another task has failed.
     pub fn cancelled(&self) -> RepositoryError {
-        RepositoryError::Cancelled { place: self.place.store.place().to_owned() }
+        RepositoryError::Cancelled { location: self.context.store.location().to_owned() }
     }
 
-    /// Something that should not be possible.
+    /// The error for a defect in this program.
     pub fn internal(&self, what: impl std::fmt::Display) -> RepositoryError {
-        internal(&self.place.store, what)
+        internal(&self.context.store, what)
     }
 
     fn fail(&self, error: RepositoryError) -> RepositoryError {
-        self.place.first_error.set(error);
+        self.context.first_error.set(error);
         self.cancelled()
     }
 
-    /// Writes what is left, and waits until all is there. Nobody saves any more.
+    /// Uploads the remaining packs, waits for all uploads and writes the last index file. No thread may save a blob
+    /// after that.
     pub fn finish(&self) -> Result<Written, RepositoryError> {
         let Filling { data, trees } = mem::take(&mut *lock(&self.filling));
         self.upload(data.0)?;
         self.upload(trees.0)?;
-        // The semaphore is never closed, and has as many places.
+        // All permits are free once all uploads have finished. The semaphore is never closed.
         let all = self.runtime.block_on(self.uploads.acquire_many(UPLOADS));
         drop(all.map_err(|error| self.internal(error))?);
         self.check()?;
-        let (mut files, index, named) = {
+        let (mut files, index, indexed) = {
             let mut uploaded = lock(&self.uploaded);
-            (mem::take(&mut uploaded.files), mem::take(&mut uploaded.index), uploaded.named)
+            (mem::take(&mut uploaded.files), mem::take(&mut uploaded.index), uploaded.indexed)
         };
-        // An upload that panicked has told nobody.
-        let (blobs, taken) = (named + index.blobs(), lock(&self.taken).len());
+        // An upload that panicked reports no error, but its blobs are missing from the index.
+        let (blobs, taken) = (indexed + index.blobs(), lock(&self.taken).len());
         if blobs != taken {
-            return Err(self.internal(format!("{blobs} of {taken} blobs were written")));
+            return Err(self.internal(format!("only {blobs} of {taken} blobs were written")));
         }
         if !index.packs.is_empty() {
-            files.push(self.runtime.block_on(self.place.write_index(&index))?);
+            files.push(self.runtime.block_on(self.context.write_index(&index))?);
         }
         Ok(Written { files, used: self.known.used_packs(), data: data.1, trees: trees.1 })
     }
 
-    /// Ends a pack and uploads it.
+    /// Finishes a pack and uploads it.
     fn upload(&self, packing: Packing) -> Result<(), RepositoryError> {
-        let packed = packing.finish(&self.place.cipher).map_err(|error| self.internal(error))?;
+        let packed = packing.finish(&self.context.cipher).map_err(|error| self.internal(error))?;
         let Some(packed) = packed else { return Ok(()) };
         let size = packed.content.len() as u64;
         self.send(IndexedPack { id: packed.id, blobs: packed.blobs }, PackContent::Memory(packed.content), size)
     }
 
-    /// Waits until fewer packs are under way, and uploads one without waiting for it.
-    fn send(&self, pack: IndexedPack, content: PackContent, size: u64) -> Result<(), RepositoryError> {
-        let free = self.runtime.block_on(Arc::clone(&self.uploads).acquire_owned());
-        let free = free.map_err(|error| self.internal(error))?;
+    /// Waits until an upload may start, and uploads a pack in the background.
+    fn send(&self, pack: IndexedPack, pack_content: PackContent, size: u64) -> Result<(), RepositoryError> {
+        let permit = self.runtime.block_on(Arc::clone(&self.uploads).acquire_owned());
+        let permit = permit.map_err(|error| self.internal(error))?;
         self.check()?;
-        let (place, uploaded) = (self.place.clone(), Arc::clone(&self.uploaded));
+        let (context, uploaded) = (self.context.clone(), Arc::clone(&self.uploaded));
         self.runtime.spawn(async move {
             let write = async {
-                match content {
-                    PackContent::Memory(content) => {
-                        place.store.write(Kind::Pack, &pack.id, vec![content], Write::Replace).await?;
+                match pack_content {
+                    PackContent::Memory(bytes) => {
+                        context.store.write(Kind::Pack, &pack.id, vec![bytes], Write::Replace).await?;
                     }
-                    PackContent::File(file) => place.store.write_file(Kind::Pack, &pack.id, &file, size).await?,
+                    PackContent::File(file) => context.store.write_file(Kind::Pack, &pack.id, &file, size).await?,
                 }
-                place.progress.uploaded.fetch_add(size, Ordering::Relaxed);
+                context.progress.uploaded.fetch_add(size, Ordering::Relaxed);
                 let due = lock(&uploaded).add(pack, size);
                 if let Some(index) = due {
-                    let written = place.write_index(&index).await?;
+                    let written = context.write_index(&index).await?;
                     let mut uploaded = lock(&uploaded);
                     uploaded.files.push(written);
-                    uploaded.named += index.blobs();
+                    uploaded.indexed += index.blobs();
                 }
                 Ok(())
             };
             let ended = tokio::select! {
                 ended = write => ended,
-                // The run has failed; nobody needs this any more.
-                () = place.first_error.happened().cancelled() => return,
+                // The run has failed, so the upload is not needed any more.
+                () = context.first_error.happened().cancelled() => return,
             };
             if let Err(error) = ended {
-                place.first_error.set(error);
+                context.first_error.set(error);
             }
-            drop(free);
+            drop(permit);
         });
         Ok(())
     }
@@ -344,13 +349,13 @@ impl Sealer {
         Ok(Self { compressor: Compressor::new()?, buffer: Vec::new() })
     }
 
-    /// Seals a blob; where the format has compression, its length before that comes with it.
-    fn seal(&mut self, place: &Place, plain: &[u8]) -> Result<(&[u8], Option<u32>), CryptoError> {
+    /// Compresses and encrypts a blob. Also returns its uncompressed length if the repository's format has compression.
+    fn seal(&mut self, context: &PackerContext, plain: &[u8]) -> Result<(&[u8], Option<u32>), CryptoError> {
         let bound = crypto::compressed_bound(plain.len());
         if self.buffer.len() < bound + OVERHEAD_BYTES {
             self.buffer.resize(bound + OVERHEAD_BYTES, 0);
         }
-        let (room, is_compressed) = (&mut self.buffer[NONCE_BYTES..], place.version >= 2);
+        let (room, is_compressed) = (&mut self.buffer[NONCE_BYTES..], context.version >= 2);
         let length = if is_compressed {
             self.compressor.compress_into(plain, &mut room[..bound])?
         } else {
@@ -359,12 +364,12 @@ impl Sealer {
         };
         let plain_length = u32::try_from(plain.len()).map_err(|error| CryptoError::Format(error.to_string()))?;
         let sealed = &mut self.buffer[..length + OVERHEAD_BYTES];
-        place.cipher.encrypt_within(sealed)?;
+        context.cipher.encrypt_within(sealed)?;
         Ok((sealed, is_compressed.then_some(plain_length)))
     }
 }
 
-impl Place {
+impl PackerContext {
     async fn write_index(&self, index: &IndexFile) -> Result<(Kind, Id, u64), RepositoryError> {
         let written = index.write((&self.cipher, self.version), &self.store).await?;
         self.progress.uploaded.fetch_add(written.2, Ordering::Relaxed);
@@ -383,7 +388,7 @@ impl Filling {
 }
 
 impl Uploaded {
-    /// Notes a pack that is there, and gives the index that is to be written, if it is time.
+    /// Records an uploaded pack. Returns the index if it is due to be written.
     fn add(&mut self, pack: IndexedPack, size: u64) -> Option<IndexFile> {
         self.files.push((Kind::Pack, pack.id, size));
         self.index.packs.push(pack);
@@ -395,7 +400,8 @@ impl Uploaded {
     }
 }
 
-/// A content that is longer than a chunk: its chunks are sealed by several threads, and named in order.
+/// Stores a content that may have several chunks. Several threads compress and encrypt the chunks; the ids are in
+/// order.
 pub(super) struct Content<'a> {
     packer: &'a Arc<Packer>,
     ids: Vec<DataId>,
@@ -407,7 +413,7 @@ impl<'a> Content<'a> {
         Self { packer, ids: Vec::new(), saving: VecDeque::new() }
     }
 
-    /// The next bytes of it.
+    /// Appends the next bytes.
     pub fn add(&mut self, chunker: &mut Chunker, mut bytes: &[u8]) -> Result<(), RepositoryError> {
         while !bytes.is_empty() {
             if let Some(chunk) = chunker.take(&mut bytes) {
@@ -418,7 +424,7 @@ impl<'a> Content<'a> {
         Ok(())
     }
 
-    /// What its chunks are called, in order.
+    /// Returns the ids of the chunks, in order.
     pub fn finish(mut self, chunker: &mut Chunker) -> Result<Vec<DataId>, RepositoryError> {
         if let Some(chunk) = chunker.rest() {
             self.save(chunk)?;
@@ -428,27 +434,28 @@ impl<'a> Content<'a> {
     }
 
     fn save(&mut self, chunk: Vec<u8>) -> Result<(), RepositoryError> {
-        self.saving.push_back(self.packer.save_beside(BlobKind::Data, chunk)?);
+        self.saving.push_back(self.packer.save_in_background(BlobKind::Data, chunk)?);
         while self.saving.len() > workers() {
             self.take_oldest()?;
         }
         Ok(())
     }
 
-    /// The id of the oldest chunk that has none yet, if there is one.
+    /// Waits for the oldest chunk that is being stored. Returns false if there is none.
     fn take_oldest(&mut self) -> Result<bool, RepositoryError> {
         let Some(saving) = self.saving.pop_front() else { return Ok(false) };
-        self.ids.push(self.packer.saved(saving)?.into());
+        self.ids.push(self.packer.wait_for(saving)?.into());
         Ok(true)
     }
 }
 
-/// A file that could not be read to its end: nobody may end the packer before what it has begun to store is stored.
+/// Waits for chunks that are still being stored, because the packer must not be finished before. This happens if a file
+/// could not be read to its end.
 impl Drop for Content<'_> {
     fn drop(&mut self) {
         for saving in mem::take(&mut self.saving) {
-            // Its error is the run's already.
-            let _ = self.packer.saved(saving);
+            // An error is already recorded as the error of the run.
+            let _ = self.packer.wait_for(saving);
         }
     }
 }

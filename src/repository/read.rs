@@ -1,6 +1,4 @@
-//! Files out of a snapshot: what is in it, and one file as a stream whose every part was checked.
-//!
-//! It must not know where the stream goes.
+//! Reading a snapshot: lists its entries, and reads a file as a stream. Every blob of the stream is verified.
 
 use std::{mem, ops::ControlFlow, os::unix::ffi::OsStrExt, path::Path, pin::pin};
 
@@ -15,61 +13,58 @@ use sha2::{Digest, Sha256};
 use tokio::{runtime::Handle, sync::mpsc, task::spawn_blocking};
 
 use super::{
-    Repository, RepositoryError, archive::internal, folder::permissions, known::Known, pack::BlobKind, part::Fetcher,
-    snapshot_files::read_one, source::hex, store::Kind, trees::Trees,
+    Repository, RepositoryError, archive::internal, blob_location::Fetcher, folder::permissions,
+    known_blobs::KnownBlobs, pack::BlobKind, snapshot_files::read_one, source::hex, store::Kind, trees::Trees,
 };
 use crate::{
     model::{Proof, SnapshotIdentity, escape_name},
-    stream::{End, Piece, PieceSender, pieces},
+    stream::{End, StreamItem, StreamSender, pieces},
 };
 
-/// Blobs that are fetched ahead; each is at most 8 MiB.
+/// How many blobs are fetched ahead. A blob has at most 8 MiB.
 const READ_AHEAD: usize = 3;
-/// How many paths are handed on at once.
+/// How many entries a call of `each` receives.
 const LISTED_AT_ONCE: usize = 512;
-/// The longest piece that is handed on.
+/// The longest piece that is sent to the reader.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// What a path in a snapshot is.
+/// The kind of an entry.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum EntryKind {
-    /// A plain file.
+    /// A regular file.
     File,
-    /// A folder.
     Directory,
-    /// A link, a device, a pipe or a socket.
+    /// A symbolic link, a device, a pipe or a socket.
     Other,
 }
 
-/// One path in a snapshot.
+/// An entry of a snapshot.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Entry {
     /// Absolute path, in the form of [`escape_name`].
     pub path: String,
-    /// What it is.
     pub kind: EntryKind,
     /// Bytes.
     pub size: u64,
-    /// Last change.
     pub modified: Option<Timestamp>,
     /// Permissions, and the bits for setuid, setgid and sticky.
     pub mode: Option<u32>,
 }
 
-/// A stored file on its way out.
+/// A stored file that is being read.
 #[derive(Debug)]
 pub struct StoredFile {
     /// Bytes in total.
     pub size: u64,
-    /// The content, ending with [`Piece::End`], or [`Piece::Broken`] when something cannot be read or is not what was
-    /// written. [`Proof::Sealed`]: every part is what its hash says.
-    pub pieces: mpsc::Receiver<Piece>,
+    /// The content, which ends with [`StreamItem::End`], or with [`StreamItem::Broken`] if a blob cannot be read or is not what
+    /// was written. The proof is [`Proof::Sealed`], because every blob is compared with its hash.
+    pub pieces: mpsc::Receiver<StreamItem>,
 }
 
 impl Repository {
-    /// Hands on all paths of a snapshot, some at a time and each folder before what is in it, until `each` breaks off.
-    /// `snapshot` is a whole id, see [`Repository::find`]. `each` is called where it may block.
+    /// Calls `each` with all entries of a snapshot, in batches, until `each` breaks. A folder precedes its entries.
+    /// `snapshot` is a whole id, see [`Repository::find`]. `each` may block.
     pub async fn list(
         &self,
         snapshot: &str,
@@ -92,15 +87,15 @@ impl Repository {
         self.with_trees(snapshot, list).await.map(drop)
     }
 
-    /// Reads the trees of a snapshot where it may block; returns what its blobs are found by, too.
+    /// Runs a task that reads the trees of a snapshot, on a thread that may block. Also returns the repository's blobs.
     async fn with_trees<T: Send + 'static>(
         &self,
         snapshot: &str,
         task: impl FnOnce(&mut Trees<'_>, &SnapshotFile) -> Result<T, RepositoryError> + Send + 'static,
-    ) -> Result<(Known, T), RepositoryError> {
+    ) -> Result<(KnownBlobs, T), RepositoryError> {
         let id = self.snapshot_id(snapshot).await?;
         let file = read_one(&self.store, &self.cipher, *id).await?;
-        let known = Known::read(&self.cipher, &self.store).await?;
+        let known = KnownBlobs::read(&self.cipher, &self.store).await?;
         let (fetcher, runtime) = (self.fetcher(), Handle::current());
         let done = spawn_blocking(move || {
             let done = task(&mut Trees::new(&known, &fetcher, &runtime), &file)?;
@@ -113,8 +108,8 @@ impl Repository {
         Fetcher { store: self.store.clone(), cipher: self.cipher.clone() }
     }
 
-    /// One file of a snapshot, streamed with little memory. `snapshot` is a whole id, `path` absolute: as it is, or in the form
-    /// of [`escape_name`].
+    /// Reads one file of a snapshot as a stream, with little memory. `snapshot` is a whole id. `path` is absolute, and
+    /// is literal or in the form of [`escape_name`].
     pub async fn read_file(&self, snapshot: &str, path: &str) -> Result<StoredFile, RepositoryError> {
         let wanted = path.to_owned();
         let find = move |trees: &mut Trees<'_>, file: &SnapshotFile| {
@@ -129,13 +124,13 @@ impl Repository {
         };
         let (known, found) = self.with_trees(snapshot, find).await?;
         let (file, found, recorded, size, ids) = found.ok_or_else(|| RepositoryError::FileNotFound {
-            place: self.store.place().to_owned(),
+            location: self.store.location().to_owned(),
             snapshot: snapshot.to_owned(),
             path: path.to_owned(),
         })?;
-        // Other writers that store streams leave 0.
+        // Other clients that store streams record a size of 0.
         if recorded != size && recorded != 0 {
-            return Err(self.store.damaged(format!("{path} should have {recorded} bytes and has parts of {size}")));
+            return Err(self.store.damaged(format!("{path} should have {recorded} bytes, but its blobs have {size}")));
         }
         let found = found.to_string_lossy();
         let only_file =
@@ -144,20 +139,20 @@ impl Repository {
         let digest = digest.filter(|_| only_file).map(str::to_owned);
 
         let (sender, receiver) = pieces();
-        let output = Output { fetcher: self.fetcher(), known, digest, size };
+        let output = FileStream { fetcher: self.fetcher(), known, digest, size };
         tokio::spawn(async move { output.send(ids, sender).await });
         Ok(StoredFile { size, pieces: receiver })
     }
 
-    /// The id of a snapshot that is there.
+    /// Parses a snapshot's id, and makes sure that the snapshot exists.
     pub(super) async fn snapshot_id(&self, snapshot: &str) -> Result<SnapshotId, RepositoryError> {
         let id = snapshot.parse::<Id>().map_err(|_| {
-            RepositoryError::InvalidRequest(format!("{snapshot:?} is no whole snapshot id of 64 hex digits"))
+            RepositoryError::InvalidRequest(format!("{snapshot:?} is not a whole snapshot id of 64 hex digits"))
         })?;
         match self.store.stat(Kind::Snapshot, &id).await? {
             Some(_) => Ok(id.into()),
             None => Err(RepositoryError::SnapshotNotFound {
-                place: self.store.place().to_owned(),
+                location: self.store.location().to_owned(),
                 wanted: snapshot.to_owned(),
             }),
         }
@@ -175,33 +170,33 @@ fn entry_of(path: &Path, node: &Node) -> Entry {
     Entry { path, kind, size: node.meta.size, modified: node.meta.mtime, mode }
 }
 
-struct Output {
+struct FileStream {
     fetcher: Fetcher,
-    known: Known,
-    /// What the whole file's SHA-256 must be, where the snapshot says that.
+    known: KnownBlobs,
+    /// The expected SHA-256 of the whole file, if the snapshot records it.
     digest: Option<String>,
     size: u64,
 }
 
-impl Output {
-    async fn send(self, ids: Vec<DataId>, sender: PieceSender) {
-        // Whoever reads may have gone; then nobody is left to be told.
+impl FileStream {
+    async fn send(self, ids: Vec<DataId>, sender: StreamSender) {
+        // If the reader has closed the stream, no result is sent.
         let last = match self.send_parts(ids, &sender).await {
-            Ok(true) => Piece::End(End { proof: Proof::Sealed, bytes: self.size }),
+            Ok(true) => StreamItem::End(End { proof: Proof::Sealed, bytes: self.size }),
             Ok(false) => return,
-            Err(error) => Piece::Broken(error.into()),
+            Err(error) => StreamItem::Broken(error.into()),
         };
         let _ = sender.send(last).await;
     }
 
-    /// Whether somebody read it to its end.
-    async fn send_parts(&self, ids: Vec<DataId>, sender: &PieceSender) -> Result<bool, RepositoryError> {
+    /// Sends the content. Returns false if the reader has closed the stream.
+    async fn send_parts(&self, ids: Vec<DataId>, sender: &StreamSender) -> Result<bool, RepositoryError> {
         let mut hash = Sha256::default();
         let fetch = async |id: DataId| match self.known.find(BlobKind::Data, *id)? {
             Some(blob) => self.fetcher.fetch(blob.part).await,
             None => {
                 let (id, lacking) = (id.to_hex(), self.known.lacking.as_cause());
-                Err(self.fetcher.store.damaged(format!("the part {} is in no index{lacking}", id.as_str())))
+                Err(self.fetcher.store.damaged(format!("the blob {} is in no index{lacking}", id.as_str())))
             }
         };
         let mut contents = pin!(stream::iter(ids).map(fetch).buffered(READ_AHEAD));
@@ -210,7 +205,7 @@ impl Output {
             hash.update(&content);
             while !content.is_empty() {
                 let piece = content.split_to(PIECE_BYTES.min(content.len()));
-                if sender.send(Piece::Data(piece)).await.is_err() {
+                if sender.send(StreamItem::Data(piece)).await.is_err() {
                     return Ok(false);
                 }
             }
@@ -219,7 +214,7 @@ impl Output {
             Some(digest) if *digest != hex(&hash.finalize()) => Err(self
                 .fetcher
                 .store
-                .damaged("a file is not what its snapshot's digest says, although all its parts are")),
+                .damaged("a file does not match its snapshot's digest, although all its blobs match their ids")),
             _ => Ok(true),
         }
     }

@@ -1,6 +1,5 @@
-//! Snapshot files as they are stored. One that cannot be read is reported, and keeps no caller from the others.
-//!
-//! It must not know what the caller does without it: a backup needs none of the others, a prune refuses.
+//! Reads snapshot files. A file that cannot be read is reported, and does not prevent reading the others. The caller
+//! decides what follows from it: a backup continues, a prune refuses.
 
 use futures::{StreamExt, stream};
 use rustic_core::{Id, repofile::SnapshotFile};
@@ -11,12 +10,12 @@ use super::{
     store::{Kind, Store},
 };
 
-/// How many snapshot files are read at a time; they are small.
+/// How many snapshot files are read in parallel; they are small.
 const PARALLEL_READS: usize = 16;
-/// How many unreadable files a message names.
+/// How many unreadable files a message lists.
 const NAMED: usize = 3;
 
-/// A file of a repository that does not match its name, or not of its format.
+/// A file of a repository that does not match its name, or has an invalid format.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct UnreadableFile {
     /// Its path in the repository.
@@ -25,17 +24,17 @@ pub struct UnreadableFile {
     pub why: String,
 }
 
-/// The snapshots that can be read, and the files that cannot.
+/// The snapshots that could be read, and the files that could not.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct SnapshotList {
     /// Oldest first.
     pub snapshots: Vec<SnapshotSummary>,
-    /// Their source is unknown.
+    /// Snapshot files that could not be read. Their source is unknown.
     pub unreadable: Vec<UnreadableFile>,
 }
 
 impl SnapshotList {
-    /// Which snapshot files could not be read, and the next step; none if all could.
+    /// Returns a message that lists the unreadable files and the next step, or none if all files could be read.
     pub fn trouble(&self) -> Option<String> {
         let count = self.unreadable.len();
         let named: Vec<String> =
@@ -43,21 +42,21 @@ impl SnapshotList {
         let more = if count > NAMED { ", ..." } else { "" };
         (count > 0).then(|| {
             format!(
-                "{count} snapshot files cannot be read: {}{more}; bring each back from a copy of the repository, or remove it \
-                 from the store if there is none",
+                "{count} snapshot files cannot be read: {}{more}; restore each of them from a copy of the repository, \
+                 or remove it from the store if there is no copy",
                 named.join(", ")
             )
         })
     }
 
-    /// The error for a snapshot that is requested by the beginning of its id and whose file cannot be read.
-    pub fn check_readable(&self, id_prefix: &str, place: &str) -> Result<(), RepositoryError> {
+    /// Fails if the prefix of an id matches a snapshot file that cannot be read.
+    pub fn check_readable(&self, id_prefix: &str, location: &str) -> Result<(), RepositoryError> {
         let wanted = id_prefix.to_ascii_lowercase();
         let name = |file: &UnreadableFile| file.path.rsplit('/').next().unwrap_or_default().to_owned();
         match self.unreadable.iter().find(|file| !wanted.is_empty() && name(file).starts_with(&wanted)) {
             None => Ok(()),
             Some(UnreadableFile { path, why }) => Err(RepositoryError::Damaged {
-                place: place.to_owned(),
+                location: location.to_owned(),
                 what: format!("the requested snapshot's file {path} cannot be read: {why}; choose another snapshot"),
             }),
         }
@@ -65,13 +64,13 @@ impl SnapshotList {
 }
 
 impl Repository {
-    /// All snapshots that can be read, oldest first; a warning names the files that cannot. Errors: the store does not
-    /// answer, so that a listing is never cut short.
+    /// Returns all snapshots that can be read, oldest first, and logs a warning about the files that cannot. If the
+    /// store does not answer this is an error, so that a listing is never incomplete.
     pub async fn snapshots(&self) -> Result<Vec<SnapshotSummary>, RepositoryError> {
         Ok(self.list_snapshots().await?.snapshots)
     }
 
-    /// The same with the files that cannot be read.
+    /// As [`Self::snapshots`], but also returns the files that cannot be read.
     pub async fn list_snapshots(&self) -> Result<SnapshotList, RepositoryError> {
         let (files, unreadable) = self.snapshot_files().await?;
         let mut snapshots: Vec<_> = files.iter().map(SnapshotSummary::of).collect();
@@ -83,7 +82,7 @@ impl Repository {
         Ok(list)
     }
 
-    /// All snapshots as they are stored, and the files that cannot be read.
+    /// Returns all snapshot files, and those that cannot be read.
     pub(super) async fn snapshot_files(&self) -> Result<(Vec<SnapshotFile>, Vec<UnreadableFile>), RepositoryError> {
         let (mut files, mut unreadable) = (Vec::new(), Vec::new());
         read_each(&self.store, &self.cipher, |read| match read {
@@ -94,25 +93,25 @@ impl Repository {
         Ok((files, unreadable))
     }
 
-    /// The one snapshot whose id begins so; see [`by_id`].
+    /// Finds a snapshot by a prefix of its id; see [`by_id`].
     pub async fn find(&self, id_prefix: &str) -> Result<SnapshotSummary, RepositoryError> {
         let list = self.list_snapshots().await?;
-        list.check_readable(id_prefix, self.store.place())?;
-        by_id(&list.snapshots, id_prefix, self.store.place()).cloned()
+        list.check_readable(id_prefix, self.store.location())?;
+        by_id(&list.snapshots, id_prefix, self.store.location()).cloned()
     }
 }
 
-/// Reads all snapshot files, in no order, and hands each over. Errors: the store does not answer.
+/// Reads all snapshot files in any order and calls `each` with every result. Errors: the store does not answer.
 pub(super) async fn read_each(
     store: &Store,
     cipher: &Cipher,
     mut each: impl FnMut(Result<SnapshotFile, UnreadableFile>),
 ) -> Result<(), RepositoryError> {
     let listed = match store.list(Kind::Snapshot).await {
-        // A volume that is not mounted has no snapshots, and no configuration either.
+        // A missing config shows that the volume is not mounted, rather than that a single folder is missing.
         Err(error) if store.stat(Kind::Config, &Id::default()).await.is_ok_and(|config| config.is_none()) => {
-            tracing::debug!("the repository's configuration is gone: {error}");
-            return Err(RepositoryError::NotFound { place: store.place().to_owned() });
+            tracing::debug!("the repository's config is missing: {error}");
+            return Err(RepositoryError::NotFound { location: store.location().to_owned() });
         }
         listed => listed?,
     };
@@ -121,14 +120,14 @@ pub(super) async fn read_each(
     while let Some((id, content)) = reads.next().await {
         let parsed = match content? {
             Some(content) => parse(cipher, id, &content),
-            None => Err("it is gone since it was listed".to_owned()),
+            None => Err("it was removed after it was listed".to_owned()),
         };
         each(parsed.map_err(|why| UnreadableFile { path: Kind::Snapshot.path(&id), why }));
     }
     Ok(())
 }
 
-/// Reads one snapshot file. Errors: it is gone, or cannot be read.
+/// Reads one snapshot file. Errors: the file is missing or cannot be read.
 pub(super) async fn read_one(store: &Store, cipher: &Cipher, id: Id) -> Result<SnapshotFile, RepositoryError> {
     let path = Kind::Snapshot.path(&id);
     let content = store.read(Kind::Snapshot, &id).await?.ok_or_else(|| store.damaged(format!("{path} is missing")))?;
@@ -144,7 +143,7 @@ fn parse(cipher: &Cipher, id: Id, content: &[u8]) -> Result<SnapshotFile, String
     }
     let json = cipher.decrypt_file(content).map_err(|error| error.to_string())?;
     let mut file: SnapshotFile =
-        serde_json::from_slice(&json).map_err(|error| format!("it is no snapshot: {error}"))?;
+        serde_json::from_slice(&json).map_err(|error| format!("it is not a snapshot: {error}"))?;
     file.id = id.into();
     Ok(file)
 }

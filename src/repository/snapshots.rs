@@ -1,5 +1,5 @@
-//! What snapshots there are, and which one an id means. Which one is the newest good one is decided by
-//! [`latest_restorable`](crate::model::latest_restorable).
+//! Summaries of snapshots, and finding a snapshot by an id or by its run. The choice of the newest restorable snapshot
+//! is made by [`latest_restorable`](crate::model::latest_restorable).
 
 use jiff::Timestamp;
 use rustic_core::repofile::SnapshotFile;
@@ -8,42 +8,40 @@ use serde::{Deserialize, Serialize};
 use super::RepositoryError;
 use crate::model::{SnapshotIdentity, SnapshotRecord};
 
-/// The shortest part of an id that names a snapshot, as in restic's own short ids.
+/// The shortest accepted prefix of a snapshot's id: the length of restic's short ids.
 const SHORTEST_PREFIX: usize = 8;
 
-/// One snapshot, of ours or of any other writer.
+/// A snapshot, of Stowaway or of any other client.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SnapshotSummary {
     /// 64 hex digits.
     pub id: String,
-    /// When it was made.
     pub time: Timestamp,
-    /// Host, path and tags; of several paths the first.
+    /// Host, path and tags. If the snapshot has several paths, this is the first.
     pub identity: SnapshotIdentity,
-    /// All its paths.
     pub paths: Vec<String>,
-    /// Bytes of all its files; older restic does not say.
+    /// Bytes of all files; older versions of restic do not store it.
     pub bytes: Option<u64>,
 }
 
 impl SnapshotSummary {
-    /// Whether it was stored without proof that it is whole.
+    /// Whether it was stored without proof that it is complete.
     pub fn is_unproven(&self) -> bool {
         self.identity.tags.iter().any(|tag| tag == SnapshotIdentity::UNPROVEN)
     }
 
-    /// Whether something of it could not be read when it was stored.
+    /// Whether a part of the source could not be read when the snapshot was stored.
     pub fn is_incomplete(&self) -> bool {
         self.identity.tags.iter().any(|tag| tag == SnapshotIdentity::INCOMPLETE)
     }
 
-    /// Whether it is of a volume that was empty, or had lost most of its content.
+    /// Whether its volume was empty or had lost most of its content.
     pub fn is_suspect(&self) -> bool {
         self.identity.has_tag(SnapshotIdentity::SUSPECT)
     }
 
-    /// What is known of it without its content.
+    /// Returns the snapshot's metadata in the form that [`crate::model`] uses.
     pub fn record(&self) -> SnapshotRecord<'_> {
         let Self { id, time, identity, paths, bytes } = self;
         SnapshotRecord { id, time: *time, identity, paths, bytes: *bytes }
@@ -65,20 +63,22 @@ impl SnapshotSummary {
     }
 }
 
-/// What an earlier attempt of the same run committed; `run` is the value of the tag [`SnapshotIdentity::RUN`].
+/// Returns the snapshot that an earlier attempt of the same run committed. `run` is the value of the tag
+/// [`SnapshotIdentity::RUN`].
 pub fn by_run<'a>(snapshots: &'a [SnapshotSummary], run: &str) -> Option<&'a SnapshotSummary> {
     snapshots.iter().find(|snapshot| snapshot.identity.tag(SnapshotIdentity::RUN) == Some(run))
 }
 
-/// The one snapshot whose id begins so. Errors: shorter than 8 hex digits, none, several.
+/// Returns the only snapshot whose id begins with `prefix`. Errors: the prefix has fewer than 8 hex digits, or matches
+/// no or several snapshots.
 pub fn by_id<'a>(
     snapshots: &'a [SnapshotSummary],
     prefix: &str,
-    place: &str,
+    location: &str,
 ) -> Result<&'a SnapshotSummary, RepositoryError> {
     let wanted = prefix.to_ascii_lowercase();
     if wanted.len() < SHORTEST_PREFIX || !wanted.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        let text = format!("{prefix:?} is no snapshot id: give at least {SHORTEST_PREFIX} hex digits of it");
+        let text = format!("{prefix:?} is not a snapshot id: give at least {SHORTEST_PREFIX} hex digits");
         return Err(RepositoryError::InvalidRequest(text));
     }
     let mut found = snapshots.iter().filter(|snapshot| snapshot.id.starts_with(&wanted));
@@ -87,6 +87,8 @@ pub fn by_id<'a>(
         (Some(_), Some(_)) => {
             Err(RepositoryError::InvalidRequest(format!("several snapshots begin with {prefix}: give more digits")))
         }
-        (None, _) => Err(RepositoryError::SnapshotNotFound { place: place.to_owned(), wanted: prefix.to_owned() }),
+        (None, _) => {
+            Err(RepositoryError::SnapshotNotFound { location: location.to_owned(), wanted: prefix.to_owned() })
+        }
     }
 }

@@ -1,6 +1,5 @@
-//! A stream piece by piece, and the verdict on it: it has ended only once its own end was seen and its byte count agreed.
-//!
-//! It must not know the store.
+//! Reads a stream piece by piece and decides whether it is complete: it must have sent its end, with the right number
+//! of bytes.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -12,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 use super::{Progress, RepositoryError, engine::FirstError};
 use crate::{
     model::{Failure, Reason},
-    stream::{End, Piece},
+    stream::{End, StreamItem},
 };
 
-/// How a stream ended that ended well.
+/// The result of a stream that ended successfully.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Ended {
     pub end: End,
@@ -25,20 +24,20 @@ pub(super) struct Ended {
     pub is_blank: bool,
 }
 
-/// What comes next of a stream.
+/// The next item of a stream.
 #[derive(Debug)]
 pub(super) enum Next {
     Data(Bytes),
-    /// Its good end.
+    /// The successful end.
     End(Ended),
 }
 
-/// Reads pieces where it may block.
+/// Reads the pieces of a stream. Its functions block.
 pub(super) struct StreamReader {
-    pub pieces: mpsc::Receiver<Piece>,
+    pub pieces: mpsc::Receiver<StreamItem>,
     pub runtime: Handle,
     pub cancel: CancellationToken,
-    pub place: String,
+    pub location: String,
     pub allow_empty: bool,
     pub progress: Arc<Progress>,
     pub first_error: Arc<FirstError>,
@@ -49,31 +48,31 @@ pub(super) struct StreamReader {
 }
 
 impl StreamReader {
-    /// The next bytes, or the good end; asked once more after that, it says that the stream was cut.
+    /// Returns the next bytes or the successful end. A call after the end fails with [`Reason::StreamCut`].
     pub fn next(&mut self) -> Result<Next, RepositoryError> {
-        let cancelled = || RepositoryError::Cancelled { place: self.place.clone() };
+        let cancelled = || RepositoryError::Cancelled { location: self.location.clone() };
         let piece = self.runtime.block_on(async {
             tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => Err(cancelled()),
-                // Somebody has failed already; there is no point in waiting for a stream that may be silent for hours.
+                // Another task has failed, so waiting is useless: the stream may send nothing for hours.
                 () = self.first_error.happened().cancelled() => Err(cancelled()),
                 piece = self.pieces.recv() => Ok(piece),
             }
         })?;
         let failure = match piece {
-            Some(Piece::Data(data)) => {
+            Some(StreamItem::Data(data)) => {
                 self.hash.update(&data);
                 self.bytes += data.len() as u64;
                 self.is_blank = self.is_blank && data.iter().all(|byte| *byte == 0);
                 self.progress.read.fetch_add(data.len() as u64, Ordering::Relaxed);
                 return Ok(Next::Data(data));
             }
-            Some(Piece::End(end)) => return self.finish(end).map(Next::End),
-            Some(Piece::Broken(failure)) => failure,
+            Some(StreamItem::End(end)) => return self.finish(end).map(Next::End),
+            Some(StreamItem::Broken(failure)) => failure,
             None => Failure::new(
                 Reason::StreamCut,
-                format!("the stream closed after {} bytes without having ended; nothing was stored", self.bytes),
+                format!("the stream closed after {} bytes without its end; nothing was stored", self.bytes),
             ),
         };
         Err(RepositoryError::Stream(failure))
@@ -81,9 +80,9 @@ impl StreamReader {
 
     fn finish(&mut self, end: End) -> Result<Ended, RepositoryError> {
         let failure = if self.pieces.try_recv().is_ok() {
-            Failure::new(Reason::StreamContradicted, "more came after the stream's end; nothing was stored")
+            Failure::new(Reason::StreamContradicted, "more data arrived after the stream's end; nothing was stored")
         } else if end.bytes != self.bytes {
-            let text = format!("{} bytes were sent, and {} arrived; nothing was stored", end.bytes, self.bytes);
+            let text = format!("{} bytes were sent, but {} arrived; nothing was stored", end.bytes, self.bytes);
             Failure::new(Reason::StreamCut, text)
         } else if end.bytes == 0 && !self.allow_empty {
             let text = "the command succeeded and wrote nothing; nothing was stored (allow-empty lets that pass)";
@@ -95,7 +94,7 @@ impl StreamReader {
     }
 }
 
-/// Lower-case hex digits.
+/// Returns the bytes as lower-case hex digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {

@@ -1,6 +1,7 @@
-//! Trees as restic's packs hold them: what is in a folder, and the one file of a stream with the folders that lead to it.
+//! Writes trees in restic's format: the entries of a folder, and the tree of a stream's single file with its parent
+//! folders.
 //!
-//! Format: restic's design document, section "Trees and Data". It must not know the store.
+//! Format: restic's design document, section "Trees and Data".
 
 use std::io::{self, Write};
 
@@ -18,21 +19,21 @@ use super::{
     tree_nodes::SHORT_BYTES,
 };
 
-/// A dump may hold secrets: only its owner may read what is restored.
+/// A dump may contain secrets, so only the owner may read the restored file.
 const FILE_MODE: u32 = 0o600;
-/// Modes are in the form of Go's `fs.FileMode`, whose highest bit says "directory".
+/// Modes are in the form of Go's `fs.FileMode`, whose highest bit means "directory".
 const DIRECTORY_MODE: u32 = 1 << 31 | 0o755;
 
-/// How a tree begins and ends; restic's ends with a line feed.
+/// The beginning and the end of a tree. restic's trees end with a line feed.
 const BEGIN: &[u8] = b"{\"nodes\":[";
 const END: &[u8] = b"]}\n";
 
-/// Whether a path can be a file's in a snapshot: absolute, and without empty or dotted parts.
+/// Splits the path of a file in a snapshot into names. The path must be absolute, without empty names, `.` and `..`.
 pub(super) fn checked_path(path: &str) -> Result<Vec<&str>, RepositoryError> {
     let names: Vec<&str> = path.strip_prefix('/').unwrap_or_default().split('/').collect();
     if names.iter().any(|name| matches!(*name, "" | "." | "..") || name.contains('\0')) {
         return Err(RepositoryError::InvalidRequest(format!(
-            "{path:?} cannot be the path of a stored file: it is absolute, like /shop-db.sql"
+            "{path:?} cannot be the path of a stored file: give an absolute path, such as /shop-db.sql"
         )));
     }
     Ok(names)
@@ -51,30 +52,29 @@ fn metadata(mode: u32, size: u64, time: Timestamp) -> Metadata {
     }
 }
 
-/// Of a folder that is there only to lead to what was stored.
+/// Returns the metadata of a folder which is stored only as a parent of the stored data.
 pub(super) fn folder_metadata(time: Timestamp) -> Metadata {
     metadata(DIRECTORY_MODE, 0, time)
 }
 
-/// A tree on its way to be a blob, as JSON from the first node on: in memory while it is short, beyond that in a temporary
-/// file.
+/// A tree that is being written as JSON: in memory while it is short, otherwise in a temporary file.
 pub(super) struct TreeWriter {
-    /// Of the repository's format.
+    /// The version of the repository's format.
     version: u32,
-    /// What is not in the file yet.
+    /// The JSON that is not in the file yet.
     json: Vec<u8>,
     is_empty: bool,
     long: Option<LongWriter>,
 }
 
-/// A tree that is to be stored.
+/// A complete tree, not stored yet.
 pub(super) enum FinishedTree {
     Short(Vec<u8>),
     Long(LongBlob),
 }
 
 impl FinishedTree {
-    /// Bytes before compression.
+    /// Returns the length before compression.
     pub fn length(&self) -> u64 {
         match self {
             Self::Short(json) => json.len() as u64,
@@ -88,7 +88,7 @@ impl TreeWriter {
         Self { version, json: BEGIN.to_vec(), is_empty: true, long: None }
     }
 
-    /// Appends a node. They come in order of their names' bytes.
+    /// Appends a node. The caller adds nodes in the order of the bytes of their names.
     pub fn add(&mut self, node: &Node) -> Result<(), RepositoryError> {
         if !std::mem::take(&mut self.is_empty) {
             self.json.push(b',');
@@ -109,7 +109,7 @@ impl TreeWriter {
         Ok(())
     }
 
-    /// Ends the tree.
+    /// Completes the tree.
     pub fn finish(mut self) -> Result<FinishedTree, RepositoryError> {
         self.json.extend(END);
         let Some(mut long) = self.long else { return Ok(FinishedTree::Short(self.json)) };
@@ -118,7 +118,7 @@ impl TreeWriter {
     }
 }
 
-/// Takes JSON, since that of one node may be long, too: it names all parts of a file.
+/// The serializer writes JSON directly to the tree, because a single node may be long: it lists all blobs of a file.
 impl Write for TreeWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.json.extend_from_slice(bytes);
@@ -131,7 +131,8 @@ impl Write for TreeWriter {
     }
 }
 
-/// Stores one file at an absolute path as the trees of a snapshot; gives the root, and how many folders lead to the file.
+/// Stores the trees of a snapshot with a single file at an absolute path. Returns the root, and the number of parent
+/// folders.
 pub(super) fn save_file(
     packer: &Packer,
     path: &str,
@@ -167,7 +168,7 @@ mod tests {
     use crate::repository::crypto::id_of;
 
     #[test]
-    fn paths_that_no_file_can_have_are_refused() {
+    fn invalid_paths_of_files_are_refused() {
         for path in ["", "/", "a", "a/b", "/a/", "//a", "/a//b", "/..", "/a/../b", "/./a", "/a\0"] {
             assert!(checked_path(path).is_err(), "{path:?}");
         }
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn trees_are_what_the_library_makes_of_them() {
+    fn trees_are_equal_to_those_of_the_library() {
         let mut nodes = Vec::new();
         for name in ["a", "b\"", "c"] {
             let mut writer = TreeWriter::new(2);

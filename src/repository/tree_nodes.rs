@@ -1,6 +1,7 @@
-//! The entries of a tree, one after the other: a short tree is read as a whole, a long one through a temporary file.
+//! Iterates over the entries of a tree. A short tree is parsed in memory, a long tree is read through a temporary file.
 //!
-//! Format: restic's design document, section "Trees and Data". What is needed of an entry, the caller says by its type.
+//! Format: restic's design document, section "Trees and Data". The type parameter `T` selects the fields of an entry
+//! which the caller needs.
 
 use std::{
     io::{self, BufRead, BufReader, Read},
@@ -13,20 +14,20 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
     RepositoryError,
+    blob_location::{BlobLocation, Fetcher},
     index_file::null_is_empty,
     long_blob::{self, LongReader},
-    part::{Fetcher, Part},
     scratch,
 };
 
-/// A tree of more bytes, before compression, is read through a temporary file.
+/// The length of a short tree, before compression. A longer tree is read through a temporary file.
 pub(super) const SHORT_BYTES: u32 = 2 << 20;
 
-/// How many trees are read at once, and how long they are together, before compression; a single one may be longer.
+/// How many trees a batch has at most, and their total length before compression. A single tree may be longer.
 const BATCH_TREES: usize = 512;
 const BATCH_BYTES: u64 = 8 << 20;
 
-/// The entries of a tree that are to come.
+/// The remaining entries of a tree.
 pub(super) struct TreeNodes<T>(Source<T>);
 
 enum Source<T> {
@@ -40,7 +41,7 @@ impl<T> Default for TreeNodes<T> {
     }
 }
 
-/// A tree as a whole.
+/// A tree that is parsed in memory.
 #[derive(Deserialize)]
 #[serde(bound(deserialize = "T: Deserialize<'de>"))]
 struct Tree<T> {
@@ -48,12 +49,12 @@ struct Tree<T> {
     nodes: Vec<T>,
 }
 
-/// Why there is no entry.
+/// Why an entry cannot be read.
 #[derive(Debug)]
 enum Fault {
-    /// It is no tree, or another one than its id says.
+    /// The blob is not a tree, or does not match its id.
     NotATree(String),
-    /// The temporary file that it is in failed.
+    /// The temporary file failed.
     Scratch(io::Error),
 }
 
@@ -64,8 +65,8 @@ impl From<io::Error> for Fault {
 }
 
 impl<T: DeserializeOwned> TreeNodes<T> {
-    /// Fetches a tree. Errors: [`RepositoryError::Damaged`] if it cannot be read.
-    pub async fn fetch(fetcher: &Fetcher, part: Part) -> Result<Self, RepositoryError> {
+    /// Fetches a tree. Errors: [`RepositoryError::Damaged`] if the tree cannot be read.
+    pub async fn fetch(fetcher: &Fetcher, part: BlobLocation) -> Result<Self, RepositoryError> {
         let damaged =
             |why| fetcher.store.damaged(format!("the tree {} cannot be read: {why}", part.id.to_hex().as_str()));
         if part.plain_length <= SHORT_BYTES {
@@ -79,13 +80,13 @@ impl<T: DeserializeOwned> TreeNodes<T> {
         }
     }
 
-    /// The entries of a tree that is in memory; the error says why it is none.
+    /// Parses a tree that is in memory. The error states why it is not a tree.
     pub fn of(plain: &[u8]) -> Result<Self, String> {
-        let tree: Tree<T> = serde_json::from_slice(plain).map_err(|error| format!("it is no tree: {error}"))?;
+        let tree: Tree<T> = serde_json::from_slice(plain).map_err(|error| format!("it is not a tree: {error}"))?;
         Ok(Self(Source::Short(tree.nodes.into_iter())))
     }
 
-    /// The next entry, or none after the last; the inner error says why the tree cannot be read.
+    /// Returns the next entry, or none after the last entry. The inner error states why the tree cannot be read.
     pub fn next(&mut self) -> Result<Result<Option<T>, String>, RepositoryError> {
         match &mut self.0 {
             Source::Short(nodes) => Ok(Ok(nodes.next())),
@@ -98,49 +99,50 @@ impl<T: DeserializeOwned> TreeNodes<T> {
     }
 }
 
-/// Takes the trees that are to be read next off the end of a stack of places. `part` gives the part of a place.
+/// Takes a batch of trees off the end of the stack `waiting`, which contains the numbers of blobs. `part` returns the
+/// location of the blob with a number.
 pub(super) fn next_batch(
     waiting: &mut Vec<usize>,
-    part: impl Fn(usize) -> Result<Part, RepositoryError>,
-) -> Result<Vec<(usize, Part)>, RepositoryError> {
+    part: impl Fn(usize) -> Result<BlobLocation, RepositoryError>,
+) -> Result<Vec<(usize, BlobLocation)>, RepositoryError> {
     let (mut batch, mut bytes) = (Vec::new(), 0);
     while batch.len() < BATCH_TREES
-        && let Some(place) = waiting.pop()
+        && let Some(number) = waiting.pop()
     {
-        let part = part(place)?;
+        let part = part(number)?;
         bytes += u64::from(part.plain_length);
         if bytes > BATCH_BYTES && !batch.is_empty() {
-            waiting.push(place);
+            waiting.push(number);
             break;
         }
-        batch.push((place, part));
+        batch.push((number, part));
     }
     Ok(batch)
 }
 
-/// Fetches the trees of a batch by few requests, and parses each when its turn comes. The inner error says why one cannot be
-/// read.
+/// Fetches the trees of a batch with few requests, and parses each tree when the iterator reaches it. The inner error
+/// states why a tree cannot be read.
 ///
-/// Errors: [`RepositoryError::Damaged`] if one of them cannot be fetched.
+/// Errors: [`RepositoryError::Damaged`] if a tree cannot be fetched.
 pub(super) async fn fetch_batch<T: DeserializeOwned>(
     fetcher: &Fetcher,
-    batch: &[(usize, Part)],
+    batch: &[(usize, BlobLocation)],
 ) -> Result<impl Iterator<Item = (usize, Result<TreeNodes<T>, String>)> + use<T>, RepositoryError> {
-    // A single one may be too long for memory.
+    // A batch of a single tree may be too long for memory.
     let (alone, several) = match batch {
-        [(place, part)] => (Some((*place, Ok(TreeNodes::fetch(fetcher, *part).await?))), &[][..]),
+        [(number, part)] => (Some((*number, Ok(TreeNodes::fetch(fetcher, *part).await?))), &[][..]),
         several => (None, several),
     };
     let mut contents = fetcher.clone().fetch_all(several.iter().map(|(_, part)| *part).collect()).await?;
-    let places: Vec<(usize, Id)> = several.iter().map(|(place, part)| (*place, part.id)).collect();
-    let parsed = places.into_iter().map(move |(place, id)| {
+    let numbers: Vec<(usize, Id)> = several.iter().map(|(number, part)| (*number, part.id)).collect();
+    let parsed = numbers.into_iter().map(move |(number, id)| {
         let plain = contents.remove(&id).ok_or_else(|| "it was not fetched".to_owned());
-        (place, plain.and_then(|plain| TreeNodes::of(&plain)))
+        (number, plain.and_then(|plain| TreeNodes::of(&plain)))
     });
     Ok(alone.into_iter().chain(parsed))
 }
 
-/// The entries of `{"nodes":[...]}`, read one by one.
+/// The entries of `{"nodes":[...]}`, parsed one at a time.
 struct LongNodes<R, T> {
     reader: R,
     is_first: bool,
@@ -189,13 +191,13 @@ impl<R: BufRead, T: DeserializeOwned> LongNodes<R, T> {
             (b'{', true) => {}
             (other, _) => return Err(unexpected(other)),
         }
-        // A value that ends with a brace is read to that and not beyond.
+        // The parser reads an object up to its closing brace and not beyond.
         let node = T::deserialize(&mut serde_json::Deserializer::from_reader(&mut self.reader));
         node.map(Some).map_err(|error| io::Error::from(error).into())
     }
 }
 
-/// Reads what comes after the entries, to the end, where the blob's id is compared.
+/// Reads the rest after the entries. The reader compares the blob's id at the end.
 fn end(reader: &mut impl BufRead) -> Result<(), Fault> {
     match token(reader)? {
         // Other fields.
@@ -214,7 +216,7 @@ fn end(reader: &mut impl BufRead) -> Result<(), Fault> {
     }
 }
 
-/// The next byte that is no white space, which stays to be read.
+/// Returns the next byte that is not white space, without consuming it.
 fn peek(reader: &mut impl BufRead) -> Result<u8, Fault> {
     loop {
         let next = *reader.fill_buf()?.first().ok_or_else(|| no_tree("it ends too early"))?;
@@ -237,11 +239,11 @@ fn expect(reader: &mut impl BufRead, wanted: u8) -> Result<(), Fault> {
 }
 
 fn unexpected(byte: u8) -> Fault {
-    no_tree(format!("{:?} is at a wrong place", char::from(byte)))
+    no_tree(format!("unexpected {:?}", char::from(byte)))
 }
 
 fn no_tree(why: impl std::fmt::Display) -> Fault {
-    Fault::NotATree(format!("it is no tree: {why}"))
+    Fault::NotATree(format!("it is not a tree: {why}"))
 }
 
 #[cfg(test)]
@@ -254,7 +256,7 @@ mod tests {
     }
 
     fn long(json: &str) -> Result<Vec<String>, Fault> {
-        // A short buffer, so that its border is everywhere.
+        // A short buffer, so that every token crosses a buffer's end.
         let mut nodes = LongNodes::<_, Named>::new(BufReader::with_capacity(3, json.as_bytes()))?;
         let mut names = Vec::new();
         while let Some(node) = nodes.next()? {

@@ -1,6 +1,4 @@
-//! The trees of a snapshot: one of them, what is at a path, and all entries one after the other.
-//!
-//! Called where it may block. It must not know what becomes of an entry.
+//! Reads the trees of a snapshot: a single tree, the node at a path, or all entries in order. The functions block.
 
 use std::{
     ops::ControlFlow,
@@ -17,40 +15,40 @@ use tokio::runtime::Handle;
 
 use super::{
     RepositoryError,
-    known::Known,
+    blob_location::{BlobLocation, Fetcher},
+    known_blobs::KnownBlobs,
     pack::BlobKind,
-    part::{Fetcher, Part},
     tree_nodes::{SHORT_BYTES, TreeNodes},
 };
 use crate::model::{escape_name, unescape_name};
 
-/// Trees are stored after those of the folders in them, so much of what precedes a tree is read with it.
+/// How many bytes before a tree are read with it, because the trees of its subfolders are stored before it.
 const BEFORE_A_TREE: u32 = 64 * 1024;
 
 /// Reads trees.
 pub(super) struct Trees<'a> {
-    known: &'a Known,
+    known: &'a KnownBlobs,
     pub fetcher: &'a Fetcher,
     runtime: &'a Handle,
-    /// The piece of a pack that was read last.
+    /// The part of a pack that was read last: the pack, the offset in it, and the bytes.
     window: Option<(Id, u32, Bytes)>,
 }
 
 impl<'a> Trees<'a> {
-    pub fn new(known: &'a Known, fetcher: &'a Fetcher, runtime: &'a Handle) -> Self {
+    pub fn new(known: &'a KnownBlobs, fetcher: &'a Fetcher, runtime: &'a Handle) -> Self {
         Self { known, fetcher, runtime, window: None }
     }
 
-    /// A blob of what is at that path.
-    pub fn part(&self, kind: BlobKind, id: Id, path: &Path) -> Result<Part, RepositoryError> {
+    /// Returns the location of a blob. `path` names the file or folder in an error message.
+    pub fn part(&self, kind: BlobKind, id: Id, path: &Path) -> Result<BlobLocation, RepositoryError> {
         let found = self.known.find(kind, id)?;
         found.map(|blob| blob.part).ok_or_else(|| {
             let (id, path, lacking) = (id.to_hex(), path.display(), self.known.lacking.as_cause());
-            self.damaged(&format!("the part {} of what is in {path:?} is in no index{lacking}", id.as_str()))
+            self.damaged(&format!("the blob {} of {path:?} is in no index{lacking}", id.as_str()))
         })
     }
 
-    /// The entries of the folder at that path.
+    /// Returns the entries of the folder at that path.
     pub fn open(&mut self, id: TreeId, path: &Path) -> Result<TreeNodes<Node>, RepositoryError> {
         let part = self.part(BlobKind::Tree, *id, path)?;
         if part.plain_length > SHORT_BYTES {
@@ -72,18 +70,18 @@ impl<'a> Trees<'a> {
         TreeNodes::of(&json).map_err(|why| self.unreadable(path, &why))
     }
 
-    /// The next entry of the folder at that path, or none after the last.
+    /// Returns the next entry of the folder at that path, or none after the last entry.
     pub fn next_of(&self, nodes: &mut TreeNodes<Node>, path: &Path) -> Result<Option<Node>, RepositoryError> {
         nodes.next()?.map_err(|why| self.unreadable(path, &why))
     }
 
-    /// What is at a path of a snapshot's trees.
+    /// Returns the node at a path of a snapshot.
     pub fn node_at(&mut self, root: TreeId, path: &str) -> Result<Option<(Node, PathBuf)>, RepositoryError> {
         self.descend(Node { subtree: Some(root), node_type: NodeType::Dir, ..Node::default() }, path)
     }
 
-    /// What is at a path below a folder, and that path as it is in the trees. A name is taken as it is, or else as an escape
-    /// form.
+    /// Returns the node at a path below a folder, and the path as it is in the trees. A name in `path` is matched
+    /// literally, or else in the form of [`escape_name`].
     pub fn descend(&mut self, mut node: Node, path: &str) -> Result<Option<(Node, PathBuf)>, RepositoryError> {
         let mut found = PathBuf::new();
         for name in path.split('/').filter(|name| !name.is_empty()) {
@@ -108,7 +106,8 @@ impl<'a> Trees<'a> {
         Ok(Some((node, found)))
     }
 
-    /// Hands on all entries, each folder before what is in it, with their paths below the root, until `each` breaks off.
+    /// Calls `each` with all entries and their paths below the root, until `each` breaks. A folder precedes its
+    /// entries.
     pub fn walk(
         &mut self,
         root: TreeId,

@@ -1,7 +1,5 @@
-//! Answers the CLI's questions from within the cluster, where the store can be reached: by the same proven stream as a
-//! dump, since the exec's own status is no proof.
-//!
-//! It must not know how the CLI prints things.
+//! Answers the CLI's queries from within the cluster, where the store can be reached. The response is proven by the
+//! same protocol as a dump, because the exec's own status proves nothing.
 
 use std::io::{self, Write};
 
@@ -20,11 +18,11 @@ use crate::{
     model::{Failure, Reason},
     repository::{Access, Entry, Repository},
     seal::{self, AnswerError},
-    stream::Piece,
+    stream::StreamItem,
 };
 
-/// Answers one question on stdout, and returns the process's exit status. The last line on stderr is the [`Failure`] as JSON,
-/// if there is one: its reason is one of its own, and the CLI shows no other.
+/// Answers one query on stdout, and returns the process's exit status. On failure the last line on stderr is the
+/// [`Failure`] as JSON. Its reason is the cause of the failure, and the CLI shows that failure only.
 pub async fn answer(question: Question) -> u8 {
     let cancel = CancellationToken::new();
     let answered = within_grace(&cancel, async {
@@ -56,33 +54,33 @@ async fn reply(access: Access, cancel: &CancellationToken, question: Question) -
             let reply = async |repository: &_| send_file(repository, &snapshot, path.as_deref()).await;
             with_repository_to_read(access, cancel, reply).await
         }
-        // That it cannot be opened is an answer as well.
+        // A repository which cannot be opened is a valid result, too.
         Question::Examine { data } => send(json(&doctor::examine(access, cancel, data).await?)?).await,
     }
 }
 
 async fn send_file(repository: &Repository, snapshot: &str, path: Option<&str>) -> Result<(), Failure> {
     let mut file = questions::file(repository, snapshot, path).await?;
-    // A stored file that breaks ends as an error, so that the asking side sees no trailer.
+    // A stored file which cannot be read to its end becomes an error, so that the client sees no trailer.
     let pieces = futures::stream::poll_fn(move |context| {
         file.pieces.poll_recv(context).map(|piece| match piece {
-            Some(Piece::Data(bytes)) => Some(Ok(bytes)),
-            Some(Piece::End(_)) => None,
-            Some(Piece::Broken(failure)) => Some(Err(io::Error::other(failure))),
+            Some(StreamItem::Data(bytes)) => Some(Ok(bytes)),
+            Some(StreamItem::End(_)) => None,
+            Some(StreamItem::Broken(failure)) => Some(Err(io::Error::other(failure))),
             None => Some(Err(io::Error::from(io::ErrorKind::UnexpectedEof))),
         })
     });
     send(StreamReader::new(pieces)).await
 }
 
-/// Sends the paths of a snapshot as one JSON list, of which little is in memory at a time.
+/// Sends the paths of a snapshot as one JSON list, of which only a small part is in memory at a time.
 async fn send_list(repository: &Repository, snapshot: &str) -> Result<(), Failure> {
     let (sender, batches) = mpsc::channel(1);
     let (output, mut pieces) = mpsc::channel(1);
     let list = async {
         let listing = questions::list_into(repository, snapshot, sender);
         let (listed, written) = tokio::join!(listing, write_list(batches, &output));
-        // A listing that breaks ends the answer as an error, so that the client sees no trailer.
+        // A listing which fails becomes an error, so that the client sees no trailer.
         let end = listed.and(written).map(Bytes::from_static);
         let answered = end.as_ref().map(drop).map_err(Clone::clone);
         let _ = output.send(end.map_err(io::Error::other)).await;
@@ -94,7 +92,7 @@ async fn send_list(repository: &Repository, snapshot: &str) -> Result<(), Failur
     listed.and(sent)
 }
 
-/// Writes the entries of a list, and returns what ends it.
+/// Writes the entries of a list, and returns the bytes which end the list.
 async fn write_list(
     mut batches: mpsc::Receiver<Vec<Entry>>,
     output: &mpsc::Sender<io::Result<Bytes>>,
@@ -107,7 +105,7 @@ async fn write_list(
             serde_json::to_writer(&mut piece, &entry)
                 .map_err(|error| Failure::new(Reason::InternalError, error.to_string()))?;
         }
-        // The client has disconnected, which the answer's own end reports.
+        // The client has disconnected, which the end of the response reports.
         if output.send(Ok(piece.into())).await.is_err() {
             break;
         }
@@ -125,7 +123,8 @@ async fn send(content: impl tokio::io::AsyncRead + Unpin) -> Result<(), Failure>
     seal::answer(input, tokio::io::stdout(), content, || 0).await.map_err(failed)
 }
 
-/// Why an answer did not get through; for content that breaks, the failure of the content.
+/// The failure of a response which was not delivered. If its content could not be read, this is the failure of the
+/// content.
 fn failed(error: AnswerError) -> Failure {
     match error {
         AnswerError::Io(error) => error.downcast::<Failure>().unwrap_or_else(|error| cut(&AnswerError::Io(error))),
@@ -142,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_that_breaks_is_reported_with_its_own_reason_alone() {
+    fn content_which_fails_is_reported_with_its_own_reason() {
         let damaged = Failure::new(Reason::RepositoryDamaged, "a part is lost");
         assert_eq!(failed(io::Error::other(damaged.clone()).into()), damaged);
         let gone = failed(io::Error::from(io::ErrorKind::BrokenPipe).into());

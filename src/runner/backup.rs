@@ -1,6 +1,5 @@
-//! One backup of one command: stream in, snapshot out, and a report that claims no more than was proven.
-//!
-//! The same for a pod and for a local process. It must not know Jobs or the command line.
+//! Backs up one command, in a pod or as a local process: stores its stream as a snapshot, with a report which claims no
+//! more than was proven.
 
 use std::{
     sync::Arc,
@@ -14,61 +13,61 @@ use tracing::{info, warn};
 use super::{
     format_check::check_format,
     local, paths, pipes, shrunken,
-    sidecar::Door,
-    story::{self, tell_progress},
+    sidecar::RunSocket,
+    story::{self, log_progress},
 };
 use crate::{
-    cluster::exec::{self, Control, Dumped, ExecTarget, Limits, Lines},
-    model::{Failure, Proof, Reason, SnapshotIdentity, SourceName, SourceReport, Verdict, milliseconds},
+    exec::{self, Control, Dumped, ExecTarget, Limits, Lines},
+    model::{Failure, Proof, Reason, RunReport, SnapshotIdentity, SourceName, Verdict, milliseconds},
     repository::{Progress, Repository, RepositoryError, SnapshotSummary, StoreRules, Stored},
-    seal::Way,
-    stream::{Piece, PieceSender, pieces},
+    seal::ExecMode,
+    stream::{StreamItem, StreamSender, pieces},
 };
 
-/// What is stored, and by which rules.
+/// The parameters of a backup of a command.
 #[derive(Clone, Debug)]
 pub struct BackupRun {
-    /// Name of the source; none for a local command without `--source`.
+    /// Name of the source; empty for a local command without `--source`.
     pub source: SourceName,
     /// How the snapshot is labelled.
     pub identity: SnapshotIdentity,
-    /// The path when `identity.path` belongs to another source's history.
+    /// The path of the snapshot if `identity.path` belongs to another source's history.
     pub alternative_path: String,
-    /// When to end the command.
+    /// When the command is ended.
     pub limits: Limits,
-    /// Store a stream of 0 bytes.
+    /// Whether a stream of 0 bytes is stored.
     pub allow_empty: bool,
-    /// Call a run without proof green.
+    /// Whether a run without proof is green.
     pub accept_unproven: bool,
-    /// Store a stream of a known format without the end of that format.
+    /// Whether a stream of a known format is stored even if the end of that format is missing.
     pub skip_format_check: bool,
 }
 
-/// Where the stream comes from.
+/// The source of the stream.
 #[derive(Clone)]
-pub enum DumpFrom {
+pub enum BackupInput {
     /// A container's command, by exec.
-    Container(kube::Client, ExecTarget, Way, Vec<String>),
+    Container(kube::Client, ExecTarget, ExecMode, Vec<String>),
     /// A process on this machine.
-    Local(Way, Vec<String>),
-    /// A helper that comes to us.
-    Socket(Door),
+    Local(ExecMode, Vec<String>),
+    /// A helper which connects to this socket.
+    Socket(RunSocket),
 }
 
-/// Runs it. Every outcome is a report; none is silent.
+/// Runs the backup. Every outcome is a report.
 pub async fn backup(
     repository: &Repository,
     run: BackupRun,
-    from: DumpFrom,
+    from: BackupInput,
     progress: Arc<Progress>,
     cancel: CancellationToken,
-) -> SourceReport {
+) -> RunReport {
     let started = Instant::now();
-    let (lines, said) = Lines::new();
-    let telling = tokio::spawn(story::tell_lines(said));
+    let (lines, receiver) = Lines::new();
+    let logging = tokio::spawn(story::log_lines(receiver));
     let control = Control {
         limits: run.limits,
-        // The dump ends when the store does: a store that failed must not leave a command running.
+        // A store which fails cancels the dump, so that no command keeps running.
         cancel: cancel.child_token(),
         lines: lines.clone(),
         progress: Arc::default(),
@@ -77,12 +76,12 @@ pub async fn backup(
     let tail = lines.tail();
     let is_pipefail_missing = lines.is_pipefail_missing();
     drop((lines, control));
-    story::finish_lines(telling).await;
+    story::finish_lines(logging).await;
     let mut report = match result {
         Ok(Outcome::Adopted(report)) => *report,
         Ok(Outcome::Stored(stored)) => {
             let (verdict, reason, message) = story::verdict_of_proof(stored.proof, run.accept_unproven);
-            SourceReport {
+            RunReport {
                 verdict,
                 reason,
                 message: story::with_lacking(message, &stored.lacking),
@@ -91,10 +90,10 @@ pub async fn backup(
                 digest: Some(stored.digest),
                 proof: stored.proof,
                 snapshot: Some(stored.snapshot),
-                ..SourceReport::done(started.elapsed())
+                ..RunReport::done(started.elapsed())
             }
         }
-        Err(failure) => SourceReport::failed(failure, started.elapsed()),
+        Err(failure) => RunReport::failed(failure, started.elapsed()),
     };
     pipes::report_missing(&mut report, is_pipefail_missing);
     report.duration_milliseconds = milliseconds(started.elapsed());
@@ -106,13 +105,13 @@ pub async fn backup(
 
 enum Outcome {
     Stored(Stored),
-    Adopted(Box<SourceReport>),
+    Adopted(Box<RunReport>),
 }
 
 async fn store(
     repository: &Repository,
     run: &BackupRun,
-    from: DumpFrom,
+    from: BackupInput,
     control: &Control,
     progress: Arc<Progress>,
 ) -> Result<Outcome, Failure> {
@@ -140,40 +139,41 @@ async fn store(
     let both = async { tokio::join!(storing, dumping).0 };
     let stored = tokio::select! {
         stored = both => stored?,
-        never = tell_progress(None, || progress.bytes_read(), || repository.store_wait()) => match never {},
+        never = log_progress(None, || progress.bytes_read(), || repository.store_wait()) => match never {},
     };
     Ok(Outcome::Stored(stored))
 }
 
-/// Sends the stream and how it ended; the store judges by what it receives.
-async fn dump(from: DumpFrom, control: &Control, sender: PieceSender) {
+/// Sends the stream and its end. The store judges by what it receives.
+async fn dump(from: BackupInput, control: &Control, sender: StreamSender) {
     let dumped = match &from {
-        DumpFrom::Local(way, command) => local::dump(way, command, control, &sender).await,
-        DumpFrom::Container(client, target, way, command) => {
-            exec::dump(client, target, way, command, control, &sender).await
+        BackupInput::Local(mode, command) => local::dump(mode, command, control, &sender).await,
+        BackupInput::Container(client, target, mode, command) => {
+            exec::dump(client, target, mode, command, control, &sender).await
         }
-        DumpFrom::Socket(door) => {
-            exec::dump_over_socket(door.helper(control), control, &sender).await.map(Dumped::Whole)
+        BackupInput::Socket(socket) => {
+            exec::dump_over_socket(socket.helper(control), control, &sender).await.map(Dumped::Whole)
         }
     };
     let Ok(Dumped::NoShell { why }) = dumped else { return };
     match &from {
-        // From a helper comes no such word.
-        DumpFrom::Local(..) | DumpFrom::Socket(_) => {
+        // A helper at a socket never reports `NoShell`.
+        BackupInput::Local(..) | BackupInput::Socket(_) => {
             let failure = Failure::new(Reason::UnsafeTarget, format!("this machine has no usable sh: {why}"));
-            // A store that is gone has a failure of its own.
-            let _gone = sender.send(Piece::Broken(failure)).await;
+            // If the store has failed, its own failure is reported.
+            let _gone = sender.send(StreamItem::Broken(failure)).await;
         }
-        DumpFrom::Container(client, target, _, command) => {
+        BackupInput::Container(client, target, _, command) => {
             warn!(
-                "the container has no sh that could prove the stream ({why}); plain exec follows, which proves nothing"
+                "the container has no sh which could prove the stream ({why}); the command runs by plain exec, which \
+                 proves nothing"
             );
-            let _told_by_the_pieces = exec::dump_plain(client, target, command, control, &sender).await;
+            let _outcome_is_in_the_stream = exec::dump_plain(client, target, command, control, &sender).await;
         }
     }
 }
 
-/// Warns of snapshots of the same source that are dated in the future: either clock may be wrong.
+/// Logs a warning about snapshots of the same source which are dated in the future. Either clock may be wrong.
 pub(super) fn warn_of_future(history: &[SnapshotSummary], identity: &SnapshotIdentity) {
     let (source, now) = (identity.tag(SnapshotIdentity::SOURCE), Timestamp::now());
     let is_same = |snapshot: &&SnapshotSummary| {
@@ -181,38 +181,43 @@ pub(super) fn warn_of_future(history: &[SnapshotSummary], identity: &SnapshotIde
     };
     for snapshot in history.iter().filter(is_same).map(SnapshotSummary::record).filter(|one| one.is_from_future(now)) {
         warn!(
-            "snapshot {} is dated in the future ({:.0}), and no restore takes it by itself: check the clocks of the nodes",
+            "snapshot {} is dated in the future ({:.0}), so no restore chooses it automatically: check the clocks of \
+             the nodes",
             snapshot.short_id(),
             snapshot.time
         );
     }
 }
 
-/// The report of the snapshot that an earlier attempt of the same run committed, if there is one that is what this run
-/// would make, and that is all there. `other_paths` are those that the run may take instead of the identity's own.
+/// The report of a snapshot which an earlier attempt of the same run committed, if there is one which is labelled as
+/// this run would label it and which is complete. `other_paths` are the paths which the run may use instead of the
+/// identity's path.
 pub(super) async fn adopt(
     repository: &Repository,
     history: &[SnapshotSummary],
     identity: &SnapshotIdentity,
     other_paths: &[&str],
     accept_unproven: bool,
-) -> Result<Option<SourceReport>, Failure> {
+) -> Result<Option<RunReport>, Failure> {
     for found in history.iter().rev().filter(|found| is_of_this_run(&found.identity, identity)) {
         let short = &found.id[..8];
-        if !is_what_it_would_make(&found.identity, identity, other_paths) {
-            warn!(
-                snapshot = found.id,
-                "snapshot {short} has the tag of this run and is of another source; not taken over"
-            );
+        if !has_expected_label(&found.identity, identity, other_paths) {
+            warn!(snapshot = found.id, "snapshot {short} has the tag of this run but another source; it is not used");
             continue;
         }
         match repository.verify(&found.id).await {
             Ok(()) => {
-                info!(snapshot = found.id, "an earlier attempt of this run had stored snapshot {short}; taken over");
+                info!(
+                    snapshot = found.id,
+                    "an earlier attempt of this run has stored snapshot {short}; its result is used"
+                );
                 return Ok(Some(adopted(found, accept_unproven)));
             }
             Err(error @ RepositoryError::Damaged { .. }) => {
-                warn!(snapshot = found.id, "snapshot {short} of an earlier attempt of this run is not whole: {error}");
+                warn!(
+                    snapshot = found.id,
+                    "snapshot {short} of an earlier attempt of this run is not complete: {error}"
+                );
             }
             Err(error) => return Err(error.into()),
         }
@@ -220,21 +225,22 @@ pub(super) async fn adopt(
     Ok(None)
 }
 
-/// Whether an attempt of the same run has made it.
+/// Whether an attempt of the same run has stored the snapshot.
 fn is_of_this_run(found: &SnapshotIdentity, run: &SnapshotIdentity) -> bool {
     let id = run.tag(SnapshotIdentity::RUN);
     id.is_some() && found.tag(SnapshotIdentity::RUN) == id
 }
 
-/// Whether it is labelled as this run would label it. Its pod may be another one: a later attempt takes the pod that is there.
-fn is_what_it_would_make(found: &SnapshotIdentity, run: &SnapshotIdentity, other_paths: &[&str]) -> bool {
+/// Whether the snapshot is labelled as this run would label it. Its pod may differ, because a later attempt uses the
+/// pod which exists then.
+fn has_expected_label(found: &SnapshotIdentity, run: &SnapshotIdentity, other_paths: &[&str]) -> bool {
     let is_path = found.path == run.path || other_paths.contains(&found.path.as_str());
     let same = |key| found.tag(key) == run.tag(key);
     found.host == run.host && is_path && same(SnapshotIdentity::SOURCE) && same(SnapshotIdentity::CLUSTER)
 }
 
-/// Its acknowledgement was lost, or its report.
-fn adopted(found: &SnapshotSummary, accept_unproven: bool) -> SourceReport {
+/// The report of an adopted snapshot. The acknowledgement or the report of the earlier attempt was lost.
+fn adopted(found: &SnapshotSummary, accept_unproven: bool) -> RunReport {
     let proof = match found.identity.tag(SnapshotIdentity::PROOF) {
         Some("Sealed") => Proof::Sealed,
         Some("Acknowledged") => Proof::Acknowledged,
@@ -245,7 +251,8 @@ fn adopted(found: &SnapshotSummary, accept_unproven: bool) -> SourceReport {
     let (verdict, _, message) = story::verdict_of_proof(proof, accept_unproven);
     let (verdict, reason, message) = if found.is_incomplete() {
         let message =
-            "stored by an earlier attempt of this run, which could not read all of it; its log names what".to_owned();
+            "stored by an earlier attempt of this run, which could not read all of the source; its log names the paths"
+                .to_owned();
         (Verdict::Incomplete, Reason::SourceUnreadable, message)
     } else if found.is_suspect() {
         (Verdict::Suspect, Reason::VolumeShrank, shrunken::adopted_message(&found.id))
@@ -257,7 +264,7 @@ fn adopted(found: &SnapshotSummary, accept_unproven: bool) -> SourceReport {
     } else {
         (verdict, Reason::Adopted, message)
     };
-    SourceReport {
+    RunReport {
         verdict,
         reason,
         message: if message.is_empty() { "stored by an earlier attempt of this run".to_owned() } else { message },
@@ -266,6 +273,6 @@ fn adopted(found: &SnapshotSummary, accept_unproven: bool) -> SourceReport {
         digest: found.identity.tag(SnapshotIdentity::DIGEST).map(str::to_owned),
         proof,
         snapshot: Some(found.id.clone()),
-        ..SourceReport::done(Duration::ZERO)
+        ..RunReport::done(Duration::ZERO)
     }
 }

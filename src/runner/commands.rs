@@ -1,6 +1,6 @@
-//! Finds the pod of a run and the command that its annotations name; a pod that is not the one meant is refused.
+//! Finds the pod of a run and the command which its annotations specify. Rejects a pod which is not the planned one.
 //!
-//! The command line stays in memory: it may hold passwords, so it is never logged.
+//! The command line stays in memory and is never logged, because it may hold passwords.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
@@ -13,28 +13,28 @@ use crate::{
         Failure, Reason, TargetCommand,
         injected::{HELPER_MOUNT, HELPER_PROGRAM, HELPER_VOLUME},
     },
-    seal::Way,
+    seal::ExecMode,
 };
 
-/// The pod that `target` means; another pod of the same name is not.
+/// The pod with the name and UID of `target`.
 pub async fn find_pod(client: &Client, target: &TargetCommand) -> Result<Pod, Failure> {
-    let place = format!("pod {}/{}", target.namespace, target.pod);
+    let pod_name = format!("pod {}/{}", target.namespace, target.pod);
     let pods: Api<Pod> = Api::namespaced(client.clone(), &target.namespace);
     let pod = pods
         .get_opt(&target.pod)
         .await
-        .map_err(|error| Failure::new(Reason::ExecRefused, format!("failed to read {place}: {error}")))?
-        .ok_or_else(|| Failure::new(Reason::PodGone, format!("{place} is gone")))?;
-    check(&pod, target, &place)?;
+        .map_err(|error| Failure::new(Reason::ExecRefused, format!("failed to read {pod_name}: {error}")))?
+        .ok_or_else(|| Failure::new(Reason::PodGone, format!("{pod_name} no longer exists")))?;
+    check(&pod, target, &pod_name)?;
     Ok(pod)
 }
 
-fn check(pod: &Pod, target: &TargetCommand, place: &str) -> Result<(), Failure> {
+fn check(pod: &Pod, target: &TargetCommand, pod_name: &str) -> Result<(), Failure> {
     if pod.metadata.uid.as_deref() != Some(&target.pod_uid) {
-        return Err(Failure::new(Reason::PodGone, format!("{place} was replaced since the run was planned")));
+        return Err(Failure::new(Reason::PodGone, format!("{pod_name} was replaced since the run was planned")));
     }
     if pod.metadata.deletion_timestamp.is_some() {
-        return Err(Failure::new(Reason::PodGone, format!("{place} is being deleted")));
+        return Err(Failure::new(Reason::PodGone, format!("{pod_name} is being deleted")));
     }
     let running = pod
         .status
@@ -43,14 +43,15 @@ fn check(pod: &Pod, target: &TargetCommand, place: &str) -> Result<(), Failure> 
         .find(|container| container.name == target.container)
         .is_some_and(|container| container.state.as_ref().is_some_and(|state| state.running.is_some()));
     if !running {
-        let message = format!("container {} of {place} is not running", target.container);
+        let message = format!("container {} of {pod_name} is not running", target.container);
         return Err(Failure::new(Reason::PodGone, message));
     }
     Ok(())
 }
 
-/// The helper where the webhook put it into the container and its init step is done, else the shell.
-pub fn way(pod: &Pod, target: &TargetCommand) -> Way {
+/// Selects the helper if the webhook has injected it into the container and its init container has succeeded, and else
+/// the shell.
+pub fn exec_mode(pod: &Pod, target: &TargetCommand) -> ExecMode {
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
     let is_mounted = containers
         .filter(|container| container.name == target.container)
@@ -63,19 +64,20 @@ pub fn way(pod: &Pod, target: &TargetCommand) -> Way {
         .filter(|container| container.name == HELPER_VOLUME)
         .filter_map(|container| container.state.as_ref()?.terminated.as_ref())
         .any(|terminated| terminated.exit_code == 0);
-    if is_mounted && is_copied { Way::Helper(HELPER_PROGRAM.to_owned()) } else { Way::Shell }
+    if is_mounted && is_copied { ExecMode::Helper(HELPER_PROGRAM.to_owned()) } else { ExecMode::Shell }
 }
 
-/// The annotated command of that pod.
+/// The command which the annotations of the pod specify for the target.
 pub fn annotated_command(pod: &Pod, target: &TargetCommand) -> Result<CommandRequest, Failure> {
-    let place = format!("pod {}/{}", target.namespace, target.pod);
+    let pod_name = format!("pod {}/{}", target.namespace, target.pod);
     let none = std::collections::BTreeMap::new();
-    let request = annotations::parse(pod.metadata.annotations.as_ref().unwrap_or(&none))
-        .map_err(|problems| Failure::new(Reason::InvalidRequest, format!("the annotations of {place}: {problems}")))?;
+    let request = annotations::parse(pod.metadata.annotations.as_ref().unwrap_or(&none)).map_err(|problems| {
+        Failure::new(Reason::InvalidRequest, format!("the annotations of {pod_name}: {problems}"))
+    })?;
     request.into_iter().flat_map(|request| request.commands).find(|command| command.name == target.command).ok_or_else(
         || {
             let which = target.command.as_ref().map_or_else(String::new, |name| format!(".{name}"));
-            let message = format!("{place} has no annotation stowaway.dev/backupcommand{which} any more");
+            let message = format!("{pod_name} has no annotation stowaway.dev/backupcommand{which} any more");
             Failure::new(Reason::InvalidRequest, message)
         },
     )
@@ -87,7 +89,8 @@ pub fn backup_command(pod: &Pod, target: &TargetCommand) -> Result<JudgedCommand
     Ok(JudgedCommand::new(request.argv, request.pipefail))
 }
 
-/// The command that a restore feeds: the Restore's own, else the annotated `restorecommand` of that source.
+/// The command which receives a restore: the command of the Restore, or else the annotation `restorecommand` of that
+/// source.
 pub async fn restore_command(
     client: &Client,
     namespace: &str,
@@ -143,10 +146,10 @@ mod tests {
     }
 
     #[test]
-    fn helper_is_the_way_only_where_it_is_mounted_and_copied() {
+    fn helper_is_used_only_where_it_is_mounted_and_copied() {
         let done = &serde_json::json!({"terminated": {"exitCode": 0}});
-        let helper = Way::Helper("/stowaway/stowaway-helper".to_owned());
-        assert_eq!(way(&pod("pg", "stowaway-helper", "/stowaway", done), &target()), helper);
+        let helper = ExecMode::Helper("/stowaway/stowaway-helper".to_owned());
+        assert_eq!(exec_mode(&pod("pg", "stowaway-helper", "/stowaway", done), &target()), helper);
         for other in [
             pod("other", "stowaway-helper", "/stowaway", done),
             pod("pg", "data", "/stowaway", done),
@@ -155,7 +158,7 @@ mod tests {
             pod("pg", "stowaway-helper", "/stowaway", &serde_json::json!({"running": {}})),
             Pod::default(),
         ] {
-            assert_eq!(way(&other, &target()), Way::Shell);
+            assert_eq!(exec_mode(&other, &target()), ExecMode::Shell);
         }
     }
 }

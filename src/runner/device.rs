@@ -1,6 +1,5 @@
-//! A raw block device as a stream, in and out: one backup of one, its bytes in order, and the device itself.
-//!
-//! It must not know how the device came to be there, nor what is on it.
+//! Backs up a raw block device as a stream of its bytes in order, and holds the access to devices which restores use,
+//! too.
 
 use std::{
     fs::File,
@@ -24,20 +23,20 @@ use super::{
     VolumeRun,
     backup::{adopt, warn_of_future},
     limit, shrunken,
-    story::{tell_progress, with_lacking},
+    story::{log_progress, with_lacking},
 };
 use crate::{
-    model::{Failure, Proof, Reason, SnapshotIdentity, SourceReport, Verdict, milliseconds},
+    model::{Failure, Proof, Reason, RunReport, SnapshotIdentity, Verdict, milliseconds},
     repository::{DeviceRules, Progress, Repository, StoreRules, Stored},
-    stream::{End, Piece, PieceSender, pieces},
+    stream::{End, StreamItem, StreamSender, pieces},
 };
 
-/// How much is read or written at once.
+/// The size of a read or write.
 pub(super) const BLOCK_BYTES: usize = 64 * 1024;
-/// To compare with, and to write.
+/// Zeros to compare with and to write.
 pub(super) static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
-/// An open device. A plain file stands for one as well.
+/// An open device. A regular file works as well.
 #[derive(Debug)]
 pub(super) struct Device {
     pub file: File,
@@ -46,31 +45,32 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// Opens it to be read.
+    /// Opens the device for reading.
     pub fn to_read(path: &Path) -> Result<Self, Failure> {
         let failed = |error: io::Error| {
             let message = format!(
-                "the claim's device cannot be opened ({error}): its node belongs to root, so the run has to be root \
-                 (spec.runnerPod.securityContext.runAsUser: 0), or the nodes' container runtime has to give devices to the \
-                 pod's user (device_ownership_from_security_context)"
+                "the claim's device cannot be opened ({error}): its device node belongs to root, so the run must be \
+                 root (spec.runnerPod.securityContext.runAsUser: 0), or the nodes' container runtime must give \
+                 devices to the pod's user (device_ownership_from_security_context)"
             );
             Failure::new(Reason::SourceUnreadable, message)
         };
         Self::open(path, OFlags::RDONLY).map_err(failed)
     }
 
-    /// Opens it to be written, unless something else on its node has it for itself, as a mounted file system has.
+    /// Opens the device for writing. Fails if something else on the node uses it exclusively, such as a mounted file
+    /// system.
     pub fn to_write(path: &Path) -> Result<Self, Failure> {
         let failed = |error: io::Error| {
             if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) {
-                let message = "something on the node uses the claim's device, for example as a file system that is mounted \
-                               there; nothing was changed";
+                let message = "something on the node uses the claim's device, for example as a file system which is \
+                               mounted there; nothing was changed";
                 return Failure::new(Reason::TargetInUse, message);
             }
             let message = format!(
-                "the claim's device cannot be opened to be written ({error}): its node belongs to root, so the run has to be \
-                 root (spec.runnerPod.securityContext.runAsUser: 0), or the nodes' container runtime has to give devices to \
-                 the pod's user (device_ownership_from_security_context)"
+                "the claim's device cannot be opened for writing ({error}): its device node belongs to root, so the \
+                 run must be root (spec.runnerPod.securityContext.runAsUser: 0), or the nodes' container runtime must \
+                 give devices to the pod's user (device_ownership_from_security_context)"
             );
             Failure::new(Reason::TargetUnwritable, message)
         };
@@ -79,15 +79,15 @@ impl Device {
 
     fn open(path: &Path, flags: OFlags) -> io::Result<Self> {
         let mut file = File::from(open(path, flags | OFlags::CLOEXEC, Mode::empty())?);
-        // A device's own metadata has no length.
+        // The metadata of a device contains no length.
         let size = file.seek(SeekFrom::End(0))?;
         Ok(Self { file, size })
     }
 
-    /// Goes through the first `length` bytes in order, from the disk and not from memory; until `each` says that it has seen
-    /// enough, if it does.
+    /// Reads the first `length` bytes in order, from the disk and not from the page cache, and passes them to `each`
+    /// until `each` returns false.
     pub fn read(&self, length: u64, mut each: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
-        // Without the right to advise it is read as well.
+        // Reading works without these hints, too.
         let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
         let _ = fadvise(&self.file, 0, None, Advice::Sequential);
         let mut buffer = vec![0; BLOCK_BYTES];
@@ -96,7 +96,10 @@ impl Device {
             let most = usize::try_from(length - at).unwrap_or(usize::MAX).min(BLOCK_BYTES);
             match self.file.read_at(&mut buffer[..most], at) {
                 Ok(0) => {
-                    return Err(io::Error::other(format!("it ends at {at} bytes, and said that it has {}", self.size)));
+                    return Err(io::Error::other(format!(
+                        "it ends at {at} bytes, but reported a size of {}",
+                        self.size
+                    )));
                 }
                 Ok(read) => {
                     at += read as u64;
@@ -112,13 +115,13 @@ impl Device {
     }
 }
 
-/// Runs one backup of a device. Every outcome is a report; none is silent.
+/// Runs one backup of a device. Every outcome is a report.
 pub async fn backup_device(
     repository: &Repository,
     run: VolumeRun,
     device: &Path,
     progress: Arc<Progress>,
-) -> SourceReport {
+) -> RunReport {
     let started = Instant::now();
     let storing = store(repository, &run, device, progress);
     let result = tokio::select! {
@@ -132,7 +135,7 @@ pub async fn backup_device(
             Err(Failure::new(Reason::Timeout, message))
         }
     };
-    let mut report = result.unwrap_or_else(|failure| SourceReport::failed(failure, started.elapsed()));
+    let mut report = result.unwrap_or_else(|failure| RunReport::failed(failure, started.elapsed()));
     report.duration_milliseconds = milliseconds(started.elapsed());
     report
 }
@@ -142,7 +145,7 @@ async fn store(
     run: &VolumeRun,
     device: &Path,
     progress: Arc<Progress>,
-) -> Result<SourceReport, Failure> {
+) -> Result<RunReport, Failure> {
     let identity = &run.identity;
     let history = repository.snapshots().await?;
     warn_of_future(&history, identity);
@@ -157,7 +160,10 @@ async fn store(
         store_device(repository, identity, device, (Some(rules), progress)).await?;
     info!(bytes, added_bytes, "{bytes} bytes are stored");
     let message = identity.tag(SnapshotIdentity::POD).map_or_else(String::new, |pod| {
-        format!("read while pod {pod} had the device: what it wrote meanwhile may be there in part, so this is no image of one moment")
+        format!(
+            "read while pod {pod} had the device: data which it wrote meanwhile may be stored in part, so this is not \
+                 a point-in-time image"
+        )
     });
     let (verdict, reason, message) = match &shrunken {
         Some(shrunken) => {
@@ -169,7 +175,7 @@ async fn store(
         }
         None => (Verdict::Succeeded, Reason::Completed, message),
     };
-    Ok(SourceReport {
+    Ok(RunReport {
         verdict,
         reason,
         message: with_lacking(message, &lacking),
@@ -177,11 +183,12 @@ async fn store(
         digest: Some(digest),
         proof,
         snapshot: Some(snapshot),
-        ..SourceReport::done(Duration::ZERO)
+        ..RunReport::done(Duration::ZERO)
     })
 }
 
-/// Stores all of the device as one file, and tags it as what it is. With rules it is compared with its last good snapshot.
+/// Stores the whole device as one file, and tags the snapshot as a device. With rules, the device is compared with its
+/// last good snapshot.
 pub(super) async fn store_device(
     repository: &Repository,
     identity: &SnapshotIdentity,
@@ -193,28 +200,29 @@ pub(super) async fn store_device(
     identity.tags.push(SnapshotIdentity::DEVICE.to_owned());
     let size = device.size;
     let (sender, receiver) = pieces();
-    // Ends with the receiver.
+    // Ends when the receiver is dropped.
     let reading = spawn_blocking(move || send(&device, &sender));
     let storing = repository.store_stream(&identity, &rules, receiver, Arc::clone(&progress));
     let stored = tokio::select! {
         stored = storing => stored,
-        never = tell_progress(Some(size), || progress.bytes_read(), || repository.store_wait()) => match never {},
+        never = log_progress(Some(size), || progress.bytes_read(), || repository.store_wait()) => match never {},
     };
     reading.await.map_err(|panic| Failure::new(Reason::InternalError, panic.to_string()))?;
     Ok(stored?)
 }
 
-/// Sends the device's bytes, and how that ended. No network lies between, and every failed read is told.
-fn send(device: &Device, sender: &PieceSender) {
+/// Sends the device's bytes and the end of the stream. The end is proven without a protocol, because no network is
+/// involved and every failed read is reported.
+fn send(device: &Device, sender: &StreamSender) {
     let sent =
-        device.read(device.size, |bytes| sender.blocking_send(Piece::Data(Bytes::copy_from_slice(bytes))).is_ok());
+        device.read(device.size, |bytes| sender.blocking_send(StreamItem::Data(Bytes::copy_from_slice(bytes))).is_ok());
     let last = match sent {
-        Ok(()) => Piece::End(End { proof: Proof::Sealed, bytes: device.size }),
+        Ok(()) => StreamItem::End(End { proof: Proof::Sealed, bytes: device.size }),
         Err(error) => {
             let message = format!("the claim's device cannot be read: {error}; nothing of it is stored");
-            Piece::Broken(Failure::new(Reason::SourceUnreadable, message))
+            StreamItem::Broken(Failure::new(Reason::SourceUnreadable, message))
         }
     };
-    // Whoever has hung up has a failure of its own.
+    // A receiver which was dropped reports its own failure.
     let _gone = sender.blocking_send(last);
 }

@@ -1,6 +1,6 @@
-//! Looks at a repository as a whole: can it be opened, is it sound, who holds locks, how many keys are there.
-//!
-//! An edge: it looks, and `advice` says what that means. It changes nothing, but for locks of the dead, as every opening does.
+//! Examines a repository as a whole: whether it can be opened, whether its content is complete, which locks it has, and
+//! how many keys. `advice` interprets the findings. Nothing is changed except that locks of dead processes are removed,
+//! as at every opening.
 
 mod advice;
 mod injected;
@@ -21,9 +21,10 @@ use crate::{
     repository::{Access, Repository},
 };
 
-/// Examines a repository; the bytes of one part of its packs, too, if any. That it cannot be opened is a diagnosis as well.
+/// Examines a repository, and reads a subset of its packs byte by byte if requested. A repository which cannot be
+/// opened is a diagnosis as well.
 ///
-/// Errors: what kept it from looking once it was open, such as a store that does not answer any more.
+/// Errors: what prevented the examination after the repository was opened, such as a store which no longer responds.
 pub async fn examine(access: Access, cancel: &CancellationToken, data: Option<DataPart>) -> Result<Diagnosis, Failure> {
     let mut is_open = false;
     let examined = with_repository(access, cancel, async |repository| {
@@ -42,8 +43,9 @@ async fn observe(repository: &Repository, data: Option<DataPart>) -> Result<Obse
     for lock in unreadable {
         tracing::warn!("{lock}; `stowaway unlock` removes it once it is 30 minutes old");
     }
-    // A snapshot file that cannot be read is a finding of the check, and then there is no whole list of them.
+    // An unreadable snapshot file is a finding of the check, and then the list of snapshots would be incomplete.
     let check = repository.check(data).await?;
     let snapshots = if check.is_sound() { repository.snapshots().await? } else { Vec::new() };
-    Ok(Observed { place: repository.place().to_owned(), format: repository.format_version(), locks, check, snapshots })
+    let location = repository.location().to_owned();
+    Ok(Observed { location, format: repository.format_version(), locks, check, snapshots })
 }

@@ -1,6 +1,4 @@
-//! Whether a Job's run is done in its pod's sidecar, and the Job's part in it, over the API server.
-//!
-//! It must not know what the sidecar does, nor which other way there is.
+//! Decides whether a Job's run is executed in its pod's sidecar, and starts it there over the API server.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,40 +10,40 @@ use tracing::info;
 use super::{
     commands,
     settings::Identity,
-    sidecar::{Driven, Errand, HelperCommand, Sidecar, drive, find},
+    sidecar::{HelperCommand, Sidecar, SidecarOutcome, SidecarRun, drive, find},
 };
 use crate::{
-    cluster::exec::{self, Control, ExecTarget, Limits, Lines},
+    exec::{self, Control, ExecTarget, Limits, Lines},
     model::{
-        Failure, Reason, SnapshotIdentity, SourceReport, TargetCommand, TargetVolume, Task, TaskKind,
+        Failure, Reason, RunReport, SnapshotIdentity, TargetCommand, TargetVolume, Task, TaskKind,
         injected::SIDECAR_CONTAINER,
     },
-    seal::Way,
+    seal::ExecMode,
 };
 
-/// What a run may take beyond its command's timeout: to wait for its turn, to open the repository, to upload the rest, for which
-/// the store may be away for a quarter of an hour.
+/// How much longer than its command's timeout a run may take: it waits for other runs, opens the repository, and
+/// uploads the rest, for which the store may be unreachable for a quarter of an hour.
 const MARGIN: Duration = Duration::from_mins(30);
-/// How long one without a timeout may take; its Job does not live longer, either.
+/// How long a run without a timeout may take. Its Job does not live longer, either.
 const LONGEST_RUN: Duration = Duration::from_hours(24);
 
-/// Does the task of a command in the pod's sidecar; nothing if there is none.
+/// Executes the task of a command in the pod's sidecar; `None` if the pod has no sidecar.
 pub(super) async fn command(
     client: &Client,
     pod: &Pod,
     task: &Task,
     identity: &Identity,
     target: &TargetCommand,
-    (way, argv): (&Way, &[String]),
+    (mode, argv): (&ExecMode, &[String]),
     cancel: &CancellationToken,
-) -> Result<Option<Driven>, Failure> {
-    let program = match (find(pod, &task.backend, Some(&target.container)), way) {
+) -> Result<Option<SidecarOutcome>, Failure> {
+    let program = match (find(pod, &task.backend, Some(&target.container)), mode) {
         (Sidecar::Absent, _) => return Ok(None),
-        (Sidecar::Unusable(why), _) => return Ok(Some(Driven::NotUsed(why))),
-        (Sidecar::Usable, Way::Helper(program)) => program.clone(),
-        (Sidecar::Usable, Way::Shell) => {
-            let why = format!("container {} has no helper that could come to it", target.container);
-            return Ok(Some(Driven::NotUsed(why)));
+        (Sidecar::Unusable(why), _) => return Ok(Some(SidecarOutcome::NotUsed(why))),
+        (Sidecar::Usable, ExecMode::Helper(program)) => program.clone(),
+        (Sidecar::Usable, ExecMode::Shell) => {
+            let why = format!("container {} has no helper which could connect to it", target.container);
+            return Ok(Some(SidecarOutcome::NotUsed(why)));
         }
     };
     let restore = matches!(task.kind, TaskKind::Restore { .. });
@@ -55,14 +53,14 @@ pub(super) async fn command(
         .map(Some)
 }
 
-/// Does the task of a volume, which only a sidecar sees.
+/// Executes the task of a volume, to which only a sidecar has access.
 pub(super) async fn volume(
     client: &Client,
     task: &Task,
     identity: &Identity,
     target: &TargetVolume,
     cancel: &CancellationToken,
-) -> Result<SourceReport, Failure> {
+) -> Result<RunReport, Failure> {
     let TargetVolume { namespace, pod: name, pod_uid, claim: _ } = target;
     let sidecar = TargetCommand {
         namespace: namespace.clone(),
@@ -74,14 +72,14 @@ pub(super) async fn volume(
     let pod = commands::find_pod(client, &sidecar).await?;
     let why = match find(&pod, &task.backend, None) {
         Sidecar::Absent => {
-            let message = format!("pod {namespace}/{name} has no sidecar of ours; recreate it, so that it gets one");
+            let message = format!("pod {namespace}/{name} has no Stowaway sidecar; recreate it, so that it gets one");
             return Err(Failure::new(Reason::NotInjected, message));
         }
         Sidecar::Unusable(why) => why,
         Sidecar::Usable => {
             match drive_at(client, task, identity, (namespace, name, SIDECAR_CONTAINER), None, cancel).await? {
-                Driven::Report(report) => return Ok(*report),
-                Driven::NotUsed(why) => why,
+                SidecarOutcome::Report(report) => return Ok(*report),
+                SidecarOutcome::NotUsed(why) => why,
             }
         }
     };
@@ -95,8 +93,9 @@ async fn drive_at(
     (namespace, pod, container): (&str, &str, &str),
     helper: Option<HelperCommand>,
     cancel: &CancellationToken,
-) -> Result<Driven, Failure> {
-    // A run that is cancelled still has to be told so: these execs are bounded by themselves.
+) -> Result<SidecarOutcome, Failure> {
+    // The cancellation token is not the run's, because a cancelled run must still be cancelled in the sidecar. These
+    // execs have time limits of their own.
     let control = Control {
         limits: Limits::default(),
         cancel: CancellationToken::new(),
@@ -125,8 +124,8 @@ async fn drive_at(
         | TaskKind::FindSnapshot(_)
         | TaskKind::Answer { .. } => (None, &None),
     };
-    info!("asking the sidecar of pod {namespace}/{pod}");
-    let errand = Errand {
+    info!("requesting the run from the sidecar of pod {namespace}/{pod}");
+    let run = SidecarRun {
         id: &identity.pod,
         key: label.unwrap_or(&identity.pod),
         task,
@@ -135,5 +134,5 @@ async fn drive_at(
     };
     let in_sidecar = async |line: &[String]| exec::open(client, &sidecar, line, &control).await;
     let in_app = async |line: &[String]| exec::open(client, &app, line, &control).await;
-    drive(errand, in_sidecar, in_app, cancel).await
+    drive(run, in_sidecar, in_app, cancel).await
 }

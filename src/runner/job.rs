@@ -1,6 +1,6 @@
-//! The runner role: carries out the task of its Job, and leaves its report where the kubelet and `kubectl logs` show it.
+//! The runner role: executes the task of its Job, and writes its report to the termination message and the log.
 //!
-//! An edge: signals, clock and files are here. What a run decides is in `backup` and `restore`.
+//! Signals, clock and files are accessed here. The decisions of a run are made in `backup` and `restore`.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -13,31 +13,31 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    BackupRun, DumpFrom, FeedTo, JudgedCommand, RestoreRun, VolumeRun, backup, backup_device, backup_volume, commands,
-    in_sidecar,
-    judge::PodJudge,
-    progress, restore, restore_archive, restore_volume,
+    BackupInput, BackupRun, JudgedCommand, RestoreOutput, RestoreRun, VolumeRun, backup, backup_device, backup_volume,
+    commands, in_sidecar,
+    lock_owner::PodLiveness,
+    maintenance, progress, restore, restore_archive, restore_volume, select_snapshot,
     settings::{self, Identity},
-    sidecar::Driven,
-    story, upkeep, wanted,
+    sidecar::SidecarOutcome,
+    story,
 };
 use crate::{
-    cluster::exec::{ExecTarget, Limits},
+    exec::{ExecTarget, Limits},
     model::{
-        Failure, Reason, SnapshotLookup, SourceReport, StoredClaim, TargetCommand, Task, TaskKind, Verdict,
-        VolumeRestore, WantedSnapshot, mounts,
+        Failure, Reason, RunReport, SnapshotLookup, StoredClaim, TargetCommand, Task, TaskKind, Verdict, VolumeRestore,
+        WantedSnapshot, mounts,
     },
     repository::{self, Access, Progress, Repository},
     telemetry,
 };
 
-/// How long a cancelled run may take to report: the kubelet kills it 30 s after its SIGTERM.
+/// How long a cancelled run may take to report. The kubelet kills it 30 s after its SIGTERM.
 const REPORT_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long the API server may take to answer what became of a pod.
-const LONGEST_LOOK: Duration = Duration::from_secs(5);
+/// How long a look-up of the pod may take after a run has failed.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Carries out the task in the environment, and returns the process's exit status.
+/// Executes the task in the environment, and returns the process's exit status.
 pub async fn run_job() -> u8 {
     let started = Instant::now();
     let cancel = CancellationToken::new();
@@ -45,20 +45,20 @@ pub async fn run_job() -> u8 {
         Ok(mut task) => {
             let note = std::mem::take(&mut task.note);
             let is_in_cluster = !task.cluster.is_empty();
-            // On the heap: the stack of the main thread is short for it where nothing is optimised.
-            let work = Box::pin(carry_out(task.preferring_own_cluster(), cancel.clone()));
-            (within_grace(&cancel, showing_progress(is_in_cluster, work)).await, note)
+            // Boxed, because the future is too large for the stack of the main thread in a build without optimisation.
+            let work = Box::pin(execute(task.preferring_own_cluster(), cancel.clone()));
+            (within_grace(&cancel, with_progress(is_in_cluster, work)).await, note)
         }
         Err(failure) => (Err(failure), String::new()),
     };
-    let report = report.unwrap_or_else(|failure| SourceReport::failed(failure, started.elapsed()));
+    let report = report.unwrap_or_else(|failure| RunReport::failed(failure, started.elapsed()));
     let report = story::noted(report, &note);
-    leave_report(&report).await;
+    write_report(&report).await;
     story::exit_code(report.verdict)
 }
 
-/// The work, and beside it how far it is, where there is an API server to write that to.
-async fn showing_progress<T>(is_in_cluster: bool, work: impl Future<Output = T>) -> T {
+/// Runs `work`. If there is an API server, the progress of the run is written to it meanwhile.
+async fn with_progress<T>(is_in_cluster: bool, work: impl Future<Output = T>) -> T {
     let client = if is_in_cluster { connect().await.ok() } else { None };
     let Some(client) = client else { return work.await };
     let identity = Identity::from_environment();
@@ -68,14 +68,15 @@ async fn showing_progress<T>(is_in_cluster: bool, work: impl Future<Output = T>)
     }
 }
 
-/// Leaves a report where the kubelet and `kubectl logs` show it.
-pub(super) async fn leave_report(report: &SourceReport) {
+/// Writes the report to the termination message, and logs the verdict.
+pub(super) async fn write_report(report: &RunReport) {
     let log_tail = if report.verdict.is_green() { String::new() } else { telemetry::tail::last_lines() };
-    story::tell_verdict(report);
+    story::log_verdict(report);
     let path = settings::mounted(mounts::TERMINATION_MESSAGE);
-    let message = SourceReport { log_tail, ..report.clone() }.to_termination_message();
+    let message = RunReport { log_tail, ..report.clone() }.to_termination_message();
     if let Err(error) = tokio::fs::write(&path, message).await {
-        // The controller takes a lost report for a failure, so green is not at risk; the log still has the story.
+        // The controller takes a missing report for a failure, so the run cannot become green by mistake. The log still
+        // holds the report.
         warn!("failed to write the report to {}: {error}", path.display());
     }
 }
@@ -88,16 +89,17 @@ pub async fn within_grace<T>(
     within_grace_of(cancel, terminated(), work).await
 }
 
-/// The same for whatever `asked_to_end` waits for, and names.
+/// Does the same as [`within_grace`], for any `end_request`: a future which completes with the name of the event that
+/// ends the run.
 pub async fn within_grace_of<T>(
     cancel: &CancellationToken,
-    asked_to_end: impl Future<Output = &'static str>,
+    end_request: impl Future<Output = &'static str>,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     tokio::pin!(work);
     tokio::select! {
         result = &mut work => return result,
-        name = asked_to_end => {
+        name = end_request => {
             warn!("{name} received, ending the run");
             cancel.cancel();
         }
@@ -108,8 +110,9 @@ pub async fn within_grace_of<T>(
     })
 }
 
-/// Waits for a signal that requests the end of this process, and names it. The signal is caught from this call on, not from the
-/// first poll on, because the kernel ends a process that has no handler yet. Never returns when signals cannot be received.
+/// Waits for a signal which requests the end of this process, and returns its name. The signal is caught from this call
+/// on, not from the first poll on, because the kernel ends a process which has no handler yet. Never completes if
+/// signals cannot be received.
 pub fn terminated() -> impl Future<Output = &'static str> + Send + 'static {
     let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     async move {
@@ -130,17 +133,17 @@ async fn receive(signals: std::io::Result<Signal>) {
     }
 }
 
-async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport, Failure> {
+async fn execute(task: Task, cancel: CancellationToken) -> Result<RunReport, Failure> {
     let started = Instant::now();
     let mut identity = Identity::from_environment().in_cluster(&task.cluster).expecting(task.repository_id.clone());
     info!("stowaway {} in pod {}/{}", env!("CARGO_PKG_VERSION"), identity.namespace, identity.pod);
     if let TaskKind::Answer { timeout } = task.kind {
-        info!("waiting {} s for questions", timeout.as_secs());
+        info!("waiting {} s for queries", timeout.as_secs());
         let _elapsed = tokio::time::timeout(timeout, cancel.cancelled()).await;
-        return Ok(SourceReport::done(started.elapsed()));
+        return Ok(RunReport::done(started.elapsed()));
     }
     if !identity.cluster.is_empty() {
-        identity.judge = PodJudge::of(&connect().await?, &identity.namespace, &identity.cluster);
+        identity.probe = PodLiveness::of(&connect().await?, &identity.namespace, &identity.cluster);
     }
     match &task.kind {
         TaskKind::Init | TaskKind::Open { .. } => {
@@ -148,16 +151,17 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
             report_opened(repository, started).await
         }
         TaskKind::Backup { target, source, .. } => {
-            tell_target("backing up", source.as_str(), target);
+            log_target("backing up", source.as_str(), target);
             let client = connect().await?;
             let pod = commands::find_pod(&client, target).await?;
             let judged = commands::backup_command(&pod, target)?;
-            let way = commands::way(&pod, target);
-            let driven =
-                in_sidecar::command(&client, &pod, &task, &identity, target, (&way, judged.argv()), &cancel).await?;
-            let by_exec = DumpFrom::Container(client.clone(), exec_target(target), way, judged.argv().to_vec());
-            let report = or_else(driven, &judged, async || back_up(&task, &identity, by_exec, &cancel).await).await;
-            Ok(with_loss_of_pod(report?, &client, target).await)
+            let mode = commands::exec_mode(&pod, target);
+            let sidecar_outcome =
+                in_sidecar::command(&client, &pod, &task, &identity, target, (&mode, judged.argv()), &cancel).await?;
+            let by_exec = BackupInput::Container(client.clone(), exec_target(target), mode, judged.argv().to_vec());
+            let report =
+                or_else(sidecar_outcome, &judged, async || run_backup(&task, &identity, by_exec, &cancel).await).await;
+            Ok(with_pod_loss(report?, &client, target).await)
         }
         TaskKind::BackupVolume { target, source, .. } => {
             info!(source = source.as_str(), "backing up {source}: pod {}/{}", target.namespace, target.pod);
@@ -184,27 +188,28 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
             .await
         }
         TaskKind::Restore { restore: name, target, source, .. } => {
-            tell_target("restoring", source.as_str(), target);
+            log_target("restoring", source.as_str(), target);
             let client = connect().await?;
             let pod = commands::find_pod(&client, target).await?;
             let judged = commands::restore_command(&client, &identity.namespace, name, &pod, target).await?;
-            let way = commands::way(&pod, target);
-            let driven =
-                in_sidecar::command(&client, &pod, &task, &identity, target, (&way, judged.argv()), &cancel).await?;
-            let by_exec = FeedTo::Container(client.clone(), exec_target(target), way, judged.argv().to_vec());
-            let report = or_else(driven, &judged, async || bring_back(&task, &identity, by_exec, &cancel).await).await;
-            Ok(with_loss_of_pod(report?, &client, target).await)
+            let mode = commands::exec_mode(&pod, target);
+            let sidecar_outcome =
+                in_sidecar::command(&client, &pod, &task, &identity, target, (&mode, judged.argv()), &cancel).await?;
+            let by_exec = RestoreOutput::Container(client.clone(), exec_target(target), mode, judged.argv().to_vec());
+            let report =
+                or_else(sidecar_outcome, &judged, async || run_restore(&task, &identity, by_exec, &cancel).await).await;
+            Ok(with_pod_loss(report?, &client, target).await)
         }
         TaskKind::Repack { retention, time_zone } => {
             let access = settings::access(&task.backend, &task.connection, &identity)?;
-            upkeep::repack(access, retention, time_zone, &cancel).await
+            maintenance::repack(access, retention, time_zone, &cancel).await
         }
         TaskKind::Prune { retention, time_zone, repacked_bytes } => {
             let access = settings::access(&task.backend, &task.connection, &identity)?;
-            upkeep::prune(access, retention, time_zone, *repacked_bytes, &cancel).await
+            maintenance::prune(access, retention, time_zone, *repacked_bytes, &cancel).await
         }
         TaskKind::Check { part } => {
-            upkeep::check(settings::access(&task.backend, &task.connection, &identity)?, *part, &cancel).await
+            maintenance::check(settings::access(&task.backend, &task.connection, &identity)?, *part, &cancel).await
         }
         TaskKind::RestoreVolume(run) => {
             let access = settings::access(&task.backend, &task.connection, &identity)?;
@@ -223,7 +228,7 @@ async fn carry_out(task: Task, cancel: CancellationToken) -> Result<SourceReport
             let access = settings::access(&task.backend, &task.connection, &identity)?;
             with_repository_to_read(access, &cancel, async |repository| find_snapshot(repository, wanted).await).await
         }
-        TaskKind::Answer { .. } => Ok(SourceReport::done(started.elapsed())),
+        TaskKind::Answer { .. } => Ok(RunReport::done(started.elapsed())),
     }
 }
 
@@ -231,10 +236,10 @@ async fn restore_into_claim(
     access: Access,
     run: &VolumeRestore,
     cancel: &CancellationToken,
-) -> Result<SourceReport, Failure> {
+) -> Result<RunReport, Failure> {
     let target = settings::mounted(if run.device { mounts::TARGET_DEVICE } else { mounts::TARGET_FOLDER });
     let work = async |repository: &_| Ok(restore_volume(repository, run, &target, cancel).await);
-    // Before it overwrites, it stores what is there.
+    // Before an overwrite the run stores a safety snapshot of the present content.
     if run.overwrite.is_some() {
         with_repository(access, cancel, work).await
     } else {
@@ -242,17 +247,18 @@ async fn restore_into_claim(
     }
 }
 
-/// The id of the repository and the number of its keys.
-async fn report_opened(repository: Repository, started: Instant) -> Result<SourceReport, Failure> {
+/// The report of an opened repository: its id and the number of its keys.
+async fn report_opened(repository: Repository, started: Instant) -> Result<RunReport, Failure> {
     let id = repository.id().to_owned();
     info!(repository = id, "repository {} is open", short(&id));
     let keys = repository.count_keys().await;
     repository.close().await;
-    let report = SourceReport::done(started.elapsed());
-    Ok(SourceReport { repository_id: Some(id), keys: Some(keys?), ..report })
+    let report = RunReport::done(started.elapsed());
+    Ok(RunReport { repository_id: Some(id), keys: Some(keys?), ..report })
 }
 
-/// Opens the task's repository. Only a repository that was never opened is created, or one that a person wants to be new.
+/// Opens the task's repository. Only a repository which was never opened is created, or one which a user wants to be
+/// recreated.
 async fn open(task: &Task, identity: Identity, cancel: CancellationToken) -> Result<Repository, Failure> {
     let access = |identity: &Identity| settings::access(&task.backend, &task.connection, identity);
     Ok(match &task.kind {
@@ -264,47 +270,47 @@ async fn open(task: &Task, identity: Identity, cancel: CancellationToken) -> Res
     })
 }
 
-/// The report of a run by exec. Where the connection broke because the pod is gone, the report says so: what the connection
-/// itself shows is only that it ended.
-async fn with_loss_of_pod(report: SourceReport, client: &kube::Client, target: &TargetCommand) -> SourceReport {
+/// The report of a run by exec. If the connection broke because the pod no longer exists, the report states that. The
+/// connection itself only shows that it ended.
+async fn with_pod_loss(report: RunReport, client: &kube::Client, target: &TargetCommand) -> RunReport {
     let may_be_lost = matches!(report.reason, Reason::StreamCut | Reason::OutcomeUnknown | Reason::ExecRefused);
     if report.verdict != Verdict::Failed || !may_be_lost {
         return report;
     }
-    match tokio::time::timeout(LONGEST_LOOK, commands::find_pod(client, target)).await {
+    match tokio::time::timeout(LOOK_UP_TIMEOUT, commands::find_pod(client, target)).await {
         Ok(Err(lost)) if lost.reason == Reason::PodGone => {
-            SourceReport { message: format!("{}: {}", lost.message, report.message), ..report }
+            RunReport { message: format!("{}: {}", lost.message, report.message), ..report }
         }
         Ok(_) | Err(_) => report,
     }
 }
 
-/// The sidecar's report, or that of the other way, which then says why it was taken.
+/// The sidecar's report. If the sidecar was not used, the report of `other`, which then states why.
 async fn or_else(
-    driven: Option<Driven>,
+    sidecar_outcome: Option<SidecarOutcome>,
     judged: &JudgedCommand,
-    other: impl AsyncFnOnce() -> Result<SourceReport, Failure>,
-) -> Result<SourceReport, Failure> {
-    let why = match driven {
-        Some(Driven::Report(report)) => return Ok(judged.explain(*report)),
-        Some(Driven::NotUsed(why)) => why,
+    other: impl AsyncFnOnce() -> Result<RunReport, Failure>,
+) -> Result<RunReport, Failure> {
+    let why = match sidecar_outcome {
+        Some(SidecarOutcome::Report(report)) => return Ok(judged.explain(*report)),
+        Some(SidecarOutcome::NotUsed(why)) => why,
         None => return other().await.map(|report| judged.explain(report)),
     };
-    warn!("the pod's sidecar is not used: {why}; nothing ran there, and the command runs by exec");
+    warn!("the pod's sidecar is not used: {why}; nothing ran in it, and the command runs by exec");
     let mut report = judged.explain(other().await?);
     if report.message.is_empty() {
-        report.message = format!("by exec, since the pod's sidecar was not used: {why}");
+        report.message = format!("ran by exec, because the pod's sidecar was not used: {why}");
     }
     Ok(report)
 }
 
-/// Does the task's backup in this very process.
-pub async fn back_up(
+/// Runs the task's backup in this process.
+pub async fn run_backup(
     task: &Task,
     identity: &Identity,
-    from: DumpFrom,
+    from: BackupInput,
     cancel: &CancellationToken,
-) -> Result<SourceReport, Failure> {
+) -> Result<RunReport, Failure> {
     let TaskKind::Backup {
         target: _,
         source,
@@ -336,20 +342,20 @@ pub async fn back_up(
     .await
 }
 
-/// Does the task's restore in this very process.
-pub async fn bring_back(
+/// Runs the task's restore in this process.
+pub async fn run_restore(
     task: &Task,
     identity: &Identity,
-    to: FeedTo,
+    to: RestoreOutput,
     cancel: &CancellationToken,
-) -> Result<SourceReport, Failure> {
+) -> Result<RunReport, Failure> {
     let TaskKind::Restore { restore: _, target: _, source, snapshot: id, as_of, host, timeout, idle_timeout } =
         task.kind.clone()
     else {
         return Err(not_this());
     };
-    // Who names a snapshot means that one. Else a repository that several namespaces share has one source of that name for
-    // each of them.
+    // A snapshot's id identifies it. Without an id, the host is needed: a repository which several namespaces share may
+    // have a source of the same name for each of them.
     let host = host.or_else(|| id.is_none().then(|| identity.namespace.clone()));
     let from = WantedSnapshot { source, id, as_of, host, cluster: identity.cluster.clone() };
     let run = RestoreRun { from, limits: Limits { timeout, idle_timeout } };
@@ -359,17 +365,17 @@ pub async fn bring_back(
     .await
 }
 
-/// Tells which snapshot it is, and its bytes.
-async fn find_snapshot(repository: &Repository, wanted: &WantedSnapshot) -> Result<SourceReport, Failure> {
+/// Reports which snapshot was found, and its size.
+async fn find_snapshot(repository: &Repository, wanted: &WantedSnapshot) -> Result<RunReport, Failure> {
     let list = repository.list_snapshots().await?;
-    let found = wanted::choose_readable(&list, wanted, repository.place(), Timestamp::now())?.snapshot;
+    let found = select_snapshot::choose_readable(&list, wanted, repository.location(), Timestamp::now())?.snapshot;
     info!(snapshot = found.id, "the snapshot is {} of {}", short(&found.id), found.time);
     let lookup = SnapshotLookup { bytes: found.bytes, claim: StoredClaim::of(&found.identity) };
-    Ok(SourceReport {
+    Ok(RunReport {
         bytes: found.bytes.unwrap_or_default(),
         snapshot: Some(found.id.clone()),
         lookup: Some(lookup),
-        ..SourceReport::done(Duration::ZERO)
+        ..RunReport::done(Duration::ZERO)
     })
 }
 
@@ -377,7 +383,7 @@ fn not_this() -> Failure {
     Failure::new(Reason::InternalError, "the task is of another kind")
 }
 
-/// Opens the repository for one piece of work, and takes its lock away afterwards, whatever came out.
+/// Opens the repository, runs `work` on it, and removes its lock afterwards in all cases.
 pub async fn with_repository<T>(
     access: Access,
     cancel: &CancellationToken,
@@ -386,7 +392,8 @@ pub async fn with_repository<T>(
     work_on(repository::open(access, cancel.clone()).await?, work).await
 }
 
-/// The same for work that only reads: the lock of a prune that has died keeps it off for minutes only.
+/// Does the same as [`with_repository`] for work which only reads. The lock of a dead prune blocks such work for some
+/// minutes only.
 pub async fn with_repository_to_read<T>(
     access: Access,
     cancel: &CancellationToken,
@@ -406,7 +413,7 @@ async fn work_on<T>(
     result
 }
 
-/// An id as people tell it, and as restic shows it.
+/// The short form of an id, as restic shows it.
 fn short(id: &str) -> &str {
     &id[..id.floor_char_boundary(8)]
 }
@@ -416,12 +423,13 @@ async fn connect() -> Result<kube::Client, Failure> {
         Failure::new(Reason::ExecRefused, format!("failed to configure the connection to the API server: {error}"))
     };
     let mut config = kube::Config::infer().await.map_err(|error| failed(&error))?;
-    // A restore's command may pause for as long as it likes, to build an index; the run's own limits end it.
+    // A restore's command may pause for as long as it needs, for example to build an index. The run's own limits end
+    // it.
     config.write_timeout = None;
     kube::Client::try_from(config).map_err(|error| failed(&error))
 }
 
-fn tell_target(doing: &str, source: &str, target: &TargetCommand) {
+fn log_target(doing: &str, source: &str, target: &TargetCommand) {
     let named = target.command.as_ref().map_or_else(String::new, |name| format!(", command {name:?}"));
     info!(
         source,

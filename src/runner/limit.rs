@@ -1,6 +1,4 @@
-//! How long a run may take, if anybody said so.
-//!
-//! It must not know what runs.
+//! The optional time limit of a run.
 
 use std::{future::pending, pin::pin, time::Duration};
 
@@ -9,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::{Failure, Reason};
 
-/// Ends when that time is over; without one, never.
+/// Completes when the time is over; never without a timeout.
 pub(super) async fn over(timeout: Option<Duration>) {
     match timeout {
         Some(timeout) => sleep(timeout).await,
@@ -17,9 +15,9 @@ pub(super) async fn over(timeout: Option<Duration>) {
     }
 }
 
-/// Runs a restore. One that takes longer is cancelled, and then clears up what it has begun before this returns.
+/// Runs a restore. A restore which exceeds the timeout is cancelled, and cleans up before this function returns.
 ///
-/// Errors: [`Reason::Timeout`]; its own, when it ended in time or does not know what it has done.
+/// Errors: [`Reason::Timeout`]; the error of the restore if it ended in time, or if its outcome is unknown.
 pub(super) async fn restore_within<T>(
     timeout: Option<Duration>,
     cancel: &CancellationToken,

@@ -1,30 +1,34 @@
-//! The same streams from and into a process of this machine, under the same protocol and the same proof.
-//!
-//! It must not know what the command does. A machine without `sh` cannot run it.
+//! The streams of dumps and restores for a process of this machine, with the same protocol and the same proof as in a
+//! pod. The machine needs `sh`.
 
 use tokio::sync::mpsc;
 
 use crate::{
-    cluster::exec::{Control, Dumped, FeedEnd, Session, dump_over, feed_over, local_session},
+    exec::{Control, Dumped, FeedEnd, Session, dump_over, feed_over, local_session},
     model::{Failure, Reason},
-    seal::Way,
-    stream::{Piece, PieceSender},
+    seal::ExecMode,
+    stream::{StreamItem, StreamSender},
 };
 
-/// Runs `command` here by `way` and hands its stdout to `pieces`: data, and at last an end or a failure.
-pub async fn dump(way: &Way, command: &[String], control: &Control, pieces: &PieceSender) -> Result<Dumped, Failure> {
-    dump_over(start, way, command, control, pieces).await
+/// Runs `command` here by `mode` and sends its stdout to `pieces`: data, and at last an end or a failure.
+pub async fn dump(
+    mode: &ExecMode,
+    command: &[String],
+    control: &Control,
+    pieces: &StreamSender,
+) -> Result<Dumped, Failure> {
+    dump_over(start, mode, command, control, pieces).await
 }
 
-/// Runs `command` here by `way` with `input`, which must be exactly `size` bytes, on its stdin.
+/// Runs `command` here by `mode` with `input`, which must be exactly `size` bytes, on its stdin.
 pub async fn feed(
-    way: &Way,
+    mode: &ExecMode,
     command: &[String],
     size: u64,
-    input: mpsc::Receiver<Piece>,
+    input: mpsc::Receiver<StreamItem>,
     control: &Control,
 ) -> Result<FeedEnd, Failure> {
-    feed_over(start, way, command, size, input, control).await
+    feed_over(start, mode, command, size, input, control).await
 }
 
 async fn start(line: &[String]) -> Result<Session, Failure> {

@@ -1,6 +1,7 @@
-//! One run, wherever it executes: joins a stream (pod exec or local process) with a repository, and says how it went.
+//! Runs a backup, a restore or a maintenance task, in a Job or in a sidecar: connects a stream (pod exec or local
+//! process) with a repository, and reports the outcome.
 //!
-//! The only place that knows both `cluster` and `repository`.
+//! This is the only module which uses both `cluster` and `repository`.
 
 mod answer;
 mod backup;
@@ -10,9 +11,10 @@ pub mod doctor;
 mod format_check;
 mod in_sidecar;
 mod job;
-mod judge;
 mod limit;
 pub mod local;
+mod lock_owner;
+pub mod maintenance;
 mod mounted_volume;
 mod paths;
 mod pipes;
@@ -22,21 +24,20 @@ mod restore;
 mod restore_archive;
 mod restore_step;
 mod restore_volume;
+mod select_snapshot;
 pub mod settings;
 mod shrunken;
 pub mod sidecar;
 pub mod story;
-pub mod upkeep;
 mod volume;
-mod wanted;
 
 pub use answer::answer;
-pub use backup::{BackupRun, DumpFrom, backup};
+pub use backup::{BackupInput, BackupRun, backup};
 pub use device::backup_device;
 pub use job::{run_job, terminated, with_repository, within_grace};
 pub use mounted_volume::{MountedVolume, MountedVolumeError};
 pub use pipes::JudgedCommand;
-pub use restore::{FeedTo, RestoreRun, restore};
+pub use restore::{RestoreOutput, RestoreRun, restore};
 pub use restore_archive::restore_archive;
 pub use restore_step::restore_step;
 pub use restore_volume::restore_volume;

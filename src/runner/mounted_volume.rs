@@ -1,34 +1,33 @@
-//! A volume of the app's pod as sidecar and restore step are told of it: by their arguments, which nobody can change later.
-//!
-//! It must not know what is done with it.
+//! A volume of the app's pod, as the arguments of the sidecar and the restore step describe it. Arguments of a
+//! container cannot be changed later.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
 use super::settings;
 use crate::model::{SourceName, SourceNameError, injected::VOLUMES_FOLDER};
 
-/// `NAME=SOURCE`, or `NAME` for one that ends with its pod.
+/// `NAME=SOURCE`, or `NAME` for a volume which is deleted with its pod.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct MountedVolume {
     /// Name of the pod's volume.
     pub name: String,
-    /// The source that it is, if it is one.
+    /// The source which the volume is, if it is a source.
     pub source: Option<SourceName>,
 }
 
-/// Why a text is no volume.
+/// Why a text does not describe a volume.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum MountedVolumeError {
-    /// Kubernetes has no volume of that name.
-    #[error("{0:?} is no name of a volume")]
+    /// Not a valid name of a volume in Kubernetes.
+    #[error("{0:?} is not a valid volume name")]
     Name(String),
-    /// What it is said to be is nothing.
+    /// Not a valid name of a source.
     #[error(transparent)]
     Source(#[from] SourceNameError),
 }
 
 impl MountedVolume {
-    /// Where it is mounted.
+    /// The folder where the volume is mounted.
     pub fn folder(&self) -> PathBuf {
         settings::mounted(VOLUMES_FOLDER).join(&self.name)
     }
@@ -61,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn volumes_are_named_as_the_injected_arguments_say() {
+    fn volumes_are_parsed_from_the_injected_arguments() {
         let volume: MountedVolume = "data=pvc/data-db-0".parse().unwrap();
         assert_eq!((volume.name.as_str(), volume.source.as_ref().unwrap().as_str()), ("data", "pvc/data-db-0"));
         assert_eq!(volume.to_string(), "data=pvc/data-db-0");

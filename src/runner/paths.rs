@@ -1,6 +1,5 @@
-//! Which path a source's snapshots have: decided from the history in the repository, so that it never flips.
-//!
-//! Pure; it must not read a repository itself.
+//! Decides which path a source's snapshots have, from the history in the repository, so that the path never changes
+//! back and forth. Pure.
 
 use crate::{
     model::{SnapshotIdentity, SourceName},
@@ -10,8 +9,8 @@ use crate::{
 /// The path for the next snapshot of `source`.
 ///
 /// 1. The path of the source's own newest snapshot, if it is one of the two candidates.
-/// 2. `alternative`, when the candidate in `identity` belongs to another source's history. Snapshots without a source
-///    tag (K8up's) belong to whoever claims their path first.
+/// 2. `alternative`, if the candidate in `identity` belongs to another source's history. A path whose snapshots have no
+///    source tag (K8up's) belongs to the first source which uses it.
 /// 3. The candidate in `identity`.
 pub fn settle(
     history: &[SnapshotSummary],

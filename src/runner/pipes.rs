@@ -1,29 +1,29 @@
-//! Which commands of a pipe count: a shell's script runs with `pipefail`, and the report says what that means for it.
-//!
-//! It must not know where the command runs.
+//! Runs shell scripts with `pipefail`, so that every command of a pipe counts, and explains in the report what that
+//! means for a failed script.
 
 use crate::{
-    model::{Reason, ShellScript, SourceReport, Verdict},
+    model::{Reason, RunReport, ShellScript, Verdict},
     seal::{dump_command, restore_command},
 };
 
-/// The status of a command that wrote into a pipe whose reader had ended (128 and SIGPIPE).
+/// The status of a command which wrote into a pipe whose reader had ended (128 and SIGPIPE).
 const BROKEN_PIPE: i32 = 141;
 
 /// A command as it is run.
 #[derive(Clone)]
 pub struct JudgedCommand {
     argv: Vec<String>,
-    /// Whether a pipe is in a script that was given the option.
+    /// Whether the option was added to a script which contains a pipe.
     has_judged_pipe: bool,
 }
 
 impl JudgedCommand {
-    /// `argv`, with the option in front of its script where `pipefail` wants that and the script does not name it itself.
+    /// Creates the command. The option is added in front of its script if `pipefail` is set and the script does not set
+    /// it itself.
     pub fn new(argv: Vec<String>, pipefail: bool) -> Self {
         let script = ShellScript::of(&argv).filter(|script| pipefail && !script.decides());
         let changed = script.map(|script| (script.with_pipefail(), script.has_pipe()));
-        // A command line that just fits into a request has to go on fitting.
+        // A command line which just fits into a request must still fit.
         let fits = |argv: &[String]| dump_command(argv).is_ok() && restore_command(argv).is_ok();
         match changed.filter(|(changed, _)| fits(changed)) {
             Some((argv, has_judged_pipe)) => Self { argv, has_judged_pipe },
@@ -36,32 +36,32 @@ impl JudgedCommand {
         &self.argv
     }
 
-    /// The report, which names the option and how to do without it where the option may be why the command failed.
-    pub fn explain(&self, mut report: SourceReport) -> SourceReport {
+    /// Adds to the report of a failed command that `pipefail` may be the cause, and how to run the script without it.
+    pub fn explain(&self, mut report: RunReport) -> RunReport {
         let is_by_status =
             matches!(report.reason, Reason::CommandFailed | Reason::CommandKilled | Reason::CommandNotFound);
         if !self.has_judged_pipe || report.verdict != Verdict::Failed || !is_by_status || has_missing(&report) {
             return report;
         }
         let why = if report.exit_code == Some(BROKEN_PIPE) {
-            "a command of the pipe was still writing when a later one, such as head, had ended"
+            "a command of the pipe was still writing when a later command, such as head, had ended"
         } else {
             "the failed command may be any of the pipe"
         };
         report.message += "; the script runs with pipefail, so ";
         report.message += why;
-        report.message += ": to judge only the last one, annotate stowaway.dev/pipefail: \"false\", or begin the script with \
-            `set +o pipefail;`";
+        report.message += ": to judge only the last command, annotate stowaway.dev/pipefail: \"false\", or begin the \
+                           script with `set +o pipefail;`";
         report
     }
 }
 
-/// What a report says of a script whose shell has no `pipefail`.
-const MISSING: &str = "only the last command of the script's pipe was judged, since the shell has no pipefail: use bash or \
-    busybox sh for the script, or write the dump without a pipe";
+/// The message about a script whose shell has no `pipefail`.
+const MISSING: &str = "only the last command of the script's pipe was judged, because the shell has no pipefail: use \
+                       bash or busybox sh for the script, or write the dump without a pipe";
 
-/// Adds what a script said of its shell.
-pub(super) fn report_missing(report: &mut SourceReport, is_missing: bool) {
+/// Adds [`MISSING`] to the report if the script reported that its shell has no `pipefail`.
+pub(super) fn report_missing(report: &mut RunReport, is_missing: bool) {
     if is_missing {
         let separator = if report.message.is_empty() { "" } else { "; " };
         report.message.push_str(separator);
@@ -69,7 +69,7 @@ pub(super) fn report_missing(report: &mut SourceReport, is_missing: bool) {
     }
 }
 
-fn has_missing(report: &SourceReport) -> bool {
+fn has_missing(report: &RunReport) -> bool {
     report.message.contains(MISSING)
 }
 
@@ -84,13 +84,13 @@ mod tests {
         JudgedCommand::new(vec!["sh".to_owned(), "-c".to_owned(), script.to_owned()], pipefail)
     }
 
-    fn failed(status: i32) -> SourceReport {
+    fn failed(status: i32) -> RunReport {
         let failure = Failure::new(Reason::CommandFailed, "it failed").with_exit_code(status);
-        SourceReport::failed(failure, Duration::ZERO)
+        RunReport::failed(failure, Duration::ZERO)
     }
 
     #[test]
-    fn failed_pipe_names_the_option_and_how_to_do_without() {
+    fn failed_pipe_names_the_option_and_how_to_disable_it() {
         for (status, part) in [(1, "any of the pipe"), (BROKEN_PIPE, "such as head")] {
             let message = judged("a | b", true).explain(failed(status)).message;
             for part in [part, "stowaway.dev/pipefail: \"false\"", "set +o pipefail"] {
@@ -105,8 +105,8 @@ mod tests {
             (judged("a; b", true), failed(1)),
             (judged("a | b", false), failed(1)),
             (judged("set -o pipefail; a | b", true), failed(1)),
-            (judged("a | b", true), SourceReport::done(Duration::ZERO)),
-            (judged("a | b", true), SourceReport::failed(Failure::new(Reason::Timeout, "t"), Duration::ZERO)),
+            (judged("a | b", true), RunReport::done(Duration::ZERO)),
+            (judged("a | b", true), RunReport::failed(Failure::new(Reason::Timeout, "t"), Duration::ZERO)),
         ] {
             assert_eq!(command.explain(report.clone()), report);
         }

@@ -1,6 +1,5 @@
-//! What the CLI can ask of an open repository: its snapshots, their files, and the bytes of one.
-//!
-//! The same answers locally and from within the cluster; it must not know who asks.
+//! The CLI's queries of an open repository: its snapshots, their files, and the bytes of one file. The results are the
+//! same for a local repository and from within the cluster.
 
 use std::ops::ControlFlow;
 
@@ -15,24 +14,24 @@ use crate::{
 /// How many batches of paths wait for their reader.
 const BATCHES: usize = 4;
 
-/// One question.
+/// One query.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Question {
     /// All snapshots.
     Snapshots,
-    /// The files of one.
+    /// The files of one snapshot.
     List {
-        /// Its id, or the first digits.
+        /// The snapshot's id, or its first digits.
         snapshot: String,
     },
     /// The bytes of one file.
     File {
-        /// Id of the snapshot, or the first digits.
+        /// The snapshot's id, or its first digits.
         snapshot: String,
-        /// Its path; the only file otherwise.
+        /// The file's path. Without a path, the snapshot must have a single file.
         path: Option<String>,
     },
-    /// What is wrong with the repository, even if it cannot be opened.
+    /// The problems of the repository, even if it cannot be opened.
     Examine {
         /// Which packs are read byte by byte.
         data: Option<DataPart>,
@@ -60,7 +59,7 @@ pub async fn list(repository: &Repository, id: &str) -> Result<Vec<Entry>, Failu
     Ok(entries)
 }
 
-/// Sends all paths of the snapshot whose id begins with `id`, as long as the receiver is there.
+/// Sends all paths of the snapshot whose id begins with `id`, until the receiver is dropped.
 pub async fn list_into(repository: &Repository, id: &str, sender: mpsc::Sender<Vec<Entry>>) -> Result<(), Failure> {
     let snapshot = repository.find(id).await?;
     let each = move |entries| match sender.blocking_send(entries) {
@@ -70,8 +69,8 @@ pub async fn list_into(repository: &Repository, id: &str, sender: mpsc::Sender<V
     Ok(repository.list(&snapshot.id, each).await?)
 }
 
-/// The file at `path` of that snapshot, as it is listed or relative to the volume's own folder; its only file when no path is
-/// given.
+/// The file at `path` of the snapshot. The path is as listed, or relative to the volume's own folder. Without a path,
+/// the snapshot's only file.
 pub async fn file(repository: &Repository, id: &str, path: Option<&str>) -> Result<StoredFile, Failure> {
     let snapshot = repository.find(id).await?;
     let path = match path {
@@ -99,7 +98,7 @@ async fn first_files(repository: &Repository, snapshot: &str) -> Result<Vec<Entr
     let each = move |entries: Vec<Entry>| {
         for file in entries.into_iter().filter(|entry| entry.kind == EntryKind::File).take(left) {
             left -= 1;
-            // The receiver is there until all was listed.
+            // The receiver is dropped after the listing only.
             let _ = sender.send(file);
         }
         if left > 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -108,8 +107,7 @@ async fn first_files(repository: &Repository, snapshot: &str) -> Result<Vec<Entr
     Ok(found.iter().collect())
 }
 
-/// The file at a path in either form of [`relative`](super::wanted::relative). Where both are there, a slash at the beginning
-/// decides.
+/// The file at a path in either form of [`relative`](super::select_snapshot::relative). If both exist, a leading slash decides.
 async fn named_file(repository: &Repository, snapshot: &SnapshotSummary, path: &str) -> Result<StoredFile, Failure> {
     let below = format!("{}/{}", snapshot.identity.path.trim_end_matches('/'), path.trim_start_matches('/'));
     let (first, second) = if path.starts_with('/') { (path, below.as_str()) } else { (below.as_str(), path) };

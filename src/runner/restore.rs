@@ -1,6 +1,5 @@
-//! One restore of one stored file into a command's stdin. Green only if the command said exit 0 after it had everything.
-//!
-//! The same for a pod and for a local process. It must not know Jobs or the command line.
+//! Restores one stored file into a command's stdin, in a pod or as a local process. The run is green only if the
+//! command exited with 0 after it had received everything.
 
 use std::{
     sync::Arc,
@@ -13,49 +12,54 @@ use tracing::info;
 
 use super::{
     local, pipes,
-    sidecar::Door,
-    story::{self, tell_progress},
-    wanted::choose_readable,
+    select_snapshot::choose_readable,
+    sidecar::RunSocket,
+    story::{self, log_progress},
 };
 use crate::{
-    cluster::exec::{self, Control, ExecTarget, Limits, Lines},
-    model::{Failure, SnapshotIdentity, SourceReport, Verdict, WantedSnapshot, milliseconds},
+    exec::{self, Control, ExecTarget, Limits, Lines},
+    model::{Failure, RunReport, SnapshotIdentity, Verdict, WantedSnapshot, milliseconds},
     repository::Repository,
-    seal::Way,
+    seal::ExecMode,
 };
 
-/// What is restored.
+/// The parameters of a restore into a command.
 #[derive(Clone, Debug)]
 pub struct RestoreRun {
-    /// From which snapshot.
+    /// The snapshot.
     pub from: WantedSnapshot,
-    /// When to end the command.
+    /// When the command is ended.
     pub limits: Limits,
 }
 
-/// Where the stream goes.
+/// The target of the stream.
 #[derive(Clone)]
-pub enum FeedTo {
+pub enum RestoreOutput {
     /// A container's command, by exec.
-    Container(kube::Client, ExecTarget, Way, Vec<String>),
+    Container(kube::Client, ExecTarget, ExecMode, Vec<String>),
     /// A process on this machine.
-    Local(Way, Vec<String>),
-    /// A helper that comes to us.
-    Socket(Door),
+    Local(ExecMode, Vec<String>),
+    /// A helper which connects to this socket.
+    Socket(RunSocket),
 }
 
-/// Runs it. Every outcome is a report; none is silent.
-pub async fn restore(repository: &Repository, run: RestoreRun, to: FeedTo, cancel: CancellationToken) -> SourceReport {
+/// Runs the restore. Every outcome is a report.
+pub async fn restore(
+    repository: &Repository,
+    run: RestoreRun,
+    to: RestoreOutput,
+    cancel: CancellationToken,
+) -> RunReport {
     let started = Instant::now();
-    let (lines, said) = Lines::new();
-    let telling = tokio::spawn(story::tell_lines(said));
+    let (lines, receiver) = Lines::new();
+    let logging = tokio::spawn(story::log_lines(receiver));
     let control = Control { limits: run.limits, cancel, lines: lines.clone(), progress: Arc::default() };
-    let result = feed(repository, &run, to, &control).await;
+    let result = restore_stream(repository, &run, to, &control).await;
     let tail = lines.tail();
     let is_pipefail_missing = lines.is_pipefail_missing();
     drop((lines, control));
-    story::finish_lines(telling).await;
-    let mut report = result.unwrap_or_else(|failure| SourceReport::failed(failure, started.elapsed()));
+    story::finish_lines(logging).await;
+    let mut report = result.unwrap_or_else(|failure| RunReport::failed(failure, started.elapsed()));
     pipes::report_missing(&mut report, is_pipefail_missing);
     report.duration_milliseconds = milliseconds(started.elapsed());
     if report.verdict != Verdict::Succeeded {
@@ -64,37 +68,39 @@ pub async fn restore(repository: &Repository, run: RestoreRun, to: FeedTo, cance
     report
 }
 
-async fn feed(
+async fn restore_stream(
     repository: &Repository,
     run: &RestoreRun,
-    to: FeedTo,
+    to: RestoreOutput,
     control: &Control,
-) -> Result<SourceReport, Failure> {
+) -> Result<RunReport, Failure> {
     let list = repository.list_snapshots().await?;
-    let chosen = choose_readable(&list, &run.from, repository.place(), Timestamp::now())?;
+    let chosen = choose_readable(&list, &run.from, repository.location(), Timestamp::now())?;
     let snapshot = chosen.snapshot;
     info!(snapshot = snapshot.id, "restoring snapshot {} of {}", &snapshot.id[..8], snapshot.time);
     let file = repository.read_file(&snapshot.id, &snapshot.identity.path).await?;
     let size = file.size;
     let feeding = async {
         match to {
-            FeedTo::Container(client, target, way, argv) => {
-                exec::feed(&client, &target, &way, &argv, size, file.pieces, control).await
+            RestoreOutput::Container(client, target, mode, argv) => {
+                exec::feed(&client, &target, &mode, &argv, size, file.pieces, control).await
             }
-            FeedTo::Local(way, argv) => local::feed(&way, &argv, size, file.pieces, control).await,
-            FeedTo::Socket(door) => exec::feed_over_socket(door.helper(control), size, file.pieces, control).await,
+            RestoreOutput::Local(mode, argv) => local::feed(&mode, &argv, size, file.pieces, control).await,
+            RestoreOutput::Socket(socket) => {
+                exec::feed_over_socket(socket.helper(control), size, file.pieces, control).await
+            }
         }
     };
     let end = tokio::select! {
         result = feeding => result?,
-        never = tell_progress(Some(size), || control.progress.bytes(), || repository.store_wait()) => match never {},
+        never = log_progress(Some(size), || control.progress.bytes(), || repository.store_wait()) => match never {},
     };
-    Ok(chosen.report(SourceReport {
+    Ok(chosen.report(RunReport {
         exit_code: Some(end.exit_code),
         bytes: size,
         digest: snapshot.identity.tag(SnapshotIdentity::DIGEST).map(str::to_owned),
         proof: end.proof,
         snapshot: Some(snapshot.id.clone()),
-        ..SourceReport::done(Duration::ZERO)
+        ..RunReport::done(Duration::ZERO)
     }))
 }

@@ -1,6 +1,5 @@
-//! One volume, or one stored file, out of a snapshot as an archive in another store. Green only if it is there as it was sent.
-//!
-//! It must not know Jobs or the command line.
+//! Restores one volume, or one stored file, as an archive in another store. The run is green only if the archive was
+//! stored as it was sent.
 
 use std::{
     fmt::Write,
@@ -15,28 +14,29 @@ use tracing::{info, warn};
 
 use super::{
     limit::restore_within,
-    story::tell_progress,
-    wanted::{choose_readable, relative},
+    select_snapshot::{choose_readable, relative},
+    story::log_progress,
 };
 use crate::{
     model::{
-        ArchiveReport, ArchiveRestore, BackendConfig, Failure, Proof, Reason, SourceReport, archive_name, milliseconds,
+        ArchiveReport, ArchiveRestore, BackendConfig, Failure, Proof, Reason, RunReport, archive_name, milliseconds,
         wrong_archive_name,
     },
-    repository::{ArchivePlace, Archived, Progress, Repository, SnapshotSummary, StoreAccess, TarContent, Trouble},
+    repository::{ArchiveTarget, Archived, Progress, Repository, SnapshotSummary, StoreAccess, TarContent, Trouble},
 };
 
-/// Runs it. `volume` is where a volume that the archive is made on is mounted. Every outcome is a report; none is silent.
+/// Runs the restore. `volume` is the mount point of the volume on which the archive is created, if it is on a volume.
+/// Every outcome is a report.
 pub async fn restore_archive(
     repository: &Repository,
     run: &ArchiveRestore,
     store: StoreAccess,
     volume: &Path,
     cancel: &CancellationToken,
-) -> SourceReport {
+) -> RunReport {
     let started = Instant::now();
     let result = restore_within(run.timeout, cancel, restore(repository, run, store, volume)).await;
-    let mut report = result.unwrap_or_else(|failure| SourceReport::failed(failure, Duration::ZERO));
+    let mut report = result.unwrap_or_else(|failure| RunReport::failed(failure, Duration::ZERO));
     report.duration_milliseconds = milliseconds(started.elapsed());
     report
 }
@@ -46,9 +46,9 @@ async fn restore(
     run: &ArchiveRestore,
     store: StoreAccess,
     volume: &Path,
-) -> Result<SourceReport, Failure> {
+) -> Result<RunReport, Failure> {
     let list = repository.list_snapshots().await?;
-    let chosen = choose_readable(&list, &run.from, repository.place(), Timestamp::now())?;
+    let chosen = choose_readable(&list, &run.from, repository.location(), Timestamp::now())?;
     let snapshot = chosen.snapshot;
     let name = match &run.name {
         Some(name) => name.clone(),
@@ -59,14 +59,14 @@ async fn restore(
     }
     info!(snapshot = snapshot.id, "archiving snapshot {} of {} as {name}", &snapshot.id[..8], snapshot.time);
     let is_on_volume = matches!(store.backend, BackendConfig::Folder { .. });
-    let to = ArchivePlace { store, name, format: run.format, overwrite: run.overwrite, at_most: snapshot.bytes };
+    let to = ArchiveTarget { store, name, format: run.format, overwrite: run.overwrite, at_most: snapshot.bytes };
     let progress = Arc::new(Progress::default());
-    let place = (snapshot.id.as_str(), snapshot.identity.path.as_str());
+    let stored = (snapshot.id.as_str(), snapshot.identity.path.as_str());
     let paths = relative(&snapshot.identity.path, &run.paths)?;
-    let archiving = repository.archive(place, &paths, &to, Arc::clone(&progress));
+    let archiving = repository.archive(stored, &paths, &to, Arc::clone(&progress));
     let mut archived = tokio::select! {
         archived = archiving => archived?,
-        never = tell_progress(snapshot.bytes.filter(|_| run.paths.is_empty()), || progress.bytes_read(), || repository.store_wait()) => match never {},
+        never = log_progress(snapshot.bytes.filter(|_| run.paths.is_empty()), || progress.bytes_read(), || repository.store_wait()) => match never {},
     };
     if is_on_volume && let Ok(below) = Path::new(&archived.location).strip_prefix(volume) {
         archived.location = below.display().to_string();
@@ -74,7 +74,7 @@ async fn restore(
     Ok(chosen.report(report_of(snapshot, run, archived)))
 }
 
-fn report_of(snapshot: &SnapshotSummary, run: &ArchiveRestore, archived: Archived) -> SourceReport {
+fn report_of(snapshot: &SnapshotSummary, run: &ArchiveRestore, archived: Archived) -> RunReport {
     let Archived { location, bytes, sha256, content } = archived;
     let TarContent { files, bytes: content_bytes, left_out } = content;
     for Trouble { path, reason } in &left_out.first {
@@ -85,17 +85,17 @@ fn report_of(snapshot: &SnapshotSummary, run: &ArchiveRestore, archived: Archive
         let paths: Vec<&str> = left_out.first.iter().take(5).map(|trouble| trouble.path.as_str()).collect();
         let _ = write!(
             message,
-            "; left out, since no tar can hold them: {} sockets ({})",
+            "; left out, because a tar archive cannot hold them: {} sockets ({})",
             left_out.count,
             paths.join(", ")
         );
     }
-    SourceReport {
+    RunReport {
         message,
         bytes: content_bytes,
         proof: Proof::Sealed,
         snapshot: Some(snapshot.id.clone()),
         archive: Some(ArchiveReport { location, format: run.format, bytes, sha256 }),
-        ..SourceReport::done(Duration::ZERO)
+        ..RunReport::done(Duration::ZERO)
     }
 }

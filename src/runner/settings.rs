@@ -1,6 +1,4 @@
-//! What a run finds in its pod: the task in the environment, password and credentials in mounted files.
-//!
-//! An edge: it reads environment and files, and decides nothing.
+//! The settings of a run in its pod: the task in the environment, password and credentials in mounted files.
 
 use std::{
     collections::BTreeMap,
@@ -13,17 +11,18 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::judge;
+use super::lock_owner;
 use crate::{
     model::{BackendConfig, Connection, Credential, Failure, Reason, Secret, StoredPassword, Task, injected, mounts},
-    repository::{Access, LockHolder, LockJudge, LockRules, NoJudge, Patience, StoreAccess},
+    repository::{Access, LockHolder, LockOwnerProbe, LockRules, NoProbe, StoreAccess, Timeouts},
 };
 
-/// A prune of another client ends within that; a run that has waited so long fails, and is tried again. It is longer than the 7
-/// minutes after which a run that only reads passes by the lock of a dead one.
+/// How long a run waits for a lock. A prune of another client usually ends within this time; a run which has waited for
+/// so long fails and is retried. The time is longer than the 7 minutes after which a run which only reads ignores the
+/// lock of a dead client.
 const LOCK_WAIT: Duration = Duration::from_mins(10);
 
-/// Who this run is, from the downward API.
+/// The identity of this run, from the downward API.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// Name of the run's own pod.
@@ -32,16 +31,16 @@ pub struct Identity {
     pub pod_uid: String,
     /// Namespace of the run.
     pub namespace: String,
-    /// The cluster's id; empty where it is not known.
+    /// The cluster's id; empty if it is unknown.
     pub cluster: String,
-    /// Who says whether those are alive that left locks.
-    pub judge: Arc<dyn LockJudge>,
-    /// The ids that the repository may have; any when empty.
+    /// Finds out whether the holders of locks are alive.
+    pub probe: Arc<dyn LockOwnerProbe>,
+    /// The ids which the repository may have; empty if any id is accepted.
     pub expected_ids: Vec<String>,
 }
 
 impl Identity {
-    /// As the Job's pod template gives it; outside of a pod the host's name stands in.
+    /// The identity as the Job's pod template defines it, with defaults outside of a pod.
     pub fn from_environment() -> Self {
         let variable = |name: &str, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
         Self {
@@ -49,70 +48,72 @@ impl Identity {
             pod_uid: variable("POD_UID", "none"),
             namespace: variable("POD_NAMESPACE", "default"),
             cluster: String::new(),
-            judge: Arc::new(NoJudge),
+            probe: Arc::new(NoProbe),
             expected_ids: Vec::new(),
         }
     }
 
-    /// The same in the cluster of that id.
+    /// Sets the cluster's id.
     #[must_use]
     pub fn in_cluster(self, cluster: &str) -> Self {
         Self { cluster: cluster.to_owned(), ..self }
     }
 
-    /// The same for a repository of one of these ids.
+    /// Sets the ids which the repository may have.
     #[must_use]
     pub fn expecting(self, ids: impl IntoIterator<Item = String>) -> Self {
         Self { expected_ids: ids.into_iter().collect(), ..self }
     }
 
-    /// How the run signs its locks, so that others can ask the API server whether its pod is alive.
+    /// The holder which the run writes into its locks, so that other clients can query the API server whether its pod
+    /// is alive.
     pub fn lock_holder(&self) -> LockHolder {
-        judge::signature(&self.pod, &self.pod_uid, &self.namespace, &self.cluster)
+        lock_owner::signature(&self.pod, &self.pod_uid, &self.namespace, &self.cluster)
     }
 }
 
-/// The task that the controller wrote into the Job.
+/// The task which the controller has set in the Job.
 pub fn task() -> Result<Task, Failure> {
     let text = env::var(mounts::TASK_VARIABLE).map_err(|_| {
         invalid(format!(
-            "the environment variable {} is missing; runs are made by the controller",
+            "the environment variable {} is missing; only the controller creates runs",
             mounts::TASK_VARIABLE
         ))
     })?;
     serde_json::from_str(&text)
-        .map_err(|error| invalid(format!("the task in {} cannot be read: {error}", mounts::TASK_VARIABLE)))
+        .map_err(|error| invalid(format!("the task in {} cannot be parsed: {error}", mounts::TASK_VARIABLE)))
 }
 
-/// Where the repository is, as the webhook wrote it into the container.
+/// The location of the repository, as the webhook has set it in the container.
 pub fn backend() -> Result<BackendConfig, Failure> {
     let text = env::var(injected::BACKEND_VARIABLE).map_err(|_| {
         invalid(format!("the environment variable {} is missing; the webhook sets it", injected::BACKEND_VARIABLE))
     })?;
     serde_json::from_str(&text).map_err(|error| {
-        invalid(format!("the place of the repository in {} cannot be read: {error}", injected::BACKEND_VARIABLE))
+        invalid(format!("the location of the repository in {} cannot be parsed: {error}", injected::BACKEND_VARIABLE))
     })
 }
 
-/// How its store is spoken to, as the webhook wrote it into the container.
+/// The connection settings of the store, as the webhook has set them in the container.
 pub fn connection() -> Result<Connection, Failure> {
     let Ok(text) = env::var(injected::CONNECTION_VARIABLE) else { return Ok(Connection::default()) };
     serde_json::from_str(&text).map_err(|error| {
-        invalid(format!("the settings of the store in {} cannot be read: {error}", injected::CONNECTION_VARIABLE))
+        invalid(format!("the settings of the store in {} cannot be parsed: {error}", injected::CONNECTION_VARIABLE))
     })
 }
 
-/// The cluster's id, as the webhook wrote it into the container; empty where it did not know it.
+/// The cluster's id, as the webhook has set it in the container; empty if the webhook did not know it.
 pub fn cluster() -> String {
     env::var(injected::CLUSTER_VARIABLE).unwrap_or_default()
 }
 
-/// The id that the repository must have, as the webhook wrote it into the container; none where it did not know it.
+/// The id which the repository must have, as the webhook has set it in the container; `None` if the webhook did not
+/// know it.
 pub fn repository_id() -> Option<String> {
     env::var(injected::REPOSITORY_ID_VARIABLE).ok().filter(|id| !id.is_empty())
 }
 
-/// The pod's namespace. With a wrong one, no snapshot would be found where there are some.
+/// The pod's namespace. It has no default, because with a wrong namespace no snapshot would be found.
 pub fn namespace() -> Result<String, Failure> {
     env::var("POD_NAMESPACE")
         .ok()
@@ -124,7 +125,7 @@ fn invalid(message: String) -> Failure {
     Failure::new(Reason::InvalidRequest, message)
 }
 
-/// What opens the repository: all that is missing is said at once.
+/// The options which open the repository. The error names all missing Secrets at once.
 pub fn access(backend: &BackendConfig, connection: &Connection, identity: &Identity) -> Result<Access, Failure> {
     let mut missing = Vec::new();
     let folder = mounted(mounts::PASSWORD_FOLDER);
@@ -138,8 +139,8 @@ pub fn access(backend: &BackendConfig, connection: &Connection, identity: &Ident
             connection: connection.clone(),
             credentials,
             holder: identity.lock_holder(),
-            locks: LockRules { wait: LOCK_WAIT, judge: Arc::clone(&identity.judge) },
-            patience: Patience::default(),
+            locks: LockRules { wait: LOCK_WAIT, probe: Arc::clone(&identity.probe) },
+            timeouts: Timeouts::default(),
             expected_ids: identity.expected_ids.clone(),
         }),
         _ => Err(Failure::new(
@@ -152,7 +153,7 @@ pub fn access(backend: &BackendConfig, connection: &Connection, identity: &Ident
     }
 }
 
-/// What opens the store of an archive: all that is missing is said at once.
+/// The options which open the store of an archive. The error names all missing Secrets at once.
 pub fn archive_access(backend: &BackendConfig, connection: &Connection) -> Result<StoreAccess, Failure> {
     let mut missing = Vec::new();
     let credentials = credentials(mounts::ARCHIVE_CREDENTIALS_FOLDER, connection, &mut missing);
@@ -167,7 +168,7 @@ pub fn archive_access(backend: &BackendConfig, connection: &Connection) -> Resul
         backend: backend.clone(),
         connection: connection.clone(),
         credentials,
-        patience: Patience::default(),
+        timeouts: Timeouts::default(),
     })
 }
 
@@ -180,13 +181,14 @@ fn credentials(folder: &str, connection: &Connection, missing: &mut Vec<String>)
     found.collect()
 }
 
-/// Where a mount of the pod really is: below [`mounts::ROOT_VARIABLE`] for a run outside of a pod.
+/// The real path of a mount of the pod: below [`mounts::ROOT_VARIABLE`] for a run outside of a pod.
 pub fn mounted(path: &str) -> PathBuf {
     let root = env::var_os(mounts::ROOT_VARIABLE).map_or_else(|| PathBuf::from("/"), PathBuf::from);
     root.join(path.trim_start_matches('/'))
 }
 
-/// The password as restic reads it from a file, since that is how a person opens the repository without a cluster.
+/// Reads the password as restic reads it from a file, because that is how a user opens the repository without a
+/// cluster.
 fn read_password(folder: &Path, file: &str, what: &str, missing: &mut Vec<String>) -> Option<StoredPassword> {
     let content = read_file(folder, file, what, missing)?;
     let Some(found) = StoredPassword::read(&content) else {

@@ -1,14 +1,12 @@
-//! What a run reports of a volume that has lost its content since its last good snapshot.
-//!
-//! Pure; it must not know how the volume was compared.
+//! The verdict and message of a run about a volume which has lost content since its last good snapshot. Pure.
 
 use crate::{
-    annotations::{Role, own_key},
+    annotations::{KeyId, own_key},
     model::{Reason, Shrinkage, Verdict},
     repository::Shrunken,
 };
 
-/// How the run ended: green only by consent.
+/// The verdict. It is green only if the user accepted the loss.
 pub(super) fn verdict(shrunken: &Shrunken) -> (Verdict, Reason) {
     match (shrunken.is_accepted, shrunken.kind) {
         (true, _) => (Verdict::Succeeded, Reason::Completed),
@@ -17,10 +15,10 @@ pub(super) fn verdict(shrunken: &Shrunken) -> (Verdict, Reason) {
     }
 }
 
-/// The numbers, and what to do next. `snapshot` is the id of the one that was stored, `source` the volume's name.
+/// The numbers, and what to do next. `snapshot` is the id of the stored snapshot, `source` the volume's name.
 pub(super) fn message(shrunken: &Shrunken, snapshot: &str, source: &str) -> String {
     let Shrunken { kind, now, before, last_good, last_good_time, is_accepted } = shrunken;
-    let (id, last_good, key) = (short(snapshot), short(last_good), own_key(Role::AcceptShrunken));
+    let (id, last_good, key) = (short(snapshot), short(last_good), own_key(KeyId::AcceptShrunken));
     let what = match kind {
         Shrinkage::Emptied => "is empty".to_owned(),
         Shrinkage::LostMost => format!("holds {now}"),
@@ -32,17 +30,17 @@ pub(super) fn message(shrunken: &Shrunken, snapshot: &str, source: &str) -> Stri
     }
     let claim = source.strip_prefix("pvc/").unwrap_or(source);
     format!(
-        "{compared}: snapshot {id} is stored as suspect, no restore takes it by itself, and {last_good} stays. If the content is \
-         lost, restore {last_good}. If the volume is meant to be so, run `restic tag --remove suspect {id}`, or annotate \
-         PersistentVolumeClaim {claim} with {key}: \"true\" and back it up again"
+        "{compared}: snapshot {id} is stored as suspect, so no restore chooses it automatically, and {last_good} is \
+         kept. If the content is lost, restore {last_good}. If the loss is intended, run `restic tag --remove suspect \
+         {id}`, or annotate PersistentVolumeClaim {claim} with {key}: \"true\" and back it up again"
     )
 }
 
-/// The message of a suspect snapshot that an earlier attempt of the run stored.
+/// The message about a suspect snapshot which an earlier attempt of the run stored.
 pub(super) fn adopted_message(snapshot: &str) -> String {
     format!(
-        "stored as suspect {} by an earlier attempt of this run, since the volume has lost most of its content; that attempt's \
-         log has the numbers. If the volume is meant to be so, run `restic tag --remove suspect {0}`",
+        "stored as suspect {} by an earlier attempt of this run, because the volume has lost most of its content; \
+         that attempt's log has the numbers. If the loss is intended, run `restic tag --remove suspect {0}`",
         short(snapshot)
     )
 }
@@ -66,7 +64,7 @@ mod tests {
             last_good_time: "2026-05-04T03:02:01Z".parse().unwrap(),
             is_accepted,
         };
-        for (kind, reason, words) in [
+        for (kind, reason, text) in [
             (Shrinkage::Emptied, Reason::VolumeEmptied, "the volume is empty"),
             (Shrinkage::LostMost, Reason::VolumeShrank, "the volume holds 2 files of 7 bytes"),
         ] {
@@ -74,7 +72,7 @@ mod tests {
             assert_eq!(verdict(&suspect), (Verdict::Suspect, reason));
             let message = message(&suspect, &"ab".repeat(32), "pvc/cask");
             for part in [
-                words,
+                text,
                 "cdcdcdcd of 2026-05-04T03:02:01Z holds 120 files of 4711 bytes",
                 "restic tag --remove suspect abababab",
                 "PersistentVolumeClaim cask with stowaway.dev/accept-shrunken: \"true\"",

@@ -1,6 +1,5 @@
-//! What a run says while it goes on: the lines that `kubectl logs job/NAME` shows, and the progress of a stream.
-//!
-//! It must not know how a stream is made; it sees counters. No secret and no command line comes here.
+//! The log of a run, which `kubectl logs job/NAME` shows: lines of the command, the progress of a stream, and the
+//! verdict. No secret and no command line is logged here.
 
 use std::{convert::Infallible, io::Write, time::Duration};
 
@@ -14,17 +13,17 @@ use tracing::{info, warn};
 
 use super::progress;
 use crate::{
-    cluster::exec::Line,
-    model::{Proof, Reason, RunProgress, SourceReport, Verdict},
+    exec::Line,
+    model::{Proof, Reason, RunProgress, RunReport, Verdict},
     repository::{Lacking, StoreWait},
 };
 
-/// How often a stream says how far it is.
+/// The interval of progress lines.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
-/// Says every few seconds how many bytes have passed, of how many where that is known, and how fast, or that the store is waited
-/// for; never returns, the caller drops it.
-pub async fn tell_progress(
+/// Logs every few seconds how many bytes have passed, of how many if that is known, and at which rate, or that the run
+/// waits for the store. Never completes; the caller drops it.
+pub async fn log_progress(
     total_bytes: Option<u64>,
     bytes_so_far: impl Fn() -> u64,
     store_wait: impl Fn() -> Option<StoreWait>,
@@ -45,7 +44,7 @@ pub async fn tell_progress(
     }
 }
 
-/// A line of progress. Where no byte moves and the store is away, it names that and not a rate.
+/// A line of progress. If no byte moves and the store is unreachable, the line states the wait instead of a rate.
 fn progress_text(now: &RunProgress, store_wait: Option<&StoreWait>) -> String {
     let share = now.percentage().map_or_else(String::new, |percentage| format!(" ({percentage}%)"));
     let bytes = BinaryBytes(now.bytes);
@@ -55,33 +54,33 @@ fn progress_text(now: &RunProgress, store_wait: Option<&StoreWait>) -> String {
     }
 }
 
-/// Bytes per second, rounded down; 0 when no time has passed.
+/// Bytes per second, rounded down. An elapsed time below a millisecond counts as a millisecond.
 pub fn rate(bytes: u64, elapsed: Duration) -> u64 {
     let milliseconds = elapsed.as_millis().max(1);
     u64::try_from(u128::from(bytes) * 1000 / milliseconds).unwrap_or(u64::MAX)
 }
 
-/// Says what the command says, line by line; ends when nobody can add a line any more.
-pub async fn tell_lines(mut lines: mpsc::Receiver<Line>) {
+/// Logs the lines of the command. Ends when all senders of lines are dropped.
+pub async fn log_lines(mut lines: mpsc::Receiver<Line>) {
     while let Some(line) = lines.recv().await {
         info!(command = true, "| {}", line.text);
     }
 }
 
-/// Says a line of a run's own log as it stands: it has its time and level.
-pub fn tell_line(line: &str) {
+/// Prints a line of a sidecar run's log unchanged, because the line has its own time and level.
+pub fn print_line(line: &str) {
     let _gone = writeln!(std::io::stdout(), "{line}");
 }
 
-/// Lets the lines that are there be said before the verdict is.
-pub async fn finish_lines(telling: JoinHandle<()>) {
-    if tokio::time::timeout(Duration::from_secs(1), telling).await.is_err() {
-        warn!("the last lines of the command's output are missing here");
+/// Waits briefly until the remaining lines are logged, so that the verdict follows them.
+pub async fn finish_lines(logging: JoinHandle<()>) {
+    if tokio::time::timeout(Duration::from_secs(1), logging).await.is_err() {
+        warn!("the last lines of the command's output are missing in this log");
     }
 }
 
-/// The last lines of a run: proof, snapshot, verdict and reason.
-pub fn tell_verdict(report: &SourceReport) {
+/// Logs the result of a run: proof, snapshot, verdict and reason.
+pub fn log_verdict(report: &RunReport) {
     let elapsed = Duration::from_millis(report.duration_milliseconds);
     if let Some(snapshot) = &report.snapshot {
         info!(
@@ -106,7 +105,7 @@ pub fn tell_verdict(report: &SourceReport) {
     }
 }
 
-/// A message, and beside it what the repository lacked of what earlier runs had stored, if anything.
+/// Appends to the message which data of earlier runs the repository lacked, if any.
 pub fn with_lacking(message: String, lacking: &Lacking) -> String {
     match (lacking.is_nothing(), message.is_empty()) {
         (true, _) => message,
@@ -115,7 +114,7 @@ pub fn with_lacking(message: String, lacking: &Lacking) -> String {
     }
 }
 
-/// The exit status of the process that ran it: 0 only for green.
+/// The exit status of the runner's process: 0 only for green.
 pub fn exit_code(verdict: Verdict) -> u8 {
     match verdict {
         Verdict::Succeeded => 0,
@@ -124,7 +123,7 @@ pub fn exit_code(verdict: Verdict) -> u8 {
     }
 }
 
-/// The verdict and reason of a stream that was stored, by how well it was proven.
+/// The verdict, reason and message of a stored stream, by its proof.
 pub fn verdict_of_proof(proof: Proof, accept_unproven: bool) -> (Verdict, Reason, String) {
     if proof == Proof::None {
         let message =
@@ -136,14 +135,14 @@ pub fn verdict_of_proof(proof: Proof, accept_unproven: bool) -> (Verdict, Reason
     }
 }
 
-/// The report with the note of the task behind its message, if anything was stored.
-pub fn noted(report: SourceReport, note: &str) -> SourceReport {
+/// Appends the note of the task to the message of the report, if anything was stored.
+pub fn noted(report: RunReport, note: &str) -> RunReport {
     if note.is_empty() || report.verdict == Verdict::Failed {
         return report;
     }
     info!("{note}");
     let message = if report.message.is_empty() { note.to_owned() } else { format!("{}; {note}", report.message) };
-    SourceReport { message, ..report }
+    RunReport { message, ..report }
 }
 
 #[cfg(test)]
@@ -153,12 +152,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn note_stands_behind_the_message_of_what_was_stored_and_nowhere_else() {
-        let stored = |message: &str| SourceReport { message: message.to_owned(), ..SourceReport::done(Duration::ZERO) };
+    fn note_is_appended_to_the_message_only_if_something_was_stored() {
+        let stored = |message: &str| RunReport { message: message.to_owned(), ..RunReport::done(Duration::ZERO) };
         assert_eq!(noted(stored(""), "dumped is pod a").message, "dumped is pod a");
         assert_eq!(noted(stored("3 left out"), "dumped is pod a").message, "3 left out; dumped is pod a");
         assert_eq!(noted(stored("3 left out"), "").message, "3 left out");
-        let failed = SourceReport { verdict: Verdict::Failed, ..stored("refused") };
+        let failed = RunReport { verdict: Verdict::Failed, ..stored("refused") };
         assert_eq!(noted(failed, "dumped is pod a").message, "refused", "nothing was dumped");
     }
 

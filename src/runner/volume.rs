@@ -1,6 +1,5 @@
-//! One backup of one volume, where it is mounted: files in, snapshot out, and a report that names what could not be read.
-//!
-//! It must not know how the volume came to be there, nor Jobs or the command line.
+//! Backs up one volume from the folder where it is mounted: stores its files as a snapshot, with a report which names
+//! what could not be read.
 
 mod report;
 
@@ -17,37 +16,37 @@ use self::report::{Account, account_for};
 use super::{
     backup::{adopt, warn_of_future},
     limit,
-    story::{tell_progress, with_lacking},
+    story::{log_progress, with_lacking},
 };
 use crate::{
-    model::{Excludes, Failure, Proof, Reason, SnapshotIdentity, SourceReport, milliseconds},
+    model::{Excludes, Failure, Proof, Reason, RunReport, SnapshotIdentity, milliseconds},
     repository::{FolderRules, Progress, Repository, StoredFolder},
 };
 
-/// What is stored, and by which rules.
+/// The parameters of a backup of a volume.
 #[derive(Clone, Debug)]
 pub struct VolumeRun {
     /// How the snapshot is labelled.
     pub identity: SnapshotIdentity,
-    /// Patterns of what is left out; see [`Excludes`].
+    /// Patterns of paths which are excluded; see [`Excludes`].
     pub exclude: Vec<String>,
     /// Whether the volume may be empty, or much smaller than its last good snapshot.
     pub accept_shrunken: bool,
-    /// Give up after this long.
+    /// How long the run may take.
     pub timeout: Option<Duration>,
 }
 
-/// Runs it. Every outcome is a report; none is silent.
+/// Runs the backup. Every outcome is a report.
 pub async fn backup_volume(
     repository: &Repository,
     run: VolumeRun,
     folder: &Path,
     progress: Arc<Progress>,
-) -> SourceReport {
+) -> RunReport {
     let started = Instant::now();
     let mut report = store(repository, &run, folder, progress)
         .await
-        .unwrap_or_else(|failure| SourceReport::failed(failure, started.elapsed()));
+        .unwrap_or_else(|failure| RunReport::failed(failure, started.elapsed()));
     report.duration_milliseconds = milliseconds(started.elapsed());
     report
 }
@@ -57,11 +56,10 @@ async fn store(
     run: &VolumeRun,
     folder: &Path,
     progress: Arc<Progress>,
-) -> Result<SourceReport, Failure> {
+) -> Result<RunReport, Failure> {
     let VolumeRun { identity, exclude, accept_shrunken, timeout } = run;
-    let excludes = Excludes::new(exclude).map_err(|error| {
-        Failure::new(Reason::InvalidRequest, format!("what is to be left out of the volume {error}"))
-    })?;
+    let excludes = Excludes::new(exclude)
+        .map_err(|error| Failure::new(Reason::InvalidRequest, format!("the list of excludes of the volume {error}")))?;
     let history = repository.snapshots().await?;
     warn_of_future(&history, identity);
     if let Some(report) = adopt(repository, &history, identity, &[], false).await? {
@@ -80,12 +78,12 @@ async fn store(
             );
             return Err(Failure::new(Reason::Timeout, message));
         }
-        never = tell_progress(None, || progress.bytes_read(), || repository.store_wait()) => match never {},
+        never = log_progress(None, || progress.bytes_read(), || repository.store_wait()) => match never {},
     };
     Ok(report_of(stored, identity.tag(SnapshotIdentity::SOURCE).unwrap_or(&identity.path)))
 }
 
-fn report_of(stored: StoredFolder, source: &str) -> SourceReport {
+fn report_of(stored: StoredFolder, source: &str) -> RunReport {
     let Account { verdict, reason, message, warnings } = account_for(&stored, source);
     let message = with_lacking(message, &stored.lacking);
     let StoredFolder { snapshot, files, bytes, added_bytes, .. } = stored;
@@ -93,13 +91,13 @@ fn report_of(stored: StoredFolder, source: &str) -> SourceReport {
     for warning in warnings {
         warn!("{warning}");
     }
-    SourceReport {
+    RunReport {
         verdict,
         reason,
         message,
         bytes,
         proof: Proof::Sealed,
         snapshot: Some(snapshot),
-        ..SourceReport::done(Duration::ZERO)
+        ..RunReport::done(Duration::ZERO)
     }
 }

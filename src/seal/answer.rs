@@ -1,33 +1,32 @@
-//! The remote side of the dump form for a process of our own: proves a stream without any shell.
-//!
-//! It must not know what the stream holds.
+//! The remote side of the dump form for a process of Stowaway: proves a stream without any shell.
 
 use tokio::io::{self, AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::Nonce;
 
-/// Longer lines than this are none of ours.
+/// Longer lines do not belong to the protocol.
 const LONGEST_LINE: u64 = 256;
 const PIECE: usize = 64 * 1024;
 
-/// Why an answer did not get through.
+/// Why the content was not delivered.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
     /// The first line on stdin is not a nonce.
-    #[error("the asking side did not give a nonce on stdin: this command is for the stowaway CLI, not for people")]
+    #[error("no nonce was received on stdin: this command is run by the stowaway CLI, and not by users")]
     NoNonce,
-    /// The asking side went away, or cancelled by closing our stdin.
-    #[error("the asking side ended the exchange before it had acknowledged the answer")]
+    /// The client ended the connection, or cancelled by closing stdin.
+    #[error("the client ended the exchange before it had acknowledged the response")]
     NotAcknowledged,
     /// The content could not be read, or stdout not be written.
-    #[error("could not pass the answer on: {0}")]
+    #[error("could not send the response: {0}")]
     Io(#[from] io::Error),
 }
 
-/// Reads the nonce from `input`, copies `content` to `output` between `ready` and the trailer with `status()`, which is
-/// asked after the last byte, and waits for the acknowledgement.
+/// Reads the nonce from `input`, copies `content` to `output` between `ready` and the trailer, and waits for the
+/// acknowledgement. `status` is called after the last byte and returns the exit status for the trailer.
 ///
-/// Content that fails to be read gets no trailer, so that nobody takes it for whole. End of file on `input` cancels.
+/// If `content` cannot be read to its end, no trailer is sent, so that the client does not take the content for
+/// complete. End of file on `input` cancels.
 pub async fn answer(
     mut input: impl AsyncBufRead + Unpin,
     mut output: impl AsyncWrite + Unpin,
@@ -50,23 +49,23 @@ pub async fn answer(
     };
     let acknowledged = acknowledgement(&mut input, &nonce);
     tokio::pin!(send, acknowledged);
-    // The acknowledgement answers the trailer: where it is here first, all has arrived, and only our own write is about to
-    // return. An end of input before that means that the asking side is gone.
+    // The acknowledgement follows the trailer. If it arrives first, the client has received everything, and only the
+    // local write has not returned yet. An end of input before that means that the client has disconnected.
     let early = tokio::select! {
         result = &mut send => {
             result?;
             None
         }
-        heard = &mut acknowledged => Some(heard?),
+        received = &mut acknowledged => Some(received?),
     };
     let is_acknowledged = match early {
-        Some(heard) => heard,
+        Some(received) => received,
         None => acknowledged.await?,
     };
     if is_acknowledged { Ok(()) } else { Err(AnswerError::NotAcknowledged) }
 }
 
-/// Whether the nonce came before the end of `input`; other lines are heartbeats.
+/// Whether the nonce arrived before the end of `input`. Other lines are heartbeats.
 async fn acknowledgement(input: &mut (impl AsyncBufRead + Unpin), nonce: &Nonce) -> io::Result<bool> {
     while let Some(line) = read_line(input).await? {
         if line == nonce.as_str() {
@@ -76,7 +75,7 @@ async fn acknowledgement(input: &mut (impl AsyncBufRead + Unpin), nonce: &Nonce)
     Ok(false)
 }
 
-/// The next line without its end; nothing at the end of file, or for a line that is too long or not text.
+/// The next line without its newline. `None` at the end of file, or for a line which is too long or not UTF-8.
 async fn read_line(input: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     input.take(LONGEST_LINE).read_until(b'\n', &mut line).await?;
@@ -91,14 +90,14 @@ mod tests {
     #[tokio::test]
     async fn answer_is_proven_and_stays_until_acknowledged() {
         let nonce = Nonce::new(1);
-        let (ours, theirs) = io::duplex(64);
-        let (their_input, their_output) = io::split(theirs);
+        let (client, server) = io::duplex(64);
+        let (server_input, server_output) = io::split(server);
         let content = vec![0_u8; 5000];
         let answering =
             tokio::spawn(
-                async move { answer(io::BufReader::new(their_input), their_output, &content[..], || 3).await },
+                async move { answer(io::BufReader::new(server_input), server_output, &content[..], || 3).await },
             );
-        let (mut from, mut to) = io::split(ours);
+        let (mut from, mut to) = io::split(client);
         to.write_all(&nonce.line()).await.unwrap();
         let mut unsealer = Unsealer::new(&nonce);
         let mut buffer = [0; 100];

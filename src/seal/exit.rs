@@ -1,18 +1,18 @@
-//! What an exit status means.
-//!
-//! It must not know how the status came.
+//! The meaning of exit statuses.
 
-use stowaway_seal::Outcome;
+use stowaway_protocol::Outcome;
 
 use crate::model::{Failure, Reason};
 
-/// The status that the restore form gives a command that exited 0 with input left unread; no process can have it.
+/// The status of the restore form for a command which exited with 0 and left input unread. It is outside the range of a
+/// process.
 pub const INPUT_LEFT: u16 = 256;
 
-/// The status that the dump form gives a command that exited 0 while a process that it left behind still holds its stdout.
+/// The status of the dump form for a command which exited with 0 while a process which it left behind still holds its
+/// stdout.
 pub const HELD_OPEN: u16 = 257;
 
-/// The same as a shell's status; [`INPUT_LEFT`] is possible, too.
+/// The outcome as a shell's status, or [`INPUT_LEFT`].
 pub fn status_of(outcome: Outcome) -> u16 {
     match outcome {
         Outcome::Exited(status) => status.into(),
@@ -21,9 +21,9 @@ pub fn status_of(outcome: Outcome) -> u16 {
     }
 }
 
-/// Why a command with this exit status did not succeed; nothing for status 0.
+/// Why a command with this exit status failed; `None` for status 0.
 ///
-/// Statuses are those that a POSIX shell gives (XCU 2.8.2): 126 not executable, 127 not found, 128 + n ended by signal n.
+/// Statuses are those of a POSIX shell (XCU 2.8.2): 126 not executable, 127 not found, 128 + n ended by signal n.
 pub fn failure_of(status: u16) -> Option<Failure> {
     let (reason, message) = match status {
         0 => return None,
@@ -57,9 +57,9 @@ pub fn failure_of(status: u16) -> Option<Failure> {
 
 fn hint(signal: u16) -> &'static str {
     match signal {
-        9 => " (KILL): somebody killed it, or the container ran out of memory",
-        13 => " (PIPE): what it wrote to was gone",
-        15 => " (TERM): somebody asked it to end",
+        9 => " (KILL): it was killed, or the container ran out of memory",
+        13 => " (PIPE): its output had no reader any more",
+        15 => " (TERM): another process terminated it",
         _ => "",
     }
 }

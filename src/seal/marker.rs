@@ -1,32 +1,32 @@
-//! Finds the word `got` of the restore form in the command's stderr, and takes it out.
-//!
-//! It must not know what else is in there: the command writes to the same pipe, so the word may stand in mid-line.
+//! Finds the marker `got` of the restore form in the command's stderr, and removes it. The command writes to the same
+//! pipe, so the marker may appear in the middle of a line.
 
 use bytes::{Bytes, BytesMut};
 use memchr::memmem::Finder;
 
 use super::Nonce;
 
-/// Looks for one word, once.
+/// Finds the first occurrence of one marker.
 pub struct Marker {
-    word: Finder<'static>,
+    needle: Finder<'static>,
     held: BytesMut,
     seen: bool,
 }
 
 impl Marker {
-    /// Looks for the line that says that all bytes are there.
+    /// Creates a finder of the line which confirms that all bytes have arrived.
     pub fn got(nonce: &Nonce) -> Self {
-        let word = Finder::new(&format!("{} got\n", nonce.as_str())).into_owned();
-        Self { word, held: BytesMut::new(), seen: false }
+        let needle = Finder::new(&format!("{} got\n", nonce.as_str())).into_owned();
+        Self { needle, held: BytesMut::new(), seen: false }
     }
 
-    /// Takes the next bytes, and returns those that are not the word; some are held back while they may be.
+    /// Processes the next bytes, and returns the bytes which are not the marker. Bytes which may begin the marker are
+    /// held back.
     pub fn push(&mut self, chunk: &[u8]) -> Bytes {
         self.held.extend_from_slice(chunk);
-        let length = self.word.needle().len();
+        let length = self.needle.needle().len();
         if !self.seen
-            && let Some(position) = self.word.find(&self.held)
+            && let Some(position) = self.needle.find(&self.held)
         {
             self.seen = true;
             let mut others = self.held.split_to(position);
@@ -38,15 +38,15 @@ impl Marker {
         self.held.split_to(release).freeze()
     }
 
-    /// Whether the word was there.
+    /// Whether the marker was found.
     pub fn is_seen(&self) -> bool {
         self.seen
     }
 
-    /// How many bytes at the end may be the beginning of the word.
+    /// How many bytes at the end may begin the marker.
     fn beginning(&self) -> usize {
-        let word = self.word.needle();
-        (1..word.len()).rev().find(|length| self.held.ends_with(&word[..*length])).unwrap_or(0)
+        let needle = self.needle.needle();
+        (1..needle.len()).rev().find(|length| self.held.ends_with(&needle[..*length])).unwrap_or(0)
     }
 }
 
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn word_is_found_in_mid_line_however_it_is_cut() {
+    fn marker_is_found_within_a_line_however_it_is_split() {
         let nonce = Nonce::new(7);
         let text = format!("NOTICE: 00{} got\nhalf done\n", nonce.as_str());
         for length in 1..text.len() {

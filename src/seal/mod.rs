@@ -1,21 +1,22 @@
-//! The protocols that prove a stream whole: the shell forms of both directions, the parser of what they send, the same
-//! spoken by our own binary, and the helper's (`sealed`, a crate of its own, since the helper must not carry the rest).
+//! The protocols which prove that a stream is complete: the shell forms of both directions, the parser of their output,
+//! an implementation of the dump form in Stowaway itself, and the helper's protocol (`sealed`, a crate of its own
+//! because the helper must not link everything else).
 //!
-//! What both sides rely on: a nonce, given on stdin, marks every word of the protocol, so that no data can be taken for
-//! one; the end of a stream is in band, behind its last byte; end of file on stdin means cancel, never "that was all".
-//! It must not know who carries the bytes.
+//! Both sides rely on three rules. A nonce, received on stdin, marks every message of the protocol, so that no data can
+//! be taken for a message. The end of a stream is in band, after its last byte. End of file on stdin means cancel,
+//! never "this was all".
 
 mod answer;
+mod exec_mode;
 mod exit;
 mod marker;
 mod script;
 mod unseal;
-mod way;
 
 pub use answer::{AnswerError, answer};
+pub use exec_mode::{ExecMode, socket_command};
 pub use exit::{HELD_OPEN, INPUT_LEFT, failure_of, status_of};
 pub use marker::Marker;
 pub use script::{CommandLineError, MAXIMUM_COMMAND_LINE, dump_command, restore_command};
-pub use stowaway_seal::{self as sealed, Nonce};
+pub use stowaway_protocol::{self as sealed, Nonce};
 pub use unseal::{UnsealError, Unsealer};
-pub use way::{Way, socket_command};

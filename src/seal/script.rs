@@ -1,8 +1,6 @@
-//! Command lines of the shell forms: which script, and the user's command behind it.
-//!
-//! It must not know pods; the scripts themselves say in comments what they do.
+//! The command lines of the shell forms: a script, followed by the user's command.
 
-/// The command line of an exec is part of its URL; API servers and proxies cut off at some length.
+/// The limit of a command line. An exec's command line is part of its URL, whose length API servers and proxies limit.
 pub const MAXIMUM_COMMAND_LINE: usize = 16 * 1024;
 
 const DUMP: &str = concat!(include_str!("scripts/processes.sh"), include_str!("scripts/dump.sh"));
@@ -11,18 +9,18 @@ const RESTORE: &str = concat!(include_str!("scripts/processes.sh"), include_str!
 /// Why a command cannot be run.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum CommandLineError {
-    /// No words, or an empty first one.
+    /// There are no arguments, or the first argument is empty.
     #[error("the command is empty: give a program and its arguments")]
     Empty,
-    /// A shell's `exec` would take it for an option.
+    /// A shell's `exec` would take the program's name for an option.
     #[error("the command {0:?} begins with '-': no program is called that; give the program first")]
     Option(String),
-    /// The exec's URL would be too long, or be cut.
+    /// The exec's URL would be too long.
     #[error(
         "the command line is {0} bytes long and at most {MAXIMUM_COMMAND_LINE} fit in a request: put it into a script in the image or a mounted file"
     )]
     TooLong(usize),
-    /// An argument cannot hold it.
+    /// An argument contains a NUL character, which arguments cannot hold.
     #[error("the command holds a NUL character, which no argument can carry")]
     Nul,
 }
@@ -41,21 +39,22 @@ fn under_shell(script: &str, command: &[String]) -> Result<Vec<String>, CommandL
     behind(&["sh", "-c", &for_the_wire(script), "sh"], command)
 }
 
-/// The command behind these words, if it can be run so.
-pub(super) fn behind(words: &[&str], command: &[String]) -> Result<Vec<String>, CommandLineError> {
+/// The command after the arguments `prefix`, if it can be run like this.
+pub(super) fn behind(prefix: &[&str], command: &[String]) -> Result<Vec<String>, CommandLineError> {
     let program = command.first().filter(|program| !program.is_empty()).ok_or(CommandLineError::Empty)?;
     if program.starts_with('-') {
         return Err(CommandLineError::Option(program.clone()));
     }
-    if command.iter().any(|word| word.contains('\0')) {
+    if command.iter().any(|argument| argument.contains('\0')) {
         return Err(CommandLineError::Nul);
     }
-    let line: Vec<String> = words.iter().map(|word| (*word).to_owned()).chain(command.iter().cloned()).collect();
-    let length = line.iter().map(|word| word.len() + 1).sum();
+    let line: Vec<String> =
+        prefix.iter().map(|argument| (*argument).to_owned()).chain(command.iter().cloned()).collect();
+    let length = line.iter().map(|argument| argument.len() + 1).sum();
     if length > MAXIMUM_COMMAND_LINE { Err(CommandLineError::TooLong(length)) } else { Ok(line) }
 }
 
-/// The script without comments, indentation and empty lines; it holds no here-document that could suffer.
+/// The script without comments, indentation and empty lines. It contains no here-document, which this would break.
 fn for_the_wire(script: &str) -> String {
     let lines = script.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.fold(String::with_capacity(script.len()), |wire, line| wire + line + "\n")
@@ -65,24 +64,24 @@ fn for_the_wire(script: &str) -> String {
 mod tests {
     use super::*;
 
-    fn words(words: &[&str]) -> Vec<String> {
-        words.iter().map(|word| (*word).to_owned()).collect()
+    fn command(arguments: &[&str]) -> Vec<String> {
+        arguments.iter().map(|argument| (*argument).to_owned()).collect()
     }
 
     #[test]
     fn unusable_commands_are_refused() {
         assert_eq!(dump_command(&[]), Err(CommandLineError::Empty));
-        assert_eq!(dump_command(&words(&[""])), Err(CommandLineError::Empty));
-        assert_eq!(dump_command(&words(&["-c", "x"])), Err(CommandLineError::Option("-c".into())));
-        assert_eq!(restore_command(&words(&["a\0b"])), Err(CommandLineError::Nul));
+        assert_eq!(dump_command(&command(&[""])), Err(CommandLineError::Empty));
+        assert_eq!(dump_command(&command(&["-c", "x"])), Err(CommandLineError::Option("-c".into())));
+        assert_eq!(restore_command(&command(&["a\0b"])), Err(CommandLineError::Nul));
     }
 
     #[test]
     fn limit_holds_for_the_whole_command_line() {
         let rest =
-            MAXIMUM_COMMAND_LINE - dump_command(&words(&["x"])).unwrap().iter().map(|w| w.len() + 1).sum::<usize>();
-        assert!(dump_command(&words(&["x", &"y".repeat(rest - 1)])).is_ok());
-        let too_long = dump_command(&words(&["x", &"y".repeat(rest)]));
+            MAXIMUM_COMMAND_LINE - dump_command(&command(&["x"])).unwrap().iter().map(|w| w.len() + 1).sum::<usize>();
+        assert!(dump_command(&command(&["x", &"y".repeat(rest - 1)])).is_ok());
+        let too_long = dump_command(&command(&["x", &"y".repeat(rest)]));
         assert_eq!(too_long, Err(CommandLineError::TooLong(MAXIMUM_COMMAND_LINE + 1)));
     }
 

@@ -1,39 +1,39 @@
-//! The parser of what the remote side sends on stdout: ready, the data, and the end in band.
-//!
-//! It must not know who carries the bytes; however they are cut into chunks, the result is the same.
+//! The parser of the remote side's stdout: `ready`, the data, and the trailer. The result does not depend on how the
+//! bytes are split into chunks.
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memmem::Finder;
 
 use super::Nonce;
 
-/// What is held back of the data: more than a trailer (32 digits, a status of 3, a newline) takes.
+/// How many bytes of the data are held back: more than a trailer (32 digits, a status of 3 digits, a newline) has.
 const HELD_BACK: usize = 40;
 const STATUS_DIGITS: usize = 3;
 
-/// Why a stream is not what it should be.
+/// Why a stream is invalid.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum UnsealError {
-    /// Something other than `ready` came first: whatever answered is not our script.
-    #[error("the stream does not begin with the word of our script")]
+    /// The first bytes are not `ready`, so that the remote program is not Stowaway's script.
+    #[error("the stream does not begin with the first line of Stowaway's script")]
     NotReady,
-    /// Bytes after the trailer, or a malformed one.
+    /// There are bytes after the trailer, or the trailer is malformed.
     #[error(
-        "the stream went on after its end at {bytes} bytes: the command left a background process behind that writes to stdout"
+        "the stream continued after its end at {bytes} bytes: the command left a background process behind that writes to stdout"
     )]
     Contradicted {
         /// Bytes before the trailer.
         bytes: u64,
     },
     /// The stream ended without a trailer.
-    #[error("the stream ended after {bytes} bytes without the word that it is whole")]
+    #[error("the stream ended after {bytes} bytes without the trailer which proves that it is complete")]
     Cut {
-        /// Bytes that came.
+        /// Bytes received.
         bytes: u64,
     },
 }
 
-/// Takes a stream apart. Feed it with [`Unsealer::push`]; only [`Unsealer::exit_status`] says that it is whole.
+/// Parses a stream. The caller passes chunks to [`Unsealer::push`]; only [`Unsealer::exit_status`] shows that the
+/// stream is complete.
 pub struct Unsealer {
     nonce: Nonce,
     finder: Finder<'static>,
@@ -44,7 +44,7 @@ pub struct Unsealer {
 }
 
 impl Unsealer {
-    /// For a stream of this nonce.
+    /// Creates the parser of a stream with this nonce.
     pub fn new(nonce: &Nonce) -> Self {
         Self {
             nonce: nonce.clone(),
@@ -56,7 +56,8 @@ impl Unsealer {
         }
     }
 
-    /// Takes the next bytes, and returns those that are data for certain. They may still turn out to be worth nothing.
+    /// Processes the next bytes, and returns those which are certainly data. The stream may still turn out to be
+    /// invalid.
     pub fn push(&mut self, chunk: &[u8]) -> Result<Bytes, UnsealError> {
         if self.status.is_some() && !chunk.is_empty() {
             return Err(UnsealError::Contradicted { bytes: self.bytes });
@@ -81,12 +82,12 @@ impl Unsealer {
         Ok(data)
     }
 
-    /// Whether the remote side said that it starts the command.
+    /// Whether the remote side has reported that it starts the command.
     pub fn is_ready(&self) -> bool {
         self.ready
     }
 
-    /// The command's exit status, once the stream came to its end; [`super::INPUT_LEFT`] is possible, too.
+    /// The command's exit status once the stream is complete. [`super::INPUT_LEFT`] is possible, too.
     pub fn exit_status(&self) -> Option<u16> {
         self.status
     }
@@ -96,25 +97,25 @@ impl Unsealer {
         self.bytes
     }
 
-    /// The exit status of a stream after whose last byte the carrier ended.
+    /// The exit status of a stream whose connection has ended.
     pub fn finish(&self) -> Result<u16, UnsealError> {
         self.status.ok_or(UnsealError::Cut { bytes: self.bytes })
     }
 
     fn take_ready(&mut self) -> Result<bool, UnsealError> {
-        let word = self.nonce.ready();
-        let length = word.len().min(self.held.len());
-        if self.held[..length] != word[..length] {
+        let ready = self.nonce.ready();
+        let length = ready.len().min(self.held.len());
+        if self.held[..length] != ready[..length] {
             return Err(UnsealError::NotReady);
         }
-        if length == word.len() {
+        if length == ready.len() {
             self.held.advance(length);
             self.ready = true;
         }
         Ok(self.ready)
     }
 
-    /// `held` begins with the nonce: the digits of the status and a newline follow, and then nothing, ever.
+    /// Parses the trailer at the beginning of `held`: the nonce, the digits of the status, a newline, and nothing else.
     fn read_trailer(&mut self, bytes: u64) -> Result<(), UnsealError> {
         let contradicted = UnsealError::Contradicted { bytes };
         let rest = &self.held[Nonce::LENGTH..];

@@ -1,6 +1,4 @@
-//! Figures for Prometheus, and whether the process lives, by HTTP: `/metrics` and `/healthz`.
-//!
-//! It must not know what is counted.
+//! The HTTP server for metrics and liveness: `/metrics` in the `OpenMetrics` format, and `/healthz`.
 
 use std::{
     io,
@@ -17,13 +15,13 @@ use axum::{
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::net::TcpListener;
 
-/// The form of the answer.
+/// The content type of the response.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Listens on all addresses of this machine.
 ///
 /// # Errors
-/// When the port is taken.
+/// When the port is in use.
 pub async fn listen(port: u16) -> io::Result<TcpListener> {
     match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
         // A kernel without IPv6.
@@ -34,7 +32,7 @@ pub async fn listen(port: u16) -> io::Result<TcpListener> {
     }
 }
 
-/// Answers until the task is dropped.
+/// Serves requests until the task is dropped.
 ///
 /// # Errors
 /// When the listener fails.
@@ -66,7 +64,7 @@ mod tests {
 
     use super::*;
 
-    async fn answer(path: &str, registry: Registry) -> (StatusCode, String) {
+    async fn get_path(path: &str, registry: Registry) -> (StatusCode, String) {
         let request = http::Request::get(path).body(Body::empty()).unwrap();
         let response = router(registry).oneshot(request).await.unwrap();
         let status = response.status();
@@ -75,7 +73,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn figures_and_health_are_answered_and_nothing_else() {
+    async fn metrics_and_health_are_served_and_nothing_else() {
         let registry = || {
             let mut registry = Registry::default();
             let gauge = Gauge::<i64>::default();
@@ -83,10 +81,10 @@ mod tests {
             registry.register("barrels", "How many", gauge);
             registry
         };
-        let (status, text) = answer("/metrics", registry()).await;
+        let (status, text) = get_path("/metrics", registry()).await;
         assert_eq!(status, StatusCode::OK);
         assert!(text.contains("\nbarrels 7\n") && text.ends_with("# EOF\n"), "{text}");
-        assert_eq!(answer("/healthz", registry()).await, (StatusCode::OK, "ok\n".to_owned()));
-        assert_eq!(answer("/", registry()).await.0, StatusCode::NOT_FOUND);
+        assert_eq!(get_path("/healthz", registry()).await, (StatusCode::OK, "ok\n".to_owned()));
+        assert_eq!(get_path("/", registry()).await.0, StatusCode::NOT_FOUND);
     }
 }

@@ -1,6 +1,5 @@
-//! The log: one line an event, for people or for machines, on stderr of a command and on stdout of a run.
-//!
-//! It must not know what is logged; whoever logs keeps secrets out.
+//! The log: one line for each event, for users or for machines, on stderr of a command and on stdout of a run. The code
+//! which logs an event must keep secrets out of it.
 
 pub mod metrics;
 pub mod tail;
@@ -25,32 +24,34 @@ use tracing_subscriber::{
 
 use crate::model::Escaping;
 
-/// What the names of libraries begin with that log what is entrusted to us: the keys of a store, the bytes of a dump, and
-/// whole answers of the API server that cannot be read, with the commands in them.
-const INDISCREET: [&str; 3] = ["reqsign", "tungstenite", "kube_client::client"];
+/// Target prefixes of crates which log secrets; their events are dropped. The secrets are store credentials, dump data,
+/// and responses of the API server which could not be parsed and which contain commands.
+const SECRET_LOGGING_CRATES: [&str; 3] = ["reqsign", "tungstenite", "kube_client::client"];
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// `2026-01-31T23:59:59Z  INFO text`: the message alone, which says all that the fields of the other form say.
+    /// `2026-01-31T23:59:59Z  INFO text`: only the message, which contains everything that the fields of the JSON
+    /// format hold.
     #[default]
     Text,
-    /// One JSON object a line: `timestamp`, `level`, `message`, and the event's fields beside them.
+    /// One JSON object per line: `timestamp`, `level`, `message`, and the event's fields.
     Json,
 }
 
-/// Where log lines go.
+/// The output of log lines.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum LogOutput {
-    /// For runs and the controller: `kubectl logs` shows it.
+    /// For runs and the controller, so that `kubectl logs` shows the lines.
     Stdout,
     /// For commands whose stdout is their result.
     Stderr,
 }
 
-/// Starts the log of this process. `level` is a level's name or a filter in `tracing`'s form (`info,kube=debug`);
-/// an unreadable one means `info`. Libraries that would show a secret log nothing, whatever is asked for. With a mere name two libraries are kept quiet: the engine reports as ignored what our
-/// gate then refuses, and the clock's misses time zones that an image need not have.
+/// Starts the log of this process. `level` is the name of a level or a filter in `tracing`'s syntax
+/// (`info,kube=debug`). An invalid filter means `info`. Crates which log secrets stay silent at any level. If `level`
+/// is a name, two further crates log errors only: `rustic_core`, which reports as ignored what Stowaway then treats as
+/// an error, and `jiff`, which misses time zone data that an image need not have.
 pub fn start(log_format: LogFormat, output: LogOutput, level: &str) {
     let is_name = level.bytes().all(|byte| byte.is_ascii_alphabetic());
     let filter = if is_name { format!("{level},rustic_core=error,jiff=error") } else { level.to_owned() };
@@ -71,28 +72,30 @@ pub fn start(log_format: LogFormat, output: LogOutput, level: &str) {
         .with_timer(WholeSeconds)
         .with_target(false)
         .with_ansi(coloured);
-    // For people the message says it all; the fields beside it are for machines. `tests/architecture.rs` watches over it.
+    // In the text format the message holds everything, and the fields are for machines. `tests/architecture.rs` checks
+    // this.
     let message_only = format::debug_fn(write_message);
     // A second start (tests in one process) keeps the first log.
     let _already_started = match log_format {
         LogFormat::Text => {
-            lines.fmt_fields(message_only).finish().with(filter_fn(is_discreet)).with(tail::Tail).try_init()
+            lines.fmt_fields(message_only).finish().with(filter_fn(is_free_of_secrets)).with(tail::Tail).try_init()
         }
         LogFormat::Json => {
             let lines = lines.json().flatten_event(true).with_current_span(false).with_span_list(false);
-            lines.finish().with(filter_fn(is_discreet)).with(tail::Tail).try_init()
+            lines.finish().with(filter_fn(is_free_of_secrets)).with(tail::Tail).try_init()
         }
     };
 }
 
-/// Writes the message of an event as one line. A message can hold what a command, a file name or a server contains, so
-/// control characters are escaped: no message can forge a further line of the log or drive the reader's terminal.
+/// Writes the message of an event as one line. A message may contain text of a command, a file name or a server.
+/// Therefore control characters are escaped, so that a message can neither forge a further line of the log nor control
+/// the reader's terminal.
 fn write_message(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
     if field.name() == "message" { write!(Escaping(writer), "{value:?}") } else { Ok(()) }
 }
 
-fn is_discreet(metadata: &Metadata<'_>) -> bool {
-    !INDISCREET.iter().any(|library| metadata.target().starts_with(library))
+fn is_free_of_secrets(metadata: &Metadata<'_>) -> bool {
+    !SECRET_LOGGING_CRATES.iter().any(|library| metadata.target().starts_with(library))
 }
 
 /// UTC in RFC 3339, whole seconds.
@@ -133,7 +136,7 @@ mod tests {
         let writer = log.clone();
         let filter = EnvFilter::from_str("trace,reqsign_core::api=trace").unwrap();
         let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || writer.clone()).finish();
-        tracing::subscriber::with_default(lines.with(filter_fn(is_discreet)), || {
+        tracing::subscriber::with_default(lines.with(filter_fn(is_free_of_secrets)), || {
             tracing::trace!("the log works");
             tracing::error!(target: "reqsign_core::api", "a key");
             tracing::trace!(target: "tungstenite::protocol", "a dump");

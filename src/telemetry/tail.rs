@@ -1,6 +1,5 @@
-//! The last lines of this process's log, for a report that outlives the log.
-//!
-//! It must not know what is logged. Lines of commands are left out, since they may hold what only the command's owner may read.
+//! The last lines of this process's log, for a report which outlives the log. Lines of commands are left out, because
+//! only the command's owner may read them.
 
 use std::{
     collections::VecDeque,
@@ -14,20 +13,20 @@ use tracing::{
 };
 use tracing_subscriber::layer::{Context, Layer};
 
-use crate::model::{Escaping, SourceReport};
+use crate::model::{Escaping, RunReport};
 
-/// So many lines are kept.
+/// How many lines are kept.
 const LINES: usize = 24;
-/// A longer line is cut.
+/// Longer lines are truncated.
 const LONGEST_LINE: usize = 240;
-/// The field of a line that a command wrote.
+/// The field of a line which a command wrote.
 const OF_COMMAND: &str = "command";
-/// The field of a line that is only true for a moment.
+/// The field of a progress line, which is outdated soon.
 const OF_PROGRESS: &str = "bytes_per_second";
 
 static KEPT: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
 
-/// Keeps the lines.
+/// The layer which keeps the last lines.
 pub(super) struct Tail;
 
 impl<S: Subscriber> Layer<S> for Tail {
@@ -54,16 +53,16 @@ struct Line(String);
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
-            // To write into a String never fails.
+            // Writing to a String never fails.
             let _written = write!(Escaping(&mut self.0), "{value:?}");
         }
     }
 }
 
-/// The last lines, the newest last: as many whole ones as a report holds.
+/// The last lines, the newest last: as many complete lines as fit into a report.
 pub fn last_lines() -> String {
     let kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut room = SourceReport::LOG_TAIL_BYTES;
+    let mut room = RunReport::LOG_TAIL_BYTES;
     let fits = |line: &&String| {
         let left = room.checked_sub(line.len() + 1);
         room = left.unwrap_or(0);
@@ -88,12 +87,12 @@ mod tests {
                 tracing::warn!("file {number} {}", "x".repeat(100));
             }
             tracing::info!(command = true, "| a password");
-            tracing::info!(bytes_per_second = 7, "on the way");
+            tracing::info!(bytes_per_second = 7, "in progress");
             tracing::debug!("a detail");
             tracing::info!("the\nend {}", "y".repeat(1000));
         });
         let lines = last_lines();
-        assert!(lines.len() <= SourceReport::LOG_TAIL_BYTES && lines.lines().count() > 5, "{lines}");
+        assert!(lines.len() <= RunReport::LOG_TAIL_BYTES && lines.lines().count() > 5, "{lines}");
         assert!(
             lines.lines().all(|line| line.starts_with(" WARN file ") || line.starts_with(" INFO the\\nend")),
             "{lines}"

@@ -1,28 +1,28 @@
-//! Whose turn it is to be replaced: one pod at a time in the whole cluster, and nobody for ever.
+//! The queue of pods to be replaced: one pod at a time in the whole cluster, with a limit of tries per owner.
 //!
-//! It must not know how a pod is replaced. It counts in memory only: when the controller starts anew it has forgotten how
-//! often an owner was tried, so that whoever mended something can have it tried again by a restart. A controller that dies
-//! again and again does no harm by it: nobody is replaced before it has lived for a pause, and the kubelet's own pauses
-//! between its lives grow to five minutes.
+//! The counts are in memory only. A restart of the controller forgets how often an owner was tried, so that a user who
+//! has corrected something can have it tried again. A controller that crashes repeatedly does no harm, because no pod
+//! is replaced before the controller has run for [`PAUSE`], and the kubelet's back-off between restarts grows to five
+//! minutes.
 
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-/// The least time between two replacements.
+/// The minimum time between two replacements.
 pub const PAUSE: SignedDuration = SignedDuration::from_secs(30);
-/// So long a replaced pod's successor is waited for.
+/// How long the queue waits for the successor of a replaced pod.
 pub const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(5);
-/// So often a pod of one owner is replaced in vain.
+/// How often pods of one owner are replaced without success.
 pub const MAXIMUM_TRIES: u32 = 3;
-/// An owner that was given up is not tried again for so long.
+/// How long an owner that was given up is not tried again.
 const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(24);
-/// Kinds whose pods are made anew, with nothing lost: a Job would begin its work from the start.
+/// Kinds of owners whose pods are recreated without loss. A Job would begin its work from the start.
 const REPLACING_KINDS: [(&str, &str); 3] =
     [("apps/v1", "ReplicaSet"), ("apps/v1", "StatefulSet"), ("apps/v1", "DaemonSet")];
 
-/// Labels that each pod of an owner has of its own, or each generation of them.
+/// Labels that differ between the pods of one owner, or between their revisions.
 const LABELS_OF_ONE: [&str; 4] = [
     "statefulset.kubernetes.io/pod-name",
     "apps.kubernetes.io/pod-index",
@@ -30,25 +30,21 @@ const LABELS_OF_ONE: [&str; 4] = [
     "pod-template-generation",
 ];
 
-/// A pod that misses something, and that its owner would make anew.
+/// A pod that lacks something, and which its owner would recreate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
-    /// Its namespace.
     pub namespace: String,
-    /// Its name.
     pub name: String,
-    /// Its UID.
     pub uid: String,
-    /// When it was made.
     pub created: Timestamp,
-    /// What makes it anew.
+    /// The owner, which recreates the pod.
     pub owner: OwnerReference,
-    /// The labels, as a selector, that all pods of that owner have.
+    /// The labels, as a selector, that all pods of the owner have.
     pub labels: String,
 }
 
 impl Candidate {
-    /// A pod, if its owner makes it anew.
+    /// The pod as a candidate, if its owner recreates it.
     pub fn new(metadata: &ObjectMeta) -> Option<Self> {
         let owner = metadata.owner_references.iter().flatten().find(|owner| Self::is_replaced_by(owner))?;
         let labels = metadata.labels.iter().flatten().filter(|(key, _)| !LABELS_OF_ONE.contains(&key.as_str()));
@@ -59,7 +55,7 @@ impl Candidate {
             uid: metadata.uid.clone()?,
             created: metadata.creation_timestamp.as_ref()?.0,
             owner: owner.clone(),
-            // Without any it is not known which the others are.
+            // Without labels, the owner's other pods cannot be found.
             labels: Some(labels.join(",")).filter(|labels| !labels.is_empty())?,
         })
     }
@@ -69,22 +65,22 @@ impl Candidate {
     }
 }
 
-/// Who may be replaced now.
+/// The pods that may be replaced now.
 #[derive(Debug, Default, PartialEq)]
-pub struct Turn<'a> {
-    /// One pod of each owner; the first that can be replaced is, and no other.
+pub struct RepairBatch<'a> {
+    /// One pod of each owner. Only the first that can be replaced is.
     pub may: Vec<&'a Candidate>,
     /// One pod of each owner that was given up just now.
     pub given_up: Vec<&'a Candidate>,
 }
 
-/// What was done so far.
+/// The state of the replacements.
 #[derive(Debug, Default)]
-pub struct Turns {
+pub struct RepairQueue {
     /// The owner's UID and the time of the last replacement, until its successor is seen.
     underway: Option<(String, Timestamp)>,
     last: Option<Timestamp>,
-    /// By owner's UID.
+    /// By the owner's UID.
     tries: BTreeMap<String, Tries>,
 }
 
@@ -92,17 +88,17 @@ pub struct Turns {
 struct Tries {
     count: u32,
     last: Timestamp,
-    told: bool,
+    reported: bool,
 }
 
-impl Turns {
-    /// For a controller that starts now: the first pause begins.
+impl RepairQueue {
+    /// The queue of a controller that starts now, which begins with a pause.
     pub fn starting(now: Timestamp) -> Self {
         Self { last: Some(now), ..Self::default() }
     }
 
-    /// Whose turn it is, of those that miss something.
-    pub fn next<'a>(&mut self, candidates: &'a [Candidate], now: Timestamp) -> Turn<'a> {
+    /// The pods that may be replaced now, from the pods that lack something.
+    pub fn next<'a>(&mut self, candidates: &'a [Candidate], now: Timestamp) -> RepairBatch<'a> {
         self.tries.retain(|_, tries| now.duration_since(tries.last) < FORGOTTEN_AFTER);
         for candidate in candidates {
             self.seen(&candidate.owner.uid, candidate.created);
@@ -113,40 +109,40 @@ impl Turns {
         for candidate in candidates {
             by_owner.entry(&candidate.owner.uid).or_insert(candidate);
         }
-        let mut turn = Turn::default();
+        let mut batch = RepairBatch::default();
         for (owner, candidate) in by_owner {
             match self.tries.get_mut(owner) {
-                // The pod that came after the last one misses it again, or none came.
+                // The pod after the last try lacks it again, or no pod was created.
                 Some(tries) if tries.count >= MAXIMUM_TRIES => {
-                    if !is_waited_for && !std::mem::replace(&mut tries.told, true) {
-                        turn.given_up.push(candidate);
+                    if !is_waited_for && !std::mem::replace(&mut tries.reported, true) {
+                        batch.given_up.push(candidate);
                     }
                 }
                 _ if too_early || is_waited_for => {}
-                _ => turn.may.push(candidate),
+                _ => batch.may.push(candidate),
             }
         }
-        turn
+        batch
     }
 
-    /// A pod was replaced.
+    /// Records that a pod was replaced.
     pub fn replaced(&mut self, candidate: &Candidate, now: Timestamp) {
         let owner = candidate.owner.uid.clone();
-        let tries = self.tries.entry(owner.clone()).or_insert(Tries { count: 0, last: now, told: false });
+        let tries = self.tries.entry(owner.clone()).or_insert(Tries { count: 0, last: now, reported: false });
         tries.count = tries.count.saturating_add(1);
         tries.last = now;
         self.last = Some(now);
         self.underway = Some((owner, now));
     }
 
-    /// A pod of this owner is there that was made at this time.
+    /// Records that a pod of this owner exists which was created at this time.
     pub fn seen(&mut self, owner: &str, created: Timestamp) {
         if self.underway.as_ref().is_some_and(|(underway, since)| underway == owner && is_after(created, *since)) {
             self.underway = None;
         }
     }
 
-    /// A pod of this owner that was made at this time has all that it asks for.
+    /// Records that a pod of this owner, created at this time, has everything that it requests.
     pub fn succeeded(&mut self, owner: &str, created: Timestamp) {
         self.seen(owner, created);
         if self.tries.get(owner).is_some_and(|tries| is_after(created, tries.last)) {
@@ -155,7 +151,7 @@ impl Turns {
     }
 }
 
-/// Kubernetes tells times in whole seconds.
+/// Creation times in Kubernetes have whole seconds.
 fn is_after(created: Timestamp, since: Timestamp) -> bool {
     created.as_second() >= since.as_second()
 }
@@ -193,68 +189,68 @@ mod tests {
     #[test]
     fn one_pod_of_each_owner_may_be_replaced() {
         let all = [candidate("a-1", "a", 0), candidate("a-2", "a", 0), candidate("b-1", "b", 0)];
-        assert_eq!(names(&Turns::default().next(&all, at(10)).may), ["a-1", "b-1"]);
+        assert_eq!(names(&RepairQueue::default().next(&all, at(10)).may), ["a-1", "b-1"]);
     }
 
     #[test]
-    fn nobody_is_replaced_before_the_successor_is_seen_and_the_pause_is_over() {
-        let mut turns = Turns::default();
+    fn no_pod_is_replaced_before_the_successor_is_seen_and_the_pause_is_over() {
+        let mut queue = RepairQueue::default();
         let all = [candidate("a-1", "a", 0), candidate("b-1", "b", 0)];
-        turns.replaced(&all[0], at(10));
-        assert!(turns.next(&all[1..], at(100)).may.is_empty(), "no successor");
-        turns.seen("a", at(9));
-        assert!(turns.next(&all[1..], at(100)).may.is_empty(), "that was there before");
-        turns.seen("a", at(11));
-        assert!(turns.next(&all[1..], at(39)).may.is_empty(), "no pause");
-        assert_eq!(names(&turns.next(&all[1..], at(40)).may), ["b-1"]);
+        queue.replaced(&all[0], at(10));
+        assert!(queue.next(&all[1..], at(100)).may.is_empty(), "no successor");
+        queue.seen("a", at(9));
+        assert!(queue.next(&all[1..], at(100)).may.is_empty(), "that was there before");
+        queue.seen("a", at(11));
+        assert!(queue.next(&all[1..], at(39)).may.is_empty(), "no pause");
+        assert_eq!(names(&queue.next(&all[1..], at(40)).may), ["b-1"]);
     }
 
     #[test]
-    fn a_controller_that_starts_again_and_again_replaces_nobody() {
+    fn a_controller_that_restarts_repeatedly_replaces_no_pod() {
         let all = [candidate("a-1", "a", 0)];
         for start in [0, 29, 58] {
-            let mut turns = Turns::starting(at(start));
-            assert!(turns.next(&all, at(start + 29)).may.is_empty(), "{start}");
+            let mut queue = RepairQueue::starting(at(start));
+            assert!(queue.next(&all, at(start + 29)).may.is_empty(), "{start}");
         }
-        assert_eq!(names(&Turns::starting(at(0)).next(&all, at(30)).may), ["a-1"]);
+        assert_eq!(names(&RepairQueue::starting(at(0)).next(&all, at(30)).may), ["a-1"]);
     }
 
     #[test]
     fn a_successor_that_never_comes_does_not_hold_up_all_others() {
-        let mut turns = Turns::default();
+        let mut queue = RepairQueue::default();
         let all = [candidate("a-1", "a", 0), candidate("b-1", "b", 0)];
-        turns.replaced(&all[0], at(0));
-        assert!(turns.next(&all[1..], at(299)).may.is_empty());
-        assert_eq!(names(&turns.next(&all[1..], at(300)).may), ["b-1"]);
+        queue.replaced(&all[0], at(0));
+        assert!(queue.next(&all[1..], at(299)).may.is_empty());
+        assert_eq!(names(&queue.next(&all[1..], at(300)).may), ["b-1"]);
     }
 
     #[test]
-    fn an_owner_whose_pods_come_back_without_is_given_up_once() {
-        let mut turns = Turns::default();
+    fn an_owner_whose_pods_still_lack_something_is_given_up_once() {
+        let mut queue = RepairQueue::default();
         for round in 0..i64::from(MAXIMUM_TRIES) {
             let again = [candidate("a", "a", round * 100)];
-            assert_eq!(names(&turns.next(&again, at(round * 100 + 50)).may), ["a"], "{round}");
-            turns.replaced(&again[0], at(round * 100 + 50));
+            assert_eq!(names(&queue.next(&again, at(round * 100 + 50)).may), ["a"], "{round}");
+            queue.replaced(&again[0], at(round * 100 + 50));
         }
         let again = [candidate("a", "a", 1000)];
-        let turn = turns.next(&again, at(1001));
-        assert_eq!((names(&turn.may), names(&turn.given_up)), (vec![], vec!["a"]));
-        let later = turns.next(&again, at(80_000));
+        let batch = queue.next(&again, at(1001));
+        assert_eq!((names(&batch.may), names(&batch.given_up)), (vec![], vec!["a"]));
+        let later = queue.next(&again, at(80_000));
         assert_eq!((names(&later.may), names(&later.given_up)), (vec![], vec![]));
     }
 
     #[test]
-    fn a_success_counts_the_tries_anew() {
-        let mut turns = Turns::default();
+    fn a_success_resets_the_tries() {
+        let mut queue = RepairQueue::default();
         for round in 0..10 {
             let next = [candidate("a", "a", 0)];
-            assert_eq!(names(&turns.next(&next, at(round * 100)).may), ["a"], "{round}");
-            turns.replaced(&next[0], at(round * 100));
-            turns.succeeded("a", at(round * 100 + 1));
+            assert_eq!(names(&queue.next(&next, at(round * 100)).may), ["a"], "{round}");
+            queue.replaced(&next[0], at(round * 100));
+            queue.succeeded("a", at(round * 100 + 1));
         }
-        turns.replaced(&candidate("a", "a", 0), at(2000));
-        turns.succeeded("a", at(1999));
-        assert!(turns.next(&[candidate("a", "a", 0)], at(2100)).may.is_empty(), "that one was there before");
+        queue.replaced(&candidate("a", "a", 0), at(2000));
+        queue.succeeded("a", at(1999));
+        assert!(queue.next(&[candidate("a", "a", 0)], at(2100)).may.is_empty(), "that one was there before");
     }
 
     #[test]
@@ -278,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_made_anew_without_loss_is_replaced() {
+    fn only_pods_that_are_recreated_without_loss_are_replaced() {
         for (version, kind, controller, expected) in [
             ("apps/v1", "ReplicaSet", true, true),
             ("apps/v1", "StatefulSet", true, true),

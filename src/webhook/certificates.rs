@@ -1,6 +1,5 @@
-//! The certificate that is served: replaced at any time, seen by the next handshake. Open connections live on.
-//!
-//! It must not know where a certificate comes from, nor when it is due.
+//! The serving certificate. It can be replaced at any time, and the next handshake uses the new one. Open connections
+//! continue.
 
 use std::{
     fmt,
@@ -20,24 +19,25 @@ use rustls::{
 use tokio::sync::watch;
 use webhook_certs::{CertificateError, Validity};
 
-/// The bundle in PEM (`caBundle`) of each of our webhook entries, as the cluster has it now; empty while that is not known.
+/// The bundle in PEM (`caBundle`) of each of Stowaway's webhook entries, as the cluster holds it now; empty until it is
+/// known.
 pub type Bundles = watch::Receiver<Vec<String>>;
 
-/// Why a certificate is not served.
+/// Why a certificate cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServingError {
-    /// The key cannot be read. (What it is stays out of the message.)
+    /// The key cannot be parsed. (Its content stays out of the message.)
     #[error("the key is neither PKCS #8 nor SEC 1 nor PKCS #1 in DER")]
     Key,
-    /// The two do not belong together, or cannot be used.
+    /// Certificate and key do not match, or cannot be used.
     #[error("certificate and key cannot be served: {0}")]
     Pair(#[from] rustls::Error),
-    /// The certificate cannot be read.
+    /// The certificate cannot be parsed.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
 }
 
-/// What a server shows to whoever connects, whichever name he asks for: a webhook that is called by its address is sent no
+/// The certificate that a server presents for every host name. A webhook that is called by its address gets no host
 /// name at all.
 #[derive(Default)]
 pub struct Certificates {
@@ -47,20 +47,20 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// One without a certificate: every handshake fails until there is one.
+    /// Without a certificate. Every handshake fails until one is set.
     pub fn new() -> Arc<Self> {
         Arc::default()
     }
 
-    /// Serves this one from now on.
+    /// Serves this certificate from now on.
     ///
     /// # Errors
-    /// When it cannot be used; what was served before is served further.
+    /// When it cannot be used. The previous certificate then stays.
     pub fn set(&self, certificate_der: &[u8], key_pkcs8_der: &[u8]) -> Result<(), ServingError> {
         self.set_chain(&[certificate_der], key_pkcs8_der)
     }
 
-    /// The same for a certificate that others have signed for: the server's own first, then those up to the authority.
+    /// Like [`Self::set`], for a chain that others signed: the server's certificate first, then the intermediate ones.
     ///
     /// # Errors
     /// As [`Self::set`].
@@ -74,12 +74,12 @@ impl Certificates {
         Ok(())
     }
 
-    /// Whether there is one to serve.
+    /// Whether a certificate is set.
     pub fn is_set(&self) -> bool {
         self.current.load().is_some()
     }
 
-    /// The last second of the one that is served, since 1970; 0 while there is none.
+    /// The end of the served certificate's validity, in seconds since 1970; 0 without one.
     pub fn not_after(&self) -> i64 {
         self.not_after.load(Ordering::Relaxed)
     }

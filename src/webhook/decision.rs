@@ -1,12 +1,11 @@
-//! One decision on one object, whatever it is: from what `inject` and `validate` say to an answer.
-//!
-//! Pure. It must not know HTTP, nor how a review is written.
+//! The admission decision about one object: turns the outcome of `inject` or `validate` into an answer. Pure, and
+//! independent of HTTP and of the review format.
 
 use std::{collections::BTreeMap, fmt};
 
 use super::{
     review::{Answer, Refusal, RefusalKind, RefusedField, Request, ReviewError},
-    validate::{self, Judgement},
+    validate::{self, ValidationResult},
 };
 use crate::{
     annotations::{Carrier, Injection},
@@ -14,28 +13,28 @@ use crate::{
     inject::{Cause, Effect, InjectionFacts, Outcome, inject},
 };
 
-/// Why a decision is as it is; one closed list for audit annotations and metrics.
+/// Reason of a decision: a closed list for audit annotations and metrics.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
-pub enum Ground {
-    /// What `inject` says of a pod.
+pub enum DecisionReason {
+    /// The cause that `inject` returned for a pod.
     Injection(Cause),
-    /// Nothing is wrong.
-    Sound,
-    /// Something is wrong, but was before, and was not touched.
+    /// The object is valid.
+    Valid,
+    /// Invalid, but allowed: the object had the same problems before, and the update did not touch them.
     KnownMistakes,
-    /// Something is wrong, but a controller made it, or it is on its way out.
+    /// Invalid, but allowed: a controller created the object, or it is being deleted.
     NotByHand,
-    /// Something is wrong.
+    /// Invalid.
     Invalid,
-    /// It is nothing that we look at.
+    /// Not an object that the webhook checks.
     NotConcerned,
 }
 
-impl fmt::Debug for Ground {
+impl fmt::Debug for DecisionReason {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Injection(cause) => write!(formatter, "{cause}"),
-            Self::Sound => formatter.write_str("Sound"),
+            Self::Valid => formatter.write_str("Valid"),
             Self::KnownMistakes => formatter.write_str("KnownMistakes"),
             Self::NotByHand => formatter.write_str("NotByHand"),
             Self::Invalid => formatter.write_str("Invalid"),
@@ -44,21 +43,21 @@ impl fmt::Debug for Ground {
     }
 }
 
-/// What is asked under one path.
+/// An endpoint of the webhook: the kind of check that the API server requests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Question {
-    /// What a pod gets, and what the label of its namespace says.
+pub enum AdmissionEndpoint {
+    /// Inject into a pod. The value is that of the label `inject` of its namespace.
     Pods(Option<Injection>),
-    /// Whether a workload can be carried out as annotated.
+    /// Validate the annotations of a workload.
     Workloads,
-    /// Whether an object of ours can be carried out.
+    /// Validate an object of Stowaway.
     Objects,
-    /// Whether the keys of a claim or a Namespace were probably meant otherwise; none is refused.
+    /// Warn about annotations of a claim or a Namespace that are probably mistakes. Nothing is refused.
     Annotations,
 }
 
-impl Question {
-    /// By which word it is counted.
+impl AdmissionEndpoint {
+    /// The subject under which a decision of this endpoint is counted.
     pub fn subject(self) -> Subject {
         match self {
             Self::Pods(_) => Subject::Pods,
@@ -68,21 +67,21 @@ impl Question {
     }
 }
 
-/// Which question was asked, for those who count.
+/// The label value of a metric for the kind of object.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Subject {
-    /// What a pod gets.
+    /// Pods.
     Pods,
-    /// Whether a workload's annotations are sound.
+    /// Workloads.
     Workloads,
-    /// Whether an object of ours is sound.
+    /// Objects of Stowaway, claims and Namespaces.
     Objects,
 }
 
-/// What is known besides the request.
+/// The facts of a decision besides the request.
 #[derive(Clone, Copy, Debug)]
 pub struct DecisionFacts<'a> {
-    /// Reference of our image.
+    /// Image reference of the injected containers.
     pub image: &'a str,
     /// The Repositories of the object's namespace.
     pub repositories: &'a [Repository],
@@ -91,26 +90,30 @@ pub struct DecisionFacts<'a> {
 /// A decision.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
-    /// What is done.
+    /// The effect.
     pub effect: Effect,
-    /// Why.
-    pub ground: Ground,
-    /// What is answered.
+    /// The reason.
+    pub reason: DecisionReason,
+    /// The answer to the API server.
     pub answer: Answer,
 }
 
-/// Decides.
+/// Decides on one request.
 ///
 /// # Errors
-/// When the request is about nothing that could be decided on here.
-pub fn decide(question: Question, request: &Request, facts: DecisionFacts<'_>) -> Result<Decision, ReviewError> {
+/// When the endpoint does not handle the object of the request.
+pub fn decide(
+    endpoint: AdmissionEndpoint,
+    request: &Request,
+    facts: DecisionFacts<'_>,
+) -> Result<Decision, ReviewError> {
     if request.operation == "DELETE" || request.operation == "CONNECT" || !request.sub_resource.is_empty() {
         return Ok(not_concerned());
     }
     let object = request.object().ok_or(ReviewError::NoObject)?;
     let kind = (request.kind.group.as_str(), request.kind.kind.as_str());
-    match question {
-        Question::Pods(by_namespace) => {
+    match endpoint {
+        AdmissionEndpoint::Pods(by_namespace) => {
             if kind != ("", "Pod") {
                 return Err(ReviewError::WrongKind);
             }
@@ -126,7 +129,7 @@ pub fn decide(question: Question, request: &Request, facts: DecisionFacts<'_>) -
             );
             Ok(of_outcome(outcome))
         }
-        Question::Workloads => {
+        AdmissionEndpoint::Workloads => {
             if !validate::WORKLOADS.contains(&kind) {
                 return Ok(not_concerned());
             }
@@ -137,22 +140,22 @@ pub fn decide(question: Question, request: &Request, facts: DecisionFacts<'_>) -
                 image: facts.image,
                 repositories: facts.repositories,
             };
-            Ok(of_judgement(validate::workload(object, old_object(request), &facts)))
+            Ok(of_result(validate::workload(object, old_object(request), &facts)))
         }
-        Question::Objects => {
+        AdmissionEndpoint::Objects => {
             if kind.0 != GROUP {
                 return Err(ReviewError::WrongKind);
             }
-            let judgement = validate::object(kind.1, object, old_object(request), facts.repositories);
-            Ok(judgement.map_or_else(not_concerned, of_judgement))
+            let result = validate::object(kind.1, object, old_object(request), facts.repositories);
+            Ok(result.map_or_else(not_concerned, of_result))
         }
-        Question::Annotations => {
+        AdmissionEndpoint::Annotations => {
             let carrier = match kind {
                 ("", "PersistentVolumeClaim") => Carrier::Claim,
                 ("", "Namespace") => Carrier::Namespace,
                 _ => return Err(ReviewError::WrongKind),
             };
-            Ok(of_judgement(validate::carrier(carrier, object)))
+            Ok(of_result(validate::carrier(carrier, object)))
         }
     }
 }
@@ -162,13 +165,13 @@ fn old_object(request: &Request) -> Option<&serde_json::Value> {
 }
 
 fn not_concerned() -> Decision {
-    decision(Effect::Skip, Ground::NotConcerned, Answer::default())
+    decision(Effect::Skip, DecisionReason::NotConcerned, Answer::default())
 }
 
-fn decision(effect: Effect, ground: Ground, mut answer: Answer) -> Decision {
+fn decision(effect: Effect, reason: DecisionReason, mut answer: Answer) -> Decision {
     answer.audit.insert("effect", format!("{effect:?}"));
-    answer.audit.insert("cause", format!("{ground:?}"));
-    Decision { effect, ground, answer }
+    answer.audit.insert("cause", format!("{reason:?}"));
+    Decision { effect, reason, answer }
 }
 
 fn of_outcome(outcome: Outcome) -> Decision {
@@ -196,23 +199,23 @@ fn of_outcome(outcome: Outcome) -> Decision {
         problems,
     });
     let answer = Answer { refusal, patch: outcome.patch, warnings: outcome.warnings, audit };
-    decision(outcome.effect, Ground::Injection(outcome.cause), answer)
+    decision(outcome.effect, DecisionReason::Injection(outcome.cause), answer)
 }
 
-fn of_judgement(judgement: Judgement) -> Decision {
-    let Judgement { refused, tolerated, not_by_hand, mut warnings } = judgement;
+fn of_result(result: ValidationResult) -> Decision {
+    let ValidationResult { refused, tolerated, not_by_hand, mut warnings } = result;
     let mut audit = BTreeMap::new();
     audit_problems(&mut audit, if refused.is_empty() { &tolerated } else { &refused });
     warnings.extend(tolerated.iter().map(|problem| problem.message.clone()));
-    let ground = match (refused.is_empty(), tolerated.is_empty()) {
-        (false, _) => Ground::Invalid,
-        (true, false) if not_by_hand => Ground::NotByHand,
-        (true, false) => Ground::KnownMistakes,
-        (true, true) => Ground::Sound,
+    let reason = match (refused.is_empty(), tolerated.is_empty()) {
+        (false, _) => DecisionReason::Invalid,
+        (true, false) if not_by_hand => DecisionReason::NotByHand,
+        (true, false) => DecisionReason::KnownMistakes,
+        (true, true) => DecisionReason::Valid,
     };
     let effect = if refused.is_empty() { Effect::Skip } else { Effect::Refuse };
     let refusal = (!refused.is_empty()).then_some(Refusal { kind: RefusalKind::Invalid, problems: refused });
-    decision(effect, ground, Answer { refusal, warnings, audit, ..Answer::default() })
+    decision(effect, reason, Answer { refusal, warnings, audit, ..Answer::default() })
 }
 
 fn audit_problems(audit: &mut BTreeMap<&'static str, String>, problems: &[RefusedField]) {

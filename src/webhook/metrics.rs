@@ -1,6 +1,4 @@
-//! What is counted, for Prometheus. Every label's values are a closed list: nobody's names, nobody's texts.
-//!
-//! It must not know how anything is decided or served.
+//! The webhook's metrics for Prometheus. The values of every label are a closed list, without names or texts of users.
 
 use std::{
     fmt::{self, Write},
@@ -22,37 +20,38 @@ use prometheus_client::{
 
 use super::{
     certificates::Certificates,
-    decision::{Ground, Subject},
+    decision::{DecisionReason, Subject},
 };
 use crate::inject::Effect;
 
-/// Seconds: our own share of a call is some tens of microseconds, which the API server's own histogram cannot show.
+/// In seconds. The webhook's share of a call is some tens of microseconds, which the API server's own histogram cannot
+/// resolve.
 const LATENCY_BUCKETS: [f64; 16] = [
     0.000_05, 0.000_1, 0.000_15, 0.000_2, 0.000_3, 0.000_5, 0.000_75, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1,
     0.25, 1.0,
 ];
 
-/// Why a request got no review as an answer.
+/// Why a request was not answered with a review.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, EncodeLabelValue)]
 pub enum Unanswered {
-    /// Bigger than any review.
+    /// Larger than the largest review.
     TooLarge,
-    /// Not sent within its time.
+    /// Not sent within its deadline.
     Timeout,
-    /// Too many big ones at once.
+    /// Too many large requests at the same time.
     Busy,
-    /// No review that we could answer.
+    /// Not a review that this webhook can answer.
     BadRequest,
-    /// Not JSON by its own words.
+    /// The content type is not JSON.
     MediaType,
 }
 
-/// Why a connection came to nothing.
+/// Why the TLS handshake of a connection failed.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, EncodeLabelValue)]
 pub enum HandshakeFailure {
-    /// It took too long.
+    /// The handshake took too long.
     Timeout,
-    /// The two sides did not agree.
+    /// Client and server did not agree.
     Refused,
 }
 
@@ -60,7 +59,7 @@ pub enum HandshakeFailure {
 struct DecisionLabels {
     subject: ByName<Subject>,
     effect: ByName<Effect>,
-    cause: ByName<Ground>,
+    cause: ByName<DecisionReason>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
@@ -73,7 +72,7 @@ struct HandshakeLabels {
     reason: HandshakeFailure,
 }
 
-/// A value of a closed list that is told by its name.
+/// A label value that is the `Debug` form of an enum variant.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 struct ByName<T>(T);
 
@@ -83,7 +82,7 @@ impl<T: fmt::Debug> EncodeLabelValue for ByName<T> {
     }
 }
 
-/// Everything that is counted.
+/// All metrics.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -95,7 +94,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// All at zero. `certificates` tells when it has to be renewed.
+    /// All metrics at zero. `certificates` provides the expiry.
     pub fn new(certificates: Arc<Certificates>) -> Self {
         let mut registry = Registry::with_prefix("stowaway_webhook");
         let metrics = (
@@ -107,51 +106,51 @@ impl Metrics {
         );
         let (decisions, unanswered, latency, connections, handshakes) = metrics.clone();
         registry.register("decisions", "Decisions on objects, without those of dry runs", decisions);
-        registry.register("unanswered", "Requests that got no review as an answer", unanswered);
+        registry.register("unanswered", "Requests that were not answered with a review", unanswered);
         let help = "Time from a request's head to its answer";
         registry.register_with_unit("latency", help, Unit::Seconds, latency);
         registry.register("connections", "Connections that are open now", connections);
-        registry.register("handshake_failures", "Connections that came to nothing", handshakes);
+        registry.register("handshake_failures", "Connections whose TLS handshake failed", handshakes);
         registry.register_collector(Box::new(Expiry(certificates)));
         let (decisions, unanswered, latency, connections, handshakes) = metrics;
         Self { registry, decisions, unanswered, latency, connections, handshakes }
     }
 
     /// Counts one decision.
-    pub fn decided(&self, subject: Subject, effect: Effect, cause: Ground) {
+    pub fn decided(&self, subject: Subject, effect: Effect, cause: DecisionReason) {
         let labels = DecisionLabels { subject: ByName(subject), effect: ByName(effect), cause: ByName(cause) };
         self.decisions.get_or_create(&labels).inc();
     }
 
-    /// Counts one request without a review as an answer.
+    /// Counts a request that was not answered with a review.
     pub fn unanswered(&self, reason: Unanswered) {
         self.unanswered.get_or_create(&UnansweredLabels { reason }).inc();
     }
 
-    /// Notes how long one answer took.
+    /// Records the duration of one answer.
     pub fn took(&self, time: Duration) {
         self.latency.observe(time.as_secs_f64());
     }
 
-    /// Notes that a connection was opened.
+    /// Counts a connection that was opened.
     pub fn connected(&self) {
         self.connections.inc();
     }
 
-    /// Notes that a connection was closed.
+    /// Counts a connection that was closed.
     pub fn disconnected(&self) {
         self.connections.dec();
     }
 
-    /// Counts one connection that came to nothing.
+    /// Counts a failed TLS handshake.
     pub fn handshake_failed(&self, reason: HandshakeFailure) {
         self.handshakes.get_or_create(&HandshakeLabels { reason }).inc();
     }
 
-    /// All of it in the text form of `OpenMetrics`.
+    /// The metrics in the text format of `OpenMetrics`.
     ///
     /// # Errors
-    /// Never in practice: it is written to memory.
+    /// Never in practice, because it writes to memory.
     pub fn render(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
@@ -159,7 +158,7 @@ impl Metrics {
     }
 }
 
-/// When the certificate that is served now is over; looked up whenever somebody asks.
+/// When the serving certificate expires. It is looked up for each scrape.
 #[derive(Debug)]
 struct Expiry(Arc<Certificates>);
 

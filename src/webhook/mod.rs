@@ -1,10 +1,12 @@
-//! The admission webhook: what pods get when they are made, and what is refused to whoever writes workloads and our objects.
+//! The admission webhook. It injects containers into pods when they are created, and refuses invalid workloads and
+//! objects of Stowaway.
 //!
-//! It must not decide anything itself on pods; `inject` does. It reads no Secret of others, no pod and no workload from the
-//! cluster, writes nothing because of a review, and so says the same to a dry run.
+//! `inject` makes the decisions about pods. The webhook reads no Secrets of other parties, no pods and no workloads
+//! from the cluster. A review causes no writes, so the answer to a dry run is the same.
 //!
-//! A request's way: `serve` (connections, TLS) -> `router` (paths, how much is read) -> `review` (the API server's form) ->
-//! `decision` (with `inject` and `validate`) -> `review`. Beside it, `trust` keeps the certificate that is served with.
+//! The path of a request: `serve` (connections, TLS) -> `router` (paths, limits of size and time) -> `review` (the API
+//! server's format) -> `decision` (with `inject` and `validate`) -> `review`. Independently, `trust` maintains the
+//! serving certificate.
 
 pub mod certificates;
 pub mod decision;
@@ -31,29 +33,31 @@ use repositories::Repositories;
 use router::Admission;
 use serve::{Limits, Server};
 
-/// What the webhook is told at its start.
+/// The webhook's settings at its start.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Reference of our image, for what is put into pods.
+    /// Image reference of the injected containers.
     pub image: String,
-    /// The namespace it runs in.
+    /// The namespace in which the webhook runs.
     pub namespace: String,
-    /// Name of its Service there.
+    /// Name of the webhook's Service in that namespace.
     pub service: String,
-    /// Name of its own pod, which no other replica has.
+    /// Name of the webhook's own pod, which is unique among the replicas.
     pub instance: String,
-    /// Where the API server calls it.
+    /// Port on which the API server connects.
     pub port: u16,
-    /// Where kubelet and Prometheus ask.
+    /// Port on which the kubelet and Prometheus connect.
     pub health_port: u16,
-    /// How long it serves after it was told to end; by then every API server has heard of it.
+    /// How long the webhook serves after the end signal. By then every API server has removed this replica from the
+    /// endpoints.
     pub drain: Duration,
-    /// Where certificate and key lie as files, kept up to date by somebody else; it makes its own without.
+    /// Directory with certificate and key as files, which another component keeps up to date. Without it the webhook
+    /// issues its own.
     pub certificates_folder: Option<PathBuf>,
 }
 
 impl Settings {
-    /// The name by which the API server calls, and which the certificate has to be for.
+    /// The host name with which the API server connects, and for which the certificate must be valid.
     pub fn server_name(&self) -> String {
         format!("{}.{}.svc", self.service, self.namespace)
     }
@@ -62,24 +66,24 @@ impl Settings {
 /// Why the webhook cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum WebhookError {
-    /// Neither a kubeconfig nor the files of a pod are there.
+    /// There is neither a kubeconfig nor the service account files of a pod.
     #[error("failed to find the cluster: {0}; set KUBECONFIG, or run in a pod")]
     Client(#[from] kube::Error),
-    /// A port cannot be listened on.
-    #[error("failed to listen on port {port}: {source}; choose another one by --port or --health-port")]
+    /// Listening on a port failed.
+    #[error("failed to listen on port {port}: {source}; choose another port by --port or --health-port")]
     Listen {
-        /// Which one.
+        /// The port.
         port: u16,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// Service and namespace make no name.
-    #[error("{name:?} is no server name; set --service and POD_NAMESPACE")]
+    /// Service and namespace do not make a valid host name.
+    #[error("{name:?} is not a valid host name; set --service and POD_NAMESPACE")]
     Name {
-        /// What they make.
+        /// The invalid name.
         name: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: InvalidDnsNameError,
     },
@@ -88,10 +92,11 @@ pub enum WebhookError {
     Tls(#[from] rustls::Error),
 }
 
-/// Runs until `shutdown` is ready, and what is being asked then, and for a while after, is answered.
+/// Runs until `shutdown` is ready, and then drains: requests that arrive during the drain are still answered.
 ///
 /// # Errors
-/// When no cluster is configured, or a port is taken. A cluster that does not answer is waited for.
+/// When no cluster is configured, or a port is in use. An unreachable cluster is not an error; the webhook waits for
+/// it.
 pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Result<(), WebhookError> {
     let client = Client::try_default().await?;
     let listen = async |port| serve::listen(port).await.map_err(|source| WebhookError::Listen { port, source });
@@ -124,31 +129,32 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     result
 }
 
-/// All that serving needs; nothing of it is the cluster's.
+/// The parts that serving needs. None of them is a connection to the cluster.
 pub struct Serving {
-    /// Where the API server calls.
+    /// Listener for the API server.
     pub admission: TcpListener,
-    /// Where kubelet and Prometheus ask.
+    /// Listener for the kubelet and Prometheus.
     pub health: TcpListener,
     /// See [`Settings::image`].
     pub image: String,
     /// See [`Settings::server_name`].
     pub server_name: String,
-    /// What is shown to whoever connects.
+    /// The serving certificate.
     pub certificates: Arc<Certificates>,
-    /// What is known of the Repositories.
+    /// The cached Repositories.
     pub repositories: Arc<Repositories>,
-    /// How long connections may take.
+    /// Limits of connections.
     pub limits: Limits,
     /// See [`Settings::drain`].
     pub drain: Duration,
 }
 
-/// Serves until `shutdown` is ready. Then readiness goes off at once, and for the time of `drain` everything is answered as
-/// before, but each answer closes its connection; after that nothing more is accepted, and what is in flight is finished.
+/// Serves until `shutdown` is ready. Then readiness is withdrawn at once. During `drain` every request is still
+/// answered, but each answer closes its connection. After that no connection is accepted, and requests in flight are
+/// finished.
 ///
 /// # Errors
-/// When the server's name is none.
+/// When the server name is invalid.
 pub async fn serve(serving: Serving, bundles: Bundles, shutdown: impl Future<Output = ()>) -> Result<(), WebhookError> {
     let Serving { admission, health, image, server_name, certificates, repositories, limits, drain } = serving;
     let port = admission.local_addr().map_err(|source| WebhookError::Listen { port: 0, source })?.port();

@@ -1,8 +1,6 @@
-//! Whether the API server should send us anything: only when a call as it makes one has just succeeded.
-//!
-//! It must not know who makes the certificates, nor where bundles come from. The call goes through our own listener, with
-//! the name of the Service, and trusts exactly what the webhook configurations in the cluster say now. So a replica with a
-//! certificate that the API server would refuse is never called.
+//! Readiness of a replica: it is ready only if a call like the API server's has just succeeded. The call connects to
+//! the replica's own listener with the name of the Service, and trusts exactly the bundles which the webhook
+//! configurations in the cluster hold now. So the API server never calls a replica whose certificate it would refuse.
 
 use std::{
     fmt, io,
@@ -30,19 +28,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::{certificates::Bundles, serve::PROTOCOL};
 
-/// How long the call may take.
+/// Timeout of the call.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// How often what holds is looked at again.
+/// How often the call is repeated after a success.
 const RECHECK: Duration = Duration::from_secs(10);
-/// The pause after a call that failed, and the longest one; each is twice as long as the one before.
+/// The pause after the first failed call, and the longest pause. Each pause is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// More than the answer has.
+/// Larger than any answer to the call.
 const MAXIMUM_ANSWER_BYTES: u64 = 64 * 1024;
-/// A question that every version answers, and that counts nowhere.
-const QUESTION: &str = r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"self","dryRun":true,"kind":{"group":"","version":"v1","kind":"Pod"},"operation":"CREATE","object":{"apiVersion":"v1","kind":"Pod","metadata":{},"spec":{"containers":[{"name":"a"}]}}}}"#;
+/// A review that every version answers, and that no metric counts.
+const SELF_REVIEW: &str = r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"self","dryRun":true,"kind":{"group":"","version":"v1","kind":"Pod"},"operation":"CREATE","object":{"apiVersion":"v1","kind":"Pod","metadata":{},"spec":{"containers":[{"name":"a"}]}}}}"#;
 
-/// What has to hold before we are called.
+/// The conditions of readiness.
 #[derive(Debug)]
 pub struct Readiness {
     synced: watch::Receiver<bool>,
@@ -51,12 +49,12 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Nothing is known yet but whether the Repositories are.
+    /// Not ready. `synced`: whether the Repositories were listed.
     pub fn new(synced: watch::Receiver<bool>) -> Arc<Self> {
         Arc::new(Self { synced, verified: watch::Sender::new(false), leaving: Arc::default() })
     }
 
-    /// What stands in the way; none when we are ready.
+    /// The reason why the replica is not ready; none if it is ready.
     pub fn obstacle(&self) -> Option<&'static str> {
         if self.leaving.load(Ordering::Relaxed) {
             return Some("shutting down");
@@ -67,42 +65,42 @@ impl Readiness {
         (!*self.synced.borrow()).then_some("the Repositories have not been listed yet")
     }
 
-    /// Never ready again: from now on every answer closes its connection.
+    /// Withdraws readiness for good. From now on every answer closes its connection.
     pub fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
     }
 
-    /// What [`Self::leave`] sets.
+    /// The flag that [`Self::leave`] sets.
     pub(super) fn leaving(&self) -> Arc<AtomicBool> {
         self.leaving.clone()
     }
 
-    /// Whether the last call succeeded; for those who wait for it.
+    /// Whether the last call succeeded, as a channel to wait on.
     pub fn verified(&self) -> watch::Receiver<bool> {
         self.verified.subscribe()
     }
 
-    /// Calls again and again until it is told to end; at once when a bundle has changed.
+    /// Repeats the call until `end`. A changed bundle triggers a call at once.
     pub(super) async fn keep_verified(&self, call: SelfCall, mut bundles: Bundles, end: CancellationToken) {
         let mut pause = FIRST_PAUSE;
-        let mut told = String::new();
+        let mut reported = String::new();
         loop {
             let known = bundles.borrow_and_update().clone();
             let wait = match call.verify(&known).await {
                 Ok(()) => {
                     pause = FIRST_PAUSE;
                     if !self.verified.send_replace(true) {
-                        tracing::info!("the certificate is trusted by what the cluster has; ready");
-                        told.clear();
+                        tracing::info!("the webhook configurations trust the certificate; ready");
+                        reported.clear();
                     }
                     RECHECK
                 }
                 Err(error) => {
                     self.verified.send_replace(false);
                     let error = error.to_string();
-                    if told != error {
+                    if reported != error {
                         tracing::warn!("not ready: {error}");
-                        told = error;
+                        reported = error;
                     }
                     let wait = pause;
                     pause = (pause * 2).min(LONGEST_PAUSE);
@@ -110,7 +108,7 @@ impl Readiness {
                 }
             };
             let changed = async {
-                // Nobody publishes bundles any more: what was last known stays.
+                // The sender is gone, so the last bundles stay.
                 if bundles.changed().await.is_err() {
                     std::future::pending::<()>().await;
                 }
@@ -127,27 +125,27 @@ impl Readiness {
 /// Why the call failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SelfCallError {
-    /// Nothing was published, or it was not read yet.
-    #[error("what the webhook configurations trust is not known yet")]
+    /// No bundle was published, or none was read yet.
+    #[error("the bundles of the webhook configurations are not known yet")]
     NoBundles,
-    /// A webhook entry trusts nothing.
+    /// The bundle of a webhook entry holds no certificate.
     #[error("a caBundle of the webhook configurations is empty or cannot be read")]
     EmptyBundle,
-    /// TLS cannot be set up.
-    #[error("the call cannot be made: {0}")]
+    /// TLS could not be set up.
+    #[error("failed to set up TLS for the call of this server: {0}")]
     Setup(#[from] rustls::Error),
-    /// No connection, or a certificate that is not trusted.
+    /// No connection, or an untrusted certificate.
     #[error("the call of this server failed: {0}")]
     Call(#[from] io::Error),
-    /// Too slow.
+    /// The call timed out.
     #[error("the call of this server took longer than {} s", DEADLINE.as_secs())]
     Timeout,
-    /// Something else answers.
-    #[error("the call of this server was not answered by a review")]
+    /// The response is not a review.
+    #[error("the call of this server was not answered with a review")]
     Answer,
 }
 
-/// A call as the API server makes one.
+/// A call like the API server's.
 pub(super) struct SelfCall {
     port: u16,
     name: ServerName<'static>,
@@ -160,15 +158,15 @@ impl fmt::Debug for SelfCall {
 }
 
 impl SelfCall {
-    /// To the listener at that port of this machine, by the name `<service>.<namespace>.svc`.
+    /// A call to the listener at this port of this machine, with the host name `<service>.<namespace>.svc`.
     ///
     /// # Errors
-    /// When that is no name.
+    /// When the host name is invalid.
     pub fn new(port: u16, name: &str) -> Result<Self, InvalidDnsNameError> {
         Ok(Self { port, name: ServerName::try_from(name)?.to_owned() })
     }
 
-    /// Calls once for each different bundle.
+    /// Makes one call per distinct bundle.
     async fn verify(&self, bundles: &[String]) -> Result<(), SelfCallError> {
         if bundles.is_empty() {
             return Err(SelfCallError::NoBundles);
@@ -197,10 +195,10 @@ impl SelfCall {
         let head = format!(
             "POST /pods HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
              Connection: close\r\n\r\n",
-            QUESTION.len()
+            SELF_REVIEW.len()
         );
         stream.write_all(head.as_bytes()).await?;
-        stream.write_all(QUESTION.as_bytes()).await?;
+        stream.write_all(SELF_REVIEW.as_bytes()).await?;
         stream.flush().await?;
         let mut answer = Vec::new();
         stream.take(MAXIMUM_ANSWER_BYTES).read_to_end(&mut answer).await?;
@@ -211,7 +209,7 @@ impl SelfCall {
         Err(SelfCallError::Answer)
     }
 
-    /// To the loopback address of either family: a pod may have but one of them.
+    /// Connects to the loopback address of either family, because a pod may have only one of them.
     async fn connect(&self) -> io::Result<TcpStream> {
         let to = |address: IpAddr| TcpStream::connect(SocketAddr::new(address, self.port));
         match to(Ipv4Addr::LOCALHOST.into()).await {

@@ -1,7 +1,8 @@
-//! The Repositories of all namespaces, kept at hand by a watch: no decision waits for a call to the API server.
+//! A cache of the Repositories of all namespaces, kept current by a watch, so that no decision waits for a call to the
+//! API server.
 //!
-//! It must not know what they are asked for. One that cannot be read (a newer version wrote it) is left out alone; the
-//! watch is of raw objects, since a watch of our type would stop at it for all of them.
+//! The watch is of raw objects, because a typed watch fails as a whole at one object that cannot be parsed (written by
+//! a newer version). Only that object is left out.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -20,10 +21,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{IS_DEFAULT, Repository};
 
-/// By namespace, each list sorted by name.
+/// The Repositories by namespace, each list sorted by name.
 type ByNamespace = BTreeMap<String, Arc<[Repository]>>;
 
-/// What is known now.
+/// The cache.
 #[derive(Debug)]
 pub struct Repositories {
     known: ArcSwap<ByNamespace>,
@@ -37,17 +38,17 @@ impl Default for Repositories {
 }
 
 impl Repositories {
-    /// Those of a namespace.
+    /// The Repositories of a namespace.
     pub fn of(&self, namespace: &str) -> Arc<[Repository]> {
         self.known.load().get(namespace).cloned().unwrap_or_default()
     }
 
-    /// Whether all were listed once.
+    /// Whether all Repositories were listed once.
     pub fn synced(&self) -> watch::Receiver<bool> {
         self.synced.subscribe()
     }
 
-    /// Watches until it is told to end. A watch that breaks is begun again, with a backoff.
+    /// Watches until `end`. A broken watch is restarted, with a backoff.
     pub async fn follow(&self, client: Client, end: CancellationToken) {
         let api: Api<DynamicObject> = Api::all_with(client, &ApiResource::erase::<Repository>(&()));
         let events = watcher::watcher(api, watcher::Config::default()).default_backoff();
@@ -57,7 +58,7 @@ impl Repositories {
         }
     }
 
-    /// Follows the events to their end.
+    /// Applies the events until the stream ends.
     pub async fn keep<E: std::fmt::Display>(&self, events: impl Stream<Item = Result<Event<DynamicObject>, E>>) {
         let mut events = std::pin::pin!(events);
         let mut listing = ByNamespace::new();
@@ -73,7 +74,7 @@ impl Repositories {
                 Ok(Event::Delete(object)) => {
                     self.change(|known| remove(known, &object.namespace().unwrap_or_default(), &object.name_any()));
                 }
-                Err(error) => tracing::warn!("the watch of Repositories broke, and is begun again: {error}"),
+                Err(error) => tracing::warn!("the watch of Repositories broke and is restarted: {error}"),
             }
         }
     }
@@ -90,7 +91,7 @@ fn put(known: &mut ByNamespace, object: DynamicObject) {
     remove(known, &namespace, &name);
     match object.try_parse::<Repository>() {
         Ok(mut repository) => {
-            // What nobody asks for would only lie in memory.
+            // Unused parts would only occupy memory.
             repository.metadata.managed_fields = None;
             repository.metadata.labels = None;
             repository.annotations_mut().retain(|key, _| key == IS_DEFAULT);
@@ -102,7 +103,7 @@ fn put(known: &mut ByNamespace, object: DynamicObject) {
         Err(error) => tracing::warn!(
             namespace,
             name,
-            "Repository {namespace}/{name} is left out, since it cannot be read: {error}"
+            "Repository {namespace}/{name} is left out, because it cannot be parsed: {error}"
         ),
     }
 }
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_cannot_be_read_hides_no_other() {
+    async fn repository_that_cannot_be_parsed_hides_no_other() {
         let repositories = Repositories::default();
         let events = vec![
             Ok(Event::Init),
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_gone_or_no_longer_readable_is_forgotten() {
+    async fn deleted_or_no_longer_readable_repository_is_removed() {
         let repositories = Repositories::default();
         keep(&repositories, vec![Ok(Event::Apply(object("a", &sound()))), Ok(Event::Apply(object("b", &sound())))])
             .await;
@@ -180,7 +181,7 @@ mod tests {
         assert_eq!(names(&repositories), ["b"]);
         keep(&repositories, vec![Ok(Event::Delete(object("b", &sound())))]).await;
         assert!(names(&repositories).is_empty());
-        // A new list replaces all of the old one.
+        // A new list replaces the old one completely.
         keep(&repositories, vec![Ok(Event::Apply(object("a", &sound()))), Ok(Event::Init), Ok(Event::InitDone)]).await;
         assert!(names(&repositories).is_empty());
     }

@@ -1,9 +1,9 @@
-//! The API server's questions and our answers: `AdmissionReview` of `admission.k8s.io/v1`, as JSON.
+//! Parses and writes `AdmissionReview` of `admission.k8s.io/v1` as JSON.
 //!
-//! It must not know how anything is decided. The objects are read as strictly as elsewhere; texts of the request get into
-//! no error, since passwords stand in pods.
+//! The objects are parsed as strictly as everywhere in Stowaway. Values of the request never become part of an error,
+//! because pods contain passwords.
 //!
-//! kube's own answer is not used, since it writes the patch as a list of numbers, where the API has it in base64.
+//! kube's own response type is not used: it writes the patch as a list of numbers, while the API specifies base64.
 
 mod object;
 
@@ -19,21 +19,22 @@ use object::Object;
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
 
-/// How long one warning may be, and all of them, before the API server cuts them (in characters; we count bytes).
+/// The limits of one warning and of all warnings, beyond which the API server cuts them (in characters; this code
+/// counts bytes).
 const MAXIMUM_WARNING_BYTES: usize = 256;
 const MAXIMUM_WARNINGS_BYTES: usize = 4096;
-/// Room for the warning that there are more warnings.
+/// Room for the warning that further warnings were left out.
 const MORE_BYTES: usize = 64;
-/// How many causes, and how much of a message, an answer holds.
+/// The maximum number of causes, and the maximum length of a message, in an answer.
 const MAXIMUM_CAUSES: usize = 256;
 const MAXIMUM_MESSAGE_BYTES: usize = 16 * 1024;
-/// How much of a value an audit annotation holds.
+/// The maximum length of a value of an audit annotation.
 const MAXIMUM_AUDIT_BYTES: usize = 2048;
 
-/// What the API server sends.
+/// The review as the API server sends it.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct AskedReview {
+struct ReviewRequest {
     #[serde(default)]
     api_version: String,
     #[serde(default)]
@@ -41,14 +42,14 @@ struct AskedReview {
     request: Option<Request>,
 }
 
-/// What is asked. There is no `Debug`: secrets stand in it.
+/// The request of a review. It has no `Debug`, because it contains secrets.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Request {
-    /// Echoed in the answer.
+    /// Returned in the answer.
     #[serde(default)]
     pub uid: String,
-    /// Of the object.
+    /// Group and kind of the object.
     #[serde(default)]
     pub kind: Kind,
     /// For example `status`; empty for the object itself.
@@ -63,7 +64,7 @@ pub struct Request {
     /// `CREATE`, `UPDATE`, `DELETE` or `CONNECT`.
     #[serde(default)]
     pub operation: String,
-    /// Whether nothing will come of it.
+    /// Whether the request is a dry run.
     #[serde(default)]
     pub dry_run: bool,
     object: Option<Object>,
@@ -71,22 +72,22 @@ pub struct Request {
 }
 
 impl Request {
-    /// The object as it is to be; none when it is deleted.
+    /// The new version of the object; none for a deletion.
     pub fn object(&self) -> Option<&Value> {
         self.object.as_ref().map(|Object(object)| object)
     }
 
-    /// The object as it was; none when it is created.
+    /// The old version of the object; none for a creation.
     pub fn old_object(&self) -> Option<&Value> {
         self.old_object.as_ref().map(|Object(object)| object)
     }
 
-    /// Whether the object itself is created.
+    /// Whether the request creates the object itself.
     pub fn is_create(&self) -> bool {
         self.operation == "CREATE" && self.sub_resource.is_empty()
     }
 
-    /// Whether the object itself is changed.
+    /// Whether the request updates the object itself.
     pub fn is_update(&self) -> bool {
         self.operation == "UPDATE" && self.sub_resource.is_empty()
     }
@@ -103,63 +104,63 @@ pub struct Kind {
     pub kind: String,
 }
 
-/// A text that is no question we could answer.
+/// Why a request is not a review that this webhook can answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ReviewError {
-    /// No JSON, or a key twice, or not of this form.
-    #[error("the request is not read as an AdmissionReview: {0}")]
+    /// Not JSON, or with a duplicate key, or with another structure.
+    #[error("the request cannot be parsed as an AdmissionReview: {0}")]
     Malformed(String),
-    /// Of another API.
-    #[error("this webhook answers {KIND} of {API_VERSION}; the request is another kind or version")]
+    /// Another API or version.
+    #[error("this webhook answers {KIND} of {API_VERSION}; the request has another kind or version")]
     Version,
-    /// It asks nothing.
+    /// There is no request in the review.
     #[error("the AdmissionReview has no request with a uid")]
     NoRequest,
-    /// There is nothing to look at.
+    /// There is no object in the request.
     #[error("the request has no object")]
     NoObject,
-    /// Sent to the wrong path.
-    #[error("an object of this kind is not looked at under this path; see the webhook configuration")]
+    /// The request was sent to the wrong path.
+    #[error("this path does not handle objects of this kind; see the webhook configuration")]
     WrongKind,
 }
 
-/// Reads a question.
+/// Parses a review.
 ///
 /// # Errors
-/// When it is none.
+/// When the text is not a review.
 pub fn read(text: &[u8]) -> Result<Request, ReviewError> {
-    let review: AskedReview = serde_json::from_slice(text).map_err(|error| ReviewError::Malformed(shown(&error)))?;
+    let review: ReviewRequest = serde_json::from_slice(text).map_err(|error| ReviewError::Malformed(shown(&error)))?;
     if review.api_version != API_VERSION || review.kind != KIND {
         return Err(ReviewError::Version);
     }
     review.request.filter(|request| !request.uid.is_empty()).ok_or(ReviewError::NoRequest)
 }
 
-/// The error without anything that stood in a value of the request.
+/// The error without any value of the request.
 fn shown(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let names_only = ["the key ", "duplicate field "].iter().any(|known| text.starts_with(known));
     if !error.is_data() || names_only {
         return text;
     }
-    format!("it has not that form, at line {} column {}", error.line(), error.column())
+    format!("it has another structure, at line {} column {}", error.line(), error.column())
 }
 
-/// Why an object is not admitted.
+/// A refusal of an object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Refusal {
-    /// Which kind of refusal.
+    /// The kind of the refusal.
     pub kind: RefusalKind,
-    /// All that is wrong.
+    /// All problems.
     pub problems: Vec<RefusedField>,
 }
 
-/// The kinds of refusal that the API has words for.
+/// The kinds of refusal, by their status codes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RefusalKind {
-    /// What is asked for cannot be done: 422.
+    /// The object requests something that is invalid: 422.
     Invalid,
-    /// It takes names that are ours: 403.
+    /// The object uses names that are reserved for Stowaway: 403.
     Forbidden,
 }
 
@@ -172,40 +173,40 @@ impl RefusalKind {
     }
 }
 
-/// One thing that is wrong.
+/// One problem of an object.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct RefusedField {
-    /// The machine-readable cause.
+    /// The machine-readable reason.
     pub reason: String,
-    /// Where, and what, and what to do.
+    /// Where the problem is, what it is, and how to fix it.
     pub message: String,
-    /// Path of the field in the object; empty when it is about no single one.
+    /// Path of the field in the object; empty if the problem is not about a single field.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub field: String,
 }
 
-/// An answer, before it is written.
+/// An answer before serialization.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answer {
-    /// Why not; none when it is admitted.
+    /// The refusal; none if the object is admitted.
     pub refusal: Option<Refusal>,
-    /// What to change.
+    /// The patch of the object.
     pub patch: Patch,
-    /// What the author should know, in full; cut when it is written.
+    /// The warnings for the user, in full. They are cut when the answer is written.
     pub warnings: Vec<String>,
-    /// For the audit log. The API server puts the webhook's name before the keys.
+    /// Audit annotations. The API server prefixes the keys with the webhook's name.
     pub audit: BTreeMap<&'static str, String>,
 }
 
 impl Answer {
-    /// As JSON. The same answer to the same question always has the same bytes.
+    /// The answer as JSON. The same answer to the same request always has the same bytes.
     ///
     /// # Errors
-    /// Never in practice: all of it is plain data.
+    /// Never in practice, because all of it is plain data.
     pub fn write(&self, request: &Request) -> Result<Vec<u8>, serde_json::Error> {
         let patch = if self.patch.is_empty() { None } else { Some(STANDARD.encode(serde_json::to_vec(&self.patch)?)) };
         let audit = self.audit.iter().map(|(key, value)| (*key, clip(value, MAXIMUM_AUDIT_BYTES))).collect();
-        serde_json::to_vec(&AnsweredReview {
+        serde_json::to_vec(&ReviewResponse {
             api_version: API_VERSION,
             kind: KIND,
             response: Response {
@@ -223,7 +224,7 @@ impl Answer {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct AnsweredReview<'a> {
+struct ReviewResponse<'a> {
     api_version: &'static str,
     kind: &'static str,
     response: Response<'a>,
@@ -263,7 +264,7 @@ struct Status<'a> {
     code: u16,
 }
 
-/// By these `kubectl` writes one line a problem.
+/// From these, `kubectl` prints one line per problem.
 #[derive(Serialize)]
 struct Details<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -297,10 +298,11 @@ fn status<'a>(refusal: &'a Refusal, request: &'a Request) -> Status<'a> {
     }
 }
 
-/// The body of an HTTP answer that is no review: the API server does then as `failurePolicy` says, and shows the message.
+/// The body of an HTTP response that is not a review. The API server then applies `failurePolicy`, and shows the
+/// message.
 ///
 /// # Errors
-/// Never in practice: all of it is plain data.
+/// Never in practice, because all of it is plain data.
 pub fn write_failure(code: u16, reason: impl fmt::Display, message: &str) -> Result<Vec<u8>, serde_json::Error> {
     serde_json::to_vec(&Status {
         api_version: "v1",
@@ -313,7 +315,7 @@ pub fn write_failure(code: u16, reason: impl fmt::Display, message: &str) -> Res
     })
 }
 
-/// The text, on one line, cut to so many bytes.
+/// The text on one line, cut to at most `maximum` bytes.
 fn clip(text: &str, maximum: usize) -> String {
     let line = |text: &str| text.replace(|character: char| character.is_control(), " ");
     if text.len() <= maximum {
@@ -322,7 +324,7 @@ fn clip(text: &str, maximum: usize) -> String {
     format!("{}…", line(&text[..text.floor_char_boundary(maximum - '…'.len_utf8())]))
 }
 
-/// The warnings as far as the API server takes them; the last one tells of those that are left out.
+/// The warnings within the API server's limits. The last one states how many were left out.
 fn clip_all(warnings: &[String]) -> Vec<String> {
     let mut clipped = Vec::new();
     let mut bytes = 0;
@@ -343,7 +345,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn warnings_stay_within_what_the_api_server_takes() {
+    fn warnings_stay_within_the_limits_of_the_api_server() {
         let warnings: Vec<String> = (0..100).map(|index| format!("{index}\n{}", "ä".repeat(200))).collect();
         let clipped = clip_all(&warnings);
         assert!(clipped.iter().all(|warning| warning.len() <= 256 && !warning.contains('\n')));
@@ -354,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_hold_nothing_of_the_request() {
+    fn errors_contain_nothing_of_the_request() {
         for text in
             [r#"{"request": "hush"}"#, r#"{"kind": 5, "x": "hush"}"#, r#"{"request": {"object": hush}}"#, "hush"]
         {

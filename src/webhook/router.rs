@@ -1,6 +1,5 @@
-//! The paths, and what happens to one request on its way to a decision: how much of it is read, for how long.
-//!
-//! It must not know sockets, TLS, or how anything is decided. Nothing of a request is logged, at any level.
+//! The HTTP paths, and the limits of a request before its decision: how much is read, and for how long. Nothing of a
+//! request is logged, at any level.
 
 use std::{
     sync::Arc,
@@ -22,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    decision::{DecisionFacts, Question, decide},
+    decision::{AdmissionEndpoint, DecisionFacts, decide},
     metrics::{Metrics, Unanswered},
     readiness::Readiness,
     repositories::Repositories,
@@ -33,59 +32,59 @@ use crate::{
     inject::MAXIMUM_BYTES,
 };
 
-/// The biggest review that is read: an object as big as the API server takes one, the same object as it was, and what
-/// stands around them.
+/// The largest review that is read: the largest object that the API server accepts, its old version, and the fields
+/// around them.
 pub const MAXIMUM_REVIEW_BYTES: usize = 2 * MAXIMUM_BYTES + MAXIMUM_BYTES / 3;
-/// Nobody waits longer for us, whatever the API server allows.
+/// The longest deadline of an answer, whatever timeout the API server sends.
 const LONGEST_ANSWER: Duration = Duration::from_secs(1);
-/// The most parts that a review may have, by its commas. Each becomes a value in memory, many times as big as its text may
-/// be; a review of the biggest object of the longest lists that people write has fewer.
+/// The maximum number of parts of a review, counted by its commas. Each part becomes a value in memory, which may be
+/// many times as large as its text. A review of the largest object with the longest lists that users write has fewer.
 const MAXIMUM_PARTS: usize = 250_000;
-/// What each request may hold of memory without asking; most reviews are smaller.
+/// Memory that each request may use without a permit. Most reviews are smaller.
 const FREE_BYTES: usize = 16 * 1024;
-/// What all requests together may hold beyond that, in KiB. Whoever finds nothing left is sent away at once.
+/// Memory that all requests together may use beyond that, in KiB. If it is exhausted, a request is rejected at once.
 const SHARED_KIB: usize = 32 * 1024;
 const KIB: usize = 1024;
 
-/// What all requests share.
+/// State that all requests share.
 #[derive(Debug)]
 pub struct Admission {
     image: String,
     repositories: Arc<Repositories>,
     metrics: Arc<Metrics>,
     memory: Arc<Semaphore>,
-    /// Of the big reviews one after the other is taken apart.
-    turn: Semaphore,
+    /// Serializes parsing of large admission reviews, which bounds memory.
+    parsing: Semaphore,
 }
 
 impl Admission {
-    /// `image` is the reference of ours that is put into pods.
+    /// `image`: reference of the injected containers' image.
     pub fn new(image: String, repositories: Arc<Repositories>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             image,
             repositories,
             metrics,
             memory: Arc::new(Semaphore::new(SHARED_KIB)),
-            turn: Semaphore::new(1),
+            parsing: Semaphore::new(1),
         })
     }
 }
 
-/// The paths of the API server. The path of a pod says what its namespace's label says, since a review does not.
+/// The routes for the API server. The path of a pod contains the label of its namespace, because a review does not.
 pub fn admission(admission: Arc<Admission>) -> Router {
-    let asked = |question: Question| {
+    let reviews = |endpoint: AdmissionEndpoint| {
         post(move |State(admission): State<Arc<Admission>>, request: Request| async move {
-            answer(&admission, question, request).await
+            answer(&admission, endpoint, request).await
         })
     };
     Router::new()
-        .route("/pods", asked(Question::Pods(None)))
-        .route("/pods/helper", asked(Question::Pods(Some(Injection::Helper))))
-        .route("/pods/sidecar", asked(Question::Pods(Some(Injection::Sidecar))))
-        .route("/pods/none", asked(Question::Pods(Some(Injection::None))))
-        .route("/workloads", asked(Question::Workloads))
-        .route("/objects", asked(Question::Objects))
-        .route("/annotations", asked(Question::Annotations))
+        .route("/pods", reviews(AdmissionEndpoint::Pods(None)))
+        .route("/pods/helper", reviews(AdmissionEndpoint::Pods(Some(Injection::Helper))))
+        .route("/pods/sidecar", reviews(AdmissionEndpoint::Pods(Some(Injection::Sidecar))))
+        .route("/pods/none", reviews(AdmissionEndpoint::Pods(Some(Injection::None))))
+        .route("/workloads", reviews(AdmissionEndpoint::Workloads))
+        .route("/objects", reviews(AdmissionEndpoint::Objects))
+        .route("/annotations", reviews(AdmissionEndpoint::Annotations))
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "NotFound", "there is no such path") })
         .method_not_allowed_fallback(|| async {
             failure(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "reviews are sent by POST")
@@ -93,7 +92,7 @@ pub fn admission(admission: Arc<Admission>) -> Router {
         .with_state(admission)
 }
 
-/// The paths of kubelet and Prometheus.
+/// The routes for the kubelet and Prometheus.
 pub fn health(readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> Router {
     let ready = move || {
         let readiness = readiness.clone();
@@ -117,9 +116,9 @@ pub fn health(readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> Router {
         .route("/metrics", get(render))
 }
 
-async fn answer(admission: &Admission, question: Question, request: Request) -> Response {
+async fn answer(admission: &Admission, endpoint: AdmissionEndpoint, request: Request) -> Response {
     let start = Instant::now();
-    let response = match reviewed(admission, question, request).await {
+    let response = match reviewed(admission, endpoint, request).await {
         Ok(body) => json(StatusCode::OK, body),
         Err(reason) => {
             admission.metrics.unanswered(reason.kind);
@@ -130,7 +129,7 @@ async fn answer(admission: &Admission, question: Question, request: Request) -> 
     response
 }
 
-/// Why there is no review as an answer.
+/// Why a request is not answered with a review.
 struct Refused {
     kind: Unanswered,
     code: StatusCode,
@@ -157,7 +156,7 @@ impl From<ReviewError> for Refused {
     }
 }
 
-async fn reviewed(admission: &Admission, question: Question, request: Request) -> Result<Vec<u8>, Refused> {
+async fn reviewed(admission: &Admission, endpoint: AdmissionEndpoint, request: Request) -> Result<Vec<u8>, Refused> {
     let deadline = deadline(request.uri());
     if !is_json(request.headers()) {
         let message = "a review is sent as application/json";
@@ -165,11 +164,11 @@ async fn reviewed(admission: &Admission, question: Question, request: Request) -
     }
     let arrived = async {
         let (text, memory) = read(request, &admission.memory).await?;
-        // It is never closed; without a turn it would be no more than bigger in memory.
-        let turn = if memory.is_some() { admission.turn.acquire().await.ok() } else { None };
-        Ok((text, memory, turn))
+        // The semaphore is never closed. Even without the permit, the request would only use more memory.
+        let parsing = if memory.is_some() { admission.parsing.acquire().await.ok() } else { None };
+        Ok((text, memory, parsing))
     };
-    let (text, memory, turn) = timeout(deadline, arrived).await.unwrap_or_else(|_| {
+    let (text, memory, parsing) = timeout(deadline, arrived).await.unwrap_or_else(|_| {
         let message = format!("the review did not arrive within {} ms", deadline.as_millis());
         Err(Refused::new(Unanswered::Timeout, StatusCode::GATEWAY_TIMEOUT, message))
     })?;
@@ -180,31 +179,31 @@ async fn reviewed(admission: &Admission, question: Question, request: Request) -
     drop(text);
     let repositories = admission.repositories.of(&request.namespace);
     let facts = DecisionFacts { image: &admission.image, repositories: &repositories };
-    let decision = decide(question, &request, facts)?;
+    let decision = decide(endpoint, &request, facts)?;
     if !request.dry_run {
-        admission.metrics.decided(question.subject(), decision.effect, decision.ground);
+        admission.metrics.decided(endpoint.subject(), decision.effect, decision.reason);
     }
     let written = decision.answer.write(&request).map_err(|error| ReviewError::Malformed(error.to_string()))?;
-    drop((memory, turn));
+    drop((memory, parsing));
     Ok(written)
 }
 
-/// How long this request may take; the API server tells how long it waits itself.
+/// The deadline of this request. The API server sends its own timeout in the query.
 fn deadline(uri: &Uri) -> Duration {
-    let told =
+    let given =
         uri.query().into_iter().flat_map(|query| query.split('&')).find_map(|pair| pair.strip_prefix("timeout="));
-    told.and_then(|told| positive_duration(told).ok()).map_or(LONGEST_ANSWER, |told| told.min(LONGEST_ANSWER))
+    given.and_then(|given| positive_duration(given).ok()).map_or(LONGEST_ANSWER, |given| given.min(LONGEST_ANSWER))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let told = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    told.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
 }
 
-/// The whole body, and the memory that it takes from what all share.
+/// Reads the whole body. Returns it with its permit of the shared memory.
 async fn read(request: Request, memory: &Arc<Semaphore>) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refused> {
-    let told = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    if told.and_then(|told| told.parse::<usize>().ok()).is_some_and(|length| length > MAXIMUM_REVIEW_BYTES) {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    if length.and_then(|length| length.parse::<usize>().ok()).is_some_and(|length| length > MAXIMUM_REVIEW_BYTES) {
         return Err(Refused::too_long());
     }
     let mut body = request.into_body();
@@ -212,14 +211,20 @@ async fn read(request: Request, memory: &Arc<Semaphore>) -> Result<(Bytes, Optio
     let mut whole = Vec::new();
     let mut permit: Option<OwnedSemaphorePermit> = None;
     while let Some(frame) = body.frame().await {
-        let broken = |_| Refused::new(Unanswered::BadRequest, StatusCode::BAD_REQUEST, "the review broke off");
+        let broken = |_| {
+            Refused::new(
+                Unanswered::BadRequest,
+                StatusCode::BAD_REQUEST,
+                "the connection ended before the review was complete",
+            )
+        };
         let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
         let length = first.len() + whole.len() + data.len();
         if length > MAXIMUM_REVIEW_BYTES {
             return Err(Refused::too_long());
         }
         take(memory, &mut permit, length)?;
-        // Most reviews come in one piece, and need not be copied.
+        // Most reviews arrive in one piece, and need not be copied.
         if first.is_empty() && whole.is_empty() {
             first = data;
             continue;
@@ -233,7 +238,7 @@ async fn read(request: Request, memory: &Arc<Semaphore>) -> Result<(Bytes, Optio
     Ok((text, permit))
 }
 
-/// Takes from the shared memory what a body of this length needs more than it has.
+/// Extends the permit so that it covers a body of this length.
 fn take(memory: &Arc<Semaphore>, permit: &mut Option<OwnedSemaphorePermit>, length: usize) -> Result<(), Refused> {
     let needed = length.saturating_sub(FREE_BYTES).div_ceil(KIB);
     let more = needed.saturating_sub(permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
@@ -242,7 +247,7 @@ fn take(memory: &Arc<Semaphore>, permit: &mut Option<OwnedSemaphorePermit>, leng
         return Ok(());
     }
     let Ok(further) = memory.clone().try_acquire_many_owned(more) else {
-        let message = "too many big reviews at once; try again";
+        let message = "too many large reviews at the same time; try again";
         return Err(Refused::new(Unanswered::Busy, StatusCode::SERVICE_UNAVAILABLE, message));
     };
     match permit {

@@ -1,9 +1,8 @@
-//! One listener: takes connections, a limited number of them, and ends in order.
+//! One listener: accepts a limited number of connections, and shuts down gracefully.
 //!
-//! It must not know what is asked or answered.
-//!
-//! Nobody who is slow, or says nothing, has an effect on others: each connection is a task of its own with a deadline in
-//! every phase, and when all places are taken the one that has waited longest without a request has to go.
+//! A client that is slow or silent does not affect others. Each connection is a task with a deadline in every phase.
+//! When the maximum number of connections is reached, the connection that has waited longest without a request is
+//! closed.
 
 mod connection;
 
@@ -32,28 +31,29 @@ use tokio_util::sync::CancellationToken;
 use super::metrics::Metrics;
 use connection::Connection;
 
-/// What the API server speaks with webhooks: never HTTP/2, so that it spreads its calls over all replicas.
+/// The protocol that the API server uses with webhooks. HTTP/2 is not offered, so that it spreads its calls over all
+/// replicas.
 pub(super) const PROTOCOL: &[u8] = b"http/1.1";
-/// How long nothing is accepted after that failed (too many open files).
+/// The pause after a failed accept (too many open files).
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a connection may take for what, and how many there may be.
+/// Deadlines of a connection, and the maximum number of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// For the TLS handshake.
     pub handshake: Duration,
-    /// From the first byte of a request to the end of its head. Its body has the deadline of the router.
+    /// From the first byte of a request to the end of its head. The router has the deadline of the body.
     pub head: Duration,
-    /// For a request as a whole: a backstop behind the router's own deadline.
+    /// For a request as a whole: a backstop for the router's own deadline.
     pub request: Duration,
-    /// To take an answer.
+    /// For the client to receive an answer.
     pub answer: Duration,
-    /// Between two requests. Longer than the 90 s after which the API server closes idle connections itself: a request
-    /// that meets a connection just being closed fails.
+    /// Between two requests. Longer than the 90 s after which the API server itself closes idle connections, because a
+    /// request on a connection that is just being closed fails.
     pub idle: Duration,
-    /// For what is in flight when no more connections are accepted.
+    /// For requests in flight after the listener is closed.
     pub end: Duration,
-    /// How many connections there are at most.
+    /// Maximum number of connections.
     pub connections: usize,
 }
 
@@ -71,13 +71,13 @@ impl Default for Limits {
     }
 }
 
-/// A listener, and all that its connections share.
+/// A listener, and the state that its connections share.
 pub(super) struct Server {
     pub listener: TcpListener,
-    /// Plain HTTP without it.
+    /// Without it, the server uses plain HTTP.
     pub tls: Option<TlsAcceptor>,
     pub router: Router,
-    /// Only the connections of the API server are counted.
+    /// Only connections of the API server are counted.
     pub metrics: Option<Arc<Metrics>>,
     pub limits: Limits,
     /// While this is set, every answer closes its connection.
@@ -85,7 +85,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Accepts until `stop`, and then lets those who are connected finish.
+    /// Accepts connections until `stop`, and then lets open connections finish.
     pub async fn run(self, stop: CancellationToken) {
         let mut tasks = JoinSet::new();
         let mut open: HashMap<task::Id, Arc<Connection>> = HashMap::new();
@@ -110,14 +110,14 @@ impl Server {
                 },
             }
         }
-        // Who is in the queue already has been told that we are here.
+        // Clients that are already in the queue connected while this server was still ready.
         while let Some(Ok((stream, _))) = self.listener.accept().now_or_never() {
             self.spawn(stream, &stop, &mut tasks, &mut open);
         }
         drop(self.listener);
         let rest = async { while tasks.join_next().await.is_some() {} };
         if timeout(self.limits.end, rest).await.is_err() {
-            tracing::warn!("{} connections were cut off", tasks.len());
+            tracing::warn!("{} connections were closed before they had finished", tasks.len());
         }
     }
 
@@ -134,11 +134,11 @@ impl Server {
     }
 }
 
-/// TLS 1.2 and 1.3 with AEAD ciphers alone (the library has no others), and what `certificates` has at the moment of a
-/// handshake. Sessions are never resumed, so that each handshake shows the certificate of now.
+/// TLS 1.2 and 1.3 with AEAD ciphers only (the library has no others), and the certificate that `certificates` holds at
+/// the time of a handshake. Sessions are never resumed, so that each handshake presents the current certificate.
 ///
 /// # Errors
-/// Never in practice: the versions are known.
+/// Never in practice, because the versions are known.
 pub(super) fn tls(certificates: Arc<dyn ResolvesServerCert>) -> Result<TlsAcceptor, rustls::Error> {
     let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let mut config = builder
@@ -150,10 +150,10 @@ pub(super) fn tls(certificates: Arc<dyn ResolvesServerCert>) -> Result<TlsAccept
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Listens on all addresses of both families; of the one family alone where the machine has no other.
+/// Listens on all addresses of both families, or of one family if the machine has only one.
 ///
 /// # Errors
-/// When the port is taken, or must not be used.
+/// When the port is in use, or not permitted.
 pub(super) async fn listen(port: u16) -> io::Result<TcpListener> {
     match TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
         Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
@@ -163,7 +163,7 @@ pub(super) async fn listen(port: u16) -> io::Result<TcpListener> {
     }
 }
 
-/// Whether answers close their connections now.
+/// Whether answers close their connections.
 pub(super) fn is_leaving(leaving: &AtomicBool) -> bool {
     leaving.load(Ordering::Relaxed)
 }

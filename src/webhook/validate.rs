@@ -1,14 +1,14 @@
-//! What is wrong with a workload's annotations, or an object of ours, told to whoever writes it: all of it at once.
+//! Validates the annotations of a workload, or an object of Stowaway, and reports all problems at once. Pure, and
+//! independent of HTTP and of the review format.
 //!
-//! Pure. It must not know HTTP, nor how a review is written.
-//!
-//! Who only changes something else is not held up by an old mistake: a problem that the object had before, of the same key
-//! with the same value, about parts of the object that are as they were, is told as a warning. And only people are refused:
-//! what a controller makes is admitted (it may be a node drain at night), and what is being deleted as well.
+//! An update of something else is not refused because of an old mistake. A problem is only a warning if the object had
+//! it before, with the same key and value, and if the parts of the object that it concerns are unchanged. Only users
+//! are refused: an object that a controller creates is admitted (it may be a node drain at night), and so is an object
+//! that is being deleted.
 
+mod maintenance;
 mod objects;
 mod runner_pod;
-mod upkeep;
 
 pub use objects::object;
 
@@ -22,7 +22,7 @@ use crate::{
     inject::{Cause, Finding, InjectionFacts, Template, explain, pods_of},
 };
 
-/// Group and kind of what has a pod template and is written by people; and bare pods. A `ReplicaSet` is a Deployment's.
+/// Group and kind of the workloads that users write, and of bare pods. A `ReplicaSet` belongs to a Deployment.
 pub const WORKLOADS: [(&str, &str); 6] = [
     ("", "Pod"),
     ("apps", "Deployment"),
@@ -32,59 +32,59 @@ pub const WORKLOADS: [(&str, &str); 6] = [
     ("batch", "CronJob"),
 ];
 
-/// What is to be said of an object.
+/// The result of validating an object.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Judgement {
-    /// What keeps it out.
+pub struct ValidationResult {
+    /// Problems for which the object is refused.
     pub refused: Vec<RefusedField>,
-    /// What is as wrong, but keeps nothing out.
+    /// Problems that are only reported as warnings.
     pub tolerated: Vec<RefusedField>,
-    /// Nobody who could be told has made it, or it is being deleted.
+    /// Whether a controller created the object, or it is being deleted. Then no user can fix it, and it is not refused.
     pub not_by_hand: bool,
-    /// What was probably not meant.
+    /// Warnings about settings that are probably mistakes.
     pub warnings: Vec<String>,
 }
 
-impl Judgement {
+impl ValidationResult {
     fn of(object: &Value, warnings: Vec<String>) -> Self {
         Self { not_by_hand: is_controlled(object) || is_leaving(object), warnings, ..Self::default() }
     }
 
-    /// Takes in one problem; `known` says that it was there before and was not touched.
+    /// Adds a problem. `known`: the object had it before, and the update did not touch it.
     fn add(&mut self, problem: RefusedField, known: bool) {
         let list = if known || self.not_by_hand { &mut self.tolerated } else { &mut self.refused };
         list.push(problem);
     }
 }
 
-/// Path of an annotation, as people write it.
+/// Path of an annotation, as users write it.
 pub(super) fn field_of(metadata: &[&str], key: &str) -> String {
     format!("{}.annotations[{key}]", metadata.join("."))
 }
 
-/// Looks at a workload as it is to be, and, when it is changed, as it was. What would be found on its pods is found here.
-pub fn workload(object: &Value, old: Option<&Value>, facts: &InjectionFacts<'_>) -> Judgement {
-    let Some(template) = template(object, facts.namespace) else { return Judgement::of(object, Vec::new()) };
+/// Validates a workload and, for an update, compares with the old version. Its pods would have the same findings.
+pub fn workload(object: &Value, old: Option<&Value>, facts: &InjectionFacts<'_>) -> ValidationResult {
+    let Some(template) = template(object, facts.namespace) else { return ValidationResult::of(object, Vec::new()) };
     let explanation = explain(&template, facts);
-    let mut judgement = Judgement::of(object, explanation.warnings);
+    let mut result = ValidationResult::of(object, explanation.warnings);
     let is_running = old.is_some() && template.workload.kind == "pod";
     let mut before: Option<Option<Before>> = None;
     for finding in explanation.findings {
         match finding.cause {
-            // Form and size are the API server's own matter: it says so itself.
+            // The API server itself reports errors of format and size.
             Cause::NotAPod | Cause::TooLarge => continue,
-            // The containers of a pod that is there cannot be changed, whatever its annotations would want now.
+            // The containers of an existing pod are immutable, whatever its annotations specify.
             Cause::NameTaken | Cause::PathTaken if is_running => continue,
             cause if is_of_the_template(cause) && !finding.is_of_others() => {}
             _ => {
-                judgement.warnings.push(finding.message);
+                result.warnings.push(finding.message);
                 continue;
             }
         }
         let before = before.get_or_insert_with(|| Before::of(old?, facts));
         let known = before.as_ref().is_some_and(|before| before.knows(&finding, &template.pod));
         let path = metadata_path(object);
-        judgement.add(
+        result.add(
             RefusedField {
                 reason: finding.cause.to_string(),
                 field: finding.annotation.map(|key| field_of(path, &key)).unwrap_or_default(),
@@ -93,24 +93,25 @@ pub fn workload(object: &Value, old: Option<&Value>, facts: &InjectionFacts<'_>)
             known,
         );
     }
-    judgement
+    result
 }
 
-/// Looks at the keys of a claim or a Namespace: they refuse nothing, because a claim is often made by a controller.
-pub fn carrier(carrier: Carrier, object: &Value) -> Judgement {
+/// Checks the annotations of a claim or a Namespace. They are only warned about, because claims are often created by
+/// controllers.
+pub fn carrier(carrier: Carrier, object: &Value) -> ValidationResult {
     let texts = |field: &str| -> Option<BTreeMap<String, String>> {
         let texts = object.get("metadata")?.get(field)?.as_object()?;
         Some(texts.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect())
     };
     let warnings = carrier_warnings(carrier, texts("annotations").as_ref(), texts("labels").as_ref());
-    Judgement::of(object, warnings.iter().map(ToString::to_string).collect())
+    ValidationResult::of(object, warnings.iter().map(ToString::to_string).collect())
 }
 
 fn template(object: &Value, namespace: &str) -> Option<Template> {
     pods_of(object, namespace).ok()?.into_iter().next()
 }
 
-/// Whether what is wrong stands in the template itself. What may change elsewhere is no reason to refuse a workload.
+/// Whether the problem is within the template itself. A workload is not refused for anything that may change elsewhere.
 fn is_of_the_template(cause: Cause) -> bool {
     matches!(
         cause,
@@ -132,7 +133,7 @@ fn metadata_path(object: &Value) -> &'static [&'static str] {
     }
 }
 
-/// A workload as it was.
+/// The old version of a workload.
 struct Before {
     pod: Value,
     findings: Vec<Finding>,
@@ -145,8 +146,8 @@ impl Before {
         Some(Self { pod: template.pod, findings })
     }
 
-    /// Whether this was found before, and neither its annotation nor what it is about was touched. Findings show a value
-    /// in part at most, so that the values themselves are compared.
+    /// Whether the old version had this finding, and neither its annotation nor the parts that it concerns have
+    /// changed. A finding shows a value only in part, so the values themselves are compared.
     fn knows(&self, finding: &Finding, pod: &Value) -> bool {
         let value = |pod: &Value| {
             let key = finding.annotation.as_ref()?;
@@ -158,7 +159,7 @@ impl Before {
     }
 }
 
-/// The parts of a pod that a finding of this kind is about.
+/// The parts of a pod that a finding with this cause concerns.
 fn parts(cause: Cause, pod: &Value) -> Vec<Option<&Value>> {
     let spec = pod.get("spec");
     let of_spec = |field: &str| spec.and_then(|spec| spec.get(field));
@@ -178,13 +179,13 @@ fn parts(cause: Cause, pod: &Value) -> Vec<Option<&Value>> {
     }
 }
 
-/// Whether a controller made it.
+/// Whether a controller owns the object.
 fn is_controlled(object: &Value) -> bool {
     let references = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
     references.into_iter().flatten().any(|reference| reference.get("controller") == Some(&Value::Bool(true)))
 }
 
-/// Whether it is being deleted: then only finalizers go, and whoever takes them away must be let.
+/// Whether the object is being deleted. Then updates only remove finalizers, and they must succeed.
 fn is_leaving(object: &Value) -> bool {
     object.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null())
 }

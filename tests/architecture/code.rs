@@ -1,21 +1,20 @@
-//! The paths that a Rust file names, with braces unfolded and tests left out.
+//! The paths that a Rust file names, with braces expanded and without its tests.
 //!
-//! It must not know what is allowed. It works on tokens: comments and texts are none, and macros are read like all else.
+//! The reader works on tokens, so it ignores comments and strings, and reads macros like other code.
 
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 
-/// A path such as `crate::model::Reason`, or a single word.
+/// A path such as `crate::model::Reason`, or a single name.
 #[derive(Debug)]
 pub struct UsedPath {
-    /// Its names.
     pub segments: Vec<String>,
     /// The line of its last name, from 1.
     pub line: usize,
-    /// Whether it stands in a `use`.
+    /// Whether it is in a `use`.
     pub imported: bool,
 }
 
-/// All paths of a file, but those under `#[cfg(test)]`.
+/// All paths of a file except those under `#[cfg(test)]`.
 pub fn used_paths(text: &str) -> Result<Vec<UsedPath>, String> {
     let tokens: TokenStream = text.parse().map_err(|error: proc_macro2::LexError| error.to_string())?;
     let mut found = Vec::new();
@@ -23,7 +22,7 @@ pub fn used_paths(text: &str) -> Result<Vec<UsedPath>, String> {
     Ok(found)
 }
 
-/// Reads tokens; `prefix` is what stands before the braces of a `use`.
+/// Reads tokens; `prefix` is the path before the braces of a `use`.
 fn collect(tokens: TokenStream, prefix: &[String], in_use: bool, found: &mut Vec<UsedPath>) {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     let mut imported = in_use;

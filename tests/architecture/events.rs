@@ -1,10 +1,9 @@
-//! What the log's events say to people: the fields that name something, and whether the message has a place for each.
-//!
-//! It must not know what is logged. It works on tokens.
+//! The events of the log: the fields that name an object or a cause, and whether the message contains each of them.
 
 use proc_macro2::{TokenStream, TokenTree};
 
-/// Fields that say which object, or why. Without them a message is a riddle; figures may be for machines alone.
+/// Fields that name the object or the cause. The message must contain them, because the log for people shows only the
+/// message.
 const NAMING: [&str; 12] = [
     "error",
     "folder",
@@ -20,9 +19,9 @@ const NAMING: [&str; 12] = [
     "volume",
 ];
 
-/// The events whose message has fewer places than such fields: their lines, and the fields. Of a text that is no Rust there
-/// are none.
-pub fn untold(text: &str) -> Vec<(usize, String)> {
+/// The events whose message has fewer placeholders than such fields: their lines, and the fields. Text that is not Rust
+/// has none.
+pub fn unprinted_fields(text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     if let Ok(tokens) = text.parse::<TokenStream>() {
         collect(tokens, &mut found);
@@ -38,8 +37,8 @@ fn collect(tokens: TokenStream, found: &mut Vec<(usize, String)>) {
             && mark.as_char() == '!'
             && ["trace", "debug", "info", "warn", "error"].iter().any(|known| level == known)
         {
-            let (fields, places) = event(group.stream());
-            if places < fields.len() {
+            let (fields, placeholders) = event(group.stream());
+            if placeholders < fields.len() {
                 found.push((level.span().start().line, fields.join(", ")));
             }
         }
@@ -47,7 +46,7 @@ fn collect(tokens: TokenStream, found: &mut Vec<(usize, String)>) {
     }
 }
 
-/// The naming fields of an event, and how many places its message has.
+/// The naming fields of an event, and the number of placeholders of its message.
 fn event(arguments: TokenStream) -> (Vec<String>, usize) {
     let mut fields = Vec::new();
     let mut is_first = true;
@@ -60,7 +59,7 @@ fn event(arguments: TokenStream) -> (Vec<String>, usize) {
                 fields.extend(NAMING.iter().find(|known| field == **known).map(|known| (*known).to_owned()));
                 is_first = false;
             }
-            // What stands first in its argument and is a text: the message.
+            // The first string of the arguments is the message.
             TokenTree::Literal(message) if is_first => {
                 let message = message.to_string().replace("{{", "");
                 return (fields, message.matches('{').count());

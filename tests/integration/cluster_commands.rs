@@ -1,6 +1,5 @@
-//! The command line before an API server that refuses something: what it requests, what it prints, how it exits.
-//!
-//! It must not know how an object is carried out.
+//! Commands of the CLI which use the cluster, against a fake API server: the requests, the output and the exit status,
+//! in particular when the API server refuses a request.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -12,7 +11,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-/// Answers as `answer` says of method, path with query, and body, and remembers the requests.
+/// A fake API server. It answers with `answer(method and path with query, body)` and records the requests.
 struct ApiServer {
     port: u16,
     requests: Arc<Mutex<Vec<(String, Value)>>>,
@@ -33,7 +32,7 @@ impl ApiServer {
         Self { port, requests }
     }
 
-    /// `stowaway` with a kubeconfig of this server.
+    /// Runs `stowaway` with a kubeconfig of this server.
     fn run(&self, arguments: &[&str]) -> Output {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("config");
@@ -56,7 +55,7 @@ impl ApiServer {
         self.requests.lock().unwrap().iter().map(|(line, _)| line.clone()).collect()
     }
 
-    /// What was sent to be created there.
+    /// The bodies which were sent to create objects of this resource.
     fn created(&self, plural: &str) -> Vec<Value> {
         let end = format!("/{plural}");
         let requests = self.requests.lock().unwrap();
@@ -105,11 +104,11 @@ fn status(code: u16, message: &str) -> (u16, Value) {
     )
 }
 
-/// The answer to a question for a right: all but those that end so.
+/// The answer to a `SelfSubjectAccessReview`: every right is allowed but those in `without`.
 fn reviewed(body: &Value, without: &[&str]) -> (u16, Value) {
     let attributes = &body["spec"]["resourceAttributes"];
-    let word = |key: &str| attributes[key].as_str().unwrap_or_default().to_owned();
-    let right = format!("{} {}/{}", word("verb"), word("resource"), word("subresource"));
+    let attribute = |key: &str| attributes[key].as_str().unwrap_or_default().to_owned();
+    let right = format!("{} {}/{}", attribute("verb"), attribute("resource"), attribute("subresource"));
     let mut review = body.clone();
     review["status"] = json!({ "allowed": !without.contains(&right.trim_end_matches('/')) });
     (201, review)
@@ -129,22 +128,22 @@ fn wait_without_the_right_to_watch_is_refused_before_anything_is_created() {
         });
         let rest: &[&str] = if verb == "restore" { &["--source", "pvc/data", "--claim", "data"] } else { &[] };
         let output = server.run(&[&[verb, "--wait"][..], rest].concat());
-        let said = stderr(&output);
-        assert_eq!(output.status.code(), Some(2), "{said}");
-        assert!(said.contains(&format!("the right to {missing}.stowaway.dev in namespace shop")), "{said}");
+        let message = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(&format!("the right to {missing}.stowaway.dev in namespace shop")), "{message}");
         assert!(server.created("backups").is_empty() && server.created("restores").is_empty());
     }
 }
 
 #[test]
-fn wait_without_the_right_to_read_logs_goes_on_and_reports_it() {
+fn wait_without_the_right_to_read_logs_continues_and_reports_it() {
     let done = |name: &str| {
         json!({
             "apiVersion": "stowaway.dev/v1alpha1", "kind": "Backup",
             "metadata": { "name": name, "namespace": "shop", "uid": "u", "resourceVersion": "1" }, "spec": {},
             "status": {
                 "verdict": "Succeeded",
-                "skipped": [{ "name": "scratch", "reason": "OptedOut", "message": "its annotation says so" }],
+                "skipped": [{ "name": "scratch", "reason": "OptedOut", "message": "its annotation opts out" }],
             },
         })
     };
@@ -159,10 +158,10 @@ fn wait_without_the_right_to_read_logs_goes_on_and_reports_it() {
         }
     });
     let output = server.run(&["backup", "--wait", "--name", "one"]);
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    assert!(said.contains("the logs of the runs are not shown: that needs the right to get pods/log"), "{said}");
-    assert!(said.contains("pvc/scratch: not backed up (OptedOut): its annotation says so"), "{said}");
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{message}");
+    assert!(message.contains("the logs of the runs are not shown: that needs the right to get pods/log"), "{message}");
+    assert!(message.contains("pvc/scratch: not backed up (OptedOut): its annotation opts out"), "{message}");
 }
 
 #[test]
@@ -186,20 +185,23 @@ fn controller_that_is_down_is_reported_by_the_cli() {
         }
     });
     let output = server.run(&["backup", "--wait", "--name", "one"]);
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    assert!(said.contains("has not been heard of since 2020-01-01T00:00:00Z"), "{said}");
-    assert!(said.contains("kubectl --namespace stowaway-system describe deployment/stowaway-controller"), "{said}");
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{message}");
+    assert!(message.contains("has not renewed its Lease since 2020-01-01T00:00:00Z"), "{message}");
+    assert!(
+        message.contains("kubectl --namespace stowaway-system describe deployment/stowaway-controller"),
+        "{message}"
+    );
 }
 
 #[test]
 fn refused_object_is_one_sentence_without_a_dump() {
-    let words =
+    let message =
         "Backup.stowaway.dev \"x\" is invalid: spec.retryLimit: Invalid value: 11: should be less than or equal to 10";
-    let server = ApiServer::start(move |_, _| status(422, words));
+    let server = ApiServer::start(move |_, _| status(422, message));
     let output = server.run(&["backup", "--retry-limit", "11"]);
     assert_eq!(output.status.code(), Some(2));
-    assert_eq!(stderr(&output), format!("stowaway: failed to create the Backup in namespace shop: {words}\n"));
+    assert_eq!(stderr(&output), format!("stowaway: failed to create the Backup in namespace shop: {message}\n"));
 }
 
 #[test]
@@ -250,7 +252,7 @@ fn options_that_would_be_ignored_are_refused() {
     assert!(server.lines().is_empty(), "{:?}", server.lines());
 }
 
-/// A cluster with a Repository, in which `deployment` answers for the controller's.
+/// A cluster with one Repository. `deployment` answers the request for the controller's Deployment.
 fn cluster(deployment: impl Fn() -> (u16, Value) + Send + Sync + 'static) -> ApiServer {
     ApiServer::start(move |line, _| {
         let repository = json!({
@@ -296,11 +298,11 @@ fn image_comes_from_the_named_deployment_of_the_installation_and_from_no_list() 
 
 #[test]
 fn nothing_is_started_where_the_deployment_is_not_there_or_cannot_be_read() {
-    for (code, code_of_exit, words) in [(404, 2, "--system-namespace"), (403, 1, "stowaway-cli")] {
+    for (code, code_of_exit, expected) in [(404, 2, "--system-namespace"), (403, 1, "stowaway-cli")] {
         let server = cluster(move || status(code, "no"));
         let output = server.run(&["snapshots"]);
         assert_eq!(output.status.code(), Some(code_of_exit));
-        assert!(stderr(&output).contains(words), "{}", stderr(&output));
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
         assert!(server.created("jobs").is_empty());
     }
 }

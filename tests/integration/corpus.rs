@@ -1,6 +1,4 @@
-//! What fuzzing found worth keeping is read again, each time, by the very functions that it was found with.
-//!
-//! It must not know what is in it.
+//! Replays the corpus of each fuzz target through the fuzzed function. No input may panic.
 
 use std::{fs, path::Path};
 

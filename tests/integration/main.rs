@@ -1,6 +1,6 @@
-//! Everything that can be proven without a cluster, as one program: it is linked once, and its waits overlap.
+//! All tests which need no cluster, as one program, so that it is linked once and waiting tests overlap.
 //!
-//! It must not know the library's insides: what is tested here is what other modules and programs see of it.
+//! The tests use the library's public items only, as other crates do.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 #![allow(
@@ -12,6 +12,7 @@
 
 mod cluster_commands;
 mod corpus;
+mod documents;
 mod generated;
 mod helper;
 mod injection;
@@ -23,10 +24,10 @@ mod webhook;
 
 use futures::{StreamExt, stream};
 
-/// Most cases wait for most of their time, so that many of them fit on one core.
+/// Most cases wait most of the time, so many of them fit on one core.
 const AT_ONCE: usize = 16;
 
-/// Runs all cases, some of them at once.
+/// Runs all cases, at most [`AT_ONCE`] of them concurrently.
 async fn at_once<Case>(cases: impl IntoIterator<Item = Case>, run: impl AsyncFn(Case)) {
     stream::iter(cases).for_each_concurrent(AT_ONCE, |case| run(case)).await;
 }

@@ -1,4 +1,4 @@
-//! Webhook and controller as processes, whose cluster never answers. It must not know what they do for one that does.
+//! The webhook and the controller as processes, with an API server which never answers.
 
 use std::{
     io::{Read, Write},
@@ -10,8 +10,8 @@ use std::{
     time::Duration,
 };
 
-/// A kubeconfig of an API server that nobody runs.
-const NOBODY: &str = "apiVersion: v1
+/// A kubeconfig of an API server which does not exist.
+const UNREACHABLE: &str = "apiVersion: v1
 kind: Config
 clusters: [{ name: a, cluster: { server: 'http://127.0.0.1:9' } }]
 users: [{ name: a, user: {} }]
@@ -19,9 +19,9 @@ contexts: [{ name: a, context: { cluster: a, user: a } }]
 current-context: a
 ";
 
-struct Ended(Child);
+struct KillOnDrop(Child);
 
-impl Drop for Ended {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -32,8 +32,8 @@ fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// The answer to that path; none while nobody listens.
-fn asked(port: u16, path: &str) -> Option<String> {
+/// The response to a GET of this path, or `None` while the port is closed.
+fn try_get(port: u16, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes()).ok()?;
     let mut answer = String::new();
@@ -41,10 +41,10 @@ fn asked(port: u16, path: &str) -> Option<String> {
     Some(answer)
 }
 
-/// A process of our program, told of that cluster.
-fn start(folder: &Path, arguments: &[&str]) -> Ended {
+/// Starts `stowaway` with this kubeconfig.
+fn start(folder: &Path, arguments: &[&str]) -> KillOnDrop {
     let kubeconfig = folder.join("kubeconfig");
-    std::fs::write(&kubeconfig, NOBODY).unwrap();
+    std::fs::write(&kubeconfig, UNREACHABLE).unwrap();
     let child = Command::new(env!("CARGO_BIN_EXE_stowaway"))
         .args(arguments)
         .env("KUBECONFIG", kubeconfig)
@@ -53,22 +53,22 @@ fn start(folder: &Path, arguments: &[&str]) -> Ended {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    Ended(child)
+    KillOnDrop(child)
 }
 
-/// The first answer to that path.
-fn first_answer(process: &mut Ended, port: u16, path: &str) -> String {
+/// The first response to a GET of this path.
+fn first_answer(process: &mut KillOnDrop, port: u16, path: &str) -> String {
     loop {
-        if let Some(answer) = asked(port, path) {
+        if let Some(answer) = try_get(port, path) {
             return answer;
         }
-        assert!(process.0.try_wait().unwrap().is_none(), "it ended by itself");
+        assert!(process.0.try_wait().unwrap().is_none(), "the process ended by itself");
         thread::yield_now();
     }
 }
 
 #[test]
-fn with_a_quiet_log_it_still_waits_for_its_signal() {
+fn webhook_with_a_quiet_log_still_waits_for_its_signal() {
     let folder = tempfile::tempdir().unwrap();
     let (port, health) = (free_port().to_string(), free_port());
     let arguments = ["--log-level", "error", "webhook", "--image", "none", "--drain", "60s", "--port", &port];
@@ -78,7 +78,7 @@ fn with_a_quiet_log_it_still_waits_for_its_signal() {
 }
 
 #[test]
-fn a_controller_ends_when_it_is_told_to_although_its_cluster_never_answered() {
+fn controller_ends_on_sigterm_although_its_cluster_never_answered() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let mut controller = start(folder.path(), &["controller", "--image", "none", "--metrics-port", &port.to_string()]);

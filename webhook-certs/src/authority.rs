@@ -1,6 +1,4 @@
-//! An authority and the leaves that it signs. P-256 throughout: small, fast, and known to every API server.
-//!
-//! It must not know when anything is due.
+//! An authority and the leaves that it signs. All keys are P-256: small, fast, and supported by every API server.
 
 use std::{fmt, time::Duration};
 
@@ -17,29 +15,29 @@ use zeroize::Zeroizing;
 const AUTHORITY_LIFETIME: Duration = Duration::from_hours(365 * 24);
 /// How long a leaf is valid.
 pub const LEAF_LIFETIME: Duration = Duration::from_hours(48);
-/// How far the API server's clock may be behind ours.
+/// How far the API server's clock may be behind the clock of this process.
 const SKEW: Duration = Duration::from_mins(5);
 
-/// Why a certificate could not be made or read.
+/// Why a certificate could not be issued or parsed.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// The library refused.
-    #[error("failed to make a certificate: {0}")]
+    /// The library refused to issue a certificate.
+    #[error("failed to issue a certificate: {0}")]
     Issue(#[from] rcgen::Error),
-    /// It is no certificate in PEM.
-    #[error("what should be a certificate cannot be read: {0}")]
+    /// The text or the bytes are not a certificate.
+    #[error("the certificate cannot be parsed: {0}")]
     Unreadable(String),
-    /// The key is not the certificate's, or the certificate is no authority's.
+    /// The key does not belong to the certificate, or the certificate is not that of an authority.
     #[error("{0}")]
     Mismatch(&'static str),
 }
 
-/// From when until when a certificate is valid.
+/// The validity period of a certificate.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Validity {
-    /// The first moment, in whole seconds.
+    /// The first second of the period.
     pub not_before: Timestamp,
-    /// The last moment, in whole seconds.
+    /// The last second of the period.
     pub not_after: Timestamp,
 }
 
@@ -52,7 +50,7 @@ impl Validity {
         }
     }
 
-    /// That of a certificate in DER.
+    /// The validity of a certificate in DER.
     pub fn of(certificate: &[u8]) -> Result<Self, CertificateError> {
         let parsed = x509_parser::parse_x509_certificate(certificate);
         let (_, parsed) = parsed.map_err(|error| CertificateError::Unreadable(error.to_string()))?;
@@ -67,12 +65,12 @@ impl Validity {
         Ok(Self { not_before: moment(validity.not_before)?, not_after: moment(validity.not_after)? })
     }
 
-    /// Whether it is valid then.
+    /// Whether the period includes `now`.
     pub fn holds(&self, now: Timestamp) -> bool {
         (self.not_before..=self.not_after).contains(&now)
     }
 
-    /// Two thirds of the way: when its successor is due.
+    /// When the successor is due: after two thirds of the period.
     pub fn renewal(&self) -> Timestamp {
         let seconds = self.not_after.as_second() - self.not_before.as_second();
         Timestamp::from_second(self.not_before.as_second() + seconds / 3 * 2).unwrap_or(self.not_after)
@@ -102,12 +100,12 @@ impl fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// A new one of that name.
+    /// Issues a new authority with this name.
     pub fn issue(name: &str, now: Timestamp) -> Result<Self, CertificateError> {
         let validity = Validity::from_now(now, AUTHORITY_LIFETIME);
         let mut parameters = CertificateParams::new(Vec::new())?;
         validity.apply(&mut parameters);
-        // A name of its own: a verifier looks for an issuer by its name first.
+        // The name is unique, because a verifier first looks up an issuer by its name.
         parameters.distinguished_name.push(DnType::CommonName, format!("{name} {}", now.as_second()));
         parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
@@ -116,37 +114,37 @@ impl Authority {
         Ok(Self { certificate, key: Zeroizing::new(key.serialize_pem()), validity })
     }
 
-    /// One that was stored, as its certificate and key in PEM.
+    /// Parses a stored authority from its certificate and key in PEM.
     pub fn parse(certificate: &str, key: &str) -> Result<Self, CertificateError> {
         let unreadable = |error: &dyn fmt::Display| CertificateError::Unreadable(error.to_string());
         let (_, pem) = parse_x509_pem(certificate.as_bytes()).map_err(|error| unreadable(&error))?;
         let parsed = pem.parse_x509().map_err(|error| unreadable(&error))?;
         if !parsed.is_ca() {
-            return Err(CertificateError::Mismatch("the certificate is no authority's"));
+            return Err(CertificateError::Mismatch("the certificate is not that of an authority"));
         }
         if *parsed.public_key().subject_public_key.data != *KeyPair::from_pem(key)?.public_key_raw() {
-            return Err(CertificateError::Mismatch("the key is not the certificate's"));
+            return Err(CertificateError::Mismatch("the key does not belong to the certificate"));
         }
         let validity = Validity::of_parsed(&parsed)?;
         Ok(Self { certificate: certificate.to_owned(), key: Zeroizing::new(key.to_owned()), validity })
     }
 
-    /// Its certificate in PEM, for the bundle.
+    /// The certificate in PEM, for the bundle.
     pub fn certificate(&self) -> &str {
         &self.certificate
     }
 
-    /// Its key in PEM, for the Secret and nothing else.
+    /// The private key in PEM. It is written to the Secret only.
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// How long it is valid.
+    /// The validity of the certificate.
     pub fn validity(&self) -> Validity {
         self.validity
     }
 
-    /// A leaf for a server of exactly these DNS names. It does not outlive its authority.
+    /// Issues a leaf for a server with exactly these DNS names. The leaf does not outlive its authority.
     pub fn issue_leaf(&self, names: &[String], now: Timestamp) -> Result<Leaf, CertificateError> {
         let mut validity = Validity::from_now(now, LEAF_LIFETIME);
         validity.not_after = validity.not_after.min(self.validity.not_after);
@@ -169,7 +167,7 @@ impl Authority {
     }
 }
 
-/// What one replica serves with.
+/// The certificate and key with which one replica serves.
 pub struct Leaf {
     certificate: Vec<u8>,
     key: Zeroizing<Vec<u8>>,
@@ -184,22 +182,22 @@ impl fmt::Debug for Leaf {
 }
 
 impl Leaf {
-    /// Its certificate in DER.
+    /// The certificate in DER.
     pub fn certificate(&self) -> &[u8] {
         &self.certificate
     }
 
-    /// Its key as PKCS #8 in DER; it never leaves the memory of its replica.
+    /// The private key as PKCS #8 in DER. It never leaves the memory of its replica.
     pub fn key(&self) -> &[u8] {
         &self.key
     }
 
-    /// How long it is valid.
+    /// The validity of the certificate.
     pub fn validity(&self) -> Validity {
         self.validity
     }
 
-    /// The certificate, in PEM, of the authority that signed it.
+    /// The certificate, in PEM, of the authority that signed the leaf.
     pub fn authority(&self) -> &str {
         &self.authority
     }

@@ -1,6 +1,5 @@
-//! What is due now: one step at a time, each safe to be the last one that its maker lived to take.
-//!
-//! It must not know who asks; only the holder of the lease may take the steps of [`decide`].
+//! Decides which step of a rotation is due. It returns one step at a time, and the rotation is consistent even if the
+//! process dies after any step. Only the holder of the Lease may take the steps of [`decide`].
 
 #[cfg(test)]
 mod tests;
@@ -14,24 +13,24 @@ use crate::{
     state::{Next, Previous, after_leaves},
 };
 
-/// How long after its publication an authority may sign: by then every API server has heard of it.
+/// How long after its publication an authority may sign. By then every API server uses the new bundle.
 pub const PROPAGATION: Duration = Duration::from_mins(1);
-/// How often things are looked at although nothing is due: clocks jump, and a machine may have slept.
+/// How often the state is checked even if nothing is due, because clocks jump and a machine may have slept.
 const RECHECK: Duration = Duration::from_mins(1);
 
-/// What the holder of the lease does next.
+/// The next step of the Lease's holder.
 #[derive(Debug, PartialEq)]
 pub enum Step {
-    /// Write this into the Secret, unless it has changed since it was read.
+    /// Write this state to the Secret, unless the Secret has changed since it was read.
     Store(Box<State>),
-    /// Write this bundle into every webhook configuration.
+    /// Write this bundle to every webhook configuration.
     Publish(String),
-    /// Nothing until then.
+    /// Nothing is due until this time.
     Wait(Timestamp),
 }
 
-/// The next step. `stored` is what the Secret holds, if that can be used; `published` the bundle of each webhook entry,
-/// empty where there is none.
+/// Returns the next step. `stored`: the state in the Secret, if it is usable. `published`: the bundle of each webhook
+/// entry, empty for an entry without one.
 pub fn decide(
     name: &str,
     stored: Option<&State>,
@@ -54,14 +53,14 @@ pub fn decide(
     let due = match &state.next {
         None if now >= renewal => return prepared(name, state, now).map(store),
         None => renewal,
-        // A time that has not come yet was another clock's.
+        // A publication time in the future was set by another clock, and is ignored.
         Some(Next { authority, published }) => match published.filter(|published| *published <= now) {
             None => {
                 let next = Some(Next { authority: authority.clone(), published: Some(now) });
                 return Ok(store(State { next, ..state.clone() }));
             }
             Some(published) => {
-                // Where nothing was trusted before, nobody could be cut off.
+                // Without an earlier authority there are no connections that could break.
                 let is_first = state.current().is_none() && state.previous.is_empty();
                 let pause = if is_first { Duration::ZERO } else { PROPAGATION };
                 let ready = published.saturating_add(pause).unwrap_or(now);
@@ -81,7 +80,7 @@ fn store(state: State) -> Step {
     Step::Store(Box::new(state))
 }
 
-/// Every certificate that the API server trusts now.
+/// All certificates that the API server trusts now.
 fn trusted(stored: Option<&State>, published: &[String]) -> Vec<String> {
     let stored = stored.map(State::bundle);
     let bundles = published.iter().chain(&stored);
@@ -95,25 +94,25 @@ fn prepared(name: &str, state: &State, now: Timestamp) -> Result<State, Certific
 
 fn promoted(state: &State, next: crate::Authority, now: Timestamp) -> State {
     let mut previous = state.previous.clone();
-    // A replica that has not heard of this yet may sign with the old one for a moment more.
+    // A replica that has not read the new state yet may sign with the old authority for a short time.
     let until = after_leaves(now).saturating_add(PROPAGATION * 10).unwrap_or(Timestamp::MAX);
     previous.extend(state.current().map(|old| Previous { certificate: old.certificate().to_owned(), until }));
     State { current: Some(next), next: None, previous }
 }
 
-/// What a replica does about its own leaf.
+/// The next step of a replica for its own leaf.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum LeafStep {
-    /// Have one signed by the current authority.
+    /// Issue a leaf from the current authority.
     Issue,
-    /// Serve with what it has, and look again then.
+    /// Serve with the existing leaf, and check again at this time.
     Keep(Timestamp),
-    /// It cannot serve yet: no authority that the API server trusts can sign. Look again then.
+    /// The replica cannot serve yet, because no trusted authority can sign. Check again at this time.
     NotYet(Timestamp),
 }
 
-/// What a replica does. It is never without a good leaf once it had one: a new authority signs only after it was published
-/// everywhere.
+/// Returns the next step of a replica. Once a replica has had a valid leaf it always has one, because a new authority
+/// signs only after its publication in every bundle.
 pub fn decide_leaf(leaf: Option<&Leaf>, stored: Option<&State>, published: &[String], now: Timestamp) -> LeafStep {
     let soon = now.saturating_add(RECHECK).unwrap_or(now);
     let signer = stored.and_then(State::current).filter(|authority| {

@@ -1,10 +1,15 @@
-//! Certificates of an admission webhook: what to issue, and when, so that no call ever fails for its certificate.
+//! Certificates of an admission webhook: decides what to issue and when, so that no call ever fails because of a
+//! certificate.
 //!
-//! Each replica serves a short-lived leaf that lives in its memory alone. One authority signs them; its pair lives in one
-//! Secret, and the API server trusts what the webhook configurations' `caBundle` holds. An authority is published there
-//! before it signs anything, and stays there until the last leaf that it signed is over.
+//! Each replica serves with a short-lived leaf, which exists only in its memory. One authority signs the leaves. Its
+//! certificate and key are in one Secret, and the API server trusts the certificates in the `caBundle` of the webhook
+//! configurations. An authority is published there before it signs, and stays there until the last leaf that it signed
+//! has expired.
 //!
-//! Decisions are functions of what was observed and of `now`. It must not know Kubernetes' clients, async, clocks or files.
+//! Decisions are pure functions of the observed state and of `now`: no Kubernetes clients, no async, no clocks and no
+//! files.
+
+#![warn(missing_docs)]
 
 mod authority;
 mod bundle;

@@ -1,6 +1,5 @@
-//! What the one Secret holds: the authority that signs, the one that will, and those whose leaves may still be served.
-//!
-//! It must not know when one follows the other.
+//! The content of the Secret: the current authority, the next one, and the previous ones whose leaves may still be
+//! served.
 
 use std::collections::BTreeMap;
 
@@ -13,46 +12,46 @@ const CURRENT: [&str; 2] = ["ca.crt", "ca.key"];
 const NEXT: [&str; 2] = ["next.crt", "next.key"];
 const PLAN: &str = "plan.json";
 
-/// Why a Secret's data are no state. Whoever finds that makes a new one.
+/// Why a Secret's data cannot be parsed. The caller then creates a new state.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// A key is missing, or is no text.
-    #[error("{0} is missing or is no text")]
+    /// A key is missing, or its value is not UTF-8.
+    #[error("{0} is missing or is not text")]
     Missing(&'static str),
-    /// A pair cannot be used.
+    /// A pair of certificate and key is unusable.
     #[error("{0}: {1}")]
     Pair(&'static str, #[source] CertificateError),
-    /// The rest cannot be read.
+    /// `plan.json` cannot be parsed.
     #[error("plan.json: {0}")]
     Plan(#[from] serde_json::Error),
 }
 
-/// All that is kept of the authorities.
+/// The state of all authorities.
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
-    /// None before the first one was published.
+    /// None before the first authority was published.
     pub(crate) current: Option<Authority>,
     pub(crate) next: Option<Next>,
     pub(crate) previous: Vec<Previous>,
 }
 
-/// The authority that will sign.
+/// The next authority.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Next {
     pub authority: Authority,
-    /// When it was seen in every bundle.
+    /// When every bundle was seen to contain it.
     pub published: Option<Timestamp>,
 }
 
-/// An authority that signs no more.
+/// An authority that no longer signs.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub(crate) struct Previous {
     pub certificate: String,
-    /// When the last of its leaves is over.
+    /// When the last of its leaves expires.
     pub until: Timestamp,
 }
 
-/// What is neither certificate nor key.
+/// The part of the state that is neither a certificate nor a key.
 #[derive(Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Plan {
@@ -63,8 +62,8 @@ struct Plan {
 }
 
 impl State {
-    /// The first one, or one in place of a Secret that was lost: what the API server trusts until now stays trusted for as
-    /// long as a leaf can live.
+    /// The first state, or a new one that replaces a lost Secret. The certificates which the API server has trusted so
+    /// far stay trusted for the lifetime of a leaf.
     pub fn first(name: &str, trusted: &[String], now: Timestamp) -> Result<Self, CertificateError> {
         let mut previous: Vec<Previous> = Vec::new();
         for certificate in trusted {
@@ -81,17 +80,17 @@ impl State {
         self.current.as_ref()
     }
 
-    /// What the API server is to trust, in PEM.
+    /// The bundle for the API server, in PEM.
     pub fn bundle(&self) -> String {
         let authorities = self.current.iter().chain(self.next.iter().map(|next| &next.authority));
         let previous = self.previous.iter().map(|previous| previous.certificate.as_str());
         authorities.map(Authority::certificate).chain(previous).collect()
     }
 
-    /// As the data of a Secret.
+    /// The state as the data of a Secret.
     ///
     /// # Errors
-    /// Never in practice: it is plain text.
+    /// Never in practice, because the data is plain text.
     pub fn to_data(&self) -> Result<BTreeMap<String, Vec<u8>>, StateError> {
         let mut data = BTreeMap::new();
         let mut put = |[certificate, key]: [&str; 2], authority: &Authority| {
@@ -110,7 +109,7 @@ impl State {
         Ok(data)
     }
 
-    /// What a Secret's data say.
+    /// Parses the data of a Secret.
     pub fn from_data(data: &BTreeMap<String, Vec<u8>>) -> Result<Self, StateError> {
         let text = |key: &'static str| {
             data.get(key).and_then(|value| std::str::from_utf8(value).ok()).ok_or(StateError::Missing(key))
@@ -131,7 +130,7 @@ impl State {
     }
 }
 
-/// When every leaf that was signed until now is over.
+/// When all leaves that were signed before `now` have expired.
 pub(crate) fn after_leaves(now: Timestamp) -> Timestamp {
     now.saturating_add(LEAF_LIFETIME).unwrap_or(Timestamp::MAX)
 }

@@ -1,6 +1,6 @@
 # shellcheck shell=bash source-path=SCRIPTDIR/..
-# Everything the scripts that run the cluster share.
-# They set $here first: the folder of the cluster.
+# Sources all files that the scripts of the cluster share.
+# The caller sets $here to the folder of the cluster first.
 source "${here:?}/lib/settings.bash"
 source "${here:?}/lib/report.bash"
 source "${here:?}/lib/packages.bash"

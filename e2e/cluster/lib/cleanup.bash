@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154
-# Removes everything of the cluster, whatever state it is in: also after a crash, or when it was
-# started from another clone or with another cache. What is ours is told by these marks: our pid
-# files, our network namespace, our control group, our containerd's socket, and two folders.
+# Removes everything of the cluster, in any state: also after a crash, or if it was started from another
+# clone or with another cache. It finds the cluster's processes and files by their pid files, network
+# namespace, control group, containerd socket and two folders.
 
 remove_cluster() {
 	local running_state=$state name
@@ -14,16 +14,16 @@ remove_cluster() {
 	detach_disks "$running_state"
 	remove_control_group
 	remove_network
-	# Three places that neither the kubelet nor the network plugins let one choose.
+	# The kubelet and the network plugins have three fixed folders, which cannot be configured.
 	rm -f "/var/lib/cni/results/$namespace-"*
 	rmdir --ignore-fail-on-non-empty -p /var/lib/cni/results 2>/dev/null || true
 	remove_log_links "$running_state"
-	# A kubelet that is not ours would have more here than this.
+	# The folder of another kubelet contains more than this.
 	if [ "$(ls -A /var/lib/kubelet 2>/dev/null)" = device-plugins ]; then rm -rf --one-file-system /var/lib/kubelet; fi
 	rm -rf --one-file-system "$running_state" "$runtime"
 }
 
-# Leaves the registry, the network namespace, and what lies on the disk.
+# Ends everything but the registry and the network namespace, and keeps the files on the disk.
 take_power() {
 	local registry table
 	registry=$(pid_of registry) || fail 1 "The registry does not run."
@@ -37,8 +37,8 @@ take_power() {
 	for table in filter nat mangle; do printf '*%s\nCOMMIT\n' "$table"; done | in_namespace iptables-restore
 }
 
-# Everything in our network namespace (the daemons, the shims, pods on the node's network), in
-# our control group (all other pods), and shims that still run when the namespace lost its name.
+# Lists all processes in the cluster's network namespace (daemons, shims, pods on the node's network)
+# and in its control group (all other pods), and shims that still run when the namespace has no name.
 our_processes() {
 	local folder
 	{
@@ -50,7 +50,7 @@ our_processes() {
 	} | sort -un
 }
 
-# end_processes [PID]: all of them, or all but that one.
+# end_processes [PID]: kills all processes of the cluster, except for that one.
 end_processes() {
 	local tries pids
 	for ((tries = 0; tries < 200; tries++)); do
@@ -62,7 +62,8 @@ end_processes() {
 	return 1
 }
 
-# The shims' sockets lie in a folder that all containerds share; the bundles tell which are ours.
+# Removes the sockets of the shims. All containerds share the folder of these sockets, so the paths
+# are read from the bundles of this containerd.
 remove_shim_sockets() {
 	local socket
 	[ -d "$runtime/containerd" ] || return 0
@@ -75,13 +76,13 @@ remove_shim_sockets() {
 
 unmount_under() {
 	local mount
-	# The newest first: a mount may lie in another.
+	# The newest first, because a mount may be inside an older one.
 	while read -r mount; do
 		umount "$mount" 2>/dev/null || umount --lazy "$mount" 2>/dev/null || true
 	done < <(awk '{print $5}' /proc/self/mountinfo | grep -F "$1/" | tac | sed 's/\\040/ /g')
 }
 
-# The loop devices over files of our state; those that the kubelet makes over them come first.
+# Detaches the loop devices of files in the state folder, first those that the kubelet made over them.
 detach_disks() {
 	local device
 	while read -r device; do losetup --detach "$device" 2>/dev/null || true; done < <(
@@ -92,7 +93,7 @@ detach_disks() {
 remove_control_group() {
 	local folder tries
 	while read -r folder; do
-		# A group that was just emptied may be busy for a moment.
+		# A control group can be busy for a moment after its last process has ended.
 		for ((tries = 0; tries < 50; tries++)); do
 			[ -d "$folder" ] || break
 			find "$folder" -depth -type d -exec rmdir {} + 2>/dev/null || sleep 0.05

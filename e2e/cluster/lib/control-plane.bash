@@ -3,13 +3,13 @@
 
 keys=$state/keys
 
-# control KUBECTL_ARGUMENT...: kubectl as cluster-admin, without any discovery kept on disk.
+# control KUBECTL_ARGUMENT...: runs kubectl as cluster-admin, with a discovery cache that is removed with the cluster.
 control() { "$programs/kubectl" --kubeconfig "$kubeconfig" --cache-dir "$state/kubectl" "$@"; }
 
 make_certificates() {
 	local log=$logs/cluster/kubeadm.log phase
 	mkdir -p "$keys"
-	# 127.0.0.1 and localhost are in the certificate, for tests that put a proxy in front.
+	# 127.0.0.1 and localhost are in the certificate for tests that connect through a proxy.
 	cat >"$state/kubeadm.yaml" <<-END
 		apiVersion: kubeadm.k8s.io/v1beta4
 		kind: InitConfiguration
@@ -26,19 +26,19 @@ make_certificates() {
 		  certSANs: [127.0.0.1, localhost, kubernetes.default.svc, $node_address]
 	END
 	in_namespace "$programs/kubeadm" init phase certs all --config "$state/kubeadm.yaml" >>"$log" 2>&1 ||
-		fail_with_log "$log" "The certificates could not be made."
+		fail_with_log "$log" "Creating the certificates failed."
 	for phase in super-admin kubelet controller-manager scheduler; do
 		in_namespace "$programs/kubeadm" init phase kubeconfig "$phase" --config "$state/kubeadm.yaml" \
-			--kubeconfig-dir "$keys" >>"$log" 2>&1 || fail_with_log "$log" "A kubeconfig could not be made."
+			--kubeconfig-dir "$keys" >>"$log" 2>&1 || fail_with_log "$log" "Creating a kubeconfig failed."
 	done
 	in_namespace "$programs/kubeadm" kubeconfig user --config "$state/kubeadm.yaml" \
 		--client-name system:kube-proxy >"$keys/kube-proxy.conf" 2>>"$log" ||
-		fail_with_log "$log" "A kubeconfig could not be made."
+		fail_with_log "$log" "Creating a kubeconfig failed."
 	install -m 0600 "$keys/super-admin.conf" "$kubeconfig"
 }
 
 start_etcd() {
-	# Only tests use it: a crash of the machine may cost the cluster, so no waiting for the disk.
+	# Without fsync, because a test cluster may be lost in a crash of the machine.
 	start etcd "$programs/etcd" --data-dir "$state/etcd" --unsafe-no-fsync --name "$node_name" \
 		--listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 \
 		--listen-peer-urls http://127.0.0.1:2380 --initial-advertise-peer-urls http://127.0.0.1:2380 \

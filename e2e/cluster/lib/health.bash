@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154
-# Whether the cluster that runs is whole, and the one that this clone would start.
+# Checks whether the running cluster is healthy, and whether this clone would start the same one.
 
-# What a running cluster was made from: another clone's cluster with other settings is started anew.
+# cluster_stamp: a hash of the settings of the cluster. A running cluster with another hash is restarted.
 cluster_stamp() {
 	cat "$here/up" "$here"/lib/{settings,network,control-plane,node,storage}.bash "$here"/manifests/* "$here"/storage/* |
 		sha256sum | cut -c1-16
@@ -19,5 +19,5 @@ cluster_healthy() {
 	control get --raw /readyz --request-timeout 5s >/dev/null 2>&1 && node_ready && registry_answers >/dev/null 2>&1
 }
 
-# With a KUBECONFIG that is not ours, the user's own cluster is meant.
+# True unless KUBECONFIG refers to a cluster of the user's.
 own_cluster_wanted() { [ -z "${KUBECONFIG:-}" ] || [ "$KUBECONFIG" = "$kubeconfig" ]; }

@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2154
-# The node's network: one namespace, a pair of links to the host, and routes. The firewall rules
-# that Kubernetes makes stay inside; the host's are not touched.
+# The node's network: a network namespace, a pair of links to the host, and routes. The firewall rules
+# of Kubernetes are inside of the namespace, and those of the host are not changed.
 
 create_network() {
 	ip netns add "$namespace"
@@ -10,8 +10,8 @@ create_network() {
 	ip -n "$namespace" link set lo up
 	ip -n "$namespace" address add "$node_address/24" dev eth0
 	ip -n "$namespace" link set eth0 up
-	# Nothing leads outside, and who tries is told so at once. Services have no link of their own:
-	# a route lets the node's processes send to them, until kube-proxy's rules turn the packets.
+	# There is no route to the outside, and connections to it fail at once. Services have no link of their
+	# own, so a route lets the node's processes send packets to them, which kube-proxy's rules redirect.
 	ip -n "$namespace" route add unreachable default
 	ip -n "$namespace" route add "$service_network" via "$host_address"
 	in_namespace sysctl -q -w net.ipv4.ip_forward=1
@@ -21,10 +21,10 @@ create_network() {
 }
 
 remove_network() {
-	# The routes and the other end of the pair go with the link.
+	# Deleting the link removes its routes and the other end of the pair.
 	if ip link show "$host_link" >/dev/null 2>&1; then ip link delete "$host_link"; fi
 	if [ -e "$namespace_file" ]; then ip netns delete "$namespace" 2>/dev/null || rm -f "$namespace_file"; fi
-	# The mount that "ip netns" makes for the first namespace is of no use after the last.
+	# "ip netns" creates this mount for the first namespace, and leaves it after the last one.
 	if mountpoint -q /run/netns && [ -z "$(ls /run/netns)" ]; then umount /run/netns 2>/dev/null || true; fi
 }
 

@@ -2,7 +2,7 @@
 # The node: the local registry, containerd, the kubelet and kube-proxy.
 
 start_registry() {
-	# The blobs outlive the cluster, so that pushing an image again costs little; not without end.
+	# The blobs are kept when the cluster is removed, so that images are pushed quickly, up to this size.
 	if [ -d "$registry_folder" ] && [ "$(du -sm "$registry_folder" | cut -f1)" -gt 6000 ]; then
 		rm -rf "$registry_folder"
 	fi
@@ -19,16 +19,16 @@ start_containerd() {
 	cat >"$folder/certs.d/$own_registry/hosts.toml" <<-END
 		server = "http://$own_registry"
 	END
-	# Each pod gets a pair of links of its own and a route, and no bridge: traffic between pods
-	# passes the node's firewall rules, which Services need, whatever the bridge settings are.
+	# Each pod gets a pair of links and a route instead of a bridge. So traffic between pods passes the
+	# node's firewall rules, which Services need, independently of the bridge settings of the kernel.
 	cat >"$state/cni/10-stowaway.conflist" <<-END
 		{"cniVersion": "1.0.0", "name": "$namespace", "plugins": [
 		  {"type": "ptp", "mtu": 1500, "ipam": {"type": "host-local", "dataDir": "$state/pod-addresses",
 		    "ranges": [[{"subnet": "$pod_network"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
 		  {"type": "portmap", "capabilities": {"portMappings": true}}]}
 	END
-	# restrict_oom_score_adj: a machine may withhold the right to lower that score, and runc
-	# would fail. Network namespaces lie under our state, so that stopping finds them.
+	# restrict_oom_score_adj: without it runc fails on a machine that denies lowering this score.
+	# Network namespaces are mounted under the state folder, so that the cleanup finds them.
 	cat >"$folder/config.toml" <<-END
 		version = 3
 		root = '$folder/root'
@@ -63,10 +63,10 @@ start_kubelet() {
 	local folder=$state/kubelet
 	mkdir -p "$folder" "$state/pod-logs"
 	create_control_group
-	# Volumes that pods mount for each other need shared propagation, which "/" may not have.
+	# Mount propagation between pods needs a shared mount, which "/" may not be.
 	mount --bind "$folder" "$folder"
 	mount --make-rshared "$folder"
-	# No name server but the cluster's own.
+	# Without any name server but the cluster's own.
 	: >"$state/resolv.conf"
 	cat >"$state/kubelet.yaml" <<-END
 		apiVersion: kubelet.config.k8s.io/v1beta1
@@ -112,7 +112,7 @@ start_proxy() {
 	start kube-proxy "$programs/kube-proxy" --config "$state/kube-proxy.yaml"
 }
 
-# The folders of the control group that all pods run under, one for each hierarchy.
+# Prints the folders of the control group of all pods, one for each hierarchy.
 control_group_folders() {
 	awk '$3 == "cgroup" || $3 == "cgroup2" {print $2}' /proc/mounts | sed "s|\$|/$control_group|"
 }
@@ -121,11 +121,11 @@ create_control_group() {
 	local folder
 	while read -r folder; do
 		mkdir -p "$folder"
-		# Version 2: what the root group hands down.
+		# Version 2: enables the controllers that the root group delegates.
 		if [ -s "$folder/../cgroup.controllers" ]; then
 			sed 's/\([a-z_0-9]\+\)/+\1/g' "$folder/cgroup.controllers" >"$folder/cgroup.subtree_control" || true
 		fi
-		# Version 1: a new group starts with no processors, and could run nothing.
+		# Version 1: a new group has no processors until they are set, and cannot run a process.
 		if [ -e "$folder/cpuset.cpus" ] && [ ! -e "$folder/cgroup.controllers" ]; then
 			cat "$folder/../cpuset.cpus" >"$folder/cpuset.cpus"
 			cat "$folder/../cpuset.mems" >"$folder/cpuset.mems"

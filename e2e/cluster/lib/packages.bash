@@ -1,11 +1,11 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# Debian packages and toolchains: installs the packages when run as root, else names them.
+# Debian packages and toolchains. Missing packages are installed if the caller is root, or else listed.
 
 cluster_packages=(runc containernetworking-plugins iptables conntrack ipset ethtool socat iproute2
 	procps util-linux fuse3 ca-certificates)
 image_packages=(mmdebstrap binutils)
-# The shells that the protocol is tried under, the ways in which people start a command as somebody else, the SSH
-# server that repositories are kept on, what reads archives back, what makes file systems, and what has system calls fail.
+# The shells that the protocol is tested with, programs that start a command as another user, the SSH server of
+# repositories, programs that read archives and create file systems, and strace, which makes system calls fail.
 test_packages=(dash bash busybox-static sudo util-linux fuse3 openssh-server openssh-client curl tar gzip lz4 zstd
 	e2fsprogs xfsprogs btrfs-progs dosfstools exfat-fuse exfatprogs strace)
 
@@ -20,9 +20,9 @@ require_packages() {
 	if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
 		fail 2 "Packages are missing. As root: apt-get install ${missing[*]}"
 	fi
-	say "installing ${missing[*]}"
+	report "installing ${missing[*]}"
 	mkdir -p "$logs"
-	# A source of some other software may be out of reach: the install tells whether that matters.
+	# The update may fail for an unrelated package source; the install fails if that matters.
 	{
 		apt-get update -qq || true
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"

@@ -1,16 +1,15 @@
 # shellcheck shell=bash
-# Telling what happens: a line for each step with the time since the start, and failures with
-# the end of the log that explains them.
+# Prints a line for each step with the time since the start, and failures with the end of their log.
 
-# Nested scripts go on counting from the start of the outermost.
+# Nested scripts count from the start of the outermost one.
 export STOWAWAY_STARTED_AT=${STOWAWAY_STARTED_AT:-${EPOCHREALTIME/[.,]/}}
 
-say() {
+report() {
 	local tenths=$(((${EPOCHREALTIME/[.,]/} - STOWAWAY_STARTED_AT) / 100000))
 	printf '[%4d.%d s] %s\n' $((tenths / 10)) $((tenths % 10)) "$*"
 }
 
-# fail EXIT_CODE MESSAGE...: each message is a line.
+# fail EXIT_CODE MESSAGE...: prints each message as a line, and exits.
 fail() {
 	local code=$1
 	shift
@@ -25,13 +24,13 @@ fail_with_log() {
 	exit 1
 }
 
-# wait_for SECONDS WHAT LOG COMMAND...: tries the command until it succeeds.
+# wait_for SECONDS WHAT LOG COMMAND...: repeats the command until it succeeds.
 wait_for() {
 	local seconds=$1 what=$2 log=$3
 	shift 3
 	local deadline=$((SECONDS + seconds))
 	until "$@" >/dev/null 2>&1; do
-		[ "$SECONDS" -lt "$deadline" ] || fail_with_log "$log" "$what is not there after $seconds seconds."
+		[ "$SECONDS" -lt "$deadline" ] || fail_with_log "$log" "$what is not ready after $seconds seconds."
 		sleep 0.1
 	done
 }

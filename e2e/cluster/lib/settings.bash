@@ -1,6 +1,5 @@
 # shellcheck shell=bash disable=SC2034
-# The versions that are built, the addresses that are used and where everything lies.
-# Sourced by the scripts here and in ../images; it runs nothing.
+# Versions, addresses and paths. The scripts here and in ../images source this file; it runs nothing.
 
 kubernetes_version=v1.36.3
 containerd_version=v2.4.2
@@ -14,22 +13,22 @@ rest_server_version=v0.14.0
 fake_gcs_server_version=v1.56.1
 gofakes3_version=v1.2.0
 
-# Everything that is built or running lies outside the clone, so that a fresh clone starts warm.
+# Built programs and the state of the cluster are outside of the clone, so that a new clone can reuse them.
 cache=${STOWAWAY_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/stowaway}
 case $cache in /*) ;; *) cache=$PWD/$cache ;; esac
 programs=$cache/bin            # links to the built programs
 parts=$cache/parts             # one folder for each built part, named by its version
 logs=$cache/logs               # logs of builds; logs/cluster: those of the running cluster
-registry_folder=$cache/registry # the blobs of the local registry, kept when the cluster goes
+registry_folder=$cache/registry # the blobs of the local registry, kept when the cluster is removed
 state=$cache/cluster           # the running cluster: certificates, etcd, volumes, kubeconfig
 kubeconfig=$state/kubeconfig
 
-# A machine runs one such cluster, whatever the cache: pids and sockets have one fixed place.
+# A fixed folder for pids and sockets, because a machine runs one such cluster, whatever the cache.
 runtime=/run/stowaway-e2e
 containerd_socket=$runtime/containerd.sock
 control_group=stowaway-e2e
 
-# The node is a network namespace, joined to the host by a pair of virtual links.
+# The node is a network namespace, which a pair of virtual links connects to the host.
 namespace=stowaway-e2e
 namespace_file=/run/netns/$namespace
 host_link=stowaway0

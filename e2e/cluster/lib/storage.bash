@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2154
-# Storage: a CSI driver of volumes that can be snapshot, the sidecars that serve it, and what they are asked by.
+# Storage: a CSI driver whose volumes can be snapshot, its sidecars, and the CRDs and classes for them.
 
 start_storage() {
 	local folder=$state/kubelet socket=$runtime/csi.sock name
@@ -9,14 +9,14 @@ start_storage() {
 		--folder "$state/disks" --node "$node_name"
 	wait_for 10 'The CSI driver' "$logs/cluster/csi-disk.log" test -S "$socket"
 	start csi-provisioner "$programs/csi-provisioner" --kubeconfig "$kubeconfig" --csi-address "$socket"
-	# A snapshot that is deleted in the moment it is made is overlooked, until all are looked at again: by default after
-	# 15 minutes.
+	# Short resync periods, because a snapshot that is deleted while it is created is handled only at the next resync,
+	# which by default is after 15 minutes.
 	start csi-snapshotter "$programs/csi-snapshotter" --kubeconfig "$kubeconfig" --csi-address "$socket" --resync-period 20s
 	start snapshot-controller "$programs/snapshot-controller" --kubeconfig "$kubeconfig" --resync-period 20s
 	wait_for 30 'The CSI driver of the node' "$logs/cluster/csi-disk.log" driver_registered
 }
 
-# The definitions first: nothing of a kind can be made before it is known.
+# Applies the CRDs, and waits until they are established, before the objects of their kinds.
 apply_storage() {
 	local definitions
 	definitions=$(dirname "$(readlink -f "$programs/csi-disk")")/.definitions

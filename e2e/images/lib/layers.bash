@@ -1,10 +1,10 @@
 # shellcheck shell=bash disable=SC2154
-# Makes images by hand, as the files of an OCI layout: layers are plain tar files, so that neither
-# making nor pulling one spends time on compression. Needs no container engine and no registry.
+# Builds images as the files of an OCI layout. Layers are uncompressed tar files, so that no time is
+# spent on compression. It needs neither a container engine nor a registry.
 
 architecture=$(dpkg --print-architecture 2>/dev/null || echo amd64)
 
-# The digest of a layer is kept beside it: some are large.
+# The digest of a layer is stored beside it, because some layers are large.
 digest_of() {
 	[ -s "$1.sha256" ] || sha256sum "$1" | cut -c1-64 >"$1.sha256"
 	cat "$1.sha256"
@@ -12,13 +12,13 @@ digest_of() {
 
 size_of() { stat -c %s "$1"; }
 
-# pack FOLDER FILE: a tar whose bytes depend on the content only.
+# pack FOLDER FILE: writes a tar file whose bytes depend only on the content of the folder.
 pack() {
 	tar -C "$1" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -cf "$2" .
 	rm -f "$2.sha256"
 }
 
-# make_layout FOLDER CONFIG LAYER...: CONFIG is the inside of the image's "config" as JSON.
+# make_layout FOLDER CONFIG LAYER...: CONFIG contains the fields of the image's "config" as JSON.
 make_layout() {
 	local folder=$1 config=$2 layer digest
 	local layers='' diff_ids=''
@@ -45,20 +45,20 @@ add_blob() {
 	printf %s "$2" >"$1/blobs/sha256/$blob_digest"
 }
 
-# Without the cluster its addresses belong to nobody here: what is sent there would leave the machine.
+# Without the cluster, its addresses do not exist on this machine, and a push would be sent elsewhere.
 require_registry() {
 	[ "$registry" != "$own_registry" ] || [ -e "/sys/class/net/$host_link" ] ||
 		fail 2 "The registry $registry is not up: start the cluster with e2e/cluster/up, or set STOWAWAY_REGISTRY."
 }
 
-# push NAME LAYOUT: unless the registry has that very image.
+# push NAME LAYOUT: pushes the image unless the registry already has it.
 push() {
 	local reference=$registry/$1:latest log=$logs/push-$1.log
 	mkdir -p "$logs"
 	if [ "$("$programs/crane" digest "$reference" 2>/dev/null)" = "sha256:$manifest_digest" ]; then
-		say "$reference is there"
+		report "$reference is unchanged"
 		return
 	fi
 	"$programs/crane" push "$2" "$reference" >"$log" 2>&1 || fail_with_log "$log" "Pushing $reference failed."
-	say "pushed $reference@sha256:$manifest_digest"
+	report "pushed $reference@sha256:$manifest_digest"
 }

@@ -1,12 +1,12 @@
 # shellcheck shell=bash disable=SC2016,SC2034,SC2154
-# What each image holds. A recipe fills $folder, the top layer, may name a root file system below
-# it ($rootfs), and sets $config, the image's configuration.
+# The contents of the images. A recipe fills $folder, which becomes the top layer, may set $rootfs, a
+# root file system for the layer below, and sets $config, the configuration of the image.
 
 path_variable='"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]'
 
 add_program() { install -D -m 0755 "$1" "$folder/usr/local/bin/${2:-$(basename "$1")}"; }
 
-# The users that images without Debian have, so that they can be run as somebody.
+# Adds users to images without Debian, so that containers can run as one of them.
 add_users() {
 	mkdir -p "$folder/etc" "$folder/root"
 	mkdir -m 1777 "$folder/tmp"
@@ -14,14 +14,14 @@ add_users() {
 	printf '%s\n' root:x:0: nogroup:x:65534: >"$folder/etc/group"
 }
 
-# Databases get the same user id in every image, whatever Debian would choose.
+# Databases get a fixed user id in every image, instead of the one that Debian would choose.
 fixed_user() {
 	printf '%s' "--essential-hook=for file in passwd group shadow; do case \$file in " \
 		"passwd) echo '$1:x:999:999::$2:/bin/bash';; group) echo '$1:x:999:';; " \
 		"shadow) echo '$1:!:19000::::::';; esac >>\"\$1/etc/\$file\"; done"
 }
 
-# The process that holds a pod's namespaces: it sleeps and reaps.
+# The process that keeps a pod's namespaces; it sleeps and reaps zombies.
 recipe_pause() {
 	add_program "$programs/emit"
 	config='"Entrypoint":["/usr/local/bin/emit","--idle"],"User":"65535:65535"'
@@ -32,7 +32,7 @@ recipe_coredns() {
 	config='"Entrypoint":["/usr/local/bin/coredns"]'
 }
 
-# An S3 server: give it ROOT_ACCESS_KEY and ROOT_SECRET_KEY. Each folder of /data is a bucket.
+# An S3 server, which needs ROOT_ACCESS_KEY and ROOT_SECRET_KEY. Each folder of /data is a bucket.
 recipe_versitygw() {
 	add_program "$programs/versitygw"
 	add_users
@@ -41,12 +41,12 @@ recipe_versitygw() {
 }
 
 recipe_postgres() {
-	# The package's own cluster is of no use: an entrypoint makes one where the volume is.
+	# Removes the database cluster of the package, because the entrypoint creates one on the volume.
 	make_rootfs postgres essential postgresql-15,sudo,util-linux,procps \
 		"$(fixed_user postgres /var/lib/postgresql)" \
 		--customize-hook='rm -rf "$1"/var/lib/postgresql/15 "$1"/etc/postgresql/15' \
 		--customize-hook='chroot "$1" install -d -o postgres -g postgres /var/lib/postgresql/data'
-	# For the socket: the container may start as root or as postgres.
+	# The folder of the socket is writable for all, because the container may start as root or as postgres.
 	mkdir -p "$folder/run" && mkdir -m 1777 "$folder/run/postgresql"
 	add_program "$here/entrypoints/postgres-entrypoint"
 	add_program "$programs/emit"
@@ -90,21 +90,21 @@ recipe_shell-less() {
 	config="$path_variable,\"Entrypoint\":[\"/usr/local/bin/emit\",\"--idle\"]"
 }
 
-# The product: the C library and the authorities' certificates below, the binary on top.
+# The image of Stowaway, with the C library and the CA certificates below, and the binary on top.
 recipe_stowaway() {
-	[ -x "${stowaway_binary:-}" ] || fail 2 "There is no program ${stowaway_binary:-(none given)}." \
+	[ -x "${stowaway_binary:-}" ] || fail 2 "The program ${stowaway_binary:-(none given)} does not exist." \
 		"Build it with: cargo build --release; then: e2e/images/build stowaway target/release/stowaway"
-	# Unpacked and not installed; of what the packages bring, only the libraries and certificates stay.
+	# The packages are unpacked and not installed, and only their libraries and certificates are kept.
 	make_rootfs stowaway extract libc6,libgcc-s1,ca-certificates \
 		--extract-hook='mkdir -p "$1/etc/ssl/certs" && cat "$1"/usr/share/ca-certificates/mozilla/*.crt >"$1/etc/ssl/certs/ca-certificates.crt"' \
 		--extract-hook='cd "$1" && rm -rf etc/debconf.conf etc/perl usr/share usr/bin/* usr/sbin/* usr/lib/ssl usr/lib/*/perl* usr/lib/*/libssl* usr/lib/*/libcrypto* usr/lib/*/engines*' \
 		--extract-hook='printf "%s\n" root:x:0:0::/: stowaway:x:65532:65532::/: >"$1/etc/passwd"' \
 		--extract-hook='printf "%s\n" root:x:0: stowaway:x:65532: >"$1/etc/group"'
 	mkdir -m 1777 "$folder/tmp"
-	# Without the line tables: they are for the tests' back traces, and make the image five times as large.
+	# Without the line tables, which only the back traces of tests need, and which make the image five times as large.
 	strip -o "$work/stowaway.stripped" "$stowaway_binary"
 	add_program "$work/stowaway.stripped" stowaway
-	# Built apart, since it is linked statically; the webhook's init step copies it into pods.
+	# The helper is built separately, because it is linked statically. An init container copies it into pods.
 	helper_binary=$("$here/../../helper/build")
 	add_program "$helper_binary" stowaway-helper
 	config="$path_variable,\"User\":\"65532:65532\",\"Entrypoint\":[\"/usr/local/bin/stowaway\"]"

@@ -1,5 +1,6 @@
-//! How fast the webhook answers, beside a plain axum handler that parses and answers the same review over the same TLS: the
-//! floor of what such a server can do. Prints Markdown tables. Server and load are pinned to a CPU each.
+//! Measures the latency, CPU time and memory of the webhook, and of a minimal axum handler that parses the same review
+//! and responds over the same TLS. The minimal handler is the lower bound of the cost of such a server. Server and load
+//! run on one CPU each. Prints Markdown tables.
 
 use std::{
     fs,
@@ -27,34 +28,34 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 use webhook_certs::Authority;
 
-/// The name that the certificate is for.
+/// The DNS name of the certificate.
 const NAME: &str = "stowaway-webhook.stowaway-system.svc";
-/// As many as the API server keeps to one webhook (client-go, transport/cache.go).
+/// The number of idle connections that the API server keeps to one webhook (client-go, transport/cache.go).
 const CONNECTIONS: usize = 25;
-/// How large a review is: a pod with the fields that an API server has filled in.
+/// The approximate size of a review of a pod with the fields that an API server has filled in.
 const REVIEW_BYTES: usize = 10 * 1024;
 
-/// Compares the webhook with the floor.
+/// Compares the webhook with a minimal handler.
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
     role: Option<Role>,
-    /// How long each measurement takes, in seconds.
+    /// Duration of each measurement, in seconds.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// How often all is measured.
+    /// Number of repetitions of all measurements.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
 }
 
 #[derive(Subcommand)]
 enum Role {
-    /// The plain handler itself.
+    /// Runs the minimal handler.
     #[command(hide = true)]
     Floor {
-        /// Where it listens.
+        /// Address to listen on.
         address: SocketAddr,
-        /// Folder of its certificate.
+        /// Folder of the certificate and its key.
         certificates: std::path::PathBuf,
     },
 }
@@ -97,7 +98,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// A server under test, which ends with this.
+/// A server under test. Dropping this kills the server.
 struct Server {
     child: Child,
     address: SocketAddr,
@@ -106,7 +107,7 @@ struct Server {
 }
 
 impl Server {
-    /// Starts it, and waits until it answers.
+    /// Starts the server, and waits until it responds.
     async fn start(cluster: &Cluster, certificates: &Path, is_floor: bool, connector: &TlsConnector) -> Result<Self> {
         let free = || anyhow::Ok(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port());
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free()?));
@@ -130,7 +131,7 @@ impl Server {
         let mut server = Self { child, address, connector: connector.clone(), ready: Duration::ZERO };
         let review = review(false)?;
         while server.new_connection(&review).await.is_err() {
-            ensure!(started.elapsed() < Duration::from_mins(1), "the server does not answer");
+            ensure!(started.elapsed() < Duration::from_mins(1), "the server does not respond");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         server.ready = started.elapsed();
@@ -151,20 +152,20 @@ impl Server {
 
     async fn new_connection(&self, review: &Bytes) -> Result<Duration> {
         let started = Instant::now();
-        ask(&mut self.sender().await?, review).await?;
+        send(&mut self.sender().await?, review).await?;
         Ok(started.elapsed())
     }
 
-    /// 1,000 requests a second, then as many as it can.
+    /// Prints a row with the latencies at 1,000 requests a second, and the CPU time per request at full load.
     async fn row(&self, what: &str, kind: &str, review: &Bytes, seconds: u64) -> Result<()> {
         let latencies = self.steady(review, 1000, seconds).await?;
-        let at = |thousandths| share_of(&mut latencies.clone(), thousandths);
+        let at = |thousandths| quantile(&mut latencies.clone(), thousandths);
         let (p50, p99, p999) = (at(500), at(990), at(999));
         let before = measure::cpu_time(self.child.id())?.0;
         let started = Instant::now();
         let count = self.as_fast_as_possible(review, seconds).await?;
         let cpu = measure::cpu_time(self.child.id())?.0.saturating_sub(before);
-        ensure!(started.elapsed() >= cpu, "the server had more than a core");
+        ensure!(started.elapsed() >= cpu, "the server used more than one core");
         let per_request = cpu.as_secs_f64() / f64::from(count);
         println!(
             "| {what} | {kind} | {:.2} | {:.2} | {:.2} | {:.0} | {:.0} |",
@@ -177,7 +178,8 @@ impl Server {
         Ok(())
     }
 
-    /// Seconds that each answer took, counted from when its request was due: a server that stalls cannot hide it.
+    /// Returns the seconds until each response, counted from the time at which its request was due, so that a stall of
+    /// the server counts for all requests that it delays.
     async fn steady(&self, review: &Bytes, rate: u32, seconds: u64) -> Result<Vec<f64>> {
         let begin = Instant::now() + Duration::from_millis(50);
         let total = u64::from(rate) * seconds;
@@ -188,9 +190,9 @@ impl Server {
             for number in (first..total).step_by(CONNECTIONS) {
                 let due = begin + Duration::from_secs(1) * u32::try_from(number)? / rate;
                 tokio::time::sleep_until(due.into()).await;
-                // The timer of this side is no better than a millisecond; only what the server does counts.
+                // The resolution of the client's timer is a millisecond, which must not count as latency of the server.
                 let started = Instant::now().max(due);
-                ask(&mut sender, review).await?;
+                send(&mut sender, review).await?;
                 taken.push(started.elapsed().as_secs_f64());
             }
             anyhow::Ok(taken)
@@ -204,7 +206,7 @@ impl Server {
             let mut sender = self.sender().await?;
             let mut count = 0;
             while Instant::now() < end {
-                ask(&mut sender, review).await?;
+                send(&mut sender, review).await?;
                 count += 1;
             }
             anyhow::Ok(count)
@@ -223,7 +225,7 @@ impl Server {
             .try_collect()
             .await?;
         let rate = f64::from(u32::try_from(taken.len())?) / started.elapsed().as_secs_f64();
-        let p99 = share_of(&mut taken, 990);
+        let p99 = quantile(&mut taken, 990);
         let mut open = Vec::new();
         for _ in 0..1000 {
             open.push(self.connect().await?);
@@ -245,12 +247,12 @@ impl Drop for Server {
     }
 }
 
-async fn ask(sender: &mut http1::SendRequest<Full<Bytes>>, review: &Bytes) -> Result<()> {
+async fn send(sender: &mut http1::SendRequest<Full<Bytes>>, review: &Bytes) -> Result<()> {
     sender.ready().await?;
     let request = Request::post("/pods?timeout=3s").header("host", NAME).header(CONTENT_TYPE, "application/json");
-    let answer = sender.send_request(request.body(Full::new(review.clone()))?).await?;
-    ensure!(answer.status().is_success(), "the server answered {}", answer.status());
-    let body = answer.into_body().collect().await?.to_bytes();
+    let response = sender.send_request(request.body(Full::new(review.clone()))?).await?;
+    ensure!(response.status().is_success(), "the server responded with {}", response.status());
+    let body = response.into_body().collect().await?.to_bytes();
     ensure!(
         body.windows(14).any(|window| window == br#""allowed":true"#),
         "refused: {}",
@@ -259,14 +261,14 @@ async fn ask(sender: &mut http1::SendRequest<Full<Bytes>>, review: &Bytes) -> Re
     Ok(())
 }
 
-/// The value below which so many thousandths of all are.
-fn share_of(values: &mut [f64], thousandths: usize) -> f64 {
+/// The quantile of the values, in thousandths.
+fn quantile(values: &mut [f64], thousandths: usize) -> f64 {
     values.sort_by(f64::total_cmp);
     let index = values.len() * thousandths / 1000;
     values.get(index.min(values.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
 }
 
-/// A review as the API server sends it, of the size that reviews have.
+/// A review of about [`REVIEW_BYTES`], as the API server sends it.
 fn review(is_annotated: bool) -> Result<Bytes> {
     let annotations = if is_annotated { json!({ "stowaway.dev/backupcommand": "pg_dump shop" }) } else { json!({}) };
     let fields: Vec<Value> = (0..190)
@@ -303,7 +305,8 @@ fn review(is_annotated: bool) -> Result<Bytes> {
     Ok(bytes.into())
 }
 
-/// Parses the review and allows it; over the same TLS, with the same libraries.
+/// Serves the minimal handler, which parses the review and allows it, with the same TLS and HTTP libraries as the
+/// webhook.
 async fn floor(address: SocketAddr, certificates: &Path) -> Result<()> {
     let certificate = CertificateDer::from_pem_file(certificates.join("tls.crt"))?;
     let key = PrivateKeyDer::from_pem_file(certificates.join("tls.key"))?;
@@ -314,11 +317,11 @@ async fn floor(address: SocketAddr, certificates: &Path) -> Result<()> {
         "/pods",
         axum::routing::post(async |body: Bytes| {
             let review: Value = serde_json::from_slice(&body).unwrap_or_default();
-            let answer = json!({
+            let response = json!({
                 "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
                 "response": { "uid": review["request"]["uid"], "allowed": true },
             });
-            ([(CONTENT_TYPE, "application/json")], answer.to_string())
+            ([(CONTENT_TYPE, "application/json")], response.to_string())
         }),
     );
     let listener = TcpListener::bind(address).await?;
@@ -338,7 +341,7 @@ fn connector(authority: &str) -> Result<TlsConnector> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.as_bytes())?)?;
     let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    // Each connection is to cost what a first one costs.
+    // Without session resumption, so that each connection costs a full handshake.
     config.resumption = rustls::client::Resumption::disabled();
     Ok(TlsConnector::from(Arc::new(config)))
 }
@@ -351,13 +354,13 @@ fn pem(label: &str, der: &[u8]) -> String {
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
-/// Keeps a process, and all its threads, on one CPU.
+/// Pins all threads of a process to one CPU.
 fn pin(cpu: &str, pid: u32) -> Result<()> {
     process::run(Command::new("taskset").args(["--all-tasks", "--cpu-list", "--pid", cpu, &pid.to_string()]))?;
     Ok(())
 }
 
-/// Resident memory in MiB.
+/// The resident memory in MiB.
 fn resident(pid: u32) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;

@@ -1,8 +1,10 @@
-//! Our runner beside `kubectl exec | restic backup --stdin`: the same streams from the same pod into the same stores,
-//! in turns. Prints a Markdown table with rate, CPU time, peak memory, and the ratio of the rates. Each way of ours is a row:
-//! by the container's own shell, by the helper, by the sidecar (whose own cost is in its pod, and not in the table).
+//! Compares Stowaway's runner with `kubectl exec | restic backup --stdin`: both back up the same streams from the same
+//! kind of pod into the same stores, alternately. Prints a Markdown table with rate, CPU time, peak memory, and the
+//! ratio of the rates. Each mode of Stowaway has a row: the container's own shell, the helper, and the sidecar, whose
+//! cost in the app's pod is not in the table.
 //!
-//! Before that the way through the API server alone, to nowhere: plain exec beside the sealed stream.
+//! A first table compares the transport through the API server alone, without a store: plain exec and the sealed
+//! stream.
 
 use std::{
     process::{Child, Stdio},
@@ -13,10 +15,10 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use kube::ResourceExt;
 use stowaway::{
-    cluster::exec::{self, Control, ExecTarget, Limits, Lines},
+    exec::{self, Control, ExecTarget, Limits, Lines},
     model::{BackendConfig, Proof, injected::HELPER_PROGRAM},
-    seal::Way,
-    stream::{Piece, pieces},
+    seal::ExecMode,
+    stream::{StreamItem, pieces},
 };
 use stowaway_e2e::{
     Kind, Namespace, Restic, Runner, S3, Sequence, Workload, in_namespace,
@@ -27,24 +29,24 @@ use stowaway_e2e::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Compares our runner with `kubectl exec | restic backup --stdin`, on the cluster that `make cluster` made.
+/// Compares Stowaway's runner with `kubectl exec | restic backup --stdin`, on the cluster of `make cluster`.
 #[derive(Parser)]
 struct Arguments {
     /// Sizes of the streams in MiB.
     #[arg(long, value_delimiter = ',', default_values_t = [64, 4096])]
     sizes: Vec<u64>,
-    /// How often each is measured; the fastest counts.
+    /// Number of repetitions of each measurement; the fastest counts.
     #[arg(long, default_value_t = 1)]
     rounds: u64,
-    /// Only the way through the API server, to nowhere.
+    /// Measure only the transport through the API server, without a store.
     #[arg(long)]
     transport_only: bool,
-    /// Only the repository on a folder, not the one on S3.
+    /// Measure only the repository in a folder, not the one on S3.
     #[arg(long)]
     volume_only: bool,
-    /// By which ways: none (the container's own shell), helper, sidecar (on S3 alone).
+    /// Modes of injection: none (the container's own shell), helper, sidecar (with S3 only).
     #[arg(long, value_delimiter = ',', default_values_t = ["none", "helper", "sidecar"].map(String::from))]
-    ways: Vec<String>,
+    modes: Vec<String>,
 }
 
 const KINDS: [Kind; 3] = [Kind::Random, Kind::Text, Kind::Zero];
@@ -85,7 +87,7 @@ async fn main() -> Result<()> {
         }
         let server = S3::shared(namespace).await?;
         println!(
-            "| stream | store | way | ours MiB/s | CPU s | peak MiB | kubectl and restic MiB/s | CPU s | peak MiB | ratio |"
+            "| stream | store | mode | Stowaway MiB/s | CPU s | peak MiB | kubectl and restic MiB/s | CPU s | peak MiB | ratio |"
         );
         println!("|---|---|---|---|---|---|---|---|---|---|");
         for megabytes in &arguments.sizes {
@@ -95,9 +97,9 @@ async fn main() -> Result<()> {
                         continue;
                     }
                     let sequence = Sequence::new(kind, 1, megabytes << 20);
-                    for way in &arguments.ways {
-                        if on_s3 || way != "sidecar" {
-                            row(namespace, on_s3.then_some(&server), sequence, way, arguments.rounds).await?;
+                    for mode in &arguments.modes {
+                        if on_s3 || mode != "sidecar" {
+                            row(namespace, on_s3.then_some(&server), sequence, mode, arguments.rounds).await?;
                         }
                     }
                 }
@@ -108,9 +110,10 @@ async fn main() -> Result<()> {
     .await
 }
 
-/// A stream from a pod to nowhere, by the same client: plain exec, which proves nothing, and sealed by the helper.
+/// Compares plain exec, which proves nothing, with the helper's sealed stream. The same client reads both, and discards
+/// the data.
 async fn transport(namespace: &Namespace, megabytes: u64, rounds: u64) -> Result<()> {
-    println!("| stream to nowhere | plain exec MiB/s | sealed MiB/s | ratio |\n|---|---|---|---|");
+    println!("| stream without a store | plain exec MiB/s | sealed MiB/s | ratio |\n|---|---|---|---|");
     for kind in KINDS {
         let sequence = Sequence::new(kind, 1, megabytes << 20);
         let pod = Workload::dumping(namespace, "transport", &sequence).start(namespace).await?;
@@ -118,8 +121,8 @@ async fn transport(namespace: &Namespace, megabytes: u64, rounds: u64) -> Result
             ExecTarget { namespace: namespace.name.clone(), pod: pod.name_any(), container: CONTAINER.to_owned() };
         let (mut plain, mut sealed) = (Duration::MAX, Duration::MAX);
         for _ in 0..rounds.max(1) {
-            plain = plain.min(to_nowhere(namespace, &target, sequence, false).await?);
-            sealed = sealed.min(to_nowhere(namespace, &target, sequence, true).await?);
+            plain = plain.min(discard(namespace, &target, sequence, false).await?);
+            sealed = sealed.min(discard(namespace, &target, sequence, true).await?);
         }
         process::run(&mut namespace.kubectl(&["delete", "pod", "transport", "--wait"]))?;
         println!(
@@ -133,12 +136,7 @@ async fn transport(namespace: &Namespace, megabytes: u64, rounds: u64) -> Result
     Ok(())
 }
 
-async fn to_nowhere(
-    namespace: &Namespace,
-    target: &ExecTarget,
-    sequence: Sequence,
-    is_sealed: bool,
-) -> Result<Duration> {
+async fn discard(namespace: &Namespace, target: &ExecTarget, sequence: Sequence, is_sealed: bool) -> Result<Duration> {
     let client = &namespace.cluster.client;
     let command: Vec<String> = sequence.command().split(' ').map(str::to_owned).collect();
     let control = Control {
@@ -148,45 +146,45 @@ async fn to_nowhere(
         progress: std::sync::Arc::default(),
     };
     let (sender, mut receiver) = pieces();
-    let nowhere = tokio::spawn(async move {
+    let discarding = tokio::spawn(async move {
         let mut end = None;
         while let Some(piece) = receiver.recv().await {
-            if let Piece::End(said) = piece {
-                end = Some(said);
+            if let StreamItem::End(received) = piece {
+                end = Some(received);
             }
         }
         end
     });
     let started = Instant::now();
     if is_sealed {
-        let way = Way::Helper(HELPER_PROGRAM.to_owned());
-        exec::dump(client, target, &way, &command, &control, &sender).await?;
+        let mode = ExecMode::Helper(HELPER_PROGRAM.to_owned());
+        exec::dump(client, target, &mode, &command, &control, &sender).await?;
     } else {
         exec::dump_plain(client, target, &command, &control, &sender).await?;
     }
     drop(sender);
-    let end = nowhere.await?.context("the stream had no end")?;
+    let end = discarding.await?.context("the stream had no end")?;
     let elapsed = started.elapsed();
     let proof = if is_sealed { Proof::Sealed } else { Proof::None };
-    ensure!((end.bytes, end.proof) == (sequence.bytes, proof), "it ended as {end:?}");
+    ensure!((end.bytes, end.proof) == (sequence.bytes, proof), "the stream ended with {end:?}");
     Ok(elapsed)
 }
 
-async fn row(namespace: &Namespace, server: Option<&S3>, sequence: Sequence, way: &str, rounds: u64) -> Result<()> {
-    let (mut ours, mut theirs): (Option<Cost>, Option<Cost>) = (None, None);
+async fn row(namespace: &Namespace, server: Option<&S3>, sequence: Sequence, mode: &str, rounds: u64) -> Result<()> {
+    let (mut stowaway, mut restic): (Option<Cost>, Option<Cost>) = (None, None);
     for round in 0..rounds.max(1) {
-        for is_ours in [round % 2 == 0, round % 2 != 0] {
+        for is_stowaway in [round % 2 == 0, round % 2 != 0] {
             let store = match server {
-                Some(server) => Store::S3(server.below(&format!("bench-{is_ours}"))),
-                // On a disk: the folder for temporary files may be in memory.
+                Some(server) => Store::S3(server.below(&format!("bench-{is_stowaway}"))),
+                // On a disk, because the folder for temporary files may be in memory.
                 None => Store::Folder(tempfile::tempdir_in("/var/tmp")?),
             };
-            let cost = if is_ours {
-                run_ours(namespace, &store, sequence, way).await?
+            let cost = if is_stowaway {
+                run_stowaway(namespace, &store, sequence, mode).await?
             } else {
-                run_theirs(namespace, &store, sequence).await?
+                run_restic(namespace, &store, sequence).await?
             };
-            let best = if is_ours { &mut ours } else { &mut theirs };
+            let best = if is_stowaway { &mut stowaway } else { &mut restic };
             if best.is_none_or(|best| cost.elapsed < best.elapsed) {
                 *best = Some(cost);
             }
@@ -195,35 +193,35 @@ async fn row(namespace: &Namespace, server: Option<&S3>, sequence: Sequence, way
             }
         }
     }
-    let (ours, theirs) = (ours.context("not measured")?, theirs.context("not measured")?);
+    let (stowaway, restic) = (stowaway.context("not measured")?, restic.context("not measured")?);
     let store = if server.is_some() { "S3" } else { "volume" };
     println!(
-        "| {} {} MiB | {store} | {way} | {} | {} | {:.2} |",
+        "| {} {} MiB | {store} | {mode} | {} | {} | {:.2} |",
         sequence.kind,
         sequence.bytes >> 20,
-        cells(sequence, ours),
-        cells(sequence, theirs),
-        theirs.elapsed.as_secs_f64() / ours.elapsed.as_secs_f64()
+        cells(sequence, stowaway),
+        cells(sequence, restic),
+        restic.elapsed.as_secs_f64() / stowaway.elapsed.as_secs_f64()
     );
     Ok(())
 }
 
-#[allow(clippy::cast_precision_loss, reason = "figures for people")]
+#[allow(clippy::cast_precision_loss, reason = "the figures are rounded")]
 fn cells(sequence: Sequence, cost: Cost) -> String {
     let peak = cost.peak_memory as f64 / f64::from(1 << 20);
     format!("{:.0} | {:.1} | {peak:.0}", rate(sequence, cost.elapsed), cost.cpu.as_secs_f64())
 }
 
-/// In MiB a second.
-#[allow(clippy::cast_precision_loss, reason = "figures for people")]
+/// The rate in MiB/s.
+#[allow(clippy::cast_precision_loss, reason = "the figures are rounded")]
 fn rate(sequence: Sequence, elapsed: Duration) -> f64 {
     sequence.bytes as f64 / f64::from(1 << 20) / elapsed.as_secs_f64()
 }
 
-async fn run_ours(namespace: &Namespace, store: &Store, sequence: Sequence, way: &str) -> Result<Cost> {
+async fn run_stowaway(namespace: &Namespace, store: &Store, sequence: Sequence, mode: &str) -> Result<Cost> {
     let runner = Runner::new(namespace, store.backend())?;
     runner.create_repository().await?;
-    if let (Store::S3(server), "sidecar") = (store, way) {
+    if let (Store::S3(server), "sidecar") = (store, mode) {
         server.secrets(namespace).await?;
         process::run(&mut namespace.kubectl(&[
             "delete",
@@ -236,17 +234,17 @@ async fn run_ours(namespace: &Namespace, store: &Store, sequence: Sequence, way:
         namespace.wait_until_repository_ready("main").await?;
     }
     let pod =
-        Workload::dumping(namespace, way, &sequence).annotate("stowaway.dev/inject", way).start(namespace).await?;
+        Workload::dumping(namespace, mode, &sequence).annotate("stowaway.dev/inject", mode).start(namespace).await?;
     let started = Instant::now();
     let run = runner.start_process(runner.backup(&pod, None, "bench")?)?;
     let cost = measure(started, vec![run.0])
         .with_context(|| std::fs::read_to_string(run.1.path().join("log")).unwrap_or_default());
-    // A pod keeps what it was injected with, and the next repository is another.
-    process::run(&mut namespace.kubectl(&["delete", "pod", way, "--wait"]))?;
+    // Deletes the pod, because it was injected for this repository, and the next measurement uses another one.
+    process::run(&mut namespace.kubectl(&["delete", "pod", mode, "--wait"]))?;
     cost
 }
 
-async fn run_theirs(namespace: &Namespace, store: &Store, sequence: Sequence) -> Result<Cost> {
+async fn run_restic(namespace: &Namespace, store: &Store, sequence: Sequence) -> Result<Cost> {
     let pod = Workload::dumping(namespace, "box", &sequence).annotate("stowaway.dev/inject", "none");
     let pod = pod.start(namespace).await?.name_any();
     let restic = store.restic();

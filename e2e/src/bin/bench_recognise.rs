@@ -1,4 +1,4 @@
-//! What it costs to look at a dump for the end of its format: the rate of each format, and how many times as fast that is as
+//! Measures the recognition of dump formats and their ends: the rate for each format, and its ratio to the rate of
 //! SHA-256 over the same bytes, in the same process and on one core. Prints a Markdown table. It needs no cluster.
 
 use std::{
@@ -13,19 +13,19 @@ use sha2::{Digest, Sha256};
 use stowaway::recognise::Recogniser;
 use stowaway_e2e::process;
 
-/// Measures the look at dumps, without a cluster.
+/// Measures the recognition of dump formats, without a cluster.
 #[derive(Parser)]
 struct Arguments {
-    /// MiB of the dump before it is compressed.
+    /// Size of the uncompressed dump in MiB.
     #[arg(long, default_value_t = 128)]
     size: usize,
-    /// How often each is measured; the fastest counts.
+    /// Number of repetitions of each measurement; the fastest counts.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
 }
 
-/// What the runner gets at once.
-const PIECE: usize = 64 * 1024;
+/// The size of the chunks that the runner passes to the recogniser.
+const CHUNK: usize = 64 * 1024;
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
@@ -33,7 +33,7 @@ fn main() -> Result<()> {
     println!("|---|---|---|---|---|");
     for (begin, end) in [
         ("--\n-- PostgreSQL database dump\n--\n", "-- PostgreSQL database dump complete\n"),
-        ("no format that is known\n", ""),
+        ("not a known format\n", ""),
     ] {
         let dump = text(begin, end, arguments.size * 1024 * 1024)?;
         measure(&dump, arguments.rounds)?;
@@ -48,7 +48,7 @@ fn main() -> Result<()> {
             file[..begin.len()].copy_from_slice(begin);
             measure(&file, arguments.rounds)?;
         }
-        // The first page of a bbolt database: its magic, its version and its page's size.
+        // The first page of a bbolt database: its magic, its version and the page size.
         file[..4096].fill(0);
         file[16..28].copy_from_slice(&[0xed, 0xda, 0x0c, 0xed, 2, 0, 0, 0, 0, 16, 0, 0]);
         measure(&file, arguments.rounds)?;
@@ -56,7 +56,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Lines as of `COPY`.
+/// Lines in the format of PostgreSQL's `COPY`, between `begin` and `end`.
 fn text(begin: &str, end: &str, size: usize) -> Result<Vec<u8>> {
     let mut text = begin.to_owned();
     let mut number = 1_u64;
@@ -76,22 +76,22 @@ fn compressed(program: &str, bytes: &[u8]) -> Result<Vec<u8>> {
 }
 
 fn measure(bytes: &[u8], rounds: u32) -> Result<()> {
-    let (mut look, mut hash) = (f64::MAX, f64::MAX);
+    let (mut recognition, mut hash) = (f64::MAX, f64::MAX);
     let mut format = String::new();
     for _ in 0..rounds {
         let started = Instant::now();
         let mut recogniser = Recogniser::default();
-        bytes.chunks(PIECE).for_each(|piece| recogniser.push(piece));
+        bytes.chunks(CHUNK).for_each(|chunk| recogniser.push(chunk));
         let found = recogniser.finish();
-        look = look.min(started.elapsed().as_secs_f64());
-        format = found.map_or_else(|| "not known".to_owned(), |found| found.format);
+        recognition = recognition.min(started.elapsed().as_secs_f64());
+        format = found.map_or_else(|| "unknown".to_owned(), |found| found.format);
         let started = Instant::now();
         let mut sha = Sha256::new();
-        bytes.chunks(PIECE).for_each(|piece| sha.update(piece));
+        bytes.chunks(CHUNK).for_each(|chunk| sha.update(chunk));
         std::hint::black_box(sha.finalize());
         hash = hash.min(started.elapsed().as_secs_f64());
     }
     let size = u32::try_from(bytes.len()).map(f64::from).context("at most 4 GiB are measured")? / 1024.0 / 1024.0;
-    println!("| {format} | {size:.0} | {:.0} | {:.0} | {:.2} |", size / look, size / hash, hash / look);
+    println!("| {format} | {size:.0} | {:.0} | {:.0} | {:.2} |", size / recognition, size / hash, hash / recognition);
     Ok(())
 }

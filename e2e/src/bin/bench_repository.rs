@@ -1,8 +1,9 @@
-//! Our program beside restic on the same folders, in turns, each in a repository of its own on this machine's disk: first
-//! backup, second one of the same, check of all data, restore, and the prune after a third of the files has changed; then a
-//! repository of many snapshots. Prints a Markdown table with time, CPU time, peak memory, and the ratios of time and memory.
+//! Compares Stowaway with restic on the same folders, alternately, each with a repository of its own on the disk of
+//! this machine. The steps are a first backup, a second one without changes, a check of all data, a restore, a backup
+//! after a third of the files has changed, and a prune. Then it compares both on a repository with many snapshots.
+//! Prints a Markdown table with time, CPU time, peak memory, and the ratios of time and memory.
 //!
-//! It needs no cluster. A folder is backed up by a child of this program that does what the pod of a run does.
+//! It needs no cluster: a child of this program backs up a folder as the pod of a run does.
 
 use std::{
     ffi::OsStr,
@@ -19,9 +20,9 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use stowaway::{
     model::{BackendConfig, Connection, Proof, Secret, SnapshotIdentity, mounts},
-    repository::{self, Access, LockHolder, LockRules, Patience, PruneRules, Repository, StoreRules},
+    repository::{self, Access, LockHolder, LockRules, PruneRules, Repository, StoreRules, Timeouts},
     runner::{VolumeRun, backup_volume},
-    stream::{End, Piece, pieces},
+    stream::{End, StreamItem, pieces},
 };
 use stowaway_e2e::{
     measure::{Cost, measure},
@@ -30,32 +31,32 @@ use stowaway_e2e::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// The last two are as large as Stowaway promises to handle within the memory of a run.
+/// The last two are the largest folders that Stowaway promises to handle within the memory limit of a run.
 const FOLDERS: [&str; 5] = ["20000x20000", "235298x100", "2x1073741824", "2000000x20", "1000000x20/1000000"];
 
-/// Compares our repositories with restic's, without a cluster.
+/// Compares Stowaway's repository operations with restic's, without a cluster.
 #[derive(Parser)]
 struct Arguments {
-    /// Folders: so many files, each of so many bytes, 100 files to a folder or as many as stand behind a slash.
+    /// Folders, as `FILESxBYTES` or `FILESxBYTES/FILES-PER-FOLDER` (100 by default).
     #[arg(long, value_delimiter = ',', default_values_t = FOLDERS.map(String::from))]
     folders: Vec<String>,
-    /// How many snapshots the last repository has; 0 leaves it out.
+    /// Number of snapshots of the last repository; 0 skips it.
     #[arg(long, default_value_t = 10_000)]
     snapshots: u32,
-    /// How often each is measured; the fastest counts.
+    /// Number of repetitions of each measurement; the fastest counts.
     #[arg(long, default_value_t = 1)]
     rounds: u32,
     #[command(subcommand)]
     child: Option<Job>,
 }
 
-/// What a child of this program does.
+/// The task of a child of this program.
 #[derive(Subcommand)]
 enum Job {
-    /// Stores a folder, as the pod of a run does.
+    /// Backs up a folder as the pod of a run does.
     #[command(hide = true)]
     Backup { repository: PathBuf, folder: PathBuf },
-    /// Makes a repository of so many snapshots.
+    /// Creates a repository with this number of snapshots.
     #[command(hide = true)]
     Fill { repository: PathBuf, snapshots: u32 },
 }
@@ -68,16 +69,16 @@ async fn main() -> Result<()> {
         Some(Job::Fill { repository, snapshots }) => return fill(repository, *snapshots).await,
         None => {}
     }
-    println!("| what | ours s | CPU s | peak MiB | restic s | CPU s | peak MiB | time ratio | memory ratio |");
+    println!("| step | Stowaway s | CPU s | peak MiB | restic s | CPU s | peak MiB | time ratio | memory ratio |");
     println!("|---|---|---|---|---|---|---|---|---|");
     for folder in &arguments.folders {
         let (files, rest) =
-            folder.split_once('x').context("write folders as FILESxBYTES or FILESxBYTES/FILES-A-FOLDER")?;
-        let (bytes, together) = rest.split_once('/').unwrap_or((rest, "100"));
-        of_folder(files.parse()?, bytes.parse()?, together.parse()?, arguments.rounds)?;
+            folder.split_once('x').context("write folders as FILESxBYTES or FILESxBYTES/FILES-PER-FOLDER")?;
+        let (bytes, per_folder) = rest.split_once('/').unwrap_or((rest, "100"));
+        compare_folder(files.parse()?, bytes.parse()?, per_folder.parse()?, arguments.rounds)?;
     }
     if arguments.snapshots > 0 {
-        of_snapshots(arguments.snapshots)?;
+        compare_snapshots(arguments.snapshots)?;
     }
     Ok(())
 }
@@ -91,7 +92,7 @@ fn access(repository: &Path) -> Access {
         credentials: std::collections::BTreeMap::new(),
         holder: LockHolder { host: "bench".to_owned(), user: "bench".to_owned() },
         locks: LockRules::default(),
-        patience: Patience::default(),
+        timeouts: Timeouts::default(),
         expected_ids: Vec::new(),
     }
 }
@@ -120,14 +121,15 @@ async fn fill(repository: &Path, snapshots: u32) -> Result<()> {
     let first = Timestamp::now() - jiff::SignedDuration::from_mins(i64::from(snapshots));
     for number in 0..snapshots {
         let (sender, receiver) = pieces();
-        let content = format!("the content of number {number}");
+        let content = format!("the content of snapshot {number}");
         let bytes = content.len() as u64;
-        sender.send(Piece::Data(content.into())).await?;
-        sender.send(Piece::End(End { proof: Proof::Sealed, bytes })).await?;
+        sender.send(StreamItem::Data(content.into())).await?;
+        sender.send(StreamItem::End(End { proof: Proof::Sealed, bytes })).await?;
         let time = first + jiff::SignedDuration::from_mins(i64::from(number));
         let rules = StoreRules { allow_empty: false, time, device: None };
         repository.store_stream(&identity(&[format!("run={number}")]), &rules, receiver, Arc::default()).await?;
-        // As by schedule: else each snapshot reads the indexes of all before it.
+        // Prunes from time to time, as a schedule does, because each snapshot otherwise reads the indexes of all before
+        // it.
         if number % 500 == 499 {
             repository.prune(&PruneRules::default()).await?;
         }
@@ -136,23 +138,23 @@ async fn fill(repository: &Path, snapshots: u32) -> Result<()> {
     Ok(())
 }
 
-/// Whose turn it is.
+/// One of the programs that are compared.
 #[derive(Clone, Copy, Eq, PartialEq)]
-enum Side {
-    Ours,
+enum Tool {
+    Stowaway,
     Restic,
 }
 
-/// One side's repository and cache.
-struct Place {
-    side: Side,
+/// The folder with the repository and the cache of one tool.
+struct Workspace {
+    tool: Tool,
     folder: tempfile::TempDir,
 }
 
-impl Place {
-    fn new(side: Side) -> Result<Self> {
-        // On a disk: the folder for temporary files may be in memory.
-        Ok(Self { side, folder: tempfile::tempdir_in("/var/tmp")? })
+impl Workspace {
+    fn new(tool: Tool) -> Result<Self> {
+        // On a disk, because the folder for temporary files may be in memory.
+        Ok(Self { tool, folder: tempfile::tempdir_in("/var/tmp")? })
     }
 
     fn repository(&self) -> PathBuf {
@@ -173,11 +175,11 @@ impl Place {
         command
     }
 
-    /// The verb with these arguments, as this side has it.
-    fn verb(&self, arguments: &[&str]) -> Result<Command> {
-        let program = match self.side {
-            Side::Ours => process::stowaway()?,
-            Side::Restic => process::program("restic"),
+    /// The tool with these arguments.
+    fn tool(&self, arguments: &[&str]) -> Result<Command> {
+        let program = match self.tool {
+            Tool::Stowaway => process::stowaway()?,
+            Tool::Restic => process::program("restic"),
         };
         let mut command = self.command(program);
         command.args(arguments);
@@ -185,8 +187,8 @@ impl Place {
     }
 
     fn backup(&self, folder: &Path) -> Result<Command> {
-        let Side::Ours = self.side else {
-            let mut command = self.verb(&["backup", "--host", "bench", "--tag", "source=pvc/claim", "."])?;
+        let Tool::Stowaway = self.tool else {
+            let mut command = self.tool(&["backup", "--host", "bench", "--tag", "source=pvc/claim", "."])?;
             command.current_dir(folder);
             return Ok(command);
         };
@@ -197,120 +199,122 @@ impl Place {
     }
 
     fn restore(&self, target: &Path) -> Result<Command> {
-        let target = target.to_str().context("no name")?;
-        match self.side {
-            Side::Ours => self.verb(&["restore", "--source", "pvc/claim", "--target", target]),
-            Side::Restic => self.verb(&["restore", "latest", "--target", target]),
+        let target = target.to_str().context("the path is not UTF-8")?;
+        match self.tool {
+            Tool::Stowaway => self.tool(&["restore", "--source", "pvc/claim", "--target", target]),
+            Tool::Restic => self.tool(&["restore", "latest", "--target", target]),
         }
     }
 
-    /// Ids of all snapshots, oldest first.
+    /// The ids of all snapshots, oldest first.
     fn snapshots(&self) -> Result<Vec<String>> {
         let listed = process::run(
             self.command(process::program("restic")).args(["snapshots", "--json"]).stdout(Stdio::piped()),
         )?;
         let listed: Vec<serde_json::Value> = serde_json::from_slice(&listed)?;
-        Ok(listed.iter().filter_map(|one| Some(one["id"].as_str()?.to_owned())).collect())
+        Ok(listed.iter().filter_map(|snapshot| Some(snapshot["id"].as_str()?.to_owned())).collect())
     }
 }
 
 fn cost(mut command: Command) -> Result<Cost> {
     let started = Instant::now();
-    let told = format!("{command:?}");
-    measure(started, vec![command.spawn()?]).context(told)
+    let description = format!("{command:?}");
+    measure(started, vec![command.spawn()?]).context(description)
 }
 
-/// What each side needed for each step.
+/// The cost of each step for Stowaway and for restic.
 #[derive(Default)]
 struct Rows(Vec<(String, Option<Cost>, Option<Cost>)>);
 
 impl Rows {
-    /// Keeps the fastest.
-    fn add(&mut self, what: &str, side: Side, cost: Cost) {
-        let index = self.0.iter().position(|row| row.0 == what).unwrap_or_else(|| {
-            self.0.push((what.to_owned(), None, None));
+    /// Adds a measurement, of which the fastest per step and tool is kept.
+    fn add(&mut self, step: &str, tool: Tool, cost: Cost) {
+        let index = self.0.iter().position(|row| row.0 == step).unwrap_or_else(|| {
+            self.0.push((step.to_owned(), None, None));
             self.0.len() - 1
         });
-        let (_, ours, restic) = &mut self.0[index];
-        let best = if side == Side::Ours { ours } else { restic };
+        let (_, stowaway, restic) = &mut self.0[index];
+        let best = if tool == Tool::Stowaway { stowaway } else { restic };
         if best.is_none_or(|best| cost.elapsed < best.elapsed) {
             *best = Some(cost);
         }
     }
 
-    #[allow(clippy::cast_precision_loss, reason = "figures for people")]
+    #[allow(clippy::cast_precision_loss, reason = "the figures are rounded")]
     fn print(&self) -> Result<()> {
         let cells = |cost: &Cost| {
             let peak = cost.peak_memory as f64 / f64::from(1 << 20);
             format!("{:.1} | {:.1} | {peak:.0}", cost.elapsed.as_secs_f64(), cost.cpu.as_secs_f64())
         };
-        for (what, ours, restic) in &self.0 {
-            let (Some(ours), Some(restic)) = (ours, restic) else { bail!("{what} was not measured") };
+        for (step, stowaway, restic) in &self.0 {
+            let (Some(stowaway), Some(restic)) = (stowaway, restic) else { bail!("{step} was not measured") };
             println!(
-                "| {what} | {} | {} | {:.2} | {:.2} |",
-                cells(ours),
+                "| {step} | {} | {} | {:.2} | {:.2} |",
+                cells(stowaway),
                 cells(restic),
-                restic.elapsed.as_secs_f64() / ours.elapsed.as_secs_f64(),
-                ours.peak_memory as f64 / restic.peak_memory as f64
+                restic.elapsed.as_secs_f64() / stowaway.elapsed.as_secs_f64(),
+                stowaway.peak_memory as f64 / restic.peak_memory as f64
             );
         }
         Ok(())
     }
 }
 
-fn of_folder(files: u64, bytes: u64, together: u64, rounds: u32) -> Result<()> {
+fn compare_folder(files: u64, bytes: u64, per_folder: u64, rounds: u32) -> Result<()> {
     let source = tempfile::tempdir_in("/var/tmp")?;
     let mut rows = Rows::default();
     for round in 0..rounds.max(1) {
-        write_files(source.path(), files, bytes, together, |_| 0)?;
-        let mut places = [Place::new(Side::Ours)?, Place::new(Side::Restic)?];
+        write_files(source.path(), files, bytes, per_folder, |_| 0)?;
+        let mut workspaces = [Workspace::new(Tool::Stowaway)?, Workspace::new(Tool::Restic)?];
         if round % 2 != 0 {
-            places.reverse();
+            workspaces.reverse();
         }
-        for place in &places {
-            if place.side == Side::Restic {
-                process::run(&mut place.verb(&["init"])?)?;
+        for workspace in &workspaces {
+            if workspace.tool == Tool::Restic {
+                process::run(&mut workspace.tool(&["init"])?)?;
             } else {
-                // So that neither side's first backup makes the repository.
-                process::run(place.command(std::env::current_exe()?).arg("fill").arg(place.repository()).arg("0"))?;
+                // Creates the repository now, so that it is not part of the cost of the first backup.
+                let program = std::env::current_exe()?;
+                process::run(workspace.command(program).arg("fill").arg(workspace.repository()).arg("0"))?;
             }
         }
-        let name = |step: &str| format!("{files} files of {bytes} B, {together} to a folder: {step}");
-        let mut each = |step: &str, command: &dyn Fn(&Place) -> Result<Command>| -> Result<()> {
-            for place in &places {
-                rows.add(&name(step), place.side, cost(command(place)?)?);
+        let name = |step: &str| format!("{files} files of {bytes} B, {per_folder} per folder: {step}");
+        let mut each = |step: &str, command: &dyn Fn(&Workspace) -> Result<Command>| -> Result<()> {
+            for workspace in &workspaces {
+                rows.add(&name(step), workspace.tool, cost(command(workspace)?)?);
             }
             Ok(())
         };
-        each("backup", &|place| place.backup(source.path()))?;
-        each("the same again", &|place| place.backup(source.path()))?;
-        each("check of all data", &|place| place.verb(&["check", "--read-data"]))?;
-        each("restore", &|place| place.restore(&place.folder.path().join("restored")))?;
-        for place in &places {
-            ensure!(count(&place.folder.path().join("restored"))? == files, "not all files were restored");
-            fs::remove_dir_all(place.folder.path().join("restored"))?;
+        each("backup", &|workspace| workspace.backup(source.path()))?;
+        each("backup without changes", &|workspace| workspace.backup(source.path()))?;
+        each("check of all data", &|workspace| workspace.tool(&["check", "--read-data"]))?;
+        each("restore", &|workspace| workspace.restore(&workspace.folder.path().join("restored")))?;
+        for workspace in &workspaces {
+            ensure!(count(&workspace.folder.path().join("restored"))? == files, "not all files were restored");
+            fs::remove_dir_all(workspace.folder.path().join("restored"))?;
         }
-        write_files(source.path(), files, bytes, together, |number| u64::from(number % 3 == 0))?;
-        each("backup, a third changed", &|place| place.backup(source.path()))?;
-        for place in &places {
-            let mut ids = place.snapshots()?;
+        write_files(source.path(), files, bytes, per_folder, |number| u64::from(number % 3 == 0))?;
+        each("backup, a third changed", &|workspace| workspace.backup(source.path()))?;
+        for workspace in &workspaces {
+            let mut ids = workspace.snapshots()?;
             ids.pop();
             let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-            process::run(&mut place.verb(&[&["forget"], &ids[..]].concat())?)?;
+            process::run(&mut workspace.tool(&[&["forget"], &ids[..]].concat())?)?;
         }
-        each("prune", &|place| place.verb(&["prune"]))?;
-        for place in &places {
-            process::run(place.command(process::program("restic")).args(["check", "--read-data"]))?;
+        each("prune", &|workspace| workspace.tool(&["prune"]))?;
+        for workspace in &workspaces {
+            process::run(workspace.command(process::program("restic")).args(["check", "--read-data"]))?;
         }
     }
     rows.print()
 }
 
-fn of_snapshots(snapshots: u32) -> Result<()> {
-    let places = [Place::new(Side::Ours)?, Place::new(Side::Restic)?];
-    let [ours, restic] = &places;
-    process::run(ours.command(std::env::current_exe()?).arg("fill").arg(ours.repository()).arg(snapshots.to_string()))?;
-    process::run(Command::new("cp").arg("-r").arg(ours.repository()).arg(restic.repository()))?;
+fn compare_snapshots(snapshots: u32) -> Result<()> {
+    let workspaces = [Workspace::new(Tool::Stowaway)?, Workspace::new(Tool::Restic)?];
+    let [stowaway, restic] = &workspaces;
+    let program = std::env::current_exe()?;
+    process::run(stowaway.command(program).arg("fill").arg(stowaway.repository()).arg(snapshots.to_string()))?;
+    process::run(Command::new("cp").arg("-r").arg(stowaway.repository()).arg(restic.repository()))?;
     let mut rows = Rows::default();
     for (step, arguments) in [
         ("list", &["snapshots"][..]),
@@ -318,20 +322,21 @@ fn of_snapshots(snapshots: u32) -> Result<()> {
         ("forget all but 100", &["forget", "--keep-last", "100"]),
         ("prune", &["prune"]),
     ] {
-        for place in &places {
-            rows.add(&format!("{snapshots} snapshots: {step}"), place.side, cost(place.verb(arguments)?)?);
+        for workspace in &workspaces {
+            rows.add(&format!("{snapshots} snapshots: {step}"), workspace.tool, cost(workspace.tool(arguments)?)?);
         }
     }
-    for place in &places {
-        ensure!(place.snapshots()?.len() == 100, "not 100 snapshots are left");
+    for workspace in &workspaces {
+        ensure!(workspace.snapshots()?.len() == 100, "the repository does not have 100 snapshots");
     }
     rows.print()
 }
 
-/// Files that do not compress, so many to a folder; each is written again only if its version is another.
-fn write_files(folder: &Path, files: u64, bytes: u64, together: u64, version: impl Fn(u64) -> u64) -> Result<()> {
+/// Writes incompressible files, `per_folder` in each folder. Files that exist are rewritten only where they may have
+/// another version.
+fn write_files(folder: &Path, files: u64, bytes: u64, per_folder: u64, version: impl Fn(u64) -> u64) -> Result<()> {
     for number in 0..files {
-        let below = folder.join((number / together).to_string());
+        let below = folder.join((number / per_folder).to_string());
         let path = below.join(number.to_string());
         let seed = number + version(number) * files;
         if version(number) == 0 && path.exists() && fs::metadata(&path)?.len() == bytes && number % 3 != 0 {
@@ -352,7 +357,7 @@ fn write_files(folder: &Path, files: u64, bytes: u64, together: u64, version: im
     Ok(())
 }
 
-/// How many files there are.
+/// The number of files in the folder and all folders below it.
 fn count(folder: &Path) -> Result<u64> {
     let mut files = 0;
     for entry in fs::read_dir(folder)? {

@@ -1,7 +1,8 @@
-//! The long truth tests: runs whose reader stalls on a busy machine, whose connection is cut at random offsets, whose
-//! runner is killed at random times, whose messages somebody changes. Each by the container's own shell, by the helper and by
-//! the sidecar in turn. At last the webhook is rolled again and again while pods are created. It counts what may never
-//! happen, and exits 1 if any of it did.
+//! A soak test of the verdicts. Its runs have a reader that stalls on a busy machine, a connection that is cut at a
+//! random offset, a runner that is killed at a random time, or a proxy that changes messages. The runs use the
+//! container's own shell, the helper and the sidecar in turn; those with changed messages use the helper only. At the
+//! end the test restarts the webhook repeatedly while pods are created. It counts wrong reports and failures that must
+//! not happen, and exits with 1 if there are any.
 
 use std::{
     pin::pin,
@@ -15,58 +16,58 @@ use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use stowaway_e2e::{
-    Kind, Meddler, Meddling, Namespace, Restic, Runner, S3, Sequence, Workload,
+    Kind, MitmProxy, Namespace, Restic, Runner, S3, Sequence, Tampering, Workload,
     creates::Creates,
     in_namespace,
     load::Load,
-    namespace::GLANCE,
+    namespace::POLL_INTERVAL,
     process,
-    proxy::{Fault, Proxy, Way},
+    proxy::{Direction, Fault, Proxy},
     restic::Judgement,
     runner::Ended,
     system::WEBHOOK,
     workload::{self, CONTAINER},
 };
 
-/// Long truth tests on the cluster that `make cluster` made.
+/// Soak test of the verdicts, on the cluster of `make cluster`.
 #[derive(Parser)]
 struct Arguments {
-    /// Runs whose reader stalls for 5 seconds while all cores are busy.
+    /// Number of runs whose reader stalls for 5 seconds while all cores are busy.
     #[arg(long, default_value_t = 500)]
     stalls: u64,
-    /// Runs whose connection is cut.
+    /// Number of runs whose connection is cut.
     #[arg(long, default_value_t = 1000)]
     cuts: u64,
-    /// Runs whose runner is killed.
+    /// Number of runs whose runner is killed.
     #[arg(long, default_value_t = 100)]
     kills: u64,
-    /// Runs with somebody between runner and API server who changes what the command says.
+    /// Number of runs with a proxy before the API server that changes the command's output.
     #[arg(long, default_value_t = 500)]
-    meddlings: u64,
-    /// Rolling updates of the webhook under a steady flow of pods that are created.
+    tamperings: u64,
+    /// Number of rolling updates of the webhook while pods are created.
     #[arg(long, default_value_t = 10)]
-    rollings: u64,
-    /// How many go on at once.
+    rollouts: u64,
+    /// Number of runs in parallel.
     #[arg(long, default_value_t = 3)]
     parallel: usize,
-    /// Where the random numbers start; printed, so that a run can be repeated.
+    /// Seed of the random numbers; printed, so that the test can be repeated.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
 const STALLED: Sequence = Sequence::new(Kind::Random, 31, 22_900_000);
 const CUT: Sequence = Sequence::new(Kind::Random, 32, 3_000_000);
-const MEDDLED: Sequence = Sequence::new(Kind::Random, 34, 1_000_000);
+const TAMPERED: Sequence = Sequence::new(Kind::Random, 34, 1_000_000);
 const KILLED: Sequence = Sequence::new(Kind::Random, 33, 12_000_000);
 
-/// What came out of a series.
+/// The results of a series of runs.
 #[derive(Default)]
 struct Tally {
     runs: u64,
     green: u64,
-    /// Green, and not visible or not whole; or failed, and visible.
-    lies: Vec<String>,
-    /// Not green although it should have been.
+    /// Contradictions between a report and the repository: green but not visible or incomplete, or failed but visible.
+    wrong_reports: Vec<String>,
+    /// Runs that failed although they had to be green.
     false_failures: Vec<String>,
 }
 
@@ -74,34 +75,35 @@ impl Tally {
     fn count(&mut self, name: &str, judgement: Judgement, must_be_green: bool, log: &str) {
         self.runs += 1;
         self.green += u64::from(judgement.is_green);
-        self.lies.extend(judgement.wrong.into_iter().map(|wrong| format!("{name}: {wrong}")));
+        self.wrong_reports.extend(judgement.wrong.into_iter().map(|wrong| format!("{name}: {wrong}")));
         if must_be_green && !judgement.is_green {
             let last = log.lines().last().unwrap_or_default();
             self.false_failures.push(format!("{name}: {last}"));
         }
     }
 
-    fn tell(&self, what: &str) -> bool {
-        let (lies, false_failures) = (self.lies.len(), self.false_failures.len());
+    /// Prints the results, and returns whether there was nothing wrong.
+    fn print(&self, series: &str) -> bool {
+        let (wrong_reports, false_failures) = (self.wrong_reports.len(), self.false_failures.len());
         println!(
-            "{what}: {} runs, {} green, {lies} false greens, {false_failures} false failures",
+            "{series}: {} runs, {} green, {wrong_reports} wrong reports, {false_failures} false failures",
             self.runs, self.green
         );
-        for line in self.lies.iter().chain(&self.false_failures) {
+        for line in self.wrong_reports.iter().chain(&self.false_failures) {
             println!("  {line}");
         }
-        lies + false_failures == 0
+        wrong_reports + false_failures == 0
     }
 }
 
-/// A pod, and a repository for what comes out of it.
+/// A pod, and the repository of its backups.
 struct Case {
     pod: Pod,
     runner: Runner,
     restic: Restic,
 }
 
-/// By shell, by helper, by sidecar. Only the last one's repository has to be where its pod can reach it.
+/// One case each for shell, helper and sidecar. The sidecar's repository is on S3, because its pod must reach it.
 async fn cases(namespace: &Namespace) -> Result<Vec<Case>> {
     let server = S3::shared(namespace).await?;
     let reachable = server.repository(namespace).await?;
@@ -111,7 +113,7 @@ async fn cases(namespace: &Namespace) -> Result<Vec<Case>> {
             .named_command("stalled", &STALLED.command())
             .named_command("cut", &CUT.command())
             .named_command("killed", &KILLED.command())
-            .named_command("meddled", &MEDDLED.command())
+            .named_command("tampered", &TAMPERED.command())
     };
     let pods = workload::start_all(namespace, &["none", "helper", "sidecar"].map(workload)).await?;
     let mut cases = Vec::new();
@@ -130,41 +132,41 @@ async fn cases(namespace: &Namespace) -> Result<Vec<Case>> {
 async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     println!("seed {}", arguments.seed);
-    let mut is_true = false;
+    let mut has_passed = false;
     in_namespace("soak", async |namespace: &Namespace| {
         let cases = cases(namespace).await?;
-        let stalls = stalls(namespace, &cases, &arguments).await?.tell("stalls");
-        let cuts = cuts(namespace, &cases, &arguments).await?.tell("cuts");
-        let kills = kills(&cases, &arguments).await?.tell("kills");
-        let meddlings = meddlings(namespace, &cases[1], &arguments).await?.tell("meddlings");
-        let is_rolled = rollings(namespace, arguments.rollings).await?;
+        let stalls = stalls(namespace, &cases, &arguments).await?.print("stalls");
+        let cuts = cuts(namespace, &cases, &arguments).await?.print("cuts");
+        let kills = kills(&cases, &arguments).await?.print("kills");
+        let tamperings = tamperings(namespace, &cases[1], &arguments).await?.print("tamperings");
+        let rollouts = rollouts(namespace, arguments.rollouts).await?;
         for case in &cases {
-            namespace.wait_until_gone(&case.pod.name_any(), CONTAINER, "emit --kind").await?;
+            namespace.wait_until_ended(&case.pod.name_any(), CONTAINER, "emit --kind").await?;
             case.restic.check("restic", true)?;
         }
-        is_true = stalls && cuts && kills && meddlings && is_rolled;
+        has_passed = stalls && cuts && kills && tamperings && rollouts;
         Ok(())
     })
     .await?;
-    Ok(if is_true { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if has_passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The case whose turn it is.
-fn turn(cases: &[Case], number: u64) -> &Case {
+/// The case of the run with that number.
+fn case_of(cases: &[Case], number: u64) -> &Case {
     &cases[usize::try_from(number).unwrap_or_default() % cases.len()]
 }
 
-/// Numbers that look random, the same for the same seed.
+/// A pseudo-random number below `below`, which depends only on `seed` and `number`.
 fn random(seed: u64, number: u64, below: u64) -> u64 {
-    let word = Sequence::new(Kind::Random, seed.wrapping_mul(1_000_003).wrapping_add(number + 1), 32).content();
-    let word = u64::from_le_bytes(word[24..].try_into().unwrap_or_default());
-    word % below.max(1)
+    let content = Sequence::new(Kind::Random, seed.wrapping_mul(1_000_003).wrapping_add(number + 1), 32).content();
+    let value = u64::from_le_bytes(content[24..].try_into().unwrap_or_default());
+    value % below.max(1)
 }
 
-async fn behind(namespace: &Namespace, runner: &Runner, fault: Fault) -> Result<(Runner, Proxy)> {
+async fn behind_proxy(namespace: &Namespace, runner: &Runner, fault: Fault) -> Result<(Runner, Proxy)> {
     let proxy = Proxy::start(namespace.cluster.api_server().await?, fault).await?;
     let mut own = Runner::new(namespace, runner.backend.clone())?;
-    own.go_through(namespace, proxy.address())?;
+    own.connect_through(namespace, proxy.address())?;
     Ok((own, proxy))
 }
 
@@ -173,10 +175,10 @@ async fn stalls(namespace: &Namespace, cases: &[Case], arguments: &Arguments) ->
     let load = Load::on_every_core();
     let mut tally = Tally::default();
     let runs = stream::iter(0..arguments.stalls).map(async |number| {
-        let case = turn(cases, number);
+        let case = case_of(cases, number);
         let offset = random(arguments.seed, number, STALLED.bytes);
-        let fault = Fault::StallAfter(Way::FromServer, offset, Duration::from_secs(5));
-        let (own, _proxy) = behind(namespace, &case.runner, fault).await?;
+        let fault = Fault::StallAfter(Direction::FromServer, offset, Duration::from_secs(5));
+        let (own, _proxy) = behind_proxy(namespace, &case.runner, fault).await?;
         let name = format!("stall/{}/{number}/at/{offset}", case.pod.name_any());
         let ended = own.run(own.backup(&case.pod, Some("stalled"), &name)?).await?;
         let judgement = case.restic.judge(&name, ended.report.as_ref(), &digest)?;
@@ -194,28 +196,29 @@ async fn cuts(namespace: &Namespace, cases: &[Case], arguments: &Arguments) -> R
     let digest = CUT.digest();
     let mut totals = Vec::new();
     for case in cases {
-        let (own, proxy) = behind(namespace, &case.runner, Fault::None).await?;
+        let (own, proxy) = behind_proxy(namespace, &case.runner, Fault::None).await?;
         own.run(own.backup(&case.pod, Some("cut"), "uncut")?).await?;
-        totals.push(proxy.passed(Way::FromServer));
+        totals.push(proxy.passed(Direction::FromServer));
     }
     let mut tally = Tally::default();
     let runs = stream::iter(0..arguments.cuts).map(async |number| {
-        let case = turn(cases, number);
+        let case = case_of(cases, number);
         let total = totals[usize::try_from(number)? % totals.len()];
-        // One in three within the last bytes: that is where a lie would hide.
+        // Every third cut is within the last bytes, where a wrong verdict is most likely.
         let last = 100_000.min(total);
         let offset = match number / cases.len() as u64 % 3 {
             0 => total - random(arguments.seed, number, last),
             _ => random(arguments.seed, number, total),
         };
-        let (own, proxy) = behind(namespace, &case.runner, Fault::CutAfter(Way::FromServer, offset)).await?;
+        let fault = Fault::CutAfter(Direction::FromServer, offset);
+        let (own, proxy) = behind_proxy(namespace, &case.runner, fault).await?;
         let name = format!("cut/{}/{number}/at/{offset}/of/{total}", case.pod.name_any());
-        // A run in a sidecar goes on, so the Job comes back as soon as it can.
+        // A run in a sidecar continues after the cut, and its Job reconnects as soon as the proxy admits it.
         let survives = case.pod.name_any() == "sidecar";
         let running = own.run(own.backup(&case.pod, Some("cut"), &name)?);
-        let ended = if survives { healing(running, &proxy, offset).await? } else { running.await? };
+        let ended = if survives { reconnect_after_cut(running, &proxy, offset).await? } else { running.await? };
         let judgement = case.restic.judge(&name, ended.report.as_ref(), &digest)?;
-        // Before that it is the controller that tries again.
+        // A run that was cut before it started in the sidecar fails; in a cluster the controller retries it.
         let survives = survives && ended.log.contains("begins in the pod's sidecar");
         anyhow::Ok((name.clone(), judgement, survives, ended.log))
     });
@@ -226,11 +229,15 @@ async fn cuts(namespace: &Namespace, cases: &[Case], arguments: &Arguments) -> R
     Ok(tally)
 }
 
-/// Lets new connections through once the cut took place.
-async fn healing(running: impl Future<Output = Result<Ended>>, proxy: &Proxy, offset: u64) -> Result<Ended> {
+/// Admits new connections once the proxy has cut the first one.
+async fn reconnect_after_cut(
+    running: impl Future<Output = Result<Ended>>,
+    proxy: &Proxy,
+    offset: u64,
+) -> Result<Ended> {
     let cut = async {
-        while proxy.passed(Way::FromServer) < offset {
-            tokio::time::sleep(GLANCE).await;
+        while proxy.passed(Direction::FromServer) < offset {
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     };
     let mut running = pin!(running);
@@ -241,7 +248,8 @@ async fn healing(running: impl Future<Output = Result<Ended>>, proxy: &Proxy, of
     running.await
 }
 
-/// Each killed run is tried again under the same name, as the controller would: that must end green, with one snapshot.
+/// Kills runs, and retries each under the same name, as the controller does. The retry must be green, with one
+/// snapshot.
 async fn kills(cases: &[Case], arguments: &Arguments) -> Result<Tally> {
     let digest = KILLED.digest();
     let mut longest = Vec::new();
@@ -252,7 +260,7 @@ async fn kills(cases: &[Case], arguments: &Arguments) -> Result<Tally> {
     }
     let mut tally = Tally::default();
     for number in 0..arguments.kills {
-        let Case { pod, runner, restic } = turn(cases, number);
+        let Case { pod, runner, restic } = case_of(cases, number);
         let longest = longest[usize::try_from(number)? % longest.len()];
         let after = Duration::from_millis(random(arguments.seed, number, longest));
         let name = format!("kill/{}/{number}/after/{}ms", pod.name_any(), after.as_millis());
@@ -266,41 +274,42 @@ async fn kills(cases: &[Case], arguments: &Arguments) -> Result<Tally> {
 async fn killed(runner: &Runner, pod: &Pod, name: &str, after: Duration, signal: &str) -> Result<()> {
     let run = runner.start(runner.backup(pod, Some("killed"), name)?)?;
     tokio::time::sleep(after).await;
-    // One that has ended by itself needs no signal.
-    let _ended = run.signal(signal);
+    // Fails if the run has already ended.
+    let _ignored = run.signal(signal);
     run.ended().await?;
     Ok(())
 }
 
-/// Only the helper's protocol claims to see all of this: the shell form has TLS for it.
-async fn meddlings(namespace: &Namespace, helped: &Case, arguments: &Arguments) -> Result<Tally> {
-    let digest = MEDDLED.digest();
-    let through = async |meddling| {
-        let meddler = Meddler::start(namespace, meddling).await?;
+/// Changes messages of runs by the helper only, because the shell protocol relies on TLS to detect all of these
+/// changes.
+async fn tamperings(namespace: &Namespace, helped: &Case, arguments: &Arguments) -> Result<Tally> {
+    let digest = TAMPERED.digest();
+    let through = async |tampering| {
+        let proxy = MitmProxy::start(namespace, tampering).await?;
         let mut own = Runner::new(namespace, helped.runner.backend.clone())?;
-        own.kubeconfig = meddler.kubeconfig();
-        anyhow::Ok((own, meddler))
+        own.kubeconfig = proxy.kubeconfig();
+        anyhow::Ok((own, proxy))
     };
-    let (own, meddler) = through(Meddling::Nothing).await?;
-    own.run(own.backup(&helped.pod, Some("meddled"), "unmeddled")?).await?;
-    let total = meddler.messages();
+    let (own, proxy) = through(Tampering::Nothing).await?;
+    own.run(own.backup(&helped.pod, Some("tampered"), "untampered")?).await?;
+    let total = proxy.messages();
     let mut tally = Tally::default();
-    let runs = stream::iter(0..arguments.meddlings).map(async |number| {
+    let runs = stream::iter(0..arguments.tamperings).map(async |number| {
         let at = random(arguments.seed, number, total);
-        let meddling = match number % 7 {
-            0 => Meddling::Cut(at),
-            1 => Meddling::FakeSuccess(at),
-            2 => Meddling::Lose(at),
-            3 => Meddling::Double(at),
-            4 => Meddling::Swap(at),
-            5 => Meddling::Change(at),
-            _ => Meddling::Delay(at, Duration::from_secs(1)),
+        let tampering = match number % 7 {
+            0 => Tampering::Cut(at),
+            1 => Tampering::FakeSuccess(at),
+            2 => Tampering::Lose(at),
+            3 => Tampering::Double(at),
+            4 => Tampering::Swap(at),
+            5 => Tampering::Change(at),
+            _ => Tampering::Delay(at, Duration::from_secs(1)),
         };
-        let (own, _meddler) = through(meddling).await?;
-        let name = format!("meddled/{number}/at/{at}/of/{total}");
-        let ended = own.run(own.backup(&helped.pod, Some("meddled"), &name)?).await?;
+        let (own, _proxy) = through(tampering).await?;
+        let name = format!("tampered/{number}/at/{at}/of/{total}");
+        let ended = own.run(own.backup(&helped.pod, Some("tampered"), &name)?).await?;
         let judgement = helped.restic.judge(&name, ended.report.as_ref(), &digest)?;
-        anyhow::Ok((format!("{name} {meddling:?}"), judgement, ended.log, matches!(meddling, Meddling::Delay(..))))
+        anyhow::Ok((format!("{name} {tampering:?}"), judgement, ended.log, matches!(tampering, Tampering::Delay(..))))
     });
     let mut runs = Box::pin(runs.buffer_unordered(arguments.parallel));
     while let Some((name, judgement, log, must_be_green)) = runs.try_next().await? {
@@ -309,21 +318,18 @@ async fn meddlings(namespace: &Namespace, helped: &Case, arguments: &Arguments) 
     Ok(tally)
 }
 
-/// No create may fail, and none may be without injection.
-async fn rollings(namespace: &Namespace, count: u64) -> Result<bool> {
-    let flow = Creates::start(namespace);
+/// Restarts the webhook while pods are created. Returns whether every pod was created and injected.
+async fn rollouts(namespace: &Namespace, count: u64) -> Result<bool> {
+    let load = Creates::start(namespace);
     for _ in 0..count {
-        flow.some_more().await;
+        load.wait_for_more().await;
         let webhook = format!("deployment/{WEBHOOK}");
         process::run(&mut namespace.system().kubectl(&["rollout", "restart", &webhook]))?;
         namespace.rolled_out(WEBHOOK)?;
     }
-    flow.some_more().await;
-    let (created, wrong) = flow.stop().await?;
-    println!(
-        "rolling updates: {count}, {created} pods created under them, {} failed or without injection",
-        wrong.len()
-    );
+    load.wait_for_more().await;
+    let (created, wrong) = load.stop().await?;
+    println!("rolling updates: {count}, {created} pods created meanwhile, {} failed or not injected", wrong.len());
     for line in &wrong {
         println!("  {line}");
     }

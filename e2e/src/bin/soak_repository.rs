@@ -1,6 +1,6 @@
-//! The program killed at random points while it stores, restores, checks and prunes. After each kill the real restic finds
-//! nothing wrong, whatever is visible is whole, the same again works at once, and no lock is left. Exits 1 if any of that
-//! did not hold. It needs no cluster.
+//! Kills `stowaway` at random times while it backs up, restores, checks and prunes. After each kill `restic check`
+//! finds no errors, every visible snapshot is complete, the same command succeeds at once, and no lock remains. Exits
+//! with 1 if any of this does not hold. It needs no cluster.
 
 use std::{
     fs,
@@ -16,39 +16,39 @@ use stowaway_e2e::{
     process::{self, output, run},
 };
 
-/// Kills by the hundred.
+/// Soak test of killed repository operations.
 #[derive(Parser)]
 struct Arguments {
-    /// How often each of the four verbs is killed.
+    /// Number of kills of each of the four operations.
     #[arg(long, default_value_t = 50)]
     kills: u64,
-    /// Where the random numbers start; printed, so that a run can be repeated.
+    /// Seed of the random numbers; printed, so that the test can be repeated.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
 const PASSWORD: &str = "soak";
-/// What is stored as a stream.
+/// The content of the stream that is backed up.
 const DUMP: Sequence = Sequence::new(Kind::Random, 7, 30_000_000);
-/// How many files are stored as a folder, and their bytes.
+/// The number of files in the folder that is backed up.
 const FILES: u64 = 400;
 const FILE_BYTES: u64 = 50_000;
 
-/// What is killed.
+/// An operation that is killed.
 #[derive(Clone, Copy, Debug)]
-enum Verb {
+enum Operation {
     Backup,
     Restore,
     Check,
     Prune,
 }
 
-/// Where all of it is.
-struct Place {
+/// The folder with the repository, the data to back up and the restored data.
+struct Workspace {
     folder: tempfile::TempDir,
 }
 
-impl Place {
+impl Workspace {
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -68,12 +68,12 @@ impl Place {
         Ok(command)
     }
 
-    /// The command that is killed, and done again.
-    fn verb(&self, verb: Verb) -> Result<Command> {
+    /// The command of an operation.
+    fn command(&self, operation: Operation) -> Result<Command> {
         let (dump, restored) = (self.path("dump"), self.path("restored"));
-        let text = |path: &Path| path.to_str().map(str::to_owned).context("no name");
-        match verb {
-            Verb::Backup => self.stowaway(&[
+        let text = |path: &Path| path.to_str().map(str::to_owned).context("the path is not UTF-8");
+        match operation {
+            Operation::Backup => self.stowaway(&[
                 "backup",
                 "--source",
                 "job/soak/dump",
@@ -83,42 +83,42 @@ impl Place {
                 "cat",
                 &text(&dump)?,
             ]),
-            Verb::Restore => self.stowaway(&["restore", "--source", "pvc/claim", "--target", &text(&restored)?]),
-            Verb::Check => self.stowaway(&["check", "--read-data"]),
-            Verb::Prune => self.stowaway(&["prune", "--max-unused", "0"]),
+            Operation::Restore => self.stowaway(&["restore", "--source", "pvc/claim", "--target", &text(&restored)?]),
+            Operation::Check => self.stowaway(&["check", "--read-data"]),
+            Operation::Prune => self.stowaway(&["prune", "--max-unused", "0"]),
         }
     }
 
-    /// A repository with a folder in it, and much that a prune removes and packs anew.
+    /// Creates a repository with snapshots of a folder, of which a prune removes and repacks much data.
     fn new() -> Result<Self> {
-        let place = Self { folder: tempfile::tempdir_in("/var/tmp")? };
-        fs::write(place.path("dump"), DUMP.content())?;
-        run(&mut place.restic().restic("restic", &["init"]))?;
+        let workspace = Self { folder: tempfile::tempdir_in("/var/tmp")? };
+        fs::write(workspace.path("dump"), DUMP.content())?;
+        run(&mut workspace.restic().restic("restic", &["init"]))?;
         for version in 0..3 {
             for number in 0..FILES {
                 let seed = if number % 3 == 0 { number } else { number + FILES * version };
-                let path = place.path("source").join((number % 10).to_string());
+                let path = workspace.path("source").join((number % 10).to_string());
                 fs::create_dir_all(&path)?;
                 fs::write(path.join(number.to_string()), Sequence::new(Kind::Random, seed, FILE_BYTES).content())?;
             }
             let mut backup =
-                place.restic().restic("restic", &["backup", "--host", "soak", "--tag", "source=pvc/claim", "."]);
-            run(backup.current_dir(place.path("source")))?;
+                workspace.restic().restic("restic", &["backup", "--host", "soak", "--tag", "source=pvc/claim", "."]);
+            run(backup.current_dir(workspace.path("source")))?;
         }
-        run(&mut place.restic().restic("restic", &["forget", "--keep-last", "1", "--group-by", ""]))?;
-        Ok(place)
+        run(&mut workspace.restic().restic("restic", &["forget", "--keep-last", "1", "--group-by", ""]))?;
+        Ok(workspace)
     }
 
-    /// What must hold after what was killed was done again.
-    fn holds_in_the_end(&self, verb: Verb) -> Result<()> {
+    /// Checks the repository and the restored files after the killed operation was repeated.
+    fn check_result(&self, operation: Operation) -> Result<()> {
         let restic = self.restic();
         restic.check("restic", true)?;
         let locks = restic.locks()?;
-        ensure!(locks == 0, "{locks} locks are left");
+        ensure!(locks == 0, "{locks} locks remain");
         for snapshot in restic.snapshots()?.iter().filter(|snapshot| snapshot.tag("source") == Some("job/soak/dump")) {
-            ensure!(restic.dump("restic", snapshot)?.0 == DUMP.digest(), "snapshot {} is not whole", snapshot.id);
+            ensure!(restic.dump("restic", snapshot)?.0 == DUMP.digest(), "snapshot {} is incomplete", snapshot.id);
         }
-        if matches!(verb, Verb::Restore) {
+        if matches!(operation, Operation::Restore) {
             run(Command::new("diff").arg("-r").args([self.path("source"), self.path("restored")]))?;
         }
         Ok(())
@@ -129,62 +129,65 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     run(Command::new("cp").arg("-r").arg(from).arg(to)).map(drop)
 }
 
-/// Numbers that look random, the same for the same seed.
+/// A pseudo-random number below `below`, which depends only on `seed` and `number`.
 fn random(seed: u64, number: u64, below: u64) -> Result<u64> {
-    let word = Sequence::new(Kind::Random, seed.wrapping_mul(1_000_003).wrapping_add(number), 32).content();
-    Ok(u64::from_le_bytes(word[24..].try_into()?) % below.max(1))
+    let content = Sequence::new(Kind::Random, seed.wrapping_mul(1_000_003).wrapping_add(number), 32).content();
+    Ok(u64::from_le_bytes(content[24..].try_into()?) % below.max(1))
 }
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     println!("seed {}", arguments.seed);
-    let begun = Place::new()?;
-    copy(&begun.path("repository"), &begun.path("kept"))?;
+    let workspace = Workspace::new()?;
+    copy(&workspace.path("repository"), &workspace.path("initial"))?;
     let mut wrong = 0;
-    for verb in [Verb::Backup, Verb::Restore, Verb::Check, Verb::Prune] {
-        wrong += kills(&begun, verb, &arguments)?;
+    for operation in [Operation::Backup, Operation::Restore, Operation::Check, Operation::Prune] {
+        wrong += kills(&workspace, operation, &arguments)?;
     }
     Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The repository as it was in the beginning, and no target.
-fn begin_again(place: &Place) -> Result<()> {
-    fs::remove_dir_all(place.path("repository"))?;
-    copy(&place.path("kept"), &place.path("repository"))?;
-    if place.path("restored").exists() {
-        fs::remove_dir_all(place.path("restored"))?;
+/// Resets the repository to its initial state, and deletes the restored files.
+fn reset(workspace: &Workspace) -> Result<()> {
+    fs::remove_dir_all(workspace.path("repository"))?;
+    copy(&workspace.path("initial"), &workspace.path("repository"))?;
+    if workspace.path("restored").exists() {
+        fs::remove_dir_all(workspace.path("restored"))?;
     }
     Ok(())
 }
 
-fn kills(place: &Place, verb: Verb, arguments: &Arguments) -> Result<u64> {
-    begin_again(place)?;
+fn kills(workspace: &Workspace, operation: Operation, arguments: &Arguments) -> Result<u64> {
+    reset(workspace)?;
     let started = Instant::now();
-    run(&mut place.verb(verb)?)?;
+    run(&mut workspace.command(operation)?)?;
     let longest = u64::try_from(started.elapsed().as_micros())? * 11 / 10;
     let (mut killed, mut wrong) = (0, 0);
     for number in 0..arguments.kills {
-        begin_again(place)?;
+        reset(workspace)?;
         let after = Duration::from_micros(random(arguments.seed, number, longest)?);
-        let mut child = place.verb(verb)?.spawn()?;
+        let mut child = workspace.command(operation)?.spawn()?;
         std::thread::sleep(after);
         killed += u64::from(child.try_wait()?.is_none());
         child.kill()?;
         child.wait()?;
         let again = || -> Result<()> {
-            // The lock of what was killed is still there.
-            place.restic().check("restic", true)?;
-            let again = output(&mut place.verb(verb)?)?;
-            // Before it was killed, it may have been done.
-            let is_done = matches!(verb, Verb::Restore) && again.status.code() == Some(1);
-            ensure!(again.status.success() || is_done, "the same again ended with {}", again.status);
-            place.holds_in_the_end(verb)
+            // The lock of the killed process still exists here.
+            workspace.restic().check("restic", true)?;
+            let again = output(&mut workspace.command(operation)?)?;
+            // A restore that completed before the kill refuses to restore again, because its target is not empty.
+            let is_done = matches!(operation, Operation::Restore) && again.status.code() == Some(1);
+            ensure!(again.status.success() || is_done, "the repeated command ended with {}", again.status);
+            workspace.check_result(operation)
         };
         if let Err(error) = again() {
             wrong += 1;
-            println!("  {verb:?} killed after {} us: {error:#}", after.as_micros());
+            println!("  {operation:?} killed after {} us: {error:#}", after.as_micros());
         }
     }
-    println!("{verb:?}: {} kills, {killed} of them before its end, {wrong} wrong", arguments.kills);
+    println!(
+        "{operation:?}: {} kills, {killed} of them before the end of the operation, {wrong} wrong",
+        arguments.kills
+    );
     Ok(wrong)
 }

@@ -1,4 +1,5 @@
-//! The webhook's authority is lost, grows old, or is over, while pods are created all the time.
+//! Tests of the webhook's certificate authority, which is lost, becomes old, or expires while pods are created
+//! continuously.
 
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -14,11 +15,11 @@ use webhook_certs::Authority;
 
 use super::alone;
 
-/// The Secret of the authority.
+/// The Secret with the authority.
 const AUTHORITY: &str = "stowaway-webhook-authority";
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 
-/// What the first webhook entry trusts.
+/// The CA bundle of the first webhook entry.
 async fn bundle(namespace: &Namespace) -> Result<String> {
     let api: Api<MutatingWebhookConfiguration> = Api::all(namespace.cluster.client.clone());
     let configuration = api.get(WEBHOOK).await?;
@@ -26,22 +27,23 @@ async fn bundle(namespace: &Namespace) -> Result<String> {
     Ok(String::from_utf8(entry.client_config.ca_bundle.map(|bundle| bundle.0).unwrap_or_default())?)
 }
 
-/// The certificate of the authority that signs.
+/// The certificate of the authority that signs leaf certificates.
 async fn signer(namespace: &Namespace) -> Result<Option<String>> {
     let secrets: Api<Secret> = namespace.system().api();
     let found = secrets.get(AUTHORITY).await?.data.and_then(|mut data| data.remove("ca.crt"));
     Ok(found.map(|found| String::from_utf8(found.0)).transpose()?)
 }
 
-/// Writes over all that is known of the authorities.
+/// Overwrites the data of the authority's Secret.
 async fn write(namespace: &Namespace, data: serde_json::Value) -> Result<()> {
     let secrets: Api<Secret> = namespace.system().api();
     secrets.patch(AUTHORITY, &PatchParams::default(), &Patch::Merge(&json!({ "data": data }))).await?;
     Ok(())
 }
 
-/// Makes one the authority that was issued that long ago. All that is trusted stays trusted, as after any rotation.
-async fn grow_old(namespace: &Namespace, age: SignedDuration) -> Result<Authority> {
+/// Installs an authority that was issued `age` ago. All authorities that were trusted stay trusted, as after any
+/// rotation.
+async fn install_authority(namespace: &Namespace, age: SignedDuration) -> Result<Authority> {
     let now = Timestamp::now();
     let old = Authority::issue(WEBHOOK, now - age)?;
     let trusted = json!({ "certificate": bundle(namespace).await?, "until": now + DAY });
@@ -55,8 +57,8 @@ async fn grow_old(namespace: &Namespace, age: SignedDuration) -> Result<Authorit
     Ok(old)
 }
 
-/// Waits until another one signs, which everybody trusts.
-async fn succeeded(namespace: &Namespace, old: &Authority) -> Result<Authority> {
+/// Waits until a new authority signs and the webhook entry trusts it, and returns that authority.
+async fn wait_for_successor(namespace: &Namespace, old: &Authority) -> Result<Authority> {
     let new = namespace
         .wait_until("another authority signs", async || {
             let found = signer(namespace).await?.filter(|found| found != old.certificate());
@@ -76,10 +78,10 @@ async fn a_new_authority_and_new_leaves_fail_no_pod() -> Result<()> {
     let _alone = alone().await;
     in_namespace("rotated", async |namespace: &Namespace| {
         let before = bundle(namespace).await?;
-        ensure!(!before.is_empty(), "the webhook entries trust nobody");
+        ensure!(!before.is_empty(), "the webhook entries trust no authority");
         let creates = Creates::start(namespace);
-        creates.some_more().await;
-        // All of it is lost at once: the worst kind of rotation.
+        creates.wait_for_more().await;
+        // Deletes all data of the authority at once, which is the worst case of a rotation.
         write(namespace, json!(null)).await?;
         let other = namespace
             .wait_until("another authority is trusted", async || {
@@ -87,44 +89,44 @@ async fn a_new_authority_and_new_leaves_fail_no_pod() -> Result<()> {
                 Ok((now.matches("BEGIN").count() > before.matches("BEGIN").count()).then_some(now))
             })
             .await?;
-        ensure!(other.contains(before.trim()), "what was trusted is no longer trusted");
-        // A new leaf, by a new replica, signed by the new authority.
+        ensure!(other.contains(before.trim()), "the previous authority is no longer trusted");
+        // Starts new replicas, whose leaf certificates are signed by the new authority.
         process::run(&mut namespace.system().kubectl(&["rollout", "restart", &format!("deployment/{WEBHOOK}")]))?;
         namespace.rolled_out(WEBHOOK)?;
-        creates.went_well().await
+        creates.stop_without_failures().await
     })
     .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_authority_that_grows_old_is_followed_by_another_and_fails_no_pod() -> Result<()> {
+async fn an_old_authority_is_replaced_and_fails_no_pod() -> Result<()> {
     let _alone = alone().await;
     in_namespace("old", async |namespace: &Namespace| {
         let creates = Creates::start(namespace);
-        creates.some_more().await;
-        // It is valid for a year, and its successor is due after two thirds.
-        let old = grow_old(namespace, DAY * 300).await?;
-        let new = succeeded(namespace, &old).await?;
-        ensure!(new.validity().not_after > Timestamp::now() + DAY * 300, "that one is old, too");
-        ensure!(bundle(namespace).await?.contains(old.certificate()), "its leaves are no longer trusted");
-        creates.went_well().await
+        creates.wait_for_more().await;
+        // An authority is valid for a year, and is replaced after two thirds of that time.
+        let old = install_authority(namespace, DAY * 300).await?;
+        let new = wait_for_successor(namespace, &old).await?;
+        ensure!(new.validity().not_after > Timestamp::now() + DAY * 300, "the new authority is old, too");
+        ensure!(bundle(namespace).await?.contains(old.certificate()), "the old authority is no longer trusted");
+        creates.stop_without_failures().await
     })
     .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_authority_that_is_over_is_replaced_and_fails_no_pod() -> Result<()> {
+async fn an_expired_authority_is_replaced_and_fails_no_pod() -> Result<()> {
     let _alone = alone().await;
-    in_namespace("over", async |namespace: &Namespace| {
+    in_namespace("expired", async |namespace: &Namespace| {
         let creates = Creates::start(namespace);
-        creates.some_more().await;
-        let old = grow_old(namespace, DAY * 400).await?;
-        let new = succeeded(namespace, &old).await?;
-        ensure!(new.validity().holds(Timestamp::now()), "that one is over, too");
-        // Whoever begins now is served with a leaf of the new one.
+        creates.wait_for_more().await;
+        let old = install_authority(namespace, DAY * 400).await?;
+        let new = wait_for_successor(namespace, &old).await?;
+        ensure!(new.validity().holds(Timestamp::now()), "the new authority is expired, too");
+        // Starts new replicas, which get leaf certificates of the new authority.
         process::run(&mut namespace.system().kubectl(&["rollout", "restart", &format!("deployment/{WEBHOOK}")]))?;
         namespace.rolled_out(WEBHOOK)?;
-        creates.went_well().await
+        creates.stop_without_failures().await
     })
     .await
 }

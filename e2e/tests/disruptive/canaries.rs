@@ -1,7 +1,7 @@
-//! Secrets of users get nowhere but where they are used: not into a log at its finest level, a figure, an Event, a status, a
-//! pod, a command line, or an address, whatever succeeds or fails.
+//! Checks that secrets of users appear only where they are used: in no log at its finest level, metric, Event, status,
+//! pod, command line or URL, whether runs succeed or fail.
 //!
-//! Controller and webhook are told to log everything, and so is everything that is injected or run.
+//! Controller, webhook, runs and injected containers log at level `trace` during the test.
 
 use std::{
     collections::BTreeSet,
@@ -38,7 +38,7 @@ use super::alone;
 const STREAM: Sequence = Sequence::new(Kind::Random, 91, 2_000_003);
 const LEVEL: &str = "STOWAWAY_LOG_LEVEL";
 const LOGIN: &str = "canaryLoginPassword8c1f";
-/// In what is dumped and restored, as rows hold such things.
+/// A part of the data that is dumped and restored.
 const ROW: &str = "canaryRowOfTheDump2d71";
 const WRONG_KEY: &str = "canaryWrongKey3e7d";
 const WRONG_PASSWORD: &str = "canaryWrongPassword6b2a";
@@ -51,8 +51,8 @@ fn credentials() -> Credentials {
     }
 }
 
-/// Sets the level of the installation's own log.
-fn log_everything(namespace: &Namespace, level: &str) -> Result<()> {
+/// Sets the log level of controller and webhook, as an argument of `kubectl set env`.
+fn set_log_level(namespace: &Namespace, level: &str) -> Result<()> {
     let parts = ["stowaway-controller", "stowaway-webhook"];
     for part in parts {
         process::run(&mut namespace.system().kubectl(&["set", "env", &format!("deployment/{part}"), level]))?;
@@ -60,7 +60,7 @@ fn log_everything(namespace: &Namespace, level: &str) -> Result<()> {
     parts.iter().try_for_each(|part| namespace.rolled_out(part))
 }
 
-/// All command lines of this machine that are seen until it is dropped.
+/// Collects all command lines of this machine until it is dropped.
 struct CommandLines {
     seen: Arc<Mutex<BTreeSet<String>>>,
     over: Arc<AtomicBool>,
@@ -73,7 +73,7 @@ impl CommandLines {
         thread::spawn(move || {
             while !until.load(Ordering::Relaxed) {
                 for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-                    // Others end while we look, and what is no process has none.
+                    // Empty for a process that has ended since the listing, and for entries that are no processes.
                     let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
                     let line = String::from_utf8_lossy(&line).replace('\0', " ");
                     into.lock().unwrap_or_else(PoisonError::into_inner).insert(line);
@@ -96,17 +96,17 @@ impl Drop for CommandLines {
     }
 }
 
-/// A place that is searched, and a word that shows that it was there to be searched.
-struct Place {
+/// A text that is searched for secrets, and texts which it must contain, because otherwise it is not complete.
+struct Searched {
     what: &'static str,
-    proof: &'static [&'static str],
+    expected: &'static [&'static str],
     text: String,
 }
 
-/// The lines that hold it, as it is, in base64, or in hex digits.
+/// The lines that contain the canary in plain text, in base64 or in hex digits.
 fn lines_with<'a>(text: &'a str, canary: &str) -> Vec<&'a str> {
     let mut encoded = STANDARD.encode(canary);
-    // The end depends on what follows.
+    // The last digits of base64 depend on the bytes that follow the canary.
     encoded.truncate(encoded.len() - 4);
     let forms = [canary.to_owned(), encoded, sequence::hex(canary.as_bytes())];
     text.lines().filter(|line| forms.iter().any(|form| line.contains(form))).collect()
@@ -116,7 +116,7 @@ fn kubectl(namespace: &Namespace, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&process::run(&mut namespace.kubectl(arguments))?).into_owned())
 }
 
-/// The logs of all pods there, those of containers that have ended too.
+/// The logs of all pods of the namespace, including those of ended containers.
 async fn logs(namespace: &Namespace) -> Result<String> {
     let mut text = String::new();
     for pod in namespace.api::<Pod>().list(&ListParams::default()).await?.items {
@@ -124,7 +124,7 @@ async fn logs(namespace: &Namespace) -> Result<String> {
         let init = spec.init_containers.unwrap_or_default();
         for container in init.iter().chain(&spec.containers) {
             for previous in ["--previous=false", "--previous=true"] {
-                // Not every container was started twice, or at all.
+                // Fails for a container that was not started, or only once; its output is empty then.
                 let name = pod.name_any();
                 let mut command = namespace.kubectl(&["logs", &name, "--container", &container.name, previous]);
                 text += &String::from_utf8_lossy(&process::output(&mut command)?.stdout);
@@ -138,45 +138,49 @@ async fn search(namespace: &Namespace, canaries: &[(&str, String)], command_line
     let listing = process::run(namespace.stowaway(&["snapshots"])?.env(LEVEL, "trace"))?;
     let objects = "pods,jobs,serviceaccounts,roles,rolebindings,configmaps,replicasets,statefulsets,\
                    repositories.stowaway.dev,backups.stowaway.dev,restores.stowaway.dev";
-    let places = [
-        Place { what: "logs", proof: &["TRACE", "verdict", "volume data"], text: logs(namespace).await? },
-        Place {
+    let all = [
+        Searched { what: "logs", expected: &["TRACE", "verdict", "volume data"], text: logs(namespace).await? },
+        Searched {
             what: "logs of the installation",
-            proof: &["TRACE", "the repository was opened"],
+            expected: &["TRACE", "the repository was opened"],
             text: logs(&namespace.system()).await?,
         },
-        Place { what: "what the command line tells", proof: &["pod/helped"], text: String::from_utf8(listing)? },
-        Place { what: "figures of the webhook", proof: &["_decisions_"], text: namespace.figures("webhook").await? },
-        Place {
-            what: "figures of the controller",
-            proof: &["_repairs_"],
-            text: namespace.figures("controller").await?,
+        Searched { what: "output of the CLI", expected: &["pod/helped"], text: String::from_utf8(listing)? },
+        Searched {
+            what: "metrics of the webhook",
+            expected: &["_decisions_"],
+            text: namespace.metrics("webhook").await?,
         },
-        Place {
+        Searched {
+            what: "metrics of the controller",
+            expected: &["_repairs_"],
+            text: namespace.metrics("controller").await?,
+        },
+        Searched {
             what: "Events",
-            proof: &["Completed", "Scheduled"],
+            expected: &["Completed", "Scheduled"],
             text: kubectl(namespace, &["get", "events", "--all-namespaces", "-o", "json"])?,
         },
-        Place {
+        Searched {
             what: "objects",
-            // The server of the store is none of ours, and has its keys in its environment.
-            proof: &["STOWAWAY_BACKEND", "conditions"],
+            expected: &["STOWAWAY_BACKEND", "conditions"],
+            // Without the store's own pod, which has its keys in its environment.
             text: kubectl(namespace, &["get", objects, "--selector", "app!=s3", "-o", "json"])?,
         },
-        Place {
-            what: "addresses of the store",
-            proof: &["GET", "/backups/"],
+        Searched {
+            what: "URLs in the log of the store",
+            expected: &["GET", "/backups/"],
             text: kubectl(namespace, &["logs", "s3", "--container", "server"])?,
         },
-        Place {
+        Searched {
             what: "command lines",
-            proof: &["stowaway runner", "stowaway-helper", "stowaway sidecar", "emit --kind"],
+            expected: &["stowaway runner", "stowaway-helper", "stowaway sidecar", "emit --kind"],
             text: command_lines.text(),
         },
     ];
-    for Place { what, proof, text } in &places {
-        for word in *proof {
-            ensure!(text.contains(word), "{what} cannot have been all: no {word:?} in {} bytes", text.len());
+    for Searched { what, expected, text } in &all {
+        for part in *expected {
+            ensure!(text.contains(part), "{what} are not complete: no {part:?} in {} bytes", text.len());
         }
         for (name, canary) in canaries {
             let found = lines_with(text, canary);
@@ -190,7 +194,8 @@ async fn search(namespace: &Namespace, canaries: &[(&str, String)], command_line
 
 async fn run_everything(namespace: &Namespace) -> Result<()> {
     let command_lines = CommandLines::watch();
-    // What others put before its name is taken out of ours again, which is why it is called once more.
+    // Stowaway's webhook may remove this variable from its own containers when it is called again. With `IfNeeded` the
+    // API server calls this webhook once more after that.
     let others = OtherWebhook::start(|pod: &mut Value| {
         for container in containers(&mut pod["spec"]) {
             add(container, "env", json!({ "name": LEVEL, "value": "trace" }));
@@ -201,7 +206,7 @@ async fn run_everything(namespace: &Namespace) -> Result<()> {
     let server = S3::opened_by(namespace, credentials()).await?;
     let restic = server.repository(namespace).await?;
 
-    // One whose password is made for it, one that the store does not open, and one whose password is another.
+    // A Repository with a generated password, one with wrong credentials of the store, and one with a wrong password.
     let mut generated = server.below("generated").repository_object("generated", "generated", false);
     generated["spec"]["passwordSecretRef"]["createIfNotExists"] = json!(true);
     namespace.apply_object(generated).await?;
@@ -237,7 +242,7 @@ async fn run_everything(namespace: &Namespace) -> Result<()> {
         .annotate("stowaway.dev/restore", "on-empty")
         .set("volumeMounts", json!([{ "name": "data", "mountPath": "/data" }]))
         .set_in_pod("volumes", json!([{ "name": "data", "persistentVolumeClaim": { "claimName": "data" } }]));
-    // Without the helper its rows are not compressed on their way.
+    // Without the helper, the rows of the dump are not compressed in transit.
     namespace.apply_object(store::secret("rows", &json!({ "rows": ROW }))).await?;
     let plain = Workload::toolbox(namespace, "plain", "cat /rows/rows")
         .annotate("stowaway.dev/inject", "none")
@@ -254,11 +259,11 @@ async fn run_everything(namespace: &Namespace) -> Result<()> {
         let restored = namespace.restore(&format!("back-{pod}"), json!({ "from": from })).await?;
         ended(pod, &restored.status.unwrap_or_default().outcome, Verdict::Succeeded, &["Completed"])?;
     }
-    // The step that fills the volume has something to do, and the store is used by it.
+    // Empties the volume, so that the restore step of the next pod reads from the store.
     namespace.shell("beside", "rm /data/file && sync")?;
     namespace.api::<Pod>().delete("beside", &DeleteParams::default()).await?;
     namespace
-        .wait_until("the pod is gone", async || {
+        .wait_until("the pod is deleted", async || {
             Ok(namespace.api::<Pod>().get_opt("beside").await?.is_none().then_some(()))
         })
         .await?;
@@ -269,37 +274,37 @@ async fn run_everything(namespace: &Namespace) -> Result<()> {
     restic.check("restic", false)?;
 
     let secrets: Api<Secret> = namespace.api();
-    let made =
+    let generated =
         secrets.get("generated").await?.data.and_then(|data| data.into_values().next()).context("no password")?;
     let Credentials { access_key_id, secret_access_key, password } = credentials();
     let canaries = [
         ("the repository's password", password),
-        ("the access key's id", access_key_id),
-        ("the access key", secret_access_key),
+        ("the id of the access key", access_key_id),
+        ("the secret access key", secret_access_key),
         ("the password of a command", LOGIN.to_owned()),
         ("a row of a dump", ROW.to_owned()),
-        ("the key that the store denies", WRONG_KEY.to_owned()),
-        ("the password that opens nothing", WRONG_PASSWORD.to_owned()),
-        ("the password that was made", String::from_utf8(made.0)?),
+        ("the wrong secret access key", WRONG_KEY.to_owned()),
+        ("the wrong password", WRONG_PASSWORD.to_owned()),
+        ("the generated password", String::from_utf8(generated.0)?),
     ];
     let all = kubectl(namespace, &["get", "secrets", "-o", "json"])?;
     for (name, canary) in &canaries {
-        ensure!(!lines_with(&all, canary).is_empty(), "{name} would not be found where it is");
+        ensure!(!lines_with(&all, canary).is_empty(), "the search does not find {name} in its Secret");
     }
     search(namespace, &canaries, &command_lines).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn secrets_get_nowhere_but_where_they_are_used() -> Result<()> {
+async fn secrets_appear_only_where_they_are_used() -> Result<()> {
     let _alone = alone().await;
     in_namespace("canaries", async |namespace: &Namespace| {
         if !namespace.cluster.is_built_in() {
             eprintln!("SKIPPED: command lines of another machine cannot be seen from here");
             return Ok(());
         }
-        log_everything(namespace, &format!("{LEVEL}=trace"))?;
+        set_log_level(namespace, &format!("{LEVEL}=trace"))?;
         let result = run_everything(namespace).await;
-        log_everything(namespace, &format!("{LEVEL}-"))?;
+        set_log_level(namespace, &format!("{LEVEL}-"))?;
         result
     })
     .await

@@ -1,4 +1,4 @@
-//! The replica of the webhook that leads is killed, while pods are created all the time.
+//! Kills the leading replica of the webhook while pods are created continuously.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod, discovery::v1::EndpointSlice};
@@ -16,8 +16,8 @@ async fn holder(namespace: &Namespace) -> Result<Option<String>> {
     Ok(spec.holder_identity.filter(|holder| !holder.is_empty()))
 }
 
-/// Names of the pods that the webhook's Service sends to.
-async fn behind_the_service(namespace: &Namespace) -> Result<Vec<String>> {
+/// The names of the pods that receive the traffic of the webhook's Service.
+async fn service_endpoints(namespace: &Namespace) -> Result<Vec<String>> {
     let slices: Api<EndpointSlice> = namespace.system().api();
     let of_service = ListParams::default().labels(&format!("kubernetes.io/service-name={WEBHOOK}"));
     let endpoints = slices.list(&of_service).await?.items.into_iter().flat_map(|slice| slice.endpoints);
@@ -36,35 +36,38 @@ async fn the_lease_of_a_replica_that_is_killed_is_taken_over_and_no_pod_is_refus
             return Ok(());
         }
         namespace.rolled_out(WEBHOOK)?;
-        let leader = namespace.wait_until("somebody leads", async || holder(namespace).await).await?;
+        let leader = namespace.wait_until("a replica leads", async || holder(namespace).await).await?;
         let pods: Api<Pod> = namespace.system().api();
         let uid = pods.get(&leader).await?.uid().context("a pod without UID")?;
         let creates = Creates::start(namespace);
-        creates.some_more().await;
-        // Killed before the API server hears that it is to go: it cannot give the Lease back, nor drain.
+        creates.wait_for_more().await;
+        // Kills the processes before the pod is deleted, so that the replica can neither release the Lease nor drain.
         for (id, _) in process::of_pod(&uid)? {
             process::kill(&id)?;
         }
         pods.delete(&leader, &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }).await?;
         namespace
-            .wait_until("nobody is sent to it", async || {
-                Ok((!behind_the_service(namespace).await?.contains(&leader)).then_some(()))
+            .wait_until("the Service no longer routes to the killed replica", async || {
+                Ok((!service_endpoints(namespace).await?.contains(&leader)).then_some(()))
             })
             .await?;
-        creates.some_more().await;
+        creates.wait_for_more().await;
         let (count, wrong) = creates.stop().await?;
-        // The API server asks once: what was under way to the killed one is admitted as it is, and found by the watch.
+        // The API server does not retry a call to the webhook, so pods whose review was in transit to the killed
+        // replica are admitted without injection. The watchdog finds them later.
         let refused: Vec<&String> = wrong.iter().filter(|wrong| !wrong.contains("without the helper")).collect();
         ensure!(refused.is_empty(), "{} of {count} creates were refused: {refused:#?}", refused.len());
 
-        // From here on there is but the other one, until its own Lease and a third one come.
+        // From here on only the other replica runs, until it takes over the Lease and a new replica is Ready.
         let creates = Creates::start(namespace);
         let next = namespace
-            .wait_until("somebody else leads", async || Ok(holder(namespace).await?.filter(|holder| *holder != leader)))
+            .wait_until("another replica leads", async || {
+                Ok(holder(namespace).await?.filter(|holder| *holder != leader))
+            })
             .await?;
         ensure!(is_ready(&pods.get(&next).await?), "{next} leads, and is not Ready");
         namespace.rolled_out(WEBHOOK)?;
-        creates.went_well().await
+        creates.stop_without_failures().await
     })
     .await
 }

@@ -1,7 +1,8 @@
-//! What disturbs everybody else on the cluster, and so runs by itself, one after the other: the API server is killed, the
-//! webhook is rolled, is killed, is away, or gets other certificates, all logs are opened, the whole node is restarted.
+//! Tests that disturb the whole cluster, and so run one at a time and not beside other tests. They kill the API server,
+//! restart, kill or remove the webhook, replace its certificates, set all logs to the finest level, or restart the
+//! node.
 
-#![allow(clippy::unwrap_used, clippy::too_many_lines, reason = "these are tests, and a scenario is told in one piece")]
+#![allow(clippy::unwrap_used, clippy::too_many_lines, reason = "these are tests, and a scenario is one long function")]
 
 mod api_server;
 mod authority;
@@ -13,7 +14,7 @@ mod webhook;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{Mutex, MutexGuard};
 
-/// Held by the test that runs.
+/// The lock that the running test holds.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
 async fn alone() -> MutexGuard<'static, ()> {

@@ -1,4 +1,4 @@
-//! The power of the whole node is taken, control plane and all, and given back.
+//! A power failure and restart of the whole node, including the control plane.
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
@@ -14,11 +14,11 @@ use super::{alone, has_init};
 const STREAM: Sequence = Sequence::new(Kind::Text, 31, 1_000_001);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_of_the_whole_node_heals_without_a_hand() -> Result<()> {
+async fn everything_recovers_by_itself_from_a_restart_of_the_whole_node() -> Result<()> {
     let _alone = alone().await;
     in_namespace("power", async |namespace: &Namespace| {
         if !namespace.cluster.is_built_in() {
-            eprintln!("SKIPPED: the node of a cluster that is not ours is left alone (KUBECONFIG is set)");
+            eprintln!("SKIPPED: only the node of the built-in cluster is restarted (KUBECONFIG is set)");
             return Ok(());
         }
         let restic = S3::shared(namespace).await?.repository(namespace).await?;
@@ -50,24 +50,24 @@ async fn a_restart_of_the_whole_node_heals_without_a_hand() -> Result<()> {
         scale("--replicas=0")?;
         let (pods, claims): (Api<Pod>, Api<PersistentVolumeClaim>) = (namespace.api(), namespace.api());
         namespace
-            .wait_until("the pod is gone", async || Ok(pods.get_opt("db-0").await?.is_none().then_some(())))
+            .wait_until("the pod is deleted", async || Ok(pods.get_opt("db-0").await?.is_none().then_some(())))
             .await?;
         claims.delete("data-db-0", &DeleteParams::default()).await?;
         namespace
-            .wait_until("the claim is gone", async || Ok(claims.get_opt("data-db-0").await?.is_none().then_some(())))
+            .wait_until("the claim is deleted", async || Ok(claims.get_opt("data-db-0").await?.is_none().then_some(())))
             .await?;
 
         process::run(&mut std::process::Command::new(process::clone_folder("e2e/cluster/restart-node")))?;
-        // Whether the webhook is back or not: this one is never started without it.
+        // The pod has a restore step, so it is never created without the webhook, even if the webhook is not back yet.
         scale("--replicas=1")?;
         injected_again(namespace).await?;
         let db = namespace.wait_until_ready("db-0").await?;
-        ensure!(has_init(&db, RESTORE_CONTAINER), "it was started without its restore step");
+        ensure!(has_init(&db, RESTORE_CONTAINER), "the pod was started without its restore step");
         let lines = namespace.shell("db-0", "wc -l </data/numbers")?;
-        ensure!(lines == "1000", "{lines} lines came back");
+        ensure!(lines == "1000", "{lines} lines were restored");
         Workload::dumping(namespace, "after", &STREAM).start(namespace).await?;
         namespace.wait_until_pods_ready("app=before", 1).await?;
-        // Also from the one that was injected before, whose container was made anew.
+        // The pod `before` was injected before the restart; its containers were created again since.
         let backup = namespace.back_up("two", json!({})).await?;
         all_green(&backup)?;
         ensure!(backup.status.is_some_and(|status| status.sources.len() == 3), "a source is missing");

@@ -1,4 +1,4 @@
-//! The webhook is rolled while pods are created all the time, or is away.
+//! Tests of a rolling update of the webhook while pods are created, and of a cluster without a running webhook.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::{
@@ -30,10 +30,10 @@ async fn a_rolling_update_of_the_webhook_fails_no_pod_and_leaves_none_without_in
     let _alone = alone().await;
     in_namespace("rolled", async |namespace: &Namespace| {
         let creates = Creates::start(namespace);
-        creates.some_more().await;
+        creates.wait_for_more().await;
         kubectl(namespace, &["rollout", "restart", &format!("deployment/{WEBHOOK}")])?;
         namespace.rolled_out(WEBHOOK)?;
-        creates.went_well().await
+        creates.stop_without_failures().await
     })
     .await
 }
@@ -58,7 +58,7 @@ fn stateful_set(namespace: &Namespace, name: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_any_webhook_others_start_untouched_and_restores_wait_and_the_watchdog_tells() -> Result<()> {
+async fn without_a_webhook_plain_pods_start_unchanged_restores_wait_and_the_watchdog_reports() -> Result<()> {
     let _alone = alone().await;
     in_namespace("away", async |namespace: &Namespace| {
         let _restic = S3::shared(namespace).await?.repository(namespace).await?;
@@ -66,7 +66,7 @@ async fn without_any_webhook_others_start_untouched_and_restores_wait_and_the_wa
         let replicas = deployments.get(WEBHOOK).await?.spec.and_then(|spec| spec.replicas).context("no replicas")?;
         kubectl(namespace, &["scale", &format!("deployment/{WEBHOOK}"), "--replicas=0"])?;
         namespace
-            .wait_until("the webhook is away", async || {
+            .wait_until("no pod of the webhook exists", async || {
                 Ok(namespace.pods_of("webhook").await?.is_empty().then_some(()))
             })
             .await?;
@@ -78,7 +78,7 @@ async fn without_any_webhook_others_start_untouched_and_restores_wait_and_the_wa
                 "the plain pod was changed"
             );
             let annotated = Workload::toolbox(namespace, "annotated", "true").deploy(namespace).await?;
-            ensure!(!has_init(&annotated, HELPER_VOLUME), "injected by whom?");
+            ensure!(!has_init(&annotated, HELPER_VOLUME), "the pod was injected without a webhook");
             namespace.apply_object(stateful_set(namespace, "waits")).await?;
             let sets: Api<StatefulSet> = namespace.api();
             let events: Api<Event> = namespace.api();
@@ -101,13 +101,13 @@ async fn without_any_webhook_others_start_untouched_and_restores_wait_and_the_wa
         ensure!(has_init(&waits, RESTORE_CONTAINER), "no restore step");
         let events: Api<Event> = namespace.api();
         namespace
-            .wait_until("somebody tells that the pod was not injected", async || {
+            .wait_until("an Event reports that the pod was not injected", async || {
                 let list = events.list(&ListParams::default()).await?;
-                let told = |event: &Event| {
+                let is_report = |event: &Event| {
                     event.reason.as_deref() == Some("NotInjected")
                         && event.involved_object.name.as_deref() == Some(annotated.name_any().as_str())
                 };
-                Ok(list.items.iter().any(told).then_some(()))
+                Ok(list.items.iter().any(is_report).then_some(()))
             })
             .await?;
         let pods: Api<Pod> = namespace.api();

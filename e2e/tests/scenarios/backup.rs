@@ -1,4 +1,5 @@
-//! What is stored is byte for byte what the command wrote, for every restic and from every kind of container.
+//! Backups contain exactly the bytes that the command wrote, for the oldest and the newest restic, and from every kind
+//! of container.
 
 use std::{
     fs::{self, File},
@@ -17,13 +18,13 @@ use stowaway::{
 use stowaway_e2e::{
     Kind, Namespace, Restic, S3, Sequence, Workload, in_namespace, process,
     restic::{RESTICS, Snapshot},
-    runs::{all_green, ended, known, says, source},
+    runs::{all_green, ended, ensure_contains, known, source},
     sequence, store,
     workload::{self, COMMAND, INJECT},
 };
 
-/// Short, every byte value in an odd length, many packs that do not compress, and beyond 2^30. Each in the memory that a
-/// Job has.
+/// A short stream, one with every byte value and an odd length, one of many incompressible packs, and one longer than
+/// 2^30 bytes. Each is backed up within the memory limit of a Job.
 const STREAMS: [(&str, Sequence); 4] = [
     ("short", Sequence::new(Kind::Random, 5, 1024)),
     ("every", Sequence::new(Kind::Every, 0, 3_000_017)),
@@ -71,26 +72,26 @@ async fn dumps_are_byte_exact_for_the_oldest_and_the_newest_restic() -> Result<(
     .await
 }
 
-/// `ls` tells the size, `dump`, `restore` and `restore --verify` give the bytes back.
+/// Checks that `ls` prints the size, and that `dump`, `restore` and `restore --verify` return the bytes.
 fn file_is_exact(restic: &Restic, program: &str, snapshot: &Snapshot, bytes: u64, digest: &str) -> Result<()> {
     let listed = String::from_utf8(process::run(&mut restic.restic(program, &["ls", "--long", &snapshot.id]))?)?;
     ensure!(
         listed.lines().any(|line| line.contains(&format!(" {bytes} ")) && line.ends_with(snapshot.path())),
-        "ls does not tell {bytes} bytes of {}:\n{listed}",
+        "ls does not print {bytes} bytes for {}:\n{listed}",
         snapshot.path()
     );
-    ensure!(restic.dump(program, snapshot)? == (digest.to_owned(), bytes), "dump gives other bytes");
+    ensure!(restic.dump(program, snapshot)? == (digest.to_owned(), bytes), "dump returns other bytes");
     for options in [&["restore"][..], &["restore", "--verify"]] {
         let target = tempfile::tempdir()?;
-        let place = target.path().display().to_string();
-        process::run(restic.restic(program, options).args(["--target", &place, &snapshot.id]))?;
+        let path = target.path().display().to_string();
+        process::run(restic.restic(program, options).args(["--target", &path, &snapshot.id]))?;
         let restored = target.path().join(snapshot.path().trim_start_matches('/'));
-        ensure!(digest_of_file(&restored)? == digest, "{options:?} gives other bytes");
+        ensure!(digest_of_file(&restored)? == digest, "{options:?} returns other bytes");
     }
     Ok(())
 }
 
-/// `restic mount`, and a copy of each file out of it.
+/// Checks a copy of each file from `restic mount`.
 fn mounted_files_are_exact(restic: &Restic, program: &str, snapshots: &[Snapshot]) -> Result<()> {
     if !Path::new("/dev/fuse").exists() {
         eprintln!("SKIPPED: restic mount, since this machine has no /dev/fuse");
@@ -101,10 +102,10 @@ fn mounted_files_are_exact(restic: &Restic, program: &str, snapshots: &[Snapshot
         restic.restic(program, &["mount"]).arg(at.path()).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
     let copied = (|| {
         let ids = at.path().join("ids");
-        let deadline = std::time::Instant::now() + stowaway_e2e::namespace::PATIENCE;
+        let deadline = std::time::Instant::now() + stowaway_e2e::namespace::WAIT_LIMIT;
         while !ids.is_dir() {
             ensure!(mounting.try_wait()?.is_none() && std::time::Instant::now() < deadline, "nothing is mounted");
-            std::thread::sleep(stowaway_e2e::namespace::GLANCE);
+            std::thread::sleep(stowaway_e2e::namespace::POLL_INTERVAL);
         }
         for snapshot in snapshots {
             let from = ids.join(&snapshot.id[..8]).join(snapshot.path().trim_start_matches('/'));
@@ -190,7 +191,7 @@ async fn two_pods_with_the_same_container_are_two_sources_and_a_busybox_is_prove
         paths.sort();
         paths.dedup();
         ensure!(paths.len() == 5, "two sources share a path: {paths:?}");
-        // K8up's path for the first claimant, a path of its own for the second one; the next run has the same.
+        // The first source gets K8up's path, the second one a path of its own. Both keep their paths in the next run.
         let again = namespace.back_up("again", json!({ "retryLimit": 0 })).await?;
         let of_second = |backup: &stowaway::api::Backup| {
             source(backup, "pod/second/main").map(|source| source.outcome.snapshot.clone())
@@ -204,7 +205,10 @@ async fn two_pods_with_the_same_container_are_two_sources_and_a_busybox_is_prove
                 .path()
                 .to_owned())
         };
-        ensure!(path_of(of_second(&backup)?)? == path_of(of_second(&again)?)?, "the path of a source flips");
+        ensure!(
+            path_of(of_second(&backup)?)? == path_of(of_second(&again)?)?,
+            "the path of a source changes between runs"
+        );
         Ok(())
     })
     .await
@@ -221,7 +225,7 @@ async fn a_repository_on_a_volume_is_written_and_read_by_restic() -> Result<()> 
                 "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "folder" },
                 "spec": {
                     "terminationGracePeriodSeconds": 0,
-                    // The folder of a hostPath belongs to root; the runner is somebody else.
+                    // The folder of a hostPath is owned by root, and the runner runs as another user.
                     "initContainers": [{
                         "name": "owner", "image": namespace.cluster.image("busybox"), "imagePullPolicy": "IfNotPresent",
                         "command": ["chown", "65532:65532", "/repository"],
@@ -251,10 +255,11 @@ async fn a_repository_on_a_volume_is_written_and_read_by_restic() -> Result<()> 
         let backup = namespace.back_up("one", json!({})).await?;
         all_green(&backup)?;
         if namespace.cluster.is_built_in() {
-            let place = Path::new(&folder).join("team/shop");
-            Restic::folder(&place, store::PASSWORD).agrees_with(&backup, &known(&[("pod/box/main", &sequence)]))?;
+            let repository = Path::new(&folder).join("team/shop");
+            Restic::folder(&repository, store::PASSWORD)
+                .agrees_with(&backup, &known(&[("pod/box/main", &sequence)]))?;
         } else {
-            eprintln!("SKIPPED: restic on the node's folder, which this machine cannot see");
+            eprintln!("SKIPPED: restic on the node's folder, because the node is not this machine");
         }
         namespace.shell("folder", "rm -rf /repository/*")?;
         Ok(())
@@ -264,7 +269,7 @@ async fn a_repository_on_a_volume_is_written_and_read_by_restic() -> Result<()> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn run_of_a_minute_shows_its_progress() -> Result<()> {
-    // At the rate below it takes more than a minute, in which the run says how far it is, and the controller looks.
+    // At the rate below the run takes more than a minute, so that it reports its progress and the controller reads it.
     let sequence = Sequence::new(Kind::Random, 31, 10 << 20);
     in_namespace("progress", async |namespace: &Namespace| {
         let restic = S3::shared(namespace).await?.repository(namespace).await?;
@@ -278,7 +283,7 @@ async fn run_of_a_minute_shows_its_progress() -> Result<()> {
         let status = backup.status.as_ref().context("no status")?;
         ensure!((1..10 << 20).contains(&status.bytes) && status.verdict.is_none(), "{status:?}");
         let columns = process::run(&mut namespace.kubectl(&["get", "backups.stowaway.dev", "slow"]))?;
-        says("kubectl get", &String::from_utf8_lossy(&columns), &["TRANSFER", "KiB/s"])?;
+        ensure_contains("kubectl get", &String::from_utf8_lossy(&columns), &["TRANSFER", "KiB/s"])?;
         let backup = namespace.backup_ended("slow").await?;
         all_green(&backup)?;
         let status = backup.status.as_ref().context("no status")?;

@@ -1,4 +1,4 @@
-//! The command line, as a person or a script uses it: in the cluster, as a plugin of kubectl, and without any cluster.
+//! The CLI, as a user or a script uses it: in the cluster, as a plugin of kubectl, and without a cluster.
 
 use std::{
     os::unix::fs::symlink,
@@ -9,10 +9,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use stowaway_e2e::{
-    Kind, Namespace, Restic, S3, Sequence, Workload, in_namespace, process, runs::says, sequence, workload,
+    Kind, Namespace, Restic, S3, Sequence, Workload, in_namespace, process, runs::ensure_contains, sequence, workload,
 };
 
-const DUMP: Sequence = Sequence::new(Kind::Every, 3, 100_003);
+const DUMP: Sequence = Sequence::new(Kind::Every, 3, 5_000_003);
 
 fn exits(what: &str, output: &Output, code: i32) -> Result<()> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -31,7 +31,7 @@ fn json(output: &Output) -> Result<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_verb_works_in_the_cluster_with_json_and_stable_exit_codes() -> Result<()> {
+async fn every_command_works_in_the_cluster_with_json_and_stable_exit_codes() -> Result<()> {
     in_namespace("cli", async |namespace: &Namespace| {
         S3::shared(namespace).await?.repository(namespace).await?;
         let pods = [
@@ -66,10 +66,14 @@ async fn every_verb_works_in_the_cluster_with_json_and_stable_exit_codes() -> Re
         let files = run(&["ls", &id[..8], "-o", "json"])?;
         exits("ls", &files, 0)?;
         let path = format!("/{}-main.bin", namespace.name);
-        says("ls", &json(&files)?.to_string(), &[&path, &DUMP.bytes.to_string()])?;
+        ensure_contains("ls", &json(&files)?.to_string(), &[&path, &DUMP.bytes.to_string()])?;
         let dumped = run(&["dump", &id[..8]])?;
         exits("dump", &dumped, 0)?;
-        ensure!(sequence::digest(&dumped.stdout) == DUMP.digest(), "dump gives other bytes");
+        ensure!(sequence::digest(&dumped.stdout) == DUMP.digest(), "dump returns other bytes");
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let closed = process::output(namespace.stowaway(&["dump", &id[..8]])?.stdout(writer))?;
+        exits("a dump whose reader has ended", &closed, 141)?;
         exits("dump of nothing", &run(&["dump", "00000000"])?, 1)?;
 
         let check = format!("{} --check", DUMP.command());
@@ -84,54 +88,58 @@ async fn every_verb_works_in_the_cluster_with_json_and_stable_exit_codes() -> Re
 
         let logs = run(&["logs", "bad"])?;
         exits("logs", &logs, 0)?;
-        says(
+        ensure_contains(
             "the log",
             &String::from_utf8_lossy(&logs.stdout),
             &["pod/bad/main", "INSERT INTO stowage", "CommandFailed"],
         )?;
-        // A Backup has the same name.
+        // `restore/` is needed, because a Backup has the same name.
         let of_restore = run(&["logs", "restore/bad", "-o", "json"])?;
         exits("logs of a Restore", &of_restore, 0)?;
         let lines = String::from_utf8_lossy(&of_restore.stdout).into_owned();
         ensure!(lines.lines().all(|line| line.contains(r#""kind":"restore""#)), "{lines}");
         exits("logs of nothing", &run(&["logs", "nothing"])?, 2)?;
 
-        // As a plugin of kubectl.
+        // Runs `stowaway` as a plugin of kubectl.
         let folder = tempfile::tempdir()?;
         symlink(process::stowaway()?, folder.path().join("kubectl-stowaway"))?;
         let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap_or_default());
         let mut plugin = namespace.command(process::program("kubectl"));
         let plugged = process::output(plugin.env("PATH", path).args(["stowaway", "snapshots", "-n", &namespace.name]))?;
         exits("kubectl stowaway", &plugged, 0)?;
-        says("kubectl stowaway snapshots", &String::from_utf8_lossy(&plugged.stdout), &[&id[..8], "pod/good/main"])
+        ensure_contains(
+            "kubectl stowaway snapshots",
+            &String::from_utf8_lossy(&plugged.stdout),
+            &[&id[..8], "pod/good/main"],
+        )
     })
     .await
 }
 
-/// `stowaway` without any cluster, on a repository that restic's own variables name.
-fn local(place: &Path, arguments: &[&str]) -> Result<Output> {
+/// Runs `stowaway` without a cluster, on a repository that restic's environment variables specify.
+fn local(repository: &Path, arguments: &[&str]) -> Result<Output> {
     let mut command = Command::new(process::stowaway()?);
-    command.env_remove("KUBECONFIG").env("RESTIC_REPOSITORY", place).env("RESTIC_PASSWORD", "local");
+    command.env_remove("KUBECONFIG").env("RESTIC_REPOSITORY", repository).env("RESTIC_PASSWORD", "local");
     process::output(command.args(arguments))
 }
 
 #[test]
-fn the_same_verbs_and_the_same_gate_work_without_a_cluster() -> Result<()> {
+fn the_same_commands_work_without_a_cluster_and_a_failed_dump_leaves_no_snapshot() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let place = folder.path().join("repository");
-    let restic = Restic::folder(&place, "local");
+    let repository = folder.path().join("repository");
+    let restic = Restic::folder(&repository, "local");
     let emit = process::program("emit").display().to_string();
     let options = ["backup", "--init", "--source", "job/shop/emit", "--stdin-filename", "dump.bin", "-o", "json", "--"];
     let back_up = |more: &[&str]| {
         let command = DUMP.command();
-        let words: Vec<&str> = command.split(' ').skip(1).collect();
-        local(&place, &[&options[..], &[&emit], &words, more].concat())
+        let arguments: Vec<&str> = command.split(' ').skip(1).collect();
+        local(&repository, &[&options[..], &[&emit], &arguments, more].concat())
     };
     exits("a failing command", &back_up(&["--exit", "4"])?, 1)?;
     ensure!(restic.snapshots()?.is_empty(), "a failed command left a snapshot");
-    let missing = local(&place, &["backup", "--", "no-such-program"])?;
-    exits("a command that is not there", &missing, 1)?;
-    exits("no command at all", &local(&place, &["backup"])?, 2)?;
+    let missing = local(&repository, &["backup", "--", "no-such-program"])?;
+    exits("a command that does not exist", &missing, 1)?;
+    exits("no command at all", &local(&repository, &["backup"])?, 2)?;
 
     let stored = back_up(&[])?;
     exits("a green backup", &stored, 0)?;
@@ -142,31 +150,31 @@ fn the_same_verbs_and_the_same_gate_work_without_a_cluster() -> Result<()> {
         ensure!(restic.dump(program, snapshot)?.0 == DUMP.digest(), "{program} dumps other bytes");
         restic.check(program, true)?;
     }
-    let listed = local(&place, &["snapshots", "-o", "json"])?;
+    let listed = local(&repository, &["snapshots", "-o", "json"])?;
     exits("snapshots", &listed, 0)?;
     ensure!(json(&listed)?[0]["id"] == snapshot.id.as_str(), "{:?}", json(&listed)?);
-    exits("ls", &local(&place, &["ls", &snapshot.id[..8]])?, 0)?;
-    let dumped = local(&place, &["dump", &snapshot.id[..8], "/dump.bin"])?;
-    ensure!(sequence::digest(&dumped.stdout) == DUMP.digest(), "dump gives other bytes");
+    exits("ls", &local(&repository, &["ls", &snapshot.id[..8]])?, 0)?;
+    let dumped = local(&repository, &["dump", &snapshot.id[..8], "/dump.bin"])?;
+    ensure!(sequence::digest(&dumped.stdout) == DUMP.digest(), "dump returns other bytes");
 
     let restored = folder.path().join("restored");
     let script = format!("cat >{}", restored.display());
     let restore =
-        |command: &[&str]| local(&place, &[&["restore", "--source", "job/shop/emit", "--"], command].concat());
+        |command: &[&str]| local(&repository, &[&["restore", "--source", "job/shop/emit", "--"], command].concat());
     exits("a green restore", &restore(&["sh", "-c", &script])?, 0)?;
-    ensure!(sequence::digest(&std::fs::read(&restored)?) == DUMP.digest(), "restore gives other bytes");
+    ensure!(sequence::digest(&std::fs::read(&restored)?) == DUMP.digest(), "restore returns other bytes");
     exits("a failing restore", &restore(&["sh", "-c", "cat >/dev/null; exit 5"])?, 1)?;
 
-    let logged = local(&place, &["--log-format", "json", "backup", "--", &emit, "--bytes", "1", "--exit", "4"])?;
+    let logged = local(&repository, &["--log-format", "json", "backup", "--", &emit, "--bytes", "1", "--exit", "4"])?;
     exits("a failing command, logged as JSON", &logged, 1)?;
     for line in String::from_utf8_lossy(&logged.stderr).lines().filter(|line| !line.starts_with("error: ")) {
-        let event: Value = serde_json::from_str(line).with_context(|| format!("no JSON: {line}"))?;
+        let event: Value = serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))?;
         ensure!(["timestamp", "level", "message"].iter().all(|field| event[field].is_string()), "{line}");
     }
 
     let mut wrong = Command::new(process::stowaway()?);
-    wrong.env("RESTIC_REPOSITORY", &place).env("RESTIC_PASSWORD", "wrong").arg("snapshots");
+    wrong.env("RESTIC_REPOSITORY", &repository).env("RESTIC_PASSWORD", "wrong").arg("snapshots");
     let refused = process::output(&mut wrong)?;
     exits("a wrong password", &refused, 1)?;
-    says("a wrong password", &String::from_utf8_lossy(&refused.stderr), &["password"])
+    ensure_contains("a wrong password", &String::from_utf8_lossy(&refused.stderr), &["password"])
 }

@@ -1,4 +1,4 @@
-//! The annotations of other tools, of three generations, do the same here, at the same paths.
+//! The annotations of K8up and of its predecessors have the same effect in Stowaway, with the same snapshot paths.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -10,7 +10,7 @@ use stowaway_e2e::{
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_generations_of_foreign_annotations_give_their_own_paths() -> Result<()> {
-    let [newest, middle, oldest, ours] = [1, 2, 3, 4].map(|seed| Sequence::new(Kind::Every, seed, 4096 + seed));
+    let [newest, middle, oldest, own] = [1, 2, 3, 4].map(|seed| Sequence::new(Kind::Every, seed, 4096 + seed));
     in_namespace("foreign", async |namespace: &Namespace| {
         let restic = S3::shared(namespace).await?.repository(namespace).await?;
         let pod = |name: &str, keys: [&str; 2], sequence: &Sequence| {
@@ -24,8 +24,8 @@ async fn three_generations_of_foreign_annotations_give_their_own_paths() -> Resu
                 .annotate("k8up.io/backupcommand-container", "newest"),
             pod("middle", ["k8up.syn.tools/backupcommand", "k8up.syn.tools/file-extension"], &middle),
             pod("oldest", ["appuio.ch/backupcommand", "backup.appuio.ch/file-extension"], &oldest),
-            // Ours wins where both are there.
-            pod("both", ["stowaway.dev/backupcommand", "stowaway.dev/file-extension"], &ours)
+            // Stowaway's annotation has precedence over K8up's.
+            pod("both", ["stowaway.dev/backupcommand", "stowaway.dev/file-extension"], &own)
                 .annotate("k8up.io/backupcommand", "emit --bytes 1 --exit 1")
                 .annotate("k8up.io/file-extension", ".wrong"),
         ];
@@ -38,7 +38,7 @@ async fn three_generations_of_foreign_annotations_give_their_own_paths() -> Resu
                 ("pod/newest/newest", &newest),
                 ("pod/middle/middle", &middle),
                 ("pod/oldest/oldest", &oldest),
-                ("pod/both/both", &ours),
+                ("pod/both/both", &own),
             ]),
         )?;
         let snapshots = restic.snapshots()?;

@@ -1,4 +1,4 @@
-//! The controller is restarted while a run goes on.
+//! A restart of the controller during a run.
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
@@ -16,7 +16,7 @@ use stowaway_e2e::{
 const SLOW: Sequence = Sequence::new(Kind::Random, 13, 12 << 20);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_goes_on_while_the_controller_is_restarted_and_is_done_once() -> Result<()> {
+async fn a_run_continues_through_a_restart_of_the_controller_and_its_command_runs_once() -> Result<()> {
     in_namespace("controller", async |namespace: &Namespace| {
         let restic = S3::shared(namespace).await?.repository(namespace).await?;
         let script = format!("echo run >>/scratch/runs; exec {} --rate 1m", SLOW.command());
@@ -25,9 +25,9 @@ async fn a_run_goes_on_while_the_controller_is_restarted_and_is_done_once() -> R
         namespace.wait_until_running("box", CONTAINER, "emit --kind").await?;
 
         let controllers: Api<Pod> = Api::namespaced(namespace.cluster.client.clone(), "stowaway-system");
-        let ours =
+        let of_controller =
             ListParams::default().labels("app.kubernetes.io/name=stowaway,app.kubernetes.io/component=controller");
-        let pods = controllers.list(&ours).await?.items;
+        let pods = controllers.list(&of_controller).await?.items;
         ensure!(!pods.is_empty(), "no controller is running");
         for pod in pods {
             controllers.delete(&pod.name_any(), &DeleteParams::default()).await?;
@@ -35,7 +35,10 @@ async fn a_run_goes_on_while_the_controller_is_restarted_and_is_done_once() -> R
         let backup = namespace.backup_ended("one").await?;
         all_green(&backup)?;
         let status = source(&backup, "pod/box/main")?;
-        ensure!(status.attempt == 1 && namespace.shell("box", "wc -l </scratch/runs")? == "1", "it ran more than once");
+        ensure!(
+            status.attempt == 1 && namespace.shell("box", "wc -l </scratch/runs")? == "1",
+            "the command ran more than once"
+        );
         restic.agrees_with(&backup, &known(&[("pod/box/main", &SLOW)]))
     })
     .await

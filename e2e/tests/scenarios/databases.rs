@@ -1,4 +1,4 @@
-//! Real databases, with the commands as people write them: dumped, lost, and brought back.
+//! Backup and restore of real databases, with commands as users write them.
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -46,7 +46,8 @@ async fn rows_of_postgresql_come_back_in_one_transaction() -> Result<()> {
         let after = psql(&name, "select count(*), md5(string_agg(name, '' order by id)) from ships")?;
         ensure!(before == after, "before {before}, after {after}");
 
-        // The table is there: the dump's first statements fail, so all of it does, and nothing is doubled.
+        // The table exists, so the first statements of the dump fail. The transaction is rolled back, and no row is
+        // duplicated.
         let refused = namespace.restore("again", json!({ "from": { "source": "deployment/shop/postgres" } })).await?;
         let outcome = refused.status.unwrap_or_default().outcome;
         ended("again", &outcome, Verdict::Failed, &["CommandFailed", "InputNotConsumed"])?;
@@ -61,7 +62,7 @@ async fn rows_of_postgresql_come_back_in_one_transaction() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mysqldump_as_users_write_it_brings_mariadb_back() -> Result<()> {
+async fn mysqldump_as_users_write_it_restores_mariadb() -> Result<()> {
     in_namespace("mariadb", async |namespace: &Namespace| {
         let restic = S3::shared(namespace).await?.repository(namespace).await?;
         let mysql =

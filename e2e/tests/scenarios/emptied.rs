@@ -1,4 +1,5 @@
-//! What is empty for the moment is never stored as the state of the app, and never taken for the repository that it was.
+//! A volume that is being restored is not backed up before the restore is complete, and an empty store is not used as
+//! the repository that it contained before.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
@@ -10,17 +11,18 @@ use stowaway::{
 };
 use stowaway_e2e::{
     Kind, Namespace, S3, Sequence, Workload, in_namespace, process,
-    runs::{all_green, ended, known, says, source},
+    runs::{all_green, ended, ensure_contains, known, source},
     volume,
 };
 
 const CLAIM: &str = "pvc/data-db-0";
-/// Bytes of the volume; at [`SLOW`] their restore takes long enough for a Backup to begin meanwhile.
+/// The size of the volume's data in bytes. At the rate [`SLOW`] its restore takes long enough to start a Backup
+/// meanwhile.
 const SIZE: u64 = 12_000_000;
 const SLOW: &str = "400Ki";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn backup_beside_a_restore_step_waits_for_it_and_stores_all_that_came_back() -> Result<()> {
+async fn backup_during_a_restore_step_waits_for_it_and_stores_all_restored_data() -> Result<()> {
     in_namespace("racing", async |namespace: &Namespace| {
         let restic = S3::shared(namespace).await?.repository(namespace).await?;
         volume::provide(namespace, 2).await?;
@@ -54,12 +56,12 @@ async fn backup_beside_a_restore_step_waits_for_it_and_stores_all_that_came_back
         scale("--replicas=0")?;
         let pods: Api<Pod> = namespace.api();
         namespace
-            .wait_until("the pod is gone", async || Ok(pods.get_opt("db-0").await?.is_none().then_some(())))
+            .wait_until("the pod is deleted", async || Ok(pods.get_opt("db-0").await?.is_none().then_some(())))
             .await?;
         let claims: Api<PersistentVolumeClaim> = namespace.api();
         claims.delete("data-db-0", &DeleteParams::default()).await?;
         namespace
-            .wait_until("the claim is gone", async || Ok(claims.get_opt("data-db-0").await?.is_none().then_some(())))
+            .wait_until("the claim is deleted", async || Ok(claims.get_opt("data-db-0").await?.is_none().then_some(())))
             .await?;
         let slow = format!(r#"{{"spec":{{"limits":{{"download":"{SLOW}"}}}}}}"#);
         process::run(&mut namespace.kubectl(&[
@@ -85,12 +87,16 @@ async fn backup_beside_a_restore_step_waits_for_it_and_stores_all_that_came_back
             source.is_some_and(|source| source.outcome.reason == "RestoreUnfinished")
         };
         let backup: Backup = namespace.wait_for("beside", "waiting for the restore step", waits).await?;
-        says("the Backup", &source(&backup, CLAIM)?.outcome.message, &["db-0", "Nothing half restored is stored"])?;
+        ensure_contains(
+            "the Backup",
+            &source(&backup, CLAIM)?.outcome.message,
+            &["db-0", "Nothing half restored is stored"],
+        )?;
         namespace.wait_until_ready("db-0").await?;
         let backup = namespace.backup_ended("beside").await?;
         all_green(&backup)?;
         let bytes = source(&backup, CLAIM)?.outcome.bytes;
-        ensure!(bytes == Some(SIZE), "of {SIZE} bytes {bytes:?} were stored");
+        ensure!(bytes == Some(SIZE), "{bytes:?} of {SIZE} bytes were stored");
         ensure!(restic.snapshots()?.len() == 2, "{:?}", restic.snapshots()?);
         restic.check("restic", true)
     })
@@ -98,7 +104,7 @@ async fn backup_beside_a_restore_step_waits_for_it_and_stores_all_that_came_back
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn repository_that_is_gone_is_created_again_only_when_a_person_accepts_that() -> Result<()> {
+async fn repository_that_is_missing_is_created_again_only_when_a_user_accepts_that() -> Result<()> {
     const SOURCE: &str = "pod/box/main";
     const KEY: &str = "stowaway.dev/accept-repository";
     let sequence = Sequence::new(Kind::Every, 0, 5000);
@@ -106,7 +112,11 @@ async fn repository_that_is_gone_is_created_again_only_when_a_person_accepts_tha
         let server = S3::shared(namespace).await?;
         let restic = server.repository(namespace).await?;
         let id = |repository: &Repository| {
-            repository.status.as_ref().and_then(|status| status.repository_id.clone()).context("it has no id")
+            repository
+                .status
+                .as_ref()
+                .and_then(|status| status.repository_id.clone())
+                .context("the Repository has no id")
         };
         let first = id(&namespace.wait_until_repository_ready("main").await?)?;
         Workload::dumping(namespace, "box", &sequence).start(namespace).await?;
@@ -124,10 +134,10 @@ async fn repository_that_is_gone_is_created_again_only_when_a_person_accepts_tha
                 &annotation,
             ]))
         };
-        // An id that is not there is accepted in vain.
+        // An id that the store does not have is not accepted.
         annotate(&"0".repeat(64))?;
         let refused = namespace.wait_until_repository_refused("main", "RepositoryNotFound").await?;
-        says("the Repository", &refused.message, &[&first, KEY])?;
+        ensure_contains("the Repository", &refused.message, &[&first, KEY])?;
 
         annotate("new")?;
         let second = id(&namespace.wait_until_repository_ready("main").await?)?;
@@ -136,7 +146,7 @@ async fn repository_that_is_gone_is_created_again_only_when_a_person_accepts_tha
         all_green(&backup)?;
         restic.agrees_with(&backup, &known(&[(SOURCE, &sequence)]))?;
 
-        // It is accepted once: what is gone again stays gone.
+        // The annotation has an effect once: a repository that is deleted again is not created again.
         server.delete(&namespace.cluster);
         let backup = namespace.back_up("again", json!({ "retryLimit": 0 })).await?;
         ended("again", &source(&backup, SOURCE)?.outcome, Verdict::Failed, &["RepositoryNotFound"])?;

@@ -1,4 +1,4 @@
-//! Commands that fail, hang, are killed, or lose their pod.
+//! Backups of commands that fail, hang, are killed, or lose their pod.
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::{Event, Pod};
@@ -16,7 +16,7 @@ use stowaway_e2e::{
 
 const SHORT: Sequence = Sequence::new(Kind::Every, 0, 1000);
 
-/// One case: name of the command, its annotation, and how it ends.
+/// A named command and the expected outcome of its backup.
 struct Case {
     name: &'static str,
     command: String,
@@ -30,7 +30,7 @@ fn case(name: &'static str, command: &str, verdict: Verdict, reason: &'static st
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn failing_commands_are_told_apart_and_leave_no_snapshot() -> Result<()> {
+async fn failing_commands_have_distinct_reasons_and_leave_no_snapshot() -> Result<()> {
     let short = SHORT.command();
     let cases = [
         case("exit-at-once", "emit --bytes 0 --exit 1", Failed, "CommandFailed", Some(1)),
@@ -74,12 +74,12 @@ async fn failing_commands_are_told_apart_and_leave_no_snapshot() -> Result<()> {
         }
         for (name, reason) in [("late", "Timeout"), ("idle", "IdleTimeout"), ("stubborn", "Timeout")] {
             ended(name, &source(&backup, &format!("pod/{name}/main"))?.outcome, Failed, &[reason])?;
-            namespace.wait_until_gone(name, CONTAINER, "emit --kind").await?;
+            namespace.wait_until_ended(name, CONTAINER, "emit --kind").await?;
         }
         let empty = &source(&backup, "pod/empty/main")?.outcome;
         ended("empty", empty, Succeeded, &["Completed"])?;
         ensure!(empty.bytes == Some(0), "{:?}", empty.bytes);
-        namespace.wait_until_gone("box", CONTAINER, "emit --kind").await?;
+        namespace.wait_until_ended("box", CONTAINER, "emit --kind").await?;
 
         let nothing = Sequence { bytes: 0, ..SHORT };
         restic.agrees_with(
@@ -94,19 +94,19 @@ async fn failing_commands_are_told_apart_and_leave_no_snapshot() -> Result<()> {
     .await
 }
 
-/// `kubectl describe` shows these, by type, reason, and a part of the text.
-async fn events_tell(namespace: &Namespace, backup: &str, expected: &[(&str, &str, &str)]) -> Result<()> {
+/// Waits until the Backup has Events with these types, reasons and parts of messages.
+async fn wait_for_events(namespace: &Namespace, backup: &str, expected: &[(&str, &str, &str)]) -> Result<()> {
     let about = ListParams::default().fields(&format!("involvedObject.kind=Backup,involvedObject.name={backup}"));
     let events: Api<Event> = namespace.api();
-    let tells = |event: &Event, (kind, reason, text): (&str, &str, &str)| {
+    let matches = |event: &Event, (kind, reason, text): (&str, &str, &str)| {
         let is = |field: &Option<String>, value: &str| field.as_deref() == Some(value);
-        let says = event.message.as_ref().is_some_and(|message| message.contains(text));
-        is(&event.type_, kind) && is(&event.reason, reason) && says
+        let has_text = event.message.as_ref().is_some_and(|message| message.contains(text));
+        is(&event.type_, kind) && is(&event.reason, reason) && has_text
     };
     namespace
         .wait_until(&format!("Events {expected:?} of Backup {backup}"), async || {
             let events = events.list(&about).await?.items;
-            let all = expected.iter().all(|words| events.iter().any(|event| tells(event, *words)));
+            let all = expected.iter().all(|wanted| events.iter().any(|event| matches(event, *wanted)));
             Ok(all.then_some(()))
         })
         .await
@@ -136,9 +136,9 @@ async fn one_failing_source_of_three_fails_alone_and_only_it_is_retried() -> Res
             ended(name, &source(&alone, name)?.outcome, Succeeded, &["Completed"])?;
         }
         let verdict = alone.status.as_ref().and_then(|status| status.verdict);
-        ensure!(verdict == Some(Verdict::Incomplete), "one of three failed, and the Backup is {verdict:?}");
+        ensure!(verdict == Some(Verdict::Incomplete), "one source of three failed, but the Backup is {verdict:?}");
         restic.agrees_with(&alone, &expected)?;
-        events_tell(
+        wait_for_events(
             namespace,
             "alone",
             &[("Warning", "CommandFailed", "pod/b/main"), ("Normal", "Completed", "pod/a/main")],
@@ -176,7 +176,7 @@ async fn a_killed_command_a_restarted_container_and_a_deleted_pod_fail_and_the_n
         for name in names {
             namespace.wait_until_running(name, CONTAINER, "emit --kind").await?;
         }
-        // The first process of a container is spared by KILL from within, and only by that.
+        // Inside a container SIGKILL has no effect on its first process, but SIGTERM has if the process handles it.
         namespace.shell("killed", "pkill -KILL -x emit")?;
         process::output(&mut namespace.kubectl(&["exec", "restarted", "--", "sh", "-c", "kill -TERM 1"]))?;
         namespace.api::<Pod>().delete("deleted", &DeleteParams::default()).await?;

@@ -1,5 +1,5 @@
-//! Whoever may not exec cannot make us run a command for him: each attack is refused, and the same deed is done for somebody
-//! who may exec.
+//! A user without the right to exec cannot have Stowaway run a command. Each attack is denied, and the same request
+//! succeeds for a user with the right.
 
 use anyhow::Result;
 use k8s_openapi::api::core::v1::Pod;
@@ -47,14 +47,14 @@ async fn commands_of_a_running_pod_are_changed_only_by_who_may_exec() -> Result<
             ("own", json!({ "stowaway.dev/backupcommand-container": "other" })),
             ("own", json!({ "kubectl.kubernetes.io/default-container": "other" })),
             ("own", json!({ "stowaway.dev/repository": "of-the-tenant" })),
-            // What is green, and where a dump is cut.
+            // Annotations that decide which dump is green, or end a dump early.
             ("own", json!({ "stowaway.dev/accept-unproven": "true" })),
             ("own", json!({ "stowaway.dev/allow-empty": "true" })),
             ("own", json!({ "stowaway.dev/timeout": "2s" })),
             ("own", json!({ "stowaway.dev/idle-timeout": "1s" })),
             ("own", json!({ "stowaway.dev/file-extension": ".txt" })),
             ("own", json!({ "k8up.io/file-extension": ".txt" })),
-            // The container would be another one, the command the other tool's.
+            // Removals after which the command would run in another container, or K8up's annotation would be used.
             ("own", json!({ "stowaway.dev/backupcommand-container": null })),
             (
                 "own",
@@ -70,14 +70,14 @@ async fn commands_of_a_running_pod_are_changed_only_by_who_may_exec() -> Result<
         let by_status =
             async || pods.patch_status("plain", &PatchParams::default(), &Patch::Merge(in_status.clone())).await;
         tenant.is_denied(POLICY, by_status).await?;
-        // What runs nothing is free: an annotation of somebody else, and the end of all commands.
+        // Changes that run nothing are allowed: an unrelated annotation, and the removal of all commands.
         let other = json!({ "example.com/note": "x", "kubectl.kubernetes.io/default-container": "main" });
         tenant.is_allowed(async || annotate(&pods, "plain", &other).await).await?;
         let none =
             json!({ COMMAND: null, "stowaway.dev/backupcommand-container": null, "k8up.io/backupcommand": null });
         tenant.is_allowed(async || annotate(&pods, "own", &none).await).await?;
 
-        // The same deeds of one who may exec.
+        // The same requests succeed for a user who may exec.
         let operator = Tenant::new(namespace, "operator", &[rights[0], EXEC]).await?;
         let pods: Api<Pod> = operator.api();
         for (pod, annotations) in &attacks {
@@ -90,7 +90,7 @@ async fn commands_of_a_running_pod_are_changed_only_by_who_may_exec() -> Result<
     .await
 }
 
-/// Binds the pod to a node that is not there, with annotations that are laid over the pod's.
+/// Binds the pod to a node that does not exist. The API server merges the annotations of the binding into the pod's.
 async fn assign(client: &kube::Client, namespace: &str, pod: &str, annotations: &Value) -> kube::Result<Value> {
     let binding = json!({
         "apiVersion": "v1", "kind": "Binding", "metadata": { "name": pod, "namespace": namespace, "annotations": annotations },
@@ -103,10 +103,10 @@ async fn assign(client: &kube::Client, namespace: &str, pod: &str, annotations: 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn binding_brings_commands_only_for_who_may_exec() -> Result<()> {
+async fn binding_sets_commands_only_for_who_may_exec() -> Result<()> {
     in_namespace("guard-binding", async |namespace: &Namespace| {
         for pod in ["first", "second", "third"] {
-            let waiting = Workload::new(namespace, pod, "shell-less").set_in_pod("schedulerName", json!("nobody"));
+            let waiting = Workload::new(namespace, pod, "shell-less").set_in_pod("schedulerName", json!("none"));
             waiting.apply(namespace).await?;
         }
         let rights: Right = ("", &["pods/binding"], &["create"]);
@@ -120,7 +120,7 @@ async fn binding_brings_commands_only_for_who_may_exec() -> Result<()> {
         let operator = Tenant::new(namespace, "operator", &[rights, EXEC]).await?;
         let client = operator.api::<Pod>().into_client();
         operator.is_allowed(async || assign(&client, &namespace.name, "third", &command).await).await?;
-        // It does what the policy takes it to do.
+        // Annotations of a binding do reach the pod, as the policy assumes.
         let pod = namespace.api::<Pod>().get("third").await?;
         let annotations = pod.metadata.annotations.unwrap_or_default();
         anyhow::ensure!(annotations.contains_key(COMMAND), "{annotations:?}");
@@ -141,7 +141,7 @@ async fn restore_is_made_only_by_who_may_exec() -> Result<()> {
         let restores: Api<Restore> = tenant.api();
         let create = async || restores.create(&PostParams::default(), &restore).await;
         tenant.is_denied("stowaway-restore-commands", create).await?;
-        // Nothing in the place of a claim makes it none that runs a command.
+        // An explicit `null` as claim does not hide that the Restore runs a command.
         let pods: Right = ("", &["pods"], &["create"]);
         let podder = Tenant::new(namespace, "podder", &[rights, pods]).await?;
         let mut disguised = serde_json::to_value(&restore)?;
@@ -167,12 +167,12 @@ async fn archives_are_made_only_by_who_may_create_pods() -> Result<()> {
             "apiVersion": "stowaway.dev/v1alpha1", "kind": "Restore", "metadata": { "name": "away" },
             "spec": { "from": { "source": "pvc/data" }, "to": { "archive": { "volume": { "persistentVolumeClaim": { "claimName": "x" } } } } },
         }))?;
-        // To exec is not enough: it mounts no Secret.
+        // The right to exec is not enough, because it does not allow mounting Secrets.
         let tenant = Tenant::new(namespace, "tenant", &[restores, EXEC]).await?;
         let api: Api<Restore> = tenant.api();
         let create = async || api.create(&PostParams::default(), &restore).await;
         tenant.is_denied("stowaway-restore-archives", create).await?;
-        // Nothing in the place of an archive makes it none that runs a command.
+        // An explicit `null` as archive does not hide that the Restore runs a command.
         let pods: Right = ("", &["pods"], &["create"]);
         let podder = Tenant::new(namespace, "podder", &[restores, pods]).await?;
         let mut disguised = serde_json::to_value(&restore)?;
@@ -189,7 +189,8 @@ async fn archives_are_made_only_by_who_may_create_pods() -> Result<()> {
     .await
 }
 
-/// Who, into what, scaling what, and by which policy that is refused.
+/// The name of a tenant and its rights, the target claim, the workload to scale, and the policy that denies the
+/// Restore.
 type RestoreCase<'a> = (&'a str, &'a [Right<'a>], &'a Value, Option<Value>, Option<&'a str>);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -203,7 +204,7 @@ async fn claims_are_restored_into_and_workloads_scaled_only_by_who_may_do_so_him
         let new = json!({ "name": "data", "create": {} });
         let scale = |kind: &str| json!({ "kind": kind, "name": "db" });
         let cases: &[RestoreCase] = &[
-            ("nobody", &[EXEC], &plain, None, Some("stowaway-restore-claims")),
+            ("execer", &[EXEC], &plain, None, Some("stowaway-restore-claims")),
             ("podder", &[pods], &plain, None, None),
             ("podder-new", &[pods], &new, None, Some("stowaway-restore-claims")),
             ("claimer", &[pods, claims], &new, None, None),
@@ -211,7 +212,7 @@ async fn claims_are_restored_into_and_workloads_scaled_only_by_who_may_do_so_him
             ("scaler", &[pods, scales], &plain, Some(scale("StatefulSet")), None),
             ("scaler-other", &[pods, scales], &plain, Some(scale("Deployment")), Some("stowaway-restore-scales")),
         ];
-        for (name, rights, claim, scale, refused) in cases {
+        for (name, rights, claim, scale, denied_by) in cases {
             let all: Vec<Right> = rights.iter().copied().chain([restores]).collect();
             let tenant = Tenant::new(namespace, name, &all).await?;
             let api: Api<Restore> = tenant.api();
@@ -224,7 +225,7 @@ async fn claims_are_restored_into_and_workloads_scaled_only_by_who_may_do_so_him
             }
             let restore: Restore = serde_json::from_value(restore)?;
             let create = async || api.create(&PostParams::default(), &restore).await;
-            match refused {
+            match denied_by {
                 Some(policy) => tenant.is_denied(policy, create).await?,
                 None => drop(tenant.is_allowed(create).await?),
             }

@@ -1,5 +1,5 @@
-//! The accounts of runs are for our Jobs alone. Each attack is refused, and the same deed with an account of another name is
-//! done: it would have worked.
+//! The service accounts of runs can be used only by Stowaway's Jobs. Each attack is denied, and the same request with
+//! an account of another name succeeds, which shows that the attack would have worked.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::{
@@ -20,9 +20,9 @@ use stowaway_e2e::{
     workload::CONTAINER,
 };
 
-/// As one of ours is called.
-const OURS: &str = "stowaway-run-first-0123456789";
-/// As any other.
+/// A name that a service account of a run could have.
+const OF_RUN: &str = "stowaway-run-first-0123456789";
+/// A name that no service account of a run has.
 const OTHER: &str = "first-0123456789";
 
 fn pod_spec(namespace: &Namespace, account: &str) -> Value {
@@ -33,7 +33,7 @@ fn pod_spec(namespace: &Namespace, account: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_else_gets_hold_of_an_account_of_runs() -> Result<()> {
+async fn accounts_of_runs_are_used_by_no_one_else() -> Result<()> {
     in_namespace("guard-accounts", async |namespace: &Namespace| {
         let made = ["get", "create"];
         let tenant = Tenant::new(
@@ -46,10 +46,10 @@ async fn nobody_else_gets_hold_of_an_account_of_runs() -> Result<()> {
             ],
         )
         .await?;
-        // An account of that name may be made by anybody: it can do nothing.
+        // Creating an account of that name is allowed, because the account has no rights.
         let accounts: Api<ServiceAccount> = tenant.api();
         let dry = PostParams { dry_run: true, ..PostParams::default() };
-        for name in [OURS, OTHER] {
+        for name in [OF_RUN, OTHER] {
             let account: ServiceAccount = serde_json::from_value(json!({ "metadata": { "name": name } }))?;
             tenant.is_allowed(async || accounts.create(&PostParams::default(), &account).await).await?;
         }
@@ -60,16 +60,16 @@ async fn nobody_else_gets_hold_of_an_account_of_runs() -> Result<()> {
                 "type": "kubernetes.io/service-account-token",
             })
         };
-        for (account, is_ours) in [(OURS, true), (OTHER, false)] {
+        for (account, is_of_run) in [(OF_RUN, true), (OTHER, false)] {
             let check = async |policy: &str, result: kube::Result<()>| -> Result<()> {
                 let result = std::sync::Mutex::new(Some(result));
-                let act = async || result.lock().unwrap().take().unwrap_or(Ok(()));
-                if is_ours { tenant.is_denied(policy, act).await } else { tenant.is_allowed(act).await }
+                let request = async || result.lock().unwrap().take().unwrap_or(Ok(()));
+                if is_of_run { tenant.is_denied(policy, request).await } else { tenant.is_allowed(request).await }
             };
             let spec = pod_spec(namespace, account);
             let pod: Pod = serde_json::from_value(json!({ "metadata": { "name": "thief" }, "spec": spec }))?;
             let pods: Api<Pod> = tenant.api();
-            tenant_right(namespace, async || pods.get_opt("nothing").await.map(|_| ())).await?;
+            wait_for_rights(namespace, async || pods.get_opt("nothing").await.map(|_| ())).await?;
             check("stowaway-run-pods", pods.create(&dry, &pod).await.map(|_| ())).await?;
             let job: Job = serde_json::from_value(json!({
                 "metadata": { "name": "thief" }, "spec": { "template": { "spec": spec } },
@@ -81,7 +81,7 @@ async fn nobody_else_gets_hold_of_an_account_of_runs() -> Result<()> {
             let secret: Secret = serde_json::from_value(secret(account))?;
             check("stowaway-run-token-secrets", tenant.api::<Secret>().create(&dry, &secret).await.map(|_| ())).await?;
 
-            // By way of a controller, which may make pods as it likes.
+            // The tenant has a controller of Kubernetes create the pod.
             let set: ReplicaSet = serde_json::from_value(json!({
                 "metadata": { "name": account },
                 "spec": { "selector": { "matchLabels": labels }, "template": { "metadata": { "labels": labels },
@@ -98,7 +98,7 @@ async fn nobody_else_gets_hold_of_an_account_of_runs() -> Result<()> {
             let conditions = set.status.and_then(|status| status.conditions).unwrap_or_default();
             let messages: Vec<String> = conditions.into_iter().filter_map(|condition| condition.message).collect();
             let is_refused = messages.iter().any(|message| message.contains("stowaway-run-pods"));
-            ensure!(is_refused == is_ours, "{account}: {messages:?}");
+            ensure!(is_refused == is_of_run, "{account}: {messages:?}");
         }
         Ok(())
     })
@@ -106,15 +106,15 @@ async fn nobody_else_gets_hold_of_an_account_of_runs() -> Result<()> {
 }
 
 /// Waits until the tenant's rights are in force.
-async fn tenant_right(namespace: &Namespace, look: impl AsyncFn() -> kube::Result<()>) -> Result<()> {
-    namespace.wait_until("the rights are in force", async || Ok(look().await.ok())).await
+async fn wait_for_rights(namespace: &Namespace, request: impl AsyncFn() -> kube::Result<()>) -> Result<()> {
+    namespace.wait_until("the rights are in force", async || Ok(request().await.ok())).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn account_of_runs_execs_only_with_the_token_of_a_pod() -> Result<()> {
     in_namespace("guard-exec", async |namespace: &Namespace| {
         Workload::new(namespace, "box", "toolbox").start(namespace).await?;
-        for account in [OURS, OTHER] {
+        for account in [OF_RUN, OTHER] {
             namespace
                 .apply_object(json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": account } }))
                 .await?;
@@ -127,7 +127,7 @@ async fn account_of_runs_execs_only_with_the_token_of_a_pod() -> Result<()> {
         namespace.wait_until("another account execs", async || Ok(exec(OTHER)?.status.success().then_some(()))).await?;
         let refused = namespace
             .wait_until("the account is bound", async || {
-                let message = String::from_utf8_lossy(&exec(OURS)?.stderr).into_owned();
+                let message = String::from_utf8_lossy(&exec(OF_RUN)?.stderr).into_owned();
                 Ok((!message.contains(" cannot ")).then_some(message))
             })
             .await?;
@@ -152,8 +152,9 @@ async fn pod_and_job_of_a_run_are_changed_only_by_who_may_exec() -> Result<()> {
         let rights: &[Right] = &[("", &["pods", "pods/ephemeralcontainers"], changed), ("batch", &["jobs"], changed)];
         let tenant = Tenant::new(namespace, "tenant", rights).await?;
         let (pods, jobs): (Api<Pod>, Api<Job>) = (tenant.api(), tenant.api());
-        let ours = ListParams::default().labels("stowaway.dev/run=one");
-        let run = tenant.is_allowed(async || pods.list(&ours).await).await?.items.pop().context("no run's pod")?;
+        let of_run = ListParams::default().labels("stowaway.dev/run=one");
+        let run =
+            tenant.is_allowed(async || pods.list(&of_run).await).await?.items.pop().context("the run has no pod")?;
         let account = run.spec.as_ref().and_then(|spec| spec.service_account_name.clone()).unwrap_or_default();
         ensure!(account.starts_with("stowaway-run-"), "{account}");
         let dry = PatchParams { dry_run: true, ..PatchParams::default() };
@@ -173,16 +174,18 @@ async fn pod_and_job_of_a_run_are_changed_only_by_who_may_exec() -> Result<()> {
         let change = async || jobs.patch(&job, &dry, &Patch::Merge(wider.clone())).await;
         tenant.is_denied("stowaway-run-jobs", change).await?;
         tenant.is_allowed(async || jobs.patch(&job, &dry, &Patch::Merge(label.clone())).await).await?;
-        // The same swap in a pod that is none of a run's, and in this one by somebody who may exec.
+        // The same change is allowed in a pod that belongs to no run, and in the run's pod for a user who may exec.
         let other = json!({ "spec": { "containers": [{ "name": CONTAINER, "image": "thief" }] } });
         tenant.is_allowed(async || pods.patch("box", &dry, &Patch::Strategic(other.clone())).await).await?;
         tenant.grant("exec", &[("", &["pods/exec"], &["create"])]).await?;
         namespace
-            .wait_until("he may exec, and so change it", async || Ok(swap(&pods).await.is_ok().then_some(())))
+            .wait_until("the tenant may exec, and so change the pod", async || {
+                Ok(swap(&pods).await.is_ok().then_some(()))
+            })
             .await?;
         tenant.is_allowed(async || debug(&pods).await).await?;
 
-        // None of this stands in the way of the run itself.
+        // None of this disturbs the run itself.
         let backup = namespace.backup_ended("one").await?;
         all_green(&backup)?;
         restic.agrees_with(&backup, &known(&[("pod/box/main", &SLOW)]))
@@ -190,11 +193,12 @@ async fn pod_and_job_of_a_run_are_changed_only_by_who_may_exec() -> Result<()> {
     .await
 }
 
-/// Whether the token's owner may exec there.
+/// Whether this client may exec in the pod.
 async fn execs(client: &Client, namespace: &str, pod: &str) -> Result<bool> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     match pods.exec(pod, ["true"], &AttachParams::default().stderr(false)).await {
-        // The connection is there, so it was allowed; what comes of `true` is nobody's affair.
+        // The API server has opened the stream, so the request was authorized; the result of the command does not
+        // matter.
         Ok(_process) => Ok(true),
         Err(kube::Error::Api(status)) if [401, 403].contains(&status.code) => Ok(false),
         Err(error) => Err(error.into()),
@@ -205,7 +209,7 @@ async fn execs(client: &Client, namespace: &str, pod: &str) -> Result<bool> {
 async fn stolen_token_of_a_run_sees_no_secret_execs_nowhere_else_and_never_after_the_run() -> Result<()> {
     in_namespace("guard-token", async |namespace: &Namespace| {
         if !namespace.cluster.is_built_in() {
-            eprintln!("SKIPPED: what is in another machine's containers cannot be stolen from here");
+            eprintln!("SKIPPED: the token can be read only on the built-in cluster's node");
             return Ok(());
         }
         let restic = S3::shared(namespace).await?.repository(namespace).await?;
@@ -213,8 +217,8 @@ async fn stolen_token_of_a_run_sees_no_secret_execs_nowhere_else_and_never_after
         Workload::toolbox(namespace, "box", &command).start(namespace).await?;
         namespace.start_backup("one", json!({ "retryLimit": 0 })).await?;
         namespace.wait_until_running("box", CONTAINER, "emit --kind").await?;
-        let ours = ListParams::default().labels("stowaway.dev/run=one");
-        let run = namespace.api::<Pod>().list(&ours).await?.items.pop().context("no run's pod")?;
+        let of_run = ListParams::default().labels("stowaway.dev/run=one");
+        let run = namespace.api::<Pod>().list(&of_run).await?.items.pop().context("the run has no pod")?;
         let processes = process::of_pod(run.metadata.uid.as_deref().unwrap_or_default())?;
         let token = processes.iter().find_map(|(id, _)| {
             let file = format!("/proc/{id}/root/var/run/secrets/kubernetes.io/serviceaccount/token");
@@ -222,27 +226,27 @@ async fn stolen_token_of_a_run_sees_no_secret_execs_nowhere_else_and_never_after
         });
         let thief = namespace.cluster.with_token(&token.context("the run has no token")?).await?;
 
-        // This is what it is for, and as far as it goes.
-        ensure!(execs(&thief, &namespace.name, "box").await?, "that is no token of a run");
-        ensure!(!execs(&thief, "stowaway-e2e-store", "s3").await?, "it execs in another namespace");
+        // The token allows exec in the namespace of the run, and nothing else.
+        ensure!(execs(&thief, &namespace.name, "box").await?, "the token does not allow exec in its namespace");
+        ensure!(!execs(&thief, "stowaway-e2e-store", "s3").await?, "the token allows exec in another namespace");
         let secrets: Api<Secret> = Api::namespaced(thief.clone(), &namespace.name);
         let pods: Api<Pod> = Api::namespaced(thief.clone(), &namespace.name);
         let spec = pod_spec(namespace, "default");
         let pod: Pod = serde_json::from_value(json!({ "metadata": { "name": "thief" }, "spec": spec }))?;
-        for (what, answer) in [
-            ("a Secret is read", secrets.get("password").await.map(|_| ())),
-            ("pods are listed", pods.list(&ListParams::default()).await.map(|_| ())),
-            ("a pod is made", pods.create(&PostParams::default(), &pod).await.map(|_| ())),
+        for (what, response) in [
+            ("read a Secret", secrets.get("password").await.map(|_| ())),
+            ("list pods", pods.list(&ListParams::default()).await.map(|_| ())),
+            ("create a pod", pods.create(&PostParams::default(), &pod).await.map(|_| ())),
         ] {
-            let refused = matches!(&answer, Err(kube::Error::Api(status)) if status.code == 403);
-            ensure!(refused, "{what}: {answer:?}");
+            let is_forbidden = matches!(&response, Err(kube::Error::Api(status)) if status.code == 403);
+            ensure!(is_forbidden, "{what}: {response:?}");
         }
 
         let backup = namespace.backup_ended("one").await?;
         all_green(&backup)?;
         restic.agrees_with(&backup, &known(&[("pod/box/main", &SLOW)]))?;
         namespace
-            .wait_until("the token is worth nothing", async || {
+            .wait_until("the token is invalid", async || {
                 Ok((!execs(&thief, &namespace.name, "box").await?).then_some(()))
             })
             .await

@@ -1,6 +1,6 @@
-//! Whoever may not create pods cannot make Stowaway use Secrets, stores and pods by an object, nobody writes what Stowaway
-//! reports, and the controller's own account does nothing but its work: each attack is refused, and the same deed is done for
-//! somebody who may.
+//! A user without the right to create pods cannot have Stowaway use Secrets, stores and pods through its objects. Only
+//! the controller writes statuses, and its account can do nothing beyond its tasks. Each attack is denied, and the same
+//! request succeeds for a user with the right.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::{
@@ -39,9 +39,9 @@ async fn repositories_are_written_only_by_who_may_create_pods() -> Result<()> {
             .create(&PostParams::default(), &repository("main", "http://rest:8000/r")?)
             .await?;
         let tenant = Tenant::new(namespace, "tenant", &[right]).await?;
-        let theirs: Api<Repository> = tenant.api();
+        let of_tenant: Api<Repository> = tenant.api();
         let thief = repository("thief", "http://thief:8000/r")?;
-        tenant.is_denied(policy, async || theirs.create(&PostParams::default(), &thief).await).await?;
+        tenant.is_denied(policy, async || of_tenant.create(&PostParams::default(), &thief).await).await?;
         let changes = [
             json!({ "spec": { "rest": { "url": "http://thief:8000/r" } } }),
             json!({ "spec": { "passwordSecretRef": { "name": "other" } } }),
@@ -53,17 +53,17 @@ async fn repositories_are_written_only_by_who_may_create_pods() -> Result<()> {
             api.patch("main", &PatchParams::default(), &Patch::Merge(change)).await
         };
         for attack in &changes {
-            tenant.is_denied(policy, async || change(&theirs, attack).await).await?;
+            tenant.is_denied(policy, async || change(&of_tenant, attack).await).await?;
         }
         let label = json!({ "metadata": { "labels": { "example.com/note": "x" } } });
-        tenant.is_allowed(async || change(&theirs, &label).await).await?;
+        tenant.is_allowed(async || change(&of_tenant, &label).await).await?;
 
         let operator = Tenant::new(namespace, "operator", &[right, PODS]).await?;
-        let own: Api<Repository> = operator.api();
-        for deed in &changes {
-            operator.is_allowed(async || change(&own, deed).await).await?;
+        let of_operator: Api<Repository> = operator.api();
+        for attack in &changes {
+            operator.is_allowed(async || change(&of_operator, attack).await).await?;
         }
-        operator.is_allowed(async || own.create(&PostParams::default(), &thief).await).await.map(drop)
+        operator.is_allowed(async || of_operator.create(&PostParams::default(), &thief).await).await.map(drop)
     })
     .await
 }
@@ -80,15 +80,15 @@ async fn pod_of_a_run_is_shaped_only_by_who_may_create_pods() -> Result<()> {
         };
         let right: Right = ("stowaway.dev", &["backups"], &["create"]);
         let tenant = Tenant::new(namespace, "tenant", &[right]).await?;
-        let theirs: Api<Backup> = tenant.api();
+        let of_tenant: Api<Backup> = tenant.api();
         let shaped = backup("shaped", json!({ "runnerPod": { "securityContext": { "runAsUser": 0 } } }))?;
-        let create = async || theirs.create(&PostParams::default(), &shaped).await;
+        let create = async || of_tenant.create(&PostParams::default(), &shaped).await;
         tenant.is_denied("stowaway-runner-pods", create).await?;
         let plain = backup("plain", json!({}))?;
-        tenant.is_allowed(async || theirs.create(&PostParams::default(), &plain).await).await?;
+        tenant.is_allowed(async || of_tenant.create(&PostParams::default(), &plain).await).await?;
         let operator = Tenant::new(namespace, "operator", &[right, PODS]).await?;
-        let own: Api<Backup> = operator.api();
-        operator.is_allowed(async || own.create(&PostParams::default(), &shaped).await).await.map(drop)
+        let of_operator: Api<Backup> = operator.api();
+        operator.is_allowed(async || of_operator.create(&PostParams::default(), &shaped).await).await.map(drop)
     })
     .await
 }
@@ -102,12 +102,12 @@ async fn statuses_are_written_by_the_controller_alone() -> Result<()> {
             .await?;
         let all: Right = ("stowaway.dev", &["repositories", "repositories/status"], &["get", "patch", "update"]);
         let tenant = Tenant::new(namespace, "tenant", &[all, PODS]).await?;
-        let theirs: Api<Repository> = tenant.api();
+        let of_tenant: Api<Repository> = tenant.api();
         let forged = json!({ "status": { "repositoryId": "0".repeat(64), "attempt": 7 } });
         let write = async |api: &Api<Repository>| {
             api.patch_status("main", &PatchParams::default(), &Patch::Merge(forged.clone())).await
         };
-        tenant.is_denied("stowaway-statuses", async || write(&theirs).await).await
+        tenant.is_denied("stowaway-statuses", async || write(&of_tenant).await).await
     })
     .await
 }
@@ -140,7 +140,7 @@ async fn job_that_looks_like_one_of_a_run_is_made_by_the_controller_alone() -> R
         let label = json!({ "metadata": { "labels": { "stowaway.dev/kind": "prune" } } });
         let relabel = async || jobs.patch("plain", &PatchParams::default(), &Patch::Merge(&label)).await;
         tenant.is_denied("stowaway-run-marks", relabel).await?;
-        // The one of the CLI.
+        // A Job of the CLI for a query is allowed.
         let answer =
             job(json!({ "name": "answer", "labels": { "stowaway.dev/kind": "answer" }, "ownerReferences": [owner] }))?;
         tenant.is_allowed(async || jobs.create(&dry, &answer).await).await.map(drop)
@@ -148,9 +148,9 @@ async fn job_that_looks_like_one_of_a_run_is_made_by_the_controller_alone() -> R
     .await
 }
 
-/// The policy refuses the controller's own account.
-fn is_refused<T>(policy: &str, answer: kube::Result<T>) -> Result<()> {
-    let message = answer.err().with_context(|| format!("{policy} let it pass"))?.to_string();
+/// Checks that the policy denied this request of the controller's account.
+fn is_denied<T>(policy: &str, response: kube::Result<T>) -> Result<()> {
+    let message = response.err().with_context(|| format!("{policy} admitted the request"))?.to_string();
     ensure!(message.contains(&format!("ValidatingAdmissionPolicy '{policy}'")), "{policy}: {message}");
     Ok(())
 }
@@ -166,7 +166,7 @@ async fn stolen_account_of_the_controller_makes_binds_and_deletes_only_what_is_i
         let create = PostParams::default();
         let pod = json!({ "serviceAccountName": "default", "restartPolicy": "Never", "containers": [{ "name": "runner", "image": "thief" }] });
         let job: Job = serde_json::from_value(json!({ "metadata": { "name": "thief" }, "spec": { "template": { "spec": pod } } }))?;
-        is_refused("stowaway-controller-jobs", jobs.create(&create, &job).await)?;
+        is_denied("stowaway-controller-jobs", jobs.create(&create, &job).await)?;
         let binding = |role: &str, account: &str| {
             serde_json::from_value::<RoleBinding>(json!({
                 "metadata": { "name": "thief" },
@@ -174,17 +174,17 @@ async fn stolen_account_of_the_controller_makes_binds_and_deletes_only_what_is_i
                 "subjects": [{ "kind": "ServiceAccount", "name": account, "namespace": namespace.name }],
             }))
         };
-        is_refused("stowaway-controller-bindings", bindings.create(&create, &binding("stowaway-runner", "default")?).await)?;
+        is_denied("stowaway-controller-bindings", bindings.create(&create, &binding("stowaway-runner", "default")?).await)?;
         let secret: Secret = serde_json::from_value(json!({ "metadata": { "name": "thief" }, "type": "example.com/any" }))?;
-        is_refused("stowaway-controller-secrets", secrets.create(&create, &secret).await)?;
+        is_denied("stowaway-controller-secrets", secrets.create(&create, &secret).await)?;
         let account: ServiceAccount = serde_json::from_value(json!({ "metadata": { "name": "thief" } }))?;
-        is_refused("stowaway-controller-accounts", accounts.create(&create, &account).await)?;
-        // What others made stays.
+        is_denied("stowaway-controller-accounts", accounts.create(&create, &account).await)?;
+        // Objects of other users cannot be deleted.
         namespace.api::<Job>().create(&create, &job).await?;
         namespace.api::<RoleBinding>().create(&create, &binding("view", "default")?).await?;
         let delete = DeleteParams::background();
-        is_refused("stowaway-controller-job-deletes", jobs.delete("thief", &delete).await)?;
-        is_refused("stowaway-controller-binding-deletes", bindings.delete("thief", &delete).await)
+        is_denied("stowaway-controller-job-deletes", jobs.delete("thief", &delete).await)?;
+        is_denied("stowaway-controller-binding-deletes", bindings.delete("thief", &delete).await)
     })
     .await
 }
@@ -200,7 +200,7 @@ async fn marks_of_a_restore_are_written_by_the_controller_alone() -> Result<()> 
                 "spec": { "from": { "source": "pvc/data" }, "to": { "claim": { "name": "target" } } },
             })
         };
-        // A copy of a Restore that was carried out, and a new one which waits for its Repository.
+        // A copy of a Restore that was executed before, and a new Restore that waits for its Repository.
         namespace.apply_object(object("copy", json!({ CARRIED_OUT: "the-first-one" }))).await?;
         namespace.apply_object(object("new", json!({}))).await?;
         let rights: Right = ("stowaway.dev", &["restores"], &["get", "patch", "update"]);
@@ -219,7 +219,7 @@ async fn marks_of_a_restore_are_written_by_the_controller_alone() -> Result<()> 
             tenant.is_denied(POLICY, async || annotate(name, annotations.clone()).await).await?;
         }
         tenant.is_allowed(async || annotate("copy", json!({ "example.com/note": "x" })).await).await?;
-        // The controller reports the copy, and carries nothing out.
+        // The controller reports the copy, and does not execute it.
         let ended = |restore: Option<&Restore>| {
             restore.and_then(|restore| restore.status.as_ref()).is_some_and(|status| status.outcome.verdict.is_some())
         };

@@ -1,4 +1,5 @@
-//! What the webhook puts into pods is what a real API server takes, a real kubelet runs, and the dumps are sealed.
+//! The webhook's patches are accepted by a real API server, the injected containers run on a real kubelet, and the
+//! dumps are sealed.
 
 use std::fs;
 
@@ -12,7 +13,7 @@ use kube::{
 use serde_json::{Value, json};
 use stowaway::{
     api::Repository,
-    inject::{Cause, InjectionFacts, Strict, inject, pods_of},
+    inject::{Cause, InjectionFacts, StrictJson, inject, pods_of},
     model::{
         Proof, Verdict,
         injected::{HELPER_VOLUME, SIDECAR_CONTAINER},
@@ -44,7 +45,7 @@ async fn annotated_pods_get_the_helper_and_their_dumps_are_sealed_without_a_shel
             &[
                 Workload::dumping(namespace, "toolbox", &STREAM),
                 Workload::dumping(namespace, "strict", &STREAM).set("securityContext", strict),
-                // No shell, no libc, nothing but one program.
+                // This image contains a single static program, and neither a shell nor a libc.
                 Workload::new(namespace, "bare", "shell-less").annotate(workload::COMMAND, &STREAM.command()),
             ],
         )
@@ -61,21 +62,21 @@ async fn annotated_pods_get_the_helper_and_their_dumps_are_sealed_without_a_shel
         }
         restic.agrees_with(&backup, &known(&sources.map(|name| (name, &STREAM))))?;
         for name in ["toolbox", "strict"] {
-            namespace.wait_until_gone(name, CONTAINER, "stowaway-helper").await?;
+            namespace.wait_until_ended(name, CONTAINER, "stowaway-helper").await?;
         }
         Ok(())
     })
     .await
 }
 
-/// Creates the pod for show.
-pub(super) async fn show(namespace: &Namespace, pod: &Value) -> kube::Result<Value> {
+/// Creates the pod with `dryRun`, and returns it as the API server would store it.
+pub(super) async fn dry_run(namespace: &Namespace, pod: &Value) -> kube::Result<Value> {
     let mut pod = pod.clone();
     pod["apiVersion"] = "v1".into();
     pod["kind"] = "Pod".into();
     if let Some(metadata) = pod["metadata"].as_object_mut() {
         metadata.remove("namespace");
-        // Owners that are not there are nobody's affair before the pod is stored.
+        // The owner references can stay, because the API server does not check that the owners exist.
         metadata.remove("uid");
         if !metadata.contains_key("name") && !metadata.contains_key("generateName") {
             metadata.insert("generateName".to_owned(), "shown-".into());
@@ -99,7 +100,7 @@ async fn every_patch_applies_and_validates_and_is_recognized_in_what_the_api_ser
             let folder = entry?.path();
             let text = fs::read_to_string(folder.join("pod.yaml"))?;
             let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let Strict(object) = serde_norway::from_str(&text)?;
+            let StrictJson(object) = serde_norway::from_str(&text)?;
             let Some(template) = pods_of(&object, &namespace.name)?.into_iter().next() else { continue };
             if text.contains("# on-create: false") || text.contains("# by-namespace:") {
                 continue;
@@ -112,9 +113,9 @@ async fn every_patch_applies_and_validates_and_is_recognized_in_what_the_api_ser
                 repositories: &repositories,
             };
             let wanted = inject(&template.pod, &facts);
-            let shown = show(namespace, &template.pod).await;
-            if let Err(kube::Error::Api(plain)) = show(&without_webhook, &template.pod).await {
-                // No API server takes it, with or without us.
+            let shown = dry_run(namespace, &template.pod).await;
+            if let Err(kube::Error::Api(plain)) = dry_run(&without_webhook, &template.pod).await {
+                // The API server rejects this pod even without the webhook.
                 foreign.push(format!("{name}: {}", plain.message));
                 continue;
             }
@@ -122,8 +123,13 @@ async fn every_patch_applies_and_validates_and_is_recognized_in_what_the_api_ser
                 (stowaway::inject::Effect::Refuse, Err(kube::Error::Api(refused))) => {
                     ensure!([403, 422].contains(&refused.code), "{name}: refused with {}", refused.code);
                     for finding in &wanted.findings {
-                        let told = finding.message.chars().take(60).collect::<String>();
-                        ensure!(refused.message.contains(&told), "{name}: {:?} is not in {:?}", told, refused.message);
+                        let start = finding.message.chars().take(60).collect::<String>();
+                        ensure!(
+                            refused.message.contains(&start),
+                            "{name}: {:?} is not in {:?}",
+                            start,
+                            refused.message
+                        );
                     }
                 }
                 (stowaway::inject::Effect::Inject, Ok(shown)) => {
@@ -145,23 +151,23 @@ async fn every_patch_applies_and_validates_and_is_recognized_in_what_the_api_ser
             }
         }
         ensure!(injected > 50, "only {injected} were injected");
-        ensure!(foreign.len() < 12, "{} cases are no pods for this API server: {foreign:#?}", foreign.len());
+        ensure!(foreign.len() < 12, "the API server rejects {} of the pods by itself: {foreign:#?}", foreign.len());
         Ok(())
     })
     .await
 }
 
-/// The image of ours in a pod.
+/// The image of Stowaway's containers in a pod.
 pub(super) fn image_of(pod: &Value) -> Option<String> {
     let all = pod["spec"]["initContainers"].as_array()?;
-    let ours = all.iter().find(|container| {
+    let injected = all.iter().find(|container| {
         container["name"].as_str().is_some_and(|name| name.starts_with("stowaway-") && container["image"] != "")
     })?;
-    ours["image"].as_str().map(str::to_owned)
+    injected["image"].as_str().map(str::to_owned)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_shape_is_admitted_where_pod_security_is_restricted_and_quotas_and_limits_rule() -> Result<()> {
+async fn injected_pods_are_admitted_where_pod_security_is_restricted_and_quotas_and_limits_apply() -> Result<()> {
     in_namespace("restricted", async |namespace: &Namespace| {
         let restic = S3::shared(namespace).await?.repository(namespace).await?;
         process::run(&mut namespace.kubectl(&[
@@ -212,7 +218,8 @@ async fn every_shape_is_admitted_where_pod_security_is_restricted_and_quotas_and
     .await
 }
 
-/// What is still there 5 s after the Job's own container is killed, and says so.
+/// The kubelet kills a sidecar that still runs 5 s after the end of the Job's own container, and its exit code shows
+/// that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_with_helper_and_sidecar_completes_with_its_own_container() -> Result<()> {
     in_namespace("jobs", async |namespace: &Namespace| {
@@ -238,11 +245,11 @@ async fn a_job_with_helper_and_sidecar_completes_with_its_own_container() -> Res
             let pods: Api<Pod> = namespace.api();
             let pod = pods.list(&ListParams::default().labels(&format!("job-name={inject}"))).await?.items.remove(0);
             ensure!(init_names(&pod).contains(&HELPER_VOLUME.to_owned()), "{inject}: {:?}", init_names(&pod));
-            let ours = pod.status.iter().filter_map(|status| status.init_container_statuses.as_ref()).flatten();
-            for container in ours {
+            let injected = pod.status.iter().filter_map(|status| status.init_container_statuses.as_ref()).flatten();
+            for container in injected {
                 let state = container.state.as_ref().and_then(|state| state.terminated.as_ref());
                 let code = state.map(|state| state.exit_code);
-                ensure!(code == Some(0), "{inject}: {} ended with {code:?}, not by itself", container.name);
+                ensure!(code == Some(0), "{inject}: {} exited with {code:?}", container.name);
             }
         }
         Ok(())
@@ -263,7 +270,7 @@ async fn a_restore_through_the_helper_takes_effect_once_and_whole() -> Result<()
         let restored = namespace.restore("back", json!({ "from": from })).await?.status.unwrap_or_default();
         ended("back", &restored.outcome, Verdict::Succeeded, &["Completed"])?;
         let digest = namespace.shell("box", "sha256sum </scratch/whole | cut -d ' ' -f 1")?;
-        ensure!(digest == STREAM.digest(), "other bytes came back");
+        ensure!(digest == STREAM.digest(), "other bytes were restored");
         ensure!(restored.outcome.proof == Some(Proof::Sealed), "{:?}", restored.outcome);
         Ok(())
     })

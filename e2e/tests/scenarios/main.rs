@@ -1,9 +1,9 @@
-//! What must hold on a real cluster, failures first. Each test has a namespace of its own, so all of them run at once.
+//! Tests on a real cluster that can run in parallel, because each has a namespace of its own.
 //!
-//! Needs what `make cluster` makes. Whatever a test does: every visible snapshot is whole, green implies visible, failed
-//! implies not visible, `restic check` is clean, and nothing is left running in the pod.
+//! They need the cluster of `make cluster`. In every test each visible snapshot is complete, a green run has a visible
+//! snapshot, a failed run has none, `restic check` finds no errors, and no process of a run remains in the pod.
 
-#![allow(clippy::unwrap_used, clippy::too_many_lines, reason = "these are tests, and a scenario is told in one piece")]
+#![allow(clippy::unwrap_used, clippy::too_many_lines, reason = "these are tests, and a scenario is one long function")]
 
 mod backup;
 mod cli;
@@ -13,12 +13,14 @@ mod controller_restart;
 mod databases;
 mod devices;
 mod emptied;
+mod examples;
 mod failures;
 mod guards;
 mod guards_of_accounts;
 mod guards_of_objects;
 mod injection;
 mod keys;
+mod maintenance;
 mod meddling;
 mod namespace_restore;
 mod objects;
@@ -35,5 +37,4 @@ mod snapshots;
 mod store_faults;
 mod taken_names;
 mod trust;
-mod upkeep;
 mod volumes;

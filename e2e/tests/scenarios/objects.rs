@@ -1,4 +1,4 @@
-//! Bad input is refused or reported at once, all problems together.
+//! Invalid objects and annotations are rejected or reported at once, with all problems together.
 
 use anyhow::{Context, Result, bail, ensure};
 use kube::ResourceExt;
@@ -9,7 +9,7 @@ use stowaway::{
 };
 use stowaway_e2e::{
     Kind, Namespace, S3, Sequence, Workload, in_namespace,
-    runs::{ended, says, source},
+    runs::{ended, ensure_contains, source},
     workload::COMMAND,
 };
 
@@ -17,17 +17,17 @@ fn object(kind: &str, name: &str, spec: &Value) -> Value {
     json!({ "apiVersion": "stowaway.dev/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec })
 }
 
-/// The API server refuses the object and says that.
+/// Checks that the API server rejects the object with this text in its message.
 async fn is_refused(namespace: &Namespace, object: Value, text: &str) -> Result<()> {
     let what = object["metadata"]["name"].to_string();
     match namespace.apply_object(object).await {
-        Ok(()) => bail!("{what} was taken"),
-        Err(error) => says(&what, &format!("{error:#}"), &[text]),
+        Ok(()) => bail!("{what} was accepted"),
+        Err(error) => ensure_contains(&what, &format!("{error:#}"), &[text]),
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_api_server_refuses_what_cannot_be_meant() -> Result<()> {
+async fn invalid_objects_are_refused_by_the_api_server() -> Result<()> {
     in_namespace("refused", async |namespace: &Namespace| {
         let password = json!({ "name": "password" });
         let reference = json!({ "name": "store", "key": "id" });
@@ -67,7 +67,7 @@ async fn the_api_server_refuses_what_cannot_be_meant() -> Result<()> {
         ] {
             is_refused(namespace, object("Restore", name, &json!({ "from": from })), text).await?;
         }
-        // What was asked for cannot be changed afterwards.
+        // The spec of a Backup is immutable.
         namespace.apply_object(object("Backup", "fixed", &json!({ "timeout": "90s" }))).await?;
         is_refused(namespace, object("Backup", "fixed", &json!({ "timeout": "91s" })), "cannot be changed").await
     })
@@ -108,14 +108,14 @@ async fn bad_annotations_are_reported_all_together_and_the_good_pod_is_backed_up
                 ],
             ),
         ];
-        // Whoever writes such a pod by hand, or a Deployment of it, is told at once.
+        // A user who creates such a pod or a Deployment of it gets an error at once.
         for (workload, texts) in &bad {
             for refused in [workload.apply(namespace).await, workload.deploy(namespace).await.map(|_| ())] {
-                let refused = refused.err().context("a pod that cannot be backed up as annotated was taken")?;
-                says("the API server", &format!("{refused:#}"), texts)?;
+                let refused = refused.err().context("a pod with invalid annotations was accepted")?;
+                ensure_contains("the API server", &format!("{refused:#}"), texts)?;
             }
         }
-        // What comes past that is admitted, and told by the Backup.
+        // A pod that a controller creates is admitted, and the Backup reports the problems.
         let mut admitted = Vec::new();
         for (workload, texts) in &bad {
             admitted.push((workload.replicate(namespace).await?.name_any(), texts));
@@ -125,15 +125,20 @@ async fn bad_annotations_are_reported_all_together_and_the_good_pod_is_backed_up
         for (name, texts) in admitted {
             let outcome = &source(&backup, &format!("pod/{name}"))?.outcome;
             ended(&name, outcome, Verdict::Failed, &["InvalidRequest"])?;
-            says(&name, &outcome.message, texts)?;
+            ensure_contains(&name, &outcome.message, texts)?;
         }
         let verdict = backup.status.as_ref().and_then(|status| status.verdict);
         ensure!(verdict == Some(Verdict::Incomplete), "{verdict:?}");
-        let nobody = namespace.back_up("nobody", json!({ "selector": { "matchLabels": { "app": "nobody" } } })).await?;
-        let status = nobody.status.unwrap_or_default();
-        ensure!(status.verdict == Some(Verdict::Failed), "nothing was selected, and it is {:?}", status.verdict);
+        let selector = json!({ "selector": { "matchLabels": { "app": "missing" } } });
+        let none = namespace.back_up("none", selector).await?;
+        let status = none.status.unwrap_or_default();
+        ensure!(
+            status.verdict == Some(Verdict::Failed),
+            "no pod was selected, but the verdict is {:?}",
+            status.verdict
+        );
         let condition = api::condition(&status.conditions, api::COMPLETE).map_or("", |condition| &condition.message);
-        says("the Backup of nobody", condition, &["asks for a backup"])
+        ensure_contains("the Backup without pods", condition, &["requests a backup"])
     })
     .await
 }
@@ -164,6 +169,6 @@ async fn two_default_repositories_are_refused_by_name_until_one_is_left() -> Res
 
 fn ended_not_yet(backup: &Backup) -> Result<()> {
     let verdict = backup.status.as_ref().and_then(|status| status.verdict);
-    ensure!(verdict.is_none(), "it has a verdict already: {verdict:?}");
+    ensure!(verdict.is_none(), "the Backup has a verdict already: {verdict:?}");
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Two mutating webhooks of others, called before us and after us, once or again: what is ours is the same in every pod.
+//! The injection is the same in every pod when two other mutating webhooks are called before or after Stowaway's
+//! webhook, with and without reinvocation.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
@@ -12,7 +13,7 @@ use stowaway::{
             HELPER_VOLUME, RESTORE_CONTAINER, SECRET_VOLUME_PREFIX, SIDECAR_CONTAINER, SOCKET_VOLUME, STORE_VOLUME,
         },
     },
-    watchdog::{self, Standing, WatchdogFacts},
+    watchdog::{self, InjectionState, WatchdogFacts},
 };
 use stowaway_e2e::{
     Kind, Namespace, OtherWebhook, S3, Sequence, in_namespace,
@@ -21,17 +22,17 @@ use stowaway_e2e::{
     store, volume,
 };
 
-use super::injection::{image_of, show};
+use super::injection::{dry_run, image_of};
 
 const STREAM: Sequence = Sequence::new(Kind::Every, 81, 300_007);
-/// The label by which each order of the webhooks has its pods.
+/// The label that selects the pods of one order of the webhooks.
 const ORDER: &str = "order";
-/// What the one adds to all containers.
+/// The environment variable that one of the webhooks adds to all containers.
 const ENVIRONMENT: &str = "OTHER";
-/// The volume of the same.
+/// The volume that the same webhook adds, and mounts into all containers.
 const MOUNTED: &str = "other";
 
-/// A sidecar with a volume, and a label, as a mesh adds them.
+/// Adds a sidecar with a volume, and a label, as a service mesh does.
 fn mesh(pod: &mut Value, image: &str) {
     pod["metadata"]["labels"]["mesh"] = json!("yes");
     let spec = &mut pod["spec"];
@@ -46,7 +47,7 @@ fn mesh(pod: &mut Value, image: &str) {
     );
 }
 
-/// A variable and a mount for every container there is, as secret stores and tracers add them.
+/// Adds a variable and a mount to every container, as the webhooks of secret stores and tracers do.
 fn environment(pod: &mut Value) {
     let spec = &mut pod["spec"];
     add(spec, "volumes", json!({ "name": MOUNTED, "emptyDir": {} }));
@@ -56,7 +57,7 @@ fn environment(pod: &mut Value) {
     }
 }
 
-/// A pod that asks for all that there is.
+/// A pod with annotations for everything that can be injected.
 fn pod(namespace: &Namespace, order: &str) -> Value {
     let container = |name: &str| {
         json!({
@@ -89,12 +90,13 @@ fn entries(list: &Value) -> impl Iterator<Item = &Value> {
     list.as_array().into_iter().flatten()
 }
 
-fn is_of_ours(entry: &Value) -> bool {
+fn is_injected(entry: &Value) -> bool {
     entry["name"].as_str().is_some_and(|name| name.starts_with("stowaway-"))
 }
 
-/// All that is ours in a pod, with its place among what the pod's author wrote, and without what others added to it.
-fn ours(pod: &Value) -> Value {
+/// Everything that Stowaway injected into a pod, in its position among the entries of the pod's author, and without the
+/// additions of the other webhooks.
+fn injection(pod: &Value) -> Value {
     let spec = &pod["spec"];
     let mut init: Vec<Value> = entries(&spec["initContainers"]).cloned().collect();
     for container in &mut init {
@@ -106,9 +108,9 @@ fn ours(pod: &Value) -> Value {
         }
         container.retain(|_, value| !value.as_array().is_some_and(Vec::is_empty));
     }
-    let volumes: Vec<&Value> = entries(&spec["volumes"]).filter(|volume| is_of_ours(volume)).collect();
+    let volumes: Vec<&Value> = entries(&spec["volumes"]).filter(|volume| is_injected(volume)).collect();
     let mounts = entries(&spec["containers"]).filter(|container| container["name"] != "mesh").map(|container| {
-        let mounts: Vec<&Value> = entries(&container["volumeMounts"]).filter(|mount| is_of_ours(mount)).collect();
+        let mounts: Vec<&Value> = entries(&container["volumeMounts"]).filter(|mount| is_injected(mount)).collect();
         json!({ "container": container["name"], "mounts": mounts })
     });
     json!({ "init": init, "volumes": volumes, "mounts": mounts.collect::<Vec<_>>() })
@@ -119,7 +121,7 @@ fn names(list: &Value) -> Vec<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_other_webhooks_in_any_order_invoked_once_or_again_change_nothing_of_ours() -> Result<()> {
+async fn two_other_webhooks_in_any_order_invoked_once_or_again_do_not_change_the_injection() -> Result<()> {
     in_namespace("orders", async |namespace: &Namespace| {
         if !namespace.cluster.is_built_in() {
             eprintln!("SKIPPED: the API server of another cluster does not reach this machine");
@@ -144,13 +146,13 @@ async fn two_other_webhooks_in_any_order_invoked_once_or_again_change_nothing_of
             }
         }
 
-        let alone = show(namespace, &pod(namespace, "none")).await?;
-        let expected = ours(&alone);
+        let alone = dry_run(namespace, &pod(namespace, "none")).await?;
+        let expected = injection(&alone);
         let init = [RESTORE_CONTAINER, "prepare", HELPER_VOLUME, SIDECAR_CONTAINER];
         ensure!(names(&expected["init"]) == init, "{:?}", names(&expected["init"]));
         for volume in [HELPER_VOLUME, SOCKET_VOLUME, STORE_VOLUME, SECRET_VOLUME_PREFIX] {
             let count = names(&expected["volumes"]).into_iter().filter(|name| name.starts_with(volume)).count();
-            ensure!(count == 1, "{volume} is there {count} times");
+            ensure!(count == 1, "{volume} was injected {count} times");
         }
         for (order, policy, mesh_at) in &orders {
             let what = format!("order {order}, mesh {mesh_at}, reinvocation {policy}");
@@ -162,16 +164,16 @@ async fn two_other_webhooks_in_any_order_invoked_once_or_again_change_nothing_of
             };
             namespace
                 .wait_until(&format!("both are called: {what}"), async || {
-                    Ok(both(&show(namespace, &pod).await?).then_some(()))
+                    Ok(both(&dry_run(namespace, &pod).await?).then_some(()))
                 })
                 .await?;
             let before = meshes.calls();
-            let shown = show(namespace, &pod).await?;
+            let shown = dry_run(namespace, &pod).await?;
             let calls = meshes.calls() - before;
             if *mesh_at == "before" {
                 ensure!(calls == if *policy == "IfNeeded" { 2 } else { 1 }, "{what}: called {calls} times");
             }
-            let found = ours(&shown);
+            let found = injection(&shown);
             ensure!(found == expected, "{what}:\n{found:#}\nand alone:\n{expected:#}");
             let image = image_of(&shown).unwrap_or_default();
             let facts = WatchdogFacts {
@@ -180,12 +182,12 @@ async fn two_other_webhooks_in_any_order_invoked_once_or_again_change_nothing_of
                 image: &image,
                 repositories: &repositories,
             };
-            // What others mount into our containers may be in the way of what they do: that is told apart.
-            let standing = watchdog::standing(&shown, &facts);
-            ensure!(matches!(standing, Standing::Injected | Standing::Outdated), "{what}: {standing:?}");
+            // Mounts of other webhooks in Stowaway's containers could disturb them, so the watchdog reports `Outdated`.
+            let standing = watchdog::injection_state(&shown, &facts);
+            ensure!(matches!(standing, InjectionState::Injected | InjectionState::Outdated), "{what}: {standing:?}");
         }
 
-        // And such a pod runs, and is backed up, with what others have put into our containers.
+        // Such a pod runs and is backed up, with the additions of the other webhooks in Stowaway's containers.
         volume::provide(namespace, 1).await?;
         let claim: PersistentVolumeClaim = serde_json::from_value(json!({
             "metadata": { "name": "box" }, "spec": volume::claim(namespace, "ReadWriteOnce"),

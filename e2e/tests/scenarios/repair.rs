@@ -1,5 +1,5 @@
-//! Pods that run without what they ask for are told of, and replaced where that is allowed: one at a time, through their
-//! owners, within what a `PodDisruptionBudget` allows, and never a bare one.
+//! Pods that run without their injection are reported, and replaced where that is allowed: one at a time, by their
+//! owners, and within their `PodDisruptionBudget`. A pod without an owner is never replaced.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use stowaway_e2e::{
     Namespace, Workload, in_namespace, namespace::is_ready, process, system::SYSTEM, workload::COMMAND,
 };
 
-/// The label of a namespace, and the annotation of a pod.
+/// The label of a namespace, and the annotation of a pod, that select what is injected.
 const INJECT: &str = "stowaway.dev/inject";
 const REPLACED: &str = "stowaway_pod_repairs_total{outcome=\"Replaced\"}";
 const BLOCKED: &str = "stowaway_pod_repairs_total{outcome=\"Blocked\"}";
@@ -48,8 +48,8 @@ fn stateful_set(namespace: &Namespace, name: &str, replicas: u32) -> Value {
     })
 }
 
-/// Runs pods that are not injected, because the namespace's label was against it when they were made.
-async fn run_without(namespace: &Namespace) -> Result<Vec<Pod>> {
+/// Creates pods that are not injected, because the label of the namespace prevented it, and then removes the label.
+async fn start_without_injection(namespace: &Namespace) -> Result<Vec<Pod>> {
     label(namespace, &format!("{INJECT}=none"))?;
     let pods: Api<Pod> = namespace.api();
     let dry = PostParams { dry_run: true, field_manager: None };
@@ -74,7 +74,7 @@ async fn run_without(namespace: &Namespace) -> Result<Vec<Pod>> {
     namespace.wait_until_pods_ready("app=pair", 2).await?;
     namespace.wait_until_pods_ready("app=held", 1).await?;
     let all = pods.list(&ListParams::default()).await?.items;
-    ensure!(all.len() == 4 && !all.iter().any(is_injected), "somebody is injected");
+    ensure!(all.len() == 4 && !all.iter().any(is_injected), "a pod was injected");
     label(namespace, &format!("{INJECT}-"))?;
     Ok(all)
 }
@@ -83,8 +83,8 @@ fn identity(pods: &[Pod], name: &str) -> Option<String> {
     pods.iter().find(|pod| pod.name_any() == name)?.uid()
 }
 
-/// Which of the namespace's objects were told this, by kind and name.
-async fn told(namespace: &Namespace, reason: &str) -> Result<BTreeSet<String>> {
+/// The objects of the namespace that have an Event with this reason, as `KIND/NAME`.
+async fn reported(namespace: &Namespace, reason: &str) -> Result<BTreeSet<String>> {
     let events: Api<Event> = namespace.api();
     let of_reason = ListParams::default().fields(&format!("reason={reason}"));
     let regarding = events.list(&of_reason).await?.items.into_iter().map(|event| event.involved_object);
@@ -104,25 +104,25 @@ async fn pods_without_injection_are_replaced_one_at_a_time_where_that_is_allowed
                     "subjects": [{ "kind": "ServiceAccount", "name": "stowaway-controller", "namespace": SYSTEM }],
                 }))
                 .await?;
-            let left_alone = run_without(forbidden).await?;
-            let before = run_without(allowed).await?;
-            let (replaced, blocked) = (allowed.figure("controller", REPLACED).await?, allowed.figure("controller", BLOCKED).await?);
+            let left_alone = start_without_injection(forbidden).await?;
+            let before = start_without_injection(allowed).await?;
+            let (replaced, blocked) = (allowed.metric("controller", REPLACED).await?, allowed.metric("controller", BLOCKED).await?);
 
-            // Told everywhere: each pod, and what people know as its owner.
-            let everybody: BTreeSet<String> =
+            // Each pod is reported, and each StatefulSet of pods.
+            let all: BTreeSet<String> =
                 ["Pod/bare", "Pod/held-0", "Pod/pair-0", "Pod/pair-1", "StatefulSet/held", "StatefulSet/pair"]
                     .map(str::to_owned)
                     .into();
             for namespace in [forbidden, allowed] {
                 namespace
-                    .wait_until("everybody is told", async || {
-                        Ok((told(namespace, "NotInjected").await? == everybody).then_some(()))
+                    .wait_until("all pods and owners are reported", async || {
+                        Ok((reported(namespace, "NotInjected").await? == all).then_some(()))
                     })
                     .await?;
             }
             forbidden
                 .wait_until("they are counted", async || {
-                    Ok((forbidden.figure("controller", WITHOUT).await? >= 4.0).then_some(()))
+                    Ok((forbidden.metric("controller", WITHOUT).await? >= 4.0).then_some(()))
                 })
                 .await?;
 
@@ -133,30 +133,32 @@ async fn pods_without_injection_are_replaced_one_at_a_time_where_that_is_allowed
                     let now = pods.list(&of_pair).await?.items;
                     let old = now.iter().filter(|pod| !is_injected(pod)).count();
                     let ready = now.iter().filter(|pod| is_ready(pod)).count();
-                    // Whoever goes next waits until the other one is back.
-                    ensure!(ready > 0, "both of the pair were away at once");
+                    // The second pod is not replaced before the first one is Ready again.
+                    ensure!(ready > 0, "no pod of the pair was Ready");
                     Ok((now.len() == 2 && old == 0 && ready == 2).then_some(()))
                 })
                 .await?;
-            // Its turn comes between theirs, or after them.
+            // The controller tries this pod between the two others, or after them.
             allowed
-                .wait_until("one is held back by its budget", async || {
-                    Ok((allowed.figure("controller", BLOCKED).await? > blocked).then_some(()))
+                .wait_until("a replacement is blocked by a PodDisruptionBudget", async || {
+                    Ok((allowed.metric("controller", BLOCKED).await? > blocked).then_some(()))
                 })
                 .await?;
             let now = pods.list(&ListParams::default()).await?.items;
             for name in ["bare", "held-0"] {
                 ensure!(identity(&now, name) == identity(&before, name), "{name} was replaced");
             }
-            ensure!(told(allowed, "PodReplaced").await? == ["StatefulSet/pair".to_owned()].into(), "who was told what?");
-            ensure!(allowed.figure("controller", REPLACED).await? >= replaced + 2.0, "replacements are not counted");
+            let replaced_pods = reported(allowed, "PodReplaced").await?;
+            ensure!(replaced_pods == ["StatefulSet/pair".to_owned()].into(), "{replaced_pods:?}");
+            ensure!(allowed.metric("controller", REPLACED).await? >= replaced + 2.0, "replacements are not counted");
 
             let others: Vec<Pod> = forbidden.api::<Pod>().list(&ListParams::default()).await?.items;
             for pod in &left_alone {
-                let now = identity(&others, &pod.name_any()).context("a pod is gone that nobody may evict")?;
+                let now = identity(&others, &pod.name_any()).context("a pod was evicted without the right to")?;
                 ensure!(Some(&now) == pod.metadata.uid.as_ref(), "{} was replaced without the right to", pod.name_any());
             }
-            ensure!(told(forbidden, "PodReplaced").await?.is_empty(), "told of a replacement that nobody allowed");
+            let replaced_pods = reported(forbidden, "PodReplaced").await?;
+            ensure!(replaced_pods.is_empty(), "replaced without the right to: {replaced_pods:?}");
             Ok(())
         })
         .await

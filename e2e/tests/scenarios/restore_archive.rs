@@ -1,4 +1,4 @@
-//! Snapshots leave the cluster as archives: a volume into a bucket, a dump onto a volume, and nothing over what is there.
+//! Exports of snapshots as archives: a volume into a bucket, and a dump onto a volume, without overwriting anything.
 
 use std::{io::Write, process::Command};
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use stowaway::{api::RestoreStatus, model::Verdict};
 use stowaway_e2e::{
     Namespace, S3, Workload, in_namespace, process,
-    runs::{all_green, ended, says},
+    runs::{all_green, ended, ensure_contains},
     sequence::digest,
     volume,
     workload::COMMAND,
@@ -21,7 +21,7 @@ async fn archive(namespace: &Namespace, name: &str, source: &str, to: Value) -> 
     namespace.restore(name, spec).await?.status.context("no status")
 }
 
-/// The names in an archive.
+/// The names of the entries of an archive.
 fn listed(archive: &[u8]) -> Result<String> {
     let mut file = tempfile::NamedTempFile::new()?;
     file.write_all(archive)?;
@@ -30,7 +30,7 @@ fn listed(archive: &[u8]) -> Result<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn volume_goes_to_a_bucket_and_a_dump_to_a_volume_and_nothing_is_overwritten() -> Result<()> {
+async fn volume_is_exported_to_a_bucket_and_a_dump_to_a_volume_and_nothing_is_overwritten() -> Result<()> {
     in_namespace("archives", async |namespace: &Namespace| {
         let s3 = S3::shared(namespace).await?;
         s3.repository(namespace).await?;
@@ -59,35 +59,36 @@ async fn volume_goes_to_a_bucket_and_a_dump_to_a_volume_and_nothing_is_overwritt
         let backup = namespace.back_up("one", json!({ "retryLimit": 0 })).await?;
         all_green(&backup)?;
 
-        // Into a folder of the bucket, with the keys of the Repository's Secret.
-        let place = s3.below("archives").repository_object("", "", false)["spec"]["s3"].clone();
-        let to = json!({ "format": "tar.zst", "name": "shop/data.tar.zst", "s3": place });
+        // Exports into a folder of the bucket, with the credentials of the Repository's Secret.
+        let target = s3.below("archives").repository_object("", "", false)["spec"]["s3"].clone();
+        let to = json!({ "format": "tar.zst", "name": "shop/data.tar.zst", "s3": target });
         let status = archive(namespace, "away", "pvc/data", to.clone()).await?;
         ended("away", &status.outcome, Verdict::Succeeded, &["Completed"])?;
-        let told = status.archive.context("the status tells no archive")?;
-        ensure!(told.location.ends_with("/archives/shop/data.tar.zst"), "{told:?}");
+        let reported = status.archive.context("the status contains no archive")?;
+        ensure!(reported.location.ends_with("/archives/shop/data.tar.zst"), "{reported:?}");
         let object = s3.object("archives/shop/data.tar.zst")?;
-        ensure!((told.bytes, &told.sha256) == (object.len() as u64, &digest(&object)), "{told:?}");
+        ensure!((reported.bytes, &reported.sha256) == (object.len() as u64, &digest(&object)), "{reported:?}");
         let listed = listed(&object)?;
         for name in ["./", "deep/er/linked", "deep/link", "large"] {
-            ensure!(listed.lines().any(|line| line == name), "{name} is not in it:\n{listed}");
+            ensure!(listed.lines().any(|line| line == name), "{name} is not in the archive:\n{listed}");
         }
 
         let again = archive(namespace, "again", "pvc/data", to).await?;
         ended("again", &again.outcome, Verdict::Failed, &["TargetNotEmpty"])?;
-        says("again", &again.outcome.message, &["shop/data.tar.zst", "overwritten"])?;
+        ensure_contains("again", &again.outcome.message, &["shop/data.tar.zst", "set `overwrite`"])?;
         ensure!(again.archive.is_none(), "{:?}", again.archive);
-        ensure!(digest(&s3.object("archives/shop/data.tar.zst")?) == told.sha256, "it was changed");
+        ensure!(digest(&s3.object("archives/shop/data.tar.zst")?) == reported.sha256, "the archive was changed");
 
-        // A dump onto a volume, under a name of its own.
+        // Exports a dump onto a volume, under a generated name.
         let to = json!({ "volume": { "persistentVolumeClaim": { "claimName": "handover" }, "path": "dumps" } });
         let status = archive(namespace, "dump", "pod/box/main", to).await?;
         ended("dump", &status.outcome, Verdict::Succeeded, &["Completed"])?;
-        let told = status.archive.context("the status tells no archive")?;
-        ensure!(told.location.starts_with("dumps/pod/box/main/") && told.location.ends_with(".tar.gz"), "{told:?}");
-        let at = format!("/handover/{}", told.location);
+        let reported = status.archive.context("the status contains no archive")?;
+        let location = &reported.location;
+        ensure!(location.starts_with("dumps/pod/box/main/") && location.ends_with(".tar.gz"), "{reported:?}");
+        let at = format!("/handover/{location}");
         let sum = namespace.shell("box", &format!("sha256sum {at} | cut -c 1-64; tar -xzOf {at} | cmp -n {DUMP_BYTES} - /data/large && echo same"))?;
-        ensure!(sum == format!("{}\nsame", told.sha256), "{sum}");
+        ensure!(sum == format!("{}\nsame", reported.sha256), "{sum}");
         let claims = namespace.api::<PersistentVolumeClaim>();
         ensure!(claims.get("handover").await?.metadata.owner_references.is_none());
         Ok(())

@@ -1,7 +1,8 @@
-//! A restore into `PostgreSQL` that is cut or killed leaves the old data, whatever program the command goes through.
+//! A restore into `PostgreSQL` that is cut or killed leaves the old data, whatever program starts its command.
 //!
-//! The dump is the `text` sequence of `emit`: one `INSERT INTO stowage` a line. Each way has a database of its own with
-//! one old row, so 1 row is the old state and all rows more is the new one; anything else is half a restore.
+//! The dump is the `text` sequence of `emit`, with one `INSERT INTO stowage` per line. Each wrapper of the command has
+//! a database of its own with one old row. So one row is the old state, `ROWS` + 1 rows are the new state, and any
+//! other number is a partial restore.
 
 use anyhow::{Result, ensure};
 use futures::future::try_join_all;
@@ -10,28 +11,29 @@ use serde_json::{Value, json};
 use stowaway::model::{Reason, Verdict};
 use stowaway_e2e::{
     Kind, Namespace, Runner, Sequence, Workload, in_namespace,
-    namespace::GLANCE,
+    namespace::POLL_INTERVAL,
     process,
-    proxy::{Fault, Proxy, Way},
+    proxy::{Direction, Fault, Proxy},
     workload::{COMMAND, INJECT},
 };
 
 const ROWS: u64 = 20_000;
 const DUMP: Sequence = Sequence::new(Kind::Text, 1, ROWS * 64);
 const SOURCE: &str = "pod/postgres/main";
-/// Ways by which a command gets out of the process group, the session or the family of who started it.
-const WAYS: [&str; 5] = ["plain", "su", "sudo", "setsid", "daemon"];
+/// Wrappers by which a command leaves the process group, the session or the process tree of its parent; `plain` is
+/// none.
+const WRAPPERS: [&str; 5] = ["plain", "su", "sudo", "setsid", "daemon"];
 
-fn restore_command(way: &str, database: &str) -> Value {
+fn restore_command(wrapper: &str, database: &str) -> Value {
     let psql =
         format!("psql --quiet --single-transaction --set ON_ERROR_STOP=1 -U postgres -d {database} -o /dev/null");
-    let words = |line: String| json!(line.split(' ').collect::<Vec<_>>());
-    match way {
+    let argv = |line: String| json!(line.split(' ').collect::<Vec<_>>());
+    match wrapper {
         "su" => json!(["su", "postgres", "-c", psql]),
-        "sudo" => words(format!("sudo -u postgres {psql}")),
-        "setsid" => words(format!("setsid --wait {psql}")),
-        // Forks twice: its parent is gone, and so are group and session. The end of psql shows in a file: its command line
-        // stands in that of the shells, too.
+        "sudo" => argv(format!("sudo -u postgres {psql}")),
+        "setsid" => argv(format!("setsid --wait {psql}")),
+        // Forks twice, so that psql has another parent, group and session. A file shows the end of psql, because a
+        // search for its command line would also find the shells.
         "daemon" => {
             let done = format!("/tmp/{database}.done");
             let program = format!("setsid sh -c '{psql}; touch {done}' <&3 3<&-");
@@ -41,12 +43,13 @@ fn restore_command(way: &str, database: &str) -> Value {
                 format!("({program} &) 3<&0 </dev/null; exec </dev/null; until [ -e {done} ]; do sleep 0.2; done")
             ])
         }
-        _ => words(psql),
+        _ => argv(psql),
     }
 }
 
-/// A server that is process 1 of its container takes a killed orphan for a crashed backend, and ends every transaction:
-/// then each case would be decided by the others. So it is process 1 only where that is what is looked at.
+/// Starts `PostgreSQL`. A server which is process 1 of its container takes a killed orphan for a crashed backend and
+/// aborts all transactions, so that the cases would affect each other. So it is process 1 only in the test of that
+/// behaviour.
 async fn postgres(namespace: &Namespace, inject: &str, as_first_process: bool) -> Result<Pod> {
     let ready = ["psql", "-U", "postgres", "-c", "select 1"];
     Workload::new(namespace, "postgres", "postgres")
@@ -58,20 +61,20 @@ async fn postgres(namespace: &Namespace, inject: &str, as_first_process: bool) -
         .await
 }
 
-/// A database with the old row, and a Restore whose command the runner reads. The Restore names a Repository that is not
-/// there, so that the controller leaves it alone.
-async fn prepare(namespace: &Namespace, name: &str, way: &str) -> Result<()> {
+/// Creates a database with the old row, and a Restore from which the runner reads its command. The Restore refers to a
+/// Repository that does not exist, so that the controller does not execute it.
+async fn prepare(namespace: &Namespace, name: &str, wrapper: &str) -> Result<()> {
     let database = name.replace('-', "_");
     namespace.shell(
         "postgres",
         &format!(
             "createdb -U postgres {database} && psql -qU postgres -d {database} \
-             -c 'create table stowage(number numeric, word text)' -c \"insert into stowage values (0, 'old')\""
+             -c 'create table stowage(number numeric, side text)' -c \"insert into stowage values (0, 'old')\""
         ),
     )?;
     let spec = json!({
         "from": { "source": SOURCE }, "repositoryRef": { "name": "none" },
-        "to": { "pod": "postgres", "command": restore_command(way, &database) },
+        "to": { "pod": "postgres", "command": restore_command(wrapper, &database) },
     });
     let object =
         json!({ "apiVersion": "stowaway.dev/v1alpha1", "kind": "Restore", "metadata": { "name": name }, "spec": spec });
@@ -102,12 +105,14 @@ async fn cut_or_killed(inject: &str) -> Result<()> {
         let (runner, _) = Runner::with_folder(namespace).await?;
         runner.run(runner.backup(&pod, None, "dump")?).await?.is(Verdict::Succeeded, &[Reason::Completed])?;
         let offset = two_thirds(namespace, &runner, &pod).await?;
-        let cases: Vec<(String, &str, bool)> = WAYS
+        let cases: Vec<(String, &str, bool)> = WRAPPERS
             .iter()
-            .flat_map(|way| [(format!("{way}-cut"), *way, false), (format!("{way}-kill"), *way, true)])
+            .flat_map(|wrapper| {
+                [(format!("{wrapper}-cut"), *wrapper, false), (format!("{wrapper}-kill"), *wrapper, true)]
+            })
             .collect();
-        for (name, way, _) in &cases {
-            prepare(namespace, name, way).await?;
+        for (name, wrapper, _) in &cases {
+            prepare(namespace, name, wrapper).await?;
         }
         try_join_all(
             cases
@@ -116,14 +121,14 @@ async fn cut_or_killed(inject: &str) -> Result<()> {
         )
         .await?;
         for (name, _, _) in &cases {
-            namespace.wait_until_gone("postgres", "main", &format!("-d {}", name.replace('-', "_"))).await?;
+            namespace.wait_until_ended("postgres", "main", &format!("-d {}", name.replace('-', "_"))).await?;
             let rows = rows(namespace, name)?;
-            ensure!(rows == 1, "{name}: {rows} rows are there, and the restore was interrupted");
+            ensure!(rows == 1, "{name}: the restore was interrupted, but there are {rows} rows");
         }
-        // And the same ways work when nothing breaks.
-        for way in WAYS {
-            let name = format!("{way}-whole");
-            prepare(namespace, &name, way).await?;
+        // All wrappers work without an interruption.
+        for wrapper in WRAPPERS {
+            let name = format!("{wrapper}-whole");
+            prepare(namespace, &name, wrapper).await?;
             let whole = runner.run(runner.restore(&pod, None, SOURCE, &name)?).await?;
             whole.is(Verdict::Succeeded, &[Reason::Completed])?;
             ensure!(rows(namespace, &name)? == ROWS + 1, "{name}: green, and {} rows", rows(namespace, &name)?);
@@ -133,18 +138,18 @@ async fn cut_or_killed(inject: &str) -> Result<()> {
     .await
 }
 
-/// How many bytes of a whole restore go to the server until two thirds of it are on their way; the helper gets them
-/// compressed.
+/// Measures an uninterrupted restore, and returns two thirds of the bytes that it sends to the API server. The number
+/// depends on the protocol, because the helper receives compressed data.
 async fn two_thirds(namespace: &Namespace, runner: &Runner, pod: &Pod) -> Result<u64> {
     prepare(namespace, "measured", "plain").await?;
     let proxy = Proxy::start(namespace.cluster.api_server().await?, Fault::None).await?;
     let mut own = Runner::new(namespace, runner.backend.clone())?;
-    own.go_through(namespace, proxy.address())?;
+    own.connect_through(namespace, proxy.address())?;
     own.run(own.restore(pod, None, SOURCE, "measured")?).await?.is(Verdict::Succeeded, &[Reason::Completed])?;
-    Ok(proxy.passed(Way::ToServer) / 3 * 2)
+    Ok(proxy.passed(Direction::ToServer) / 3 * 2)
 }
 
-/// Cuts the connection, or kills the runner, when so many bytes are on their way.
+/// Runs the restore, and cuts its connection or kills its runner after `offset` bytes.
 async fn interrupted(
     namespace: &Namespace,
     runner: &Runner,
@@ -154,17 +159,17 @@ async fn interrupted(
 ) -> Result<()> {
     let server = namespace.cluster.api_server().await?;
     let fault = if kill {
-        Fault::StallAfter(Way::ToServer, offset, stowaway_e2e::namespace::PATIENCE)
+        Fault::StallAfter(Direction::ToServer, offset, stowaway_e2e::namespace::WAIT_LIMIT)
     } else {
-        Fault::CutAfter(Way::ToServer, offset)
+        Fault::CutAfter(Direction::ToServer, offset)
     };
     let proxy = Proxy::start(server, fault).await?;
     let mut own = Runner::new(namespace, runner.backend.clone())?;
-    own.go_through(namespace, proxy.address())?;
+    own.connect_through(namespace, proxy.address())?;
     let run = own.start(own.restore(pod, None, SOURCE, name)?)?;
     if kill {
-        while proxy.passed(Way::ToServer) < offset {
-            tokio::time::sleep(GLANCE).await;
+        while proxy.passed(Direction::ToServer) < offset {
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         run.signal("KILL")?;
         run.ended().await?;
@@ -192,23 +197,23 @@ async fn missing_go(inject: &str) -> Result<()> {
         let mut behind = Runner::new(namespace, runner.backend.clone())?;
         prepare(namespace, "uncut", "su").await?;
         let proxy = Proxy::start(server, Fault::None).await?;
-        behind.go_through(namespace, proxy.address())?;
+        behind.connect_through(namespace, proxy.address())?;
         behind.run(behind.restore(&pod, None, SOURCE, "uncut")?).await?.is(Verdict::Succeeded, &[Reason::Completed])?;
-        let total = proxy.passed(Way::ToServer);
+        let total = proxy.passed(Direction::ToServer);
         for (number, before_end) in [1_000, 250, 150, 100, 60, 30].into_iter().enumerate() {
             let name = format!("go-{number}");
             prepare(namespace, &name, "su").await?;
-            let proxy = Proxy::start(server, Fault::CutAfter(Way::ToServer, total - before_end)).await?;
-            behind.go_through(namespace, proxy.address())?;
+            let proxy = Proxy::start(server, Fault::CutAfter(Direction::ToServer, total - before_end)).await?;
+            behind.connect_through(namespace, proxy.address())?;
             let ended = behind.run(behind.restore(&pod, None, SOURCE, &name)?).await?;
-            namespace.wait_until_gone("postgres", "main", &format!("-d go_{number}")).await?;
+            namespace.wait_until_ended("postgres", "main", &format!("-d go_{number}")).await?;
             let rows = rows(namespace, &name)?;
             ensure!(rows == 1 || rows == ROWS + 1, "cut {before_end} bytes before the end: {rows} rows");
             let reason = ended.report.as_ref().map(|report| report.reason);
             ensure!(!ended.is_green() || rows == ROWS + 1, "green, and nothing was restored");
             ensure!(
                 rows == 1 || ended.is_green() || reason == Some(Reason::OutcomeUnknown),
-                "all rows are there, and it says {reason:?}"
+                "all rows were restored, but the reason is {reason:?}"
             );
         }
         Ok(())
@@ -238,19 +243,20 @@ async fn first_process(inject: &str) -> Result<()> {
         };
         let offset = two_thirds(namespace, &runner, &pod).await?;
         let mut guilty = Vec::new();
-        // A double fork leaves an orphan by its own doing: whoever ends that one ends a child of process 1.
-        for way in WAYS.into_iter().filter(|way| *way != "daemon") {
-            let (name, before) = (format!("{way}-first"), crashes()?);
-            prepare(namespace, &name, way).await?;
+        // Without the double fork, which makes psql a child of process 1, so that ending psql always looks like a
+        // crash.
+        for wrapper in WRAPPERS.into_iter().filter(|wrapper| *wrapper != "daemon") {
+            let (name, before) = (format!("{wrapper}-first"), crashes()?);
+            prepare(namespace, &name, wrapper).await?;
             interrupted(namespace, &runner, &pod, &name, (offset, false)).await?;
-            namespace.wait_until_gone("postgres", "main", &format!("-d {}", name.replace('-', "_"))).await?;
-            // The server is heard of again only after it has said so.
-            namespace.wait_until("PostgreSQL answers", async || Ok(rows(namespace, &name).ok())).await?;
+            namespace.wait_until_ended("postgres", "main", &format!("-d {}", name.replace('-', "_"))).await?;
+            // A server that has reinitialized logs that before it responds again.
+            namespace.wait_until("PostgreSQL responds", async || Ok(rows(namespace, &name).ok())).await?;
             if crashes()? > before {
-                guilty.push(way);
+                guilty.push(wrapper);
             }
         }
-        ensure!(guilty.is_empty(), "the server ended all of its connections after a cut of: {}", guilty.join(", "));
+        ensure!(guilty.is_empty(), "the server closed all connections after a cut with: {}", guilty.join(", "));
         Ok(())
     })
     .await

@@ -1,4 +1,5 @@
-//! `restore: on-empty`: a volume that is gone comes back by itself, and an app never starts on less than there was.
+//! The annotation `restore: on-empty` restores an empty volume before the app starts, and the app never starts on
+//! incomplete data.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
@@ -42,23 +43,25 @@ fn scale(namespace: &Namespace, replicas: u32) -> Result<()> {
     Ok(())
 }
 
-/// Takes pod and claim away, as an accident would; the next pod gets an empty volume.
+/// Deletes pod and claim, as in an accident, so that the next pod gets an empty volume.
 async fn lose_the_volume(namespace: &Namespace) -> Result<()> {
     scale(namespace, 0)?;
     let pods: Api<Pod> = namespace.api();
-    namespace.wait_until("the pod is gone", async || Ok(pods.get_opt("db-0").await?.is_none().then_some(()))).await?;
+    namespace
+        .wait_until("the pod is deleted", async || Ok(pods.get_opt("db-0").await?.is_none().then_some(())))
+        .await?;
     let claims: Api<PersistentVolumeClaim> = namespace.api();
     claims.delete("data-db-0", &DeleteParams::default()).await?;
     namespace
-        .wait_until("the claim is gone", async || Ok(claims.get_opt("data-db-0").await?.is_none().then_some(())))
+        .wait_until("the claim is deleted", async || Ok(claims.get_opt("data-db-0").await?.is_none().then_some(())))
         .await
 }
 
-/// What the restore step says while it holds the pod back.
-async fn held_back(namespace: &Namespace, words: &str) -> Result<String> {
+/// Waits until the restore step has failed with this text in its message, and checks that the app has not started.
+async fn wait_until_held_back(namespace: &Namespace, text: &str) -> Result<String> {
     let pods: Api<Pod> = namespace.api();
     namespace
-        .wait_until(&format!("the restore step says {words:?}"), async || {
+        .wait_until(&format!("the restore step reports {text:?}"), async || {
             let Some(pod) = pods.get_opt("db-0").await? else { return Ok(None) };
             let status = pod.status.unwrap_or_default();
             let step = status
@@ -75,7 +78,7 @@ async fn held_back(namespace: &Namespace, words: &str) -> Result<String> {
             let started =
                 status.container_statuses.into_iter().flatten().any(|container| container.started == Some(true));
             ensure!(!started, "the app started although nothing was restored");
-            Ok(message.filter(|message| message.contains(words)))
+            Ok(message.filter(|message| message.contains(text)))
         })
         .await
 }
@@ -90,7 +93,7 @@ async fn a_database_whose_volume_is_deleted_comes_back_by_itself() -> Result<()>
             "readinessProbe": { "exec": { "command": ["pg_isready", "-U", "postgres"] }, "periodSeconds": 1 },
         });
         namespace.apply_object(stateful_set(namespace, "postgres", "/var/lib/postgresql/data", container)).await?;
-        // The first start of all: nothing was ever stored, and the app may begin empty.
+        // At the first start the repository has no snapshot, so the app starts with an empty volume.
         namespace.wait_until_ready("db-0").await?;
         let sql = |query: &str| {
             process::run(&mut namespace.kubectl(&["exec", "db-0", "-c", "main", "--", "psql", "-U", "postgres", "-AtXc", query]))
@@ -106,7 +109,7 @@ async fn a_database_whose_volume_is_deleted_comes_back_by_itself() -> Result<()>
         scale(namespace, 1)?;
         namespace.wait_until_ready("db-0").await?;
         let count = String::from_utf8(sql("select count(*) from ships")?)?;
-        ensure!(count.trim() == "100000", "{count} rows came back");
+        ensure!(count.trim() == "100000", "{count} rows were restored");
         Ok(())
     })
     .await
@@ -126,17 +129,17 @@ async fn a_store_that_is_away_and_a_wrong_password_hold_the_pod_back_and_then_it
         lose_the_volume(namespace).await?;
         namespace.apply_object(store::secret("password", &json!({ "password": "another" }))).await?;
         scale(namespace, 1)?;
-        held_back(namespace, "WrongPassword").await?;
+        wait_until_held_back(namespace, "WrongPassword").await?;
         scale(namespace, 0)?;
         let pods: Api<Pod> = namespace.api();
         namespace
-            .wait_until("the pod is gone", async || Ok(pods.get_opt("db-0").await?.is_none().then_some(())))
+            .wait_until("the pod is deleted", async || Ok(pods.get_opt("db-0").await?.is_none().then_some(())))
             .await?;
         namespace.apply_object(store::secret("password", &json!({ "password": PASSWORD }))).await?;
-        // Nobody answers at the Service any more.
+        // Removes the label that the Service selects, so that the store is unreachable.
         process::run(&mut namespace.kubectl(&["label", "pod", "s3", "app-", "--overwrite"]))?;
         scale(namespace, 1)?;
-        held_back(namespace, "StoreUnavailable").await?;
+        wait_until_held_back(namespace, "StoreUnavailable").await?;
         process::run(&mut namespace.kubectl(&["label", "pod", "s3", "app=s3", "--overwrite"]))?;
 
         namespace.wait_until_ready("db-0").await?;
@@ -166,7 +169,7 @@ async fn two_pods_that_share_an_empty_volume_both_see_all_of_it() -> Result<()> 
                     "spec": {
                         "terminationGracePeriodSeconds": 1,
                         "volumes": [{ "name": "data", "persistentVolumeClaim": { "claimName": "shared" } }],
-                        // What is there when the app starts is what it counts.
+                        // The app counts the files at its start.
                         "containers": [{ "name": "main", "image": namespace.cluster.image("toolbox"), "imagePullPolicy": "IfNotPresent",
                             "command": ["sh", "-c", "find /data -type f | wc -l >/tmp/count; exec sleep 3600"],
                             "volumeMounts": [{ "name": "data", "mountPath": "/data" }] }],

@@ -1,5 +1,5 @@
-//! Volumes come back into claims: with owners and modes, in part, as of a time, over what is there, and with their workload
-//! down meanwhile and up again whatever came out.
+//! Restores of volumes into claims: with owners and modes, in part, as of a time, over existing data, and with the
+//! workload scaled down meanwhile and scaled up again whatever the result.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::{
@@ -14,16 +14,16 @@ use stowaway::{
 };
 use stowaway_e2e::{
     Namespace, S3, in_namespace, process,
-    runs::{all_green, ended, says, source},
+    runs::{all_green, ended, ensure_contains, source},
     volume,
 };
 
 const CLAIM: &str = "data-db-0";
 const SOURCE: &str = "pvc/data-db-0";
-/// Owner, mode, links and content of all that is in the volume.
-const LOOK: &str = "cd /data && find . ! -name lost+found -exec stat -c '%n %u:%g %a %h %F %Y' {} + | sort && find . -type f -exec sha256sum {} + | sort";
+/// A script that prints owner, mode, links and content of all files in the volume.
+const LIST_FILES: &str = "cd /data && find . ! -name lost+found -exec stat -c '%n %u:%g %a %h %F %Y' {} + | sort && find . -type f -exec sha256sum {} + | sort";
 
-/// A `StatefulSet` of one pod with one volume, which its sidecar backs up.
+/// Starts a `StatefulSet` of one pod with one volume, which its sidecar backs up.
 async fn start(namespace: &Namespace) -> Result<()> {
     volume::provide(namespace, 2).await?;
     let labels = json!({ "app": "db" });
@@ -50,13 +50,13 @@ async fn scale(namespace: &Namespace, replicas: u32) -> Result<()> {
     process::run(&mut namespace.kubectl(&["scale", "statefulset/db", &format!("--replicas={replicas}")]))?;
     let pods: Api<Pod> = namespace.api();
     if replicas == 0 {
-        let gone = async || Ok(pods.get_opt("db-0").await?.is_none().then_some(()));
-        return namespace.wait_until("the pod is gone", gone).await;
+        let is_deleted = async || Ok(pods.get_opt("db-0").await?.is_none().then_some(()));
+        return namespace.wait_until("the pod is deleted", is_deleted).await;
     }
     namespace.wait_until_ready("db-0").await.map(drop)
 }
 
-/// Backs the volume up, and says when that was done.
+/// Backs the volume up, and returns the time after that.
 async fn back_up(namespace: &Namespace, name: &str) -> Result<String> {
     let backup = namespace.back_up(name, json!({ "retryLimit": 0 })).await?;
     all_green(&backup)?;
@@ -66,8 +66,8 @@ async fn back_up(namespace: &Namespace, name: &str) -> Result<String> {
 
 async fn restore(namespace: &Namespace, name: &str, from: Value, to: Value, more: Value) -> Result<RestoreStatus> {
     let mut spec = json!({ "from": { "source": SOURCE }, "to": { "claim": { "name": CLAIM } } });
-    for (place, values) in [("/from", from), ("/to/claim", to), ("", more)] {
-        let target = spec.pointer_mut(place).and_then(Value::as_object_mut).context("no object")?;
+    for (pointer, values) in [("/from", from), ("/to/claim", to), ("", more)] {
+        let target = spec.pointer_mut(pointer).and_then(Value::as_object_mut).context("no object")?;
         target.extend(values.as_object().cloned().unwrap_or_default());
     }
     namespace.restore(name, spec).await?.status.context("no status")
@@ -78,7 +78,7 @@ fn green(name: &str, status: &RestoreStatus) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn claim_that_was_deleted_is_made_anew_with_all_that_was_in_it() -> Result<()> {
+async fn claim_that_was_deleted_is_created_again_with_all_its_data() -> Result<()> {
     in_namespace("claim-lost", async |namespace: &Namespace| {
         let restic = S3::shared(namespace).await?.repository(namespace).await?;
         start(namespace).await?;
@@ -87,28 +87,28 @@ async fn claim_that_was_deleted_is_made_anew_with_all_that_was_in_it() -> Result
             "cd /data && mkdir -p deep/er && echo one >deep/file && ln deep/file deep/er/linked && chown -R 1234:5678 deep \
              && ln -s ../nowhere deep/link && chmod 2770 deep/er && chmod 600 deep/file && head -c 300000 /dev/urandom >root && sync",
         )?;
-        let before = namespace.shell("db-0", LOOK)?;
+        let before = namespace.shell("db-0", LIST_FILES)?;
         back_up(namespace, "one").await?;
         scale(namespace, 0).await?;
         let claims: Api<PersistentVolumeClaim> = namespace.api();
         claims.delete(CLAIM, &DeleteParams::default()).await?;
-        let gone = async || Ok(claims.get_opt(CLAIM).await?.is_none().then_some(()));
-        namespace.wait_until("the claim is gone", gone).await?;
+        let is_deleted = async || Ok(claims.get_opt(CLAIM).await?.is_none().then_some(()));
+        namespace.wait_until("the claim is deleted", is_deleted).await?;
 
         let missing = restore(namespace, "missing", json!({}), json!({}), json!({})).await?;
         ended("missing", &missing.outcome, Verdict::Failed, &["InvalidRequest"])?;
-        says("missing", &missing.outcome.message, &[CLAIM, "create"])?;
+        ensure_contains("missing", &missing.outcome.message, &[CLAIM, "create"])?;
         let mut new = json!({ "size": "1Gi" });
         if namespace.cluster.is_built_in() {
             new["storageClassName"] = json!(namespace.name);
         }
-        let status = restore(namespace, "anew", json!({}), json!({ "create": new }), json!({})).await?;
-        green("anew", &status)?;
-        let made = claims.get(CLAIM).await?;
-        ensure!(made.metadata.owner_references.is_none(), "it would go with the Restore: {:?}", made.metadata);
+        let status = restore(namespace, "created", json!({}), json!({ "create": new }), json!({})).await?;
+        green("created", &status)?;
+        let created = claims.get(CLAIM).await?;
+        ensure!(created.metadata.owner_references.is_none(), "the claim has an owner: {:?}", created.metadata);
 
         scale(namespace, 1).await?;
-        let after = namespace.shell("db-0", LOOK)?;
+        let after = namespace.shell("db-0", LIST_FILES)?;
         ensure!(after == before, "before:\n{before}\nafter:\n{after}");
         restic.check("restic", true)
     })
@@ -116,7 +116,7 @@ async fn claim_that_was_deleted_is_made_anew_with_all_that_was_in_it() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn volume_in_use_or_with_data_is_overwritten_only_when_told_and_kept_first() -> Result<()> {
+async fn volume_in_use_or_with_data_is_overwritten_only_on_request_and_saved_first() -> Result<()> {
     in_namespace("claim-full", async |namespace: &Namespace| {
         let restic = S3::shared(namespace).await?.repository(namespace).await?;
         start(namespace).await?;
@@ -128,15 +128,15 @@ async fn volume_in_use_or_with_data_is_overwritten_only_when_told_and_kept_first
 
         let used = restore(namespace, "used", json!({}), json!({}), json!({})).await?;
         ended("used", &used.outcome, Verdict::Failed, &["TargetInUse"])?;
-        says("used", &used.outcome.message, &["db-0"])?;
+        ensure_contains("used", &used.outcome.message, &["db-0"])?;
         scale(namespace, 0).await?;
         let full = restore(namespace, "full", json!({}), json!({}), json!({})).await?;
         ended("full", &full.outcome, Verdict::Failed, &["TargetNotEmpty"])?;
-        let nowhere = json!({ "paths": ["a/nothing"] });
-        let nowhere = restore(namespace, "nowhere", nowhere, json!({ "overwrite": true }), json!({})).await?;
-        ended("nowhere", &nowhere.outcome, Verdict::Failed, &["SnapshotNotFound"])?;
+        let missing = json!({ "paths": ["a/nothing"] });
+        let missing = restore(namespace, "missing", missing, json!({ "overwrite": true }), json!({})).await?;
+        ended("missing", &missing.outcome, Verdict::Failed, &["SnapshotNotFound"])?;
 
-        // One path, as of Monday; then all of the newest.
+        // Restores one path as of Monday, and later the whole newest snapshot.
         let some = json!({ "paths": ["a/file"], "asOf": monday });
         let some = restore(namespace, "some", some, json!({ "overwrite": true }), json!({})).await?;
         green("some", &some)?;
@@ -145,12 +145,13 @@ async fn volume_in_use_or_with_data_is_overwritten_only_when_told_and_kept_first
         let found = namespace.shell("db-0", "cd /data && cat a/file new && ls -A | sort | tr '\\n' ' '")?;
         ensure!(found.replace("lost+found ", "") == "monday\ntoday\na new", "{found:?}");
 
-        // The pod runs, and that is said to be fine. The newest is Tuesday's: safety copies are not.
+        // The pod runs, which `overwrite` permits. The newest snapshot is Tuesday's, because safety snapshots do not
+        // count.
         let whole = restore(namespace, "whole", json!({}), json!({ "overwrite": true }), json!({})).await?;
         green("whole", &whole)?;
         let found = namespace.shell("db-0", "cd /data && cat a/file other new")?;
         ensure!(found == "tuesday\ntuesday\ntoday", "{found:?}");
-        // What was there before is to be had.
+        // The data from before the first restore is in the safety snapshot.
         scale(namespace, 0).await?;
         let back = json!({ "snapshot": safety, "paths": ["a/file"] });
         green("back", &restore(namespace, "back", back, json!({ "overwrite": true }), json!({})).await?)?;
@@ -163,7 +164,7 @@ async fn volume_in_use_or_with_data_is_overwritten_only_when_told_and_kept_first
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workload_is_down_while_its_volume_comes_back_and_up_again_whatever_came_out() -> Result<()> {
+async fn workload_is_down_while_its_volume_is_restored_and_up_again_whatever_the_result() -> Result<()> {
     in_namespace("claim-scaled", async |namespace: &Namespace| {
         S3::shared(namespace).await?.repository(namespace).await?;
         start(namespace).await?;
@@ -177,7 +178,7 @@ async fn workload_is_down_while_its_volume_comes_back_and_up_again_whatever_came
         let uid = async || anyhow::Ok(pods.get("db-0").await?.metadata.uid);
         let is_up = async || {
             let set = sets.get("db").await?;
-            ensure!(set.spec.and_then(|spec| spec.replicas) == Some(1), "it is not up when the verdict is there");
+            ensure!(set.spec.and_then(|spec| spec.replicas) == Some(1), "not scaled up before the verdict");
             namespace.wait_until_ready("db-0").await
         };
 
@@ -185,7 +186,7 @@ async fn workload_is_down_while_its_volume_comes_back_and_up_again_whatever_came
         let status = restore(namespace, "over", json!({}), over.clone(), down.clone()).await?;
         green("over", &status)?;
         is_up().await?;
-        ensure!(uid().await? != first, "it was never down");
+        ensure!(uid().await? != first, "the pod was not replaced");
         let found = namespace.shell("db-0", "cat /data/file")?;
         ensure!(found == "stored", "{found:?}");
 
@@ -194,7 +195,7 @@ async fn workload_is_down_while_its_volume_comes_back_and_up_again_whatever_came
         ended("failed", &failed.outcome, Verdict::Failed, &["SnapshotNotFound"])?;
         is_up().await?;
 
-        // Deleted in the middle.
+        // Deletes the Restore while the workload is down.
         let restores: Api<Restore> = namespace.api();
         let spec = json!({ "from": { "source": SOURCE }, "to": { "claim": { "name": CLAIM, "overwrite": true } },
             "scaleDown": { "kind": "StatefulSet", "name": "db" } });
@@ -206,8 +207,8 @@ async fn workload_is_down_while_its_volume_comes_back_and_up_again_whatever_came
         };
         namespace.wait_for("gone", "scaling", scaled).await?;
         restores.delete("gone", &DeleteParams::default()).await?;
-        let gone = async || Ok(restores.get_opt("gone").await?.is_none().then_some(()));
-        namespace.wait_until("the Restore is gone", gone).await?;
+        let is_deleted = async || Ok(restores.get_opt("gone").await?.is_none().then_some(()));
+        namespace.wait_until("the Restore is deleted", is_deleted).await?;
         is_up().await.map(drop)
     })
     .await

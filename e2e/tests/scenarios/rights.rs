@@ -1,14 +1,14 @@
-//! What the accounts of the webhook and of the writer of its trust may do, as the API server itself says.
+//! The rights of the accounts of the webhook and of the trust writer, as the API server evaluates them.
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use kube::{Api, api::PostParams};
 use serde_json::json;
-use stowaway::build::manifests::{AUTHORITY, LEASE, NAMESPACE, TRUST, WEBHOOK};
+use stowaway::resources::manifests::{AUTHORITY, LEASE, NAMESPACE, TRUST, WEBHOOK};
 use stowaway_e2e::Cluster;
 
-/// A verb, a group with a resource, a namespace and a name.
-type Question = (&'static str, (&'static str, &'static str), Option<&'static str>, &'static str);
+/// A verb, an API group with a resource, a namespace and a name.
+type Access = (&'static str, (&'static str, &'static str), Option<&'static str>, &'static str);
 
 const SECRETS: (&str, &str) = ("", "secrets");
 const CONFIG_MAPS: (&str, &str) = ("", "configmaps");
@@ -17,12 +17,12 @@ const VALIDATING: (&str, &str) = ("admissionregistration.k8s.io", "validatingweb
 const OWN: Option<&str> = Some(NAMESPACE);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn webhook_writes_its_own_objects_by_name_and_sees_nobody_elses() -> Result<()> {
+async fn webhook_writes_its_own_objects_by_name_and_reads_no_others() -> Result<()> {
     let leases = ("coordination.k8s.io", "leases");
     let allowed = [
         ("get", SECRETS, OWN, AUTHORITY),
         ("watch", SECRETS, OWN, AUTHORITY),
-        // By server-side apply, which names what it makes.
+        // For server-side apply, which creates an object by its name.
         ("create", SECRETS, OWN, AUTHORITY),
         ("update", SECRETS, OWN, AUTHORITY),
         ("create", leases, OWN, LEASE),
@@ -42,7 +42,7 @@ async fn webhook_writes_its_own_objects_by_name_and_sees_nobody_elses() -> Resul
         ("update", leases, OWN, "another"),
         ("update", CONFIG_MAPS, OWN, "another"),
         ("get", CONFIG_MAPS, Some("default"), TRUST),
-        // Who may change them has every object of the cluster sent to a webhook of one's own.
+        // A client that may change these could have every object of the cluster sent to a webhook of its own.
         ("patch", MUTATING, None, WEBHOOK),
         ("patch", VALIDATING, None, WEBHOOK),
         ("update", MUTATING, None, WEBHOOK),
@@ -59,7 +59,7 @@ async fn webhook_writes_its_own_objects_by_name_and_sees_nobody_elses() -> Resul
         ("impersonate", ("", "serviceaccounts"), OWN, "stowaway-controller"),
         ("bind", ("rbac.authorization.k8s.io", "clusterroles"), None, "stowaway-runner"),
     ];
-    are_answered(WEBHOOK, &allowed, &refused).await
+    ensure_rights(WEBHOOK, &allowed, &refused).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,15 +81,15 @@ async fn writer_of_the_trust_writes_two_configurations_by_name_and_nothing_else(
         ("list", ("", "pods"), None, ""),
         ("list", ("stowaway.dev", "repositories"), None, ""),
     ];
-    are_answered(TRUST, &allowed, &refused).await
+    ensure_rights(TRUST, &allowed, &refused).await
 }
 
-/// The API server answers each question on that account as expected.
-async fn are_answered(account: &str, allowed: &[Question], refused: &[Question]) -> Result<()> {
+/// Checks each right of that account with a `SubjectAccessReview`.
+async fn ensure_rights(account: &str, allowed: &[Access], refused: &[Access]) -> Result<()> {
     let cluster = Cluster::connect().await?;
     let reviews: Api<SubjectAccessReview> = Api::all(cluster.client.clone());
-    for (is_expected, questions) in [(true, allowed), (false, refused)] {
-        for (verb, (group, resource), namespace, name) in questions {
+    for (is_expected, all) in [(true, allowed), (false, refused)] {
+        for (verb, (group, resource), namespace, name) in all {
             let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
             let review = serde_json::from_value(json!({ "spec": {
                 "user": format!("system:serviceaccount:{NAMESPACE}:{account}"),

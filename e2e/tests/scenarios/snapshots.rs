@@ -1,5 +1,5 @@
-//! Claims that are backed up from CSI snapshots: what is stored is of one moment, and nothing is left behind, whatever
-//! happens meanwhile.
+//! Backups of claims from CSI snapshots: the stored data is of one point in time, and no temporary object remains,
+//! whatever happens meanwhile.
 
 use std::fs;
 
@@ -16,20 +16,21 @@ use kube::{
 use serde_json::{Value, json};
 use stowaway::{
     api::Backup,
-    build::snapshot::{volume_snapshot_classes, volume_snapshots},
     model::Verdict,
+    resources::snapshot::{volume_snapshot_classes, volume_snapshots},
 };
 use stowaway_e2e::{
     Namespace, S3, Workload, in_namespace, process,
-    runs::{all_green, ended, says, source},
+    runs::{all_green, ended, ensure_contains, source},
     volume,
 };
 
-/// The annotation, and the class of the built-in cluster, by which all works.
+/// The annotation that selects a class.
 const KEY: &str = "stowaway.dev/volume-snapshot-class";
+/// The working VolumeSnapshotClass and StorageClass of the built-in cluster.
 const CLASS: &str = "csi-disk";
 
-/// A claim of the cluster's driver. `class` is what is annotated; nothing when empty.
+/// Creates a claim of the built-in cluster's CSI driver, with `class` as its annotation, if any.
 async fn claim(namespace: &Namespace, name: &str, class: Option<&str>, mode: &str) -> Result<()> {
     ensure!(namespace.cluster.is_built_in(), "the driver is the built-in cluster's");
     let annotations = class.map_or(json!({}), |class| json!({ KEY: class }));
@@ -45,7 +46,7 @@ async fn claim(namespace: &Namespace, name: &str, class: Option<&str>, mode: &st
         .await
 }
 
-/// A pod that has the claim at `/data`.
+/// A pod that mounts the claim at `/data`.
 fn user(namespace: &Namespace, claim: &str) -> Workload {
     Workload::new(namespace, claim, "toolbox")
         .set("volumeMounts", json!([{ "name": "data", "mountPath": "/data" }]))
@@ -56,13 +57,13 @@ fn snapshots(namespace: &Namespace) -> Api<DynamicObject> {
     Api::namespaced_with(namespace.cluster.client.clone(), &namespace.name, &volume_snapshots())
 }
 
-/// What there is of the namespace besides these claims and their volumes.
+/// The claims, volumes and snapshots of the namespace, except for these claims and their volumes.
 async fn leftovers(namespace: &Namespace, claims: &[&str]) -> Result<Vec<String>> {
     let is_other = |name: &str| !claims.contains(&name);
     let everything = ListParams::default();
     let mut found = Vec::new();
-    let present: Api<PersistentVolumeClaim> = namespace.api();
-    let names = present.list(&everything).await?.items.into_iter().map(|claim| claim.name_any());
+    let api: Api<PersistentVolumeClaim> = namespace.api();
+    let names = api.list(&everything).await?.items.into_iter().map(|claim| claim.name_any());
     found.extend(names.filter(|name| is_other(name)).map(|name| format!("PersistentVolumeClaim {name}")));
     let volumes: Api<PersistentVolume> = Api::all(namespace.cluster.client.clone());
     for volume in volumes.list(&everything).await?.items {
@@ -77,18 +78,18 @@ async fn leftovers(namespace: &Namespace, claims: &[&str]) -> Result<Vec<String>
     (kind.kind, kind.plural) = ("VolumeSnapshotContent".into(), "volumesnapshotcontents".into());
     let contents: Api<DynamicObject> = Api::all_with(namespace.cluster.client.clone(), &kind);
     for content in contents.list(&everything).await?.items {
-        let home = content.data.pointer("/spec/volumeSnapshotRef/namespace").and_then(Value::as_str);
-        if home == Some(&namespace.name) {
+        let of_namespace = content.data.pointer("/spec/volumeSnapshotRef/namespace").and_then(Value::as_str);
+        if of_namespace == Some(&namespace.name) {
             found.push(format!("VolumeSnapshotContent {}", content.name_any()));
         }
     }
     Ok(found)
 }
 
-/// All that was made is gone, or goes by itself: the driver takes its time.
+/// Waits until all temporary objects are deleted, which takes the driver some time.
 async fn nothing_is_left(namespace: &Namespace, claims: &[&str]) -> Result<()> {
-    let gone = async || Ok(leftovers(namespace, claims).await?.is_empty().then_some(()));
-    if let Err(error) = namespace.wait_until("all that was made for the Backup is gone", gone).await {
+    let is_clean = async || Ok(leftovers(namespace, claims).await?.is_empty().then_some(()));
+    if let Err(error) = namespace.wait_until("all temporary objects of the Backup are deleted", is_clean).await {
         return Err(error.context(leftovers(namespace, claims).await?.join(", ")));
     }
     Ok(())
@@ -100,8 +101,8 @@ async fn volume_that_is_written_all_the_time_is_stored_as_it_was_at_one_moment()
         let restic = S3::shared(namespace).await?.repository(namespace).await?;
         claim(namespace, "live", Some(CLASS), "Filesystem").await?;
         user(namespace, "live").start(namespace).await?;
-        // `first` is written before `last`, so it is the same or one more; who reads `first` and much else before `last` finds
-        // it much less.
+        // `first` is written before `last`, so at any moment it is equal to `last` or one more. A backup of the live
+        // volume, which reads much data between the two files, would find `first` to be much less.
         let script = "head -c 24000000 /dev/urandom >/data/between; nohup sh -c 'i=0; while :; do i=$((i+1)); \
                       echo $i >/data/first.new; mv /data/first.new /data/first; \
                       echo $i >/data/last.new; mv /data/last.new /data/last; done' >/dev/null 2>&1 &";
@@ -111,11 +112,11 @@ async fn volume_that_is_written_all_the_time_is_stored_as_it_was_at_one_moment()
 
         namespace.start_backup("one", json!({ "retryLimit": 0 })).await?;
         let jobs: Api<Job> = namespace.api();
-        let ours = ListParams::default().labels("stowaway.dev/kind=backup");
-        let is_there = async || Ok(jobs.list(&ours).await?.items.into_iter().next());
-        let job = namespace.wait_until("the Job is there", is_there).await?;
+        let of_backups = ListParams::default().labels("stowaway.dev/kind=backup");
+        let first_job = async || Ok(jobs.list(&of_backups).await?.items.into_iter().next());
+        let job = namespace.wait_until("the Job exists", first_job).await?;
         let spec = job.spec.as_ref().and_then(|spec| spec.template.spec.clone()).unwrap_or_default();
-        ensure!(spec.affinity.is_none(), "it is bound to a node: {:?}", spec.affinity);
+        ensure!(spec.affinity.is_none(), "the Job is bound to a node: {:?}", spec.affinity);
         let backup = namespace.backup_ended("one").await?;
         all_green(&backup)?;
         ensure!(backup.status.iter().all(|status| status.skipped.is_empty()), "{:?}", backup.status);
@@ -124,16 +125,16 @@ async fn volume_that_is_written_all_the_time_is_stored_as_it_was_at_one_moment()
         ensure!((snapshot.path(), &snapshot.hostname) == ("/data/live", &namespace.name), "{snapshot:?}");
         ensure!(snapshot.tag("source") == Some("pvc/live") && snapshot.tag("pod") == Some("live"), "{snapshot:?}");
         let target = tempfile::tempdir()?;
-        let place = target.path().join("data/live");
+        let restored = target.path().join("data/live");
         process::run(
             restic
                 .restic("restic", &["restore", &snapshot.id])
                 .args(["--target", &target.path().display().to_string()]),
         )?;
-        let read = |name: &str| -> Result<u64> { Ok(fs::read_to_string(place.join(name))?.trim().parse()?) };
+        let read = |name: &str| -> Result<u64> { Ok(fs::read_to_string(restored.join(name))?.trim().parse()?) };
         let (first, last) = (read("first")?, read("last")?);
         ensure!(first == last || first == last + 1, "first is {first}, last is {last}");
-        ensure!(place.join("between").metadata()?.len() == 24_000_000);
+        ensure!(restored.join("between").metadata()?.len() == 24_000_000);
         nothing_is_left(namespace, &["live"]).await
     })
     .await
@@ -157,7 +158,7 @@ async fn device_is_stored_as_it_was_at_one_moment() -> Result<()> {
         let backup = namespace.back_up("one", json!({ "retryLimit": 0 })).await?;
         all_green(&backup)?;
         let outcome = &source(&backup, "pvc/disk")?.outcome;
-        ensure!(outcome.message.is_empty(), "nobody writes to a snapshot: {}", outcome.message);
+        ensure!(outcome.message.is_empty(), "no process writes to a snapshot: {}", outcome.message);
         let found = restic.snapshots()?;
         let (digest, _) = restic.dump("restic", found.first().context("no snapshot")?)?;
         ensure!(sum.starts_with(&digest), "{sum} was stored as {digest}");
@@ -209,35 +210,35 @@ async fn claim_that_cannot_be_snapshot_fails_alone_with_the_reason_and_is_not_re
                 "pvc/of-another-driver",
                 ["of-another-driver", "tape.csi.stowaway.dev", "disk.csi.stowaway.dev", &opt_out],
             ),
-            ("pvc/static", ["csi-disk", "of no CSI driver", "take the annotation away", &opt_out]),
+            ("pvc/static", ["csi-disk", "of no CSI driver", "remove the annotation", &opt_out]),
         ] {
             let outcome = &source(&backup, name)?.outcome;
             ended(name, outcome, Verdict::Failed, &["InvalidRequest"])?;
-            says(name, &outcome.message, &texts)?;
+            ensure_contains(name, &outcome.message, &texts)?;
         }
         let outcome = &source(&backup, "pvc/on-fire")?.outcome;
         ended("pvc/on-fire", outcome, Verdict::Failed, &["VolumeSnapshotFailed"])?;
-        says(
+        ensure_contains(
             "pvc/on-fire",
             &outcome.message,
             &["the disk is on fire", "csi-disk-failing", "PersistentVolumeClaim on-fire"],
         )?;
         ensure!(backup.status.iter().all(|status| status.verdict == Some(Verdict::Incomplete)), "{:?}", backup.status);
-        ensure!(restic.snapshots()?.len() == 2, "something was read live");
+        ensure!(restic.snapshots()?.len() == 2, "a volume was read without a snapshot");
         nothing_is_left(namespace, &claims).await
     })
     .await
 }
 
-/// Starts a Backup of a claim, and waits until its snapshot is there.
+/// Starts a Backup of a claim, and waits until its VolumeSnapshot exists.
 async fn begin(namespace: &Namespace) -> Result<()> {
     claim(namespace, "live", Some(CLASS), "Filesystem").await?;
     user(namespace, "live").start(namespace).await?;
     namespace.shell("live", "head -c 8000000 /dev/urandom >/data/x && sync")?;
     namespace.start_backup("one", json!({ "retryLimit": 0 })).await?;
     let snapshots = snapshots(namespace);
-    let is_there = async || Ok((!snapshots.list(&ListParams::default()).await?.items.is_empty()).then_some(()));
-    namespace.wait_until("the VolumeSnapshot is there", is_there).await
+    let exists = async || Ok((!snapshots.list(&ListParams::default()).await?.items.is_empty()).then_some(()));
+    namespace.wait_until("the VolumeSnapshot exists", exists).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -282,14 +283,14 @@ async fn controller_cannot_delete_claims_and_snapshots_that_no_backup_has_made()
         }))?;
         snapshots(namespace).create(&PostParams::default(), &snapshot).await?;
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(controller.clone(), &namespace.name);
-        let theirs: Api<DynamicObject> = Api::namespaced_with(controller, &namespace.name, &volume_snapshots());
+        let of_controller: Api<DynamicObject> = Api::namespaced_with(controller, &namespace.name, &volume_snapshots());
         let parameters = DeleteParams::default();
-        let answers = [
+        let responses = [
             claims.delete("live", &parameters).await.map(drop).map_err(|error| error.to_string()),
-            theirs.delete("own", &parameters).await.map(drop).map_err(|error| error.to_string()),
+            of_controller.delete("own", &parameters).await.map(drop).map_err(|error| error.to_string()),
         ];
-        for answer in answers {
-            let message = answer.err().context("it was deleted")?;
+        for response in responses {
+            let message = response.err().context("the controller's account deleted the object")?;
             ensure!(message.contains("ValidatingAdmissionPolicy 'stowaway-controller-deletes'"), "{message}");
         }
         Ok(())
@@ -306,11 +307,16 @@ async fn log_of_a_run_from_a_snapshot_outlives_the_run() -> Result<()> {
         all_green(&backup)?;
         let job = source(&backup, "pvc/live")?.jobs.last().context("no Job")?.clone();
         let log = process::run(&mut namespace.kubectl(&["logs", &format!("job/{job}")]))?;
-        says("the log", &String::from_utf8_lossy(&log), &["opened repository", "verdict Succeeded"])?;
-        // The claim that was made for it is deleted with its pod, and then the status has what is left of the log.
+        ensure_contains("the log", &String::from_utf8_lossy(&log), &["opened repository", "verdict Succeeded"])?;
+        // The run's pod is deleted with its temporary claim. After that the CLI shows the end of the log from the
+        // status.
         nothing_is_left(namespace, &["live"]).await?;
         let kept = process::run(&mut namespace.stowaway(&["logs", "backup/one"])?)?;
-        says("what is kept", &String::from_utf8_lossy(&kept), &["pvc/live", "its pod is gone", "verdict Succeeded"])
+        ensure_contains(
+            "the stored log",
+            &String::from_utf8_lossy(&kept),
+            &["pvc/live", "its pod is deleted", "verdict Succeeded"],
+        )
     })
     .await
 }

@@ -1,4 +1,4 @@
-//! The store answers wrongly, late or not at all, is full, or is opened with the wrong password.
+//! Backups to a store that fails, hangs, disappears or is full, and to a repository with a missing or wrong password.
 
 use std::{fs, path::Path, process::Command};
 
@@ -10,41 +10,50 @@ use stowaway_e2e::{
     Kind, Namespace, Restic, Runner, S3, Sequence, Workload,
     fault::{Fault, FaultProxy, Rule},
     in_namespace, process,
-    runs::{all_green, ended, known, says, source},
+    runs::{all_green, ended, ensure_contains, known, source},
     store::{self, PASSWORD},
     workload::CONTAINER,
 };
 
 const SOURCE: &str = "pod/box/main";
-/// Several packs, so that there is a store that fails in the middle.
+/// A stream of several packs, so that the store can fail in the middle.
 const STREAM: Sequence = Sequence::new(Kind::Random, 8, 60 << 20);
 
-/// What the store does, and what happens then.
+/// A fault of the store, and the event after it.
 struct Case {
     name: &'static str,
     rule: Rule,
     then: Then,
 }
 
-/// What happens once the store has failed. A store that stays away is waited for, for longer than a test can take.
+/// The event after the first fault. The runner waits for an unreachable store for longer than a test can take, so each
+/// case has an event that ends the wait.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Then {
     Nothing,
     /// The store works again.
-    Heals,
-    /// The run is ended.
-    Ends,
+    Recovers,
+    /// The runner is terminated.
+    Terminates,
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_fails_hangs_or_goes_away_leaves_nothing_visible() -> Result<()> {
+async fn a_store_that_fails_hangs_or_disappears_leaves_nothing_visible() -> Result<()> {
     let case = |name, rule, then| Case { name, rule, then };
     let cases = [
-        case("stumbles", Rule::always(Fault::Unavailable).on("PUT", "/data/").times(2), Then::Nothing),
-        case("is-busy", Rule::always(Fault::Unavailable).on("PUT", "/data/").after(1), Then::Heals),
-        case("hangs", Rule::always(Fault::Hang).on("PUT", "/data/").after(1), Then::Ends),
-        case("goes-away", Rule::always(Fault::Gone).on("PUT", "/data/").after(1).then_gone(), Then::Heals),
-        case("goes-late", Rule::always(Fault::Gone).on("PUT", "/index/").then_gone(), Then::Ends),
+        case("fails-twice", Rule::always(Fault::Unavailable).on("PUT", "/data/").times(2), Then::Nothing),
+        case("is-busy", Rule::always(Fault::Unavailable).on("PUT", "/data/").after(1), Then::Recovers),
+        case("hangs", Rule::always(Fault::Hang).on("PUT", "/data/").after(1), Then::Terminates),
+        case(
+            "disappears",
+            Rule::always(Fault::Unreachable).on("PUT", "/data/").after(1).then_unreachable(),
+            Then::Recovers,
+        ),
+        case(
+            "disappears-late",
+            Rule::always(Fault::Unreachable).on("PUT", "/index/").then_unreachable(),
+            Then::Terminates,
+        ),
     ];
     in_namespace("store", async |namespace: &Namespace| {
         let server = S3::shared(namespace).await?;
@@ -61,11 +70,11 @@ async fn a_store_that_fails_hangs_or_goes_away_leaves_nothing_visible() -> Resul
             namespace.wait_until(&format!("the store fails: {}", case.name), has_failed).await?;
             match case.then {
                 Then::Nothing => {}
-                Then::Heals => proxy.set_rule(None),
-                Then::Ends => run.signal("TERM")?,
+                Then::Recovers => proxy.set_rule(None),
+                Then::Terminates => run.signal("TERM")?,
             }
             let ended = run.ended().await?;
-            if case.then == Then::Ends {
+            if case.then == Then::Terminates {
                 ended.is(Verdict::Failed, &[Reason::Cancelled])?;
             } else {
                 ended.is(Verdict::Succeeded, &[Reason::Completed])?;
@@ -73,7 +82,7 @@ async fn a_store_that_fails_hangs_or_goes_away_leaves_nothing_visible() -> Resul
             anyhow::Ok((case.name, ended.report))
         }))
         .await?;
-        namespace.wait_until_gone("box", CONTAINER, "emit --kind").await?;
+        namespace.wait_until_ended("box", CONTAINER, "emit --kind").await?;
         for (run, report) in &reports {
             restic.agrees_with_report(run, report.as_ref(), &expected)?;
         }
@@ -96,10 +105,10 @@ async fn a_commit_whose_acknowledgement_was_lost_is_adopted_and_not_dumped_twice
         let proxy = FaultProxy::start(server.from_here).await?;
         let runner = Runner::new(namespace, server.backend(proxy.address()))?;
         runner.create_repository().await?;
-        proxy.set_rule(Some(Rule::always(Fault::LoseAnswer).on("PUT", "/snapshots/").times(1).then_gone()));
+        proxy.set_rule(Some(Rule::always(Fault::LoseResponse).on("PUT", "/snapshots/").times(1).then_unreachable()));
         let first = runner.start(runner.backup(&pod, None, "the-run")?)?;
-        let is_away = async || Ok((proxy.faults() > 0).then_some(()));
-        namespace.wait_until("the acknowledgement is lost", is_away).await?;
+        let is_lost = async || Ok((proxy.faults() > 0).then_some(()));
+        namespace.wait_until("the acknowledgement is lost", is_lost).await?;
         first.signal("TERM")?;
         first.ended().await?.is(Verdict::Failed, &[Reason::CommitUnknown])?;
 
@@ -113,7 +122,7 @@ async fn a_commit_whose_acknowledgement_was_lost_is_adopted_and_not_dumped_twice
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_volume_is_told_and_leaves_nothing_visible() -> Result<()> {
+async fn a_full_volume_is_reported_and_leaves_nothing_visible() -> Result<()> {
     in_namespace("full", async |namespace: &Namespace| {
         let pod = Workload::new(namespace, "box", "toolbox")
             .named_command("large", &STREAM.command())
@@ -122,19 +131,19 @@ async fn a_full_volume_is_told_and_leaves_nothing_visible() -> Result<()> {
             .await?;
         let folder = tempfile::tempdir()?;
         let Some(_volume) = SmallVolume::mount(folder.path())? else {
-            eprintln!("SKIPPED: a full volume, since only root can mount a small one");
+            eprintln!("SKIPPED: a full volume, because only root can mount a small file system");
             return Ok(());
         };
-        let place = folder.path().join("repository");
-        let runner = Runner::new(namespace, BackendConfig::Folder { path: place.display().to_string() })?;
+        let repository = folder.path().join("repository");
+        let runner = Runner::new(namespace, BackendConfig::Folder { path: repository.display().to_string() })?;
         runner.create_repository().await?;
-        let restic = Restic::folder(&place, PASSWORD);
+        let restic = Restic::folder(&repository, PASSWORD);
         let ended = runner.run(runner.backup(&pod, Some("large"), "large")?).await?;
         ended.is(Verdict::Failed, &[Reason::StoreFull])?;
         restic.agrees_with_report("large", ended.report.as_ref(), &known(&[]))?;
-        namespace.wait_until_gone("box", CONTAINER, "emit --kind").await?;
-        // Room again, as after a prune: packs that no index names.
-        for prefix in fs::read_dir(place.join("data"))? {
+        namespace.wait_until_ended("box", CONTAINER, "emit --kind").await?;
+        // Frees space as a prune does, by deleting the packs of the failed run, which no index contains.
+        for prefix in fs::read_dir(repository.join("data"))? {
             for pack in fs::read_dir(prefix?.path())? {
                 fs::remove_file(pack?.path())?;
             }
@@ -147,7 +156,7 @@ async fn a_full_volume_is_told_and_leaves_nothing_visible() -> Result<()> {
     .await
 }
 
-/// A file system of 24 MiB.
+/// A mounted file system of 24 MiB. Dropping this unmounts it.
 struct SmallVolume<'a>(&'a Path);
 
 impl<'a> SmallVolume<'a> {
@@ -165,15 +174,15 @@ impl Drop for SmallVolume<'_> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_secret_is_told_and_heals_when_it_comes_and_a_wrong_password_is_refused() -> Result<()> {
+async fn a_missing_secret_is_reported_until_it_exists_and_a_wrong_password_is_refused() -> Result<()> {
     let sequence = Sequence::new(Kind::Every, 0, 5000);
     in_namespace("secrets", async |namespace: &Namespace| {
         let server = S3::shared(namespace).await?;
         let repository = |name: &str, secret: &str| server.repository_object(name, secret, name == "main");
         namespace.apply_object(repository("main", "password")).await?;
         let refused = namespace.wait_until_repository_refused("main", "SecretMissing").await?;
-        // Everything that is missing is said at once.
-        says("the Repository", &refused.message, &["password", "access key id", "secret access key"])?;
+        // One message lists everything that is missing.
+        ensure_contains("the Repository", &refused.message, &["password", "access key id", "secret access key"])?;
         server.secrets(namespace).await?;
         namespace.wait_until_repository_ready("main").await?;
 
@@ -190,7 +199,7 @@ async fn a_missing_secret_is_told_and_heals_when_it_comes_and_a_wrong_password_i
         Workload::dumping(namespace, "box", &sequence).start(namespace).await?;
         let backup = namespace.back_up("healed", json!({})).await?;
         all_green(&backup)?;
-        // The password is gone while it was Ready: the run says so.
+        // The password becomes wrong while the Repository is Ready, and the run reports it.
         namespace.apply_object(store::secret("password", &json!({ "password": "another" }))).await?;
         let refused = namespace.back_up("refused", json!({ "retryLimit": 0 })).await?;
         ended("refused", &source(&refused, SOURCE)?.outcome, Verdict::Failed, &["WrongPassword"])?;

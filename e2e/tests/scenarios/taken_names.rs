@@ -1,4 +1,5 @@
-//! A Job that a tenant makes under the name of a run gets no right of a run, and once it is deleted the run is made.
+//! A Job that a tenant creates under the name of a run gets no rights of a run. The run starts once that Job is
+//! deleted.
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::{
@@ -11,7 +12,7 @@ use kube::{
 use serde_json::{Value, json};
 use stowaway::{
     api::Backup,
-    build::names::{Owner, job_name},
+    resources::names::{OwnerRef, job_name},
 };
 use stowaway_e2e::{
     Kind, Namespace, Right, S3, Sequence, Tenant, Workload, in_namespace,
@@ -41,13 +42,13 @@ async fn job_that_was_made_before_its_run_gets_no_right_and_delays_the_run_until
     in_namespace("taken", async |namespace: &Namespace| {
         let server = S3::shared(namespace).await?;
         Workload::dumping(namespace, "box", &sequence).start(namespace).await?;
-        // It waits for its Repository, so that nothing of it is made before the tenant's Job is there.
+        // The Backup waits for its Repository, so that the tenant's Job is created before any Job of the Backup.
         namespace.start_backup("one", json!({})).await?;
         let waits = |backup: Option<&Backup>| {
             backup.and_then(|backup| backup.status.as_ref()).is_some_and(|status| !status.sources.is_empty())
         };
         let backup: Backup = namespace.wait_for("one", "waiting", waits).await?;
-        let owner = Owner::of(&backup).expect("a stored Backup has a UID");
+        let owner = OwnerRef::of(&backup).expect("a stored Backup has a UID");
         let name = job_name(&owner, SOURCE, 1);
 
         let rights: &[Right] = &[("batch", &["jobs"], &["create", "get", "delete"])];
@@ -62,13 +63,13 @@ async fn job_that_was_made_before_its_run_gets_no_right_and_delays_the_run_until
                 } } },
             }))?)
         };
-        // What would make it look like a run is refused.
+        // A Job with the owner or the labels of a run is denied.
         let with_owner = job(json!([owner.reference()]), json!({}))?;
         let labelled = job(json!([]), json!({ "stowaway.dev/kind": "backup", "stowaway.dev/run": "one" }))?;
         for attack in [&with_owner, &labelled] {
             tenant.is_denied("stowaway-run-marks", async || jobs.create(&PostParams::default(), attack).await).await?;
         }
-        // The bare name is nobody's.
+        // A Job with the name alone is allowed.
         let bare = job(json!([]), json!({}))?;
         let taken = tenant.is_allowed(async || jobs.create(&PostParams::default(), &bare).await).await?;
 

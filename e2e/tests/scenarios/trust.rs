@@ -1,4 +1,5 @@
-//! The webhook's trust, kept by two replicas with the rights of the webhook's account and no more.
+//! Two replicas of the webhook keep their CA bundles and certificates consistent, with no rights beyond those of the
+//! webhook's account.
 
 use std::{
     io::Cursor,
@@ -14,7 +15,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
 use stowaway::{
-    build::manifests::{AUTHORITY, NAMESPACE, WEBHOOK},
+    resources::manifests::{AUTHORITY, NAMESPACE, WEBHOOK},
     webhook::{
         certificates::Certificates,
         trust::{self, Settings},
@@ -40,7 +41,7 @@ impl Replica {
         Ok(Self { certificates, bundles })
     }
 
-    /// As the API server does: a handshake by each bundle that is in the cluster.
+    /// Whether a TLS handshake succeeds with each CA bundle of the cluster, as from the API server.
     fn is_trusted(&self) -> bool {
         let bundles = self.bundles.borrow().clone();
         !bundles.is_empty() && bundles.iter().all(|bundle| handshake(&self.certificates, bundle).is_ok())
@@ -88,7 +89,7 @@ fn show_log() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_replicas_are_trusted_through_the_loss_of_their_secret() -> Result<()> {
     show_log();
-    // It is not deleted: it is where the webhook is installed.
+    // The namespace of the installation, which is not deleted after the test.
     let namespace = Namespace { cluster: Cluster::connect().await?, name: NAMESPACE.to_owned() };
     let token = CancellationToken::new();
     let _guard = token.clone().drop_guard();
@@ -106,7 +107,10 @@ async fn two_replicas_are_trusted_through_the_loss_of_their_secret() -> Result<(
         Ok(value.and_then(|value| String::from_utf8(value.0).ok()))
     };
     let old = namespace.wait_until("there is an authority", async || data("ca.crt").await).await?;
-    ensure!(replicas.iter().all(|replica| handshake(&replica.certificates, &old).is_ok()), "not of one authority");
+    ensure!(
+        replicas.iter().all(|replica| handshake(&replica.certificates, &old).is_ok()),
+        "the replicas have certificates of different authorities"
+    );
     secrets.delete(AUTHORITY, &DeleteParams::default()).await?;
     let new = namespace
         .wait_until("another authority signs", async || {
@@ -115,9 +119,12 @@ async fn two_replicas_are_trusted_through_the_loss_of_their_secret() -> Result<(
         })
         .await?;
     let bundles = replicas[0].bundles.borrow().clone();
-    ensure!(bundles.iter().all(|bundle| bundle.contains(&old) && bundle.contains(&new)), "not both are trusted");
+    ensure!(
+        bundles.iter().all(|bundle| bundle.contains(&old) && bundle.contains(&new)),
+        "not both authorities are trusted"
+    );
     namespace
-        .wait_until("both follow the new one", async || {
+        .wait_until("both have certificates of the new authority", async || {
             ensure!(all(), "trust was lost");
             let follow = replicas.iter().all(|replica| handshake(&replica.certificates, &new).is_ok());
             Ok(follow.then_some(()))

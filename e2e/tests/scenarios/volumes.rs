@@ -1,4 +1,4 @@
-//! The claims of a namespace are backed up by Jobs that mount them, without a word in any pod.
+//! Backups of the claims of a namespace by Jobs that mount them, without annotations on any pod.
 
 use std::process::Command;
 
@@ -14,7 +14,7 @@ use stowaway::{
 };
 use stowaway_e2e::{
     Namespace, S3, Workload, in_namespace, process,
-    runs::{all_green, ended, says, source},
+    runs::{all_green, ended, ensure_contains, source},
     store::{PASSWORD, secret},
     volume,
 };
@@ -28,7 +28,7 @@ async fn claim(namespace: &Namespace, name: &str, metadata: Value) -> Result<()>
     namespace.apply_object(claim).await
 }
 
-/// A pod without annotations that has the claim at `/data`.
+/// A pod without annotations that mounts the claim at `/data`.
 fn user(namespace: &Namespace, claim: &str) -> Workload {
     Workload::new(namespace, claim, "toolbox")
         .set("volumeMounts", json!([{ "name": "data", "mountPath": "/data" }]))
@@ -50,12 +50,12 @@ async fn claims_are_backed_up_whole_without_an_annotation_and_those_that_opt_out
         claim(namespace, "cache", json!({ "labels": { "stowaway.dev/backup": "false" } })).await?;
         user(namespace, "used").start(namespace).await?;
         let script = "mkdir -p /data/deep/er && seq 200000 >/data/deep/numbers && ln /data/deep/numbers /data/link && \
-                      ln -s deep/er /data/way && printf x >'/data/deep/er/a name' && chmod 4700 /data/deep/er/* && \
+                      ln -s deep/er /data/symlink && printf x >'/data/deep/er/a name' && chmod 4700 /data/deep/er/* && \
                       chown 1234:4321 /data/deep/numbers && truncate -s 50M /data/sparse && sync";
         namespace.shell("used", script)?;
         let sums = "cd /data && find . -type f -exec sha256sum {} + | sort && find . -printf '%p %M %U %G %s %T@ %l\\n' | sort";
         let expected = namespace.shell("used", sums)?;
-        // It is gone when the run comes, and its volume is mounted by nobody.
+        // This pod is deleted before the backup, so that no pod mounts its volume.
         user(namespace, "idle").start(namespace).await?;
         namespace.shell("idle", "echo still >/data/life && sync")?;
         process::run(&mut namespace.kubectl(&["delete", "pod", "idle", "--wait"]))?;
@@ -72,23 +72,23 @@ async fn claims_are_backed_up_whole_without_an_annotation_and_those_that_opt_out
             let snapshot = snapshots.iter().find(|snapshot| snapshot.tag("source") == Some(&tag)).context(tag)?;
             ensure!(snapshot.path() == path, "{snapshot:?}");
         }
-        // The run's pod, which names the claim, does not keep it from being deleted.
+        // The claim can be deleted although the finished pod of the run refers to it.
         process::run(&mut namespace.kubectl(&["delete", "pvc", "idle", "--wait", "--timeout=180s"]))?;
         let id = source(&backup, "pvc/used")?.outcome.snapshot.clone().unwrap_or_default();
         let target = tempfile::tempdir()?;
-        let place = target.path().display().to_string();
-        process::run(restic.restic("restic", &["restore"]).args(["--target", &place, &id]))?;
+        let path = target.path().display().to_string();
+        process::run(restic.restic("restic", &["restore"]).args(["--target", &path, &id]))?;
         let restored =
-            process::run(Command::new("sh").arg("-c").arg(sums.replace("/data", &format!("{place}/data/used"))))?;
+            process::run(Command::new("sh").arg("-c").arg(sums.replace("/data", &format!("{path}/data/used"))))?;
         ensure!(String::from_utf8_lossy(&restored).trim_end() == expected, "restic restores something else");
-        // A second run finds nothing new to read, and names the same sources.
+        // A second backup without changes.
         all_green(&namespace.back_up("two", json!({ "retryLimit": 0 })).await?)
     })
     .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn job_reads_as_the_app_does_and_names_what_that_cannot_read() -> Result<()> {
+async fn job_reads_with_the_apps_user_and_names_files_that_the_user_cannot_read() -> Result<()> {
     in_namespace("owner", async |namespace: &Namespace| {
         let restic = S3::shared(namespace).await?.repository(namespace).await?;
         volume::provide(namespace, 1).await?;
@@ -98,8 +98,8 @@ async fn job_reads_as_the_app_does_and_names_what_that_cannot_read() -> Result<(
             "command": ["sh", "-c", "echo a >/data/own; chown 12345 /data/own; chmod 600 /data/own"],
             "volumeMounts": [{ "name": "data", "mountPath": "/data" }],
         }]);
-        let somebody = json!({ "runAsUser": 12345, "runAsNonRoot": true });
-        let app = user(namespace, "cask").set("securityContext", somebody).set_in_pod("initContainers", root);
+        let non_root = json!({ "runAsUser": 12345, "runAsNonRoot": true });
+        let app = user(namespace, "cask").set("securityContext", non_root).set_in_pod("initContainers", root);
         app.start(namespace).await?;
         all_green(&namespace.back_up("own", json!({ "retryLimit": 0 })).await?)?;
 
@@ -111,8 +111,8 @@ async fn job_reads_as_the_app_does_and_names_what_that_cannot_read() -> Result<(
         let backup = namespace.back_up("closed", json!({ "retryLimit": 0 })).await?;
         let outcome = &source(&backup, "pvc/cask")?.outcome;
         ended("pvc/cask", outcome, Verdict::Incomplete, &["SourceUnreadable"])?;
-        says("the message", &outcome.message, &["closed"])?;
-        // Whoever says so reads all the same.
+        ensure_contains("the message", &outcome.message, &["closed"])?;
+        // With `runAsUser: 0` in the Backup, its run reads all files.
         let as_root = json!({ "retryLimit": 0, "runnerPod": { "securityContext": { "runAsUser": 0 } } });
         all_green(&namespace.back_up("root", as_root).await?)?;
         restic.check("restic", true)
@@ -139,8 +139,8 @@ async fn repository_on_a_volume_is_shared_by_runs_of_different_users_and_not_sto
                 "command": ["sh", "-c", format!("seq {number}00 >/data/numbers; chown -R {number} /data; chmod -R go= /data")],
                 "volumeMounts": [{ "name": "data", "mountPath": "/data" }],
             }]);
-            let somebody = json!({ "runAsUser": number, "runAsNonRoot": true });
-            user(namespace, name).set("securityContext", somebody).set_in_pod("initContainers", own).start(namespace).await?;
+            let non_root = json!({ "runAsUser": number, "runAsNonRoot": true });
+            user(namespace, name).set("securityContext", non_root).set_in_pod("initContainers", own).start(namespace).await?;
         }
         namespace.apply_object(secret("password", &json!({ "password": PASSWORD }))).await?;
         namespace
@@ -198,9 +198,9 @@ async fn files_that_a_claims_patterns_name_are_left_out_and_a_pattern_that_is_no
         let backup = namespace.back_up("one", json!({ "retryLimit": 0 })).await?;
         let outcome = &source(&backup, "pvc/cask")?.outcome;
         ended("pvc/cask", outcome, Verdict::Succeeded, &["Completed"])?;
-        says("the message", &outcome.message, &["3 entries are left out"])?;
+        ensure_contains("the message", &outcome.message, &["3 entries are left out"])?;
         let status = backup.status.as_ref().context("no status")?;
-        says("the Backup", &serde_json::to_string(status)?, &["pvc/vat", "!keep"])?;
+        ensure_contains("the Backup", &serde_json::to_string(status)?, &["pvc/vat", "!keep"])?;
         ensure!(status.verdict.is_some_and(|verdict| !verdict.is_green()), "{status:?}");
         let id = outcome.snapshot.clone().unwrap_or_default();
         let listed = String::from_utf8(process::run(&mut restic.restic("restic", &["ls", &id]))?)?;

@@ -1,6 +1,4 @@
-//! One small exec that asks: its request, and what it is told, as far as it takes it.
-//!
-//! It must not know processes.
+//! One connection of a client: its request, and the lines that are sent to it as fast as it reads.
 
 use std::{
     io,
@@ -12,168 +10,169 @@ use std::{
 };
 
 use rustix::event::PollFlags;
-use stowaway_seal::{BEAT, LONGEST_SIDECAR_LINE, LONGEST_TASK, Reply, Request};
+use stowaway_protocol::{HEARTBEAT, LONGEST_SIDECAR_LINE, LONGEST_TASK, Reply, Request};
 
 use super::record::Record;
-use crate::descriptors::{self, Moved};
+use crate::descriptors::{self, IoResult};
 
-/// With so much that nobody took yet, nothing new is told.
+/// With this many unwritten bytes, no new lines are produced.
 const FULL: usize = 32 * 1024;
 
-/// What a connection is about.
+/// The state of a connection.
 pub enum State {
-    /// Its request is not there yet.
-    Asking,
-    /// It is, and the task is not.
+    /// The request has not arrived completely.
+    Reading,
+    /// The request has arrived, but the task has not.
     Starting {
-        /// Which run.
+        /// Name of the run.
         id: String,
-        /// What it does.
+        /// The run's key, which identifies what the run does.
         key: String,
     },
-    /// It is told what happens in a run.
+    /// The client watches a run.
     Watching {
-        /// Which run.
+        /// Name of the run.
         id: String,
         /// The number of the next line.
         next: u64,
     },
-    /// All was told.
+    /// All lines are produced.
     Leaving,
 }
 
-/// What came of listening.
-pub enum Asked {
-    /// Nothing yet.
+/// The result of receiving.
+pub enum Received {
+    /// Nothing complete yet.
     Nothing,
-    /// A request that needs no more.
+    /// A request without a task.
     Request(Request),
     /// The task of a [`Request::Start`].
     Task {
-        /// Which run.
+        /// Name of the run.
         id: String,
-        /// What it does.
+        /// The run's key, which identifies what the run does.
         key: String,
         /// The task.
         task: Vec<u8>,
     },
-    /// It is gone, or makes no sense.
+    /// The client is gone, or its request is invalid.
     Gone,
 }
 
-/// One that asks.
+/// A connection.
 pub struct Connection {
     stream: UnixStream,
-    /// What it is about.
+    /// The current state.
     pub state: State,
-    /// Since when.
+    /// When the connection was accepted, or when its last line was produced.
     pub since: Instant,
     input: Vec<u8>,
     output: Vec<u8>,
-    said: Instant,
+    sent: Instant,
 }
 
 impl Connection {
-    /// Somebody who came.
+    /// A connection that was accepted.
     pub fn new(stream: UnixStream) -> io::Result<Self> {
         descriptors::never_block(&stream)?;
         let now = Instant::now();
         let (input, output) = (Vec::new(), Vec::new());
-        Ok(Self { stream, state: State::Asking, since: now, input, output, said: now })
+        Ok(Self { stream, state: State::Reading, since: now, input, output, sent: now })
     }
 
-    /// What to wait for.
-    pub fn wanted(&self) -> (BorrowedFd<'_>, PollFlags) {
+    /// The events to wait for.
+    pub fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
         let out = if self.output.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
         (self.stream.as_fd(), PollFlags::IN | out)
     }
 
-    /// Takes in what it says.
-    pub fn listen(&mut self) -> Asked {
+    /// Receives and parses the available bytes.
+    pub fn receive(&mut self) -> Received {
         let mut buffer = [0; 4096];
         loop {
             match descriptors::read(&self.stream, &mut buffer) {
-                // After its request it has nothing to say; an exec's heartbeats end in the asking process.
-                Moved::Bytes(_) if matches!(self.state, State::Watching { .. } | State::Leaving) => {}
-                Moved::Bytes(length) => self.input.extend_from_slice(&buffer[..length]),
-                Moved::Nothing => break,
-                Moved::Ended => return Asked::Gone,
+                // After its request a client sends nothing that matters; the exec's heartbeats end in the client
+                // process.
+                IoResult::Bytes(_) if matches!(self.state, State::Watching { .. } | State::Leaving) => {}
+                IoResult::Bytes(length) => self.input.extend_from_slice(&buffer[..length]),
+                IoResult::Nothing => break,
+                IoResult::Ended => return Received::Gone,
             }
             if self.input.len() > LONGEST_SIDECAR_LINE + LONGEST_TASK {
-                return Asked::Gone;
+                return Received::Gone;
             }
         }
         self.parse()
     }
 
-    fn parse(&mut self) -> Asked {
+    fn parse(&mut self) -> Received {
         loop {
-            let Some(end) = self.input.iter().position(|byte| *byte == b'\n') else { return Asked::Nothing };
+            let Some(end) = self.input.iter().position(|byte| *byte == b'\n') else { return Received::Nothing };
             let mut line: Vec<u8> = self.input.drain(..=end).collect();
             line.truncate(end);
             match &self.state {
-                State::Asking => match str::from_utf8(&line).ok().and_then(Request::parse) {
+                State::Reading => match str::from_utf8(&line).ok().and_then(Request::parse) {
                     Some(Request::Start { id, key }) => self.state = State::Starting { id, key },
-                    Some(request) => return Asked::Request(request),
-                    None => return Asked::Gone,
+                    Some(request) => return Received::Request(request),
+                    None => return Received::Gone,
                 },
                 State::Starting { id, key } => {
                     let (id, key) = (id.clone(), key.clone());
-                    return Asked::Task { id, key, task: line };
+                    return Received::Task { id, key, task: line };
                 }
-                State::Watching { .. } | State::Leaving => return Asked::Nothing,
+                State::Watching { .. } | State::Leaving => return Received::Nothing,
             }
         }
     }
 
-    /// Answers, and has nothing more to say.
+    /// Sends the reply, which is the last line.
     pub fn answer(&mut self, reply: &Reply) {
-        self.say(&reply.to_string());
+        self.push_line(&reply.to_string());
         self.leave();
     }
 
-    /// Tells what is new in the run, as far as it is taken; and now and then that we are still here.
-    pub fn tell(&mut self, record: &Record, is_beat_due: impl Fn(Instant) -> bool) {
+    /// Sends the new lines of the run, as far as there is room, and a heartbeat if it is due.
+    pub fn send_lines(&mut self, record: &Record, is_heartbeat_due: impl Fn(Instant) -> bool) {
         let State::Watching { next, .. } = &self.state else { return };
         let mut next = *next;
         for (number, event) in record.lines_from(next) {
             if self.output.len() >= FULL {
                 break;
             }
-            self.say(&format!("{number} {event}"));
+            self.push_line(&format!("{number} {event}"));
             next = number + 1;
         }
-        let is_told = record.has_ended() && record.lines_from(next).next().is_none();
-        if is_told {
+        let is_complete = record.has_ended() && record.lines_from(next).next().is_none();
+        if is_complete {
             self.leave();
             return;
         }
         if let State::Watching { next: stored, .. } = &mut self.state {
             *stored = next;
         }
-        if self.output.is_empty() && is_beat_due(self.said) {
-            self.say(BEAT);
+        if self.output.is_empty() && is_heartbeat_due(self.sent) {
+            self.push_line(HEARTBEAT);
         }
     }
 
-    /// Writes what fits; false when it is to be let go.
+    /// Writes as many bytes as fit. Returns false if the connection is to be closed.
     pub fn write(&mut self) -> bool {
         while !self.output.is_empty() {
             match descriptors::write(&self.stream, &self.output) {
-                Moved::Bytes(length) => drop(self.output.drain(..length)),
-                Moved::Nothing => return true,
-                Moved::Ended => return false,
+                IoResult::Bytes(length) => drop(self.output.drain(..length)),
+                IoResult::Nothing => return true,
+                IoResult::Ended => return false,
             }
         }
         !matches!(self.state, State::Leaving)
     }
 
-    /// How long there is nothing to do about it.
-    pub fn rest(&self, heartbeat: Duration, request: Duration) -> Duration {
+    /// The time until something is due.
+    pub fn until_due(&self, heartbeat: Duration, request: Duration) -> Duration {
         match self.state {
-            // A beat that cannot be said waits for room, not for the clock.
+            // A heartbeat that cannot be sent waits for room, not for the clock.
             State::Watching { .. } if !self.output.is_empty() => heartbeat,
-            State::Watching { .. } => heartbeat.saturating_sub(self.said.elapsed()),
+            State::Watching { .. } => heartbeat.saturating_sub(self.sent.elapsed()),
             _ => request.saturating_sub(self.since.elapsed()),
         }
     }
@@ -183,9 +182,9 @@ impl Connection {
         self.since = Instant::now();
     }
 
-    fn say(&mut self, line: &str) {
+    fn push_line(&mut self, line: &str) {
         self.output.extend_from_slice(line.as_bytes());
         self.output.push(b'\n');
-        self.said = Instant::now();
+        self.sent = Instant::now();
     }
 }

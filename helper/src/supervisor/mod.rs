@@ -1,8 +1,8 @@
-//! What stays of a sidecar that has nothing to do: one loop that begins a run in a process of its own when asked to, keeps
-//! what it says, and tells it to whoever watches, however often they have to come back.
+//! The process that remains while a sidecar is idle: one loop that starts a run in its own process on request, keeps
+//! its lines, and sends them to watchers, which may reconnect at any time.
 //!
-//! It must not know what a run does. It ends when it is asked to, by a signal, and for no other reason: a sidecar that ends
-//! makes its pod un-Ready. There is memory for one run at a time.
+//! It ends only by a signal, because a sidecar that ends makes its pod un-Ready. The container has memory for one run
+//! at a time.
 
 mod connection;
 mod record;
@@ -21,45 +21,45 @@ use std::{
 };
 
 use rustix::event::PollFlags;
-use stowaway_seal::{Reply, Request};
+use stowaway_protocol::{Reply, Request};
 
 use self::{
-    connection::{Asked, Connection, State},
+    connection::{Connection, Received, State},
     record::Record,
     run::Run,
 };
 use crate::{
-    arguments::SupervisorPatience,
-    descriptors::{self, Wanted},
+    arguments::SupervisorTimeouts,
+    descriptors::{self, Interest},
     family,
     signals::Signals,
 };
 
-/// Of so many runs that have ended the end can be told.
+/// How many ended runs are kept.
 const ENDED_RUNS: usize = 8;
-/// So many may ask and watch at once.
+/// Maximum number of concurrent connections.
 const CONNECTIONS: usize = 16;
-/// How long last words may take to be heard.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How often a loop that waits for nothing looks around.
+/// How long sending the last lines may take.
+const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest wait of an idle loop.
 const IDLE: Duration = Duration::from_mins(1);
 
-/// What a run is.
+/// The command line of a run.
 pub struct Program {
     /// The program.
     pub program: OsString,
-    /// Its arguments.
+    /// The arguments of the program.
     pub arguments: Vec<OsString>,
 }
 
-/// Supervises until a signal asks for the end.
-pub fn run(socket: &Path, program: Program, patience: SupervisorPatience) -> Result<(), String> {
+/// Supervises runs until a signal requests the end.
+pub fn run(socket: &Path, program: Program, timeouts: SupervisorTimeouts) -> Result<(), String> {
     let signals = Signals::catch().map_err(|error| format!("cannot catch signals: {error}"))?;
-    // Where nobody takes the lines, they are lost rather than waited for.
+    // Log lines are dropped if their reader is slow, so that the loop never blocks.
     let _blocks = descriptors::never_block(io::stdout());
     let mut supervisor = Supervisor {
         program,
-        patience,
+        timeouts,
         active: None,
         ended: VecDeque::new(),
         connections: Vec::new(),
@@ -72,7 +72,7 @@ pub fn run(socket: &Path, program: Program, patience: SupervisorPatience) -> Res
     Ok(())
 }
 
-/// Where requests come in; tried again for as long as it takes.
+/// The socket for requests. Listening is retried until it succeeds.
 struct Listener<'a> {
     socket: &'a Path,
     open: Option<UnixListener>,
@@ -86,7 +86,7 @@ impl Listener<'_> {
         }
         let is_first = self.tried.replace(Instant::now()).is_none();
         let bind = || -> io::Result<UnixListener> {
-            // Of one that was killed.
+            // A leftover of a supervisor that was killed.
             if let Err(error) = fs::remove_file(self.socket)
                 && error.kind() != io::ErrorKind::NotFound
             {
@@ -110,11 +110,11 @@ impl Listener<'_> {
 
 struct Supervisor {
     program: Program,
-    patience: SupervisorPatience,
+    timeouts: SupervisorTimeouts,
     active: Option<Run>,
     ended: VecDeque<Record>,
     connections: Vec<Connection>,
-    /// Since when nobody watches the active run.
+    /// Since when no client watches the active run.
     unwatched: Instant,
     leaving: Option<Instant>,
 }
@@ -130,57 +130,57 @@ impl Supervisor {
                 }
             }
             if self.leaving.is_none() {
-                listener.listen(self.patience.listen);
+                listener.listen(self.timeouts.listen);
             }
-            self.tend();
-            self.talk();
-            // Watchers were told the end just now.
+            self.update_run();
+            self.serve_connections();
+            // The watchers were just sent the end.
             if let (Some(since), None) = (self.leaving, &self.active)
-                && (self.connections.is_empty() || since.elapsed() >= LAST_WORDS)
+                && (self.connections.is_empty() || since.elapsed() >= LAST_LINES_TIMEOUT)
             {
                 return;
             }
-            let is_asked = self.wait(&listener, signals);
-            if is_asked && let Some(listener) = &listener.open {
+            let has_client = self.wait(&listener, signals);
+            if has_client && let Some(listener) = &listener.open {
                 self.accept(listener);
             }
         }
     }
 
-    /// Until something happens, or is due. True when somebody comes.
+    /// Waits until an event, or until something is due. Returns true if a client connects.
     fn wait(&self, listener: &Listener<'_>, signals: &Signals) -> bool {
-        let mut wanted: Vec<Wanted<'_>> = vec![(signals.descriptor(), PollFlags::IN)];
+        let mut wanted: Vec<Interest<'_>> = vec![(signals.descriptor(), PollFlags::IN)];
         wanted.extend(listener.open.iter().map(|listener| (listener.as_fd(), PollFlags::IN)));
-        wanted.extend(self.active.iter().flat_map(Run::wanted).flatten());
-        wanted.extend(self.connections.iter().map(Connection::wanted));
-        let flags = descriptors::wait_all(&wanted, self.rest(listener));
+        wanted.extend(self.active.iter().flat_map(Run::interest).flatten());
+        wanted.extend(self.connections.iter().map(Connection::interest));
+        let flags = descriptors::wait_all(&wanted, self.until_due(listener));
         listener.open.is_some() && flags.get(1).is_some_and(|flags| !flags.is_empty())
     }
 
-    fn rest(&self, listener: &Listener<'_>) -> Duration {
+    fn until_due(&self, listener: &Listener<'_>) -> Duration {
         let mut rest = IDLE;
         if let Some(run) = &self.active {
-            rest = rest.min(run.rest(self.patience.end));
-            if !run.is_told_to_end() {
-                rest = rest.min(self.patience.unwatched.saturating_sub(self.unwatched.elapsed()));
+            rest = rest.min(run.until_due(self.timeouts.end));
+            if !run.is_cancelled() {
+                rest = rest.min(self.timeouts.unwatched.saturating_sub(self.unwatched.elapsed()));
             }
         }
         for connection in &self.connections {
-            let due = connection.rest(self.patience.heartbeat, self.patience.request);
+            let due = connection.until_due(self.timeouts.heartbeat, self.timeouts.request);
             rest = rest.min(due);
         }
         if listener.open.is_none() || self.leaving.is_some() {
-            rest = rest.min(self.patience.listen).min(LAST_WORDS);
+            rest = rest.min(self.timeouts.listen).min(LAST_LINES_TIMEOUT);
         }
-        // What is due this very moment is done in the next round.
+        // Something that is already due is done in the next iteration.
         rest.max(Duration::from_millis(1))
     }
 
-    /// Takes in what became of the run.
-    fn tend(&mut self) {
+    /// Updates the active run, and records its end.
+    fn update_run(&mut self) {
         let Some(run) = &mut self.active else {
-            // As process 1 of its container it gets every orphan.
-            family::take_leave();
+            // As process 1 of its container it must reap every orphan.
+            family::reap();
             return;
         };
         let is_watched = self
@@ -189,15 +189,15 @@ impl Supervisor {
             .any(|connection| matches!(&connection.state, State::Watching { id, .. } if *id == run.record.id));
         if is_watched {
             self.unwatched = Instant::now();
-        } else if self.unwatched.elapsed() >= self.patience.unwatched {
+        } else if self.unwatched.elapsed() >= self.timeouts.unwatched {
             run.cancel();
         }
-        if !run.tend(self.patience.end, echo) {
+        if !run.update(self.timeouts.end, echo) {
             return;
         }
         if let Some(run) = self.active.take() {
             let end = run.record.lines_from(0).last().map(|(_, event)| event.to_string()).unwrap_or_default();
-            echo(&format!("run {} is over: {end}", run.record.id));
+            echo(&format!("run {} has ended: {end}", run.record.id));
             self.ended.push_back(run.record);
             if self.ended.len() > ENDED_RUNS {
                 self.ended.pop_front();
@@ -205,15 +205,15 @@ impl Supervisor {
         }
     }
 
-    /// Hears, answers and tells.
-    fn talk(&mut self) {
+    /// Receives requests, and sends replies and lines.
+    fn serve_connections(&mut self) {
         let mut connections = std::mem::take(&mut self.connections);
         connections.retain_mut(|connection| {
-            match connection.listen() {
-                Asked::Nothing => {}
-                Asked::Gone => return false,
-                Asked::Request(request) => self.answer(connection, request),
-                Asked::Task { id, key, task } => {
+            match connection.receive() {
+                Received::Nothing => {}
+                Received::Gone => return false,
+                Received::Request(request) => self.answer(connection, request),
+                Received::Task { id, key, task } => {
                     let reply = self.start(id, key, &task);
                     connection.answer(&reply);
                 }
@@ -221,10 +221,10 @@ impl Supervisor {
             if let State::Watching { id, .. } = &connection.state
                 && let Some(record) = self.record(&id.clone())
             {
-                connection.tell(record, |said| said.elapsed() >= self.patience.heartbeat);
+                connection.send_lines(record, |sent| sent.elapsed() >= self.timeouts.heartbeat);
             }
             let is_late = !matches!(connection.state, State::Watching { .. })
-                && connection.since.elapsed() >= self.patience.request;
+                && connection.since.elapsed() >= self.timeouts.request;
             connection.write() && !is_late
         });
         self.connections = connections;
@@ -234,7 +234,7 @@ impl Supervisor {
         match request {
             Request::Watch { id, from } if self.record(&id).is_some() => {
                 connection.state = State::Watching { id, next: from };
-                // Even of a run in which nothing happens it is heard at once that it is there.
+                // Sent at once, so that the client also sees that a silent run is in progress.
                 self.unwatched = Instant::now();
             }
             Request::Cancel { id } if self.record(&id).is_some() => {
@@ -251,11 +251,11 @@ impl Supervisor {
 
     fn start(&mut self, id: String, key: String, task: &[u8]) -> Reply {
         if let Some(record) = self.record(&id) {
-            // Whoever asked for something else would take its report for his own.
+            // The client would take the report of another run for its own.
             return if record.key == key {
                 Reply::Attached(id)
             } else {
-                Reply::Refused(format!("a run of the name {id} did something else here"))
+                Reply::Refused(format!("another run with the name {id} was executed here"))
             };
         }
         if let Some(run) = &self.active {
@@ -271,7 +271,7 @@ impl Supervisor {
         }
         match Run::start(&self.program, Record::new(id.clone(), key), task) {
             Ok(run) => {
-                echo(&format!("run {id} begins"));
+                echo(&format!("run {id} starts"));
                 self.active = Some(run);
                 self.unwatched = Instant::now();
                 Reply::Started(id)
@@ -296,7 +296,7 @@ impl Supervisor {
     }
 }
 
-/// A line of our own log; lost where nobody takes it.
+/// Writes a line of the supervisor's own log. It is dropped if the reader is slow.
 fn echo(line: &str) {
     let _lost = descriptors::write(io::stdout(), format!("{line}\n").as_bytes());
 }

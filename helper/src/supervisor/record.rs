@@ -1,21 +1,19 @@
-//! What happened in a run, line by line, bounded: the oldest lines of its log go first, and nothing else ever does.
-//!
-//! It must not know processes or connections.
+//! The lines of a run, in a bounded buffer. When it is full, the oldest log lines are dropped, and never other lines.
 
 use std::collections::VecDeque;
 
-use stowaway_seal::Event;
+use stowaway_protocol::Event;
 
-/// What is kept of the log of a run that goes on.
+/// Bytes of the log that are kept while the run is in progress.
 const LOG_BYTES: usize = 256 * 1024;
-/// What is kept of the log of one that has ended.
+/// Bytes of the log that are kept after the run has ended.
 const ENDED_LOG_BYTES: usize = 32 * 1024;
 
 /// The lines of one run.
 pub struct Record {
-    /// Which run.
+    /// Name of the run.
     pub id: String,
-    /// What it does.
+    /// The run's key, which identifies what the run does.
     pub key: String,
     lines: VecDeque<(u64, Event)>,
     next: u64,
@@ -24,17 +22,17 @@ pub struct Record {
 }
 
 impl Record {
-    /// Of a run that begins.
+    /// A record of a run that starts.
     pub fn new(id: String, key: String) -> Self {
         Self { id, key, lines: VecDeque::new(), next: 1, log_bytes: 0, ended: false }
     }
 
-    /// Whether its last line is there.
+    /// Whether the last line was recorded.
     pub fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// Takes what the run says on its stdout. What has no place there, or is said again, is a line of its log.
+    /// Records a line of the run's stdout. An invalid or repeated event is recorded as a log line.
     pub fn take(&mut self, line: &str) {
         let event = Event::parse(line).filter(|event| match event {
             Event::Ready { .. } => !self.has(|event| matches!(event, Event::Ready { .. } | Event::Passed)),
@@ -45,16 +43,16 @@ impl Record {
         self.push(event.unwrap_or_else(|| Event::Log(line.to_owned())));
     }
 
-    /// Takes an event; nothing follows the last one.
+    /// Records an event. Nothing is recorded after the last one.
     pub fn push(&mut self, event: Event) {
         if self.ended {
             return;
         }
         if event == Event::Connected {
-            // Its word is spent, and need not be told to anybody else.
-            for (_, told) in &mut self.lines {
-                if matches!(told, Event::Ready { .. }) {
-                    *told = Event::Passed;
+            // Its token is used, and must not be sent to another client.
+            for (_, sent) in &mut self.lines {
+                if matches!(sent, Event::Ready { .. }) {
+                    *sent = Event::Passed;
                 }
             }
         }
@@ -79,7 +77,7 @@ impl Record {
 
     fn shrink(&mut self, limit: usize) {
         while self.log_bytes > limit {
-            // There are few lines of other kinds, so it is one of the first.
+            // There are few lines of other kinds, so a log line is among the first.
             let Some(oldest) = self.lines.iter().position(|(_, event)| matches!(event, Event::Log(_))) else { return };
             if let Some((_, Event::Log(text))) = self.lines.remove(oldest) {
                 self.log_bytes -= text.len();
@@ -92,7 +90,7 @@ impl Record {
 mod tests {
     use super::*;
 
-    fn told(record: &Record, from: u64) -> Vec<String> {
+    fn lines(record: &Record, from: u64) -> Vec<String> {
         record.lines_from(from).map(|(number, event)| format!("{number} {event}")).collect()
     }
 
@@ -102,7 +100,7 @@ mod tests {
         record.take("ready 00 /s");
         record.push(Event::Log("one".to_owned()));
         record.take("connected");
-        // Neither a second time, nor what a run has not to say.
+        // Neither a repeated event nor one that a run must not send.
         record.take("connected");
         record.take("lost x");
         record.take("report 00 {}");
@@ -110,7 +108,7 @@ mod tests {
         let all = ["1 passed", "2 log one", "3 connected", "4 log connected", "5 log lost x", "6 report 00 {}"];
         for from in 0..8_u64 {
             let first = usize::try_from(from.saturating_sub(1)).unwrap().min(all.len());
-            assert_eq!(told(&record, from), all[first..], "{from}");
+            assert_eq!(lines(&record, from), all[first..], "{from}");
         }
         assert!(record.has_ended());
     }
@@ -122,11 +120,11 @@ mod tests {
         for number in 0..10_000 {
             record.push(Event::Log(format!("{number:0100}")));
         }
-        assert_eq!(told(&record, 0)[0], "1 ready 00 /s");
-        assert!(record.log_bytes <= LOG_BYTES && told(&record, 2).len() > 2000);
+        assert_eq!(lines(&record, 0)[0], "1 ready 00 /s");
+        assert!(record.log_bytes <= LOG_BYTES && lines(&record, 2).len() > 2000);
         record.push(Event::Lost(String::new()));
         assert!(record.log_bytes <= ENDED_LOG_BYTES);
-        assert!(told(&record, 10_001)[0].starts_with("10001 log 0000"));
-        assert_eq!(told(&record, 10_002), ["10002 lost "]);
+        assert!(lines(&record, 10_001)[0].starts_with("10001 log 0000"));
+        assert_eq!(lines(&record, 10_002), ["10002 lost "]);
     }
 }

@@ -1,6 +1,4 @@
-//! The process of one run: begun, listened to, told to end, and reaped, whatever it does.
-//!
-//! It must not know who watches.
+//! The process of one run: starts it, reads its lines, cancels it and reaps it.
 
 use std::{
     io,
@@ -10,49 +8,49 @@ use std::{
 };
 
 use rustix::{event::PollFlags, process::Signal};
-use stowaway_seal::{Event, LONGEST_SIDECAR_LINE, Outcome};
+use stowaway_protocol::{Event, LONGEST_SIDECAR_LINE, Outcome};
 
 use super::{Program, record::Record};
 use crate::{
-    descriptors::{self, Moved, Wanted},
-    family::Leader,
+    descriptors::{self, Interest, IoResult},
+    family::CommandProcess,
 };
 
-/// What others may hold open of the streams of a process that has ended is not waited for longer.
-const REMAINS: Duration = Duration::from_secs(2);
-/// A longer line is cut; what goes before it in the telling needs room, too.
+/// How long streams that other processes hold open are read after the process has ended.
+const HELD_OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+/// The maximum length of a line. Longer lines are split. The number and the kind of the event need room, too.
 const LONGEST_LINE: usize = LONGEST_SIDECAR_LINE - 64;
 
-/// One run that goes on.
+/// A run in progress.
 pub struct Run {
-    /// What happened in it.
+    /// The lines of the run.
     pub record: Record,
-    leader: Leader,
-    /// What of its task it was not given yet.
+    process: CommandProcess,
+    /// The part of its task that was not written yet.
     task: Vec<u8>,
-    /// Its end is the cancel, whether we wish it or die.
+    /// Its end means cancel, also if this process dies.
     stdin: Option<ChildStdin>,
     stdout: Lines<ChildStdout>,
     stderr: Lines<ChildStderr>,
-    told_to_end: Option<Instant>,
+    cancelled_at: Option<Instant>,
     killed: bool,
     ended: Option<(Instant, Outcome)>,
 }
 
 impl Run {
-    /// Begins it with its task, which is a line.
+    /// Starts the process, and writes its task, which is one line.
     pub fn start(program: &Program, record: Record, task: &[u8]) -> io::Result<Self> {
         let mut command = Command::new(&program.program);
         command.args(&program.arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let (leader, mut child) = Leader::start(&mut command)?;
+        let (process, mut child) = CommandProcess::start(&mut command)?;
         let mut run = Self {
             record,
-            leader,
+            process,
             task: [task, b"\n"].concat(),
             stdin: child.stdin.take(),
             stdout: Lines::new(child.stdout.take()),
             stderr: Lines::new(child.stderr.take()),
-            told_to_end: None,
+            cancelled_at: None,
             killed: false,
             ended: None,
         };
@@ -63,8 +61,8 @@ impl Run {
         Ok(run)
     }
 
-    /// What to wait for: its stdin for its task, its stdout, and its stderr.
-    pub fn wanted(&self) -> [Option<Wanted<'_>>; 3] {
+    /// The events to wait for: of its stdin for the task, of its stdout, and of its stderr.
+    pub fn interest(&self) -> [Option<Interest<'_>>; 3] {
         let stdin = self.stdin.as_ref().filter(|_| !self.task.is_empty());
         [
             stdin.map(|stdin| (stdin.as_fd(), PollFlags::OUT)),
@@ -73,9 +71,9 @@ impl Run {
         ]
     }
 
-    /// Whether it was told to end.
-    pub fn is_told_to_end(&self) -> bool {
-        self.told_to_end.is_some()
+    /// Whether it was cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled_at.is_some()
     }
 
     fn never_block(&self) -> rustix::io::Result<()> {
@@ -84,23 +82,24 @@ impl Run {
         self.stderr.from.iter().try_for_each(descriptors::never_block)
     }
 
-    fn give_task(&mut self) {
+    fn write_task(&mut self) {
         let Some(stdin) = self.stdin.as_ref().filter(|_| !self.task.is_empty()) else { return };
         match descriptors::write(stdin, &self.task) {
-            Moved::Bytes(length) => drop(self.task.drain(..length)),
-            Moved::Nothing => {}
-            // One that is gone shows in its end.
-            Moved::Ended => self.task.clear(),
+            IoResult::Bytes(length) => drop(self.task.drain(..length)),
+            IoResult::Nothing => {}
+            // The death of the process is detected by its outcome.
+            IoResult::Ended => self.task.clear(),
         }
     }
 
-    /// Takes in what it said, and what became of it; `echo` gets the lines of its log. True when it is over.
-    pub fn tend(&mut self, patience: Duration, mut echo: impl FnMut(&str)) -> bool {
+    /// Reads the available lines, and updates the outcome. `echo` gets the log lines. Returns true if the run has
+    /// ended.
+    pub fn update(&mut self, timeout: Duration, mut echo: impl FnMut(&str)) -> bool {
         if self.ended.is_none() {
-            self.ended = self.leader.outcome().map(|outcome| (Instant::now(), outcome));
+            self.ended = self.process.outcome().map(|outcome| (Instant::now(), outcome));
         }
-        self.give_task();
-        // Its log first, so that all of it comes before the report.
+        self.write_task();
+        // The log first, so that all of it precedes the report.
         while let Some(line) = self.stderr.next() {
             echo(&line);
             self.record.push(Event::Log(line));
@@ -109,15 +108,15 @@ impl Run {
             self.record.take(&line);
         }
         if self.record.has_ended() {
-            // It has nothing left to do.
+            // The process has nothing left to do.
             self.cancel();
         }
-        if self.ended.is_none() && self.told_to_end.is_some_and(|told| told.elapsed() >= patience) {
+        if self.ended.is_none() && self.cancelled_at.is_some_and(|at| at.elapsed() >= timeout) {
             self.kill();
         }
         let Some((since, outcome)) = self.ended else { return false };
         let is_open = self.stdout.from.is_some() || self.stderr.from.is_some();
-        if is_open && since.elapsed() < REMAINS && !self.record.has_ended() {
+        if is_open && since.elapsed() < HELD_OPEN_TIMEOUT && !self.record.has_ended() {
             return false;
         }
         if !self.record.has_ended() {
@@ -126,24 +125,24 @@ impl Run {
         true
     }
 
-    /// Tells it to end.
+    /// Cancels the run.
     pub fn cancel(&mut self) {
         self.stdin = None;
-        self.told_to_end.get_or_insert_with(Instant::now);
+        self.cancelled_at.get_or_insert_with(Instant::now);
     }
 
-    /// How long there is nothing to do about it.
-    pub fn rest(&self, patience: Duration) -> Duration {
-        match (&self.ended, self.told_to_end) {
-            (Some((since, _)), _) => REMAINS.saturating_sub(since.elapsed()),
-            (None, Some(told)) if !self.killed => patience.saturating_sub(told.elapsed()),
+    /// The time until something is due.
+    pub fn until_due(&self, timeout: Duration) -> Duration {
+        match (&self.ended, self.cancelled_at) {
+            (Some((since, _)), _) => HELD_OPEN_TIMEOUT.saturating_sub(since.elapsed()),
+            (None, Some(at)) if !self.killed => timeout.saturating_sub(at.elapsed()),
             _ => Duration::MAX,
         }
     }
 
     fn kill(&mut self) {
         self.killed = true;
-        self.leader.signal_alone(Signal::KILL);
+        self.process.signal_alone(Signal::KILL);
     }
 
     fn describe(&self, outcome: Outcome) -> String {
@@ -155,18 +154,18 @@ impl Run {
             Outcome::Killed(signal) => format!("its process was ended by signal {signal}"),
             Outcome::InputLeft => "its process ended".to_owned(),
         };
-        let told = if self.killed {
-            ", since it did not end when told to"
-        } else if self.told_to_end.is_some() {
-            " after it was told to end"
+        let cancelled = if self.killed {
+            ", because it did not end after it was cancelled"
+        } else if self.cancelled_at.is_some() {
+            " after it was cancelled"
         } else {
             ""
         };
-        format!("{how}{told}, and left no report")
+        format!("{how}{cancelled}, and left no report")
     }
 }
 
-/// Lines of a pipe that never blocks.
+/// Splits the bytes of a non-blocking pipe into lines.
 struct Lines<Pipe> {
     from: Option<Pipe>,
     held: Vec<u8>,
@@ -177,7 +176,7 @@ impl<Pipe: AsFd> Lines<Pipe> {
         Self { from, held: Vec::new() }
     }
 
-    /// The next line that is there; what is left at the end is one, too.
+    /// The next complete line. The rest at the end of the pipe counts as a line, too.
     fn next(&mut self) -> Option<String> {
         let mut buffer = [0; 4096];
         loop {
@@ -189,10 +188,10 @@ impl<Pipe: AsFd> Lines<Pipe> {
                 line.truncate(end.unwrap_or(LONGEST_LINE));
                 return Some(text(&line));
             }
-            match self.from.as_ref().map_or(Moved::Ended, |from| descriptors::read(from, &mut buffer)) {
-                Moved::Bytes(length) => self.held.extend_from_slice(&buffer[..length]),
-                Moved::Nothing => return None,
-                Moved::Ended => {
+            match self.from.as_ref().map_or(IoResult::Ended, |from| descriptors::read(from, &mut buffer)) {
+                IoResult::Bytes(length) => self.held.extend_from_slice(&buffer[..length]),
+                IoResult::Nothing => return None,
+                IoResult::Ended => {
                     self.from = None;
                     let rest = std::mem::take(&mut self.held);
                     return (!rest.is_empty()).then(|| text(&rest));
@@ -202,7 +201,7 @@ impl<Pipe: AsFd> Lines<Pipe> {
     }
 }
 
-/// Bytes that are no UTF-8 take more room when they are replaced.
+/// Decodes a line and limits its length, because replacing invalid UTF-8 makes it longer.
 fn text(line: &[u8]) -> String {
     let mut text = String::from_utf8_lossy(line).into_owned();
     text.truncate(text.floor_char_boundary(LONGEST_LINE));

@@ -1,4 +1,4 @@
-//! Pipes in scripts: who is warned, and whose commands run with `pipefail`.
+//! Tests of pipes in scripts: which annotations get a warning, and which commands run with `pipefail`.
 
 use super::{problems, request};
 

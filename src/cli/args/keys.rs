@@ -1,55 +1,55 @@
-//! What can be typed for the keys of a repository. Only parsing. No password is ever an argument.
+//! The arguments of `stowaway key`. No password is ever an argument.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{Output, Place};
+use super::{Output, RepositoryArguments};
 
 /// `stowaway key`
 #[derive(Debug, Subcommand)]
-pub enum KeyVerb {
+pub enum KeyCommand {
     /// List the keys.
     List {
-        /// Where.
+        /// Repository.
         #[command(flatten)]
-        place: Place,
+        location: RepositoryArguments,
         /// Table or JSON.
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
     },
-    /// Add a key with a password of its own, such as one for recovery that is kept outside of the cluster.
+    /// Add a key with its own password, such as a recovery key that is kept outside of the cluster.
     Add {
-        /// Where.
+        /// Repository.
         #[command(flatten)]
-        place: Place,
-        /// Its password.
+        location: RepositoryArguments,
+        /// Password of the new key.
         #[command(flatten)]
         new: NewPassword,
     },
-    /// Remove a key; never the one in use.
+    /// Remove a key, except the key in use.
     Remove {
-        /// Where.
+        /// Repository.
         #[command(flatten)]
-        place: Place,
-        /// Id of the key, or its first digits.
+        location: RepositoryArguments,
+        /// Id of the key, or the start of the id.
         id: String,
     },
-    /// Change the password: put a new key in place of the one in use.
+    /// Change the password: replace the key in use by a new key.
     Passwd {
-        /// Where.
+        /// Repository.
         #[command(flatten)]
-        place: Place,
+        location: RepositoryArguments,
         /// The new password.
         #[command(flatten)]
         new: NewPassword,
     },
 }
 
-/// Where a new password comes from.
+/// Source of a new password.
 #[derive(Args, Debug)]
 pub struct NewPassword {
-    /// File that holds the new password; asked for on the terminal otherwise.
+    /// File with the new password. Default: a prompt on the terminal.
     #[arg(long, value_name = "FILE")]
     pub new_password_file: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! What can be typed to restore one source, or a whole namespace. Only parsing.
+//! The arguments of `stowaway restore`, for one source or a whole namespace. This module only parses.
 
 use std::{os::unix::ffi::OsStrExt, path::PathBuf, time::Duration};
 
@@ -8,10 +8,10 @@ use clap::{
 };
 use jiff::Timestamp;
 
-use super::{Output, Place, duration};
+use super::{Output, RepositoryArguments, duration};
 use crate::{
     api::{ScaleDown, ScaledKind},
-    cli::{CliError, archive_place::ArchivePlace},
+    cli::{CliError, archive_target::ArchiveLocation},
     model::{ArchiveFormat, SourceName, escape_name},
     plan::SourceKind,
 };
@@ -19,130 +19,131 @@ use crate::{
 /// `stowaway restore`
 #[derive(Args, Debug)]
 pub struct RestoreArguments {
-    /// Where.
+    /// Cluster or repository.
     #[command(flatten)]
-    pub place: Place,
+    pub location: RepositoryArguments,
     /// The source to restore, for example deployment/shop/postgres.
     #[arg(short, long, required_unless_present = "all")]
     pub source: Option<SourceName>,
-    /// Or all of them.
+    /// Options for all sources.
     #[command(flatten)]
     pub whole: WholeNamespace,
-    /// Id of the snapshot; the newest proven one of the source otherwise.
+    /// Id of the snapshot. Default: the newest proven snapshot of the source.
     #[arg(long)]
     pub snapshot: Option<String>,
-    /// The newest proven snapshot of this time or before, for example 2026-05-04T03:02:01Z.
+    /// The newest proven snapshot at or before this time, for example 2026-05-04T03:02:01Z.
     #[arg(long, value_name = "TIME", conflicts_with = "snapshot", value_parser = time)]
     pub as_of: Option<Timestamp>,
-    /// Host of the snapshots, which is the namespace that they were made in; the namespace itself otherwise, and with
-    /// --repository any.
+    /// Host of the snapshots, which is the namespace in which they were made. Default: the namespace itself; with
+    /// --repository, any host.
     #[arg(long)]
     pub host: Option<String>,
-    /// Only this path, as `ls` prints it or relative to the volume's own folder; may be given several times.
+    /// Restore only this path, as `ls` prints it or relative to the root of the volume; can be repeated.
     #[arg(long = "path", value_name = "PATH", value_parser = stored_path())]
     pub paths: Vec<String>,
-    /// Folder to restore a volume, or a stored file, into; empty, or made (with --repository).
+    /// Folder to restore a volume or a stored file to; empty, or created (with --repository).
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["pod", "container", "command", "claim", "archive"])]
     pub target: Option<PathBuf>,
-    /// Claim (`PersistentVolumeClaim`) to restore into.
+    /// Claim (`PersistentVolumeClaim`) to restore to.
     #[arg(long, value_name = "NAME", groups = ["into_claims", "may_replace"], conflicts_with_all = ["pod", "container", "command"])]
     pub claim: Option<String>,
-    /// Restore into a claim that is not empty, too; all that is in it becomes a snapshot first. Of an archive: replace the one
-    /// of that name.
+    /// Restore even to a claim that is not empty; its content is saved as a snapshot first. For an archive: replace the
+    /// archive of that name.
     #[arg(long, requires = "may_replace")]
     pub overwrite: bool,
-    /// Make the claim if there is none, as the one that was stored: with its size, access modes and volume mode, of this
-    /// storage class, else of the same one, else of the cluster's default one.
+    /// Create the claim if it does not exist, like the claim that was stored: with its size, access modes and volume
+    /// mode, and with this storage class. Default: the stored claim's class, then the cluster's default class.
     #[arg(long, value_name = "STORAGE_CLASS", requires = "into_claims")]
     #[allow(clippy::option_option, reason = "not given, given without a class, given with one")]
     pub create: Option<Option<String>>,
-    /// Size of a claim that is made, for example 10Gi; else what the claim had requested that was stored, and where the snapshot
-    /// does not record that, half as much again as the snapshot has, and 1 GiB.
+    /// Size of a claim that is created, for example 10Gi. Default: the stored claim's request; if the snapshot does not
+    /// record it, 1.5 times the size of the snapshot plus 1 GiB.
     #[arg(long, requires = "create")]
     pub size: Option<String>,
-    /// Scale this workload to 0 meanwhile, as deployment/NAME or statefulset/NAME; with --all no name is given: it is the one
-    /// that has the claim mounted.
+    /// Scale this workload to 0 during the restore, as deployment/NAME or statefulset/NAME. With --all give no name:
+    /// the workload that mounts the claim is scaled.
     #[arg(long, value_name = "WORKLOAD", requires = "into_claims", value_parser = scale_down)]
     #[allow(clippy::option_option, reason = "not given, given without a name, given with one")]
     pub scale_down: Option<Option<ScaleDown>>,
-    /// Or an archive.
+    /// Options for an archive.
     #[command(flatten)]
     pub archive: ArchiveArguments,
-    /// Pod to restore into; the source's own otherwise.
+    /// Pod to restore to. Default: the source's own pod.
     #[arg(long)]
     pub pod: Option<String>,
     /// Container of that pod.
     #[arg(short, long)]
     pub container: Option<String>,
-    /// Name of the Restore object; made up from the time otherwise.
+    /// Name of the Restore object. Default: a name generated from the time.
     #[arg(long)]
     pub name: Option<String>,
-    /// Wait for the verdict, with progress.
+    /// Wait for the verdict, and show the progress.
     #[arg(short, long)]
     pub wait: bool,
-    /// End the command after this long.
+    /// Stop the command after this time.
     #[arg(long, value_parser = duration)]
     pub timeout: Option<Duration>,
-    /// End the command when no byte moved for this long.
+    /// Stop the command when no byte has moved for this time.
     #[arg(long, value_parser = duration)]
     pub idle_timeout: Option<Duration>,
-    /// Result as a text or as JSON.
+    /// Result as text or as JSON.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
-    /// The command that reads the dump on its stdin; the annotated restorecommand otherwise.
+    /// The command that reads the dump on its stdin. Default: the annotated restorecommand.
     #[arg(last = true)]
     pub command: Vec<String>,
 }
 
-/// What only goes with all sources of a namespace.
+/// The options that are valid only for all sources of a namespace.
 #[derive(Args, Debug)]
 pub struct WholeNamespace {
-    /// All sources: volumes into the claims of their names first, then commands into the pods that are annotated. Each that
-    /// cannot be restored is told. Always waits.
+    /// Restore all sources: volumes into the claims of their names first, then commands into the annotated pods.
+    /// Reports each source that cannot be restored. Always waits.
     #[arg(long, groups = ["into_claims", "may_replace"], conflicts_with_all = [
         "source", "snapshot", "paths", "target", "claim", "archive", "pod", "container", "command", "name",
     ])]
     pub all: bool,
-    /// Only the volumes, or only the commands (with --all).
+    /// Restore only the volumes, or only the commands (with --all).
     #[arg(long, value_enum, requires = "all", conflicts_with = "source")]
     pub only: Option<Only>,
-    /// Change nothing, and tell what would be restored (with --all).
-    // What is required is not missed where it would conflict, so the conflict is named, too: else it would restore.
+    /// Change nothing, and print what would be restored (with --all).
+    // clap does not report a missing requirement that conflicts with a given option. Without this conflict, `--source x
+    // --dry-run` would restore.
     #[arg(long, requires = "all", conflicts_with = "source")]
     pub dry_run: bool,
 }
 
-/// What only goes with an archive.
+/// The options that are valid only for an archive.
 #[derive(Args, Debug)]
 pub struct ArchiveArguments {
-    /// Place to make an archive at: pvc:CLAIM[/FOLDER] or s3:https://HOST/BUCKET[/PREFIX].
-    #[arg(long = "archive", id = "archive", value_name = "PLACE", group = "may_replace", conflicts_with_all = ["claim", "pod", "container", "command"])]
-    pub place: Option<ArchivePlace>,
+    /// Write an archive to this location: pvc:CLAIM[/FOLDER] or s3:https://HOST/BUCKET[/PREFIX].
+    #[arg(long = "archive", id = "archive", value_name = "LOCATION", group = "may_replace", conflicts_with_all = ["claim", "pod", "container", "command"])]
+    pub location: Option<ArchiveLocation>,
     /// Format of the archive: tar, tar.gz, tar.lz4 or tar.zst.
     #[arg(long, requires = "archive", conflicts_with_all = ["all", "claim", "target", "pod", "container", "command"], default_value_t)]
     pub format: ArchiveFormat,
-    /// Secret with the keys access-key-id and secret-access-key of the archive's bucket; the rights of the Job's pod otherwise.
+    /// Secret with the keys access-key-id and secret-access-key for the archive's bucket. Default: the identity of the
+    /// Job's pod.
     #[arg(long = "archive-secret", value_name = "NAME", requires = "archive", conflicts_with_all = ["all", "claim", "target", "pod", "container", "command"])]
     pub secret: Option<String>,
 }
 
 impl RestoreArguments {
-    /// The one source.
+    /// The source; an error if `--all` was given instead of one.
     pub fn source(&self) -> Result<SourceName, CliError> {
         let missing = || {
             CliError::Usage(
-                "--all restores a namespace of a cluster: name that by --namespace, and no place by --repository"
-                    .to_owned(),
+                "--all restores a namespace of a cluster: select it with --namespace, without --repository".to_owned(),
             )
         };
         self.source.clone().ok_or_else(missing)
     }
 }
 
-/// Which sources of a namespace.
+/// Kind of the sources to restore.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Only {
-    /// Claims.
+    /// Volumes, which are claims.
     Volumes,
     /// Commands of pods.
     Commands,
@@ -157,7 +158,7 @@ impl From<Only> for SourceKind {
     }
 }
 
-/// A path in a snapshot; one that is no UTF-8 becomes its escape form.
+/// A path in a snapshot. A path that is not UTF-8 becomes its escaped form.
 pub(super) fn stored_path() -> impl TypedValueParser<Value = String> {
     OsStringValueParser::new().map(|path| path.into_string().unwrap_or_else(|path| escape_name(path.as_bytes())))
 }
@@ -165,7 +166,7 @@ pub(super) fn stored_path() -> impl TypedValueParser<Value = String> {
 fn time(text: &str) -> Result<Timestamp, String> {
     text.parse().map_err(|_| {
         format!(
-            "{text:?} is no time: write date, time and zone, as 2026-05-04T03:02:01Z (UTC), 2026-05-04T05:02:01+02:00 or \
+            "{text:?} is not a time: write date, time and zone, as 2026-05-04T03:02:01Z (UTC), 2026-05-04T05:02:01+02:00 or \
              \"2026-05-04 03:02Z\"; `stowaway snapshots` prints the times of the snapshots"
         )
     })
@@ -189,13 +190,13 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::cli::args::{Arguments, Verb};
+    use crate::cli::args::{Arguments, Command};
 
-    fn parsed(words: &str) -> Result<RestoreArguments, String> {
-        let arguments = Arguments::try_parse_from(["stowaway", "restore"].into_iter().chain(words.split(' ')));
-        match arguments.map_err(|error| error.to_string())?.verb {
-            Verb::Restore(arguments) => Ok(*arguments),
-            verb => panic!("{verb:?}"),
+    fn parsed(line: &str) -> Result<RestoreArguments, String> {
+        let arguments = Arguments::try_parse_from(["stowaway", "restore"].into_iter().chain(line.split(' ')));
+        match arguments.map_err(|error| error.to_string())?.command {
+            Command::Restore(arguments) => Ok(*arguments),
+            command => panic!("{command:?}"),
         }
     }
 
@@ -215,12 +216,12 @@ mod tests {
     fn time_that_cannot_be_read_is_refused_with_the_forms_that_can() {
         let refused = parsed("--source pvc/a --as-of yesterday").unwrap_err();
         let forms = ["2026-05-04T03:02:01Z", "2026-05-04T05:02:01+02:00", "2026-05-04 03:02Z"];
-        assert!(refused.contains("\"yesterday\" is no time"), "{refused}");
+        assert!(refused.contains("\"yesterday\" is not a time"), "{refused}");
         for form in forms {
             assert!(refused.contains(form), "{refused}");
             assert!(time(form).is_ok(), "{form}");
         }
-        assert!(parsed("--source pvc/a --as-of 2026-05-04").unwrap_err().contains("is no time"), "of which zone?");
+        assert!(parsed("--source pvc/a --as-of 2026-05-04").unwrap_err().contains("is not a time"), "of which zone?");
     }
 
     #[test]
@@ -245,10 +246,10 @@ mod tests {
     #[test]
     fn paths_need_not_be_utf8() {
         use std::{ffi::OsString, os::unix::ffi::OsStringExt};
-        let words = ["stowaway", "restore", "--source", "pvc/a", "--path"].map(OsString::from);
+        let arguments = ["stowaway", "restore", "--source", "pvc/a", "--path"].map(OsString::from);
         let path = OsString::from_vec(b"caf\xe9.txt".to_vec());
-        let arguments = Arguments::try_parse_from(words.into_iter().chain([path])).unwrap();
-        let Verb::Restore(arguments) = arguments.verb else { panic!("another verb") };
+        let arguments = Arguments::try_parse_from(arguments.into_iter().chain([path])).unwrap();
+        let Command::Restore(arguments) = arguments.command else { panic!("another command") };
         assert_eq!(arguments.paths, [r"caf\xe9.txt"]);
     }
 
@@ -265,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn archives_go_without_claim_and_command() {
+    fn archive_excludes_claim_and_command() {
         let one = parsed("--source pvc/a --archive pvc:away/year --format tar.zst --overwrite").unwrap();
         assert_eq!(one.archive.format, ArchiveFormat::TarZstd);
         assert!(parsed("--source pvc/a --archive pvc:away --claim a").is_err());

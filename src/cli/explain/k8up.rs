@@ -1,12 +1,11 @@
-//! What an object of K8up says, and what says the same to Stowaway: nothing acts on such an object.
-//!
-//! It must not know annotations; those of K8up are read as Stowaway's own.
+//! K8up's objects in a file, and their counterparts in Stowaway, which ignores these objects. K8up's annotations are
+//! not handled here, because Stowaway reads them like its own.
 
 use serde_json::Value;
 
-/// What the groups of K8up's objects begin with, of all its generations.
+/// Prefixes of the API groups of K8up, for all its versions.
 const GROUPS: [&str; 3] = ["k8up.io/", "backup.appuio.ch/", "k8up.syn.tools/"];
-/// Where the recipes are.
+/// The document with the recipes.
 const RECIPES: &str = "docs/nightly.md";
 
 /// The lines about an object of K8up; none for another object.
@@ -17,7 +16,7 @@ pub(super) fn lines(object: &Value, namespace: &str) -> Option<Vec<String>> {
     let name = text("/metadata/name").unwrap_or("without a name");
     let namespace = text("/metadata/namespace").unwrap_or(namespace);
     let mut lines = vec![format!(
-        "{kind} {name} in namespace {namespace}: of K8up ({group}); Stowaway reads K8up's annotations, and none of its objects"
+        "{kind} {name} in namespace {namespace}: of K8up ({group}); Stowaway reads K8up's annotations, but not its objects"
     )];
     let mut row = |label: &str, text: &str| lines.push(format!("  {label:<10} {text}"));
     if kind == "Schedule" {
@@ -37,16 +36,16 @@ pub(super) fn lines(object: &Value, namespace: &str) -> Option<Vec<String>> {
         row("instead", &counterpart(kind));
     }
     if let Some(backend) = object.pointer("/spec/backend").and_then(Value::as_object) {
-        for (kind, place) in
+        for (kind, store) in
             backend.iter().filter(|(kind, _)| !matches!(kind.as_str(), "repoPasswordSecretRef" | "envFrom"))
         {
-            let part = |field: &str| place.get(field).and_then(Value::as_str).unwrap_or("none");
-            let place = if kind == "s3" {
+            let part = |field: &str| store.get(field).and_then(Value::as_str).unwrap_or("none");
+            let text = if kind == "s3" {
                 format!("s3, bucket {:?} at {:?}; instead: spec.s3 of a Repository", part("bucket"), part("endpoint"))
             } else {
                 format!("{kind}; instead: a Repository")
             };
-            row("backend", &place);
+            row("backend", &text);
         }
         if let Some(secret) = text("/spec/backend/repoPasswordSecretRef/name") {
             row(
@@ -60,7 +59,7 @@ pub(super) fn lines(object: &Value, namespace: &str) -> Option<Vec<String>> {
     Some(lines)
 }
 
-/// What does the same, of the kinds besides the Schedule.
+/// The counterpart of an object of K8up, except the Schedule.
 fn counterpart(kind: &str) -> String {
     match kind {
         "Backup" => "a Backup".to_owned(),

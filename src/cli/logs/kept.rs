@@ -1,6 +1,4 @@
-//! What the status of a run keeps of the log of a source: the last lines, and the result. It outlives the pod.
-//!
-//! It must not know whether the pod is gone.
+//! The part of a source's log which the status of a run keeps: the last lines, and the result. It outlives the pod.
 
 use indicatif::BinaryBytes;
 use kube::Client;
@@ -18,7 +16,7 @@ use crate::{
     plan::names::RunKind,
 };
 
-/// What is kept of one source.
+/// The kept log of one source.
 #[derive(Debug, PartialEq)]
 pub(super) struct Kept {
     kind: RunKind,
@@ -28,7 +26,7 @@ pub(super) struct Kept {
     lines: Vec<String>,
 }
 
-/// What the status of the Backup or Restore keeps of its sources. A status that cannot be read keeps nothing, which is noted.
+/// The kept logs of the Backup's or Restore's sources. A status that cannot be read is reported, and yields none.
 pub(super) async fn of_run(client: &Client, namespace: &str, RunName { kind, name }: &RunName) -> Vec<Kept> {
     let mut found = Vec::new();
     if matches!(kind, None | Some(RunKind::Backup)) {
@@ -70,26 +68,26 @@ fn lines(outcome: &Outcome) -> Vec<String> {
     let Outcome { verdict, reason, message, bytes, snapshot, log_tail, stderr_tail, .. } = outcome;
     let mut lines: Vec<String> = log_tail.lines().map(str::to_owned).collect();
     lines.extend(stderr_tail.lines().map(|line| format!("| {line}")));
-    let words = if message.is_empty() { String::new() } else { format!(": {message}") };
+    let note = if message.is_empty() { String::new() } else { format!(": {message}") };
     match verdict {
         Some(verdict) => {
             let snapshot = snapshot.as_deref().map_or_else(String::new, |id| format!(", snapshot {id}"));
             let bytes = BinaryBytes(bytes.unwrap_or(0));
-            lines.push(format!("verdict {verdict}: {reason}{words} ({bytes}{snapshot})"));
+            lines.push(format!("verdict {verdict}: {reason}{note} ({bytes}{snapshot})"));
         }
-        None if !reason.is_empty() => lines.push(format!("no verdict yet: {reason}{words}")),
+        None if !reason.is_empty() => lines.push(format!("no verdict yet: {reason}{note}")),
         None => {}
     }
     lines
 }
 
 impl Kept {
-    /// Prints it as a log of a pod is printed.
+    /// Prints it in the same format as the log of a pod.
     pub fn print(&self, output: Output) -> Result<(), CliError> {
         let Self { kind, source, attempt, lines } = self;
         if output == Output::Text {
             let attempt = attempt.map(|attempt| format!(", attempt {attempt}")).unwrap_or_default();
-            print_line(&format!("==> {kind} of {source}{attempt} (its pod is gone; from the status)"))?;
+            print_line(&format!("==> {kind} of {source}{attempt} (its pod is deleted; from the status)"))?;
         }
         for line in lines {
             match output {
@@ -112,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn source_whose_pod_is_gone_has_its_last_lines_and_its_result() {
+    fn source_whose_pod_is_deleted_has_its_last_lines_and_its_result() {
         let status = json!({ "sources": [
             { "name": "pvc/cask", "state": "Done", "attempt": 2, "verdict": "Incomplete", "reason": "SourceUnreadable",
               "message": "1 entry was not read", "bytes": 2048, "logTail": " WARN not read: /a\n WARN not read: /b" },

@@ -1,6 +1,5 @@
-//! Figures of Backups and Restores: how many there are of each verdict, and when the last one of it ended.
-//!
-//! It must not know where they are shown. A namespace without runs has none.
+//! The metrics of Backups and Restores: the number of objects of each verdict, and when the last one with it ended. A
+//! namespace without runs has no metrics.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,18 +16,18 @@ use prometheus_client::{
 use super::set;
 use crate::model::Verdict;
 
-/// What a run is.
+/// The kind of a run.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, EncodeLabelValue)]
-#[allow(non_camel_case_types, reason = "the label's value is the name as it stands")]
+#[allow(non_camel_case_types, reason = "the variant's name is the label's value")]
 pub(in crate::controller) enum Kind {
     backup,
     restore,
 }
 
-/// How far a run is.
+/// The value of the label `verdict`.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, EncodeLabelValue)]
 enum Shown {
-    /// It has no verdict yet.
+    /// The run has no verdict yet.
     Running,
     Succeeded,
     Unproven,
@@ -70,7 +69,7 @@ struct Run {
 /// The runs of one namespace and kind, by name.
 type Runs = BTreeMap<String, Run>;
 
-/// The figures, from each run's status.
+/// The metrics, which are set from each run's status.
 #[derive(Clone, Debug, Default)]
 pub(in crate::controller) struct RunMetrics {
     runs: Family<Labels, Gauge>,
@@ -79,10 +78,10 @@ pub(in crate::controller) struct RunMetrics {
 }
 
 impl RunMetrics {
-    /// Figures that are shown with the others of the registry.
+    /// Registers the metrics.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        registry.register("stowaway_runs", "Backups and Restores that there are, by verdict", metrics.runs.clone());
+        registry.register("stowaway_runs", "Number of Backups and Restores, by verdict", metrics.runs.clone());
         registry.register(
             "stowaway_run_last_end_timestamp_seconds",
             "When the last Backup or Restore with this verdict ended",
@@ -91,8 +90,8 @@ impl RunMetrics {
         metrics
     }
 
-    /// Shows what the status of a run says.
-    pub fn show(
+    /// Sets the metrics from the status of a run.
+    pub fn update(
         &self,
         kind: Kind,
         (namespace, name): (&str, &str),
@@ -103,15 +102,15 @@ impl RunMetrics {
         });
     }
 
-    /// Runs that are not among these, each by namespace and name, are gone and count no more.
-    pub fn keep(&self, kind: Kind, there: &BTreeSet<(String, String)>) {
+    /// Removes all runs of this kind from the metrics except `existing`, each by namespace and name.
+    pub fn keep(&self, kind: Kind, existing: &BTreeSet<(String, String)>) {
         let namespaces: Vec<String> = {
             let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             known.keys().filter(|(_, of)| *of == kind).map(|(namespace, _)| namespace.clone()).collect()
         };
         for namespace in namespaces {
             self.change(kind, &namespace, |runs| {
-                runs.retain(|name, _| there.contains(&(namespace.clone(), name.clone())));
+                runs.retain(|name, _| existing.contains(&(namespace.clone(), name.clone())));
             });
         }
     }
@@ -126,7 +125,7 @@ impl RunMetrics {
             let of_it = || runs.values().filter(|run| run.verdict == verdict);
             let count = i64::try_from(of_it().count()).unwrap_or(i64::MAX);
             set(&self.runs, &labels, (!runs.is_empty()).then_some(count));
-            // The deletion of an old run changes nothing about what has happened.
+            // The time of the last end stays when the run's object is deleted.
             let shown = if runs.is_empty() { None } else { self.last_end.get(&labels).map(|gauge| gauge.get()) };
             let last = of_it().filter_map(|run| run.end).map(Timestamp::as_second).max();
             set(&self.last_end, &labels, shown.max(last));
@@ -154,9 +153,9 @@ mod tests {
         };
         let has = |line: &str| assert!(shown().lines().any(|shown| shown == line), "{line}\n{}", shown());
         let end = |seconds| Timestamp::from_second(seconds).ok();
-        metrics.show(Kind::backup, ("orchard", "a"), (Some(Verdict::Succeeded), end(100)));
-        metrics.show(Kind::backup, ("orchard", "b"), (None, None));
-        metrics.show(Kind::backup, ("orchard", "b"), (Some(Verdict::Failed), end(200)));
+        metrics.update(Kind::backup, ("orchard", "a"), (Some(Verdict::Succeeded), end(100)));
+        metrics.update(Kind::backup, ("orchard", "b"), (None, None));
+        metrics.update(Kind::backup, ("orchard", "b"), (Some(Verdict::Failed), end(200)));
         let labels = r#"namespace="orchard",kind="backup""#;
         has(&format!("stowaway_runs{{{labels},verdict=\"Failed\"}} 1"));
         has(&format!("stowaway_runs{{{labels},verdict=\"Running\"}} 0"));

@@ -1,6 +1,4 @@
-//! An API server in miniature: objects by path, lists by labels, names that are taken, patches, and answers that wait.
-//!
-//! It must not know what the controller does.
+//! A fake API server: objects by path, lists by labels, conflicts of names, patches, and responses which are held back.
 
 use std::{
     collections::BTreeMap,
@@ -18,18 +16,18 @@ use tokio::sync::Notify;
 struct Inner {
     objects: BTreeMap<String, Value>,
     version: u64,
-    /// Method and path of all calls that change something.
+    /// Method and path of all calls which change something.
     changes: Vec<String>,
-    /// Calls that are never answered, and whether one has come.
+    /// Calls which are never answered, and a notification of their arrival.
     held: BTreeMap<String, Arc<Notify>>,
 }
 
-/// The server; clones are the same one.
+/// The server. Clones share their state.
 #[derive(Clone, Default)]
 pub struct Api(Arc<Mutex<Inner>>);
 
-/// Where an object or a list is.
-struct Place<'a> {
+/// The parsed path of an object or list.
+struct ResourcePath<'a> {
     group: &'a str,
     namespace: Option<&'a str>,
     plural: &'a str,
@@ -37,19 +35,23 @@ struct Place<'a> {
     part: Option<&'a str>,
 }
 
-fn place(path: &str) -> Place<'_> {
+fn resource_path(path: &str) -> ResourcePath<'_> {
     let depth = if path.starts_with("/apis/") { 4 } else { 3 };
     let end = path.match_indices('/').nth(depth - 1).map_or(path.len(), |(index, _)| index);
     let (group, rest) = path.split_at(end);
     let rest: Vec<&str> = rest.trim_matches('/').split('/').collect();
     match rest.as_slice() {
-        ["namespaces", namespace, plural, rest @ ..] => {
-            Place { group, namespace: Some(namespace), plural, name: rest.first().copied(), part: rest.get(1).copied() }
-        }
+        ["namespaces", namespace, plural, rest @ ..] => ResourcePath {
+            group,
+            namespace: Some(namespace),
+            plural,
+            name: rest.first().copied(),
+            part: rest.get(1).copied(),
+        },
         [plural, rest @ ..] => {
-            Place { group, namespace: None, plural, name: rest.first().copied(), part: rest.get(1).copied() }
+            ResourcePath { group, namespace: None, plural, name: rest.first().copied(), part: rest.get(1).copied() }
         }
-        [] => Place { group, namespace: None, plural: "", name: None, part: None },
+        [] => ResourcePath { group, namespace: None, plural: "", name: None, part: None },
     }
 }
 
@@ -61,7 +63,7 @@ fn failure(code: u16, reason: &str) -> (u16, Value) {
     (code, status)
 }
 
-/// Only what the controller asks for: `a=b`, `a in (b,c)`, `a`, `!a`.
+/// Matches the selectors which the controller uses: `a=b`, `a in (b,c)`, `a`, `!a`.
 fn has_labels(object: &Value, selector: &str) -> bool {
     let label = |key: &str| object["metadata"]["labels"].get(key.trim()).and_then(Value::as_str);
     let mut rest = selector;
@@ -120,7 +122,7 @@ impl Inner {
     }
 
     fn answer(&mut self, method: &Method, path: &str, query: &str, sent: &Value) -> (u16, Value) {
-        let at = place(path);
+        let at = resource_path(path);
         if method != Method::GET {
             self.changes.push(format!("{method} {path}"));
         }
@@ -158,14 +160,14 @@ impl Inner {
         (200, self.store(&object, changed))
     }
 
-    fn list(&self, at: &Place<'_>, query: &str) -> Value {
+    fn list(&self, at: &ResourcePath<'_>, query: &str) -> Value {
         let parameter = |key: &str| {
             let found = query.split('&').filter_map(|pair| pair.split_once('=')).find(|(name, _)| *name == key);
             found.map(|(_, value)| decoded(value)).unwrap_or_default()
         };
         let (labels, fields) = (parameter("labelSelector"), parameter("fieldSelector"));
         let items = self.objects.iter().filter(|(path, object)| {
-            let one = place(path);
+            let one = resource_path(path);
             let is_meant = one.group == at.group
                 && one.plural == at.plural
                 && (at.namespace.is_none() || one.namespace == at.namespace);
@@ -204,7 +206,7 @@ impl Api {
         self.0.lock().unwrap()
     }
 
-    /// Stores an object as its author would.
+    /// Stores an object.
     pub fn put(&self, path: &str, object: Value) {
         self.lock().store(path, object);
     }
@@ -214,7 +216,7 @@ impl Api {
         self.lock().objects.get(path).cloned()
     }
 
-    /// All objects whose path begins so.
+    /// All objects whose path starts with `path`.
     pub fn below(&self, path: &str) -> Vec<Value> {
         self.lock()
             .objects
@@ -224,17 +226,17 @@ impl Api {
             .collect()
     }
 
-    /// Removes all objects whose path begins so.
+    /// Removes all objects whose path starts with `path`.
     pub fn remove(&self, path: &str) {
         self.lock().objects.retain(|at, _| !at.starts_with(path));
     }
 
-    /// The calls so far that changed something.
+    /// The calls so far which changed something.
     pub fn changes(&self) -> Vec<String> {
         self.lock().changes.clone()
     }
 
-    /// Never answers this call. The returned receiver resolves when the call has come.
+    /// Never answers this call. The returned `Notify` is notified when the call arrives.
     pub fn hold(&self, call: &str) -> Arc<Notify> {
         self.lock().held.entry(call.to_owned()).or_default().clone()
     }

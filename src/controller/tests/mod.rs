@@ -1,4 +1,4 @@
-//! What the controller does with objects that other authors have put in its way, against an API server in miniature.
+//! Tests of the controller with conflicting objects of other authors, against a fake API server.
 
 mod api;
 
@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::{context::Settings, *};
 use crate::{
-    build::names,
-    model::{Proof, Reason, SourceReport, Verdict},
+    model::{Proof, Reason, RunReport, Verdict},
+    resources::names,
 };
 use api::Api;
 
@@ -55,7 +55,7 @@ fn repository(is_ready: bool) -> Value {
     repository
 }
 
-/// A Backup whose sources are frozen: the claims of these names.
+/// A Backup whose source list is fixed: the claims of these names.
 fn backup(api: &Api, claims: &[&str]) {
     let mut backup = object("Backup", "evening", &json!({}));
     let source = |claim: &&str| json!({ "name": format!("pvc/{claim}"), "state": "Waiting" });
@@ -74,7 +74,7 @@ fn backup(api: &Api, claims: &[&str]) {
 }
 
 fn job_name(kind: &str, name: &str, source: &str, attempt: u32) -> String {
-    let owner = names::Owner {
+    let owner = names::OwnerRef {
         api_version: "stowaway.dev/v1alpha1".into(),
         kind: kind.into(),
         namespace: "orchard".into(),
@@ -85,7 +85,7 @@ fn job_name(kind: &str, name: &str, source: &str, attempt: u32) -> String {
     names::job_name(&owner, source, attempt)
 }
 
-/// A Job that another author made under a planned name.
+/// A Job which another author created with a planned name.
 fn forged_job(name: &str, owner: (&str, &str), account: &str) -> Value {
     json!({
         "apiVersion": "batch/v1", "kind": "Job",
@@ -107,7 +107,7 @@ fn forged_job(name: &str, owner: (&str, &str), account: &str) -> Value {
     })
 }
 
-async fn look<K>(
+async fn run<K>(
     api: &Api,
     path: &str,
     reconcile: impl AsyncFnOnce(Arc<Seen<K>>, Arc<Context>) -> Result<Action, ReconcileError>,
@@ -120,12 +120,12 @@ where
     reconcile(Arc::new(serde_json::from_value(kind).unwrap()), context(api)).await
 }
 
-async fn look_at_repository(api: &Api) -> Result<Action, ReconcileError> {
-    look(api, &format!("{GROUP}/orchard/repositories/cellar"), repository::reconcile).await
+async fn reconcile_repository(api: &Api) -> Result<Action, ReconcileError> {
+    run(api, &format!("{GROUP}/orchard/repositories/cellar"), repository::reconcile).await
 }
 
-async fn look_at_backup(api: &Api) -> Result<Action, ReconcileError> {
-    look(api, &format!("{GROUP}/orchard/backups/evening"), backup::reconcile).await
+async fn reconcile_backup(api: &Api) -> Result<Action, ReconcileError> {
+    run(api, &format!("{GROUP}/orchard/backups/evening"), backup::reconcile).await
 }
 
 fn sources(api: &Api) -> Vec<Value> {
@@ -142,7 +142,7 @@ async fn job_of_another_author_gets_no_identity_and_its_account_no_right() {
         let before = api.below(ACCOUNTS);
         let name = job_name("Repository", "cellar", "generation/1", 1);
         api.put(&format!("{JOBS}/{name}"), forged_job(&name, ("Repository", "cellar"), account));
-        look_at_repository(&api).await.unwrap();
+        reconcile_repository(&api).await.unwrap();
         assert_eq!((api.below(BINDINGS), api.below(ACCOUNTS)), (vec![], before));
         let repository = api.get(&format!("{GROUP}/orchard/repositories/cellar")).unwrap();
         let ready = &repository["status"]["conditions"][0];
@@ -153,7 +153,7 @@ async fn job_of_another_author_gets_no_identity_and_its_account_no_right() {
 }
 
 #[tokio::test]
-async fn result_of_a_forged_job_is_not_believed_and_other_sources_go_on() {
+async fn result_of_a_forged_job_is_not_trusted_and_other_sources_continue() {
     let api = cluster();
     api.put(&format!("{GROUP}/orchard/repositories/cellar"), repository(true));
     backup(&api, &["books", "pictures"]);
@@ -161,11 +161,11 @@ async fn result_of_a_forged_job_is_not_believed_and_other_sources_go_on() {
     let mut forged = forged_job(&name, ("Backup", "evening"), "default");
     forged["spec"]["suspend"] = json!(false);
     api.put(&format!("{JOBS}/{name}"), forged);
-    let report = SourceReport {
+    let report = RunReport {
         verdict: Verdict::Succeeded,
         reason: Reason::Completed,
         proof: Proof::Sealed,
-        ..SourceReport::done(std::time::Duration::ZERO)
+        ..RunReport::done(std::time::Duration::ZERO)
     };
     let pod = json!({
         "metadata": {
@@ -183,7 +183,7 @@ async fn result_of_a_forged_job_is_not_believed_and_other_sources_go_on() {
     });
     api.put("/api/v1/namespaces/orchard/pods/forged", pod);
     for _ in 0..2 {
-        look_at_backup(&api).await.unwrap();
+        reconcile_backup(&api).await.unwrap();
         let sources = sources(&api);
         assert_eq!((&sources[0]["reason"], &sources[0]["verdict"]), (&json!("NameTaken"), &Value::Null));
         assert_eq!(sources[1]["state"], json!("Running"), "{sources:?}");
@@ -191,11 +191,11 @@ async fn result_of_a_forged_job_is_not_believed_and_other_sources_go_on() {
 }
 
 #[tokio::test]
-async fn pod_of_another_author_speaks_for_no_job() {
+async fn pod_of_another_author_reports_for_no_job() {
     let api = cluster();
     api.put(&format!("{GROUP}/orchard/repositories/cellar"), repository(true));
     backup(&api, &["books"]);
-    look_at_backup(&api).await.unwrap();
+    reconcile_backup(&api).await.unwrap();
     let name = job_name("Backup", "evening", "pvc/books", 1);
     let job = api.get(&format!("{JOBS}/{name}")).unwrap();
     assert_eq!(job["spec"]["suspend"], json!(false));
@@ -210,17 +210,17 @@ async fn pod_of_another_author_speaks_for_no_job() {
         "spec": { "serviceAccountName": "default", "containers": [] },
         "status": { "containerStatuses": [{
             "name": "runner", "ready": false, "restartCount": 0, "image": "", "imageID": "",
-            "state": { "terminated": { "exitCode": 0, "message": SourceReport::done(std::time::Duration::ZERO).to_termination_message() } },
+            "state": { "terminated": { "exitCode": 0, "message": RunReport::done(std::time::Duration::ZERO).to_termination_message() } },
         }] },
     });
     api.put("/api/v1/namespaces/orchard/pods/forged", pod.clone());
-    look_at_backup(&api).await.unwrap();
+    reconcile_backup(&api).await.unwrap();
     assert_eq!((&sources(&api)[0]["state"], &sources(&api)[0]["verdict"]), (&json!("Running"), &Value::Null));
-    // Kubernetes alone makes a pod with the account of the run.
+    // Only Kubernetes can create a pod with the account of the run.
     let mut own = pod;
     own["spec"]["serviceAccountName"] = json!(format!("stowaway-run-{name}"));
     api.put("/api/v1/namespaces/orchard/pods/forged", own);
-    look_at_backup(&api).await.unwrap();
+    reconcile_backup(&api).await.unwrap();
     assert_eq!(sources(&api)[0]["verdict"], json!("Succeeded"));
 }
 
@@ -242,7 +242,7 @@ async fn account_and_binding_of_another_author_are_neither_changed_nor_used() {
         backup(&api, &["books"]);
         api.put(&path, forged);
         let before = api.get(&path);
-        look_at_backup(&api).await.unwrap();
+        reconcile_backup(&api).await.unwrap();
         assert_eq!(api.get(&path), before, "{path}");
         assert_eq!(sources(&api)[0]["reason"], json!("NameTaken"), "{path}");
         assert_eq!(api.get(&format!("{JOBS}/{name}")).unwrap()["spec"]["suspend"], json!(true));
@@ -267,7 +267,7 @@ async fn binding_that_is_not_the_runs_own_is_never_deleted() {
             json!({ "metadata": { "name": binding, "namespace": "orchard" }, "roleRef": role }),
         );
     }
-    look_at_backup(&api).await.unwrap();
+    reconcile_backup(&api).await.unwrap();
     assert_eq!(sources(&api)[0]["reason"], json!("ResultLost"));
     assert_eq!(api.below(BINDINGS).len(), 2, "{:?}", api.changes());
 }
@@ -278,24 +278,24 @@ async fn interrupted_start_is_finished_and_a_job_of_an_earlier_plan_is_replaced(
     api.put(&format!("{GROUP}/orchard/repositories/cellar"), repository(true));
     backup(&api, &["books"]);
     let fresh = api.get(&format!("{GROUP}/orchard/backups/evening")).unwrap();
-    look_at_backup(&api).await.unwrap();
+    reconcile_backup(&api).await.unwrap();
     let path = format!("{JOBS}/{}", job_name("Backup", "evening", "pvc/books", 1));
     let started = api.get(&path).unwrap();
     for image in [IMAGE, "registry.example/stowaway:6"] {
-        // The Job was made, and neither started nor written into the status.
+        // The Job was created, and neither started nor written into the status.
         let mut job = started.clone();
         job["spec"]["suspend"] = json!(true);
         job["spec"]["template"]["spec"]["containers"][0]["image"] = json!(image);
         api.put(&path, job);
         api.put(&format!("{GROUP}/orchard/backups/evening"), fresh.clone());
-        look_at_backup(&api).await.unwrap();
+        reconcile_backup(&api).await.unwrap();
         let again = api.get(&path).unwrap();
         assert_eq!(again["spec"], started["spec"]);
         let is_same = again["metadata"]["uid"] == started["metadata"]["uid"];
         assert_eq!(is_same, image == IMAGE);
         assert_eq!(sources(&api)[0]["state"], json!("Running"));
         for part in api.below(ACCOUNTS).iter().chain(&api.below(BINDINGS)) {
-            // The garbage collector has taken those of the Job that is gone.
+            // The garbage collector has deleted the objects of the deleted Job.
             assert_eq!(part["metadata"]["ownerReferences"][0]["name"], again["metadata"]["name"]);
         }
         if !is_same {
@@ -310,7 +310,7 @@ async fn interrupted_start_is_finished_and_a_job_of_an_earlier_plan_is_replaced(
 }
 
 #[tokio::test]
-async fn jobs_that_are_only_labelled_take_no_turn() {
+async fn jobs_that_are_only_labelled_use_no_slot() {
     let api = cluster();
     api.put(&format!("{GROUP}/orchard/repositories/cellar"), repository(true));
     backup(&api, &["books"]);
@@ -322,7 +322,7 @@ async fn jobs_that_are_only_labelled_take_no_turn() {
             json!({ "metadata": metadata, "spec": { "template": { "spec": { "containers": [] } } } }),
         );
     }
-    look_at_backup(&api).await.unwrap();
+    reconcile_backup(&api).await.unwrap();
     assert_eq!(sources(&api)[0]["state"], json!("Running"));
 }
 
@@ -336,11 +336,11 @@ async fn object_that_cannot_be_read_stops_no_other_one_and_is_reported_itself() 
     poisoned["status"]["attempt"] = json!(-1);
     poisoned["spec"]["rest"]["url"] = json!("https://hunter2.example");
     api.put(&format!("{GROUP}/meadow/repositories/cellar"), poisoned);
-    look_at_backup(&api).await.unwrap();
+    reconcile_backup(&api).await.unwrap();
     assert_eq!(sources(&api)[0]["state"], json!("Running"));
 
     let path = format!("{GROUP}/meadow/repositories/cellar");
-    let action = look(&api, &path, repository::reconcile).await.unwrap();
+    let action = run(&api, &path, repository::reconcile).await.unwrap();
     assert_eq!(action, Action::await_change());
     let events = api.below("/apis/events.k8s.io/v1/namespaces/meadow/events/");
     assert!(matches!(&events[..], [event] if event["reason"] == json!("Unreadable")), "{events:?}");
@@ -356,7 +356,7 @@ async fn restore_is_marked_before_its_job_may_run() {
     api.put(&path, object("Restore", "undo", &spec));
     let claim = json!({ "metadata": { "name": "books", "namespace": "orchard" }, "spec": {} });
     api.put("/api/v1/namespaces/orchard/persistentvolumeclaims/books", claim);
-    look(&api, &path, restore::reconcile).await.unwrap();
+    run(&api, &path, restore::reconcile).await.unwrap();
     assert_eq!(api.get(&path).unwrap()["metadata"]["annotations"]["stowaway.dev/carried-out"], json!("uid-of-undo"));
     let changes = api.changes();
     let at = |call: String| changes.iter().position(|change| *change == call).unwrap_or_else(|| panic!("{changes:?}"));
@@ -388,7 +388,7 @@ async fn slow_namespace_delays_no_other_one() {
     let quick = Arc::new(serde_json::from_value(seen("meadow", "Repository", "cellar")).unwrap());
     repository::reconcile(quick, context.clone()).await.unwrap();
     assert_eq!(api.below("/apis/batch/v1/namespaces/meadow/jobs/").len(), 1);
-    // What it was about to start counts for the others until it has ended.
+    // The runs which it is starting count for other reconciles until it has ended.
     assert_eq!(context.being_started().len(), 1);
     slow.abort();
     assert!(slow.await.unwrap_err().is_cancelled());

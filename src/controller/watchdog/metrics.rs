@@ -1,6 +1,4 @@
-//! What the watch counts.
-//!
-//! It must not know where the figures are shown. The values of labels are closed lists.
+//! The metrics of the watchdog. The values of their labels are closed lists.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +21,7 @@ struct VersionLabel {
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, EncodeLabelValue)]
-#[allow(non_camel_case_types, reason = "the label's value is the name as it stands")]
+#[allow(non_camel_case_types, reason = "the variant's name is the label's value")]
 enum Version {
     current,
     other,
@@ -34,56 +32,55 @@ struct OutcomeLabel {
     outcome: Repaired,
 }
 
-/// What came of an attempt to replace a pod.
+/// The result of an attempt to replace a pod.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, EncodeLabelValue)]
 pub(super) enum Repaired {
-    /// It was evicted.
+    /// The pod was evicted.
     Replaced,
-    /// A `PodDisruptionBudget` was against it.
+    /// A `PodDisruptionBudget` did not allow the eviction.
     Blocked,
-    /// Its owner's pods come back without, again and again.
+    /// The new pods of the owner are repeatedly not injected.
     GivenUp,
 }
 
-/// The figures.
 #[derive(Clone, Debug, Default)]
 pub(in crate::controller) struct Metrics {
-    without: Family<ReasonLabel, Gauge>,
+    uninjected: Family<ReasonLabel, Gauge>,
     repairs: Family<OutcomeLabel, Counter>,
     injected: Family<VersionLabel, Gauge>,
     reasons: BTreeSet<String>,
 }
 
 impl Metrics {
-    /// Figures that are shown with the others of the registry, from 0 on.
+    /// Registers the metrics, with the value 0.
     pub fn register(registry: &mut Registry) -> Self {
         let mut metrics = Self::default();
         registry.register(
             "stowaway_uninjected_pods",
-            "Pods that run without what they ask for, by the reason why",
-            metrics.without.clone(),
+            "Pods which run without the requested injection, by reason",
+            metrics.uninjected.clone(),
         );
         registry.register(
             "stowaway_pod_repairs",
-            "Attempts to replace such a pod through its owner, by what came of it",
+            "Attempts to replace an uninjected pod by evicting it, by outcome",
             metrics.repairs.clone(),
         );
         registry.register(
             "stowaway_injected_pods",
-            "Pods with a helper, sidecar or restore step, by whether it is of the version of the controller",
+            "Pods with a helper, sidecar or restore step, by whether its version is the controller's",
             metrics.injected.clone(),
         );
-        metrics.injected(0, 0);
-        metrics.without(std::iter::empty());
+        metrics.set_injected(0, 0);
+        metrics.set_uninjected(std::iter::empty());
         for outcome in [Repaired::Replaced, Repaired::Blocked, Repaired::GivenUp] {
             drop(metrics.repairs.get_or_create(&OutcomeLabel { outcome }));
         }
         metrics
     }
 
-    /// The reasons of all pods that are without.
-    pub fn without(&mut self, reasons: impl Iterator<Item = String>) {
-        // A reason that nobody has any more is 0, and does not vanish.
+    /// Sets the number of uninjected pods from the reasons of all of them.
+    pub fn set_uninjected(&mut self, reasons: impl Iterator<Item = String>) {
+        // A reason which no pod has any more is set to 0, and its metric stays.
         self.reasons.insert(NOT_INJECTED.to_owned());
         let mut counts: BTreeMap<String, i64> = self.reasons.iter().map(|reason| (reason.clone(), 0)).collect();
         for reason in reasons {
@@ -91,18 +88,18 @@ impl Metrics {
         }
         for (reason, count) in counts {
             self.reasons.insert(reason.clone());
-            self.without.get_or_create(&ReasonLabel { reason }).set(count);
+            self.uninjected.get_or_create(&ReasonLabel { reason }).set(count);
         }
     }
 
-    /// How many pods have something injected of the controller's version, and of others.
-    pub fn injected(&self, current: i64, other: i64) {
+    /// Sets the number of pods with injected containers of the controller's version, and of other versions.
+    pub fn set_injected(&self, current: i64, other: i64) {
         self.injected.get_or_create(&VersionLabel { version: Version::current }).set(current);
         self.injected.get_or_create(&VersionLabel { version: Version::other }).set(other);
     }
 
-    /// An attempt was made.
-    pub(super) fn repaired(&self, outcome: Repaired) {
+    /// Counts an attempt to replace a pod.
+    pub(super) fn count_repair(&self, outcome: Repaired) {
         self.repairs.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 }

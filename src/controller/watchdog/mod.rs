@@ -1,8 +1,9 @@
-//! The watch over pods that run without what they ask for: seen within seconds, told once each, counted, and replaced where
-//! that is allowed.
+//! The watchdog, which finds pods that request an injection and run without it. Each is found within seconds, reported
+//! once, counted, and replaced if that is allowed.
 //!
-//! It must not decide anything; see `crate::watchdog`. Of a pod that asks for nothing it keeps nothing, of one that has all
-//! of it two numbers. Names of pods come by a watch of their metadata; only a pod that may ask for something is read whole.
+//! Decisions are made by `crate::watchdog`. To save memory, nothing is kept of a pod which requests nothing, and two
+//! numbers of a pod which is injected. Pods are watched by their metadata; only a pod which may request an injection is
+//! read as a whole.
 
 mod metrics;
 mod repair;
@@ -34,59 +35,59 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Seen, context::Context};
 use crate::{
-    annotations::{Injection, Role, own_key},
+    annotations::{Injection, KeyId, own_key},
     api::Repository,
     cluster::{call::CallError, observe, replace},
-    plan::{InjectedVersion, Occurrence, injected_version},
-    watchdog::{self, Candidate, Standing, Turns, WatchdogFacts},
+    plan::{EventRecord, InjectedVersion, injected_version},
+    watchdog::{self, Candidate, InjectionState, RepairQueue, WatchdogFacts},
 };
 
 pub(super) use metrics::Metrics;
 
-/// How often is looked whether something is due.
+/// How often due checks and replacements are done.
 const TICK: Duration = Duration::from_secs(5);
-/// A pod that is without is looked at again after this long: what stood against it may have gone.
-const LOOK_AGAIN: Duration = Duration::from_mins(1);
-/// So many are looked at again in one tick.
-const LOOKS_A_TICK: usize = 100;
-/// No look takes longer.
-const LONGEST_LOOK: Duration = Duration::from_secs(20);
+/// An uninjected pod is checked again after this long, because the cause may have been fixed.
+const RECHECK_INTERVAL: Duration = Duration::from_mins(1);
+/// The greatest number of repeated checks in one tick.
+const CHECKS_PER_TICK: usize = 100;
+const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
 
 type Events<K> = Pin<Box<dyn Stream<Item = watcher::Result<Event<Seen<K>>>> + Send>>;
 
-/// What is known of all pods.
+/// The state of the watchdog.
 pub(super) struct Watchdog {
     context: Arc<Context>,
-    /// For evictions: it asks once, and takes every answer for one.
+    /// The client for evictions, which does not retry.
     evicting: Client,
     /// The namespace of Stowaway itself.
     own: String,
-    /// What the namespaces' labels say.
+    /// The injection which a namespace's label requests, by namespace.
     namespaces: BTreeMap<String, Injection>,
-    /// Pods that are as they should be: by UID, the fingerprint of what that depends on, and of which version they are.
-    fine: HashMap<String, (u64, Option<InjectedVersion>)>,
-    /// Those that are not, by UID.
-    without: BTreeMap<String, Without>,
-    /// What owners were told: UID and reason.
-    told_owners: BTreeSet<(String, String)>,
-    turns: Turns,
+    /// Pods which have what they request, by UID: the fingerprint of the request, and the version of the injected
+    /// containers.
+    injected: HashMap<String, (u64, Option<InjectedVersion>)>,
+    /// Pods which do not have what they request, by UID.
+    uninjected: BTreeMap<String, Uninjected>,
+    /// The owners which were notified: UID and reason.
+    reported_owners: BTreeSet<(String, String)>,
+    repair_queue: RepairQueue,
     repair: repair::Memory,
     metrics: Metrics,
 }
 
-/// A pod that is without, or could not be looked at.
-struct Without {
+/// A pod which does not have what it requests, or could not be checked.
+struct Uninjected {
     namespace: String,
     name: String,
     fingerprint: u64,
     version: Option<InjectedVersion>,
-    looked: Instant,
-    /// None when it could not be read.
-    standing: Option<Standing>,
-    /// The reason that was told.
-    told: Option<String>,
-    /// UID of whom people know as the owner.
-    top: Option<String>,
+    checked: Instant,
+    /// `None` if the pod could not be read.
+    standing: Option<InjectionState>,
+    /// The reason which was reported.
+    reported: Option<String>,
+    /// UID of the topmost owner.
+    top_owner: Option<String>,
     candidate: Option<Candidate>,
 }
 
@@ -97,16 +98,16 @@ impl Watchdog {
             own: context.client.default_namespace().to_owned(),
             context,
             namespaces: BTreeMap::new(),
-            fine: HashMap::new(),
-            without: BTreeMap::new(),
-            told_owners: BTreeSet::new(),
-            turns: Turns::starting(started),
+            injected: HashMap::new(),
+            uninjected: BTreeMap::new(),
+            reported_owners: BTreeSet::new(),
+            repair_queue: RepairQueue::starting(started),
             repair: repair::Memory::default(),
             metrics,
         }
     }
 
-    /// Watches until it is told to end; nothing that is under way then needs to be finished.
+    /// Runs until `token` is cancelled. Interrupted work needs no cleanup.
     pub async fn run(mut self, token: CancellationToken) {
         tokio::select! {
             () = token.cancelled() => {}
@@ -119,7 +120,7 @@ impl Watchdog {
         let mut pods = self.watch_pods();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        // What a pod asks for depends on its namespace, so those are known first.
+        // The request of a pod depends on its namespace, so the namespaces are listed first.
         let mut namespaces_known = false;
         let mut listed = Listed::default();
         let mut labels = None;
@@ -133,15 +134,16 @@ impl Watchdog {
                         pods_due |= changed && namespaces_known;
                         namespaces_known |= is_listed;
                     }
-                    Err(error) => tracing::warn!("the watch of namespaces broke, and is begun again: {error}"),
+                    Err(error) => tracing::warn!("the watch of namespaces failed and is restarted: {error}"),
                 },
                 Some(event) = pods.next(), if namespaces_known => match event {
                     Ok(event) => self.event(event, &mut listed).await,
-                    Err(error) => tracing::warn!("the watch of pods broke, and is begun again: {error}"),
+                    Err(error) => tracing::warn!("the watch of pods failed and is restarted: {error}"),
                 },
                 _ = ticks.tick() => {
                     if std::mem::take(&mut pods_due) {
-                        // A label changed: all pods are listed anew, and those of that namespace looked at.
+                        // A namespace's label changed: all pods are listed again, and those of that namespace are
+                        // checked.
                         (pods, listed) = (self.watch_pods(), Listed::default());
                     }
                     self.tick(Timestamp::now()).await;
@@ -151,7 +153,7 @@ impl Watchdog {
     }
 
     fn watch_namespaces(&self) -> Events<Namespace> {
-        let labelled = watcher::Config::default().labels(&own_key(Role::Inject));
+        let labelled = watcher::Config::default().labels(&own_key(KeyId::Inject));
         watcher(Api::<Seen<Namespace>>::all(self.context.client.clone()), labelled).default_backoff().boxed()
     }
 
@@ -161,19 +163,20 @@ impl Watchdog {
             .boxed()
     }
 
-    /// Keeps what the namespaces' labels say; whether that changed. `listing` is what a list has brought so far.
+    /// Stores the injections which namespaces' labels request. Returns whether they changed. `listing` has the part of
+    /// a list which was received so far.
     fn namespace(&mut self, event: Event<Seen<Namespace>>, listing: &mut Option<BTreeMap<String, Injection>>) -> bool {
-        let said = |namespace: &Seen<Namespace>| watchdog::by_label(namespace.metadata.labels.as_ref());
+        let injection_of = |namespace: &Seen<Namespace>| watchdog::by_label(namespace.metadata.labels.as_ref());
         let before = self.namespaces.clone();
         match event {
             Event::Init => *listing = Some(BTreeMap::new()),
             Event::InitApply(namespace) => {
-                if let (Some(listing), Some(injection)) = (listing.as_mut(), said(&namespace)) {
+                if let (Some(listing), Some(injection)) = (listing.as_mut(), injection_of(&namespace)) {
                     listing.insert(namespace.name_any(), injection);
                 }
             }
             Event::InitDone => self.namespaces = listing.take().unwrap_or_default(),
-            Event::Apply(namespace) => match said(&namespace) {
+            Event::Apply(namespace) => match injection_of(&namespace) {
                 Some(injection) => {
                     self.namespaces.insert(namespace.name_any(), injection);
                 }
@@ -193,13 +196,13 @@ impl Watchdog {
             Event::Init => *listed = Listed::default(),
             Event::InitApply(pod) => {
                 self.pod(&pod.metadata).await;
-                let is_kept = |uid: &String| self.fine.contains_key(uid) || self.without.contains_key(uid);
+                let is_kept = |uid: &String| self.injected.contains_key(uid) || self.uninjected.contains_key(uid);
                 listed.0.extend(pod.uid().filter(is_kept));
             }
             Event::InitDone => {
-                let Listed(there) = std::mem::take(listed);
-                self.fine.retain(|uid, _| there.contains(uid));
-                self.without.retain(|uid, _| there.contains(uid));
+                let Listed(existing) = std::mem::take(listed);
+                self.injected.retain(|uid, _| existing.contains(uid));
+                self.uninjected.retain(|uid, _| existing.contains(uid));
             }
             Event::Apply(pod) => self.pod(&pod.metadata).await,
             Event::Delete(pod) => self.forget(pod.uid().as_deref()),
@@ -208,96 +211,96 @@ impl Watchdog {
 
     fn forget(&mut self, uid: Option<&str>) {
         if let Some(uid) = uid {
-            self.fine.remove(uid);
-            self.without.remove(uid);
+            self.injected.remove(uid);
+            self.uninjected.remove(uid);
         }
     }
 
-    /// A pod that was made or changed.
+    /// Handles a pod which was created or changed.
     async fn pod(&mut self, metadata: &ObjectMeta) {
         let (Some(uid), Some(namespace), Some(name)) = (&metadata.uid, &metadata.namespace, &metadata.name) else {
             return;
         };
         let by_namespace = self.namespaces.get(namespace).copied();
-        let may_ask = watchdog::is_watched(namespace, &self.own)
+        let is_watched = watchdog::is_watched(namespace, &self.own)
             && metadata.deletion_timestamp.is_none()
-            && watchdog::may_ask(metadata, by_namespace);
-        if !may_ask {
+            && watchdog::may_request_injection(metadata, by_namespace);
+        if !is_watched {
             return self.forget(Some(uid));
         }
         let mut hasher = DefaultHasher::new();
         (&metadata.annotations, by_namespace).hash(&mut hasher);
         let fingerprint = hasher.finish();
-        let is_known = self.fine.get(uid).is_some_and(|(known, _)| *known == fingerprint)
-            || self.without.get(uid).is_some_and(|pod| pod.fingerprint == fingerprint);
+        let is_known = self.injected.get(uid).is_some_and(|(known, _)| *known == fingerprint)
+            || self.uninjected.get(uid).is_some_and(|pod| pod.fingerprint == fingerprint);
         if !is_known {
-            self.look((uid, namespace, name), fingerprint).await;
+            self.check((uid, namespace, name), fingerprint).await;
         }
     }
 
-    /// Looks at one pod as it is now.
-    async fn look(&mut self, (uid, namespace, name): (&str, &str, &str), fingerprint: u64) {
+    /// Reads a pod, and updates its state.
+    async fn check(&mut self, (uid, namespace, name): (&str, &str, &str), fingerprint: u64) {
         let client = &self.context.client;
         let facts = (namespace, self.namespaces.get(namespace).copied(), self.context.image.as_str());
-        let read = tokio::time::timeout(LONGEST_LOOK, read(client, name, uid, facts)).await;
+        let read = tokio::time::timeout(CHECK_TIMEOUT, read(client, name, uid, facts)).await;
         let (standing, metadata, version) = match read {
             Ok(Ok(Some(found))) => found,
             Ok(Ok(None)) => return self.forget(Some(uid)),
-            Ok(Err(error)) => return self.unseen((uid, namespace, name), fingerprint, &error.to_string()),
-            Err(error) => return self.unseen((uid, namespace, name), fingerprint, &error.to_string()),
+            Ok(Err(error)) => return self.check_failed((uid, namespace, name), fingerprint, &error.to_string()),
+            Err(error) => return self.check_failed((uid, namespace, name), fingerprint, &error.to_string()),
         };
         let owner = observe::controller_of(metadata.owner_references.as_deref().unwrap_or_default()).cloned();
         if let (Some(owner), Some(created)) = (&owner, &metadata.creation_timestamp) {
             match standing {
-                Standing::Injected => self.turns.succeeded(&owner.uid, created.0),
-                _ => self.turns.seen(&owner.uid, created.0),
+                InjectionState::Injected => self.repair_queue.succeeded(&owner.uid, created.0),
+                _ => self.repair_queue.seen(&owner.uid, created.0),
             }
         }
         let Some(reason) = standing.reason() else {
-            self.without.remove(uid);
-            self.fine.insert(uid.to_owned(), (fingerprint, version));
+            self.uninjected.remove(uid);
+            self.injected.insert(uid.to_owned(), (fingerprint, version));
             return;
         };
-        self.fine.remove(uid);
-        let told = self.without.get(uid).and_then(|pod| pod.told.clone());
-        let mut pod = Without {
+        self.injected.remove(uid);
+        let reported = self.uninjected.get(uid).and_then(|pod| pod.reported.clone());
+        let mut pod = Uninjected {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             fingerprint,
             version,
-            looked: Instant::now(),
-            candidate: matches!(standing, Standing::Missing { .. }).then(|| Candidate::new(&metadata)).flatten(),
-            top: self.without.get(uid).and_then(|pod| pod.top.clone()),
+            checked: Instant::now(),
+            candidate: matches!(standing, InjectionState::Missing { .. }).then(|| Candidate::new(&metadata)).flatten(),
+            top_owner: self.uninjected.get(uid).and_then(|pod| pod.top_owner.clone()),
             standing: Some(standing),
-            told,
+            reported,
         };
-        if pod.told.as_ref() != Some(&reason) {
-            self.tell(uid, &mut pod, owner.as_ref(), &reason).await;
-            pod.told = Some(reason);
+        if pod.reported.as_ref() != Some(&reason) {
+            self.report(uid, &mut pod, owner.as_ref(), &reason).await;
+            pod.reported = Some(reason);
         }
-        self.without.insert(uid.to_owned(), pod);
+        self.uninjected.insert(uid.to_owned(), pod);
     }
 
-    /// A pod that could not be read is looked at again.
-    fn unseen(&mut self, (uid, namespace, name): (&str, &str, &str), fingerprint: u64, error: &str) {
-        tracing::warn!(namespace, name, "pod {namespace}/{name} is looked at again, because it could not be: {error}");
-        let pod = self.without.entry(uid.to_owned()).or_insert_with(|| Without {
+    /// Records a pod which could not be read, so that it is checked again.
+    fn check_failed(&mut self, (uid, namespace, name): (&str, &str, &str), fingerprint: u64, error: &str) {
+        tracing::warn!(namespace, name, "failed to check pod {namespace}/{name}, it is checked again: {error}");
+        let pod = self.uninjected.entry(uid.to_owned()).or_insert_with(|| Uninjected {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             fingerprint,
             version: None,
-            looked: Instant::now(),
+            checked: Instant::now(),
             standing: None,
-            told: None,
-            top: None,
+            reported: None,
+            top_owner: None,
             candidate: None,
         });
-        (pod.fingerprint, pod.looked) = (fingerprint, Instant::now());
+        (pod.fingerprint, pod.checked) = (fingerprint, Instant::now());
     }
 
-    /// Tells pod and owner, each once for one reason.
-    async fn tell(&mut self, uid: &str, pod: &mut Without, owner: Option<&OwnerReference>, reason: &str) {
-        let note = pod.standing.as_ref().map(Standing::note).unwrap_or_default();
+    /// Writes Events about the pod and its owner, each once for a reason.
+    async fn report(&mut self, uid: &str, pod: &mut Uninjected, owner: Option<&OwnerReference>, reason: &str) {
+        let note = pod.standing.as_ref().map(InjectionState::note).unwrap_or_default();
         let regarding = ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Pod".to_owned()),
@@ -306,67 +309,68 @@ impl Watchdog {
             uid: Some(uid.to_owned()),
             ..ObjectReference::default()
         };
-        self.tell_once(&regarding, reason, note.clone()).await;
+        self.report_once(&regarding, reason, note.clone()).await;
         let Some(owner) = owner else { return };
         let top = match observe::top_owner(&self.context.client, &pod.namespace, owner).await {
             Ok(top) => top,
             Err(error) => {
-                let Without { namespace, name, .. } = &*pod;
-                tracing::warn!(namespace, name, "the workload of pod {namespace}/{name} is not known: {error}");
+                let Uninjected { namespace, name, .. } = &*pod;
+                tracing::warn!(namespace, name, "failed to find the workload of pod {namespace}/{name}: {error}");
                 owner.clone()
             }
         };
-        pod.top = Some(top.uid.clone());
-        if self.told_owners.insert((top.uid.clone(), reason.to_owned())) {
-            self.tell_once(&reference(&pod.namespace, &top), reason, format!("pod {}: {note}", pod.name)).await;
+        pod.top_owner = Some(top.uid.clone());
+        if self.reported_owners.insert((top.uid.clone(), reason.to_owned())) {
+            self.report_once(&reference(&pod.namespace, &top), reason, format!("pod {}: {note}", pod.name)).await;
         }
     }
 
-    /// Tells it, unless it was told before the controller was started anew.
-    async fn tell_once(&self, regarding: &ObjectReference, reason: &str, note: String) {
+    /// Writes an Event, unless it was written before a restart of the controller.
+    async fn report_once(&self, regarding: &ObjectReference, reason: &str, note: String) {
         let namespace = regarding.namespace.as_deref().unwrap_or_default();
         let uid = regarding.uid.clone().unwrap_or_default();
-        let told = observe::complaints(&self.context.client, namespace, &[uid]).await.unwrap_or_else(|error| {
-            tracing::warn!(namespace, "what was told in namespace {namespace} before is not known: {error}");
+        let reported = observe::complaints(&self.context.client, namespace, &[uid]).await.unwrap_or_else(|error| {
+            tracing::warn!(namespace, "failed to list the earlier Events of namespace {namespace}: {error}");
             Vec::new()
         });
-        if !told.iter().any(|told| told.strip_prefix(reason).is_some_and(|rest| rest.starts_with(": "))) {
-            self.context.tell(regarding, &[occurrence(true, reason, "Inject", note)]).await;
+        if !reported.iter().any(|event| event.strip_prefix(reason).is_some_and(|rest| rest.starts_with(": "))) {
+            self.context.publish_events(regarding, &[event_record(true, reason, "Inject", note)]).await;
         }
     }
 
-    /// What is due: pods to be looked at again, the figures, and a replacement.
+    /// Checks due pods again, updates the metrics, and replaces a pod if that is due.
     async fn tick(&mut self, now: Timestamp) {
-        let due = self.without.iter().filter(|(_, pod)| pod.looked.elapsed() >= LOOK_AGAIN).take(LOOKS_A_TICK);
+        let due =
+            self.uninjected.iter().filter(|(_, pod)| pod.checked.elapsed() >= RECHECK_INTERVAL).take(CHECKS_PER_TICK);
         let due: Vec<(String, String, String, u64)> =
             due.map(|(uid, pod)| (uid.clone(), pod.namespace.clone(), pod.name.clone(), pod.fingerprint)).collect();
         for (uid, namespace, name, fingerprint) in due {
-            self.look((&uid, &namespace, &name), fingerprint).await;
+            self.check((&uid, &namespace, &name), fingerprint).await;
         }
-        let tops: HashSet<&String> = self.without.values().filter_map(|pod| pod.top.as_ref()).collect();
-        self.told_owners.retain(|(top, _)| tops.contains(top));
+        let top_owners: HashSet<&String> = self.uninjected.values().filter_map(|pod| pod.top_owner.as_ref()).collect();
+        self.reported_owners.retain(|(top, _)| top_owners.contains(top));
         let versions = || {
-            let of_fine = self.fine.values().filter_map(|(_, version)| *version);
-            of_fine.chain(self.without.values().filter_map(|pod| pod.version))
+            let of_injected = self.injected.values().filter_map(|(_, version)| *version);
+            of_injected.chain(self.uninjected.values().filter_map(|pod| pod.version))
         };
         let count = |version| i64::try_from(versions().filter(|found| *found == version).count()).unwrap_or(i64::MAX);
-        self.metrics.injected(count(InjectedVersion::Current), count(InjectedVersion::Other));
-        self.metrics.without(self.without.values().filter_map(|pod| pod.standing.as_ref()?.reason()));
+        self.metrics.set_injected(count(InjectedVersion::Current), count(InjectedVersion::Other));
+        self.metrics.set_uninjected(self.uninjected.values().filter_map(|pod| pod.standing.as_ref()?.reason()));
         self.repair(now).await;
     }
 }
 
-/// UIDs of the pods that a list has brought, of those that are known.
+/// UIDs of the known pods which are in the list so far.
 #[derive(Default)]
 struct Listed(HashSet<String>);
 
-/// The pod's standing, its metadata, and of which version that is which was injected; none when it is gone.
+/// The pod's state, its metadata, and the version of its injected containers; `None` if the pod no longer exists.
 async fn read(
     client: &Client,
     name: &str,
     uid: &str,
     (namespace, by_namespace, image): (&str, Option<Injection>, &str),
-) -> Result<Option<(Standing, ObjectMeta, Option<InjectedVersion>)>, CallError> {
+) -> Result<Option<(InjectionState, ObjectMeta, Option<InjectedVersion>)>, CallError> {
     let Some(pod) = replace::raw_pod(client, namespace, name).await? else { return Ok(None) };
     let metadata = pod.get("metadata").cloned().unwrap_or_default();
     let Ok(metadata) = serde_json::from_value::<ObjectMeta>(metadata) else { return Ok(None) };
@@ -374,12 +378,12 @@ async fn read(
         return Ok(None);
     }
     let facts = WatchdogFacts { namespace, by_namespace, image, repositories: &[] };
-    let mut standing = watchdog::standing(&pod, &facts);
+    let mut standing = watchdog::injection_state(&pod, &facts);
     if standing.wants_repository() {
         let repositories: Vec<Repository> = observe::list(client, namespace, "").await?;
-        standing = watchdog::standing(&pod, &WatchdogFacts { repositories: &repositories, ..facts });
+        standing = watchdog::injection_state(&pod, &WatchdogFacts { repositories: &repositories, ..facts });
     }
-    // A pod that a newer version of Kubernetes wrote may not be readable as a whole, and has no version then.
+    // The spec of a pod of a newer Kubernetes version may not be parsable; then the version is not known.
     let spec = pod.get("spec").cloned().and_then(|spec| serde_json::from_value::<PodSpec>(spec).ok());
     let version = spec.and_then(|spec| injected_version(&spec, image));
     Ok(Some((standing, metadata, version)))
@@ -396,6 +400,6 @@ fn reference(namespace: &str, owner: &OwnerReference) -> ObjectReference {
     }
 }
 
-fn occurrence(is_warning: bool, reason: &str, action: &'static str, note: String) -> Occurrence {
-    Occurrence { is_warning, reason: reason.to_owned(), action, note, job: None }
+fn event_record(is_warning: bool, reason: &str, action: &'static str, note: String) -> EventRecord {
+    EventRecord { is_warning, reason: reason.to_owned(), action, note, job: None }
 }

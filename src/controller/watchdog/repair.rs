@@ -1,7 +1,7 @@
-//! Replacing pods that are without, one at a time, through their owners.
+//! The replacement of uninjected pods, one at a time, by evicting them so that their owners create new ones.
 //!
-//! It must not decide whose turn it is; see `crate::watchdog::Turns`. It is allowed where the controller has the right to
-//! evict pods, and nowhere else: who gives that right, in a namespace or in all, says so by it.
+//! `crate::watchdog::RepairQueue` decides which pod is next. Pods are only replaced in namespaces in which the
+//! controller has the right to evict pods; an administrator allows replacements by granting that right.
 
 use std::{
     collections::BTreeMap,
@@ -11,31 +11,30 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 
-use super::{Watchdog, metrics::Repaired, occurrence, reference};
+use super::{Watchdog, event_record, metrics::Repaired, reference};
 use crate::{
     cluster::{
         call::CallError,
         observe,
         replace::{self, Eviction},
     },
-    watchdog::{Candidate, MAXIMUM_TRIES, Turn},
+    watchdog::{Candidate, MAXIMUM_TRIES, RepairBatch},
 };
 
-/// The webhook's Deployment. Its pods are Ready only while a call to themselves, over the Service's name and with the
-/// certificate that the API server trusts, is answered.
+/// The webhook's Deployment. Its pods are Ready only while they can call themselves by the Service's name, with the
+/// certificate which the API server trusts.
 const WEBHOOK: &str = "stowaway-webhook";
-/// How often is tried.
+/// The interval between two rounds.
 const ROUND: Duration = Duration::from_secs(15);
-/// What the API server says of our rights is asked again after this long.
+/// How long the result of an access review is cached.
 const RIGHTS_LAST: Duration = Duration::from_mins(2);
-/// No round takes longer.
 const LONGEST_ROUND: Duration = Duration::from_mins(1);
 
-/// What is remembered from one round to the next.
+/// The state between two rounds.
 #[derive(Default)]
 pub(super) struct Memory {
     round: Option<Instant>,
-    /// Whether we may evict in a namespace, and when that was asked.
+    /// Whether the controller may evict pods of a namespace, and when that was requested.
     rights: BTreeMap<String, (bool, Instant)>,
 }
 
@@ -46,28 +45,28 @@ impl Watchdog {
             return;
         }
         self.repair.round = Some(Instant::now());
-        let candidates: Vec<Candidate> = self.without.values().filter_map(|pod| pod.candidate.clone()).collect();
-        let Turn { may, given_up } = self.turns.next(&candidates, now);
+        let candidates: Vec<Candidate> = self.uninjected.values().filter_map(|pod| pod.candidate.clone()).collect();
+        let RepairBatch { may, given_up } = self.repair_queue.next(&candidates, now);
         for candidate in given_up {
-            self.metrics.repaired(Repaired::GivenUp);
+            self.metrics.count_repair(Repaired::GivenUp);
             let note = format!(
-                "pod {} was replaced {MAXIMUM_TRIES} times, and its successor came back without what it asks for each time; \
-                 no further one is replaced. See the webhook's log and metrics",
+                "pod {} was replaced {MAXIMUM_TRIES} times, and each new pod was created without the requested injection; \
+                 it is not replaced again. See the webhook's log and metrics",
                 candidate.name
             );
-            self.tell_about(candidate, true, "RepairGivenUp", note).await;
+            self.report_to_owner(candidate, true, "RepairGivenUp", note).await;
         }
         if may.is_empty() {
             return;
         }
         match tokio::time::timeout(LONGEST_ROUND, self.replace_one(&may, now)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!("no pod is replaced for now: {error}"),
-            Err(_) => tracing::warn!("no pod is replaced for now: the API server was too slow"),
+            Ok(Err(error)) => tracing::warn!("failed to replace uninjected pods: {error}"),
+            Err(_) => tracing::warn!("failed to replace uninjected pods: the API server was too slow"),
         }
     }
 
-    /// Replaces the first pod that can be.
+    /// Replaces the first pod which can be replaced.
     async fn replace_one(&mut self, may: &[&Candidate], now: Timestamp) -> Result<(), CallError> {
         let mut webhook_is_ready = false;
         for candidate in may {
@@ -75,9 +74,9 @@ impl Watchdog {
             if !self.may_evict(namespace).await? {
                 continue;
             }
-            // Without the webhook the next pod would be without, too.
+            // Without the webhook, the new pod would not be injected either.
             if !webhook_is_ready && replace::ready_replicas(&self.context.client, &self.own, WEBHOOK).await? < 1 {
-                tracing::info!("pods are replaced when the webhook is Ready");
+                tracing::info!("uninjected pods are not replaced before the webhook is Ready");
                 return Ok(());
             }
             webhook_is_ready = true;
@@ -87,16 +86,16 @@ impl Watchdog {
             }
             match replace::evict(&self.evicting, namespace, name, uid).await? {
                 Eviction::Done => {
-                    self.turns.replaced(candidate, now);
+                    self.repair_queue.replaced(candidate, now);
                     self.forget(Some(uid));
-                    self.metrics.repaired(Repaired::Replaced);
-                    let note = format!("pod {name} was evicted, so that the next one has what it asks for");
-                    self.tell_about(candidate, false, "PodReplaced", note).await;
+                    self.metrics.count_repair(Repaired::Replaced);
+                    let note = format!("pod {name} was evicted, so that the new pod gets the requested injection");
+                    self.report_to_owner(candidate, false, "PodReplaced", note).await;
                     return Ok(());
                 }
                 Eviction::Blocked(why) => {
                     tracing::info!(namespace, name, "pod {namespace}/{name} is not replaced for now: {why}");
-                    self.metrics.repaired(Repaired::Blocked);
+                    self.metrics.count_repair(Repaired::Blocked);
                 }
                 Eviction::Gone => self.forget(Some(uid)),
             }
@@ -105,7 +104,7 @@ impl Watchdog {
     }
 
     async fn may_evict(&mut self, namespace: &str) -> Result<bool, CallError> {
-        self.repair.rights.retain(|_, (_, asked)| asked.elapsed() < RIGHTS_LAST);
+        self.repair.rights.retain(|_, (_, requested)| requested.elapsed() < RIGHTS_LAST);
         if let Some((allowed, _)) = self.repair.rights.get(namespace) {
             return Ok(*allowed);
         }
@@ -114,11 +113,11 @@ impl Watchdog {
         Ok(allowed)
     }
 
-    /// Tells whom people know as the pod's owner.
-    async fn tell_about(&self, candidate: &Candidate, is_warning: bool, reason: &str, note: String) {
+    /// Writes an Event about the pod's topmost owner.
+    async fn report_to_owner(&self, candidate: &Candidate, is_warning: bool, reason: &str, note: String) {
         let Candidate { namespace, owner, .. } = candidate;
         let top = observe::top_owner(&self.context.client, namespace, owner).await.unwrap_or_else(|_| owner.clone());
         let regarding: ObjectReference = reference(namespace, &top);
-        self.context.tell(&regarding, &[occurrence(is_warning, reason, "Replace", note)]).await;
+        self.context.publish_events(&regarding, &[event_record(is_warning, reason, "Replace", note)]).await;
     }
 }

@@ -1,4 +1,4 @@
-//! The watch against an API server of a few answers, which writes down what it is asked.
+//! Tests of the watchdog against a fake API server, which records its calls.
 
 use std::{
     collections::BTreeMap,
@@ -21,20 +21,20 @@ use crate::controller::context::Settings;
 const OWN: &str = "stowaway-system";
 const EVICT: &str = "POST /api/v1/namespaces/orchard/pods/mill-0/eviction";
 
-/// An API server.
+/// A fake API server.
 #[derive(Default)]
 struct Server {
-    /// Answers by path; what is not there is not found.
+    /// Responses to GET by path; other paths are answered with 404.
     objects: BTreeMap<String, Value>,
-    /// Answers to what is posted, by path; else it is answered as it came.
+    /// Responses to POST by path; other requests are answered with the object which was sent.
     posted: BTreeMap<String, (u16, Value)>,
-    /// Every call that was made: method and path, and what was sent.
+    /// All calls: method and path, and the body.
     calls: Vec<(String, Value)>,
-    /// What a watch tells, by path.
-    news: BTreeMap<String, Value>,
-    /// What is answered only when it is told to, by path.
+    /// The events of watches, by path.
+    watch_events: BTreeMap<String, Value>,
+    /// Responses which are held back until they are notified, by path.
     gates: BTreeMap<String, Arc<Notify>>,
-    /// Whenever an Event was written.
+    /// Notified when an Event is written.
     written: Arc<Notify>,
 }
 
@@ -76,7 +76,7 @@ fn client(server: &Shared) -> Client {
             }
             let mut server = locked(&server);
             if parts.uri.query().is_some_and(|query| query.contains("watch=true")) {
-                return Ok(Response::new(told_without_end(server.news.remove(path))));
+                return Ok(Response::new(endless_watch(server.watch_events.remove(path))));
             }
             let (status, answer) = server.answer(&parts.method, path, sent);
             let answer = Response::builder().status(status).body(Body::from(answer.to_string())).unwrap();
@@ -86,8 +86,8 @@ fn client(server: &Shared) -> Client {
     Client::new(service, OWN)
 }
 
-/// The answer to a watch: one event, or none, and no end.
-fn told_without_end(event: Option<Value>) -> Body {
+/// The response to a watch: at most one event, and no end.
+fn endless_watch(event: Option<Value>) -> Body {
     let lines = event.map(|event| Ok::<_, Infallible>(Bytes::from(format!("{event}\n"))));
     Body::from_stream(stream::iter(lines).chain(stream::pending()))
 }
@@ -107,7 +107,7 @@ fn owner(kind: &str) -> Value {
     json!([{ "apiVersion": version, "kind": kind, "name": "mill", "uid": "uid-of-mill", "controller": true }])
 }
 
-/// A pod that asks for the helper and is without.
+/// A pod which requests the helper and does not have it.
 fn pod(name: &str, owner: &Value) -> Value {
     json!({
         "apiVersion": "v1",
@@ -124,7 +124,7 @@ fn pod(name: &str, owner: &Value) -> Value {
     })
 }
 
-/// A server with these pods, where all is well for a replacement.
+/// A server with these pods, which all may be replaced.
 fn server(pods: &[Value]) -> Shared {
     let mut server = Server::default();
     let namespace = "/api/v1/namespaces/orchard";
@@ -171,7 +171,7 @@ fn locked(server: &Shared) -> std::sync::MutexGuard<'_, Server> {
     server.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Kind and name of what Events were about, and their reasons.
+/// Kind and name of the objects which Events are about, and the reasons.
 fn events(server: &Shared) -> Vec<(String, String, String)> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let server = locked(server);
@@ -181,12 +181,12 @@ fn events(server: &Shared) -> Vec<(String, String, String)> {
     sent.iter().map(event).collect()
 }
 
-fn told(kind: &str, name: &str, reason: &str) -> (String, String, String) {
+fn reported(kind: &str, name: &str, reason: &str) -> (String, String, String) {
     (kind.to_owned(), name.to_owned(), reason.to_owned())
 }
 
 #[tokio::test]
-async fn a_pod_that_is_without_is_told_of_once_on_itself_and_its_deployment() {
+async fn an_uninjected_pod_gets_one_event_and_so_does_its_deployment() {
     let pods = [pod("mill-0", &owner("ReplicaSet")), pod("mill-1", &owner("ReplicaSet"))];
     let server = server(&pods);
     let mut watchdog = watchdog(&server);
@@ -195,18 +195,18 @@ async fn a_pod_that_is_without_is_told_of_once_on_itself_and_its_deployment() {
         seen(&mut watchdog, &pods[1]).await;
     }
     let expected = [
-        told("Pod", "mill-0", "NotInjected"),
-        told("Deployment", "orchard-mill", "NotInjected"),
-        told("Pod", "mill-1", "NotInjected"),
+        reported("Pod", "mill-0", "NotInjected"),
+        reported("Deployment", "orchard-mill", "NotInjected"),
+        reported("Pod", "mill-1", "NotInjected"),
     ];
     assert_eq!(events(&server), expected);
     let counted_up = locked(&server).calls.iter().any(|(call, _)| call.starts_with("PATCH "));
-    assert!(!counted_up, "one that was there is told again");
+    assert!(!counted_up, "an existing Event is not repeated");
     assert_eq!(locked(&server).sent("GET /api/v1/namespaces/orchard/pods/mill-0").len(), 1, "not for every change");
 }
 
 #[tokio::test]
-async fn what_was_told_before_a_restart_is_not_told_again() {
+async fn events_written_before_a_restart_are_not_repeated() {
     let pods = [pod("mill-0", &owner("ReplicaSet"))];
     let server = server(&pods);
     let event = json!({
@@ -217,11 +217,11 @@ async fn what_was_told_before_a_restart_is_not_told_again() {
     let mut watchdog = watchdog(&server);
     seen(&mut watchdog, &pods[0]).await;
     assert_eq!(events(&server), []);
-    assert_eq!(watchdog.without.len(), 1, "but it is counted");
+    assert_eq!(watchdog.uninjected.len(), 1, "but it is counted");
 }
 
 #[tokio::test]
-async fn a_pod_that_is_over_injected_or_asks_for_nothing_is_neither_told_of_nor_counted() {
+async fn a_pod_that_has_ended_is_injected_or_requests_nothing_is_neither_reported_nor_counted() {
     let mut over = pod("mill-0", &owner("Job"));
     over["status"]["phase"] = "Succeeded".into();
     let mut silent = pod("mill-1", &owner("ReplicaSet"));
@@ -242,11 +242,11 @@ async fn a_pod_that_is_over_injected_or_asks_for_nothing_is_neither_told_of_nor_
     let read: Vec<String> = locked(&server).calls.iter().map(|(call, _)| call.clone()).collect();
     let expected = ["GET /api/v1/namespaces/orchard/pods/mill-0", "GET /api/v1/namespaces/orchard/pods/mill-2"];
     assert_eq!(read, expected, "once each, and the others never");
-    assert!(watchdog.without.is_empty());
+    assert!(watchdog.uninjected.is_empty());
 }
 
 #[tokio::test]
-async fn a_label_of_the_namespace_asks_for_all_its_pods() {
+async fn a_label_of_the_namespace_holds_for_all_its_pods() {
     let mut silent = pod("mill-0", &owner("ReplicaSet"));
     silent["metadata"]["annotations"] = json!({});
     let server = server(std::slice::from_ref(&silent));
@@ -259,14 +259,14 @@ async fn a_label_of_the_namespace_asks_for_all_its_pods() {
     assert!(watchdog.namespace(Event::Apply(namespace.clone()), &mut listing));
     assert!(!watchdog.namespace(Event::Apply(namespace.clone()), &mut listing), "nothing changed");
     seen(&mut watchdog, &silent).await;
-    assert_eq!(watchdog.without.len(), 1);
+    assert_eq!(watchdog.uninjected.len(), 1);
     assert!(watchdog.namespace(Event::Delete(namespace), &mut listing));
     seen(&mut watchdog, &silent).await;
-    assert!(watchdog.without.is_empty());
+    assert!(watchdog.uninjected.is_empty());
 }
 
 #[tokio::test]
-async fn a_pod_that_is_made_while_we_watch_is_looked_at_with_its_namespaces_label() {
+async fn a_pod_that_is_created_during_the_watch_is_checked_with_its_namespaces_label() {
     let mut made = pod("mill-0", &owner("ReplicaSet"));
     made["metadata"]["annotations"] = json!({});
     let server = server(std::slice::from_ref(&made));
@@ -275,29 +275,29 @@ async fn a_pod_that_is_made_while_we_watch_is_looked_at_with_its_namespaces_labe
         let mut server = locked(&server);
         server.objects.insert("/api/v1/namespaces".into(), list(&[labelled]));
         server.objects.insert("/api/v1/pods".into(), list(&[]));
-        server.news.insert("/api/v1/pods".into(), json!({ "type": "ADDED", "object": made }));
+        server.watch_events.insert("/api/v1/pods".into(), json!({ "type": "ADDED", "object": made }));
         server.written.clone()
     };
     let gate = Arc::new(Notify::new());
     locked(&server).gates.insert("/api/v1/namespaces".into(), gate.clone());
     let token = CancellationToken::new();
     let running = tokio::spawn(watchdog(&server).run(token.clone()));
-    // As long as the namespaces are not known, no pod is asked for, however often all who could have a turn.
+    // No pod is read before the namespaces are listed, even if all other tasks had many chances to run.
     for _ in 0..1_000 {
         tokio::task::yield_now().await;
     }
-    assert!(locked(&server).gates.is_empty(), "they were asked for");
+    assert!(locked(&server).gates.is_empty(), "the namespaces were requested");
     assert_eq!(locked(&server).calls, []);
     gate.notify_one();
     let outcome = tokio::time::timeout(Duration::from_secs(15), written.notified()).await;
     assert!(outcome.is_ok(), "{:?}", locked(&server).calls);
     token.cancel();
     running.await.unwrap();
-    assert_eq!(events(&server).first(), Some(&told("Pod", "mill-0", "NotInjected")));
+    assert_eq!(events(&server).first(), Some(&reported("Pod", "mill-0", "NotInjected")));
 }
 
 #[tokio::test]
-async fn pods_that_went_while_the_watch_was_broken_are_forgotten() {
+async fn pods_that_were_deleted_while_the_watch_was_broken_are_forgotten() {
     let pods = [pod("mill-0", &owner("ReplicaSet")), pod("mill-1", &owner("ReplicaSet"))];
     let server = server(&pods);
     let mut watchdog = watchdog(&server);
@@ -309,11 +309,11 @@ async fn pods_that_went_while_the_watch_was_broken_are_forgotten() {
     for event in [Event::Init, Event::InitApply(there), Event::InitDone] {
         watchdog.event(event, &mut listed).await;
     }
-    assert_eq!(watchdog.without.keys().collect::<Vec<_>>(), ["uid-of-mill-1"]);
+    assert_eq!(watchdog.uninjected.keys().collect::<Vec<_>>(), ["uid-of-mill-1"]);
 }
 
 #[tokio::test]
-async fn repositories_are_asked_for_only_where_one_is_needed() {
+async fn repositories_are_listed_only_if_one_is_needed() {
     let mut sidecar = pod("mill-0", &owner("ReplicaSet"));
     sidecar["metadata"]["annotations"]["stowaway.dev/inject"] = "sidecar".into();
     let pods = [sidecar, pod("mill-1", &owner("ReplicaSet"))];
@@ -325,13 +325,13 @@ async fn repositories_are_asked_for_only_where_one_is_needed() {
     assert_eq!(locked(&server).sent(&format!("GET {path}")).len(), 0);
     seen(&mut watchdog, &pods[0]).await;
     assert_eq!(locked(&server).sent(&format!("GET {path}")).len(), 1);
-    assert!(events(&server).contains(&told("Pod", "mill-0", "RepositoryNotFound")));
-    // It cannot be mended by a new pod.
-    assert!(watchdog.without.values().all(|pod| pod.candidate.is_none() || pod.name == "mill-1"));
+    assert!(events(&server).contains(&reported("Pod", "mill-0", "RepositoryNotFound")));
+    // A new pod would not fix the cause.
+    assert!(watchdog.uninjected.values().all(|pod| pod.candidate.is_none() || pod.name == "mill-1"));
 }
 
 #[tokio::test]
-async fn a_pod_that_cannot_be_read_is_looked_at_again() {
+async fn a_pod_that_cannot_be_read_is_checked_again() {
     let pods = [pod("mill-0", &owner("ReplicaSet"))];
     let server = server(&pods);
     let path = "/api/v1/namespaces/orchard/pods/mill-0";
@@ -340,14 +340,14 @@ async fn a_pod_that_cannot_be_read_is_looked_at_again() {
     seen(&mut watchdog, &pods[0]).await;
     assert_eq!(events(&server), []);
     locked(&server).objects.insert(path.into(), broken);
-    let Some(long_ago) = Instant::now().checked_sub(LOOK_AGAIN) else { return };
-    watchdog.without.values_mut().for_each(|pod| pod.looked = long_ago);
+    let Some(long_ago) = Instant::now().checked_sub(RECHECK_INTERVAL) else { return };
+    watchdog.uninjected.values_mut().for_each(|pod| pod.checked = long_ago);
     watchdog.tick(now()).await;
-    assert_eq!(events(&server).first(), Some(&told("Pod", "mill-0", "NotInjected")));
+    assert_eq!(events(&server).first(), Some(&reported("Pod", "mill-0", "NotInjected")));
 }
 
 #[tokio::test]
-async fn one_pod_is_replaced_by_its_uid_and_its_deployment_told() {
+async fn one_pod_is_replaced_by_its_uid_and_its_deployment_gets_an_event() {
     let pods = [pod("mill-0", &owner("ReplicaSet")), pod("mill-1", &owner("ReplicaSet"))];
     let server = server(&pods);
     let mut watchdog = watchdog(&server);
@@ -364,7 +364,7 @@ async fn one_pod_is_replaced_by_its_uid_and_its_deployment_told() {
         assert_eq!(sent[0]["deleteOptions"]["preconditions"]["uid"], "uid-of-mill-0");
         assert_eq!(server.calls.iter().filter(|(call, _)| call.ends_with("/eviction")).count(), 1, "one at a time");
     }
-    assert!(events(&server).contains(&told("Deployment", "orchard-mill", "PodReplaced")));
+    assert!(events(&server).contains(&reported("Deployment", "orchard-mill", "PodReplaced")));
 }
 
 #[tokio::test]
@@ -375,7 +375,7 @@ async fn nothing_is_replaced_that_must_not_be() {
         change(&mut locked(&server));
         let mut watchdog = watchdog(&server);
         seen(&mut watchdog, &pods[0]).await;
-        assert_eq!(watchdog.without.len(), 1);
+        assert_eq!(watchdog.uninjected.len(), 1);
         watchdog.tick(now()).await;
         locked(&server).sent(EVICT).len() == 1
     };
@@ -387,7 +387,7 @@ async fn nothing_is_replaced_that_must_not_be() {
             }
         });
     };
-    assert!(!is_evicted(good(), &without_right).await, "nobody allowed it");
+    assert!(!is_evicted(good(), &without_right).await, "the controller has no right to evict");
     let webhook = format!("/apis/apps/v1/namespaces/{OWN}/deployments/stowaway-webhook");
     let not_ready = |server: &mut Server| {
         server.objects.get_mut(&webhook).unwrap()["status"]["readyReplicas"] = 0.into();
@@ -401,13 +401,13 @@ async fn nothing_is_replaced_that_must_not_be() {
     sibling["status"]["conditions"][0]["status"] = "False".into();
     assert!(!is_evicted(vec![good().remove(0), sibling.clone()], &|_| ()).await, "another one is not Ready");
     sibling["metadata"]["ownerReferences"][0]["uid"] = "other".into();
-    assert!(is_evicted(vec![good().remove(0), sibling], &|_| ()).await, "that is somebody else's");
-    assert!(!is_evicted(vec![pod("mill-0", &json!([]))], &|_| ()).await, "nobody would make it anew");
+    assert!(is_evicted(vec![good().remove(0), sibling], &|_| ()).await, "the other pod has another owner");
+    assert!(!is_evicted(vec![pod("mill-0", &json!([]))], &|_| ()).await, "no owner would create it again");
     assert!(!is_evicted(vec![pod("mill-0", &owner("Job"))], &|_| ()).await, "its work would be lost");
 }
 
 #[tokio::test]
-async fn a_disruption_budget_leaves_the_turn_to_the_next() {
+async fn a_disruption_budget_lets_the_next_pod_be_replaced() {
     let mut next = pod("well-0", &owner("StatefulSet"));
     next["metadata"]["ownerReferences"][0]["uid"] = "uid-of-well".into();
     let pods = [pod("mill-0", &owner("ReplicaSet")), next];
@@ -426,11 +426,11 @@ async fn a_disruption_budget_leaves_the_turn_to_the_next() {
 }
 
 #[tokio::test]
-async fn figures_are_there_from_the_beginning_and_fall_again() {
+async fn metrics_exist_from_the_start_and_fall_again() {
     let mut registry = prometheus_client::registry::Registry::default();
     let mut metrics = Metrics::register(&mut registry);
     let mut shown = |reasons: &[&str]| {
-        metrics.without(reasons.iter().map(|reason| (*reason).to_owned()));
+        metrics.set_uninjected(reasons.iter().map(|reason| (*reason).to_owned()));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         text

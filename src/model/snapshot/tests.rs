@@ -1,4 +1,4 @@
-//! One newest good snapshot, by example and by property.
+//! Tests of the choice of a snapshot, by examples and by properties.
 
 use proptest::prelude::*;
 
@@ -42,7 +42,7 @@ fn snapshot_of(host: &str, id: &str, time: &str, tags: &[&str]) -> Owned {
     }
 }
 
-/// The first two digits of the snapshot that is taken and its note, or why there is none.
+/// The first two digits of the chosen snapshot and its note, or why there is none.
 fn taken_by(all: &[Owned], cluster: &str, as_of: Option<&str>) -> Result<(String, String), String> {
     let source = "pvc/claim".parse().unwrap();
     let as_of = as_of.map(|time| time.parse().unwrap());
@@ -59,8 +59,8 @@ fn taken(all: &[Owned]) -> Result<String, String> {
 }
 
 #[test]
-fn whatever_is_not_good_is_never_the_newest_and_is_named() {
-    for (tag, word) in [
+fn snapshot_that_is_not_good_is_never_the_newest_and_is_named() {
+    for (tag, text) in [
         (SnapshotIdentity::UNPROVEN, "unproven"),
         (SnapshotIdentity::INCOMPLETE, "incomplete"),
         (SnapshotIdentity::SUSPECT, "suspect"),
@@ -73,9 +73,9 @@ fn whatever_is_not_good_is_never_the_newest_and_is_named() {
         ];
         let (id, note) = taken_by(&all, "here", None).unwrap();
         assert_eq!(id, "bb");
-        assert!(note.contains("1 newer not taken") && note.contains(word) && note.contains("cc000000"), "{note}");
+        assert!(note.contains("1 newer not used") && note.contains(text) && note.contains("cc000000"), "{note}");
         let refusal = taken(&all[2..]).unwrap_err();
-        assert!(refusal.contains(word) && refusal.contains("cc000000"), "{refusal}");
+        assert!(refusal.contains(text) && refusal.contains("cc000000"), "{refusal}");
     }
 }
 
@@ -89,9 +89,9 @@ fn snapshot_from_the_future_is_never_the_newest() {
     ];
     let (id, note) = taken_by(&all, "here", None).unwrap();
     assert_eq!(id, "bb", "clocks may differ by five minutes");
-    assert!(note.starts_with("2 newer not taken: dd000000") && note.contains("in the future"), "{note}");
+    assert!(note.starts_with("2 newer not used: dd000000") && note.contains("in the future"), "{note}");
     assert!(taken(&all[3..]).unwrap_err().contains("dated in the future"));
-    // Nor does a time that is named make the future the past.
+    // A requested time in the future does not change that.
     assert_eq!(taken_by(&all, "here", Some("2039-01-01T00:00:00Z")).unwrap().0, "bb");
 }
 
@@ -103,11 +103,11 @@ fn own_cluster_comes_first_and_another_one_is_reported() {
     assert_eq!(taken_by(&all, "here", None).unwrap(), ("aa".to_owned(), String::new()));
     let (id, note) = taken_by(&all, "elsewhere", None).unwrap();
     assert!(id == "bb" && note.contains("another cluster (there)"), "{id} {note}");
-    // Who has no cluster takes the newest, and learns that there are several.
+    // A caller without a cluster uses the newest, and is informed that there are several clusters.
     let (id, note) = taken_by(&all, "", None).unwrap();
     assert!(id == "bb" && note.contains("another cluster (there)"), "{id} {note}");
     assert_eq!(taken_by(&all[1..], "", None).unwrap().1, "");
-    // As of a time when the own cluster had none, the other one's is what there was.
+    // At a time when the own cluster had no snapshot, only the other cluster's existed.
     let (id, note) = taken_by(
         &[snapshot("cc", "2025-01-01T00:00:00Z", &[SOURCE, THERE]), own, foreign],
         "here",
@@ -149,7 +149,7 @@ fn snapshot_that_names_no_cluster_counts_as_the_own_clusters() {
 }
 
 #[test]
-fn snapshot_of_k8up_is_taken_where_there_is_no_good_one_of_the_source() {
+fn snapshot_of_k8up_is_used_where_there_is_no_good_one_of_the_source() {
     let k8up = snapshot("aa", "2026-01-01T00:00:00Z", &[]);
     let unproven = snapshot("bb", "2026-01-02T00:00:00Z", &[SOURCE, "unproven"]);
     let good = snapshot("cc", "2025-01-02T00:00:00Z", &[SOURCE]);
@@ -164,7 +164,7 @@ fn snapshot_of_k8up_is_taken_where_there_is_no_good_one_of_the_source() {
 }
 
 #[test]
-fn nothing_is_younger_than_the_time_that_is_named() {
+fn no_snapshot_is_newer_than_the_requested_time() {
     let all = [snapshot("aa", "2026-01-01T00:00:00Z", &[SOURCE]), snapshot("bb", "2026-01-02T00:00:00Z", &[SOURCE])];
     for (time, expected) in
         [("2026-01-02T00:00:00Z", Some("aabb")), ("2026-01-01T23:59:59Z", Some("aa")), ("2025-12-31T23:59:59Z", None)]
@@ -214,7 +214,7 @@ proptest! {
             Err(NotRestorable::NoneGood(newest, quality)) => {
                 prop_assert!(quality != Quality::Proven && newest.identity.host == "shop");
             }
-            Err(NotRestorable::NoneInTime(_)) => prop_assert!(false, "no time was named"),
+            Err(NotRestorable::NoneInTime(_)) => prop_assert!(false, "no time was requested"),
             Err(NotRestorable::NoSnapshot) => prop_assert!(all.iter().all(|one| one.identity.host != "shop")),
         }
         // In any order the same.

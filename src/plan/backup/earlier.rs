@@ -1,7 +1,5 @@
-//! The last finished Backup that a new one is compared with, and what that had.
-//!
-//! It must not know how Backups are listed: there may be thousands, so that one after the other is looked at and only the best
-//! one is kept.
+//! The last finished Backup which a new one is compared with, and its sources. There may be thousands of Backups, so
+//! they are compared one after the other, and only the best one is kept.
 
 use std::collections::BTreeSet;
 
@@ -9,8 +7,8 @@ use kube::ResourceExt;
 
 use crate::{api::Backup, model::SourceName};
 
-/// Of two Backups the one that `backup` is to be compared with: finished, of the same selector and Repository, and the newer
-/// one. A Backup that could not begin reports nothing about its sources.
+/// Returns the better of `best` and `candidate` to compare `backup` with: a finished Backup of the same selector and
+/// Repository, and of two such Backups the newer one. A Backup without sources could not start, so it does not count.
 pub fn newer_of(backup: &Backup, best: Option<Backup>, candidate: Backup) -> Option<Backup> {
     let is_comparable = candidate.uid() != backup.uid()
         && candidate.spec.selector == backup.spec.selector
@@ -29,7 +27,7 @@ fn ended(backup: &Backup) -> Option<jiff::Timestamp> {
     status.completion_time.as_ref().map(|time| time.0)
 }
 
-/// What it had as sources, and what it missed already for a reason that is yet to be mended.
+/// The sources of the Backup, and those which it reported as missing for a reason which the user still has to fix.
 pub fn sources_of(backup: &Backup) -> Vec<SourceName> {
     let Some(status) = &backup.status else { return Vec::new() };
     // A pod that could not be named as a source has two parts, as a claim has.

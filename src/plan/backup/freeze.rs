@@ -1,13 +1,11 @@
-//! The list of a Backup's sources, made once, before the first Job.
-//!
-//! It must not know how a source goes on.
+//! The list of a Backup's sources, which is fixed once, before the first Job.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Actions, Occurrence, PlannedSource, SourcePlan, clip};
+use super::{Actions, EventRecord, PlannedSource, SourcePlan, clip};
 use crate::{
     api::{
         Backup, BackupStatus, COVERED, MissingSource, Outcome, SkipReason, SkippedClaim, SourceState, SourceStatus,
@@ -20,11 +18,11 @@ use crate::{
     },
 };
 
-/// The reason of an Event about what was probably not meant.
+/// The reason of an Event about an annotation which probably has a mistake.
 const ANNOTATION_WARNING: &str = "AnnotationWarning";
 
-/// Puts every source into the status; what asked for a backup and cannot have one is a source that failed. Returns why
-/// the run as a whole cannot begin, if it cannot.
+/// Writes every source into the status. A source which was requested and cannot be backed up is listed as failed.
+/// Returns why the Backup as a whole cannot start, if it cannot.
 pub(super) fn freeze(
     backup: &Backup,
     plan: &SourcePlan,
@@ -36,7 +34,7 @@ pub(super) fn freeze(
     let mut sources: BTreeMap<SourceName, SourceStatus> = plan.sources.iter().map(waiting).collect();
     let mut whole = Vec::new();
     for problem in &plan.problems {
-        actions.events.push(occurrence(&problem.reason().to_string(), problem.to_string()));
+        actions.events.push(event_record(&problem.reason().to_string(), problem.to_string()));
         let Some(name) = name_of(problem) else {
             whole.push(problem.to_string());
             continue;
@@ -52,26 +50,26 @@ pub(super) fn freeze(
         };
     }
     for warning in &plan.warnings {
-        actions.events.push(occurrence(ANNOTATION_WARNING, warning.to_string()));
+        actions.events.push(event_record(ANNOTATION_WARNING, warning.to_string()));
     }
     let count = sources.len();
     if let Some(first) = sources.keys().nth(MAXIMUM_SOURCES).cloned() {
         let problem = PlanProblem::TooManySources { count, first: first.clone() };
         sources.split_off(&first);
-        actions.events.push(occurrence(&problem.reason().to_string(), problem.to_string()));
+        actions.events.push(event_record(&problem.reason().to_string(), problem.to_string()));
         status.left_out = Some(clip(&problem.to_string()));
     }
     if sources.is_empty() && whole.is_empty() {
-        // Nothing was backed up, and silence would look like a success.
+        // A Backup without sources fails, because it would look like a success otherwise.
         let skipped = plan.skipped.iter().map(|claim| format!("; {}: {}", title(&claim.name), claim.message));
         let missing = plan.missing.iter().map(|source| format!("; {} is missing: {}", source.name, source.message));
         let nothing = match &backup.spec.selector {
             None => {
-                "no pod of the namespace asks for a backup by annotation, and there is no volume to back up".to_owned()
+                "no pod of the namespace requests a backup by annotation, and there is no volume to back up".to_owned()
             }
             Some(selector) => format!(
-                "the selector {} matches no pod of the namespace that asks for a backup by annotation, and no volume: look at \
-                 the labels (kubectl get pods,persistentvolumeclaims --show-labels), or leave the selector out",
+                "the selector {} matches no pod of the namespace which requests a backup by annotation, and no volume: \
+                 check the labels (kubectl get pods,persistentvolumeclaims --show-labels), or remove the selector",
                 selector_text(selector)
             ),
         };
@@ -82,59 +80,59 @@ pub(super) fn freeze(
     let clipped = |claim: SkippedClaim| SkippedClaim { message: clip_line(&claim.message), ..claim };
     status.skipped = skipped.into_iter().map(clipped).collect();
     status.skipped_not_listed = skipped_not_listed;
-    // What makes the verdict comes first, so that it is never the part that is cut.
+    // Sources which affect the verdict come first, so that they are never cut off.
     let mut missing = plan.missing.clone();
     missing.sort_by_key(|source| !source.reason.is_loss());
     (status.missing, status.missing_not_listed) = listed(&missing);
-    tell_covered(plan, status, actions, now);
+    set_covered_condition(plan, status, actions, now);
     (!whole.is_empty()).then(|| whole.join("; "))
 }
 
-/// As many as a status lists, and how many those are not.
+/// The entries which fit into the status, and the number of those which do not.
 fn listed<T: Clone>(all: &[T]) -> (Vec<T>, u32) {
     let rest = all.len().saturating_sub(MAXIMUM_SOURCES);
     (all.iter().take(MAXIMUM_SOURCES).cloned().collect(), u32::try_from(rest).unwrap_or(u32::MAX))
 }
 
-/// Kind and name of what is left out.
+/// Kind and name of a skipped claim or workload.
 fn title(name: &str) -> String {
     if name.contains('/') { name.to_owned() } else { format!("PersistentVolumeClaim {name}") }
 }
 
-/// Sets the condition, and reports what is missing in one Event.
-fn tell_covered(plan: &SourcePlan, status: &mut BackupStatus, actions: &mut Actions, now: Timestamp) {
+/// Sets the condition `Covered`, and reports all missing sources in one Event.
+fn set_covered_condition(plan: &SourcePlan, status: &mut BackupStatus, actions: &mut Actions, now: Timestamp) {
     let generation = status.observed_generation;
     let mut set = |state: &str, reason: &str, message: &str| {
         set_condition_status(&mut status.conditions, COVERED, state, (reason, message), generation, now);
     };
     if plan.missing.is_empty() {
         return if plan.is_complete {
-            set("True", "NothingMissing", "every source of the last Backup and of the workloads is there");
+            set("True", "NothingMissing", "no source of the last Backup or of the workloads is missing");
         } else {
-            set("Unknown", "WorkloadsNotListed", "the controller may not list the workloads of the namespace");
+            set("Unknown", "WorkloadsNotListed", "the controller has no right to list the workloads of the namespace");
         };
     }
     let reason = Reason::SourcesMissing.to_string();
-    let note = missing_words(&plan.missing);
+    let note = missing_message(&plan.missing);
     set("False", &reason, &note);
-    actions.events.push(occurrence(&reason, note));
+    actions.events.push(event_record(&reason, note));
 }
 
-/// The first ones of them, and how many there are.
-pub(super) fn missing_words(missing: &[MissingSource]) -> String {
+/// The first missing sources, and the number of the rest.
+pub(super) fn missing_message(missing: &[MissingSource]) -> String {
     const SHOWN: usize = 3;
     let mut shown: Vec<&MissingSource> = missing.iter().collect();
     shown.sort_by_key(|source| !source.reason.is_loss());
-    let words =
+    let entries =
         shown.iter().take(SHOWN).map(|source| format!("{} ({:?}): {}", source.name, source.reason, source.message));
-    let words = words.collect::<Vec<_>>().join("; ");
+    let entries = entries.collect::<Vec<_>>().join("; ");
     let rest = missing.len().saturating_sub(SHOWN);
     let more = if rest > 0 { format!("; and {rest} more") } else { String::new() };
-    clip(&format!("missing: {words}{more}"))
+    clip(&format!("missing: {entries}{more}"))
 }
 
-/// Takes the sources of Jobs off the list that wait for a pod which has ended since: its end was what was wanted. One that was
-/// tried before has failed, because its pod ended under it.
+/// Removes the sources of app Jobs whose pod has ended before the backup started, because a Job's pod is supposed to
+/// end. Such a source has failed if an attempt was made before, because its pod ended during that attempt.
 pub(super) fn release_ended(
     sources: &mut Vec<SourceStatus>,
     plan: &SourcePlan,
@@ -156,7 +154,7 @@ pub(super) fn release_ended(
             ended.push(source.name.clone());
             return false;
         }
-        let message = format!("its pod ended while it was dumped: {}", source.outcome.message);
+        let message = format!("its pod ended during the backup: {}", source.outcome.message);
         source.state = SourceState::Done;
         source.next_attempt_time = None;
         source.outcome.verdict = Some(Verdict::Failed);
@@ -173,7 +171,7 @@ pub(super) fn release_ended(
             status.skipped_not_listed = status.skipped_not_listed.saturating_add(1);
             continue;
         }
-        let message = "its pod ended before its turn came, and its pods are not waited for".to_owned();
+        let message = "its pod ended before the backup started, and Stowaway does not wait for pods of Jobs".to_owned();
         status.skipped.push(SkippedClaim { name: workload, reason: SkipReason::RunsToCompletion, message });
     }
 }
@@ -204,8 +202,8 @@ fn new(name: SourceName, state: SourceState) -> SourceStatus {
     }
 }
 
-/// A source that cannot be named has the pod's name; two parts, so that it is no other source's. None for a problem of
-/// the whole Backup.
+/// The name of the source which the problem is about. A problem of a pod gets a name of two parts, so that it differs
+/// from any source's name. `None` for a problem of the whole Backup.
 pub(super) fn name_of(problem: &PlanProblem) -> Option<SourceName> {
     match problem {
         PlanProblem::Annotations { pod, .. }
@@ -219,6 +217,6 @@ pub(super) fn name_of(problem: &PlanProblem) -> Option<SourceName> {
     }
 }
 
-fn occurrence(reason: &str, note: String) -> Occurrence {
-    Occurrence { is_warning: true, reason: reason.to_owned(), action: "Plan", note, job: None }
+fn event_record(reason: &str, note: String) -> EventRecord {
+    EventRecord { is_warning: true, reason: reason.to_owned(), action: "Plan", note, job: None }
 }

@@ -1,22 +1,20 @@
-//! What the sources of a Backup make together: verdict, conditions, counts.
-//!
-//! It must not know what is done next.
+//! The verdict, conditions and counts of a Backup, derived from its sources.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Actions, Occurrence, clip, freeze::missing_words};
+use super::{Actions, EventRecord, clip, freeze::missing_message};
 use crate::{
     api::{BackupStatus, MissingSource, SourceState, SourceStatus, set_run_conditions},
     model::{Reason, RunProgress, Verdict, short_amount},
     plan::text::fit,
 };
 
-/// All messages of a status together: with names and times, and what the API server notes of each field, it is below the
-/// 1.5 MiB that etcd takes.
+/// The limit of all messages of a status together. With names, times and the API server's managed fields, the object
+/// stays below etcd's limit of 1.5 MiB.
 const TEXTS: usize = 256 * 1024;
 
-/// Keeps the messages of all sources below what an object can hold.
+/// Cuts the messages of the status to [`TEXTS`] bytes.
 pub(super) fn fit_texts(status: &mut BackupStatus) {
     let outcomes = status.sources.iter_mut().map(|source| &mut source.outcome);
     let of_sources =
@@ -28,8 +26,8 @@ pub(super) fn fit_texts(status: &mut BackupStatus) {
     fit(&mut texts, TEXTS);
 }
 
-/// A run that has not begun.
-pub(super) fn wait(status: &mut BackupStatus, message: &str, now: Timestamp) {
+/// Sets the conditions of a Backup that has not started.
+pub(super) fn set_waiting(status: &mut BackupStatus, message: &str, now: Timestamp) {
     let (generation, message) = (status.observed_generation, clip(message));
     set_run_conditions(&mut status.conditions, None, ("Waiting", &message), generation, now);
 }
@@ -37,13 +35,14 @@ pub(super) fn wait(status: &mut BackupStatus, message: &str, now: Timestamp) {
 /// Whether the result of the Job is in the status, so that the Job is not needed any more.
 pub fn is_recorded(status: &BackupStatus, job: &str) -> bool {
     status.sources.iter().any(|source| {
-        let is_under_way = source.state == SourceState::Running && source.jobs.last().is_some_and(|last| last == job);
-        source.jobs.iter().any(|one| one == job) && !is_under_way
+        let is_running = source.state == SourceState::Running && source.jobs.last().is_some_and(|last| last == job);
+        source.jobs.iter().any(|one| one == job) && !is_running
     })
 }
 
-/// Brings counts, verdict and conditions up to the sources' own states. `refused` says why the run cannot begin at all, and
-/// `is_left` that it has made something which is to be deleted: it has no verdict until then, since nobody looks at it after.
+/// Derives counts, verdict and conditions from the sources. `refused`: why the Backup cannot start at all. `is_left`:
+/// the Backup has created objects which are still to be deleted; it gets its verdict after that, because a Backup with
+/// a verdict is not reconciled any more.
 pub(super) fn summarize(
     status: &mut BackupStatus,
     actions: &mut Actions,
@@ -56,29 +55,29 @@ pub(super) fn summarize(
         matches!(source.outcome.verdict, Some(Verdict::Succeeded | Verdict::Unproven | Verdict::Suspect))
     };
     let stored_bytes: u64 = sources.iter().filter(stored).filter_map(|source| source.outcome.bytes).sum();
-    let under_way = RunProgress::sum(sources.iter().filter_map(|source| source.transfer));
-    status.transfer = under_way.map(|progress| progress.words(short_amount));
-    status.bytes = stored_bytes.saturating_add(under_way.map_or(0, |progress| progress.bytes));
+    let in_progress = RunProgress::sum(sources.iter().filter_map(|source| source.transfer));
+    status.transfer = in_progress.map(|progress| progress.describe(short_amount));
+    status.bytes = stored_bytes.saturating_add(in_progress.map_or(0, |progress| progress.bytes));
     status.progress = Some(format!("{green}/{}", sources.len()));
     let is_over = sources.iter().all(|source| source.state == SourceState::Done);
     let (verdict, reason, message) = match refused {
         Some(message) => (Some(Verdict::Failed), Reason::InvalidRequest.to_string(), message),
         None if is_over && is_left => {
-            (None, "CleaningUp".to_owned(), "snapshots and their volumes are deleted".to_owned())
+            (None, "CleaningUp".to_owned(), "VolumeSnapshots and their temporary claims are being deleted".to_owned())
         }
-        None if is_over => over(sources, (&status.missing, status.left_out.as_deref()), green),
-        None => words_under_way(sources),
+        None if is_over => final_verdict(sources, (&status.missing, status.left_out.as_deref()), green),
+        None => progress_message(sources),
     };
     let message = clip(&message);
-    let words = (reason.as_str(), message.as_str());
+    let condition = (reason.as_str(), message.as_str());
     let generation = status.observed_generation;
     status.verdict = verdict;
     let is_green = verdict.is_some_and(Verdict::is_green);
-    set_run_conditions(&mut status.conditions, verdict, words, generation, now);
+    set_run_conditions(&mut status.conditions, verdict, condition, generation, now);
     if let Some(verdict) = verdict {
         status.completion_time = Some(Time(now));
-        actions.look_again = None;
-        actions.events.push(Occurrence {
+        actions.requeue_after = None;
+        actions.events.push(EventRecord {
             is_warning: !is_green,
             reason,
             action: "Finish",
@@ -88,9 +87,9 @@ pub(super) fn summarize(
     }
 }
 
-/// The verdict of a run whose sources all have one. What is missing although data of it is probably there makes it less than
-/// green, as does what is left out because it is too much.
-fn over(
+/// The verdict of a Backup whose sources all have one. The Backup is not green if a source is missing although its data
+/// probably exists, or if sources are left out because there are too many.
+fn final_verdict(
     sources: &[SourceStatus],
     (missing, left_out): (&[MissingSource], Option<&str>),
     green: usize,
@@ -101,12 +100,13 @@ fn over(
     let is_whole = lost.is_empty() && left_out.is_none();
     let mut also = left_out.map_or_else(String::new, |left_out| format!("; {left_out}"));
     if !lost.is_empty() {
-        also = format!("{also}; {}", missing_words(&lost));
+        also = format!("{also}; {}", missing_message(&lost));
     }
     let counted = format!("{green} of {count} sources are green{also}");
     if sources.is_empty() {
-        // The pods of all sources have ended before their turn.
-        return (Some(Verdict::Failed), Reason::PodGone.to_string(), format!("nothing was left to store{also}"));
+        // The pods of all sources ended before their backup started.
+        let message = format!("nothing was stored, because the pods of all sources have ended{also}");
+        return (Some(Verdict::Failed), Reason::PodGone.to_string(), message);
     }
     let by_weight = [Verdict::Failed, Verdict::Incomplete, Verdict::Suspect, Verdict::Unproven];
     let worst = by_weight.into_iter().find_map(has);
@@ -128,17 +128,17 @@ fn over(
     (Some(verdict), worst.outcome.reason.clone(), message)
 }
 
-/// What a run that is under way does, or waits for.
-fn words_under_way(sources: &[SourceStatus]) -> (Option<Verdict>, String, String) {
+/// The state of a Backup that is not over: counts, and the first message of a source that is not done.
+fn progress_message(sources: &[SourceStatus]) -> (Option<Verdict>, String, String) {
     let count = |state| sources.iter().filter(|source| source.state == state).count();
     let (done, running) = (count(SourceState::Done), count(SourceState::Running));
     let counted = format!("{done} of {} sources are done, {running} run", sources.len());
-    let first_words = sources
+    let first = sources
         .iter()
         .filter(|source| source.state != SourceState::Done && !source.outcome.message.is_empty())
         .map(|source| format!("; {}: {}", source.name, source.outcome.message))
         .next()
         .unwrap_or_default();
     let reason = if running > 0 { "Running" } else { "Waiting" };
-    (None, reason.to_owned(), counted + &first_words)
+    (None, reason.to_owned(), counted + &first)
 }

@@ -1,6 +1,4 @@
-//! The restore steps of pods: which claims an injected init container fills, and whether it has.
-//!
-//! It must not know Jobs, nor what waits for a step.
+//! The restore steps of pods: which claims an injected init container fills, and whether it has finished.
 
 use std::collections::BTreeSet;
 
@@ -13,23 +11,21 @@ use crate::model::injected::{REPOSITORY_VOLUME, RESTORE_CONTAINER};
 /// A claim that a restore step has not filled yet.
 #[derive(Debug, PartialEq)]
 pub(super) struct RestoreStep {
-    /// Name of the claim.
     pub claim: String,
     pub state: StepState,
-    /// Which pod, and how its step stands, for people.
+    /// The pod and the state of its step, for a user.
     pub message: String,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum StepState {
-    /// Its container runs.
     Running,
-    /// Its container is yet to be started, or to be started again after a failure.
+    /// The container has not started, or will be restarted after a failure.
     Waiting,
 }
 
-/// The steps that have not ended with exit code 0, of pods that are not over. A claim that another pod's step has found or
-/// made whole is not among them, because a step changes nothing in a volume that holds data.
+/// The steps which have not ended with exit code 0. `pods` are those which have not ended. A claim is left out if the
+/// step of another pod has succeeded for it, because a step changes nothing in a volume which holds data.
 pub(super) fn restore_steps(pods: &[&Pod]) -> Vec<RestoreStep> {
     let steps = || pods.iter().filter_map(|pod| Some((*pod, step_of(pod)?)));
     let whole: BTreeSet<&str> =
@@ -37,7 +33,7 @@ pub(super) fn restore_steps(pods: &[&Pod]) -> Vec<RestoreStep> {
     let mut found = Vec::new();
     for (pod, step) in steps().filter(|(pod, _)| !is_done(pod)) {
         for claim in filled(pod, step).filter(|claim| !whole.contains(claim)) {
-            let (state, how) = standing(pod);
+            let (state, how) = step_state(pod);
             let name = pod.name_any();
             let message = format!(
                 "pod {name}, whose step {RESTORE_CONTAINER} restores into claim {claim} and {how}; see \
@@ -54,7 +50,8 @@ fn step_of(pod: &Pod) -> Option<&Container> {
     containers.into_iter().find(|container| container.name == RESTORE_CONTAINER)
 }
 
-/// The claims that the step writes into: those of the pod that it mounts or that its arguments name, but for the repository's.
+/// The claims which the step writes into: the pod's claims which it mounts or which its arguments name, except the
+/// repository's.
 fn filled<'a>(pod: &'a Pod, step: &'a Container) -> impl Iterator<Item = &'a str> {
     let writes = |volume: &str| {
         let is_mounted = step.volume_mounts.iter().flatten().any(|mount| mount.name == volume);
@@ -63,11 +60,11 @@ fn filled<'a>(pod: &'a Pod, step: &'a Container) -> impl Iterator<Item = &'a str
             && (is_mounted || step.args.iter().flatten().any(|given| given.starts_with(&argument)))
     };
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let mine: BTreeSet<&str> = volumes
+    let written: BTreeSet<&str> = volumes
         .filter(|volume| writes(&volume.name))
         .filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.as_str()))
         .collect();
-    claims_of(pod).filter(move |claim| mine.contains(claim))
+    claims_of(pod).filter(move |claim| written.contains(claim))
 }
 
 fn state_of(pod: &Pod) -> Option<(&ContainerState, i32)> {
@@ -81,7 +78,7 @@ fn is_done(pod: &Pod) -> bool {
     terminated.is_some_and(|terminated| terminated.exit_code == 0)
 }
 
-fn standing(pod: &Pod) -> (StepState, String) {
+fn step_state(pod: &Pod) -> (StepState, String) {
     match state_of(pod) {
         Some((state, restarts)) if state.running.is_some() && restarts == 0 => (StepState::Running, "runs".to_owned()),
         Some((state, restarts)) if state.running.is_some() => {
@@ -91,12 +88,12 @@ fn standing(pod: &Pod) -> (StepState, String) {
             let code = state.terminated.as_ref().map(|terminated| terminated.exit_code);
             let code = code.map(|code| format!(" with exit code {code}")).unwrap_or_default();
             let how = match restarts.max(i32::from(!code.is_empty())) {
-                0 => "has not begun".to_owned(),
-                1 => format!("has failed{code}, and is started again"),
-                times => format!("has failed {times} times{code}, and is started again"),
+                0 => "has not started".to_owned(),
+                1 => format!("has failed{code} and is restarted"),
+                times => format!("has failed {times} times{code} and is restarted"),
             };
             (StepState::Waiting, how)
         }
-        None => (StepState::Waiting, "has not begun".to_owned()),
+        None => (StepState::Waiting, "has not started".to_owned()),
     }
 }

@@ -1,4 +1,4 @@
-//! What a Job, a pod, a snapshot or a Restore does in a claim is seen from outside, and nothing else is taken for it.
+//! Tests that the uses of a claim are derived from Jobs, pods, `VolumeSnapshot`s and Restores, and from nothing else.
 
 mod commands;
 mod steps;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::plan::fixtures::{NAMESPACE, restore};
 
-/// A pod's spec as `build` makes it: besides the volume that is meant, that of the repository.
+/// A pod's spec as `resources` creates it: with this volume, and the volume of the repository.
 fn pod_spec(volume: &str, claim: &str) -> Value {
     json!({ "containers": [], "volumes": [
         { "name": "repository", "persistentVolumeClaim": { "claimName": "cellar" } },
@@ -45,20 +45,20 @@ fn over(mut job: Job, condition: &str) -> Job {
     job
 }
 
-fn owner(uid: &str) -> Owner {
+fn owner(uid: &str) -> OwnerRef {
     let restore = restore(&json!({ "from": { "source": "pvc/casks" } }));
-    Owner { uid: uid.to_owned(), ..Owner::of(&restore).unwrap() }
+    OwnerRef { uid: uid.to_owned(), ..OwnerRef::of(&restore).unwrap() }
 }
 
-/// What a Restore waits for, what a backup, and what that fears.
+/// Whether a Restore waits, whether a backup waits, and whether there is a lingering pod.
 fn seen(runs: OwnRuns<'_>, claim: &str) -> [bool; 3] {
     let uses = ClaimUses::of(runs);
     let (own, claim) = (owner("another"), Subject::Claim(claim.to_owned()));
-    [uses.before_restore(&claim, &own, false), uses.before_backup(&claim), uses.lingers(&claim)]
-        .map(|words| words.is_some())
+    [uses.before_restore(&claim, &own, false), uses.before_backup(&claim), uses.lingering_pod(&claim)]
+        .map(|description| description.is_some())
 }
 
-const NOBODY: [bool; 3] = [false, false, false];
+const NONE_WAITS: [bool; 3] = [false, false, false];
 const RESTORES_WAIT: [bool; 3] = [true, false, false];
 const BOTH_WAIT: [bool; 3] = [true, true, false];
 
@@ -66,35 +66,35 @@ const BOTH_WAIT: [bool; 3] = [true, true, false];
 fn jobs_are_known_by_the_claim_that_they_read_or_write() {
     for ((kind, source, volume, mounted), claim, expected) in [
         (("backup", "pvc/casks", "data", "casks"), "casks", RESTORES_WAIT),
-        // It has the sidecar of a pod read it.
+        // A pod's sidecar reads the claim.
         (("backup", "pvc/casks", "tmp", "x"), "casks", RESTORES_WAIT),
-        // What was made of its snapshot is read.
-        (("backup", "pvc/casks", "data", "evening-1"), "casks", NOBODY),
-        (("backup", "deployment/mill/press", "tmp", "x"), "casks", NOBODY),
+        // The temporary claim of a snapshot is read.
+        (("backup", "pvc/casks", "data", "evening-1"), "casks", NONE_WAITS),
+        (("backup", "deployment/mill/press", "tmp", "x"), "casks", NONE_WAITS),
         (("restore", "pvc/other", "target", "casks"), "casks", BOTH_WAIT),
-        // From it, but not into it.
-        (("restore", "pvc/casks", "target", "other"), "casks", NOBODY),
-        (("restore", "pvc/casks", "tmp", "x"), "casks", NOBODY),
-        (("prune", "", "data", "casks"), "casks", NOBODY),
-        // The repository is on it.
-        (("backup", "deployment/mill/press", "tmp", "x"), "cellar", NOBODY),
-        (("restore", "pvc/other", "target", "casks"), "cellar", NOBODY),
+        // A Restore of the claim's source into another claim.
+        (("restore", "pvc/casks", "target", "other"), "casks", NONE_WAITS),
+        (("restore", "pvc/casks", "tmp", "x"), "casks", NONE_WAITS),
+        (("prune", "", "data", "casks"), "casks", NONE_WAITS),
+        // The claim which stores the repository.
+        (("backup", "deployment/mill/press", "tmp", "x"), "cellar", NONE_WAITS),
+        (("restore", "pvc/other", "target", "casks"), "cellar", NONE_WAITS),
     ] {
         let job = job(kind, source, volume, mounted);
-        let words = format!("{:?} {claim}", job.metadata);
+        let description = format!("{:?} {claim}", job.metadata);
         assert_eq!(
             seen(OwnRuns { jobs: std::slice::from_ref(&job), ..OwnRuns::default() }, claim),
             expected,
-            "{words}"
+            "{description}"
         );
         for condition in ["Complete", "Failed"] {
             let over = [over(job.clone(), condition)];
-            assert_eq!(seen(OwnRuns { jobs: &over, ..OwnRuns::default() }, claim), NOBODY, "{words}");
+            assert_eq!(seen(OwnRuns { jobs: &over, ..OwnRuns::default() }, claim), NONE_WAITS, "{description}");
         }
-        // One that was made and is yet to be started counts.
+        // A suspended Job counts.
         let mut suspended = job;
         suspended.spec.as_mut().unwrap().suspend = Some(true);
-        assert_eq!(seen(OwnRuns { jobs: &[suspended], ..OwnRuns::default() }, claim), expected, "{words}");
+        assert_eq!(seen(OwnRuns { jobs: &[suspended], ..OwnRuns::default() }, claim), expected, "{description}");
     }
 }
 
@@ -104,8 +104,8 @@ fn restore_does_not_wait_for_itself() {
     let uses = ClaimUses::of(OwnRuns { jobs: &jobs, ..OwnRuns::default() });
     let casks = Subject::Claim("casks".to_owned());
     assert_eq!(uses.before_restore(&casks, &owner("uid-of-evening"), false), None);
-    let words = uses.before_restore(&casks, &owner("uid-of-morning"), false).unwrap();
-    assert_eq!(words, "Restore evening, whose Job restore-1 writes into claim casks");
+    let description = uses.before_restore(&casks, &owner("uid-of-morning"), false).unwrap();
+    assert_eq!(description, "Restore evening, whose Job restore-1 writes into claim casks");
 }
 
 #[test]
@@ -121,13 +121,13 @@ fn pod_that_outlives_its_job_still_has_the_claim() {
         }
         assert_eq!(seen(jobs, &pod_of("backup", "Running")), RESTORES_WAIT);
         for phase in ["Succeeded", "Failed"] {
-            assert_eq!(seen(jobs, &pod_of("restore", phase)), NOBODY);
+            assert_eq!(seen(jobs, &pod_of("restore", phase)), NONE_WAITS);
         }
     }
 }
 
 #[test]
-fn snapshot_counts_until_its_moment_is_over() {
+fn snapshot_counts_until_it_is_taken() {
     let snapshot = |status: &Value, more: &Value| -> DynamicObject {
         let mut snapshot = json!({
             "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "metadata": { "name": "evening-1" },
@@ -142,13 +142,13 @@ fn snapshot_counts_until_its_moment_is_over() {
     for (status, more, expected) in [
         (json!({}), json!({}), RESTORES_WAIT),
         (bound, json!({}), RESTORES_WAIT),
-        (json!({ "creationTime": "2026-01-01T00:00:00Z", "readyToUse": false }), json!({}), NOBODY),
-        (json!({ "readyToUse": true }), json!({}), NOBODY),
-        (json!({}), json!({ "deletionTimestamp": "2026-01-01T00:00:00Z" }), NOBODY),
+        (json!({ "creationTime": "2026-01-01T00:00:00Z", "readyToUse": false }), json!({}), NONE_WAITS),
+        (json!({ "readyToUse": true }), json!({}), NONE_WAITS),
+        (json!({}), json!({ "deletionTimestamp": "2026-01-01T00:00:00Z" }), NONE_WAITS),
     ] {
         let snapshots = [snapshot(&status, &more)];
         assert_eq!(seen(OwnRuns { snapshots: &snapshots, ..OwnRuns::default() }, "casks"), expected, "{status}");
-        assert_eq!(seen(OwnRuns { snapshots: &snapshots, ..OwnRuns::default() }, "other"), NOBODY);
+        assert_eq!(seen(OwnRuns { snapshots: &snapshots, ..OwnRuns::default() }, "other"), NONE_WAITS);
     }
 }
 
@@ -156,14 +156,14 @@ fn snapshot_counts_until_its_moment_is_over() {
 fn backups_let_restores_pass_that_have_no_verdict() {
     let into = |claim: &str| restore(&json!({ "from": { "source": "pvc/x" }, "to": { "claim": { "name": claim } } }));
     let before_backup = |restore: Restore| seen(OwnRuns { restores: &[restore], ..OwnRuns::default() }, "casks");
-    assert_eq!(before_backup(into("casks")), [false, true, false], "Restores that wait do not wait for each other");
-    assert_eq!(before_backup(into("other")), NOBODY);
-    assert_eq!(before_backup(restore(&json!({ "from": { "source": "pvc/casks" } }))), NOBODY);
+    assert_eq!(before_backup(into("casks")), [false, true, false], "pending Restores do not wait for each other");
+    assert_eq!(before_backup(into("other")), NONE_WAITS);
+    assert_eq!(before_backup(restore(&json!({ "from": { "source": "pvc/casks" } }))), NONE_WAITS);
     let mut over = into("casks");
     over.status.get_or_insert_default().outcome.verdict = Some(crate::model::Verdict::Failed);
-    assert_eq!(before_backup(over), NOBODY);
+    assert_eq!(before_backup(over), NONE_WAITS);
     let mut deleted = into("casks");
     deleted.metadata.deletion_timestamp =
         Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(crate::plan::fixtures::at(0)));
-    assert_eq!(before_backup(deleted), NOBODY);
+    assert_eq!(before_backup(deleted), NONE_WAITS);
 }

@@ -1,6 +1,4 @@
-//! Why a pod does not run, or no longer does: Kubernetes' own words, and what a person can do about it.
-//!
-//! It must not know what the run is for.
+//! Why a pod does not start, or was ended: the message of Kubernetes, and what a user can do about it.
 
 use k8s_openapi::api::{
     batch::v1::Job,
@@ -9,15 +7,15 @@ use k8s_openapi::api::{
 
 use super::runner_state;
 
-/// What a person can do about the words of Kubernetes: parts of them, and the advice.
+/// Parts of messages of Kubernetes, and what a user can do about each.
 const ADVICE: &[(&[&str], &str)] = &[
     (
         &["exceeded quota:", "failed quota:"],
-        "raise the ResourceQuota, or set runnerPod.resources of the Repository or of the run within it",
+        "raise the ResourceQuota, or set runnerPod.resources of the Repository or of the run to fit into it",
     ),
     (
         &["usage per Container", "usage per Pod", "ratio per Container", "ratio per Pod"],
-        "a LimitRange of the namespace refuses the pod: set runnerPod.resources of the Repository or of the run within it",
+        "a LimitRange of the namespace refuses the pod: set runnerPod.resources of the Repository or of the run to fit into it",
     ),
     (
         &["violates PodSecurity"],
@@ -25,15 +23,15 @@ const ADVICE: &[(&[&str], &str)] = &[
     ),
     (
         &["no PriorityClass with name"],
-        "create the PriorityClass that runnerPod.priorityClassName names, or name another one",
+        "create the PriorityClass that runnerPod.priorityClassName names, or set an existing one",
     ),
     (
         &["ImagePullBackOff:", "ErrImagePull:"],
-        "set runnerPod.imagePullSecrets of the Repository where the image's registry wants a login",
+        "if the image's registry requires a login, set runnerPod.imagePullSecrets of the Repository",
     ),
 ];
 
-/// Why a pod does not run, in Kubernetes' own words, the most telling first.
+/// Why a pod does not start, as Kubernetes reports it: by the container's state, else the pod's, else the last warning.
 pub(super) fn hint(job: &Job, pod: Option<&Pod>, complaints: &[String]) -> String {
     let waiting = pod.and_then(runner_state).and_then(|state| state.waiting.as_ref()).and_then(|waiting| {
         let reason =
@@ -43,35 +41,35 @@ pub(super) fn hint(job: &Job, pod: Option<&Pod>, complaints: &[String]) -> Strin
     let unscheduled = || {
         let condition = condition(pod?, "PodScheduled").filter(|condition| condition.status == "False")?;
         let reason = condition.reason.as_deref().unwrap_or("not scheduled");
-        let words = format!("{reason}: {}", condition.message.as_deref().unwrap_or("no message"));
+        let message = format!("{reason}: {}", condition.message.as_deref().unwrap_or("no message"));
         Some(match only_node(job) {
             Some(node) => format!(
-                "{words}; the pod has to run on node {node}, where its claim is mounted: if that node is lost, taint it with \
+                "{message}; the pod has to run on node {node}, where its claim is mounted: if that node is lost, taint it with \
                  node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
             ),
-            None => words,
+            None => message,
         })
     };
-    let words = waiting.or_else(unscheduled).or_else(|| complaints.last().cloned()).unwrap_or_default();
-    advised(words)
+    let message = waiting.or_else(unscheduled).or_else(|| complaints.last().cloned()).unwrap_or_default();
+    with_advice(message)
 }
 
-/// The words with what a person can do, where that is known.
-pub(in crate::plan) fn advised(words: String) -> String {
-    let advice = ADVICE.iter().find(|(parts, _)| parts.iter().any(|part| words.contains(part)));
+/// The message, followed by what a user can do about it if that is known.
+pub(in crate::plan) fn with_advice(message: String) -> String {
+    let advice = ADVICE.iter().find(|(parts, _)| parts.iter().any(|part| message.contains(part)));
     match advice {
-        Some((_, advice)) => format!("{words}; {advice}"),
-        None => words,
+        Some((_, advice)) => format!("{message}; {advice}"),
+        None => message,
     }
 }
 
-/// Who ended a pod that its run would not have ended, such as a drain of its node.
+/// What disrupted the pod, such as a drain of its node.
 pub(super) fn disruption(pod: &Pod) -> Option<String> {
     let condition = condition(pod, "DisruptionTarget").filter(|condition| condition.status == "True")?;
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("unknown");
     let what = match condition.reason.as_deref().unwrap_or_default() {
         "EvictionByEvictionAPI" => "its pod was evicted from node",
-        "PreemptionByScheduler" => "its pod made room for one of a higher priority on node",
+        "PreemptionByScheduler" => "its pod was preempted by a pod of a higher priority on node",
         "DeletionByTaintManager" => "its pod was deleted because of a taint of node",
         "TerminationByKubelet" => "its pod was ended by the kubelet of node",
         _ => "its pod was ended on node",
@@ -80,7 +78,7 @@ pub(super) fn disruption(pod: &Pod) -> Option<String> {
     Some(format!("{what} {node}{message}"))
 }
 
-/// The node of a pod that can run on no other one.
+/// The node which the Job's pod is restricted to.
 fn only_node(job: &Job) -> Option<&str> {
     let affinity = job.spec.as_ref()?.template.spec.as_ref()?.affinity.as_ref()?;
     let required = affinity.node_affinity.as_ref()?.required_during_scheduling_ignored_during_execution.as_ref()?;

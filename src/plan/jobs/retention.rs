@@ -1,7 +1,5 @@
-//! How long a Job stays whose result is stored in a status: its pod holds the log, and keeps the claims that it mounts from
-//! being deleted.
-//!
-//! It must not know what the run was for.
+//! How long a finished Job is kept after its result is stored in a status. Its pod holds the log, but also keeps the
+//! claims which it mounts from being deleted.
 
 use std::time::Duration;
 
@@ -10,27 +8,28 @@ use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use super::{ObservedJob, finished, has_ended, is_over};
 use crate::plan::names::RUNNER_CONTAINER;
 
-/// How long a Job stays that has succeeded.
+/// How long a successful Job is kept.
 const AFTER_SUCCESS: Duration = Duration::from_hours(1);
-/// How long a Job stays that has failed, for its log.
+/// How long a failed Job is kept, for its log.
 const AFTER_FAILURE: Duration = Duration::from_hours(24);
-/// The same where the pod mounts a claim: Kubernetes deletes no claim that a pod names, not even one that has ended.
+/// The same if the pod mounts a claim, because Kubernetes does not delete a claim while a pod names it, even if the pod
+/// has ended.
 const AFTER_SUCCESS_ON_CLAIM: Duration = Duration::from_mins(1);
 /// See [`AFTER_SUCCESS_ON_CLAIM`].
 const AFTER_FAILURE_ON_CLAIM: Duration = Duration::from_mins(10);
 
-/// What is to be done with a Job whose result is stored.
+/// The cleanup of a Job whose result is stored.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum JobRetention {
-    /// Nothing: it has not ended, or has its time to live already.
+    /// Nothing: the Job has not ended, or its time to live is set already.
     Keep,
-    /// It is deleted so long after its end.
+    /// Set the Job's time to live after its end.
     Expire(Duration),
-    /// It is deleted now: the run has ended, and another container, such as the proxy of a mesh, keeps its pod alive.
+    /// Delete the Job now, because the run has ended and another container, such as a service mesh proxy, keeps its pod
+    /// alive.
     Delete,
 }
 
-/// What is to be done with the Job.
 pub fn job_retention(observed: &ObservedJob) -> JobRetention {
     let ObservedJob { job, pods, .. } = observed;
     if job.metadata.deletion_timestamp.is_some() {

@@ -1,4 +1,4 @@
-//! Silence gets a name, and a report is believed only when it can be read.
+//! Tests that every run without a report gets a reason, and that only a readable report is used.
 
 use serde_json::json;
 
@@ -8,19 +8,19 @@ use crate::{
     plan::fixtures::{Scene, at, failure as failed_report, job, success},
 };
 
-fn ended(scene: &Scene<'_>, seconds: i64) -> SourceReport {
-    match standing(&job("apple", scene), at(seconds)) {
-        Standing::Ended(report) | Standing::Stuck(report) => *report,
-        standing => panic!("not over: {standing:?}"),
+fn ended(scene: &Scene<'_>, seconds: i64) -> RunReport {
+    match job_state(&job("apple", scene), at(seconds)) {
+        JobState::Ended(report) | JobState::Stuck(report) => *report,
+        state => panic!("not over: {state:?}"),
     }
 }
 
 #[test]
-fn no_kind_of_silence_is_green() {
+fn no_missing_report_is_green() {
     let table = [
-        (Scene::Said(""), Reason::ResultLost),
-        (Scene::Said("all is well"), Reason::ResultLost),
-        (Scene::Said(r#"{"verdict":"Succeeded"}"#), Reason::ResultLost),
+        (Scene::Ended(""), Reason::ResultLost),
+        (Scene::Ended("all is well"), Reason::ResultLost),
+        (Scene::Ended(r#"{"verdict":"Succeeded"}"#), Reason::ResultLost),
         (Scene::CompleteAlone, Reason::ResultLost),
         (Scene::FailedAlone("BackoffLimitExceeded"), Reason::ResultLost),
         (Scene::FailedAlone("DeadlineExceeded"), Reason::Timeout),
@@ -38,56 +38,56 @@ fn no_kind_of_silence_is_green() {
 #[test]
 fn runners_own_report_is_copied() {
     let report = success();
-    assert_eq!(ended(&Scene::Said(&report.to_termination_message()), 1), report);
+    assert_eq!(ended(&Scene::Ended(&report.to_termination_message()), 1), report);
 }
 
 #[test]
 fn killed_runner_is_named_with_what_killed_it() {
-    let message = ended(&Scene::Said(""), 1).message;
+    let message = ended(&Scene::Ended(""), 1).message;
     for part in ["OOMKilled", "137", "kubectl logs", "`runnerPod.resources.limits.memory` of the Repository"] {
         assert!(message.contains(part), "{message}");
     }
 }
 
 #[test]
-fn pod_that_does_not_start_has_five_minutes_and_says_why() {
+fn pod_that_does_not_start_fails_after_five_minutes_with_the_cause() {
     let waiting = job("apple", &Scene::Waits("ImagePullBackOff"));
-    let Standing::Starting { deadline, hint } = standing(&waiting, at(299)) else { panic!("given up too early") };
+    let JobState::Starting { deadline, hint } = job_state(&waiting, at(299)) else { panic!("given up too early") };
     assert_eq!(deadline, at(300));
-    let advice = "ImagePullBackOff: in Kubernetes' own words; set runnerPod.imagePullSecrets";
+    let advice = "ImagePullBackOff: a message of Kubernetes; if the image's registry requires a login, set runnerPod.imagePullSecrets";
     assert!(hint.starts_with(advice), "{hint}");
     assert!(
-        matches!(standing(&waiting, at(300)), Standing::Stuck(report) if report.message.contains("ImagePullBackOff"))
+        matches!(job_state(&waiting, at(300)), JobState::Stuck(report) if report.message.contains("ImagePullBackOff"))
     );
 }
 
 #[test]
-fn events_speak_where_the_pod_is_silent() {
+fn events_explain_a_pod_without_a_message() {
     let mut mute = job("apple", &Scene::Waits("ContainerCreating"));
     mute.complaints = vec!["FailedScheduling: old".into(), "FailedMount: no such volume".into()];
-    let Standing::Stuck(report) = standing(&mute, at(300)) else { panic!("not given up") };
+    let JobState::Stuck(report) = job_state(&mute, at(300)) else { panic!("not given up") };
     assert!(report.message.contains("FailedMount: no such volume"), "{}", report.message);
 }
 
 #[test]
 fn run_that_was_cancelled_by_the_deadline_timed_out() {
     for kind in ["Failed", "FailureTarget"] {
-        let mut late = job("apple", &Scene::Said(&failed_report(Reason::Cancelled).to_termination_message()));
+        let mut late = job("apple", &Scene::Ended(&failed_report(Reason::Cancelled).to_termination_message()));
         let mut condition = job("x", &Scene::FailedAlone("DeadlineExceeded")).job.status.unwrap().conditions.unwrap();
         condition[0].type_ = kind.into();
         late.job.status.as_mut().unwrap().conditions = Some(condition);
-        let Standing::Ended(report) = standing(&late, at(1)) else { panic!("not over") };
+        let JobState::Ended(report) = job_state(&late, at(1)) else { panic!("not over") };
         assert_eq!(report.reason, Reason::Timeout, "{kind}");
     }
 }
 
 #[test]
 fn job_that_was_made_and_not_started_is_suspended() {
-    assert_eq!(standing(&job("apple", &Scene::Suspended), at(9999)), Standing::Suspended);
-    assert_eq!(standing(&job("apple", &Scene::Runs), at(9999)), Standing::Running);
+    assert_eq!(job_state(&job("apple", &Scene::Suspended), at(9999)), JobState::Suspended);
+    assert_eq!(job_state(&job("apple", &Scene::Runs), at(9999)), JobState::Running);
 }
 
-/// A Job of that UID in the scene, whose pod belongs to it.
+/// A Job with a UID, whose pod belongs to it.
 fn owned(scene: &Scene<'_>, claim: Option<&str>) -> ObservedJob {
     let mut observed = job("apple", scene);
     observed.job.metadata.uid = Some("uid-of-apple".into());
@@ -115,17 +115,17 @@ fn run_whose_runner_has_ended_is_over_although_the_proxy_of_a_mesh_lives_on() {
     add_proxy(&mut runs);
     assert!(is_active(&runs.job, &runs.pods));
     assert_eq!(job_retention(&runs), JobRetention::Keep);
-    let mut ended = owned(&Scene::Said(&success().to_termination_message()), None);
-    assert_eq!(job_retention(&ended), JobRetention::Keep, "Kubernetes sees its end in a moment");
+    let mut ended = owned(&Scene::Ended(&success().to_termination_message()), None);
+    assert_eq!(job_retention(&ended), JobRetention::Keep, "Kubernetes notices its end soon");
     add_proxy(&mut ended);
     assert!(is_started(&ended.job) && !is_active(&ended.job, &ended.pods));
     assert_eq!(job_retention(&ended), JobRetention::Delete);
-    assert!(matches!(standing(&ended, at(1)), Standing::Ended(report) if report.verdict == Verdict::Succeeded));
+    assert!(matches!(job_state(&ended, at(1)), JobState::Ended(report) if report.verdict == Verdict::Succeeded));
 }
 
 #[test]
-fn pod_of_another_job_says_nothing_of_this_one() {
-    let ended = owned(&Scene::Said(""), None);
+fn pod_of_another_job_does_not_end_this_one() {
+    let ended = owned(&Scene::Ended(""), None);
     let mut other = owned(&Scene::Runs, None);
     other.job.metadata.uid = Some("uid-of-pear".into());
     assert!(is_active(&other.job, &ended.pods));
@@ -173,20 +173,20 @@ fn refusal_of_a_pod_comes_with_what_to_do() {
     ] {
         let mut refused = job("apple", &Scene::NoPod);
         refused.complaints = vec![complaint.to_owned()];
-        let Standing::Stuck(report) = standing(&refused, at(300)) else { panic!("not given up") };
+        let JobState::Stuck(report) = job_state(&refused, at(300)) else { panic!("not given up") };
         assert!(report.message.contains(complaint) && report.message.contains(advice), "{}", report.message);
     }
 }
 
 #[test]
-fn pod_that_was_evicted_says_so() {
-    let mut evicted = job("apple", &Scene::Said(&failed_report(Reason::Cancelled).to_termination_message()));
+fn evicted_pod_is_reported_as_evicted() {
+    let mut evicted = job("apple", &Scene::Ended(&failed_report(Reason::Cancelled).to_termination_message()));
     let pod = &mut evicted.pods[0];
     pod.spec = serde_json::from_value(json!({ "containers": [], "nodeName": "cellar-7" })).unwrap();
     let condition = json!([{ "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI" }]);
     pod.status.as_mut().unwrap().conditions = serde_json::from_value(condition).unwrap();
-    let Standing::Ended(report) = standing(&evicted, at(1)) else { panic!("not over") };
-    assert_eq!(report.reason, Reason::Cancelled, "it is tried again");
+    let JobState::Ended(report) = job_state(&evicted, at(1)) else { panic!("not over") };
+    assert_eq!(report.reason, Reason::Cancelled, "it is repeated");
     assert!(report.message.contains("evicted from node cellar-7"), "{}", report.message);
 }
 
@@ -201,6 +201,6 @@ fn pod_that_waits_for_its_only_node_names_it_and_the_taint_of_a_lost_one() {
     ] } } });
     let pod = waiting.job.spec.as_mut().unwrap().template.spec.as_mut().unwrap();
     pod.affinity = serde_json::from_value(affinity).unwrap();
-    let Standing::Starting { hint, .. } = standing(&waiting, at(1)) else { panic!("given up") };
+    let JobState::Starting { hint, .. } = job_state(&waiting, at(1)) else { panic!("given up") };
     assert!(hint.contains("0/2 nodes") && hint.contains("cellar-7") && hint.contains("out-of-service"), "{hint}");
 }

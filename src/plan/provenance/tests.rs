@@ -1,4 +1,4 @@
-//! What any author can write proves nothing.
+//! Tests that fields which any author can write prove nothing.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 use super::*;
 use crate::plan::fixtures::{NAMESPACE, at, backup};
 
-fn owner() -> Owner {
+fn owner() -> OwnerRef {
     let mut backup = backup(&json!({}));
     backup.metadata.creation_timestamp = Some(Time(at(0)));
-    Owner::of(&backup).unwrap()
+    OwnerRef::of(&backup).unwrap()
 }
 
-fn references(of: &Owner) -> Value {
+fn references(of: &OwnerRef) -> Value {
     json!([of.reference()])
 }
 
@@ -37,7 +37,7 @@ fn planned_job() -> Job {
     .unwrap()
 }
 
-/// The Job as it is stored: with the API server's defaults, and with this changed.
+/// The stored Job: with the API server's defaults, and with the value at `pointer` changed.
 fn stored(pointer: &str, value: Value) -> Job {
     let mut job = serde_json::to_value(planned_job()).unwrap();
     job["metadata"]["uid"] = json!("uid-of-job");
@@ -52,7 +52,7 @@ fn stored(pointer: &str, value: Value) -> Job {
 }
 
 #[test]
-fn job_is_ours_only_with_the_account_that_is_kept_for_it() {
+fn job_is_trusted_only_with_its_reserved_service_account() {
     let relation = |stored: &Job| stored_job(stored, &planned_job(), &owner()).unwrap();
     assert_eq!(relation(&stored("", Value::Null)), StoredJob::Planned);
     let spec = "/spec/template/spec";

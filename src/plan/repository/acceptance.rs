@@ -1,18 +1,17 @@
-//! Which repository a Repository may be: the one that it was opened with, and another one only if a person accepts that.
-//!
-//! Pure. It must not know how a repository is opened.
+//! The identity of a Repository: it stays the repository which it was first opened with, unless a user accepts another
+//! one by an annotation.
 
 use kube::ResourceExt;
 
 use crate::{
     api::{ACCEPT_NEW, ACCEPT_REPOSITORY, Repository, RepositoryStatus},
-    model::{Reason, SourceReport, TaskKind},
+    model::{Reason, RunReport, TaskKind},
 };
 
 /// Hex digits of a repository's id.
 const ID_DIGITS: usize = 64;
 
-/// Whether a value of the annotation [`ACCEPT_REPOSITORY`] means anything.
+/// Whether a value of the annotation [`ACCEPT_REPOSITORY`] is valid.
 pub fn is_acceptance(value: &str) -> bool {
     value == ACCEPT_NEW || is_id(value)
 }
@@ -21,14 +20,14 @@ fn is_id(value: &str) -> bool {
     value.len() == ID_DIGITS && value.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// What may be opened.
+/// The repositories which a Repository may open.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) struct Acceptance {
-    /// The id that it was opened with; none if it never was.
+    /// The id which the Repository was opened with; `None` if it never was.
     known: Option<String>,
-    /// The annotation's value, if it means anything.
+    /// The annotation's value, if it is valid.
     value: Option<String>,
-    /// Whether the annotation was there when the repository was last opened.
+    /// Whether the annotation had the same value when the repository was last opened.
     is_used: bool,
 }
 
@@ -39,17 +38,18 @@ impl Acceptance {
         Self { known: status.repository_id.clone().filter(|id| !id.is_empty()), value, is_used }
     }
 
-    /// What the status keeps of it once the repository is open.
+    /// The value which the status records once the repository is open.
     pub(super) fn value(&self) -> Option<String> {
         self.value.clone()
     }
 
-    /// Whether a person has set or removed the annotation since the repository was last opened.
-    pub(super) fn is_wanted(&self) -> bool {
+    /// Whether a user has changed the annotation since the repository was last opened.
+    pub(super) fn has_changed(&self) -> bool {
         !self.is_used && self.known.is_some()
     }
 
-    /// Whether a new repository may be created where there is none. Where the annotation names an id, one of that id is there.
+    /// Whether a repository may be created if the store has none. An annotation with an id means that the repository
+    /// must exist.
     fn may_create(&self) -> bool {
         match &self.known {
             None => self.accepted_id().is_none(),
@@ -61,7 +61,6 @@ impl Acceptance {
         self.value.as_deref().filter(|value| *value != ACCEPT_NEW)
     }
 
-    /// What the Job is to do.
     pub(super) fn task(&self) -> TaskKind {
         if self.may_create() {
             TaskKind::Init
@@ -70,27 +69,27 @@ impl Acceptance {
         }
     }
 
-    /// Why a repository that was opened is not taken for this one, if it is not.
-    pub(super) fn refuses(&self, report: &SourceReport) -> Option<String> {
+    /// Why the repository which a Job opened is refused, if it is.
+    pub(super) fn refuses(&self, report: &RunReport) -> Option<String> {
         let (known, found) = (self.known.as_deref()?, report.repository_id.as_deref()?);
-        // A Job that may create opens no other one that is there.
-        let is_one_of_them = found == known || self.accepted_id() == Some(found) || self.may_create();
-        (!is_one_of_them)
-            .then(|| format!("the repository has the id {found}, and was opened with the id {known} before"))
+        // A Job which may create a repository does not open an existing one with another id.
+        let is_accepted = found == known || self.accepted_id() == Some(found) || self.may_create();
+        (!is_accepted).then(|| format!("the repository has the id {found}, but it had the id {known} when last opened"))
     }
 }
 
-/// A failure's message, with what a person can do where the repository is not the one that it was.
+/// A failure's message, with what a user can do if the store no longer has the repository which it had.
 pub(super) fn explain(repository: &Repository, status: &RepositoryStatus, reason: Reason, message: &str) -> String {
     let Some(known) = &status.repository_id else { return message.to_owned() };
     let name = repository.name_any();
     let next = match reason {
         Reason::RepositoryNotFound => format!(
-            "it was the repository {known} before, and nothing was created in its place: bring it back, or mend the spec; to \
-             begin with a new, empty one, run `kubectl annotate repository {name} {ACCEPT_REPOSITORY}={ACCEPT_NEW}`"
+            "the store had the repository {known} before, and no new one was created: recover the repository, or fix the spec; \
+             to start with a new, empty repository, run \
+             `kubectl annotate repository {name} {ACCEPT_REPOSITORY}={ACCEPT_NEW}`"
         ),
         Reason::RepositoryChanged => format!(
-            "bring the repository {known} back, or mend the spec; to accept the one that is there, run \
+            "recover the repository {known}, or fix the spec; to accept the repository which is there now, run \
              `kubectl annotate repository {name} {ACCEPT_REPOSITORY}=ID` with its id"
         ),
         _ => return message.to_owned(),

@@ -1,10 +1,10 @@
-//! A Repository becomes ready, or says why not, and heals.
+//! Tests that a Repository becomes ready, or reports why not, and recovers.
 
 use serde_json::json;
 
 use super::*;
 use crate::{
-    api::{SourceState, UpkeepStatus, condition},
+    api::{MaintenanceStatus, SourceState, condition},
     model::TaskKind,
     plan::fixtures::{Scene, at, failure, job, job_name, new_repository, success},
 };
@@ -30,28 +30,28 @@ fn ready(repository: &Repository) -> (String, String) {
 }
 
 #[test]
-fn late_secret_heals_a_repository() {
+fn late_secret_makes_a_repository_ready() {
     let mut repository = new_repository("cellar");
     assert_eq!(step(&mut repository, &[], 0).start.len(), 1);
-    let failed = current(&repository, &Scene::Said(&failure(Reason::SecretMissing).to_termination_message()));
+    let failed = current(&repository, &Scene::Ended(&failure(Reason::SecretMissing).to_termination_message()));
     let actions = step(&mut repository, std::slice::from_ref(&failed), 5);
     assert_eq!(ready(&repository), ("False".into(), "SecretMissing".into()));
     assert!(actions.events[0].is_warning && actions.start.is_empty());
     assert!(step(&mut repository, std::slice::from_ref(&failed), 14).start.is_empty(), "before the pause is over");
     assert_eq!(step(&mut repository, std::slice::from_ref(&failed), 15).start[0].attempt, 2);
-    let opened = current(&repository, &Scene::Said(&success().to_termination_message()));
+    let opened = current(&repository, &Scene::Ended(&success().to_termination_message()));
     let actions = step(&mut repository, &[failed.clone(), opened], 20);
     assert_eq!(ready(&repository), ("True".into(), "Completed".into()));
     assert_eq!(repository.status.as_ref().unwrap().repository_id.as_deref(), Some("cd".repeat(32).as_str()));
     assert_eq!(actions.delete, [failed.job.name_any()], "the failed Job is not kept for ever");
-    assert!(actions.look_again.is_some_and(|pause| pause > Duration::from_mins(50)), "it is opened again later");
+    assert!(actions.requeue_after.is_some_and(|pause| pause > Duration::from_mins(50)), "it is opened again later");
 }
 
 #[test]
 fn changed_spec_is_opened_again_and_old_results_do_not_count() {
     let mut repository = new_repository("cellar");
     step(&mut repository, &[], 0);
-    let old = current(&repository, &Scene::Said(&success().to_termination_message()));
+    let old = current(&repository, &Scene::Ended(&success().to_termination_message()));
     step(&mut repository, std::slice::from_ref(&old), 1);
     repository.metadata.generation = Some(2);
     let actions = step(&mut repository, std::slice::from_ref(&old), 2);
@@ -61,12 +61,16 @@ fn changed_spec_is_opened_again_and_old_results_do_not_count() {
 }
 
 #[test]
-fn repository_that_is_pruned_stays_ready_and_is_opened_anew_afterwards() {
+fn repository_that_is_pruned_stays_ready_and_is_opened_again_afterwards() {
     let mut repository = new_repository("cellar");
     step(&mut repository, &[], 0);
-    let opened = current(&repository, &Scene::Said(&success().to_termination_message()));
+    let opened = current(&repository, &Scene::Ended(&success().to_termination_message()));
     step(&mut repository, &[opened], 1);
-    let prune = UpkeepStatus { state: Some(SourceState::Running), repacked_bytes: Some(0), ..UpkeepStatus::default() };
+    let prune = MaintenanceStatus {
+        state: Some(SourceState::Running),
+        repacked_bytes: Some(0),
+        ..MaintenanceStatus::default()
+    };
     repository.status.as_mut().unwrap().prune = Some(prune);
     repository.metadata.generation = Some(2);
     assert_eq!(step(&mut repository, &[], 2).start, []);
@@ -78,12 +82,12 @@ fn repository_that_is_pruned_stays_ready_and_is_opened_anew_afterwards() {
 }
 
 #[test]
-fn password_is_made_only_if_asked_and_never_for_a_repository_that_was_open() {
+fn password_is_created_only_if_requested_and_never_for_a_repository_that_was_open() {
     let mut repository = new_repository("cellar");
     assert!(!step(&mut repository.clone(), &[], 0).create_password);
     repository.spec.password_secret_ref.create_if_not_exists = true;
     assert!(step(&mut repository, &[], 0).create_password);
-    let opened = current(&repository, &Scene::Said(&success().to_termination_message()));
+    let opened = current(&repository, &Scene::Ended(&success().to_termination_message()));
     step(&mut repository, &[opened], 1);
     repository.metadata.generation = Some(2);
     assert!(!step(&mut repository, &[], 2).create_password);
@@ -112,24 +116,24 @@ fn stuck_job_is_cut_short() {
 }
 
 #[test]
-fn only_key_is_said_aloud_until_there_is_another() {
+fn single_key_is_reported_until_there_is_another() {
     let mut repository = new_repository("cellar");
-    let is_said =
+    let is_reported =
         |repository: &Repository| condition_is_true(&repository.status.as_ref().unwrap().conditions, KEY_NOT_ESCROWED);
-    // A run of another version counts no keys.
-    for (generation, keys, said) in [(1, Some(1), true), (2, None, true), (3, Some(2), false), (4, None, false)] {
+    // A run of another version does not count keys.
+    for (generation, keys, expected) in [(1, Some(1), true), (2, None, true), (3, Some(2), false), (4, None, false)] {
         repository.metadata.generation = Some(generation);
         step(&mut repository, &[], generation * 10);
-        let report = SourceReport { keys, ..success() };
-        let opened = current(&repository, &Scene::Said(&report.to_termination_message()));
+        let report = RunReport { keys, ..success() };
+        let opened = current(&repository, &Scene::Ended(&report.to_termination_message()));
         step(&mut repository, &[opened], generation * 10 + 1);
         assert_eq!(ready(&repository).0, "True");
-        assert_eq!(is_said(&repository), said, "{keys:?}");
+        assert_eq!(is_reported(&repository), expected, "{keys:?}");
     }
 }
 
 #[test]
-fn transport_that_others_can_hear_or_answer_is_said_aloud_as_long_as_it_is_so() {
+fn insecure_transport_is_reported_as_long_as_it_is_used() {
     let reason = |spec: serde_json::Value| {
         let mut repository = new_repository("cellar");
         repository.spec = serde_json::from_value(spec).unwrap();
@@ -169,14 +173,14 @@ fn transport_that_others_can_hear_or_answer_is_said_aloud_as_long_as_it_is_so() 
 }
 
 #[test]
-fn status_says_which_cluster_it_is_of_whatever_it_said() {
+fn status_always_has_the_id_of_the_present_cluster() {
     let mut repository = new_repository("cellar");
     repository.status.get_or_insert_default().cluster_id = Some("another".to_owned());
-    // Whether it is ready or not.
+    // Both before and after it is ready.
     for seconds in [0, 1] {
         step(&mut repository, &[], seconds);
         assert_eq!(repository.status.as_ref().unwrap().cluster_id.as_deref(), Some("c-1"));
-        let opened = current(&repository, &Scene::Said(&success().to_termination_message()));
+        let opened = current(&repository, &Scene::Ended(&success().to_termination_message()));
         step(&mut repository, &[opened], 1);
         assert_eq!(ready(&repository).0, "True");
     }
@@ -200,24 +204,24 @@ fn accept(repository: &mut Repository, value: Option<&str>) {
 fn opened_repository() -> Repository {
     let mut repository = new_repository("cellar");
     step(&mut repository, &[], 0);
-    let opened = current(&repository, &Scene::Said(&success().to_termination_message()));
+    let opened = current(&repository, &Scene::Ended(&success().to_termination_message()));
     step(&mut repository, &[opened], 1);
     assert_eq!(ready(&repository).0, "True");
     repository
 }
 
-/// Goes to the next attempt, and gives it this end. Returns what the attempt was to do, and the second after it.
-fn attempt(repository: &mut Repository, from: i64, report: &SourceReport) -> (TaskKind, i64) {
+/// Advances to the next attempt, and ends it with this report. Returns the attempt's task, and the second of its end.
+fn attempt(repository: &mut Repository, from: i64, report: &RunReport) -> (TaskKind, i64) {
     let due = (from..from + 20_000).find(|second| !step(&mut repository.clone(), &[], *second).start.is_empty());
     let due = due.expect("an attempt begins");
     let actions = step(repository, &[], due);
-    let ended = current(repository, &Scene::Said(&report.to_termination_message()));
+    let ended = current(repository, &Scene::Ended(&report.to_termination_message()));
     step(repository, &[ended], due + 1);
     (actions.start[0].task.clone(), due + 1)
 }
 
-fn found(id: &str) -> SourceReport {
-    SourceReport { repository_id: Some(id.to_owned()), ..success() }
+fn found(id: &str) -> RunReport {
+    RunReport { repository_id: Some(id.to_owned()), ..success() }
 }
 
 fn id(repository: &Repository) -> &str {
@@ -241,7 +245,7 @@ fn repository_that_was_open_is_never_created_again() {
         assert_eq!(id(&repository), OLD);
         second = ended;
     }
-    // It comes back by itself.
+    // The repository is available again.
     attempt(&mut repository, second, &found(OLD));
     assert_eq!(ready(&repository).0, "True");
 }
@@ -253,7 +257,7 @@ fn another_repository_is_not_taken_for_the_one_that_was_open_until_a_person_acce
     assert_eq!(task, TaskKind::Open { accepted: None });
     assert_eq!(ready(&repository), ("False".into(), "RepositoryChanged".into()));
     assert!(message(&repository).contains("accept-repository=ID"), "{}", message(&repository));
-    // Even if a Job reports that it has opened it.
+    // Even if a Job reports that it opened the other repository.
     let (_, second) = attempt(&mut repository, second, &found(OTHER));
     assert_eq!((ready(&repository).1.as_str(), id(&repository)), ("RepositoryChanged", OLD));
     for useless in ["true", "ab", &"zz".repeat(32)] {
@@ -265,7 +269,7 @@ fn another_repository_is_not_taken_for_the_one_that_was_open_until_a_person_acce
     let (task, second) = attempt(&mut repository, second, &found(OTHER));
     assert_eq!(task, TaskKind::Open { accepted: Some(OTHER.to_owned()) });
     assert_eq!((ready(&repository).0.as_str(), id(&repository)), ("True", OTHER));
-    // It stays accepted, with and without the annotation; the old one is another one now.
+    // It stays accepted, with and without the annotation. The old repository is now refused.
     for annotation in [Some(OTHER), None] {
         accept(&mut repository, annotation);
         let (_, second) = attempt(&mut repository, second, &found(OTHER));
@@ -283,23 +287,23 @@ fn accepting_a_new_repository_creates_one_and_no_other_one_after_it() {
     let (task, second) = attempt(&mut repository, second, &found(OTHER));
     assert_eq!(task, TaskKind::Init);
     assert_eq!((ready(&repository).0.as_str(), id(&repository)), ("True", OTHER));
-    // The annotation is still there, and the place is emptied again.
+    // The annotation is still set, and the store is emptied again.
     let (task, second) = attempt(&mut repository, second, &failure(Reason::RepositoryNotFound));
     assert_eq!(task, TaskKind::Open { accepted: None });
     assert_eq!(ready(&repository), ("False".into(), "RepositoryNotFound".into()));
     repository.metadata.generation = Some(2);
     let (task, second) = attempt(&mut repository, second, &failure(Reason::RepositoryNotFound));
     assert_eq!(task, TaskKind::Open { accepted: None });
-    // The old one comes back, without the annotation: that is no reason to be content.
+    // The accepted repository is available again, and the annotation is removed.
     accept(&mut repository, None);
     let (_, second) = attempt(&mut repository, second, &found(OTHER));
     accept(&mut repository, Some("new"));
     let (task, _) = attempt(&mut repository, second, &found(OTHER));
-    assert_eq!(task, TaskKind::Init, "set again, it is good for one opening again");
+    assert_eq!(task, TaskKind::Init, "a new annotation is valid for one opening");
 }
 
 #[test]
-fn ready_is_looked_at_about_every_hour_and_recovers() {
+fn readiness_is_checked_about_every_hour_and_recovers() {
     for reason in [Reason::StoreUnavailable, Reason::SecretMissing, Reason::WrongPassword] {
         let mut repository = opened_repository();
         let (task, second) = attempt(&mut repository, 2, &failure(reason));
@@ -307,13 +311,13 @@ fn ready_is_looked_at_about_every_hour_and_recovers() {
         assert!((3240..=3970).contains(&second), "{second}");
         assert_eq!(ready(&repository), ("False".into(), reason.to_string()));
         let (_, again) = attempt(&mut repository, second, &found(OLD));
-        assert!(again - second < 30, "it is tried again soon");
+        assert!(again - second < 30, "it is repeated soon");
         assert_eq!(ready(&repository).0, "True");
     }
 }
 
 #[test]
-fn attempt_that_says_nothing_of_the_repository_leaves_it_ready() {
+fn attempt_that_shows_nothing_of_the_repository_leaves_it_ready() {
     for reason in [Reason::PodNotStarted, Reason::RepositoryLocked, Reason::ResultLost, Reason::Cancelled] {
         let mut repository = opened_repository();
         let (_, second) = attempt(&mut repository, 2, &failure(reason));

@@ -1,6 +1,5 @@
-//! A Restore into a claim: whether it may be written to now, where its Job runs, and as whom.
-//!
-//! It must not know what is in the claim; the run itself looks whether that is empty.
+//! A Restore into a claim: whether the claim may be written to now, on which node its Job runs, and as which user.
+//! Whether the claim is empty is checked by the run itself.
 
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
-use super::{Obstacle, RestoreFacts, new_claim::volume_mode, target::Missing};
+use super::{Blocked, RestoreFacts, new_claim::volume_mode, target::StartError};
 use crate::{
     api::{Restore, RestoreClaim, RestoreStatus, RunnerPod},
     model::{BLOCK, Reason, SnapshotIdentity, TaskKind, VolumeRestore, WantedSnapshot},
@@ -16,52 +15,51 @@ use crate::{
         actions::TargetMount,
         choose::choose,
         claim_uses::Subject,
-        names::Owner,
+        names::OwnerRef,
         sources::{ObservedPod, enforces_restricted, is_device},
         stored_claim::stored_claim,
         text::later,
     },
 };
 
-/// How long runs of ours are waited for that work on the claim; each has a deadline of its own, mostly sooner.
+/// How long a Restore waits for other runs of Stowaway which use the claim. Most runs have an earlier deadline of their
+/// own.
 const OWN_RUNS_LIMIT: Duration = Duration::from_hours(25);
-/// The access mode that one pod alone may use.
+/// The access mode for a single pod.
 const OF_ONE_POD: &str = "ReadWriteOncePod";
-/// The access mode that pods of any node may use.
+/// The access mode for pods of any node.
 const OF_MANY_NODES: &str = "ReadWriteMany";
 
-/// What a Restore into a claim is planned from, besides what every Restore is.
+/// The facts which a Restore into a claim needs besides [`RestoreFacts`].
 #[derive(Clone, Copy, Debug)]
 pub struct TargetFacts<'a> {
-    /// The claim, if there is one of that name.
+    /// The target claim, if it exists.
     pub claim: Option<&'a PersistentVolumeClaim>,
-    /// The workload of `scaleDown`, if there is one of that name.
+    /// The workload of `scaleDown`, if it exists.
     pub scale: Option<&'a ObservedScale>,
-    /// Name of another Restore that has scaled that workload down, and not back yet.
-    pub held_down_by: Option<&'a str>,
-    /// The namespace itself.
+    /// Name of another Restore which has scaled that workload down, and not back yet.
+    pub scaled_down_by: Option<&'a str>,
     pub namespace: &'a Namespace,
-    /// Whether it assigns users to its pods itself, and lets them name none.
+    /// Whether the platform assigns users to the namespace's pods, which then must not set any (`OpenShift`).
     pub assigns_users: bool,
     /// The cluster's id.
     pub cluster: &'a str,
-    /// The names of its storage classes; only where a claim may be made.
+    /// The names of the cluster's storage classes; empty unless a claim may be created.
     pub storage_classes: &'a [String],
 }
 
-/// A workload that can be scaled.
+/// A workload which can be scaled.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ObservedScale {
-    /// Its UID.
     pub uid: String,
-    /// How many replicas it is to have.
+    /// The requested number of replicas.
     pub replicas: i32,
-    /// How many pods of it are not gone.
+    /// The number of existing pods, including those which are ending.
     pub pods: usize,
 }
 
-/// What is wrong with the request for good, whatever goes on in the namespace.
-pub(super) fn check(restore: &Restore, to: &RestoreClaim) -> Result<(), Missing> {
+/// Checks the parts of the request which do not depend on the namespace's state.
+pub(super) fn check(restore: &Restore, to: &RestoreClaim) -> Result<(), StartError> {
     check_paths(restore)?;
     if to.path.as_deref().is_some_and(|path| path.split('/').any(|name| name == "..")) {
         return Err(refused(Reason::InvalidRequest, "spec.to.claim.path must not lead out of the claim".to_owned()));
@@ -69,8 +67,8 @@ pub(super) fn check(restore: &Restore, to: &RestoreClaim) -> Result<(), Missing>
     Ok(())
 }
 
-/// Whether the source has paths, if some are named.
-pub(super) fn check_paths(restore: &Restore) -> Result<(), Missing> {
+/// Refuses `spec.from.paths` for a source which is a command.
+pub(super) fn check_paths(restore: &Restore) -> Result<(), StartError> {
     let from = &restore.spec.from;
     if from.paths.is_empty() || is_volume(restore) {
         return Ok(());
@@ -80,59 +78,59 @@ pub(super) fn check_paths(restore: &Restore) -> Result<(), Missing> {
     Err(refused(Reason::InvalidRequest, message))
 }
 
-/// The run that is waited for, because it works on the same claim or command.
-pub(super) fn held_by<'a>(
+/// The run which the Restore has to wait for, because it uses the same claim or command.
+pub(super) fn blocking_run<'a>(
     subject: &Subject,
-    (restore, owner): (&Restore, &Owner),
+    (restore, owner): (&Restore, &OwnerRef),
     facts: RestoreFacts<'a>,
     (since, now): (Timestamp, Timestamp),
-) -> Result<Option<&'a str>, Missing> {
+) -> Result<Option<&'a str>, StartError> {
     let scales_down = restore.spec.scale_down.is_some();
     let Some(run) = facts.uses.before_restore(subject, owner, scales_down) else { return Ok(None) };
     if now < later(since, OWN_RUNS_LIMIT) {
         return Ok(Some(run));
     }
     let hours = OWN_RUNS_LIMIT.as_secs() / 3600;
-    Err(refused(
-        Reason::TargetInUse,
-        format!("given up after {hours} hours, and nothing was changed: waited for {run}"),
-    ))
+    Err(refused(Reason::TargetInUse, format!("given up after {hours} hours of waiting for {run}; nothing was changed")))
 }
 
-/// Whether the claim can be written to now, and how a Job gets to it.
-pub(super) fn mount(restore: &Restore, to: &RestoreClaim, facts: RestoreFacts<'_>) -> Result<TargetMount, Missing> {
+/// Checks that the claim can be written to now. Returns how the Job's pod mounts it.
+pub(super) fn mount(restore: &Restore, to: &RestoreClaim, facts: RestoreFacts<'_>) -> Result<TargetMount, StartError> {
     let of_claim = facts.claim;
     let claim = of_claim.and_then(|facts| facts.claim);
     let name = &to.name;
     let status = claim.and_then(|claim| claim.status.as_ref());
     if claim.is_some_and(|claim| claim.metadata.deletion_timestamp.is_some()) {
-        return Err(Missing::Now(Obstacle::new(Reason::TargetInUse, format!("claim {name} is being deleted"))));
+        return Err(StartError::Temporary(Blocked::new(Reason::TargetInUse, format!("claim {name} is being deleted"))));
     }
     let spec = claim.and_then(|claim| claim.spec.as_ref());
     let device = is_onto_device((restore, to), claim);
     if device && (to.path.is_some() || !restore.spec.from.paths.is_empty() || !is_volume(restore)) {
         let message = format!(
-            "claim {name} is a block device (volumeMode: Block), onto which a stored device is restored as a whole: from a \
-             source pvc/..., without from.paths and to.claim.path"
+            "claim {name} is a block device (volumeMode: Block), onto which only a stored device is restored, and as a \
+             whole: from a source pvc/..., without from.paths and to.claim.path"
         );
         return Err(refused(Reason::InvalidRequest, message));
     }
     if status.and_then(|status| status.phase.as_deref()) == Some("Lost") {
-        return Err(refused(Reason::InvalidRequest, format!("the volume of claim {name} is lost; make another claim")));
+        return Err(refused(
+            Reason::InvalidRequest,
+            format!("the volume of claim {name} is lost; create another claim"),
+        ));
     }
     let users: Vec<&Pod> = facts.pods.iter().map(|ObservedPod { pod, .. }| pod).filter(|pod| uses(pod, name)).collect();
     let modes = spec.and_then(|spec| spec.access_modes.clone()).unwrap_or_default();
-    // Nobody can go on with a device that changes under him.
+    // No app can continue while its block device is overwritten.
     let is_exclusive = device || modes.iter().any(|mode| mode == OF_ONE_POD);
     if !users.is_empty() && (!to.overwrite || is_exclusive) {
         let names: Vec<String> = users.iter().take(5).map(|pod| pod.name_any()).collect();
-        // A pod that is being deleted and stays is mostly one of a node that no longer answers.
+        // If a pod is being deleted and does not end, its node is probably unreachable.
         let leaving = users.iter().find(|pod| pod.metadata.deletion_timestamp.is_some());
         let node = leaving.and_then(|pod| pod.spec.as_ref()?.node_name.as_deref());
         let lost = node.map(|node| {
             format!(
                 "; if node {node} is lost, taint it with node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, so that \
-                 Kubernetes takes its pods away"
+                 Kubernetes deletes its pods"
             )
         });
         let message = format!(
@@ -162,7 +160,7 @@ pub(super) fn mount(restore: &Restore, to: &RestoreClaim, facts: RestoreFacts<'_
     })
 }
 
-/// Whether the claim is a block device, or will be one.
+/// Whether the claim is a block device, or will be created as one.
 fn is_onto_device((restore, to): (&Restore, &RestoreClaim), claim: Option<&PersistentVolumeClaim>) -> bool {
     let found = restore.status.as_ref().and_then(|status| status.found.as_ref());
     match claim {
@@ -171,16 +169,17 @@ fn is_onto_device((restore, to): (&Restore, &RestoreClaim), claim: Option<&Persi
     }
 }
 
-/// Files of any owner take root, unless the namespace or the user wants it otherwise: the Restore, else the Repository.
-fn as_root(wishes: [Option<&RunnerPod>; 2], is_restricted: bool) -> bool {
-    let own = wishes.into_iter().flatten().find_map(|pod| pod.security_context.as_ref());
+/// Whether the run is root, which it has to be to write files of any owner. The namespace or the user may forbid that:
+/// by `runnerPod` of the Restore, else of the Repository.
+fn as_root(runner_pods: [Option<&RunnerPod>; 2], is_restricted: bool) -> bool {
+    let own = runner_pods.into_iter().flatten().find_map(|pod| pod.security_context.as_ref());
     match own.and_then(|context| context.run_as_user) {
         Some(user) => user == 0,
         None => !is_restricted && own.and_then(|context| context.run_as_non_root) != Some(true),
     }
 }
 
-/// Whether the pod has the claim mounted, or is about to.
+/// Whether the pod names the claim as a volume, also as a generic ephemeral volume, and has not ended.
 pub(super) fn uses(pod: &Pod, claim: &str) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     if matches!(phase, Some("Succeeded" | "Failed")) {
@@ -193,22 +192,21 @@ pub(super) fn uses(pod: &Pod, claim: &str) -> bool {
     })
 }
 
-/// What the run is told.
-pub(super) fn task(restore: &Restore, to: &RestoreClaim, owner: &Owner, facts: RestoreFacts<'_>) -> TaskKind {
+pub(super) fn task(restore: &Restore, to: &RestoreClaim, owner: &OwnerRef, facts: RestoreFacts<'_>) -> TaskKind {
     let status = restore.status.as_ref();
     let from = &restore.spec.from;
     TaskKind::RestoreVolume(VolumeRestore {
-        from: wanted(restore, status),
+        from: wanted_snapshot(restore, status),
         paths: from.paths.clone(),
         folder: to.path.clone().unwrap_or_default(),
         device: is_onto_device((restore, to), facts.claim.and_then(|facts| facts.claim)),
-        overwrite: to.overwrite.then(|| safety(owner, to, facts.claim)),
+        overwrite: to.overwrite.then(|| safety_identity(owner, to, facts.claim)),
         timeout: restore.spec.timeout.map(Into::into),
     })
 }
 
-/// Which snapshot; the one that was looked up, if there was any.
-pub(super) fn wanted(restore: &Restore, status: Option<&RestoreStatus>) -> WantedSnapshot {
+/// The snapshot to restore: the snapshot which an earlier Job looked up, else the one which the spec describes.
+pub(super) fn wanted_snapshot(restore: &Restore, status: Option<&RestoreStatus>) -> WantedSnapshot {
     let from = &restore.spec.from;
     let found = status.and_then(|status| status.found.as_ref()).map(|found| found.snapshot.clone());
     WantedSnapshot {
@@ -221,14 +219,15 @@ pub(super) fn wanted(restore: &Restore, status: Option<&RestoreStatus>) -> Wante
     }
 }
 
-/// How the snapshot of what is overwritten is labelled: as one of the claim, and never its newest.
-fn safety(owner: &Owner, to: &RestoreClaim, facts: Option<TargetFacts<'_>>) -> SnapshotIdentity {
+/// The identity of the safety snapshot, which is taken of the claim before it is overwritten. Its tag keeps it from
+/// being the claim's newest snapshot.
+fn safety_identity(owner: &OwnerRef, to: &RestoreClaim, facts: Option<TargetFacts<'_>>) -> SnapshotIdentity {
     let source = format!("pvc/{}", to.name);
     let tag = |key: &str, value: &str| format!("{key}={value}");
     let mut identity = SnapshotIdentity {
         host: owner.namespace.clone(),
         path: format!("/data/{}", to.name),
-        // Kubernetes' own names, which hold no comma.
+        // Names of Kubernetes objects contain no comma, which would separate tags.
         tags: vec![
             tag(SnapshotIdentity::SOURCE, &source),
             tag(SnapshotIdentity::RUN, &format!("{}/{source}", owner.uid)),
@@ -237,7 +236,7 @@ fn safety(owner: &Owner, to: &RestoreClaim, facts: Option<TargetFacts<'_>>) -> S
         ],
     };
     if let Some(claim) = facts.and_then(|facts| facts.claim) {
-        // What cannot be a tag is not recorded: the copy is what counts.
+        // Properties which cannot be a tag are not recorded, because the data matters more.
         let _unrecorded = stored_claim(claim).record(&mut identity);
     }
     identity
@@ -247,6 +246,6 @@ pub(super) fn is_volume(restore: &Restore) -> bool {
     restore.spec.from.source.as_str().starts_with("pvc/")
 }
 
-pub(super) fn refused(reason: Reason, message: String) -> Missing {
-    Missing::ForGood(Obstacle::new(reason, message))
+pub(super) fn refused(reason: Reason, message: String) -> StartError {
+    StartError::Permanent(Blocked::new(reason, message))
 }

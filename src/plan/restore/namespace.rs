@@ -1,7 +1,8 @@
-//! A whole namespace: which snapshot of which source is restored, where to, in which order, and what cannot be.
+//! The plan of a restore of a whole namespace: which snapshot of each source is restored, its target, the order, and
+//! which sources cannot be restored.
 //!
-//! Every source that the repository has a snapshot of is either restored or refused with the reason; none is left out in
-//! silence but by a wish for volumes or commands alone. It must not know who asks, nor how one Restore is carried out.
+//! Every source which the repository has a snapshot of is either restored or refused with a reason, unless the request
+//! is limited to volumes or commands.
 
 #[cfg(test)]
 mod tests;
@@ -19,64 +20,62 @@ use crate::{
     },
 };
 
-/// What the names of volumes begin with.
+/// Prefix of the names of volume sources.
 const VOLUME: &str = "pvc/";
 
-/// What a source is.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum SourceKind {
-    /// A claim. Volumes come first: a command may need what is in them.
+    /// A claim. Volumes are restored first, because a command may need their content.
     Volume,
     /// A command of a pod.
     Command,
 }
 
-/// What is wished for.
+/// The request to restore a namespace.
 #[derive(Clone, Copy, Debug)]
-pub struct NamespaceWish<'a> {
-    /// Host of the snapshots: the namespace that they were made in.
+pub struct NamespaceRequest<'a> {
+    /// Host of the snapshots, which is the namespace that they were taken in.
     pub host: &'a str,
-    /// Nothing that was made later.
+    /// Only snapshots of this time or earlier.
     pub as_of: Option<Timestamp>,
-    /// Id of the cluster that is restored into, whose snapshots come first; empty where it is not known.
+    /// Id of the cluster to restore into, whose snapshots are preferred; empty if it is not known.
     pub cluster: &'a str,
-    /// The present.
     pub now: Timestamp,
     /// Only sources of this kind.
     pub only: Option<SourceKind>,
-    /// How claims are made that are not there; they are refused when absent.
+    /// The properties of missing claims, which are created. With `None`, sources of missing claims are refused.
     pub create: Option<&'a NewClaim>,
-    /// Restore into claims that are not empty, too.
+    /// Restore into claims which are not empty, too.
     pub overwrite: bool,
     /// Scale the workload of each claim to 0 meanwhile.
     pub scale_down: bool,
 }
 
-/// What a plan is made of.
+/// The facts which a namespace restore is planned from.
 #[derive(Clone, Copy, Debug)]
 pub struct NamespaceFacts<'a> {
     /// All snapshots of the repository, in any order.
     pub snapshots: &'a [SnapshotRecord<'a>],
-    /// The names of the claims that are there.
+    /// The names of the existing claims.
     pub claims: &'a BTreeSet<String>,
-    /// The pods that are there, each with the workload that can be scaled.
+    /// The existing pods, each with the workload which can be scaled.
     pub pods: &'a [ObservedPod],
-    /// Which sources they are.
+    /// The sources which `pods` are.
     pub sources: &'a SourcePlan,
 }
 
-/// What is done, and what is not.
+/// The sources which are restored, and those which are refused.
 #[derive(Clone, Debug)]
 pub struct NamespacePlan<'a> {
-    /// Volumes, then commands, each by name.
+    /// Volumes, then commands; each sorted by name.
     pub restores: Vec<ChosenSnapshot<'a>>,
-    /// By name.
+    /// Sorted by name.
     pub refused: Vec<RefusedSource>,
 }
 
 impl<'a> NamespacePlan<'a> {
-    /// The sources of this kind, in rows that may be restored beside each other; those of one row one after the other. The
-    /// commands of one workload are in one row, since they go into the same database or files.
+    /// The sources of this kind in rows. Rows may be restored concurrently, the sources of a row only one after the
+    /// other. The commands of one workload are in one row, because they may write to the same database or files.
     pub fn rows(&self, kind: SourceKind) -> Vec<Vec<&ChosenSnapshot<'a>>> {
         let mut rows: BTreeMap<String, Vec<&ChosenSnapshot<'a>>> = BTreeMap::new();
         for chosen in self.restores.iter().filter(|chosen| chosen.kind == kind) {
@@ -87,75 +86,70 @@ impl<'a> NamespacePlan<'a> {
     }
 }
 
-/// One source that is restored.
+/// A source which is restored, and its snapshot.
 #[derive(Clone, Debug)]
 pub struct ChosenSnapshot<'a> {
-    /// What it is.
     pub kind: SourceKind,
-    /// Its snapshot.
     pub snapshot: SnapshotRecord<'a>,
-    /// What a person has to know about the choice of the snapshot.
+    /// A remark for the user about the choice of the snapshot, or about the new claim.
     pub note: Option<String>,
-    /// The Restore, with the snapshot pinned. It names no Repository and no timeouts.
+    /// The spec of the Restore, with the id of the snapshot. It names no Repository and no timeouts.
     pub spec: RestoreSpec,
 }
 
-/// One source that cannot be restored.
+/// A source which cannot be restored.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RefusedSource {
-    /// Its name, or the path of snapshots that name none.
+    /// Name of the source, or the path of snapshots which name no source.
     pub source: String,
-    /// Why.
     pub refusal: Refusal,
 }
 
 /// Why a source cannot be restored.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Refusal {
-    /// There are snapshots in time, and none is good.
+    /// There are snapshots of the requested time, and none is proven and complete.
     #[error(
-        "no snapshot of it is proven and complete; the newest is {newest} of {time:.0}, which is {quality}: restore that one by itself, by its id, if it will do"
+        "none of its snapshots is proven and complete; the newest is {newest} of {time:.0}, which is {quality}: to use it all the same, restore it alone by its id"
     )]
     NoneProven {
-        /// Its id, short.
+        /// Short id of the newest snapshot.
         newest: String,
-        /// When it was made.
         time: Timestamp,
-        /// Why it is not taken.
+        /// Why the newest snapshot is not chosen.
         quality: Quality,
     },
-    /// All of its snapshots are younger than what was wished for.
-    #[error("its oldest snapshot is of {0:.0}, and nothing of it was stored as of the time that is wished for")]
+    /// All of its snapshots are younger than the requested time.
+    #[error("its oldest snapshot is of {0:.0}, which is later than the requested time")]
     NoneInTime(Timestamp),
-    /// Another tool's snapshots, or such as were made by hand.
-    #[error("its {0} snapshots name no source: restore them by hand, see docs/manual-restore.md")]
+    /// Snapshots of another tool, or snapshots which a user created with restic.
+    #[error("its {0} snapshots name no source: restore them manually, see docs/manual-restore.md")]
     Unnamed(usize),
-    /// There is no such claim.
-    #[error("there is no PersistentVolumeClaim {0} in this namespace: make it, or let it be made by --create")]
+    #[error("there is no PersistentVolumeClaim {0} in this namespace: create it, or set --create")]
     NoClaim(String),
     /// No pod is this source.
-    #[error("no pod of this namespace is this source now: start its workload, and restore it then by itself")]
+    #[error("no pod of this namespace is this source now: start its workload, then restore this source alone")]
     NoPod,
-    /// Nothing reads its dump.
+    /// The pod has no command which reads the dump.
     #[error(
-        "its pod has no annotation stowaway.dev/restorecommand for it: add it, or restore this source by itself with a command"
+        "its pod has no annotation stowaway.dev/restorecommand for it: add it, or restore this source alone with a command"
     )]
     NoRestoreCommand,
-    /// Its workload would come back between two restores.
+    /// The workload would be scaled back between two restores.
     #[error(
-        "{0} has more than one of the volumes that are restored, and would come back between them: scale it to 0 yourself, and leave --scale-down out"
+        "{0} mounts several of the restored volumes, and would be scaled back between their restores: scale it to 0 yourself, and omit --scale-down"
     )]
     SharedWorkload(String),
-    /// What has it mounted cannot be scaled.
+    /// The pods which mount the claim do not belong to a single workload which can be scaled.
     #[error(
-        "{0} have it mounted, and not one workload alone that can be scaled to 0: end them, and leave --scale-down out"
+        "it is mounted by {0}, which is not a single workload that can be scaled to 0: end them, and omit --scale-down"
     )]
     NotScalable(String),
 }
 
-/// Says for each source what is done.
-pub fn plan_namespace<'a>(wish: NamespaceWish<'_>, facts: NamespaceFacts<'a>) -> NamespacePlan<'a> {
-    let (sources, mut refused) = sources(facts.snapshots, wish.host);
+/// Plans for each source how it is restored, or why it is refused.
+pub fn plan_namespace<'a>(request: NamespaceRequest<'_>, facts: NamespaceFacts<'a>) -> NamespacePlan<'a> {
+    let (sources, mut refused) = sources(facts.snapshots, request.host);
     let mut restores = Vec::new();
     for (name, count) in sources {
         let refuse = |refusal| RefusedSource { source: name.clone(), refusal };
@@ -164,17 +158,17 @@ pub fn plan_namespace<'a>(wish: NamespaceWish<'_>, facts: NamespaceFacts<'a>) ->
             continue;
         };
         let kind = if name.starts_with(VOLUME) { SourceKind::Volume } else { SourceKind::Command };
-        if wish.only.is_some_and(|only| only != kind) {
+        if request.only.is_some_and(|only| only != kind) {
             continue;
         }
-        let chosen = newest(&source, wish, facts).and_then(|found| Ok((target(&source, wish, facts)?, found)));
+        let chosen = newest(&source, request, facts).and_then(|found| Ok((target(&source, request, facts)?, found)));
         match chosen {
             Ok(((to, scale_down), found)) => {
                 let from = RestoreFrom {
                     source,
                     snapshot: Some(found.snapshot.id.to_owned()),
                     as_of: None,
-                    host: Some(wish.host.to_owned()),
+                    host: Some(request.host.to_owned()),
                     paths: Vec::new(),
                 };
                 let spec = RestoreSpec {
@@ -194,13 +188,14 @@ pub fn plan_namespace<'a>(wish: NamespaceWish<'_>, facts: NamespaceFacts<'a>) ->
         }
     }
     refuse_shared(&mut restores, &mut refused);
-    // Each kind is in the order of its names already.
+    // Stable, so that each kind stays sorted by name.
     restores.sort_by_key(|chosen| chosen.kind);
     refused.sort_by(|one, other| one.source.cmp(&other.source));
     NamespacePlan { restores, refused }
 }
 
-/// The names of the sources that the host has snapshots of, with their number, and what names none.
+/// The names of the sources which the host has snapshots of, with the number of snapshots; and the snapshots without a
+/// source.
 fn sources(snapshots: &[SnapshotRecord<'_>], host: &str) -> (BTreeMap<String, usize>, Vec<RefusedSource>) {
     let mut sources: BTreeMap<String, usize> = BTreeMap::new();
     let mut known_paths: BTreeSet<&str> = BTreeSet::new();
@@ -218,9 +213,9 @@ fn sources(snapshots: &[SnapshotRecord<'_>], host: &str) -> (BTreeMap<String, us
     for (path, count) in unnamed {
         let claim = path.strip_prefix("/data/").map(|claim| format!("{VOLUME}{claim}"));
         match claim.filter(|name| name.matches('/').count() == 1 && name.parse::<SourceName>().is_ok()) {
-            // K8up's, which [`latest_restorable`] knows.
+            // Snapshots of K8up, which [`latest_restorable`] accepts.
             Some(name) => *sources.entry(name).or_default() += count,
-            // A named source has taken this history over.
+            // A named source has newer snapshots of the same path.
             None if known_paths.contains(path.as_str()) => {}
             None => refused.push(RefusedSource { source: path, refusal: Refusal::Unnamed(count) }),
         }
@@ -228,16 +223,16 @@ fn sources(snapshots: &[SnapshotRecord<'_>], host: &str) -> (BTreeMap<String, us
     (sources, refused)
 }
 
-/// The snapshot that is restored, by the rule of a single restore.
+/// The snapshot to restore, by the rule of a single Restore.
 fn newest<'a>(
     source: &SourceName,
-    wish: NamespaceWish<'_>,
+    request: NamespaceRequest<'_>,
     facts: NamespaceFacts<'a>,
 ) -> Result<Restorable<'a>, Refusal> {
-    let NamespaceWish { host, as_of, cluster, now, .. } = wish;
+    let NamespaceRequest { host, as_of, cluster, now, .. } = request;
     let query = SnapshotQuery { source, host: Some(host), as_of, cluster, now };
     latest_restorable(facts.snapshots, &query).map_err(|none| match none {
-        // There is at least one of that name.
+        // Unreachable, because the source's name comes from a snapshot.
         NotRestorable::NoSnapshot => Refusal::NoneInTime(now),
         NotRestorable::NoneInTime(oldest) => Refusal::NoneInTime(oldest),
         NotRestorable::NoneGood(newest, quality) => {
@@ -246,10 +241,10 @@ fn newest<'a>(
     })
 }
 
-/// Where the source is restored to, and what is scaled down meanwhile.
+/// The target of the source, and the workload which is scaled down meanwhile.
 fn target(
     source: &SourceName,
-    wish: NamespaceWish<'_>,
+    request: NamespaceRequest<'_>,
     facts: NamespaceFacts<'_>,
 ) -> Result<(Option<RestoreTo>, Option<ScaleDown>), Refusal> {
     let Some(claim) = source.as_str().strip_prefix(VOLUME) else {
@@ -260,31 +255,31 @@ fn target(
         };
     };
     let is_there = facts.claims.contains(claim);
-    if !is_there && wish.create.is_none() {
+    if !is_there && request.create.is_none() {
         return Err(Refusal::NoClaim(claim.to_owned()));
     }
-    let scale_down = if wish.scale_down { workload(claim, facts.pods)? } else { None };
+    let scale_down = if request.scale_down { workload(claim, facts.pods)? } else { None };
     let claim = RestoreClaim {
         name: claim.to_owned(),
         path: None,
-        overwrite: is_there && wish.overwrite,
-        create: wish.create.filter(|_| !is_there).cloned(),
+        overwrite: is_there && request.overwrite,
+        create: request.create.filter(|_| !is_there).cloned(),
     };
     Ok((Some(RestoreTo { claim: Some(claim), ..RestoreTo::default() }), scale_down))
 }
 
-/// What a person has to know of a claim that will be made.
+/// A remark for the user if the size of the new claim is derived from the snapshot's size.
 fn note_of_new_claim(to: Option<&RestoreTo>, snapshot: SnapshotRecord<'_>) -> Option<String> {
     let new = to?.claim.as_ref()?.create.as_ref()?;
     let is_recorded = StoredClaim::of(snapshot.identity).is_some_and(|claim| claim.size.is_some());
     (new.size.is_none() && !is_recorded).then(|| {
-        "the snapshot does not record what its claim had requested: the new claim gets half as much again as the snapshot has, and \
-         1 GiB, and a manifest that requests less is refused afterwards (--size names a size for all)"
+        "the snapshot does not record which size its claim requested: the new claim gets 1.5 times the snapshot's size, and \
+         1 GiB; Kubernetes refuses a later manifest which requests less (--size sets the size of all claims)"
             .to_owned()
     })
 }
 
-/// The one workload whose pods have the claim mounted; none when no pod has.
+/// The only workload whose pods mount the claim; `None` if no pod does.
 fn workload(claim: &str, pods: &[ObservedPod]) -> Result<Option<ScaleDown>, Refusal> {
     let users: BTreeSet<(&str, &str)> = pods
         .iter()
@@ -303,7 +298,8 @@ fn workload(claim: &str, pods: &[ObservedPod]) -> Result<Option<ScaleDown>, Refu
     }
 }
 
-/// Takes out the volumes whose workload has another one, too: each Restore scales it back by itself.
+/// Refuses the volumes whose workload mounts another restored volume, because each Restore scales the workload back at
+/// its end.
 fn refuse_shared(restores: &mut Vec<ChosenSnapshot<'_>>, refused: &mut Vec<RefusedSource>) {
     let workload =
         |chosen: &ChosenSnapshot<'_>| chosen.spec.scale_down.as_ref().map(|one| format!("{} {}", one.kind, one.name));

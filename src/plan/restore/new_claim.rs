@@ -1,6 +1,5 @@
-//! The claim that is made for a Restore: as the user wishes it, else as the snapshot records that its own claim was.
-//!
-//! It must not know when it is made, nor what is restored into it.
+//! The claim which is created for a Restore. Its properties are those of `spec.to.claim.create`, else those which the
+//! snapshot records of the claim that was backed up.
 
 use k8s_openapi::{
     api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec, VolumeResourceRequirements},
@@ -9,54 +8,54 @@ use k8s_openapi::{
 
 use super::{
     claim::{is_volume, refused},
-    target::Missing,
+    target::StartError,
 };
 use crate::{
     api::{FoundSnapshot, NewClaim, Restore, RestoreClaim},
     model::{BLOCK, Reason, StoredClaim, billionths},
-    plan::{labels, names::Owner},
+    plan::{labels, names::OwnerRef},
 };
 
 const GIBIBYTE: u64 = 1 << 30;
 const ONE_NODE: &str = "ReadWriteOnce";
-/// What the names of the access modes begin with by which a restore can write.
+/// Prefix of the access modes which allow a restore to write.
 const WRITABLE: &str = "ReadWrite";
 
-/// A claim, and the sentence that describes how it was made.
+/// A claim to create, and a sentence which describes its properties and where they come from.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Made {
+pub(super) struct PlannedClaim {
     pub claim: PersistentVolumeClaim,
     pub description: String,
 }
 
-/// Whether the snapshot has to be looked up first, because not all of the claim is said.
+/// Whether the snapshot has to be looked up first, because the spec does not set all properties of the claim.
 pub(super) fn needs_lookup(restore: &Restore, new: &NewClaim) -> bool {
-    let is_said = new.storage_class_name.is_some() && new.volume_mode.is_some() && !new.access_modes.is_empty();
-    new.size.is_none() || is_volume(restore) && !is_said
+    let is_set = new.storage_class_name.is_some() && new.volume_mode.is_some() && !new.access_modes.is_empty();
+    new.size.is_none() || is_volume(restore) && !is_set
 }
 
-/// The volume mode of the new claim; the cluster's own default when there is none.
+/// The volume mode of the new claim; `None` for the cluster's default.
 pub(super) fn volume_mode<'a>(new: &'a NewClaim, found: Option<&'a FoundSnapshot>) -> Option<&'a str> {
     let stored = || found?.claim.as_ref()?.volume_mode.as_deref();
     new.volume_mode.as_deref().or_else(stored)
 }
 
-/// The claim that is to be made. `storage_classes` are those of the cluster.
-pub(super) fn make(
-    (restore, owner): (&Restore, &Owner),
+/// The claim to create. `storage_classes` are those of the cluster.
+pub(super) fn plan_claim(
+    (restore, owner): (&Restore, &OwnerRef),
     (to, new): (&RestoreClaim, &NewClaim),
     found: Option<&FoundSnapshot>,
     storage_classes: &[String],
-) -> Result<Made, Missing> {
+) -> Result<PlannedClaim, StartError> {
     let stored = found.and_then(|found| found.claim.clone()).unwrap_or_default();
     let (size, of_size) = size((restore, to), new, &stored, found.and_then(|found| found.bytes))?;
     let (class, of_class) = storage_class(new, &stored, storage_classes);
     let mode = volume_mode(new, found);
-    // Another class may not have them.
-    let is_its_own = class == stored.storage_class_name;
-    let modes = access_modes(new, is_its_own.then_some(&stored.access_modes));
+    // Another storage class may not support the recorded access modes.
+    let is_same_class = class == stored.storage_class_name;
+    let modes = access_modes(new, is_same_class.then_some(&stored.access_modes));
     let description = format!(
-        "claim {} was made with {}{of_size}, {of_class}, {}{}",
+        "claim {} was created with {}{of_size}, {of_class}, {}{}",
         to.name,
         size.0,
         modes.join(" and "),
@@ -82,60 +81,62 @@ pub(super) fn make(
         }),
         status: None,
     };
-    Ok(Made { claim, description })
+    Ok(PlannedClaim { claim, description })
 }
 
-/// The size, and from where it is.
+/// The size, and a text which states where it comes from.
 fn size(
     (restore, to): (&Restore, &RestoreClaim),
     new: &NewClaim,
     stored: &StoredClaim,
     bytes: Option<u64>,
-) -> Result<(Quantity, &'static str), Missing> {
+) -> Result<(Quantity, &'static str), StartError> {
     if let Some(size) = &new.size {
         return Ok((size.clone(), ""));
     }
     if let Some(size) = &stored.size {
-        // A volume may have had more than its claim requested.
+        // A volume may be larger than its claim requested.
         return Ok(match bytes.filter(|bytes| !has_room(size, *bytes)) {
-            None => (Quantity(size.clone()), " as its own claim had requested when it was stored"),
+            None => (Quantity(size.clone()), ", which the source's claim requested when it was stored"),
             Some(bytes) => (
-                generous(bytes),
-                " (half as much again as the snapshot has, and 1 GiB, because its own claim had requested less than that: \
-                 Kubernetes refuses a manifest that requests less, so give its size in spec.to.claim.create.size where the \
-                 volume will have more)",
+                size_with_reserve(bytes),
+                " (1.5 times the snapshot's size, and 1 GiB, because the source's claim requested less than the snapshot \
+                 holds: Kubernetes refuses a manifest which requests less than the claim has, so set \
+                 spec.to.claim.create.size if the app's manifest requests another size)",
             ),
         });
     }
     let Some(bytes) = bytes else {
         let message = format!(
-            "the snapshot records neither its size nor what its claim had requested: give the size of claim {} in \
+            "the snapshot records neither its size nor the size which its claim requested: set the size of claim {} in \
              spec.to.claim.create.size",
             to.name
         );
         return Err(refused(Reason::InvalidRequest, message));
     };
     let why = if is_volume(restore) {
-        " (half as much again as the snapshot has, and 1 GiB, because the snapshot does not record what its claim had requested: \
-         Kubernetes refuses a manifest that requests less, so give its size in spec.to.claim.create.size where there is one)"
+        " (1.5 times the snapshot's size, and 1 GiB, because the snapshot does not record which size its claim requested: \
+         Kubernetes refuses a manifest which requests less than the claim has, so set spec.to.claim.create.size if the \
+         app has a manifest of the claim)"
     } else {
         ""
     };
-    Ok((generous(bytes), why))
+    Ok((size_with_reserve(bytes), why))
 }
 
-/// Whether a volume of that size has room for so many bytes.
+/// Whether a volume of that size can hold so many bytes. A size which cannot be parsed counts as large enough.
 fn has_room(size: &str, bytes: u64) -> bool {
     billionths(size).is_none_or(|size| size / 1_000_000_000 >= i128::from(bytes))
 }
 
-/// Room for so many bytes of files: blocks are bigger than small files, and file systems take their part.
-fn generous(bytes: u64) -> Quantity {
-    let wanted = bytes.saturating_add(bytes / 2).saturating_add(GIBIBYTE);
-    Quantity(format!("{}Gi", wanted.div_ceil(GIBIBYTE)))
+/// The size of a volume for so many bytes of files, with a reserve for partly used blocks and for file system metadata.
+fn size_with_reserve(bytes: u64) -> Quantity {
+    let size = bytes.saturating_add(bytes / 2).saturating_add(GIBIBYTE);
+    Quantity(format!("{}Gi", size.div_ceil(GIBIBYTE)))
 }
 
-/// The storage class, and its description. One that the cluster does not have would leave the claim without a volume.
+/// The storage class, and its description. A recorded class which the cluster does not have is not used, because the
+/// claim would never get a volume.
 fn storage_class(new: &NewClaim, stored: &StoredClaim, existing: &[String]) -> (Option<String>, String) {
     match (&new.storage_class_name, &stored.storage_class_name) {
         (Some(class), _) => (Some(class.clone()), format!("of class {class}")),
@@ -153,7 +154,7 @@ fn storage_class(new: &NewClaim, stored: &StoredClaim, existing: &[String]) -> (
 fn access_modes(new: &NewClaim, stored: Option<&Vec<String>>) -> Vec<String> {
     let is_writable = |modes: &&Vec<String>| modes.iter().any(|mode| mode.starts_with(WRITABLE));
     match Some(&new.access_modes).filter(|modes| !modes.is_empty()) {
-        Some(wished) => wished.clone(),
+        Some(requested) => requested.clone(),
         None => stored.filter(is_writable).cloned().unwrap_or_else(|| vec![ONE_NODE.to_owned()]),
     }
 }

@@ -1,9 +1,9 @@
-//! The workload around a Restore: down to 0 before it, back to what it was after it, whatever came out.
+//! Scales a workload to 0 before a Restore, and back to its replicas after it, with any result.
 //!
-//! What it was is written into an annotation of the Restore before it is touched, together with a finalizer that holds the
-//! Restore until it is back; so neither a restart of the controller nor a deletion of the Restore leaves it down. The
-//! annotation is written once, by a patch that names the version it is based on, so that two controllers cannot replace one
-//! number by another; the status only shows it. It must not know what is restored.
+//! The replicas are written into an annotation of the Restore before the workload is scaled, together with a finalizer
+//! which keeps the Restore until the workload is scaled back. So neither a restart of the controller nor a deletion of
+//! the Restore leaves the workload down. The annotation is written once, by a patch with the resource version which it
+//! is based on, so that two controllers cannot overwrite each other's number. The status only shows the number.
 
 use std::time::Duration;
 
@@ -11,30 +11,30 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
-use super::{ObservedScale, RestoreFacts, claim::refused, target::Missing};
+use super::{ObservedScale, RestoreFacts, claim::refused, target::StartError};
 use crate::{
     api::{Restore, RestoreStatus, SCALED_FINALIZER, SCALED_FROM, ScaleDown, Scaled},
     model::{Reason, Verdict},
     plan::{
-        actions::{Actions, Occurrence, ScaleTo},
-        jobs::{ObservedJob, Standing, standing},
+        actions::{Actions, EventRecord, ScaleTo},
+        jobs::{JobState, ObservedJob, job_state},
         text::{later, until},
     },
 };
 
-/// How long the pods of a workload are waited for, and those of a Job whose Restore is deleted.
+/// How long the pods of a workload may take to end, and the Job of a deleted Restore.
 pub(super) const LIMIT: Duration = Duration::from_mins(5);
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// How often the workload is looked at while the Job runs: nothing reports that it was scaled up.
-const RUNNING_LOOK_AGAIN: Duration = Duration::from_secs(10);
+const REQUEUE_PAUSE: Duration = Duration::from_secs(2);
+/// How often the workload is checked while the Job runs, because the controller does not watch workloads.
+const RUNNING_REQUEUE: Duration = Duration::from_secs(10);
 
-/// The other one of the namespace's Restores that has scaled the same workload down, and not back yet.
-pub fn held_down_by(restore: &Restore, restores: &[Restore]) -> Option<String> {
-    let wish = restore.spec.scale_down.as_ref()?;
+/// The name of another Restore of the namespace which has scaled the same workload down, and not back yet.
+pub fn scaled_down_by(restore: &Restore, restores: &[Restore]) -> Option<String> {
+    let scale_down = restore.spec.scale_down.as_ref()?;
     let holds = |other: &&Restore| {
         let scaled = other.status.as_ref().and_then(|status| status.scaled.as_ref());
-        let is_back = scaled.map_or(!(is_held(other) && written(other).is_some()), |scaled| scaled.is_back);
-        other.spec.scale_down.as_ref() == Some(wish) && !is_back
+        let is_back = scaled.map_or(!(is_held(other) && recorded(other).is_some()), |scaled| scaled.is_back);
+        other.spec.scale_down.as_ref() == Some(scale_down) && !is_back
     };
     let mut others = restores.iter().filter(|other| other.metadata.uid != restore.metadata.uid);
     others.find(holds).map(ResourceExt::name_any)
@@ -48,90 +48,95 @@ fn is_held(restore: &Restore) -> bool {
     restore.finalizers().iter().any(|finalizer| finalizer == SCALED_FINALIZER)
 }
 
-/// UID and replicas of the workload before it was scaled down, as the annotation of the Restore has them.
-fn written(restore: &Restore) -> Option<(String, i32)> {
+/// UID and replicas of the workload before it was scaled down, from the annotation of the Restore.
+fn recorded(restore: &Restore) -> Option<(String, i32)> {
     let (uid, replicas) = restore.annotations().get(SCALED_FROM)?.split_once(' ')?;
     Some((uid.to_owned(), replicas.parse().ok().filter(|replicas| *replicas >= 0)?))
 }
 
-/// Replaces the status' record of the workload by what was written down before it was scaled: who may write a status need
-/// not be allowed to scale anything.
+/// Replaces the workload's UID and replicas in the status by those of the annotation, because a client which may write
+/// a status may have no right to scale workloads.
 pub(super) fn recover(restore: &Restore, status: &mut RestoreStatus, now: Timestamp) {
     if !is_held(restore) {
-        // Nothing of it was scaled, or all of it is back.
+        // Without the finalizer, nothing was scaled, or it is scaled back already.
         status.scaled = status.scaled.take().filter(|scaled| scaled.is_back);
-    } else if let Some((uid, replicas)) = written(restore) {
+    } else if let Some((uid, replicas)) = recorded(restore) {
         let known = status.scaled.take().unwrap_or_else(|| scaled(String::new(), 0, now));
         status.scaled = Some(Scaled { uid, replicas, ..known });
     }
 }
 
-/// Notes that the workload was scaled up, or had pods, while the Job runs.
-pub(super) fn notice(facts: RestoreFacts<'_>, status: &mut RestoreStatus, actions: &mut Actions, now: Timestamp) {
+/// Records in the status that the workload was scaled up, or had pods, while the Job ran.
+pub(super) fn record_disturbance(
+    facts: RestoreFacts<'_>,
+    status: &mut RestoreStatus,
+    actions: &mut Actions,
+    now: Timestamp,
+) {
     let Some(scaled) = status.scaled.as_mut().filter(|scaled| !scaled.is_back) else { return };
     let observed = facts.claim.and_then(|facts| facts.scale).filter(|observed| observed.uid == scaled.uid);
     if observed.is_some_and(|observed| observed.replicas != 0 || observed.pods != 0) {
         scaled.disturbed_time.get_or_insert(Time(now));
     }
-    actions.look_again_after(RUNNING_LOOK_AGAIN);
+    actions.requeue_within(RUNNING_REQUEUE);
 }
 
-/// A restore beside which the workload ran is not green: its pods may have written into the claim.
-pub(super) fn tell_disturbance(status: &mut RestoreStatus) {
+/// Downgrades the verdict if the workload had pods while the Job ran, because they may have written into the claim.
+pub(super) fn report_disturbance(status: &mut RestoreStatus) {
     let Some(Time(time)) = status.scaled.as_ref().and_then(|scaled| scaled.disturbed_time.clone()) else { return };
     let outcome = &mut status.outcome;
     let separator = if outcome.message.is_empty() { "" } else { "; " };
-    let words = format!(
-        "the workload of scaleDown was scaled up by another author while the restore ran (first seen at {time}), so that its \
-         pods may have written into the claim: stop what scales it (an autoscaler, a GitOps tool), and restore again"
+    let warning = format!(
+        "the workload of scaleDown was scaled up by another author while the restore ran (first seen at {time}), so its \
+         pods may have written into the claim: stop the autoscaler or GitOps tool which scales it, and restore again"
     );
-    outcome.message = format!("{}{separator}{words}", outcome.message);
+    outcome.message = format!("{}{separator}{warning}", outcome.message);
     if outcome.verdict == Some(Verdict::Succeeded) {
         outcome.verdict = Some(Verdict::Incomplete);
         outcome.reason = Reason::TargetInUse.to_string();
     }
 }
 
-/// Whether the workload is down; what is being waited for otherwise.
-pub(super) fn is_down(
-    wish: &ScaleDown,
+/// Scales the workload down. Returns `None` once it has no pods, else a message which states what is being waited for.
+pub(super) fn ensure_down(
+    scale_down: &ScaleDown,
     facts: RestoreFacts<'_>,
     status: &mut RestoreStatus,
     actions: &mut Actions,
     now: Timestamp,
-) -> Result<Option<String>, Missing> {
-    let ScaleDown { kind, name } = wish;
+) -> Result<Option<String>, StartError> {
+    let ScaleDown { kind, name } = scale_down;
     let observed = facts.claim.and_then(|facts| facts.scale);
     let Some(scaled) = &status.scaled else {
-        // What it is now is not what it was before the other one.
-        if let Some(other) = facts.claim.and_then(|facts| facts.held_down_by) {
-            actions.look_again_after(LOOK_AGAIN);
+        // The present replicas are not the workload's own while another Restore has scaled it down.
+        if let Some(other) = facts.claim.and_then(|facts| facts.scaled_down_by) {
+            actions.requeue_within(REQUEUE_PAUSE);
             return Ok(Some(format!("waits for Restore {other}, which has {kind} {name} scaled to 0")));
         }
         let Some(ObservedScale { uid, replicas, .. }) = observed else {
             return Err(refused(Reason::InvalidRequest, format!("there is no {kind} {name} in this namespace")));
         };
-        actions.around.hold = Some(format!("{uid} {replicas}"));
+        actions.restore.hold = Some(format!("{uid} {replicas}"));
         status.scaled = Some(scaled(uid.clone(), *replicas, now));
-        // Only when that is written down.
-        actions.look_again_after(Duration::from_millis(10));
+        // The workload is scaled only after the annotation is written.
+        actions.requeue_within(Duration::from_millis(10));
         return Ok(Some(format!("{kind} {name} is being scaled to 0")));
     };
     let Some(observed) = observed.filter(|observed| observed.uid == scaled.uid) else { return Ok(None) };
-    keep_down(wish, facts, status, actions);
+    keep_down(scale_down, facts, status, actions);
     if observed.replicas == 0 && observed.pods == 0 {
         return Ok(None);
     }
     let deadline = later(scaled_since(status, now), LIMIT);
     if now >= deadline {
         let message = format!(
-            "{} pods of {kind} {name} were not gone {} minutes after it was scaled to 0; nothing was changed",
+            "{} pods of {kind} {name} had not ended {} minutes after it was scaled to 0; nothing was changed",
             observed.pods,
             LIMIT.as_secs() / 60
         );
         return Err(refused(Reason::TargetInUse, message));
     }
-    actions.look_again_after(LOOK_AGAIN.min(until(deadline, now)));
+    actions.requeue_within(REQUEUE_PAUSE.min(until(deadline, now)));
     Ok(Some(format!("{} pods of {kind} {name} are ending", observed.pods)))
 }
 
@@ -139,20 +144,25 @@ fn scaled_since(status: &RestoreStatus, now: Timestamp) -> Timestamp {
     status.scaled.as_ref().map_or(now, |scaled| scaled.since.0)
 }
 
-/// Scales to 0 what somebody else scaled up meanwhile.
-pub(super) fn keep_down(wish: &ScaleDown, facts: RestoreFacts<'_>, status: &RestoreStatus, actions: &mut Actions) {
-    let ours = status.scaled.as_ref().filter(|scaled| !scaled.is_back);
+/// Scales the workload to 0 again if another client scaled it up meanwhile.
+pub(super) fn keep_down(
+    scale_down: &ScaleDown,
+    facts: RestoreFacts<'_>,
+    status: &RestoreStatus,
+    actions: &mut Actions,
+) {
+    let scaled = status.scaled.as_ref().filter(|scaled| !scaled.is_back);
     let observed = facts.claim.and_then(|facts| facts.scale);
-    if let (Some(scaled), Some(observed)) = (ours, observed)
+    if let (Some(scaled), Some(observed)) = (scaled, observed)
         && observed.uid == scaled.uid
         && observed.replicas != 0
     {
-        actions.around.scale = Some(ScaleTo { kind: wish.kind, name: wish.name.clone(), replicas: 0 });
+        actions.restore.scale = Some(ScaleTo { kind: scale_down.kind, name: scale_down.name.clone(), replicas: 0 });
     }
 }
 
-/// Gives the workload its replicas back once nothing runs any more, and lets the Restore go.
-pub(super) fn settle(
+/// Scales the workload back once no Job of the Restore runs, and then removes the finalizer.
+pub(super) fn scale_back(
     restore: &Restore,
     facts: RestoreFacts<'_>,
     status: &mut RestoreStatus,
@@ -161,41 +171,41 @@ pub(super) fn settle(
 ) {
     let is_held = is_held(restore);
     let job = status.job.clone();
-    if let (Some(scaled), Some(wish)) = (&mut status.scaled, &restore.spec.scale_down)
+    if let (Some(scaled), Some(scale_down)) = (&mut status.scaled, &restore.spec.scale_down)
         && !scaled.is_back
     {
         let deleted = restore.metadata.deletion_timestamp.as_ref().map(|time| time.0);
         if let (Some(deleted), Some(job)) = (deleted, running(facts.jobs, job.as_deref(), now))
             && now < later(deleted, LIMIT)
         {
-            // What writes into the volume ends before the app comes back.
+            // The Job, which writes into the volume, ends before the app starts.
             actions.end.push(job.to_owned());
-            actions.look_again_after(LOOK_AGAIN);
+            actions.requeue_within(REQUEUE_PAUSE);
             return;
         }
-        // It may have been meant to be kept down until now.
-        actions.around.scale = None;
+        // `keep_down` may have requested a scale to 0 in this plan.
+        actions.restore.scale = None;
         let observed = facts.claim.and_then(|facts| facts.scale).filter(|observed| observed.uid == scaled.uid);
-        // One that is gone, or has replicas again, is somebody else's by now.
+        // A workload which was deleted, or has replicas, was changed by another client and is left alone.
         if observed.is_some_and(|observed| observed.replicas == 0) && scaled.replicas > 0 {
-            let ScaleDown { kind, name } = wish;
-            actions.around.scale = Some(ScaleTo { kind: *kind, name: name.clone(), replicas: scaled.replicas });
-            actions.events.push(Occurrence {
+            let ScaleDown { kind, name } = scale_down;
+            actions.restore.scale = Some(ScaleTo { kind: *kind, name: name.clone(), replicas: scaled.replicas });
+            actions.events.push(EventRecord {
                 is_warning: false,
                 reason: "ScaledBack".to_owned(),
                 action: "Restore",
-                note: format!("{kind} {name} has its {} replicas back", scaled.replicas),
+                note: format!("{kind} {name} is scaled back to {} replicas", scaled.replicas),
                 job,
             });
         }
         scaled.is_back = true;
     }
-    actions.around.release |= is_held;
+    actions.restore.release |= is_held;
 }
 
-/// The Job, if it is not over.
+/// The name of the Job, if it is not over.
 fn running<'a>(jobs: &[ObservedJob], job: Option<&'a str>, now: Timestamp) -> Option<&'a str> {
     let job = job?;
     let observed = jobs.iter().find(|observed| observed.job.name_any() == job)?;
-    (!matches!(standing(observed, now), Standing::Ended(_))).then_some(job)
+    (!matches!(job_state(observed, now), JobState::Ended(_))).then_some(job)
 }

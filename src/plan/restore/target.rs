@@ -1,33 +1,31 @@
-//! Which command of which container a Restore streams into.
-//!
-//! It must not know where the dump comes from.
+//! The command of a container which a Restore streams into.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use super::{Obstacle, RestoreFacts};
+use super::{Blocked, RestoreFacts};
 use crate::{
     api::Restore,
     model::{Reason, TargetCommand},
     plan::sources::Target,
 };
 
-/// What a Restore lacks.
-pub(super) enum Missing {
-    /// It may yet come.
-    Now(Obstacle),
-    /// Somebody has to write another Restore.
-    ForGood(Obstacle),
+/// Why a Restore cannot start its Job.
+pub(super) enum StartError {
+    /// The cause may pass by itself.
+    Temporary(Blocked),
+    /// The user has to create another Restore.
+    Permanent(Blocked),
 }
 
-/// The container that is named, in the pod that is named; by default those that the source's name denotes now.
-pub(super) fn target(restore: &Restore, facts: RestoreFacts<'_>) -> Result<TargetCommand, Missing> {
+/// The named container in the named pod. By default, the pod and container which the source's name denotes now.
+pub(super) fn target(restore: &Restore, facts: RestoreFacts<'_>) -> Result<TargetCommand, StartError> {
     let source = &restore.spec.from.source;
     let to = restore.spec.to.clone().unwrap_or_default();
     if source.as_str().starts_with("pvc/") {
         return Err(refused(format!(
-            "source {source} is a volume, which no command reads: name the claim that it is restored into in spec.to.claim, or \
-             annotate a pod that mounts it while it is empty with stowaway.dev/restore"
+            "source {source} is a volume, which is not restored by a command: name the target claim in spec.to.claim, or \
+             annotate a pod which mounts an empty claim with stowaway.dev/restore"
         )));
     }
     // <kind>/<workload>/<container>[/<command>]
@@ -55,27 +53,29 @@ pub(super) fn target(restore: &Restore, facts: RestoreFacts<'_>) -> Result<Targe
     Ok(TargetCommand { container, ..target })
 }
 
-/// The pod and container that the source's name denotes now.
-fn planned(restore: &Restore, facts: RestoreFacts<'_>) -> Result<TargetCommand, Missing> {
+/// The pod and container which the source's name denotes now.
+fn planned(restore: &Restore, facts: RestoreFacts<'_>) -> Result<TargetCommand, StartError> {
     let source = &restore.spec.from.source;
     let Some(planned) = facts.sources.sources.iter().find(|planned| planned.name == *source) else {
         let known: Vec<_> = facts.sources.sources.iter().map(|planned| planned.name.as_str()).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         return Err(refused(format!(
             "no pod of the namespace is source {source} now; the sources are: {known}. \
-             To restore it all the same, name pod, container and command in spec.to"
+             To restore it anyway, name pod, container and command in spec.to"
         )));
     };
     match &planned.target {
         Some(Target::Command(target)) => Ok(target.clone()),
         Some(Target::Volume(_) | Target::Claim(_)) => {
-            Err(refused(format!("source {source} is a volume, and no command")))
+            Err(refused(format!("source {source} is a volume, not a command")))
         }
-        None => Err(Missing::Now(Obstacle::new(Reason::PodGone, format!("source {source} has no Ready pod now")))),
+        None => {
+            Err(StartError::Temporary(Blocked::new(Reason::PodGone, format!("source {source} has no Ready pod now"))))
+        }
     }
 }
 
-fn find<'a>(facts: RestoreFacts<'a>, name: &str) -> Result<&'a Pod, Missing> {
+fn find<'a>(facts: RestoreFacts<'a>, name: &str) -> Result<&'a Pod, StartError> {
     facts
         .pods
         .iter()
@@ -84,7 +84,7 @@ fn find<'a>(facts: RestoreFacts<'a>, name: &str) -> Result<&'a Pod, Missing> {
         .ok_or_else(|| refused(format!("there is no pod {name} in this namespace")))
 }
 
-fn has_container(pod: &Pod, container: &str) -> Result<(), Missing> {
+fn has_container(pod: &Pod, container: &str) -> Result<(), StartError> {
     let spec = pod.spec.as_ref();
     let init = spec.and_then(|spec| spec.init_containers.as_ref()).into_iter().flatten();
     let sidecars = init.filter(|container| container.restart_policy.as_deref() == Some("Always"));
@@ -100,6 +100,6 @@ fn has_container(pod: &Pod, container: &str) -> Result<(), Missing> {
     Err(refused(format!("pod {} has no container {container}; it has {}", pod.name_any(), existing.join(", "))))
 }
 
-fn refused(message: String) -> Missing {
-    Missing::ForGood(Obstacle::new(Reason::InvalidRequest, message))
+fn refused(message: String) -> StartError {
+    StartError::Permanent(Blocked::new(Reason::InvalidRequest, message))
 }

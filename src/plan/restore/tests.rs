@@ -1,4 +1,4 @@
-//! A Restore finds its target or says why not, runs once, and is never repeated.
+//! Tests that a Restore finds its target or reports why not, runs once, and is never repeated.
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use serde_json::json;
@@ -46,7 +46,7 @@ impl World {
         }
     }
 
-    fn look(&mut self, seconds: i64) -> Actions {
+    fn step(&mut self, seconds: i64) -> Actions {
         let facts = RestoreFacts {
             repositories: &self.repositories,
             jobs: &self.jobs,
@@ -57,7 +57,10 @@ impl World {
             uses: &self.uses,
         };
         let (status, actions) = plan_restore(&self.restore, facts, at(seconds));
-        assert!(status.outcome.verdict.is_some() || actions.look_again.is_some(), "nobody would look again");
+        assert!(
+            status.outcome.verdict.is_some() || actions.requeue_after.is_some(),
+            "a Restore without a verdict is requeued"
+        );
         self.restore.status = Some(status);
         actions
     }
@@ -69,19 +72,19 @@ impl World {
 
 fn started(spec: &serde_json::Value) -> TargetCommand {
     let mut world = World::new(spec);
-    match world.look(0).start.pop().map(|start| start.task) {
+    match world.step(0).start.pop().map(|start| start.task) {
         Some(TaskKind::Restore { target, .. }) => target,
         task => panic!("{task:?}, {:?}", world.status()),
     }
 }
 
 #[test]
-fn run_of_a_command_is_told_whose_snapshots_are_meant() {
+fn task_of_a_command_names_the_host_of_the_snapshots() {
     for (from, expected) in
         [(json!({ "source": MILL }), None), (json!({ "source": MILL, "host": "meadow" }), Some("meadow"))]
     {
         let mut world = World::new(&json!({ "from": from }));
-        let task = world.look(0).start.pop().map(|start| start.task);
+        let task = world.step(0).start.pop().map(|start| start.task);
         let Some(TaskKind::Restore { host, .. }) = task else { panic!("{task:?}") };
         assert_eq!(host.as_deref(), expected);
     }
@@ -119,9 +122,9 @@ fn wrong_target_is_refused_at_once_with_what_there_is() {
     ];
     for (spec, hint) in table {
         let mut world = World::new(&spec);
-        // Not even the repository has to be ready for that.
+        // A permanent error does not wait for the repository.
         world.repositories.clear();
-        let actions = world.look(0);
+        let actions = world.step(0);
         let outcome = &world.status().outcome;
         assert_eq!((outcome.verdict, outcome.reason.as_str()), (Some(Verdict::Failed), "InvalidRequest"));
         assert!(outcome.message.contains(hint), "{}", outcome.message);
@@ -133,10 +136,10 @@ fn wrong_target_is_refused_at_once_with_what_there_is() {
 fn unready_repository_is_waited_for_and_its_reason_copied() {
     let mut world = World::new(&json!({ "from": { "source": MILL } }));
     world.repositories = vec![repository("cellar", Err(("WrongPassword", "no key opens")))];
-    world.look(0);
-    world.look(299);
+    world.step(0);
+    world.step(299);
     assert_eq!(world.status().outcome.verdict, None);
-    world.look(300);
+    world.step(300);
     assert_eq!(world.status().outcome.verdict, Some(Verdict::Failed));
     assert_eq!(world.status().outcome.reason, "WrongPassword");
 }
@@ -146,12 +149,12 @@ fn prune_that_runs_is_waited_for_however_long_it_takes() {
     let mut world = World::new(&json!({ "from": { "source": MILL } }));
     world.pruned = [(NAMESPACE.into(), "cellar".into())].into();
     for seconds in [0, 299, 300, 30_000] {
-        assert!(world.look(seconds).start.is_empty());
+        assert!(world.step(seconds).start.is_empty());
         let waiting = condition(&world.status().conditions, COMPLETE).unwrap();
         assert!(waiting.reason == "Waiting" && waiting.message.contains("prune"), "{waiting:?}");
     }
     world.pruned = [("elsewhere".into(), "cellar".into()), (NAMESPACE.into(), "another".into())].into();
-    assert_eq!(world.look(30_001).start.len(), 1);
+    assert_eq!(world.step(30_001).start.len(), 1);
 }
 
 #[test]
@@ -162,16 +165,16 @@ fn verdict_is_the_runners_and_nothing_is_ever_repeated() {
         (String::new(), "ResultLost", false),
     ] {
         let mut world = World::new(&json!({ "from": { "source": MILL } }));
-        world.look(0);
+        world.step(0);
         let name = world.status().job.clone().unwrap();
-        world.jobs = vec![job(&name, &Scene::Said(&scene))];
-        assert_eq!(world.look(1).revoke, [name]);
+        world.jobs = vec![job(&name, &Scene::Ended(&scene))];
+        assert_eq!(world.step(1).revoke, [name]);
         let status = world.status();
         assert_eq!((status.outcome.reason.as_str(), status.completion_time.is_some()), (reason, true));
         assert_eq!(condition_is_true(&status.conditions, COMPLETE), green);
         assert_eq!(condition_is_true(&status.conditions, STALLED), !green);
         for seconds in [2, 1000] {
-            assert_eq!(world.look(seconds), Actions::default());
+            assert_eq!(world.step(seconds), Actions::default());
         }
     }
 }
@@ -179,8 +182,8 @@ fn verdict_is_the_runners_and_nothing_is_ever_repeated() {
 #[test]
 fn deleted_job_is_a_lost_result_and_no_second_restore() {
     let mut world = World::new(&json!({ "from": { "source": MILL } }));
-    world.look(0);
-    assert!(world.look(1).start.is_empty());
+    world.step(0);
+    assert!(world.step(1).start.is_empty());
     assert_eq!(world.status().outcome.reason, "ResultLost");
     assert!(world.status().outcome.message.contains("may have taken effect"));
 }
@@ -194,14 +197,14 @@ fn restore_into_a_command_waits_for_a_backup_of_it_and_names_it() {
     let mut world = World::new(&json!({ "from": { "source": MILL } }));
     world.uses = dumping(MILL, "pod-a");
     for seconds in [0, 24 * 3600] {
-        assert!(world.look(seconds).start.is_empty());
+        assert!(world.step(seconds).start.is_empty());
         let condition = condition(&world.status().conditions, COMPLETE).unwrap();
         assert_eq!(condition.reason, "Waiting");
         assert!(condition.message.contains("Backup evening"), "{}", condition.message);
     }
-    world.look(25 * 3600);
+    world.step(25 * 3600);
     assert_eq!(world.status().outcome.reason, "TargetInUse");
     let mut world = World::new(&json!({ "from": { "source": MILL } }));
     world.uses = dumping("deployment/well/press", "pod-b");
-    assert_eq!(world.look(0).start.len(), 1);
+    assert_eq!(world.step(0).start.len(), 1);
 }

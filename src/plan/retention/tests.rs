@@ -1,11 +1,11 @@
-//! Which snapshots stay and which go, by example and by property; restic itself is asked elsewhere.
+//! Tests of the retention policy, by example and by property. The comparison with restic itself is an integration test.
 
 use jiff::{ToSpan, civil::datetime};
 use proptest::prelude::*;
 
 use super::*;
 
-/// A snapshot that owns what [`SnapshotRecord`] borrows.
+/// A snapshot which owns the fields that [`SnapshotRecord`] borrows.
 #[derive(Clone, Debug)]
 struct Owned {
     id: String,
@@ -46,7 +46,7 @@ fn of(source: &str, id: &str, time: &str) -> Owned {
     Owned { id: id.to_owned(), time, paths: vec![identity.path.clone()], identity, bytes: None }
 }
 
-/// One a day, `d00` the oldest.
+/// One snapshot a day; `d00` is the oldest.
 fn daily(source: &str, count: u32) -> Vec<Owned> {
     let begin: Timestamp = "2026-01-01T03:00:00Z".parse().unwrap();
     (0..count)
@@ -73,7 +73,7 @@ fn last(count: u32) -> Retention {
 }
 
 #[test]
-fn nothing_said_keeps_all() {
+fn empty_policy_keeps_all() {
     assert_eq!(drops(&Retention::default(), &daily("a", 50)), Vec::<String>::new());
 }
 
@@ -81,7 +81,7 @@ fn nothing_said_keeps_all() {
 fn each_source_has_a_history_of_its_own() {
     let mut all = daily("a", 3);
     all.extend(daily("b", 1));
-    // The same source in another cluster, and what another writer left under the same path.
+    // The same source in another cluster, and a snapshot of another writer with the same path.
     all.push(of("a", "c", "2020-01-01T00:00:00Z").tagged("cluster=other"));
     all.push(of("", "k8up", "2019-01-01T00:00:00Z"));
     assert_eq!(drops(&last(1), &all), ["a000", "a001"]);
@@ -96,9 +96,9 @@ fn newest_proven_one_is_kept_whatever_is_newer() {
         for bad in &mut all[3..] {
             *bad = bad.clone().tagged(tag);
         }
-        // Those without proof have their own places.
+        // Snapshots without proof are counted separately.
         assert_eq!(drops(&last(2), &all), ["a000", "a003", "a004", "a005", "a006", "a007"]);
-        // Even if the policy names only what it does not have.
+        // Even if the policy names only tags which no snapshot has.
         let tagged = Retention { keep_tags: vec!["gold".into()], ..Retention::default() };
         let left = drops(&tagged, &all);
         assert!(!left.contains(&"a002".to_owned()) && left.len() == 9, "{left:?}");
@@ -118,7 +118,7 @@ fn source_that_shrank_loses_nothing_until_that_is_usual() {
     assert!(plan.drop.is_empty());
     assert_eq!(plan.shrunk, [Shrunk { source: "a", newest: "a004", bytes: small, usual: big, is_suspect: false }]);
     assert!(plan.shrunk[0].to_string().contains("1000000 bytes, and 10000000 were usual"), "{}", plan.shrunk[0]);
-    // Another source is not held up by it.
+    // Another source is not affected.
     let mut both = shrunk.clone();
     both.extend(daily("b", 2));
     assert_eq!(drops(&last(1), &both), ["b000"]);
@@ -126,8 +126,8 @@ fn source_that_shrank_loses_nothing_until_that_is_usual() {
     assert_eq!(drops(&last(1), &sized(&[big, big, big, big, small, small, small, small])).len(), 0);
     assert_eq!(drops(&last(1), &sized(&[big, big, big, small, small, small, small, small])).len(), 7);
     assert_eq!(drops(&last(1), &sized(&[big, big, big, big / 2])).len(), 3, "half is not absurd");
-    assert_eq!(drops(&last(1), &sized(&[big, big, small])).len(), 2, "two say nothing of what is usual");
-    assert_eq!(drops(&last(1), &sized(&[9_000, 9_000, 9_000, 9_000, 10])).len(), 4, "a few lines are no alarm");
+    assert_eq!(drops(&last(1), &sized(&[big, big, small])).len(), 2, "two do not define the usual size");
+    assert_eq!(drops(&last(1), &sized(&[9_000, 9_000, 9_000, 9_000, 10])).len(), 4, "a few lines cause no warning");
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn suspect_snapshots_drop_nothing_and_are_reported_until_a_good_one_follows() {
     let plan = plan_retention(&last(1), &facts, &TimeZone::UTC, now());
     assert_eq!(plan.shrunk, [Shrunk { source: "a", newest: "a005", bytes: 0, usual: 10_000_000, is_suspect: true }]);
     assert!(plan.shrunk[0].to_string().contains("restic tag --remove suspect a005"), "{}", plan.shrunk[0]);
-    // The volume is as it was: nothing is left to be alarmed about.
+    // The volume has its usual size again, so there is no warning.
     all[5] = sized[5].clone();
     let facts: Vec<_> = all.iter().map(Owned::record).collect();
     assert_eq!(plan_retention(&last(1), &facts, &TimeZone::UTC, now()).shrunk, []);
@@ -165,7 +165,7 @@ fn volume_that_shrank_by_consent_is_no_anomaly() {
     assert_eq!(plan(&all), (0, 5));
     assert_eq!(plan(&all[..5]), (0, 4));
     all[4].identity.tags.pop();
-    assert_eq!(plan(&all).0, 1, "without the consent it is");
+    assert_eq!(plan(&all).0, 1, "without the tag it is");
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn periods_are_those_of_the_calendar_and_the_zone() {
     let daily = Retention { keep_daily: Some(2), ..Retention::default() };
     assert_eq!(kept(daily.clone(), "UTC"), [3, 5]);
     assert_eq!(kept(daily, "Europe/Zurich"), [2, 5]);
-    // Monday, 29 December, begins the first week of 2026.
+    // The first week of 2026 begins on Monday, 29 December.
     let weekly = Retention { keep_weekly: Some(2), ..Retention::default() };
     assert_eq!(kept(weekly.clone(), "UTC"), [1, 5]);
     assert_eq!(kept(weekly, "Europe/Zurich"), [0, 5]);
@@ -285,8 +285,8 @@ proptest! {
     }
 
     #[test]
-    fn second_look_drops_nothing_more(policy in policies(), all in histories()) {
-        // What is held back for its size is let go later.
+    fn second_plan_drops_nothing_more(policy in policies(), all in histories()) {
+        // Snapshots which are kept because of the size may be dropped later.
         let mut left: Vec<_> = all.into_iter().map(|one| Owned { bytes: None, ..one }).collect();
         let dropped = drops(&policy, &left);
         left.retain(|one| !dropped.contains(&one.id));

@@ -1,4 +1,4 @@
-//! Slots: each once, in order, whatever the clock does.
+//! Tests that slots are due once and in order, also when the clock is set forward or back.
 
 use jiff::ToSpan;
 use proptest::prelude::*;
@@ -13,7 +13,7 @@ fn time(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-/// All slots after one time and not after the other, by walking from one to the next.
+/// All slots after `from` and not after `until`, by walking from one slot to the next.
 fn walk(schedule: &Schedule, from: Timestamp, to: Timestamp) -> Vec<Timestamp> {
     let mut slots = Vec::new();
     let mut now = from;
@@ -53,7 +53,7 @@ fn slot_of_the_hour_that_is_left_out_is_due_once_when_it_is() {
         assert_eq!(walked(line, "Europe/Berlin", night[0], night[1]), ["2026-03-29T01:00:00Z"], "{line}");
     }
     assert_eq!(walked("0 4 * * *", "Europe/Berlin", night[0], night[1]), ["2026-03-29T02:00:00Z"]);
-    // A day whose midnight is left out.
+    // A day whose midnight is skipped.
     let midnight = walked("@daily", "America/Sao_Paulo", "2018-11-03T12:00:00Z", "2018-11-04T12:00:00Z");
     assert_eq!(midnight, ["2018-11-04T03:00:00Z"]);
 }
@@ -65,7 +65,7 @@ fn slot_of_the_hour_that_comes_twice_is_due_the_first_time_alone() {
     assert_eq!(walked("30 2 * * *", "Europe/Berlin", night[0], night[1]), ["2026-10-25T00:30:00Z"]);
     let hourly = walked("@hourly", "Europe/Berlin", night[0], night[1]);
     assert_eq!(hourly, ["2026-10-25T00:00:00Z", "2026-10-25T02:00:00Z", "2026-10-25T03:00:00Z"]);
-    // Looked at in the second one.
+    // Evaluated in the second 2 o'clock.
     let slots =
         schedule("30 2 * * *", "Europe/Berlin").slots(time("2026-10-24T12:00:00Z"), time("2026-10-25T01:10:00Z"));
     assert_eq!(slots.due, Some(Due { slot: time("2026-10-25T00:30:00Z"), missed: 0 }));
@@ -73,8 +73,8 @@ fn slot_of_the_hour_that_comes_twice_is_due_the_first_time_alone() {
 }
 
 #[test]
-fn words_are_lines() {
-    for (word, first, second) in [
+fn keywords_are_cron_lines() {
+    for (keyword, first, second) in [
         ("@hourly", "2026-02-03T05:00:00Z", "2026-02-03T06:00:00Z"),
         ("@daily", "2026-02-04T00:00:00Z", "2026-02-05T00:00:00Z"),
         ("@midnight", "2026-02-04T00:00:00Z", "2026-02-05T00:00:00Z"),
@@ -84,8 +84,8 @@ fn words_are_lines() {
         ("@yearly", "2027-01-01T00:00:00Z", "2028-01-01T00:00:00Z"),
         ("@annually", "2027-01-01T00:00:00Z", "2028-01-01T00:00:00Z"),
     ] {
-        let slots = walk(&schedule(word, "UTC"), time("2026-02-03T04:05:06Z"), time(second));
-        assert_eq!(slots, [time(first), time(second)], "{word}");
+        let slots = walk(&schedule(keyword, "UTC"), time("2026-02-03T04:05:06Z"), time(second));
+        assert_eq!(slots, [time(first), time(second)], "{keyword}");
     }
     let monday = walked("0 8 * * MON-FRI", "UTC", "2026-02-06T09:00:00Z", "2026-02-09T09:00:00Z");
     assert_eq!(monday, ["2026-02-09T08:00:00Z"]);
@@ -93,22 +93,22 @@ fn words_are_lines() {
 
 #[test]
 fn random_times_are_stable_and_spread_over_every_minute() {
-    let of = |word: &str, number: u32| line_of(word, &format!("shop/{number}/prune")).unwrap();
+    let of = |keyword: &str, number: u32| line_of(keyword, &format!("shop/{number}/prune")).unwrap();
     assert_eq!(of("daily-random", 7), of("daily-random", 7));
-    let spread = |word: &str, seeds: u32| {
-        (0..seeds).map(|number| of(word, number)).collect::<std::collections::BTreeSet<_>>().len()
+    let spread = |keyword: &str, seeds: u32| {
+        (0..seeds).map(|number| of(keyword, number)).collect::<std::collections::BTreeSet<_>>().len()
     };
     assert_eq!(spread("hourly-random", 1000), 60);
     assert_eq!(spread("daily-random", 30_000), 1440);
     assert!(spread("weekly-random", 5000) > 3500 && spread("monthly-random", 5000) > 4500);
-    for (word, wanted) in
+    for (keyword, wanted) in
         [("hourly", 8760..=8760), ("daily", 365..=365), ("weekly", 52..=53), ("monthly", 12..=12), ("yearly", 1..=1)]
     {
         for number in 0..20 {
             let seed = format!("shop/{number}/check");
-            let random = Schedule::parse(&format!("@{word}-random"), &seed, TimeZone::UTC).unwrap();
+            let random = Schedule::parse(&format!("@{keyword}-random"), &seed, TimeZone::UTC).unwrap();
             let year = walk(&random, time("2025-12-31T23:59:59Z"), time("2026-12-31T23:59:59Z")).len();
-            assert!(wanted.contains(&year), "{word} {seed}: {year}");
+            assert!(wanted.contains(&year), "{keyword} {seed}: {year}");
         }
     }
 }
@@ -116,8 +116,8 @@ fn random_times_are_stable_and_spread_over_every_minute() {
 #[test]
 fn what_is_no_schedule_is_refused() {
     let parse = |text: &str| Schedule::parse(text, "", TimeZone::UTC).map(|_| ());
-    for word in ["@", "@dayly", "@every 1h", "@random", "@daily-", "@Daily"] {
-        assert_eq!(parse(word), Err(ScheduleError::Word), "{word}");
+    for keyword in ["@", "@dayly", "@every 1h", "@random", "@daily-", "@Daily"] {
+        assert_eq!(parse(keyword), Err(ScheduleError::Keyword), "{keyword}");
     }
     for line in [
         "",
@@ -152,7 +152,7 @@ fn parts_of_a_time_are_as_many_as_there_are_slots_in_it_wherever_it_begins() {
         ("@daily", 30.days(), 30),
         ("@weekly", 30.days(), 4),
         ("@monthly", 1.year(), 12),
-        // A February is shorter.
+        // February is shorter.
         ("@daily", 1.month(), 28),
         ("@yearly", 30.days(), 0),
         ("@hourly", 90.days(), 256),
@@ -169,14 +169,14 @@ const ZONES: [&str; 8] = [
     // Half an hour of daylight saving time.
     "Australia/Lord_Howe",
     "America/Santiago",
-    // Another time in Ramadan.
+    // Different offset in Ramadan.
     "Africa/Casablanca",
     "Asia/Kathmandu",
     "Pacific/Chatham",
 ];
 
 proptest! {
-    /// Whatever the clock of the zone does: slots come in order, each is due exactly once, and counts agree with them.
+    /// In every time zone, slots come in order, each is due exactly once, and counts agree with them.
     #[test]
     fn every_slot_is_due_once_and_in_order(
         zone in proptest::sample::select(&ZONES),
@@ -202,7 +202,7 @@ proptest! {
         }
     }
 
-    /// One time of each day: as many slots as there are days, also where a day has no such time, or has it twice.
+    /// A daily schedule has as many slots as there are days, also if a day does not have this time, or has it twice.
     #[test]
     fn every_day_has_one_slot(zone in proptest::sample::select(&ZONES), hour in 0..24, minute in 0..60) {
         let slots = walk(

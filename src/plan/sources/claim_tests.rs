@@ -1,4 +1,5 @@
-//! Plans of a namespace's claims: what is left out first, then what cannot be a source, then how a Job mounts one.
+//! Tests of the decisions about a namespace's claims: first which are left out, then which cannot be a source, then how
+//! a Job mounts a claim.
 
 use k8s_openapi::{
     api::core::v1::{Namespace, PersistentVolumeClaim},
@@ -15,7 +16,7 @@ use crate::{
     model::Reason,
 };
 
-/// A bound claim of one node, to be changed by JSON merge patch.
+/// A bound `ReadWriteOnce` claim, changed by a JSON merge patch.
 fn claim(name: &str, change: &Value) -> PersistentVolumeClaim {
     let mut claim = json!({
         "metadata": { "name": name, "labels": { "app": "mill" } },
@@ -34,7 +35,7 @@ fn modes(mode: &str) -> Value {
     json!({ "status": { "accessModes": [mode] } })
 }
 
-/// A pod that has the claim as its volume `data`, and asks for nothing unless it is changed to.
+/// A pod which has the claim as its volume `data` and requests nothing, changed by a JSON merge patch.
 fn user(claim: &str, name: &str, change: &Value) -> ObservedPod {
     let mut observed = pod(
         "deployment",
@@ -57,7 +58,7 @@ fn user(claim: &str, name: &str, change: &Value) -> ObservedPod {
     observed
 }
 
-/// A pod that asks for its volume `data` by a sidecar, which it has.
+/// A pod which requests a backup of its volume `data` by a sidecar, and has the sidecar.
 fn sidecar_user(claim: &str, ready: bool) -> ObservedPod {
     let status = if ready { "True" } else { "False" };
     user(
@@ -180,14 +181,14 @@ fn claim_that_a_repository_is_on_is_never_stored_in_it() {
 }
 
 #[test]
-fn whoever_asks_for_a_volume_by_name_gets_it_although_it_is_opted_out() {
+fn volume_that_a_pod_requests_by_name_is_backed_up_although_it_is_opted_out() {
     let scene = scene(&[claim("cask", &annotated("stowaway.dev/backup", "false"))], &[sidecar_user("cask", true)]);
     let plan = scene.plan();
     assert_eq!((names(&plan), &plan.skipped, &plan.problems), (vec!["pvc/cask"], &vec![], &vec![]));
 }
 
 #[test]
-fn unclear_words_are_told_and_the_claim_is_backed_up() {
+fn unclear_values_are_reported_and_the_claim_is_backed_up() {
     let plan = scene(&[claim("cask", &annotated("stowaway.dev/backup", "nope"))], &[]).plan();
     assert_eq!(names(&plan), ["pvc/cask"]);
     let [warning] = &plan.warnings[..] else { panic!("{plan:?}") };
@@ -202,10 +203,10 @@ fn claims_that_cannot_be_read_are_problems_and_never_passed_over() {
     let with_patterns = json!({
         "spec": { "volumeMode": "Block" }, "metadata": { "annotations": { "stowaway.dev/exclude": "x" } },
     });
-    for (change, words) in [(with_patterns, "has no files"), (json!({ "status": { "phase": "Lost" } }), "lost")] {
+    for (change, text) in [(with_patterns, "has no files"), (json!({ "status": { "phase": "Lost" } }), "lost")] {
         let problem = scene(&[claim("cask", &change)], &[]).problem();
         assert_eq!(problem.reason(), Reason::InvalidRequest);
-        assert!(problem.to_string().starts_with("pvc/cask: ") && problem.to_string().contains(words), "{problem}");
+        assert!(problem.to_string().starts_with("pvc/cask: ") && problem.to_string().contains(text), "{problem}");
     }
 }
 
@@ -217,7 +218,7 @@ fn claim_of_a_single_pod_is_read_by_that_pods_sidecar_alone() {
     assert!(problem.to_string().contains("ReadWriteOncePod"), "{problem}");
     let plan = scene(std::slice::from_ref(&one), &[sidecar_user("cask", true)]).plan();
     assert!(matches!(plan.sources[0].target, Some(Target::Volume(_))), "{plan:?}");
-    // It is waited for.
+    // The Backup waits for it.
     let plan = scene(std::slice::from_ref(&one), &[sidecar_user("cask", false)]).plan();
     assert_eq!((names(&plan), &plan.sources[0].target), (vec!["pvc/cask"], &None));
     assert_eq!(scene(&[one], &[]).mount().node, None);
@@ -228,7 +229,7 @@ fn sidecar_reads_where_it_can_and_a_job_where_it_cannot() {
     let claims = [claim("cask", &json!({}))];
     let plan = scene(&claims, &[sidecar_user("cask", true)]).plan();
     assert!(matches!(&plan.sources[0].target, Some(Target::Volume(target)) if target.pod == "mill-1"), "{plan:?}");
-    // An app that does not come up has data, too.
+    // An app which does not start has data, too.
     assert_eq!(scene(&claims, &[sidecar_user("cask", false)]).mount().pod, "mill-1");
     let bare = user(
         "cask",
@@ -261,14 +262,14 @@ fn volume_of_one_node_is_mounted_there_and_others_anywhere() {
 }
 
 #[test]
-fn job_runs_as_whoever_owns_the_files() {
+fn job_runs_as_the_owner_of_the_files() {
     let claims = [claim("cask", &json!({}))];
     let of = |spec: &Value| scene(&claims, &[user("cask", "mill-1", &json!({ "spec": spec }))]).mount();
     let mount = of(&json!({ "securityContext": {
         "runAsUser": 70, "runAsGroup": 71, "fsGroup": 72, "supplementalGroups": [73]
     } }));
     assert_eq!((mount.user, mount.groups), ((70, Some(71)), vec![73, 72]));
-    // Who does not mount the claim says nothing of its files.
+    // A container which does not mount the claim does not count.
     let mount = of(&json!({ "containers": [
         { "name": "other", "securityContext": { "runAsUser": 1 } },
         { "name": "main", "volumeMounts": [{ "name": "data", "mountPath": "/d" }], "securityContext": { "runAsUser": 2 } }
@@ -290,7 +291,7 @@ fn job_has_the_selinux_label_that_the_apps_pod_sets() {
     let container =
         json!({ "name": "main", "securityContext": own, "volumeMounts": [{ "name": "data", "mountPath": "/d" }] });
     let both = json!({ "securityContext": pods, "containers": [container] });
-    assert_eq!(level(of(&both)).as_deref(), Some("s0:c3,c4"), "of the container that mounts the claim");
+    assert_eq!(level(of(&both)).as_deref(), Some("s0:c3,c4"), "the label of the container which mounts the claim");
 }
 
 #[test]
@@ -322,7 +323,7 @@ fn claims_are_labelled_as_k8up_labels_them() {
 }
 
 #[test]
-fn patterns_of_a_claim_or_else_of_its_namespace_go_with_the_source_whoever_reads_it() {
+fn patterns_of_a_claim_or_else_of_its_namespace_hold_for_every_reader() {
     let patterned = |value: &str| claim("cask", &annotated("stowaway.dev/exclude", value));
     let exclude = |scene: &Scene| {
         let plan = scene.plan();
@@ -351,7 +352,7 @@ fn claim_accepts_its_own_loss_alone_and_clearly() {
         (plan.sources[0].accept_shrunken, plan.warnings.len())
     };
     assert_eq!(consent("true", &[]), (true, 0));
-    assert_eq!(consent("true", &[sidecar_user("cask", true)]), (true, 0), "a sidecar's, too");
+    assert_eq!(consent("true", &[sidecar_user("cask", true)]), (true, 0), "also with a sidecar");
     assert_eq!(consent("false", &[]), (false, 0));
     assert_eq!(consent("yes", &[]), (false, 1));
     let mut beside = scene(&[claim("cask", &json!({}))], &[]);
@@ -374,7 +375,7 @@ fn patterns_that_cannot_be_carried_out_fail_the_claim_and_no_other() {
     let [problem] = &plan.problems[..] else { panic!("{plan:?}") };
     assert_eq!(problem.reason(), Reason::InvalidRequest);
     assert!(problem.to_string().contains("stowaway.dev/exclude"), "{problem}");
-    // Whoever is left out anyway needs none.
+    // Invalid patterns of a claim which is opted out are ignored.
     scene.pods = vec![];
     scene.claims[0].metadata.labels = Some([("stowaway.dev/backup".to_owned(), "false".to_owned())].into());
     assert_eq!(scene.plan().problems, []);
@@ -390,7 +391,7 @@ fn block_device_is_read_by_root_in_a_job_beside_its_pod_and_never_by_a_sidecar()
     assert!(!scene(&[claim("cask", &json!({ "spec": { "volumeMode": "Filesystem" } }))], &[]).mount().device);
     let app = json!({ "spec": { "nodeName": "cellar-7", "securityContext": { "runAsUser": 70, "fsGroup": 71 } } });
     let mut beside = scene(&[block(&json!({}))], &[user("cask", "mill-1", &app), sidecar_user("cask", true)]);
-    // Patterns of the namespace are for those that have files.
+    // The namespace's patterns do not apply to block devices.
     beside.namespace = annotated("stowaway.dev/exclude", "*.log");
     assert!(beside.mount().device);
     assert_eq!(beside.plan().sources[0].exclude, Vec::<String>::new());

@@ -1,7 +1,5 @@
-//! The claims of a namespace: which of them are backed up without being asked for, which are left out and why, and how a Job
-//! that mounts one is to be placed.
-//!
-//! It must not know sidecars, nor what a Job looks like.
+//! The claims of a namespace: which claims are backed up by default, which are left out and why, and how the pod of a
+//! Job mounts a claim.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,113 +18,113 @@ use super::{
 };
 use crate::{
     annotations::{
-        Carrier, Consent, Role, Warning, accept_shrunken, consent, excludes, namespace_consent, own_key,
+        Carrier, KeyId, OptOut, Warning, accept_shrunken, excludes, namespace_opt_out, opt_out, own_key,
         snapshot_class, unknown_keys,
     },
     api::{Repository, SkipReason},
     plan::{
         choose::{Holding, repository_on},
-        owner::{NON_ROOT, Owner, Said},
+        owner::{FileOwner, NON_ROOT, RunAs},
     },
 };
 
-/// The level that a namespace enforces: <https://kubernetes.io/docs/concepts/security/pod-security-admission/>.
+/// Label of the enforced Pod Security level: <https://kubernetes.io/docs/concepts/security/pod-security-admission/>.
 const ENFORCED_LEVEL: &str = "pod-security.kubernetes.io/enforce";
 
-/// What is known of a namespace's volumes.
+/// The observed facts about a namespace's claims.
 #[derive(Clone, Copy, Debug)]
 pub struct ClaimFacts<'a> {
-    /// The namespace itself.
     pub namespace: &'a Namespace,
-    /// All of its claims.
+    /// All claims of the namespace.
     pub claims: &'a [PersistentVolumeClaim],
-    /// Its Repositories: a claim that one of them is on is never backed up into it.
+    /// The namespace's Repositories. A claim which stores a repository is not backed up.
     pub repositories: &'a [Repository],
-    /// What is known of snapshots.
     pub snapshots: SnapshotFacts<'a>,
 }
 
-/// A claim that a Job mounts, and how its pod has to be for that.
+/// A claim which a Job mounts to back it up, and the settings of the Job's pod.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClaimMount {
     /// Name of the claim.
     pub claim: String,
-    /// Whether it is a block device (`volumeMode: Block`).
+    /// Whether the claim is a block device (`volumeMode: Block`).
     pub device: bool,
-    /// The pod that has it mounted now; empty when none has.
+    /// The pod which mounts the claim now; empty if there is none.
     pub pod: String,
-    /// The node that it can be mounted on; any when there is none.
+    /// The node which the claim can be mounted on; `None` for any node.
     pub node: Option<String>,
-    /// What the pod on that node tolerates.
+    /// The tolerations of the pod on that node.
     pub tolerations: Vec<Toleration>,
-    /// The user and group that can read its files.
+    /// The user and group which can read the files.
     pub user: (u64, Option<u64>),
-    /// Further groups that can.
+    /// Supplemental groups.
     pub groups: Vec<i64>,
-    /// The `SELinux` label of the app's processes, if its pod sets one: files with its categories are closed to all others.
+    /// The `SELinux` label of the app's pod, if it sets one. Processes with another label cannot read files with its
+    /// categories.
     pub se_linux: Option<SELinuxOptions>,
-    /// The snapshot that is made first: a claim that is made of it is mounted in place of this one.
+    /// The settings of the `VolumeSnapshot` to take first. The temporary claim which is created from it is then mounted
+    /// instead of this claim.
     pub snapshot: Option<Box<ClaimSnapshot>>,
 }
 
-/// What is to become of one claim.
+/// The decision about a claim.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(clippy::large_enum_variant, reason = "one for each claim of a namespace")]
 pub(super) enum Choice {
-    /// It is a source, which is stored by these rules.
+    /// The claim is a source, which is backed up by these rules.
     Source(Reading, VolumeRules),
-    /// It should be a source, and cannot be one.
+    /// The claim should be a source, and cannot be one.
     Problem(String),
-    /// It is none.
+    /// The claim is left out.
     Skip(SkipReason, String),
 }
 
-/// By which rules a claim is stored.
+/// The rules of a claim's backup.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct VolumeRules {
-    /// Patterns of what is left out.
+    /// Patterns of paths which are left out.
     pub exclude: Vec<String>,
-    /// Whether it may be empty, or much smaller than its last good snapshot.
+    /// Whether the claim may be empty, or much smaller than its last good snapshot.
     pub accept_shrunken: bool,
 }
 
-/// Who can read a claim.
+/// How a claim can be read.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(clippy::large_enum_variant, reason = "one for each claim of a namespace")]
 pub(super) enum Reading {
-    /// A Job that mounts it, where no sidecar has it.
+    /// By a Job which mounts it, unless a sidecar can read it.
     Mount(ClaimMount),
-    /// Only a sidecar; why no Job can.
+    /// Only by a sidecar; with the reason why no Job can mount it.
     SidecarOnly(&'static str),
 }
 
-/// Why it is too early to decide on the claims, if it is: a Repository that names one of them is being opened, and only then
-/// it is known whether it holds that claim.
+/// Why it is too early to decide about the claims, if it is: a Repository which names a claim as its volume is being
+/// opened, and only its result shows whether the claim stores a repository.
 pub(super) fn undecided(facts: ClaimFacts<'_>) -> Option<String> {
     facts.claims.iter().filter_map(|claim| claim.metadata.name.as_deref()).find_map(|name| {
         let (repository, holding) = repository_on(facts.repositories, name)?;
         let repository = repository.name_any();
         (holding == Holding::Opening)
-            .then(|| format!("waits for Repository {repository} to be opened, which names claim {name} as its volume"))
+            .then(|| format!("waits until Repository {repository} is opened, which names claim {name} as its volume"))
     })
 }
 
-/// Decides on all claims of the namespace, by name. `asked` are those that pods ask for by their own annotation.
+/// Decides about all claims of the namespace, by name. `requested` are those which pods request by annotation.
 pub(super) fn choose(
     facts: ClaimFacts<'_>,
     pods: &[ObservedPod],
     selector: &Selector,
-    asked: &BTreeSet<&str>,
+    requested: &BTreeSet<&str>,
     warnings: &mut Vec<PlanWarning>,
 ) -> BTreeMap<String, Choice> {
-    let of = |metadata: &ObjectMeta| consent(metadata.annotations.as_ref(), metadata.labels.as_ref());
-    let home = &facts.namespace.metadata;
-    let namespace = namespace_consent(home.annotations.as_ref(), home.labels.as_ref());
+    let of = |metadata: &ObjectMeta| opt_out(metadata.annotations.as_ref(), metadata.labels.as_ref());
+    let metadata = &facts.namespace.metadata;
+    let namespace = namespace_opt_out(metadata.annotations.as_ref(), metadata.labels.as_ref());
     let mut warn = |what: &str, found: &[Warning]| {
         let warnings_of = found.iter().map(|warning| PlanWarning { object: what.to_owned(), warning: warning.clone() });
         warnings.extend(warnings_of);
     };
-    warn("namespace", &unknown_keys(Carrier::Namespace, home.annotations.as_ref(), home.labels.as_ref()));
+    warn("namespace", &unknown_keys(Carrier::Namespace, metadata.annotations.as_ref(), metadata.labels.as_ref()));
     warn("namespace", &namespace.warnings);
     facts
         .claims
@@ -140,11 +138,11 @@ pub(super) fn choose(
             warn(&format!("PersistentVolumeClaim {name}"), &unknown);
             warn(&format!("PersistentVolumeClaim {name}"), &own.warnings);
             let skipped = skip(facts, claim, &name, selector, (&own, &namespace));
-            let is_asked = asked.contains(name.as_str());
+            let is_requested = requested.contains(name.as_str());
             let choice = match skipped {
-                // Who asks for a volume by its name means it.
-                Some((SkipReason::HoldsRepository, message)) if is_asked => Choice::Problem(message),
-                Some((reason, message)) if !is_asked => Choice::Skip(reason, message),
+                // A request of the volume by its name overrides the other reasons to skip it.
+                Some((SkipReason::HoldsRepository, message)) if is_requested => Choice::Problem(message),
+                Some((reason, message)) if !is_requested => Choice::Skip(reason, message),
                 _ => {
                     let (accept_shrunken, warning) = accept_shrunken(claim.metadata.annotations.as_ref());
                     warn(&format!("PersistentVolumeClaim {name}"), warning.as_slice());
@@ -167,9 +165,10 @@ fn skip(
     claim: &PersistentVolumeClaim,
     name: &str,
     selector: &Selector,
-    (own, namespace): (&Consent, &Consent),
+    (own, namespace): (&OptOut, &OptOut),
 ) -> Option<(SkipReason, String)> {
-    // One that was never opened holds nothing: it may be a mistake, which must not take data out of the backups.
+    // A Repository which was never opened is ignored, because its spec may be a mistake, which must not exclude data
+    // from the backups.
     if let Some((repository, Holding::Opened)) = repository_on(facts.repositories, name) {
         return Some((SkipReason::HoldsRepository, format!("Repository {} is on it", repository.name_any())));
     }
@@ -177,16 +176,17 @@ fn skip(
         return Some((SkipReason::NotSelected, "the Backup's selector does not match its labels".into()));
     }
     match (own.wanted, namespace.wanted) {
-        (Some(false), _) => return Some((SkipReason::OptedOut, format!("{} says so", own.key))),
+        (Some(false), _) => return Some((SkipReason::OptedOut, format!("{} excludes it", own.key))),
         (None, Some(false)) => {
-            let message = format!("{} of the namespace says so, and the claim asks for nothing else", namespace.key);
+            let message =
+                format!("{} of the namespace excludes it, and the claim does not set it otherwise", namespace.key);
             return Some((SkipReason::OptedOut, message));
         }
         (Some(true), _) => {}
         _ => {
             if let Some(pod) = pod_of(&claim.metadata) {
                 let message = format!(
-                    "it belongs to pod {pod} and is deleted with it; annotate it with stowaway.dev/backup: \"true\" to store it"
+                    "it belongs to pod {pod} and is deleted with it; annotate it with stowaway.dev/backup: \"true\" to back it up"
                 );
                 return Some((SkipReason::EphemeralVolume, message));
             }
@@ -201,7 +201,7 @@ fn skip(
     }
 }
 
-/// The pod that the claim belongs to: a generic ephemeral volume.
+/// The pod which owns the claim, because the claim is a generic ephemeral volume.
 fn pod_of(metadata: &ObjectMeta) -> Option<&str> {
     let owners = metadata.owner_references.iter().flatten();
     let mut pods = owners.filter(|owner| owner.kind == "Pod" && owner.api_version == "v1");
@@ -212,13 +212,13 @@ pub(super) fn phase(claim: &PersistentVolumeClaim) -> &str {
     claim.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
 }
 
-/// Who can read the claim, and what of it, or why nobody can.
+/// How the claim is read and by which rules, or why it cannot be read.
 fn source(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pods: &[ObservedPod]) -> Choice {
     if phase(claim) == "Lost" {
         return Choice::Problem("its volume is lost: restore the claim, or opt it out".into());
     }
     let class = snapshot_class(claim.metadata.annotations.as_ref(), facts.namespace.metadata.annotations.as_ref());
-    let class = class.map_err(|problem| format!("nothing of it is stored, since {problem}"));
+    let class = class.map_err(|problem| format!("nothing of it is stored, because {problem}"));
     let frozen = class.and_then(|class| class.map(|class| snapshot(facts, claim, &class)).transpose());
     let frozen = match frozen {
         Ok(frozen) => frozen,
@@ -230,18 +230,19 @@ fn source(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pods
     let exclude = excludes(claim.metadata.annotations.as_ref(), facts.namespace.metadata.annotations.as_ref());
     let exclude = match exclude {
         Ok(exclude) => exclude,
-        Err(problem) => return Choice::Problem(format!("nothing of it is stored, since {problem}")),
+        Err(problem) => return Choice::Problem(format!("nothing of it is stored, because {problem}")),
     };
     let rules = VolumeRules { exclude, ..VolumeRules::default() };
     Choice::Source(reading(facts, claim, (name, frozen), pods), rules)
 }
 
-/// Whether the claim is a block device without a file system that Kubernetes knows of.
+/// Whether the claim's volume is a block device, on which Kubernetes mounts no file system.
 pub(in crate::plan) fn is_device(claim: &PersistentVolumeClaim) -> bool {
     claim.spec.as_ref().and_then(|spec| spec.volume_mode.as_deref()) == Some("Block")
 }
 
-/// The same of a block device: a Job alone can read it, and only as a whole. Its node is root's, whoever the app is.
+/// Like [`source`], for a block device. Only a Job can read it, and only as a whole. The device file belongs to root,
+/// so the app's user does not matter.
 fn device(
     facts: ClaimFacts<'_>,
     claim: &PersistentVolumeClaim,
@@ -249,27 +250,28 @@ fn device(
     pods: &[ObservedPod],
 ) -> Choice {
     let annotations = claim.metadata.annotations.as_ref();
-    let key = own_key(Role::Exclude);
+    let key = own_key(KeyId::Exclude);
     if annotations.is_some_and(|annotations| annotations.contains_key(&key)) {
-        let message = format!("it is a block device, which has no files that {key} could leave out: take that away");
+        let message =
+            format!("it is a block device, which has no files that {key} could exclude: remove the annotation");
         return Choice::Problem(message);
     }
     match reading(facts, claim, (name, frozen), pods) {
         Reading::Mount(mount) => {
-            let user = reader(facts, Owner::Unsaid { group: None });
-            // Nobody writes to a snapshot, and so no pod is told of.
+            let user = reader(facts, FileOwner::Unknown { group: None });
+            // No pod writes to a snapshot, so no pod is recorded.
             let pod = if mount.snapshot.is_some() { String::new() } else { mount.pod };
             let mount = ClaimMount { device: true, pod, user, groups: Vec::new(), ..mount };
             Choice::Source(Reading::Mount(mount), VolumeRules::default())
         }
         Reading::SidecarOnly(why) => Choice::Problem(format!(
-            "it is a block device, which only a Job can read, and none can now, since {why}: back it up without its pod, dump \
-             it by a backupcommand, or opt it out"
+            "it is a block device, which only a Job can read, and no Job can now, because {why}: back it up without its \
+             pod, dump it by a backupcommand, or opt it out"
         )),
     }
 }
 
-/// How a Job mounts the claim, or why none can. What is made of its snapshot can be mounted on any node.
+/// How a Job mounts the claim, or why no Job can. The temporary claim of a snapshot can be mounted on any node.
 fn reading(
     facts: ClaimFacts<'_>,
     claim: &PersistentVolumeClaim,
@@ -284,7 +286,8 @@ fn reading(
     }
     let modes = claim.status.as_ref().and_then(|status| status.access_modes.as_deref()).unwrap_or_default();
     let has = |mode: &str| modes.iter().any(|one| one == mode);
-    // The newest that runs: where several have it, they are on one node, or it can be mounted anywhere.
+    // The newest pod which mounts the claim. If several do, they are on one node, or the claim can be mounted on any
+    // node.
     let users = pods.iter().map(|observed| &observed.pod).filter(|pod| uses(pod, name));
     let user = users.max_by_key(|pod| (pod.metadata.creation_timestamp.as_ref(), &pod.metadata.name));
     if frozen.is_none() && user.is_some() && has("ReadWriteOncePod") {
@@ -302,16 +305,16 @@ fn reading(
         pod: user.and_then(|pod| pod.metadata.name.clone()).unwrap_or_default(),
         tolerations: spec.filter(|_| node.is_some()).and_then(|spec| spec.tolerations.clone()).unwrap_or_default(),
         node,
-        user: reader(facts, user.map_or(Owner::Unsaid { group: None }, |pod| owner(pod, name))),
+        user: reader(facts, user.map_or(FileOwner::Unknown { group: None }, |pod| owner(pod, name))),
         groups,
         se_linux: user.and_then(|pod| se_linux(pod, name)),
         snapshot: frozen.map(Box::new),
     })
 }
 
-/// Whom the Job runs as. Where nothing is said it is root, which is let in unless the namespace forbids it; then most that is
-/// in the volume belongs to somebody else, and a file that cannot be read makes the run `Incomplete`.
-fn reader(facts: ClaimFacts<'_>, owner: Owner) -> (u64, Option<u64>) {
+/// The user and group which the Job runs as. If the file owner is not known, this is root, unless the namespace forbids
+/// it. A user other than root may be unable to read some files, which makes the run `Incomplete`.
+fn reader(facts: ClaimFacts<'_>, owner: FileOwner) -> (u64, Option<u64>) {
     let is_restricted = enforces_restricted(facts.namespace);
     match owner.user(None) {
         (0, group) if is_restricted => (NON_ROOT, group.or(Some(NON_ROOT))),
@@ -319,13 +322,13 @@ fn reader(facts: ClaimFacts<'_>, owner: Owner) -> (u64, Option<u64>) {
     }
 }
 
-/// Whether the namespace lets in only pods that keep to Pod Security `restricted`.
+/// Whether the namespace enforces Pod Security `restricted`.
 pub(in crate::plan) fn enforces_restricted(namespace: &Namespace) -> bool {
     let labels = namespace.metadata.labels.as_ref();
     labels.and_then(|labels| labels.get(ENFORCED_LEVEL)).is_some_and(|level| level == "restricted")
 }
 
-/// Whether the pod has the claim mounted, or is about to have.
+/// Whether the pod names the claim as a volume, is scheduled to a node, and has not ended.
 fn uses(pod: &Pod, claim: &str) -> bool {
     let is_over =
         matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"));
@@ -333,7 +336,7 @@ fn uses(pod: &Pod, claim: &str) -> bool {
     !is_over && is_placed && volume_of(pod, claim).is_some()
 }
 
-/// The name by which the pod has the claim.
+/// The name of the pod's volume with the claim.
 pub(super) fn volume_of<'a>(pod: &'a Pod, claim: &str) -> Option<&'a str> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     let mut by_name = volumes
@@ -353,8 +356,8 @@ fn se_linux(pod: &Pod, claim: &str) -> Option<SELinuxOptions> {
     own.or_else(|| spec.security_context.as_ref()?.se_linux_options.clone())
 }
 
-/// Whose the files are, as far as the containers that mount the claim say.
-fn owner(pod: &Pod, claim: &str) -> Owner {
+/// The owner of the files, derived from the containers which mount the claim; from all containers if none does.
+fn owner(pod: &Pod, claim: &str) -> FileOwner {
     let volume = volume_of(pod, claim);
     let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
     let containers = || pod.spec.iter().flat_map(|spec| &spec.containers);
@@ -362,16 +365,20 @@ fn owner(pod: &Pod, claim: &str) -> Owner {
         container.volume_mounts.iter().flatten().any(|mount| Some(mount.name.as_str()) == volume)
     };
     let number = |number: Option<i64>| number.and_then(|number| u64::try_from(number).ok());
-    let said = |container: &Container| {
+    let run_as = |container: &Container| {
         let own = container.security_context.as_ref();
         let pods = context;
-        Said {
+        RunAs {
             user: number(own.and_then(|own| own.run_as_user).or(pods.and_then(|pod| pod.run_as_user))),
             group: number(own.and_then(|own| own.run_as_group).or(pods.and_then(|pod| pod.run_as_group))),
             non_root: own.and_then(|own| own.run_as_non_root).or(pods.and_then(|pod| pod.run_as_non_root))
                 == Some(true),
         }
     };
-    let who: Vec<Said> = containers().filter(mounts).map(said).collect();
-    if who.is_empty() { Owner::of(&containers().map(said).collect::<Vec<_>>()) } else { Owner::of(&who) }
+    let mounting: Vec<RunAs> = containers().filter(mounts).map(run_as).collect();
+    if mounting.is_empty() {
+        FileOwner::of(&containers().map(run_as).collect::<Vec<_>>())
+    } else {
+        FileOwner::of(&mounting)
+    }
 }

@@ -1,31 +1,28 @@
-//! In which container of a pod a command runs: one rule for the plan of a backup and for what is put into a pod.
-//!
-//! It must not know pods, only their annotations and the names of their containers.
+//! The container of a pod in which a command runs. Backup plans and injection share this rule.
 
 use std::collections::BTreeMap;
 
-use crate::annotations::{CommandRequest, Generation, KEYS, PREFIX, Role};
+use crate::annotations::{CommandRequest, KEYS, KeyDialect, KeyId, PREFIX};
 
-/// The annotation by which a pod tells `kubectl` its main container.
+/// The annotation which names a pod's default container for `kubectl`.
 pub const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
-/// A container that the pod does not have.
+/// A container which an annotation names and the pod does not have.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct UnknownContainer {
-    /// The annotation that names it.
+    /// The key of the annotation.
     pub key: String,
-    /// Its name.
     pub container: String,
 }
 
-/// The container in which a command runs: as annotated, else the pod's default one (which K8up does not know), else the
-/// first. `existing` are those that can be asked: the pod's own, then its sidecars.
+/// The container in which a command runs: the annotated one, else the pod's default container (which K8up ignores),
+/// else the first one. `existing` are the containers which can run a command: the pod's containers, then its sidecars.
 pub fn container_of<'a>(
     command: &'a CommandRequest,
     annotations: Option<&'a BTreeMap<String, String>>,
     existing: &[&'a str],
 ) -> Result<&'a str, UnknownContainer> {
-    let own = command.generation == Generation::Stowaway;
+    let own = command.dialect == KeyDialect::Stowaway;
     let default = annotations.and_then(|all| all.get(DEFAULT_CONTAINER)).filter(|_| own).map(String::as_str);
     let (container, annotated) = match (command.container.as_deref(), default) {
         (Some(container), _) => (container, true),
@@ -39,10 +36,10 @@ pub fn container_of<'a>(
     Err(UnknownContainer { key, container: container.to_owned() })
 }
 
-/// Which annotation names the container of this command.
+/// The key of the annotation which names the container of this command.
 fn container_key(command: &CommandRequest, annotations: Option<&BTreeMap<String, String>>) -> String {
     let suffix = command.name.as_ref().map(|name| format!(".{name}")).unwrap_or_default();
-    let key = KEYS.iter().find(|key| key.role == Role::Container);
+    let key = KEYS.iter().find(|key| key.id == KeyId::Container);
     let own = format!("{PREFIX}{}{suffix}", key.map_or("", |key| key.name));
     let foreign = key.into_iter().flat_map(|key| key.foreign).map(|(_, key)| *key).filter(|_| command.name.is_none());
     let present =

@@ -1,7 +1,5 @@
-//! Workloads that are left out: those whose pods end, and volumes of annotated pods that hold data and are no
-//! `PersistentVolumeClaim`.
-//!
-//! It must not know claims.
+//! Workloads which are left out: those whose pods run to completion, and those with volumes which hold data and are not
+//! a `PersistentVolumeClaim`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +8,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, Volume};
 use super::{ObservedPod, Workload, pods::Unit};
 use crate::api::{SkipReason, SkippedClaim};
 
-/// Workloads that are left out for reasons of their own, by their name in a status.
+/// The workloads which are left out.
 #[derive(Default)]
 pub(super) struct LeftOut {
     ending: BTreeSet<Workload>,
@@ -18,12 +16,12 @@ pub(super) struct LeftOut {
 }
 
 impl LeftOut {
-    /// A Job or `CronJob` without a pod that can run a command now.
+    /// Adds a Job or `CronJob` without a pod which can run a command now.
     pub fn ending(&mut self, workload: &Workload) {
         self.ending.insert(workload.clone());
     }
 
-    /// The data of an annotated pod that is in no claim.
+    /// Adds the volumes of an annotated pod which hold data outside of claims.
     pub fn outside(&mut self, observed: &ObservedPod) {
         let volumes = volumes(&observed.pod);
         if !volumes.is_empty() {
@@ -31,31 +29,32 @@ impl LeftOut {
         }
     }
 
-    /// All that is none of these sources.
+    /// The entries for the status, without the workloads which have a source.
     pub fn without(self, units: &BTreeMap<Workload, Unit<'_>>) -> Vec<SkippedClaim> {
         let name = |workload: &Workload| format!("{}/{}", workload.kind, workload.name);
         let ending =
             self.ending.iter().filter(|workload| !units.contains_key(*workload)).map(|workload| SkippedClaim {
                 name: name(workload),
                 reason: SkipReason::RunsToCompletion,
-                message: "none of its pods is Ready, and it is not waited for: its pods end".into(),
+                message: "none of its pods is Ready, and Stowaway does not wait for pods which run to completion"
+                    .into(),
             });
         let outside = self.outside.iter().map(|(workload, volumes)| SkippedClaim {
             name: name(workload),
             reason: SkipReason::OutsideClaims,
-            message: format!("no PersistentVolumeClaims, and not stored: volumes {}", volumes.join(", ")),
+            message: format!("these volumes are not PersistentVolumeClaims and not stored: {}", volumes.join(", ")),
         });
         ending.chain(outside).collect()
     }
 }
 
-/// Whether the pods of such a workload end by themselves.
+/// Whether the pods of the workload end by themselves.
 pub(super) fn runs_to_completion(workload: &Workload) -> bool {
     matches!(workload.kind.as_str(), "job" | "cronjob")
 }
 
-/// The volumes, each as `<name> (<kind>)`, that a container of the pod may write to. What the pod's own objects or its image
-/// are made of is no data, and an `emptyDir` ends with its pod.
+/// The volumes which a container of the pod may write to, each as `<name> (<kind>)`. Volumes of Kubernetes objects and
+/// images hold no data of the app, and an `emptyDir` is deleted with its pod.
 fn volumes(pod: &Pod) -> Vec<String> {
     let Some(spec) = &pod.spec else { return Vec::new() };
     let containers = || spec.init_containers.iter().flatten().chain(&spec.containers);
@@ -73,7 +72,7 @@ fn kind(volume: &Volume) -> Option<&'static str> {
     Some(match volume {
         Volume { host_path: Some(_), .. } => "hostPath",
         Volume { nfs: Some(nfs), .. } if is_written(nfs.read_only) => "nfs",
-        // Drivers of Secrets and certificates want to be read-only.
+        // CSI drivers for Secrets and certificates require read-only volumes.
         Volume { csi: Some(csi), .. } if is_written(csi.read_only) => "csi",
         Volume { azure_file: Some(file), .. } if is_written(file.read_only) => "azureFile",
         Volume { azure_disk: Some(_), .. } => "azureDisk",

@@ -1,6 +1,5 @@
-//! Which sources are missing: those that the last Backup had, or that a workload asks for, and that are not there to be stored.
-//!
-//! It must not know what a Backup does about them, nor how the last one was found.
+//! The missing sources: those which the last Backup had, or which a workload requests, and which cannot be backed up
+//! now.
 
 use std::collections::BTreeSet;
 
@@ -11,22 +10,22 @@ use kube::{
 
 use super::{ObservedPod, ObservedWorkload, PlanProblem, SourceFacts, SourcePlan, Workload, workloads::living};
 use crate::{
-    annotations::{Role, consent, namespace_consent, own_key},
+    annotations::{KeyId, namespace_opt_out, opt_out, own_key},
     api::{MissingReason, MissingSource, SkipReason, SkippedClaim},
     model::SourceName,
     plan::text::clip_line,
 };
 
-/// What a Backup expects besides the pods and claims that are there.
+/// The sources which a Backup expects besides those of existing pods and claims.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {
-    /// The workloads of the namespace; `None` where the controller may not list them.
+    /// The workloads of the namespace; `None` if the controller has no right to list them.
     pub workloads: Option<&'a [ObservedWorkload]>,
-    /// The sources that the last finished Backup of the same kind had, or missed.
+    /// The sources which the last comparable Backup had, or reported as missing.
     pub before: &'a [SourceName],
 }
 
-/// Finds them, and the workloads that may be missing; `plan` holds what is there.
+/// Finds the missing sources, and the workloads which may be missing. `plan` has the existing sources.
 pub(super) fn find(
     facts: SourceFacts<'_>,
     expected: Expected<'_>,
@@ -61,7 +60,7 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// The sources that are there, or that fail under their own name.
+    /// The existing sources, and those which fail under their own name.
     fn present(&self) -> impl Iterator<Item = &SourceName> {
         let sources = self.plan.sources.iter().map(|source| &source.name);
         sources.chain(self.plan.problems.iter().filter_map(PlanProblem::source))
@@ -72,18 +71,18 @@ impl Search<'_> {
         let (kind, workload) = (parts.next()?, parts.next()?);
         match kind {
             "pvc" => self.claim(workload),
-            // Their pods end, so that none is expected.
+            // Pods of Jobs end, so none is expected.
             "job" | "cronjob" => None,
             "pod" => match self.facts.pods.iter().find(|observed| observed.pod.name_any() == workload) {
                 Some(observed) => self.pod(observed),
                 None => match self.stateful_set_of(workload) {
                     Some(one) => self.workload(one, name, (kind, workload)),
-                    None => Some(self.gone(&format!("pod {workload}"))),
+                    None => Some(self.deleted(&format!("pod {workload}"))),
                 },
             },
             "daemonset" => {
                 let (daemon_set, node) = workload.split_once('_').unwrap_or((workload, ""));
-                Some(self.gone(&format!("the pod of DaemonSet {daemon_set} on node {node}")))
+                Some(self.deleted(&format!("the pod of DaemonSet {daemon_set} on node {node}")))
             }
             _ => {
                 let is_of_it =
@@ -91,7 +90,7 @@ impl Search<'_> {
                 match (living(self.facts.pods).find(is_of_it), self.observed(kind, workload)) {
                     (Some(observed), _) => self.pod(observed),
                     (None, Some(one)) => self.workload(one, name, (kind, workload)),
-                    (None, None) => Some(self.gone(&format!("{kind} {workload}"))),
+                    (None, None) => Some(self.deleted(&format!("{kind} {workload}"))),
                 }
             }
         }
@@ -108,15 +107,15 @@ impl Search<'_> {
         self.observed("statefulset", name)
     }
 
-    fn gone(&self, what: &str) -> (MissingReason, String) {
+    fn deleted(&self, what: &str) -> (MissingReason, String) {
         let seen = match self.expected.workloads {
-            Some(_) => "is not there any more",
-            None => "has no pod any more (the controller may not list workloads, so that no more is known)",
+            Some(_) => "does not exist any more",
+            None => "has no pod any more (the controller has no right to list workloads, so the cause is not known)",
         };
-        (MissingReason::Gone, format!("{what} {seen}; what was stored of it stays in the repository"))
+        (MissingReason::Gone, format!("{what} {seen}; its snapshots stay in the repository"))
     }
 
-    /// Why a pod that is there is no source any more.
+    /// Why an existing pod is not a source any more.
     fn pod(&self, observed: &ObservedPod) -> Option<(MissingReason, String)> {
         let name = observed.pod.name_any();
         let has_problem = self.plan.problems.iter().filter_map(PlanProblem::pod).any(|pod| {
@@ -124,7 +123,7 @@ impl Search<'_> {
             found.is_some_and(|found| found.workload == observed.workload)
         });
         if has_problem {
-            // It fails, and reports why.
+            // The source is reported as failed.
             return None;
         }
         if !self.selector.matches(&observed.pod.metadata.labels.clone().unwrap_or_default()) {
@@ -132,11 +131,11 @@ impl Search<'_> {
         }
         Some((
             MissingReason::NotRequested,
-            format!("pod {name} does not ask for it any more; what was stored of it stays in the repository"),
+            format!("pod {name} does not request it any more; its snapshots stay in the repository"),
         ))
     }
 
-    /// Why a workload without that pod is no source any more.
+    /// Why a workload without that pod is not a source any more.
     fn workload(
         &self,
         one: &ObservedWorkload,
@@ -145,7 +144,7 @@ impl Search<'_> {
     ) -> Option<(MissingReason, String)> {
         let what = format!("{} {}", one.workload.kind, one.workload.name);
         let Some(request) = one.request().filter(|request| one.sources(kind, name, request).contains(source)) else {
-            let message = format!("{what} does not ask for it any more; what was stored of it stays in the repository");
+            let message = format!("{what} does not request it any more; its snapshots stay in the repository");
             return Some((MissingReason::NotRequested, message));
         };
         if one.may_be_missing(&request) {
@@ -160,13 +159,13 @@ impl Search<'_> {
     fn claim(&self, name: &str) -> Option<(MissingReason, String)> {
         let facts = self.facts.claims?;
         let Some(claim) = facts.claims.iter().find(|claim| claim.name_any() == name) else {
-            return Some(self.gone(&format!("PersistentVolumeClaim {name}")));
+            return Some(self.deleted(&format!("PersistentVolumeClaim {name}")));
         };
         let skipped = self.plan.skipped.iter().find(|skipped| skipped.name == name)?;
-        let own = consent(claim.metadata.annotations.as_ref(), claim.metadata.labels.as_ref());
-        let home = &facts.namespace.metadata;
-        let home = namespace_consent(home.annotations.as_ref(), home.labels.as_ref());
-        if own.wanted.or(home.wanted) == Some(false) {
+        let own = opt_out(claim.metadata.annotations.as_ref(), claim.metadata.labels.as_ref());
+        let namespace = &facts.namespace.metadata;
+        let namespace = namespace_opt_out(namespace.annotations.as_ref(), namespace.labels.as_ref());
+        if own.wanted.or(namespace.wanted) == Some(false) {
             return None;
         }
         let reason = match skipped.reason {
@@ -177,14 +176,15 @@ impl Search<'_> {
             _ => return None,
         };
         let message = format!(
-            "the last Backup had it, and now it is left out: {}. If that is meant, annotate it with {}: \"false\"",
+            "the last Backup had it, and now it is left out: {}. If this is intended, annotate it with {}: \"false\"",
             skipped.message,
-            own_key(Role::Backup)
+            own_key(KeyId::Backup)
         );
         Some((reason, message))
     }
 
-    /// A workload that asks for a backup and is to have no pod, or has none although it is to.
+    /// Adds a workload which requests a backup and has no pod: to `may_be_missing` if that is allowed, else to
+    /// `missing`.
     fn without_pods(
         &self,
         one: &ObservedWorkload,
@@ -203,7 +203,7 @@ impl Search<'_> {
             return;
         }
         if one.may_be_missing(&request) {
-            let message = format!("it has no pod, and {} says that this is meant", own_key(Role::AllowMissing));
+            let message = format!("it has no pod, which {} allows", own_key(KeyId::AllowMissing));
             may_be_missing.push(SkippedClaim { name: format!("{kind}/{name}"), reason: SkipReason::OptedOut, message });
             return;
         }
@@ -224,17 +224,17 @@ impl Search<'_> {
 
 fn not_selected(what: &str) -> String {
     format!(
-        "the last Backup had it, and the selector does not match {what} any more: label it again, or take the annotations \
-         of the backup away"
+        "the last Backup had it, and the selector does not match {what} any more: label it again, or remove its backup \
+         annotations"
     )
 }
 
 fn no_pod(one: &ObservedWorkload) -> String {
     let (kind, name) = (&one.workload.kind, &one.workload.name);
     format!(
-        "{kind} {name} asks for this backup and has no such pod ({} are wanted): scale it up, or annotate it with {}: \
-         \"true\" if that is meant",
+        "{kind} {name} requests this backup and has no such pod (of {} requested): scale it up, or annotate it with {}: \
+         \"true\" if this is intended",
         one.wanted,
-        own_key(Role::AllowMissing)
+        own_key(KeyId::AllowMissing)
     )
 }

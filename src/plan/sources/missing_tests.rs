@@ -1,4 +1,5 @@
-//! What is not there is named: workloads without pods, what the last Backup had, pods that end, and data outside of claims.
+//! Tests that missing sources are named: workloads without pods, sources of the last Backup, pods which end, and data
+//! outside of claims.
 
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
 use serde_json::{Value, json};
@@ -12,7 +13,7 @@ use crate::{
     plan::{fixtures, labels},
 };
 
-/// An annotated workload, to be changed by JSON merge patch.
+/// An annotated workload, changed by a JSON merge patch.
 fn workload(kind: &str, name: &str, wanted: i32, change: &Value) -> ObservedWorkload {
     let mut template = json!({
         "metadata": { "labels": { "app": name }, "annotations": { COMMAND: "dump" } },
@@ -140,7 +141,7 @@ fn pod_of_a_stateful_set_that_was_scaled_down_is_missing_until_it_is_there_or_op
     scene.workloads = Some(vec![workload("statefulset", "ledger", 0, &json!({}))]);
     scene.pods.clear();
     let expected = [("pod/ledger-1/main", MissingReason::NoPod), ("pod/ledger-2/main", MissingReason::NoPod)];
-    assert_eq!(scene.missing(), named(&expected), "not once more by the name of the whole");
+    assert_eq!(scene.missing(), named(&expected), "not again by the name of the StatefulSet");
 }
 
 #[test]
@@ -221,12 +222,12 @@ fn repository_that_was_never_opened_takes_no_claim_out_of_the_backups() {
     let mut retried = fixtures::repository("oops", Err(("Opening", "x")));
     retried.status.as_mut().unwrap().attempt = 2;
     assert_eq!(on_claim(retried), (1, false));
-    // One that was opened once keeps its claim, whatever is wrong with it now.
+    // A Repository which was opened once keeps its claim, even if it cannot be opened now.
     let mut was_open = failed;
     was_open.status.as_mut().unwrap().repository_id = Some("ab".into());
     assert_eq!(on_claim(was_open), (0, false));
     assert_eq!(on_claim(fixtures::repository("cellar", Ok(()))), (0, false));
-    // A new one is waited for, since it may hold the claim in a moment.
+    // The Backup waits for a new Repository, because it may store a repository in the claim soon.
     assert_eq!(on_claim(fixtures::new_repository("new")), (1, true));
     assert_eq!(on_claim(fixtures::repository("new", Err(("Opening", "x")))), (1, true));
 }
@@ -318,8 +319,8 @@ fn data_outside_of_claims_is_named_once_per_annotated_workload() {
     let outside = |name: &str| (name.to_owned(), SkipReason::OutsideClaims);
     assert_eq!(scene.skipped(), [outside("deployment/reader"), outside("statefulset/ledger")]);
     let skipped = scene.plan().skipped;
-    assert!(skipped[0].message.ends_with("volumes share (nfs)"), "{}", skipped[0].message);
-    assert!(skipped[1].message.ends_with("volumes host (hostPath), share (nfs)"), "{}", skipped[1].message);
+    assert!(skipped[0].message.ends_with("stored: share (nfs)"), "{}", skipped[0].message);
+    assert!(skipped[1].message.ends_with("stored: host (hostPath), share (nfs)"), "{}", skipped[1].message);
 }
 
 #[test]

@@ -1,7 +1,5 @@
-//! What a person has to know of a source beside its verdict: which of several pods was dumped, and that the files of a database
-//! are a copy of no single moment.
-//!
-//! It must not know verdicts: neither of these makes a run less than green.
+//! Remarks about a source for the user: which of several pods was dumped, and that the files of a running database are
+//! not a consistent copy. A remark does not change the verdict.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +11,7 @@ use crate::{
     model::{Database, database_of},
 };
 
-/// Labels by which operators and charts say what a replica is, the most certain first.
+/// Labels in which operators and charts set the role of a replica, the most specific first.
 const ROLE_LABELS: [&str; 6] = [
     "cnpg.io/instanceRole",
     "postgres-operator.crunchydata.com/role",
@@ -23,18 +21,18 @@ const ROLE_LABELS: [&str; 6] = [
     "instanceRole",
 ];
 
-/// How many pods of each workload carry a command.
+/// The number of pods with a command, of each workload.
 #[derive(Default)]
 pub(super) struct Replicas(BTreeMap<Workload, usize>);
 
 impl Replicas {
-    /// Takes in a pod that has a command.
+    /// Counts a pod which has a command.
     pub fn add(&mut self, observed: &ObservedPod) {
         *self.0.entry(observed.workload.clone()).or_default() += 1;
     }
 
-    /// Which of several pods the unit is; empty where it is the only one.
-    pub fn note(&self, unit: &Unit<'_>, speaks_for: &Workload) -> String {
+    /// States which of several pods the unit is; empty if it is the only pod.
+    pub fn note(&self, unit: &Unit<'_>, represents: &Workload) -> String {
         let Workload { kind, name } = unit.workload;
         let count = self.0.get(unit.workload).copied().unwrap_or_default();
         if count < 2 {
@@ -42,25 +40,25 @@ impl Replicas {
         }
         let role = role(unit.pod()).map(|role| format!(" ({role})")).unwrap_or_default();
         let pod = unit.name;
-        if speaks_for == unit.workload {
+        if represents == unit.workload {
             let state = if unit.ready { "the newest Ready one" } else { "the newest one" };
-            format!("dumped is pod {pod}{role}, {state} of {count} pods of {kind}/{name} with this command")
+            format!("the dump is of pod {pod}{role}, {state} of {count} pods of {kind}/{name} with this command")
         } else {
             format!(
-                "pod {pod}{role} is one of {count} pods of {kind}/{name} with this command, each of which is a source of its own"
+                "pod {pod}{role} is one of {count} pods of {kind}/{name} with this command, each of which is a separate source"
             )
         }
     }
 }
 
-/// The role that a label of the pod says, as `<label>=<value>`.
+/// The role label of the pod, as `<label>=<value>`.
 fn role(pod: &Pod) -> Option<String> {
     let labels = pod.metadata.labels.as_ref()?;
     ROLE_LABELS.iter().find_map(|label| Some(format!("{label}={}", labels.get(*label)?)))
 }
 
-/// What is to be said of a volume that is read while a database writes to it, and that no command dumps; empty where that is
-/// not so.
+/// The remark about a volume which is read while a database may write to it, unless a command dumps the database; else
+/// empty.
 pub(super) fn of_live_database(source: &PlannedSource, pods: &[ObservedPod]) -> String {
     let claim = match &source.target {
         Some(Target::Claim(mount)) if mount.snapshot.is_none() => &mount.claim,
@@ -78,14 +76,14 @@ pub(super) fn of_live_database(source: &PlannedSource, pods: &[ObservedPod]) -> 
     let Database { name, dump } = database;
     let dump = dump.map(|dump| format!(" ({dump})")).unwrap_or_default();
     format!(
-        "these are the live files of {name} (container {container} of pod {}), which no command dumps, read while it may write: it \
-         may not start on such a copy. Annotate the pod with stowaway.dev/backupcommand{dump}, or the claim with \
+        "these are live files of {name} (container {container} of pod {}), read while it may write; no command dumps it, and \
+         it may not start on such a copy. Annotate the pod with stowaway.dev/backupcommand{dump}, or the claim with \
          stowaway.dev/volume-snapshot-class",
         source.pod
     )
 }
 
-/// The container that runs a database on the claim, and which one.
+/// The container which runs a database on the claim, and the database.
 fn database_on<'a>(pod: &'a Pod, claim: &str) -> Option<(&'a str, Database)> {
     let volume = volume_of(pod, claim)?;
     let writes = |container: &&Container| {
@@ -103,6 +101,6 @@ fn database_on<'a>(pod: &'a Pod, claim: &str) -> Option<(&'a str, Database)> {
 
 fn has_command(pod: &Pod) -> bool {
     let request = pod.metadata.annotations.as_ref().map(annotations::parse);
-    // What cannot be read is reported as such.
+    // Invalid annotations are reported as a problem, so they count as a command here.
     request.is_some_and(|request| request.map_or(true, |request| request.is_some_and(|one| !one.commands.is_empty())))
 }

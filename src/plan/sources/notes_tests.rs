@@ -1,4 +1,4 @@
-//! What a source says beside its verdict, and what its snapshots record of its claim.
+//! Tests of the remarks about a source, and of the claim's properties which its snapshots record.
 
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::model::StoredClaim;
 
-/// A pod of that workload whose container `main` has the image and writes to the claim `cask`.
+/// A pod of the workload, whose container `main` has the image and writes to the claim `cask`.
 fn writer((kind, workload): (&str, &str), name: &str, image: &str, change: &Value) -> ObservedPod {
     let spec = json!({
         "metadata": { "annotations": null },
@@ -26,7 +26,7 @@ fn writer((kind, workload): (&str, &str), name: &str, image: &str, change: &Valu
     observed
 }
 
-/// The source of the claim `cask`, as that pod uses it.
+/// The source of the claim `cask`, which these pods use.
 fn cask(pods: &[ObservedPod], change: &Value) -> PlannedSource {
     let mut claim = json!({
         "metadata": { "name": "cask" },
@@ -51,9 +51,9 @@ const SET: (&str, &str) = ("statefulset", "press");
 #[test]
 fn live_files_of_a_database_that_nothing_dumps_are_named_with_what_to_do() {
     let note = |image: &str, change: &Value| cask(&[writer(SET, "press-0", image, change)], &json!({})).note;
-    let said = note("docker.io/library/postgres:16", &json!({}));
+    let found = note("docker.io/library/postgres:16", &json!({}));
     for part in ["PostgreSQL", "container main of pod press-0", "backupcommand (pg_dump)", "volume-snapshot-class"] {
-        assert!(said.contains(part), "{said}");
+        assert!(found.contains(part), "{found}");
     }
     assert_eq!(note("shop:1", &json!({})), "", "no database");
     let dumped = json!({ "metadata": { "annotations": { "stowaway.dev/backupcommand": "pg_dump shop" } } });
@@ -76,7 +76,7 @@ fn live_files_that_a_sidecar_reads_are_named_too() {
     assert!(cask(&[writer(SET, "press-0", "mariadb:11", &sidecar)], &json!({})).note.contains("MariaDB"));
 }
 
-/// The notes of the command sources, by their names.
+/// The notes of the command sources, by name.
 fn notes(pods: &[ObservedPod]) -> Vec<(String, String)> {
     let plan = plan_with_claims(pods, None, None);
     plan.sources.into_iter().map(|source| (source.name.to_string(), source.note)).collect()
@@ -91,23 +91,23 @@ fn chosen_one_of_several_pods_is_named_with_its_role() {
     let (old, new) =
         (labelled("mill-a", "2026-01-01T00:00:00Z", "primary"), labelled("mill-b", "2026-01-02T00:00:00Z", "replica"));
     let found = notes(&[new.clone(), old]);
-    let said =
-        "dumped is pod mill-b (role=replica), the newest Ready one of 2 pods of deployment/mill with this command";
-    assert_eq!(found.iter().map(|(_, note)| note.as_str()).collect::<Vec<_>>(), [said]);
+    let expected =
+        "the dump is of pod mill-b (role=replica), the newest Ready one of 2 pods of deployment/mill with this command";
+    assert_eq!(found.iter().map(|(_, note)| note.as_str()).collect::<Vec<_>>(), [expected]);
     assert_eq!(notes(&[new])[0].1, "", "there was no choice");
 }
 
 #[test]
-fn each_pod_of_a_stateful_set_says_which_one_it_is() {
+fn each_pod_of_a_stateful_set_is_named_in_its_note() {
     let labels = json!({ "metadata": { "labels": { "cnpg.io/instanceRole": "primary", "role": "other" } } });
     let found =
         notes(&[pod("statefulset", "press", "press-0", &labels), pod("statefulset", "press", "press-1", &json!({}))]);
-    let said: Vec<&str> = found.iter().map(|(_, note)| note.as_str()).collect();
+    let notes: Vec<&str> = found.iter().map(|(_, note)| note.as_str()).collect();
     assert!(
-        said[0].starts_with("pod press-0 (cnpg.io/instanceRole=primary) is one of 2 pods of statefulset/press"),
-        "{said:?}"
+        notes[0].starts_with("pod press-0 (cnpg.io/instanceRole=primary) is one of 2 pods of statefulset/press"),
+        "{notes:?}"
     );
-    assert!(said[1].starts_with("pod press-1 is one of 2 pods"), "{said:?}");
+    assert!(notes[1].starts_with("pod press-1 is one of 2 pods"), "{notes:?}");
 }
 
 #[test]

@@ -1,6 +1,5 @@
-//! The path of each source's file in the repository, so that no two of a plan share one.
-//!
-//! It must not know the repository's history. The first choice is K8up's, so that its snapshots and ours are one series.
+//! The path of each source's file in the repository, which is unique within a plan. The first choice is K8up's path, so
+//! that its snapshots and Stowaway's are one series.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::{Draft, PlannedSource};
 use crate::annotations::CommandRequest;
 
-/// What a file system takes as a file's name.
+/// The longest file name of a file system.
 const MAXIMUM_NAME_BYTES: usize = 255;
 
 /// `/<namespace>-<container>[-<command>]<extension>`.
@@ -27,20 +26,21 @@ fn path(parts: &[&str], command: &CommandRequest) -> String {
     format!("/{}{}", parts.join("-"), command.file_extension)
 }
 
-/// `/<namespace>_<16 hex digits of the source's name><extension>`: where the readable ones are taken or too long. No
-/// namespace has an `_`, so no readable one looks like this.
+/// `/<namespace>_<16 hex digits of the hash of the source's name><extension>`: used if the readable paths are taken or
+/// too long. A namespace cannot contain an `_`, so no readable path equals such a path.
 fn last_choice(draft: &Draft) -> String {
     let digest = Sha256::digest(draft.source.name.as_str());
     let digest = digest.first_chunk().copied().map_or(0, u64::from_be_bytes);
     format!("/{}_{digest:016x}{}", draft.source.identity.host, draft.extension)
 }
 
-/// Settles the paths of sources that are sorted by name: the first claimant of a path keeps it, a further one gets its
-/// second choice. Every source has an alternative that belongs to nobody else of the plan.
+/// Assigns the paths of sources, which are sorted by name. The first source with a path keeps it; a further source gets
+/// its second choice. Every source has an alternative path which no other source of the plan has.
 pub(super) fn assign(drafts: Vec<Draft>) -> Vec<PlannedSource> {
     let mut taken = BTreeSet::new();
     let mut free = |path: &str| path.len() - 1 <= MAXIMUM_NAME_BYTES && taken.insert(path.to_owned());
-    // All first choices come before any second one, so that a second one never drives a first one away.
+    // All first choices are assigned before any second choice, so that a second choice never takes another source's
+    // first one.
     let kept: Vec<bool> = drafts.iter().map(|draft| free(&draft.source.identity.path)).collect();
     drafts
         .into_iter()

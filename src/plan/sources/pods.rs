@@ -1,6 +1,5 @@
-//! What one pod is to a plan: whom it speaks for, whether it can be asked now, and in which container.
-//!
-//! It must not know names of sources or paths.
+//! A pod as a candidate for a source: which workload it represents, whether it is Ready, and in which container a
+//! command runs.
 
 use std::cmp::Reverse;
 
@@ -15,34 +14,31 @@ use super::{
 };
 use crate::annotations::{CommandRequest, Problems, Request};
 
-/// What a pod belongs to: the controller that people know, for example the Deployment rather than its `ReplicaSet`.
+/// The workload of a pod: its topmost controller, for example the Deployment and not its `ReplicaSet`.
 #[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Workload {
     /// The kind in lower case, for example `deployment`; `pod` for a bare pod.
     pub kind: String,
-    /// Its name; the pod's own for a bare pod.
+    /// The name of the workload; of the pod itself for a bare pod.
     pub name: String,
 }
 
-/// A pod that asks for a backup.
+/// A pod which requests a backup.
 pub(super) struct Unit<'a> {
     pod: &'a Pod,
-    /// What it belongs to.
     pub workload: &'a Workload,
-    /// Its name.
     pub name: &'a str,
-    /// Its UID.
     pub uid: &'a str,
     /// Running, Ready and not being deleted.
     pub ready: bool,
-    /// What its annotations say.
-    pub asked: Result<Request, Problems>,
+    /// The parsed annotations of the pod.
+    pub request: Result<Request, Problems>,
 }
 
-/// The pod, and whom it speaks for; `None` when its work is done.
+/// The pod, and the workload which it represents; `None` if the pod has ended.
 pub(super) fn unit(
     observed: &ObservedPod,
-    asked: Result<Request, Problems>,
+    request: Result<Request, Problems>,
 ) -> Result<Option<(Workload, Unit<'_>)>, PlanProblem> {
     let ObservedPod { pod, workload } = observed;
     let name = pod.metadata.name.as_deref().unwrap_or_default();
@@ -52,18 +48,18 @@ pub(super) fn unit(
         return Ok(None);
     }
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-    let speaks_for = match (workload.kind.as_str(), node) {
+    let represents = match (workload.kind.as_str(), node) {
         ("statefulset" | "pod", _) => Workload { kind: "pod".into(), name: name.into() },
         ("daemonset", Some(node)) => Workload { kind: "daemonset".into(), name: format!("{}_{node}", workload.name) },
         ("daemonset", None) => {
-            let message = format!("it is of DaemonSet {} and has no node yet, by which it is named", workload.name);
+            let message = format!("it is named by its node, and a pod of DaemonSet {} has no node yet", workload.name);
             return Err(PlanProblem::Unnamable { pod: name.to_owned(), message });
         }
         _ => workload.clone(),
     };
     let ready = phase == "Running" && pod.metadata.deletion_timestamp.is_none() && is_ready(pod);
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    Ok(Some((speaks_for, Unit { pod, workload, name, uid, ready, asked })))
+    Ok(Some((represents, Unit { pod, workload, name, uid, ready, request })))
 }
 
 fn is_ready(pod: &Pod) -> bool {
@@ -72,13 +68,12 @@ fn is_ready(pod: &Pod) -> bool {
 }
 
 impl<'a> Unit<'a> {
-    /// The pod itself.
     pub fn pod(&self) -> &'a Pod {
         self.pod
     }
 
-    /// The greater one speaks for the workload: Ready before not, living before leaving, newer before older; then by
-    /// name, so that the order of the list does not matter.
+    /// The pod of the greatest rank represents the workload. A Ready pod ranks above others, then a pod which is not
+    /// being deleted, then the newer pod. The name comes last, so that the order of the list does not matter.
     pub fn rank(&self) -> (bool, bool, Option<&Time>, Reverse<&str>) {
         let metadata = &self.pod.metadata;
         (self.ready, metadata.deletion_timestamp.is_none(), metadata.creation_timestamp.as_ref(), Reverse(self.name))
@@ -98,7 +93,7 @@ impl<'a> Unit<'a> {
         })
     }
 
-    /// The containers that can be asked to run something: the pod's own, then its sidecars (init containers that stay).
+    /// The containers which can run a command: the pod's containers, then its sidecars (restartable init containers).
     fn containers(&self) -> impl Iterator<Item = &Container> {
         let spec = self.pod.spec.as_ref();
         let sidecars = spec.and_then(|spec| spec.init_containers.as_ref()).into_iter().flatten();

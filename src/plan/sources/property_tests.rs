@@ -1,4 +1,4 @@
-//! What holds for any pods: the order does not matter, and nothing is shared.
+//! Property tests: the order of the pods does not matter, and no two sources share a name or path.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use super::{
     tests::{COMMAND, plan, pod},
 };
 
-/// Pods from few names, so that they collide in every way.
+/// Pods from few names, so that many names collide.
 fn any_pod() -> impl Strategy<Value = ObservedPod> {
     let name = || proptest::sample::select(vec!["a", "b", "a-b", "b-a"]);
     (
@@ -41,7 +41,7 @@ fn any_pod() -> impl Strategy<Value = ObservedPod> {
         })
 }
 
-/// The first of each name, since a namespace has no two pods of one name.
+/// The first pod of each name, because a namespace has no two pods of one name.
 fn with_own_names(pods: &[ObservedPod]) -> Vec<ObservedPod> {
     let mut names = BTreeSet::new();
     pods.iter().filter(|observed| names.insert(&observed.pod.metadata.name)).cloned().collect()
@@ -62,7 +62,7 @@ proptest! {
         prop_assert_eq!(names.len(), plan.sources.len());
         let mut taken = BTreeSet::new();
         for source in &plan.sources {
-            // The last resort of a source may be both of its paths, but nobody else's.
+            // The last choice may be both paths of a source, but no path of another source.
             for path in BTreeSet::from([&source.identity.path, &source.alternative_path]) {
                 prop_assert!(taken.insert(path), "{path} twice: {:#?}", plan.sources);
             }

@@ -1,18 +1,20 @@
-//! A label selector, read as the API server reads it.
-//!
-//! It must not know what is selected.
+//! The conversion of a label selector, with the API server's validation.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use kube::core::Selector;
 
-/// The selector as the API server would understand it, which also refuses what can never be meant.
+/// Converts a selector. Like the API server, it refuses operators with a wrong number of values.
 pub(super) fn selector(selector: &LabelSelector) -> Result<Selector, String> {
     for LabelSelectorRequirement { key, operator, values } in selector.match_expressions.iter().flatten() {
         let has_values = values.as_ref().is_some_and(|values| !values.is_empty());
         let allowed = match operator.as_str() {
             "In" | "NotIn" => has_values,
             "Exists" | "DoesNotExist" => !has_values,
-            _ => return Err(format!("{operator:?} of {key:?} is no operator: In, NotIn, Exists or DoesNotExist")),
+            _ => {
+                return Err(format!(
+                    "{operator:?} of {key:?} is not an operator; use In, NotIn, Exists or DoesNotExist"
+                ));
+            }
         };
         if !allowed {
             return Err(format!(

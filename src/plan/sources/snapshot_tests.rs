@@ -1,4 +1,4 @@
-//! Plans of claims that are to be read from CSI snapshots.
+//! Tests of claims which are read from CSI snapshots.
 
 use k8s_openapi::api::{
     core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim},
@@ -102,10 +102,10 @@ impl Scene {
     }
 }
 
-/// What a message says, and what has to be changed for that.
+/// A part of the problem's message, and the change which causes the problem.
 type Case<'a> = (&'a str, &'a dyn Fn(&mut Scene));
 
-/// A pod that has the claim mounted on a node of its own, with a sidecar for it.
+/// A pod which mounts the claim on a node of its own and has a sidecar for it.
 fn sidecar_user() -> ObservedPod {
     pod(
         "deployment",
@@ -177,10 +177,10 @@ fn device_has_a_snapshot_as_well_and_no_pod_that_writes_to_it() {
 }
 
 #[test]
-fn class_of_the_namespace_holds_for_claims_that_say_nothing() {
+fn class_of_the_namespace_holds_for_claims_without_a_class() {
     let mut scene = scene("");
     scene.namespace = json!({ "metadata": { "annotations": { KEY: "frost" } } });
-    assert_eq!(scene.mount().snapshot, None, "the claim asks for its live volume");
+    assert_eq!(scene.mount().snapshot, None, "the claim requests its live volume");
     scene.claim["metadata"]["annotations"] = Value::Null;
     assert_eq!(scene.mount().snapshot.unwrap().class, "frost");
     scene.claim["metadata"]["annotations"] = json!({ KEY: "dew" });
@@ -197,17 +197,17 @@ fn what_cannot_be_snapshot_fails_with_claim_class_reason_and_remedy_and_is_never
     };
     let cases: &[Case<'_>] = &[
         ("install the snapshot controller", &|scene| scene.classes = None),
-        ("there is no such class; of the volume's driver ice.example there is none", &|scene| {
+        ("there is no such class; the classes of the volume's driver ice.example: none", &|scene| {
             scene.classes.as_mut().unwrap().remove(0);
         }),
-        ("of driver dew.example, and the volume of ice.example", &|scene| {
+        ("of driver dew.example, but the volume is of ice.example", &|scene| {
             scene.classes.as_mut().unwrap()[0]["driver"] = json!("dew.example");
         }),
         ("deletionPolicy is Retain", &|scene| {
             scene.classes.as_mut().unwrap()[0]["deletionPolicy"] = json!("Retain");
         }),
         ("of no CSI driver", &|scene| scene.volume["spec"] = json!({ "hostPath": { "path": "/x" } })),
-        ("\"barrel\" is not there", &|scene| scene.volume["metadata"]["name"] = json!("another")),
+        ("\"barrel\" does not exist", &|scene| scene.volume["metadata"]["name"] = json!("another")),
         ("StorageClass \"cellar\"", &|scene| scene.storage_class["metadata"]["name"] = json!("another")),
         ("StorageClass \"\"", &|scene| scene.claim["spec"]["storageClassName"] = json!("")),
         ("reclaimPolicy of the claim's StorageClass cellar is Retain", &|scene| {
@@ -230,7 +230,7 @@ fn what_cannot_be_snapshot_fails_with_claim_class_reason_and_remedy_and_is_never
         scene.classes.as_mut().unwrap().push(class(&json!({ "metadata": { "name": "hoar" } })));
         scene.claim["metadata"]["annotations"] = json!({ KEY: "forst" });
     });
-    assert!(message.contains("of the volume's driver ice.example there is frost, hoar"), "{message}");
+    assert!(message.contains("the classes of the volume's driver ice.example: frost, hoar"), "{message}");
 }
 
 #[test]
@@ -251,7 +251,7 @@ fn claim_that_was_made_of_a_snapshot_is_no_source_of_any_backup() {
 }
 
 #[test]
-fn only_the_volumes_of_claims_that_ask_are_looked_at() {
+fn only_the_volumes_of_claims_that_request_a_snapshot_are_read() {
     let namespace: Namespace = read(&json!({ "metadata": { "annotations": { KEY: "frost" } } }));
     let silent: Namespace = read(&json!({}));
     let claim = |annotations: Value| {

@@ -1,4 +1,4 @@
-//! Plans from pods: what is no source first, then names, targets, paths and tags.
+//! Tests of the sources of pods: first which pods are no source, then names, targets, paths and tags.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::*;
 
 pub(super) const COMMAND: &str = "stowaway.dev/backupcommand";
 
-/// A running, Ready pod with container `main`, to be changed by JSON merge patch.
+/// A running, Ready pod with container `main`, changed by a JSON merge patch.
 pub(super) fn pod(kind: &str, workload: &str, name: &str, change: &Value) -> ObservedPod {
     let mut pod = json!({
         "metadata": {
@@ -26,7 +26,7 @@ pub(super) fn pod(kind: &str, workload: &str, name: &str, change: &Value) -> Obs
     }
 }
 
-/// RFC 7396.
+/// Applies a JSON merge patch (RFC 7396).
 pub(super) fn merge(target: &mut Value, change: &Value) {
     let Value::Object(change) = change else {
         *target = change.clone();
@@ -60,7 +60,7 @@ fn containers(names: &[&str]) -> Value {
     json!({ "spec": { "containers": names.iter().map(|name| json!({ "name": name })).collect::<Vec<_>>() } })
 }
 
-/// One change after the other; unlike `merge` it keeps what says that something is to be removed.
+/// Combines two merge patches. Unlike `merge`, it keeps `null`, which removes a field.
 fn both(one: Value, other: &Value) -> Value {
     match (one, other) {
         (Value::Object(mut one), Value::Object(other)) => {
@@ -98,7 +98,7 @@ pub(super) fn plan(pods: &[ObservedPod]) -> SourcePlan {
     selected(pods, None)
 }
 
-/// `name -> pod, or - without a target`.
+/// `name -> pod`, or `name -> -` without a target.
 fn summary(plan: &SourcePlan) -> Vec<String> {
     let pod = |source: &PlannedSource| source.target.as_ref().map_or("-".to_owned(), |target| target.pod().to_owned());
     plan.sources.iter().map(|source| format!("{} -> {}", source.name, pod(source))).collect()
@@ -122,13 +122,13 @@ fn malformed_annotations_are_a_problem_of_that_pod_alone() {
     assert_eq!(summary(&plan), ["deployment/good/main -> good-1"]);
     let [PlanProblem::Annotations { pod, problems }] = &plan.problems[..] else { panic!("{plan:?}") };
     assert_eq!((pod.as_str(), problems.problems.len()), ("bad-1", 2));
-    // And what was not meant is told at the same time.
+    // A misspelled annotation is reported at the same time.
     let [PlanWarning { object, warning }] = &plan.warnings[..] else { panic!("{plan:?}") };
     assert_eq!((object.as_str(), warning.key.as_str()), ("pod bad-1", "stowaway.dev/backupcomand"));
 }
 
 #[test]
-fn malformed_annotations_of_many_replicas_are_told_once() {
+fn malformed_annotations_of_many_replicas_are_reported_once() {
     let wrong = annotated(&json!({ COMMAND: "" }));
     let plan = plan(&[1, 2, 3].map(|number| pod("deployment", "bad", &format!("bad-{number}"), &wrong)));
     assert_eq!(plan.problems.len(), 1);
@@ -206,7 +206,7 @@ fn pods_whose_work_is_done_are_no_sources() {
 fn daemon_set_pod_without_a_node_is_a_problem() {
     let plan = plan(&[pod("daemonset", "agent", "agent-x", &json!({ "spec": { "nodeName": null } }))]);
     assert!(plan.sources.is_empty());
-    assert!(plan.problems[0].to_string().contains("DaemonSet agent and has no node"), "{}", plan.problems[0]);
+    assert!(plan.problems[0].to_string().contains("DaemonSet agent has no node"), "{}", plan.problems[0]);
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn selectors_are_those_of_kubernetes() {
 }
 
 #[test]
-fn newest_ready_pod_speaks_for_its_workload() {
+fn newest_ready_pod_represents_its_workload() {
     let leaving = json!({ "metadata": { "creationTimestamp": "2026-01-01T09:00:00Z", "deletionTimestamp": "2026-01-01T10:00:00Z" } });
     let plan = plan(&[
         pod("deployment", "app", "old", &created("01:00")),
@@ -367,7 +367,7 @@ fn snapshots_are_labelled() {
 }
 
 #[test]
-fn paths_of_other_tools_keys_are_theirs() {
+fn paths_of_other_tools_keys_are_the_tools_own() {
     for (prefix, extension) in
         [("k8up.io", "k8up.io"), ("k8up.syn.tools", "k8up.syn.tools"), ("appuio.ch", "backup.appuio.ch")]
     {
@@ -390,8 +390,8 @@ fn further_claimants_of_a_path_get_another() {
 }
 
 #[test]
-fn second_choice_gives_way_to_a_first_one() {
-    // The second choice of `b`, /shop-x-main, is what container `x-main` of `c` claims first.
+fn second_choice_yields_to_a_first_one() {
+    // The second choice of `b`, /shop-x-main, is the first choice of container `x-main` of `c`.
     let plan = plan(&[
         pod("deployment", "a", "a-1", &json!({})),
         pod("deployment", "x", "x-1", &json!({})),

@@ -1,4 +1,5 @@
-//! Plans of volumes: what cannot be backed up first, then who reads a claim, and how it is labelled.
+//! Tests of volume sources: first which cannot be backed up, then which pod reads a claim, and how its snapshot is
+//! labelled.
 
 use serde_json::{Value, json};
 
@@ -8,7 +9,7 @@ use super::{
 };
 use crate::model::{Reason, TargetVolume};
 
-/// What makes a pod with a claim and a sidecar for it, to be changed.
+/// A merge patch for a pod with a claim and a sidecar for it.
 fn with_volume(claim: &str) -> Value {
     json!({
         "metadata": { "annotations": {
@@ -34,9 +35,9 @@ fn summary(plan: &SourcePlan) -> Vec<String> {
 }
 
 #[test]
-fn claim_without_a_sidecar_is_told_of_by_its_name_and_not_passed_over() {
+fn claim_without_a_sidecar_is_reported_by_its_name() {
     let none = changed(with_volume("harvest"), "/spec/initContainers", json!([]));
-    // It was made for other volumes, or is no sidecar at all.
+    // The container is a sidecar for other volumes, or not a sidecar.
     let other =
         changed(with_volume("harvest"), "/spec/initContainers/0/args", json!(["sidecar", "--volume=data=pvc/x"]));
     let init = changed(with_volume("harvest"), "/spec/initContainers/0/restartPolicy", json!(null));
@@ -50,11 +51,11 @@ fn claim_without_a_sidecar_is_told_of_by_its_name_and_not_passed_over() {
 
 #[test]
 fn volumes_that_cannot_be_backed_up_are_problems() {
-    for (asked, words) in [("scratch", "no PersistentVolumeClaim"), ("nothing", "no volume \"nothing\"")] {
-        let change = changed(with_volume("harvest"), "/metadata/annotations/stowaway.dev~1volumes", json!(asked));
+    for (volume, text) in [("scratch", "is not a PersistentVolumeClaim"), ("nothing", "no volume \"nothing\"")] {
+        let change = changed(with_volume("harvest"), "/metadata/annotations/stowaway.dev~1volumes", json!(volume));
         let plan = plan(&[pod("deployment", "mill", "mill-1", &change)]);
         let [problem @ PlanProblem::Volume { .. }] = &plan.problems[..] else { panic!("{plan:?}") };
-        assert!(problem.to_string().contains(words), "{problem}");
+        assert!(problem.to_string().contains(text), "{problem}");
     }
 }
 
@@ -88,7 +89,7 @@ fn claim_of_several_pods_is_read_once_by_the_newest_ready_one_that_can() {
     let mut backwards = pods.to_vec();
     backwards.reverse();
     assert_eq!(plan(&backwards), plan(&pods));
-    // Who is not Ready may yet be: it is waited for.
+    // A pod which is not Ready may become Ready, so the Backup waits for it.
     assert_eq!(summary(&plan(&pods[2..])), ["pvc/harvest -> -"]);
     assert!(plan(&pods[2..]).problems.is_empty());
 }
@@ -106,7 +107,7 @@ fn each_claim_is_a_source_beside_the_commands_and_is_labelled() {
     let plan = plan(&[
         pod("deployment", "press", "press-1", &both),
         pod("statefulset", "mill", "mill-0", &replica(0)),
-        // The namespace asked for its sidecar.
+        // The namespace requested the sidecar.
         pod("statefulset", "mill", "mill-1", &replica(1)),
     ]);
     assert!(plan.problems.is_empty(), "{plan:?}");

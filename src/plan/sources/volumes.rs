@@ -1,7 +1,7 @@
-//! Volume sources: the claims of the namespace, and those that a pod asks its sidecar to back up, each once.
+//! The volume sources: the claims of the namespace, and those which a pod's annotation requests, each once.
 //!
-//! It must not know commands. A claim of several pods is read by the newest Ready one that has a sidecar for it; else by a
-//! Job of its own that mounts it, if it can be. Where neither is possible the source is told of all the same, and why.
+//! A claim of several pods is read by the newest Ready pod which has a sidecar for it, else by a Job which mounts it.
+//! If neither is possible, the source is reported with the reason.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
     plan::stored_claim::stored_claim,
 };
 
-/// All claims that were asked for so far, and who can read each.
+/// The claims which pods request, with the best pod to read each of them.
 #[derive(Default)]
 pub(super) struct Claims {
     readers: BTreeMap<String, Reader>,
@@ -28,7 +28,8 @@ pub(super) struct Claims {
 
 /// A pod that mounts a claim.
 struct Reader {
-    /// Whether its sidecar has the claim, whether it is Ready, and so on: the greatest reads.
+    /// Whether the pod's sidecar mounts the claim, then the pod's own rank. The pod of the greatest rank reads the
+    /// claim.
     rank: (bool, OwnedRank),
     pod: String,
     pod_uid: String,
@@ -40,16 +41,16 @@ struct Reader {
 type OwnedRank = (bool, bool, Option<jiff::Timestamp>, std::cmp::Reverse<String>);
 
 impl Claims {
-    /// Takes in what one pod asks for.
+    /// Adds the claims which a pod requests.
     pub fn add(&mut self, unit: &Unit<'_>, request: &Request, problems: &mut Vec<PlanProblem>) {
         let pod = unit.pod();
         let sidecar = sidecar(pod);
-        let asks = match request.inject {
+        let is_requested = match request.inject {
             Some(injection) => injection == Injection::Sidecar,
-            // The namespace may have asked for it.
+            // The namespace may have requested the sidecar.
             None => sidecar.is_some(),
         };
-        if !asks {
+        if !is_requested {
             return;
         }
         for volume in volumes(pod, request) {
@@ -77,13 +78,13 @@ impl Claims {
         }
     }
 
-    /// The names of the claims that pods ask for.
-    pub fn asked(&self) -> impl Iterator<Item = &str> {
+    /// The names of the claims which pods request.
+    pub fn requested(&self) -> impl Iterator<Item = &str> {
         self.readers.keys().map(String::as_str)
     }
 
-    /// The sources, what cannot be one, and what is left out. `choices` are those of the whole namespace, where it was
-    /// looked at.
+    /// Adds the volume sources, problems and skipped claims to the plan. `choices` are the decisions about all claims
+    /// of the namespace, if these were listed.
     pub fn into_sources(
         mut self,
         facts: SourceFacts<'_>,
@@ -116,7 +117,8 @@ impl Claims {
                 }
             });
         }
-        // What nobody has looked at, or was deleted under its pod.
+        // Requested claims without a decision: the claims were not listed, or the claim was deleted although a pod
+        // names it.
         sources.extend(self.readers.into_iter().map(|(claim, reader)| of_sidecar(facts, claim, reader)));
         for source in sources {
             match source {
@@ -133,7 +135,8 @@ impl Reader {
     }
 }
 
-/// By a Job that mounts it, unless a sidecar that can be asked has it already. None has a block device, nor a snapshot.
+/// A source which a Job reads, or the sidecar of a Ready pod if it mounts the claim. A sidecar reads neither block
+/// devices nor snapshots.
 fn of_job(facts: SourceFacts<'_>, mount: ClaimMount, reader: Option<Reader>) -> Result<PlannedSource, PlanProblem> {
     let (repository, timeout) = match reader {
         Some(reader) if reader.has_sidecar() && reader.ready && !mount.device && mount.snapshot.is_none() => {
@@ -159,7 +162,7 @@ fn of_sidecar(facts: SourceFacts<'_>, claim: String, reader: Reader) -> Result<P
     Ok(PlannedSource { pod, target: ready.then_some(Target::Volume(target)), ..source })
 }
 
-/// All but where it is.
+/// A source without its target.
 fn source(
     facts: SourceFacts<'_>,
     claim: &str,
@@ -195,13 +198,14 @@ fn source(
     })
 }
 
-/// A claim's name is one that a source can have, since it is an object's.
+/// The name of the claim's source. An object's name is always valid in it.
 fn source_name(claim: &str) -> Result<SourceName, PlanProblem> {
     let unnamable = |error: SourceNameError| PlanProblem::Unnamable { pod: String::new(), message: error.to_string() };
     format!("pvc/{claim}").parse().map_err(unnamable)
 }
 
-/// The volumes that are asked for; for a pod whose volume is restored without being named, its only claim, as there.
+/// The requested volumes. If a pod requests a restore without naming a volume, this is its only claim, as for the
+/// restore.
 fn volumes<'a>(pod: &'a Pod, request: &'a Request) -> Vec<Result<&'a Volume, String>> {
     let all = || pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     if request.volumes.is_empty() && request.restore_on_empty {
@@ -214,7 +218,7 @@ fn volumes<'a>(pod: &'a Pod, request: &'a Request) -> Vec<Result<&'a Volume, Str
     request.volumes.iter().map(find).collect()
 }
 
-/// A claim, and the volume by which a pod mounts it.
+/// A claim, and the name of the pod's volume with it.
 struct Claim {
     volume: String,
     name: String,
@@ -223,21 +227,21 @@ struct Claim {
 fn claim(volume: &Volume) -> Result<Claim, String> {
     let Some(claim) = &volume.persistent_volume_claim else {
         return Err(format!(
-            "its volume {:?} is no PersistentVolumeClaim, and only those are backed up; take it out of the annotation",
+            "its volume {:?} is not a PersistentVolumeClaim, and only those are backed up; remove it from the annotation",
             volume.name
         ));
     };
     Ok(Claim { volume: volume.name.clone(), name: claim.claim_name.clone() })
 }
 
-/// The sidecar that is in the pod.
+/// The injected sidecar of the pod.
 fn sidecar(pod: &Pod) -> Option<&Container> {
     let mut containers = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
     containers
         .find(|container| container.name == SIDECAR_CONTAINER && container.restart_policy.as_deref() == Some("Always"))
 }
 
-/// Its arguments say what it has, and cannot be changed.
+/// Whether the sidecar mounts the claim. Its arguments list its claims, and cannot change.
 fn has_volume(sidecar: &Container, claim: &Claim) -> bool {
     let argument = format!("--volume={}=pvc/{}", claim.volume, claim.name);
     sidecar.args.iter().flatten().any(|given| *given == argument)

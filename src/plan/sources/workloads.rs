@@ -1,7 +1,5 @@
-//! The workloads of a namespace that ask for a backup by their pod template: which of them have no pod, and which pods they are
-//! still to get.
-//!
-//! It must not know what earlier Backups had, nor claims.
+//! The workloads of a namespace which request a backup by their pod template, and the pods which they are expected to
+//! get.
 
 use std::collections::BTreeSet;
 
@@ -17,22 +15,22 @@ use kube::core::{Selector, SelectorExt};
 
 use super::{ObservedPod, PlanWarning, Workload, container_of};
 use crate::{
-    annotations::{self, CommandRequest, Request, Role, own_key},
+    annotations::{self, CommandRequest, KeyId, Request, own_key},
     model::SourceName,
 };
 
-/// A workload as far as its pods are concerned.
+/// A workload, with the fields which determine its pods.
 #[derive(Clone, Debug, Default)]
 pub struct ObservedWorkload {
     /// Its kind in lower case, and its name.
     pub workload: Workload,
-    /// Its own metadata.
+    /// The metadata of the workload itself.
     pub metadata: ObjectMeta,
-    /// What its pods are made of.
+    /// The template of its pods.
     pub template: PodTemplateSpec,
-    /// How many pods it is to have.
+    /// The requested number of pods.
     pub wanted: i32,
-    /// The number of the first pod of a `StatefulSet`.
+    /// The ordinal of the first pod of a `StatefulSet`.
     pub first_ordinal: i32,
 }
 
@@ -43,15 +41,15 @@ impl ObservedWorkload {
         Self { workload, metadata, template, wanted, first_ordinal: 0 }
     }
 
-    /// What the template asks for, if it can be read.
+    /// The commands which the template requests, if its annotations are valid.
     pub(super) fn request(&self) -> Option<Request> {
         let annotations = self.template.metadata.as_ref()?.annotations.as_ref()?;
         annotations::parse(annotations).ok().flatten().filter(|request| !request.commands.is_empty())
     }
 
-    /// Whether a Backup may be green without it.
+    /// Whether a Backup may be green although the workload has no pod.
     pub(super) fn may_be_missing(&self, request: &Request) -> bool {
-        let key = own_key(Role::AllowMissing);
+        let key = own_key(KeyId::AllowMissing);
         let own = self.metadata.annotations.as_ref().and_then(|annotations| annotations.get(&key));
         request.allow_missing || own.is_some_and(|value| annotations::boolean(value) == Ok(true))
     }
@@ -62,7 +60,8 @@ impl ObservedWorkload {
         selector.matches(&labels.unwrap_or_default())
     }
 
-    /// The sources of its pods, by the name that the workload would have as one: a pod of a `StatefulSet` is another one.
+    /// The sources of the workload's pods, whose names start with this kind and name. A pod of a `StatefulSet` is a
+    /// source of its own.
     pub(super) fn sources(&self, kind: &str, name: &str, request: &Request) -> BTreeSet<SourceName> {
         let spec = self.template.spec.as_ref();
         let existing: Vec<&str> =
@@ -75,7 +74,7 @@ impl ObservedWorkload {
         request.commands.iter().filter_map(of_command).collect()
     }
 
-    /// The ordinals of a `StatefulSet`'s pods that are to be there.
+    /// The ordinals of the pods which a `StatefulSet` should have.
     pub(super) fn ordinals(&self) -> std::ops::Range<i32> {
         self.first_ordinal..self.first_ordinal.saturating_add(self.wanted.max(0))
     }
@@ -111,34 +110,35 @@ impl From<CronJob> for ObservedWorkload {
     }
 }
 
-/// The pods that annotated workloads are still to get: of a Deployment one if it has none, of a `StatefulSet` each that is not
-/// there. They follow from their template, and are not Ready, so that they are waited for and then reported.
-pub(super) fn pods_to_come(workloads: &[ObservedWorkload], pods: &[ObservedPod], limit: usize) -> Vec<ObservedPod> {
+/// The pods which annotated workloads should have and do not have: one pod of a Deployment without pods, and each
+/// missing pod of a `StatefulSet`. They are built from the template and are not Ready, so that a Backup waits for them
+/// and then reports them.
+pub(super) fn expected_pods(workloads: &[ObservedWorkload], pods: &[ObservedPod], limit: usize) -> Vec<ObservedPod> {
     let of_workload: BTreeSet<(&str, &str)> =
         living(pods).map(|observed| (observed.workload.kind.as_str(), observed.workload.name.as_str())).collect();
     let names: BTreeSet<&str> = living(pods).filter_map(|observed| observed.pod.metadata.name.as_deref()).collect();
-    let mut to_come = Vec::new();
+    let mut expected_pods = Vec::new();
     let is_expected = |one: &&ObservedWorkload| one.request().is_some_and(|request| !one.may_be_missing(&request));
     for one in workloads.iter().filter(is_expected) {
         let Workload { kind, name } = &one.workload;
         match kind.as_str() {
             "deployment" if one.wanted > 0 && !of_workload.contains(&(kind.as_str(), name.as_str())) => {
-                // Its pod has no name yet; that of the workload is what a problem with it is reported by.
-                to_come.push(pod_to_come(one, name.clone()));
+                // The pod has no name yet, so a problem with it is reported under the workload's name.
+                expected_pods.push(pod_to_come(one, name.clone()));
             }
             "statefulset" => {
                 let absent = one.ordinals().map(|ordinal| format!("{name}-{ordinal}"));
                 let absent = absent.filter(|pod| !names.contains(pod.as_str()));
-                to_come.extend(absent.take(limit).map(|pod| pod_to_come(one, pod)));
+                expected_pods.extend(absent.take(limit).map(|pod| pod_to_come(one, pod)));
             }
             _ => {}
         }
     }
-    to_come.truncate(limit);
-    to_come
+    expected_pods.truncate(limit);
+    expected_pods
 }
 
-/// The pods that are not over: of a pod that was evicted only its object is left.
+/// The pods which have not ended. An evicted pod has ended, although its object still exists.
 pub(super) fn living(pods: &[ObservedPod]) -> impl Iterator<Item = &ObservedPod> {
     pods.iter().filter(|observed| {
         let phase = observed.pod.status.as_ref().and_then(|status| status.phase.as_deref());
@@ -152,7 +152,7 @@ fn pod_to_come(one: &ObservedWorkload, name: String) -> ObservedPod {
     ObservedPod { pod: Pod { metadata, spec: template.spec, status: None }, workload: one.workload.clone() }
 }
 
-/// What is annotated on a workload itself and is read on its pods alone.
+/// Warnings about annotations of the workload itself which are only read from its pods.
 pub(super) fn misplaced(one: &ObservedWorkload) -> Vec<PlanWarning> {
     let template = one.template.metadata.as_ref().and_then(|metadata| metadata.annotations.as_ref());
     let keys = annotations::misplaced_keys(one.metadata.annotations.as_ref(), template);

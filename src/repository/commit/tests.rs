@@ -1,4 +1,5 @@
-//! A snapshot that became visible while its lock was lost stays only if all that it needs is there.
+//! Tests that a snapshot which became visible while its lock was lost is kept only if all files that it needs are in
+//! the store.
 
 use std::{fs, path::PathBuf, sync::Arc};
 
@@ -10,17 +11,17 @@ use crate::repository::{
 };
 
 struct Case {
-    place: tempfile::TempDir,
+    folder: tempfile::TempDir,
     repository: Repository,
     written: Written,
     id: Id,
 }
 
 impl Case {
-    /// A snapshot that is visible.
+    /// Creates a repository with a visible snapshot.
     async fn new() -> Self {
-        let place = tempfile::tempdir().unwrap();
-        let repository = create(access(place.path()), CancellationToken::new()).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let repository = create(access(folder.path()), CancellationToken::new()).await.unwrap();
         let save = |packer: &Arc<Packer>, _| {
             let root = packer.save(BlobKind::Tree, b"{\"nodes\":[]}\n").unwrap();
             Ok((root, packer.finish()?))
@@ -36,15 +37,15 @@ impl Case {
         };
         let snapshot = commit.labelled(root.into(), SnapshotSummary::default());
         let id = commit.publish(&snapshot, &[], &written).await.unwrap().parse().unwrap();
-        Self { place, repository, written, id }
+        Self { folder, repository, written, id }
     }
 
     fn path(&self, kind: Kind, id: &Id) -> PathBuf {
-        self.place.path().join(kind.path(id))
+        self.folder.path().join(kind.path(id))
     }
 
     fn lose_lock(&self) {
-        for lock in fs::read_dir(self.place.path().join("locks")).unwrap() {
+        for lock in fs::read_dir(self.folder.path().join("locks")).unwrap() {
             fs::remove_file(lock.unwrap().path()).unwrap();
         }
     }
@@ -62,7 +63,7 @@ impl Case {
 }
 
 #[tokio::test]
-async fn snapshot_that_a_prune_took_the_data_of_is_removed_again() {
+async fn snapshot_whose_data_a_prune_removed_is_removed_again() {
     for kind in [Kind::Pack, Kind::Index] {
         let case = Case::new().await;
         case.confirm().await.unwrap();
@@ -79,7 +80,7 @@ async fn snapshot_that_a_prune_took_the_data_of_is_removed_again() {
 async fn snapshot_beside_a_prune_that_did_not_know_of_it_is_removed_again() {
     let case = Case::new().await;
     case.lose_lock();
-    let pruning = open_exclusively(access(case.place.path()), CancellationToken::new()).await.unwrap();
+    let pruning = open_exclusively(access(case.folder.path()), CancellationToken::new()).await.unwrap();
     let error = case.confirm().await.unwrap_err();
     assert!(matches!(error, RepositoryError::LockLost { .. }), "{error}");
     assert!(!case.is_visible());
@@ -87,7 +88,7 @@ async fn snapshot_beside_a_prune_that_did_not_know_of_it_is_removed_again() {
 }
 
 #[tokio::test]
-async fn snapshot_whose_lock_was_lost_stays_where_all_of_it_is_there() {
+async fn snapshot_whose_lock_was_lost_stays_if_all_its_files_exist() {
     let case = Case::new().await;
     case.lose_lock();
     case.confirm().await.unwrap();

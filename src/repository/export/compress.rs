@@ -1,7 +1,5 @@
-//! The formats of archives: what is written is compressed, or not, and goes on.
-//!
-//! It must not know what is compressed, nor where it goes. Each format is one stream, with a checksum of its own where it
-//! can have one.
+//! The formats of archives: compresses the stream, or passes it on unchanged. Each format is a single stream, with a
+//! checksum of its own if the format supports that.
 
 use std::io::{self, Write};
 
@@ -35,7 +33,7 @@ impl<W: Write> Compressor<W> {
         })
     }
 
-    /// Writes the end of the stream, without which it is not whole.
+    /// Writes the end of the stream, without which the archive is incomplete.
     pub fn finish(self) -> io::Result<W> {
         match self {
             Self::Plain(output) => Ok(output),

@@ -1,6 +1,5 @@
-//! A snapshot as an archive in another store: read, packed, compressed and sent at the same time, in little memory.
-//!
-//! All or nothing: whatever fails, nothing is at the archive's place. It must not know why an archive is wanted.
+//! Stores a snapshot as an archive in another store. It is read, packed, compressed and uploaded at the same time, in
+//! little memory. If any part of this fails, no archive appears at the target.
 
 mod compress;
 
@@ -22,64 +21,62 @@ use crate::model::ArchiveFormat;
 
 pub use super::store::StoreAccess;
 
-/// How much is handed from the one who packs to the one who sends, at once.
+/// The size of the pieces which the packing thread passes to the upload.
 const PIECE_BYTES: usize = 1 << 20;
-/// How many such pieces wait between the two.
+/// How many pieces may wait for the upload.
 const PIECES: usize = 4;
 
-/// Where an archive is made, and as what.
+/// The target and format of an archive.
 #[derive(Clone, Debug)]
-pub struct ArchivePlace {
-    /// The store.
+pub struct ArchiveTarget {
     pub store: StoreAccess,
-    /// Name of the object or file in it.
+    /// The name of the object or file in the store.
     pub name: String,
-    /// What it is.
     pub format: ArchiveFormat,
-    /// Replace what is there under that name.
+    /// Replace an existing object of this name.
     pub overwrite: bool,
-    /// How many bytes it has at most, as far as that is known: very long ones are sent in longer parts.
+    /// The maximum size of the archive in bytes, if it is known. Very long archives are uploaded in longer parts.
     pub at_most: Option<u64>,
 }
 
-/// An archive that is at its place, as long as it was sent.
+/// An archive which was uploaded completely.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Archived {
-    /// The place without credentials, and the name.
+    /// The store without credentials, and the name.
     pub location: String,
-    /// Bytes of the archive.
     pub bytes: u64,
     /// Its SHA-256, 64 hex digits.
     pub sha256: String,
-    /// What is in it.
     pub content: TarContent,
 }
 
 impl Repository {
-    /// Makes an archive of what is at `path` of a snapshot: of a folder with all that is in it, or only those paths below
-    /// it, or of one file. Names in it are relative to that folder. `snapshot` is a whole id, see [`Repository::find`].
+    /// Creates an archive of the folder or file at `path` of a snapshot. If `only` is not empty, the archive contains
+    /// only these paths below the folder. Names in the archive are relative to the folder. `snapshot` is a full id, see
+    /// [`Repository::find`].
     ///
-    /// Errors: [`RepositoryError::Taken`] when something is there already, before anything is written;
-    /// [`RepositoryError::FileNotFound`] when something of it is not in the snapshot; [`RepositoryError::Damaged`];
-    /// [`RepositoryError::OutcomeUnknown`] when the archive may be there all the same; [`RepositoryError::NotKept`] when
-    /// something else is there instead; in all other cases nothing is.
+    /// Errors: [`RepositoryError::Taken`] when the name exists already, before anything is written;
+    /// [`RepositoryError::FileNotFound`] when a requested path is not in the snapshot; [`RepositoryError::Damaged`];
+    /// [`RepositoryError::OutcomeUnknown`] when the archive may exist in spite of the error;
+    /// [`RepositoryError::NotKept`] when the store holds something else under the name. After all other errors nothing
+    /// is stored.
     pub async fn archive(
         &self,
         (snapshot, path): (&str, &str),
         only: &[String],
-        to: &ArchivePlace,
+        to: &ArchiveTarget,
         progress: Arc<Progress>,
     ) -> Result<Archived, RepositoryError> {
-        self.while_locked(|run| async move { archive(self, &run, (snapshot, path), only, to, progress).await }).await
+        self.with_lock(|run| async move { archive(self, &run, (snapshot, path), only, to, progress).await }).await
     }
 }
 
 async fn archive(
     repository: &Repository,
     run: &Store,
-    place: (&str, &str),
+    from: (&str, &str),
     only: &[String],
-    to: &ArchivePlace,
+    to: &ArchiveTarget,
     progress: Arc<Progress>,
 ) -> Result<Archived, RepositoryError> {
     let target = Store::at(&to.store, run.cancel().child_token())?;
@@ -88,9 +85,9 @@ async fn archive(
     let (sender, pieces) = mpsc::channel(PIECES);
     let unwritable = |source| RepositoryError::Unwritable { action: "begin", path: "the archive".to_owned(), source };
     let output = Compressor::new(to.format, Output { sender, piece: BytesMut::new() }).map_err(unwritable)?;
-    let packing = folder::write_tar(repository, run, place, only, (output, finish), progress);
+    let packing = folder::write_tar(repository, run, from, only, (output, finish), progress);
     let (packed, sent) = tokio::join!(packing, send(&mut upload, pieces));
-    // What cannot be sent cannot be packed any more, either: the first of the two is the cause.
+    // A failed upload stops the packing with an error, too, so the error of the upload is the cause and comes first.
     let content = match sent.and(packed) {
         Ok(content) => content,
         Err(error) => {
@@ -99,11 +96,11 @@ async fn archive(
         }
     };
     let Uploaded { bytes, sha256 } = upload.finish().await?;
-    let location = format!("{}/{}", target.place(), to.name);
+    let location = format!("{}/{}", target.location(), to.name);
     Ok(Archived { location, bytes, sha256: hex(&sha256), content })
 }
 
-/// Sends all pieces. That there are no more of them does not mean that they are whole.
+/// Uploads all pieces. The end of the pieces does not prove that the archive is complete.
 async fn send(upload: &mut Upload, mut pieces: mpsc::Receiver<Bytes>) -> Result<(), RepositoryError> {
     while let Some(piece) = pieces.recv().await {
         upload.write(piece).await?;
@@ -115,7 +112,7 @@ fn finish(compressor: Compressor<Output>) -> io::Result<()> {
     compressor.finish()?.flush()
 }
 
-/// Where the bytes of an archive go: to whoever sends them, from a thread that may block.
+/// The output of the packing thread. It passes the bytes to the upload and may block.
 struct Output {
     sender: mpsc::Sender<Bytes>,
     piece: BytesMut,

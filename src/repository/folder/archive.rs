@@ -1,7 +1,6 @@
-//! A folder into trees: one thread walks, some read files, one builds the trees from what they found, in order.
-//!
-//! Between them are short queues, so that what is in memory does not grow with the folder. It must not know how an entry is
-//! read, nor what becomes of the root.
+//! Stores a folder as trees. One thread walks the folder, several threads read files, and one builds the trees from
+//! their results in the order of the walk. The queues between them are short, so that memory use does not grow with the
+//! folder.
 
 use std::{
     mem,
@@ -21,8 +20,8 @@ use rustic_core::{
 use tokio::sync::oneshot;
 
 use super::{
+    backup_stats::BackupStats,
     file::{Changed, Failure, FileSaver, Saved},
-    ledger::Ledger,
     metadata,
     opened::Opened,
     parent::Parent,
@@ -35,49 +34,50 @@ use crate::repository::{
     tree::{self, TreeWriter},
 };
 
-/// Entries that were found and are in no tree yet; files among them are open only while few are ahead of the readers.
+/// Limits of entries which the walk found and which are in no tree yet. The second limit is for files, because each is
+/// open while it waits for a reader.
 const ENTRIES_AHEAD: usize = 256;
 const FILES_AHEAD: usize = 8;
 
-/// A folder that is to be stored.
+/// A folder which is to be stored.
 pub(super) struct FolderJob {
     pub walk: Walk,
-    /// The parts of its path in the snapshot, the last of which is the walk's own name for it.
+    /// The components of the folder's path in the snapshot. The last one is also the name of the walk's root.
     pub names: Vec<String>,
-    /// Of the folders that only lead to it.
+    /// The times of the folders above it.
     pub time: Timestamp,
-    pub ledger: Arc<Ledger>,
+    pub stats: Arc<BackupStats>,
     pub progress: Arc<Progress>,
 }
 
-/// An entry on its way into a tree.
+/// An entry which is being added to a tree.
 struct Entry {
-    /// How many folders below the root.
+    /// The number of folders between the root and the entry.
     depth: usize,
     node: Node,
     content: EntryContent,
-    compared: Compared,
+    change: ChangeState,
 }
 
 enum EntryContent {
-    /// Links, devices, pipes and sockets.
+    /// For links, devices, pipes and sockets.
     None,
-    /// Its tree comes with the entries that follow; the snapshot before had that one.
+    /// For a folder, whose own entries follow, with the id of its tree in the parent snapshot.
     Folder(Option<TreeId>),
     Known(Vec<DataId>),
-    /// A reader is at it; none if it could not be read, or is gone.
-    Awaited(oneshot::Receiver<Option<Saved>>),
+    /// A reader sends the content, or `None` if the file could not be read or was deleted.
+    Pending(oneshot::Receiver<Option<Saved>>),
 }
 
-/// Beside the snapshot before.
+/// How an entry compares with the parent snapshot.
 #[derive(Clone, Copy)]
-enum Compared {
+enum ChangeState {
     New,
     Changed,
     Unmodified,
 }
 
-/// A file that is to be read.
+/// A file which waits for a reader.
 struct ToRead {
     opened: Opened,
     path: PathBuf,
@@ -85,7 +85,7 @@ struct ToRead {
 }
 
 impl FolderJob {
-    /// Stores all of it; gives the root's id, and counts of what is in it.
+    /// Stores the folder. Returns the id of the root tree and the statistics of its content.
     pub fn archive(
         self,
         packer: &Arc<Packer>,
@@ -94,20 +94,21 @@ impl FolderJob {
     ) -> Result<(TreeId, SnapshotSummary), RepositoryError> {
         let (entries_sender, entries) = sync_channel(ENTRIES_AHEAD);
         let (files_sender, files) = sync_channel(FILES_AHEAD);
-        let (ledger, progress) = (Arc::clone(&self.ledger), Arc::clone(&self.progress));
+        let (stats, progress) = (Arc::clone(&self.stats), Arc::clone(&self.progress));
         thread::scope(|scope| {
             let mut threads = Vec::new();
-            // Theirs alone: the walk must not wait for a place in a queue that nobody takes from any more.
+            // Only the readers own the receiver, so that the walk's `send` fails instead of blocking when no reader is
+            // left.
             let files = Arc::new(Mutex::new(files));
             for _ in 0..workers() {
                 let saver = FileSaver::new(packer, chunker.clone(), &progress);
-                let (files, ledger) = (Arc::clone(&files), &ledger);
-                threads.push(scope.spawn(move || read_files(saver, &files, ledger, packer)));
+                let (files, stats) = (Arc::clone(&files), &stats);
+                threads.push(scope.spawn(move || read_files(saver, &files, stats, packer)));
             }
             drop(files);
-            let walking = Walking { parent, packer, entries: entries_sender, files: files_sender };
-            threads.push(scope.spawn(|| walking.walk(self)));
-            // When it fails the queue is gone, which ends the walk, and with that the readers.
+            let walk_thread = WalkThread { parent, packer, entries: entries_sender, files: files_sender };
+            threads.push(scope.spawn(|| walk_thread.walk(self)));
+            // If this fails, the receiver is dropped, which ends the walk, and the walk's end ends the readers.
             let built = build(entries, packer);
             for thread in threads {
                 thread.join().map_err(|_| packer.internal("a thread that reads the folder has panicked"))??;
@@ -117,39 +118,44 @@ impl FolderJob {
     }
 }
 
-/// The walk's thread.
-struct Walking<'a> {
+/// The state of the walk's thread.
+struct WalkThread<'a> {
     parent: Parent<'a>,
     packer: &'a Packer,
     entries: SyncSender<Option<Entry>>,
     files: SyncSender<ToRead>,
 }
 
-impl Walking<'_> {
+impl WalkThread<'_> {
     fn walk(mut self, job: FolderJob) -> Result<(), RepositoryError> {
         let above = job.names.len().saturating_sub(1);
         for (depth, name) in job.names.iter().take(above).enumerate() {
             let node = Node::new_node(name.as_ref(), NodeType::Dir, tree::folder_metadata(job.time));
-            self.hand_over(depth, node, None)?;
+            self.queue_entry(depth, node, None)?;
         }
         for found in job.walk {
             self.packer.check()?;
             let Found { path, node, file } = found?;
-            self.hand_over(above + path.components().count(), node, file.map(|file| (file, path)))?;
+            self.queue_entry(above + path.components().count(), node, file.map(|file| (file, path)))?;
         }
         self.send(None)
     }
 
-    fn hand_over(&mut self, depth: usize, node: Node, file: Option<(Opened, PathBuf)>) -> Result<(), RepositoryError> {
+    fn queue_entry(
+        &mut self,
+        depth: usize,
+        node: Node,
+        file: Option<(Opened, PathBuf)>,
+    ) -> Result<(), RepositoryError> {
         let before = self.parent.find(depth, &node.name())?;
         let is_unchanged = match &before {
             Some(before) => self.parent.has_unchanged(before, &node)?,
             None => false,
         };
-        let compared = match &before {
-            None => Compared::New,
-            Some(_) if is_unchanged => Compared::Unmodified,
-            Some(_) => Compared::Changed,
+        let change = match &before {
+            None => ChangeState::New,
+            Some(_) if is_unchanged => ChangeState::Unmodified,
+            Some(_) => ChangeState::Changed,
         };
         let content = match (&node.node_type, before, file) {
             (NodeType::Dir, before, _) => {
@@ -161,26 +167,26 @@ impl Walking<'_> {
                 EntryContent::Known(before.content.unwrap_or_default())
             }
             (NodeType::File, _, Some((opened, path))) => {
-                let (read, awaited) = oneshot::channel();
+                let (read, pending) = oneshot::channel();
                 self.files.send(ToRead { opened, path, read }).map_err(|_| self.packer.cancelled())?;
-                EntryContent::Awaited(awaited)
+                EntryContent::Pending(pending)
             }
             _ => EntryContent::None,
         };
-        self.send(Some(Entry { depth, node, content, compared }))
+        self.send(Some(Entry { depth, node, content, change }))
     }
 
     fn send(&self, entry: Option<Entry>) -> Result<(), RepositoryError> {
-        // Whoever took them has failed, and said why.
+        // The receiver is gone because its thread failed; that thread returns the cause.
         self.entries.send(entry).map_err(|_| self.packer.cancelled())
     }
 }
 
-/// A reader's thread.
+/// Runs in each reader's thread.
 fn read_files(
     mut saver: FileSaver<'_>,
     files: &Mutex<Receiver<ToRead>>,
-    ledger: &Ledger,
+    stats: &BackupStats,
     packer: &Packer,
 ) -> Result<(), RepositoryError> {
     loop {
@@ -190,57 +196,57 @@ fn read_files(
         let content = match saver.save(&opened) {
             Ok(stored) => {
                 if let Some(Changed { how, .. }) = &stored.changed {
-                    ledger.changed(&path, how);
+                    stats.changed(&path, how);
                 }
                 Some(stored)
             }
             Err(Failure::Vanished) => {
-                ledger.vanished(&path, false);
+                stats.vanished(&path, false);
                 None
             }
             Err(Failure::File(error)) => {
-                ledger.unreadable(&path, format!("failed to read: {error}"));
+                stats.unreadable(&path, format!("failed to read: {error}"));
                 None
             }
             Err(Failure::Run(error)) => return Err(error),
         };
-        // Nobody waits for it if the run has failed.
+        // The receiver is gone if the run has failed.
         let _ = read.send(content);
     }
 }
 
-/// A folder whose entries are still coming.
+/// A folder whose entries are still being added.
 struct Level {
     node: Node,
-    /// Its tree in the snapshot before.
+    /// The id of its tree in the parent snapshot.
     before: Option<TreeId>,
-    compared: Compared,
+    change: ChangeState,
     tree: TreeWriter,
 }
 
-struct Building<'a> {
+struct TreeBuilder<'a> {
     packer: &'a Packer,
     root: TreeWriter,
     levels: Vec<Level>,
     summary: SnapshotSummary,
 }
 
-/// Builds trees until the walk has ended; that it has, it says.
+/// Builds trees until the walk reports its end with `None`. A walk which stops without it has failed.
 fn build(entries: Receiver<Option<Entry>>, packer: &Packer) -> Result<(TreeId, SnapshotSummary), RepositoryError> {
     let (root, summary) = (TreeWriter::new(packer.version()), SnapshotSummary::default());
-    let mut building = Building { packer, root, levels: Vec::new(), summary };
+    let mut builder = TreeBuilder { packer, root, levels: Vec::new(), summary };
     for entry in entries {
         match entry {
-            Some(entry) => building.add(entry)?,
-            None => return building.finish(),
+            Some(entry) => builder.add(entry)?,
+            None => return builder.finish(),
         }
     }
     Err(packer.cancelled())
 }
 
-impl Building<'_> {
+impl TreeBuilder<'_> {
     fn add(&mut self, entry: Entry) -> Result<(), RepositoryError> {
-        let Entry { depth, mut node, content, compared } = entry;
+        let Entry { depth, mut node, content, change } = entry;
         while self.levels.len() > depth {
             self.close()?;
         }
@@ -251,11 +257,11 @@ impl Building<'_> {
             EntryContent::None => {}
             EntryContent::Folder(before) => {
                 let tree = TreeWriter::new(self.packer.version());
-                self.levels.push(Level { node, before, compared, tree });
+                self.levels.push(Level { node, before, change, tree });
                 return Ok(());
             }
             EntryContent::Known(content) => node.content = Some(content),
-            EntryContent::Awaited(awaited) => match awaited.blocking_recv() {
+            EntryContent::Pending(pending) => match pending.blocking_recv() {
                 Ok(Some(Saved { content, size, changed })) => {
                     node.content = Some(content);
                     if let Some(Changed { stat, .. }) = changed {
@@ -269,20 +275,20 @@ impl Building<'_> {
         let summary = &mut self.summary;
         summary.total_files_processed += 1;
         summary.total_bytes_processed += node.meta.size;
-        match compared {
-            Compared::New => summary.files_new += 1,
-            Compared::Changed => summary.files_changed += 1,
-            Compared::Unmodified => summary.files_unmodified += 1,
+        match change {
+            ChangeState::New => summary.files_new += 1,
+            ChangeState::Changed => summary.files_changed += 1,
+            ChangeState::Unmodified => summary.files_unmodified += 1,
         }
         self.append(&node)
     }
 
-    /// Ends the innermost folder.
+    /// Completes the innermost folder.
     fn close(&mut self) -> Result<(), RepositoryError> {
-        let Some(Level { mut node, before, compared, tree }) = self.levels.pop() else { return Ok(()) };
+        let Some(Level { mut node, before, change, tree }) = self.levels.pop() else { return Ok(()) };
         let id = self.save(tree)?;
-        match compared {
-            Compared::New => self.summary.dirs_new += 1,
+        match change {
+            ChangeState::New => self.summary.dirs_new += 1,
             _ if before == Some(id) => self.summary.dirs_unmodified += 1,
             _ => self.summary.dirs_changed += 1,
         }

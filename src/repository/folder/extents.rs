@@ -1,6 +1,5 @@
-//! A file's content with its holes, which are zeros and are not read.
-//!
-//! A file system that says nothing of holes has none. It must not know where the content goes.
+//! Reads a file's content without reading its holes, which are returned as zeros. If the file system does not report
+//! holes, the file is read as if it had none.
 
 use std::{
     fs::File,
@@ -10,38 +9,38 @@ use std::{
 
 use rustix::{fs::SeekFrom, io::Errno};
 
-/// What stat(2) counts blocks in, whatever those of the file system are.
+/// The unit of `st_blocks` in stat(2), independent of the file system's block size.
 const BLOCK_BYTES: u64 = 512;
 
-/// An open file, and what is known of its extents.
+/// An open file, and its current extent.
 pub(super) struct Extents<'a> {
     file: &'a File,
-    /// Where the extent ends that was asked about last.
+    /// The end of the current extent.
     until: u64,
     is_hole: bool,
 }
 
-/// Bytes that were put into a buffer.
+/// How a buffer was filled.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Filled {
-    /// So many were read; none at the file's end.
+    /// Bytes read from the file; 0 at its end.
     Data(usize),
-    /// So many are of a hole.
+    /// Zeros of a hole.
     Hole(usize),
 }
 
 impl<'a> Extents<'a> {
     pub fn new(file: &'a File, size: u64) -> Self {
-        // As cp and tar have it: whoever has all of its blocks is not asked, so that an error of the file system in this can
-        // do no harm to it.
+        // As in cp and tar: a file without missing blocks is not searched for holes, so that an error of the file
+        // system in SEEK_HOLE cannot do harm.
         let may_have_holes = file.metadata().is_ok_and(|found| found.blocks() < size.div_ceil(BLOCK_BYTES));
         Self { file, until: if may_have_holes { 0 } else { u64::MAX }, is_hole: false }
     }
 
-    /// Reads some of what is at this place of the file. Never goes back.
+    /// Fills the buffer, or a part of it, from this offset. Offsets must not decrease.
     pub fn read_at(&mut self, buffer: &mut [u8], at: u64) -> io::Result<Filled> {
         if at >= self.until {
-            self.ask(at)?;
+            self.find_extent(at)?;
         }
         let left = usize::try_from(self.until - at).unwrap_or(usize::MAX);
         let length = buffer.len().min(left);
@@ -53,15 +52,16 @@ impl<'a> Extents<'a> {
         self.file.read_at(buffer, at).map(Filled::Data)
     }
 
-    /// Finds out what is there.
-    fn ask(&mut self, at: u64) -> io::Result<()> {
+    /// Finds the extent at this offset.
+    fn find_extent(&mut self, at: u64) -> io::Result<()> {
         (self.until, self.is_hole) = match rustix::fs::seek(self.file, SeekFrom::Data(at)) {
             Ok(data) if data > at => (data, true),
             Ok(_) => match rustix::fs::seek(self.file, SeekFrom::Hole(at)) {
                 Ok(hole) if hole > at => (hole, false),
                 _ => (u64::MAX, false),
             },
-            // No data follows: a hole up to the end, or behind it. What is there then is said by a read.
+            // No data follows: either a hole up to the end of the file, or the offset is past the end, which the next
+            // read shows.
             Err(Errno::NXIO) => {
                 let end = self.file.metadata()?.size();
                 if end > at { (end, true) } else { (u64::MAX, false) }
@@ -78,7 +78,7 @@ mod tests {
 
     use super::*;
 
-    /// The content, and how much of it was read.
+    /// Returns the content, and how many bytes of it were read from the file.
     fn read_all(file: &File, size: u64) -> (Vec<u8>, usize) {
         let mut extents = Extents::new(file, size);
         let (mut content, mut read) = (Vec::new(), 0);
@@ -98,14 +98,14 @@ mod tests {
     }
 
     fn sparse(pieces: &[(usize, &[u8])], size: u64) -> (tempfile::TempDir, File) {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("sparse");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sparse");
         let file = OpenOptions::new().create_new(true).read(true).write(true).open(path).unwrap();
         file.set_len(size).unwrap();
         for (at, content) in pieces {
             file.write_all_at(content, *at as u64).unwrap();
         }
-        (place, file)
+        (directory, file)
     }
 
     #[test]
@@ -117,21 +117,21 @@ mod tests {
             &[(10 << 20, b"middle"), (30 << 20, b"more")],
             &[(0, b"begin"), (SIZE - 3, b"end")],
         ] {
-            let (_place, file) = sparse(pieces, SIZE as u64);
+            let (_directory, file) = sparse(pieces, SIZE as u64);
             let (content, read) = read_all(&file, SIZE as u64);
             let mut expected = vec![0; SIZE];
             for (at, piece) in pieces {
                 expected[*at..][..piece.len()].copy_from_slice(piece);
             }
             assert!(content == expected, "{pieces:?}");
-            // A block of a file system may be 64 KiB.
+            // A block of a file system may have 64 KiB.
             assert!(read <= pieces.len() * 2 * 65536, "{read} bytes were read: {pieces:?}");
         }
     }
 
     #[test]
     fn file_that_shrinks_ends_where_it_ends_now() {
-        let (_place, file) = sparse(&[(0, b"begin")], 4 << 20);
+        let (_directory, file) = sparse(&[(0, b"begin")], 4 << 20);
         let mut extents = Extents::new(&file, 4 << 20);
         let mut buffer = [1; 4096];
         assert_eq!(extents.read_at(&mut buffer, 0).unwrap(), Filled::Data(4096));
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn file_without_holes_is_read_whole() {
-        let (_place, file) = sparse(&[(0, &vec![0; 100_000])], 100_000);
+        let (_directory, file) = sparse(&[(0, &vec![0; 100_000])], 100_000);
         assert_eq!(read_all(&file, 100_000), (vec![0; 100_000], 100_000));
     }
 }

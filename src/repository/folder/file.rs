@@ -1,7 +1,5 @@
-//! An open file into the repository: as many bytes as it had when it was opened. What was appended since comes with the next
-//! run. A file that became shorter meanwhile is read once more, and then stored as long as it is.
-//!
-//! It must not know where the file is, nor what becomes of one that cannot be read.
+//! Stores the content of an open file, up to the length which the file had when it was opened. Data which is appended
+//! later is stored by the next run. A file which became shorter meanwhile is read again and stored with its new length.
 
 use std::{
     fs::File,
@@ -27,9 +25,9 @@ use crate::repository::{
 /// Why a file is not stored.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// Something is wrong with it.
+    /// The file could not be read.
     File(io::Error),
-    /// It is gone.
+    /// The file was deleted.
     Vanished,
     /// The run has failed.
     Run(RepositoryError),
@@ -47,34 +45,33 @@ impl From<RepositoryError> for Failure {
     }
 }
 
-/// A file that is stored.
+/// A stored file.
 #[derive(Debug)]
 pub(super) struct Saved {
     pub content: Vec<DataId>,
-    /// How many bytes that is.
+    /// The length of the content.
     pub size: u64,
     /// How the file changed while it was read, if it did.
     pub changed: Option<Changed>,
 }
 
-/// A file changed while it was read: what is stored may be neither what it was before nor what it is now.
+/// A change of a file while it was read. The stored content may be neither the old nor the new one.
 #[derive(Debug)]
 pub(super) struct Changed {
-    /// The file as it was before the reading of what is stored.
+    /// The file's metadata before the stored content was read.
     pub stat: Statx,
-    /// For people.
+    /// A description for messages.
     pub how: String,
 }
 
-/// What one reading gave.
+/// The result of reading a file once.
 struct Reading {
     content: Vec<DataId>,
     size: u64,
-    /// The file after its last byte was read.
+    /// The file's metadata after its last byte was read.
     now: Statx,
 }
 
-/// Stores files, one after the other.
 pub(super) struct FileSaver<'a> {
     packer: &'a Arc<Packer>,
     chunker: Chunker,
@@ -91,36 +88,36 @@ impl<'a> FileSaver<'a> {
     pub fn save(&mut self, opened: &Opened) -> Result<Saved, Failure> {
         let stat = opened.stat;
         match self.read_through(opened, &stat) {
-            // Holes are not read, so that the length alone shows whether the file ended within one.
+            // Holes are not read, so only the length shows whether the file was cut within a hole.
             Ok(Reading { size, now, .. }) if size.min(now.stx_size) < stat.stx_size => {
                 let how = format!("it shrank from {} to {} bytes, and was read again", stat.stx_size, now.stx_size);
                 self.save_again(opened, now, how)
             }
             Ok(Reading { content, size, now }) => {
-                let changed = how_changed(&stat, &now).map(|how| Changed { stat, how });
+                let changed = describe_change(&stat, &now).map(|how| Changed { stat, how });
                 Ok(Saved { content, size, changed })
             }
-            // Another client of the file system deleted it, or put another file in its place.
+            // Another client of the file system deleted or replaced the file.
             Err(Failure::File(error)) if is_stale(&error) => {
                 let opened = match opened.open_again() {
                     Ok(opened) => opened,
                     Err(Errno::NOENT) => return Err(Failure::Vanished),
-                    Err(Errno::STALE) if opened.has_lost_its_folder() => return Err(Failure::Vanished),
+                    Err(Errno::STALE) if opened.is_folder_deleted() => return Err(Failure::Vanished),
                     Err(error) => return Err(Failure::File(error.into())),
                 };
-                self.save_again(&opened, opened.stat, "another file took its place, which was read instead".into())
+                self.save_again(&opened, opened.stat, "another file replaced it, and was read instead".into())
             }
             Err(failure) => Err(failure),
         }
     }
 
-    /// Stores a file which changes as long as it is now, or as it turns out to be.
+    /// Reads a changing file once more, up to its current length or its end.
     fn save_again(&mut self, opened: &Opened, stat: Statx, how: String) -> Result<Saved, Failure> {
         let Reading { content, size, .. } = self.read_through(opened, &stat)?;
         Ok(Saved { content, size, changed: Some(Changed { stat, how }) })
     }
 
-    /// Reads a file to the length that it had, or to its end if that comes first.
+    /// Reads a file up to the length in `stat`, or to its end if that comes first.
     fn read_through(&mut self, opened: &Opened, stat: &Statx) -> Result<Reading, Failure> {
         let size = stat.stx_size;
         let mut file = Extents::new(&opened.file, size);
@@ -132,7 +129,7 @@ impl<'a> FileSaver<'a> {
             };
             (content, length as u64)
         } else {
-            // Without what is left of a file that could not be read to its end.
+            // A fresh chunker, because the last one may hold the rest of a file whose reading failed.
             let mut chunker = self.chunker.clone();
             let (mut content, mut at) = (Content::new(self.packer), 0);
             while at < size {
@@ -149,11 +146,12 @@ impl<'a> FileSaver<'a> {
         if at == size {
             check_end(&opened.file, size)?;
         }
-        let now = opened.look().map_err(io::Error::from)?;
+        let now = opened.current_stat().map_err(io::Error::from)?;
         Ok(Reading { content, size: at, now })
     }
 
-    /// Reads what is next, and tells how much of the buffer it is: less only at the file's end.
+    /// Fills the buffer from this offset. Returns the number of bytes, which is lower than wanted only at the file's
+    /// end.
     fn read(&mut self, file: &mut Extents<'_>, at: u64, size: u64) -> Result<usize, Failure> {
         let wanted = usize::try_from(size - at).unwrap_or(usize::MAX).min(chunker::MIN_BYTES);
         if self.buffer.len() < wanted {
@@ -173,7 +171,8 @@ impl<'a> FileSaver<'a> {
     }
 }
 
-/// A file system that reports 0 bytes of a file with content must not make it an empty one.
+/// Returns an error if the file has content beyond its reported size. Otherwise a file system which reports 0 bytes for
+/// a file with content would cause an empty file in the snapshot.
 fn check_end(file: &File, size: u64) -> io::Result<()> {
     let more = file.read_at(&mut [0], size)?;
     if more > 0 && stat_of(file)?.stx_size <= size {
@@ -183,8 +182,8 @@ fn check_end(file: &File, size: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// How a file is another one than before its reading, by length and times.
-fn how_changed(before: &Statx, now: &Statx) -> Option<String> {
+/// Compares length and times of a file before and after it was read.
+fn describe_change(before: &Statx, now: &Statx) -> Option<String> {
     let times = |stat: &Statx| [stat.stx_mtime, stat.stx_ctime].map(|time| (time.tv_sec, time.tv_nsec));
     if before.stx_size != now.stx_size {
         Some(format!("it grew from {} to {} bytes", before.stx_size, now.stx_size))

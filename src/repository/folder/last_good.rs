@@ -1,6 +1,4 @@
-//! What a folder is compared with: the last good snapshot of its source, and how much that holds.
-//!
-//! It must not know what follows from the comparison.
+//! The last good snapshot of a source and its extent, with which a new backup of a folder is compared.
 
 use jiff::Timestamp;
 use rustic_core::{
@@ -15,14 +13,15 @@ use crate::{
         shrinkage,
     },
     repository::{
-        RepositoryError, SnapshotSummary, known::Known, pack::BlobKind, part::Fetcher, tree_nodes::TreeNodes,
+        RepositoryError, SnapshotSummary, blob_location::Fetcher, known_blobs::KnownBlobs, pack::BlobKind,
+        tree_nodes::TreeNodes,
     },
 };
 
-/// The snapshot that a restore would take now.
+/// The snapshot which a restore would use now.
 pub(in crate::repository) struct LastGood {
     id: String,
-    /// Of the stream, if it is one file that Stowaway stored.
+    /// The SHA-256 of the content, if the snapshot is a stream which Stowaway stored.
     digest: Option<String>,
     time: Timestamp,
     is_of_other_cluster: bool,
@@ -30,13 +29,13 @@ pub(in crate::repository) struct LastGood {
 }
 
 impl LastGood {
-    /// Looks for it. None if the source has no good snapshot yet, or if the identity names no source: then there is nothing
-    /// to compare with.
+    /// Finds the last good snapshot. Returns none if the source has no good snapshot yet, or if the identity has no
+    /// source, because then there is nothing to compare with.
     pub async fn find(
         snapshots: &[SnapshotFile],
         identity: &SnapshotIdentity,
         now: Timestamp,
-        trees: (&Known, &Fetcher),
+        trees: (&KnownBlobs, &Fetcher),
     ) -> Result<Option<Self>, RepositoryError> {
         let source = identity.tag(SnapshotIdentity::SOURCE).and_then(|source| source.parse::<SourceName>().ok());
         let Some(source) = source.filter(|_| !identity.has_tag(SnapshotIdentity::SAFETY)) else { return Ok(None) };
@@ -51,7 +50,7 @@ impl LastGood {
         let depth = found.snapshot.identity.path.split('/').filter(|name| !name.is_empty()).count();
         let extent = match &file.0.summary {
             Some(counts) => extent_of(counts, depth),
-            // restic before 0.17 did not record it.
+            // restic before 0.17 did not record a summary.
             None => extent_of_trees(file.0.tree, depth, trees).await?,
         };
         Ok(Some(Self {
@@ -63,8 +62,9 @@ impl LastGood {
         }))
     }
 
-    /// How a folder that holds so much compares with it, where that is a reason for doubt. Another cluster's volume of the
-    /// same name may well be bigger, but hardly the only one with content.
+    /// Compares a folder of this extent with the snapshot. Returns a result only if the folder shrank suspiciously. A
+    /// volume of the same name in another cluster may be much bigger, so for a snapshot of another cluster only an
+    /// emptied folder counts.
     pub fn compare(&self, now: VolumeExtent, is_accepted: bool) -> Option<Shrunken> {
         let kind = shrinkage(self.extent, now)?;
         let counts = kind == Shrinkage::Emptied || !self.is_of_other_cluster;
@@ -78,14 +78,14 @@ impl LastGood {
         })
     }
 
-    /// Whether it is a stream with that SHA-256.
+    /// Whether the snapshot is a stream with this SHA-256.
     pub fn has_digest(&self, digest: &str) -> bool {
         self.digest.as_deref() == Some(digest)
     }
 }
 
 impl Shrunken {
-    /// Tags the snapshot: as suspect, unless the loss is accepted.
+    /// Tags the snapshot as shrunken, and also as suspect unless the loss is accepted.
     pub(in crate::repository) fn tag(&self, snapshot: &mut SnapshotFile) {
         snapshot.tags.add(SnapshotIdentity::SHRUNKEN.to_owned());
         if !self.is_accepted {
@@ -94,21 +94,22 @@ impl Shrunken {
     }
 }
 
-/// How much a snapshot holds below the folder of its path, which has so many parts.
+/// The extent of a snapshot below the folder at its path, which has `depth` components.
 pub(super) fn extent_of(counts: &Counts, depth: usize) -> VolumeExtent {
     VolumeExtent {
         files: counts.total_files_processed,
-        // Those that lead to the folder, and the folder itself, are counted as well.
+        // The counts include the folder itself and the folders above it.
         folders: (counts.dirs_new + counts.dirs_changed + counts.dirs_unmodified).saturating_sub(depth as u64),
         bytes: counts.total_bytes_processed,
     }
 }
 
-/// The same by its trees. What cannot be read counts as nothing: then the snapshot would not come back, either.
+/// Counts the extent from the snapshot's trees. A tree which cannot be read counts as empty, because a restore could
+/// not return its content either.
 async fn extent_of_trees(
     root: TreeId,
     depth: usize,
-    (known, fetcher): (&Known, &Fetcher),
+    (known, fetcher): (&KnownBlobs, &Fetcher),
 ) -> Result<VolumeExtent, RepositoryError> {
     let (mut extent, mut trees) = (VolumeExtent::default(), vec![root]);
     while let Some(tree) = trees.pop() {

@@ -1,6 +1,5 @@
-//! Files of several names in a snapshot: where the first name of each was made.
-//!
-//! Of a file, memory holds some 40 bytes; its path is in a temporary file.
+//! Files with several names (hard links) in a snapshot, and where the first name of each was created. In memory, each
+//! file takes about 40 bytes. Its path is in a temporary file.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -20,19 +19,19 @@ use sha2::{Digest, Sha256};
 
 use crate::repository::{RepositoryError, scratch};
 
-/// What the names of one file have in common, as the beginning of a hash.
+/// The first bytes of a hash of what all names of a file have in common.
 type LinkId = [u8; 16];
 
-/// The files whose first name was made, and of which more names are to come.
+/// Files whose first name was created and of which more names follow.
 #[derive(Default)]
 pub(super) struct LinkedFiles {
     files: HashMap<LinkId, Linked>,
     paths: Option<File>,
-    /// Where the next path is written.
+    /// The offset at which the next path is written.
     end: u64,
 }
 
-/// Where the path of a file is, and how many names are to come.
+/// The location of a file's path, and the number of its names which are still to come.
 struct Linked {
     at: u64,
     length: u32,
@@ -40,9 +39,10 @@ struct Linked {
 }
 
 impl LinkedFiles {
-    /// The path at which a file of several names was made already; if it was not, `path` is remembered, where it is made.
+    /// Returns the path at which a file with several names was already created. If `path` is the file's first name, it
+    /// is remembered and none is returned.
     pub fn first_name(&mut self, node: &Node, path: &Path) -> Result<Option<PathBuf>, RepositoryError> {
-        // A device that may not be made is left out, and nothing can be linked to it.
+        // A device may be left out of the restore for lack of rights; then nothing could be linked to it.
         let is_device = matches!(node.node_type, NodeType::Dev { .. } | NodeType::Chardev { .. });
         if node.meta.links < 2 || node.meta.inode == 0 || is_device {
             return Ok(None);
@@ -78,8 +78,8 @@ impl LinkedFiles {
     }
 }
 
-/// An inode number alone is not enough: while a folder is stored, a file may be deleted and its number be given to another one;
-/// and a snapshot of several file systems may have a number twice. So the length, the time, and the content count, too.
+/// An inode number does not suffice: a file may be deleted during a backup, and its number reused; and a snapshot of
+/// several file systems may contain a number twice. Therefore length, time and content are compared, too.
 fn id_of(node: &Node) -> LinkId {
     let mut hash = Sha256::default();
     for number in [node.meta.device_id, node.meta.inode, node.meta.size] {
@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(first(&file(7, 3, 1), "c").as_deref(), Some("a/first"));
         assert_eq!(first(&file(8, 2, 1), "d").as_deref(), Some("b"));
         assert_eq!(first(&file(7, 3, 1), "e").as_deref(), Some("a/first"));
-        // The number was given to another file, or all names were seen.
+        // The inode number was reused, or all names have been seen.
         assert_eq!(first(&file(7, 3, 2), "f"), None);
         assert_eq!(first(&file(7, 3, 1), "g"), None);
         assert_eq!(first(&file(9, 1, 1), "h"), None);

@@ -1,6 +1,4 @@
-//! The names in a folder in order of their bytes, however many there are.
-//!
-//! By the handle of the folder alone.
+//! Lists the names in a folder by its handle, in the order of their bytes, for any number of names in bounded memory.
 
 use std::{
     ffi::{CStr, CString},
@@ -15,24 +13,24 @@ use crate::repository::{
     scratch::{self, Sorted, Sorter},
 };
 
-/// How much memory the names of one folder take; beyond it, they are in temporary files.
+/// Memory for the names of one folder. Names beyond it are written to temporary files.
 const MEMORY_BYTES: usize = 2 << 20;
 
-/// An entry of a folder's listing.
+/// An entry of a folder.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) struct Listed {
     pub name: CString,
-    /// Whether the listing has it as a folder.
+    /// Whether the listing reports the entry as a folder.
     pub is_folder: bool,
 }
 
-/// The entries of a folder that are to come.
+/// The remaining entries of a folder.
 pub(crate) struct Listing {
     names: Sorted,
     record: Vec<u8>,
 }
 
-/// Of nothing.
+/// An empty listing.
 impl Default for Listing {
     fn default() -> Self {
         Self { names: Sorted::default(), record: Vec::new() }
@@ -40,10 +38,10 @@ impl Default for Listing {
 }
 
 impl Listing {
-    /// Lists a folder; gives what ended the listing before its end, too.
+    /// Lists a folder. If the listing failed before its end, the names so far are returned together with the error.
     pub fn of(handle: &OwnedFd) -> Result<(Self, Option<io::Error>), RepositoryError> {
         let mut names = Sorter::new(MEMORY_BYTES);
-        // Not opened once more, which would take the right to enter it.
+        // The handle is duplicated, because opening the folder again would require the right to enter it.
         let entries = handle.try_clone().and_then(|own| Ok(Dir::new(own)?));
         let mut failure = None;
         match entries {
@@ -67,19 +65,20 @@ impl Listing {
         Ok((Self { names, record: Vec::new() }, failure))
     }
 
-    /// The next entry, or none after the last.
+    /// The next entry; none after the last.
     pub fn next(&mut self) -> Result<Option<Listed>, RepositoryError> {
         if !self.names.next(&mut self.record).map_err(scratch::failed)? {
             return Ok(None);
         }
-        let broken = || scratch::failed(io::Error::other("a name in it is not what was written"));
+        let broken = || scratch::failed(io::Error::other("a name in the file is not what was written"));
         let (kind, name) = self.record.split_last().ok_or_else(broken)?;
         let name = CStr::from_bytes_with_nul(name).map_err(|_| broken())?;
         Ok(Some(Listed { name: name.to_owned(), is_folder: *kind != 0 }))
     }
 }
 
-/// A name, which ends with 0, and behind it whether it is a folder's: so names are in order of their bytes.
+/// Adds a record: the name, its terminating 0, and whether it is a folder. The 0 makes the records sort as the names
+/// do.
 fn take(names: &mut Sorter, name: &CStr, is_folder: bool) -> io::Result<()> {
     if matches!(name.to_bytes(), b"." | b"..") {
         return Ok(());

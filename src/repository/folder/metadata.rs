@@ -1,7 +1,5 @@
-//! What the system says of a file, in the form that restic's trees have, and back.
-//!
-//! Formats: restic's design document, section "Trees and Data"; modes are those of Go's `fs.FileMode`. It must not know
-//! where the file is.
+//! Converts the metadata of a file from stat(2) to restic's tree nodes and back. The format is specified in restic's
+//! design document, section "Trees and Data". Modes are those of Go's `fs.FileMode`.
 
 use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt};
 
@@ -25,18 +23,18 @@ const SET_USER: u32 = 1 << 23;
 const SET_GROUP: u32 = 1 << 22;
 const CHARACTER_DEVICE: u32 = 1 << 21;
 const STICKY: u32 = 1 << 20;
-/// Pairs of the system's bit and Go's; the permissions are the same in both.
+/// Pairs of a Unix mode bit and Go's bit. The permission bits are the same in both.
 const SPECIAL_BITS: [(u32, u32); 3] = [(0o4000, SET_USER), (0o2000, SET_GROUP), (0o1000, STICKY)];
 
-/// A label of the machine that it was set on, and of one pod: it means nothing elsewhere, and is made anew there.
-const MACHINES_OWN: &str = "security.selinux";
+/// A label which is valid only on its machine and for one pod, and which is set again wherever a volume is mounted.
+const SELINUX_LABEL: &str = "security.selinux";
 
-/// What kind of file it is.
 pub(super) fn file_type(stat: &Statx) -> FileType {
     FileType::from_raw_mode(stat.stx_mode.into())
 }
 
-/// The type of a node that is neither folder nor link, or none for what no tree can hold.
+/// The type of a node; none for a type which a tree cannot contain. A symbolic link needs its target, so it is not
+/// handled here.
 pub(super) fn node_type(stat: &Statx) -> Option<NodeType> {
     let device = || makedev(stat.stx_rdev_major, stat.stx_rdev_minor);
     match file_type(stat) {
@@ -50,28 +48,30 @@ pub(super) fn node_type(stat: &Statx) -> Option<NodeType> {
     }
 }
 
-/// When an entry was looked at, and how long before that its last change must be to be the last one for sure.
+/// When the metadata of an entry was read, and how old its ctime must then be to rule out a later change with the same
+/// ctime.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Look {
+pub(super) struct Observed {
     pub now: Timestamp,
     pub settle: SignedDuration,
 }
 
-/// The node of a file, without content. `attributes` is what [`attributes`] found.
-pub(super) fn node(name: &OsStr, stat: &Statx, node_type: NodeType, attributes: Metadata, look: Look) -> Node {
-    let Look { now, settle } = look;
+/// The node of an entry, without content. `attributes` are those which the function [`attributes`] found.
+pub(super) fn node(name: &OsStr, stat: &Statx, node_type: NodeType, attributes: Metadata, observed: Observed) -> Node {
+    let Observed { now, settle } = observed;
     let is_folder = matches!(node_type, NodeType::Dir);
     let is_linked = stat.stx_nlink > 1 && !is_folder;
     let modified = timestamp(&stat.stx_mtime);
     let changed = timestamp(&stat.stx_ctime);
-    // What may yet change unseen gets a time that no file has, and no other run gives, so that the next one reads it again.
-    let is_sure = is_folder || changed < now.saturating_sub(settle).unwrap_or(Timestamp::MIN);
+    // A file which may still change without a new ctime gets a ctime which no file has and no other run uses, so that
+    // the next run reads the file again.
+    let is_settled = is_folder || changed < now.saturating_sub(settle).unwrap_or(Timestamp::MIN);
     let metadata = Metadata {
         mode: Some(mode_of(stat)),
         mtime: Some(modified),
-        // As restic does: reading a file must not change its folder's tree.
+        // As in restic: reading a file must not change the tree of its folder.
         atime: Some(modified),
-        ctime: Some(if is_sure { changed } else { never(now) }),
+        ctime: Some(if is_settled { changed } else { impossible_ctime(now) }),
         uid: Some(stat.stx_uid),
         gid: Some(stat.stx_gid),
         user: None,
@@ -85,23 +85,23 @@ pub(super) fn node(name: &OsStr, stat: &Statx, node_type: NodeType, attributes: 
     Node::new_node(name, node_type, metadata)
 }
 
-/// Gives the node of a file that changed while it was read the length of what is stored and the times that belong to it. The
-/// next run reads the file again, whatever its times are then.
+/// Sets the node of a file which changed while it was read to the stored length, and to the times which belong to the
+/// stored content. Whatever the file's times are then, the next run reads it again.
 pub(super) fn set_changed(metadata: &mut Metadata, stat: &Statx, size: u64, now: Timestamp) {
     let modified = timestamp(&stat.stx_mtime);
     metadata.size = size;
     metadata.inode = stat.stx_ino;
     metadata.mtime = Some(modified);
     metadata.atime = Some(modified);
-    metadata.ctime = Some(never(now));
+    metadata.ctime = Some(impossible_ctime(now));
 }
 
-/// As long before 1970 as `now` is after it.
-fn never(now: Timestamp) -> Timestamp {
+/// A time as long before 1970 as `now` is after it.
+fn impossible_ctime(now: Timestamp) -> Timestamp {
     Timestamp::from_nanosecond(-now.as_nanosecond()).unwrap_or(Timestamp::MIN)
 }
 
-/// The file system that a file is on.
+/// The device number of a file's file system.
 pub(super) fn device_of(stat: &Statx) -> u64 {
     makedev(stat.stx_dev_major, stat.stx_dev_minor)
 }
@@ -127,14 +127,14 @@ pub(in crate::repository) fn permissions(mode: u32) -> Mode {
     Mode::from_raw_mode(special | mode & 0o777)
 }
 
-/// A time; one beyond the year 9999 is the last that there is, as with restic.
+/// Converts a time. As in restic, a time after the year 9999 becomes the latest possible one.
 fn timestamp(time: &StatxTimestamp) -> Timestamp {
     let nanoseconds = i32::try_from(time.tv_nsec).unwrap_or_default();
     let limit = if time.tv_sec < 0 { Timestamp::MIN } else { Timestamp::MAX };
     Timestamp::new(time.tv_sec, nanoseconds).unwrap_or(limit)
 }
 
-/// Both times of a node for the system; the access time is the modification's where none was stored.
+/// The times of a node for `utimensat`. If no access time is stored, it is the modification time.
 pub(super) fn times(metadata: &Metadata) -> Option<Timestamps> {
     let modified = metadata.mtime?;
     Some(Timestamps {
@@ -144,7 +144,7 @@ pub(super) fn times(metadata: &Metadata) -> Option<Timestamps> {
 }
 
 fn timespec(time: Timestamp) -> Timespec {
-    // The system wants nanoseconds that count forwards, before 1970, too.
+    // The nanoseconds of a `timespec` are never negative, not even before 1970.
     let nanoseconds = time.subsec_nanosecond();
     let (seconds, nanoseconds) = if nanoseconds < 0 {
         (time.as_second() - 1, nanoseconds + 1_000_000_000)
@@ -154,16 +154,17 @@ fn timespec(time: Timestamp) -> Timespec {
     Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() }
 }
 
-/// The attributes of an entry.
+/// The extended attributes of an entry.
 #[derive(Debug, Default)]
 pub(super) struct Attributes {
-    /// Those that were read, and nothing else.
+    /// The attributes which could be read; all other fields have their defaults.
     pub found: Metadata,
-    /// Names of others, and why those could not be read.
+    /// The names of the attributes which could not be read, with the errors.
     pub failed: Vec<(String, io::Error)>,
 }
 
-/// Reads all attributes but what is the machine's own; none if the file system has none. An error if they cannot be listed.
+/// Reads all extended attributes except `security.selinux`. Returns none if the file system has no attributes, and an
+/// error if they cannot be listed.
 pub(super) fn attributes(
     names: io::Result<xattr::XAttrs>,
     value: impl Fn(&OsStr) -> io::Result<Option<Vec<u8>>>,
@@ -174,17 +175,17 @@ pub(super) fn attributes(
     };
     let mut attributes = Attributes::default();
     let mut found = Vec::new();
-    for name in names.filter(|name| name != MACHINES_OWN) {
+    for name in names.filter(|name| name != SELINUX_LABEL) {
         let Some(text) = name.to_str() else {
-            let error = io::Error::other("its name is no UTF-8");
+            let error = io::Error::other("its name is not UTF-8");
             attributes.failed.push((escape_name(name.as_encoded_bytes()), error));
             continue;
         };
         match value(&name) {
             Ok(Some(value)) => found.push((text.to_owned(), STANDARD.encode(value))),
-            // Gone since the listing.
+            // Removed since the listing.
             Ok(None) => {}
-            // Listed of all files, whether they have it or not (access lists of NFS).
+            // Some file systems list an attribute for all files, even if it is not set (access lists on NFS).
             Err(error) if has_no_attributes(&error) => {}
             Err(error) => attributes.failed.push((escape_name(text.as_bytes()), error)),
         }
@@ -192,34 +193,34 @@ pub(super) fn attributes(
     if found.is_empty() {
         return Ok(Some(attributes));
     }
-    // In an order that does not depend on the file system.
+    // The order must not depend on the file system.
     found.sort_unstable();
     let found: Vec<Value> = found.into_iter().map(|(name, value)| json!({ "name": name, "value": value })).collect();
-    // The engine's type for one has no name outside of it.
+    // The type of an attribute in `rustic_core` cannot be named outside of that crate.
     attributes.found = serde_json::from_value(json!({ "extended_attributes": found }))?;
     Ok(Some(attributes))
 }
 
-/// Whether an error of a listing means that there are no attributes.
+/// Whether the error means that the entry or its file system has no attributes.
 fn has_no_attributes(error: &io::Error) -> bool {
     let none = [Errno::OPNOTSUPP, Errno::NOSYS, Errno::NODATA];
     error.kind() == io::ErrorKind::Unsupported
         || error.raw_os_error().is_some_and(|error| none.contains(&Errno::from_raw_os_error(error)))
 }
 
-/// The attributes of a snapshot's node that are for this machine, too.
+/// The attributes of a node which are valid on other machines.
 pub(super) fn portable(metadata: &Metadata) -> impl Iterator<Item = (&str, &[u8])> {
     let all = metadata.extended_attributes.iter();
-    all.filter(|attribute| attribute.name != MACHINES_OWN)
+    all.filter(|attribute| attribute.name != SELINUX_LABEL)
         .map(|attribute| (attribute.name.as_str(), attribute.value.as_deref().unwrap_or_default()))
 }
 
-/// Whether an attribute is an access list, which a file's mode is a part of.
+/// Whether an attribute is a POSIX access list. The mode of a file is a part of its access list.
 pub(super) fn is_access_list(attribute: &str) -> bool {
     attribute.starts_with("system.posix_acl_")
 }
 
-/// Whether a name is one of a single entry, and can be one.
+/// Whether a name is a valid name of a single entry.
 pub(super) fn is_plain(name: &OsStr) -> bool {
     let bytes = name.as_bytes();
     !matches!(bytes, b"" | b"." | b"..") && !bytes.contains(&b'/') && !bytes.contains(&0)
@@ -241,7 +242,7 @@ mod tests {
 
     #[test]
     fn modes_of_restic_are_understood() {
-        // `restic ls --json` says so of these: setuid, setgid, sticky, none.
+        // The values which `restic ls --json` prints for setuid, setgid, sticky, and no special bit.
         for (go, unix) in [
             (SET_USER | 0o755, 0o4755),
             (SET_GROUP | DIRECTORY | 0o770, 0o2770),

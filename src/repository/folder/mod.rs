@@ -1,13 +1,12 @@
-//! Folders into and out of snapshots: a volume as it is, names, owners, modes, times, attributes, links and holes.
-//!
-//! It must not know what a volume is to Kubernetes. What cannot be read is counted and listed, and makes the snapshot
-//! `incomplete`; what cannot be written fails a restore.
+//! Stores folders (volumes) as snapshots and restores them: names, contents, holes, links, owners, modes, times and
+//! attributes. Entries that cannot be read are counted and listed, and make the snapshot `incomplete`. An entry whose
+//! content cannot be written fails the restore.
 
 mod archive;
+mod backup_stats;
 mod extents;
 mod file;
 mod last_good;
-mod ledger;
 mod linked;
 mod listing;
 mod metadata;
@@ -20,7 +19,7 @@ mod restore_marks;
 mod storage;
 mod store;
 mod tar;
-mod unfold;
+mod tree_reader;
 mod walk;
 mod write;
 
@@ -44,156 +43,159 @@ pub(super) use self::{last_good::LastGood, metadata::permissions, restore::write
 use super::{Lacking, Progress, Repository, RepositoryError};
 use crate::model::{Excludes, Shrinkage, SnapshotIdentity, VolumeExtent, unescape_name};
 
-/// How many paths are listed by name; all are counted.
+/// How many paths a list names; all paths are counted.
 pub const LISTED: usize = 20;
 
-/// The usual [`FolderRules::settle`].
+/// The default of [`FolderRules::settle`].
 const SETTLE: SignedDuration = SignedDuration::from_mins(5);
 
-/// How a folder is stored.
 #[derive(Clone, Debug)]
 pub struct FolderRules {
     /// The snapshot's time.
     pub time: Timestamp,
-    /// What is left out.
+    /// The patterns of the entries which are not stored.
     pub excludes: Excludes,
-    /// Whether it may be empty, or much smaller than its last good snapshot.
+    /// Accept a folder which is empty, or much smaller than the last good snapshot of its source.
     pub accept_shrunken: bool,
-    /// A file that changed so shortly before it was read is read again by the next run, because it could have changed once
-    /// more without a new ctime: the clock of a file server may be behind, and what a program writes into mapped memory
-    /// changes the ctime once, for all that it writes in the following half minute.
+    /// A file whose ctime is younger than this is read again by the next run, because the file could have changed once
+    /// more without a new ctime: the clock of a file server may be late, and writes to a memory-mapped file within
+    /// about half a minute update the ctime only once.
     pub settle: SignedDuration,
 }
 
 impl FolderRules {
-    /// All of it.
+    /// Rules which store the whole folder.
     pub fn whole(time: Timestamp) -> Self {
         Self { time, excludes: Excludes::default(), accept_shrunken: false, settle: SETTLE }
     }
 }
 
-/// Paths that something was wrong with: all are counted, the first [`LISTED`] are named.
+/// Paths with a problem. All are counted; the first [`LISTED`] are named.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Troubles {
-    /// How many.
     pub count: u64,
-    /// The first of them.
     pub first: Vec<Trouble>,
 }
 
-/// A path, and what was wrong with it.
+/// A path and its problem.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Trouble {
     /// Relative to the folder, in the form of [`escape_name`](crate::model::escape_name).
     pub path: String,
-    /// What was tried, and why it failed.
+    /// The action which failed, and its error.
     pub reason: String,
 }
 
-/// A folder that is stored, visible, and was read back.
+/// A stored folder. Its snapshot is visible, and the snapshot file was read back.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct StoredFolder {
-    /// Id of the snapshot, 64 hex digits.
+    /// The snapshot's id, 64 hex digits.
     pub snapshot: String,
-    /// Entries that are no folders.
+    /// Entries other than folders.
     pub files: u64,
     /// Bytes of all files.
     pub bytes: u64,
-    /// Bytes that the run added to the store.
+    /// Bytes which the run added to the store.
     pub added_bytes: u64,
-    /// What could not be read. If there is any, the snapshot has the tag [`SnapshotIdentity::INCOMPLETE`], and is never the
-    /// newest.
+    /// Entries which could not be read, or not completely. If there are any, the snapshot has the tag
+    /// [`SnapshotIdentity::INCOMPLETE`] and never counts as the newest.
     pub unreadable: Troubles,
-    /// Folders at which other file systems are mounted, of which nothing is stored. They make the snapshot incomplete, too.
+    /// Mount points of other file systems, of which nothing is stored. They make the snapshot incomplete, too.
     pub mounts: Troubles,
-    /// Files whose content is stored, and some or all of whose attributes could not be read. If there are any, the snapshot
-    /// has the tag [`SnapshotIdentity::WITHOUT_ATTRIBUTES`].
+    /// Files whose content is stored, but whose attributes could not all be read. If there are any, the snapshot has
+    /// the tag [`SnapshotIdentity::WITHOUT_ATTRIBUTES`].
     pub without_attributes: Troubles,
-    /// What all entries answered when their attributes were to be listed, if it was the same error for all: the file system
-    /// has none.
+    /// The error with which the listing of attributes failed, if it failed with the same error for all entries of a
+    /// class: the file system does not support attributes.
     pub attributes_refused: Option<String>,
-    /// Files that changed while they were read: the content of each may be a mixture.
+    /// Files which changed while they were read. The stored content of each may mix old and new data.
     pub changed: Troubles,
-    /// Entries that were gone when their turn came, as happens in a folder that is in use.
+    /// Entries which were deleted between the listing of their folder and the moment they were read, as happens in a
+    /// folder in use.
     pub vanished: u64,
-    /// Those of them that were folders, with all that was in them.
+    /// The folders among them. Everything in such a folder is missing from the snapshot, too.
     pub vanished_folders: Troubles,
-    /// Entries which storage systems put into the root of a volume.
+    /// Entries of the storage system in the root of the volume, which are not stored.
     pub passed_over: Troubles,
-    /// Entries that [`FolderRules::excludes`] names; a folder counts once, with all that is in it.
+    /// Entries which [`FolderRules::excludes`] matches. A folder counts once, together with its content.
     pub left_out: u64,
-    /// What the repository lacked when the run began, and earlier runs had stored.
+    /// Packs and index files of earlier runs which were already missing or damaged when the run began.
     pub lacking: Lacking,
-    /// Whether the folder has lost its content since its last good snapshot. The snapshot then has the tag
-    /// [`SnapshotIdentity::SHRUNKEN`]; and without consent [`SnapshotIdentity::SUSPECT`], so that it is never the newest.
+    /// How the folder lost its content since its last good snapshot, if it did. The snapshot then has the tag
+    /// [`SnapshotIdentity::SHRUNKEN`]. Unless the loss is accepted, it also has [`SnapshotIdentity::SUSPECT`] and never
+    /// counts as the newest.
     pub shrunken: Option<Shrunken>,
 }
 
-/// How a folder compares with the last good snapshot of its source, where that is a reason for doubt.
+/// How a folder compares with the last good snapshot of its source, if it shrank suspiciously.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Shrunken {
-    /// What is gone.
     pub kind: Shrinkage,
-    /// What is there.
+    /// The folder's extent now.
     pub now: VolumeExtent,
-    /// What the last good snapshot holds.
+    /// The extent of the last good snapshot.
     pub before: VolumeExtent,
-    /// Id of that snapshot, 64 hex digits.
+    /// Id of the last good snapshot, 64 hex digits.
     pub last_good: String,
-    /// When that snapshot was made.
     pub last_good_time: Timestamp,
-    /// Whether [`FolderRules::accept_shrunken`] accepts it.
+    /// Whether [`FolderRules::accept_shrunken`] accepts the loss.
     pub is_accepted: bool,
 }
 
-/// A folder that was restored, every byte of it verified, and is durable.
+/// A folder which was restored, verified byte by byte, and flushed to disk.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct RestoredFolder {
-    /// Entries that are no folders.
+    /// Entries other than folders.
     pub files: u64,
-    /// Bytes of all files, those of a file with several names once.
+    /// Bytes of all files. A file with several names counts once.
     pub bytes: u64,
-    /// What could not be kept for lack of rights, or of support by the file system: owners, modes, attributes, links, pipes,
-    /// sockets, devices. Contents are always whole.
+    /// Owners, modes, attributes, links, pipes, sockets and devices which could not be restored, because the process
+    /// lacks the right or the file system the support. Contents are always complete.
     pub not_kept: Troubles,
-    /// Those of them that an app may depend on, but for the folder itself: all but sockets, times, hard links that are copies,
-    /// and attributes of the system (`security.*`); and but for owners, if all entries had one and the same, and the process,
-    /// which is not root, owns all of them now.
+    /// The part of `not_kept` which an app may depend on. Not counted are the metadata of the restored folder itself,
+    /// sockets, times, hard links which became copies, and `security.*` and `system.*` attributes other than access
+    /// lists.
+    /// Owners do not count if all entries had the same owner and the process, which then owns all of them, is not root.
     pub essential: Troubles,
-    /// How many entries have a time that is rounded, by less than 2 s, because the file system holds no finer ones.
+    /// How many entries have a time which is rounded by less than 2 s, because the file system cannot store a finer
+    /// one.
     pub rounded_times: u64,
-    /// The paths below the folder that were restored, if only some were.
+    /// The restored paths below the folder, if not all were restored.
     pub only: Vec<PathBuf>,
-    /// What the folder itself got, if all of it was restored.
+    /// The metadata of the folder itself, if all of it was restored.
     pub own: Option<FolderMetadata>,
 }
 
-/// Owner, mode, times and attributes of a folder itself; as JSON in the form of restic's trees.
+/// Owner, mode, times and attributes of the folder itself. Serialized as the metadata of a restic tree node.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct FolderMetadata(Metadata);
 
 impl FolderMetadata {
-    /// Gives a folder all of it; what could not be kept for lack of rights is told.
+    /// Applies the metadata to a folder. Returns descriptions of what could not be set for lack of rights.
     pub fn apply_to(&self, folder: &Path) -> Result<Vec<String>, RepositoryError> {
         let failed =
             |(action, source)| RepositoryError::Unwritable { action, path: folder.display().to_string(), source };
         let open = File::open(folder).map_err(|error| failed(("open", error)))?;
-        let applied = owner::Place::Open(&open).apply(&self.0, &NodeType::Dir).map_err(failed)?;
-        Ok(applied.lost.into_iter().map(|lost| lost.what).collect())
+        let applied = owner::MetadataTarget::Open(&open).apply(&self.0, &NodeType::Dir).map_err(failed)?;
+        Ok(applied.losses.into_iter().map(|loss| loss.what).collect())
     }
 }
 
 impl Repository {
-    /// Stores a folder as a new snapshot, at the path `identity.path` in it, with the identity's tags. What did not change
-    /// since the newest snapshot of the same host and path is not read again. The snapshot becomes visible only after all
-    /// that was written is there.
+    /// Stores a folder as a new snapshot with the path `identity.path` and the identity's tags. Files which have not
+    /// changed since the newest snapshot of the same host and path are not read again. The snapshot becomes visible
+    /// only after all its data is in the store.
     ///
-    /// One file system. Left out are, of the folder itself, what is a storage system's own ([`StorageEntry`](crate::model::StorageEntry))
-    /// and the entries of a restore ([`RESTORE_MARKS`](crate::model::injected::RESTORE_MARKS)); and what `rules` name, at any depth.
+    /// Other file systems which are mounted in the folder are not stored. Entries of the storage system
+    /// ([`StorageEntry`](crate::model::StorageEntry)) and of a restore
+    /// ([`RESTORE_MARKS`](crate::model::injected::RESTORE_MARKS)) in the root of the folder are left out, and so are
+    /// entries at any depth which the excludes of `rules` match.
     ///
-    /// Errors: [`RepositoryError::RestoreUnfinished`] when a restore into the folder has not ended, unless a safety copy is made; [`RepositoryError::Unreadable`] when the folder itself cannot be read; [`RepositoryError::InvalidRequest`] when
-    /// `rules` leave no file of it; [`RepositoryError::CommitUnknown`] when the snapshot may be visible all the same; in all other cases nothing is.
+    /// Errors: [`RepositoryError::RestoreUnfinished`] when a restore into the folder has not ended, unless this is a
+    /// safety copy; [`RepositoryError::Unreadable`] when the folder itself cannot be read;
+    /// [`RepositoryError::InvalidRequest`] when `rules` exclude all its files; [`RepositoryError::CommitUnknown`] when
+    /// the snapshot may be visible in spite of the error. After all other errors no snapshot is visible.
     pub async fn store_folder(
         &self,
         identity: &SnapshotIdentity,
@@ -201,16 +203,16 @@ impl Repository {
         folder: &Path,
         progress: Arc<Progress>,
     ) -> Result<StoredFolder, RepositoryError> {
-        self.while_locked(|run| async move { store::store_folder(self, &run, identity, rules, folder, progress).await })
+        self.with_lock(|run| async move { store::store_folder(self, &run, identity, rules, folder, progress).await })
             .await
     }
 
-    /// Restores the folder at `path` of a snapshot into `target`, which must be there and empty. `snapshot` is a whole id,
-    /// see [`Repository::find`]. The target gets the folder's own owner, mode, times and attributes, too.
+    /// Restores the folder at `path` of a snapshot into `target`, which must exist and be empty. `snapshot` is a full
+    /// id, see [`Repository::find`]. The target itself gets the owner, mode, times and attributes of the folder, too.
     ///
-    /// Errors: [`RepositoryError::FileNotFound`] when the snapshot has no such folder;
-    /// [`RepositoryError::Unwritable`] with the path when the target cannot be written; [`RepositoryError::Damaged`] when a
-    /// part is not what was stored. The target then holds a part of the folder.
+    /// Errors: [`RepositoryError::FileNotFound`] when the snapshot has no such folder; [`RepositoryError::Unwritable`]
+    /// with the path when the target cannot be written; [`RepositoryError::Damaged`] when a blob is not what was
+    /// stored. After an error the target may hold a part of the folder.
     pub async fn restore_folder(
         &self,
         snapshot: &str,
@@ -218,18 +220,19 @@ impl Repository {
         target: &Path,
         progress: Arc<Progress>,
     ) -> Result<RestoredFolder, RepositoryError> {
-        self.while_locked(|run| async move {
-            let wanted = restore::Wanted::Folder;
-            restore::restore_folder(self, &run, (snapshot, path), wanted, target, progress).await
+        self.with_lock(|run| async move {
+            let selection = restore::Selection::Folder;
+            restore::restore_folder(self, &run, (snapshot, path), selection, target, progress).await
         })
         .await
     }
 
-    /// Restores what is at `path` of a snapshot into `target`, which must be there and empty: a folder with its own
-    /// metadata, or a file under its own name. With `only`, paths relative to that folder, nothing else of it, each in the
-    /// folders that it is in, and the target stays as it is. Names are in the form of [`escape_name`](crate::model::escape_name), or as they are.
+    /// Restores the folder or file at `path` of a snapshot into `target`, which must exist and be empty: a folder with
+    /// its own metadata, a file under its own name. If `only` is not empty, only these paths relative to the folder are
+    /// restored, each with its parent folders, and the metadata of the target does not change. Names may be escaped as
+    /// by [`escape_name`](crate::model::escape_name), or literal.
     ///
-    /// Errors: as [`Repository::restore_folder`]. What is not there is told before anything is written.
+    /// Errors: as [`Repository::restore_folder`]. A missing path is reported before anything is written.
     pub async fn restore_some(
         &self,
         (snapshot, path): (&str, &str),
@@ -238,32 +241,32 @@ impl Repository {
         progress: Arc<Progress>,
     ) -> Result<RestoredFolder, RepositoryError> {
         check_inside(only)?;
-        let wanted = restore::Wanted::Some(only.to_vec());
-        self.while_locked(|run| async move {
-            restore::restore_folder(self, &run, (snapshot, path), wanted, target, progress).await
+        let selection = restore::Selection::Some(only.to_vec());
+        self.with_lock(|run| async move {
+            restore::restore_folder(self, &run, (snapshot, path), selection, target, progress).await
         })
         .await
     }
 
-    /// Whether all that a call of [`Repository::restore_some`] requests is in the snapshot. Nothing is written, and no content
-    /// is read.
+    /// Checks that the snapshot contains everything which [`Repository::restore_some`] would restore. Nothing is
+    /// written, and no content is read.
     ///
-    /// Errors: [`RepositoryError::FileNotFound`] with the first path that is not there.
-    pub async fn check_stored(&self, place: (&str, &str), only: &[String]) -> Result<(), RepositoryError> {
+    /// Errors: [`RepositoryError::FileNotFound`] with the first missing path.
+    pub async fn check_stored(&self, from: (&str, &str), only: &[String]) -> Result<(), RepositoryError> {
         check_inside(only)?;
-        let wanted = restore::Wanted::Some(only.to_vec());
-        self.while_locked(|run| async move { restore::check_stored(self, &run, place, wanted).await }).await
+        let selection = restore::Selection::Some(only.to_vec());
+        self.with_lock(|run| async move { restore::check_stored(self, &run, from, selection).await }).await
     }
 }
 
-/// Whether each path leads to something below where it begins.
+/// Checks that each path is relative and cannot lead out of the folder.
 fn check_inside(paths: &[String]) -> Result<(), RepositoryError> {
     let is_plain = |name: &[u8]| metadata::is_plain(OsStr::from_bytes(name));
     let is_inside =
         |path: &String| path.split('/').all(|name| is_plain(name.as_bytes()) && is_plain(&unescape_name(name)));
     match paths.iter().find(|path| !is_inside(path)) {
         Some(path) => Err(RepositoryError::InvalidRequest(format!(
-            "{path:?} is no path within a snapshot: it is relative, and has no empty parts, . or .."
+            "{path:?} is not a path within a snapshot: such a path is relative, without empty components, . or .."
         ))),
         None => Ok(()),
     }

@@ -1,7 +1,6 @@
-//! Gives what was restored its owner, attributes, mode and times, as far as we may; the rest is told.
-//!
-//! The order matters: a change of owner takes away special bits and capabilities, a change of mode changes an access list.
-//! It must not know how the file came to be.
+//! Sets owner, attributes, mode and times of restored entries, and returns what could not be set. The order matters,
+//! because a change of the owner clears special mode bits and capabilities, and a change of the mode changes an access
+//! list.
 
 use std::{
     ffi::OsStr,
@@ -24,91 +23,93 @@ use super::{
 };
 use crate::model::escape_name;
 
-/// Times that differ by less are rounded by the file system: FAT has the coarsest.
+/// Times that differ by less were rounded by the file system. FAT has the coarsest times: 2 s.
 const ROUNDED_SECONDS: u64 = 2;
 
-/// What was tried, and why it failed.
+/// The action which failed, and its error.
 pub(super) type Failed = (&'static str, io::Error);
 
-/// Something that was just made.
+/// The restored entry whose metadata is set.
 #[derive(Clone, Copy)]
-pub(super) enum Place<'a> {
-    /// A file or folder.
+pub(super) enum MetadataTarget<'a> {
+    /// An open file or folder.
     Open(&'a File),
-    /// Something that is not opened, by the folder that it is in.
+    /// An entry which is not opened, by the handle of its folder and its name.
     Named(BorrowedFd<'a>, &'a OsStr),
 }
 
-/// How an app depends on something.
+/// How much an app depends on something that could not be restored.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Weight {
-    /// An app can do without it: a time, a socket, a label.
+pub(super) enum Severity {
+    /// An app does not need it: a time, a socket, a security label.
     Minor,
-    /// An app depends on whose its files are, unless they all were one user's, and now all are the user's that restores.
+    /// An app depends on the owner of its files, unless all files had the same owner and now all belong to the user who
+    /// restores.
     Owner,
-    /// An app may work otherwise without it: a mode, an access list, an entry.
+    /// An app may fail, or behave differently, without it: a mode, an access list, an entry.
     Essential,
 }
 
-/// Something that a target does not hold of what was stored.
+/// A property or entry which the target lacks.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Lost {
-    /// For people, behind a path.
+pub(super) struct Loss {
+    /// A description which follows the path in a message.
     pub what: String,
-    pub weight: Weight,
+    pub severity: Severity,
 }
 
-impl Lost {
+impl Loss {
     pub fn essential(what: impl Into<String>) -> Self {
-        Self { what: what.into(), weight: Weight::Essential }
+        Self { what: what.into(), severity: Severity::Essential }
     }
 
     pub fn minor(what: impl Into<String>) -> Self {
-        Self { what: what.into(), weight: Weight::Minor }
+        Self { what: what.into(), severity: Severity::Minor }
     }
 }
 
-/// What became of the metadata of one entry.
+/// The result of setting the metadata of one entry.
 #[derive(Debug, Default)]
 pub(super) struct Applied {
-    pub lost: Vec<Lost>,
-    /// The file system holds its time, but for a fraction.
+    pub losses: Vec<Loss>,
+    /// Whether the file system rounded the modification time by less than [`ROUNDED_SECONDS`].
     pub is_rounded: bool,
 }
 
-impl Place<'_> {
-    /// Applies all of it, as far as rights and the file system permit.
+impl MetadataTarget<'_> {
+    /// Sets all metadata, as far as rights and the file system permit.
     pub fn apply(self, metadata: &Metadata, kind: &NodeType) -> Result<Applied, Failed> {
         let mut applied = Applied::default();
-        let lost = &mut applied.lost;
-        let owner = self.own(metadata, lost)?;
-        self.attribute(metadata, false, lost)?;
+        let losses = &mut applied.losses;
+        let owner = self.set_owner(metadata, losses)?;
+        self.set_attributes(metadata, false, losses)?;
         let has_mode = !matches!(kind, NodeType::Symlink { .. });
-        let is_permitted = has_mode && self.permit(metadata, kind, &owner, lost)?;
-        self.attribute(metadata, true, lost)?;
+        let is_mode_set = has_mode && self.set_mode(metadata, kind, &owner, losses)?;
+        self.set_attributes(metadata, true, losses)?;
         let times = times(metadata);
-        let is_timed = match &times {
+        let is_time_set = match &times {
             Some(times) => {
                 let set = match self {
                     Self::Open(file) => futimens(file, times),
                     Self::Named(folder, name) => utimensat(folder, name, times, AtFlags::SYMLINK_NOFOLLOW),
                 };
-                unless_refused(set, is_refusal, lost, |error| Lost::minor(format!("its times ({error})")))
+                unless_refused(set, is_refusal, losses, |error| Loss::minor(format!("its times ({error})")))
                     .map_err(|error| ("set the times of", error))?
             }
             None => false,
         };
-        if is_permitted || is_timed {
-            // What is refused without an error: the bit of a group that is not one's own, modes and times on FAT.
-            let stat = self.stat().map_err(|error| ("look at", error.into()))?;
+        if is_mode_set || is_time_set {
+            // Some changes are refused without an error: the setgid bit for a group of which the process is no member,
+            // and modes and times on FAT.
+            let stat = self.stat().map_err(|error| ("read the metadata of", error.into()))?;
             let mode = permissions(metadata.mode.unwrap_or_default());
-            if is_permitted && u32::from(stat.stx_mode) & 0o7777 != mode.as_raw_mode() {
-                lost.push(Lost::essential(text_of(mode)));
+            if is_mode_set && u32::from(stat.stx_mode) & 0o7777 != mode.as_raw_mode() {
+                losses.push(Loss::essential(mode_text(mode)));
             }
-            if let Some(wanted) = times.filter(|_| is_timed).map(|times| times.last_modification) {
+            if let Some(wanted) = times.filter(|_| is_time_set).map(|times| times.last_modification) {
                 let found = &stat.stx_mtime;
                 if found.tv_sec.abs_diff(wanted.tv_sec) >= ROUNDED_SECONDS {
-                    lost.push(Lost::minor("its times, which the file system cannot hold"));
+                    losses.push(Loss::minor("its times, which the file system cannot hold"));
                 } else {
                     applied.is_rounded = (found.tv_sec, i64::from(found.tv_nsec)) != (wanted.tv_sec, wanted.tv_nsec);
                 }
@@ -117,11 +118,11 @@ impl Place<'_> {
         Ok(applied)
     }
 
-    /// Gives what then owns it.
-    fn own(self, metadata: &Metadata, lost: &mut Vec<Lost>) -> Result<Statx, Failed> {
-        let look = || self.stat().map_err(|error| ("look at", error.into()));
-        let stat = look()?;
-        // The highest number stands for "as it is".
+    /// Sets owner and group. Returns the entry's metadata afterwards.
+    fn set_owner(self, metadata: &Metadata, losses: &mut Vec<Loss>) -> Result<Statx, Failed> {
+        let read_stat = || self.stat().map_err(|error| ("read the metadata of", error.into()));
+        let stat = read_stat()?;
+        // For chown, the highest number means "do not change".
         let user = metadata.uid.filter(|user| ![stat.stx_uid, u32::MAX].contains(user));
         let group = metadata.gid.filter(|group| ![stat.stx_gid, u32::MAX].contains(group));
         if user.is_none() && group.is_none() {
@@ -131,17 +132,17 @@ impl Place<'_> {
             if !is_refusal(&error.into()) {
                 return Err(("set the owner of", error.into()));
             }
-            // Those who may not give files away may still choose among their own groups.
+            // A process that may not change the owner may still set the group to one of its own groups.
             if user.is_some() && group.is_some() {
                 let _ = self.chown(None, group);
             }
         }
-        let owner = look()?;
-        // Some file systems refuse without an error.
+        let owner = read_stat()?;
+        // Some file systems ignore a change of the owner without an error.
         if user.is_some_and(|user| user != owner.stx_uid) || group.is_some_and(|group| group != owner.stx_gid) {
             let number = |number: Option<u32>| number.map_or_else(|| "?".to_owned(), |number| number.to_string());
             let what = format!("its owner {}:{}", number(metadata.uid), number(metadata.gid));
-            lost.push(Lost { what, weight: Weight::Owner });
+            losses.push(Loss { what, severity: Severity::Owner });
         }
         Ok(owner)
     }
@@ -154,35 +155,41 @@ impl Place<'_> {
         }
     }
 
-    /// Whether the mode was set.
-    fn permit(self, metadata: &Metadata, kind: &NodeType, owner: &Statx, lost: &mut Vec<Lost>) -> Result<bool, Failed> {
-        // restic leaves out a mode of 0.
+    /// Sets the mode. Returns false if it was refused.
+    fn set_mode(
+        self,
+        metadata: &Metadata,
+        kind: &NodeType,
+        owner: &Statx,
+        losses: &mut Vec<Loss>,
+    ) -> Result<bool, Failed> {
+        // restic omits a mode of 0.
         let mode = permissions(metadata.mode.unwrap_or_default());
         let mut allowed = mode;
         if !matches!(kind, NodeType::Dir) {
-            // A program must not run as a user who never owned it.
+            // A program must not run as a user who did not own it before.
             allowed.set(Mode::SUID, mode.contains(Mode::SUID) && metadata.uid == Some(owner.stx_uid));
             allowed.set(Mode::SGID, mode.contains(Mode::SGID) && metadata.gid == Some(owner.stx_gid));
         }
         let set = match self {
             Self::Open(file) => fchmod(file, allowed),
             Self::Named(folder, name) => {
-                // The system has no such call that never follows a link; this handle is of the thing itself.
+                // Linux has no chmod by name which never follows a link. This handle refers to the entry itself.
                 let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 openat(folder, name, flags, Mode::empty()).and_then(|own| chmod(path_of(own.as_fd()), allowed))
             }
         };
-        unless_refused(set, is_refusal, lost, |_| Lost::essential(text_of(mode)))
+        unless_refused(set, is_refusal, losses, |_| Loss::essential(mode_text(mode)))
             .map_err(|error| ("set the mode of", error))
     }
 
-    fn attribute(self, metadata: &Metadata, access_lists: bool, lost: &mut Vec<Lost>) -> Result<(), Failed> {
+    fn set_attributes(self, metadata: &Metadata, access_lists: bool, losses: &mut Vec<Loss>) -> Result<(), Failed> {
         for (name, value) in portable(metadata).filter(|(name, _)| is_access_list(name) == access_lists) {
             let set = match self {
                 Self::Open(file) => file.set_xattr(name, value),
                 Self::Named(folder, own) => xattr::set(path_of(folder).join(own), name, value),
             };
-            unless_refused(set, is_refusal_of_attribute, lost, |error| lost_attribute(name, error))
+            unless_refused(set, is_refusal_of_attribute, losses, |error| attribute_loss(name, error))
                 .map_err(|error| ("set an attribute of", error))?;
         }
         Ok(())
@@ -196,33 +203,33 @@ impl Place<'_> {
     }
 }
 
-/// The system's own name of a handle, which leads to the thing itself.
+/// A path in /proc which refers to the file or folder of the handle itself.
 fn path_of(handle: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()))
 }
 
-fn text_of(mode: Mode) -> String {
+fn mode_text(mode: Mode) -> String {
     format!("its mode {:o}", mode.as_raw_mode())
 }
 
-/// Labels of security modules are the machine's business, and access lists of other systems stand beside a mode.
-fn lost_attribute(name: &str, error: &io::Error) -> Lost {
+/// Labels of security modules belong to the machine, and access lists of other systems only supplement a mode.
+fn attribute_loss(name: &str, error: &io::Error) -> Loss {
     let is_minor = !is_access_list(name) && ["security.", "system."].iter().any(|prefix| name.starts_with(prefix));
     let what = format!("its attribute {} ({error})", escape_name(name.as_bytes()));
-    if is_minor { Lost::minor(what) } else { Lost::essential(what) }
+    if is_minor { Loss::minor(what) } else { Loss::essential(what) }
 }
 
-/// Whether it was done; false if it was refused, which is noted.
+/// Returns whether the action succeeded. A refusal is recorded as a loss and returns false.
 fn unless_refused<E: Into<io::Error>>(
     done: Result<(), E>,
     is_refusal: fn(&io::Error) -> bool,
-    lost: &mut Vec<Lost>,
-    what: impl FnOnce(&io::Error) -> Lost,
+    losses: &mut Vec<Loss>,
+    what: impl FnOnce(&io::Error) -> Loss,
 ) -> io::Result<bool> {
     match done.map_err(Into::into) {
         Ok(()) => Ok(true),
         Err(error) if is_refusal(&error) => {
-            lost.push(what(&error));
+            losses.push(what(&error));
             Ok(false)
         }
         Err(error) => Err(error),

@@ -1,34 +1,36 @@
-//! The snapshot before, beside the walk: what an entry was then, and whether its content can be taken over unread.
-//!
-//! It must not know what is stored of an entry that did change.
+//! Reads the parent snapshot alongside the walk: finds the previous node of each entry, and decides whether its content
+//! can be reused without reading the file.
 
 use std::{cmp::Ordering, ffi::OsStr};
 
 use rustic_core::{Id, TreeId, repofile::Node};
 use tokio::runtime::Handle;
 
-use crate::repository::{RepositoryError, known::Known, pack::BlobKind, part::Fetcher, tree_nodes::TreeNodes};
+use crate::repository::{
+    RepositoryError, blob_location::Fetcher, known_blobs::KnownBlobs, pack::BlobKind, tree_nodes::TreeNodes,
+};
 
-/// The trees of the folders that the walk is in. Entries are requested in order of their names' bytes, as trees have them.
+/// The parent's trees of the folders in which the walk is. Entries must be requested in the order of their names'
+/// bytes, which is the order of the trees.
 pub(super) struct Parent<'a> {
-    known: &'a Known,
+    known: &'a KnownBlobs,
     fetcher: Fetcher,
     runtime: Handle,
     levels: Vec<Level>,
 }
 
-/// A tree of which some entries are still to come.
+/// A tree which was read up to some entry.
 #[derive(Default)]
 struct Level {
-    /// The next entry, if it was read already.
+    /// The next entry, if it was already read.
     next: Option<Node>,
     nodes: TreeNodes<Node>,
 }
 
 impl<'a> Parent<'a> {
-    /// Begins at a snapshot's root; without one nothing was there.
+    /// Starts at the root of the parent snapshot. Without a root, the parent is empty.
     pub fn new(
-        known: &'a Known,
+        known: &'a KnownBlobs,
         fetcher: Fetcher,
         runtime: Handle,
         root: Option<TreeId>,
@@ -38,21 +40,22 @@ impl<'a> Parent<'a> {
         Ok(parent)
     }
 
-    /// What was there under that name, so many folders below the root.
+    /// Finds the node with this name, `depth` folders below the root.
     pub fn find(&mut self, depth: usize, name: &OsStr) -> Result<Option<Node>, RepositoryError> {
         self.levels.truncate(depth + 1);
         self.levels.get_mut(depth).map_or(Ok(None), |level| level.find(name))
     }
 
-    /// Enters the folder that was found last, or one that was not there.
+    /// Enters the folder which was found last. `None` means a folder which the parent does not have.
     pub fn enter(&mut self, folder: Option<TreeId>) -> Result<(), RepositoryError> {
         let level = self.level(folder)?;
         self.levels.push(level);
         Ok(())
     }
 
-    /// Whether an entry is as it was, and all of its content is known: parts whose lengths sum up to the entry's size. A
-    /// snapshot that is incomplete, or that another program made, may name less than that.
+    /// Whether an entry has not changed, and its whole content is in the repository: all blobs are known, and their
+    /// lengths add up to the file's size. The content may be shorter in an incomplete snapshot, or in one of another
+    /// program.
     pub fn has_unchanged(&self, before: &Node, now: &Node) -> Result<bool, RepositoryError> {
         if !is_same(before, now) {
             return Ok(false);
@@ -61,7 +64,7 @@ impl<'a> Parent<'a> {
         is_whole(before, length)
     }
 
-    /// What is in a tree. One that cannot be read has all of its files read again.
+    /// Opens a tree. If it cannot be read, it counts as empty, so that all of its files are read again.
     fn level(&self, tree: Option<TreeId>) -> Result<Level, RepositoryError> {
         let Some(tree) = tree else { return Ok(Level::default()) };
         let Some(blob) = self.known.find(BlobKind::Tree, *tree)? else { return Ok(Level::default()) };
@@ -97,10 +100,10 @@ impl Level {
 }
 
 fn warn(why: &str) {
-    tracing::warn!("a tree of the last snapshot cannot be read, so that its files are read again: {why}");
+    tracing::warn!("failed to read a tree of the parent snapshot, so its files are read again: {why}");
 }
 
-/// Whether the parts of a file are as long as the file. `length` gives the plain length of a part that is known.
+/// Whether the blobs of a file are as long as the file. `length` returns the plain length of a known blob.
 fn is_whole(file: &Node, length: impl Fn(Id) -> Result<Option<u32>, RepositoryError>) -> Result<bool, RepositoryError> {
     let mut sum = 0;
     for id in file.content.iter().flatten() {
@@ -112,8 +115,9 @@ fn is_whole(file: &Node, length: impl Fn(Id) -> Result<Option<u32>, RepositoryEr
     Ok(sum == file.meta.size)
 }
 
-/// Whether both have the same length, times and inode number. Where the snapshot has no inode number, none is compared; one
-/// without a ctime shows no change that keeps length and time of modification, so that its files are read again.
+/// Whether type, length, times and inode number are equal. The inode number is not compared if the snapshot does not
+/// have it. Without a ctime, a change which preserves length and modification time cannot be seen, so the file counts
+/// as changed.
 fn is_same(before: &Node, now: &Node) -> bool {
     let (then, meta) = (&before.meta, &now.meta);
     before.node_type == now.node_type
@@ -150,7 +154,7 @@ mod tests {
             assert!(!is_same(&before, &file(changed.clone())), "{changed:?}");
         }
         let without_ctime = Metadata { ctime: None, ..as_it_was.clone() };
-        assert!(!is_same(&file(without_ctime.clone()), &file(as_it_was.clone())), "nothing would tell of a change");
+        assert!(!is_same(&file(without_ctime.clone()), &file(as_it_was.clone())), "a change could not be seen");
         assert!(!is_same(&file(without_ctime.clone()), &file(without_ctime)));
         let link = Node::new_node("a".as_ref(), NodeType::Fifo, as_it_was.clone());
         assert!(!is_same(&before, &link));

@@ -1,13 +1,12 @@
-//! Which errors are a file system's refusal of something that it cannot hold, or that Stowaway may not set: the contents of
-//! the files are whole without that. All other errors, of a disk that is full, read-only or broken, are about the contents.
-//!
-//! Pure. It must not know what was refused.
+//! Decides which errors mean that the file system cannot store some metadata or kind of entry, or that Stowaway lacks
+//! the right to set it. Such a refusal does not affect the contents of files. All other errors, such as those of a
+//! full, read-only or broken disk, do.
 
 use std::io;
 
 use rustix::io::Errno;
 
-/// What file systems, network protocols and rights refuse an owner, a mode or a time with.
+/// Errors with which file systems, network protocols and permission checks refuse an owner, a mode or a time.
 const REFUSALS: [Errno; 12] = [
     Errno::PERM,
     Errno::ACCESS,
@@ -22,21 +21,22 @@ const REFUSALS: [Errno; 12] = [
     Errno::XDEV,
     Errno::NAMETOOLONG,
 ];
-/// The room for attributes is one of its own (a block on ext4, 64 KiB on XFS), and is full long before the disk is. Drivers
-/// in user space answer EIO to everything that they do not know.
+/// Additional errors for attributes. The space for attributes is separate (one block on ext4, 64 KiB on XFS) and is
+/// exhausted long before the disk is full. FUSE drivers return EIO for every operation which they do not know.
 const OF_ATTRIBUTES: [Errno; 6] = [Errno::NOSPC, Errno::DQUOT, Errno::TOOBIG, Errno::NODATA, Errno::IO, Errno::ILSEQ];
 
-/// Whether an owner, a mode or times were refused.
+/// Whether the error refuses an owner, a mode or times.
 pub fn is_refusal(error: &io::Error) -> bool {
     is_one_of(error, &REFUSALS)
 }
 
-/// Whether an attribute or an access list was refused.
+/// Whether the error refuses an attribute or an access list.
 pub fn is_refusal_of_attribute(error: &io::Error) -> bool {
     is_one_of(error, &REFUSALS) || is_one_of(error, &OF_ATTRIBUTES)
 }
 
-/// Whether a link, a pipe, a socket or a device was refused. An error of the disk shows where contents are written, too.
+/// Whether the error refuses a link, a pipe, a socket or a device. EIO counts, because an error of the disk also occurs
+/// when contents are written.
 pub(super) fn is_refusal_of_entry(error: Errno) -> bool {
     REFUSALS.contains(&error) || error == Errno::IO
 }
@@ -71,7 +71,8 @@ mod tests {
             assert!(is_refusal(&error.into()) && is_refusal_of_attribute(&error.into()), "{error}");
             assert!(is_refusal_of_entry(error), "{error}");
         }
-        // An attribute of 30 KiB on ext4, and one of XFS on a file system that counts otherwise.
+        // ENOSPC for an attribute of 30 KiB on ext4, and E2BIG for an attribute from XFS on a file system with a lower
+        // limit.
         assert!(is_refusal_of_attribute(&Errno::NOSPC.into()) && is_refusal_of_attribute(&Errno::TOOBIG.into()));
         assert!(is_refusal_of_entry(Errno::MLINK), "a file has as many links as it can have");
     }

@@ -1,6 +1,5 @@
-//! Whether a restore into a folder is under way or was broken off, by the entries that it leaves beside the data.
-//!
-//! It must not know how a restore works: only which entries are there until it has ended.
+//! Detects a restore into a folder which is running or was interrupted, by the entries which a restore keeps beside the
+//! data until it ends.
 
 use std::{fs::OpenOptions, io, os::unix::fs::OpenOptionsExt, path::Path};
 
@@ -11,10 +10,11 @@ use rustix::{
 
 use crate::model::injected::{RESTORE_LOCK, RESTORE_MARKS};
 
-/// The name of an entry which shows that what is in the folder may be half of a restore; none if it is not.
+/// Returns the name of an entry which shows that the folder may contain an incomplete restore, if there is such an
+/// entry.
 ///
-/// A restore removes all of them when it ends. A lock that is alone and not held is what is left of one that was killed
-/// after its last entry had been moved, or before its first, and proves nothing.
+/// A restore removes all marks when it ends. A lock file which no process holds proves nothing, if no other mark
+/// exists: it is left when a restore is killed before it moves its first entry, or after it has moved the last one.
 pub(super) fn unfinished_restore(folder: &Path) -> io::Result<Option<&'static str>> {
     for mark in RESTORE_MARKS {
         match folder.join(mark).symlink_metadata() {
@@ -26,18 +26,18 @@ pub(super) fn unfinished_restore(folder: &Path) -> io::Result<Option<&'static st
     Ok(is_held(&folder.join(RESTORE_LOCK))?.then_some(RESTORE_LOCK))
 }
 
-/// Whether another process holds the lock. One that cannot be opened may be held.
+/// Whether another process holds the lock. A lock which cannot be opened may be held, and counts as held.
 fn is_held(path: &Path) -> io::Result<bool> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     match OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path) {
         Ok(file) => match flock(&file, FlockOperation::NonBlockingLockShared) {
             Err(Errno::WOULDBLOCK) => Ok(true),
-            // A file system without such locks lets no restore begin.
+            // A restore does not start on a file system without flock.
             Ok(()) | Err(_) => Ok(false),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(true),
-        // A link or another thing: no lock of a restore.
+        // A link or another kind of entry is not the lock of a restore.
         Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => Ok(false),
         Err(error) => Err(error),
     }

@@ -1,6 +1,5 @@
-//! Whether an entry in the root of a volume is the storage system's own, by what is there.
-//!
-//! By the handle of the root alone. It must not know which entries there are: `model` does.
+//! Decides whether an entry in the root of a volume belongs to the storage system, by its name and content. The entries
+//! are listed in `model`.
 
 use std::{
     ffi::{CStr, OsStr},
@@ -17,12 +16,12 @@ use crate::model::StorageEntry;
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// What of a storage system an entry in the root of a volume is; none if it is the app's.
+/// Returns which entry of a storage system this is; none if the entry is the app's.
 pub fn is_systems_own(root: &OwnedFd, name: &OsStr) -> Option<&'static StorageEntry> {
     let entry = StorageEntry::named(name.as_bytes())?;
     let folder = match openat(root, name, FOLDER, Mode::empty()) {
         Ok(folder) => folder,
-        // A folder that is closed to Stowaway is closed to the app, because both run as the same user.
+        // A folder which Stowaway may not open is closed to the app, too, because both run as the same user.
         Err(Errno::ACCESS) => return Some(entry),
         Err(_) => return None,
     };
@@ -34,7 +33,7 @@ pub fn is_systems_own(root: &OwnedFd, name: &OsStr) -> Option<&'static StorageEn
     loop {
         match names.next() {
             Ok(None) => return Some(entry),
-            // Not every file system lists the kinds of its entries.
+            // Not every file system reports the kinds of its entries.
             Ok(Some(Listed { name, is_folder: is_listed_so }))
                 if entry.can_hold(name.to_bytes(), is_listed_so || is_folder(name.as_c_str())) => {}
             Ok(Some(_)) | Err(_) => return None,

@@ -1,6 +1,5 @@
-//! A folder into a snapshot: what did not change since the last one is taken from there, the rest is read.
-//!
-//! It must not know how a folder is read.
+//! Stores a folder as a snapshot. The content of files which have not changed since the parent snapshot is reused, and
+//! all other files are read.
 
 use std::{path::Path, sync::Arc};
 
@@ -11,8 +10,8 @@ use tokio::{runtime::Handle, task::spawn_blocking};
 use super::{
     FolderRules, StoredFolder,
     archive::FolderJob,
+    backup_stats::BackupStats,
     last_good::{LastGood, extent_of},
-    ledger::Ledger,
     parent::Parent,
     restore_marks::unfinished_restore,
     walk::Walk,
@@ -22,9 +21,9 @@ use crate::{
     repository::{
         Progress, Repository, RepositoryError,
         archive::{internal, store_with},
+        blob_location::Fetcher,
         commit::{self, Commit},
-        known::Known,
-        part::Fetcher,
+        known_blobs::KnownBlobs,
         store::Store,
         tree,
     },
@@ -42,38 +41,39 @@ pub(super) async fn store_folder(
     let started = Timestamp::now();
     let names = tree::checked_path(&identity.path)?;
     refuse_unfinished(identity, folder)?;
-    let ledger = Arc::new(Ledger::default());
+    let stats = Arc::new(BackupStats::default());
     let walk = {
-        let (folder, rules, ledger) = (folder.to_owned(), (rules.excludes.clone(), rules.settle), Arc::clone(&ledger));
+        let (folder, rules, stats) = (folder.to_owned(), (rules.excludes.clone(), rules.settle), Arc::clone(&stats));
         let name = names.last().copied().unwrap_or_default().to_owned();
-        spawn_blocking(move || Walk::new(&folder, name.as_ref(), rules, ledger))
+        spawn_blocking(move || Walk::new(&folder, name.as_ref(), rules, stats))
             .await
             .map_err(|panic| internal(store, panic))??
     };
     let (snapshots, _) = repository.snapshot_files().await?;
     let parent = newest(&snapshots, &identity.host, &identity.path);
-    let known = Arc::new(Known::read_to_store(&repository.cipher, store).await?);
+    let known = Arc::new(KnownBlobs::read_to_store(&repository.cipher, store).await?);
     let lacking = known.lacking.clone();
     let depth = names.len();
     let names = names.into_iter().map(str::to_owned).collect();
-    let job = FolderJob { walk, names, time: rules.time, ledger: Arc::clone(&ledger), progress: Arc::clone(&progress) };
+    let job = FolderJob { walk, names, time: rules.time, stats: Arc::clone(&stats), progress: Arc::clone(&progress) };
     let fetcher = Fetcher { store: store.clone(), cipher: repository.cipher.clone() };
     let last_good = LastGood::find(&snapshots, identity, rules.time, (known.as_ref(), &fetcher)).await?;
     drop(snapshots);
-    let (before, runtime, there) = (parent.as_ref().map(|parent| parent.tree), Handle::current(), Arc::clone(&known));
+    let (before, runtime, known_blobs) =
+        (parent.as_ref().map(|parent| parent.tree), Handle::current(), Arc::clone(&known));
     let task = move |packer: &Arc<_>, chunker| {
-        let parent = Parent::new(&there, fetcher, runtime, before)?;
+        let parent = Parent::new(&known_blobs, fetcher, runtime, before)?;
         let (root, found) = job.archive(packer, &chunker, parent)?;
         Ok((root, found, packer.finish()?))
     };
     let (root, found, written) = store_with(repository, store, known, (progress, Arc::default()), task).await?;
 
     let files = found.total_files_processed;
-    let noted = ledger.take();
-    let left_out = noted.left_out;
+    let collected = stats.take();
+    let left_out = collected.left_out;
     if files == 0 && left_out > 0 {
         let patterns = rules.excludes.patterns().join(", ");
-        let text = format!("of {} no file is left by what is to be left out: {patterns}", folder.display());
+        let text = format!("{} was not stored, because its excludes match every file: {patterns}", folder.display());
         return Err(RepositoryError::InvalidRequest(text));
     }
     let now = extent_of(&found, depth);
@@ -83,11 +83,11 @@ pub(super) async fn store_folder(
     let mut snapshot = commit.labelled(root, summary);
     snapshot.parent = parent.map(|parent| parent.id);
     let shrunken = last_good.and_then(|last_good| last_good.compare(now, rules.accept_shrunken));
-    if noted.without_attributes.count > 0 {
+    if collected.without_attributes.count > 0 {
         snapshot.tags.add(SnapshotIdentity::WITHOUT_ATTRIBUTES.to_owned());
     }
-    if noted.unreadable.count == 0 && noted.mounts.count == 0 {
-        // No network lies between the folder and us, and every failed read is counted.
+    if collected.unreadable.count == 0 && collected.mounts.count == 0 {
+        // The folder is read directly and not through an exec connection, and every failed read is counted.
         snapshot.tags.add(format!("{}={}", SnapshotIdentity::PROOF, Proof::Sealed));
     } else {
         snapshot.tags.add(SnapshotIdentity::INCOMPLETE.to_owned());
@@ -95,13 +95,14 @@ pub(super) async fn store_folder(
     if let Some(shrunken) = &shrunken {
         shrunken.tag(&mut snapshot);
     }
-    // A restore may have begun after the first look, and have moved what was read.
+    // A restore may have begun after the first check, and may have moved entries which were read.
     refuse_unfinished(identity, folder)?;
     let snapshot = commit.publish(&snapshot, rules.excludes.patterns(), &written).await?;
-    Ok(StoredFolder { snapshot, files, bytes, added_bytes, lacking, shrunken, ..noted })
+    Ok(StoredFolder { snapshot, files, bytes, added_bytes, lacking, shrunken, ..collected })
 }
 
-/// Refuses a folder that is in the middle of a restore. What a restore keeps before it overwrites is no such folder.
+/// Rejects a folder into which a restore is running or was interrupted. A safety copy is exempt, because the restore
+/// itself makes it before it overwrites data.
 fn refuse_unfinished(identity: &SnapshotIdentity, folder: &Path) -> Result<(), RepositoryError> {
     if identity.has_tag(SnapshotIdentity::SAFETY) {
         return Ok(());
@@ -114,7 +115,7 @@ fn refuse_unfinished(identity: &SnapshotIdentity, folder: &Path) -> Result<(), R
     }
 }
 
-/// The newest snapshot of that host and path, whose unchanged files are not read again.
+/// The newest snapshot of this host and path, which becomes the parent.
 fn newest(snapshots: &[SnapshotFile], host: &str, path: &str) -> Option<SnapshotFile> {
     let same = snapshots
         .iter()
@@ -122,7 +123,8 @@ fn newest(snapshots: &[SnapshotFile], host: &str, path: &str) -> Option<Snapshot
     same.max_by(|one, other| (&one.time, one.id).cmp(&(&other.time, other.id))).cloned()
 }
 
-/// Whether the lengths in its trees are those of the contents: rustic records what a file had before it was read.
+/// Whether the recorded sizes of files are those of the stored contents. rustic records the size before it reads a
+/// file.
 fn is_exact(snapshot: &SnapshotFile) -> bool {
     !snapshot.program_version.starts_with("rustic")
 }

@@ -1,7 +1,7 @@
-//! Steps of a folder as the members of a tar: names, contents, links, owners, modes, attributes and times.
+//! Writes the steps of a restore as members of a tar: names, contents, links, owners, modes, attributes and times.
 //!
-//! POSIX.1-2001 ("pax"): what the old header has no room for is in records before it; extended attributes are there as
-//! `SCHILY.xattr.*`, as GNU tar and libarchive have them. It must not know where the bytes go, nor where the steps come from.
+//! The format is POSIX.1-2001 ("pax"). Values which do not fit into the ustar header are in extended records before it.
+//! Extended attributes are `SCHILY.xattr.*` records, as in GNU tar and libarchive.
 
 use std::{
     collections::HashSet,
@@ -20,42 +20,40 @@ use tar::{Builder, EntryType, Header};
 use super::{
     Troubles,
     metadata::{permissions, portable},
-    unfold::Step,
+    tree_reader::Step,
     write::Parts,
 };
 use crate::repository::{Progress, RepositoryError};
 
-/// What the header has room for; see `tar.h`.
+/// The limits of the ustar header; see `tar.h`.
 const NAME_BYTES: usize = 100;
 const LARGEST_SIZE: u64 = 0o777_7777_7777;
 const LARGEST_OWNER: u32 = 0o777_7777;
 const BLOCK: usize = 512;
 
-/// What is in a tar.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct TarContent {
-    /// Entries that are no folders.
+    /// Entries other than folders.
     pub files: u64,
-    /// Bytes of all files, those of a file with several names once.
+    /// Bytes of all files. A file with several names counts once.
     pub bytes: u64,
-    /// What no tar can hold: sockets.
+    /// Entries which a tar cannot contain: sockets.
     pub left_out: Troubles,
 }
 
-/// The writer of one tar.
 pub(super) struct TarWriter<W: Write> {
     tar: Builder<W>,
-    /// The folder that we are in.
+    /// The current folder.
     path: PathBuf,
-    /// How much of the file is to come, and how much it is in total.
+    /// How many bytes of the current file are still to come, and its size.
     file: Option<(u64, u64)>,
-    /// Sockets that have more names.
+    /// Omitted sockets to which hard links may follow.
     left_out: HashSet<PathBuf>,
     content: TarContent,
 }
 
 impl<W: Write> TarWriter<W> {
-    /// Begins with the folder itself, if it is to be in there.
+    /// Starts the tar, with a member for the folder itself if its node is given.
     pub fn new(output: W, own: Option<&Node>) -> Result<Self, RepositoryError> {
         let mut writer = Self {
             tar: Builder::new(output),
@@ -72,7 +70,6 @@ impl<W: Write> TarWriter<W> {
         Ok(writer)
     }
 
-    /// Carries out the next step.
     pub fn carry_out(&mut self, step: Step, parts: &Parts, progress: &Progress) -> Result<(), RepositoryError> {
         let done = match step {
             Step::Enter(name, node) => {
@@ -92,7 +89,7 @@ impl<W: Write> TarWriter<W> {
                 self.member(&Member { size, ..Member::new(EntryType::Regular, name, &node.meta) })
             }
             Step::Part(id) => {
-                let content = parts.get(&id).ok_or_else(|| io::Error::other("a part was not fetched"));
+                let content = parts.get(&id).ok_or_else(|| io::Error::other("a blob was not fetched"));
                 content.and_then(|content| {
                     progress.read.fetch_add(content.len() as u64, Ordering::Relaxed);
                     self.append(content)
@@ -105,7 +102,7 @@ impl<W: Write> TarWriter<W> {
         done.map_err(|error| self.failed(error))
     }
 
-    /// Ends the tar, and gives back where it went.
+    /// Ends the tar, and returns its content and the output.
     pub fn finish(mut self) -> Result<(TarContent, W), RepositoryError> {
         let content = std::mem::take(&mut self.content);
         let path = self.path.clone();
@@ -180,15 +177,14 @@ impl<W: Write> TarWriter<W> {
 }
 
 fn unwritable(path: &Path, source: io::Error) -> RepositoryError {
-    RepositoryError::Unwritable { action: "archive what is in", path: format!("{:?}", path.display()), source }
+    RepositoryError::Unwritable { action: "archive the content of", path: format!("{:?}", path.display()), source }
 }
 
-/// One member.
 struct Member<'a> {
     kind: EntryType,
-    /// Relative, and that of a folder with a slash behind it.
+    /// A relative path. The path of a folder ends with a slash.
     name: &'a [u8],
-    /// Where a link leads to.
+    /// The target of a link.
     link: Option<&'a [u8]>,
     metadata: &'a Metadata,
     size: u64,
@@ -211,7 +207,7 @@ impl<'a> Member<'a> {
     fn header(&self) -> io::Result<Header> {
         let mut header = Header::new_ustar();
         header.set_entry_type(self.kind);
-        // restic leaves out a mode of 0.
+        // restic omits a mode of 0.
         header.set_mode(permissions(self.metadata.mode.unwrap_or_default()).as_raw_mode());
         let (user, group) = self.owner();
         header.set_uid(user.into());
@@ -230,12 +226,12 @@ impl<'a> Member<'a> {
         Ok(header)
     }
 
-    /// What is beside the header: all that has no room in it, and attributes.
+    /// The records before the header: values which do not fit into the header, and attributes.
     fn records(&self) -> Vec<(String, Vec<u8>)> {
         let mut records = Vec::new();
         let texts = [("path", Some(self.name)), ("linkpath", self.link)];
         let texts = texts.into_iter().filter_map(|(key, text)| Some((key, text?)));
-        // A name that is no text stays in the header, where it is bytes, as long as it has room there.
+        // A name which is not UTF-8 stays in the header, which stores bytes, unless it is too long for the header.
         let wants_record =
             |text: &[u8]| text.len() > NAME_BYTES || !text.is_ascii() && std::str::from_utf8(text).is_ok();
         let texts: Vec<_> = texts.filter(|(_, text)| wants_record(text)).collect();
@@ -258,7 +254,7 @@ impl<'a> Member<'a> {
         if modified.subsec_nanosecond() != 0 || !has_room {
             records.push(("mtime".to_owned(), seconds(modified).into_bytes()));
         }
-        // An = would end the name; so GNU tar has it.
+        // An = would end the name. GNU tar escapes it in this manner.
         let escaped = |name: &str| name.replace('%', "%25").replace('=', "%3D");
         let attributes = portable(self.metadata);
         records.extend(attributes.map(|(name, value)| (format!("SCHILY.xattr.{}", escaped(name)), value.to_vec())));
@@ -266,10 +262,10 @@ impl<'a> Member<'a> {
     }
 }
 
-/// As much of it as there is room for.
+/// Copies as many bytes as the field can hold.
 fn fill(field: &mut [u8], text: &[u8]) {
-    for (place, byte) in field.iter_mut().zip(text) {
-        *place = *byte;
+    for (target, byte) in field.iter_mut().zip(text) {
+        *target = *byte;
     }
 }
 
@@ -303,7 +299,7 @@ mod tests {
             ..Metadata::default()
         };
         assert_eq!(records(&[b'a'; NAME_BYTES], &metadata, LARGEST_SIZE), []);
-        // Bytes that are no text.
+        // A name which is not UTF-8.
         assert_eq!(records(b"\xff\xfe", &metadata, 0), []);
     }
 

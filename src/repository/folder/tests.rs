@@ -1,4 +1,4 @@
-//! Snapshots that nobody should have made: whatever their trees say, nothing outside of the target is touched.
+//! Hostile snapshots: whatever their trees contain, a restore touches nothing outside of the target.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -22,7 +22,7 @@ use crate::{
 };
 
 fn node(name: &str, kind: NodeType, metadata: Metadata) -> Node {
-    // The name as it is: not escaped, and not looked at.
+    // The name is used as it is, without escaping or checks.
     Node { name: name.to_owned(), node_type: kind, meta: metadata, ..Node::default() }
 }
 
@@ -42,24 +42,24 @@ fn id_of(tree: &Tree) -> TreeId {
     tree.serialize().unwrap().1
 }
 
-/// A repository, and beside it a folder to restore into and one to stay out of.
+/// A repository, with a folder to restore into and a folder which must stay untouched.
 struct Case {
-    place: tempfile::TempDir,
+    directory: tempfile::TempDir,
     repository: Repository,
 }
 
 impl Case {
     async fn new() -> Self {
-        let place = tempfile::tempdir().unwrap();
-        let access = access(&place.path().join("repository"));
+        let directory = tempfile::tempdir().unwrap();
+        let access = access(&directory.path().join("repository"));
         let repository = create(access, CancellationToken::new()).await.unwrap();
         for folder in ["target", "outside"] {
-            fs::create_dir(place.path().join(folder)).unwrap();
+            fs::create_dir(directory.path().join(folder)).unwrap();
         }
-        Self { place, repository }
+        Self { directory, repository }
     }
 
-    /// Stores trees, the last of which is the root.
+    /// Stores trees. The last one is the root.
     async fn store(&self, trees: &[Tree]) -> String {
         let (repository, store) = (&self.repository, &self.repository.store);
         let trees: Vec<Vec<u8>> = trees.iter().map(|tree| tree.serialize().unwrap().0).collect();
@@ -77,18 +77,18 @@ impl Case {
 
     async fn restore(&self, trees: &[Tree]) -> Result<RestoredFolder, RepositoryError> {
         let snapshot = self.store(trees).await;
-        let target = self.place.path().join("target");
+        let target = self.directory.path().join("target");
         fs::remove_dir_all(&target).unwrap();
         fs::create_dir(&target).unwrap();
         self.repository.restore_folder(&snapshot, "/", &target, Arc::default()).await
     }
 
     fn is_unharmed(&self) {
-        let names = fs::read_dir(self.place.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let names = fs::read_dir(self.directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
         let mut names: Vec<_> = names.collect();
         names.sort();
         assert_eq!(names, ["outside", "repository", "target"]);
-        assert_eq!(fs::read_dir(self.place.path().join("outside")).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(self.directory.path().join("outside")).unwrap().count(), 0);
     }
 }
 
@@ -120,19 +120,19 @@ async fn names_that_lead_elsewhere_are_refused() {
 }
 
 #[tokio::test]
-async fn nothing_goes_through_a_link_of_the_snapshot() {
+async fn restore_does_not_follow_a_link_of_the_snapshot() {
     let below = Tree { nodes: vec![file("x")] };
     let case = Case::new().await;
-    let outside = case.place.path().join("outside");
+    let outside = case.directory.path().join("outside");
     let meta = Metadata { links: 2, inode: 7, mode: Some(0o600), ..Metadata::default() };
     let first = Node { meta: meta.clone(), ..file("first") };
     for nodes in [
-        // A folder where a link is already.
+        // A folder whose name a link already has.
         vec![link("a", &outside), folder("a", id_of(&below))],
-        // A file where a link is already: it would be written to what the link leads to.
+        // A file whose name a link already has. It would be written to the link's target.
         vec![link("a", &outside.join("x")), file("a")],
         vec![link("a", &outside.join("x")), node("a", NodeType::Fifo, Metadata::default())],
-        // Another name for a file where a link is already.
+        // A hard link whose name a link already has.
         vec![first, link("a", &outside.join("x")), Node { meta, ..file("a") }],
     ] {
         let error = case.restore(&[below.clone(), Tree { nodes }]).await.unwrap_err();
@@ -141,7 +141,7 @@ async fn nothing_goes_through_a_link_of_the_snapshot() {
     }
 }
 
-/// Names of one inode number, whatever else they are.
+/// A node with the same inode number as all others of this function.
 fn numbered(name: &str, content: &[Id], modified: i64, size: u64) -> Node {
     let meta = Metadata {
         links: 2,
@@ -166,7 +166,8 @@ async fn file_whose_number_was_given_to_another_one_keeps_its_own_content() {
             nodes: vec![
                 numbered("a", &[old], 1, 5),
                 numbered("a-again", &[old], 1, 5),
-                // Deleted and created again meanwhile: in other content, in nothing but the time, and with its own second name.
+                // Files which were deleted and created again with the same inode number during the backup: with other
+                // content, with nothing but another time, and with a second name.
                 numbered("touched", &[old], 2, 5),
                 numbered("z", &[new], 1, 5),
                 numbered("z-again", &[new], 1, 5),
@@ -180,7 +181,7 @@ async fn file_whose_number_was_given_to_another_one_keeps_its_own_content() {
     let identity = SnapshotIdentity { host: "shop".into(), path: "/data/claim".into(), tags: vec![] };
     let commit = Commit { repository, store, identity: &identity, time: Timestamp::UNIX_EPOCH };
     let snapshot = commit.publish(&commit.labelled(root, SnapshotSummary::default()), &[], &written).await.unwrap();
-    let target = case.place.path().join("target");
+    let target = case.directory.path().join("target");
     case.repository.restore_folder(&snapshot, "/", &target, Arc::default()).await.unwrap();
     for (name, content) in
         [("a", "OLD-A"), ("a-again", "OLD-A"), ("touched", "OLD-A"), ("z", "NEW-Z"), ("z-again", "NEW-Z")]
@@ -198,7 +199,7 @@ async fn links_themselves_are_restored_wherever_they_lead() {
     let root = Tree { nodes: vec![link("a", Path::new("../outside")), link("b", Path::new("/etc"))] };
     case.restore(&[root]).await.unwrap();
     case.is_unharmed();
-    assert_eq!(fs::read_link(case.place.path().join("target/a")).unwrap(), Path::new("../outside"));
+    assert_eq!(fs::read_link(case.directory.path().join("target/a")).unwrap(), Path::new("../outside"));
 }
 
 #[tokio::test]
@@ -224,7 +225,7 @@ async fn length_that_the_parts_do_not_have_fails_the_restore() {
 #[tokio::test]
 async fn target_that_is_not_empty_is_not_touched() {
     let case = Case::new().await;
-    let target = case.place.path().join("target");
+    let target = case.directory.path().join("target");
     fs::write(target.join("data"), "the app's").unwrap();
     let snapshot = case.store(&[Tree { nodes: vec![file("x")] }]).await;
     let error = case.repository.restore_folder(&snapshot, "/", &target, Arc::default()).await.unwrap_err();
@@ -233,11 +234,11 @@ async fn target_that_is_not_empty_is_not_touched() {
 }
 
 #[tokio::test]
-async fn folder_that_a_snapshot_does_not_have_is_said_to_be_missing() {
+async fn folder_that_a_snapshot_does_not_have_is_reported_as_missing() {
     let case = Case::new().await;
     let snapshot = case.store(&[Tree { nodes: vec![file("data")] }]).await;
     for path in ["/nothing", "/data", "/data/claim"] {
-        let target = case.place.path().join("target");
+        let target = case.directory.path().join("target");
         let error = case.repository.restore_folder(&snapshot, path, &target, Arc::default()).await.unwrap_err();
         assert_eq!(error.reason(), Reason::SnapshotNotFound, "{error}");
     }

@@ -1,7 +1,7 @@
-//! Goes through a folder, depth first and in order of the names' bytes, as restic's trees are.
+//! Walks through a folder, depth first and in the order of the names' bytes, which is the order of restic's trees.
 //!
-//! By handles of folders alone, never by a path that leads through names: whoever writes into the folder while it is read
-//! cannot lead us out of it. It must not know the repository.
+//! Entries are opened relative to the handle of their folder, never by a path. So a process which changes the folder
+//! during the walk cannot lead the walk out of it.
 
 use std::{
     ffi::{CStr, OsStr},
@@ -24,10 +24,10 @@ use rustix::{
 use xattr::FileExt;
 
 use super::{
-    ledger::{EntryClass, Ledger},
+    backup_stats::{BackupStats, EntryClass},
     listing::{Listed, Listing},
-    metadata::{self, Attributes, Look, attributes},
-    opened::{Opened, is_gone, stat_of},
+    metadata::{self, Attributes, Observed, attributes},
+    opened::{Opened, is_deleted, stat_of},
     storage,
 };
 use crate::{
@@ -39,48 +39,47 @@ use crate::{
 };
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-/// How often an entry may turn into one of another kind while it is looked at.
-const LOOKS: usize = 3;
+/// How often an entry is read, if it is replaced by an entry of another kind each time.
+const MAX_ATTEMPTS: usize = 3;
 
-/// One entry of the folder.
 pub(super) struct Found {
-    /// Relative to the folder; empty for itself.
+    /// Relative to the folder; empty for the folder itself.
     pub path: PathBuf,
-    /// What it is, without content.
+    /// The entry's node, without content.
     pub node: Node,
-    /// Open, if it is a file.
+    /// The open file, if the entry is a regular file.
     pub file: Option<Opened>,
 }
 
-/// A folder of which some entries are still to be looked at.
+/// A folder with entries which the walk has not visited yet.
 struct Level {
     handle: Arc<OwnedFd>,
     names: Listing,
 }
 
-/// The walk. Its first entry is the folder itself, under the name that it is given.
+/// The walk. Its first entry is the folder itself, with the given name.
 pub(super) struct Walk {
     levels: Vec<Level>,
     path: PathBuf,
-    /// The file system of the folder.
+    /// The device number of the folder's file system.
     device: u64,
-    ledger: Arc<Ledger>,
+    stats: Arc<BackupStats>,
     excludes: Excludes,
     /// See [`super::FolderRules::settle`].
     settle: SignedDuration,
     root: Option<Node>,
 }
 
-/// Why there is nothing to hand over.
+/// Why an entry is skipped.
 enum Skipped {
-    /// It is gone.
+    /// The entry was deleted.
     Vanished,
-    /// It is another kind of thing by now.
+    /// The entry has become an entry of another kind.
     Changed,
-    /// Its handle leads nowhere any more: another client of the file system deleted or replaced it.
+    /// The handle is stale: another client of the file system deleted or replaced the entry.
     Stale,
     Failed(&'static str, io::Error),
-    /// The run cannot go on.
+    /// The run cannot continue.
     Run(RepositoryError),
 }
 
@@ -88,7 +87,7 @@ impl Skipped {
     fn of(action: &'static str) -> impl Fn(Errno) -> Self {
         move |error| match error {
             Errno::NOENT => Self::Vanished,
-            // A link or another thing took the place of what was seen there.
+            // A link or another kind of entry has replaced the one which was seen.
             Errno::LOOP | Errno::NOTDIR | Errno::NXIO => Self::Changed,
             Errno::STALE => Self::Stale,
             error => Self::Failed(action, error.into()),
@@ -97,51 +96,52 @@ impl Skipped {
 }
 
 impl Walk {
-    /// Opens the folder; nothing can be stored of one that cannot be read itself.
+    /// Opens the folder. Returns an error if the folder itself cannot be read, because then nothing can be stored.
     pub fn new(
         folder: &Path,
         name: &OsStr,
         (excludes, settle): (Excludes, SignedDuration),
-        ledger: Arc<Ledger>,
+        stats: Arc<BackupStats>,
     ) -> Result<Self, RepositoryError> {
         let unreadable = |source: io::Error| RepositoryError::Unreadable { path: folder.display().to_string(), source };
         raise_limit_of_handles();
-        // Where the folder itself is may be told by a link.
+        // The path of the folder itself may be a link.
         let handle = rustix::fs::open(folder, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty());
         let handle = handle.map_err(|error| unreadable(error.into()))?;
         let stat = stat_of(&handle).map_err(|error| unreadable(error.into()))?;
         let device = metadata::device_of(&stat);
-        let mut walk = Self { levels: Vec::new(), path: PathBuf::new(), device, ledger, excludes, settle, root: None };
+        let mut walk = Self { levels: Vec::new(), path: PathBuf::new(), device, stats, excludes, settle, root: None };
         let (names, failure) = Listing::of(&handle)?;
         if let Some(error) = failure {
             return Err(unreadable(error));
         }
         let handle = File::from(handle);
         let attributes = walk.attributes_of_open(&PathBuf::new(), &handle, EntryClass::Folder);
-        walk.root = Some(metadata::node(name, &stat, NodeType::Dir, attributes, walk.seen()));
+        walk.root = Some(metadata::node(name, &stat, NodeType::Dir, attributes, walk.observed()));
         walk.levels.push(Level { handle: Arc::new(handle.into()), names });
         Ok(walk)
     }
 
-    fn seen(&self) -> Look {
-        Look { now: Timestamp::now(), settle: self.settle }
+    fn observed(&self) -> Observed {
+        Observed { now: Timestamp::now(), settle: self.settle }
     }
 
-    /// Whether an entry of the folder itself is the storage system's own. It is reported, unless nothing can be in it.
-    fn is_passed_over(&self, root: &OwnedFd, name: &CStr) -> bool {
-        let Some(entry) = storage::is_systems_own(root, os(name)) else { return false };
-        if !entry.is_empty() && !self.excludes.leave_out(Path::new(os(name))) {
-            self.ledger.passed_over(Path::new(os(name)), entry.owner);
+    /// Whether an entry in the root belongs to the storage system. Such an entry is recorded, unless it is always
+    /// empty.
+    fn is_storage_entry(&self, root: &OwnedFd, name: &CStr) -> bool {
+        let Some(entry) = storage::is_systems_own(root, os_str(name)) else { return false };
+        if !entry.is_empty() && !self.excludes.leave_out(Path::new(os_str(name))) {
+            self.stats.storage_entry(Path::new(os_str(name)), entry.owner);
         }
         true
     }
 
-    /// Looks at one entry, and says what is to be handed over.
-    fn look(&mut self, name: &CStr) -> Result<Found, Skipped> {
+    /// Reads one entry; opens it if it is a file, and enters it if it is a folder.
+    fn visit(&mut self, name: &CStr) -> Result<Found, Skipped> {
         let Some(level) = self.levels.last() else { return Err(Skipped::Vanished) };
         let path = self.path.join(OsStr::from_bytes(name.to_bytes()));
         let stat = statx(&*level.handle, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)
-            .map_err(Skipped::of("look at"))?;
+            .map_err(Skipped::of("read its metadata"))?;
         match metadata::file_type(&stat) {
             FileType::Directory => self.enter(name, path, &stat),
             FileType::RegularFile => self.open(name, path),
@@ -152,42 +152,42 @@ impl Walk {
             }
             _ => {
                 let kind = metadata::node_type(&stat).ok_or_else(|| {
-                    Skipped::Failed("store", io::Error::other("it is of a kind that no tree can hold"))
+                    Skipped::Failed("store", io::Error::other("a snapshot cannot contain this kind of entry"))
                 })?;
                 Ok(self.without_content(name, path, &stat, kind))
             }
         }
     }
 
-    fn enter(&mut self, name: &CStr, path: PathBuf, seen: &Statx) -> Result<Found, Skipped> {
+    fn enter(&mut self, name: &CStr, path: PathBuf, entry_stat: &Statx) -> Result<Found, Skipped> {
         let Some(level) = self.levels.last() else { return Err(Skipped::Vanished) };
         let handle = match openat(&*level.handle, name, FOLDER, Mode::empty()).map_err(Skipped::of("open the folder")) {
             Ok(handle) => handle,
             Err(Skipped::Failed(action, error)) => {
-                // What is known of it is kept; that its entries are missing is told.
-                self.ledger.unreadable(&path, format!("failed to {action}: {error}"));
-                return Ok(self.without_content(name, path, seen, NodeType::Dir));
+                // The folder itself is stored, and the missing content is recorded.
+                self.stats.unreadable(&path, format!("failed to {action}: {error}"));
+                return Ok(self.without_content(name, path, entry_stat, NodeType::Dir));
             }
             Err(skipped) => return Err(skipped),
         };
-        let stat = stat_of(&handle).map_err(Skipped::of("look at"))?;
+        let stat = stat_of(&handle).map_err(Skipped::of("read its metadata"))?;
         let names = if self.is_mounted(&stat) {
-            self.ledger.mounted(&path);
+            self.stats.mounted(&path);
             Listing::default()
         } else {
             match Listing::of(&handle).map_err(Skipped::Run)? {
                 (names, None) => names,
-                // Deleted since it was opened.
-                (_, Some(_)) if is_gone(&handle) => return Err(Skipped::Vanished),
+                // The folder was deleted after it was opened.
+                (_, Some(_)) if is_deleted(&handle) => return Err(Skipped::Vanished),
                 (names, Some(error)) => {
-                    self.ledger.unreadable(&path, format!("failed to list the folder: {error}"));
+                    self.stats.unreadable(&path, format!("failed to list the folder: {error}"));
                     names
                 }
             }
         };
         let handle = File::from(handle);
         let attributes = self.attributes_of_open(&path, &handle, EntryClass::Folder);
-        let node = metadata::node(os(name), &stat, NodeType::Dir, attributes, self.seen());
+        let node = metadata::node(os_str(name), &stat, NodeType::Dir, attributes, self.observed());
         self.levels.push(Level { handle: Arc::new(handle.into()), names });
         self.path.clone_from(&path);
         Ok(Found { path, node, file: None })
@@ -197,43 +197,44 @@ impl Walk {
         let Some(level) = self.levels.last() else { return Err(Skipped::Vanished) };
         let opened = Opened::open(&level.handle, name).map_err(Skipped::of("open"))?;
         let attributes = self.attributes_of_open(&path, &opened.file, EntryClass::File);
-        let node = metadata::node(os(name), &opened.stat, NodeType::File, attributes, self.seen());
+        let node = metadata::node(os_str(name), &opened.stat, NodeType::File, attributes, self.observed());
         Ok(Found { path, node, file: Some(opened) })
     }
 
-    /// Links, devices, pipes and sockets, and folders that cannot be opened. They are not opened for their attributes.
+    /// The entry of a link, device, pipe or socket, or of a folder which cannot be opened. The entry itself is not
+    /// opened to read its attributes.
     fn without_content(&self, name: &CStr, path: PathBuf, stat: &Statx, kind: NodeType) -> Found {
         let found = self.levels.last().map_or(Ok(None), |level| {
-            // The system's own name of the handle leads to the folder itself, whatever became of its path.
-            let own = PathBuf::from(format!("/proc/self/fd/{}", level.handle.as_raw_fd())).join(os(name));
+            // A path in /proc which refers to the open folder itself, even if the folder was renamed.
+            let own = PathBuf::from(format!("/proc/self/fd/{}", level.handle.as_raw_fd())).join(os_str(name));
             attributes(xattr::list(&own), |name| xattr::get(&own, name))
         });
         let class = if matches!(kind, NodeType::Dir) { EntryClass::Folder } else { EntryClass::Other };
-        let attributes = self.kept(&path, class, found);
-        let node = metadata::node(os(name), stat, kind, attributes, self.seen());
+        let attributes = self.record_attributes(&path, class, found);
+        let node = metadata::node(os_str(name), stat, kind, attributes, self.observed());
         Found { path, node, file: None }
     }
 
     fn attributes_of_open(&self, path: &Path, file: &File, class: EntryClass) -> Metadata {
-        self.kept(path, class, attributes(file.list_xattr(), |name| file.get_xattr(name)))
+        self.record_attributes(path, class, attributes(file.list_xattr(), |name| file.get_xattr(name)))
     }
 
-    fn kept(&self, path: &Path, class: EntryClass, read: io::Result<Option<Attributes>>) -> Metadata {
+    fn record_attributes(&self, path: &Path, class: EntryClass, read: io::Result<Option<Attributes>>) -> Metadata {
         match read {
             Ok(Some(Attributes { found, failed })) => {
-                self.ledger.attributes_listed(class);
+                self.stats.attributes_listed(class);
                 for (name, error) in failed {
-                    self.ledger.attribute_unreadable(path, &name, &error);
+                    self.stats.attribute_unreadable(path, &name, &error);
                 }
                 found
             }
             Ok(None) => Metadata::default(),
-            // It is gone by now, which its reading or listing shows.
+            // The entry was deleted meanwhile, which reading or listing it will show.
             Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::StaleNetworkFileHandle].contains(&error.kind()) => {
                 Metadata::default()
             }
             Err(error) => {
-                self.ledger.attributes_unlisted(path, class, &error);
+                self.stats.attributes_unlisted(path, class, &error);
                 Metadata::default()
             }
         }
@@ -267,50 +268,51 @@ impl Iterator for Walk {
                 Err(error) => return Some(Err(error)),
             };
             let handle = Arc::clone(&level.handle);
-            if is_root && (is_left_out(&name) || self.is_passed_over(&handle, &name)) {
+            if is_root && (is_restore_entry(&name) || self.is_storage_entry(&handle, &name)) {
                 continue;
             }
-            let path = self.path.join(os(&name));
+            let path = self.path.join(os_str(&name));
             if self.excludes.leave_out(&path) {
-                self.ledger.left_out();
+                self.stats.excluded();
                 continue;
             }
-            let mut looks = 0;
+            let mut attempts = 0;
             let skipped = loop {
-                looks += 1;
-                match self.look(&name) {
+                attempts += 1;
+                match self.visit(&name) {
                     Ok(found) => return Some(Ok(found)),
                     Err(Skipped::Run(error)) => return Some(Err(error)),
-                    Err(Skipped::Changed | Skipped::Stale) if looks < LOOKS => {}
+                    Err(Skipped::Changed | Skipped::Stale) if attempts < MAX_ATTEMPTS => {}
                     Err(skipped) => break skipped,
                 }
             };
             match skipped {
-                Skipped::Vanished => self.ledger.vanished(&path, is_folder),
-                // Nothing is found by its name in a folder that is gone.
-                Skipped::Stale if self.levels.last().is_none_or(|level| is_gone(&level.handle)) => {
-                    self.ledger.vanished(&path, is_folder);
+                Skipped::Vanished => self.stats.vanished(&path, is_folder),
+                // In a deleted folder, no entry can be found by its name.
+                Skipped::Stale if self.levels.last().is_none_or(|level| is_deleted(&level.handle)) => {
+                    self.stats.vanished(&path, is_folder);
                 }
-                Skipped::Stale => self.ledger.unreadable(&path, "its handle becomes stale again and again"),
-                Skipped::Changed => self.ledger.unreadable(&path, "it becomes another kind of file again and again"),
-                Skipped::Failed(action, error) => self.ledger.unreadable(&path, format!("failed to {action}: {error}")),
+                Skipped::Stale => self.stats.unreadable(&path, "its handle becomes stale again and again"),
+                Skipped::Changed => self.stats.unreadable(&path, "it becomes another kind of file again and again"),
+                Skipped::Failed(action, error) => self.stats.unreadable(&path, format!("failed to {action}: {error}")),
                 Skipped::Run(error) => return Some(Err(error)),
             }
         }
     }
 }
 
-fn os(name: &CStr) -> &OsStr {
+fn os_str(name: &CStr) -> &OsStr {
     OsStr::from_bytes(name.to_bytes())
 }
 
-/// The restore step's entries are not the folder's own.
-fn is_left_out(name: &CStr) -> bool {
+/// Whether an entry belongs to a restore step.
+fn is_restore_entry(name: &CStr) -> bool {
     RESTORE_MARKS.iter().chain([&RESTORE_LOCK]).any(|own| own.as_bytes() == name.to_bytes())
 }
 
-/// A deep folder takes a handle a level, and many systems give a process 1024 unless it asks for more. One that gets no
-/// more lists what it could not reach.
+/// Raises the limit of open files to its maximum, because the walk keeps one handle open for each level of a deep
+/// folder, and the usual limit is 1024. If the maximum does not suffice, the entries which could not be opened are
+/// recorded.
 pub(super) fn raise_limit_of_handles() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);

@@ -1,7 +1,7 @@
-//! Makes a folder, step by step: files, holes, links, owners, modes, attributes and times.
+//! Creates a folder step by step: files, holes, links, owners, modes, attributes and times.
 //!
-//! By handles of folders alone, and only new entries: nothing that a snapshot says leads out of the target, and nothing
-//! that is there is written to. It must not know where the steps come from.
+//! Entries are created relative to the handle of their folder, and only new ones. So nothing in a snapshot can lead out
+//! of the target, and no existing entry is overwritten.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -32,9 +32,9 @@ use rustix::{
 
 use super::{
     FolderMetadata, RestoredFolder, Troubles,
-    owner::{Applied, Failed, Lost, Place, Weight},
+    owner::{Applied, Failed, Loss, MetadataTarget, Severity},
     refusal::is_refusal_of_entry,
-    unfold::Step,
+    tree_reader::Step,
     walk::raise_limit_of_handles,
 };
 use crate::{
@@ -42,41 +42,42 @@ use crate::{
     repository::{Progress, RepositoryError},
 };
 
-/// The parts of a batch by their ids.
+/// The blobs of a batch by their ids.
 pub(super) type Parts = HashMap<Id, Bytes>;
 
-/// What is nothing but zeros between two multiples of this becomes a hole: a new file has zeros where nothing was written.
+/// A block of this size which contains only zeros becomes a hole, because a new file is zero wherever nothing was
+/// written.
 const HOLE_BYTES: usize = 64 * 1024;
-/// To compare with: many times faster than to look at each byte, which of a terabyte takes long.
+/// For comparison: comparing slices is many times faster than a loop over the bytes.
 static ZEROS: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const NEW_FILE: OFlags =
     OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-/// Until all is in it, only we may look into it.
+/// Only the user of this process may access a folder or file before it is complete.
 const CLOSED_FOLDER: Mode = Mode::RWXU;
 const CLOSED_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
 
-/// A file that is being written.
+/// A file which is being written.
 struct Writing {
     name: OsString,
     file: File,
     length: u64,
-    /// Where the last byte that was written is, beyond which there are holes.
+    /// The end of the last block which was written. What follows it is a hole.
     written: u64,
 }
 
-/// The writer of one folder.
+/// Restores one folder.
 pub(super) struct Writer {
     target: PathBuf,
-    /// The target, and the folders in it that lead to where we are.
+    /// The target, and the open folders below it down to the current one.
     levels: Vec<OwnedFd>,
     path: PathBuf,
     file: Option<Writing>,
-    /// Whose the entries below the target were; no more than two are remembered.
+    /// The owners of the entries below the target in the snapshot; no more than two are kept.
     owners: BTreeSet<(Option<u32>, Option<u32>)>,
-    /// Entries that did not get their owner.
-    foreign: Troubles,
+    /// Entries whose owner could not be set.
+    wrong_owner: Troubles,
     restored: RestoredFolder,
 }
 
@@ -90,7 +91,7 @@ impl Writer {
             path: PathBuf::new(),
             file: None,
             owners: BTreeSet::new(),
-            foreign: Troubles::default(),
+            wrong_owner: Troubles::default(),
             restored: RestoredFolder::default(),
         };
         let handle = open(target, FOLDER, Mode::empty()).map_err(|error| writer.failed("open", None, error))?;
@@ -108,7 +109,6 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Carries out the next step.
     pub fn carry_out(&mut self, step: Step, parts: &Parts, progress: &Progress) -> Result<(), RepositoryError> {
         match step {
             Step::Enter(name, _) => {
@@ -128,7 +128,7 @@ impl Writer {
             }
             Step::Part(id) => {
                 let Some(content) = parts.get(&id) else {
-                    return Err(self.failed("write", None, io::Error::other("a part was not fetched")));
+                    return Err(self.failed("write", None, io::Error::other("a blob was not fetched")));
                 };
                 progress.read.fetch_add(content.len() as u64, Ordering::Relaxed);
                 self.append(content)
@@ -139,15 +139,15 @@ impl Writer {
         }
     }
 
-    /// Makes all of it durable.
+    /// Flushes everything to disk.
     pub fn finish(mut self) -> Result<RestoredFolder, RepositoryError> {
-        // The last folder was left, so the target is opened once more.
+        // The last step closed the target, so it is opened again.
         let handle = open(&self.target, FOLDER, Mode::empty());
         handle.and_then(syncfs).map_err(|error| self.failed("make durable", None, error))?;
-        // Where a namespace gives its pods a user of its own (OpenShift), the files that were that of another one become its.
+        // If each namespace has its own user (OpenShift), the files of one former user become those of another user.
         let is_mapped = self.owners.len() == 1 && !geteuid().is_root();
         if !is_mapped {
-            self.restored.essential.extend(self.foreign);
+            self.restored.essential.extend(self.wrong_owner);
         }
         Ok(self.restored)
     }
@@ -156,9 +156,9 @@ impl Writer {
         let Some(handle) = self.levels.pop() else { return Err(self.failed("leave", None, Errno::BADF)) };
         if let Some(node) = node {
             let handle = File::from(handle);
-            let applied = Place::Open(&handle).apply(&node.meta, &node.node_type);
+            let applied = MetadataTarget::Open(&handle).apply(&node.meta, &node.node_type);
             let path = self.path.clone();
-            self.keep_account(&path, node, applied)?;
+            self.record_applied(&path, node, applied)?;
             if self.levels.is_empty() {
                 self.restored.own = Some(FolderMetadata(node.meta.clone()));
             }
@@ -171,7 +171,7 @@ impl Writer {
         let Some(writing) = &mut self.file else { return Err(self.failed("write", None, Errno::BADF)) };
         let mut rest = content;
         while !rest.is_empty() {
-            // To the next multiple.
+            // Up to the next multiple of the block size.
             let into_block = usize::try_from(writing.length % HOLE_BYTES as u64).unwrap_or_default();
             let (block, after) = rest.split_at(rest.len().min(HOLE_BYTES - into_block));
             if *block != ZEROS[..block.len()] {
@@ -193,13 +193,13 @@ impl Writer {
         if written < length {
             ftruncate(&file, length).map_err(|error| self.failed("set the length of", Some(&name), error))?;
         }
-        // Other writers that store streams leave 0.
+        // Programs which back up streams may record 0.
         if node.meta.size != 0 && node.meta.size != length {
-            let text = format!("it has {length} bytes and should have {}", node.meta.size);
+            let text = format!("its blobs have {length} bytes, but its recorded size is {}", node.meta.size);
             return Err(self.failed("restore", Some(&name), io::Error::other(text)));
         }
-        let applied = Place::Open(&file).apply(&node.meta, &node.node_type);
-        self.keep_account(&self.path.join(&name), node, applied)?;
+        let applied = MetadataTarget::Open(&file).apply(&node.meta, &node.node_type);
+        self.record_applied(&self.path.join(&name), node, applied)?;
         self.restored.files += 1;
         self.restored.bytes += length;
         Ok(())
@@ -218,22 +218,22 @@ impl Writer {
         let path = self.path.join(name);
         match made {
             Ok(()) => {
-                let applied = Place::Named(level.as_fd(), name).apply(&node.meta, &node.node_type);
-                self.keep_account(&path, node, applied)?;
+                let applied = MetadataTarget::Named(level.as_fd(), name).apply(&node.meta, &node.node_type);
+                self.record_applied(&path, node, applied)?;
                 self.restored.files += 1;
             }
-            // No data is in it.
+            // The entry has no content, so a refusal loses no data.
             Err(error) if is_refusal_of_entry(error) => {
-                // Some drivers fail and leave a file behind, which is not what was stored.
+                // Some drivers return an error, but leave a file which is not the stored entry.
                 let _ = unlinkat(level, name, AtFlags::empty());
-                self.lose(&path, not_made(&node.node_type, error));
+                self.record_loss(&path, entry_loss(&node.node_type, error));
             }
             Err(error) => return Err(self.failed("make", Some(name), error)),
         }
         Ok(())
     }
 
-    /// Another name of what was made already; its copy where the target has no such thing.
+    /// Creates another name of an entry which exists already. If the target does not support that, a copy is created.
     fn link(&mut self, name: &OsStr, first: &Path, node: &Node) -> Result<(), RepositoryError> {
         let failed = |error| self.failed("link", Some(name), error);
         let mut folder = None;
@@ -252,12 +252,12 @@ impl Writer {
             Err(error) if node.is_file() && is_refusal_of_entry(error) => {
                 let source = open_to_read(from.as_fd(), last).map_err(failed)?;
                 self.copy(&source, name, node)?;
-                let (first, error) = (shown(first), io::Error::from(error));
+                let (first, error) = (display_path(first), io::Error::from(error));
                 let what = format!("the hard link to {first}, of which it is a copy ({error})");
-                self.lose(&self.path.join(name), Lost::minor(what));
+                self.record_loss(&self.path.join(name), Loss::minor(what));
                 Ok(())
             }
-            // The first name of it may have been refused.
+            // The first name may have been refused, too.
             Err(error) if !node.is_file() && (is_refusal_of_entry(error) || error == Errno::NOENT) => {
                 self.make(name, node)
             }
@@ -284,7 +284,7 @@ impl Writer {
         self.levels.last().ok_or_else(|| self.failed("write into", None, Errno::BADF))
     }
 
-    fn keep_account(
+    fn record_applied(
         &mut self,
         path: &Path,
         node: &Node,
@@ -294,27 +294,27 @@ impl Writer {
             self.owners.insert((node.meta.uid, node.meta.gid));
         }
         match applied {
-            Ok(Applied { lost, is_rounded }) => {
+            Ok(Applied { losses, is_rounded }) => {
                 self.restored.rounded_times += u64::from(is_rounded);
-                for lost in lost {
-                    self.lose(path, lost);
+                for loss in losses {
+                    self.record_loss(path, loss);
                 }
                 Ok(())
             }
             Err((action, source)) => {
                 let path = if path.as_os_str().is_empty() { &self.target } else { path };
-                Err(RepositoryError::Unwritable { action, path: shown(path), source })
+                Err(RepositoryError::Unwritable { action, path: display_path(path), source })
             }
         }
     }
 
-    fn lose(&mut self, path: &Path, Lost { what, weight }: Lost) {
-        // The target itself is a folder of its volume's storage system, which the app found there as well.
+    fn record_loss(&mut self, path: &Path, Loss { what, severity }: Loss) {
+        // The storage system creates the root folder of a volume, so an app does not depend on its metadata.
         if !path.as_os_str().is_empty() {
-            match weight {
-                Weight::Minor => {}
-                Weight::Owner => self.foreign.add(path, what.clone()),
-                Weight::Essential => self.restored.essential.add(path, what.clone()),
+            match severity {
+                Severity::Minor => {}
+                Severity::Owner => self.wrong_owner.add(path, what.clone()),
+                Severity::Essential => self.restored.essential.add(path, what.clone()),
             }
         }
         self.restored.not_kept.add(path, what);
@@ -322,26 +322,26 @@ impl Writer {
 
     fn failed(&self, action: &'static str, name: Option<&OsStr>, source: impl Into<io::Error>) -> RepositoryError {
         let path = name.map_or_else(|| self.target.clone(), |name| self.path.join(name));
-        RepositoryError::Unwritable { action, path: shown(&path), source: source.into() }
+        RepositoryError::Unwritable { action, path: display_path(&path), source: source.into() }
     }
 }
 
-fn shown(path: &Path) -> String {
+fn display_path(path: &Path) -> String {
     escape_name(path.as_os_str().as_encoded_bytes())
 }
 
-fn not_made(kind: &NodeType, error: Errno) -> Lost {
+fn entry_loss(kind: &NodeType, error: Errno) -> Loss {
     let error = io::Error::from(error);
     match kind {
-        // An app that listens makes its own.
-        NodeType::Socket => Lost::minor(format!("the socket, which cannot be made here ({error})")),
-        NodeType::Symlink { .. } => Lost::essential(format!("the symbolic link, which cannot be made here ({error})")),
-        NodeType::Fifo => Lost::essential(format!("the pipe, which cannot be made here ({error})")),
-        _ => Lost::essential(format!("the device, which cannot be made without the right to (CAP_MKNOD; {error})")),
+        // An app which listens on a socket creates the socket itself.
+        NodeType::Socket => Loss::minor(format!("the socket, which cannot be made here ({error})")),
+        NodeType::Symlink { .. } => Loss::essential(format!("the symbolic link, which cannot be made here ({error})")),
+        NodeType::Fifo => Loss::essential(format!("the pipe, which cannot be made here ({error})")),
+        _ => Loss::essential(format!("the device, which cannot be made without the right to (CAP_MKNOD; {error})")),
     }
 }
 
-/// Opens a file that was just restored, and whose mode may forbid that to its owner.
+/// Opens a file which was just restored. Its mode may not permit its owner to read it.
 fn open_to_read(folder: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match openat(folder, name, flags, Mode::empty()) {

@@ -1,6 +1,4 @@
-//! Lock files as restic writes and reads them. Format: restic's design document, section "Locks".
-//!
-//! It must not know whose locks count.
+//! Reads and writes lock files in restic's format. Format: restic's design document, section "Locks".
 
 use std::{fmt, time::Duration};
 
@@ -19,7 +17,7 @@ use super::{
     unreadable::UnreadableLock,
 };
 
-/// What a lock file holds.
+/// The content of a lock file.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct LockFile {
     pub time: Timestamp,
@@ -35,24 +33,24 @@ pub(super) struct LockFile {
     pub uid: u32,
     #[serde(default)]
     pub gid: u32,
-    /// So long after `time` the holder does nothing more under the lock unless it has refreshed it. Only Stowaway writes it,
-    /// and only into exclusive locks; restic passes by fields that it does not know.
+    /// The lease: the holder stops working under the lock this long after `time`, unless it has refreshed the lock.
+    /// Only Stowaway writes this field, and only into exclusive locks; restic ignores unknown fields.
     #[serde(default, rename = "stowaway_lease_seconds", skip_serializing_if = "Option::is_none")]
     pub lease_seconds: Option<u64>,
 }
 
-/// A lock that somebody has in the repository.
+/// A lock in the repository.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct FoundLock {
-    /// Id of its file, 64 hex digits.
+    /// The id of the lock file, 64 hex digits.
     pub id: String,
-    /// Who says to hold it.
+    /// The owner that the lock file names.
     pub holder: LockHolder,
     /// The holder's process, on its host or in its container.
     pub process: u32,
-    /// Whether it keeps off writers and readers, too, and not only other exclusive locks.
+    /// Whether the lock excludes readers and writers. A shared lock excludes only exclusive locks.
     pub exclusive: bool,
-    /// When it was last refreshed.
+    /// When the lock was last refreshed.
     pub refreshed: Timestamp,
 }
 
@@ -62,14 +60,14 @@ impl fmt::Display for FoundLock {
     }
 }
 
-/// Writes a lock file, and gives its name.
+/// Writes a lock file, and returns its id.
 pub(super) async fn write(
     store: &Store,
     cipher: &Cipher,
     version: u32,
     file: &LockFile,
 ) -> Result<Id, RepositoryError> {
-    let broken = |what: String| RepositoryError::Internal { place: store.place().to_owned(), what };
+    let broken = |what: String| RepositoryError::Internal { location: store.location().to_owned(), what };
     let json = serde_json::to_vec(file).map_err(|error| broken(error.to_string()))?;
     let content: Bytes = cipher.encrypt_file(&json, version).map_err(|error| broken(error.to_string()))?.into();
     let id = crypto::id_of(&content);
@@ -77,15 +75,15 @@ pub(super) async fn write(
     Ok(id)
 }
 
-/// What is in a lock file.
+/// The result of reading a lock file.
 #[derive(Debug)]
 pub(super) enum Content {
-    /// A lock, and the lease that it gives itself.
+    /// A lock, and its lease if it has one.
     Lock(FoundLock, Option<Duration>),
     Unreadable(UnreadableLock),
 }
 
-/// Reads a lock file; none if it is gone.
+/// Reads a lock file. Returns none if the file does not exist any more.
 pub(super) async fn read(store: &Store, cipher: &Cipher, id: &Id) -> Result<Option<Content>, RepositoryError> {
     let Some(content) = store.read(Kind::Lock, id).await? else { return Ok(None) };
     let file: Option<LockFile> = cipher.decrypt_file(&content).ok().and_then(|json| serde_json::from_slice(&json).ok());

@@ -1,6 +1,5 @@
-//! Locks of others: which ones count, and which ones are nobody's any more and go.
-//!
-//! It must not know how somebody's life is found out: a [`LockJudge`] says that.
+//! Locks of other clients: decides which of them conflict with a lock of this process, and removes those whose holders
+//! have died. A [`LockOwnerProbe`] determines whether a holder is alive.
 
 use std::{fmt, path::Path, sync::Arc, time::Duration};
 
@@ -17,56 +16,57 @@ use super::{
     },
     LockHolder,
     file::{self, Content, FoundLock},
-    seen::{Seen, has_no_owner, has_stopped},
+    seen::{ObservedLocks, has_no_owner, has_stopped},
     unreadable::UnreadableLock,
 };
 
-/// A lock that was not refreshed for so long is nobody's any more; restic's own rule.
+/// A lock that was not refreshed for this long is stale; the same rule as in restic.
 pub(super) const STALE: SignedDuration = SignedDuration::from_mins(30);
-/// A judge that has not answered by then knows nothing.
-const JUDGEMENT: Duration = Duration::from_secs(10);
+/// The deadline of a [`LockOwnerProbe`]. After it the liveness of a holder is unknown.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Whether the holder of a lock still runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Liveness {
-    /// It runs: its lock counts, however old it is.
+    /// The holder runs. Its lock is respected, however old it is.
     Alive,
-    /// It is gone for good: its lock is removed at once.
+    /// The holder has ended for good. Its lock is removed at once.
     Dead,
-    /// Unknown: its lock counts until it is stale by restic's rule, 30 minutes after it was last refreshed. A lock that is
-    /// dated 30 minutes ahead is stale as well.
+    /// The lock is respected until it is stale by restic's rule, 30 minutes after it was last refreshed. A lock that is
+    /// dated 30 minutes in the future is stale, too.
     Unknown,
 }
 
-/// Says who is still alive of those that have left locks.
-pub trait LockJudge: fmt::Debug + Send + Sync {
-    /// Judges the holder of a lock. An answer that takes longer than 10 s counts as [`Liveness::Unknown`].
-    fn judge<'a>(&'a self, lock: &'a FoundLock) -> BoxFuture<'a, Liveness>;
+/// Determines whether the holders of locks are alive.
+pub trait LockOwnerProbe: fmt::Debug + Send + Sync {
+    /// Determines whether the holder of a lock is alive. If the answer takes longer than 10 s, the result is
+    /// [`Liveness::Unknown`].
+    fn probe<'a>(&'a self, lock: &'a FoundLock) -> BoxFuture<'a, Liveness>;
 }
 
-/// Knows nobody.
+/// A probe for which the liveness of every holder is unknown.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct NoJudge;
+pub struct NoProbe;
 
-impl LockJudge for NoJudge {
-    fn judge<'a>(&'a self, _: &'a FoundLock) -> BoxFuture<'a, Liveness> {
+impl LockOwnerProbe for NoProbe {
+    fn probe<'a>(&'a self, _: &'a FoundLock) -> BoxFuture<'a, Liveness> {
         Box::pin(async { Liveness::Unknown })
     }
 }
 
-/// Knows the processes of this machine: a lock of the same holder whose process is gone is dead. The holder must name all
-/// that tells one numbering of processes from another, see [`LockHolder::of_this_process`], because containers share a host
-/// name and number their processes each on their own.
+/// A probe for the processes of this machine: a holder with the same name whose process does not exist is dead. The
+/// holder's name must identify the PID namespace and the boot, see [`LockHolder::of_this_process`], because containers
+/// may share a host name but have PIDs of their own.
 #[derive(Clone, Debug)]
 pub struct ProcessesHere {
-    /// How this process signs its own locks.
+    /// The owner that this process writes into its own lock files.
     pub holder: LockHolder,
 }
 
-impl LockJudge for ProcessesHere {
-    fn judge<'a>(&'a self, lock: &'a FoundLock) -> BoxFuture<'a, Liveness> {
+impl LockOwnerProbe for ProcessesHere {
+    fn probe<'a>(&'a self, lock: &'a FoundLock) -> BoxFuture<'a, Liveness> {
         let processes = Path::new("/proc");
-        // The folder must be of this process's own PID namespace, and show processes of other users as well.
+        // /proc must belong to this process's PID namespace, and must show processes of other users.
         let own = std::fs::read_link(processes.join("self")).ok();
         let is_own_folder = own.is_some_and(|own| own == Path::new(&std::process::id().to_string()));
         let is_gone = lock.holder == self.holder
@@ -78,9 +78,9 @@ impl LockJudge for ProcessesHere {
 }
 
 impl LockHolder {
-    /// A process of this machine, by host and user. The user names the PID namespace and the boot, too: what has another one
-    /// numbers its processes differently, so that a missing number proves nothing. Where the system does not tell both, the
-    /// holder is that of this very process, and no other one is ever judged by it.
+    /// Returns the holder for this process. The user includes the PID namespace and the boot, because PIDs of another
+    /// namespace or boot are unrelated, so that a missing PID proves nothing. If the system does not provide both, the
+    /// user includes a random number, so that this process never judges another holder.
     pub fn of_this_process(host: String, user: &str) -> Self {
         let namespace = std::fs::read_link("/proc/self/ns/pid").ok().map(|link| link.to_string_lossy().into_owned());
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
@@ -92,75 +92,74 @@ impl LockHolder {
     }
 }
 
-/// So much of a boot's random id distinguishes it from others.
+/// How many digits of the boot's random id are used.
 const BOOT_DIGITS: usize = 8;
 
-/// How locks of others are met.
+/// How locks of other clients are treated.
 #[derive(Clone, Debug)]
 pub struct LockRules {
-    /// Who says whether their holders are alive.
-    pub judge: Arc<dyn LockJudge>,
-    /// How long a lock that is in the way is waited for; zero: not at all.
+    /// Determines whether the holders of locks are alive.
+    pub probe: Arc<dyn LockOwnerProbe>,
+    /// How long to wait for a conflicting lock. Zero means not to wait.
     pub wait: Duration,
 }
 
 impl Default for LockRules {
     fn default() -> Self {
-        Self { judge: Arc::new(NoJudge), wait: Duration::ZERO }
+        Self { probe: Arc::new(NoProbe), wait: Duration::ZERO }
     }
 }
 
-/// What a lock is taken for.
+/// The purpose of a lock.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in super::super) enum Purpose {
-    /// To read. Others may read and write, and not remove.
+    /// Reading. Other clients may read and write, but not remove.
     Read,
-    /// To write, and to rely on what is there. Others may read and write, and not remove.
+    /// Writing, which relies on existing data. Other clients may read and write, but not remove.
     Write,
-    /// To remove. Others may neither read nor write.
+    /// Removing. Other clients may neither read nor write.
     Remove,
 }
 
 impl Purpose {
-    /// Whether the lock keeps off all others.
+    /// Whether the lock excludes all other clients.
     pub fn is_exclusive(self) -> bool {
         self == Self::Remove
     }
 }
 
-/// Refuses if a lock of another client is in the way: any is for an exclusive one, an exclusive one is for any. Removes
-/// those of the dead. `own` is passed by. All locks are read, so that `seen` counts for all of them from the first look on.
-pub(super) async fn honour(
+/// Fails if the lock of another client conflicts: an exclusive lock conflicts with any other lock. Removes the locks of
+/// dead holders. Ignores the lock `own`. Always reads all locks, so that `seen` observes each of them from the first
+/// call on.
+pub(super) async fn check_foreign_locks(
     store: &Store,
     cipher: &Cipher,
-    judge: &dyn LockJudge,
+    probe: &dyn LockOwnerProbe,
     purpose: Purpose,
     own: Option<Id>,
-    seen: &mut Seen,
+    seen: &mut ObservedLocks,
 ) -> Result<(), RepositoryError> {
-    let mut in_the_way = None;
+    let mut conflict = None;
     for (id, bytes) in store.list(Kind::Lock).await? {
         if Some(id) == own {
             continue;
         }
         let Some(content) = file::read(store, cipher, &id).await? else {
-            // Gone since the listing: it was released.
+            // The lock was released after it was listed.
             continue;
         };
         let unchanged = seen.unchanged_for((id, bytes), Instant::now());
         let (holder, since) = match content {
             Content::Unreadable(lock) => {
-                if has_no_owner(unchanged) || !lock.is_in_the_way(purpose.is_exclusive(), Timestamp::now()) {
-                    tracing::warn!(
-                        "{lock}, keeps no client off any more; `stowaway unlock` removes it once it is 30 minutes old"
-                    );
+                if has_no_owner(unchanged) || !lock.is_conflicting(purpose.is_exclusive(), Timestamp::now()) {
+                    tracing::warn!("{lock}, is ignored; `stowaway unlock` removes it once it is 30 minutes old");
                     continue;
                 }
                 (lock.to_string(), lock.modified.unwrap_or_else(Timestamp::now))
             }
             Content::Lock(lock, lease) => {
-                let liveness = liveness_of(&lock, judge).await;
-                if is_nobodys(&lock, liveness) {
+                let liveness = liveness_of(&lock, probe).await;
+                if is_abandoned(&lock, liveness) {
                     remove(store, &id, &lock).await;
                     continue;
                 }
@@ -171,8 +170,8 @@ pub(super) async fn honour(
                     liveness != Liveness::Alive && lease.is_some_and(|lease| has_stopped(lease, unchanged));
                 if purpose == Purpose::Read && has_stopped {
                     tracing::warn!(
-                        "reading in spite of the exclusive lock of {lock}, which was not refreshed for {} s: its holder has \
-                         stopped removing",
+                        "reading despite the exclusive lock of {lock}, which was not refreshed for {} s: its holder \
+                         has stopped removing data",
                         unchanged.as_secs()
                     );
                     continue;
@@ -180,12 +179,12 @@ pub(super) async fn honour(
                 (lock.to_string(), lock.refreshed)
             }
         };
-        in_the_way.get_or_insert(RepositoryError::Locked { place: store.place().to_owned(), holder, since });
+        conflict.get_or_insert(RepositoryError::Locked { location: store.location().to_owned(), holder, since });
     }
-    in_the_way.map_or(Ok(()), Err)
+    conflict.map_or(Ok(()), Err)
 }
 
-/// All locks but that one, and the lock files that cannot be read.
+/// Returns all locks except `own`, and the lock files that cannot be read.
 pub(super) async fn list(
     store: &Store,
     cipher: &Cipher,
@@ -202,58 +201,60 @@ pub(super) async fn list(
     Ok((locks, unreadable))
 }
 
-async fn liveness_of(lock: &FoundLock, judge: &dyn LockJudge) -> Liveness {
-    timeout(JUDGEMENT, judge.judge(lock)).await.unwrap_or(Liveness::Unknown)
+async fn liveness_of(lock: &FoundLock, probe: &dyn LockOwnerProbe) -> Liveness {
+    timeout(PROBE_TIMEOUT, probe.probe(lock)).await.unwrap_or(Liveness::Unknown)
 }
 
-fn is_nobodys(lock: &FoundLock, liveness: Liveness) -> bool {
+fn is_abandoned(lock: &FoundLock, liveness: Liveness) -> bool {
     match liveness {
         Liveness::Alive => false,
         Liveness::Dead => true,
-        // Of a holder whose clock is ahead, too: else its lock would stay until that time has come.
+        // The difference is absolute, because the lock of a holder whose clock is ahead would otherwise stay until that
+        // time.
         Liveness::Unknown => Timestamp::now().duration_since(lock.refreshed).abs() >= STALE,
     }
 }
 
-/// One that cannot be removed counts no more, all the same: its holder is gone.
+/// Removes the lock of a dead holder. A lock that cannot be removed is ignored nevertheless.
 async fn remove(store: &Store, id: &Id, lock: &FoundLock) {
-    let (place, since) = (store.place(), lock.refreshed);
+    let (location, since) = (store.location(), lock.refreshed);
     match store.remove(Kind::Lock, id).await {
         Ok(()) => {
-            tracing::warn!("removed the lock of {lock} in {place}, last refreshed {since:.0}: its holder is gone");
+            tracing::warn!("removed the lock of {lock} in {location}, last refreshed {since:.0}: its holder has ended");
         }
-        Err(error) => tracing::warn!("the lock of {lock}, whose holder is gone, could not be removed: {error}"),
+        Err(error) => tracing::warn!("the lock of {lock}, whose holder has ended, could not be removed: {error}"),
     }
 }
 
-/// Which locks are to go.
+/// Which locks to remove.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Unlock {
-    /// Those whose holders are gone, as the judge or restic's rule says.
+    /// The locks whose holders have ended, according to the probe or to restic's rule.
     Dead,
-    /// All, whoever may still hold one. What such a one writes afterwards may be lost to a prune.
+    /// All locks, even those of running clients. Data that such a client writes afterwards may be removed by a prune.
     All,
 }
 
-/// What became of the locks.
+/// The result of removing locks.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Unlocked {
     /// Locks that were removed.
     pub removed: Vec<FoundLock>,
-    /// Lock files that were removed, and that cannot be read.
+    /// Lock files that could not be read and were removed.
     pub removed_unreadable: Vec<UnreadableLock>,
-    /// Lock files that cannot be read, and that are too young to be nobody's, or whose age the store does not tell.
+    /// Lock files that could not be read and were kept, because they are not stale or the store does not report their
+    /// age.
     pub kept_unreadable: Vec<UnreadableLock>,
-    /// What could not be removed, and why.
+    /// Errors for the locks that could not be removed.
     pub failed: Vec<String>,
 }
 
-/// Removes locks without taking one, and reports which; see [`super::super::remove_locks`]. One that cannot be read or
-/// removed stops nothing: the others are removed all the same.
+/// Removes locks without taking one, and reports which locks it removed; see [`super::super::remove_locks`]. A lock
+/// that cannot be read or removed does not prevent the removal of the other locks.
 pub(in super::super) async fn remove_locks(
     store: &Store,
     cipher: &Cipher,
-    judge: &dyn LockJudge,
+    probe: &dyn LockOwnerProbe,
     which: Unlock,
 ) -> Result<Unlocked, RepositoryError> {
     let mut unlocked = Unlocked::default();
@@ -269,7 +270,7 @@ pub(in super::super) async fn remove_locks(
         };
         let is_removed = match &content {
             _ if which == Unlock::All => true,
-            Content::Lock(lock, _) => is_nobodys(lock, liveness_of(lock, judge).await),
+            Content::Lock(lock, _) => is_abandoned(lock, liveness_of(lock, probe).await),
             Content::Unreadable(lock) => lock.is_stale(Timestamp::now()),
         };
         match (content, is_removed) {

@@ -1,8 +1,9 @@
-//! Lock files that stay as they are: what follows from that by the clock of this process alone, which only runs forward.
+//! Detects lock files whose holders have stopped, because the files do not change. Only this process's monotonic clock
+//! is used.
 //!
-//! Each client replaces its lock file by a younger one again and again, and stops working when it cannot. So a file that was
-//! watched for longer than its holder would have left it is no longer acted under. No clock of another machine counts, and a
-//! file that was only just found counts in full. Pure.
+//! Each client periodically replaces its lock file by a newer one, and stops working when it cannot. So if a
+//! file was observed unchanged for longer than its holder would have left it, the holder has stopped. The clocks of other
+//! machines do not matter, and a file counts from when it was first observed. Pure.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -11,33 +12,34 @@ use tokio::time::Instant;
 
 use super::LOCK_REFRESH;
 
-/// For requests of the holder that are still on their way when its lease is over, and for clocks that run at another speed.
+/// A margin for requests of the holder which are in transit when its lease ends, and for clocks of different speed.
 const MARGIN: Duration = Duration::from_mins(2);
 
-/// Lock files with their lengths, and since when each was seen.
+/// Lock files with their lengths, and when each was first observed.
 #[derive(Debug, Default)]
-pub(super) struct Seen(HashMap<(Id, u64), Instant>);
+pub(super) struct ObservedLocks(HashMap<(Id, u64), Instant>);
 
-impl Seen {
-    /// For how long that file was seen as it is. Its name is the hash of its whole content, so only its length can differ.
+impl ObservedLocks {
+    /// Returns for how long the file was observed unchanged. Its name is the hash of its complete content, so a change
+    /// shows only in the length.
     pub fn unchanged_for(&mut self, file: (Id, u64), now: Instant) -> Duration {
         now.saturating_duration_since(*self.0.entry(file).or_insert(now))
     }
 }
 
-/// Whether the holder of an exclusive lock of Stowaway, which gives itself that lease, has stopped removing.
+/// Whether the holder of an exclusive lock of Stowaway with this lease has stopped removing data.
 ///
-/// It was refreshed last before it was seen for the first time. The holder counts its lease from before that, and ends all
-/// that it does under the lock when the lease is over.
+/// The lock was refreshed before the file was first observed. The holder measures the lease from before that refresh,
+/// and stops all work under the lock when the lease ends.
 pub(super) fn has_stopped(lease: Duration, unchanged: Duration) -> bool {
     unchanged >= lease.saturating_add(MARGIN)
 }
 
-/// Whether a lock file that cannot be read is the lock of no client.
+/// Whether no running client owns a lock file that cannot be read.
 ///
-/// A client that is still writing its first lock looks for locks of others once it is written, and gives way. One that is
-/// refreshing has its former file, which can be read. And one whose file has lost its content replaces it when the next
-/// refresh is due, after the 5 minutes of restic and of Stowaway.
+/// A client that is still writing its first lock checks for other locks afterwards, and yields. A client that is
+/// refreshing its lock still has its former file, which can be read. A client whose file has lost its content replaces
+/// the file at its next refresh, after 5 minutes in restic and in Stowaway.
 pub(super) fn has_no_owner(unchanged: Duration) -> bool {
     unchanged >= LOCK_REFRESH + MARGIN
 }
@@ -47,8 +49,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_counts_from_the_first_look_and_again_once_it_has_changed() {
-        let mut seen = Seen::default();
+    fn file_counts_from_its_first_observation_and_again_after_a_change() {
+        let mut seen = ObservedLocks::default();
         let (start, minute) = (Instant::now(), Duration::from_mins(1));
         let (file, other) = ((Id::random(), 0), (Id::random(), 0));
         assert_eq!(seen.unchanged_for(file, start), Duration::ZERO);
@@ -60,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn holder_has_stopped_only_once_its_lease_and_what_is_on_its_way_are_over() {
+    fn holder_has_stopped_only_after_its_lease_and_the_margin() {
         let minutes = Duration::from_mins;
         for (lease, unchanged, expected) in [
             (minutes(5), minutes(0), false),

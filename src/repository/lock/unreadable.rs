@@ -1,7 +1,8 @@
-//! Lock files that cannot be read: a full disk, a reset of the store, or a client that died while it wrote one leaves them.
+//! Lock files that cannot be read. They are left by a full disk, a reset of the store, or a client that died while it
+//! wrote one.
 //!
-//! The owner of such a file is unknown, and so is whether it is exclusive. So it counts as a lock, until it is too old to be one.
-//! Pure.
+//! The owner of such a file is unknown, and whether the lock is exclusive is unknown, too. So the file is respected
+//! like a lock until it is stale. Pure.
 
 use std::fmt;
 
@@ -9,26 +10,25 @@ use jiff::Timestamp;
 
 use super::foreign::STALE;
 
-/// A lock file whose content is none.
+/// A lock file without valid content.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct UnreadableLock {
-    /// Its path in the repository.
+    /// The path in the repository.
     pub path: String,
-    /// How long it is.
     pub bytes: u64,
-    /// When it was written, by the store's clock; none where the store does not answer that.
+    /// When the file was written, by the store's clock; none if the store does not report it.
     pub modified: Option<Timestamp>,
 }
 
 impl UnreadableLock {
-    /// Whether it is so old that its writer would have refreshed it: restic's rule for locks.
+    /// Whether the file is so old that its writer would have refreshed it: restic's rule for locks.
     pub(super) fn is_stale(&self, now: Timestamp) -> bool {
         self.modified.is_some_and(|modified| now.duration_since(modified) >= STALE)
     }
 
-    /// Whether it keeps a client off. As restic does, one that reads and writes passes by a file without any content. One
-    /// that removes does not, because that file may become a lock any moment.
-    pub(super) fn is_in_the_way(&self, exclusive: bool, now: Timestamp) -> bool {
+    /// Whether the file conflicts with a lock of this process. As in restic, a shared lock does not conflict with an
+    /// empty file. An exclusive lock does, because the file may become a valid lock at any moment.
+    pub(super) fn is_conflicting(&self, exclusive: bool, now: Timestamp) -> bool {
         !self.is_stale(now) && (exclusive || self.bytes > 0)
     }
 }
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lock_that_cannot_be_read_counts_until_it_is_stale() {
+    fn unreadable_lock_is_respected_until_it_is_stale() {
         let now = Timestamp::now();
         let minutes = |minutes| Some(now - SignedDuration::from_mins(minutes));
         for (bytes, modified, shared, exclusive) in [
@@ -61,8 +61,8 @@ mod tests {
             (40, None, true, true),
         ] {
             let lock = UnreadableLock { path: "locks/x".to_owned(), bytes, modified };
-            let is_in_the_way = (lock.is_in_the_way(false, now), lock.is_in_the_way(true, now));
-            assert_eq!(is_in_the_way, (shared, exclusive), "{lock:?}");
+            let is_conflicting = (lock.is_conflicting(false, now), lock.is_conflicting(true, now));
+            assert_eq!(is_conflicting, (shared, exclusive), "{lock:?}");
         }
     }
 }

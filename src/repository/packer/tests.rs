@@ -1,4 +1,4 @@
-//! What several threads do to one packer.
+//! Tests of a packer that several threads use.
 
 use std::thread;
 
@@ -10,7 +10,7 @@ use crate::repository::fixtures::access;
 
 struct Case {
     folder: tempfile::TempDir,
-    place: Place,
+    context: PackerContext,
 }
 
 impl Case {
@@ -19,24 +19,24 @@ impl Case {
         for kind in ["data", "index"] {
             std::fs::create_dir(folder.path().join(kind)).unwrap();
         }
-        let place = Place {
+        let context = PackerContext {
             store: Store::new(&access(folder.path()), CancellationToken::new()).unwrap(),
             cipher: Cipher::of(&MasterKey::new()).unwrap(),
             version: 2,
             progress: Arc::default(),
             first_error: Arc::default(),
         };
-        Self { folder, place }
+        Self { folder, context }
     }
 
-    /// Does that where it may block.
+    /// Runs a task on a thread that may block.
     async fn with<T: Send + 'static>(&self, task: impl FnOnce(&Arc<Packer>) -> T + Send + 'static) -> T {
-        let packer = Arc::new(Packer::new(self.place.clone(), Arc::default()));
+        let packer = Arc::new(Packer::new(self.context.clone(), Arc::default()));
         spawn_blocking(move || task(&packer)).await.unwrap()
     }
 
-    async fn known(&self) -> Known {
-        Known::read(&self.place.cipher, &self.place.store).await.unwrap()
+    async fn known(&self) -> KnownBlobs {
+        KnownBlobs::read(&self.context.cipher, &self.context.store).await.unwrap()
     }
 }
 
@@ -73,7 +73,7 @@ async fn blob_that_several_threads_have_is_stored_once() {
 }
 
 #[tokio::test]
-async fn long_run_leaves_an_index_on_its_way_of_packs_that_rustic_takes() {
+async fn long_run_writes_an_index_before_its_end_with_packs_that_rustic_accepts() {
     let case = Case::new();
     let blobs = u32::try_from(INDEX_BLOBS + PACK_BLOBS).unwrap();
     let written = case.with(move |packer| {
@@ -83,7 +83,7 @@ async fn long_run_leaves_an_index_on_its_way_of_packs_that_rustic_takes() {
     let written = written.await;
     assert_eq!((count(&written, Kind::Pack), count(&written, Kind::Index)), (6, 2));
     for (kind, id, size) in written.files {
-        assert_eq!(case.place.store.stat(kind, &id).await.unwrap(), Some(size));
+        assert_eq!(case.context.store.stat(kind, &id).await.unwrap(), Some(size));
     }
     let last = crypto::id_of(&(blobs - 1).to_le_bytes());
     assert!(case.known().await.take(BlobKind::Data, last).unwrap().is_some());
@@ -100,13 +100,13 @@ async fn run_without_anything_new_writes_nothing() {
 async fn one_failed_upload_ends_the_run_for_all() {
     let case = Case::new();
     std::fs::remove_dir(case.folder.path().join("data")).unwrap();
-    std::fs::write(case.folder.path().join("data"), "in the way").unwrap();
+    std::fs::write(case.folder.path().join("data"), "not a folder").unwrap();
     let ended = case.with(|packer| {
         packer.save(BlobKind::Data, b"x").unwrap();
         packer.finish().map(|_| ())
     });
     assert!(matches!(ended.await, Err(RepositoryError::Cancelled { .. })));
-    let error = case.place.first_error.take().unwrap();
+    let error = case.context.first_error.take().unwrap();
     assert!(error.to_string().contains("write"), "{error}");
     assert!(case.known().await.find(BlobKind::Tree, Id::default()).unwrap().is_none());
 }

@@ -1,7 +1,9 @@
-//! Temporary files, for what would not fit into memory: sorted records, tables of them, and sets that grow.
+//! Data structures in temporary files, for data that does not fit into memory: sorted records, tables of records, and
+//! growing sets.
 //!
-//! Each structure stays in memory while it is small. Its files have no name, so that they end with the process. They are in
-//! the folder that `TMPDIR` names, or in `/tmp`, where the pods of runs, sidecars and restore steps mount an `emptyDir`.
+//! Each structure is in memory while it is small. The files have no names, so that the system removes them when the
+//! process ends. They are in the folder that `TMPDIR` specifies, or in `/tmp`, where the pods of runs, sidecars and
+//! restore steps mount an `emptyDir`.
 
 mod set;
 mod sort;
@@ -17,17 +19,18 @@ pub(super) use self::{
     table::{Scan, Table},
 };
 
-/// A new temporary file, for reading and writing.
+/// Creates a temporary file for reading and writing.
 pub(super) fn file() -> io::Result<File> {
     tempfile::tempfile()
 }
 
-/// Whether an error while a temporary file is read is one of the file: it comes from the system. All others concern the content.
+/// Whether an error while a temporary file is read comes from the file: then the system returned it. Any other error is
+/// about the content.
 pub(super) fn is_of_file(error: &io::Error) -> bool {
     error.raw_os_error().is_some()
 }
 
-/// Reports that a temporary file failed.
+/// Returns the error for a temporary file that failed.
 pub(super) fn failed(source: io::Error) -> RepositoryError {
     RepositoryError::Scratch { folder: env::temp_dir().display().to_string(), source }
 }

@@ -1,10 +1,10 @@
-//! A set that only grows: what was added last is in memory, the rest in tables.
+//! A set that only grows. The keys that were added last are in memory, the others in tables.
 
 use std::{collections::HashSet, io};
 
 use super::{sort::Sorter, table::Table};
 
-/// How many keys are in memory before they become a table.
+/// How many keys are in memory before they are written to a table.
 const RECENT: usize = 128 << 10;
 
 /// A set of keys of `N` bytes each.
@@ -13,7 +13,7 @@ pub(in super::super) struct GrowingSet<const N: usize> {
     /// How many keys `recent` may hold.
     most: usize,
     recent: HashSet<[u8; N]>,
-    /// Each is less than half as long as the one before it, so that there are few.
+    /// Tables of older keys. Each is at most half as long as the table before it, so that there are few tables.
     settled: Vec<Table<N>>,
     length: usize,
 }
@@ -29,17 +29,17 @@ impl<const N: usize> GrowingSet<N> {
         Self { most, recent: HashSet::new(), settled: Vec::new(), length: 0 }
     }
 
-    /// How many keys there are.
+    /// Returns the number of keys.
     pub fn len(&self) -> usize {
         self.length
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
 
-    /// Whether the key is there.
+    /// Whether the set contains the key.
     pub fn contains(&self, key: &[u8; N]) -> io::Result<bool> {
         if self.recent.contains(key) {
             return Ok(true);
@@ -52,7 +52,7 @@ impl<const N: usize> GrowingSet<N> {
         Ok(false)
     }
 
-    /// Adds a key; false if it was there.
+    /// Adds a key. Returns false if the set contained it.
     pub fn insert(&mut self, key: [u8; N]) -> io::Result<bool> {
         if self.contains(&key)? {
             return Ok(false);

@@ -1,7 +1,7 @@
-//! Records in the order of their bytes, however many there are: sorted runs are written to temporary files and merged.
+//! External sorting of records by their bytes: sorted runs are written to temporary files and merged.
 //!
-//! The crate `extsort` does the same; it is not used, because it takes a run that was cut for one that ended, and because its
-//! build script has dependencies without a maintainer.
+//! The crate `extsort` does the same. It is not used, because it treats a truncated run as a complete one, and because
+//! its build script has unmaintained dependencies.
 
 use std::{
     cmp::Reverse,
@@ -11,18 +11,18 @@ use std::{
     vec,
 };
 
-/// Takes records in any order.
+/// Collects records in any order.
 #[derive(Debug)]
 pub(in super::super) struct Sorter {
-    /// How many bytes of memory it takes before it writes a run.
+    /// How many bytes of memory the sorter uses before it writes a run.
     budget: usize,
     bytes: Vec<u8>,
-    /// Where each record begins in `bytes`, and its length.
+    /// The offset of each record in `bytes`, and its length.
     spans: Vec<(u32, u32)>,
     runs: Vec<Run>,
 }
 
-/// Sorted records in a file, each behind its length.
+/// Sorted records in a file. Each record is preceded by its length.
 #[derive(Debug)]
 struct Run {
     file: File,
@@ -30,12 +30,12 @@ struct Run {
 }
 
 impl Sorter {
-    /// A sorter that keeps up to `budget` bytes in memory, at most 4 GiB.
+    /// Creates a sorter that uses up to `budget` bytes of memory, at most 4 GiB.
     pub fn new(budget: usize) -> Self {
         Self { budget, bytes: Vec::new(), spans: Vec::new(), runs: Vec::new() }
     }
 
-    /// Takes a record of less than 4 GiB. Equal records are kept.
+    /// Adds a record of less than 4 GiB. Equal records are kept.
     pub fn push(&mut self, record: &[u8]) -> io::Result<()> {
         let span = (number(self.bytes.len())?, number(record.len())?);
         self.bytes.extend_from_slice(record);
@@ -43,7 +43,7 @@ impl Sorter {
         if self.bytes.len() + self.spans.len() * size_of::<(u32, u32)>() >= self.budget { self.spill() } else { Ok(()) }
     }
 
-    /// All records in order.
+    /// Returns all records in order.
     pub fn finish(mut self) -> io::Result<Sorted> {
         if self.runs.is_empty() {
             self.sort();
@@ -90,7 +90,7 @@ fn number(length: usize) -> io::Result<u32> {
     u32::try_from(length).map_err(|_| io::Error::other("a record is too long to be sorted"))
 }
 
-/// Sorted records, each of which is given once.
+/// An iterator over sorted records.
 #[derive(Debug)]
 pub(in super::super) struct Sorted(Source);
 
@@ -100,7 +100,7 @@ enum Source {
     Runs(Merge),
 }
 
-/// No records.
+/// An iterator without records.
 impl Default for Sorted {
     fn default() -> Self {
         Self(Source::Memory { bytes: Vec::new(), spans: Vec::new().into_iter() })
@@ -113,7 +113,7 @@ impl Sorted {
         matches!(self.0, Source::Memory { .. })
     }
 
-    /// Replaces `record` by the next one; false after the last.
+    /// Replaces `record` by the next record. Returns false after the last record.
     pub fn next(&mut self, record: &mut Vec<u8>) -> io::Result<bool> {
         match &mut self.0 {
             Source::Memory { bytes, spans } => {
@@ -129,7 +129,7 @@ impl Sorted {
 
 #[derive(Debug)]
 struct Merge {
-    /// What is left of each run, and how many records that is.
+    /// The rest of each run, and its number of records.
     runs: Vec<(BufReader<File>, u64)>,
     /// The next record of each run, and the run's number.
     next: BinaryHeap<Reverse<(Vec<u8>, usize)>>,
@@ -143,7 +143,7 @@ impl Merge {
         Ok(true)
     }
 
-    /// Reads the next record of a run into that buffer.
+    /// Reads the next record of a run into `buffer`.
     fn refill(&mut self, number: usize, mut buffer: Vec<u8>) -> io::Result<()> {
         let (reader, left) = &mut self.runs[number];
         if *left == 0 {
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn run_that_was_cut_is_an_error() {
+    fn truncated_run_is_an_error() {
         let mut sorter = Sorter::new(100);
         for number in 0..100_u32 {
             sorter.push(&number.to_be_bytes()).unwrap();

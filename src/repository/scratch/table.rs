@@ -1,5 +1,5 @@
-//! A sorted table of records of one length: in memory, or in a temporary file of which memory holds the beginning of each
-//! block.
+//! A sorted table of records of equal length. It is in memory, or in a temporary file with an index in memory of the
+//! first record of each block.
 
 use std::{
     fs::File,
@@ -9,18 +9,19 @@ use std::{
 
 use super::sort::Sorter;
 
-/// How many records are read at once when one is looked for, and when all are read in order.
+/// How many records are read at once in a search.
 const BLOCK: usize = 64;
+/// How many records are read at once in a scan.
 const SCAN: usize = 1024;
-/// How much of the first record of a block is in memory.
+/// How many bytes of the first record of each block are in memory.
 const FENCE_BYTES: usize = 16;
 
-/// Sorted records of `N` bytes each, no two of which are equal.
+/// Sorted records of `N` bytes each, without duplicates.
 #[derive(Debug)]
 pub(in super::super) struct Table<const N: usize> {
     rows: Rows,
     length: usize,
-    /// The beginning of the first record of each block; only of a file.
+    /// The first bytes of the first record of each block. Empty if the table is in memory.
     fences: Vec<[u8; FENCE_BYTES]>,
 }
 
@@ -37,7 +38,8 @@ impl<const N: usize> Default for Table<N> {
 }
 
 impl<const N: usize> Table<N> {
-    /// The table of all records of a sorter, each of which has `N` bytes. In memory if the sorter's are.
+    /// Creates a table of all records of a sorter, which must have `N` bytes each. The table is in memory if the
+    /// sorter's records are.
     pub fn of(sorter: Sorter) -> io::Result<Self> {
         let mut records = sorter.finish()?;
         let mut builder = Builder::new(records.is_in_memory())?;
@@ -48,7 +50,7 @@ impl<const N: usize> Table<N> {
         builder.finish()
     }
 
-    /// The table of the records of both, in a file.
+    /// Merges two tables into one, in a file.
     pub fn merged(one: &Self, other: &Self) -> io::Result<Self> {
         let mut builder = Builder::new(false)?;
         let (mut left, mut right) = (one.scan(0), other.scan(0));
@@ -67,18 +69,18 @@ impl<const N: usize> Table<N> {
         }
     }
 
-    /// How many records there are.
+    /// Returns the number of records.
     pub fn len(&self) -> usize {
         self.length
     }
 
-    /// The records that begin with these bytes, and their places.
+    /// Returns the records that begin with `key`, and their indices.
     pub fn matching(&self, key: &[u8]) -> io::Result<Vec<(usize, [u8; N])>> {
         let mut found = Vec::new();
         let mut scan = self.scan_of(self.before(key), BLOCK);
         while let Some(record) = scan.next()? {
             if record.starts_with(key) {
-                found.push((scan.place - 1, record));
+                found.push((scan.index - 1, record));
             } else if record[..] > *key {
                 break;
             }
@@ -86,29 +88,29 @@ impl<const N: usize> Table<N> {
         Ok(found)
     }
 
-    /// The record at a place, which must be below the length.
-    pub fn row(&self, place: usize) -> io::Result<[u8; N]> {
+    /// Returns the record at `index`, which must be less than the length.
+    pub fn row(&self, index: usize) -> io::Result<[u8; N]> {
         let mut row = [0; N];
         match &self.rows {
-            Rows::Memory(rows) => match rows.get(place * N..(place + 1) * N) {
+            Rows::Memory(rows) => match rows.get(index * N..(index + 1) * N) {
                 Some(found) => row.copy_from_slice(found),
                 None => return Err(io::ErrorKind::UnexpectedEof.into()),
             },
-            Rows::File(file) => file.read_exact_at(&mut row, (place * N) as u64)?,
+            Rows::File(file) => file.read_exact_at(&mut row, (index * N) as u64)?,
         }
         Ok(row)
     }
 
-    /// All records from a place on.
+    /// Iterates over the records, starting at the index `from`.
     pub fn scan(&self, from: usize) -> Scan<'_, N> {
         self.scan_of(from, SCAN)
     }
 
     fn scan_of(&self, from: usize, at_once: usize) -> Scan<'_, N> {
-        Scan { table: self, place: from, at_once, read: Vec::new(), first: from }
+        Scan { table: self, index: from, at_once, read: Vec::new(), first: from }
     }
 
-    /// A place before which no record begins with that key, and not far behind which the first one is.
+    /// Returns an index at which a search for `key` starts: no earlier record begins with `key`.
     fn before(&self, key: &[u8]) -> usize {
         match &self.rows {
             Rows::Memory(rows) => {
@@ -131,40 +133,40 @@ impl<const N: usize> Table<N> {
 #[derive(Debug)]
 pub(in super::super) struct Scan<'a, const N: usize> {
     table: &'a Table<N>,
-    /// Of the next record.
-    place: usize,
+    /// The index of the next record.
+    index: usize,
     at_once: usize,
-    /// Records that were read from the file, and the place of the first of them.
+    /// The records that were read from the file, and the index of the first of them.
     read: Vec<u8>,
     first: usize,
 }
 
 impl<const N: usize> Scan<'_, N> {
-    /// The next record, or none after the last.
+    /// Returns the next record, or none after the last record.
     pub fn next(&mut self) -> io::Result<Option<[u8; N]>> {
-        if self.place >= self.table.length {
+        if self.index >= self.table.length {
             return Ok(None);
         }
         let mut record = [0; N];
         match &self.table.rows {
-            Rows::Memory(rows) => record.copy_from_slice(&rows[self.place * N..][..N]),
+            Rows::Memory(rows) => record.copy_from_slice(&rows[self.index * N..][..N]),
             Rows::File(file) => {
-                let mut at = (self.place - self.first) * N;
+                let mut at = (self.index - self.first) * N;
                 if at >= self.read.len() {
-                    let records = self.at_once.min(self.table.length - self.place);
+                    let records = self.at_once.min(self.table.length - self.index);
                     self.read.resize(records * N, 0);
-                    file.read_exact_at(&mut self.read, (self.place * N) as u64)?;
-                    (self.first, at) = (self.place, 0);
+                    file.read_exact_at(&mut self.read, (self.index * N) as u64)?;
+                    (self.first, at) = (self.index, 0);
                 }
                 record.copy_from_slice(&self.read[at..][..N]);
             }
         }
-        self.place += 1;
+        self.index += 1;
         Ok(Some(record))
     }
 }
 
-/// Takes records in order, and leaves out those that are equal to the one before.
+/// Builds a table from sorted records, and omits duplicates.
 struct Builder<const N: usize> {
     memory: Vec<u8>,
     file: Option<BufWriter<File>>,
@@ -246,8 +248,8 @@ mod tests {
                 prop_assert_eq!(all(&table), expected.clone());
                 let wanted: Vec<_> = expected.iter().copied().enumerate().filter(|(_, one)| one.starts_with(&key)).collect();
                 prop_assert_eq!(table.matching(&key).unwrap(), wanted);
-                for (place, record) in expected.iter().enumerate().step_by(7) {
-                    prop_assert_eq!(table.row(place).unwrap(), *record);
+                for (index, record) in expected.iter().enumerate().step_by(7) {
+                    prop_assert_eq!(table.row(index).unwrap(), *record);
                 }
             }
         }

@@ -1,6 +1,5 @@
-//! One try of a request to whichever store it is, and what kind of failure an answer is.
-//!
-//! It must not know retries.
+//! A single attempt of a request to a store, for each kind of store, and the classification of failures. The caller
+//! retries.
 
 use std::io;
 
@@ -16,7 +15,7 @@ use super::{
 };
 use crate::repository::StoreFault;
 
-/// Where the files are.
+/// The kind of store, with its connection.
 #[derive(Clone, Debug)]
 pub(super) enum Backend {
     Folder(Folder),
@@ -35,7 +34,7 @@ impl Backend {
         }
     }
 
-    /// When a file was last written, by the store's clock; none where the store does not answer that.
+    /// Returns when a file was last written, by the store's clock; none if the store does not report the time.
     pub async fn modified(&self, path: &str) -> Result<Option<Timestamp>, Fault> {
         match self {
             Self::Folder(folder) => on_disk(folder, path, Folder::modified).await,
@@ -65,7 +64,7 @@ impl Backend {
         }
     }
 
-    /// Makes what the store wants before the first file of a new repository.
+    /// Prepares the store for a new repository, before the first file is written.
     pub async fn prepare(&self) -> Result<(), Fault> {
         match self {
             Self::Rest(server) => server.prepare().await,
@@ -73,10 +72,11 @@ impl Backend {
         }
     }
 
-    /// Names and sizes of all files of a folder and those below it, or an error.
+    /// Lists the names and sizes of all files of a folder, including its subfolders.
     ///
-    /// Where there are real folders, one that is missing counts as empty if `may_be_new`, or beside a config: tools that
-    /// copy repositories leave out empty folders. Otherwise this is a volume that was taken away.
+    /// In a store with real folders, a missing folder counts as empty if `may_be_new`, or if there is a config, because
+    /// tools that copy repositories may omit empty folders. Otherwise the volume was probably removed, and this is an
+    /// error.
     pub async fn list(&self, folder: &str, may_be_new: bool) -> Result<Vec<(String, u64)>, Fault> {
         let listed = match self {
             Self::Folder(root) => on_disk(root, folder, Folder::list).await,
@@ -107,7 +107,7 @@ impl Backend {
         }
     }
 
-    /// Writes a part of a file that has not got its name yet, which is made for the first one. May be done again.
+    /// Writes a part of a partial file, and creates the file for the first part. The call may be repeated.
     pub async fn write_part(&self, partial: &str, offset: u64, content: &[Bytes]) -> Result<(), Fault> {
         match self {
             Self::Folder(folder) => {
@@ -119,7 +119,7 @@ impl Backend {
         }
     }
 
-    /// Makes such a file durable, and gives it its name; on success the other name is gone.
+    /// Makes a partial file durable and renames it to its final name.
     pub async fn give_name(&self, partial: &str, path: &str, mode: Write) -> Result<(), Fault> {
         match self {
             Self::Folder(folder) => {
@@ -131,7 +131,8 @@ impl Backend {
         }
     }
 
-    /// Removes what killed writers have left, where such files can be left at all. The caller keeps all other writers off.
+    /// Removes the partial files of killed writers, for stores that have partial files. The caller must exclude all
+    /// other writers.
     pub async fn remove_leftovers(&self) -> Result<Leftovers, Fault> {
         match self {
             Self::Folder(folder) => on_disk(folder, "", |folder, _| folder.remove_leftovers()).await,
@@ -150,20 +151,20 @@ impl Backend {
 }
 
 fn without_partial_files() -> Fault {
-    Fault::Final(StoreFault::Http("the store has no files that are written part by part".to_owned()))
+    Fault::Permanent(StoreFault::Http("the store does not support partial files".to_owned()))
 }
 
-/// How one try failed.
+/// Why a single attempt failed.
 #[derive(Debug)]
 pub(super) enum Fault {
     Missing(StoreFault),
     Taken,
     Full(StoreFault),
     Denied(StoreFault),
-    /// Trying again would not help.
-    Final(StoreFault),
-    /// It may.
-    Passing(StoreFault),
+    /// A retry would not help.
+    Permanent(StoreFault),
+    /// A retry may help.
+    Transient(StoreFault),
     Cancelled,
 }
 
@@ -174,8 +175,8 @@ impl From<opendal::Error> for Fault {
             ErrorKind::ConditionNotMatch | ErrorKind::AlreadyExists => return Self::Taken,
             _ if objects::is_full(&error) => Self::Full,
             _ if objects::is_denied(&error) => Self::Denied,
-            _ if objects::is_final(&error) => Self::Final,
-            _ => Self::Passing,
+            _ if objects::is_final(&error) => Self::Permanent,
+            _ => Self::Transient,
         };
         classify(objects::fault(&error))
     }
@@ -189,14 +190,14 @@ impl From<io::Error> for Fault {
             Io::AlreadyExists => return Self::Taken,
             Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => Self::Full,
             Io::PermissionDenied | Io::ReadOnlyFilesystem => Self::Denied,
-            Io::NotADirectory | Io::IsADirectory | Io::InvalidInput | Io::Unsupported => Self::Final,
-            _ => Self::Passing,
+            Io::NotADirectory | Io::IsADirectory | Io::InvalidInput | Io::Unsupported => Self::Permanent,
+            _ => Self::Transient,
         };
         classify(StoreFault::File(error))
     }
 }
 
-/// Runs a request to the file system where it may block.
+/// Runs a file system request on a thread that may block.
 async fn on_disk<T: Send + 'static>(
     folder: &Folder,
     path: &str,

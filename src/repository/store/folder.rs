@@ -1,7 +1,7 @@
 //! A repository's files in a folder, in restic's layout.
 //!
-//! It must not know what the files mean. The library's own folder service is not used: it takes a missing folder for an
-//! empty one, its "only if absent" is a check followed by a rename, and it does not make the folder's entry durable.
+//! The file system service of `opendal` is not used, because it treats a missing folder as empty, implements "only if
+//! absent" as a check followed by a rename, and does not make the folder's entry durable.
 
 mod leftovers;
 
@@ -16,14 +16,14 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 pub(super) use self::leftovers::Leftovers;
-use super::{Write as Mode, upload::partial_of};
+use super::{Write as Mode, upload::partial_path};
 
-/// The root of a repository.
+/// The root folder of a repository.
 #[derive(Clone, Debug)]
 pub(super) struct Folder {
     root: PathBuf,
-    /// Others go on with it: files are readable by all (they are encrypted), and folders writable by the group. Else both
-    /// are the owner's, as restic has them.
+    /// Whether several users use the repository. If so, files are readable by all users (they are encrypted) and
+    /// folders are writable by the group. Otherwise both are accessible only to the owner, as in restic.
     shared: bool,
 }
 
@@ -49,21 +49,21 @@ impl Folder {
     pub fn read_range(&self, path: &str, offset: u64, length: u64) -> io::Result<Bytes> {
         let mut file = fs::File::open(self.root.join(path))?;
         file.seek(SeekFrom::Start(offset))?;
-        // Else the buffer is doubled again and again on the way, and becomes too long.
-        let there = file.metadata()?.len().saturating_sub(offset).min(length);
-        let mut data = Vec::with_capacity(usize::try_from(there).unwrap_or(0));
+        // The capacity is exact, because a buffer that grows by doubling becomes too long.
+        let available = file.metadata()?.len().saturating_sub(offset).min(length);
+        let mut data = Vec::with_capacity(usize::try_from(available).unwrap_or(0));
         file.take(length).read_to_end(&mut data)?;
         Ok(data.into())
     }
 
-    /// Names and sizes of all files of a folder and those below it, or an error: one entry that cannot be read fails the
-    /// whole listing.
+    /// Lists the names and sizes of all files of a folder, including its subfolders. If an entry cannot be read, the
+    /// whole listing fails.
     pub fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>> {
         let mut files = Vec::new();
         for entry in fs::read_dir(self.root.join(folder))? {
             let entry = entry?;
             let metadata = match entry.metadata() {
-                // Removed while we read: it is not there any more.
+                // The entry was removed during the listing.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 metadata => metadata?,
             };
@@ -80,20 +80,21 @@ impl Folder {
         Ok(files)
     }
 
-    /// Writes beside the final name, makes it durable, and only then gives it that name: a reader sees all or nothing.
+    /// Writes a partial file, makes it durable, and renames it to the final name. So a reader sees a complete file or
+    /// none.
     pub fn write(&self, path: &str, content: &[Bytes], mode: Mode) -> io::Result<()> {
-        let partial = partial_of(path);
+        let partial = partial_path(path);
         self.make_folders(self.root.join(path).parent().unwrap_or(&self.root))?;
         let written = write_durably(&self.root.join(&partial), content, self.file_mode())
             .and_then(|()| self.rename(&partial, path, mode));
         if written.is_err() {
-            // What is left of a failed write only takes room; the first error counts.
+            // The rest of a failed write only occupies space. The first error is reported.
             let _ = self.remove(&partial);
         }
         written
     }
 
-    /// Writes a part of a file that has not got its name yet, and makes that part durable. May be done again.
+    /// Writes a part of a partial file, and makes the part durable. The call may be repeated.
     pub fn write_part(&self, partial: &str, offset: u64, content: &[Bytes]) -> io::Result<()> {
         let path = self.root.join(partial);
         if offset == 0 {
@@ -109,30 +110,31 @@ impl Folder {
         file.sync_data()
     }
 
-    /// Makes such a file durable, and gives it its name.
+    /// Makes a partial file durable and renames it to its final name.
     pub fn give_name(&self, partial: &str, path: &str, mode: Mode) -> io::Result<()> {
         fs::File::open(self.root.join(partial))?.sync_all()?;
         self.rename(partial, path, mode)
     }
 
-    /// On success the other name is gone.
+    /// Renames a partial file. After success the partial file does not exist any more.
     fn rename(&self, partial: &str, path: &str, mode: Mode) -> io::Result<()> {
         let (partial, target) = (self.root.join(partial), self.root.join(path));
         match mode {
             Mode::Replace => fs::rename(&partial, &target)?,
-            // A link fails when the name is taken, in one step; a rename would replace.
+            // A hard link fails atomically if the file exists. A rename would replace it.
             Mode::CreateNew => {
                 fs::hard_link(&partial, &target).or_else(|error| match error.kind() {
                     io::ErrorKind::AlreadyExists => Err(error),
-                    // File systems without links (SMB, FAT): the caller has looked just before.
+                    // File systems without hard links (SMB, FAT). The caller has checked just before that the file does
+                    // not exist.
                     _ => fs::rename(&partial, &target),
                 })?;
-                // What is left of it only takes room.
+                // A partial file that cannot be removed only occupies space.
                 let _ = fs::remove_file(&partial);
             }
         }
         match fs::File::open(target.parent().unwrap_or(&self.root))?.sync_all() {
-            // Network file systems that know no such thing.
+            // Network file systems that do not support syncing a folder.
             Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
             synced => synced,
         }
@@ -154,7 +156,7 @@ impl Folder {
             }
             let mode = fs::metadata(folder)?.permissions().mode();
             match fs::set_permissions(folder, fs::Permissions::from_mode(mode | 0o070)) {
-                // Shares of SMB and the like have their modes from the mount.
+                // SMB shares and similar file systems have their modes from the mount options.
                 Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => {}
                 changed => changed?,
             }
@@ -168,7 +170,7 @@ impl Folder {
 }
 
 fn write_durably(path: &Path, content: &[Bytes], mode: u32) -> io::Result<()> {
-    // Never over another's file.
+    // Never overwrite a file of another process.
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     for part in content {
         file.write_all(part)?;
@@ -181,21 +183,21 @@ mod tests {
     use super::*;
 
     fn modes(shared: bool) -> [u32; 3] {
-        let place = tempfile::tempdir().unwrap();
-        let root = place.path().join("cellar/shelf");
+        let parent = tempfile::tempdir().unwrap();
+        let root = parent.path().join("cellar/shelf");
         let folder = Folder::new(root.to_str().unwrap(), shared);
         folder.write("data/ab/abcd", &[Bytes::from_static(b"x")], Mode::CreateNew).unwrap();
         ["", "data/ab", "data/ab/abcd"].map(|path| fs::metadata(root.join(path)).unwrap().permissions().mode() & 0o777)
     }
 
     #[test]
-    fn what_runs_of_several_users_share_can_be_read_and_removed_by_all_of_their_group() {
+    fn shared_repository_can_be_read_and_removed_by_all_users_of_the_group() {
         let [root, folder, file] = modes(true);
         assert_eq!((root & 0o070, folder & 0o070, file & 0o044), (0o070, 0o070, 0o044));
     }
 
     #[test]
-    fn what_one_user_has_is_that_users_alone() {
+    fn repository_of_one_user_is_readable_only_by_that_user() {
         assert_eq!(modes(false)[2], 0o600);
     }
 }

@@ -1,6 +1,4 @@
-//! The HTTP client of a store: whom it trusts, and as whom it appears.
-//!
-//! It must not know what is asked for.
+//! The HTTP client of a store: its TLS certificates and its redirect policy.
 
 use std::{collections::BTreeMap, sync::Once, time::Duration};
 
@@ -8,19 +6,18 @@ use reqwest::{Certificate, Client, Identity, redirect};
 
 use crate::model::{Connection, Credential, Secret};
 
-/// So many redirections of one request are followed.
-const MOST_REDIRECTS: usize = 10;
-/// How long it may take to be connected. Less than a request may take: outside of a cloud nobody answers at the address of
-/// its metadata service, and that there is no identity is then still told as that.
-const LONGEST_CONNECT: Duration = Duration::from_secs(10);
+/// How many redirects of one request are followed.
+const MAX_REDIRECTS: usize = 10;
+/// The timeout of a connection attempt. It is shorter than that of a request, because outside of a cloud the address of
+/// the metadata service does not answer: the missing identity must be reported before the request times out.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Which redirections of a server are followed.
+/// Which redirects of a server are followed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Redirects {
-    /// None at all.
     None,
-    /// Those within the scheme, host and port of the request. Any other one would let the named server choose what else
-    /// is requested from the network position of the run.
+    /// Redirects to the same scheme, host and port. Any other redirect would let the server choose what else is
+    /// requested from the network in which the run is.
     WithinOrigin,
 }
 
@@ -31,20 +28,21 @@ impl Redirects {
             Self::WithinOrigin => redirect::Policy::custom(|attempt| {
                 let previous = attempt.previous();
                 let is_within = previous.last().is_some_and(|from| from.origin() == attempt.url().origin());
-                if is_within && previous.len() <= MOST_REDIRECTS { attempt.follow() } else { attempt.stop() }
+                if is_within && previous.len() <= MAX_REDIRECTS { attempt.follow() } else { attempt.stop() }
             }),
         }
     }
 }
 
-/// A client for one store. An error tells people what is wrong with what they gave, and shows nothing of it.
+/// Creates the client for a store. An error is a message for users; it states which credential is invalid, without its
+/// content.
 pub(super) fn client(
     connection: &Connection,
     credentials: &BTreeMap<Credential, Secret>,
     redirects: Redirects,
 ) -> Result<Client, String> {
     install();
-    let mut builder = Client::builder().redirect(redirects.policy()).connect_timeout(LONGEST_CONNECT);
+    let mut builder = Client::builder().redirect(redirects.policy()).connect_timeout(CONNECT_TIMEOUT);
     let mut authorities = Vec::new();
     let given = credentials.get(&Credential::CertificateAuthorities).map(Secret::expose);
     for pem in [Some(connection.certificate_authorities.as_str()), given].into_iter().flatten() {
@@ -64,8 +62,8 @@ pub(super) fn client(
         builder = builder.identity(identity.map_err(|_| not_pem("the client certificate or its key"))?);
     }
     builder.tls_danger_accept_invalid_certs(connection.insecure_skip_verify).build().map_err(|_| {
-        "the certificates that were given cannot be used; give them as PEM (-----BEGIN ...), and check that certificate \
-         and key belong together"
+        "the certificates cannot be used; give them as PEM (-----BEGIN ...), and check that the certificate and the \
+         key belong together"
             .to_owned()
     })
 }
@@ -78,18 +76,18 @@ fn not_pem(what: &str) -> String {
 pub(super) fn install() {
     static DONE: Once = Once::new();
     DONE.call_once(|| {
-        // An error says that somebody else has chosen a provider already, which is as good.
+        // An error means that a provider is already installed, which is sufficient.
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
 }
 
-/// An error with all its causes, in one line: by itself it says only that a request failed.
+/// Formats an error with all its causes in one line. The error itself states only that a request failed.
 pub(super) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         let next = error.to_string();
-        // Some repeat their cause.
+        // Some errors include the message of their cause.
         if !text.contains(&next) {
             text = format!("{text}: {next}");
         }
@@ -98,7 +96,7 @@ pub(super) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// Whether the two sides do not trust each other: trying again would not help.
+/// Whether the TLS handshake failed because one side does not trust the other. A retry would not help.
 pub(super) fn is_distrust(text: &str) -> bool {
     text.contains("invalid peer certificate") || text.contains("received fatal alert")
 }

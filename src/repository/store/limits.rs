@@ -1,6 +1,5 @@
-//! How much of the network the requests of one store may use: so many at once, so many bytes a second each way.
-//!
-//! It must not know what the requests are.
+//! Limits for the requests to a store: the number of parallel requests, and the bytes per second for uploads and
+//! downloads.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -14,67 +13,67 @@ use tokio::{
 
 use crate::model::StoreLimits;
 
-/// The limits of a store, shared by all that speak to it.
+/// The limits of a store, shared by all its users in this process.
 #[derive(Clone, Debug)]
 pub(super) struct Limits {
     requests: Option<Arc<Semaphore>>,
-    upload: Option<Arc<Mutex<Account>>>,
-    download: Option<Arc<Mutex<Account>>>,
+    upload: Option<Arc<Mutex<RateLimiter>>>,
+    download: Option<Arc<Mutex<RateLimiter>>>,
 }
 
 impl Limits {
     pub fn new(limits: &StoreLimits) -> Self {
-        let account = |rate: Option<u64>| rate.map(|rate| Arc::new(Mutex::new(Account::new(rate, Instant::now()))));
+        let limiter = |rate: Option<u64>| rate.map(|rate| Arc::new(Mutex::new(RateLimiter::new(rate, Instant::now()))));
         Self {
             requests: limits.connections.map(|most| Arc::new(Semaphore::new(most.max(1).into()))),
-            upload: account(limits.upload_bytes_per_second),
-            download: account(limits.download_bytes_per_second),
+            upload: limiter(limits.upload_bytes_per_second),
+            download: limiter(limits.download_bytes_per_second),
         }
     }
 
-    /// Waits until one more request may begin; it counts as long as the answer is kept.
+    /// Waits until another request may begin. The request counts until the permit is dropped.
     pub async fn begin(&self) -> Option<SemaphorePermit<'_>> {
-        // It is never closed.
+        // The semaphore is never closed.
         self.requests.as_ref()?.acquire().await.ok()
     }
 
-    /// Waits until so many bytes may be sent.
+    /// Counts these bytes, and waits for the time that the bytes which were sent before them take.
     pub async fn send(&self, bytes: u64) {
         wait(self.upload.as_ref(), bytes).await;
     }
 
-    /// Waits for what was received before, and counts these bytes.
+    /// Counts these bytes, and waits for the time that the bytes which were received before them take.
     pub async fn receive(&self, bytes: u64) {
         wait(self.download.as_ref(), bytes).await;
     }
 }
 
-async fn wait(account: Option<&Arc<Mutex<Account>>>, bytes: u64) {
-    let Some(account) = account else { return };
-    let pause = account.lock().unwrap_or_else(PoisonError::into_inner).take(bytes, Instant::now());
+async fn wait(limiter: Option<&Arc<Mutex<RateLimiter>>>, bytes: u64) {
+    let Some(limiter) = limiter else { return };
+    let pause = limiter.lock().unwrap_or_else(PoisonError::into_inner).take(bytes, Instant::now());
     if !pause.is_zero() {
         sleep(pause).await;
     }
 }
 
-/// An account that may be overdrawn once, and is then paid off at the rate: a request of any size goes out as one, and
-/// the next one waits until it is paid for.
+/// A rate limiter. A request of any size is sent at once, and the next request waits for the time that the rate
+/// prescribes for the earlier requests.
 #[derive(Debug)]
-struct Account {
+struct RateLimiter {
     bytes_per_second: u64,
-    paid_off: Instant,
+    free_at: Instant,
 }
 
-impl Account {
+impl RateLimiter {
     fn new(bytes_per_second: u64, now: Instant) -> Self {
-        Self { bytes_per_second: bytes_per_second.max(1), paid_off: now }
+        Self { bytes_per_second: bytes_per_second.max(1), free_at: now }
     }
 
-    /// Takes the bytes, and tells how long to wait before they are used.
+    /// Accounts for the bytes, and returns how long the caller must wait.
     fn take(&mut self, bytes: u64, now: Instant) -> Duration {
-        let begins = self.paid_off.max(now);
+        let begins = self.free_at.max(now);
         let nanoseconds = u128::from(bytes) * 1_000_000_000 / u128::from(self.bytes_per_second);
-        self.paid_off = begins + Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
+        self.free_at = begins + Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
         begins - now
     }
 }
@@ -87,12 +86,12 @@ mod tests {
     fn bytes_wait_for_those_before_them_and_for_no_others() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut account = Account::new(1000, start);
-        assert_eq!(account.take(5000, at(0)), Duration::ZERO, "nothing was sent before");
-        assert_eq!(account.take(1000, at(0)), Duration::from_secs(5));
-        assert_eq!(account.take(500, at(2)), Duration::from_secs(4));
-        assert_eq!(account.take(1, at(60)), Duration::ZERO, "what was not used is not saved up");
-        assert_eq!(account.take(1000, at(60)), Duration::from_millis(1));
+        let mut limiter = RateLimiter::new(1000, start);
+        assert_eq!(limiter.take(5000, at(0)), Duration::ZERO, "nothing was sent before");
+        assert_eq!(limiter.take(1000, at(0)), Duration::from_secs(5));
+        assert_eq!(limiter.take(500, at(2)), Duration::from_secs(4));
+        assert_eq!(limiter.take(1, at(60)), Duration::ZERO, "what was not used is not saved up");
+        assert_eq!(limiter.take(1000, at(60)), Duration::from_millis(1));
     }
 
     #[tokio::test]

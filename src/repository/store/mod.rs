@@ -1,14 +1,15 @@
-//! The files of a repository, wherever they are: strict answers, bounded retries, one cancel token.
+//! The store of a repository's files, with one interface for all backends: retries are bounded, and all requests have
+//! one cancel token.
 //!
-//! It must not know what is in the files. "Not there" is an answer only when the store itself gave it; a listing is
-//! whole or an error.
+//! A file counts as missing only if the store itself reported that. A listing is complete or an error. This module must
+//! not know what the files contain.
 
 mod backend;
 mod folder;
 mod http;
 mod limits;
 mod objects;
-mod patience;
+mod outage;
 mod rest;
 mod sftp;
 mod upload;
@@ -26,31 +27,28 @@ use self::{
     http::Redirects,
     limits::Limits,
     objects::Objects,
-    patience::Outage,
+    outage::Outage,
 };
 use super::{Access, RepositoryError};
 use crate::model::{BackendConfig, Connection, Credential, Secret, SftpConfig};
 
 pub(super) use self::upload::{Upload, Uploaded};
 pub use self::{
-    patience::{Patience, StoreWait},
+    outage::{StoreWait, Timeouts},
     sftp::known_host_keys,
 };
 
-/// All that speaking to a store takes.
+/// The parameters for access to a store.
 #[derive(Clone, Debug)]
 pub struct StoreAccess {
-    /// Where it is.
     pub backend: BackendConfig,
-    /// How it is spoken to. Of its `credentials` none may be missing from the following.
+    /// Settings of the connection. Each credential that `connection.credentials` lists must be in `credentials`.
     pub connection: Connection,
-    /// What opens it.
     pub credentials: BTreeMap<Credential, Secret>,
-    /// How long it may take.
-    pub patience: Patience,
+    pub timeouts: Timeouts,
 }
 
-/// The folders of restic's repository layout.
+/// The kinds of files in restic's repository layout.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Kind {
     Config,
@@ -73,7 +71,7 @@ impl Kind {
         }
     }
 
-    /// Path of a file within the repository.
+    /// Returns the path of a file within the repository.
     pub fn path(self, id: &Id) -> String {
         let name = id.to_hex();
         match self {
@@ -84,20 +82,20 @@ impl Kind {
     }
 }
 
-/// What a write does about a file of that name.
+/// The behaviour of a write if the file exists.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Write {
-    /// All names but the config's are hashes of the content, so what is replaced is the same.
+    /// Replace the file. All names except the config's are hashes of the content, so the replaced content is the same.
     Replace,
-    /// Only one of several writers wins.
+    /// Fail. Only one of several writers succeeds.
     CreateNew,
 }
 
-/// What a write found.
+/// The result of a write.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Written {
     Done,
-    /// Only for [`Write::CreateNew`].
+    /// The file exists; only for [`Write::CreateNew`].
     Taken,
 }
 
@@ -105,10 +103,10 @@ pub(super) enum Written {
 #[derive(Clone, Debug)]
 pub(super) struct Store {
     backend: Backend,
-    place: String,
-    patience: Patience,
-    /// Whether it was reached before, so that a run is under way; see [`Patience::outage`].
-    is_under_way: bool,
+    location: String,
+    timeouts: Timeouts,
+    /// Whether the store was reached before, so that requests wait for an outage; see [`Timeouts::outage`].
+    is_reached: bool,
     outage: Arc<Outage>,
     limits: Limits,
     cancel: CancellationToken,
@@ -116,77 +114,79 @@ pub(super) struct Store {
 
 impl Store {
     pub fn new(access: &Access, cancel: CancellationToken) -> Result<Self, RepositoryError> {
-        let Access { backend, connection, credentials, patience, .. } = access;
-        Self::of((backend, connection, credentials), *patience, cancel)
+        let Access { backend, connection, credentials, timeouts, .. } = access;
+        Self::of((backend, connection, credentials), *timeouts, cancel)
     }
 
-    /// A store of anything.
+    /// Creates a store that need not be a repository's.
     pub fn at(access: &StoreAccess, cancel: CancellationToken) -> Result<Self, RepositoryError> {
-        let StoreAccess { backend, connection, credentials, patience } = access;
-        Self::of((backend, connection, credentials), *patience, cancel)
+        let StoreAccess { backend, connection, credentials, timeouts } = access;
+        Self::of((backend, connection, credentials), *timeouts, cancel)
     }
 
     fn of(
-        (backend, connection, credentials): Spoken<'_>,
-        patience: Patience,
+        (backend, connection, credentials): StoreParameters<'_>,
+        timeouts: Timeouts,
         cancel: CancellationToken,
     ) -> Result<Self, RepositoryError> {
-        let place = place_of(backend);
-        let unusable = |why: String| RepositoryError::InvalidRequest(format!("{place} cannot be used: {why}"));
+        let location = location_of(backend);
+        let unusable = |why: String| RepositoryError::InvalidRequest(format!("{location} cannot be used: {why}"));
         if let Some(missing) = connection.credentials.iter().find(|one| !credentials.contains_key(one)) {
             return Err(unusable(format!("{} is missing", missing.title())));
         }
         let limits = Limits::new(&connection.limits);
         let backend = backend_of((backend, connection, credentials)).map_err(unusable)?;
-        Ok(Self { backend, place, patience, is_under_way: false, outage: Arc::default(), limits, cancel })
+        Ok(Self { backend, location, timeouts, is_reached: false, outage: Arc::default(), limits, cancel })
     }
 
-    /// Where the repository is, without credentials.
-    pub fn place(&self) -> &str {
-        &self.place
+    /// Returns the store's location, without credentials.
+    pub fn location(&self) -> &str {
+        &self.location
     }
 
     pub fn cancel(&self) -> &CancellationToken {
         &self.cancel
     }
 
-    /// The same store for a run that has reached it: from here on an outage is waited for.
-    pub fn under_way(&self) -> Self {
-        Self { is_under_way: true, ..self.clone() }
+    /// Returns the store for a run that has reached it: from now on requests wait for an outage.
+    pub fn reached(&self) -> Self {
+        Self { is_reached: true, ..self.clone() }
     }
 
-    /// The same store, whose requests end with the run or with the token that it returns.
-    pub fn cancelled_with_its_run(&self) -> Self {
+    /// Returns the store with a child of its cancel token.
+    pub fn with_child_token(&self) -> Self {
         Self { cancel: self.cancel.child_token(), ..self.clone() }
     }
 
-    /// The same store, whose requests do not end with the run.
-    pub fn for_a_last_write(&self) -> Self {
+    /// Returns the store with a new cancel token, so that a cancellation of the run does not cancel its requests.
+    pub fn uncancelled(&self) -> Self {
         Self { cancel: CancellationToken::new(), ..self.clone() }
     }
 
-    /// The same store for a last look after the run was cancelled, with one short request.
-    pub fn for_a_last_look(&self) -> Self {
-        let request = self.patience.request.min(Duration::from_secs(5));
-        let patience = Patience { request, retries: Duration::ZERO, outage: Duration::ZERO };
-        Self { patience, cancel: CancellationToken::new(), ..self.clone() }
+    /// Returns the store for a final request after the run was cancelled: with a new cancel token, a short timeout, and
+    /// no retries.
+    pub fn for_final_request(&self) -> Self {
+        let request = self.timeouts.request.min(Duration::from_secs(5));
+        let timeouts = Timeouts { request, retries: Duration::ZERO, outage: Duration::ZERO };
+        Self { timeouts, cancel: CancellationToken::new(), ..self.clone() }
     }
 
-    /// Size of a file that is there.
+    /// Returns the size of a file, or none if it is missing.
     pub async fn stat(&self, kind: Kind, id: &Id) -> Result<Option<u64>, RepositoryError> {
         let (backend, path) = (&self.backend, &kind.path(id));
         let size = self.retry_read(0, move || backend.stat(path)).await;
         self.present(size, "look for", path)
     }
 
-    /// When a file was last written, by the store's clock; none if it is gone, or if the store does not answer that.
+    /// Returns when a file was last written, by the store's clock. Returns none if the file is missing or the store
+    /// does not report the time.
     pub async fn modified(&self, kind: Kind, id: &Id) -> Result<Option<Timestamp>, RepositoryError> {
         let (backend, path) = (&self.backend, &kind.path(id));
         let modified = self.retry_read(0, move || backend.modified(path)).await;
         Ok(self.present(modified, "look for", path)?.flatten())
     }
 
-    /// A whole file that is there.
+    /// Reads a whole file. Returns none if it is missing.
     pub async fn read(&self, kind: Kind, id: &Id) -> Result<Option<Bytes>, RepositoryError> {
         let (backend, path) = (&self.backend, &kind.path(id));
         let content = self.retry_read(0, move || backend.read(path)).await;
@@ -194,7 +194,7 @@ impl Store {
         self.present(content, "read", path)
     }
 
-    /// A part of a pack, which must be there and that long.
+    /// Reads a part of a pack. Fails if the pack is missing or too short.
     pub async fn read_range(&self, id: &Id, offset: u32, length: u32) -> Result<Bytes, RepositoryError> {
         let (backend, path) = (&self.backend, &Kind::Pack.path(id));
         let (offset, length) = (u64::from(offset), u64::from(length));
@@ -205,7 +205,7 @@ impl Store {
             Ok(Some(content)) if content.len() as u64 == length => Ok(content),
             Ok(Some(_)) => Err(short()),
             Ok(None) => Err(self.damaged(format!("{path} is missing"))),
-            // Services answer in many ways to a range that is not there.
+            // Services answer differently to a range beyond the end of a file.
             Err(error @ RepositoryError::StoreUnavailable { .. }) => match self.stat(Kind::Pack, id).await {
                 Ok(Some(size)) if size < offset + length => Err(short()),
                 _ => Err(error),
@@ -214,13 +214,13 @@ impl Store {
         }
     }
 
-    /// All files of one kind of a repository that is there, or an error; names that are no ids are not ours.
+    /// Lists all files of one kind, of an existing repository. Ignores files whose names are not ids.
     pub async fn list(&self, kind: Kind) -> Result<Vec<(Id, u64)>, RepositoryError> {
         self.list_where(kind, false).await
     }
 
-    /// The same where there may be no repository yet.
-    pub async fn list_in_new_place(&self, kind: Kind) -> Result<Vec<(Id, u64)>, RepositoryError> {
+    /// As [`Self::list`], if there may be no repository yet.
+    pub async fn list_in_new_store(&self, kind: Kind) -> Result<Vec<(Id, u64)>, RepositoryError> {
         self.list_where(kind, true).await
     }
 
@@ -231,14 +231,14 @@ impl Store {
         Ok(files.into_iter().filter_map(|(name, size)| Some((name.parse().ok()?, size))).collect())
     }
 
-    /// Makes what the store wants before the first file of a new repository.
+    /// Prepares the store for a new repository, before the first file is written.
     pub async fn prepare(&self) -> Result<(), RepositoryError> {
         let backend = &self.backend;
         let prepared = self.retry(0, move || backend.prepare()).await;
         prepared.map_err(|fault| self.failed(fault, "prepare", "the repository's folders"))
     }
 
-    /// Writes a file that nobody sees before it is whole and durable.
+    /// Writes a file, which becomes visible only when it is complete and durable.
     pub async fn write(
         &self,
         kind: Kind,
@@ -256,15 +256,15 @@ impl Store {
         }
     }
 
-    /// Removes a file; one that is gone already is as good.
+    /// Removes a file. A file that is already missing is not an error.
     pub async fn remove(&self, kind: Kind, id: &Id) -> Result<(), RepositoryError> {
         let (backend, path) = (&self.backend, &kind.path(id));
         let removed = self.retry(0, move || backend.remove(path)).await;
         self.present(removed, "remove", path).map(drop)
     }
 
-    /// Removes the unfinished files of writers that were killed; see [`folder`]. Only under an exclusive lock. What stays only
-    /// takes room.
+    /// Removes the unfinished files of writers that were killed; see [`folder`]. The caller must hold an exclusive
+    /// lock. Files that cannot be removed only occupy space.
     pub async fn remove_leftovers(&self) {
         let backend = &self.backend;
         match self.retry(0, move || backend.remove_leftovers()).await {
@@ -274,13 +274,13 @@ impl Store {
             }
             Err(fault) => {
                 let error = self.failed(fault, "remove", "the unfinished files of killed writers");
-                tracing::warn!("{error}; the next prune tries it again");
+                tracing::warn!("{error}; the next prune tries again");
             }
         }
     }
 
     pub fn damaged(&self, what: impl Into<String>) -> RepositoryError {
-        RepositoryError::Damaged { place: self.place.clone(), what: what.into() }
+        RepositoryError::Damaged { location: self.location.clone(), what: what.into() }
     }
 
     fn present<T>(
@@ -297,31 +297,31 @@ impl Store {
     }
 
     fn failed(&self, fault: Fault, action: &'static str, file: &str) -> RepositoryError {
-        let (place, file) = (self.place.clone(), file.to_owned());
+        let (location, file) = (self.location.clone(), file.to_owned());
         match fault {
-            Fault::Cancelled => RepositoryError::Cancelled { place },
-            Fault::Full(source) => RepositoryError::StoreFull { place, file, source },
-            Fault::Denied(source) => RepositoryError::AccessDenied { place, action, file, source },
-            Fault::Taken => self.damaged(format!("{file} is there already")),
-            Fault::Missing(source) | Fault::Final(source) | Fault::Passing(source) => {
-                RepositoryError::StoreUnavailable { place, action, file, source }
+            Fault::Cancelled => RepositoryError::Cancelled { location },
+            Fault::Full(source) => RepositoryError::StoreFull { location, file, source },
+            Fault::Denied(source) => RepositoryError::AccessDenied { location, action, file, source },
+            Fault::Taken => self.damaged(format!("{file} already exists")),
+            Fault::Missing(source) | Fault::Permanent(source) | Fault::Transient(source) => {
+                RepositoryError::StoreUnavailable { location, action, file, source }
             }
         }
     }
 
-    /// Waits for the store's limits, but not longer than the run.
+    /// Waits for the store's limits, or until the run is cancelled.
     async fn limited(&self, wait: impl Future<Output = ()>) -> Result<(), RepositoryError> {
         tokio::select! {
             biased;
-            () = self.cancel.cancelled() => Err(RepositoryError::Cancelled { place: self.place.clone() }),
+            () = self.cancel.cancelled() => Err(RepositoryError::Cancelled { location: self.location.clone() }),
             () = wait => Ok(()),
         }
     }
 }
 
-/// Where a repository is, as people are told it, without credentials.
-fn place_of(backend: &BackendConfig) -> String {
-    let place = match backend {
+/// Returns a store's location for messages, without credentials.
+fn location_of(backend: &BackendConfig) -> String {
+    let location = match backend {
         BackendConfig::Folder { path } => return path.clone(),
         BackendConfig::S3(config) => {
             format!("{}/{}/{}", config.endpoint.trim_end_matches('/'), config.bucket, config.prefix)
@@ -335,14 +335,14 @@ fn place_of(backend: &BackendConfig) -> String {
         BackendConfig::Rest(config) => config.url.clone(),
         BackendConfig::Sftp(SftpConfig { host, port, user, path }) => format!("sftp:{user}@{host}:{port}:{path}"),
     };
-    crate::model::redact(place.trim_end_matches('/'))
+    crate::model::redact(location.trim_end_matches('/'))
 }
 
-/// Where a store is, how it is spoken to, and what opens it.
-type Spoken<'a> = (&'a BackendConfig, &'a Connection, &'a BTreeMap<Credential, Secret>);
+/// The location of a store, the settings of the connection, and the credentials.
+type StoreParameters<'a> = (&'a BackendConfig, &'a Connection, &'a BTreeMap<Credential, Secret>);
 
-/// The store itself; an error tells people what is wrong with what they gave.
-fn backend_of((backend, connection, credentials): Spoken<'_>) -> Result<Backend, String> {
+/// Creates the backend. An error is a message for users which states which setting is invalid.
+fn backend_of((backend, connection, credentials): StoreParameters<'_>) -> Result<Backend, String> {
     let client = |redirects| http::client(connection, credentials, redirects);
     Ok(match backend {
         BackendConfig::Folder { path } => Backend::Folder(folder::Folder::new(path, connection.shared_folder)),
@@ -355,14 +355,14 @@ fn backend_of((backend, connection, credentials): Spoken<'_>) -> Result<Backend,
         BackendConfig::Gcs(config) => {
             Backend::Objects(Objects::gcs(config, credentials, &client(Redirects::WithinOrigin)?)?)
         }
-        // A write that is redirected becomes a read, and would look like a success.
+        // No redirects: an HTTP client turns a redirected write into a read, which would look like success.
         BackendConfig::Rest(config) => Backend::Rest(rest::Server::new(config, credentials, client(Redirects::None)?)),
         BackendConfig::Sftp(config) => Backend::Sftp(sftp::Server::new(config, connection, credentials)?),
     })
 }
 
-/// Chooses, once for the process, the TLS provider (ring). Opening a repository does it, too; a program that speaks TLS
-/// elsewhere calls it first.
+/// Installs the TLS provider (ring) once for the process. Opening a repository does that, too. A program that uses TLS
+/// elsewhere calls this function first.
 pub fn install_transport() {
     http::install();
 }

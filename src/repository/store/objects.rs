@@ -1,6 +1,5 @@
-//! A repository's files as objects of a cloud's store, in restic's layout; and which store it is.
-//!
-//! It must not know what the files mean. Retries and deadlines are its caller's.
+//! A repository's files in an object store (S3, Azure Blob Storage or Google Cloud Storage), in restic's layout. The
+//! caller adds retries and deadlines.
 
 mod azure;
 mod gcs;
@@ -18,8 +17,8 @@ use reqwest::Client;
 use super::{Write, http};
 use crate::repository::StoreFault;
 
-/// So many characters are shown of a failed request.
-const LONGEST_FAULT: usize = 400;
+/// The maximum length of the message of a failed request.
+const MAX_FAULT_CHARS: usize = 400;
 
 /// A bucket or container, or a prefix in one.
 #[derive(Clone, Debug)]
@@ -27,23 +26,23 @@ pub(in super::super) struct Objects {
     service: Arc<RwLock<Service>>,
 }
 
-/// A connection to it.
+/// A connection to the object store.
 #[derive(Clone, Debug)]
 struct Service {
     operator: Operator,
     parts: Parts,
-    /// Where the service has regions.
+    /// Set if the service has regions.
     bucket: Option<s3::Bucket>,
 }
 
-/// How the service takes an object of several parts.
+/// How a multipart upload to the service works.
 #[derive(Clone, Debug)]
 enum Parts {
-    /// By this operator, and without conditions, which few such services know.
+    /// With this operator, and without conditions, because few S3 services support them.
     Plain(Operator),
-    /// Only if there is none of that name, where that is wanted.
+    /// With the condition "only if absent", if the caller requests it.
     OnlyIfAbsent,
-    /// In a session, which the library has only under a condition.
+    /// In a resumable session, which the library uses only if there is a condition.
     Session,
 }
 
@@ -56,7 +55,8 @@ impl Objects {
         let stat = move |service: Service| async move {
             let found = service.operator.stat(path).await;
             if found.as_ref().is_err_and(|error| service.bucket.is_some() && matches!(status(error), Some(301 | 400))) {
-                // The answer to such a request has no body, which would name the region: the answer to another one has.
+                // The answer to a HEAD request has no body, which would contain the region. The answer to a listing has
+                // a body.
                 let _ = service.operator.list_with("/").limit(1).await;
             }
             found.map(|metadata| metadata.content_length())
@@ -81,7 +81,7 @@ impl Objects {
         self.attempt(read).await.map(|data| data.to_bytes())
     }
 
-    /// Names and sizes of all objects of a folder and those below it, or an error.
+    /// Lists the names and sizes of all objects of a folder, including its subfolders.
     pub async fn list(&self, folder: &str) -> Result<Vec<(String, u64)>, Error> {
         let list = move |service: Service| async move {
             let mut lister = service.operator.lister_with(&format!("{folder}/")).recursive(true).await?;
@@ -102,7 +102,8 @@ impl Objects {
             match mode {
                 Write::Replace => operator.write(path, content).await.map(drop),
                 Write::CreateNew => match operator.write_with(path, content.clone()).if_not_exists(true).await {
-                    // A service that knows no conditions (501): the caller has looked just before.
+                    // A service that does not support conditions (501). The caller has checked just before that the
+                    // object does not exist.
                     Err(error) if status(&error) == Some(501) => operator.write(path, content).await.map(drop),
                     written => written.map(drop),
                 },
@@ -111,15 +112,15 @@ impl Objects {
         self.attempt(write).await
     }
 
-    /// An object of several parts, which is not seen before it is closed. To be aborted otherwise. The caller has made
-    /// another request before, so that the region is known.
+    /// Begins a multipart upload. The object becomes visible when the writer is closed; otherwise the writer must be
+    /// aborted. The caller must have made another request before, so that the region is known.
     pub async fn begin(&self, path: &str, mode: Write, is_there: bool) -> Result<Writer, Error> {
         let Service { operator, parts, .. } = self.service();
         let writer = operator.writer_with(path);
         match &parts {
             Parts::Plain(operator) => operator.writer(path).await,
             Parts::OnlyIfAbsent => writer.if_not_exists(mode == Write::CreateNew).await,
-            // Every object has another generation than 0.
+            // A condition that always holds: no object has the generation 0.
             Parts::Session if is_there => writer.if_version_not_match("0").await,
             Parts::Session => writer.if_not_exists(true).await,
         }
@@ -143,22 +144,23 @@ impl Objects {
             Err(refused) => refused,
             answered => return answered,
         };
-        match self.in_named_region(&used) {
+        match self.in_reported_region(&used) {
             Some(other) => request(other).await,
             None => Err(refused),
         }
     }
 
-    /// The connection to the region that the service named when it refused a request on this connection.
-    fn in_named_region(&self, used: &Service) -> Option<Service> {
+    /// Returns a connection to the region that the service specified when it refused a request on the connection
+    /// `used`.
+    fn in_reported_region(&self, used: &Service) -> Option<Service> {
         let bucket = used.bucket.as_ref()?;
         let mut current = self.service.write().unwrap_or_else(PoisonError::into_inner);
         let is_corrected = current.bucket.as_ref().is_some_and(s3::Bucket::is_corrected);
         if is_corrected {
-            // Another request was refused for the same reason, and was faster.
+            // Another request was refused for the same reason, and has already switched the connection.
             return (!bucket.is_corrected()).then(|| current.clone());
         }
-        *current = bucket.in_named_region()?;
+        *current = bucket.in_reported_region()?;
         Some(current.clone())
     }
 }
@@ -173,35 +175,35 @@ fn operator_with(builder: impl Builder, transport: HttpTransporter) -> Result<Op
     Ok(operator.with_context(context))
 }
 
-/// The folder as the library wants it.
+/// Returns a prefix in the form that the library requires.
 fn root(prefix: &str) -> String {
     format!("/{}", prefix.trim_matches('/'))
 }
 
-/// The status that the service answered with: the library keeps it as text only.
+/// Returns the HTTP status of the service's answer. The library provides it only as text.
 fn status(error: &Error) -> Option<u16> {
     let text = error.to_string();
     let (_, rest) = text.split_once("status: ")?;
     rest.get(..3)?.parse().ok()
 }
 
-/// Whether the service says that it, or a quota of it, is full.
+/// Whether the service reports that it is full, or that a quota is exceeded.
 pub(super) fn is_full(error: &Error) -> bool {
     const CODES: [&str; 4] = ["XMinioStorageFull", "QuotaExceeded", "InsufficientStorage", "StorageFull"];
     status(error) == Some(507) || CODES.iter().any(|code| error.message().contains(code))
 }
 
-/// Whether the service does not know us (any more), or there is nobody that we could be.
+/// Whether the service rejected the credentials, or no credentials were found.
 pub(super) fn is_denied(error: &Error) -> bool {
     const CODES: [&str; 3] = ["ExpiredToken", "InvalidToken", "TokenRefreshRequired"];
-    let is_nobody = || error.to_string().contains("failed to load signing credential");
+    let has_no_credentials = || error.to_string().contains("failed to load signing credential");
     error.kind() == ErrorKind::PermissionDenied
         || status(error) == Some(401)
         || CODES.iter().any(|code| error.message().contains(code))
-        || is_nobody()
+        || has_no_credentials()
 }
 
-/// Whether the service was reached, and refused for good. A redirection that was not followed is such an answer.
+/// Whether the service refused the request permanently. A redirect that was not followed is such an answer.
 pub(super) fn is_final(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::ConfigInvalid | ErrorKind::Unsupported)
         || http::is_distrust(&http::with_causes(error))
@@ -209,31 +211,33 @@ pub(super) fn is_final(error: &Error) -> bool {
             .is_some_and(|status| (300..500).contains(&status) && ![408, 409, 425, 429, 499].contains(&status))
 }
 
-/// What is shown of a failed request. The endpoint is anything that a Repository names, and the message gets into its status:
-/// so nothing of the body is shown but the error code and the message of an error as the services write it. Nor is the
-/// request's URL, whose query may be a credential, and of a credential that cannot be used no part is quoted.
+/// Formats the error of a failed request for users.
+///
+/// A Repository may specify any endpoint, and the message gets into its status. So the message contains nothing of the
+/// answer's body, except the code and the message of an error in the services' format. It does not contain the
+/// request's URL, whose query may contain a credential, and no part of an invalid credential.
 pub(super) fn fault(error: &Error) -> StoreFault {
     let kind = error.kind();
     let message = error.message().trim();
     let shown = match status(error) {
         Some(status) => match service_error(message) {
-            Some(words) => format!("{kind}: status {status}: {words}"),
+            Some(text) => format!("{kind}: status {status}: {text}"),
             None => format!("{kind}: status {status}"),
         },
         None => {
             let causes = std::error::Error::source(error).map(http::with_causes).unwrap_or_default();
-            // The TLS library's own words on a certificate.
+            // A message of the TLS library about a certificate is shown in full.
             let causes = if http::is_distrust(&causes) { causes } else { heads_of_causes(error) };
-            [head(message), &causes].iter().filter(|words| !words.is_empty()).fold(kind.to_string(), |shown, words| {
-                if shown.contains(*words) { shown } else { format!("{shown}: {words}") }
+            [head(message), &causes].iter().filter(|text| !text.is_empty()).fold(kind.to_string(), |shown, text| {
+                if shown.contains(*text) { shown } else { format!("{shown}: {text}") }
             })
         }
     };
-    StoreFault::Object(shown.chars().take(LONGEST_FAULT).collect())
+    StoreFault::Object(shown.chars().take(MAX_FAULT_CHARS).collect())
 }
 
-/// Code and message of a service's error. The library gives them as the `Debug` text of a struct of its own, and an answer of
-/// any other form as the body itself.
+/// Returns the code and the message of a service's error. The library provides them in the `Debug` format of its own
+/// struct; for an answer in any other format it provides the body itself.
 fn service_error(message: &str) -> Option<String> {
     const STRUCTS: [&str; 3] = ["S3Error {", "AzblobError {", "GcsErrorResponse {"];
     if !STRUCTS.iter().any(|name| message.starts_with(name)) {
@@ -247,11 +251,11 @@ fn service_error(message: &str) -> Option<String> {
     let is_plain =
         |code: &String| code.len() <= 64 && code.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
     let code = field("code").filter(is_plain).or_else(|| field("reason").filter(is_plain));
-    let words: Vec<String> = [code, field("message")].into_iter().flatten().collect();
-    (!words.is_empty()).then(|| words.join(": "))
+    let fields: Vec<String> = [code, field("message")].into_iter().flatten().collect();
+    (!fields.is_empty()).then(|| fields.join(": "))
 }
 
-/// The causes of an error, each by its own words alone.
+/// Returns the causes of an error, each cut by [`head`].
 fn heads_of_causes(error: &Error) -> String {
     let mut heads: Vec<String> = Vec::new();
     let mut cause = std::error::Error::source(error);
@@ -266,7 +270,7 @@ fn heads_of_causes(error: &Error) -> String {
     heads.join(": ")
 }
 
-/// The words before the first character after which libraries quote: a value, a body or a URL.
+/// Returns the text before the first character after which libraries quote a value, a body or a URL.
 fn head(text: &str) -> &str {
     let end = text.find([':', '"', '\'', '`', '{', '<', '\n']).unwrap_or(text.len());
     text[..end].trim_end_matches(" (https").trim_end_matches(" (http").trim_end()

@@ -1,6 +1,5 @@
-//! A repository's files on a server of restic's REST protocol (restic's documentation, "REST Backend", version 2).
-//!
-//! It must not know what the files mean. Retries and deadlines are its caller's.
+//! A repository's files on a server with restic's REST protocol, version 2 (restic's documentation, "REST Backend").
+//! The caller adds retries and deadlines.
 
 use std::{collections::BTreeMap, fs::File, sync::Arc};
 
@@ -20,10 +19,10 @@ use crate::{
     repository::StoreFault,
 };
 
-/// The version of the protocol whose listings have sizes.
+/// The media type of version 2 of the protocol, whose listings contain sizes.
 const VERSION_2: &str = "application/vnd.x.restic.rest.v2";
 
-/// One repository on a server.
+/// A repository on a server.
 #[derive(Clone, Debug)]
 pub(super) struct Server {
     client: Client,
@@ -44,7 +43,7 @@ impl Server {
         Self { client, url: config.url.trim_end_matches('/').to_owned(), login }
     }
 
-    /// Makes the folders of a repository.
+    /// Creates the folders of a repository.
     pub async fn prepare(&self) -> Result<(), Fault> {
         answer(self.request(Method::POST, "?create=true")).await.map(drop)
     }
@@ -52,7 +51,7 @@ impl Server {
     pub async fn stat(&self, path: &str) -> Result<u64, Fault> {
         let response = answer(self.request(Method::HEAD, path)).await?;
         let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        length.ok_or_else(|| refused(&response, "the answer names no length"))
+        length.ok_or_else(|| refused(&response, "the answer contains no length"))
     }
 
     pub async fn modified(&self, path: &str) -> Result<Option<Timestamp>, Fault> {
@@ -64,8 +63,8 @@ impl Server {
     pub async fn read(&self, path: &str) -> Result<Bytes, Fault> {
         let content = body(answer(self.request(Method::GET, path)).await?).await?;
         if path == "config" && content.is_empty() {
-            // Servers write it in its place: somebody is about to.
-            return Err(Fault::Passing(StoreFault::Http("the config is empty".to_owned())));
+            // Servers write a file directly under its final name, so another client is writing the config.
+            return Err(Fault::Transient(StoreFault::Http("the config is empty".to_owned())));
         }
         Ok(content)
     }
@@ -74,34 +73,34 @@ impl Server {
         let range = format!("bytes={offset}-{}", offset + length.max(1) - 1);
         let response = answer(self.request(Method::GET, path).header(RANGE, range)).await?;
         if response.status() != StatusCode::PARTIAL_CONTENT {
-            return Err(refused(&response, "the server gives no part of a file"));
+            return Err(refused(&response, "the server does not support reading a part of a file"));
         }
         body(response).await
     }
 
-    /// Names and sizes of all files of a kind, or an error.
+    /// Lists the names and sizes of all files of a kind.
     pub async fn list(&self, folder: &str) -> Result<Vec<(String, u64)>, Fault> {
         let request = self.request(Method::GET, &format!("{folder}/")).header(ACCEPT, VERSION_2);
         let response = answer(request).await?;
         let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if kind != VERSION_2 {
-            return Err(refused(&response, "this is no REST server for restic of version 2 of the protocol"));
+            return Err(refused(&response, "the server does not support version 2 of restic's REST protocol"));
         }
         let listed: Vec<Listed> = serde_json::from_slice(&body(response).await?)
-            // Without the library's error, which quotes the answer: the server is anything that a Repository names.
-            .map_err(|_| Fault::Passing(StoreFault::Http("the listing cannot be read".to_owned())))?;
+            // The library's error is omitted, because it quotes the answer, and a Repository may specify any server.
+            .map_err(|_| Fault::Transient(StoreFault::Http("the listing cannot be read".to_owned())))?;
         Ok(listed.into_iter().map(|Listed { name, size }| (name, size)).collect())
     }
 
     pub async fn write(&self, path: &str, content: &[Bytes], mode: Write) -> Result<(), Fault> {
         let size = content.iter().map(|part| part.len() as u64).sum();
-        // The body outlives this borrow; the bytes themselves are shared.
+        // The body outlives this borrow. The bytes are shared and not copied.
         let parts = content.to_vec();
         let body = Body::wrap_stream(stream::iter(parts.into_iter().map(Ok::<_, std::io::Error>)));
         self.write_body(path, body, size, mode).await
     }
 
-    /// Writes a file whose name is the hash of its content, which is in a local file.
+    /// Writes a file from a local file. Its name is the hash of the content.
     pub async fn write_file(&self, path: &str, content: &Arc<File>, size: u64) -> Result<(), Fault> {
         self.write_body(path, Body::wrap_stream(pieces_of(content, size)), size, Write::Replace).await
     }
@@ -109,12 +108,12 @@ impl Server {
     async fn write_body(&self, path: &str, body: Body, size: u64, mode: Write) -> Result<(), Fault> {
         let request = self.request(Method::POST, path).header(CONTENT_LENGTH, size);
         match answer(request.body(body)).await {
-            // Servers replace no file, and say 403 of one that is there.
+            // Servers do not replace a file; they answer 403 if it exists.
             Err(Fault::Denied(denied)) => match (self.stat(path).await, mode) {
                 (Ok(_), Write::CreateNew) => Err(Fault::Taken),
-                // Its name is the hash of its content, so it is the same.
+                // The name is the hash of the content, so the existing file has the same content.
                 (Ok(there), Write::Replace) if there == size => Ok(()),
-                (Err(fault @ Fault::Passing(_)), _) => Err(fault),
+                (Err(fault @ Fault::Transient(_)), _) => Err(fault),
                 _ => Err(Fault::Denied(denied)),
             },
             written => written.map(drop),
@@ -126,7 +125,7 @@ impl Server {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        // The protocol knows no folders below `data`.
+        // The protocol has no folders below `data`.
         let path = match path.strip_prefix("data/").and_then(|path| path.rsplit_once('/')) {
             Some((_, name)) => format!("data/{name}"),
             None => path.to_owned(),
@@ -139,7 +138,7 @@ impl Server {
     }
 }
 
-/// The head of a good answer.
+/// Sends a request and returns the head of a successful answer.
 async fn answer(request: RequestBuilder) -> Result<Response, Fault> {
     let response = request.send().await.map_err(broken)?;
     let status = response.status();
@@ -150,10 +149,10 @@ async fn answer(request: RequestBuilder) -> Result<Response, Fault> {
         404 => Fault::Missing,
         401 | 403 => Fault::Denied,
         413 | 507 => Fault::Full,
-        // 400 is said of uploads that were cut or changed on their way.
-        400 | 408 | 409 | 425 | 429 | 500.. => Fault::Passing,
-        // A redirection, too: a write that is redirected becomes a read, and would look like a success.
-        _ => Fault::Final,
+        // 400 is the answer to uploads that were truncated or changed in transit.
+        400 | 408 | 409 | 425 | 429 | 500.. => Fault::Transient,
+        // This includes redirects. An HTTP client turns a redirected write into a read, which would look like success.
+        _ => Fault::Permanent,
     };
     Err(classify(StoreFault::Http(status.to_string())))
 }
@@ -164,9 +163,9 @@ async fn body(response: Response) -> Result<Bytes, Fault> {
 
 fn broken(error: reqwest::Error) -> Fault {
     let text = with_causes(&error.without_url());
-    if is_distrust(&text) { Fault::Final(StoreFault::Http(text)) } else { Fault::Passing(StoreFault::Http(text)) }
+    if is_distrust(&text) { Fault::Permanent(StoreFault::Http(text)) } else { Fault::Transient(StoreFault::Http(text)) }
 }
 
 fn refused(response: &Response, why: &str) -> Fault {
-    Fault::Final(StoreFault::Http(format!("{why} ({})", response.status())))
+    Fault::Permanent(StoreFault::Http(format!("{why} ({})", response.status())))
 }

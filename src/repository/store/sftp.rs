@@ -1,8 +1,9 @@
-//! A repository's files on an SSH server that offers SFTP (version 3), in restic's layout.
+//! A repository's files on an SSH server with SFTP (version 3), in restic's layout. The caller adds retries and
+//! deadlines.
 //!
-//! It must not know what the files mean. Retries and deadlines are its caller's. The library's own files are not used:
-//! they know no rename that replaces. What the protocol cannot do: make a folder's entry durable; OpenSSH's extensions
-//! (`fsync`, `hardlink`, `posix-rename`, `statvfs`) are used where the server has them.
+//! The library's file type is not used, because it does not support a rename that replaces a file. OpenSSH's extensions
+//! (`fsync`, `hardlink`, `posix-rename`, `statvfs`) are used if the server has them. The protocol cannot make a
+//! folder's entry durable.
 
 mod connect;
 mod host_keys;
@@ -21,23 +22,23 @@ use tokio::{runtime::Handle, time::timeout};
 
 use self::connect::{Connection, Connector, Lease};
 pub use self::host_keys::known_host_keys;
-use super::{Write, backend::Fault, upload::partial_of};
+use super::{Write, backend::Fault, upload::partial_path};
 use crate::{
     model::{self, Credential, Secret, SftpConfig},
     repository::StoreFault,
 };
 
-/// One read or write of the protocol; each server takes so much.
+/// The length of a read or write request, which every server accepts.
 const CHUNK: usize = 32 * 1024;
-/// How many of them, or of folders that are listed, are under way at once.
-const UNDER_WAY: usize = 32;
-/// How long the rest of a failed write is tried to be removed.
-const LONGEST_REMOVAL: Duration = Duration::from_secs(30);
-/// A folder that we make, and a file, as restic makes them: for their owner alone.
+/// How many reads, writes or listings run in parallel.
+const PARALLEL_REQUESTS: usize = 32;
+/// The timeout for removing the partial file of a failed write.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(30);
+/// The modes of new folders and files. As in restic, only the owner has access.
 const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// A folder of a server, and the connection to it, once there is one.
+/// A folder on a server.
 #[derive(Clone, Debug)]
 pub(super) struct Server {
     connector: Connector,
@@ -45,7 +46,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// An error tells people what is wrong with what they gave.
+    /// An error is a message for users which states which setting is invalid.
     pub fn new(
         config: &SftpConfig,
         connection: &model::Connection,
@@ -83,28 +84,29 @@ impl Server {
         server.end(content)
     }
 
-    /// Names and sizes of all files of a folder and those below it, or an error.
+    /// Lists the names and sizes of all files of a folder and its direct subfolders.
     pub async fn list(&self, folder: &str) -> Result<Vec<(String, u64)>, Fault> {
         let (path, server) = (self.full(folder), self.connector.open().await?);
         let files = list(&server, &path).await;
         server.end(files)
     }
 
-    /// Writes beside the final name, makes it durable, and only then gives it that name: a reader sees all or nothing.
+    /// Writes a partial file, makes it durable, and renames it to the final name. So a reader sees a complete file or
+    /// none.
     pub async fn write(&self, path: &str, content: &[Bytes], mode: Write) -> Result<(), Fault> {
         let (path, server) = (self.full(path), self.connector.open().await?);
         let written = write(&server, &path, content, mode).await;
         server.end(written)
     }
 
-    /// Writes a part of a file that has not got its name yet. May be done again, on another connection, too.
+    /// Writes a part of a partial file. The call may be repeated, also on another connection.
     pub async fn write_part(&self, partial: &str, offset: u64, content: &[Bytes]) -> Result<(), Fault> {
         let (path, server) = (self.full(partial), self.connector.open().await?);
         let written = write_part(&server, &path, offset, content).await;
         server.end(written)
     }
 
-    /// Makes such a file durable, and gives it its name; on success the other name is gone.
+    /// Makes a partial file durable and renames it to its final name.
     pub async fn give_name(&self, partial: &str, path: &str, mode: Write) -> Result<(), Fault> {
         let (partial, path, server) = (self.full(partial), self.full(path), self.connector.open().await?);
         let named = match synced(&server, &partial).await {
@@ -131,10 +133,10 @@ impl From<Error> for Fault {
             Error::Status(status) => match status.status_code {
                 StatusCode::NoSuchFile => Self::Missing,
                 StatusCode::PermissionDenied => Self::Denied,
-                StatusCode::BadMessage | StatusCode::OpUnsupported => Self::Final,
-                _ => Self::Passing,
+                StatusCode::BadMessage | StatusCode::OpUnsupported => Self::Permanent,
+                _ => Self::Transient,
             },
-            _ => Self::Passing,
+            _ => Self::Transient,
         };
         classify(StoreFault::Ssh(error.to_string()))
     }
@@ -142,12 +144,12 @@ impl From<Error> for Fault {
 
 fn size(attributes: &FileAttributes, path: &str) -> Result<u64, Fault> {
     if attributes.is_dir() {
-        return Err(Fault::Final(StoreFault::Ssh(format!("{path} is a folder"))));
+        return Err(Fault::Permanent(StoreFault::Ssh(format!("{path} is a folder"))));
     }
-    attributes.size.ok_or_else(|| Fault::Final(StoreFault::Ssh(format!("the server tells no size of {path}"))))
+    attributes.size.ok_or_else(|| Fault::Permanent(StoreFault::Ssh(format!("the server reports no size of {path}"))))
 }
 
-/// Closes what was opened; the work's own error counts more.
+/// Closes a handle after some work. The work's error takes precedence over an error of closing.
 async fn closed<T>(server: &Connection, handle: String, work: Result<T, Fault>) -> Result<T, Fault> {
     let closed = server.sftp.close(handle).await;
     let done = work?;
@@ -155,7 +157,7 @@ async fn closed<T>(server: &Connection, handle: String, work: Result<T, Fault>) 
     Ok(done)
 }
 
-/// A part of a file, or all of it.
+/// Reads a part of a file, or the whole file.
 async fn read(server: &Connection, path: &str, part: Option<(u64, u64)>) -> Result<Bytes, Fault> {
     let handle = server.sftp.open(path, OpenFlags::READ, FileAttributes::empty()).await?.handle;
     let content = match part {
@@ -176,7 +178,7 @@ async fn read_part(server: &Connection, handle: &str, offset: u64, length: u64) 
         let length = CHUNK.min(usize::try_from(length - at).unwrap_or(CHUNK));
         read_chunk(server, handle, offset + at, length)
     });
-    let mut chunks = stream::iter(chunks).buffered(UNDER_WAY);
+    let mut chunks = stream::iter(chunks).buffered(PARALLEL_REQUESTS);
     let mut content = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
     while let Some(chunk) = chunks.try_next().await? {
         content.extend_from_slice(&chunk);
@@ -184,7 +186,8 @@ async fn read_part(server: &Connection, handle: &str, offset: u64, length: u64) 
     Ok(content.into())
 }
 
-/// Servers may answer with less than they were asked for; at the file's end with nothing.
+/// Reads a chunk with as many requests as needed, because servers may return fewer bytes than requested. The chunk is
+/// shorter at the end of the file.
 async fn read_chunk(server: &Connection, handle: &str, offset: u64, length: usize) -> Result<Vec<u8>, Fault> {
     let mut chunk = Vec::with_capacity(length);
     while chunk.len() < length {
@@ -202,7 +205,7 @@ async fn read_chunk(server: &Connection, handle: &str, offset: u64, length: usiz
 async fn list(server: &Connection, path: &str) -> Result<Vec<(String, u64)>, Fault> {
     let (mut files, folders) = list_folder(server, path.to_owned()).await?;
     let below = folders.into_iter().map(|name| list_folder(server, format!("{path}/{name}")));
-    let mut below = stream::iter(below).buffer_unordered(UNDER_WAY);
+    let mut below = stream::iter(below).buffer_unordered(PARALLEL_REQUESTS);
     while let Some((more, _)) = below.try_next().await? {
         files.extend(more);
     }
@@ -211,7 +214,7 @@ async fn list(server: &Connection, path: &str) -> Result<Vec<(String, u64)>, Fau
 
 type Listed = (Vec<(String, u64)>, Vec<String>);
 
-/// Files with their sizes, and folders.
+/// Lists the files of a folder with their sizes, and its subfolders.
 async fn list_folder(server: &Connection, path: String) -> Result<Listed, Fault> {
     let handle = server.sftp.opendir(path).await?.handle;
     let (mut files, mut folders) = (Vec::new(), Vec::new());
@@ -235,7 +238,7 @@ async fn list_folder(server: &Connection, path: String) -> Result<Listed, Fault>
 
 async fn write(server: &Lease, path: &str, content: &[Bytes], mode: Write) -> Result<(), Fault> {
     let folder = folder_of(path);
-    let mut partial = Partial { connection: server.connection(), path: partial_of(path), is_gone: false };
+    let mut partial = Partial { connection: server.connection(), path: partial_path(path), is_gone: false };
     let written = match write_durably(server, &partial.path, content).await {
         Err(Fault::Missing(_)) => {
             make_folders(server, folder).await?;
@@ -245,7 +248,7 @@ async fn write(server: &Lease, path: &str, content: &[Bytes], mode: Write) -> Re
     };
     let done = match written {
         Ok(()) => give_name(server, &partial.path, path, mode).await,
-        Err(Fault::Passing(fault)) if is_full(server, folder, content).await => Err(Fault::Full(fault)),
+        Err(Fault::Transient(fault)) if is_full(server, folder, content).await => Err(Fault::Full(fault)),
         Err(fault) => Err(fault),
     };
     partial.is_gone = done.is_ok();
@@ -269,12 +272,12 @@ async fn write_part(server: &Lease, path: &str, offset: u64, content: &[Bytes]) 
     };
     let written = write_content(server, &handle, offset, content).await;
     match closed(server, handle, written).await {
-        Err(Fault::Passing(fault)) if is_full(server, folder, content).await => Err(Fault::Full(fault)),
+        Err(Fault::Transient(fault)) if is_full(server, folder, content).await => Err(Fault::Full(fault)),
         done => done,
     }
 }
 
-/// Makes a file durable, as far as the server can.
+/// Makes a file durable if the server supports it.
 async fn synced(server: &Connection, path: &str) -> Result<(), Fault> {
     if !server.can(FSYNC) {
         return Ok(());
@@ -288,7 +291,7 @@ fn folder_of(path: &str) -> &str {
     path.rsplit_once('/').map_or(".", |(folder, _)| folder)
 }
 
-/// A file that has not got its name yet. What is left of it when a write fails or is given up only takes room.
+/// A partial file. It is removed if the write fails or is cancelled.
 struct Partial {
     connection: Arc<Connection>,
     path: String,
@@ -300,8 +303,8 @@ impl Drop for Partial {
         let Ok(runtime) = Handle::try_current() else { return };
         if !self.is_gone {
             let (connection, path) = (Arc::clone(&self.connection), std::mem::take(&mut self.path));
-            // If even that fails, it stays.
-            runtime.spawn(async move { timeout(LONGEST_REMOVAL, connection.sftp.remove(path)).await });
+            // A partial file that cannot be removed only occupies space.
+            runtime.spawn(async move { timeout(REMOVAL_TIMEOUT, connection.sftp.remove(path)).await });
         }
     }
 }
@@ -329,7 +332,7 @@ async fn write_content(server: &Connection, handle: &str, offset: u64, content: 
         }
     }
     let writes = chunks.into_iter().map(|(offset, chunk)| write_chunk(server, handle, offset, chunk));
-    let mut writes = stream::iter(writes).buffer_unordered(UNDER_WAY);
+    let mut writes = stream::iter(writes).buffer_unordered(PARALLEL_REQUESTS);
     while let Some(()) = writes.try_next().await? {}
     Ok(())
 }
@@ -338,32 +341,32 @@ async fn write_chunk(server: &Connection, handle: &str, offset: u64, chunk: Byte
     Ok(server.sftp.write(handle, offset, chunk.to_vec()).await.map(drop)?)
 }
 
-/// Gives a whole file its name; on success the other name is gone.
+/// Renames a complete partial file to its final name. After success the partial file does not exist any more.
 async fn give_name(server: &Connection, partial: &str, path: &str, mode: Write) -> Result<(), Fault> {
     let named = match mode {
         Write::Replace if server.can(connect::POSIX_RENAME) => posix_rename(server, partial, path).await,
-        // A link fails when the name is taken, in one step; and so does a rename in this version of the protocol.
+        // A hard link fails atomically if the file exists. So does a rename in this version of the protocol.
         Write::CreateNew if server.can(HARDLINK) => server.sftp.hardlink(partial, path).await.map(drop),
         _ => server.sftp.rename(partial, path).await.map(drop),
     };
     let failed = match named {
         Ok(()) if mode == Write::CreateNew && server.can(HARDLINK) => {
-            // The file has its name: what is left of the other one only takes room.
+            // The file has its final name. A partial file that cannot be removed only occupies space.
             let _ = server.sftp.remove(partial).await;
             return Ok(());
         }
         Ok(()) => return Ok(()),
         Err(error) => error,
     };
-    // A name that is taken is a mere "failure" to the protocol.
+    // The protocol reports an existing file only as a general "failure".
     match (server.sftp.stat(path).await, mode) {
         (Ok(_), Write::CreateNew) => Err(Fault::Taken),
         (Ok(_), Write::Replace) if !server.can(connect::POSIX_RENAME) => {
-            // Its name is the hash of its content; if that is not whole, it is no loss.
+            // The name is the hash of the content, so the removed file has the same content or is incomplete.
             server.sftp.remove(path).await?;
             Ok(server.sftp.rename(partial, path).await.map(drop)?)
         }
-        // A file system without links: the caller has looked just before.
+        // A file system without hard links. The caller has checked just before that the file does not exist.
         (Err(Error::Status(status)), Write::CreateNew) if status.status_code == StatusCode::NoSuchFile => {
             Ok(server.sftp.rename(partial, path).await.map(drop)?)
         }
@@ -371,7 +374,7 @@ async fn give_name(server: &Connection, partial: &str, path: &str, mode: Write) 
     }
 }
 
-/// OpenSSH's `PROTOCOL`, section 4.3: a rename that replaces.
+/// A rename that replaces an existing file: OpenSSH's `PROTOCOL`, section 4.3.
 async fn posix_rename(server: &Connection, from: &str, to: &str) -> Result<(), Error> {
     let mut request = Vec::with_capacity(from.len() + to.len() + 8);
     for path in [from, to] {
@@ -385,7 +388,7 @@ async fn posix_rename(server: &Connection, from: &str, to: &str) -> Result<(), E
     }
 }
 
-/// Makes a folder and those above it.
+/// Creates a folder and its parents.
 async fn make_folders(server: &Connection, path: &str) -> Result<(), Fault> {
     let ends = path.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0).chain([path.len()]);
     let mut made = Ok(());
@@ -395,7 +398,7 @@ async fn make_folders(server: &Connection, path: &str) -> Result<(), Fault> {
     }
     match made {
         Ok(()) => Ok(()),
-        // Another writer may have been faster.
+        // Another writer may have created the folder meanwhile.
         Err(error) => match server.sftp.stat(path).await {
             Ok(found) if found.attrs.is_dir() => Ok(()),
             _ => Err(error.into()),
@@ -403,7 +406,8 @@ async fn make_folders(server: &Connection, path: &str) -> Result<(), Fault> {
     }
 }
 
-/// Whether a write may have failed for want of room, which the protocol calls a mere "failure".
+/// Whether a write may have failed because the file system is full, which the protocol reports only as a general
+/// "failure".
 async fn is_full(server: &Connection, folder: &str, content: &[Bytes]) -> bool {
     if !server.can(STATVFS) {
         return false;

@@ -1,7 +1,7 @@
-//! One long file on its way to a store, part by part in little memory: nobody sees it before it is whole.
+//! The upload of a long file, part by part with little memory. The file becomes visible only when it is complete.
 //!
-//! It must not know what is in it. Where a store has uploads of several parts, it is one; else it is written beside its name,
-//! made durable, and only then named. What fails leaves nothing under that name.
+//! If the store has multipart uploads, one of them is used. Otherwise the parts are written to a partial file in the
+//! same folder, which is made durable and then renamed. An upload that fails leaves no file with the final name.
 
 use std::{fs::File, io, os::unix::fs::FileExt, pin::pin, sync::Arc};
 
@@ -17,70 +17,69 @@ use super::{
 };
 use crate::repository::{RepositoryError, StoreFault, scratch};
 
-/// The shortest part, but for the last one, that services take: no part is shorter here, not even the last, since the
-/// library keeps a shorter one for itself and loses it when a request fails.
-const SHORTEST_PART: usize = 5 << 20;
-/// Services take so many parts.
-const MOST_PARTS: u64 = 10_000;
-/// How long a part is, unless the file is too long for that.
-const PART: usize = 8 << 20;
-/// How long it is where nobody knows how long the file is.
-const PART_OF_UNKNOWN: usize = 16 << 20;
-/// The longest part: two of them are in the memory of a run, whose other needs leave no room for more.
-const LONGEST_PART: usize = 24 << 20;
+/// The minimum length of a part. Services accept a shorter last part, but the library buffers a shorter part and loses
+/// it when a request fails.
+const MIN_PART_BYTES: usize = 5 << 20;
+/// The maximum number of parts that services accept.
+const MAX_PARTS: u64 = 10_000;
+/// The length of a part, unless the file is too long for it.
+const PART_BYTES: usize = 8 << 20;
+/// The length of a part if the length of the file is unknown.
+const PART_BYTES_OF_UNKNOWN: usize = 16 << 20;
+/// The maximum length of a part. Two parts are in memory, and the other data of a run leaves no memory for more.
+const MAX_PART_BYTES: usize = 24 << 20;
 
-/// How much is read at once of a file that may be there.
+/// How many bytes of a stored file are read at once to compare it.
 const READ_BACK: u64 = 4 << 20;
 
-/// The length of the parts of a file that is not longer than that, as far as it is known.
+/// Returns the length of the parts of a file which has at most `at_most` bytes, if a maximum is known.
 fn part_bytes(at_most: Option<u64>) -> usize {
-    let Some(bytes) = at_most else { return PART_OF_UNKNOWN };
-    usize::try_from(bytes.div_ceil(MOST_PARTS - 1000)).unwrap_or(LONGEST_PART).clamp(PART, LONGEST_PART)
+    let Some(bytes) = at_most else { return PART_BYTES_OF_UNKNOWN };
+    usize::try_from(bytes.div_ceil(MAX_PARTS - 1000)).unwrap_or(MAX_PART_BYTES).clamp(PART_BYTES, MAX_PART_BYTES)
 }
 
-/// What was sent so far.
+/// An upload of a file, not finished yet.
 pub(in super::super) struct Upload {
     store: Store,
     path: String,
     mode: Write,
-    /// There is a file that is to be replaced.
+    /// Whether a file with this name exists, which is replaced.
     replaces: bool,
     part_bytes: usize,
     waiting: Vec<Bytes>,
     waiting_bytes: usize,
     sent: u64,
     hash: Sha256,
-    way: Option<Way>,
+    target: Option<UploadTarget>,
 }
 
-/// A file that is there as it was sent.
+/// A file whose upload is complete.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Uploaded {
-    /// Its length.
     pub bytes: u64,
-    /// Its SHA-256.
     pub sha256: Output<Sha256>,
 }
 
-/// How parts are sent, once there was one.
-enum Way {
-    /// As parts of an upload that the service makes one object of.
+/// The target of the parts. It exists after the first part was sent.
+enum UploadTarget {
+    /// A multipart upload of an object store.
     Parts(Mutex<opendal::Writer>),
-    /// Into a file of that name.
+    /// A partial file with this path.
     Partial(String),
 }
 
 impl Store {
-    /// Begins a file; nothing is sent yet. With [`Write::CreateNew`], there must be none of that name:
-    /// [`RepositoryError::Taken`].
+    /// Begins the upload of a file. Nothing is sent yet.
+    ///
+    /// Errors: [`RepositoryError::Taken`] if the file exists, with [`Write::CreateNew`].
     pub async fn upload(&self, path: &str, mode: Write, at_most: Option<u64>) -> Result<Upload, RepositoryError> {
-        let before = self.look(path).await.map_err(|fault| self.failed(fault, "look for", path))?;
+        let before = self.length(path).await.map_err(|fault| self.failed(fault, "look for", path))?;
         let replaces = before.is_some();
         if replaces && mode == Write::CreateNew {
             return Err(self.taken(path));
         }
         Ok(Upload {
-            store: self.under_way(),
+            store: self.reached(),
             path: path.to_owned(),
             mode,
             replaces,
@@ -89,12 +88,12 @@ impl Store {
             waiting_bytes: 0,
             sent: 0,
             hash: Sha256::default(),
-            way: None,
+            target: None,
         })
     }
 
-    /// Writes a file of the repository whose content is in a local file. Its name is the hash of the content, so what is
-    /// replaced is the same.
+    /// Writes a file of the repository from a local file. Its name is the hash of the content, so a replaced file has
+    /// the same content.
     pub async fn write_file(&self, kind: Kind, id: &Id, content: &Arc<File>, size: u64) -> Result<(), RepositoryError> {
         let path = kind.path(id);
         if let Backend::Rest(server) = &self.backend {
@@ -119,8 +118,8 @@ impl Store {
         upload.finish().await.map(drop)
     }
 
-    /// The length of a file, if it is there.
-    async fn look(&self, path: &str) -> Result<Option<u64>, Fault> {
+    /// Returns the length of a file, or none if it is missing.
+    async fn length(&self, path: &str) -> Result<Option<u64>, Fault> {
         let backend = &self.backend;
         match self.retry(0, move || backend.stat(path)).await {
             Ok(length) => Ok(Some(length)),
@@ -130,17 +129,17 @@ impl Store {
     }
 
     fn taken(&self, path: &str) -> RepositoryError {
-        RepositoryError::Taken { place: self.place.clone(), file: path.to_owned() }
+        RepositoryError::Taken { location: self.location.clone(), file: path.to_owned() }
     }
 }
 
 impl Upload {
-    /// Takes the next bytes, and sends a part when there are enough of them.
+    /// Appends bytes to the file, and sends a part if there are enough bytes for one.
     pub async fn write(&mut self, content: Bytes) -> Result<(), RepositoryError> {
         self.hash.update(&content);
         self.waiting_bytes += content.len();
         self.waiting.push(content);
-        while self.waiting_bytes >= self.part_bytes + SHORTEST_PART {
+        while self.waiting_bytes >= self.part_bytes + MIN_PART_BYTES {
             let part = self.take(self.part_bytes);
             let sent = self.send(part).await;
             sent.map_err(|fault| self.failed(fault))?;
@@ -148,35 +147,36 @@ impl Upload {
         Ok(())
     }
 
-    /// Sends the rest, gives the file its name, and looks whether it is there and as long as it was sent. Where nobody
-    /// acknowledged that, all of what is there is read and compared: it may be somebody else's.
+    /// Sends the remaining bytes, gives the file its final name, and checks that the stored file has the right length.
+    /// If the store did not acknowledge the last step, the whole file is read and compared, because it may be the file
+    /// of another client.
     ///
-    /// Errors: [`RepositoryError::OutcomeUnknown`] when it may be there all the same; [`RepositoryError::NotKept`] when
-    /// something else is there; otherwise it is not.
+    /// Errors: [`RepositoryError::OutcomeUnknown`] if the file may be stored nevertheless; [`RepositoryError::NotKept`]
+    /// if the stored file differs. After any other error the file is not stored.
     pub async fn finish(mut self) -> Result<Uploaded, RepositoryError> {
         let bytes = self.sent + self.waiting_bytes as u64;
-        let ours = Uploaded { bytes, sha256: self.hash.clone().finalize() };
+        let expected = Uploaded { bytes, sha256: self.hash.clone().finalize() };
         let finished = self.complete().await;
-        // What was done is to be known even if the run was cancelled meanwhile.
-        let looking = if finished.is_ok() { self.store.for_a_last_write() } else { self.store.for_a_last_look() };
-        let found = looking.look(&self.path).await;
-        let (place, file) = (self.store.place.clone(), self.path.clone());
-        let unknown = |source| RepositoryError::OutcomeUnknown { place, file, source: Box::new(source) };
+        // The outcome is determined even if the run was cancelled meanwhile.
+        let store = if finished.is_ok() { self.store.uncancelled() } else { self.store.for_final_request() };
+        let found = store.length(&self.path).await;
+        let (location, file) = (self.store.location.clone(), self.path.clone());
+        let unknown = |source| RepositoryError::OutcomeUnknown { location, file, source: Box::new(source) };
         match (finished, found) {
-            (Ok(()), Ok(Some(found))) if found == bytes => Ok(ours),
+            (Ok(()), Ok(Some(found))) if found == bytes => Ok(expected),
             (Ok(()), Ok(found)) => {
-                let (place, file) = (self.store.place.clone(), self.path.clone());
-                Err(RepositoryError::NotKept { place, file, sent: bytes, found: found.unwrap_or_default() })
+                let (location, file) = (self.store.location.clone(), self.path.clone());
+                Err(RepositoryError::NotKept { location, file, sent: bytes, found: found.unwrap_or_default() })
             }
             (Err(fault), Ok(Some(found))) if found == bytes && self.may_be_done(&fault) => {
-                // Whoever cancelled does not wait until all is read.
+                // A cancelled run does not wait until the whole file is read.
                 if matches!(fault, Fault::Cancelled) {
                     return Err(unknown(self.failed(fault)));
                 }
-                match self.is_there(&ours).await {
+                match self.is_stored(&expected).await {
                     Ok(true) => {
                         self.abort().await;
-                        Ok(ours)
+                        Ok(expected)
                     }
                     Ok(false) => {
                         let error = self.failed(fault);
@@ -186,7 +186,7 @@ impl Upload {
                     Err(fault) => Err(unknown(self.store.failed(fault, "read", &self.path))),
                 }
             }
-            (Ok(()) | Err(Fault::Passing(_) | Fault::Cancelled), Err(fault)) => {
+            (Ok(()) | Err(Fault::Transient(_) | Fault::Cancelled), Err(fault)) => {
                 Err(unknown(self.store.failed(fault, "look for", &self.path)))
             }
             (Err(fault), _) => {
@@ -197,24 +197,25 @@ impl Upload {
         }
     }
 
-    /// Whether the file may have its name in spite of that: only the acknowledgement was lost, and the next try found what
-    /// the one before it has done.
+    /// Whether the file may be complete despite this fault: if an acknowledgement was lost, the next attempt fails
+    /// because of the effect of the one before.
     fn may_be_done(&self, fault: &Fault) -> bool {
         match fault {
-            Fault::Passing(_) | Fault::Missing(_) | Fault::Cancelled => true,
-            // Found before the parts were put together, so not by this one.
-            Fault::Taken => !matches!(self.way, Some(Way::Parts(_))),
-            Fault::Full(_) | Fault::Denied(_) | Fault::Final(_) => false,
+            Fault::Transient(_) | Fault::Missing(_) | Fault::Cancelled => true,
+            // For a multipart upload the existing file was found before the parts were combined, so this upload did not
+            // create it.
+            Fault::Taken => !matches!(self.target, Some(UploadTarget::Parts(_))),
+            Fault::Full(_) | Fault::Denied(_) | Fault::Permanent(_) => false,
         }
     }
 
-    /// Whether the file of that name has that content.
-    async fn is_there(&self, ours: &Uploaded) -> Result<bool, Fault> {
+    /// Whether the stored file has the expected content.
+    async fn is_stored(&self, expected: &Uploaded) -> Result<bool, Fault> {
         let (backend, path) = (&self.store.backend, self.path.as_str());
         let mut hash = Sha256::default();
         let mut at = 0;
-        while at < ours.bytes {
-            let length = (ours.bytes - at).min(READ_BACK);
+        while at < expected.bytes {
+            let length = (expected.bytes - at).min(READ_BACK);
             self.store.limited(self.store.limits.receive(length)).await.map_err(|_| Fault::Cancelled)?;
             let read = self.store.retry(length, move || backend.read_range(path, at, length)).await?;
             if read.len() as u64 != length {
@@ -223,31 +224,33 @@ impl Upload {
             hash.update(&read);
             at += length;
         }
-        Ok(hash.finalize() == ours.sha256)
+        Ok(hash.finalize() == expected.sha256)
     }
 
-    /// Takes back what was sent. If even that fails, it only takes room, under no name of a file.
+    /// Removes the parts that were sent. If that fails, they only occupy space; no file with the final name exists.
     pub async fn abort(self) {
-        let Some(way) = self.way else { return };
+        let Some(target) = self.target else { return };
         let is_cancelled = self.store.cancel.is_cancelled();
-        let store = if is_cancelled { self.store.for_a_last_look() } else { self.store.for_a_last_write() };
+        let store = if is_cancelled { self.store.for_final_request() } else { self.store.uncancelled() };
         let backend = &store.backend;
-        let aborted = match &way {
-            Way::Parts(writer) => store.retry(0, move || async move { Ok(writer.lock().await.abort().await?) }).await,
-            Way::Partial(partial) => store.retry(0, move || backend.remove(partial)).await,
+        let aborted = match &target {
+            UploadTarget::Parts(writer) => {
+                store.retry(0, move || async move { Ok(writer.lock().await.abort().await?) }).await
+            }
+            UploadTarget::Partial(partial) => store.retry(0, move || backend.remove(partial)).await,
         };
         if let Err(fault) = aborted
             && !matches!(fault, Fault::Missing(_))
         {
-            let error = store.failed(fault, "take back the unfinished", &self.path);
+            let error = store.failed(fault, "remove the unfinished", &self.path);
             tracing::warn!("{error}");
         }
     }
 
-    /// All that is left, and then the name.
+    /// Sends the remaining bytes, and gives the file its final name.
     async fn complete(&mut self) -> Result<(), Fault> {
         let rest = self.take(self.waiting_bytes);
-        if self.way.is_none() {
+        if self.target.is_none() {
             let (backend, path, mode) = (&self.store.backend, self.path.as_str(), self.mode);
             let (rest, size) = (&rest, length_of(&rest));
             self.limited(size).await?;
@@ -255,16 +258,18 @@ impl Upload {
         }
         self.send(rest).await?;
         let (backend, path, mode) = (&self.store.backend, self.path.as_str(), self.mode);
-        match &self.way {
+        match &self.target {
             None => Ok(()),
-            Some(Way::Parts(writer)) => {
-                // Few services know "only if absent" for objects of several parts.
-                if mode == Write::CreateNew && self.store.look(path).await?.is_some() {
+            Some(UploadTarget::Parts(writer)) => {
+                // Few services support "only if absent" for multipart uploads.
+                if mode == Write::CreateNew && self.store.length(path).await?.is_some() {
                     return Err(Fault::Taken);
                 }
                 self.store.retry(0, move || async move { Ok(writer.lock().await.close().await.map(drop)?) }).await
             }
-            Some(Way::Partial(partial)) => self.store.retry(0, move || backend.give_name(partial, path, mode)).await,
+            Some(UploadTarget::Partial(partial)) => {
+                self.store.retry(0, move || backend.give_name(partial, path, mode)).await
+            }
         }
     }
 
@@ -272,28 +277,28 @@ impl Upload {
         let size = length_of(&part);
         self.limited(size).await?;
         let (backend, offset) = (&self.store.backend, self.sent);
-        let way = match &mut self.way {
-            Some(way) => way,
+        let target = match &mut self.target {
+            Some(target) => target,
             none => none.insert(match backend {
                 Backend::Objects(bucket) => {
-                    Way::Parts(Mutex::new(bucket.begin(&self.path, self.mode, self.replaces).await?))
+                    UploadTarget::Parts(Mutex::new(bucket.begin(&self.path, self.mode, self.replaces).await?))
                 }
-                Backend::Folder(_) | Backend::Sftp(_) => Way::Partial(partial_of(&self.path)),
+                Backend::Folder(_) | Backend::Sftp(_) => UploadTarget::Partial(partial_path(&self.path)),
                 Backend::Rest(_) => {
-                    let text = "such a server takes only files of repositories".to_owned();
-                    return Err(Fault::Final(StoreFault::Http(text)));
+                    let text = "a REST server stores only files of repositories".to_owned();
+                    return Err(Fault::Permanent(StoreFault::Http(text)));
                 }
             }),
         };
         let part = &part;
-        match way {
-            Way::Parts(writer) => {
+        match target {
+            UploadTarget::Parts(writer) => {
                 let (writer, part) = (&*writer, part);
                 self.store
                     .retry(size, move || async move { Ok(writer.lock().await.write(part.clone()).await?) })
                     .await?;
             }
-            Way::Partial(partial) => {
+            UploadTarget::Partial(partial) => {
                 let partial = partial.as_str();
                 self.store.retry(size, move || backend.write_part(partial, offset, part)).await?;
             }
@@ -302,12 +307,12 @@ impl Upload {
         Ok(())
     }
 
-    /// Waits for the store's limits, but not longer than the run.
+    /// Waits for the store's limits, or until the run is cancelled.
     async fn limited(&self, size: u64) -> Result<(), Fault> {
         self.store.limited(self.store.limits.send(size)).await.map_err(|_| Fault::Cancelled)
     }
 
-    /// The first so many bytes of what waits.
+    /// Takes the first `bytes` waiting bytes.
     fn take(&mut self, bytes: usize) -> Vec<Bytes> {
         let mut taken = Vec::new();
         let mut missing = bytes.min(self.waiting_bytes);
@@ -335,7 +340,7 @@ impl Upload {
     }
 }
 
-/// The content of a local file, piece by piece.
+/// Reads the content of a local file as a stream.
 pub(super) fn pieces_of(content: &Arc<File>, size: u64) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
     let content = Arc::clone(content);
     stream::try_unfold(0, move |at| {
@@ -359,19 +364,20 @@ fn length_of(part: &[Bytes]) -> u64 {
     part.iter().map(|content| content.len() as u64).sum()
 }
 
-/// A name beside a file's own. In pods every process has the same number, so only chance keeps clear of what a killed one
-/// left.
-pub(super) fn partial_of(path: &str) -> String {
+/// Returns the path of a partial file, in the folder of the final file. The name is random, so that it differs from
+/// those which killed processes have left; a PID would not do, because it is the same in every pod.
+pub(super) fn partial_path(path: &str) -> String {
     let (folder, name) = path.rsplit_once('/').map_or(("", path), |(folder, name)| (folder, name));
     let separator = if folder.is_empty() { "" } else { "/" };
     format!("{folder}{separator}.{name}-{:016x}.part", rand::random::<u64>())
 }
 
-/// The name that such a file was to get, by its own, both without a folder; none if it is no such file.
-pub(super) fn whole_of(partial: &str) -> Option<&str> {
-    let (name, chance) = partial.strip_prefix('.')?.strip_suffix(".part")?.rsplit_once('-')?;
-    let is_ours = chance.len() == 16 && chance.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    is_ours.then_some(name)
+/// Returns the final name of a partial file, or none if the name is not that of a partial file. Both names are without
+/// a folder.
+pub(super) fn final_name(partial: &str) -> Option<&str> {
+    let (name, random) = partial.strip_prefix('.')?.strip_suffix(".part")?.rsplit_once('-')?;
+    let is_partial = random.len() == 16 && random.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    is_partial.then_some(name)
 }
 
 #[cfg(test)]
@@ -379,26 +385,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_files_have_longer_parts_and_no_more_than_a_service_takes() {
-        assert_eq!(part_bytes(Some(0)), PART);
+    fn long_files_have_longer_parts_and_no_more_than_services_accept() {
+        assert_eq!(part_bytes(Some(0)), PART_BYTES);
         assert_eq!(part_bytes(Some(80_000_000_000)), 8_888_889);
-        assert_eq!(part_bytes(Some(u64::MAX)), LONGEST_PART);
-        assert_eq!(part_bytes(None), PART_OF_UNKNOWN);
+        assert_eq!(part_bytes(Some(u64::MAX)), MAX_PART_BYTES);
+        assert_eq!(part_bytes(None), PART_BYTES_OF_UNKNOWN);
     }
 
     #[test]
-    fn partial_file_is_beside_the_whole_one() {
+    fn partial_file_is_in_the_folder_of_the_final_file() {
         for (path, beginning) in [("a.tar", ".a.tar-"), ("shop/data/a.tar", "shop/data/.a.tar-")] {
-            let partial = partial_of(path);
+            let partial = partial_path(path);
             let rest = partial.strip_prefix(beginning).and_then(|rest| rest.strip_suffix(".part"));
             assert_eq!(rest.map(str::len), Some(16), "{partial}");
         }
     }
 
     #[test]
-    fn partial_file_is_known_by_its_name_and_no_other_is() {
+    fn only_partial_files_are_recognised_by_their_names() {
         for name in ["config", "ab12", "a-b.tar"] {
-            assert_eq!(whole_of(&partial_of(name)), Some(name));
+            assert_eq!(final_name(&partial_path(name)), Some(name));
         }
         for other in [
             "ab12",
@@ -411,7 +417,7 @@ mod tests {
             ".ab12-0123456789abcdef",
             ".nfs00000000012345",
         ] {
-            assert_eq!(whole_of(other), None, "{other}");
+            assert_eq!(final_name(other), None, "{other}");
         }
     }
 }

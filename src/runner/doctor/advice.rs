@@ -1,6 +1,4 @@
-//! What is wrong with a repository, what that means, and what to do about it, step by step.
-//!
-//! Pure: it sees what was observed, and the time.
+//! The problems of a repository, what they mean, and how to solve them step by step. Pure.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -12,19 +10,19 @@ use crate::{
     repository::{CheckReport, Finding, FoundLock, HarmedSnapshot, SnapshotSummary},
 };
 
-/// Holders refresh their locks every few minutes; whoever has not for so long may be gone.
+/// The age of a lock after which its holder may have ended. Holders refresh their locks every few minutes.
 const QUIET: SignedDuration = SignedDuration::from_mins(10);
-/// How many of a kind are named; all are counted.
+/// How many findings of a kind are named; all are counted.
 const NAMED: usize = 10;
 
-/// How much a complaint matters.
+/// The severity of a complaint.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum Weight {
-    /// Something that was stored cannot be restored as it is, or nothing can be stored or restored at all.
+    /// Stored data cannot be restored as it is, or nothing can be stored or restored at all.
     Broken,
-    /// All that is stored can be restored; one more mishap, and that may end.
+    /// All stored data can be restored, but one more failure may change that.
     Risk,
-    /// Good to know.
+    /// Informational.
     Note,
 }
 
@@ -38,25 +36,25 @@ impl fmt::Display for Weight {
     }
 }
 
-/// One thing that is not as it should be.
+/// One problem of a repository.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Complaint {
-    /// How much it matters.
+    /// Its severity.
     pub weight: Weight,
-    /// What it is, and of what.
+    /// The problem and the affected object.
     pub what: String,
-    /// What mends it, step by step.
+    /// How to solve it, step by step.
     pub remedy: Vec<String>,
 }
 
-/// All that is to be said of a repository.
+/// The result of an examination.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Diagnosis {
-    /// What was looked at, and is well.
+    /// The checks which found no problem.
     pub sound: Vec<String>,
-    /// What is not, the worst first.
+    /// The problems, the most severe first.
     pub complaints: Vec<Complaint>,
 }
 
@@ -67,24 +65,24 @@ impl Diagnosis {
     }
 }
 
-/// What was seen of a repository that could be opened.
+/// The facts about a repository which could be opened.
 #[derive(Debug)]
 pub(super) struct Observed {
-    /// Its place, without credentials.
-    pub place: String,
-    /// Version of its format.
+    /// The location of the repository, without credentials.
+    pub location: String,
+    /// Version of the repository format.
     pub format: u32,
-    /// Locks of others.
+    /// Locks of other clients.
     pub locks: Vec<FoundLock>,
     pub check: CheckReport,
-    /// All snapshots, if the check could read them all.
+    /// All snapshots, if the check could read all of them.
     pub snapshots: Vec<SnapshotSummary>,
 }
 
-/// What is to be said of a repository that could be opened.
+/// The diagnosis of a repository which could be opened.
 pub(super) fn diagnose(observed: &Observed, now: Timestamp) -> Diagnosis {
-    let Observed { place, format, locks, check, snapshots } = observed;
-    let mut sound = vec![format!("the repository at {place} can be reached, and the password opens it")];
+    let Observed { location, format, locks, check, snapshots } = observed;
+    let mut sound = vec![format!("the repository at {location} can be reached, and the password opens it")];
     let mut complaints = Vec::new();
     if check.is_sound() {
         sound.push(format!("{} snapshots have all that they need, in {} packs", check.snapshots, check.packs));
@@ -95,23 +93,24 @@ pub(super) fn diagnose(observed: &Observed, now: Timestamp) -> Diagnosis {
     if check.packs_read > 0 {
         sound.push(format!("{} packs were read byte by byte", check.packs_read));
     } else if check.packs > 0 {
-        let remedy = vec!["run this again with --read-data, or give the Repository a check by schedule".to_owned()];
-        let what = "the bytes of the packs were not read: whether they still are what was written, nobody knows";
+        let step = "run this again with --read-data, or set a schedule for checks in the Repository (spec.check)";
+        let remedy = vec![step.to_owned()];
+        let what = "the bytes of the packs were not read, so damage in them would not be noticed";
         complaints.push(Complaint { weight: Weight::Note, what: what.to_owned(), remedy });
     }
     match check.keys {
         0 | 1 => complaints.push(only_key()),
-        keys => sound.push(format!("it has {keys} keys; that one of their passwords is kept elsewhere, only you know")),
+        keys => sound.push(format!("it has {keys} keys; keep the password of one of them outside of the cluster")),
     }
     complaints.extend(locks.iter().map(|lock| held(lock, now)));
     if *format < 2 {
-        let remedy = vec![format!("restic -r {place} migrate upgrade_repo_v2")];
-        let what = "it has restic's format 1, which knows no compression".to_owned();
+        let remedy = vec![format!("restic -r {location} migrate upgrade_repo_v2")];
+        let what = "it has restic's format 1, which does not support compression".to_owned();
         complaints.push(Complaint { weight: Weight::Note, what, remedy });
     }
     if check.unreferenced_packs > 0 {
         let what = format!(
-            "{} packs are in no index: runs that failed have left them; harmless, and they take room",
+            "{} packs are in no index: failed runs have left them; they are harmless, but use space",
             check.unreferenced_packs
         );
         complaints.push(Complaint { weight: Weight::Note, what, remedy: vec!["stowaway prune".to_owned()] });
@@ -120,28 +119,30 @@ pub(super) fn diagnose(observed: &Observed, now: Timestamp) -> Diagnosis {
     Diagnosis { sound, complaints }
 }
 
-/// What is to be said of one that could not be opened, which the failure tells.
+/// The diagnosis of a repository which could not be opened, from the failure.
 pub(super) fn unopened(failure: &Failure) -> Diagnosis {
     let steps: &[&str] = match failure.reason {
         Reason::WrongPassword => &[
-            "look whether the Secret holds the password that it was created with, or one of a key that was added",
-            "with the password of another key, such as the one that you keep outside of the cluster: stowaway key list, \
-             stowaway key add, and put the new one into the Secret",
-            "without any of these passwords, nobody can read it",
+            "check that the Secret holds the password with which the repository was created, or the password of an \
+             added key",
+            "if you have the password of another key, for example outside of the cluster: run stowaway key list and \
+             stowaway key add with it, and store the new password in the Secret",
+            "without any of these passwords the repository cannot be read",
         ],
         Reason::RepositoryNotFound => &[
-            "correct the place: endpoint, bucket and prefix, or the volume",
+            "correct the location: endpoint, bucket and prefix, or the volume",
             "if nothing was ever stored there, the first backup creates it",
-            "if there was something: look for the file `config` in the store's own versions or backups, and put it back; do not \
-             create another repository at that place",
+            "if there was a repository: look for the file `config` in the store's own versions or backups, and \
+             restore it; do not create another repository at that location",
         ],
         Reason::RepositoryDamaged => &[
-            "put back what is damaged from the store's own versions or from a copy: the files `config` and `keys/*` exist once \
-             only, and without them nothing opens",
+            "restore the damaged files from the store's own versions or from a copy: the files `config` and `keys/*` \
+             exist only once, and without them the repository cannot be opened",
         ],
-        Reason::RepositoryLocked => &["wait until that run ends", "if it runs no more: stowaway unlock"],
+        Reason::RepositoryLocked => &["wait until that run ends", "if it no longer runs: stowaway unlock"],
         Reason::StoreFull => &[
-            "make room in the store, or make it larger: opening writes a small lock file, which did not fit",
+            "free space in the store, or enlarge it: opening the repository writes a small lock file, which did not \
+             fit",
             "if that is impossible: restic prune --unsafe-recover-no-free-space, which is described in restic's manual",
         ],
         _ => &[],
@@ -151,21 +152,22 @@ pub(super) fn unopened(failure: &Failure) -> Diagnosis {
     Diagnosis { sound: Vec::new(), complaints: vec![complaint] }
 }
 
-/// What the check found, in one complaint: it is mended as a whole.
+/// All findings of the check as one complaint, because they are solved together.
 fn damage(check: &CheckReport) -> Complaint {
     let CheckReport { findings, harmed_snapshots, harmed, .. } = check;
     let found: Vec<String> = findings.first.iter().take(NAMED).map(ToString::to_string).collect();
     let more = findings.count - found.len() as u64;
     let more = if more > 0 { format!("; and {more} more, see stowaway check") } else { String::new() };
     let what = format!(
-        "{} findings, and {harmed_snapshots} snapshots that cannot be restored as a whole: {}{more}",
+        "{} findings, and {harmed_snapshots} snapshots which cannot be restored completely: {}{more}",
         findings.count,
         found.join("; ")
     );
     let mut remedy = vec![
-        "if the store keeps older versions of its files, or there is a copy: put back the files that are named, and be done"
+        "if the store keeps older versions of its files, or there is a copy: restore the named files; nothing else is \
+         needed"
             .to_owned(),
-        "else copy the folders `index` and `snapshots` of the repository to some other place first".to_owned(),
+        "otherwise, first copy the folders `index` and `snapshots` of the repository to another location".to_owned(),
     ];
     let damaged: Vec<&str> = findings
         .first
@@ -176,8 +178,8 @@ fn damage(check: &CheckReport) -> Complaint {
         })
         .collect();
     if !damaged.is_empty() {
-        remedy
-            .push(format!("restic repair packs {}   (0.16 or newer; keeps what can still be read)", damaged.join(" ")));
+        let packs = damaged.join(" ");
+        remedy.push(format!("restic repair packs {packs}   (0.16 or newer; keeps the data which can still be read)"));
     }
     let (indices, snapshots) = (unreadable(check, "index/"), unreadable(check, "snapshots/"));
     let of_index = |finding: &Finding| {
@@ -194,16 +196,18 @@ fn damage(check: &CheckReport) -> Complaint {
     }
     if *harmed_snapshots > 0 {
         remedy.push(
-            "back up all sources: what is still there is stored again, and mends older snapshots that need the same"
+            "back up all sources: data which still exists is stored again, which repairs older snapshots with the \
+             same data"
                 .to_owned(),
         );
-        let again = "run this again; what then still is harmed cannot be mended (--last-of-source deletes the last one of a source, too)";
+        let again = "run this again; snapshots which are still damaged then cannot be repaired (--last-of-source \
+                     deletes the last snapshot of a source, too)";
         remedy.push(format!("{again}: stowaway forget {}", short_ids(harmed)));
     }
     Complaint { weight: Weight::Broken, what, remedy }
 }
 
-/// The files of that folder that cannot be read.
+/// The unreadable files of this folder.
 fn unreadable<'a>(check: &'a CheckReport, folder: &str) -> Vec<&'a str> {
     let files = check.findings.first.iter().filter_map(|finding| match finding {
         Finding::Unreadable { file, .. } if file.starts_with(folder) => Some(file.as_str()),
@@ -217,7 +221,7 @@ fn short_ids(harmed: &[HarmedSnapshot]) -> String {
     ids.join(" ")
 }
 
-/// Sources whose newest snapshot is not good, and snapshots that are dated in the future.
+/// Complaints about sources whose newest snapshot is not good, and about snapshots which are dated in the future.
 fn not_good(snapshots: &[SnapshotSummary], now: Timestamp) -> Vec<Complaint> {
     let mut histories: BTreeMap<String, Vec<SnapshotRecord<'_>>> = BTreeMap::new();
     for snapshot in snapshots.iter().filter(|snapshot| snapshot.identity.tag(SnapshotIdentity::SOURCE).is_some()) {
@@ -230,13 +234,13 @@ fn not_good(snapshots: &[SnapshotSummary], now: Timestamp) -> Vec<Complaint> {
         snapshots.iter().filter(|snapshot| snapshot.record().is_from_future(now)).collect();
     if let Some(first) = of_future.first() {
         let what = format!(
-            "{} snapshots are dated in the future, such as {} of {:.0}: no restore takes them by itself",
+            "{} snapshots are dated in the future, such as {} of {:.0}: no restore chooses them automatically",
             of_future.len(),
             first.record().short_id(),
             first.time
         );
         let remedy = vec![
-            "check the clock of this machine, and those of the nodes".to_owned(),
+            "check the clocks of this machine and of the nodes".to_owned(),
             "delete such a snapshot, or restore it by its id: stowaway forget SNAPSHOT".to_owned(),
         ];
         complaints.push(Complaint { weight: Weight::Risk, what, remedy });
@@ -244,7 +248,7 @@ fn not_good(snapshots: &[SnapshotSummary], now: Timestamp) -> Vec<Complaint> {
     complaints
 }
 
-/// What is wrong with the newest snapshot of a history, but for safety copies and the future.
+/// The problem of the newest snapshot of a history, without safety copies and snapshots of the future.
 fn not_good_newest(history: &[SnapshotRecord<'_>], now: Timestamp) -> Option<Complaint> {
     let counts = |snapshot: &&SnapshotRecord<'_>| {
         !matches!(snapshot.quality(now), Quality::Safety | Quality::FromFuture) && !snapshot.is_from_future(now)
@@ -252,22 +256,22 @@ fn not_good_newest(history: &[SnapshotRecord<'_>], now: Timestamp) -> Option<Com
     let newest = history.iter().filter(counts).max_by_key(|snapshot| (snapshot.time, snapshot.id))?;
     let how = match newest.quality(now) {
         Quality::Proven | Quality::Safety | Quality::FromFuture => return None,
-        Quality::Unproven => "is not proven whole",
-        Quality::Incomplete => "lacks what could not be read",
+        Quality::Unproven => "is not proven complete",
+        Quality::Incomplete => "lacks files which could not be read",
         Quality::Suspect => "is suspect: the volume was empty, or had lost most of its content",
     };
     let last = newest_good(history.iter().copied(), now).map_or_else(
-        || "there is no good one".to_owned(),
-        |good| format!("the last good one is {} of {:.0}", good.short_id(), good.time),
+        || "there is no good snapshot".to_owned(),
+        |good| format!("the last good snapshot is {} of {:.0}", good.short_id(), good.time),
     );
-    let mut remedy = vec!["look at what its last Backup reports: stowaway logs BACKUP".to_owned()];
+    let mut remedy = vec!["read the log of its last Backup: stowaway logs BACKUP".to_owned()];
     remedy.push(match newest.quality(now) {
         Quality::Suspect => format!(
-            "if the volume is meant to be so small: restic tag --remove suspect {}; else restore the last good one",
+            "if the loss is intended: restic tag --remove suspect {}; otherwise restore the last good snapshot",
             newest.short_id()
         ),
-        _ => "a container with an sh, or the sidecar, makes dumps provable; files that cannot be read need another user of \
-              the run (runnerPod)"
+        _ => "a container with sh, or the sidecar, makes dumps provable; unreadable files need another user of the \
+              run (runnerPod)"
             .to_owned(),
     });
     let (source, host) = (newest.identity.tag(SnapshotIdentity::SOURCE).unwrap_or_default(), &newest.identity.host);
@@ -277,21 +281,21 @@ fn not_good_newest(history: &[SnapshotRecord<'_>], now: Timestamp) -> Option<Com
 
 fn only_key() -> Complaint {
     let remedy = vec![
-        "stowaway key add --repository PLACE --new-password-file FILE".to_owned(),
-        "keep that password outside of the cluster, with the place and its credentials".to_owned(),
+        "stowaway key add --repository REPOSITORY --new-password-file FILE".to_owned(),
+        "keep that password outside of the cluster, with the location and the credentials of the repository".to_owned(),
     ];
-    let what = "only one password opens it: who loses the Secret that holds it has lost all that is stored".to_owned();
+    let what = "only one password opens it: if the Secret with it is lost, all stored data is lost".to_owned();
     Complaint { weight: Weight::Risk, what, remedy }
 }
 
 fn held(lock: &FoundLock, now: Timestamp) -> Complaint {
-    let kind = if lock.exclusive { "keeps off everybody" } else { "keeps a prune off" };
+    let kind = if lock.exclusive { "blocks all other clients" } else { "blocks a prune" };
     let mut what = format!("{lock} holds a lock, which {kind}, last refreshed {:.0}", lock.refreshed);
     let mut remedy = Vec::new();
     if now.duration_since(lock.refreshed) > QUIET {
-        what.push_str("; its holder seems to be gone");
-        remedy.push("it goes by itself 30 minutes after it was last refreshed".to_owned());
-        remedy.push("at once, if you know that its holder runs no more: stowaway unlock --all".to_owned());
+        what.push_str("; its holder seems to have ended");
+        remedy.push("the lock is ignored and removed 30 minutes after its last refresh".to_owned());
+        remedy.push("to remove it now, if you know that its holder no longer runs: stowaway unlock --all".to_owned());
     }
     Complaint { weight: Weight::Note, what, remedy }
 }

@@ -1,6 +1,4 @@
-//! Which pods run what another version of Stowaway has injected.
-//!
-//! Pure. It must not know how the pods were listed.
+//! Finds pods with a helper, sidecar or restore step of another version of Stowaway. Pure.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -11,7 +9,7 @@ use crate::plan::{InjectedVersion, injected_version};
 /// How many pods are named; all are counted.
 const NAMED: usize = 10;
 
-/// Adds what is to be said of the pods of a namespace; `image` is that of the installation.
+/// Adds the diagnosis of the pods of a namespace; `image` is the installation's image.
 pub fn add_pods(diagnosis: &mut Diagnosis, pods: &[Pod], image: &str) {
     let versions = pods.iter().filter_map(|pod| Some((pod, injected_version(pod.spec.as_ref()?, image)?)));
     let versions: Vec<_> = versions.collect();
@@ -23,20 +21,22 @@ pub fn add_pods(diagnosis: &mut Diagnosis, pods: &[Pod], image: &str) {
     if names.is_empty() {
         if !versions.is_empty() {
             let count = versions.len();
-            diagnosis.sound.push(format!("what is injected into {count} pods is of the version of the installation"));
+            diagnosis
+                .sound
+                .push(format!("the injected containers of {count} pods have the version of the installation"));
         }
         return;
     }
     let more = names.len().saturating_sub(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let what = format!(
-        "{} pods run a helper, sidecar or restore step that another version of Stowaway has injected: {}{more}",
+        "{} pods run a helper, sidecar or restore step which another version of Stowaway has injected: {}{more}",
         names.len(),
         names[..names.len().min(NAMED)].join(", ")
     );
     let remedy = vec![
-        "replace them when it suits their app, so that what was mended in the version of the installation reaches them: \
-         kubectl rollout restart KIND/NAME"
+        "recreate them when it suits their app, so that they get the fixes of the installed version: kubectl rollout \
+         restart KIND/NAME"
             .to_owned(),
     ];
     diagnosis.complaints.push(Complaint { weight: Weight::Note, what, remedy });

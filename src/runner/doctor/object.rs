@@ -1,11 +1,9 @@
-//! What a Repository object itself says that is not as it should be.
-//!
-//! Pure. It must not know what is in the repository: the controller has written here what it saw.
+//! Finds the problems which the status of a Repository object reports. Pure.
 
 use super::{Complaint, Diagnosis, Weight};
 use crate::api::{self, Repository, condition};
 
-/// Adds what the object says.
+/// Adds the problems in the object's status.
 pub fn add_object(diagnosis: &mut Diagnosis, object: &Repository) {
     let conditions = object.status.as_ref().map_or(&[][..], |status| &status.conditions);
     let mut add = |weight, what: String, remedy: &str| {
@@ -14,27 +12,30 @@ pub fn add_object(diagnosis: &mut Diagnosis, object: &Repository) {
     match condition(conditions, api::READY) {
         None => add(
             Weight::Risk,
-            "the controller has not looked at the Repository yet".to_owned(),
-            "look whether it runs: kubectl get pods -A -l app.kubernetes.io/name=stowaway",
+            "the controller has not reconciled the Repository yet".to_owned(),
+            "check that the controller runs: kubectl get pods -A -l app.kubernetes.io/name=stowaway",
         ),
         Some(ready) if ready.status != "True" => add(
             Weight::Risk,
             format!("the Repository is not Ready: {}", ready.message),
-            "runs wait until it is; the controller tries again by itself, and at once when the spec changes",
+            "runs wait until it is; the controller retries automatically, and immediately when the spec changes",
         ),
         Some(_) => {}
     }
     for (kind, remedy) in [
-        (api::SIZE_ANOMALY, "look whether that is right; if it is, forget its older snapshots: stowaway forget ID ..."),
-        (api::INSECURE_TRANSPORT, "use TLS, with spec.tls where the store has a certificate authority of its own"),
+        (
+            api::SIZE_ANOMALY,
+            "check whether this is intended; if so, forget its older snapshots: stowaway forget ID ...",
+        ),
+        (api::INSECURE_TRANSPORT, "use TLS, with spec.tls if the store has a certificate authority of its own"),
     ] {
         if let Some(found) = condition(conditions, kind).filter(|found| found.status == "True") {
             add(Weight::Risk, format!("{kind}: {}", found.message), remedy);
         }
     }
     if object.spec.check.is_none() {
-        let what = "nothing checks it by schedule".to_owned();
-        add(Weight::Note, what, "give it spec.check, which reads all of its data once in a while");
+        let what = "it has no schedule for checks".to_owned();
+        add(Weight::Note, what, "set spec.check, which regularly reads all of its data");
     }
     diagnosis.complaints.sort_by_key(|complaint| complaint.weight);
 }
@@ -63,13 +64,13 @@ mod tests {
     }
 
     #[test]
-    fn what_the_controller_saw_is_told() {
+    fn problems_in_the_status_are_reported() {
         assert_eq!(complaints(true, &[(api::READY, true), (api::SIZE_ANOMALY, false)]), []);
-        let told =
+        let reported =
             complaints(false, &[(api::READY, false), (api::SIZE_ANOMALY, true), (api::INSECURE_TRANSPORT, true)]);
-        let weights: Vec<Weight> = told.iter().map(|(weight, _)| *weight).collect();
-        assert_eq!(weights, [Weight::Risk, Weight::Risk, Weight::Risk, Weight::Note], "{told:?}");
-        assert!(told[0].1.ends_with("not Ready: as it is"), "{told:?}");
-        assert!(complaints(true, &[])[0].1.contains("has not looked"));
+        let weights: Vec<Weight> = reported.iter().map(|(weight, _)| *weight).collect();
+        assert_eq!(weights, [Weight::Risk, Weight::Risk, Weight::Risk, Weight::Note], "{reported:?}");
+        assert!(reported[0].1.ends_with("not Ready: as it is"), "{reported:?}");
+        assert!(complaints(true, &[])[0].1.contains("has not reconciled"));
     }
 }

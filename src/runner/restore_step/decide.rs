@@ -1,7 +1,5 @@
-//! What is to be done about a volume, and from which snapshot: decided from what is in it and in the repository.
-//!
-//! Pure; it must not look into a volume or a repository itself. What is half done is never taken for the app's data, and
-//! the app's data is never touched.
+//! Decides what to do with a volume, and from which snapshot it is filled, by the content of the volume and of the
+//! repository. A half restored state is never taken for the app's data, and the app's data is never changed. Pure.
 
 use std::{cmp::Reverse, collections::BTreeSet};
 
@@ -11,31 +9,31 @@ use crate::model::{
     Failure, NotRestorable, Reason, Restorable, SnapshotQuery, SnapshotRecord, SourceName, latest_restorable,
 };
 
-/// What is in a volume.
+/// The content of a volume.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Observed {
-    /// Something that is neither ours nor the file system's own.
+    /// Whether it contains something which is neither Stowaway's nor the file system's own.
     pub data: bool,
-    /// Something of ours that proves nothing: a folder that was restored into, a file that was locked.
+    /// Whether it contains remains of Stowaway which prove nothing: a restore folder, a lock file.
     pub leftover: bool,
-    /// The mark that all is in that folder, and durable.
+    /// Whether it contains the mark which states that the restore folder is complete and durable.
     pub whole: bool,
 }
 
-/// What is to be done about it.
+/// The action for a volume.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Action {
-    /// The app's data is there, and nothing of ours.
+    /// Leave the volume unchanged: it has the app's data, and no remains of Stowaway.
     Leave,
-    /// The app's data is there; only what is left of an attempt is removed.
+    /// Remove the remains of an attempt: the volume has the app's data.
     Clear,
-    /// It is empty but for what is left of an attempt: restore from the beginning.
+    /// Restore from the beginning: the volume is empty except for remains of an attempt.
     Restore,
-    /// All was restored, and not all of it moved to its place.
+    /// Move the remaining entries: everything was restored, and not all of it was moved into the volume.
     Move,
 }
 
-/// Decides by what is there.
+/// The action for a volume with this content.
 pub fn decide(observed: Observed) -> Action {
     match observed {
         Observed { whole: true, .. } => Action::Move,
@@ -45,9 +43,10 @@ pub fn decide(observed: Observed) -> Action {
     }
 }
 
-/// The snapshot that a volume is filled from, by the one rule of [`latest_restorable`]. None if there never was any.
+/// The snapshot which a volume is filled from, by the rule of [`latest_restorable`]. `None` if there never was a
+/// snapshot.
 ///
-/// Errors: there are snapshots, and none is good. An empty start would hide that there is something to be rescued.
+/// Errors: there are snapshots, but none is good. An empty start would hide that there is data to be rescued.
 pub fn choose<'a>(
     snapshots: &[SnapshotRecord<'a>],
     source: &SourceName,
@@ -61,8 +60,8 @@ pub fn choose<'a>(
         Err(none) => Err(Failure::new(
             Reason::SnapshotNotFound,
             format!(
-                "the repository has snapshots of {source}, but {none}: restore what is in it by hand, or take the restore \
-                 annotation away to start empty"
+                "the repository has snapshots of {source}, but {none}: restore a snapshot by its id, or remove the \
+                 restore annotation to start on an empty volume"
             ),
         )),
     }
@@ -71,11 +70,11 @@ pub fn choose<'a>(
 /// How many other namespaces are named; all are counted.
 const NAMED_NAMESPACES: usize = 5;
 
-/// What a person has to know when there is no snapshot of a source of this namespace: other namespaces of the repository have
-/// snapshots of a source of that name. Nothing if none has.
+/// The note for a user when this namespace has no snapshot of a source: other namespaces of the repository have
+/// snapshots of a source of the same name. `None` if no other namespace has one.
 ///
-/// They are never taken without a request. Namespaces that share a repository (a test system beside the real one) have
-/// sources of the same names, and one must not start on the data of another one.
+/// Such snapshots are never restored without a request. Namespaces which share a repository (a test system and the
+/// production system) have sources of the same names, and an app must not start on the data of another namespace.
 pub fn note_of_other_namespaces(
     snapshots: &[SnapshotRecord<'_>],
     source: &SourceName,
@@ -117,7 +116,8 @@ mod tests {
             (0..8).map(|bits: u8| Observed { data: bits & 1 != 0, leftover: bits & 2 != 0, whole: bits & 4 != 0 });
         for state in states {
             let action = decide(state);
-            // What is whole is finished, whatever else is there; without that mark nothing half is the app's.
+            // A complete restore is finished, whatever else is there. Without its mark, a half restored state is not
+            // the app's data.
             assert_eq!(action == Action::Move, state.whole, "{state:?}");
             if !state.whole {
                 assert_eq!(action == Action::Restore, !state.data, "{state:?}");
@@ -152,19 +152,19 @@ mod tests {
         Ok(found.map(|found| found.snapshot.id.to_owned()))
     }
 
-    const OURS: &str = "source=pvc/claim";
+    const SOURCE: &str = "source=pvc/claim";
 
     #[test]
     fn nothing_is_chosen_where_nothing_was_stored() {
         assert_eq!(chosen(&[]), Ok(None));
         assert_eq!(chosen(&[&["source=pvc/other"]]), Ok(None));
-        assert!(chosen(&[&[OURS]]).unwrap().is_some());
+        assert!(chosen(&[&[SOURCE]]).unwrap().is_some());
     }
 
     #[test]
     fn snapshots_none_of_which_is_good_are_no_reason_to_start_empty() {
         for tag in ["incomplete", "unproven", "suspect", "safety"] {
-            let failure = chosen(&[&[OURS, tag]]).unwrap_err();
+            let failure = chosen(&[&[SOURCE, tag]]).unwrap_err();
             assert_eq!(failure.reason, Reason::SnapshotNotFound);
             assert!(failure.message.contains(tag), "{}", failure.message);
         }
@@ -198,9 +198,9 @@ mod tests {
     #[test]
     fn other_namespaces_with_snapshots_of_the_source_are_named_newest_first_with_the_command() {
         let note = noted(&[
-            ("old", OURS, "2026-01-01T00:00:00Z"),
-            ("old", OURS, "2026-01-03T00:00:00Z"),
-            ("mill", OURS, "2026-01-02T00:00:00Z"),
+            ("old", SOURCE, "2026-01-01T00:00:00Z"),
+            ("old", SOURCE, "2026-01-03T00:00:00Z"),
+            ("mill", SOURCE, "2026-01-02T00:00:00Z"),
             ("k8up", "", "2026-01-01T00:00:00Z"),
             ("other", "source=pvc/other", "2026-01-01T00:00:00Z"),
         ])
@@ -215,9 +215,9 @@ mod tests {
     fn other_namespaces_without_a_snapshot_that_could_be_restored_are_not_named() {
         assert_eq!(noted(&[]), None);
         assert_eq!(noted(&[("old", "source=pvc/other", "2026-01-01T00:00:00Z")]), None);
-        assert_eq!(noted(&[("shop", OURS, "2026-01-01T00:00:00Z")]), None, "its own is restored");
+        assert_eq!(noted(&[("shop", SOURCE, "2026-01-01T00:00:00Z")]), None, "its own is restored");
         let hosts: Vec<String> = (0..7).map(|number| format!("host-{number}")).collect();
-        let many: Vec<_> = hosts.iter().map(|host| (host.as_str(), OURS, "2026-01-01T00:00:00Z")).collect();
+        let many: Vec<_> = hosts.iter().map(|host| (host.as_str(), SOURCE, "2026-01-01T00:00:00Z")).collect();
         let note = noted(&many).unwrap();
         assert!(!note.contains("host-5") && note.contains("), and 2 more;"), "{note}");
     }

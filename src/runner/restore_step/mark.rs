@@ -1,7 +1,8 @@
-//! The mark in a volume which states that all of a snapshot is in the folder that is restored into, and durable.
+//! The mark in a volume which states that the restore folder holds the complete snapshot, and is durable.
 //!
-//! A mark is trusted only if it is a file as this process makes one here: whoever else writes into the volume must not be
-//! able to have a folder taken for what was restored, or to choose the owner of the volume's own folder. An edge.
+//! A mark is trusted only if it is a regular file with a single name, and has the owner and mode of files which this
+//! process creates. Otherwise another user who can write to the volume could have a folder taken for a restored one, or
+//! choose the owner of the volume's own folder.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -16,31 +17,32 @@ use serde::{Deserialize, Serialize};
 use crate::repository::FolderMetadata;
 
 const MODE: u32 = 0o600;
-/// The attributes of a folder have at most 64 KiB on any file system, and are four thirds of that in the mark.
+/// The longest mark. The attributes of a folder have at most 64 KiB on any file system, and four thirds of that in the
+/// mark.
 const LONGEST: u64 = 1 << 20;
 
-/// What the mark says, as JSON.
+/// The content of the mark, as JSON.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::runner) struct Whole {
     /// Id of the snapshot, 64 hex digits.
     pub snapshot: String,
-    /// What the volume's own folder gets in the end; nothing where only some of a snapshot was restored.
+    /// The metadata which the volume's own folder gets in the end; `None` if only a part of a snapshot was restored.
     pub own: Option<FolderMetadata>,
 }
 
-/// Makes the file of a mark, which must not be there.
+/// Creates the file of a mark, which must not exist.
 pub(super) fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(MODE).open(path)
 }
 
-/// Whether the file is a mark of Stowaway's. `probe` is the path of a file to compare it with, which is made and removed.
+/// Whether the file is a mark of Stowaway. `probe` is the path of a file for comparison, which is created and removed.
 pub(super) fn is_own(path: &Path, probe: &Path) -> io::Result<bool> {
     let mark = fs::symlink_metadata(path)?;
     if !mark.is_file() || mark.nlink() != 1 {
         return Ok(false);
     }
-    // The file system may give files to another user than the one who makes them (NFS), or have no modes (SMB).
+    // The file system may assign files to another user than their creator (NFS), or have no modes (SMB).
     match fs::remove_file(probe) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -68,8 +70,8 @@ mod tests {
 
     #[test]
     fn only_a_file_as_this_process_makes_one_is_a_mark() {
-        let place = tempfile::tempdir().unwrap();
-        let (mark, probe, other) = (place.path().join("mark"), place.path().join("probe"), place.path().join("other"));
+        let directory = tempfile::tempdir().unwrap();
+        let [mark, probe, other] = ["mark", "probe", "other"].map(|name| directory.path().join(name));
         create(&mark).unwrap();
         assert!(is_own(&mark, &probe).unwrap());
         fs::hard_link(&mark, &other).unwrap();
@@ -89,10 +91,10 @@ mod tests {
         if !rustix::process::geteuid().is_root() {
             return eprintln!("SKIPPED: only root can make a file of another user");
         }
-        let place = tempfile::tempdir().unwrap();
-        let mark = place.path().join("mark");
+        let directory = tempfile::tempdir().unwrap();
+        let mark = directory.path().join("mark");
         create(&mark).unwrap();
         std::os::unix::fs::chown(&mark, Some(1000), None).unwrap();
-        assert!(!is_own(&mark, &place.path().join("probe")).unwrap());
+        assert!(!is_own(&mark, &directory.path().join("probe")).unwrap());
     }
 }

@@ -1,7 +1,8 @@
-//! What was restored takes the place of what is there, folder by folder; what was not restored stays.
+//! Moves a restored folder over a present one, folder by folder. Restored entries replace present ones, and other
+//! entries stay.
 //!
-//! By handles of folders alone, never by a path that leads through names: what is in a volume is its user's, who may put a
-//! link where a folder was. It must not know what is restored, nor from where.
+//! All steps use handles of folders, never a path of several names, because the volume's user may replace a folder by a
+//! link at any time.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -29,11 +30,11 @@ use crate::{
 };
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-/// A label of the machine, which the new place has its own of.
+/// A label which belongs to the machine. The target has its own.
 const MACHINES_OWN: &str = "security.selinux";
 const ACCESS_LIST: &str = "system.posix_acl_";
 
-/// What was tried, where, and why it failed.
+/// A failed step: the action, its path, and the error.
 #[derive(Debug)]
 pub(super) struct Refused {
     pub action: &'static str,
@@ -42,23 +43,23 @@ pub(super) struct Refused {
     pub error: io::Error,
 }
 
-/// A folder that is in both.
+/// A folder which exists on both sides.
 struct Level {
     from: OwnedFd,
     to: OwnedFd,
-    /// Relative to both; empty for themselves.
+    /// Relative to both sides; empty for the sides themselves.
     path: PathBuf,
-    /// What the restored one was before its entries were moved, which changes its times.
+    /// The metadata of the restored folder before its entries were moved, which changes its times.
     wanted: Metadata,
     names: Listing,
 }
 
-/// Moves all that is in `part` into `root`, which is on the same file system, and removes the folders that are then empty, but
-/// for `part` itself. Folders that are in both get the metadata of those in `part`, unless they merely lead to the paths of
-/// `only`. Gives what could not be kept of that.
+/// Moves all entries of `part` into `root`, which is on the same file system, and removes the folders which are then
+/// empty, except `part` itself. Folders which exist in both get the metadata of those in `part`, unless they are only
+/// parents of the paths in `only`. Returns the metadata which could not be set.
 pub(super) fn merge(part: &Path, root: &Path, only: &[PathBuf]) -> Result<Vec<String>, Refused> {
     let open = |path: &Path| {
-        // The root may be told by a link of the system's own.
+        // The path of the root may be a link of the system (`/proc/self/fd`).
         openat(CWD, path, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty()).map_err(refused("open", Path::new("")))
     };
     let mut not_kept = Vec::new();
@@ -68,8 +69,8 @@ pub(super) fn merge(part: &Path, root: &Path, only: &[PathBuf]) -> Result<Vec<St
         let Some(Listed { name, .. }) = next else {
             let Some(done) = levels.pop() else { break };
             if let Some(above) = levels.last() {
-                let merely_leads = only.iter().any(|path| path.starts_with(&done.path) && *path != done.path);
-                if !merely_leads {
+                let is_only_parent = only.iter().any(|path| path.starts_with(&done.path) && *path != done.path);
+                if !is_only_parent {
                     let lost = take_over(&done).map_err(|error| Refused {
                         action: "set owner, mode and attributes of",
                         path: done.path.clone(),
@@ -85,7 +86,7 @@ pub(super) fn merge(part: &Path, root: &Path, only: &[PathBuf]) -> Result<Vec<St
             }
             continue;
         };
-        if let Some(below) = level.place(OsStr::from_bytes(name.to_bytes()))? {
+        if let Some(below) = level.move_entry(OsStr::from_bytes(name.to_bytes()))? {
             levels.push(below);
         }
     }
@@ -100,15 +101,15 @@ impl Level {
         }
         let file = from.try_clone().map(File::from);
         let wanted = file.and_then(|file| file.metadata());
-        let wanted = wanted.map_err(|error| Refused { action: "look at", path: path.clone(), error })?;
+        let wanted = wanted.map_err(|error| Refused { action: "read the metadata of", path: path.clone(), error })?;
         Ok(Self { from, to, path, wanted, names })
     }
 
-    /// Moves an entry to its place, unless it is a folder and there is one: that is returned.
-    fn place(&self, name: &OsStr) -> Result<Option<Self>, Refused> {
+    /// Moves an entry to the target. If the entry and the target's entry are both folders, it returns them instead.
+    fn move_entry(&self, name: &OsStr) -> Result<Option<Self>, Refused> {
         let path = self.path.join(name);
         let moved = match renameat_with(&self.from, name, &self.to, name, RenameFlags::NOREPLACE) {
-            // File systems that know no such thing (NFS).
+            // File systems without RENAME_NOREPLACE (NFS).
             Err(Errno::INVAL | Errno::NOSYS) => match statat(&self.to, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => renameat(&self.from, name, &self.to, name),
                 Ok(_) => Err(Errno::EXIST),
@@ -122,7 +123,8 @@ impl Level {
             Err(error) => return Err(refused("move what was restored to", &path)(error)),
         }
         let kind = |folder: &OwnedFd| {
-            let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(refused("look at", &path))?;
+            let stat =
+                statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(refused("read the metadata of", &path))?;
             Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
         };
         match (kind(&self.from)?, kind(&self.to)?) {
@@ -133,7 +135,7 @@ impl Level {
                 return Self::new(open(&self.from)?, open(&self.to)?, path).map(Some);
             }
             (_, true) => {
-                // Links in it are removed, not followed.
+                // Links in the folder are removed, not followed.
                 let there = PathBuf::from(format!("/proc/self/fd/{}", self.to.as_raw_fd())).join(name);
                 let removed = std::fs::remove_dir_all(there);
                 removed.map_err(|error| Refused { action: "remove the folder", path: path.clone(), error })?;
@@ -141,7 +143,7 @@ impl Level {
             (true, false) => {
                 unlinkat(&self.to, name, AtFlags::empty()).map_err(refused("remove", &path))?;
             }
-            // In one step.
+            // The rename below replaces the file atomically.
             (false, false) => {}
         }
         renameat(&self.from, name, &self.to, name).map_err(refused("move what was restored to", &path))?;
@@ -157,7 +159,7 @@ fn unlisted(path: &Path) -> impl Fn(RepositoryError) -> Refused {
     move |error| Refused { action: "list", path: path.to_owned(), error: io::Error::other(error) }
 }
 
-/// Gives the folder that was there what the restored one has. What it may not have is returned.
+/// Sets the metadata of the restored folder on the present one. Returns the metadata which the system refused to set.
 fn take_over(level: &Level) -> io::Result<Vec<String>> {
     let mut not_kept = Vec::new();
     let (from, to) = (File::from(level.from.try_clone()?), File::from(level.to.try_clone()?));
@@ -181,7 +183,7 @@ fn take_over(level: &Level) -> io::Result<Vec<String>> {
 fn attributes(from: &File, to: &File, access_lists: bool, not_kept: &mut Vec<String>) -> io::Result<()> {
     let of = |file: &File| -> io::Result<Vec<OsString>> {
         let names = match file.list_xattr() {
-            // The target's file system has none, and the one that was restored beside it is of the same.
+            // The target's file system has no attributes, and the restored folder is on the same file system.
             Err(error) if is_refusal_of_attribute(&error) => return Ok(Vec::new()),
             names => names?,
         };

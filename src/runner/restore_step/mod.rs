@@ -1,7 +1,6 @@
-//! The restore step: before the app starts, its empty volumes are filled from their newest good snapshots, wholly or not at
-//! all. Whatever stands in the way fails the step, and so holds the app's start up: no empty start that had a backup.
-//!
-//! Joins volumes and repository. It must not know how either works inside.
+//! The restore step. Before the app starts, its empty volumes are filled from their newest good snapshots, either
+//! completely or not at all. Any problem fails the step, and thereby delays the start of the app, so that no app with a
+//! backup starts on an empty volume.
 
 pub(super) mod decide;
 pub(super) mod mark;
@@ -22,40 +21,40 @@ use self::{
 };
 use super::{
     MountedVolume,
-    job::{leave_report, with_repository_to_read, within_grace},
+    job::{with_repository_to_read, within_grace, write_report},
     settings::{self, Identity},
-    story::{self, tell_progress},
+    story::{self, log_progress},
 };
 use crate::{
-    model::{Failure, Proof, Reason, SnapshotRecord, SourceName, SourceReport, milliseconds},
+    model::{Failure, Proof, Reason, RunReport, SnapshotRecord, SourceName, milliseconds},
     repository::{Progress, Repository, RestoredFolder, SnapshotSummary, Trouble, Troubles},
 };
 
-/// How long another pod may work on a shared volume before this attempt ends; the kubelet makes another one.
+/// How long another pod may work on a shared volume before this attempt ends. The kubelet then starts another attempt.
 const LOCK_PATIENCE: Duration = Duration::from_mins(10);
 
-/// Looks after all volumes, and returns the process's exit status. The report is left as that of a run.
+/// Processes all volumes, and returns the process's exit status. The report is written like that of a run.
 pub async fn restore_step(volumes: &[MountedVolume]) -> u8 {
     let started = Instant::now();
     let cancel = CancellationToken::new();
     info!("stowaway {}: looking for empty volumes to restore", env!("CARGO_PKG_VERSION"));
-    let report = within_grace(&cancel, look_after(volumes, &cancel)).await;
-    let mut report = report.unwrap_or_else(|failure| SourceReport::failed(failure, started.elapsed()));
+    let report = within_grace(&cancel, process_volumes(volumes, &cancel)).await;
+    let mut report = report.unwrap_or_else(|failure| RunReport::failed(failure, started.elapsed()));
     report.duration_milliseconds = milliseconds(started.elapsed());
-    leave_report(&report).await;
+    write_report(&report).await;
     story::exit_code(report.verdict)
 }
 
-async fn look_after(volumes: &[MountedVolume], cancel: &CancellationToken) -> Result<SourceReport, Failure> {
-    let mut report = SourceReport::done(Duration::ZERO);
-    let mut said = Vec::new();
+async fn process_volumes(volumes: &[MountedVolume], cancel: &CancellationToken) -> Result<RunReport, Failure> {
+    let mut report = RunReport::done(Duration::ZERO);
+    let mut texts = Vec::new();
     for volume in volumes {
         let name = &volume.name;
         let outcome = match &volume.source {
-            Some(source) => look_after_one(volume, source, cancel).await,
-            // No snapshot can be of a volume that nothing names but the pod that it ends with.
-            None => Ok(Outcome::said(
-                "it belongs to no claim, so that nothing can have been stored of it; it is left as it is",
+            Some(source) => process_volume(volume, source, cancel).await,
+            // A volume without a claim is deleted with its pod, so that no snapshot of it can exist.
+            None => Ok(Outcome::with_text(
+                "it belongs to no claim, so that no backup of it can exist; it is left unchanged",
             )),
         };
         let outcome = outcome.map_err(|failure| {
@@ -63,18 +62,18 @@ async fn look_after(volumes: &[MountedVolume], cancel: &CancellationToken) -> Re
             Failure { message, ..failure }
         })?;
         info!(volume = name, "volume {name}: {}", outcome.text);
-        said.push(format!("volume {name}: {}", outcome.text));
+        texts.push(format!("volume {name}: {}", outcome.text));
         report.bytes += outcome.bytes;
         report.snapshot = outcome.snapshot.or(report.snapshot);
     }
     if report.snapshot.is_some() {
         report.proof = Proof::Sealed;
     }
-    report.message = said.join("; ");
+    report.message = texts.join("; ");
     Ok(report)
 }
 
-/// What became of a volume.
+/// The outcome for a volume.
 struct Outcome {
     text: String,
     bytes: u64,
@@ -82,30 +81,33 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn said(text: &str) -> Self {
+    fn with_text(text: &str) -> Self {
         Self { text: text.to_owned(), bytes: 0, snapshot: None }
     }
 }
 
-async fn look_after_one(
+async fn process_volume(
     mounted: &MountedVolume,
     source: &SourceName,
     cancel: &CancellationToken,
 ) -> Result<Outcome, Failure> {
     let volume = Volume::new(mounted.folder());
     if decide(volume.observe()?) == Action::Leave {
-        return Ok(Outcome::said("it has data and is left as it is"));
+        return Ok(Outcome::with_text("it has data and is left unchanged"));
     }
     let lock = tokio::select! {
         lock = volume.lock(LOCK_PATIENCE) => lock?,
         () = cancel.cancelled() => return Err(Failure::new(Reason::Cancelled, "cancelled while waiting for another pod")),
     };
-    // Whoever held the lock may have done all of it.
+    // The previous holder of the lock may have done all the work.
     let outcome = match decide(volume.observe()?) {
-        Action::Leave => Ok(Outcome::said("it has data and is left as it is")),
-        Action::Clear => volume.forget().map(|()| Outcome::said("it has data; what was left of an attempt is removed")),
-        Action::Move => volume.move_to_place(None).map(|lost| {
-            let text = "it was restored; what had not been moved to its place is now";
+        Action::Leave => Ok(Outcome::with_text("it has data and is left unchanged")),
+        Action::Clear => {
+            let text = "it has data; the remains of an earlier attempt were removed";
+            volume.forget().map(|()| Outcome::with_text(text))
+        }
+        Action::Move => volume.move_into_volume(None).map(|lost| {
+            let text = "it was restored earlier; the remaining entries were moved into it";
             Outcome { text: format!("{text}{}", of_own_folder(&lost)), bytes: 0, snapshot: None }
         }),
         Action::Restore => {
@@ -113,7 +115,7 @@ async fn look_after_one(
             if restored.is_err()
                 && let Err(failure) = volume.discard_half()
             {
-                warn!("{failure}; the next attempt tries it again");
+                warn!("{failure}; the next attempt retries this");
             }
             restored
         }
@@ -139,7 +141,7 @@ async fn restore(
     restored.await.map_err(|failure| match failure.reason {
         Reason::RepositoryNotFound => Failure {
             message: format!(
-                "{}; if it is a new one, the controller sets it up soon, and this step is tried again until then",
+                "{}; if it is a new repository, the controller sets it up soon, and this step is retried until then",
                 failure.message
             ),
             ..failure
@@ -161,8 +163,9 @@ async fn restore_from(
     let Some(found) = decide::choose(&records, source, namespace, (&here.0, here.1))? else {
         if let Some(trouble) = trouble {
             let message = format!(
-                "the repository has no snapshot of {source} of namespace {namespace} that can be read, and the app is not \
-                 started on an empty volume, because {trouble}; or take the restore annotation away to start empty"
+                "the repository has no readable snapshot of {source} of namespace {namespace}, and the app is not \
+                 started on an empty volume, because {trouble}; to start on an empty volume anyway, remove the \
+                 restore annotation"
             );
             return Err(Failure::new(Reason::RepositoryDamaged, message));
         }
@@ -172,44 +175,46 @@ async fn restore_from(
         if let Some(others) = &others {
             warn!("the app starts empty, and {others}");
         }
-        return Ok(Outcome::said(&others.map_or(text.clone(), |others| format!("{text}; {others}"))));
+        return Ok(Outcome::with_text(&others.map_or(text.clone(), |others| format!("{text}; {others}"))));
     };
     let snapshot = found.snapshot;
     info!(snapshot = snapshot.id, "restoring snapshot {} of {}", snapshot.short_id(), snapshot.time);
     let note = found.note().map_or_else(String::new, |note| format!("; {note}"));
     if !note.is_empty() {
-        warn!("of {source}{note}");
+        warn!("about {source}{note}");
     }
     let part = volume.begin()?;
     let progress = Arc::new(Progress::default());
     let restoring = repository.restore_folder(snapshot.id, &snapshot.identity.path, &part, Arc::clone(&progress));
     let restored = tokio::select! {
         restored = restoring => restored?,
-        never = tell_progress(snapshot.bytes, || progress.bytes_read(), || repository.store_wait()) => match never {},
+        never = log_progress(snapshot.bytes, || progress.bytes_read(), || repository.store_wait()) => match never {},
     };
     for Trouble { path, reason } in &restored.not_kept.first {
-        warn!(path, "not kept of {path}: {reason}");
+        warn!(path, "not restored of {path}: {reason}");
     }
     if restored.essential.count > 0 {
         return Err(not_as_it_was(&snapshot, source, &restored.essential));
     }
-    let trouble = trouble.map_or_else(String::new, |trouble| format!("; a newer one may be among others: {trouble}"));
+    let trouble = trouble
+        .map_or_else(String::new, |trouble| format!("; a newer snapshot may be among unreadable ones: {trouble}"));
     let text = format!("{}{note}{trouble}", text_of(&snapshot, &restored));
     volume.mark(&Whole { snapshot: snapshot.id.to_owned(), own: restored.own })?;
-    let not_kept = volume.move_to_place(None)?;
+    let not_kept = volume.move_into_volume(None)?;
     let text = format!("{text}{}", of_own_folder(&not_kept));
     Ok(Outcome { text, bytes: restored.bytes, snapshot: Some(snapshot.id.to_owned()) })
 }
 
-/// Why the app is not started: with other owners or modes it may fail, or let in whom it must not.
+/// The failure of a restore with other owners or modes. The app is not started, because it may fail with them, or grant
+/// access to users who must not have it.
 fn not_as_it_was(snapshot: &SnapshotRecord<'_>, source: &SourceName, essential: &Troubles) -> Failure {
     let claim = source.as_str().rsplit('/').next().unwrap_or_default();
     Failure::new(
         Reason::MetadataNotKept,
         format!(
-            "snapshot {} was not restored, because {} owners, modes, attributes or links would not be as they were: {}; let the \
-             pod run as the owner of the files or as root, or restore it as it can be by `stowaway restore --source {source} \
-             --claim {claim}` while the pod waits",
+            "snapshot {} was not restored, because {} owners, modes, attributes or links would differ from the \
+             snapshot: {}; let the pod run as the owner of the files or as root, or restore it incompletely by \
+             `stowaway restore --source {source} --claim {claim}` while the pod waits",
             snapshot.short_id(),
             essential.count,
             few(essential)
@@ -220,11 +225,14 @@ fn not_as_it_was(snapshot: &SnapshotRecord<'_>, source: &SourceName, essential: 
 fn text_of(snapshot: &SnapshotRecord<'_>, restored: &RestoredFolder) -> String {
     let not_kept = match restored.not_kept.count {
         0 => String::new(),
-        count => format!("; not kept of {count}, which an app can do without: {}", few(&restored.not_kept)),
+        count => format!(
+            "; {count} times, owners, attributes, links or sockets, which an app does not need, were not restored: {}",
+            few(&restored.not_kept)
+        ),
     };
     let rounded = match restored.rounded_times {
         0 => String::new(),
-        count => format!("; the times of {count} entries are rounded, because the file system holds no finer ones"),
+        count => format!("; the times of {count} entries are rounded to the resolution of the file system"),
     };
     let (id, time, files) = (snapshot.short_id(), snapshot.time, restored.files);
     format!("restored snapshot {id} of {time}, {files} files{not_kept}{rounded}")
@@ -237,11 +245,12 @@ fn few(troubles: &Troubles) -> String {
     format!("{}{more}", named.join(", "))
 }
 
-/// Of most volumes the folder itself is root's, or the kubelet's to care for.
+/// The note about metadata of the volume's own folder which was not restored. In most volumes root or the kubelet owns
+/// this folder.
 fn of_own_folder(lost: &[String]) -> String {
     if lost.is_empty() {
         String::new()
     } else {
-        format!("; the volume's own folder stays without {}", lost.join(" and "))
+        format!("; not restored of the volume's own folder: {}", lost.join(" and "))
     }
 }

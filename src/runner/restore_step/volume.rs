@@ -1,12 +1,13 @@
-//! One volume on its disk: what is in it, the lock on it, and how what was restored gets to its place so that a kill at any
-//! moment leaves either nothing that counts, or all of it.
+//! One volume on its disk: its content, its lock, and how restored data is moved into it so that a kill at any moment
+//! leaves either nothing which counts as restored, or all of it.
 //!
-//! An edge; it decides nothing. In the volume, all below [`RESTORE_PREFIX`]:
+//! Files of Stowaway in the volume, all with the prefix [`RESTORE_PREFIX`]:
 //!
-//! - `.lock`: locked by flock(2) as long as somebody works on the volume;
-//! - `.part`: the folder that is restored into;
-//! - `.whole`: says that all is in that folder, and durable; written beside its name first. From then on entries are moved;
-//! - `.probe`: made and removed at once, to see whether a mark is Stowaway's.
+//! - `.lock`: locked by flock(2) while a process works on the volume.
+//! - `.part`: the restore folder.
+//! - `.whole`: the mark that the restore folder is complete and durable. It is written under a temporary name first.
+//!   After it exists, entries are moved.
+//! - `.probe`: created and removed at once, to find out whether a mark is Stowaway's.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
@@ -35,9 +36,9 @@ use crate::{
     repository::{is_refusal, is_systems_own},
 };
 
-/// How often a lock that another pod holds is tried again.
+/// The interval of attempts to lock a volume which another pod has locked.
 const LOCK_EVERY: Duration = Duration::from_millis(200);
-/// Beneath its only user, a folder is open to it while its entries are moved.
+/// The mode of a restore folder while its entries are moved.
 const OPEN_FOLDER: u32 = 0o700;
 const LOST_AND_FOUND: &str = "lost+found";
 
@@ -47,7 +48,7 @@ pub(in crate::runner) struct Volume {
     root: PathBuf,
 }
 
-/// The lock on a volume; let go when dropped.
+/// The lock on a volume; released when dropped.
 #[derive(Debug)]
 pub(in crate::runner) struct VolumeLock(#[expect(dead_code, reason = "locked as long as it is open")] File);
 
@@ -56,7 +57,7 @@ impl Volume {
         Self { root }
     }
 
-    /// The folder that is restored into.
+    /// The restore folder.
     pub fn part(&self) -> PathBuf {
         self.own(".part")
     }
@@ -65,7 +66,7 @@ impl Volume {
         self.root.join(format!("{RESTORE_PREFIX}{suffix}"))
     }
 
-    /// What is in it.
+    /// The content of the volume.
     pub fn observe(&self) -> Result<Observed, Failure> {
         let mut observed = Observed::default();
         let root = File::open(&self.root).map_err(|error| self.failed("open", &self.root, &error))?.into();
@@ -74,12 +75,12 @@ impl Volume {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             match name.strip_prefix(RESTORE_PREFIX) {
-                // Beside a folder that is restored into, a mark of somebody else's is no reason to remove that: see
-                // [`Volume::move_to_place`].
+                // If there is a restore folder, even a mark of another user counts, so that the folder is not removed:
+                // see [`Volume::move_into_volume`].
                 Some(".whole") if self.part().symlink_metadata().is_ok() || self.has_own_mark()? => {
                     observed.whole = true;
                 }
-                // A mark that was about to be made is none.
+                // A mark under its temporary name does not count.
                 Some(".part" | ".lock" | ".whole" | ".whole.new" | ".probe") => observed.leftover = true,
                 _ => observed.data |= is_systems_own(&root, &entry.file_name()).is_none(),
             }
@@ -90,21 +91,21 @@ impl Volume {
     fn has_own_mark(&self) -> Result<bool, Failure> {
         let mark = self.own(".whole");
         match mark::is_own(&mark, &self.own(".probe")) {
-            // Another pod has just come to its end.
+            // Another pod has just finished and removed the mark.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            own => own.map_err(|error| self.failed("look at", &mark, &error)),
+            own => own.map_err(|error| self.failed("read the metadata of", &mark, &error)),
         }
     }
 
-    /// Waits until nobody else works on it. The file of the lock may be removed by whoever held it, so that a lock counts
-    /// only on the file that is there.
+    /// Waits until no other process works on the volume. The previous holder may remove the lock file, so that a lock
+    /// counts only if it is on the file which is present at the path.
     pub async fn lock(&self, patience: Duration) -> Result<VolumeLock, Failure> {
         let path = self.own(".lock");
         let deadline = Instant::now() + patience;
         loop {
             let mut options = OpenOptions::new();
             options.write(true).create(true).truncate(false).mode(0o600);
-            // Neither to where a link leads, nor to wait for whoever would read from a pipe.
+            // Follows no link, and does not wait for the reader of a pipe.
             let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
             let file = options.custom_flags(flags.bits().cast_signed()).open(&path);
             let file = file.map_err(|error| self.failed("lock", &path, &error))?;
@@ -115,7 +116,7 @@ impl Volume {
             }
             if Instant::now() >= deadline {
                 let message = format!(
-                    "another pod has been restoring into this volume for {} s and more; this is tried again",
+                    "another pod has been restoring into this volume for at least {} s; this step is retried",
                     patience.as_secs()
                 );
                 return Err(Failure::new(Reason::TargetUnwritable, message));
@@ -124,15 +125,15 @@ impl Volume {
         }
     }
 
-    /// An empty folder to restore into. What an attempt left in it is removed.
+    /// Creates an empty restore folder. Remains of an earlier attempt are removed.
     pub fn begin(&self) -> Result<PathBuf, Failure> {
         let part = self.part();
         self.forget()?;
-        fs::create_dir(&part).map_err(|error| self.failed("make", &part, &error))?;
+        fs::create_dir(&part).map_err(|error| self.failed("create", &part, &error))?;
         Ok(part)
     }
 
-    /// Marks what was restored, which is durable by now, as whole.
+    /// Marks the restore folder, which is durable by now, as complete.
     pub fn mark(&self, whole: &Whole) -> Result<(), Failure> {
         let (path, new) = (self.own(".whole"), self.own(".whole.new"));
         let marked = serde_json::to_vec(whole).map_err(io::Error::from).and_then(|json| {
@@ -146,22 +147,23 @@ impl Volume {
         marked.map_err(|error| self.failed("mark", &path, &error))
     }
 
-    /// Moves all that is whole to its place; goes on where it was interrupted. What is there is in the way, unless it may be
-    /// replaced: `over` then names the paths that were restored, or none of them for all. Gives what could not be kept of
-    /// the folder's own metadata, and of folders that were there.
-    pub fn move_to_place(&self, over: Option<&[PathBuf]>) -> Result<Vec<String>, Failure> {
+    /// Moves the complete restore folder into the volume, and continues a move which was interrupted. Present entries
+    /// are an error unless they may be replaced: `over` then contains the restored paths, or is empty if everything was
+    /// restored. Returns the metadata of the volume's own folder and of present folders which could not be set.
+    pub fn move_into_volume(&self, over: Option<&[PathBuf]>) -> Result<Vec<String>, Failure> {
         let (path, part) = (self.own(".whole"), self.part());
         if !self.has_own_mark()? {
             let message = format!(
-                "the volume holds {RESTORE_PREFIX}.whole, which this step did not write, beside {RESTORE_PREFIX}.part: nothing is \
-                 touched, because either may be of a restore as another user; look what is in them, and remove both by hand"
+                "the volume contains {RESTORE_PREFIX}.whole, which this step did not write, and \
+                 {RESTORE_PREFIX}.part: nothing is changed, because either may be of a restore as another user; \
+                 inspect them, and remove both manually"
             );
             return Err(Failure::new(Reason::TargetUnwritable, message));
         }
         let whole = mark::read(&path).map_err(|error| self.failed("read", &path, &error))?;
         let mut not_kept = Vec::new();
-        match open_to_us(&part) {
-            // All was moved already.
+        match open_for_owner(&part) {
+            // All entries were moved already.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             opened => {
                 opened.map_err(|error| self.failed("open", &part, &error))?;
@@ -174,30 +176,31 @@ impl Volume {
                     }
                 }
                 self.sync().map_err(|error| self.failed("make durable", &self.root, &error))?;
-                // Fails if anything is left in it.
+                // Fails if anything is left in the folder.
                 fs::remove_dir(&part).map_err(|error| self.failed("remove", &part, &error))?;
             }
         }
-        // Before the mark goes, since it tells what to give.
+        // Before the mark is removed, because it contains this metadata.
         if let Some(own) = &whole.own {
             not_kept.extend(own.apply_to(&self.root)?);
         }
         self.remove(&path)?;
-        // What was removed changed the time once more.
+        // Removing the mark has changed the folder's time.
         if let Some(own) = &whole.own {
             own.apply_to(&self.root)?;
         }
         Ok(not_kept)
     }
 
-    /// Moves what is there; false once nothing is. What a listing gives while entries go away is not the same everywhere.
+    /// Moves the present entries. Returns false once there is none. Several passes are needed, because a listing of a
+    /// folder whose entries are moved meanwhile may be incomplete on some file systems.
     fn move_entries(&self, part: &Path) -> Result<bool, Failure> {
         let mut moved = false;
         for entry in fs::read_dir(part).map_err(|error| self.failed("read", part, &error))? {
             let entry = entry.map_err(|error| self.failed("read", part, &error))?;
             let (from, to) = (entry.path(), self.root.join(entry.file_name()));
             if entry.file_name() == LOST_AND_FOUND {
-                // The volume has its own, which counted as nothing.
+                // The volume has its own `lost+found`, which does not count as data.
                 let _ = fs::remove_dir(&to);
             }
             move_entry(&from, &to).map_err(|error| self.failed("move what was restored to", &to, &error))?;
@@ -206,30 +209,31 @@ impl Volume {
         Ok(moved)
     }
 
-    /// Removes what an attempt left, of which nothing is the app's.
+    /// Removes the incomplete remains of an attempt. None of them is the app's data.
     fn clear(&self) -> Result<(), Failure> {
         self.remove(&self.own(".whole.new"))?;
         self.remove(&self.own(".probe"))?;
         self.remove_part()
     }
 
-    /// Removes what an attempt left even if it is whole: what is restored next takes its place, or nothing does.
+    /// Removes the remains of an attempt even if they are complete.
     pub fn forget(&self) -> Result<(), Failure> {
         self.remove(&self.own(".whole"))?;
         self.clear()
     }
 
-    /// Removes what a failed attempt left, unless it is whole by now: then the next one goes on with it.
+    /// Removes the remains of a failed attempt, unless they are complete: then the next attempt continues with them.
     pub fn discard_half(&self) -> Result<(), Failure> {
         if self.own(".whole").symlink_metadata().is_ok() { Ok(()) } else { self.clear() }
     }
 
-    /// Takes the lock's file away and lets the lock go.
+    /// Removes the lock file, and releases the lock.
     pub fn unlock(&self, lock: VolumeLock) -> Result<(), Failure> {
         let before = fs::metadata(&self.root).and_then(|metadata| metadata.modified());
         self.remove(&self.own(".lock"))?;
         drop(lock);
-        // The app's own folder is to look as if nobody had been there; who does not own it cannot see to that.
+        // The modification time of the app's folder is reset, so that it looks unchanged. A process which does not own
+        // the folder cannot do that.
         if let Ok(before) = before
             && let Ok(root) = File::open(&self.root)
         {
@@ -266,19 +270,19 @@ impl Volume {
     }
 }
 
-/// Whether the file of that name is this one.
+/// Whether the file at the path is this file.
 fn is_at(file: &File, path: &Path) -> bool {
     let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     match (file.metadata().map(identity), fs::symlink_metadata(path).map(identity)) {
-        (Ok(ours), Ok(there)) => ours == there,
+        (Ok(held), Ok(found)) => held == found,
         _ => false,
     }
 }
 
-/// Opens a folder of Stowaway's to its owner, and never what a link leads to. A file system without modes closes none.
-fn open_to_us(folder: &Path) -> io::Result<()> {
+/// Makes a folder of Stowaway accessible to its owner; follows no link. A file system without modes needs no change.
+fn open_for_owner(folder: &Path) -> io::Result<()> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    // One that its owner may not read can be named, and then opened up.
+    // A folder which its owner may not read can still be opened by its path, and then be made readable.
     let handle = rustix::fs::open(folder, flags | OFlags::PATH, Mode::empty())?;
     let own = format!("/proc/self/fd/{}", handle.as_raw_fd());
     match fs::set_permissions(own, Permissions::from_mode(OPEN_FOLDER)) {
@@ -287,10 +291,11 @@ fn open_to_us(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Moves an entry, and never over another one.
+/// Moves an entry without replacing another one.
 fn move_entry(from: &Path, to: &Path) -> io::Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // File systems that know no such thing (NFS): we hold the lock, and have looked.
+        // File systems without RENAME_NOREPLACE (NFS). The check before the rename suffices, because this process holds
+        // the lock.
         Err(Errno::INVAL | Errno::NOSYS) => {
             if to.symlink_metadata().is_ok() {
                 return Err(io::ErrorKind::AlreadyExists.into());
@@ -301,7 +306,7 @@ fn move_entry(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes a folder of ours, of which folders may be closed even to their owner.
+/// Removes a folder of Stowaway, in which folders may be inaccessible even to their owner.
 fn remove_tree(folder: &Path) -> io::Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -315,7 +320,7 @@ fn remove_tree(folder: &Path) -> io::Result<()> {
 fn open_folders(folder: &Path) -> io::Result<()> {
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
-        open_to_us(&folder)?;
+        open_for_owner(&folder)?;
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;
             if entry.file_type()?.is_dir() {

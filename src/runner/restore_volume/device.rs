@@ -1,7 +1,6 @@
-//! A stored device onto a device, in place: there is no beside. What may be overwritten is settled before the first byte is
-//! written, and what was written is read back from the disk and compared.
-//!
-//! It must not know how the device came to be there.
+//! Restores a stored device onto a device. The restore overwrites the device directly, because there is no room beside
+//! the present content. Whether it may be overwritten is decided before the first byte is written, and the written data
+//! is read back from the disk and compared.
 
 use std::{io, os::unix::fs::FileExt, path::Path, sync::Arc, time::Duration};
 
@@ -12,47 +11,47 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
-    model::{Failure, Proof, Reason, SourceReport, VolumeRestore},
+    model::{Failure, Proof, Reason, RunReport, VolumeRestore},
     repository::{Progress, Repository, RepositoryError, SnapshotSummary, StoredFile},
     runner::{
         device::{BLOCK_BYTES, Device, ZEROS, store_device},
-        wanted::choose_readable,
+        select_snapshot::choose_readable,
     },
-    stream::Piece,
+    stream::StreamItem,
 };
 
-/// Restores it, after a snapshot of what is there if it may be overwritten.
+/// Restores the device. If it may be overwritten, a safety snapshot of its content is stored first.
 pub(super) async fn restore(
     repository: &Repository,
     run: &VolumeRestore,
     path: &Path,
     safety: &mut Option<String>,
     cancel: &CancellationToken,
-) -> Result<SourceReport, Failure> {
+) -> Result<RunReport, Failure> {
     if !run.paths.is_empty() || !run.folder.is_empty() {
-        let message = "the target is a block device, which is restored as a whole: without paths, and into no folder";
+        let message = "the target is a block device, which is restored as a whole: request neither paths nor a folder";
         return Err(Failure::new(Reason::InvalidRequest, message));
     }
     let list = repository.list_snapshots().await?;
-    let chosen = choose_readable(&list, &run.from, repository.place(), Timestamp::now())?;
+    let chosen = choose_readable(&list, &run.from, repository.location(), Timestamp::now())?;
     let snapshot = chosen.snapshot;
     let short = &snapshot.id[..8];
     let size = open(repository, snapshot).await?.size;
     let device = Device::to_write(path)?;
     if size > device.size {
         let message = format!(
-            "snapshot {short} has {size} bytes and the target's device {}: nothing was changed; take a claim of at least that \
-             size",
+            "snapshot {short} has {size} bytes and the target's device has {}: nothing was changed; use a claim of at \
+             least that size",
             device.size
         );
         return Err(Failure::new(Reason::TargetUnwritable, message));
     }
     let device = Arc::new(device);
     if let Some(identity) = &run.overwrite {
-        info!("storing what is on the device");
+        info!("storing the content of the device in a safety snapshot");
         let progress = Arc::<Progress>::default();
         let stored = store_device(repository, identity, Device::to_read(path)?, (None, progress)).await?;
-        info!(snapshot = stored.snapshot, "what is there is snapshot {}", &stored.snapshot[..8]);
+        info!(snapshot = stored.snapshot, "the present content is stored as snapshot {}", &stored.snapshot[..8]);
         *safety = Some(stored.snapshot);
     } else {
         check_blank(&device, cancel).await?;
@@ -65,21 +64,20 @@ pub(super) async fn restore(
     let mut message =
         format!("snapshot {short} of {:.0}, a device of {size} bytes, read back and compared", snapshot.time);
     if let Some(id) = safety {
-        message = format!("{message}; what was there before is snapshot {}", &id[..8]);
+        message = format!("{message}; the previous content is snapshot {}", &id[..8]);
     }
     let snapshot = Some(snapshot.id.clone());
-    let report =
-        SourceReport { message, bytes: size, proof: Proof::Sealed, snapshot, ..SourceReport::done(Duration::ZERO) };
+    let report = RunReport { message, bytes: size, proof: Proof::Sealed, snapshot, ..RunReport::done(Duration::ZERO) };
     Ok(chosen.report(report))
 }
 
-/// The stored device.
+/// Opens the stored device.
 async fn open(repository: &Repository, snapshot: &SnapshotSummary) -> Result<StoredFile, Failure> {
     repository.read_file(&snapshot.id, &snapshot.identity.path).await.map_err(|error| match error {
         RepositoryError::FileNotFound { .. } => {
             let message = format!(
-                "snapshot {} is of files, and the target is a block device: nothing was changed; restore it into a claim of \
-                 volumeMode Filesystem",
+                "snapshot {} contains files, but the target is a block device: nothing was changed; restore it into a \
+                 claim of volumeMode Filesystem",
                 &snapshot.id[..8]
             );
             Failure::new(Reason::InvalidRequest, message)
@@ -88,34 +86,35 @@ async fn open(repository: &Repository, snapshot: &SnapshotSummary) -> Result<Sto
     })
 }
 
-/// An error if there is anything on the device. All of it is read: no part of it proves anything about another one.
+/// Fails if the device contains data. The whole device is read, because no part of it proves anything about another
+/// part.
 async fn check_blank(device: &Arc<Device>, cancel: &CancellationToken) -> Result<(), Failure> {
-    info!("looking whether anything is on the device");
+    info!("checking whether the device is blank");
     let (device, cancel) = (Arc::clone(device), cancel.clone());
-    let looked = spawn_blocking(move || {
+    let checked = spawn_blocking(move || {
         let mut is_blank = true;
-        let looked = device.read(device.size, |bytes| {
+        let checked = device.read(device.size, |bytes| {
             is_blank = *bytes == ZEROS[..bytes.len()];
             is_blank && !cancel.is_cancelled()
         });
         if cancel.is_cancelled() {
-            return Err(cancelled("looked at; nothing was changed"));
+            return Err(cancelled("checked; nothing was changed"));
         }
-        looked.map(|()| is_blank).map_err(|error| unwritable("read", &error))
+        checked.map(|()| is_blank).map_err(|error| unwritable("read", &error))
     });
-    if looked.await.map_err(|panic| Failure::new(Reason::InternalError, panic.to_string()))?? {
+    if checked.await.map_err(|panic| Failure::new(Reason::InternalError, panic.to_string()))?? {
         return Ok(());
     }
-    let message = "the target's device is not blank, and nothing was changed; say that it may be overwritten \
-                   (spec.to.claim.overwrite), which first makes a snapshot of what is there";
+    let message = "the target's device is not blank, and nothing was changed; allow overwriting it \
+                   (spec.to.claim.overwrite), which first stores a snapshot of its content";
     Err(Failure::new(Reason::TargetNotEmpty, message))
 }
 
-/// Writes the stream, which has that many bytes, and zeros behind it, and reads all of it back. Of a blank device zeros are
-/// left as they are.
+/// Writes the stream, which has `size` bytes, and zeros after it, and reads everything back. On a blank device zeros
+/// are not written.
 fn write(
     device: &Device,
-    (mut pieces, size): (mpsc::Receiver<Piece>, u64),
+    (mut pieces, size): (mpsc::Receiver<StreamItem>, u64),
     is_blank: bool,
     cancel: &CancellationToken,
 ) -> Result<(), Failure> {
@@ -132,25 +131,25 @@ fn write(
             return Err(cancelled("written; it holds a part of the snapshot"));
         }
         match pieces.blocking_recv() {
-            Some(Piece::Data(bytes)) => {
+            Some(StreamItem::Data(bytes)) => {
                 hash.update(&bytes);
                 for block in bytes.chunks(BLOCK_BYTES) {
                     put(block, at)?;
                     at += block.len() as u64;
                 }
             }
-            Some(Piece::End(_)) if at == size => break,
-            Some(Piece::End(_)) => {
+            Some(StreamItem::End(_)) if at == size => break,
+            Some(StreamItem::End(_)) => {
                 let message = format!(
                     "the stored device ended after {at} bytes, and should have {size}; the device holds a part of the snapshot"
                 );
                 return Err(Failure::new(Reason::RepositoryDamaged, message));
             }
-            Some(Piece::Broken(failure)) => {
+            Some(StreamItem::Broken(failure)) => {
                 let message = format!("{}; the device holds a part of the snapshot", failure.message);
                 return Err(Failure { message, ..failure });
             }
-            None => return Err(Failure::new(Reason::InternalError, "the stored device ended without a word")),
+            None => return Err(Failure::new(Reason::InternalError, "the stored device ended without an end marker")),
         }
     }
     while at < device.size {
@@ -165,15 +164,15 @@ fn write(
     compare(device, size, &hash.finalize(), cancel)
 }
 
-/// Whether the device holds what was written, and zeros behind it.
+/// Compares the content of the device with the written data, which is followed by zeros.
 fn compare(device: &Device, length: u64, expected: &[u8], cancel: &CancellationToken) -> Result<(), Failure> {
     info!("reading the device back");
     let mut hash = Sha256::default();
     let (mut at, mut is_blank_behind) = (0, true);
     let read = device.read(device.size, |bytes| {
-        let ours = usize::try_from(length.saturating_sub(at)).unwrap_or(usize::MAX).min(bytes.len());
-        hash.update(&bytes[..ours]);
-        is_blank_behind &= bytes[ours..] == ZEROS[..bytes.len() - ours];
+        let stored_length = usize::try_from(length.saturating_sub(at)).unwrap_or(usize::MAX).min(bytes.len());
+        hash.update(&bytes[..stored_length]);
+        is_blank_behind &= bytes[stored_length..] == ZEROS[..bytes.len() - stored_length];
         at += bytes.len() as u64;
         !cancel.is_cancelled()
     });
@@ -184,8 +183,7 @@ fn compare(device: &Device, length: u64, expected: &[u8], cancel: &CancellationT
     if *hash.finalize() == *expected && is_blank_behind {
         return Ok(());
     }
-    let message =
-        "the device reads back something else than was written to it: it is broken, or something else writes to it";
+    let message = "the device returns other data than was written to it: it is broken, or another process writes to it";
     Err(Failure::new(Reason::TargetUnwritable, message))
 }
 
@@ -204,13 +202,13 @@ mod tests {
     use super::*;
     use crate::stream::{End, pieces};
 
-    /// A file that stands for a device.
+    /// A file in the role of a device.
     fn device(content: &[u8]) -> (tempfile::TempDir, Device) {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("device");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("device");
         fs::write(&path, content).unwrap();
         let device = Device::to_write(&path).unwrap();
-        (place, device)
+        (directory, device)
     }
 
     fn digest(content: &[u8]) -> Vec<u8> {
@@ -218,12 +216,12 @@ mod tests {
     }
 
     #[test]
-    fn what_reads_back_otherwise_is_no_success() {
+    fn device_which_returns_other_data_is_no_success() {
         let never = CancellationToken::new();
-        let (_place, written) = device(&[b"content".as_slice(), &[0; 100]].concat());
+        let (_directory, written) = device(&[b"content".as_slice(), &[0; 100]].concat());
         assert!(compare(&written, 7, &digest(b"content"), &never).is_ok());
         assert_eq!(compare(&written, 7, &digest(b"another"), &never).unwrap_err().reason, Reason::TargetUnwritable);
-        let (_place, dirty) = device(&[b"content".as_slice(), &[0; 99], b"x"].concat());
+        let (_directory, dirty) = device(&[b"content".as_slice(), &[0; 99], b"x"].concat());
         assert_eq!(compare(&dirty, 7, &digest(b"content"), &never).unwrap_err().reason, Reason::TargetUnwritable);
         assert!(compare(&dirty, 107, &digest(&[b"content".as_slice(), &[0; 99], b"x"].concat()), &never).is_ok());
     }
@@ -231,35 +229,35 @@ mod tests {
     #[tokio::test]
     async fn zeros_are_written_over_old_data_but_not_over_zeros() {
         for (is_blank, before, expected) in [(false, 7, 0), (true, 0, 0)] {
-            let (place, target) = device(&vec![before; 300_000]);
+            let (directory, target) = device(&vec![before; 300_000]);
             let (sender, receiver) = pieces();
             let content = [vec![1; 70_000], vec![0; 140_000], vec![2; 5]].concat();
             for piece in content.chunks(60_000) {
-                sender.try_send(Piece::Data(bytes::Bytes::copy_from_slice(piece))).unwrap();
+                sender.try_send(StreamItem::Data(bytes::Bytes::copy_from_slice(piece))).unwrap();
             }
-            sender.try_send(Piece::End(End { proof: Proof::Sealed, bytes: content.len() as u64 })).unwrap();
+            sender.try_send(StreamItem::End(End { proof: Proof::Sealed, bytes: content.len() as u64 })).unwrap();
             let stream = (receiver, content.len() as u64);
             let written = spawn_blocking(move || write(&target, stream, is_blank, &CancellationToken::new())).await;
             written.unwrap().unwrap();
             let mut whole = content;
             whole.resize(300_000, expected);
-            assert!(fs::read(place.path().join("device")).unwrap() == whole, "{is_blank}");
+            assert!(fs::read(directory.path().join("device")).unwrap() == whole, "{is_blank}");
         }
     }
 
     #[tokio::test]
     async fn stream_that_breaks_or_is_cancelled_is_no_success() {
-        let broken = Piece::Broken(Failure::new(Reason::RepositoryDamaged, "a part is lost"));
-        let early = Piece::End(End { proof: Proof::Sealed, bytes: 5 });
+        let broken = StreamItem::Broken(Failure::new(Reason::RepositoryDamaged, "a part is lost"));
+        let early = StreamItem::End(End { proof: Proof::Sealed, bytes: 5 });
         for (last, is_cancelled, reason) in [
             (Some(early), false, Reason::RepositoryDamaged),
             (Some(broken), false, Reason::RepositoryDamaged),
             (None, false, Reason::InternalError),
             (None, true, Reason::Cancelled),
         ] {
-            let (_place, target) = device(&[0; 100]);
+            let (_directory, target) = device(&[0; 100]);
             let (sender, receiver) = pieces();
-            sender.try_send(Piece::Data(bytes::Bytes::from_static(b"begin"))).unwrap();
+            sender.try_send(StreamItem::Data(bytes::Bytes::from_static(b"begin"))).unwrap();
             if let Some(last) = last {
                 sender.try_send(last).unwrap();
             }

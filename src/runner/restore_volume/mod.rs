@@ -1,8 +1,6 @@
-//! One volume, or one stored file, out of a snapshot into a folder that is mounted. All of it is restored beside what is
-//! there, verified and durable, before any of that is touched; so whatever fails leaves the target as it was. (A stored
-//! device goes onto a device, see `device`.)
-//!
-//! It must not know how the folder came to be there, nor Jobs or the command line.
+//! Restores one volume, or one stored file, into a mounted folder. Everything is restored into a folder beside the
+//! present content, verified and made durable before any present entry is changed, so that a failure leaves the target
+//! as it was. (`device` restores a stored device onto a device.)
 
 mod device;
 mod target;
@@ -22,24 +20,24 @@ use self::target::Target;
 use super::{
     limit::restore_within,
     restore_step::{mark::Whole, volume::Volume},
-    story::tell_progress,
-    wanted::{choose_readable, relative},
+    select_snapshot::{choose_readable, relative},
+    story::log_progress,
 };
 use crate::{
-    model::{Failure, Proof, Reason, SnapshotIdentity, SourceReport, Verdict, VolumeRestore, milliseconds},
+    model::{Failure, Proof, Reason, RunReport, SnapshotIdentity, Verdict, VolumeRestore, milliseconds},
     repository::{FolderRules, Progress, Repository, RestoredFolder, SnapshotSummary, StoredFolder, Trouble},
 };
 
 /// How long another pod may work on the volume.
 const LOCK_PATIENCE: Duration = Duration::from_mins(10);
 
-/// Runs it. Every outcome is a report; none is silent.
+/// Runs the restore. Every outcome is a report.
 pub async fn restore_volume(
     repository: &Repository,
     run: &VolumeRestore,
     mount: &Path,
     cancel: &CancellationToken,
-) -> SourceReport {
+) -> RunReport {
     let started = Instant::now();
     let mut safety = None;
     let work = async {
@@ -50,12 +48,12 @@ pub async fn restore_volume(
         }
     };
     let result = restore_within(run.timeout, cancel, work).await;
-    let mut report = result.unwrap_or_else(|failure| SourceReport::failed(failure, started.elapsed()));
+    let mut report = result.unwrap_or_else(|failure| RunReport::failed(failure, started.elapsed()));
     report.duration_milliseconds = milliseconds(started.elapsed());
     if let Some(id) = &safety
         && report.verdict == Verdict::Failed
     {
-        let _ = write!(report.message, "; snapshot {} is of what was there before", &id[..8]);
+        let _ = write!(report.message, "; snapshot {} holds the previous content", &id[..8]);
     }
     report.safety_snapshot = safety;
     report
@@ -67,18 +65,19 @@ async fn restore(
     mount: &Path,
     safety: &mut Option<String>,
     cancel: &CancellationToken,
-) -> Result<SourceReport, Failure> {
+) -> Result<RunReport, Failure> {
     let list = repository.list_snapshots().await?;
-    let chosen = choose_readable(&list, &run.from, repository.place(), Timestamp::now())?;
+    let chosen = choose_readable(&list, &run.from, repository.location(), Timestamp::now())?;
     let snapshot = chosen.snapshot;
     let run = &VolumeRestore { paths: relative(&snapshot.identity.path, &run.paths)?, ..run.clone() };
-    // Else the restore itself looks first: nothing is stored before it, and no folder made.
+    // Otherwise the restore itself checks this first, because it stores no safety snapshot and creates no folder before
+    // that.
     if run.overwrite.is_some() || !run.folder.is_empty() {
         repository.check_stored((&snapshot.id, &snapshot.identity.path), &run.paths).await?;
     }
     let target = Target::open(mount, &run.folder)?;
     let volume = Volume::new(target.path());
-    // Before anything of it is touched, be it only its times.
+    // Before anything in the target is changed, even its times.
     check_empty(&volume, run)?;
     let time = target.modified();
     let lock = tokio::select! {
@@ -90,7 +89,7 @@ async fn restore(
     if restored.is_err()
         && let Err(failure) = volume.discard_half()
     {
-        warn!("{failure}; what was restored by half is left beside what is there");
+        warn!("{failure}; an incomplete restore folder is left in the target");
     }
     let unlocked = volume.unlock(lock);
     if restored.is_err() {
@@ -101,20 +100,20 @@ async fn restore(
     Ok(chosen.report(report_of(snapshot, restored, &not_kept, safety.as_deref())))
 }
 
-/// Whether the volume is empty; an error if it is not, and must not be overwritten. A mark of ours proves nothing here: what
-/// it is beside may be of another snapshot, or of somebody else.
+/// Whether the volume is empty; an error if it is not and must not be overwritten. A mark proves nothing here, because
+/// its restore folder may be of another snapshot or another user.
 fn check_empty(volume: &Volume, run: &VolumeRestore) -> Result<bool, Failure> {
     let there = volume.observe()?;
     let is_empty = !there.data && !there.whole;
     if is_empty || run.overwrite.is_some() {
         return Ok(is_empty);
     }
-    let message = "the target is not empty, and nothing was changed; empty it, or say that it may be overwritten \
-                   (spec.to.claim.overwrite), which first makes a snapshot of what is there";
+    let message = "the target is not empty, and nothing was changed; empty it, or allow overwriting it \
+                   (spec.to.claim.overwrite), which first stores a snapshot of its content";
     Err(Failure::new(Reason::TargetNotEmpty, message))
 }
 
-/// Restores into the volume, and says what was restored, and what could not be kept of folders that were there.
+/// Restores into the volume. Returns what was restored, and the metadata of present folders which could not be set.
 async fn into(
     repository: &Repository,
     run: &VolumeRestore,
@@ -130,17 +129,18 @@ async fn into(
     info!(snapshot = snapshot.id, "restoring snapshot {} of {}", &snapshot.id[..8], snapshot.time);
     let part = volume.begin()?;
     let progress = Arc::new(Progress::default());
-    let place = (snapshot.id.as_str(), snapshot.identity.path.as_str());
-    let restoring = repository.restore_some(place, &run.paths, &part, Arc::clone(&progress));
+    let stored = (snapshot.id.as_str(), snapshot.identity.path.as_str());
+    let restoring = repository.restore_some(stored, &run.paths, &part, Arc::clone(&progress));
     let mut restored = tokio::select! {
         restored = restoring => restored?,
-        never = tell_progress(snapshot.bytes.filter(|_| run.paths.is_empty()), || progress.bytes_read(), || repository.store_wait()) => match never {},
+        never = log_progress(snapshot.bytes.filter(|_| run.paths.is_empty()), || progress.bytes_read(), || repository.store_wait()) => match never {},
     };
     volume.mark(&Whole { snapshot: snapshot.id.clone(), own: restored.own.take() })?;
-    let moved = volume.move_to_place((!is_empty).then_some(restored.only.as_slice()));
+    let moved = volume.move_into_volume((!is_empty).then_some(restored.only.as_slice()));
     let lost = moved.map_err(|failure| {
         let message = format!(
-            "{}; all was restored, and some of it may be in its place already: run it again with overwrite",
+            "{}; everything was restored, and some entries may have been moved into the target already: run the \
+             restore again with overwrite",
             failure.message
         );
         Failure { message, ..failure }
@@ -148,57 +148,52 @@ async fn into(
     Ok((restored, lost))
 }
 
-/// Stores what is there, all of it, before it is overwritten; gives the snapshot's id.
+/// Stores all present content before it is overwritten. Returns the snapshot's id.
 async fn keep(repository: &Repository, identity: &SnapshotIdentity, mount: &Path) -> Result<String, Failure> {
-    info!("the target is not empty: storing what is there");
+    info!("the target is not empty: storing its content in a safety snapshot");
     let progress = Arc::new(Progress::default());
     let rules = FolderRules::whole(Timestamp::now());
     let storing = repository.store_folder(identity, &rules, mount, Arc::clone(&progress));
     let StoredFolder { snapshot, files, unreadable, mounts, .. } = tokio::select! {
         stored = storing => stored?,
-        never = tell_progress(None, || progress.bytes_read(), || repository.store_wait()) => match never {},
+        never = log_progress(None, || progress.bytes_read(), || repository.store_wait()) => match never {},
     };
     if unreadable.count > 0 {
         let named =
             unreadable.first.first().map_or_else(String::new, |Trouble { path, reason }| format!("{path} ({reason})"));
         let message = format!(
-            "{} entries of the target cannot be read, and so not be kept: {named}; nothing was changed. Make them readable \
-             for the run, or empty the target",
+            "{} entries of the target cannot be read, so they cannot be stored before the overwrite: {named}; nothing \
+             was changed. Make them readable for the run, or empty the target",
             unreadable.count
         );
         return Err(Failure::new(Reason::SourceUnreadable, message));
     }
     if let Some(Trouble { path, .. }) = mounts.first.first() {
         let message = format!(
-            "another file system is mounted in the target at {path}, which the run cannot keep: nothing was changed; unmount it, \
-             or restore into a folder beside it (spec.to.claim.path)"
+            "another file system is mounted in the target at {path}, which the run cannot store before the overwrite: \
+             nothing was changed; unmount it, or restore into a folder beside it (spec.to.claim.path)"
         );
         return Err(Failure::new(Reason::SourceUnreadable, message));
     }
-    info!(snapshot, files, "what is there is snapshot {}, {files} files", &snapshot[..8]);
+    info!(snapshot, files, "the present content is stored as snapshot {}, {files} files", &snapshot[..8]);
     Ok(snapshot)
 }
 
-fn report_of(
-    snapshot: &SnapshotSummary,
-    restored: RestoredFolder,
-    lost: &[String],
-    safety: Option<&str>,
-) -> SourceReport {
+fn report_of(snapshot: &SnapshotSummary, restored: RestoredFolder, lost: &[String], safety: Option<&str>) -> RunReport {
     let RestoredFolder { files, bytes, not_kept, rounded_times, .. } = restored;
     let named = not_kept.first.iter().map(|Trouble { path, reason }| format!("{path}: {reason}"));
     let named: Vec<String> = named.chain(lost.iter().cloned()).collect();
     for what in &named {
-        warn!("not kept: {what}");
+        warn!("not restored: {what}");
     }
     let mut message = format!("snapshot {} of {:.0}, {files} files", &snapshot.id[..8], snapshot.time);
     if let Some(id) = safety {
-        let _ = write!(message, "; what was there before is snapshot {}", &id[..8]);
+        let _ = write!(message, "; the previous content is snapshot {}", &id[..8]);
     }
     if rounded_times > 0 {
         let _ = write!(
             message,
-            "; the times of {rounded_times} entries are rounded, because the target's file system holds no finer ones"
+            "; the times of {rounded_times} entries are rounded to the resolution of the target's file system"
         );
     }
     let count = not_kept.count + lost.len() as u64;
@@ -208,19 +203,19 @@ fn report_of(
         let some = named.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
         let _ = write!(
             message,
-            "; all contents are there, and {count} owners, modes, attributes or links are not as they were stored: {some}; for \
-             other owners the run has to be root (spec.runnerPod.securityContext), and all else has to be something that the \
-             target's file system can hold"
+            "; all contents are restored, but {count} owners, modes, attributes or links differ from the snapshot: \
+             {some}; for other owners the run must be root (spec.runnerPod.securityContext); everything else must be \
+             supported by the target's file system"
         );
         (Verdict::Incomplete, Reason::MetadataNotKept)
     };
-    SourceReport {
+    RunReport {
         verdict,
         reason,
         message,
         bytes,
         proof: Proof::Sealed,
         snapshot: Some(snapshot.id.clone()),
-        ..SourceReport::done(Duration::ZERO)
+        ..RunReport::done(Duration::ZERO)
     }
 }

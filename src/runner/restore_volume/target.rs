@@ -1,6 +1,6 @@
-//! The folder that is restored into: the mounted one, or one below it, which is made if it is not there.
+//! The target folder of a restore: the mounted folder, or a folder below it, which is created if it does not exist.
 //!
-//! What is in a volume is its user's, so no link in it is followed. It must not know what is restored.
+//! No link in the volume is followed, because the volume's user may create links.
 
 use std::{
     fs::File,
@@ -19,13 +19,13 @@ use crate::model::{Failure, Reason};
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const NEW_FOLDER: Mode = Mode::RWXU.union(Mode::RGRP).union(Mode::XGRP).union(Mode::ROTH).union(Mode::XOTH);
 
-/// An open folder. Its path is the system's own name of the handle, which leads to the folder itself, whatever becomes of
-/// its names.
+/// An open folder. Its path is the system's name of the handle, which refers to the folder itself even if the folder is
+/// renamed.
 #[derive(Debug)]
 pub(super) struct Target(OwnedFd);
 
 impl Target {
-    /// Opens the folder at that path below the mounted one.
+    /// Opens the folder at this path below the mounted folder.
     pub fn open(mount: &Path, folder: &str) -> Result<Self, Failure> {
         let failed = |action: &str, at: &str, error: Errno| {
             Failure::new(Reason::TargetUnwritable, format!("failed to {action} {at}: {error}"))
@@ -33,20 +33,20 @@ impl Target {
         let mut handle = open(mount, FOLDER, Mode::empty()).map_err(|error| failed("open", "the target", error))?;
         for name in folder.split('/').filter(|name| !name.is_empty()) {
             if matches!(name, "." | "..") || name.contains('\0') {
-                let message = format!("spec.to.claim.path is no path below the claim's folder: {folder:?}");
+                let message = format!("spec.to.claim.path is not a path below the claim's folder: {folder:?}");
                 return Err(Failure::new(Reason::InvalidRequest, message));
             }
             let below = |handle: &OwnedFd| openat(handle, name, FOLDER | OFlags::NOFOLLOW, Mode::empty());
             handle = match below(&handle) {
                 Err(Errno::NOENT) => {
-                    mkdirat(&handle, name, NEW_FOLDER).map_err(|error| failed("make the folder", folder, error))?;
+                    mkdirat(&handle, name, NEW_FOLDER).map_err(|error| failed("create the folder", folder, error))?;
                     below(&handle)
                 }
                 opened => opened,
             }
             .map_err(|error| match error {
                 Errno::LOOP | Errno::NOTDIR => {
-                    let message = format!("{name} in {folder} is no folder, or a link, which is not followed");
+                    let message = format!("{name} in {folder} is not a folder, or it is a link, which is not followed");
                     Failure::new(Reason::TargetUnwritable, message)
                 }
                 error => failed("open the folder", folder, error),
@@ -55,12 +55,12 @@ impl Target {
         Ok(Self(handle))
     }
 
-    /// When something was last put into it or taken out of it.
+    /// The modification time of the folder.
     pub fn modified(&self) -> Option<SystemTime> {
         std::fs::metadata(self.path()).and_then(|metadata| metadata.modified()).ok()
     }
 
-    /// Sets that back, as far as we may: a folder that was left alone is to look so.
+    /// Resets the modification time, if this process may do so, so that a folder which was not changed looks unchanged.
     pub fn set_modified(&self, time: Option<SystemTime>) {
         if let Some(time) = time
             && let Ok(folder) = File::open(self.path())
@@ -69,7 +69,7 @@ impl Target {
         }
     }
 
-    /// Leads to it as long as it is open.
+    /// A path of the folder, valid while this handle is open.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
     }
@@ -82,19 +82,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folder_is_made_where_there_is_none_and_opened_where_there_is() {
-        let place = tempfile::tempdir().unwrap();
+    fn missing_folder_is_created_and_present_folder_is_opened() {
+        let directory = tempfile::tempdir().unwrap();
         for _ in 0..2 {
-            let target = Target::open(place.path(), "a/b/").unwrap();
+            let target = Target::open(directory.path(), "a/b/").unwrap();
             fs::write(target.path().join("file"), "x").unwrap();
         }
-        assert_eq!(fs::read(place.path().join("a/b/file")).unwrap(), b"x");
+        assert_eq!(fs::read(directory.path().join("a/b/file")).unwrap(), b"x");
     }
 
     #[test]
     fn no_link_is_followed_and_no_path_leads_out() {
-        let place = tempfile::tempdir().unwrap();
-        let (volume, outside) = (place.path().join("volume"), place.path().join("outside"));
+        let directory = tempfile::tempdir().unwrap();
+        let (volume, outside) = (directory.path().join("volume"), directory.path().join("outside"));
         fs::create_dir(&volume).unwrap();
         fs::create_dir_all(outside.join("x")).unwrap();
         symlink(&outside, volume.join("absolute")).unwrap();

@@ -1,7 +1,7 @@
-//! The process of one run in a sidecar: it opens the repository, takes the stream from the pod's helper or the files from
-//! the mounted volume, and reports on its stdout. Its stderr is the run's log.
+//! The process of one run in a sidecar. It opens the repository, receives the stream from the pod's helper or reads the
+//! files of the mounted volume, and reports on its stdout. Its stderr is the run's log.
 //!
-//! An edge: stdin, stdout and files are here. The end of stdin is the cancel: the supervisor wishes it, or is gone.
+//! The end of stdin cancels the run: either the supervisor requests that, or the supervisor has ended.
 
 use std::{io::Write, path::PathBuf, sync::Arc, time::Instant};
 
@@ -9,51 +9,51 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::{Assignment, Door};
+use super::{Assignment, RunSocket};
 use crate::{
-    model::{BackendConfig, Failure, Reason, SourceReport, TargetVolume, Task, TaskKind, injected::SOCKET_MOUNT},
+    model::{BackendConfig, Failure, Reason, RunReport, TargetVolume, Task, TaskKind, injected::SOCKET_MOUNT},
     repository::Progress,
     runner::{
-        DumpFrom, FeedTo, MountedVolume, VolumeRun, backup_volume,
-        job::{back_up, bring_back, terminated, with_repository, within_grace_of},
+        BackupInput, MountedVolume, RestoreOutput, VolumeRun, backup_volume,
+        job::{run_backup, run_restore, terminated, with_repository, within_grace_of},
         settings::{self, Identity},
         story,
     },
     seal::sealed::{Event, LONGEST_TASK, report_digest},
 };
 
-/// Carries out the run that stdin names, and returns the process's exit status.
+/// Executes the run which stdin specifies, and returns the process's exit status.
 pub async fn run_in_sidecar(volumes: &[MountedVolume]) -> u8 {
     let started = Instant::now();
     let mut stdin = BufReader::new(tokio::io::stdin());
     let Assignment { id, task } = match assignment(&mut stdin).await {
         Ok(assignment) => assignment,
         Err(failure) => {
-            // Nobody could tell whose report it is.
+            // Without the run's name the supervisor could not assign a report to it.
             tracing::error!("{failure}");
             return 1;
         }
     };
     let signal = terminated();
-    let asked_to_end = async {
+    let end_request = async {
         tokio::select! {
             name = signal => name,
-            () = end_of(stdin) => "the word to end",
+            () = end_of(stdin) => "the end of stdin",
         }
     };
     let cancel = CancellationToken::new();
-    let report = within_grace_of(&cancel, asked_to_end, carry_out(task, volumes, cancel.clone()))
+    let report = within_grace_of(&cancel, end_request, execute(task, volumes, cancel.clone()))
         .await
-        .unwrap_or_else(|failure| SourceReport::failed(failure, started.elapsed()));
+        .unwrap_or_else(|failure| RunReport::failed(failure, started.elapsed()));
     let text = report.to_termination_message();
-    say(&Event::Report { digest: report_digest(&id, &text), text });
+    send_event(&Event::Report { digest: report_digest(&id, &text), text });
     story::exit_code(report.verdict)
 }
 
-/// What the first line says.
+/// Parses the first line of stdin.
 async fn assignment(stdin: &mut (impl AsyncRead + AsyncBufReadExt + Unpin)) -> Result<Assignment, Failure> {
     let invalid =
-        |why: String| Failure::new(Reason::InvalidRequest, format!("the task on stdin cannot be read: {why}"));
+        |why: String| Failure::new(Reason::InvalidRequest, format!("the task on stdin cannot be parsed: {why}"));
     let mut line = Vec::new();
     let limit = u64::try_from(LONGEST_TASK).unwrap_or(u64::MAX);
     stdin.take(limit).read_until(b'\n', &mut line).await.map_err(|error| invalid(error.to_string()))?;
@@ -65,20 +65,20 @@ async fn end_of(mut stdin: impl AsyncRead + Unpin) {
     while matches!(stdin.read(&mut buffer).await, Ok(length) if length > 0) {}
 }
 
-/// Says it to the supervisor; one that is gone does not matter any more.
-fn say(event: &Event) {
+/// Sends an event to the supervisor. Errors are ignored, because a supervisor which has ended needs no events.
+fn send_event(event: &Event) {
     let mut stdout = std::io::stdout().lock();
     let _gone = writeln!(stdout, "{event}").and_then(|()| stdout.flush());
 }
 
-async fn carry_out(task: Task, volumes: &[MountedVolume], cancel: CancellationToken) -> Result<SourceReport, Failure> {
+async fn execute(task: Task, volumes: &[MountedVolume], cancel: CancellationToken) -> Result<RunReport, Failure> {
     let identity = Identity::from_environment().in_cluster(&task.cluster).expecting(task.repository_id.clone());
     info!("stowaway {} in the sidecar of pod {}/{}", env!("CARGO_PKG_VERSION"), identity.namespace, identity.pod);
     check_backend(&task.backend, &settings::backend()?)?;
-    let door = || Door::new(settings::mounted(SOCKET_MOUNT), Arc::new(say));
+    let socket = || RunSocket::new(settings::mounted(SOCKET_MOUNT), Arc::new(send_event));
     match &task.kind {
-        TaskKind::Backup { .. } => back_up(&task, &identity, DumpFrom::Socket(door()), &cancel).await,
-        TaskKind::Restore { .. } => bring_back(&task, &identity, FeedTo::Socket(door()), &cancel).await,
+        TaskKind::Backup { .. } => run_backup(&task, &identity, BackupInput::Socket(socket()), &cancel).await,
+        TaskKind::Restore { .. } => run_restore(&task, &identity, RestoreOutput::Socket(socket()), &cancel).await,
         TaskKind::BackupVolume { target, source: _, identity: label, exclude, accept_shrunken, timeout } => {
             let folder = folder_of(volumes, target)?;
             let run = VolumeRun {
@@ -104,21 +104,22 @@ async fn carry_out(task: Task, volumes: &[MountedVolume], cancel: CancellationTo
         | TaskKind::RestoreArchive(_)
         | TaskKind::FindSnapshot(_)
         | TaskKind::Answer { .. } => {
-            Err(Failure::new(Reason::InvalidRequest, "a sidecar makes backups and restores, and nothing else"))
+            Err(Failure::new(Reason::InvalidRequest, "a sidecar only runs backups and restores"))
         }
     }
 }
 
-/// The credentials here are for the repository that was injected with them, whatever somebody asks for.
-fn check_backend(asked: &BackendConfig, injected: &BackendConfig) -> Result<(), Failure> {
-    if injected == asked {
+/// Rejects a task for another repository, because the credentials in this container are only for the repository which
+/// was injected with them.
+fn check_backend(requested: &BackendConfig, injected: &BackendConfig) -> Result<(), Failure> {
+    if injected == requested {
         return Ok(());
     }
     let message = "the sidecar was made for another repository; recreate its pod, so that it gets the present one";
     Err(Failure::new(Reason::InvalidRequest, message))
 }
 
-/// Where the claim is mounted; only what the sidecar's own arguments name.
+/// The folder where the claim is mounted. Only the volumes in the sidecar's own arguments are accepted.
 fn folder_of(volumes: &[MountedVolume], target: &TargetVolume) -> Result<PathBuf, Failure> {
     let source = format!("pvc/{}", target.claim);
     let volume = volumes
@@ -126,7 +127,7 @@ fn folder_of(volumes: &[MountedVolume], target: &TargetVolume) -> Result<PathBuf
         .find(|volume| volume.source.as_ref().is_some_and(|mounted| mounted.as_str() == source))
         .ok_or_else(|| {
             let message = format!(
-                "the sidecar of pod {}/{} has no volume of claim {}; recreate the pod, so that it gets it",
+                "the sidecar of pod {}/{} has no volume of claim {}; recreate the pod, so that the sidecar gets it",
                 target.namespace, target.pod, target.claim
             );
             Failure::new(Reason::NotInjected, message)

@@ -1,6 +1,4 @@
-//! Whether a pod has a sidecar of ours that can do a run.
-//!
-//! It must not ask anybody: it looks at the pod as it was read.
+//! Finds out whether a pod has a Stowaway sidecar which can execute a run. It examines only the given pod object.
 
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
 
@@ -9,22 +7,23 @@ use crate::model::{
     injected::{BACKEND_VARIABLE, SIDECAR_CONTAINER, SOCKET_MOUNT, SOCKET_VOLUME},
 };
 
-/// What was found.
+/// The result of the search.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Sidecar {
-    /// None, and none was meant.
+    /// The pod has no sidecar.
     Absent,
-    /// One that cannot be used, for this reason.
+    /// The pod has a sidecar which cannot be used, for this reason.
     Unusable(String),
-    /// One that can.
+    /// The pod has a usable sidecar.
     Usable,
 }
 
-/// Looks for a sidecar that writes to this repository; for a command also for the way from its container to the sidecar.
+/// Looks for a sidecar which uses this repository. For a command, its container must also have the sidecar's socket
+/// mounted.
 pub fn find(pod: &Pod, backend: &BackendConfig, container: Option<&str>) -> Sidecar {
     let spec = pod.spec.as_ref();
     let init = spec.and_then(|spec| spec.init_containers.as_ref()).into_iter().flatten();
-    // One by that name which does not stay is somebody else's.
+    // A container of that name which is not restarted is not Stowaway's.
     let sidecar = init
         .filter(|candidate| candidate.name == SIDECAR_CONTAINER)
         .find(|candidate| candidate.restart_policy.as_deref() == Some("Always"));
@@ -51,7 +50,7 @@ pub fn find(pod: &Pod, backend: &BackendConfig, container: Option<&str>) -> Side
     if has_socket {
         Sidecar::Usable
     } else {
-        Sidecar::Unusable(format!("container {container} has no way to it; recreate the pod"))
+        Sidecar::Unusable(format!("container {container} does not mount its socket; recreate the pod"))
     }
 }
 
@@ -111,7 +110,7 @@ mod tests {
         for (pod, backend, container) in [
             (pod(|_| ()), other, None),
             (pod(|_| ()), backend(), Some("other")),
-            (pod(|_| ()), backend(), Some("nobody")),
+            (pod(|_| ()), backend(), Some("missing")),
             (pod(|pod| pod["spec"]["initContainers"][0]["env"] = json!([])), backend(), None),
             (pod(|pod| pod["status"]["initContainerStatuses"][0]["state"] = json!({ "waiting": {} })), backend(), None),
             (pod(|pod| pod["status"] = json!({})), backend(), None),

@@ -1,38 +1,39 @@
-//! Sends the helper to the sidecar: one exec in the app's container, which gets the word for the door by stdin.
+//! Starts the helper which connects to the sidecar: one exec in the app's container, whose stdin carries the socket's
+//! token.
 //!
-//! It must not know what the run does. The exec stays as long as the helper, which must not become a child of the app's
-//! process 1: a database server there takes a stranger that died of a signal for a crashed child of its own. But nothing
-//! depends on the exec: the helper's lifeline is the socket, so that it outlives the API server.
+//! The exec lasts as long as the helper, because the helper must not become a child of the app's process 1: a database
+//! server as process 1 takes an unknown child which died of a signal for a crashed child of its own. Otherwise nothing
+//! depends on the exec. The helper ends with the socket, so that it survives an outage of the API server.
 
 use std::time::Duration;
 
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
-    cluster::exec::{ExecStatus, Heard, Session, tell},
+    exec::{ExchangeOutcome, ExecStatus, Session, send_line},
     model::{Failure, Reason},
     seal::{CommandLineError, Nonce, socket_command},
 };
 
-/// How long the sidecar may take to say that the helper came, after the helper's exec has ended.
-const TOLD_WITHIN: Duration = Duration::from_secs(10);
-/// How long to wait before an API server that was not reached is asked again.
+/// How long the sidecar may take to report the helper's connection after the helper's exec has ended.
+const REPORTED_WITHIN: Duration = Duration::from_secs(10);
+/// The pause before the next attempt when the API server was not reached.
 const PAUSE: Duration = Duration::from_secs(2);
-/// How often.
+/// The number of attempts.
 const ATTEMPTS: u32 = 30;
 
-/// What the helper is to run, and where it is.
+/// The helper's program and the command which it runs.
 #[derive(Clone)]
 pub struct HelperCommand {
-    /// The helper in the app's container.
+    /// The path of the helper in the app's container.
     pub program: String,
     /// Whether the command reads a restore.
     pub restore: bool,
-    /// The command; it may hold passwords.
+    /// The command, which may hold passwords.
     pub command: Vec<String>,
 }
 
-/// Where the helper is awaited.
+/// The socket to which the helper is expected to connect, and its token.
 #[derive(Clone, Eq, PartialEq)]
 pub(super) struct Awaited {
     pub token: String,
@@ -40,19 +41,19 @@ pub(super) struct Awaited {
 }
 
 impl HelperCommand {
-    /// The command line of its exec.
+    /// The command line of the helper's exec.
     fn line(&self, socket: &str) -> Result<Vec<String>, CommandLineError> {
         socket_command(&self.program, socket, self.restore, &self.command)
     }
 
-    /// Whether it can be run at all, before anything is begun.
+    /// Checks that the command line is valid, before the run is started.
     pub(super) fn check(&self) -> Result<(), Failure> {
         let longest = format!("/stowaway-socket/{}", "0".repeat(Nonce::LENGTH));
         self.line(&longest).map(drop).map_err(|error| Failure::new(Reason::InvalidRequest, error.to_string()))
     }
 
-    /// Sends the helper as soon as it is awaited; returns only if it cannot come, with the reason. To be dropped with the
-    /// run.
+    /// Starts the helper as soon as the socket is announced. Returns only if the helper cannot connect, with the
+    /// reason. The caller drops this future when the run has ended.
     pub(super) async fn send(
         &self,
         open: impl AsyncFn(&[String]) -> Result<Session, Failure>,
@@ -70,12 +71,12 @@ impl HelperCommand {
         tokio::select! {
             biased;
             _ = connected.wait_for(|connected| *connected) => std::future::pending().await,
-            () = sleep(TOLD_WITHIN) => why,
+            () = sleep(REPORTED_WITHIN) => why,
         }
     }
 
-    /// Until the exec ends, with why. An API server that is not reached has begun nothing, or something that has got no
-    /// word.
+    /// Runs the exec until it ends, and returns why it ended. If the API server was not reached, either nothing was
+    /// started, or a helper which received no token.
     async fn exec(
         &self,
         line: &[String],
@@ -85,12 +86,14 @@ impl HelperCommand {
     ) -> String {
         let mut why = String::new();
         for _ in 0..ATTEMPTS {
-            let told = async { tell(open(line).await?, format!("{token}\n").into()).await };
-            match told.await {
-                // Its command is done, and the sidecar has yet to tell.
-                Ok(Heard::Ended { status: ExecStatus::Exited(0), .. }) => return std::future::pending().await,
-                Ok(Heard::Ended { status, stderr }) => return format!("{status}: {stderr}"),
-                Ok(Heard::Enough(())) => return String::new(),
+            let sent = async { send_line(open(line).await?, format!("{token}\n").into()).await };
+            match sent.await {
+                // The command has ended, and the sidecar will report the result.
+                Ok(ExchangeOutcome::RemoteEnded { status: ExecStatus::Exited(0), .. }) => {
+                    return std::future::pending().await;
+                }
+                Ok(ExchangeOutcome::RemoteEnded { status, stderr }) => return format!("{status}: {stderr}"),
+                Ok(ExchangeOutcome::Complete(())) => return String::new(),
                 Err(failure) if failure.reason == Reason::StreamCut && !*connected.borrow() => why = failure.message,
                 Err(failure) => return failure.message,
             }

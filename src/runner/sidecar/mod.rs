@@ -1,27 +1,28 @@
-//! Runs in a sidecar: the process that does one there, and the Job's side, which begins it, watches it and takes its report.
+//! Runs in a sidecar: the process which executes a run there, and the Job's side, which starts the run, watches it and
+//! receives its report.
 //!
-//! Between the two stands the supervisor, a program as small as the helper (`stowaway-helper supervise`), which understands
-//! lines alone: `seal::sealed` has the words of all three. The data never passes it, nor the API server: a command's helper
-//! streams to the run's own socket.
+//! Between the two is the supervisor (`stowaway-helper supervise`), a program as small as the helper, which processes
+//! lines only; `seal::sealed` defines the messages of all three. The data passes neither the supervisor nor the API
+//! server, because a command's helper streams to the run's own socket.
 //!
-//! The run belongs to the sidecar: it outlives its Job's connection, and its Job, and is found again by its name, or by what
-//! it does. It must not know the command line.
+//! The run belongs to the sidecar. It outlives the connection of its Job, and the Job itself, and can be found again by
+//! its name or by its key.
 
 mod child;
-mod door;
-mod drive;
+mod client;
 mod find;
 mod helper;
+mod run_socket;
 
 use std::{io, os::unix::process::CommandExt, process::Command};
 
 use serde::{Deserialize, Serialize};
 
 pub use child::run_in_sidecar;
-pub use door::Door;
-pub use drive::{Driven, Errand, drive};
+pub use client::{SidecarOutcome, SidecarRun, drive};
 pub use find::{Sidecar, find};
 pub use helper::HelperCommand;
+pub use run_socket::RunSocket;
 
 use super::{MountedVolume, settings};
 use crate::model::{
@@ -29,17 +30,17 @@ use crate::model::{
     injected::{CONTROL_SOCKET, HELPER_IN_IMAGE},
 };
 
-/// What the process of a run is told, as one line of JSON on its stdin.
+/// The input of a run's process, as one line of JSON on its stdin.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Assignment {
-    /// The run's name, which its report is sealed with.
+    /// The run's name, which is part of its report's digest.
     pub id: String,
-    /// What to do.
+    /// The task of the run.
     pub task: Task,
 }
 
-/// Replaces this process by the supervisor, which starts this program anew for each run. Returns only if that fails.
+/// Replaces this process by the supervisor, which starts this program for each run. Returns only if that fails.
 pub fn become_supervisor(volumes: &[MountedVolume]) -> io::Error {
     let program = match std::env::current_exe() {
         Ok(program) => program,

@@ -1,7 +1,5 @@
-//! What a run reports of a volume that it stored: the verdict, and everything that is not in the snapshot as it was in the
-//! volume.
-//!
-//! Decided from the notes of the walk alone; it must not know how they were made.
+//! The verdict and message of a run about a stored volume, with everything that differs between the snapshot and the
+//! volume. They are decided from the results of the walk alone.
 
 use crate::{
     model::{Reason, Verdict},
@@ -9,7 +7,7 @@ use crate::{
     runner::shrunken,
 };
 
-/// How many paths are named of what leaves the verdict green.
+/// How many paths are named of findings which leave the verdict green.
 const NAMED: usize = 5;
 
 /// The verdict on a stored volume.
@@ -17,22 +15,22 @@ const NAMED: usize = 5;
 pub(super) struct Account {
     pub verdict: Verdict,
     pub reason: Reason,
-    /// For people; empty when all of the volume is stored, and nothing of it changed.
+    /// For users; empty if all of the volume is stored and nothing changed meanwhile.
     pub message: String,
-    /// Each path that something is wrong with, for the log.
+    /// The log's warnings, one for each affected path.
     pub warnings: Vec<String>,
 }
 
-/// Judges what was stored of `source`.
+/// The verdict on what was stored of `source`.
 pub(super) fn account_for(stored: &StoredFolder, source: &str) -> Account {
     let StoredFolder { unreadable, mounts, without_attributes, changed, vanished_folders, passed_over, .. } = stored;
     let lists = [
         ("not read", unreadable),
         ("not stored", mounts),
         ("attributes not stored", without_attributes),
-        ("gone", vanished_folders),
+        ("deleted before it was read", vanished_folders),
         ("changed while it was read", changed),
-        ("passed over", passed_over),
+        ("skipped", passed_over),
     ];
     let warnings =
         lists.iter().flat_map(|(what, list)| list.first.iter().map(move |one| format!("{what}: {}", named(one))));
@@ -54,20 +52,20 @@ pub(super) fn account_for(stored: &StoredFolder, source: &str) -> Account {
     Account { verdict, reason, message, warnings: warnings.collect() }
 }
 
-/// What is to be reported, the most harmful first: a long message is cut at its end.
+/// The sentences of the message, the most harmful first, because a long message is truncated at its end.
 fn sentences(stored: &StoredFolder, source: &str) -> Vec<String> {
     let StoredFolder { unreadable, mounts, without_attributes, changed, vanished_folders, passed_over, .. } = stored;
     let mut sentences = Vec::new();
     if unreadable.count > 0 {
         sentences.push(format!(
-            "{} of the volume's entries could not be read, and all others are stored: {}",
+            "{} of the volume's entries could not be read, and all other entries are stored: {}",
             unreadable.count,
             list(unreadable, usize::MAX, named)
         ));
     }
     if mounts.count > 0 {
         sentences.push(format!(
-            "{} in the volume, and nothing of what is in there is stored: {}; back it up by itself, or leave it out by \
+            "{} in the volume, and its content is not stored: {}; back it up as a source of its own, or exclude it by \
              stowaway.dev/exclude",
             counted(mounts.count, "other file system is mounted", "other file systems are mounted"),
             list(mounts, usize::MAX, path)
@@ -78,14 +76,14 @@ fn sentences(stored: &StoredFolder, source: &str) -> Vec<String> {
     }
     if without_attributes.count > 0 {
         sentences.push(format!(
-            "all contents are stored, and the attributes of {} could not be read: {}",
+            "all contents are stored, but the attributes of {} could not be read: {}",
             counted(without_attributes.count, "entry", "entries"),
             list(without_attributes, NAMED, named)
         ));
     }
     if vanished_folders.count > 0 {
-        let one = "folder was gone when its turn came, with all that was in it";
-        let many = "folders were gone when their turn came, with all that was in them";
+        let one = "folder was deleted before it was read, with all its content";
+        let many = "folders were deleted before they were read, with all their content";
         sentences.push(format!(
             "{}: {}",
             counted(vanished_folders.count, one, many),
@@ -94,7 +92,7 @@ fn sentences(stored: &StoredFolder, source: &str) -> Vec<String> {
     }
     if changed.count > 0 {
         sentences.push(format!(
-            "{} while being read, and may be stored as a mixture of old and new content: {}; for the state of one moment \
+            "{} while being read, and may be stored as a mixture of old and new content: {}; for a point-in-time copy \
              use a snapshot of the volume (stowaway.dev/volume-snapshot-class) or a dump (stowaway.dev/backupcommand)",
             counted(changed.count, "file changed", "files changed"),
             list(changed, NAMED, named)
@@ -102,19 +100,19 @@ fn sentences(stored: &StoredFolder, source: &str) -> Vec<String> {
     }
     if passed_over.count > 0 {
         let entries = counted(passed_over.count, "entry of the storage system is", "entries of the storage system are");
-        sentences.push(format!("{entries} passed over: {}", list(passed_over, NAMED, named)));
+        sentences.push(format!("{entries} skipped: {}", list(passed_over, NAMED, named)));
     }
     if let Some(error) = &stored.attributes_refused {
         sentences.push(format!("no attributes are stored, because the file system has none ({error})"));
     }
     let vanished = stored.vanished.saturating_sub(vanished_folders.count);
     if vanished > 0 {
-        let (one, many) = ("entry was gone when its turn came", "entries were gone when their turn came");
+        let (one, many) = ("entry was deleted before it was read", "entries were deleted before they were read");
         sentences.push(counted(vanished, one, many));
     }
     if stored.left_out > 0 {
         sentences.push(format!(
-            "{} left out, by its patterns (stowaway.dev/exclude)",
+            "{} left out by the volume's patterns (stowaway.dev/exclude)",
             counted(stored.left_out, "entry is", "entries are")
         ));
     }
@@ -158,18 +156,21 @@ mod tests {
     }
 
     #[test]
-    fn volume_that_is_stored_as_it_is_needs_no_word() {
+    fn volume_which_is_stored_completely_has_an_empty_message() {
         assert_eq!(judged(&stored()), (Verdict::Succeeded, Reason::Completed, String::new()));
     }
 
     #[test]
-    fn what_could_not_be_read_is_named_and_never_green() {
+    fn unreadable_entries_are_named_and_never_green() {
         let unreadable = troubles(2, "press/secret", "permission denied");
         let (verdict, reason, message) = judged(&StoredFolder { unreadable, left_out: 3, ..stored() });
         assert_eq!((verdict, reason), (Verdict::Incomplete, Reason::SourceUnreadable));
         assert!(message.starts_with("2 of the volume's entries could not be read"), "{message}");
         assert!(message.contains("press/secret (permission denied), ..."), "{message}");
-        assert!(message.ends_with("; 3 entries are left out, by its patterns (stowaway.dev/exclude)"), "{message}");
+        assert!(
+            message.ends_with("; 3 entries are left out by the volume's patterns (stowaway.dev/exclude)"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -190,13 +191,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_fault_of_the_run_is_green_and_named() {
+    fn findings_without_fault_of_the_run_are_green_and_named() {
         for (noted, expected) in [
             (StoredFolder { changed: troubles(2, "db.sqlite", "it was written to"), ..stored() }, "db.sqlite (it was"),
-            (StoredFolder { vanished: 3, ..stored() }, "7 files are stored, 3 entries were gone"),
+            (StoredFolder { vanished: 3, ..stored() }, "7 files are stored, 3 entries were deleted"),
             (
                 StoredFolder { vanished: 1, vanished_folders: troubles(1, "cache", "gone"), ..stored() },
-                "1 folder was gone when its turn came, with all that was in it: cache",
+                "1 folder was deleted before it was read, with all its content: cache",
             ),
             (StoredFolder { passed_over: troubles(1, ".zfs", "ZFS snapshots"), ..stored() }, ".zfs (ZFS snapshots)"),
             (StoredFolder { attributes_refused: Some("EIO".into()), ..stored() }, "no attributes are stored"),

@@ -1,13 +1,14 @@
-# The dump form. Reads the nonce on stdin, says ready, runs the command without our stdin, says how it ended behind its
-# last byte, and stays until that is acknowledged. End of file on stdin means cancel.
+# The dump form. Reads the nonce on stdin, prints ready, runs the command with an empty stdin, prints the exit status
+# after the last byte of data, and stays until that is acknowledged. End of file on stdin cancels.
 IFS= read -r n || exit 125
 read -r _ _ _ _ g _ <"/proc/$$/stat" && [ "$g" = "$$" ] || exit 125
 before 2>/dev/null
-# Handlers, not "ignore": the command starts with the default again, and a "kill 0" of its own does not end us.
+# Handlers instead of "ignore", because the command then starts with the default actions, and a "kill 0" of the command
+# does not end this shell.
 trap : TERM HUP PIPE
 exec 3<&0 </dev/null
 {
-  # Whoever left the family holds our stdout still.
+  # Processes which left the command's family and still hold this stdout.
   outsiders() {
     for e in $t; do newcomer "$e" && holds "$p" 4 && d="$d$p " v="$v $p"; done
     :
@@ -16,11 +17,13 @@ exec 3<&0 </dev/null
   while IFS= read -r a; do [ "$a" = "$n" ] && exit; done
   read -r me _ </proc/self/stat
   end
-  # Descriptor 9 says that the trailer is out. Where a broken connection leaves our stdout full and unread, it never is.
+  # Descriptor 9 is open once the trailer was written. If a broken connection leaves stdout full and unread, the trailer
+  # is never written.
   c=0
   until [ -e "/proc/$$/fd/9" ]; do
     [ "$c" -lt 5 ] || kill -9 "$$"
-    # The command may have begun after all others had ended: the end of input can come before it.
+    # The command may have started after all other processes had ended, because the end of input can come before its
+    # start.
     [ "$c" -lt 6 ] || { end; exit; }
     sleep 1
     c=$((c + 1))
@@ -29,8 +32,8 @@ exec 3<&0 </dev/null
 w=$!
 exec 3<&-
 printf '%s ready\n' "$n"
-# Whether a process that the command left behind holds our stdout. One of our group or session that cannot be looked into
-# may hold it, too.
+# Whether a process which the command left behind holds this stdout. A process of this group or session whose
+# descriptors cannot be read counts as a holder, too.
 held() {
   me=$$ d=" $w "
   table
@@ -41,11 +44,11 @@ held() {
   done
   return 1
 }
-# exec, so that no builtin runs: echo and printf of some shells change bytes.
+# exec ensures that no builtin runs, because echo and printf of some shells change bytes.
 (exec "$@")
 s=$?
-# The end of a stream is that of its last writer. Others that still hold our stdout after two seconds may write more, and
-# nobody will know how they end: status 257.
+# A stream ends when its last writer ends. Processes which still hold this stdout after two seconds may write more, and
+# their exit status will not be known: status 257.
 c=0
 while [ "$s" = 0 ] && held 2>/dev/null; do
   [ "$c" -lt 2 ] || { s=257 && break; }

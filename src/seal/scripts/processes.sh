@@ -1,7 +1,8 @@
-# Shared by both forms: which processes are the command's, by builtins and /proc alone (sh has no waitid, and a container
-# may lack ps). Runs in a subshell of the main shell ($$) that knows its own pid as $me.
+# Shared by both forms. Finds the processes of the command by builtins and /proc alone, because sh has no waitid and a
+# container may lack ps. Runs in a subshell of the main shell ($$) which knows its own pid as $me.
 
-# t: one word "pid:parent:group:session:start" for each living process. A name may hold blanks, ")" and newlines.
+# t: one entry "pid:parent:group:session:start" for each living process. A process name may hold blanks, ")" and
+# newlines.
 table() {
   t=
   for f in /proc/[0-9]*/stat; do
@@ -14,19 +15,22 @@ table() {
   done
 }
 
-# z: who was there before the command, as "pid:start": never ours, whatever it holds (a container runtime, seen by hostPID).
+# z: the processes which were there before the command, as "pid:start". They never count as the command's, whatever they
+# hold (for example a container runtime which is visible with hostPID).
 before() {
   table
   for e in $t; do z="$z ${e%%:*}:${e##*:} "; done
 }
 
-# The process of the entry $1 is neither of the family, nor we, nor older than the command; leaves its pid in p.
+# Whether the process of the entry $1 is outside the family, not this shell, and younger than the command. Sets p to its
+# pid.
 newcomer() {
   p=${1%%:*}
   case "$d$me $z" in *" $p "* | *" $p:${1##*:} "*) return 1 ;; esac
 }
 
-# Whether process $1 holds the pipe that our descriptor $2 is an end of; u=1 when some descriptor could not be looked at.
+# Whether process $1 holds the pipe which is behind descriptor $2 of this shell. Sets u=1 if a descriptor could not be
+# read.
 holds() {
   u=
   for f in /proc/"$1"/fd/*; do
@@ -37,8 +41,9 @@ holds() {
   return 1
 }
 
-# d: all that descend from the main shell, or are in a group or session of one that does, or were found before and live:
-# parents that died leave children to process 1. v: those of them that are to end, parents before children; b: parents.
+# Sets d to the command's family: all descendants of the main shell, all processes in the group or session of a
+# descendant, and all living processes which were found before, because children of a dead parent become children of
+# process 1. Sets v to the members which are to be ended, parents before children, and b to the parents.
 family() {
   y=$d d=" $$ " v= b=" "
   for o in 1 2 3; do
@@ -63,9 +68,9 @@ family() {
   done
 }
 
-# TERM, and KILL after five seconds, always to those without children, whom their parents then reap. A process that dies of
-# a signal when its parent is dead already is reaped by process 1, and a PostgreSQL in that place takes it for a crashed
-# backend and restarts. At last all of them.
+# Sends TERM, and KILL after five seconds, to processes without children, so that their parents reap them. A process
+# which dies of a signal after its parent has died is reaped by process 1, and a PostgreSQL which is process 1 takes it
+# for a crashed backend and restarts. The last attempts signal all processes.
 end() {
   c=0
   while table && family && outsiders && [ -n "$v" ] && [ "$c" -lt 12 ]; do
@@ -77,7 +82,8 @@ end() {
     c=$((c + 1))
   done
 }
-# The main shell's other child says the trailer. Where a broken connection leaves our stdout full and unread, it never ends.
+# Waits for the main shell's other child, which prints the trailer. If a broken connection leaves stdout full and
+# unread, that child never ends, so that it is killed after five seconds.
 leave() {
   c=0
   while [ "$c" -lt 6 ]; do

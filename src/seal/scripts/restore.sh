@@ -1,14 +1,16 @@
-# The restore form. Reads nonce and size on stdin, says ready, feeds exactly that many bytes to the command, says got on
-# stderr, and lets the command see end of file only when told so by the nonce. Whatever breaks before that: the pipe stays
-# open until nobody who could hold it is left. Exits 125 before ready where that cannot be kept.
+# The restore form. Reads nonce and size on stdin, prints ready, feeds exactly that many bytes to the command, prints
+# got on stderr, and lets the command see end of file only after it has received the nonce again. If anything fails
+# before that, the pipe stays open until no process is left which could hold it. Exits with 125 before ready if the
+# container does not allow that.
 IFS= read -r n && IFS= read -r size || exit 125
 read -r _ _ _ _ g _ <"/proc/$$/stat" && [ "$g" = "$$" ] || exit 125
 [ /proc/self/fd/0 -ef /proc/self/fd/0 ] && sleep 0 && [ "$(printf ab | head -c 1 | wc -c)" -eq 1 ] || exit 125
 while read -r _ p _ o _; do
   case $p,$o in /proc,*hidepid=*) exit 125 ;; esac
 done </proc/mounts
-# A mark that children of any user and session inherit and all may read (core(5)): who lacks it is not of us. It changes
-# only which DAX mappings a core dump holds.
+# The core dump filter serves as a mark: children of any user and session inherit it, and every process may read it
+# (core(5)). A process without the mark is not a descendant of this shell. The changed bit affects only which DAX
+# mappings a core dump holds.
 read -r m </proc/self/coredump_filter
 printf 0x1b3 >/proc/self/coredump_filter && read -r k </proc/self/coredump_filter && [ "$k" != "$m" ] && m=$k || m=
 before 2>/dev/null
@@ -20,8 +22,9 @@ printf '%s ready\n' "$n"
   trap : PIPE
   read -r me _ </proc/self/stat
   x=$$
-  # Holders of the pipe outside the family are ours to end. Whom we cannot look into, who started after us and bears the
-  # mark, is not proven ours, so it is not killed, but h=1: the pipe stays open.
+  # Processes outside the family which hold the pipe are ended, too. A process which started after this shell, bears the
+  # mark, and whose descriptors cannot be read is not proven to hold the pipe. It is not killed, but h=1 keeps the pipe
+  # open.
   outsiders() {
     h=
     for e in $t; do
@@ -45,7 +48,8 @@ printf '%s ready\n' "$n"
     fi
     ;;
   141)
-    # Nobody reads the pipe any more: the command quit, and its status is on the way. Stay until that is acknowledged.
+    # No process reads the pipe any more: the command has exited, and the other half prints its status. Stay until that
+    # is acknowledged.
     head -c "$size" >/dev/null
     outsiders() { :; }
     exec >/dev/null 2>&1
@@ -55,8 +59,8 @@ printf '%s ready\n' "$n"
     ;;
   esac
   exec 2>/dev/null
-  # All are stopped before one is killed, and children before parents: in "gunzip | psql" the death of the first would be
-  # end of file to the second, and a shell would go on to its next command.
+  # All processes are stopped before the first is killed, and children are killed before parents. Else, in "gunzip |
+  # psql", the death of gunzip would be an end of file for psql, and a shell would continue with its next command.
   c=0
   while :; do
     w=none
@@ -69,7 +73,7 @@ printf '%s ready\n' "$n"
     for p in $v; do w="$p $w"; done
     for p in $w; do
       read -r k <"/proc/$p/comm"
-      # These do nothing after their child but end: they may reap it, so that process 1 need not, see end.
+      # These programs only exit after their child. They may reap it, so that process 1 need not (see end).
       case $c$k in [0-2]su | [0-2]sudo | [0-2]runuser | [0-2]setsid | [0-2]timeout | [0-2]gosu | [0-2]doas)
         l="$l $p"
         continue
@@ -78,7 +82,7 @@ printf '%s ready\n' "$n"
       kill -9 "$p"
     done
     [ -z "$l" ] || kill -CONT $l
-    # What dies of this is gone by the next look.
+    # A process which dies of this has disappeared by the next iteration.
     [ "$c" -eq 0 ] || sleep "$c" >&2
     [ "$c" -lt 5 ] && c=$((c + 1))
   done
@@ -88,7 +92,8 @@ printf '%s ready\n' "$n"
   trap : TERM HUP PIPE INT
   (exec "$@")
   s=$?
-  # Exit 0 counts only with nothing left unread; end of file comes to us, too, only after the word to go.
+  # Exit status 0 counts only if no input is left unread. This half, too, sees the end of file only after the go
+  # message.
   [ "$s" -ne 0 ] || [ "$(head -c 1 | wc -c)" -eq 0 ] || s=256
   printf '%s%d\n' "$n" "$s"
   exit "$s"

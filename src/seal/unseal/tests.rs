@@ -1,4 +1,4 @@
-//! What the parser takes for data, for an end, and for neither, however the bytes are cut.
+//! The parser's results for data, for trailers, and for invalid bytes, however the bytes are split into chunks.
 
 use proptest::prelude::*;
 

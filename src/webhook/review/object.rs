@@ -1,7 +1,5 @@
-//! An object of a review, read without the part that is only the API server's own bookkeeping.
-//!
-//! It must not know what kind of object it is. `metadata.managedFields` are often half of an object, made of very many small
-//! parts, and nobody here asks for them: they are passed over, which costs nearly nothing. All else is read strictly.
+//! Parses an object of a review without `metadata.managedFields`. These are often half of an object, consist of very
+//! many small parts, and are not used here. Skipping them costs almost nothing. Everything else is parsed strictly.
 
 use std::{fmt, marker::PhantomData};
 
@@ -11,7 +9,7 @@ use serde::{
 };
 use serde_json::{Map, Value, map::Entry};
 
-use crate::inject::{Strict, twice};
+use crate::inject::{StrictJson, twice};
 
 /// The object.
 pub(super) struct Object(pub Value);
@@ -22,7 +20,7 @@ impl<'de> Deserialize<'de> for Object {
     }
 }
 
-/// Its metadata.
+/// The metadata of an object.
 struct Metadata(Value);
 
 impl<'de> Deserialize<'de> for Metadata {
@@ -31,7 +29,7 @@ impl<'de> Deserialize<'de> for Metadata {
     }
 }
 
-/// How the value of one field is read; nothing for one that is passed over.
+/// Parses the value of one field; none for a field that is skipped.
 trait Read {
     fn field<'de, A: MapAccess<'de>>(name: &str, map: &mut A) -> Result<Option<Value>, A::Error>;
 }
@@ -43,7 +41,7 @@ impl Read for Whole {
         if name == "metadata" {
             return map.next_value::<Metadata>().map(|Metadata(value)| Some(value));
         }
-        map.next_value::<Strict>().map(|Strict(value)| Some(value))
+        map.next_value::<StrictJson>().map(|StrictJson(value)| Some(value))
     }
 }
 
@@ -54,11 +52,11 @@ impl Read for OfMetadata {
         if name == "managedFields" {
             return map.next_value::<IgnoredAny>().map(|_| None);
         }
-        map.next_value::<Strict>().map(|Strict(value)| Some(value))
+        map.next_value::<StrictJson>().map(|StrictJson(value)| Some(value))
     }
 }
 
-/// Reads a map, no key twice.
+/// Parses a map without duplicate keys.
 struct Fields<R>(PhantomData<R>);
 
 impl<'de, R: Read> Visitor<'de> for Fields<R> {
@@ -92,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_bookkeeping_is_passed_over() {
+    fn only_the_managed_fields_are_skipped() {
         let text = json!({
             "metadata": { "name": "a", "managedFields": [{ "x": 1 }], "annotations": { "managedFields": "kept" } },
             "spec": { "managedFields": 1, "metadata": { "managedFields": 2 } },

@@ -1,7 +1,6 @@
-//! One connection: the phase that it is in, and the deadline of that phase.
-//!
-//! It must not know what is asked or answered. The phases are seen where the bytes go by, since the HTTP library has one
-//! deadline for a client that waits between two requests and for one that dribbles a head.
+//! One connection: its current phase, and the deadline of that phase. The phases are detected in the stream of bytes,
+//! because the HTTP library has only one deadline for both a client that waits between two requests and a client that
+//! sends a head slowly.
 
 use std::{
     convert::Infallible,
@@ -36,12 +35,12 @@ use tower::ServiceExt;
 use super::{Limits, is_leaving};
 use crate::webhook::metrics::{HandshakeFailure, Metrics};
 
-/// The biggest head of a request; the API server's has some hundred bytes.
+/// The largest head of a request; the API server's has some hundred bytes.
 const MAXIMUM_HEAD_BYTES: usize = 16 * 1024;
-/// How much is read at once.
+/// The size of the read buffer.
 const BUFFER_BYTES: usize = 32 * 1024;
 
-/// What a connection does.
+/// The phase of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 enum Phase {
@@ -52,12 +51,12 @@ enum Phase {
     Answer,
 }
 
-/// What others may know of a connection, and do to it.
+/// The state of a connection that is visible to the server.
 pub(super) struct Connection {
     phase: AtomicU8,
     /// Counts the changes of the phase.
-    turn: AtomicU32,
-    /// Whether it ever got an answer.
+    changes: AtomicU32,
+    /// Whether it ever sent an answer.
     served: AtomicBool,
     since: Instant,
     shed: Notify,
@@ -66,8 +65,8 @@ pub(super) struct Connection {
     metrics: Option<Arc<Metrics>>,
 }
 
-/// Tells the connection that can best be spared to close: of those that have no request under way the oldest, but rather
-/// one that never had one.
+/// Closes the connection that is needed least: the oldest without a request in progress, and preferably one that never
+/// had a request.
 pub(super) fn shed<'a>(open: impl Iterator<Item = &'a Arc<Connection>>) {
     let spare = open
         .filter(|connection| matches!(connection.phase(), Phase::Handshake | Phase::Idle | Phase::Head))
@@ -84,7 +83,7 @@ impl Connection {
         }
         Self {
             phase: AtomicU8::new(Phase::Handshake as u8),
-            turn: AtomicU32::new(0),
+            changes: AtomicU32::new(0),
             served: AtomicBool::new(false),
             since: Instant::now(),
             shed: Notify::new(),
@@ -94,7 +93,7 @@ impl Connection {
         }
     }
 
-    /// From the first byte to the last.
+    /// Runs the connection from its first byte to its last.
     pub async fn run(
         self: Arc<Self>,
         stream: TcpStream,
@@ -102,7 +101,7 @@ impl Connection {
         router: Router,
         stop: CancellationToken,
     ) {
-        // Without it an answer may wait for an acknowledgement; where it cannot be set, it does.
+        // Without it an answer may wait for an acknowledgement. If it cannot be set, answers are only slower.
         let _slower = stream.set_nodelay(true);
         let Some(tls) = tls else { return self.serve(stream, router, stop).await };
         let handshake = timeout(self.limits.handshake, tls.accept(stream));
@@ -152,7 +151,7 @@ impl Connection {
         let mut connection = pin!(connection);
         let (mut stopped, mut shed) = (pin!(stop.cancelled()), pin!(self.shed.notified()));
         let mut is_stopping = false;
-        let mut seen = self.turn.load(Ordering::Relaxed);
+        let mut seen = self.changes.load(Ordering::Relaxed);
         let mut deadline = Instant::now() + self.limit();
         let mut timer = pin!(sleep(self.limit()));
         poll_fn(|context| {
@@ -161,7 +160,8 @@ impl Connection {
             }
             if !is_stopping && stopped.as_mut().poll(context).is_ready() {
                 is_stopping = true;
-                // One that has not asked yet came when we were still here, and is let ask.
+                // A connection without any request yet was accepted before the stop, so its first request is still
+                // answered.
                 if self.phase() == Phase::Idle && self.served.load(Ordering::Relaxed) {
                     connection.as_mut().graceful_shutdown();
                     if connection.as_mut().poll(context).is_ready() {
@@ -169,12 +169,13 @@ impl Connection {
                     }
                 }
             }
-            let turn = self.turn.load(Ordering::Relaxed);
-            if turn != seen {
-                seen = turn;
+            let changes = self.changes.load(Ordering::Relaxed);
+            if changes != seen {
+                seen = changes;
                 deadline = Instant::now() + self.limit();
             }
-            // The timer is only moved where it would be late: nearly all requests are answered before we come here.
+            // The timer is reset only if it would fire late, because nearly all requests are answered before this
+            // point.
             if deadline < timer.deadline() {
                 timer.as_mut().reset(deadline);
             }
@@ -196,10 +197,10 @@ impl Connection {
 
     fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
-        self.turn.fetch_add(1, Ordering::Relaxed);
+        self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How long the present phase may last.
+    /// The maximum duration of the current phase.
     fn limit(&self) -> Duration {
         match self.phase() {
             Phase::Handshake => self.limits.handshake,
@@ -219,7 +220,8 @@ impl Drop for Connection {
     }
 }
 
-/// A stream whose bytes tell the phase: the first one that comes begins a head, the last one that goes ends an answer.
+/// A stream that detects the phase from its bytes: the first byte read begins a head, the last byte written ends an
+/// answer.
 struct Watched<S> {
     stream: S,
     connection: Arc<Connection>,

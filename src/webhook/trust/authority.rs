@@ -1,7 +1,5 @@
-//! Certificates of our own: the authority in its one Secret, led by the holder of the Lease, and this replica's leaf, which
-//! lives in memory alone. What is due when, is decided by `webhook-certs`.
-//!
-//! It must not know when it is called.
+//! The webhook's own certificates: the authority in its Secret, which the holder of the Lease maintains, and the leaf
+//! of this replica, which exists only in memory. `webhook-certs` decides which step is due.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,21 +10,21 @@ use webhook_certs::{Leaf, LeafStep, State, Step, decide, decide_leaf};
 
 use super::{Settings, TrustError, proposal};
 use crate::{
-    build::manifests::{AUTHORITY, LEASE, TRUST, WEBHOOK},
-    cluster::{bundles::Configuration, lease::Tenure, observe, singleton},
+    cluster::{bundles::Configuration, lease::LeaderLease, observe, singleton},
+    resources::manifests::{AUTHORITY, LEASE, TRUST, WEBHOOK},
     webhook::certificates::Certificates,
 };
 
-/// How often a replica looks that cannot serve yet, in case that it did not hear of a change.
-const IMPATIENCE: Duration = Duration::from_secs(1);
+/// How often a replica that cannot serve yet retries, in case that it missed a change.
+const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
-/// This replica's part in the authority.
+/// This replica's participation in the authority.
 pub(super) struct Authority {
     client: Client,
     namespace: String,
-    /// The one DNS name by which the API server calls the Service.
+    /// The only DNS name with which the API server calls the Service.
     names: Vec<String>,
-    tenure: Tenure,
+    lease: LeaderLease,
     leaf: Option<Leaf>,
 }
 
@@ -37,19 +35,19 @@ impl Authority {
             client: client.clone(),
             namespace: namespace.clone(),
             names: vec![format!("{WEBHOOK}.{namespace}.svc")],
-            tenure: Tenure::new(client.clone(), namespace, LEASE, instance),
+            lease: LeaderLease::new(client.clone(), namespace, LEASE, instance),
             leaf: None,
         }
     }
 
-    /// Takes part in the Lease. Without the Lease a replica still serves, it only does not lead.
+    /// Renews or acquires the Lease. A replica without the Lease still serves, but does not maintain the authority.
     pub async fn renew_lease(&mut self, now: Timestamp) {
-        if let Err(error) = self.tenure.renew(now).await {
+        if let Err(error) = self.lease.renew(now).await {
             tracing::warn!("the lease was not renewed: {error}");
         }
     }
 
-    /// Takes the step that is due, and tells how long nothing will be.
+    /// Takes the step that is due. Returns how long no step will be due.
     pub async fn round(
         &mut self,
         configurations: &[Configuration],
@@ -62,18 +60,18 @@ impl Authority {
             configurations.iter().flat_map(Configuration::bundles).map(str::to_owned).collect();
         if published.is_empty() {
             tracing::warn!("there is no webhook configuration {WEBHOOK}; apply the manifests of the installation");
-            return Ok(self.tenure.period());
+            return Ok(self.lease.period());
         }
         let step = match decide_leaf(self.leaf.as_ref(), state.as_ref(), &published, clock()) {
             LeafStep::Issue => {
                 self.issue(state.as_ref(), certificates, clock())?;
-                self.tenure.period()
+                self.lease.period()
             }
             LeafStep::Keep(until) => wait(until, clock()),
-            LeafStep::NotYet(_) => IMPATIENCE,
+            LeafStep::NotYet(_) => RETRY_PERIOD,
         };
-        if !self.tenure.is_held() {
-            return Ok(step.min(self.tenure.period()));
+        if !self.lease.is_held() {
+            return Ok(step.min(self.lease.period()));
         }
         let lead = match decide(WEBHOOK, state.as_ref(), &published, clock())? {
             Step::Store(state) => {
@@ -85,18 +83,18 @@ impl Authority {
                     Duration::ZERO
                 } else {
                     tracing::warn!(
-                        "the webhook configurations {WEBHOOK} do not have the bundle of ConfigMap {TRUST} yet; the Deployment \
-                         {TRUST} writes it: does it run?"
+                        "the webhook configurations {WEBHOOK} do not have the bundle of ConfigMap {TRUST} yet; check whether \
+                         the Deployment {TRUST}, which writes it, is running"
                     );
-                    self.tenure.period()
+                    self.lease.period()
                 }
             }
             Step::Wait(until) => wait(until, clock()),
         };
-        Ok(step.min(lead).min(self.tenure.period()))
+        Ok(step.min(lead).min(self.lease.period()))
     }
 
-    /// Serves with a new leaf. The old one is served with until then.
+    /// Issues a leaf and serves with it. Until then the replica serves with the old leaf.
     fn issue(&mut self, state: Option<&State>, certificates: &Certificates, now: Timestamp) -> Result<(), TrustError> {
         let Some(authority) = state.and_then(State::current) else { return Ok(()) };
         let leaf = authority.issue_leaf(&self.names, now)?;
@@ -106,10 +104,10 @@ impl Authority {
         Ok(())
     }
 
-    /// Writes the state, unless somebody else has written meanwhile.
+    /// Writes the state, unless another client has written the Secret meanwhile.
     async fn store(&self, secret: Option<Secret>, state: &State) -> Result<(), TrustError> {
         let Some(secret) = secret else {
-            // The state goes into it in the next round, by its version.
+            // The next round writes the state into the new Secret, with its resourceVersion.
             singleton::ensure::<Secret>(&self.client, &self.namespace, AUTHORITY).await?;
             return Ok(());
         };
@@ -120,20 +118,20 @@ impl Authority {
         Ok(())
     }
 
-    /// Gives the Lease back.
+    /// Releases the Lease.
     pub async fn end(mut self) {
-        if let Err(error) = self.tenure.release().await {
-            tracing::warn!("the lease was not given back; the others wait for its end: {error}");
+        if let Err(error) = self.lease.release().await {
+            tracing::warn!("the lease was not released; the other replicas wait until it expires: {error}");
         }
     }
 }
 
-/// What the Secret holds. One that holds nothing yet, or nothing that can be used, is written anew.
+/// The state in the Secret. None if the Secret is empty or unusable; it is then rewritten.
 fn state_of(secret: &Secret) -> Option<State> {
     let data = secret.data.as_ref().filter(|data| !data.is_empty())?;
     let data: BTreeMap<String, Vec<u8>> = data.iter().map(|(key, value)| (key.clone(), value.0.clone())).collect();
     State::from_data(&data)
-        .inspect_err(|error| tracing::warn!("Secret {AUTHORITY} cannot be used, and is written anew: {error}"))
+        .inspect_err(|error| tracing::warn!("Secret {AUTHORITY} cannot be used, and is rewritten: {error}"))
         .ok()
 }
 

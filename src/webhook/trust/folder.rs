@@ -1,7 +1,8 @@
-//! Certificates of somebody else: a folder with `tls.crt` and `tls.key`, such as a mounted Secret of cert-manager.
+//! Certificates of another component: a directory with `tls.crt` and `tls.key`, such as a mounted Secret of
+//! cert-manager.
 //!
-//! It is read again and again, and compared by content: a mounted Secret changes by the swap of a link above the files, of
-//! which a watch of the files hears nothing. It must not know who writes the folder.
+//! The files are read periodically and compared by content. The kubelet updates a mounted Secret by replacing a
+//! symbolic link above the files, which a watch of the files would not notice.
 
 use std::{fs, io, path::PathBuf, time::Duration};
 
@@ -11,47 +12,47 @@ use zeroize::Zeroizing;
 
 use crate::webhook::certificates::{Certificates, ServingError};
 
-/// The certificate of the server and those between it and its authority, in PEM.
+/// The server's certificate and the intermediate certificates, in PEM.
 const CERTIFICATE: &str = "tls.crt";
-/// Its key, in PEM.
+/// The private key, in PEM.
 const KEY: &str = "tls.key";
-/// How often it is read: the kubelet itself takes up to a minute or two to bring a change.
+/// How often the files are read. The kubelet itself takes up to two minutes to update them.
 const PERIOD: Duration = Duration::from_secs(20);
 
-/// Why the folder was not taken.
+/// Why the certificate in the directory was not used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FolderError {
     /// A file cannot be read.
     #[error("failed to read {}: {source}; is the Secret with the certificate there and mounted?", path.display())]
     Read {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// A file is not what it should be.
-    // Without the cause, which can quote a line of the file.
-    #[error("{} holds no PEM of what it is named for", path.display())]
+    /// A file does not contain what its name indicates.
+    // The message omits the cause, because the cause can quote a line of the file.
+    #[error("{} contains no PEM of the expected kind", path.display())]
     Malformed {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: pem::Error,
     },
-    /// Certificate and key are no pair, which may be so for a moment while they change.
+    /// Certificate and key do not match, which may happen briefly during an update.
     #[error("{}: {source}", path.display())]
     Unusable {
-        /// Which folder.
+        /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: ServingError,
     },
 }
 
-/// The folder, and what was taken from it last.
+/// The directory, and the digest of the files that were used last.
 pub(super) struct Folder {
     path: PathBuf,
     taken: Option<[u8; 32]>,
@@ -62,7 +63,8 @@ impl Folder {
         Self { path, taken: None }
     }
 
-    /// Serves with what is in the folder, if that is new; tells when to look again. What cannot be used changes nothing.
+    /// Serves with the certificate in the directory, if it is new. Returns when to read again. An unusable certificate
+    /// changes nothing.
     pub fn take(&mut self, certificates: &Certificates) -> Result<Duration, FolderError> {
         let [(certificate_path, certificate), (key_path, key)] = [self.read(CERTIFICATE)?, self.read(KEY)?];
         let mut digest = Sha256::new();

@@ -1,14 +1,15 @@
-//! Keeps the webhook trusted: what a replica serves with, and what the API server trusts it by, through rotations and
-//! whatever happens to the objects that hold them.
+//! Keeps the webhook trusted: maintains the certificates that a replica serves with, and the bundles by which the API
+//! server trusts them, through rotations and through any change of the objects that hold them.
 //!
-//! Each round reads everything anew and takes at most one step, so that nothing has to be remembered: a deleted or damaged
-//! Secret, a bundle that somebody wiped, a clock that jumped and an API server that was away are all just found. Watches
-//! only say when to look; without them it looks every few seconds.
+//! Each round reads everything again and takes at most one step, so that no state must be remembered. Thus a deleted or
+//! damaged Secret, a bundle that was wiped, a clock that jumped, and an API server that was unreachable need no special
+//! cases. Watches only trigger rounds; without them a round runs every few seconds.
 //!
-//! A replica writes no webhook configuration. It proposes a bundle, and a process with an account of its own ([`run_writer`])
-//! writes that and nothing else: who takes over the webhook does not choose what is sent to it.
+//! A replica does not write webhook configurations. It proposes a bundle, and a process with its own service account
+//! ([`run_writer`]) writes that bundle and nothing else. So an attacker who takes over the webhook cannot choose which
+//! objects are sent to it.
 //!
-//! It must not know how connections are served. No key is ever logged.
+//! No key is ever logged.
 
 mod authority;
 mod folder;
@@ -33,60 +34,60 @@ pub use self::writer::run as run_writer;
 use self::{authority::Authority, folder::Folder};
 use super::certificates::{Certificates, ServingError};
 use crate::{
-    build::manifests::{AUTHORITY, WEBHOOK},
     cluster::{
         bundles::{self, Configuration},
         call::CallError,
     },
+    resources::manifests::{AUTHORITY, WEBHOOK},
 };
 
-/// The shortest pause between two rounds, whatever is heard.
+/// The minimum time between the starts of two rounds, however many changes there are.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
-/// The pause after the first failure in a row; each further one is twice as long.
+/// The pause after the first failure; each consecutive failure doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// A round is over after this long, with whatever came of it.
+/// Timeout of a round.
 const LONGEST_ROUND: Duration = Duration::from_secs(20);
-/// How long the end may take.
+/// Timeout of the shutdown.
 const LONGEST_END: Duration = Duration::from_secs(3);
 
-/// What the trust of one replica is told at its start.
+/// Settings of one replica.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The namespace of the webhook.
     pub namespace: String,
-    /// The replica's own name among all replicas: the name of its pod.
+    /// The name of the replica's pod, which is unique among the replicas.
     pub instance: String,
-    /// A folder with `tls.crt` and `tls.key` that somebody else keeps fresh, such as a mounted Secret of cert-manager. With
-    /// it no certificate is issued, and no bundle proposed.
+    /// A directory with `tls.crt` and `tls.key` that another component keeps current, such as a mounted Secret of
+    /// cert-manager. If it is set, no certificate is issued and no bundle is proposed.
     pub certificates_folder: Option<PathBuf>,
 }
 
-/// Why a round failed; the next one comes after a pause.
+/// Why a round failed. It is retried after a pause.
 #[derive(Debug, thiserror::Error)]
 enum TrustError {
-    /// A call to the API server.
+    /// A call to the API server failed.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// A certificate could not be made.
+    /// A certificate could not be issued.
     #[error(transparent)]
     Certificate(#[from] webhook_certs::CertificateError),
-    /// What is to be stored cannot be written.
+    /// The state could not be serialized.
     #[error("failed to write the state of the authorities: {0}")]
     State(#[from] webhook_certs::StateError),
-    /// A certificate that cannot be served with.
+    /// A certificate cannot be served.
     #[error(transparent)]
     Unusable(#[from] ServingError),
-    /// The folder of the certificates.
+    /// The directory with the certificates cannot be used.
     #[error(transparent)]
     Folder(#[from] folder::FolderError),
-    /// The API server did not answer in time.
+    /// The API server did not respond in time.
     #[error("the API server did not answer within {} s", LONGEST_ROUND.as_secs())]
     Slow,
 }
 
-/// Sets `certificates` and tells `bundles` for as long as `token` is not cancelled. It never gives up.
+/// Sets `certificates` and publishes `bundles` until `token` is cancelled. It retries failures indefinitely.
 pub async fn run(
     client: Client,
     settings: Settings,
@@ -97,7 +98,7 @@ pub async fn run(
     run_by_clock(client, settings, certificates, bundles, token, Timestamp::now).await;
 }
 
-/// [`run`], by another clock.
+/// [`run`], with another clock.
 async fn run_by_clock(
     client: Client,
     settings: Settings,
@@ -113,13 +114,13 @@ async fn run_by_clock(
     replica.end().await;
 }
 
-/// What is done in rounds.
+/// A process that runs in rounds.
 trait Round {
-    /// Looks at everything once, and takes the step that is due. Tells how long nothing will be due.
+    /// Reads everything once, and takes the step that is due. Returns how long no step will be due.
     fn round(&mut self) -> impl Future<Output = Result<Duration, TrustError>> + Send;
 }
 
-/// Makes a round after each change, and when the one before has said so. It never gives up.
+/// Runs a round after each change, and when the previous round requested it. It retries failures indefinitely.
 async fn rounds(part: &mut impl Round, changes: impl Stream<Item = ()>, token: &CancellationToken) {
     let mut changes = pin!(changes);
     let mut failures = 0_u32;
@@ -134,16 +135,16 @@ async fn rounds(part: &mut impl Round, changes: impl Stream<Item = ()>, token: &
             Err(error) => {
                 let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures)).min(LONGEST_PAUSE);
                 failures = failures.saturating_add(1);
-                tracing::warn!("the certificates are looked at again in {} s: {error}", pause.as_secs());
+                tracing::warn!("maintaining the certificates failed, retrying in {} s: {error}", pause.as_secs());
                 pause
             }
         };
-        // After a failure what is heard changes nothing: whoever fails because of the API server's state would only fail
+        // After a failure changes are ignored, because a round that failed due to the API server's state would fail
         // again.
-        let heard = async { if failures == 0 { changes.next().await } else { std::future::pending().await } };
+        let next_change = async { if failures == 0 { changes.next().await } else { std::future::pending().await } };
         tokio::select! {
             () = token.cancelled() => break,
-            _ = heard => {}
+            _ = next_change => {}
             () = sleep(pause) => {}
         }
         tokio::select! {
@@ -154,11 +155,11 @@ async fn rounds(part: &mut impl Round, changes: impl Stream<Item = ()>, token: &
     }
 }
 
-/// Where certificates come from.
+/// The source of certificates.
 enum Source {
-    /// From our own authority.
+    /// The webhook's own authority.
     Authority(Box<Authority>),
-    /// From a folder.
+    /// A directory.
     Folder(Folder),
 }
 
@@ -175,7 +176,7 @@ impl<Clock: Fn() -> Timestamp + Send + Sync> Round for Replica<Clock> {
     async fn round(&mut self) -> Result<Duration, TrustError> {
         match &mut self.source {
             Source::Folder(folder) => {
-                // The bundles are worth telling even if the folder cannot be read.
+                // The bundles are published even if the directory cannot be read.
                 let taken = folder.take(&self.certificates);
                 observe(&self.client, &self.bundles).await?;
                 Ok(taken?)
@@ -208,12 +209,12 @@ impl<Clock> Replica<Clock> {
         if let Source::Authority(authority) = self.source
             && timeout(LONGEST_END, authority.end()).await.is_err()
         {
-            tracing::warn!("the lease could not be given back in time; the others wait for its end");
+            tracing::warn!("the lease could not be released in time; the other replicas wait until it expires");
         }
     }
 }
 
-/// The webhook configurations, of whose bundles everybody is told.
+/// Reads the webhook configurations, and publishes their bundles.
 async fn observe(client: &Client, bundles: &watch::Sender<Vec<String>>) -> Result<Vec<Configuration>, TrustError> {
     let configurations = bundles::configurations(client, WEBHOOK).await?;
     let found: Vec<String> = configurations.iter().flat_map(Configuration::bundles).map(str::to_owned).collect();

@@ -1,7 +1,5 @@
-//! The bundle that the webhook wants the API server to trust, in a `ConfigMap` between the webhook and the process that
-//! writes it into the webhook configurations.
-//!
-//! It must not know which certificates are in a bundle, nor why.
+//! The bundle that the webhook proposes for the webhook configurations. It is in a `ConfigMap`, which the webhook
+//! writes and the writer process reads.
 
 use std::collections::BTreeMap;
 
@@ -10,20 +8,20 @@ use kube::Client;
 
 use super::TrustError;
 use crate::{
-    build::manifests::TRUST,
     cluster::{observe, singleton},
+    resources::manifests::TRUST,
 };
 
 /// The key of the bundle, named as in `kube-root-ca.crt`.
 const BUNDLE: &str = "ca.crt";
 
-/// The bundle that is proposed, if there is one.
+/// The proposed bundle, if any.
 pub(super) async fn read(client: &Client, namespace: &str) -> Result<Option<String>, TrustError> {
     let found: Option<ConfigMap> = observe::object(client, namespace, TRUST).await?;
     Ok(found.and_then(|found| found.data?.remove(BUNDLE)))
 }
 
-/// Proposes a bundle; false if it is the proposal already.
+/// Proposes a bundle. Returns false if it is already proposed.
 pub(super) async fn write(client: &Client, namespace: &str, bundle: &str) -> Result<bool, TrustError> {
     let found = match observe::object::<ConfigMap>(client, namespace, TRUST).await? {
         Some(found) => found,

@@ -1,8 +1,8 @@
-//! Writes the proposed bundle into the webhook configurations, and changes nothing else of them.
+//! Writes the proposed bundle into the webhook configurations, and changes nothing else in them.
 //!
-//! A right to patch a webhook configuration is a right to have every object of the cluster sent to oneself, and no policy limits
-//! it. So this is a process of its own, which nothing calls and which reads nothing but three objects by name. It must not know
-//! who proposes the bundle.
+//! The right to patch a webhook configuration allows its holder to have every object of the cluster sent to itself, and
+//! no policy restricts that right. So the writer is a separate process, which no client calls and which reads only
+//! three objects by name.
 
 use std::time::Duration;
 
@@ -13,21 +13,21 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Round, TrustError, proposal, rounds};
 use crate::{
-    build::manifests::{TRUST, WEBHOOK},
     cluster::bundles,
+    resources::manifests::{TRUST, WEBHOOK},
     telemetry,
     webhook::WebhookError,
 };
 
-/// How often is looked again, in case that a change was missed.
+/// How often a round runs, in case that a change was missed.
 const PERIOD: Duration = Duration::from_secs(30);
-/// A longer bundle is none of Stowaway's: three certificates have less than 3 KiB.
+/// A longer bundle is not Stowaway's, because three certificates have less than 3 KiB.
 const LONGEST_BUNDLE: usize = 64 * 1024;
 
-/// Runs until `shutdown` is ready. A cluster that does not answer is waited for.
+/// Runs until `shutdown` is ready. An unreachable cluster is not an error; the writer waits for it.
 ///
 /// # Errors
-/// When no cluster is configured, or the port is taken.
+/// When no cluster is configured, or the port is in use.
 pub async fn run(namespace: String, metrics_port: u16, shutdown: impl Future<Output = ()>) -> Result<(), WebhookError> {
     let client = Client::try_default().await?;
     let listener = telemetry::metrics::listen(metrics_port).await;
@@ -37,7 +37,7 @@ pub async fn run(namespace: String, metrics_port: u16, shutdown: impl Future<Out
         tokio::select! {
             () = token.cancelled() => {}
             Err(error) = telemetry::metrics::serve(listener, Registry::default()) => {
-                tracing::error!("health is no longer answered: {error}");
+                tracing::error!("the health endpoint is no longer served: {error}");
             }
         }
     };
@@ -49,7 +49,7 @@ pub async fn run(namespace: String, metrics_port: u16, shutdown: impl Future<Out
     Ok(())
 }
 
-/// Writes what is proposed for as long as `token` is not cancelled.
+/// Writes proposed bundles until `token` is cancelled.
 pub(super) async fn follow(client: Client, namespace: &str, token: &CancellationToken) {
     let changes = bundles::changes::<ConfigMap>(&client, WEBHOOK, Some((namespace, TRUST)));
     rounds(&mut Writer { client, namespace: namespace.to_owned() }, changes, token).await;
@@ -66,13 +66,13 @@ impl Round for Writer {
     }
 }
 
-/// Writes the bundle where another one is; returns for how long nothing will be due.
+/// Writes the bundle where it differs. Returns how long no step will be due.
 async fn write(client: &Client, namespace: &str) -> Result<Duration, TrustError> {
     let Some(bundle) = proposal::read(client, namespace).await? else { return Ok(PERIOD) };
     if bundle.len() > LONGEST_BUNDLE || !webhook_certs::is_bundle(&bundle) {
         tracing::warn!(
-            "what ConfigMap {TRUST} proposes is not written: it is longer than {LONGEST_BUNDLE} bytes, or holds something that \
-             is no certificate"
+            "the proposal in ConfigMap {TRUST} is not written: it is longer than {LONGEST_BUNDLE} bytes, or contains something \
+             that is not a certificate"
         );
         return Ok(PERIOD);
     }
@@ -80,9 +80,9 @@ async fn write(client: &Client, namespace: &str) -> Result<Duration, TrustError>
     let mut wait = PERIOD;
     for configuration in configurations.iter().filter(|one| one.bundles().any(|found| found != bundle)) {
         if bundles::publish(client, configuration, &bundle).await? {
-            tracing::info!("the proposed bundle was written into a webhook configuration {WEBHOOK}");
+            tracing::info!("the proposed bundle was written to a webhook configuration {WEBHOOK}");
         } else {
-            // It was changed meanwhile.
+            // Another client changed the configuration meanwhile.
             wait = Duration::ZERO;
         }
     }

@@ -1,8 +1,8 @@
-//! What can be known to be wrong with a Repository, Backup or Restore before anything is tried, beyond what the schema of
-//! the definition refuses. Otherwise it would be seen only when a run fails.
+//! Validates a Repository, Backup or Restore at admission, beyond the schema of its CRD. Without these checks, a
+//! mistake would show only when a run fails.
 //!
-//! It must not know what exists elsewhere in the namespace, but for its Repositories, and of those it only warns: they may
-//! come a moment later. A Restore's command is never shown.
+//! Of the other objects in the namespace only the Repositories are known. A missing Repository is only a warning,
+//! because it may be created a moment later. A Restore's command is never shown.
 
 use std::{borrow::Cow, fmt::Display};
 
@@ -10,19 +10,19 @@ use kube::ResourceExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Judgement, runner_pod, upkeep};
+use super::{ValidationResult, maintenance, runner_pod};
 use crate::{
     annotations::{MAXIMUM_COMMAND_BYTES, PREFIX, label, object_name, positive_duration},
     api::{
         ACCEPT_REPOSITORY, Backup, IS_DEFAULT, Repository, Restore, RestoreArchive, S3Backend, SecretKeyReference,
-        StorePlace, VolumeBackend, credential_sources,
+        StoreLocation, VolumeBackend, credential_sources,
     },
     model::{ArchiveFormat, region_of_endpoint, wrong_archive_name},
     plan::{self, PlanProblem, SourceFacts, choose_repository, plan_sources},
     webhook::review::RefusedField,
 };
 
-/// What is found, in the order of the fields.
+/// The findings, in the order of the fields.
 #[derive(Default)]
 pub(super) struct Findings {
     problems: Vec<Problem>,
@@ -30,7 +30,7 @@ pub(super) struct Findings {
 }
 
 struct Problem {
-    /// The names on the way to the field.
+    /// The names on the path to the field.
     path: Vec<String>,
     message: String,
 }
@@ -51,51 +51,56 @@ impl Problem {
 }
 
 impl Findings {
-    /// Something wrong with a field whose value may be shown.
+    /// Adds a problem with a field whose value may be shown.
     pub fn wrong(&mut self, path: &[&str], value: impl Display, reason: impl Display) {
         self.hidden(path, format_args!("{reason}; it is \"{value}\""));
     }
 
-    /// Something wrong with a field whose value is not shown.
+    /// Adds a problem with a field whose value is not shown.
     pub fn hidden(&mut self, path: &[&str], message: impl Display) {
         let path = path.iter().map(|name| (*name).to_owned()).collect();
         self.problems.push(Problem { path, message: message.to_string() });
     }
 
-    /// Something that was probably not meant.
+    /// Adds a warning about a setting that is probably a mistake.
     pub fn warn(&mut self, path: &[&str], message: impl Display) {
         self.warnings.push(format!("{}: {message}", path.join(".")));
     }
 
-    /// The name of another object.
+    /// Validates the name of another object.
     pub fn name(&mut self, path: &[&str], name: &str) {
         if let Err(reason) = object_name(name) {
             self.wrong(path, name, reason);
         }
     }
 
-    /// Name of and key in a Secret.
+    /// Validates the name of a Secret and a key in it.
     fn secret(&mut self, path: &[&str], name: &str, key: &str) {
         self.name(&[path, &["name"]].concat(), name);
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         if !key.bytes().all(allowed) || matches!(key, "." | "..") {
-            self.wrong(&[path, &["key"]].concat(), key, "is no key of a Secret: letters, digits, '-', '_' and '.'");
+            self.wrong(&[path, &["key"]].concat(), key, "is not a key of a Secret: letters, digits, '-', '_' and '.'");
         }
     }
 }
 
-/// Looks at an object of ours as it is to be, and, when it is changed, as it was; none for a kind that we don't know.
-pub fn object(kind: &str, object: &Value, old: Option<&Value>, repositories: &[Repository]) -> Option<Judgement> {
+/// Validates an object of Stowaway and, for an update, compares with the old version; none for an unknown kind.
+pub fn object(
+    kind: &str,
+    object: &Value,
+    old: Option<&Value>,
+    repositories: &[Repository],
+) -> Option<ValidationResult> {
     let findings = examine(kind, object, repositories)?;
     let before = old.filter(|_| !findings.problems.is_empty()).and_then(|old| examine(kind, old, repositories));
-    let mut judgement = Judgement::of(object, findings.warnings);
+    let mut result = ValidationResult::of(object, findings.warnings);
     for problem in findings.problems {
         let is_same = |other: &Problem| other.path == problem.path && other.message == problem.message;
         let known = before.as_ref().is_some_and(|before| before.problems.iter().any(is_same))
             && old.is_some_and(|old| problem.value(old) == problem.value(object));
-        judgement.add(problem.refused(), known);
+        result.add(problem.refused(), known);
     }
-    Some(judgement)
+    Some(result)
 }
 
 fn examine(kind: &str, object: &Value, repositories: &[Repository]) -> Option<Findings> {
@@ -121,17 +126,18 @@ fn examine(kind: &str, object: &Value, repositories: &[Repository]) -> Option<Fi
     Some(findings)
 }
 
-/// The object as our type; what cannot be read could not be carried out either. The library's message would quote values.
+/// Parses the object. An object that cannot be parsed could not be executed either. The library's message would quote
+/// values.
 fn read<K: DeserializeOwned>(object: &Value, findings: &mut Findings) -> Option<K> {
     let spec = K::deserialize(object);
     if spec.is_err() {
-        findings.hidden(&["spec"], "this version of Stowaway cannot read it; is the webhook as new as the definition?");
+        findings.hidden(&["spec"], "this version of Stowaway cannot parse it; is the webhook as new as the CRD?");
     }
     spec.ok()
 }
 
-/// Checks both durations of a run's spec, on the raw text, and gives the object without those that are wrong, so that all
-/// else can be looked at: the library's own reader of durations stops at some texts for good.
+/// Validates both durations of a run's spec on the raw text. Returns the object without invalid durations, so that the
+/// rest can be validated: the library's own parser of durations fails at some texts.
 fn durations<'a>(object: &'a Value, findings: &mut Findings) -> Cow<'a, Value> {
     let mut readable = Cow::Borrowed(object);
     let mut duration = |field: &str| {
@@ -148,25 +154,25 @@ fn durations<'a>(object: &'a Value, findings: &mut Findings) -> Cow<'a, Value> {
     if let (Some(timeout), Some(idle)) = (timeout, idle)
         && idle >= timeout
     {
-        findings.warn(&["spec", "idleTimeout"], "has no effect, since spec.timeout is not longer");
+        findings.warn(&["spec", "idleTimeout"], "has no effect, because spec.timeout is not longer");
     }
     readable
 }
 
-/// A Repository beside an older one is not used where none is named, which its author may expect.
+/// Warns about a Repository beside an older one: it is not the default, which its author may expect.
 fn warn_of_an_older_one(repository: &Repository, repositories: &[Repository], findings: &mut Findings) {
     let name = repository.name_any();
     let is_known = repositories.iter().any(|other| other.name_any() == name);
     let is_marked =
         |repository: &Repository| repository.annotations().get(IS_DEFAULT).is_some_and(|value| value == "true");
-    // As it is known, it has its age; a new one is the youngest.
+    // A known Repository has its age; a new one is the youngest.
     let others = repositories.iter().filter(|other| is_known || other.name_any() != name);
     let Ok(chosen) = choose_repository(others, None) else { return };
     if chosen.name_any() != name && !is_marked(chosen) && !is_marked(repository) {
         let chosen = chosen.name_any();
         let message = format!(
-            "Repository {chosen} stays the one that is used where none is named, because it is older; to use this one, annotate \
-             it with {IS_DEFAULT}: \"true\""
+            "Repository {chosen} remains the default, because it is older; to use this one by default, annotate it with \
+             {IS_DEFAULT}: \"true\""
         );
         findings.warn(&["metadata", "name"], message);
     }
@@ -192,8 +198,8 @@ fn of_repository(repository: &Repository, repositories: &[Repository], findings:
             if let Some(other) = repositories.iter().find(is_other) {
                 let other = other.name_any();
                 let message = format!(
-                    "Repository {other} is the default, too; as long as both are, neither is taken: remove the annotation \
-                     from one (kubectl annotate repositories.stowaway.dev {other} {IS_DEFAULT}-)"
+                    "Repository {other} is the default, too; while both are, neither is used: remove the annotation from \
+                     one (kubectl annotate repositories.stowaway.dev {other} {IS_DEFAULT}-)"
                 );
                 findings.warn(&path, message);
             }
@@ -211,38 +217,38 @@ fn of_repository(repository: &Repository, repositories: &[Repository], findings:
         spec.volume.is_some(),
     ];
     if backends.iter().filter(|present| **present).count() != 1 {
-        findings.hidden(&["spec"], "exactly one backend is wanted: s3, azure, gcs, rest, sftp or volume");
+        findings.hidden(&["spec"], "set exactly one backend: s3, azure, gcs, rest, sftp or volume");
     }
-    of_place(spec, &["spec"], findings);
+    of_store(spec, &["spec"], findings);
     let password = &spec.password_secret_ref;
     findings.secret(&["spec", "passwordSecretRef"], &password.name, &password.key);
-    upkeep::check(repository, findings);
-    if let Some(wishes) = &spec.runner_pod {
-        runner_pod::check(wishes, findings);
+    maintenance::check(repository, findings);
+    if let Some(pod) = &spec.runner_pod {
+        runner_pod::check(pod, findings);
     }
 }
 
-/// The place of a repository or an archive, whose fields are at `base`.
-fn of_place<'a>(place: impl Into<StorePlace<'a>>, base: &[&str], findings: &mut Findings) {
-    let place = place.into();
+/// Validates the store of a repository or an archive, whose fields are at `base`.
+fn of_store<'a>(store: impl Into<StoreLocation<'a>>, base: &[&str], findings: &mut Findings) {
+    let store = store.into();
     let at = |path: &[&'static str]| [base, path].concat();
-    if let Some(s3) = place.s3 {
+    if let Some(s3) = store.s3 {
         of_s3(s3, base, findings);
     }
-    if let Some(endpoint) = place.azure.and_then(|azure| azure.endpoint.as_deref()) {
+    if let Some(endpoint) = store.azure.and_then(|azure| azure.endpoint.as_deref()) {
         of_url(&at(&["azure", "endpoint"]), endpoint, findings);
     }
-    if let Some(endpoint) = place.gcs.and_then(|gcs| gcs.endpoint.as_deref()) {
+    if let Some(endpoint) = store.gcs.and_then(|gcs| gcs.endpoint.as_deref()) {
         of_url(&at(&["gcs", "endpoint"]), endpoint, findings);
     }
-    if let Some(rest) = place.rest {
+    if let Some(rest) = store.rest {
         of_url(&at(&["rest", "url"]), &rest.url, findings);
     }
-    for (_, source, path) in credential_sources(place) {
+    for (_, source, path) in credential_sources(store) {
         let SecretKeyReference { name, key } = source.reference();
         findings.secret(&at(&path), name, key);
     }
-    if let Some(volume) = place.volume {
+    if let Some(volume) = store.volume {
         of_volume(volume, base, findings);
     }
 }
@@ -254,17 +260,17 @@ fn of_s3(s3: &S3Backend, base: &[&str], findings: &mut Findings) {
     if let Some((region, given)) = of_host.zip(s3.region.as_deref()).filter(|(region, given)| region != given) {
         findings.warn(
             &at("region"),
-            format_args!("is {given}, and the endpoint's is {region}; leave it out, so that the endpoint names it"),
+            format_args!("is {given}, but the endpoint is in {region}; leave it out, so that the endpoint names it"),
         );
     }
     let bucket = at("bucket");
     if ["..", ".-", "-."].iter().any(|part| s3.bucket.contains(part)) {
-        findings.wrong(&bucket, &s3.bucket, "is no bucket's name: a dot stands between letters or digits");
+        findings.wrong(&bucket, &s3.bucket, "is not a bucket name: a dot must be between letters or digits");
     }
     if s3.path_style {
         return;
     }
-    // The bucket becomes a part of the host's name.
+    // The bucket becomes part of the host name.
     if let Some(host) = host.filter(|host| host.starts_with('[') || host.parse::<std::net::Ipv4Addr>().is_ok()) {
         findings.wrong(&at("pathStyle"), false, format_args!("a bucket cannot be put before the address {host}"));
     }
@@ -272,28 +278,28 @@ fn of_s3(s3: &S3Backend, base: &[&str], findings: &mut Findings) {
         findings.wrong(
             &bucket,
             &s3.bucket,
-            "with pathStyle false it is a part of a host's name: lower-case letters, digits and '-'",
+            "with pathStyle false it is part of a host name: lower-case letters, digits and '-'",
         );
     } else if s3.bucket.contains('.') && s3.endpoint.starts_with("https:") {
         findings.warn(
             &bucket,
-            "with pathStyle false and https a bucket with a dot matches no certificate of most services",
+            "with pathStyle false and https, a bucket with a dot matches no certificate of most services",
         );
     }
 }
 
-/// The host of a service's URL.
+/// Validates the URL of a service, and returns its host.
 fn of_url(path: &[&str], url: &str, findings: &mut Findings) -> Option<String> {
     let host = url.parse::<http::Uri>().ok().and_then(|url| {
         let authority = url.authority()?;
         let host = authority.host();
-        // Behind the host there is a port, or nothing.
+        // After the host there is a port, or nothing.
         let is_sound = host == authority.as_str() || authority.port_u16().is_some_and(|port| port > 0);
         (!host.is_empty() && is_sound).then(|| host.to_owned())
     });
     if host.is_none() {
-        // Somebody may have put a password into it.
-        findings.hidden(path, "is no URL of a service, such as https://s3.example.org or http://minio.backup:9000");
+        // The value is hidden, because a user may have put a password into it.
+        findings.hidden(path, "is not a URL of a service, such as https://s3.example.org or http://minio.backup:9000");
     }
     host
 }
@@ -316,7 +322,7 @@ fn of_volume(volume: &VolumeBackend, base: &[&str], findings: &mut Findings) {
         folder(&at("hostPath", "path"), &host_path.path, findings);
         let kind = host_path.type_.as_deref().unwrap_or_default();
         if !["", "Directory", "DirectoryOrCreate"].contains(&kind) {
-            findings.wrong(&at("hostPath", "type"), kind, "a place is a folder: Directory or DirectoryOrCreate");
+            findings.wrong(&at("hostPath", "type"), kind, "the store is a directory: Directory or DirectoryOrCreate");
         }
     }
     if let Some(csi) = &volume.csi {
@@ -333,13 +339,12 @@ fn of_volume(volume: &VolumeBackend, base: &[&str], findings: &mut Findings) {
         read_only.push(("azureFile", azure.read_only));
     }
     for (kind, _) in read_only.into_iter().filter(|(_, read_only)| *read_only == Some(true)) {
-        let reason =
-            "nothing could be written there, and even a restore writes a lock beside what it reads; leave readOnly out";
+        let reason = "the store must be writable, because even a restore writes a lock to it; leave readOnly out";
         findings.wrong(&at(kind, "readOnly"), true, reason);
     }
 }
 
-/// A folder of a node or a server: Kubernetes refuses paths that go up.
+/// Validates a directory of a node or a server. Kubernetes refuses paths with `..`.
 fn folder(path: &[&str], folder: &str, findings: &mut Findings) {
     if !folder.starts_with('/') || folder.split('/').any(|part| part == "..") {
         findings.wrong(path, folder, "has to be an absolute path without '..'");
@@ -364,7 +369,7 @@ fn of_reference(name: Option<&str>, repositories: &[Repository], findings: &mut 
 
 fn of_backup(backup: &Backup, repositories: &[Repository], findings: &mut Findings) {
     let spec = &backup.spec;
-    // The plan's own reading, on no pods.
+    // Parsed by the plan itself, without pods.
     let selector = spec.selector.as_ref();
     let plan = plan_sources(SourceFacts {
         namespace: "",
@@ -382,16 +387,16 @@ fn of_backup(backup: &Backup, repositories: &[Repository], findings: &mut Findin
         }
     }
     of_reference(spec.repository_ref.as_ref().map(|reference| reference.name.as_str()), repositories, findings);
-    if let Some(wishes) = &spec.runner_pod {
-        runner_pod::check(wishes, findings);
+    if let Some(pod) = &spec.runner_pod {
+        runner_pod::check(pod, findings);
     }
     if spec.idle_timeout.is_some() && spec.timeout.is_none() {
-        findings.warn(&["spec", "idleTimeout"], "is about commands alone; what a volume may take is spec.timeout");
+        findings.warn(&["spec", "idleTimeout"], "applies only to commands; set spec.timeout to limit volumes");
     }
 }
 
 fn of_archive(to: &RestoreArchive, findings: &mut Findings) {
-    of_place(to, &["spec", "to", "archive"], findings);
+    of_store(to, &["spec", "to", "archive"], findings);
     let Some(name) = &to.name else { return };
     let path = ["spec", "to", "archive", "name"];
     if let Some(wrong) = wrong_archive_name(name) {
@@ -399,7 +404,7 @@ fn of_archive(to: &RestoreArchive, findings: &mut Findings) {
     }
     let is_of_another = |format: &ArchiveFormat| name.ends_with(&format!(".{format}"));
     if let Some(other) = ArchiveFormat::ALL.iter().find(|format| **format != to.format && is_of_another(format)) {
-        findings.warn(&path, format_args!("ends like one of format {other}, and format is {}", to.format));
+        findings.warn(&path, format_args!("has the suffix of format {other}, but the format is {}", to.format));
     }
 }
 
@@ -409,15 +414,15 @@ fn of_restore(restore: &Restore, repositories: &[Repository], findings: &mut Fin
     let parts: Vec<&str> = source.split('/').collect();
     if let ["statefulset", workload, rest @ ..] = &parts[..] {
         let name = format!("pod/{workload}-0/{}", rest.join("/"));
-        let reason = format!("no source is named so: each pod of a StatefulSet is one, for example {name}");
+        let reason = format!("is not a source: each pod of a StatefulSet is a source, for example {name}");
         findings.wrong(&["spec", "from", "source"], source, reason);
     }
-    if let Some(wishes) = &spec.runner_pod {
-        runner_pod::check(wishes, findings);
+    if let Some(pod) = &spec.runner_pod {
+        runner_pod::check(pod, findings);
     }
     if let Some(to) = &spec.to {
         if spec.idle_timeout.is_some() && (to.claim.is_some() || to.archive.is_some()) {
-            let message = "is about a command that no longer reads; for a claim or an archive set spec.timeout";
+            let message = "applies only to a command that no longer reads; for a claim or an archive set spec.timeout";
             findings.hidden(&["spec", "idleTimeout"], message);
         }
         if let Some(pod) = &to.pod {
@@ -433,10 +438,10 @@ fn of_restore(restore: &Restore, repositories: &[Repository], findings: &mut Fin
         }
         let command = ["spec", "to", "command"];
         if to.command.first().is_some_and(String::is_empty) {
-            findings.hidden(&command, "begins with an empty word instead of a program");
+            findings.hidden(&command, "begins with an empty argument instead of a program");
         }
-        if to.command.iter().any(|word| word.contains('\0')) {
-            findings.hidden(&command, "holds a NUL, which no program can be given");
+        if to.command.iter().any(|argument| argument.contains('\0')) {
+            findings.hidden(&command, "contains a NUL, which no argument can contain");
         }
         if to.command.iter().map(String::len).sum::<usize>() > MAXIMUM_COMMAND_BYTES {
             findings.hidden(

@@ -1,6 +1,4 @@
-//! What the API server would refuse of a `runnerPod` only when a Job is made of it.
-//!
-//! It must not know the Job.
+//! Validates a `runnerPod` for errors which the API server would report only when a Job is created from it.
 
 use std::collections::BTreeMap;
 
@@ -15,16 +13,16 @@ use crate::{
 
 const FIELD: [&str; 2] = ["spec", "runnerPod"];
 
-/// Checks all of it.
-pub(super) fn check(wishes: &RunnerPod, findings: &mut Findings) {
-    pairs("nodeSelector", &wishes.node_selector, label_value, findings);
-    pairs("labels", &wishes.labels, label_value, findings);
-    pairs("annotations", &wishes.annotations, |_| true, findings);
-    for (index, secret) in wishes.image_pull_secrets.iter().enumerate() {
+/// Validates all fields.
+pub(super) fn check(pod: &RunnerPod, findings: &mut Findings) {
+    pairs("nodeSelector", &pod.node_selector, label_value, findings);
+    pairs("labels", &pod.labels, label_value, findings);
+    pairs("annotations", &pod.annotations, |_| true, findings);
+    for (index, secret) in pod.image_pull_secrets.iter().enumerate() {
         let index = index.to_string();
         findings.name(&[&FIELD[..], &["imagePullSecrets", &index, "name"]].concat(), &secret.name);
     }
-    for (index, toleration) in wishes.tolerations.iter().enumerate() {
+    for (index, toleration) in pod.tolerations.iter().enumerate() {
         let index = index.to_string();
         let operator = toleration.operator.as_deref().unwrap_or_default();
         let value = toleration.value.as_deref().unwrap_or_default();
@@ -45,7 +43,7 @@ pub(super) fn check(wishes: &RunnerPod, findings: &mut Findings) {
             wrong("effect", effect, "has to be NoExecute where tolerationSeconds is set");
         }
     }
-    for (index, variable) in wishes.env.iter().enumerate() {
+    for (index, variable) in pod.env.iter().enumerate() {
         let index = index.to_string();
         let path = [&FIELD[..], &["env", &index]].concat();
         let name = variable.name.as_str();
@@ -53,8 +51,8 @@ pub(super) fn check(wishes: &RunnerPod, findings: &mut Findings) {
             let reason = "is one of Stowaway's, Kubernetes' or the C library's own variables, which cannot be set";
             findings.wrong(&[&path[..], &["name"]].concat(), name, reason);
         }
-        if wishes.env.iter().filter(|other| other.name == name).count() > 1 {
-            findings.wrong(&[&path[..], &["name"]].concat(), name, "is there twice");
+        if pod.env.iter().filter(|other| other.name == name).count() > 1 {
+            findings.wrong(&[&path[..], &["name"]].concat(), name, "is set twice");
         }
         let Some(VariableSource { secret_key_ref, config_map_key_ref }) = &variable.value_from else { continue };
         for (field, reference) in [("secretKeyRef", secret_key_ref), ("configMapKeyRef", config_map_key_ref)] {
@@ -63,13 +61,13 @@ pub(super) fn check(wishes: &RunnerPod, findings: &mut Findings) {
             }
         }
     }
-    if let Some(class) = &wishes.priority_class_name {
+    if let Some(class) = &pod.priority_class_name {
         findings.name(&[&FIELD[..], &["priorityClassName"]].concat(), class);
     }
-    if let Some(wishes) = &wishes.resources {
-        resources(wishes, findings);
+    if let Some(wanted) = &pod.resources {
+        resources(wanted, findings);
     }
-    if let Some(context) = &wishes.security_context
+    if let Some(context) = &pod.security_context
         && context.run_as_non_root == Some(true)
         && context.run_as_user == Some(0)
     {
@@ -77,22 +75,22 @@ pub(super) fn check(wishes: &RunnerPod, findings: &mut Findings) {
     }
 }
 
-/// Checks amounts, and that nothing is set aside beyond its limit.
-fn resources(wishes: &ResourceRequirements, findings: &mut Findings) {
+/// Validates the quantities, and that no request exceeds its limit.
+fn resources(wanted: &ResourceRequirements, findings: &mut Findings) {
     let mut amount = |side: &str, kind: &str, Quantity(text): &Quantity| {
         let path = [&FIELD[..], &["resources", side, kind]].concat();
         let amount = billionths(text);
         match amount {
-            None => findings.wrong(&path, text, "is no quantity, such as 500m, 2 or 256Mi"),
-            Some(..0) => findings.wrong(&path, text, "is less than nothing"),
+            None => findings.wrong(&path, text, "is not a quantity, such as 500m, 2 or 256Mi"),
+            Some(..0) => findings.wrong(&path, text, "is negative"),
             Some(_) => {}
         }
         amount.filter(|amount| *amount >= 0)
     };
-    let limits = wishes.limits.iter().flatten();
+    let limits = wanted.limits.iter().flatten();
     let limits: BTreeMap<&str, (i128, &str)> =
         limits.filter_map(|(kind, limit)| Some((kind.as_str(), (amount("limits", kind, limit)?, &*limit.0)))).collect();
-    let requests: Vec<(&str, i128, &str)> = wishes
+    let requests: Vec<(&str, i128, &str)> = wanted
         .requests
         .iter()
         .flatten()
@@ -106,16 +104,18 @@ fn resources(wishes: &ResourceRequirements, findings: &mut Findings) {
     }
 }
 
-/// Checks a map of labels or annotations.
+/// Validates a map of labels or annotations.
 fn pairs(field: &str, pairs: &BTreeMap<String, String>, sound: fn(&str) -> bool, findings: &mut Findings) {
     for (key, value) in pairs {
         let path = [&FIELD[..], &[field, key.as_str()]].concat();
         if !qualified(key) {
-            findings
-                .hidden(&path, "is no key: [PREFIX/]NAME, of letters, digits, '-', '_' and '.', the name at most 63");
+            findings.hidden(
+                &path,
+                "is not a key: [PREFIX/]NAME, of letters, digits, '-', '_' and '.', the name at most 63",
+            );
         }
         if !sound(value) {
-            findings.wrong(&path, value, "is no label's value: at most 63 letters, digits, '-', '_' and '.'");
+            findings.wrong(&path, value, "is not a label value: at most 63 letters, digits, '-', '_' and '.'");
         }
     }
 }

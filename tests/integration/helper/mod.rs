@@ -1,4 +1,4 @@
-//! The helper as it goes into pods, each in a container of its own, and our loops that speak with it.
+//! The helper as it runs in pods, each in its own container, and the runner's loops which talk to it.
 
 mod dump;
 mod holder;
@@ -11,26 +11,26 @@ use self::remote::Remote;
 use crate::{
     at_once,
     shell::{
-        DEADLINE, DETOURS, DETOURS_OF_ROOT, OpenFolder, by,
+        DEADLINE, LAUNCHES, LAUNCHES_OF_ROOT, OpenFolder, by,
         container::{Container, child_of, eventually, is_alive, is_root},
-        nonce, words,
+        nonce, strings,
     },
 };
 
-/// All detours that can be tried.
-fn detours() -> impl Iterator<Item = &'static str> {
-    let of_root: &[&str] = if is_root() { &DETOURS_OF_ROOT } else { &[] };
-    DETOURS.iter().chain(of_root).copied()
+/// All launches which are possible with this user's rights.
+fn launches() -> impl Iterator<Item = &'static str> {
+    let of_root: &[&str] = if is_root() { &LAUNCHES_OF_ROOT } else { &[] };
+    LAUNCHES.iter().chain(of_root).copied()
 }
 
-/// Bytes that do not shrink.
+/// Bytes which do not compress.
 pub fn noise(length: usize) -> Vec<u8> {
-    let mut word = 0x9e37_79b9_u32;
+    let mut state = 0x9e37_79b9_u32;
     let next = |_| {
-        word ^= word << 13;
-        word ^= word >> 17;
-        word ^= word << 5;
-        word.to_le_bytes()[0]
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state.to_le_bytes()[0]
     };
     (0..length).map(next).collect()
 }

@@ -1,6 +1,5 @@
-//! One helper and three pipes to it, as a container runtime gives to an exec; and our side of the protocol, step by step.
-//!
-//! It must not know what is tested.
+//! A helper process with the three pipes which a container runtime gives to an exec, and the runner's side of the
+//! protocol, step by step.
 
 use std::{path::PathBuf, process::Stdio, sync::LazyLock};
 
@@ -14,9 +13,9 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Container, DEADLINE, child_of, is_root, nonce, words};
+use super::{Container, DEADLINE, child_of, is_root, nonce, strings};
 
-/// The helper as it ships, built once.
+/// The path of the helper as it is shipped, built once.
 pub fn program() -> &'static str {
     static PROGRAM: LazyLock<String> = LazyLock::new(|| {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/helper/build");
@@ -33,17 +32,17 @@ pub struct Remote {
     pub stdout: ChildStdout,
     pub stderr: ChildStderr,
     frames: FrameDecoder,
-    pub ours: FrameEncoder,
-    /// Acknowledges data only when nothing else comes any more.
+    pub encoder: FrameEncoder,
+    /// Acknowledges data only when the helper sends nothing else.
     pub slow: bool,
-    /// Bytes of data on the wire that were acknowledged by [`Remote::acknowledge`].
+    /// Bytes of data on the wire which [`Remote::acknowledge`] has acknowledged.
     acknowledged: u64,
 }
 
 impl Remote {
     /// Starts a helper with these options.
     pub fn start(container: &Container, options: &[&str], command: &[String]) -> Self {
-        let line = [words(&["helper"]), words(options), words(&["--"]), command.to_vec()].concat();
+        let line = [strings(&["helper"]), strings(options), strings(&["--"]), command.to_vec()].concat();
         let line = container.shell_within(&[program()], &line);
         let mut child = Command::new(&line[0])
             .args(&line[1..])
@@ -59,13 +58,13 @@ impl Remote {
             stderr: child.stderr.take().unwrap(),
             child,
             frames: FrameDecoder::new(&nonce()),
-            ours: FrameEncoder::new(&nonce()),
+            encoder: FrameEncoder::new(&nonce()),
             slow: false,
             acknowledged: 0,
         }
     }
 
-    /// Starts one that says that it is ready.
+    /// Starts a helper and waits until it answers that it is ready.
     pub async fn ready(container: &Container, options: &[&str], command: &[String]) -> Self {
         let mut remote = Self::start(container, options, command);
         remote.send(&hello(&nonce())).await;
@@ -73,7 +72,7 @@ impl Remote {
         remote
     }
 
-    /// Its first line, if it is an answer.
+    /// The helper's first line, if it is a valid answer.
     pub async fn answer(&mut self) -> Option<Answer> {
         let mut line = Vec::new();
         let mut byte = [0];
@@ -88,54 +87,58 @@ impl Remote {
     }
 
     pub async fn send(&mut self, bytes: &[u8]) {
-        // A helper that is gone shows in what it says.
+        // If the helper has ended, its output shows it.
         let _ = self.stdin.as_mut().unwrap().write_all(bytes).await;
     }
 
-    pub async fn say(&mut self, frame: Frame) {
+    pub async fn send_frame(&mut self, frame: Frame) {
         let mut wire = Vec::new();
-        self.ours.encode(&frame, &mut wire);
+        self.encoder.encode(&frame, &mut wire);
         self.send(&wire).await;
     }
 
-    /// What it says next; nothing at its end.
+    /// The next frame from the helper, or `None` at the end of its stdout.
     pub async fn frame(&mut self) -> Option<Frame> {
         let mut buffer = vec![0; 65_536];
         loop {
             if let Some(frame) = self.frames.next_frame().unwrap() {
                 return Some(frame);
             }
-            match timeout(DEADLINE, self.stdout.read(&mut buffer)).await.expect("no word for too long").unwrap() {
+            match timeout(DEADLINE, self.stdout.read(&mut buffer))
+                .await
+                .expect("no output before the deadline")
+                .unwrap()
+            {
                 0 => return None,
                 length => self.frames.push(&buffer[..length]),
             }
         }
     }
 
-    /// The next frame that is of this kind; others are passed over.
+    /// The next frame which matches; skips all others.
     pub async fn until(&mut self, mut is_it: impl FnMut(&Frame) -> bool) -> Frame {
         loop {
-            let frame = self.frame().await.expect("it ended too early");
+            let frame = self.frame().await.expect("ended too early");
             if is_it(&frame) {
                 return frame;
             }
         }
     }
 
-    /// Acknowledges so many bytes more.
+    /// Acknowledges this many further bytes.
     pub async fn acknowledge(&mut self, bytes: u64) {
         self.acknowledged += bytes;
-        self.say(Frame::Acknowledge(self.acknowledged)).await;
+        self.send_frame(Frame::Acknowledge(self.acknowledged)).await;
     }
 
-    /// Reads a dump to its trailer, which must be true.
+    /// Reads a dump to its trailer, and verifies the trailer.
     pub async fn dump(&mut self) -> (Vec<u8>, Trailer) {
         let mut opener = Opener::new(Window::DUMP).unwrap();
         let mut data = Vec::new();
         let mut wire = 0;
         let mut buffer = vec![0; 65_536];
         loop {
-            match self.frame().await.expect("it ended too early") {
+            match self.frame().await.expect("ended too early") {
                 Frame::Data(payload) => {
                     wire += payload.len() as u64;
                     opener.take(payload).unwrap();
@@ -146,40 +149,41 @@ impl Remote {
                         }
                     }
                     if let Some(consumed) = opener.due().filter(|_| !self.slow) {
-                        self.say(Frame::Acknowledge(consumed)).await;
+                        self.send_frame(Frame::Acknowledge(consumed)).await;
                     }
                 }
                 Frame::Trailer(trailer) => {
                     opener.verify(&trailer).unwrap();
                     return (data, trailer);
                 }
-                Frame::Heartbeat if self.slow => self.say(Frame::Acknowledge(wire)).await,
+                Frame::Heartbeat if self.slow => self.send_frame(Frame::Acknowledge(wire)).await,
                 Frame::Heartbeat => {}
                 other => panic!("{other:?}"),
             }
         }
     }
 
-    /// The exit status of its process, once it is gone.
+    /// The exit status of the process, once it has ended.
     pub async fn exit(&mut self) -> Option<i32> {
-        timeout(DEADLINE, self.child.wait()).await.expect("it lives on").unwrap().code()
+        timeout(DEADLINE, self.child.wait()).await.expect("still alive").unwrap().code()
     }
 
-    /// Closes our side of everything, as a lost connection does, and waits until it is gone.
+    /// Closes all three pipes, as a lost connection does, and waits for the helper's end.
     pub async fn cut(self) -> Option<i32> {
         let Self { mut child, stdin, stdout, stderr, .. } = self;
         drop((stdin, stdout, stderr));
-        timeout(DEADLINE, child.wait()).await.expect("it lives on").unwrap().code()
+        timeout(DEADLINE, child.wait()).await.expect("still alive").unwrap().code()
     }
 
-    /// What `/proc` of this machine says of the helper itself; in a restore, of its process that holds.
+    /// The helper's folder in this machine's `/proc`. In a restore it is the process which holds the command's stdin
+    /// open.
     pub fn process(&self) -> PathBuf {
         let pid = self.child.id().unwrap();
-        // nsenter forks, everything else replaces itself.
+        // nsenter forks; all other programs of the command line replace themselves by exec.
         if is_root() { format!("/proc/{}", child_of(pid)).into() } else { format!("/proc/{pid}").into() }
     }
 
-    /// The same of a restore's process that speaks with us and has the command.
+    /// The folder of the second process of a restore, which talks to the runner and owns the command.
     pub fn worker(&self) -> PathBuf {
         let holder = self.process();
         let pid = holder.file_name().unwrap().to_str().unwrap().parse().unwrap();
@@ -187,7 +191,7 @@ impl Remote {
     }
 }
 
-/// The wire of a whole restore up to its trailer: what a runner sends after the helper's word that it is ready.
+/// The bytes of a whole restore up to its trailer, as a runner sends them after the helper's ready answer.
 pub fn sealed(data: &[u8]) -> (Vec<u8>, Sealer) {
     let mut sealer = Sealer::new(&nonce(), Window { bytes: u64::MAX, ..Window::RESTORE }).unwrap();
     let mut wire = Vec::new();

@@ -1,17 +1,17 @@
-//! Restores by the helper: a command commits at the end of its input, and must never see one that was not meant, whichever
-//! way it was started.
+//! Restores by the helper. A command commits when it sees the end of its input, so it must never see an unintended end,
+//! however it was launched.
 
 use std::path::Path;
 
 use stowaway::seal::sealed::{Fault, Frame, Outcome, Sealer, Window};
 use tokio::{io::AsyncReadExt, process::Command};
 
-use super::{Container, OpenFolder, Remote, at_once, by, detours, eventually, noise, nonce, remote::sealed, words};
+use super::{Container, OpenFolder, Remote, at_once, by, eventually, launches, noise, nonce, remote::sealed, strings};
 
-/// More than the pipes between us hold, in several frames.
+/// More bytes than the pipes hold, in several frames.
 pub const SIZE: usize = 200_003;
 
-/// A command that commits what it read when it sees the end.
+/// A command which commits its input when it sees the end.
 pub fn committing(folder: &Path) -> String {
     let folder = folder.display();
     format!("cd {folder}; rm -f read; echo $$ >pid; cat >read; mv read committed")
@@ -21,13 +21,13 @@ pub async fn begin(container: &Container, options: &[&str], command: &[String]) 
     Remote::ready(container, &[&["--restore"], options].concat(), command).await
 }
 
-pub async fn say(remote: &mut Remote, sealer: &mut Sealer, frame: Frame) {
+pub async fn send_sealed(remote: &mut Remote, sealer: &mut Sealer, frame: Frame) {
     let mut wire = Vec::new();
-    sealer.say(&frame, &mut wire);
+    sealer.encode(&frame, &mut wire);
     remote.send(&wire).await;
 }
 
-/// Dozens of places to cut a wire at: around the frames' borders, and between.
+/// Offsets to cut the wire at: around the borders of the frames, and between them.
 fn offsets(wire: &[u8]) -> Vec<usize> {
     let mut offsets: Vec<usize> = (0..wire.len()).step_by(wire.len() / 12).collect();
     let mut at = 0;
@@ -46,16 +46,16 @@ async fn cut_at_any_offset_commits_nothing_and_ends_the_command() {
     assert!(offsets.len() >= 30);
     let cases = offsets.iter().map(|offset| ("plain", *offset));
     let last = wire.len();
-    let others = detours().flat_map(|detour| [0, 1, 70_000, last - 1, last].map(|offset| (detour, offset)));
-    at_once(cases.chain(others), async |(detour, offset)| {
+    let others = launches().flat_map(|launch| [0, 1, 70_000, last - 1, last].map(|offset| (launch, offset)));
+    at_once(cases.chain(others), async |(launch, offset)| {
         let folder = OpenFolder::new();
         let container = Container::start().await;
-        let mut remote = begin(&container, &[], &by(detour, &committing(folder.path()))).await;
+        let mut remote = begin(&container, &[], &by(launch, &committing(folder.path()))).await;
         let pid = folder.pid().await;
         remote.send(&wire[..offset]).await;
         remote.cut().await;
-        assert!(!container.lives(&pid), "{detour}, cut at {offset}: it lives on");
-        assert!(!folder.file("committed").exists(), "{detour}, cut at {offset}: committed");
+        assert!(!container.lives(&pid), "{launch}, cut at {offset}: still alive");
+        assert!(!folder.file("committed").exists(), "{launch}, cut at {offset}: committed");
     })
     .await;
 }
@@ -82,23 +82,23 @@ async fn damaged_frame_commits_nothing() {
 }
 
 #[tokio::test]
-async fn missing_or_early_word_to_go_commits_nothing() {
-    at_once(detours(), async |detour| {
+async fn missing_or_early_go_commits_nothing() {
+    at_once(launches(), async |launch| {
         let folder = OpenFolder::new();
         let container = Container::start().await;
         for early in [false, true] {
-            let mut remote = begin(&container, &[], &by(detour, &committing(folder.path()))).await;
+            let mut remote = begin(&container, &[], &by(launch, &committing(folder.path()))).await;
             let pid = folder.pid().await;
             if early {
-                remote.say(Frame::Go).await;
+                remote.send_frame(Frame::Go).await;
             } else {
                 let (wire, mut sealer) = sealed(&noise(SIZE));
                 remote.send(&wire).await;
                 remote.until(|frame| *frame == Frame::Got).await;
-                say(&mut remote, &mut sealer, Frame::Heartbeat).await;
+                send_sealed(&mut remote, &mut sealer, Frame::Heartbeat).await;
             }
             remote.cut().await;
-            assert!(!container.lives(&pid) && !folder.file("committed").exists(), "{detour}, {early}: committed");
+            assert!(!container.lives(&pid) && !folder.file("committed").exists(), "{launch}, {early}: committed");
         }
     })
     .await;
@@ -109,21 +109,21 @@ async fn daemon_that_left_commits_nothing_at_a_cut() {
     at_once(["sleep 1000", "exit 0", "exit 3"], async |rest| {
         let folder = OpenFolder::new();
         let container = Container::start().await;
-        // Out of the session, its parent gone at once.
+        // Outside of the session, and its parent exits at once.
         let script = format!("exec 5<&0; (setsid sh -c \"$0\" <&5 &); {rest}");
-        let command = words(&["/usr/bin/setsid", "-w", "sh", "-c", &script, &committing(folder.path())]);
+        let command = strings(&["/usr/bin/setsid", "-w", "sh", "-c", &script, &committing(folder.path())]);
         let mut remote = begin(&container, &[], &command).await;
         let pid = if rest == "exit 3" { None } else { Some(folder.pid().await) };
         remote.send(&sealed(&noise(SIZE)).0[..70_000]).await;
         remote.cut().await;
-        assert!(pid.is_none_or(|pid| !container.lives(&pid)), "{rest}: it lives on");
+        assert!(pid.is_none_or(|pid| !container.lives(&pid)), "{rest}: still alive");
         assert!(!folder.file("committed").exists(), "{rest}: committed");
     })
     .await;
 }
 
 #[tokio::test]
-async fn helper_that_is_asked_to_end_commits_nothing() {
+async fn helper_that_receives_a_signal_commits_nothing() {
     at_once(["-TERM", "-HUP", "-INT", "-QUIT"], async |signal| {
         let folder = OpenFolder::new();
         let container = Container::start().await;
@@ -143,7 +143,7 @@ async fn helper_that_is_asked_to_end_commits_nothing() {
 }
 
 #[tokio::test]
-async fn silent_peer_is_taken_for_gone_and_nothing_is_committed() {
+async fn silent_peer_is_treated_as_lost_and_nothing_is_committed() {
     let folder = OpenFolder::new();
     let container = Container::start().await;
     let mut remote = begin(&container, &["--hurry", "100"], &by("plain", &committing(folder.path()))).await;
@@ -154,23 +154,23 @@ async fn silent_peer_is_taken_for_gone_and_nothing_is_committed() {
 }
 
 #[tokio::test]
-async fn whole_input_is_committed_after_the_word_to_go() {
-    at_once(detours(), async |detour| {
+async fn whole_input_is_committed_after_go() {
+    at_once(launches(), async |launch| {
         let folder = OpenFolder::new();
         let container = Container::start().await;
         let committed = folder.file("committed");
         let (wire, mut sealer) = sealed(&noise(SIZE));
-        let mut remote = begin(&container, &[], &by(detour, &committing(folder.path()))).await;
+        let mut remote = begin(&container, &[], &by(launch, &committing(folder.path()))).await;
         remote.send(&wire).await;
         remote.until(|frame| *frame == Frame::Got).await;
-        assert!(!committed.exists(), "{detour}: committed without the word to go");
-        say(&mut remote, &mut sealer, Frame::Go).await;
+        assert!(!committed.exists(), "{launch}: committed without GO");
+        send_sealed(&mut remote, &mut sealer, Frame::Go).await;
         let ended = remote.until(|frame| matches!(frame, Frame::Ended(_))).await;
-        assert_eq!(ended, Frame::Ended(Outcome::Exited(0)), "{detour}");
-        assert!(std::fs::read(&committed).unwrap() == noise(SIZE), "{detour}: other bytes");
+        assert_eq!(ended, Frame::Ended(Outcome::Exited(0)), "{launch}");
+        assert!(std::fs::read(&committed).unwrap() == noise(SIZE), "{launch}: other bytes");
         assert_eq!(remote.child.try_wait().unwrap(), None, "it did not wait for the acknowledgement");
-        say(&mut remote, &mut sealer, Frame::Done).await;
-        assert_eq!(remote.exit().await, Some(0), "{detour}");
+        send_sealed(&mut remote, &mut sealer, Frame::Done).await;
+        assert_eq!(remote.exit().await, Some(0), "{launch}");
     })
     .await;
 }
@@ -187,15 +187,15 @@ async fn command_that_stops_reading_keeps_its_status() {
         ("kill -9 $$", SIZE, Outcome::Killed(9)),
         ("sleep 1000 & exit 4", SIZE, Outcome::Exited(4)),
     ] {
-        let mut remote = begin(&container, &[], &words(&["sh", "-c", script])).await;
+        let mut remote = begin(&container, &[], &strings(&["sh", "-c", script])).await;
         let (wire, mut sealer) = sealed(&noise(size));
         remote.send(&wire).await;
         let ended = remote.until(|frame| matches!(frame, Frame::Ended(_))).await;
         assert_eq!(ended, Frame::Ended(outcome), "{script}");
-        say(&mut remote, &mut sealer, Frame::Done).await;
+        send_sealed(&mut remote, &mut sealer, Frame::Done).await;
         remote.exit().await;
     }
-    let mut remote = begin(&container, &[], &words(&["no-such-program"])).await;
+    let mut remote = begin(&container, &[], &strings(&["no-such-program"])).await;
     assert_eq!(remote.frame().await, Some(Frame::Ended(Outcome::Exited(127))));
     remote.cut().await;
 }
@@ -205,7 +205,7 @@ async fn command_that_read_all_may_end_before_it_sees_the_end() {
     let container = Container::start().await;
     let data = b"\0\n\xff45";
     for pushes in [1, 5] {
-        let mut remote = begin(&container, &[], &words(&["head", "-c", "5"])).await;
+        let mut remote = begin(&container, &[], &strings(&["head", "-c", "5"])).await;
         let mut wire = Vec::new();
         let mut sealer = Sealer::new(&nonce(), Window::RESTORE).unwrap();
         for part in data.chunks(5 / pushes) {
@@ -213,14 +213,14 @@ async fn command_that_read_all_may_end_before_it_sees_the_end() {
             sealer.flush(&mut wire).unwrap();
         }
         remote.send(&wire).await;
-        let said = remote.until(|frame| matches!(frame, Frame::Said(_))).await;
-        assert_eq!(said, Frame::Said(data.to_vec().into()));
-        // The end of the data comes when the command is gone already.
+        let frame = remote.until(|frame| matches!(frame, Frame::Stdout(_))).await;
+        assert_eq!(frame, Frame::Stdout(data.to_vec().into()));
+        // The end of the data arrives after the command has ended.
         let mut wire = Vec::new();
         sealer.finish(Outcome::Exited(0), &mut wire).unwrap();
         remote.send(&wire).await;
         remote.until(|frame| *frame == Frame::Got).await;
-        say(&mut remote, &mut sealer, Frame::Go).await;
+        send_sealed(&mut remote, &mut sealer, Frame::Go).await;
         assert_eq!(remote.until(|frame| matches!(frame, Frame::Ended(_))).await, Frame::Ended(Outcome::Exited(0)));
         remote.cut().await;
     }
@@ -229,32 +229,32 @@ async fn command_that_read_all_may_end_before_it_sees_the_end() {
 #[tokio::test]
 async fn empty_input_is_an_input() {
     let container = Container::start().await;
-    let mut remote = begin(&container, &[], &words(&["sh", "-c", "cat; echo seen"])).await;
+    let mut remote = begin(&container, &[], &strings(&["sh", "-c", "cat; echo seen"])).await;
     let (wire, mut sealer) = sealed(b"");
     remote.send(&wire).await;
     remote.until(|frame| *frame == Frame::Got).await;
-    say(&mut remote, &mut sealer, Frame::Go).await;
-    assert_eq!(remote.frame().await, Some(Frame::Said("seen\n".into())));
+    send_sealed(&mut remote, &mut sealer, Frame::Go).await;
+    assert_eq!(remote.frame().await, Some(Frame::Stdout("seen\n".into())));
     assert_eq!(remote.frame().await, Some(Frame::Ended(Outcome::Exited(0))));
     remote.cut().await;
 }
 
 #[tokio::test]
-async fn cancel_after_the_word_to_go_ends_the_command() {
-    at_once(detours(), async |detour| {
+async fn cancel_after_go_ends_the_command() {
+    at_once(launches(), async |launch| {
         let folder = OpenFolder::new();
         let container = Container::start().await;
         let script = format!("cat >/dev/null; echo $$ >{}; sleep 1000", folder.file("pid").display());
-        let mut remote = begin(&container, &[], &by(detour, &script)).await;
+        let mut remote = begin(&container, &[], &by(launch, &script)).await;
         let (wire, mut sealer) = sealed(b"abc");
         remote.send(&wire).await;
         remote.until(|frame| *frame == Frame::Got).await;
-        say(&mut remote, &mut sealer, Frame::Go).await;
+        send_sealed(&mut remote, &mut sealer, Frame::Go).await;
         let pid = folder.pid().await;
         remote.stdin = None;
         let ended = remote.until(|frame| matches!(frame, Frame::Ended(_))).await;
-        assert!(!matches!(ended, Frame::Ended(Outcome::Exited(0))), "{detour}: {ended:?}");
-        assert!(!container.lives(&pid), "{detour}");
+        assert!(!matches!(ended, Frame::Ended(Outcome::Exited(0))), "{launch}: {ended:?}");
+        assert!(!container.lives(&pid), "{launch}");
         remote.cut().await;
     })
     .await;
@@ -265,9 +265,9 @@ async fn command_that_talks_is_never_held_up() {
     let folder = OpenFolder::new();
     let container = Container::start().await;
     let done = folder.file("done");
-    let script = format!("yes | head -c 3000000; yes | head -c 3000000 >&2; echo said >{}; cat", done.display());
-    let mut remote = begin(&container, &[], &words(&["sh", "-c", &script])).await;
-    // Nobody reads a word of it.
+    let script = format!("yes | head -c 3000000; yes | head -c 3000000 >&2; echo printed >{}; cat", done.display());
+    let mut remote = begin(&container, &[], &strings(&["sh", "-c", &script])).await;
+    // The test has read none of the output yet.
     eventually(|| done.exists()).await;
     let (wire, mut sealer) = sealed(b"abc");
     remote.send(&wire).await;
@@ -278,7 +278,7 @@ async fn command_that_talks_is_never_held_up() {
         text.extend_from_slice(&buffer[..length]);
     }
     remote.until(|frame| *frame == Frame::Got).await;
-    say(&mut remote, &mut sealer, Frame::Go).await;
+    send_sealed(&mut remote, &mut sealer, Frame::Go).await;
     remote.until(|frame| *frame == Frame::Ended(Outcome::Exited(0))).await;
     remote.cut().await;
 }

@@ -1,4 +1,4 @@
-//! What the helper costs the application's pod: a small static file, and little memory however long the stream is.
+//! What the helper costs the application's pod: a small static file, and little memory for a stream of any length.
 
 use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
 
@@ -7,12 +7,12 @@ use stowaway::seal::sealed::{Frame, Outcome};
 use super::{
     Container, OpenFolder, Remote, noise,
     remote::{program, sealed},
-    words,
+    strings,
 };
 
 const MEBIBYTE: u64 = 1024 * 1024;
 
-/// The most memory that a process ever had, in bytes.
+/// The peak resident memory of a process, in bytes.
 fn peak(process: &Path) -> u64 {
     let status = std::fs::read_to_string(process.join("status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -30,7 +30,7 @@ fn text(length: usize) -> Vec<u8> {
 fn file_is_small_and_static() {
     let file = std::fs::read(program()).unwrap();
     assert!(file.len() as u64 <= 2 * MEBIBYTE, "{} bytes", file.len());
-    // An ELF file of 64 bits: each program header names its kind first, and 3 (PT_INTERP) would ask for a loader.
+    // A 64-bit ELF file. Each program header begins with its type; type 3 (PT_INTERP) would require a dynamic loader.
     let number =
         |at: usize, length: usize| file[at..at + length].iter().rev().fold(0, |n, b| n * 256 + usize::from(*b));
     let (headers, size, count) = (number(32, 8), number(54, 2), number(56, 2));
@@ -45,17 +45,17 @@ async fn memory_is_bounded_while_64_mebibytes_pass() {
         let folder = OpenFolder::new();
         let file = folder.file("data");
         std::fs::write(&file, &data).unwrap();
-        let mut remote = Remote::ready(&container, &[], &words(&["cat", file.to_str().unwrap()])).await;
+        let mut remote = Remote::ready(&container, &[], &strings(&["cat", file.to_str().unwrap()])).await;
         let (dumped, _) = remote.dump().await;
         assert!(dumped == data);
         let dump = peak(&remote.process());
-        remote.say(Frame::Done).await;
+        remote.send_frame(Frame::Done).await;
         remote.exit().await;
 
-        // Half of it arrives before the command reads any.
+        // Half of the data arrives before the command reads any of it.
         let gate = folder.file("gate");
         let script = format!("mkfifo {0}; read -r _ <{0}; cmp - {1}", gate.display(), file.display());
-        let mut remote = Remote::ready(&container, &["--restore"], &words(&["sh", "-c", &script])).await;
+        let mut remote = Remote::ready(&container, &["--restore"], &strings(&["sh", "-c", &script])).await;
         let (wire, mut sealer) = sealed(&data);
         let mut stdin = remote.stdin.take().unwrap();
         let window = wire.len().min(2_000_000);
@@ -65,7 +65,7 @@ async fn memory_is_bounded_while_64_mebibytes_pass() {
         tokio::fs::write(&gate, "\n").await.unwrap();
         let (read, mut acknowledged) = (rest.len(), 0_usize);
         let mut sent = 0;
-        // As far ahead as the window allows, and no further.
+        // Sends as far ahead as the window allows, and no further.
         loop {
             let room = (2_000_000 + acknowledged).saturating_sub(window + sent).min(read - sent);
             tokio::io::AsyncWriteExt::write_all(&mut stdin, &rest[sent..sent + room]).await.unwrap();
@@ -77,17 +77,17 @@ async fn memory_is_bounded_while_64_mebibytes_pass() {
                 other => panic!("{other:?}"),
             }
         }
-        let mut words = Vec::new();
-        sealer.say(&Frame::Go, &mut words);
-        tokio::io::AsyncWriteExt::write_all(&mut stdin, &words).await.unwrap();
+        let mut go = Vec::new();
+        sealer.encode(&Frame::Go, &mut go);
+        tokio::io::AsyncWriteExt::write_all(&mut stdin, &go).await.unwrap();
         let ended = remote.until(|frame| matches!(frame, Frame::Ended(_))).await;
         assert_eq!(ended, Frame::Ended(Outcome::Exited(0)), "{kind}");
         let restore = peak(&remote.process()) + peak(&remote.worker());
         println!("peak memory, {kind}: dump {} KiB, restore {} KiB", dump / 1024, restore / 1024);
         assert!(dump <= 8 * MEBIBYTE && restore <= 8 * MEBIBYTE, "{kind}: {dump}, {restore}");
-        let mut words = Vec::new();
-        sealer.say(&Frame::Done, &mut words);
-        tokio::io::AsyncWriteExt::write_all(&mut stdin, &words).await.unwrap();
+        let mut done = Vec::new();
+        sealer.encode(&Frame::Done, &mut done);
+        tokio::io::AsyncWriteExt::write_all(&mut stdin, &done).await.unwrap();
         assert_eq!(remote.exit().await, Some(0));
     }
 }
@@ -96,7 +96,7 @@ async fn memory_is_bounded_while_64_mebibytes_pass() {
 fn helper_copies_itself_whole_however_often() {
     let folder = OpenFolder::new();
     let copy = folder.file("stowaway-helper");
-    // What an attempt left behind that was killed.
+    // A file which a killed attempt left behind.
     std::fs::write(folder.file("stowaway-helper.part"), "half").unwrap();
     for _ in 0..2 {
         let installed = Command::new(program()).arg("install").arg(&copy).status().unwrap();

@@ -1,12 +1,13 @@
-//! Whoever may make a pod, or write its annotations, gets no more by us than he could have without: each way to try it is a
-//! test that fails without its guard.
+//! A user who may create a pod or write its annotations gains no right through Stowaway which the user did not have
+//! before. Each attack is a test which fails without its guard.
 
 use serde_json::{Value, json};
 use stowaway::inject::{Cause, Effect, Outcome, read_json};
 
 use super::{IMAGE, decide};
 
-/// A pod of a controller, which is admitted whatever is wrong, with these annotations of ours, changed by `change`.
+/// A pod of a controller, with these annotations of Stowaway, changed by `change`. Such a pod is admitted even if its
+/// annotations are invalid.
 fn pod(annotations: &[(&str, &str)], change: impl FnOnce(&mut Value)) -> Value {
     let annotations: Value =
         annotations.iter().map(|(key, value)| (format!("stowaway.dev/{key}"), Value::from(*value))).collect();
@@ -29,7 +30,7 @@ fn pod(annotations: &[(&str, &str)], change: impl FnOnce(&mut Value)) -> Value {
     pod
 }
 
-/// Nothing is put into the pod, neither when a controller makes it nor when a person does.
+/// Nothing is injected into the pod, whether a controller or a user creates it.
 fn is_declined(pod: &Value, cause: Cause) -> Outcome {
     let mut bare = pod.clone();
     bare["metadata"].as_object_mut().unwrap().remove("ownerReferences");
@@ -56,7 +57,7 @@ fn repositories_of_other_namespaces_are_not_named() {
     for name in ["other/main", "../main", "main/..", "a b", &"a".repeat(64)] {
         is_declined(&pod(&[("inject", "sidecar"), ("repository", name)], |_| ()), Cause::InvalidAnnotation);
     }
-    // Even if whoever asks hands over the Repositories of all namespaces.
+    // Even if the caller passes the Repositories of all namespaces.
     is_declined(&pod(&[("inject", "sidecar"), ("repository", "foreign")], |_| ()), Cause::RepositoryNotFound);
 }
 
@@ -95,7 +96,7 @@ fn credentials_of_the_store_are_neither_backed_up_nor_mounted_into_the_app() {
 }
 
 #[test]
-fn a_store_volume_that_somebody_prepared_is_made_ours() {
+fn a_prepared_store_volume_is_replaced() {
     let forged = |pod: &mut Value| {
         let store =
             json!({ "name": "stowaway-store", "projected": { "sources": [{ "secret": { "name": "other" } }] } });
@@ -130,7 +131,7 @@ fn the_program_cannot_be_written_to_by_the_app() {
 }
 
 #[test]
-fn a_volume_of_another_kind_is_not_taken_for_ours() {
+fn a_volume_of_another_kind_is_not_accepted_as_injected() {
     for kind in ["hostPath", "persistentVolumeClaim", "ofTheFuture"] {
         let change = |pod: &mut Value| {
             let forged = json!({ "name": "stowaway-helper", kind: { "path": "/" } });
@@ -150,11 +151,11 @@ fn a_marker_alone_proves_nothing() {
 }
 
 #[test]
-fn a_container_of_another_image_is_not_taken_for_ours() {
+fn a_container_of_another_image_is_not_accepted_as_injected() {
     for image in ["evil", "registry.example/other@sha256:0000", "evil/registry.example/stowaway", ""] {
         for list in ["initContainers", "containers", "ephemeralContainers"] {
             let change = |pod: &mut Value| {
-                let mut forged = ours();
+                let mut forged = injected_init_container();
                 forged["image"] = image.into();
                 let list = &mut pod["spec"][list];
                 if list.is_null() {
@@ -167,16 +168,18 @@ fn a_container_of_another_image_is_not_taken_for_ours() {
     }
 }
 
-/// The helper's init container as we would make it for [`pod`].
-fn ours() -> Value {
+/// The helper's init container as Stowaway injects it into [`pod`].
+fn injected_init_container() -> Value {
     let pod = pod(&[("backupcommand", "dump")], |_| ());
     decide(&pod).apply(&pod).unwrap()["spec"]["initContainers"][0].clone()
 }
 
 #[test]
-fn a_container_or_volume_of_ours_that_nothing_asks_for_is_no_proof() {
-    for (list, entry) in [("initContainers", ours()), ("volumes", json!({ "name": "stowaway-socket", "emptyDir": {} }))]
-    {
+fn an_injected_container_or_volume_that_nothing_requests_is_rejected() {
+    for (list, entry) in [
+        ("initContainers", injected_init_container()),
+        ("volumes", json!({ "name": "stowaway-socket", "emptyDir": {} })),
+    ] {
         let change = |pod: &mut Value| {
             let list = &mut pod["spec"][list];
             if list.is_null() {
@@ -237,7 +240,7 @@ fn what_others_put_into_every_container_is_left_there() {
 }
 
 #[test]
-fn a_restore_is_never_left_out_whoever_makes_the_pod() {
+fn a_restore_is_never_skipped_even_in_the_pod_of_a_controller() {
     let cases: &[(&[(&str, &str)], Cause)] = &[
         (&[("restore", "on-emty")], Cause::InvalidAnnotation),
         (&[("restore", "on-empty"), ("backupcommand", "")], Cause::InvalidAnnotation),
@@ -283,7 +286,7 @@ fn hostile_names_of_containers_are_refused() {
         let annotations = [("backupcommand", "dump"), ("backupcommand-container", name)];
         is_declined(&pod(&annotations, |_| ()), Cause::InvalidAnnotation);
     }
-    // Nor is a command run in a container of ours, which holds the store's credentials, when it is there already.
+    // No command runs in an injected container either, because that container holds the store's credentials.
     let injected = pod(&[("inject", "sidecar"), ("volumes", "barrels")], |_| ());
     let mut injected = decide(&injected).apply(&injected).unwrap();
     injected["metadata"]["annotations"]["stowaway.dev/backupcommand"] = "dump".into();
@@ -291,7 +294,7 @@ fn hostile_names_of_containers_are_refused() {
     is_declined(&injected, Cause::UnknownContainer);
 }
 
-/// What takes the more time the more there is of it has an end, which lies just there.
+/// Everything whose processing time grows with its size has a limit, and the limit is exact.
 #[test]
 fn everything_that_is_looked_into_one_by_one_has_an_end() {
     type Make = fn(usize) -> Value;
@@ -366,7 +369,7 @@ fn passwords_of_command_lines_get_nowhere() {
 }
 
 #[test]
-fn an_image_of_ours_is_the_one_that_we_were_told() {
+fn injected_containers_run_the_configured_image() {
     let pod = pod(&[("inject", "sidecar"), ("image", "evil"), ("restore", "on-empty"), ("backupcommand", "x")], |_| ());
     let patched = decide(&pod).apply(&pod).unwrap();
     for container in patched["spec"]["initContainers"].as_array().unwrap() {

@@ -1,4 +1,4 @@
-//! `stowaway explain` as it is typed: what it prints, and its exit status.
+//! `stowaway explain` as a process: its output and its exit status.
 
 use std::{
     io::Write,
@@ -48,7 +48,7 @@ fn a_workload_is_explained_without_its_passwords() {
     let expected = "\
 Deployment mill in namespace orchard: injected (Injected)
   helper     into container press, at /stowaway
-  secret     login into container press, at /stowaway-secrets/login; it may be missing
+  secret     login into container press, at /stowaway-secrets/login; the Secret may be missing
   source     deployment/mill/press: pg_dump and 2 arguments, stored as /orchard-press.sql
   QoS class  BestEffort becomes Burstable
 ";
@@ -56,7 +56,7 @@ Deployment mill in namespace orchard: injected (Injected)
 }
 
 #[test]
-fn all_problems_of_all_objects_are_told_at_once() {
+fn all_problems_of_all_objects_are_reported_at_once() {
     let wrong = DEPLOYMENT.replace("login", "kube-system/login").replace(".sql", "a/b");
     let bare = "\
 kind: Pod
@@ -75,7 +75,7 @@ spec: { containers: [{ name: press }] }
 }
 
 #[test]
-fn a_mistake_in_another_tools_annotation_is_told_and_called_no_refusal() {
+fn a_mistake_in_another_tools_annotation_is_reported_and_is_no_refusal() {
     let bare = "\
 kind: Pod
 metadata: { name: well, annotations: { k8up.io/backupcommand: '' } }
@@ -83,7 +83,7 @@ spec: { containers: [{ name: press }] }
 ";
     let output = explain(&[], bare);
     let text = stdout(&output);
-    // It has to be mended all the same, before it is backed up.
+    // The mistake has to be fixed all the same before anything is backed up.
     assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(text.contains("Pod well in namespace default: not injected (InvalidAnnotation)"), "{text}");
     assert_eq!(text.matches("k8up.io/backupcommand").count(), 1, "{text}");
@@ -129,10 +129,10 @@ spec:
     let output = explain(&[], set);
     let expected = "\
 StatefulSet well in namespace default: injected (Injected)
-  sidecar    sees water (read-only) in /stowaway-volumes
-  restore    fills water before the app starts, when it is empty
-  store      Repository (the default one); the pod starts without its Secrets, its backups do not
-  assumed    there is one Repository, or a default one, in namespace default when the pod is made
+  sidecar    mounts water (read-only) in /stowaway-volumes
+  restore    restores water before the app starts, if empty
+  store      Repository (the default one); the pod starts without its Secrets, but backups need them
+  assumed    there is one Repository, or a default one, in namespace default when the pod is created
   source     pvc/water-well-0: its files, read by the sidecar, stored as /data/water-well-0
   QoS class  BestEffort becomes Burstable
 ";
@@ -166,7 +166,7 @@ spec: { volume: { nfs: { server: barn, path: /x } }, passwordSecretRef: { name: 
     };
     for (text, store, assumed) in [
         (format!("{workload}---\n{main}"), "main", None),
-        // Of another namespace.
+        // The Repository is in another namespace.
         (format!("{workload}---\n{on_volume}"), "(the default one)", Some("there is one Repository")),
         (format!("{}---\n{main}", named("attic")), "attic", Some("there is a Repository attic in namespace orchard")),
     ] {
@@ -181,7 +181,10 @@ spec: { volume: { nfs: { server: barn, path: /x } }, passwordSecretRef: { name: 
         );
     }
     let in_orchard = explain(&["-n", "orchard"], &format!("{workload}---\n{on_volume}"));
-    assert!(stdout(&in_orchard).contains("assumed    Repository barn is ready when the pod is made"), "{in_orchard:?}");
+    assert!(
+        stdout(&in_orchard).contains("assumed    Repository barn is ready when the pod is created"),
+        "{in_orchard:?}"
+    );
     let two = format!("{workload}---\n{main}---\n{}", main.replace("main", "further"));
     let ambiguous = explain(&[], &two);
     assert_eq!(ambiguous.status.code(), Some(2));
@@ -225,7 +228,7 @@ spec:
 ";
     let output = explain(&["--namespace", "orchard"], schedule);
     let expected = "\
-Schedule nightly in namespace orchard: of K8up (k8up.io/v1); Stowaway reads K8up's annotations, and none of its objects
+Schedule nightly in namespace orchard: of K8up (k8up.io/v1); Stowaway reads K8up's annotations, but not its objects
   backup     \"0 1 * * *\"; instead: Backups that a CronJob creates (docs/nightly.md)
   check      \"@weekly\"; instead: spec.check.schedule of a Repository
   backend    s3, bucket \"backups\" at \"http://minio:9000\"; instead: spec.s3 of a Repository

@@ -1,14 +1,14 @@
-//! Annotations of other tools that are wrong for us: they are told, and keep nobody from anything else.
+//! Invalid annotations of other tools: they are reported, and block nothing else.
 
 use serde_json::{Value, json};
 use stowaway::{
     inject::{Cause, Effect},
-    watchdog::{Standing, WatchdogFacts, standing},
+    watchdog::{InjectionState, WatchdogFacts, injection_state},
 };
 
 use super::{decide, facts};
 
-/// A pod that somebody makes by hand, with these annotations.
+/// A pod which a user creates by hand, with these annotations.
 fn pod(annotations: &Value) -> Value {
     json!({
         "metadata": { "name": "mill", "annotations": annotations },
@@ -25,7 +25,7 @@ fn of_a_controller(mut pod: Value) -> Value {
     pod
 }
 
-/// Annotations of which another tool's is wrong for us, that one, and what is wrong.
+/// Annotations with one invalid annotation of another tool, its key, and the cause.
 fn mistakes() -> Vec<(Value, &'static str, Cause)> {
     let k8up = "k8up.io/backupcommand";
     let default = "kubectl.kubernetes.io/default-container";
@@ -39,12 +39,12 @@ fn mistakes() -> Vec<(Value, &'static str, Cause)> {
             Cause::InvalidAnnotation,
         ),
         (
-            json!({ k8up: "dump", "k8up.io/backupcommand-container": "nobody" }),
+            json!({ k8up: "dump", "k8up.io/backupcommand-container": "no-such" }),
             "k8up.io/backupcommand-container",
             Cause::UnknownContainer,
         ),
-        (json!({ "stowaway.dev/backupcommand": "dump", default: "nobody" }), default, Cause::UnknownContainer),
-        (json!({ "stowaway.dev/inject": "helper", default: "nobody" }), default, Cause::UnknownContainer),
+        (json!({ "stowaway.dev/backupcommand": "dump", default: "no-such" }), default, Cause::UnknownContainer),
+        (json!({ "stowaway.dev/inject": "helper", default: "no-such" }), default, Cause::UnknownContainer),
     ]
 }
 
@@ -62,17 +62,17 @@ fn a_mistake_in_another_tools_annotation_refuses_no_pod() {
 }
 
 #[test]
-fn what_our_annotations_ask_for_is_injected_beside_it() {
+fn what_stowaways_annotations_request_is_injected_beside_it() {
     for (mut annotations, key, cause) in mistakes() {
-        let asked = annotations.as_object_mut().unwrap();
-        asked.insert("stowaway.dev/restore".into(), "on-empty".into());
-        asked.insert("stowaway.dev/inject".into(), "sidecar".into());
-        asked.insert("stowaway.dev/backupcommand.ledger".into(), "dump".into());
-        asked.insert("stowaway.dev/backupcommand-container.ledger".into(), "press".into());
+        let object = annotations.as_object_mut().unwrap();
+        object.insert("stowaway.dev/restore".into(), "on-empty".into());
+        object.insert("stowaway.dev/inject".into(), "sidecar".into());
+        object.insert("stowaway.dev/backupcommand.ledger".into(), "dump".into());
+        object.insert("stowaway.dev/backupcommand-container.ledger".into(), "press".into());
         let pod = pod(&annotations);
         let outcome = decide(&pod);
-        // Without a command whose container has to be found, the default one matters to nobody.
-        if asked_of_nobody(&annotations) {
+        // Without a command there is no container to find, so the default container does not matter.
+        if has_no_command(&annotations) {
             assert!(outcome.findings.is_empty(), "{annotations}");
         } else {
             assert_eq!(outcome.findings.iter().map(|finding| finding.cause).collect::<Vec<_>>(), [cause]);
@@ -85,7 +85,7 @@ fn what_our_annotations_ask_for_is_injected_beside_it() {
     }
 }
 
-fn asked_of_nobody(annotations: &Value) -> bool {
+fn has_no_command(annotations: &Value) -> bool {
     ["stowaway.dev/backupcommand", "k8up.io/backupcommand", "appuio.ch/backupcommand"]
         .iter()
         .all(|key| annotations.get(key).is_none())
@@ -100,15 +100,15 @@ fn a_refusal_for_our_own_annotation_only_warns_of_the_other() {
         assert_eq!((outcome.effect, outcome.cause), (Effect::Refuse, Cause::InvalidAnnotation), "{annotations}");
         let blamed: Vec<_> = outcome.findings.iter().filter_map(|finding| finding.annotation.as_deref()).collect();
         assert_eq!(blamed, ["stowaway.dev/timeout"], "{annotations}");
-        // What is in a container that there is not is looked at only when all values are right.
-        if !key.starts_with("kubectl") && !annotations.to_string().contains("nobody") {
+        // Whether a container exists is checked only when all values are valid.
+        if !key.starts_with("kubectl") && !annotations.to_string().contains("no-such") {
             assert!(outcome.warnings.iter().any(|warning| warning.contains(key)), "{annotations}");
         }
     }
 }
 
 #[test]
-fn the_watchdog_wants_the_rest_before_it_tells_what_cannot_be() {
+fn the_watchdog_reports_missing_parts_before_findings() {
     let facts = WatchdogFacts {
         namespace: "orchard",
         by_namespace: None,
@@ -118,7 +118,11 @@ fn the_watchdog_wants_the_rest_before_it_tells_what_cannot_be() {
     let pod = pod(
         &json!({ "k8up.io/backupcommand": "", "stowaway.dev/inject": "sidecar", "stowaway.dev/volumes": "barrels" }),
     );
-    assert!(matches!(standing(&pod, &facts), Standing::Missing { .. }), "{:?}", standing(&pod, &facts));
+    assert!(
+        matches!(injection_state(&pod, &facts), InjectionState::Missing { .. }),
+        "{:?}",
+        injection_state(&pod, &facts)
+    );
     let whole = decide(&pod).apply(&pod).unwrap();
-    assert_eq!(standing(&whole, &facts).reason().as_deref(), Some("InvalidAnnotation"));
+    assert_eq!(injection_state(&whole, &facts).reason().as_deref(), Some("InvalidAnnotation"));
 }

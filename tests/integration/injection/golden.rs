@@ -1,8 +1,9 @@
-//! Pods and what becomes of them, word for word: `tests/golden/inject/<case>/pod.yaml` and `patched.yaml`. A change there is
-//! a change for every pod of every user.
+//! Pods and the exact results of their injection: `tests/golden/inject/<case>/pod.yaml` and `patched.yaml`. A change of
+//! a result is a change for the pods of all users.
 //!
-//! `pod.yaml` opens with what the case shows; `# on-create: false`, `# by-namespace: none` and `# repositories: main` set facts. It may be a
-//! workload, and then its pod is meant. With `STOWAWAY_WRITE_GOLDEN=1` the results are written anew.
+//! The first comment of `pod.yaml` states what the case shows; `# on-create: false`, `# by-namespace: none` and `#
+//! repositories: main` set facts. The object may be a workload, which represents its pod template.
+//! `STOWAWAY_WRITE_GOLDEN=1` rewrites the results.
 
 use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 
@@ -12,12 +13,12 @@ use serde_json::Value;
 use stowaway::{
     annotations::Injection,
     api::Repository,
-    inject::{Cause, Effect, InjectionFacts, Outcome, Strict, inject, pods_of},
+    inject::{Cause, Effect, InjectionFacts, Outcome, StrictJson, inject, pods_of},
 };
 
-use super::{facts, is_ours, is_restricted, unrestricted};
+use super::{facts, has_reserved_name, is_restricted, unrestricted};
 
-/// A case: its name, its pod, its facts, and what is committed as the result.
+/// A case: its name, its pod, its facts, and the committed result.
 pub struct Case {
     pub name: String,
     pub pod: Value,
@@ -34,14 +35,14 @@ pub fn cases() -> Vec<Case> {
             let text = fs::read_to_string(folder.join("pod.yaml")).unwrap();
             let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
             assert!(text.starts_with("# "), "{name}: what does it show?");
-            let Strict(object) = serde_norway::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let StrictJson(object) = serde_norway::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
             let by_namespace =
                 text.lines().find_map(|line| line.strip_prefix("# by-namespace: ")).map(|value| match value {
                     "helper" => Injection::Helper,
                     "none" => Injection::None,
                     _ => panic!("{name}: {value}"),
                 });
-            // `# repositories: none` or names of those of `mod.rs`; all of them otherwise.
+            // `# repositories: none`, or names of Repositories from `mod.rs`. All of them by default.
             let repositories = match text.lines().find_map(|line| line.strip_prefix("# repositories: ")) {
                 None => facts().repositories,
                 Some(names) => {
@@ -62,7 +63,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// The result as it is committed.
+/// The result in the form in which it is committed.
 fn rendered(case: &Case, outcome: &Outcome) -> String {
     let mut text = format!("# {:?}: {}\n", outcome.effect, outcome.cause);
     for finding in &outcome.findings {
@@ -94,7 +95,7 @@ fn every_shape_of_pod_gets_what_it_should() {
             stale.push(format!("--- {} becomes\n{text}", case.name));
         }
     }
-    assert!(stale.is_empty(), "with STOWAWAY_WRITE_GOLDEN=1 they are written anew:\n{}", stale.join("\n"));
+    assert!(stale.is_empty(), "STOWAWAY_WRITE_GOLDEN=1 rewrites these results:\n{}", stale.join("\n"));
 }
 
 #[test]
@@ -120,7 +121,7 @@ fn every_golden_result_is_a_pod_that_is_left_alone_the_second_time() {
 }
 
 #[test]
-fn everything_of_ours_is_admitted_where_pod_security_restricted_admits_the_app() {
+fn injected_containers_are_admitted_where_pod_security_restricted_admits_the_app() {
     let mut as_root = BTreeSet::new();
     for case in cases() {
         let outcome = inject(&case.pod, &case.facts);
@@ -129,7 +130,7 @@ fn everything_of_ours_is_admitted_where_pod_security_restricted_admits_the_app()
             continue;
         }
         let containers = patched["spec"]["initContainers"].as_array().into_iter().flatten();
-        for container in containers.filter(|entry| is_ours(entry)) {
+        for container in containers.filter(|entry| has_reserved_name(entry)) {
             if container["securityContext"]["runAsUser"] == 0 {
                 assert!(!is_restricted(&case.pod), "{}", case.name);
                 as_root.insert(case.name.clone());
@@ -138,9 +139,9 @@ fn everything_of_ours_is_admitted_where_pod_security_restricted_admits_the_app()
             }
         }
     }
-    // Whoever says something of the user has nobody run as root.
+    // A pod which specifies any user gets no container that runs as root.
     let expected =
-        ["security-mounted-by-nobody", "security-non-root-contradicted", "security-nothing-said", "security-root-app"];
+        ["security-non-root-contradicted", "security-not-mounted", "security-root-app", "security-unspecified"];
     assert!(as_root.iter().map(String::as_str).eq(expected), "{as_root:?}");
 }
 
@@ -149,7 +150,7 @@ fn every_decision_is_in_a_golden_case() {
     let all = [
         Cause::Injected,
         Cause::AlreadyInjected,
-        Cause::NothingAsked,
+        Cause::NothingRequested,
         Cause::OptedOut,
         Cause::NotOnCreate,
         Cause::MirrorPod,
@@ -165,7 +166,7 @@ fn every_decision_is_in_a_golden_case() {
         Cause::RepositoryUnusable,
     ];
     let seen: BTreeSet<Cause> = cases().iter().map(|case| inject(&case.pod, &case.facts).cause).collect();
-    // One alone would be too long for a person to read.
+    // `TooLarge` has no case, because its pod would be too long to read.
     let unseen: Vec<&Cause> = all.iter().filter(|cause| !seen.contains(cause)).collect();
     assert!(unseen.is_empty(), "{unseen:?}");
 }

@@ -1,4 +1,4 @@
-//! What is put into pods, seen from outside: golden pairs, properties of any pod, and those who want more than they may.
+//! Injection into pods, seen from outside: golden cases, properties of any pod, and attacks.
 
 mod attacks;
 mod explain;
@@ -17,10 +17,9 @@ use stowaway::{
     inject::{InjectionFacts, Outcome, inject},
 };
 
-/// The image of the tests.
 pub const IMAGE: &str = "registry.example/stowaway@sha256:5e1f";
 
-/// The Repositories of the tests: the default one in a bucket, those on volumes, and one of another namespace.
+/// The Repositories of the tests: the default one in a bucket, some on volumes, and one in another namespace.
 static REPOSITORIES: LazyLock<Vec<Repository>> = LazyLock::new(|| {
     let key = |name: &str, key: &str| json!({ "name": name, "key": key });
     let s3 = |secret: &str| {
@@ -64,7 +63,6 @@ fn repository(name: &str, spec: &Value, status: &Value) -> Repository {
     .unwrap()
 }
 
-/// What is known in the tests.
 fn facts() -> InjectionFacts<'static> {
     InjectionFacts {
         namespace: "orchard",
@@ -75,8 +73,8 @@ fn facts() -> InjectionFacts<'static> {
     }
 }
 
-/// The names of containers and volumes that are ours, but for those of Secrets.
-const OURS: [&str; 7] = [
+/// The names of injected containers and volumes, without those of the volumes of Secrets.
+const RESERVED_NAMES: [&str; 7] = [
     "stowaway-helper",
     "stowaway-sidecar",
     "stowaway-restore",
@@ -86,15 +84,16 @@ const OURS: [&str; 7] = [
     "stowaway-scratch",
 ];
 
-fn is_ours(entry: &Value) -> bool {
-    entry["name"].as_str().is_some_and(|name| OURS.contains(&name) || name.starts_with("stowaway-secret-"))
+fn has_reserved_name(entry: &Value) -> bool {
+    entry["name"].as_str().is_some_and(|name| RESERVED_NAMES.contains(&name) || name.starts_with("stowaway-secret-"))
 }
 
 fn decide(pod: &Value) -> Outcome {
     inject(pod, &facts())
 }
 
-/// What keeps a container of ours out of a namespace that enforces Pod Security `restricted`, under a pod that is in it.
+/// The first field which Pod Security `restricted` would reject in an injected container, in a pod which complies
+/// otherwise.
 fn unrestricted(container: &Value) -> Option<String> {
     let context = &container["securityContext"];
     let fields = [
@@ -109,14 +108,14 @@ fn unrestricted(container: &Value) -> Option<String> {
     wrong.map(|(field, _)| (*field).to_owned()).or_else(|| (context["runAsUser"] == 0).then(|| "runAsUser".to_owned()))
 }
 
-/// Whether Pod Security `restricted` admits all users that the pod's own containers may run as.
+/// Whether Pod Security `restricted` admits all users which the pod's own containers may run as.
 fn is_restricted(pod: &Value) -> bool {
     let of_pod = &pod["spec"]["securityContext"];
     let containers = ["containers", "initContainers"].map(|list| pod["spec"][list].as_array().into_iter().flatten());
     let non_root = containers.into_iter().flatten().all(|container| {
         let own = &container["securityContext"];
-        let says = if own["runAsNonRoot"].is_null() { &of_pod["runAsNonRoot"] } else { &own["runAsNonRoot"] };
-        says == true && own["runAsUser"] != 0
+        let declared = if own["runAsNonRoot"].is_null() { &of_pod["runAsNonRoot"] } else { &own["runAsNonRoot"] };
+        declared == true && own["runAsUser"] != 0
     });
     non_root && of_pod["runAsUser"] != 0
 }

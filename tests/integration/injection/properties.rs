@@ -1,4 +1,4 @@
-//! What holds for any pod: nothing of the user's is lost, and the second time nothing is left to do.
+//! Properties of the injection into any pod: nothing of the user's is lost, and a second injection changes nothing.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -7,16 +7,16 @@ use proptest::{collection::vec, option, prelude::*, sample::select, test_runner:
 use serde_json::{Map, Value, json};
 use stowaway::inject::{Cause, Effect, QualityOfService, quality_of_service};
 
-use super::{IMAGE, decide, is_ours, is_restricted, unrestricted};
+use super::{IMAGE, decide, has_reserved_name, is_restricted, unrestricted};
 
-/// So many that at least [`INJECTED`] of them are injected: the others prove little.
+/// Enough that at least [`INJECTED`] of the pods are injected, because a pod which is not injected proves little.
 const POD_CASES: u32 = 13_000;
 const INJECTED: u32 = 10_000;
 
-/// Names that collide, with each other and with ours.
+/// Names which collide with each other and with the reserved names.
 fn any_name() -> impl Strategy<Value = &'static str> {
-    let ours = select(vec!["stowaway-helper", "stowaway-sidecar", "stowaway-restore"]);
-    prop_oneof![19 => select(vec!["a", "a", "b", "c"]), 1 => ours]
+    let reserved = select(vec!["stowaway-helper", "stowaway-sidecar", "stowaway-restore"]);
+    prop_oneof![19 => select(vec!["a", "a", "b", "c"]), 1 => reserved]
 }
 
 fn any_volume() -> impl Strategy<Value = Value> {
@@ -29,8 +29,8 @@ fn any_volume() -> impl Strategy<Value = Value> {
         json!({ "secret": { "secretName": "x" } }),
         json!({ "ofTheFuture": { "x": [1, null] } }),
     ]);
-    let ours = select(vec!["stowaway-helper", "stowaway-store"]);
-    let name = prop_oneof![9 => select(vec!["data", "data", "wal", "a"]), 1 => ours];
+    let reserved = select(vec!["stowaway-helper", "stowaway-store"]);
+    let name = prop_oneof![9 => select(vec!["data", "data", "wal", "a"]), 1 => reserved];
     (name, kind).prop_map(|(name, mut volume)| {
         volume["name"] = name.into();
         volume
@@ -115,8 +115,8 @@ fn any_annotations() -> impl Strategy<Value = Value> {
         ("injected", "true"),
     ];
     vec(select(pairs), 0..6).prop_map(|pairs| {
-        let ours = pairs.into_iter().map(|(key, value)| (format!("stowaway.dev/{key}"), Value::from(value)));
-        Value::Object(ours.chain([("other.example/~a".to_owned(), "x".into())]).collect())
+        let own = pairs.into_iter().map(|(key, value)| (format!("stowaway.dev/{key}"), Value::from(value)));
+        Value::Object(own.chain([("other.example/~a".to_owned(), "x".into())]).collect())
     })
 }
 
@@ -158,7 +158,7 @@ fn any_pod() -> impl Strategy<Value = Value> {
         })
 }
 
-/// Annotations that contradict neither each other nor [`likely_pod`].
+/// Annotations which contradict neither each other nor [`likely_pod`].
 fn fitting_annotations() -> impl Strategy<Value = Value> {
     let command = vec![
         vec![("backupcommand", "dump")],
@@ -182,13 +182,13 @@ fn fitting_annotations() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A pod that has what its annotations ask for, so that most are injected.
+/// A pod which has what its annotations request, so that most of these pods are injected.
 pub fn likely_pod() -> impl Strategy<Value = Value> {
     (any_pod(), fitting_annotations()).prop_map(|(mut pod, annotations)| {
         pod["metadata"]["annotations"] = annotations;
         let list = |pod: &mut Value, field: &str| {
             let list = pod["spec"][field].as_array_mut().map(std::mem::take).unwrap_or_default();
-            list.into_iter().filter(|entry| !is_ours(entry)).collect::<Vec<Value>>()
+            list.into_iter().filter(|entry| !has_reserved_name(entry)).collect::<Vec<Value>>()
         };
         let mut volumes = list(&mut pod, "volumes");
         volumes.retain(|volume| volume["name"] != "data");
@@ -205,7 +205,7 @@ pub fn likely_pod() -> impl Strategy<Value = Value> {
         for field in ["containers", "initContainers"] {
             for container in pod["spec"][field].as_array_mut().into_iter().flatten() {
                 for mount in container["volumeMounts"].as_array_mut().into_iter().flatten() {
-                    if is_ours(mount) || mount["mountPath"] == "/stowaway" {
+                    if has_reserved_name(mount) || mount["mountPath"] == "/stowaway" {
                         *mount = json!({ "name": "data", "mountPath": "/elsewhere" });
                     }
                 }
@@ -215,8 +215,8 @@ pub fn likely_pod() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Whether every value of `before` is in `after` where it was: lists may have got further entries, and only ours may have
-/// been replaced.
+/// Whether every value of `before` is in `after` at the same path. Lists may have further entries, and only injected
+/// entries may have been replaced.
 fn is_kept(before: &Value, after: &Value) -> bool {
     match (before, after) {
         (Value::Object(before), Value::Object(after)) => {
@@ -225,16 +225,16 @@ fn is_kept(before: &Value, after: &Value) -> bool {
         (Value::Array(before), Value::Array(after)) => {
             let mut rest = after.iter();
             before.iter().all(|before| {
-                rest.any(|after| is_kept(before, after) || is_ours(before) && before["name"] == after["name"])
+                rest.any(|after| is_kept(before, after) || has_reserved_name(before) && before["name"] == after["name"])
             })
         }
-        // A list that is null is none.
+        // A list which is null counts as missing.
         (Value::Null, Value::Array(_)) => true,
         _ => before == after,
     }
 }
 
-/// All that has to hold of one pod; the reason when it does not. Whether it is injected.
+/// Checks all properties of one pod. Returns whether the pod is injected, or the property which does not hold.
 fn check(pod: &Value) -> Result<bool, TestCaseError> {
     let outcome = decide(pod);
     if outcome.effect != Effect::Inject {
@@ -244,7 +244,8 @@ fn check(pod: &Value) -> Result<bool, TestCaseError> {
     let patched = outcome.apply(pod).map_err(|error| TestCaseError::fail(error.to_string()))?;
     prop_assert!(is_kept(pod, &patched), "lost: {patched:#}");
     for operation in serde_json::to_value(&outcome.patch).unwrap().as_array().unwrap() {
-        let allowed = operation["op"] == "add" || operation["op"] == "replace" && is_ours(&operation["value"]);
+        let allowed =
+            operation["op"] == "add" || operation["op"] == "replace" && has_reserved_name(&operation["value"]);
         prop_assert!(allowed, "{operation}");
     }
 
@@ -260,13 +261,15 @@ fn check(pod: &Value) -> Result<bool, TestCaseError> {
     if quality_of_service(pod) == Some(QualityOfService::Guaranteed) {
         prop_assert_eq!(quality_of_service(&patched), Some(QualityOfService::Guaranteed), "{:#}", patched);
     }
-    for container in patched["spec"]["initContainers"].as_array().into_iter().flatten().filter(|entry| is_ours(entry)) {
+    for container in
+        patched["spec"]["initContainers"].as_array().into_iter().flatten().filter(|entry| has_reserved_name(entry))
+    {
         let as_root = container["securityContext"]["runAsUser"] == 0;
         prop_assert!(as_root || unrestricted(container).is_none(), "{container:#}");
         prop_assert!(!as_root || !is_restricted(pod), "{pod:#}");
         prop_assert!(container.get("ports").is_none() && container.get("livenessProbe").is_none());
     }
-    for volume in patched["spec"]["volumes"].as_array().into_iter().flatten().filter(|entry| is_ours(entry)) {
+    for volume in patched["spec"]["volumes"].as_array().into_iter().flatten().filter(|entry| has_reserved_name(entry)) {
         let sources = volume["projected"]["sources"].as_array().into_iter().flatten();
         let secrets = sources.map(|source| &source["secret"]).chain([&volume["secret"]]);
         prop_assert!(secrets.filter(|secret| !secret.is_null()).all(|secret| secret["optional"] == true));
@@ -274,9 +277,9 @@ fn check(pod: &Value) -> Result<bool, TestCaseError> {
     Ok(true)
 }
 
-/// Any JSON, of the words that pods are made of.
+/// Any JSON, built from the field names and annotations of pods.
 fn any_json() -> impl Strategy<Value = Value> {
-    let word = || {
+    let text = || {
         select(vec![
             "metadata",
             "annotations",
@@ -303,13 +306,13 @@ fn any_json() -> impl Strategy<Value = Value> {
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
-        word().prop_map(Value::from),
+        text().prop_map(Value::from),
         ".{0,4}".prop_map(Value::from),
     ];
     leaf.prop_recursive(6, 64, 6, move |inner| {
         prop_oneof![
             vec(inner.clone(), 0..4).prop_map(Value::from),
-            vec((word(), inner), 0..6).prop_map(|pairs| {
+            vec((text(), inner), 0..6).prop_map(|pairs| {
                 Value::Object(pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<Map<_, _>>())
             }),
         ]
@@ -340,8 +343,8 @@ proptest! {
     #[test]
     fn any_json_in_a_pod_is_decided_on(pod in any_pod(), field in select(vec!["/metadata/annotations", "/spec", "/spec/containers", "/spec/containers/0", "/spec/initContainers", "/spec/volumes", "/metadata"]), json in any_json()) {
         let mut pod = pod;
-        if let Some(place) = pod.pointer_mut(field) {
-            *place = json;
+        if let Some(target) = pod.pointer_mut(field) {
+            *target = json;
         }
         check(&pod)?;
     }

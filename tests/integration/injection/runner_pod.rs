@@ -1,4 +1,4 @@
-//! What a Repository's `runnerPod` means for the pods that use its store, and the resources of what is injected.
+//! The effect of a Repository's `runnerPod` on pods which use its store, and the resources of injected containers.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -49,7 +49,7 @@ fn patched(pod: &Value, repositories: &[Repository]) -> Value {
     let outcome = decide(pod, repositories);
     let mut patched = pod.clone();
     json_patch::patch(&mut patched, &outcome.patch).unwrap();
-    assert!(decide(&patched, repositories).patch.is_empty(), "once is enough: {patched}");
+    assert!(decide(&patched, repositories).patch.is_empty(), "a second injection changes nothing: {patched}");
     patched
 }
 
@@ -66,13 +66,13 @@ fn variables_of_the_repository_reach_what_uses_its_store() {
     for name in ["stowaway-sidecar", "stowaway-restore"] {
         let environment = &container(&patched, name)["env"];
         let of = |name: &str| environment.as_array().unwrap().iter().find(|one| one["name"] == name);
-        // A Secret that is missing must not keep the app from starting.
+        // A missing Secret must not keep the app from starting.
         let from = json!({ "secretKeyRef": { "name": "proxy", "key": "url", "optional": true } });
         assert_eq!(of("HTTPS_PROXY").unwrap()["valueFrom"], from, "{name}");
         assert_eq!(of("NO_PROXY").unwrap()["value"], "10.0.0.0/8", "{name}");
         assert!(of("LD_PRELOAD").is_none() && !environment.to_string().contains("forged"), "{name}: {environment}");
     }
-    assert!(patched["spec"]["containers"][0]["env"].is_null(), "the app's own are not touched");
+    assert!(patched["spec"]["containers"][0]["env"].is_null(), "the app's variables are not touched");
 }
 
 #[test]

@@ -1,20 +1,22 @@
-//! Sidecar and restore step open the repository as a run does: the same Secrets in the same files, the same place.
+//! The sidecar and the restore step open the repository as a run does: from the same Secrets in the same files, at the
+//! same location.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use stowaway::{
     api::Repository,
-    build::{
-        self, JobRequest,
-        names::{Owner, RunKind},
-    },
     model::{BackendConfig, Task, TaskKind, injected::BACKEND_VARIABLE, mounts},
+    resources::{
+        self, JobRequest,
+        names::{OwnerRef, RunKind},
+    },
 };
 
 use super::{REPOSITORIES, decide};
 
-/// Secret, key and whole path of every file of a Secret in a container; and every other volume that it mounts, with path.
+/// Secret, key and full path of each file of a Secret in a container, and kind, source and path of each other mounted
+/// volume.
 fn seen(pod: &Value, container: &Value) -> BTreeSet<(String, String, String)> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut found = BTreeSet::new();
@@ -42,14 +44,14 @@ fn seen(pod: &Value, container: &Value) -> BTreeSet<(String, String, String)> {
 fn of_a_run(repository: &Repository, backend: BackendConfig) -> BTreeSet<(String, String, String)> {
     let mut named = repository.clone();
     named.metadata.uid = Some("uid".into());
-    let job = build::job(&JobRequest {
-        owner: &Owner::of(&named).unwrap(),
+    let job = resources::job(&JobRequest {
+        owner: &OwnerRef::of(&named).unwrap(),
         kind: RunKind::Init,
         source: "",
         attempt: 1,
         task: &Task {
             backend,
-            connection: build::connection(&repository.spec),
+            connection: resources::connection(&repository.spec),
             cluster: String::new(),
             repository_id: None,
             kind: TaskKind::Init,
@@ -72,7 +74,7 @@ fn of_a_run(repository: &Repository, backend: BackendConfig) -> BTreeSet<(String
 fn injected_containers_find_the_store_where_a_run_finds_it() {
     for name in ["main", "cellar.eu", "cellar", "barn"] {
         let repository = REPOSITORIES.iter().find(|one| one.metadata.name.as_deref() == Some(name)).unwrap();
-        let backend = build::backend_config(&repository.spec).unwrap();
+        let backend = resources::backend_config(&repository.spec).unwrap();
         let pod = json!({
             "metadata": { "annotations": {
                 "stowaway.dev/inject": "sidecar", "stowaway.dev/restore": "on-empty", "stowaway.dev/repository": name,
@@ -88,8 +90,8 @@ fn injected_containers_find_the_store_where_a_run_finds_it() {
             assert_eq!(seen(&patched["spec"], container), of_a_run(repository, backend.clone()), "{name}");
             let environment = container["env"].as_array().unwrap();
             let value = environment.iter().find(|variable| variable["name"] == BACKEND_VARIABLE).unwrap();
-            let told: BackendConfig = serde_json::from_str(value["value"].as_str().unwrap()).unwrap();
-            assert_eq!(told, backend, "{name}");
+            let configured: BackendConfig = serde_json::from_str(value["value"].as_str().unwrap()).unwrap();
+            assert_eq!(configured, backend, "{name}");
             assert_eq!(container["resources"]["limits"]["memory"], mounts::WORK_MEMORY);
         }
     }

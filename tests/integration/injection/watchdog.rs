@@ -1,4 +1,4 @@
-//! Pods that run, and whether they have what they ask for.
+//! Running pods, and whether they have what their annotations request.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use proptest::{prelude::*, test_runner::TestRunner};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use stowaway::{
     annotations::Injection,
     inject::{Cause, Effect},
-    watchdog::{Standing, WatchdogFacts, by_label, is_watched, may_ask, standing},
+    watchdog::{InjectionState, WatchdogFacts, by_label, injection_state, is_watched, may_request_injection},
 };
 
 use super::{IMAGE, REPOSITORIES, decide, properties::likely_pod};
@@ -34,7 +34,7 @@ fn injected(pod: &Value) -> Value {
     decide(pod).apply(pod).unwrap()
 }
 
-/// The pod as it is read later: with what the API server, its admission plugins and others put into every pod.
+/// The pod as it is read later, with what the API server, its admission plugins and other controllers add to every pod.
 fn defaulted(pod: &Value) -> Value {
     let mut pod = pod.clone();
     let set = |object: &mut Value, field: &str, value: Value| {
@@ -55,7 +55,7 @@ fn defaulted(pod: &Value) -> Value {
                     field["apiVersion"] = "v1".into();
                 }
             }
-            // A LimitRange, and the API server's own default.
+            // Defaults of a LimitRange, and of the API server.
             set(container, "resources", json!({}));
             set(&mut container["resources"], "limits", json!({}));
             container["resources"]["limits"]["ephemeral-storage"] = "1Gi".into();
@@ -92,7 +92,7 @@ fn defaulted(pod: &Value) -> Value {
         ("enableServiceLinks", json!(true)),
         ("securityContext", json!({})),
         ("tolerations", json!([{ "key": "node.kubernetes.io/not-ready", "operator": "Exists" }])),
-        // Somebody debugs it.
+        // A user debugs the pod.
         (
             "ephemeralContainers",
             json!([{ "name": "debug", "image": "x", "securityContext": { "runAsUser": 0 },
@@ -108,7 +108,7 @@ fn defaulted(pod: &Value) -> Value {
 }
 
 #[test]
-fn standings_are_told_apart() {
+fn injection_states_are_distinguished() {
     let command = json!({ "stowaway.dev/backupcommand": "dump" });
     let change = |pod: &Value, path: &str, value: Value| {
         let mut pod = pod.clone();
@@ -116,34 +116,39 @@ fn standings_are_told_apart() {
         json_patch::patch(&mut pod, &serde_json::from_value::<json_patch::Patch>(patch).unwrap()).unwrap();
         pod
     };
-    let missing = |what: &[&str]| Standing::Missing { what: what.iter().map(|what| (*what).to_owned()).collect() };
+    let missing =
+        |what: &[&str]| InjectionState::Missing { what: what.iter().map(|what| (*what).to_owned()).collect() };
     let bare = pod(&command);
     let whole = injected(&bare);
     for (case, pod, expected) in [
-        ("asks for nothing", pod(&json!({})), Standing::NotNeeded),
+        ("requests nothing", pod(&json!({})), InjectionState::NotNeeded),
         (
             "opted out",
             pod(&json!({ "stowaway.dev/backupcommand": "dump", "stowaway.dev/inject": "none" })),
-            Standing::NotNeeded,
+            InjectionState::NotNeeded,
         ),
         ("without", bare.clone(), missing(&["stowaway-helper"])),
-        ("with", whole.clone(), Standing::Injected),
+        ("with", whole.clone(), InjectionState::Injected),
         ("pending", change(&bare, "/status", json!({ "phase": "Pending" })), missing(&["stowaway-helper"])),
         ("without a status", change(&bare, "/status", json!(null)), missing(&["stowaway-helper"])),
-        ("has ended", change(&bare, "/status/phase", json!("Succeeded")), Standing::NotNeeded),
-        ("has failed", change(&bare, "/status/phase", json!("Failed")), Standing::NotNeeded),
-        ("ends", change(&bare, "/metadata/deletionTimestamp", json!("2026-01-31T23:59:59Z")), Standing::NotNeeded),
+        ("has ended", change(&bare, "/status/phase", json!("Succeeded")), InjectionState::NotNeeded),
+        ("has failed", change(&bare, "/status/phase", json!("Failed")), InjectionState::NotNeeded),
+        (
+            "ends",
+            change(&bare, "/metadata/deletionTimestamp", json!("2026-01-31T23:59:59Z")),
+            InjectionState::NotNeeded,
+        ),
         (
             "of a node",
             change(&bare, "/metadata/annotations/kubernetes.io~1config.mirror", json!("x")),
-            Standing::NotNeeded,
+            InjectionState::NotNeeded,
         ),
-        ("on Windows", change(&bare, "/spec/os", json!({ "name": "windows" })), Standing::NotNeeded),
+        ("on Windows", change(&bare, "/spec/os", json!({ "name": "windows" })), InjectionState::NotNeeded),
         ("half", change(&whole, "/spec/containers/0/volumeMounts", json!([])), missing(&["stowaway-helper"])),
         (
             "of another version",
             change(&whole, "/spec/initContainers/0/image", json!("registry.example/stowaway@sha256:01d")),
-            Standing::Outdated,
+            InjectionState::Outdated,
         ),
         (
             "half of another version",
@@ -152,7 +157,7 @@ fn standings_are_told_apart() {
                 "/spec/containers/0/volumeMounts",
                 json!([]),
             ),
-            Standing::Outdated,
+            InjectionState::Outdated,
         ),
         (
             "sidecar and restore",
@@ -160,12 +165,12 @@ fn standings_are_told_apart() {
             missing(&["stowaway-restore", "stowaway-scratch", "stowaway-sidecar", "stowaway-store"]),
         ),
     ] {
-        assert_eq!(standing(&pod, &facts()), expected, "{case}");
+        assert_eq!(injection_state(&pod, &facts()), expected, "{case}");
     }
 }
 
 #[test]
-fn what_a_new_pod_could_not_have_either_is_told_with_its_cause() {
+fn what_a_new_pod_could_not_have_either_is_reported_with_its_cause() {
     for (annotations, cause) in [
         (json!({ "stowaway.dev/backupcommand": "" }), Cause::InvalidAnnotation),
         (
@@ -174,37 +179,37 @@ fn what_a_new_pod_could_not_have_either_is_told_with_its_cause() {
         ),
         (json!({ "stowaway.dev/inject": "sidecar", "stowaway.dev/repository": "attic" }), Cause::RepositoryNotFound),
     ] {
-        // Whether a controller made it makes no difference to what it is without.
+        // What the pod lacks does not depend on whether a controller created it.
         let controlled = pod(&annotations);
         let mut bare = controlled.clone();
         bare["metadata"].as_object_mut().unwrap().remove("ownerReferences");
         for pod in [controlled, bare] {
-            let found = standing(&pod, &facts());
+            let found = injection_state(&pod, &facts());
             assert_eq!(found.reason(), Some(cause.to_string()), "{found:?}");
-            assert!(found.note().starts_with("it runs without what is asked for: "), "{}", found.note());
+            assert!(found.note().starts_with("it runs without the requested injection: "), "{}", found.note());
         }
     }
     let sidecar = pod(&json!({ "stowaway.dev/inject": "sidecar" }));
-    let found = standing(&sidecar, &WatchdogFacts { repositories: &[], ..facts() });
+    let found = injection_state(&sidecar, &WatchdogFacts { repositories: &[], ..facts() });
     assert!(found.wants_repository(), "{found:?}");
-    assert!(!standing(&sidecar, &facts()).wants_repository());
+    assert!(!injection_state(&sidecar, &facts()).wants_repository());
 }
 
 #[test]
-fn namespaces_ask_by_their_label_and_some_never() {
+fn namespaces_request_injection_by_their_label_and_system_namespaces_never_do() {
     let label = |value: &str| by_label(Some(&[("stowaway.dev/inject".to_owned(), value.to_owned())].into()));
     assert_eq!(label("helper"), Some(Injection::Helper));
     assert_eq!(label("sidecar"), Some(Injection::Sidecar));
     assert_eq!(label("none"), Some(Injection::None));
     assert_eq!((label("x"), by_label(None)), (None, None));
     let labelled = WatchdogFacts { by_namespace: label("helper"), ..facts() };
-    assert!(matches!(standing(&pod(&json!({})), &labelled), Standing::Missing { .. }));
+    assert!(matches!(injection_state(&pod(&json!({})), &labelled), InjectionState::Missing { .. }));
     assert!(is_watched("shop", "stowaway-system"));
     assert!(!is_watched("kube-system", "stowaway-system") && !is_watched("stowaway-system", "stowaway-system"));
 }
 
 #[test]
-fn only_pods_that_may_ask_are_read() {
+fn only_pods_that_may_request_injection_are_read() {
     let map = |key: &str| Some([(key.to_owned(), "x".to_owned())].into());
     let owner =
         |kind: &str| OwnerReference { kind: kind.to_owned(), controller: Some(true), ..OwnerReference::default() };
@@ -214,36 +219,38 @@ fn only_pods_that_may_ask_are_read() {
         owner_references: Some(vec![owner(kind)]),
         ..ObjectMeta::default()
     };
-    let ask = |annotation: &str, label: &str, by_namespace| may_ask(&metadata(annotation, label, "Job"), by_namespace);
-    assert!(!ask("prometheus.io/scrape", "app", None));
-    assert!(!may_ask(&ObjectMeta::default(), None));
+    let is_relevant = |annotation: &str, label: &str, by_namespace| {
+        may_request_injection(&metadata(annotation, label, "Job"), by_namespace)
+    };
+    assert!(!is_relevant("prometheus.io/scrape", "app", None));
+    assert!(!may_request_injection(&ObjectMeta::default(), None));
     for annotation in ["stowaway.dev/backupcommand", "stowaway.dev/typo", "k8up.io/backupcommand"] {
-        assert!(ask(annotation, "app", None), "{annotation}");
-        assert!(!ask(annotation, "stowaway.dev/kind", None), "a run");
+        assert!(is_relevant(annotation, "app", None), "{annotation}");
+        assert!(!is_relevant(annotation, "stowaway.dev/kind", None), "a run");
         let hidden = metadata(annotation, "stowaway.dev/kind", "ReplicaSet");
-        assert!(may_ask(&hidden, None), "a label that anyone may set hides no pod");
+        assert!(may_request_injection(&hidden, None), "a label that anyone may set hides no pod");
     }
-    assert!(may_ask(&ObjectMeta::default(), Some(Injection::Helper)));
-    assert!(!may_ask(&ObjectMeta::default(), Some(Injection::None)));
+    assert!(may_request_injection(&ObjectMeta::default(), Some(Injection::Helper)));
+    assert!(!may_request_injection(&ObjectMeta::default(), Some(Injection::None)));
 }
 
 #[test]
-fn any_pod_stands_as_the_webhook_left_it() {
+fn watchdog_finds_any_pod_as_the_webhook_left_it() {
     let mut runner = TestRunner::new(ProptestConfig { cases: 1_000, ..ProptestConfig::default() });
     let checked = runner.run(&likely_pod(), |pod| {
         let outcome = decide(&pod);
-        let left_alone = standing(&defaulted(&pod), &facts());
+        let left_alone = injection_state(&defaulted(&pod), &facts());
         if !outcome.findings.is_empty() {
-            prop_assert_eq!(left_alone, Standing::CannotBe { findings: outcome.findings });
+            prop_assert_eq!(left_alone, InjectionState::CannotBe { findings: outcome.findings });
             return Ok(());
         }
         if outcome.effect != Effect::Inject || outcome.patch.is_empty() {
             prop_assert!(left_alone.reason().is_none(), "{:?}", left_alone);
             return Ok(());
         }
-        prop_assert!(matches!(left_alone, Standing::Missing { .. }), "{:?} {:#}", left_alone, pod);
+        prop_assert!(matches!(left_alone, InjectionState::Missing { .. }), "{:?} {:#}", left_alone, pod);
         let patched = outcome.apply(&pod).map_err(|error| TestCaseError::fail(error.to_string()))?;
-        prop_assert_eq!(standing(&defaulted(&patched), &facts()), Standing::Injected, "{:#}", patched);
+        prop_assert_eq!(injection_state(&defaulted(&patched), &facts()), InjectionState::Injected, "{:#}", patched);
         Ok(())
     });
     checked.unwrap_or_else(|error| panic!("{error}"));

@@ -1,5 +1,5 @@
-//! Repositories that other tools have filled with restic are listed and restored from: each with the labels that the tool
-//! gives, as its sources say.
+//! Repositories which other tools filled by restic: Stowaway lists and restores their snapshots, found by the host and
+//! path which each tool sets.
 
 use std::{
     fs,
@@ -14,16 +14,18 @@ use super::{
 
 const DUMP: &str = "CREATE TABLE barrels (litres int);\n";
 
-/// Who wrote, as restic's host and path, what restic was told in which folder, and a file in it.
+/// Tool, host, path of the snapshot, restic's working directory with the argument of `restic backup`, and a file in the
+/// folder.
 type Foreign = (&'static str, &'static str, &'static str, (&'static str, &'static str), &'static str);
 
 const FOLDERS: [Foreign; 3] = [
-    // K8up, all of its eras: the namespace, and the claim.
+    // K8up in all versions: the namespace is the host, and the claim is in the path.
     ("K8up", "shop", "/data/cask", ("/", "/data/cask"), "deep/life"),
-    // VolSync's mover is in the volume's folder: <https://github.com/backube/volsync/blob/main/mover-restic/entry.sh>. What
-    // is in this one looks like the way to it.
+    // VolSync's mover runs in the volume's folder:
+    // <https://github.com/backube/volsync/blob/main/mover-restic/entry.sh>. The content of this folder looks like its
+    // own parent directory.
     ("VolSync", "volsync", "/data", ("/data", "."), "data/life"),
-    // Stash names its host by default, and mounts where the app does.
+    // Stash uses its host name by default, and mounts the volume where the app does.
     ("Stash", "host-0", "/source/data", ("/", "/source/data"), "deep/life"),
 ];
 
@@ -39,10 +41,10 @@ fn stowaway(repository: &Path, arguments: &[&str]) -> Vec<u8> {
     output.stdout
 }
 
-/// Backs up what is so called in a folder of that root, as from within the tool's container.
+/// Backs up a path with this root and working directory, as the tool's container would.
 fn back_up_as(restic: &Restic, repository: &Path, root: &Path, host: &str, (within, path): (&str, &str)) {
     let script = "mkdir host && mount --rbind / host && exec unshare --root . --wd \"$@\"";
-    // A link would lead into the root, and not out of it.
+    // A symbolic link would be resolved inside the new root.
     let inside = |path: &Path| format!("/host{}", path.canonicalize().unwrap().display());
     let done = Command::new("unshare")
         .args(["--map-root-user", "--mount", "sh", "-ec", script, "sh"])
@@ -59,21 +61,22 @@ fn back_up_as(restic: &Restic, repository: &Path, root: &Path, host: &str, (with
 #[tokio::test]
 async fn snapshots_of_other_tools_are_listed_and_restored() {
     for restic in both() {
-        let place = tempfile::tempdir().unwrap();
-        let at = place.path().join("repository");
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("repository");
         restic.ok(&at, &["init"]);
         let mut dump = restic.command(&at);
         dump.args(["backup", "--host", "shop", "--stdin", "--stdin-filename", "/shop-postgres.sql"]);
         let mut child = dump.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), DUMP.as_bytes()).unwrap();
         assert!(child.wait().unwrap().success());
-        for (tool, host, path, told, file) in FOLDERS {
-            // Relative to a folder of this test restic stores the whole path, so it is told to be in another root.
-            let root = place.path().join(format!("root-of-{tool}"));
+        for (tool, host, path, arguments, file) in FOLDERS {
+            // restic stores the absolute path, so it runs in another root in order that the path does not contain the
+            // test's folder.
+            let root = dir.path().join(format!("root-of-{tool}"));
             let inner = root.join(path.trim_start_matches('/'));
             fs::create_dir_all(inner.join(file).parent().unwrap()).unwrap();
             fs::write(inner.join(file), tool).unwrap();
-            back_up_as(&restic, &at, &root, host, told);
+            back_up_as(&restic, &at, &root, host, arguments);
         }
         let listed: serde_json::Value =
             serde_json::from_slice(&stowaway(&at, &["snapshots", "--output", "json"])).unwrap();
@@ -88,7 +91,7 @@ async fn snapshots_of_other_tools_are_listed_and_restored() {
         assert_eq!(stowaway(&at, &["dump", id_of("shop", "/shop-postgres.sql")]), DUMP.as_bytes());
         let repository = stowaway::repository::open(folder(&at), never()).await.unwrap();
         for (tool, host, path, _, file) in FOLDERS {
-            let target = place.path().join(tool);
+            let target = dir.path().join(tool);
             fs::create_dir(&target).unwrap();
             let restored = repository.restore_folder(id_of(host, path), path, &target, Arc::default()).await.unwrap();
             assert_eq!(restored.files, 1, "{tool}");
@@ -99,7 +102,7 @@ async fn snapshots_of_other_tools_are_listed_and_restored() {
     }
 }
 
-/// Backs up a relative path, and gives the snapshot's id and its path.
+/// Backs up a relative path. Returns the snapshot's id and its path.
 fn back_up_in(restic: &Restic, repository: &Path, folder: &Path, path: &str) -> (String, String) {
     let mut backup = restic.command(repository);
     let done = backup.current_dir(folder).args(["backup", path]).output().unwrap();
@@ -113,11 +116,11 @@ fn back_up_in(restic: &Restic, repository: &Path, folder: &Path, path: &str) -> 
 #[tokio::test]
 async fn what_was_stored_by_a_relative_path_comes_back_as_the_folder_that_it_was() {
     for restic in both() {
-        let place = tempfile::tempdir().unwrap();
-        let at = place.path().join("repository");
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("repository");
         restic.ok(&at, &["init"]);
         let folder_of = |name: &str, files: &[&str]| {
-            let folder = place.path().canonicalize().unwrap().join(name);
+            let folder = dir.path().canonicalize().unwrap().join(name);
             for file in files {
                 fs::create_dir_all(folder.join(file).parent().unwrap()).unwrap();
                 fs::write(folder.join(file), file).unwrap();
@@ -125,18 +128,18 @@ async fn what_was_stored_by_a_relative_path_comes_back_as_the_folder_that_it_was
             folder
         };
         let volume = folder_of("volume", &["life", "deep/life"]);
-        // One of its entries looks like the way to it.
+        // One of the entries has the same name as its folder.
         let more = folder_of("other", &["other/life", "life"]);
         let snapshots = [
             (back_up_in(&restic, &at, &volume, "."), &volume),
             (back_up_in(&restic, &at, &more, "."), &more),
             (back_up_in(&restic, &at, volume.parent().unwrap(), "volume"), &volume),
-            (back_up_in(&restic, &at, place.path(), volume.to_str().unwrap()), &volume),
+            (back_up_in(&restic, &at, dir.path(), volume.to_str().unwrap()), &volume),
         ];
         let repository = stowaway::repository::open(folder(&at), never()).await.unwrap();
         for (number, ((id, path), expected)) in snapshots.iter().enumerate() {
             assert_eq!(path, expected.to_str().unwrap());
-            let target = place.path().join(format!("restored-{number}"));
+            let target = dir.path().join(format!("restored-{number}"));
             fs::create_dir(&target).unwrap();
             repository.restore_folder(id, path, &target, Arc::default()).await.unwrap();
             assert_same_below(expected, &target);

@@ -1,4 +1,4 @@
-//! What is packed anew ahead of a prune: others write meanwhile, and whatever they write stays whole.
+//! Repacking ahead of a prune: other clients write meanwhile, and whatever they write stays intact.
 
 use std::{collections::BTreeSet, fs};
 
@@ -22,17 +22,17 @@ async fn ahead(repository: &Repository, going: &[&str]) -> RepackReport {
 }
 
 #[tokio::test]
-async fn what_was_packed_anew_ahead_is_left_to_be_removed_and_nothing_is_packed_twice() {
-    let place = tempfile::tempdir().unwrap();
-    let (path, source) = (place.path().join("repository"), place.path().join("source"));
+async fn packs_replaced_ahead_of_a_prune_stay_for_it_and_nothing_is_repacked_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, source) = (dir.path().join("repository"), dir.path().join("source"));
     let repository = new_repository(&path).await;
     let [first, second] = two_states(&repository, &source).await;
     let before = bytes_in(&path);
     let report = ahead(&repository, &[&first]).await;
     assert!(report.packs > 0 && report.new_bytes > 0, "{report:?}");
-    assert_eq!(bytes_in(&path), before + report.new_bytes, "nothing goes");
+    assert_eq!(bytes_in(&path), before + report.new_bytes, "nothing is removed");
     assert_eq!(repository.snapshots().await.unwrap().len(), 2);
-    assert_eq!(ahead(&repository, &[&first]).await, RepackReport::default(), "it is done");
+    assert_eq!(ahead(&repository, &[&first]).await, RepackReport::default(), "nothing is left to repack");
     repository.close().await;
     for restic in both() {
         restic.check(&path);
@@ -49,11 +49,11 @@ async fn what_was_packed_anew_ahead_is_left_to_be_removed_and_nothing_is_packed_
 
 #[tokio::test]
 async fn backup_between_the_two_keeps_what_was_about_to_go() {
-    let place = tempfile::tempdir().unwrap();
-    let (path, source) = (place.path().join("repository"), place.path().join("source"));
+    let dir = tempfile::tempdir().unwrap();
+    let (path, source) = (dir.path().join("repository"), dir.path().join("source"));
     let repository = new_repository(&path).await;
     let [first, _] = two_states(&repository, &source).await;
-    // The first state once more: its files are all there, and only folders have other numbers.
+    // Stores the first state again. All file contents exist already; only the metadata of the folders differs.
     let target = tempfile::tempdir().unwrap();
     newest().ok(&path, &["restore", &first, "--target", target.path().to_str().unwrap()]);
     let state = target.path().join("data/x");
@@ -73,13 +73,13 @@ async fn backup_between_the_two_keeps_what_was_about_to_go() {
 }
 
 #[tokio::test]
-async fn without_room_nothing_is_packed_anew_ahead_and_nothing_is_left() {
-    let place = tempfile::tempdir().unwrap();
-    let path = place.path().join("repository");
+async fn without_room_nothing_is_repacked_ahead_and_nothing_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("repository");
     fs::create_dir(&path).unwrap();
     let _mounted = Mounted::tmpfs(&path, "size=34m");
     let repository = new_repository(&path).await;
-    let [first, _] = two_states(&repository, &place.path().join("source")).await;
+    let [first, _] = two_states(&repository, &dir.path().join("source")).await;
     let before = bytes_in(&path);
     let room = 34 * (1 << 20) - before;
     fs::write(path.join("filler"), vec![0; usize::try_from(room).unwrap() - 300_000]).unwrap();
@@ -92,19 +92,19 @@ async fn without_room_nothing_is_packed_anew_ahead_and_nothing_is_left() {
 #[tokio::test]
 async fn ending_ahead_of_a_prune_at_any_change_harms_nothing() {
     let begun = FakeS3::start().await;
-    let patience = Patience {
+    let timeouts = Timeouts {
         request: std::time::Duration::from_secs(2),
         retries: std::time::Duration::ZERO,
         outage: std::time::Duration::ZERO,
     };
-    let access = |store: &FakeS3| Access { patience, ..store.access() };
+    let access = |store: &FakeS3| Access { timeouts, ..store.access() };
     let repository = create(access(&begun), never()).await.unwrap();
     for number in 0..20 {
         store_pieces(&repository, "/db.sql", whole(&noise(3000, number))).await.unwrap();
     }
     repository.close().await;
     let mut cases = Vec::new();
-    // Two new packs and their index, between a lock that is written and one that goes.
+    // Two new packs and their index are written between the creation and the removal of a lock.
     for changes in 0..6 {
         cases.push((changes, begun.copy().await));
     }

@@ -1,4 +1,5 @@
-//! Archives of snapshots: GNU tar makes of them what was stored, on each kind of store, and what fails leaves nothing.
+//! Archives of snapshots: GNU tar extracts what was stored, from each kind of store, and a failed run leaves nothing
+//! behind.
 
 use std::{
     fmt::Write as _,
@@ -12,7 +13,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 use stowaway::{
-    model::{ArchiveFormat, ArchiveRestore, Credential, Reason, SourceReport, Verdict, WantedSnapshot},
+    model::{ArchiveFormat, ArchiveRestore, Credential, Reason, RunReport, Verdict, WantedSnapshot},
     repository::{StoreAccess, open},
     runner::restore_archive,
 };
@@ -28,8 +29,8 @@ use super::{
 pub const NAME: &str = "shop/data";
 
 /// A repository in a folder, and a store for archives beside it.
-pub struct Cellar {
-    pub place: tempfile::TempDir,
+pub struct Fixture {
+    pub dir: tempfile::TempDir,
     pub repository: Repository,
     pub store: StoreAccess,
 }
@@ -39,38 +40,38 @@ pub fn of(access: &Access) -> StoreAccess {
         backend: access.backend.clone(),
         connection: access.connection.clone(),
         credentials: access.credentials.clone(),
-        patience: access.patience,
+        timeouts: access.timeouts,
     }
 }
 
-impl Cellar {
+impl Fixture {
     pub async fn new(store: StoreAccess) -> Self {
-        let place = tempfile::tempdir().unwrap();
-        let repository = new_repository(&place.path().join("repository")).await;
-        folder_in(place.path(), "source");
-        Self { place, repository, store }
+        let dir = tempfile::tempdir().unwrap();
+        let repository = new_repository(&dir.path().join("repository")).await;
+        folder_in(dir.path(), "source");
+        Self { dir, repository, store }
     }
 
-    /// The archives are in a folder, too.
+    /// The store for archives is a folder as well.
     async fn with_folder() -> Self {
-        let mut cellar = Self::new(of(&folder(Path::new("/nowhere")))).await;
-        cellar.store = of(&folder(&cellar.archives()));
-        cellar
+        let mut fixture = Self::new(of(&folder(Path::new("/nowhere")))).await;
+        fixture.store = of(&folder(&fixture.archives()));
+        fixture
     }
 
     fn archives(&self) -> PathBuf {
-        self.place.path().join("archives")
+        self.dir.path().join("archives")
     }
 
     pub fn source(&self) -> PathBuf {
-        self.place.path().join("source")
+        self.dir.path().join("source")
     }
 
-    async fn run(&self, run: &ArchiveRestore) -> SourceReport {
+    async fn run(&self, run: &ArchiveRestore) -> RunReport {
         restore_archive(&self.repository, run, self.store.clone(), &self.archives(), &never()).await
     }
 
-    pub async fn succeeds(&self, run: &ArchiveRestore) -> SourceReport {
+    pub async fn succeeds(&self, run: &ArchiveRestore) -> RunReport {
         let report = self.run(run).await;
         assert_eq!((report.verdict, report.reason), (Verdict::Succeeded, Reason::Completed), "{}", report.message);
         report
@@ -83,7 +84,7 @@ impl Cellar {
         report.message
     }
 
-    /// Nothing at all is in the folder of the archives.
+    /// Asserts that the folder of the archives contains no file.
     fn holds_nothing(&self) {
         assert_eq!(files_in(&self.archives(), ""), Vec::<PathBuf>::new());
     }
@@ -115,7 +116,7 @@ fn of_dump() -> ArchiveRestore {
     ArchiveRestore { from, ..run() }
 }
 
-/// What the archive is once it is decompressed by the program that everybody has.
+/// The archive, decompressed by the standard program of its format.
 fn decompressed(archive: &[u8], format: ArchiveFormat) -> Vec<u8> {
     let program = match format {
         ArchiveFormat::Tar => return archive.to_vec(),
@@ -134,10 +135,10 @@ fn decompressed(archive: &[u8], format: ArchiveFormat) -> Vec<u8> {
     output.stdout
 }
 
-/// Unpacked by GNU tar, without a word of complaint.
+/// Extracts with GNU tar, which must not print any warning.
 fn unpacked(tar: &[u8], target: &Path) {
     let mut child = Command::new("tar")
-        // It says so of every time before 1970.
+        // tar would warn of every time before 1970.
         .args([
             "--extract",
             "--warning=no-timestamp",
@@ -157,8 +158,8 @@ fn unpacked(tar: &[u8], target: &Path) {
         scope.spawn(move || stdin.write_all(tar).unwrap());
         child.wait_with_output().unwrap()
     });
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.is_empty(), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && stderr.is_empty(), "{stderr}");
 }
 
 pub fn sha256(content: &[u8]) -> String {
@@ -171,115 +172,115 @@ pub fn sha256(content: &[u8]) -> String {
 
 #[tokio::test]
 async fn gnu_tar_makes_of_each_format_what_was_stored() {
-    let cellar = Cellar::with_folder().await;
-    fill(&cellar.source());
-    let stored = store_folder(&cellar.repository, &cellar.source()).await;
+    let fixture = Fixture::with_folder().await;
+    fill(&fixture.source());
+    let stored = store_folder(&fixture.repository, &fixture.source()).await;
     for format in ArchiveFormat::ALL {
         let name = format!("{NAME}.{format}");
-        let report = cellar.succeeds(&ArchiveRestore { format, name: Some(name.clone()), ..run() }).await;
-        let file = cellar.archives().join(&name);
+        let report = fixture.succeeds(&ArchiveRestore { format, name: Some(name.clone()), ..run() }).await;
+        let file = fixture.archives().join(&name);
         let archive = fs::read(&file).unwrap();
-        let told = report.archive.unwrap();
-        assert_eq!((told.location.as_str(), told.format), (name.as_str(), format));
-        assert_eq!((told.bytes, told.sha256), (archive.len() as u64, sha256(&archive)));
+        let reported = report.archive.unwrap();
+        assert_eq!((reported.location.as_str(), reported.format), (name.as_str(), format));
+        assert_eq!((reported.bytes, reported.sha256), (archive.len() as u64, sha256(&archive)));
         assert_eq!(report.snapshot.as_ref(), Some(&stored.snapshot));
-        // It is not encrypted.
+        // The archive is not encrypted.
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-        let target = folder_in(cellar.place.path(), &format!("target-{format}"));
+        let target = folder_in(fixture.dir.path(), &format!("target-{format}"));
         unpacked(&decompressed(&archive, format), &target);
-        assert_same(&cellar.source(), &target);
+        assert_same(&fixture.source(), &target);
     }
-    assert_eq!(files_in(&cellar.archives(), "").len(), 4, "and nothing else");
+    assert_eq!(files_in(&fixture.archives(), "").len(), 4, "and nothing else");
 }
 
 #[tokio::test]
 async fn what_restic_stored_becomes_an_archive() {
     for restic in both() {
-        let cellar = Cellar::with_folder().await;
-        fill(&cellar.source());
-        let source = cellar.source();
+        let fixture = Fixture::with_folder().await;
+        fill(&fixture.source());
+        let source = fixture.source();
         let path = source.to_str().unwrap();
         restic.ok(
-            &cellar.place.path().join("repository"),
+            &fixture.dir.path().join("repository"),
             &["backup", "--host", "shop", "--tag", "source=pvc/claim", path],
         );
-        cellar.succeeds(&run()).await;
-        let target = folder_in(cellar.place.path(), "target");
-        unpacked(&fs::read(cellar.archives().join(NAME)).unwrap(), &target);
+        fixture.succeeds(&run()).await;
+        let target = folder_in(fixture.dir.path(), "target");
+        unpacked(&fs::read(fixture.archives().join(NAME)).unwrap(), &target);
         assert_same(&source, &target);
     }
 }
 
 #[tokio::test]
 async fn dump_is_one_file() {
-    let cellar = Cellar::with_folder().await;
+    let fixture = Fixture::with_folder().await;
     let dump = noise(20 << 20, 4);
-    store(&cellar.repository, "/dumps/db.sql", &dump).await;
-    let report = cellar.succeeds(&ArchiveRestore { format: ArchiveFormat::TarGzip, name: None, ..of_dump() }).await;
+    store(&fixture.repository, "/dumps/db.sql", &dump).await;
+    let report = fixture.succeeds(&ArchiveRestore { format: ArchiveFormat::TarGzip, name: None, ..of_dump() }).await;
     let name = format!("deployment/shop/db/20260504T030201Z-{}.tar.gz", &report.snapshot.unwrap()[..8]);
     assert_eq!(report.archive.unwrap().location, name);
-    let target = folder_in(cellar.place.path(), "target");
-    unpacked(&decompressed(&fs::read(cellar.archives().join(name)).unwrap(), ArchiveFormat::TarGzip), &target);
+    let target = folder_in(fixture.dir.path(), "target");
+    unpacked(&decompressed(&fs::read(fixture.archives().join(name)).unwrap(), ArchiveFormat::TarGzip), &target);
     assert_eq!(names_in(&target), ["db.sql"]);
     assert!(fs::read(target.join("db.sql")).unwrap() == dump);
 }
 
 #[tokio::test]
 async fn only_some_paths_are_in_the_archive_and_missing_ones_leave_none() {
-    let cellar = Cellar::with_folder().await;
-    let source = cellar.source();
+    let fixture = Fixture::with_folder().await;
+    let source = fixture.source();
     for file in ["a/wanted", "a/other", "b/whole/1", "b/whole/2", "c"] {
         fs::create_dir_all(source.join(file).parent().unwrap()).unwrap();
         fs::write(source.join(file), file).unwrap();
     }
-    store_folder(&cellar.repository, &source).await;
+    store_folder(&fixture.repository, &source).await;
     let only = |paths: &[&str]| ArchiveRestore { paths: paths.iter().map(|&path| path.to_owned()).collect(), ..run() };
-    let missing = cellar.fails(&only(&["a/wanted", "a/missing"]), Reason::SnapshotNotFound).await;
+    let missing = fixture.fails(&only(&["a/wanted", "a/missing"]), Reason::SnapshotNotFound).await;
     assert!(missing.contains("a/missing"), "{missing}");
-    cellar.fails(&only(&["../c"]), Reason::InvalidRequest).await;
-    cellar.holds_nothing();
-    cellar.succeeds(&only(&["a/wanted", "b/whole"])).await;
-    let listed = Command::new("tar").arg("--list").arg("--file").arg(cellar.archives().join(NAME)).output().unwrap();
+    fixture.fails(&only(&["../c"]), Reason::InvalidRequest).await;
+    fixture.holds_nothing();
+    fixture.succeeds(&only(&["a/wanted", "b/whole"])).await;
+    let listed = Command::new("tar").arg("--list").arg("--file").arg(fixture.archives().join(NAME)).output().unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();
     assert_eq!(listed.lines().collect::<Vec<_>>(), ["a/", "a/wanted", "b/", "b/whole/", "b/whole/1", "b/whole/2"]);
 }
 
 #[tokio::test]
-async fn sockets_are_left_out_and_told() {
-    let cellar = Cellar::with_folder().await;
-    let source = cellar.source();
+async fn sockets_are_left_out_and_reported() {
+    let fixture = Fixture::with_folder().await;
+    let source = fixture.source();
     fs::write(source.join("file"), "file").unwrap();
     let _listener = std::os::unix::net::UnixListener::bind(source.join("socket")).unwrap();
     fs::hard_link(source.join("socket"), source.join("socket-too")).unwrap();
-    store_folder(&cellar.repository, &source).await;
-    let report = cellar.succeeds(&run()).await;
+    store_folder(&fixture.repository, &source).await;
+    let report = fixture.succeeds(&run()).await;
     assert!(report.message.contains("2 sockets (socket, socket-too)"), "{}", report.message);
-    let target = folder_in(cellar.place.path(), "target");
-    unpacked(&fs::read(cellar.archives().join(NAME)).unwrap(), &target);
+    let target = folder_in(fixture.dir.path(), "target");
+    unpacked(&fs::read(fixture.archives().join(NAME)).unwrap(), &target);
     assert_eq!(names_in(&target), ["file"]);
 }
 
 #[tokio::test]
-async fn what_is_there_is_replaced_only_when_told() {
-    let cellar = Cellar::with_folder().await;
-    fs::write(cellar.source().join("file"), "new").unwrap();
-    store_folder(&cellar.repository, &cellar.source()).await;
-    let file = cellar.archives().join(NAME);
+async fn existing_archive_is_replaced_only_on_request() {
+    let fixture = Fixture::with_folder().await;
+    fs::write(fixture.source().join("file"), "new").unwrap();
+    store_folder(&fixture.repository, &fixture.source()).await;
+    let file = fixture.archives().join(NAME);
     fs::create_dir_all(file.parent().unwrap()).unwrap();
-    fs::write(&file, "somebody's").unwrap();
-    let message = cellar.fails(&run(), Reason::TargetNotEmpty).await;
+    fs::write(&file, "another client's").unwrap();
+    let message = fixture.fails(&run(), Reason::TargetNotEmpty).await;
     assert!(message.contains(NAME), "{message}");
-    assert_eq!(fs::read(&file).unwrap(), b"somebody's");
-    let report = cellar.succeeds(&ArchiveRestore { overwrite: true, ..run() }).await;
+    assert_eq!(fs::read(&file).unwrap(), b"another client's");
+    let report = fixture.succeeds(&ArchiveRestore { overwrite: true, ..run() }).await;
     assert_eq!(report.archive.unwrap().sha256, sha256(&fs::read(&file).unwrap()));
-    // What looks like a file of a repository never is.
-    fs::write(cellar.archives().join("config"), "precious").unwrap();
+    // An object with the name of a repository's file is never overwritten.
+    fs::write(fixture.archives().join("config"), "precious").unwrap();
     let run = ArchiveRestore { overwrite: true, name: Some("config".to_owned()), ..run() };
-    cellar.fails(&run, Reason::InvalidRequest).await;
-    assert_eq!(fs::read(cellar.archives().join("config")).unwrap(), b"precious");
+    fixture.fails(&run, Reason::InvalidRequest).await;
+    assert_eq!(fs::read(fixture.archives().join("config")).unwrap(), b"precious");
 }
 
-/// Changes one byte in the middle of each pack of data.
+/// Changes one byte in the middle of each data pack.
 fn damage_packs(repository: &Path) {
     for pack in files_in(repository, "data") {
         let mut content = fs::read(&pack).unwrap();
@@ -293,47 +294,47 @@ fn damage_packs(repository: &Path) {
 
 #[tokio::test]
 async fn damaged_pack_leaves_no_archive() {
-    let cellar = Cellar::with_folder().await;
-    // Some of it is sent before the damage is met.
+    let fixture = Fixture::with_folder().await;
+    // Some of the archive is sent before the damage is read.
     for number in 0..5 {
-        fs::write(cellar.source().join(format!("{number}")), noise(20 << 20, number)).unwrap();
+        fs::write(fixture.source().join(format!("{number}")), noise(20 << 20, number)).unwrap();
     }
-    store_folder(&cellar.repository, &cellar.source()).await;
-    damage_packs(&cellar.place.path().join("repository"));
-    cellar.fails(&run(), Reason::RepositoryDamaged).await;
-    cellar.holds_nothing();
+    store_folder(&fixture.repository, &fixture.source()).await;
+    damage_packs(&fixture.dir.path().join("repository"));
+    fixture.fails(&run(), Reason::RepositoryDamaged).await;
+    fixture.holds_nothing();
 }
 
 #[tokio::test]
 async fn full_disk_leaves_no_archive() {
     assert!(is_root(), "this test mounts");
-    let cellar = Cellar::with_folder().await;
-    fs::write(cellar.source().join("file"), noise(40 << 20, 1)).unwrap();
-    store_folder(&cellar.repository, &cellar.source()).await;
-    fs::create_dir(cellar.archives()).unwrap();
-    let _small = Mounted::tmpfs(&cellar.archives(), "size=20m");
-    cellar.fails(&run(), Reason::StoreFull).await;
-    cellar.holds_nothing();
+    let fixture = Fixture::with_folder().await;
+    fs::write(fixture.source().join("file"), noise(40 << 20, 1)).unwrap();
+    store_folder(&fixture.repository, &fixture.source()).await;
+    fs::create_dir(fixture.archives()).unwrap();
+    let _small = Mounted::tmpfs(&fixture.archives(), "size=20m");
+    fixture.fails(&run(), Reason::StoreFull).await;
+    fixture.holds_nothing();
 }
 
 #[tokio::test]
 async fn ended_run_leaves_no_archive() {
-    let cellar = Cellar::with_folder().await;
-    fs::write(cellar.source().join("file"), noise(40 << 20, 1)).unwrap();
-    store_folder(&cellar.repository, &cellar.source()).await;
-    cellar.repository.close().await;
+    let fixture = Fixture::with_folder().await;
+    fs::write(fixture.source().join("file"), noise(40 << 20, 1)).unwrap();
+    store_folder(&fixture.repository, &fixture.source()).await;
+    fixture.repository.close().await;
     let cancel = never();
-    let repository = open(folder(&cellar.place.path().join("repository")), cancel.clone()).await.unwrap();
-    // So slow that it is cut off in the middle.
-    let mut store = cellar.store.clone();
+    let repository = open(folder(&fixture.dir.path().join("repository")), cancel.clone()).await.unwrap();
+    // The upload is so slow that the timeout interrupts it.
+    let mut store = fixture.store.clone();
     store.connection.limits.upload_bytes_per_second = Some(1 << 20);
     let timed = ArchiveRestore { timeout: Some(Duration::from_secs(2)), ..run() };
-    let report = restore_archive(&repository, &timed, store, &cellar.place.path().join("archives"), &cancel).await;
+    let report = restore_archive(&repository, &timed, store, &fixture.dir.path().join("archives"), &cancel).await;
     assert_eq!((report.verdict, report.reason), (Verdict::Failed, Reason::Timeout), "{}", report.message);
-    assert_eq!(files_in(&cellar.place.path().join("archives"), ""), Vec::<PathBuf>::new());
+    assert_eq!(files_in(&fixture.dir.path().join("archives"), ""), Vec::<PathBuf>::new());
 }
 
-/// Makes a test of each of these functions on each store that archives can be in.
+/// Makes a test of each of these functions on each store which can hold archives.
 macro_rules! on_every_store {
     ($($test:ident),+) => {
         $(mod $test {
@@ -352,9 +353,9 @@ macro_rules! on_every_store {
     };
 }
 
-on_every_store!(long_and_short_archives_are_there_as_told, what_is_there_is_left_alone);
+on_every_store!(long_and_short_archives_are_stored_as_reported, what_is_there_is_left_alone);
 
-/// What another program finds at that name of the server.
+/// The content of an object of the server, as another program reads it.
 pub fn read_back(server: &Server, name: &str) -> Option<Vec<u8>> {
     let credential = |credential| server.access.credentials[&credential].expose().to_owned();
     let mut curl = Command::new("curl");
@@ -376,43 +377,43 @@ pub fn read_back(server: &Server, name: &str) -> Option<Vec<u8>> {
             let object = format!("{}/{name}", config.prefix).replace('/', "%2F");
             curl.arg(format!("{}/storage/v1/b/{}/o/{object}?alt=media", config.endpoint, config.bucket))
         }
-        BackendConfig::Rest(_) => panic!("no archives are there"),
+        BackendConfig::Rest(_) => panic!("a REST server holds no archives"),
     };
     let output = curl.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() || said.contains("404"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() || stderr.contains("404"), "{stderr}");
     output.status.success().then_some(output.stdout)
 }
 
-async fn long_and_short_archives_are_there_as_told(server: Server) {
-    let cellar = Cellar::new(of(&server.access)).await;
+async fn long_and_short_archives_are_stored_as_reported(server: Server) {
+    let fixture = Fixture::new(of(&server.access)).await;
     for (name, bytes) in [("short", 1 << 20), ("long", 40 << 20)] {
-        let source = cellar.source();
+        let source = fixture.source();
         fs::write(source.join(name), noise(bytes, 5)).unwrap();
         let later = at(if name == "long" { "2026-05-05T03:02:01Z" } else { "2026-05-04T03:02:01Z" });
-        cellar.repository.store_folder(&claim(), &later, &source, Arc::default()).await.unwrap();
+        fixture.repository.store_folder(&claim(), &later, &source, Arc::default()).await.unwrap();
         let object = format!("shop/{name}.tar.zst");
         let format = ArchiveFormat::TarZstd;
-        let report = cellar.succeeds(&ArchiveRestore { name: Some(object.clone()), format, ..run() }).await;
+        let report = fixture.succeeds(&ArchiveRestore { name: Some(object.clone()), format, ..run() }).await;
         let archive = read_back(&server, &object).unwrap();
-        let told = report.archive.unwrap();
-        assert_eq!((told.bytes, told.sha256), (archive.len() as u64, sha256(&archive)));
-        let target = folder_in(cellar.place.path(), name);
+        let reported = report.archive.unwrap();
+        assert_eq!((reported.bytes, reported.sha256), (archive.len() as u64, sha256(&archive)));
+        let target = folder_in(fixture.dir.path(), name);
         unpacked(&decompressed(&archive, format), &target);
         assert_same(&source, &target);
     }
 }
 
 async fn what_is_there_is_left_alone(server: Server) {
-    let cellar = Cellar::new(of(&server.access)).await;
-    fs::write(cellar.source().join("file"), noise(20 << 20, 6)).unwrap();
-    store_folder(&cellar.repository, &cellar.source()).await;
-    let first = cellar.succeeds(&run()).await;
+    let fixture = Fixture::new(of(&server.access)).await;
+    fs::write(fixture.source().join("file"), noise(20 << 20, 6)).unwrap();
+    store_folder(&fixture.repository, &fixture.source()).await;
+    let first = fixture.succeeds(&run()).await;
     let before = read_back(&server, NAME);
-    cellar.fails(&ArchiveRestore { format: ArchiveFormat::TarZstd, ..run() }, Reason::TargetNotEmpty).await;
+    fixture.fails(&ArchiveRestore { format: ArchiveFormat::TarZstd, ..run() }, Reason::TargetNotEmpty).await;
     assert!(read_back(&server, NAME) == before);
     let run = ArchiveRestore { format: ArchiveFormat::TarZstd, overwrite: true, ..run() };
-    let second = cellar.succeeds(&run).await;
+    let second = fixture.succeeds(&run).await;
     assert_ne!(first.archive, second.archive);
     assert_eq!(sha256(&read_back(&server, NAME).unwrap()), second.archive.unwrap().sha256);
 }

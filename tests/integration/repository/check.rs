@@ -1,4 +1,4 @@
-//! The check: what is damaged is found, wherever it is, and named; what is sound is not, whoever wrote it.
+//! The check finds and names any damage, and reports nothing for a sound repository, whichever program wrote it.
 
 use std::fs;
 
@@ -17,44 +17,44 @@ async fn check_all(repository: &Repository) -> CheckReport {
     repository.check(Some(DataPart::ALL)).await.unwrap()
 }
 
-/// The same content under another source.
+/// Stores the content under another source.
 async fn store_as(repository: &Repository, source: &str, path: &str, data: &[u8]) -> Stored {
     let mut identity = identity(path);
     identity.tags = vec![format!("source={source}")];
     repository.store_stream(&identity, &rules(), stream_of(whole(data)), Arc::default()).await.unwrap()
 }
 
-/// What reading a stored file gives; none if it broke.
+/// The content of a stored file, or `None` if it cannot be read.
 async fn try_to_read(repository: &Repository, snapshot: &str) -> Option<Vec<u8>> {
     let mut file = repository.read_file(snapshot, "/db.sql").await.ok()?;
     let mut content = Vec::new();
     loop {
         match file.pieces.recv().await {
-            Some(Piece::Data(data)) => content.extend_from_slice(&data),
-            Some(Piece::End(_)) => return Some(content),
+            Some(StreamItem::Data(data)) => content.extend_from_slice(&data),
+            Some(StreamItem::End(_)) => return Some(content),
             _ => return None,
         }
     }
 }
 
-/// Every place near both ends of a file, where its formats have their fields, and some in between.
-fn places(length: usize) -> impl Iterator<Item = usize> {
-    (0..length).filter(move |place| *place < 24 || *place + 24 >= length || place % 17 == 0)
+/// Every offset near both ends of a file, where the fields of the format are, and some offsets in between.
+fn offsets(length: usize) -> impl Iterator<Item = usize> {
+    (0..length).filter(move |offset| *offset < 24 || *offset + 24 >= length || offset % 17 == 0)
 }
 
 #[tokio::test]
 async fn any_flipped_byte_is_found_and_nothing_wrong_is_restored() {
-    let place = tempfile::tempdir().unwrap();
-    let repository = new_repository(place.path()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let repository = new_repository(dir.path()).await;
     let data = b"what was stored";
     let stored = store(&repository, "/db.sql", data).await;
     let report = check_all(&repository).await;
     assert!(report.is_sound(), "{}", report.findings);
     assert_eq!((report.snapshots, report.packs, report.packs_read), (1, 2, 2));
     for folder in ["data", "index", "snapshots"] {
-        for file in files_in(place.path(), folder) {
+        for file in files_in(dir.path(), folder) {
             let whole = fs::read(&file).unwrap();
-            for at in places(whole.len()) {
+            for at in offsets(whole.len()) {
                 let mut broken = whole.clone();
                 broken[at] ^= 1 << (at % 8);
                 fs::write(&file, &broken).unwrap();
@@ -69,20 +69,20 @@ async fn any_flipped_byte_is_found_and_nothing_wrong_is_restored() {
             fs::write(&file, whole).unwrap();
         }
     }
-    assert!(check_all(&repository).await.is_sound(), "all was put back");
+    assert!(check_all(&repository).await.is_sound(), "all files are restored");
 }
 
 #[tokio::test]
 async fn changed_key_and_config_are_found() {
-    let place = tempfile::tempdir().unwrap();
-    let repository = new_repository(place.path()).await;
-    let key = files_in(place.path(), "keys").remove(0);
-    for (file, at) in [(key.clone(), 0), (key.clone(), 300), (place.path().join("config"), 40)] {
+    let dir = tempfile::tempdir().unwrap();
+    let repository = new_repository(dir.path()).await;
+    let key = files_in(dir.path(), "keys").remove(0);
+    for (file, at) in [(key.clone(), 0), (key.clone(), 300), (dir.path().join("config"), 40)] {
         let whole = fs::read(&file).unwrap();
         let mut broken = whole.clone();
         broken[at] ^= 1;
         fs::write(&file, broken).unwrap();
-        let error = stowaway::repository::open(folder(place.path()), never()).await.unwrap_err();
+        let error = stowaway::repository::open(folder(dir.path()), never()).await.unwrap_err();
         assert!(matches!(error, RepositoryError::Damaged { .. }), "{error}");
         assert_eq!(repository.check(None).await.unwrap().is_sound(), file != key);
         fs::write(&file, whole).unwrap();
@@ -91,13 +91,13 @@ async fn changed_key_and_config_are_found() {
 
 #[tokio::test]
 async fn lost_pack_names_the_snapshots_that_need_it_and_no_others() {
-    let place = tempfile::tempdir().unwrap();
-    let repository = new_repository(place.path()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let repository = new_repository(dir.path()).await;
     let harmed = store_as(&repository, "deployment/shop/db", "/db.sql", &noise(100_000, 1)).await;
-    let first_packs = files_in(place.path(), "data");
+    let first_packs = files_in(dir.path(), "data");
     let again = store_as(&repository, "deployment/shop/copy", "/copy.sql", &noise(100_000, 1)).await;
     store_as(&repository, "deployment/shop/other", "/db.sql", &noise(100_000, 2)).await;
-    // The longer one holds the data, the other the tree.
+    // The longer pack holds the data, the shorter one the tree.
     let data = first_packs.iter().max_by_key(|pack| pack.metadata().unwrap().len()).unwrap();
     let whole = fs::read(data).unwrap();
     let expected = [(harmed.snapshot, "deployment/shop/db"), (again.snapshot, "deployment/shop/copy")];
@@ -108,7 +108,7 @@ async fn lost_pack_names_the_snapshots_that_need_it_and_no_others() {
     let mut broken = whole.clone();
     broken[1000] ^= 1;
     fs::write(data, broken).unwrap();
-    assert!(repository.check(None).await.unwrap().is_sound(), "nobody looked");
+    assert!(repository.check(None).await.unwrap().is_sound(), "the data is not read");
     let with_a_wrong_one = check_all(&repository).await;
     assert!(with_a_wrong_one.findings.first.iter().any(|finding| matches!(finding, Finding::DamagedPack { .. })));
     for report in [without, with_a_wrong_one] {
@@ -122,10 +122,10 @@ async fn lost_pack_names_the_snapshots_that_need_it_and_no_others() {
 
 #[tokio::test]
 async fn lost_index_harms_all_that_it_named() {
-    let place = tempfile::tempdir().unwrap();
-    let repository = new_repository(place.path()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let repository = new_repository(dir.path()).await;
     store(&repository, "/db.sql", &noise(3 << 20, 1)).await;
-    fs::remove_file(files_in(place.path(), "index").remove(0)).unwrap();
+    fs::remove_file(files_in(dir.path(), "index").remove(0)).unwrap();
     let report = check_all(&repository).await;
     assert_eq!(report.harmed_snapshots, 1);
     assert!(report.unreferenced_packs > 0);
@@ -134,11 +134,11 @@ async fn lost_index_harms_all_that_it_named() {
 
 #[tokio::test]
 async fn findings_are_counted_and_only_the_first_are_kept() {
-    let place = tempfile::tempdir().unwrap();
-    let repository = new_repository(place.path()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let repository = new_repository(dir.path()).await;
     store(&repository, "/db.sql", b"x").await;
-    let snapshots = place.path().join("snapshots");
-    let copied = files_in(place.path(), "snapshots").remove(0);
+    let snapshots = dir.path().join("snapshots");
+    let copied = files_in(dir.path(), "snapshots").remove(0);
     for number in 0..150 {
         fs::copy(&copied, snapshots.join(format!("{number:064x}"))).unwrap();
     }
@@ -149,8 +149,8 @@ async fn findings_are_counted_and_only_the_first_are_kept() {
 
 #[tokio::test]
 async fn all_packs_are_read_in_as_many_times_as_there_are_parts() {
-    let place = tempfile::tempdir().unwrap();
-    let repository = new_repository(place.path()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let repository = new_repository(dir.path()).await;
     for number in 0..20 {
         store(&repository, "/db.sql", &noise(10_000, number)).await;
     }
@@ -168,8 +168,8 @@ async fn all_packs_are_read_in_as_many_times_as_there_are_parts() {
 async fn what_restic_wrote_is_sound_in_both_formats() {
     for restic in both() {
         for version in ["1", "2"] {
-            let place = tempfile::tempdir().unwrap();
-            let (source, path) = (place.path().join("source"), place.path().join("repository"));
+            let dir = tempfile::tempdir().unwrap();
+            let (source, path) = (dir.path().join("source"), dir.path().join("repository"));
             fs::create_dir_all(source.join("a/b")).unwrap();
             for number in 0..50 {
                 fs::write(source.join("a").join(number.to_string()), noise(number * 1000, 7)).unwrap();
@@ -190,10 +190,10 @@ async fn what_restic_wrote_is_sound_in_both_formats() {
 }
 
 #[tokio::test]
-async fn folder_of_ours_is_sound() {
-    let place = tempfile::tempdir().unwrap();
-    let repository = new_repository(&place.path().join("repository")).await;
-    let source = place.path().join("source");
+async fn folder_that_stowaway_stored_is_sound() {
+    let dir = tempfile::tempdir().unwrap();
+    let repository = new_repository(&dir.path().join("repository")).await;
+    let source = dir.path().join("source");
     fs::create_dir_all(source.join("empty/folder")).unwrap();
     fs::write(source.join("empty/file"), "").unwrap();
     fs::write(source.join("long"), noise(9 << 20, 1)).unwrap();
@@ -207,17 +207,17 @@ async fn folder_of_ours_is_sound() {
 #[tokio::test]
 async fn store_that_does_not_answer_is_an_error_and_no_finding() {
     let files = ["snapshots/", "index/", "data/"].map(|part| [part, part]);
-    // A slash may be escaped.
+    // The slash may be percent-encoded.
     let listings =
         [["prefix=pre%2Ffix%2Fdata", "prefix=pre/fix/data"], ["prefix=pre%2Ffix%2Findex", "prefix=pre/fix/index"]];
     for parts in files.into_iter().chain(listings) {
         let store = FakeS3::start().await;
-        let patience = Patience {
+        let timeouts = Timeouts {
             request: std::time::Duration::from_secs(2),
             retries: std::time::Duration::ZERO,
             outage: std::time::Duration::ZERO,
         };
-        let access = Access { patience, ..store.access() };
+        let access = Access { timeouts, ..store.access() };
         let repository = create(access, never()).await.unwrap();
         store_pieces(&repository, "/db.sql", whole(b"data")).await.unwrap();
         assert!(check_all(&repository).await.is_sound());

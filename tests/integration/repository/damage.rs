@@ -1,13 +1,14 @@
-//! What a green run rests on is there: lost packs are stored again, and one rotten file stops nothing else.
+//! A successful run does not rely on missing data: lost packs are stored again, and one unreadable file blocks nothing
+//! else.
 
 use std::{fs, path::PathBuf, sync::Arc};
 
 use stowaway::{
-    cluster::exec::Limits,
+    exec::Limits,
     model::{Reason, SourceName, Verdict},
     repository::{Forget, PruneRules, open, open_exclusively},
-    runner::{self, BackupRun, DumpFrom},
-    seal::Way,
+    runner::{self, BackupInput, BackupRun},
+    seal::ExecMode,
 };
 
 use super::{
@@ -17,7 +18,6 @@ use super::{
     *,
 };
 
-/// What becomes of a file.
 #[derive(Clone, Copy, Debug)]
 enum Harm {
     Delete,
@@ -40,9 +40,9 @@ impl Harm {
     }
 }
 
-/// The longest pack, which is one of data, and the shortest one, which is one of trees.
-fn packs(place: &Path) -> [PathBuf; 2] {
-    let mut packs = files_in(place, "data");
+/// The longest pack, which holds data, and the shortest pack, which holds trees.
+fn packs(dir: &Path) -> [PathBuf; 2] {
+    let mut packs = files_in(dir, "data");
     packs.sort_by_key(|path| fs::metadata(path).unwrap().len());
     [packs.last().unwrap().clone(), packs.first().unwrap().clone()]
 }
@@ -56,15 +56,15 @@ async fn stream_of_which_a_pack_was_lost_is_stored_again_and_comes_back() {
     let data = noise(9 << 20, 1);
     for harm in HARMS {
         for lost in 0..2 {
-            let place = tempfile::tempdir().unwrap();
-            let repository = new_repository(place.path()).await;
+            let dir = tempfile::tempdir().unwrap();
+            let repository = new_repository(dir.path()).await;
             let first = store(&repository, "/db.sql", &data).await;
             assert!(first.lacking.is_nothing());
-            harm.to(&packs(place.path())[lost]);
+            harm.to(&packs(dir.path())[lost]);
             let second = store(&repository, "/db.sql", &data).await;
             assert_eq!(second.lacking.packs, 1, "{harm:?}, {lost}");
             assert!(restored(&repository, &second.snapshot).await == data, "{harm:?}, {lost}");
-            // The same content, so the old snapshot is whole again as well; and nothing is stored a third time.
+            // The content is the same, so the old snapshot is complete again as well, and a third run stores nothing.
             assert!(restored(&repository, &first.snapshot).await == data, "{harm:?}, {lost}");
             repository.verify(&second.snapshot).await.unwrap();
             let third = store(&repository, "/db.sql", &data).await;
@@ -77,10 +77,10 @@ async fn stream_of_which_a_pack_was_lost_is_stored_again_and_comes_back() {
 async fn folder_of_which_a_pack_was_lost_is_stored_again_and_comes_back() {
     for harm in HARMS {
         for lost in 0..2 {
-            let place = tempfile::tempdir().unwrap();
-            let at = place.path().join("repository");
+            let dir = tempfile::tempdir().unwrap();
+            let at = dir.path().join("repository");
             let repository = new_repository(&at).await;
-            let source = folder_in(place.path(), "source");
+            let source = folder_in(dir.path(), "source");
             for number in 0..40 {
                 let folder = source.join(format!("folder-{}", number % 7));
                 fs::create_dir_all(&folder).unwrap();
@@ -91,7 +91,7 @@ async fn folder_of_which_a_pack_was_lost_is_stored_again_and_comes_back() {
             harm.to(&packs(&at)[lost]);
             let second = store_folder(&repository, &source).await;
             assert_eq!(second.lacking.packs, 1, "{harm:?}, {lost}");
-            let target = folder_in(place.path(), "target");
+            let target = folder_in(dir.path(), "target");
             restore_folder(&repository, &second.snapshot, &target).await;
             assert_same(&source, &target);
             let third = store_folder(&repository, &source).await;
@@ -104,15 +104,15 @@ async fn folder_of_which_a_pack_was_lost_is_stored_again_and_comes_back() {
 async fn pack_that_is_lost_while_a_run_relies_on_it_fails_the_run() {
     let data = noise(9 << 20, 1);
     for harm in HARMS {
-        let place = tempfile::tempdir().unwrap();
-        let repository = new_repository(place.path()).await;
+        let dir = tempfile::tempdir().unwrap();
+        let repository = new_repository(dir.path()).await;
         store(&repository, "/db.sql", &data).await;
         let (sender, receiver) = pieces();
-        let path = packs(place.path())[0].clone();
+        let path = packs(dir.path())[0].clone();
         let sending = async {
             for piece in whole(&data) {
-                if matches!(piece, Piece::End(_)) {
-                    // More pieces were taken than a channel holds, so that the run has read the index long ago.
+                if matches!(piece, StreamItem::End(_)) {
+                    // By now more pieces were sent than the channel holds, so the run has read the index before.
                     harm.to(&path);
                 }
                 sender.send(piece).await.unwrap();
@@ -125,7 +125,7 @@ async fn pack_that_is_lost_while_a_run_relies_on_it_fails_the_run() {
         assert_eq!(error.reason(), Reason::RepositoryDamaged, "{harm:?}: {error}");
         assert!(error.to_string().contains(path.file_name().unwrap().to_str().unwrap()), "{error}");
         assert_eq!(repository.snapshots().await.unwrap().len(), 1, "{harm:?}");
-        // The next run stores it again.
+        // The next run stores the lost data again.
         let healed = store(&repository, "/db.sql", &data).await;
         assert!(restored(&repository, &healed.snapshot).await == data, "{harm:?}");
     }
@@ -145,16 +145,16 @@ fn run_of(identity: SnapshotIdentity) -> BackupRun {
 
 #[tokio::test]
 async fn snapshot_of_an_earlier_attempt_is_taken_over_only_if_it_is_whole_and_its_own() {
-    let place = tempfile::tempdir().unwrap();
-    let repository = new_repository(place.path()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let repository = new_repository(dir.path()).await;
     let first = store(&repository, "/db.sql", b"monday").await;
     let attempt = async |identity: SnapshotIdentity| {
-        let from = DumpFrom::Local(Way::Shell, vec!["echo".to_owned(), "tuesday".to_owned()]);
+        let from = BackupInput::Local(ExecMode::Shell, vec!["echo".to_owned(), "tuesday".to_owned()]);
         runner::backup(&repository, run_of(identity), from, Arc::default(), never()).await
     };
     let adopted = attempt(identity("/db.sql")).await;
     assert_eq!((adopted.reason, adopted.snapshot.as_ref()), (Reason::Adopted, Some(&first.snapshot)));
-    // Another source, host or path with the tag of this run.
+    // Snapshots with the tag of this run but with another host, path or cluster.
     for other in [
         SnapshotIdentity { host: "mill".to_owned(), ..identity("/db.sql") },
         SnapshotIdentity { path: "/other.sql".to_owned(), ..identity("/db.sql") },
@@ -170,7 +170,7 @@ async fn snapshot_of_an_earlier_attempt_is_taken_over_only_if_it_is_whole_and_it
         let report = attempt(other.clone()).await;
         assert_eq!((report.verdict, report.reason), (Verdict::Succeeded, Reason::Completed), "{other:?}: {report:?}");
     }
-    for path in packs(place.path()) {
+    for path in packs(dir.path()) {
         let content = fs::read(&path).unwrap();
         fs::remove_file(&path).unwrap();
         let report = attempt(identity("/db.sql")).await;
@@ -180,7 +180,7 @@ async fn snapshot_of_an_earlier_attempt_is_taken_over_only_if_it_is_whole_and_it
     }
 }
 
-/// Files that are none of the repository's, by a name that one of its files could have.
+/// Unreadable files with names which a file of the repository could have.
 fn rotten() -> Vec<(String, Vec<u8>)> {
     let contents: [&[u8]; 3] = [b"", b"x", &noise(300, 9)];
     contents.into_iter().enumerate().map(|(number, content)| (format!("{number:064x}"), content.to_vec())).collect()
@@ -190,10 +190,10 @@ fn rotten() -> Vec<(String, Vec<u8>)> {
 async fn rotten_file_stops_no_backup_and_no_restore_of_what_can_be_read() {
     for folder_name in ["snapshots", "index", "keys"] {
         for (name, content) in rotten() {
-            let place = tempfile::tempdir().unwrap();
-            let at = place.path().join("repository");
+            let dir = tempfile::tempdir().unwrap();
+            let at = dir.path().join("repository");
             new_repository(&at).await.close().await;
-            let source = folder_in(place.path(), "source");
+            let source = folder_in(dir.path(), "source");
             fs::write(source.join("file"), "tuesday").unwrap();
             let path = at.join(folder_name).join(&name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -205,7 +205,7 @@ async fn rotten_file_stops_no_backup_and_no_restore_of_what_can_be_read() {
             let volume = store_folder(&repository, &source).await;
             assert_eq!(repository.snapshots().await.unwrap().len(), 2, "{path:?}");
             assert_eq!(restored(&repository, &stored.snapshot).await, b"monday", "{path:?}");
-            let target = folder_in(place.path(), "target");
+            let target = folder_in(dir.path(), "target");
             restore_folder(&repository, &volume.snapshot, &target).await;
             assert_same(&source, &target);
             assert_eq!(repository.count_keys().await.unwrap(), 1);
@@ -237,11 +237,11 @@ async fn rotten_file_stops_no_backup_and_no_restore_of_what_can_be_read() {
 
 #[tokio::test]
 async fn data_that_only_a_rotten_index_file_names_is_stored_again() {
-    let place = tempfile::tempdir().unwrap();
-    let repository = new_repository(place.path()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let repository = new_repository(dir.path()).await;
     let data = noise(3 << 20, 1);
     store(&repository, "/db.sql", &data).await;
-    for index in files_in(place.path(), "index") {
+    for index in files_in(dir.path(), "index") {
         fs::write(index, "").unwrap();
     }
     let second = store(&repository, "/db.sql", &data).await;
@@ -251,33 +251,33 @@ async fn data_that_only_a_rotten_index_file_names_is_stored_again() {
 
 #[tokio::test]
 async fn old_and_empty_locks_that_cannot_be_read_stop_no_backup() {
-    let place = tempfile::tempdir().unwrap();
-    new_repository(place.path()).await.close().await;
+    let dir = tempfile::tempdir().unwrap();
+    new_repository(dir.path()).await.close().await;
     for (name, content) in rotten() {
-        let path = place.path().join("locks").join(name);
+        let path = dir.path().join("locks").join(name);
         fs::write(&path, &content).unwrap();
         if !content.is_empty() {
             let hour_ago = std::time::SystemTime::now() - std::time::Duration::from_hours(1);
             fs::File::options().write(true).open(&path).unwrap().set_modified(hour_ago).unwrap();
         }
     }
-    let repository = open(folder(place.path()), never()).await.unwrap();
+    let repository = open(folder(dir.path()), never()).await.unwrap();
     store(&repository, "/db.sql", b"monday").await;
     repository.close().await;
-    let error = open_exclusively(folder(place.path()), never()).await.unwrap_err();
+    let error = open_exclusively(folder(dir.path()), never()).await.unwrap_err();
     assert_eq!(error.reason(), Reason::RepositoryLocked, "the empty one may become a lock any moment: {error}");
-    // restic refuses every command that takes a lock beside one that it cannot read.
-    newest().ok(place.path(), &["snapshots", "--no-lock"]);
+    // A command of restic which takes a lock fails if there is a lock which it cannot read.
+    newest().ok(dir.path(), &["snapshots", "--no-lock"]);
 }
 
 #[tokio::test]
 async fn repository_of_another_id_is_not_opened_and_nothing_is_written_to_it() {
-    let place = tempfile::tempdir().unwrap();
-    let repository = new_repository(place.path()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let repository = new_repository(dir.path()).await;
     let id = repository.id().to_owned();
     repository.close().await;
     let expecting =
-        |ids: &[&str]| Access { expected_ids: ids.iter().map(|id| (*id).to_owned()).collect(), ..folder(place.path()) };
+        |ids: &[&str]| Access { expected_ids: ids.iter().map(|id| (*id).to_owned()).collect(), ..folder(dir.path()) };
     let other = "ab".repeat(32);
     for opened in [
         open(expecting(&[&other]), never()).await,
@@ -287,10 +287,10 @@ async fn repository_of_another_id_is_not_opened_and_nothing_is_written_to_it() {
         let error = opened.unwrap_err();
         assert_eq!(error.reason(), Reason::RepositoryChanged, "{error}");
         assert!(error.to_string().contains(&id) && error.to_string().contains(&other), "{error}");
-        assert!(files_in(place.path(), "locks").is_empty());
+        assert!(files_in(dir.path(), "locks").is_empty());
     }
     open(expecting(&[&other, &id]), never()).await.unwrap().close().await;
-    // A new one has an id of its own.
+    // A new repository gets an id of its own.
     let elsewhere = tempfile::tempdir().unwrap();
     let new = Access { backend: folder(elsewhere.path()).backend, ..expecting(&[&id]) };
     assert_eq!(open(new.clone(), never()).await.unwrap_err().reason(), Reason::RepositoryNotFound);

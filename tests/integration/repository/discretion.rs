@@ -1,4 +1,5 @@
-//! What an error shows: no part of a Secret, whatever is in it, and nothing of what a server answers that is no store.
+//! Errors do not leak: they contain no part of a Secret, whatever its content, and nothing which a server that is no
+//! store returned.
 
 use std::{
     sync::{
@@ -21,10 +22,10 @@ use tokio::{
 use super::*;
 
 const CANARY: &str = "S3cr3tCanary";
-/// Of the canary no part as long as this is shown.
+/// No part of the canary of this length or longer may appear.
 const SHORTEST_PART: usize = 5;
 
-/// Every credential; a new one does not compile before it is in the list as well.
+/// All credentials. The match fails to compile for a new credential, so that it is added to the list as well.
 fn all_credentials() -> Vec<Credential> {
     use Credential as C;
     let known = |credential| match credential {
@@ -64,7 +65,7 @@ fn all_credentials() -> Vec<Credential> {
     all.map(known).to_vec()
 }
 
-/// The canary in the forms in which parsers would quote it.
+/// The canary in forms which parsers might quote in their errors.
 fn canaries() -> Vec<String> {
     let line = BASE64_STANDARD.encode(CANARY);
     vec![
@@ -111,7 +112,7 @@ fn backends(port: u16) -> Vec<BackendConfig> {
 fn access(backend: BackendConfig, credentials: &[(Credential, String)]) -> Access {
     let mut access = folder(std::path::Path::new("/nowhere"));
     access.backend = backend;
-    access.patience = Patience { request: Duration::from_secs(2), retries: Duration::ZERO, outage: Duration::ZERO };
+    access.timeouts = Timeouts { request: Duration::from_secs(2), retries: Duration::ZERO, outage: Duration::ZERO };
     for (credential, value) in credentials {
         access.connection.credentials.insert(*credential);
         access.credentials.insert(*credential, Secret::new(value.clone()));
@@ -119,7 +120,7 @@ fn access(backend: BackendConfig, credentials: &[(Credential, String)]) -> Acces
     access
 }
 
-/// Answers every request with `answer`, and counts them.
+/// Answers every request with `answer`, and counts the connections.
 async fn server(answer: String) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -150,7 +151,7 @@ fn is_silent_about(secret: &str, text: &str, what: &str) {
     assert!(!text.contains(&BASE64_STANDARD.encode(secret)), "{what}: {text}");
 }
 
-/// What opens a store of that kind, as far as it has to be of a certain form.
+/// Valid credentials for a store of this kind, where a certain form is required.
 fn opening(backend: &BackendConfig) -> Vec<(Credential, String)> {
     use Credential as C;
     let given: &[(Credential, &str)] = match backend {
@@ -164,7 +165,7 @@ fn opening(backend: &BackendConfig) -> Vec<(Credential, String)> {
     given.iter().map(|(credential, value)| (*credential, (*value).to_owned())).collect()
 }
 
-/// Whether a store of that kind is opened with it, and which other one has then to be away.
+/// Whether a store of this kind uses the credential, and which other credentials must then be missing.
 fn is_used(backend: &BackendConfig, credential: Credential) -> Option<&'static [Credential]> {
     use Credential as C;
     let is_http = !matches!(backend, BackendConfig::Sftp(_));
@@ -241,11 +242,11 @@ async fn redirections_to_another_host_are_not_followed() {
     let (target, requests) = server(answer("200 OK", "", "internal")).await;
     for status in ["301 Moved Permanently", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"] {
         let header = format!("Location: http://127.0.0.1:{target}/latest/meta-data\r\n");
-        let (port, asked) = server(answer(status, &header, "")).await;
+        let (port, received) = server(answer(status, &header, "")).await;
         for backend in backends(port).into_iter().filter(|backend| !matches!(backend, BackendConfig::Sftp(_))) {
-            let before = asked.load(Ordering::Relaxed);
+            let before = received.load(Ordering::Relaxed);
             assert!(open(access(backend.clone(), &opening(&backend)), never()).await.is_err(), "{status}: {backend:?}");
-            assert!(asked.load(Ordering::Relaxed) > before, "{backend:?} was not requested at all");
+            assert!(received.load(Ordering::Relaxed) > before, "{backend:?} was not requested at all");
         }
     }
     assert_eq!(requests.load(Ordering::Relaxed), 0);

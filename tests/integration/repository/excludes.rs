@@ -1,4 +1,4 @@
-//! What is left out of a folder is what restic leaves out for the same patterns, and is told.
+//! Exclude patterns leave out the same entries as they do in restic, and the run reports how many.
 
 use std::{
     collections::BTreeSet,
@@ -46,7 +46,7 @@ fn fill(root: &Path) {
     }
 }
 
-/// All that is below a folder.
+/// All entries below a folder.
 fn entries(folder: &Path) -> BTreeSet<PathBuf> {
     fn collect(root: &Path, folder: &Path, found: &mut BTreeSet<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
@@ -69,10 +69,10 @@ fn excluding(patterns: &[&str]) -> FolderRules {
 
 #[tokio::test]
 async fn patterns_leave_out_what_they_leave_out_with_restic() {
-    let place = tempfile::tempdir().unwrap();
-    let at = place.path().join("repository");
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("repository");
     let repository = new_repository(&at).await;
-    let source = folder_in(place.path(), "source");
+    let source = folder_in(dir.path(), "source");
     fill(&source);
     let cases: &[&[&str]] = &[
         &["cache"],
@@ -102,39 +102,40 @@ async fn patterns_leave_out_what_they_leave_out_with_restic() {
     ];
     for (number, patterns) in cases.iter().enumerate() {
         let stored = repository.store_folder(&claim(), &excluding(patterns), &source, Arc::default()).await.unwrap();
-        let ours = folder_in(place.path(), &format!("ours-{number}"));
-        repository.restore_folder(&stored.snapshot, "/data/claim", &ours, Arc::default()).await.unwrap();
+        let by_stowaway = folder_in(dir.path(), &format!("by-stowaway-{number}"));
+        repository.restore_folder(&stored.snapshot, "/data/claim", &by_stowaway, Arc::default()).await.unwrap();
 
         let mut backup = newest().command(&at);
         backup.current_dir(&source).args(["backup", "--json", "."]);
         for pattern in *patterns {
-            // restic takes the path of the machine for a volume's own.
+            // In restic an absolute pattern refers to the file system, in Stowaway to the volume.
             let anchored = pattern.strip_prefix('/').map(|pattern| format!("{}/{pattern}", source.display()));
             backup.arg("--exclude").arg(anchored.unwrap_or_else(|| (*pattern).to_owned()));
         }
         let output = backup.output().unwrap();
         assert!(output.status.success(), "{patterns:?}: {}", String::from_utf8_lossy(&output.stderr));
-        let said = String::from_utf8(output.stdout).unwrap();
-        let summary: serde_json::Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
-        let theirs = folder_in(place.path(), &format!("theirs-{number}"));
-        newest().ok(&at, &["restore", summary["snapshot_id"].as_str().unwrap(), "--target", theirs.to_str().unwrap()]);
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        let summary: serde_json::Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+        let by_restic = folder_in(dir.path(), &format!("by-restic-{number}"));
+        newest()
+            .ok(&at, &["restore", summary["snapshot_id"].as_str().unwrap(), "--target", by_restic.to_str().unwrap()]);
 
-        let (all, ours, theirs) = (entries(&source), entries(&ours), entries(&theirs));
-        assert_eq!(ours, theirs, "{patterns:?}");
-        assert_eq!(stored.left_out == 0, ours == all, "{patterns:?}");
+        let (all, by_stowaway, by_restic) = (entries(&source), entries(&by_stowaway), entries(&by_restic));
+        assert_eq!(by_stowaway, by_restic, "{patterns:?}");
+        assert_eq!(stored.left_out == 0, by_stowaway == all, "{patterns:?}");
     }
 }
 
 #[tokio::test]
 async fn what_is_left_out_is_counted_and_the_patterns_are_in_the_snapshot() {
-    let place = tempfile::tempdir().unwrap();
-    let at = place.path().join("repository");
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("repository");
     let repository = new_repository(&at).await;
-    let source = folder_in(place.path(), "source");
+    let source = folder_in(dir.path(), "source");
     fill(&source);
     let stored =
         repository.store_folder(&claim(), &excluding(&["/cache", "*.log"]), &source, Arc::default()).await.unwrap();
-    // A folder once: the one, and three logs.
+    // An excluded folder counts once: one folder and three log files.
     assert_eq!((stored.left_out, stored.vanished, stored.unreadable.count), (4, 0, 0));
     repository.store_folder(&claim(), &FolderRules::whole(Timestamp::now()), &source, Arc::default()).await.unwrap();
     repository.close().await;
@@ -147,9 +148,9 @@ async fn what_is_left_out_is_counted_and_the_patterns_are_in_the_snapshot() {
 
 #[tokio::test]
 async fn patterns_that_leave_no_file_at_all_make_no_snapshot() {
-    let place = tempfile::tempdir().unwrap();
-    let repository = new_repository(&place.path().join("repository")).await;
-    let source = folder_in(place.path(), "source");
+    let dir = tempfile::tempdir().unwrap();
+    let repository = new_repository(&dir.path().join("repository")).await;
+    let source = folder_in(dir.path(), "source");
     fs::create_dir(source.join("empty")).unwrap();
     fs::write(source.join("only.log"), "x").unwrap();
     for pattern in ["/**", "*.log"] {
@@ -158,16 +159,16 @@ async fn patterns_that_leave_no_file_at_all_make_no_snapshot() {
         assert!(matches!(&error, RepositoryError::InvalidRequest(text) if text.contains(pattern)), "{error}");
     }
     assert!(repository.snapshots().await.unwrap().is_empty());
-    // Without a file there is nothing that they have left out.
+    // Without any file the patterns have excluded nothing.
     fs::remove_file(source.join("only.log")).unwrap();
     repository.store_folder(&claim(), &excluding(&["*.log"]), &source, Arc::default()).await.unwrap();
 }
 
 #[tokio::test]
-async fn run_leaves_out_what_it_is_told_and_says_so() {
-    let place = tempfile::tempdir().unwrap();
-    let repository = new_repository(&place.path().join("repository")).await;
-    let source = folder_in(place.path(), "source");
+async fn run_leaves_out_what_is_excluded_and_reports_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let repository = new_repository(&dir.path().join("repository")).await;
+    let source = folder_in(dir.path(), "source");
     fill(&source);
     let run = |patterns: &[&str]| VolumeRun {
         identity: claim(),

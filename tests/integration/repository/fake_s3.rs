@@ -1,4 +1,4 @@
-//! A fake S3 service in memory: path style, no signatures, and it misbehaves where a test says so.
+//! A fake S3 service in memory, with path-style URLs and without signatures. It misbehaves where a test requests it.
 
 use std::{
     collections::BTreeMap,
@@ -15,20 +15,19 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// How the service misbehaves.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fault {
     /// Answers with this status and does nothing.
     Status(u16),
     /// Never answers.
     Hang,
-    /// Does it, and closes the connection instead of saying so.
+    /// Executes the request, and closes the connection without an answer.
     Unacknowledged,
     /// Closes the connection and does nothing.
     Cut,
-    /// Says that it did it.
+    /// Answers that the request succeeded, and does nothing.
     Lie,
-    /// Somebody else's object got there first, as long as this one, and is not to be replaced.
+    /// Another client creates an object of the same length first, and the request may not replace it.
     Rival,
 }
 
@@ -45,9 +44,9 @@ struct State {
     rules: Vec<Rule>,
     seen: Vec<String>,
     page: usize,
-    /// How many more changes are let through.
+    /// How many further changes succeed.
     changes_left: Option<usize>,
-    /// The region that requests have to be signed for, and whether a header names it where they are not.
+    /// The region for which requests must be signed, and whether the refusal names it in a header.
     region: Option<(&'static str, bool)>,
 }
 
@@ -72,12 +71,12 @@ impl FakeS3 {
         Self { state, address }
     }
 
-    /// From now on, this many requests of that method whose path and query hold that part fail so.
+    /// From now on, this many requests with this method and this part in path and query fail.
     pub fn fail(&self, method: &'static str, part: &'static str, fault: Fault, times: usize) {
         self.state.lock().unwrap().rules.push(Rule { method, part, fault, times });
     }
 
-    /// So many files are written or removed yet; from then on, nothing answers any more.
+    /// After this many further writes or deletions every request fails.
     pub fn fail_after(&self, changes: usize) {
         self.state.lock().unwrap().changes_left = Some(changes);
     }
@@ -95,12 +94,13 @@ impl FakeS3 {
         copy
     }
 
-    /// Requests that are signed for another region are refused, as Amazon does: in the body, or in a header alone.
+    /// Refuses requests which are signed for another region, as Amazon does: with the region in the body, or only in a
+    /// header.
     pub fn set_region(&self, region: &'static str, in_header: bool) {
         self.state.lock().unwrap().region = Some((region, in_header));
     }
 
-    /// Listings come in pages of so many.
+    /// Listings return this many objects a page.
     pub fn set_page(&self, objects: usize) {
         self.state.lock().unwrap().page = objects;
     }
@@ -146,8 +146,8 @@ async fn serve(connection: TcpStream, state: Arc<Mutex<State>>) {
         if connection.read_line(&mut line).await.unwrap_or(0) == 0 {
             return;
         }
-        let mut words = line.split_whitespace();
-        let (method, target) = (words.next().unwrap().to_owned(), words.next().unwrap().to_owned());
+        let mut parts = line.split_whitespace();
+        let (method, target) = (parts.next().unwrap().to_owned(), parts.next().unwrap().to_owned());
         let mut headers = BTreeMap::new();
         loop {
             let mut header = String::new();

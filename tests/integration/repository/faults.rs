@@ -1,4 +1,5 @@
-//! A repository in an object store that misbehaves: nothing half is visible, every failure is typed and ends in time.
+//! A repository in an object store which misbehaves: no partial result is visible, every failure has a type, and every
+//! run ends in time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,10 +7,10 @@ use bytes::Bytes;
 use stowaway::{
     model::Reason,
     repository::{
-        Access, FolderRules, Patience, Progress, Repository, RepositoryError, create, open, open_or_create,
+        Access, FolderRules, Progress, Repository, RepositoryError, Timeouts, create, open, open_or_create,
         open_to_read,
     },
-    stream::{Piece, pieces},
+    stream::{StreamItem, pieces},
 };
 
 use super::{
@@ -18,14 +19,14 @@ use super::{
 };
 use crate::at_once;
 
-/// Many more faults than retries could outlast.
+/// Many more faults than there are retries.
 const ALWAYS: usize = usize::MAX;
 
-/// Gives up soon, so that a test of a dead store does not take a minute.
+/// Gives up soon, so that a test with a dead store does not take a minute.
 fn impatient(store: &FakeS3) -> Access {
-    let patience =
-        Patience { request: Duration::from_secs(2), retries: Duration::from_secs(3), outage: Duration::from_secs(3) };
-    Access { patience, ..store.access() }
+    let timeouts =
+        Timeouts { request: Duration::from_secs(2), retries: Duration::from_secs(3), outage: Duration::from_secs(3) };
+    Access { timeouts, ..store.access() }
 }
 
 async fn repository_in(store: &FakeS3) -> Repository {
@@ -53,11 +54,11 @@ async fn stream_survives_passing_faults() {
     assert!(collect(repository.read_file(&stored.snapshot, "/db.sql").await.unwrap()).await == data);
 }
 
-/// Does not retry what fails before the repository is open, and waits for an outage after that.
-fn patient_under_way(store: &FakeS3) -> Access {
-    let patience =
-        Patience { request: Duration::from_secs(2), retries: Duration::ZERO, outage: Patience::default().outage };
-    Access { patience, ..store.access() }
+/// Does not retry a failure before the repository is open, and waits for an outage afterwards.
+fn patient_once_open(store: &FakeS3) -> Access {
+    let timeouts =
+        Timeouts { request: Duration::from_secs(2), retries: Duration::ZERO, outage: Timeouts::default().outage };
+    Access { timeouts, ..store.access() }
 }
 
 #[tokio::test]
@@ -65,11 +66,11 @@ async fn run_outlives_an_outage_of_its_store_for_which_no_first_request_is_repea
     at_once([Fault::Status(503), Fault::Status(429), Fault::Cut, Fault::Hang], async |fault| {
         let store = FakeS3::start().await;
         create(store.access(), never()).await.unwrap().close().await;
-        let repository = open(patient_under_way(&store), never()).await.unwrap();
+        let repository = open(patient_once_open(&store), never()).await.unwrap();
         for part in ["data/", "index/", "snapshots/"] {
             store.fail("PUT", part, fault, 2);
         }
-        // A look at what was written, and at the lock.
+        // Requests which verify a written file or the lock.
         store.fail("HEAD", "", fault, 2);
         let data = b"an hour of work";
         let stored = store_pieces(&repository, "/db.sql", whole(data)).await.unwrap();
@@ -86,16 +87,16 @@ async fn store_that_was_never_there_is_reported_without_the_patience_of_an_outag
         let store = FakeS3::start().await;
         create(store.access(), never()).await.unwrap().close().await;
         store.fail(method, "", Fault::Status(503), ALWAYS);
-        let error = open(patient_under_way(&store), never()).await.unwrap_err();
+        let error = open(patient_once_open(&store), never()).await.unwrap_err();
         assert_eq!(error.reason(), Reason::StoreUnavailable, "{method}: {error}");
     }
 }
 
 #[tokio::test]
-async fn run_tells_what_it_waits_for_while_its_store_is_away() {
+async fn run_reports_what_it_waits_for_while_its_store_is_unavailable() {
     let store = FakeS3::start().await;
     create(store.access(), never()).await.unwrap().close().await;
-    let repository = open(patient_under_way(&store), never()).await.unwrap();
+    let repository = open(patient_once_open(&store), never()).await.unwrap();
     assert_eq!(repository.store_wait(), None);
     store.fail("PUT", "data/", Fault::Status(503), ALWAYS);
     let storing = async { store_pieces(&repository, "/db.sql", whole(b"data")).await };
@@ -113,7 +114,7 @@ async fn run_tells_what_it_waits_for_while_its_store_is_away() {
     assert!(wait.to_string().contains("503"), "{wait}");
     assert!(wait.since <= jiff::Timestamp::now(), "{wait}");
     stored.unwrap();
-    assert_eq!(repository.store_wait(), None, "it is over");
+    assert_eq!(repository.store_wait(), None, "the wait has ended");
 }
 
 #[tokio::test]
@@ -121,7 +122,7 @@ async fn what_no_outage_is_ends_a_run_at_once_however_patient_it_is() {
     for (status, reason) in [(403, Reason::StoreUnavailable), (507, Reason::StoreFull)] {
         let store = FakeS3::start().await;
         create(store.access(), never()).await.unwrap().close().await;
-        let repository = open(patient_under_way(&store), never()).await.unwrap();
+        let repository = open(patient_once_open(&store), never()).await.unwrap();
         store.fail("PUT", "data/", Fault::Status(status), ALWAYS);
         is_refused(&repository, reason).await;
         assert!(store.keys("snapshots").is_empty());
@@ -140,7 +141,7 @@ async fn nothing_is_stored_by_a_run_that_opened_the_repository_to_read() {
 
 #[tokio::test]
 async fn failed_listing_is_no_empty_repository() {
-    // Trap 4: of a listing that failed, a prune would delete everything.
+    // A failed listing must not look empty, because a prune would then delete everything.
     let faults = [Fault::Status(503), Fault::Status(403), Fault::Status(404), Fault::Hang, Fault::Cut];
     at_once(faults, async |fault| {
         let store = FakeS3::start().await;
@@ -198,7 +199,7 @@ async fn store_that_refuses_to_be_written_leaves_no_snapshot() {
     ];
     let parts = ["data/", "index/", "snapshots/"];
     let cases = parts.into_iter().flat_map(|part| faults.map(|(fault, reason)| (part, fault, reason)));
-    // A pack gets a second more a 128 KiB: too long to wait for here.
+    // The time limit of a pack grows by a second for each 128 KiB, which is too long for a test.
     let cases = cases.filter(|(part, fault, _)| (*part, *fault) != ("data/", Fault::Hang));
     at_once(cases, async |(part, fault, reason)| {
         let store = FakeS3::start().await;
@@ -217,7 +218,7 @@ async fn full_store_and_missing_rights_are_not_retried() {
     for status in [507, 403] {
         let store = FakeS3::start().await;
         create(store.access(), never()).await.unwrap().close().await;
-        // Patient: retries would show.
+        // With the default limits, retries would show in the number of requests.
         let repository = open(store.access(), never()).await.unwrap();
         let before = store.requests("PUT", "data/");
         store.fail("PUT", "data/", Fault::Status(status), ALWAYS);
@@ -227,7 +228,7 @@ async fn full_store_and_missing_rights_are_not_retried() {
             _ => matches!(error, RepositoryError::AccessDenied { .. }),
         };
         assert!(is_typed, "{error}");
-        // A pack of data and one of trees.
+        // One pack of data and one of trees.
         let requests = store.requests("PUT", "data/") - before;
         assert!((1..=2).contains(&requests), "{status}: {requests}");
     }
@@ -264,14 +265,14 @@ async fn snapshot_whose_acknowledgement_was_lost_is_found() {
 }
 
 #[tokio::test]
-async fn commit_that_cannot_be_told_is_unknown() {
+async fn commit_that_cannot_be_verified_is_unknown() {
     let store = FakeS3::start().await;
     let repository = repository_in(&store).await;
     store.fail("PUT", "snapshots/", Fault::Unacknowledged, ALWAYS);
     store.fail("GET", "snapshots/", Fault::Cut, ALWAYS);
     let error = is_refused(&repository, Reason::CommitUnknown).await;
     store.heal();
-    // The retry finds by the run's tag what had become visible.
+    // The retry finds the snapshot, which has become visible, by the run's tag.
     let snapshots = repository.snapshots().await.unwrap();
     let adopted = stowaway::repository::by_run(&snapshots, "42/deployment/shop/db").unwrap();
     assert!(error.to_string().contains(&adopted.id), "{error}");
@@ -283,7 +284,7 @@ async fn cancel_ends_every_kind_of_waiting() {
         let store = FakeS3::start().await;
         create(store.access(), never()).await.unwrap().close().await;
         let cancel = never();
-        // Patient: only the token ends this.
+        // With the default limits only the token ends the run in time.
         let repository = open(store.access(), cancel.clone()).await.unwrap();
         store.fail("PUT", part, Fault::Hang, ALWAYS);
         let watched = store.clone();
@@ -297,7 +298,7 @@ async fn cancel_ends_every_kind_of_waiting() {
         assert_eq!(error.reason(), Reason::Cancelled, "{part}: {error}");
         assert!(store.keys("snapshots").is_empty());
         repository.close().await;
-        assert!(store.keys("locks").is_empty(), "a cancelled run takes its lock away");
+        assert!(store.keys("locks").is_empty(), "a cancelled run removes its lock");
     }
 }
 
@@ -312,7 +313,7 @@ async fn failed_upload_ends_a_stream_that_stays_silent() {
     let sending = async {
         // More than one pack, and then nothing: neither more bytes nor an end.
         for piece in noise(40 << 20, 7).chunks(64 * 1024) {
-            if sender.send(Piece::Data(Bytes::copy_from_slice(piece))).await.is_err() {
+            if sender.send(StreamItem::Data(Bytes::copy_from_slice(piece))).await.is_err() {
                 break;
             }
         }
@@ -327,7 +328,7 @@ async fn failed_upload_ends_the_walk_of_a_folder_that_is_far_from_its_end() {
     let store = FakeS3::start().await;
     let repository = repository_in(&store).await;
     store.fail("PUT", "data/", Fault::Hang, ALWAYS);
-    // All who read wait for a place to upload to when it fails, and the walk waits for one who reads.
+    // When the upload fails, all readers wait for a free upload slot, and the walk waits for a free reader.
     let source = tempfile::tempdir().unwrap();
     for (number, content) in noise(40 << 20, 8).chunks(400_000).enumerate() {
         std::fs::write(source.path().join(format!("{number}")), content).unwrap();

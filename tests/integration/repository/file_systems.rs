@@ -1,7 +1,7 @@
-//! Every property of a file, on every file system that can be made here: what is stored comes back on the same kind of file
-//! system as it was, and onto all others what they can hold does, and the rest is named.
+//! Every property of a file, on every file system which can be mounted here. Stored files are restored unchanged onto
+//! the same kind of file system. On any other kind, a property which the file system cannot hold is named.
 //!
-//! File systems that the machine has no program or kernel module for are reported as SKIPPED.
+//! File systems for which the machine has no program or kernel module are reported as SKIPPED.
 
 use std::{
     ffi::OsStr,
@@ -25,7 +25,6 @@ use super::{
     *,
 };
 
-/// A kind of file system.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
     Tmpfs,
@@ -36,13 +35,13 @@ pub enum Kind {
     Ramfs,
     Overlay,
     Vfat,
-    /// By FUSE.
+    /// Mounted by FUSE.
     Exfat,
 }
 
-/// A file system of that kind, until it is dropped.
+/// A mounted file system of this kind, until it is dropped.
 pub struct Volume {
-    place: tempfile::TempDir,
+    dir: tempfile::TempDir,
     /// The loop device, if FUSE needs one.
     device: Option<String>,
 }
@@ -52,13 +51,13 @@ fn succeeds(command: &mut Command) -> bool {
 }
 
 impl Volume {
-    /// Makes one, unless the machine cannot.
+    /// Mounts a new file system, or returns `None` if the machine cannot.
     pub fn mount(kind: Kind) -> Option<Self> {
         assert!(is_root(), "this test mounts, and needs root");
-        let place = tempfile::tempdir().unwrap();
-        let (image, at) = (place.path().join("image"), place.path().join("mounted"));
+        let dir = tempfile::tempdir().unwrap();
+        let (image, at) = (dir.path().join("image"), dir.path().join("mounted"));
         fs::create_dir(&at).unwrap();
-        let mut volume = Self { place, device: None };
+        let mut volume = Self { dir, device: None };
         let make = match kind {
             Kind::Ext4 => Some((48, vec!["mkfs.ext4", "-q", "-F"])),
             Kind::Xfs => Some((320, vec!["mkfs.xfs", "-q"])),
@@ -77,7 +76,7 @@ impl Volume {
             Kind::Tmpfs => succeeds(Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"]).arg(&at)),
             Kind::Ramfs => succeeds(Command::new("mount").args(["-t", "ramfs", "ramfs"]).arg(&at)),
             Kind::Overlay => {
-                let [lower, upper, work] = ["lower", "upper", "work"].map(|name| folder_in(volume.place.path(), name));
+                let [lower, upper, work] = ["lower", "upper", "work"].map(|name| folder_in(volume.dir.path(), name));
                 let folders =
                     format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
                 succeeds(Command::new("mount").args(["-t", "overlay", "-o", &folders, "overlay"]).arg(&at))
@@ -95,7 +94,7 @@ impl Volume {
     }
 
     pub fn path(&self) -> PathBuf {
-        self.place.path().join("mounted")
+        self.dir.path().join("mounted")
     }
 }
 
@@ -108,13 +107,14 @@ impl Drop for Volume {
     }
 }
 
-/// Something that a file can be or have: how it is made in a folder, and how it looks there. An error if the folder's file
-/// system has no such thing.
+/// A property of a file. `make` creates a file with it in a folder, and fails if the file system does not support it;
+/// `look` describes the property there.
 struct Property {
     name: &'static str,
     make: fn(&Path) -> std::io::Result<()>,
     look: fn(&Path) -> String,
-    /// What the restore names if the target cannot hold it; none for what is about the file's name or content.
+    /// The text by which the restore names the property if the target cannot hold it. `None` for properties of the name
+    /// or the content.
     named: Option<&'static str>,
 }
 
@@ -122,7 +122,7 @@ fn set_times(path: &Path, seconds: i64, nanoseconds: i64) -> std::io::Result<()>
     let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
     utimensat(CWD, path, &Timestamps { last_access: time, last_modification: time }, AtFlags::SYMLINK_NOFOLLOW)?;
     let found = fs::symlink_metadata(path)?;
-    // The file system has no such time.
+    // The file system cannot represent this time.
     if (found.mtime(), found.mtime_nsec()) == (seconds, nanoseconds) {
         Ok(())
     } else {
@@ -389,7 +389,7 @@ const PROPERTIES: &[Property] = &[
     },
 ];
 
-/// A folder of each property that the file system has, by the property's number.
+/// Creates a folder for each property which the file system supports, named by the property's index.
 fn fill(root: &Path, kind: Kind) -> Vec<usize> {
     let mut made = Vec::new();
     for (number, property) in PROPERTIES.iter().enumerate() {
@@ -405,7 +405,7 @@ fn fill(root: &Path, kind: Kind) -> Vec<usize> {
     made
 }
 
-/// Whether each property is as it was, or named.
+/// Asserts that each property is unchanged, or is named by the restore.
 fn compare(source: &Path, target: &Path, made: &[usize], restored: &RestoredFolder, pair: (Kind, Kind)) {
     for number in made {
         let property = &PROPERTIES[*number];
@@ -439,8 +439,8 @@ async fn whatever_a_file_system_holds_comes_back_or_is_named() {
             eprintln!("SKIPPED: {from:?} cannot be made here");
             continue;
         };
-        let place = tempfile::tempdir().unwrap();
-        let repository = new_repository(&place.path().join("repository")).await;
+        let dir = tempfile::tempdir().unwrap();
+        let repository = new_repository(&dir.path().join("repository")).await;
         let source = folder_in(&volume.path(), "source");
         let made = fill(&source, from);
         let stored = store_folder(&repository, &source).await;
@@ -448,7 +448,7 @@ async fn whatever_a_file_system_holds_comes_back_or_is_named() {
         assert_eq!((stored.without_attributes.count, stored.vanished), (0, 0), "{from:?}: {stored:?}");
         for to in ALL {
             let Some(volume) = Volume::mount(to) else { continue };
-            // Which FUSE keeps open: names that it cannot hold are about contents, and fail.
+            // exfat by FUSE is restored only from exfat, because a name which it cannot hold fails the restore.
             if to == Kind::Exfat && from != Kind::Exfat {
                 continue;
             }
@@ -463,8 +463,8 @@ async fn whatever_a_file_system_holds_comes_back_or_is_named() {
 #[tokio::test]
 async fn whatever_restic_stored_of_a_file_system_comes_back_or_is_named() {
     let volume = Volume::mount(Kind::Ext4).expect("this test mounts ext4");
-    let place = tempfile::tempdir().unwrap();
-    let at = place.path().join("repository");
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("repository");
     let repository = new_repository(&at).await;
     let source = folder_in(&volume.path(), "source");
     let mut made = fill(&source, Kind::Ext4);
@@ -482,12 +482,12 @@ async fn whatever_restic_stored_of_a_file_system_comes_back_or_is_named() {
         let restored = repository.restore_folder(&snapshot, path, &target, std::sync::Arc::default()).await.unwrap();
         compare(&source, &target, &made, &restored, (Kind::Ext4, to));
     }
-    // The other way round.
+    // The reverse direction: restic restores what Stowaway stored.
     let rules = super::folders::at("2026-05-04T03:02:01Z");
     let stored = repository.store_folder(&super::folders::claim(), &rules, &source, Arc::default()).await.unwrap();
     repository.close().await;
     newest().check(&at);
-    let target = folder_in(place.path(), "by-restic");
+    let target = folder_in(dir.path(), "by-restic");
     newest().ok(&at, &["restore", &stored.snapshot, "--target", target.to_str().unwrap(), "--exclude", "*/node"]);
     assert_eq!(fs::read(target.join("data/claim/6/").join(OsStr::from_bytes(b"caf\xe9"))).unwrap(), b"caf\xe9");
 }

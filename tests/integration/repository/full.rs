@@ -1,4 +1,5 @@
-//! Stores without room: that is what they are called, nothing visible is left behind, and with room it goes on.
+//! Stores without free space: the error names the cause, no partial snapshot is visible, and the next run succeeds once
+//! there is space.
 
 use std::{path::Path, process::Command};
 
@@ -17,7 +18,7 @@ async fn rest_server_at_its_quota_is_full() {
     store(&repository, "/db.sql", b"small again").await;
 }
 
-/// A file system of its own, in memory, until it is dropped.
+/// A file system of its own in memory, until it is dropped.
 struct Small(tempfile::TempDir);
 
 impl Small {
@@ -46,15 +47,15 @@ impl Drop for Small {
 #[tokio::test]
 async fn ssh_server_whose_disk_is_full_is_full() {
     let disk = Small::mount("3m");
-    let place = disk.path().join("repository");
-    let server = servers::sftp_in(&place);
+    let dir = disk.path().join("repository");
+    let server = servers::sftp_in(&dir);
     let repository = create(server.access.clone(), never()).await.unwrap();
     store(&repository, "/db.sql", b"small").await;
     let error = store_pieces(&repository, "/db.sql", whole(&noise(8 << 20, 7))).await.unwrap_err();
     assert!(matches!(error, RepositoryError::StoreFull { .. }), "{error}");
     assert_eq!(repository.snapshots().await.unwrap().len(), 1);
-    // What was written of the packs is taken away, also of those that were given up.
-    while files_in(&place, "data").iter().any(|file| file.extension().is_some()) {
+    // The written parts of packs are removed, including those of uploads which were given up.
+    while files_in(&dir, "data").iter().any(|file| file.extension().is_some()) {
         tokio::task::yield_now().await;
     }
     store(&repository, "/db.sql", b"small again").await;

@@ -1,4 +1,4 @@
-//! A repository of ours in the hands of the real restic, oldest and newest, and the other way round.
+//! Stowaway and the real restic, oldest and newest, use the repositories of each other.
 
 use std::{path::Path, process::Command};
 
@@ -12,8 +12,8 @@ use super::{
     *,
 };
 
-async fn repository_with(place: &Path, path: &str, data: &[u8]) -> String {
-    let repository = new_repository(place).await;
+async fn repository_with(dir: &Path, path: &str, data: &[u8]) -> String {
+    let repository = new_repository(dir).await;
     let stored = store(&repository, path, data).await;
     repository.close().await;
     stored.snapshot
@@ -23,12 +23,12 @@ async fn repository_with(place: &Path, path: &str, data: &[u8]) -> String {
 async fn restic_finds_no_error_and_the_same_bytes() {
     let data = [noise(20 << 20, 1), vec![7; 3 << 20]].concat();
     for path in ["/shop-db.sql", "/a/b c/ü.sql"] {
-        let place = tempfile::tempdir().unwrap();
-        let id = repository_with(place.path(), path, &data).await;
+        let dir = tempfile::tempdir().unwrap();
+        let id = repository_with(dir.path(), path, &data).await;
         for restic in both() {
-            restic.check(place.path());
-            assert!(restic.ok(place.path(), &["dump", &id, path]) == data, "{restic:?}");
-            let listed = restic.ok(place.path(), &["ls", "--json", &id]);
+            restic.check(dir.path());
+            assert!(restic.ok(dir.path(), &["dump", &id, path]) == data, "{restic:?}");
+            let listed = restic.ok(dir.path(), &["ls", "--json", &id]);
             let file = listed
                 .split(|byte| *byte == b'\n')
                 .filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok())
@@ -42,16 +42,16 @@ async fn restic_finds_no_error_and_the_same_bytes() {
 
 #[tokio::test]
 async fn restic_restores_the_same_bytes_and_verifies_them() {
-    // Trap 9: of a node without size, restic 0.14 makes an empty file, and exits 0.
+    // From a node without a size restic 0.14 restores an empty file and exits with 0.
     let data = noise(3 << 20, 2);
-    let place = tempfile::tempdir().unwrap();
-    let id = repository_with(place.path(), "/a/db.sql", &data).await;
+    let dir = tempfile::tempdir().unwrap();
+    let id = repository_with(dir.path(), "/a/db.sql", &data).await;
     for restic in both() {
         for verify in [vec![], vec!["--verify"]] {
             let target = tempfile::tempdir().unwrap();
             let mut arguments = vec!["restore", &id, "--target", target.path().to_str().unwrap()];
             arguments.extend(verify);
-            restic.ok(place.path(), &arguments);
+            restic.ok(dir.path(), &arguments);
             let file = target.path().join("a/db.sql");
             assert!(std::fs::read(&file).unwrap() == data, "{restic:?} {arguments:?}");
             let mode = std::os::unix::fs::MetadataExt::mode(&file.metadata().unwrap());
@@ -64,10 +64,10 @@ async fn restic_restores_the_same_bytes_and_verifies_them() {
 async fn file_copied_from_a_mount_has_the_same_bytes() {
     assert!(Path::new("/dev/fuse").exists(), "this test mounts: it needs /dev/fuse and the Debian package fuse3");
     let data = noise(3 << 20, 3);
-    let place = tempfile::tempdir().unwrap();
-    let id = repository_with(place.path(), "/db.sql", &data).await;
+    let dir = tempfile::tempdir().unwrap();
+    let id = repository_with(dir.path(), "/db.sql", &data).await;
     for restic in both() {
-        let mounted = Mounted::new(&restic, place.path());
+        let mounted = Mounted::new(&restic, dir.path());
         let file = mounted.target.path().join("ids").join(&id[..8]).join("db.sql");
         let copy = tempfile::NamedTempFile::new().unwrap();
         assert!(Command::new("cp").arg(&file).arg(copy.path()).status().unwrap().success());
@@ -92,10 +92,10 @@ impl Mounted {
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        // It says so when it serves.
+        // restic prints this line when the mount is ready.
         let mut output = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
         assert!(output.any(|line| line.unwrap().starts_with("Now serving")), "restic mount did not start");
-        // Read on, so that it never meets a closed pipe.
+        // Keeps reading, so that restic never writes to a closed pipe.
         std::thread::spawn(move || output.for_each(drop));
         Self { child, target }
     }
@@ -113,11 +113,11 @@ impl Drop for Mounted {
 
 #[tokio::test]
 async fn restic_filters_find_our_labels() {
-    let place = tempfile::tempdir().unwrap();
-    let id = repository_with(place.path(), "/shop-db.sql", b"data").await;
+    let dir = tempfile::tempdir().unwrap();
+    let id = repository_with(dir.path(), "/shop-db.sql", b"data").await;
     for restic in both() {
         let found = |filter: [&str; 2]| {
-            let found = restic.json(place.path(), &["snapshots", "--json", filter[0], filter[1]]);
+            let found = restic.json(dir.path(), &["snapshots", "--json", filter[0], filter[1]]);
             found.as_array().map_or(0, Vec::len)
         };
         for filter in [
@@ -132,7 +132,7 @@ async fn restic_filters_find_our_labels() {
         for filter in [["--host", "other"], ["--path", "/shop"], ["--tag", "unproven"]] {
             assert_eq!(found(filter), 0, "{restic:?} {filter:?}");
         }
-        let snapshots = restic.json(place.path(), &["snapshots", "--json", &id]);
+        let snapshots = restic.json(dir.path(), &["snapshots", "--json", &id]);
         assert_eq!(snapshots[0]["paths"], serde_json::json!(["/shop-db.sql"]));
         assert_eq!(snapshots[0]["time"], "2026-05-04T03:02:01Z");
     }
@@ -143,82 +143,89 @@ async fn repository_of_restic_is_read_and_extended() {
     let data = [noise(5 << 20, 4), vec![0; 1 << 20]].concat();
     for restic in both() {
         for version in ["1", "2"] {
-            let place = tempfile::tempdir().unwrap();
-            restic.ok(place.path(), &["init", "--repository-version", version]);
-            restic.backup_stdin(place.path(), "theirs.sql", &data);
-            let repository = open(folder(place.path()), never()).await.unwrap();
-            let theirs = repository.snapshots().await.unwrap().remove(0);
-            assert_eq!((theirs.identity.host.as_str(), theirs.identity.path.as_str()), ("elsewhere", "/theirs.sql"));
-            assert!(collect(repository.read_file(&theirs.id, "/theirs.sql").await.unwrap()).await == data);
-            let ours = store(&repository, "/ours.sql", &data).await;
-            assert!(ours.added_bytes < 4096, "their chunks are found again: {ours:?}");
+            let dir = tempfile::tempdir().unwrap();
+            restic.ok(dir.path(), &["init", "--repository-version", version]);
+            restic.backup_stdin(dir.path(), "restic.sql", &data);
+            let repository = open(folder(dir.path()), never()).await.unwrap();
+            let by_restic = repository.snapshots().await.unwrap().remove(0);
+            assert_eq!(
+                (by_restic.identity.host.as_str(), by_restic.identity.path.as_str()),
+                ("elsewhere", "/restic.sql")
+            );
+            assert!(collect(repository.read_file(&by_restic.id, "/restic.sql").await.unwrap()).await == data);
+            let by_stowaway = store(&repository, "/stowaway.sql", &data).await;
+            assert!(by_stowaway.added_bytes < 4096, "restic's chunks are found again: {by_stowaway:?}");
             repository.close().await;
-            restic.check(place.path());
-            assert!(restic.ok(place.path(), &["dump", &ours.snapshot, "/ours.sql"]) == data);
+            restic.check(dir.path());
+            assert!(restic.ok(dir.path(), &["dump", &by_stowaway.snapshot, "/stowaway.sql"]) == data);
         }
     }
 }
 
 #[tokio::test]
-async fn restic_backs_up_into_ours_and_keys_open_both_ways() {
-    let place = tempfile::tempdir().unwrap();
-    repository_with(place.path(), "/db.sql", b"ours").await;
-    newest().backup_stdin(place.path(), "theirs.sql", b"theirs");
-    // A key that restic added opens for us.
+async fn restic_backs_up_into_a_repository_of_stowaway_and_its_key_opens_it() {
+    let dir = tempfile::tempdir().unwrap();
+    repository_with(dir.path(), "/db.sql", b"of stowaway").await;
+    newest().backup_stdin(dir.path(), "restic.sql", b"of restic");
+    // A key which restic added opens the repository for Stowaway.
     let passwords = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(passwords.path(), "second").unwrap();
-    newest().ok(place.path(), &["key", "add", "--new-password-file", passwords.path().to_str().unwrap()]);
-    let mut access = folder(place.path());
+    newest().ok(dir.path(), &["key", "add", "--new-password-file", passwords.path().to_str().unwrap()]);
+    let mut access = folder(dir.path());
     access.password = Secret::new("second".to_owned());
     let repository = open(access, never()).await.unwrap();
     let snapshots = repository.snapshots().await.unwrap();
     assert_eq!(snapshots.len(), 2);
-    let theirs = snapshots.iter().find(|snapshot| snapshot.identity.path == "/theirs.sql").unwrap();
-    assert_eq!(collect(repository.read_file(&theirs.id, "/theirs.sql").await.unwrap()).await, b"theirs");
+    let by_restic = snapshots.iter().find(|snapshot| snapshot.identity.path == "/restic.sql").unwrap();
+    assert_eq!(collect(repository.read_file(&by_restic.id, "/restic.sql").await.unwrap()).await, b"of restic");
 }
 
 #[tokio::test]
 async fn prune_is_refused_while_we_hold_a_lock_and_names_us() {
-    let place = tempfile::tempdir().unwrap();
-    let repository = new_repository(place.path()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let repository = new_repository(dir.path()).await;
     for restic in both() {
-        let refused = restic.run(place.path(), &["prune"]);
+        let refused = restic.run(dir.path(), &["prune"]);
         assert!(!refused.status.success());
-        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert!(said.contains("locked") && said.contains("pod UID 6f9619ff") && said.contains("runner-1"), "{said}");
-        // What does not remove goes on.
-        restic.check_without_lock(place.path());
-        restic.ok(place.path(), &["snapshots"]);
+        let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(
+            stderr.contains("locked") && stderr.contains("pod UID 6f9619ff") && stderr.contains("runner-1"),
+            "{stderr}"
+        );
+        // Commands which delete nothing are not blocked.
+        restic.check_without_lock(dir.path());
+        restic.ok(dir.path(), &["snapshots"]);
     }
     repository.close().await;
     for restic in both() {
-        restic.ok(place.path(), &["prune"]);
+        restic.ok(dir.path(), &["prune"]);
     }
 }
 
 #[tokio::test]
 async fn exclusive_lock_of_restic_is_honoured() {
-    let place = tempfile::tempdir().unwrap();
-    repository_with(place.path(), "/db.sql", &noise(1 << 20, 5)).await;
+    let dir = tempfile::tempdir().unwrap();
+    repository_with(dir.path(), "/db.sql", &noise(1 << 20, 5)).await;
     for restic in both() {
-        let holding = ExclusiveLock::new(&restic, place.path());
-        let error = open(folder(place.path()), never()).await.unwrap_err();
+        let holding = ExclusiveLock::new(&restic, dir.path());
+        let error = open(folder(dir.path()), never()).await.unwrap_err();
         assert!(matches!(error, RepositoryError::Locked { .. }), "{error}");
         assert_eq!(error.reason(), Reason::RepositoryLocked);
         assert!(error.to_string().contains(&format!("process {}", holding.0.id())), "{error}");
         drop(holding);
-        restic.ok(place.path(), &["unlock"]);
-        open(folder(place.path()), never()).await.unwrap().close().await;
+        restic.ok(dir.path(), &["unlock"]);
+        open(folder(dir.path()), never()).await.unwrap().close().await;
     }
 }
 
-/// A `restic check` that was stopped while it holds its exclusive lock.
+/// A `restic check` which was stopped while it holds its exclusive lock.
 pub struct ExclusiveLock(std::process::Child);
 
 impl ExclusiveLock {
     pub fn new(restic: &Restic, repository: &Path) -> Self {
         use std::io::Read;
-        // `prune` asks nothing once it has its lock; a pipe that nobody reads holds `check` after it said so.
+        // `prune` cannot be paused while it holds its lock. `check` can: it prints that it creates the lock, and then
+        // blocks on a pipe without a reader.
         let mut child = restic
             .command(repository)
             .args(["check", "--read-data"])
@@ -226,13 +233,14 @@ impl ExclusiveLock {
             .spawn()
             .unwrap();
         let mut output = child.stdout.take().unwrap();
-        let mut said = String::new();
+        let mut printed = String::new();
         let mut byte = [0];
-        while !said.contains("create exclusive lock") {
-            assert_eq!(output.read(&mut byte).unwrap(), 1, "restic ended: {said}");
-            said.push(char::from(byte[0]));
+        while !printed.contains("create exclusive lock") {
+            assert_eq!(output.read(&mut byte).unwrap(), 1, "restic ended: {printed}");
+            printed.push(char::from(byte[0]));
         }
-        // restic writes a lock under another name and renames it: stopped in between, it would hold nothing.
+        // restic writes a lock under another name and renames it. Stopped before the rename, it would not hold the
+        // lock.
         while !files_in(repository, "locks").iter().any(|lock| is_an_id(lock)) {
             std::thread::yield_now();
         }
@@ -242,7 +250,7 @@ impl ExclusiveLock {
     }
 }
 
-/// Whether a file has the name that the repository's format gives it: the SHA-256 of its content.
+/// Whether a file has a name in the repository's format, the SHA-256 of its content.
 fn is_an_id(file: &Path) -> bool {
     let name = file.file_name().unwrap().to_string_lossy();
     name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -257,17 +265,17 @@ impl Drop for ExclusiveLock {
 
 #[tokio::test]
 async fn what_a_failed_run_left_is_pruned_and_harms_nothing() {
-    let place = tempfile::tempdir().unwrap();
-    let repository = new_repository(place.path()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let repository = new_repository(dir.path()).await;
     store(&repository, "/db.sql", b"good").await;
     let mut sent = whole(&noise(40 << 20, 6));
     sent.pop();
     store_pieces(&repository, "/db.sql", sent).await.unwrap_err();
     repository.close().await;
     for restic in [oldest(), newest()] {
-        restic.check(place.path());
-        restic.ok(place.path(), &["prune"]);
-        restic.check(place.path());
+        restic.check(dir.path());
+        restic.ok(dir.path(), &["prune"]);
+        restic.check(dir.path());
     }
-    assert_eq!(files_in(place.path(), "data").len(), 2);
+    assert_eq!(files_in(dir.path(), "data").len(), 2);
 }

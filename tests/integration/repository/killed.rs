@@ -1,4 +1,4 @@
-//! Prune and check, killed while they work: restic finds no error, the next prune goes on, and no lock is left.
+//! Prune and check, killed while they run: restic finds no error, the next prune succeeds, and no lock is left.
 
 use std::{
     collections::BTreeSet,
@@ -9,10 +9,10 @@ use std::{
 
 use super::{prune::store_folder, restic::newest, *};
 
-/// How often each is killed.
+/// How many times the prune is killed.
 const KILLS: usize = 12;
 
-/// The program on a repository, as this process's user.
+/// The program with this repository, as the user of this process.
 fn command(repository: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stowaway"));
     command
@@ -31,32 +31,32 @@ fn run(repository: &Path, arguments: &[&str]) -> Output {
     command(repository, arguments).output().unwrap()
 }
 
-/// Standard output of a call that must succeed.
+/// Standard output of a call which must succeed.
 fn ok(repository: &Path, arguments: &[&str]) -> String {
     let output = run(repository, arguments);
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{arguments:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
-    said
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{arguments:?}: {stdout}{}", String::from_utf8_lossy(&output.stderr));
+    stdout
 }
 
 fn all_files(repository: &Path) -> BTreeSet<PathBuf> {
     ["data", "index", "locks"].iter().flat_map(|folder| files_in_while_they_change(&repository.join(folder))).collect()
 }
 
-/// Files that are there at some moment of the listing.
+/// The files which exist at some moment of the listing.
 fn files_in_while_they_change(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
         .flat_map(|entry| match entry.path() {
             path if path.is_dir() => files_in_while_they_change(&path),
-            // What is being written has a dot before its name.
+            // The name of a file which is still being written begins with a dot.
             _ if entry.file_name().to_string_lossy().starts_with('.') => Vec::new(),
             path => vec![path],
         })
         .collect()
 }
 
-/// Kills the program once it has changed so many files; false if it ended before.
+/// Kills the program once it has changed this many files. Returns false if it ended before.
 fn kill_after(mut child: Child, repository: &Path, before: &BTreeSet<PathBuf>, changes: usize) -> bool {
     let killed = loop {
         if all_files(repository).symmetric_difference(before).count() >= changes {
@@ -76,9 +76,9 @@ fn copy(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap().success());
 }
 
-/// A repository in which there is much to remove and to pack anew.
-async fn to_prune(place: &Path) -> PathBuf {
-    let (path, source) = (place.join("repository"), place.join("source"));
+/// A repository in which much must be removed and repacked.
+async fn to_prune(dir: &Path) -> PathBuf {
+    let (path, source) = (dir.join("repository"), dir.join("source"));
     let repository = new_repository(&path).await;
     let mut ids = Vec::new();
     for state in 0..3 {
@@ -99,10 +99,10 @@ async fn to_prune(place: &Path) -> PathBuf {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_prune_leaves_a_sound_repository_that_the_next_one_prunes() {
-    let place = tempfile::tempdir().unwrap();
-    let begun = to_prune(place.path()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let begun = to_prune(dir.path()).await;
     let changes = {
-        let path = place.path().join("whole");
+        let path = dir.path().join("whole");
         copy(&begun, &path);
         let before = all_files(&path);
         ok(&path, &["prune", "--max-unused", "0"]);
@@ -111,7 +111,7 @@ async fn killed_prune_leaves_a_sound_repository_that_the_next_one_prunes() {
     };
     assert!(changes > KILLS, "{changes}");
     for kill in 0..KILLS {
-        let path = place.path().join(kill.to_string());
+        let path = dir.path().join(kill.to_string());
         copy(&begun, &path);
         let before = all_files(&path);
         let child = command(&path, &["prune", "--max-unused", "0"]).spawn().unwrap();
@@ -123,35 +123,35 @@ async fn killed_prune_leaves_a_sound_repository_that_the_next_one_prunes() {
             "{kill}: a lock is left"
         );
         newest().check(&path);
-        let said = ok(&path, &["check", "--read-data"]);
-        assert!(said.contains("nothing is wrong") && said.contains(" 0 packs that nothing names"), "{kill}: {said}");
+        let stdout = ok(&path, &["check", "--read-data"]);
+        assert!(stdout.contains("no problems found") && stdout.contains(" 0 unreferenced packs"), "{kill}: {stdout}");
         fs::remove_dir_all(&path).unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_check_is_in_nobodys_way() {
-    let place = tempfile::tempdir().unwrap();
-    let path = to_prune(place.path()).await;
+async fn killed_check_blocks_no_other_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = to_prune(dir.path()).await;
     let before = all_files(&path);
     let child = command(&path, &["check", "--read-data"]).spawn().unwrap();
     assert!(kill_after(child, &path, &before, 1), "it has a lock while it reads");
     assert!(!newest().run(&path, &["prune"]).status.success(), "restic cannot know that it is dead");
-    let said = ok(&path, &["prune"]);
-    assert!(said.contains("freed"), "{said}");
+    let stdout = ok(&path, &["prune"]);
+    assert!(stdout.contains("freed"), "{stdout}");
     newest().check(&path);
 }
 
-/// Files that a writer of ours has not finished.
+/// The files which a writer of Stowaway has not finished.
 fn unfinished(repository: &Path) -> BTreeSet<PathBuf> {
-    let is_ours = |path: &PathBuf| {
+    let is_unfinished = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         name.starts_with('.') && path.extension() == Some("part".as_ref())
     };
-    files_in(repository, "").into_iter().filter(is_ours).collect()
+    files_in(repository, "").into_iter().filter(is_unfinished).collect()
 }
 
-/// Kills writers until one of them leaves a pack unfinished.
+/// Kills writers until one of them leaves an unfinished pack.
 fn leave_a_pack(path: &Path) {
     let data = path.join("data");
     let has_part = || {
@@ -177,9 +177,9 @@ fn leave_a_pack(path: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_killed_writers_left_unfinished_goes_with_a_prune_and_nothing_else_does() {
-    let place = tempfile::tempdir().unwrap();
-    let path = place.path().join("repository");
+async fn prune_removes_what_killed_writers_left_unfinished_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("repository");
     let repository = new_repository(&path).await;
     let stored = store(&repository, "/db.sql", &noise(100_000, 1)).await;
     repository.close().await;
@@ -196,16 +196,16 @@ async fn what_killed_writers_left_unfinished_goes_with_a_prune_and_nothing_else_
         }
         file
     };
-    let mut gone: Vec<PathBuf> =
+    let mut removed: Vec<PathBuf> =
         ["index", "snapshots", "data/ab", "data/00"].map(|at| put(&format!("{at}/{part}"), false)).into();
-    gone.extend(["locks", "keys"].map(|at| put(&format!("{at}/{part}"), true)));
-    gone.push(put(&format!(".config-{chance}.part"), true));
+    removed.extend(["locks", "keys"].map(|at| put(&format!("{at}/{part}"), true)));
+    removed.push(put(&format!(".config-{chance}.part"), true));
     let mut stays = vec![
-        // Their writers may be about to meet our lock.
+        // The writer of a young file may still be running, and will wait for the prune's lock.
         put(&format!("locks/{part}").replace("ab", "cd"), false),
         put(&format!("keys/{part}").replace("ab", "cd"), false),
         put(&format!(".config-{}.part", chance.replace('0', "f")), false),
-        // restic's own, and what nobody knows.
+        // Temporary files of restic, and names which no program writes.
         put(&format!("data/ab/{hash}-tmp-1234567890"), true),
         put(&format!("data/ab/.{hash}.part"), true),
         put(&format!("data/.{hash}-{chance}.part"), true),
@@ -218,10 +218,10 @@ async fn what_killed_writers_left_unfinished_goes_with_a_prune_and_nothing_else_
     stays.push(link);
 
     ok(&path, &["prune", "--dry-run"]);
-    assert!(gone.iter().all(|file| file.exists()), "a dry run removes nothing");
-    let said = ok(&path, &["prune"]);
-    let left: Vec<&PathBuf> = gone.iter().filter(|file| file.exists()).collect();
-    assert!(left.is_empty(), "{left:?}: {said}");
+    assert!(removed.iter().all(|file| file.exists()), "a dry run removes nothing");
+    let stdout = ok(&path, &["prune"]);
+    let left: Vec<&PathBuf> = removed.iter().filter(|file| file.exists()).collect();
+    assert!(left.is_empty(), "{left:?}: {stdout}");
     assert!(stays.iter().all(|file| fs::symlink_metadata(file).is_ok()), "{stays:?}");
     let known: BTreeSet<PathBuf> = stays.into_iter().collect();
     assert!(unfinished(&path).is_subset(&known), "{:?}", unfinished(&path));

@@ -1,4 +1,5 @@
-//! The page on restoring by hand: each of its commands does what it says, on a repository of ours.
+//! The document on restoring by hand: each of its commands does what the document states, with a repository which
+//! Stowaway wrote.
 
 use std::{
     fs,
@@ -14,7 +15,7 @@ use super::{folders::at, restic::newest, *};
 
 const DUMP: &[u8] = b"CREATE TABLE barrels (litres int);\n";
 
-/// The commands of the page, in its order.
+/// The commands of the document, in order.
 fn commands(page: &str) -> Vec<&str> {
     let blocks = page.split("```console\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     blocks
@@ -27,11 +28,11 @@ fn labelled(source: &str, path: &str) -> SnapshotIdentity {
     SnapshotIdentity { host: "shop".into(), path: path.into(), tags: vec![format!("source={source}")] }
 }
 
-/// What the page speaks of: a claim and a dump, and others beside them that must not be taken for them.
-async fn fill(place: &Path) {
-    let repository = new_repository(&place.join("repository")).await;
+/// Stores the claim and the dump which the document uses, and similar snapshots which must not be taken for them.
+async fn fill(dir: &Path) {
+    let repository = new_repository(&dir.join("repository")).await;
     let store_folder = async |source: &str, text: &str| {
-        let folder = place.join(source.replace('/', "-"));
+        let folder = dir.join(source.replace('/', "-"));
         fs::create_dir_all(folder.join("deep/er")).unwrap();
         fs::write(folder.join("numbers"), text).unwrap();
         fs::write(folder.join("deep/er/life"), text).unwrap();
@@ -50,11 +51,11 @@ async fn fill(place: &Path) {
     repository.close().await;
 }
 
-/// `restic mount`, which must not outlive the test, whatever becomes of that.
+/// `restic mount`, which is killed at the end of the test in any case.
 struct Mounted(Child);
 
 impl Mounted {
-    /// Starts it, and waits until it shows the folder.
+    /// Starts the command, and waits until the folder appears.
     fn start(mut line: Command, folder: &Path) -> Self {
         let mut mounted = Self(line.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
         let deadline = Instant::now() + Duration::from_mins(1);
@@ -69,18 +70,18 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // After `umount` it has ended by itself.
+        // After `umount` it has ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
 #[tokio::test]
-async fn each_command_of_the_page_brings_back_what_it_says() {
+async fn each_command_of_the_page_restores_what_it_states() {
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/manual-restore.md")).unwrap();
-    let place = tempfile::tempdir().unwrap();
-    fill(place.path()).await;
-    let work = place.path().join("work");
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path()).await;
+    let work = dir.path().join("work");
     fs::create_dir_all(work.join("mounted")).unwrap();
     fs::write(work.join("password"), format!("{PASSWORD}\n")).unwrap();
     let restic = newest();
@@ -97,22 +98,22 @@ async fn each_command_of_the_page_brings_back_what_it_says() {
         line.args(["-e", "-o", "pipefail", "-c", command])
             .current_dir(&work)
             .env("PATH", &path)
-            .env("RESTIC_REPOSITORY", place.path().join("repository"))
+            .env("RESTIC_REPOSITORY", dir.path().join("repository"))
             .env("RESTIC_PASSWORD_FILE", "password")
-            .env("RESTIC_CACHE_DIR", place.path().join("cache"));
+            .env("RESTIC_CACHE_DIR", dir.path().join("cache"));
         ran += 1;
         if command.starts_with("restic mount") {
             mounting = Some(Mounted::start(line, &work.join("mounted/hosts/shop")));
             continue;
         }
         let output = line.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{command}: {}{said}", String::from_utf8_lossy(&output.stderr));
-        // What belongs to others is neither shown nor restored.
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{command}: {}{stdout}", String::from_utf8_lossy(&output.stderr));
+        // Snapshots of other sources are neither shown nor restored.
         let is_of_one = command.contains("source=pvc/cask") || command.contains("ls ");
-        assert!(!(is_of_one && said.contains("vat")), "{command}: {said}");
+        assert!(!(is_of_one && stdout.contains("vat")), "{command}: {stdout}");
         if command.contains(" ls ") || command.starts_with("ls ") {
-            assert!(said.contains("numbers"), "{command}: {said}");
+            assert!(stdout.contains("numbers"), "{command}: {stdout}");
         }
     }
     drop(mounting);
@@ -120,6 +121,6 @@ async fn each_command_of_the_page_brings_back_what_it_says() {
     for file in ["restored/data/cask/numbers", "volume/numbers", "volume/deep/er/life", "part/deep/er/life"] {
         assert_eq!(fs::read_to_string(work.join(file)).unwrap(), "of cask", "{file}");
     }
-    assert!(!work.join("part/numbers").exists(), "more than the part that was asked for");
+    assert!(!work.join("part/numbers").exists(), "more than the requested part");
     assert_eq!(fs::read(work.join("shop.sql")).unwrap(), DUMP);
 }

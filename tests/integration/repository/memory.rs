@@ -1,11 +1,12 @@
-//! Memory of a run: bounded, whatever the length of what it works on. Alone in its process, whose peak it measures.
+//! The memory of a run is bounded, whatever the size of its data. Each test runs in a process of its own, because it
+//! measures the peak of the process.
 
 use std::sync::Arc;
 
 use stowaway::{
     model::{ArchiveFormat, DataPart, mounts},
-    repository::{ArchivePlace, Progress, StoreAccess, open},
-    stream::{Piece, pieces},
+    repository::{ArchiveTarget, Progress, StoreAccess, open},
+    stream::{StreamItem, pieces},
 };
 
 use super::{
@@ -13,18 +14,18 @@ use super::{
     *,
 };
 
-/// The highest resident set so far, in KiB.
+/// The peak resident set size so far, in KiB.
 fn peak_kibibytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Tells the process that it runs this one test, on that folder.
+/// The variable which makes this process run only the one test, in this folder.
 const ALONE: &str = "STOWAWAY_TEST_ALONE";
 const MEBIBYTES: u64 = 512;
 
-/// Runs a test of this module once more, in a process of its own that is set as that of a Job.
+/// Runs a test of this module again, in a process of its own with the environment of a Job.
 fn run_alone(test: &str, folder: &Path) {
     let (_, module) = module_path!().split_once("::").unwrap();
     let alone = std::process::Command::new(std::env::current_exe().unwrap())
@@ -33,8 +34,12 @@ fn run_alone(test: &str, folder: &Path) {
         .args(["--exact", &format!("{module}::{test}"), "--nocapture"])
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&alone.stdout);
-    assert!(alone.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&alone.stderr));
+    let stdout = String::from_utf8_lossy(&alone.stdout);
+    assert!(
+        alone.status.success() && stdout.contains("1 passed"),
+        "{stdout}{}",
+        String::from_utf8_lossy(&alone.stderr)
+    );
 }
 
 fn wait_for<T>(work: impl Future<Output = T>) -> T {
@@ -46,8 +51,8 @@ fn long_stream_is_stored_and_read_back_in_little_memory() {
     match std::env::var_os(ALONE) {
         Some(folder) => wait_for(store_and_read_back(folder.as_ref())),
         None => {
-            let place = tempfile::tempdir().unwrap();
-            run_alone("long_stream_is_stored_and_read_back_in_little_memory", place.path());
+            let dir = tempfile::tempdir().unwrap();
+            run_alone("long_stream_is_stored_and_read_back_in_little_memory", dir.path());
         }
     }
 }
@@ -57,10 +62,10 @@ fn much_data_is_checked_pruned_and_restored_in_little_memory() {
     if let Some(folder) = std::env::var_os(ALONE) {
         return wait_for(check_prune_and_restore(folder.as_ref()));
     }
-    let place = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     wait_for(async {
-        let repository = new_repository(&place.path().join("repository")).await;
-        let source = place.path().join("source");
+        let repository = new_repository(&dir.path().join("repository")).await;
+        let source = dir.path().join("source");
         for state in 0..2 {
             for number in 0..6000_u64 {
                 let seed = if number % 2 == 0 { number } else { 10_000 * (state + 1) + number };
@@ -77,10 +82,10 @@ fn much_data_is_checked_pruned_and_restored_in_little_memory() {
         }
         repository.close().await;
     });
-    run_alone("much_data_is_checked_pruned_and_restored_in_little_memory", place.path());
+    run_alone("much_data_is_checked_pruned_and_restored_in_little_memory", dir.path());
 }
 
-/// Of the 192 MiB of a Job; what it says to pod, API server and store needs some, too.
+/// Asserts that the peak leaves enough of a Job's 192 MiB for the connections to the pod, the API server and the store.
 fn is_little(step: &str) {
     println!("{} MiB after {step}", peak_kibibytes() / 1024);
     assert!(peak_kibibytes() < 144 * 1024, "{} KiB after {step}", peak_kibibytes());
@@ -97,7 +102,7 @@ async fn check_prune_and_restore(folder_of_all: &Path) {
     let going = [first.id.clone()].into();
     let ahead = repository.repack(&going, &none_unused()).await.unwrap();
     assert!(ahead.new_bytes > 5 << 20, "{ahead:?}");
-    is_little("packing anew");
+    is_little("repacking");
     repository.close().await;
     forget_and_prune(folder(&path), &[&first.id], &none_unused()).await;
     is_little("a prune");
@@ -109,15 +114,15 @@ async fn check_prune_and_restore(folder_of_all: &Path) {
     repository.close().await;
 }
 
-async fn store_and_read_back(place: &Path) {
-    let repository = new_repository(place).await;
+async fn store_and_read_back(dir: &Path) {
+    let repository = new_repository(dir).await;
     println!("{} MiB after opening", peak_kibibytes() / 1024);
     let (sender, receiver) = pieces();
     tokio::spawn(async move {
         for mebibyte in 0..MEBIBYTES {
             let data: bytes::Bytes = noise(1 << 20, mebibyte).into();
             for part in 0..16 {
-                sender.send(Piece::Data(data.slice(part << 16..(part + 1) << 16))).await.unwrap();
+                sender.send(StreamItem::Data(data.slice(part << 16..(part + 1) << 16))).await.unwrap();
             }
         }
         sender.send(end(MEBIBYTES << 20)).await.unwrap();
@@ -130,19 +135,19 @@ async fn store_and_read_back(place: &Path) {
     let mut bytes = 0;
     let last = loop {
         match file.pieces.recv().await {
-            Some(Piece::Data(data)) => bytes += data.len() as u64,
+            Some(StreamItem::Data(data)) => bytes += data.len() as u64,
             other => break other,
         }
     };
-    assert!(matches!(last, Some(Piece::End(_))), "{last:?}");
+    assert!(matches!(last, Some(StreamItem::End(_))), "{last:?}");
     assert_eq!(bytes, MEBIBYTES << 20);
     is_little("reading it back");
-    let to = ArchivePlace {
+    let to = ArchiveTarget {
         store: StoreAccess {
-            backend: folder(&place.join("archives")).backend,
+            backend: folder(&dir.join("archives")).backend,
             connection: Connection::default(),
             credentials: BTreeMap::new(),
-            patience: Patience::default(),
+            timeouts: Timeouts::default(),
         },
         name: "db.tar.zst".to_owned(),
         format: ArchiveFormat::TarZstd,
@@ -152,6 +157,7 @@ async fn store_and_read_back(place: &Path) {
     let archived = repository.archive((&stored.snapshot, "/db.sql"), &[], &to, Arc::default()).await.unwrap();
     assert!(archived.bytes > MEBIBYTES << 20, "{archived:?}");
     println!("{} MiB after making an archive of it", peak_kibibytes() / 1024);
-    // With all that the allocator has kept of the backup and the reading before, which the Job of an archive has not done.
+    // This includes what the allocator kept from the backup and the read before, which the Job of an archive does not
+    // run.
     assert!(peak_kibibytes() < 176 * 1024, "{} KiB", peak_kibibytes());
 }

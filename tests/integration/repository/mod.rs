@@ -1,4 +1,4 @@
-//! Repositories, and what their tests share: places, streams, a store that misbehaves, and the real restic.
+//! Repositories, and what their tests share: access, streams, a store which misbehaves, and the real restic.
 
 mod adopted;
 mod ahead;
@@ -22,11 +22,12 @@ mod identities;
 mod interoperability;
 mod keys;
 mod killed;
+mod locations;
 mod locks;
+mod maintenance;
 mod manual_restore;
 mod meddled;
 mod memory;
-mod places;
 mod prune;
 mod refusals;
 mod restic;
@@ -39,7 +40,6 @@ mod streams;
 mod suspect;
 mod torture;
 mod trust;
-mod upkeep;
 mod whole_dumps;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
@@ -52,17 +52,17 @@ use stowaway::{
         latest_restorable,
     },
     repository::{
-        Access, Entry, LockHolder, LockRules, Patience, Progress, Repository, RepositoryError, SnapshotSummary,
-        StoreRules, Stored, StoredFile, create,
+        Access, Entry, LockHolder, LockRules, Progress, Repository, RepositoryError, SnapshotSummary, StoreRules,
+        Stored, StoredFile, Timeouts, create,
     },
-    stream::{End, Piece, pieces},
+    stream::{End, StreamItem, pieces},
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub const PASSWORD: &str = "correct horse";
 
-/// A repository in a folder.
+/// Access to a repository in a folder.
 pub fn folder(path: &Path) -> Access {
     Access {
         backend: BackendConfig::Folder { path: path.to_str().unwrap().to_owned() },
@@ -72,7 +72,7 @@ pub fn folder(path: &Path) -> Access {
         credentials: BTreeMap::new(),
         holder: LockHolder { host: "runner-1".to_owned(), user: "pod UID 6f9619ff".to_owned() },
         locks: LockRules::default(),
-        patience: Patience::default(),
+        timeouts: Timeouts::default(),
         expected_ids: Vec::new(),
     }
 }
@@ -81,7 +81,7 @@ pub fn never() -> CancellationToken {
     CancellationToken::new()
 }
 
-/// The newest good snapshot of a source, as a restore without an id takes it.
+/// The newest good snapshot of a source, as a restore without an id selects it.
 pub fn newest_of<'a>(snapshots: &'a [SnapshotSummary], source: &SourceName) -> Option<&'a SnapshotSummary> {
     let records: Vec<SnapshotRecord<'_>> = snapshots.iter().map(SnapshotSummary::record).collect();
     let query = SnapshotQuery { source, host: None, as_of: None, cluster: "", now: Timestamp::now() };
@@ -105,8 +105,8 @@ pub fn rules() -> StoreRules {
     StoreRules { allow_empty: false, time: "2026-05-04T03:02:01Z".parse::<Timestamp>().unwrap(), device: None }
 }
 
-/// A stream of these pieces, after which its sender hangs up.
-pub fn stream_of(sent: Vec<Piece>) -> mpsc::Receiver<Piece> {
+/// A stream of these pieces, after which the sender is dropped.
+pub fn stream_of(sent: Vec<StreamItem>) -> mpsc::Receiver<StreamItem> {
     let (sender, receiver) = pieces();
     tokio::spawn(async move {
         for piece in sent {
@@ -118,18 +118,23 @@ pub fn stream_of(sent: Vec<Piece>) -> mpsc::Receiver<Piece> {
     receiver
 }
 
-/// Whole pieces of the data, and its good end.
-pub fn whole(data: &[u8]) -> Vec<Piece> {
-    let mut sent: Vec<Piece> = data.chunks(64 * 1024).map(|piece| Piece::Data(Bytes::copy_from_slice(piece))).collect();
+/// The data as pieces, with a successful end.
+pub fn whole(data: &[u8]) -> Vec<StreamItem> {
+    let mut sent: Vec<StreamItem> =
+        data.chunks(64 * 1024).map(|piece| StreamItem::Data(Bytes::copy_from_slice(piece))).collect();
     sent.push(end(data.len() as u64));
     sent
 }
 
-pub fn end(bytes: u64) -> Piece {
-    Piece::End(End { proof: Proof::Acknowledged, bytes })
+pub fn end(bytes: u64) -> StreamItem {
+    StreamItem::End(End { proof: Proof::Acknowledged, bytes })
 }
 
-pub async fn store_pieces(repository: &Repository, path: &str, sent: Vec<Piece>) -> Result<Stored, RepositoryError> {
+pub async fn store_pieces(
+    repository: &Repository,
+    path: &str,
+    sent: Vec<StreamItem>,
+) -> Result<Stored, RepositoryError> {
     repository.store_stream(&identity(path), &rules(), stream_of(sent), Arc::new(Progress::default())).await
 }
 
@@ -137,8 +142,7 @@ pub async fn store(repository: &Repository, path: &str, data: &[u8]) -> Stored {
     store_pieces(repository, path, whole(data)).await.unwrap()
 }
 
-/// Everything up to the stream's end, which must be good.
-/// All paths of a snapshot.
+/// All entries of a snapshot.
 pub async fn entries_of(repository: &Repository, snapshot: &str) -> Vec<Entry> {
     let (sender, batches) = std::sync::mpsc::channel();
     let hand_on = move |entries| {
@@ -153,8 +157,8 @@ pub async fn collect(mut file: StoredFile) -> Vec<u8> {
     let mut content = Vec::new();
     loop {
         match file.pieces.recv().await {
-            Some(Piece::Data(data)) => content.extend_from_slice(&data),
-            Some(Piece::End(end)) => {
+            Some(StreamItem::Data(data)) => content.extend_from_slice(&data),
+            Some(StreamItem::End(end)) => {
                 assert_eq!((end.bytes, file.size), (content.len() as u64, content.len() as u64));
                 return content;
             }
@@ -163,7 +167,7 @@ pub async fn collect(mut file: StoredFile) -> Vec<u8> {
     }
 }
 
-/// Bytes that do not compress, and are the same for the same seed.
+/// Bytes which do not compress, and which depend on the seed only.
 pub fn noise(bytes: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut noise = Vec::with_capacity(bytes + 8);
@@ -178,7 +182,7 @@ pub fn noise(bytes: usize, seed: u64) -> Vec<u8> {
     noise
 }
 
-/// How many files are in a folder of the repository.
+/// All files below a folder of the repository, sorted.
 pub fn files_in(repository: &Path, folder: &str) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![repository.join(folder)];

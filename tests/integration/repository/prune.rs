@@ -1,4 +1,5 @@
-//! Forget and prune: what a snapshot needs stays, the rest goes, and restic finds no error, whoever wrote it.
+//! Forget and prune: data which a snapshot needs stays, the rest is removed, and restic finds no error, whichever
+//! program wrote the repository.
 
 use std::{collections::BTreeSet, fs};
 
@@ -6,7 +7,8 @@ use futures::future::BoxFuture;
 use stowaway::{
     model::DataPart,
     repository::{
-        FolderRules, Forget, FoundLock, Liveness, LockJudge, PruneReport, PruneRules, Unused, open, open_exclusively,
+        FolderRules, Forget, FoundLock, Liveness, LockOwnerProbe, PruneReport, PruneRules, Unused, open,
+        open_exclusively,
     },
 };
 
@@ -28,7 +30,7 @@ pub fn none_unused() -> PruneRules {
     PruneRules { max_unused: Unused::Bytes(0), ..PruneRules::default() }
 }
 
-/// Forgets without a plan, and prunes.
+/// Forgets these snapshots and prunes.
 pub async fn forget_and_prune(access: Access, ids: &[&str], rules: &PruneRules) -> PruneReport {
     let repository = open_exclusively(access, never()).await.unwrap();
     let snapshots: BTreeSet<String> = ids.iter().map(|id| (*id).to_owned()).collect();
@@ -46,7 +48,7 @@ pub async fn is_sound(path: &Path) {
     repository.close().await;
 }
 
-/// restic finds no error, and restores what was stored of that folder.
+/// Asserts that restic finds no error, and restores the snapshot as the source folder is.
 pub fn is_whole_to_restic(path: &Path, snapshot: &str, source: &Path) {
     for restic in both() {
         restic.check(path);
@@ -60,7 +62,8 @@ pub fn bytes_in(repository: &Path) -> u64 {
     files_in(repository, "data").iter().map(|file| file.metadata().unwrap().len()).sum()
 }
 
-/// Stores two states of a folder of many small files and one long one, of which little is the same; gives both ids.
+/// Stores two states of a folder with many small files and one long file, which have little data in common. Returns
+/// both ids.
 pub async fn two_states(repository: &Repository, source: &Path) -> [String; 2] {
     let mut ids = Vec::new();
     for state in 0..2 {
@@ -76,9 +79,9 @@ pub async fn two_states(repository: &Repository, source: &Path) -> [String; 2] {
 }
 
 #[tokio::test]
-async fn what_is_left_after_a_prune_is_whole_and_the_rest_is_gone() {
-    let place = tempfile::tempdir().unwrap();
-    let (path, source) = (place.path().join("repository"), place.path().join("source"));
+async fn data_that_a_prune_keeps_is_whole_and_the_rest_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, source) = (dir.path().join("repository"), dir.path().join("source"));
     let repository = new_repository(&path).await;
     let [first, second] = two_states(&repository, &source).await;
     repository.close().await;
@@ -87,7 +90,8 @@ async fn what_is_left_after_a_prune_is_whole_and_the_rest_is_gone() {
     assert_eq!((report.bytes_before, report.bytes_after), (before, bytes_in(&path)), "{report:?}");
     assert_eq!(report.packs_after, files_in(&path, "data").len() as u64);
     assert!(report.packs_repacked > 0 && report.packs_removed > 0, "{report:?}");
-    // Of 12 and 5 MB of data, a third of the files is in both states; the first state's rest is gone.
+    // The first state has 6 MB in small files, of which a third is also in the second state, and 5 MB in the long file.
+    // About 9 MB of it are removed.
     assert!(report.freed_bytes() > 8 << 20, "{report:?}");
     assert_eq!(report.unused_bytes, 0);
     is_sound(&path).await;
@@ -100,8 +104,8 @@ async fn what_is_left_after_a_prune_is_whole_and_the_rest_is_gone() {
 async fn repository_of_restic_is_pruned_and_restic_finds_nothing_to_add() {
     for restic in both() {
         for version in ["1", "2"] {
-            let place = tempfile::tempdir().unwrap();
-            let (path, source) = (place.path().join("repository"), place.path().join("source"));
+            let dir = tempfile::tempdir().unwrap();
+            let (path, source) = (dir.path().join("repository"), dir.path().join("source"));
             restic.ok(&path, &["init", "--repository-version", version]);
             fs::create_dir_all(source.join("below")).unwrap();
             for state in 0..3_u64 {
@@ -116,12 +120,12 @@ async fn repository_of_restic_is_pruned_and_restic_finds_nothing_to_add() {
             let report = forget_and_prune(folder(&path), &ids[..2], &none_unused()).await;
             assert!(report.freed_bytes() > 500_000, "{report:?}");
             restic.check(&path);
-            let target = place.path().join("target");
+            let target = dir.path().join("target");
             restic.ok(&path, &["restore", ids[2], "--target", target.to_str().unwrap()]);
             assert_same(&source, &target.join(source.strip_prefix("/").unwrap()));
-            let said = String::from_utf8(restic.ok(&path, &["prune", "--max-unused", "0"])).unwrap();
-            assert!(said.contains("total prune") && said.contains("0 blobs / 0 B"), "{said}");
-            // And on it goes.
+            let stdout = String::from_utf8(restic.ok(&path, &["prune", "--max-unused", "0"])).unwrap();
+            assert!(stdout.contains("total prune") && stdout.contains("0 blobs / 0 B"), "{stdout}");
+            // restic can continue to use the repository.
             restic.ok(&path, &["backup", source.to_str().unwrap()]);
             restic.check(&path);
         }
@@ -131,8 +135,8 @@ async fn repository_of_restic_is_pruned_and_restic_finds_nothing_to_add() {
 #[tokio::test]
 async fn repository_that_restic_has_pruned_is_sound_to_us() {
     for restic in both() {
-        let place = tempfile::tempdir().unwrap();
-        let (path, source) = (place.path().join("repository"), place.path().join("source"));
+        let dir = tempfile::tempdir().unwrap();
+        let (path, source) = (dir.path().join("repository"), dir.path().join("source"));
         let repository = new_repository(&path).await;
         let [first, second] = two_states(&repository, &source).await;
         repository.close().await;
@@ -141,7 +145,7 @@ async fn repository_that_restic_has_pruned_is_sound_to_us() {
         let report = forget_and_prune(folder(&path), &[], &none_unused()).await;
         assert_eq!(report.packs_removed, 0, "{report:?}");
         let repository = open(folder(&path), never()).await.unwrap();
-        let target = place.path().join("target");
+        let target = dir.path().join("target");
         fs::create_dir(&target).unwrap();
         repository.restore_folder(&second, "/data/x", &target, Arc::default()).await.unwrap();
         assert_same(&source, &target);
@@ -150,26 +154,26 @@ async fn repository_that_restic_has_pruned_is_sound_to_us() {
 
 #[tokio::test]
 async fn many_small_packs_and_indexes_become_few() {
-    let place = tempfile::tempdir().unwrap();
-    let repository = new_repository(place.path()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let repository = new_repository(dir.path()).await;
     let mut last = String::new();
     for number in 0..20 {
         last = store(&repository, "/db.sql", &noise(5000, number)).await.snapshot;
     }
     repository.close().await;
-    assert_eq!((files_in(place.path(), "data").len(), files_in(place.path(), "index").len()), (40, 20));
-    let report = forget_and_prune(folder(place.path()), &[], &PruneRules::default()).await;
+    assert_eq!((files_in(dir.path(), "data").len(), files_in(dir.path(), "index").len()), (40, 20));
+    let report = forget_and_prune(folder(dir.path()), &[], &PruneRules::default()).await;
     assert_eq!((report.snapshots, report.packs_repacked, report.packs_after), (20, 40, 2), "{report:?}");
-    assert_eq!((files_in(place.path(), "data").len(), files_in(place.path(), "index").len()), (2, 1));
-    newest().check(place.path());
-    let repository = open(folder(place.path()), never()).await.unwrap();
+    assert_eq!((files_in(dir.path(), "data").len(), files_in(dir.path(), "index").len()), (2, 1));
+    newest().check(dir.path());
+    let repository = open(folder(dir.path()), never()).await.unwrap();
     assert!(collect(repository.read_file(&last, "/db.sql").await.unwrap()).await == noise(5000, 19));
 }
 
 #[tokio::test]
 async fn unused_data_within_the_limit_stays_where_it_is() {
-    let place = tempfile::tempdir().unwrap();
-    let (path, source) = (place.path().join("repository"), place.path().join("source"));
+    let dir = tempfile::tempdir().unwrap();
+    let (path, source) = (dir.path().join("repository"), dir.path().join("source"));
     let repository = new_repository(&path).await;
     let [first, _] = two_states(&repository, &source).await;
     repository.close().await;
@@ -182,15 +186,15 @@ async fn unused_data_within_the_limit_stays_where_it_is() {
     newest().check(&path);
     let report = forget_and_prune(folder(&path), &[], &none_unused()).await;
     assert!(report.packs_repacked > 0 && report.unused_bytes == 0, "{report:?}");
-    // Headers and all: what was told before is near what came.
+    // The estimate of the dry run includes headers, so it is near the result.
     assert!(report.bytes_after.abs_diff(would.bytes_after) < 100_000, "{report:?} {would:?}");
     newest().check(&path);
 }
 
 #[tokio::test]
 async fn repacking_has_a_limit() {
-    let place = tempfile::tempdir().unwrap();
-    let (path, source) = (place.path().join("repository"), place.path().join("source"));
+    let dir = tempfile::tempdir().unwrap();
+    let (path, source) = (dir.path().join("repository"), dir.path().join("source"));
     let repository = new_repository(&path).await;
     let [first, _] = two_states(&repository, &source).await;
     repository.close().await;
@@ -201,8 +205,8 @@ async fn repacking_has_a_limit() {
 
 #[tokio::test]
 async fn nothing_is_removed_without_an_exclusive_lock() {
-    let place = tempfile::tempdir().unwrap();
-    let repository = new_repository(place.path()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let repository = new_repository(dir.path()).await;
     let stored = store(&repository, "/db.sql", b"x").await;
     let forget = Forget { snapshots: [stored.snapshot].into(), ..Forget::default() };
     for error in
@@ -214,11 +218,11 @@ async fn nothing_is_removed_without_an_exclusive_lock() {
 
 #[tokio::test]
 async fn newest_proven_snapshot_is_never_forgotten() {
-    let place = tempfile::tempdir().unwrap();
-    let repository = new_repository(place.path()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let repository = new_repository(dir.path()).await;
     let stored = store(&repository, "/db.sql", b"x").await;
     repository.close().await;
-    let repository = open_exclusively(folder(place.path()), never()).await.unwrap();
+    let repository = open_exclusively(folder(dir.path()), never()).await.unwrap();
     let forget = Forget { snapshots: [stored.snapshot.clone()].into(), ..Forget::default() };
     let error = repository.forget(&forget).await.unwrap_err();
     assert!(error.to_string().contains("newest good snapshot of deployment/shop/db"), "{error}");
@@ -231,41 +235,41 @@ async fn newest_proven_snapshot_is_never_forgotten() {
 #[tokio::test]
 async fn damaged_repository_is_not_pruned() {
     for lose in ["index", "snapshots", "data"] {
-        let place = tempfile::tempdir().unwrap();
-        let repository = new_repository(place.path()).await;
+        let dir = tempfile::tempdir().unwrap();
+        let repository = new_repository(dir.path()).await;
         for number in 0..3 {
             store(&repository, "/db.sql", &noise(100_000, number)).await;
         }
-        let damaged = files_in(place.path(), lose).remove(1);
+        let damaged = files_in(dir.path(), lose).remove(1);
         if lose == "snapshots" {
             fs::write(damaged, "").unwrap();
         } else {
             fs::remove_file(damaged).unwrap();
         }
         repository.close().await;
-        let left = files_in(place.path(), "data").len();
-        let repository = open_exclusively(folder(place.path()), never()).await.unwrap();
+        let left = files_in(dir.path(), "data").len();
+        let repository = open_exclusively(folder(dir.path()), never()).await.unwrap();
         let error = repository.prune(&none_unused()).await.unwrap_err();
         assert!(matches!(error, RepositoryError::Damaged { .. }), "{lose}: {error}");
-        assert_eq!(files_in(place.path(), "data").len(), left, "{lose}");
+        assert_eq!(files_in(dir.path(), "data").len(), left, "{lose}");
     }
 }
 
 #[tokio::test]
 async fn data_without_any_snapshot_is_not_rubbish() {
-    let place = tempfile::tempdir().unwrap();
-    let repository = new_repository(place.path()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let repository = new_repository(dir.path()).await;
     store(&repository, "/db.sql", &noise(70 << 20, 1)).await;
     repository.close().await;
-    fs::remove_file(files_in(place.path(), "snapshots").remove(0)).unwrap();
-    let repository = open_exclusively(folder(place.path()), never()).await.unwrap();
+    fs::remove_file(files_in(dir.path(), "snapshots").remove(0)).unwrap();
+    let repository = open_exclusively(folder(dir.path()), never()).await.unwrap();
     let error = repository.prune(&PruneRules::default()).await.unwrap_err();
     assert!(error.to_string().contains("holds no snapshot"), "{error}");
     let rules = PruneRules { allow_no_snapshots: true, ..PruneRules::default() };
     let report = repository.prune(&rules).await.unwrap();
-    assert_eq!((report.packs_after, bytes_in(place.path())), (0, 0), "{report:?}");
+    assert_eq!((report.packs_after, bytes_in(dir.path())), (0, 0), "{report:?}");
     repository.close().await;
-    newest().check(place.path());
+    newest().check(dir.path());
 }
 
 #[tokio::test]
@@ -278,26 +282,26 @@ async fn store_that_fails_while_pruning_is_left_sound() {
                 continue;
             }
             let store = FakeS3::start().await;
-            let patience = Patience {
+            let timeouts = Timeouts {
                 request: std::time::Duration::from_secs(2),
                 retries: std::time::Duration::ZERO,
                 outage: std::time::Duration::ZERO,
             };
-            let access = Access { patience, ..store.access() };
+            let access = Access { timeouts, ..store.access() };
             let repository = create(access.clone(), never()).await.unwrap();
             let mut ids = Vec::new();
             for number in 0..25 {
                 ids.push(store_pieces(&repository, "/db.sql", whole(&noise(5000, number))).await.unwrap().snapshot);
             }
             repository.close().await;
-            // All are of one time, of which the highest id is the newest.
+            // All snapshots have the same time, so the highest id is the newest.
             ids.sort();
             let repository = open_exclusively(access.clone(), never()).await.unwrap();
             let snapshots = ids[..5].iter().cloned().collect();
             repository.forget(&Forget { snapshots, ..Forget::default() }).await.unwrap();
             store.fail(method, part, fault, usize::MAX);
             let pruned = repository.prune(&none_unused()).await;
-            // A pack that is only said to be removed is rubbish for the next one.
+            // A pack which the store only claims to have deleted is removed by the next prune.
             let is_fine = (method, part, fault) == ("DELETE", "data/", Fault::Lie);
             assert_eq!(pruned.is_ok(), is_fine, "{method} {part} {fault:?}: {pruned:?}");
             store.heal();
@@ -313,11 +317,11 @@ async fn store_that_fails_while_pruning_is_left_sound() {
 
 #[tokio::test]
 async fn full_store_is_pruned_all_the_same() {
-    let place = tempfile::tempdir().unwrap();
-    let path = place.path().join("repository");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("repository");
     fs::create_dir(&path).unwrap();
     let _mounted = Mounted::tmpfs(&path, "size=34m");
-    let source = place.path().join("source");
+    let source = dir.path().join("source");
     let repository = new_repository(&path).await;
     let [first, _] = two_states(&repository, &source).await;
     repository.close().await;
@@ -325,7 +329,7 @@ async fn full_store_is_pruned_all_the_same() {
     fs::write(path.join("filler"), vec![0; usize::try_from(room).unwrap() - 300_000]).unwrap();
     let report = forget_and_prune(folder(&path), &[&first], &none_unused()).await;
     assert!(report.packs_repacked == 0 && report.packs_removed > 0 && report.unused_bytes > 0, "{report:?}");
-    assert_eq!(report.bytes_after, bytes_in(&path), "what did not fit is gone");
+    assert_eq!(report.bytes_after, bytes_in(&path), "what did not fit is removed");
     newest().check(&path);
     fs::remove_file(path.join("filler")).unwrap();
     let report = forget_and_prune(folder(&path), &[], &none_unused()).await;
@@ -335,8 +339,8 @@ async fn full_store_is_pruned_all_the_same() {
 
 #[tokio::test]
 async fn lost_lock_ends_a_prune() {
-    let place = tempfile::tempdir().unwrap();
-    let path = place.path();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
     let repository = new_repository(path).await;
     let stored = store(&repository, "/db.sql", &noise(100_000, 1)).await;
     repository.close().await;
@@ -349,12 +353,12 @@ async fn lost_lock_ends_a_prune() {
     assert_eq!(files_in(path, "data").len(), packs);
 }
 
-/// Says that everybody is dead, as a cluster says of pods that are gone.
+/// Reports every lock holder as dead, as a cluster does for deleted pods.
 #[derive(Debug)]
 struct AllAreDead;
 
-impl LockJudge for AllAreDead {
-    fn judge<'a>(&'a self, _: &'a FoundLock) -> BoxFuture<'a, Liveness> {
+impl LockOwnerProbe for AllAreDead {
+    fn probe<'a>(&'a self, _: &'a FoundLock) -> BoxFuture<'a, Liveness> {
         Box::pin(async { Liveness::Dead })
     }
 }
@@ -362,27 +366,27 @@ impl LockJudge for AllAreDead {
 #[tokio::test]
 async fn prune_that_ends_at_any_change_leaves_a_sound_repository_that_the_next_one_prunes() {
     let begun = FakeS3::start().await;
-    let patience = Patience {
+    let timeouts = Timeouts {
         request: std::time::Duration::from_secs(2),
         retries: std::time::Duration::ZERO,
         outage: std::time::Duration::ZERO,
     };
-    let locks = LockRules { judge: Arc::new(AllAreDead), wait: std::time::Duration::ZERO };
-    let access = |store: &FakeS3| Access { patience, locks: locks.clone(), ..store.access() };
+    let locks = LockRules { probe: Arc::new(AllAreDead), wait: std::time::Duration::ZERO };
+    let access = |store: &FakeS3| Access { timeouts, locks: locks.clone(), ..store.access() };
     let repository = create(access(&begun), never()).await.unwrap();
     let mut ids = Vec::new();
     for number in 0..20 {
         ids.push(store_pieces(&repository, "/db.sql", whole(&noise(3000, number))).await.unwrap().snapshot);
     }
     repository.close().await;
-    // All are of one time, of which the highest id is the newest.
+    // All snapshots have the same time, so the highest id is the newest.
     ids.sort();
     let repository = open_exclusively(access(&begun), never()).await.unwrap();
     repository.forget(&Forget { snapshots: ids[..3].iter().cloned().collect(), ..Forget::default() }).await.unwrap();
     repository.close().await;
 
     let mut cases = Vec::new();
-    // A lock is written; 20 indexes and 40 packs go for 1 and 2; then the lock goes.
+    // A lock is written, 20 indexes and 40 packs are replaced by 1 and 2, and the lock is removed.
     for changes in 0..70 {
         cases.push((changes, begun.copy().await));
     }
@@ -399,7 +403,7 @@ async fn prune_that_ends_at_any_change_leaves_a_sound_repository_that_the_next_o
         }
         store.heal();
         let repository = open_exclusively(access(&store), never()).await.unwrap();
-        assert_eq!(store.keys("locks/").len(), 1, "ours");
+        assert_eq!(store.keys("locks/").len(), 1, "the own lock only");
         let report = repository.check(Some(DataPart::ALL)).await.unwrap();
         assert!(report.is_sound(), "{changes}: {}", report.findings);
         let report = repository.prune(&none_unused()).await.unwrap();

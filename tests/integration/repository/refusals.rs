@@ -1,7 +1,7 @@
-//! File systems that refuse: what they cannot hold is named, and never costs the files or the run.
+//! File systems which refuse an operation: the run names what the file system cannot hold, and still keeps the files.
 //!
-//! Errors of system calls are injected by strace(1), and a file system without owners, modes, links and attributes is mounted
-//! where the kernel or FUSE has one. What cannot be tried on a machine is reported as SKIPPED.
+//! strace(1) injects errors of system calls. A file system without owners, modes, links and attributes is mounted if
+//! the kernel or FUSE has one. A test which the machine cannot run is reported as SKIPPED.
 
 use std::{
     ffi::OsStr,
@@ -13,7 +13,7 @@ use std::{
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use stowaway::{
-    model::{BackendConfig, SourceReport, mounts},
+    model::{BackendConfig, RunReport, mounts},
     repository::open,
 };
 
@@ -24,8 +24,8 @@ use super::{
     *,
 };
 
-/// A command whose system calls fail, as `inject` of strace(1) has it. Only those calls are traced, and only what is traced
-/// can be made to fail.
+/// A command whose system calls fail, in the notation of strace's `inject`. Only the injected calls are traced, because
+/// untraced calls cannot fail.
 fn failing(injected: &str, program: &str) -> Command {
     let (calls, _) = injected.split_once(':').unwrap();
     let mut command = Command::new("strace");
@@ -42,7 +42,7 @@ fn failing(injected: &str, program: &str) -> Command {
     command
 }
 
-/// Whether strace can make a call fail here; says so if not.
+/// Whether strace can make a call fail here. Prints why tests are skipped if not.
 fn can_inject() -> bool {
     let works =
         failing("write:error=EIO", "echo").arg("x").output().is_ok_and(|output| output.status.code() == Some(1));
@@ -52,38 +52,38 @@ fn can_inject() -> bool {
     works
 }
 
-/// A repository, a folder to store and a place to restore into.
+/// A repository, a folder to store, and a folder to restore into.
 struct Case {
-    place: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Case {
     async fn new() -> Self {
-        let place = tempfile::tempdir().unwrap();
-        new_repository(&place.path().join("repository")).await.close().await;
+        let dir = tempfile::tempdir().unwrap();
+        new_repository(&dir.path().join("repository")).await.close().await;
         for folder in ["root/dev", "root/data", "root/run/stowaway/password"] {
-            fs::create_dir_all(place.path().join(folder)).unwrap();
+            fs::create_dir_all(dir.path().join(folder)).unwrap();
         }
-        fs::write(place.path().join("root/run/stowaway/password/password"), PASSWORD).unwrap();
-        Self { place }
+        fs::write(dir.path().join("root/run/stowaway/password/password"), PASSWORD).unwrap();
+        Self { dir }
     }
 
     fn source(&self) -> PathBuf {
-        self.place.path().join("root/data")
+        self.dir.path().join("root/data")
     }
 
     fn target(&self) -> PathBuf {
-        self.place.path().join("target")
+        self.dir.path().join("target")
     }
 
     fn run(&self, injected: Option<&str>, arguments: &[&OsStr]) {
         let program = env!("CARGO_BIN_EXE_stowaway");
         let mut command = injected.map_or_else(|| Command::new(program), |injected| failing(injected, program));
-        let backend = BackendConfig::Folder { path: self.place.path().join("repository").to_str().unwrap().into() };
+        let backend = BackendConfig::Folder { path: self.dir.path().join("repository").to_str().unwrap().into() };
         let task = serde_json::json!({ "backend": backend, "kind": {
             "do": "backupClaim", "claim": "claim", "source": "pvc/claim", "identity": claim(), "timeout": null,
         }});
-        let root = self.place.path().join("root");
+        let root = self.dir.path().join("root");
         let output = command
             .args(arguments)
             .env("RESTIC_PASSWORD", PASSWORD)
@@ -91,33 +91,32 @@ impl Case {
             .env(mounts::TASK_VARIABLE, task.to_string())
             .output()
             .unwrap();
-        fs::write(self.place.path().join("stdout"), &output.stdout).unwrap();
-        fs::write(self.place.path().join("stderr"), &output.stderr).unwrap();
+        fs::write(self.dir.path().join("stdout"), &output.stdout).unwrap();
+        fs::write(self.dir.path().join("stderr"), &output.stderr).unwrap();
     }
 
     /// Stores the folder as a run does, while system calls fail.
-    fn store(&self, injected: Option<&str>) -> SourceReport {
+    fn store(&self, injected: Option<&str>) -> RunReport {
         self.run(injected, &["runner".as_ref()]);
-        let said = || fs::read_to_string(self.place.path().join("stdout")).unwrap();
-        let report = fs::read(self.place.path().join("root/dev/termination-log"));
-        serde_json::from_slice(&report.unwrap_or_default()).unwrap_or_else(|error| panic!("{error}: {}", said()))
+        let stdout = || fs::read_to_string(self.dir.path().join("stdout")).unwrap();
+        let report = fs::read(self.dir.path().join("root/dev/termination-log"));
+        serde_json::from_slice(&report.unwrap_or_default()).unwrap_or_else(|error| panic!("{error}: {}", stdout()))
     }
 
-    /// Restores it, while system calls fail.
-    fn restore(&self, injected: Option<&str>, target: &Path) -> SourceReport {
-        let repository = self.place.path().join("repository");
+    /// Restores the folder, while system calls fail.
+    fn restore(&self, injected: Option<&str>, target: &Path) -> RunReport {
+        let repository = self.dir.path().join("repository");
         let arguments = ["restore", "--source", "pvc/claim", "--output", "json", "--repository"];
         let mut arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
         arguments.extend([repository.as_os_str(), "--target".as_ref(), target.as_os_str()]);
         self.run(injected, &arguments);
-        let said = fs::read(self.place.path().join("stdout")).unwrap();
-        serde_json::from_slice(&said).unwrap_or_else(|error| {
-            panic!("{error}: {}", fs::read_to_string(self.place.path().join("stderr")).unwrap())
-        })
+        let stdout = fs::read(self.dir.path().join("stdout")).unwrap();
+        serde_json::from_slice(&stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", fs::read_to_string(self.dir.path().join("stderr")).unwrap()))
     }
 }
 
-fn outcome(report: &SourceReport) -> (String, String) {
+fn outcome(report: &RunReport) -> (String, String) {
     (report.verdict.to_string(), report.reason.to_string())
 }
 
@@ -149,11 +148,11 @@ async fn attributes_that_some_files_do_not_give_are_named_and_cost_nothing_else(
         fs::write(case.source().join(name), name).unwrap();
         xattr::set(case.source().join(name), "user.mark", name.as_bytes()).unwrap();
     }
-    // The first is of the folder itself.
+    // The first call is for the folder itself.
     let report = case.store(Some("flistxattr:error=EIO:when=3"));
     assert_eq!(outcome(&report), ("Incomplete".into(), "MetadataNotKept".into()), "{}", report.message);
     assert!(report.message.contains("attributes of 1 entry"), "{}", report.message);
-    // It is the newest all the same, since all contents are whole.
+    // The snapshot still counts as the newest, because all contents are complete.
     let report = case.restore(None, &case.target());
     assert_eq!(report.verdict.to_string(), "Succeeded", "{}", report.message);
     for name in ["a", "b", "c"] {
@@ -173,15 +172,15 @@ async fn stale_handle_is_looked_for_by_its_name() {
         }
         case
     };
-    // A handle is stale once in each thread (whose first such calls load the program): the file is looked for by its name,
-    // and is there.
+    // One handle in each thread is stale. The first calls of a thread load the program, so a later one fails. The file
+    // is opened again by its name, and is found.
     let case = with_files().await;
     let report = case.store(Some("pread64:error=ESTALE:when=7"));
     assert_eq!(report.verdict.to_string(), "Succeeded", "{}", report.message);
-    assert!(report.message.contains("another file took its place"), "{}", report.message);
+    assert!(report.message.contains("another file replaced it"), "{}", report.message);
     case.restore(None, &case.target());
     assert_eq!(names_in(&case.target()).len(), 200);
-    // A handle that is stale whenever it is used is no file that is gone: it is named.
+    // A file whose handle is stale every time is not a file which vanished, so it is named.
     let report = with_files().await.store(Some("pread64:error=ESTALE:when=7+"));
     assert_eq!(outcome(&report), ("Incomplete".into(), "SourceUnreadable".into()), "{}", report.message);
 }
@@ -231,7 +230,7 @@ async fn what_a_target_refuses_is_named_and_all_contents_are_there() {
             assert_eq!(fs::read(case.target().join(name)).unwrap(), noise(300_000, 1), "{injected}: {name}");
         }
     }
-    // What is about contents fails.
+    // An error which affects contents fails the restore.
     for injected in ["fchmod:error=EROFS", "utimensat:error=EIO", "linkat:error=ENOSPC", "pwrite64:error=ENOSPC"] {
         let _ = fs::remove_dir_all(case.target());
         let report = case.restore(Some(injected), &case.target());
@@ -264,7 +263,7 @@ async fn file_system_without_owners_links_and_attributes_gets_all_contents() {
         assert_eq!(fs::read_to_string(target.join(name)).unwrap(), content);
     }
     for name in ["link", "pipe", "socket"] {
-        assert!(target.join(name).symlink_metadata().is_err(), "{name}: nothing else takes its place");
+        assert!(target.join(name).symlink_metadata().is_err(), "{name}: nothing is created instead");
     }
 }
 
@@ -278,11 +277,11 @@ async fn names_that_are_no_text_are_listed_dumped_and_restored_singly() {
     let set_user = case.source().join("program");
     fs::write(&set_user, "p").unwrap();
     fs::set_permissions(&set_user, <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o6755)).unwrap();
-    let repository = open(folder(&case.place.path().join("repository")), never()).await.unwrap();
+    let repository = open(folder(&case.dir.path().join("repository")), never()).await.unwrap();
     let id = store_folder(&repository, &case.source()).await.snapshot;
     repository.close().await;
     let call = |arguments: &[&OsStr]| {
-        let at = case.place.path().join("repository");
+        let at = case.dir.path().join("repository");
         let verb = [arguments[0], "--repository".as_ref(), at.as_os_str()];
         let mut command = Command::new(env!("CARGO_BIN_EXE_stowaway"));
         command.env("RESTIC_PASSWORD", PASSWORD).args(verb).args(&arguments[1..]).output().unwrap()
@@ -293,7 +292,7 @@ async fn names_that_are_no_text_are_listed_dumped_and_restored_singly() {
         names.iter().zip([r"caf\xe9.txt", r"caf\xe8.txt", r"new\x0aline", r"\x1b[31mred", r"a\\x41", "-rf"])
     {
         assert!(listed.lines().any(|line| line.ends_with(&format!("/data/claim/{form}"))), "{form}: {listed}");
-        // As it is, and as it is listed.
+        // The path in its own bytes, and in the form in which it is listed.
         for path in [[b"/data/claim/", *name].concat(), format!("/data/claim/{form}").into_bytes()] {
             let dumped = call(&["dump".as_ref(), id.as_ref(), OsStr::from_bytes(&path)]);
             assert_eq!(dumped.stdout.escape_ascii().to_string(), name.escape_ascii().to_string(), "{form}");

@@ -1,4 +1,4 @@
-//! The real restic, in the versions that a repository of ours must serve.
+//! The real restic, in the versions with which Stowaway is compatible.
 
 use std::{
     ffi::OsStr,
@@ -8,7 +8,7 @@ use std::{
 
 use super::PASSWORD;
 
-/// One restic, and what it has to know of a place.
+/// A restic program, and the environment and options with which it reaches a repository.
 #[derive(Clone, Debug)]
 pub struct Restic {
     program: PathBuf,
@@ -16,12 +16,12 @@ pub struct Restic {
     options: Vec<String>,
 }
 
-/// The oldest that reads format 2, and the newest at hand.
+/// The oldest version which reads format 2, and the newest one available.
 pub fn both() -> [Restic; 2] {
     [oldest(), newest()]
 }
 
-/// All of them, oldest first.
+/// All versions, oldest first.
 pub fn all() -> [Restic; 3] {
     [oldest(), Restic::new(find("STOWAWAY_RESTIC_0_18", "restic-0.18")), newest()]
 }
@@ -34,10 +34,10 @@ pub fn newest() -> Restic {
     Restic::new(find("STOWAWAY_RESTIC", "restic"))
 }
 
-/// A program that `e2e/cluster/build` made, or the one that the variable names.
+/// A program built by `e2e/cluster/build`, or the program which the variable names.
 pub fn find(variable: &str, name: &str) -> PathBuf {
     let folder = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
-    // As e2e/cluster does.
+    // The same folder as in `e2e/cluster`.
     let caches = || folder("XDG_CACHE_HOME").unwrap_or_else(|| folder("HOME").unwrap_or_default().join(".cache"));
     let built = || folder("STOWAWAY_CACHE").unwrap_or_else(|| caches().join("stowaway")).join("bin").join(name);
     let path = std::env::var_os(variable).map_or_else(built, PathBuf::from);
@@ -50,7 +50,7 @@ impl Restic {
         Self { program, environment: Vec::new(), options: Vec::new() }
     }
 
-    /// The same with these variables in its environment, and these arguments before all others.
+    /// Adds environment variables, and options before all other arguments.
     pub fn with(mut self, environment: &[(String, String)], options: &[String]) -> Self {
         self.environment.extend_from_slice(environment);
         self.options.extend_from_slice(options);
@@ -77,7 +77,7 @@ impl Restic {
         self.command(repository).args(arguments).output().unwrap()
     }
 
-    /// Standard output of a call that must succeed.
+    /// Standard output of a call which must succeed.
     pub fn ok<S: AsRef<OsStr> + std::fmt::Debug>(&self, repository: &Path, arguments: &[S]) -> Vec<u8> {
         let output = self.run(repository, arguments);
         assert!(
@@ -91,23 +91,22 @@ impl Restic {
         output.stdout
     }
 
-    /// The same as JSON.
+    /// Standard output of a call which must succeed, as JSON.
     pub fn json<S: AsRef<OsStr> + std::fmt::Debug>(&self, repository: &Path, arguments: &[S]) -> serde_json::Value {
         serde_json::from_slice(&self.ok(repository, arguments)).unwrap()
     }
 
-    /// Reads all data and finds nothing wrong.
+    /// Asserts that a check of all data finds no error.
     pub fn check(&self, repository: &Path) {
-        let said = String::from_utf8(self.ok(repository, &["check", "--read-data"])).unwrap();
-        assert!(said.contains("no errors were found"), "{said}");
+        let stdout = String::from_utf8(self.ok(repository, &["check", "--read-data"])).unwrap();
+        assert!(stdout.contains("no errors were found"), "{stdout}");
     }
 
-    /// The same while somebody else holds a lock.
+    /// Checks while another client holds a lock.
     pub fn check_without_lock(&self, repository: &Path) {
         self.ok(repository, &["check", "--no-lock"]);
     }
 
-    /// `restic backup --stdin`.
     pub fn backup_stdin(&self, repository: &Path, name: &str, data: &[u8]) {
         use std::io::Write;
         let mut child = self

@@ -1,4 +1,4 @@
-//! The restore step as the pod runs it: a process with volumes, mounted Secrets and an environment.
+//! The restore step as it runs in a pod: a process with volumes, mounted Secrets and an environment.
 
 mod kept;
 
@@ -11,7 +11,7 @@ use std::{
 };
 
 use stowaway::{
-    model::{BackendConfig, Connection, Credential, Reason, S3Config, SourceReport, Verdict, injected, mounts},
+    model::{BackendConfig, Connection, Credential, Reason, RunReport, S3Config, Verdict, injected, mounts},
     repository::{Unlock, remove_locks},
 };
 
@@ -22,21 +22,21 @@ use super::{
     *,
 };
 
-/// A pod with one empty volume, a repository, and the folder that was stored in it.
+/// A pod with one empty volume, a repository, and the folder which is stored in the repository.
 struct Pod {
-    place: tempfile::TempDir,
+    dir: tempfile::TempDir,
     backend: BackendConfig,
     connection: Connection,
 }
 
 impl Pod {
-    /// Without a snapshot.
+    /// A pod whose repository has no snapshot.
     async fn new() -> (Self, Repository) {
-        let place = tempfile::tempdir().unwrap();
-        let at = place.path().join("repository");
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("repository");
         let repository = new_repository(&at).await;
         let backend = BackendConfig::Folder { path: at.to_str().unwrap().to_owned() };
-        let pod = Self { backend, connection: Connection::default(), place };
+        let pod = Self { backend, connection: Connection::default(), dir };
         fs::create_dir_all(pod.volume()).unwrap();
         fs::create_dir_all(pod.root().join("dev")).unwrap();
         fs::create_dir(pod.source()).unwrap();
@@ -44,7 +44,7 @@ impl Pod {
         (pod, repository)
     }
 
-    /// With a snapshot of `source`, which holds some folders and files.
+    /// A pod whose repository has a snapshot of `source`, with some folders and files.
     async fn with_snapshot() -> Self {
         let (pod, repository) = Self::new().await;
         for folder in 0..20 {
@@ -61,11 +61,11 @@ impl Pod {
     }
 
     fn root(&self) -> PathBuf {
-        self.place.path().join("root")
+        self.dir.path().join("root")
     }
 
     fn source(&self) -> PathBuf {
-        self.place.path().join("source")
+        self.dir.path().join("source")
     }
 
     fn volume(&self) -> PathBuf {
@@ -99,9 +99,9 @@ impl Pod {
         self.command("data=pvc/claim").spawn().unwrap()
     }
 
-    /// Runs the step to its end as `setpriv` has it.
+    /// Runs the step to its end with these options of `setpriv`.
     fn run_by(&self, rights: &[&str]) -> Output {
-        let program = self.place.path().join("stowaway");
+        let program = self.dir.path().join("stowaway");
         fs::copy(env!("CARGO_BIN_EXE_stowaway"), &program).unwrap();
         let mut command = Command::new("setpriv");
         command.args(rights).arg(&program);
@@ -113,35 +113,36 @@ impl Pod {
         command.output().unwrap()
     }
 
-    /// Runs the step to its end; gives the report that it left.
-    fn run(&self) -> (Output, SourceReport) {
+    /// Runs the step to its end. Returns the report which it left.
+    fn run(&self) -> (Output, RunReport) {
         let output = self.start().wait_with_output().unwrap();
         (output, self.report())
     }
 
-    fn report(&self) -> SourceReport {
+    fn report(&self) -> RunReport {
         serde_json::from_slice(&fs::read(self.root().join("dev/termination-log")).unwrap()).unwrap()
     }
 
     /// Runs the step, which must succeed.
-    fn succeeds(&self) -> SourceReport {
+    fn succeeds(&self) -> RunReport {
         let (output, report) = self.run();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
         assert_eq!((report.verdict, report.reason), (Verdict::Succeeded, Reason::Completed));
         report
     }
 
-    /// Runs the step, which must fail for that reason, say so, and leave nothing.
+    /// Runs the step, which must fail for this reason, log the reason, and leave the volume empty.
     fn fails(&self, reason: Reason) -> String {
         let (output, report) = self.run();
         assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
         assert_eq!((report.verdict, report.reason), (Verdict::Failed, reason), "{}", report.message);
-        assert!(String::from_utf8_lossy(&output.stdout).contains(&report.message), "the log says it, too");
+        assert!(String::from_utf8_lossy(&output.stdout).contains(&report.message), "the log contains the message");
         assert_eq!(names_in(&self.volume()), Vec::<std::ffi::OsString>::new(), "nothing is left");
         report.message
     }
 
-    /// The volume is what was stored, but for the times of its own folder, which a kill at the very end may change.
+    /// Asserts that the volume has the stored content, except for the times of its root folder, which a kill at the
+    /// very end may change.
     fn is_restored(&self) {
         for folder in [self.source(), self.volume()] {
             fs::File::open(folder).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
@@ -151,18 +152,18 @@ impl Pod {
 }
 
 #[tokio::test]
-async fn empty_volume_is_filled_and_nothing_of_ours_is_left() {
+async fn empty_volume_is_filled_and_no_temporary_file_is_left() {
     let (pod, repository) = Pod::new().await;
     fill(&pod.source());
     let stored = store_folder(&repository, &pod.source()).await;
     let rules = at("2020-01-01T00:00:00Z");
-    let older = folder_in(pod.place.path(), "older");
+    let older = folder_in(pod.dir.path(), "older");
     repository.store_folder(&claim(), &rules, &older, Arc::default()).await.unwrap();
     repository.close().await;
-    // What a file system puts into an empty volume is no data.
+    // A folder which the file system creates in a new volume is not data.
     fs::create_dir(pod.volume().join("lost+found")).unwrap();
     let report = pod.succeeds();
-    // A file of three names with 6 bytes is written once.
+    // A file of 6 bytes with three hard links is written once.
     assert_eq!((report.snapshot.as_ref(), report.bytes), (Some(&stored.snapshot), stored.bytes - 12));
     fs::remove_dir(pod.volume().join("lost+found")).unwrap();
     let time = fs::metadata(pod.source()).unwrap().modified().unwrap();
@@ -181,14 +182,14 @@ async fn volumes_own_folder_gets_its_owner_mode_and_time() {
 async fn snapshot_of_k8up_fills_a_volume() {
     let (pod, repository) = Pod::new().await;
     repository.close().await;
-    // K8up mounts claims at /data/<claim>, and takes the namespace for the host.
-    let data = folder_in(pod.place.path(), "data");
+    // K8up mounts claims at /data/<claim>, and uses the namespace as the host.
+    let data = folder_in(pod.dir.path(), "data");
     let claim = folder_in(&data, "claim");
     fs::write(claim.join("file"), "of K8up").unwrap();
-    fs::copy(newest().path(), pod.place.path().join("restic")).unwrap();
-    folder_in(pod.place.path(), "tmp");
+    fs::copy(newest().path(), pod.dir.path().join("restic")).unwrap();
+    folder_in(pod.dir.path(), "tmp");
     let stored = Command::new("chroot")
-        .arg(pod.place.path())
+        .arg(pod.dir.path())
         .args(["/restic", "backup", "--no-cache", "--host", "shop", "/data/claim"])
         .envs([("RESTIC_REPOSITORY", "/repository"), ("RESTIC_PASSWORD", PASSWORD), ("TMPDIR", "/tmp")])
         .output()
@@ -248,7 +249,7 @@ async fn whatever_is_wrong_with_the_store_holds_the_app_up() {
     let message = pod.fails(Reason::SecretMissing);
     assert!(message.contains("volume data") && message.contains("password"), "{message}");
     pod.give(mounts::PASSWORD_FOLDER, mounts::PASSWORD_FILE, PASSWORD);
-    pod.backend = BackendConfig::Folder { path: pod.place.path().join("elsewhere").to_str().unwrap().to_owned() };
+    pod.backend = BackendConfig::Folder { path: pod.dir.path().join("elsewhere").to_str().unwrap().to_owned() };
     let message = pod.fails(Reason::RepositoryNotFound);
     assert!(message.contains("the controller sets it up"), "{message}");
     let output = pod.command("data=pvc/claim").env_remove("POD_NAMESPACE").output().unwrap();
@@ -311,14 +312,15 @@ async fn snapshots_none_of_which_is_complete_hold_the_app_up() {
     assert!(message.contains("none of its snapshots is proven and complete"), "{message}");
 }
 
-/// What is in the volume beside what is ours, whether that is all of it, and how far the restore is.
+/// The number of entries which are in their final location, whether the mark of a complete restore exists, and a
+/// measure of the progress.
 fn progress(volume: &Path) -> (usize, bool, usize) {
     let names = names_in(volume);
-    let is_ours = |name: &std::ffi::OsString| name.to_string_lossy().starts_with(injected::RESTORE_PREFIX);
-    let moved = names.iter().filter(|name| !is_ours(name)).count();
+    let is_internal = |name: &std::ffi::OsString| name.to_string_lossy().starts_with(injected::RESTORE_PREFIX);
+    let moved = names.iter().filter(|name| !is_internal(name)).count();
     let is_marked = names.iter().any(|name| name == ".stowaway-restore.whole");
     let part = fs::read_dir(volume.join(".stowaway-restore.part")).map_or(0, Iterator::count);
-    // Moving is quick: every entry that is moved counts, and every one that is made.
+    // Entries are moved quickly, so each moved entry and the mark count as well.
     (moved, is_marked, part + 2 * moved + usize::from(is_marked))
 }
 
@@ -350,10 +352,10 @@ async fn killed_at_any_moment_and_run_again_it_ends_whole() {
 }
 
 #[tokio::test]
-async fn lock_names_pod_namespace_and_cluster_so_that_others_can_ask_whether_its_holder_lives() {
+async fn lock_names_pod_namespace_and_cluster_so_that_other_clients_can_check_its_holder() {
     let pod = Pod::with_snapshot().await;
     let BackendConfig::Folder { path } = &pod.backend else { unreachable!() };
-    // Reading one waits for ever.
+    // A read of a pipe without a writer never returns.
     for pack in files_in(Path::new(path), "data") {
         fs::remove_file(&pack).unwrap();
         assert!(Command::new("mkfifo").arg(&pack).status().unwrap().success());
@@ -364,7 +366,7 @@ async fn lock_names_pod_namespace_and_cluster_so_that_others_can_ask_whether_its
             command.env_remove(injected::CLUSTER_VARIABLE);
         }
         let mut step = command.spawn().unwrap();
-        // A longer name is that of a file which is still being written.
+        // A longer name belongs to a file which is still being written.
         while !files_in(Path::new(path), "locks").iter().any(|lock| lock.file_name().unwrap().len() == 64) {
             assert!(step.try_wait().unwrap().is_none(), "it ended without a lock");
             std::thread::yield_now();
@@ -380,7 +382,7 @@ async fn lock_names_pod_namespace_and_cluster_so_that_others_can_ask_whether_its
 #[tokio::test]
 async fn volume_that_was_stored_empty_is_filled_from_the_snapshot_before() {
     let pod = Pod::with_snapshot().await;
-    let repository = stowaway::repository::open(folder(&pod.place.path().join("repository")), never()).await.unwrap();
+    let repository = stowaway::repository::open(folder(&pod.dir.path().join("repository")), never()).await.unwrap();
     let rules = at("2026-05-05T03:02:01Z");
     let emptied = repository.store_folder(&claim(), &rules, &pod.volume(), Arc::default()).await.unwrap();
     assert!(emptied.shrunken.is_some(), "{emptied:?}");
@@ -441,7 +443,7 @@ async fn half_restored_folder_is_no_data_and_starts_over() {
 }
 
 #[tokio::test]
-async fn what_is_left_beside_data_goes_and_the_data_stays() {
+async fn leftovers_beside_data_are_removed_and_the_data_stays() {
     let pod = Pod::with_snapshot().await;
     let part = folder_in(&pod.volume(), ".stowaway-restore.part");
     fs::write(part.join("folder-1"), "half").unwrap();
@@ -454,12 +456,12 @@ async fn what_is_left_beside_data_goes_and_the_data_stays() {
 async fn two_at_once_restore_once() {
     let pod = Pod::with_snapshot().await;
     let steps = [pod.start(), pod.start(), pod.start()];
-    let said = steps.map(|step| {
+    let logs = steps.map(|step| {
         let output = step.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
         String::from_utf8(output.stdout).unwrap()
     });
-    assert_eq!(said.iter().filter(|said| said.contains("restored snapshot")).count(), 1, "{said:#?}");
+    assert_eq!(logs.iter().filter(|log| log.contains("restored snapshot")).count(), 1, "{logs:#?}");
     pod.is_restored();
 }
 
@@ -473,7 +475,7 @@ async fn termination_ends_it_and_leaves_nothing_half() {
     rustix::process::kill_process(rustix::process::Pid::from_child(&step), rustix::process::Signal::TERM).unwrap();
     let output = step.wait_with_output().unwrap();
     if output.status.success() {
-        // It was faster.
+        // The step ended before the signal.
         pod.is_restored();
     } else {
         assert_eq!(pod.report().reason, Reason::Cancelled, "{}", pod.report().message);

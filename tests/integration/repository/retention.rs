@@ -1,5 +1,5 @@
-//! Which snapshots stay, beside the real restic: the same rules keep the same ones, but for the newest of a source, which we
-//! never give up.
+//! The same rules keep the same snapshots as in the real restic, and also the newest snapshot of a source, which
+//! Stowaway never forgets.
 
 use std::{collections::BTreeSet, process::Command};
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{restic::newest, *};
 
-/// Numbers that look random, always the same.
+/// Pseudo-random numbers, the same in each run.
 struct Numbers(u64);
 
 impl Numbers {
@@ -19,9 +19,9 @@ impl Numbers {
     }
 }
 
-/// Snapshots of some years, in bursts: some minutes apart, some months.
-async fn years(place: &Path, numbers: &mut Numbers) {
-    let repository = new_repository(place).await;
+/// Stores snapshots over several years, with gaps from minutes to months.
+async fn years(dir: &Path, numbers: &mut Numbers) {
+    let repository = new_repository(dir).await;
     let mut time: Timestamp = "2021-12-31T22:30:00Z".parse().unwrap();
     for number in 0..70 {
         let gap = match numbers.below(5) {
@@ -69,12 +69,12 @@ fn ids<'a>(snapshots: impl IntoIterator<Item = &'a Value>) -> BTreeSet<String> {
     snapshots.into_iter().map(|snapshot| snapshot["id"].as_str().unwrap().to_owned()).collect()
 }
 
-fn kept_by_us(place: &Path, policy: &[String]) -> BTreeSet<String> {
+fn kept_by_us(dir: &Path, policy: &[String]) -> BTreeSet<String> {
     let output = Command::new(env!("CARGO_BIN_EXE_stowaway"))
         .env_clear()
         .envs([("RESTIC_PASSWORD", PASSWORD), ("USER", "tester"), ("TZ", "UTC")])
         .args(["forget", "--dry-run", "--output", "json", "--repository"])
-        .arg(place)
+        .arg(dir)
         .args(policy)
         .output()
         .unwrap();
@@ -83,32 +83,32 @@ fn kept_by_us(place: &Path, policy: &[String]) -> BTreeSet<String> {
     ids(decided["snapshots"].as_array().unwrap().iter().filter(|snapshot| !snapshot["keep"].is_null()))
 }
 
-fn kept_by_restic(place: &Path, policy: &[String]) -> BTreeSet<String> {
+fn kept_by_restic(dir: &Path, policy: &[String]) -> BTreeSet<String> {
     let restic = newest().with(&[("TZ".to_owned(), "UTC".to_owned())], &[]);
     let arguments = ["forget", "--dry-run", "--json", "--group-by", "host,paths"].map(str::to_owned);
-    let groups = restic.json(place, &[&arguments, policy].concat());
+    let groups = restic.json(dir, &[&arguments, policy].concat());
     let [group] = groups.as_array().unwrap().as_slice() else { panic!("{groups}") };
-    // It says null where it keeps none.
+    // The list is null if no snapshot is kept.
     ids(group["keep"].as_array().into_iter().flatten())
 }
 
 #[tokio::test]
 async fn same_rules_keep_the_same_snapshots_as_restic_and_the_newest() {
-    let place = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     let mut numbers = Numbers(42);
-    years(place.path(), &mut numbers).await;
-    let all = newest().json(place.path(), &["snapshots", "--json"]);
+    years(dir.path(), &mut numbers).await;
+    let all = newest().json(dir.path(), &["snapshots", "--json"]);
     let all = all.as_array().unwrap();
     let newest_of_all = all.iter().max_by_key(|snapshot| snapshot["time"].as_str().unwrap()).unwrap();
     let newest_of_all = ids([newest_of_all]);
     let mut were_different = 0;
     for _ in 0..60 {
         let policy = policy(&mut numbers);
-        let theirs = kept_by_restic(place.path(), &policy);
-        let ours = kept_by_us(place.path(), &policy);
-        let expected: BTreeSet<String> = theirs.union(&newest_of_all).cloned().collect();
-        assert_eq!(ours, expected, "{policy:?}");
-        were_different += usize::from(theirs.len() > 1 && theirs.len() < all.len());
+        let restic_keeps = kept_by_restic(dir.path(), &policy);
+        let kept = kept_by_us(dir.path(), &policy);
+        let expected: BTreeSet<String> = restic_keeps.union(&newest_of_all).cloned().collect();
+        assert_eq!(kept, expected, "{policy:?}");
+        were_different += usize::from(restic_keeps.len() > 1 && restic_keeps.len() < all.len());
     }
     assert!(were_different > 30, "rules that keep all or nothing prove little: {were_different}");
 }

@@ -1,13 +1,13 @@
-//! Whatever bytes come in whatever pieces: they come back the same, here and from restic.
+//! Any bytes in any pieces are restored unchanged, and restic finds no error.
 
 use bytes::Bytes;
 use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
 use sha2::{Digest, Sha256};
-use stowaway::stream::Piece;
+use stowaway::stream::StreamItem;
 
 use super::*;
 
-/// One piece: how long, and of which kind.
+/// A piece of any length and of one of three kinds of content.
 fn piece() -> impl Strategy<Value = Bytes> {
     let length = prop_oneof![3 => 0..5_usize, 3 => 5..5000_usize, 2 => 5000..3_000_000_usize];
     (length, any::<u64>(), 0..3).prop_map(|(length, seed, kind)| match kind {
@@ -20,14 +20,14 @@ fn piece() -> impl Strategy<Value = Bytes> {
 #[test]
 fn every_stream_comes_back_the_same() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let place = tempfile::tempdir().unwrap();
-    let repository = runtime.block_on(new_repository(place.path()));
+    let dir = tempfile::tempdir().unwrap();
+    let repository = runtime.block_on(new_repository(dir.path()));
     let config = ProptestConfig { cases: 40, max_shrink_iters: 200, failure_persistence: None, ..Default::default() };
     TestRunner::new(config)
         .run(&vec(piece(), 1..20), |parts| {
             let data = parts.concat();
             prop_assume!(!data.is_empty());
-            let mut sent: Vec<Piece> = parts.into_iter().map(Piece::Data).collect();
+            let mut sent: Vec<StreamItem> = parts.into_iter().map(StreamItem::Data).collect();
             sent.push(end(data.len() as u64));
             runtime.block_on(async {
                 let stored = store_pieces(&repository, "/db.bin", sent).await.unwrap();
@@ -43,5 +43,5 @@ fn every_stream_comes_back_the_same() {
         })
         .unwrap();
     runtime.block_on(repository.close());
-    restic::newest().check(place.path());
+    restic::newest().check(dir.path());
 }

@@ -1,10 +1,10 @@
-//! A volume that was emptied, or is in the middle of a restore, never takes the place of its last good snapshot; nor does a
-//! snapshot from the future. The real restic clears the doubt.
+//! The snapshot of a volume which was emptied, or in which a restore is in progress, never replaces the last good
+//! snapshot. Neither does a snapshot dated in the future. With restic a user can mark a suspect snapshot as good.
 
 use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
 
 use stowaway::{
-    model::{Reason, SourceReport, Verdict, injected::RESTORE_MARKS},
+    model::{Reason, RunReport, Verdict, injected::RESTORE_MARKS},
     repository::{Forget, open, open_exclusively},
     runner::{VolumeRun, backup_device, backup_volume},
 };
@@ -16,27 +16,27 @@ use super::{
     *,
 };
 
-/// A volume and the repository that it is stored in.
-struct Cellar {
-    place: tempfile::TempDir,
+/// A volume, and the repository in which it is stored.
+struct Fixture {
+    dir: tempfile::TempDir,
     volume: PathBuf,
 }
 
-impl Cellar {
+impl Fixture {
     async fn new() -> Self {
-        let place = tempfile::tempdir().unwrap();
-        new_repository(&place.path().join("repository")).await.close().await;
-        let volume = folder_in(place.path(), "volume");
-        let cellar = Self { place, volume };
-        cellar.fill();
-        cellar
+        let dir = tempfile::tempdir().unwrap();
+        new_repository(&dir.path().join("repository")).await.close().await;
+        let volume = folder_in(dir.path(), "volume");
+        let fixture = Self { dir, volume };
+        fixture.fill();
+        fixture
     }
 
     fn at(&self) -> PathBuf {
-        self.place.path().join("repository")
+        self.dir.path().join("repository")
     }
 
-    /// Opens it for one piece of work: restic and `forget` need it for themselves in between.
+    /// Opens the repository for one operation, because restic and `forget` need exclusive access in between.
     async fn open(&self) -> Repository {
         open(folder(&self.at()), never()).await.unwrap()
     }
@@ -53,11 +53,11 @@ impl Cellar {
         }
     }
 
-    async fn back_up(&self) -> SourceReport {
+    async fn back_up(&self) -> RunReport {
         self.back_up_with(false).await
     }
 
-    async fn back_up_with(&self, accept_shrunken: bool) -> SourceReport {
+    async fn back_up_with(&self, accept_shrunken: bool) -> RunReport {
         let run = VolumeRun { identity: claim(), exclude: vec![], accept_shrunken, timeout: None };
         let repository = self.open().await;
         let report = backup_volume(&repository, run, &self.volume, Arc::default()).await;
@@ -73,7 +73,7 @@ impl Cellar {
     }
 }
 
-fn is_suspect(report: &SourceReport, reason: Reason, last_good: &str) {
+fn is_suspect(report: &RunReport, reason: Reason, last_good: &str) {
     assert_eq!((report.verdict, report.reason), (Verdict::Suspect, reason), "{report:?}");
     assert!(report.message.contains(&last_good[..8]), "{report:?}");
 }
@@ -88,87 +88,87 @@ fn stowaway(repository: &Path, arguments: &[&str]) -> (Option<i32>, String) {
         .arg(repository)
         .output()
         .unwrap();
-    let told = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8_lossy(&told).into_owned())
+    let printed = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&printed).into_owned())
 }
 
 #[tokio::test]
 async fn emptied_volume_is_never_the_newest_good_one_until_it_is_filled_again() {
-    let cellar = Cellar::new().await;
-    let full = cellar.back_up().await;
+    let fixture = Fixture::new().await;
+    let full = fixture.back_up().await;
     assert_eq!((full.verdict, full.message.as_str()), (Verdict::Succeeded, ""), "{full:?}");
     let full = full.snapshot.unwrap();
-    cellar.keep(0);
+    fixture.keep(0);
     for _ in 0..3 {
-        // Compared with the last good one each time, and not with the empty one before.
-        let emptied = cellar.back_up().await;
+        // The volume is compared with the last good snapshot each time, and not with the previous empty one.
+        let emptied = fixture.back_up().await;
         is_suspect(&emptied, Reason::VolumeEmptied, &full);
-        assert_eq!(cellar.newest_good().await.as_ref(), Some(&full));
+        assert_eq!(fixture.newest_good().await.as_ref(), Some(&full));
     }
-    let (code, told) = stowaway(&cellar.at(), &["forget", "--keep-last", "1", "--dry-run"]);
-    assert_eq!(code, Some(0), "{told}");
-    assert!(told.contains("2 snapshots would be forgotten") && told.contains("it is suspect"), "{told}");
-    cellar.fill();
-    let again = cellar.back_up().await;
+    let (code, printed) = stowaway(&fixture.at(), &["forget", "--keep-last", "1", "--dry-run"]);
+    assert_eq!(code, Some(0), "{printed}");
+    assert!(printed.contains("2 snapshots would be forgotten") && printed.contains("it is suspect"), "{printed}");
+    fixture.fill();
+    let again = fixture.back_up().await;
     assert_eq!(again.verdict, Verdict::Succeeded, "{again:?}");
-    assert_eq!(cellar.newest_good().await, again.snapshot);
+    assert_eq!(fixture.newest_good().await, again.snapshot);
 }
 
 #[tokio::test]
 async fn volume_that_lost_most_is_suspect_and_consent_makes_it_good() {
-    let cellar = Cellar::new().await;
-    let full = cellar.back_up().await.snapshot.unwrap();
-    cellar.keep(5);
-    let shrunken = cellar.back_up().await;
+    let fixture = Fixture::new().await;
+    let full = fixture.back_up().await.snapshot.unwrap();
+    fixture.keep(5);
+    let shrunken = fixture.back_up().await;
     is_suspect(&shrunken, Reason::VolumeShrank, &full);
     assert!(shrunken.message.contains("holds 5 files of 50000 bytes"), "{shrunken:?}");
     assert!(shrunken.message.contains("holds 12 files of 120000 bytes"), "{shrunken:?}");
-    let accepted = cellar.back_up_with(true).await;
+    let accepted = fixture.back_up_with(true).await;
     assert_eq!(accepted.verdict, Verdict::Succeeded, "{accepted:?}");
     assert!(accepted.message.contains("remove the annotation"), "{accepted:?}");
-    assert_eq!(cellar.newest_good().await, accepted.snapshot);
-    // From now on that is what the volume is compared with.
-    let next = cellar.back_up().await;
+    assert_eq!(fixture.newest_good().await, accepted.snapshot);
+    // From now on the volume is compared with this snapshot.
+    let next = fixture.back_up().await;
     assert_eq!((next.verdict, next.message.as_str()), (Verdict::Succeeded, ""), "{next:?}");
 }
 
 #[tokio::test]
 async fn volume_without_a_good_snapshot_is_not_suspect() {
-    let cellar = Cellar::new().await;
-    cellar.keep(0);
+    let fixture = Fixture::new().await;
+    fixture.keep(0);
     for _ in 0..2 {
-        assert_eq!(cellar.back_up().await.verdict, Verdict::Succeeded);
+        assert_eq!(fixture.back_up().await.verdict, Verdict::Succeeded);
     }
 }
 
 #[tokio::test]
 async fn restic_clears_the_doubt_by_removing_the_tag() {
-    let cellar = Cellar::new().await;
-    let full = cellar.back_up().await.snapshot.unwrap();
-    cellar.keep(2);
-    let suspect = cellar.back_up().await;
+    let fixture = Fixture::new().await;
+    let full = fixture.back_up().await.snapshot.unwrap();
+    fixture.keep(2);
+    let suspect = fixture.back_up().await;
     is_suspect(&suspect, Reason::VolumeShrank, &full);
-    newest().ok(&cellar.at(), &["tag", "--remove", "suspect", &suspect.snapshot.unwrap()]);
-    // restic writes the snapshot under a new id.
-    let good = cellar.newest_good().await.unwrap();
+    newest().ok(&fixture.at(), &["tag", "--remove", "suspect", &suspect.snapshot.unwrap()]);
+    // restic writes the changed snapshot under a new id.
+    let good = fixture.newest_good().await.unwrap();
     assert_ne!(good, full);
-    let next = cellar.back_up().await;
+    let next = fixture.back_up().await;
     assert_eq!(next.verdict, Verdict::Succeeded, "{next:?}");
-    assert_eq!(cellar.newest_good().await, next.snapshot);
-    newest().check(&cellar.at());
+    assert_eq!(fixture.newest_good().await, next.snapshot);
+    newest().check(&fixture.at());
 }
 
 #[tokio::test]
 async fn volume_is_compared_with_what_restic_stored_whether_it_counted_or_not() {
     for restic in [oldest(), newest()] {
-        let cellar = Cellar::new().await;
+        let fixture = Fixture::new().await;
         restic.ok(
-            &cellar.at(),
-            &["backup", "--host", "shop", "--tag", "source=pvc/claim", cellar.volume.to_str().unwrap()],
+            &fixture.at(),
+            &["backup", "--host", "shop", "--tag", "source=pvc/claim", fixture.volume.to_str().unwrap()],
         );
-        let by_restic = cellar.newest_good().await.unwrap();
-        cellar.keep(5);
-        let shrunken = cellar.back_up().await;
+        let by_restic = fixture.newest_good().await.unwrap();
+        fixture.keep(5);
+        let shrunken = fixture.back_up().await;
         is_suspect(&shrunken, Reason::VolumeShrank, &by_restic);
         assert!(shrunken.message.contains("holds 12 files of 120000 bytes"), "{shrunken:?}");
     }
@@ -177,26 +177,26 @@ async fn volume_is_compared_with_what_restic_stored_whether_it_counted_or_not() 
 #[tokio::test]
 async fn volume_in_the_middle_of_a_restore_is_refused_and_nothing_is_stored() {
     for mark in RESTORE_MARKS {
-        let cellar = Cellar::new().await;
-        fs::create_dir(cellar.volume.join(mark)).unwrap();
-        let refused = cellar.back_up().await;
+        let fixture = Fixture::new().await;
+        fs::create_dir(fixture.volume.join(mark)).unwrap();
+        let refused = fixture.back_up().await;
         assert_eq!((refused.verdict, refused.reason), (Verdict::Failed, Reason::RestoreUnfinished), "{refused:?}");
         assert!(refused.message.contains(mark) && refused.message.contains("remove"), "{refused:?}");
-        assert_eq!(open_and_count(&cellar.at()).await, 0);
-        fs::remove_dir(cellar.volume.join(mark)).unwrap();
-        assert_eq!(cellar.back_up().await.verdict, Verdict::Succeeded);
+        assert_eq!(open_and_count(&fixture.at()).await, 0);
+        fs::remove_dir(fixture.volume.join(mark)).unwrap();
+        assert_eq!(fixture.back_up().await.verdict, Verdict::Succeeded);
     }
 }
 
 #[tokio::test]
 async fn blank_device_is_suspect_and_one_that_was_always_blank_is_not() {
-    let cellar = Cellar::new().await;
-    // A plain file stands for the device.
-    let device = cellar.place.path().join("device");
+    let fixture = Fixture::new().await;
+    // A plain file takes the role of the device.
+    let device = fixture.dir.path().join("device");
     let back_up = async |content: &[u8], accept_shrunken| {
         fs::write(&device, content).unwrap();
         let run = VolumeRun { identity: claim(), exclude: vec![], accept_shrunken, timeout: None };
-        let repository = cellar.open().await;
+        let repository = fixture.open().await;
         let report = backup_device(&repository, run, &device, Arc::default()).await;
         repository.close().await;
         report
@@ -209,38 +209,38 @@ async fn blank_device_is_suspect_and_one_that_was_always_blank_is_not() {
     let good = written.snapshot.unwrap();
     is_suspect(&back_up(&[0; 200_000], false).await, Reason::VolumeEmptied, &good);
     is_suspect(&back_up(&noise(70_000, 7), false).await, Reason::VolumeShrank, &good);
-    assert_eq!(cellar.newest_good().await, Some(good));
+    assert_eq!(fixture.newest_good().await, Some(good));
     assert_eq!(back_up(&[0; 200_000], true).await.verdict, Verdict::Succeeded);
     assert_eq!(back_up(&[0; 200_000], false).await.verdict, Verdict::Succeeded);
 }
 
 #[tokio::test]
 async fn emptied_volume_of_a_new_cluster_does_not_hide_the_old_ones_snapshot() {
-    let cellar = Cellar::new().await;
+    let fixture = Fixture::new().await;
     let store = async |cluster: &str, time: &str| {
         let mut label = claim();
         label.push_tag(SnapshotIdentity::CLUSTER, cluster).unwrap();
         let rules = super::folders::at(time);
-        let repository = cellar.open().await;
-        let stored = repository.store_folder(&label, &rules, &cellar.volume, Arc::default()).await.unwrap();
+        let repository = fixture.open().await;
+        let stored = repository.store_folder(&label, &rules, &fixture.volume, Arc::default()).await.unwrap();
         repository.close().await;
         stored
     };
     let old = store("old", "2026-05-04T03:00:00Z").await;
-    cellar.keep(4);
+    fixture.keep(4);
     assert!(store("new", "2026-05-05T03:00:00Z").await.shrunken.is_none(), "another cluster's may be bigger");
-    cellar.fill();
-    cellar.keep(0);
+    fixture.fill();
+    fixture.keep(0);
     let emptied = store("third", "2026-05-06T03:00:00Z").await;
     assert!(emptied.shrunken.is_some());
-    assert_ne!(cellar.newest_good().await, Some(emptied.snapshot));
+    assert_ne!(fixture.newest_good().await, Some(emptied.snapshot));
     assert!(!old.snapshot.is_empty());
 }
 
 #[tokio::test]
 async fn snapshot_from_the_future_wins_no_restore_and_drops_nothing() {
-    let place = tempfile::tempdir().unwrap();
-    let (at, folder) = (place.path().join("repository"), folder_in(place.path(), "folder"));
+    let dir = tempfile::tempdir().unwrap();
+    let (at, folder) = (dir.path().join("repository"), folder_in(dir.path(), "folder"));
     new_repository(&at).await.close().await;
     let back_up = |content: &str, time: &[&str]| {
         fs::write(folder.join("file"), content).unwrap();
@@ -251,35 +251,35 @@ async fn snapshot_from_the_future_wins_no_restore_and_drops_nothing() {
         back_up("past", &["--time", &format!("2026-05-0{day} 03:00:00")]);
     }
     back_up("future", &["--time", "2199-01-01 00:00:00"]);
-    let (code, told) = stowaway(&at, &["forget", "--keep-within", "30d", "--dry-run"]);
-    assert!(code == Some(0) && told.contains("0 snapshots would be forgotten"), "{told}");
-    assert!(told.contains("dated in the future"), "{told}");
+    let (code, printed) = stowaway(&at, &["forget", "--keep-within", "30d", "--dry-run"]);
+    assert!(code == Some(0) && printed.contains("0 snapshots would be forgotten"), "{printed}");
+    assert!(printed.contains("dated in the future"), "{printed}");
     let kept = newest().json(&at, &["forget", "--keep-within", "30d", "--dry-run", "--json"]);
     assert_eq!(kept[0]["keep"].as_array().unwrap().len(), 6, "restic does not count back from it, either: {kept}");
-    let target = place.path().join("target");
+    let target = dir.path().join("target");
     let source = ["restore", "--source", "pvc/claim", "--target", target.to_str().unwrap()];
-    let (code, told) = stowaway(&at, &source);
-    assert!(code == Some(0) && told.contains("1 newer not taken"), "{told}");
+    let (code, printed) = stowaway(&at, &source);
+    assert!(code == Some(0) && printed.contains("1 newer not used"), "{printed}");
     assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "past");
 }
 
 #[tokio::test]
-async fn last_snapshot_of_a_source_goes_only_when_that_is_asked_for_explicitly() {
-    let place = tempfile::tempdir().unwrap();
-    let at = place.path();
+async fn last_snapshot_of_a_source_is_deleted_only_on_explicit_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
     let repository = new_repository(at).await;
     let stored = store(&repository, "/db.sql", b"the last").await;
     repository.close().await;
-    let (code, told) = stowaway(at, &["forget", &stored.snapshot]);
-    assert!(code == Some(1) && told.contains("--last-of-source"), "{code:?} {told}");
-    let (code, told) = stowaway(at, &["forget", "--last-of-source", "--keep-last", "1"]);
-    assert_eq!(code, Some(2), "rules never delete the last one: {told}");
+    let (code, printed) = stowaway(at, &["forget", &stored.snapshot]);
+    assert!(code == Some(1) && printed.contains("--last-of-source"), "{code:?} {printed}");
+    let (code, printed) = stowaway(at, &["forget", "--last-of-source", "--keep-last", "1"]);
+    assert_eq!(code, Some(2), "rules never delete the last one: {printed}");
     let open = open_exclusively(folder(at), never()).await.unwrap();
     let snapshots = BTreeSet::from([stored.snapshot.clone()]);
     assert!(open.forget(&Forget { snapshots, ..Forget::default() }).await.is_err());
     open.close().await;
-    let (code, told) = stowaway(at, &["forget", "--last-of-source", &stored.snapshot]);
-    assert!(code == Some(0) && told.contains("1 snapshots forgotten"), "{told}");
+    let (code, printed) = stowaway(at, &["forget", "--last-of-source", &stored.snapshot]);
+    assert!(code == Some(0) && printed.contains("1 snapshots forgotten"), "{printed}");
     assert_eq!(open_and_count(at).await, 0);
 }
 

@@ -1,4 +1,4 @@
-//! A folder with everything that a file system can hold, and how another tool sees it.
+//! A folder with everything which a file system can hold, and its description by other tools.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -20,7 +20,7 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Fills a folder. As root it gets foreign owners and devices, too.
+/// Fills a folder. Root creates foreign owners and devices as well.
 pub fn fill(root: &Path) {
     names(root);
     many(root);
@@ -31,11 +31,11 @@ pub fn fill(root: &Path) {
     if is_root() {
         owned(root);
     }
-    // Last, since everything above changes the folders.
+    // Last, because everything above changes the folders' times.
     times(root);
 }
 
-/// Every byte that a name can hold, alone and among others.
+/// Every byte which a name can contain, alone and between other bytes.
 fn names(root: &Path) {
     let folder = root.join("names");
     fs::create_dir(&folder).unwrap();
@@ -60,7 +60,7 @@ fn many(root: &Path) {
     }
 }
 
-/// So many folders in each other; 46 of them are deeper than a path may be long.
+/// Nested folders. With more than 46 levels the path is longer than `PATH_MAX`.
 fn deep(root: &Path, levels: usize) {
     let mut folder = rustix::fs::open(root, rustix::fs::OFlags::PATH, Mode::empty()).unwrap();
     for level in 0..levels {
@@ -111,7 +111,8 @@ fn kinds(root: &Path) {
     }
 }
 
-/// A socket, which restic does not restore, a link's target that old ones do not keep, and what no path leads to.
+/// Entries which restic does not restore: a socket, a link target which old versions do not keep, and a path longer
+/// than `PATH_MAX`.
 pub fn add_what_only_we_restore(root: &Path) {
     let folder = root.join("only");
     fs::create_dir(&folder).unwrap();
@@ -129,7 +130,7 @@ fn attributes(root: &Path) {
     fs::write(&file, "a").unwrap();
     xattr::set(&file, "user.empty", b"").unwrap();
     xattr::set(&file, "user.bytes", &(0..=255).collect::<Vec<u8>>()).unwrap();
-    // A file that its owner cannot write has them, too.
+    // A file which its owner cannot write has attributes as well.
     fs::set_permissions(&file, fs::Permissions::from_mode(0o444)).unwrap();
     let listed = path.join("access-list");
     fs::write(&listed, "l").unwrap();
@@ -174,7 +175,7 @@ fn owned(root: &Path) {
     own(root, 1002, 1003);
 }
 
-/// Times before 1970, after 2038, and of a nanosecond.
+/// Times before 1970, after 2038, and with nanoseconds.
 fn times(root: &Path) {
     let set = |path: &Path, seconds, nanoseconds| {
         let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
@@ -190,7 +191,7 @@ fn times(root: &Path) {
     set(root, 1_300_000_000, 5);
 }
 
-/// What tar and find make of a folder: names, kinds, modes, owners, times, links, attributes, lengths and contents.
+/// A folder as tar and find report it: names, kinds, modes, owners, times, links, attributes, lengths and contents.
 pub fn seen(root: &Path) -> (Vec<u8>, Vec<u8>) {
     let listing = Command::new("find")
         .arg(root)
@@ -203,7 +204,7 @@ pub fn seen(root: &Path) -> (Vec<u8>, Vec<u8>) {
         .stdout
         .split(|byte| *byte == 0)
         .map(|entry| entry.escape_ascii().to_string())
-        // A folder's own length is its file system's affair.
+        // The length of a folder depends on the file system.
         .map(|entry| match entry.split(' ').collect::<Vec<_>>().as_slice() {
             [name @ .., "d", mode, user, group, _, time, _, _] => {
                 [name.join(" "), "d".to_owned(), [*mode, user, group, time].join(" ")].join(" ")
@@ -223,7 +224,7 @@ pub fn seen(root: &Path) -> (Vec<u8>, Vec<u8>) {
     (entries.join("\n").into_bytes(), archive.stdout)
 }
 
-/// Both folders are the same to other tools.
+/// Asserts that other tools see the same in both folders.
 pub fn assert_same(one: &Path, other: &Path) {
     let ((one_list, one_archive), (other_list, other_archive)) = (seen(one), seen(other));
     if one_list != other_list {
@@ -241,7 +242,7 @@ pub fn assert_same(one: &Path, other: &Path) {
     }
 }
 
-/// The same but for the topmost folder, where its metadata was not stored.
+/// Compares the entries below both folders, for a snapshot without the metadata of the root folder.
 pub fn assert_same_below(one: &Path, other: &Path) {
     assert_eq!(names_in(one), names_in(other));
     for name in names_in(one) {
@@ -254,19 +255,19 @@ pub fn assert_same_below(one: &Path, other: &Path) {
     }
 }
 
-/// Bytes that a file takes on its disk.
+/// The bytes which a file occupies on disk.
 pub fn allocated(file: &Path) -> u64 {
     std::os::unix::fs::MetadataExt::blocks(&file.metadata().unwrap()) * 512
 }
 
-/// A folder to fill or to restore into.
-pub fn folder_in(place: &Path, name: &str) -> PathBuf {
-    let folder = place.join(name);
+/// Creates a folder.
+pub fn folder_in(dir: &Path, name: &str) -> PathBuf {
+    let folder = dir.join(name);
     fs::create_dir(&folder).unwrap();
     folder
 }
 
-/// A file system of its own in a folder, as root; unmounted when dropped.
+/// A file system mounted on a folder, by root; unmounted on drop.
 pub struct Mounted(PathBuf);
 
 impl Mounted {
@@ -283,7 +284,7 @@ impl Drop for Mounted {
     }
 }
 
-/// Names in a folder.
+/// The names in a folder, sorted.
 pub fn names_in(folder: &Path) -> Vec<OsString> {
     let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();

@@ -1,4 +1,4 @@
-//! Whom we speak to by HTTPS, and as whom.
+//! Authentication of servers and clients: TLS certificates, SSH host keys, and the methods of an SSH server.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -10,13 +10,13 @@ use stowaway::{
 use super::{
     servers::{
         Kind, Server,
-        meddler::{Fault, Meddler},
+        meddler::{Fault, MitmProxy},
         tls::{Authority, Front},
     },
     *,
 };
 
-/// A server behind HTTPS, and how it is reached without saying anything of certificates.
+/// A server behind HTTPS, and access to it without any settings for certificates.
 async fn behind(authority: &Authority, of_clients: Option<&Authority>) -> (Server, Front, Access) {
     let mut server = Server::start(Kind::Rest).await;
     let endpoint = server.endpoint().unwrap().clone();
@@ -49,7 +49,7 @@ async fn server_of_an_unknown_authority_is_not_spoken_to() {
         let error = open_or_create(access, never()).await.unwrap_err();
         assert!(matches!(error, RepositoryError::StoreUnavailable { .. }), "{error}");
         assert!(error.to_string().contains("certificate"), "{error}");
-        assert_eq!(front.begun.load(Ordering::Relaxed) - before, 1, "it is not tried again");
+        assert_eq!(front.begun.load(Ordering::Relaxed) - before, 1, "the connection is not retried");
     }
 }
 
@@ -61,7 +61,7 @@ async fn server_of_an_authority_that_was_named_is_spoken_to() {
     inline.connection.certificate_authorities = authority.certificate();
     works(&inline).await;
     let mut of_a_secret = access.clone();
-    // As a bundle: the right one is not the first.
+    // A bundle in which the right certificate is not the first.
     let bundle = Authority::new().certificate() + &authority.certificate();
     give(&mut of_a_secret, Credential::CertificateAuthorities, &bundle);
     works(&of_a_secret).await;
@@ -71,7 +71,7 @@ async fn server_of_an_authority_that_was_named_is_spoken_to() {
 }
 
 #[tokio::test]
-async fn server_that_asks_who_we_are_is_shown_our_certificate() {
+async fn server_that_requires_a_client_certificate_receives_it() {
     let (authority, of_clients) = (Authority::new(), Authority::new());
     let (_server, _front, mut access) = behind(&authority, Some(&of_clients)).await;
     access.connection.certificate_authorities = authority.certificate();
@@ -82,14 +82,14 @@ async fn server_that_asks_who_we_are_is_shown_our_certificate() {
     give(&mut access, Credential::ClientCertificate, &own.certificate);
     give(&mut access, Credential::ClientKey, &own.key);
     works(&access).await;
-    // Key and certificate of two different ones.
+    // The key does not belong to the certificate.
     give(&mut access, Credential::ClientKey, &of_clients.issue(&["other"]).key);
     let error = open_or_create(access, never()).await.unwrap_err();
     assert!(matches!(error, RepositoryError::InvalidRequest(_)), "{error}");
 }
 
 #[tokio::test]
-async fn what_is_no_certificate_is_told_and_never_means_any() {
+async fn invalid_certificate_is_reported_and_never_disables_verification() {
     let (_server, _front, access) = behind(&Authority::new(), None).await;
     for text in ["rubbish", "-----BEGIN CERTIFICATE-----\nrubbish\n-----END CERTIFICATE-----\n", " "] {
         let mut inline = access.clone();
@@ -105,21 +105,21 @@ async fn what_is_no_certificate_is_told_and_never_means_any() {
 }
 
 #[tokio::test]
-async fn answer_without_a_word_is_told_without_the_address_that_opens_an_upload() {
+async fn answer_without_a_body_is_reported_without_the_upload_url() {
     let mut server = Server::start(Kind::Gcs).await;
-    server.access.patience.retries = Duration::ZERO;
-    let meddler = Meddler::between(server.endpoint().unwrap()).await;
+    server.access.timeouts.retries = Duration::ZERO;
+    let proxy = MitmProxy::between(server.endpoint().unwrap()).await;
     for status in [400, 403, 500, 507] {
-        meddler.fail("PUT", "upload_id=", Fault::Status(status), 1);
+        proxy.fail("PUT", "upload_id=", Fault::Status(status), 1);
         let error = open_or_create(server.access.clone(), never()).await.unwrap_err();
-        let told = format!("{error} {error:?}");
-        assert!(told.contains(&format!("status {status}")), "{told}");
-        assert!(!told.contains("upload"), "{told}");
+        let message = format!("{error} {error:?}");
+        assert!(message.contains(&format!("status {status}")), "{message}");
+        assert!(!message.contains("upload"), "{message}");
     }
 }
 
 #[tokio::test]
-async fn key_of_a_session_that_the_store_does_not_know_is_told_as_that() {
+async fn unknown_session_token_is_reported_as_denied_access() {
     let mut server = Server::start(Kind::S3).await;
     give(&mut server.access, Credential::S3SessionToken, "of-yesterday");
     let error = open_or_create(server.access.clone(), never()).await.unwrap_err();
@@ -136,7 +136,7 @@ async fn ssh_server_that_shows_another_key_is_not_spoken_to() {
     let error = open_or_create(access.clone(), never()).await.unwrap_err();
     assert!(matches!(error, RepositoryError::StoreUnavailable { .. }), "{error}");
     assert!(error.to_string().contains("host keys"), "{error}");
-    // Without a key nobody is trusted, either.
+    // Without a host key no server is trusted either.
     access.credentials.remove(&Credential::HostKeys);
     access.connection.credentials.remove(&Credential::HostKeys);
     let error = open_or_create(access.clone(), never()).await.unwrap_err();
@@ -150,12 +150,12 @@ async fn ssh_server_that_shows_another_key_is_not_spoken_to() {
 }
 
 #[tokio::test]
-async fn ssh_server_that_takes_nothing_of_the_kind_says_what_it_takes() {
+async fn ssh_server_that_rejects_the_method_reports_what_it_accepts() {
     let by_key = Server::start(Kind::Sftp).await;
     let by_password = Server::start(Kind::SftpPassword).await;
-    for (server, opens, value, told) in [
-        (by_key, Credential::SftpPassword, "hush-hush".to_owned(), "by no password, but by: publickey"),
-        (by_password, Credential::SftpPrivateKey, servers::new_ssh_key(), "by no private key, but by: password"),
+    for (server, opens, value, expected) in [
+        (by_key, Credential::SftpPassword, "hush-hush".to_owned(), "log in by password, but by: publickey"),
+        (by_password, Credential::SftpPrivateKey, servers::new_ssh_key(), "log in by private key, but by: password"),
     ] {
         let mut access = server.access.clone();
         access.credentials.retain(|credential, _| *credential == Credential::HostKeys);
@@ -163,17 +163,17 @@ async fn ssh_server_that_takes_nothing_of_the_kind_says_what_it_takes() {
         give(&mut access, opens, &value);
         let error = open_or_create(access, never()).await.unwrap_err();
         assert!(matches!(error, RepositoryError::AccessDenied { .. }), "{error}");
-        assert!(error.to_string().contains(told) && !error.to_string().contains(&value), "{error}");
+        assert!(error.to_string().contains(expected) && !error.to_string().contains(&value), "{error}");
     }
 }
 
 #[tokio::test]
-async fn ssh_server_that_wants_more_than_it_was_given_says_so() {
-    for (server, told) in
+async fn ssh_server_that_requires_a_further_method_reports_it() {
+    for (server, expected) in
         servers::sftp_that_want_more().into_iter().zip(["than this private key: password", "for more than a password"])
     {
         let error = open_or_create(server.access.clone(), never()).await.unwrap_err();
         assert!(matches!(error, RepositoryError::AccessDenied { .. }), "{error}");
-        assert!(error.to_string().contains(told), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
     }
 }

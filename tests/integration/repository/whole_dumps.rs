@@ -1,4 +1,5 @@
-//! A command that exits 0 with half a dump stores nothing: a pipe that failed, a background process, a format without its end.
+//! A command which exits with 0 after half a dump stores nothing: a pipe failed, a background process holds stdout, or
+//! the end of the format is missing.
 
 use std::{path::Path, process::Output};
 
@@ -28,25 +29,25 @@ fn half_a_dump_of_a_command_that_exits_0_is_not_stored() {
     let repository = folder.path().join("repository");
     let half = format!("head -c 2000 {DUMP}");
     for (command, parts) in [
-        // The first half of a pipe.
+        // The first command of a pipe fails.
         (
             &["bash", "-c", "cat /no/such/file | gzip"][..],
             &["CommandFailed", "stowaway.dev/pipefail", "set +o pipefail"][..],
         ),
         (&["bash", "-c", "(echo half; exit 3) | cat"], &["CommandFailed", "status 3", "pipefail"]),
         (&["bash", "-c", "yes | head -n 3"], &["(PIPE)", "such as head", "pipefail"]),
-        // dash may have no pipefail.
+        // dash may not support pipefail.
         (&["dash", "-c", "cat /no/such/file | gzip"], &["verdict Failed"]),
         (&["sh", "-c", &format!("{half} | gzip")], &["Truncated", "PostgreSQL dump in gzip", "format-check"]),
-        // The end of the format.
+        // The end of the format is missing.
         (&["head", "-c", "2000", DUMP], &["Truncated", "dump complete", "stowaway.dev/format-check"]),
-        // Who holds stdout may write more.
+        // The process which holds stdout open may write more.
         (&["sh", "-c", "sleep 1000 & echo early"], &["OutputHeldOpen", "`wait`"]),
     ] {
-        let (status, said) = backup(&repository, &[], command);
-        assert_eq!(status, 1, "{command:?}: {said}");
-        assert!(parts.iter().all(|part| said.contains(part)), "{command:?}: {said}");
-        assert_eq!(snapshots(&repository), 0, "{command:?}: {said}");
+        let (status, printed) = backup(&repository, &[], command);
+        assert_eq!(status, 1, "{command:?}: {printed}");
+        assert!(parts.iter().all(|part| printed.contains(part)), "{command:?}: {printed}");
+        assert_eq!(snapshots(&repository), 0, "{command:?}: {printed}");
     }
 }
 
@@ -57,16 +58,16 @@ fn whole_dumps_and_those_that_are_meant_to_be_so_are_stored() {
     let whole = format!("cat {DUMP} | gzip");
     for (options, command, part) in [
         (&[][..], &["sh", "-c", whole.as_str()][..], "PostgreSQL dump in gzip"),
-        (&[], &["cat", DUMP], "is PostgreSQL dump, and its end is there"),
+        (&[], &["cat", DUMP], "is PostgreSQL dump and complete"),
         (&[], &["bash", "-c", "set +o pipefail; (echo half; exit 3) | cat"], "Succeeded"),
         (&["--no-format-check"], &["head", "-c", "2000", DUMP], "Succeeded"),
         (&["--allow-empty"], &["bash", "-c", "gzip </dev/null"], "Succeeded"),
         (&[], &["sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo early"], "Succeeded"),
     ] {
         let before = snapshots_or_none(&repository);
-        let (status, said) = backup(&repository, options, command);
-        assert!(status == 0 && said.contains(part), "{command:?}: {said}");
-        assert_eq!(snapshots(&repository), before + 1, "{command:?}: {said}");
+        let (status, printed) = backup(&repository, options, command);
+        assert!(status == 0 && printed.contains(part), "{command:?}: {printed}");
+        assert_eq!(snapshots(&repository), before + 1, "{command:?}: {printed}");
     }
 }
 
@@ -78,10 +79,11 @@ fn snapshots_or_none(repository: &Path) -> usize {
 fn shell_without_pipefail_is_named_in_the_report() {
     let folder = tempfile::tempdir().unwrap();
     let has_it = std::process::Command::new("dash").args(["-c", "set -o pipefail"]).output().unwrap().status.success();
-    let (status, said) = backup(&folder.path().join("repository"), &[], &["dash", "-c", "(echo half; exit 3) | cat"]);
+    let (status, printed) =
+        backup(&folder.path().join("repository"), &[], &["dash", "-c", "(echo half; exit 3) | cat"]);
     if has_it {
-        assert_eq!(status, 1, "{said}");
+        assert_eq!(status, 1, "{printed}");
     } else {
-        assert!(status == 0 && said.contains("only the last command of the script's pipe was judged"), "{said}");
+        assert!(status == 0 && printed.contains("only the last command of the script's pipe was judged"), "{printed}");
     }
 }

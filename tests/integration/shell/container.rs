@@ -1,7 +1,5 @@
-//! A container in miniature: processes and a `/proc` of its own, a process 1 that reaps nobody, and the capabilities that
-//! a container has. Without root there is none of it: the shells then run among the processes of this machine.
-//!
-//! It must not know what runs in it.
+//! A minimal container: a PID namespace with its own `/proc`, a process 1 which does not reap its children, and the
+//! capabilities of a container. Without root the shells run among the processes of this machine instead.
 
 use std::{
     fs,
@@ -17,20 +15,20 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{DEADLINE, nonce, words};
+use super::{DEADLINE, nonce, strings};
 
-/// What containerd and CRI-O give to a container by default. Processes of other users cannot be looked into with it.
+/// The default capabilities of containerd and CRI-O. They do not allow to inspect processes of other users.
 const CAPABILITIES: &str = "-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,+net_bind_service,\
     +net_raw,+sys_chroot,+mknod,+audit_write,+setfcap";
 
-/// Whether we may change users; what needs it is not run otherwise.
+/// Whether this process can change users. Launches which need that are skipped otherwise.
 pub fn is_root() -> bool {
     fs::read_to_string("/proc/self/status").unwrap().lines().any(|line| line.starts_with("Uid:\t0\t0"))
 }
 
-/// One container; it ends with this value.
+/// A container; it ends when it is dropped.
 pub struct Container {
-    /// Process 1, by its number outside.
+    /// The process id of process 1 outside of the container.
     init: Option<String>,
     _unshare: Option<Child>,
 }
@@ -52,19 +50,20 @@ impl Container {
         Self { init: Some(child_of(unshare.id().unwrap())), _unshare: Some(unshare) }
     }
 
-    /// A line that runs the words in the container, as root of it.
+    /// The command line to run `line` in the container, as its root.
     fn line_within(&self, line: Vec<String>) -> Vec<String> {
         let Some(init) = &self.init else { return line };
-        [words(&["nsenter", "--target", init, "--pid", "--mount", "--"]), line].concat()
+        [strings(&["nsenter", "--target", init, "--pid", "--mount", "--"]), line].concat()
     }
 
-    /// A line that runs a shell's line in the container with another shell, as `pods/exec` would but for the session.
+    /// The command line to run a shell's line in the container with another shell, as `pods/exec` does except for the
+    /// session.
     pub fn shell_within(&self, shell: &[&str], line: &[String]) -> Vec<String> {
-        let limits = if is_root() { words(&["setpriv", &format!("--bounding-set={CAPABILITIES}")]) } else { vec![] };
-        self.line_within([limits, words(shell), line[1..].to_vec()].concat())
+        let limits = if is_root() { strings(&["setpriv", &format!("--bounding-set={CAPABILITIES}")]) } else { vec![] };
+        self.line_within([limits, strings(shell), line[1..].to_vec()].concat())
     }
 
-    /// What `/proc` says of a process within.
+    /// The folder in `/proc` of a process in the container.
     pub fn process(&self, pid: &str) -> PathBuf {
         match &self.init {
             Some(init) => format!("/proc/{init}/root/proc/{pid}"),
@@ -73,43 +72,43 @@ impl Container {
         .into()
     }
 
-    /// Whether a process lives; one that nobody has reaped does not.
+    /// Whether the process is alive. A zombie is not.
     pub fn lives(&self, pid: &str) -> bool {
         is_alive(&self.process(pid))
     }
 
-    pub async fn is_gone(&self, pid: &str) {
+    pub async fn wait_for_end(&self, pid: &str) {
         eventually(|| !self.lives(pid)).await;
     }
 
     pub async fn kill(&self, pid: &str) {
-        let line = self.line_within(words(&["kill", "-9", pid]));
+        let line = self.line_within(strings(&["kill", "-9", pid]));
         Command::new(&line[0]).args(&line[1..]).output().await.unwrap();
     }
 }
 
-/// The same by what `/proc` says of it.
+/// Whether the process with this folder in `/proc` is alive.
 pub fn is_alive(process: &Path) -> bool {
     let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, state)| !state.starts_with(" Z") && !state.starts_with(" X"))
 }
 
-/// The only child of a process, by its number.
+/// The process id of the only child of a process.
 pub fn child_of(pid: u32) -> String {
     fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap().trim().to_owned()
 }
 
-/// Waits for something that must come about.
+/// Waits until the condition holds.
 pub async fn eventually(is_so: impl Fn() -> bool) {
     let wait = async {
         while !is_so() {
             sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(DEADLINE, wait).await.expect("it did not come about");
+    timeout(DEADLINE, wait).await.expect("the condition never held");
 }
 
-/// One remote side: a session of its own and three pipes, as a container runtime gives to an exec.
+/// A remote side of an exec: a session of its own and three pipes, as a container runtime provides them.
 pub struct Remote {
     pub child: Child,
     pub stdin: Option<ChildStdin>,
@@ -121,8 +120,8 @@ pub struct Remote {
 impl Remote {
     pub fn start(container: &Container, shell: &[&str], line: &[String]) -> Self {
         let mut line = container.shell_within(shell, line);
-        // Behind nsenter, which forks: the shell is to lead the session.
-        let at = line.iter().position(|word| word == "--").map_or(0, |at| at + 1);
+        // setsid must come after nsenter, which forks, because the shell must lead the session.
+        let at = line.iter().position(|argument| argument == "--").map_or(0, |at| at + 1);
         line.insert(at, "setsid".to_owned());
         let mut child = Command::new(&line[0])
             .args(&line[1..])
@@ -140,17 +139,17 @@ impl Remote {
         }
     }
 
-    /// The shell's number outside of its container.
+    /// The process id of the shell outside of the container.
     pub fn shell(&self) -> String {
         child_of(self.child.id().unwrap())
     }
 
     pub async fn send(&mut self, bytes: &[u8]) {
-        // A remote side that is gone shows in what it says.
+        // If the remote side has ended, its output shows it.
         let _ = self.stdin.as_mut().unwrap().write_all(bytes).await;
     }
 
-    /// Reads stdout until the trailer, or its end; gives the data.
+    /// Reads stdout until the trailer or the end. Returns the data.
     pub async fn read(&mut self) -> Vec<u8> {
         self.read_until(|unsealer, _| unsealer.exit_status().is_some()).await
     }
@@ -159,7 +158,8 @@ impl Remote {
         let mut data = Vec::new();
         let mut buffer = vec![0; 65_536];
         while !is_enough(&self.unsealer, &data) {
-            let length = timeout(DEADLINE, self.stdout.read(&mut buffer)).await.expect("no word for too long").unwrap();
+            let length =
+                timeout(DEADLINE, self.stdout.read(&mut buffer)).await.expect("no output before the deadline").unwrap();
             if length == 0 {
                 break;
             }
@@ -170,12 +170,12 @@ impl Remote {
 
     pub async fn ready(&mut self) {
         self.read_until(|unsealer, _| unsealer.is_ready()).await;
-        assert!(self.unsealer.is_ready(), "it refused: {:?}", self.child.wait().await);
+        assert!(self.unsealer.is_ready(), "the shell refused: {:?}", self.child.wait().await);
     }
 
-    /// Closes our side of everything, as a lost connection does; gives the exit status once the remote side is gone.
+    /// Closes all three pipes, as a lost connection does. Returns the exit status once the remote side has ended.
     pub async fn cut(mut self) -> Option<i32> {
         drop((self.stdin.take(), self.stdout, self.stderr));
-        timeout(DEADLINE, self.child.wait()).await.expect("it lives on").unwrap().code()
+        timeout(DEADLINE, self.child.wait()).await.expect("still alive").unwrap().code()
     }
 }

@@ -1,7 +1,7 @@
-//! A fake remote side: plays steps over a session's carrier, as no real one would on demand. It knows no loop of ours.
+//! A fake remote side, which plays steps on a session's carrier that a real one would not play on demand.
 
 use bytes::Bytes;
-use stowaway::cluster::exec::{Carrier, ExecStatus, Input, Output, SessionCut};
+use stowaway::exec::{Carrier, ExecStatus, Input, Output, SessionCut};
 
 use super::nonce;
 
@@ -35,30 +35,30 @@ pub fn trailer(status: u16) -> Result<Output, SessionCut> {
 
 /// A step of a fake remote side.
 pub enum Step {
-    Say(Result<Output, SessionCut>),
+    Emit(Result<Output, SessionCut>),
     /// Waits for exactly these bytes.
-    Hear(Bytes),
-    /// Stays, and says nothing.
+    Expect(Bytes),
+    /// Stays connected and sends nothing.
     Stall,
 }
 
-/// Plays the steps, and ends; gives whether our side closed stdin while it stalled.
+/// Plays the steps. Returns whether the runner closed stdin during a stall or before an expected input.
 pub async fn play(mut carrier: Carrier, steps: Vec<Step>) -> bool {
-    let mut heard = Vec::new();
+    let mut received_input = Vec::new();
     for step in steps {
         match step {
-            Step::Say(said) => {
-                let _ = carrier.output.send(said).await;
+            Step::Emit(output) => {
+                let _ = carrier.output.send(output).await;
             }
-            Step::Hear(bytes) => {
-                while heard.len() < bytes.len() {
+            Step::Expect(bytes) => {
+                while received_input.len() < bytes.len() {
                     match carrier.input.recv().await {
-                        Some(Input::Data(data)) => heard.extend_from_slice(&data),
+                        Some(Input::Data(data)) => received_input.extend_from_slice(&data),
                         Some(Input::Close) | None => return true,
                     }
                 }
-                assert_eq!(heard, bytes);
-                heard.clear();
+                assert_eq!(received_input, bytes);
+                received_input.clear();
             }
             Step::Stall => loop {
                 match carrier.input.recv().await {

@@ -1,4 +1,4 @@
-//! The shell forms under real shells, each in a container of its own, and our loops that speak with them.
+//! The shell forms under real shells, each in its own container, and the runner's loops which talk to them.
 
 pub mod container;
 mod dump;
@@ -18,23 +18,23 @@ use stowaway::seal::Nonce;
 use self::container::{Container, Remote, eventually, is_root};
 use crate::at_once;
 
-/// A shell, as the words that start it.
+/// A shell, as the arguments which start it.
 type Shell = &'static [&'static str];
 
-/// The shells that containers have.
+/// The shells found in containers.
 const SHELLS: [Shell; 3] = [&["dash"], &["bash", "--posix"], &["busybox", "sh"]];
-/// Nothing here takes that long; it turns a hang into a failure.
+/// Longer than any operation of the tests, so that a hang becomes a failure.
 pub const DEADLINE: Duration = Duration::from_secs(90);
 
 pub fn nonce() -> Nonce {
     Nonce::new(0x00c0_ffee_00c0_ffee_00c0_ffee_00c0_ffee)
 }
 
-pub fn words(words: &[&str]) -> Vec<String> {
-    words.iter().map(|word| (*word).to_owned()).collect()
+pub fn strings(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
-/// A folder that other users may write to.
+/// A folder which other users can write to.
 pub struct OpenFolder(tempfile::TempDir);
 
 impl OpenFolder {
@@ -52,7 +52,7 @@ impl OpenFolder {
         self.path().join(name)
     }
 
-    /// The number of the process that writes it into the file `pid`, once it has; the file is gone then.
+    /// The process id which a command writes into the file `pid`. Waits for the file, and removes it.
     pub async fn pid(&self) -> String {
         let file = self.file("pid");
         let read = || std::fs::read_to_string(&file).unwrap_or_default();
@@ -63,31 +63,32 @@ impl OpenFolder {
     }
 }
 
-/// Ways in which people start a command as somebody else, or out of its session.
-pub const DETOURS: [&str; 4] = ["plain", "pipeline", "setsid", "setsid in sh"];
-/// The same for those who may change users.
-pub const DETOURS_OF_ROOT: [&str; 5] = ["su", "su in sh", "sudo", "runuser", "setpriv"];
+/// Common launches of a command: directly, in a pipeline, or in another session.
+pub const LAUNCHES: [&str; 4] = ["plain", "pipeline", "setsid", "setsid in sh"];
+/// Launches as another user, which need root.
+pub const LAUNCHES_OF_ROOT: [&str; 5] = ["su", "su in sh", "sudo", "runuser", "setpriv"];
 
-/// Each shell with each detour.
-fn shells_and_detours() -> Vec<(Shell, &'static str)> {
-    let of_root: &[&str] = if is_root() { &DETOURS_OF_ROOT } else { &[] };
+/// Each shell with each launch.
+fn shells_and_launches() -> Vec<(Shell, &'static str)> {
+    let of_root: &[&str] = if is_root() { &LAUNCHES_OF_ROOT } else { &[] };
     if of_root.is_empty() {
-        eprintln!("not root: {DETOURS_OF_ROOT:?} are not tried");
+        eprintln!("not root: {LAUNCHES_OF_ROOT:?} are not tried");
     }
-    SHELLS.iter().flat_map(|shell| DETOURS.iter().chain(of_root).map(move |detour| (*shell, *detour))).collect()
+    SHELLS.iter().flat_map(|shell| LAUNCHES.iter().chain(of_root).map(move |launch| (*shell, *launch))).collect()
 }
 
-/// The script by that detour. Paths, since some builds of busybox prefer applets of the same names that know less.
-pub fn by(detour: &str, script: &str) -> Vec<String> {
-    match detour {
-        "pipeline" => words(&["sh", "-c", &format!("cat | sh -c '{script}'")]),
-        "setsid" => words(&["/usr/bin/setsid", "-w", "sh", "-c", script]),
-        "setsid in sh" => words(&["sh", "-c", &format!("setsid sh -c '{script}'; exit $?")]),
-        "su" => words(&["/usr/bin/su", "nobody", "-s", "/bin/sh", "-c", script]),
-        "su in sh" => words(&["sh", "-c", &format!("su nobody -s /bin/sh -c '{script}'; exit $?")]),
-        "sudo" => words(&["/usr/bin/sudo", "-u", "nobody", "sh", "-c", script]),
-        "runuser" => words(&["/usr/sbin/runuser", "-u", "nobody", "--", "sh", "-c", script]),
-        "setpriv" => words(&["/usr/bin/setpriv", "--reuid", "nobody", "--clear-groups", "sh", "-c", script]),
-        _ => words(&["sh", "-c", script]),
+/// The command line for a script with this launch. The paths are absolute, because some builds of busybox prefer their
+/// own applets, which support less.
+pub fn by(launch: &str, script: &str) -> Vec<String> {
+    match launch {
+        "pipeline" => strings(&["sh", "-c", &format!("cat | sh -c '{script}'")]),
+        "setsid" => strings(&["/usr/bin/setsid", "-w", "sh", "-c", script]),
+        "setsid in sh" => strings(&["sh", "-c", &format!("setsid sh -c '{script}'; exit $?")]),
+        "su" => strings(&["/usr/bin/su", "nobody", "-s", "/bin/sh", "-c", script]),
+        "su in sh" => strings(&["sh", "-c", &format!("su nobody -s /bin/sh -c '{script}'; exit $?")]),
+        "sudo" => strings(&["/usr/bin/sudo", "-u", "nobody", "sh", "-c", script]),
+        "runuser" => strings(&["/usr/sbin/runuser", "-u", "nobody", "--", "sh", "-c", script]),
+        "setpriv" => strings(&["/usr/bin/setpriv", "--reuid", "nobody", "--clear-groups", "sh", "-c", script]),
+        _ => strings(&["sh", "-c", script]),
     }
 }

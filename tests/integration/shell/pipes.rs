@@ -1,4 +1,4 @@
-//! What `pipefail` in front of a script changes under real shells: whether a pipe fails, and nothing else.
+//! The effect of `pipefail` in front of a script under real shells: it changes whether a pipe fails, and nothing else.
 
 use std::process::{Command, Output};
 
@@ -7,9 +7,9 @@ use stowaway::{
     runner::JudgedCommand,
 };
 
-use super::words;
+use super::strings;
 
-/// Shells that have the option, and one that has not everywhere.
+/// Shells which support the option. `OLD` does not support it everywhere.
 const WITH: [&[&str]; 4] = [&["bash"], &["bash", "--posix"], &["busybox", "sh"], &["/usr/bin/env", "A=b", "bash"]];
 const OLD: &[&str] = &["dash"];
 
@@ -17,9 +17,9 @@ fn run(argv: &[String]) -> Output {
     Command::new(&argv[0]).args(&argv[1..]).output().unwrap()
 }
 
-/// The output of the script in that shell without the option, and with it.
+/// The output of the script in this shell without the option and with it.
 fn both(shell: &[&str], options: &[&str], script: &str) -> (Output, Output) {
-    let argv = words(&[shell, options, &[script, "name", "one", "two words"]].concat());
+    let argv = strings(&[shell, options, &[script, "name", "one", "two parts"]].concat());
     (run(&argv), run(JudgedCommand::new(argv, true).argv()))
 }
 
@@ -28,7 +28,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn has_pipefail(shell: &[&str]) -> bool {
-    run(&words(&[shell, &["-c", "set -o pipefail"]].concat())).status.success()
+    run(&strings(&[shell, &["-c", "set -o pipefail"]].concat())).status.success()
 }
 
 #[test]
@@ -68,13 +68,13 @@ fn nothing_else_changes() {
         (&["-c"], "kill -9 $$"),
         (&["-c"], "kill -15 $$"),
         (&["-c"], "exec cat /proc/self/comm"),
-        (&["-c"], "echo said >&2; exit 2"),
+        (&["-c"], "echo failed >&2; exit 2"),
     ];
     for shell in WITH.into_iter().chain([OLD]) {
         for (options, script) in scripts {
             let (plain, judged) = both(shell, options, script);
-            let said = text(&judged.stderr).replace(&format!("{PIPEFAIL_MISSING}\n"), "");
-            assert_eq!(said, text(&plain.stderr), "{shell:?} {script:?}");
+            let stderr = text(&judged.stderr).replace(&format!("{PIPEFAIL_MISSING}\n"), "");
+            assert_eq!(stderr, text(&plain.stderr), "{shell:?} {script:?}");
             assert_eq!(text(&judged.stdout), text(&plain.stdout), "{shell:?} {script:?}");
             assert_eq!(judged.status, plain.status, "{shell:?} {script:?}");
         }
@@ -82,7 +82,7 @@ fn nothing_else_changes() {
 }
 
 #[test]
-fn shell_without_the_option_says_so_once_and_only_of_a_pipe() {
+fn shell_without_pipefail_reports_it_once_and_only_for_a_pipe() {
     if has_pipefail(OLD) {
         eprintln!("this dash has pipefail: not tried");
         return;
@@ -102,9 +102,9 @@ fn opt_out_and_scripts_that_decide_themselves_are_left_alone() {
         (&["bash", "-o", "pipefail", "-c", "false | cat"], true),
         (&["cat", "-c", "false | cat"], true),
     ] {
-        assert_eq!(JudgedCommand::new(words(argv), pipefail).argv(), argv);
+        assert_eq!(JudgedCommand::new(strings(argv), pipefail).argv(), argv);
     }
-    // The arguments of a script that is no script of ours stay, whatever they are.
-    let argv = words(&["bash", "-c", "printf %s \"$1\"", "name", "a | b"]);
+    // The positional parameters of a script stay unchanged, whatever they contain.
+    let argv = strings(&["bash", "-c", "printf %s \"$1\"", "name", "a | b"]);
     assert_eq!(text(&run(&ShellScript::of(&argv).unwrap().with_pipefail()).stdout), "a | b");
 }

@@ -1,4 +1,5 @@
-//! The two loops of exec over fake carriers and over real local shells: what is handed on, and what is called a success.
+//! The dump and restore loops of exec with a fake remote side and with real local shells: the pieces which they pass
+//! on, and the outcome which they report.
 
 mod websocket;
 
@@ -6,19 +7,19 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use stowaway::{
-    cluster::exec::{Control, DumpEnd, Dumped, ExecStatus, FeedEnd, Limits, Lines, Session, local_session, protocol},
+    exec::{Control, DumpEnd, Dumped, ExecStatus, FeedEnd, Limits, Lines, Session, local_session, protocol},
     model::{Failure, Proof, Reason},
     seal::{dump_command, restore_command},
-    stream::{End, Piece, pieces},
+    stream::{End, StreamItem, pieces},
 };
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::fake_carrier::{
-    Step::{self, Hear, Say, Stall},
+    Step::{self, Emit, Expect, Stall},
     cut, got, play, ready, status, stderr, stdout, trailer,
 };
-use super::{DEADLINE, OpenFolder, SHELLS, nonce, words};
+use super::{DEADLINE, OpenFolder, SHELLS, nonce, strings};
 
 fn control() -> Control {
     Control {
@@ -36,24 +37,24 @@ enum Handed {
     Nothing,
 }
 
-/// Runs a dump over a session; gives its outcome, and what the receiving side was told.
+/// Runs a dump over a session. Returns its outcome, and what the receiver of the pieces got.
 async fn dump_over(session: Session, control: &Control) -> (Result<Dumped, Failure>, Handed) {
     let (sender, mut receiver) = pieces();
     let receiving = tokio::spawn(async move {
         let mut data = Vec::new();
         while let Some(piece) = receiver.recv().await {
             match piece {
-                Piece::Data(bytes) => {
+                StreamItem::Data(bytes) => {
                     assert!(bytes.len() <= 64 * 1024);
                     data.extend_from_slice(&bytes);
                 }
-                Piece::End(end) => return Handed::End(data, end),
-                Piece::Broken(failure) => return Handed::Broken(failure.reason),
+                StreamItem::End(end) => return Handed::End(data, end),
+                StreamItem::Broken(failure) => return Handed::Broken(failure.reason),
             }
         }
         Handed::Nothing
     });
-    let outcome = timeout(DEADLINE, protocol::dump(session, &nonce(), control, &sender)).await.expect("a hang");
+    let outcome = timeout(DEADLINE, protocol::dump(session, &nonce(), control, &sender)).await.expect("timed out");
     drop(sender);
     (outcome, receiving.await.unwrap())
 }
@@ -66,18 +67,18 @@ async fn fake_dump(steps: Vec<Step>) -> (Result<Dumped, Failure>, Handed) {
     outcome
 }
 
-/// The steps of a dump that goes well.
+/// The steps of a successful dump.
 fn good_dump() -> Vec<Step> {
     let acknowledgement = nonce().line();
     vec![
-        Hear(nonce().line()),
-        Say(ready()),
-        Say(stderr("NOTICE: begins\n")),
-        Say(stdout(vec![7; 100_000])),
-        Say(stdout("the rest")),
-        Say(trailer(0)),
-        Hear(acknowledgement),
-        Say(status(ExecStatus::Exited(0))),
+        Expect(nonce().line()),
+        Emit(ready()),
+        Emit(stderr("NOTICE: begins\n")),
+        Emit(stdout(vec![7; 100_000])),
+        Emit(stdout("the rest")),
+        Emit(trailer(0)),
+        Expect(acknowledgement),
+        Emit(status(ExecStatus::Exited(0))),
     ]
 }
 
@@ -87,7 +88,7 @@ async fn dump_that_is_cut_at_any_step_before_its_trailer_is_cut() {
         for last in [Some(cut()), None, Some(status(ExecStatus::Exited(0))), Some(status(ExecStatus::Exited(1)))] {
             let is_no_shell = at == 1 && matches!(last, Some(Ok(_)));
             let mut steps: Vec<Step> = good_dump().into_iter().take(at).collect();
-            steps.extend(last.map(Say));
+            steps.extend(last.map(Emit));
             let (outcome, handed) = fake_dump(steps).await;
             if is_no_shell {
                 assert!(matches!(outcome, Ok(Dumped::NoShell { .. })), "{outcome:?}");
@@ -102,7 +103,7 @@ async fn dump_that_is_cut_at_any_step_before_its_trailer_is_cut() {
 
 #[tokio::test]
 async fn dump_with_a_trailer_is_whole_whatever_becomes_of_the_connection() {
-    for last in [Say(status(ExecStatus::Exited(0))), Say(cut()), Stall] {
+    for last in [Emit(status(ExecStatus::Exited(0))), Emit(cut()), Stall] {
         let mut steps: Vec<Step> = good_dump().into_iter().take(7).collect();
         steps.push(last);
         let (outcome, handed) = fake_dump(steps).await;
@@ -117,7 +118,7 @@ async fn dump_with_a_trailer_is_whole_whatever_becomes_of_the_connection() {
 async fn what_contradicts_the_trailer_fails_the_dump() {
     for last in [status(ExecStatus::Exited(1)), status(ExecStatus::Refused("lost".into())), stdout("x")] {
         let mut steps: Vec<Step> = good_dump().into_iter().take(7).collect();
-        steps.push(Say(last));
+        steps.push(Emit(last));
         let (outcome, handed) = fake_dump(steps).await;
         assert_eq!(outcome.unwrap_err().reason, Reason::StreamContradicted);
         assert_eq!(handed, Handed::Broken(Reason::StreamContradicted));
@@ -128,7 +129,7 @@ async fn what_contradicts_the_trailer_fails_the_dump() {
 async fn commands_failure_is_the_dumps_failure() {
     for (exit, reason) in [(7, Reason::CommandFailed), (127, Reason::CommandNotFound), (137, Reason::CommandKilled)] {
         let mut steps: Vec<Step> = good_dump().into_iter().take(5).collect();
-        steps.extend([Say(trailer(exit)), Say(status(ExecStatus::Exited(i32::from(exit))))]);
+        steps.extend([Emit(trailer(exit)), Emit(status(ExecStatus::Exited(i32::from(exit))))]);
         let (outcome, handed) = fake_dump(steps).await;
         let failure = outcome.unwrap_err();
         assert_eq!((failure.reason, failure.exit_code), (reason, Some(i32::from(exit))));
@@ -172,7 +173,7 @@ async fn time_in_which_the_repository_takes_no_bytes_is_not_the_commands_idlenes
     let (sender, mut receiver) = pieces();
     let mut steps: Vec<Step> = good_dump().into_iter().take(4).collect();
     // More than the channel to the repository holds.
-    steps.extend((0..40).map(|_| Say(stdout(vec![b'x'; 64 * 1024]))));
+    steps.extend((0..40).map(|_| Emit(stdout(vec![b'x'; 64 * 1024]))));
     steps.push(Stall);
     tokio::spawn(play(carrier, steps));
     let (nonce, control) = (nonce(), soon_idle());
@@ -185,10 +186,10 @@ async fn time_in_which_the_repository_takes_no_bytes_is_not_the_commands_idlenes
         let mut bytes = 0;
         loop {
             match receiver.recv().await.unwrap() {
-                Piece::Data(data) => bytes += data.len(),
-                Piece::End(_) => panic!("it has no end"),
-                // The command itself stalls in the end, and that is idle.
-                Piece::Broken(failure) => return (bytes, failure.reason),
+                StreamItem::Data(data) => bytes += data.len(),
+                StreamItem::End(_) => panic!("it has no end"),
+                // In the end the command itself stalls, which counts as idle.
+                StreamItem::Broken(failure) => return (bytes, failure.reason),
             }
         }
     };
@@ -204,9 +205,9 @@ async fn time_in_which_the_repository_gives_no_bytes_is_not_the_commands_idlenes
     tokio::spawn(play(carrier, good_feed()));
     tokio::spawn(async move {
         tokio::time::sleep(OUTAGE).await;
-        sender.send(Piece::Data(Bytes::from_static(INPUT))).await.unwrap();
+        sender.send(StreamItem::Data(Bytes::from_static(INPUT))).await.unwrap();
         let end = End { proof: Proof::Sealed, bytes: INPUT.len() as u64 };
-        sender.send(Piece::End(end)).await.unwrap();
+        sender.send(StreamItem::End(end)).await.unwrap();
     });
     let fed = protocol::feed(session, &nonce(), INPUT.len() as u64, receiver, &soon_idle()).await;
     assert!(fed.is_ok(), "{fed:?}");
@@ -235,7 +236,7 @@ async fn plain_dump_needs_a_good_status_and_is_never_proven() {
         (None, Err(Reason::StreamCut)),
     ] {
         let (session, carrier) = Session::new();
-        let steps = [Say(stdout("data"))].into_iter().chain(last.map(Say)).collect();
+        let steps = [Emit(stdout("data"))].into_iter().chain(last.map(Emit)).collect();
         tokio::spawn(play(carrier, steps));
         let (sender, _receiver) = pieces();
         let outcome = protocol::dump_plain(session, &control(), &sender).await;
@@ -247,24 +248,33 @@ const INPUT: &[u8] = b"twelve bytes";
 
 fn good_feed() -> Vec<Step> {
     vec![
-        Hear(nonce().line_with_size(INPUT.len() as u64)),
-        Say(ready()),
-        Say(stdout("BEGIN\n")),
-        Hear(Bytes::from_static(INPUT)),
-        Say(got()),
-        Hear(nonce().line()),
-        Say(trailer(0)),
-        Hear(nonce().line()),
-        Say(status(ExecStatus::Exited(0))),
+        Expect(nonce().line_with_size(INPUT.len() as u64)),
+        Emit(ready()),
+        Emit(stdout("BEGIN\n")),
+        Expect(Bytes::from_static(INPUT)),
+        Emit(got()),
+        Expect(nonce().line()),
+        Emit(trailer(0)),
+        Expect(nonce().line()),
+        Emit(status(ExecStatus::Exited(0))),
     ]
 }
 
-fn good_input() -> Vec<Piece> {
+fn good_input() -> Vec<StreamItem> {
     let end = End { proof: Proof::Acknowledged, bytes: INPUT.len() as u64 };
-    vec![Piece::Data(Bytes::from_static(&INPUT[..5])), Piece::Data(Bytes::from_static(&INPUT[5..])), Piece::End(end)]
+    vec![
+        StreamItem::Data(Bytes::from_static(&INPUT[..5])),
+        StreamItem::Data(Bytes::from_static(&INPUT[5..])),
+        StreamItem::End(end),
+    ]
 }
 
-async fn feed_over(session: Session, size: usize, input: Vec<Piece>, control: &Control) -> Result<FeedEnd, Failure> {
+async fn feed_over(
+    session: Session,
+    size: usize,
+    input: Vec<StreamItem>,
+    control: &Control,
+) -> Result<FeedEnd, Failure> {
     let (sender, receiver) = pieces();
     let sending = tokio::spawn(async move {
         for piece in input {
@@ -275,11 +285,11 @@ async fn feed_over(session: Session, size: usize, input: Vec<Piece>, control: &C
     });
     let outcome = timeout(DEADLINE, protocol::feed(session, &nonce(), size as u64, receiver, control)).await;
     sending.await.unwrap();
-    outcome.expect("a hang")
+    outcome.expect("timed out")
 }
 
-/// Runs a restore against the steps; gives the outcome, and whether our side closed stdin.
-async fn fake_feed(steps: Vec<Step>, input: Vec<Piece>) -> (Result<FeedEnd, Reason>, bool) {
+/// Runs a restore against these steps. Returns the outcome, and whether the runner closed stdin.
+async fn fake_feed(steps: Vec<Step>, input: Vec<StreamItem>) -> (Result<FeedEnd, Reason>, bool) {
     let (session, carrier) = Session::new();
     let playing = tokio::spawn(play(carrier, steps));
     let outcome = feed_over(session, INPUT.len(), input, &control()).await;
@@ -287,50 +297,50 @@ async fn fake_feed(steps: Vec<Step>, input: Vec<Piece>) -> (Result<FeedEnd, Reas
 }
 
 #[tokio::test]
-async fn restore_is_a_success_only_with_its_trailer_after_the_word_to_go() {
+async fn restore_is_a_success_only_with_its_trailer_after_go() {
     assert_eq!(fake_feed(good_feed(), good_input()).await.0, Ok(FeedEnd { exit_code: 0, proof: Proof::Acknowledged }));
     for at in 1..6 {
         for last in [Some(cut()), None, Some(status(ExecStatus::Exited(0)))] {
             let is_refused = at == 1 && matches!(last, Some(Ok(_)));
-            // The word to go is heard in step 6: before, nothing can have been committed.
+            // GO is expected in step 6. Before it, nothing can have been committed.
             let expected = if is_refused { Reason::UnsafeTarget } else { Reason::StreamCut };
             let mut steps: Vec<Step> = good_feed().into_iter().take(at).collect();
             let is_after_got = at == 5;
-            steps.extend(last.map(Say));
+            steps.extend(last.map(Emit));
             let reason = fake_feed(steps, good_input()).await.0.unwrap_err();
-            // Whether the word to go had left us when the cut came is a race; unknown is the honest answer then.
+            // Whether GO was sent before the connection was cut is a race. If it was, the outcome is unknown.
             assert!(reason == expected || is_after_got && reason == Reason::OutcomeUnknown, "{at}: {reason}");
         }
     }
     for last in [Some(cut()), None, Some(status(ExecStatus::Exited(0)))] {
-        let steps = good_feed().into_iter().take(6).chain(last.map(Say)).collect();
+        let steps = good_feed().into_iter().take(6).chain(last.map(Emit)).collect();
         assert_eq!(fake_feed(steps, good_input()).await.0, Err(Reason::OutcomeUnknown));
     }
 }
 
 #[tokio::test]
-async fn restore_says_no_word_to_go_unless_its_input_was_whole() {
-    let data = || Piece::Data(Bytes::from_static(INPUT));
-    let end = |bytes| Piece::End(End { proof: Proof::Acknowledged, bytes });
-    let store = || Piece::Broken(Failure::new(Reason::StoreUnavailable, "the store is gone"));
+async fn restore_sends_no_go_unless_its_input_was_whole() {
+    let data = || StreamItem::Data(Bytes::from_static(INPUT));
+    let end = |bytes| StreamItem::End(End { proof: Proof::Acknowledged, bytes });
+    let store = || StreamItem::Broken(Failure::new(Reason::StoreUnavailable, "the store is gone"));
     for (input, reason) in [
         (vec![data()], Reason::StreamCut),
         (vec![data(), store()], Reason::StoreUnavailable),
         (vec![store()], Reason::StoreUnavailable),
         (vec![end(12)], Reason::StreamContradicted),
         (vec![data(), end(11)], Reason::StreamContradicted),
-        (vec![data(), Piece::Data(Bytes::from_static(b"x")), end(13)], Reason::StreamContradicted),
+        (vec![data(), StreamItem::Data(Bytes::from_static(b"x")), end(13)], Reason::StreamContradicted),
         (vec![], Reason::StreamCut),
     ] {
-        let steps = vec![Hear(nonce().line_with_size(12)), Say(ready()), Say(got()), Stall];
-        // `play` panics at nothing here, but whoever says the nonce once more fails the next check.
+        let steps = vec![Expect(nonce().line_with_size(12)), Emit(ready()), Emit(got()), Stall];
+        // `play` ignores input during a stall, but a runner which sent GO would not close stdin.
         let (outcome, closed) = fake_feed(steps, input).await;
         assert_eq!((outcome, closed), (Err(reason), true));
     }
 }
 
 #[tokio::test]
-async fn trailer_before_the_word_to_go_is_never_a_success() {
+async fn trailer_before_go_is_never_a_success() {
     for (exit, reason) in [
         (0, Reason::InputNotConsumed),
         (256, Reason::InputNotConsumed),
@@ -339,7 +349,7 @@ async fn trailer_before_the_word_to_go_is_never_a_success() {
     ] {
         for at in [2, 4] {
             let mut steps: Vec<Step> = good_feed().into_iter().take(at).collect();
-            steps.extend([Say(trailer(exit)), Stall]);
+            steps.extend([Emit(trailer(exit)), Stall]);
             let (outcome, closed) = fake_feed(steps, good_input()).await;
             assert_eq!((outcome, closed), (Err(reason), true), "{exit} at {at}");
         }
@@ -347,18 +357,18 @@ async fn trailer_before_the_word_to_go_is_never_a_success() {
 }
 
 #[tokio::test]
-async fn trailer_in_one_piece_with_ready_is_heard() {
-    let both = || Say(stdout(format!("{} ready\n{}", nonce().as_str(), nonce().trailer(127))));
-    let steps = vec![Hear(nonce().line_with_size(12)), both(), Stall];
+async fn trailer_in_one_piece_with_ready_is_read() {
+    let both = || Emit(stdout(format!("{} ready\n{}", nonce().as_str(), nonce().trailer(127))));
+    let steps = vec![Expect(nonce().line_with_size(12)), both(), Stall];
     assert_eq!(fake_feed(steps, good_input()).await, (Err(Reason::CommandNotFound), true));
-    let steps = vec![Hear(nonce().line()), both(), Hear(nonce().line()), Say(status(ExecStatus::Exited(127)))];
+    let steps = vec![Expect(nonce().line()), both(), Expect(nonce().line()), Emit(status(ExecStatus::Exited(127)))];
     assert_eq!(fake_dump(steps).await.1, Handed::Broken(Reason::CommandNotFound));
 }
 
 #[tokio::test]
 async fn failing_restore_command_keeps_its_status() {
     let mut steps: Vec<Step> = good_feed().into_iter().take(6).collect();
-    steps.extend([Say(trailer(3)), Say(status(ExecStatus::Exited(3)))]);
+    steps.extend([Emit(trailer(3)), Emit(status(ExecStatus::Exited(3)))]);
     assert_eq!(fake_feed(steps, good_input()).await.0, Err(Reason::CommandFailed));
 }
 
@@ -368,12 +378,12 @@ async fn both_loops_run_over_real_shells() {
         let folder = OpenFolder::new();
         let file = folder.file("restored");
         let data: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-        let line = restore_command(&words(&["tee", file.to_str().unwrap()])).unwrap();
-        let session = local_session(&[words(shell), line[1..].to_vec()].concat()).unwrap();
-        let mut input: Vec<Piece> =
-            data.chunks(65_536).map(|chunk| Piece::Data(Bytes::copy_from_slice(chunk))).collect();
-        input.push(Piece::End(End { proof: Proof::Acknowledged, bytes: data.len() as u64 }));
-        // tee writes as much to its stdout as it reads: who does not listen while sending waits for ever.
+        let line = restore_command(&strings(&["tee", file.to_str().unwrap()])).unwrap();
+        let session = local_session(&[strings(shell), line[1..].to_vec()].concat()).unwrap();
+        let mut input: Vec<StreamItem> =
+            data.chunks(65_536).map(|chunk| StreamItem::Data(Bytes::copy_from_slice(chunk))).collect();
+        input.push(StreamItem::End(End { proof: Proof::Acknowledged, bytes: data.len() as u64 }));
+        // tee writes as much to its stdout as it reads, so a runner which does not read while it sends would deadlock.
         assert_eq!(
             feed_over(session, data.len(), input, &control()).await,
             Ok(FeedEnd { exit_code: 0, proof: Proof::Acknowledged }),
@@ -381,8 +391,8 @@ async fn both_loops_run_over_real_shells() {
         );
         assert!(std::fs::read(&file).unwrap() == data, "{shell:?}");
 
-        let line = dump_command(&words(&["cat", file.to_str().unwrap()])).unwrap();
-        let session = local_session(&[words(shell), line[1..].to_vec()].concat()).unwrap();
+        let line = dump_command(&strings(&["cat", file.to_str().unwrap()])).unwrap();
+        let session = local_session(&[strings(shell), line[1..].to_vec()].concat()).unwrap();
         let (_, handed) = dump_over(session, &control()).await;
         let end = End { proof: Proof::Acknowledged, bytes: data.len() as u64 };
         assert!(handed == Handed::End(data, end), "{shell:?}");
@@ -394,10 +404,10 @@ async fn restore_whose_input_breaks_changes_nothing() {
     for shell in SHELLS {
         let folder = OpenFolder::new();
         let script = format!("cd {}; cat >read; mv read committed", folder.path().display());
-        let line = restore_command(&words(&["sh", "-c", &script])).unwrap();
-        let session = local_session(&[words(shell), line[1..].to_vec()].concat()).unwrap();
-        let broken = Piece::Broken(Failure::new(Reason::RepositoryDamaged, "a pack is damaged"));
-        let input = vec![Piece::Data(Bytes::from(vec![1; 100_000])), broken];
+        let line = restore_command(&strings(&["sh", "-c", &script])).unwrap();
+        let session = local_session(&[strings(shell), line[1..].to_vec()].concat()).unwrap();
+        let broken = StreamItem::Broken(Failure::new(Reason::RepositoryDamaged, "a pack is damaged"));
+        let input = vec![StreamItem::Data(Bytes::from(vec![1; 100_000])), broken];
         let outcome = feed_over(session, 200_000, input, &control()).await;
         assert_eq!(outcome.unwrap_err().reason, Reason::RepositoryDamaged);
         assert!(!folder.file("committed").exists(), "{shell:?}");
@@ -411,13 +421,13 @@ async fn slow_store_makes_the_remote_command_wait() {
     let dumping = tokio::spawn(async move { protocol::dump(session, &nonce(), &control(), &sender).await });
     carrier.output.send(ready()).await.unwrap();
     let mut sent = 0;
-    // Nobody takes pieces: what fits is bounded, by channels of 16 pieces and of a few frames.
+    // No piece is received, so the channels of 16 pieces and of a few frames limit what is sent.
     while timeout(Duration::from_millis(200), carrier.output.send(stdout(vec![0; 65_536]))).await.is_ok() {
         sent += 1;
-        assert!(sent < 30, "nothing makes it wait");
+        assert!(sent < 30, "the sender never waits");
     }
     carrier.output.try_send(cut()).unwrap_err();
-    while let Some(Piece::Data(_)) = receiver.recv().await {
+    while let Some(StreamItem::Data(_)) = receiver.recv().await {
         if carrier.output.is_closed() || carrier.output.try_send(cut()).is_ok() {
             break;
         }

@@ -1,8 +1,8 @@
-//! What the supervisor tells, line by line, and what it costs.
+//! The output of the supervisor, line by line, and its cost.
 
 use std::process::Stdio;
 
-use stowaway::seal::sealed::{Event, Told};
+use stowaway::seal::sealed::{Event, WatchLine};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
@@ -13,12 +13,12 @@ use super::pod::{Pod, kill, lives, path};
 use crate::{
     helper::remote::program,
     repository::PASSWORD,
-    shell::{DEADLINE, OpenFolder, container::eventually, words},
+    shell::{DEADLINE, OpenFolder, container::eventually, strings},
 };
 
 const MEBIBYTE: u64 = 1024 * 1024;
 
-/// A supervisor whose runs are a script.
+/// Starts a supervisor whose runs execute a script.
 async fn supervise(folder: &OpenFolder, script: &str) -> Child {
     supervise_in_a_hurry(folder, script, "10").await
 }
@@ -35,44 +35,44 @@ async fn supervise_in_a_hurry(folder: &OpenFolder, script: &str, hurry: &str) ->
     child
 }
 
-fn ask(folder: &OpenFolder, request: &[&str]) -> Child {
+fn client(folder: &OpenFolder, request: &[&str]) -> Child {
     let mut command = Command::new(program());
     command.arg("ask").arg(folder.file("socket")).args(request);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap()
 }
 
-/// The answer to a request with this second line.
+/// The answer to a request whose second line is `task`.
 async fn answer(folder: &OpenFolder, request: &[&str], task: &str) -> String {
-    let mut asking = ask(folder, request);
-    let mut stdin = asking.stdin.take().unwrap();
-    // One that was turned away takes nothing.
-    let _gone = stdin.write_all(format!("{task}\n").as_bytes()).await;
-    let line = next(&mut BufReader::new(asking.stdout.take().unwrap()).lines()).await.unwrap_or_default();
+    let mut client = client(folder, request);
+    let mut stdin = client.stdin.take().unwrap();
+    // A client which was rejected does not read its input.
+    let _result = stdin.write_all(format!("{task}\n").as_bytes()).await;
+    let line = next(&mut BufReader::new(client.stdout.take().unwrap()).lines()).await.unwrap_or_default();
     drop(stdin);
-    timeout(DEADLINE, asking.wait()).await.expect("it lives on").unwrap();
+    timeout(DEADLINE, client.wait()).await.expect("still alive").unwrap();
     line
 }
 
 async fn next(lines: &mut Lines<BufReader<ChildStdout>>) -> Option<String> {
-    timeout(DEADLINE, lines.next_line()).await.expect("no word for too long").unwrap()
+    timeout(DEADLINE, lines.next_line()).await.expect("no output before the deadline").unwrap()
 }
 
-/// Events from this number on, at most so many.
+/// Receives at most this many events, beginning with this number.
 async fn watch(folder: &OpenFolder, id: &str, from: u64, most: usize) -> Vec<(u64, Event)> {
-    let mut asking = ask(folder, &["watch", id, &from.to_string()]);
-    let mut lines = BufReader::new(asking.stdout.take().unwrap()).lines();
+    let mut client = client(folder, &["watch", id, &from.to_string()]);
+    let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
     let mut events = Vec::new();
     while events.len() < most
         && let Some(line) = next(&mut lines).await
     {
-        match Told::parse(&line) {
-            Some(Told::Event(number, event)) => events.push((number, event)),
-            Some(Told::Beat) => {}
+        match WatchLine::parse(&line) {
+            Some(WatchLine::Event(number, event)) => events.push((number, event)),
+            Some(WatchLine::Heartbeat) => {}
             None => panic!("{line:?}"),
         }
     }
-    // As a connection that breaks.
-    asking.kill().await.unwrap();
+    // Ends as a broken connection does.
+    client.kill().await.unwrap();
     events
 }
 
@@ -83,19 +83,19 @@ async fn watcher_that_comes_back_misses_and_doubles_nothing() {
         i=$((i+1)); sleep 0.02; done; echo connected; sleep 0.1; echo report 00 '{}'";
     let _supervisor = supervise(&folder, script).await;
     assert_eq!(answer(&folder, &["start", "a", "k"], "the task").await, "started a");
-    let mut told: Vec<(u64, Event)> = Vec::new();
-    while told.last().is_none_or(|(_, event)| !event.is_last()) {
-        let from = told.last().map_or(1, |(number, _)| number + 1);
-        told.extend(watch(&folder, "a", from, 7).await);
+    let mut events: Vec<(u64, Event)> = Vec::new();
+    while events.last().is_none_or(|(_, event)| !event.is_last()) {
+        let from = events.last().map_or(1, |(number, _)| number + 1);
+        events.extend(watch(&folder, "a", from, 7).await);
     }
-    let numbers: Vec<u64> = told.iter().map(|(number, _)| *number).collect();
+    let numbers: Vec<u64> = events.iter().map(|(number, _)| *number).collect();
     assert_eq!(numbers, (1..=64).collect::<Vec<u64>>());
     assert!(
-        told.contains(&(1, Event::Log("got the task".to_owned())))
-            || told.contains(&(2, Event::Log("got the task".to_owned())))
+        events.contains(&(1, Event::Log("got the task".to_owned())))
+            || events.contains(&(2, Event::Log("got the task".to_owned())))
     );
-    assert_eq!(told.iter().filter(|(_, event)| matches!(event, Event::Log(_))).count(), 61);
-    // The word for the door is told to nobody who comes after the helper.
+    assert_eq!(events.iter().filter(|(_, event)| matches!(event, Event::Log(_))).count(), 61);
+    // A client which watches after the helper has connected does not receive the token.
     let again = watch(&folder, "a", 1, usize::MAX).await;
     assert!(again.iter().any(|(_, event)| *event == Event::Passed));
     assert!(!again.iter().any(|(_, event)| matches!(event, Event::Ready { .. })));
@@ -113,57 +113,57 @@ async fn requests_are_answered_whatever_they_are() {
     assert_eq!(answer(&folder, &["start", "a", "k"], &"x".repeat(100_000)).await, "");
     assert_eq!(answer(&folder, &["start", "a", "k"], &"x".repeat(30_000)).await, "started a");
     assert_eq!(answer(&folder, &["start", "a", "k"], "").await, "attached a");
-    let of_another = "refused a run of the name a did something else here";
+    let of_another = "refused another run with the name a was executed here";
     assert_eq!(answer(&folder, &["start", "a", "other"], "").await, of_another);
     assert_eq!(answer(&folder, &["start", "b", "k"], "").await, "attached a");
     assert_eq!(answer(&folder, &["start", "b", "other"], "").await, "busy a k");
     assert_eq!(answer(&folder, &["cancel", "a"], "").await, "cancelled");
-    let told = watch(&folder, "a", 1, usize::MAX).await;
+    let events = watch(&folder, "a", 1, usize::MAX).await;
     assert!(
-        matches!(&told[..], [(1, Event::Lost(why))] if why.contains("status 0 after it was told to end")),
-        "{told:?}"
+        matches!(&events[..], [(1, Event::Lost(why))] if why.contains("status 0 after it was cancelled")),
+        "{events:?}"
     );
     assert_eq!(answer(&folder, &["start", "a", "other"], "").await, of_another);
-    // Many that ask for nothing keep nobody out for long.
+    // Many idle connections do not block a request for long.
     let idle: Vec<_> =
         (0..40).map(|_| std::os::unix::net::UnixStream::connect(folder.file("socket")).unwrap()).collect();
-    let heard = async { while answer(&folder, &["cancel", "x"], "").await != "unknown" {} };
-    timeout(DEADLINE, heard).await.expect("nobody else gets in");
+    let answered = async { while answer(&folder, &["cancel", "x"], "").await != "unknown" {} };
+    timeout(DEADLINE, answered).await.expect("no other client is answered");
     drop(idle);
     assert!(supervisor.try_wait().unwrap().is_none());
 }
 
 #[tokio::test]
-async fn run_that_does_not_end_when_told_to_is_killed() {
+async fn run_that_does_not_end_on_cancel_is_killed() {
     let folder = OpenFolder::new();
     let script = "trap '' TERM; echo begun >&2; while :; do sleep 1; done";
     let _supervisor = supervise(&folder, script).await;
     assert_eq!(answer(&folder, &["start", "a", "k"], "").await, "started a");
     assert_eq!(answer(&folder, &["cancel", "a"], "").await, "cancelled");
-    let told = watch(&folder, "a", 2, usize::MAX).await;
-    let [(2, Event::Lost(why))] = &told[..] else { panic!("{told:?}") };
-    assert!(why.contains("signal 9") && why.contains("did not end when told to"), "{why}");
+    let events = watch(&folder, "a", 2, usize::MAX).await;
+    let [(2, Event::Lost(why))] = &events[..] else { panic!("{events:?}") };
+    assert!(why.contains("signal 9") && why.contains("did not end after it was cancelled"), "{why}");
 }
 
 #[tokio::test]
-async fn run_that_nobody_watches_is_told_to_end() {
+async fn run_without_a_watcher_is_ended() {
     let folder = OpenFolder::new();
     let script = format!("echo $$ >{}; exec cat", folder.file("pid").display());
     let _supervisor = supervise_in_a_hurry(&folder, &script, "300").await;
     assert_eq!(answer(&folder, &["start", "a", "k"], "").await, "started a");
     let pid = folder.pid().await;
     eventually(|| !lives(&pid)).await;
-    let told = watch(&folder, "a", 1, usize::MAX).await;
-    assert!(matches!(told.last(), Some((_, Event::Lost(why))) if why.contains("told to")), "{told:?}");
+    let events = watch(&folder, "a", 1, usize::MAX).await;
+    assert!(matches!(events.last(), Some((_, Event::Lost(why))) if why.contains("cancelled")), "{events:?}");
 }
 
 #[tokio::test]
-async fn supervisor_that_is_asked_to_end_does_so_and_takes_its_socket_along() {
+async fn supervisor_ends_on_sigterm_and_removes_its_socket() {
     let folder = OpenFolder::new();
     let mut supervisor = supervise(&folder, "echo begun >&2; cat >/dev/null; echo 'report 00 {}'").await;
     assert_eq!(answer(&folder, &["start", "a", "k"], "").await, "started a");
-    let mut asking = ask(&folder, &["watch", "a", "1"]);
-    let mut lines = BufReader::new(asking.stdout.take().unwrap()).lines();
+    let mut client = client(&folder, &["watch", "a", "1"]);
+    let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
     assert_eq!(next(&mut lines).await.unwrap(), "1 log begun");
     kill("-TERM", &supervisor.id().unwrap().to_string()).await;
     assert_eq!(next(&mut lines).await.unwrap(), "2 report 00 {}");
@@ -182,7 +182,7 @@ async fn idle_sidecar_needs_little_memory() {
     };
     let before = memory("VmRSS:");
     for run in 0..3 {
-        let report = pod.backup(&format!("run-{run}"), &words(&["sh", "-c", "seq 100000 >&2; echo x"])).await;
+        let report = pod.backup(&format!("run-{run}"), &strings(&["sh", "-c", "seq 100000 >&2; echo x"])).await;
         assert_eq!(report.bytes, 2);
     }
     let (after, peak) = (memory("VmRSS:"), memory("VmHWM:"));
@@ -204,21 +204,21 @@ async fn no_secret_is_in_a_command_line_or_a_log() {
         folder.file("pid").display(),
         gate.display()
     );
-    let command = words(&["sh", "-c", &script, "canary-of-the-command"]);
+    let command = strings(&["sh", "-c", &script, "canary-of-the-command"]);
     let task = pod.backup_task("evening");
     let looking = async {
-        let mut asking = pod.ask(&["watch", "a", "1"]).spawn().unwrap();
+        let mut client = pod.client(&["watch", "a", "1"]).spawn().unwrap();
         let mut token = None;
-        let mut lines = BufReader::new(asking.stdout.take().unwrap()).lines();
+        let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
         while token.is_none() {
-            match next(&mut lines).await.as_deref().and_then(Told::parse) {
-                Some(Told::Event(_, Event::Ready { token: told, .. })) => token = Some(told),
-                Some(Told::Event(_, Event::Passed)) => break,
+            match next(&mut lines).await.as_deref().and_then(WatchLine::parse) {
+                Some(WatchLine::Event(_, Event::Ready { token: received, .. })) => token = Some(received),
+                Some(WatchLine::Event(_, Event::Passed)) => break,
                 Some(_) => {}
                 None => {
-                    // It came before the run began.
-                    asking = pod.ask(&["watch", "a", "1"]).spawn().unwrap();
-                    lines = BufReader::new(asking.stdout.take().unwrap()).lines();
+                    // The watch was requested before the run began.
+                    client = pod.client(&["watch", "a", "1"]).spawn().unwrap();
+                    lines = BufReader::new(client.stdout.take().unwrap()).lines();
                 }
             }
         }
@@ -244,8 +244,8 @@ async fn no_secret_is_in_a_command_line_or_a_log() {
     assert!(!seen.lines().any(|line| line.contains("sidecar-run") && line.contains("canary")));
     assert!(!seen.contains(PASSWORD) && !log.contains(PASSWORD) && !log.contains("canary-of-the-command"));
     let mut rest = String::new();
-    let mut asking = pod.ask(&["watch", "a", "1"]).spawn().unwrap();
-    let mut stdout = asking.stdout.take().unwrap();
+    let mut client = pod.client(&["watch", "a", "1"]).spawn().unwrap();
+    let mut stdout = client.stdout.take().unwrap();
     let reading = async {
         let mut buffer = [0; 4096];
         while let Ok(length) = stdout.read(&mut buffer).await

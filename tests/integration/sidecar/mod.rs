@@ -1,4 +1,5 @@
-//! Runs in a sidecar, with the programs as they ship: the supervisor, the process of a run, the helper, and the Job's side.
+//! Runs in a sidecar, with the programs as they are shipped: the supervisor, the process of a run, the helper, and the
+//! Job's side.
 
 mod door;
 mod lines;

@@ -1,6 +1,4 @@
-//! A pod in miniature: a folder in which a sidecar finds its mounts, the real supervisor, and a Job that drives runs in it.
-//!
-//! It must not know what is tested.
+//! A minimal pod: a folder with the mounts of a sidecar, the real supervisor, and a Job which drives runs in it.
 
 use std::{
     os::unix::fs::PermissionsExt,
@@ -11,13 +9,13 @@ use std::{
 };
 
 use stowaway::{
-    cluster::exec::{Session, local_session},
+    exec::{Session, local_session},
     model::{
-        BackendConfig, Connection, Failure, Reason, SnapshotIdentity, SourceReport, TargetCommand, TargetVolume, Task,
+        BackendConfig, Connection, Failure, Reason, RunReport, SnapshotIdentity, TargetCommand, TargetVolume, Task,
         TaskKind,
     },
     repository::{Repository, SnapshotSummary, open},
-    runner::sidecar::{Driven, Errand, HelperCommand, drive},
+    runner::sidecar::{HelperCommand, SidecarOutcome, SidecarRun, drive},
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -32,13 +30,13 @@ use crate::{
     shell::{
         DEADLINE, OpenFolder,
         container::{eventually, is_root},
-        words,
+        strings,
     },
 };
 
 pub const SOURCE: &str = "deployment/mill/press";
 
-/// As whom the sidecar works, where we may say so; the app is another one.
+/// The user of the sidecar, if the test runs as root. The app has another user.
 const SIDECAR_USER: u32 = 65_532;
 
 pub struct Pod {
@@ -47,15 +45,15 @@ pub struct Pod {
     log: Arc<Mutex<String>>,
 }
 
-/// Puts a program where every user can start it: it may have been built in somebody's own home.
-fn place(program: &Path, at: &Path) {
+/// Puts a program where every user can execute it, because it may have been built in a private home directory.
+fn install_program(program: &Path, at: &Path) {
     if std::fs::hard_link(program, at).is_err() {
         std::fs::copy(program, at).unwrap();
     }
 }
 
 impl Pod {
-    /// With a repository, and a sidecar that waits.
+    /// A pod with a repository and a running sidecar.
     pub async fn start() -> Self {
         let pod = Self::without_sidecar().await;
         pod.start_sidecar().await;
@@ -78,8 +76,8 @@ impl Pod {
                 Command::new("chown").arg("-R").arg(SIDECAR_USER.to_string()).arg(pod.root.path()).status().await;
             assert!(owned.unwrap().success());
         }
-        place(Path::new(program()), &pod.root.file("usr/local/bin/stowaway-helper"));
-        place(Path::new(env!("CARGO_BIN_EXE_stowaway")), &pod.own_program());
+        install_program(Path::new(program()), &pod.root.file("usr/local/bin/stowaway-helper"));
+        install_program(Path::new(env!("CARGO_BIN_EXE_stowaway")), &pod.own_program());
         pod
     }
 
@@ -130,14 +128,14 @@ impl Pod {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        timeout(DEADLINE, listens).await.expect("it does not listen");
+        timeout(DEADLINE, listens).await.expect("the sidecar does not listen");
     }
 
     fn control(&self) -> PathBuf {
         self.root.file("tmp/stowaway-sidecar.socket")
     }
 
-    /// What the container's log says.
+    /// The container's log so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
@@ -146,45 +144,45 @@ impl Pod {
         self.supervisor.lock().unwrap().as_ref().unwrap().id().unwrap().to_string()
     }
 
-    /// Numbers of the processes of runs.
+    /// The process ids of the runs.
     pub fn children(&self) -> Vec<String> {
         let pid = self.supervisor();
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
         children.split_whitespace().map(str::to_owned).collect()
     }
 
-    /// The process of the run that is under way.
+    /// The process id of the current run.
     pub async fn child(&self) -> String {
         eventually(|| self.children().len() == 1).await;
         self.children().remove(0)
     }
 
-    /// One exec into the sidecar's container.
+    /// An exec into the sidecar's container.
     pub fn exec(&self, line: &[String]) -> Result<Session, Failure> {
-        assert_eq!(line[..3], words(&["/usr/local/bin/stowaway-helper", "ask", "/tmp/stowaway-sidecar.socket"]));
-        let place = self.control().to_str().unwrap().to_owned();
-        let line = [words(&[program(), "ask", &place]), line[3..].to_vec()].concat();
+        assert_eq!(line[..3], strings(&["/usr/local/bin/stowaway-helper", "ask", "/tmp/stowaway-sidecar.socket"]));
+        let socket = self.control().to_str().unwrap().to_owned();
+        let line = [strings(&[program(), "ask", &socket]), line[3..].to_vec()].concat();
         local_session(&line).map_err(|error| Failure::new(Reason::StreamCut, error.to_string()))
     }
 
-    /// The same, cut off by this filter, and called a success.
+    /// An exec whose output passes this filter, and which ends with a success.
     pub fn cut_exec(&self, line: &[String], filter: &str) -> Result<Session, Failure> {
-        let place = path(&self.control());
+        let socket = path(&self.control());
         let script = format!("\"$@\" | {filter}");
-        let line = [words(&["sh", "-c", &script, "sh", program(), "ask", &place]), line[3..].to_vec()].concat();
+        let line = [strings(&["sh", "-c", &script, "sh", program(), "ask", &socket]), line[3..].to_vec()].concat();
         local_session(&line).map_err(|error| Failure::new(Reason::StreamCut, error.to_string()))
     }
 
-    /// One exec into the app's container, where another user works.
+    /// An exec into the app's container, as another user.
     pub fn exec_in_app(line: &[String]) -> Result<Session, Failure> {
         let user =
-            if is_root() { words(&["setpriv", "--reuid=65533", "--regid=65533", "--clear-groups"]) } else { vec![] };
+            if is_root() { strings(&["setpriv", "--reuid=65533", "--regid=65533", "--clear-groups"]) } else { vec![] };
         local_session(&[user, line.to_vec()].concat())
             .map_err(|error| Failure::new(Reason::StreamCut, error.to_string()))
     }
 
-    /// One `ask` of a test's own.
-    pub fn ask(&self, request: &[&str]) -> Command {
+    /// The helper's `ask` command with this request.
+    pub fn client(&self, request: &[&str]) -> Command {
         let mut command = Command::new(program());
         command.arg("ask").arg(self.control()).args(request);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
@@ -267,7 +265,7 @@ impl Pod {
     }
 
     /// Drives a run as its Job would.
-    pub async fn drive(&self, id: &str, task: &Task, command: Option<&[String]>) -> Result<Driven, Failure> {
+    pub async fn drive(&self, id: &str, task: &Task, command: Option<&[String]>) -> Result<SidecarOutcome, Failure> {
         self.drive_until(id, task, command, &CancellationToken::new()).await
     }
 
@@ -277,17 +275,17 @@ impl Pod {
         task: &Task,
         command: Option<&[String]>,
         cancel: &CancellationToken,
-    ) -> Result<Driven, Failure> {
+    ) -> Result<SidecarOutcome, Failure> {
         let sidecar = async |line: &[String]| self.exec(line);
         let app = async |line: &[String]| Self::exec_in_app(line);
-        let driving = drive(errand(id, task, command), sidecar, app, cancel);
-        timeout(DEADLINE, driving).await.expect("a hang")
+        let driving = drive(sidecar_run(id, task, command), sidecar, app, cancel);
+        timeout(DEADLINE, driving).await.expect("timed out")
     }
 
-    /// The report of a run of this command.
-    pub async fn backup(&self, id: &str, command: &[String]) -> SourceReport {
+    /// The report of a backup of this command.
+    pub async fn backup(&self, id: &str, command: &[String]) -> RunReport {
         match self.drive(id, &self.backup_task(id), Some(command)).await {
-            Ok(Driven::Report(report)) => *report,
+            Ok(SidecarOutcome::Report(report)) => *report,
             other => panic!("{other:?}"),
         }
     }
@@ -303,13 +301,13 @@ impl Pod {
         snapshots
     }
 
-    /// Sockets that wait for a helper.
-    pub fn doors(&self) -> Vec<PathBuf> {
+    /// The sockets which wait for a helper.
+    pub fn run_sockets(&self) -> Vec<PathBuf> {
         std::fs::read_dir(self.root.file("stowaway-socket")).unwrap().map(|entry| entry.unwrap().path()).collect()
     }
 }
 
-pub fn errand<'a>(id: &'a str, task: &'a Task, command: Option<&[String]>) -> Errand<'a> {
+pub fn sidecar_run<'a>(id: &'a str, task: &'a Task, command: Option<&[String]>) -> SidecarRun<'a> {
     let restore = matches!(task.kind, TaskKind::Restore { .. });
     let key = match &task.kind {
         TaskKind::Backup { identity, .. } | TaskKind::BackupVolume { identity, .. } => {
@@ -319,7 +317,7 @@ pub fn errand<'a>(id: &'a str, task: &'a Task, command: Option<&[String]>) -> Er
     };
     let helper =
         command.map(|command| HelperCommand { program: program().to_owned(), restore, command: command.to_vec() });
-    Errand { id, key, task, helper, limit: DEADLINE }
+    SidecarRun { id, key, task, helper, limit: DEADLINE }
 }
 
 fn label(path: &str, source: &str, run: &str) -> SnapshotIdentity {
@@ -334,7 +332,7 @@ pub async fn kill(signal: &str, pid: &str) {
     assert!(Command::new("kill").args([signal, pid]).status().await.unwrap().success());
 }
 
-/// Kills them by one call.
+/// Kills all these processes by one call.
 pub async fn kill_all(pids: &[&str]) {
     assert!(Command::new("kill").arg("-9").args(pids).status().await.unwrap().success());
 }
@@ -349,9 +347,9 @@ pub fn path(path: &Path) -> String {
 }
 
 impl Pod {
-    /// How the sidecar ended.
+    /// The exit status of the sidecar.
     pub async fn exit_status(&self) -> Option<i32> {
         let mut supervisor = self.supervisor.lock().unwrap().take().unwrap();
-        timeout(DEADLINE, supervisor.wait()).await.expect("it lives on").unwrap().code()
+        timeout(DEADLINE, supervisor.wait()).await.expect("still alive").unwrap().code()
     }
 }

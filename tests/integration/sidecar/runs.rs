@@ -1,23 +1,24 @@
-//! What becomes of runs: they are stored, fail, are cut, killed and found again, and are never green for nothing.
+//! The outcomes of runs: they are stored, fail, are cut, are killed and are found again, and are never reported as
+//! successful without a snapshot.
 
 use std::{cell::Cell, os::unix::fs::PermissionsExt, path::Path};
 
 use stowaway::{
-    cluster::exec::Session,
+    exec::Session,
     model::{Proof, Reason, Verdict},
-    runner::sidecar::{Driven, drive},
+    runner::sidecar::{SidecarOutcome, drive},
 };
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::pod::{Pod, SOURCE, errand, kill, kill_all, lives, path};
+use super::pod::{Pod, SOURCE, kill, kill_all, lives, path, sidecar_run};
 use crate::{
     helper::noise,
     repository::collect,
-    shell::{DEADLINE, OpenFolder, container::eventually, words},
+    shell::{DEADLINE, OpenFolder, container::eventually, strings},
 };
 
-/// A command that says its number, once for each time that it runs, and then goes on until a file is there.
+/// A command which records that it ran and its process id, and then waits until the file `gate` exists.
 fn waits_for(folder: &OpenFolder, gate: &Path) -> Vec<String> {
     let script = format!(
         "echo run >>{}; echo $$ >{}; echo begun >&2; while ! [ -e {} ]; do sleep 0.05; done; echo content",
@@ -25,7 +26,7 @@ fn waits_for(folder: &OpenFolder, gate: &Path) -> Vec<String> {
         folder.file("pid").display(),
         gate.display()
     );
-    words(&["sh", "-c", &script])
+    strings(&["sh", "-c", &script])
 }
 
 fn count(folder: &OpenFolder) -> usize {
@@ -38,20 +39,22 @@ async fn command_is_stored_through_the_socket_and_comes_back_by_it() {
     let data = noise(10_000_000);
     let (from, to) = (folder.file("from"), folder.file("to"));
     std::fs::write(&from, &data).unwrap();
-    let report = pod.backup("first", &words(&["cat", &path(&from)])).await;
+    let report = pod.backup("first", &strings(&["cat", &path(&from)])).await;
     assert_eq!((report.verdict, report.proof, report.bytes), (Verdict::Succeeded, Proof::Sealed, 10_000_000));
-    assert!(pod.doors().is_empty());
+    assert!(pod.run_sockets().is_empty());
     let repository = pod.repository().await;
     let file = repository.read_file(&report.snapshot.unwrap(), "/orchard-press.bin").await.unwrap();
     assert!(collect(file).await == data);
     repository.close().await;
 
-    let command = words(&["sh", "-c", "cat >\"$0\"; echo restored; echo and said so >&2", &path(&to)]);
-    let Ok(Driven::Report(report)) = pod.drive("undo", &pod.restore_task(), Some(&command)).await else { panic!() };
+    let command = strings(&["sh", "-c", "cat >\"$0\"; echo restored; echo and reported so >&2", &path(&to)]);
+    let Ok(SidecarOutcome::Report(report)) = pod.drive("undo", &pod.restore_task(), Some(&command)).await else {
+        panic!()
+    };
     assert_eq!((report.verdict, report.proof), (Verdict::Succeeded, Proof::Sealed), "{}", report.message);
     assert!(std::fs::read(&to).unwrap() == data);
-    for said in ["restored", "and said so", "storing as /orchard-press.bin", "run first is over: report"] {
-        assert!(pod.log().contains(said), "{said}: {}", pod.log());
+    for line in ["restored", "and reported so", "storing as /orchard-press.bin", "run first has ended: report"] {
+        assert!(pod.log().contains(line), "{line}: {}", pod.log());
     }
 }
 
@@ -63,12 +66,12 @@ async fn failing_command_is_the_runs_failure_and_leaves_no_snapshot() {
         ("b", "printf half; kill -9 $$", Reason::CommandKilled, Some(137)),
         ("c", "exit 0", Reason::EmptyStream, None),
     ] {
-        let report = pod.backup(id, &words(&["sh", "-c", script])).await;
+        let report = pod.backup(id, &strings(&["sh", "-c", script])).await;
         assert_eq!((report.verdict, report.reason), (Verdict::Failed, reason), "{}", report.message);
         assert!(exit_code.is_none() || report.exit_code == exit_code);
         assert!(id != "a" || report.stderr_tail.contains("the reason"), "{report:?}");
     }
-    let report = pod.backup("d", &words(&["no-such-program"])).await;
+    let report = pod.backup("d", &strings(&["no-such-program"])).await;
     assert_eq!(report.reason, Reason::CommandNotFound);
     assert_eq!(pod.snapshots().await.len(), 0);
 }
@@ -83,7 +86,7 @@ async fn two_starts_of_one_run_are_one_run() {
         folder.pid().await;
         std::fs::write(&gate, "").unwrap();
     };
-    // The third one is another attempt of the same run, by another Job.
+    // The third drive is another attempt of the same run, by another Job.
     let (one, two, three, ()) = tokio::join!(
         pod.drive("evening-1", &task, Some(&command)),
         pod.drive("evening-1", &task, Some(&command)),
@@ -91,7 +94,7 @@ async fn two_starts_of_one_run_are_one_run() {
         open
     );
     for driven in [one, two, three] {
-        let Ok(Driven::Report(report)) = driven else { panic!("{driven:?}") };
+        let Ok(SidecarOutcome::Report(report)) = driven else { panic!("{driven:?}") };
         assert_eq!((report.verdict, report.proof), (Verdict::Succeeded, Proof::Sealed), "{}", report.message);
     }
     assert_eq!((count(&folder), pod.snapshots().await.len()), (1, 1));
@@ -107,19 +110,19 @@ async fn run_outlives_its_job_and_the_next_attempt_finds_it() {
         driven = pod.drive("evening-1", &task, Some(&command)) => panic!("{driven:?}"),
         _ = folder.pid() => {}
     }
-    // Its execs are gone by now; the helper's lifeline is the socket.
+    // The execs of the first attempt have ended by now, and the helper depends on the socket only.
     let open = async { std::fs::write(&gate, "").unwrap() };
     let (driven, ()) = tokio::join!(pod.drive("evening-2", &task, Some(&command)), open);
-    let Ok(Driven::Report(report)) = driven else { panic!("{driven:?}") };
+    let Ok(SidecarOutcome::Report(report)) = driven else { panic!("{driven:?}") };
     assert_eq!((report.verdict, report.proof, count(&folder)), (Verdict::Succeeded, Proof::Sealed, 1));
-    // And one that comes when it has ended takes over what it stored.
+    // An attempt after the end of the run adopts the stored snapshot.
     eventually(|| pod.children().is_empty()).await;
-    let Ok(Driven::Report(report)) = pod.drive("evening-3", &task, Some(&command)).await else { panic!() };
+    let Ok(SidecarOutcome::Report(report)) = pod.drive("evening-3", &task, Some(&command)).await else { panic!() };
     assert_eq!((report.verdict, report.reason, count(&folder)), (Verdict::Succeeded, Reason::Adopted, 1));
 }
 
 #[tokio::test]
-async fn lost_connections_are_made_anew() {
+async fn lost_connections_are_reestablished() {
     let (pod, folder) = (Pod::start().await, OpenFolder::new());
     let gate = folder.file("gate");
     let command = waits_for(&folder, &gate);
@@ -129,11 +132,11 @@ async fn lost_connections_are_made_anew() {
         let count = if line[3] == "watch" { &watches } else { &starts };
         count.set(count.get() + 1);
         match (line[3].as_str(), count.get()) {
-            // What is asked never gets there.
+            // The request never arrives.
             (_, 1) => Ok(Session::new().0),
-            // It gets there, and the answer does not come back.
+            // The request arrives, and the answer is lost.
             ("start", 2) => pod.cut_exec(line, "true"),
-            // The helper is sent, and then it breaks.
+            // The helper is started, and then the connection breaks.
             ("watch", 2) => pod.cut_exec(line, "sed -u '/ ready /q'"),
             ("watch", 3) => {
                 folder.pid().await;
@@ -145,8 +148,9 @@ async fn lost_connections_are_made_anew() {
     };
     let app = async |line: &[String]| Pod::exec_in_app(line);
     let cancel = CancellationToken::new();
-    let driven = timeout(DEADLINE, drive(errand("x", &task, Some(&command)), sidecar, app, &cancel)).await.unwrap();
-    let Ok(Driven::Report(report)) = driven else { panic!("{driven:?}") };
+    let driven =
+        timeout(DEADLINE, drive(sidecar_run("x", &task, Some(&command)), sidecar, app, &cancel)).await.unwrap();
+    let Ok(SidecarOutcome::Report(report)) = driven else { panic!("{driven:?}") };
     assert_eq!((report.verdict, report.proof, count(&folder)), (Verdict::Succeeded, Proof::Sealed, 1));
 }
 
@@ -164,7 +168,7 @@ async fn killed_run_is_lost_and_the_sidecar_stays() {
     let failure = driven.unwrap_err();
     assert_eq!(failure.reason, Reason::ResultLost);
     assert!(failure.message.contains("memory"), "{failure}");
-    assert_eq!(pod.backup("b", &words(&["echo", "x"])).await.verdict, Verdict::Succeeded);
+    assert_eq!(pod.backup("b", &strings(&["echo", "x"])).await.verdict, Verdict::Succeeded);
     assert_eq!(pod.snapshots().await.len(), 1);
 }
 
@@ -178,7 +182,7 @@ async fn killed_sidecar_takes_run_and_command_with_it() {
         let sidecar = async |line: &[String]| pod.exec(line);
         let app = async |line: &[String]| Pod::exec_in_app(line);
         let cancel = CancellationToken::new();
-        let mut driving = std::pin::pin!(drive(errand("a", &task, Some(&command)), sidecar, app, &cancel));
+        let mut driving = std::pin::pin!(drive(sidecar_run("a", &task, Some(&command)), sidecar, app, &cancel));
         let begun = async { (folder.pid().await, pod.child().await) };
         let begun = tokio::select! { driven = &mut driving => panic!("{driven:?}"), begun = begun => begun };
         kill("-9", &pod.supervisor()).await;
@@ -188,13 +192,13 @@ async fn killed_sidecar_takes_run_and_command_with_it() {
     };
     eventually(|| !lives(&pid) && !lives(&child)).await;
     assert!(control.exists());
-    // Made anew by the kubelet, it knows nothing, and works.
+    // A sidecar which the kubelet restarted knows no runs, and works.
     pod.start_sidecar().await;
-    assert_eq!(pod.backup("b", &words(&["echo", "x"])).await.verdict, Verdict::Succeeded);
+    assert_eq!(pod.backup("b", &strings(&["echo", "x"])).await.verdict, Verdict::Succeeded);
 }
 
-/// As the kernel does it when the memory of a container runs out: all of its processes at once (`memory.oom.group`), and
-/// the kubelet makes the container anew.
+/// When the memory of a container runs out, the kernel kills all of its processes at once (`memory.oom.group`), and the
+/// kubelet restarts the container.
 #[tokio::test]
 async fn run_that_dies_with_its_container_is_lost_and_the_next_attempt_is_stored() {
     let (pod, folder) = (Pod::start().await, OpenFolder::new());
@@ -211,13 +215,15 @@ async fn run_that_dies_with_its_container_is_lost_and_the_next_attempt_is_stored
     let (driven, pid) = tokio::join!(pod.drive("a", &task, Some(&command)), dying);
     let failure = driven.unwrap_err();
     assert_eq!(failure.reason, Reason::ResultLost, "{failure}");
-    for said in ["run a ", "memory", "what it did is not known"] {
-        assert!(failure.message.contains(said), "{said}: {failure}");
+    for part in ["run a ", "memory", "its effects are unknown"] {
+        assert!(failure.message.contains(part), "{part}: {failure}");
     }
-    // The command lives in another container, and does not outlive the run all the same.
+    // The command runs in another container, but ends with the run all the same.
     eventually(|| !lives(&pid)).await;
     assert_eq!(pod.snapshots().await.len(), 0);
-    let Ok(Driven::Report(report)) = pod.drive("b", &task, Some(&words(&["echo", "x"]))).await else { panic!() };
+    let Ok(SidecarOutcome::Report(report)) = pod.drive("b", &task, Some(&strings(&["echo", "x"]))).await else {
+        panic!()
+    };
     assert_eq!((report.verdict, report.proof), (Verdict::Succeeded, Proof::Sealed), "{}", report.message);
     assert_eq!(pod.snapshots().await.len(), 1);
 }
@@ -235,7 +241,7 @@ async fn killed_helper_fails_the_run() {
         kill("-9", &pid).await;
     };
     let (driven, ()) = tokio::join!(pod.drive("a", &task, Some(&command)), killing);
-    let Ok(Driven::Report(report)) = driven else { panic!("{driven:?}") };
+    let Ok(SidecarOutcome::Report(report)) = driven else { panic!("{driven:?}") };
     assert_eq!((report.verdict, report.reason), (Verdict::Failed, Reason::StreamCut), "{}", report.message);
     assert_eq!(pod.snapshots().await.len(), 0);
 }
@@ -251,9 +257,9 @@ async fn cancelled_run_ends_its_command() {
         pid
     };
     let (driven, pid) = tokio::join!(pod.drive_until("a", &task, Some(&command), &cancel), cancelling);
-    // A command that does not end at once is not waited for beyond what a Job has.
+    // The run does not wait longer for a command which does not end than a Job can.
     let reason = match driven {
-        Ok(Driven::Report(report)) => report.reason,
+        Ok(SidecarOutcome::Report(report)) => report.reason,
         Err(failure) => failure.reason,
         other => panic!("{other:?}"),
     };
@@ -273,7 +279,7 @@ async fn ended_sidecar_lets_its_run_report() {
         pid
     };
     let (driven, pid) = tokio::join!(pod.drive("a", &task, Some(&command)), ending);
-    let Ok(Driven::Report(report)) = driven else { panic!("{driven:?}") };
+    let Ok(SidecarOutcome::Report(report)) = driven else { panic!("{driven:?}") };
     assert_eq!((report.verdict, report.reason), (Verdict::Failed, Reason::Cancelled), "{}", report.message);
     eventually(|| !lives(&pid)).await;
     assert_eq!(pod.exit_status().await, Some(0));
@@ -284,61 +290,69 @@ async fn volume_is_stored_and_what_cannot_be_read_is_named() {
     let pod = Pod::start().await;
     let data = pod.root.file("stowaway-volumes/data");
     std::fs::write(data.join("apples"), "many").unwrap();
-    let Ok(Driven::Report(report)) = pod.drive("a", &pod.volume_task("harvest", "one"), None).await else { panic!() };
+    let Ok(SidecarOutcome::Report(report)) = pod.drive("a", &pod.volume_task("harvest", "one"), None).await else {
+        panic!()
+    };
     assert_eq!((report.verdict, report.proof), (Verdict::Succeeded, Proof::Sealed), "{}", report.message);
     let snapshots = pod.snapshots().await;
     assert_eq!(
         (snapshots[0].identity.path.as_str(), snapshots[0].identity.host.as_str()),
         ("/data/harvest", "orchard")
     );
-    // Another claim is none of this pod's, whatever somebody asks for.
-    let Ok(Driven::Report(report)) = pod.drive("b", &pod.volume_task("other", "two"), None).await else { panic!() };
+    // A claim of another pod is refused.
+    let Ok(SidecarOutcome::Report(report)) = pod.drive("b", &pod.volume_task("other", "two"), None).await else {
+        panic!()
+    };
     assert_eq!((report.verdict, report.reason), (Verdict::Failed, Reason::NotInjected));
 
-    let Ok(Driven::Report(report)) = pod.drive("c", &pod.volume_task("harvest", "one"), None).await else { panic!() };
+    let Ok(SidecarOutcome::Report(report)) = pod.drive("c", &pod.volume_task("harvest", "one"), None).await else {
+        panic!()
+    };
     assert_eq!((report.verdict, report.reason), (Verdict::Succeeded, Reason::Adopted));
     std::fs::write(data.join("secret"), "").unwrap();
     std::fs::set_permissions(data.join("secret"), std::fs::Permissions::from_mode(0o000)).unwrap();
-    let Ok(Driven::Report(report)) = pod.drive("d", &pod.volume_task("harvest", "three"), None).await else { panic!() };
+    let Ok(SidecarOutcome::Report(report)) = pod.drive("d", &pod.volume_task("harvest", "three"), None).await else {
+        panic!()
+    };
     assert_eq!((report.verdict, report.reason), (Verdict::Incomplete, Reason::SourceUnreadable));
     assert!(report.message.contains("secret"), "{}", report.message);
 }
 
 #[tokio::test]
-async fn wrong_password_and_other_repositories_are_said_before_anything_runs() {
+async fn wrong_password_and_other_repositories_are_reported_before_anything_runs() {
     let (pod, folder) = (Pod::start().await, OpenFolder::new());
-    let command = words(&["touch", &path(&folder.file("ran"))]);
+    let command = strings(&["touch", &path(&folder.file("ran"))]);
     pod.set_password("wrong");
     let report = pod.backup("a", &command).await;
     assert_eq!((report.verdict, report.reason), (Verdict::Failed, Reason::WrongPassword));
-    // The Job's own pod may have what the sidecar lacks.
+    // A missing password may be available to the Job's own pod.
     pod.set_password("");
     let driven = pod.drive("b", &pod.backup_task("b"), Some(&command)).await;
-    assert!(matches!(driven, Ok(Driven::NotUsed(_))), "{driven:?}");
+    assert!(matches!(driven, Ok(SidecarOutcome::NotUsed(_))), "{driven:?}");
     let mut task = pod.backup_task("c");
     task.backend = stowaway::model::BackendConfig::Folder { path: path(folder.path()) };
-    let Ok(Driven::Report(report)) = pod.drive("c", &task, Some(&command)).await else { panic!() };
+    let Ok(SidecarOutcome::Report(report)) = pod.drive("c", &task, Some(&command)).await else { panic!() };
     assert_eq!((report.verdict, report.reason), (Verdict::Failed, Reason::InvalidRequest));
     assert!(!folder.file("ran").exists());
 }
 
 #[tokio::test]
-async fn another_way_follows_only_where_nothing_ran() {
+async fn fallback_follows_only_where_nothing_ran() {
     let (pod, folder) = (Pod::start().await, OpenFolder::new());
     let task = pod.backup_task("evening");
-    let command = words(&["touch", &path(&folder.file("ran"))]);
-    // A helper that cannot come: its exec ends, and the run is told to.
-    let app = async |_: &[String]| Pod::exec_in_app(&words(&["false"]));
+    let command = strings(&["touch", &path(&folder.file("ran"))]);
+    // The helper's exec fails, so the run is cancelled.
+    let app = async |_: &[String]| Pod::exec_in_app(&strings(&["false"]));
     let sidecar = async |line: &[String]| pod.exec(line);
     let cancel = CancellationToken::new();
-    let driving = drive(errand("a", &task, Some(&command)), sidecar, app, &cancel);
+    let driving = drive(sidecar_run("a", &task, Some(&command)), sidecar, app, &cancel);
     let driven = timeout(DEADLINE, driving).await.unwrap();
-    assert!(matches!(driven, Ok(Driven::NotUsed(_))), "{driven:?}");
-    eventually(|| pod.children().is_empty() && pod.doors().is_empty()).await;
+    assert!(matches!(driven, Ok(SidecarOutcome::NotUsed(_))), "{driven:?}");
+    eventually(|| pod.children().is_empty() && pod.run_sockets().is_empty()).await;
 
     let pod = Pod::without_sidecar().await;
     let driven = pod.drive("a", &task, Some(&command)).await;
-    assert!(matches!(driven, Ok(Driven::NotUsed(_))), "{driven:?}");
+    assert!(matches!(driven, Ok(SidecarOutcome::NotUsed(_))), "{driven:?}");
     assert!(!folder.file("ran").exists());
 }
 
@@ -359,7 +373,7 @@ async fn one_run_at_a_time_and_the_next_one_waits() {
     };
     let (one, two) = tokio::join!(pod.drive("a", &task, Some(&command)), next);
     for driven in [one, two] {
-        let Ok(Driven::Report(report)) = driven else { panic!("{driven:?}") };
+        let Ok(SidecarOutcome::Report(report)) = driven else { panic!("{driven:?}") };
         assert_eq!(report.verdict, Verdict::Succeeded, "{}", report.message);
     }
     assert_eq!(SOURCE, "deployment/mill/press");

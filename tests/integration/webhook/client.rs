@@ -1,4 +1,5 @@
-//! The real server on loopback, and a client that speaks bytes: it can be slow, silent, or stop in the middle.
+//! The real server on the loopback interface, and a client which sends raw bytes, so that it can be slow, silent, or
+//! stop in the middle of a request.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,12 +24,12 @@ use webhook_certs::Authority;
 
 use crate::injection::IMAGE;
 
-/// The name that the certificates are for.
+/// The name in the certificates.
 pub const NAME: &str = "stowaway-webhook.stowaway-system.svc";
-/// No test waits longer for anything.
+/// The time limit of each operation of a test.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A server that runs.
+/// A running server.
 pub struct Server {
     pub port: u16,
     pub health_port: u16,
@@ -41,7 +42,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// With a certificate of an authority of its own.
+    /// Starts a server with a certificate of its own authority.
     pub async fn start(limits: Limits, drain: Duration) -> Self {
         let server = Self::without_certificate(limits, drain).await;
         server.issue(&server.authority);
@@ -52,7 +53,7 @@ impl Server {
         let (admission, health) = (listener().await, listener().await);
         let (port, health_port) = (admission.local_addr().unwrap().port(), health.local_addr().unwrap().port());
         let (bundles, known) = watch::channel(Vec::new());
-        let (shutdown, told) = oneshot::channel();
+        let (shutdown, requested) = oneshot::channel();
         let (certificates, repositories) = (Certificates::new(), Arc::<Repositories>::default());
         let serving = Serving {
             admission,
@@ -65,8 +66,8 @@ impl Server {
             drain,
         };
         let task = tokio::spawn(async move {
-            let told = async { drop(told.await) };
-            serve(serving, known, told).await.unwrap();
+            let requested = async { drop(requested.await) };
+            serve(serving, known, requested).await.unwrap();
         });
         Self {
             port,
@@ -80,13 +81,13 @@ impl Server {
         }
     }
 
-    /// Serves with a new leaf of this authority from now on.
+    /// Serves a new leaf certificate of this authority from now on.
     pub fn issue(&self, authority: &Authority) {
         let leaf = authority.issue_leaf(&[NAME.to_owned()], Timestamp::now()).unwrap();
         self.certificates.set(leaf.certificate(), leaf.key()).unwrap();
     }
 
-    /// Lists no Repositories, so that all are known.
+    /// Delivers an empty list of Repositories, so that the server counts as synchronized.
     pub async fn sync(&self) {
         let events = [Event::Init, Event::<DynamicObject>::InitDone].map(Ok::<_, String>);
         self.repositories.keep(stream::iter(events)).await;
@@ -100,30 +101,30 @@ impl Server {
         connect(self.port, config(authority)).await
     }
 
-    /// Without TLS, to the port of the API server.
+    /// Connects to the admission port without TLS.
     pub async fn connect_raw(&self) -> TcpStream {
         TcpStream::connect(("127.0.0.1", self.port)).await.unwrap()
     }
 
-    /// Status and body of a path of kubelet's.
+    /// Status and body of a path of the health port.
     pub async fn health(&self, path: &str) -> (u16, String) {
         let mut client = Client(TcpStream::connect(("127.0.0.1", self.health_port)).await.unwrap());
         let answer = client.exchange(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
         (answer.status, answer.body)
     }
 
-    /// Asks until the answer is this.
+    /// Repeats the request until the body contains this.
     pub async fn becomes(&self, path: &str, expected: &str) {
         let until = async { while !self.health(path).await.1.contains(expected) {} };
-        timeout(PATIENCE, until).await.unwrap_or_else(|_| panic!("{path} never says {expected:?}"));
+        timeout(PATIENCE, until).await.unwrap_or_else(|_| panic!("{path} never returns {expected:?}"));
     }
 
-    /// Tells it to end.
+    /// Starts the shutdown.
     pub fn shut_down(&mut self) {
         self.shutdown.take().unwrap().send(()).unwrap();
     }
 
-    /// Waits for its end.
+    /// Waits until the server has ended.
     pub async fn ended(self) {
         timeout(PATIENCE, self.task).await.unwrap().unwrap();
     }
@@ -137,7 +138,7 @@ pub fn authority() -> Authority {
     Authority::issue("test", Timestamp::now()).unwrap()
 }
 
-/// What the API server would trust.
+/// A TLS configuration which trusts this authority, as the API server does.
 pub fn config(authority: &Authority) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(
@@ -156,10 +157,8 @@ pub async fn connect(port: u16, config: ClientConfig) -> std::io::Result<Client<
     Ok(Client(TlsConnector::from(Arc::new(config)).connect(name, stream).await?))
 }
 
-/// An open connection.
 pub struct Client<S>(pub S);
 
-/// An answer.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -173,14 +172,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.0.flush().await
     }
 
-    /// Sends, and reads one answer.
+    /// Sends these bytes, and reads one answer.
     pub async fn exchange(&mut self, bytes: &[u8]) -> std::io::Result<Answer> {
         self.send(bytes).await?;
         self.answer().await
     }
 
-    /// Asks about a pod.
-    pub async fn ask(&mut self) -> std::io::Result<Answer> {
+    /// Sends a review of a pod.
+    pub async fn admit(&mut self) -> std::io::Result<Answer> {
         self.exchange(&question()).await
     }
 
@@ -208,15 +207,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         })
     }
 
-    /// Waits until the other side closes, whatever it says before.
+    /// Waits until the server closes the connection, whatever it sends before.
     pub async fn closed(&mut self) {
         let mut rest = Vec::new();
-        // A reset is an end, too.
-        let _ended = timeout(PATIENCE, self.0.read_to_end(&mut rest)).await.expect("it is never closed");
+        // A reset counts as the end.
+        let _ended = timeout(PATIENCE, self.0.read_to_end(&mut rest)).await.expect("the connection is never closed");
     }
 }
 
-/// A whole request about a pod that gets the helper.
+/// A whole request with the review of a pod which gets the helper.
 pub fn question() -> Vec<u8> {
     let pod = serde_json::json!({
         "apiVersion": "v1",

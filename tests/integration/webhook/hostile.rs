@@ -1,4 +1,4 @@
-//! Requests that nobody honest sends: each gets a clear answer, quickly, and nothing of it gets anywhere else.
+//! Requests which no honest client sends: each gets a clear answer quickly, and its content appears nowhere else.
 
 use std::{
     convert::Infallible,
@@ -28,7 +28,7 @@ fn pod() -> Value {
     json!({ "apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": { "containers": [{ "name": "a" }] } })
 }
 
-/// A failure is a `Status` of the API, so that its message is shown.
+/// Asserts that a failure is a `Status` of the API, whose message kubectl shows. Returns the message.
 fn is_status(code: StatusCode, body: &[u8]) -> String {
     let status: Value = serde_json::from_slice(body).unwrap();
     assert_eq!(
@@ -40,7 +40,7 @@ fn is_status(code: StatusCode, body: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn what_is_no_review_is_told_so() {
+async fn invalid_review_is_answered_with_the_reason() {
     let sound = creation(&pod());
     let changed = |change: fn(&mut Value)| {
         let mut review = sound.clone();
@@ -54,7 +54,7 @@ async fn what_is_no_review_is_told_so() {
         (String::new(), "EOF"),
         ("hello".into(), "expected value"),
         ("[]".into(), "AdmissionReview"),
-        ("null".into(), "not that form"),
+        ("null".into(), "another structure"),
         ("{}".into(), "another kind or version"),
         (text[..text.len() / 2].to_owned(), "EOF"),
         (format!("{text}{text}"), "trailing characters"),
@@ -62,7 +62,7 @@ async fn what_is_no_review_is_told_so() {
         (changed(|review| review["kind"] = "Pod".into()), "another kind or version"),
         (changed(|review| review["request"] = Value::Null), "no request"),
         (changed(|review| review["request"]["uid"] = "".into()), "no request"),
-        (changed(|review| review["request"]["uid"] = 5.into()), "not that form"),
+        (changed(|review| review["request"]["uid"] = 5.into()), "another structure"),
         (changed(|review| review["request"]["object"] = Value::Null), "no object"),
         (text.replace(r#""name":"a""#, r#""name":"a","name":"b""#), "\"name\" is there twice"),
         (text.replace(r#""operation":"CREATE""#, r#""operation":"DELETE","operation":"CREATE""#), "duplicate field"),
@@ -82,15 +82,15 @@ async fn what_is_no_review_is_told_so() {
     }
 }
 
-/// What has at least the form of an object is decided on.
+/// An object with valid outer types gets a decision. All others get an error.
 async fn is_answered(webhook: &Webhook, path: &str, question: &Value) {
     let object = &question["request"]["object"];
     if object.is_object() && object.get("metadata").is_none_or(Value::is_object) {
-        webhook.ask(path, question).await;
+        webhook.admit(path, question).await;
         return;
     }
     let (code, answer) = webhook.send(post(path, question.to_string())).await;
-    assert!(is_status(code, &answer).contains("not that form"), "{question}");
+    assert!(is_status(code, &answer).contains("another structure"), "{question}");
 }
 
 #[tokio::test]
@@ -128,7 +128,7 @@ async fn objects_of_any_form_are_answered() {
             }
         }
     }
-    // Kinds that a wrong configuration sends.
+    // Kinds which only a wrong webhook configuration sends.
     let mut question = creation(&pod());
     question["request"]["kind"]["kind"] = "ConfigMap".into();
     for path in ["/pods", "/objects", "/annotations"] {
@@ -165,19 +165,19 @@ async fn reviews_as_big_as_they_can_be_are_answered_and_bigger_ones_are_not_read
     let webhook = Webhook::new();
     let mut big = pod();
     big["spec"]["containers"][0]["env"] = json!([{ "name": "A", "value": "x".repeat(1_500_000) }]);
-    webhook.ask("/pods", &super::review("UPDATE", &big, &big)).await;
+    webhook.admit("/pods", &super::review("UPDATE", &big, &big)).await;
     big["metadata"]["annotations"] = json!({ "stowaway.dev/backupcommand": "dump" });
-    assert!(!super::patch(&webhook.ask("/pods", &creation(&big)).await).is_empty());
+    assert!(!super::patch(&webhook.admit("/pods", &creation(&big)).await).is_empty());
 
     let (code, answer) = webhook.send(post("/pods", vec![b' '; MAXIMUM_REVIEW_BYTES + 1])).await;
     assert_eq!(code, StatusCode::PAYLOAD_TOO_LARGE);
     assert!(is_status(code, &answer).contains("at most"));
-    // Small on the way, and many times as big in memory.
+    // Small in transit, and many times larger in memory.
     let numbers = format!("{{\"request\":{{\"object\":[{}0]}}}}", "0,".repeat(1_000_000));
     let (code, answer) = webhook.send(post("/pods", numbers)).await;
     assert_eq!(code, StatusCode::PAYLOAD_TOO_LARGE);
     assert!(is_status(code, &answer).contains("commas"));
-    // Nobody says how long it is: it is not read to its end, which it does not have.
+    // A body without a length and without an end is not read to its end.
     let endless = stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[b' '; 65_536])));
     let (code, _) = webhook.send(post("/pods", Body::from_stream(endless))).await;
     assert_eq!(code, StatusCode::PAYLOAD_TOO_LARGE);
@@ -189,12 +189,12 @@ async fn a_body_that_does_not_come_is_waited_for_as_long_as_the_api_server_waits
     let webhook = Webhook::new();
     let cases =
         [("", 1000), ("?timeout=3s", 1000), ("?timeout=500ms", 500), ("?timeout=x", 1000), ("?a=b&timeout=100ms", 100)];
-    let asked = cases.map(|(query, limit)| {
+    let pending = cases.map(|(query, limit)| {
         let never = stream::pending::<Result<Bytes, Infallible>>();
-        let asked = webhook.send(post(&format!("/pods{query}"), Body::from_stream(never)));
-        async move { (query, limit, asked.await) }
+        let answer = webhook.send(post(&format!("/pods{query}"), Body::from_stream(never)));
+        async move { (query, limit, answer.await) }
     });
-    for (query, limit, (code, answer)) in futures::future::join_all(asked).await {
+    for (query, limit, (code, answer)) in futures::future::join_all(pending).await {
         let message = is_status(code, &answer);
         assert_eq!(code, StatusCode::GATEWAY_TIMEOUT, "{message}");
         assert!(message.ends_with(&format!("within {limit} ms")), "{query}: {message}");
@@ -204,17 +204,17 @@ async fn a_body_that_does_not_come_is_waited_for_as_long_as_the_api_server_waits
 #[tokio::test]
 async fn many_big_bodies_at_once_do_not_take_all_memory() {
     let webhook = Arc::new(Webhook::new());
-    // Each sends as much as it may, and then nothing.
+    // Each request sends as much as it may, and then nothing.
     let big = || {
         let half = stream::iter([Ok::<_, Infallible>(Bytes::from(vec![b' '; MAXIMUM_REVIEW_BYTES - 1]))]);
         Body::from_stream(futures::StreamExt::chain(half, stream::pending()))
     };
-    let asked = (0..8).map(|_| webhook.send(post("/pods?timeout=200ms", big())));
-    let codes: Vec<StatusCode> = futures::future::join_all(asked).await.into_iter().map(|(code, _)| code).collect();
+    let pending = (0..8).map(|_| webhook.send(post("/pods?timeout=200ms", big())));
+    let codes: Vec<StatusCode> = futures::future::join_all(pending).await.into_iter().map(|(code, _)| code).collect();
     let busy = codes.iter().filter(|code| **code == StatusCode::SERVICE_UNAVAILABLE).count();
     assert!((4..8).contains(&busy), "{codes:?}");
-    // What they held is free again, and small ones never needed it.
-    webhook.ask("/pods", &creation(&pod())).await;
+    // The memory is free again, and small reviews never needed it.
+    webhook.admit("/pods", &creation(&pod())).await;
     let (code, _) = webhook.send(post("/pods", vec![b' '; MAXIMUM_REVIEW_BYTES])).await;
     assert_eq!(code, StatusCode::BAD_REQUEST);
 }
@@ -225,22 +225,25 @@ async fn however_many_keys_there_are_few_are_looked_into() {
     let keys = |count: usize| -> Value {
         (0..count).map(|index| (format!("stowaway.dev/k{index}"), json!("x"))).collect::<serde_json::Map<_, _>>().into()
     };
-    // Each that is looked into is compared with all that are known, and told. More than an object may have are not read.
-    for (count, cause, told) in [(15, "NothingAsked", 15), (10_000, "NothingAsked", 16), (100_000, "TooLarge", 1)] {
+    // Each examined key is compared with all known keys and reported. An object with more keys than the limit is not
+    // examined.
+    for (count, cause, warnings) in
+        [(15, "NothingRequested", 15), (10_000, "NothingRequested", 16), (100_000, "TooLarge", 1)]
+    {
         let mut object = pod();
         object["metadata"]["annotations"] = keys(count);
         object["metadata"]["labels"] = keys(10_000);
-        let answer = webhook.ask("/pods", &creation(&object)).await;
+        let answer = webhook.admit("/pods", &creation(&object)).await;
         assert_eq!(
             (&answer["auditAnnotations"]["cause"], &answer["allowed"]),
             (&json!(cause), &json!(true)),
             "{count}"
         );
-        assert_eq!(answer["warnings"].as_array().unwrap().len(), told, "{count}");
+        assert_eq!(answer["warnings"].as_array().unwrap().len(), warnings, "{count}");
     }
 }
 
-/// What is logged, at the finest level.
+/// The log at the finest level.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -287,7 +290,7 @@ fn secrets_of_a_pod_get_nowhere_beyond_the_patch() {
                     let mut job = json!({ "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": "mill" } });
                     job["spec"]["template"] = object;
                     for (path, question) in [("/pods", question), ("/workloads", creation(&job))] {
-                        let mut answer = webhook.ask(path, &question).await;
+                        let mut answer = webhook.admit(path, &question).await;
                         answer.as_object_mut().unwrap().remove("patch");
                         assert!(!answer.to_string().contains(CANARY), "{answer}");
                     }
@@ -297,19 +300,19 @@ fn secrets_of_a_pod_get_nowhere_beyond_the_patch() {
                 "apiVersion": "stowaway.dev/v1alpha1", "kind": "Restore", "metadata": { "name": "x" },
                 "spec": { "from": { "source": "pod/a/b" }, "to": { "command": ["", CANARY, "\0", CANARY.repeat(2000)] } },
             });
-            let answer = webhook.ask("/objects", &creation(&restore)).await;
+            let answer = webhook.admit("/objects", &creation(&restore)).await;
             assert_eq!(answer["status"]["details"]["causes"].as_array().unwrap().len(), 3, "{answer}");
             assert!(!answer.to_string().contains(CANARY), "{answer}");
             let typed_wrong = json!({ "apiVersion": "stowaway.dev/v1alpha1", "kind": "Restore", "metadata": {}, "spec": CANARY });
-            let answer = webhook.ask("/objects", &creation(&typed_wrong)).await;
+            let answer = webhook.admit("/objects", &creation(&typed_wrong)).await;
             assert!(!answer.to_string().contains(CANARY) && answer["allowed"] == false, "{answer}");
-            // Also where the review itself cannot be read.
+            // A review which cannot be parsed is covered as well.
             for broken in [format!("{{\"request\": \"{CANARY}\"}}"), format!("{{\"request\": {{\"uid\": [\"{CANARY}\"]}}}}"), CANARY.to_owned()] {
                 let (_, body) = webhook.send(post("/pods", broken)).await;
                 assert!(!String::from_utf8_lossy(&body).contains(CANARY));
             }
             assert!(!webhook.metrics.render().unwrap().contains(CANARY));
-            // And on the way through TLS and HTTP, whole or broken off.
+            // TLS and HTTP are covered as well, with whole and with broken requests.
             let server = Server::start(Limits::default(), Duration::ZERO).await;
             let mut object = pod();
             object["spec"]["containers"][0]["env"] = json!([{ "name": "PASSWORD", "value": CANARY }]);

@@ -1,4 +1,4 @@
-//! From not ready to gone: no call is lost on the way, whatever changes.
+//! The life of the server from not ready to ended: no request is lost, whatever changes.
 
 use std::{
     sync::{
@@ -25,7 +25,7 @@ async fn readiness_is_proven_by_a_call_that_every_bundle_of_the_cluster_trusts()
     let bundle = |authority: &webhook_certs::Authority| authority.certificate().to_owned();
     let (own, other) = (bundle(&server.authority), bundle(&authority()));
 
-    // The bundle is there before the certificate.
+    // The bundle arrives before the certificate.
     server.bundles.send_replace(vec![own.clone()]);
     assert_eq!(server.health("/readyz").await.0, 503);
     server.issue(&server.authority);
@@ -34,7 +34,7 @@ async fn readiness_is_proven_by_a_call_that_every_bundle_of_the_cluster_trusts()
     server.becomes("/readyz", "ready\n").await;
     assert_eq!(server.health("/readyz").await.0, 200);
 
-    // One entry that would refuse the certificate is enough, and so is one that trusts nothing.
+    // One entry which does not trust the certificate makes the server unready, also an empty one.
     for wrong in [vec![own.clone(), other.clone()], vec![String::new(), own.clone()], vec![other.clone()], Vec::new()] {
         server.bundles.send_replace(wrong);
         server.becomes("/readyz", "not ready: a call").await;
@@ -47,35 +47,35 @@ async fn readiness_is_proven_by_a_call_that_every_bundle_of_the_cluster_trusts()
     server.shut_down();
     server.becomes("/readyz", "shutting down").await;
     assert_eq!(server.health("/healthz").await.0, 200);
-    // Who asks all the same is answered, and told to go elsewhere.
-    let answer = client.ask().await.unwrap();
+    // A request during the shutdown is answered, and the connection is closed.
+    let answer = client.admit().await.unwrap();
     assert_eq!((answer.status, answer.closes), (200, true));
     client.closed().await;
-    assert!(server.connect().await.ask().await.unwrap().closes);
+    assert!(server.connect().await.admit().await.unwrap().closes);
 }
 
 #[tokio::test]
 async fn a_new_certificate_is_for_new_connections_and_old_ones_live_on() {
     let server = server(Duration::ZERO).await;
     let mut old = server.connect().await;
-    assert_eq!(old.ask().await.unwrap().status, 200);
+    assert_eq!(old.admit().await.unwrap().status, 200);
     let next = authority();
     server.issue(&next);
-    assert_eq!(server.connect_trusting(&next).await.unwrap().ask().await.unwrap().status, 200);
+    assert_eq!(server.connect_trusting(&next).await.unwrap().admit().await.unwrap().status, 200);
     assert!(server.connect_trusting(&server.authority).await.is_err());
-    assert_eq!(old.ask().await.unwrap().status, 200);
-    // One that cannot be used changes nothing.
+    assert_eq!(old.admit().await.unwrap().status, 200);
+    // A certificate which cannot be used changes nothing.
     let leaf = next.issue_leaf(&["x".to_owned()], jiff::Timestamp::now()).unwrap();
     assert!(server.certificates.set(leaf.certificate(), b"no key").is_err());
     assert!(server.certificates.set(b"no certificate", leaf.key()).is_err());
     let other = server.authority.issue_leaf(&["x".to_owned()], jiff::Timestamp::now()).unwrap();
     assert!(server.certificates.set(leaf.certificate(), other.key()).is_err());
-    assert_eq!(server.connect_trusting(&next).await.unwrap().ask().await.unwrap().status, 200);
+    assert_eq!(server.connect_trusting(&next).await.unwrap().admit().await.unwrap().status, 200);
     let expiry = format!("certificate_expiry_timestamp_seconds {}", server.certificates.not_after());
     assert!(server.certificates.not_after() > 0 && server.health("/metrics").await.1.contains(&expiry));
 }
 
-/// What the clients of a load have seen.
+/// Counters of the clients of a load test.
 #[derive(Default)]
 struct Load {
     answered: AtomicUsize,
@@ -83,11 +83,12 @@ struct Load {
     enough: Notify,
 }
 
-/// Asks on one connection after the other, until nobody takes a connection any more. Every question gets an answer.
+/// Sends reviews on one connection after the other, until the server accepts no connection. Every review must be
+/// answered.
 async fn load(port: u16, config: rustls::ClientConfig, load: Arc<Load>) {
     while let Ok(mut client) = connect(port, config.clone()).await {
         loop {
-            let answer = client.ask().await.expect("a question was lost");
+            let answer = client.admit().await.expect("a review was lost");
             assert_eq!(answer.status, 200);
             if load.answered.fetch_add(1, Ordering::Relaxed) == 300 {
                 load.enough.notify_one();
@@ -126,20 +127,20 @@ async fn what_is_in_flight_at_the_end_is_finished() {
     half.send(one).await.unwrap();
     let mut new = server.connect().await;
     let mut idle = server.connect().await;
-    assert_eq!(idle.ask().await.unwrap().status, 200);
+    assert_eq!(idle.admit().await.unwrap().status, 200);
     server.shut_down();
-    // It has nothing to finish.
+    // The idle connection has nothing to finish.
     idle.closed().await;
     let answer = half.exchange(two).await.unwrap();
     assert_eq!((answer.status, answer.closes), (200, true));
-    let answer = new.ask().await.unwrap();
+    let answer = new.admit().await.unwrap();
     assert_eq!((answer.status, answer.closes), (200, true));
     assert!(tokio::net::TcpStream::connect(("127.0.0.1", server.port)).await.is_err());
     server.ended().await;
 }
 
 #[tokio::test]
-async fn who_does_not_finish_is_cut_off_at_the_end() {
+async fn unfinished_client_is_cut_off_at_the_end() {
     let limits = Limits { end: Duration::from_millis(200), ..Limits::default() };
     let mut server = Server::start(limits, Duration::ZERO).await;
     let mut silent = server.connect().await;

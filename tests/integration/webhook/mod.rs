@@ -1,4 +1,5 @@
-//! The admission webhook as the API server sees it: by the real router, and over real TLS on loopback.
+//! The admission webhook as the API server uses it: through the real router, and over real TLS on the loopback
+//! interface.
 
 mod client;
 mod hostile;
@@ -34,7 +35,7 @@ use tower::ServiceExt;
 
 use crate::injection::IMAGE;
 
-/// The router with all that it counts.
+/// The router and its metrics.
 struct Webhook {
     router: Router,
     metrics: Arc<Metrics>,
@@ -50,7 +51,7 @@ impl Webhook {
         Self { router: router::admission(Admission::new(IMAGE.to_owned(), repositories, metrics.clone())), metrics }
     }
 
-    /// One that knows these Repositories of the namespace `orchard`.
+    /// A webhook which knows these Repositories in the namespace `orchard`.
     async fn knowing(known: &[Repository]) -> Self {
         let repositories = Arc::<Repositories>::default();
         let events = known.iter().map(|repository| {
@@ -67,8 +68,8 @@ impl Webhook {
         (response.status(), response.into_body().collect().await.unwrap().to_bytes().to_vec())
     }
 
-    /// Asks, and gets a review's response.
-    async fn ask(&self, path: &str, review: &Value) -> Value {
+    /// Sends a review, and returns the `response` of the answer.
+    async fn admit(&self, path: &str, review: &Value) -> Value {
         let (status, body) = self.send(post(path, review.to_string())).await;
         assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&body));
         let answer: Value = serde_json::from_slice(&body).unwrap();
@@ -85,7 +86,7 @@ fn post(path: &str, body: impl Into<Body>) -> Request<Body> {
     Request::post(path).header("content-type", "application/json").body(body.into()).unwrap()
 }
 
-/// A review of the namespace `orchard`.
+/// A review in the namespace `orchard`.
 fn review(operation: &str, object: &Value, old: &Value) -> Value {
     let kind = object["kind"].as_str().unwrap_or("Pod");
     let group = object["apiVersion"].as_str().and_then(|version| Some(version.split_once('/')?.0)).unwrap_or_default();
@@ -112,7 +113,7 @@ fn creation(object: &Value) -> Value {
     review("CREATE", object, &Value::Null)
 }
 
-/// The patch of an answer; empty when there is none.
+/// The patch of an answer; empty if there is none.
 fn patch(answer: &Value) -> Patch {
     let Some(patch) = answer["patch"].as_str() else {
         assert!(answer.get("patchType").is_none());

@@ -1,4 +1,4 @@
-//! Repositories, Backups and Restores that the schema lets through, and that could only fail.
+//! Repositories, Backups and Restores which the schema allows, but which could only fail.
 
 use serde_json::{Value, json};
 use stowaway::api::Repository;
@@ -44,7 +44,7 @@ fn blamed(answer: &Value) -> Vec<&str> {
     causes.map(|cause| cause["field"].as_str().unwrap()).collect()
 }
 
-/// Objects, and the fields that are wrong in them.
+/// Objects, and the fields which are invalid in them.
 type Cases = Vec<(Value, &'static [&'static str])>;
 
 fn repositories() -> Cases {
@@ -201,7 +201,7 @@ fn runner_pods() -> Cases {
                 "spec.runnerPod.resources.requests.example.com/gpu",
             ],
         ),
-        // A limit alone sets nothing aside beyond itself, and neither does a request alone.
+        // A limit alone implies a request of the same amount, and a request alone implies no limit.
         (
             s3(|spec| {
                 spec["runnerPod"] =
@@ -230,7 +230,7 @@ fn runs() -> Cases {
             ),
             &["spec.selector"],
         ),
-        // All at once, whichever of them is read first.
+        // All problems are reported at once, whichever field is parsed first.
         (
             run(
                 "Backup",
@@ -287,7 +287,7 @@ fn runs() -> Cases {
     ]
 }
 
-/// A Restore as an archive into a bucket.
+/// A Restore to an archive in a bucket.
 fn archive(change: impl FnOnce(&mut Value)) -> Value {
     let mut to = s3(|_| ())["spec"].clone();
     to.as_object_mut().unwrap().retain(|field, _| field == "s3");
@@ -301,7 +301,7 @@ fn archive(change: impl FnOnce(&mut Value)) -> Value {
 async fn what_could_only_fail_is_refused_with_the_field() {
     let webhook = Webhook::new();
     for (object, fields) in [repositories(), runner_pods(), runs()].concat() {
-        let answer = webhook.ask("/objects", &creation(&object)).await;
+        let answer = webhook.admit("/objects", &creation(&object)).await;
         let mut fields = fields.to_vec();
         let mut found = blamed(&answer);
         fields.sort_unstable();
@@ -327,10 +327,10 @@ async fn volume_that_nothing_can_be_written_to_is_refused_for_repositories_and_a
     for (kind, mut source) in sources {
         for read_only in [false, true] {
             source["readOnly"] = read_only.into();
-            let place = json!({ kind: source });
-            let into = restore(|spec| spec["to"] = json!({ "archive": { "volume": place } }));
-            for (object, base) in [(volume(&place), "spec"), (into, "spec.to.archive")] {
-                let answer = webhook.ask("/objects", &creation(&object)).await;
+            let store_volume = json!({ kind: source });
+            let into = restore(|spec| spec["to"] = json!({ "archive": { "volume": store_volume } }));
+            for (object, base) in [(volume(&store_volume), "spec"), (into, "spec.to.archive")] {
+                let answer = webhook.admit("/objects", &creation(&object)).await;
                 let field = format!("{base}.volume.{kind}.readOnly");
                 assert_eq!(blamed(&answer), if read_only { vec![field.as_str()] } else { vec![] }, "{answer}");
                 assert_eq!(answer.to_string().contains("leave readOnly out"), read_only, "{answer}");
@@ -349,14 +349,14 @@ async fn retention_that_nothing_carries_out_is_warned_of_with_what_follows_and_w
                 spec["prune"] = json!({ "schedule": "@daily-random" });
             }
         });
-        let answer = webhook.ask("/objects", &creation(&object)).await;
+        let answer = webhook.admit("/objects", &creation(&object)).await;
         assert_eq!(answer["allowed"], true, "{answer}");
         answer["warnings"].as_array().cloned().unwrap_or_default()
     };
     let [warning] = &warnings(false).await[..] else { panic!("no warning, or several") };
     let warning = warning.as_str().unwrap();
     for part in
-        ["spec.retention", "nothing is ever forgotten", "StoreFull", "spec.prune.schedule", "leave retention out"]
+        ["spec.retention", "no snapshot is ever removed", "StoreFull", "spec.prune.schedule", "leave retention out"]
     {
         assert!(warning.contains(part), "{warning}");
     }
@@ -364,25 +364,29 @@ async fn retention_that_nothing_carries_out_is_warned_of_with_what_follows_and_w
 }
 
 #[tokio::test]
-async fn an_old_mistake_holds_nobody_up_who_does_not_touch_it() {
+async fn an_old_mistake_does_not_block_an_update_that_does_not_touch_it() {
     let webhook = Webhook::new();
     let before = s3(|spec| spec["s3"]["bucket"] = "a..b".into());
     let mut untouched = before.clone();
     untouched["spec"]["s3"]["region"] = "eu-central-1".into();
     untouched["metadata"]["labels"] = json!({ "a": "b" });
-    let answer = webhook.ask("/objects", &review("UPDATE", &untouched, &before)).await;
+    let answer = webhook.admit("/objects", &review("UPDATE", &untouched, &before)).await;
     assert_eq!((&answer["allowed"], &answer["auditAnnotations"]["cause"]), (&json!(true), &json!("KnownMistakes")));
     assert!(answer["warnings"][0].as_str().unwrap().contains("spec.s3.bucket"));
     for (value, allowed) in [("a.b", true), ("b..c", false)] {
         let mut touched = before.clone();
         touched["spec"]["s3"]["bucket"] = value.into();
-        assert_eq!(webhook.ask("/objects", &review("UPDATE", &touched, &before)).await["allowed"], allowed, "{value}");
+        assert_eq!(
+            webhook.admit("/objects", &review("UPDATE", &touched, &before)).await["allowed"],
+            allowed,
+            "{value}"
+        );
     }
-    // A finalizer must go off even an object that nothing can be done with.
+    // The finalizer of an object must be removable, even if the object is invalid.
     let mut leaving = before;
     leaving["spec"]["passwordSecretRef"]["name"] = "/".into();
     leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
-    assert_eq!(webhook.ask("/objects", &review("UPDATE", &leaving, &s3(|_| ()))).await["allowed"], true);
+    assert_eq!(webhook.admit("/objects", &review("UPDATE", &leaving, &s3(|_| ()))).await["allowed"], true);
 }
 
 #[tokio::test]
@@ -406,7 +410,7 @@ async fn what_may_yet_come_is_only_warned_of() {
         (run("Backup", &json!({ "repositoryRef": { "name": "other" } })), vec![]),
         (run("Backup", &json!({ "timeout": "5m", "idleTimeout": "5m" })), vec!["has no effect"]),
     ] {
-        let answer = webhook.ask("/objects", &creation(&object)).await;
+        let answer = webhook.admit("/objects", &creation(&object)).await;
         assert_eq!(answer["allowed"], true, "{answer}");
         let warnings = answer.get("warnings").map(Value::to_string).unwrap_or_default().replace("\\\"", "\"");
         assert_eq!(answer["warnings"].as_array().map_or(0, Vec::len), expected.len(), "{answer}");

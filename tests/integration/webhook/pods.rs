@@ -1,4 +1,4 @@
-//! What pods get, asked as the API server asks.
+//! Reviews of pods, as the API server sends them.
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
@@ -11,8 +11,8 @@ use super::{Webhook, creation, patch, post, review};
 use crate::injection::golden::cases;
 
 #[tokio::test]
-async fn every_golden_pod_gets_by_http_what_inject_says() {
-    let mut asked = 0;
+async fn every_golden_pod_gets_by_http_what_inject_returns() {
+    let mut count = 0;
     for case in cases() {
         let path = match case.facts.by_namespace {
             None => "/pods",
@@ -20,10 +20,10 @@ async fn every_golden_pod_gets_by_http_what_inject_says() {
             Some(Injection::Sidecar) => "/pods/sidecar",
             Some(Injection::None) => "/pods/none",
         };
-        asked += 1;
+        count += 1;
         let webhook = Webhook::knowing(case.facts.repositories).await;
         let operation = if case.facts.on_create { "CREATE" } else { "UPDATE" };
-        let answer = webhook.ask(path, &review(operation, &with_kind(&case.pod), &Value::Null)).await;
+        let answer = webhook.admit(path, &review(operation, &with_kind(&case.pod), &Value::Null)).await;
         let expected = inject(&with_kind(&case.pod), &case.facts);
         assert_eq!(patch(&answer), expected.patch, "{}", case.name);
         assert_eq!(answer["allowed"], expected.effect != Effect::Refuse, "{}", case.name);
@@ -43,10 +43,10 @@ async fn every_golden_pod_gets_by_http_what_inject_says() {
             assert!(answer.get("status").is_none());
         }
     }
-    assert!(asked >= 60, "{asked}");
+    assert!(count >= 60, "{count}");
 }
 
-/// A review's object always says what it is.
+/// The object of a review always has a kind and an API version.
 fn with_kind(pod: &Value) -> Value {
     let mut pod = pod.clone();
     if let Some(pod) = pod.as_object_mut() {
@@ -96,10 +96,10 @@ async fn only_the_making_of_a_pod_is_looked_at() {
         review("CONNECT", &Value::Null, &Value::Null),
         other,
     ] {
-        let answer = webhook.ask("/pods", &question).await;
+        let answer = webhook.admit("/pods", &question).await;
         assert_eq!((&answer["allowed"], answer.get("patch")), (&json!(true), None), "{question}");
     }
-    let answer = webhook.ask("/pods", &creation(&annotated)).await;
+    let answer = webhook.admit("/pods", &creation(&annotated)).await;
     assert!(!patch(&answer).is_empty());
 }
 
@@ -109,17 +109,17 @@ async fn warnings_are_cut_to_what_the_api_server_takes() {
         .map(|index| (format!("stowaway.dev/unknown-{index}"), json!("x")))
         .collect::<serde_json::Map<_, _>>()
         .into();
-    let answer = Webhook::new().ask("/pods", &creation(&pod(&annotations))).await;
+    let answer = Webhook::new().admit("/pods", &creation(&pod(&annotations))).await;
     let warnings: Vec<&str> = answer["warnings"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     assert!(warnings.len() > 10 && warnings.iter().all(|warning| warning.len() <= 256));
     assert!(warnings.iter().map(|warning| warning.len()).sum::<usize>() <= 4096);
 }
 
 #[tokio::test]
-async fn names_of_ours_that_somebody_else_has_are_forbidden() {
+async fn reserved_names_that_are_already_taken_are_forbidden() {
     let mut taken = pod(&json!({ "stowaway.dev/backupcommand": "dump" }));
     taken["spec"]["volumes"] = json!([{ "name": "stowaway-helper", "hostPath": { "path": "/" } }]);
-    let answer = Webhook::new().ask("/pods", &creation(&taken)).await;
+    let answer = Webhook::new().admit("/pods", &creation(&taken)).await;
     assert_eq!((&answer["allowed"], &answer["status"]["code"]), (&json!(false), &json!(403)));
     assert_eq!(answer["status"]["reason"], "Forbidden");
 }
@@ -128,7 +128,7 @@ async fn names_of_ours_that_somebody_else_has_are_forbidden() {
 async fn decisions_are_counted_by_effect_and_cause() {
     let webhook = Webhook::new();
     for annotations in [json!({ "stowaway.dev/backupcommand": "dump" }), json!({ "stowaway.dev/backupcommand": "" })] {
-        webhook.ask("/pods", &creation(&pod(&annotations))).await;
+        webhook.admit("/pods", &creation(&pod(&annotations))).await;
     }
     let (status, _) = webhook.send(post("/pods", "{")).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);

@@ -1,4 +1,4 @@
-//! Clients that are slow, silent, or too many: they are cut off in their time, and nobody else notices.
+//! Clients which are slow, silent, or too many: they are cut off in time, and other clients are not affected.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::client::{Client, Server, config, connect, question};
 const SHORT: Duration = Duration::from_millis(200);
 const LONG: Duration = Duration::from_mins(1);
 
-/// All deadlines long but those that the test is about.
+/// Limits in which all deadlines are long, except for those under test.
 fn limits(change: impl FnOnce(&mut Limits)) -> Limits {
     let mut limits =
         Limits { handshake: LONG, head: LONG, request: LONG, answer: LONG, idle: LONG, end: SHORT, connections: 256 };
@@ -47,10 +47,10 @@ async fn a_dribbled_head_is_cut_off_and_a_connection_that_waits_is_not() {
     let server = server(|limits| limits.head = SHORT).await;
     let mut waiting = server.connect().await;
     let mut unused = server.connect().await;
-    assert_eq!(waiting.ask().await.unwrap().status, 200);
+    assert_eq!(waiting.admit().await.unwrap().status, 200);
     let mut stuck = server.connect().await;
     stuck.send(b"POST /pods HTT").await.unwrap();
-    // One byte after the other does not prolong it.
+    // Sending single bytes does not extend the deadline.
     let (mut reader, mut writer) = tokio::io::split(server.connect().await.0);
     let dribble = async {
         let mut every = interval(Duration::from_millis(20));
@@ -65,9 +65,9 @@ async fn a_dribbled_head_is_cut_off_and_a_connection_that_waits_is_not() {
         _ = end => {}
     }
     stuck.closed().await;
-    // By now they have waited longer than a head may take.
-    assert_eq!(waiting.ask().await.unwrap().status, 200);
-    assert_eq!(unused.ask().await.unwrap().status, 200);
+    // By now these connections have been idle for longer than a head may take.
+    assert_eq!(waiting.admit().await.unwrap().status, 200);
+    assert_eq!(unused.admit().await.unwrap().status, 200);
 }
 
 #[tokio::test]
@@ -84,17 +84,17 @@ async fn a_dribbled_body_gets_an_answer_and_no_further_request() {
 async fn an_idle_connection_is_closed_in_its_time() {
     let server = server(|limits| limits.idle = SHORT).await;
     let mut client = server.connect().await;
-    assert_eq!(client.ask().await.unwrap().status, 200);
+    assert_eq!(client.admit().await.unwrap().status, 200);
     client.closed().await;
 }
 
 #[tokio::test]
-async fn who_does_not_take_his_answers_is_cut_off() {
+async fn client_that_does_not_read_its_answers_is_cut_off() {
     let server = server(|limits| limits.answer = SHORT).await;
     let mut client = server.connect().await;
     let question = question();
     let flood = async { while client.send(&question).await.is_ok() {} };
-    timeout(LONG, flood).await.expect("it is never closed");
+    timeout(LONG, flood).await.expect("the connection is never closed");
 }
 
 #[tokio::test]
@@ -121,24 +121,24 @@ async fn slow_clients_have_no_effect_on_others() {
     }
     let mut client = server.connect().await;
     for _ in 0..200 {
-        assert_eq!(client.ask().await.unwrap().status, 200);
+        assert_eq!(client.admit().await.unwrap().status, 200);
     }
     let (_, metrics) = server.health("/metrics").await;
     assert!(metrics.contains("stowaway_webhook_connections 121"), "{metrics}");
 }
 
 #[tokio::test]
-async fn when_all_places_are_taken_those_go_that_never_asked() {
+async fn connections_without_a_request_are_closed_first_at_the_limit() {
     let server = server(|limits| limits.connections = 4).await;
-    let mut asked = server.connect().await;
-    assert_eq!(asked.ask().await.unwrap().status, 200);
+    let mut active = server.connect().await;
+    assert_eq!(active.admit().await.unwrap().status, 200);
     let mut silent = Vec::new();
     for _ in 0..12 {
         silent.push(Client(server.connect_raw().await));
     }
     let mut late = server.connect().await;
-    assert_eq!(late.ask().await.unwrap().status, 200);
-    assert_eq!(asked.ask().await.unwrap().status, 200);
+    assert_eq!(late.admit().await.unwrap().status, 200);
+    assert_eq!(active.admit().await.unwrap().status, 200);
     silent[0].closed().await;
 }
 
@@ -157,7 +157,7 @@ async fn both_versions_of_tls_are_spoken_and_no_name_is_needed() {
         config.enable_sni = false;
         let mut client = connect(server.port, config).await.unwrap();
         assert_eq!(client.0.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
-        assert_eq!(client.ask().await.unwrap().status, 200);
+        assert_eq!(client.admit().await.unwrap().status, 200);
     }
     let mut only_h2 = config(&server.authority);
     only_h2.alpn_protocols = vec![b"h2".to_vec()];
@@ -182,8 +182,8 @@ async fn a_head_is_read_up_to_its_limit() {
     };
     let mut client = server.connect().await;
     assert_eq!(client.exchange(&with_head(15 * 1024)).await.unwrap().status, 200);
-    // Less than is read at once, so that the limit of the head alone is against it. What is left unread may make the
-    // end a reset, which overtakes the answer.
+    // The request is smaller than one read, so that only the limit of the head applies. Unread bytes may cause a reset,
+    // which can overtake the answer.
     if let Ok(answer) = client.exchange(&with_head(20 * 1024)).await {
         assert_eq!((answer.status, answer.closes), (431, true));
     }
@@ -201,5 +201,5 @@ async fn a_head_without_end_is_not_kept() {
             sent = client.send(line.as_bytes()).await;
         }
     };
-    timeout(LONG, endless).await.expect("it is never closed");
+    timeout(LONG, endless).await.expect("the connection is never closed");
 }

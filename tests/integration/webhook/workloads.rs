@@ -1,4 +1,4 @@
-//! Mistakes in a workload's annotations: told to who makes them, all at once, and to nobody else.
+//! Mistakes in a workload's annotations are reported to the user who makes them, all at once, and block no one else.
 
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ spec:
       volumes: [{ name: barrels, emptyDir: {} }, { name: login, secret: { secretName: a } }]
 ";
 
-/// The Deployment with these annotations of ours, or whole keys.
+/// The Deployment with these annotations. A key without a slash is one of Stowaway.
 fn deployment(annotations: &[(&str, &str)]) -> Value {
     let mut object = yaml(DEPLOYMENT);
     object["spec"]["template"]["metadata"]["annotations"] = all(annotations);
@@ -29,7 +29,7 @@ fn all(annotations: &[(&str, &str)]) -> Value {
     annotations.iter().map(|(name, value)| (key(name), json!(value))).collect::<serde_json::Map<_, _>>().into()
 }
 
-/// The fields that an answer blames.
+/// The fields which an answer blames.
 fn blamed(answer: &Value) -> Vec<String> {
     let causes = answer["status"]["details"]["causes"].as_array().into_iter().flatten();
     causes.map(|cause| cause["field"].as_str().unwrap_or_default().to_owned()).collect()
@@ -40,7 +40,7 @@ fn warnings(answer: &Value) -> String {
 }
 
 #[tokio::test]
-async fn all_problems_are_told_at_once_each_with_key_value_and_reason() {
+async fn all_problems_are_reported_at_once_each_with_key_value_and_reason() {
     let wrong = deployment(&[
         ("backupcommand", ""),
         ("timeout", "soon"),
@@ -49,7 +49,7 @@ async fn all_problems_are_told_at_once_each_with_key_value_and_reason() {
         ("inject", "everything"),
         ("file-extension", "a/b"),
     ]);
-    let answer = Webhook::new().ask("/workloads", &creation(&wrong)).await;
+    let answer = Webhook::new().admit("/workloads", &creation(&wrong)).await;
     let status = &answer["status"];
     assert_eq!(
         (&answer["allowed"], &status["code"], &status["reason"]),
@@ -59,7 +59,7 @@ async fn all_problems_are_told_at_once_each_with_key_value_and_reason() {
     assert_eq!(blamed(&answer).len(), 6);
     for (key, value, reason) in [
         ("backupcommand", "0 bytes", "is empty"),
-        ("timeout", "\"soon\"", "is no duration"),
+        ("timeout", "\"soon\"", "is not a duration"),
         ("idle-timeout", "\"-5s\"", "is negative"),
         ("secrets", "\"kube-system/admin\"", "another namespace"),
         ("inject", "\"everything\"", "neither"),
@@ -81,11 +81,11 @@ async fn all_problems_are_told_at_once_each_with_key_value_and_reason() {
 #[tokio::test]
 async fn every_kind_of_workload_is_looked_at_and_no_other() {
     let template = json!({
-        "metadata": { "annotations": { "stowaway.dev/backupcommand": "dump", "stowaway.dev/backupcommand-container": "nobody" } },
+        "metadata": { "annotations": { "stowaway.dev/backupcommand": "dump", "stowaway.dev/backupcommand-container": "no-such" } },
         "spec": { "containers": [{ "name": "press" }] },
     });
     let webhook = Webhook::new();
-    for (version, kind, place, blame) in [
+    for (version, kind, pointer, blame) in [
         ("apps/v1", "Deployment", "/spec/template", "spec.template.metadata"),
         ("apps/v1", "StatefulSet", "/spec/template", "spec.template.metadata"),
         ("apps/v1", "DaemonSet", "/spec/template", "spec.template.metadata"),
@@ -99,16 +99,16 @@ async fn every_kind_of_workload_is_looked_at_and_no_other() {
     ] {
         let mut object = json!({ "apiVersion": version, "kind": kind, "metadata": { "name": "mill" } });
         let mut target = &mut object;
-        for name in place.split('/').filter(|name| !name.is_empty()) {
+        for name in pointer.split('/').filter(|name| !name.is_empty()) {
             target = &mut target[name];
         }
-        if place.is_empty() {
+        if pointer.is_empty() {
             object["metadata"]["annotations"] = template["metadata"]["annotations"].clone();
             object["spec"] = template["spec"].clone();
         } else {
             *target = template.clone();
         }
-        let answer = webhook.ask("/workloads", &creation(&object)).await;
+        let answer = webhook.admit("/workloads", &creation(&object)).await;
         if blame.is_empty() {
             assert_eq!(
                 (&answer["allowed"], &answer["auditAnnotations"]["cause"]),
@@ -122,9 +122,9 @@ async fn every_kind_of_workload_is_looked_at_and_no_other() {
     }
 }
 
-/// What an update changes, and whether it is held up by what was wrong before.
+/// An update is refused for what it changes, and not for what was invalid before.
 #[tokio::test]
-async fn an_old_mistake_holds_nobody_up_who_does_not_touch_it() {
+async fn an_old_mistake_does_not_block_an_update_that_does_not_touch_it() {
     type Change = fn(&mut Value);
     fn annotate(object: &mut Value, key: &str, value: Option<&str>) {
         let annotations = object["spec"]["template"]["metadata"]["annotations"].as_object_mut().unwrap();
@@ -192,23 +192,23 @@ async fn an_old_mistake_holds_nobody_up_who_does_not_touch_it() {
         let before = deployment(annotations);
         let mut after = before.clone();
         change(&mut after);
-        let answer = webhook.ask("/workloads", &review("UPDATE", &after, &before)).await;
+        let answer = webhook.admit("/workloads", &review("UPDATE", &after, &before)).await;
         assert_eq!(blamed(&answer).len(), refused, "{name}: {answer}");
         assert_eq!(answer["allowed"], refused == 0, "{name}");
         if refused == 0 && name.contains("untouched") {
             assert_eq!(answer["auditAnnotations"]["cause"], "KnownMistakes");
             assert!(warnings(&answer).contains("no container \"x\""), "{answer}");
         }
-        // Whoever makes it anew is told.
-        let created = webhook.ask("/workloads", &creation(&before)).await;
+        // The creation of the same object is refused.
+        let created = webhook.admit("/workloads", &creation(&before)).await;
         let was_wrong = created["allowed"] == false;
         assert!(was_wrong || name.contains("right") || name.contains("made one"), "{name}");
     }
-    // A value is compared as a whole, though it is shown in part.
+    // Values are compared in full, although messages show only a part.
     let before = deployment(&[("backupcommand", "dump"), (long[0].0, &long[0].1)]);
     let mut after = before.clone();
     annotate(&mut after, "timeout", Some(&format!("{}y", &long[0].1)));
-    assert_eq!(webhook.ask("/workloads", &review("UPDATE", &after, &before)).await["allowed"], false);
+    assert_eq!(webhook.admit("/workloads", &review("UPDATE", &after, &before)).await["allowed"], false);
 }
 
 #[tokio::test]
@@ -220,19 +220,19 @@ async fn what_a_controller_makes_or_what_is_being_deleted_is_never_held_up() {
     let mut leaving = wrong.clone();
     leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
     for question in [creation(&made), review("UPDATE", &leaving, &deployment(&[]))] {
-        let answer = webhook.ask("/workloads", &question).await;
+        let answer = webhook.admit("/workloads", &question).await;
         assert_eq!((&answer["allowed"], &answer["auditAnnotations"]["cause"]), (&json!(true), &json!("NotByHand")));
         assert!(warnings(&answer).contains("stowaway.dev/backupcommand"));
     }
-    // One that is only owned is somebody's work all the same.
+    // An object with an owner which is not a controller is treated as the user's.
     let mut owned = wrong;
     owned["metadata"]["ownerReferences"] = json!([{ "kind": "App", "name": "x" }]);
-    assert_eq!(webhook.ask("/workloads", &creation(&owned)).await["allowed"], false);
+    assert_eq!(webhook.admit("/workloads", &creation(&owned)).await["allowed"], false);
 }
 
 #[tokio::test]
-async fn unknown_keys_of_ours_are_warned_of_with_the_nearest_one() {
-    // Beside a wrong value, too: else he would learn of it only when that is mended.
+async fn unknown_stowaway_keys_are_warned_of_with_the_nearest_one() {
+    // Also together with an invalid value, so that the user learns both at once.
     for (annotations, allowed) in
         [(&[("backupcomand", "dump")][..], true), (&[("backupcomand", "dump"), ("timeout", "soon")], false)]
     {
@@ -240,7 +240,7 @@ async fn unknown_keys_of_ours_are_warned_of_with_the_nearest_one() {
         let mut pod = deployment["spec"]["template"].clone();
         (pod["apiVersion"], pod["kind"]) = ("v1".into(), "Pod".into());
         for (path, object) in [("/workloads", &deployment), ("/pods", &pod)] {
-            let answer = Webhook::new().ask(path, &creation(object)).await;
+            let answer = Webhook::new().admit(path, &creation(object)).await;
             assert_eq!(answer["allowed"], allowed);
             assert!(warnings(&answer).contains("the nearest known one is stowaway.dev/backupcommand"), "{answer}");
         }
@@ -252,11 +252,11 @@ async fn keys_of_others_are_only_warned_of() {
     let webhook = Webhook::new();
     for annotations in [
         &[("k8up.io/backupcommand", "")][..],
-        &[("k8up.io/backupcommand", "dump"), ("k8up.io/backupcommand-container", "nobody")],
+        &[("k8up.io/backupcommand", "dump"), ("k8up.io/backupcommand-container", "no-such")],
         &[("k8up.io/backupcommand", "dump"), ("k8up.io/file-extension", "a/b")],
-        &[("backupcommand", "dump"), ("kubectl.kubernetes.io/default-container", "nobody")],
+        &[("backupcommand", "dump"), ("kubectl.kubernetes.io/default-container", "no-such")],
     ] {
-        let answer = webhook.ask("/workloads", &creation(&deployment(annotations))).await;
+        let answer = webhook.admit("/workloads", &creation(&deployment(annotations))).await;
         assert_eq!(answer["allowed"], true, "{answer}");
         assert!(!warnings(&answer).is_empty(), "{annotations:?}");
     }
@@ -277,10 +277,10 @@ spec:
 ",
     );
     let webhook = Webhook::new();
-    assert_eq!(webhook.ask("/workloads", &creation(&set)).await["allowed"], true);
+    assert_eq!(webhook.admit("/workloads", &creation(&set)).await["allowed"], true);
     let mut without = set;
     without["spec"].as_object_mut().unwrap().remove("volumeClaimTemplates");
-    let answer = webhook.ask("/workloads", &creation(&without)).await;
+    let answer = webhook.admit("/workloads", &creation(&without)).await;
     assert_eq!(blamed(&answer), ["spec.template.metadata.annotations[stowaway.dev/restore]"]);
 }
 
@@ -303,22 +303,22 @@ spec:
         set["spec"]["template"]["spec"]["containers"][0]["image"] = image.into();
         set
     };
-    let said = async |set: &Value| {
-        let answer = Webhook::new().ask("/workloads", &creation(set)).await;
+    let warned = async |set: &Value| {
+        let answer = Webhook::new().admit("/workloads", &creation(set)).await;
         assert_eq!(answer["allowed"], true, "{answer}");
         warnings(&answer)
     };
-    let warned = said(&set("timescale/timescaledb:2-pg16", &[])).await;
+    let text = warned(&set("timescale/timescaledb:2-pg16", &[])).await;
     for part in [
         "volume water",
         "PostgreSQL",
         "stowaway.dev/backupcommand (pg_dump)",
         "stowaway.dev/volume-snapshot-class on the claim",
     ] {
-        assert!(warned.contains(part), "{warned}");
+        assert!(text.contains(part), "{text}");
     }
-    assert!(!said(&set("press:1", &[])).await.contains("live files"));
-    assert!(!said(&set("postgres:16", &[("backupcommand", "pg_dump shop")])).await.contains("live files"));
+    assert!(!warned(&set("press:1", &[])).await.contains("live files"));
+    assert!(!warned(&set("postgres:16", &[("backupcommand", "pg_dump shop")])).await.contains("live files"));
 }
 
 #[tokio::test]
@@ -326,12 +326,12 @@ async fn annotations_on_the_workload_itself_are_warned_of_and_refuse_nothing() {
     let mut wrong = deployment(&[]);
     wrong["metadata"]["annotations"] =
         all(&[("backupcommand", "dump"), ("k8up.io/backupcommand", "dump"), ("allow-missing", "true")]);
-    let answer = Webhook::new().ask("/workloads", &creation(&wrong)).await;
+    let answer = Webhook::new().admit("/workloads", &creation(&wrong)).await;
     assert_eq!(answer["allowed"], true, "{answer}");
-    let said = warnings(&answer);
-    assert_eq!(said.lines().count(), 2, "{said}");
-    assert!(said.contains("Deployment mill") && said.contains("stowaway.dev/backupcommand"), "{said}");
-    assert!(said.contains("pod template"), "{said}");
+    let warned = warnings(&answer);
+    assert_eq!(warned.lines().count(), 2, "{warned}");
+    assert!(warned.contains("Deployment mill") && warned.contains("stowaway.dev/backupcommand"), "{warned}");
+    assert!(warned.contains("pod template"), "{warned}");
 }
 
 #[tokio::test]
@@ -354,12 +354,12 @@ async fn claims_and_namespaces_are_warned_of_typos_and_never_refused() {
         (object("Namespace", &[], &[("inject", "side-car")]), "side-car"),
     ] {
         for review in [creation(&object), review("UPDATE", &object, &object)] {
-            let answer = Webhook::new().ask("/annotations", &review).await;
+            let answer = Webhook::new().admit("/annotations", &review).await;
             assert_eq!(answer["allowed"], true, "{answer}");
             assert_eq!(answer["warnings"].as_array().map_or(0, Vec::len), 1, "{answer}");
             assert!(warnings(&answer).contains(expected), "{answer}");
         }
     }
     let sound = object("PersistentVolumeClaim", &[("backup", "false"), ("k8up.io/backup", "false")], &[]);
-    assert_eq!(warnings(&Webhook::new().ask("/annotations", &creation(&sound)).await), "");
+    assert_eq!(warnings(&Webhook::new().admit("/annotations", &creation(&sound)).await), "");
 }

@@ -1,5 +1,5 @@
-//! A cluster in miniature: an API server that hears of bundles late, replicas that die, clocks that jump; and at every
-//! moment each replica that serves must be trusted.
+//! Simulates a cluster: an API server that sees bundles late, replicas that die, and clocks that jump. At every moment
+//! each replica that serves must be trusted.
 
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert, ring::ECDSA_P256_SHA256};
@@ -9,7 +9,7 @@ use crate::LEAF_LIFETIME;
 
 const SERVICE: &str = "stowaway-webhook.stowaway-system.svc";
 const START: i64 = 1_800_000_000;
-/// An API server acts on a changed bundle within this time.
+/// An API server uses a changed bundle within this time.
 const LAG: i64 = 30;
 
 fn at(second: i64) -> Timestamp {
@@ -20,7 +20,7 @@ fn names() -> Vec<String> {
     vec![SERVICE.to_owned()]
 }
 
-/// What the API server does at each new connection.
+/// The verification that the API server does at each new connection.
 fn is_trusted(leaf: &Leaf, bundle: &str, now: Timestamp) -> Result<(), webpki::Error> {
     let bundle: Vec<_> = CertificateDer::pem_slice_iter(bundle.as_bytes()).map(Result::unwrap).collect();
     let anchors: Vec<_> = bundle.iter().map(|certificate| anchor_from_trusted_cert(certificate).unwrap()).collect();
@@ -32,7 +32,7 @@ fn is_trusted(leaf: &Leaf, bundle: &str, now: Timestamp) -> Result<(), webpki::E
     certificate.verify_is_valid_for_subject_name(&ServerName::try_from(SERVICE).unwrap())
 }
 
-/// Numbers that look random, the same for the same seed.
+/// Pseudo-random numbers, reproducible by the seed.
 struct Chance(u64);
 
 impl Chance {
@@ -47,11 +47,12 @@ struct World {
     now: i64,
     chance: Chance,
     secret: Option<std::collections::BTreeMap<String, Vec<u8>>>,
-    /// The bundle of two webhook entries, and since when; the API server still uses the one before for [`LAG`].
+    /// The bundle of two webhook entries, and since when; until [`LAG`] has passed the API server uses the previous
+    /// one.
     bundles: [Vec<(i64, String)>; 2],
     leaves: [Option<Leaf>; 3],
     rotations: u32,
-    /// Since when the API server knows the first authority.
+    /// Since when the API server trusts the first authority.
     trusted_since: Option<i64>,
 }
 
@@ -77,7 +78,7 @@ impl World {
         self.bundles.iter().map(|history| history.last().unwrap().1.clone()).collect()
     }
 
-    /// One look of the lease's holder, who may die in the middle of what it does.
+    /// One round of the Lease's holder, which may die during its step.
     fn lead(&mut self) {
         let stored = self.stored();
         match decide("stowaway", stored.as_ref(), &self.published(), at(self.now)).unwrap() {
@@ -97,7 +98,7 @@ impl World {
                     self.bundles[index].push((self.now, bundle.clone()));
                 }
             }
-            Step::Wait(until) => assert!(until > at(self.now), "it waits for what is past"),
+            Step::Wait(until) => assert!(until > at(self.now), "it waits for a time in the past"),
         }
     }
 
@@ -113,7 +114,7 @@ impl World {
         }
     }
 
-    /// Every replica that serves is trusted by every API server, whatever it has heard yet.
+    /// Every replica that serves is trusted by every API server, whichever bundle it has seen.
     fn check(&self) {
         if self.trusted_since.is_none_or(|since| self.now < since) {
             return;
@@ -136,8 +137,8 @@ fn every_new_connection_is_trusted_through_rotations_and_deaths() {
         let mut steps = 0;
         while world.rotations < 3 {
             steps += 1;
-            assert!(steps < 100_000, "it gets nowhere");
-            // Mostly a minute, so that the steps of a rotation are seen one by one; days where none is under way.
+            assert!(steps < 100_000, "the rotation makes no progress");
+            // Mostly a minute, so that the steps of a rotation are seen one by one; days if no rotation is in progress.
             let is_quiet = world.stored().is_some_and(|state| state.next.is_none());
             let served = world.leaves.iter().all(Option::is_some);
             world.now += match world.chance.below(10) {
@@ -148,7 +149,7 @@ fn every_new_connection_is_trusted_through_rotations_and_deaths() {
                 world.lead();
             }
             for replica in 0..world.leaves.len() {
-                // A replica that was replaced begins without a leaf.
+                // A replica that was replaced starts without a leaf.
                 if world.chance.below(50) == 0 {
                     world.leaves[replica] = None;
                 }
@@ -156,11 +157,11 @@ fn every_new_connection_is_trusted_through_rotations_and_deaths() {
             }
             world.check();
         }
-        assert!(world.leaves.iter().any(Option::is_some), "nobody serves");
+        assert!(world.leaves.iter().any(Option::is_some), "no replica serves");
     }
 }
 
-/// A world in which everybody serves.
+/// A world in which all replicas serve.
 fn settled() -> World {
     let mut world = World::new(1);
     while world.trusted_since.is_none_or(|since| world.now < since) || world.leaves.iter().any(Option::is_none) {
@@ -173,7 +174,7 @@ fn settled() -> World {
 }
 
 #[test]
-fn secret_that_was_deleted_or_damaged_breaks_nothing() {
+fn deleted_or_damaged_secret_breaks_nothing() {
     for damage in [None, Some(b"no key".to_vec())] {
         let mut world = settled();
         world.secret = damage.map(|damage| {
@@ -188,12 +189,12 @@ fn secret_that_was_deleted_or_damaged_breaks_nothing() {
             world.check();
         }
         let current = world.stored().unwrap().current().unwrap().certificate().to_owned();
-        assert!(world.leaves.iter().flatten().all(|leaf| leaf.authority() == current), "all follow the new one");
+        assert!(world.leaves.iter().flatten().all(|leaf| leaf.authority() == current), "all use the new one");
     }
 }
 
 #[test]
-fn foreign_bundle_is_replaced_and_old_authorities_go() {
+fn foreign_bundle_is_replaced_and_old_authorities_are_removed() {
     let mut world = settled();
     world.bundles[0].push((world.now, String::new()));
     assert!(matches!(
@@ -205,7 +206,7 @@ fn foreign_bundle_is_replaced_and_old_authorities_go() {
     let other = other.next.unwrap().authority;
     state.previous.push(Previous { certificate: other.certificate().to_owned(), until: at(world.now + 5) });
     let Step::Store(later) = decide("stowaway", Some(&state), &[state.bundle()], at(world.now + 5)).unwrap() else {
-        panic!("it keeps what is over")
+        panic!("an expired authority is kept")
     };
     assert!(!bundle::holds(&later.bundle(), other.certificate()));
 }
@@ -223,7 +224,7 @@ fn leaf_is_renewed_early_and_after_a_clock_that_jumped() {
 }
 
 #[test]
-fn nobody_signs_before_the_bundle_holds_the_authority_everywhere() {
+fn no_replica_signs_before_every_bundle_contains_the_authority() {
     let state = settled().stored().unwrap();
     let not_yet = |published: &[String]| decide_leaf(None, Some(&state), published, at(START + 600));
     assert!(matches!(not_yet(&[]), LeafStep::NotYet(_)));

@@ -1,4 +1,4 @@
-//! What is missing is in the status, and a Backup that lacks what it should have is not green.
+//! Tests that missing sources are in the status, and that a Backup with an expected source missing is not green.
 
 use super::*;
 use crate::{
@@ -14,12 +14,12 @@ fn ended_with(missing: &[MissingSource]) -> World {
     let mut world = World::new(&[MILL]);
     world.sources.missing = missing.to_vec();
     world.sources.is_complete = true;
-    let events = world.look(0).events;
+    let events = world.step(0).events;
     let warned = events.iter().filter(|event| event.reason == "SourcesMissing" && event.is_warning).count();
     assert_eq!(warned, usize::from(!missing.is_empty()));
-    world.look(0);
+    world.step(0);
     world.end(MILL, &success());
-    world.look(1);
+    world.step(1);
     world
 }
 
@@ -59,7 +59,7 @@ fn what_was_deleted_is_reported_and_the_backup_stays_green() {
 #[test]
 fn workloads_that_cannot_be_listed_leave_the_coverage_unknown() {
     let mut world = World::new(&[MILL]);
-    world.look(0);
+    world.step(0);
     assert_eq!(state(&world, COVERED).as_deref(), Some("Unknown"));
 }
 
@@ -75,11 +75,11 @@ fn lists_are_never_cut_without_the_number_that_is_left_out() {
     world.sources.missing =
         (0..299).map(|index| missing(&format!("deployment/a-{index:03}/x"), MissingReason::Gone)).collect();
     world.sources.missing.push(missing(WELL, MissingReason::NoPod));
-    world.look(0);
+    world.step(0);
     let status = world.status();
     assert_eq!((status.skipped.len(), status.skipped_not_listed), (256, 44));
     assert_eq!((status.missing.len(), status.missing_not_listed), (256, 44));
-    assert_eq!(status.missing[0].name.as_str(), WELL, "what makes the verdict is never cut");
+    assert_eq!(status.missing[0].name.as_str(), WELL, "sources which affect the verdict are never cut");
     assert!(serde_json::to_vec(status).unwrap().len() < 400_000);
 }
 
@@ -87,13 +87,13 @@ fn lists_are_never_cut_without_the_number_that_is_left_out() {
 fn undecided_plan_is_not_frozen_until_the_wait_is_over() {
     let mut world = World::new(&[MILL]);
     world.backup.metadata.creation_timestamp = Some(Time(at(0)));
-    world.sources.undecided = Some("waits for Repository new to be opened".into());
-    assert!(world.look(0).start.is_empty() && world.status().start_time.is_none());
+    world.sources.undecided = Some("waits until Repository new is opened".into());
+    assert!(world.step(0).start.is_empty() && world.status().start_time.is_none());
     let complete = condition(&world.status().conditions, COMPLETE).unwrap();
     assert!(complete.message.contains("Repository new"), "{}", complete.message);
-    world.look(299);
+    world.step(299);
     assert!(world.status().start_time.is_none());
-    world.look(300);
+    world.step(300);
     assert_eq!(world.status().sources.len(), 1);
 }
 
@@ -102,15 +102,15 @@ const IMPORT: &str = "job/import/main";
 #[test]
 fn source_of_a_job_that_ended_before_its_turn_is_left_out_and_not_waited_for() {
     let mut world = World::new(&[IMPORT, MILL]);
-    world.look(0);
+    world.step(0);
     world.sources.sources.retain(|source| source.name.as_str() != IMPORT);
-    world.look(1);
+    world.step(1);
     let names: Vec<&str> = world.status().sources.iter().map(|source| source.name.as_str()).collect();
     assert_eq!(names, [MILL]);
     let skipped: Vec<_> = world.status().skipped.iter().map(|one| (one.name.as_str(), one.reason)).collect();
     assert_eq!(skipped, [("job/import", SkipReason::RunsToCompletion)]);
     world.end(MILL, &success());
-    world.look(2);
+    world.step(2);
     assert_eq!(world.status().verdict, Some(Verdict::Succeeded));
 }
 
@@ -119,17 +119,17 @@ fn source_of_a_job_that_ended_under_its_dump_has_failed() {
     let mut world = running(&[IMPORT, MILL]);
     world.end(IMPORT, &failure(Reason::PodGone));
     world.sources.sources.retain(|source| source.name.as_str() != IMPORT);
-    world.look(1);
-    world.look(100);
+    world.step(1);
+    world.step(100);
     assert_eq!(world.source(IMPORT).outcome.verdict, Some(Verdict::Failed));
 }
 
 #[test]
 fn run_of_which_every_pod_has_ended_is_no_success() {
     let mut world = World::new(&[IMPORT]);
-    world.look(0);
+    world.step(0);
     world.sources.sources.clear();
-    world.look(1);
+    world.step(1);
     assert_eq!(world.status().verdict, Some(Verdict::Failed));
 }
 
@@ -163,5 +163,5 @@ fn backup_is_compared_with_the_last_one_of_its_kind() {
     let last = others.into_iter().fold(None, |best, other| newer_of(&new, best, other)).unwrap();
     assert_eq!(last.name_any(), "last");
     let names: Vec<String> = sources_of(&last).iter().map(ToString::to_string).collect();
-    assert_eq!(names, [MILL, WELL], "what is lost is asked for again, and what was deleted is not");
+    assert_eq!(names, [MILL, WELL], "a lost source is expected again, and a deleted one is not");
 }

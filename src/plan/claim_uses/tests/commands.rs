@@ -1,4 +1,4 @@
-//! A command is not dumped while another one restores into its server, and the other way round.
+//! Tests that a command is not dumped while another command restores into its server, and vice versa.
 
 use super::*;
 use crate::plan::{
@@ -6,7 +6,7 @@ use crate::plan::{
     sources::{ObservedPod, Workload},
 };
 
-/// A Job that execs in a pod, with the task as the controller writes it.
+/// A Job which execs in a pod, with the controller's task.
 fn exec_job(kind: &str, source: &str, pod: &str) -> Job {
     let mut job = job(kind, source, "tmp", "x");
     let task = json!({
@@ -21,7 +21,7 @@ fn exec_job(kind: &str, source: &str, pod: &str) -> Job {
     job
 }
 
-/// Who waits for what is seen: a Restore, a backup.
+/// Whether a Restore waits, and whether a backup waits.
 fn waiting(runs: OwnRuns<'_>, source: &str, pod: &str) -> [bool; 2] {
     let (uses, subject) = (ClaimUses::of(runs), Subject::of(source, pod));
     [uses.before_restore(&subject, &owner("another"), false), uses.before_backup(&subject)].map(|one| one.is_some())
@@ -44,7 +44,7 @@ fn backup_waits_for_a_restore_into_the_same_pod_and_a_restore_for_a_backup_of_it
         let over = [over(jobs[0].clone(), "Failed")];
         assert_eq!(of_jobs(&over, MILL, "mill-1"), [false, false], "{kind}");
     }
-    // Another pod of the same workload has the same state; a Restore may have been sent into a pod by its name.
+    // Another pod of the same workload has the same state. A Restore may name a pod of another workload.
     assert_eq!(of_jobs(&[exec_job("backup", MILL, "mill-1")], MILL, "mill-2"), [true, false]);
     assert_eq!(of_jobs(&[exec_job("restore", MILL, "well-1")], MILL, "mill-1"), [false, false]);
     assert_eq!(of_jobs(&[exec_job("restore", MILL, "well-1")], "deployment/well/press", "well-1"), [true, true]);
@@ -55,8 +55,8 @@ fn pod_of_a_restore_that_outlives_its_job_may_still_write() {
     let mut left = pod("restore", "uid-of-gone", "Running");
     left.spec = exec_job("restore", MILL, "mill-1").spec.unwrap().template.spec;
     let uses = ClaimUses::of(OwnRuns { pods: &[left], ..OwnRuns::default() });
-    assert!(uses.lingers(&Subject::of(MILL, "mill-1")).is_some());
-    assert_eq!(uses.lingers(&Subject::of("deployment/well/press", "well-1")), None);
+    assert!(uses.lingering_pod(&Subject::of(MILL, "mill-1")).is_some());
+    assert_eq!(uses.lingering_pod(&Subject::of("deployment/well/press", "well-1")), None);
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! A pod whose restore step has not ended well is restoring, whatever else it looks like.
+//! Tests that a pod counts as restoring until its restore step has succeeded.
 
 use super::*;
 use crate::plan::sources::Workload;
 
-/// A pod that has `casks` filled by a step in this state; `cellar` is the repository's.
+/// A pod whose restore step fills `casks` and is in this state. The claim `cellar` stores the repository.
 fn app(name: &str, state: &Value, restarts: i32) -> ObservedPod {
     let mut spec = pod_spec("data", "casks");
     spec["volumes"][0]["name"] = "stowaway-repository".into();
@@ -54,7 +54,7 @@ fn claim_whose_step_has_not_ended_well_is_being_restored() {
     }
     let mut unseen = app("ledger-0", &running(), 0);
     unseen.pod.status = None;
-    assert!(uses_of(&[unseen]).restore_step(&claim("casks")).is_some(), "a pod that no kubelet has taken up yet");
+    assert!(uses_of(&[unseen]).restore_step(&claim("casks")).is_some(), "a pod which no kubelet has started yet");
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn rollout_that_is_stuck_in_its_step_does_not_stop_the_backups_of_the_pod_that_r
 }
 
 #[test]
-fn restore_waits_for_a_step_that_runs_and_mends_one_that_fails() {
+fn restore_waits_for_a_running_step_and_not_for_one_that_fails() {
     let waits = |state: &Value, scales_down: bool| {
         let uses = uses_of(&[app("ledger-0", state, 3)]);
         uses.before_restore(&claim("casks"), &owner("another"), scales_down).is_some()

@@ -1,4 +1,5 @@
-//! Every source of a namespace comes back from the newest good snapshot in time, or it is said why not.
+//! Tests that every source of a namespace is restored from the newest good snapshot of the requested time, or refused
+//! with the cause.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -14,7 +15,7 @@ use crate::plan::{
 const HOST: &str = "mill";
 const DATABASE: &str = "deployment/press/vat";
 
-/// A snapshot that owns what [`SnapshotRecord`] borrows.
+/// A snapshot which owns the fields that [`SnapshotRecord`] borrows.
 #[derive(Clone, Debug)]
 struct Stored {
     id: String,
@@ -41,8 +42,8 @@ fn database(id: &str, seconds: i64) -> Stored {
     stored(id, seconds, HOST, "/mill-vat.sql", &[&format!("source={DATABASE}")])
 }
 
-fn wish() -> NamespaceWish<'static> {
-    NamespaceWish {
+fn request() -> NamespaceRequest<'static> {
+    NamespaceRequest {
         host: HOST,
         as_of: None,
         cluster: "here",
@@ -59,7 +60,7 @@ fn snapshot_record(stored: &Stored) -> SnapshotRecord<'_> {
     SnapshotRecord { id, time: *time, identity, paths, bytes: None }
 }
 
-/// What is there of the namespace that is restored into.
+/// The existing objects of the namespace to restore into.
 #[derive(Default)]
 struct There {
     claims: Vec<&'static str>,
@@ -67,22 +68,22 @@ struct There {
     sources: Vec<&'static str>,
 }
 
-/// What is restored, as `source=id` with two digits of it, and what is refused.
-fn plan(wish: NamespaceWish<'_>, stored: &[Stored], there: &There) -> (Vec<RestoreSpec>, Vec<RefusedSource>) {
+/// The specs of the planned Restores, and the refused sources.
+fn plan(request: NamespaceRequest<'_>, stored: &[Stored], there: &There) -> (Vec<RestoreSpec>, Vec<RefusedSource>) {
     let planned: Vec<_> = there.sources.iter().map(|name| planned(name, None)).collect();
     let claims = there.claims.iter().map(|&name| name.to_owned()).collect();
     let (snapshots, sources): (Vec<_>, _) = (stored.iter().map(snapshot_record).collect(), plan_of(&planned));
     let facts = NamespaceFacts { snapshots: &snapshots, claims: &claims, pods: &there.pods, sources: &sources };
-    let plan = plan_namespace(wish, facts);
+    let plan = plan_namespace(request, facts);
     (plan.restores.into_iter().map(|chosen| chosen.spec).collect(), plan.refused)
 }
 
-fn words(specs: &[RestoreSpec]) -> Vec<String> {
-    let word = |spec: &RestoreSpec| {
-        assert_eq!(spec.from.host.as_deref(), Some(HOST), "the Restore would look at its own namespace");
+fn summaries(specs: &[RestoreSpec]) -> Vec<String> {
+    let summary = |spec: &RestoreSpec| {
+        assert_eq!(spec.from.host.as_deref(), Some(HOST), "the Restore would use its own namespace");
         format!("{}={}", spec.from.source, &spec.from.snapshot.as_ref().unwrap()[..2])
     };
-    specs.iter().map(word).collect()
+    specs.iter().map(summary).collect()
 }
 
 fn refusals(refused: &[RefusedSource]) -> Vec<(&str, &Refusal)> {
@@ -119,8 +120,8 @@ fn newest_proven_snapshot_of_each_source_comes_back_volumes_first() {
         stored("ca", 40, "elsewhere", "/data/casks", &["source=pvc/casks"]),
         stored("cb", 40, "elsewhere", "/data/jars", &["source=pvc/jars"]),
     ];
-    let (restores, refused) = plan(wish(), &stored, &all());
-    assert_eq!(words(&restores), ["pvc/casks=bb", &format!("{DATABASE}=ab")]);
+    let (restores, refused) = plan(request(), &stored, &all());
+    assert_eq!(summaries(&restores), ["pvc/casks=bb", &format!("{DATABASE}=ab")]);
     assert_eq!(refused, []);
     let claim = restores[0].to.as_ref().unwrap().claim.as_ref().unwrap();
     assert_eq!((claim.name.as_str(), claim.overwrite, &claim.create), ("casks", false, &None));
@@ -128,34 +129,34 @@ fn newest_proven_snapshot_of_each_source_comes_back_volumes_first() {
 }
 
 #[test]
-fn new_claim_is_as_wished_and_a_snapshot_that_does_not_record_its_own_is_named() {
+fn new_claim_is_as_requested_and_a_snapshot_without_a_recorded_claim_is_named() {
     let create = NewClaim { storage_class_name: Some("fast".into()), ..NewClaim::default() };
     let notes = |create: &NewClaim, stored: &[Stored], there: &There| -> Vec<bool> {
         let snapshots: Vec<_> = stored.iter().map(snapshot_record).collect();
         let claims = there.claims.iter().map(|&name| name.to_owned()).collect();
         let facts = NamespaceFacts { snapshots: &snapshots, claims: &claims, pods: &[], sources: &plan_of(&[]) };
-        let planned = plan_namespace(NamespaceWish { create: Some(create), ..wish() }, facts);
+        let planned = plan_namespace(NamespaceRequest { create: Some(create), ..request() }, facts);
         planned.restores.iter().map(|chosen| chosen.note.as_ref().is_some_and(|note| note.contains("--size"))).collect()
     };
     let recorded = [casks("aa", 10, &["claim-size=1Gi"])];
     let older = [casks("aa", 10, &["device"])];
     assert_eq!(notes(&create, &recorded, &There::default()), [false]);
     assert_eq!(notes(&create, &older, &There::default()), [true]);
-    // Nothing is made.
+    // No claim is created.
     assert_eq!(notes(&create, &older, &all()), [false]);
     let sized = NewClaim { size: Some(Quantity("2Gi".into())), ..create.clone() };
     assert_eq!(notes(&sized, &older, &There::default()), [false]);
-    let (restores, _) = plan(NamespaceWish { create: Some(&create), ..wish() }, &older, &There::default());
+    let (restores, _) = plan(NamespaceRequest { create: Some(&create), ..request() }, &older, &There::default());
     let made = restores[0].to.as_ref().unwrap().claim.as_ref().unwrap().create.as_ref().unwrap();
-    assert_eq!(made, &create, "the controller adds what is recorded");
+    assert_eq!(made, &create, "the controller adds the recorded properties");
 }
 
 #[test]
-fn nothing_that_came_later_than_the_wished_time_is_taken() {
+fn no_snapshot_after_the_requested_time_is_chosen() {
     let stored = [database("aa", 10), casks("ba", 10, &[]), casks("bb", 20, &[]), database("ab", 21)];
-    let (restores, _) = plan(NamespaceWish { as_of: Some(at(20)), ..wish() }, &stored, &all());
-    assert_eq!(words(&restores), ["pvc/casks=bb", &format!("{DATABASE}=aa")]);
-    let (restores, refused) = plan(NamespaceWish { as_of: Some(at(9)), ..wish() }, &stored, &all());
+    let (restores, _) = plan(NamespaceRequest { as_of: Some(at(20)), ..request() }, &stored, &all());
+    assert_eq!(summaries(&restores), ["pvc/casks=bb", &format!("{DATABASE}=aa")]);
+    let (restores, refused) = plan(NamespaceRequest { as_of: Some(at(9)), ..request() }, &stored, &all());
     assert!(restores.is_empty());
     assert_eq!(
         refusals(&refused),
@@ -164,7 +165,7 @@ fn nothing_that_came_later_than_the_wished_time_is_taken() {
 }
 
 #[test]
-fn what_cannot_be_restored_is_told() {
+fn sources_that_cannot_be_restored_are_refused_with_the_cause() {
     let stored = [
         casks("ba", 10, &["unproven"]),
         casks("bb", 20, &["incomplete"]),
@@ -174,7 +175,7 @@ fn what_cannot_be_restored_is_told() {
         stored("eb", 10, HOST, "/etc", &[]),
         stored("fa", 10, HOST, "/x", &["source=No Name"]),
     ];
-    let (restores, refused) = plan(wish(), &stored, &all());
+    let (restores, refused) = plan(request(), &stored, &all());
     assert!(restores.is_empty());
     assert_eq!(
         refusals(&refused),
@@ -198,7 +199,7 @@ fn source_without_a_command_that_reads_it_is_refused_before_anything_is_done() {
     let (snapshots, sources): (Vec<_>, _) = (stored.iter().map(snapshot_record).collect(), plan_of(&planned));
     let claims = BTreeSet::new();
     let facts = NamespaceFacts { snapshots: &snapshots, claims: &claims, pods: &[], sources: &sources };
-    let plan = plan_namespace(wish(), facts);
+    let plan = plan_namespace(request(), facts);
     assert!(plan.restores.is_empty());
     assert_eq!(refusals(&plan.refused), [(DATABASE, &Refusal::NoRestoreCommand)]);
 }
@@ -207,7 +208,8 @@ fn source_without_a_command_that_reads_it_is_refused_before_anything_is_done() {
 fn only_missing_claims_are_made_and_only_those_that_are_there_overwritten() {
     let stored = [casks("ba", 10, &[]), stored("ca", 10, HOST, "/data/jars", &["source=pvc/jars"])];
     let create = NewClaim { storage_class_name: Some("oak".into()), ..NewClaim::default() };
-    let (restores, refused) = plan(NamespaceWish { create: Some(&create), overwrite: true, ..wish() }, &stored, &all());
+    let (restores, refused) =
+        plan(NamespaceRequest { create: Some(&create), overwrite: true, ..request() }, &stored, &all());
     assert_eq!(refused, []);
     let claims: Vec<_> = restores.iter().map(|spec| spec.to.as_ref().unwrap().claim.clone().unwrap()).collect();
     // The API server refuses both at once.
@@ -216,15 +218,15 @@ fn only_missing_claims_are_made_and_only_those_that_are_there_overwritten() {
 }
 
 #[test]
-fn volumes_or_commands_alone_are_restored_when_asked() {
+fn only_volumes_or_commands_are_restored_on_request() {
     let stored = [casks("ba", 10, &[]), database("aa", 10)];
-    let volumes = plan(NamespaceWish { only: Some(SourceKind::Volume), ..wish() }, &stored, &There::default());
+    let volumes = plan(NamespaceRequest { only: Some(SourceKind::Volume), ..request() }, &stored, &There::default());
     assert_eq!(
-        (words(&volumes.0).len(), refusals(&volumes.1)),
+        (summaries(&volumes.0).len(), refusals(&volumes.1)),
         (0, vec![("pvc/casks", &Refusal::NoClaim("casks".into()))])
     );
-    let commands = plan(NamespaceWish { only: Some(SourceKind::Command), ..wish() }, &stored, &all());
-    assert_eq!((words(&commands.0), commands.1), (vec![format!("{DATABASE}=aa")], vec![]));
+    let commands = plan(NamespaceRequest { only: Some(SourceKind::Command), ..request() }, &stored, &all());
+    assert_eq!((summaries(&commands.0), commands.1), (vec![format!("{DATABASE}=aa")], vec![]));
 }
 
 #[test]
@@ -235,7 +237,7 @@ fn commands_of_one_workload_come_back_one_after_the_other() {
     let (snapshots, sources): (Vec<_>, _) = (stored.iter().map(snapshot_record).collect(), plan_of(&planned));
     let claims = BTreeSet::from(["casks".to_owned()]);
     let facts = NamespaceFacts { snapshots: &snapshots, claims: &claims, pods: &[], sources: &sources };
-    let plan = plan_namespace(wish(), facts);
+    let plan = plan_namespace(request(), facts);
     let rows = |kind| -> Vec<Vec<String>> {
         let names = |row: Vec<&ChosenSnapshot<'_>>| row.iter().map(|one| one.spec.from.source.to_string()).collect();
         plan.rows(kind).into_iter().map(names).collect()
@@ -245,19 +247,19 @@ fn commands_of_one_workload_come_back_one_after_the_other() {
 }
 
 #[test]
-fn snapshots_of_k8up_will_do_where_there_is_none_of_ours() {
+fn snapshots_of_k8up_are_used_if_stowaway_has_none() {
     let of_k8up = |id, seconds, path| stored(id, seconds, HOST, path, &[]);
     let stored = [
         of_k8up("aa", 10, "/data/casks"),
         of_k8up("ab", 30, "/data/casks"),
         of_k8up("ba", 30, "/data/sacks"),
         stored("bb", 20, HOST, "/data/sacks", &["source=pvc/sacks"]),
-        // A history that ours goes on with.
+        // A history which Stowaway continues.
         database("ca", 20),
         of_k8up("cb", 10, "/mill-vat.sql"),
     ];
-    let (restores, refused) = plan(wish(), &stored, &all());
-    assert_eq!(words(&restores), ["pvc/casks=ab", "pvc/sacks=bb", &format!("{DATABASE}=ca")]);
+    let (restores, refused) = plan(request(), &stored, &all());
+    assert_eq!(summaries(&restores), ["pvc/casks=ab", "pvc/sacks=bb", &format!("{DATABASE}=ca")]);
     assert_eq!(refused, []);
 }
 
@@ -282,8 +284,8 @@ fn workload_of_one_volume_is_scaled_down_and_of_several_refused() {
         ],
         sources: vec![],
     };
-    let (restores, refused) = plan(NamespaceWish { scale_down: true, ..wish() }, &stored, &there);
-    assert_eq!(words(&restores), ["pvc/casks=aa", "pvc/idle=ea"]);
+    let (restores, refused) = plan(NamespaceRequest { scale_down: true, ..request() }, &stored, &there);
+    assert_eq!(summaries(&restores), ["pvc/casks=aa", "pvc/idle=ea"]);
     assert_eq!(restores[0].scale_down, Some(ScaleDown { kind: ScaledKind::Deployment, name: "press".into() }));
     assert_eq!(restores[1].scale_down, None);
     let shared = Refusal::SharedWorkload("StatefulSet store".into());
@@ -291,13 +293,13 @@ fn workload_of_one_volume_is_scaled_down_and_of_several_refused() {
         refusals(&refused),
         [("pvc/jars", &shared), ("pvc/sacks", &shared), ("pvc/tubs", &Refusal::NotScalable("daemonset/each".into()))]
     );
-    let (restores, refused) = plan(wish(), &stored, &there);
+    let (restores, refused) = plan(request(), &stored, &there);
     assert!(restores.iter().all(|spec| spec.scale_down.is_none()));
     assert_eq!((restores.len(), refused.len()), (5, 0));
 }
 
 fn any_snapshot() -> impl Strategy<Value = Stored> {
-    let select = |words: &'static [&'static str]| proptest::sample::select(words);
+    let select = |choices: &'static [&'static str]| proptest::sample::select(choices);
     (
         select(&["pvc/casks", "pvc/jars", DATABASE, "deployment/gone/vat", "No Name", ""]),
         select(&["/data/casks", "/data/jars", "/data/a/b", "/mill-vat.sql", "/etc"]),
@@ -314,42 +316,42 @@ fn any_snapshot() -> impl Strategy<Value = Stored> {
 
 proptest! {
     #[test]
-    fn no_source_of_the_snapshots_is_left_out_without_being_told(
+    fn no_source_of_the_snapshots_is_left_out_silently(
         stored in proptest::collection::vec(any_snapshot(), 0..24),
         as_of in proptest::option::of(0..40_i64),
         create in any::<bool>(),
     ) {
         let new = NewClaim::default();
-        let wish = NamespaceWish { as_of: as_of.map(at), create: create.then_some(&new), ..wish() };
-        let (restores, refused) = plan(wish, &stored, &all());
+        let request = NamespaceRequest { as_of: as_of.map(at), create: create.then_some(&new), ..request() };
+        let (restores, refused) = plan(request, &stored, &all());
         let restored: Vec<&str> = restores.iter().map(|spec| spec.from.source.as_str()).collect();
-        let told: Vec<&str> = refused.iter().map(|one| one.source.as_str()).chain(restored.iter().copied()).collect();
-        let ours: Vec<&Stored> = stored.iter().filter(|one| one.identity.host == HOST).collect();
+        let covered: Vec<&str> = refused.iter().map(|one| one.source.as_str()).chain(restored.iter().copied()).collect();
+        let of_host: Vec<&Stored> = stored.iter().filter(|one| one.identity.host == HOST).collect();
         let source = |one: &Stored| one.identity.tag("source").map(str::to_owned);
-        for one in &ours {
+        for one in &of_host {
             let path = one.identity.path.as_str();
             let names = match source(one) {
                 Some(name) => vec![name],
                 None => {
-                    let shared = ours.iter().filter(|other| other.identity.path == path).filter_map(|other| source(other));
+                    let shared = of_host.iter().filter(|other| other.identity.path == path).filter_map(|other| source(other));
                     let claim = path.strip_prefix("/data/").map(|claim| format!("pvc/{claim}"));
                     shared.chain(claim).chain([path.to_owned()]).collect()
                 }
             };
-            prop_assert!(names.iter().any(|name| told.contains(&name.as_str())), "{names:?} of {told:?}");
+            prop_assert!(names.iter().any(|name| covered.contains(&name.as_str())), "{names:?} of {covered:?}");
         }
-        // Once each, and nothing that nobody stored.
-        prop_assert_eq!(told.iter().collect::<BTreeSet<_>>().len(), told.len(), "{:?}", told);
+        // Each source once, and no source without a snapshot.
+        prop_assert_eq!(covered.iter().collect::<BTreeSet<_>>().len(), covered.len(), "{:?}", covered);
         for spec in &restores {
-            let chosen = ours.iter().find(|one| Some(&one.id) == spec.from.snapshot.as_ref()).unwrap();
+            let chosen = of_host.iter().find(|one| Some(&one.id) == spec.from.snapshot.as_ref()).unwrap();
             prop_assert!(as_of.is_none_or(|limit| chosen.time <= at(limit)));
             let is_good = |one: &Stored| one.identity.tags.len() == 1 && one.identity.tag("source").is_some();
             let of_source = |one: &&&Stored| source(one).as_deref() == Some(spec.from.source.as_str()) && is_good(one);
-            let better = ours.iter().filter(of_source).filter(|one| as_of.is_none_or(|limit| one.time <= at(limit)));
+            let better = of_host.iter().filter(of_source).filter(|one| as_of.is_none_or(|limit| one.time <= at(limit)));
             let newest = better.max_by_key(|one| (one.time, &one.id));
             match newest {
                 Some(newest) => prop_assert_eq!(&chosen.id, &newest.id),
-                None => prop_assert!(source(chosen).is_none(), "a snapshot of ours that is not good"),
+                None => prop_assert!(source(chosen).is_none(), "a snapshot of Stowaway that is not good"),
             }
         }
         prop_assert!(restored.is_sorted_by_key(|name| !name.starts_with("pvc/")), "{:?}", restored);

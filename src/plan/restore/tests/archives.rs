@@ -1,4 +1,4 @@
-//! A Restore as an archive: its Job gets the place as it is written, and what could only fail is never started.
+//! Tests of a Restore as an archive: its Job gets the store, and a request which cannot succeed is not started.
 
 use super::*;
 use crate::model::{ArchiveFormat, ArchiveReport, ArchiveRestore, BackendConfig};
@@ -6,15 +6,15 @@ use crate::model::{ArchiveFormat, ArchiveReport, ArchiveRestore, BackendConfig};
 const SOURCE: &str = "pvc/casks";
 
 fn world(from: &serde_json::Value, to: &serde_json::Value) -> World {
-    let mut place = json!({ "s3": { "endpoint": "https://shed", "bucket": "crates" } });
-    place.as_object_mut().unwrap().extend(to.as_object().unwrap().clone());
+    let mut store = json!({ "s3": { "endpoint": "https://shed", "bucket": "crates" } });
+    store.as_object_mut().unwrap().extend(to.as_object().unwrap().clone());
     let mut source = json!({ "source": SOURCE });
     source.as_object_mut().unwrap().extend(from.as_object().unwrap().clone());
-    World::new(&json!({ "from": source, "to": { "archive": place }, "timeout": "90s" }))
+    World::new(&json!({ "from": source, "to": { "archive": store }, "timeout": "90s" }))
 }
 
 fn started(world: &mut World) -> (StartJob, ArchiveRestore) {
-    let start = world.look(0).start.pop().unwrap_or_else(|| panic!("{:?}", world.status()));
+    let start = world.step(0).start.pop().unwrap_or_else(|| panic!("{:?}", world.status()));
     match start.task.clone() {
         TaskKind::RestoreArchive(run) => (start, *run),
         task => panic!("{task:?}"),
@@ -22,7 +22,7 @@ fn started(world: &mut World) -> (StartJob, ArchiveRestore) {
 }
 
 #[test]
-fn job_is_told_the_place_and_what_of_which_snapshot() {
+fn job_gets_the_store_the_snapshot_and_the_paths() {
     let from = json!({ "asOf": "2026-05-04T03:02:01Z", "paths": ["a/b"] });
     let to =
         json!({ "format": "tar.zst", "name": "shop/casks.tar.zst", "overwrite": true, "limits": { "connections": 3 } });
@@ -53,9 +53,9 @@ fn what_could_only_fail_is_never_started() {
         (json!({}), json!({ "s3": null })),
     ] {
         let mut world = world(&from, &to);
-        // Not even a repository is waited for.
+        // A permanent error does not wait for the repository.
         world.repositories.clear();
-        assert!(world.look(0).start.is_empty());
+        assert!(world.step(0).start.is_empty());
         let outcome = &world.status().outcome;
         assert_eq!(
             (outcome.verdict, outcome.reason.as_str()),
@@ -66,7 +66,7 @@ fn what_could_only_fail_is_never_started() {
 }
 
 #[test]
-fn status_tells_the_archive() {
+fn status_has_the_archive() {
     let mut world = world(&json!({}), &json!({}));
     started(&mut world);
     let archive = ArchiveReport {
@@ -75,10 +75,10 @@ fn status_tells_the_archive() {
         bytes: 7,
         sha256: "ab".repeat(32),
     };
-    let report = SourceReport { archive: Some(archive.clone()), proof: Proof::Sealed, ..success() };
+    let report = RunReport { archive: Some(archive.clone()), proof: Proof::Sealed, ..success() };
     let name = world.status().job.clone().unwrap();
-    world.jobs.push(job(&name, &Scene::Said(&report.to_termination_message())));
-    world.look(10);
+    world.jobs.push(job(&name, &Scene::Ended(&report.to_termination_message())));
+    world.step(10);
     assert_eq!(world.status().outcome.verdict, Some(Verdict::Succeeded));
     assert_eq!(world.status().archive, Some(archive));
 }

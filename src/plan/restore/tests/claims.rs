@@ -1,4 +1,5 @@
-//! A Restore into a claim never writes where somebody works, and a workload that it scaled down always comes back.
+//! Tests that a Restore into a claim never writes while an app uses the claim, and that a workload which it scaled down
+//! is always scaled back.
 
 mod held;
 mod made;
@@ -21,12 +22,12 @@ use crate::{
 
 const SOURCE: &str = "pvc/casks";
 
-/// What goes on around a Restore, and what the controller does of what is planned.
+/// A cluster with one Restore into a claim, in which the planned actions are carried out.
 struct Cellar {
     world: World,
     claim: Option<PersistentVolumeClaim>,
     scale: Option<ObservedScale>,
-    held_down_by: Option<&'static str>,
+    scaled_down_by: Option<&'static str>,
     uses: ClaimUses,
     namespace: Namespace,
     assigns_users: bool,
@@ -41,7 +42,7 @@ fn claim(more: &serde_json::Value) -> PersistentVolumeClaim {
     serde_json::from_value(claim).unwrap()
 }
 
-/// A pod on a node of its own that mounts the claim.
+/// A pod which mounts the claim, on a node of its own.
 fn user(name: &str) -> ObservedPod {
     let pod = json!({
         "metadata": { "name": name, "namespace": NAMESPACE },
@@ -73,7 +74,7 @@ impl Cellar {
             world,
             claim: Some(claim(&json!({}))),
             scale: None,
-            held_down_by: None,
+            scaled_down_by: None,
             uses: ClaimUses::default(),
             namespace: Namespace::default(),
             assigns_users: false,
@@ -81,7 +82,7 @@ impl Cellar {
         }
     }
 
-    fn look(&mut self, seconds: i64) -> Actions {
+    fn step(&mut self, seconds: i64) -> Actions {
         let world = &mut self.world;
         let facts = RestoreFacts {
             repositories: &world.repositories,
@@ -93,7 +94,7 @@ impl Cellar {
             claim: Some(TargetFacts {
                 claim: self.claim.as_ref(),
                 scale: self.scale.as_ref(),
-                held_down_by: self.held_down_by,
+                scaled_down_by: self.scaled_down_by,
                 namespace: &self.namespace,
                 assigns_users: self.assigns_users,
                 cluster: "uid-of-cluster",
@@ -102,7 +103,7 @@ impl Cellar {
         };
         let (status, actions) = plan_restore(&world.restore, facts, at(seconds));
         world.restore.status = Some(status);
-        let around = &actions.around;
+        let around = &actions.restore;
         if let Some(was) = &around.hold {
             world.restore.metadata.finalizers = Some(vec![SCALED_FINALIZER.into()]);
             world.restore.annotations_mut().insert(SCALED_FROM.into(), was.clone());
@@ -121,15 +122,15 @@ impl Cellar {
     }
 
     fn failed_for(&mut self, seconds: i64) -> String {
-        let actions = self.look(seconds);
+        let actions = self.step(seconds);
         assert!(actions.start.is_empty());
         assert_eq!(self.status().outcome.verdict, Some(Verdict::Failed), "{:?}", self.status());
         self.status().outcome.reason.clone()
     }
 
-    /// The one Job, and what its runner is told.
+    /// The only Job, and its task.
     fn started(&mut self, seconds: i64) -> (StartJob, VolumeRestore) {
-        let mut actions = self.look(seconds);
+        let mut actions = self.step(seconds);
         let start = actions.start.pop().unwrap_or_else(|| panic!("{:?}", self.status()));
         match start.task.clone() {
             TaskKind::RestoreVolume(run) => (start, run),
@@ -142,9 +143,9 @@ impl Cellar {
         mount_of(self.started(seconds).0)
     }
 
-    fn ends(&mut self, report: &SourceReport) {
+    fn ends(&mut self, report: &RunReport) {
         let name = self.status().job.clone().unwrap();
-        self.world.jobs.push(job(&name, &Scene::Said(&report.to_termination_message())));
+        self.world.jobs.push(job(&name, &Scene::Ended(&report.to_termination_message())));
     }
 }
 
@@ -155,12 +156,12 @@ fn mount_of(start: StartJob) -> TargetMount {
     }
 }
 
-fn proven() -> SourceReport {
-    SourceReport { proof: Proof::Sealed, safety_snapshot: Some("ef".repeat(32)), ..success() }
+fn proven() -> RunReport {
+    RunReport { proof: Proof::Sealed, safety_snapshot: Some("ef".repeat(32)), ..success() }
 }
 
 #[test]
-fn job_mounts_the_claim_and_is_told_what_to_restore() {
+fn job_mounts_the_claim_and_its_task_names_what_to_restore() {
     let from = json!({ "source": SOURCE, "asOf": "2026-05-04T03:02:01Z", "paths": ["a/b"] });
     let mut cellar = Cellar::new(&json!({ "path": "old" }), &json!({ "from": from, "timeout": "90s" }));
     let (start, run) = cellar.started(0);
@@ -171,13 +172,13 @@ fn job_mounts_the_claim_and_is_told_what_to_restore() {
     assert_eq!((run.paths, run.folder.as_str(), run.overwrite), (vec!["a/b".to_owned()], "old", None));
     assert_eq!(run.timeout, Some(Duration::from_secs(90)));
     cellar.ends(&proven());
-    cellar.look(1);
+    cellar.step(1);
     assert_eq!(cellar.status().safety_snapshot, Some("ef".repeat(32)));
     assert!(condition_is_true(&cellar.status().conditions, COMPLETE));
 }
 
 #[test]
-fn snapshots_of_another_host_are_restored_only_when_that_is_said() {
+fn snapshots_of_another_host_are_restored_only_on_request() {
     let from = json!({ "source": SOURCE, "host": "elsewhere" });
     let (_, run) = Cellar::new(&json!({}), &json!({ "from": from })).started(0);
     assert_eq!(run.from.host.as_deref(), Some("elsewhere"));
@@ -210,7 +211,7 @@ fn claims_that_cannot_be_written_to_are_refused() {
 fn claim_that_is_being_deleted_is_waited_for() {
     let mut cellar = Cellar::new(&json!({}), &json!({}));
     cellar.claim = Some(claim(&json!({ "metadata": { "deletionTimestamp": "2026-05-04T03:02:01Z" } })));
-    assert!(cellar.look(0).look_again.is_some());
+    assert!(cellar.step(0).requeue_after.is_some());
     assert_eq!(cellar.status().outcome.verdict, None);
     assert_eq!(cellar.failed_for(301), "TargetInUse");
 }
@@ -228,7 +229,7 @@ fn claim_that_pods_work_on_is_left_alone_unless_it_may_be_overwritten() {
     assert_eq!(mount.node.as_deref(), Some("node-of-cooper"));
     assert_eq!(mount.tolerations[0].key.as_deref(), Some("damp"));
 
-    // Any node will do for one that all can mount, and none for one that belongs to a pod.
+    // A claim for many nodes can be mounted on any node, and a claim for one pod on none.
     let mut cellar = Cellar::new(&json!({ "overwrite": true }), &json!({}));
     cellar.world.pods = vec![user("cooper")];
     cellar.claim = Some(claim(&json!({ "spec": { "accessModes": ["ReadWriteMany"] } })));
@@ -238,7 +239,7 @@ fn claim_that_pods_work_on_is_left_alone_unless_it_may_be_overwritten() {
     cellar.claim = Some(claim(&json!({ "spec": { "accessModes": ["ReadWriteOncePod"] } })));
     assert_eq!(cellar.failed_for(0), "TargetInUse");
 
-    // What has ended, and what mounts another one, is in nobody's way.
+    // A pod which has ended, or which mounts another claim, does not block the Restore.
     let mut cellar = Cellar::new(&json!({}), &json!({}));
     let mut ended = user("done");
     ended.pod.status.as_mut().unwrap().phase = Some("Succeeded".into());
@@ -272,8 +273,8 @@ fn run_is_root_unless_namespace_or_user_wants_it_otherwise() {
 }
 
 fn scaled_down(replicas: i32, pods: usize) -> Cellar {
-    let wish = json!({ "scaleDown": { "kind": "StatefulSet", "name": "pump" } });
-    let mut cellar = Cellar::new(&json!({}), &wish);
+    let scale_down = json!({ "scaleDown": { "kind": "StatefulSet", "name": "pump" } });
+    let mut cellar = Cellar::new(&json!({}), &scale_down);
     cellar.scale = Some(ObservedScale { uid: "uid-of-pump".into(), replicas, pods });
     cellar
 }
@@ -281,79 +282,79 @@ fn scaled_down(replicas: i32, pods: usize) -> Cellar {
 #[test]
 fn what_a_workload_was_is_written_down_before_it_is_touched() {
     let mut cellar = scaled_down(3, 3);
-    let first = cellar.look(0);
-    assert!(first.around.hold.is_some() && first.around.scale.is_none() && first.start.is_empty());
+    let first = cellar.step(0);
+    assert!(first.restore.hold.is_some() && first.restore.scale.is_none() && first.start.is_empty());
     assert_eq!(cellar.status().scaled.as_ref().unwrap().replicas, 3);
-    let second = cellar.look(1);
-    assert_eq!(second.around.scale.unwrap().replicas, 0);
-    assert!(second.start.is_empty(), "its pods are there");
+    let second = cellar.step(1);
+    assert_eq!(second.restore.scale.unwrap().replicas, 0);
+    assert!(second.start.is_empty(), "its pods still exist");
     cellar.scale.as_mut().unwrap().pods = 1;
-    assert!(cellar.look(2).start.is_empty());
+    assert!(cellar.step(2).start.is_empty());
     cellar.scale.as_mut().unwrap().pods = 0;
     cellar.started(3);
-    // Somebody scales it up while the Job runs.
+    // Another client scales it up while the Job runs.
     let name = cellar.status().job.clone().unwrap();
     cellar.world.jobs = vec![job(&name, &Scene::Runs)];
     cellar.scale.as_mut().unwrap().replicas = 3;
-    assert_eq!(cellar.look(4).around.scale.unwrap().replicas, 0);
+    assert_eq!(cellar.step(4).restore.scale.unwrap().replicas, 0);
 }
 
 #[test]
 fn workload_comes_back_whatever_came_out() {
     for report in [proven(), failure(Reason::StoreUnavailable), failure(Reason::ResultLost)] {
         let mut cellar = scaled_down(3, 0);
-        cellar.look(0);
-        cellar.look(1);
+        cellar.step(0);
+        cellar.step(1);
         cellar.started(2);
         cellar.ends(&report);
-        // In the same look as the verdict: who hears of it finds the workload back.
-        let actions = cellar.look(3);
-        assert_eq!(actions.around.scale.unwrap().replicas, 3, "{:?}", report.reason);
-        assert!(actions.around.release && cellar.status().scaled.as_ref().unwrap().is_back);
+        // In the same plan as the verdict, so that no client reads the verdict before the scale.
+        let actions = cellar.step(3);
+        assert_eq!(actions.restore.scale.unwrap().replicas, 3, "{:?}", report.reason);
+        assert!(actions.restore.release && cellar.status().scaled.as_ref().unwrap().is_back);
         assert_eq!(cellar.status().outcome.verdict, Some(report.verdict));
-        assert_eq!(cellar.look(4), Actions::default());
+        assert_eq!(cellar.step(4), Actions::default());
     }
 }
 
 #[test]
 fn pods_that_do_not_end_are_not_waited_for_for_ever() {
     let mut cellar = scaled_down(2, 2);
-    cellar.look(0);
-    cellar.look(1);
-    cellar.look(299);
+    cellar.step(0);
+    cellar.step(1);
+    cellar.step(299);
     assert_eq!(cellar.status().outcome.verdict, None);
-    let actions = cellar.look(300);
+    let actions = cellar.step(300);
     assert_eq!(cellar.status().outcome.reason, "TargetInUse");
-    assert_eq!(actions.around.scale.unwrap().replicas, 2);
+    assert_eq!(actions.restore.scale.unwrap().replicas, 2);
 }
 
 #[test]
 fn deleted_restore_ends_its_job_before_the_workload_comes_back() {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     let mut cellar = scaled_down(3, 0);
-    cellar.look(0);
-    cellar.look(1);
+    cellar.step(0);
+    cellar.step(1);
     cellar.started(2);
     let name = cellar.status().job.clone().unwrap();
     cellar.world.jobs = vec![job(&name, &Scene::Runs)];
     cellar.world.restore.metadata.deletion_timestamp = Some(Time(at(3)));
-    let actions = cellar.look(3);
-    assert_eq!((actions.end, actions.around.scale, actions.around.release), (vec![name.clone()], None, false));
-    assert!(actions.look_again.is_some());
+    let actions = cellar.step(3);
+    assert_eq!((actions.end, actions.restore.scale, actions.restore.release), (vec![name.clone()], None, false));
+    assert!(actions.requeue_after.is_some());
     cellar.world.jobs = vec![job(&name, &Scene::FailedAlone("DeadlineExceeded"))];
-    let actions = cellar.look(4);
-    assert_eq!(actions.around.scale.unwrap().replicas, 3);
-    assert!(actions.around.release);
+    let actions = cellar.step(4);
+    assert_eq!(actions.restore.scale.unwrap().replicas, 3);
+    assert!(actions.restore.release);
 
-    // A node that is lost does not keep the workload down for ever.
+    // A lost node does not keep the workload down for ever.
     let mut cellar = scaled_down(3, 0);
-    cellar.look(0);
-    cellar.look(1);
+    cellar.step(0);
+    cellar.step(1);
     cellar.started(2);
     cellar.world.jobs = vec![job(&name, &Scene::Runs)];
     cellar.world.restore.metadata.deletion_timestamp = Some(Time(at(3)));
-    cellar.look(3);
-    assert_eq!(cellar.look(304).around.scale.unwrap().replicas, 3);
+    cellar.step(3);
+    assert_eq!(cellar.step(304).restore.scale.unwrap().replicas, 3);
 }
 
 #[test]
@@ -364,63 +365,63 @@ fn workload_that_is_gone_or_another_one_by_now_is_left_alone() {
 
     for other in [None, Some(ObservedScale { uid: "another".into(), replicas: 0, pods: 0 })] {
         let mut cellar = scaled_down(3, 0);
-        cellar.look(0);
-        cellar.look(1);
+        cellar.step(0);
+        cellar.step(1);
         cellar.started(2);
         cellar.ends(&proven());
         cellar.scale = other;
-        let actions = cellar.look(3);
-        assert!(actions.around.scale.is_none() && actions.around.release);
+        let actions = cellar.step(3);
+        assert!(actions.restore.scale.is_none() && actions.restore.release);
     }
 }
 
 #[test]
 fn workload_that_was_down_stays_down() {
     let mut cellar = scaled_down(0, 0);
-    cellar.look(0);
+    cellar.step(0);
     cellar.started(1);
     cellar.ends(&proven());
-    let actions = cellar.look(2);
-    assert!(actions.around.scale.is_none() && actions.around.release);
+    let actions = cellar.step(2);
+    assert!(actions.restore.scale.is_none() && actions.restore.release);
 }
 
 #[test]
-fn job_that_is_refused_brings_the_workload_back() {
+fn refused_job_scales_the_workload_back() {
     let mut cellar = scaled_down(3, 0);
-    cellar.look(0);
-    cellar.look(1);
-    let mut actions = cellar.look(2);
+    cellar.step(0);
+    cellar.step(1);
+    let mut actions = cellar.step(2);
     let mut status = cellar.status().clone();
     restore_refused(&mut status, &mut actions, (Reason::PodNotStarted, "no quota"), at(2));
     cellar.world.restore.status = Some(status);
-    assert!(cellar.world.restore.finalizers().contains(&SCALED_FINALIZER.to_owned()), "it is looked at again");
-    let actions = cellar.look(3);
-    assert_eq!(actions.around.scale.unwrap().replicas, 3);
-    assert!(actions.around.release);
+    assert!(cellar.world.restore.finalizers().contains(&SCALED_FINALIZER.to_owned()), "it is reconciled again");
+    let actions = cellar.step(3);
+    assert_eq!(actions.restore.scale.unwrap().replicas, 3);
+    assert!(actions.restore.release);
 }
 
 #[test]
-fn workload_that_somebody_scaled_up_at_the_end_is_not_left_down() {
+fn workload_that_another_client_scaled_up_at_the_end_is_not_left_down() {
     let mut cellar = scaled_down(3, 0);
-    cellar.look(0);
-    cellar.look(1);
+    cellar.step(0);
+    cellar.step(1);
     cellar.started(2);
     cellar.ends(&proven());
     cellar.scale.as_mut().unwrap().replicas = 3;
-    cellar.look(3);
+    cellar.step(3);
     assert_eq!(cellar.scale.as_ref().unwrap().replicas, 3);
 
-    // The same when its pods were waited for in vain.
+    // The same if its pods did not end in time.
     let mut cellar = scaled_down(3, 3);
-    cellar.look(0);
-    cellar.look(1);
+    cellar.step(0);
+    cellar.step(1);
     cellar.scale.as_mut().unwrap().replicas = 3;
     assert_eq!(cellar.failed_for(300), "TargetInUse");
     assert_eq!(cellar.scale.as_ref().unwrap().replicas, 3);
 }
 
 #[test]
-fn block_device_is_written_as_a_whole_and_only_while_nobody_has_it() {
+fn block_device_is_written_as_a_whole_and_only_while_no_pod_mounts_it() {
     let block = || Some(claim(&json!({ "spec": { "volumeMode": "Block", "accessModes": ["ReadWriteMany"] } })));
     let (start, run) = {
         let mut cellar = Cellar::new(&json!({}), &json!({}));

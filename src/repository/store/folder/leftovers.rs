@@ -1,6 +1,5 @@
-//! What killed writers have left in a repository's folders: files that never got their names.
-//!
-//! It must not know what is locked: whoever calls it holds a lock that keeps all other writers off.
+//! Removes the partial files that killed writers have left in a repository's folders. The caller must hold a lock that
+//! excludes all other writers.
 
 use std::{
     fs, io,
@@ -8,14 +7,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{super::upload::whole_of, Folder};
+use super::{super::upload::final_name, Folder};
 
-/// Who takes a lock, or adds a key, writes before he knows of ours, and would fail if his file were gone. He needs seconds;
-/// the rest is for clocks that differ, since on a network file system another machine says when a file was written.
-const MAY_BE_ALIVE: Duration = Duration::from_hours(6);
+/// The age below which a partial file of a lock or a key may belong to a running client. A client that takes a lock or
+/// adds a key writes before it knows of other locks, and fails if its partial file is removed. The write takes seconds.
+/// The rest of the age allows for clocks that differ, because on a network file system another machine sets the time of
+/// a file.
+const MIN_AGE: Duration = Duration::from_hours(6);
 const HASH_DIGITS: usize = 64;
 
-/// How much was removed.
+/// The files that were removed.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(in super::super) struct Leftovers {
     pub files: u64,
@@ -23,19 +24,19 @@ pub(in super::super) struct Leftovers {
 }
 
 impl Folder {
-    /// Removes them. Names of any other form stay, whoever made them: those of restic's own temporary files, too. One that
-    /// cannot be removed only takes room.
+    /// Removes partial files. Files with other names are kept, including restic's own temporary files. A file that
+    /// cannot be removed only occupies space.
     pub fn remove_leftovers(&self) -> io::Result<Leftovers> {
         let mut removed = Leftovers::default();
         for folder in ["index", "snapshots"] {
-            sweep(&self.root.join(folder), Duration::ZERO, is_hash, &mut removed)?;
+            remove_from(&self.root.join(folder), Duration::ZERO, is_hash, &mut removed)?;
         }
         for folder in ["locks", "keys"] {
-            sweep(&self.root.join(folder), MAY_BE_ALIVE, is_hash, &mut removed)?;
+            remove_from(&self.root.join(folder), MIN_AGE, is_hash, &mut removed)?;
         }
-        sweep(&self.root, MAY_BE_ALIVE, |name| name == "config", &mut removed)?;
+        remove_from(&self.root, MIN_AGE, |name| name == "config", &mut removed)?;
         for number in 0..=u8::MAX {
-            sweep(&self.root.join(format!("data/{number:02x}")), Duration::ZERO, is_hash, &mut removed)?;
+            remove_from(&self.root.join(format!("data/{number:02x}")), Duration::ZERO, is_hash, &mut removed)?;
         }
         Ok(removed)
     }
@@ -45,18 +46,18 @@ fn is_hash(name: &str) -> bool {
     name.len() == HASH_DIGITS && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Removes those of one folder that were written so long ago, and would have got such a name.
-fn sweep(folder: &Path, age: Duration, is_ours: fn(&str) -> bool, removed: &mut Leftovers) -> io::Result<()> {
+/// Removes the partial files of one folder which have at least this age and whose final name matches `is_name`.
+fn remove_from(folder: &Path, age: Duration, is_name: fn(&str) -> bool, removed: &mut Leftovers) -> io::Result<()> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
     };
     for entry in entries {
         let entry = entry?;
-        if !entry.file_name().to_str().and_then(whole_of).is_some_and(is_ours) {
+        if !entry.file_name().to_str().and_then(final_name).is_some_and(is_name) {
             continue;
         }
-        // Of the entry itself: a link is none of ours.
+        // The metadata of the entry itself: a symbolic link is not a partial file.
         let metadata = match entry.metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             metadata => metadata?,

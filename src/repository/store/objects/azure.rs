@@ -10,7 +10,7 @@ use super::{Objects, Parts, Service, operator, root};
 use crate::model::{AzureConfig, Credential, Secret};
 
 impl Objects {
-    /// With the key or token that is given, or else whatever identity the machine or pod has.
+    /// Uses the given key or token, or else the identity of the machine or pod.
     pub fn azure(
         config: &AzureConfig,
         credentials: &BTreeMap<Credential, Secret>,
@@ -22,7 +22,7 @@ impl Objects {
             .container(&config.container)
             .root(&root(&config.prefix));
         if let Some(key) = credentials.get(&Credential::AzureAccountKey) {
-            // The library's own error shows a character of the key.
+            // The library's own error contains a character of the key.
             if BASE64_STANDARD.decode(key.expose()).is_err() {
                 return Err(format!("{} cannot be read as base64", Credential::AzureAccountKey.title()));
             }

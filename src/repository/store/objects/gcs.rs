@@ -10,7 +10,7 @@ use super::{Objects, Parts, Service, operator, root};
 use crate::model::{Credential, GcsConfig, Secret};
 
 impl Objects {
-    /// With the service account or token that is given, or else whatever identity the machine or pod has.
+    /// Uses the given service account or token, or else the identity of the machine or pod.
     pub fn gcs(
         config: &GcsConfig,
         credentials: &BTreeMap<Credential, Secret>,
@@ -23,7 +23,7 @@ impl Objects {
                 return Err(format!("{} cannot be read as JSON", Credential::GcsServiceAccount.title()));
             }
             let encoded = Secret::new(BASE64_STANDARD.encode(account.expose()));
-            // What was given counts; nothing from the environment, files or the metadata server.
+            // Only the given credential is used, and none from the environment, files or the metadata server.
             builder = builder.credential(encoded.expose()).disable_config_load().disable_vm_metadata();
         }
         if let Some(token) = credentials.get(&Credential::GcsAccessToken) {

@@ -1,7 +1,7 @@
 //! A bucket of an S3 service.
 //!
-//! A service that refuses a request because of its region names the right one, in a header or in the body. The request is
-//! then repeated once, signed for that region.
+//! A service that refuses a request because of a wrong region reports the right region, in a header or in the body. The
+//! request is then repeated once, signed for that region.
 
 use std::{
     collections::BTreeMap,
@@ -16,31 +16,31 @@ use reqwest::Client;
 use super::{Objects, Parts, Service, operator_with, root};
 use crate::model::{Credential, S3Config, Secret, is_region};
 
-/// The header by which Amazon names a bucket's region.
+/// The header with which Amazon reports a bucket's region.
 const REGION_HEADER: &str = "x-amz-bucket-region";
-/// How much of a refusal is searched for a region: such an answer has a few hundred bytes.
-const LONGEST_REFUSAL: usize = 64 << 10;
+/// How many bytes of a refusal are searched for a region. Such an answer has a few hundred bytes.
+const MAX_REFUSAL_BYTES: usize = 64 << 10;
 
-/// What another connection to the same bucket is made of.
+/// The parameters for a connection to a bucket.
 #[derive(Clone, Debug)]
 pub(super) struct Bucket {
     config: S3Config,
     credentials: BTreeMap<Credential, Secret>,
     client: Client,
-    /// The region that the service named in its last refusal.
-    named: Arc<Mutex<Option<String>>>,
-    /// The region is one that the service named: a second one is not tried.
+    /// The region that the service reported in its last refusal.
+    reported: Arc<Mutex<Option<String>>>,
+    /// Whether the region was already corrected to one that the service reported. It is corrected only once.
     is_corrected: bool,
 }
 
 impl Objects {
-    /// With the keys that are given, or else whatever identity the machine or pod has.
+    /// Uses the given keys, or else the identity of the machine or pod.
     pub fn s3(config: &S3Config, credentials: &BTreeMap<Credential, Secret>, client: &Client) -> Result<Self, String> {
         let bucket = Bucket {
             config: config.clone(),
             credentials: credentials.clone(),
             client: client.clone(),
-            named: Arc::default(),
+            reported: Arc::default(),
             is_corrected: false,
         };
         Ok(Self::of(bucket.service()?))
@@ -49,28 +49,33 @@ impl Objects {
 
 impl Bucket {
     fn service(self) -> Result<Service, String> {
-        let transport = || HttpTransporter::new(RegionObserver::new(&self.client, &self.named));
-        // The server compares what arrived.
+        let transport = || HttpTransporter::new(RegionObserver::new(&self.client, &self.reported));
+        // The server compares the received content with this checksum.
         let whole = self.builder().checksum_algorithm("md5");
-        // The library knows no such checksum of a part, and services know no other one in common.
+        // Parts have no checksum: the library does not support MD5 for parts, and there is no other checksum that all
+        // services support.
         let parts = Parts::Plain(operator_with(self.builder(), transport())?);
         Ok(Service { operator: operator_with(whole, transport())?, parts, bucket: Some(self) })
     }
 
-    /// The same bucket in the region that the service named, if that is another one.
-    pub fn in_named_region(&self) -> Option<Service> {
-        let named = self.named.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let region = named.filter(|region| !self.is_corrected && *region != self.config.region)?;
+    /// Returns a connection to the bucket in the region that the service reported, if that is another region.
+    pub fn in_reported_region(&self) -> Option<Service> {
+        let reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let region = reported.filter(|region| !self.is_corrected && *region != self.config.region)?;
         tracing::info!(
-            "the store names the region {region}, and not {}: requests are signed for {region}",
+            "the store reports the region {region} instead of {}: requests are signed for {region}",
             self.config.region
         );
-        let other =
-            Self { config: self.config.in_region(&region), named: Arc::default(), is_corrected: true, ..self.clone() };
+        let other = Self {
+            config: self.config.in_region(&region),
+            reported: Arc::default(),
+            is_corrected: true,
+            ..self.clone()
+        };
         other.service().ok()
     }
 
-    /// Whether the other connection is to the region that this one was corrected to.
+    /// Whether this connection uses a region that the service reported.
     pub fn is_corrected(&self) -> bool {
         self.is_corrected
     }
@@ -90,7 +95,8 @@ impl Bucket {
             builder = builder
                 .access_key_id(id)
                 .secret_access_key(given(Credential::S3SecretAccessKey).unwrap_or_default())
-                // What was given counts; nothing from the environment, files or the cloud's metadata service.
+                // Only the given credential is used, and none from the environment, files or the cloud's metadata
+                // service.
                 .disable_config_load()
                 .disable_ec2_metadata();
         }
@@ -101,16 +107,16 @@ impl Bucket {
     }
 }
 
-/// Notes the region that a refusal names, which the library does not report.
+/// Records the region that a refusal contains, because the library does not provide it.
 #[derive(Clone)]
 struct RegionObserver {
     transport: ReqwestTransport,
-    named: Arc<Mutex<Option<String>>>,
+    reported: Arc<Mutex<Option<String>>>,
 }
 
 impl RegionObserver {
-    fn new(client: &Client, named: &Arc<Mutex<Option<String>>>) -> Self {
-        Self { transport: ReqwestTransport::new(client.clone()), named: Arc::clone(named) }
+    fn new(client: &Client, reported: &Arc<Mutex<Option<String>>>) -> Self {
+        Self { transport: ReqwestTransport::new(client.clone()), reported: Arc::clone(reported) }
     }
 }
 
@@ -125,24 +131,24 @@ impl HttpTransport for RegionObserver {
         let content = body.to_buffer().await?;
         let in_body = || {
             let bytes = content.to_bytes();
-            let text = String::from_utf8_lossy(bytes.get(..bytes.len().min(LONGEST_REFUSAL)).unwrap_or_default());
+            let text = String::from_utf8_lossy(bytes.get(..bytes.len().min(MAX_REFUSAL_BYTES)).unwrap_or_default());
             region_in_refusal(&text).map(str::to_owned)
         };
         if let Some(region) = header.or_else(in_body).filter(|region| is_region(region)) {
-            *self.named.lock().unwrap_or_else(PoisonError::into_inner) = Some(region);
+            *self.reported.lock().unwrap_or_else(PoisonError::into_inner) = Some(region);
         }
         let length = content.len() as u64;
         Ok(Response::from_parts(parts, HttpBody::new(futures::stream::iter([Ok(content)]), Some(length))))
     }
 }
 
-/// Whether an answer of that status may be about the region.
+/// Whether an answer with this status may be about the region.
 fn is_refusal(status: StatusCode) -> bool {
     [StatusCode::MOVED_PERMANENTLY, StatusCode::TEMPORARY_REDIRECT, StatusCode::BAD_REQUEST, StatusCode::FORBIDDEN]
         .contains(&status)
 }
 
-/// The region in the body of a refusal: `<Region>eu-central-1</Region>`.
+/// Returns the region in the body of a refusal: `<Region>eu-central-1</Region>`.
 fn region_in_refusal(body: &str) -> Option<&str> {
     let (_, rest) = body.split_once("<Region>")?;
     rest.split_once("</Region>").map(|(region, _)| region.trim())
@@ -156,8 +162,8 @@ mod tests {
     fn region_is_found_in_the_refusals_of_services() {
         for (body, region) in [
             (
-                "<?xml version=\"1.0\"?><Error><Code>AuthorizationHeaderMalformed</Code><Message>the region 'us-east-1' is \
-                 wrong; expecting 'eu-central-1'</Message><Region>eu-central-1</Region></Error>",
+                "<?xml version=\"1.0\"?><Error><Code>AuthorizationHeaderMalformed</Code><Message>the region \
+                 'us-east-1' is wrong; expecting 'eu-central-1'</Message><Region>eu-central-1</Region></Error>",
                 Some("eu-central-1"),
             ),
             ("<Error><Code>AccessDenied</Code></Error>", None),

@@ -1,6 +1,5 @@
-//! The connection to an SSH server: made when it is needed, shared by all requests, and made anew after it broke.
-//!
-//! It must not know what is asked for.
+//! The connection to an SSH server. It is opened when it is needed, shared by all requests, and opened again after it
+//! broke.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -24,11 +23,11 @@ use crate::{
     repository::{StoreFault, store::backend::Fault},
 };
 
-/// OpenSSH's extension of that name.
+/// The name of an extension of OpenSSH.
 pub(super) const POSIX_RENAME: &str = "posix-rename@openssh.com";
-/// The caller's deadlines are shorter; the library wants one of its own.
-const LONGEST_REQUEST: Duration = Duration::from_mins(30);
-/// How often a server that says nothing is asked whether it lives. Three silences end the connection.
+/// The library's own request timeout. The caller's deadlines are shorter.
+const REQUEST_TIMEOUT: Duration = Duration::from_mins(30);
+/// The interval of keepalive messages to a silent server. After three unanswered messages the connection ends.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// An open session.
@@ -40,29 +39,29 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Whether the server knows this extension of the protocol.
+    /// Whether the server supports this extension of the protocol.
     pub fn can(&self, extension: &str) -> bool {
         self.extensions.contains(extension)
     }
 }
 
-/// How we prove who we are.
+/// The credential for the login.
 #[derive(Clone)]
 enum Login {
     Key(Arc<PrivateKey>),
     Password(Secret),
 }
 
-/// Makes connections to one server.
+/// Opens connections to one server.
 #[derive(Clone)]
 pub(super) struct Connector {
     config: SftpConfig,
     host_keys: HostKeys,
     login: Login,
-    /// The connection that is in use.
+    /// The shared connection.
     current: Arc<StateMutex<Option<Arc<Connection>>>>,
-    /// Held by whoever makes a new one.
-    making: Arc<Mutex<()>>,
+    /// Held while a connection is being opened, so that only one is opened at a time.
+    connecting: Arc<Mutex<()>>,
 }
 
 impl fmt::Debug for Connector {
@@ -86,17 +85,17 @@ impl Connector {
         let key = credentials.get(&Credential::SftpPrivateKey);
         let login = match (key, credentials.get(&Credential::SftpPassword)) {
             (Some(key), _) => Login::Key(Arc::new(decode_secret_key(key.expose(), None).map_err(|_| {
-                // Without the library's error: it can contain parts of the Secret.
+                // The library's error is omitted, because it may contain parts of the Secret.
                 let title = Credential::SftpPrivateKey.title();
                 format!("{title} cannot be read; give it as ssh-keygen writes it, without a passphrase")
             })?)),
             (None, Some(password)) => Login::Password(password.clone()),
             (None, None) => return Err("a private SSH key or a password is needed".to_owned()),
         };
-        Ok(Self { config: config.clone(), host_keys, login, current: Arc::default(), making: Arc::default() })
+        Ok(Self { config: config.clone(), host_keys, login, current: Arc::default(), connecting: Arc::default() })
     }
 
-    /// The connection that is in use, or a new one.
+    /// Returns the shared connection, or opens a new one.
     pub async fn open(&self) -> Result<Lease, Fault> {
         let connection = self.connection().await?;
         Ok(Lease { connector: self.clone(), connection, is_answered: false })
@@ -110,7 +109,7 @@ impl Connector {
         if let Some(connection) = self.current().clone() {
             return Ok(connection);
         }
-        let _one_at_a_time = self.making.lock().await;
+        let _one_at_a_time = self.connecting.lock().await;
         if let Some(connection) = self.current().clone() {
             return Ok(connection);
         }
@@ -129,7 +128,7 @@ impl Connector {
         self.log_in(&mut ssh).await?;
         let channel = ssh.channel_open_session().await.map_err(broken)?;
         channel.request_subsystem(true, "sftp").await.map_err(broken)?;
-        let config = Config { request_timeout_secs: LONGEST_REQUEST.as_secs(), ..Config::default() };
+        let config = Config { request_timeout_secs: REQUEST_TIMEOUT.as_secs(), ..Config::default() };
         let sftp = RawSftpSession::new_with_config(channel.into_stream(), config);
         let version = sftp.init().await.map_err(Fault::from)?;
         let extensions = version.extensions.into_keys().collect();
@@ -158,22 +157,22 @@ impl Connector {
         };
         let others = || taken.iter().map(<&str>::from).collect::<Vec<_>>().join(", ");
         match &self.login {
-            // Without a word about what would be taken: the connection broke.
+            // The answer lists no login methods if the connection broke.
             _ if taken.is_empty() => {
-                Err(Fault::Passing(StoreFault::Ssh("the connection ended during the login".to_owned())))
+                Err(Fault::Transient(StoreFault::Ssh("the connection ended during the login".to_owned())))
             }
-            _ if is_half => Err(denied(format!("the server wants more of {user} than this {what}: {}", others()))),
+            _ if is_half => Err(denied(format!("the server requires more from {user} than this {what}: {}", others()))),
             _ if taken.contains(&method) => Err(refused(user, what)),
-            // Servers that leave passwords to PAM may take them as answers only.
+            // Servers that use PAM may accept a password only as an answer to a prompt.
             Login::Password(password) if taken.contains(&MethodKind::KeyboardInteractive) => {
                 answer_prompt(ssh, user, password).await
             }
-            _ => Err(denied(format!("the server lets {user} in by no {what}, but by: {}", others()))),
+            _ => Err(denied(format!("the server does not allow {user} to log in by {what}, but by: {}", others()))),
         }
     }
 }
 
-/// Gives the password to a server that asks for it, and for nothing else, in words of its own.
+/// Answers a server's prompt with the password. Fails if the server prompts for anything else.
 async fn answer_prompt(ssh: &mut Handle<Client>, user: &str, password: &Secret) -> Result<(), Fault> {
     let mut answer = ssh.authenticate_keyboard_interactive_start(user, None).await;
     let mut is_given = false;
@@ -182,13 +181,13 @@ async fn answer_prompt(ssh: &mut Handle<Client>, user: &str, password: &Secret) 
             KeyboardInteractiveAuthResponse::Success => return Ok(()),
             KeyboardInteractiveAuthResponse::Failure { .. } => return Err(refused(user, "password")),
             KeyboardInteractiveAuthResponse::InfoRequest { prompts, .. } => match prompts.as_slice() {
-                // Only something to read.
+                // A message without a prompt.
                 [] => Vec::new(),
                 [prompt] if !prompt.echo && !is_given => {
                     is_given = true;
                     vec![password.expose().to_owned()]
                 }
-                _ => return Err(denied(format!("the server asks {user} for more than a password"))),
+                _ => return Err(denied(format!("the server prompts {user} for more than a password"))),
             },
         };
         answer = ssh.authenticate_keyboard_interactive_respond(answers).await;
@@ -196,14 +195,14 @@ async fn answer_prompt(ssh: &mut Handle<Client>, user: &str, password: &Secret) 
 }
 
 fn refused(user: &str, what: &str) -> Fault {
-    denied(format!("the server does not let {user} in by this {what}"))
+    denied(format!("the server rejected this {what} for {user}"))
 }
 
 fn denied(why: String) -> Fault {
     Fault::Denied(StoreFault::Ssh(why))
 }
 
-/// The use of a connection for one request. One on which a request did not get an answer, or was given up, is not used
+/// The use of a connection for one request. If the request is not answered, or is cancelled, the connection is not used
 /// again.
 pub(super) struct Lease {
     connector: Connector,
@@ -212,14 +211,14 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// For what outlives the request.
+    /// Returns the connection, for work that outlives the request.
     pub fn connection(&self) -> Arc<Connection> {
         Arc::clone(&self.connection)
     }
 
-    /// Ends the use with what the server answered.
+    /// Ends the use with the result of the request.
     pub fn end<T>(mut self, answer: Result<T, Fault>) -> Result<T, Fault> {
-        self.is_answered = !self.connection.ssh.is_closed() && !matches!(answer, Err(Fault::Passing(_)));
+        self.is_answered = !self.connection.ssh.is_closed() && !matches!(answer, Err(Fault::Transient(_)));
         answer
     }
 }
@@ -244,7 +243,7 @@ impl Drop for Lease {
     }
 }
 
-/// What decides during the handshake.
+/// The handler that checks the server's key during the handshake.
 struct Client {
     host_keys: HostKeys,
 }
@@ -259,9 +258,10 @@ impl client::Handler for Client {
 
 fn broken(error: russh::Error) -> Fault {
     match error {
-        russh::Error::UnknownKey | russh::Error::NoCommonAlgo { .. } => Fault::Final(StoreFault::Ssh(format!(
-            "{error}: the server showed none of the host keys that are known; if it has a new one, compare it, and name it"
+        russh::Error::UnknownKey | russh::Error::NoCommonAlgo { .. } => Fault::Permanent(StoreFault::Ssh(format!(
+            "{error}: the server presented none of the configured host keys; if it has a new key, verify the key and \
+             add it to the host keys"
         ))),
-        other => Fault::Passing(StoreFault::Ssh(super::super::http::with_causes(&other))),
+        other => Fault::Transient(StoreFault::Ssh(super::super::http::with_causes(&other))),
     }
 }

@@ -1,33 +1,31 @@
-//! Which keys an SSH server may show.
-//!
-//! It must not know the connection.
+//! The host keys that an SSH server may present.
 
 use std::path::Path;
 
 use russh::keys::{Algorithm, PublicKey, PublicKeyOrCertificate, known_hosts};
 
-/// What a `known_hosts` file says of a server, one key a line; none when it says nothing, or cannot be read.
+/// Returns the keys of a server in a `known_hosts` file, one key per line. Returns none if the file contains no key of
+/// the server, or cannot be read.
 pub fn known_host_keys(host: &str, port: u16, file: &Path) -> Option<String> {
     let found = known_hosts::known_host_keys_path(host, port, file).ok()?;
     let lines: Vec<String> = found.iter().filter_map(|(_, key)| key.to_openssh().ok()).collect();
     Some(lines.join("\n")).filter(|lines| !lines.is_empty())
 }
 
-/// The keys of one server.
+/// The accepted keys of one server.
 #[derive(Clone, Debug)]
 pub(super) enum HostKeys {
-    /// One of these.
     Known(Vec<PublicKey>),
-    /// Whatever it shows; somebody asked for that.
+    /// Any key, because the user has disabled the verification.
     Any,
 }
 
 impl HostKeys {
-    /// From lines of a `known_hosts` file, of `ssh-keyscan`, or of public key files. Names of hosts do not matter: all keys
-    /// that are given are this server's.
+    /// Parses lines of a `known_hosts` file, of `ssh-keyscan`, or of public key files. Host names are ignored: all keys
+    /// count as keys of this server.
     ///
-    /// Errors name the number of the line and never its content: the text can be that of any Secret, and errors get into
-    /// statuses, Events and logs.
+    /// An error contains the number of the line but never its content, because the text may come from any Secret, and
+    /// errors get into statuses, Events and logs.
     pub fn parse<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Self, String> {
         let mut keys = Vec::new();
         for (number, line) in (1_u32..).zip(texts.flat_map(str::lines).map(str::trim)) {
@@ -39,9 +37,10 @@ impl HostKeys {
                     "line {number} of the host keys has a marker (@...), which is not supported: give the key itself"
                 ));
             }
-            let mut words = line.split_whitespace();
-            let kind = words.find(|word| word.starts_with("ssh-") || word.starts_with("ecdsa-")).unwrap_or_default();
-            let key = PublicKey::from_openssh(&format!("{kind} {}", words.next().unwrap_or_default()));
+            let mut fields = line.split_whitespace();
+            let kind =
+                fields.find(|field| field.starts_with("ssh-") || field.starts_with("ecdsa-")).unwrap_or_default();
+            let key = PublicKey::from_openssh(&format!("{kind} {}", fields.next().unwrap_or_default()));
             keys.push(key.map_err(|_| {
                 format!(
                     "line {number} of the host keys cannot be read; give what `ssh-keyscan HOST` prints, such as \
@@ -68,8 +67,8 @@ impl HostKeys {
         }
     }
 
-    /// Of the algorithms that could be used those for which there is a key: a server has several, and shows the one that is
-    /// asked for.
+    /// Returns those of the possible algorithms for which there is a key, because a server with several keys presents
+    /// the one that the client requests.
     pub fn algorithms(&self, possible: &[Algorithm]) -> Vec<Algorithm> {
         let is_of = |algorithm: &Algorithm, key: &PublicKey| match (algorithm, key.algorithm()) {
             (Algorithm::Rsa { .. }, Algorithm::Rsa { .. }) => true,
@@ -95,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_read_in_every_form_that_people_have_them_in() {
+    fn keys_are_read_in_every_common_format() {
         for line in [
             format!("ssh-ed25519 {ED25519}"),
             format!("ssh-ed25519 {ED25519} root@server"),
@@ -111,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_refused_and_never_means_any_key() {
+    fn text_without_a_key_is_refused_and_never_means_any_key() {
         for text in
             ["", "# nothing", "backup.example.org", "ssh-ed25519 AAAA", "@revoked * ssh-ed25519 AAAA", "ssh-rsa"]
         {
@@ -130,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_asked_for_the_kind_of_key_that_is_known() {
+    fn client_requests_the_kind_of_key_that_is_known() {
         let known = HostKeys::parse([format!("ssh-ed25519 {ED25519}").as_str()].into_iter()).unwrap();
         let possible = [Algorithm::Rsa { hash: None }, Algorithm::Ed25519];
         assert_eq!(known.algorithms(&possible), [Algorithm::Ed25519]);

@@ -1,4 +1,4 @@
-//! What is said of a repository, case by case. They must not know how it is observed.
+//! The diagnosis of a repository, case by case.
 
 use crate::repository::{Findings, LockHolder};
 
@@ -22,7 +22,7 @@ fn sound() -> Observed {
         harmed_snapshots: 0,
         harmed: Vec::new(),
     };
-    Observed { place: "s3:place".to_owned(), format: 2, locks: Vec::new(), check, snapshots: Vec::new() }
+    Observed { location: "s3:bucket".to_owned(), format: 2, locks: Vec::new(), check, snapshots: Vec::new() }
 }
 
 fn snapshot(id: &str, minute: i64, tags: &[&str]) -> SnapshotSummary {
@@ -43,7 +43,7 @@ fn complaints(observed: &Observed) -> Vec<Complaint> {
     diagnose(observed, now()).complaints
 }
 
-/// The one thing that is said of it.
+/// The only complaint.
 fn only(observed: &Observed) -> Complaint {
     let [complaint] = complaints(observed).try_into().unwrap();
     complaint
@@ -58,7 +58,7 @@ fn sound_repository_has_no_complaint() {
 }
 
 #[test]
-fn one_key_is_a_risk_and_two_are_none() {
+fn one_key_is_a_risk_and_two_keys_are_not() {
     let mut observed = sound();
     observed.check.keys = 1;
     let complaint = only(&observed);
@@ -78,7 +78,7 @@ fn unread_bytes_old_format_and_waste_are_notes() {
     let mut observed = sound();
     observed.check.unreferenced_packs = 7;
     assert_eq!(only(&observed).remedy, ["stowaway prune"]);
-    // Seen before the key.
+    // The packs are examined before the keys, but a risk is listed before a note.
     observed.check.packs_read = 0;
     observed.check.keys = 1;
     let weights: Vec<Weight> = complaints(&observed).iter().map(|complaint| complaint.weight).collect();
@@ -93,7 +93,7 @@ fn empty_repository_has_nothing_to_be_read() {
 }
 
 #[test]
-fn only_a_quiet_holder_seems_to_be_gone() {
+fn only_a_quiet_holder_seems_to_have_ended() {
     for (minutes, exclusive, expected) in [(-11, false, true), (-9, true, false)] {
         let mut observed = sound();
         observed.locks = vec![FoundLock {
@@ -105,29 +105,29 @@ fn only_a_quiet_holder_seems_to_be_gone() {
         }];
         let complaint = only(&observed);
         assert!(complaint.what.starts_with("miller on laptop (process 42) holds a lock"), "{}", complaint.what);
-        assert_eq!(complaint.what.contains("gone"), expected);
-        assert_eq!(complaint.what.contains("everybody"), exclusive);
+        assert_eq!(complaint.what.contains("seems to have ended"), expected);
+        assert_eq!(complaint.what.contains("all other clients"), exclusive);
         assert_eq!(!complaint.remedy.is_empty(), expected);
     }
 }
 
 #[test]
-fn source_whose_newest_snapshot_proves_nothing_is_told_with_its_last_whole_one() {
+fn source_whose_newest_snapshot_is_unproven_is_reported_with_its_last_good_one() {
     let of = |snapshots: Vec<SnapshotSummary>| complaints(&Observed { snapshots, ..sound() });
     assert_eq!(of(vec![snapshot("aa", 0, &["unproven"]), snapshot("bb", 1, &[])]), Vec::new());
-    // A copy of what was overwritten is nobody's newest.
+    // A safety copy never counts as the newest snapshot.
     assert_eq!(of(vec![snapshot("aa", 0, &[]), snapshot("bb", 1, &["safety", "incomplete"])]), Vec::new());
-    let told = of(vec![snapshot("aa", 0, &[]), snapshot("bb", 1, &["unproven"])]);
-    assert_eq!(told.len(), 1);
-    assert_eq!(told[0].weight, Weight::Risk);
+    let reported = of(vec![snapshot("aa", 0, &[]), snapshot("bb", 1, &["unproven"])]);
+    assert_eq!(reported.len(), 1);
+    assert_eq!(reported[0].weight, Weight::Risk);
     assert!(
-        told[0].what.contains("not proven whole; the last good one is aaaaaaaa of 2026-05-04T03:02:01Z"),
+        reported[0].what.contains("not proven complete; the last good snapshot is aaaaaaaa of 2026-05-04T03:02:01Z"),
         "{}",
-        told[0].what
+        reported[0].what
     );
-    let told = of(vec![snapshot("aa", 0, &["incomplete"])]);
-    assert!(told[0].what.contains("could not be read; there is no good one"), "{}", told[0].what);
-    // The same source of another host is another one.
+    let reported = of(vec![snapshot("aa", 0, &["incomplete"])]);
+    assert!(reported[0].what.contains("could not be read; there is no good snapshot"), "{}", reported[0].what);
+    // The same source of another host has a history of its own.
     let mut other = snapshot("bb", 1, &["unproven"]);
     "store".clone_into(&mut other.identity.host);
     assert_eq!(of(vec![snapshot("aa", 0, &[]), other]).len(), 1);
@@ -181,7 +181,7 @@ fn harmed_snapshots_are_named_to_be_forgotten_after_a_backup() {
 }
 
 #[test]
-fn what_cannot_be_opened_is_broken_and_told_with_a_way_out() {
+fn repository_which_cannot_be_opened_is_broken_and_has_a_remedy() {
     for reason in [
         Reason::WrongPassword,
         Reason::RepositoryNotFound,

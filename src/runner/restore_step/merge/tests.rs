@@ -1,4 +1,4 @@
-//! What is in the way goes, what is not stays, and no link leads out.
+//! Restored entries replace present ones, other entries stay, and no link is followed out of the target.
 
 use std::{
     fs,
@@ -8,14 +8,14 @@ use std::{
 
 use super::merge;
 
-/// Two folders, of which the first is to be laid over the second, and one that nobody may come to.
-fn place() -> (tempfile::TempDir, PathBuf, PathBuf, PathBuf) {
-    let place = tempfile::tempdir().unwrap();
-    let [part, root, outside] = ["part", "root", "outside"].map(|name| place.path().join(name));
+/// Two folders, of which the first is moved over the second, and a folder outside which must stay unchanged.
+fn folders() -> (tempfile::TempDir, PathBuf, PathBuf, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let [part, root, outside] = ["part", "root", "outside"].map(|name| directory.path().join(name));
     for folder in [&part, &root, &outside] {
         fs::create_dir(folder).unwrap();
     }
-    (place, part, root, outside)
+    (directory, part, root, outside)
 }
 
 fn write(path: PathBuf, text: &str) {
@@ -32,8 +32,8 @@ fn is_empty(folder: &Path) -> bool {
 }
 
 #[test]
-fn what_is_in_the_way_is_replaced_and_the_rest_stays() {
-    let (_place, part, root, _) = place();
+fn restored_entries_replace_present_ones_and_the_rest_stays() {
+    let (_directory, part, root, _) = folders();
     for (path, content) in [("a/b/new", "new"), ("a/same", "restored"), ("file", "restored"), ("was-folder", "file")] {
         write(part.join(path), content);
     }
@@ -58,7 +58,7 @@ fn what_is_in_the_way_is_replaced_and_the_rest_stays() {
 
 #[test]
 fn links_of_a_hostile_volume_are_replaced_and_never_followed() {
-    let (_place, part, root, outside) = place();
+    let (_directory, part, root, outside) = folders();
     write(outside.join("inside/file"), "foreign");
     write(part.join("folder/file"), "restored");
     write(part.join("file"), "restored");
@@ -67,7 +67,7 @@ fn links_of_a_hostile_volume_are_replaced_and_never_followed() {
     symlink(outside.join("inside/file"), root.join("file")).unwrap();
     fs::create_dir(root.join("deep")).unwrap();
     symlink("../../outside/inside", root.join("deep/folder")).unwrap();
-    // What is removed as a whole may hold links, too.
+    // A folder which is removed as a whole may contain links, too.
     write(part.join("tree"), "restored");
     fs::create_dir(root.join("tree")).unwrap();
     symlink(&outside, root.join("tree/out")).unwrap();
@@ -81,10 +81,10 @@ fn links_of_a_hostile_volume_are_replaced_and_never_followed() {
 }
 
 #[test]
-fn folders_that_were_there_become_as_the_restored_ones_unless_they_only_lead_to_them() {
+fn present_folders_get_the_restored_metadata_unless_they_are_only_parents() {
     let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
     for (only, expected) in [(vec![], [0o750, 0o700]), (vec![PathBuf::from("a/b")], [0o755, 0o700])] {
-        let (_place, part, root, _) = place();
+        let (_directory, part, root, _) = folders();
         write(part.join("a/b/file"), "restored");
         write(root.join("a/b/file"), "old");
         for (folder, bits) in [("a", 0o750), ("a/b", 0o700)] {
@@ -101,7 +101,7 @@ fn folders_that_were_there_become_as_the_restored_ones_unless_they_only_lead_to_
 
 #[test]
 fn names_of_one_file_stay_one_file() {
-    let (_place, part, root, _) = place();
+    let (_directory, part, root, _) = folders();
     write(part.join("a/first"), "restored");
     fs::hard_link(part.join("a/first"), part.join("second")).unwrap();
     // In the target they are two names of another file.

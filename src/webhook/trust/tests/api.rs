@@ -1,7 +1,5 @@
-//! An API server in miniature: objects by path, versions, conflicts, server-side apply of what the webhook applies, watches,
-//! and failures on demand.
-//!
-//! It must not know what is written into the objects.
+//! A minimal API server: objects by path, versions, conflicts, server-side apply as the webhook uses it, watches, and
+//! failures on demand.
 
 use std::{
     collections::BTreeMap,
@@ -24,13 +22,13 @@ type Answer = Response<Either<Full<Bytes>, StreamBody<stream::BoxStream<'static,
 struct Inner {
     objects: BTreeMap<String, Value>,
     version: u64,
-    /// So many calls fail yet.
+    /// How many more calls fail.
     failing: u32,
-    /// Before the next write of an object whose path ends so, somebody else writes it.
+    /// Suffix of a path. Another client writes the object with this path before the next write of it.
     rival: Option<String>,
 }
 
-/// The server; clones are the same one.
+/// The server. Clones share its state.
 #[derive(Clone)]
 pub struct Api {
     inner: Arc<Mutex<Inner>>,
@@ -47,7 +45,7 @@ impl Api {
         self.client_that(|method, path| *method == Method::GET || !path.contains("webhookconfigurations"))
     }
 
-    /// A client of what writes them, which may write nothing else.
+    /// A client of the writer, which may write nothing but webhook configurations.
     pub fn writer(&self) -> Client {
         self.client_that(|method, path| *method == Method::GET || path.contains("webhookconfigurations"))
     }
@@ -59,7 +57,7 @@ impl Api {
             async move {
                 let (parts, body) = request.into_parts();
                 if !may(&parts.method, parts.uri.path()) {
-                    return Ok(failure(StatusCode::FORBIDDEN, "it has no right to that"));
+                    return Ok(failure(StatusCode::FORBIDDEN, "the client has no right to do that"));
                 }
                 let body = body.collect_bytes().await.unwrap_or_default();
                 Ok::<_, Infallible>(api.answer(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or(""), &body))
@@ -72,18 +70,18 @@ impl Api {
         self.inner.lock().unwrap()
     }
 
-    /// The object whose path ends so.
+    /// The object whose path has this suffix.
     pub fn get(&self, name: &str) -> Option<Value> {
         let inner = self.lock();
         inner.objects.iter().find(|(path, _)| path.ends_with(name)).map(|(_, object)| object.clone())
     }
 
-    /// Writes an object as somebody else would.
+    /// Writes an object as another client would.
     pub fn put(&self, path: &str, object: Value) {
         self.store(&mut self.lock(), path, object);
     }
 
-    /// Changes an object as somebody else would.
+    /// Changes an object as another client would.
     pub fn change(&self, name: &str, change: impl FnOnce(&mut Value)) {
         let mut inner = self.lock();
         let (path, mut object) =
@@ -100,22 +98,22 @@ impl Api {
         self.changed.send_replace(inner.version);
     }
 
-    /// So many calls fail from now on.
+    /// Lets this many calls fail from now on.
     pub fn fail(&self, calls: u32) {
         self.lock().failing = calls;
     }
 
-    /// Before the next write of this object, somebody else writes it.
+    /// Lets another client write this object before its next write.
     pub fn rival(&self, name: &str) {
         self.lock().rival = Some(name.to_owned());
     }
 
-    /// Whether such a write has happened.
+    /// Whether the other client has written.
     pub fn rival_has_written(&self) -> bool {
         self.lock().rival.is_none()
     }
 
-    /// Tells whenever something changed.
+    /// Notifies of every change.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
@@ -136,7 +134,7 @@ impl Api {
         let mut inner = self.lock();
         if inner.failing > 0 {
             inner.failing -= 1;
-            return failure(StatusCode::INTERNAL_SERVER_ERROR, "it is not itself today");
+            return failure(StatusCode::INTERNAL_SERVER_ERROR, "a failure on demand");
         }
         let one = query.split('&').find_map(|pair| pair.strip_prefix("fieldSelector=metadata.name%3D"));
         if let Some(name) = one {
@@ -165,7 +163,7 @@ impl Api {
             (&Method::PUT, None) => return failure(StatusCode::NOT_FOUND, "not there"),
             (&Method::PUT, Some(_)) | (_, None) => sent,
             (_, Some(found)) => match applied(found.clone(), &sent) {
-                // What changes nothing makes no version.
+                // A write without a change makes no new version.
                 Some(object) if object == found => return success(&object),
                 Some(object) => object,
                 None => return failure(StatusCode::UNPROCESSABLE_ENTITY, "an entry lacks what it needs"),
@@ -174,7 +172,7 @@ impl Api {
         success(&self.store(&mut inner, path, object))
     }
 
-    /// Events of one object, by its metadata, from now on.
+    /// Events of one object from now on; they contain only its metadata.
     fn watch(&self, path: String) -> Answer {
         let (api, changes) = (self.clone(), self.changes());
         let events =
@@ -199,7 +197,7 @@ impl Api {
     }
 }
 
-/// What a server-side apply makes of what is there: bundles are laid over the entries of their names.
+/// Applies bundles to the entries with the same names.
 fn applied(mut found: Value, sent: &Value) -> Option<Value> {
     for entry in sent["webhooks"].as_array().into_iter().flatten() {
         let entries = found["webhooks"].as_array_mut()?;
@@ -228,7 +226,7 @@ fn success(object: &Value) -> Answer {
 fn failure(code: StatusCode, message: &str) -> Answer {
     let status = json!({
         "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure",
-        "code": code.as_u16(), "reason": code.canonical_reason().map(|words| words.replace(' ', "")), "message": message,
+        "code": code.as_u16(), "reason": code.canonical_reason().map(|text| text.replace(' ', "")), "message": message,
     });
     let mut answer = success(&status);
     *answer.status_mut() = code;

@@ -1,4 +1,4 @@
-//! A folder as the kubelet mounts a Secret: files behind a link that is swapped.
+//! A directory as the kubelet mounts a Secret: files behind a symbolic link that is replaced.
 
 use std::{fs, os::unix::fs::symlink, path::Path};
 
@@ -19,7 +19,7 @@ struct Issued {
 
 fn issue() -> Issued {
     let now = Timestamp::from_second(START).unwrap();
-    let authority = Authority::issue("somebody", now).unwrap();
+    let authority = Authority::issue("another", now).unwrap();
     let leaf = authority.issue_leaf(&[HOST.to_owned()], now).unwrap();
     Issued {
         bundle: authority.certificate().to_owned(),
@@ -28,7 +28,7 @@ fn issue() -> Issued {
     }
 }
 
-/// Writes a version of the Secret and swaps the link, as the kubelet does.
+/// Writes a version of the Secret and replaces the link, as the kubelet does.
 fn mount(folder: &Path, version: &str, certificate: &str, key: &str) {
     let data = folder.join(version);
     fs::create_dir(&data).unwrap();
@@ -79,7 +79,7 @@ fn half_a_change_or_garbage_leaves_what_was_served() {
 }
 
 #[tokio::test]
-async fn with_a_folder_the_bundles_are_told_and_nothing_is_written() {
+async fn with_a_folder_the_bundles_are_published_and_nothing_is_written() {
     let world = World::new();
     let issued = issue();
     for name in [MUTATING, VALIDATING] {
@@ -100,7 +100,7 @@ async fn with_a_folder_the_bundles_are_told_and_nothing_is_written() {
         (Certificates::new(), CancellationToken::new(), watch::channel(Vec::new()));
     let before = *world.api.changes().borrow();
     let task = tokio::spawn(run(world.api.client(), settings, certificates.clone(), sender, token.clone()));
-    world.until("the bundles are told", || *bundles.borrow() == vec![issued.bundle.clone(); 3]).await;
+    world.until("the bundles are published", || *bundles.borrow() == vec![issued.bundle.clone(); 3]).await;
     handshake(&certificates, &issued.bundle, START).unwrap();
     token.cancel();
     task.await.unwrap();

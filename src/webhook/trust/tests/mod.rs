@@ -1,6 +1,6 @@
-//! Whatever happens to the objects, each replica that serves is trusted by what the API server holds.
+//! Whatever happens to the objects, each replica that serves is trusted by the bundles which the API server holds.
 //!
-//! Time stands still unless a test moves it, and a round follows whatever changes, so that nothing waits for a clock.
+//! The clock is stopped unless a test moves it, and a round follows every change, so that nothing waits for real time.
 
 mod api;
 mod folder;
@@ -36,10 +36,10 @@ const LEASE: &str = "leases/stowaway-webhook";
 const PROPOSAL: &str = "configmaps/stowaway-trust";
 const MUTATING: &str = "mutatingwebhookconfigurations/stowaway-webhook";
 const VALIDATING: &str = "validatingwebhookconfigurations/stowaway-webhook";
-/// No test waits longer; none waits so long unless it fails.
+/// Timeout of a test; only a failing test reaches it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What the API server does at each new connection: a handshake that ends well.
+/// A TLS handshake like the API server's at each new connection.
 fn handshake(certificates: &Arc<Certificates>, bundle: &str, now: i64) -> Result<(), rustls::Error> {
     #[derive(Debug)]
     struct Now(i64);
@@ -80,7 +80,7 @@ fn handshake(certificates: &Arc<Certificates>, bundle: &str, now: i64) -> Result
 struct World {
     api: Api,
     clock: Arc<AtomicI64>,
-    /// What writes the bundles, until it is dropped.
+    /// The writer of the bundles, until it is dropped.
     writer: Option<DropGuard>,
 }
 
@@ -142,7 +142,7 @@ impl World {
         self.clock.load(Ordering::SeqCst)
     }
 
-    /// Moves the clock, and lets every replica look at it.
+    /// Moves the clock, and lets every replica read it.
     fn pass(&self, seconds: i64) {
         self.clock.fetch_add(seconds, Ordering::SeqCst);
         self.api.change(MUTATING, |_| {});
@@ -164,7 +164,7 @@ impl World {
         String::from_utf8(BASE64_STANDARD.decode(value).unwrap()).ok()
     }
 
-    /// Every entry trusts this replica.
+    /// Whether every entry trusts this replica.
     fn is_trusted(&self, running: &Running) -> bool {
         let bundles = self.bundles();
         !bundles.is_empty()
@@ -173,13 +173,13 @@ impl World {
                 .all(|bundle| !bundle.is_empty() && handshake(&running.certificates, bundle, self.now()).is_ok())
     }
 
-    /// Waits until the condition holds; it is looked at after each change.
+    /// Waits until the condition is true. It is checked after each change.
     async fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let deadline = Instant::now() + PATIENCE;
         let mut changes = self.api.changes();
         while !holds() {
             assert!(Instant::now() < deadline, "never: {what}");
-            // A replica changes its certificate without changing an object.
+            // A replica can change its certificate without a change of an object.
             let _ = timeout(Duration::from_millis(50), changes.changed()).await;
         }
     }
@@ -199,7 +199,9 @@ async fn first_replica_makes_everything_and_the_second_follows_it() {
     let authority = world.data("ca.crt").unwrap();
     let bundles = world.bundles();
     assert_eq!(bundles, vec![authority; 3]);
-    world.until("both tell the bundles", || replicas.iter().all(|running| *running.bundles.borrow() == bundles)).await;
+    world
+        .until("both publish the bundles", || replicas.iter().all(|running| *running.bundles.borrow() == bundles))
+        .await;
     let lease = world.api.get(LEASE).unwrap()["spec"].clone();
     assert_eq!(lease["leaseTransitions"], 1, "both led: {lease}");
     let entry = world.api.get(MUTATING).unwrap()["webhooks"][0].clone();
@@ -207,7 +209,7 @@ async fn first_replica_makes_everything_and_the_second_follows_it() {
 }
 
 #[tokio::test]
-async fn secret_that_is_deleted_or_damaged_is_written_anew_and_nobody_loses_trust() {
+async fn deleted_or_damaged_secret_is_rewritten_and_no_replica_loses_trust() {
     for is_deleted in [true, false] {
         let (world, replicas) = World::settled().await;
         let old = world.data("ca.crt").unwrap();
@@ -225,7 +227,7 @@ async fn secret_that_is_deleted_or_damaged_is_written_anew_and_nobody_loses_trus
                 })
             })
             .await;
-        // It was seen everywhere at this moment, or is in the next round.
+        // Either it was seen on all entries at this moment, or in the next round.
         world
             .until("that is noted", || world.data("plan.json").is_some_and(|plan| plan.contains("nextPublished")))
             .await;
@@ -243,7 +245,7 @@ async fn secret_that_is_deleted_or_damaged_is_written_anew_and_nobody_loses_trus
 }
 
 #[tokio::test]
-async fn bundle_that_somebody_wiped_is_written_again() {
+async fn bundle_that_was_wiped_is_written_again() {
     let (world, replicas) = World::settled().await;
     for name in [MUTATING, VALIDATING] {
         world.api.change(name, |configuration| {
@@ -251,7 +253,7 @@ async fn bundle_that_somebody_wiped_is_written_again() {
         });
         world.until("it is back", || replicas.iter().all(|running| world.is_trusted(running))).await;
     }
-    // Another installation put other entries in place of ours.
+    // Another installation replaced Stowaway's entries.
     world.api.change(MUTATING, |configuration| {
         configuration["webhooks"]
             .as_array_mut()
@@ -269,7 +271,7 @@ async fn missing_configuration_is_waited_for_and_one_alone_is_enough() {
     world.api.delete(VALIDATING);
     let running = world.start("a");
     world.until("it leads", || world.api.get(LEASE).is_some_and(|lease| lease["spec"]["holderIdentity"] == "a")).await;
-    assert!(!running.certificates.is_set(), "nobody could trust it");
+    assert!(!running.certificates.is_set(), "no client could trust it");
     let path = |name: &str| format!("/apis/admissionregistration.k8s.io/v1/{name}");
     world.api.put(&path(VALIDATING), validating);
     world.until("the first one trusts it", || world.is_trusted(&running)).await;
@@ -325,8 +327,8 @@ async fn clock_that_jumps_back_or_far_ahead_is_survived() {
 struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    /// Everything that is logged in this process. One of a single test would miss events: whether an event is wanted is
-    /// found out once for all threads, and other tests come by the same ones.
+    /// All log events of this process. A log of a single test would miss events, because whether an event is enabled is
+    /// determined once for all threads, and other tests reach the same events.
     fn of_this_process() -> Self {
         static LOG: LazyLock<Log> = LazyLock::new(|| {
             let log = Log::default();
@@ -364,13 +366,13 @@ async fn no_key_is_logged_at_any_level() {
     let key = world.data("ca.key").unwrap();
     world.api.change(SECRET, |secret| secret["data"]["ca.crt"] = json!(BASE64_STANDARD.encode(&key)));
     world
-        .until("it is written anew", || {
+        .until("it is rewritten", || {
             world.data("ca.key").is_some_and(|found| found != key) || world.data("next.key").is_some()
         })
         .await;
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    for expected in ["serving with a new certificate", "written anew"] {
-        assert!(text.contains(expected), "the log does not say {expected:?}");
+    for expected in ["serving with a new certificate", "rewritten"] {
+        assert!(text.contains(expected), "the log does not contain {expected:?}");
     }
     let inner: String = key.lines().filter(|line| !line.starts_with('-')).collect();
     for secret in ["PRIVATE KEY", &inner[..40], &BASE64_STANDARD.encode(&key)[..40]] {

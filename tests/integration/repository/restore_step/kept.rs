@@ -1,4 +1,5 @@
-//! What the step keeps, what it does not start an app without, and what in a volume it does not trust.
+//! Metadata which the step restores, metadata without which it does not start an app, and files in a volume which it
+//! does not trust.
 
 use super::*;
 
@@ -11,7 +12,7 @@ async fn files_that_would_belong_to_another_user_hold_the_app_up_and_leave_nothi
     std::os::unix::fs::chown(pod.source().join("other"), Some(7), Some(8)).unwrap();
     store_folder(&repository, &pod.source()).await;
     repository.close().await;
-    let own = Command::new("chown").args(["-R", "65532"]).arg(pod.place.path()).status().unwrap();
+    let own = Command::new("chown").args(["-R", "65532"]).arg(pod.dir.path()).status().unwrap();
     assert!(own.success());
     let output = pod.run_by(&["--reuid", "65532", "--regid", "65532", "--clear-groups"]);
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
@@ -36,7 +37,7 @@ async fn files_of_one_user_become_those_of_the_user_that_the_namespace_gives_its
     own(&pod.source(), "7:8");
     store_folder(&repository, &pod.source()).await;
     repository.close().await;
-    own(pod.place.path(), "65532:65532");
+    own(pod.dir.path(), "65532:65532");
     let output = pod.run_by(&["--reuid", "65532", "--regid", "65532", "--clear-groups"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert!(pod.report().message.contains("file: its owner 7:8"), "{}", pod.report().message);
@@ -45,11 +46,11 @@ async fn files_of_one_user_become_those_of_the_user_that_the_namespace_gives_its
 }
 
 #[tokio::test]
-async fn attribute_of_the_system_that_cannot_be_set_is_named_and_holds_nobody_up() {
+async fn system_attribute_that_cannot_be_set_is_named_and_does_not_block_the_app() {
     assert!(is_root(), "this test gives up being root");
     let (pod, repository) = Pod::new().await;
     fs::write(pod.source().join("file"), "data").unwrap();
-    // An attribute of the system that only a privileged user may set.
+    // Only a privileged user may set this attribute.
     xattr::set(pod.source().join("file"), "security.capability", &{
         [&0x0200_0001_u32.to_le_bytes()[..], &(1_u32 << 10).to_le_bytes(), &[0; 12]].concat()
     })
@@ -93,7 +94,7 @@ async fn what_a_storage_system_puts_into_a_new_volume_is_no_data() {
         assert!(pod.succeeds().snapshot.is_some(), "{name}");
         assert!(pod.volume().join("folder-1").is_dir());
     }
-    // What is the app's is, whatever its name.
+    // Data of the app counts as data, whatever its name.
     for name in [".snapshots/mine", ".snapshot/index.db", "@Recycle/old"] {
         let pod = Pod::with_snapshot().await;
         let path = pod.volume().join(name);
@@ -114,7 +115,7 @@ async fn mark_that_another_user_made_moves_nothing_and_gives_nothing_away() {
         fs::write(&mark, forged).unwrap();
         std::os::unix::fs::chown(&mark, Some(1000), Some(1000)).unwrap();
     };
-    // Beside a folder to move from: either may be a restore's, so that a person has to look.
+    // Together with a folder of a restore, the mark may belong to a real restore, so a user has to check it.
     fs::create_dir(&part).unwrap();
     fs::write(part.join("planted"), "planted").unwrap();
     forge();
@@ -123,7 +124,7 @@ async fn mark_that_another_user_made_moves_nothing_and_gives_nothing_away() {
     assert!(report.message.contains(".stowaway-restore.whole"), "{}", report.message);
     assert!(!pod.volume().join("planted").exists() && part.join("planted").exists());
     assert_eq!(fs::metadata(pod.volume()).unwrap().uid(), 0);
-    // By itself it is nothing: the volume is filled, or left to the app.
+    // Without such a folder the mark is ignored: the volume is filled, or left to the app.
     fs::remove_dir_all(&part).unwrap();
     assert!(pod.succeeds().snapshot.is_some());
     forge();

@@ -1,6 +1,6 @@
-//! Azurite, Microsoft's own server of Azure Blob Storage's protocol for tests.
+//! Azurite, Microsoft's test server for Azure Blob Storage.
 //!
-//! restic only speaks to `https://<account>.blob.<suffix>`: it gets there by a proxy, which leads every name to Azurite.
+//! restic connects to `https://<account>.blob.<suffix>` only, so it uses a proxy which leads every name to Azurite.
 
 use std::process::Command;
 
@@ -17,15 +17,15 @@ use super::{Running, Server, access, free_port, owned, restic::find, tls::Author
 
 const ACCOUNT: &str = "orchard";
 const KEY: &[u8] = b"hush-hush hush-hush hush-hush";
-/// Of the protocol; it decides what is signed.
+/// The version of the protocol, which decides what is signed.
 const VERSION: &str = "2020-08-04";
 
-/// By HTTPS, opened by the account's key.
+/// A server with HTTPS and the account's key.
 pub async fn start() -> Server {
     start_with(&[]).await
 }
 
-/// The same, opened by tokens of identities, too. (A wrong key is then answered as a token that is none.)
+/// A server which accepts tokens of identities as well. It answers a wrong key as it answers an invalid token.
 pub async fn start_with_tokens() -> Server {
     start_with(&["--oauth", "basic"]).await
 }
@@ -68,14 +68,15 @@ async fn start_with(arguments: &[&str]) -> Server {
             ("RESTIC_CACERT", &at("ca.pem")),
         ]),
         options: vec!["--cacert".to_owned(), at("ca.pem")],
-        // Azurite takes no empty tier, which it sends otherwise, and the oldest does not know.
+        // restic sends an empty access tier by default, which Azurite rejects. The oldest restic does not know the
+        // option.
         newest_options: vec!["-o".to_owned(), "azure.access-tier=Hot".to_owned()],
         running: Some(running),
         kept: vec![Box::new(folder), Box::new(proxying)],
     }
 }
 
-/// By HTTP, opened by a shared access signature, and only for us.
+/// A server with HTTP and a shared access signature, which restic cannot use.
 pub async fn start_with_sas() -> Server {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
@@ -130,7 +131,7 @@ fn sas_token() -> String {
     format!("sv={VERSION}&ss=b&srt=sco&sp=rwdlac&st={start}&se={end}&spr=https,http&sig={signature}")
 }
 
-/// An HTTP proxy that leads every CONNECT to this port; its URL.
+/// Starts an HTTP proxy which leads every CONNECT to this port. Returns its URL.
 pub async fn proxy_to(port: u16) -> (String, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

@@ -1,4 +1,4 @@
-//! Files that get into a store past us: by its own protocol, or into its folder.
+//! Writes files into a store without Stowaway: by the store's protocol, or into its folder.
 
 use std::{fs, path::Path};
 
@@ -13,10 +13,10 @@ use stowaway::{
     repository::Access,
 };
 
-/// How many of them lie in one folder, where there are folders.
+/// The number of files in one folder, for stores which have folders.
 const IN_ONE_FOLDER: usize = 1_010;
 
-/// Puts so many files beside the packs, with the names that their content gives them. No index knows them.
+/// Writes this many packs which no index contains, each named by the SHA-256 of its content.
 pub async fn put_unknown_packs(access: &Access, count: usize) {
     let packs = (0..).map(|number: u64| {
         let content = number.to_le_bytes();
@@ -25,20 +25,20 @@ pub async fn put_unknown_packs(access: &Access, count: usize) {
     });
     let in_one_folder = packs.clone().filter(|(name, _)| name[0] == 0xaa).take(IN_ONE_FOLDER);
     let elsewhere = packs.filter(|(name, _)| name[0] != 0xaa).take(count - IN_ONE_FOLDER);
-    let place = Place::of(access);
+    let target = Target::of(access);
     let puts = in_one_folder
         .chain(elsewhere)
-        .map(|(name, content)| place.put(Id::new(name).to_hex().as_str().to_owned(), content));
+        .map(|(name, content)| target.put(Id::new(name).to_hex().as_str().to_owned(), content));
     stream::iter(puts).for_each_concurrent(16, |put| put).await;
 }
 
-enum Place<'a> {
+enum Target<'a> {
     Folder(&'a Path),
     Objects(Operator),
     Rest(&'a RestConfig, [&'a str; 2], Client),
 }
 
-impl<'a> Place<'a> {
+impl<'a> Target<'a> {
     fn of(access: &'a Access) -> Self {
         let given = |credential| access.credentials[&credential].expose();
         match &access.backend {

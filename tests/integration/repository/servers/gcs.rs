@@ -1,4 +1,4 @@
-//! fake-gcs-server, a server of Google Cloud Storage's protocol for tests. It takes any token.
+//! fake-gcs-server, a test server for Google Cloud Storage. It accepts any token.
 
 use std::process::Command;
 

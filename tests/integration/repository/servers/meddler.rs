@@ -1,4 +1,5 @@
-//! What is between us and a server of HTTP, and misbehaves where a test says so. What passes is the server's own.
+//! A proxy in front of an HTTP server, which injects faults where a test requests them and passes all other traffic
+//! unchanged.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,18 +8,18 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// How a request goes wrong.
+/// How a request fails.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fault {
-    /// Is answered with this status, and the server does not see it.
+    /// The proxy answers with this status, and the server does not receive the request.
     Status(u16),
-    /// Is never answered.
+    /// The request is never answered.
     Hang,
-    /// Is carried out, and the answer does not arrive.
+    /// The request is executed, and the answer is dropped.
     Unacknowledged,
-    /// Gets half of the server's answer.
+    /// Half of the server's answer is passed on.
     Cut,
-    /// Is answered as if a file of that length were there, and the server does not see it.
+    /// The proxy answers as if a file of this length existed, and the server does not receive the request.
     There(u64),
 }
 
@@ -26,22 +27,22 @@ pub enum Fault {
 struct State {
     rules: Vec<(&'static str, &'static str, Fault, usize)>,
     seen: Vec<String>,
-    /// Parts of headers, in lower case; requests without one of them are refused.
+    /// Parts of headers, in lower case. A request without one of them is refused.
     required: Vec<&'static str>,
-    /// Put behind the query of each listing, so that it comes in small pages.
+    /// Appended to the query of each listing, to get small pages.
     page: Option<&'static str>,
-    under_way: usize,
-    most_under_way: usize,
+    in_flight: usize,
+    max_in_flight: usize,
 }
 
-/// A running meddler; it ends with the test's runtime.
+/// A running proxy; it ends with the test's runtime.
 #[derive(Clone)]
-pub struct Meddler {
+pub struct MitmProxy {
     state: Arc<Mutex<State>>,
 }
 
-impl Meddler {
-    /// Gets between the client of this endpoint and its server.
+impl MitmProxy {
+    /// Starts a proxy for this endpoint, and replaces the endpoint by the proxy's.
     pub async fn between(endpoint: &mut String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -60,7 +61,7 @@ impl Meddler {
         Self { state }
     }
 
-    /// From now on, this many requests of that method whose path and query hold that part go wrong so.
+    /// From now on, this many requests with this method and this part in path and query fail.
     pub fn fail(&self, method: &'static str, part: &'static str, fault: Fault, times: usize) {
         self.state.lock().unwrap().rules.push((method, part, fault, times));
     }
@@ -69,12 +70,13 @@ impl Meddler {
         self.state.lock().unwrap().rules.clear();
     }
 
-    /// Refuses requests without this in their headers, in lower case. (A session of Google's is opened by its URL.)
+    /// Refuses requests whose headers do not contain this text in lower case. Upload sessions of Google are exempt,
+    /// because their URL authorizes them.
     pub fn require(&self, part: &'static str) {
         self.state.lock().unwrap().required.push(part);
     }
 
-    /// Asks the server for listings with this behind their query.
+    /// Appends this to the query of each listing.
     pub fn set_page(&self, query: &'static str) {
         self.state.lock().unwrap().page = Some(query);
     }
@@ -84,8 +86,8 @@ impl Meddler {
         seen.iter().filter(|line| line.starts_with(method) && line.contains(part)).count()
     }
 
-    pub fn most_under_way(&self) -> usize {
-        self.state.lock().unwrap().most_under_way
+    pub fn max_in_flight(&self) -> usize {
+        self.state.lock().unwrap().max_in_flight
     }
 }
 
@@ -95,8 +97,8 @@ async fn serve(connection: TcpStream, server: String, state: Arc<Mutex<State>>) 
     if connection.read_line(&mut line).await.unwrap_or(0) == 0 {
         return;
     }
-    let mut words = line.split_whitespace();
-    let (method, mut target) = (words.next().unwrap().to_owned(), words.next().unwrap().to_owned());
+    let mut parts = line.split_whitespace();
+    let (method, mut target) = (parts.next().unwrap().to_owned(), parts.next().unwrap().to_owned());
     let (mut headers, mut length) = (String::new(), 0);
     loop {
         let mut header = String::new();
@@ -126,7 +128,7 @@ async fn serve(connection: TcpStream, server: String, state: Arc<Mutex<State>>) 
                 .into_bytes()
         }
         _ => {
-            // One request a connection, so that its answer ends with it.
+            // One request per connection, so that the answer ends with the connection.
             let mut to = TcpStream::connect(server).await.unwrap();
             let head = format!("{method} {target} HTTP/1.1\r\n{headers}connection: close\r\n\r\n");
             to.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
@@ -135,7 +137,7 @@ async fn serve(connection: TcpStream, server: String, state: Arc<Mutex<State>>) 
             answer
         }
     };
-    state.lock().unwrap().under_way -= 1;
+    state.lock().unwrap().in_flight -= 1;
     let length = match fault {
         Some(Fault::Unacknowledged) => 0,
         Some(Fault::Cut) => answer.len() / 2,
@@ -151,8 +153,8 @@ fn begin(state: &mut State, method: &str, target: &mut String, headers: &str) ->
         target.push_str(page);
     }
     state.seen.push(format!("{method} {target}"));
-    state.under_way += 1;
-    state.most_under_way = state.most_under_way.max(state.under_way);
+    state.in_flight += 1;
+    state.max_in_flight = state.max_in_flight.max(state.in_flight);
     let is_session = target.contains("upload_id=");
     if !is_session && state.required.iter().any(|part| !headers.contains(part)) {
         return Some(Fault::Status(403));

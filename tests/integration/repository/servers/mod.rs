@@ -1,4 +1,5 @@
-//! Real stores, each started for one test on the loopback, and the same place as restic is told of it.
+//! Real stores, each started for one test on the loopback interface, with the access for Stowaway and the URL for
+//! restic.
 
 mod azure;
 mod fill;
@@ -26,36 +27,35 @@ use stowaway::{
 
 use super::restic::{self, Restic};
 
-/// A store that runs until this is dropped, with an empty place for a repository.
+/// A store which runs until it is dropped, with an empty location for a repository.
 pub struct Server {
-    /// The place.
+    /// The location for Stowaway.
     pub access: Access,
-    /// As restic calls it.
+    /// The location in restic's notation.
     pub url: String,
     pub environment: Vec<(String, String)>,
     options: Vec<String>,
-    /// For all but the oldest restic.
+    /// Options for all but the oldest restic.
     newest_options: Vec<String>,
-    /// Taken away first to make the store unreachable.
+    /// Stopped to make the store unreachable; dropped first.
     pub running: Option<Running>,
-    /// What else has to stay as long.
+    /// Resources which must live as long as the store.
     kept: Vec<Box<dyn Any + Send + Sync>>,
 }
 
-/// The stores that the tests are run on.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     Folder,
     S3,
-    /// Another program, with other quirks.
+    /// Another implementation, with other quirks.
     OtherS3,
     Azure,
     Gcs,
     Rest,
     Sftp,
-    /// By a password.
+    /// With a password.
     SftpPassword,
-    /// By a password that it asks for in its own words.
+    /// With a password for which the server prompts with a text of its own.
     SftpPrompt,
 }
 
@@ -74,13 +74,13 @@ impl Server {
         }
     }
 
-    /// Every restic, oldest first, as they reach the place.
+    /// All versions of restic, oldest first, with the options to reach the store.
     pub fn restics(&self) -> [Restic; 3] {
         let [oldest, middle, newest] = restic::all().map(|restic| restic.with(&self.environment, &self.options));
         [oldest, middle.with(&[], &self.newest_options), newest.with(&[], &self.newest_options)]
     }
 
-    /// The endpoint, where the store speaks HTTP.
+    /// The endpoint, if the store uses HTTP.
     pub fn endpoint(&mut self) -> Option<&mut String> {
         match &mut self.access.backend {
             BackendConfig::S3(config) => Some(&mut config.endpoint),
@@ -98,7 +98,7 @@ pub use rest::start as rest_with;
 pub use s3::{start_for_parts as s3_for_parts, start_in as s3_in};
 pub use sftp::{new_ssh_key, start_in as sftp_in, start_those_that_want_more as sftp_that_want_more};
 
-/// The place with these credentials.
+/// Access to the backend with these credentials.
 fn access(backend: BackendConfig, credentials: &[(Credential, &str)]) -> Access {
     let mut access = Access { backend, ..super::folder(std::path::Path::new("/nowhere")) };
     access.connection = Connection {
@@ -110,7 +110,7 @@ fn access(backend: BackendConfig, credentials: &[(Credential, &str)]) -> Access 
     access
 }
 
-/// A process that ends with this.
+/// A server process which is killed on drop.
 pub struct Running {
     command: Command,
     port: u16,
@@ -118,14 +118,14 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a server, and waits until it takes connections.
+    /// Starts a server, and waits until it accepts connections.
     pub fn start(mut command: Command, port: u16) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         let child = serving(&mut command, port);
         Self { command, port, child }
     }
 
-    /// Tells the server and its children to end: some write their data only then.
+    /// Terminates the server and its children. Some servers write their data only at that moment.
     pub fn stop(&mut self) {
         self.signal(Signal::TERM);
         self.child.wait().unwrap();
@@ -133,7 +133,7 @@ impl Running {
 
     fn signal(&self, signal: Signal) {
         let group = Pid::from_child(&self.child);
-        // It may have ended already.
+        // The group may have ended already.
         let _ = kill_process_group(group, signal);
     }
 
@@ -159,7 +159,7 @@ fn serving(command: &mut Command, port: u16) -> Child {
     child
 }
 
-/// Taken and given back: nobody else on this machine asks for the same one in between.
+/// A free port, bound and released again. In practice the kernel assigns it to no other process in the meantime.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -1,4 +1,4 @@
-//! restic's own rest-server, with user and password.
+//! restic's rest-server, with a user name and a password.
 
 use std::process::Command;
 
@@ -9,7 +9,7 @@ use super::{Running, Server, access, free_port, owned, restic::find};
 /// The password `hush-hush`, as Apache's htpasswd writes it (SHA-1).
 const HTPASSWD: &str = "miller:{SHA}0n6oCh2SUzvYHMw/ZHiCE+3JZhY=\n";
 
-/// With further arguments.
+/// Starts a server with these further arguments.
 pub fn start(arguments: &[&str]) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let passwords = folder.path().join("htpasswd");
@@ -26,7 +26,7 @@ pub fn start(arguments: &[&str]) -> Server {
     let backend = BackendConfig::Rest(RestConfig { url: url.clone() });
     Server {
         access: access(backend, &[(Credential::RestUser, "miller"), (Credential::RestPassword, "hush-hush")]),
-        // The oldest takes user and password from the URL alone.
+        // The oldest restic reads user name and password only from the URL.
         url: format!("rest:{}/", url.replace("://", "://miller:hush-hush@")),
         environment: owned(&[]),
         options: Vec::new(),

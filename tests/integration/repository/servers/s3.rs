@@ -12,12 +12,12 @@ pub fn start() -> Server {
     start_with(REGION, &["--nometa"])
 }
 
-/// One that takes only requests which are signed for that region.
+/// A service which accepts only requests signed for this region.
 pub fn start_in(region: &str) -> Server {
     start_with(region, &["--nometa"])
 }
 
-/// One that keeps what it needs for objects of several parts: in attributes of its files.
+/// A service which supports multipart uploads, for which it needs extended attributes.
 pub fn start_for_parts() -> Server {
     start_with(REGION, &[])
 }
@@ -35,7 +35,7 @@ fn start_with(region: &str, arguments: &[&str]) -> Server {
     Server { kept: vec![Box::new(folder)], ..serve(command, port, region) }
 }
 
-/// One that looks at no signature, and has a reader and a writer of XML of its own.
+/// Another implementation, with its own XML and without verification of signatures.
 pub fn start_other() -> Server {
     let port = free_port();
     let mut command = Command::new(find("STOWAWAY_GOFAKES3", "gofakes3"));

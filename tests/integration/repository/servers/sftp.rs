@@ -15,17 +15,17 @@ pub fn start() -> Server {
     start_with(Login::Key)
 }
 
-/// How it is proved who logs in.
+/// How the client authenticates.
 #[derive(Clone, Copy)]
 enum Login {
     Key,
-    /// By the protocol's own method.
+    /// The SSH method `password`.
     Password,
-    /// As the answer to what PAM asks for.
+    /// The SSH method `keyboard-interactive`, with PAM's prompt for the password.
     Answer,
-    /// The same, and then PAM asks for another password, since the time of this one is over.
+    /// The same, but the password has expired, so PAM prompts for a new one.
     AnswerOfYesterday,
-    /// By a key, and then by a password, too.
+    /// A key and then a password.
     KeyAndPassword,
 }
 
@@ -33,17 +33,18 @@ enum Login {
 const SHADOW: &str =
     "$6$orchard$pc26QFC36se5NDUvhYMpCSPlDBptgMTL9n7F0I5Zq6IC6QfYmIQcI3uzRvPXAfMMZFC4IBkmbCO96j4iF7F9e.";
 
-/// One that takes a password, and no key.
+/// A server which accepts a password, and no key.
 pub fn start_with_password() -> Server {
     start_with(Login::Password)
 }
 
-/// One that leaves the password to PAM, as FreeBSD's does by default: `password` is no method that it knows.
+/// A server which leaves the password to PAM, as FreeBSD's does by default. It does not support the SSH method
+/// `password`.
 pub fn start_with_prompt() -> Server {
     start_with(Login::Answer)
 }
 
-/// Those that let nobody in by a key or by a password alone.
+/// Servers for which neither a key nor a password alone suffices.
 pub fn start_those_that_want_more() -> [Server; 2] {
     [start_with(Login::KeyAndPassword), start_with(Login::AnswerOfYesterday)]
 }
@@ -55,7 +56,7 @@ fn start_with(login: Login) -> Server {
     server
 }
 
-/// With the repository in that folder.
+/// A server with the repository in this folder.
 pub fn start_in(path: &Path) -> Server {
     start_in_by(path, Login::Key)
 }
@@ -63,14 +64,14 @@ pub fn start_in(path: &Path) -> Server {
 fn start_in_by(path: &Path, login: Login) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    // Several: the server prefers another one than the one that is known.
+    // Two host keys, so that the server prefers a key which the client does not know.
     for (name, kind) in [("user", "ed25519"), ("host-ecdsa", "ecdsa"), ("host-ed25519", "ed25519")] {
         make_key(&at(name), kind);
     }
     let port = free_port();
     let user = std::env::var("USER").ok().filter(|user| !user.is_empty()).unwrap_or_else(|| "root".to_owned());
     if rustix::process::geteuid().is_root() {
-        // Where Debian's service makes it: sshd does not start without it.
+        // sshd does not start without this folder, which Debian's service creates.
         fs::create_dir_all("/run/sshd").unwrap();
     }
     fs::write(
@@ -97,7 +98,7 @@ fn start_in_by(path: &Path, login: Login) -> Server {
         ),
     )
     .unwrap();
-    // Since when it is the password, as days; 0: it is to be changed.
+    // The day of the last password change. 0 means that the password must be changed.
     let since = if matches!(login, Login::AnswerOfYesterday) { 0 } else { 20_000 };
     fs::write(at("shadow"), format!("{user}:{SHADOW}:{since}::::::\n")).unwrap();
     fs::write(
@@ -106,11 +107,11 @@ fn start_in_by(path: &Path, login: Login) -> Server {
          session required pam_permit.so\n",
     )
     .unwrap();
-    // What ssh asks for the password.
+    // The program from which ssh reads the password.
     fs::write(at("askpass"), "#!/bin/sh\necho hush-hush\n").unwrap();
     fs::set_permissions(at("askpass"), Permissions::from_mode(0o700)).unwrap();
-    // What serves a connection leaves the server's process group: as processes of a namespace all of them end with it. In
-    // that namespace the machine's own passwords are others.
+    // A process which serves a connection leaves the server's process group. In a PID namespace all processes end with
+    // the server. The mount namespace replaces the machine's passwords.
     let mut command = Command::new("unshare");
     command.args(["--pid", "--mount", "--fork", "--kill-child", "sh", "-c"]).args([
         "mount --bind \"$1\" /etc/shadow && mount --bind \"$2\" /etc/pam.d/sshd && exec /usr/sbin/sshd -D -e -f \"$3\"",
@@ -149,7 +150,7 @@ fn start_in_by(path: &Path, login: Login) -> Server {
     }
 }
 
-/// A private key that nobody knows.
+/// A private key which no server accepts.
 pub fn new_ssh_key() -> String {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("key");

@@ -1,4 +1,4 @@
-//! Certificates of an authority of the tests' own, and a server that wants to see a client's.
+//! A certificate authority of the tests, and a TLS server which can require a client certificate.
 
 use std::sync::{
     Arc,
@@ -14,7 +14,6 @@ use rustls::{
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-/// An authority.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, as PEM.
@@ -34,7 +33,7 @@ impl Authority {
         self.0.pem()
     }
 
-    /// For these names and addresses.
+    /// Issues a certificate for these names and addresses.
     pub fn issue(&self, names: &[&str]) -> Certificate {
         let key = KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -43,20 +42,21 @@ impl Authority {
     }
 }
 
-/// A server of HTTPS that wants to see a certificate of its own authority from each client, and passes on what they say.
+/// A TLS server which forwards the decrypted connection. It requires a client certificate if it has an authority for
+/// clients.
 pub struct Front {
     pub port: u16,
-    /// How many connections were begun.
+    /// The number of accepted connections.
     pub begun: Arc<AtomicUsize>,
 }
 
 impl Front {
-    /// In front of a server of HTTP on this machine.
+    /// Starts a server in front of an HTTP server at `to`.
     pub async fn start(authority: &Authority, of_clients: Option<&Authority>, to: String) -> Self {
         Self::start_as(&["127.0.0.1"], authority, of_clients, to).await
     }
 
-    /// The same by these names.
+    /// Starts a server with a certificate for these names.
     pub async fn start_as(names: &[&str], authority: &Authority, of_clients: Option<&Authority>, to: String) -> Self {
         stowaway::repository::install_transport();
         let own = authority.issue(names);

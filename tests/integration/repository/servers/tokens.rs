@@ -1,5 +1,5 @@
-//! A fake of the services that give machines and pods of a cloud their identity: outside of the clouds there is no real
-//! one. It must not know whom it takes for whom: a test says what it answers.
+//! A fake of the services which issue identities to machines and pods of a cloud, because no real one exists outside of
+//! the clouds. Each test defines the answers.
 
 use std::{
     collections::BTreeMap,
@@ -14,21 +14,21 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// What somebody asks for.
-pub struct Asked {
+/// A request for a token.
+pub struct TokenRequest {
     /// Method and target.
     pub line: String,
     headers: BTreeMap<String, String>,
     pub body: String,
 }
 
-impl Asked {
-    /// Whether this is such a request, with a header of that value.
+impl TokenRequest {
+    /// Whether the request has this first line, and a header with this value.
     pub fn is(&self, line: &str, (header, value): (&str, &str)) -> bool {
         self.line == line && self.headers.get(header).is_some_and(|given| given == value)
     }
 
-    /// Whether its body has all these fields of a form, as they are sent.
+    /// Whether the body has all these form fields, percent-encoded as sent.
     pub fn has_fields(&self, fields: &[&str]) -> bool {
         fields.iter().all(|field| self.body.split('&').any(|given| given == *field))
     }
@@ -42,8 +42,8 @@ pub struct FakeTokenService {
 }
 
 impl FakeTokenService {
-    /// One that gives these answers, and refuses where there is none.
-    pub async fn start(answers: impl Fn(&Asked) -> Option<String> + Send + Sync + 'static) -> Self {
+    /// Starts a service with these answers. It refuses a request without an answer.
+    pub async fn start(answers: impl Fn(&TokenRequest) -> Option<String> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let given = Arc::<AtomicUsize>::default();
@@ -53,8 +53,8 @@ impl FakeTokenService {
                 let (answers, counted) = (Arc::clone(&answers), Arc::clone(&counted));
                 tokio::spawn(async move {
                     let mut connection = BufReader::new(connection);
-                    let Some(asked) = read(&mut connection).await else { return };
-                    let answer = answers(&asked);
+                    let Some(request) = read(&mut connection).await else { return };
+                    let answer = answers(&request);
                     counted.fetch_add(usize::from(answer.is_some()), Ordering::Relaxed);
                     let status = if answer.is_some() { "200 OK" } else { "403 Forbidden" };
                     let text = answer.unwrap_or_default();
@@ -67,13 +67,13 @@ impl FakeTokenService {
         Self { address, given }
     }
 
-    /// How often it answered.
+    /// The number of requests which were answered.
     pub fn given(&self) -> usize {
         self.given.load(Ordering::Relaxed)
     }
 }
 
-async fn read(connection: &mut BufReader<TcpStream>) -> Option<Asked> {
+async fn read(connection: &mut BufReader<TcpStream>) -> Option<TokenRequest> {
     let mut line = String::new();
     connection.read_line(&mut line).await.ok()?;
     let mut headers = BTreeMap::new();
@@ -86,5 +86,5 @@ async fn read(connection: &mut BufReader<TcpStream>) -> Option<Asked> {
     let mut body = vec![0; headers.get("content-length").map_or(0, |length| length.parse().unwrap())];
     connection.read_exact(&mut body).await.ok()?;
     let line = line.trim().trim_end_matches(" HTTP/1.1").to_owned();
-    Some(Asked { line, headers, body: String::from_utf8(body).ok()? })
+    Some(TokenRequest { line, headers, body: String::from_utf8(body).ok()? })
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use stowaway::{
-    cluster::exec::{Dumped, FeedEnd, Pings, Session, websocket_session},
+    exec::{Dumped, FeedEnd, Pings, Session, websocket_session},
     model::{Proof, Reason},
-    stream::{End, Piece},
+    stream::{End, StreamItem},
 };
 use tokio::io::duplex;
 use tokio_tungstenite::{
@@ -17,11 +17,11 @@ use tokio_tungstenite::{
 
 use super::{Handed, control, dump_over, feed_over, nonce};
 
-/// A session over a WebSocket in memory, and the server's end of it.
+/// A session over a WebSocket in memory, and the server's end.
 async fn websocket(pings: Pings) -> (Session, WebSocketStream<tokio::io::DuplexStream>) {
-    let (ours, theirs) = duplex(16 * 1024);
-    let client = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
-    let server = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
+    let (client_end, server_end) = duplex(16 * 1024);
+    let client = WebSocketStream::from_raw_socket(client_end, Role::Client, None).await;
+    let server = WebSocketStream::from_raw_socket(server_end, Role::Server, None).await;
     (websocket_session(client, pings), server)
 }
 
@@ -33,7 +33,7 @@ fn frame(channel: u8, bytes: &[u8]) -> Message {
 async fn dump_over_a_websocket_is_read_and_acknowledged() {
     let (session, mut server) = websocket(Pings::default()).await;
     let serving = tokio::spawn(async move {
-        let mut said = Vec::new();
+        let mut received = Vec::new();
         for message in [
             frame(1, b""),
             frame(1, format!("{} ready\n", nonce().as_str()).as_bytes()),
@@ -44,14 +44,14 @@ async fn dump_over_a_websocket_is_read_and_acknowledged() {
         ] {
             server.send(message).await.unwrap();
         }
-        while said.len() < 66 {
+        while received.len() < 66 {
             if let Some(Ok(Message::Binary(data))) = server.next().await {
                 assert_eq!(data[0], 0);
-                said.extend_from_slice(&data[1..]);
+                received.extend_from_slice(&data[1..]);
             }
         }
         server.send(frame(3, br#"{"metadata":{},"status":"Success"}"#)).await.unwrap();
-        said
+        received
     });
     let (outcome, handed) = dump_over(session, &control()).await;
     assert!(matches!(outcome, Ok(Dumped::Whole(_))), "{outcome:?}");
@@ -66,29 +66,29 @@ async fn silent_server_is_a_cut_unless_it_has_input_to_read() {
     let (outcome, _) = dump_over(session, &control()).await;
     assert_eq!(outcome.unwrap_err().reason, Reason::StreamCut);
 
-    // A restore whose command reads nothing for a while: the pings are not read either, and nothing is wrong.
+    // In a restore whose command reads nothing for a while, the pings are not read either, and that is no error.
     let (session, mut server) = websocket(pings).await;
     let serving = tokio::spawn(async move {
         server.send(frame(1, format!("{} ready\n", nonce().as_str()).as_bytes())).await.unwrap();
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let mut heard = Vec::new();
+        let mut received_input = Vec::new();
         let header = nonce().line_with_size(100_000).len();
         while let Some(Ok(message)) = server.next().await {
             match message {
-                Message::Binary(data) if data[0] == 0 => heard.extend_from_slice(&data[1..]),
+                Message::Binary(data) if data[0] == 0 => received_input.extend_from_slice(&data[1..]),
                 Message::Binary(data) => assert_eq!(&data[..], [255, 0]),
                 _ => {}
             }
-            let word = match heard.len() - header.min(heard.len()) {
+            let reply = match received_input.len() - header.min(received_input.len()) {
                 100_000 => frame(2, format!("{} got\n", nonce().as_str()).as_bytes()),
                 100_033 => frame(1, nonce().trailer(0).as_bytes()),
                 _ => continue,
             };
-            server.send(word).await.unwrap();
+            server.send(reply).await.unwrap();
         }
     });
     let end = End { proof: Proof::Acknowledged, bytes: 100_000 };
-    let input = vec![Piece::Data(Bytes::from(vec![1; 100_000])), Piece::End(end)];
+    let input = vec![StreamItem::Data(Bytes::from(vec![1; 100_000])), StreamItem::End(end)];
     assert_eq!(
         feed_over(session, 100_000, input, &control()).await,
         Ok(FeedEnd { exit_code: 0, proof: Proof::Acknowledged })

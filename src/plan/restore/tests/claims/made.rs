@@ -1,16 +1,16 @@
-//! The claim that is made for a Restore: as it is wished, else as the snapshot records that its own claim was.
+//! Tests of the claim which is created for a Restore: with the requested properties, else with the recorded ones.
 
 use serde_json::Value;
 
 use super::*;
 use crate::model::{SnapshotLookup, StoredClaim};
 
-fn lookup_of(bytes: Option<u64>, claim: Option<StoredClaim>) -> SourceReport {
+fn lookup_of(bytes: Option<u64>, claim: Option<StoredClaim>) -> RunReport {
     let lookup = Some(SnapshotLookup { bytes, claim });
-    SourceReport { bytes: bytes.unwrap_or_default(), lookup, proof: Proof::None, ..success() }
+    RunReport { bytes: bytes.unwrap_or_default(), lookup, proof: Proof::None, ..success() }
 }
 
-/// What the claim had requested that was stored.
+/// The recorded claim of the snapshot.
 fn stored() -> StoredClaim {
     StoredClaim {
         size: Some("1Gi".into()),
@@ -20,32 +20,32 @@ fn stored() -> StoredClaim {
     }
 }
 
-/// A Restore into a claim that is not there, after this was found.
-fn after(create: &Value, found: &SourceReport) -> Cellar {
+/// A Restore into a claim which does not exist, after this lookup.
+fn after(create: &Value, found: &RunReport) -> Cellar {
     let mut cellar = Cellar::new(&json!({ "create": create }), &json!({}));
     cellar.claim = None;
-    let lookup = cellar.look(0).start.remove(0);
+    let lookup = cellar.step(0).start.remove(0);
     assert!(matches!(lookup.task, TaskKind::FindSnapshot(_)), "{:?}", lookup.task);
     cellar.ends(found);
-    cellar.look(1);
+    cellar.step(1);
     cellar
 }
 
-/// The spec of the claim that is made.
+/// The spec of the created claim.
 fn made(cellar: &mut Cellar) -> Value {
-    let claim = cellar.look(2).around.create_claim.unwrap_or_else(|| panic!("{:?}", cellar.status()));
+    let claim = cellar.step(2).restore.create_claim.unwrap_or_else(|| panic!("{:?}", cellar.status()));
     serde_json::to_value(claim.spec.unwrap()).unwrap()
 }
 
 #[test]
-fn missing_claim_is_made_of_the_size_that_is_wished() {
+fn missing_claim_is_created_with_the_requested_size() {
     let new = json!({ "create": { "storageClassName": "oak", "accessModes": ["ReadWriteMany"], "size": "5Gi", "volumeMode": "Filesystem" } });
     let mut cellar = Cellar::new(&new, &json!({}));
     cellar.claim = None;
-    let actions = cellar.look(0);
-    let made = serde_json::to_value(actions.around.create_claim.unwrap()).unwrap();
+    let actions = cellar.step(0);
+    let made = serde_json::to_value(actions.restore.create_claim.unwrap()).unwrap();
     assert_eq!(made["metadata"]["name"], "casks");
-    assert_eq!(made["metadata"]["ownerReferences"], json!(null), "it belongs to nobody");
+    assert_eq!(made["metadata"]["ownerReferences"], json!(null), "it has no owner");
     let spec = json!({
         "accessModes": ["ReadWriteMany"], "storageClassName": "oak", "volumeMode": "Filesystem",
         "resources": { "requests": { "storage": "5Gi" } },
@@ -59,25 +59,25 @@ fn size_of_a_new_claim_is_looked_up_and_that_very_snapshot_restored() {
     let from = json!({ "source": SOURCE, "asOf": "2026-05-04T03:02:01Z" });
     let mut cellar = Cellar::new(&json!({ "create": {} }), &json!({ "from": from }));
     cellar.claim = None;
-    let lookup = cellar.look(0).start.remove(0);
+    let lookup = cellar.step(0).start.remove(0);
     let TaskKind::FindSnapshot(wanted) = lookup.task else { panic!("{:?}", lookup.task) };
     assert!(wanted.as_of.is_some() && lookup.target.is_none());
     let found = lookup_of(Some(10 << 30), None);
     cellar.ends(&found);
-    assert!(cellar.look(1).look_again.is_some());
+    assert!(cellar.step(1).requeue_after.is_some());
     assert_eq!(cellar.status().outcome.verdict, None);
-    let actions = cellar.look(2);
-    let made = serde_json::to_value(actions.around.create_claim.unwrap()).unwrap();
+    let actions = cellar.step(2);
+    let made = serde_json::to_value(actions.restore.create_claim.unwrap()).unwrap();
     assert_eq!(made["spec"]["resources"]["requests"]["storage"], "16Gi");
     let TaskKind::RestoreVolume(run) = &actions.start[0].task else { panic!("{:?}", actions.start) };
     assert_eq!((run.from.id.clone(), run.from.as_of), (found.snapshot, None));
     let attempt = job_name(&cellar.world.restore, SOURCE, 2);
     assert_eq!(cellar.status().job.as_deref(), Some(attempt.as_str()));
 
-    // A lookup that fails is the end of it.
+    // A failed lookup ends the Restore.
     let mut cellar = Cellar::new(&json!({ "create": {} }), &json!({}));
     cellar.claim = None;
-    cellar.look(0);
+    cellar.step(0);
     cellar.ends(&failure(Reason::SnapshotNotFound));
     assert_eq!(cellar.failed_for(1), "SnapshotNotFound");
 }
@@ -91,7 +91,7 @@ fn new_claim_is_what_the_stored_one_had_requested_and_never_its_capacity() {
     assert_eq!(made(&mut cellar), spec);
     let description = &cellar.status().made_claim;
     assert!(
-        description.contains("1Gi as its own claim had requested") && description.contains("class elm"),
+        description.contains("1Gi, which the source's claim requested") && description.contains("class elm"),
         "{description}"
     );
 }
@@ -101,15 +101,15 @@ fn claim_that_had_requested_less_than_its_volume_held_is_made_with_room() {
     let mut cellar = after(&json!({}), &lookup_of(Some((1 << 30) + 1), Some(stored())));
     assert_eq!(made(&mut cellar)["resources"]["requests"]["storage"], "3Gi");
     let description = &cellar.status().made_claim;
-    assert!(description.contains("its own claim had requested less"), "{description}");
+    assert!(description.contains("the source's claim requested less"), "{description}");
 }
 
 #[test]
-fn what_is_wished_of_a_new_claim_counts_more_than_what_is_recorded() {
-    let wish = json!({ "size": "7Gi", "storageClassName": "oak" });
-    let spec = made(&mut after(&wish, &lookup_of(None, Some(stored()))));
+fn requested_properties_of_a_new_claim_override_recorded_ones() {
+    let requested = json!({ "size": "7Gi", "storageClassName": "oak" });
+    let spec = made(&mut after(&requested, &lookup_of(None, Some(stored()))));
     assert_eq!(spec["resources"]["requests"]["storage"], "7Gi");
-    // Another class may not have the access modes that are recorded.
+    // Another class may not support the recorded access modes.
     assert_eq!((&spec["storageClassName"], &spec["accessModes"]), (&json!("oak"), &json!(["ReadWriteOnce"])));
 }
 
@@ -133,10 +133,10 @@ fn size_that_is_a_guess_is_reported_with_the_verdict() {
     let mut cellar = after(&json!({}), &lookup_of(Some(10 << 30), None));
     assert_eq!(made(&mut cellar)["resources"]["requests"]["storage"], "16Gi");
     cellar.ends(&success());
-    cellar.look(3);
+    cellar.step(3);
     assert_eq!(cellar.status().outcome.verdict, Some(Verdict::Succeeded));
     let message = &cellar.status().outcome.message;
-    assert!(message.contains("does not record what its claim had requested"), "{message}");
+    assert!(message.contains("does not record which size its claim requested"), "{message}");
     assert!(message.contains("spec.to.claim.create.size"), "{message}");
 }
 
@@ -152,7 +152,7 @@ fn snapshot_that_records_no_size_at_all_needs_one_that_is_given() {
 
 #[test]
 fn lookup_of_an_earlier_version_knows_the_size_alone() {
-    let earlier = SourceReport { bytes: 10 << 30, proof: Proof::None, ..success() };
+    let earlier = RunReport { bytes: 10 << 30, proof: Proof::None, ..success() };
     assert_eq!(made(&mut after(&json!({}), &earlier))["resources"]["requests"]["storage"], "16Gi");
 }
 
@@ -161,24 +161,24 @@ fn claim_that_is_made_to_be_a_block_device_is_one_for_its_job() {
     let new = json!({ "create": { "volumeMode": "Block", "size": "5Gi", "storageClassName": "oak", "accessModes": ["ReadWriteOnce"] } });
     let mut cellar = Cellar::new(&new, &json!({}));
     cellar.claim = None;
-    let mut actions = cellar.look(0);
+    let mut actions = cellar.step(0);
     let start = actions.start.pop().unwrap();
     assert!(matches!(&start.task, TaskKind::RestoreVolume(run) if run.device));
     assert!(mount_of(start).device);
-    let made = actions.around.create_claim.unwrap().spec.unwrap();
+    let made = actions.restore.create_claim.unwrap().spec.unwrap();
     assert_eq!(made.volume_mode.as_deref(), Some("Block"));
 }
 
 #[test]
-fn claim_of_a_stored_device_is_made_a_block_device_unless_another_mode_is_wished() {
+fn claim_of_a_stored_device_is_a_block_device_unless_another_mode_is_requested() {
     let device = StoredClaim { volume_mode: Some("Block".into()), ..StoredClaim::default() };
-    for (wish, is_device) in [(json!({}), true), (json!({ "volumeMode": "Filesystem" }), false)] {
-        let mut cellar = after(&wish, &lookup_of(Some(1), Some(device.clone())));
-        let mut actions = cellar.look(2);
+    for (requested, is_device) in [(json!({}), true), (json!({ "volumeMode": "Filesystem" }), false)] {
+        let mut cellar = after(&requested, &lookup_of(Some(1), Some(device.clone())));
+        let mut actions = cellar.step(2);
         let start = actions.start.pop().unwrap();
         assert!(matches!(&start.task, TaskKind::RestoreVolume(run) if run.device == is_device));
         assert_eq!(mount_of(start).device, is_device);
-        let spec = actions.around.create_claim.unwrap().spec.unwrap();
+        let spec = actions.restore.create_claim.unwrap().spec.unwrap();
         assert_eq!(spec.volume_mode.as_deref() == Some("Block"), is_device);
     }
 }

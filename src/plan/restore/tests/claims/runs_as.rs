@@ -1,4 +1,4 @@
-//! Whom a Restore into a claim runs as.
+//! Tests of the user which a Restore into a claim runs as.
 
 use super::*;
 

@@ -1,9 +1,9 @@
-//! A claim on which our own runs work is waited for, and the workload stays up meanwhile.
+//! Tests that a Restore waits for Stowaway's other runs of a claim, and does not scale the workload down meanwhile.
 
 use super::*;
 use crate::plan::claim_uses::OwnRuns;
 
-/// A Job of another object that has the claim in this volume.
+/// A Job of another object, which mounts the claim as this volume.
 fn used_by(kind: &str, volume: &str) -> ClaimUses {
     let job = json!({
         "metadata": { "name": "evening-1", "labels": { "stowaway.dev/kind": kind, "stowaway.dev/run": "evening" } },
@@ -19,10 +19,10 @@ fn claim_that_a_backup_reads_or_another_restore_writes_is_waited_for() {
     for (kind, volume, who) in [("backup", "data", "Backup evening"), ("restore", "target", "Restore evening")] {
         let mut cellar = Cellar::new(&json!({ "overwrite": true }), &json!({}));
         cellar.uses = used_by(kind, volume);
-        // Longer than a Repository is waited for.
+        // Longer than the wait for a Repository.
         for seconds in [0, 24 * 3600] {
-            let actions = cellar.look(seconds);
-            assert!(actions.start.is_empty() && actions.look_again.is_some(), "{actions:?}");
+            let actions = cellar.step(seconds);
+            assert!(actions.start.is_empty() && actions.requeue_after.is_some(), "{actions:?}");
             let condition = &cellar.status().conditions[0];
             assert_eq!(condition.reason, "Waiting");
             assert!(condition.message.contains(&format!("waits for {who}")), "{}", condition.message);
@@ -36,7 +36,7 @@ fn claim_that_a_backup_reads_or_another_restore_writes_is_waited_for() {
 fn claim_that_is_never_free_fails_the_restore_in_the_end() {
     let mut cellar = Cellar::new(&json!({}), &json!({}));
     cellar.uses = used_by("backup", "data");
-    cellar.look(0);
+    cellar.step(0);
     assert_eq!(cellar.failed_for(25 * 3600), "TargetInUse");
     assert!(cellar.status().outcome.message.contains("Backup evening"), "{:?}", cellar.status().outcome);
 }
@@ -45,16 +45,16 @@ fn claim_that_is_never_free_fails_the_restore_in_the_end() {
 fn workload_stays_up_as_long_as_a_run_is_waited_for() {
     let mut cellar = scaled_down(3, 3);
     cellar.uses = used_by("backup", "data");
-    let actions = cellar.look(0);
-    assert!(actions.around == crate::plan::actions::Around::default() && cellar.status().scaled.is_none());
+    let actions = cellar.step(0);
+    assert!(actions.restore == crate::plan::actions::RestoreActions::default() && cellar.status().scaled.is_none());
     cellar.uses = ClaimUses::default();
-    cellar.look(1);
+    cellar.step(1);
     assert!(cellar.status().scaled.is_some());
-    // What began in the moment between is seen, too.
-    cellar.look(2);
+    // A run which started in the meantime is found, too.
+    cellar.step(2);
     cellar.scale.as_mut().unwrap().pods = 0;
     cellar.uses = used_by("backup", "data");
-    assert!(cellar.look(3).start.is_empty());
+    assert!(cellar.step(3).start.is_empty());
     cellar.uses = ClaimUses::default();
     cellar.started(4);
 }

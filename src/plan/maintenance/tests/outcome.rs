@@ -1,0 +1,136 @@
+//! Tests that the status shows which data was read, and which is damaged.
+
+use super::*;
+use crate::api::{KEY_NOT_ESCROWED, SIZE_ANOMALY, set_condition};
+
+/// Starts the check of the next hour, and returns the part which it reads.
+fn next_part(cellar: &mut Repository, hour: i64) -> String {
+    let seconds = DUE + hour * 3600;
+    step(cellar, &Seen::default(), seconds);
+    let started = step(cellar, &Seen::default(), seconds);
+    let TaskKind::Check { part } = &started.start[0].task else { panic!("{started:?}") };
+    part.to_string()
+}
+
+fn end(cellar: &mut Repository, hour: i64, report: &RunReport) -> Actions {
+    let seen = ended_with(cellar, report);
+    step(cellar, &seen, DUE + hour * 3600 + 60)
+}
+
+#[test]
+fn all_data_is_read_part_after_part_in_the_time_that_is_set() {
+    let mut cellar = checked();
+    step(&mut cellar, &Seen::default(), 0);
+    for (hour, part) in (0..).zip(["1/3", "2/3", "3/3", "1/3", "2/3"]) {
+        assert_eq!(next_part(&mut cellar, hour), part);
+        end(&mut cellar, hour, &check_of(part, 0));
+        assert_eq!(check(&cellar).read_part.unwrap().to_string(), part);
+        let all = (hour >= 2).then(|| Time(at(DUE + 2 * 3600 + 60)));
+        assert_eq!(check(&cellar).all_read_time, all, "{hour}");
+        assert_eq!(state_of(&cellar, HEALTHY), Some(("True".into(), "Completed".into())));
+    }
+    // A check which did not finish has read nothing.
+    assert_eq!(next_part(&mut cellar, 5), "3/3");
+    end(&mut cellar, 5, &failure(Reason::Timeout));
+    assert_eq!(next_part(&mut cellar, 6), "3/3");
+    assert_eq!(state_of(&cellar, HEALTHY), Some(("True".into(), "Completed".into())), "nothing new is known");
+    end(&mut cellar, 6, &check_of("3/3", 0));
+    cellar.spec.check.as_mut().unwrap().read_all_within = Some("7d".parse().unwrap());
+    assert_eq!(next_part(&mut cellar, 7), "1/168");
+
+    let mut by_default = super::cellar(&json!({ "check": { "schedule": "@daily" } }));
+    step(&mut by_default, &Seen::default(), 0);
+    assert_eq!(next_part(&mut by_default, 24), "1/90");
+}
+
+#[test]
+fn soundness_is_unknown_when_the_last_check_is_older_than_two_intervals() {
+    let mut cellar = checked();
+    step(&mut cellar, &Seen::default(), 0);
+    next_part(&mut cellar, 0);
+    end(&mut cellar, 0, &check_of("1/3", 0));
+    // No check succeeds from then on.
+    step(&mut cellar, &Seen::default(), DUE + 2 * 3600 + 60);
+    assert_eq!(state_of(&cellar, HEALTHY), Some(("True".into(), "Completed".into())));
+    step(&mut cellar, &Seen::default(), DUE + 2 * 3600 + 61);
+    assert_eq!(state_of(&cellar, HEALTHY), Some(("Unknown".into(), "CheckOverdue".into())));
+    let status = cellar.status.as_mut().unwrap();
+    set_condition(&mut status.conditions, HEALTHY, false, ("DamageFound", "x"), None, at(0));
+    step(&mut cellar, &Seen::default(), DUE + 9 * 3600);
+    assert_eq!(state_of(&cellar, HEALTHY), Some(("False".into(), "DamageFound".into())), "damage does not age");
+}
+
+#[test]
+fn damage_is_reported_until_the_same_part_is_whole() {
+    let mut cellar = checked();
+    step(&mut cellar, &Seen::default(), 0);
+    next_part(&mut cellar, 0);
+    end(&mut cellar, 0, &check_of("1/3", 0));
+    next_part(&mut cellar, 1);
+    let found = end(&mut cellar, 1, &check_of("2/3", 7));
+    assert!(found.events[0].is_warning && found.events[0].reason == "RepositoryDamaged", "{found:?}");
+    assert_eq!(run(&cellar).verdict, Some(Verdict::Failed));
+    for hour in [2, 3] {
+        assert_eq!(state_of(&cellar, HEALTHY), Some(("False".into(), "DamageFound".into())));
+        let message = condition(&cellar.status.as_ref().unwrap().conditions, HEALTHY).unwrap().message.clone();
+        assert!(message.contains("7 findings; 7 snapshots") && message.contains("pvc/barrels"), "{message}");
+        // Even if the number of parts has changed.
+        cellar.spec.check.as_mut().unwrap().read_all_within = Some(format!("{hour}d").parse().unwrap());
+        assert_eq!(next_part(&mut cellar, hour), "2/3");
+        end(&mut cellar, hour, &if hour == 2 { failure(Reason::Timeout) } else { check_of("2/3", 0) });
+    }
+    assert_eq!(state_of(&cellar, HEALTHY), Some(("True".into(), "Completed".into())));
+    assert_eq!(check(&cellar).damaged_part, None);
+}
+
+#[test]
+fn damage_that_a_prune_finds_is_reported_until_a_prune_or_check_finds_none() {
+    let mut cellar = pruned();
+    for (hour, report, expected) in [
+        (0, failure(Reason::RepositoryDamaged), Some(("False".to_owned(), "PruneRefused".to_owned()))),
+        (1, failure(Reason::Timeout), Some(("False".to_owned(), "PruneRefused".to_owned()))),
+        (2, prune_of(&[]), None),
+    ] {
+        begin(&mut cellar, DUE + hour * 3600);
+        end(&mut cellar, hour, &report);
+        assert_eq!(state_of(&cellar, HEALTHY), expected, "{hour}");
+    }
+    // A prune does not clear the damage which a check has found.
+    let status = cellar.status.as_mut().unwrap();
+    set_condition(&mut status.conditions, HEALTHY, false, ("DamageFound", "x"), None, at(0));
+    begin(&mut cellar, DUE + 3 * 3600);
+    end(&mut cellar, 3, &prune_of(&[]));
+    assert_eq!(state_of(&cellar, HEALTHY), Some(("False".into(), "DamageFound".into())));
+}
+
+#[test]
+fn sources_that_shrank_are_reported_once_and_the_condition_stays_while_they_are_small() {
+    let mut cellar = pruned();
+    for (hour, shrunk, reported, is_there) in [
+        (0, &["pvc/a has 1 byte"][..], true, true),
+        (1, &["pvc/a has 1 byte"], false, true),
+        (2, &["pvc/b"], true, true),
+        (3, &[], false, false),
+    ] {
+        begin(&mut cellar, DUE + hour * 3600);
+        let ended = end(&mut cellar, hour, &prune_of(shrunk));
+        assert_eq!(
+            ended.events.iter().any(|event| event.reason == SIZE_ANOMALY && event.is_warning),
+            reported,
+            "{hour}"
+        );
+        assert_eq!(state_of(&cellar, SIZE_ANOMALY), is_there.then(|| ("True".into(), "Shrunk".into())));
+    }
+}
+
+#[test]
+fn check_sees_whether_there_is_a_second_key() {
+    let mut cellar = checked();
+    step(&mut cellar, &Seen::default(), 0);
+    for (hour, keys, is_reported) in [(0, 1, true), (1, 2, false)] {
+        next_part(&mut cellar, hour);
+        end(&mut cellar, hour, &RunReport { keys: Some(keys), ..check_of("1/3", 0) });
+        let conditions = &cellar.status.as_ref().unwrap().conditions;
+        assert_eq!(condition_is_true(conditions, KEY_NOT_ESCROWED), is_reported, "{keys} keys");
+    }
+}

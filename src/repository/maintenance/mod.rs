@@ -1,0 +1,46 @@
+//! Maintenance of a repository: checks what is stored, forgets snapshots, and prunes data which no snapshot needs.
+//!
+//! `rustic_core` 0.13 is not used for this. Its prune counts the blobs of a pack in 16 bits, although restic stores
+//! more small files in one pack. It removes files before it checks that its lock is still held, and it marks packs in
+//! index files in a manner which restic does not know. Its check reads whole packs, and reports neither which data is
+//! damaged nor where.
+
+mod check;
+mod findings;
+mod forget;
+mod index;
+mod pack_table;
+mod prune;
+mod snapshots;
+#[cfg(test)]
+mod tests;
+mod used_blobs;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use rustic_core::Id;
+
+use super::{
+    Repository, RepositoryError,
+    store::{Kind, Store},
+};
+
+pub use self::{
+    check::CheckReport,
+    findings::{Finding, Findings, HarmedSnapshot},
+    forget::Forget,
+    prune::{PruneReport, PruneRules, RepackReport, Unused, UnusedError},
+};
+
+/// How many files are removed before the lock is checked again, and how many are removed in parallel.
+const BATCH: usize = 128;
+const PARALLEL_REMOVALS: usize = 16;
+
+/// Removes files while the lock is held.
+async fn remove(repository: &Repository, store: &Store, kind: Kind, files: &[Id]) -> Result<(), RepositoryError> {
+    for batch in files.chunks(BATCH) {
+        repository.lock.check(store).await?;
+        let removals = batch.iter().map(|id| store.remove(kind, id));
+        stream::iter(removals).buffer_unordered(PARALLEL_REMOVALS).try_collect::<()>().await?;
+    }
+    Ok(())
+}

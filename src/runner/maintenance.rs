@@ -1,0 +1,202 @@
+//! Prune, the repack before it, and check as runs: decides the retention from the snapshots in the repository, executes
+//! it, and reports.
+
+use std::time::Instant;
+
+use indicatif::BinaryBytes;
+use jiff::{Timestamp, tz::TimeZone};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::job::with_repository;
+use crate::{
+    model::{
+        DataPart, Failure, MaintenanceReport, Reason, Retention, RunReport, SnapshotIdentity, SnapshotRecord, Verdict,
+        few, milliseconds,
+    },
+    plan::{RetentionPlan, plan_retention, time_zone},
+    repository::{self, Access, CheckReport, Forget, PruneRules, Repository, SnapshotSummary},
+};
+
+/// The most bytes which are repacked before a prune. Until the prune has ended, they are in the store twice. The next
+/// prune continues.
+const MOST_REPACKED_BYTES: u64 = 32 << 30;
+/// The most bytes which the prune itself repacks, because all backups wait for it: the packs which other runs have left
+/// in the meantime. Takes a minute or so.
+const MOST_REPACKED_BYTES_ALONE: u64 = 1 << 30;
+/// How many findings the report contains. The log has the first hundred.
+const FINDINGS_REPORTED: usize = 3;
+
+/// The retention plan for these snapshots. Hours and days are those of `zone`.
+pub fn decide<'a>(
+    policy: &Retention,
+    all: &'a [SnapshotSummary],
+    zone: &TimeZone,
+    now: Timestamp,
+) -> RetentionPlan<'a> {
+    let records: Vec<SnapshotRecord<'a>> = all.iter().map(SnapshotSummary::record).collect();
+    plan_retention(policy, &records, zone, now)
+}
+
+/// The warnings for a user, one sentence each.
+pub fn warnings_of(plan: &RetentionPlan<'_>) -> Vec<String> {
+    let of_future = plan.from_future.iter().map(|snapshot| {
+        let source = snapshot.identity.tag(SnapshotIdentity::SOURCE).unwrap_or(&snapshot.identity.path);
+        format!(
+            "snapshot {} of {source} is dated in the future ({:.0}): it is kept, and no restore chooses it \
+             automatically; check the clocks of the nodes",
+            snapshot.short_id(),
+            snapshot.time
+        )
+    });
+    plan.shrunk.iter().map(ToString::to_string).chain(of_future).collect()
+}
+
+/// The snapshots which the plan deletes. The plan was made for `all` of these snapshots.
+pub fn forget_of(plan: &RetentionPlan<'_>, all: &[SnapshotSummary]) -> Forget {
+    Forget {
+        snapshots: plan.drop.iter().map(|dropped| dropped.id.to_owned()).collect(),
+        planned_on: all.iter().map(|snapshot| snapshot.id.clone()).collect(),
+        last_of_source: false,
+    }
+}
+
+fn zone_of(name: &str) -> Result<TimeZone, Failure> {
+    time_zone(name).map_err(|why| Failure::new(Reason::InvalidRequest, format!("spec.timeZone {name:?} {why}")))
+}
+
+/// Repacks, under a shared lock, the packs which [`prune`] would repack.
+pub async fn repack(
+    access: Access,
+    policy: &Retention,
+    zone: &str,
+    cancel: &CancellationToken,
+) -> Result<RunReport, Failure> {
+    let started = Instant::now();
+    let zone = zone_of(zone)?;
+    let report = with_repository(access, cancel, async |open| {
+        let all = open.snapshots().await?;
+        let forgotten = forget_of(&decide(policy, &all, &zone, Timestamp::now()), &all).snapshots;
+        let rules = PruneRules { max_repack: Some(MOST_REPACKED_BYTES), ..PruneRules::default() };
+        Ok(open.repack(&forgotten, &rules).await?)
+    })
+    .await?;
+    let (packs, new, bytes) = (report.packs, report.new_packs, report.new_bytes);
+    info!(packs, new, bytes, "{packs} packs repacked into {new} packs of {} in all", BinaryBytes(bytes));
+    Ok(RunReport {
+        bytes,
+        maintenance: Some(MaintenanceReport::Repack { bytes }),
+        ..RunReport::done(started.elapsed())
+    })
+}
+
+/// Forgets the snapshots which the policy drops, then removes the data which no snapshot needs, under one exclusive
+/// lock. `repacked_bytes` were repacked before it and are in the store twice.
+pub async fn prune(
+    access: Access,
+    policy: &Retention,
+    zone: &str,
+    repacked_bytes: u64,
+    cancel: &CancellationToken,
+) -> Result<RunReport, Failure> {
+    let started = Instant::now();
+    let zone = zone_of(zone)?;
+    let open = repository::open_exclusively(access, cancel.clone()).await?;
+    info!(repository = open.id(), "opened repository {} exclusively", open.id());
+    let pruned = forget_and_prune(&open, policy, &zone, repacked_bytes).await;
+    open.close().await;
+    let (maintenance, message) = pruned?;
+    let freed = if let MaintenanceReport::Prune { freed_bytes, .. } = maintenance { freed_bytes } else { 0 };
+    Ok(RunReport { message, bytes: freed, maintenance: Some(maintenance), ..RunReport::done(started.elapsed()) })
+}
+
+/// Forgets and prunes. Returns the report, and a message about snapshots that are dated in the future; without such
+/// snapshots the message is empty.
+async fn forget_and_prune(
+    open: &Repository,
+    policy: &Retention,
+    zone: &TimeZone,
+    repacked_bytes: u64,
+) -> Result<(MaintenanceReport, String), Failure> {
+    let all = open.snapshots().await?;
+    let plan = decide(policy, &all, zone, Timestamp::now());
+    for warning in warnings_of(&plan) {
+        warn!("{warning}");
+    }
+    let forgotten = if plan.drop.is_empty() { 0 } else { open.forget(&forget_of(&plan, &all)).await? };
+    let kept = plan.keep.len() as u64;
+    info!(forgotten, kept, "{forgotten} snapshots forgotten, {kept} kept");
+    let rules = PruneRules { max_repack: Some(MOST_REPACKED_BYTES_ALONE), ..PruneRules::default() };
+    let report = open.prune(&rules).await?;
+    let (removed, repacked) = (report.packs_removed, report.packs_repacked);
+    info!(
+        removed,
+        repacked,
+        "{removed} packs removed, {repacked} repacked; {} remain, {} of them unused",
+        BinaryBytes(report.bytes_after),
+        BinaryBytes(report.unused_bytes)
+    );
+    let freed_bytes = report.freed_bytes().saturating_sub(repacked_bytes);
+    let message = plan.from_future.first().map_or_else(String::new, |first| {
+        format!(
+            "{forgotten} snapshots forgotten, {kept} kept, {freed_bytes} bytes freed; {} are dated in the future, such as {} of \
+             {:.0}: check the clocks of the nodes",
+            plan.from_future.len(),
+            first.short_id(),
+            first.time
+        )
+    });
+    let maintenance = MaintenanceReport::Prune {
+        forgotten,
+        kept,
+        freed_bytes,
+        shrunk: plan.shrunk.len() as u64,
+        first_shrunk: few(plan.shrunk.iter().map(ToString::to_string)),
+    };
+    Ok((maintenance, message))
+}
+
+/// Checks the structure, and reads one part of the data. Damage is a report, and not an error.
+pub async fn check(access: Access, part: DataPart, cancel: &CancellationToken) -> Result<RunReport, Failure> {
+    let started = Instant::now();
+    let checked = with_repository(access, cancel, async |open| Ok(open.check(Some(part)).await?)).await?;
+    for finding in &checked.findings.first {
+        warn!("{finding}");
+    }
+    for harmed in &checked.harmed {
+        let source = harmed.source.as_deref().unwrap_or(&harmed.path);
+        warn!(source, snapshot = harmed.id, "snapshot {} of {source} cannot be restored as a whole", harmed.id);
+    }
+    Ok(report_of(part, &checked, milliseconds(started.elapsed())))
+}
+
+fn report_of(part: DataPart, checked: &CheckReport, duration_milliseconds: u64) -> RunReport {
+    let (verdict, reason) = if checked.is_sound() {
+        (Verdict::Succeeded, Reason::Completed)
+    } else {
+        (Verdict::Failed, Reason::RepositoryDamaged)
+    };
+    let reported = checked.findings.first.iter().take(FINDINGS_REPORTED).map(ToString::to_string);
+    let mut message = reported.collect::<Vec<_>>().join("; ");
+    if !checked.is_sound() {
+        message += "; the run's log has more, and `stowaway check` checks everything";
+    }
+    let harmed = checked.harmed.iter().map(|harmed| harmed.source.clone().unwrap_or_else(|| harmed.path.clone()));
+    RunReport {
+        verdict,
+        reason,
+        message,
+        bytes: checked.bytes_read,
+        keys: Some(checked.keys),
+        maintenance: Some(MaintenanceReport::Check {
+            part,
+            bytes_read: checked.bytes_read,
+            snapshots: checked.snapshots,
+            findings: checked.findings.count,
+            harmed_snapshots: checked.harmed_snapshots,
+            harmed_sources: few(harmed),
+        }),
+        duration_milliseconds,
+        ..RunReport::done(std::time::Duration::ZERO)
+    }
+}

@@ -1,0 +1,40 @@
+//! Validates the maintenance schedules of a Repository.
+
+use jiff::tz::TimeZone;
+use kube::ResourceExt;
+
+use super::objects::Findings;
+use crate::{
+    api::Repository,
+    plan::{Schedule, time_zone},
+};
+
+pub(super) fn check(repository: &Repository, findings: &mut Findings) {
+    let spec = &repository.spec;
+    if let Some(name) = &spec.time_zone
+        && let Err(reason) = time_zone(name)
+    {
+        findings.wrong(&["spec", "timeZone"], name, reason);
+    }
+    let schedules = [
+        ("prune", spec.prune.as_ref().map(|prune| &prune.schedule)),
+        ("check", spec.check.as_ref().map(|check| &check.schedule)),
+    ];
+    for (field, schedule) in schedules {
+        let Some(text) = schedule else { continue };
+        // Neither the time zone nor the seed affects whether the schedule can be parsed.
+        if let Err(reason) = Schedule::parse(text, &repository.name_any(), TimeZone::UTC) {
+            findings.wrong(&["spec", field, "schedule"], text, reason);
+        }
+    }
+    let Some(retention) = &spec.retention else { return };
+    if spec.prune.is_none() {
+        findings.warn(
+            &["spec", "retention"],
+            "has no effect without spec.prune: no snapshot is ever removed, and the store fills until every backup fails (StoreFull); \
+             set spec.prune.schedule (\"@daily-random\"), or leave retention out",
+        );
+    } else if retention.is_empty() {
+        findings.warn(&["spec", "retention"], "is empty, so all snapshots are kept");
+    }
+}
