@@ -16,7 +16,8 @@ use super::{
     BackupInput, BackupRun, JudgedCommand, RestoreOutput, RestoreRun, VolumeRun, backup, backup_device, backup_volume,
     commands, in_sidecar,
     lock_owner::PodLiveness,
-    maintenance, progress, restore, restore_archive, restore_volume, select_snapshot,
+    maintenance::{self, RetentionScope},
+    progress, restore, restore_archive, restore_volume, select_snapshot,
     settings::{self, Identity},
     sidecar::SidecarOutcome,
     story,
@@ -24,8 +25,8 @@ use super::{
 use crate::{
     exec::{ExecTarget, Limits},
     model::{
-        Failure, Reason, RunReport, SnapshotLookup, StoredClaim, TargetCommand, Task, TaskKind, Verdict, VolumeRestore,
-        WantedSnapshot, mounts,
+        Failure, Reason, Retention, RunReport, SnapshotLookup, StoredClaim, TargetCommand, Task, TaskKind, Verdict,
+        VolumeRestore, WantedSnapshot, mounts,
     },
     repository::{self, Access, Progress, Repository},
     telemetry,
@@ -133,6 +134,10 @@ async fn receive(signals: std::io::Result<Signal>) {
     }
 }
 
+fn scope<'a>(policy: &'a Retention, time_zone: &'a str, identity: &'a Identity) -> RetentionScope<'a> {
+    RetentionScope { policy, time_zone, namespace: &identity.namespace, cluster: &identity.cluster }
+}
+
 async fn execute(task: Task, cancel: CancellationToken) -> Result<RunReport, Failure> {
     let started = Instant::now();
     let mut identity = Identity::from_environment().in_cluster(&task.cluster).expecting(task.repository_id.clone());
@@ -202,11 +207,11 @@ async fn execute(task: Task, cancel: CancellationToken) -> Result<RunReport, Fai
         }
         TaskKind::Repack { retention, time_zone } => {
             let access = settings::access(&task.backend, &task.connection, &identity)?;
-            maintenance::repack(access, retention, time_zone, &cancel).await
+            maintenance::repack(access, &scope(retention, time_zone, &identity), &cancel).await
         }
         TaskKind::Prune { retention, time_zone, repacked_bytes } => {
             let access = settings::access(&task.backend, &task.connection, &identity)?;
-            maintenance::prune(access, retention, time_zone, *repacked_bytes, &cancel).await
+            maintenance::prune(access, &scope(retention, time_zone, &identity), *repacked_bytes, &cancel).await
         }
         TaskKind::Check { part } => {
             maintenance::check(settings::access(&task.backend, &task.connection, &identity)?, *part, &cancel).await

@@ -27,6 +27,36 @@ const MOST_REPACKED_BYTES_ALONE: u64 = 1 << 30;
 /// How many findings the report contains. The log has the first hundred.
 const FINDINGS_REPORTED: usize = 3;
 
+/// The retention of a Repository, and whose snapshots it applies to.
+///
+/// Namespaces and clusters which share a repository have Repositories of their own, each with its own retention. So a
+/// Repository's retention never forgets the snapshots of another namespace or another cluster, nor reports on them.
+#[derive(Clone, Copy, Debug)]
+pub struct RetentionScope<'a> {
+    pub policy: &'a Retention,
+    /// IANA name of the zone whose hours and days count.
+    pub time_zone: &'a str,
+    /// The snapshots' host.
+    pub namespace: &'a str,
+    /// The id of the cluster. Snapshots which record no cluster count as its own.
+    pub cluster: &'a str,
+}
+
+impl RetentionScope<'_> {
+    fn zone(&self) -> Result<TimeZone, Failure> {
+        let name = self.time_zone;
+        time_zone(name).map_err(|why| Failure::new(Reason::InvalidRequest, format!("spec.timeZone {name:?} {why}")))
+    }
+
+    fn own(&self, all: &[SnapshotSummary]) -> Vec<SnapshotSummary> {
+        let is_own = |snapshot: &&SnapshotSummary| {
+            let record = snapshot.record();
+            snapshot.identity.host == self.namespace && record.cluster().is_none_or(|cluster| cluster == self.cluster)
+        };
+        all.iter().filter(is_own).cloned().collect()
+    }
+}
+
 /// The retention plan for these snapshots. Hours and days are those of `zone`.
 pub fn decide<'a>(
     policy: &Retention,
@@ -61,22 +91,18 @@ pub fn forget_of(plan: &RetentionPlan<'_>, all: &[SnapshotSummary]) -> Forget {
     }
 }
 
-fn zone_of(name: &str) -> Result<TimeZone, Failure> {
-    time_zone(name).map_err(|why| Failure::new(Reason::InvalidRequest, format!("spec.timeZone {name:?} {why}")))
-}
-
 /// Repacks, under a shared lock, the packs which [`prune`] would repack.
 pub async fn repack(
     access: Access,
-    policy: &Retention,
-    zone: &str,
+    scope: &RetentionScope<'_>,
     cancel: &CancellationToken,
 ) -> Result<RunReport, Failure> {
     let started = Instant::now();
-    let zone = zone_of(zone)?;
+    let zone = scope.zone()?;
     let report = with_repository(access, cancel, async |open| {
         let all = open.snapshots().await?;
-        let forgotten = forget_of(&decide(policy, &all, &zone, Timestamp::now()), &all).snapshots;
+        let own = scope.own(&all);
+        let forgotten = forget_of(&decide(scope.policy, &own, &zone, Timestamp::now()), &all).snapshots;
         let rules = PruneRules { max_repack: Some(MOST_REPACKED_BYTES), ..PruneRules::default() };
         Ok(open.repack(&forgotten, &rules).await?)
     })
@@ -94,16 +120,15 @@ pub async fn repack(
 /// lock. `repacked_bytes` were repacked before it and are in the store twice.
 pub async fn prune(
     access: Access,
-    policy: &Retention,
-    zone: &str,
+    scope: &RetentionScope<'_>,
     repacked_bytes: u64,
     cancel: &CancellationToken,
 ) -> Result<RunReport, Failure> {
     let started = Instant::now();
-    let zone = zone_of(zone)?;
+    let zone = scope.zone()?;
     let open = repository::open_exclusively(access, cancel.clone()).await?;
     info!(repository = open.id(), "opened repository {} exclusively", open.id());
-    let pruned = forget_and_prune(&open, policy, &zone, repacked_bytes).await;
+    let pruned = forget_and_prune(&open, scope, &zone, repacked_bytes).await;
     open.close().await;
     let (maintenance, message) = pruned?;
     let freed = if let MaintenanceReport::Prune { freed_bytes, .. } = maintenance { freed_bytes } else { 0 };
@@ -114,17 +139,18 @@ pub async fn prune(
 /// snapshots the message is empty.
 async fn forget_and_prune(
     open: &Repository,
-    policy: &Retention,
+    scope: &RetentionScope<'_>,
     zone: &TimeZone,
     repacked_bytes: u64,
 ) -> Result<(MaintenanceReport, String), Failure> {
     let all = open.snapshots().await?;
-    let plan = decide(policy, &all, zone, Timestamp::now());
+    let own = scope.own(&all);
+    let plan = decide(scope.policy, &own, zone, Timestamp::now());
     for warning in warnings_of(&plan) {
         warn!("{warning}");
     }
     let forgotten = if plan.drop.is_empty() { 0 } else { open.forget(&forget_of(&plan, &all)).await? };
-    let kept = plan.keep.len() as u64;
+    let kept = (all.len() as u64).saturating_sub(forgotten);
     info!(forgotten, kept, "{forgotten} snapshots forgotten, {kept} kept");
     let rules = PruneRules { max_repack: Some(MOST_REPACKED_BYTES_ALONE), ..PruneRules::default() };
     let report = open.prune(&rules).await?;

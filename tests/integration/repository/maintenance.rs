@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use stowaway::{
     model::{DataPart, MaintenanceReport, Reason, Retention, Verdict},
     repository::{FoundLock, Liveness, LockOwnerProbe, open},
-    runner::maintenance,
+    runner::maintenance::{self, RetentionScope},
 };
 
 use super::{
@@ -34,6 +34,10 @@ fn keep_last(count: u32) -> Retention {
     Retention { keep_last: Some(count), ..Retention::default() }
 }
 
+fn scope<'a>(policy: &'a Retention, time_zone: &'a str) -> RetentionScope<'a> {
+    RetentionScope { policy, time_zone, namespace: "shop", cluster: "c-1" }
+}
+
 fn as_message(report: &stowaway::model::RunReport) -> stowaway::model::RunReport {
     serde_json::from_str(&report.to_termination_message()).unwrap()
 }
@@ -47,13 +51,15 @@ async fn prune_run_forgets_by_the_retention_frees_the_data_and_reports_it() {
     repository.close().await;
     let bytes = || files_in(dir.path(), "data").iter().map(|file| file.metadata().unwrap().len()).sum::<u64>();
     let before = bytes();
-    let ahead = maintenance::repack(folder(dir.path()), &keep_last(2), "Europe/Berlin", &never()).await.unwrap();
+    let ahead =
+        maintenance::repack(folder(dir.path()), &scope(&keep_last(2), "Europe/Berlin"), &never()).await.unwrap();
     let Some(MaintenanceReport::Repack { bytes: repacked }) = as_message(&ahead).maintenance else {
         panic!("{ahead:?}")
     };
     assert_eq!(bytes(), before + repacked);
-    let report =
-        maintenance::prune(folder(dir.path()), &keep_last(2), "Europe/Berlin", repacked, &never()).await.unwrap();
+    let report = maintenance::prune(folder(dir.path()), &scope(&keep_last(2), "Europe/Berlin"), repacked, &never())
+        .await
+        .unwrap();
     assert_eq!((report.verdict, report.reason), (Verdict::Succeeded, Reason::Completed));
     let Some(MaintenanceReport::Prune { forgotten, kept: stay, freed_bytes, shrunk: count, first_shrunk }) =
         as_message(&report).maintenance
@@ -73,12 +79,45 @@ async fn prune_run_forgets_by_the_retention_frees_the_data_and_reports_it() {
     }
 
     // Without a retention nothing is forgotten.
-    let report = maintenance::prune(folder(dir.path()), &Retention::default(), "UTC", 0, &never()).await.unwrap();
+    let report =
+        maintenance::prune(folder(dir.path()), &scope(&Retention::default(), "UTC"), 0, &never()).await.unwrap();
     let maintenance = as_message(&report).maintenance;
     assert!(matches!(maintenance, Some(MaintenanceReport::Prune { forgotten: 0, kept: 7, .. })), "{maintenance:?}");
-    let refused =
-        maintenance::prune(folder(dir.path()), &keep_last(1), "Europe/Atlantis", 0, &never()).await.unwrap_err();
+    let refused = maintenance::prune(folder(dir.path()), &scope(&keep_last(1), "Europe/Atlantis"), 0, &never())
+        .await
+        .unwrap_err();
     assert_eq!(refused.reason, Reason::InvalidRequest);
+}
+
+#[tokio::test]
+async fn retention_never_forgets_snapshots_of_another_namespace_or_cluster() {
+    let dir = tempfile::tempdir().unwrap();
+    let repository = new_repository(dir.path()).await;
+    for (host, cluster) in [("shop", ""), ("shop", "c-1"), ("shop", "c-2"), ("wiki", "c-1")] {
+        for day in 0..3 {
+            let mut identity = identity("/db.sql");
+            host.clone_into(&mut identity.host);
+            identity.tags = vec!["source=deployment/db/db".to_owned()];
+            identity.tags.extend((!cluster.is_empty()).then(|| format!("cluster={cluster}")));
+            let rules = StoreRules { time: rules().time + jiff::SignedDuration::from_hours(24 * day), ..rules() };
+            let content = noise(1000, u64::try_from(day).unwrap());
+            repository.store_stream(&identity, &rules, stream_of(whole(&content)), Arc::default()).await.unwrap();
+        }
+    }
+    repository.close().await;
+    let report = maintenance::prune(folder(dir.path()), &scope(&keep_last(1), "UTC"), 0, &never()).await.unwrap();
+    let maintenance = as_message(&report).maintenance;
+    assert!(matches!(maintenance, Some(MaintenanceReport::Prune { forgotten: 4, kept: 8, .. })), "{maintenance:?}");
+    let repository = open(folder(dir.path()), never()).await.unwrap();
+    let left = repository.snapshots().await.unwrap();
+    repository.close().await;
+    let count = |host: &str, cluster: Option<&str>| {
+        left.iter().filter(|one| one.identity.host == host && one.record().cluster() == cluster).count()
+    };
+    assert_eq!(
+        [count("shop", None), count("shop", Some("c-1")), count("shop", Some("c-2")), count("wiki", Some("c-1"))],
+        [1, 1, 3, 3]
+    );
 }
 
 #[tokio::test]
@@ -148,7 +187,7 @@ async fn lock_of_a_dead_holder_stops_no_prune_and_any_other_lock_does() {
     for (known, expected) in [("another-client", Err(Reason::RepositoryLocked)), ("runner-that-was-killed", Ok(()))] {
         let mut access = folder(dir.path());
         access.locks.probe = Arc::new(Knows(known.to_owned()));
-        let pruned = maintenance::prune(access, &keep_last(1), "UTC", 0, &never()).await;
+        let pruned = maintenance::prune(access, &scope(&keep_last(1), "UTC"), 0, &never()).await;
         assert_eq!(pruned.map(|_| ()).map_err(|failure| failure.reason), expected, "{known}");
     }
     assert!(files_in(dir.path(), "locks").is_empty());
