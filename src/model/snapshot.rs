@@ -95,6 +95,11 @@ impl<'a> SnapshotRecord<'a> {
         self.identity.tag(SnapshotIdentity::CLUSTER).filter(|cluster| !cluster.is_empty())
     }
 
+    /// Whether it was made in that cluster. A snapshot which records no cluster counts as made in every cluster.
+    pub fn is_of_cluster(&self, cluster: &str) -> bool {
+        self.cluster().is_none_or(|own| own == cluster)
+    }
+
     fn age(&self) -> (Timestamp, &'a str) {
         (self.time, self.id)
     }
@@ -209,9 +214,7 @@ pub fn latest_restorable<'a>(
         list.into_iter().filter(|snapshot| query.as_of.is_none_or(|limit| snapshot.time <= limit)).collect()
     };
     let (all, of_k8up) = (in_time(all), in_time(of_k8up));
-    let is_own = |snapshot: &SnapshotRecord<'_>| {
-        query.cluster.is_empty() || snapshot.cluster().is_none_or(|cluster| cluster == query.cluster)
-    };
+    let is_own = |snapshot: &SnapshotRecord<'_>| query.cluster.is_empty() || snapshot.is_of_cluster(query.cluster);
     let (mut candidates, others): (Vec<_>, Vec<_>) = all.into_iter().partition(is_own);
     // A new cluster stores empty volumes if a Backup runs before the restore.
     let holds_data =

@@ -50,8 +50,7 @@ impl RetentionScope<'_> {
 
     fn own(&self, all: &[SnapshotSummary]) -> Vec<SnapshotSummary> {
         let is_own = |snapshot: &&SnapshotSummary| {
-            let record = snapshot.record();
-            snapshot.identity.host == self.namespace && record.cluster().is_none_or(|cluster| cluster == self.cluster)
+            snapshot.identity.host == self.namespace && snapshot.record().is_of_cluster(self.cluster)
         };
         all.iter().filter(is_own).cloned().collect()
     }
