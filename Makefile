@@ -15,7 +15,7 @@ export CARGO_TARGET_DIR ?= $(or $(STOWAWAY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)
 .PHONY: own
 own:
 	@mkdir -p $(CARGO_TARGET_DIR)
-	@[ "$$(cat $(CARGO_TARGET_DIR)/clone 2>&1)" = "$(CURDIR)" ] || find src tests e2e helper protocol webhook-certs -name '*.rs' -exec touch {} +
+	@[ "$$(cat $(CARGO_TARGET_DIR)/clone 2>&1)" = "$(CURDIR)" ] || find src tests e2e helper model protocol recognise repository webhook-certs -name '*.rs' -exec touch {} +
 	@echo "$(CURDIR)" >$(CARGO_TARGET_DIR)/clone
 
 .PHONY: help

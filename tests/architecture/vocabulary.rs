@@ -24,7 +24,7 @@ const AVOIDED: &[(&str, &str)] = &[
 const FOREIGN: &[(&str, usize)] = &[
     ("helper/src/arguments.rs", 4),
     ("protocol/src/sidecar.rs", 2),
-    ("src/repository/crypto.rs", 3),
+    ("repository/src/crypto.rs", 3),
     ("src/runner/sidecar/client.rs", 1),
     ("tests/integration/shell/mod.rs", 5),
     ("tests/integration/shell/restore.rs", 1),

@@ -65,7 +65,7 @@ pub(super) fn merge(part: &Path, root: &Path, only: &[PathBuf]) -> Result<Vec<St
     let mut not_kept = Vec::new();
     let mut levels = vec![Level::new(open(part)?, open(root)?, PathBuf::new())?];
     while let Some(level) = levels.last_mut() {
-        let next = level.names.next().map_err(unlisted(&level.path))?;
+        let next = level.names.next_entry().map_err(unlisted(&level.path))?;
         let Some(Listed { name, .. }) = next else {
             let Some(done) = levels.pop() else { break };
             if let Some(above) = levels.last() {

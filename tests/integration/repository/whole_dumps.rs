@@ -5,7 +5,7 @@ use std::{path::Path, process::Output};
 
 use super::command_line::stowaway;
 
-const DUMP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/recognise/samples/pg_dump.sql");
+const DUMP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/recognise/src/samples/pg_dump.sql");
 
 fn backup(repository: &Path, options: &[&str], command: &[&str]) -> (i32, String) {
     let begin = ["backup", "--repository", repository.to_str().unwrap(), "--init"];

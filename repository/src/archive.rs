@@ -1,0 +1,149 @@
+//! Stores one stream in the repository: cuts it into chunks, stores the chunks, and makes the snapshot visible after
+//! the stream has ended successfully. The order is: write packs, write index files, check that all of them are in the
+//! store, write the snapshot.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use rustic_core::{DataId, repofile::SnapshotSummary};
+use sha2::Sha256;
+use tokio::{runtime::Handle, sync::mpsc, task::spawn_blocking};
+
+use super::{
+    Progress, Repository, RepositoryError, StoreRules, Stored,
+    blob_location::Fetcher,
+    chunker::Chunker,
+    commit::{self, Commit},
+    engine::FirstError,
+    folder::LastGood,
+    known_blobs::KnownBlobs,
+    packer::{Content, Packer, PackerContext},
+    source::{Ended, Next, StreamReader},
+    store::Store,
+    tree,
+};
+use stowaway_model::stream::StreamItem;
+use stowaway_model::{Proof, SnapshotIdentity, VolumeExtent};
+
+pub(super) fn internal(store: &Store, what: impl std::fmt::Display) -> RepositoryError {
+    RepositoryError::Internal { location: store.location().to_owned(), what: what.to_string() }
+}
+
+/// Runs a task that stores data, on a thread that may block, and converts its panics into errors. Returns the first
+/// error of all tasks, because the later ones only report that the run has failed.
+pub(super) async fn store_with<T: Send + 'static>(
+    repository: &Repository,
+    store: &Store,
+    known: Arc<KnownBlobs>,
+    (progress, first_error): (Arc<Progress>, Arc<FirstError>),
+    task: impl FnOnce(&Arc<Packer>, Chunker) -> Result<T, RepositoryError> + Send + 'static,
+) -> Result<T, RepositoryError> {
+    let chunker = Chunker::new(repository.polynomial);
+    let chunker = chunker.ok_or_else(|| store.damaged("the chunker polynomial in its config is invalid"))?;
+    let context = PackerContext {
+        store: store.clone(),
+        cipher: repository.cipher.clone(),
+        version: repository.version,
+        progress,
+        first_error: Arc::clone(&first_error),
+    };
+    let packer = Arc::new(Packer::new(context, known));
+    let done = spawn_blocking(move || task(&packer, chunker)).await;
+    let done = done.map_err(|panic| internal(store, panic)).flatten();
+    if done.is_err() {
+        // Uploads that are still running end.
+        first_error.happened().cancel();
+    }
+    first_error.take().map_or(done, Err)
+}
+
+/// See [`Repository::store_stream`].
+pub(super) async fn store_stream(
+    repository: &Repository,
+    store: &Store,
+    identity: &SnapshotIdentity,
+    rules: &StoreRules,
+    pieces: mpsc::Receiver<StreamItem>,
+    progress: Arc<Progress>,
+) -> Result<Stored, RepositoryError> {
+    tree::checked_path(&identity.path)?;
+    let (started, first_error) = (Timestamp::now(), Arc::new(FirstError::default()));
+    let known = Arc::new(KnownBlobs::read_to_store(&repository.cipher, store).await?);
+    let lacking = known.lacking.clone();
+    let last_good = match rules.device {
+        Some(device) => {
+            let fetcher = Fetcher { store: store.clone(), cipher: repository.cipher.clone() };
+            let (snapshots, _) = repository.snapshot_files().await?;
+            let found = LastGood::find(&snapshots, identity, rules.time, (known.as_ref(), &fetcher)).await?;
+            found.map(|found| (found, device))
+        }
+        None => None,
+    };
+    let mut reader = StreamReader {
+        pieces,
+        runtime: Handle::current(),
+        cancel: store.cancel().clone(),
+        location: store.location().to_owned(),
+        allow_empty: rules.allow_empty,
+        progress: Arc::clone(&progress),
+        first_error: Arc::clone(&first_error),
+        hash: Sha256::default(),
+        bytes: 0,
+        is_blank: true,
+    };
+    let (path, time) = (identity.path.clone(), rules.time);
+    let task = move |packer: &Arc<Packer>, chunker| {
+        let (ended, content) = save_stream(packer, chunker, &mut reader)?;
+        let (root, folders) = tree::save_file(packer, &path, content, ended.end.bytes, time)?;
+        Ok((ended, root, folders, packer.finish()?))
+    };
+    let stored = store_with(repository, store, known, (progress, first_error), task).await?;
+    let (ended, root, folders, written) = stored;
+
+    let mut found = SnapshotSummary::default();
+    (found.files_new, found.total_files_processed, found.total_bytes_processed) = (1, 1, ended.end.bytes);
+    (found.dirs_new, found.total_dirs_processed) = (folders, folders);
+    found.total_dirsize_processed = written.trees.plain_bytes;
+    let summary = commit::completed(found, &written, started);
+    let added_bytes = summary.data_added_packed;
+    let commit = Commit { repository, store, identity, time: rules.time };
+    let mut snapshot = commit.labelled(root, summary);
+    snapshot.tags.add(format!("{}={}", SnapshotIdentity::DIGEST, ended.digest));
+    snapshot.tags.add(format!("{}={}", SnapshotIdentity::PROOF, ended.end.proof));
+    if ended.end.proof == Proof::None {
+        snapshot.tags.add(SnapshotIdentity::UNPROVEN.to_owned());
+    }
+    let shrunken = last_good.and_then(|(last_good, rules)| {
+        // A blank device that was blank before has lost nothing.
+        let extent = VolumeExtent { files: 1, folders: 0, bytes: ended.end.bytes };
+        let extent = if ended.is_blank { VolumeExtent::default() } else { extent };
+        last_good.compare(extent, rules.accept_shrunken).filter(|_| !last_good.has_digest(&ended.digest))
+    });
+    if let Some(shrunken) = &shrunken {
+        shrunken.tag(&mut snapshot);
+    }
+    Ok(Stored {
+        snapshot: commit.publish(&snapshot, &[], &written).await?,
+        bytes: ended.end.bytes,
+        digest: ended.digest,
+        added_bytes,
+        proof: ended.end.proof,
+        shrunken,
+        lacking,
+    })
+}
+
+/// Stores a stream until its successful end, and returns the ids of its chunks in order.
+fn save_stream(
+    packer: &Arc<Packer>,
+    mut chunker: Chunker,
+    reader: &mut StreamReader,
+) -> Result<(Ended, Vec<DataId>), RepositoryError> {
+    let mut content = Content::new(packer);
+    loop {
+        match reader.next()? {
+            Next::Data(data) => content.add(&mut chunker, &data)?,
+            Next::End(ended) => return Ok((ended, content.finish(&mut chunker)?)),
+        }
+    }
+}

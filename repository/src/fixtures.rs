@@ -1,0 +1,21 @@
+//! Parameters with which unit tests open repositories.
+
+use std::{collections::BTreeMap, path::Path};
+
+use super::{Access, LockHolder, LockRules, Timeouts};
+use stowaway_model::{BackendConfig, Connection, Secret};
+
+/// Returns the parameters for a repository in a folder.
+pub(super) fn access(folder: &Path) -> Access {
+    Access {
+        backend: BackendConfig::Folder { path: folder.display().to_string() },
+        password: Secret::new("password".into()),
+        untrimmed_password: None,
+        connection: Connection::default(),
+        credentials: BTreeMap::new(),
+        holder: LockHolder { host: String::new(), user: String::new() },
+        locks: LockRules::default(),
+        timeouts: Timeouts::default(),
+        expected_ids: Vec::new(),
+    }
+}

@@ -1,0 +1,199 @@
+//! Stores the content of an open file, up to the length which the file had when it was opened. Data which is appended
+//! later is stored by the next run. A file which became shorter meanwhile is read again and stored with its new length.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    sync::{Arc, atomic::Ordering},
+};
+
+use rustic_core::DataId;
+use rustix::{fs::Statx, io::Errno};
+
+use super::{
+    extents::{Extents, Filled},
+    opened::{Opened, stat_of},
+};
+use crate::{
+    Progress, RepositoryError,
+    chunker::{self, Chunker},
+    pack::BlobKind,
+    packer::{Content, Packer},
+};
+
+/// Why a file is not stored.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The file could not be read.
+    File(io::Error),
+    /// The file was deleted.
+    Vanished,
+    /// The run has failed.
+    Run(RepositoryError),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::File(error)
+    }
+}
+
+impl From<RepositoryError> for Failure {
+    fn from(error: RepositoryError) -> Self {
+        Self::Run(error)
+    }
+}
+
+/// A stored file.
+#[derive(Debug)]
+pub(super) struct Saved {
+    pub content: Vec<DataId>,
+    /// The length of the content.
+    pub size: u64,
+    /// How the file changed while it was read, if it did.
+    pub changed: Option<Changed>,
+}
+
+/// A change of a file while it was read. The stored content may be neither the old nor the new one.
+#[derive(Debug)]
+pub(super) struct Changed {
+    /// The file's metadata before the stored content was read.
+    pub stat: Statx,
+    /// A description for messages.
+    pub how: String,
+}
+
+/// The result of reading a file once.
+struct Reading {
+    content: Vec<DataId>,
+    size: u64,
+    /// The file's metadata after its last byte was read.
+    now: Statx,
+}
+
+pub(super) struct FileSaver<'a> {
+    packer: &'a Arc<Packer>,
+    chunker: Chunker,
+    progress: &'a Progress,
+    buffer: Vec<u8>,
+}
+
+impl<'a> FileSaver<'a> {
+    pub fn new(packer: &'a Arc<Packer>, chunker: Chunker, progress: &'a Progress) -> Self {
+        Self { packer, chunker, progress, buffer: Vec::new() }
+    }
+
+    /// Stores a file, and returns the ids of its chunks.
+    pub fn save(&mut self, opened: &Opened) -> Result<Saved, Failure> {
+        let stat = opened.stat;
+        match self.read_through(opened, &stat) {
+            // Holes are not read, so only the length shows whether the file was cut within a hole.
+            Ok(Reading { size, now, .. }) if size.min(now.stx_size) < stat.stx_size => {
+                let how = format!("it shrank from {} to {} bytes, and was read again", stat.stx_size, now.stx_size);
+                self.save_again(opened, now, how)
+            }
+            Ok(Reading { content, size, now }) => {
+                let changed = describe_change(&stat, &now).map(|how| Changed { stat, how });
+                Ok(Saved { content, size, changed })
+            }
+            // Another client of the file system deleted or replaced the file.
+            Err(Failure::File(error)) if is_stale(&error) => {
+                let opened = match opened.open_again() {
+                    Ok(opened) => opened,
+                    Err(Errno::NOENT) => return Err(Failure::Vanished),
+                    Err(Errno::STALE) if opened.is_folder_deleted() => return Err(Failure::Vanished),
+                    Err(error) => return Err(Failure::File(error.into())),
+                };
+                self.save_again(&opened, opened.stat, "another file replaced it, and was read instead".into())
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Reads a changing file once more, up to its current length or its end.
+    fn save_again(&mut self, opened: &Opened, stat: Statx, how: String) -> Result<Saved, Failure> {
+        let Reading { content, size, .. } = self.read_through(opened, &stat)?;
+        Ok(Saved { content, size, changed: Some(Changed { stat, how }) })
+    }
+
+    /// Reads a file up to the length in `stat`, or to its end if that comes first.
+    fn read_through(&mut self, opened: &Opened, stat: &Statx) -> Result<Reading, Failure> {
+        let size = stat.stx_size;
+        let mut file = Extents::new(&opened.file, size);
+        let (content, at) = if size <= chunker::MIN_BYTES as u64 {
+            let length = self.read(&mut file, 0, size)?;
+            let content = match length {
+                0 => Vec::new(),
+                length => vec![self.packer.save(BlobKind::Data, &self.buffer[..length])?.into()],
+            };
+            (content, length as u64)
+        } else {
+            // A fresh chunker, because the last one may hold the rest of a file whose reading failed.
+            let mut chunker = self.chunker.clone();
+            let (mut content, mut at) = (Content::new(self.packer), 0);
+            while at < size {
+                self.packer.check()?;
+                let length = self.read(&mut file, at, size)?;
+                if length == 0 {
+                    break;
+                }
+                content.add(&mut chunker, &self.buffer[..length])?;
+                at += length as u64;
+            }
+            (content.finish(&mut chunker)?, at)
+        };
+        if at == size {
+            check_end(&opened.file, size)?;
+        }
+        let now = opened.current_stat().map_err(io::Error::from)?;
+        Ok(Reading { content, size: at, now })
+    }
+
+    /// Fills the buffer from this offset. Returns the number of bytes, which is lower than wanted only at the file's
+    /// end.
+    fn read(&mut self, file: &mut Extents<'_>, at: u64, size: u64) -> Result<usize, Failure> {
+        let wanted = usize::try_from(size - at).unwrap_or(usize::MAX).min(chunker::MIN_BYTES);
+        if self.buffer.len() < wanted {
+            self.buffer.resize(wanted, 0);
+        }
+        let mut filled = 0;
+        while filled < wanted {
+            match file.read_at(&mut self.buffer[filled..wanted], at + filled as u64) {
+                Ok(Filled::Data(0)) => break,
+                Ok(Filled::Data(length) | Filled::Hole(length)) => filled += length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.progress.read.fetch_add(filled as u64, Ordering::Relaxed);
+        Ok(filled)
+    }
+}
+
+/// Returns an error if the file has content beyond its reported size. Otherwise a file system which reports 0 bytes for
+/// a file with content would cause an empty file in the snapshot.
+fn check_end(file: &File, size: u64) -> io::Result<()> {
+    let more = file.read_at(&mut [0], size)?;
+    if more > 0 && stat_of(file)?.stx_size <= size {
+        let text = format!("it holds more than the {size} bytes that its file system reports");
+        return Err(io::Error::other(text));
+    }
+    Ok(())
+}
+
+/// Compares length and times of a file before and after it was read.
+fn describe_change(before: &Statx, now: &Statx) -> Option<String> {
+    let times = |stat: &Statx| [stat.stx_mtime, stat.stx_ctime].map(|time| (time.tv_sec, time.tv_nsec));
+    if before.stx_size != now.stx_size {
+        Some(format!("it grew from {} to {} bytes", before.stx_size, now.stx_size))
+    } else if times(before) != times(now) {
+        Some("it was written to".to_owned())
+    } else {
+        None
+    }
+}
+
+fn is_stale(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::STALE.raw_os_error())
+}

@@ -1,0 +1,128 @@
+//! Stores a folder as a snapshot. The content of files which have not changed since the parent snapshot is reused, and
+//! all other files are read.
+
+use std::{path::Path, sync::Arc};
+
+use jiff::Timestamp;
+use rustic_core::repofile::SnapshotFile;
+use tokio::{runtime::Handle, task::spawn_blocking};
+
+use super::{
+    FolderRules, StoredFolder,
+    archive::FolderJob,
+    backup_stats::BackupStats,
+    last_good::{LastGood, extent_of},
+    parent::Parent,
+    restore_marks::unfinished_restore,
+    walk::Walk,
+};
+use crate::{
+    Progress, Repository, RepositoryError,
+    archive::{internal, store_with},
+    blob_location::Fetcher,
+    commit::{self, Commit},
+    known_blobs::KnownBlobs,
+    store::Store,
+    tree,
+};
+use stowaway_model::{Proof, SnapshotIdentity};
+
+/// See [`Repository::store_folder`].
+pub(super) async fn store_folder(
+    repository: &Repository,
+    store: &Store,
+    identity: &SnapshotIdentity,
+    rules: &FolderRules,
+    folder: &Path,
+    progress: Arc<Progress>,
+) -> Result<StoredFolder, RepositoryError> {
+    let started = Timestamp::now();
+    let names = tree::checked_path(&identity.path)?;
+    refuse_unfinished(identity, folder)?;
+    let stats = Arc::new(BackupStats::default());
+    let walk = {
+        let (folder, rules, stats) = (folder.to_owned(), (rules.excludes.clone(), rules.settle), Arc::clone(&stats));
+        let name = names.last().copied().unwrap_or_default().to_owned();
+        spawn_blocking(move || Walk::new(&folder, name.as_ref(), rules, stats))
+            .await
+            .map_err(|panic| internal(store, panic))??
+    };
+    let (snapshots, _) = repository.snapshot_files().await?;
+    let parent = newest(&snapshots, &identity.host, &identity.path);
+    let known = Arc::new(KnownBlobs::read_to_store(&repository.cipher, store).await?);
+    let lacking = known.lacking.clone();
+    let depth = names.len();
+    let names = names.into_iter().map(str::to_owned).collect();
+    let job = FolderJob { walk, names, time: rules.time, stats: Arc::clone(&stats), progress: Arc::clone(&progress) };
+    let fetcher = Fetcher { store: store.clone(), cipher: repository.cipher.clone() };
+    let last_good = LastGood::find(&snapshots, identity, rules.time, (known.as_ref(), &fetcher)).await?;
+    drop(snapshots);
+    let (before, runtime, known_blobs) =
+        (parent.as_ref().map(|parent| parent.tree), Handle::current(), Arc::clone(&known));
+    let task = move |packer: &Arc<_>, chunker| {
+        let parent = Parent::new(&known_blobs, fetcher, runtime, before)?;
+        let (root, found) = job.archive(packer, &chunker, parent)?;
+        Ok((root, found, packer.finish()?))
+    };
+    let (root, found, written) = store_with(repository, store, known, (progress, Arc::default()), task).await?;
+
+    let files = found.total_files_processed;
+    let collected = stats.take();
+    let left_out = collected.left_out;
+    if files == 0 && left_out > 0 {
+        let patterns = rules.excludes.patterns().join(", ");
+        let text = format!("{} was not stored, because its excludes match every file: {patterns}", folder.display());
+        return Err(RepositoryError::InvalidRequest(text));
+    }
+    let now = extent_of(&found, depth);
+    let summary = commit::completed(found, &written, started);
+    let (bytes, added_bytes) = (summary.total_bytes_processed, summary.data_added_packed);
+    let commit = Commit { repository, store, identity, time: rules.time };
+    let mut snapshot = commit.labelled(root, summary);
+    snapshot.parent = parent.map(|parent| parent.id);
+    let shrunken = last_good.and_then(|last_good| last_good.compare(now, rules.accept_shrunken));
+    if collected.without_attributes.count > 0 {
+        snapshot.tags.add(SnapshotIdentity::WITHOUT_ATTRIBUTES.to_owned());
+    }
+    if collected.unreadable.count == 0 && collected.mounts.count == 0 {
+        // The folder is read directly and not through an exec connection, and every failed read is counted.
+        snapshot.tags.add(format!("{}={}", SnapshotIdentity::PROOF, Proof::Sealed));
+    } else {
+        snapshot.tags.add(SnapshotIdentity::INCOMPLETE.to_owned());
+    }
+    if let Some(shrunken) = &shrunken {
+        shrunken.tag(&mut snapshot);
+    }
+    // A restore may have begun after the first check, and may have moved entries which were read.
+    refuse_unfinished(identity, folder)?;
+    let snapshot = commit.publish(&snapshot, rules.excludes.patterns(), &written).await?;
+    Ok(StoredFolder { snapshot, files, bytes, added_bytes, lacking, shrunken, ..collected })
+}
+
+/// Rejects a folder into which a restore is running or was interrupted. A safety copy is exempt, because the restore
+/// itself makes it before it overwrites data.
+fn refuse_unfinished(identity: &SnapshotIdentity, folder: &Path) -> Result<(), RepositoryError> {
+    if identity.has_tag(SnapshotIdentity::SAFETY) {
+        return Ok(());
+    }
+    let path = folder.display().to_string();
+    match unfinished_restore(folder) {
+        Ok(None) => Ok(()),
+        Ok(Some(mark)) => Err(RepositoryError::RestoreUnfinished { path, mark }),
+        Err(source) => Err(RepositoryError::Unreadable { path, source }),
+    }
+}
+
+/// The newest snapshot of this host and path, which becomes the parent.
+fn newest(snapshots: &[SnapshotFile], host: &str, path: &str) -> Option<SnapshotFile> {
+    let same = snapshots
+        .iter()
+        .filter(|snapshot| snapshot.hostname == host && snapshot.paths.iter().eq([path]) && is_exact(snapshot));
+    same.max_by(|one, other| (&one.time, one.id).cmp(&(&other.time, other.id))).cloned()
+}
+
+/// Whether the recorded sizes of files are those of the stored contents. rustic records the size before it reads a
+/// file.
+fn is_exact(snapshot: &SnapshotFile) -> bool {
+    !snapshot.program_version.starts_with("rustic")
+}

@@ -1,0 +1,323 @@
+//! Walks through a folder, depth first and in the order of the names' bytes, which is the order of restic's trees.
+//!
+//! Entries are opened relative to the handle of their folder, never by a path. So a process which changes the folder
+//! during the walk cannot lead the walk out of it.
+
+use std::{
+    ffi::{CStr, OsStr},
+    fs::File,
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use rustic_core::repofile::{Metadata, Node, NodeType};
+use rustix::{
+    fs::{AtFlags, FileType, Mode, OFlags, Statx, StatxAttributes, StatxFlags, openat, readlinkat, statx},
+    io::Errno,
+};
+use xattr::FileExt;
+
+use super::{
+    backup_stats::{BackupStats, EntryClass},
+    listing::{Listed, Listing},
+    metadata::{self, Attributes, Observed, attributes},
+    opened::{Opened, is_deleted, stat_of},
+    storage,
+};
+use crate::RepositoryError;
+use stowaway_model::{
+    Excludes,
+    injected::{RESTORE_LOCK, RESTORE_MARKS},
+};
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// How often an entry is read, if it is replaced by an entry of another kind each time.
+const MAX_ATTEMPTS: usize = 3;
+
+pub(super) struct Found {
+    /// Relative to the folder; empty for the folder itself.
+    pub path: PathBuf,
+    /// The entry's node, without content.
+    pub node: Node,
+    /// The open file, if the entry is a regular file.
+    pub file: Option<Opened>,
+}
+
+/// A folder with entries which the walk has not visited yet.
+struct Level {
+    handle: Arc<OwnedFd>,
+    names: Listing,
+}
+
+/// The walk. Its first entry is the folder itself, with the given name.
+pub(super) struct Walk {
+    levels: Vec<Level>,
+    path: PathBuf,
+    /// The device number of the folder's file system.
+    device: u64,
+    stats: Arc<BackupStats>,
+    excludes: Excludes,
+    /// See [`super::FolderRules::settle`].
+    settle: SignedDuration,
+    root: Option<Node>,
+}
+
+/// Why an entry is skipped.
+enum Skipped {
+    /// The entry was deleted.
+    Vanished,
+    /// The entry has become an entry of another kind.
+    Changed,
+    /// The handle is stale: another client of the file system deleted or replaced the entry.
+    Stale,
+    Failed(&'static str, io::Error),
+    /// The run cannot continue.
+    Run(RepositoryError),
+}
+
+impl Skipped {
+    fn of(action: &'static str) -> impl Fn(Errno) -> Self {
+        move |error| match error {
+            Errno::NOENT => Self::Vanished,
+            // A link or another kind of entry has replaced the one which was seen.
+            Errno::LOOP | Errno::NOTDIR | Errno::NXIO => Self::Changed,
+            Errno::STALE => Self::Stale,
+            error => Self::Failed(action, error.into()),
+        }
+    }
+}
+
+impl Walk {
+    /// Opens the folder. Returns an error if the folder itself cannot be read, because then nothing can be stored.
+    pub fn new(
+        folder: &Path,
+        name: &OsStr,
+        (excludes, settle): (Excludes, SignedDuration),
+        stats: Arc<BackupStats>,
+    ) -> Result<Self, RepositoryError> {
+        let unreadable = |source: io::Error| RepositoryError::Unreadable { path: folder.display().to_string(), source };
+        raise_limit_of_handles();
+        // The path of the folder itself may be a link.
+        let handle = rustix::fs::open(folder, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty());
+        let handle = handle.map_err(|error| unreadable(error.into()))?;
+        let stat = stat_of(&handle).map_err(|error| unreadable(error.into()))?;
+        let device = metadata::device_of(&stat);
+        let mut walk = Self { levels: Vec::new(), path: PathBuf::new(), device, stats, excludes, settle, root: None };
+        let (names, failure) = Listing::of(&handle)?;
+        if let Some(error) = failure {
+            return Err(unreadable(error));
+        }
+        let handle = File::from(handle);
+        let attributes = walk.attributes_of_open(&PathBuf::new(), &handle, EntryClass::Folder);
+        walk.root = Some(metadata::node(name, &stat, NodeType::Dir, attributes, walk.observed()));
+        walk.levels.push(Level { handle: Arc::new(handle.into()), names });
+        Ok(walk)
+    }
+
+    fn observed(&self) -> Observed {
+        Observed { now: Timestamp::now(), settle: self.settle }
+    }
+
+    /// Whether an entry in the root belongs to the storage system. Such an entry is recorded, unless it is always
+    /// empty.
+    fn is_storage_entry(&self, root: &OwnedFd, name: &CStr) -> bool {
+        let Some(entry) = storage::is_systems_own(root, os_str(name)) else { return false };
+        if !entry.is_empty() && !self.excludes.leave_out(Path::new(os_str(name))) {
+            self.stats.storage_entry(Path::new(os_str(name)), entry.owner);
+        }
+        true
+    }
+
+    /// Reads one entry; opens it if it is a file, and enters it if it is a folder.
+    fn visit(&mut self, name: &CStr) -> Result<Found, Skipped> {
+        let Some(level) = self.levels.last() else { return Err(Skipped::Vanished) };
+        let path = self.path.join(OsStr::from_bytes(name.to_bytes()));
+        let stat = statx(&*level.handle, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)
+            .map_err(Skipped::of("read its metadata"))?;
+        match metadata::file_type(&stat) {
+            FileType::Directory => self.enter(name, path, &stat),
+            FileType::RegularFile => self.open(name, path),
+            FileType::Symlink => {
+                let target = readlinkat(&*level.handle, name, Vec::new()).map_err(Skipped::of("read the link"))?;
+                let kind = NodeType::from_link(Path::new(OsStr::from_bytes(target.as_bytes())));
+                Ok(self.without_content(name, path, &stat, kind))
+            }
+            _ => {
+                let kind = metadata::node_type(&stat).ok_or_else(|| {
+                    Skipped::Failed("store", io::Error::other("a snapshot cannot contain this kind of entry"))
+                })?;
+                Ok(self.without_content(name, path, &stat, kind))
+            }
+        }
+    }
+
+    fn enter(&mut self, name: &CStr, path: PathBuf, entry_stat: &Statx) -> Result<Found, Skipped> {
+        let Some(level) = self.levels.last() else { return Err(Skipped::Vanished) };
+        let handle = match openat(&*level.handle, name, FOLDER, Mode::empty()).map_err(Skipped::of("open the folder")) {
+            Ok(handle) => handle,
+            Err(Skipped::Failed(action, error)) => {
+                // The folder itself is stored, and the missing content is recorded.
+                self.stats.unreadable(&path, format!("failed to {action}: {error}"));
+                return Ok(self.without_content(name, path, entry_stat, NodeType::Dir));
+            }
+            Err(skipped) => return Err(skipped),
+        };
+        let stat = stat_of(&handle).map_err(Skipped::of("read its metadata"))?;
+        let names = if self.is_mounted(&stat) {
+            self.stats.mounted(&path);
+            Listing::default()
+        } else {
+            match Listing::of(&handle).map_err(Skipped::Run)? {
+                (names, None) => names,
+                // The folder was deleted after it was opened.
+                (_, Some(_)) if is_deleted(&handle) => return Err(Skipped::Vanished),
+                (names, Some(error)) => {
+                    self.stats.unreadable(&path, format!("failed to list the folder: {error}"));
+                    names
+                }
+            }
+        };
+        let handle = File::from(handle);
+        let attributes = self.attributes_of_open(&path, &handle, EntryClass::Folder);
+        let node = metadata::node(os_str(name), &stat, NodeType::Dir, attributes, self.observed());
+        self.levels.push(Level { handle: Arc::new(handle.into()), names });
+        self.path.clone_from(&path);
+        Ok(Found { path, node, file: None })
+    }
+
+    fn open(&self, name: &CStr, path: PathBuf) -> Result<Found, Skipped> {
+        let Some(level) = self.levels.last() else { return Err(Skipped::Vanished) };
+        let opened = Opened::open(&level.handle, name).map_err(Skipped::of("open"))?;
+        let attributes = self.attributes_of_open(&path, &opened.file, EntryClass::File);
+        let node = metadata::node(os_str(name), &opened.stat, NodeType::File, attributes, self.observed());
+        Ok(Found { path, node, file: Some(opened) })
+    }
+
+    /// The entry of a link, device, pipe or socket, or of a folder which cannot be opened. The entry itself is not
+    /// opened to read its attributes.
+    fn without_content(&self, name: &CStr, path: PathBuf, stat: &Statx, kind: NodeType) -> Found {
+        let found = self.levels.last().map_or(Ok(None), |level| {
+            // A path in /proc which refers to the open folder itself, even if the folder was renamed.
+            let own = PathBuf::from(format!("/proc/self/fd/{}", level.handle.as_raw_fd())).join(os_str(name));
+            attributes(xattr::list(&own), |name| xattr::get(&own, name))
+        });
+        let class = if matches!(kind, NodeType::Dir) { EntryClass::Folder } else { EntryClass::Other };
+        let attributes = self.record_attributes(&path, class, found);
+        let node = metadata::node(os_str(name), stat, kind, attributes, self.observed());
+        Found { path, node, file: None }
+    }
+
+    fn attributes_of_open(&self, path: &Path, file: &File, class: EntryClass) -> Metadata {
+        self.record_attributes(path, class, attributes(file.list_xattr(), |name| file.get_xattr(name)))
+    }
+
+    fn record_attributes(&self, path: &Path, class: EntryClass, read: io::Result<Option<Attributes>>) -> Metadata {
+        match read {
+            Ok(Some(Attributes { found, failed })) => {
+                self.stats.attributes_listed(class);
+                for (name, error) in failed {
+                    self.stats.attribute_unreadable(path, &name, &error);
+                }
+                found
+            }
+            Ok(None) => Metadata::default(),
+            // The entry was deleted meanwhile, which reading or listing it will show.
+            Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::StaleNetworkFileHandle].contains(&error.kind()) => {
+                Metadata::default()
+            }
+            Err(error) => {
+                self.stats.attributes_unlisted(path, class, &error);
+                Metadata::default()
+            }
+        }
+    }
+
+    fn is_mounted(&self, stat: &Statx) -> bool {
+        if stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
+            return stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+        }
+        metadata::device_of(stat) != self.device
+    }
+}
+
+impl Iterator for Walk {
+    type Item = Result<Found, RepositoryError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(node) = self.root.take() {
+            return Some(Ok(Found { path: PathBuf::new(), node, file: None }));
+        }
+        loop {
+            let is_root = self.levels.len() == 1;
+            let level = self.levels.last_mut()?;
+            let Listed { name, is_folder } = match level.names.next_entry() {
+                Ok(Some(listed)) => listed,
+                Ok(None) => {
+                    self.levels.pop();
+                    self.path.pop();
+                    continue;
+                }
+                Err(error) => return Some(Err(error)),
+            };
+            let handle = Arc::clone(&level.handle);
+            if is_root && (is_restore_entry(&name) || self.is_storage_entry(&handle, &name)) {
+                continue;
+            }
+            let path = self.path.join(os_str(&name));
+            if self.excludes.leave_out(&path) {
+                self.stats.excluded();
+                continue;
+            }
+            let mut attempts = 0;
+            let skipped = loop {
+                attempts += 1;
+                match self.visit(&name) {
+                    Ok(found) => return Some(Ok(found)),
+                    Err(Skipped::Run(error)) => return Some(Err(error)),
+                    Err(Skipped::Changed | Skipped::Stale) if attempts < MAX_ATTEMPTS => {}
+                    Err(skipped) => break skipped,
+                }
+            };
+            match skipped {
+                Skipped::Vanished => self.stats.vanished(&path, is_folder),
+                // In a deleted folder, no entry can be found by its name.
+                Skipped::Stale if self.levels.last().is_none_or(|level| is_deleted(&level.handle)) => {
+                    self.stats.vanished(&path, is_folder);
+                }
+                Skipped::Stale => self.stats.unreadable(&path, "its handle becomes stale again and again"),
+                Skipped::Changed => self.stats.unreadable(&path, "it becomes another kind of file again and again"),
+                Skipped::Failed(action, error) => self.stats.unreadable(&path, format!("failed to {action}: {error}")),
+                Skipped::Run(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+fn os_str(name: &CStr) -> &OsStr {
+    OsStr::from_bytes(name.to_bytes())
+}
+
+/// Whether an entry belongs to a restore step.
+fn is_restore_entry(name: &CStr) -> bool {
+    RESTORE_MARKS.iter().chain([&RESTORE_LOCK]).any(|own| own.as_bytes() == name.to_bytes())
+}
+
+/// Raises the limit of open files to its maximum, because the walk keeps one handle open for each level of a deep
+/// folder, and the usual limit is 1024. If the maximum does not suffice, the entries which could not be opened are
+/// recorded.
+pub(super) fn raise_limit_of_handles() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    }
+}
+
+#[cfg(test)]
+mod tests;

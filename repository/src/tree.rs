@@ -1,0 +1,205 @@
+//! Writes trees in restic's format: the entries of a folder, and the tree of a stream's single file with its parent
+//! folders.
+//!
+//! Format: restic's design document, section "Trees and Data".
+
+use std::io::{self, Write};
+
+use jiff::Timestamp;
+use rustic_core::{
+    DataId, TreeId,
+    repofile::{Metadata, Node, NodeType},
+};
+
+use super::{
+    RepositoryError,
+    long_blob::{LongBlob, LongWriter},
+    packer::Packer,
+    scratch,
+    tree_nodes::SHORT_BYTES,
+};
+
+/// A dump may contain secrets, so only the owner may read the restored file.
+const FILE_MODE: u32 = 0o600;
+/// Modes are in the form of Go's `fs.FileMode`, whose highest bit means "directory".
+const DIRECTORY_MODE: u32 = 1 << 31 | 0o755;
+
+/// The beginning and the end of a tree. restic's trees end with a line feed.
+const BEGIN: &[u8] = b"{\"nodes\":[";
+const END: &[u8] = b"]}\n";
+
+/// Splits the path of a file in a snapshot into names. The path must be absolute, without empty names, `.` and `..`.
+pub(super) fn checked_path(path: &str) -> Result<Vec<&str>, RepositoryError> {
+    let names: Vec<&str> = path.strip_prefix('/').unwrap_or_default().split('/').collect();
+    if names.iter().any(|name| matches!(*name, "" | "." | "..") || name.contains('\0')) {
+        return Err(RepositoryError::InvalidRequest(format!(
+            "{path:?} cannot be the path of a stored file: give an absolute path, such as /shop-db.sql"
+        )));
+    }
+    Ok(names)
+}
+
+fn metadata(mode: u32, size: u64, time: Timestamp) -> Metadata {
+    Metadata {
+        mode: Some(mode),
+        mtime: Some(time),
+        atime: Some(time),
+        ctime: Some(time),
+        uid: Some(0),
+        gid: Some(0),
+        size,
+        ..Metadata::default()
+    }
+}
+
+/// Returns the metadata of a folder which is stored only as a parent of the stored data.
+pub(super) fn folder_metadata(time: Timestamp) -> Metadata {
+    metadata(DIRECTORY_MODE, 0, time)
+}
+
+/// A tree that is being written as JSON: in memory while it is short, otherwise in a temporary file.
+pub(super) struct TreeWriter {
+    /// The version of the repository's format.
+    version: u32,
+    /// The JSON that is not in the file yet.
+    json: Vec<u8>,
+    is_empty: bool,
+    long: Option<LongWriter>,
+}
+
+/// A complete tree, not stored yet.
+pub(super) enum FinishedTree {
+    Short(Vec<u8>),
+    Long(LongBlob),
+}
+
+impl FinishedTree {
+    /// Returns the length before compression.
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::Short(json) => json.len() as u64,
+            Self::Long(blob) => blob.length,
+        }
+    }
+}
+
+impl TreeWriter {
+    pub fn new(version: u32) -> Self {
+        Self { version, json: BEGIN.to_vec(), is_empty: true, long: None }
+    }
+
+    /// Appends a node. The caller adds nodes in the order of the bytes of their names.
+    pub fn add(&mut self, node: &Node) -> Result<(), RepositoryError> {
+        if !std::mem::take(&mut self.is_empty) {
+            self.json.push(b',');
+        }
+        serde_json::to_writer(&mut *self, node).map_err(|error| scratch::failed(error.into()))
+    }
+
+    fn spill(&mut self) -> io::Result<()> {
+        if self.json.len() <= SHORT_BYTES as usize / 2 {
+            return Ok(());
+        }
+        let long = match &mut self.long {
+            Some(long) => long,
+            none => none.insert(LongWriter::new(self.version)?),
+        };
+        long.write(&self.json)?;
+        self.json.clear();
+        Ok(())
+    }
+
+    /// Completes the tree.
+    pub fn finish(mut self) -> Result<FinishedTree, RepositoryError> {
+        self.json.extend(END);
+        let Some(mut long) = self.long else { return Ok(FinishedTree::Short(self.json)) };
+        let written = long.write(&self.json).and_then(|()| long.finish());
+        written.map(FinishedTree::Long).map_err(scratch::failed)
+    }
+}
+
+/// The serializer writes JSON directly to the tree, because a single node may be long: it lists all blobs of a file.
+impl Write for TreeWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.json.extend_from_slice(bytes);
+        self.spill()?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Stores the trees of a snapshot with a single file at an absolute path. Returns the root, and the number of parent
+/// folders.
+pub(super) fn save_file(
+    packer: &Packer,
+    path: &str,
+    content: Vec<DataId>,
+    size: u64,
+    time: Timestamp,
+) -> Result<(TreeId, u64), RepositoryError> {
+    let mut names = checked_path(path)?;
+    let name = names.pop().unwrap_or_default();
+    let mut node = Node::new_node(name.as_ref(), NodeType::File, metadata(FILE_MODE, size, time));
+    node.content = Some(content);
+    let mut tree = save_only(packer, &node)?;
+    for name in names.iter().rev() {
+        let mut node = Node::new_node(name.as_ref(), NodeType::Dir, folder_metadata(time));
+        node.subtree = Some(tree);
+        tree = save_only(packer, &node)?;
+    }
+    Ok((tree, names.len() as u64))
+}
+
+/// Stores a tree of a single node.
+fn save_only(packer: &Packer, node: &Node) -> Result<TreeId, RepositoryError> {
+    let mut writer = TreeWriter::new(packer.version());
+    writer.add(node)?;
+    packer.save_tree(writer.finish()?).map(TreeId::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustic_core::repofile::Tree;
+
+    use super::*;
+    use crate::crypto::id_of;
+
+    #[test]
+    fn invalid_paths_of_files_are_refused() {
+        for path in ["", "/", "a", "a/b", "/a/", "//a", "/a//b", "/..", "/a/../b", "/./a", "/a\0"] {
+            assert!(checked_path(path).is_err(), "{path:?}");
+        }
+        assert_eq!(checked_path("/a/b.sql").unwrap(), ["a", "b.sql"]);
+    }
+
+    #[test]
+    fn trees_are_equal_to_those_of_the_library() {
+        let mut nodes = Vec::new();
+        for name in ["a", "b\"", "c"] {
+            let mut writer = TreeWriter::new(2);
+            for node in &nodes {
+                writer.add(node).unwrap();
+            }
+            let tree = Tree { nodes: nodes.clone() };
+            let FinishedTree::Short(json) = writer.finish().unwrap() else { panic!("it is short") };
+            assert_eq!(json, tree.serialize().unwrap().0);
+            nodes.push(Node::new_node(name.as_ref(), NodeType::Dir, folder_metadata(Timestamp::UNIX_EPOCH)));
+        }
+    }
+
+    #[test]
+    fn long_tree_has_the_id_that_it_would_have_in_memory() {
+        let (mut writer, mut nodes) = (TreeWriter::new(2), Vec::new());
+        for number in 0..20_000 {
+            let name = format!("{number:05}");
+            nodes.push(Node::new_node(name.as_ref(), NodeType::Dir, folder_metadata(Timestamp::UNIX_EPOCH)));
+            writer.add(nodes.last().unwrap()).unwrap();
+        }
+        let FinishedTree::Long(blob) = writer.finish().unwrap() else { panic!("it is long") };
+        let json = Tree { nodes }.serialize().unwrap().0;
+        assert_eq!((blob.id, blob.length), (id_of(&json), json.len() as u64));
+    }
+}
