@@ -9,6 +9,13 @@ cargo := cargo --quiet
 cluster := e2e/cluster
 # Outside of the clone, so that a new clone does not compile the dependencies again.
 export CARGO_TARGET_DIR ?= $(or $(STOWAWAY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stowaway)/target
+# Tests use the profile `dev`, which compiles quickly. Benchmarks and soak tests use `release`.
+profile := dev
+soak bench bench-admission bench-repository bench-recognise: profile := release
+export STOWAWAY_BUILT = $(CARGO_TARGET_DIR)/$(patsubst dev,debug,$(profile))
+phase := e2e/phase
+
+.NOTPARALLEL:
 
 # Touches the sources if another clone has used this target folder. Cargo compares only times, and would otherwise take the
 # programs of the other clone for up to date.
@@ -23,28 +30,35 @@ help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 .PHONY: test
-test: lint unit e2e ## Runs lints, unit and repository tests, and all scenarios on the cluster
+test: begin lint unit e2e ## Runs lints, unit and repository tests, and all scenarios on the cluster
+	@$(phase) --report
 	@echo "make test: all passed"
+
+.PHONY: begin
+begin:
+	@mkdir -p $(CARGO_TARGET_DIR)
+	@$(phase) --begin
 
 .PHONY: tools
 tools: ## Builds the programs of the tests into the cache (Kubernetes, restic, ...); takes minutes, once per machine
-	@$(cluster)/build
+	@$(phase) "programs of the tests" $(cluster)/build
 
 .PHONY: build
 build: own tools ## Builds the binary, and the helper that is injected into pods
-	@echo "building stowaway (about 6 minutes on a new machine, seconds later) ..."
-	@$(cargo) build --release
-	@helper/build >/dev/null
+	@echo "building stowaway (minutes on a new machine, seconds later) ..."
+	@$(phase) "compiling stowaway" $(cargo) build --profile $(profile)
+	@$(phase) "compiling the helper" helper/build >/dev/null
 
 .PHONY: lint
-lint: own tools ## Checks formatting, and runs clippy
+lint: own tools deny ## Checks formatting, and runs clippy
 	@echo "checking format and lints ..."
 	@$(cargo) fmt --all --check
-	@$(cargo) clippy --release --workspace --all-targets -- -D warnings
+	@$(phase) "clippy" $(cargo) clippy --workspace --all-targets -- -D warnings
 
 .PHONY: unit
 unit: build ## Runs the tests that need no cluster, some of them with the real restic
-	RUST_TEST_THREADS=4 cargo test --release --no-fail-fast
+	@$(phase) "compiling the tests" $(cargo) test --no-run
+	@RUST_TEST_THREADS=4 $(phase) "unit and integration tests" cargo test --no-fail-fast
 
 .PHONY: check
 check: ## The quick loop while you write: format, lints and unit tests, without the cluster and without optimization
@@ -53,46 +67,64 @@ check: ## The quick loop while you write: format, lints and unit tests, without 
 	@cargo test --quiet --workspace --lib --bins
 	@cargo test --quiet --test architecture
 
+.PHONY: deny
+deny: ## Checks the licenses and the sources of all dependencies (deny.toml)
+	@packaging/deny
+
+.PHONY: deny-advisories
+deny-advisories: ## Checks the dependencies for known vulnerabilities, in a database which it downloads
+	@packaging/deny --advisories
+
+.PHONY: image
+image: ## Builds the image as an OCI archive, without a container engine (20 minutes on a new machine)
+	@packaging/image
+
 .PHONY: image-push
-image-push: build ## Builds the image without a container engine and pushes it (REGISTRY=registry.example.com/backup)
+image-push: ## Builds the image and pushes it (REGISTRY=registry.example.com/backup)
 	@[ -n "$(REGISTRY)" ] || { echo "make image-push: set REGISTRY to the registry and path to push to" >&2; exit 2; }
-	@STOWAWAY_REGISTRY=$(REGISTRY) e2e/images/build stowaway $(CARGO_TARGET_DIR)/release/stowaway
+	@packaging/image --push "$(REGISTRY)"
+
+.PHONY: release
+release: ## Builds the archive, image, SBOM, checksums and krew manifest of a release (URL=https://..., IMAGE=REFERENCE)
+	@URL="$(URL)" IMAGE="$(IMAGE)" packaging/release
 
 .PHONY: cluster
 cluster: build ## Starts the test cluster, and installs Stowaway in it
-	@$(cluster)/up
-	@e2e/images/build
-	@e2e/images/build stowaway $(CARGO_TARGET_DIR)/release/stowaway
-	@e2e/install
+	@$(phase) "starting the cluster" $(cluster)/up
+	@$(phase) "images of the tests" e2e/images/build
+	@$(phase) "image of stowaway" e2e/images/build stowaway $(or $(STOWAWAY_BINARY),$(STOWAWAY_BUILT)/stowaway)
+	@$(phase) "installing stowaway" e2e/install
 
 .PHONY: e2e
 e2e: cluster ## Runs all scenarios on the cluster
-	RUST_TEST_THREADS=4 cargo test --release --no-fail-fast --package stowaway-e2e
+	@$(phase) "compiling the scenarios" $(cargo) test --no-run --package stowaway-e2e
+	@RUST_TEST_THREADS=4 $(phase) "scenarios" cargo test --no-fail-fast --package stowaway-e2e
 
 .PHONY: demo
-demo: cluster ## Shows a backup, a loss and a restore of a database
-	@e2e/demo
+demo: begin cluster ## Shows a backup, a loss and a restore of a database
+	@$(phase) "demo" e2e/demo
+	@$(phase) --report
 
 .PHONY: soak
 soak: cluster ## Runs the soak tests, with hundreds of stalls, cuts and kills (hours)
-	@$(cargo) run --release --package stowaway-e2e --bin soak_repository
-	@$(cargo) run --release --package stowaway-e2e --bin soak
+	@$(cargo) run --profile $(profile) --package stowaway-e2e --bin soak_repository
+	@$(cargo) run --profile $(profile) --package stowaway-e2e --bin soak
 
 .PHONY: bench
 bench: cluster bench-admission bench-repository bench-recognise ## Measures rate, CPU and peak memory against kubectl exec | restic backup --stdin (BENCH_OPTIONS='--sizes 1024')
-	@$(cargo) run --release --package stowaway-e2e --bin bench -- $(BENCH_OPTIONS)
+	@$(cargo) run --profile $(profile) --package stowaway-e2e --bin bench -- $(BENCH_OPTIONS)
 
 .PHONY: bench-admission
 bench-admission: cluster ## Measures latency, CPU and memory of the webhook against a minimal handler
-	@$(cargo) run --release --package stowaway-e2e --bin admission
+	@$(cargo) run --profile $(profile) --package stowaway-e2e --bin admission
 
 .PHONY: bench-repository
 bench-repository: build ## Measures backups of folders, checks, prunes and 10,000 snapshots against restic; needs no cluster
-	@$(cargo) run --release --package stowaway-e2e --bin bench_repository -- $(BENCH_REPOSITORY_OPTIONS)
+	@$(cargo) run --profile $(profile) --package stowaway-e2e --bin bench_repository -- $(BENCH_REPOSITORY_OPTIONS)
 
 .PHONY: bench-recognise
 bench-recognise: ## Measures the recognition of dump formats against SHA-256; needs no cluster
-	@$(cargo) run --release --package stowaway-e2e --bin bench_recognise -- $(BENCH_RECOGNISE_OPTIONS)
+	@$(cargo) run --profile $(profile) --package stowaway-e2e --bin bench_recognise -- $(BENCH_RECOGNISE_OPTIONS)
 
 .PHONY: fuzz
 fuzz: ## Runs each fuzz target for an hour (FUZZ_SECONDS); needs a nightly Rust and cargo-fuzz
@@ -101,7 +133,7 @@ fuzz: ## Runs each fuzz target for an hour (FUZZ_SECONDS); needs a nightly Rust 
 
 .PHONY: manifests
 manifests: own ## Writes the generated manifests and the table of docs/annotations.md
-	@$(cargo) run --release --bin stowaway -- manifests --output manifests
+	@$(cargo) run --bin stowaway -- manifests --output manifests
 	@e2e/update-docs
 
 .PHONY: down

@@ -22,12 +22,12 @@ pub fn program(name: &str) -> PathBuf {
     if built.exists() { built } else { PathBuf::from(name) }
 }
 
-/// The `stowaway` under test, which `cargo build --release` has built beside the tests.
+/// The `stowaway` under test, which `cargo build` has built beside the tests.
 pub fn stowaway() -> Result<PathBuf> {
     let own = env::current_exe().context("failed to find the test's own program")?;
     // A test is in the folder `deps` below `stowaway`; a program, such as `soak`, is beside it.
     let built = own.ancestors().skip(1).take(2).map(|folder| folder.join("stowaway")).find(|path| path.is_file());
-    built.with_context(|| format!("no `stowaway` beside {}; run `cargo build --release` first", own.display()))
+    built.with_context(|| format!("no `stowaway` beside {}; run `cargo build` first", own.display()))
 }
 
 /// Runs to the end and returns stdout; an exit status other than 0 is an error that shows both outputs.

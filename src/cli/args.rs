@@ -2,6 +2,7 @@
 
 mod keys;
 mod maintenance;
+mod manifests;
 mod restore;
 
 use std::{path::PathBuf, time::Duration};
@@ -11,13 +12,14 @@ use clap_complete::Shell;
 
 pub use self::keys::{KeyCommand, NewPassword};
 pub use self::maintenance::{CheckArguments, DoctorArguments, ForgetArguments, PruneArguments, UnlockArguments};
+pub use self::manifests::ManifestsArguments;
 pub use self::restore::RestoreArguments;
 use self::restore::stored_path;
 use crate::{
     annotations::positive_duration,
     model::SourceName,
     plan::names::RunKind,
-    resources::manifests::NAMESPACE,
+    resources::manifests::{LOG_FORMAT_VARIABLE, NAMESPACE},
     runner::{MountedVolume, questions::Question},
     telemetry::LogFormat,
 };
@@ -27,7 +29,7 @@ use crate::{
 #[command(name = "stowaway", version, propagate_version = true, after_help = EXIT_CODES)]
 pub struct Arguments {
     /// Format of the log lines.
-    #[arg(long, global = true, value_enum, default_value_t, env = "STOWAWAY_LOG_FORMAT")]
+    #[arg(long, global = true, value_enum, default_value_t, env = LOG_FORMAT_VARIABLE)]
     pub log_format: LogFormat,
     /// Minimum log level: error, warn, info, debug, trace, or a filter such as "info,kube=debug".
     #[arg(long, global = true, default_value = "info", env = "STOWAWAY_LOG_LEVEL")]
@@ -79,17 +81,13 @@ pub enum Command {
         shell: Shell,
     },
     /// Write the Kubernetes manifests (CRDs and installation) to a folder.
-    Manifests {
+    Manifests(Box<ManifestsArguments>),
+    /// Write the manual pages of the commands to a folder.
+    #[command(hide = true)]
+    ManualPages {
         /// Folder to write to.
         #[arg(long)]
         output: PathBuf,
-        /// Image reference of the controller, the webhook, the runs and the injected containers.
-        #[arg(long, default_value = crate::resources::manifests::IMAGE)]
-        image: String,
-        /// Let cert-manager, which must be installed, issue the webhook's certificate. By default, the webhook issues
-        /// its own.
-        #[arg(long)]
-        cert_manager: bool,
     },
     /// Print the reference table of the annotations as Markdown.
     #[command(hide = true)]

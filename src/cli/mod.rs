@@ -13,6 +13,7 @@ mod local;
 mod location;
 mod logs;
 mod maintenance;
+mod manifests;
 mod namespace;
 mod output;
 mod query;
@@ -28,7 +29,7 @@ use self::args::{Arguments, Command};
 use crate::{
     annotations, controller,
     model::{Failure, SourceNameError, TagError},
-    repository, resources, runner,
+    repository, runner,
     telemetry::{self, LogOutput},
     webhook,
 };
@@ -206,7 +207,8 @@ async fn run(command: Command) -> Result<u8, CliError> {
             output::print_lines(String::from_utf8_lossy(&script).trim_end())?;
             Ok(0)
         }
-        Command::Manifests { output, image, cert_manager } => manifests(&output, &image, cert_manager),
+        Command::Manifests(arguments) => manifests::run(&arguments),
+        Command::ManualPages { output } => manifests::write_manual_pages(&output),
         Command::Annotations => {
             output::print_lines(annotations::render().trim_end())?;
             Ok(0)
@@ -257,18 +259,6 @@ fn end_signal() -> impl Future<Output = ()> + Send + 'static {
         let signal = signal.await;
         tracing::info!("{signal} received");
     }
-}
-
-fn manifests(folder: &std::path::Path, image: &str, cert_manager: bool) -> Result<u8, CliError> {
-    let installation = resources::manifests::Installation { image, cert_manager, ..Default::default() };
-    let files = resources::manifests::files(&installation)
-        .map_err(|error| CliError::Usage(format!("the manifests cannot be written: {error}")))?;
-    for (name, text) in files {
-        let path = folder.join(name);
-        let made = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-        made.and_then(|()| std::fs::write(&path, text)).map_err(CliError::Output)?;
-    }
-    Ok(0)
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     api::{self, CredentialSource, Repository, SecretKeyReference, connection, credential_sources},
+    cluster::version,
     exec::{self, Control, ExecTarget, Limits, Lines},
     model::{BackendConfig, DataPart, Failure, Reason, Secret, StoredPassword},
     plan::names::RUNNER_CONTAINER,
@@ -81,7 +82,18 @@ pub async fn dump(arguments: &DumpArguments) -> Result<u8, CliError> {
 pub async fn examine(location: &RepositoryArguments, data: Option<DataPart>) -> Result<Diagnosis, CliError> {
     let (client, namespace) = remote::connect(location.namespace.as_deref(), location.context.as_deref()).await?;
     let object = find_repository(&client, &namespace, location.repository_name.as_deref()).await?;
-    let mut diagnosis: Diagnosis = parse(&query(location, &Question::Examine { data }).await?)?;
+    // A cluster that refuses this request answers the next ones, or reports a clearer error.
+    let outdated = version::problem(&client).await.ok().flatten();
+    let examined = query(location, &Question::Examine { data }).await.and_then(|answer| parse(&answer));
+    let broken = |what| Complaint { weight: Weight::Broken, what, remedy: Vec::new() };
+    let mut diagnosis: Diagnosis = match (examined, outdated) {
+        (examined, None) => examined?,
+        (Ok(diagnosis), Some(outdated)) => with_complaints(diagnosis, [broken(outdated)]),
+        (Err(error), Some(outdated)) => {
+            let failed = format!("the repository could not be examined: {error}");
+            with_complaints(Diagnosis::default(), [broken(outdated), broken(failed)])
+        }
+    };
     if let Some(what) = controller_lease::problem(&client, &location.system_namespace()).await {
         diagnosis.complaints.push(Complaint { weight: Weight::Risk, what, remedy: Vec::new() });
     }
@@ -92,6 +104,11 @@ pub async fn examine(location: &RepositoryArguments, data: Option<DataPart>) -> 
     }
     add_object(&mut diagnosis, &object);
     Ok(diagnosis)
+}
+
+fn with_complaints(mut diagnosis: Diagnosis, complaints: impl IntoIterator<Item = Complaint>) -> Diagnosis {
+    diagnosis.complaints.extend(complaints);
+    diagnosis
 }
 
 fn parse<T: serde::de::DeserializeOwned>(answer: &[u8]) -> Result<T, CliError> {

@@ -12,3 +12,4 @@ pub mod progress;
 pub mod replace;
 pub mod scale;
 pub mod singleton;
+pub mod version;

@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{Backup, Repository, Restore},
-    cluster::call::CallError,
+    cluster::{call::CallError, version},
     resources::{labels, names::RunKind},
     telemetry,
 };
@@ -66,6 +66,9 @@ pub enum ControllerError {
     /// There is neither a kubeconfig nor a service account of a pod.
     #[error("failed to find the cluster: {0}; set KUBECONFIG, or run in a pod")]
     Client(#[from] kube::Error),
+    /// The cluster's version of Kubernetes is not supported.
+    #[error("{0}")]
+    Outdated(String),
     #[error("failed to listen for metrics on port {port}: {source}; choose another one by --metrics-port")]
     Listen {
         port: u16,
@@ -77,7 +80,8 @@ pub enum ControllerError {
 /// Runs until `shutdown` is ready, and then finishes the running reconciles.
 ///
 /// # Errors
-/// If no cluster is configured, or the port of the metrics is taken. A cluster which does not answer is no error.
+/// If no cluster is configured, its version is too old, or the port of the metrics is taken. A cluster which does not
+/// answer is no error.
 pub async fn run(
     settings: Settings,
     shutdown: impl Future<Output = ()> + Send + 'static,
@@ -91,6 +95,11 @@ pub async fn run(
     let token = CancellationToken::new();
     let port = settings.metrics_port;
     let listener = telemetry::metrics::listen(port).await.map_err(|source| ControllerError::Listen { port, source })?;
+    let mut shutdown = Box::pin(shutdown);
+    tokio::select! {
+        () = &mut shutdown => return Ok(()),
+        refused = refuse_outdated(&client) => refused?,
+    }
     let mut registry = Registry::default();
     let watchdog_metrics = watchdog::Metrics::register(&mut registry);
     let object_metrics = (RepositoryMetrics::register(&mut registry), RunMetrics::register(&mut registry));
@@ -158,6 +167,18 @@ pub async fn run(
         () = too_late => tracing::warn!("shutting down before all reconciles have ended; the next start continues them"),
     }
     Ok(())
+}
+
+/// Returns an error if the cluster's version is not supported. Runs would fail there later, each with its own error.
+async fn refuse_outdated(client: &Client) -> Result<(), ControllerError> {
+    match version::problem(client).await {
+        Ok(None) => Ok(()),
+        Ok(Some(problem)) => Err(ControllerError::Outdated(problem)),
+        Err(error) => {
+            tracing::warn!("whether the version of Kubernetes is supported is not known: {error}");
+            Ok(())
+        }
+    }
 }
 
 /// An object in the watches. Its metadata suffices, because each reconcile reads the object again. With a watch of

@@ -3,6 +3,7 @@
 //! The output depends only on the arguments, and contains no secret, because certificates are issued in the cluster.
 
 mod admission;
+mod amounts;
 mod cert_manager;
 mod conditions;
 mod controller;
@@ -30,6 +31,7 @@ use serde::Serialize;
 
 use crate::api;
 
+pub use amounts::{AmountList, Amounts, AmountsError};
 pub use people::CLI_ROLE;
 
 /// Default namespace of the controller and the webhook.
@@ -38,6 +40,8 @@ pub const NAMESPACE: &str = "stowaway-system";
 pub const IMAGE: &str = concat!("stowaway:", env!("CARGO_PKG_VERSION"));
 /// The environment variable with the image for runs (in the controller) and for injected containers (in the webhook).
 pub const IMAGE_VARIABLE: &str = "STOWAWAY_IMAGE";
+/// The environment variable with the format of the log lines.
+pub const LOG_FORMAT_VARIABLE: &str = "STOWAWAY_LOG_FORMAT";
 /// Name of the webhook's objects: its Deployment, its Service, and its webhook configurations.
 pub const WEBHOOK: &str = "stowaway-webhook";
 /// Name of the Secret with the webhook's authority. The webhook creates it.
@@ -65,11 +69,27 @@ pub struct Installation<'a> {
     pub namespace: &'a str,
     /// Whether cert-manager issues the webhook's certificate. Otherwise the webhook issues it.
     pub cert_manager: bool,
+    /// Names of the Secrets with which the images of the installation's own pods are pulled.
+    pub pull_secrets: &'a [String],
+    /// Whether the installation's own pods log JSON.
+    pub json_logs: bool,
+    /// Requests and limits of the controller, where they differ from the default amounts.
+    pub controller: Option<&'a Amounts>,
+    /// Requests and limits of the webhook, where they differ from the default amounts.
+    pub webhook: Option<&'a Amounts>,
 }
 
 impl Default for Installation<'_> {
     fn default() -> Self {
-        Self { image: IMAGE, namespace: NAMESPACE, cert_manager: false }
+        Self {
+            image: IMAGE,
+            namespace: NAMESPACE,
+            cert_manager: false,
+            pull_secrets: &[],
+            json_logs: false,
+            controller: None,
+            webhook: None,
+        }
     }
 }
 
@@ -114,7 +134,7 @@ pub fn network_policies_yaml(installation: &Installation<'_>) -> Result<String, 
 /// # Errors
 /// When an object cannot be serialized as YAML.
 pub fn install_yaml(installation: &Installation<'_>) -> Result<String, serde_norway::Error> {
-    let Installation { image: _, namespace, cert_manager } = *installation;
+    let Installation { namespace, cert_manager, .. } = *installation;
     let mut documents = vec![to_yaml(&namespace_object(namespace))?];
     for (policy, binding) in policies::all(installation) {
         documents.extend([to_yaml(&policy)?, to_yaml(&binding)?]);

@@ -16,6 +16,7 @@ mod documents;
 mod generated;
 mod helper;
 mod injection;
+mod packaging;
 mod process;
 mod repository;
 mod shell;

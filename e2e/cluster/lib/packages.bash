@@ -38,6 +38,10 @@ require_node() {
 	command -v npm >/dev/null || fail 2 "Node.js is missing (20 or newer)." "Get it with: apt-get install nodejs npm"
 }
 
+require_pip() {
+	python3 -m pip --version >/dev/null 2>&1 || fail 2 "Python's pip is missing." "Get it with: apt-get install python3-pip"
+}
+
 require_rust() {
 	command -v cargo >/dev/null || fail 2 "Rust is missing (1.91 or newer)." \
 		"Get it with: curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"

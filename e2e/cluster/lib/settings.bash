@@ -12,6 +12,7 @@ restic_version=v0.19.1
 rest_server_version=v0.14.0
 fake_gcs_server_version=v1.56.1
 gofakes3_version=v1.2.0
+cargo_cyclonedx_version=0.5.9
 
 # Built programs and the state of the cluster are outside of the clone, so that a new clone can reuse them.
 cache=${STOWAWAY_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/stowaway}

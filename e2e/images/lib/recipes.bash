@@ -90,22 +90,22 @@ recipe_shell-less() {
 	config="$path_variable,\"Entrypoint\":[\"/usr/local/bin/emit\",\"--idle\"]"
 }
 
-# The image of Stowaway, with the C library and the CA certificates below, and the binary on top.
+# The image of Stowaway, from a binary which need not be static. The tests use the binary of `cargo build --release`, whose
+# compilation they need anyway.
 recipe_stowaway() {
+	local libraries=$work/libraries
 	[ -x "${stowaway_binary:-}" ] || fail 2 "The program ${stowaway_binary:-(none given)} does not exist." \
 		"Build it with: cargo build --release; then: e2e/images/build stowaway target/release/stowaway"
-	# The packages are unpacked and not installed, and only their libraries and certificates are kept.
-	make_rootfs stowaway extract libc6,libgcc-s1,ca-certificates \
-		--extract-hook='mkdir -p "$1/etc/ssl/certs" && cat "$1"/usr/share/ca-certificates/mozilla/*.crt >"$1/etc/ssl/certs/ca-certificates.crt"' \
-		--extract-hook='cd "$1" && rm -rf etc/debconf.conf etc/perl usr/share usr/bin/* usr/sbin/* usr/lib/ssl usr/lib/*/perl* usr/lib/*/libssl* usr/lib/*/libcrypto* usr/lib/*/engines*' \
-		--extract-hook='printf "%s\n" root:x:0:0::/: stowaway:x:65532:65532::/: >"$1/etc/passwd"' \
-		--extract-hook='printf "%s\n" root:x:0: stowaway:x:65532: >"$1/etc/group"'
-	mkdir -m 1777 "$folder/tmp"
 	# Without the line tables, which only the back traces of tests need, and which make the image five times as large.
 	strip -o "$work/stowaway.stripped" "$stowaway_binary"
-	add_program "$work/stowaway.stripped" stowaway
-	# The helper is built separately, because it is linked statically. An init container copies it into pods.
 	helper_binary=$("$here/../../helper/build")
-	add_program "$helper_binary" stowaway-helper
-	config="$path_variable,\"User\":\"65532:65532\",\"Entrypoint\":[\"/usr/local/bin/stowaway\"]"
+	fill_image "$folder" "$work/stowaway.stripped" "$helper_binary"
+	mkdir "$libraries"
+	# The C library, with which the binary was linked.
+	ldd "$stowaway_binary" | grep -o '/[^ ]*' | xargs -r -I{} install -D -m 0755 {} "$libraries/{}" || true
+	if [ -n "$(ls "$libraries")" ]; then
+		rootfs=$work/stowaway-libraries.tar
+		archive "$libraries" "$rootfs"
+	fi
+	config=$(image_config)
 }

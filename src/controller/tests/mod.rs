@@ -394,3 +394,29 @@ async fn slow_namespace_delays_no_other_one() {
     assert!(slow.await.unwrap_err().is_cancelled());
     assert!(context.being_started().is_empty());
 }
+
+/// A cluster which answers every request with this status and body.
+fn answering(status: u16, body: &Value) -> Client {
+    let body = body.to_string();
+    let service = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+        let answer = http::Response::builder().status(status).body(axum::body::Body::from(body.clone()));
+        async move { Ok::<_, std::convert::Infallible>(answer.unwrap()) }
+    });
+    Client::new(service, "stowaway-system")
+}
+
+#[tokio::test]
+async fn cluster_that_is_too_old_is_refused_and_an_unknown_version_is_not() {
+    let version = |minor: &str| {
+        json!({
+            "major": "1", "minor": minor, "gitVersion": format!("v1.{minor}.7"), "gitCommit": "", "gitTreeState": "",
+            "buildDate": "", "goVersion": "", "compiler": "", "platform": "",
+        })
+    };
+    let refused = refuse_outdated(&answering(200, &version("32"))).await.unwrap_err().to_string();
+    assert!(refused.starts_with("the cluster runs Kubernetes v1.32.7, which Stowaway does not support"), "{refused}");
+    refuse_outdated(&answering(200, &version("33"))).await.unwrap();
+    let forbidden =
+        json!({ "kind": "Status", "status": "Failure", "code": 403, "reason": "Forbidden", "message": "no" });
+    refuse_outdated(&answering(403, &forbidden)).await.unwrap();
+}

@@ -3,22 +3,27 @@
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy},
-        core::v1::{Container, PodTemplateSpec},
+        core::v1::{Container, PodTemplateSpec, ResourceRequirements},
     },
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
 
-use super::{CONTROLLER, Installation, labels, metadata, pod};
+use super::{CONTROLLER, Installation, amounts, labels, metadata, pod};
+
+/// The default amounts.
+pub(super) fn resources() -> ResourceRequirements {
+    pod::resources("50m", "64Mi", "256Mi")
+}
 
 pub(super) fn deployment(installation: &Installation<'_>) -> Deployment {
     let labels = labels("controller");
     let container = Container {
         ports: Some(vec![pod::health_port()]),
-        resources: Some(pod::resources("50m", "64Mi", "256Mi")),
+        resources: Some(amounts::applied(resources(), installation.controller)),
         // No client sends requests to it, so a rollout only waits until it is alive.
         readiness_probe: Some(pod::probe("/healthz", 2, 2)),
         liveness_probe: Some(pod::liveness()),
-        ..pod::container("controller", installation.image)
+        ..pod::container("controller", installation)
     };
     Deployment {
         metadata: metadata(CONTROLLER, "controller", Some(installation.namespace)),
@@ -30,7 +35,7 @@ pub(super) fn deployment(installation: &Installation<'_>) -> Deployment {
             selector: LabelSelector { match_labels: Some(labels.clone()), match_expressions: None },
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
-                spec: Some(pod::pod(CONTROLLER, container)),
+                spec: Some(pod::pod(CONTROLLER, container, installation)),
             },
             ..DeploymentSpec::default()
         }),

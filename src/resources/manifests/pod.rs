@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector,
-        PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext,
+        Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, LocalObjectReference,
+        ObjectFieldSelector, PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext,
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
 
-use super::IMAGE_VARIABLE;
+use super::{IMAGE_VARIABLE, Installation, LOG_FORMAT_VARIABLE};
 use crate::resources::pod_defaults;
 
 /// Name of the port for health and metrics, by which a `PodMonitor` selects it.
@@ -20,8 +20,10 @@ const HEALTH: &str = "health";
 pub(super) const HEALTH_PORT: i32 = 8080;
 
 /// A pod with one container, which runs as this `ServiceAccount`.
-pub(super) fn pod(account: &str, container: Container) -> PodSpec {
+pub(super) fn pod(account: &str, container: Container, installation: &Installation<'_>) -> PodSpec {
+    let pull_secrets = installation.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() });
     PodSpec {
+        image_pull_secrets: (!installation.pull_secrets.is_empty()).then(|| pull_secrets.collect()),
         service_account_name: Some(account.to_owned()),
         enable_service_links: Some(false),
         node_selector: Some(pod_defaults::node_selector()),
@@ -37,16 +39,20 @@ pub(super) fn pod(account: &str, container: Container) -> PodSpec {
 }
 
 /// A container that runs this command of the image. The image and the pod are in its environment.
-pub(super) fn container(command: &str, image: &str) -> Container {
+pub(super) fn container(command: &str, installation: &Installation<'_>) -> Container {
+    let mut variables = vec![
+        variable(IMAGE_VARIABLE, installation.image),
+        field("POD_NAME", "metadata.name"),
+        field("POD_NAMESPACE", "metadata.namespace"),
+    ];
+    if installation.json_logs {
+        variables.push(variable(LOG_FORMAT_VARIABLE, "json"));
+    }
     Container {
         name: command.to_owned(),
-        image: Some(image.to_owned()),
+        image: Some(installation.image.to_owned()),
         args: Some(vec![command.to_owned()]),
-        env: Some(vec![
-            EnvVar { name: IMAGE_VARIABLE.into(), value: Some(image.to_owned()), value_from: None },
-            field("POD_NAME", "metadata.name"),
-            field("POD_NAMESPACE", "metadata.namespace"),
-        ]),
+        env: Some(variables),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),
@@ -85,6 +91,10 @@ pub(super) fn probe(path: &str, period: i32, failures: i32) -> Probe {
         failure_threshold: Some(failures),
         ..Probe::default()
     }
+}
+
+fn variable(name: &str, value: &str) -> EnvVar {
+    EnvVar { name: name.into(), value: Some(value.to_owned()), value_from: None }
 }
 
 fn field(name: &str, path: &str) -> EnvVar {

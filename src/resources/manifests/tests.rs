@@ -140,6 +140,47 @@ fn another_namespace_is_used_everywhere() {
 }
 
 #[test]
+fn parameters_reach_every_pod_of_the_installation_and_no_other_object() {
+    let amounts = |requests: &str, limits: &str| (requests.parse().unwrap(), limits.parse().unwrap());
+    let (requests, limits) = amounts("cpu=2", "memory=2Gi");
+    let controller = Amounts::of_controller(requests, limits).unwrap();
+    let (requests, limits) = amounts("memory=32Mi", "cpu=3");
+    let webhook = Amounts::of_webhook(requests, limits).unwrap();
+    let image = format!("registry.example/stowaway@sha256:{}", "0a".repeat(32));
+    let installation = Installation {
+        image: &image,
+        pull_secrets: &["one".to_owned(), "two".to_owned()],
+        json_logs: true,
+        controller: Some(&controller),
+        webhook: Some(&webhook),
+        ..Installation::default()
+    };
+    let (default, other) = (documents(&Installation::default()), documents(&installation));
+    let changed: Vec<&Value> = other.iter().filter(|object| !default.contains(object)).collect();
+    let kinds: Vec<&str> = changed.iter().map(|object| object["kind"].as_str().unwrap()).collect();
+    assert_eq!(
+        kinds,
+        ["ValidatingAdmissionPolicy", "Deployment", "Deployment", "Deployment"],
+        "the policy names the image"
+    );
+    for deployment in &changed[1..] {
+        let spec = &deployment["spec"]["template"]["spec"];
+        assert_eq!(spec["imagePullSecrets"], serde_json::json!([{ "name": "one" }, { "name": "two" }]));
+        assert_eq!(spec["containers"][0]["image"], image);
+        let variables = spec["containers"][0]["env"].as_array().unwrap();
+        assert!(variables.contains(&serde_json::json!({ "name": LOG_FORMAT_VARIABLE, "value": "json" })), "{spec}");
+    }
+    let resources = |name: &str| {
+        let deployment = changed.iter().find(|object| object["metadata"]["name"] == name).unwrap();
+        deployment["spec"]["template"]["spec"]["containers"][0]["resources"].clone()
+    };
+    let expected = serde_json::json!({ "requests": { "cpu": "2", "memory": "64Mi" }, "limits": { "memory": "2Gi" } });
+    assert_eq!(resources(CONTROLLER), expected);
+    let expected = serde_json::json!({ "requests": { "cpu": "20m", "memory": "32Mi" }, "limits": { "cpu": "3", "memory": "128Mi" } });
+    assert_eq!(resources(WEBHOOK), expected);
+}
+
+#[test]
 fn every_pod_matches_at_most_one_entry_and_only_restores_fail_closed() {
     let configuration = of_kind(&documents(&Installation::default()), &["MutatingWebhookConfiguration"]).remove(0);
     let entries = configuration["webhooks"].as_array().unwrap();

@@ -18,7 +18,7 @@ pub(super) fn deployment(installation: &Installation<'_>) -> Deployment {
         resources: Some(pod::resources("5m", "16Mi", "64Mi")),
         readiness_probe: Some(pod::probe("/healthz", 2, 2)),
         liveness_probe: Some(pod::liveness()),
-        ..pod::container("trust", installation.image)
+        ..pod::container("trust", installation)
     };
     Deployment {
         metadata: metadata(TRUST, "trust", Some(installation.namespace)),
@@ -28,7 +28,7 @@ pub(super) fn deployment(installation: &Installation<'_>) -> Deployment {
             selector: LabelSelector { match_labels: Some(labels.clone()), match_expressions: None },
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
-                spec: Some(pod::pod(TRUST, container)),
+                spec: Some(pod::pod(TRUST, container, installation)),
             },
             ..DeploymentSpec::default()
         }),

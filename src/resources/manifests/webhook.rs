@@ -8,8 +8,8 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
-            Container, PodSpec, PodTemplateSpec, SecretVolumeSource, Service, ServicePort, ServiceSpec,
-            TopologySpreadConstraint, Volume, VolumeMount,
+            Container, PodSpec, PodTemplateSpec, ResourceRequirements, SecretVolumeSource, Service, ServicePort,
+            ServiceSpec, TopologySpreadConstraint, Volume, VolumeMount,
         },
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
     },
@@ -19,7 +19,7 @@ use k8s_openapi::{
     },
 };
 
-use super::{Installation, WEBHOOK, cert_manager, labels, metadata, pod};
+use super::{Installation, WEBHOOK, amounts, cert_manager, labels, metadata, pod};
 
 /// Port of the webhook. In private clusters the API server can reach only the ports 443 and 10250 of nodes.
 pub(super) const PORT: i32 = 10250;
@@ -90,13 +90,18 @@ pub(super) fn deployment(installation: &Installation<'_>) -> Deployment {
     }
 }
 
+/// The default amounts.
+pub(super) fn resources() -> ResourceRequirements {
+    pod::resources("20m", "24Mi", "128Mi")
+}
+
 fn webhook_pod(installation: &Installation<'_>) -> PodSpec {
     let mut container = Container {
         ports: Some(vec![pod::port("https", PORT), pod::health_port()]),
-        resources: Some(pod::resources("20m", "24Mi", "128Mi")),
+        resources: Some(amounts::applied(resources(), installation.webhook)),
         readiness_probe: Some(pod::probe("/readyz", 2, 2)),
         liveness_probe: Some(pod::liveness()),
-        ..pod::container(WEBHOOK_COMMAND, installation.image)
+        ..pod::container(WEBHOOK_COMMAND, installation)
     };
     let mut volumes = None;
     if installation.cert_manager {
@@ -119,7 +124,7 @@ fn webhook_pod(installation: &Installation<'_>) -> PodSpec {
             ..Volume::default()
         }]);
     }
-    let spec = pod::pod(WEBHOOK, container);
+    let spec = pod::pod(WEBHOOK, container, installation);
     PodSpec {
         volumes,
         termination_grace_period_seconds: Some(GRACE),
