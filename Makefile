@@ -14,6 +14,8 @@ profile := dev
 soak bench bench-admission bench-repository bench-recognise: profile := release
 export STOWAWAY_BUILT = $(CARGO_TARGET_DIR)/$(patsubst dev,debug,$(profile))
 phase := e2e/phase
+# Selected from the whole workspace, because `--package` would compile dependencies again, with other features.
+scenarios := --workspace --test disruptive --test scenarios
 
 .NOTPARALLEL:
 
@@ -61,7 +63,7 @@ unit: build ## Runs the tests that need no cluster, some of them with the real r
 	@RUST_TEST_THREADS=4 $(phase) "unit and integration tests" cargo test --no-fail-fast
 
 .PHONY: check
-check: ## The quick loop while you write: format, lints and unit tests, without the cluster and without optimization
+check: ## The quick loop while you write: format, lints and unit tests, without the cluster
 	@cargo fmt --all --check
 	@cargo clippy --quiet --workspace --all-targets -- -D warnings
 	@cargo test --quiet --workspace --lib --bins
@@ -97,8 +99,8 @@ cluster: build ## Starts the test cluster, and installs Stowaway in it
 
 .PHONY: e2e
 e2e: cluster ## Runs all scenarios on the cluster
-	@$(phase) "compiling the scenarios" $(cargo) test --no-run --package stowaway-e2e
-	@RUST_TEST_THREADS=4 $(phase) "scenarios" cargo test --no-fail-fast --package stowaway-e2e
+	@$(phase) "compiling the scenarios" $(cargo) test --no-run $(scenarios)
+	@RUST_TEST_THREADS=4 $(phase) "scenarios" cargo test --no-fail-fast $(scenarios)
 
 .PHONY: demo
 demo: begin cluster ## Shows a backup, a loss and a restore of a database

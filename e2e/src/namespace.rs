@@ -37,7 +37,7 @@ pub async fn in_namespace(prefix: &str, test: impl AsyncFnOnce(&Namespace) -> Re
     let cluster = Cluster::connect().await?;
     let namespaces: Api<KubernetesNamespace> = Api::all(cluster.client.clone());
     let object = serde_json::from_value(json!({ "metadata": { "generateName": format!("{prefix}-"),
-        "labels": { "stowaway.dev/test": "true" } } }))?;
+        "labels": { "e2e.example.com/test": "true" } } }))?;
     let name =
         namespaces.create(&PostParams::default(), &object).await.context("failed to create a namespace")?.name_any();
     let namespace = Namespace { cluster, name };

@@ -13,8 +13,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use stowaway::model::{
-    BackendConfig, Connection, Credential, Reason, RunReport, SnapshotIdentity, SourceName, TargetCommand, Task,
-    TaskKind, Verdict, mounts,
+    BackendConfig, Connection, Credential, DamagedPacks, Reason, RunReport, SnapshotIdentity, SourceName,
+    TargetCommand, Task, TaskKind, Verdict, mounts,
 };
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -155,6 +155,7 @@ impl Runner {
             connection,
             cluster: String::new(),
             repository_id: None,
+            damaged_packs: DamagedPacks::default(),
             kind,
             note: String::new(),
         })?;

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{Namespace, process};
 
 /// The label with the namespace for which a volume was made.
-const LABEL: &str = "stowaway.dev/test-namespace";
+const LABEL: &str = "e2e.example.com/namespace";
 
 /// The folder of a namespace's volumes.
 fn folder(namespace: &Namespace) -> PathBuf {

@@ -19,7 +19,9 @@ pub fn reference_problem(image: &str) -> Option<String> {
     let (_, digest) = image.split_once('@')?;
     let is_hexadecimal = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
     let is_digest = digest.strip_prefix("sha256:").is_some_and(|sum| sum.len() == 64 && is_hexadecimal(sum));
-    (!is_digest).then(|| "has no whole digest: @sha256: and 64 hexadecimal digits in lower case".to_owned())
+    (!is_digest).then(|| {
+        "does not end in a complete digest, which is @sha256: and 64 hexadecimal digits in lower case".to_owned()
+    })
 }
 
 /// The digest of an image reference, which identifies the content of the image.

@@ -3,12 +3,15 @@
 //! They are pure data, without Kubernetes clients, stores, clocks or files.
 
 mod archive;
+mod command;
+mod damaged_packs;
 mod database;
 mod escape;
 mod excludes;
 mod extent;
 pub mod image;
 pub mod injected;
+mod literal;
 mod maintenance;
 mod part;
 mod pipefail;
@@ -17,7 +20,9 @@ mod quantity;
 mod region;
 mod report;
 mod retention;
+mod script;
 mod secret;
+mod secret_source;
 mod snapshot;
 mod source;
 mod storage;
@@ -27,10 +32,13 @@ pub mod stream;
 mod task;
 
 pub use archive::{ArchiveFormat, ArchiveReport, ArchiveRestore, archive_name, wrong_archive_name};
+pub use command::command_warnings;
+pub use damaged_packs::DamagedPacks;
 pub use database::{Database, database_of};
 pub use escape::{Escaping, escape, escape_lines, escape_name, unescape_name};
 pub use excludes::{Excludes, MAXIMUM_PATTERNS};
 pub use extent::{SMALLEST_BYTES, Shrinkage, VolumeExtent, has_lost_most, shrinkage};
+pub use literal::{LiteralSyntax, Quoting};
 pub use maintenance::{MaintenanceReport, few};
 pub use part::{DataPart, DataPartError};
 pub use pipefail::{PIPEFAIL_MISSING, ShellScript};
@@ -39,12 +47,16 @@ pub use quantity::billionths;
 pub use region::{DEFAULT_REGION, is_amazon, is_region, region_of_endpoint};
 pub use report::{Failure, Proof, Reason, RunReport, Verdict, milliseconds};
 pub use retention::{Age, AgeError, Retention};
+pub use script::Unjudged;
 pub use secret::{Secret, StoredPassword, redact};
+pub use secret_source::{
+    SECRET_SOURCES_VARIABLE, SecretKind, SecretSource, SecretSources, UnusableCredential, unusable_credentials,
+};
 pub use snapshot::{
     CLOCK_TOLERANCE, NotRestorable, Quality, Restorable, SnapshotQuery, SnapshotRecord, latest_restorable, newest_good,
 };
 pub use source::{SnapshotIdentity, SourceName, SourceNameError, TagError};
-pub use storage::StorageEntry;
+pub use storage::{FileSystem, StorageEntry};
 pub use store::{
     AzureConfig, BackendConfig, Connection, Credential, GcsConfig, RestConfig, S3Config, SftpConfig, StoreLimits,
 };

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::DataPart;
+use super::{DamagedPacks, DataPart};
 
 /// The size limit of the names in one report, because the kubelet keeps only 4 KiB of a report.
 const NAMES_BYTES: usize = 1024;
@@ -44,6 +44,9 @@ pub enum MaintenanceReport {
         harmed_snapshots: u64,
         /// The first sources of these snapshots; see [`few`].
         harmed_sources: Vec<String>,
+        /// The packs whose content is damaged; none in a report that does not list them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        damaged_packs: Option<DamagedPacks>,
     },
 }
 
@@ -82,6 +85,7 @@ mod tests {
             findings: u64::MAX,
             harmed_snapshots: u64::MAX,
             harmed_sources: sources,
+            damaged_packs: Some(DamagedPacks::of(&vec!["f".repeat(64); 10_000], DataPart::first(256))),
         };
         let failure = Failure::new(Reason::RepositoryDamaged, "\"\\".repeat(9000));
         let mut report = RunReport::failed(failure, Duration::MAX);

@@ -43,6 +43,17 @@ impl DataPart {
         (self.number < self.of).then_some(Self { number: self.number + 1, ..self })
     }
 
+    /// Whether a pack belongs to the part, by the first byte of its id. This is the rule of restic's
+    /// `--read-data-subset=n/m`. The part of a pack never changes, and each new pack belongs to one part, too.
+    pub fn has(self, first_byte: u8) -> bool {
+        u16::from(first_byte) % self.of == self.number - 1
+    }
+
+    /// Whether the part contains all of another part.
+    pub fn covers(self, other: Self) -> bool {
+        self == other || self == Self::ALL
+    }
+
     /// The number of the part, from 1.
     pub fn number(self) -> u16 {
         self.number
@@ -104,6 +115,16 @@ impl JsonSchema for DataPart {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_pack_is_in_one_part() {
+        for of in [1, 2, 7, 30, 256] {
+            for byte in 0..=255 {
+                let parts = (1..=of).filter(|number| DataPart::new(*number, of).unwrap().has(byte));
+                assert_eq!(parts.collect::<Vec<_>>(), [u16::from(byte) % of + 1], "{byte} of {of}");
+            }
+        }
+    }
 
     #[test]
     fn invalid_parts_are_rejected() {

@@ -4,6 +4,8 @@
 //! `pg_dump` failed. Which shell a container has is not known here, so the script itself tries whether the shell
 //! supports the option.
 
+use super::script::{Unjudged, unjudged};
+
 /// The line which the script writes to stderr if its shell does not support the option.
 pub const PIPEFAIL_MISSING: &str =
     "stowaway: this shell has no pipefail: only the last command of a pipe is judged by its exit status";
@@ -40,12 +42,16 @@ const WRAPPERS: [&str; 25] = [
 ];
 /// Programs that run a script in the shell of a user.
 const SWITCHERS: [&str; 2] = ["su", "runuser"];
+/// How many arguments of a wrapper are tried as its program.
+const MAXIMUM_CANDIDATES: usize = 8;
 /// Options of shells that take the next argument.
 const LONG_OPTIONS_WITH_VALUE: [&str; 2] = ["--rcfile", "--init-file"];
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ShellScript<'a> {
     argv: &'a [String],
+    /// The index of the first argument after the shell's name; the script's own index if the shell is not known.
+    options: usize,
     /// The index of the script in the arguments.
     at: usize,
 }
@@ -53,12 +59,28 @@ pub struct ShellScript<'a> {
 impl<'a> ShellScript<'a> {
     /// The script that a shell of the command line runs; none if no shell with `-c` is found.
     pub fn of(argv: &'a [String]) -> Option<Self> {
-        let at = script_at(argv, 0)?;
-        (at < argv.len()).then_some(Self { argv, at })
+        let (options, at) = script_at(argv, 0)?;
+        (at < argv.len()).then_some(Self { argv, options, at })
     }
 
-    fn text(&self) -> &'a str {
+    pub(super) fn text(&self) -> &'a str {
         &self.argv[self.at]
+    }
+
+    /// Whether an argument of the command line, by its index, is the script.
+    pub fn is_at(&self, index: usize) -> bool {
+        self.at == index
+    }
+
+    /// Whether the options of the shell set `errexit`.
+    pub(super) fn has_errexit(&self) -> bool {
+        errexit_after(self.argv[self.options..self.at].iter().map(String::as_str), false)
+    }
+
+    /// A command of the script whose failure does not fail the script; none if there is none, or if the script is not
+    /// understood.
+    pub fn unjudged(&self) -> Option<Unjudged> {
+        unjudged(self)
     }
 
     /// Whether the command line sets or unsets the option itself, so that it must not be changed.
@@ -95,25 +117,35 @@ impl<'a> ShellScript<'a> {
 }
 
 /// The last part of a path.
-fn name_of(program: &str) -> &str {
+pub(super) fn name_of(program: &str) -> &str {
     program.rsplit('/').next().unwrap_or(program)
 }
 
-/// The index of the script if the argument at `at` is the program.
-fn script_at(argv: &[String], at: usize) -> Option<usize> {
-    let name = name_of(argv.get(at)?);
+/// The index of the first option of the shell, and the index of the script, if the argument at `at` is the program.
+fn script_at(argv: &[String], at: usize) -> Option<(usize, usize)> {
+    let program = argv.get(at)?;
+    if !WRAPPERS.contains(&name_of(program)) {
+        return script_of(argv, at);
+    }
+    // Any argument may be the wrapped program. There is no recursion and a bound, because the author of a pod decides
+    // how often a program runs itself, as in `runuser runuser runuser`.
+    let is_candidate = |program: &usize| {
+        let name = name_of(&argv[*program]);
+        SHELLS.contains(&name) || SWITCHERS.contains(&name)
+    };
+    (at..argv.len()).filter(is_candidate).take(MAXIMUM_CANDIDATES).find_map(|program| script_of(argv, program))
+}
+
+/// The same if the argument at `program` is a shell, or runs the shell of a user.
+fn script_of(argv: &[String], program: usize) -> Option<(usize, usize)> {
+    let name = name_of(&argv[program]);
+    let first = program + 1;
     if SHELLS.contains(&name) {
-        return script_of_shell(argv, at + 1);
+        return script_of_shell(argv, first).map(|at| (first, at));
     }
-    let script = if SWITCHERS.contains(&name) { script_of_switcher(argv, at + 1) } else { None };
-    if script.is_some() || !WRAPPERS.contains(&name) {
-        return script;
-    }
-    (at + 1..argv.len()).find_map(|program| {
-        let name = name_of(&argv[program]);
-        let is_candidate = SHELLS.contains(&name) || SWITCHERS.contains(&name);
-        if is_candidate { script_at(argv, program) } else { None }
-    })
+    let is_switcher = SWITCHERS.contains(&name);
+    // The options of a switcher are not those of the shell.
+    if is_switcher { script_of_switcher(argv, first).map(|at| (at, at)) } else { None }
 }
 
 /// The index after the options of a shell, if `-c` is one of them.
@@ -156,6 +188,25 @@ fn is_cluster_with_c(argument: &str) -> bool {
     argument.strip_prefix('-').is_some_and(|letters| {
         letters.contains('c') && letters.len() <= 6 && letters.bytes().all(|letter| letter.is_ascii_lowercase())
     })
+}
+
+/// Whether `errexit` is set after these arguments of a shell or of `set`.
+pub(super) fn errexit_after<'a>(mut arguments: impl Iterator<Item = &'a str>, before: bool) -> bool {
+    let mut is_set = before;
+    while let Some(argument) = arguments.next() {
+        let Some(letters) = argument.strip_prefix(['-', '+']) else { continue };
+        if argument == "--" {
+            break;
+        }
+        if letters.starts_with('-') {
+            continue;
+        }
+        let has_name = letters.contains('o');
+        if letters.contains('e') || has_name && arguments.next() == Some("errexit") {
+            is_set = argument.starts_with('-');
+        }
+    }
+    is_set
 }
 
 /// Whether there is a pipe outside of quotes, and whether there is a pipe within quotes.
@@ -237,6 +288,33 @@ mod tests {
             &[],
         ] {
             assert_eq!(script(line), None, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn program_that_runs_itself_many_times_is_searched_in_short_time() {
+        // Both would never end in exponential time, and take minutes in quadratic time.
+        for program in ["runuser", "su", "sh", "env"] {
+            assert_eq!(script(&[&["sudo"][..], &vec![program; 500_000]].concat()), None, "{program}");
+        }
+        assert_eq!(script(&[&vec!["runuser"; 2000][..], &["sh", "-c", "x"]].concat()), Some(2002));
+    }
+
+    #[test]
+    fn errexit_is_found_in_the_options_of_the_shell() {
+        for (line, is_set) in [
+            (&["sh", "-ec", "x"][..], true),
+            (&["sh", "-c", "-e", "x"], true),
+            (&["bash", "-euo", "pipefail", "-c", "x"], true),
+            (&["bash", "-o", "errexit", "-c", "x"], true),
+            (&["timeout", "-e", "5", "sh", "-c", "x"], false),
+            (&["sh", "-e", "+e", "-c", "x"], false),
+            (&["bash", "--rcfile", "errexit", "-c", "x"], false),
+            (&["bash", "-o", "posix", "-c", "x"], false),
+            (&["su", "postgres", "-c", "x"], false),
+            (&["sh", "-c", "x", "-e"], false),
+        ] {
+            assert_eq!(ShellScript::of(&arguments(line)).unwrap().has_errexit(), is_set, "{line:?}");
         }
     }
 

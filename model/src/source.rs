@@ -16,7 +16,9 @@ pub struct SourceName(String);
 /// A text that is not a source name.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
-    "{0:?} is not a source name: it must be <kind>/<workload>/<container>[/<command>], of lower-case letters, digits, '-' and '.', for example deployment/shop/postgres"
+    "{0:?} is not a source name: a volume is pvc/CLAIM, for example pvc/data; a command is KIND/WORKLOAD/CONTAINER, followed \
+     by /COMMAND if it has a name, for example deployment/shop/postgres; all parts are of lower-case letters, digits, '-', \
+     '.' and '_'; `stowaway snapshots` lists the sources that are stored"
 )]
 pub struct SourceNameError(String);
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{ArchiveRestore, BackendConfig, Connection, DataPart, Retention, SnapshotIdentity, SourceName};
+use super::{
+    ArchiveRestore, BackendConfig, Connection, DamagedPacks, DataPart, Retention, SnapshotIdentity, SourceName,
+};
 
 /// Paths and settings of a run's pod: the Job builder mounts everything there, and the runner reads it.
 pub mod mounts {
@@ -70,6 +72,10 @@ pub struct Task {
     /// repository with another id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository_id: Option<String>,
+    /// The packs that a check found damaged; only for a run that stores or removes data. The run relies on none of
+    /// them.
+    #[serde(default, skip_serializing_if = "DamagedPacks::is_empty")]
+    pub damaged_packs: DamagedPacks,
     pub kind: TaskKind,
     /// A note for the log and the report, in addition to the result. It is not sent to a sidecar.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -223,6 +229,26 @@ impl Task {
 }
 
 impl TaskKind {
+    /// Whether the run stores data, or removes data.
+    pub fn stores_or_removes(&self) -> bool {
+        match self {
+            Self::Backup { .. }
+            | Self::BackupVolume { .. }
+            | Self::BackupClaim { .. }
+            | Self::Repack { .. }
+            | Self::Prune { .. } => true,
+            // Before it overwrites data, the run stores a safety snapshot.
+            Self::RestoreVolume(run) => run.overwrite.is_some(),
+            Self::Init
+            | Self::Open { .. }
+            | Self::Restore { .. }
+            | Self::RestoreArchive(_)
+            | Self::FindSnapshot(_)
+            | Self::Check { .. }
+            | Self::Answer { .. } => false,
+        }
+    }
+
     /// Whether the run execs into a pod.
     pub fn execs(&self) -> bool {
         matches!(self, Self::Backup { .. } | Self::BackupVolume { .. } | Self::Restore { .. })

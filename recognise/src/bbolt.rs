@@ -52,11 +52,12 @@ fn pages_of(meta: &[u8]) -> Option<(u64, u64)> {
 }
 
 impl Format for Bbolt {
-    fn push(&mut self, bytes: &[u8]) {
+    fn push(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         self.length += bytes.len() as u64;
         super::append(&mut self.begin, LONGEST_PAGE + PAGE_HEADER + META, &mut &*bytes);
         let hash = &mut self.hash;
         self.tail.push(bytes, |bytes| hash.update(bytes));
+        None
     }
 
     fn finish(self: Box<Self>) -> Recognised {

@@ -114,14 +114,14 @@ impl Gzip {
 }
 
 impl Format for Gzip {
-    fn push(&mut self, mut bytes: &[u8]) {
+    fn push(&mut self, mut bytes: &[u8]) -> Option<Vec<u8>> {
         while !bytes.is_empty() {
             let at = std::mem::replace(&mut self.at, At::After);
             self.at = match at {
                 At::Fixed(held) => match fill(held, FIXED, &mut bytes) {
                     Err(held) => At::Fixed(held),
                     Ok(held) if is_begun(&held) => Self::header(held[3]),
-                    Ok(_) => At::After,
+                    Ok(held) => return Some([&held, bytes].concat()),
                 },
                 At::ExtraLength(held, flags) => match fill(held, 2, &mut bytes) {
                     Err(held) => At::ExtraLength(held, flags),
@@ -147,7 +147,7 @@ impl Format for Gzip {
                     Ok(held) => self.check(&held),
                 },
                 At::Between(held) => match fill(held, MAGIC.len(), &mut bytes) {
-                    Ok(held) | Err(held) if !agree(&held, &MAGIC) => At::After,
+                    Ok(held) | Err(held) if !agree(&held, &MAGIC) => return Some([&held, bytes].concat()),
                     Err(held) => At::Between(held),
                     Ok(held) => At::Fixed(held),
                 },
@@ -157,6 +157,7 @@ impl Format for Gzip {
                 }
             };
         }
+        None
     }
 
     fn finish(self: Box<Self>) -> Recognised {

@@ -2,18 +2,25 @@
 //!
 //! A command which exits with 0 may have written half a dump, for example because a program in a script failed
 //! unnoticed. A format is judged only if its beginning is unmistakable; any other stream passes without a verdict. The
-//! content of gzip and Zstandard is judged too, one level deep. Memory is bounded whatever the stream contains.
+//! content of compressed streams is judged too, one level deep. Several dumps may follow each other in one stream, and
+//! each of them is judged. Memory is bounded whatever the stream contains.
 
 mod bbolt;
+mod bzip2;
+mod crc64;
 mod gzip;
 mod held;
+mod lz4;
 mod mongodump;
 mod pg_custom;
+mod quotes;
 mod redis;
 mod sqlite;
 mod tar;
 mod text;
 mod xz;
+mod xz_fields;
+mod zip;
 mod zstd;
 
 #[cfg(test)]
@@ -47,8 +54,9 @@ pub struct Recognised {
 
 /// The parser of a format whose beginning was found.
 trait Format: Send {
-    /// Processes the next bytes, in chunks of any size. The first chunk is the beginning itself.
-    fn push(&mut self, bytes: &[u8]);
+    /// Processes the next bytes, in chunks of any size. The first chunk is the beginning itself. Returns the first
+    /// bytes after the end of the format, and is not called again.
+    fn push(&mut self, bytes: &[u8]) -> Option<Vec<u8>>;
 
     /// The verdict after the last byte.
     fn finish(self: Box<Self>) -> Recognised;
@@ -61,6 +69,8 @@ pub struct Recogniser {
     is_decided: bool,
     is_inner: bool,
     format: Option<Box<dyn Format>>,
+    /// The verdict on the formats before this one.
+    before: Option<Recognised>,
 }
 
 impl Recogniser {
@@ -70,35 +80,68 @@ impl Recogniser {
     }
 
     /// Processes the next bytes, in chunks of any size.
-    pub fn push(&mut self, mut bytes: &[u8]) {
-        if !self.is_decided {
-            let (begin, rest) = bytes.split_at(bytes.len().min(HEAD - self.head.len()));
-            self.head.extend_from_slice(begin);
-            bytes = rest;
-            if self.head.len() == HEAD {
-                self.decide();
-            }
-        }
-        if let Some(format) = self.format.as_mut().filter(|_| !bytes.is_empty()) {
-            format.push(bytes);
+    pub fn push(&mut self, bytes: &[u8]) {
+        let mut rest = self.push_to_format(bytes);
+        while let Some(bytes) = rest {
+            self.end_format();
+            rest = self.push_to_format(&bytes);
         }
     }
 
     /// The format of the stream; `None` if it is unknown.
     pub fn finish(mut self) -> Option<Recognised> {
-        if !self.is_decided {
-            self.decide();
+        while !self.is_decided {
+            if let Some(rest) = self.decide() {
+                self.end_format();
+                self.push(&rest);
+            }
         }
-        self.format.map(Format::finish)
+        self.end_format();
+        self.before
     }
 
-    fn decide(&mut self) {
+    /// Returns the bytes after the end of the format.
+    fn push_to_format(&mut self, mut bytes: &[u8]) -> Option<Vec<u8>> {
+        if !self.is_decided {
+            append(&mut self.head, HEAD, &mut bytes);
+            if self.head.len() < HEAD {
+                return None;
+            }
+            if let Some(rest) = self.decide() {
+                return Some([&rest, bytes].concat());
+            }
+        }
+        self.format.as_mut().filter(|_| !bytes.is_empty())?.push(bytes)
+    }
+
+    /// Does the same with the bytes which determine the format.
+    fn decide(&mut self) -> Option<Vec<u8>> {
         self.is_decided = true;
         let head = std::mem::take(&mut self.head);
         self.format = format_of(&head, self.is_inner);
-        if let Some(format) = &mut self.format {
-            format.push(&head);
+        self.format.as_mut()?.push(&head)
+    }
+
+    /// Judges the format which has ended. The next bytes determine another format.
+    fn end_format(&mut self) {
+        self.is_decided = false;
+        let Some(ended) = self.format.take().map(Format::finish) else { return };
+        self.before = Some(match self.before.take() {
+            None => ended,
+            Some(before) => join(before, ended),
+        });
+    }
+}
+
+/// The verdict on two formats, of which one follows the other.
+fn join(before: Recognised, after: Recognised) -> Recognised {
+    match (&before.end, &after.end) {
+        (FormatEnd::Missing(_), _) => before,
+        (_, FormatEnd::Missing(_)) => {
+            Recognised { format: format!("{} after {}", after.format, before.format), end: after.end }
         }
+        (FormatEnd::Empty, _) => after,
+        _ => before,
     }
 }
 
@@ -106,7 +149,10 @@ fn format_of(head: &[u8], is_inner: bool) -> Option<Box<dyn Format>> {
     Some(match head {
         _ if gzip::is_begun(head) => Box::new(gzip::Gzip::new(is_inner)),
         _ if zstd::is_begun(head) => Box::new(zstd::Zstd::new(is_inner)),
-        _ if xz::is_begun(head) => Box::new(xz::Xz::default()),
+        _ if xz::is_begun(head) => Box::new(xz::Xz::new(is_inner)),
+        _ if bzip2::is_begun(head) => Box::new(bzip2::Bzip2::new(is_inner)),
+        _ if lz4::is_begun(head) => Box::new(lz4::Lz4::new(is_inner)),
+        _ if zip::is_begun(head) => Box::new(zip::Zip::default()),
         _ if tar::is_begun(head) => Box::new(tar::Tar::default()),
         _ if pg_custom::is_begun(head) => Box::new(pg_custom::PgCustom::default()),
         _ if mongodump::is_begun(head) => Box::new(mongodump::Mongodump::default()),

@@ -78,6 +78,7 @@ impl Mongodump {
         }
         match usize::try_from(length) {
             Ok(whole) if length <= LONGEST_HEADER => At::Header(bytes.to_vec(), whole),
+            _ if self.is_whole() => At::After,
             _ => At::Lost,
         }
     }
@@ -126,7 +127,7 @@ fn block_of(document: &[u8]) -> Option<(Vec<u8>, bool)> {
 }
 
 impl Format for Mongodump {
-    fn push(&mut self, mut bytes: &[u8]) {
+    fn push(&mut self, mut bytes: &[u8]) -> Option<Vec<u8>> {
         while !bytes.is_empty() {
             let at = std::mem::replace(&mut self.at, At::Lost);
             self.at = match at {
@@ -135,7 +136,13 @@ impl Format for Mongodump {
                     Err(held) => At::Magic(held),
                 },
                 At::Length(held) => match fill(held, 4, &mut bytes) {
-                    Ok(held) => self.read_length(&held),
+                    Ok(held) => match self.read_length(&held) {
+                        At::After => {
+                            self.at = At::After;
+                            return Some([&held, bytes].concat());
+                        }
+                        at => at,
+                    },
                     Err(held) => At::Length(held),
                 },
                 At::Document(mut left) => {
@@ -148,10 +155,11 @@ impl Format for Mongodump {
                 },
                 at @ (At::After | At::Lost) => {
                     self.at = at;
-                    return;
+                    return None;
                 }
             };
         }
+        None
     }
 
     fn finish(self: Box<Self>) -> Recognised {

@@ -205,11 +205,14 @@ fn number(bytes: &[u8]) -> Option<u64> {
 }
 
 impl Format for PgCustom {
-    fn push(&mut self, mut bytes: &[u8]) {
+    fn push(&mut self, mut bytes: &[u8]) -> Option<Vec<u8>> {
         while !bytes.is_empty() && !self.is_lost {
             take(&mut self.skip, &mut bytes);
+            if bytes.is_empty() {
+                break;
+            }
             // Without an expected field the dump is complete, and other bytes follow it.
-            let Some(field) = self.fields.front().copied().filter(|_| !bytes.is_empty()) else { return };
+            let Some(field) = self.fields.front().copied() else { return Some(bytes.to_vec()) };
             match fill(std::mem::take(&mut self.held), self.length(field), &mut bytes) {
                 Ok(held) => {
                     self.fields.pop_front();
@@ -218,6 +221,7 @@ impl Format for PgCustom {
                 Err(held) => self.held = held,
             }
         }
+        None
     }
 
     fn finish(self: Box<Self>) -> Recognised {

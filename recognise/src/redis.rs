@@ -3,7 +3,12 @@
 
 use memchr::memmem;
 
-use super::{Format, Recognised, held::Held, little_endian, missing, unknown, whole};
+use super::{
+    Format, Recognised,
+    crc64::{Tables, crc64, tables},
+    held::Held,
+    little_endian, missing, unknown, whole,
+};
 
 const NAME: &str = "Redis RDB file";
 const MAGIC: &[u8; 5] = b"REDIS";
@@ -42,9 +47,10 @@ impl Redis {
 }
 
 impl Format for Redis {
-    fn push(&mut self, bytes: &[u8]) {
+    fn push(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         let sum = &mut self.sum;
         self.tail.push(bytes, |bytes| *sum = crc(*sum, bytes));
+        None
     }
 
     fn finish(self: Box<Self>) -> Recognised {
@@ -67,47 +73,10 @@ impl Format for Redis {
     }
 }
 
-/// The CRC after eight bytes of which only the byte at the table's index is not zero.
-const TABLES: [[u64; 256]; 8] = tables();
+static TABLES: Tables = tables(POLYNOMIAL);
 
-#[allow(clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "a constant function has no better means")]
-const fn tables() -> [[u64; 256]; 8] {
-    let mut tables = [[0; 256]; 8];
-    let mut byte = 0;
-    while byte < 256 {
-        let mut sum = byte as u64;
-        let mut bit = 0;
-        while bit < 8 {
-            sum = if sum & 1 == 1 { sum >> 1 ^ POLYNOMIAL } else { sum >> 1 };
-            bit += 1;
-        }
-        tables[0][byte] = sum;
-        byte += 1;
-    }
-    let mut table = 1;
-    while table < 8 {
-        let mut byte = 0;
-        while byte < 256 {
-            let before: u64 = tables[table - 1][byte];
-            tables[table][byte] = before >> 8 ^ tables[0][(before & 0xff) as usize];
-            byte += 1;
-        }
-        table += 1;
-    }
-    tables
-}
-
-fn crc(mut sum: u64, bytes: &[u8]) -> u64 {
-    let (eights, rest) = bytes.as_chunks::<8>();
-    for eight in eights {
-        let mixed = (sum ^ u64::from_le_bytes(*eight)).to_le_bytes();
-        sum = mixed.iter().zip(TABLES.iter().rev()).fold(0, |sum, (byte, table)| sum ^ table[usize::from(*byte)]);
-    }
-    for byte in rest {
-        let [low, ..] = sum.to_le_bytes();
-        sum = sum >> 8 ^ TABLES[0][usize::from(low ^ byte)];
-    }
-    sum
+fn crc(sum: u64, bytes: &[u8]) -> u64 {
+    crc64(&TABLES, sum, bytes)
 }
 
 #[cfg(test)]

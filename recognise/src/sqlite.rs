@@ -22,9 +22,10 @@ pub(super) struct Sqlite {
 }
 
 impl Format for Sqlite {
-    fn push(&mut self, mut bytes: &[u8]) {
+    fn push(&mut self, mut bytes: &[u8]) -> Option<Vec<u8>> {
         self.length += bytes.len() as u64;
         append(&mut self.header, HEADER, &mut bytes);
+        None
     }
 
     fn finish(self: Box<Self>) -> Recognised {

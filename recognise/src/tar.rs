@@ -1,6 +1,6 @@
 //! tar (POSIX ustar and pax, GNU tar): members are blocks of 512 bytes, and empty blocks end the archive.
 //!
-//! Bytes after the empty blocks are ignored, because archives may be concatenated.
+//! Archives may be concatenated, and zeros fill the last record of each of them.
 
 use super::{Format, Recognised, fill, missing, take, unknown, whole};
 
@@ -113,7 +113,7 @@ fn pax_size(mut records: &[u8]) -> Option<u64> {
 }
 
 impl Format for Tar {
-    fn push(&mut self, mut bytes: &[u8]) {
+    fn push(&mut self, mut bytes: &[u8]) -> Option<Vec<u8>> {
         while !bytes.is_empty() {
             let at = std::mem::replace(&mut self.at, At::Lost);
             self.at = match at {
@@ -141,12 +141,15 @@ impl Format for Tar {
                     Ok(_) => At::Sparse(Vec::new(), size),
                     Err(held) => At::Sparse(held, size),
                 },
-                at @ (At::Ended | At::Lost) => {
-                    self.at = at;
-                    return;
+                At::Ended => {
+                    self.at = At::Ended;
+                    // No header begins with a zero.
+                    return bytes.iter().position(|byte| *byte != 0).map(|at| bytes[at..].to_vec());
                 }
+                At::Lost => return None,
             };
         }
+        None
     }
 
     fn finish(self: Box<Self>) -> Recognised {

@@ -69,13 +69,7 @@ impl Zstd {
 
     fn after_magic(&mut self, magic: &[u8]) -> At {
         self.magic = magic.to_vec();
-        if *magic == MAGIC {
-            At::Header(Vec::new())
-        } else if is_skippable(magic) {
-            At::SkipLength(Vec::new())
-        } else {
-            At::After
-        }
+        if *magic == MAGIC { At::Header(Vec::new()) } else { At::SkipLength(Vec::new()) }
     }
 
     fn read_header(&mut self, header: &[u8]) -> At {
@@ -98,14 +92,14 @@ impl Zstd {
         At::Magic(Vec::new())
     }
 
-    /// Processes the bytes of one part of a frame.
-    fn step(&mut self, bytes: &mut &[u8]) {
+    /// Processes the bytes of one part of a frame. Returns the bytes after the last frame.
+    fn step(&mut self, bytes: &mut &[u8]) -> Option<Vec<u8>> {
         let at = std::mem::replace(&mut self.at, At::After);
         self.at = match at {
             At::Magic(held) => match fill(held, MAGIC.len(), bytes) {
-                Ok(held) => self.after_magic(&held),
+                Ok(held) if agree(&held, &MAGIC) || is_skippable(&held) => self.after_magic(&held),
                 Err(held) if agree(&held, &MAGIC) || is_skippable(&held) => At::Magic(held),
-                Err(_) => At::After,
+                Ok(held) | Err(held) => return Some([&held, *bytes].concat()),
             },
             At::SkipLength(held) => match fill(held, 4, bytes) {
                 Err(held) => At::SkipLength(held),
@@ -143,6 +137,7 @@ impl Zstd {
                 at
             }
         };
+        None
     }
 
     /// Decompresses these bytes of a frame. The frame is damaged if that fails.
@@ -196,7 +191,7 @@ fn block(header: &[u8]) -> Option<(u64, bool)> {
     Some((length, header & 1 != 0))
 }
 
-fn is_skippable(magic: &[u8]) -> bool {
+pub(super) fn is_skippable(magic: &[u8]) -> bool {
     magic.first().is_some_and(|first| first >> 4 == 5) && agree(&magic[1..], &SKIPPABLE)
 }
 
@@ -223,13 +218,15 @@ impl Content {
 }
 
 impl Format for Zstd {
-    fn push(&mut self, bytes: &[u8]) {
+    fn push(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         let mut rest = bytes;
         // Where the bytes begin which belong to a frame and were not decompressed yet.
         let mut first = 0;
         while !rest.is_empty() {
             let was_between = self.is_between_frames();
-            self.step(&mut rest);
+            if let Some(after) = self.step(&mut rest) {
+                return Some(after);
+            }
             let here = bytes.len() - rest.len();
             match (was_between, self.is_between_frames()) {
                 (false, true) => self.decompress(&bytes[first..here]),
@@ -243,6 +240,7 @@ impl Format for Zstd {
         if !self.is_between_frames() {
             self.decompress(&bytes[first..]);
         }
+        None
     }
 
     fn finish(self: Box<Self>) -> Recognised {

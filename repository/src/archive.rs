@@ -68,11 +68,10 @@ pub(super) async fn store_stream(
 ) -> Result<Stored, RepositoryError> {
     tree::checked_path(&identity.path)?;
     let (started, first_error) = (Timestamp::now(), Arc::new(FirstError::default()));
-    let known = Arc::new(KnownBlobs::read_to_store(&repository.cipher, store).await?);
-    let lacking = known.lacking.clone();
+    let known = Arc::new(KnownBlobs::read_to_store(&repository.cipher, store, &repository.damaged_packs).await?);
     let last_good = match rules.device {
         Some(device) => {
-            let fetcher = Fetcher { store: store.clone(), cipher: repository.cipher.clone() };
+            let fetcher = Fetcher::new(store, &repository.cipher).with_copies(&known);
             let (snapshots, _) = repository.snapshot_files().await?;
             let found = LastGood::find(&snapshots, identity, rules.time, (known.as_ref(), &fetcher)).await?;
             found.map(|found| (found, device))
@@ -97,7 +96,8 @@ pub(super) async fn store_stream(
         let (root, folders) = tree::save_file(packer, &path, content, ended.end.bytes, time)?;
         Ok((ended, root, folders, packer.finish()?))
     };
-    let stored = store_with(repository, store, known, (progress, first_error), task).await?;
+    let stored = store_with(repository, store, Arc::clone(&known), (progress, first_error), task).await?;
+    let lacking = known.lacking_now();
     let (ended, root, folders, written) = stored;
 
     let mut found = SnapshotSummary::default();

@@ -1,6 +1,9 @@
 //! A table of all blobs and their packs. Its memory is bounded, however many blobs there are.
 
-use std::io;
+use std::{
+    io,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use rustic_core::Id;
 
@@ -180,6 +183,26 @@ impl Marks {
 
     pub fn has(&self, index: usize) -> bool {
         self.0[index / 64] & (1 << (index % 64)) != 0
+    }
+}
+
+/// A bit set as [`Marks`], in which several threads set marks.
+#[derive(Debug, Default)]
+pub(super) struct SharedMarks(Vec<AtomicU64>);
+
+impl SharedMarks {
+    pub fn new(length: usize) -> Self {
+        Self((0..length.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// Sets a mark. Returns whether it was not set before.
+    pub fn set(&self, index: usize) -> bool {
+        let bit = 1 << (index % 64);
+        self.0.get(index / 64).is_some_and(|bits| bits.fetch_or(bit, Ordering::Relaxed) & bit == 0)
+    }
+
+    pub fn has(&self, index: usize) -> bool {
+        self.0.get(index / 64).is_some_and(|bits| bits.load(Ordering::Relaxed) & (1 << (index % 64)) != 0)
     }
 }
 

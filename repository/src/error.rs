@@ -60,6 +60,17 @@ pub enum RepositoryError {
         file: String,
         source: StoreFault,
     },
+    /// The bucket or container itself does not exist.
+    #[error(
+        "the store at {location} has no {bucket} ({source}): create it, or correct its name, the endpoint and the region \
+         in the location"
+    )]
+    BucketMissing {
+        location: String,
+        /// The kind and the name, as `bucket "backup"`.
+        bucket: String,
+        source: StoreFault,
+    },
     /// The store has no space left.
     #[error("the store at {location} is full, {file} could not be written: {source}; free space, and run it again")]
     StoreFull { location: String, file: String, source: StoreFault },
@@ -120,7 +131,7 @@ pub enum RepositoryError {
     #[error(transparent)]
     Stream(Failure),
     /// No snapshot has the requested id.
-    #[error("there is no snapshot {wanted} in the repository at {location}")]
+    #[error("there is no snapshot {wanted} in the repository at {location}: `stowaway snapshots` lists the ids")]
     SnapshotNotFound {
         location: String,
         /// The requested id.
@@ -137,6 +148,9 @@ pub enum RepositoryError {
     /// A folder that was to be stored cannot be read at all; nothing was stored.
     #[error("the folder {path} cannot be read: {source}; nothing was stored")]
     Unreadable { path: String, source: io::Error },
+    /// The exclude patterns leave no file of the folder; nothing was stored.
+    #[error("{0}")]
+    AllExcluded(String),
     /// The folder that was to be stored is the target of an unfinished restore; nothing was stored.
     #[error(
         "a restore into {path} is running or was interrupted: the folder contains {mark}, and the other files may be \
@@ -204,9 +218,10 @@ impl RepositoryError {
             Self::Changed { .. } => Reason::RepositoryChanged,
             Self::WrongPassword { .. } => Reason::WrongPassword,
             Self::Locked { .. } | Self::LockLost { .. } => Reason::RepositoryLocked,
-            Self::StoreUnavailable { .. } | Self::AccessDenied { .. } | Self::NotKept { .. } => {
-                Reason::StoreUnavailable
-            }
+            Self::StoreUnavailable { .. }
+            | Self::BucketMissing { .. }
+            | Self::AccessDenied { .. }
+            | Self::NotKept { .. } => Reason::StoreUnavailable,
             Self::Taken { .. } => Reason::TargetNotEmpty,
             Self::OutcomeUnknown { .. } => Reason::OutcomeUnknown,
             Self::StoreFull { .. } => Reason::StoreFull,
@@ -219,7 +234,7 @@ impl RepositoryError {
             Self::RestoreUnfinished { .. } => Reason::RestoreUnfinished,
             Self::Unwritable { .. } => Reason::TargetUnwritable,
             Self::Scratch { .. } => Reason::ScratchUnwritable,
-            Self::AlreadyExists { .. } | Self::InvalidRequest(_) => Reason::InvalidRequest,
+            Self::AlreadyExists { .. } | Self::AllExcluded(_) | Self::InvalidRequest(_) => Reason::InvalidRequest,
             Self::Internal { .. } => Reason::InternalError,
         }
     }

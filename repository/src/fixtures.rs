@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use super::{Access, LockHolder, LockRules, Timeouts};
-use stowaway_model::{BackendConfig, Connection, Secret};
+use stowaway_model::{BackendConfig, Connection, DamagedPacks, Secret};
 
 /// Returns the parameters for a repository in a folder.
 pub(super) fn access(folder: &Path) -> Access {
@@ -17,5 +17,6 @@ pub(super) fn access(folder: &Path) -> Access {
         locks: LockRules::default(),
         timeouts: Timeouts::default(),
         expected_ids: Vec::new(),
+        damaged_packs: DamagedPacks::default(),
     }
 }

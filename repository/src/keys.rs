@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Access, Repository, RepositoryError, crypto,
-    open::{open, open_exclusively, open_key, write_key},
+    open::{open, open_exclusively, open_key, open_to_read, write_key},
     store::Kind,
 };
 use stowaway_model::Secret;
@@ -38,7 +38,7 @@ pub struct KeySummary {
 
 /// Returns all keys, ordered by id. Logs a warning about each file in the folder of keys that is not a key.
 pub async fn list_keys(access: Access, cancel: CancellationToken) -> Result<Vec<KeySummary>, RepositoryError> {
-    let repository = open(access, cancel).await?;
+    let repository = open_to_read(access, cancel).await?;
     let listed = list(&repository).await;
     repository.close().await;
     listed

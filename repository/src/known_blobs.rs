@@ -1,25 +1,25 @@
 //! The blobs that a repository has, and their locations, from its index files and a listing of its packs.
 //!
 //! A blob whose pack is missing, or does not have the length that follows from the index, counts as missing, so that a
-//! backup stores it again.
+//! backup stores it again. The same applies to a blob whose pack is damaged, as far as that is known. A reader still
+//! tries a damaged pack, if there is no other copy of the blob.
 
-use std::{
-    collections::BTreeSet,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::collections::BTreeSet;
 
 use rustic_core::Id;
 
 use super::{
     RepositoryError,
     blob_location::BlobLocation,
-    blob_table::{BlobTable, BlobTableBuilder, Copy, Row},
+    blob_table::{BlobTable, BlobTableBuilder, Copy, Row, SharedMarks},
     crypto::{Cipher, OVERHEAD_BYTES},
+    damaged_packs,
     index_file::{IndexFile, IndexedPack},
     pack::{BlobKind, PackedBlob},
     pack_check::{self, PackLength},
     store::{Kind, Store},
 };
+use stowaway_model::DamagedPacks;
 
 /// The blobs of all packs that are in the store and not marked by a prune.
 #[derive(Debug, Default)]
@@ -28,9 +28,11 @@ pub(super) struct KnownBlobs {
     /// The packs that the index files list, by their numbers, with their lengths in the store. The length is none if
     /// the pack is missing, or if its length differs from the one that follows from the index file.
     packs: Vec<(Id, Option<u64>)>,
-    /// One bit for each pack: whether the caller uses one of its blobs.
-    used: Vec<AtomicU64>,
-    /// Packs that are missing and index files that cannot be read.
+    /// The packs of which the caller uses a blob.
+    used: SharedMarks,
+    /// The packs whose content is damaged, as a check or a read has found.
+    damaged: SharedMarks,
+    /// Packs that are missing and index files that cannot be read. See also [`Self::lacking_now`].
     pub lacking: Lacking,
 }
 
@@ -51,12 +53,16 @@ pub struct Lacking {
     pub index_files: u64,
     /// The path of the first of these files.
     pub first: String,
+    /// Packs whose content is damaged.
+    pub damaged: u64,
+    /// The path of the first of these packs.
+    pub first_damaged: String,
 }
 
 impl Lacking {
     /// Whether nothing is missing.
     pub fn is_nothing(&self) -> bool {
-        self.packs == 0 && self.index_files == 0
+        self.packs == 0 && self.index_files == 0 && self.damaged == 0
     }
 
     /// Returns the end of a sentence which reports a missing blob. It states that files are missing, if any are.
@@ -64,9 +70,9 @@ impl Lacking {
         if self.is_nothing() {
             return String::new();
         }
-        let count = self.packs + self.index_files;
-        let first = &self.first;
-        format!("; {count} packs or index files are missing, truncated or unreadable, such as {first}")
+        let count = self.packs + self.index_files + self.damaged;
+        let first = if self.first.is_empty() { &self.first_damaged } else { &self.first };
+        format!("; {count} packs or index files are missing, truncated, damaged or unreadable, such as {first}")
     }
 
     fn add_index_file(&mut self, path: String) {
@@ -88,6 +94,26 @@ impl Lacking {
 
 impl std::fmt::Display for Lacking {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.packs + self.index_files > 0 {
+            self.write_missing(formatter)?;
+        }
+        if self.damaged == 0 {
+            return Ok(());
+        }
+        let separator = if self.packs + self.index_files > 0 { "; " } else { "" };
+        write!(
+            formatter,
+            "{separator}the repository is not healthy: {} of its packs are damaged, such as {}; this run stored the \
+             data that it needs of them again, but older snapshots may have lost data: run `stowaway check \
+             --read-data`, which lists the damaged packs and snapshots, and repair the repository with `restic repair \
+             packs` and `restic repair snapshots`",
+            self.damaged, self.first_damaged
+        )
+    }
+}
+
+impl Lacking {
+    fn write_missing(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             formatter,
             "{} packs of the repository are missing or do not have the length that the index specifies, and {} of its \
@@ -122,13 +148,70 @@ impl KnownBlobs {
         building.finish(sizes)
     }
 
-    /// As [`Self::read`], for a run that stores missing blobs again. Logs a warning if files are missing.
-    pub async fn read_to_store(cipher: &Cipher, store: &Store) -> Result<Self, RepositoryError> {
-        let known = Self::read(cipher, store).await?;
+    /// As [`Self::read`], for a run that stores missing blobs again. `reported` are packs that a check found damaged.
+    /// Logs a warning if files are missing or damaged.
+    pub async fn read_to_store(
+        cipher: &Cipher,
+        store: &Store,
+        reported: &DamagedPacks,
+    ) -> Result<Self, RepositoryError> {
+        let mut known = Self::read(cipher, store).await?;
+        known.find_damaged(store, reported).await?;
+        known.lacking = known.lacking_now();
         if !known.lacking.is_nothing() {
             tracing::warn!("{}", known.lacking);
         }
         Ok(known)
+    }
+
+    /// Marks the packs that a check found damaged, and reads the part of the data in which it found more.
+    async fn find_damaged(&self, store: &Store, reported: &DamagedPacks) -> Result<(), RepositoryError> {
+        for number in damaged_packs::listed(self.packs.iter().map(|(id, _)| id), reported) {
+            self.damaged.set(number);
+        }
+        let Some(part) = reported.more_in else { return Ok(()) };
+        let numbered = self.packs.iter().enumerate();
+        let due: Vec<(usize, Id, u64)> = numbered
+            .filter(|(number, (id, _))| !self.damaged.has(*number) && damaged_packs::is_in(id, part))
+            .filter_map(|(number, (id, size))| Some((number, *id, (*size)?)))
+            .collect();
+        let count = due.len();
+        tracing::info!(
+            "a check found more damaged packs than it could list; part {part} of the data is read to find them: {count} \
+             packs"
+        );
+        for number in damaged_packs::find(store, due).await? {
+            self.damaged.set(number);
+        }
+        Ok(())
+    }
+
+    /// Returns which files are missing or damaged, with the packs that were found damaged since the index was read.
+    pub fn lacking_now(&self) -> Lacking {
+        let numbered = self.packs.iter().enumerate();
+        let mut damaged = numbered.filter(|(number, (_, size))| size.is_some() && self.damaged.has(*number)).peekable();
+        let first_damaged = damaged.peek().map_or_else(String::new, |(_, (id, _))| Kind::Pack.path(id));
+        Lacking { damaged: damaged.count() as u64, first_damaged, ..self.lacking.clone() }
+    }
+
+    /// Returns the other copies of a blob of which the copy at `part` is damaged, and marks the pack of that copy as
+    /// damaged. The copies in packs that are not known to be damaged come first. Also returns whether the damage of the
+    /// pack is new.
+    pub fn other_copies(&self, part: &BlobLocation) -> Result<(Vec<BlobLocation>, bool), RepositoryError> {
+        let (mut others, mut is_new) = (Vec::new(), false);
+        // A blob's id is the hash of its content, so that a copy of another kind has the same content.
+        for kind in [BlobKind::Data, BlobKind::Tree] {
+            for Copy { row, .. } in self.blobs.copies(kind, part.id)? {
+                let (number, (pack, size)) = (row.pack as usize, self.packs[row.pack as usize]);
+                if pack == part.pack {
+                    is_new |= self.damaged.set(number);
+                } else if size.is_some() {
+                    others.push((self.damaged.has(number), row.blob.part(pack)));
+                }
+            }
+        }
+        others.sort_by_key(|(is_damaged, _)| *is_damaged);
+        Ok((others.into_iter().map(|(_, part)| part).collect(), is_new))
     }
 
     /// Returns how many copies of blobs the index files list. The number of a blob is less than that.
@@ -136,26 +219,29 @@ impl KnownBlobs {
         self.blobs.len()
     }
 
-    /// Returns a blob if the repository has it.
+    /// Returns a blob for reading it, if the repository has it. It may be in a damaged pack, if there is no other copy.
     pub fn find(&self, kind: BlobKind, id: Id) -> Result<Option<KnownBlob>, RepositoryError> {
-        Ok(self.first_copy(kind, id)?.map(|Copy { row_number: number, row }| {
+        Ok(self.best_copy(kind, id)?.map(|Copy { row_number: number, row }| {
             let (pack, _) = self.packs[row.pack as usize];
             KnownBlob { number, part: row.blob.part(pack) }
         }))
     }
 
-    /// Returns a blob if the repository has it, and adds its pack to [`Self::used_packs`].
+    /// Returns a blob for relying on it, if the repository has it in a pack that is not known to be damaged, and adds
+    /// its pack to [`Self::used_packs`].
     pub fn take(&self, kind: BlobKind, id: Id) -> Result<Option<KnownBlob>, RepositoryError> {
-        let Some(Copy { row_number: number, row }) = self.first_copy(kind, id)? else { return Ok(None) };
-        if let Some(bits) = self.used.get(row.pack as usize / 64) {
-            bits.fetch_or(1 << (row.pack % 64), Ordering::Relaxed);
-        }
+        let best = self.best_copy(kind, id)?.filter(|copy| !self.damaged.has(copy.row.pack as usize));
+        let Some(Copy { row_number: number, row }) = best else { return Ok(None) };
+        self.used.set(row.pack as usize);
         let (pack, _) = self.packs[row.pack as usize];
         Ok(Some(KnownBlob { number, part: row.blob.part(pack) }))
     }
 
-    fn first_copy(&self, kind: BlobKind, id: Id) -> Result<Option<Copy>, RepositoryError> {
-        Ok(self.blobs.copies(kind, id)?.into_iter().find(|copy| self.packs[copy.row.pack as usize].1.is_some()))
+    /// The first copy in a pack that is not known to be damaged, or else the first copy.
+    fn best_copy(&self, kind: BlobKind, id: Id) -> Result<Option<Copy>, RepositoryError> {
+        let copies = self.blobs.copies(kind, id)?.into_iter();
+        let there = copies.filter(|copy| self.packs[copy.row.pack as usize].1.is_some());
+        Ok(there.min_by_key(|copy| self.damaged.has(copy.row.pack as usize)))
     }
 
     /// Returns the location of the blob with this number.
@@ -167,10 +253,7 @@ impl KnownBlobs {
 
     /// Returns the packs of all blobs that [`Self::take`] returned, with their lengths.
     pub fn used_packs(&self) -> Vec<(Id, u64)> {
-        let is_used = |number: usize| {
-            self.used.get(number / 64).is_some_and(|bits| bits.load(Ordering::Relaxed) & (1 << (number % 64)) != 0)
-        };
-        let used = self.packs.iter().enumerate().filter(|(number, _)| is_used(*number));
+        let used = self.packs.iter().enumerate().filter(|(number, _)| self.used.has(*number));
         used.filter_map(|(_, (id, size))| Some((*id, (*size)?))).collect()
     }
 }
@@ -194,9 +277,9 @@ impl Building {
 
     fn finish(self, sizes: Vec<Option<u64>>) -> Result<KnownBlobs, RepositoryError> {
         let blobs = self.blobs.finish()?;
-        let used = (0..self.packs.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        let (used, damaged) = (SharedMarks::new(self.packs.len()), SharedMarks::new(self.packs.len()));
         let packs = self.packs.into_iter().zip(sizes).collect();
-        let mut known = KnownBlobs { blobs, packs, used, lacking: self.lacking };
+        let mut known = KnownBlobs { blobs, packs, used, damaged, lacking: self.lacking };
         known.report_lost()?;
         Ok(known)
     }
@@ -294,6 +377,31 @@ mod tests {
         assert_eq!(length(&known, BlobKind::Data, 1), Some(8));
         assert_eq!(known.find(BlobKind::Tree, Id::new([2; 32])).unwrap().unwrap().part.pack, Id::new([5; 32]));
         assert_eq!(known.used_packs(), [(Id::new([5; 32]), 71)]);
+    }
+
+    #[test]
+    fn blob_of_a_damaged_pack_is_relied_on_only_in_another_pack_and_read_there_first() {
+        let packs = [4, 5].map(|pack| (pack, vec![blob(BlobKind::Data, 1), blob(BlobKind::Tree, 2)]));
+        let known = known_of(packs, &[Some(71), Some(71)]);
+        let [data, tree] = [(BlobKind::Data, 1), (BlobKind::Tree, 2)];
+        let pack_of = |part: BlobLocation| part.pack;
+        let found = |(kind, id): (BlobKind, u8)| known.find(kind, Id::new([id; 32])).unwrap().unwrap().part;
+        let first = found(data);
+        let (others, is_new) = known.other_copies(&first).unwrap();
+        assert_eq!((others.into_iter().map(pack_of).collect::<Vec<_>>(), is_new), (vec![Id::new([5; 32])], true));
+        assert!(!known.other_copies(&first).unwrap().1, "the damage is known");
+        assert_eq!(pack_of(found(tree)), Id::new([5; 32]), "the whole pack counts as damaged");
+        assert_eq!(length(&known, BlobKind::Data, 1), Some(8));
+        assert_eq!(known.used_packs(), [(Id::new([5; 32]), 71)]);
+
+        known.other_copies(&found(data)).unwrap();
+        assert_eq!(length(&known, BlobKind::Data, 1), None, "no copy is intact");
+        assert_eq!(pack_of(found(data)), Id::new([4; 32]), "a reader tries it nevertheless");
+        let lacking = known.lacking_now();
+        assert_eq!((lacking.damaged, &lacking.first_damaged), (2, &Kind::Pack.path(&Id::new([4; 32]))));
+        let message = lacking.to_string();
+        assert!(message.starts_with("the repository is not healthy: 2 of its packs"), "{message}");
+        assert!(message.contains("restic repair packs"), "{message}");
     }
 
     #[test]

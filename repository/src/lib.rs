@@ -20,6 +20,8 @@ mod chunker;
 mod commit;
 mod crypto;
 mod crypto_stream;
+mod damaged_packs;
+mod directory;
 mod engine;
 mod error;
 mod export;
@@ -39,6 +41,7 @@ mod pack;
 mod pack_check;
 mod packer;
 mod read;
+mod remains;
 mod scratch;
 mod snapshot_files;
 mod snapshots;
@@ -62,13 +65,13 @@ use jiff::Timestamp;
 use rustic_core::repofile::MasterKey;
 use tokio::sync::mpsc;
 
+pub use directory::{each_entry, names};
 pub use error::{RepositoryError, StoreFault};
 pub use export::{ArchiveTarget, Archived, StoreAccess};
 pub use folder::{
-    FolderMetadata, FolderRules, LISTED, RestoredFolder, Shrunken, StoredFolder, TarContent, Trouble, Troubles,
-    is_refusal, is_refusal_of_attribute, is_systems_own,
+    FolderMetadata, FolderRules, LISTED, Listed, Listing, RestoredFolder, Shrunken, StoredFolder, TarContent, Trouble,
+    Troubles, file_system_of, is_refusal, is_refusal_of_attribute, is_systems_own,
 };
-pub use folder::{Listed, Listing};
 pub use keys::{KeySummary, add_key, change_password, list_keys, remove_key};
 pub use known_blobs::Lacking;
 pub use lock::{
@@ -80,12 +83,13 @@ pub use maintenance::{
 };
 pub use open::{create, open, open_exclusively, open_or_create, open_to_read, remove_locks};
 pub use read::{Entry, EntryKind, StoredFile};
+pub use remains::Remains;
 pub use snapshot_files::{SnapshotList, UnreadableFile};
-pub use snapshots::{SnapshotSummary, by_id, by_run};
+pub use snapshots::{SnapshotSummary, ambiguous, by_id, by_run};
 pub use store::{StoreWait, Timeouts, install_transport, known_host_keys};
 
 use stowaway_model::stream::StreamItem;
-use stowaway_model::{BackendConfig, Connection, Credential, Proof, Secret, SnapshotIdentity};
+use stowaway_model::{BackendConfig, Connection, Credential, DamagedPacks, Proof, Secret, SnapshotIdentity};
 
 /// The parameters for opening a repository.
 #[derive(Clone, Debug)]
@@ -107,6 +111,9 @@ pub struct Access {
     /// The ids that the repository may have, 64 hex digits each. A repository with another id is not opened. If the
     /// list is empty, any id is accepted.
     pub expected_ids: Vec<String>,
+    /// Packs that a check found damaged. What is stored or removed relies on none of them. A pack that is listed by
+    /// mistake costs only storage.
+    pub damaged_packs: DamagedPacks,
 }
 
 /// Options for storing a stream.
@@ -176,6 +183,8 @@ pub struct Repository {
     id: String,
     /// The key file that the password opened.
     key: rustic_core::Id,
+    /// See [`Access::damaged_packs`].
+    damaged_packs: DamagedPacks,
     lock: lock::Lock,
 }
 

@@ -76,6 +76,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Lock {
     purpose: Purpose,
+    /// Whether the store refused the lock's file, so that other clients do not see this lock; only for reading.
+    is_refused: bool,
     shared: Arc<Shared>,
 }
 
@@ -102,8 +104,12 @@ impl Lock {
     }
 
     /// Fails unless the lock's file exists: another client may have removed the lock and then pruned. The lock
-    /// continues to be refreshed during the check, however long the store takes to answer.
+    /// continues to be refreshed during the check, however long the store takes to answer. A lock whose file the store
+    /// refused cannot be lost.
     pub async fn check(&self, store: &Store) -> Result<(), RepositoryError> {
+        if self.is_refused {
+            return Ok(());
+        }
         loop {
             self.must_be_kept(store)?;
             let current = self.current().await;
@@ -147,7 +153,16 @@ impl Lock {
     }
 }
 
+/// The note of [`Repository::lock_note`].
+const REFUSED: &str = "the store refused the lock of this run, so the run read without a lock: a prune at the same time may \
+                       have removed data that the run needed; everything that was read was compared with its hash";
+
 impl Repository {
+    /// Returns a note for users if the repository is read without a lock, because the store refuses writes.
+    pub fn lock_note(&self) -> Option<&'static str> {
+        self.lock.is_refused.then_some(REFUSED)
+    }
+
     /// Returns the locks of other clients, and the lock files that cannot be read.
     pub async fn other_locks(&self) -> Result<(Vec<FoundLock>, Vec<UnreadableLock>), RepositoryError> {
         foreign::list(&self.store, &self.cipher, self.lock.current().await).await
@@ -257,7 +272,8 @@ pub(super) struct LockRequest {
 }
 
 impl LockRequest {
-    /// Takes the lock. Waits up to `rules.wait` while the lock of another client conflicts.
+    /// Takes the lock. Waits up to `rules.wait` while the lock of another client conflicts. If the store refuses the
+    /// lock's file, a reader continues without the file.
     ///
     /// Errors: [`RepositoryError::Locked`].
     pub async fn take(&self, rules: &LockRules) -> Result<Lock, RepositoryError> {
@@ -293,15 +309,19 @@ impl LockRequest {
     ) -> Result<Lock, RepositoryError> {
         let (store, cipher, probe) = (&self.store, &self.cipher, &*rules.probe);
         check_foreign_locks(store, cipher, probe, self.purpose, None, seen).await?;
-        let (id, taken) = self.write().await?;
-        let shared = Arc::new(Shared {
-            current: Mutex::new(Some(id)),
-            ended: CancellationToken::new(),
-            lost: CancellationToken::new(),
-            runtime: Handle::current(),
-            cleaner: store.for_final_request(),
-        });
-        let lock = Lock { purpose: self.purpose, shared: Arc::clone(&shared) };
+        let (id, taken) = match self.write().await {
+            // Only a refusal counts. After a timeout or any other failure, the file may have been written.
+            Err(refused @ RepositoryError::AccessDenied { .. }) if self.purpose == Purpose::Read => {
+                tracing::warn!(
+                    "reading without a lock: {refused}. A prune at the same time may remove data that this run needs; \
+                     everything that is read is compared with its hash"
+                );
+                return Ok(self.lock_of(None));
+            }
+            written => written?,
+        };
+        let lock = self.lock_of(Some(id));
+        let shared = Arc::clone(&lock.shared);
         sleep(SETTLE_DELAY).await;
         if let Err(error) = check_foreign_locks(store, cipher, probe, self.purpose, Some(id), seen).await {
             lock.release().await;
@@ -315,6 +335,19 @@ impl LockRequest {
             }
         });
         Ok(lock)
+    }
+
+    /// A lock with this file; without a file if the store refused it.
+    fn lock_of(&self, current: Option<Id>) -> Lock {
+        let is_refused = current.is_none();
+        let shared = Shared {
+            current: Mutex::new(current),
+            ended: CancellationToken::new(),
+            lost: CancellationToken::new(),
+            runtime: Handle::current(),
+            cleaner: self.store.for_final_request(),
+        };
+        Lock { purpose: self.purpose, is_refused, shared: Arc::new(shared) }
     }
 
     /// Writes a new lock file. Also returns the time from which other clients may see it.

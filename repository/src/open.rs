@@ -120,7 +120,9 @@ pub async fn open(access: Access, cancel: CancellationToken) -> Result<Repositor
 ///
 /// It differs from [`open`] in its treatment of an exclusive lock whose holder is a Stowaway process that has stopped,
 /// such as a prune on a node that was lost: it waits only until it is certain that the holder has stopped, not until
-/// the lock is stale. The errors are those of [`open`].
+/// the lock is stale. And it does not need its own lock: if the store refuses writes, because it is read-only or the
+/// credentials may only read, the repository is open without one, see [`Repository::lock_note`]. The errors are those
+/// of [`open`].
 pub async fn open_to_read(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
     let store = Store::new(&access, cancel)?;
     finish_opening(store, access, Purpose::Read).await
@@ -201,9 +203,10 @@ async fn lock_and_open(
     // An invalid polynomial is reported when something is to be stored. Other operations do not need it.
     let polynomial = config.poly().unwrap_or_default();
     let version = config.version;
-    // The lock was written, so the store is reachable and writable.
+    // The store has answered the write of the lock, so it is reachable.
     let store = store.reached();
-    let repository = Repository { store, master, cipher, version, polynomial, id, key, lock };
+    let damaged_packs = access.damaged_packs.clone();
+    let repository = Repository { store, master, cipher, version, polynomial, id, key, damaged_packs, lock };
     Ok((repository, sealed))
 }
 

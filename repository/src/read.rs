@@ -1,6 +1,6 @@
 //! Reading a snapshot: lists its entries, and reads a file as a stream. Every blob of the stream is verified.
 
-use std::{mem, ops::ControlFlow, os::unix::ffi::OsStrExt, path::Path, pin::pin};
+use std::{mem, ops::ControlFlow, os::unix::ffi::OsStrExt, path::Path, pin::pin, sync::Arc};
 
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
@@ -90,11 +90,11 @@ impl Repository {
         &self,
         snapshot: &str,
         task: impl FnOnce(&mut Trees<'_>, &SnapshotFile) -> Result<T, RepositoryError> + Send + 'static,
-    ) -> Result<(KnownBlobs, T), RepositoryError> {
+    ) -> Result<(Arc<KnownBlobs>, T), RepositoryError> {
         let id = self.snapshot_id(snapshot).await?;
         let file = read_one(&self.store, &self.cipher, *id).await?;
-        let known = KnownBlobs::read(&self.cipher, &self.store).await?;
-        let (fetcher, runtime) = (self.fetcher(), Handle::current());
+        let known = Arc::new(KnownBlobs::read(&self.cipher, &self.store).await?);
+        let (fetcher, runtime) = (self.fetcher(&known), Handle::current());
         let done = spawn_blocking(move || {
             let done = task(&mut Trees::new(&known, &fetcher, &runtime), &file)?;
             Ok((known, done))
@@ -102,8 +102,8 @@ impl Repository {
         done.await.map_err(|panic| internal(&self.store, panic))?
     }
 
-    fn fetcher(&self) -> Fetcher {
-        Fetcher { store: self.store.clone(), cipher: self.cipher.clone() }
+    fn fetcher(&self, known: &Arc<KnownBlobs>) -> Fetcher {
+        Fetcher::new(&self.store, &self.cipher).with_copies(known)
     }
 
     /// Reads one file of a snapshot as a stream, with little memory. `snapshot` is a whole id. `path` is absolute, and
@@ -137,7 +137,7 @@ impl Repository {
         let digest = digest.filter(|_| only_file).map(str::to_owned);
 
         let (sender, receiver) = pieces();
-        let output = FileStream { fetcher: self.fetcher(), known, digest, size };
+        let output = FileStream { fetcher: self.fetcher(&known), known, digest, size };
         tokio::spawn(async move { output.send(ids, sender).await });
         Ok(StoredFile { size, pieces: receiver })
     }
@@ -170,7 +170,7 @@ fn entry_of(path: &Path, node: &Node) -> Entry {
 
 struct FileStream {
     fetcher: Fetcher,
-    known: KnownBlobs,
+    known: Arc<KnownBlobs>,
     /// The expected SHA-256 of the whole file, if the snapshot records it.
     digest: Option<String>,
     size: u64,

@@ -10,6 +10,8 @@ use stowaway_model::{SnapshotIdentity, SnapshotRecord};
 
 /// The shortest accepted prefix of a snapshot's id: the length of restic's short ids.
 const SHORTEST_PREFIX: usize = 8;
+/// How many of the snapshots that an id matches are named; all are counted.
+const NAMED: usize = 4;
 
 /// A snapshot, of Stowaway or of any other client.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -81,14 +83,25 @@ pub fn by_id<'a>(
         let text = format!("{prefix:?} is not a snapshot id: give at least {SHORTEST_PREFIX} hex digits");
         return Err(RepositoryError::InvalidRequest(text));
     }
-    let mut found = snapshots.iter().filter(|snapshot| snapshot.id.starts_with(&wanted));
-    match (found.next(), found.next()) {
-        (Some(one), None) => Ok(one),
-        (Some(_), Some(_)) => {
-            Err(RepositoryError::InvalidRequest(format!("several snapshots begin with {prefix}: give more digits")))
-        }
-        (None, _) => {
-            Err(RepositoryError::SnapshotNotFound { location: location.to_owned(), wanted: prefix.to_owned() })
-        }
+    let found: Vec<&SnapshotSummary> = snapshots.iter().filter(|snapshot| snapshot.id.starts_with(&wanted)).collect();
+    match found[..] {
+        [one] => Ok(one),
+        [] => Err(RepositoryError::SnapshotNotFound { location: location.to_owned(), wanted: prefix.to_owned() }),
+        _ => Err(RepositoryError::InvalidRequest(ambiguous(prefix, &found))),
     }
+}
+
+/// The message about an id that several snapshots begin with.
+pub fn ambiguous(prefix: &str, found: &[&SnapshotSummary]) -> String {
+    let named: Vec<String> = found
+        .iter()
+        .take(NAMED)
+        .map(|snapshot| {
+            let source = snapshot.identity.tag(SnapshotIdentity::SOURCE).unwrap_or(&snapshot.identity.path);
+            format!("{} ({source}, {:.0})", &snapshot.id[..snapshot.id.floor_char_boundary(16)], snapshot.time)
+        })
+        .collect();
+    let more = found.len() - named.len();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("the ids of {} snapshots begin with {prefix}: {}{more}; give more digits", found.len(), named.join(", "))
 }

@@ -72,7 +72,7 @@ impl<T: DeserializeOwned> TreeNodes<T> {
         if part.plain_length <= SHORT_BYTES {
             return Self::of(&fetcher.fetch(part).await?).map_err(damaged);
         }
-        let reader = BufReader::with_capacity(64 << 10, long_blob::fetch(fetcher, part).await?);
+        let reader = BufReader::with_capacity(64 << 10, fetch_long(fetcher, part).await?);
         match LongNodes::new(reader) {
             Ok(nodes) => Ok(Self(Source::Long(Box::new(nodes)))),
             Err(Fault::NotATree(why)) => Err(damaged(why)),
@@ -97,6 +97,21 @@ impl<T: DeserializeOwned> TreeNodes<T> {
             },
         }
     }
+}
+
+/// Fetches a long tree, from this location or from another one.
+async fn fetch_long(fetcher: &Fetcher, location: BlobLocation) -> Result<LongReader, RepositoryError> {
+    let error = match long_blob::fetch(fetcher, location).await {
+        Err(error @ RepositoryError::Damaged { .. }) => error,
+        result => return result,
+    };
+    for copy in fetcher.copies_instead_of(&location, &error)? {
+        match long_blob::fetch(fetcher, copy).await {
+            Err(RepositoryError::Damaged { .. }) => {}
+            result => return result,
+        }
+    }
+    Err(error)
 }
 
 /// Takes a batch of trees off the end of the stack `waiting`, which contains the numbers of blobs. `part` returns the

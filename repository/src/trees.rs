@@ -62,11 +62,17 @@ impl<'a> Trees<'a> {
         if !self.window.as_ref().is_some_and(is_in) {
             let start = part.offset.saturating_sub(BEFORE_A_TREE);
             let length = part.offset - start + part.length;
-            let bytes = self.runtime.block_on(self.fetcher.store.read_range(&part.pack, start, length))?;
-            self.window = Some((part.pack, start, bytes));
+            self.window = match self.runtime.block_on(self.fetcher.store.read_range(&part.pack, start, length)) {
+                Err(RepositoryError::Damaged { .. }) => None,
+                read => Some((part.pack, start, read?)),
+            };
         }
-        let (start, sealed) = self.window.as_ref().map_or((0, &[][..]), |(_, start, bytes)| (*start, bytes));
-        let json = self.fetcher.open_within(&part, sealed, start)?;
+        let opened = self.window.as_ref().map(|(_, start, sealed)| self.fetcher.open_within(&part, sealed, *start));
+        let json = match opened {
+            // The tree is read alone, and its copies in other packs after that.
+            None | Some(Err(RepositoryError::Damaged { .. })) => self.runtime.block_on(self.fetcher.fetch(part))?,
+            Some(opened) => opened?,
+        };
         TreeNodes::of(&json).map_err(|why| self.unreadable(path, &why))
     }
 

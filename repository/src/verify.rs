@@ -1,6 +1,8 @@
 //! Verifies that a snapshot can be restored: its trees can be read, its blobs are in the index, and the blobs' packs
 //! are in the store with the right length. It does not read data blobs; the check does that.
 
+use std::sync::Arc;
+
 use rustic_core::{Id, repofile::Node};
 
 use super::{
@@ -27,8 +29,9 @@ impl Repository {
 async fn verify(repository: &Repository, store: &Store, snapshot: &str) -> Result<(), RepositoryError> {
     let id = repository.snapshot_id(snapshot).await?;
     let root = read_one(store, &repository.cipher, *id).await?.tree;
-    let known = KnownBlobs::read(&repository.cipher, store).await?;
-    let fetcher = Fetcher { store: store.clone(), cipher: repository.cipher.clone() };
+    let known = KnownBlobs::read_to_store(&repository.cipher, store, &repository.damaged_packs).await?;
+    let known = Arc::new(known);
+    let fetcher = Fetcher::new(store, &repository.cipher).with_copies(&known);
     let missing = |what: &str, id: Id| {
         let (id, lacking) = (id.to_hex(), known.lacking.as_cause());
         store.damaged(format!("the {what} blob {} of snapshot {snapshot} is missing{lacking}", id.as_str()))

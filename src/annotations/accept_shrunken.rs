@@ -17,7 +17,7 @@ pub fn accept_shrunken(claim: Option<&BTreeMap<String, String>>) -> (bool, Optio
         Ok(accepts) => (accepts, None),
         Err(reason) => {
             let message = format!("accepts nothing, because its value {reason}");
-            (false, Some(Warning { key, message }))
+            (false, Some(Warning::mistake(key, message)))
         }
     }
 }

@@ -8,7 +8,8 @@ use super::{
     accept_shrunken::accept_shrunken,
     consent::{namespace_opt_out, opt_out},
     excludes::excludes,
-    keys::{KEYS, Key, KeyId, PREFIX, own_key},
+    keys::{KEYS, Key, KeyId, PREFIX, nearest, own_key},
+    near_miss::{Object, bounded, near_misses},
     snapshot_class::snapshot_class,
     values,
 };
@@ -38,12 +39,17 @@ impl Carrier {
     fn may_be_labelled(self, key: &Key) -> bool {
         key.id == KeyId::Backup || (self == Self::Namespace && key.id == KeyId::Inject)
     }
+
+    /// Whether this key is read as an annotation or a label of the object.
+    pub(super) fn reads(self, key: &Key) -> bool {
+        self.may_carry(key) || self.may_be_labelled(key)
+    }
 }
 
-/// The keys of labels and annotations which Stowaway itself sets on claims that it creates.
-const OWN_MARKS: [&str; 6] = ["run", "kind", "source-hash", "attempt", "repository", "source"];
-/// From this number on, unknown keys are not reported individually.
-const MAXIMUM_UNKNOWN: usize = 16;
+/// The keys of labels and annotations which Stowaway itself sets on claims that it creates, and of the label of
+/// namespaces that collect metrics.
+const OWN_MARKS: [&str; 8] =
+    ["run", "kind", "source-hash", "attempt", "repository", "source", "restore-unfinished", "metrics"];
 
 /// All settings that are probably not intended.
 pub fn carrier_warnings(carrier: Carrier, annotations: Option<&Texts>, labels: Option<&Texts>) -> Vec<Warning> {
@@ -57,17 +63,16 @@ pub fn carrier_warnings(carrier: Carrier, annotations: Option<&Texts>, labels: O
         warnings.extend(accept_shrunken(annotations).1);
     }
     let wrong = [excludes(annotations, None).err(), snapshot_class(annotations, None).err()];
-    warnings.extend(wrong.into_iter().flatten().map(|problem| Warning {
-        message: format!(
-            "{}; it is {}. Until it is corrected, the volume is not backed up",
-            problem.reason, problem.value
-        ),
-        key: problem.key,
+    warnings.extend(wrong.into_iter().flatten().map(|problem| {
+        let message =
+            format!("{}; it is {}. Until it is corrected, the volume is not backed up", problem.reason, problem.value);
+        Warning::mistake(problem.key, message)
     }));
     warnings
 }
 
-/// The keys with Stowaway's prefix that have no effect on the object, and invalid values of labels.
+/// The keys that have no effect on the object although they were probably meant for Stowaway, and invalid values of
+/// labels.
 pub fn unknown_keys(carrier: Carrier, annotations: Option<&Texts>, labels: Option<&Texts>) -> Vec<Warning> {
     let own = |texts: Option<&Texts>| -> Vec<String> {
         let keys = texts.into_iter().flat_map(BTreeMap::keys);
@@ -85,7 +90,7 @@ pub fn unknown_keys(carrier: Carrier, annotations: Option<&Texts>, labels: Optio
             }
             known => unread(carrier, known, &key),
         };
-        warnings.push(Warning { key: format!("{PREFIX}{key}"), message });
+        warnings.push(Warning::mistake(format!("{PREFIX}{key}"), message));
     }
     for key in own(labels) {
         let message = match KEYS.iter().find(|known| known.name == key) {
@@ -95,8 +100,14 @@ pub fn unknown_keys(carrier: Carrier, annotations: Option<&Texts>, labels: Optio
             }
             known => unread(carrier, known, &key),
         };
-        warnings.push(Warning { key: format!("{PREFIX}{key}"), message: format!("{message} (it is a label)") });
+        warnings.push(of_label(Warning::mistake(format!("{PREFIX}{key}"), message)));
     }
+    warnings.extend(
+        foreign_of_pods(annotations)
+            .map(|key| Warning::mistake(key, format!("has no effect on a {}; it is read on Pod", carrier.kind()))),
+    );
+    warnings.extend(near_misses(Object::from(carrier), annotations));
+    warnings.extend(near_misses(Object::from(carrier), labels).into_iter().map(of_label));
     let inject = own_key(KeyId::Inject);
     if carrier == Carrier::Namespace
         && let Some(value) = labels.and_then(|labels| labels.get(&inject))
@@ -106,27 +117,29 @@ pub fn unknown_keys(carrier: Carrier, annotations: Option<&Texts>, labels: Optio
             "has no effect as a label with this value, {}: it is `helper`, `sidecar` or `none`",
             values::shown(value)
         );
-        warnings.push(Warning { key: inject, message });
+        warnings.push(Warning::mistake(inject, message));
     }
-    if warnings.len() > MAXIMUM_UNKNOWN {
-        warnings.truncate(MAXIMUM_UNKNOWN);
-        let message = "has more keys without effect than are reported here".to_owned();
-        warnings.push(Warning { key: PREFIX.to_owned(), message });
-    }
-    warnings
+    bounded(warnings)
+}
+
+fn of_label(warning: Warning) -> Warning {
+    Warning { message: format!("{} (it is a label)", warning.message), ..warning }
+}
+
+/// The keys of pods of other tools which the object has.
+fn foreign_of_pods(annotations: Option<&Texts>) -> impl Iterator<Item = &'static str> {
+    let foreign = KEYS.iter().filter(|key| key.is_of_pods()).flat_map(|key| key.foreign).map(|(_, key)| *key);
+    foreign.filter(move |key| annotations.is_some_and(|annotations| annotations.contains_key(*key)))
 }
 
 fn unread(carrier: Carrier, known: Option<&Key>, key: &str) -> String {
     match known {
         Some(known) => format!("has no effect on a {}; it is read on {}", carrier.kind(), known.carrier),
         None => {
-            let distance = |name: &str| strsim::damerau_levenshtein(name, key);
-            let keys = KEYS.iter().filter(|known| carrier.may_carry(known) || carrier.may_be_labelled(known));
-            let nearest = keys.map(|known| known.name).min_by_key(|name| distance(name)).unwrap_or_default();
-            format!(
-                "is not known on a {} and has no effect; the nearest known one is {PREFIX}{nearest}",
-                carrier.kind()
-            )
+            let nearest = nearest(key, |known| carrier.reads(known));
+            let nearest =
+                nearest.map_or_else(String::new, |known| format!("; the nearest known one is {PREFIX}{}", known.name));
+            format!("is not known on a {} and has no effect{nearest}", carrier.kind())
         }
     }
 }
@@ -186,14 +199,45 @@ mod tests {
         );
         assert!(messages(Carrier::Claim, &own, &[("run", "x"), ("kind", "backup")]).is_empty());
         assert!(messages(Carrier::Namespace, &own, &[("inject", "sidecar")]).is_empty());
-        let foreign: Texts = [("example.org/backup".to_owned(), "x".to_owned())].into();
-        assert!(carrier_warnings(Carrier::Claim, Some(&foreign), Some(&foreign)).is_empty());
+        assert!(messages(Carrier::Namespace, &[], &[("metrics", "true")]).is_empty());
+        for key in ["example.org/backup", "velero.io/backup", "k8up.io/owned-by"] {
+            let foreign: Texts = [(key.to_owned(), "x".to_owned())].into();
+            assert!(carrier_warnings(Carrier::Claim, Some(&foreign), Some(&foreign)).is_empty(), "{key}");
+        }
+    }
+
+    #[test]
+    fn similar_prefixes_and_keys_of_pods_are_reported_as_annotations_and_labels() {
+        for key in ["stowaway.io/backup", "stowawy.dev/backup", "k8up.io/backups", "k8up.com/backup"] {
+            let texts: Texts = [(key.to_owned(), "false".to_owned())].into();
+            for carrier in [Carrier::Claim, Carrier::Namespace] {
+                for (annotations, labels) in [(Some(&texts), None), (None, Some(&texts))] {
+                    let found = carrier_warnings(carrier, annotations, labels);
+                    let [warning] = &found[..] else { panic!("{key} on {carrier:?}: {found:?}") };
+                    assert!(warning.is_mistake && warning.message.contains("/backup"), "{warning}");
+                    assert_eq!(warning.message.ends_with("(it is a label)"), labels.is_some(), "{warning}");
+                }
+            }
+        }
+        let of_pod: Texts = [("k8up.io/backupcommand".to_owned(), "dump".to_owned())].into();
+        let [warning] = &carrier_warnings(Carrier::Claim, Some(&of_pod), None)[..] else { panic!("no warning") };
+        assert!(warning.message.contains("read on Pod"), "{warning}");
+    }
+
+    #[test]
+    fn unclear_value_of_the_opt_out_is_shown() {
+        for (annotations, labels) in [(vec![("backup", "flase")], vec![]), (vec![], vec![("backup", "flase")])] {
+            for carrier in [Carrier::Claim, Carrier::Namespace] {
+                let found = messages(carrier, &annotations, &labels);
+                assert!(found.len() == 1 && found[0].contains("\"flase\""), "{found:?}");
+            }
+        }
     }
 
     #[test]
     fn number_of_reports_is_bounded() {
         let many: Vec<String> = (0..100).map(|index| format!("x{index}")).collect();
         let many: Vec<(&str, &str)> = many.iter().map(|key| (key.as_str(), "")).collect();
-        assert_eq!(messages(Carrier::Claim, &many, &many).len(), MAXIMUM_UNKNOWN + 1);
+        assert_eq!(messages(Carrier::Claim, &many, &many).len(), 17);
     }
 }

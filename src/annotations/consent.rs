@@ -59,7 +59,7 @@ fn foreign_keys() -> impl Iterator<Item = &'static str> {
 
 fn warn_of_foreign(texts: Option<&Texts>, reason: &str, found: &mut OptOut) {
     for key in foreign_keys().filter(|key| texts.is_some_and(|texts| texts.contains_key(*key))) {
-        found.warnings.push(Warning { key: key.to_owned(), message: format!("has no effect {reason}") });
+        found.warnings.push(Warning::mistake(key, format!("has no effect {reason}")));
     }
 }
 
@@ -73,8 +73,10 @@ fn own_opt_out(annotations: Option<&Texts>, labels: Option<&Texts>) -> OptOut {
         .filter_map(|value| match values::boolean(value) {
             Ok(wanted) => Some(wanted),
             Err(reason) => {
-                let message = format!("has no effect: its value {reason}; without a clear \"false\" there is a backup");
-                found.warnings.push(Warning { key: own.clone(), message });
+                let shown = values::shown(value);
+                let message =
+                    format!("has no effect: its value, {shown}, {reason}; without a clear \"false\" there is a backup");
+                found.warnings.push(Warning::mistake(&own, message));
                 None
             }
         })
@@ -82,7 +84,7 @@ fn own_opt_out(annotations: Option<&Texts>, labels: Option<&Texts>) -> OptOut {
     if decisions.contains(&true) && decisions.contains(&false) {
         let message =
             "is \"true\" and \"false\" at once, as a label and as an annotation; there is a backup".to_owned();
-        found.warnings.push(Warning { key: own.clone(), message });
+        found.warnings.push(Warning::mistake(&own, message));
     }
     if !decisions.is_empty() {
         (found.wanted, found.key) = (Some(decisions.contains(&true)), own);
@@ -95,14 +97,14 @@ fn foreign_opt_out(annotations: Option<&Texts>, found: &mut OptOut) {
         let Some(value) = annotations.and_then(|annotations| annotations.get(key)) else { continue };
         let wanted = values::boolean(value).unwrap_or_else(|reason| {
             let message = format!("{reason}, which counts as \"false\" for the tool that the key belongs to");
-            found.warnings.push(Warning { key: key.to_owned(), message });
+            found.warnings.push(Warning::mistake(key, message));
             false
         });
         match found.wanted {
             None => (found.wanted, found.key) = (Some(wanted), key.to_owned()),
             Some(decided) if decided != wanted => {
                 let message = format!("is ignored, because {} is present and wins", found.key);
-                found.warnings.push(Warning { key: key.to_owned(), message });
+                found.warnings.push(Warning::remark(key, message));
             }
             Some(_) => {}
         }

@@ -371,9 +371,9 @@ pub fn own_key(id: KeyId) -> String {
 /// not worth the search.
 const MAXIMUM_KEY_BYTES: usize = 63;
 
-/// The known key that is most similar to an unknown one. `unknown` has no prefix; the result has it. None if the key is
-/// too long to be searched for.
-pub(super) fn nearest(unknown: &str) -> Option<String> {
+/// The known key that is most similar to an unknown one, whose prefix is removed. None if the key is too long to be
+/// searched for.
+pub(super) fn nearest(unknown: &str, is_candidate: impl Fn(&Key) -> bool) -> Option<&'static Key> {
     if unknown.len() > MAXIMUM_KEY_BYTES {
         return None;
     }
@@ -384,8 +384,7 @@ pub(super) fn nearest(unknown: &str) -> Option<String> {
         strsim::damerau_levenshtein(name, unknown).min(strsim::damerau_levenshtein(name, base)).min(part)
     };
     // Of equally similar keys, the first is the most likely, because the table is ordered by likelihood.
-    let name = KEYS.iter().map(|key| key.name).min_by_key(|name| distance(name)).unwrap_or_default();
-    Some(format!("{PREFIX}{name}"))
+    KEYS.iter().filter(|key| is_candidate(key)).min_by_key(|key| distance(key.name))
 }
 
 /// The table of docs/annotations.md, as Markdown.

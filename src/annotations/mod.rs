@@ -8,13 +8,14 @@ mod carriers;
 mod consent;
 mod excludes;
 mod keys;
-mod misplaced;
+mod near_miss;
 mod parse;
 mod request;
 mod resources;
 mod snapshot_class;
 mod split;
 mod values;
+mod workload;
 
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,7 @@ pub use carriers::{Carrier, carrier_warnings, unknown_keys};
 pub use consent::{OptOut, namespace_opt_out, opt_out};
 pub use excludes::excludes;
 pub use keys::{Form, KEYS, Key, KeyId, PREFIX, own_key, render};
-pub use misplaced::{misplaced_keys, misplaced_warning};
+pub use near_miss::KEY_FRAGMENTS;
 pub use parse::{parse, parse_lenient};
 pub use request::{CommandRequest, Injection, KeyDialect, Lenient, Problem, Problems, Request, Warning};
 pub use snapshot_class::snapshot_class;
@@ -32,3 +33,4 @@ pub use split::split;
 pub use values::{
     MAXIMUM_COMMAND_BYTES, MAXIMUM_EXTENSION_BYTES, MAXIMUM_NAMES, boolean, label, object_name, positive_duration,
 };
+pub use workload::workload_warnings;

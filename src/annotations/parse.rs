@@ -13,11 +13,12 @@ use std::{
 
 use super::{
     keys::{Form, KEYS, Key, KeyId, PREFIX, key_of, nearest},
+    near_miss::{Intended, MAXIMUM_UNKNOWN, Object, bounded, near_misses},
     request::{CommandRequest, Injection, KeyDialect, Lenient, Problem, Problems, Request, Warning},
     resources::resources,
     values::{self, Command},
 };
-use crate::model::ShellScript;
+use crate::model::command_warnings;
 
 /// Parses the annotations; `None` when no annotation concerns Stowaway.
 pub fn parse(annotations: &BTreeMap<String, String>) -> Result<Option<Request>, Problems> {
@@ -34,6 +35,7 @@ pub fn parse_lenient(annotations: &BTreeMap<String, String>) -> Result<Lenient, 
     let mut reader = Reader::default();
     reader.collect_own(annotations);
     reader.collect_foreign(annotations);
+    reader.warnings.extend(bounded(near_misses(Object::Pod, Some(annotations))));
     let mut request = Request { commands: reader.commands(), ..Request::default() };
     reader.settings(&mut request);
     if reader.problems.iter().any(Problem::is_own) {
@@ -105,7 +107,7 @@ impl<'a> Reader<'a> {
             for (dialect, foreign) in key.foreign {
                 let Some((foreign, value)) = annotations.get_key_value(*foreign) else { continue };
                 if let Some(winner) = winner {
-                    self.warn(foreign, format!("is ignored, because {winner} is present and wins"));
+                    self.remark(foreign, format!("is ignored, because {winner} is present and wins"));
                 } else {
                     winner = Some(foreign);
                     self.foreign.insert(key.id, (*dialect, Entry { key: foreign, value }));
@@ -159,11 +161,11 @@ impl<'a> Reader<'a> {
                 }
             }
         }
-        let argv = command.and_then(|(dialect, entry)| match dialect {
-            KeyDialect::Stowaway => self.argv(KeyId::Command, entry, values::command),
-            _ => self.argv(KeyId::Command, entry, values::split_command),
+        let parsed = command.and_then(|(dialect, entry)| match dialect {
+            KeyDialect::Stowaway => self.command_line(KeyId::Command, entry, values::command),
+            _ => self.command_line(KeyId::Command, entry, values::split_command),
         });
-        let restore_argv = restore.and_then(|entry| self.argv(KeyId::RestoreCommand, entry, values::command));
+        let parsed_restore = restore.and_then(|entry| self.command_line(KeyId::RestoreCommand, entry, values::command));
         let checked = |result: Result<(), String>, value: &str| result.map(|()| value.to_owned());
         let container = container
             .and_then(|entry| self.check(KeyId::Container, entry, |value| checked(values::label(value), value)));
@@ -171,34 +173,26 @@ impl<'a> Reader<'a> {
             self.check(KeyId::FileExtension, entry, |value| checked(values::extension(value), value))
         });
         let pipefail = pipefail.and_then(|entry| self.check(KeyId::Pipefail, entry, values::boolean)).unwrap_or(true);
-        for (entry, argv) in [(command.map(|(_, entry)| entry), &argv), (restore, &restore_argv)] {
-            if let (Some(entry), Some(argv), true) = (entry, argv, pipefail) {
-                self.warn_of_pipes(entry.key, argv);
+        for (entry, parsed) in [(command.map(|(_, entry)| entry), &parsed), (restore, &parsed_restore)] {
+            if let (Some(entry), Some(parsed)) = (entry, parsed) {
+                for warning in command_warnings(&parsed.argv, pipefail, parsed.literal.as_ref()) {
+                    self.remark(entry.key, warning);
+                }
             }
         }
+        let parsed = parsed?;
+        let (restore_argv, restore_literal) = parsed_restore.map(|parsed| (parsed.argv, parsed.literal)).unzip();
         Some(CommandRequest {
             name: name.map(str::to_owned),
             pipefail,
-            argv: argv?,
+            argv: parsed.argv,
+            literal: parsed.literal,
             restore_argv,
+            restore_literal: restore_literal.flatten(),
             container,
             file_extension: file_extension.unwrap_or_default(),
             dialect: command?.0,
         })
-    }
-
-    /// Warns of pipes in which a failure of a command may be missed, because the container's shell is not known here.
-    fn warn_of_pipes(&mut self, key: &str, argv: &[String]) {
-        let Some(script) = ShellScript::of(argv).filter(|script| !script.decides()) else { return };
-        if script.has_pipe() {
-            let message = "has a pipe: a failure of each of its commands counts only where the container's shell has \
-                pipefail, as bash and busybox have; in another shell only the last command counts";
-            self.warn(key, message);
-        } else if script.has_nested_pipe() {
-            let message = "has a pipe in a shell within the script, where pipefail is not set: only the pipe's last \
-                command is judged; begin that inner script with `set -o pipefail;`";
-            self.warn(key, message);
-        }
     }
 
     /// The settings of all commands of the pod.
@@ -270,17 +264,17 @@ impl<'a> Reader<'a> {
         self.check(id, entry, parse)
     }
 
-    fn argv(
+    fn command_line(
         &mut self,
         id: KeyId,
         entry: Entry<'a>,
         parse: impl FnOnce(&str) -> Result<Command, String>,
-    ) -> Option<Vec<String>> {
+    ) -> Option<Command> {
         let command = self.check(id, entry, parse)?;
         if command.open_quote {
             self.warn(entry.key, "has a quote that is never closed; it extends to the end of the line, as in K8up");
         }
-        Some(command.argv)
+        Some(command)
     }
 
     fn check<T>(&mut self, id: KeyId, entry: Entry<'a>, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
@@ -311,19 +305,18 @@ impl<'a> Reader<'a> {
             Ordering::Equal => {
                 self.warn(PREFIX, "has more unknown keys than are reported here; none of them has an effect");
             }
-            Ordering::Less => match nearest(own) {
-                Some(nearest) => {
-                    self.warn(key, format!("is not known and has no effect; the nearest known one is {nearest}"));
-                }
+            Ordering::Less => match nearest(own, |_| true) {
+                Some(nearest) => self.warn(key, Intended::own(nearest).message(Object::Pod)),
                 None => self.warn(PREFIX, "has a key that is too long to be one of Stowaway's, and has no effect"),
             },
         }
     }
 
     fn warn(&mut self, key: &str, message: impl Into<String>) {
-        self.warnings.push(Warning { key: key.to_owned(), message: message.into() });
+        self.warnings.push(Warning::mistake(key, message));
+    }
+
+    fn remark(&mut self, key: &str, message: impl Into<String>) {
+        self.warnings.push(Warning::remark(key, message));
     }
 }
-
-/// From this number on, unknown keys are not reported individually.
-const MAXIMUM_UNKNOWN: usize = 16;

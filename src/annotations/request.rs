@@ -4,7 +4,7 @@
 use std::{fmt, time::Duration};
 
 use super::keys::PREFIX;
-use crate::model::Reason;
+use crate::model::{LiteralSyntax, Reason};
 
 /// The tool, and its version, that defined a key; newest first.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -71,8 +71,12 @@ pub struct CommandRequest {
     pub name: Option<String>,
     /// Program and arguments; the program's name is not empty.
     pub argv: Vec<String>,
+    /// Shell syntax in the arguments that the program receives as text.
+    pub literal: Option<LiteralSyntax>,
     /// Program and arguments of the command that reads the dump on stdin.
     pub restore_argv: Option<Vec<String>>,
+    /// The same as `literal`, for the command that reads the dump.
+    pub restore_literal: Option<LiteralSyntax>,
     /// The container that the annotations name.
     pub container: Option<String>,
     /// The suffix of the stored file's name, with its dot; may be empty.
@@ -94,17 +98,37 @@ impl fmt::Debug for CommandRequest {
             .field("file_extension", &self.file_extension)
             .field("pipefail", &self.pipefail)
             .field("dialect", &self.dialect)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
 /// A setting that was understood, but is probably not intended.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, thiserror::Error)]
 #[error("annotation {key}: {message}")]
 pub struct Warning {
     pub key: String,
     /// The effect of the setting, and what to do about it.
     pub message: String,
+    /// Whether the setting probably has a mistake, such as a misspelt key, so that the status of a Backup names it.
+    /// Otherwise the warning is a remark about a valid setting.
+    pub is_mistake: bool,
+}
+
+impl Warning {
+    pub(super) fn mistake(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { key: key.into(), message: message.into(), is_mistake: true }
+    }
+
+    pub(super) fn remark(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { key: key.into(), message: message.into(), is_mistake: false }
+    }
+}
+
+impl From<Problem> for Warning {
+    /// The problem, where no run reports it.
+    fn from(Problem { key, value, reason }: Problem) -> Self {
+        Self::mistake(key, format!("{reason}; it is {value}"))
+    }
 }
 
 /// An annotation whose value is invalid.

@@ -5,6 +5,8 @@
 //! and ends at the next same quote, which also ends the argument: `'a b'"c"` is two arguments, and so is `--x='a b'`.
 //! There is no escape character. A quote that is never closed extends to the end.
 
+use crate::model::Quoting;
+
 /// The arguments of a command line.
 pub fn split(line: &str) -> Vec<String> {
     scan(line).arguments.into_iter().map(str::to_owned).collect()
@@ -13,6 +15,8 @@ pub fn split(line: &str) -> Vec<String> {
 /// The result of a split.
 pub(super) struct Scan<'a> {
     pub arguments: Vec<&'a str>,
+    /// How each argument is written.
+    pub quoting: Vec<Quoting>,
     /// Whether the last argument is a quote that is never closed.
     pub open_quote: bool,
 }
@@ -20,17 +24,23 @@ pub(super) struct Scan<'a> {
 /// Splits the line, and reports an open quote.
 pub(super) fn scan(line: &str) -> Scan<'_> {
     let mut arguments = Vec::new();
+    let mut quoting = Vec::new();
     let mut rest = line;
     loop {
         rest = rest.trim_start_matches([' ', '\t']);
         let Some(first) = rest.chars().next() else {
-            return Scan { arguments, open_quote: false };
+            return Scan { arguments, quoting, open_quote: false };
         };
+        quoting.push(match first {
+            '\'' => Quoting::Single,
+            '"' => Quoting::Double,
+            _ => Quoting::Bare,
+        });
         if matches!(first, '\'' | '"') {
             let quoted = &rest[1..];
             let Some(end) = quoted.find(first) else {
                 arguments.push(quoted);
-                return Scan { arguments, open_quote: true };
+                return Scan { arguments, quoting, open_quote: true };
             };
             arguments.push(&quoted[..end]);
             rest = &quoted[end + 1..];
@@ -89,6 +99,14 @@ mod tests {
         for (line, open) in [("a 'b", true), ("'", true), ("a 'b'", false), ("it's", false), ("\"a'", true)] {
             assert_eq!(scan(line).open_quote, open, "{line:?}");
         }
+    }
+
+    #[test]
+    fn quoting_of_each_argument_is_reported() {
+        let scan = scan("sh -c 'a | b' \"$X\"it's 'open");
+        assert_eq!(scan.arguments, ["sh", "-c", "a | b", "$X", "it's", "open"]);
+        let expected = [Quoting::Bare, Quoting::Bare, Quoting::Single, Quoting::Double, Quoting::Bare, Quoting::Single];
+        assert_eq!(scan.quoting, expected);
     }
 
     proptest! {

@@ -3,8 +3,11 @@
 
 use std::time::Duration;
 
-use super::{Injection, split::scan};
-use crate::model::Excludes;
+use super::{
+    Injection,
+    split::{Scan, scan},
+};
+use crate::model::{Excludes, LiteralSyntax};
 
 /// The longest command line that is accepted. An exec request carries it in its URL, and some servers reject longer
 /// URLs.
@@ -43,14 +46,14 @@ pub(super) fn command(value: &str) -> Result<Command, String> {
             _ => Err(format!("element {} of the JSON array is not a string", index + 1)),
         })
         .collect::<Result<Vec<_>, _>>()?;
-    checked(argv, false)
+    checked(argv, None)
 }
 
 /// Parses a command line of K8up's keys, which is always split.
 pub(super) fn split_command(value: &str) -> Result<Command, String> {
     check_length(value)?;
     let scan = scan(value);
-    checked(scan.arguments.into_iter().map(str::to_owned).collect(), scan.open_quote)
+    checked(scan.arguments.iter().map(|argument| (*argument).to_owned()).collect(), Some(&scan))
 }
 
 /// Program and arguments.
@@ -59,6 +62,8 @@ pub(super) struct Command {
     pub argv: Vec<String>,
     /// Whether the last argument is a quote that is never closed.
     pub open_quote: bool,
+    /// Shell syntax that the program receives as text.
+    pub literal: Option<LiteralSyntax>,
 }
 
 fn check_length(value: &str) -> Result<(), String> {
@@ -70,14 +75,18 @@ fn check_length(value: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn checked(argv: Vec<String>, open_quote: bool) -> Result<Command, String> {
+/// Checks the arguments of a line, or of a list if there is no line.
+fn checked(argv: Vec<String>, line: Option<&Scan<'_>>) -> Result<Command, String> {
     if argv.iter().any(|argument| argument.contains('\0')) {
         return Err("contains a NUL, which no argument can contain".into());
     }
     match argv.first() {
         None => Err("is empty; it must be a program and its arguments".into()),
         Some(program) if program.is_empty() => Err("begins with an empty argument instead of a program".into()),
-        Some(_) => Ok(Command { argv, open_quote }),
+        Some(_) => {
+            let literal = LiteralSyntax::of(&argv, line.map_or(&[], |line| &line.quoting));
+            Ok(Command { argv, open_quote: line.is_some_and(|line| line.open_quote), literal })
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! `Backup`: one backup run over the annotated pods and the volumes of a namespace.
 
+use std::fmt;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
 use kube::{CustomResource, KubeSchema, core::Duration};
 use schemars::JsonSchema;
@@ -132,11 +134,42 @@ pub struct BackupStatus {
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(with = "i32")]
     pub missing_not_listed: u32,
+    /// Annotations and labels of the covered pods, workloads and claims and of the Namespace which probably have a
+    /// mistake, such as a misspelt key, so that something may be backed up differently than its author intends, or not
+    /// at all. They do not change the verdict.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub annotation_warnings: Vec<AnnotationWarning>,
+    /// How many more there are than `annotationWarnings` can list.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(with = "i32")]
+    pub annotation_warnings_not_listed: u32,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
 fn is_zero(number: &u32) -> bool {
     *number == 0
+}
+
+/// An annotation or label which probably has a mistake.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AnnotationWarning {
+    /// Kind and name of the object, for example `deployment shop`.
+    #[schemars(length(max = 1024))]
+    pub object: String,
+    /// The key of the annotation or label.
+    #[schemars(length(max = 1024))]
+    pub key: String,
+    /// The effect of the annotation, and what to do.
+    #[schemars(length(max = 1024))]
+    pub message: String,
+}
+
+impl fmt::Display for AnnotationWarning {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}: {}", self.object, self.key, self.message)
+    }
 }
 
 /// A source that is missing, so that it cannot be stored.

@@ -5,10 +5,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    repository::{PasswordSecretReference, RepositorySpec},
     shared::SecretKeyReference,
     store_location::{StoreLocation, StorePurpose},
 };
-use crate::model::{Connection, Credential, StoreLimits};
+use crate::model::{Connection, Credential, SecretKind, SecretSource, SecretSources, StoreLimits, mounts};
 
 /// Certificate authorities and client certificate for HTTPS connections. Without certificate authorities here, those of
 /// the image are trusted.
@@ -123,6 +124,29 @@ pub fn credential_sources<'a>(
         }));
     }
     found
+}
+
+/// Where the files of a store's credentials come from, by their paths in a run's pod.
+pub fn secret_sources<'a>(location: impl Into<StoreLocation<'a>>) -> SecretSources {
+    let location = location.into();
+    let folder = location.purpose.credentials_folder();
+    let sources = credential_sources(location).into_iter().map(|(credential, source, _)| {
+        let (kind, SecretKeyReference { name, key }) = match source {
+            CredentialSource::Secret(reference) => (SecretKind::Secret, reference),
+            CredentialSource::ConfigMap(reference) => (SecretKind::ConfigMap, reference),
+        };
+        (format!("{folder}/{}", credential.file()), SecretSource { kind, name: name.clone(), key: key.clone() })
+    });
+    sources.collect()
+}
+
+/// Like [`secret_sources`] for the store of a Repository, with its password.
+pub fn repository_secret_sources(spec: &RepositorySpec) -> SecretSources {
+    let PasswordSecretReference { name, key, .. } = &spec.password_secret_ref;
+    let password = SecretSource { kind: SecretKind::Secret, name: name.clone(), key: key.clone() };
+    let mut sources = secret_sources(spec);
+    sources.insert(format!("{}/{}", mounts::PASSWORD_FOLDER, mounts::PASSWORD_FILE), password);
+    sources
 }
 
 pub fn connection<'a>(location: impl Into<StoreLocation<'a>>) -> Connection {

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::SourceState;
-use crate::model::{Age, DataPart, Verdict};
+use crate::model::{Age, DamagedPacks, DataPart, Verdict};
 
 /// When snapshots are forgotten, and data that no snapshot needs is removed.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
@@ -110,4 +110,17 @@ pub struct CheckStatus {
     /// The part in which a check found damage. Each check reads it again until it is intact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damaged_part: Option<DataPart>,
+    /// The packs whose content a check found damaged. Backups store the data that they need of these packs again. A
+    /// pack stays listed until a check has read it and found it intact, or has found it removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged_packs: Option<DamagedPacks>,
+}
+
+impl CheckStatus {
+    /// The packs that no run may rely on.
+    pub fn damage(&self) -> DamagedPacks {
+        // A check of an earlier version recorded only the part in which it found damage.
+        let part = || self.damaged_part.map(DamagedPacks::anywhere_in).unwrap_or_default();
+        self.damaged_packs.clone().unwrap_or_else(part)
+    }
 }

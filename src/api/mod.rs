@@ -24,12 +24,16 @@ pub use backends::{
     SftpBackend, SftpCredentials, VolumeBackend, backend_config,
 };
 pub use backup::{
-    Backup, BackupSpec, BackupStatus, MissingReason, MissingSource, SkipReason, SkippedClaim, SourceState, SourceStatus,
+    AnnotationWarning, Backup, BackupSpec, BackupStatus, MissingReason, MissingSource, SkipReason, SkippedClaim,
+    SourceState, SourceStatus,
 };
 pub use conditions::{
     condition, condition_is_true, remove_condition, set_condition, set_condition_status, set_run_conditions,
 };
-pub use connection::{CredentialSource, RepositoryLimits, Tls, bytes_per_second, connection, credential_sources};
+pub use connection::{
+    CredentialSource, RepositoryLimits, Tls, bytes_per_second, connection, credential_sources,
+    repository_secret_sources, secret_sources,
+};
 pub use maintenance::{CheckSpec, CheckStatus, MaintenanceStatus, PruneSpec};
 pub use repository::{PasswordSecretReference, Repository, RepositorySpec, RepositoryStatus};
 pub use restore::{
@@ -65,6 +69,10 @@ pub const CARRIED_OUT: &str = "stowaway.dev/carried-out";
 
 /// Annotation of a `Restore` that has scaled a workload down: the workload's UID, and its former number of replicas.
 pub const SCALED_FROM: &str = "stowaway.dev/scaled-from";
+
+/// Annotation of a claim that a `Restore` has created, until a `Restore` has filled it: the name of the `Restore` that
+/// created it. A `Backup` does not store such a claim.
+pub const RESTORE_UNFINISHED: &str = "stowaway.dev/restore-unfinished";
 
 /// Condition of a `Repository`: it was opened with its password and its present spec.
 pub const READY: &str = "Ready";

@@ -21,7 +21,7 @@ use super::CliError;
 use crate::{
     api::{Repository, connection},
     cluster::observe,
-    model::{Failure, Reason, Task, TaskKind},
+    model::{DamagedPacks, Failure, Reason, Task, TaskKind},
     plan::names::{OwnerRef, RUNNER_CONTAINER, RunKind},
     resources::{
         self, backend_config,
@@ -87,6 +87,7 @@ pub(super) fn answering_job(
         connection,
         cluster: String::new(),
         repository_id: None,
+        damaged_packs: DamagedPacks::default(),
         kind: TaskKind::Answer { timeout: ANSWERS_WITHIN },
         note: String::new(),
     };

@@ -320,6 +320,9 @@ pub struct ExplainArguments {
     /// Image reference of the injected containers.
     #[arg(long, default_value = crate::resources::manifests::IMAGE)]
     pub image: String,
+    /// Print the arguments of each command as its program receives them. They may contain passwords.
+    #[arg(long)]
+    pub show_arguments: bool,
     /// Text, or JSON with the patches.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,

@@ -16,7 +16,7 @@ use super::{
     location::{ResticEnv, credentials_in, parse_location},
 };
 use crate::{
-    model::{BackendConfig, Connection, Credential, Secret, StoredPassword},
+    model::{BackendConfig, Connection, Credential, DamagedPacks, Secret, StoredPassword},
     repository::{Access, Timeouts, known_host_keys},
 };
 
@@ -67,6 +67,7 @@ pub(super) fn access(repository: &str, password_file: Option<&Path>) -> Result<A
         locks: local::lock_rules(),
         timeouts: Timeouts::default(),
         expected_ids: Vec::new(),
+        damaged_packs: DamagedPacks::default(),
     })
 }
 

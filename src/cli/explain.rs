@@ -5,7 +5,7 @@ mod k8up;
 
 use std::io::Read;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
@@ -14,10 +14,26 @@ use super::{
     output::{note, print_json, print_line},
 };
 use crate::{
+    annotations::Carrier,
     api::{self, Repository},
-    inject::{Effect, Explanation, InjectionFacts, MAXIMUM_BYTES, QualityOfService, StrictJson, explain, pods_of},
+    inject::{
+        CommandLine, Effect, Explanation, InjectionFacts, MAXIMUM_BYTES, QualityOfService, StrictJson, command_lines,
+        explain, pods_of,
+    },
     model::injected::{HELPER_MOUNT, SECRETS_FOLDER, VOLUMES_FOLDER},
+    webhook::validate,
 };
+
+/// The output for one pod.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ExplainedPod {
+    #[serde(flatten)]
+    explanation: Explanation,
+    /// The arguments of the commands, if they were requested.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    command_lines: Option<Vec<CommandLine>>,
+}
 
 /// Runs the command. The exit status is 2 if something in the file must be fixed.
 pub fn run(arguments: &ExplainArguments) -> Result<u8, CliError> {
@@ -32,42 +48,44 @@ pub fn run(arguments: &ExplainArguments) -> Result<u8, CliError> {
         repositories: &repositories,
     };
     let mut explanations = Vec::new();
-    let (mut passed_over, mut foreign) = (Vec::new(), Vec::new());
+    let (mut passed_over, mut foreign, mut mistaken) = (Vec::new(), Vec::new(), Vec::new());
     for (index, object) in documents.iter().enumerate() {
         let of_document = |error| CliError::Usage(format!("document {} of the file: {error}", index + 1));
         let templates = pods_of(object, &arguments.namespace).map_err(of_document)?;
         if let Some(lines) = k8up::lines(object, &arguments.namespace) {
             foreign.push(lines);
+        } else if let Some(lines) = carrier_lines(object, &arguments.namespace) {
+            mistaken.push(lines);
         } else if templates.is_empty() {
             passed_over.push(object.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned());
         }
-        explanations.extend(
-            templates
-                .iter()
-                .map(|template| explain(template, &InjectionFacts { namespace: &template.namespace, ..facts })),
-        );
+        explanations.extend(templates.iter().map(|template| ExplainedPod {
+            explanation: explain(template, &InjectionFacts { namespace: &template.namespace, ..facts }),
+            command_lines: arguments.show_arguments.then(|| command_lines(template)),
+        }));
     }
     if arguments.output == Output::Json {
         print_json(&explanations)?;
     } else {
-        for (index, explanation) in explanations.iter().enumerate() {
+        for (index, pod) in explanations.iter().enumerate() {
             if index > 0 {
                 print_line("")?;
             }
-            for line in lines(explanation) {
+            let shown = pod.command_lines.iter().flatten().flat_map(argument_lines);
+            for line in lines(&pod.explanation).into_iter().chain(shown) {
                 print_line(&line)?;
             }
         }
-        if explanations.is_empty() && foreign.is_empty() {
+        if explanations.is_empty() && foreign.is_empty() && mistaken.is_empty() {
             print_line(&format!("no pods in the file{}", kinds(&passed_over)))?;
         }
     }
-    for line in foreign.iter().flatten() {
+    for line in foreign.iter().chain(&mistaken).flatten() {
         // The JSON output is about pods only.
         if arguments.output == Output::Json { note(line) } else { print_line(line)? }
     }
     // An object that Stowaway ignores makes no backup, so the exit status is 2.
-    Ok(if explanations.iter().any(Explanation::is_refused) || !foreign.is_empty() { 2 } else { 0 })
+    Ok(if explanations.iter().any(|pod| pod.explanation.is_refused()) || !foreign.is_empty() { 2 } else { 0 })
 }
 
 /// The Repositories of the file, including those in lists.
@@ -126,6 +144,18 @@ fn documents(text: &str) -> Result<Vec<Value>, CliError> {
         }
     }
     Ok(objects)
+}
+
+/// The arguments of a command, each in the quotes of JSON.
+fn argument_lines(command: &CommandLine) -> Vec<String> {
+    let title = command.name.as_ref().map_or_else(|| "the plain command".to_owned(), |name| format!("command {name}"));
+    let both =
+        [(title.clone(), Some(&command.arguments)), (format!("{title}, restore"), command.restore_arguments.as_ref())];
+    both.into_iter()
+        .filter_map(|(title, arguments)| {
+            Some(format!("  {:<10} of {title}: {}", "arguments", Value::from(arguments?.clone())))
+        })
+        .collect()
 }
 
 /// The text output for one pod.
@@ -200,6 +230,24 @@ fn lines(explanation: &Explanation) -> Vec<String> {
         row("warning", warning.clone());
     }
     lines
+}
+
+/// The lines about a claim or a Namespace whose annotations or labels have a mistake; none for another object.
+fn carrier_lines(object: &Value, namespace: &str) -> Option<Vec<String>> {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
+    let (kind, carrier) = match (text("/apiVersion")?, text("/kind")?) {
+        ("v1", kind @ "PersistentVolumeClaim") => (kind, Carrier::Claim),
+        ("v1", kind @ "Namespace") => (kind, Carrier::Namespace),
+        _ => return None,
+    };
+    let warnings = validate::carrier(carrier, object).warnings;
+    let namespace = match carrier {
+        Carrier::Claim => format!(" in namespace {}", text("/metadata/namespace").unwrap_or(namespace)),
+        Carrier::Namespace => String::new(),
+    };
+    let title = format!("{kind} {}{namespace}", text("/metadata/name").unwrap_or("without a name"));
+    let rows = warnings.iter().map(|warning| format!("  {:<10} {warning}", "warning"));
+    (!warnings.is_empty()).then(|| std::iter::once(title).chain(rows).collect())
 }
 
 fn quality(before: QualityOfService, after: QualityOfService) -> String {

@@ -21,7 +21,7 @@ use crate::{
     repository::{self, LockHolder, LockRules, ProcessesHere, Progress, Repository},
     runner::{
         self, BackupInput, BackupRun, JudgedCommand, RestoreOutput, RestoreRun, questions, with_repository,
-        within_grace,
+        with_repository_to_read, within_grace,
     },
     seal::ExecMode,
     stream::StreamItem,
@@ -100,7 +100,7 @@ pub async fn restore(repository: &str, arguments: &RestoreArguments) -> Result<u
     let run = RestoreRun { from, limits };
     let judged = JudgedCommand::new(arguments.command.clone(), true);
     let cancel = CancellationToken::new();
-    let work = with_repository(access, &cancel, async |repository| {
+    let work = with_repository_to_read(access, &cancel, async |repository| {
         let to = RestoreOutput::Local(ExecMode::Shell, judged.argv().to_vec());
         Ok(runner::restore(repository, run, to, cancel.clone()).await)
     });
@@ -159,7 +159,7 @@ async fn restore_into(repository: &str, arguments: &RestoreArguments, target: &P
         timeout: arguments.timeout,
     };
     let cancel = CancellationToken::new();
-    let work = with_repository(access, &cancel, async |repository| {
+    let work = with_repository_to_read(access, &cancel, async |repository| {
         Ok(runner::restore_volume(repository, &run, target, &cancel).await)
     });
     finish(within_grace(&cancel, work).await, arguments.output)
@@ -247,7 +247,7 @@ async fn query<T>(
 ) -> Result<T, CliError> {
     let access = access(repository, location.password_file.as_deref())?;
     let cancel = CancellationToken::new();
-    Ok(within_grace(&cancel, with_repository(access, &cancel, question)).await?)
+    Ok(within_grace(&cancel, with_repository_to_read(access, &cancel, question)).await?)
 }
 
 fn host_name() -> String {

@@ -19,7 +19,7 @@ use crate::{
     repository::{self, CheckReport, Forget, PruneReport, RepackReport, Repository, SnapshotSummary, Unlock, Unlocked},
     runner::{
         maintenance::{decide, forget_of, warnings_of},
-        with_repository, within_grace,
+        with_repository, with_repository_to_read, within_grace,
     },
 };
 
@@ -27,7 +27,7 @@ use crate::{
 pub async fn check(arguments: &CheckArguments) -> Result<u8, CliError> {
     let access = access(&arguments.location)?;
     let cancel = CancellationToken::new();
-    let checking = with_repository(access, &cancel, async |open| Ok(open.check(arguments.data.part()).await?));
+    let checking = with_repository_to_read(access, &cancel, async |open| Ok(open.check(arguments.data.part()).await?));
     let report = within_grace(&cancel, checking).await?;
     match arguments.output {
         Output::Json => print_json(&report)?,

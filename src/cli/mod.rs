@@ -7,6 +7,7 @@ mod controller_lease;
 mod doctor;
 mod environment;
 mod explain;
+mod fields;
 mod follow;
 mod keys;
 mod local;
@@ -20,6 +21,7 @@ mod query;
 mod remote;
 mod rights;
 mod selector;
+mod waiting;
 
 use std::process::ExitCode;
 
@@ -161,7 +163,7 @@ pub fn main() -> ExitCode {
     };
     let status = runtime.block_on(run(arguments.command)).unwrap_or_else(|error| {
         if !error.is_closed_pipe() {
-            output::note(&format!("stowaway: {error}"));
+            output::note(&format!("stowaway: {}", fields::with_options(&error.to_string())));
         }
         error.exit_status()
     });

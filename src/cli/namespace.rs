@@ -14,7 +14,7 @@ use serde_json::json;
 use super::{
     CliError,
     args::{Output, RestoreArguments},
-    output, query, remote,
+    fields, output, query, remote,
 };
 use crate::{
     api::{NewClaim, Outcome, Restore, RestoreClaim},
@@ -154,11 +154,7 @@ impl Target<'_> {
             Err(error) => {
                 lost(Reason::InvalidRequest, format!("the Restore cannot be created: {}", super::explain(&error)))
             }
-            Ok(_) => match remote::wait(&restores, (&self.namespace, &name), |restore: &Restore| {
-                restore.status.as_ref()?.outcome.verdict
-            })
-            .await
-            {
+            Ok(_) => match remote::wait(&restores, (&self.namespace, &name), |_: &Restore| ()).await {
                 Ok((restore, _)) => restore.status.unwrap_or_default().outcome,
                 Err(error @ CliError::Cancelled(_)) => return Err(error),
                 Err(error) => lost(Reason::ResultLost, error.to_string()),
@@ -214,7 +210,11 @@ impl Results {
         let verdict = outcome.verdict.unwrap_or(Verdict::Failed);
         if self.output == Output::Text {
             let bytes = BinaryBytes(outcome.bytes.unwrap_or(0));
-            let message = if verdict.is_green() { String::new() } else { format!(": {}", outcome.message) };
+            let message = if verdict.is_green() {
+                String::new()
+            } else {
+                format!(": {}", fields::with_options(&outcome.message))
+            };
             let (source, restore, reason) = (&ended.source, &ended.restore, &outcome.reason);
             output::print_line(&format!("{source}: {verdict} ({reason}), {bytes} by restore/{restore}{message}"))?;
         }

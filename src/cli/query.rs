@@ -26,14 +26,14 @@ use crate::{
     api::{self, CredentialSource, Repository, SecretKeyReference, connection, credential_sources},
     cluster::version,
     exec::{self, Control, ExecTarget, Limits, Lines},
-    model::{BackendConfig, DataPart, Failure, Reason, Secret, StoredPassword},
+    model::{BackendConfig, DamagedPacks, DataPart, Failure, Reason, Secret, StoredPassword},
     plan::names::RUNNER_CONTAINER,
     repository::{Access, Entry, SnapshotSummary, Timeouts},
     resources::backend_config,
     runner::{
-        doctor::{Complaint, Diagnosis, Weight, add_object, add_pods},
+        doctor::{Complaint, Diagnosis, Weight, add_object, add_pods, unopened},
         questions::{self, Question},
-        terminated, with_repository,
+        terminated, with_repository_to_read,
     },
     stream::{StreamItem, pieces},
 };
@@ -84,7 +84,12 @@ pub async fn examine(location: &RepositoryArguments, data: Option<DataPart>) -> 
     let object = find_repository(&client, &namespace, location.repository_name.as_deref()).await?;
     // A cluster that refuses this request answers the next ones, or reports a clearer error.
     let outdated = version::problem(&client).await.ok().flatten();
-    let examined = query(location, &Question::Examine { data }).await.and_then(|answer| parse(&answer));
+    let examined = match query(location, &Question::Examine { data }).await {
+        Ok(answer) => parse(&answer),
+        // The rest of the report may show the cause.
+        Err(CliError::Failed(failure)) => Ok(unopened(&failure)),
+        Err(error) => Err(error),
+    };
     let broken = |what| Complaint { weight: Weight::Broken, what, remedy: Vec::new() };
     let mut diagnosis: Diagnosis = match (examined, outdated) {
         (examined, None) => examined?,
@@ -264,8 +269,9 @@ async fn direct<T>(
         locks: local::lock_rules(),
         timeouts: Timeouts::default(),
         expected_ids: Vec::new(),
+        damaged_packs: DamagedPacks::default(),
     };
-    Ok(with_repository(access, &CancellationToken::new(), question).await?)
+    Ok(with_repository_to_read(access, &CancellationToken::new(), question).await?)
 }
 
 async fn secret(client: &Client, namespace: &str, reference: &SecretKeyReference) -> Result<Secret, CliError> {
@@ -299,8 +305,15 @@ where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
 {
     let objects: Api<K> = Api::namespaced(client.clone(), namespace);
-    let doing = format!("read the {kind} {}", reference.name);
-    objects.get(&reference.name).await.map_err(CliError::cluster(doing))
+    let SecretKeyReference { name, .. } = reference;
+    let found = objects.get_opt(name).await;
+    let found = found.map_err(CliError::cluster(format!("read the {kind} {name:?} in namespace {namespace:?}")))?;
+    found.ok_or_else(|| {
+        CliError::Usage(format!(
+            "{kind} {name:?} does not exist in namespace {namespace:?}: create it, or correct the name in the spec of the \
+             Repository"
+        ))
+    })
 }
 
 fn text_of(kind: &str, reference: &SecretKeyReference, text: Option<String>) -> Result<Secret, CliError> {
@@ -308,7 +321,9 @@ fn text_of(kind: &str, reference: &SecretKeyReference, text: Option<String>) -> 
 }
 
 fn no_text(kind: &str, SecretKeyReference { name, key }: &SecretKeyReference) -> CliError {
-    CliError::Usage(format!("the {kind} {name} has no text under the key {key:?}"))
+    CliError::Usage(format!(
+        "{kind} {name:?} has no text under the key {key:?}: add the key, or correct it in the spec of the Repository"
+    ))
 }
 
 #[cfg(test)]

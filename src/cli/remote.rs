@@ -14,16 +14,17 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use rand::{RngExt, distr::Alphanumeric};
-use tokio::time::timeout;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::{
     CliError,
     args::{BackupArguments, Output, RepositoryArguments, RestoreArguments},
-    controller_lease,
+    controller_lease, fields,
     follow::Follower,
     output::{self, note},
     rights::{self, Right},
     selector::parse_selector,
+    waiting::{self, Awaited},
 };
 use crate::{
     api::{
@@ -112,13 +113,12 @@ pub async fn backup(arguments: BackupArguments) -> Result<u8, CliError> {
     }
     note(&format!("backup {name} created in namespace {namespace}, waiting for its verdict"));
     let waiting = wait(&backups, (&namespace, &name), |backup: &Backup| {
-        let status = backup.status.as_ref()?;
-        for source in status.sources.iter().filter(|source| source.state == SourceState::Running) {
+        let sources = backup.status.iter().flat_map(|status| &status.sources);
+        for source in sources.filter(|source| source.state == SourceState::Running) {
             if let (Some(job), Some(follower)) = (source.jobs.last(), &mut follower) {
                 follower.follow(job, source.name.as_str());
             }
         }
-        status.verdict
     });
     let ended = watching_controller(&client, &arguments.location, waiting).await;
     if let Some(follower) = follower {
@@ -180,6 +180,12 @@ fn print_sources(backup: &Backup) -> Result<(), CliError> {
     for skipped in &status.skipped {
         note(&format!("pvc/{}: not backed up ({:?}): {}", skipped.name, skipped.reason, skipped.message));
     }
+    for warning in &status.annotation_warnings {
+        note(&format!("probably a mistake in an annotation or label: {warning}"));
+    }
+    if status.annotation_warnings_not_listed > 0 {
+        note(&format!("{} more annotations or labels probably have a mistake", status.annotation_warnings_not_listed));
+    }
     Ok(())
 }
 
@@ -187,7 +193,7 @@ fn print_trouble(what: &str, outcome: &Outcome) {
     if outcome.verdict == Some(Verdict::Succeeded) {
         return;
     }
-    note(&format!("{what}: {}", outcome.message));
+    note(&format!("{what}: {}", fields::with_options(&outcome.message)));
     for line in outcome.stderr_tail.lines() {
         note(&format!("  | {line}"));
     }
@@ -213,11 +219,10 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
     }
     note(&format!("restore {name} created in namespace {namespace}, waiting for its verdict"));
     let waiting = wait(&restores, (&namespace, &name), |restore: &Restore| {
-        let status = restore.status.as_ref()?;
-        if let (Some(job), Some(follower)) = (&status.job, &mut follower) {
+        let job = restore.status.as_ref().and_then(|status| status.job.as_ref());
+        if let (Some(job), Some(follower)) = (job, &mut follower) {
             follower.follow(job, source.as_str());
         }
-        status.outcome.verdict
     });
     let ended = watching_controller(&client, &arguments.location, waiting).await;
     if let Some(follower) = follower {
@@ -342,19 +347,25 @@ async fn follower(
     Ok(Some(Follower::new(client.clone(), namespace)))
 }
 
-/// Watches one object until it has a verdict. The watch is resumed when the API server restarts. It ends, because runs
-/// have deadlines. A signal ends the wait, but not the run.
+/// Watches one object until it has a verdict, and prints why it waits. The watch is resumed when the API server
+/// restarts. It ends, because runs have deadlines. A signal ends the wait, but not the run.
 pub async fn wait<K>(
     objects: &Api<K>,
     (namespace, name): (&str, &str),
-    verdict: impl FnMut(&K) -> Option<Verdict>,
+    seen: impl FnMut(&K),
 ) -> Result<(K, Verdict), CliError>
 where
-    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + serde::de::DeserializeOwned + 'static,
+    K: Awaited
+        + kube::Resource<DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + Send
+        + serde::de::DeserializeOwned
+        + 'static,
 {
     let (kind, resource) = (K::kind(&()).to_lowercase(), K::plural(&()));
     tokio::select! {
-        ended = watch(objects, name, verdict) => ended,
+        ended = watch(objects, (&kind, name), seen) => ended,
         signal = terminated() => Err(CliError::Cancelled(format!(
             "{signal} received: {kind} {name} continues in the cluster; `stowaway logs -n {namespace} {kind}/{name}` shows it, and \
              `kubectl delete {resource}.{} -n {namespace} {name}` stops it",
@@ -365,28 +376,49 @@ where
 
 async fn watch<K>(
     objects: &Api<K>,
-    name: &str,
-    mut verdict: impl FnMut(&K) -> Option<Verdict>,
+    (kind, name): (&str, &str),
+    mut seen: impl FnMut(&K),
 ) -> Result<(K, Verdict), CliError>
 where
-    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + serde::de::DeserializeOwned + 'static,
+    K: Awaited
+        + kube::Resource<DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + Send
+        + serde::de::DeserializeOwned
+        + 'static,
 {
     let stream = watcher::watch_object(objects.clone(), name).default_backoff();
     futures::pin_mut!(stream);
-    let mut seen = false;
-    while let Some(event) = stream.next().await {
+    let started = Instant::now();
+    let mut ticks = interval_at(started + waiting::PERIOD, waiting::PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last: Option<K> = None;
+    let mut printed = Vec::new();
+    loop {
+        let event = tokio::select! {
+            event = stream.next() => event,
+            _ = ticks.tick() => {
+                let waiting = last.as_ref().map(K::waiting).unwrap_or_default();
+                for line in waiting::lines(started.elapsed(), &mut printed, waiting) {
+                    note(&format!("{kind} {name}: {}", fields::with_options(&line)));
+                }
+                continue;
+            }
+        };
         match event {
-            Ok(Some(object)) => {
-                seen = true;
-                if let Some(verdict) = verdict(&object) {
+            Some(Ok(Some(object))) => {
+                seen(&object);
+                if let Some(verdict) = object.verdict() {
                     return Ok((object, verdict));
                 }
+                last = Some(object);
             }
-            Ok(None) if seen => {
+            Some(Ok(None)) if last.is_some() => {
                 return Err(CliError::Deleted(format!("{name} was deleted before it had a verdict")));
             }
-            Ok(None) => {}
-            Err(error) => {
+            Some(Ok(None)) => {}
+            Some(Err(error)) => {
                 let (code, message) = message_of(&error);
                 if matches!(code, Some(401 | 403)) {
                     let doing = format!("watch {name}, which continues in the cluster");
@@ -394,9 +426,9 @@ where
                 }
                 tracing::warn!("the watch was interrupted and is resumed: {message}");
             }
+            None => return Err(CliError::Usage(format!("the watch of {name} ended without a verdict"))),
         }
     }
-    Err(CliError::Usage(format!("the watch of {name} ended without a verdict")))
 }
 
 /// The status code of the API server's response, if it responded, and the reason in one sentence.

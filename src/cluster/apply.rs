@@ -131,6 +131,15 @@ where
     patch_metadata(client, object, metadata, "annotate").await
 }
 
+/// Removes an annotation of an object. The UID in the patch prevents a write to a later object of the same name.
+pub async fn remove_annotation<K>(client: &Client, object: &K, key: &str) -> Result<(), CallError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let metadata = json!({ "uid": object.uid(), "annotations": { key: null } });
+    patch_metadata(client, object, metadata, "remove an annotation of").await
+}
+
 async fn patch_metadata<K>(
     client: &Client,
     object: &K,

@@ -10,7 +10,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
-use kube::{Resource, ResourceExt, runtime::controller::Action};
+use kube::{Client, Resource, ResourceExt, runtime::controller::Action};
 
 use super::{
     ReconcileError, Seen,
@@ -20,7 +20,7 @@ use super::{
     metrics,
 };
 use crate::{
-    api::{CARRIED_OUT, Repository, Restore, RestoreStatus, SCALED_FINALIZER, SCALED_FROM},
+    api::{CARRIED_OUT, RESTORE_UNFINISHED, Repository, Restore, RestoreStatus, SCALED_FINALIZER, SCALED_FROM},
     cluster::{apply, call::CallError, observe, scale},
     model::Reason,
     plan::{self, ClaimUses, ObservedScale, RestoreActions, RestoreFacts, ScaleTo, SourceFacts, Staged, TargetFacts},
@@ -29,6 +29,15 @@ use crate::{
         names::{OwnerRef, RunKind},
     },
 };
+
+/// Adds the annotation that an earlier version did not set.
+async fn mark_carried_out(client: &Client, restore: &Restore, owner: &OwnerRef) -> Result<(), ReconcileError> {
+    let had_job = restore.status.as_ref().is_some_and(|status| status.job.is_some());
+    if had_job && !restore.annotations().contains_key(CARRIED_OUT) {
+        apply::annotation(client, restore, (CARRIED_OUT, &owner.uid)).await?;
+    }
+    Ok(())
+}
 
 /// observe -> plan -> build -> apply -> status
 pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -> Result<Action, ReconcileError> {
@@ -42,11 +51,7 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
     let jobs = observe_jobs(&context, &owner, RunKind::Restore).await?;
     update_metrics(&context, &owner, restore.status.as_ref());
     if is_over {
-        // An earlier version carried out the Restore without the annotation.
-        let had_job = restore.status.as_ref().is_some_and(|status| status.job.is_some());
-        if had_job && !restore.annotations().contains_key(CARRIED_OUT) {
-            apply::annotation(client, &restore, (CARRIED_OUT, &owner.uid)).await?;
-        }
+        mark_carried_out(client, &restore, &owner).await?;
         clean_up_jobs(client, &jobs, |_| true).await?;
         return Ok(Action::await_change());
     }
@@ -119,6 +124,10 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
         }
         Err(error) => return Err(error),
     }
+    if actions.restore.claim_is_filled {
+        // Before the verdict is stored, because a Restore with a verdict is not reconciled any more.
+        remove_mark(client, target.as_ref(), &mut status).await?;
+    }
     let is_changed = restore.status.as_ref() != Some(&status);
     if is_changed {
         apply::status(client, &restore, &status).await?;
@@ -165,9 +174,11 @@ async fn observe_target(context: &Context, restore: &Restore) -> Result<Option<O
         ),
     };
     let claim = observe::object(client, &namespace, &to.name).await?;
-    let storage_classes: Vec<StorageClass> = match &to.create {
-        Some(_) if claim.is_none() => observe::all_of_cluster(client).await?,
-        _ => Vec::new(),
+    let is_pending = claim.as_ref().and_then(plan::pending_class).is_some();
+    let storage_classes: Vec<StorageClass> = if is_pending || claim.is_none() && to.create.is_some() {
+        observe::all_of_cluster(client).await?
+    } else {
+        Vec::new()
     };
     Ok(Some(ObservedTarget {
         claim,
@@ -176,6 +187,22 @@ async fn observe_target(context: &Context, restore: &Restore) -> Result<Option<O
         scale: scale.map(|found| ObservedScale { uid: found.uid, replicas: found.replicas, pods: found.pods }),
         namespace: observe::namespace(client, &namespace).await?,
     }))
+}
+
+/// Removes the mark of the claim which the Restore has filled.
+async fn remove_mark(
+    client: &Client,
+    target: Option<&ObservedTarget>,
+    status: &mut RestoreStatus,
+) -> Result<(), CallError> {
+    let Some(claim) = target.and_then(|target| target.claim.as_ref()) else { return Ok(()) };
+    match apply::remove_annotation(client, claim, RESTORE_UNFINISHED).await {
+        Err(error) if is_refusal(&error) => {
+            plan::claim_stays_marked(status, &error.to_string());
+            Ok(())
+        }
+        removed => removed,
+    }
 }
 
 /// Whether a planned claim was created.
@@ -189,7 +216,7 @@ enum NewClaim {
 
 /// Carries out the actions which precede the Jobs.
 async fn prepare(context: &Context, restore: &Restore, actions: &RestoreActions) -> Result<NewClaim, ReconcileError> {
-    let RestoreActions { hold, scale, create_claim, release: _ } = actions;
+    let RestoreActions { hold, scale, create_claim, claim_is_filled: _, release: _ } = actions;
     let (client, namespace) = (&context.client, restore.namespace().unwrap_or_default());
     if let Some(was) = hold {
         apply::finalizer(client, restore, SCALED_FINALIZER, (true, Some((SCALED_FROM, was)))).await?;

@@ -12,12 +12,12 @@ use kube::{Resource, ResourceExt, core::ObjectMeta};
 
 use super::{ReconcileError, context::Context};
 use crate::{
-    api::{CARRIED_OUT, Repository, Restore, RunnerPod},
+    api::{CARRIED_OUT, CheckStatus, Repository, Restore, RunnerPod},
     cluster::{
         apply::{self, Created},
         observe,
     },
-    model::{Task, TaskKind},
+    model::{DamagedPacks, Task, TaskKind},
     plan::{self, CreateSnapshot, StartJob, StoredJob},
     resources::{self, JobRequest, names::OwnerRef, names::RunKind, snapshot},
 };
@@ -76,6 +76,7 @@ pub(super) async fn start_job(
             connection: resources::connection(spec),
             cluster: context.cluster_id().await?.to_owned(),
             repository_id: found.status.as_ref().and_then(|status| status.repository_id.clone()),
+            damaged_packs: damaged_packs(found, task),
             kind: task.clone(),
             note: note.clone(),
         },
@@ -97,6 +98,12 @@ pub(super) async fn start_job(
         mark_carried_out(context, owner).await?;
     }
     Ok(apply::start_job(&context.client, &owner.namespace, &planned.name_any()).await?)
+}
+
+/// The packs that the run must not rely on.
+fn damaged_packs(repository: &Repository, task: &TaskKind) -> DamagedPacks {
+    let check = repository.status.as_ref().and_then(|status| status.check.as_ref());
+    check.filter(|_| task.stores_or_removes()).map(CheckStatus::damage).unwrap_or_default()
 }
 
 async fn create_temporary_claim(

@@ -15,6 +15,7 @@ use super::{
     store::Store,
 };
 use crate::model::{
+    SECRET_SOURCES_VARIABLE,
     injected::{
         BACKEND_VARIABLE, CLUSTER_VARIABLE, CONNECTION_VARIABLE, HELPER_IN_IMAGE, HELPER_MOUNT, HELPER_PROGRAM,
         HELPER_VOLUME, REPOSITORY_ID_VARIABLE, REPOSITORY_VOLUME, RESTORE_CONTAINER, SCRATCH_MOUNT, SCRATCH_VOLUME,
@@ -98,6 +99,7 @@ fn worker(view: &PodView<'_>, plan: &InjectionPlan<'_>, image: &str, name: &str,
     environment.extend(plan.store.as_ref().map(|store| value(BACKEND_VARIABLE, &store.backend)));
     let connection = plan.store.as_ref().and_then(|store| store.connection.as_ref());
     environment.extend(connection.map(|connection| value(CONNECTION_VARIABLE, connection)));
+    environment.extend(plan.store.as_ref().map(|store| value(SECRET_SOURCES_VARIABLE, &store.secret_sources)));
     // The sidecar receives the cluster's id with each run.
     let cluster = plan.store.as_ref().and_then(|store| store.cluster.as_ref()).filter(|_| !read_only);
     environment.extend(cluster.map(|cluster| value(CLUSTER_VARIABLE, cluster)));

@@ -1,5 +1,6 @@
 //! Explains what is injected into a pod and why, and what would be backed up, without a cluster. An explanation
-//! contains no command line, because it may contain passwords; it shows only the program's name.
+//! contains no command line, because it may contain passwords; it shows only the program's name. [`command_lines`]
+//! returns the arguments for a user who requests them.
 
 use json_patch::Patch;
 use k8s_openapi::api::core::v1::Pod;
@@ -68,6 +69,20 @@ pub struct SourceExplanation {
     pub path: String,
 }
 
+/// The arguments of an annotated command, each of which the program receives as it is here. They may contain passwords.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CommandLine {
+    /// The `<name>` of `backupcommand.<name>`; none for the plain command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Program and arguments.
+    pub arguments: Vec<String>,
+    /// Program and arguments of the command that reads the dump.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restore_arguments: Option<Vec<String>>,
+}
+
 impl Explanation {
     /// Whether something must be corrected before the pod works as annotated.
     pub fn is_refused(&self) -> bool {
@@ -106,6 +121,21 @@ pub fn explain(template: &Template, facts: &InjectionFacts<'_>) -> Explanation {
         quality_of_service_injected: patched.as_ref().and_then(quality_of_service),
         patch,
     }
+}
+
+/// The arguments of the pod's commands; none if its annotations are invalid.
+pub fn command_lines(template: &Template) -> Vec<CommandLine> {
+    let annotations = template.pod.pointer("/metadata/annotations").cloned();
+    let annotations = annotations.and_then(|annotations| serde_json::from_value(annotations).ok()).unwrap_or_default();
+    let request = annotations::parse(&annotations).ok().flatten();
+    let commands = request.into_iter().flat_map(|request| request.commands);
+    commands
+        .map(|command| CommandLine {
+            name: command.name,
+            arguments: command.argv,
+            restore_arguments: command.restore_argv,
+        })
+        .collect()
 }
 
 /// The sources according to the plan of a Backup, and the problems which only that plan finds. The flag states whether

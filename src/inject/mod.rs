@@ -31,7 +31,7 @@ mod store;
 mod strict_json;
 mod templates;
 
-pub use explain::{Explanation, SourceExplanation, explain};
+pub use explain::{CommandLine, Explanation, SourceExplanation, command_lines, explain};
 pub use outcome::{Cause, Effect, Finding, Injected, Outcome};
 pub use resources::{QualityOfService, quality_of_service};
 pub use strict_json::{MAXIMUM_BYTES, ReadError, StrictJson, read_json, twice};

@@ -15,7 +15,7 @@ use crate::{
     annotations::{KeyId, own_key},
     api::{
         CredentialSource, Repository, RepositorySpec, RunnerVariable, SecretKeyReference, VariableSource,
-        backend_config, connection, credential_sources,
+        backend_config, connection, credential_sources, repository_secret_sources,
     },
     model::{
         BackendConfig,
@@ -33,6 +33,8 @@ pub(super) struct Store {
     pub backend: String,
     /// A `Connection` as JSON; none if it has only default values. It contains no secret.
     pub connection: Option<String>,
+    /// The objects which the files of `secrets` come from, as JSON.
+    pub secret_sources: String,
     /// The id of the cluster; none until the Repository's status contains it.
     pub cluster: Option<String>,
     /// The id of the repository; none until it was opened.
@@ -76,6 +78,7 @@ fn store(repository: &Repository) -> Result<Store, String> {
     let connection = Some(connection(&repository.spec)).filter(|connection| !connection.is_plain());
     let connection = connection.map(|connection| serde_json::to_string(&connection)).transpose();
     let connection = connection.map_err(|_| unusable())?;
+    let secret_sources = serde_json::to_string(&repository_secret_sources(&repository.spec)).map_err(|_| unusable())?;
     let volume = match (&repository.spec.volume, &config) {
         (Some(volume), BackendConfig::Folder { .. }) => {
             Some(repository_volume(&serde_json::to_value(volume).map_err(|_| unusable())?))
@@ -95,7 +98,7 @@ fn store(repository: &Repository) -> Result<Store, String> {
     let repository_id = repository.status.as_ref().and_then(|status| status.repository_id.clone());
     let repository_id = repository_id.filter(|id| !id.is_empty());
     let (secrets, environment) = (secrets(&repository.spec), environment(&repository.spec));
-    Ok(Store { name, backend, connection, cluster, repository_id, secrets, volume, environment })
+    Ok(Store { name, backend, connection, secret_sources, cluster, repository_id, secrets, volume, environment })
 }
 
 /// The variables of the Repository's `runnerPod`. They are optional, so that a missing Secret or `ConfigMap` does not

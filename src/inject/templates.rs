@@ -5,10 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::{
-    annotations::{misplaced_keys, misplaced_warning},
-    plan::Workload,
-};
+use crate::{annotations::workload_warnings, plan::Workload};
 
 /// A pod as the webhook would receive it.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,8 +75,8 @@ pub fn pods_of(object: &Value, namespace: &str) -> Result<Vec<Template>, Templat
         add_claims(object, &name, &mut spec);
     }
     let of_template = template.and_then(|template| template.get("metadata"));
-    let misplaced = misplaced_keys(annotations(object.get("metadata")).as_ref(), annotations(of_template).as_ref());
-    let warnings = misplaced.into_iter().map(|key| format!("{title}: {}", misplaced_warning(key))).collect();
+    let found = workload_warnings(annotations(object.get("metadata")).as_ref(), annotations(of_template).as_ref());
+    let warnings = found.iter().map(|warning| format!("{title}: {warning}")).collect();
     let mut metadata = of_template.and_then(Value::as_object).cloned().unwrap_or_default();
     metadata.insert("namespace".into(), namespace.clone().into());
     match kind {

@@ -130,6 +130,8 @@ pub struct RestoreActions {
     pub scale: Option<ScaleTo>,
     /// Create this claim unless a claim of its name exists.
     pub create_claim: Option<Box<PersistentVolumeClaim>>,
+    /// Remove the annotation [`crate::api::RESTORE_UNFINISHED`] of the target claim, which is filled now.
+    pub claim_is_filled: bool,
     /// After all other actions: remove the finalizer.
     pub release: bool,
 }

@@ -2,7 +2,9 @@
 //! from the objects, so that a restart of the controller changes nothing.
 
 mod earlier;
+mod exclusion;
 mod freeze;
+mod mistakes;
 mod stage;
 #[cfg(test)]
 mod stage_tests;
@@ -368,9 +370,8 @@ impl<'a> Planner<'a, '_> {
         let is_whole = facts.staged.has_snapshot(&attempt);
         let pod = planned.map_or(source.pod.as_str(), |planned| planned.pod.as_str());
         let subject = Subject::of(source.name.as_str(), pod);
-        if let Some(step) = facts.uses.restore_step(&subject).filter(|_| !is_whole) {
-            let message = format!("waits for {step}. Nothing half restored is stored");
-            return Err(Blocked::new(Reason::RestoreUnfinished, message));
+        if !is_whole {
+            exclusion::check_restored(facts.uses, &subject, planned)?;
         }
         let Some((planned, target)) = planned.and_then(|planned| Some((planned, planned.target.as_ref()?))) else {
             let skipped = claim_of(source.name.as_str())
@@ -382,12 +383,8 @@ impl<'a> Planner<'a, '_> {
             let message = format!("{} now has no Ready pod which requests this backup", source.name);
             return Err(Blocked::new(Reason::PodGone, message));
         };
-        if let Some(pod) = facts.uses.lingering_pod(&subject).filter(|_| !is_whole) {
-            let message = format!(
-                "waits for the end of {pod}; if its node is lost, taint the node with \
-                 node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
-            );
-            return Err(Blocked::new(Reason::TargetInUse, message));
+        if !is_whole {
+            exclusion::check_unused(facts.uses, &subject)?;
         }
         Ok((repository, planned, target))
     }

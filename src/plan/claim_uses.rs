@@ -22,15 +22,12 @@ use kube::{ResourceExt, core::DynamicObject};
 use serde_json::Value;
 
 use super::{
-    jobs::{has_ended, is_ended, is_over},
+    jobs::{has_ended, is_ended, is_over, task_of},
     labels,
-    names::{DATA_VOLUME, OwnerRef, RUNNER_CONTAINER, RunKind, TARGET_VOLUME},
+    names::{DATA_VOLUME, OwnerRef, RunKind, TARGET_VOLUME},
     sources::ObservedPod,
 };
-use crate::{
-    api::{Backup, Restore, SourceState},
-    model::mounts,
-};
+use crate::api::{Backup, Restore, SourceState};
 use steps::{StepState, restore_steps};
 
 /// The observed objects which show the runs of one namespace.
@@ -267,12 +264,9 @@ fn use_of_run(metadata: &ObjectMeta, spec: Option<&PodSpec>, stage: Stage) -> Op
     Some(ClaimUse { subject, is_restore, stage, owners, description })
 }
 
-/// The command in the task of a Job. The task is read as untyped JSON, because a Job of another version may have fields
-/// which this version does not know.
+/// The command in the task of a Job.
 fn command(spec: Option<&PodSpec>, source: Option<&str>, is_restore: bool) -> Option<Subject> {
-    let runner = spec?.containers.iter().find(|container| container.name == RUNNER_CONTAINER)?;
-    let variable = runner.env.iter().flatten().find(|variable| variable.name == mounts::TASK_VARIABLE)?;
-    let task: Value = serde_json::from_str(variable.value.as_deref()?).ok()?;
+    let task = task_of(spec?)?;
     let text = |pointer: &str| task.pointer(pointer).and_then(Value::as_str);
     let kind = if is_restore { "restore" } else { "backup" };
     if text("/kind/do") != Some(kind) {

@@ -101,6 +101,7 @@ pub fn planned(name: &str, pod: Option<&str>) -> PlannedSource {
         skip_format_check: false,
         exclude: Vec::new(),
         accept_shrunken: false,
+        unfilled: None,
         has_restore_command: true,
         note: String::new(),
     }

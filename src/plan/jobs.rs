@@ -11,15 +11,16 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::{
     batch::v1::{Job, JobCondition},
-    core::v1::{ContainerState, ContainerStateTerminated, Pod},
+    core::v1::{ContainerState, ContainerStateTerminated, Pod, PodSpec},
 };
 use kube::ResourceExt;
+use serde_json::Value;
 
 pub(super) use self::explain::with_advice;
 use self::explain::{disruption, hint};
 pub use self::retention::{JobRetention, job_retention};
-use super::text::later;
-use crate::model::{Failure, Reason, RunProgress, RunReport};
+use super::{names::RUNNER_CONTAINER, text::later};
+use crate::model::{Failure, Reason, RunProgress, RunReport, mounts};
 
 /// A run whose pod has not started after this long fails.
 pub const START_LIMIT: Duration = Duration::from_mins(5);
@@ -40,6 +41,14 @@ impl ObservedJob {
     pub(super) fn has_ended(&self) -> bool {
         is_over(&self.job) || !self.pods.is_empty() && self.pods.iter().all(is_ended)
     }
+}
+
+/// The task of a run's pod, as untyped JSON, because a Job of another version may have fields which this version does not
+/// know.
+pub(super) fn task_of(pod: &PodSpec) -> Option<Value> {
+    let runner = pod.containers.iter().find(|container| container.name == RUNNER_CONTAINER)?;
+    let variable = runner.env.iter().flatten().find(|variable| variable.name == mounts::TASK_VARIABLE)?;
+    serde_json::from_str(variable.value.as_deref()?).ok()
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -167,7 +176,7 @@ const MORE_MEMORY: &str = "; the run exceeded its memory limit: raise `runnerPod
 /// The state of the runner's container. Any other container in the pod was injected by another client.
 fn runner_state(pod: &Pod) -> Option<&ContainerState> {
     let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
-    statuses.iter().find(|status| status.name == super::names::RUNNER_CONTAINER)?.state.as_ref()
+    statuses.iter().find(|status| status.name == RUNNER_CONTAINER)?.state.as_ref()
 }
 
 /// The runner's report from its termination message, or a report of a failure if there is no readable one.

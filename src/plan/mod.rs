@@ -44,7 +44,8 @@ pub use provenance::{
 pub use repository::{init_refused, is_acceptance, is_recorded_of_repository, plan_repository};
 pub use restore::{
     ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceRequest, ObservedScale, Refusal, RefusedSource,
-    RestoreFacts, SourceKind, TargetFacts, plan_namespace, plan_restore, restore_refused, scaled_down_by,
+    RestoreFacts, SourceKind, TargetFacts, claim_stays_marked, pending_class, plan_namespace, plan_restore,
+    restore_refused, scaled_down_by,
 };
 pub use retention::{Dropped, Kept, RetentionPlan, Shrunk, plan_retention};
 pub use schedule::{Due, Schedule, ScheduleError, Slots, UnknownTimeZone, time_zone};

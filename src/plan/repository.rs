@@ -85,10 +85,16 @@ pub fn plan_repository(
         return (status, actions);
     }
     let acceptance = Acceptance::of(repository, &status);
-    if is_ready && acceptance.has_changed() && status.next_attempt_time.is_some() {
+    let observed = jobs.iter().find(|job| job.job.name_any() == current);
+    // A failed attempt is repeated at once if it did not consider what the annotation accepts now. The attempt's Job is
+    // the evidence, because it outlives the pause.
+    let is_new = match failures(&status) {
+        0 => acceptance.has_changed(),
+        _ => observed.is_some_and(|observed| acceptance.differs_from(&observed.job)),
+    };
+    if is_new && status.next_attempt_time.is_some() {
         status.next_attempt_time = Some(Time(now));
     }
-    let observed = jobs.iter().find(|job| job.job.name_any() == current);
     match (status.attempt, status.next_attempt_time.clone(), observed) {
         (0, _, _) => start(repository, &acceptance, &mut status, &mut actions),
         (_, Some(Time(due)), _) if due <= now => start(repository, &acceptance, &mut status, &mut actions),
@@ -254,9 +260,12 @@ fn opened(
     let pause = OPEN_AGAIN + spread(repository);
     status.next_attempt_time = Some(Time(later(now, pause)));
     actions.requeue_within(pause);
-    let message = "the repository was opened with its password";
+    let mut message = "the repository was opened with its password".to_owned();
+    if !report.message.is_empty() {
+        message = format!("{message}; {}", report.message);
+    }
     let reason = report.reason.to_string();
-    set_condition(&mut status.conditions, READY, true, (&reason, message), status.observed_generation, now);
+    set_condition(&mut status.conditions, READY, true, (&reason, &message), status.observed_generation, now);
     let id = status.repository_id.as_deref().unwrap_or("unknown");
     let note = match &before {
         Some(before) if before != id => format!("{message}; its id is {id}, which was accepted instead of {before}"),

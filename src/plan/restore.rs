@@ -28,12 +28,12 @@ use super::{
 };
 use crate::{
     api::{
-        FoundSnapshot, Outcome, Repository, RepositoryKind, RepositoryReference, Restore, RestoreClaim, RestoreStatus,
-        set_run_conditions,
+        FoundSnapshot, Outcome, RESTORE_UNFINISHED, Repository, RepositoryKind, RepositoryReference, Restore,
+        RestoreClaim, RestoreStatus, set_run_conditions,
     },
     model::{Failure, Proof, Reason, RunReport, SnapshotLookup, TargetCommand, TaskKind, Verdict, short_amount},
 };
-pub use claim::{ObservedScale, TargetFacts};
+pub use claim::{ObservedScale, TargetFacts, pending_class};
 pub use namespace::{
     ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceRequest, Refusal, RefusedSource, SourceKind, plan_namespace,
 };
@@ -80,13 +80,13 @@ pub fn plan_restore(restore: &Restore, facts: RestoreFacts<'_>, now: Timestamp) 
     let since = status.start_time.get_or_insert(Time(now)).0;
     let job = once::job(restore, &owner, &status);
     status.job = job.filter(|job| !once::is_unstarted(restore, job, facts, &status));
-    let condition = match status.job.clone() {
+    let mut condition = match status.job.clone() {
         Some(job) => {
             if let Some(scale_down) = &restore.spec.scale_down {
                 scale::keep_down(scale_down, facts, &status, &mut actions);
                 scale::record_disturbance(facts, &mut status, &mut actions, now);
             }
-            follow_job(&job, facts.jobs, &mut status, &mut actions, now)
+            follow_job(&job, facts, &mut status, &mut actions, now)
         }
         None => match once::check(restore)
             .and_then(|()| advance(restore, &owner, facts, &mut status, &mut actions, now))
@@ -109,6 +109,14 @@ pub fn plan_restore(restore: &Restore, facts: RestoreFacts<'_>, now: Timestamp) 
             }
         },
     };
+    if let (Some(verdict), Some(claim)) = (status.outcome.verdict, claim::unfilled(facts)) {
+        // Also an incomplete Restore has restored all contents.
+        actions.restore.claim_is_filled = verdict != Verdict::Failed;
+        if verdict == Verdict::Failed {
+            condition.1 = claim::with_unfilled(&condition.1, &claim);
+            status.outcome.message = clip(&condition.1);
+        }
+    }
     set_conditions(&mut status, &mut actions, &condition, now);
     if status.outcome.verdict.is_some() {
         // The replicas are set back in the same reconcile, so that no client reads the verdict before that.
@@ -125,15 +133,30 @@ pub fn restore_refused(
     now: Timestamp,
 ) {
     let reason = reason.to_string();
-    let message = &with_advice(message.to_owned());
+    let mut message = with_advice(message.to_owned());
+    if !status.made_claim.is_empty() {
+        message = claim::with_unfilled(&message, &status.claim);
+    }
     status.job = None;
     status.outcome = Outcome {
         verdict: Some(Verdict::Failed),
         reason: reason.clone(),
-        message: clip(message),
+        message: clip(&message),
         ..Outcome::default()
     };
-    set_conditions(status, actions, &(reason, message.clone()), now);
+    set_conditions(status, actions, &(reason, message), now);
+}
+
+/// Adds to the result of a Restore that the API server refused to remove the annotation of the claim which it has
+/// filled.
+pub fn claim_stays_marked(status: &mut RestoreStatus, error: &str) {
+    let Outcome { message, .. } = &mut status.outcome;
+    let note = format!(
+        "{message}; the annotation {RESTORE_UNFINISHED} of claim {claim} was not removed, and no Backup stores the claim \
+         until it is: kubectl annotate persistentvolumeclaim {claim} {RESTORE_UNFINISHED}- ({error})",
+        claim = status.claim
+    );
+    *message = clip(&note);
 }
 
 /// Takes the next step towards the Job. Returns reason and message for the condition.
@@ -307,12 +330,13 @@ fn start(
 /// Updates the status from the state of the Job. Returns reason and message for the condition.
 fn follow_job(
     name: &str,
-    jobs: &[ObservedJob],
+    facts: RestoreFacts<'_>,
     status: &mut RestoreStatus,
     actions: &mut Actions,
     now: Timestamp,
 ) -> (String, String) {
     status.transfer = None;
+    let jobs = facts.jobs;
     let running = |message: &str| ("Running".to_owned(), message.to_owned());
     let state = jobs.iter().find(|observed| observed.job.name_any() == name).map_or_else(
         || {
@@ -330,7 +354,8 @@ fn follow_job(
         }
         JobState::Starting { deadline, hint } => {
             actions.requeue_within(until(deadline, now).min(RUNNING_REQUEUE));
-            ("Waiting".to_owned(), if hint.is_empty() { "the Job's pod is being started".to_owned() } else { hint })
+            let hint = if hint.is_empty() { "the Job's pod is being started".to_owned() } else { hint };
+            ("Waiting".to_owned(), claim::missing_class(facts.claim).unwrap_or(hint))
         }
         JobState::Running => {
             let progress = jobs.iter().find(|observed| observed.job.name_any() == name).and_then(|job| job.progress);
@@ -349,7 +374,8 @@ fn follow_job(
         },
         JobState::Stuck(report) => {
             actions.end.push(name.to_owned());
-            finish(name, *report, status, actions)
+            let also = claim::missing_class(facts.claim).map_or_else(String::new, |why| format!("; {why}"));
+            finish(name, RunReport { message: report.message.clone() + &also, ..*report }, status, actions)
         }
     }
 }

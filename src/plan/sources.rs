@@ -34,6 +34,9 @@ mod tests;
 #[cfg(test)]
 mod volume_tests;
 mod volumes;
+mod warnings;
+#[cfg(test)]
+mod warnings_tests;
 mod workloads;
 
 use std::{
@@ -45,7 +48,7 @@ use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::LabelSe
 use kube::core::SelectorExt;
 
 use crate::{
-    annotations::{self, CommandRequest, Problems, Request, Warning},
+    annotations::{self, CommandRequest, Problems, Request},
     api::{MissingSource, SkippedClaim},
     model::{Reason, SnapshotIdentity, SourceName, TagError, TargetCommand, TargetVolume, injected::SIDECAR_CONTAINER},
 };
@@ -61,6 +64,8 @@ use pods::{Unit, unit};
 use selector::selector;
 pub use snapshots::{ClaimSnapshot, SnapshotFacts, snapshot_volumes};
 use volumes::Claims;
+pub use warnings::PlanWarning;
+use warnings::Warnings;
 pub use workloads::ObservedWorkload;
 
 /// The limit of sources of one Backup, because its status lists them all.
@@ -99,7 +104,7 @@ pub struct SourcePlan {
     pub sources: Vec<PlannedSource>,
     /// The requests which cannot be carried out. Each makes the Backup less than green.
     pub problems: Vec<PlanProblem>,
-    /// Annotations which probably have a mistake.
+    /// Annotations and labels which probably have a mistake, and remarks about valid ones.
     pub warnings: Vec<PlanWarning>,
     /// Volumes and workloads which are left out, sorted by name.
     pub skipped: Vec<SkippedClaim>,
@@ -142,6 +147,9 @@ pub struct PlannedSource {
     pub exclude: Vec<String>,
     /// Whether a volume may be empty, or much smaller than its last good snapshot.
     pub accept_shrunken: bool,
+    /// For a claim which a Restore has created and none has filled: the value of its annotation
+    /// [`crate::api::RESTORE_UNFINISHED`], which any user of the namespace may have written.
+    pub unfilled: Option<String>,
     /// Whether the pod has a command which reads the dump.
     pub has_restore_command: bool,
     /// A remark for the user besides the verdict; empty if there is none.
@@ -177,15 +185,6 @@ impl Target {
             Self::Claim(_) => "",
         }
     }
-}
-
-/// A warning about the annotations of an object.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{object}: {warning}")]
-pub struct PlanWarning {
-    /// Kind and name, for example `pod db-0`.
-    pub object: String,
-    pub warning: Warning,
 }
 
 /// Why a requested backup is not possible.
@@ -294,6 +293,7 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
     let mut claims = Claims::default();
     let mut left_out = LeftOut::default();
     let mut replicas = Replicas::default();
+    let mut warnings = Warnings::default();
     for (observed, is_there) in
         facts.pods.iter().map(|pod| (pod, true)).chain(expected_pods.iter().map(|pod| (pod, false)))
     {
@@ -301,13 +301,17 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
         if !selector.matches(&labels) {
             continue;
         }
-        let request = match observed.pod.metadata.annotations.as_ref().map(annotations::parse) {
-            None | Some(Ok(None)) => continue,
-            Some(Ok(Some(request))) => Ok(request),
-            Some(Err(problems)) => Err(problems),
-        };
+        let texts = observed.pod.metadata.annotations.as_ref();
+        let Some(request) = texts.map(annotations::parse).and_then(Result::transpose) else { continue };
+        // The pod has annotations, and none of them requests a backup.
+        let is_no_source = request.as_ref().is_ok_and(|one| one.commands.is_empty() && one.volumes.is_empty());
         match unit(observed, request) {
-            Ok(Some((workload, unit))) if !unit.ready && runs_to_completion(&workload) => left_out.ending(&workload),
+            Ok(Some((workload, unit))) if !unit.ready && runs_to_completion(&workload) => {
+                warnings.add_of_pod(&unit);
+                if !is_no_source {
+                    left_out.ending(&workload);
+                }
+            }
             Ok(Some((workload, unit))) => {
                 if let Ok(request) = &unit.request
                     && is_there
@@ -323,12 +327,15 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
                     units.insert(workload, unit);
                 }
             }
-            Ok(None) => {}
-            Err(problem) => plan.problems.push(problem),
+            Err(problem) if !is_no_source => plan.problems.push(problem),
+            Ok(None) | Err(_) => {}
         }
     }
+    for unit in units.values() {
+        warnings.add_of_pod(unit);
+    }
     for one in workloads.iter().filter(|one| one.is_selected(&selector)) {
-        plan.warnings.extend(workloads::misplaced(one));
+        warnings.add_of_workload(one, facts.pods);
         if runs_to_completion(&one.workload) && one.request().is_some() {
             left_out.ending(&one.workload);
         }
@@ -344,7 +351,6 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
                 }
             }
             Err(problems) => {
-                warn(unit, &problems.warnings, &mut plan);
                 plan.problems.push(PlanProblem::Annotations { pod: unit.name.to_owned(), problems: problems.clone() });
             }
         }
@@ -353,7 +359,7 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
     plan.sources = paths::assign(drafts);
     let requested: BTreeSet<&str> = claims.requested().collect();
     let choices =
-        facts.claims.map(|observed| claims::choose(observed, facts.pods, &selector, &requested, &mut plan.warnings));
+        facts.claims.map(|observed| claims::choose(observed, facts.pods, &selector, &requested, &mut warnings));
     claims.into_sources(facts, choices, &mut plan);
     for source in &mut plan.sources {
         if source.note.is_empty() {
@@ -372,14 +378,8 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
     plan.skipped.sort_by(|a, b| a.name.cmp(&b.name));
     plan.skipped.dedup_by(|a, b| a.name == b.name);
     plan.problems.sort_by_cached_key(ToString::to_string);
-    plan.warnings.sort_by_cached_key(ToString::to_string);
+    plan.warnings = warnings.sorted();
     plan
-}
-
-/// Adds warnings about a pod's annotations.
-fn warn(unit: &Unit<'_>, warnings: &[Warning], plan: &mut SourcePlan) {
-    let of_pod = |warning: &Warning| PlanWarning { object: format!("pod {}", unit.name), warning: warning.clone() };
-    plan.warnings.extend(warnings.iter().map(of_pod));
 }
 
 /// A source whose paths are not unique yet.
@@ -397,7 +397,6 @@ fn draft_sources(
     drafts: &mut Vec<Draft>,
     plan: &mut SourcePlan,
 ) {
-    warn(unit, &request.warnings, plan);
     for command in &request.commands {
         match draft(facts, workload, unit, request, command) {
             Ok(draft) => drafts.push(draft),
@@ -439,6 +438,7 @@ fn draft(
         skip_format_check: request.skip_format_check,
         exclude: Vec::new(),
         accept_shrunken: false,
+        unfilled: None,
         has_restore_command: command.restore_argv.is_some(),
         note: String::new(),
         name,

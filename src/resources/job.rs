@@ -21,8 +21,8 @@ use super::{
     pod_defaults, settings,
 };
 use crate::{
-    api::{RepositorySpec, RunnerPod},
-    model::{Task, mounts},
+    api::{self, RepositorySpec, RunnerPod, repository_secret_sources},
+    model::{SECRET_SOURCES_VARIABLE, Task, mounts},
     plan::{ClaimMount, NON_ROOT, RestoreTarget},
 };
 
@@ -196,7 +196,7 @@ fn pod(request: &JobRequest<'_>, name: &str, runner_pod: RunnerPod) -> Result<Po
             image: Some(request.image.to_owned()),
             args: Some(vec!["runner".into()]),
             env: Some(pod_defaults::with_variables(
-                environment(&serde_json::to_string(request.task)?, request.kind),
+                environment(&serde_json::to_string(request.task)?, &secret_sources(request)?, request.kind),
                 env,
             )),
             resources: Some(resources.unwrap_or_else(default_resources)),
@@ -212,7 +212,16 @@ fn pod(request: &JobRequest<'_>, name: &str, runner_pod: RunnerPod) -> Result<Po
     })
 }
 
-fn environment(task: &str, kind: RunKind) -> Vec<EnvVar> {
+/// The objects which the pod's credentials come from, as JSON.
+fn secret_sources(request: &JobRequest<'_>) -> Result<String, serde_json::Error> {
+    let mut sources = repository_secret_sources(request.repository);
+    if let Some(RestoreTarget::Archive(to)) = request.target {
+        sources.extend(api::secret_sources(&**to));
+    }
+    serde_json::to_string(&sources)
+}
+
+fn environment(task: &str, secret_sources: &str, kind: RunKind) -> Vec<EnvVar> {
     let field = |name: &str, path: &str| EnvVar {
         name: name.into(),
         value_from: Some(EnvVarSource {
@@ -224,6 +233,7 @@ fn environment(task: &str, kind: RunKind) -> Vec<EnvVar> {
     let value = |name: &str, value: &str| EnvVar { name: name.into(), value: Some(value.into()), value_from: None };
     let mut variables = vec![
         value(mounts::TASK_VARIABLE, task),
+        value(SECRET_SOURCES_VARIABLE, secret_sources),
         field("POD_NAME", "metadata.name"),
         field("POD_UID", "metadata.uid"),
         field("POD_NAMESPACE", "metadata.namespace"),

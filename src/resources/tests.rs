@@ -17,8 +17,8 @@ use super::{names::OwnerRef, names::RunKind, *};
 use crate::{
     api::{RepositorySpec, RestoreArchive, RunnerPod},
     model::{
-        ArchiveRestore, Retention, SnapshotIdentity, TargetCommand, Task, TaskKind, VolumeRestore, WantedSnapshot,
-        mounts,
+        ArchiveRestore, DamagedPacks, Retention, SnapshotIdentity, TargetCommand, Task, TaskKind, VolumeRestore,
+        WantedSnapshot, mounts,
     },
     plan::{ClaimMount, RestoreTarget, TargetMount},
 };
@@ -81,7 +81,15 @@ fn target() -> TargetCommand {
 
 fn task(repository: &RepositorySpec, kind: TaskKind) -> Task {
     let (backend, connection) = (backend_config(repository).unwrap(), connection(repository));
-    Task { backend, connection, cluster: "uid-of-kube-system".into(), repository_id: None, kind, note: String::new() }
+    Task {
+        backend,
+        connection,
+        cluster: "uid-of-kube-system".into(),
+        repository_id: None,
+        damaged_packs: DamagedPacks::default(),
+        kind,
+        note: String::new(),
+    }
 }
 
 /// Compares with the golden file, or writes it when `STOWAWAY_WRITE_GOLDEN` is set.

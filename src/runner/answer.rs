@@ -27,8 +27,12 @@ pub async fn answer(question: Question) -> u8 {
     let cancel = CancellationToken::new();
     let answered = within_grace(&cancel, async {
         let task = settings::task()?;
-        let access = settings::access(&task.backend, &task.connection, &Identity::from_environment())?;
-        reply(access, &cancel, question).await
+        let access = settings::access(&task.backend, &task.connection, &Identity::from_environment());
+        match (access, &question) {
+            // A repository whose Secrets are missing is a valid result, too.
+            (Err(failure), Question::Examine { .. }) => send(json(&doctor::unopened(&failure))?).await,
+            (access, _) => reply(access?, &cancel, question).await,
+        }
     });
     match answered.await {
         Ok(()) => 0,

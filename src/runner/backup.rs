@@ -104,7 +104,7 @@ pub async fn backup(
 }
 
 enum Outcome {
-    Stored(Stored),
+    Stored(Box<Stored>),
     Adopted(Box<RunReport>),
 }
 
@@ -141,7 +141,7 @@ async fn store(
         stored = both => stored?,
         never = log_progress(None, || progress.bytes_read(), || repository.store_wait()) => match never {},
     };
-    Ok(Outcome::Stored(stored))
+    Ok(Outcome::Stored(Box::new(stored)))
 }
 
 /// Sends the stream and its end. The store judges by what it receives.

@@ -10,7 +10,7 @@ use crate::{
     annotations::{self, CommandRequest},
     api::Restore,
     model::{
-        Failure, Reason, TargetCommand,
+        Failure, LiteralSyntax, Reason, TargetCommand,
         injected::{HELPER_MOUNT, HELPER_PROGRAM, HELPER_VOLUME},
     },
     seal::ExecMode,
@@ -86,7 +86,7 @@ pub fn annotated_command(pod: &Pod, target: &TargetCommand) -> Result<CommandReq
 /// The command of a backup, as it is run.
 pub fn backup_command(pod: &Pod, target: &TargetCommand) -> Result<JudgedCommand, Failure> {
     let request = annotated_command(pod, target)?;
-    Ok(JudgedCommand::new(request.argv, request.pipefail))
+    Ok(JudgedCommand::new(request.argv, request.pipefail).with_literal(request.literal.as_ref()))
 }
 
 /// The command which receives a restore: the command of the Restore, or else the annotation `restorecommand` of that
@@ -108,7 +108,8 @@ pub async fn restore_command(
         .spec;
     let own = spec.to.unwrap_or_default().command;
     if !own.is_empty() {
-        return Ok(JudgedCommand::new(own, true));
+        let literal = LiteralSyntax::of(&own, &[]);
+        return Ok(JudgedCommand::new(own, true).with_literal(literal.as_ref()));
     }
     let request = annotated_command(pod, target)?;
     let argv = request.restore_argv.ok_or_else(|| {
@@ -118,7 +119,7 @@ pub async fn restore_command(
         );
         Failure::new(Reason::InvalidRequest, message)
     })?;
-    Ok(JudgedCommand::new(argv, request.pipefail))
+    Ok(JudgedCommand::new(argv, request.pipefail).with_literal(request.restore_literal.as_ref()))
 }
 
 #[cfg(test)]

@@ -6,34 +6,46 @@ mod advice;
 mod injected;
 mod object;
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use self::advice::{Observed, diagnose, unopened};
+use self::advice::{Observed, diagnose, interrupted};
 pub use self::{
-    advice::{Complaint, Diagnosis, Weight},
+    advice::{Complaint, Diagnosis, Weight, unopened},
     injected::add_pods,
     object::add_object,
 };
-use super::job::with_repository;
+use super::job::with_repository_to_read;
 use crate::{
-    model::{DataPart, Failure},
+    model::{DataPart, Failure, Reason},
     repository::{Access, Repository},
 };
 
+/// How long a store that was never reached is tried. A user waits for the report, and the cause is usually permanent,
+/// such as a wrong host name.
+const RETRIES: Duration = Duration::from_secs(10);
+
 /// Examines a repository, and reads a subset of its packs byte by byte if requested. A repository which cannot be
-/// opened is a diagnosis as well.
+/// opened, or of which the examination fails, is a diagnosis as well.
 ///
-/// Errors: what prevented the examination after the repository was opened, such as a store which no longer responds.
-pub async fn examine(access: Access, cancel: &CancellationToken, data: Option<DataPart>) -> Result<Diagnosis, Failure> {
+/// Errors: the examination was cancelled.
+pub async fn examine(
+    mut access: Access,
+    cancel: &CancellationToken,
+    data: Option<DataPart>,
+) -> Result<Diagnosis, Failure> {
+    access.timeouts.retries = RETRIES;
     let mut is_open = false;
-    let examined = with_repository(access, cancel, async |repository| {
+    let examined = with_repository_to_read(access, cancel, async |repository| {
         is_open = true;
         observe(repository, data).await
     });
     match examined.await {
         Ok(observed) => Ok(diagnose(&observed, Timestamp::now())),
-        Err(failure) if is_open => Err(failure),
+        Err(failure) if failure.reason == Reason::Cancelled => Err(failure),
+        Err(failure) if is_open => Ok(interrupted(&failure)),
         Err(failure) => Ok(unopened(&failure)),
     }
 }
@@ -47,5 +59,6 @@ async fn observe(repository: &Repository, data: Option<DataPart>) -> Result<Obse
     let check = repository.check(data).await?;
     let snapshots = if check.is_sound() { repository.snapshots().await? } else { Vec::new() };
     let location = repository.location().to_owned();
-    Ok(Observed { location, format: repository.format_version(), locks, check, snapshots })
+    let is_read_only = repository.lock_note().is_some();
+    Ok(Observed { location, format: repository.format_version(), is_read_only, locks, check, snapshots })
 }

@@ -134,5 +134,43 @@ async fn drive_at(
     };
     let in_sidecar = async |line: &[String]| exec::open(client, &sidecar, line, &control).await;
     let in_app = async |line: &[String]| exec::open(client, &app, line, &control).await;
-    drive(run, in_sidecar, in_app, cancel).await
+    drive(run, in_sidecar, in_app, cancel).await.map_err(|failure| explain_loss(failure, task))
+}
+
+/// Names the next step where a sidecar of an earlier version may have refused the task, because it does not know damaged
+/// packs. Such a sidecar ends without a report.
+fn explain_loss(failure: Failure, task: &Task) -> Failure {
+    if failure.reason != Reason::ResultLost || task.damaged_packs.is_empty() {
+        return failure;
+    }
+    let message = format!(
+        "{}; a check has found damaged packs in the repository, and a sidecar of an earlier version cannot leave them \
+         out: if the log above names `damagedPacks`, recreate the pod, so that it gets the present sidecar",
+        failure.message
+    );
+    Failure { message, ..failure }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{BackendConfig, Connection, DamagedPacks, DataPart};
+
+    #[test]
+    fn loss_of_a_report_in_a_damaged_repository_names_the_next_step() {
+        let task = |damaged_packs| Task {
+            backend: BackendConfig::Folder { path: "/repository".into() },
+            connection: Connection::default(),
+            cluster: String::new(),
+            repository_id: None,
+            damaged_packs,
+            kind: TaskKind::Init,
+            note: String::new(),
+        };
+        let explained = |reason, damaged| explain_loss(Failure::new(reason, "lost"), &task(damaged)).message;
+        let damaged = DamagedPacks::anywhere_in(DataPart::ALL);
+        assert!(explained(Reason::ResultLost, damaged.clone()).contains("recreate the pod"));
+        assert_eq!(explained(Reason::ResultLost, DamagedPacks::default()), "lost");
+        assert_eq!(explained(Reason::Timeout, damaged), "lost");
+    }
 }

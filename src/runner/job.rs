@@ -28,7 +28,7 @@ use crate::{
         Failure, Reason, Retention, RunReport, SnapshotLookup, StoredClaim, TargetCommand, Task, TaskKind, Verdict,
         VolumeRestore, WantedSnapshot, mounts,
     },
-    repository::{self, Access, Progress, Repository},
+    repository::{self, Access, Progress, Repository, RepositoryError},
     telemetry,
 };
 
@@ -140,7 +140,10 @@ fn scope<'a>(policy: &'a Retention, time_zone: &'a str, identity: &'a Identity) 
 
 async fn execute(task: Task, cancel: CancellationToken) -> Result<RunReport, Failure> {
     let started = Instant::now();
-    let mut identity = Identity::from_environment().in_cluster(&task.cluster).expecting(task.repository_id.clone());
+    let mut identity = Identity::from_environment()
+        .in_cluster(&task.cluster)
+        .expecting(task.repository_id.clone())
+        .distrusting(&task.damaged_packs);
     info!("stowaway {} in pod {}/{}", env!("CARGO_PKG_VERSION"), identity.namespace, identity.pod);
     if let TaskKind::Answer { timeout } = task.kind {
         info!("waiting {} s for queries", timeout.as_secs());
@@ -182,15 +185,7 @@ async fn execute(task: Task, cancel: CancellationToken) -> Result<RunReport, Fai
                 timeout: *timeout,
             };
             let access = settings::access(&task.backend, &task.connection, &identity)?;
-            with_repository(access, &cancel, async |repository| {
-                Ok(if *device {
-                    let device = settings::mounted(mounts::DATA_DEVICE);
-                    backup_device(repository, run, &device, Arc::default()).await
-                } else {
-                    backup_volume(repository, run, &settings::mounted(mounts::DATA_FOLDER), Arc::default()).await
-                })
-            })
-            .await
+            backup_claim(access, run, *device, &cancel).await
         }
         TaskKind::Restore { restore: name, target, source, .. } => {
             log_target("restoring", source.as_str(), target);
@@ -221,7 +216,7 @@ async fn execute(task: Task, cancel: CancellationToken) -> Result<RunReport, Fai
             restore_into_claim(access, run, &cancel).await
         }
         TaskKind::RestoreArchive(run) => {
-            let store = settings::archive_access(&run.backend, &run.connection)?;
+            let store = settings::archive_access(&run.backend, &run.connection, &identity)?;
             let access = settings::access(&task.backend, &task.connection, &identity)?;
             let volume = settings::mounted(mounts::ARCHIVE_FOLDER);
             with_repository_to_read(access, &cancel, async |repository| {
@@ -235,6 +230,22 @@ async fn execute(task: Task, cancel: CancellationToken) -> Result<RunReport, Fai
         }
         TaskKind::Answer { .. } => Ok(RunReport::done(started.elapsed())),
     }
+}
+
+async fn backup_claim(
+    access: Access,
+    run: VolumeRun,
+    is_device: bool,
+    cancel: &CancellationToken,
+) -> Result<RunReport, Failure> {
+    with_repository(access, cancel, async |repository| {
+        Ok(if is_device {
+            backup_device(repository, run, &settings::mounted(mounts::DATA_DEVICE), Arc::default()).await
+        } else {
+            backup_volume(repository, run, &settings::mounted(mounts::DATA_FOLDER), Arc::default()).await
+        })
+    })
+    .await
 }
 
 async fn restore_into_claim(
@@ -252,27 +263,42 @@ async fn restore_into_claim(
     }
 }
 
+/// The message about a repository which can only be read.
+const READ_ONLY: &str = "the store refuses writes: restores are possible, but no backups and no prunes; if backups are \
+                         expected, check the permissions of the credentials or of the volume";
+
 /// The report of an opened repository: its id and the number of its keys.
 async fn report_opened(repository: Repository, started: Instant) -> Result<RunReport, Failure> {
     let id = repository.id().to_owned();
     info!(repository = id, "repository {} is open", short(&id));
     let keys = repository.count_keys().await;
+    let message = if repository.lock_note().is_some() { READ_ONLY.to_owned() } else { String::new() };
     repository.close().await;
     let report = RunReport::done(started.elapsed());
-    Ok(RunReport { repository_id: Some(id), keys: Some(keys?), ..report })
+    Ok(RunReport { repository_id: Some(id), keys: Some(keys?), message, ..report })
 }
 
 /// Opens the task's repository. Only a repository which was never opened is created, or one which a user wants to be
-/// recreated.
+/// recreated. An existing repository is opened for reading if its store refuses writes, because it can be restored from.
 async fn open(task: &Task, identity: Identity, cancel: CancellationToken) -> Result<Repository, Failure> {
     let access = |identity: &Identity| settings::access(&task.backend, &task.connection, identity);
-    Ok(match &task.kind {
+    let (access, opened) = match &task.kind {
         TaskKind::Open { accepted } => {
             let ids = task.repository_id.iter().chain(accepted).cloned();
-            repository::open(access(&identity.clone().expecting(ids))?, cancel).await?
+            let access = access(&identity.clone().expecting(ids))?;
+            (access.clone(), repository::open(access, cancel.clone()).await)
         }
-        _ => repository::open_or_create(access(&identity)?, cancel).await?,
-    })
+        _ => {
+            let access = access(&identity)?;
+            (access.clone(), repository::open_or_create(access, cancel.clone()).await)
+        }
+    };
+    match opened {
+        Err(refused @ RepositoryError::AccessDenied { .. }) => {
+            repository::open_to_read(access, cancel).await.map_err(|_| refused.into())
+        }
+        opened => Ok(opened?),
+    }
 }
 
 /// The report of a run by exec. If the connection broke because the pod no longer exists, the report states that. The
@@ -302,11 +328,11 @@ async fn or_else(
         None => return other().await.map(|report| judged.explain(report)),
     };
     warn!("the pod's sidecar is not used: {why}; nothing ran in it, and the command runs by exec");
-    let mut report = judged.explain(other().await?);
+    let mut report = other().await?;
     if report.message.is_empty() {
         report.message = format!("ran by exec, because the pod's sidecar was not used: {why}");
     }
-    Ok(report)
+    Ok(judged.explain(report))
 }
 
 /// Runs the task's backup in this process.
@@ -373,7 +399,7 @@ pub async fn run_restore(
 /// Reports which snapshot was found, and its size.
 async fn find_snapshot(repository: &Repository, wanted: &WantedSnapshot) -> Result<RunReport, Failure> {
     let list = repository.list_snapshots().await?;
-    let found = select_snapshot::choose_readable(&list, wanted, repository.location(), Timestamp::now())?.snapshot;
+    let found = select_snapshot::choose_readable(&list, wanted, repository, Timestamp::now())?.snapshot;
     info!(snapshot = found.id, "the snapshot is {} of {}", short(&found.id), found.time);
     let lookup = SnapshotLookup { bytes: found.bytes, claim: StoredClaim::of(&found.identity) };
     Ok(RunReport {

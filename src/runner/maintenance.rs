@@ -8,11 +8,11 @@ use jiff::{Timestamp, tz::TimeZone};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::job::with_repository;
+use super::job::{with_repository, with_repository_to_read};
 use crate::{
     model::{
-        DataPart, Failure, MaintenanceReport, Reason, Retention, RunReport, SnapshotIdentity, SnapshotRecord, Verdict,
-        few, milliseconds,
+        DamagedPacks, DataPart, Failure, MaintenanceReport, Reason, Retention, RunReport, SnapshotIdentity,
+        SnapshotRecord, Verdict, few, milliseconds,
     },
     plan::{RetentionPlan, plan_retention, time_zone},
     repository::{self, Access, CheckReport, Forget, PruneRules, Repository, SnapshotSummary},
@@ -184,7 +184,9 @@ async fn forget_and_prune(
 /// Checks the structure, and reads one part of the data. Damage is a report, and not an error.
 pub async fn check(access: Access, part: DataPart, cancel: &CancellationToken) -> Result<RunReport, Failure> {
     let started = Instant::now();
-    let checked = with_repository(access, cancel, async |open| Ok(open.check(Some(part)).await?)).await?;
+    let checked =
+        with_repository_to_read(access, cancel, async |open| Ok((open.check(Some(part)).await?, open.lock_note())));
+    let (checked, lock_note) = checked.await?;
     for finding in &checked.findings.first {
         warn!("{finding}");
     }
@@ -192,7 +194,11 @@ pub async fn check(access: Access, part: DataPart, cancel: &CancellationToken) -
         let source = harmed.source.as_deref().unwrap_or(&harmed.path);
         warn!(source, snapshot = harmed.id, "snapshot {} of {source} cannot be restored as a whole", harmed.id);
     }
-    Ok(report_of(part, &checked, milliseconds(started.elapsed())))
+    let report = report_of(part, &checked, milliseconds(started.elapsed()));
+    // The note comes first, because it may be the cause of the findings.
+    let notes = [lock_note.unwrap_or_default(), report.message.as_str()];
+    let message = notes.into_iter().filter(|note| !note.is_empty()).collect::<Vec<_>>().join("; ");
+    Ok(RunReport { message, ..report })
 }
 
 fn report_of(part: DataPart, checked: &CheckReport, duration_milliseconds: u64) -> RunReport {
@@ -220,6 +226,7 @@ fn report_of(part: DataPart, checked: &CheckReport, duration_milliseconds: u64) 
             findings: checked.findings.count,
             harmed_snapshots: checked.harmed_snapshots,
             harmed_sources: few(harmed),
+            damaged_packs: Some(DamagedPacks::of(&checked.damaged_packs, part)),
         }),
         duration_milliseconds,
         ..RunReport::done(std::time::Duration::ZERO)

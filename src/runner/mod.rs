@@ -34,7 +34,7 @@ mod volume;
 pub use answer::answer;
 pub use backup::{BackupInput, BackupRun, backup};
 pub use device::backup_device;
-pub use job::{run_job, terminated, with_repository, within_grace};
+pub use job::{run_job, terminated, with_repository, with_repository_to_read, within_grace};
 pub use mounted_volume::{MountedVolume, MountedVolumeError};
 pub use pipes::JudgedCommand;
 pub use restore::{RestoreOutput, RestoreRun, restore};

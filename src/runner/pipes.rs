@@ -1,8 +1,8 @@
 //! Runs shell scripts with `pipefail`, so that every command of a pipe counts, and explains in the report what that
-//! means for a failed script.
+//! means for a failed script, and which failures the exit status of a green one hides.
 
 use crate::{
-    model::{Reason, RunReport, ShellScript, Verdict},
+    model::{LiteralSyntax, Reason, RunReport, ShellScript, Verdict},
     seal::{dump_command, restore_command},
 };
 
@@ -15,6 +15,8 @@ pub struct JudgedCommand {
     argv: Vec<String>,
     /// Whether the option was added to a script which contains a pipe.
     has_judged_pipe: bool,
+    /// Remarks for the report of a run that has not failed.
+    remarks: Vec<String>,
 }
 
 impl JudgedCommand {
@@ -23,12 +25,21 @@ impl JudgedCommand {
     pub fn new(argv: Vec<String>, pipefail: bool) -> Self {
         let script = ShellScript::of(&argv).filter(|script| pipefail && !script.decides());
         let changed = script.map(|script| (script.with_pipefail(), script.has_pipe()));
+        let unjudged = ShellScript::of(&argv).and_then(|script| script.unjudged());
+        let remarks = unjudged.map(|unjudged| unjudged.to_string()).into_iter().collect();
         // A command line which just fits into a request must still fit.
         let fits = |argv: &[String]| dump_command(argv).is_ok() && restore_command(argv).is_ok();
         match changed.filter(|(changed, _)| fits(changed)) {
-            Some((argv, has_judged_pipe)) => Self { argv, has_judged_pipe },
-            None => Self { argv, has_judged_pipe: false },
+            Some((argv, has_judged_pipe)) => Self { argv, has_judged_pipe, remarks },
+            None => Self { argv, has_judged_pipe: false, remarks },
         }
+    }
+
+    /// Adds shell syntax which the program receives as text.
+    #[must_use]
+    pub fn with_literal(mut self, literal: Option<&LiteralSyntax>) -> Self {
+        self.remarks.extend(literal.map(ToString::to_string));
+        self
     }
 
     /// Program and arguments.
@@ -36,11 +47,18 @@ impl JudgedCommand {
         &self.argv
     }
 
-    /// Adds to the report of a failed command that `pipefail` may be the cause, and how to run the script without it.
+    /// Adds to the report of a failed command that `pipefail` may be the cause, and how to run the script without it;
+    /// to another report, which failures of the command the run cannot notice.
     pub fn explain(&self, mut report: RunReport) -> RunReport {
+        if report.verdict != Verdict::Failed {
+            for remark in &self.remarks {
+                append(&mut report, remark);
+            }
+            return report;
+        }
         let is_by_status =
             matches!(report.reason, Reason::CommandFailed | Reason::CommandKilled | Reason::CommandNotFound);
-        if !self.has_judged_pipe || report.verdict != Verdict::Failed || !is_by_status || has_missing(&report) {
+        if !self.has_judged_pipe || !is_by_status || has_missing(&report) {
             return report;
         }
         let why = if report.exit_code == Some(BROKEN_PIPE) {
@@ -63,10 +81,14 @@ const MISSING: &str = "only the last command of the script's pipe was judged, be
 /// Adds [`MISSING`] to the report if the script reported that its shell has no `pipefail`.
 pub(super) fn report_missing(report: &mut RunReport, is_missing: bool) {
     if is_missing {
-        let separator = if report.message.is_empty() { "" } else { "; " };
-        report.message.push_str(separator);
-        report.message.push_str(MISSING);
+        append(report, MISSING);
     }
+}
+
+fn append(report: &mut RunReport, text: &str) {
+    let separator = if report.message.is_empty() { "" } else { "; " };
+    report.message.push_str(separator);
+    report.message.push_str(text);
 }
 
 fn has_missing(report: &RunReport) -> bool {
@@ -113,6 +135,23 @@ mod tests {
         let mut report = failed(1);
         report_missing(&mut report, true);
         assert_eq!(judged("a | b", true).explain(report.clone()), report);
+    }
+
+    #[test]
+    fn green_run_reports_which_failures_it_cannot_notice() {
+        let green = |message: &str| RunReport { message: message.to_owned(), ..RunReport::done(Duration::ZERO) };
+        let message = judged("pg_dump a; pg_dump b", true).explain(green("")).message;
+        assert!(message.starts_with("only the last command") && message.contains("`set -e;`"), "{message}");
+        let message = judged("pg_dump a & pg_dump b", false).explain(green("3 left out")).message;
+        assert!(message.starts_with("3 left out; ") && message.contains("`wait $!`"), "{message}");
+        for script in ["set -e; pg_dump a; pg_dump b", "pg_dump a | gzip", "pg_dump a && pg_dump b"] {
+            assert_eq!(judged(script, true).explain(green("")), green(""), "{script}");
+        }
+        let argv: Vec<String> = ["cat", "a", "|", "gzip"].map(str::to_owned).into();
+        let literal = LiteralSyntax::of(&argv, &[]);
+        let command = JudgedCommand::new(argv, true).with_literal(literal.as_ref());
+        assert!(command.explain(green("")).message.starts_with("`|` is passed to cat"), "{literal:?}");
+        assert_eq!(command.explain(failed(1)), failed(1), "the failure matters");
     }
 
     #[test]

@@ -75,7 +75,7 @@ async fn restore_stream(
     control: &Control,
 ) -> Result<RunReport, Failure> {
     let list = repository.list_snapshots().await?;
-    let chosen = choose_readable(&list, &run.from, repository.location(), Timestamp::now())?;
+    let chosen = choose_readable(&list, &run.from, repository, Timestamp::now())?;
     let snapshot = chosen.snapshot;
     info!(snapshot = snapshot.id, "restoring snapshot {} of {}", &snapshot.id[..8], snapshot.time);
     let file = repository.read_file(&snapshot.id, &snapshot.identity.path).await?;

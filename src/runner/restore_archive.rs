@@ -48,7 +48,7 @@ async fn restore(
     volume: &Path,
 ) -> Result<RunReport, Failure> {
     let list = repository.list_snapshots().await?;
-    let chosen = choose_readable(&list, &run.from, repository.location(), Timestamp::now())?;
+    let chosen = choose_readable(&list, &run.from, repository, Timestamp::now())?;
     let snapshot = chosen.snapshot;
     let name = match &run.name {
         Some(name) => name.clone(),

@@ -7,7 +7,7 @@ use crate::{
     model::{
         Failure, Reason, RunReport, SnapshotIdentity, SnapshotQuery, SnapshotRecord, WantedSnapshot, latest_restorable,
     },
-    repository::{SnapshotList, SnapshotSummary},
+    repository::{Repository, SnapshotList, SnapshotSummary, ambiguous},
 };
 
 /// The chosen snapshot.
@@ -32,15 +32,16 @@ impl Chosen<'_> {
 }
 
 /// Chooses from the snapshots which can be read. A snapshot which is requested by its id and cannot be read is an
-/// error, and so is a snapshot which is not found. `location` is the location of the repository.
+/// error, and so is a snapshot which is not found. The note also states that the repository is read without a lock, if
+/// it is.
 pub(super) fn choose_readable<'a>(
     list: &'a SnapshotList,
     wanted: &WantedSnapshot,
-    location: &str,
+    repository: &Repository,
     now: Timestamp,
 ) -> Result<Chosen<'a>, Failure> {
     if let Some(id) = &wanted.id {
-        list.check_readable(id, location)?;
+        list.check_readable(id, repository.location())?;
     }
     let mut chosen = choose(&list.snapshots, wanted, now).map_err(|failure| match list.trouble() {
         Some(trouble) if failure.reason == Reason::SnapshotNotFound => Failure {
@@ -49,9 +50,11 @@ pub(super) fn choose_readable<'a>(
         },
         _ => failure,
     })?;
-    if let Some(trouble) = list.trouble().filter(|_| wanted.id.is_none()) {
+    let trouble = list.trouble().filter(|_| wanted.id.is_none());
+    let trouble = trouble.map(|trouble| format!("a newer snapshot may be among unreadable ones: {trouble}"));
+    for note in trouble.into_iter().chain(repository.lock_note().map(str::to_owned)) {
         let separator = if chosen.note.is_empty() { "" } else { "; " };
-        chosen.note = format!("{}{separator}a newer snapshot may be among unreadable ones: {trouble}", chosen.note);
+        chosen.note = format!("{}{separator}{note}", chosen.note);
     }
     Ok(chosen)
 }
@@ -126,10 +129,15 @@ fn by_id<'a>(
     id: &str,
     wanted: &WantedSnapshot,
 ) -> Result<&'a SnapshotSummary, Failure> {
-    let mut matching = snapshots.iter().filter(|snapshot| snapshot.id.starts_with(id));
-    let (Some(found), None) = (matching.next(), matching.next()) else {
-        let message = format!("the id {id:?} matches no snapshot, or more than one; `stowaway snapshots` lists them");
-        return Err(Failure::new(Reason::SnapshotNotFound, message));
+    let matching: Vec<&SnapshotSummary> = snapshots.iter().filter(|snapshot| snapshot.id.starts_with(id)).collect();
+    let [found] = matching[..] else {
+        return Err(if matching.is_empty() {
+            let message =
+                format!("no snapshot of the repository has the id {id:?}; `stowaway snapshots` lists the ids");
+            Failure::new(Reason::SnapshotNotFound, message)
+        } else {
+            Failure::new(Reason::InvalidRequest, ambiguous(id, &matching))
+        });
     };
     let (source, short) = (&wanted.source, &found.id[..8]);
     if let Some(owner) = found.identity.tag(SnapshotIdentity::SOURCE).filter(|owner| *owner != source.as_str()) {
@@ -245,6 +253,27 @@ mod tests {
         for id in ["cc", "dd", "11", "22", "33"] {
             assert_eq!(chosen(Some(id), None, Some("shop")), Ok(id.into()));
         }
+    }
+
+    #[test]
+    fn id_of_no_snapshot_and_of_several_have_different_messages() {
+        let all: Vec<SnapshotSummary> = (0..6)
+            .map(|digit| snapshot(&format!("abcdef12{digit}"), "2026-01-01T00:00:00Z", "shop", &["source=pvc/claim"]))
+            .collect();
+        let refused = |id: &str| {
+            let source = "pvc/claim".parse().unwrap();
+            let wanted =
+                WantedSnapshot { source, id: Some(id.into()), as_of: None, host: None, cluster: String::new() };
+            choose(&all, &wanted, "2026-05-04T03:02:01Z".parse().unwrap()).unwrap_err()
+        };
+        let unknown = refused("99999999");
+        assert_eq!(unknown.reason, Reason::SnapshotNotFound);
+        assert!(unknown.message.contains("no snapshot of the repository has the id \"99999999\""), "{unknown}");
+        let several = refused("abcdef12");
+        assert_eq!(several.reason, Reason::InvalidRequest);
+        let first = "the ids of 6 snapshots begin with abcdef12: abcdef1200000000 (pvc/claim, 2026-01-01T00:00:00Z), ";
+        assert!(several.message.starts_with(first), "{several}");
+        assert!(several.message.ends_with(" and 2 more; give more digits"), "{several}");
     }
 
     #[test]

@@ -1,19 +1,15 @@
 //! The settings of a run in its pod: the task in the environment, password and credentials in mounted files.
 
-use std::{
-    collections::BTreeMap,
-    env,
-    io::ErrorKind,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, env, io::ErrorKind, path::PathBuf, sync::Arc, time::Duration};
 
 use zeroize::Zeroizing;
 
 use super::lock_owner;
 use crate::{
-    model::{BackendConfig, Connection, Credential, Failure, Reason, Secret, StoredPassword, Task, injected, mounts},
+    model::{
+        BackendConfig, Connection, Credential, DamagedPacks, Failure, Reason, SECRET_SOURCES_VARIABLE, Secret,
+        SecretSource, SecretSources, StoredPassword, Task, UnusableCredential, injected, mounts, unusable_credentials,
+    },
     repository::{Access, LockHolder, LockOwnerProbe, LockRules, NoProbe, StoreAccess, Timeouts},
 };
 
@@ -37,6 +33,8 @@ pub struct Identity {
     pub probe: Arc<dyn LockOwnerProbe>,
     /// The ids which the repository may have; empty if any id is accepted.
     pub expected_ids: Vec<String>,
+    /// Packs that a check found damaged.
+    pub damaged_packs: DamagedPacks,
 }
 
 impl Identity {
@@ -50,6 +48,7 @@ impl Identity {
             cluster: String::new(),
             probe: Arc::new(NoProbe),
             expected_ids: Vec::new(),
+            damaged_packs: DamagedPacks::default(),
         }
     }
 
@@ -63,6 +62,12 @@ impl Identity {
     #[must_use]
     pub fn expecting(self, ids: impl IntoIterator<Item = String>) -> Self {
         Self { expected_ids: ids.into_iter().collect(), ..self }
+    }
+
+    /// Sets the packs on which the run must not rely.
+    #[must_use]
+    pub fn distrusting(self, damaged_packs: &DamagedPacks) -> Self {
+        Self { damaged_packs: damaged_packs.clone(), ..self }
     }
 
     /// The holder which the run writes into its locks, so that other clients can query the API server whether its pod
@@ -127,43 +132,35 @@ fn invalid(message: String) -> Failure {
 
 /// The options which open the repository. The error names all missing Secrets at once.
 pub fn access(backend: &BackendConfig, connection: &Connection, identity: &Identity) -> Result<Access, Failure> {
-    let mut missing = Vec::new();
-    let folder = mounted(mounts::PASSWORD_FOLDER);
-    let password = read_password(&folder, mounts::PASSWORD_FILE, "the repository's password", &mut missing);
-    let credentials = credentials(mounts::CREDENTIALS_FOLDER, connection, &mut missing);
-    match password {
-        Some(StoredPassword { password, untrimmed }) if missing.is_empty() => Ok(Access {
-            backend: backend.clone(),
-            password,
-            untrimmed_password: untrimmed,
-            connection: connection.clone(),
-            credentials,
-            holder: identity.lock_holder(),
-            locks: LockRules { wait: LOCK_WAIT, probe: Arc::clone(&identity.probe) },
-            timeouts: Timeouts::default(),
-            expected_ids: identity.expected_ids.clone(),
-        }),
-        _ => Err(Failure::new(
-            Reason::SecretMissing,
-            format!(
-                "missing: {}; create the Secrets (or the keys in them) that the Repository names",
-                missing.join(", ")
-            ),
-        )),
-    }
+    let mut files = Files::from_environment();
+    let password = files.password();
+    let credentials = files.credentials(mounts::CREDENTIALS_FOLDER, connection);
+    files.check(&identity.namespace, "the spec of the Repository")?;
+    let StoredPassword { password, untrimmed } =
+        password.ok_or_else(|| Failure::new(Reason::SecretMissing, "the repository's password is missing"))?;
+    Ok(Access {
+        backend: backend.clone(),
+        password,
+        untrimmed_password: untrimmed,
+        connection: connection.clone(),
+        credentials,
+        holder: identity.lock_holder(),
+        locks: LockRules { wait: LOCK_WAIT, probe: Arc::clone(&identity.probe) },
+        timeouts: Timeouts::default(),
+        expected_ids: identity.expected_ids.clone(),
+        damaged_packs: identity.damaged_packs.clone(),
+    })
 }
 
 /// The options which open the store of an archive. The error names all missing Secrets at once.
-pub fn archive_access(backend: &BackendConfig, connection: &Connection) -> Result<StoreAccess, Failure> {
-    let mut missing = Vec::new();
-    let credentials = credentials(mounts::ARCHIVE_CREDENTIALS_FOLDER, connection, &mut missing);
-    if !missing.is_empty() {
-        let message = format!(
-            "missing: {}; create the Secrets (or the keys in them) that spec.to.archive names",
-            missing.join(", ")
-        );
-        return Err(Failure::new(Reason::SecretMissing, message));
-    }
+pub fn archive_access(
+    backend: &BackendConfig,
+    connection: &Connection,
+    identity: &Identity,
+) -> Result<StoreAccess, Failure> {
+    let mut files = Files::from_environment();
+    let credentials = files.credentials(mounts::ARCHIVE_CREDENTIALS_FOLDER, connection);
+    files.check(&identity.namespace, "spec.to.archive of the Restore")?;
     Ok(StoreAccess {
         backend: backend.clone(),
         connection: connection.clone(),
@@ -172,57 +169,92 @@ pub fn archive_access(backend: &BackendConfig, connection: &Connection) -> Resul
     })
 }
 
-fn credentials(folder: &str, connection: &Connection, missing: &mut Vec<String>) -> BTreeMap<Credential, Secret> {
-    let folder = &mounted(folder);
-    let found = connection
-        .credentials
-        .iter()
-        .filter_map(|&credential| Some((credential, read(folder, credential.file(), credential.title(), missing)?)));
-    found.collect()
-}
-
 /// The real path of a mount of the pod: below [`mounts::ROOT_VARIABLE`] for a run outside of a pod.
 pub fn mounted(path: &str) -> PathBuf {
     let root = env::var_os(mounts::ROOT_VARIABLE).map_or_else(|| PathBuf::from("/"), PathBuf::from);
     root.join(path.trim_start_matches('/'))
 }
 
-/// Reads the password as restic reads it from a file, because that is how a user opens the repository without a
-/// cluster.
-fn read_password(folder: &Path, file: &str, what: &str, missing: &mut Vec<String>) -> Option<StoredPassword> {
-    let content = read_file(folder, file, what, missing)?;
-    let Some(found) = StoredPassword::read(&content) else {
-        missing.push(format!("{what} (it is neither UTF-8 nor UTF-16 with a byte order mark)"));
-        return None;
-    };
-    if found.password.expose().is_empty() {
-        missing.push(format!("{what} (empty)"));
-        return None;
-    }
-    Some(found)
+/// The mounted password and credentials, with the objects which they come from.
+struct Files {
+    /// Empty if the container was made by a version which did not set them.
+    sources: SecretSources,
+    present: Vec<String>,
+    unusable: Vec<UnusableCredential>,
 }
 
-fn read(folder: &Path, file: &str, what: &str, missing: &mut Vec<String>) -> Option<Secret> {
-    let content = read_file(folder, file, what, missing)?;
-    match std::str::from_utf8(&content).map(|text| text.trim_end_matches(['\r', '\n'])) {
-        Ok("") => missing.push(format!("{what} (empty)")),
-        // Secrets made by `echo` end in a newline.
-        Ok(text) => return Some(Secret::new(text.to_owned())),
-        Err(error) => missing.push(format!("{what} ({error})")),
+impl Files {
+    fn from_environment() -> Self {
+        let text = env::var(SECRET_SOURCES_VARIABLE).unwrap_or_default();
+        // They are needed for a message only.
+        let sources = serde_json::from_str(&text).unwrap_or_default();
+        Self { sources, present: Vec::new(), unusable: Vec::new() }
     }
-    None
-}
 
-fn read_file(folder: &Path, file: &str, what: &str, missing: &mut Vec<String>) -> Option<Zeroizing<Vec<u8>>> {
-    match std::fs::read(folder.join(file)) {
-        Ok(content) => Some(Zeroizing::new(content)),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            missing.push(what.to_owned());
-            None
+    /// Fails if a credential cannot be used.
+    fn check(&self, namespace: &str, names: &str) -> Result<(), Failure> {
+        if self.unusable.is_empty() {
+            return Ok(());
         }
-        Err(error) => {
-            missing.push(format!("{what} ({error})"));
-            None
+        let present: Vec<&SecretSource> = self.present.iter().filter_map(|path| self.sources.get(path)).collect();
+        let message = unusable_credentials(&self.unusable, &present, (namespace, names));
+        Err(Failure::new(Reason::SecretMissing, message))
+    }
+
+    fn credentials(&mut self, folder: &str, connection: &Connection) -> BTreeMap<Credential, Secret> {
+        let mut found = BTreeMap::new();
+        for &credential in &connection.credentials {
+            let path = format!("{folder}/{}", credential.file());
+            if let Some(secret) = self.read(&path, credential.title()) {
+                found.insert(credential, secret);
+            }
         }
+        found
+    }
+
+    /// Reads the password as restic reads it from a file, because that is how a user opens the repository without a
+    /// cluster.
+    fn password(&mut self) -> Option<StoredPassword> {
+        let path = format!("{}/{}", mounts::PASSWORD_FOLDER, mounts::PASSWORD_FILE);
+        let title = "the repository's password";
+        let content = self.content(&path, title)?;
+        let why = match StoredPassword::read(&content) {
+            None => "neither UTF-8 nor UTF-16 with a byte order mark",
+            Some(found) if found.password.expose().is_empty() => "empty",
+            Some(found) => {
+                self.present.push(path);
+                return Some(found);
+            }
+        };
+        self.fail(&path, title, Some(why.to_owned()));
+        None
+    }
+
+    fn read(&mut self, path: &str, title: &'static str) -> Option<Secret> {
+        let content = self.content(path, title)?;
+        let why = match std::str::from_utf8(&content).map(|text| text.trim_end_matches(['\r', '\n'])) {
+            Ok("") => "empty".to_owned(),
+            // Secrets made by `echo` end in a newline.
+            Ok(text) => {
+                self.present.push(path.to_owned());
+                return Some(Secret::new(text.to_owned()));
+            }
+            Err(error) => format!("not UTF-8 text ({error})"),
+        };
+        self.fail(path, title, Some(why));
+        None
+    }
+
+    fn content(&mut self, path: &str, title: &'static str) -> Option<Zeroizing<Vec<u8>>> {
+        match std::fs::read(mounted(path)) {
+            Ok(content) => return Some(Zeroizing::new(content)),
+            Err(error) if error.kind() == ErrorKind::NotFound => self.fail(path, title, None),
+            Err(error) => self.fail(path, title, Some(format!("not readable ({error})"))),
+        }
+        None
+    }
+
+    fn fail(&mut self, path: &str, title: &'static str, why: Option<String>) {
+        self.unusable.push(UnusableCredential { title, why, source: self.sources.get(path).cloned() });
     }
 }

@@ -36,6 +36,17 @@ pub(super) fn message(shrunken: &Shrunken, snapshot: &str, source: &str) -> Stri
     )
 }
 
+/// The message about a loss in several backups, each of which is green. Volumes are also emptied slowly by intention, by
+/// rotated logs and expired caches, so a loss of this kind is no verdict.
+pub(super) fn declined_message(declined: &Shrunken) -> String {
+    let Shrunken { now, before, last_good, last_good_time, .. } = declined;
+    let id = short(last_good);
+    format!(
+        "the volume holds {now}, and its snapshot {id} of {last_good_time:.0} holds {before}, although each backup since \
+         then lost less than half: if the loss is not intended, restore {id} before the retention deletes it"
+    )
+}
+
 /// The message about a suspect snapshot which an earlier attempt of the run stored.
 pub(super) fn adopted_message(snapshot: &str) -> String {
     format!(
@@ -64,6 +75,8 @@ mod tests {
             last_good_time: "2026-05-04T03:02:01Z".parse().unwrap(),
             is_accepted,
         };
+        let declined = declined_message(&shrunken(Shrinkage::LostMost, false));
+        assert!(declined.contains("2 files of 7 bytes") && declined.contains("restore cdcdcdcd before"), "{declined}");
         for (kind, reason, text) in [
             (Shrinkage::Emptied, Reason::VolumeEmptied, "the volume is empty"),
             (Shrinkage::LostMost, Reason::VolumeShrank, "the volume holds 2 files of 7 bytes"),

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     model::{Excludes, Failure, Proof, Reason, RunReport, SnapshotIdentity, milliseconds},
-    repository::{FolderRules, Progress, Repository, StoredFolder},
+    repository::{FolderRules, Progress, Repository, RepositoryError, StoredFolder},
 };
 
 /// The parameters of a backup of a volume.
@@ -70,7 +70,7 @@ async fn store(
     let storing = repository.store_folder(identity, &rules, folder, progress.clone());
     let stored = tokio::select! {
         biased;
-        stored = storing => stored?,
+        stored = storing => stored.map_err(refused)?,
         () = limit::over(*timeout) => {
             let message = format!(
                 "the volume took longer than its timeout of {:?}: raise it; what was written is kept for the next run",
@@ -81,6 +81,21 @@ async fn store(
         never = log_progress(None, || progress.bytes_read(), || repository.store_wait()) => match never {},
     };
     Ok(report_of(stored, identity.tag(SnapshotIdentity::SOURCE).unwrap_or(&identity.path)))
+}
+
+/// The failure of a volume, with what a user can do about it.
+fn refused(error: RepositoryError) -> Failure {
+    let is_excluded = matches!(error, RepositoryError::AllExcluded(_));
+    let failure = Failure::from(error);
+    if !is_excluded {
+        return failure;
+    }
+    let message = format!(
+        "{}: correct the annotation stowaway.dev/exclude of the claim, or that of its Namespace if the claim has none; if \
+         the volume need not be backed up, annotate the claim with stowaway.dev/backup: \"false\"",
+        failure.message
+    );
+    Failure { message, ..failure }
 }
 
 fn report_of(stored: StoredFolder, source: &str) -> RunReport {

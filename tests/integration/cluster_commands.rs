@@ -144,6 +144,10 @@ fn wait_without_the_right_to_read_logs_continues_and_reports_it() {
             "status": {
                 "verdict": "Succeeded",
                 "skipped": [{ "name": "scratch", "reason": "OptedOut", "message": "its annotation opts out" }],
+                "annotationWarnings": [{
+                    "object": "deployment mill", "key": "stowaway.dev/backup-comand", "message": "is not known",
+                }],
+                "annotationWarningsNotListed": 3,
             },
         })
     };
@@ -162,6 +166,10 @@ fn wait_without_the_right_to_read_logs_continues_and_reports_it() {
     assert_eq!(output.status.code(), Some(0), "{message}");
     assert!(message.contains("the logs of the runs are not shown: that needs the right to get pods/log"), "{message}");
     assert!(message.contains("pvc/scratch: not backed up (OptedOut): its annotation opts out"), "{message}");
+    let mistake =
+        "probably a mistake in an annotation or label: deployment mill: stowaway.dev/backup-comand: is not known";
+    assert!(message.contains(mistake), "{message}");
+    assert!(message.contains("3 more annotations or labels probably have a mistake"), "{message}");
 }
 
 #[test]
@@ -201,7 +209,11 @@ fn refused_object_is_one_sentence_without_a_dump() {
     let server = ApiServer::start(move |_, _| status(422, message));
     let output = server.run(&["backup", "--retry-limit", "11"]);
     assert_eq!(output.status.code(), Some(2));
-    assert_eq!(stderr(&output), format!("stowaway: failed to create the Backup in namespace shop: {message}\n"));
+    let option = "(--retry-limit sets spec.retryLimit)";
+    assert_eq!(
+        stderr(&output),
+        format!("stowaway: failed to create the Backup in namespace shop: {message} {option}\n")
+    );
 }
 
 #[test]

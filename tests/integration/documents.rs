@@ -6,6 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use clap::Parser;
+use stowaway::cli::args::Arguments;
+
 /// A reader of the README decides within a minute whether to go on.
 const README_LINES: usize = 150;
 
@@ -91,4 +94,41 @@ fn nightly_example_is_that_of_its_page() {
     let example = fs::read_to_string(root().join("examples/schedules/nightly.yaml")).unwrap();
     assert_eq!(shown.len(), 1);
     assert!(example.contains(shown[0]), "examples/schedules/nightly.yaml differs from docs/nightly.md");
+}
+
+/// The arguments of a command of a shell, without quotes, up to a comment, a pipe or a redirection.
+fn arguments(line: &str) -> Vec<String> {
+    let (mut arguments, mut argument, mut quote) = (Vec::new(), None::<String>, None);
+    for letter in line.chars() {
+        match (quote, letter) {
+            (Some(open), _) if open == letter => quote = None,
+            (None, '\'' | '"') => {
+                quote = Some(letter);
+                argument.get_or_insert_default();
+            }
+            (None, '#' | '|' | '>' | ';') if argument.is_none() => break,
+            (None, ' ') => arguments.extend(argument.take()),
+            _ => argument.get_or_insert_default().push(letter),
+        }
+    }
+    arguments.extend(argument);
+    arguments
+}
+
+#[test]
+fn every_call_of_the_cli_in_the_documents_is_valid() {
+    let mut count = 0;
+    for page in [pages(root()), pages(&root().join("docs"))].concat() {
+        let text = fs::read_to_string(&page).unwrap();
+        let calls = text
+            .lines()
+            .filter_map(|line| line.trim_start().strip_prefix("$ "))
+            .filter(|line| line.starts_with("stowaway "));
+        for call in calls {
+            count += 1;
+            let parsed = Arguments::try_parse_from(arguments(call));
+            assert!(parsed.is_ok(), "{}: {call}: {}", page.display(), parsed.unwrap_err());
+        }
+    }
+    assert!(count > 30, "only {count} calls were found");
 }

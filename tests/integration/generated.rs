@@ -40,7 +40,9 @@ fn sources(folder: &Path) -> String {
 
 fn all_sources() -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    ["src", "tests", "e2e", "protocol", "helper", "webhook-certs"].map(|folder| sources(&root.join(folder))).concat()
+    ["src", "tests", "e2e", "helper", "model", "protocol", "recognise", "repository", "webhook-certs"]
+        .map(|folder| sources(&root.join(folder)))
+        .concat()
 }
 
 #[test]

@@ -19,7 +19,7 @@ use clap::{Parser, Subcommand};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use stowaway::{
-    model::{BackendConfig, Connection, Proof, Secret, SnapshotIdentity, mounts},
+    model::{BackendConfig, Connection, DamagedPacks, Proof, Secret, SnapshotIdentity, mounts},
     repository::{self, Access, LockHolder, LockRules, PruneRules, Repository, StoreRules, Timeouts},
     runner::{VolumeRun, backup_volume},
     stream::{End, StreamItem, pieces},
@@ -94,6 +94,7 @@ fn access(repository: &Path) -> Access {
         locks: LockRules::default(),
         timeouts: Timeouts::default(),
         expected_ids: Vec::new(),
+        damaged_packs: DamagedPacks::default(),
     }
 }
 

@@ -158,6 +158,34 @@ async fn damage_is_found_and_reported_until_it_is_repaired() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn backup_after_a_check_has_found_damage_is_whole_and_names_the_damage() -> Result<()> {
+    in_namespace("distrust", async |namespace: &Namespace| {
+        let server = S3::own(namespace).await?;
+        let restic = server.repository(namespace).await?;
+        // All dumps have the same data, so that each backup would use the packs of the first one.
+        Workload::toolbox(namespace, "box", "seq 400000").start(namespace).await?;
+        all_green(&namespace.back_up("first", json!({})).await?)?;
+        flip(namespace)?;
+        set(namespace, &server, &json!({ "check": { "schedule": soon(), "readAllWithin": "1d" } })).await?;
+        let status = until(namespace, "damaged", |status| sound(status) == Some(("False", "DamageFound"))).await?;
+        let damage = status.check.context("no check")?.damage();
+        ensure!(!damage.is_empty(), "no damaged pack is listed");
+
+        let backup = namespace.back_up("second", json!({})).await?;
+        all_green(&backup)?;
+        let outcome = &source(&backup, SOURCE)?.outcome;
+        ensure!(outcome.message.contains("the repository is not healthy"), "{}", outcome.message);
+        let snapshots = restic.snapshots()?;
+        let stored = snapshots.iter().find(|stored| Some(&stored.id) == outcome.snapshot.as_ref());
+        let stored = stored.context("the snapshot is missing")?;
+        let (digest, _) = restic.dump("restic", stored)?;
+        ensure!(stored.tag("sha256") == Some(&digest), "the new snapshot is not whole");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lock_of_a_killed_run_blocks_no_prune() -> Result<()> {
     in_namespace("killed", async |namespace: &Namespace| {
         if !namespace.cluster.is_built_in() {

@@ -8,7 +8,7 @@ use stowaway::{
     model::Verdict,
 };
 use stowaway_e2e::{
-    Kind, Namespace, S3, Sequence, Workload, in_namespace,
+    Kind, Namespace, S3, Sequence, Workload, in_namespace, process,
     runs::{ended, ensure_contains, source},
     workload::COMMAND,
 };
@@ -139,6 +139,38 @@ async fn bad_annotations_are_reported_all_together_and_the_good_pod_is_backed_up
         );
         let condition = api::condition(&status.conditions, api::COMPLETE).map_or("", |condition| &condition.message);
         ensure_contains("the Backup without pods", condition, &["requests a backup"])
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn misspelt_annotations_are_named_by_the_admission_and_by_a_green_backup_and_its_cli() -> Result<()> {
+    let good = Sequence::new(Kind::Every, 0, 3000);
+    in_namespace("misspelt", async |namespace: &Namespace| {
+        S3::shared(namespace).await?.repository(namespace).await?;
+        Workload::dumping(namespace, "good", &good).start(namespace).await?;
+        let keys = ["k8up.io/backupcomand", "stowaway.dev/backup-comand", "stowaway.io/backupcommand"];
+        for (index, key) in keys.into_iter().enumerate() {
+            let misspelt =
+                Workload::new(namespace, &format!("misspelt-{index}"), "shell-less").annotate(key, "emit --bytes 1");
+            misspelt.start(namespace).await?;
+        }
+        let annotated =
+            process::output(&mut namespace.kubectl(&["annotate", "pod", "good", "stowawy.dev/timeout=1h"]))?;
+        ensure_contains("kubectl", &String::from_utf8_lossy(&annotated.stderr), &["stowaway.dev/timeout"])?;
+
+        let waited = process::output(&mut namespace.stowaway(&["backup", "--name", "all", "--wait"])?)?;
+        let printed = String::from_utf8_lossy(&waited.stderr).into_owned();
+        ensure!(waited.status.success(), "{}: {printed}", waited.status);
+        ensure_contains("the CLI", &printed, &keys)?;
+        ensure_contains("the CLI", &printed, &["pod good: stowawy.dev/timeout: is not known"])?;
+        let status = namespace.backup_ended("all").await?.status.unwrap_or_default();
+        ensure!(status.verdict == Some(Verdict::Succeeded), "{:?}", status.verdict);
+        let mut named: Vec<&str> = status.annotation_warnings.iter().map(|warning| warning.key.as_str()).collect();
+        named.sort_unstable();
+        ensure!(named == [&keys[..], &["stowawy.dev/timeout"]].concat(), "{named:?}");
+        let condition = api::condition(&status.conditions, api::COMPLETE).map_or("", |condition| &condition.message);
+        ensure_contains("the message", condition, &["4 annotations or labels probably have a mistake", "and 1 more"])
     })
     .await
 }

@@ -61,10 +61,12 @@ impl<'a> Extents<'a> {
                 _ => (u64::MAX, false),
             },
             // No data follows: either a hole up to the end of the file, or the offset is past the end, which the next
-            // read shows.
+            // read shows. A file system whose server knows a shorter file than its client has no hole there, so the
+            // last byte must be readable.
             Err(Errno::NXIO) => {
                 let end = self.file.metadata()?.size();
-                if end > at { (end, true) } else { (u64::MAX, false) }
+                let is_hole = end > at && self.file.read_at(&mut [0], end - 1)? > 0;
+                if is_hole { (end, true) } else { (u64::MAX, false) }
             }
             Err(_) => (u64::MAX, false),
         };

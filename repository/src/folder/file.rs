@@ -1,5 +1,7 @@
 //! Stores the content of an open file, up to the length which the file had when it was opened. Data which is appended
 //! later is stored by the next run. A file which became shorter meanwhile is read again and stored with its new length.
+//! A file whose reads end before the length which its file system reports is read again, and is not stored if they still
+//! do.
 
 use std::{
     fs::File,
@@ -45,6 +47,9 @@ impl From<RepositoryError> for Failure {
     }
 }
 
+/// How often a file which another client deleted or replaced is opened by its name.
+const MAX_ATTEMPTS: usize = 3;
+
 /// A stored file.
 #[derive(Debug)]
 pub(super) struct Saved {
@@ -72,6 +77,29 @@ struct Reading {
     now: Statx,
 }
 
+/// The conclusion from one reading of a file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Conclusion {
+    /// All bytes up to the former length were read.
+    Whole,
+    /// The file became shorter.
+    Shrank,
+    /// The reads ended before the length which the file system reports.
+    EndedEarly,
+}
+
+/// Compares the length of a file before it was read, the number of bytes which were read, and the length afterwards.
+fn conclude(before: u64, read: u64, after: u64) -> Conclusion {
+    if read < before.min(after) {
+        Conclusion::EndedEarly
+    } else if after < before {
+        // Holes are not read, so only the length shows whether the file was cut within a hole.
+        Conclusion::Shrank
+    } else {
+        Conclusion::Whole
+    }
+}
+
 pub(super) struct FileSaver<'a> {
     packer: &'a Arc<Packer>,
     chunker: Chunker,
@@ -88,33 +116,43 @@ impl<'a> FileSaver<'a> {
     pub fn save(&mut self, opened: &Opened) -> Result<Saved, Failure> {
         let stat = opened.stat;
         match self.read_through(opened, &stat) {
-            // Holes are not read, so only the length shows whether the file was cut within a hole.
-            Ok(Reading { size, now, .. }) if size.min(now.stx_size) < stat.stx_size => {
-                let how = format!("it shrank from {} to {} bytes, and was read again", stat.stx_size, now.stx_size);
-                self.save_again(opened, now, how)
-            }
-            Ok(Reading { content, size, now }) => {
-                let changed = describe_change(&stat, &now).map(|how| Changed { stat, how });
-                Ok(Saved { content, size, changed })
-            }
+            Ok(Reading { content, size, now }) => match conclude(stat.stx_size, size, now.stx_size) {
+                Conclusion::Whole => {
+                    let changed = describe_change(&stat, &now).map(|how| Changed { stat, how });
+                    Ok(Saved { content, size, changed })
+                }
+                Conclusion::Shrank => {
+                    let how = format!("it shrank from {} to {} bytes, and was read again", stat.stx_size, now.stx_size);
+                    self.save_again(opened, now, how)
+                }
+                Conclusion::EndedEarly => {
+                    let how = format!(
+                        "its first reading ended after {size} of {} bytes, and it was read again",
+                        stat.stx_size
+                    );
+                    // Network file systems update the length when a file is opened.
+                    match opened.open_again() {
+                        Ok(opened) => self.save_again(&opened, opened.stat, how),
+                        Err(_) => self.save_again(opened, now, how),
+                    }
+                }
+            },
             // Another client of the file system deleted or replaced the file.
             Err(Failure::File(error)) if is_stale(&error) => {
-                let opened = match opened.open_again() {
-                    Ok(opened) => opened,
-                    Err(Errno::NOENT) => return Err(Failure::Vanished),
-                    Err(Errno::STALE) if opened.is_folder_deleted() => return Err(Failure::Vanished),
-                    Err(error) => return Err(Failure::File(error.into())),
-                };
+                let opened = reopen(opened)?;
                 self.save_again(&opened, opened.stat, "another file replaced it, and was read instead".into())
             }
             Err(failure) => Err(failure),
         }
     }
 
-    /// Reads a changing file once more, up to its current length or its end.
+    /// Reads a file once more, up to its current length, or to its end if it shrinks again.
     fn save_again(&mut self, opened: &Opened, stat: Statx, how: String) -> Result<Saved, Failure> {
-        let Reading { content, size, .. } = self.read_through(opened, &stat)?;
-        Ok(Saved { content, size, changed: Some(Changed { stat, how }) })
+        let Reading { content, size, now } = self.read_through(opened, &stat)?;
+        match conclude(stat.stx_size, size, now.stx_size) {
+            Conclusion::EndedEarly => Err(Failure::File(ended_early(size, stat.stx_size.min(now.stx_size)))),
+            Conclusion::Whole | Conclusion::Shrank => Ok(Saved { content, size, changed: Some(Changed { stat, how }) }),
+        }
     }
 
     /// Reads a file up to the length in `stat`, or to its end if that comes first.
@@ -182,6 +220,29 @@ fn check_end(file: &File, size: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Opens the file which has the name of a file with a stale handle. A file counts as deleted only if its folder does not
+/// have it any more.
+fn reopen(stale: &Opened) -> Result<Opened, Failure> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        match stale.open_again() {
+            Ok(opened) => return Ok(opened),
+            Err(Errno::NOENT | Errno::STALE) if stale.is_gone() => return Err(Failure::Vanished),
+            Err(Errno::NOENT | Errno::STALE) if attempts < MAX_ATTEMPTS => {}
+            Err(error) => return Err(Failure::File(error.into())),
+        }
+    }
+}
+
+fn ended_early(read: u64, size: u64) -> io::Error {
+    let text = format!(
+        "its content ended after {read} of the {size} bytes that its file system reports, twice; compare it with a \
+         copy, and repair it or remove it"
+    );
+    io::Error::other(text)
+}
+
 /// Compares length and times of a file before and after it was read.
 fn describe_change(before: &Statx, now: &Statx) -> Option<String> {
     let times = |stat: &Statx| [stat.stx_mtime, stat.stx_ctime].map(|time| (time.tv_sec, time.tv_nsec));
@@ -196,4 +257,30 @@ fn describe_change(before: &Statx, now: &Statx) -> Option<String> {
 
 fn is_stale(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::STALE.raw_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_is_whole_only_up_to_the_length_that_the_file_system_reports() {
+        for (before, read, after, expected) in [
+            (0, 0, 0, Conclusion::Whole),
+            (100, 100, 100, Conclusion::Whole),
+            // What was appended is stored by the next run.
+            (100, 100, 120, Conclusion::Whole),
+            (100, 60, 60, Conclusion::Shrank),
+            (100, 70, 60, Conclusion::Shrank),
+            // The file was cut within a hole, which is not read.
+            (100, 100, 60, Conclusion::Shrank),
+            (100, 0, 0, Conclusion::Shrank),
+            (100, 60, 100, Conclusion::EndedEarly),
+            (100, 0, 100, Conclusion::EndedEarly),
+            (100, 60, 120, Conclusion::EndedEarly),
+            (100, 40, 60, Conclusion::EndedEarly),
+        ] {
+            assert_eq!(conclude(before, read, after), expected, "{before}, {read}, {after}");
+        }
+    }
 }

@@ -6,10 +6,9 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use rustix::fs::{Dir, FileType};
-
 use crate::{
     RepositoryError,
+    directory::each_entry,
     scratch::{self, Sorted, Sorter},
 };
 
@@ -38,29 +37,11 @@ impl Default for Listing {
 }
 
 impl Listing {
-    /// Lists a folder. If the listing failed before its end, the names so far are returned together with the error.
+    /// Lists a folder which was just opened. If the listing failed before its end, the names so far are returned together
+    /// with the error.
     pub fn of(handle: &OwnedFd) -> Result<(Self, Option<io::Error>), RepositoryError> {
         let mut names = Sorter::new(MEMORY_BYTES);
-        // The handle is duplicated, because opening the folder again would require the right to enter it.
-        let entries = handle.try_clone().and_then(|own| Ok(Dir::new(own)?));
-        let mut failure = None;
-        match entries {
-            Ok(entries) => {
-                for entry in entries {
-                    match entry {
-                        Ok(entry) => {
-                            let is_folder = entry.file_type() == FileType::Directory;
-                            take(&mut names, entry.file_name(), is_folder).map_err(scratch::failed)?;
-                        }
-                        Err(error) => {
-                            failure = Some(error.into());
-                            break;
-                        }
-                    }
-                }
-            }
-            Err(error) => failure = Some(error),
-        }
+        let failure = each_entry(handle, |name, is_folder| add(&mut names, name, is_folder).map_err(scratch::failed))?;
         let names = names.finish().map_err(scratch::failed)?;
         Ok((Self { names, record: Vec::new() }, failure))
     }
@@ -79,10 +60,7 @@ impl Listing {
 
 /// Adds a record: the name, its terminating 0, and whether it is a folder. The 0 makes the records sort as the names
 /// do.
-fn take(names: &mut Sorter, name: &CStr, is_folder: bool) -> io::Result<()> {
-    if matches!(name.to_bytes(), b"." | b"..") {
-        return Ok(());
-    }
+fn add(names: &mut Sorter, name: &CStr, is_folder: bool) -> io::Result<()> {
     let mut record = name.to_bytes_with_nul().to_vec();
     record.push(is_folder.into());
     names.push(&record)
@@ -93,6 +71,16 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn listing_of_a_deleted_folder_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let handle = fs::File::open(folder.path()).unwrap().into();
+        drop(folder);
+        let (mut listing, failure) = Listing::of(&handle).unwrap();
+        assert_eq!(failure.unwrap().kind(), io::ErrorKind::NotFound);
+        assert_eq!(listing.next_entry().unwrap(), None);
+    }
 
     #[test]
     fn names_come_in_order_of_their_bytes() {

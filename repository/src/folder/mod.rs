@@ -10,6 +10,7 @@ mod last_good;
 mod linked;
 mod listing;
 mod metadata;
+mod open_folder;
 mod opened;
 mod owner;
 mod parent;
@@ -37,7 +38,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::listing::{Listed, Listing};
 pub use self::refusal::{is_refusal, is_refusal_of_attribute};
-pub use self::storage::is_systems_own;
+pub use self::storage::{file_system_of, is_systems_own};
 pub use self::tar::TarContent;
 pub(super) use self::{last_good::LastGood, metadata::permissions, restore::write_tar};
 use super::{Lacking, Progress, Repository, RepositoryError};
@@ -125,6 +126,9 @@ pub struct StoredFolder {
     /// [`SnapshotIdentity::SHRUNKEN`]. Unless the loss is accepted, it also has [`SnapshotIdentity::SUSPECT`] and never
     /// counts as the newest.
     pub shrunken: Option<Shrunken>,
+    /// How the folder lost its content in several backups of the last week, each of which lost too little to be
+    /// suspicious. The snapshot stays good.
+    pub declined: Option<Shrunken>,
 }
 
 /// How a folder compares with the last good snapshot of its source, if it shrank suspiciously.
@@ -133,9 +137,9 @@ pub struct Shrunken {
     pub kind: Shrinkage,
     /// The folder's extent now.
     pub now: VolumeExtent,
-    /// The extent of the last good snapshot.
+    /// The extent of the good snapshot with which the folder is compared.
     pub before: VolumeExtent,
-    /// Id of the last good snapshot, 64 hex digits.
+    /// Id of that snapshot, 64 hex digits.
     pub last_good: String,
     pub last_good_time: Timestamp,
     /// Whether [`FolderRules::accept_shrunken`] accepts the loss.
@@ -194,7 +198,7 @@ impl Repository {
     ///
     /// Errors: [`RepositoryError::RestoreUnfinished`] when a restore into the folder has not ended, unless this is a
     /// safety copy; [`RepositoryError::Unreadable`] when the folder itself cannot be read;
-    /// [`RepositoryError::InvalidRequest`] when `rules` exclude all its files; [`RepositoryError::CommitUnknown`] when
+    /// [`RepositoryError::AllExcluded`] when `rules` exclude all its files; [`RepositoryError::CommitUnknown`] when
     /// the snapshot may be visible in spite of the error. After all other errors no snapshot is visible.
     pub async fn store_folder(
         &self,

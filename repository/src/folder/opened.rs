@@ -3,7 +3,6 @@
 use std::{
     ffi::{CStr, CString},
     fs::File,
-    os::fd::OwnedFd,
     sync::Arc,
 };
 
@@ -12,7 +11,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::metadata;
+use super::{
+    metadata,
+    open_folder::{Identity, OpenFolder, Presence},
+};
 
 /// NONBLOCK, because opening must not block if a pipe has replaced the file.
 const FILE: OFlags =
@@ -24,13 +26,13 @@ pub(super) struct Opened {
     pub file: File,
     /// The file's metadata when it was opened.
     pub stat: Statx,
-    folder: Arc<OwnedFd>,
+    folder: Arc<OpenFolder>,
     name: CString,
 }
 
 impl Opened {
     /// Opens the entry of this name. Returns `Errno::NXIO` if the entry is not a regular file any more.
-    pub fn open(folder: &Arc<OwnedFd>, name: &CStr) -> rustix::io::Result<Self> {
+    pub fn open(folder: &Arc<OpenFolder>, name: &CStr) -> rustix::io::Result<Self> {
         // Only the owner of a file, and root, may use NOATIME.
         let handle = match openat(folder, name, FILE | OFlags::NOATIME, Mode::empty()) {
             Err(Errno::PERM) => openat(folder, name, FILE, Mode::empty()),
@@ -54,17 +56,9 @@ impl Opened {
         stat_of(&self.file)
     }
 
-    /// Whether the folder was deleted, so that no entry can be opened by its name any more.
-    pub fn is_folder_deleted(&self) -> bool {
-        is_deleted(&self.folder)
-    }
-}
-
-/// Whether an open folder was deleted, by this machine or by another client of a network file system.
-pub(super) fn is_deleted(folder: &OwnedFd) -> bool {
-    match stat_of(folder) {
-        Ok(stat) => stat.stx_nlink == 0,
-        Err(error) => error == Errno::STALE,
+    /// Whether the file was deleted or renamed, and no other file has its name.
+    pub fn is_gone(&self) -> bool {
+        self.folder.look_up(&self.name, Identity::of(&self.stat)) == Presence::Gone
     }
 }
 

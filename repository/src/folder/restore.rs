@@ -100,8 +100,8 @@ async fn with_tree_reader<T: Send + 'static>(
 ) -> Result<T, RepositoryError> {
     let id = repository.snapshot_id(snapshot).await?;
     let file = read_one(store, &repository.cipher, *id).await?;
-    let known = KnownBlobs::read(&repository.cipher, store).await?;
-    let fetcher = Fetcher { store: store.clone(), cipher: repository.cipher.clone() };
+    let known = Arc::new(KnownBlobs::read(&repository.cipher, store).await?);
+    let fetcher = Fetcher::new(store, &repository.cipher).with_copies(&known);
     let (location, name) = (store.location().to_owned(), snapshot.to_owned());
     let not_found = move |path: String| RepositoryError::FileNotFound { location, snapshot: name, path };
     let (path, runtime) = (path.to_owned(), Handle::current());

@@ -1,5 +1,5 @@
-//! Decides whether an entry in the root of a volume belongs to the storage system, by its name and content. The entries
-//! are listed in `model`.
+//! Decides whether an entry in the root of a volume belongs to the storage system, by the type of the file system and by
+//! the entry's name and content. The entries are listed in `model`.
 
 use std::{
     ffi::{CStr, OsStr},
@@ -7,22 +7,27 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags, openat, statat},
+    fs::{AtFlags, FileType, Mode, OFlags, fstatfs, openat, statat},
     io::Errno,
 };
 
 use super::listing::{Listed, Listing};
-use stowaway_model::StorageEntry;
+use stowaway_model::{FileSystem, StorageEntry};
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
+/// The type of the file system of a volume, by the handle of its root.
+pub fn file_system_of(root: &OwnedFd) -> FileSystem {
+    fstatfs(root).map_or(FileSystem::Unknown, |found| FileSystem::of_type(found.f_type))
+}
+
 /// Returns which entry of a storage system this is; none if the entry is the app's.
-pub fn is_systems_own(root: &OwnedFd, name: &OsStr) -> Option<&'static StorageEntry> {
-    let entry = StorageEntry::named(name.as_bytes())?;
+pub fn is_systems_own(root: &OwnedFd, file_system: FileSystem, name: &OsStr) -> Option<&'static StorageEntry> {
+    let entry = StorageEntry::named(name.as_bytes(), file_system)?;
     let folder = match openat(root, name, FOLDER, Mode::empty()) {
         Ok(folder) => folder,
-        // A folder which Stowaway may not open is closed to the app, too, because both run as the same user.
-        Err(Errno::ACCESS) => return Some(entry),
+        // Only root may open it. Directories with snapshots are open to all users, so that a closed one is data.
+        Err(Errno::ACCESS) if entry.is_empty() => return Some(entry),
         Err(_) => return None,
     };
     let Ok((mut names, None)) = Listing::of(&folder) else { return None };

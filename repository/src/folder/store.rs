@@ -49,30 +49,29 @@ pub(super) async fn store_folder(
     };
     let (snapshots, _) = repository.snapshot_files().await?;
     let parent = newest(&snapshots, &identity.host, &identity.path);
-    let known = Arc::new(KnownBlobs::read_to_store(&repository.cipher, store).await?);
-    let lacking = known.lacking.clone();
+    let known = Arc::new(KnownBlobs::read_to_store(&repository.cipher, store, &repository.damaged_packs).await?);
     let depth = names.len();
     let names = names.into_iter().map(str::to_owned).collect();
     let job = FolderJob { walk, names, time: rules.time, stats: Arc::clone(&stats), progress: Arc::clone(&progress) };
-    let fetcher = Fetcher { store: store.clone(), cipher: repository.cipher.clone() };
+    let fetcher = Fetcher::new(store, &repository.cipher).with_copies(&known);
     let last_good = LastGood::find(&snapshots, identity, rules.time, (known.as_ref(), &fetcher)).await?;
     drop(snapshots);
-    let (before, runtime, known_blobs) =
-        (parent.as_ref().map(|parent| parent.tree), Handle::current(), Arc::clone(&known));
+    let (before, runtime) = (parent.as_ref().map(|parent| parent.tree), Handle::current());
+    let known_blobs = Arc::clone(&known);
     let task = move |packer: &Arc<_>, chunker| {
         let parent = Parent::new(&known_blobs, fetcher, runtime, before)?;
         let (root, found) = job.archive(packer, &chunker, parent)?;
         Ok((root, found, packer.finish()?))
     };
-    let (root, found, written) = store_with(repository, store, known, (progress, Arc::default()), task).await?;
+    let (root, found, written) =
+        store_with(repository, store, Arc::clone(&known), (progress, Arc::default()), task).await?;
+    let lacking = known.lacking_now();
 
     let files = found.total_files_processed;
     let collected = stats.take();
     let left_out = collected.left_out;
     if files == 0 && left_out > 0 {
-        let patterns = rules.excludes.patterns().join(", ");
-        let text = format!("{} was not stored, because its excludes match every file: {patterns}", folder.display());
-        return Err(RepositoryError::InvalidRequest(text));
+        return Err(nothing_left(&identity.path, left_out, rules.excludes.patterns()));
     }
     let now = extent_of(&found, depth);
     let summary = commit::completed(found, &written, started);
@@ -80,7 +79,9 @@ pub(super) async fn store_folder(
     let commit = Commit { repository, store, identity, time: rules.time };
     let mut snapshot = commit.labelled(root, summary);
     snapshot.parent = parent.map(|parent| parent.id);
-    let shrunken = last_good.and_then(|last_good| last_good.compare(now, rules.accept_shrunken));
+    let shrunken = last_good.as_ref().and_then(|last_good| last_good.compare(now, rules.accept_shrunken));
+    let declined = last_good.filter(|_| shrunken.is_none() && !rules.accept_shrunken);
+    let declined = declined.and_then(|last_good| last_good.compare_earlier(now));
     if collected.without_attributes.count > 0 {
         snapshot.tags.add(SnapshotIdentity::WITHOUT_ATTRIBUTES.to_owned());
     }
@@ -96,7 +97,17 @@ pub(super) async fn store_folder(
     // A restore may have begun after the first check, and may have moved entries which were read.
     refuse_unfinished(identity, folder)?;
     let snapshot = commit.publish(&snapshot, rules.excludes.patterns(), &written).await?;
-    Ok(StoredFolder { snapshot, files, bytes, added_bytes, lacking, shrunken, ..collected })
+    Ok(StoredFolder { snapshot, files, bytes, added_bytes, lacking, shrunken, declined, ..collected })
+}
+
+/// The error of a folder of which the patterns leave no file.
+fn nothing_left(path: &str, left_out: u64, patterns: &[String]) -> RepositoryError {
+    let (entries, are) = if left_out == 1 { ("entry", "is") } else { ("entries", "are") };
+    let (pattern, patterns) = (if patterns.len() == 1 { "pattern" } else { "patterns" }, patterns.join(", "));
+    RepositoryError::AllExcluded(format!(
+        "no file of {path} is left to store, because {left_out} {entries} {are} excluded by the {pattern} {patterns} (a \
+         folder counts once); nothing was stored"
+    ))
 }
 
 /// Rejects a folder into which a restore is running or was interrupted. A safety copy is exempt, because the restore

@@ -27,17 +27,18 @@ use super::{
     backup_stats::{BackupStats, EntryClass},
     listing::{Listed, Listing},
     metadata::{self, Attributes, Observed, attributes},
-    opened::{Opened, is_deleted, stat_of},
-    storage,
+    open_folder::{Identity, OpenFolder, Presence},
+    opened::{Opened, stat_of},
+    storage::{file_system_of, is_systems_own},
 };
 use crate::RepositoryError;
 use stowaway_model::{
-    Excludes,
+    Excludes, FileSystem,
     injected::{RESTORE_LOCK, RESTORE_MARKS},
 };
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-/// How often an entry is read, if it is replaced by an entry of another kind each time.
+/// How often an entry is read, if it is replaced or seems to be deleted each time.
 const MAX_ATTEMPTS: usize = 3;
 
 pub(super) struct Found {
@@ -51,7 +52,7 @@ pub(super) struct Found {
 
 /// A folder with entries which the walk has not visited yet.
 struct Level {
-    handle: Arc<OwnedFd>,
+    folder: Arc<OpenFolder>,
     names: Listing,
 }
 
@@ -61,6 +62,7 @@ pub(super) struct Walk {
     path: PathBuf,
     /// The device number of the folder's file system.
     device: u64,
+    file_system: FileSystem,
     stats: Arc<BackupStats>,
     excludes: Excludes,
     /// See [`super::FolderRules::settle`].
@@ -70,10 +72,13 @@ pub(super) struct Walk {
 
 /// Why an entry is skipped.
 enum Skipped {
-    /// The entry was deleted.
+    /// The entry was deleted: its folder does not have it any more.
     Vanished,
-    /// The entry has become an entry of another kind.
-    Changed,
+    /// The action failed as if the entry did not exist, although it was there a moment before. Another look at its name
+    /// decides.
+    Missing(&'static str),
+    /// The entry was replaced by another one.
+    Replaced,
     /// The handle is stale: another client of the file system deleted or replaced the entry.
     Stale,
     Failed(&'static str, io::Error),
@@ -84,9 +89,9 @@ enum Skipped {
 impl Skipped {
     fn of(action: &'static str) -> impl Fn(Errno) -> Self {
         move |error| match error {
-            Errno::NOENT => Self::Vanished,
+            Errno::NOENT => Self::Missing(action),
             // A link or another kind of entry has replaced the one which was seen.
-            Errno::LOOP | Errno::NOTDIR | Errno::NXIO => Self::Changed,
+            Errno::LOOP | Errno::NOTDIR | Errno::NXIO => Self::Replaced,
             Errno::STALE => Self::Stale,
             error => Self::Failed(action, error.into()),
         }
@@ -108,15 +113,17 @@ impl Walk {
         let handle = handle.map_err(|error| unreadable(error.into()))?;
         let stat = stat_of(&handle).map_err(|error| unreadable(error.into()))?;
         let device = metadata::device_of(&stat);
-        let mut walk = Self { levels: Vec::new(), path: PathBuf::new(), device, stats, excludes, settle, root: None };
+        let file_system = file_system_of(&handle);
+        let (levels, path) = (Vec::new(), PathBuf::new());
+        let mut walk = Self { levels, path, device, file_system, stats, excludes, settle, root: None };
         let (names, failure) = Listing::of(&handle)?;
         if let Some(error) = failure {
             return Err(unreadable(error));
         }
         let handle = File::from(handle);
-        let attributes = walk.attributes_of_open(&PathBuf::new(), &handle, EntryClass::Folder);
+        let attributes = walk.attributes_of_open(&PathBuf::new(), &handle, EntryClass::Folder, || true);
         walk.root = Some(metadata::node(name, &stat, NodeType::Dir, attributes, walk.observed()));
-        walk.levels.push(Level { handle: Arc::new(handle.into()), names });
+        walk.levels.push(Level { folder: Arc::new(OpenFolder::root(handle.into(), &stat)), names });
         Ok(walk)
     }
 
@@ -127,7 +134,7 @@ impl Walk {
     /// Whether an entry in the root belongs to the storage system. Such an entry is recorded, unless it is always
     /// empty.
     fn is_storage_entry(&self, root: &OwnedFd, name: &CStr) -> bool {
-        let Some(entry) = storage::is_systems_own(root, os_str(name)) else { return false };
+        let Some(entry) = is_systems_own(root, self.file_system, os_str(name)) else { return false };
         if !entry.is_empty() && !self.excludes.leave_out(Path::new(os_str(name))) {
             self.stats.storage_entry(Path::new(os_str(name)), entry.owner);
         }
@@ -138,13 +145,16 @@ impl Walk {
     fn visit(&mut self, name: &CStr) -> Result<Found, Skipped> {
         let Some(level) = self.levels.last() else { return Err(Skipped::Vanished) };
         let path = self.path.join(OsStr::from_bytes(name.to_bytes()));
-        let stat = statx(&*level.handle, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)
-            .map_err(Skipped::of("read its metadata"))?;
+        let stat = match statx(&*level.folder, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Err(Skipped::Vanished),
+            Err(error) => return Err(Skipped::of("read its metadata")(error)),
+        };
         match metadata::file_type(&stat) {
             FileType::Directory => self.enter(name, path, &stat),
             FileType::RegularFile => self.open(name, path),
             FileType::Symlink => {
-                let target = readlinkat(&*level.handle, name, Vec::new()).map_err(Skipped::of("read the link"))?;
+                let target = readlinkat(&*level.folder, name, Vec::new()).map_err(Skipped::of("read the link"))?;
                 let kind = NodeType::from_link(Path::new(OsStr::from_bytes(target.as_bytes())));
                 Ok(self.without_content(name, path, &stat, kind))
             }
@@ -159,7 +169,8 @@ impl Walk {
 
     fn enter(&mut self, name: &CStr, path: PathBuf, entry_stat: &Statx) -> Result<Found, Skipped> {
         let Some(level) = self.levels.last() else { return Err(Skipped::Vanished) };
-        let handle = match openat(&*level.handle, name, FOLDER, Mode::empty()).map_err(Skipped::of("open the folder")) {
+        let above = Arc::clone(&level.folder);
+        let handle = match openat(&*above, name, FOLDER, Mode::empty()).map_err(Skipped::of("open the folder")) {
             Ok(handle) => handle,
             Err(Skipped::Failed(action, error)) => {
                 // The folder itself is stored, and the missing content is recorded.
@@ -169,32 +180,39 @@ impl Walk {
             Err(skipped) => return Err(skipped),
         };
         let stat = stat_of(&handle).map_err(Skipped::of("read its metadata"))?;
+        let presence = || above.look_up(name, Identity::of(&stat));
         let names = if self.is_mounted(&stat) {
             self.stats.mounted(&path);
             Listing::default()
         } else {
             match Listing::of(&handle).map_err(Skipped::Run)? {
                 (names, None) => names,
-                // The folder was deleted after it was opened.
-                (_, Some(_)) if is_deleted(&handle) => return Err(Skipped::Vanished),
-                (names, Some(error)) => {
-                    self.stats.unreadable(&path, format!("failed to list the folder: {error}"));
-                    names
-                }
+                (names, Some(error)) => match presence() {
+                    // The folder was deleted after it was opened.
+                    Presence::Gone => return Err(Skipped::Vanished),
+                    Presence::Replaced => return Err(Skipped::Replaced),
+                    Presence::Same | Presence::Unknown => {
+                        self.stats.unreadable(&path, format!("failed to list the folder to its end: {error}"));
+                        names
+                    }
+                },
             }
         };
         let handle = File::from(handle);
-        let attributes = self.attributes_of_open(&path, &handle, EntryClass::Folder);
+        let is_there = || presence() == Presence::Same;
+        let attributes = self.attributes_of_open(&path, &handle, EntryClass::Folder, is_there);
         let node = metadata::node(os_str(name), &stat, NodeType::Dir, attributes, self.observed());
-        self.levels.push(Level { handle: Arc::new(handle.into()), names });
+        let folder = OpenFolder::below(&above, name, handle.into(), &stat);
+        self.levels.push(Level { folder: Arc::new(folder), names });
         self.path.clone_from(&path);
         Ok(Found { path, node, file: None })
     }
 
     fn open(&self, name: &CStr, path: PathBuf) -> Result<Found, Skipped> {
         let Some(level) = self.levels.last() else { return Err(Skipped::Vanished) };
-        let opened = Opened::open(&level.handle, name).map_err(Skipped::of("open"))?;
-        let attributes = self.attributes_of_open(&path, &opened.file, EntryClass::File);
+        let opened = Opened::open(&level.folder, name).map_err(Skipped::of("open"))?;
+        let is_there = || level.folder.look_up(name, Identity::of(&opened.stat)) == Presence::Same;
+        let attributes = self.attributes_of_open(&path, &opened.file, EntryClass::File, is_there);
         let node = metadata::node(os_str(name), &opened.stat, NodeType::File, attributes, self.observed());
         Ok(Found { path, node, file: Some(opened) })
     }
@@ -202,22 +220,39 @@ impl Walk {
     /// The entry of a link, device, pipe or socket, or of a folder which cannot be opened. The entry itself is not
     /// opened to read its attributes.
     fn without_content(&self, name: &CStr, path: PathBuf, stat: &Statx, kind: NodeType) -> Found {
-        let found = self.levels.last().map_or(Ok(None), |level| {
+        let level = self.levels.last();
+        let found = level.map_or(Ok(None), |level| {
             // A path in /proc which refers to the open folder itself, even if the folder was renamed.
-            let own = PathBuf::from(format!("/proc/self/fd/{}", level.handle.as_raw_fd())).join(os_str(name));
+            let own = format!("/proc/self/fd/{}", level.folder.handle().as_raw_fd());
+            let own = PathBuf::from(own).join(os_str(name));
             attributes(xattr::list(&own), |name| xattr::get(&own, name))
         });
         let class = if matches!(kind, NodeType::Dir) { EntryClass::Folder } else { EntryClass::Other };
-        let attributes = self.record_attributes(&path, class, found);
+        let is_there = || level.is_some_and(|level| level.folder.look_up(name, Identity::of(stat)) == Presence::Same);
+        let attributes = self.record_attributes(&path, class, found, is_there);
         let node = metadata::node(os_str(name), stat, kind, attributes, self.observed());
         Found { path, node, file: None }
     }
 
-    fn attributes_of_open(&self, path: &Path, file: &File, class: EntryClass) -> Metadata {
-        self.record_attributes(path, class, attributes(file.list_xattr(), |name| file.get_xattr(name)))
+    fn attributes_of_open(
+        &self,
+        path: &Path,
+        file: &File,
+        class: EntryClass,
+        is_there: impl FnOnce() -> bool,
+    ) -> Metadata {
+        self.record_attributes(path, class, attributes(file.list_xattr(), |name| file.get_xattr(name)), is_there)
     }
 
-    fn record_attributes(&self, path: &Path, class: EntryClass, read: io::Result<Option<Attributes>>) -> Metadata {
+    /// Records which attributes could not be read. `is_there` returns whether the entry still exists; it is called only
+    /// if an error suggests that the entry was deleted.
+    fn record_attributes(
+        &self,
+        path: &Path,
+        class: EntryClass,
+        read: io::Result<Option<Attributes>>,
+        is_there: impl FnOnce() -> bool,
+    ) -> Metadata {
         match read {
             Ok(Some(Attributes { found, failed })) => {
                 self.stats.attributes_listed(class);
@@ -227,8 +262,11 @@ impl Walk {
                 found
             }
             Ok(None) => Metadata::default(),
-            // The entry was deleted meanwhile, which reading or listing it will show.
-            Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::StaleNetworkFileHandle].contains(&error.kind()) => {
+            // The entry was deleted meanwhile.
+            Err(error)
+                if [io::ErrorKind::NotFound, io::ErrorKind::StaleNetworkFileHandle].contains(&error.kind())
+                    && !is_there() =>
+            {
                 Metadata::default()
             }
             Err(error) => {
@@ -265,8 +303,8 @@ impl Iterator for Walk {
                 }
                 Err(error) => return Some(Err(error)),
             };
-            let handle = Arc::clone(&level.handle);
-            if is_root && (is_restore_entry(&name) || self.is_storage_entry(&handle, &name)) {
+            let folder = Arc::clone(&level.folder);
+            if is_root && (is_restore_entry(&name) || self.is_storage_entry(folder.handle(), &name)) {
                 continue;
             }
             let path = self.path.join(os_str(&name));
@@ -280,18 +318,20 @@ impl Iterator for Walk {
                 match self.visit(&name) {
                     Ok(found) => return Some(Ok(found)),
                     Err(Skipped::Run(error)) => return Some(Err(error)),
-                    Err(Skipped::Changed | Skipped::Stale) if attempts < MAX_ATTEMPTS => {}
+                    Err(Skipped::Missing(_) | Skipped::Replaced | Skipped::Stale) if attempts < MAX_ATTEMPTS => {}
                     Err(skipped) => break skipped,
                 }
             };
             match skipped {
                 Skipped::Vanished => self.stats.vanished(&path, is_folder),
                 // In a deleted folder, no entry can be found by its name.
-                Skipped::Stale if self.levels.last().is_none_or(|level| is_deleted(&level.handle)) => {
-                    self.stats.vanished(&path, is_folder);
-                }
+                Skipped::Stale if folder.is_gone() => self.stats.vanished(&path, is_folder),
                 Skipped::Stale => self.stats.unreadable(&path, "its handle becomes stale again and again"),
-                Skipped::Changed => self.stats.unreadable(&path, "it becomes another kind of file again and again"),
+                Skipped::Replaced => self.stats.unreadable(&path, "it is replaced again and again"),
+                Skipped::Missing(action) => {
+                    let why = "the file system reports that it does not exist, although its folder has it";
+                    self.stats.unreadable(&path, format!("failed to {action}: {why}"));
+                }
                 Skipped::Failed(action, error) => self.stats.unreadable(&path, format!("failed to {action}: {error}")),
                 Skipped::Run(error) => return Some(Err(error)),
             }

@@ -1,6 +1,6 @@
 //! The findings of a check. All are counted, and the first ones are kept.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use jiff::Timestamp;
 use rustic_core::Id;
@@ -69,6 +69,9 @@ pub struct Findings {
     /// How many findings there are.
     pub count: u64,
     pub first: Vec<Finding>,
+    /// The packs of which a blob is damaged, also if another pack has the blob, so that nothing is lost.
+    #[serde(skip)]
+    pub damaged_packs: BTreeSet<Id>,
 }
 
 impl Findings {

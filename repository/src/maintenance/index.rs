@@ -99,6 +99,13 @@ impl Index {
         self.blobs.len()
     }
 
+    /// Whether an index file lists a tree. Every snapshot has one, and a first backup that failed practically never.
+    pub fn has_trees(&self) -> Result<bool, RepositoryError> {
+        // Trees are the last rows of the table.
+        let last = self.len().checked_sub(1).map(|last| self.at(last)).transpose()?;
+        Ok(last.is_some_and(|last| last.blob.kind == BlobKind::Tree))
+    }
+
     /// All blobs, each with all its copies.
     pub fn blobs(&self) -> Blobs<'_> {
         self.blobs.blobs()
@@ -124,6 +131,12 @@ impl Index {
 
     pub fn pack_of(&self, copy: &Copy) -> &Pack {
         &self.packs[copy.row.pack as usize]
+    }
+
+    /// Whether the copy's pack is in the store, with the length that follows from the index.
+    pub fn is_whole(&self, copy: &Copy) -> bool {
+        let pack = self.pack_of(copy);
+        pack.size.is_some() && pack.content.size == pack.size
     }
 
     /// The blobs of a pack, ordered by offset.

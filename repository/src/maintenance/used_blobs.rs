@@ -2,6 +2,8 @@
 //! lost blob. Trees are read in batches, each tree once, from a copy which is intact. Their format is specified in
 //! restic's design document, section "Trees and Data".
 
+use std::collections::BTreeSet;
+
 use rustic_core::Id;
 use serde::Deserialize;
 
@@ -87,7 +89,7 @@ impl UsedBlobScan<'_> {
                 // Reads the trees one by one, to find the damaged one, and another copy of it.
                 Err(RepositoryError::Damaged { .. }) => {
                     for (row_number, part) in batch {
-                        let tree = self.read_any_copy(part.id).await?;
+                        let tree = self.read_any_copy(part.id, &mut state.findings.damaged_packs).await?;
                         self.visit_tree(row_number, tree, &mut state)?;
                     }
                 }
@@ -132,6 +134,7 @@ impl UsedBlobScan<'_> {
     ) -> Result<(), RepositoryError> {
         let id = self.index.at(row_number)?.blob.id;
         state.lost.insert(BlobKind::Tree, id)?;
+        state.findings.damaged_packs.extend(self.copies(id)?.iter().map(|copy| self.index.pack_of(copy).id));
         state.findings.add(Finding::DamagedTree { id: hex_id(id), why });
         Ok(())
     }
@@ -166,12 +169,20 @@ impl UsedBlobScan<'_> {
         Ok(self.index.present(self.index.copies(BlobKind::Tree, id)?))
     }
 
-    async fn read_any_copy(&self, id: Id) -> Result<Result<TreeNodes<Node>, String>, RepositoryError> {
+    /// Reads a tree from the first copy that is intact. The packs of damaged copies are added to `damaged`.
+    async fn read_any_copy(
+        &self,
+        id: Id,
+        damaged: &mut BTreeSet<Id>,
+    ) -> Result<Result<TreeNodes<Node>, String>, RepositoryError> {
         let mut why = "the store has no copy of it".to_owned();
         for copy in self.copies(id)? {
             match TreeNodes::fetch(&self.fetcher, self.index.part(&copy.row)).await {
                 Ok(nodes) => return Ok(Ok(nodes)),
-                Err(RepositoryError::Damaged { what, .. }) => why = what,
+                Err(RepositoryError::Damaged { what, .. }) => {
+                    damaged.insert(self.index.pack_of(&copy).id);
+                    why = what;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -245,7 +256,7 @@ impl DamageWalk<'_> {
         }
         let mut below = Vec::new();
         let mut is_damaged = false;
-        match self.scan.read_any_copy(id).await? {
+        match self.scan.read_any_copy(id, &mut BTreeSet::new()).await? {
             Ok(mut nodes) => loop {
                 match nodes.next()?.and_then(|node| node.map(content_of).transpose()) {
                     Ok(Some(Content { data, tree })) => {

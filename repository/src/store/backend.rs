@@ -158,6 +158,8 @@ fn without_partial_files() -> Fault {
 #[derive(Debug)]
 pub(super) enum Fault {
     Missing(StoreFault),
+    /// The bucket or container itself does not exist.
+    NoBucket(StoreFault),
     Taken,
     Full(StoreFault),
     Denied(StoreFault),
@@ -171,6 +173,7 @@ pub(super) enum Fault {
 impl From<opendal::Error> for Fault {
     fn from(error: opendal::Error) -> Self {
         let classify = match error.kind() {
+            _ if objects::is_bucket_missing(&error) => Self::NoBucket,
             ErrorKind::NotFound => Self::Missing,
             ErrorKind::ConditionNotMatch | ErrorKind::AlreadyExists => return Self::Taken,
             _ if objects::is_full(&error) => Self::Full,

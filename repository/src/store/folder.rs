@@ -17,6 +17,7 @@ use jiff::Timestamp;
 
 pub(super) use self::leftovers::Leftovers;
 use super::{Write as Mode, upload::partial_path};
+use crate::directory;
 
 /// The root folder of a repository.
 #[derive(Clone, Debug)]
@@ -60,14 +61,14 @@ impl Folder {
     /// whole listing fails.
     pub fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>> {
         let mut files = Vec::new();
-        for entry in fs::read_dir(self.root.join(folder))? {
-            let entry = entry?;
-            let metadata = match entry.metadata() {
+        let parent = self.root.join(folder);
+        for name in directory::names(&parent)? {
+            let metadata = match fs::symlink_metadata(parent.join(&name)) {
                 // The entry was removed during the listing.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 metadata => metadata?,
             };
-            let Ok(name) = entry.file_name().into_string() else { continue };
+            let Ok(name) = name.into_string() else { continue };
             if metadata.is_file() {
                 files.push((name, metadata.len()));
             } else if metadata.is_dir() {

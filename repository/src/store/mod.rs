@@ -30,7 +30,7 @@ use self::{
     outage::Outage,
 };
 use super::{Access, RepositoryError};
-use stowaway_model::{BackendConfig, Connection, Credential, Secret, SftpConfig};
+use stowaway_model::{AzureConfig, BackendConfig, Connection, Credential, GcsConfig, S3Config, Secret, SftpConfig};
 
 pub(super) use self::upload::{Upload, Uploaded};
 pub use self::{
@@ -104,6 +104,8 @@ pub(super) enum Written {
 pub(super) struct Store {
     backend: Backend,
     location: String,
+    /// The bucket or container for messages; empty if the store has none.
+    bucket: String,
     timeouts: Timeouts,
     /// Whether the store was reached before, so that requests wait for an outage; see [`Timeouts::outage`].
     is_reached: bool,
@@ -135,8 +137,9 @@ impl Store {
             return Err(unusable(format!("{} is missing", missing.title())));
         }
         let limits = Limits::new(&connection.limits);
+        let bucket = bucket_of(backend);
         let backend = backend_of((backend, connection, credentials)).map_err(unusable)?;
-        Ok(Self { backend, location, timeouts, is_reached: false, outage: Arc::default(), limits, cancel })
+        Ok(Self { backend, location, bucket, timeouts, is_reached: false, outage: Arc::default(), limits, cancel })
     }
 
     /// Returns the store's location, without credentials.
@@ -302,6 +305,7 @@ impl Store {
             Fault::Cancelled => RepositoryError::Cancelled { location },
             Fault::Full(source) => RepositoryError::StoreFull { location, file, source },
             Fault::Denied(source) => RepositoryError::AccessDenied { location, action, file, source },
+            Fault::NoBucket(source) => RepositoryError::BucketMissing { location, bucket: self.bucket.clone(), source },
             Fault::Taken => self.damaged(format!("{file} already exists")),
             Fault::Missing(source) | Fault::Permanent(source) | Fault::Transient(source) => {
                 RepositoryError::StoreUnavailable { location, action, file, source }
@@ -316,6 +320,17 @@ impl Store {
             () = self.cancel.cancelled() => Err(RepositoryError::Cancelled { location: self.location.clone() }),
             () = wait => Ok(()),
         }
+    }
+}
+
+/// Returns the bucket or container for messages.
+fn bucket_of(backend: &BackendConfig) -> String {
+    match backend {
+        BackendConfig::S3(S3Config { bucket, .. }) | BackendConfig::Gcs(GcsConfig { bucket, .. }) => {
+            format!("bucket {bucket:?}")
+        }
+        BackendConfig::Azure(AzureConfig { container, .. }) => format!("container {container:?}"),
+        BackendConfig::Rest(_) | BackendConfig::Sftp(_) | BackendConfig::Folder { .. } => String::new(),
     }
 }
 

@@ -187,6 +187,13 @@ fn status(error: &Error) -> Option<u16> {
     rest.get(..3)?.parse().ok()
 }
 
+/// Whether the service reports that the bucket or container itself does not exist. The answer to a HEAD request has no
+/// body, so it does not report that.
+pub(super) fn is_bucket_missing(error: &Error) -> bool {
+    const TEXTS: [&str; 3] = ["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"];
+    status(error) == Some(404) && TEXTS.iter().any(|text| error.message().contains(text))
+}
+
 /// Whether the service reports that it is full, or that a quota is exceeded.
 pub(super) fn is_full(error: &Error) -> bool {
     const CODES: [&str; 4] = ["XMinioStorageFull", "QuotaExceeded", "InsufficientStorage", "StorageFull"];
@@ -297,6 +304,22 @@ mod tests {
         assert_eq!(answered(403, aws), "Unexpected: status 403: InvalidAccessKeyId: The key does not exist.");
         let google = r#"GcsErrorResponse { error: GcsError { code: 403, message: "No access", errors: [GcsErrorDetail { reason: "forbidden" }] } }"#;
         assert_eq!(answered(403, google), "Unexpected: status 403: forbidden: No access");
+    }
+
+    #[test]
+    fn missing_bucket_differs_from_a_missing_file_in_all_services() {
+        let error = |message: &str| {
+            Error::new(ErrorKind::NotFound, message.to_owned())
+                .with_context("response", "Parts { status: 404, version: HTTP/1.1 }")
+        };
+        for body in [
+            r#"S3Error { code: "NoSuchBucket", message: "The specified bucket does not exist" }"#,
+            r#"AzblobError { code: "ContainerNotFound", message: "The specified container does not exist." }"#,
+            r#"GcsErrorResponse { error: GcsError { code: 404, message: "The specified bucket does not exist." } }"#,
+        ] {
+            assert!(is_bucket_missing(&error(body)), "{body}");
+        }
+        assert!(!is_bucket_missing(&error(r#"S3Error { code: "NoSuchKey", message: "The key does not exist" }"#)));
     }
 
     #[test]

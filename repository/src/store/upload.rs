@@ -205,7 +205,7 @@ impl Upload {
             // For a multipart upload the existing file was found before the parts were combined, so this upload did not
             // create it.
             Fault::Taken => !matches!(self.target, Some(UploadTarget::Parts(_))),
-            Fault::Full(_) | Fault::Denied(_) | Fault::Permanent(_) => false,
+            Fault::Full(_) | Fault::Denied(_) | Fault::NoBucket(_) | Fault::Permanent(_) => false,
         }
     }
 

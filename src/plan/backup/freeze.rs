@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Actions, EventRecord, PlannedSource, SourcePlan, clip};
+use super::{Actions, EventRecord, PlannedSource, SourcePlan, clip, mistakes};
 use crate::{
     api::{
         Backup, BackupStatus, COVERED, MissingSource, Outcome, SkipReason, SkippedClaim, SourceState, SourceStatus,
@@ -17,9 +17,6 @@ use crate::{
         text::{clip_line, selector_text},
     },
 };
-
-/// The reason of an Event about an annotation which probably has a mistake.
-const ANNOTATION_WARNING: &str = "AnnotationWarning";
 
 /// Writes every source into the status. A source which was requested and cannot be backed up is listed as failed.
 /// Returns why the Backup as a whole cannot start, if it cannot.
@@ -49,9 +46,7 @@ pub(super) fn freeze(
             ..Outcome::default()
         };
     }
-    for warning in &plan.warnings {
-        actions.events.push(event_record(ANNOTATION_WARNING, warning.to_string()));
-    }
+    mistakes::record(plan, status, actions);
     let count = sources.len();
     if let Some(first) = sources.keys().nth(MAXIMUM_SOURCES).cloned() {
         let problem = PlanProblem::TooManySources { count, first: first.clone() };
@@ -60,7 +55,9 @@ pub(super) fn freeze(
         status.left_out = Some(clip(&problem.to_string()));
     }
     if sources.is_empty() && whole.is_empty() {
-        // A Backup without sources fails, because it would look like a success otherwise.
+        // A Backup without sources fails, because it would look like a success otherwise. A mistake in an annotation
+        // is the probable cause, so it comes first.
+        let wrong = mistakes::message(status).map(|wrong| format!("; {wrong}")).unwrap_or_default();
         let skipped = plan.skipped.iter().map(|claim| format!("; {}: {}", title(&claim.name), claim.message));
         let missing = plan.missing.iter().map(|source| format!("; {} is missing: {}", source.name, source.message));
         let nothing = match &backup.spec.selector {
@@ -73,7 +70,7 @@ pub(super) fn freeze(
                 selector_text(selector)
             ),
         };
-        whole.push(format!("{nothing}{}", skipped.chain(missing).collect::<String>()));
+        whole.push(format!("{nothing}{wrong}{}", skipped.chain(missing).collect::<String>()));
     }
     status.sources = sources.into_values().collect();
     let (skipped, skipped_not_listed) = listed(&plan.skipped);

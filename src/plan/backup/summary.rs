@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Actions, EventRecord, clip, freeze::missing_message};
+use super::{Actions, EventRecord, clip, freeze::missing_message, mistakes};
 use crate::{
     api::{BackupStatus, MissingSource, SourceState, SourceStatus, set_run_conditions},
     model::{Reason, RunProgress, Verdict, short_amount},
@@ -21,8 +21,9 @@ pub(super) fn fit_texts(status: &mut BackupStatus) {
         outcomes.flat_map(|outcome| [&mut outcome.message, &mut outcome.stderr_tail, &mut outcome.log_tail]);
     let skipped = status.skipped.iter_mut().map(|skipped| &mut skipped.message);
     let missing = status.missing.iter_mut().map(|missing| &mut missing.message);
+    let warnings = status.annotation_warnings.iter_mut().map(|warning| &mut warning.message);
     let mut texts: Vec<&mut String> =
-        of_sources.chain(skipped).chain(missing).filter(|text| !text.is_empty()).collect();
+        of_sources.chain(skipped).chain(missing).chain(warnings).filter(|text| !text.is_empty()).collect();
     fit(&mut texts, TEXTS);
 }
 
@@ -65,7 +66,12 @@ pub(super) fn summarize(
         None if is_over && is_left => {
             (None, "CleaningUp".to_owned(), "VolumeSnapshots and their temporary claims are being deleted".to_owned())
         }
-        None if is_over => final_verdict(sources, (&status.missing, status.left_out.as_deref()), green),
+        None if is_over => {
+            let (verdict, reason, message) =
+                final_verdict(sources, (&status.missing, status.left_out.as_deref()), green);
+            let wrong = mistakes::message(status).map(|wrong| format!("; {wrong}")).unwrap_or_default();
+            (verdict, reason, message + &wrong)
+        }
         None => progress_message(sources),
     };
     let message = clip(&message);

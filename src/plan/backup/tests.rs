@@ -2,6 +2,7 @@
 
 mod exclusion;
 mod missing;
+mod mistakes;
 mod progress;
 
 use serde_json::json;

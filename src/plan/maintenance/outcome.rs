@@ -17,7 +17,7 @@ use crate::{
         CheckStatus, HEALTHY, MaintenanceStatus, RepositoryStatus, SIZE_ANOMALY, condition, condition_is_true,
         remove_condition, set_condition, set_condition_status,
     },
-    model::{DataPart, MaintenanceReport, Reason, RunReport, Verdict},
+    model::{DamagedPacks, DataPart, MaintenanceReport, Reason, RunReport, Verdict},
 };
 
 /// The reason of `Healthy=False` when a check has found damage.
@@ -83,22 +83,29 @@ pub(super) fn apply_report(
             return size_anomaly(status, *shrunk, first_shrunk, now);
         }
         (Operation::Prune, _) if is_damaged => set_sound(status, false, PRUNE_REFUSED, &report.message, now),
-        (Operation::Check, Some(MaintenanceReport::Check { part, .. })) if report.verdict.is_green() => {
+        (Operation::Check, Some(MaintenanceReport::Check { part, damaged_packs, .. })) if report.verdict.is_green() => {
             let message = result(report, 0);
             set_sound(status, true, &report.reason.to_string(), &message, now);
             let check = status.check.get_or_insert_default();
+            // A check without findings may have found damage, of which another pack has the data.
+            let damage = check.damage().after_check(*part, damaged_packs.clone().unwrap_or_default());
+            check.damaged_packs = Some(damage).filter(|damage| !damage.is_empty());
             record_read_part(check, *part, now);
         }
-        (Operation::Check, Some(MaintenanceReport::Check { part, findings, harmed_snapshots, harmed_sources, .. }))
-            if is_damaged =>
-        {
+        (
+            Operation::Check,
+            Some(MaintenanceReport::Check { part, findings, harmed_snapshots, harmed_sources, damaged_packs, .. }),
+        ) if is_damaged => {
             let message = format!(
                 "{findings} findings; {harmed_snapshots} snapshots cannot be restored as a whole{}: {}",
                 of_sources(harmed_sources),
                 report.message
             );
             set_sound(status, false, DAMAGE_FOUND, &message, now);
-            status.check.get_or_insert_default().damaged_part = Some(*part);
+            let check = status.check.get_or_insert_default();
+            let found = damaged_packs.clone().unwrap_or_else(|| DamagedPacks::anywhere_in(*part));
+            check.damaged_packs = Some(check.damage().after_check(*part, found));
+            check.damaged_part = Some(*part);
         }
         (Operation::Check, _) if is_damaged => set_sound(status, false, DAMAGE_FOUND, &report.message, now),
         // The run has verified nothing, so the conditions stay.

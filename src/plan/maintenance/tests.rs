@@ -9,7 +9,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     api::{HEALTHY, condition},
-    model::MaintenanceReport,
+    model::{DamagedPacks, MaintenanceReport},
     plan::{
         fixtures::{NAMESPACE, Scene, at, failure, job, repository},
         labels,
@@ -128,6 +128,7 @@ fn check_of(part: &str, findings: u64) -> RunReport {
         findings,
         harmed_snapshots: findings,
         harmed_sources: vec!["pvc/barrels".into(); usize::from(findings > 0)],
+        damaged_packs: Some(DamagedPacks::default()),
     });
     if findings == 0 {
         return report;

@@ -1,11 +1,13 @@
 //! The identity of a Repository: it stays the repository which it was first opened with, unless a user accepts another
 //! one by an annotation.
 
+use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
 
 use crate::{
     api::{ACCEPT_NEW, ACCEPT_REPOSITORY, Repository, RepositoryStatus},
     model::{Reason, RunReport, TaskKind},
+    plan::jobs::task_of,
 };
 
 /// Hex digits of a repository's id.
@@ -67,6 +69,13 @@ impl Acceptance {
         } else {
             TaskKind::Open { accepted: self.accepted_id().map(str::to_owned) }
         }
+    }
+
+    /// Whether the Job's task differs from the present one. A Job without a task that can be read does not differ.
+    pub(super) fn differs_from(&self, job: &Job) -> bool {
+        let pod = job.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+        let (given, own) = (pod.and_then(task_of), serde_json::to_value(self.task()).ok());
+        given.and_then(|task| task.get("kind").cloned()).is_some_and(|given| own.is_some_and(|own| own != given))
     }
 
     /// Why the repository which a Job opened is refused, if it is.

@@ -279,6 +279,94 @@ fn another_repository_is_not_taken_for_the_one_that_was_open_until_a_person_acce
     }
 }
 
+/// The current attempt's Job with its task, which failed for this reason.
+fn failed_job(repository: &Repository, task: &TaskKind, reason: Reason) -> ObservedJob {
+    let mut failed = current(repository, &Scene::Ended(&failure(reason).to_termination_message()));
+    let value = json!({ "kind": task }).to_string();
+    let container = json!({ "name": "runner", "env": [{ "name": "STOWAWAY_TASK", "value": value }] });
+    let pod = serde_json::from_value(json!({ "containers": [container] })).unwrap();
+    failed.job.spec.as_mut().unwrap().template.spec = Some(pod);
+    failed
+}
+
+#[test]
+fn acceptance_is_carried_out_at_once_and_its_failure_has_the_usual_pauses() {
+    let mut repository = opened_repository();
+    let mut second = 2;
+    for _ in 0..5 {
+        second = attempt(&mut repository, second, &failure(Reason::RepositoryNotFound)).1;
+    }
+    let (mut task, ended) = attempt(&mut repository, second, &failure(Reason::RepositoryNotFound));
+    second = ended;
+    let job = failed_job(&repository, &task, Reason::RepositoryNotFound);
+    assert_eq!(step(&mut repository, std::slice::from_ref(&job), second + 1).start, [], "nothing was accepted");
+    for (value, expected) in [
+        (Some("new"), TaskKind::Init),
+        (Some(OTHER), TaskKind::Open { accepted: Some(OTHER.to_owned()) }),
+        (None, TaskKind::Open { accepted: None }),
+    ] {
+        second += 2;
+        accept(&mut repository, value);
+        let before = failed_job(&repository, &task, Reason::RepositoryNotFound);
+        let actions = step(&mut repository, std::slice::from_ref(&before), second);
+        assert_eq!(actions.start.iter().map(|start| &start.task).collect::<Vec<_>>(), [&expected], "{value:?}");
+        task = expected;
+        let failed = failed_job(&repository, &task, Reason::StoreUnavailable);
+        for after in 1..9 {
+            let start = step(&mut repository, std::slice::from_ref(&failed), second + after).start;
+            assert_eq!(start, [], "{value:?} is not tried again and again");
+        }
+        second += 9;
+    }
+}
+
+#[test]
+fn acceptance_that_comes_while_the_job_runs_is_carried_out_after_it() {
+    let mut repository = opened_repository();
+    let (_, second) = attempt(&mut repository, 2, &failure(Reason::RepositoryNotFound));
+    let due = (second..second + 3600).find(|at| !step(&mut repository.clone(), &[], *at).start.is_empty()).unwrap();
+    let task = step(&mut repository, &[], due).start[0].task.clone();
+    accept(&mut repository, Some("new"));
+    let failed = failed_job(&repository, &task, Reason::RepositoryNotFound);
+    assert_eq!(step(&mut repository, std::slice::from_ref(&failed), due + 1).start, []);
+    assert_eq!(step(&mut repository, std::slice::from_ref(&failed), due + 2).start[0].task, TaskKind::Init);
+}
+
+#[test]
+fn acceptance_of_a_ready_repository_whose_job_does_not_start_has_the_usual_pauses() {
+    let mut repository = opened_repository();
+    accept(&mut repository, Some(OTHER));
+    let task = step(&mut repository, &[], 2).start[0].task.clone();
+    let failed = failed_job(&repository, &task, Reason::PodNotStarted);
+    for second in 3..9 {
+        assert_eq!(step(&mut repository, std::slice::from_ref(&failed), second).start, []);
+    }
+    assert_eq!(ready(&repository).0, "True");
+}
+
+#[test]
+fn changed_spec_is_opened_at_once_and_not_after_the_pause_of_the_old_one() {
+    let mut repository = opened_repository();
+    let mut second = 2;
+    for _ in 0..6 {
+        second = attempt(&mut repository, second, &failure(Reason::StoreUnavailable)).1;
+    }
+    assert_eq!(step(&mut repository, &[], second + 1).start, []);
+    repository.metadata.generation = Some(2);
+    assert_eq!(step(&mut repository, &[], second + 2).start.len(), 1);
+}
+
+#[test]
+fn repository_whose_store_refuses_writes_is_ready_and_its_message_states_it() {
+    let mut repository = new_repository("cellar");
+    step(&mut repository, &[], 0);
+    let report = RunReport { message: "the store refuses writes".to_owned(), ..success() };
+    let opened = current(&repository, &Scene::Ended(&report.to_termination_message()));
+    step(&mut repository, &[opened], 1);
+    assert_eq!(ready(&repository).0, "True");
+    assert!(message(&repository).ends_with("; the store refuses writes"), "{}", message(&repository));
+}
+
 #[test]
 fn accepting_a_new_repository_creates_one_and_no_other_one_after_it() {
     let mut repository = opened_repository();

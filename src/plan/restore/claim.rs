@@ -9,7 +9,7 @@ use kube::ResourceExt;
 
 use super::{Blocked, RestoreFacts, new_claim::volume_mode, target::StartError};
 use crate::{
-    api::{Restore, RestoreClaim, RestoreStatus, RunnerPod},
+    api::{RESTORE_UNFINISHED, Restore, RestoreClaim, RestoreStatus, RunnerPod},
     model::{BLOCK, Reason, SnapshotIdentity, TaskKind, VolumeRestore, WantedSnapshot},
     plan::{
         actions::TargetMount,
@@ -44,7 +44,8 @@ pub struct TargetFacts<'a> {
     pub assigns_users: bool,
     /// The cluster's id.
     pub cluster: &'a str,
-    /// The names of the cluster's storage classes; empty unless a claim may be created.
+    /// The names of the cluster's storage classes; empty unless a claim may be created or waits for a volume of its
+    /// class, see [`pending_class`].
     pub storage_classes: &'a [String],
 }
 
@@ -56,6 +57,20 @@ pub struct ObservedScale {
     pub replicas: i32,
     /// The number of existing pods, including those which are ending.
     pub pods: usize,
+}
+
+/// The name of the target claim, if a Restore has created it and none has filled it.
+pub(super) fn unfilled(facts: RestoreFacts<'_>) -> Option<String> {
+    let claim = facts.claim?.claim?;
+    claim.annotations().contains_key(RESTORE_UNFINISHED).then(|| claim.name_any())
+}
+
+/// The message of a failed Restore, with what follows from the claim which is not filled.
+pub(super) fn with_unfilled(message: &str, claim: &str) -> String {
+    format!(
+        "{message}; no Backup stores claim {claim} before a Restore into it has succeeded (annotation \
+         {RESTORE_UNFINISHED}): restore into it again, or delete it"
+    )
 }
 
 /// Checks the parts of the request which do not depend on the namespace's state.
@@ -158,6 +173,27 @@ pub(super) fn mount(restore: &Restore, to: &RestoreClaim, facts: RestoreFacts<'_
         node,
         tolerations: tolerations.unwrap_or_default(),
     })
+}
+
+/// The storage class of a claim which has no volume yet.
+pub fn pending_class(claim: &PersistentVolumeClaim) -> Option<&str> {
+    let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
+    let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref());
+    class.filter(|class| phase == Some("Pending") && !class.is_empty())
+}
+
+/// Why the target claim gets no volume, if its storage class does not exist. A claim of an existing class may wait for
+/// its pod (`WaitForFirstConsumer`), and a claim of a class without a `StorageClass` is bound at once if there is a
+/// volume for it, so neither is refused beforehand.
+pub(super) fn missing_class(of_claim: Option<TargetFacts<'_>>) -> Option<String> {
+    let TargetFacts { claim: Some(claim), storage_classes, .. } = of_claim? else { return None };
+    let class = pending_class(claim).filter(|class| !storage_classes.iter().any(|existing| existing == class))?;
+    Some(format!(
+        "claim {} has no volume, because StorageClass {class:?} does not exist in the cluster (kubectl get storageclass \
+         lists those which exist): create it, or delete the Restore and the claim, and create a Restore with another \
+         spec.to.claim.create.storageClassName",
+        claim.name_any()
+    ))
 }
 
 /// Whether the claim is a block device, or will be created as one.

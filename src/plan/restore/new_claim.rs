@@ -11,7 +11,7 @@ use super::{
     target::StartError,
 };
 use crate::{
-    api::{FoundSnapshot, NewClaim, Restore, RestoreClaim},
+    api::{FoundSnapshot, NewClaim, RESTORE_UNFINISHED, Restore, RestoreClaim},
     model::{BLOCK, Reason, StoredClaim, billionths},
     plan::{labels, names::OwnerRef},
 };
@@ -67,6 +67,7 @@ pub(super) fn plan_claim(
             name: Some(to.name.clone()),
             namespace: Some(owner.namespace.clone()),
             labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
+            annotations: Some([(RESTORE_UNFINISHED.to_owned(), owner.name.clone())].into()),
             ..ObjectMeta::default()
         },
         spec: Some(PersistentVolumeClaimSpec {

@@ -365,6 +365,22 @@ fn claim_accepts_its_own_loss_alone_and_clearly() {
 }
 
 #[test]
+fn claim_that_no_restore_has_filled_is_known_by_its_mark_in_any_reading() {
+    let mark = annotated("stowaway.dev/restore-unfinished", "undo");
+    let mut block = json!({ "spec": { "volumeMode": "Block" } });
+    merge(&mut block, &mark);
+    for (claim, pods) in [
+        (claim("cask", &mark), vec![]),
+        (claim("cask", &mark), vec![sidecar_user("cask", true)]),
+        (claim("cask", &block), vec![]),
+    ] {
+        let plan = scene(&[claim], &pods).plan();
+        assert_eq!((plan.sources[0].unfilled.as_deref(), plan.warnings.len()), (Some("undo"), 0));
+    }
+    assert_eq!(scene(&[claim("cask", &json!({}))], &[]).plan().sources[0].unfilled, None);
+}
+
+#[test]
 fn patterns_that_cannot_be_carried_out_fail_the_claim_and_no_other() {
     let mut scene = scene(
         &[claim("cask", &annotated("stowaway.dev/exclude", "!keep")), claim("press", &json!({}))],

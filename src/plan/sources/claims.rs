@@ -13,15 +13,15 @@ use kube::{
 };
 
 use super::{
-    ObservedPod, PlanWarning,
+    ObservedPod, Warnings,
     snapshots::{ClaimSnapshot, SnapshotFacts, is_temporary, snapshot},
 };
 use crate::{
     annotations::{
-        Carrier, KeyId, OptOut, Warning, accept_shrunken, excludes, namespace_opt_out, opt_out, own_key,
-        snapshot_class, unknown_keys,
+        Carrier, KeyId, OptOut, accept_shrunken, excludes, namespace_opt_out, opt_out, own_key, snapshot_class,
+        unknown_keys,
     },
-    api::{Repository, SkipReason},
+    api::{RESTORE_UNFINISHED, Repository, SkipReason},
     plan::{
         choose::{Holding, repository_on},
         owner::{FileOwner, NON_ROOT, RunAs},
@@ -86,6 +86,8 @@ pub(super) struct VolumeRules {
     pub exclude: Vec<String>,
     /// Whether the claim may be empty, or much smaller than its last good snapshot.
     pub accept_shrunken: bool,
+    /// See [`super::PlannedSource::unfilled`].
+    pub unfilled: Option<String>,
 }
 
 /// How a claim can be read.
@@ -115,17 +117,13 @@ pub(super) fn choose(
     pods: &[ObservedPod],
     selector: &Selector,
     requested: &BTreeSet<&str>,
-    warnings: &mut Vec<PlanWarning>,
+    warnings: &mut Warnings,
 ) -> BTreeMap<String, Choice> {
     let of = |metadata: &ObjectMeta| opt_out(metadata.annotations.as_ref(), metadata.labels.as_ref());
     let metadata = &facts.namespace.metadata;
     let namespace = namespace_opt_out(metadata.annotations.as_ref(), metadata.labels.as_ref());
-    let mut warn = |what: &str, found: &[Warning]| {
-        let warnings_of = found.iter().map(|warning| PlanWarning { object: what.to_owned(), warning: warning.clone() });
-        warnings.extend(warnings_of);
-    };
-    warn("namespace", &unknown_keys(Carrier::Namespace, metadata.annotations.as_ref(), metadata.labels.as_ref()));
-    warn("namespace", &namespace.warnings);
+    let of_namespace = unknown_keys(Carrier::Namespace, metadata.annotations.as_ref(), metadata.labels.as_ref());
+    warnings.add("namespace", of_namespace.into_iter().chain(namespace.warnings.clone()));
     facts
         .claims
         .iter()
@@ -134,21 +132,24 @@ pub(super) fn choose(
             let name = claim.metadata.name.clone()?;
             let own = of(&claim.metadata);
             let ObjectMeta { annotations, labels, .. } = &claim.metadata;
-            let unknown = unknown_keys(Carrier::Claim, annotations.as_ref(), labels.as_ref());
-            warn(&format!("PersistentVolumeClaim {name}"), &unknown);
-            warn(&format!("PersistentVolumeClaim {name}"), &own.warnings);
+            let object = format!("PersistentVolumeClaim {name}");
             let skipped = skip(facts, claim, &name, selector, (&own, &namespace));
             let is_requested = requested.contains(name.as_str());
+            if is_requested || !matches!(skipped, Some((SkipReason::NotSelected, _))) {
+                warnings.add(&object, unknown_keys(Carrier::Claim, annotations.as_ref(), labels.as_ref()));
+                warnings.add(&object, own.warnings.clone());
+            }
             let choice = match skipped {
                 // A request of the volume by its name overrides the other reasons to skip it.
                 Some((SkipReason::HoldsRepository, message)) if is_requested => Choice::Problem(message),
                 Some((reason, message)) if !is_requested => Choice::Skip(reason, message),
                 _ => {
                     let (accept_shrunken, warning) = accept_shrunken(claim.metadata.annotations.as_ref());
-                    warn(&format!("PersistentVolumeClaim {name}"), warning.as_slice());
+                    warnings.add(&object, warning);
                     match source(facts, claim, &name, pods) {
                         Choice::Source(reading, rules) => {
-                            Choice::Source(reading, VolumeRules { accept_shrunken, ..rules })
+                            let unfilled = claim.annotations().get(RESTORE_UNFINISHED).cloned();
+                            Choice::Source(reading, VolumeRules { accept_shrunken, unfilled, ..rules })
                         }
                         other => other,
                     }

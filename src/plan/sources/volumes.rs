@@ -112,8 +112,8 @@ impl Claims {
                             source_name(&name).and_then(|name| Err(PlanProblem::SidecarOnly { name, why }))
                         }
                     };
-                    let VolumeRules { exclude, accept_shrunken } = rules;
-                    source.map(|source| PlannedSource { exclude, accept_shrunken, ..source })
+                    let VolumeRules { exclude, accept_shrunken, unfilled } = rules;
+                    source.map(|source| PlannedSource { exclude, accept_shrunken, unfilled, ..source })
                 }
             });
         }
@@ -193,6 +193,7 @@ fn source(
         skip_format_check: false,
         exclude: Vec::new(),
         accept_shrunken: false,
+        unfilled: None,
         has_restore_command: false,
         note: String::new(),
     })

@@ -13,7 +13,7 @@ use k8s_openapi::{
 };
 use kube::core::{Selector, SelectorExt};
 
-use super::{ObservedPod, PlanWarning, Workload, container_of};
+use super::{ObservedPod, Workload, container_of};
 use crate::{
     annotations::{self, CommandRequest, KeyId, Request, own_key},
     model::SourceName,
@@ -150,13 +150,4 @@ fn pod_to_come(one: &ObservedWorkload, name: String) -> ObservedPod {
     let template = one.template.clone();
     let metadata = ObjectMeta { name: Some(name), ..template.metadata.unwrap_or_default() };
     ObservedPod { pod: Pod { metadata, spec: template.spec, status: None }, workload: one.workload.clone() }
-}
-
-/// Warnings about annotations of the workload itself which are only read from its pods.
-pub(super) fn misplaced(one: &ObservedWorkload) -> Vec<PlanWarning> {
-    let template = one.template.metadata.as_ref().and_then(|metadata| metadata.annotations.as_ref());
-    let keys = annotations::misplaced_keys(one.metadata.annotations.as_ref(), template);
-    let object = format!("{} {}", one.workload.kind, one.workload.name);
-    let warning = |key| PlanWarning { object: object.clone(), warning: annotations::misplaced_warning(key) };
-    keys.into_iter().map(warning).collect()
 }

@@ -23,7 +23,7 @@ use super::{
     Installation, WEBHOOK, cert_manager,
     conditions::{
         Condition, annotations_of, carries_keys, concerns_us, does_not_restore, is_bare, is_no_mirror, is_no_run,
-        is_no_run_job, restores,
+        is_no_run_job, may_concern_us, restores,
     },
     metadata,
 };
@@ -59,7 +59,8 @@ fn injecting(namespace: &str, label: Option<&str>, restore: bool) -> MutatingWeb
     } else {
         conditions.extend([does_not_restore(), is_no_run()]);
         if !label.is_some_and(injects_all) {
-            conditions.push(concerns("object"));
+            let expression = concerns_us(&annotations_of("object"));
+            conditions.push(Condition { name: "concerns-us", expression });
         }
     }
     let requirement = match label {
@@ -88,7 +89,8 @@ fn injects_all(label: &str) -> bool {
     label != "none"
 }
 
-/// The entries that validate. An object that requests nothing of Stowaway after the change matches none.
+/// The entries that validate. An object without a key that may have been meant for Stowaway after the change matches
+/// none.
 pub(super) fn validating(installation: &Installation<'_>) -> ValidatingWebhookConfiguration {
     let namespace = installation.namespace;
     let entry =
@@ -121,7 +123,7 @@ pub(super) fn validating(installation: &Installation<'_>) -> ValidatingWebhookCo
     let webhooks = vec![
         entry("workloads", path, workloads, vec![is_no_run_job(), concerns_workload(template)]),
         entry("cron-jobs", path, cron_jobs, vec![concerns_workload("object.spec.jobTemplate.spec.template")]),
-        entry("pods", path, pods, vec![is_no_run(), is_no_mirror(), is_bare(), concerns("object")]),
+        entry("pods", path, pods, vec![is_no_run(), is_no_mirror(), is_bare(), may_concern()]),
         entry("claims", "/annotations", claims, vec![carries_keys()]),
         entry("namespaces", "/annotations", namespaces, vec![carries_keys()]),
         entry("objects", "/objects", vec![rule(api::GROUP, api::VERSION, &kinds, &written)], Vec::new()),
@@ -129,13 +131,13 @@ pub(super) fn validating(installation: &Installation<'_>) -> ValidatingWebhookCo
     ValidatingWebhookConfiguration { metadata: configuration(installation), webhooks: Some(webhooks) }
 }
 
-fn concerns(object: &str) -> Condition {
-    Condition { name: "concerns-us", expression: concerns_us(&annotations_of(object)) }
+fn may_concern() -> Condition {
+    Condition { name: "concerns-us", expression: may_concern_us(&annotations_of("object")) }
 }
 
 /// The same for a workload. Its own annotations count, too, because they are probably meant for the template.
 fn concerns_workload(template: &str) -> Condition {
-    let (own, of_template) = (concerns_us(&annotations_of("object")), concerns_us(&annotations_of(template)));
+    let (own, of_template) = (may_concern_us(&annotations_of("object")), may_concern_us(&annotations_of(template)));
     Condition { name: "concerns-us", expression: format!("{of_template} || {own}") }
 }
 

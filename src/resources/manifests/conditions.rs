@@ -2,7 +2,7 @@
 //! to the table is guarded automatically.
 
 use crate::{
-    annotations::{KEYS, Key, KeyId, PREFIX, own_key},
+    annotations::{KEY_FRAGMENTS, KEYS, Key, KeyId, PREFIX, own_key},
     plan::{
         DEFAULT_CONTAINER, labels,
         names::{ACCOUNT_PREFIX, RunKind},
@@ -21,20 +21,23 @@ pub(super) fn annotations_of(object: &str) -> String {
     format!("{object}.?metadata.?annotations.orValue({{}})")
 }
 
-/// An annotation in the map concerns Stowaway: it has Stowaway's prefix, so that typos are reported, or is a key of
-/// another tool that Stowaway reads.
+/// An annotation in the map concerns Stowaway: it has Stowaway's prefix, or is a key of another tool that Stowaway reads.
+/// Other keys request no injection.
 pub(super) fn concerns_us(annotations: &str) -> String {
     let foreign = KEYS.iter().filter(|key| key.is_of_pods()).flat_map(|key| key.foreign).map(|(_, key)| *key);
     format!("{annotations}.exists(key, key.startsWith({}) || key in {})", text(PREFIX), list(foreign))
 }
 
-/// A label or annotation of a claim or a Namespace concerns Stowaway.
+/// An annotation or label in the map may have been meant for Stowaway, so that the webhook checks the object for
+/// mistakes. This includes the keys of [`concerns_us`].
+pub(super) fn may_concern_us(texts: &str) -> String {
+    let fragments = KEY_FRAGMENTS.map(|fragment| format!("key.contains({})", text(fragment)));
+    format!("{texts}.exists(key, {})", fragments.join(" || "))
+}
+
+/// A label or annotation of a claim or a Namespace may have been meant for Stowaway.
 pub(super) fn carries_keys() -> Condition {
-    let foreign = KEYS.iter().filter(|key| !key.is_of_pods()).flat_map(|key| key.foreign).map(|(_, key)| *key);
-    let (prefix, foreign) = (text(PREFIX), list(foreign));
-    let of = |texts: &str| {
-        format!("object.metadata.?{texts}.orValue({{}}).exists(key, key.startsWith({prefix}) || key in {foreign})")
-    };
+    let of = |texts: &str| may_concern_us(&format!("object.metadata.?{texts}.orValue({{}})"));
     Condition { name: "concerns-us", expression: format!("{} || {}", of("annotations"), of("labels")) }
 }
 

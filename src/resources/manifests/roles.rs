@@ -39,6 +39,8 @@ pub(super) fn controller(name: &str) -> ClusterRole {
             rule("batch", &["cronjobs"], &["list"]),
             // The target of a restore; create it if requested.
             rule("", &["persistentvolumeclaims"], &["get", "create"]),
+            // Remove the annotation of a created claim when it is filled. A policy forbids all other changes.
+            rule("", &["persistentvolumeclaims"], &["patch"]),
             // Scale down before a restore, and up again. Other fields of a workload are not changed.
             rule("apps", &["deployments/scale", "statefulsets/scale"], &["get", "patch"]),
             // The finalizer of a Restore that has scaled a workload down.

@@ -72,6 +72,8 @@ pub(super) struct Observed {
     pub location: String,
     /// Version of the repository format.
     pub format: u32,
+    /// Whether the store refuses writes.
+    pub is_read_only: bool,
     /// Locks of other clients.
     pub locks: Vec<FoundLock>,
     pub check: CheckReport,
@@ -81,7 +83,7 @@ pub(super) struct Observed {
 
 /// The diagnosis of a repository which could be opened.
 pub(super) fn diagnose(observed: &Observed, now: Timestamp) -> Diagnosis {
-    let Observed { location, format, locks, check, snapshots } = observed;
+    let Observed { location, format, is_read_only, locks, check, snapshots } = observed;
     let mut sound = vec![format!("the repository at {location} can be reached, and the password opens it")];
     let mut complaints = Vec::new();
     if check.is_sound() {
@@ -103,6 +105,17 @@ pub(super) fn diagnose(observed: &Observed, now: Timestamp) -> Diagnosis {
         keys => sound.push(format!("it has {keys} keys; keep the password of one of them outside of the cluster")),
     }
     complaints.extend(locks.iter().map(|lock| held(lock, now)));
+    if *is_read_only {
+        let what = "the store refuses writes, so nothing can be backed up or pruned; restores and checks are possible, without \
+                    a lock";
+        let remedy = vec![
+            "if backups are expected: check the permissions of the credentials, or whether the volume is mounted read-only"
+                .to_owned(),
+            "if something is reported as damaged: make sure that no other client prunes the repository, and run this again"
+                .to_owned(),
+        ];
+        complaints.push(Complaint { weight: Weight::Risk, what: what.to_owned(), remedy });
+    }
     if *format < 2 {
         let remedy = vec![format!("restic -r {location} migrate upgrade_repo_v2")];
         let what = "it has restic's format 1, which does not support compression".to_owned();
@@ -113,20 +126,35 @@ pub(super) fn diagnose(observed: &Observed, now: Timestamp) -> Diagnosis {
             "{} packs are in no index: failed runs have left them; they are harmless, but use space",
             check.unreferenced_packs
         );
-        complaints.push(Complaint { weight: Weight::Note, what, remedy: vec!["stowaway prune".to_owned()] });
+        complaints.push(Complaint {
+            weight: Weight::Note,
+            what,
+            remedy: vec!["stowaway prune --repository REPOSITORY".to_owned()],
+        });
     }
     complaints.sort_by_key(|complaint| complaint.weight);
     Diagnosis { sound, complaints }
 }
 
 /// The diagnosis of a repository which could not be opened, from the failure.
-pub(super) fn unopened(failure: &Failure) -> Diagnosis {
+pub fn unopened(failure: &Failure) -> Diagnosis {
+    Diagnosis { sound: Vec::new(), complaints: vec![failed(failure, failure.message.clone())] }
+}
+
+/// The diagnosis of a repository which was opened, and whose examination failed.
+pub(super) fn interrupted(failure: &Failure) -> Diagnosis {
+    let sound = vec!["the repository could be reached, and the password opens it".to_owned()];
+    let what = format!("the examination was not completed: {}", failure.message);
+    Diagnosis { sound, complaints: vec![failed(failure, what)] }
+}
+
+fn failed(failure: &Failure, what: String) -> Complaint {
     let steps: &[&str] = match failure.reason {
         Reason::WrongPassword => &[
             "check that the Secret holds the password with which the repository was created, or the password of an \
              added key",
-            "if you have the password of another key, for example outside of the cluster: run stowaway key list and \
-             stowaway key add with it, and store the new password in the Secret",
+            "if you have the password of another key, for example outside of the cluster: use it as the \
+             password of `stowaway key add --repository REPOSITORY`, and store the new password in the Secret",
             "without any of these passwords the repository cannot be read",
         ],
         Reason::RepositoryNotFound => &[
@@ -139,17 +167,32 @@ pub(super) fn unopened(failure: &Failure) -> Diagnosis {
             "restore the damaged files from the store's own versions or from a copy: the files `config` and `keys/*` \
              exist only once, and without them the repository cannot be opened",
         ],
-        Reason::RepositoryLocked => &["wait until that run ends", "if it no longer runs: stowaway unlock"],
+        Reason::RepositoryLocked => {
+            &["wait until that run ends", "if it no longer runs: stowaway unlock --repository REPOSITORY"]
+        }
         Reason::StoreFull => &[
             "free space in the store, or enlarge it: opening the repository writes a small lock file, which did not \
              fit",
             "if that is impossible: restic prune --unsafe-recover-no-free-space, which is described in restic's manual",
         ],
-        _ => &[],
+        Reason::StoreUnavailable => &[
+            "correct the location: host name, port, http or https, bucket or path",
+            "check that the store is up, and that its name resolves and its port can be reached from where this ran: \
+             from this machine, or with a Repository of a cluster from the pods of its namespace (DNS, proxy, \
+             NetworkPolicies)",
+            "if the store refuses the request: correct the credentials, or their permissions",
+        ],
+        Reason::RepositoryChanged => &[
+            "correct the location: endpoint, bucket and prefix, or the volume",
+            "if the repository is another one on purpose: set the annotation stowaway.dev/accept-repository of the \
+             Repository to its id",
+        ],
+        Reason::SecretMissing => &["create what is missing; the controller then opens the Repository by itself"],
+        Reason::PodNotStarted => &["solve what prevents the pod from starting: kubectl get events -n NAMESPACE"],
+        _ => &["solve this, and run this again"],
     };
     let remedy = steps.iter().map(|step| (*step).to_owned()).collect();
-    let complaint = Complaint { weight: Weight::Broken, what: failure.message.clone(), remedy };
-    Diagnosis { sound: Vec::new(), complaints: vec![complaint] }
+    Complaint { weight: Weight::Broken, what, remedy }
 }
 
 /// All findings of the check as one complaint, because they are solved together.
@@ -157,7 +200,11 @@ fn damage(check: &CheckReport) -> Complaint {
     let CheckReport { findings, harmed_snapshots, harmed, .. } = check;
     let found: Vec<String> = findings.first.iter().take(NAMED).map(ToString::to_string).collect();
     let more = findings.count - found.len() as u64;
-    let more = if more > 0 { format!("; and {more} more, see stowaway check") } else { String::new() };
+    let more = if more > 0 {
+        format!("; and {more} more, see `stowaway check --repository REPOSITORY`")
+    } else {
+        String::new()
+    };
     let what = format!(
         "{} findings, and {harmed_snapshots} snapshots which cannot be restored completely: {}{more}",
         findings.count,
@@ -192,7 +239,9 @@ fn damage(check: &CheckReport) -> Complaint {
         remedy.push(format!("remove the file {file} from the store: that snapshot is lost"));
     }
     for file in &unreadable(check, "keys/") {
-        remedy.push(format!("remove the file {file} from the store, and add a key instead: stowaway key add"));
+        remedy.push(format!(
+            "remove the file {file} from the store, and add a key instead: stowaway key add --repository REPOSITORY"
+        ));
     }
     if *harmed_snapshots > 0 {
         remedy.push(
@@ -202,7 +251,7 @@ fn damage(check: &CheckReport) -> Complaint {
         );
         let again = "run this again; snapshots which are still damaged then cannot be repaired (--last-of-source \
                      deletes the last snapshot of a source, too)";
-        remedy.push(format!("{again}: stowaway forget {}", short_ids(harmed)));
+        remedy.push(format!("{again}: stowaway forget --repository REPOSITORY {}", short_ids(harmed)));
     }
     Complaint { weight: Weight::Broken, what, remedy }
 }
@@ -241,7 +290,8 @@ fn not_good(snapshots: &[SnapshotSummary], now: Timestamp) -> Vec<Complaint> {
         );
         let remedy = vec![
             "check the clocks of this machine and of the nodes".to_owned(),
-            "delete such a snapshot, or restore it by its id: stowaway forget SNAPSHOT".to_owned(),
+            "delete such a snapshot, or restore it by its id: stowaway forget --repository REPOSITORY SNAPSHOT"
+                .to_owned(),
         ];
         complaints.push(Complaint { weight: Weight::Risk, what, remedy });
     }
@@ -264,7 +314,11 @@ fn not_good_newest(history: &[SnapshotRecord<'_>], now: Timestamp) -> Option<Com
         || "there is no good snapshot".to_owned(),
         |good| format!("the last good snapshot is {} of {:.0}", good.short_id(), good.time),
     );
-    let mut remedy = vec!["read the log of its last Backup: stowaway logs BACKUP".to_owned()];
+    let (source, host) = (newest.identity.tag(SnapshotIdentity::SOURCE).unwrap_or_default(), &newest.identity.host);
+    let mut remedy = vec![format!(
+        "if a Backup of namespace {host} stored it, read its log (kubectl get backups.stowaway.dev -n {host} lists the \
+         names): stowaway logs -n {host} backup/NAME"
+    )];
     remedy.push(match newest.quality(now) {
         Quality::Suspect => format!(
             "if the loss is intended: restic tag --remove suspect {}; otherwise restore the last good snapshot",
@@ -274,7 +328,6 @@ fn not_good_newest(history: &[SnapshotRecord<'_>], now: Timestamp) -> Option<Com
               run (runnerPod)"
             .to_owned(),
     });
-    let (source, host) = (newest.identity.tag(SnapshotIdentity::SOURCE).unwrap_or_default(), &newest.identity.host);
     let what = format!("the newest snapshot of {source} (host {host}), of {:.0}, {how}; {last}", newest.time);
     Some(Complaint { weight: Weight::Risk, what, remedy })
 }
@@ -295,7 +348,11 @@ fn held(lock: &FoundLock, now: Timestamp) -> Complaint {
     if now.duration_since(lock.refreshed) > QUIET {
         what.push_str("; its holder seems to have ended");
         remedy.push("the lock is ignored and removed 30 minutes after its last refresh".to_owned());
-        remedy.push("to remove it now, if you know that its holder no longer runs: stowaway unlock --all".to_owned());
+        remedy.push(
+            "to remove it now, if you know that its holder no longer runs: stowaway unlock --repository REPOSITORY \
+             --all"
+                .to_owned(),
+        );
     }
     Complaint { weight: Weight::Note, what, remedy }
 }

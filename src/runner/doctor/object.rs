@@ -25,7 +25,8 @@ pub fn add_object(diagnosis: &mut Diagnosis, object: &Repository) {
     for (kind, remedy) in [
         (
             api::SIZE_ANOMALY,
-            "check whether this is intended; if so, forget its older snapshots: stowaway forget ID ...",
+            "check whether this is intended; if so, forget its older snapshots: stowaway forget --repository REPOSITORY \
+             ID ...",
         ),
         (api::INSECURE_TRANSPORT, "use TLS, with spec.tls if the store has a certificate authority of its own"),
     ] {

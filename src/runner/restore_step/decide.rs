@@ -5,8 +5,9 @@ use std::{cmp::Reverse, collections::BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::model::{
-    Failure, NotRestorable, Reason, Restorable, SnapshotQuery, SnapshotRecord, SourceName, latest_restorable,
+use crate::{
+    model::{Failure, NotRestorable, Reason, Restorable, SnapshotQuery, SnapshotRecord, SourceName, latest_restorable},
+    repository::Remains,
 };
 
 /// The content of a volume.
@@ -65,6 +66,36 @@ pub fn choose<'a>(
             ),
         )),
     }
+}
+
+/// Judges a repository without any snapshot, of any namespace, before an app starts on an empty volume. Returns a note
+/// if the repository contains data which a backup that failed may have left.
+///
+/// Errors: the repository has the folders of snapshots, so that a backup had stored everything, and its snapshot was
+/// lost. If the app started empty, the next backups and prunes would remove the data of the lost snapshots.
+pub fn judge_without_snapshots(remains: &Remains) -> Result<Option<String>, Failure> {
+    let Remains { packs, trees, unreadable } = remains;
+    if trees + unreadable > 0 {
+        let index = match unreadable {
+            0 => format!("its index lists {trees} folders of snapshots"),
+            unreadable => format!("{unreadable} of its index files cannot be read"),
+        };
+        let message = format!(
+            "the repository has no snapshot at all, but {packs} packs of data, and {index}: its snapshot files were \
+             probably lost, and the app is not started on an empty volume; restore the files of its folder `snapshots` \
+             from a copy of the repository. If no backup of it has ever succeeded, let one succeed. If all snapshots \
+             were removed on purpose, remove their data with `stowaway prune --allow-no-snapshots`. To start on an \
+             empty volume anyway, remove the restore annotation"
+        );
+        return Err(Failure::new(Reason::RepositoryDamaged, message));
+    }
+    Ok((*packs > 0).then(|| {
+        format!(
+            "the repository has no snapshot at all, but {packs} packs of data: either no backup has succeeded yet, or \
+             all snapshots and index files were lost; if there were backups, stop the app, and restore the files of \
+             the repository's folders `snapshots` and `index` from a copy of it"
+        )
+    }))
 }
 
 /// How many other namespaces are named; all are counted.
@@ -167,6 +198,22 @@ mod tests {
             let failure = chosen(&[&[SOURCE, tag]]).unwrap_err();
             assert_eq!(failure.reason, Reason::SnapshotNotFound);
             assert!(failure.message.contains(tag), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn app_starts_empty_without_snapshots_only_if_no_backup_had_stored_everything() {
+        let judge = |packs, trees, unreadable| judge_without_snapshots(&Remains { packs, trees, unreadable });
+        assert_eq!(judge(0, 0, 0), Ok(None), "a new repository");
+        // A first backup that failed, or that is in progress, has stored packs.
+        let note = judge(3, 0, 0).unwrap().unwrap();
+        assert!(note.contains("no snapshot at all, but 3 packs") && note.contains("stop the app"), "{note}");
+        for (trees, unreadable) in [(1, 0), (0, 1)] {
+            let failure = judge(3, trees, unreadable).unwrap_err();
+            assert_eq!(failure.reason, Reason::RepositoryDamaged);
+            for step in ["from a copy of the repository", "--allow-no-snapshots", "remove the restore annotation"] {
+                assert!(failure.message.contains(step), "{}", failure.message);
+            }
         }
     }
 

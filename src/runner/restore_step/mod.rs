@@ -26,6 +26,7 @@ use super::{
     story::{self, log_progress},
 };
 use crate::{
+    api::ACCEPT_REPOSITORY,
     model::{Failure, Proof, Reason, RunReport, SnapshotRecord, SourceName, milliseconds},
     repository::{Progress, Repository, RestoredFolder, SnapshotSummary, Trouble, Troubles},
 };
@@ -146,6 +147,15 @@ async fn restore(
             ),
             ..failure
         },
+        // The step has the repository's id from the time when the pod was created.
+        Reason::RepositoryChanged => Failure {
+            message: format!(
+                "{}; if a user has accepted this repository for the Repository (annotation {ACCEPT_REPOSITORY}), delete \
+                 this pod: the pod that replaces it restores from the accepted repository",
+                failure.message
+            ),
+            ..failure
+        },
         _ => failure,
     })
 }
@@ -169,13 +179,17 @@ async fn restore_from(
             );
             return Err(Failure::new(Reason::RepositoryDamaged, message));
         }
+        let note = if records.is_empty() {
+            decide::judge_without_snapshots(&repository.remains().await?)?
+        } else {
+            decide::note_of_other_namespaces(&records, source, namespace, (&here.0, here.1))
+        };
         volume.forget()?;
         let text = format!("the repository has no snapshot of {source} of namespace {namespace}: the app starts empty");
-        let others = decide::note_of_other_namespaces(&records, source, namespace, (&here.0, here.1));
-        if let Some(others) = &others {
-            warn!("the app starts empty, and {others}");
+        if let Some(note) = &note {
+            warn!("the app starts empty, and {note}");
         }
-        return Ok(Outcome::with_text(&others.map_or(text.clone(), |others| format!("{text}; {others}"))));
+        return Ok(Outcome::with_text(&note.map_or(text.clone(), |note| format!("{text}; {note}"))));
     };
     let snapshot = found.snapshot;
     info!(snapshot = snapshot.id, "restoring snapshot {} of {}", snapshot.short_id(), snapshot.time);
@@ -191,14 +205,20 @@ async fn restore_from(
         never = log_progress(snapshot.bytes, || progress.bytes_read(), || repository.store_wait()) => match never {},
     };
     for Trouble { path, reason } in &restored.not_kept.first {
-        warn!(path, "not restored of {path}: {reason}");
+        // Without an essential one, the app needs none of them: most often the owner of the volume's own folder.
+        if restored.essential.count > 0 {
+            warn!(path, "not restored of {path}: {reason}");
+        } else {
+            info!(path, "not restored of {path}: {reason}");
+        }
     }
     if restored.essential.count > 0 {
         return Err(not_as_it_was(&snapshot, source, &restored.essential));
     }
     let trouble = trouble
         .map_or_else(String::new, |trouble| format!("; a newer snapshot may be among unreadable ones: {trouble}"));
-    let text = format!("{}{note}{trouble}", text_of(&snapshot, &restored));
+    let lock = repository.lock_note().map_or_else(String::new, |note| format!("; {note}"));
+    let text = format!("{}{note}{trouble}{lock}", text_of(&snapshot, &restored));
     volume.mark(&Whole { snapshot: snapshot.id.to_owned(), own: restored.own })?;
     let not_kept = volume.move_into_volume(None)?;
     let text = format!("{text}{}", of_own_folder(&not_kept));

@@ -10,11 +10,15 @@
 //! - `.probe`: created and removed at once, to find out whether a mark is Stowaway's.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File, OpenOptions, Permissions},
     io,
     os::{
         fd::AsRawFd,
-        unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+        unix::{
+            ffi::OsStrExt,
+            fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+        },
     },
     path::{Path, PathBuf},
     time::Duration,
@@ -33,7 +37,7 @@ use super::{
 };
 use crate::{
     model::{Failure, Reason, escape_name, injected::RESTORE_PREFIX},
-    repository::{is_refusal, is_systems_own},
+    repository::{each_entry, file_system_of, is_refusal, is_systems_own, names},
 };
 
 /// The interval of attempts to lock a volume which another pod has locked.
@@ -70,11 +74,9 @@ impl Volume {
     pub fn observe(&self) -> Result<Observed, Failure> {
         let mut observed = Observed::default();
         let root = File::open(&self.root).map_err(|error| self.failed("open", &self.root, &error))?.into();
-        for entry in fs::read_dir(&self.root).map_err(|error| self.failed("read", &self.root, &error))? {
-            let entry = entry.map_err(|error| self.failed("read", &self.root, &error))?;
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            match name.strip_prefix(RESTORE_PREFIX) {
+        let file_system = file_system_of(&root);
+        let failure = each_entry::<Failure>(&root, |name, _| {
+            match name.to_string_lossy().strip_prefix(RESTORE_PREFIX) {
                 // If there is a restore folder, even a mark of another user counts, so that the folder is not removed:
                 // see [`Volume::move_into_volume`].
                 Some(".whole") if self.part().symlink_metadata().is_ok() || self.has_own_mark()? => {
@@ -82,8 +84,16 @@ impl Volume {
                 }
                 // A mark under its temporary name does not count.
                 Some(".part" | ".lock" | ".whole" | ".whole.new" | ".probe") => observed.leftover = true,
-                _ => observed.data |= is_systems_own(&root, &entry.file_name()).is_none(),
+                _ => {
+                    let name = OsStr::from_bytes(name.to_bytes());
+                    observed.data |= is_systems_own(&root, file_system, name).is_none();
+                }
             }
+            Ok(())
+        })?;
+        // A volume of which a part is not listed could look empty.
+        if let Some(error) = failure {
+            return Err(self.failed("list", &self.root, &error));
         }
         Ok(observed)
     }
@@ -196,10 +206,9 @@ impl Volume {
     /// folder whose entries are moved meanwhile may be incomplete on some file systems.
     fn move_entries(&self, part: &Path) -> Result<bool, Failure> {
         let mut moved = false;
-        for entry in fs::read_dir(part).map_err(|error| self.failed("read", part, &error))? {
-            let entry = entry.map_err(|error| self.failed("read", part, &error))?;
-            let (from, to) = (entry.path(), self.root.join(entry.file_name()));
-            if entry.file_name() == LOST_AND_FOUND {
+        for name in names(part).map_err(|error| self.failed("read", part, &error))? {
+            let (from, to) = (part.join(&name), self.root.join(&name));
+            if name == LOST_AND_FOUND {
                 // The volume has its own `lost+found`, which does not count as data.
                 let _ = fs::remove_dir(&to);
             }

@@ -33,7 +33,7 @@ pub(super) async fn restore(
         return Err(Failure::new(Reason::InvalidRequest, message));
     }
     let list = repository.list_snapshots().await?;
-    let chosen = choose_readable(&list, &run.from, repository.location(), Timestamp::now())?;
+    let chosen = choose_readable(&list, &run.from, repository, Timestamp::now())?;
     let snapshot = chosen.snapshot;
     let short = &snapshot.id[..8];
     let size = open(repository, snapshot).await?.size;

@@ -67,7 +67,7 @@ async fn restore(
     cancel: &CancellationToken,
 ) -> Result<RunReport, Failure> {
     let list = repository.list_snapshots().await?;
-    let chosen = choose_readable(&list, &run.from, repository.location(), Timestamp::now())?;
+    let chosen = choose_readable(&list, &run.from, repository, Timestamp::now())?;
     let snapshot = chosen.snapshot;
     let run = &VolumeRestore { paths: relative(&snapshot.identity.path, &run.paths)?, ..run.clone() };
     // Otherwise the restore itself checks this first, because it stores no safety snapshot and creates no folder before

@@ -72,7 +72,10 @@ fn send_event(event: &Event) {
 }
 
 async fn execute(task: Task, volumes: &[MountedVolume], cancel: CancellationToken) -> Result<RunReport, Failure> {
-    let identity = Identity::from_environment().in_cluster(&task.cluster).expecting(task.repository_id.clone());
+    let identity = Identity::from_environment()
+        .in_cluster(&task.cluster)
+        .expecting(task.repository_id.clone())
+        .distrusting(&task.damaged_packs);
     info!("stowaway {} in the sidecar of pod {}/{}", env!("CARGO_PKG_VERSION"), identity.namespace, identity.pod);
     check_backend(&task.backend, &settings::backend()?)?;
     let socket = || RunSocket::new(settings::mounted(SOCKET_MOUNT), Arc::new(send_event));

@@ -74,6 +74,9 @@ fn sentences(stored: &StoredFolder, source: &str) -> Vec<String> {
     if let Some(shrunken) = &stored.shrunken {
         sentences.push(shrunken::message(shrunken, &stored.snapshot, source));
     }
+    if let Some(declined) = &stored.declined {
+        sentences.push(shrunken::declined_message(declined));
+    }
     if without_attributes.count > 0 {
         sentences.push(format!(
             "all contents are stored, but the attributes of {} could not be read: {}",
@@ -100,7 +103,8 @@ fn sentences(stored: &StoredFolder, source: &str) -> Vec<String> {
     }
     if passed_over.count > 0 {
         let entries = counted(passed_over.count, "entry of the storage system is", "entries of the storage system are");
-        sentences.push(format!("{entries} skipped: {}", list(passed_over, NAMED, named)));
+        let named = list(passed_over, NAMED, named);
+        sentences.push(format!("{entries} skipped: {named}; if the app made such a directory, rename it"));
     }
     if let Some(error) = &stored.attributes_refused {
         sentences.push(format!("no attributes are stored, because the file system has none ({error})"));

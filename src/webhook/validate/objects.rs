@@ -17,7 +17,7 @@ use crate::{
         ACCEPT_REPOSITORY, Backup, IS_DEFAULT, Repository, Restore, RestoreArchive, S3Backend, SecretKeyReference,
         StoreLocation, VolumeBackend, credential_sources,
     },
-    model::{ArchiveFormat, region_of_endpoint, wrong_archive_name},
+    model::{ArchiveFormat, LiteralSyntax, command_warnings, region_of_endpoint, wrong_archive_name},
     plan::{self, PlanProblem, SourceFacts, choose_repository, plan_sources},
     webhook::review::RefusedField,
 };
@@ -437,6 +437,9 @@ fn of_restore(restore: &Restore, repositories: &[Repository], findings: &mut Fin
             of_archive(archive, findings);
         }
         let command = ["spec", "to", "command"];
+        for warning in command_warnings(&to.command, true, LiteralSyntax::of(&to.command, &[]).as_ref()) {
+            findings.warn(&command, warning);
+        }
         if to.command.first().is_some_and(String::is_empty) {
             findings.hidden(&command, "begins with an empty argument instead of a program");
         }

@@ -56,6 +56,41 @@ Deployment mill in namespace orchard: injected (Injected)
 }
 
 #[test]
+fn arguments_are_shown_as_the_program_receives_them_to_a_user_who_requests_them() {
+    let value = "pg_dump --password=hush \"a b\" | gzip";
+    let workload = DEPLOYMENT.replace("pg_dump --password=hush cider", &format!("'{value}'"));
+    let workload = workload.replace("file-extension: .sql", "restorecommand: psql cider");
+    let text = stdout(&explain(&["--show-arguments"], &workload));
+    for line in [
+        r#"  arguments  of the plain command: ["pg_dump","--password=hush","a b","|","gzip"]"#,
+        r#"  arguments  of the plain command, restore: ["psql","cider"]"#,
+    ] {
+        assert!(text.lines().any(|printed| printed == line), "{line} in {text}");
+    }
+    let json: Value = serde_json::from_slice(&explain(&["--show-arguments", "-o", "json"], &workload).stdout).unwrap();
+    assert_eq!(json[0]["commandLines"][0]["arguments"][3], "|", "{json}");
+    let without = stdout(&explain(&["-o", "json"], &workload));
+    assert!(!without.contains("hush") && !without.contains("commandLines"), "{without}");
+}
+
+#[test]
+fn command_whose_failure_would_be_green_is_warned_of() {
+    for (command, part) in [
+        ("sh -c 'pg_dump a; pg_dump b'", "only the last command of the script is judged"),
+        ("sh -c 'pg_dump a & pg_dump b'", "does not collect its exit status"),
+        ("pg_dump a | gzip", "`|` is passed to pg_dump as text"),
+        ("echo $HOME", "`$NAME` is passed to echo as text"),
+    ] {
+        let workload = DEPLOYMENT.replace("pg_dump --password=hush cider", &format!("\"{command}\""));
+        let output = explain(&[], &workload);
+        let text = stdout(&output);
+        let warnings: Vec<&str> = text.lines().filter(|line| line.starts_with("  warning ")).collect();
+        assert!(warnings.len() == 1 && warnings[0].contains(part), "{text}");
+        assert_eq!(output.status.code(), Some(0), "a warning refuses nothing: {text}");
+    }
+}
+
+#[test]
 fn all_problems_of_all_objects_are_reported_at_once() {
     let wrong = DEPLOYMENT.replace("login", "kube-system/login").replace(".sql", "a/b");
     let bare = "\
@@ -211,6 +246,31 @@ fn files_that_are_not_read_are_wrong_usage() {
         (stdout(&nothing).as_str(), nothing.status.code()),
         ("no pods in the file (only Service, ConfigMap)\n", Some(0))
     );
+}
+
+#[test]
+fn misspelt_keys_are_explained_with_the_right_spelling_on_every_object() {
+    let misspelt = DEPLOYMENT.replace("stowaway.dev/backupcommand", "stowawy.dev/backup-comand");
+    let claim = "\
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: { name: cask, namespace: orchard, labels: { stowaway.io/backup: 'false' } }
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: { name: keg, labels: { stowaway.dev/backup: 'false' } }
+";
+    let output = explain(&[], &(misspelt + claim));
+    let text = stdout(&output);
+    for part in [
+        "annotation stowawy.dev/backup-comand: is not known and has no effect; the nearest known one is stowaway.dev/backupcommand",
+        "PersistentVolumeClaim cask in namespace orchard\n  warning    annotation stowaway.io/backup: ",
+        "the nearest known one is stowaway.dev/backup (it is a label)",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(!text.contains("keg") && !text.contains("hush"), "{text}");
 }
 
 #[test]

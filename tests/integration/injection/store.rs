@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use stowaway::{
     api::Repository,
-    model::{BackendConfig, Task, TaskKind, injected::BACKEND_VARIABLE, mounts},
+    model::{BackendConfig, DamagedPacks, Task, TaskKind, injected::BACKEND_VARIABLE, mounts},
     resources::{
         self, JobRequest,
         names::{OwnerRef, RunKind},
@@ -54,6 +54,7 @@ fn of_a_run(repository: &Repository, backend: BackendConfig) -> BTreeSet<(String
             connection: resources::connection(&repository.spec),
             cluster: String::new(),
             repository_id: None,
+            damaged_packs: DamagedPacks::default(),
             kind: TaskKind::Init,
             note: String::new(),
         },

@@ -41,7 +41,7 @@ impl Harm {
 }
 
 /// The longest pack, which holds data, and the shortest pack, which holds trees.
-fn packs(dir: &Path) -> [PathBuf; 2] {
+pub fn packs(dir: &Path) -> [PathBuf; 2] {
     let mut packs = files_in(dir, "data");
     packs.sort_by_key(|path| fs::metadata(path).unwrap().len());
     [packs.last().unwrap().clone(), packs.first().unwrap().clone()]
@@ -131,7 +131,7 @@ async fn pack_that_is_lost_while_a_run_relies_on_it_fails_the_run() {
     }
 }
 
-fn run_of(identity: SnapshotIdentity) -> BackupRun {
+pub fn run_of(identity: SnapshotIdentity) -> BackupRun {
     BackupRun {
         skip_format_check: false,
         source: "deployment/shop/db".parse::<SourceName>().unwrap(),

@@ -119,7 +119,7 @@ async fn what_cannot_be_mended_is_named_and_can_be_forgotten() {
     follow(broken(&diagnosis(&location).await).unwrap(), &location, &source).await;
     let after = diagnosis(&location).await;
     let last = broken(&after).unwrap().remedy.last().unwrap().clone();
-    let ids: Vec<&str> = last.split("stowaway forget ").nth(1).unwrap().split(' ').collect();
+    let ids: Vec<&str> = last.split("stowaway forget --repository REPOSITORY ").nth(1).unwrap().split(' ').collect();
     let repository = stowaway::repository::open_exclusively(folder(&location), never()).await.unwrap();
     let all = repository.snapshots().await.unwrap();
     let whole = |id: &&str| all.iter().find(|snapshot| snapshot.id.starts_with(*id)).unwrap().id.clone();

@@ -156,7 +156,8 @@ async fn patterns_that_leave_no_file_at_all_make_no_snapshot() {
     for pattern in ["/**", "*.log"] {
         let error =
             repository.store_folder(&claim(), &excluding(&[pattern]), &source, Arc::default()).await.unwrap_err();
-        assert!(matches!(&error, RepositoryError::InvalidRequest(text) if text.contains(pattern)), "{error}");
+        assert_eq!(error.reason(), Reason::InvalidRequest);
+        assert!(error.to_string().contains(&format!("excluded by the pattern {pattern} (")), "{error}");
     }
     assert!(repository.snapshots().await.unwrap().is_empty());
     // Without any file the patterns have excluded nothing.
@@ -182,6 +183,11 @@ async fn run_leaves_out_what_is_excluded_and_reports_it() {
     let listed = entries_of(&repository, report.snapshot.as_deref().unwrap()).await;
     let is_there = |path: &str| listed.iter().any(|entry| entry.path == path);
     assert!(is_there("/data/claim/x/cache/file") && !is_there("/data/claim/cache/file"));
+    let report = backup_volume(&repository, run(&["/*"]), &source, Arc::default()).await;
+    assert_eq!((report.verdict, report.reason, report.snapshot), (Verdict::Failed, Reason::InvalidRequest, None));
+    for part in ["of /data/claim is left", "the pattern /* (", "stowaway.dev/exclude of the claim"] {
+        assert!(report.message.contains(part), "{}", report.message);
+    }
     let report = backup_volume(&repository, run(&["!x"]), &source, Arc::default()).await;
     assert_eq!((report.verdict, report.reason, report.snapshot), (Verdict::Failed, Reason::InvalidRequest, None));
 }

@@ -366,6 +366,21 @@ async fn racing_creations_in_a_bucket_leave_one_repository() {
 }
 
 #[tokio::test]
+async fn missing_bucket_is_named_with_what_to_do() {
+    let store = FakeS3::start().await;
+    let mut access = store.access();
+    let BackendConfig::S3(config) = &mut access.backend else { unreachable!() };
+    "absent".clone_into(&mut config.bucket);
+    for error in [open(access.clone(), never()).await.unwrap_err(), open_or_create(access, never()).await.unwrap_err()]
+    {
+        assert_eq!(error.reason(), Reason::StoreUnavailable, "{error}");
+        let text = error.to_string();
+        assert!(text.contains("has no bucket \"absent\" (") && text.contains("NoSuchBucket"), "{text}");
+        assert!(text.contains("): create it, or correct its name"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn no_message_holds_a_credential() {
     let store = FakeS3::start().await;
     let repository = repository_in(&store).await;

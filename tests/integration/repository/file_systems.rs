@@ -3,6 +3,8 @@
 //!
 //! File systems for which the machine has no program or kernel module are reported as SKIPPED.
 
+mod created;
+
 use std::{
     ffi::OsStr,
     fs::{self, File},

@@ -229,10 +229,13 @@ fn what_may_not_be_read_is_listed_and_makes_the_snapshot_incomplete() {
     fs::write(folder_in(&source, "closed-folder").join("inside"), "secret").unwrap();
     folder_in(&folder_in(&source, "listed-only"), "x");
     // Owned by root with mode 0, as in an ext4 volume.
-    folder_in(&source, "lost+found");
+    let has_lost_and_found = make_lost_and_found(&source);
     let owned = std::process::Command::new("chown").args(["-R", "65532"]).arg(dir.path()).status().unwrap();
     assert!(owned.success());
-    for (name, mode) in [("closed-file", 0), ("closed-folder", 0), ("listed-only", 0o400), ("lost+found", 0)] {
+    let lost_and_found = has_lost_and_found.then_some(("lost+found", 0));
+    for (name, mode) in
+        [("closed-file", 0), ("closed-folder", 0), ("listed-only", 0o400)].into_iter().chain(lost_and_found)
+    {
         fs::set_permissions(source.join(name), fs::Permissions::from_mode(mode)).unwrap();
     }
     let (_, module) = module_path!().split_once("::").unwrap();
@@ -297,7 +300,8 @@ async fn file_that_shrinks_while_it_is_read_is_stored_as_long_as_it_is_then() {
     assert!(stored.changed.first[0].reason.contains("it shrank from 41943040 to 1048576 bytes"), "{stored:?}");
     let target = folder_in(dir.path(), "target");
     restore_folder(&repository, &stored.snapshot, &target).await;
-    assert_same(&dir.path().join("source"), &target);
+    // The stored time may be that of a moment at which the file was already short, but its time not yet new.
+    assert_eq!(fs::read(target.join("file")).unwrap(), fs::read(dir.path().join("source/file")).unwrap());
     let snapshots = repository.snapshots().await.unwrap();
     assert!(newest_of(&snapshots, &"pvc/claim".parse().unwrap()).is_some(), "one rotated log spoils no snapshot");
 }
@@ -403,7 +407,7 @@ async fn other_file_systems_and_internal_files_are_left_out() {
         fs::write(folder.join("below/.stowaway-restore.part"), "the app's own").unwrap();
         fs::create_dir(folder.join("mounted")).unwrap();
     }
-    fs::create_dir(source.join("lost+found")).unwrap();
+    make_lost_and_found(&source);
     // A killed restore step may leave this file of a restore which had ended.
     fs::write(source.join(".stowaway-restore.lock"), "").unwrap();
     for folder in [&source, &expected] {

@@ -9,6 +9,7 @@ mod command_line;
 mod damage;
 mod devices;
 mod discretion;
+mod distrust;
 mod doctor;
 mod everywhere;
 mod excludes;
@@ -29,6 +30,7 @@ mod manual_restore;
 mod meddled;
 mod memory;
 mod prune;
+mod read_only;
 mod refusals;
 mod restic;
 mod restore_step;
@@ -48,8 +50,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use stowaway::{
     model::{
-        BackendConfig, Connection, Proof, Secret, SnapshotIdentity, SnapshotQuery, SnapshotRecord, SourceName,
-        latest_restorable,
+        BackendConfig, Connection, DamagedPacks, Proof, Secret, SnapshotIdentity, SnapshotQuery, SnapshotRecord,
+        SourceName, latest_restorable,
     },
     repository::{
         Access, Entry, LockHolder, LockRules, Progress, Repository, RepositoryError, SnapshotSummary, StoreRules,
@@ -74,6 +76,7 @@ pub fn folder(path: &Path) -> Access {
         locks: LockRules::default(),
         timeouts: Timeouts::default(),
         expected_ids: Vec::new(),
+        damaged_packs: DamagedPacks::default(),
     }
 }
 

@@ -257,19 +257,36 @@ async fn damaged_repository_is_not_pruned() {
 
 #[tokio::test]
 async fn data_without_any_snapshot_is_not_rubbish() {
+    for bytes in [70 << 20, 1000] {
+        let dir = tempfile::tempdir().unwrap();
+        let repository = new_repository(dir.path()).await;
+        store(&repository, "/db.sql", &noise(bytes, 1)).await;
+        repository.close().await;
+        fs::remove_file(files_in(dir.path(), "snapshots").remove(0)).unwrap();
+        let repository = open_exclusively(folder(dir.path()), never()).await.unwrap();
+        let error = repository.prune(&PruneRules::default()).await.unwrap_err();
+        assert!(error.to_string().contains("holds no snapshot"), "{error}");
+        let rules = PruneRules { allow_no_snapshots: true, ..PruneRules::default() };
+        let report = repository.prune(&rules).await.unwrap();
+        assert_eq!((report.packs_after, bytes_in(dir.path())), (0, 0), "{report:?}");
+        repository.close().await;
+        newest().check(dir.path());
+    }
+}
+
+#[tokio::test]
+async fn packs_that_a_failed_first_backup_left_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let repository = new_repository(dir.path()).await;
-    store(&repository, "/db.sql", &noise(70 << 20, 1)).await;
+    store(&repository, "/db.sql", &noise(100_000, 1)).await;
     repository.close().await;
-    fs::remove_file(files_in(dir.path(), "snapshots").remove(0)).unwrap();
+    for folder in ["index", "snapshots"] {
+        fs::remove_file(files_in(dir.path(), folder).remove(0)).unwrap();
+    }
     let repository = open_exclusively(folder(dir.path()), never()).await.unwrap();
-    let error = repository.prune(&PruneRules::default()).await.unwrap_err();
-    assert!(error.to_string().contains("holds no snapshot"), "{error}");
-    let rules = PruneRules { allow_no_snapshots: true, ..PruneRules::default() };
-    let report = repository.prune(&rules).await.unwrap();
-    assert_eq!((report.packs_after, bytes_in(dir.path())), (0, 0), "{report:?}");
+    repository.prune(&PruneRules::default()).await.unwrap();
+    assert_eq!(bytes_in(dir.path()), 0);
     repository.close().await;
-    newest().check(dir.path());
 }
 
 #[tokio::test]
@@ -348,7 +365,8 @@ async fn lost_lock_ends_a_prune() {
     let repository = open_exclusively(folder(path), never()).await.unwrap();
     let packs = files_in(path, "data").len();
     Restic::ok(&newest(), path, &["unlock", "--remove-all"]);
-    let error = repository.prune(&none_unused()).await.unwrap_err();
+    let rules = PruneRules { allow_no_snapshots: true, ..none_unused() };
+    let error = repository.prune(&rules).await.unwrap_err();
     assert!(matches!(error, RepositoryError::LockLost { .. }), "{error}");
     assert_eq!(files_in(path, "data").len(), packs);
 }

@@ -26,24 +26,19 @@ use super::{
 
 /// A command whose system calls fail, in the notation of strace's `inject`. Only the injected calls are traced, because
 /// untraced calls cannot fail.
-fn failing(injected: &str, program: &str) -> Command {
+pub fn failing(injected: &str, program: impl AsRef<OsStr>) -> Command {
     let (calls, _) = injected.split_once(':').unwrap();
     let mut command = Command::new("strace");
-    command.args([
-        "-f",
-        "-o",
-        "/dev/null",
-        "-e",
-        &format!("trace={calls}"),
-        "-e",
-        &format!("inject={injected}"),
-        program,
-    ]);
+    command.args(["-f", "-o", "/dev/null", "-e", &format!("trace={calls}"), "-e", &format!("inject={injected}")]);
+    command.arg(program);
     command
 }
 
+/// Makes every file system look like NFS.
+pub const ON_NFS: &str = "fstatfs:poke_exit=@arg2=6969000000000000";
+
 /// Whether strace can make a call fail here. Prints why tests are skipped if not.
-fn can_inject() -> bool {
+pub fn can_inject() -> bool {
     let works =
         failing("write:error=EIO", "echo").arg("x").output().is_ok_and(|output| output.status.code() == Some(1));
     if !works {
@@ -183,6 +178,127 @@ async fn stale_handle_is_looked_for_by_its_name() {
     // A file whose handle is stale every time is not a file which vanished, so it is named.
     let report = with_files().await.store(Some("pread64:error=ESTALE:when=7+"));
     assert_eq!(outcome(&report), ("Incomplete".into(), "SourceUnreadable".into()), "{}", report.message);
+}
+
+#[tokio::test]
+async fn file_whose_reads_end_early_is_read_again_and_never_stored_shorter() {
+    if !can_inject() {
+        return;
+    }
+    let with_file = async || {
+        let case = Case::new().await;
+        fs::write(case.source().join("file"), noise(8 << 20, 1)).unwrap();
+        fs::write(case.source().join("other"), "other").unwrap();
+        case
+    };
+    // The first reading of the long file ends in its middle. The second one is whole.
+    let case = with_file().await;
+    let report = case.store(Some("pread64:retval=0:when=7"));
+    assert_eq!(report.verdict.to_string(), "Succeeded", "{}", report.message);
+    assert!(report.message.contains("file (its first reading ended after"), "{}", report.message);
+    case.restore(None, &case.target());
+    assert_eq!(fs::read(case.target().join("file")).unwrap(), noise(8 << 20, 1));
+    // The second reading ends early, too.
+    let case = with_file().await;
+    let report = case.store(Some("pread64:retval=0:when=7+"));
+    assert_eq!(outcome(&report), ("Incomplete".into(), "SourceUnreadable".into()), "{}", report.message);
+    assert!(report.message.contains("file (failed to read: its content ended after 0 of the 8388608 bytes"));
+}
+
+#[tokio::test]
+async fn hole_that_cannot_be_read_to_its_end_is_no_zeros() {
+    if !can_inject() {
+        return;
+    }
+    // The server of a network file system does not have the end of a file which the client still has. Of several files,
+    // because the first calls of a thread load the program.
+    let case = Case::new().await;
+    for number in 0..200 {
+        let file = fs::File::create(case.source().join(format!("file-{number:03}"))).unwrap();
+        file.set_len(256 << 10).unwrap();
+    }
+    let report = case.store(Some("pread64:retval=0:when=7+"));
+    assert_eq!(outcome(&report), ("Incomplete".into(), "SourceUnreadable".into()), "{}", report.message);
+    assert!(report.message.contains("after 0 of the 262144 bytes that its file system reports"), "{}", report.message);
+}
+
+#[tokio::test]
+async fn folder_that_cannot_be_listed_to_its_end_is_named_and_never_green() {
+    if !can_inject() {
+        return;
+    }
+    let case = Case::new().await;
+    for number in 0..40 {
+        let folder = case.source().join(format!("folder-{number:02}"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("file"), "content").unwrap();
+    }
+    // Readers of the C library take this error for the end of the listing. The repository has not so many folders.
+    let report = case.store(Some("getdents64:error=ENOENT:when=41+"));
+    assert_eq!(outcome(&report), ("Incomplete".into(), "SourceUnreadable".into()), "{}", report.message);
+    assert!(report.message.contains("(failed to list the folder to its end: "), "{}", report.message);
+    assert!(!report.message.contains("deleted before"), "{}", report.message);
+}
+
+#[tokio::test]
+async fn entry_that_its_folder_has_is_never_taken_for_a_deleted_one() {
+    if !can_inject() {
+        return;
+    }
+    // The handle of the root is not stale, and the root has all of the links.
+    for error in ["ENOENT", "ESTALE"] {
+        let case = Case::new().await;
+        for number in 0..40 {
+            symlink("target", case.source().join(format!("link-{number:02}"))).unwrap();
+        }
+        let report = case.store(Some(&format!("readlinkat:error={error}:when=11+")));
+        assert_eq!(outcome(&report), ("Incomplete".into(), "SourceUnreadable".into()), "{error}: {}", report.message);
+        assert!(report.message.contains("30 of the volume's entries could not be read"), "{}", report.message);
+        assert!(!report.message.contains("deleted before"), "{error}: {}", report.message);
+    }
+}
+
+#[tokio::test]
+async fn volume_whose_server_is_lost_midway_has_no_deleted_files() {
+    if !can_inject() {
+        return;
+    }
+    // All handles become stale, that of the root as well, as if the server had been replaced.
+    let case = Case::new().await;
+    for number in 0..300 {
+        fs::write(case.source().join(format!("file-{number:03}")), "content").unwrap();
+    }
+    let report = case.store(Some("statx:error=ESTALE:when=200+"));
+    assert_eq!(outcome(&report), ("Incomplete".into(), "SourceUnreadable".into()), "{}", report.message);
+    assert!(!report.message.contains("deleted before"), "{}", report.message);
+}
+
+#[tokio::test]
+async fn directories_of_snapshots_are_stored_unless_the_file_system_has_such() {
+    if !can_inject() {
+        return;
+    }
+    let case = Case::new().await;
+    let names = [".snapshot/daily.0", ".zfs/snapshot/daily.0", "~snapshot/daily.0"];
+    for name in names {
+        fs::create_dir_all(case.source().join(name)).unwrap();
+        fs::write(case.source().join(name).join("file"), name).unwrap();
+    }
+    fs::write(case.source().join("file"), "content").unwrap();
+    let report = case.store(None);
+    assert_eq!(outcome(&report), ("Succeeded".into(), "Completed".into()), "{}", report.message);
+    assert_eq!(report.message, "");
+    case.restore(None, &case.target());
+    for name in names {
+        assert_eq!(fs::read_to_string(case.target().join(name).join("file")).unwrap(), name);
+    }
+    // The same volume on NFS. The former snapshot has more files, which makes the smaller one no loss.
+    let report = case.store(Some(ON_NFS));
+    assert_eq!(outcome(&report), ("Succeeded".into(), "Completed".into()), "{}", report.message);
+    assert!(report.message.contains("2 entries of the storage system are skipped: .snapshot ("), "{}", report.message);
+    let target = case.dir.path().join("of-nfs");
+    case.restore(None, &target);
+    assert_eq!(names_in(&target), ["file", "~snapshot"]);
 }
 
 #[tokio::test]

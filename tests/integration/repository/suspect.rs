@@ -133,6 +133,26 @@ async fn volume_that_lost_most_is_suspect_and_consent_makes_it_good() {
 }
 
 #[tokio::test]
+async fn volume_that_loses_its_files_in_several_backups_is_green_and_names_the_larger_snapshot() {
+    let fixture = Fixture::new().await;
+    let full = fixture.back_up().await.snapshot.unwrap();
+    fixture.keep(7);
+    let first = fixture.back_up().await;
+    assert_eq!((first.verdict, first.message.as_str()), (Verdict::Succeeded, ""), "less than half is missing");
+    for number in 4..7 {
+        fs::remove_file(fixture.volume.join(format!("file-{number}"))).unwrap();
+    }
+    let second = fixture.back_up().await;
+    assert_eq!(second.verdict, Verdict::Succeeded, "{second:?}");
+    assert!(second.message.contains(&format!("restore {} before", &full[..8])), "{second:?}");
+    assert!(second.message.contains("holds 12 files of 120000 bytes"), "{second:?}");
+    assert_eq!(fixture.newest_good().await, second.snapshot);
+    // The annotation accepts such a loss, too.
+    let accepted = fixture.back_up_with(true).await;
+    assert_eq!((accepted.verdict, accepted.message.as_str()), (Verdict::Succeeded, ""), "{accepted:?}");
+}
+
+#[tokio::test]
 async fn volume_without_a_good_snapshot_is_not_suspect() {
     let fixture = Fixture::new().await;
     fixture.keep(0);

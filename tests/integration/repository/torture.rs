@@ -20,6 +20,15 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Creates the folder which ext4 has in a new volume, if this is ext4. Returns whether it is.
+pub fn make_lost_and_found(root: &Path) -> bool {
+    let is_ext4 = rustix::fs::statfs(root).unwrap().f_type == 0xef53;
+    if is_ext4 {
+        fs::create_dir(root.join("lost+found")).unwrap();
+    }
+    is_ext4
+}
+
 /// Fills a folder. Root creates foreign owners and devices as well.
 pub fn fill(root: &Path) {
     names(root);

@@ -1,11 +1,12 @@
 //! A command which exits with 0 after half a dump stores nothing: a pipe failed, a background process holds stdout, or
-//! the end of the format is missing.
+//! the end of the format is missing. A failure that the exit status hides is reported.
 
 use std::{path::Path, process::Output};
 
 use super::command_line::stowaway;
 
 const DUMP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/recognise/src/samples/pg_dump.sql");
+const LOCKED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/recognise/src/samples/sqlite_locked.sql");
 
 fn backup(repository: &Path, options: &[&str], command: &[&str]) -> (i32, String) {
     let begin = ["backup", "--repository", repository.to_str().unwrap(), "--init"];
@@ -41,6 +42,13 @@ fn half_a_dump_of_a_command_that_exits_0_is_not_stored() {
         (&["sh", "-c", &format!("{half} | gzip")], &["Truncated", "PostgreSQL dump in gzip", "format-check"]),
         // The end of the format is missing.
         (&["head", "-c", "2000", DUMP], &["Truncated", "dump complete", "stowaway.dev/format-check"]),
+        // The first of two dumps is truncated, and the second is whole.
+        (
+            &["sh", "-c", &format!("{half}; cat {DUMP}")],
+            &["Truncated", "dump 1 is missing before the next dump begins"],
+        ),
+        (&["sh", "-c", &format!("{half} | gzip; gzip -c {DUMP}")], &["Truncated", "before the next dump begins"]),
+        (&["cat", LOCKED], &["Truncated", "SQLite dump", "an error of sqlite3"]),
         // The process which holds stdout open may write more.
         (&["sh", "-c", "sleep 1000 & echo early"], &["OutputHeldOpen", "`wait`"]),
     ] {
@@ -59,6 +67,7 @@ fn whole_dumps_and_those_that_are_meant_to_be_so_are_stored() {
     for (options, command, part) in [
         (&[][..], &["sh", "-c", whole.as_str()][..], "PostgreSQL dump in gzip"),
         (&[], &["cat", DUMP], "is PostgreSQL dump and complete"),
+        (&[], &["cat", DUMP, DUMP], "is PostgreSQL dump and complete"),
         (&[], &["bash", "-c", "set +o pipefail; (echo half; exit 3) | cat"], "Succeeded"),
         (&["--no-format-check"], &["head", "-c", "2000", DUMP], "Succeeded"),
         (&["--allow-empty"], &["bash", "-c", "gzip </dev/null"], "Succeeded"),
@@ -73,6 +82,25 @@ fn whole_dumps_and_those_that_are_meant_to_be_so_are_stored() {
 
 fn snapshots_or_none(repository: &Path) -> usize {
     if repository.exists() { snapshots(repository) } else { 0 }
+}
+
+#[test]
+fn green_run_of_a_script_that_continues_after_a_failed_command_reports_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = folder.path().join("repository");
+    for (script, part) in [
+        ("cat /no/such/file; echo second", "only the last command of the script is judged by its exit status"),
+        ("cat /no/such/file\necho second", "begin the script with `set -e;`"),
+        ("cat /no/such/file >/dev/null 2>&1 & echo second", "does not collect its exit status"),
+    ] {
+        let (status, printed) = backup(&repository, &[], &["sh", "-c", script]);
+        assert!(status == 0 && printed.contains(part), "{script}: {printed}");
+    }
+    // With the advice, the same failure is no success.
+    let (status, printed) = backup(&repository, &[], &["sh", "-c", "set -e; cat /no/such/file; echo second"]);
+    assert!(status == 1 && printed.contains("CommandFailed"), "{printed}");
+    let (status, printed) = backup(&repository, &[], &["sh", "-c", "set -e; echo first; echo second"]);
+    assert!(status == 0 && !printed.contains("only the last command"), "{printed}");
 }
 
 #[test]

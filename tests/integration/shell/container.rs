@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use stowaway::seal::Unsealer;
+use stowaway::seal::{UnsealError, Unsealer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
@@ -154,7 +154,19 @@ impl Remote {
         self.read_until(|unsealer, _| unsealer.exit_status().is_some()).await
     }
 
-    pub async fn read_until(&mut self, mut is_enough: impl FnMut(&Unsealer, &[u8]) -> bool) -> Vec<u8> {
+    pub async fn read_until(&mut self, is_enough: impl FnMut(&Unsealer, &[u8]) -> bool) -> Vec<u8> {
+        self.try_read_until(is_enough).await.unwrap()
+    }
+
+    /// Reads stdout until the trailer or the end, or until the stream contradicts the protocol.
+    pub async fn try_read(&mut self) -> Result<Vec<u8>, UnsealError> {
+        self.try_read_until(|unsealer, _| unsealer.exit_status().is_some()).await
+    }
+
+    async fn try_read_until(
+        &mut self,
+        mut is_enough: impl FnMut(&Unsealer, &[u8]) -> bool,
+    ) -> Result<Vec<u8>, UnsealError> {
         let mut data = Vec::new();
         let mut buffer = vec![0; 65_536];
         while !is_enough(&self.unsealer, &data) {
@@ -163,9 +175,9 @@ impl Remote {
             if length == 0 {
                 break;
             }
-            data.extend_from_slice(&self.unsealer.push(&buffer[..length]).unwrap());
+            data.extend_from_slice(&self.unsealer.push(&buffer[..length])?);
         }
-        data
+        Ok(data)
     }
 
     pub async fn ready(&mut self) {

@@ -6,6 +6,7 @@ mod fake_carrier;
 mod pipes;
 mod protocol;
 mod restore;
+mod scripts;
 
 use std::{
     os::unix::fs::PermissionsExt,

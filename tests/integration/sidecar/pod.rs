@@ -11,8 +11,8 @@ use std::{
 use stowaway::{
     exec::{Session, local_session},
     model::{
-        BackendConfig, Connection, Failure, Reason, RunReport, SnapshotIdentity, TargetCommand, TargetVolume, Task,
-        TaskKind,
+        BackendConfig, Connection, DamagedPacks, Failure, Reason, RunReport, SnapshotIdentity, TargetCommand,
+        TargetVolume, Task, TaskKind,
     },
     repository::{Repository, SnapshotSummary, open},
     runner::sidecar::{HelperCommand, SidecarOutcome, SidecarRun, drive},
@@ -212,6 +212,7 @@ impl Pod {
             connection: Connection::default(),
             cluster: String::new(),
             repository_id: None,
+            damaged_packs: DamagedPacks::default(),
             kind,
             note: String::new(),
         }
@@ -237,6 +238,7 @@ impl Pod {
             connection: Connection::default(),
             cluster: String::new(),
             repository_id: None,
+            damaged_packs: DamagedPacks::default(),
             kind,
             note: String::new(),
         }
@@ -259,6 +261,7 @@ impl Pod {
             connection: Connection::default(),
             cluster: String::new(),
             repository_id: None,
+            damaged_packs: DamagedPacks::default(),
             kind,
             note: String::new(),
         }

@@ -287,6 +287,11 @@ fn runs() -> Cases {
     ]
 }
 
+/// A Restore into a command.
+fn command(command: &[&str]) -> Value {
+    restore(|spec| spec["to"] = json!({ "command": command }))
+}
+
 /// A Restore to an archive in a bucket.
 fn archive(change: impl FnOnce(&mut Value)) -> Value {
     let mut to = s3(|_| ())["spec"].clone();
@@ -409,6 +414,12 @@ async fn what_may_yet_come_is_only_warned_of() {
         (run("Backup", &json!({ "repositoryRef": { "name": "later" } })), vec!["no Repository later"]),
         (run("Backup", &json!({ "repositoryRef": { "name": "other" } })), vec![]),
         (run("Backup", &json!({ "timeout": "5m", "idleTimeout": "5m" })), vec!["has no effect"]),
+        // Commands that would be green although nothing, or only a part, was restored.
+        (command(&["sh", "-c", "psql; psql"]), vec!["spec.to.command: only the last command of the script"]),
+        (command(&["sh", "-c", "gunzip | psql"]), vec!["spec.to.command: has a pipe"]),
+        (command(&["cat", "|", "psql"]), vec!["spec.to.command: `|` is passed to cat as text"]),
+        (command(&["psql", "$(DATABASE)"]), vec!["Kubernetes does not replace"]),
+        (command(&["sh", "-c", "set -e; psql; psql"]), vec![]),
     ] {
         let answer = webhook.admit("/objects", &creation(&object)).await;
         assert_eq!(answer["allowed"], true, "{answer}");

@@ -248,6 +248,50 @@ async fn unknown_stowaway_keys_are_warned_of_with_the_nearest_one() {
 }
 
 #[tokio::test]
+async fn commands_whose_failure_would_be_green_are_warned_of() {
+    for (key, command, expected) in [
+        ("backupcommand", "sh -c 'pg_dump a; pg_dump b'", "begin the script with `set -e;`"),
+        ("k8up.io/backupcommand", "sh -c 'pg_dump a; pg_dump b'", "begin the script with `set -e;`"),
+        ("backupcommand", "pg_dump a | gzip", "`|` is passed to pg_dump as text"),
+        ("k8up.io/backupcommand", "echo $HOME", "`$NAME` is passed to echo as text"),
+        ("backupcommand", "sh -c 'set -e; pg_dump a; pg_dump b'", ""),
+        ("k8up.io/backupcommand", "pg_dump 'a|b' '$c'", ""),
+    ] {
+        let deployment = deployment(&[(key, command)]);
+        let mut pod = deployment["spec"]["template"].clone();
+        (pod["apiVersion"], pod["kind"]) = ("v1".into(), "Pod".into());
+        for (path, object) in [("/workloads", &deployment), ("/pods", &pod)] {
+            let answer = Webhook::new().admit(path, &creation(object)).await;
+            assert_eq!(answer["allowed"], true, "{answer}");
+            let warned = warnings(&answer);
+            assert!(warned.contains(expected) && warned.is_empty() == expected.is_empty(), "{command}: {answer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn keys_with_a_similar_prefix_are_warned_of_with_the_right_spelling() {
+    for (key, meant) in [
+        ("stowaway.io/backupcommand", "stowaway.dev/backupcommand"),
+        ("stowawy.dev/backup-comand", "stowaway.dev/backupcommand"),
+        ("k8up.io/backupcomand", "k8up.io/backupcommand"),
+    ] {
+        let in_template = deployment(&[(key, "dump")]);
+        let mut on_itself = deployment(&[]);
+        on_itself["metadata"]["annotations"] = all(&[(key, "dump")]);
+        let mut pod = in_template["spec"]["template"].clone();
+        (pod["apiVersion"], pod["kind"]) = ("v1".into(), "Pod".into());
+        for object in [&in_template, &on_itself, &pod] {
+            let answer = Webhook::new().admit("/workloads", &creation(object)).await;
+            assert_eq!(answer["allowed"], true, "{answer}");
+            assert!(warnings(&answer).contains(&format!("the nearest known one is {meant}")), "{answer}");
+        }
+    }
+    let sound = deployment(&[("velero.io/backup", "x"), ("k8up.io/backup", "false")]);
+    assert_eq!(warnings(&Webhook::new().admit("/workloads", &creation(&sound)).await), "");
+}
+
+#[tokio::test]
 async fn keys_of_others_are_only_warned_of() {
     let webhook = Webhook::new();
     for annotations in [
@@ -352,6 +396,10 @@ async fn claims_and_namespaces_are_warned_of_typos_and_never_refused() {
         (object("PersistentVolumeClaim", &[], &[("k8up.io/backup", "false")]), "k8up.io/backup"),
         (object("Namespace", &[("k8up.io/backup", "false")], &[]), "on a Namespace"),
         (object("Namespace", &[], &[("inject", "side-car")]), "side-car"),
+        (object("Namespace", &[], &[("stowaway.io/backup", "false")]), "stowaway.dev/backup (it is a label)"),
+        (object("PersistentVolumeClaim", &[("stowawy.dev/exclude", "*.log")], &[]), "stowaway.dev/exclude"),
+        (object("PersistentVolumeClaim", &[], &[("backup", "flase")]), "\"flase\""),
+        (object("PersistentVolumeClaim", &[("k8up.io/backupcommand", "dump")], &[]), "read on Pod"),
     ] {
         for review in [creation(&object), review("UPDATE", &object, &object)] {
             let answer = Webhook::new().admit("/annotations", &review).await;

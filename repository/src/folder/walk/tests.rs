@@ -10,9 +10,16 @@ use crate::StoredFolder;
 /// Walks through a folder and calls `change` after the entry with a path was found. Returns the found paths and the
 /// statistics.
 fn walk(folder: &Path, after: &str, change: impl Fn()) -> (Vec<String>, StoredFolder) {
-    let stats = Arc::new(BackupStats::default());
-    let walk =
-        Walk::new(folder, "root".as_ref(), (Excludes::default(), SignedDuration::ZERO), Arc::clone(&stats)).unwrap();
+    walk_in(new_walk(folder, &[]), after, change)
+}
+
+fn new_walk(folder: &Path, excludes: &[String]) -> Walk {
+    let rules = (Excludes::new(excludes).unwrap(), SignedDuration::ZERO);
+    Walk::new(folder, "root".as_ref(), rules, Arc::default()).unwrap()
+}
+
+fn walk_in(walk: Walk, after: &str, change: impl Fn()) -> (Vec<String>, StoredFolder) {
+    let stats = Arc::clone(&walk.stats);
     let mut found = Vec::new();
     for entry in walk.map(Result::unwrap) {
         found.push(entry.path.display().to_string());
@@ -33,6 +40,16 @@ fn folder_with(paths: &[&str]) -> tempfile::TempDir {
     }
     directory
 }
+
+fn open_folder(path: &Path) -> Arc<OpenFolder> {
+    let handle = OwnedFd::from(File::open(path).unwrap());
+    let stat = stat_of(&handle).unwrap();
+    Arc::new(OpenFolder::root(handle, &stat))
+}
+
+/// Directories which storage systems create in the root of a volume, and similar ones.
+const STORAGE_ENTRIES: [&str; 6] =
+    [".snapshot/hourly.0/", ".zfs/snapshot/", "lost+found/", "below/.snapshot/hourly.0/", ".snapshots/mine/", "file"];
 
 #[test]
 fn deleted_folder_is_named_and_a_deleted_file_is_counted() {
@@ -75,15 +92,9 @@ fn entry_that_becomes_another_kind_of_file_is_taken_as_what_it_is_now() {
 
 #[test]
 fn storage_systems_entries_in_the_root_are_left_out_and_named() {
-    let directory = folder_with(&[
-        ".snapshot/hourly.0/",
-        ".zfs/snapshot/",
-        "lost+found/",
-        "below/.snapshot/hourly.0/",
-        ".snapshots/mine/",
-        "file",
-    ]);
-    let (found, collected) = walk(directory.path(), "", || {});
+    let directory = folder_with(&STORAGE_ENTRIES);
+    let on_nfs = Walk { file_system: FileSystem::Nfs, ..new_walk(directory.path(), &[]) };
+    let (found, collected) = walk_in(on_nfs, "", || {});
     let expected =
         ["", ".snapshots", ".snapshots/mine", "below", "below/.snapshot", "below/.snapshot/hourly.0", "file"];
     assert_eq!(found, expected);
@@ -93,6 +104,34 @@ fn storage_systems_entries_in_the_root_are_left_out_and_named() {
         (vec![".snapshot", ".zfs"], 2),
         "nothing is in an empty lost+found"
     );
+}
+
+#[test]
+fn directories_that_the_file_system_does_not_create_are_stored() {
+    let directory = folder_with(&STORAGE_ENTRIES);
+    let found_on = |file_system| {
+        let walk = Walk { file_system, ..new_walk(directory.path(), &[]) };
+        let (found, collected) = walk_in(walk, "", || {});
+        let found = |name: &str| found.iter().any(|path| path == name);
+        let stored = [".snapshot/hourly.0", ".zfs/snapshot", "lost+found"].map(found);
+        (stored, collected.passed_over.count, collected.unreadable.count)
+    };
+    assert_eq!(found_on(FileSystem::Plain), ([true, true, true], 0, 0));
+    assert_eq!(found_on(FileSystem::WithLostAndFound), ([true, true, false], 0, 0));
+    assert_eq!(found_on(FileSystem::Zfs), ([true, false, true], 1, 0));
+    assert_eq!(found_on(FileSystem::Unknown), ([true, true, false], 0, 0));
+}
+
+#[test]
+fn excluded_directory_is_left_out_whether_it_is_the_apps_or_not() {
+    let directory = folder_with(&STORAGE_ENTRIES);
+    for (file_system, left_out) in [(FileSystem::Plain, 1), (FileSystem::Nfs, 0)] {
+        let walk = Walk { file_system, ..new_walk(directory.path(), &["/.snapshot".to_owned()]) };
+        let (found, collected) = walk_in(walk, "", || {});
+        assert!(!found.iter().any(|path| path.starts_with(".snapshot/")), "{found:?}");
+        assert_eq!(collected.left_out, left_out, "{file_system:?}");
+        assert!(collected.passed_over.first.iter().all(|one| one.path != ".snapshot"), "{collected:?}");
+    }
 }
 
 #[test]
@@ -106,7 +145,8 @@ fn apps_own_entry_with_the_name_of_a_storage_systems_is_stored() {
         "lost+found/",
         "lost+found/#12",
     ]);
-    let (found, collected) = walk(directory.path(), "", || {});
+    let on_smb = Walk { file_system: FileSystem::Smb, ..new_walk(directory.path(), &[]) };
+    let (found, collected) = walk_in(on_smb, "", || {});
     assert_eq!(
         found,
         ["", ".snapshot", ".snapshot/index.db", ".zfs", ".zfs/mine", "lost+found", "lost+found/#12", "~snapshot"]
@@ -117,18 +157,17 @@ fn apps_own_entry_with_the_name_of_a_storage_systems_is_stored() {
 #[test]
 fn file_whose_folder_is_deleted_cannot_be_opened_again() {
     let directory = folder_with(&["b/", "b/file"]);
-    let folder = Arc::new(OwnedFd::from(File::open(directory.path().join("b")).unwrap()));
-    let opened = Opened::open(&folder, c"file").unwrap();
-    assert!(!opened.is_folder_deleted());
+    let opened = Opened::open(&open_folder(&directory.path().join("b")), c"file").unwrap();
+    assert!(!opened.is_gone());
     fs::remove_dir_all(directory.path().join("b")).unwrap();
     assert_eq!(opened.open_again().unwrap_err(), Errno::NOENT);
-    assert!(opened.is_folder_deleted());
+    assert!(opened.is_gone());
 }
 
 #[test]
 fn file_that_is_replaced_by_a_pipe_is_not_waited_for() {
     let directory = folder_with(&["file"]);
-    let folder = Arc::new(OwnedFd::from(File::open(directory.path()).unwrap()));
+    let folder = open_folder(directory.path());
     let opened = Opened::open(&folder, c"file").unwrap();
     fs::remove_file(directory.path().join("file")).unwrap();
     rustix::fs::mknodat(&*folder, "file", FileType::Fifo, Mode::RUSR, 0).unwrap();

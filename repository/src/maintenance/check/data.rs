@@ -92,7 +92,7 @@ async fn verify_long(
     cipher: &Cipher,
     part: BlobLocation,
 ) -> Result<Result<(), String>, RepositoryError> {
-    let mut reader = match long_blob::fetch(&Fetcher { store: store.clone(), cipher: cipher.clone() }, part).await {
+    let mut reader = match long_blob::fetch(&Fetcher::new(store, cipher), part).await {
         Ok(reader) => reader,
         Err(RepositoryError::Damaged { what, .. }) => return Ok(Err(what)),
         Err(error) => return Err(error),

@@ -2,7 +2,6 @@
 //! of a part of the packs are still those which were written. Successive checks can read different parts.
 
 mod data;
-mod part;
 
 use std::pin::pin;
 
@@ -19,11 +18,11 @@ use crate::{
     Repository, RepositoryError,
     blob_location::Fetcher,
     blob_table::{Copy, Marks},
-    crypto,
+    crypto, damaged_packs,
     index_file::PARALLEL_READS,
     store::{Kind, Store},
 };
-use stowaway_model::DataPart;
+use stowaway_model::{DamagedPacks, DataPart};
 
 /// How many packs are read at a time. Memory for each pack: the bytes of one request, and one blob.
 const PACKS_AT_ONCE: usize = 2;
@@ -50,6 +49,9 @@ pub struct CheckReport {
     /// them.
     pub unreferenced_packs: u64,
     pub findings: Findings,
+    /// The ids of the packs whose content is damaged, as far as data was read; at most 1000.
+    #[serde(default)]
+    pub damaged_packs: Vec<String>,
     /// How many snapshots cannot be restored completely, as far as data was read. A snapshot file which cannot be read
     /// is a finding and does not count here.
     pub harmed_snapshots: u64,
@@ -84,8 +86,7 @@ async fn check(repository: &Repository, store: &Store, data: Option<DataPart>) -
     check_packs(&index, &mut report, &mut findings);
 
     let mut lost = LostBlobs::default();
-    let scan =
-        UsedBlobScan { index: &index, fetcher: Fetcher { store: store.clone(), cipher: repository.cipher.clone() } };
+    let scan = UsedBlobScan { index: &index, fetcher: Fetcher::new(store, &repository.cipher) };
     scan.mark(&snapshots, &mut lost, &mut findings).await?;
     if let Some(part) = data {
         read_data(repository, store, &index, part, &mut report, &mut lost, &mut findings).await?;
@@ -95,6 +96,8 @@ async fn check(repository: &Repository, store: &Store, data: Option<DataPart>) -
         report.harmed_snapshots = harmed.len() as u64;
         report.harmed = harmed.into_iter().take(NAMED).map(HarmedSnapshot::of).collect();
     }
+    report.damaged_packs =
+        findings.damaged_packs.iter().take(DamagedPacks::MOST_COUNTED).map(|id| hex_id(*id)).collect();
     report.findings = findings;
     Ok(report)
 }
@@ -150,7 +153,7 @@ async fn read_data(
 ) -> Result<(), RepositoryError> {
     let due = (0..).zip(&index.packs).filter(|(_, pack)| !pack.files.is_empty() && !pack.is_marked);
     let due = due.filter_map(|(number, pack)| Some((number, pack, pack.size?)));
-    let due = due.filter(|(_, pack, _)| part::has(part, &pack.id));
+    let due = due.filter(|(_, pack, _)| damaged_packs::is_in(&pack.id, part));
     let reads = due.map(|(number, pack, size)| async move {
         let blobs = index.blobs_in(number)?.into_iter().map(|numbered| numbered.blob).collect();
         let damage = data::verify_with_retry(store, &repository.cipher, pack.id, size, blobs).await?;
@@ -162,6 +165,7 @@ async fn read_data(
         let (number, pack, size, damage) = read?;
         (report.packs_read, report.bytes_read) = (report.packs_read + 1, report.bytes_read + size);
         let Some(damage) = damage else { continue };
+        findings.damaged_packs.insert(pack.id);
         findings.add(Finding::DamagedPack { pack: hex_id(pack.id), why: damage.why });
         let blobs = index.blobs_in(number)?;
         for numbered in damage.blobs.iter().filter_map(|blob| blobs.get(*blob)) {

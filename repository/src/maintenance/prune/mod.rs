@@ -4,6 +4,7 @@
 //! index files which list the new packs and the packs which are kept. All new files are verified to be in the store.
 //! Only then the old index files are removed, and at last the packs which no index lists any more.
 
+mod doubts;
 mod plan;
 mod pre_repack;
 mod repack;
@@ -13,6 +14,7 @@ mod rules;
 use serde::{Deserialize, Serialize};
 
 use self::{
+    doubts::Doubts,
     plan::{PackAction, Plan, PlanError},
     repack::Repacked,
 };
@@ -28,8 +30,8 @@ use super::{
 };
 use crate::{Repository, RepositoryError, blob_location::Fetcher, blob_table::Marks, store::Store};
 
-/// If there is no snapshot at all, more data than this is not taken for leftovers, because the snapshots may have been
-/// lost.
+/// If there is no snapshot at all, more data than this, and any tree, is not taken for leftovers, because the snapshots
+/// may have been lost.
 const LEFTOVER_BYTES: u64 = 64 << 20;
 
 /// The result of a prune. For a dry run, what a prune would do, as far as that can be predicted.
@@ -77,33 +79,50 @@ impl Repository {
 
 async fn prune(repository: &Repository, store: &Store, rules: &PruneRules) -> Result<PruneReport, RepositoryError> {
     let roots = snapshots::read_strictly(repository, store).await?;
-    let (index, used) = read_used(repository, store, &roots).await?;
+    let contents = read_used(repository, store, &roots).await?;
+    let index = &contents.index;
     let bytes: u64 = index.packs.iter().filter_map(|pack| pack.size).sum();
-    if roots.is_empty() && bytes > LEFTOVER_BYTES && !rules.allow_no_snapshots {
+    let may_be_lost = roots.is_empty() && (bytes > LEFTOVER_BYTES || index.has_trees()?);
+    if may_be_lost && !rules.allow_no_snapshots {
         return Err(RepositoryError::InvalidRequest(format!(
             "{} holds no snapshot, but {bytes} bytes of data; nothing was pruned, because the snapshots may have been \
              lost; if they were removed on purpose, allow a prune without snapshots",
             store.location()
         )));
     }
-    carry_out(repository, store, rules, &index, &used, roots.len() as u64).await
+    carry_out(repository, store, rules, &contents, roots.len() as u64).await
 }
 
-/// Reads the index, and finds the blobs which these snapshots need.
+/// The index, and which of its blobs and packs matter for a prune.
+struct Contents {
+    index: Index,
+    /// The row numbers of the first copies of all needed blobs.
+    used: Marks,
+    doubts: Doubts,
+}
+
+/// Reads the index, finds the blobs which these snapshots need, and verifies the copies of blobs in damaged packs.
 async fn read_used(
     repository: &Repository,
     store: &Store,
     roots: &[SnapshotRoot],
-) -> Result<(Index, Marks), RepositoryError> {
+) -> Result<Contents, RepositoryError> {
     let mut findings = Findings::default();
     let index = Index::read(repository, store, &mut findings).await?;
-    let fetcher = Fetcher { store: store.clone(), cipher: repository.cipher.clone() };
-    let used = UsedBlobScan { index: &index, fetcher }.mark(roots, &mut LostBlobs::default(), &mut findings).await?;
-    if findings.is_empty() { Ok((index, used)) } else { Err(store.damaged(format!("{findings}; nothing was pruned"))) }
+    let fetcher = Fetcher::new(store, &repository.cipher);
+    let scan = UsedBlobScan { index: &index, fetcher: fetcher.clone() };
+    let used = scan.mark(roots, &mut LostBlobs::default(), &mut findings).await?;
+    if !findings.is_empty() {
+        return Err(store.damaged(format!("{findings}; nothing was pruned")));
+    }
+    let (found, reported) = (&findings.damaged_packs, &repository.damaged_packs);
+    let doubts = Doubts::find(&fetcher, &index, &used, found, reported).await?;
+    Ok(Contents { index, used, doubts })
 }
 
-fn make_plan(store: &Store, index: &Index, used: &Marks, rules: &PruneRules) -> Result<Plan, RepositoryError> {
-    Plan::new(index, used, rules).map_err(|error| match error {
+fn make_plan(store: &Store, contents: &Contents, rules: &PruneRules) -> Result<Plan, RepositoryError> {
+    let Contents { index, used, doubts } = contents;
+    Plan::new(index, used, doubts, rules).map_err(|error| match error {
         PlanError::Damaged(why) => store.damaged(why),
         PlanError::Index(error) => error,
     })
@@ -113,11 +132,11 @@ async fn carry_out(
     repository: &Repository,
     store: &Store,
     rules: &PruneRules,
-    index: &Index,
-    used: &Marks,
+    contents: &Contents,
     snapshots: u64,
 ) -> Result<PruneReport, RepositoryError> {
-    let mut plan = make_plan(store, index, used, rules)?;
+    let index = &contents.index;
+    let mut plan = make_plan(store, contents, rules)?;
     if rules.dry_run {
         return Ok(report(index, &plan, snapshots, None));
     }
@@ -128,7 +147,7 @@ async fn carry_out(
         Err(error @ RepositoryError::StoreFull { .. }) if plan.has_removals(index) => {
             tracing::warn!("not enough space to repack, so this prune only removes packs: {error}");
             replace_index::remove_repacked(repository, store, std::mem::take(&mut repacked)).await?;
-            plan = make_plan(store, index, used, &PruneRules { max_repack: Some(0), ..rules.clone() })?;
+            plan = make_plan(store, contents, &PruneRules { max_repack: Some(0), ..rules.clone() })?;
         }
         repacking => repacking?,
     }

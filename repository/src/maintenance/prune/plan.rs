@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 
 use super::{
     super::index::{Index, Pack},
+    doubts::Doubts,
     rules::PruneRules,
 };
 use crate::{
@@ -41,7 +42,8 @@ pub(super) struct Plan {
     /// For each file of [`Index::files`], whether it is removed. Its entries for packs which are kept are written to a
     /// new index file.
     pub obsolete_files: Vec<bool>,
-    /// The row number of the copy which is kept, for each needed blob.
+    /// The row number of the copy which is kept, for each needed blob. If it is not known which copy is intact, all
+    /// copies are kept.
     pub chosen: Marks,
     /// Bytes which are copied to new packs.
     pub repacked_bytes: u64,
@@ -58,8 +60,8 @@ struct Bytes {
 
 impl Plan {
     /// Makes a plan. `used` has the row numbers of the first copies of all needed blobs.
-    pub fn new(index: &Index, used: &Marks, rules: &PruneRules) -> Result<Self, PlanError> {
-        let chosen = choose(index, used)?;
+    pub fn new(index: &Index, used: &Marks, doubts: &Doubts, rules: &PruneRules) -> Result<Self, PlanError> {
+        let chosen = choose(index, used, doubts)?;
         let mut bytes = vec![Bytes::default(); index.packs.len()];
         for copies in index.blobs() {
             for Copy { row_number, row } in copies? {
@@ -70,7 +72,7 @@ impl Plan {
         }
         let mut actions: Vec<PackAction> =
             bytes.iter().map(|bytes| if bytes.used > 0 { PackAction::Keep } else { PackAction::Remove }).collect();
-        repack(index, &bytes, rules, &mut actions);
+        repack(index, &bytes, doubts, rules, &mut actions);
         let sum = |action: PackAction, of: fn(&Bytes) -> u64| {
             let packs = bytes.iter().zip(&actions).filter(|(_, planned)| **planned == action);
             packs.map(|(bytes, _)| of(bytes)).sum()
@@ -101,11 +103,9 @@ pub(super) enum PlanError {
 /// Chooses the copy of each needed blob which is kept. Copies in packs which are not marked as removable come first,
 /// then copies in packs with the highest share of needed bytes, then copies in packs with the most needed bytes. So a
 /// copy in a pack which was already repacked is preferred to the original.
-fn choose(index: &Index, used: &Marks) -> Result<Marks, PlanError> {
-    let is_whole = |copy: &Copy| {
-        let pack = index.pack_of(copy);
-        pack.size.is_some() && pack.content.size == pack.size
-    };
+///
+/// A copy in a pack which may be damaged is given up only for a copy which was read.
+fn choose(index: &Index, used: &Marks, doubts: &Doubts) -> Result<Marks, PlanError> {
     let mut needed_bytes = vec![0_u64; index.packs.len()];
     for copies in index.blobs() {
         let copies = copies?;
@@ -124,7 +124,20 @@ fn choose(index: &Index, used: &Marks) -> Result<Marks, PlanError> {
         if !used.has(copies[0].row_number) {
             continue;
         }
-        let best = copies.iter().filter(|copy| is_whole(copy)).min_by_key(|copy| {
+        if doubts.concern(&copies) && copies.iter().any(|copy| index.is_whole(copy)) {
+            match doubts.verified(&copies) {
+                Some(verified) => {
+                    chosen.set(verified.row_number);
+                }
+                None => {
+                    for copy in copies.iter().filter(|copy| index.is_whole(copy)) {
+                        chosen.set(copy.row_number);
+                    }
+                }
+            }
+            continue;
+        }
+        let best = copies.iter().filter(|copy| index.is_whole(copy)).min_by_key(|copy| {
             let pack = copy.row.pack as usize;
             (index.pack_of(copy).is_marked, Reverse((needed_shares[pack], needed_bytes[pack])), copy.row_number)
         });
@@ -142,12 +155,15 @@ fn choose(index: &Index, used: &Marks) -> Result<Marks, PlanError> {
 }
 
 /// Selects packs which are repacked, among those which are kept.
-fn repack(index: &Index, bytes: &[Bytes], rules: &PruneRules, actions: &mut [PackAction]) {
+///
+/// A pack which may be damaged is not one of them, because a damaged blob cannot be copied.
+fn repack(index: &Index, bytes: &[Bytes], doubts: &Doubts, rules: &PruneRules, actions: &mut [PackAction]) {
     let mut room = rules.max_repack.unwrap_or(u64::MAX);
     let used = bytes.iter().map(|bytes| bytes.used).sum();
     let allowed = rules.max_unused.limit(used);
 
-    let may_be_repacked = |pack: usize| index.packs[pack].content.longest <= LONGEST_REPACKED_BYTES;
+    let may_be_repacked =
+        |pack: usize| index.packs[pack].content.longest <= LONGEST_REPACKED_BYTES && !doubts.has(pack);
     let mut partly: Vec<usize> = (0..bytes.len())
         .filter(|pack| actions[*pack] == PackAction::Keep && bytes[*pack].unused > 0 && may_be_repacked(*pack))
         .collect();

@@ -51,10 +51,10 @@ async fn repack_before_prune(
 ) -> Result<RepackReport, RepositoryError> {
     let mut roots = snapshots::read_strictly(repository, store).await?;
     roots.retain(|snapshot| !forgotten.contains(&snapshot.summary.id));
-    let (index, used) = read_used(repository, store, &roots).await?;
-    let plan = make_plan(store, &index, &used, rules)?;
+    let contents = read_used(repository, store, &roots).await?;
+    let plan = make_plan(store, &contents, rules)?;
     let mut repacked = Repacked::default();
-    match repack::repack(repository, store, &index, &plan, &mut repacked).await {
+    match repack::repack(repository, store, &contents.index, &plan, &mut repacked).await {
         Err(error @ RepositoryError::StoreFull { .. }) => {
             tracing::warn!("not enough space to repack before the prune, which will free some: {error}");
             // Other clients may already use packs which an index file lists, so those are left to the prune.

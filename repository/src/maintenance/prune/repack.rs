@@ -47,7 +47,7 @@ pub(super) async fn repack(
     plan: &Plan,
     repacked: &mut Repacked,
 ) -> Result<(), RepositoryError> {
-    let fetcher = Fetcher { store: store.clone(), cipher: repository.cipher.clone() };
+    let fetcher = Fetcher::new(store, &repository.cipher);
     // restic expects that all blobs of a pack have the same kind.
     for kind in [BlobKind::Tree, BlobKind::Data] {
         let due = (0..).zip(&plan.actions).filter(|(_, action)| **action == PackAction::Repack);

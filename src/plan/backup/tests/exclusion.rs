@@ -73,3 +73,44 @@ fn pod_of_a_restore_that_does_not_end_fails_the_backup_of_its_claim() {
     let outcome = &world.source("pvc/casks").outcome;
     assert_eq!((outcome.reason.as_str(), outcome.verdict), ("TargetInUse", Some(Verdict::Failed)));
 }
+
+#[test]
+fn claim_that_a_failed_restore_has_created_is_not_stored_and_the_next_step_is_named() {
+    let mut world = World::new(&["pvc/casks", "pvc/barrels"]);
+    world.sources.sources[0].unfilled = Some("undo".into());
+    world.step(0);
+    let started: Vec<String> = world.step(0).start.into_iter().map(|start| start.source).collect();
+    assert_eq!(started, ["pvc/barrels"]);
+    world.end("pvc/barrels", &success());
+    world.step(300);
+    let outcome = &world.source("pvc/casks").outcome;
+    assert_eq!((outcome.reason.as_str(), outcome.verdict), ("RestoreUnfinished", Some(Verdict::Failed)));
+    for part in ["Restore undo has created claim casks", "Restore into it again, or delete it", "restore-unfinished-"] {
+        assert!(outcome.message.contains(part), "{part}: {}", outcome.message);
+    }
+    assert_eq!(world.status().verdict, Some(Verdict::Incomplete));
+}
+
+#[test]
+fn created_claim_is_stored_once_a_running_restore_has_filled_it_however_long_that_takes() {
+    let mut world = World::new(&["pvc/casks"]);
+    world.sources.sources[0].unfilled = Some("undo".into());
+    world.uses = restoring("casks", false, false);
+    world.step(0);
+    assert!(world.step(0).start.is_empty());
+    assert!(world.step(3600).start.is_empty());
+    assert_eq!(world.source("pvc/casks").outcome.verdict, None);
+    world.uses = ClaimUses::default();
+    world.sources.sources[0].unfilled = None;
+    assert_eq!(world.step(3610).start.len(), 1);
+}
+
+#[test]
+fn mark_with_a_text_of_another_author_is_not_repeated() {
+    let mut world = World::new(&["pvc/casks"]);
+    world.sources.sources[0].unfilled = Some("undo; all is well".into());
+    world.step(0);
+    world.step(0);
+    let message = &world.source("pvc/casks").outcome.message;
+    assert!(message.contains("a Restore has created claim casks") && !message.contains("well"), "{message}");
+}

@@ -83,6 +83,54 @@ fn damage_is_reported_until_the_same_part_is_whole() {
     assert_eq!(check(&cellar).damaged_part, None);
 }
 
+/// A report on damage in one pack.
+fn damaged(part: &str, pack: &str) -> RunReport {
+    let mut report = check_of(part, 1);
+    if let Some(MaintenanceReport::Check { damaged_packs, .. }) = &mut report.maintenance {
+        *damaged_packs = Some(DamagedPacks { ids: vec![pack.to_owned()], more_in: None });
+    }
+    report
+}
+
+#[test]
+fn damaged_packs_are_listed_until_a_check_has_read_them_and_found_them_intact() {
+    let mut cellar = checked();
+    step(&mut cellar, &Seen::default(), 0);
+    // A pack of part 1, in which a tree is damaged, is found by each check that reads all trees.
+    let (first, second) = ("0012345678abcdef", "0112345678abcdef");
+    let listed = |cellar: &Repository| check(cellar).damage().ids;
+    next_part(&mut cellar, 0);
+    end(&mut cellar, 0, &damaged("2/3", first));
+    assert_eq!(listed(&cellar), [first]);
+    next_part(&mut cellar, 1);
+    end(&mut cellar, 1, &damaged("2/3", second));
+    assert_eq!(listed(&cellar), [second, first], "the second check has not read the first pack");
+    next_part(&mut cellar, 2);
+    end(&mut cellar, 2, &failure(Reason::Timeout));
+    assert_eq!(listed(&cellar), [second, first], "nothing was read");
+    for (hour, part, left) in [(3, "2/3", &[first][..]), (4, "3/3", &[first]), (5, "1/3", &[])] {
+        assert_eq!(next_part(&mut cellar, hour), part);
+        end(&mut cellar, hour, &check_of(part, 0));
+        assert_eq!(listed(&cellar), left, "{part}");
+    }
+    assert_eq!(check(&cellar).damaged_packs, None);
+}
+
+#[test]
+fn damage_without_a_list_counts_for_the_whole_part() {
+    let mut cellar = checked();
+    step(&mut cellar, &Seen::default(), 0);
+    next_part(&mut cellar, 0);
+    end(&mut cellar, 0, &check_of("1/3", 1));
+    assert!(check(&cellar).damage().is_empty(), "files are missing, and no pack is damaged");
+    // The status of an earlier version.
+    cellar.status.as_mut().unwrap().check.as_mut().unwrap().damaged_packs = None;
+    assert_eq!(check(&cellar).damage(), DamagedPacks::anywhere_in("1/3".parse().unwrap()));
+    next_part(&mut cellar, 1);
+    end(&mut cellar, 1, &check_of("1/3", 0));
+    assert!(check(&cellar).damage().is_empty());
+}
+
 #[test]
 fn damage_that_a_prune_finds_is_reported_until_a_prune_or_check_finds_none() {
     let mut cellar = pruned();

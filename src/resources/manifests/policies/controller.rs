@@ -25,7 +25,7 @@ use crate::{
 /// The volumes of a run's pod that may be of any kind: the stores of a Repository or of an archive.
 const STORE_VOLUMES: [&str; 2] = ["repository", "archive"];
 
-pub(super) fn guards(installation: &Installation<'_>) -> [Guard; 7] {
+pub(super) fn guards(installation: &Installation<'_>) -> [Guard; 8] {
     let concerns = || Some(("is-the-controller", is_controller(installation.namespace)));
     let prefix = text(ACCOUNT_PREFIX);
     let of_group = format!("owner.apiVersion.startsWith({})", text(&format!("{}/", api::GROUP)));
@@ -104,7 +104,31 @@ pub(super) fn guards(installation: &Installation<'_>) -> [Guard; 7] {
             expression: owned("oldObject", &format!("{of_group} && owner.kind == 'Backup'")),
             message: "Stowaway's controller may delete only claims and VolumeSnapshots that one of its Backups created",
         },
+        Guard {
+            name: "stowaway-controller-claims",
+            rules: vec![("", &["persistentvolumeclaims"], &["UPDATE"])],
+            concerns: concerns(),
+            expression: only_removes_annotation(api::RESTORE_UNFINISHED),
+            message: "Stowaway's controller may change a claim only by removing the annotation stowaway.dev/restore-unfinished",
+        },
     ]
+}
+
+/// The update changes nothing which a user sets, except that it may remove the annotation of this key.
+fn only_removes_annotation(key: &str) -> String {
+    let fields = [("labels", "{}"), ("finalizers", "[]"), ("ownerReferences", "[]")].map(|(field, none)| {
+        let value = |object: &str| format!("{object}.metadata.?{field}.orValue({none})");
+        format!("{} == {}", value("object"), value("oldObject"))
+    });
+    let annotations = |object: &str| format!("{object}.metadata.?annotations.orValue({{}})");
+    let (new, old, key) = (annotations("object"), annotations("oldObject"), text(key));
+    [
+        "object.spec == oldObject.spec".to_owned(),
+        fields.join(" && "),
+        format!("{new}.all(key, key in {old} && {new}[key] == {old}[key])"),
+        format!("{old}.all(key, key == {key} || key in {new})"),
+    ]
+    .join(" && ")
 }
 
 /// The Job's pod is that of a run.

@@ -185,6 +185,39 @@ fn commands_of_pods_are_changed_only_by_users_who_may_exec() {
 }
 
 #[test]
+fn objects_with_a_key_that_was_probably_meant_for_stowaway_reach_the_validation() {
+    let configuration = of_kind(&documents(&Installation::default()), &["ValidatingWebhookConfiguration"]).remove(0);
+    let reaches = |entry: &str, object: &Value| {
+        let entries = configuration["webhooks"].as_array().unwrap();
+        let entry = entries.iter().find(|one| one["name"] == format!("{entry}.{GROUP}")).unwrap();
+        let conditions = entry["matchConditions"].as_array().unwrap();
+        let condition = conditions.iter().find(|condition| condition["name"] == "concerns-us").unwrap();
+        request("CREATE", "", "pods").of(object.clone()).evaluate(condition["expression"].as_str().unwrap()).unwrap()
+    };
+    for (key, expected) in [
+        ("stowaway.dev/backup", true),
+        ("stowaway.io/backup", true),
+        ("stowawy.dev/backup", true),
+        ("stwoaway.dev/backup", true),
+        ("k8up.io/backups", true),
+        ("k8up/backup", true),
+        ("backup.appuio.ch/file-extension", true),
+        ("velero.io/backup", false),
+        ("example.com/backupcommand", false),
+    ] {
+        let with = |field: &str| json!({ "metadata": { field: { key: "x" } }, "spec": { "template": {} } });
+        let in_template = json!({ "metadata": {}, "spec": { "template": with("annotations") } });
+        assert_eq!(reaches("workloads", &with("annotations")), expected, "{key}");
+        assert_eq!(reaches("workloads", &in_template), expected, "{key}");
+        assert_eq!(reaches("pods", &with("annotations")), expected, "{key}");
+        for entry in ["claims", "namespaces"] {
+            assert_eq!(reaches(entry, &with("annotations")), expected, "{key}");
+            assert_eq!(reaches(entry, &with("labels")), expected, "{key}");
+        }
+    }
+}
+
+#[test]
 fn repositories_shapes_of_pods_and_statuses_have_their_rights() {
     let object = |spec: Value| json!({ "metadata": { "name": "x" }, "spec": spec });
     let default =
@@ -389,6 +422,33 @@ fn controller_makes_and_deletes_what_is_its_own_alone() {
         ("secret of others", secret("Opaque", "helm"), Some("stowaway-controller-secrets")),
         ("account", account("stowaway-run-x"), None),
         ("another account", account("default"), Some("stowaway-controller-accounts")),
+    ]);
+}
+
+#[test]
+fn controller_changes_nothing_of_a_claim_but_its_own_mark() {
+    let claim = |annotations: Value, size: &str| {
+        let spec = json!({ "resources": { "requests": { "storage": size } } });
+        json!({ "metadata": { "name": "x", "labels": { "app": "mill" }, "annotations": annotations }, "spec": spec })
+    };
+    let marked = || json!({ "stowaway.dev/restore-unfinished": "undo", "note": "x" });
+    let change = |new: Value| request("UPDATE", "", "persistentvolumeclaims").after(claim(marked(), "1Gi")).of(new);
+    let by_controller = |new: Value| change(new).by(CONTROLLER_USER);
+    let mut relabelled = claim(json!({ "note": "x" }), "1Gi");
+    relabelled["metadata"]["labels"] = json!({ "stowaway.dev/backup": "false" });
+    let mut kept = claim(json!({ "note": "x" }), "1Gi");
+    kept["metadata"]["finalizers"] = json!(["example.com/keep"]);
+    let policy = Some("stowaway-controller-claims");
+    holds(vec![
+        ("mark removed", by_controller(claim(json!({ "note": "x" }), "1Gi")), None),
+        ("nothing", by_controller(claim(marked(), "1Gi")), None),
+        ("size", by_controller(claim(marked(), "2Gi")), policy),
+        ("another annotation removed", by_controller(claim(json!({}), "1Gi")), policy),
+        ("another annotation changed", by_controller(claim(json!({ "note": "y" }), "1Gi")), policy),
+        ("an annotation added", by_controller(claim(json!({ "note": "x", "a": "b" }), "1Gi")), policy),
+        ("labels", by_controller(relabelled), policy),
+        ("finalizers", by_controller(kept), policy),
+        ("by its user", change(claim(json!({}), "2Gi")), None),
     ]);
 }
 

@@ -1,5 +1,7 @@
 //! The diagnosis of a repository, case by case.
 
+use clap::Parser;
+
 use crate::repository::{Findings, LockHolder};
 
 use super::*;
@@ -19,10 +21,12 @@ fn sound() -> Observed {
         bytes_read: 100,
         unreferenced_packs: 0,
         findings: Findings::default(),
+        damaged_packs: Vec::new(),
         harmed_snapshots: 0,
         harmed: Vec::new(),
     };
-    Observed { location: "s3:bucket".to_owned(), format: 2, locks: Vec::new(), check, snapshots: Vec::new() }
+    let location = "s3:bucket".to_owned();
+    Observed { location, format: 2, is_read_only: false, locks: Vec::new(), check, snapshots: Vec::new() }
 }
 
 fn snapshot(id: &str, minute: i64, tags: &[&str]) -> SnapshotSummary {
@@ -58,6 +62,13 @@ fn sound_repository_has_no_complaint() {
 }
 
 #[test]
+fn store_that_refuses_writes_is_a_risk() {
+    let complaint = only(&Observed { is_read_only: true, ..sound() });
+    assert_eq!(complaint.weight, Weight::Risk);
+    assert!(complaint.what.contains("refuses writes") && complaint.remedy[0].contains("permissions"), "{complaint:?}");
+}
+
+#[test]
 fn one_key_is_a_risk_and_two_keys_are_not() {
     let mut observed = sound();
     observed.check.keys = 1;
@@ -77,7 +88,7 @@ fn unread_bytes_old_format_and_waste_are_notes() {
     assert!(only(&observed).remedy[0].contains("upgrade_repo_v2"));
     let mut observed = sound();
     observed.check.unreferenced_packs = 7;
-    assert_eq!(only(&observed).remedy, ["stowaway prune"]);
+    assert_eq!(only(&observed).remedy, ["stowaway prune --repository REPOSITORY"]);
     // The packs are examined before the keys, but a risk is listed before a note.
     observed.check.packs_read = 0;
     observed.check.keys = 1;
@@ -149,7 +160,7 @@ fn each_finding_has_its_own_step_and_no_other() {
     let steps = ["restic repair index", "restic repair packs", "remove the file snapshots", "remove the file keys"];
     for (finding, expected) in cases {
         let mut observed = sound();
-        observed.check.findings = Findings { count: 1, first: vec![finding.clone()] };
+        observed.check.findings = Findings { count: 1, first: vec![finding.clone()], ..Findings::default() };
         let complaint = only(&observed);
         assert_eq!(complaint.weight, Weight::Broken);
         assert!(complaint.what.contains(&finding.to_string()), "{}", complaint.what);
@@ -165,7 +176,8 @@ fn each_finding_has_its_own_step_and_no_other() {
 #[test]
 fn harmed_snapshots_are_named_to_be_forgotten_after_a_backup() {
     let mut observed = sound();
-    observed.check.findings = Findings { count: 99, first: vec![Finding::MissingPack { pack: "ab".repeat(32) }; 30] };
+    observed.check.findings =
+        Findings { count: 99, first: vec![Finding::MissingPack { pack: "ab".repeat(32) }; 30], ..Findings::default() };
     observed.check.harmed_snapshots = 1;
     observed.check.harmed = vec![HarmedSnapshot {
         id: "cd".repeat(32),
@@ -176,8 +188,12 @@ fn harmed_snapshots_are_named_to_be_forgotten_after_a_backup() {
     }];
     let complaint = only(&observed);
     let last = complaint.remedy.last().unwrap();
-    assert!(last.ends_with("stowaway forget cdcdcdcd"), "{last}");
-    assert!(complaint.what.ends_with("and 89 more, see stowaway check"), "{}", complaint.what);
+    assert!(last.ends_with("stowaway forget --repository REPOSITORY cdcdcdcd"), "{last}");
+    assert!(
+        complaint.what.ends_with("and 89 more, see `stowaway check --repository REPOSITORY`"),
+        "{}",
+        complaint.what
+    );
 }
 
 #[test]
@@ -188,10 +204,48 @@ fn repository_which_cannot_be_opened_is_broken_and_has_a_remedy() {
         Reason::RepositoryDamaged,
         Reason::RepositoryLocked,
         Reason::StoreFull,
+        Reason::StoreUnavailable,
+        Reason::RepositoryChanged,
+        Reason::SecretMissing,
+        Reason::PodNotStarted,
+        Reason::StreamCut,
     ] {
         let diagnosis = unopened(&Failure::new(reason, "as it is"));
         assert!(diagnosis.is_broken());
         assert_eq!(diagnosis.complaints[0].what, "as it is");
         assert!(!diagnosis.complaints[0].remedy.is_empty(), "{reason}");
+        let diagnosis = interrupted(&Failure::new(reason, "as it is"));
+        assert!(diagnosis.is_broken() && diagnosis.complaints[0].what.ends_with("not completed: as it is"));
+    }
+}
+
+/// The calls of the CLI which the text quotes: between backticks, or after the last colon.
+fn calls(text: &str) -> Vec<Vec<&str>> {
+    let quoted = text.split('`').skip(1).step_by(2).chain([text, text.rsplit(": ").next().unwrap_or_default()]);
+    quoted.filter(|call| call.starts_with("stowaway ")).map(|call| call.split(' ').collect()).collect()
+}
+
+#[test]
+fn every_quoted_call_of_the_cli_is_valid() {
+    let mut observed = sound();
+    observed.check.keys = 1;
+    observed.check.packs_read = 0;
+    observed.check.unreferenced_packs = 7;
+    let mut later = snapshot("ef", 60 * 24 * 400, &["proof=Sealed"]);
+    later.time = now() + SignedDuration::from_hours(24 * 400);
+    observed.snapshots = vec![snapshot("ab", -1, &["unproven"]), later];
+    let mut diagnoses = vec![diagnose(&observed, now())];
+    for reason in [Reason::WrongPassword, Reason::RepositoryLocked, Reason::StoreUnavailable, Reason::SecretMissing] {
+        diagnoses.push(unopened(&Failure::new(reason, "as it is")));
+    }
+    let texts = diagnoses.iter().flat_map(|diagnosis| &diagnosis.complaints);
+    let texts = texts.flat_map(|complaint| complaint.remedy.iter().chain([&complaint.what]));
+    let calls: Vec<Vec<&str>> = texts.flat_map(|text| calls(text)).collect();
+    for verb in ["logs", "forget", "prune", "key", "unlock"] {
+        assert!(calls.iter().any(|call| call[1] == verb), "{verb}: {calls:?}");
+    }
+    for call in calls {
+        let parsed = crate::cli::args::Arguments::try_parse_from(&call);
+        assert!(parsed.is_ok(), "{call:?}: {}", parsed.unwrap_err());
     }
 }

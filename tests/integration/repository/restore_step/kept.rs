@@ -1,7 +1,8 @@
 //! Metadata which the step restores, metadata without which it does not start an app, and files in a volume which it
-//! does not trust.
+//! does not trust; and a volume that it leaves as it is.
 
 use super::*;
+use crate::repository::refusals::{ON_NFS, can_inject, failing};
 
 #[tokio::test]
 async fn files_that_would_belong_to_another_user_hold_the_app_up_and_leave_nothing() {
@@ -41,6 +42,9 @@ async fn files_of_one_user_become_those_of_the_user_that_the_namespace_gives_its
     let output = pod.run_by(&["--reuid", "65532", "--regid", "65532", "--clear-groups"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert!(pod.report().message.contains("file: its owner 7:8"), "{}", pod.report().message);
+    let log = String::from_utf8_lossy(&output.stdout);
+    let line = log.lines().find(|line| line.contains("not restored of file: its owner 7:8"));
+    assert!(line.is_some_and(|line| line.contains("INFO")), "the app needs no other owner: {log}");
     let file = fs::metadata(pod.volume().join("file")).unwrap();
     assert_eq!((file.uid(), file.gid()), (65_532, 65_532));
 }
@@ -88,20 +92,31 @@ async fn root_of_the_step_keeps_what_a_root_of_a_restore_keeps() {
 
 #[tokio::test]
 async fn what_a_storage_system_puts_into_a_new_volume_is_no_data() {
-    for name in [".snapshot/daily.0", ".zfs/snapshot", "~snapshot/daily.0"] {
-        let pod = Pod::with_snapshot().await;
-        fs::create_dir_all(pod.volume().join(name)).unwrap();
-        assert!(pod.succeeds().snapshot.is_some(), "{name}");
-        assert!(pod.volume().join("folder-1").is_dir());
-    }
-    // Data of the app counts as data, whatever its name.
-    for name in [".snapshots/mine", ".snapshot/index.db", "@Recycle/old"] {
+    let apps =
+        [".snapshots/mine", ".snapshot/index.db", "@Recycle/old", ".snapshot/daily.0/file", ".zfs/snapshot/x/file"];
+    // Data of the app counts as data, whatever its name. The file system of this volume creates no snapshots.
+    for name in apps {
         let pod = Pod::with_snapshot().await;
         let path = pod.volume().join(name);
-        fs::create_dir(path.parent().unwrap()).unwrap();
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, "the app's").unwrap();
         assert_eq!(pod.succeeds().snapshot, None, "{name}");
         assert_eq!(fs::read(path).unwrap(), b"the app's");
+    }
+    if !can_inject() {
+        return;
+    }
+    for name in [".snapshot/daily.0", ".zfs/snapshot"] {
+        let pod = Pod::with_snapshot().await;
+        fs::create_dir_all(pod.volume().join(name)).unwrap();
+        let step = pod.command("data=pvc/claim");
+        let mut command = failing(ON_NFS, step.get_program());
+        command.args(step.get_args()).env_clear();
+        command.envs(step.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert!(pod.report().snapshot.is_some(), "{name}");
+        assert!(pod.volume().join("folder-1").is_dir());
     }
 }
 
@@ -130,4 +145,13 @@ async fn mark_that_another_user_made_moves_nothing_and_gives_nothing_away() {
     forge();
     assert_eq!(pod.succeeds().snapshot, None);
     pod.is_restored();
+}
+
+#[tokio::test]
+async fn volume_of_no_claim_is_left_as_it_is() {
+    let (pod, repository) = Pod::new().await;
+    repository.close().await;
+    let output = pod.command("data").output().unwrap();
+    assert!(output.status.success());
+    assert!(pod.report().message.contains("belongs to no claim"), "{}", pod.report().message);
 }

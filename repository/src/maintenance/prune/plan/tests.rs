@@ -102,11 +102,46 @@ fn repacked_copy_without_unused_blobs_is_kept() {
     for blob in [1, 3, 5] {
         used.set(index.copies(BlobKind::Data, id(blob)).unwrap()[0].row_number);
     }
-    let plan = Plan::new(&index, &used, &PruneRules::default()).unwrap();
+    let plan = Plan::new(&index, &used, &Doubts::none(&index), &PruneRules::default()).unwrap();
     let action =
         |number: usize| plan.actions[index.packs.iter().position(|pack| pack.id == id(1000 + number)).unwrap()];
     assert_eq!([action(0), action(1), action(2)], [PackAction::Remove, PackAction::Keep, PackAction::Keep]);
     assert_eq!((plan.unused_bytes, plan.repacked_bytes), (0, 0));
+}
+
+#[test]
+fn copy_in_a_damaged_pack_is_given_up_only_for_one_that_was_read() {
+    let pack = |blobs: &[(u8, u32)]| Written {
+        blobs: blobs.to_vec(),
+        is_lost: false,
+        is_short: false,
+        files: vec![(0, false)],
+    };
+    // Without doubts, the first pack is kept, because it has more needed bytes.
+    let packs = [pack(&[(1, 1000), (3, 1000)]), pack(&[(1, 1000)])];
+    let index = index_of(&packs);
+    let number = |number: usize| index.packs.iter().position(|pack| pack.id == id(1000 + number)).unwrap();
+    let copies = |blob| index.copies(BlobKind::Data, id(blob)).unwrap();
+    let row_in = |pack: usize| {
+        let copy = copies(1).into_iter().find(|copy| copy.row.pack as usize == number(pack));
+        copy.unwrap().row_number
+    };
+    let rules = PruneRules { max_unused: Unused::Bytes(0), ..PruneRules::default() };
+    let planned = |needed: &[usize], doubts: &Doubts| {
+        let mut used = Marks::new(index.len());
+        for blob in needed {
+            used.set(copies(*blob)[0].row_number);
+        }
+        let plan = Plan::new(&index, &used, doubts, &rules).unwrap();
+        [plan.actions[number(0)], plan.actions[number(1)]]
+    };
+    assert_eq!(planned(&[1, 3], &Doubts::none(&index)), [PackAction::Keep, PackAction::Remove]);
+    let both = [PackAction::Keep; 2];
+    let damaged = Doubts::of(&index, &[number(0)], &[]);
+    assert_eq!(planned(&[1, 3], &damaged), both, "it is not known which copy is intact");
+    let verified = Doubts::of(&index, &[number(0)], &[row_in(1)]);
+    assert_eq!(planned(&[1, 3], &verified), both, "the other blob of the damaged pack may be intact");
+    assert_eq!(planned(&[1], &verified), [PackAction::Remove, PackAction::Keep]);
 }
 
 #[test]
@@ -123,7 +158,8 @@ fn pack_with_a_blob_that_is_too_long_for_memory_is_never_packed_again() {
         let mut used = Marks::new(index.len());
         used.set(index.copies(BlobKind::Tree, id(2)).unwrap()[0].row_number);
         let rules = PruneRules { max_unused: Unused::Bytes(0), ..PruneRules::default() };
-        let plan = Plan::new(&index, &used, &rules).unwrap();
+        let doubts = Doubts::none(&index);
+        let plan = Plan::new(&index, &used, &doubts, &rules).unwrap();
         assert_eq!(plan.actions, [expected]);
     }
 }
@@ -135,9 +171,12 @@ proptest! {
     fn needed_blobs_are_never_removed(
         packs in vec(written(), 0..80),
         needed in vec(0..BLOBS, 0..24),
+        damaged in vec(0..80_usize, 0..4),
         rules in rules(),
     ) {
         let index = index_of(&packs);
+        let damaged: Vec<usize> = damaged.into_iter().filter(|pack| *pack < index.packs.len()).collect();
+        let doubts = Doubts::of(&index, &damaged, &[]);
         let needed: BTreeSet<u8> = needed.into_iter().collect();
         let mut used = Marks::new(index.len());
         let mut is_there = true;
@@ -154,14 +193,19 @@ proptest! {
             is_there &= copies.iter().any(whole);
             used.set(copies[0].row_number);
         }
-        let plan = Plan::new(&index, &used, &rules);
+        let plan = Plan::new(&index, &used, &doubts, &rules);
         prop_assert_eq!(plan.is_ok(), is_there);
         let Ok(plan) = plan else { return Ok(()) };
 
         for blob in &needed {
             let copies = index.copies(kind(*blob), id(usize::from(*blob))).unwrap();
             let chosen: Vec<&Copy> = copies.iter().filter(|copy| plan.chosen.has(copy.row_number)).collect();
-            prop_assert_eq!(chosen.len(), usize::from(!copies.is_empty()));
+            let wanted = if doubts.concern(&copies) {
+                copies.iter().filter(|copy| index.is_whole(copy)).count()
+            } else {
+                usize::from(!copies.is_empty())
+            };
+            prop_assert_eq!(chosen.len(), wanted);
             for copy in chosen {
                 prop_assert_ne!(plan.actions[copy.row.pack as usize], PackAction::Remove);
                 prop_assert!(index.pack_of(copy).size.is_some());

@@ -182,3 +182,83 @@ fn claim_of_a_stored_device_is_a_block_device_unless_another_mode_is_requested()
         assert_eq!(spec.volume_mode.as_deref() == Some("Block"), is_device);
     }
 }
+
+#[test]
+fn storage_class_that_does_not_exist_is_named_while_its_claim_has_no_volume() {
+    let new = json!({ "create": { "storageClassName": "ash", "accessModes": ["ReadWriteOnce"], "size": "5Gi", "volumeMode": "Filesystem" } });
+    let mut cellar = Cellar::new(&new, &json!({}));
+    cellar.claim = None;
+    assert!(cellar.step(0).restore.create_claim.is_some(), "a volume of that class may exist");
+    let pending = |class: &str| {
+        let spec = json!({ "accessModes": ["ReadWriteOnce"], "storageClassName": class });
+        claim(&json!({ "spec": spec, "status": { "phase": "Pending" } }))
+    };
+    let name = cellar.status().job.clone().unwrap();
+    cellar.world.jobs = vec![job(&name, &Scene::NoPod)];
+    let waiting = |cellar: &mut Cellar| {
+        cellar.step(1);
+        condition(&cellar.status().conditions, COMPLETE).unwrap().message.clone()
+    };
+    cellar.claim = Some(pending("oak"));
+    assert!(!waiting(&mut cellar).contains("StorageClass"), "its volume is made when its pod is scheduled");
+    cellar.claim = Some(pending("ash"));
+    assert!(waiting(&mut cellar).starts_with("claim casks has no volume, because StorageClass \"ash\" does not exist"));
+    cellar.step(301);
+    let outcome = &cellar.status().outcome;
+    assert_eq!((outcome.verdict, outcome.reason.as_str()), (Some(Verdict::Failed), "PodNotStarted"));
+    assert!(outcome.message.contains("StorageClass \"ash\" does not exist"), "{}", outcome.message);
+}
+
+/// The claim which a Restore has created and none has filled.
+fn unfilled() -> PersistentVolumeClaim {
+    claim(&json!({ "metadata": { "name": "casks", "annotations": { "stowaway.dev/restore-unfinished": "undo" } } }))
+}
+
+#[test]
+fn created_claim_is_marked_until_a_restore_has_filled_it() {
+    let new = json!({ "create": { "storageClassName": "oak", "accessModes": ["ReadWriteMany"], "size": "5Gi", "volumeMode": "Filesystem" } });
+    let incomplete = RunReport { verdict: Verdict::Incomplete, reason: Reason::MetadataNotKept, ..proven() };
+    for (report, is_filled) in [(proven(), true), (incomplete, true), (failure(Reason::StoreUnavailable), false)] {
+        let mut cellar = Cellar::new(&new, &json!({}));
+        cellar.claim = None;
+        let created = cellar.step(0).restore.create_claim.unwrap();
+        assert_eq!(created.annotations()["stowaway.dev/restore-unfinished"], "undo");
+        cellar.claim = Some(*created);
+        let name = cellar.status().job.clone().unwrap();
+        cellar.world.jobs = vec![job(&name, &Scene::Runs)];
+        assert!(!cellar.step(1).restore.claim_is_filled);
+        cellar.world.jobs.clear();
+        cellar.ends(&report);
+        assert_eq!(cellar.step(2).restore.claim_is_filled, is_filled, "{report:?}");
+        let message = &cellar.status().outcome.message;
+        assert_eq!(message.contains("no Backup stores claim casks"), !is_filled, "{message}");
+        assert_eq!(message.contains("restore into it again, or delete it"), !is_filled, "{message}");
+    }
+}
+
+#[test]
+fn claim_that_a_failed_restore_has_created_is_taken_by_the_next_one() {
+    for to in [json!({ "create": {} }), json!({})] {
+        let mut cellar = Cellar::new(&to, &json!({}));
+        cellar.claim = Some(unfilled());
+        let (start, _) = cellar.started(0);
+        assert_eq!(mount_of(start).claim, "casks");
+        cellar.ends(&proven());
+        assert!(cellar.step(1).restore.claim_is_filled);
+        let mut other = Cellar::new(&to, &json!({}));
+        other.started(0);
+        other.ends(&proven());
+        assert!(!other.step(1).restore.claim_is_filled, "a claim of the user has no mark");
+    }
+}
+
+#[test]
+fn refused_job_of_a_created_claim_and_a_mark_that_stays_are_reported_with_the_next_step() {
+    let mut status =
+        RestoreStatus { claim: "casks".into(), made_claim: "claim casks was created".into(), ..Default::default() };
+    restore_refused(&mut status, &mut Actions::default(), (Reason::PodNotStarted, "quota"), at(1));
+    assert!(status.outcome.message.contains("no Backup stores claim casks"), "{}", status.outcome.message);
+    claim_stays_marked(&mut status, "forbidden");
+    let command = "kubectl annotate persistentvolumeclaim casks stowaway.dev/restore-unfinished-";
+    assert!(status.outcome.message.contains(command), "{}", status.outcome.message);
+}

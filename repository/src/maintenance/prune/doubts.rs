@@ -1,0 +1,143 @@
+//! The packs that are believed to be damaged, and which of their blobs have a copy in another pack that was read and is
+//! intact.
+//!
+//! A prune keeps one copy of each blob. It must not keep the damaged one. But a check's list of damaged packs is no
+//! proof, so a copy in such a pack is given up only for a copy that the prune itself has read.
+
+use std::{collections::BTreeSet, pin::pin};
+
+use futures::{StreamExt, stream};
+use rustic_core::Id;
+
+use super::super::index::Index;
+use crate::{
+    RepositoryError,
+    blob_location::{self, BlobLocation, Fetcher},
+    blob_table::{Copy, Marks},
+    damaged_packs,
+};
+use stowaway_model::DamagedPacks;
+
+/// How many requests for blobs run in parallel. Each reads at most 4 MiB, or a single blob.
+const REQUESTS: usize = 4;
+/// The longest blob that is read, before compression. A longer one is not verified, so that all of its copies stay.
+const LONGEST_BYTES: u32 = 16 << 20;
+
+#[derive(Debug)]
+pub(super) struct Doubts {
+    /// The packs of the index that are believed to be damaged.
+    packs: Marks,
+    /// The row numbers of copies that were read and are intact, of blobs that are in such a pack, too.
+    verified: Marks,
+}
+
+impl Doubts {
+    /// Without any damaged pack.
+    #[cfg(test)]
+    pub fn none(index: &Index) -> Self {
+        Self { packs: Marks::new(index.packs.len()), verified: Marks::new(index.len()) }
+    }
+
+    /// For tests of the plan: these packs are damaged, and these copies were read.
+    #[cfg(test)]
+    pub fn of(index: &Index, packs: &[usize], verified: &[usize]) -> Self {
+        let mut doubts = Self::none(index);
+        for pack in packs {
+            doubts.packs.set(*pack);
+        }
+        for row_number in verified {
+            doubts.verified.set(*row_number);
+        }
+        doubts
+    }
+
+    /// Reads the other copies of the blobs of damaged packs. `used` has the row numbers of the first copies of all
+    /// needed blobs. `found` are the packs which turned out to be damaged when the trees were read, and `reported` are
+    /// those that a check found. If there are more than the check could list, all packs of that part of the data count
+    /// as damaged, and nothing is read for them, so that all copies of their blobs stay.
+    pub async fn find(
+        fetcher: &Fetcher,
+        index: &Index,
+        used: &Marks,
+        found: &BTreeSet<Id>,
+        reported: &DamagedPacks,
+    ) -> Result<Self, RepositoryError> {
+        let mut listed: BTreeSet<usize> =
+            damaged_packs::listed(index.packs.iter().map(|pack| &pack.id), reported).into_iter().collect();
+        let numbered = || index.packs.iter().enumerate();
+        listed.extend(numbered().filter(|(_, pack)| found.contains(&pack.id)).map(|(number, _)| number));
+        let mut packs = Marks::new(index.packs.len());
+        for number in &listed {
+            packs.set(*number);
+        }
+        if let Some(part) = reported.more_in {
+            for (number, _) in numbered().filter(|(_, pack)| damaged_packs::is_in(&pack.id, part)) {
+                packs.set(number);
+            }
+        }
+        let mut doubts = Self { packs, verified: Marks::new(index.len()) };
+        for number in listed {
+            doubts.verify_other_copies(fetcher, index, used, u32::try_from(number).unwrap_or(u32::MAX)).await?;
+        }
+        Ok(doubts)
+    }
+
+    pub fn has(&self, pack: usize) -> bool {
+        self.packs.has(pack)
+    }
+
+    /// Whether a copy of the blob is in a pack that is believed to be damaged.
+    pub fn concern(&self, copies: &[Copy]) -> bool {
+        copies.iter().any(|copy| self.has(copy.row.pack as usize))
+    }
+
+    /// The copy that was read and is intact, if there is one.
+    pub fn verified<'a>(&self, copies: &'a [Copy]) -> Option<&'a Copy> {
+        copies.iter().find(|copy| self.verified.has(copy.row_number))
+    }
+
+    async fn verify_other_copies(
+        &mut self,
+        fetcher: &Fetcher,
+        index: &Index,
+        used: &Marks,
+        pack: u32,
+    ) -> Result<(), RepositoryError> {
+        let mut parts = Vec::new();
+        for numbered in index.blobs_in(pack)? {
+            let copies = index.copies(numbered.blob.kind, numbered.blob.id)?;
+            let is_needed = copies.first().is_some_and(|first| used.has(first.row_number));
+            if !is_needed || self.verified(&copies).is_some() {
+                continue;
+            }
+            let other = copies.iter().find(|copy| {
+                let is_short = copy.row.blob.plain_length() <= LONGEST_BYTES;
+                is_short && !self.has(copy.row.pack as usize) && index.is_whole(copy)
+            });
+            parts.extend(other.map(|copy| (index.part(&copy.row), copy.row_number)));
+        }
+        let requests = blob_location::requests(parts.iter().map(|(part, _)| *part).collect());
+        let mut reads = pin!(stream::iter(requests).map(|request| read(fetcher, request)).buffer_unordered(REQUESTS));
+        let mut intact = BTreeSet::new();
+        while let Some(read) = reads.next().await {
+            intact.extend(read?);
+        }
+        for (part, row_number) in parts {
+            if intact.contains(&(part.pack, part.offset)) {
+                self.verified.set(row_number);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads blobs of one pack, and returns the pack and the offset of those that are intact.
+async fn read(fetcher: &Fetcher, parts: Vec<BlobLocation>) -> Result<Vec<(Id, u32)>, RepositoryError> {
+    let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return Ok(Vec::new()) };
+    let sealed = match fetcher.store.read_range(&first.pack, first.offset, last.end() - first.offset).await {
+        Err(RepositoryError::Damaged { .. }) => return Ok(Vec::new()),
+        read => read?,
+    };
+    let intact = parts.iter().filter(|part| fetcher.open_within(part, &sealed, first.offset).is_ok());
+    Ok(intact.map(|part| (part.pack, part.offset)).collect())
+}
