@@ -65,16 +65,21 @@ impl DamagedPacks {
     /// The list after a check that has read `part`, and has found these packs. What the check has not read stays.
     #[must_use]
     pub fn after_check(&self, part: DataPart, found: Self) -> Self {
-        let unread = self.ids.iter().filter(|id| !is_in(id, part)).cloned();
-        let mut ids = found.ids;
-        ids.extend(unread);
+        let ids = self.ids.iter().filter(|id| !is_in(id, part)).cloned().collect();
+        found.and(Self { ids, more_in: self.more_in.filter(|more| !part.covers(*more)) })
+    }
+
+    /// The packs of both lists.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let mut ids = self.ids;
+        ids.extend(other.ids);
         let mut seen = BTreeSet::new();
         ids.retain(|id| seen.insert(id.clone()));
-        let unread_part = self.more_in.filter(|more| !part.covers(*more));
-        let more_in = match (found.more_in, unread_part) {
+        let more_in = match (self.more_in, other.more_in) {
             _ if ids.len() > MOST_KEPT => Some(DataPart::ALL),
             (Some(one), Some(other)) if one != other => Some(DataPart::ALL),
-            (found, unread) => found.or(unread),
+            (one, other) => one.or(other),
         };
         ids.truncate(MOST_KEPT);
         Self { ids, more_in }

@@ -78,11 +78,11 @@ const ENTRIES: [StorageEntry; 4] = [
         on: &[FileSystem::Smb],
         holds: Holds::Folders,
     },
-    // ZFS with `snapdir=visible`, also if a server exports it.
+    // ZFS with `snapdir=visible`, also if a server, virtiofs or 9P exports it.
     StorageEntry {
         name: ".zfs",
         owner: "ZFS snapshots of the volume",
-        on: &[FileSystem::Zfs, FileSystem::Nfs, FileSystem::Smb],
+        on: &[FileSystem::Zfs, FileSystem::Nfs, FileSystem::Smb, FileSystem::Unknown],
         holds: Holds::Named(&["snapshot", "shares"]),
     },
 ];
@@ -149,7 +149,7 @@ mod tests {
             assert!(names(f_type).is_empty(), "{name}");
         }
         for (f_type, name) in [(0x6573_5546, "FUSE, virtiofs"), (0x0102_1997, "9P"), (0x4750_4653, "GPFS"), (7, "-")] {
-            assert_eq!(names(f_type), ["lost+found"], "{name}");
+            assert_eq!(names(f_type), ["lost+found", ".zfs"], "{name}");
         }
     }
 

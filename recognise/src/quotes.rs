@@ -45,6 +45,8 @@ fn is_opening(before: u8, after: u8) -> Option<bool> {
         (true, true) if before.eq_ignore_ascii_case(&b'x') => Some(true),
         (true, true) => None,
         (true, false) => Some(false),
+        // A value may begin with a blank.
+        (false, _) if before == b'(' => Some(!b",);:|\r\n".contains(&after)),
         (false, _) => Some(b"(,= \t\n".contains(&before) && !b",);:| \t\r\n".contains(&after)),
     }
 }

@@ -1,15 +1,22 @@
 //! The data of a repository without a snapshot. It shows whether the repository never had a snapshot, or has lost all
 //! of them.
 
-use super::{Repository, RepositoryError, index_file::IndexFile, pack::BlobKind, store::Kind};
+use super::{
+    Repository, RepositoryError,
+    index_file::IndexFile,
+    pack::{BlobKind, PackedBlob},
+    store::Kind,
+    tree_nodes::SHORT_BYTES,
+};
 
 /// What a repository without a snapshot contains.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Remains {
     /// How many packs are in the store. A backup that failed leaves packs.
     pub packs: u64,
-    /// How many folders of snapshots the index files list. Each snapshot has at least one. A first backup that was
-    /// interrupted has none, unless it stored many thousands of files.
+    /// How many small folders of snapshots the index files list. Each snapshot has at least one, because the path to the
+    /// stored content is made of them. A first backup that was interrupted has none, unless it stored thousands of
+    /// folders: only large ones are stored at once.
     pub trees: u64,
     /// How many index files cannot be read.
     pub unreadable: u64,
@@ -23,7 +30,9 @@ impl Repository {
             match read {
                 Ok(file) => {
                     let blobs = file.packs.iter().flat_map(|pack| &pack.blobs);
-                    remains.trees += blobs.filter(|blob| blob.kind == BlobKind::Tree).count() as u64;
+                    let is_small =
+                        |blob: &&PackedBlob| blob.kind == BlobKind::Tree && blob.plain_length() <= SHORT_BYTES / 2;
+                    remains.trees += blobs.filter(is_small).count() as u64;
                 }
                 Err(_) => remains.unreadable += 1,
             }

@@ -9,7 +9,7 @@ use super::{
     consent::{namespace_opt_out, opt_out},
     excludes::excludes,
     keys::{KEYS, Key, KeyId, PREFIX, nearest, own_key},
-    near_miss::{Object, bounded, near_misses},
+    near_miss::{MAXIMUM_UNKNOWN, Object, bounded, near_misses},
     snapshot_class::snapshot_class,
     values,
 };
@@ -83,6 +83,10 @@ pub fn unknown_keys(carrier: Carrier, annotations: Option<&Texts>, labels: Optio
     };
     let mut warnings = Vec::new();
     for key in own(annotations) {
+        // The author of the object decides how many keys it has, and each costs time.
+        if warnings.len() > MAXIMUM_UNKNOWN {
+            break;
+        }
         let message = match KEYS.iter().find(|known| known.name == key) {
             Some(known) if carrier.may_carry(known) => continue,
             Some(known) if carrier.may_be_labelled(known) => {
@@ -93,6 +97,9 @@ pub fn unknown_keys(carrier: Carrier, annotations: Option<&Texts>, labels: Optio
         warnings.push(Warning::mistake(format!("{PREFIX}{key}"), message));
     }
     for key in own(labels) {
+        if warnings.len() > MAXIMUM_UNKNOWN {
+            break;
+        }
         let message = match KEYS.iter().find(|known| known.name == key) {
             Some(known) if carrier.may_be_labelled(known) => continue,
             Some(known) if carrier.may_carry(known) => {

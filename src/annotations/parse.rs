@@ -253,8 +253,25 @@ impl<'a> Reader<'a> {
                 | KeyId::AllowMissing => (false, "backupcommand"),
             };
             let has_command = wanted == "backupcommand" && !request.commands.is_empty();
-            if !has_effect && !has_command {
-                self.warn(key, format!("has no effect, because there is no {PREFIX}{wanted}"));
+            if has_effect || has_command {
+                continue;
+            }
+            // The label of the Namespace, which is not known here, may request a helper or a sidecar.
+            let may_have_effect = request.inject.is_none()
+                && matches!(
+                    id,
+                    KeyId::Volumes
+                        | KeyId::Secrets
+                        | KeyId::SidecarResources
+                        | KeyId::Repository
+                        | KeyId::Timeout
+                        | KeyId::IdleTimeout
+                );
+            let message = format!("has no effect, because there is no {PREFIX}{wanted}");
+            if may_have_effect {
+                self.remark(key, format!("{message}, unless the label of the Namespace requests the injection"));
+            } else {
+                self.warn(key, message);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{
     Warning,
     keys::{KEYS, KeyId, PREFIX, nearest},
-    near_miss::{Intended, Object, bounded, near_misses},
+    near_miss::{Intended, MAXIMUM_UNKNOWN, Object, bounded, near_misses},
     values,
 };
 
@@ -22,10 +22,12 @@ pub fn workload_warnings(own: Option<&Texts>, template: Option<&Texts>) -> Vec<W
     let mut warnings: Vec<Warning> = own
         .into_iter()
         .flatten()
+        .filter(|(key, _)| !is_in_template(key))
         .filter_map(|(key, value)| Some(Warning::mistake(key, message(key, value)?)))
-        .chain(near_misses(Object::Workload, own))
+        // The author of the workload decides how many keys it has, and each costs time.
+        .take(MAXIMUM_UNKNOWN + 1)
         .collect();
-    warnings.retain(|warning| !is_in_template(&warning.key));
+    warnings.extend(near_misses(Object::Workload, own).into_iter().filter(|warning| !is_in_template(&warning.key)));
     bounded(warnings)
 }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::{
         core::v1::{Namespace, PersistentVolumeClaim},
@@ -23,7 +23,10 @@ use crate::{
     api::{CARRIED_OUT, RESTORE_UNFINISHED, Repository, Restore, RestoreStatus, SCALED_FINALIZER, SCALED_FROM},
     cluster::{apply, call::CallError, observe, scale},
     model::Reason,
-    plan::{self, ClaimUses, ObservedScale, RestoreActions, RestoreFacts, ScaleTo, SourceFacts, Staged, TargetFacts},
+    plan::{
+        self, ClaimUses, ObservedJob, ObservedScale, RestoreActions, RestoreFacts, ScaleTo, SourceFacts, Staged,
+        TargetFacts,
+    },
     resources::{
         self,
         names::{OwnerRef, RunKind},
@@ -126,7 +129,7 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
     }
     if actions.restore.claim_is_filled {
         // Before the verdict is stored, because a Restore with a verdict is not reconciled any more.
-        remove_mark(client, target.as_ref(), &mut status).await?;
+        remove_mark(client, target.as_ref(), &mut status, since_end(&jobs, now)).await?;
     }
     let is_changed = restore.status.as_ref() != Some(&status);
     if is_changed {
@@ -189,15 +192,26 @@ async fn observe_target(context: &Context, restore: &Restore) -> Result<Option<O
     }))
 }
 
-/// Removes the mark of the claim which the Restore has filled.
+/// The time since the last Job ended.
+fn since_end(jobs: &[ObservedJob], now: Timestamp) -> Option<SignedDuration> {
+    let ends = jobs.iter().filter_map(|observed| observed.job.status.as_ref()?.completion_time.as_ref());
+    ends.map(|Time(end)| now.duration_since(*end)).min()
+}
+
+/// How long after the end of the Job the removal of a claim's mark is tried.
+const MARK_LIMIT: SignedDuration = SignedDuration::from_mins(5);
+
+/// Removes the mark of the claim which the Restore has filled. The last attempt reports an error of any kind instead of
+/// returning it, because the verdict must not wait for ever, such as for another product's webhook.
 async fn remove_mark(
     client: &Client,
     target: Option<&ObservedTarget>,
     status: &mut RestoreStatus,
+    since: Option<SignedDuration>,
 ) -> Result<(), CallError> {
     let Some(claim) = target.and_then(|target| target.claim.as_ref()) else { return Ok(()) };
     match apply::remove_annotation(client, claim, RESTORE_UNFINISHED).await {
-        Err(error) if is_refusal(&error) => {
+        Err(error) if is_refusal(&error) || since.is_some_and(|since| since > MARK_LIMIT) => {
             plan::claim_stays_marked(status, &error.to_string());
             Ok(())
         }

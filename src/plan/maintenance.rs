@@ -315,17 +315,19 @@ impl Planner<'_, '_> {
         self.actions.requeue_within(RUNNING_REQUEUE);
     }
 
-    /// The part of the data which the next check reads: the damaged part again, else the next part. The number of parts
-    /// is the number of slots within `readAllWithin`.
+    /// The part of the data which the next check reads: the part with more damaged packs than are listed, else the damaged
+    /// part again, else the next part. The number of parts is the number of slots within `readAllWithin`.
     fn part_to_read(&self, schedule: &Schedule) -> DataPart {
         let unread = CheckStatus::default();
-        let CheckStatus { read_part, damaged_part, .. } = self.status.check.as_ref().unwrap_or(&unread);
+        let CheckStatus { read_part, damaged_part, damaged_packs, .. } = self.status.check.as_ref().unwrap_or(&unread);
         let within = self.repository.spec.check.as_ref().and_then(|check| check.read_all_within);
         let within = within.or_else(|| READ_ALL_WITHIN.parse().ok()).unwrap_or_default();
         let parts = schedule.fewest_within(within.span(), DataPart::MOST.into());
         let first = DataPart::first(u16::try_from(parts).unwrap_or(DataPart::MOST));
         let next = || read_part.filter(|read| read.of() == first.of())?.next();
-        damaged_part.or_else(next).unwrap_or(first)
+        // Every backup reads the part with packs that could not be listed, so that this part comes first.
+        let unlisted = damaged_packs.as_ref().and_then(|packs| packs.more_in);
+        unlisted.or(*damaged_part).or_else(next).unwrap_or(first)
     }
 
     /// Ends an attempt: the run gets its verdict, or waits for the next attempt.

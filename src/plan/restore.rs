@@ -110,9 +110,10 @@ pub fn plan_restore(restore: &Restore, facts: RestoreFacts<'_>, now: Timestamp) 
         },
     };
     if let (Some(verdict), Some(claim)) = (status.outcome.verdict, claim::unfilled(facts)) {
-        // Also an incomplete Restore has restored all contents.
-        actions.restore.claim_is_filled = verdict != Verdict::Failed;
-        if verdict == Verdict::Failed {
+        // Also an incomplete Restore has restored all contents. Who creates the claim decides what it contains.
+        let is_filled = claim::is_whole(restore) || !status.made_claim.is_empty();
+        actions.restore.claim_is_filled = verdict != Verdict::Failed && is_filled;
+        if !actions.restore.claim_is_filled {
             condition.1 = claim::with_unfilled(&condition.1, &claim);
             status.outcome.message = clip(&condition.1);
         }

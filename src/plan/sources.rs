@@ -290,8 +290,7 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
     let workloads = facts.expected.and_then(|expected| expected.workloads).unwrap_or_default();
     let expected_pods = workloads::expected_pods(workloads, facts.pods, MAXIMUM_SOURCES + 1);
     let mut units: BTreeMap<Workload, Unit<'_>> = BTreeMap::new();
-    let mut claims = Claims::default();
-    let mut left_out = LeftOut::default();
+    let (mut claims, mut left_out) = (Claims::default(), LeftOut::default());
     let mut replicas = Replicas::default();
     let mut warnings = Warnings::default();
     for (observed, is_there) in
@@ -303,7 +302,7 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
         }
         let texts = observed.pod.metadata.annotations.as_ref();
         let Some(request) = texts.map(annotations::parse).and_then(Result::transpose) else { continue };
-        // The pod has annotations, and none of them requests a backup.
+        // Such a pod does not represent the workload instead of a pod that requests a backup.
         let is_no_source = request.as_ref().is_ok_and(|one| one.commands.is_empty() && one.volumes.is_empty());
         match unit(observed, request) {
             Ok(Some((workload, unit))) if !unit.ready && runs_to_completion(&workload) => {
@@ -322,8 +321,9 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
                         replicas.add(observed);
                     }
                 }
-                let better = units.get(&workload).is_none_or(|present| unit.rank() > present.rank());
-                if better {
+                if is_no_source {
+                    warnings.add_of_pod(&unit);
+                } else if units.get(&workload).is_none_or(|present| unit.rank() > present.rank()) {
                     units.insert(workload, unit);
                 }
             }

@@ -184,8 +184,14 @@ async fn forget_and_prune(
 /// Checks the structure, and reads one part of the data. Damage is a report, and not an error.
 pub async fn check(access: Access, part: DataPart, cancel: &CancellationToken) -> Result<RunReport, Failure> {
     let started = Instant::now();
-    let checked =
-        with_repository_to_read(access, cancel, async |open| Ok((open.check(Some(part)).await?, open.lock_note())));
+    let checked = with_repository_to_read(access, cancel, async |open| {
+        let mut checked = open.check(Some(part)).await?;
+        if !checked.is_sound() && open.lock_note().is_some() {
+            // Without a lock, a prune may have removed packs after the index was read. A second check reads it again.
+            checked = open.check(Some(part)).await?;
+        }
+        Ok((checked, open.lock_note()))
+    });
     let (checked, lock_note) = checked.await?;
     for finding in &checked.findings.first {
         warn!("{finding}");

@@ -11,11 +11,14 @@ use std::{
 };
 
 use rustic_core::DataId;
-use rustix::{fs::Statx, io::Errno};
+use rustix::{
+    fs::{AtFlags, Statx, StatxFlags, statx},
+    io::Errno,
+};
 
 use super::{
     extents::{Extents, Filled},
-    opened::{Opened, stat_of},
+    opened::Opened,
 };
 use crate::{
     Progress, RepositoryError,
@@ -213,7 +216,8 @@ impl<'a> FileSaver<'a> {
 /// a file with content would cause an empty file in the snapshot.
 fn check_end(file: &File, size: u64) -> io::Result<()> {
     let more = file.read_at(&mut [0], size)?;
-    if more > 0 && stat_of(file)?.stx_size <= size {
+    let now = || statx(file, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC, StatxFlags::SIZE);
+    if more > 0 && now()?.stx_size <= size {
         let text = format!("it holds more than the {size} bytes that its file system reports");
         return Err(io::Error::other(text));
     }

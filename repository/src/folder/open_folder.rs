@@ -4,17 +4,19 @@
 //! of 0 for folders which exist. So an entry counts as deleted only if the folder above does not have it any more.
 
 use std::{
+    convert::Infallible,
     ffi::{CStr, CString},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
 };
 
 use rustix::{
-    fs::{AtFlags, Statx, StatxFlags, statx},
+    fs::{AtFlags, Mode, OFlags, Statx, StatxFlags, openat, statx},
     io::Errno,
 };
 
 use super::metadata;
+use crate::directory::each_entry;
 
 /// Identifies an entry as long as it exists.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -90,6 +92,18 @@ impl OpenFolder {
         Presence::of(seen, identity_at(&self.handle, name), || self.is_gone())
     }
 
+    /// Whether a new listing of the folder has the name. A listing that fails is no proof that it does not.
+    pub fn lists(&self, name: &CStr) -> bool {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Ok(handle) = openat(&self.handle, c".", flags, Mode::empty()) else { return true };
+        let mut is_listed = false;
+        let failure = each_entry::<Infallible>(&handle, |listed, _| {
+            is_listed |= listed == name;
+            Ok(())
+        });
+        is_listed || !matches!(failure, Ok(None))
+    }
+
     /// Whether the folder was deleted, or replaced by another one. The root of a volume is never deleted: if its handle
     /// is stale, the volume cannot be read.
     pub fn is_gone(&self) -> bool {
@@ -124,7 +138,9 @@ impl Drop for OpenFolder {
 }
 
 fn identity_at(folder: &OwnedFd, name: &CStr) -> rustix::io::Result<Identity> {
-    statx(folder, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS).map(|stat| Identity::of(&stat))
+    // A client's cache may know a name for longer than its server.
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_FORCE_SYNC;
+    statx(folder, name, flags, StatxFlags::BASIC_STATS).map(|stat| Identity::of(&stat))
 }
 
 #[cfg(test)]

@@ -58,21 +58,22 @@ pub(super) async fn store_folder(
     drop(snapshots);
     let (before, runtime) = (parent.as_ref().map(|parent| parent.tree), Handle::current());
     let known_blobs = Arc::clone(&known);
+    let (path, patterns) = (identity.path.clone(), rules.excludes.patterns().to_vec());
     let task = move |packer: &Arc<_>, chunker| {
         let parent = Parent::new(&known_blobs, fetcher, runtime, before)?;
         let (root, found) = job.archive(packer, &chunker, parent)?;
-        Ok((root, found, packer.finish()?))
+        let collected = stats.take();
+        // Before the packer lists the trees, because that would look like the data of a lost snapshot.
+        if found.total_files_processed == 0 && collected.left_out > 0 {
+            return Err(nothing_left(&path, collected.left_out, &patterns));
+        }
+        Ok((root, found, collected, packer.finish()?))
     };
-    let (root, found, written) =
+    let (root, found, collected, written) =
         store_with(repository, store, Arc::clone(&known), (progress, Arc::default()), task).await?;
     let lacking = known.lacking_now();
 
     let files = found.total_files_processed;
-    let collected = stats.take();
-    let left_out = collected.left_out;
-    if files == 0 && left_out > 0 {
-        return Err(nothing_left(&identity.path, left_out, rules.excludes.patterns()));
-    }
     let now = extent_of(&found, depth);
     let summary = commit::completed(found, &written, started);
     let (bytes, added_bytes) = (summary.total_bytes_processed, summary.data_added_packed);

@@ -191,6 +191,7 @@ impl Walk {
                     // The folder was deleted after it was opened.
                     Presence::Gone => return Err(Skipped::Vanished),
                     Presence::Replaced => return Err(Skipped::Replaced),
+                    Presence::Same | Presence::Unknown if !above.lists(name) => return Err(Skipped::Vanished),
                     Presence::Same | Presence::Unknown => {
                         self.stats.unreadable(&path, format!("failed to list the folder to its end: {error}"));
                         names
@@ -199,7 +200,7 @@ impl Walk {
             }
         };
         let handle = File::from(handle);
-        let is_there = || presence() == Presence::Same;
+        let is_there = || !presence().is_gone();
         let attributes = self.attributes_of_open(&path, &handle, EntryClass::Folder, is_there);
         let node = metadata::node(os_str(name), &stat, NodeType::Dir, attributes, self.observed());
         let folder = OpenFolder::below(&above, name, handle.into(), &stat);
@@ -211,7 +212,7 @@ impl Walk {
     fn open(&self, name: &CStr, path: PathBuf) -> Result<Found, Skipped> {
         let Some(level) = self.levels.last() else { return Err(Skipped::Vanished) };
         let opened = Opened::open(&level.folder, name).map_err(Skipped::of("open"))?;
-        let is_there = || level.folder.look_up(name, Identity::of(&opened.stat)) == Presence::Same;
+        let is_there = || !level.folder.look_up(name, Identity::of(&opened.stat)).is_gone();
         let attributes = self.attributes_of_open(&path, &opened.file, EntryClass::File, is_there);
         let node = metadata::node(os_str(name), &opened.stat, NodeType::File, attributes, self.observed());
         Ok(Found { path, node, file: Some(opened) })
@@ -228,7 +229,7 @@ impl Walk {
             attributes(xattr::list(&own), |name| xattr::get(&own, name))
         });
         let class = if matches!(kind, NodeType::Dir) { EntryClass::Folder } else { EntryClass::Other };
-        let is_there = || level.is_some_and(|level| level.folder.look_up(name, Identity::of(stat)) == Presence::Same);
+        let is_there = || level.is_some_and(|level| !level.folder.look_up(name, Identity::of(stat)).is_gone());
         let attributes = self.record_attributes(&path, class, found, is_there);
         let node = metadata::node(os_str(name), stat, kind, attributes, self.observed());
         Found { path, node, file: None }
@@ -328,6 +329,8 @@ impl Iterator for Walk {
                 Skipped::Stale if folder.is_gone() => self.stats.vanished(&path, is_folder),
                 Skipped::Stale => self.stats.unreadable(&path, "its handle becomes stale again and again"),
                 Skipped::Replaced => self.stats.unreadable(&path, "it is replaced again and again"),
+                // Another client deleted it, and the cache of this one still knew its name.
+                Skipped::Missing(_) if !folder.lists(&name) => self.stats.vanished(&path, is_folder),
                 Skipped::Missing(action) => {
                     let why = "the file system reports that it does not exist, although its folder has it";
                     self.stats.unreadable(&path, format!("failed to {action}: {why}"));

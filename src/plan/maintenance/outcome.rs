@@ -104,7 +104,8 @@ pub(super) fn apply_report(
             set_sound(status, false, DAMAGE_FOUND, &message, now);
             let check = status.check.get_or_insert_default();
             let found = damaged_packs.clone().unwrap_or_else(|| DamagedPacks::anywhere_in(*part));
-            check.damaged_packs = Some(check.damage().after_check(*part, found));
+            // What the check has found may be why it has not read all packs of its part.
+            check.damaged_packs = Some(found.and(check.damage()));
             check.damaged_part = Some(*part);
         }
         (Operation::Check, _) if is_damaged => set_sound(status, false, DAMAGE_FOUND, &report.message, now),

@@ -65,11 +65,17 @@ pub(super) fn unfilled(facts: RestoreFacts<'_>) -> Option<String> {
     claim.annotations().contains_key(RESTORE_UNFINISHED).then(|| claim.name_any())
 }
 
-/// The message of a failed Restore, with what follows from the claim which is not filled.
+/// Whether the Restore restores all of its source into the root of the claim.
+pub(super) fn is_whole(restore: &Restore) -> bool {
+    let claim = restore.spec.to.as_ref().and_then(|to| to.claim.as_ref());
+    restore.spec.from.paths.is_empty() && claim.is_some_and(|claim| claim.path.is_none())
+}
+
+/// The message of a Restore, with what follows from the claim which is not filled.
 pub(super) fn with_unfilled(message: &str, claim: &str) -> String {
     format!(
-        "{message}; no Backup stores claim {claim} before a Restore into it has succeeded (annotation \
-         {RESTORE_UNFINISHED}): restore into it again, or delete it"
+        "{message}; no Backup stores claim {claim} before a Restore of the whole source into it has succeeded \
+         (annotation {RESTORE_UNFINISHED}): restore into it again, or delete it"
     )
 }
 

@@ -192,6 +192,26 @@ async fn prune_removes_the_damaged_copy_and_keeps_the_intact_one() {
 }
 
 #[tokio::test]
+async fn prune_that_knows_of_no_damage_keeps_the_intact_one_of_two_copies() {
+    let data = noise(9 << 20, 1);
+    for harmed in 0..2 {
+        let dir = tempfile::tempdir().unwrap();
+        let repository = new_repository(dir.path()).await;
+        store(&repository, "/db.sql", &data).await;
+        repository.close().await;
+        rot(&packs(dir.path())[harmed]);
+        let found = found_by_a_check(dir.path()).await;
+        let repository = open(distrusting(dir.path(), found), never()).await.unwrap();
+        let second = store(&repository, "/db.sql", &data).await;
+        repository.close().await;
+        let repository = open_exclusively(folder(dir.path()), never()).await.unwrap();
+        repository.prune(&none_unused()).await.unwrap();
+        assert!(read(&repository, &second.snapshot).await == data, "{harmed}");
+        repository.close().await;
+    }
+}
+
+#[tokio::test]
 async fn prune_gives_up_no_copy_for_one_that_it_has_not_read() {
     let dir = tempfile::tempdir().unwrap();
     let repository = new_repository(dir.path()).await;

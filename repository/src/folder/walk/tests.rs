@@ -119,7 +119,7 @@ fn directories_that_the_file_system_does_not_create_are_stored() {
     assert_eq!(found_on(FileSystem::Plain), ([true, true, true], 0, 0));
     assert_eq!(found_on(FileSystem::WithLostAndFound), ([true, true, false], 0, 0));
     assert_eq!(found_on(FileSystem::Zfs), ([true, false, true], 1, 0));
-    assert_eq!(found_on(FileSystem::Unknown), ([true, true, false], 0, 0));
+    assert_eq!(found_on(FileSystem::Unknown), ([true, false, false], 1, 0));
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //! intact.
 //!
 //! A prune keeps one copy of each blob. It must not keep the damaged one. But a check's list of damaged packs is no
-//! proof, so a copy in such a pack is given up only for a copy that the prune itself has read.
+//! proof, so a copy in such a pack is given up only for a copy that the prune itself has read. Nor does the list name
+//! damage that no check has found yet, so that the prune also reads the copies that it keeps instead of others.
 
 use std::{collections::BTreeSet, pin::pin};
 
@@ -15,6 +16,7 @@ use crate::{
     blob_location::{self, BlobLocation, Fetcher},
     blob_table::{Copy, Marks},
     damaged_packs,
+    pack::BlobKind,
 };
 use stowaway_model::DamagedPacks;
 
@@ -22,6 +24,11 @@ use stowaway_model::DamagedPacks;
 const REQUESTS: usize = 4;
 /// The longest blob that is read, before compression. A longer one is not verified, so that all of its copies stay.
 const LONGEST_BYTES: u32 = 16 << 20;
+/// Up to this number of bytes, the kept copies of file contents are read, too. There are more only where data was repacked
+/// ahead of the prune, which verified it then.
+const MAX_DATA_BYTES: u64 = 1 << 30;
+/// How many copies are read at a time, so that memory is bounded.
+const BATCH_COPIES: usize = 10_000;
 
 #[derive(Debug)]
 pub(super) struct Doubts {
@@ -114,21 +121,97 @@ impl Doubts {
                 let is_short = copy.row.blob.plain_length() <= LONGEST_BYTES;
                 is_short && !self.has(copy.row.pack as usize) && index.is_whole(copy)
             });
-            parts.extend(other.map(|copy| (index.part(&copy.row), copy.row_number)));
+            parts.extend(other.map(|copy| (index.part(&copy.row), copy.row_number, copy.row.pack as usize)));
         }
-        let requests = blob_location::requests(parts.iter().map(|(part, _)| *part).collect());
-        let mut reads = pin!(stream::iter(requests).map(|request| read(fetcher, request)).buffer_unordered(REQUESTS));
-        let mut intact = BTreeSet::new();
-        while let Some(read) = reads.next().await {
-            intact.extend(read?);
-        }
-        for (part, row_number) in parts {
+        let intact = read_all(fetcher, parts.iter().map(|(part, ..)| *part).collect()).await?;
+        for (part, row_number, pack) in parts {
             if intact.contains(&(part.pack, part.offset)) {
                 self.verified.set(row_number);
+            } else {
+                self.packs.set(pack);
             }
         }
         Ok(())
     }
+
+    /// Reads the kept copy of each blob of which other copies are given up, because the damage of a pack may not be known
+    /// yet. Returns whether further packs are believed to be damaged, so that the choice has to be made again.
+    pub async fn verify_kept_copies(
+        &mut self,
+        fetcher: &Fetcher,
+        index: &Index,
+        used: &Marks,
+        chosen: &Marks,
+    ) -> Result<bool, RepositoryError> {
+        let mut data_bytes = 0;
+        for copies in index.blobs() {
+            let copies = copies?;
+            let kept = self.kept_instead_of_others(index, used, chosen, &copies);
+            data_bytes += kept
+                .filter(|kept| kept.row.blob.kind == BlobKind::Data)
+                .map_or(0, |kept| u64::from(kept.row.blob.length));
+        }
+        let (mut batch, mut is_new) = (Vec::new(), false);
+        for copies in index.blobs() {
+            let copies = copies?;
+            let Some(kept) = self.kept_instead_of_others(index, used, chosen, &copies) else { continue };
+            if kept.row.blob.kind == BlobKind::Data && data_bytes > MAX_DATA_BYTES {
+                continue;
+            }
+            let pack = kept.row.pack as usize;
+            if kept.row.blob.plain_length() > LONGEST_BYTES {
+                is_new |= self.packs.set(pack);
+                continue;
+            }
+            batch.push((index.part(&kept.row), pack));
+            if batch.len() == BATCH_COPIES {
+                is_new |= self.doubt_unreadable(fetcher, std::mem::take(&mut batch)).await?;
+            }
+        }
+        Ok(self.doubt_unreadable(fetcher, batch).await? || is_new)
+    }
+
+    /// The chosen copy of a needed blob without doubts, if other whole copies are given up.
+    fn kept_instead_of_others<'a>(
+        &self,
+        index: &Index,
+        used: &Marks,
+        chosen: &Marks,
+        copies: &'a [Copy],
+    ) -> Option<&'a Copy> {
+        let is_needed = copies.first().is_some_and(|first| used.has(first.row_number));
+        let are_several = copies.iter().filter(|copy| index.is_whole(copy)).count() > 1;
+        if !is_needed || !are_several || self.concern(copies) {
+            return None;
+        }
+        copies.iter().find(|copy| chosen.has(copy.row_number))
+    }
+
+    async fn doubt_unreadable(
+        &mut self,
+        fetcher: &Fetcher,
+        parts: Vec<(BlobLocation, usize)>,
+    ) -> Result<bool, RepositoryError> {
+        let intact = read_all(fetcher, parts.iter().map(|(part, _)| *part).collect()).await?;
+        let mut is_new = false;
+        for (part, pack) in parts {
+            if !intact.contains(&(part.pack, part.offset)) {
+                is_new |= self.packs.set(pack);
+            }
+        }
+        Ok(is_new)
+    }
+}
+
+/// Reads blobs, and returns the packs and the offsets of those that are intact.
+async fn read_all(fetcher: &Fetcher, parts: Vec<BlobLocation>) -> Result<BTreeSet<(Id, u32)>, RepositoryError> {
+    let requests = blob_location::requests(parts);
+    let mut reads = pin!(stream::iter(requests).map(|request| read(fetcher, request)).buffer_unordered(REQUESTS));
+    let mut intact = BTreeSet::new();
+    while let Some(read) = reads.next().await {
+        intact.extend(read?);
+    }
+    Ok(intact)
 }
 
 /// Reads blobs of one pack, and returns the pack and the offset of those that are intact.

@@ -79,7 +79,7 @@ impl Repository {
 
 async fn prune(repository: &Repository, store: &Store, rules: &PruneRules) -> Result<PruneReport, RepositoryError> {
     let roots = snapshots::read_strictly(repository, store).await?;
-    let contents = read_used(repository, store, &roots).await?;
+    let mut contents = read_used(repository, store, &roots).await?;
     let index = &contents.index;
     let bytes: u64 = index.packs.iter().filter_map(|pack| pack.size).sum();
     let may_be_lost = roots.is_empty() && (bytes > LEFTOVER_BYTES || index.has_trees()?);
@@ -90,7 +90,7 @@ async fn prune(repository: &Repository, store: &Store, rules: &PruneRules) -> Re
             store.location()
         )));
     }
-    carry_out(repository, store, rules, &contents, roots.len() as u64).await
+    carry_out(repository, store, rules, &mut contents, roots.len() as u64).await
 }
 
 /// The index, and which of its blobs and packs matter for a prune.
@@ -120,6 +120,23 @@ async fn read_used(
     Ok(Contents { index, used, doubts })
 }
 
+/// Makes a plan that gives up copies only for copies that were read, unless there are too many.
+async fn make_verified_plan(
+    repository: &Repository,
+    store: &Store,
+    contents: &mut Contents,
+    rules: &PruneRules,
+) -> Result<Plan, RepositoryError> {
+    let fetcher = Fetcher::new(store, &repository.cipher);
+    loop {
+        let plan = make_plan(store, contents, rules)?;
+        let Contents { index, used, doubts } = contents;
+        if !doubts.verify_kept_copies(&fetcher, index, used, &plan.chosen).await? {
+            return Ok(plan);
+        }
+    }
+}
+
 fn make_plan(store: &Store, contents: &Contents, rules: &PruneRules) -> Result<Plan, RepositoryError> {
     let Contents { index, used, doubts } = contents;
     Plan::new(index, used, doubts, rules).map_err(|error| match error {
@@ -132,11 +149,11 @@ async fn carry_out(
     repository: &Repository,
     store: &Store,
     rules: &PruneRules,
-    contents: &Contents,
+    contents: &mut Contents,
     snapshots: u64,
 ) -> Result<PruneReport, RepositoryError> {
+    let mut plan = make_verified_plan(repository, store, contents, rules).await?;
     let index = &contents.index;
-    let mut plan = make_plan(store, contents, rules)?;
     if rules.dry_run {
         return Ok(report(index, &plan, snapshots, None));
     }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    PruneReport, PruneRules, make_plan,
+    PruneReport, PruneRules, make_verified_plan,
     plan::PackAction,
     read_used,
     repack::{self, Repacked},
@@ -51,8 +51,8 @@ async fn repack_before_prune(
 ) -> Result<RepackReport, RepositoryError> {
     let mut roots = snapshots::read_strictly(repository, store).await?;
     roots.retain(|snapshot| !forgotten.contains(&snapshot.summary.id));
-    let contents = read_used(repository, store, &roots).await?;
-    let plan = make_plan(store, &contents, rules)?;
+    let mut contents = read_used(repository, store, &roots).await?;
+    let plan = make_verified_plan(repository, store, &mut contents, rules).await?;
     let mut repacked = Repacked::default();
     match repack::repack(repository, store, &contents.index, &plan, &mut repacked).await {
         Err(error @ RepositoryError::StoreFull { .. }) => {
