@@ -73,6 +73,15 @@ async fn stream_of_which_a_pack_was_lost_is_stored_again_and_comes_back() {
     }
 }
 
+/// Writes 40 files into 7 folders.
+pub fn fill(source: &Path) {
+    for number in 0..40 {
+        let folder = source.join(format!("folder-{}", number % 7));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(format!("file-{number}")), noise(100_000, number)).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn folder_of_which_a_pack_was_lost_is_stored_again_and_comes_back() {
     for harm in HARMS {
@@ -81,11 +90,7 @@ async fn folder_of_which_a_pack_was_lost_is_stored_again_and_comes_back() {
             let at = dir.path().join("repository");
             let repository = new_repository(&at).await;
             let source = folder_in(dir.path(), "source");
-            for number in 0..40 {
-                let folder = source.join(format!("folder-{}", number % 7));
-                fs::create_dir_all(&folder).unwrap();
-                fs::write(folder.join(format!("file-{number}")), noise(100_000, number)).unwrap();
-            }
+            fill(&source);
             super::folders::settled(&source.join("folder-0")).await;
             store_folder(&repository, &source).await;
             harm.to(&packs(&at)[lost]);

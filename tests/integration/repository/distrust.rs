@@ -11,7 +11,7 @@ use stowaway::{
 };
 
 use super::{
-    damage::{packs, run_of},
+    damage::{fill, packs, run_of},
     folders::{restore_folder, settled, store_folder},
     prune::{is_sound, none_unused},
     restic::newest,
@@ -96,11 +96,7 @@ async fn unchanged_files_of_which_a_check_found_a_pack_damaged_are_read_again_an
         let at = dir.path().join("repository");
         let repository = new_repository(&at).await;
         let source = folder_in(dir.path(), "source");
-        for number in 0..40 {
-            let folder = source.join(format!("folder-{}", number % 7));
-            fs::create_dir_all(&folder).unwrap();
-            fs::write(folder.join(format!("file-{number}")), noise(100_000, number)).unwrap();
-        }
+        fill(&source);
         settled(&source.join("folder-0")).await;
         let first = store_folder(&repository, &source).await;
         repository.close().await;
