@@ -129,8 +129,6 @@ const IMPURE: &[&[&str]] = &[
 const EXCEPTIONS: &[(&str, &[&str])] = &[
     // A channel is a value; no task runs here.
     ("model/src/stream.rs", &["tokio", "sync"]),
-    // The sending side of the protocol is generic over readers and writers.
-    ("src/seal/answer.rs", &["tokio"]),
     // An address is a value; no connection is opened.
     ("src/webhook/validate/objects.rs", &["std", "net", "Ipv4Addr"]),
 ];

@@ -1,5 +1,5 @@
-//! `snapshots`, `ls` and `dump` of a repository in a cluster. A Job that can reach the store answers over exec, in the
-//! sealed protocol that proves the answer complete. With `--direct` the store is opened from this machine, with the
+//! `snapshots`, `ls` and `dump` of a repository in a cluster. A Job that can reach the store answers over exec, by the
+//! helper of its image, which proves the answer complete as it does a dump. With `--direct` the store is opened from this machine, with the
 //! Secrets that the user may read.
 
 use std::{collections::BTreeMap, fmt::Debug, io::Write, sync::Arc, time::Duration};
@@ -25,8 +25,10 @@ use super::{
 use crate::{
     api::{self, CredentialSource, Repository, SecretKeyReference, connection, credential_sources},
     cluster::version,
-    exec::{self, Control, ExecTarget, Limits, Lines},
-    model::{BackendConfig, DamagedPacks, DataPart, Failure, Reason, Secret, StoredPassword},
+    exec::{self, Control, Dumped, ExecTarget, Limits, Lines},
+    model::{
+        BackendConfig, DamagedPacks, DataPart, Failure, Reason, Secret, StoredPassword, injected::HELPER_IN_IMAGE,
+    },
     plan::names::RUNNER_CONTAINER,
     repository::{Access, Entry, SnapshotSummary, Timeouts},
     resources::backend_config,
@@ -35,6 +37,7 @@ use crate::{
         questions::{self, Question},
         terminated, with_repository_to_read,
     },
+    seal::ExecMode,
     stream::{StreamItem, pieces},
 };
 
@@ -203,7 +206,16 @@ async fn exchange(
     let receiving = async {
         // The sender is dropped at the end of this block, so that a stream without an end is noticed by the receiver.
         let sender = sender;
-        exec::query(client, &target, &argv, &control, &sender).await
+        let helper = ExecMode::Helper(HELPER_IN_IMAGE.to_owned());
+        match exec::dump(client, &target, &helper, &argv, &control, &sender).await {
+            Ok(Dumped::NoShell { why }) => {
+                let message = format!("nothing can be run in {target}: {why}");
+                // A receiver that has ended reports its own error.
+                let _ = sender.send(StreamItem::Broken(Failure::new(Reason::ExecRefused, message))).await;
+            }
+            // The receiver gets the end or the failure as the last item.
+            Ok(Dumped::Whole(_)) | Err(_) => {}
+        }
     };
     let writing = async {
         // The receiver is dropped at the end of this block, because the sender must not wait for a reader that has ended.
@@ -220,7 +232,7 @@ async fn exchange(
             }
         }
     };
-    tokio::join!(receiving, writing).1
+    tokio::join!(writing, receiving).0
 }
 
 /// The failure that the answering side wrote to stderr. Without one, `failure`: a stream that has no end because the

@@ -15,7 +15,6 @@ mod watch;
 mod websocket;
 
 use kube::Client;
-use rand::random;
 use tokio::sync::mpsc;
 
 pub use lines::{Line, LineSource, Lines};
@@ -29,7 +28,7 @@ pub use websocket::{Pings, websocket_session};
 
 use crate::{
     model::Failure,
-    seal::{ExecMode, Nonce, dump_command},
+    seal::{ExecMode, dump_command},
     stream::{StreamItem, StreamSender},
 };
 
@@ -68,21 +67,6 @@ pub async fn dump(
 ) -> Result<Dumped, Failure> {
     let open = async |line: &[String]| connect::open(client, target, line, true, control).await;
     dump_over(open, mode, command, control, pieces).await
-}
-
-/// Runs `line` in the container as [`dump`] does. `line` starts a program which implements the dump protocol itself
-/// (`seal::answer`).
-pub async fn query(
-    client: &Client,
-    target: &ExecTarget,
-    line: &[String],
-    control: &Control,
-    pieces: &StreamSender,
-) -> Result<Dumped, Failure> {
-    match connect::open(client, target, line, true, control).await {
-        Ok(session) => protocol::dump(session, &Nonce::new(random()), control, pieces).await,
-        Err(failure) => Err(protocol::broken(pieces, failure).await),
-    }
 }
 
 /// Starts `line` in the container with an open stdin. `line` starts a program of Stowaway, which does not need this

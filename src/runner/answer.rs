@@ -1,11 +1,14 @@
-//! Answers the CLI's queries from within the cluster, where the store can be reached. The response is proven by the
-//! same protocol as a dump, because the exec's own status proves nothing.
+//! Answers the CLI's queries from within the cluster, where the store can be reached. The CLI runs this process by the
+//! image's helper, as a dump, so that the response is proven to be complete.
 
 use std::io::{self, Write};
 
 use bytes::Bytes;
 use serde::Serialize;
-use tokio::{io::BufReader, sync::mpsc};
+use tokio::{
+    io::{AsyncBufRead, AsyncWriteExt},
+    sync::mpsc,
+};
 use tokio_util::{io::StreamReader, sync::CancellationToken};
 
 use super::{
@@ -17,7 +20,6 @@ use super::{
 use crate::{
     model::{Failure, Reason},
     repository::{Access, Entry, Repository},
-    seal::{self, AnswerError},
     stream::StreamItem,
 };
 
@@ -65,7 +67,7 @@ async fn reply(access: Access, cancel: &CancellationToken, question: Question) -
 
 async fn send_file(repository: &Repository, snapshot: &str, path: Option<&str>) -> Result<(), Failure> {
     let mut file = questions::file(repository, snapshot, path).await?;
-    // A stored file which cannot be read to its end becomes an error, so that the client sees no trailer.
+    // A stored file which cannot be read to its end becomes an error, so that the command fails.
     let pieces = futures::stream::poll_fn(move |context| {
         file.pieces.poll_recv(context).map(|piece| match piece {
             Some(StreamItem::Data(bytes)) => Some(Ok(bytes)),
@@ -84,7 +86,7 @@ async fn send_list(repository: &Repository, snapshot: &str) -> Result<(), Failur
     let list = async {
         let listing = questions::list_into(repository, snapshot, sender);
         let (listed, written) = tokio::join!(listing, write_list(batches, &output));
-        // A listing which fails becomes an error, so that the client sees no trailer.
+        // A listing which fails becomes an error, so that the command fails.
         let end = listed.and(written).map(Bytes::from_static);
         let answered = end.as_ref().map(drop).map_err(Clone::clone);
         let _ = output.send(end.map_err(io::Error::other)).await;
@@ -122,22 +124,19 @@ fn json(value: &impl Serialize) -> Result<io::Cursor<Bytes>, Failure> {
     Ok(io::Cursor::new(text.into()))
 }
 
-async fn send(content: impl tokio::io::AsyncRead + Unpin) -> Result<(), Failure> {
-    let input = BufReader::new(tokio::io::stdin());
-    seal::answer(input, tokio::io::stdout(), content, || 0).await.map_err(failed)
+async fn send(content: impl AsyncBufRead) -> Result<(), Failure> {
+    tokio::pin!(content);
+    let mut output = tokio::io::stdout();
+    tokio::io::copy_buf(&mut content, &mut output).await.map_err(failed)?;
+    output.flush().await.map_err(failed)
 }
 
 /// The failure of a response which was not delivered. If its content could not be read, this is the failure of the
 /// content.
-fn failed(error: AnswerError) -> Failure {
-    match error {
-        AnswerError::Io(error) => error.downcast::<Failure>().unwrap_or_else(|error| cut(&AnswerError::Io(error))),
-        error => cut(&error),
-    }
-}
-
-fn cut(error: &AnswerError) -> Failure {
-    Failure::new(Reason::StreamCut, error.to_string())
+fn failed(error: io::Error) -> Failure {
+    error.downcast::<Failure>().unwrap_or_else(|error| {
+        Failure::new(Reason::StreamCut, format!("the response could not be written to stdout: {error}"))
+    })
 }
 
 #[cfg(test)]
@@ -147,8 +146,8 @@ mod tests {
     #[test]
     fn content_which_fails_is_reported_with_its_own_reason() {
         let damaged = Failure::new(Reason::RepositoryDamaged, "a part is lost");
-        assert_eq!(failed(io::Error::other(damaged.clone()).into()), damaged);
-        let gone = failed(io::Error::from(io::ErrorKind::BrokenPipe).into());
+        assert_eq!(failed(io::Error::other(damaged.clone())), damaged);
+        let gone = failed(io::Error::from(io::ErrorKind::BrokenPipe));
         assert_eq!(gone.reason, Reason::StreamCut);
     }
 }
