@@ -32,24 +32,25 @@ help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 .PHONY: test
-test: begin lint unit e2e ## Runs lints, unit and repository tests, and all scenarios on the cluster
+test: lint unit e2e ## Runs lints, unit and repository tests, and all scenarios on the cluster
 	@$(phase) --report
 	@echo "make test: all passed"
 
+# Only the phases of this call of make count.
 .PHONY: begin
 begin:
 	@mkdir -p $(CARGO_TARGET_DIR)
 	@$(phase) --begin
 
 .PHONY: tools
-tools: ## Builds the programs of the tests into the cache (Kubernetes, restic, ...); takes minutes, once per machine
+tools: begin ## Builds the programs of the tests into the cache (Kubernetes, restic, ...); takes minutes, once per machine
 	@$(phase) "programs of the tests" $(cluster)/build
 
 .PHONY: build
 build: own tools ## Builds the binary, and the helper that is injected into pods
 	@echo "building stowaway (minutes on a new machine, seconds later) ..."
 	@$(phase) "compiling stowaway" $(cargo) build --profile $(profile)
-	@$(phase) "compiling the helper" helper/build >/dev/null
+	@$(phase) "compiling the helper" bash -c 'helper/build >/dev/null'
 
 .PHONY: lint
 lint: own tools deny ## Checks formatting, and runs clippy
@@ -103,7 +104,7 @@ e2e: cluster ## Runs all scenarios on the cluster
 	@RUST_TEST_THREADS=4 $(phase) "scenarios" cargo test --no-fail-fast $(scenarios)
 
 .PHONY: demo
-demo: begin cluster ## Shows a backup, a loss and a restore of a database
+demo: cluster ## Shows a backup, a loss and a restore of a database
 	@$(phase) "demo" e2e/demo
 	@$(phase) --report
 

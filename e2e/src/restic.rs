@@ -226,10 +226,12 @@ fn agree(
         (true, [snapshot]) => {
             ensure!(id == Some(&snapshot.id), "{run}: the status names snapshot {id:?}, visible is {}", snapshot.id);
             ensure!(digest == snapshot.tag("sha256"), "{run}: the status has another digest than the snapshot's tag");
-            let is_tagged = snapshot.tags.iter().any(|tag| tag == "unproven");
+            let has = |tag: &str| snapshot.tags.iter().any(|one| one == tag);
+            let (is_proven, is_green) = (snapshot.tag("proof") != Some("None"), verdict == Some(Verdict::Succeeded));
+            // A restore uses what a green run has stored, and by default nothing else without proof.
             ensure!(
-                is_tagged == (snapshot.tag("proof") == Some("None")),
-                "{run}: the tag unproven contradicts the proof: {:?}",
+                (has("unproven"), has("accepted-unproven")) == (!is_proven && !is_green, !is_proven && is_green),
+                "{run} is {verdict:?}, and the tags contradict the proof: {:?}",
                 snapshot.tags
             );
         }

@@ -156,6 +156,7 @@ impl Runner {
             cluster: String::new(),
             repository_id: None,
             damaged_packs: DamagedPacks::default(),
+            not_before: None,
             kind,
             note: String::new(),
         })?;

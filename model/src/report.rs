@@ -124,7 +124,7 @@ pub enum Reason {
     StoreUnavailable,
     /// The store is full.
     StoreFull,
-    /// The store has no repository.
+    /// The store has no repository, or the namespace has no Repository of the requested name.
     RepositoryNotFound,
     /// The store has another repository than the one that was opened before.
     RepositoryChanged,
@@ -169,6 +169,8 @@ pub enum Reason {
     AlreadyCarriedOut,
     /// A source that was stored before, or which a workload's annotations request, is missing.
     SourcesMissing,
+    /// The clock of the run's node is behind the controller's.
+    ClockBehind,
 }
 
 impl fmt::Display for Reason {

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_restic_does_not_read_is_refused() {
+    fn age_that_restic_does_not_read_is_refused() {
         for text in ["", "7", "d", "7d ", "-7d", "7d7d", "3h7d", "1h30m", "90s", "1w", "10000d", "0d", "7D"] {
             assert!(text.parse::<Age>().is_err(), "{text:?}");
         }

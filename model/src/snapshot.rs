@@ -29,7 +29,8 @@ pub struct SnapshotRecord<'a> {
 /// How reliable a snapshot is. Only a [`Quality::Proven`] snapshot is used by default; any can be named by its id.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Quality {
-    /// Stored completely, as far as its writer knows. Snapshots of other tools count as proven.
+    /// Stored completely, as far as its writer knows. Snapshots of other tools count as proven, and so do snapshots
+    /// without proof which a user accepted; see [`SnapshotRecord::is_accepted_without_proof`].
     Proven,
     /// Dated later than now, so that its real time is unknown.
     FromFuture,
@@ -39,7 +40,7 @@ pub enum Quality {
     Safety,
     /// Something could not be read when it was stored.
     Incomplete,
-    /// Stored without proof that the stream arrived completely.
+    /// Stored without proof that the stream arrived completely, and without a user's consent to that.
     Unproven,
 }
 
@@ -67,6 +68,25 @@ impl<'a> SnapshotRecord<'a> {
         ];
         let tagged = tags.iter().find(|(tag, _)| self.identity.has_tag(tag)).map(|(_, quality)| *quality);
         tagged.unwrap_or(if self.is_from_future(now) { Quality::FromFuture } else { Quality::Proven })
+    }
+
+    /// Whether nothing proved that its stream arrived completely, and a user accepted that: in advance by the annotation
+    /// `stowaway.dev/accept-unproven`, or later, by the removal of the tag [`SnapshotIdentity::UNPROVEN`].
+    pub fn is_accepted_without_proof(&self) -> bool {
+        let is_without_proof = self.identity.has_tag(SnapshotIdentity::ACCEPTED_UNPROVEN)
+            || self.identity.tag(SnapshotIdentity::PROOF) == Some("None");
+        is_without_proof && !self.identity.has_tag(SnapshotIdentity::UNPROVEN)
+    }
+
+    /// A note for the user about a snapshot which is restored although nothing proved that it is complete.
+    pub fn note_of_consent(&self) -> Option<String> {
+        self.is_accepted_without_proof().then(|| {
+            let (id, time) = (self.short_id(), self.time);
+            format!(
+                "snapshot {id} of {time:.0} is unproven, and was accepted as such (stowaway.dev/accept-unproven): nothing \
+                 proved that its stream arrived completely, so check the restored data"
+            )
+        })
     }
 
     /// Whether it is dated later than the clocks of two nodes may differ.
@@ -122,7 +142,7 @@ pub struct SnapshotQuery<'a> {
     pub source: &'a SourceName,
     /// The host, which is the namespace; none for any host.
     pub host: Option<&'a str>,
-    /// Only snapshots that were made at this time or earlier.
+    /// Only snapshots that were made at this time or earlier; see [`is_in_time`].
     pub as_of: Option<Timestamp>,
     /// Id of the caller's own cluster. If it is empty, the cluster is unknown, and all clusters count alike.
     pub cluster: &'a str,
@@ -169,9 +189,9 @@ impl fmt::Display for NotRestorable<'_> {
 }
 
 impl Restorable<'_> {
-    /// A note for the user about the choice; none if it is simply the newest snapshot.
+    /// A note for the user about the choice; none if it is simply the newest snapshot, and proven.
     pub fn note(&self) -> Option<String> {
-        let mut notes = Vec::new();
+        let mut notes: Vec<String> = self.snapshot.note_of_consent().into_iter().collect();
         if let Some(cluster) = self.other_cluster {
             let (id, time) = (self.snapshot.short_id(), self.snapshot.time);
             notes.push(format!("snapshot {id} of {time:.0} was made in another cluster ({cluster})"));
@@ -194,7 +214,7 @@ impl Restorable<'_> {
 
 /// The newest snapshot of a source that a restore may use by default.
 ///
-/// 1. Snapshots that name the source, have the host, and were made at the requested time or earlier.
+/// 1. Snapshots that name the source, have the host, and were made at the requested time or earlier ([`is_in_time`]).
 /// 2. Of these, the snapshots of the caller's own cluster, and those that name no cluster. Snapshots of another cluster
 ///    count only if none of these could hold data: then the volume or the database was moved, or its cluster is lost.
 /// 3. Of these, the newest that is [`Quality::Proven`].
@@ -211,7 +231,7 @@ pub fn latest_restorable<'a>(
         return Err(NotRestorable::NoSnapshot);
     };
     let in_time = |list: Vec<SnapshotRecord<'a>>| -> Vec<SnapshotRecord<'a>> {
-        list.into_iter().filter(|snapshot| query.as_of.is_none_or(|limit| snapshot.time <= limit)).collect()
+        list.into_iter().filter(|snapshot| query.as_of.is_none_or(|limit| is_in_time(snapshot.time, limit))).collect()
     };
     let (all, of_k8up) = (in_time(all), in_time(of_k8up));
     let is_own = |snapshot: &SnapshotRecord<'_>| query.cluster.is_empty() || snapshot.is_of_cluster(query.cluster);
@@ -240,6 +260,12 @@ pub fn latest_restorable<'a>(
         own => *cluster != own,
     });
     Ok(Restorable { snapshot, passed_over, other_cluster })
+}
+
+/// Whether a snapshot of this time was made at the requested time or earlier. A requested time without a fraction of a
+/// second includes its whole second, because the times of snapshots are printed without their fractions.
+fn is_in_time(time: Timestamp, limit: Timestamp) -> bool {
+    if limit.subsec_nanosecond() == 0 { time.as_second() <= limit.as_second() } else { time <= limit }
 }
 
 fn is_of_source(snapshot: &SnapshotRecord<'_>, query: &SnapshotQuery<'_>) -> bool {

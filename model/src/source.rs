@@ -107,8 +107,12 @@ impl SnapshotIdentity {
     pub const DIGEST: &str = "sha256";
     /// The tag key of the proof of the stream's end.
     pub const PROOF: &str = "proof";
-    /// The bare tag of a snapshot that was stored without proof, and is never the newest.
+    /// The bare tag of a snapshot that was stored without proof, and is never the newest. A user who removes the tag
+    /// accepts the snapshot.
     pub const UNPROVEN: &str = "unproven";
+    /// The bare tag, instead of [`Self::UNPROVEN`], of a snapshot that was stored without proof when the user had
+    /// accepted that in advance. It counts as a good snapshot, and every restore of it states what it is.
+    pub const ACCEPTED_UNPROVEN: &str = "accepted-unproven";
     /// The bare tag of a volume's snapshot for which some entries could not be read, and which is never the newest,
     /// either.
     pub const INCOMPLETE: &str = "incomplete";

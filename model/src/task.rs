@@ -76,6 +76,10 @@ pub struct Task {
     /// them.
     #[serde(default, skip_serializing_if = "DamagedPacks::is_empty")]
     pub damaged_packs: DamagedPacks,
+    /// When the controller created the run, by the controller's clock. A run with a clock that is behind this time by
+    /// more than [`CLOCK_TOLERANCE`](super::CLOCK_TOLERANCE) does nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
     pub kind: TaskKind,
     /// A note for the log and the report, in addition to the result. It is not sent to a sidecar.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -212,6 +216,9 @@ pub enum TaskKind {
 }
 
 impl Task {
+    /// The name of [`Task::not_before`] in JSON.
+    pub const NOT_BEFORE: &str = "notBefore";
+
     /// The same task, which prefers the snapshots of its own cluster.
     #[must_use]
     pub fn preferring_own_cluster(mut self) -> Self {
@@ -246,6 +253,22 @@ impl TaskKind {
             | Self::FindSnapshot(_)
             | Self::Check { .. }
             | Self::Answer { .. } => false,
+        }
+    }
+
+    /// Whether a wrong clock changes the outcome, because the run dates a snapshot or selects snapshots by their times.
+    pub fn depends_on_clock(&self) -> bool {
+        match self {
+            Self::Backup { .. }
+            | Self::BackupVolume { .. }
+            | Self::BackupClaim { .. }
+            | Self::Restore { .. }
+            | Self::RestoreVolume(_)
+            | Self::RestoreArchive(_)
+            | Self::FindSnapshot(_)
+            | Self::Repack { .. }
+            | Self::Prune { .. } => true,
+            Self::Init | Self::Open { .. } | Self::Check { .. } | Self::Answer { .. } => false,
         }
     }
 
@@ -322,4 +345,29 @@ pub struct TargetVolume {
     pub pod_uid: String,
     /// Name of the `PersistentVolumeClaim`.
     pub claim: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_of_the_controller_is_a_field_only_if_the_controller_has_set_it() {
+        let task = |not_before| Task {
+            backend: BackendConfig::Folder { path: "/repository".to_owned() },
+            connection: Connection::default(),
+            cluster: String::new(),
+            repository_id: None,
+            damaged_packs: DamagedPacks::default(),
+            not_before,
+            kind: TaskKind::Init,
+            note: String::new(),
+        };
+        let written = |not_before| serde_json::to_value(task(not_before)).unwrap();
+        assert_eq!(written(None).get(Task::NOT_BEFORE), None);
+        let time = Timestamp::UNIX_EPOCH;
+        assert_eq!(written(Some(time))[Task::NOT_BEFORE], "1970-01-01T00:00:00Z");
+        assert_eq!(serde_json::from_value::<Task>(written(Some(time))).unwrap(), task(Some(time)));
+        assert_eq!(serde_json::from_value::<Task>(written(None)).unwrap(), task(None));
+    }
 }

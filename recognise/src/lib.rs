@@ -1,9 +1,10 @@
 //! Recognises the format of a dump while it streams, and whether the stream contains the end of that format.
 //!
 //! A command which exits with 0 may have written half a dump, for example because a program in a script failed
-//! unnoticed. A format is judged only if its beginning is unmistakable; any other stream passes without a verdict. The
-//! content of compressed streams is judged too, one level deep. Several dumps may follow each other in one stream, and
-//! each of them is judged. Memory is bounded whatever the stream contains.
+//! unnoticed. A format is judged only if its beginning is unmistakable; any other stream passes without a verdict.
+//! Comments, warnings and short statements may precede a dump of SQL text. The content of compressed streams is judged
+//! too, one level deep. Several dumps may follow each other in one stream, and each of them is judged. Memory is bounded
+//! whatever the stream contains.
 
 mod bbolt;
 mod bzip2;
@@ -13,6 +14,7 @@ mod held;
 mod lz4;
 mod mongodump;
 mod pg_custom;
+mod preamble;
 mod quotes;
 mod redis;
 mod sqlite;
@@ -25,6 +27,8 @@ mod zstd;
 
 #[cfg(test)]
 mod tests;
+
+use preamble::{Preamble, Reading};
 
 /// How many bytes determine the format. The longest beginning is a block of tar.
 const HEAD: usize = 512;
@@ -69,6 +73,8 @@ pub struct Recogniser {
     is_decided: bool,
     is_inner: bool,
     format: Option<Box<dyn Format>>,
+    /// The text before a dump, as long as a dump may follow.
+    preamble: Option<Preamble>,
     /// The verdict on the formats before this one.
     before: Option<Recognised>,
 }
@@ -96,6 +102,8 @@ impl Recogniser {
                 self.push(&rest);
             }
         }
+        // A dump of SQL text has no end after which another format could begin.
+        self.read_preamble(&[], true);
         self.end_format();
         self.before
     }
@@ -111,6 +119,9 @@ impl Recogniser {
                 return Some([&rest, bytes].concat());
             }
         }
+        if self.preamble.is_some() {
+            return self.read_preamble(bytes, false);
+        }
         self.format.as_mut().filter(|_| !bytes.is_empty())?.push(bytes)
     }
 
@@ -119,7 +130,28 @@ impl Recogniser {
         self.is_decided = true;
         let head = std::mem::take(&mut self.head);
         self.format = format_of(&head, self.is_inner);
-        self.format.as_mut()?.push(&head)
+        match &mut self.format {
+            Some(format) => format.push(&head),
+            None => {
+                self.preamble = Some(Preamble::default());
+                self.read_preamble(&head, false)
+            }
+        }
+    }
+
+    /// Does the same with bytes which may precede a dump. Returns the bytes after the end of the dump.
+    fn read_preamble(&mut self, bytes: &[u8], is_end: bool) -> Option<Vec<u8>> {
+        match self.preamble.as_mut()?.push(bytes, is_end) {
+            Reading::Continues => None,
+            Reading::Unknown => {
+                self.preamble = None;
+                None
+            }
+            Reading::Dump(text, rest) => {
+                self.preamble = None;
+                self.format.insert(text).push(&rest)
+            }
+        }
     }
 
     /// Judges the format which has ended. The next bytes determine another format.

@@ -63,9 +63,13 @@ mod tests {
             ("CREATE TABLE t(a); -- it's\nINSERT INTO t VALUES(1,'ship');", Some(true)),
             ("INSERT INTO t VALUES('','''quoted''');", Some(true)),
             ("INSERT INTO t VALUES(X'00');", Some(true)),
+            ("INSERT INTO t VALUES(' lead');", Some(true)),
+            ("INSERT INTO t VALUES('\tlead');", Some(true)),
             ("SET client_encoding = ''UTF8'';\n', 'next');", Some(false)),
             ("SELECT 1; ');\nINSERT INTO t VALUES (2, 'x');", Some(false)),
             ("SELECT ''''a'''' ''');\n", Some(false)),
+            ("SELECT f(', 'next');", Some(false)),
+            ("SELECT f(');\n", Some(false)),
             ("SELECT 1;\n", None),
         ] {
             let mut quotes = Quotes::default();

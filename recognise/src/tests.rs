@@ -12,6 +12,7 @@ use std::io::Write;
 use super::*;
 
 mod compressed;
+mod preamble;
 mod several;
 
 fn recognise(parts: &[&[u8]]) -> Option<Recognised> {

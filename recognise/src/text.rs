@@ -1,9 +1,10 @@
 //! Dumps as SQL text: `pg_dump`, `pg_dumpall`, `mysqldump` and `mariadb-dump` begin and end with a comment, and `.dump`
 //! of `sqlite3` is a transaction.
 //!
-//! Dumps may be concatenated, and other text may follow the last dump. Each dump which begins must end before the next
-//! dump of its kind begins. A table may contain the text of a dump, so that a header within the data begins no dump.
-//! An end is recognised in any line, because a missed end would fail a complete dump.
+//! Dumps may be concatenated, and other text may follow the last dump; `preamble` reads text before the first dump.
+//! Each dump which begins must end before the next dump of its kind begins. A table may contain the text of a dump, so
+//! that a header within the data begins no dump. An end is recognised in any line, because a missed end would fail a
+//! complete dump.
 
 use memchr::{memchr, memmem};
 
@@ -144,8 +145,19 @@ fn rows_of(line: &[u8]) -> Option<Block> {
 impl Text {
     /// Creates the parser if the stream begins with the header of a dump.
     pub fn of(head: &[u8]) -> Option<Self> {
-        let (kind, header) = begin_of(head)?;
-        Some(Self {
+        begin_of(head).map(|(kind, header)| Self::begun(kind, header))
+    }
+
+    /// Creates the parser if the line contains the header of a dump, after other text which ends with `before`.
+    pub fn after(before: &[u8], line: &[u8], is_end: bool) -> Option<Self> {
+        if line.starts_with(SQLITE[1]) && before.ends_with(SQLITE[0]) {
+            return Some(Self::begun(Kind::Sqlite, SQLITE[1].len()));
+        }
+        begin_in(before, line, is_end).map(|(kind, header)| Self::begun(kind, header))
+    }
+
+    fn begun(kind: Kind, header: usize) -> Self {
+        Self {
             kind,
             header: header as u64,
             held: Vec::new(),
@@ -156,7 +168,7 @@ impl Text {
             block: Block::None,
             candidate: None,
             failure: None,
-        })
+        }
     }
 
     /// Reads all lines whose meaning the held bytes determine.

@@ -16,7 +16,7 @@ use super::{
     commit::{self, Commit},
     engine::FirstError,
     folder::LastGood,
-    known_blobs::KnownBlobs,
+    known_blobs::{self, KnownBlobs},
     packer::{Content, Packer, PackerContext},
     source::{Ended, Next, StreamReader},
     store::Store,
@@ -98,6 +98,11 @@ pub(super) async fn store_stream(
     };
     let stored = store_with(repository, store, Arc::clone(&known), (progress, first_error), task).await?;
     let lacking = known.lacking_now();
+    let harmed = known.damaged_after_use();
+    if !harmed.is_empty() {
+        // A stream cannot be read a second time.
+        return Err(known_blobs::used_damage(store, &harmed));
+    }
     let (ended, root, folders, written) = stored;
 
     let mut found = SnapshotSummary::default();
@@ -111,7 +116,9 @@ pub(super) async fn store_stream(
     snapshot.tags.add(format!("{}={}", SnapshotIdentity::DIGEST, ended.digest));
     snapshot.tags.add(format!("{}={}", SnapshotIdentity::PROOF, ended.end.proof));
     if ended.end.proof == Proof::None {
-        snapshot.tags.add(SnapshotIdentity::UNPROVEN.to_owned());
+        let is_accepted = rules.accept_unproven;
+        let tag = if is_accepted { SnapshotIdentity::ACCEPTED_UNPROVEN } else { SnapshotIdentity::UNPROVEN };
+        snapshot.tags.add(tag.to_owned());
     }
     let shrunken = last_good.and_then(|(last_good, rules)| {
         // A blank device that was blank before has lost nothing.

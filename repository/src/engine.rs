@@ -88,7 +88,7 @@ impl EngineBackend {
             }
             return match self.runtime.block_on(self.store.stat(kind, &Id::default()))? {
                 Some(_) => Ok(vec![(Id::default(), 0)]),
-                None => Err(RepositoryError::NotFound { location: self.store.location().to_owned() }),
+                None => Err(RepositoryError::Lost { location: self.store.location().to_owned() }),
             };
         }
         let files = self.runtime.block_on(self.store.list(kind))?;

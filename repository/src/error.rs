@@ -14,6 +14,12 @@ pub enum RepositoryError {
     /// The store itself reported that there is no repository.
     #[error("there is no repository at {location}: create it first, or correct the location")]
     NotFound { location: String },
+    /// The store itself reported that there is no repository, where the caller or an earlier run has opened one.
+    #[error(
+        "there is no repository at {location} any more, although there was one before: do not create one, because it \
+         would be empty; restore the store's content from a copy, or correct the location"
+    )]
+    Lost { location: String },
     /// There is already a repository, and it was not changed.
     #[error("there is already a repository at {location}: open it, or choose another location")]
     AlreadyExists { location: String },
@@ -36,7 +42,7 @@ pub enum RepositoryError {
     /// Another client holds a lock that conflicts with the lock of this run.
     #[error(
         "the repository at {location} is locked by {holder}, last refreshed {since}: wait until the holder has finished; \
-         if it does not run any more, `stowaway unlock` removes the lock 30 minutes after the last refresh"
+         if it does not run any more, {expiry}"
     )]
     Locked {
         location: String,
@@ -44,6 +50,8 @@ pub enum RepositoryError {
         holder: String,
         /// When the lock was last refreshed.
         since: Timestamp,
+        /// When the lock of a holder that does not run any more ends, as a main clause.
+        expiry: String,
     },
     /// The lock of this run was removed or could not be refreshed. A prune may have started, so nothing may be
     /// committed.
@@ -214,7 +222,7 @@ impl RepositoryError {
     /// The machine-readable cause.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::NotFound { .. } => Reason::RepositoryNotFound,
+            Self::NotFound { .. } | Self::Lost { .. } => Reason::RepositoryNotFound,
             Self::Changed { .. } => Reason::RepositoryChanged,
             Self::WrongPassword { .. } => Reason::WrongPassword,
             Self::Locked { .. } | Self::LockLost { .. } => Reason::RepositoryLocked,

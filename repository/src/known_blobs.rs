@@ -194,6 +194,14 @@ impl KnownBlobs {
         Lacking { damaged: damaged.count() as u64, first_damaged, ..self.lacking.clone() }
     }
 
+    /// Returns the packs that the caller uses although a read has found them damaged. The caller took blobs of these
+    /// packs before that, and the blobs may be damaged.
+    pub fn damaged_after_use(&self) -> Vec<Id> {
+        let numbered = self.packs.iter().enumerate();
+        let both = numbered.filter(|(number, _)| self.used.has(*number) && self.damaged.has(*number));
+        both.map(|(_, (id, _))| *id).collect()
+    }
+
     /// Returns the other copies of a blob of which the copy at `part` is damaged, and marks the pack of that copy as
     /// damaged. The copies in packs that are not known to be damaged come first. Also returns whether the damage of the
     /// pack is new.
@@ -256,6 +264,23 @@ impl KnownBlobs {
         let used = self.packs.iter().enumerate().filter(|(number, _)| self.used.has(*number));
         used.filter_map(|(_, (id, size))| Some((*id, (*size)?))).collect()
     }
+}
+
+/// Returns the error of a run that relied on these packs before it found them damaged.
+pub(super) fn used_damage(store: &Store, packs: &[Id]) -> RepositoryError {
+    store.damaged(format!(
+        "{} found to be damaged after this run had relied on the data in {}, so that no snapshot was stored: run it \
+         again; if it fails again, let a check read all data (`check` of the Repository), because a backup stores the \
+         data of packs that a check has listed again",
+        were_packs(packs),
+        if packs.len() == 1 { "it" } else { "them" },
+    ))
+}
+
+/// The beginning of a sentence about what was done to these packs.
+pub(super) fn were_packs(packs: &[Id]) -> String {
+    let first = packs.first().map_or_else(String::new, |id| Kind::Pack.path(id));
+    if packs.len() == 1 { format!("{first} was") } else { format!("{} packs, such as {first}, were", packs.len()) }
 }
 
 /// The content of the index files, before the packs were listed.
@@ -402,6 +427,25 @@ mod tests {
         let message = lacking.to_string();
         assert!(message.starts_with("the repository is not healthy: 2 of its packs"), "{message}");
         assert!(message.contains("restic repair packs"), "{message}");
+    }
+
+    #[test]
+    fn pack_that_is_found_damaged_after_a_blob_of_it_was_taken_is_reported() {
+        let tree = |id| blob(BlobKind::Tree, id);
+        let known = known_of([(4, vec![tree(1), tree(2)]), (5, vec![tree(3)])], &[Some(71), Some(71)]);
+        let damage = |id| {
+            let found = known.find(BlobKind::Tree, Id::new([id; 32])).unwrap().unwrap();
+            known.other_copies(&found.part).unwrap();
+        };
+        damage(3);
+        assert_eq!(length(&known, BlobKind::Tree, 3), None);
+        assert_eq!(known.damaged_after_use(), [], "nothing relies on the damaged pack");
+        assert_eq!(length(&known, BlobKind::Tree, 1), Some(8));
+        assert_eq!(known.damaged_after_use(), []);
+        damage(2);
+        assert_eq!(known.damaged_after_use(), [Id::new([4; 32])]);
+        assert_eq!(were_packs(&known.damaged_after_use()), format!("{} was", Kind::Pack.path(&Id::new([4; 32]))));
+        assert!(were_packs(&[Id::new([4; 32]); 2]).starts_with("2 packs, such as data/04/0404"));
     }
 
     #[test]

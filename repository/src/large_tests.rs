@@ -52,7 +52,7 @@ async fn store_long_folder(repository: &Repository) -> String {
     let (sender, receiver) = pieces();
     sender.send(StreamItem::Data("content".into())).await.unwrap();
     sender.send(StreamItem::End(End { proof: Proof::Sealed, bytes: 7 })).await.unwrap();
-    let rules = StoreRules { allow_empty: false, time: Timestamp::UNIX_EPOCH, device: None };
+    let rules = StoreRules { allow_empty: false, accept_unproven: false, time: Timestamp::UNIX_EPOCH, device: None };
     repository.store_stream(&identity(), &rules, receiver, Arc::default()).await.unwrap();
 
     let store = repository.store.clone();

@@ -121,6 +121,8 @@ pub struct Access {
 pub struct StoreRules {
     /// Store a stream of 0 bytes instead of failing.
     pub allow_empty: bool,
+    /// Tag a stream without proof as accepted, so that restores use it, instead of as unproven.
+    pub accept_unproven: bool,
     /// The time of the snapshot and of the stored file.
     pub time: Timestamp,
     /// Set if the stream is the content of a block device, which is compared with its last good snapshot.

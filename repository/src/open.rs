@@ -150,10 +150,12 @@ pub async fn remove_locks(
 /// Opens a repository, or creates it if there is none.
 pub async fn open_or_create(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
     match open(access.clone(), cancel.clone()).await {
-        Err(RepositoryError::NotFound { .. }) => match create(access.clone(), cancel.clone()).await {
-            Err(RepositoryError::AlreadyExists { .. }) => open(access, cancel).await,
-            created => created,
-        },
+        Err(RepositoryError::NotFound { .. } | RepositoryError::Lost { .. }) => {
+            match create(access.clone(), cancel.clone()).await {
+                Err(RepositoryError::AlreadyExists { .. }) => open(access, cancel).await,
+                created => created,
+            }
+        }
         opened => opened,
     }
 }
@@ -217,7 +219,12 @@ type Opened = (MasterKey, Id, ConfigFile);
 async fn unlock(store: &Store, access: &Access) -> Result<(Opened, Bytes), RepositoryError> {
     let mut attempts = 1;
     loop {
-        let config = read_config(store).await?;
+        let config = read_config(store).await.map_err(|error| match error {
+            RepositoryError::NotFound { location } if !access.expected_ids.is_empty() => {
+                RepositoryError::Lost { location }
+            }
+            error => error,
+        })?;
         match unlock_config(store, access, &config).await {
             // Processes that create the repository at the same time may replace each other's config and key for a
             // moment.

@@ -42,3 +42,33 @@ impl Repository {
         Ok(remains)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustic_core::Id;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{create, fixtures::access, index_file::IndexedPack};
+
+    #[tokio::test]
+    async fn only_small_trees_count_because_a_backup_stores_large_ones_before_its_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let repository = create(access(directory.path()), CancellationToken::new()).await.unwrap();
+        let (store, format) = (&repository.store, (&repository.cipher, repository.version));
+        let blob = |kind, length| PackedBlob {
+            id: Id::new([7; 32]),
+            kind,
+            offset: 0,
+            length: 100,
+            uncompressed_length: Some(length),
+        };
+        let index =
+            |blobs| IndexFile { packs: vec![IndexedPack { id: Id::new([9; 32]), blobs }], ..IndexFile::default() };
+        let large = SHORT_BYTES / 2 + 1;
+        index(vec![blob(BlobKind::Tree, large), blob(BlobKind::Data, 8)]).write(format, store).await.unwrap();
+        assert_eq!(repository.remains().await.unwrap(), Remains::default(), "an interrupted backup leaves these");
+        index(vec![blob(BlobKind::Tree, large), blob(BlobKind::Tree, large - 1)]).write(format, store).await.unwrap();
+        assert_eq!(repository.remains().await.unwrap().trees, 1, "all trees were stored");
+    }
+}

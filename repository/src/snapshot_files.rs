@@ -111,7 +111,7 @@ pub(super) async fn read_each(
         // A missing config shows that the volume is not mounted, rather than that a single folder is missing.
         Err(error) if store.stat(Kind::Config, &Id::default()).await.is_ok_and(|config| config.is_none()) => {
             tracing::debug!("the repository's config is missing: {error}");
-            return Err(RepositoryError::NotFound { location: store.location().to_owned() });
+            return Err(RepositoryError::Lost { location: store.location().to_owned() });
         }
         listed => listed?,
     };

@@ -28,7 +28,7 @@ pub struct SnapshotSummary {
 }
 
 impl SnapshotSummary {
-    /// Whether it was stored without proof that it is complete.
+    /// Whether it was stored without proof that it is complete, and no user has accepted that.
     pub fn is_unproven(&self) -> bool {
         self.identity.tags.iter().any(|tag| tag == SnapshotIdentity::UNPROVEN)
     }

@@ -71,9 +71,8 @@ pub fn carrier_warnings(carrier: Carrier, annotations: Option<&Texts>, labels: O
     warnings
 }
 
-/// The keys that have no effect on the object although they were probably meant for Stowaway, and invalid values of
-/// labels.
-pub fn unknown_keys(carrier: Carrier, annotations: Option<&Texts>, labels: Option<&Texts>) -> Vec<Warning> {
+/// The keys with Stowaway's prefix that have no effect on the object: as many as are reported, and one more.
+fn unread_own_keys(carrier: Carrier, annotations: Option<&Texts>, labels: Option<&Texts>) -> Vec<Warning> {
     let own = |texts: Option<&Texts>| -> Vec<String> {
         let keys = texts.into_iter().flat_map(BTreeMap::keys);
         keys.filter_map(|key| key.strip_prefix(PREFIX))
@@ -109,6 +108,13 @@ pub fn unknown_keys(carrier: Carrier, annotations: Option<&Texts>, labels: Optio
         };
         warnings.push(of_label(Warning::mistake(format!("{PREFIX}{key}"), message)));
     }
+    warnings
+}
+
+/// The keys that have no effect on the object although they were probably meant for Stowaway, and invalid values of
+/// labels.
+pub fn unknown_keys(carrier: Carrier, annotations: Option<&Texts>, labels: Option<&Texts>) -> Vec<Warning> {
+    let mut warnings = unread_own_keys(carrier, annotations, labels);
     warnings.extend(
         foreign_of_pods(annotations)
             .map(|key| Warning::mistake(key, format!("has no effect on a {}; it is read on Pod", carrier.kind()))),
@@ -246,5 +252,15 @@ mod tests {
         let many: Vec<String> = (0..100).map(|index| format!("x{index}")).collect();
         let many: Vec<(&str, &str)> = many.iter().map(|key| (key.as_str(), "")).collect();
         assert_eq!(messages(Carrier::Claim, &many, &many).len(), 17);
+    }
+
+    #[test]
+    fn number_of_own_keys_that_are_compared_with_the_known_ones_is_bounded() {
+        let many: Texts = (0..10_000).map(|index| (format!("{PREFIX}x{index:05}"), String::new())).collect();
+        for carrier in [Carrier::Claim, Carrier::Namespace] {
+            for (annotations, labels) in [(Some(&many), None), (None, Some(&many)), (Some(&many), Some(&many))] {
+                assert_eq!(unread_own_keys(carrier, annotations, labels).len(), MAXIMUM_UNKNOWN + 1, "{carrier:?}");
+            }
+        }
     }
 }

@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_an_error_with_the_key() {
+    fn patterns_that_cannot_be_read_are_an_error_with_the_key() {
         for value in ["", " \n", "[ab]*.log", "[1]", r#"["a", ["b"]]"#, "!a", r#"["a//b"]"#] {
             let problem = excludes(Some(&texts(value)), None).unwrap_err();
             assert_eq!(problem.key, "stowaway.dev/exclude", "{value:?}");

@@ -248,7 +248,7 @@ pub const KEYS: &[Key] = &[
         carrier: POD,
         form: Form::Boolean,
         default: "`\"false\"`",
-        documentation: "Whether a Backup may be green although the workload has no pod to dump: it is scaled to 0, or has fewer pods than before. It is also read on the workload itself, where it restarts no pod.",
+        documentation: "Whether a Backup may be green although the workload has no pod to dump: it is scaled to 0, or has fewer pods than before. It is also read on the workload itself, where it restarts no pod; on a Backup, it confirms that its missing sources of the reason `Unknown` were deleted.",
         feature: "backup",
         foreign: &[],
     },

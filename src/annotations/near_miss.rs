@@ -158,7 +158,8 @@ fn intended(key: &str, object: Object) -> Option<Intended> {
 /// How much a prefix resembles Stowaway's.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Likeness {
-    /// It has Stowaway's exact name, so that every name behind it was meant for Stowaway.
+    /// It has Stowaway's exact name, so that a less similar name behind it was meant for Stowaway, too. Another product
+    /// may have the same name, with keys of its own.
     Product,
     /// It is similar, so that the name behind it decides.
     Similar,
@@ -183,10 +184,18 @@ fn name_without_slash(key: &str) -> Option<&str> {
 fn own(likeness: Likeness, name: &str, object: Object) -> Option<Intended> {
     let key = match (similar(name, KEYS.iter().map(|key| (key.name, key))), likeness) {
         (Some(key), _) => key,
-        (None, Likeness::Product) => nearest(name, |key| object.is_candidate(key))?,
+        (None, Likeness::Product) => nearest(name, |key| object.is_candidate(key) && resembles(name, key.name))?,
         (None, Likeness::Similar) => return None,
     };
     Some(Intended::named(key, name))
+}
+
+/// Whether a name may have been meant for a known one although several characters differ: it is the beginning or the
+/// end of the known name, or more than half of the characters are the same. Short names resemble too many others.
+fn resembles(name: &str, known: &str) -> bool {
+    let base = name.split('.').next().unwrap_or(name);
+    let is_part = base.len() >= SHORT && (known.starts_with(base) || known.ends_with(base));
+    is_part || known.len() >= SHORT && strsim::normalized_damerau_levenshtein(base, known) > 0.5
 }
 
 fn of_k8up(prefix: &str, name: &str) -> Option<Intended> {
@@ -256,6 +265,9 @@ mod tests {
             ("stowaway.io/backupcommand.roles", "stowaway.dev/backupcommand.roles"),
             ("stowaway.io/timeout.roles", "stowaway.dev/timeout"),
             ("stowaway.io/container", "stowaway.dev/backupcommand-container"),
+            ("stowaway.io/command", "stowaway.dev/backupcommand"),
+            ("stowaway.io/backup-cmd", "stowaway.dev/backupcommand"),
+            ("stowaway.io/dump-command.roles", "stowaway.dev/backupcommand.roles"),
             // No slash.
             ("stowaway.dev.backupcommand", "stowaway.dev/backupcommand"),
             ("stowaway-restorecommand", "stowaway.dev/restorecommand"),
@@ -298,6 +310,19 @@ mod tests {
             "throwaway.example/backup",
             "getaway.io/backup",
             "stowawy.dev/color",
+            // Another product of the same name.
+            "stowaway.com/team",
+            "stowaway.com/owner",
+            "stowaway.com/project",
+            "stowaway.com/backend",
+            "stowaway.com/restart",
+            "stowaway.com/status",
+            "stowaway.com/store",
+            "stowaway.com/version",
+            "stowaway.com/retention",
+            "app.stowaway.example.org/name",
+            "stowaway/x",
+            "mystowaway.example.org/x",
             "stowaway-e2e",
             "stowaway",
             "bestow.io/restore",
@@ -334,7 +359,7 @@ mod tests {
     #[test]
     fn number_of_comparisons_and_reports_is_bounded() {
         let many: BTreeMap<String, String> =
-            (0..10_000).map(|number| (format!("stowaway.io/x{number:05}"), String::new())).collect();
+            (0..10_000).map(|number| (format!("stowaway.io/timeout.x{number:05}"), String::new())).collect();
         let found = near_misses(Object::Pod, Some(&many));
         assert_eq!(found.len(), MAXIMUM_COMPARED);
         assert_eq!(bounded(found).len(), MAXIMUM_UNKNOWN + 1);
@@ -347,5 +372,25 @@ mod tests {
         for key in own.chain(foreign().map(|(key, _)| key.to_owned())) {
             assert!(KEY_FRAGMENTS.iter().any(|fragment| key.contains(fragment)), "{key}");
         }
+    }
+
+    #[test]
+    fn keys_beyond_the_first_ones_are_not_compared() {
+        let misspelt = "zz.stowawy.dev/backupcommand";
+        for (others, is_compared) in [(0, true), (63, true), (64, false), (10_000, false)] {
+            let keys =
+                (0..others).map(|number| format!("bestow{number:05}.example/color")).chain([misspelt.to_owned()]);
+            let texts: BTreeMap<String, String> = keys.map(|key| (key, String::new())).collect();
+            for object in [Object::Pod, Object::Workload, Object::Claim, Object::Namespace] {
+                assert_eq!(near_misses(object, Some(&texts)).len(), usize::from(is_compared), "{others} on {object:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn key_that_is_longer_than_kubernetes_allows_is_not_compared() {
+        let key = |length: usize| format!("stowawy.dev/backupcommand.{}", "x".repeat(length - 26));
+        assert!(key(317).len() == 317 && meant(&key(317), Object::Pod).is_some());
+        assert_eq!(meant(&key(318), Object::Pod), None);
     }
 }

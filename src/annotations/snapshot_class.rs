@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_class_can_be_named_is_an_error_with_the_key() {
+    fn value_that_names_no_class_is_an_error_with_the_key() {
         for value in [" ", "Fast", "a/b", "fast "] {
             let problem = snapshot_class(Some(&texts(value)), Some(&texts("slow"))).unwrap_err();
             assert_eq!(problem.key, "stowaway.dev/volume-snapshot-class", "{value:?}");

@@ -1,6 +1,7 @@
 //! Tests of requests from annotations: first invalid ones, then valid ones.
 
 mod pipes;
+mod without_effect;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -254,12 +255,12 @@ fn settings_without_effect_get_a_warning() {
 }
 
 #[test]
-fn many_unknown_keys_cost_no_time_and_are_reported_briefly() {
+fn many_unknown_keys_are_reported_briefly_and_a_long_one_is_not_compared() {
     let many = (0..10_000).map(|number| (format!("{PREFIX}backupcomand-{number:05}"), String::new()));
     let long = (format!("{PREFIX}{}", "b".repeat(1_000_000)), String::new());
-    let begin = std::time::Instant::now();
+    let alone = parse(&[long.clone()].into()).unwrap().unwrap();
+    assert!(alone.warnings[0].message.contains("too long to be one of Stowaway's"), "{:?}", alone.warnings);
     let request = parse(&many.chain([long]).collect()).unwrap().unwrap();
-    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
     assert_eq!(request.warnings.len(), 16);
     assert!(request.warnings.iter().all(|warning| warning.to_string().len() < 300));
 }

@@ -19,16 +19,20 @@ const MISPLACED: &str = "has no effect on the workload itself, so that nothing i
 /// tools such as Helm charts copy keys onto both.
 pub fn workload_warnings(own: Option<&Texts>, template: Option<&Texts>) -> Vec<Warning> {
     let is_in_template = |key: &str| template.is_some_and(|template| template.contains_key(key));
-    let mut warnings: Vec<Warning> = own
-        .into_iter()
+    let mut warnings = unread_keys(own, is_in_template);
+    warnings.extend(near_misses(Object::Workload, own).into_iter().filter(|warning| !is_in_template(&warning.key)));
+    bounded(warnings)
+}
+
+/// The keys of pods, and those with Stowaway's prefix, that have no effect: as many as are reported, and one more. The
+/// author of the workload decides how many keys it has, and each costs time.
+fn unread_keys(own: Option<&Texts>, is_in_template: impl Fn(&str) -> bool) -> Vec<Warning> {
+    own.into_iter()
         .flatten()
         .filter(|(key, _)| !is_in_template(key))
         .filter_map(|(key, value)| Some(Warning::mistake(key, message(key, value)?)))
-        // The author of the workload decides how many keys it has, and each costs time.
         .take(MAXIMUM_UNKNOWN + 1)
-        .collect();
-    warnings.extend(near_misses(Object::Workload, own).into_iter().filter(|warning| !is_in_template(&warning.key)));
-    bounded(warnings)
+        .collect()
 }
 
 /// Why the annotation has no effect, if it has none.
@@ -100,5 +104,21 @@ mod tests {
         assert!(warnings("true").is_empty() && warnings("0").is_empty());
         let [warning] = &warnings("flase")[..] else { panic!("no warning") };
         assert!(warning.message.contains("\"flase\""), "{warning}");
+    }
+
+    #[test]
+    fn number_and_length_of_the_keys_that_are_compared_with_the_known_ones_are_bounded() {
+        let many: Texts = (0..10_000).map(|index| (format!("{PREFIX}x{index:05}"), String::new())).collect();
+        assert_eq!(unread_keys(Some(&many), |_| false).len(), MAXIMUM_UNKNOWN + 1);
+        assert_eq!(workload_warnings(Some(&many), None).len(), MAXIMUM_UNKNOWN + 1);
+        // Keys that the template has as well do not count.
+        let mut own = many.clone();
+        own.insert(format!("{PREFIX}zeal"), String::new());
+        assert_eq!(keys(&own, Some(&many)), [format!("{PREFIX}zeal")]);
+        for (length, is_compared) in [(63, true), (64, false)] {
+            let long = [(format!("{PREFIX}{}", "b".repeat(length)), String::new())].into();
+            let [warning] = &workload_warnings(Some(&long), None)[..] else { panic!("no warning") };
+            assert_eq!(warning.message.contains("the nearest known one is"), is_compared, "{warning}");
+        }
     }
 }

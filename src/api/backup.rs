@@ -204,6 +204,9 @@ pub enum MissingReason {
     NotRequested,
     /// The last Backup had it, and its workload, pod or claim does not exist any more.
     Gone,
+    /// The last Backup had it, it has no pod now, and Stowaway does not list workloads of its kind, so it is not known
+    /// whether the workload still exists.
+    Unknown,
 }
 
 impl MissingReason {
@@ -291,6 +294,9 @@ pub struct SourceStatus {
     /// only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transfer: Option<RunProgress>,
+    /// Whether the pod's annotation `stowaway.dev/allow-missing` allows a later Backup to be green without this source.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_missing: bool,
     /// How the source ended.
     #[serde(flatten)]
     pub outcome: Outcome,

@@ -5,6 +5,7 @@ mod backends;
 mod backup;
 mod conditions;
 mod connection;
+mod host_path;
 mod maintenance;
 mod repository;
 mod restore;
@@ -34,6 +35,7 @@ pub use connection::{
     CredentialSource, RepositoryLimits, Tls, bytes_per_second, connection, credential_sources,
     repository_secret_sources, secret_sources,
 };
+pub use host_path::{HOST_PATH_PATTERN, HOST_PATH_TYPES, NODE_FOLDERS, host_path_problem};
 pub use maintenance::{CheckSpec, CheckStatus, MaintenanceStatus, PruneSpec};
 pub use repository::{PasswordSecretReference, Repository, RepositorySpec, RepositoryStatus};
 pub use restore::{
@@ -71,7 +73,7 @@ pub const CARRIED_OUT: &str = "stowaway.dev/carried-out";
 pub const SCALED_FROM: &str = "stowaway.dev/scaled-from";
 
 /// Annotation of a claim that a `Restore` has created, until a `Restore` has filled it: the name of the `Restore` that
-/// created it. A `Backup` does not store such a claim.
+/// created it. A `Backup` stores neither such a claim nor the dumps of a pod that mounts it.
 pub const RESTORE_UNFINISHED: &str = "stowaway.dev/restore-unfinished";
 
 /// Condition of a `Repository`: it was opened with its password and its present spec.
@@ -87,6 +89,9 @@ pub const HEALTHY: &str = "Healthy";
 /// Condition of a `Repository`, present only when it is `True`: a source has shrunk implausibly, and keeps all its
 /// snapshots.
 pub const SIZE_ANOMALY: &str = "SizeAnomaly";
+/// Condition of a `Repository`, present only when it is `True`: another `Repository` of the namespace is the same
+/// repository and has another retention, so the last prune has forgotten nothing.
+pub const RETENTION_DIFFERS: &str = "RetentionDiffers";
 /// Condition of a run: it ended green. It is always present. While the run is in progress, it is `False` and its message
 /// states what the run waits for.
 pub const COMPLETE: &str = "Complete";

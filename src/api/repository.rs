@@ -69,7 +69,8 @@ pub struct RepositorySpec {
     pub limits: Option<RepositoryLimits>,
     /// The Secret with the repository's password. Without the password, no one can read anything in the repository.
     pub password_secret_ref: PasswordSecretReference,
-    /// Which snapshots each prune keeps. It has no effect without `prune`. When absent, all snapshots are kept.
+    /// Which snapshots each prune keeps. It has no effect without `prune`. When absent, all snapshots are kept. While
+    /// another Repository of the namespace is the same repository and has another retention, no snapshot is forgotten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
     /// When a prune runs. It removes snapshots according to `retention`, and the data which no snapshot needs. When
@@ -120,8 +121,9 @@ pub struct RepositoryStatus {
     /// while it is `True`: a run cannot verify the identity of the store, or the traffic can be read by others.
     /// `Healthy`: the last check found no damage. It stays `False` until a check has found the damaged data intact.
     /// `SizeAnomaly`, present only while it is `True`: a source has shrunk implausibly, so none of its snapshots is
-    /// forgotten. `KeyNotEscrowed`, present only while it is `True`: when the repository was last opened or checked, it
-    /// had only one key.
+    /// forgotten. `RetentionDiffers`, present only while it is `True`: another Repository of the namespace is the same
+    /// repository and has another `retention`, so the last prune has forgotten nothing. `KeyNotEscrowed`, present only
+    /// while it is `True`: when the repository was last opened or checked, it had only one key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::{
     api::resource::Quantity,
     apis::meta::v1::{Condition, Time},
@@ -50,7 +51,8 @@ pub struct RestoreSpec {
     /// The target of the restore. When absent, the pod and container which the source's name refers to now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<RestoreTo>,
-    /// The Repository to read from. When absent, it is the Repository of the namespace with the annotation
+    /// The Repository to read from. When absent, it is the Repository that the annotation `stowaway.dev/repository` of
+    /// the source's pod names, or else the Repository of the namespace with the annotation
     /// `stowaway.dev/is-default: "true"`, or else the oldest one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository_ref: Option<RepositoryReference>,
@@ -84,9 +86,12 @@ pub struct RestoreFrom {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[0-9a-f]{8,64}$"))]
     pub snapshot: Option<String>,
-    /// Restore the newest proven snapshot of the source that was made at this time or earlier.
+    /// Restore the newest proven snapshot of the source that was made at this time or earlier. A time without a fraction
+    /// of a second includes its whole second.
+    // `Time` would be written without its fraction of a second, and so as another limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub as_of: Option<Time>,
+    #[schemars(with = "Option<Time>")]
+    pub as_of: Option<Timestamp>,
     /// Host of the snapshots, which is the namespace that they were made in. When absent, this namespace. In a
     /// repository that several namespaces or tools share, snapshots of another host are restored only if that host is
     /// named here.

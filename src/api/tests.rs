@@ -16,6 +16,16 @@ fn definitions_are_built_without_panic_and_follow_the_conventions() {
     }
 }
 
+#[test]
+fn time_of_a_restore_keeps_its_fraction_of_a_second_when_it_is_sent() {
+    for time in ["2026-05-04T03:02:01.937123456Z", "2026-05-04T03:02:01Z"] {
+        let from = serde_json::json!({ "source": "pvc/casks", "asOf": time });
+        let read: RestoreFrom = serde_json::from_value(from.clone()).unwrap();
+        assert_eq!(read.as_of.unwrap().to_string(), time);
+        assert_eq!(serde_json::to_value(&read).unwrap(), from);
+    }
+}
+
 /// Checks every part of every schema, because an API server warns of unknown formats, and rejects `oneOf` with
 /// properties of its own.
 #[test]

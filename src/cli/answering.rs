@@ -88,6 +88,7 @@ pub(super) fn answering_job(
         cluster: String::new(),
         repository_id: None,
         damaged_packs: DamagedPacks::default(),
+        not_before: None,
         kind: TaskKind::Answer { timeout: ANSWERS_WITHIN },
         note: String::new(),
     };

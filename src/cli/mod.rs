@@ -3,6 +3,7 @@
 mod answering;
 mod archive_target;
 pub mod args;
+mod backup_report;
 mod controller_lease;
 mod doctor;
 mod environment;

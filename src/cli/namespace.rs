@@ -13,16 +13,16 @@ use serde_json::json;
 
 use super::{
     CliError,
-    args::{Output, RestoreArguments},
+    args::{Output, RepositoryArguments, RestoreArguments},
     fields, output, query, remote,
 };
 use crate::{
     api::{NewClaim, Outcome, Restore, RestoreClaim},
     cluster::{call::CallError, observe},
-    model::{Failure, Reason, SnapshotIdentity, SnapshotRecord, StoredClaim, Verdict},
+    model::{Failure, Reason, SnapshotIdentity, StoredClaim, Verdict},
     plan::{
-        self, ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceRequest, ObservedPod, SourceFacts, SourceKind,
-        Workload,
+        self, ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceRequest, ObservedPod, RepositorySnapshots,
+        SourceFacts, SourceKind, SourcePlan, Workload,
     },
     repository::SnapshotSummary,
     runner::story,
@@ -44,8 +44,8 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
     let (client, namespace) = remote::connect(location.namespace.as_deref(), location.context.as_deref()).await?;
     let host = arguments.host.as_deref().unwrap_or(&namespace);
     let repository = query::find_repository(&client, &namespace, location.repository_name.as_deref()).await?;
+    let default = repository.name_any();
     let cluster = repository.status.and_then(|status| status.cluster_id).unwrap_or_default();
-    let snapshots = query::all_snapshots(location).await?;
     let claims = observe::list::<PersistentVolumeClaim>(&client, &namespace, "").await.map_err(call)?;
     let claims: BTreeSet<String> = claims.iter().map(ResourceExt::name_any).collect();
     let pods = pods(&client, &namespace).await.map_err(call)?;
@@ -69,11 +69,20 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
         overwrite: arguments.overwrite,
         scale_down: arguments.scale_down.is_some(),
     };
-    let snapshot_records: Vec<SnapshotRecord<'_>> = snapshots.iter().map(SnapshotSummary::record).collect();
-    let facts = NamespaceFacts { snapshots: &snapshot_records, claims: &claims, pods: &pods, sources: &sources };
+    let is_named = location.repository_name.is_some();
+    let stored = all_snapshots(location, &default, (&sources, is_named)).await?;
+    let repositories: Vec<RepositorySnapshots<'_>> = stored
+        .iter()
+        .map(|(name, snapshots)| RepositorySnapshots {
+            name: name.clone(),
+            snapshots: snapshots.iter().map(SnapshotSummary::record).collect(),
+        })
+        .collect();
+    let facts =
+        NamespaceFacts { repositories: &repositories, is_named, claims: &claims, pods: &pods, sources: &sources };
     let plan = plan::plan_namespace(request, facts);
     if plan.restores.is_empty() && plan.refused.is_empty() {
-        return Err(nothing(&snapshots, host).into());
+        return Err(nothing(&stored, host).into());
     }
     let mut results = Results::new(arguments.output, &plan)?;
     if !arguments.whole.dry_run {
@@ -92,6 +101,22 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
 
 fn call(CallError { doing, source }: CallError) -> CliError {
     CliError::Cluster { doing, source }
+}
+
+/// The names of the Repositories to read, and all their snapshots.
+async fn all_snapshots(
+    location: &RepositoryArguments,
+    default: &str,
+    (sources, is_named): (&SourcePlan, bool),
+) -> Result<Vec<(String, Vec<SnapshotSummary>)>, CliError> {
+    let names = if is_named { vec![default.to_owned()] } else { plan::repositories_to_read(default, sources) };
+    let mut stored = Vec::new();
+    for name in names {
+        let location = RepositoryArguments { repository_name: Some(name.clone()), ..location.clone() };
+        let snapshots = query::all_snapshots(&location).await?;
+        stored.push((name, snapshots));
+    }
+    Ok(stored)
 }
 
 /// The pods, each with its workload that can be scaled, annotated or not.
@@ -113,8 +138,9 @@ async fn pods(client: &Client, namespace: &str) -> Result<Vec<ObservedPod>, Call
     Ok(pods)
 }
 
-fn nothing(snapshots: &[SnapshotSummary], host: &str) -> Failure {
-    let hosts: BTreeSet<&str> = snapshots.iter().map(|snapshot| snapshot.identity.host.as_str()).collect();
+fn nothing(stored: &[(String, Vec<SnapshotSummary>)], host: &str) -> Failure {
+    let snapshots = stored.iter().flat_map(|(_, snapshots)| snapshots);
+    let hosts: BTreeSet<&str> = snapshots.map(|snapshot| snapshot.identity.host.as_str()).collect();
     let known = if hosts.is_empty() { "no host".to_owned() } else { hosts.into_iter().collect::<Vec<_>>().join(", ") };
     let message = format!(
         "the repository has no matching snapshots of host {host}; it has snapshots of: {known} (--host selects a host)"
@@ -138,7 +164,6 @@ impl Target<'_> {
         metadata.name = metadata.name.map(|name| format!("{name}-{}", plan::names::source_hash(source.as_str())));
         let restores: Api<Restore> = Api::namespaced(self.client.clone(), &self.namespace);
         let mut spec = chosen.spec.clone();
-        spec.repository_ref = remote::reference(&self.arguments.location);
         spec.timeout = self.arguments.timeout.map(Into::into);
         let is_into_command = spec.to.as_ref().is_none_or(|to| to.claim.is_none() && to.archive.is_none());
         spec.idle_timeout = self.arguments.idle_timeout.map(Into::into).filter(|_| is_into_command);
@@ -199,6 +224,7 @@ impl Results {
                 "snapshot": chosen.snapshot.id,
                 "time": chosen.snapshot.time,
                 "note": chosen.note,
+                "repository": chosen.spec.repository_ref.as_ref().map(|reference| reference.name.as_str()),
             })
         });
         let worst = plan.refused.iter().map(|_| Verdict::Failed).collect();

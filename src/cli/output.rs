@@ -77,6 +77,9 @@ pub fn print_snapshots(
             format!("{:.0}", snapshot.time),
             snapshot.bytes.map_or_else(|| "-".to_owned(), |bytes| BinaryBytes(bytes).to_string()),
             match snapshot.record().quality(now) {
+                Quality::Proven if snapshot.record().is_accepted_without_proof() => {
+                    format!("{}, accepted", tag(SnapshotIdentity::PROOF))
+                }
                 Quality::Proven => tag(SnapshotIdentity::PROOF),
                 quality => format!("{}, {quality}", tag(SnapshotIdentity::PROOF)),
             },

@@ -23,13 +23,13 @@ use super::{
     controller_lease, explain, local, output, remote,
 };
 use crate::{
-    api::{self, CredentialSource, Repository, SecretKeyReference, connection, credential_sources},
+    api::{CredentialSource, Repository, SecretKeyReference, connection, credential_sources},
     cluster::version,
     exec::{self, Control, Dumped, ExecTarget, Limits, Lines},
     model::{
         BackendConfig, DamagedPacks, DataPart, Failure, Reason, Secret, StoredPassword, injected::HELPER_IN_IMAGE,
     },
-    plan::names::RUNNER_CONTAINER,
+    plan::{ChoiceError, choose_repository, names::RUNNER_CONTAINER},
     repository::{Access, Entry, SnapshotSummary, Timeouts},
     resources::backend_config,
     runner::{
@@ -162,25 +162,31 @@ pub(super) async fn find_repository(
 ) -> Result<Repository, CliError> {
     let repositories: Api<Repository> = Api::namespaced(client.clone(), namespace);
     if let Some(name) = name {
-        return repositories
-            .get(name)
-            .await
-            .map_err(CliError::cluster(format!("read the Repository {namespace}/{name}")));
+        // A user may have the right to read only this Repository.
+        let found = repositories.get_opt(name).await;
+        let found = found.map_err(CliError::cluster(format!("read the Repository {namespace}/{name}")))?;
+        if let Some(found) = found {
+            return Ok(found);
+        }
     }
-    let mut all = repositories
+    let all = repositories
         .list(&ListParams::default())
         .await
         .map_err(CliError::cluster(format!("list the Repositories of namespace {namespace}")))?
         .items;
-    if all.len() > 1 {
-        all.retain(|repository| repository.annotations().get(api::IS_DEFAULT).is_some_and(|value| value == "true"));
-    }
-    let count = all.len();
-    all.pop().filter(|_| count == 1).ok_or_else(|| {
-        CliError::Usage(format!(
-            "namespace {namespace} has no Repository, or no single default one; name one by --repository-name"
-        ))
-    })
+    choose_repository(&all, name).cloned().map_err(|error| no_choice(&error, namespace))
+}
+
+/// The error of a command for which no Repository was chosen.
+fn no_choice(error: &ChoiceError, namespace: &str) -> CliError {
+    let next = match error {
+        ChoiceError::Unknown { .. } => "; name another one by --repository-name, or create it",
+        ChoiceError::None => "",
+        ChoiceError::NoDefault(_) | ChoiceError::SeveralDefaults(_) => {
+            "; for this command, name one by --repository-name"
+        }
+    };
+    CliError::Usage(format!("namespace {namespace}: {error}{next}"))
 }
 
 async fn exchange(
@@ -341,6 +347,22 @@ fn no_text(kind: &str, SecretKeyReference { name, key }: &SecretKeyReference) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn repository_that_cannot_be_chosen_is_reported_with_those_that_exist_and_the_option() {
+        let names = || vec!["a".to_owned(), "b".to_owned()];
+        for (error, parts) in [
+            (ChoiceError::SeveralDefaults(names()), ["several are annotated", "a, b", "--repository-name"]),
+            (
+                ChoiceError::Unknown { name: "mian".into(), known: names() },
+                ["no Repository mian", "a, b", "--repository-name"],
+            ),
+            (ChoiceError::None, ["namespace shop", "there is no Repository", "create one"]),
+        ] {
+            let text = no_choice(&error, "shop").to_string();
+            assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+        }
+    }
 
     #[test]
     fn failure_of_the_answering_side_has_its_own_reason_and_no_second_one() {

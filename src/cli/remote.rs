@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use indicatif::BinaryBytes;
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Time};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{
     Api, Client, Config, ResourceExt,
     api::{ObjectMeta, PostParams},
@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use super::{
     CliError,
     args::{BackupArguments, Output, RepositoryArguments, RestoreArguments},
-    controller_lease, fields,
+    backup_report, controller_lease, fields,
     follow::Follower,
     output::{self, note},
     rights::{self, Right},
@@ -169,33 +169,15 @@ fn print_sources(backup: &Backup) -> Result<(), CliError> {
         ]
     });
     output::print_table(["SOURCE", "VERDICT", "REASON", "SIZE", "SNAPSHOT"], rows)?;
-    for source in &status.sources {
-        print_trouble(source.name.as_str(), &source.outcome);
-    }
-    if status.sources.is_empty()
-        && let Some(condition) = status.conditions.iter().find(|condition| condition.type_ == crate::api::COMPLETE)
-    {
-        note(&format!("{}: {}", condition.reason, condition.message));
-    }
-    for skipped in &status.skipped {
-        note(&format!("pvc/{}: not backed up ({:?}): {}", skipped.name, skipped.reason, skipped.message));
-    }
-    for warning in &status.annotation_warnings {
-        note(&format!("probably a mistake in an annotation or label: {warning}"));
-    }
-    if status.annotation_warnings_not_listed > 0 {
-        note(&format!("{} more annotations or labels probably have a mistake", status.annotation_warnings_not_listed));
+    for line in backup_report::lines(status) {
+        note(&line);
     }
     Ok(())
 }
 
 fn print_trouble(what: &str, outcome: &Outcome) {
-    if outcome.verdict == Some(Verdict::Succeeded) {
-        return;
-    }
-    note(&format!("{what}: {}", fields::with_options(&outcome.message)));
-    for line in outcome.stderr_tail.lines() {
-        note(&format!("  | {line}"));
+    for line in backup_report::trouble(what, outcome) {
+        note(&line);
     }
 }
 
@@ -241,7 +223,9 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
             // The restore failed before a target was found.
             None => String::new(),
         };
-        output::print_line(&format!("restore {name}: {verdict} ({}), {bytes}{into}", outcome.reason))?;
+        let from = status.repository_ref.as_ref();
+        let from = from.map(|reference| format!(" from Repository {}", reference.name)).unwrap_or_default();
+        output::print_line(&format!("restore {name}: {verdict} ({}), {bytes}{from}{into}", outcome.reason))?;
         if !status.made_claim.is_empty() && verdict.is_green() {
             note(&status.made_claim);
         }
@@ -282,7 +266,7 @@ fn restore_spec(arguments: &RestoreArguments) -> Result<RestoreSpec, CliError> {
         from: RestoreFrom {
             source: arguments.source()?,
             snapshot: arguments.snapshot.clone(),
-            as_of: arguments.as_of.map(Time),
+            as_of: arguments.as_of,
             host: arguments.host.clone(),
             paths: arguments.paths.clone(),
         },

@@ -68,7 +68,7 @@ where
     let name = object.name_any();
     let what = format!("{kind} {}/{name}", object.namespace().unwrap_or_default());
     let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
-    match call::within(api.create(&parameters, object)).await {
+    match call::admitted(api.create(&parameters, object)).await {
         Ok(made) => Ok(Created::Made(made)),
         Err(error) if code(&error) == Some(409) => {
             let present = call::within(api.get(&name)).await;
@@ -83,7 +83,7 @@ pub async fn create_claim(client: &Client, claim: &PersistentVolumeClaim) -> Res
     let (name, namespace) = (claim.name_any(), claim.namespace().unwrap_or_default());
     let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &namespace);
     let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
-    match call::within(api.create(&parameters, claim)).await {
+    match call::admitted(api.create(&parameters, claim)).await {
         Err(error) if code(&error) == Some(409) => Ok(false),
         created => {
             created.map(|_| true).map_err(CallError::at(format!("create PersistentVolumeClaim {namespace}/{name}")))
@@ -153,7 +153,7 @@ where
     let api: Api<K> = Api::namespaced(client.clone(), &namespace);
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
     let patch = Patch::Merge(json!({ "metadata": metadata }));
-    let patched = call::within(api.patch_metadata(&name, &parameters, &patch)).await;
+    let patched = call::admitted(api.patch_metadata(&name, &parameters, &patch)).await;
     gone_is_done(patched, || format!("{doing} {} {namespace}/{name}", K::kind(&())))
 }
 
@@ -176,7 +176,7 @@ pub async fn expire_job(client: &Client, namespace: &str, name: &str, after: Dur
 async fn patch_job(client: &Client, namespace: &str, name: &str, patch: &serde_json::Value) -> Result<(), CallError> {
     let api: Api<Job> = Api::namespaced(client.clone(), namespace);
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-    let patched = call::within(api.patch(name, &parameters, &Patch::Merge(patch))).await;
+    let patched = call::admitted(api.patch(name, &parameters, &Patch::Merge(patch))).await;
     gone_is_done(patched, || format!("change Job {namespace}/{name}"))
 }
 
@@ -186,14 +186,14 @@ pub async fn delete_job(client: &Client, job: &Job) -> Result<(), CallError> {
     let api: Api<Job> = Api::namespaced(client.clone(), &namespace);
     let parameters =
         DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..only(job.metadata.uid.clone()) };
-    gone_is_done(call::within(api.delete(&name, &parameters)).await, || format!("delete Job {namespace}/{name}"))
+    gone_is_done(call::admitted(api.delete(&name, &parameters)).await, || format!("delete Job {namespace}/{name}"))
 }
 
 /// Deletes the claim with this UID. The claim exists until no pod mounts it.
 pub async fn delete_claim(client: &Client, claim: &ObjectMeta) -> Result<(), CallError> {
     let (name, namespace) = named(claim);
     let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
-    let deleted = call::within(api.delete(name, &only(claim.uid.clone()))).await;
+    let deleted = call::admitted(api.delete(name, &only(claim.uid.clone()))).await;
     gone_is_done(deleted, || format!("delete PersistentVolumeClaim {namespace}/{name}"))
 }
 
@@ -201,7 +201,7 @@ pub async fn delete_claim(client: &Client, claim: &ObjectMeta) -> Result<(), Cal
 pub async fn delete_dynamic(client: &Client, kind: &ApiResource, object: &ObjectMeta) -> Result<(), CallError> {
     let (name, namespace) = named(object);
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, kind);
-    let deleted = call::within(api.delete(name, &only(object.uid.clone()))).await;
+    let deleted = call::admitted(api.delete(name, &only(object.uid.clone()))).await;
     gone_is_done(deleted, || format!("delete {} {namespace}/{name}", kind.kind))
 }
 
@@ -219,7 +219,7 @@ pub async fn delete_role_binding(
         return Ok(());
     }
     let api: Api<RoleBinding> = Api::namespaced(client.clone(), namespace);
-    let deleted = call::within(api.delete(name, &only(binding.metadata.uid))).await;
+    let deleted = call::admitted(api.delete(name, &only(binding.metadata.uid))).await;
     gone_is_done(deleted, || format!("delete RoleBinding {namespace}/{name}"))
 }
 
@@ -258,7 +258,7 @@ where
         "status": status,
     });
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    let patched = call::within(api.patch_status(&name, &parameters, &Patch::Apply(&patch))).await;
+    let patched = call::admitted(api.patch_status(&name, &parameters, &Patch::Apply(&patch))).await;
     match patched {
         // `force` rules out conflicts over fields, so that this conflict is about the UID.
         Err(error) if code(&error) == Some(409) => Ok(()),
@@ -289,7 +289,7 @@ pub async fn create_password(
     };
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
-    match call::within(api.create(&parameters, &secret)).await {
+    match call::admitted(api.create(&parameters, &secret)).await {
         Ok(_) => Ok(true),
         Err(error) if code(&error) == Some(409) => Ok(false),
         Err(error) => Err(CallError::at(format!("create Secret {namespace}/{name}"))(error)),

@@ -2,9 +2,12 @@
 
 use std::{future::Future, time::Duration};
 
-/// The time limit of a single call. The API server itself waits up to 30 s for one admission webhook. The caller rather
-/// repeats the call later than lets all other objects wait.
+/// The time limit of a single read.
 const LONGEST_CALL: Duration = Duration::from_secs(15);
+/// How long the API server itself waits for one admission webhook: the largest `timeoutSeconds`.
+const LONGEST_ADMISSION: Duration = Duration::from_secs(30);
+/// The time limit of a single write.
+const LONGEST_WRITE: Duration = LONGEST_ADMISSION.saturating_add(Duration::from_secs(5));
 /// The time limit of a list, which may be long.
 const LONGEST_LIST: Duration = Duration::from_secs(45);
 
@@ -12,6 +15,11 @@ const LONGEST_LIST: Duration = Duration::from_secs(45);
 /// carry out the request after that.
 pub(super) async fn within<T>(call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
     limited(LONGEST_CALL, call).await
+}
+
+/// Does the same as [`within`] for a write, which admission webhooks may delay.
+pub(super) async fn admitted<T>(call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+    limited(LONGEST_WRITE, call).await
 }
 
 /// Does the same as [`within`] for a list.
@@ -95,8 +103,14 @@ mod tests {
         assert!(explain(&error).contains("no answer within"), "{error}");
     }
 
+    #[tokio::test]
+    async fn write_that_an_admission_webhook_delays_has_the_time_of_the_slowest_webhook() {
+        assert!(LONGEST_WRITE > LONGEST_ADMISSION && LONGEST_CALL < LONGEST_ADMISSION);
+        assert_eq!(admitted(async { Ok(7) }).await.unwrap(), 7);
+    }
+
     #[test]
-    fn what_cannot_be_read_is_named_without_its_content() {
+    fn response_that_cannot_be_read_is_named_without_its_content() {
         let read = |text: &str| without_values(&serde_json::from_str::<u32>(text).unwrap_err());
         assert_eq!(read("-17"), "invalid value: integer …, expected u32 at line 1 column 3");
         let secret = read(r#""hunter2 \" and `more`""#);

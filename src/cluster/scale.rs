@@ -91,11 +91,11 @@ pub async fn scale_to(
     let scaled = match kind {
         ScaledKind::Deployment => {
             let workloads = Api::<Deployment>::namespaced(client.clone(), namespace);
-            call::within(workloads.patch_scale(name, &parameters, &patch)).await.map(drop)
+            call::admitted(workloads.patch_scale(name, &parameters, &patch)).await.map(drop)
         }
         ScaledKind::StatefulSet => {
             let workloads = Api::<StatefulSet>::namespaced(client.clone(), namespace);
-            call::within(workloads.patch_scale(name, &parameters, &patch)).await.map(drop)
+            call::admitted(workloads.patch_scale(name, &parameters, &patch)).await.map(drop)
         }
     };
     match scaled {

@@ -21,7 +21,7 @@ use kube::{
 use super::{
     ReconcileError, Seen,
     context::Context,
-    jobs::{Runs, apply_actions, clean_up_jobs, observe_claim_uses, observe_jobs, observe_runs},
+    jobs::{Runs, apply_actions, clean_up_jobs, observe_claim_uses, observe_jobs, observe_runs, open_again},
     metrics,
 };
 use crate::{
@@ -31,10 +31,9 @@ use crate::{
         call::CallError,
         observe::{self, Unreadable},
     },
-    model::SourceName,
     plan::{
-        self, BackupFacts, ClaimFacts, ClaimUses, Expected, ObservedPod, ObservedWorkload, PlanProblem, SnapshotFacts,
-        SourceFacts, Staged, StagedClaim, Workload,
+        self, BackupFacts, ClaimFacts, ClaimUses, EarlierSource, Expected, ObservedPod, ObservedWorkload, PlanProblem,
+        SnapshotFacts, SourceFacts, Staged, StagedClaim, Workload,
     },
     resources::{
         labels,
@@ -53,8 +52,8 @@ pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) ->
     let jobs = observe_jobs(&context, &owner, RunKind::Backup).await?;
     update_metrics(&context, &owner, backup.status.as_ref());
     if is_over {
-        clean_up_jobs(client, &jobs, |_| true).await?;
-        return Ok(Action::await_change());
+        let again = clean_up_jobs(client, &jobs, |_| true).await?;
+        return Ok(again.map_or_else(Action::await_change, Action::requeue));
     }
     let (pods, unreadable_pods) = observe_pods(&context, &namespace).await?;
     let (claims, unreadable_claims): (Vec<PersistentVolumeClaim>, _) =
@@ -118,14 +117,23 @@ pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) ->
     let is_staged = !snapshots.is_empty() || !staged_claims.is_empty();
     let runner_pod = backup.spec.runner_pod.as_ref();
     for refused in apply_actions(&context, &owner, (&actions, &jobs, staged), &repositories, runner_pod).await? {
-        let cause = (refused.source.as_str(), refused.reason, refused.message.as_str());
-        plan::job_refused((backup.status.as_ref(), is_staged), &mut status, &mut actions, cause, now);
+        let (before, source) = ((backup.status.as_ref(), is_staged), refused.source.as_str());
+        if refused.is_temporary {
+            plan::job_delayed(before, &mut status, &mut actions, (source, &refused.message), now);
+        } else {
+            let cause = (source, refused.reason, refused.message.as_str());
+            plan::job_refused(before, &mut status, &mut actions, cause, now);
+        }
     }
+    let missed = plan::missed_by_backup(backup.status.as_ref(), &status);
+    open_again(client, &repositories, &missed, now).await?;
     if backup.status.as_ref() != Some(&status) {
         apply::status(client, &backup, &status).await?;
     }
     update_metrics(&context, &owner, Some(&status));
-    clean_up_jobs(client, &jobs, |name| plan::is_recorded(&status, name)).await?;
+    if let Some(again) = clean_up_jobs(client, &jobs, |name| plan::is_recorded(&status, name)).await? {
+        actions.requeue_within(again);
+    }
     context.publish_events(&backup.object_ref(&()), &actions.events).await;
     context.succeeded(&backup);
     Ok(actions.requeue_after.map_or_else(Action::await_change, Action::requeue))
@@ -186,7 +194,7 @@ async fn observe_staged(
 async fn observe_expected(
     client: &Client,
     backup: &Backup,
-) -> Result<(Option<Vec<ObservedWorkload>>, Vec<SourceName>), CallError> {
+) -> Result<(Option<Vec<ObservedWorkload>>, Vec<EarlierSource>), CallError> {
     let namespace = backup.namespace().unwrap_or_default();
     let workloads = match observe_workloads(client, &namespace).await {
         Ok(workloads) => Some(workloads),

@@ -1,6 +1,13 @@
 //! Jobs in a reconcile: they are observed together with their pods, and created, ended and cleaned up as planned.
 
-use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use std::{collections::BTreeSet, time::Duration};
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{ObjectReference, PersistentVolumeClaim, Pod},
+};
 use kube::{Client, ResourceExt};
 
 use super::{
@@ -13,8 +20,8 @@ use crate::{
     cluster::{self, apply, call::CallError, observe},
     model::{Reason, RunProgress},
     plan::{
-        self, Actions, ActiveJob, ClaimUses, JobRetention, ObservedJob, ObservedPod, OwnRuns, PruneRuns, Staged,
-        StagedClaim, is_active, is_started, job_retention, wants_complaints,
+        self, Actions, ActiveJob, ClaimUses, EventRecord, JobRetention, ObservedJob, ObservedPod, OwnRuns, PruneRuns,
+        Staged, StagedClaim, is_active, is_started, job_retention, wants_complaints,
     },
     resources::{
         self, labels,
@@ -129,21 +136,49 @@ pub(super) async fn observe_runs(context: &Context, kinds: &[RunKind]) -> Result
     Ok(Runs { active, prunes })
 }
 
-/// Cleans up the Jobs whose results are in the stored status; see [`job_retention`].
+/// Cleans up the Jobs whose results are in the stored status; see [`job_retention`]. Returns when to do so again, if a
+/// Job is left which delays the deletion of a claim.
 pub(super) async fn clean_up_jobs(
     client: &Client,
     jobs: &[ObservedJob],
     is_stored: impl Fn(&str) -> bool,
-) -> Result<(), CallError> {
-    for observed in jobs {
+) -> Result<Option<Duration>, CallError> {
+    let stored = || jobs.iter().filter(|observed| is_stored(&observed.job.name_any()));
+    let holding = stored().find(|observed| plan::holds_claim(&observed.job));
+    let ending = match holding.and_then(|observed| observed.job.namespace()) {
+        Some(namespace) => claims_being_deleted(client, &namespace).await?,
+        None => BTreeSet::new(),
+    };
+    let mut is_left = false;
+    for observed in stored() {
         let (name, namespace) = (observed.job.name_any(), observed.job.namespace().unwrap_or_default());
-        if !is_stored(&name) {
-            continue;
-        }
-        match job_retention(observed) {
+        let retention = job_retention(observed, &ending);
+        is_left |= retention != JobRetention::Delete && plan::holds_claim(&observed.job);
+        match retention {
             JobRetention::Keep => {}
             JobRetention::Expire(after) => apply::expire_job(client, &namespace, &name, after).await?,
             JobRetention::Delete => apply::delete_job(client, &observed.job).await?,
+        }
+    }
+    Ok(is_left.then_some(plan::CLAIM_LOOK))
+}
+
+async fn claims_being_deleted(client: &Client, namespace: &str) -> Result<BTreeSet<String>, CallError> {
+    let (claims, _): (Vec<PersistentVolumeClaim>, _) = observe::list_all(client, namespace, "").await?;
+    let ending = claims.iter().filter(|claim| claim.metadata.deletion_timestamp.is_some());
+    Ok(ending.map(ResourceExt::name_any).collect())
+}
+
+/// Opens the Repositories again which runs have not found; see [`plan::in_doubt`].
+pub(super) async fn open_again(
+    client: &Client,
+    repositories: &[Repository],
+    missed: &BTreeSet<String>,
+    now: Timestamp,
+) -> Result<(), CallError> {
+    for repository in repositories.iter().filter(|repository| missed.contains(&repository.name_any())) {
+        if let Some(status) = plan::in_doubt(repository, now) {
+            apply::status(client, repository, &status).await?;
         }
     }
     Ok(())
@@ -159,6 +194,8 @@ pub(super) struct Refused {
     pub source: String,
     pub reason: Reason,
     pub message: String,
+    /// Whether a later attempt may succeed, because the API server did not refuse the request itself.
+    pub is_temporary: bool,
 }
 
 /// Carries out the planned actions on the Jobs of this object; see [`Actions`] for the order. A refused object of one
@@ -187,16 +224,19 @@ pub(super) async fn apply_actions(
     let mut refused = Vec::new();
     for request in snapshots {
         if let Err(error) = create_snapshot(context, owner, request).await {
-            refused.push(refusal(error, RunKind::Backup, &request.source)?);
+            refused.push(refusal(context, owner, error, (RunKind::Backup, &request.source)).await?);
         }
     }
     let assigns_users = match start.as_slice() {
         [] => false,
         _ => resources::assigns_users(&observe::namespace(client, namespace).await?),
     };
-    for request in start {
-        if let Err(error) = start_job(context, owner, request, repositories, (runner_pod, assigns_users)).await {
-            refused.push(refusal(error, request.kind, &request.source)?);
+    // All at once, because an admission webhook may delay each of them.
+    let started =
+        start.iter().map(|request| start_job(context, owner, request, repositories, (runner_pod, assigns_users)));
+    for (request, started) in start.iter().zip(join_all(started).await) {
+        if let Err(error) = started {
+            refused.push(refusal(context, owner, error, (request.kind, &request.source)).await?);
         }
     }
     for name in end {
@@ -219,20 +259,41 @@ pub(super) async fn apply_actions(
     Ok(refused)
 }
 
-/// The refusal of a source's Job or snapshot, if the error is caused by the request and not by a temporary failure.
+/// The refusal of a source's Job or snapshot. A Backup states also temporary failures in its status.
 ///
 /// # Errors
-/// Any other error.
-fn refusal(error: ReconcileError, kind: RunKind, source: &str) -> Result<Refused, ReconcileError> {
-    let reason = match &error {
-        ReconcileError::Name(TakenName::Foreign(_)) => Reason::NameTaken,
+/// Any other error. An Event reports it, because the status is not written before a later reconcile succeeds.
+async fn refusal(
+    context: &Context,
+    owner: &OwnerRef,
+    error: ReconcileError,
+    (kind, source): (RunKind, &str),
+) -> Result<Refused, ReconcileError> {
+    let (reason, is_temporary) = match &error {
+        ReconcileError::Name(TakenName::Foreign(_)) => (Reason::NameTaken, false),
         // A refusal would fail a Restore for good, so its reconcile is retried until Kubernetes has deleted the
         // leftover object. Other runs are repeated by their plan.
-        ReconcileError::Name(TakenName::Leftover(_)) if kind != RunKind::Restore => Reason::NameTaken,
-        ReconcileError::Call(error) if is_refusal(error) => Reason::PodNotStarted,
-        _ => return Err(error),
+        ReconcileError::Name(TakenName::Leftover(_)) if kind != RunKind::Restore => (Reason::NameTaken, false),
+        ReconcileError::Call(error) if is_refusal(error) => (Reason::PodNotStarted, false),
+        ReconcileError::Call(_) if kind == RunKind::Backup => (Reason::PodNotStarted, true),
+        _ => {
+            let (reason, action) = (Reason::PodNotStarted.to_string(), "Start");
+            let note = format!("{error}; the creation is repeated");
+            let event = EventRecord { is_warning: true, reason, action, note, job: None };
+            let OwnerRef { api_version, kind, namespace, name, uid, since: _ } = owner.clone();
+            let regarding = ObjectReference {
+                api_version: Some(api_version),
+                kind: Some(kind),
+                namespace: Some(namespace),
+                name: Some(name),
+                uid: Some(uid),
+                ..ObjectReference::default()
+            };
+            context.publish_events(&regarding, &[event]).await;
+            return Err(error);
+        }
     };
-    Ok(Refused { kind, source: source.to_owned(), reason, message: error.to_string() })
+    Ok(Refused { kind, source: source.to_owned(), reason, message: error.to_string(), is_temporary })
 }
 
 /// Whether the API server refused the request itself, so that a retry would fail, too.

@@ -17,11 +17,12 @@ use prometheus_client::{
 
 pub(super) use self::runs::{Kind as RunKind, RunMetrics};
 use crate::api::{
-    HEALTHY, INSECURE_TRANSPORT, KEY_NOT_ESCROWED, MaintenanceStatus, READY, RepositoryStatus, SIZE_ANOMALY, condition,
+    HEALTHY, INSECURE_TRANSPORT, KEY_NOT_ESCROWED, MaintenanceStatus, READY, RETENTION_DIFFERS, RepositoryStatus,
+    SIZE_ANOMALY, condition,
 };
 
 /// The conditions which have a metric.
-const CONDITIONS: [&str; 5] = [READY, HEALTHY, SIZE_ANOMALY, INSECURE_TRANSPORT, KEY_NOT_ESCROWED];
+const CONDITIONS: [&str; 6] = [READY, HEALTHY, SIZE_ANOMALY, RETENTION_DIFFERS, INSECURE_TRANSPORT, KEY_NOT_ESCROWED];
 /// The possible statuses of a condition.
 const STATUSES: [&str; 3] = ["True", "False", "Unknown"];
 

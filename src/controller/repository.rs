@@ -37,8 +37,12 @@ pub(super) async fn reconcile(seen: Arc<Seen<Repository>>, context: Arc<Context>
     } else {
         Neighbours::default()
     };
-    let facts =
-        MaintenanceFacts { jobs: &maintenance_jobs, active: &neighbours.active, is_closed: neighbours.is_closed };
+    let facts = MaintenanceFacts {
+        jobs: &maintenance_jobs,
+        active: &neighbours.active,
+        is_closed: neighbours.is_closed,
+        differing_retentions: &neighbours.differing_retentions,
+    };
 
     let (mut status, mut actions) = plan::plan_repository(&repository, &jobs, cluster, now);
     plan::plan_maintenance(&repository, facts, &mut status, &mut actions, now);
@@ -63,8 +67,9 @@ pub(super) async fn reconcile(seen: Arc<Seen<Repository>>, context: Arc<Context>
         apply::status(client, &repository, &status).await?;
     }
     let is_stored = |name: &str| plan::is_recorded_of_repository(&repository, &status, name);
-    clean_up_jobs(client, &jobs, is_stored).await?;
-    clean_up_jobs(client, &maintenance_jobs, is_stored).await?;
+    if let Some(again) = clean_up_jobs(client, &all_jobs, is_stored).await? {
+        actions.requeue_within(again);
+    }
     context.repository_metrics.update(&namespace, &owner.name, &status);
     context.publish_events(&repository.object_ref(&()), &actions.events).await;
     context.succeeded(&repository);
@@ -80,10 +85,11 @@ const ALL_KINDS: [RunKind; 6] =
 struct Neighbours {
     active: Vec<ActiveJob>,
     is_closed: bool,
+    differing_retentions: Vec<String>,
 }
 
-/// All Jobs which use the same repository now, through any Repository object, and whether a prune is due in another
-/// object of it.
+/// All Jobs which use the same repository now, through any Repository object, whether a prune is due in another object of
+/// it, and the objects of it with another retention.
 async fn observe_neighbours(
     context: &Context,
     repository: &Repository,
@@ -91,11 +97,12 @@ async fn observe_neighbours(
 ) -> Result<Neighbours, ReconcileError> {
     let all: Vec<Repository> = observe::list_all_namespaces(&context.client, "").await?;
     let same = plan::same_repositories(&all, repository);
+    let differing_retentions = plan::differing_retentions(&all, repository);
     let others: Vec<Repository> = all.into_iter().filter(|other| other.uid() != repository.uid()).collect();
     let Runs { mut active, prunes } = observe_runs(context, &ALL_KINDS).await?;
     let closed = plan::closed_repositories(&others, &prunes, now);
     active.retain(|job| same.contains(&(job.namespace.clone(), job.repository.clone())));
-    Ok(Neighbours { active, is_closed: same.iter().any(|key| closed.contains(key)) })
+    Ok(Neighbours { active, is_closed: same.iter().any(|key| closed.contains(key)), differing_retentions })
 }
 
 async fn create_password(

@@ -16,7 +16,7 @@ use super::{
     ReconcileError, Seen,
     backup::observe_pods,
     context::Context,
-    jobs::{apply_actions, clean_up_jobs, is_refusal, observe_claim_uses, observe_jobs, observe_runs},
+    jobs::{apply_actions, clean_up_jobs, is_refusal, observe_claim_uses, observe_jobs, observe_runs, open_again},
     metrics,
 };
 use crate::{
@@ -47,16 +47,15 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
     let (client, namespace) = (&context.client, seen.namespace().unwrap_or_default());
     let _namespace_lock = context.lock_namespace(&namespace).await;
     let Some(restore) = context.read::<Restore>(&seen).await? else { return Ok(Action::await_change()) };
-    let is_held = restore.finalizers().iter().any(|finalizer| finalizer == SCALED_FINALIZER);
     let has_verdict = restore.status.as_ref().is_some_and(|status| status.outcome.verdict.is_some());
-    let is_over = has_verdict && !is_held;
+    let is_over = has_verdict && !restore.finalizers().iter().any(|finalizer| finalizer == SCALED_FINALIZER);
     let Some(owner) = OwnerRef::of(&restore) else { return Ok(Action::await_change()) };
     let jobs = observe_jobs(&context, &owner, RunKind::Restore).await?;
     update_metrics(&context, &owner, restore.status.as_ref());
     if is_over {
         mark_carried_out(client, &restore, &owner).await?;
-        clean_up_jobs(client, &jobs, |_| true).await?;
-        return Ok(Action::await_change());
+        let again = clean_up_jobs(client, &jobs, |_| true).await?;
+        return Ok(again.map_or_else(Action::await_change, Action::requeue));
     }
     let (pods, _) = observe_pods(&context, &namespace).await?;
     let cluster = context.cluster_id().await?;
@@ -70,9 +69,9 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
         expected: None,
     });
     let is_unstarted = jobs.iter().any(|observed| plan::is_suspended(&observed.job));
-    let target = observe_target(&context, &restore).await?;
     // A Restore whose Job has started no longer waits for other runs.
     let has_job = restore.status.as_ref().is_some_and(|status| status.job.is_some()) && !is_unstarted;
+    let (target, claims) = observe_target(&context, &restore, has_job).await?;
     let uses = if has_job || has_verdict {
         ClaimUses::default()
     } else {
@@ -84,23 +83,15 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
     let pruned = plan::pruned_repositories(&all, &observe_runs(&context, &[RunKind::Prune]).await?.prunes);
     let here = |repository: &Repository| repository.namespace().as_ref() == Some(&namespace);
     let repositories: Vec<Repository> = all.into_iter().filter(here).collect();
-    let claim = target.as_ref().map(|target| TargetFacts {
-        claim: target.claim.as_ref(),
-        scale: target.scale.as_ref(),
-        scaled_down_by: target.scaled_down_by.as_deref(),
-        namespace: &target.namespace,
-        assigns_users: resources::assigns_users(&target.namespace),
-        cluster,
-        storage_classes: &target.storage_classes,
-    });
     let facts = RestoreFacts {
         repositories: &repositories,
         jobs: &jobs,
         pods: &pods,
         sources: &sources,
-        claim,
+        claim: target.as_ref().map(|target| target.facts(cluster)),
         pruned: &pruned,
         uses: &uses,
+        claims: &claims,
     };
     let now = Timestamp::now();
 
@@ -131,6 +122,7 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
         // Before the verdict is stored, because a Restore with a verdict is not reconciled any more.
         remove_mark(client, target.as_ref(), &mut status, since_end(&jobs, now)).await?;
     }
+    open_again(client, &repositories, &plan::missed_by_restore(restore.status.as_ref(), &status), now).await?;
     let is_changed = restore.status.as_ref() != Some(&status);
     if is_changed {
         apply::status(client, &restore, &status).await?;
@@ -145,7 +137,10 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
     }
     update_metrics(&context, &owner, Some(&status));
     let is_running = status.outcome.verdict.is_none();
-    clean_up_jobs(client, &jobs, |name| !is_running || status.job.as_deref() != Some(name)).await?;
+    let is_stored = |name: &str| !is_running || status.job.as_deref() != Some(name);
+    if let Some(again) = clean_up_jobs(client, &jobs, is_stored).await? {
+        actions.requeue_within(again);
+    }
     context.publish_events(&restore.object_ref(&()), &actions.events).await;
     context.succeeded(&restore);
     Ok(actions.requeue_after.map_or_else(Action::await_change, Action::requeue))
@@ -166,9 +161,32 @@ struct ObservedTarget {
     storage_classes: Vec<String>,
 }
 
-async fn observe_target(context: &Context, restore: &Restore) -> Result<Option<ObservedTarget>, CallError> {
+impl ObservedTarget {
+    fn facts<'a>(&'a self, cluster: &'a str) -> TargetFacts<'a> {
+        TargetFacts {
+            claim: self.claim.as_ref(),
+            scale: self.scale.as_ref(),
+            scaled_down_by: self.scaled_down_by.as_deref(),
+            namespace: &self.namespace,
+            assigns_users: resources::assigns_users(&self.namespace),
+            cluster,
+            storage_classes: &self.storage_classes,
+        }
+    }
+}
+
+/// The target of a Restore into a claim; or the claims of the namespace, for a Restore into a command that has a Job.
+async fn observe_target(
+    context: &Context,
+    restore: &Restore,
+    has_job: bool,
+) -> Result<(Option<ObservedTarget>, Vec<PersistentVolumeClaim>), CallError> {
     let (client, namespace) = (&context.client, restore.namespace().unwrap_or_default());
-    let Some(to) = restore.spec.to.as_ref().and_then(|to| to.claim.as_ref()) else { return Ok(None) };
+    let Some(to) = restore.spec.to.as_ref().and_then(|to| to.claim.as_ref()) else {
+        let claims: (Vec<PersistentVolumeClaim>, _) =
+            if has_job { observe::list_all(client, &namespace, "").await? } else { Default::default() };
+        return Ok((None, claims.0));
+    };
     let (scale, restores) = match &restore.spec.scale_down {
         None => (None, Vec::new()),
         Some(scale_down) => (
@@ -183,22 +201,22 @@ async fn observe_target(context: &Context, restore: &Restore) -> Result<Option<O
     } else {
         Vec::new()
     };
-    Ok(Some(ObservedTarget {
+    let target = ObservedTarget {
         claim,
         storage_classes: storage_classes.iter().map(ResourceExt::name_any).collect(),
         scaled_down_by: plan::scaled_down_by(restore, &restores),
         scale: scale.map(|found| ObservedScale { uid: found.uid, replicas: found.replicas, pods: found.pods }),
         namespace: observe::namespace(client, &namespace).await?,
-    }))
+    };
+    Ok((Some(target), Vec::new()))
 }
 
-/// The time since the last Job ended.
+/// The time since the last run ended.
 fn since_end(jobs: &[ObservedJob], now: Timestamp) -> Option<SignedDuration> {
-    let ends = jobs.iter().filter_map(|observed| observed.job.status.as_ref()?.completion_time.as_ref());
-    ends.map(|Time(end)| now.duration_since(*end)).min()
+    jobs.iter().filter_map(plan::end_of_run).max().map(|end| now.duration_since(end))
 }
 
-/// How long after the end of the Job the removal of a claim's mark is tried.
+/// How long after the end of the run the removal of a claim's mark is tried.
 const MARK_LIMIT: SignedDuration = SignedDuration::from_mins(5);
 
 /// Removes the mark of the claim which the Restore has filled. The last attempt reports an error of any kind instead of

@@ -3,6 +3,7 @@
 //! An existing object with a planned name is not trusted. It is used only if it equals the planned one, and the rights
 //! of a Job are derived from the plan.
 
+use jiff::Timestamp;
 use k8s_openapi::api::{
     batch::v1::Job,
     core::v1::{PersistentVolumeClaim, ServiceAccount},
@@ -12,7 +13,7 @@ use kube::{Resource, ResourceExt, core::ObjectMeta};
 
 use super::{ReconcileError, context::Context};
 use crate::{
-    api::{CARRIED_OUT, CheckStatus, Repository, Restore, RunnerPod},
+    api::{CARRIED_OUT, Repository, Restore, RunnerPod},
     cluster::{
         apply::{self, Created},
         observe,
@@ -76,7 +77,8 @@ pub(super) async fn start_job(
             connection: resources::connection(spec),
             cluster: context.cluster_id().await?.to_owned(),
             repository_id: found.status.as_ref().and_then(|status| status.repository_id.clone()),
-            damaged_packs: damaged_packs(found, task),
+            damaged_packs: damaged_packs(context, found, task).await?,
+            not_before: task.depends_on_clock().then(Timestamp::now),
             kind: task.clone(),
             note: note.clone(),
         },
@@ -101,9 +103,16 @@ pub(super) async fn start_job(
 }
 
 /// The packs that the run must not rely on.
-fn damaged_packs(repository: &Repository, task: &TaskKind) -> DamagedPacks {
-    let check = repository.status.as_ref().and_then(|status| status.check.as_ref());
-    check.filter(|_| task.stores_or_removes()).map(CheckStatus::damage).unwrap_or_default()
+async fn damaged_packs(
+    context: &Context,
+    repository: &Repository,
+    task: &TaskKind,
+) -> Result<DamagedPacks, ReconcileError> {
+    if !task.stores_or_removes() {
+        return Ok(DamagedPacks::default());
+    }
+    let all: Vec<Repository> = observe::list_all_namespaces(&context.client, "").await?;
+    Ok(plan::damaged_packs(&all, repository))
 }
 
 async fn create_temporary_claim(

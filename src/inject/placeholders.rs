@@ -32,7 +32,7 @@ pub(super) fn assume(facts: &InjectionFacts<'_>, name: Option<&str>) -> Placehol
             let is_assumed = repository.spec.volume.is_some() && !was_opened(repository);
             is_assumed.then(|| format!("Repository {} is ready when the pod is created", repository.name_any()))
         }
-        Err(ChoiceError::Unknown(name)) => {
+        Err(ChoiceError::Unknown { name, .. }) => {
             repositories.push(placeholder(namespace, &name));
             Some(format!("there is a Repository {name} in namespace {namespace} when the pod is created"))
         }

@@ -64,7 +64,8 @@ pub(super) fn of_pod(facts: &InjectionFacts<'_>, name: Option<&str>) -> Result<S
     let of_namespace =
         facts.repositories.iter().filter(|one| one.metadata.namespace.as_deref() == Some(facts.namespace));
     let repository = choose_repository(of_namespace, name).map_err(|error| {
-        let what_to_do = if matches!(error, ChoiceError::Unknown(_)) { "; create it, or name another one" } else { "" };
+        let what_to_do =
+            if matches!(error, ChoiceError::Unknown { .. }) { "; create it, or name another one" } else { "" };
         found(Cause::RepositoryNotFound, format!("{error}{what_to_do}"))
     })?;
     store(repository).map_err(|message| found(Cause::RepositoryUnusable, message))

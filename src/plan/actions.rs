@@ -39,7 +39,7 @@ pub struct Actions {
 
 impl Actions {
     /// Requests a reconcile after this long, unless an earlier one is requested.
-    pub(super) fn requeue_within(&mut self, wait: Duration) {
+    pub fn requeue_within(&mut self, wait: Duration) {
         // Slightly longer, so that a deadline which ends the wait has certainly passed.
         let wait = wait.saturating_add(Duration::from_millis(100));
         self.requeue_after = Some(self.requeue_after.map_or(wait, |earlier| earlier.min(wait)));

@@ -11,6 +11,7 @@ mod stage_tests;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod unstarted;
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -20,10 +21,11 @@ use kube::ResourceExt;
 
 use super::{
     actions::{Actions, EventRecord, StartJob, TemporaryClaim},
-    choose::{Blocked, choose},
+    choose::{Blocked, choose_for_source},
     claim_uses::{ClaimUses, Subject, claim_of},
-    jobs::{JobState, ObservedJob, job_state, with_advice},
+    jobs::{JobState, ObservedJob, job_state},
     names::{self, OwnerRef, RunKind},
+    repository::with_acceptance,
     retry,
     sources::{ClaimMount, PlannedSource, SourcePlan, Target},
     text::{clip, later, until},
@@ -36,6 +38,7 @@ use crate::{
 pub use earlier::{newer_of, sources_of};
 pub use stage::{Staged, StagedClaim};
 pub use summary::is_recorded;
+pub use unstarted::{job_delayed, job_refused};
 
 /// The limit of concurrent backup Jobs in one repository.
 pub const JOBS_PER_REPOSITORY: usize = 4;
@@ -121,45 +124,6 @@ pub fn plan_backup(backup: &Backup, facts: BackupFacts<'_>, now: Timestamp) -> (
     (status, actions)
 }
 
-/// Reverts a source to `Waiting` because the API server refused its Job or `VolumeSnapshot`. After [`WAIT_LIMIT`] the
-/// source fails. `before` is the status which the plan started from. `is_staged`: the Backup has created objects which
-/// must be deleted before it gets a verdict.
-pub fn job_refused(
-    (before, is_staged): (Option<&BackupStatus>, bool),
-    status: &mut BackupStatus,
-    actions: &mut Actions,
-    (source, reason, message): (&str, Reason, &str),
-    now: Timestamp,
-) {
-    let is_it = |candidate: &&SourceStatus| candidate.name.as_str() == source;
-    let old = before.and_then(|status| status.sources.iter().find(is_it));
-    let since = old.and_then(|source| source.waiting_since.clone()).map_or(now, |Time(since)| since);
-    let Some(source) = status.sources.iter_mut().find(|candidate| candidate.name.as_str() == source) else { return };
-    let what_failed = if source.state == SourceState::Running {
-        source.state = SourceState::Waiting;
-        source.attempt = source.attempt.saturating_sub(1);
-        source.jobs.pop();
-        Reason::PodNotStarted
-    } else {
-        Reason::VolumeSnapshotFailed
-    };
-    let reason = if reason == Reason::NameTaken { reason } else { what_failed }.to_string();
-    if old.is_none_or(|old| old.outcome.reason != reason) {
-        let note = format!("{}: {message}", source.name);
-        let (reason, action) = (reason.clone(), "Backup");
-        actions.events.push(EventRecord { is_warning: true, reason, action, note, job: None });
-    }
-    source.waiting_since = Some(Time(since));
-    source.outcome = Outcome { reason, message: clip(&with_advice(message.to_owned())), ..Outcome::default() };
-    if now >= later(since, WAIT_LIMIT) {
-        source.outcome.verdict = Some(Verdict::Failed);
-        source.state = SourceState::Done;
-    }
-    actions.requeue_within(WAITING_REQUEUE);
-    summary::fit_texts(status);
-    summary::summarize(status, actions, (None, is_staged), now);
-}
-
 /// Plans the sources of one Backup, one after the other.
 struct Planner<'a, 'b> {
     backup: &'a Backup,
@@ -234,6 +198,7 @@ impl<'a> Planner<'a, '_> {
     fn finish_attempt(&mut self, source: &mut SourceStatus, job: Option<String>, report: RunReport) {
         source.transfer = None;
         self.actions.revoke.extend(job.clone());
+        let report = with_acceptance(self.facts.repositories, source.repository_ref.as_ref(), report);
         let is_tried_again = report.verdict == Verdict::Failed
             && retry::is_transient(report.reason)
             && source.attempt <= self.backup.spec.retry_limit;
@@ -356,10 +321,9 @@ impl<'a> Planner<'a, '_> {
         let planned = facts.sources.sources.iter().find(|planned| planned.name == source.name);
         // An attempt uses the Repository of the previous attempt, so that it finds a snapshot which that attempt
         // committed.
-        let settled = source.repository_ref.as_ref().or(self.backup.spec.repository_ref.as_ref());
         let annotated = planned.and_then(|planned| planned.repository.as_deref());
-        let name = settled.map(|reference| reference.name.as_str()).or(annotated);
-        let repository = choose(facts.repositories, name)?.name_any();
+        let (earlier, requested) = (source.repository_ref.as_ref(), self.backup.spec.repository_ref.as_ref());
+        let repository = choose_for_source(facts.repositories, (earlier, requested, annotated))?.name_any();
         let problem =
             facts.sources.problems.iter().find(|problem| freeze::name_of(problem).as_ref() == Some(&source.name));
         if let Some(problem) = problem {

@@ -11,6 +11,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         batch::v1::Job,
@@ -22,12 +23,14 @@ use kube::{ResourceExt, core::DynamicObject};
 use serde_json::Value;
 
 use super::{
-    jobs::{has_ended, is_ended, is_over, task_of},
+    jobs::{has_ended, has_failed, is_ended, is_over, task_of},
     labels,
     names::{DATA_VOLUME, OwnerRef, RunKind, TARGET_VOLUME},
     sources::ObservedPod,
+    text::if_lost,
 };
 use crate::api::{Backup, Restore, SourceState};
+pub(super) use steps::is_step_pending;
 use steps::{StepState, restore_steps};
 
 /// The observed objects which show the runs of one namespace.
@@ -57,6 +60,8 @@ struct ClaimUse {
     subject: Subject,
     is_restore: bool,
     stage: Stage,
+    /// The time by which a pod that is being deleted should have ended.
+    end_due: Option<Timestamp>,
     /// UIDs of the owners of the observed object; for a Restore, its own UID.
     owners: Vec<String>,
     /// The text for a user, as the object of "waits for".
@@ -102,7 +107,7 @@ enum Stage {
     Pending,
     /// A run with a Job, or a `VolumeSnapshot` which is being taken. Both have a deadline.
     Runs,
-    /// A pod which still runs after its Job is over or deleted.
+    /// A pod which still exists after its Job has ended, failed for good, or was deleted.
     Lingers,
     /// The restore step of a pod, which the kubelet may restart for ever.
     Step(StepState),
@@ -113,7 +118,9 @@ impl ClaimUses {
         let mut uses = Vec::new();
         let mut living = BTreeSet::new();
         // A run no longer uses a claim after its runner has ended, even if another container keeps the pod alive.
-        for job in runs.jobs.iter().filter(|job| !is_over(job) && !has_ended(job, runs.pods)) {
+        // A Job which has failed for good is over once its pods have ended, which the kubelet of a lost node never reports.
+        let is_running = |job: &&Job| !is_over(job) && !has_failed(job) && !has_ended(job, runs.pods);
+        for job in runs.jobs.iter().filter(is_running) {
             living.extend(job.metadata.uid.as_deref());
             let spec = job.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
             uses.extend(use_of_run(&job.metadata, spec, Stage::Runs));
@@ -133,6 +140,7 @@ impl ClaimUses {
             subject: Subject::Claim(step.claim),
             is_restore: true,
             stage: Stage::Step(step.state),
+            end_due: None,
             owners: Vec::new(),
             description: step.message,
         }));
@@ -144,11 +152,15 @@ impl ClaimUses {
     /// first starts. A restore step blocks only while it runs, because a Restore is the remedy for a step which fails
     /// repeatedly; and it does not block if the Restore scales the workload down first.
     pub(super) fn before_restore(&self, subject: &Subject, owner: &OwnerRef, scales_down: bool) -> Option<&str> {
-        self.first(subject, |one| match one.stage {
-            Stage::Pending => false,
-            Stage::Step(state) => state == StepState::Running && !scales_down,
-            Stage::Runs | Stage::Lingers => !one.owners.contains(&owner.uid),
-        })
+        self.first(subject, |one| one.is_before_restore(owner, scales_down))
+    }
+
+    /// The time by which everything should have ended that a Restore has to wait for. `None` if not all of it is pods
+    /// which are being deleted although their Job is over.
+    pub(super) fn end_due(&self, subject: &Subject, owner: &OwnerRef, scales_down: bool) -> Option<Timestamp> {
+        let blocking = self.uses.iter().filter(|one| one.is_before_restore(owner, scales_down));
+        let due = blocking.filter(|one| self.conflict(&one.subject, subject)).map(|one| one.end_due);
+        due.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 
     /// The restore which a backup has to wait for, and which ends within its deadline. A pending Restore takes
@@ -188,6 +200,16 @@ impl ClaimUses {
             (Subject::Command { pod, workload }, Subject::Command { pod: other_pod, workload: other_workload }) => {
                 same(pod, other_pod) || same(workload, other_workload)
             }
+        }
+    }
+}
+
+impl ClaimUse {
+    fn is_before_restore(&self, owner: &OwnerRef, scales_down: bool) -> bool {
+        match self.stage {
+            Stage::Pending => false,
+            Stage::Step(state) => state == StepState::Running && !scales_down,
+            Stage::Runs | Stage::Lingers => !self.owners.contains(&owner.uid),
         }
     }
 }
@@ -254,14 +276,17 @@ fn use_of_run(metadata: &ObjectMeta, spec: Option<&PodSpec>, stage: Stage) -> Op
     let description = match stage {
         Stage::Lingers => {
             let node = spec.and_then(|spec| spec.node_name.as_deref());
-            let node = node.map(|node| format!(" on node {node}")).unwrap_or_default();
-            format!("pod {name}{node} of {run}, whose Job is over and which still uses {what}")
+            let on_node = node.map(|node| format!(" on node {node}")).unwrap_or_default();
+            // Without a node, the pod has never started.
+            let next = node.map(|node| format!("; {}", if_lost(node))).unwrap_or_default();
+            format!("pod {name}{on_node} of {run}, whose Job is over and which still uses {what}{next}")
         }
         _ if is_restore => format!("{run}, whose Job {name} writes into {what}"),
         _ => format!("{run}, whose Job {name} reads {what}"),
     };
     let owners = metadata.owner_references.iter().flatten().map(|owner| owner.uid.clone()).collect();
-    Some(ClaimUse { subject, is_restore, stage, owners, description })
+    let deleted = metadata.deletion_timestamp.as_ref().filter(|_| stage == Stage::Lingers);
+    Some(ClaimUse { subject, is_restore, stage, end_due: deleted.map(|time| time.0), owners, description })
 }
 
 /// The command in the task of a Job.
@@ -287,7 +312,7 @@ fn use_of_snapshot(snapshot: &DynamicObject) -> Option<ClaimUse> {
     let description =
         format!("VolumeSnapshot {} of Backup {run}, which is being taken of claim {claim}", snapshot.name_any());
     let (subject, owners) = (Subject::Claim(claim), Vec::new());
-    Some(ClaimUse { subject, is_restore: false, stage: Stage::Runs, owners, description })
+    Some(ClaimUse { subject, is_restore: false, stage: Stage::Runs, end_due: None, owners, description })
 }
 
 /// The claim or command of a Restore which has no verdict and is not being deleted.
@@ -302,6 +327,7 @@ fn use_of_pending_restore(restore: &Restore) -> Option<ClaimUse> {
         subject,
         is_restore: true,
         stage: Stage::Pending,
+        end_due: None,
         owners: restore.metadata.uid.clone().into_iter().collect(),
         description: format!("Restore {} into {what}", restore.name_any()),
     })

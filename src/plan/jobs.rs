@@ -17,13 +17,19 @@ use kube::ResourceExt;
 use serde_json::Value;
 
 pub(super) use self::explain::with_advice;
-use self::explain::{disruption, hint};
-pub use self::retention::{JobRetention, job_retention};
-use super::{names::RUNNER_CONTAINER, text::later};
+use self::explain::{disruption, hint, node_of};
+pub use self::retention::{CLAIM_LOOK, JobRetention, holds_claim, job_retention};
+use super::{
+    labels,
+    names::{RUNNER_CONTAINER, RunKind},
+    text::{if_lost, later},
+};
 use crate::model::{Failure, Reason, RunProgress, RunReport, mounts};
 
 /// A run whose pod has not started after this long fails.
 pub const START_LIMIT: Duration = Duration::from_mins(5);
+/// How long a pod may take to end after its grace period, when its Job has failed for good.
+const END_LIMIT: Duration = Duration::from_mins(5);
 
 /// A Job, with its pods and what was reported about it.
 #[derive(Clone, Debug, Default)]
@@ -84,9 +90,13 @@ pub fn job_state(observed: &ObservedJob, now: Timestamp) -> JobState {
         };
         return JobState::Ended(Box::new(report));
     }
+    let running = state.is_some_and(|state| state.running.is_some());
     if let Some(condition) = failed {
-        let running = state.is_some_and(|state| state.running.is_some());
-        return JobState::Ended(Box::new(failure_without_report(&name, condition, pod, running)));
+        let report = match pod {
+            Some(pod) => failure_without_report(&name, condition, pod, running),
+            None => failure_without_pod(job, condition),
+        };
+        return JobState::Ended(report);
     }
     if finished(job, "Complete").is_some() {
         let message = format!(
@@ -94,7 +104,10 @@ pub fn job_state(observed: &ObservedJob, now: Timestamp) -> JobState {
         );
         return JobState::Ended(failure(Reason::ResultLost, message));
     }
-    if state.is_some_and(|state| state.running.is_some()) {
+    if let Some(report) = pod.and_then(|pod| overdue(job, pod, running, now)) {
+        return JobState::Ended(Box::new(report));
+    }
+    if running {
         return JobState::Running;
     }
     if is_suspended(job) {
@@ -107,7 +120,8 @@ pub fn job_state(observed: &ObservedJob, now: Timestamp) -> JobState {
     if now < deadline {
         return JobState::Starting { deadline, hint };
     }
-    let why = if hint.is_empty() { "Kubernetes reports no cause".to_owned() } else { hint };
+    let node = pod.and_then(node_of).map(|node| format!("; {}", if_lost(node))).unwrap_or_default();
+    let why = if hint.is_empty() { format!("Kubernetes reports no cause{node}") } else { hint };
     let message = format!("the pod of Job {name} did not start within {} minutes: {why}", START_LIMIT.as_secs() / 60);
     JobState::Stuck(failure(Reason::PodNotStarted, message))
 }
@@ -152,6 +166,17 @@ pub(super) fn has_ended(job: &Job, pods: &[Pod]) -> bool {
 
 pub(super) fn is_ended(pod: &Pod) -> bool {
     runner_state(pod).is_some_and(|state| state.terminated.is_some())
+}
+
+/// When the run ended. The Job has a `completionTime` only if its runner has exited with 0.
+pub fn end_of_run(observed: &ObservedJob) -> Option<Timestamp> {
+    let end = |pod: &Pod| Some(runner_state(pod)?.terminated.as_ref()?.finished_at.as_ref()?.0);
+    observed.pods.iter().filter_map(end).max()
+}
+
+/// Whether the Job has failed for good, although its pods may not have ended.
+pub(super) fn has_failed(job: &Job) -> bool {
+    finished(job, "Failed").or(finished(job, "FailureTarget")).is_some()
 }
 
 /// Whether the Job has completed or failed.
@@ -204,23 +229,60 @@ fn report_of(job: &str, terminated: &ContainerStateTerminated, failed: Option<&J
 }
 
 /// The report of a Job which failed without a report of its runner.
-fn failure_without_report(job: &str, condition: &JobCondition, pod: Option<&Pod>, was_running: bool) -> RunReport {
+fn failure_without_report(job: &str, condition: &JobCondition, pod: &Pod, was_running: bool) -> Box<RunReport> {
     if is_deadline(condition) {
-        return *failure(Reason::Timeout, format!("Job {job} reached its deadline and left no report"));
+        return failure(Reason::Timeout, format!("Job {job} reached its deadline and left no report"));
     }
-    let status = pod.and_then(|pod| pod.status.as_ref());
+    let status = pod.status.as_ref();
     let texts = [
         status.and_then(|status| status.reason.as_deref()).or(condition.reason.as_deref()),
         status.and_then(|status| status.message.as_deref()).or(condition.message.as_deref()),
     ];
     let why = texts.into_iter().flatten().collect::<Vec<_>>().join(": ");
     // A pod which the node rejected or evicted before its container started has no state of that container.
-    let never_ran =
-        !was_running && pod.is_some_and(|pod| runner_state(pod).is_none_or(|state| state.waiting.is_some()));
+    let never_ran = !was_running && runner_state(pod).is_none_or(|state| state.waiting.is_some());
     if never_ran {
-        return *failure(Reason::PodNotStarted, format!("the pod of Job {job} failed before it started: {why}"));
+        return failure(Reason::PodNotStarted, format!("the pod of Job {job} failed before it started: {why}"));
     }
-    *failure(Reason::ResultLost, format!("the pod of Job {job} ended without a report: {why}"))
+    failure(Reason::ResultLost, format!("the pod of Job {job} ended without a report: {why}"))
+}
+
+/// The report of a failed Job whose pod no longer exists. The Job does not state why: after an eviction, its reason is
+/// that of any failed pod.
+fn failure_without_pod(job: &Job, condition: &JobCondition) -> Box<RunReport> {
+    let name = job.name_any();
+    if is_deadline(condition) {
+        return failure(Reason::Timeout, format!("Job {name} reached its deadline and left no report"));
+    }
+    let why = [condition.reason.as_deref(), condition.message.as_deref()];
+    let why = why.into_iter().flatten().collect::<Vec<_>>().join(": ");
+    let effect = if job.labels().get(labels::KIND) == Some(&RunKind::Restore.to_string()) {
+        "the restore may have taken effect in part: check its target, and create the Restore again"
+    } else {
+        "if the run is not repeated, create it again"
+    };
+    let message = format!(
+        "the pod of Job {name} was deleted before its report was read, such as by an eviction, a drain or the loss of its \
+         node, or by a user ({why}); {effect}, while its node is not drained; runnerPod.priorityClassName keeps other \
+         pods from preempting the run"
+    );
+    failure(Reason::ResultLost, message)
+}
+
+/// The report of a Job which has failed for good and whose pod has not ended long after it was deleted. The kubelet of a
+/// lost node reports nothing, so the condition `Failed` would never follow.
+fn overdue(job: &Job, pod: &Pod, was_running: bool, now: Timestamp) -> Option<RunReport> {
+    let condition = finished(job, "FailureTarget")?;
+    let due = pod.metadata.deletion_timestamp.as_ref().map(|time| later(time.0, END_LIMIT))?;
+    let node = node_of(pod).filter(|_| now >= due)?;
+    let report = failure_without_report(&job.name_any(), condition, pod, was_running);
+    let message = format!(
+        "{}; its pod {} is being deleted and has not ended on node {node}: {}",
+        report.message,
+        pod.name_any(),
+        if_lost(node)
+    );
+    Some(RunReport { message, ..*report })
 }
 
 fn is_deadline(condition: &JobCondition) -> bool {

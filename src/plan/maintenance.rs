@@ -17,20 +17,23 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 pub(super) use self::facts::excludes_others;
-pub use self::facts::{ActiveJob, PruneRuns, closed_repositories, pruned_repositories, same_repositories};
+pub use self::facts::{
+    ActiveJob, PruneRuns, closed_repositories, damaged_packs, differing_retentions, pruned_repositories,
+    same_repositories,
+};
 use self::facts::{Operation, is_due_now};
 use super::{
     actions::{Actions, EventRecord, StartJob},
     jobs::{JobState, ObservedJob, job_state},
     names::{self, OwnerRef, RunKind},
-    repository::set_key_escrow_condition,
+    repository::{explain, is_missed, open_at_once, set_key_escrow_condition},
     retry,
     schedule::Schedule,
     text::{clip, later, until},
 };
 use crate::{
     api::{CheckStatus, MaintenanceStatus, READY, Repository, RepositoryStatus, SourceState, condition_is_true},
-    model::{DataPart, Failure, MaintenanceReport, Reason, RunReport, TaskKind, Verdict},
+    model::{DataPart, Failure, MaintenanceReport, Reason, Retention, RunReport, TaskKind, Verdict},
 };
 
 /// The number of attempts of a slot's run.
@@ -60,9 +63,11 @@ pub struct MaintenanceFacts<'a> {
     /// Whether a prune is due or runs in another Repository object which is the same repository. Filled only if
     /// [`needs_facts`].
     pub is_closed: bool,
+    /// The result of [`differing_retentions`]. Filled only if [`needs_facts`].
+    pub differing_retentions: &'a [String],
 }
 
-/// Whether the plan needs `active` and `is_closed` of [`MaintenanceFacts`], because a prune or check is due.
+/// Whether the plan needs all of [`MaintenanceFacts`], and not only `jobs`, because a prune or check is due.
 pub fn needs_facts(repository: &Repository, now: Timestamp) -> bool {
     Operation::ALL.into_iter().any(|operation| {
         let run = repository.status.as_ref().and_then(|status| operation.run(status));
@@ -167,6 +172,9 @@ impl Planner<'_, '_> {
     /// Cancels a due slot because the schedule was removed or is invalid, so that no other run waits for it.
     fn unschedule(&mut self, operation: Operation, run: &mut MaintenanceStatus, reason: &str, why: &str) {
         run.next_time = None;
+        if operation == Operation::Prune {
+            outcome::report_differing_retentions(self.status, &self.owner.name, &[], self.now);
+        }
         if !why.is_empty() && run.message != why {
             self.record_event(operation, true, reason, why.to_owned(), None);
         }
@@ -288,7 +296,7 @@ impl Planner<'_, '_> {
         (run.reason, run.message) = (String::new(), String::new());
         run.job = Some(names::job_name(self.owner, &source, run.attempt));
         let spec = &self.repository.spec;
-        let retention = spec.retention.clone().unwrap_or_default();
+        let retention = if operation == Operation::Prune { self.retention() } else { Retention::default() };
         let time_zone = spec.time_zone.clone().unwrap_or_else(|| DEFAULT_TIME_ZONE.to_owned());
         let task = match (operation, run.repacked_bytes) {
             (Operation::Prune, None) => TaskKind::Repack { retention, time_zone },
@@ -315,6 +323,16 @@ impl Planner<'_, '_> {
         self.actions.requeue_within(RUNNING_REQUEUE);
     }
 
+    /// The retention which a prune applies. While another Repository object of the same repository has another one, a
+    /// prune forgets nothing, because the stricter of the two would forget what the other one keeps.
+    fn retention(&mut self) -> Retention {
+        let others = self.facts.differing_retentions;
+        let event = outcome::report_differing_retentions(self.status, &self.owner.name, others, self.now);
+        self.actions.events.extend(event);
+        let spec = &self.repository.spec;
+        spec.retention.clone().filter(|_| others.is_empty()).unwrap_or_default()
+    }
+
     /// The part of the data which the next check reads: the part with more damaged packs than are listed, else the damaged
     /// part again, else the next part. The number of parts is the number of slots within `readAllWithin`.
     fn part_to_read(&self, schedule: &Schedule) -> DataPart {
@@ -335,6 +353,11 @@ impl Planner<'_, '_> {
         let job = run.job.take();
         self.actions.revoke.extend(job.clone());
         let report = outcome::require_details(operation.kind(run), report);
+        let message = explain(self.repository, self.status, report.reason, &report.message);
+        let report = RunReport { message, ..report };
+        if is_missed(report.reason) && open_at_once(self.status, self.now) {
+            self.actions.requeue_within(Duration::ZERO);
+        }
         if let (Verdict::Succeeded, Some(MaintenanceReport::Repack { bytes })) = (report.verdict, &report.maintenance) {
             // The first Job of a prune is not reported; the second one is.
             *run = MaintenanceStatus {

@@ -27,13 +27,15 @@ mod text;
 pub use actions::{
     Actions, CreateSnapshot, EventRecord, RestoreActions, RestoreTarget, ScaleTo, StartJob, TargetMount, TemporaryClaim,
 };
-pub use backup::{BackupFacts, Staged, StagedClaim, is_recorded, job_refused, newer_of, plan_backup, sources_of};
+pub use backup::{
+    BackupFacts, Staged, StagedClaim, is_recorded, job_delayed, job_refused, newer_of, plan_backup, sources_of,
+};
 pub use choose::{ChoiceError, choose_repository};
 pub use claim_uses::{ClaimUses, OwnRuns, needs_claim_uses};
 pub use injected::{InjectedVersion, injected_version};
 pub use jobs::{
-    JobRetention, ObservedJob, is_active, is_complete, is_over, is_started, is_suspended, job_retention, running_pod,
-    wants_complaints,
+    CLAIM_LOOK, JobRetention, ObservedJob, end_of_run, holds_claim, is_active, is_complete, is_over, is_started,
+    is_suspended, job_retention, running_pod, wants_complaints,
 };
 pub use labels::is_run_pod;
 pub use owner::{FileOwner, NON_ROOT, RunAs};
@@ -41,21 +43,24 @@ pub use provenance::{
     StoredJob, is_planned_claim, is_planned_snapshot, is_pod_of, is_pod_of_a_run, is_run, is_run_of, stored_job,
     without_foreign_sidecar,
 };
-pub use repository::{init_refused, is_acceptance, is_recorded_of_repository, plan_repository};
+pub use repository::{
+    in_doubt, init_refused, is_acceptance, is_recorded_of_repository, missed_by_backup, missed_by_restore,
+    plan_repository,
+};
 pub use restore::{
     ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceRequest, ObservedScale, Refusal, RefusedSource,
-    RestoreFacts, SourceKind, TargetFacts, claim_stays_marked, pending_class, plan_namespace, plan_restore,
-    restore_refused, scaled_down_by,
+    RepositorySnapshots, RestoreFacts, SourceKind, TargetFacts, claim_stays_marked, pending_class, plan_namespace,
+    plan_restore, repositories_to_read, restore_refused, scaled_down_by,
 };
 pub use retention::{Dropped, Kept, RetentionPlan, Shrunk, plan_retention};
 pub use schedule::{Due, Schedule, ScheduleError, Slots, UnknownTimeZone, time_zone};
 
 pub use maintenance::{
-    ActiveJob, MaintenanceFacts, PruneRuns, closed_repositories, maintenance_refused, needs_facts, plan_maintenance,
-    pruned_repositories, same_repositories,
+    ActiveJob, MaintenanceFacts, PruneRuns, closed_repositories, damaged_packs, differing_retentions,
+    maintenance_refused, needs_facts, plan_maintenance, pruned_repositories, same_repositories,
 };
 pub use sources::{
-    ClaimFacts, ClaimMount, ClaimSnapshot, DEFAULT_CONTAINER, Expected, MAXIMUM_SOURCES, ObservedPod, ObservedWorkload,
-    PlanProblem, PlanWarning, PlannedSource, SnapshotFacts, SourceFacts, SourcePlan, UnknownContainer, Workload,
-    container_of, plan_sources, snapshot_volumes,
+    ClaimFacts, ClaimMount, ClaimSnapshot, DEFAULT_CONTAINER, EarlierSource, Expected, MAXIMUM_SOURCES, ObservedPod,
+    ObservedWorkload, PlanProblem, PlanWarning, PlannedSource, SnapshotFacts, SourceFacts, SourcePlan,
+    UnknownContainer, Workload, container_of, plan_sources, snapshot_volumes,
 };

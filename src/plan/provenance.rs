@@ -17,13 +17,16 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use kube::{ResourceExt, core::DynamicObject};
+use serde_json::Value;
 
 use super::names::{OwnerRef, RUNNER_CONTAINER, account_name, controller};
 use crate::{
     api::GROUP,
     model::{
+        Task,
         image::is_same_program,
         injected::{SIDECAR_CONTAINER, SIDECAR_ROLE},
+        mounts,
     },
 };
 
@@ -128,7 +131,7 @@ pub fn stored_job(stored: &Job, planned: &Job, owner: &OwnerRef) -> Result<Store
     if stored.spec.as_ref().and_then(|spec| spec.suspend) != Some(true) {
         return Ok(StoredJob::Started);
     }
-    let is_planned = contains(&serde_json::to_value(&stored.spec)?, &serde_json::to_value(&planned.spec)?);
+    let is_planned = contains(&timeless_spec(stored)?, &timeless_spec(planned)?);
     Ok(if is_planned { StoredJob::Planned } else { StoredJob::Outdated })
 }
 
@@ -152,9 +155,26 @@ fn pod_spec(job: &Job) -> Option<&PodSpec> {
     job.spec.as_ref()?.template.spec.as_ref()
 }
 
+/// The spec of the Job without the time of its creation in the task, because a repeated reconcile plans the same Job later.
+fn timeless_spec(job: &Job) -> Result<Value, serde_json::Error> {
+    let mut spec = job.spec.clone();
+    let pod = spec.as_mut().and_then(|spec| spec.template.spec.as_mut());
+    let containers = pod.into_iter().flat_map(|pod| &mut pod.containers);
+    for variable in containers.flat_map(|container| container.env.iter_mut().flatten()) {
+        if variable.name == mounts::TASK_VARIABLE
+            && let Some(value) = &mut variable.value
+            && let Ok(Value::Object(mut task)) = serde_json::from_str(value)
+        {
+            task.remove(Task::NOT_BEFORE);
+            *value = Value::Object(task).to_string();
+        }
+    }
+    serde_json::to_value(&spec)
+}
+
 /// Whether `stored` contains all fields of `planned`. The API server adds defaults, but no elements of lists.
-fn contains(stored: &serde_json::Value, planned: &serde_json::Value) -> bool {
-    use serde_json::Value::{Array, Null, Object};
+fn contains(stored: &Value, planned: &Value) -> bool {
+    use Value::{Array, Null, Object};
     match (stored, planned) {
         (_, Null) => true,
         (Object(stored), Object(planned)) => planned.iter().all(|(key, value)| {

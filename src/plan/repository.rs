@@ -5,6 +5,7 @@
 //! The controller neither reads the password nor connects to the store; only the Job does.
 
 mod acceptance;
+mod doubt;
 #[cfg(test)]
 mod tests;
 
@@ -14,8 +15,15 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
-pub use self::acceptance::is_acceptance;
-use self::acceptance::{Acceptance, explain};
+use self::acceptance::Acceptance;
+pub use self::{
+    acceptance::is_acceptance,
+    doubt::{in_doubt, missed_by_backup, missed_by_restore},
+};
+pub(super) use self::{
+    acceptance::{explain, with_acceptance},
+    doubt::{is_missed, open_at_once},
+};
 use super::{
     actions::{Actions, EventRecord, StartJob},
     jobs::{JobState, ObservedJob, job_state},
@@ -85,6 +93,10 @@ pub fn plan_repository(
         return (status, actions);
     }
     let acceptance = Acceptance::of(repository, &status);
+    // A value that is removed and set again is accepted again, also if the repository was not opened in between.
+    if acceptance.value().is_none() {
+        status.accepted = None;
+    }
     let observed = jobs.iter().find(|job| job.job.name_any() == current);
     // A failed attempt is repeated at once if it did not consider what the annotation accepts now. The attempt's Job is
     // the evidence, because it outlives the pause.

@@ -3,18 +3,20 @@
 
 mod archive;
 mod claim;
+mod in_use;
 mod namespace;
 mod new_claim;
 mod once;
+mod pod_use;
 mod scale;
 mod target;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::{api::core::v1::PersistentVolumeClaim, apimachinery::pkg::apis::meta::v1::Time};
 use kube::ResourceExt;
 
 use super::{
@@ -24,18 +26,22 @@ use super::{
     jobs::{JobState, ObservedJob, job_state, with_advice},
     names::{self, OwnerRef, RunKind},
     sources::{ObservedPod, SourcePlan},
-    text::{clip, later, until},
+    text::{clip, later, until, with_statement},
 };
 use crate::{
+    annotations::{KeyId, own_key},
     api::{
         FoundSnapshot, Outcome, RESTORE_UNFINISHED, Repository, RepositoryKind, RepositoryReference, Restore,
         RestoreClaim, RestoreStatus, set_run_conditions,
     },
-    model::{Failure, Proof, Reason, RunReport, SnapshotLookup, TargetCommand, TaskKind, Verdict, short_amount},
+    model::{
+        Failure, Proof, Reason, RunReport, SnapshotLookup, SourceName, TargetCommand, TaskKind, Verdict, short_amount,
+    },
 };
 pub use claim::{ObservedScale, TargetFacts, pending_class};
 pub use namespace::{
-    ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceRequest, Refusal, RefusedSource, SourceKind, plan_namespace,
+    ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceRequest, Refusal, RefusedSource, RepositorySnapshots,
+    SourceKind, plan_namespace, repositories_to_read,
 };
 pub use scale::scaled_down_by;
 use target::{StartError, target};
@@ -64,6 +70,8 @@ pub struct RestoreFacts<'a> {
     pub pruned: &'a BTreeSet<(String, String)>,
     /// The claims and commands of the namespace which Stowaway's runs use.
     pub uses: &'a ClaimUses,
+    /// The claims of the namespace, only once the Job of a Restore into a command exists.
+    pub claims: &'a [PersistentVolumeClaim],
 }
 
 /// Plans the next actions for a Restore, and its next status.
@@ -84,9 +92,10 @@ pub fn plan_restore(restore: &Restore, facts: RestoreFacts<'_>, now: Timestamp) 
         Some(job) => {
             if let Some(scale_down) = &restore.spec.scale_down {
                 scale::keep_down(scale_down, facts, &status, &mut actions);
-                scale::record_disturbance(facts, &mut status, &mut actions, now);
+                scale::record_disturbance(facts, &job, &mut status, &mut actions, now);
             }
-            follow_job(&job, facts, &mut status, &mut actions, now)
+            let condition = follow_job(&job, facts, &mut status, &mut actions, now);
+            in_use::report_use(restore, facts, &job, &mut status, now).unwrap_or(condition)
         }
         None => match once::check(restore)
             .and_then(|()| advance(restore, &owner, facts, &mut status, &mut actions, now))
@@ -117,6 +126,13 @@ pub fn plan_restore(restore: &Restore, facts: RestoreFacts<'_>, now: Timestamp) 
             condition.1 = claim::with_unfilled(&condition.1, &claim);
             status.outcome.message = clip(&condition.1);
         }
+    }
+    if status.outcome.verdict.is_some_and(|verdict| verdict != Verdict::Failed)
+        && let Some(note) = target::unfilled_claim(facts, &status)
+    {
+        let separator = if condition.1.is_empty() { "" } else { "; " };
+        condition.1 = format!("{}{separator}{note}", condition.1);
+        status.outcome.message = clip(&condition.1);
     }
     set_conditions(&mut status, &mut actions, &condition, now);
     if status.outcome.verdict.is_some() {
@@ -152,12 +168,12 @@ pub fn restore_refused(
 /// filled.
 pub fn claim_stays_marked(status: &mut RestoreStatus, error: &str) {
     let Outcome { message, .. } = &mut status.outcome;
-    let note = format!(
-        "{message}; the annotation {RESTORE_UNFINISHED} of claim {claim} was not removed, and no Backup stores the claim \
-         until it is: kubectl annotate persistentvolumeclaim {claim} {RESTORE_UNFINISHED}- ({error})",
+    let effect = format!(
+        "the annotation {RESTORE_UNFINISHED} of claim {claim} was not removed, and no Backup stores the claim until it \
+         is: kubectl annotate persistentvolumeclaim {claim} {RESTORE_UNFINISHED}- ({error})",
         claim = status.claim
     );
-    *message = clip(&note);
+    *message = clip(&with_statement(message, &effect));
 }
 
 /// Takes the next step towards the Job. Returns reason and message for the condition.
@@ -183,8 +199,15 @@ fn advance(
     if let Err(StartError::Permanent(_)) = job {
         return job.map(|_| Default::default());
     }
-    let name = spec.repository_ref.as_ref().map(|reference| reference.name.as_str());
-    let repository = choose(facts.repositories, name).map_err(StartError::Temporary)?.name_any();
+    let name = named_repository(restore, facts, status);
+    let repository = choose(facts.repositories, name).map_err(|blocked| {
+        let source = facts.sources.sources.iter().find(|planned| planned.name == spec.from.source);
+        let is_of_pod = spec.repository_ref.is_none() && source.is_some_and(|source| source.repository.is_some());
+        let message = if is_of_pod { of_pod(&blocked.message, &spec.from.source) } else { blocked.message };
+        StartError::Temporary(Blocked { message, ..blocked })
+    })?;
+    let repository = repository.name_any();
+    status.repository_ref = Some(RepositoryReference { kind: RepositoryKind::Repository, name: repository.clone() });
     // The Restore waits for a running prune, because its Job would give up on the prune's lock before the prune's
     // deadline.
     if facts.pruned.contains(&(owner.namespace.clone(), repository.clone())) {
@@ -213,6 +236,26 @@ fn advance(
     };
     start(restore, owner, repository, job, status, actions);
     Ok(("Running".to_owned(), "the Job is being started".to_owned()))
+}
+
+/// The name of the Repository to read from, if it is not the default one: that of the spec, or else the one which the
+/// source's pod names, because its Backups are stored there. Once `scaleDown` has ended that pod, it is the Repository
+/// that was chosen before.
+fn named_repository<'a>(restore: &'a Restore, facts: RestoreFacts<'a>, status: &'a RestoreStatus) -> Option<&'a str> {
+    let name = |reference: &'a RepositoryReference| reference.name.as_str();
+    if let Some(reference) = &restore.spec.repository_ref {
+        return Some(name(reference));
+    }
+    match facts.sources.sources.iter().find(|planned| planned.name == restore.spec.from.source) {
+        Some(planned) => planned.repository.as_deref(),
+        None => status.repository_ref.as_ref().map(name),
+    }
+}
+
+/// The message about a Repository which the source's pod names.
+fn of_pod(message: &str, source: &SourceName) -> String {
+    let key = own_key(KeyId::Repository);
+    format!("{message}; the annotation {key} of the pod of {source} names it: spec.repositoryRef names another one")
 }
 
 /// A Job to start.
@@ -277,7 +320,8 @@ fn advance_claim(
     {
         return Ok(Step::Wait(message));
     }
-    let mount = claim::mount(restore, to, facts)?;
+    let repository = status.repository_ref.as_ref().map_or("", |reference| reference.name.as_str());
+    let mount = claim::mount(restore, to, repository, facts)?;
     if let Some(planned) = new {
         status.made_claim = clip(&planned.description);
         actions.restore.create_claim = Some(Box::new(planned.claim));
@@ -294,7 +338,7 @@ fn command_task(restore: &Restore, owner: &OwnerRef, target: TargetCommand) -> T
         target,
         source: spec.from.source.clone(),
         snapshot: spec.from.snapshot.clone(),
-        as_of: spec.from.as_of.as_ref().map(|time| time.0),
+        as_of: spec.from.as_of,
         host: spec.from.host.clone(),
         timeout: spec.timeout.map(Duration::from),
         idle_timeout: spec.idle_timeout.map(Duration::from),
@@ -312,7 +356,6 @@ fn start(
     let source = &restore.spec.from.source;
     status.outcome = Outcome::default();
     status.job = Some(names::job_name(owner, source.as_str(), job.attempt));
-    status.repository_ref = Some(RepositoryReference { kind: RepositoryKind::Repository, name: repository.clone() });
     actions.start.push(StartJob {
         kind: RunKind::Restore,
         source: source.to_string(),
@@ -400,10 +443,16 @@ fn finish(job: &str, report: RunReport, status: &mut RestoreStatus, actions: &mu
     status.archive.clone_from(&report.archive);
     status.outcome = Outcome::from(report);
     scale::report_disturbance(status);
+    let outcome = &mut status.outcome;
+    let is_into_command = !status.pod.is_empty();
+    if is_into_command && outcome.verdict.is_some_and(Verdict::is_green) && outcome.message.is_empty() {
+        "the command read everything and exited 0".clone_into(&mut outcome.message);
+    }
+    if let Some(reference) = status.repository_ref.as_ref().filter(|_| outcome.verdict != Some(Verdict::Failed)) {
+        outcome.message = with_statement(&outcome.message, &format!("read from Repository {}", reference.name));
+    }
     if !status.made_claim.is_empty() {
-        let message = &mut status.outcome.message;
-        let separator = if message.is_empty() { "" } else { "; " };
-        let _ = write!(message, "{separator}{}", status.made_claim);
+        status.outcome.message = with_statement(&status.outcome.message, &status.made_claim);
     }
     status.outcome.message = clip(&status.outcome.message);
     (status.outcome.reason.clone(), status.outcome.message.clone())
@@ -419,10 +468,7 @@ fn set_conditions(
     let verdict = status.outcome.verdict;
     let is_green = verdict.is_some_and(Verdict::is_green);
     let generation = status.observed_generation;
-    let message = match (is_green, message.as_str()) {
-        (true, "") => "the command read everything and exited 0".to_owned(),
-        _ => clip(message),
-    };
+    let message = clip(message);
     let condition = (reason.as_str(), message.as_str());
     set_run_conditions(&mut status.conditions, verdict, condition, generation, now);
     if let Some(verdict) = verdict {

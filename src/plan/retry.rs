@@ -62,6 +62,8 @@ pub(super) fn is_transient(reason: Reason) -> bool {
         | Reason::NotInjected
         | Reason::ResultLost
         | Reason::NameTaken
+        // Another node may run the next attempt, and NTP may have corrected the clock.
+        | Reason::ClockBehind
         | Reason::InternalError => true,
     }
 }

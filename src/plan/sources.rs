@@ -31,6 +31,7 @@ mod snapshot_tests;
 mod snapshots;
 #[cfg(test)]
 mod tests;
+mod unfilled;
 #[cfg(test)]
 mod volume_tests;
 mod volumes;
@@ -57,12 +58,13 @@ pub use claims::{ClaimFacts, ClaimMount};
 pub(super) use claims::{enforces_restricted, is_device};
 pub use container::{DEFAULT_CONTAINER, UnknownContainer, container_of};
 use left_out::{LeftOut, runs_to_completion};
-pub use missing::Expected;
+pub use missing::{EarlierSource, Expected};
 use notes::Replicas;
 pub use pods::Workload;
 use pods::{Unit, unit};
 use selector::selector;
 pub use snapshots::{ClaimSnapshot, SnapshotFacts, snapshot_volumes};
+pub use unfilled::UnfilledClaim;
 use volumes::Claims;
 pub use warnings::PlanWarning;
 use warnings::Warnings;
@@ -141,15 +143,16 @@ pub struct PlannedSource {
     pub allow_empty: bool,
     /// Treat a run without proof as green.
     pub accept_unproven: bool,
+    /// Whether a later Backup may be green although the workload has no pod.
+    pub allow_missing: bool,
     /// Store a stream of a known format even if the end of the format is missing.
     pub skip_format_check: bool,
     /// Patterns of paths of a volume which are left out.
     pub exclude: Vec<String>,
     /// Whether a volume may be empty, or much smaller than its last good snapshot.
     pub accept_shrunken: bool,
-    /// For a claim which a Restore has created and none has filled: the value of its annotation
-    /// [`crate::api::RESTORE_UNFINISHED`], which any user of the namespace may have written.
-    pub unfilled: Option<String>,
+    /// The claim which no Restore has filled: the source itself, or a claim that the pod of the command mounts.
+    pub unfilled: Option<UnfilledClaim>,
     /// Whether the pod has a command which reads the dump.
     pub has_restore_command: bool,
     /// A remark for the user besides the verdict; empty if there is none.
@@ -435,10 +438,11 @@ fn draft(
         idle_timeout: request.idle_timeout,
         allow_empty: request.allow_empty,
         accept_unproven: request.accept_unproven,
+        allow_missing: request.allow_missing,
         skip_format_check: request.skip_format_check,
         exclude: Vec::new(),
         accept_shrunken: false,
-        unfilled: None,
+        unfilled: facts.claims.and_then(|claims| UnfilledClaim::of_pod(claims.claims, unit.pod())),
         has_restore_command: command.restore_argv.is_some(),
         note: String::new(),
         name,

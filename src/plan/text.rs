@@ -63,6 +63,19 @@ pub(super) fn clip_line(text: &str) -> String {
     format!("{}…", &text[..text.floor_char_boundary(MAXIMUM_LINE_BYTES - '…'.len_utf8())])
 }
 
+/// The next step if the node is lost, because its kubelet never reports that a pod has ended.
+pub(super) fn if_lost(node: &str) -> String {
+    format!(
+        "if node {node} is lost, taint it with node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, so that \
+         Kubernetes deletes its pods"
+    )
+}
+
+/// Adds a statement to a message, which may be empty.
+pub(super) fn with_statement(message: &str, statement: &str) -> String {
+    if message.is_empty() { statement.to_owned() } else { format!("{message}; {statement}") }
+}
+
 /// The sum, at most [`Timestamp::MAX`].
 pub(super) fn later(then: Timestamp, wait: Duration) -> Timestamp {
     then.saturating_add(wait).unwrap_or(Timestamp::MAX)

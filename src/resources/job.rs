@@ -131,7 +131,11 @@ fn pod(request: &JobRequest<'_>, name: &str, runner_pod: RunnerPod) -> Result<Po
         settings::add_store(&**to, &mut volumes, &mut volume_mounts);
     }
     volumes.push(Volume { name: "tmp".into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() });
-    volume_mounts.push(VolumeMount { name: "tmp".into(), mount_path: "/tmp".into(), ..VolumeMount::default() });
+    volume_mounts.push(VolumeMount {
+        name: "tmp".into(),
+        mount_path: settings::TEMPORARY_FOLDER.into(),
+        ..VolumeMount::default()
+    });
     let mut volume_devices = Vec::new();
     if let Some(ClaimMount { claim, device, .. }) = request.claim {
         // Read-only for the kubelet, too. Otherwise it would change the group of the app's files to the runner's.

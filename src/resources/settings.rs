@@ -14,6 +14,28 @@ use crate::{
 /// Readable only by the runner's user and group (`fsGroup`).
 const SECRET_MODE: i32 = 0o440;
 
+/// Directory for the files of a run that are temporary.
+pub(super) const TEMPORARY_FOLDER: &str = "/tmp";
+/// Mount paths of all volumes of runs.
+pub(super) const MOUNT_PATHS: [&str; 8] = [
+    mounts::PASSWORD_FOLDER,
+    mounts::CREDENTIALS_FOLDER,
+    mounts::ARCHIVE_CREDENTIALS_FOLDER,
+    mounts::REPOSITORY_FOLDER,
+    mounts::ARCHIVE_FOLDER,
+    mounts::DATA_FOLDER,
+    mounts::TARGET_FOLDER,
+    TEMPORARY_FOLDER,
+];
+
+/// Name of the volume of a store in the pod of a run.
+pub(super) fn volume_name(purpose: StorePurpose) -> &'static str {
+    match purpose {
+        StorePurpose::Repository => "repository",
+        StorePurpose::Archive => "archive",
+    }
+}
+
 /// The volumes and mounts for a run of this repository. Every Secret is optional for Kubernetes, so that the runner
 /// starts and reports which one is missing. Otherwise the pod would hang without a report.
 pub(super) fn volumes(repository: &RepositorySpec) -> (Vec<Volume>, Vec<VolumeMount>) {
@@ -40,9 +62,10 @@ pub(super) fn add_store<'a>(
     volume_mounts: &mut Vec<VolumeMount>,
 ) {
     let store = store.into();
-    let (credentials, name) = match store.purpose {
-        StorePurpose::Repository => ("credentials", "repository"),
-        StorePurpose::Archive => ("archive-credentials", "archive"),
+    let name = volume_name(store.purpose);
+    let credentials = match store.purpose {
+        StorePurpose::Repository => "credentials",
+        StorePurpose::Archive => "archive-credentials",
     };
     let sources = credential_sources(store);
     if !sources.is_empty() {

@@ -87,6 +87,7 @@ fn task(repository: &RepositorySpec, kind: TaskKind) -> Task {
         cluster: "uid-of-kube-system".into(),
         repository_id: None,
         damaged_packs: DamagedPacks::default(),
+        not_before: None,
         kind,
         note: String::new(),
     }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
+    clock,
     format_check::check_format,
     local, paths, pipes, shrunken,
     sidecar::RunSocket,
@@ -18,7 +19,9 @@ use super::{
 };
 use crate::{
     exec::{self, Control, Dumped, ExecTarget, Limits, Lines},
-    model::{Failure, Proof, Reason, RunReport, SnapshotIdentity, SourceName, Verdict, milliseconds},
+    model::{
+        Failure, Proof, Quality, Reason, RunReport, SnapshotIdentity, SnapshotRecord, SourceName, Verdict, milliseconds,
+    },
     repository::{Progress, Repository, RepositoryError, SnapshotSummary, StoreRules, Stored},
     seal::ExecMode,
     stream::{StreamItem, StreamSender, pieces},
@@ -37,7 +40,7 @@ pub struct BackupRun {
     pub limits: Limits,
     /// Whether a stream of 0 bytes is stored.
     pub allow_empty: bool,
-    /// Whether a run without proof is green.
+    /// Whether a run without proof is green, and its snapshot a good one.
     pub accept_unproven: bool,
     /// Whether a stream of a known format is stored even if the end of that format is missing.
     pub skip_format_check: bool,
@@ -79,9 +82,9 @@ pub async fn backup(
     story::finish_lines(logging).await;
     let mut report = match result {
         Ok(Outcome::Adopted(report)) => *report,
-        Ok(Outcome::Stored(stored)) => {
+        Ok(Outcome::Stored(stored, later)) => {
             let (verdict, reason, message) = story::verdict_of_proof(stored.proof, run.accept_unproven);
-            RunReport {
+            let report = RunReport {
                 verdict,
                 reason,
                 message: story::with_lacking(message, &stored.lacking),
@@ -91,7 +94,8 @@ pub async fn backup(
                 proof: stored.proof,
                 snapshot: Some(stored.snapshot),
                 ..RunReport::done(started.elapsed())
-            }
+            };
+            story::noted(report, &later)
         }
         Err(failure) => RunReport::failed(failure, started.elapsed()),
     };
@@ -104,7 +108,8 @@ pub async fn backup(
 }
 
 enum Outcome {
-    Stored(Box<Stored>),
+    /// The snapshot, and a note about it.
+    Stored(Box<Stored>, String),
     Adopted(Box<RunReport>),
 }
 
@@ -116,16 +121,18 @@ async fn store(
     progress: Arc<Progress>,
 ) -> Result<Outcome, Failure> {
     let history = repository.snapshots().await?;
-    warn_of_future(&history, &run.identity);
+    let time = clock::now()?;
+    let later = warn_of_later(&history, &run.identity, time);
     let paths = [run.alternative_path.as_str()];
-    if let Some(report) = adopt(repository, &history, &run.identity, &paths, run.accept_unproven).await? {
+    if let Some(report) = adopt(repository, &history, &run.identity, &paths).await? {
         return Ok(Outcome::Adopted(Box::new(report)));
     }
     let mut identity = run.identity.clone();
     identity.path = paths::settle(&history, &run.source, &run.identity, &run.alternative_path);
     info!(path = identity.path, host = identity.host, "storing as {} of host {}", identity.path, identity.host);
 
-    let rules = StoreRules { allow_empty: run.allow_empty, time: Timestamp::now(), device: None };
+    let BackupRun { allow_empty, accept_unproven, .. } = *run;
+    let rules = StoreRules { allow_empty, accept_unproven, time, device: None };
     let (sender, receiver) = pieces();
     let receiver = if run.skip_format_check { receiver } else { check_format(receiver, run.allow_empty) };
     let dumping = dump(from, control, sender);
@@ -141,7 +148,7 @@ async fn store(
         stored = both => stored?,
         never = log_progress(None, || progress.bytes_read(), || repository.store_wait()) => match never {},
     };
-    Ok(Outcome::Stored(Box::new(stored)))
+    Ok(Outcome::Stored(Box::new(stored), later))
 }
 
 /// Sends the stream and its end. The store judges by what it receives.
@@ -173,13 +180,15 @@ async fn dump(from: BackupInput, control: &Control, sender: StreamSender) {
     }
 }
 
-/// Logs a warning about snapshots of the same source which are dated in the future. Either clock may be wrong.
-pub(super) fn warn_of_future(history: &[SnapshotSummary], identity: &SnapshotIdentity) {
-    let (source, now) = (identity.tag(SnapshotIdentity::SOURCE), Timestamp::now());
+/// Logs a warning about snapshots of the same source which are dated in the future. Returns a note if a restore would take
+/// a snapshot which is dated later than this run, and not that of this run. Either clock may be wrong.
+pub(super) fn warn_of_later(history: &[SnapshotSummary], identity: &SnapshotIdentity, now: Timestamp) -> String {
+    let source = identity.tag(SnapshotIdentity::SOURCE);
     let is_same = |snapshot: &&SnapshotSummary| {
         snapshot.identity.host == identity.host && snapshot.identity.tag(SnapshotIdentity::SOURCE) == source
     };
-    for snapshot in history.iter().filter(is_same).map(SnapshotSummary::record).filter(|one| one.is_from_future(now)) {
+    let same: Vec<SnapshotRecord<'_>> = history.iter().filter(is_same).map(SnapshotSummary::record).collect();
+    for snapshot in same.iter().filter(|one| one.is_from_future(now)) {
         warn!(
             "snapshot {} is dated in the future ({:.0}), so no restore chooses it automatically: check the clocks of \
              the nodes",
@@ -187,6 +196,20 @@ pub(super) fn warn_of_future(history: &[SnapshotSummary], identity: &SnapshotIde
             snapshot.time
         );
     }
+    let cluster = identity.tag(SnapshotIdentity::CLUSTER).unwrap_or_default();
+    let is_taken = |one: &&SnapshotRecord<'_>| {
+        one.time > now
+            && matches!(one.quality(now), Quality::Proven | Quality::FromFuture)
+            && one.cluster().unwrap_or_default() == cluster
+    };
+    let Some(later) = same.iter().filter(is_taken).max_by_key(|one| one.time) else { return String::new() };
+    let (id, time) = (later.short_id(), later.time);
+    format!(
+        "snapshot {id} of this source is dated {time:.0}, and this run has the earlier time {now:.0}, so that one of the two \
+         clocks was wrong: as soon as {time:.0} has passed, a restore of the newest takes {id} and not the snapshot of this \
+         run. If the clock of this run is behind, correct it (for example by NTP) and back up again; if that of {id} was \
+         ahead, delete {id} (stowaway forget {id})"
+    )
 }
 
 /// The report of a snapshot which an earlier attempt of the same run committed, if there is one which is labelled as
@@ -197,7 +220,6 @@ pub(super) async fn adopt(
     history: &[SnapshotSummary],
     identity: &SnapshotIdentity,
     other_paths: &[&str],
-    accept_unproven: bool,
 ) -> Result<Option<RunReport>, Failure> {
     for found in history.iter().rev().filter(|found| is_of_this_run(&found.identity, identity)) {
         let short = &found.id[..8];
@@ -211,7 +233,7 @@ pub(super) async fn adopt(
                     snapshot = found.id,
                     "an earlier attempt of this run has stored snapshot {short}; its result is used"
                 );
-                return Ok(Some(adopted(found, accept_unproven)));
+                return Ok(Some(adopted(found)));
             }
             Err(error @ RepositoryError::Damaged { .. }) => {
                 warn!(
@@ -239,8 +261,9 @@ fn has_expected_label(found: &SnapshotIdentity, run: &SnapshotIdentity, other_pa
     found.host == run.host && is_path && same(SnapshotIdentity::SOURCE) && same(SnapshotIdentity::CLUSTER)
 }
 
-/// The report of an adopted snapshot. The acknowledgement or the report of the earlier attempt was lost.
-fn adopted(found: &SnapshotSummary, accept_unproven: bool) -> RunReport {
+/// The report of an adopted snapshot. The acknowledgement or the report of the earlier attempt was lost. Whether an
+/// unproven snapshot was accepted is read from its tags, because these decide whether a restore uses it.
+fn adopted(found: &SnapshotSummary) -> RunReport {
     let proof = match found.identity.tag(SnapshotIdentity::PROOF) {
         Some("Sealed") => Proof::Sealed,
         Some("Acknowledged") => Proof::Acknowledged,
@@ -248,8 +271,15 @@ fn adopted(found: &SnapshotSummary, accept_unproven: bool) -> RunReport {
         _ => Proof::None,
     };
     let proof = if found.is_unproven() { Proof::None } else { proof };
-    let (verdict, _, message) = story::verdict_of_proof(proof, accept_unproven);
-    let (verdict, reason, message) = if found.is_incomplete() {
+    let (verdict, _, message) = story::verdict_of_proof(proof, !found.is_unproven());
+    let (verdict, reason, message) = if found.is_unproven() {
+        let message = format!(
+            "{message}; an earlier attempt of this run has stored it as unproven, so no restore chooses it automatically: \
+             if it is to count as good, run `restic tag --remove unproven {}`",
+            &found.id[..8]
+        );
+        (verdict, Reason::Adopted, message)
+    } else if found.is_incomplete() {
         let message =
             "stored by an earlier attempt of this run, which could not read all of the source; its log names the paths"
                 .to_owned();
@@ -274,5 +304,33 @@ fn adopted(found: &SnapshotSummary, accept_unproven: bool) -> RunReport {
         proof,
         snapshot: Some(found.id.clone()),
         ..RunReport::done(Duration::ZERO)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adopted_snapshot_without_proof_is_green_only_if_a_restore_uses_it() {
+        let report = |tags: &[&str]| {
+            let tags = tags.iter().map(|&tag| tag.to_owned()).collect();
+            adopted(&SnapshotSummary {
+                id: "ab".repeat(32),
+                time: Timestamp::UNIX_EPOCH,
+                identity: SnapshotIdentity { host: "orchard".into(), path: "/casks".into(), tags },
+                paths: vec!["/casks".into()],
+                bytes: Some(7),
+            })
+        };
+        let proven = report(&["proof=Sealed"]);
+        assert_eq!((proven.verdict, proven.proof), (Verdict::Succeeded, Proof::Sealed));
+        let accepted = report(&["proof=None", SnapshotIdentity::ACCEPTED_UNPROVEN]);
+        assert_eq!((accepted.verdict, accepted.proof), (Verdict::Succeeded, Proof::None));
+        assert!(accepted.message.contains("accept-unproven"), "{accepted:?}");
+        // Versions before tagged it so with consent, too.
+        let unproven = report(&["proof=None", SnapshotIdentity::UNPROVEN]);
+        assert_eq!((unproven.verdict, unproven.proof), (Verdict::Unproven, Proof::None));
+        assert!(unproven.message.contains("`restic tag --remove unproven abababab`"), "{unproven:?}");
     }
 }

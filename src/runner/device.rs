@@ -11,7 +11,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use rustix::{
     fs::{Advice, Mode, OFlags, fadvise, open},
     io::Errno,
@@ -21,9 +20,9 @@ use tracing::info;
 
 use super::{
     VolumeRun,
-    backup::{adopt, warn_of_future},
-    limit, shrunken,
-    story::{log_progress, with_lacking},
+    backup::{adopt, warn_of_later},
+    clock, limit, shrunken,
+    story::{log_progress, noted, with_lacking},
 };
 use crate::{
     model::{Failure, Proof, Reason, RunReport, SnapshotIdentity, Verdict, milliseconds},
@@ -148,8 +147,8 @@ async fn store(
 ) -> Result<RunReport, Failure> {
     let identity = &run.identity;
     let history = repository.snapshots().await?;
-    warn_of_future(&history, identity);
-    if let Some(report) = adopt(repository, &history, identity, &[], false).await? {
+    let later = warn_of_later(&history, identity, clock::now()?);
+    if let Some(report) = adopt(repository, &history, identity, &[]).await? {
         return Ok(report);
     }
     let device = Device::to_read(device)?;
@@ -175,7 +174,7 @@ async fn store(
         }
         None => (Verdict::Succeeded, Reason::Completed, message),
     };
-    Ok(RunReport {
+    let report = RunReport {
         verdict,
         reason,
         message: with_lacking(message, &lacking),
@@ -184,7 +183,8 @@ async fn store(
         proof,
         snapshot: Some(snapshot),
         ..RunReport::done(Duration::ZERO)
-    })
+    };
+    Ok(noted(report, &later))
 }
 
 /// Stores the whole device as one file, and tags the snapshot as a device. With rules, the device is compared with its
@@ -195,7 +195,7 @@ pub(super) async fn store_device(
     device: Device,
     (rules, progress): (Option<DeviceRules>, Arc<Progress>),
 ) -> Result<Stored, Failure> {
-    let rules = StoreRules { allow_empty: false, time: Timestamp::now(), device: rules };
+    let rules = StoreRules { allow_empty: false, accept_unproven: false, time: clock::now()?, device: rules };
     let mut identity = identity.clone();
     identity.tags.push(SnapshotIdentity::DEVICE.to_owned());
     let size = device.size;

@@ -26,6 +26,8 @@ use crate::{
 const MARGIN: Duration = Duration::from_mins(30);
 /// How long a run without a timeout may take. Its Job does not live longer, either.
 const LONGEST_RUN: Duration = Duration::from_hours(24);
+/// How the supervisor reports a run which could not parse its task.
+const REFUSED: &str = "exited with status 1";
 
 /// Executes the task of a command in the pod's sidecar; `None` if the pod has no sidecar.
 pub(super) async fn command(
@@ -138,14 +140,23 @@ async fn drive_at(
 }
 
 /// Names the next step where a sidecar of an earlier version may have refused the task, because it does not know damaged
-/// packs. Such a sidecar ends without a report.
+/// packs or the time of the controller. Such a sidecar ends with the status 1 and without a report.
 fn explain_loss(failure: Failure, task: &Task) -> Failure {
-    if failure.reason != Reason::ResultLost || task.damaged_packs.is_empty() {
+    if failure.reason != Reason::ResultLost {
         return failure;
     }
+    let (why, field) = if !task.damaged_packs.is_empty() {
+        (
+            "a check has found damaged packs in the repository, and a sidecar of an earlier version cannot leave them out",
+            "damagedPacks",
+        )
+    } else if task.not_before.is_some() && failure.message.contains(REFUSED) {
+        ("a sidecar of an earlier version cannot compare its clock with the controller's", Task::NOT_BEFORE)
+    } else {
+        return failure;
+    };
     let message = format!(
-        "{}; a check has found damaged packs in the repository, and a sidecar of an earlier version cannot leave them \
-         out: if the log above names `damagedPacks`, recreate the pod, so that it gets the present sidecar",
+        "{}; {why}: if the log above names `{field}`, recreate the pod, so that it gets the present sidecar",
         failure.message
     );
     Failure { message, ..failure }
@@ -153,6 +164,8 @@ fn explain_loss(failure: Failure, task: &Task) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
     use crate::model::{BackendConfig, Connection, DamagedPacks, DataPart};
 
@@ -164,6 +177,7 @@ mod tests {
             cluster: String::new(),
             repository_id: None,
             damaged_packs,
+            not_before: None,
             kind: TaskKind::Init,
             note: String::new(),
         };
@@ -172,5 +186,9 @@ mod tests {
         assert!(explained(Reason::ResultLost, damaged.clone()).contains("recreate the pod"));
         assert_eq!(explained(Reason::ResultLost, DamagedPacks::default()), "lost");
         assert_eq!(explained(Reason::Timeout, damaged), "lost");
+        let created = Task { not_before: Some(Timestamp::UNIX_EPOCH), ..task(DamagedPacks::default()) };
+        let explained = |message: &str| explain_loss(Failure::new(Reason::ResultLost, message), &created).message;
+        assert!(explained("its process exited with status 1").contains("names `notBefore`, recreate the pod"));
+        assert_eq!(explained("its process was killed"), "its process was killed");
     }
 }

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::{
     BackupInput, BackupRun, JudgedCommand, RestoreOutput, RestoreRun, VolumeRun, backup, backup_device, backup_volume,
-    commands, in_sidecar,
+    clock, commands, in_sidecar,
     lock_owner::PodLiveness,
     maintenance::{self, RetentionScope},
     progress, restore, restore_archive, restore_volume, select_snapshot,
@@ -25,8 +25,8 @@ use super::{
 use crate::{
     exec::{ExecTarget, Limits},
     model::{
-        Failure, Reason, Retention, RunReport, SnapshotLookup, StoredClaim, TargetCommand, Task, TaskKind, Verdict,
-        VolumeRestore, WantedSnapshot, mounts,
+        Failure, Reason, Retention, RunReport, SnapshotIdentity, SnapshotLookup, StoredClaim, TargetCommand, Task,
+        TaskKind, Verdict, VolumeRestore, WantedSnapshot, mounts,
     },
     repository::{self, Access, Progress, Repository, RepositoryError},
     telemetry,
@@ -150,6 +150,7 @@ async fn execute(task: Task, cancel: CancellationToken) -> Result<RunReport, Fai
         let _elapsed = tokio::time::timeout(timeout, cancel.cancelled()).await;
         return Ok(RunReport::done(started.elapsed()));
     }
+    clock::begin(task.not_before)?;
     if !identity.cluster.is_empty() {
         identity.probe = PodLiveness::of(&connect().await?, &identity.namespace, &identity.cluster);
     }
@@ -295,9 +296,9 @@ async fn open(task: &Task, identity: Identity, cancel: CancellationToken) -> Res
     };
     match opened {
         Err(refused @ RepositoryError::AccessDenied { .. }) => {
-            repository::open_to_read(access, cancel).await.map_err(|_| refused.into())
+            repository::open_to_read(access, cancel).await.map_err(|_| settings::repository_failure(refused))
         }
-        opened => Ok(opened?),
+        opened => opened.map_err(settings::repository_failure),
     }
 }
 
@@ -400,7 +401,8 @@ pub async fn run_restore(
 async fn find_snapshot(repository: &Repository, wanted: &WantedSnapshot) -> Result<RunReport, Failure> {
     let list = repository.list_snapshots().await?;
     let found = select_snapshot::choose_readable(&list, wanted, repository, Timestamp::now())?.snapshot;
-    info!(snapshot = found.id, "the snapshot is {} of {}", short(&found.id), found.time);
+    let proof = found.identity.tag(SnapshotIdentity::PROOF).unwrap_or("not recorded");
+    info!(snapshot = found.id, proof, "the snapshot is {} of {}, proof {proof}", short(&found.id), found.time);
     let lookup = SnapshotLookup { bytes: found.bytes, claim: StoredClaim::of(&found.identity) };
     Ok(RunReport {
         bytes: found.bytes.unwrap_or_default(),
@@ -420,7 +422,7 @@ pub async fn with_repository<T>(
     cancel: &CancellationToken,
     work: impl AsyncFnOnce(&Repository) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    work_on(repository::open(access, cancel.clone()).await?, work).await
+    work_on(repository::open(access, cancel.clone()).await.map_err(settings::repository_failure)?, work).await
 }
 
 /// Does the same as [`with_repository`] for work which only reads. The lock of a dead prune blocks such work for some
@@ -430,7 +432,7 @@ pub async fn with_repository_to_read<T>(
     cancel: &CancellationToken,
     work: impl AsyncFnOnce(&Repository) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    work_on(repository::open_to_read(access, cancel.clone()).await?, work).await
+    work_on(repository::open_to_read(access, cancel.clone()).await.map_err(settings::repository_failure)?, work).await
 }
 
 async fn work_on<T>(

@@ -5,6 +5,7 @@
 
 mod answer;
 mod backup;
+mod clock;
 mod commands;
 mod device;
 pub mod doctor;
@@ -29,6 +30,7 @@ pub mod settings;
 mod shrunken;
 pub mod sidecar;
 pub mod story;
+mod target_folder;
 mod volume;
 
 pub use answer::answer;

@@ -66,7 +66,8 @@ pub(super) fn choose<'a>(
     now: Timestamp,
 ) -> Result<Chosen<'a>, Failure> {
     match &wanted.id {
-        Some(id) => by_id(snapshots, id, wanted).map(|snapshot| Chosen { snapshot, note: String::new() }),
+        Some(id) => by_id(snapshots, id, wanted)
+            .map(|snapshot| Chosen { snapshot, note: snapshot.record().note_of_consent().unwrap_or_default() }),
         None => newest(snapshots, wanted, now),
     }
 }
@@ -245,6 +246,21 @@ mod tests {
             ("2025-12-31T23:59:59Z", Err(Reason::SnapshotNotFound)),
         ] {
             assert_eq!(chosen(None, Some(time), Some("shop")), expected, "{time}");
+        }
+    }
+
+    #[test]
+    fn accepted_snapshot_without_proof_is_chosen_by_default_and_every_choice_of_it_states_that() {
+        let all = [
+            snapshot("aa", "2026-01-01T00:00:00Z", "shop", &["source=pvc/claim", "proof=Sealed"]),
+            snapshot("bb", "2026-01-02T00:00:00Z", "shop", &["source=pvc/claim", "proof=None", "accepted-unproven"]),
+        ];
+        for id in [None, Some("bb".to_owned())] {
+            let source = "pvc/claim".parse().unwrap();
+            let wanted = WantedSnapshot { source, id, as_of: None, host: None, cluster: String::new() };
+            let chosen = choose(&all, &wanted, "2026-06-01T00:00:00Z".parse().unwrap()).unwrap();
+            assert!(chosen.snapshot.id.starts_with("bb"), "{chosen:?}");
+            assert!(chosen.note.contains("is unproven, and was accepted as such"), "{chosen:?}");
         }
     }
 

@@ -1,6 +1,13 @@
 //! The settings of a run in its pod: the task in the environment, password and credentials in mounted files.
 
-use std::{collections::BTreeMap, env, io::ErrorKind, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    io::ErrorKind,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use zeroize::Zeroizing;
 
@@ -8,9 +15,10 @@ use super::lock_owner;
 use crate::{
     model::{
         BackendConfig, Connection, Credential, DamagedPacks, Failure, Reason, SECRET_SOURCES_VARIABLE, Secret,
-        SecretSource, SecretSources, StoredPassword, Task, UnusableCredential, injected, mounts, unusable_credentials,
+        SecretKind, SecretSource, SecretSources, StoredPassword, Task, UnusableCredential, injected, mounts,
+        unusable_credentials,
     },
-    repository::{Access, LockHolder, LockOwnerProbe, LockRules, NoProbe, StoreAccess, Timeouts},
+    repository::{Access, LockHolder, LockOwnerProbe, LockRules, NoProbe, RepositoryError, StoreAccess, Timeouts},
 };
 
 /// How long a run waits for a lock. A prune of another client usually ends within this time; a run which has waited for
@@ -175,6 +183,25 @@ pub fn mounted(path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))
 }
 
+/// The failure of an operation on a repository. If the store refused the credentials, the message names the Secrets
+/// which the credentials come from.
+pub fn repository_failure(error: RepositoryError) -> Failure {
+    let is_refused = matches!(error, RepositoryError::AccessDenied { .. });
+    let failure = Failure::from(error);
+    if is_refused { with_secrets(failure, &Files::from_environment().sources) } else { failure }
+}
+
+fn with_secrets(failure: Failure, sources: &SecretSources) -> Failure {
+    let of_store = sources.iter().filter(|(path, _)| path.starts_with(mounts::CREDENTIALS_FOLDER));
+    let secrets = of_store.map(|(_, source)| source).filter(|source| source.kind == SecretKind::Secret);
+    let names: BTreeSet<String> = secrets.map(|source| format!("Secret {:?}", source.name)).collect();
+    if names.is_empty() {
+        return failure;
+    }
+    let names: Vec<String> = names.into_iter().collect();
+    Failure { message: format!("{}; the credentials come from {}", failure.message, names.join(" and ")), ..failure }
+}
+
 /// The mounted password and credentials, with the objects which they come from.
 struct Files {
     /// Empty if the container was made by a version which did not set them.
@@ -256,5 +283,25 @@ impl Files {
 
     fn fail(&mut self, path: &str, title: &'static str, why: Option<String>) {
         self.unusable.push(UnusableCredential { title, why, source: self.sources.get(path).cloned() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_credentials_are_named_by_their_secrets() {
+        let source = |kind, name: &str| SecretSource { kind, name: name.to_owned(), key: "k".to_owned() };
+        let at = |folder: &str, file: &str| format!("{folder}/{file}");
+        let sources = SecretSources::from([
+            (at(mounts::CREDENTIALS_FOLDER, "a"), source(SecretKind::Secret, "store")),
+            (at(mounts::CREDENTIALS_FOLDER, "b"), source(SecretKind::Secret, "store")),
+            (at(mounts::CREDENTIALS_FOLDER, "c"), source(SecretKind::ConfigMap, "authorities")),
+            (at(mounts::PASSWORD_FOLDER, mounts::PASSWORD_FILE), source(SecretKind::Secret, "password")),
+        ]);
+        let refused = || Failure::new(Reason::StoreUnavailable, "status 403");
+        assert_eq!(with_secrets(refused(), &sources).message, "status 403; the credentials come from Secret \"store\"");
+        assert_eq!(with_secrets(refused(), &SecretSources::new()), refused(), "outside of a cluster");
     }
 }

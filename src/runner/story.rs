@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::progress;
 use crate::{
+    annotations::{KeyId, own_key},
     exec::Line,
     model::{Proof, Reason, RunProgress, RunReport, Verdict},
     repository::{Lacking, StoreWait},
@@ -79,8 +80,13 @@ pub async fn finish_lines(logging: JoinHandle<()>) {
     }
 }
 
-/// Logs the result of a run: proof, snapshot, verdict and reason.
+/// Logs the result of a run: proof, snapshot, verdict and reason. A run which only looked up a snapshot has proven and
+/// restored nothing, so its log has no verdict.
 pub fn log_verdict(report: &RunReport) {
+    if let Some(text) = lookup_text(report) {
+        info!(snapshot = report.snapshot, "{text}");
+        return;
+    }
     let elapsed = Duration::from_millis(report.duration_milliseconds);
     if let Some(snapshot) = &report.snapshot {
         info!(
@@ -105,6 +111,16 @@ pub fn log_verdict(report: &RunReport) {
     }
 }
 
+/// The result of a run which looked up a snapshot for a Restore. `None` for any other run.
+fn lookup_text(report: &RunReport) -> Option<String> {
+    let (snapshot, lookup) = (report.snapshot.as_deref()?, report.lookup.as_ref()?);
+    let size = lookup.bytes.map_or_else(String::new, |bytes| format!(" ({})", BinaryBytes(bytes)));
+    Some(format!(
+        "snapshot {}{size} was found, and this Job has restored nothing: the second Job of the Restore restores it",
+        &snapshot[..snapshot.floor_char_boundary(8)]
+    ))
+}
+
 /// Appends to the message which data of earlier runs the repository lacked, if any.
 pub fn with_lacking(message: String, lacking: &Lacking) -> String {
     match (lacking.is_nothing(), message.is_empty()) {
@@ -123,12 +139,17 @@ pub fn exit_code(verdict: Verdict) -> u8 {
     }
 }
 
-/// The verdict, reason and message of a stored stream, by its proof.
+/// The verdict, reason and message of a stored stream, by its proof. The snapshot of a stream without proof has to be
+/// stored with the same consent, so that a restore uses what a green run has stored.
 pub fn verdict_of_proof(proof: Proof, accept_unproven: bool) -> (Verdict, Reason, String) {
     if proof == Proof::None {
-        let message =
-            "stored, but nothing proved the end of the stream (no sh in the container, and no helper)".to_owned();
-        let verdict = if accept_unproven { Verdict::Succeeded } else { Verdict::Unproven };
+        let message = "stored, but nothing proved the end of the stream (no sh in the container, and no helper)";
+        let (verdict, message) = if accept_unproven {
+            let key = own_key(KeyId::AcceptUnproven);
+            (Verdict::Succeeded, format!("{message}, which is accepted ({key}), so restores use the snapshot"))
+        } else {
+            (Verdict::Unproven, message.to_owned())
+        };
         (verdict, Reason::NotProven, message)
     } else {
         (Verdict::Succeeded, Reason::Completed, String::new())
@@ -150,6 +171,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
+    use crate::model::SnapshotLookup;
 
     #[test]
     fn note_is_appended_to_the_message_only_if_something_was_stored() {
@@ -159,6 +181,29 @@ mod tests {
         assert_eq!(noted(stored("3 left out"), "").message, "3 left out");
         let failed = RunReport { verdict: Verdict::Failed, ..stored("refused") };
         assert_eq!(noted(failed, "dumped is pod a").message, "refused", "nothing was dumped");
+    }
+
+    #[test]
+    fn run_that_only_looks_a_snapshot_up_is_logged_as_one_that_restored_nothing() {
+        let lookup = SnapshotLookup { bytes: Some(3072), claim: None };
+        let done = RunReport { snapshot: Some("ab".repeat(32)), ..RunReport::done(Duration::ZERO) };
+        let found = lookup_text(&RunReport { lookup: Some(lookup), ..done.clone() }).unwrap();
+        assert!(
+            found.starts_with("snapshot abababab (3.00 KiB) was found, and this Job has restored nothing"),
+            "{found}"
+        );
+        assert!(!found.contains("verdict") && !found.contains("proof"), "{found}");
+        assert_eq!(lookup_text(&done), None, "a run which restores has a verdict");
+    }
+
+    #[test]
+    fn stream_without_proof_is_green_only_with_consent_and_the_message_states_both() {
+        let (verdict, reason, message) = verdict_of_proof(Proof::None, true);
+        assert_eq!((verdict, reason), (Verdict::Succeeded, Reason::NotProven));
+        assert!(message.contains("nothing proved") && message.contains("stowaway.dev/accept-unproven"), "{message}");
+        let (verdict, _, message) = verdict_of_proof(Proof::None, false);
+        assert!(verdict == Verdict::Unproven && !message.contains("accepted"), "{message}");
+        assert_eq!(verdict_of_proof(Proof::Marker, true).2, "");
     }
 
     #[test]

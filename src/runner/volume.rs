@@ -9,14 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
 use tracing::{info, warn};
 
 use self::report::{Account, account_for};
 use super::{
-    backup::{adopt, warn_of_future},
-    limit,
-    story::{log_progress, with_lacking},
+    backup::{adopt, warn_of_later},
+    clock, limit,
+    story::{log_progress, noted, with_lacking},
 };
 use crate::{
     model::{Excludes, Failure, Proof, Reason, RunReport, SnapshotIdentity, milliseconds},
@@ -61,12 +60,13 @@ async fn store(
     let excludes = Excludes::new(exclude)
         .map_err(|error| Failure::new(Reason::InvalidRequest, format!("the list of excludes of the volume {error}")))?;
     let history = repository.snapshots().await?;
-    warn_of_future(&history, identity);
-    if let Some(report) = adopt(repository, &history, identity, &[], false).await? {
+    let time = clock::now()?;
+    let later = warn_of_later(&history, identity, time);
+    if let Some(report) = adopt(repository, &history, identity, &[]).await? {
         return Ok(report);
     }
     info!(path = identity.path, host = identity.host, "storing as {} of host {}", identity.path, identity.host);
-    let rules = FolderRules { excludes, accept_shrunken: *accept_shrunken, ..FolderRules::whole(Timestamp::now()) };
+    let rules = FolderRules { excludes, accept_shrunken: *accept_shrunken, ..FolderRules::whole(time) };
     let storing = repository.store_folder(identity, &rules, folder, progress.clone());
     let stored = tokio::select! {
         biased;
@@ -80,7 +80,8 @@ async fn store(
         }
         never = log_progress(None, || progress.bytes_read(), || repository.store_wait()) => match never {},
     };
-    Ok(report_of(stored, identity.tag(SnapshotIdentity::SOURCE).unwrap_or(&identity.path)))
+    let report = report_of(stored, identity.tag(SnapshotIdentity::SOURCE).unwrap_or(&identity.path));
+    Ok(noted(report, &later))
 }
 
 /// The failure of a volume, with what a user can do about it.

@@ -127,7 +127,7 @@ async fn fill(repository: &Path, snapshots: u32) -> Result<()> {
         sender.send(StreamItem::Data(content.into())).await?;
         sender.send(StreamItem::End(End { proof: Proof::Sealed, bytes })).await?;
         let time = first + jiff::SignedDuration::from_mins(i64::from(number));
-        let rules = StoreRules { allow_empty: false, time, device: None };
+        let rules = StoreRules { allow_empty: false, accept_unproven: false, time, device: None };
         repository.store_stream(&identity(&[format!("run={number}")]), &rules, receiver, Arc::default()).await?;
         // Prunes from time to time, as a schedule does, because each snapshot otherwise reads the indexes of all before
         // it.

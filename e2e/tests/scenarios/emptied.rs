@@ -1,5 +1,5 @@
-//! A volume that is being restored is not backed up before the restore is complete, and an empty store is not used as
-//! the repository that it contained before.
+//! A volume that is being restored is not backed up before the restore is complete, nor is a database on a volume that
+//! a failed Restore has left empty. An empty store is not used as the repository that it contained before.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
@@ -99,6 +99,58 @@ async fn backup_during_a_restore_step_waits_for_it_and_stores_all_restored_data(
         ensure!(bytes == Some(SIZE), "{bytes:?} of {SIZE} bytes were stored");
         ensure!(restic.snapshots()?.len() == 2, "{:?}", restic.snapshots()?);
         restic.check("restic", true)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn database_on_a_claim_that_no_restore_has_filled_is_restored_by_command_and_dumped_after_a_confirmation()
+-> Result<()> {
+    const SOURCE: &str = "pod/box/main";
+    const MARK: &str = "stowaway.dev/restore-unfinished";
+    in_namespace("unfilled", async |namespace: &Namespace| {
+        S3::shared(namespace).await?.repository(namespace).await?;
+        volume::provide(namespace, 1).await?;
+        namespace
+            .apply_object(json!({
+                "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "data" },
+                "spec": volume::claim(namespace, "ReadWriteOnce"),
+            }))
+            .await?;
+        Workload::toolbox(namespace, "box", "cat /data/rows")
+            .annotate("stowaway.dev/restorecommand", "sh -c 'cat >/data/rows'")
+            .set("volumeMounts", json!([{ "name": "data", "mountPath": "/data" }]))
+            .set_in_pod("volumes", json!([{ "name": "data", "persistentVolumeClaim": { "claimName": "data" } }]))
+            .start(namespace)
+            .await?;
+        namespace.shell("box", "echo full >/data/rows; sync")?;
+        all_green(&namespace.back_up("before", json!({ "retryLimit": 0 })).await?)?;
+
+        // As a Restore that creates the claim and fails leaves it.
+        let annotate = |text: &str| {
+            process::run(&mut namespace.kubectl(&["annotate", "persistentvolumeclaim", "data", text])).map(drop)
+        };
+        namespace.shell("box", "echo new >/data/rows; sync")?;
+        annotate(&format!("{MARK}=undo"))?;
+        namespace.start_backup("beside", json!({ "retryLimit": 0 })).await?;
+        let waits = |backup: Option<&Backup>| {
+            let sources = backup.and_then(|backup| backup.status.as_ref()).map_or(&[][..], |status| &status.sources);
+            !sources.is_empty() && sources.iter().all(|source| source.outcome.reason == "RestoreUnfinished")
+        };
+        let backup: Backup = namespace.wait_for("beside", "waiting for a filled claim", waits).await?;
+        let confirmation = format!("kubectl annotate persistentvolumeclaim data {MARK}-");
+        let message = &source(&backup, SOURCE)?.outcome.message;
+        ensure_contains("the dump", message, &["claim data, which pod box mounts", "Restore undo", &confirmation])?;
+
+        let restore = namespace.restore("by-command", json!({ "from": { "source": SOURCE } })).await?;
+        let outcome = restore.status.context("the Restore has no status")?.outcome;
+        ended("by-command", &outcome, Verdict::Succeeded, &["Completed"])?;
+        ensure_contains("the Restore", &outcome.message, &["no Backup stores claim data", &confirmation])?;
+        let rows = namespace.shell("box", "cat /data/rows")?;
+        ensure!(rows.trim() == "full", "the command has restored {rows:?}");
+
+        annotate(&format!("{MARK}-"))?;
+        all_green(&namespace.backup_ended("beside").await?)
     })
     .await
 }

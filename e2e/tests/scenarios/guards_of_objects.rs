@@ -14,7 +14,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 use stowaway::api::{Backup, Repository, Restore};
-use stowaway_e2e::{Namespace, Right, Tenant, in_namespace};
+use stowaway_e2e::{Namespace, Right, Tenant, in_namespace, system::SYSTEM};
 
 const PODS: Right = ("", &["pods"], &["create"]);
 const CONTROLLER: &str = "system:serviceaccount:stowaway-system:stowaway-controller";
@@ -48,6 +48,7 @@ async fn repositories_are_written_only_by_who_may_create_pods() -> Result<()> {
             json!({ "spec": { "tls": { "insecureSkipVerify": true } } }),
             json!({ "spec": { "runnerPod": { "securityContext": { "runAsUser": 0 } } } }),
             json!({ "metadata": { "annotations": { "stowaway.dev/is-default": "true" } } }),
+            json!({ "metadata": { "annotations": { "stowaway.dev/accept-repository": "new" } } }),
         ];
         let change = async |api: &Api<Repository>, change: &Value| {
             api.patch("main", &PatchParams::default(), &Patch::Merge(change)).await
@@ -155,6 +156,55 @@ fn is_denied<T>(policy: &str, response: kube::Result<T>) -> Result<()> {
     Ok(())
 }
 
+/// The owner of a run, which does not exist.
+fn owner_of_a_run() -> Value {
+    json!({ "apiVersion": "stowaway.dev/v1alpha1", "kind": "Backup", "name": "none", "uid": "none", "controller": true })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stolen_account_of_the_controller_mounts_no_directory_of_the_node_and_runs_nothing_in_system_namespaces()
+-> Result<()> {
+    in_namespace("guard-controller-runs", async |namespace: &Namespace| {
+        let controllers = namespace.pods_of("controller").await?;
+        let image = controllers.first().and_then(|pod| pod.spec.as_ref()?.containers.first()?.image.clone());
+        let image = image.context("the controller has no pod with an image")?;
+        let run = |change: &dyn Fn(&mut Value)| -> Result<Job> {
+            let mut pod = json!({
+                "serviceAccountName": "stowaway-run-thief", "restartPolicy": "Never",
+                "containers": [{
+                    "name": "runner", "image": image, "args": ["runner"],
+                    "securityContext": { "allowPrivilegeEscalation": false },
+                    "volumeMounts": [{ "name": "repository", "mountPath": "/repository" }],
+                }],
+                "volumes": [{ "name": "repository", "hostPath": { "path": "/srv/stowaway" } }],
+            });
+            change(&mut pod);
+            let labels = json!({ "app.kubernetes.io/managed-by": "stowaway", "stowaway.dev/kind": "backup" });
+            Ok(serde_json::from_value(json!({
+                "metadata": { "name": "thief", "labels": labels, "ownerReferences": [owner_of_a_run()] },
+                "spec": { "suspend": true, "template": { "spec": pod } },
+            }))?)
+        };
+        let client = namespace.cluster.impersonate(CONTROLLER).await?;
+        let jobs: Api<Job> = Api::namespaced(client.clone(), &namespace.name);
+        let dry = PostParams { dry_run: true, ..PostParams::default() };
+        let unchanged = run(&|_| {})?;
+        jobs.create(&dry, &unchanged).await.context("a run with a repository on the node was refused")?;
+        for path in ["/", "/etc", "/var/lib", "/var/lib/kubelet/pods", "/run/containerd"] {
+            let job = run(&|pod| pod["volumes"][0]["hostPath"]["path"] = json!(path))?;
+            is_denied("stowaway-controller-host-paths", jobs.create(&dry, &job).await)?;
+        }
+        let elsewhere = run(&|pod| pod["containers"][0]["volumeMounts"][0]["mountPath"] = json!("/target"))?;
+        is_denied("stowaway-controller-host-paths", jobs.create(&dry, &elsewhere).await)?;
+        for system in ["kube-system", SYSTEM] {
+            let jobs: Api<Job> = Api::namespaced(client.clone(), system);
+            is_denied("stowaway-controller-namespaces", jobs.create(&dry, &unchanged).await)?;
+        }
+        Ok(())
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn stolen_account_of_the_controller_makes_binds_and_deletes_only_what_is_its_own() -> Result<()> {
     in_namespace("guard-controller", async |namespace: &Namespace| {
@@ -184,6 +234,15 @@ async fn stolen_account_of_the_controller_makes_binds_and_deletes_only_what_is_i
         namespace.api::<RoleBinding>().create(&create, &binding("view", "default")?).await?;
         let delete = DeleteParams::background();
         is_denied("stowaway-controller-job-deletes", jobs.delete("thief", &delete).await)?;
+        // They cannot be stopped or adopted, either.
+        for change in [
+            json!({ "spec": { "suspend": true } }),
+            json!({ "metadata": { "ownerReferences": [owner_of_a_run()] } }),
+            json!({ "metadata": { "labels": { "stowaway.dev/kind": "backup" } } }),
+        ] {
+            let changed = jobs.patch("thief", &PatchParams::default(), &Patch::Merge(&change)).await;
+            is_denied("stowaway-controller-job-changes", changed)?;
+        }
         is_denied("stowaway-controller-binding-deletes", bindings.delete("thief", &delete).await)
     })
     .await

@@ -80,6 +80,24 @@ fn snapshot_that_is_not_good_is_never_the_newest_and_is_named() {
 }
 
 #[test]
+fn unproven_snapshot_counts_as_good_by_a_users_consent_and_the_note_states_it() {
+    let good = snapshot("aa", "2026-01-01T00:00:00Z", &[SOURCE, "proof=Sealed"]);
+    let unproven =
+        |tags: &[&str]| snapshot("bb", "2026-01-02T00:00:00Z", &[&[SOURCE, "proof=None"][..], tags].concat());
+    // In advance, or later by `restic tag --remove unproven`.
+    for tags in [&[SnapshotIdentity::ACCEPTED_UNPROVEN][..], &[]] {
+        let (id, note) = taken_by(&[good.clone(), unproven(tags)], "here", None).unwrap();
+        assert!(id == "bb" && note.contains("is unproven, and was accepted as such"), "{id} {note}");
+    }
+    for tags in [&[SnapshotIdentity::UNPROVEN][..], &[SnapshotIdentity::UNPROVEN, SnapshotIdentity::ACCEPTED_UNPROVEN]]
+    {
+        let (id, note) = taken_by(&[good.clone(), unproven(tags)], "here", None).unwrap();
+        assert!(id == "aa" && !note.contains("accepted"), "{id} {note}");
+    }
+    assert_eq!(taken_by(&[good], "here", None).unwrap().1, "");
+}
+
+#[test]
 fn snapshot_from_the_future_is_never_the_newest() {
     let all = [
         snapshot("aa", "2026-05-31T23:00:00Z", &[SOURCE]),
@@ -175,6 +193,26 @@ fn no_snapshot_is_newer_than_the_requested_time() {
             None => assert!(found.unwrap_err().contains("its oldest snapshot is of 2026-01-01")),
         }
     }
+}
+
+#[test]
+fn requested_time_without_a_fraction_includes_the_whole_second_that_is_printed() {
+    let all = [
+        snapshot("aa", "2026-01-02T00:00:28.937Z", &[SOURCE]),
+        snapshot("bb", "2026-01-02T00:00:32.123456789Z", &[SOURCE]),
+        snapshot("cc", "2026-01-02T00:00:33Z", &[SOURCE]),
+    ];
+    for (index, expected) in ["aa", "bb", "cc"].iter().enumerate() {
+        let printed = format!("{:.0}", all[index].time);
+        assert_eq!(taken_by(&all, "", Some(&printed)).unwrap().0, *expected, "{printed}");
+        let exact = all[index].time.to_string();
+        assert_eq!(taken_by(&all, "", Some(&exact)).unwrap().0, *expected, "{exact}");
+    }
+    // A time with a fraction is a limit with that fraction.
+    for (time, expected) in [("00:00:32.123456788Z", "aa"), ("00:00:32.9Z", "bb"), ("00:00:28Z", "aa")] {
+        assert_eq!(taken_by(&all, "", Some(&format!("2026-01-02T{time}"))).unwrap().0, expected, "{time}");
+    }
+    assert!(taken_by(&all, "", Some("2026-01-02T00:00:28.936Z")).is_err());
 }
 
 prop_compose! {

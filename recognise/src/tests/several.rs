@@ -139,6 +139,17 @@ fn dump_after_data_which_contains_headers_has_to_be_whole_too() {
 }
 
 #[test]
+fn dump_whose_first_text_begins_with_a_blank_has_to_be_whole_too() {
+    let without_settings = old_header().replace("SET client_encoding = 'UTF8';\n\n", "");
+    for value in ["'lead'", "' lead'", "'\tlead'"] {
+        let dump = postgres(&format!("INSERT INTO public.t VALUES ({value}, 'it''s');\n"));
+        let dump = dump.replace(&header(), &without_settings);
+        assert_eq!(end_of(dump.repeat(2).as_bytes()), Some(FormatEnd::Whole), "{value}");
+        assert!(is_missing(format!("{}{dump}", up_to(&dump, "'it''")).as_bytes()), "{value}");
+    }
+}
+
+#[test]
 fn dump_of_sqlite_with_an_error_is_not_whole() {
     let dump = String::from_utf8(SQLITE_DUMP.to_vec()).unwrap();
     let warned = format!("/* WARNING: Script requires that SQLITE_DBCONFIG_DEFENSIVE be disabled */\n{dump}");

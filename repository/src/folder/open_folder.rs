@@ -189,4 +189,23 @@ mod tests {
         fs::remove_dir(path("b")).unwrap();
         assert!(folder.is_gone() && !root.is_gone());
     }
+
+    #[test]
+    fn new_listing_shows_whether_a_folder_has_a_name_and_a_failed_one_shows_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::create_dir(path("folder")).unwrap();
+        for name in ["folder/kept", "folder/deleted"] {
+            fs::write(path(name), "").unwrap();
+        }
+        let handle = OwnedFd::from(fs::File::open(path("folder")).unwrap());
+        let stat = stat_of(&handle).unwrap();
+        let folder = OpenFolder::root(handle, &stat);
+        assert!(folder.lists(c"kept") && folder.lists(c"deleted") && !folder.lists(c"other"));
+        fs::remove_file(path("folder/deleted")).unwrap();
+        assert!(folder.lists(c"kept") && !folder.lists(c"deleted"));
+        // The kernel refuses to list a deleted folder.
+        fs::remove_dir_all(path("folder")).unwrap();
+        assert!(folder.lists(c"kept") && folder.lists(c"deleted"));
+    }
 }

@@ -1,10 +1,10 @@
 //! Stores a folder as a snapshot. The content of files which have not changed since the parent snapshot is reused, and
 //! all other files are read.
 
-use std::{path::Path, sync::Arc};
+use std::{ops::ControlFlow, path::Path, sync::Arc};
 
 use jiff::Timestamp;
-use rustic_core::repofile::SnapshotFile;
+use rustic_core::{Id, repofile::SnapshotFile};
 use tokio::{runtime::Handle, task::spawn_blocking};
 
 use super::{
@@ -21,11 +21,15 @@ use crate::{
     archive::{internal, store_with},
     blob_location::Fetcher,
     commit::{self, Commit},
-    known_blobs::KnownBlobs,
+    known_blobs::{self, KnownBlobs},
     store::Store,
     tree,
 };
-use stowaway_model::{Proof, SnapshotIdentity};
+use stowaway_model::{DamagedPacks, Proof, SnapshotIdentity};
+
+/// How often the folder is read, if packs are found damaged after the run has relied on them. The first reading finds
+/// all of them, unless a pack gets damaged meanwhile.
+const MAX_READINGS: usize = 3;
 
 /// See [`Repository::store_folder`].
 pub(super) async fn store_folder(
@@ -36,6 +40,39 @@ pub(super) async fn store_folder(
     folder: &Path,
     progress: Arc<Progress>,
 ) -> Result<StoredFolder, RepositoryError> {
+    let mut distrusted = repository.damaged_packs.clone();
+    let mut readings = 1;
+    loop {
+        let reading = (rules, folder, &distrusted);
+        let outcome = read_and_store(repository, store, identity, reading, Arc::clone(&progress)).await?;
+        match outcome {
+            ControlFlow::Break(stored) => return Ok(stored),
+            ControlFlow::Continue(harmed) if readings == MAX_READINGS => {
+                return Err(known_blobs::used_damage(store, &harmed));
+            }
+            ControlFlow::Continue(harmed) => {
+                tracing::warn!(
+                    "{} found to be damaged after this run had relied on data in it; the folder is read again, and the \
+                     data is stored again",
+                    known_blobs::were_packs(&harmed)
+                );
+                let ids = harmed.iter().map(|id| id.to_hex().as_str().to_owned()).collect();
+                distrusted = distrusted.and(DamagedPacks { ids, more_in: None });
+                readings += 1;
+            }
+        }
+    }
+}
+
+/// Reads the folder, and stores it as a snapshot. Stores no snapshot if packs on which the snapshot would rely were
+/// found damaged, and returns these packs. Data in `distrusted` packs is stored again.
+async fn read_and_store(
+    repository: &Repository,
+    store: &Store,
+    identity: &SnapshotIdentity,
+    (rules, folder, distrusted): (&FolderRules, &Path, &DamagedPacks),
+    progress: Arc<Progress>,
+) -> Result<ControlFlow<StoredFolder, Vec<Id>>, RepositoryError> {
     let started = Timestamp::now();
     let names = tree::checked_path(&identity.path)?;
     refuse_unfinished(identity, folder)?;
@@ -49,7 +86,7 @@ pub(super) async fn store_folder(
     };
     let (snapshots, _) = repository.snapshot_files().await?;
     let parent = newest(&snapshots, &identity.host, &identity.path);
-    let known = Arc::new(KnownBlobs::read_to_store(&repository.cipher, store, &repository.damaged_packs).await?);
+    let known = Arc::new(KnownBlobs::read_to_store(&repository.cipher, store, distrusted).await?);
     let depth = names.len();
     let names = names.into_iter().map(str::to_owned).collect();
     let job = FolderJob { walk, names, time: rules.time, stats: Arc::clone(&stats), progress: Arc::clone(&progress) };
@@ -72,6 +109,10 @@ pub(super) async fn store_folder(
     let (root, found, collected, written) =
         store_with(repository, store, Arc::clone(&known), (progress, Arc::default()), task).await?;
     let lacking = known.lacking_now();
+    let harmed = known.damaged_after_use();
+    if !harmed.is_empty() {
+        return Ok(ControlFlow::Continue(harmed));
+    }
 
     let files = found.total_files_processed;
     let now = extent_of(&found, depth);
@@ -98,7 +139,16 @@ pub(super) async fn store_folder(
     // A restore may have begun after the first check, and may have moved entries which were read.
     refuse_unfinished(identity, folder)?;
     let snapshot = commit.publish(&snapshot, rules.excludes.patterns(), &written).await?;
-    Ok(StoredFolder { snapshot, files, bytes, added_bytes, lacking, shrunken, declined, ..collected })
+    Ok(ControlFlow::Break(StoredFolder {
+        snapshot,
+        files,
+        bytes,
+        added_bytes,
+        lacking,
+        shrunken,
+        declined,
+        ..collected
+    }))
 }
 
 /// The error of a folder of which the patterns leave no file.

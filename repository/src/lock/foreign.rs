@@ -16,7 +16,7 @@ use super::{
     },
     LockHolder,
     file::{self, Content, FoundLock},
-    seen::{ObservedLocks, has_no_owner, has_stopped},
+    seen::{ObservedLocks, counts_for, has_no_owner, has_stopped},
     unreadable::UnreadableLock,
 };
 
@@ -149,13 +149,13 @@ pub(super) async fn check_foreign_locks(
             continue;
         };
         let unchanged = seen.unchanged_for((id, bytes), Instant::now());
-        let (holder, since) = match content {
+        let (holder, since, lease) = match content {
             Content::Unreadable(lock) => {
                 if has_no_owner(unchanged) || !lock.is_conflicting(purpose.is_exclusive(), Timestamp::now()) {
                     tracing::warn!("{lock}, is ignored; `stowaway unlock` removes it once it is 30 minutes old");
                     continue;
                 }
-                (lock.to_string(), lock.modified.unwrap_or_else(Timestamp::now))
+                (lock.to_string(), lock.modified.unwrap_or_else(Timestamp::now), None)
             }
             Content::Lock(lock, lease) => {
                 let liveness = liveness_of(&lock, probe).await;
@@ -176,12 +176,24 @@ pub(super) async fn check_foreign_locks(
                     );
                     continue;
                 }
-                (lock.to_string(), lock.refreshed)
+                (lock.to_string(), lock.refreshed, lease.filter(|_| purpose == Purpose::Read))
             }
         };
-        conflict.get_or_insert(RepositoryError::Locked { location: store.location().to_owned(), holder, since });
+        let (location, expiry) = (store.location().to_owned(), expiry(lease));
+        conflict.get_or_insert(RepositoryError::Locked { location, holder, since, expiry });
     }
     conflict.map_or(Ok(()), Err)
+}
+
+/// When the lock of a holder that does not run any more ends. `lease` is set for a reader, and a lock of Stowaway.
+fn expiry(lease: Option<Duration>) -> String {
+    const UNLOCK: &str = "`stowaway unlock` removes the lock 30 minutes after the last refresh";
+    match lease.map(counts_for) {
+        None => UNLOCK.to_owned(),
+        Some(longest) => {
+            format!("a restore waits for its lock for at most {} minutes, and {UNLOCK}", longest.as_secs().div_ceil(60))
+        }
+    }
 }
 
 /// Returns all locks except `own`, and the lock files that cannot be read.

@@ -32,7 +32,12 @@ impl ObservedLocks {
 /// The lock was refreshed before the file was first observed. The holder measures the lease from before that refresh,
 /// and stops all work under the lock when the lease ends.
 pub(super) fn has_stopped(lease: Duration, unchanged: Duration) -> bool {
-    unchanged >= lease.saturating_add(MARGIN)
+    unchanged >= counts_for(lease)
+}
+
+/// How long a reader that has observed a lock file unchanged waits for a lock with this lease.
+pub(super) fn counts_for(lease: Duration) -> Duration {
+    lease.saturating_add(MARGIN)
 }
 
 /// Whether no running client owns a lock file that cannot be read.

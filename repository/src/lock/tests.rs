@@ -378,6 +378,19 @@ async fn reader_does_not_wait_for_an_exclusive_lock_whose_holder_has_stopped() {
 }
 
 #[tokio::test]
+async fn message_about_a_lock_states_how_long_a_restore_waits_for_it() {
+    for (purpose, lease, is_short) in
+        [(Purpose::Read, Some(300), true), (Purpose::Read, None, false), (Purpose::Write, Some(300), false)]
+    {
+        let setup = setup();
+        setup.leased(true, SignedDuration::ZERO, lease).await;
+        let error = setup.wanted_to(purpose).take(&LockRules::default()).await.unwrap_err().to_string();
+        assert_eq!(error.contains("a restore waits for its lock for at most 7 minutes"), is_short, "{error}");
+        assert!(error.contains("`stowaway unlock` removes the lock 30 minutes after the last refresh"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn holder_that_refreshes_excludes_readers_however_long_they_wait() {
     let setup = setup();
     let old = setup.leased(true, SignedDuration::ZERO, Some(300)).await;

@@ -22,7 +22,7 @@ async fn store(repository: &Repository, data: &'static [u8]) -> String {
     sender.send(StreamItem::Data(Bytes::from_static(data))).await.unwrap();
     sender.send(StreamItem::End(End { proof: Proof::Sealed, bytes: data.len() as u64 })).await.unwrap();
     let identity = SnapshotIdentity { host: "shop".into(), path: "/x".into(), tags: vec![] };
-    let rules = StoreRules { allow_empty: false, time: Timestamp::UNIX_EPOCH, device: None };
+    let rules = StoreRules { allow_empty: false, accept_unproven: false, time: Timestamp::UNIX_EPOCH, device: None };
     repository.store_stream(&identity, &rules, pieces, Arc::default()).await.unwrap().snapshot
 }
 

@@ -3,7 +3,7 @@
 use std::{os::unix::ffi::OsStrExt, path::PathBuf, time::Duration};
 
 use clap::{
-    Args, ValueEnum,
+    ArgGroup, Args, ValueEnum,
     builder::{OsStringValueParser, TypedValueParser},
 };
 use jiff::Timestamp;
@@ -18,12 +18,13 @@ use crate::{
 
 /// `stowaway restore`
 #[derive(Args, Debug)]
+#[command(group(ArgGroup::new("wanted").args(["source", "all"]).required(true)))]
 pub struct RestoreArguments {
     /// Cluster or repository.
     #[command(flatten)]
     pub location: RepositoryArguments,
     /// The source to restore, for example deployment/shop/postgres.
-    #[arg(short, long, required_unless_present = "all")]
+    #[arg(short, long)]
     pub source: Option<SourceName>,
     /// Options for all sources.
     #[command(flatten)]
@@ -202,7 +203,8 @@ mod tests {
 
     #[test]
     fn one_source_or_all_of_them_are_restored() {
-        assert!(parsed("--wait").unwrap_err().contains("--source"));
+        let neither = parsed("--wait").unwrap_err();
+        assert!(neither.contains("--source") && neither.contains("--all"), "{neither}");
         assert!(parsed("--all --source pvc/data").is_err());
         assert!(parsed("--all --snapshot abcdef12").is_err(), "an id is of one source");
         assert!(parsed("--all --name x").is_err(), "there are several Restores");

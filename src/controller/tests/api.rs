@@ -1,4 +1,5 @@
-//! A fake API server: objects by path, lists by labels, conflicts of names, patches, and responses which are held back.
+//! A fake API server: objects by path, lists by labels, conflicts of names, patches, and calls which are refused or never
+//! answered.
 
 use std::{
     collections::BTreeMap,
@@ -20,6 +21,8 @@ struct Inner {
     changes: Vec<String>,
     /// Calls which are never answered, and a notification of their arrival.
     held: BTreeMap<String, Arc<Notify>>,
+    /// Calls which are answered with this status code.
+    refused: BTreeMap<String, u16>,
 }
 
 /// The server. Clones share their state.
@@ -194,7 +197,11 @@ impl Api {
                     come.notify_one();
                     std::future::pending::<()>().await;
                 }
-                let (status, answer) = api.lock().answer(&parts.method, path, query, &sent);
+                let refused = api.lock().refused.get(&format!("{} {path}", parts.method)).copied();
+                let (status, answer) = match refused {
+                    Some(code) => failure(code, "Refused"),
+                    None => api.lock().answer(&parts.method, path, query, &sent),
+                };
                 let answer = Response::builder().status(status).body(axum::body::Body::from(answer.to_string()));
                 Ok::<_, Infallible>(answer.unwrap())
             }
@@ -234,6 +241,16 @@ impl Api {
     /// The calls so far which changed something.
     pub fn changes(&self) -> Vec<String> {
         self.lock().changes.clone()
+    }
+
+    /// Answers this call with a failure of this status code.
+    pub fn refuse(&self, call: &str, code: u16) {
+        self.lock().refused.insert(call.to_owned(), code);
+    }
+
+    /// Carries out this call again.
+    pub fn admit(&self, call: &str) {
+        self.lock().refused.remove(call);
     }
 
     /// Never answers this call. The returned `Notify` is notified when the call arrives.

@@ -1,6 +1,10 @@
 //! Tests of the controller with conflicting objects of other authors, against a fake API server.
 
 mod api;
+mod claim_mark;
+mod ended;
+mod unfilled;
+mod unstarted;
 
 use std::sync::Arc;
 
@@ -362,45 +366,6 @@ async fn restore_is_marked_before_its_job_may_run() {
     let at = |call: String| changes.iter().position(|change| *change == call).unwrap_or_else(|| panic!("{changes:?}"));
     let job = job_name("Restore", "undo", "pvc/books", 2);
     assert!(at(format!("PATCH {path}")) < at(format!("PATCH {JOBS}/{job}")));
-}
-
-#[tokio::test]
-async fn mark_of_a_filled_claim_is_removed_before_the_verdict_is_stored() {
-    let api = cluster();
-    api.put(&format!("{GROUP}/orchard/repositories/cellar"), repository(true));
-    let spec = json!({ "from": { "source": "pvc/books" }, "to": { "claim": { "name": "books" } } });
-    let path = format!("{GROUP}/orchard/restores/undo");
-    api.put(&path, object("Restore", "undo", &spec));
-    let claim_path = "/api/v1/namespaces/orchard/persistentvolumeclaims/books";
-    let annotations = json!({ "stowaway.dev/restore-unfinished": "undo", "note": "x" });
-    let claim =
-        json!({ "metadata": { "name": "books", "namespace": "orchard", "annotations": annotations }, "spec": {} });
-    api.put(claim_path, claim);
-    run(&api, &path, restore::reconcile).await.unwrap();
-    let name = job_name("Restore", "undo", "pvc/books", 2);
-    let report = RunReport { proof: Proof::Sealed, ..RunReport::done(std::time::Duration::ZERO) };
-    let pod = json!({
-        "metadata": {
-            "name": "filled", "namespace": "orchard",
-            "labels": { "stowaway.dev/kind": "restore", "stowaway.dev/run": "undo" },
-            "ownerReferences": [{
-                "apiVersion": "batch/v1", "kind": "Job", "name": name, "controller": true,
-                "uid": api.get(&format!("{JOBS}/{name}")).unwrap()["metadata"]["uid"],
-            }],
-        },
-        "spec": { "serviceAccountName": format!("stowaway-run-{name}"), "containers": [] },
-        "status": { "containerStatuses": [{
-            "name": "runner", "ready": false, "restartCount": 0, "image": "", "imageID": "",
-            "state": { "terminated": { "exitCode": 0, "message": report.to_termination_message() } },
-        }] },
-    });
-    api.put("/api/v1/namespaces/orchard/pods/filled", pod);
-    run(&api, &path, restore::reconcile).await.unwrap();
-    assert_eq!(api.get(&path).unwrap()["status"]["verdict"], json!("Succeeded"));
-    assert_eq!(api.get(claim_path).unwrap()["metadata"]["annotations"], json!({ "note": "x" }));
-    let changes = api.changes();
-    let at = |call: String| changes.iter().rposition(|change| *change == call).unwrap_or_else(|| panic!("{changes:?}"));
-    assert!(at(format!("PATCH {claim_path}")) < at(format!("PATCH {path}/status")));
 }
 
 #[tokio::test]

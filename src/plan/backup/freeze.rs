@@ -176,6 +176,7 @@ pub(super) fn release_ended(
 fn waiting(planned: &PlannedSource) -> (SourceName, SourceStatus) {
     let mut source = new(planned.name.clone(), SourceState::Waiting);
     source.pod.clone_from(&planned.pod);
+    source.allow_missing = planned.allow_missing;
     if let Some(target) = &planned.target {
         target.container().clone_into(&mut source.container);
     }
@@ -195,6 +196,7 @@ fn new(name: SourceName, state: SourceState) -> SourceStatus {
         next_attempt_time: None,
         waiting_since: None,
         queued_since: None,
+        allow_missing: false,
         outcome: Outcome::default(),
     }
 }

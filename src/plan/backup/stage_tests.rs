@@ -475,7 +475,7 @@ fn snapshot_of_another_claim_or_from_before_the_backup_is_not_used() {
 }
 
 #[test]
-fn what_merely_names_the_backup_as_its_owner_is_not_deleted() {
+fn object_that_merely_names_the_backup_as_its_owner_is_not_deleted() {
     let mut world = World::new(&[CASK]);
     world.snapshots = vec![snapshot("heirloom", &json!({}))];
     world.claims = vec![claim("ledger", "Bound")];

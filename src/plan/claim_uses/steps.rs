@@ -45,6 +45,11 @@ pub(super) fn restore_steps(pods: &[&Pod]) -> Vec<RestoreStep> {
     found
 }
 
+/// Whether the pod has a restore step for the claim which has not ended with exit code 0.
+pub(in crate::plan) fn is_step_pending(pod: &Pod, claim: &str) -> bool {
+    step_of(pod).is_some_and(|step| !is_done(pod) && filled(pod, step).any(|filled| filled == claim))
+}
+
 fn step_of(pod: &Pod) -> Option<&Container> {
     let containers = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
     containers.into_iter().find(|container| container.name == RESTORE_CONTAINER)

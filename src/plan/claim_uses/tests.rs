@@ -167,3 +167,19 @@ fn backups_let_restores_pass_that_have_no_verdict() {
         Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(crate::plan::fixtures::at(0)));
     assert_eq!(before_backup(deleted), NONE_WAITS);
 }
+
+#[test]
+fn job_that_has_failed_for_good_is_over_although_its_pod_never_ends() {
+    for (kind, volume, expected) in [("backup", "data", RESTORES_WAIT), ("restore", "target", [true, false, true])] {
+        let jobs = [over(job(kind, "pvc/casks", volume, "casks"), "FailureTarget")];
+        let mut pods = [pod(kind, &format!("uid-of-{kind}-1"), "Running")];
+        pods[0].spec.as_mut().unwrap().node_name = Some("cellar-7".into());
+        let runs = OwnRuns { jobs: &jobs, pods: &pods, ..OwnRuns::default() };
+        assert_eq!(seen(runs, "casks"), expected, "{kind}");
+        let uses = ClaimUses::of(runs);
+        let casks = Subject::Claim("casks".to_owned());
+        let description = uses.before_restore(&casks, &owner("another"), false).unwrap();
+        assert!(description.contains("on node cellar-7") && description.contains("out-of-service"), "{description}");
+        assert_eq!(seen(OwnRuns { jobs: &jobs, ..OwnRuns::default() }, "casks"), NONE_WAITS, "its pods have ended");
+    }
+}

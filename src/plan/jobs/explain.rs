@@ -5,7 +5,10 @@ use k8s_openapi::api::{
     core::v1::{Pod, PodCondition},
 };
 
+use kube::ResourceExt;
+
 use super::runner_state;
+use crate::plan::text::if_lost;
 
 /// Parts of messages of Kubernetes, and what a user can do about each.
 const ADVICE: &[(&[&str], &str)] = &[
@@ -43,14 +46,22 @@ pub(super) fn hint(job: &Job, pod: Option<&Pod>, complaints: &[String]) -> Strin
         let reason = condition.reason.as_deref().unwrap_or("not scheduled");
         let message = format!("{reason}: {}", condition.message.as_deref().unwrap_or("no message"));
         Some(match only_node(job) {
-            Some(node) => format!(
-                "{message}; the pod has to run on node {node}, where its claim is mounted: if that node is lost, taint it with \
-                 node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
-            ),
+            Some(node) => {
+                format!("{message}; the pod has to run on node {node}, where its claim is mounted: {}", if_lost(node))
+            }
             None => message,
         })
     };
-    let message = waiting.or_else(unscheduled).or_else(|| complaints.last().cloned()).unwrap_or_default();
+    let node = pod.and_then(node_of);
+    let leaving = || {
+        let pod = pod.filter(|pod| pod.metadata.deletion_timestamp.is_some())?;
+        let node = node?;
+        Some(format!("pod {} is being deleted and has not ended on node {node}: {}", pod.name_any(), if_lost(node)))
+    };
+    // A pod which has a node was scheduled after that warning.
+    let is_current = |complaint: &&String| node.is_none() || !complaint.starts_with("FailedScheduling");
+    let complaint = || complaints.iter().rev().find(is_current).cloned();
+    let message = waiting.or_else(unscheduled).or_else(leaving).or_else(complaint).unwrap_or_default();
     with_advice(message)
 }
 
@@ -76,6 +87,11 @@ pub(super) fn disruption(pod: &Pod) -> Option<String> {
     };
     let message = condition.message.as_deref().map(|message| format!(" ({message})")).unwrap_or_default();
     Some(format!("{what} {node}{message}"))
+}
+
+/// The node which the pod is bound to.
+pub(super) fn node_of(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref().filter(|node| !node.is_empty())
 }
 
 /// The node which the Job's pod is restricted to.

@@ -1,5 +1,7 @@
 //! Tests that every run without a report gets a reason, and that only a readable report is used.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::*;
@@ -101,6 +103,10 @@ fn owned(scene: &Scene<'_>, claim: Option<&str>) -> ObservedJob {
     observed
 }
 
+fn none() -> BTreeSet<String> {
+    BTreeSet::new()
+}
+
 fn add_proxy(observed: &mut ObservedJob) {
     let statuses = observed.pods[0].status.as_mut().unwrap().container_statuses.as_mut().unwrap();
     let proxy = json!({
@@ -114,12 +120,12 @@ fn run_whose_runner_has_ended_is_over_although_the_proxy_of_a_mesh_lives_on() {
     let mut runs = owned(&Scene::Runs, None);
     add_proxy(&mut runs);
     assert!(is_active(&runs.job, &runs.pods));
-    assert_eq!(job_retention(&runs), JobRetention::Keep);
+    assert_eq!(job_retention(&runs, &none()), JobRetention::Keep);
     let mut ended = owned(&Scene::Ended(&success().to_termination_message()), None);
-    assert_eq!(job_retention(&ended), JobRetention::Keep, "Kubernetes notices its end soon");
+    assert_eq!(job_retention(&ended, &none()), JobRetention::Keep, "Kubernetes notices its end soon");
     add_proxy(&mut ended);
     assert!(is_started(&ended.job) && !is_active(&ended.job, &ended.pods));
-    assert_eq!(job_retention(&ended), JobRetention::Delete);
+    assert_eq!(job_retention(&ended, &none()), JobRetention::Delete);
     assert!(matches!(job_state(&ended, at(1)), JobState::Ended(report) if report.verdict == Verdict::Succeeded));
 }
 
@@ -133,7 +139,7 @@ fn pod_of_another_job_does_not_end_this_one() {
 
 #[test]
 fn job_with_a_stored_result_expires_soon_and_sooner_where_it_holds_a_claim() {
-    let minutes = |scene: &Scene<'_>, claim| match job_retention(&owned(scene, claim)) {
+    let minutes = |scene: &Scene<'_>, claim| match job_retention(&owned(scene, claim), &none()) {
         JobRetention::Expire(after) => after.as_secs() / 60,
         other => panic!("{other:?}"),
     };
@@ -143,8 +149,43 @@ fn job_with_a_stored_result_expires_soon_and_sooner_where_it_holds_a_claim() {
     assert_eq!(minutes(&Scene::FailedAlone("BackoffLimitExceeded"), Some("cask")), 10);
     let mut known = owned(&Scene::CompleteAlone, None);
     known.job.spec.as_mut().unwrap().ttl_seconds_after_finished = Some(60);
-    assert_eq!(job_retention(&known), JobRetention::Keep);
-    assert_eq!(job_retention(&owned(&Scene::Runs, None)), JobRetention::Keep);
+    assert_eq!(job_retention(&known, &none()), JobRetention::Keep);
+    assert_eq!(job_retention(&owned(&Scene::Runs, None), &none()), JobRetention::Keep);
+}
+
+#[test]
+fn ended_job_is_deleted_at_once_if_its_claim_is_being_deleted() {
+    let ending = BTreeSet::from(["cask".to_owned()]);
+    for scene in [Scene::CompleteAlone, Scene::FailedAlone("BackoffLimitExceeded")] {
+        let mut ended = owned(&scene, Some("cask"));
+        assert!(holds_claim(&ended.job));
+        assert_eq!(job_retention(&ended, &ending), JobRetention::Delete);
+        ended.job.spec.as_mut().unwrap().ttl_seconds_after_finished = Some(600);
+        assert_eq!(job_retention(&ended, &ending), JobRetention::Delete, "whatever time to live it has");
+        assert_eq!(job_retention(&ended, &BTreeSet::from(["other".to_owned()])), JobRetention::Keep);
+    }
+    let running = owned(&Scene::Runs, Some("cask"));
+    assert_eq!(job_retention(&running, &ending), JobRetention::Keep, "a run is never ended for that");
+    assert!(!holds_claim(&running.job));
+    // The controller deletes a temporary claim itself, and keeps the Job for its log.
+    let temporary = owned(&Scene::CompleteAlone, Some("apple"));
+    let ending = BTreeSet::from(["apple".to_owned()]);
+    assert!(matches!(job_retention(&temporary, &ending), JobRetention::Expire(_)) && !holds_claim(&temporary.job));
+}
+
+#[test]
+fn run_whose_pod_no_longer_exists_is_reported_as_deleted_and_never_as_a_limit_of_the_job() {
+    let mut gone = job("apple", &Scene::FailedAlone("BackoffLimitExceeded"));
+    let message = |gone: &ObservedJob| match job_state(gone, at(1)) {
+        JobState::Ended(report) => report.message,
+        state => panic!("not over: {state:?}"),
+    };
+    for part in ["was deleted", "eviction", "drain", "create it again"] {
+        assert!(message(&gone).contains(part), "{}", message(&gone));
+    }
+    assert!(!message(&gone).contains("in part"), "{}", message(&gone));
+    gone.job.metadata.labels = Some([("stowaway.dev/kind".to_owned(), "restore".to_owned())].into());
+    assert!(message(&gone).contains("may have taken effect in part"), "{}", message(&gone));
 }
 
 #[test]
@@ -203,4 +244,34 @@ fn pod_that_waits_for_its_only_node_names_it_and_the_taint_of_a_lost_one() {
     pod.affinity = serde_json::from_value(affinity).unwrap();
     let JobState::Starting { hint, .. } = job_state(&waiting, at(1)) else { panic!("given up") };
     assert!(hint.contains("0/2 nodes") && hint.contains("cellar-7") && hint.contains("out-of-service"), "{hint}");
+}
+
+#[test]
+fn job_that_failed_on_a_lost_node_ends_and_names_the_node() {
+    let mut lost = job("apple", &Scene::Runs);
+    let mut conditions = job("x", &Scene::FailedAlone("DeadlineExceeded")).job.status.unwrap().conditions.unwrap();
+    conditions[0].type_ = "FailureTarget".into();
+    lost.job.status.as_mut().unwrap().conditions = Some(conditions);
+    lost.pods[0].metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(100)));
+    lost.pods[0].spec = Some(serde_json::from_value(json!({ "containers": [], "nodeName": "cellar-7" })).unwrap());
+    assert_eq!(job_state(&lost, at(399)), JobState::Running, "the pod may still end");
+    let JobState::Ended(report) = job_state(&lost, at(400)) else { panic!("not over") };
+    assert_eq!(report.reason, Reason::Timeout);
+    assert!(report.message.contains("cellar-7") && report.message.contains("out-of-service"), "{}", report.message);
+}
+
+#[test]
+fn pod_that_was_bound_to_a_lost_node_and_never_started_names_the_node() {
+    let mut lost = job("apple", &Scene::Waits("ContainerCreating"));
+    lost.pods[0].spec = Some(serde_json::from_value(json!({ "containers": [], "nodeName": "cellar-7" })).unwrap());
+    lost.complaints = vec!["FailedScheduling: no node has room".into()];
+    for is_deleted in [false, true] {
+        if is_deleted {
+            let time = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(100));
+            lost.pods[0].metadata.deletion_timestamp = Some(time);
+        }
+        let JobState::Stuck(report) = job_state(&lost, at(300)) else { panic!("not given up") };
+        assert!(report.message.contains("cellar-7") && report.message.contains("out-of-service"), "{}", report.message);
+        assert!(!report.message.contains("FailedScheduling"), "that is over: {}", report.message);
+    }
 }

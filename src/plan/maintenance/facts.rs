@@ -20,7 +20,7 @@ use crate::{
         CheckStatus, MaintenanceStatus, READY, Repository, RepositoryStatus, SourceState, VolumeBackend,
         backend_config, condition_is_true,
     },
-    model::BackendConfig,
+    model::{BackendConfig, DamagedPacks, Retention},
 };
 
 /// How long a waiting prune blocks new runs, and how long it then lets them start.
@@ -219,6 +219,58 @@ fn host(url: &str) -> String {
 /// cluster.
 pub fn same_repositories(all: &[Repository], repository: &Repository) -> BTreeSet<ObjectKey> {
     all.iter().filter(|other| is_same(other, repository)).map(object_key).chain([object_key(repository)]).collect()
+}
+
+/// The packs on which no run of this Repository may rely: those that a check of any object of the same repository found
+/// damaged. `all` are the Repositories of the whole cluster.
+///
+/// A list that is wrong makes runs read and store more, and loses nothing. So that no namespace causes this for another
+/// one by a changed spec, the list of another namespace counts only while its Repository is ready as its spec is now: a
+/// Job has then opened the repository at this location.
+pub fn damaged_packs(all: &[Repository], repository: &Repository) -> DamagedPacks {
+    let is_another = |other: &&Repository| is_same(other, repository) && object_key(other) != object_key(repository);
+    let counts = |other: &&Repository| other.metadata.namespace == repository.metadata.namespace || is_open(other);
+    // The own list is first, because a list that is too long keeps only its first packs.
+    all.iter().filter(is_another).filter(counts).map(damage).fold(damage(repository), DamagedPacks::and)
+}
+
+fn damage(repository: &Repository) -> DamagedPacks {
+    let check = repository.status.as_ref().and_then(|status| status.check.as_ref());
+    check.map(CheckStatus::damage).unwrap_or_default()
+}
+
+/// Whether the repository was opened with the present spec, and is ready.
+fn is_open(repository: &Repository) -> bool {
+    let status = repository.status.as_ref();
+    let status = status.filter(|status| status.observed_generation == repository.metadata.generation);
+    status.is_some_and(|status| condition_is_true(&status.conditions, READY))
+}
+
+/// The names of the other Repositories of the namespace which are the same repository and have another retention, if this
+/// one's retention would forget anything. `all` are those of the whole cluster.
+///
+/// Both retentions apply to the same snapshots, because a snapshot does not record the Repository object which it was
+/// stored through. A Repository that was never opened counts by its location alone, because another object may have
+/// stored snapshots under its name.
+pub fn differing_retentions(all: &[Repository], repository: &Repository) -> Vec<String> {
+    let own = retention(repository);
+    if own.is_none() {
+        return Vec::new();
+    }
+    let is_same_repository = |other: &Repository| {
+        let are_ids_equal = id(other).is_none() || id(repository).is_none() || id(other) == id(repository);
+        are_ids_equal && location(other).is_some() && location(other) == location(repository)
+    };
+    let is_other =
+        |other: &&Repository| other.namespace() == repository.namespace() && other.name_any() != repository.name_any();
+    let others = all.iter().filter(is_other).filter(|other| is_same_repository(other) && retention(other) != own);
+    others.map(ResourceExt::name_any).collect()
+}
+
+/// The retention, and the time zone whose days it counts; `None` if all snapshots are kept.
+fn retention(repository: &Repository) -> Option<(&Retention, &str)> {
+    let retention = repository.spec.retention.as_ref().filter(|retention| !retention.is_empty())?;
+    Some((retention, repository.spec.time_zone.as_deref().unwrap_or(DEFAULT_TIME_ZONE)))
 }
 
 /// The keys of the Repositories in which no backup may start, because a prune is due or runs there. If several objects

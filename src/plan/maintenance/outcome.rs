@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     api::{
-        CheckStatus, HEALTHY, MaintenanceStatus, RepositoryStatus, SIZE_ANOMALY, condition, condition_is_true,
-        remove_condition, set_condition, set_condition_status,
+        CheckStatus, HEALTHY, MaintenanceStatus, RETENTION_DIFFERS, RepositoryStatus, SIZE_ANOMALY, condition,
+        condition_is_true, remove_condition, set_condition, set_condition_status,
     },
     model::{DamagedPacks, DataPart, MaintenanceReport, Reason, RunReport, Verdict},
 };
@@ -28,6 +28,8 @@ pub(super) const PRUNE_REFUSED: &str = "PruneRefused";
 const CHECK_OVERDUE: &str = "CheckOverdue";
 /// The reason of `SizeAnomaly`.
 pub(super) const SHRUNK: &str = "Shrunk";
+/// The reason of `RetentionDiffers`.
+const NOTHING_FORGOTTEN: &str = "NothingForgotten";
 
 /// Turns a green report without the details of its kind into a failure, because it proves nothing.
 pub(super) fn require_details(kind: RunKind, report: RunReport) -> RunReport {
@@ -84,13 +86,15 @@ pub(super) fn apply_report(
         }
         (Operation::Prune, _) if is_damaged => set_sound(status, false, PRUNE_REFUSED, &report.message, now),
         (Operation::Check, Some(MaintenanceReport::Check { part, damaged_packs, .. })) if report.verdict.is_green() => {
-            let message = result(report, 0);
-            set_sound(status, true, &report.reason.to_string(), &message, now);
             let check = status.check.get_or_insert_default();
             // A check without findings may have found damage, of which another pack has the data.
             let damage = check.damage().after_check(*part, damaged_packs.clone().unwrap_or_default());
             check.damaged_packs = Some(damage).filter(|damage| !damage.is_empty());
             record_read_part(check, *part, now);
+            // A part with damage may be left, if this check has read another part.
+            if check.damaged_part.is_none() {
+                set_sound(status, true, &report.reason.to_string(), &result(report, 0), now);
+            }
         }
         (
             Operation::Check,
@@ -142,7 +146,7 @@ fn of_sources(sources: &[String]) -> String {
 }
 
 fn record_read_part(check: &mut CheckStatus, part: DataPart, now: Timestamp) {
-    check.damaged_part = None;
+    check.damaged_part = check.damaged_part.filter(|damaged| !part.covers(*damaged));
     check.read_part = Some(part);
     if part.next().is_none() {
         check.all_read_time = Some(Time(now));
@@ -155,20 +159,48 @@ fn set_sound(status: &mut RepositoryStatus, is_sound: bool, reason: &str, messag
 }
 
 fn size_anomaly(status: &mut RepositoryStatus, count: u64, first: &[String], now: Timestamp) -> Option<EventRecord> {
-    if count == 0 {
-        remove_condition(&mut status.conditions, SIZE_ANOMALY);
+    let message = (count > 0).then(|| format!("{count} sources have shrunk: {}", first.join("; ")));
+    report_warning(status, (SIZE_ANOMALY, SHRUNK), message, now)
+}
+
+/// Reports that a prune of the Repository `name` forgets nothing because of the retention of `others`, if there are any.
+/// Returns an Event if that is new.
+pub(super) fn report_differing_retentions(
+    status: &mut RepositoryStatus,
+    name: &str,
+    others: &[String],
+    now: Timestamp,
+) -> Option<EventRecord> {
+    let message = (!others.is_empty()).then(|| {
+        let others = others.join(", ");
+        format!(
+            "the prune of Repository {name} forgets no snapshot, because {others} of the same namespace has the same \
+             repository and keeps other snapshots: set the same retention and timeZone in {name} and in {others}"
+        )
+    });
+    report_warning(status, (RETENTION_DIFFERS, NOTHING_FORGOTTEN), message, now)
+}
+
+/// Sets a condition which is present only while it is true, or removes it if there is no message. Returns an Event if the
+/// message is new.
+fn report_warning(
+    status: &mut RepositoryStatus,
+    (kind, reason): (&str, &str),
+    message: Option<String>,
+    now: Timestamp,
+) -> Option<EventRecord> {
+    let Some(message) = message else {
+        remove_condition(&mut status.conditions, kind);
         return None;
-    }
-    let message = format!("{count} sources have shrunk: {}", first.join("; "));
-    let is_known = condition(&status.conditions, SIZE_ANOMALY).is_some_and(|known| known.message == message);
+    };
+    let is_known = condition(&status.conditions, kind).is_some_and(|known| known.message == message);
     let generation = status.observed_generation;
-    set_condition(&mut status.conditions, SIZE_ANOMALY, true, (SHRUNK, &message), generation, now);
-    let note = message.clone();
+    set_condition(&mut status.conditions, kind, true, (reason, &message), generation, now);
     (!is_known).then(|| EventRecord {
         is_warning: true,
-        reason: SIZE_ANOMALY.to_owned(),
+        reason: kind.to_owned(),
         action: "Prune",
-        note,
+        note: message,
         job: None,
     })
 }

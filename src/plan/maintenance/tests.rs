@@ -3,6 +3,8 @@
 mod ahead;
 mod closed;
 mod outcome;
+mod retentions;
+mod shared;
 
 use serde_json::json;
 
@@ -43,13 +45,19 @@ struct Seen {
     jobs: Vec<ObservedJob>,
     active: Vec<ActiveJob>,
     is_closed: bool,
+    differing_retentions: Vec<String>,
 }
 
 /// Plans, and puts the new status into the object.
 fn step(repository: &mut Repository, seen: &Seen, seconds: i64) -> Actions {
     let mut actions = Actions::default();
     let mut status = repository.status.clone().unwrap();
-    let facts = MaintenanceFacts { jobs: &seen.jobs, active: &seen.active, is_closed: seen.is_closed };
+    let facts = MaintenanceFacts {
+        jobs: &seen.jobs,
+        active: &seen.active,
+        is_closed: seen.is_closed,
+        differing_retentions: &seen.differing_retentions,
+    };
     plan_maintenance(repository, facts, &mut status, &mut actions, at(seconds));
     repository.status = Some(status);
     actions

@@ -75,6 +75,14 @@ fn job_is_trusted_only_with_its_reserved_service_account() {
 }
 
 #[test]
+fn job_of_an_earlier_reconcile_is_the_planned_one_although_its_task_has_another_time() {
+    let env = "/spec/template/spec/containers/0/env/0/value";
+    let relation = |task: Value| stored_job(&stored(env, json!(task.to_string())), &planned_job(), &owner()).unwrap();
+    assert_eq!(relation(json!({ "notBefore": "2026-05-04T03:02:01Z" })), StoredJob::Planned);
+    assert_eq!(relation(json!({ "notBefore": "2026-05-04T03:02:01Z", "other": 1 })), StoredJob::Outdated);
+}
+
+#[test]
 fn pod_reports_for_a_job_only_if_kubernetes_made_it_for_that_job() {
     let job = stored("", Value::Null);
     let pod = |account: &str, uid: &str| -> Pod {

@@ -5,7 +5,7 @@ use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
 
 use crate::{
-    api::{ACCEPT_NEW, ACCEPT_REPOSITORY, Repository, RepositoryStatus},
+    api::{ACCEPT_NEW, ACCEPT_REPOSITORY, Repository, RepositoryReference, RepositoryStatus},
     model::{Reason, RunReport, TaskKind},
     plan::jobs::task_of,
 };
@@ -87,18 +87,44 @@ impl Acceptance {
     }
 }
 
+/// The report of a run in this Repository; see [`explain`].
+pub(in crate::plan) fn with_acceptance(
+    repositories: &[Repository],
+    used: Option<&RepositoryReference>,
+    report: RunReport,
+) -> RunReport {
+    let is_used = |repository: &&Repository| used.is_some_and(|used| used.name == repository.name_any());
+    match repositories.iter().find(is_used).and_then(|used| Some((used, used.status.as_ref()?))) {
+        Some((used, status)) => RunReport { message: explain(used, status, report.reason, &report.message), ..report },
+        None => report,
+    }
+}
+
 /// A failure's message, with what a user can do if the store no longer has the repository which it had.
-pub(super) fn explain(repository: &Repository, status: &RepositoryStatus, reason: Reason, message: &str) -> String {
+pub(in crate::plan) fn explain(
+    repository: &Repository,
+    status: &RepositoryStatus,
+    reason: Reason,
+    message: &str,
+) -> String {
     let Some(known) = &status.repository_id else { return message.to_owned() };
     let name = repository.name_any();
+    // kubectl changes no annotation that has a value, and a value that was used has no second effect.
+    let is_pending = reason == Reason::RepositoryNotFound && Acceptance::of(repository, status).may_create();
+    let remove = match repository.annotations().get(ACCEPT_REPOSITORY) {
+        Some(_) if !is_pending => format!(
+            "remove the present annotation, which has no effect any more, by \
+             `kubectl annotate repository {name} {ACCEPT_REPOSITORY}-`, and when status.accepted is removed, too, "
+        ),
+        _ => String::new(),
+    };
     let next = match reason {
         Reason::RepositoryNotFound => format!(
-            "the store had the repository {known} before, and no new one was created: recover the repository, or fix the spec; \
-             to start with a new, empty repository, run \
-             `kubectl annotate repository {name} {ACCEPT_REPOSITORY}={ACCEPT_NEW}`"
+            "it was the repository {known}; to accept that all of its snapshots are lost, and start with a new, empty \
+             repository, {remove}run `kubectl annotate repository {name} {ACCEPT_REPOSITORY}={ACCEPT_NEW}`"
         ),
         Reason::RepositoryChanged => format!(
-            "recover the repository {known}, or fix the spec; to accept the repository which is there now, run \
+            "recover the repository {known}, or fix the spec; to accept the repository which is there now, {remove}run \
              `kubectl annotate repository {name} {ACCEPT_REPOSITORY}=ID` with its id"
         ),
         _ => return message.to_owned(),

@@ -391,6 +391,37 @@ fn accepting_a_new_repository_creates_one_and_no_other_one_after_it() {
 }
 
 #[test]
+fn acceptance_that_was_used_is_removed_and_set_again_while_the_store_is_empty() {
+    let mut repository = opened_repository();
+    accept(&mut repository, Some("new"));
+    // The value is used by an opening of the repository which is there.
+    let (_, second) = attempt(&mut repository, 2, &found(OLD));
+    let (task, second) = attempt(&mut repository, second, &failure(Reason::RepositoryNotFound));
+    assert_eq!(task, TaskKind::Open { accepted: None });
+    let text = message(&repository);
+    let removal = text.find("`kubectl annotate repository cellar stowaway.dev/accept-repository-`");
+    assert!(removal.is_some() && removal < text.find("accept-repository=new"), "{text}");
+    accept(&mut repository, None);
+    step(&mut repository, &[], second + 1);
+    assert_eq!(repository.status.as_ref().unwrap().accepted, None);
+    let (_, second) = attempt(&mut repository, second + 1, &failure(Reason::RepositoryNotFound));
+    assert!(!message(&repository).contains("accept-repository-`"), "{}", message(&repository));
+    accept(&mut repository, Some("new"));
+    let (task, _) = attempt(&mut repository, second, &found(OTHER));
+    assert_eq!((task, id(&repository)), (TaskKind::Init, OTHER));
+}
+
+#[test]
+fn message_about_another_repository_names_the_annotation_that_has_to_be_removed_first() {
+    let mut repository = opened_repository();
+    accept(&mut repository, Some(OTHER));
+    attempt(&mut repository, 2, &failure(Reason::RepositoryChanged));
+    let text = message(&repository);
+    let removal = text.find("stowaway.dev/accept-repository-`");
+    assert!(removal.is_some() && removal < text.find("accept-repository=ID"), "{text}");
+}
+
+#[test]
 fn readiness_is_checked_about_every_hour_and_recovers() {
     for reason in [Reason::StoreUnavailable, Reason::SecretMissing, Reason::WrongPassword] {
         let mut repository = opened_repository();

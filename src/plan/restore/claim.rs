@@ -4,21 +4,20 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod, Volume};
 use kube::ResourceExt;
 
-use super::{Blocked, RestoreFacts, new_claim::volume_mode, target::StartError};
+use super::{Blocked, RestoreFacts, WAIT_LIMIT, new_claim::volume_mode, pod_use::waits_for_step, target::StartError};
 use crate::{
     api::{RESTORE_UNFINISHED, Restore, RestoreClaim, RestoreStatus, RunnerPod},
     model::{BLOCK, Reason, SnapshotIdentity, TaskKind, VolumeRestore, WantedSnapshot},
     plan::{
         actions::TargetMount,
-        choose::choose,
         claim_uses::Subject,
         names::OwnerRef,
         sources::{ObservedPod, enforces_restricted, is_device},
         stored_claim::stored_claim,
-        text::later,
+        text::{if_lost, later, with_statement},
     },
 };
 
@@ -73,10 +72,11 @@ pub(super) fn is_whole(restore: &Restore) -> bool {
 
 /// The message of a Restore, with what follows from the claim which is not filled.
 pub(super) fn with_unfilled(message: &str, claim: &str) -> String {
-    format!(
-        "{message}; no Backup stores claim {claim} before a Restore of the whole source into it has succeeded \
-         (annotation {RESTORE_UNFINISHED}): restore into it again, or delete it"
-    )
+    let effect = format!(
+        "no Backup stores claim {claim}, or a dump of a pod that mounts it, before a Restore of the whole source into it \
+         has succeeded (annotation {RESTORE_UNFINISHED}): restore into it again, or delete it"
+    );
+    with_statement(message, &effect)
 }
 
 /// Checks the parts of the request which do not depend on the namespace's state.
@@ -108,15 +108,27 @@ pub(super) fn blocking_run<'a>(
 ) -> Result<Option<&'a str>, StartError> {
     let scales_down = restore.spec.scale_down.is_some();
     let Some(run) = facts.uses.before_restore(subject, owner, scales_down) else { return Ok(None) };
-    if now < later(since, OWN_RUNS_LIMIT) {
+    // A pod which should have ended may never be reported as ended, and a Backup waits for this Restore meanwhile.
+    let due = facts.uses.end_due(subject, owner, scales_down).map(|due| later(due.max(since), WAIT_LIMIT));
+    let limit = later(since, OWN_RUNS_LIMIT);
+    if now < due.map_or(limit, |due| due.min(limit)) {
         return Ok(Some(run));
     }
-    let hours = OWN_RUNS_LIMIT.as_secs() / 3600;
-    Err(refused(Reason::TargetInUse, format!("given up after {hours} hours of waiting for {run}; nothing was changed")))
+    let waited = match due {
+        Some(_) => format!("{} minutes", WAIT_LIMIT.as_secs() / 60),
+        None => format!("{} hours", OWN_RUNS_LIMIT.as_secs() / 3600),
+    };
+    Err(refused(Reason::TargetInUse, format!("given up after {waited} of waiting for {run}; nothing was changed")))
 }
 
-/// Checks that the claim can be written to now. Returns how the Job's pod mounts it.
-pub(super) fn mount(restore: &Restore, to: &RestoreClaim, facts: RestoreFacts<'_>) -> Result<TargetMount, StartError> {
+/// Checks that the claim can be written to now. Returns how the Job's pod mounts it. `repository`: the name of the
+/// Repository to read from.
+pub(super) fn mount(
+    restore: &Restore,
+    to: &RestoreClaim,
+    repository: &str,
+    facts: RestoreFacts<'_>,
+) -> Result<TargetMount, StartError> {
     let of_claim = facts.claim;
     let claim = of_claim.and_then(|facts| facts.claim);
     let name = &to.name;
@@ -139,25 +151,16 @@ pub(super) fn mount(restore: &Restore, to: &RestoreClaim, facts: RestoreFacts<'_
             format!("the volume of claim {name} is lost; create another claim"),
         ));
     }
-    let users: Vec<&Pod> = facts.pods.iter().map(|ObservedPod { pod, .. }| pod).filter(|pod| uses(pod, name)).collect();
+    let users: Vec<&Pod> = users(facts.pods, name).collect();
     let modes = spec.and_then(|spec| spec.access_modes.clone()).unwrap_or_default();
     // No app can continue while its block device is overwritten.
     let is_exclusive = device || modes.iter().any(|mode| mode == OF_ONE_POD);
-    if !users.is_empty() && (!to.overwrite || is_exclusive) {
-        let names: Vec<String> = users.iter().take(5).map(|pod| pod.name_any()).collect();
-        // If a pod is being deleted and does not end, its node is probably unreachable.
-        let leaving = users.iter().find(|pod| pod.metadata.deletion_timestamp.is_some());
-        let node = leaving.and_then(|pod| pod.spec.as_ref()?.node_name.as_deref());
-        let lost = node.map(|node| {
-            format!(
-                "; if node {node} is lost, taint it with node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, so that \
-                 Kubernetes deletes its pods"
-            )
-        });
+    let busy: Vec<&Pod> = users.iter().copied().filter(|pod| is_exclusive || !waits_for_step(pod, name)).collect();
+    if !busy.is_empty() && (!to.overwrite || is_exclusive) {
         let message = format!(
             "claim {name} is mounted by {}, and nothing was changed: end them, or name their workload in spec.scaleDown{}",
-            names.join(", "),
-            lost.unwrap_or_default()
+            names(&busy),
+            lost_node(&busy)
         );
         return Err(refused(Reason::TargetInUse, message));
     }
@@ -166,8 +169,7 @@ pub(super) fn mount(restore: &Restore, to: &RestoreClaim, facts: RestoreFacts<'_
         Some((spec.node_name.clone()?, spec.tolerations.clone().unwrap_or_default()))
     });
     let is_of_one_node = !modes.iter().any(|mode| mode == OF_MANY_NODES);
-    let reference = restore.spec.repository_ref.as_ref().map(|reference| reference.name.as_str());
-    let repository = choose(facts.repositories, reference).ok();
+    let repository = facts.repositories.iter().find(|one| one.name_any() == repository);
     let (node, tolerations) = neighbour.filter(|_| is_of_one_node).unzip();
     Ok(TargetMount {
         claim: name.clone(),
@@ -179,6 +181,26 @@ pub(super) fn mount(restore: &Restore, to: &RestoreClaim, facts: RestoreFacts<'_
         node,
         tolerations: tolerations.unwrap_or_default(),
     })
+}
+
+/// The pods which mount the claim and have not ended.
+pub(super) fn users<'a>(pods: &'a [ObservedPod], claim: &'a str) -> impl Iterator<Item = &'a Pod> {
+    pods.iter().map(|observed| &observed.pod).filter(|pod| uses(pod, claim))
+}
+
+/// The names of the first pods.
+pub(super) fn names(pods: &[&Pod]) -> String {
+    const SHOWN: usize = 5;
+    let names: Vec<String> = pods.iter().take(SHOWN).map(|pod| pod.name_any()).collect();
+    let more = if pods.len() > SHOWN { format!(" and {} more", pods.len() - SHOWN) } else { String::new() };
+    format!("{}{more}", names.join(", "))
+}
+
+/// The next step if a pod is being deleted and does not end, because its node is probably unreachable; else empty.
+pub(super) fn lost_node(pods: &[&Pod]) -> String {
+    let leaving = pods.iter().find(|pod| pod.metadata.deletion_timestamp.is_some());
+    let node = leaving.and_then(|pod| pod.spec.as_ref()?.node_name.as_deref());
+    node.map(|node| format!("; {}", if_lost(node))).unwrap_or_default()
 }
 
 /// The storage class of a claim which has no volume yet.
@@ -221,17 +243,22 @@ fn as_root(runner_pods: [Option<&RunnerPod>; 2], is_restricted: bool) -> bool {
     }
 }
 
-/// Whether the pod names the claim as a volume, also as a generic ephemeral volume, and has not ended.
+/// Whether the pod mounts the claim and has not ended.
 pub(super) fn uses(pod: &Pod, claim: &str) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    if matches!(phase, Some("Succeeded" | "Failed")) {
-        return false;
-    }
+    !matches!(phase, Some("Succeeded" | "Failed")) && mounts(pod, claim)
+}
+
+/// Whether the pod names the claim as a volume, also as a generic ephemeral volume.
+pub(super) fn mounts(pod: &Pod, claim: &str) -> bool {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    volumes.into_iter().any(|volume| {
-        let named = volume.persistent_volume_claim.as_ref().is_some_and(|source| source.claim_name == claim);
-        named || volume.ephemeral.is_some() && format!("{}-{}", pod.name_any(), volume.name) == claim
-    })
+    volumes.into_iter().any(|volume| is_of(volume, &pod.name_any(), claim))
+}
+
+/// Whether this volume of the pod is the claim.
+pub(super) fn is_of(volume: &Volume, pod: &str, claim: &str) -> bool {
+    let named = volume.persistent_volume_claim.as_ref().is_some_and(|source| source.claim_name == claim);
+    named || volume.ephemeral.is_some() && format!("{pod}-{}", volume.name) == claim
 }
 
 pub(super) fn task(restore: &Restore, to: &RestoreClaim, owner: &OwnerRef, facts: RestoreFacts<'_>) -> TaskKind {
@@ -253,7 +280,7 @@ pub(super) fn wanted_snapshot(restore: &Restore, status: Option<&RestoreStatus>)
     let found = status.and_then(|status| status.found.as_ref()).map(|found| found.snapshot.clone());
     WantedSnapshot {
         source: from.source.clone(),
-        as_of: from.as_of.as_ref().map(|time| time.0).filter(|_| found.is_none()),
+        as_of: from.as_of.filter(|_| found.is_none()),
         id: found.or_else(|| from.snapshot.clone()),
         host: from.host.clone().or_else(|| restore.namespace()),
         // The run adds its own.

@@ -13,7 +13,10 @@ use jiff::Timestamp;
 
 use super::{ObservedPod, SourcePlan, claim::uses};
 use crate::{
-    api::{NewClaim, RestoreClaim, RestoreFrom, RestoreSpec, RestoreTo, ScaleDown, ScaledKind},
+    api::{
+        NewClaim, RepositoryKind, RepositoryReference, RestoreClaim, RestoreFrom, RestoreSpec, RestoreTo, ScaleDown,
+        ScaledKind,
+    },
     model::{
         NotRestorable, Quality, Restorable, SnapshotIdentity, SnapshotQuery, SnapshotRecord, SourceName, StoredClaim,
         latest_restorable,
@@ -54,14 +57,32 @@ pub struct NamespaceRequest<'a> {
 /// The facts which a namespace restore is planned from.
 #[derive(Clone, Copy, Debug)]
 pub struct NamespaceFacts<'a> {
-    /// All snapshots of the repository, in any order.
-    pub snapshots: &'a [SnapshotRecord<'a>],
+    /// The Repositories which are read: first the default one, or the only one if the user has named it; then those which
+    /// the sources' pods name.
+    pub repositories: &'a [RepositorySnapshots<'a>],
+    /// Whether the user has named the Repository, so that those which pods name are not read.
+    pub is_named: bool,
     /// The names of the existing claims.
     pub claims: &'a BTreeSet<String>,
     /// The existing pods, each with the workload which can be scaled.
     pub pods: &'a [ObservedPod],
     /// The sources which `pods` are.
     pub sources: &'a SourcePlan,
+}
+
+/// A Repository, and all its snapshots in any order.
+#[derive(Clone, Debug)]
+pub struct RepositorySnapshots<'a> {
+    /// Name of the Repository.
+    pub name: String,
+    pub snapshots: Vec<SnapshotRecord<'a>>,
+}
+
+/// The Repositories to read: the default one, and those which the pods of sources name.
+pub fn repositories_to_read(default: &str, sources: &SourcePlan) -> Vec<String> {
+    let named: BTreeSet<&str> = sources.sources.iter().filter_map(|source| source.repository.as_deref()).collect();
+    let others = named.into_iter().filter(|name| *name != default);
+    std::iter::once(default).chain(others).map(str::to_owned).collect()
 }
 
 /// The sources which are restored, and those which are refused.
@@ -93,7 +114,7 @@ pub struct ChosenSnapshot<'a> {
     pub snapshot: SnapshotRecord<'a>,
     /// A remark for the user about the choice of the snapshot, or about the new claim.
     pub note: Option<String>,
-    /// The spec of the Restore, with the id of the snapshot. It names no Repository and no timeouts.
+    /// The spec of the Restore, with the Repository and the id of the snapshot. It has no timeouts.
     pub spec: RestoreSpec,
 }
 
@@ -118,6 +139,15 @@ pub enum Refusal {
         time: Timestamp,
         /// Why the newest snapshot is not chosen.
         quality: Quality,
+    },
+    /// The Repository which its pod names, or else the default one, has no snapshot of it, and another one has.
+    #[error(
+        "Repository {expected} has no snapshot of it, and Repository {found} has: restore it alone with --repository-name {found}"
+    )]
+    OtherRepository {
+        /// The Repository which its Backups use now.
+        expected: String,
+        found: String,
     },
     /// All of its snapshots are younger than the requested time.
     #[error("its oldest snapshot is of {0:.0}, which is later than the requested time")]
@@ -149,49 +179,100 @@ pub enum Refusal {
 
 /// Plans for each source how it is restored, or why it is refused.
 pub fn plan_namespace<'a>(request: NamespaceRequest<'_>, facts: NamespaceFacts<'a>) -> NamespacePlan<'a> {
-    let (sources, mut refused) = sources(facts.snapshots, request.host);
-    let mut restores = Vec::new();
-    for (name, count) in sources {
-        let refuse = |refusal| RefusedSource { source: name.clone(), refusal };
-        let Ok(source) = name.parse::<SourceName>() else {
-            refused.push(refuse(Refusal::Unnamed(count)));
-            continue;
-        };
-        let kind = if name.starts_with(VOLUME) { SourceKind::Volume } else { SourceKind::Command };
-        if request.only.is_some_and(|only| only != kind) {
-            continue;
-        }
-        let chosen = newest(&source, request, facts).and_then(|found| Ok((target(&source, request, facts)?, found)));
-        match chosen {
-            Ok(((to, scale_down), found)) => {
-                let from = RestoreFrom {
-                    source,
-                    snapshot: Some(found.snapshot.id.to_owned()),
-                    as_of: None,
-                    host: Some(request.host.to_owned()),
-                    paths: Vec::new(),
-                };
-                let spec = RestoreSpec {
-                    from,
-                    to,
-                    repository_ref: None,
-                    timeout: None,
-                    idle_timeout: None,
-                    scale_down,
-                    runner_pod: None,
-                };
-                let notes = [found.note(), note_of_new_claim(spec.to.as_ref(), found.snapshot)];
-                let note = notes.into_iter().flatten().reduce(|all, note| format!("{all}; {note}"));
-                restores.push(ChosenSnapshot { kind, snapshot: found.snapshot, note, spec });
+    let mut restores: Vec<ChosenSnapshot<'a>> = Vec::new();
+    let mut refused: Vec<RefusedSource> = Vec::new();
+    let mut elsewhere: BTreeMap<String, String> = BTreeMap::new();
+    for repository in facts.repositories {
+        let (sources, unnamed) = sources(&repository.snapshots, request.host);
+        let unnamed: Vec<_> = unnamed.into_iter().filter(|one| !refused.contains(one)).collect();
+        refused.extend(unnamed);
+        for (name, count) in sources {
+            if repository_of(&name, facts) == Some(&repository.name) {
+                plan_source(&name, count, repository, (request, facts), &mut restores, &mut refused);
+            } else {
+                elsewhere.entry(name).or_insert_with(|| repository.name.clone());
             }
-            Err(refusal) => refused.push(refuse(refusal)),
         }
     }
+    for (source, found) in elsewhere {
+        let is_planned = |chosen: &ChosenSnapshot<'_>| chosen.spec.from.source.as_str() == source;
+        let is_decided = restores.iter().any(is_planned) || refused.iter().any(|one| one.source == source);
+        let kind = kind_of(&source);
+        if is_decided || request.only.is_some_and(|only| only != kind) {
+            continue;
+        }
+        let expected = repository_of(&source, facts).cloned().unwrap_or_default();
+        refused.push(RefusedSource { source, refusal: Refusal::OtherRepository { expected, found } });
+    }
     refuse_shared(&mut restores, &mut refused);
-    // Stable, so that each kind stays sorted by name.
-    restores.sort_by_key(|chosen| chosen.kind);
+    // Sorted by name within each kind, whichever Repository a source is in.
+    restores.sort_by(|one, other| (one.kind, &one.spec.from.source).cmp(&(other.kind, &other.spec.from.source)));
     refused.sort_by(|one, other| one.source.cmp(&other.source));
     NamespacePlan { restores, refused }
+}
+
+/// The Repository which the source's Backups use: the one which its pod names, or else the first one.
+fn repository_of<'a>(source: &str, facts: NamespaceFacts<'a>) -> Option<&'a String> {
+    let first = facts.repositories.first()?;
+    let planned = facts.sources.sources.iter().find(|planned| planned.name.as_str() == source);
+    // A Repository which the user has named is the only one.
+    let named = planned.and_then(|planned| planned.repository.as_ref()).filter(|_| !facts.is_named);
+    Some(named.unwrap_or(&first.name))
+}
+
+fn kind_of(source: &str) -> SourceKind {
+    if source.starts_with(VOLUME) { SourceKind::Volume } else { SourceKind::Command }
+}
+
+/// Plans how one source is restored from its Repository, or why it is refused.
+fn plan_source<'a>(
+    name: &str,
+    count: usize,
+    repository: &'a RepositorySnapshots<'a>,
+    (request, facts): (NamespaceRequest<'_>, NamespaceFacts<'a>),
+    restores: &mut Vec<ChosenSnapshot<'a>>,
+    refused: &mut Vec<RefusedSource>,
+) {
+    let refuse = |refusal| RefusedSource { source: name.to_owned(), refusal };
+    let Ok(source) = name.parse::<SourceName>() else {
+        refused.push(refuse(Refusal::Unnamed(count)));
+        return;
+    };
+    let kind = kind_of(name);
+    if request.only.is_some_and(|only| only != kind) {
+        return;
+    }
+    let chosen =
+        newest(&source, request, &repository.snapshots).and_then(|found| Ok((target(&source, request, facts)?, found)));
+    let ((to, scale_down), found) = match chosen {
+        Ok(chosen) => chosen,
+        Err(refusal) => {
+            refused.push(refuse(refusal));
+            return;
+        }
+    };
+    let from = RestoreFrom {
+        source,
+        snapshot: Some(found.snapshot.id.to_owned()),
+        as_of: None,
+        host: Some(request.host.to_owned()),
+        paths: Vec::new(),
+    };
+    let reference = RepositoryReference { kind: RepositoryKind::Repository, name: repository.name.clone() };
+    let spec = RestoreSpec {
+        from,
+        to,
+        repository_ref: Some(reference),
+        timeout: None,
+        idle_timeout: None,
+        scale_down,
+        runner_pod: None,
+    };
+    let is_first = facts.repositories.first().is_some_and(|first| first.name == repository.name);
+    let of_repository = (!is_first).then(|| format!("from Repository {}, which its pod names", repository.name));
+    let notes = [of_repository, found.note(), note_of_new_claim(spec.to.as_ref(), found.snapshot)];
+    let note = notes.into_iter().flatten().reduce(|all, note| format!("{all}; {note}"));
+    restores.push(ChosenSnapshot { kind, snapshot: found.snapshot, note, spec });
 }
 
 /// The names of the sources which the host has snapshots of, with the number of snapshots; and the snapshots without a
@@ -227,11 +308,11 @@ fn sources(snapshots: &[SnapshotRecord<'_>], host: &str) -> (BTreeMap<String, us
 fn newest<'a>(
     source: &SourceName,
     request: NamespaceRequest<'_>,
-    facts: NamespaceFacts<'a>,
+    snapshots: &[SnapshotRecord<'a>],
 ) -> Result<Restorable<'a>, Refusal> {
     let NamespaceRequest { host, as_of, cluster, now, .. } = request;
     let query = SnapshotQuery { source, host: Some(host), as_of, cluster, now };
-    latest_restorable(facts.snapshots, &query).map_err(|none| match none {
+    latest_restorable(snapshots, &query).map_err(|none| match none {
         // Unreachable, because the source's name comes from a snapshot.
         NotRestorable::NoSnapshot => Refusal::NoneInTime(now),
         NotRestorable::NoneInTime(oldest) => Refusal::NoneInTime(oldest),

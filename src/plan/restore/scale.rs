@@ -11,7 +11,12 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
-use super::{ObservedScale, RestoreFacts, claim::refused, target::StartError};
+use super::{
+    ObservedScale, RestoreFacts,
+    claim::{self, refused},
+    in_use::pod_beside,
+    target::StartError,
+};
 use crate::{
     api::{Restore, RestoreStatus, SCALED_FINALIZER, SCALED_FROM, ScaleDown, Scaled},
     model::{Reason, Verdict},
@@ -66,29 +71,33 @@ pub(super) fn recover(restore: &Restore, status: &mut RestoreStatus, now: Timest
     }
 }
 
-/// Records in the status that the workload was scaled up, or had pods, while the Job ran.
+/// Records in the status that the workload was scaled up, or that pods used the claim, while the Job ran.
 pub(super) fn record_disturbance(
     facts: RestoreFacts<'_>,
+    job: &str,
     status: &mut RestoreStatus,
     actions: &mut Actions,
     now: Timestamp,
 ) {
+    let is_used = pod_beside(facts, (job, &status.claim), now).is_some();
     let Some(scaled) = status.scaled.as_mut().filter(|scaled| !scaled.is_back) else { return };
     let observed = facts.claim.and_then(|facts| facts.scale).filter(|observed| observed.uid == scaled.uid);
-    if observed.is_some_and(|observed| observed.replicas != 0 || observed.pods != 0) {
+    if is_used || observed.is_some_and(|observed| observed.replicas != 0 || observed.pods != 0) {
         scaled.disturbed_time.get_or_insert(Time(now));
     }
     actions.requeue_within(RUNNING_REQUEUE);
 }
 
-/// Downgrades the verdict if the workload had pods while the Job ran, because they may have written into the claim.
+/// Downgrades the verdict if the workload or the claim had pods while the Job ran, because they may have written into
+/// the claim.
 pub(super) fn report_disturbance(status: &mut RestoreStatus) {
     let Some(Time(time)) = status.scaled.as_ref().and_then(|scaled| scaled.disturbed_time.clone()) else { return };
     let outcome = &mut status.outcome;
     let separator = if outcome.message.is_empty() { "" } else { "; " };
     let warning = format!(
-        "the workload of scaleDown was scaled up by another author while the restore ran (first seen at {time}), so its \
-         pods may have written into the claim: stop the autoscaler or GitOps tool which scales it, and restore again"
+        "the workload of scaleDown was scaled up by another author, or another pod used the claim, while the restore ran \
+         (first seen at {time}), so pods may have written into the claim: stop the autoscaler or GitOps tool which \
+         starts them, and restore again"
     );
     outcome.message = format!("{}{separator}{warning}", outcome.message);
     if outcome.verdict == Some(Verdict::Succeeded) {
@@ -97,7 +106,8 @@ pub(super) fn report_disturbance(status: &mut RestoreStatus) {
     }
 }
 
-/// Scales the workload down. Returns `None` once it has no pods, else a message which states what is being waited for.
+/// Scales the workload down. Returns `None` once it has no pods and no pod mounts the claim, else a message which states
+/// what is being waited for.
 pub(super) fn ensure_down(
     scale_down: &ScaleDown,
     facts: RestoreFacts<'_>,
@@ -122,22 +132,35 @@ pub(super) fn ensure_down(
         actions.requeue_within(Duration::from_millis(10));
         return Ok(Some(format!("{kind} {name} is being scaled to 0")));
     };
-    let Some(observed) = observed.filter(|observed| observed.uid == scaled.uid) else { return Ok(None) };
-    keep_down(scale_down, facts, status, actions);
-    if observed.replicas == 0 && observed.pods == 0 {
-        return Ok(None);
+    if let Some(other) = observed.filter(|observed| observed.uid != scaled.uid) {
+        let message = format!(
+            "{kind} {name} was deleted and created again by another author after it was scaled to 0 (its UID was {} and is \
+             {}), so its pods may use the claim; nothing was changed: stop the tool which replaces it, and restore again",
+            scaled.uid, other.uid
+        );
+        return Err(refused(Reason::TargetInUse, message));
     }
+    keep_down(scale_down, facts, status, actions);
+    // The pods of a workload which was deleted are still ending.
+    let (replicas, pods) = observed.map_or((0, 0), |observed| (observed.replicas, observed.pods));
+    let claim = status.claim.clone();
+    let users: Vec<_> = claim::users(facts.pods, &claim).collect();
+    let waiting = match (replicas, pods, users.as_slice()) {
+        (0, 0, []) => return Ok(None),
+        (0, 0, users) => format!("pods which mount claim {claim} ({})", claim::names(users)),
+        (_, pods, _) => format!("{pods} pods of {kind} {name}"),
+    };
     let deadline = later(scaled_since(status, now), LIMIT);
     if now >= deadline {
         let message = format!(
-            "{} pods of {kind} {name} had not ended {} minutes after it was scaled to 0; nothing was changed",
-            observed.pods,
-            LIMIT.as_secs() / 60
+            "{waiting} had not ended {} minutes after {kind} {name} was scaled to 0; nothing was changed: end them{}",
+            LIMIT.as_secs() / 60,
+            claim::lost_node(&users)
         );
         return Err(refused(Reason::TargetInUse, message));
     }
     actions.requeue_within(REQUEUE_PAUSE.min(until(deadline, now)));
-    Ok(Some(format!("{} pods of {kind} {name} are ending", observed.pods)))
+    Ok(Some(format!("{waiting} are ending")))
 }
 
 fn scaled_since(status: &RestoreStatus, now: Timestamp) -> Timestamp {

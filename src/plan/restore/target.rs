@@ -5,9 +5,9 @@ use kube::ResourceExt;
 
 use super::{Blocked, RestoreFacts};
 use crate::{
-    api::Restore,
+    api::{RESTORE_UNFINISHED, Restore, RestoreStatus},
     model::{Reason, TargetCommand},
-    plan::sources::Target,
+    plan::sources::{Target, UnfilledClaim},
 };
 
 /// Why a Restore cannot start its Job.
@@ -51,6 +51,20 @@ pub(super) fn target(restore: &Restore, facts: RestoreFacts<'_>) -> Result<Targe
     let container = to.container.unwrap_or_else(|| target.container.clone());
     has_container(find(facts, &target.pod)?, &container)?;
     Ok(TargetCommand { container, ..target })
+}
+
+/// The note that no Backup stores a dump of the pod which the Restore has written into, because another Restore has left
+/// a claim of the pod unfilled. Only the user knows whether the command has restored all that the claim should contain.
+pub(super) fn unfilled_claim(facts: RestoreFacts<'_>, status: &RestoreStatus) -> Option<String> {
+    let pod = facts.pods.iter().map(|observed| &observed.pod).find(|pod| pod.name_any() == status.pod)?;
+    let unfilled = UnfilledClaim::of_pod(facts.claims, pod)?;
+    Some(format!(
+        "no Backup stores claim {claim}, or a dump of pod {pod}, which mounts the claim, because of the annotation \
+         {RESTORE_UNFINISHED} of the claim; if all of its content is restored now, run {confirmation}",
+        claim = unfilled.name,
+        pod = status.pod,
+        confirmation = unfilled.confirmation(),
+    ))
 }
 
 /// The pod and container which the source's name denotes now.

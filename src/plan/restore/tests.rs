@@ -22,6 +22,7 @@ struct World {
     jobs: Vec<ObservedJob>,
     pruned: BTreeSet<(String, String)>,
     uses: ClaimUses,
+    claims: Vec<PersistentVolumeClaim>,
 }
 
 impl World {
@@ -43,6 +44,7 @@ impl World {
             jobs: vec![],
             pruned: BTreeSet::new(),
             uses: ClaimUses::default(),
+            claims: vec![],
         }
     }
 
@@ -55,6 +57,7 @@ impl World {
             claim: None,
             pruned: &self.pruned,
             uses: &self.uses,
+            claims: &self.claims,
         };
         let (status, actions) = plan_restore(&self.restore, facts, at(seconds));
         assert!(
@@ -180,6 +183,33 @@ fn verdict_is_the_runners_and_nothing_is_ever_repeated() {
 }
 
 #[test]
+fn restore_into_a_command_beside_an_unfilled_claim_is_carried_out_and_names_what_the_backups_need() {
+    let command = "kubectl annotate persistentvolumeclaim casks stowaway.dev/restore-unfinished-";
+    for (mark, report, is_named) in [
+        ("stowaway.dev/restore-unfinished", success(), true),
+        ("stowaway.dev/restore-unfinished", failure(Reason::CommandFailed), false),
+        ("note", success(), false),
+    ] {
+        let mut world = World::new(&json!({ "from": { "source": MILL } }));
+        let spec = json!({
+            "containers": [{ "name": "press" }],
+            "volumes": [{ "name": "data", "persistentVolumeClaim": { "claimName": "casks" } }],
+        });
+        world.pods[0].pod.spec = serde_json::from_value(spec).unwrap();
+        let claim = json!({ "metadata": { "name": "casks", "annotations": { mark: "redo" } } });
+        world.claims = vec![serde_json::from_value(claim).unwrap()];
+        assert_eq!(world.step(0).start.len(), 1);
+        let name = world.status().job.clone().unwrap();
+        world.jobs = vec![job(&name, &Scene::Ended(&report.to_termination_message()))];
+        world.step(1);
+        let outcome = &world.status().outcome;
+        assert_eq!(outcome.verdict, Some(report.verdict));
+        assert_eq!(outcome.message.contains(command), is_named, "{}", outcome.message);
+        assert_eq!(outcome.message.contains("no Backup stores claim casks, or a dump of pod pod-a"), is_named);
+    }
+}
+
+#[test]
 fn deleted_job_is_a_lost_result_and_no_second_restore() {
     let mut world = World::new(&json!({ "from": { "source": MILL } }));
     world.step(0);
@@ -207,4 +237,44 @@ fn restore_into_a_command_waits_for_a_backup_of_it_and_names_it() {
     let mut world = World::new(&json!({ "from": { "source": MILL } }));
     world.uses = dumping("deployment/well/press", "pod-b");
     assert_eq!(world.step(0).start.len(), 1);
+}
+
+#[test]
+fn dump_is_read_from_the_repository_that_the_pod_of_its_source_names() {
+    let mut world = World::new(&json!({ "from": { "source": MILL } }));
+    let mut default = repository("cellar", Ok(()));
+    default.metadata.annotations = Some([(crate::api::IS_DEFAULT.to_owned(), "true".to_owned())].into());
+    world.repositories = vec![default, repository("attic", Ok(()))];
+    world.sources.sources[0].repository = Some("attic".into());
+    assert_eq!(world.step(0).start[0].repository, "attic");
+    let name = world.status().job.clone().unwrap();
+    world.jobs = vec![job(&name, &Scene::Ended(&success().to_termination_message()))];
+    world.step(1);
+    let outcome = &world.status().outcome;
+    assert!(
+        outcome.message.contains("exited 0") && outcome.message.contains("Repository attic"),
+        "{}",
+        outcome.message
+    );
+    assert_eq!(world.status().repository_ref.as_ref().unwrap().name, "attic");
+
+    world = World { restore: restore(&json!({ "from": { "source": MILL } })), jobs: vec![], ..world };
+    world.repositories.truncate(1);
+    world.step(0);
+    let waiting = condition(&world.status().conditions, COMPLETE).unwrap();
+    for part in ["no Repository attic", "stowaway.dev/repository", "spec.repositoryRef"] {
+        assert!(waiting.message.contains(part), "{}", waiting.message);
+    }
+
+    // The spec takes precedence, and so does the default Repository for a pod which names none.
+    for (named, of_pod, expected) in [(Some("cellar"), Some("attic"), "cellar"), (None, None, "cellar")] {
+        let mut spec = json!({ "from": { "source": MILL } });
+        if let Some(name) = named {
+            spec["repositoryRef"] = json!({ "name": name });
+        }
+        let (repositories, mut world) = (world.repositories.clone(), World::new(&spec));
+        world.repositories = repositories;
+        world.sources.sources[0].repository = of_pod.map(str::to_owned);
+        assert_eq!(world.step(0).start[0].repository, expected);
+    }
 }

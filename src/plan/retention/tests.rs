@@ -279,7 +279,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_dropped_does_not_depend_on_the_order(policy in policies(), all in histories()) {
+    fn dropped_snapshots_do_not_depend_on_the_order(policy in policies(), all in histories()) {
         let reversed: Vec<_> = all.iter().rev().cloned().collect();
         prop_assert_eq!(drops(&policy, &all), drops(&policy, &reversed));
     }

@@ -114,7 +114,7 @@ fn random_times_are_stable_and_spread_over_every_minute() {
 }
 
 #[test]
-fn what_is_no_schedule_is_refused() {
+fn text_that_is_no_schedule_is_refused() {
     let parse = |text: &str| Schedule::parse(text, "", TimeZone::UTC).map(|_| ());
     for keyword in ["@", "@dayly", "@every 1h", "@random", "@daily-", "@Daily"] {
         assert_eq!(parse(keyword), Err(ScheduleError::Keyword), "{keyword}");

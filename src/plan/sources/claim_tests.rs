@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     ClaimFacts, ClaimMount, ObservedPod, PlanProblem, SnapshotFacts, SourcePlan, Target,
-    tests::{merge, plan_with_claims, pod},
+    tests::{COMMAND, merge, plan_with_claims, pod},
 };
 use crate::{
     api::{Repository, SkipReason},
@@ -375,9 +375,58 @@ fn claim_that_no_restore_has_filled_is_known_by_its_mark_in_any_reading() {
         (claim("cask", &block), vec![]),
     ] {
         let plan = scene(&[claim], &pods).plan();
-        assert_eq!((plan.sources[0].unfilled.as_deref(), plan.warnings.len()), (Some("undo"), 0));
+        let unfilled = plan.sources[0].unfilled.as_ref().map(|one| (one.name.as_str(), one.restore.as_str()));
+        assert_eq!((unfilled, plan.warnings.len()), (Some(("cask", "undo")), 0));
     }
     assert_eq!(scene(&[claim("cask", &json!({}))], &[]).plan().sources[0].unfilled, None);
+}
+
+#[test]
+fn command_of_a_pod_that_mounts_an_unfilled_claim_in_any_manner_is_known_by_the_mark() {
+    let mark = annotated("stowaway.dev/restore-unfinished", "undo");
+    let marked = |more: &Value| {
+        let mut change = mark.clone();
+        merge(&mut change, more);
+        claim("cask", &change)
+    };
+    let dumping = |more: &Value| {
+        let mut change = annotated(COMMAND, "dump");
+        merge(&mut change, more);
+        user("cask", "mill-1", &change)
+    };
+    let unfilled = |claims: &[PersistentVolumeClaim], pod: ObservedPod| {
+        let mut scene = scene(claims, &[pod]);
+        scene.selector = Some(serde_json::from_value(json!({ "matchLabels": { "app": "mill" } })).unwrap());
+        let plan = scene.plan();
+        let command = plan.sources.iter().find(|source| source.name.as_str().starts_with("deployment/")).unwrap();
+        command.unfilled.as_ref().map(|one| (one.name.clone(), one.restore.clone()))
+    };
+    let found = Some(("cask".to_owned(), "undo".to_owned()));
+    let read_only = json!({ "name": "data", "mountPath": "/data", "readOnly": true });
+    for pod in [
+        json!({}),
+        // Another container is dumped.
+        annotated("stowaway.dev/backupcommand-container", "other"),
+        json!({ "spec": { "containers": [{ "name": "main", "volumeMounts": [read_only] }] } }),
+        json!({ "status": { "conditions": [{ "type": "Ready", "status": "False" }] } }),
+    ] {
+        assert_eq!(unfilled(&[marked(&json!({}))], dumping(&pod)), found, "{pod}");
+    }
+    // A Backup which does not store the claim itself.
+    for more in [annotated("stowaway.dev/backup", "false"), json!({ "metadata": { "labels": { "app": "well" } } })] {
+        assert_eq!(unfilled(&[marked(&more)], dumping(&json!({}))), found, "{more}");
+    }
+    let repository = json!({ "spec": { "volumes": [
+        { "name": "stowaway-repository", "persistentVolumeClaim": { "claimName": "cask" } },
+    ] } });
+    for (claims, pod) in [
+        (vec![claim("cask", &json!({}))], json!({})),
+        (vec![claim("cask", &json!({})), claim("vat", &mark)], json!({})),
+        (vec![marked(&json!({}))], repository),
+        (vec![], json!({})),
+    ] {
+        assert_eq!(unfilled(&claims, dumping(&pod)), None, "{pod}");
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use kube::{
 };
 
 use super::{
-    ObservedPod, Warnings,
+    ObservedPod, UnfilledClaim, Warnings,
     snapshots::{ClaimSnapshot, SnapshotFacts, is_temporary, snapshot},
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
         Carrier, KeyId, OptOut, accept_shrunken, excludes, namespace_opt_out, opt_out, own_key, snapshot_class,
         unknown_keys,
     },
-    api::{RESTORE_UNFINISHED, Repository, SkipReason},
+    api::{Repository, SkipReason},
     plan::{
         choose::{Holding, repository_on},
         owner::{FileOwner, NON_ROOT, RunAs},
@@ -87,7 +87,7 @@ pub(super) struct VolumeRules {
     /// Whether the claim may be empty, or much smaller than its last good snapshot.
     pub accept_shrunken: bool,
     /// See [`super::PlannedSource::unfilled`].
-    pub unfilled: Option<String>,
+    pub unfilled: Option<UnfilledClaim>,
 }
 
 /// How a claim can be read.
@@ -148,7 +148,7 @@ pub(super) fn choose(
                     warnings.add(&object, warning);
                     match source(facts, claim, &name, pods) {
                         Choice::Source(reading, rules) => {
-                            let unfilled = claim.annotations().get(RESTORE_UNFINISHED).cloned();
+                            let unfilled = UnfilledClaim::of(claim);
                             Choice::Source(reading, VolumeRules { accept_shrunken, unfilled, ..rules })
                         }
                         other => other,

@@ -21,9 +21,20 @@ use crate::{
 pub struct Expected<'a> {
     /// The workloads of the namespace; `None` if the controller has no right to list them.
     pub workloads: Option<&'a [ObservedWorkload]>,
-    /// The sources which the last comparable Backup had, or reported as missing.
-    pub before: &'a [SourceName],
+    /// The sources which the last comparable Backup had, or reported as missing, sorted by name.
+    pub before: &'a [EarlierSource],
 }
+
+/// A source which an earlier Backup had, or reported as missing.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct EarlierSource {
+    pub name: SourceName,
+    /// Whether its pod's annotation allowed a Backup without it.
+    pub may_be_missing: bool,
+}
+
+/// The kinds of which the controller lists the workloads. Only of these it is known that a workload was deleted.
+const LISTED: [&str; 4] = ["deployment", "statefulset", "daemonset", "cronjob"];
 
 /// Finds the missing sources, and the workloads which may be missing. `plan` has the existing sources.
 pub(super) fn find(
@@ -34,16 +45,16 @@ pub(super) fn find(
 ) -> (Vec<MissingSource>, Vec<SkippedClaim>) {
     let search = Search { facts, expected, selector, plan };
     let present: BTreeSet<&SourceName> = search.present().collect();
-    let mut missing: Vec<MissingSource> = expected
-        .before
-        .iter()
-        .filter(|name| !present.contains(name))
-        .filter_map(|name| {
-            let (reason, message) = search.why(name)?;
-            Some(MissingSource { name: name.clone(), reason, message: clip_line(&message) })
-        })
-        .collect();
-    let mut may_be = Vec::new();
+    let (mut missing, mut may_be) = (Vec::new(), Vec::new());
+    for EarlierSource { name, may_be_missing } in expected.before.iter().filter(|one| !present.contains(&one.name)) {
+        let Some((reason, message)) = search.why(name) else { continue };
+        if *may_be_missing && reason == MissingReason::Unknown {
+            let workload: Vec<&str> = name.as_str().splitn(3, '/').take(2).collect();
+            may_be.push(allowed(workload.join("/")));
+            continue;
+        }
+        missing.push(MissingSource { name: name.clone(), reason, message: clip_line(&message) });
+    }
     for one in expected.workloads.unwrap_or_default() {
         search.without_pods(one, &mut missing, &mut may_be);
     }
@@ -77,12 +88,12 @@ impl Search<'_> {
                 Some(observed) => self.pod(observed),
                 None => match self.stateful_set_of(workload) {
                     Some(one) => self.workload(one, name, (kind, workload)),
-                    None => Some(self.deleted(&format!("pod {workload}"))),
+                    None => Some(self.without_workload("pod", &format!("pod {workload}"))),
                 },
             },
             "daemonset" => {
                 let (daemon_set, node) = workload.split_once('_').unwrap_or((workload, ""));
-                Some(self.deleted(&format!("the pod of DaemonSet {daemon_set} on node {node}")))
+                Some(self.without_workload(kind, &format!("the pod of DaemonSet {daemon_set} on node {node}")))
             }
             _ => {
                 let is_of_it =
@@ -90,7 +101,7 @@ impl Search<'_> {
                 match (living(self.facts.pods).find(is_of_it), self.observed(kind, workload)) {
                     (Some(observed), _) => self.pod(observed),
                     (None, Some(one)) => self.workload(one, name, (kind, workload)),
-                    (None, None) => Some(self.deleted(&format!("{kind} {workload}"))),
+                    (None, None) => Some(self.without_workload(kind, &format!("{kind} {workload}"))),
                 }
             }
         }
@@ -107,12 +118,19 @@ impl Search<'_> {
         self.observed("statefulset", name)
     }
 
-    fn deleted(&self, what: &str) -> (MissingReason, String) {
-        let seen = match self.expected.workloads {
-            Some(_) => "does not exist any more",
-            None => "has no pod any more (the controller has no right to list workloads, so the cause is not known)",
+    /// Why a source is missing of which neither a pod nor a workload was found. A bare pod has no workload.
+    fn without_workload(&self, kind: &str, what: &str) -> (MissingReason, String) {
+        let why = match self.expected.workloads {
+            Some(_) if kind == "pod" || LISTED.contains(&kind) => return deleted(what),
+            Some(_) => "Stowaway does not list workloads of this kind",
+            None => "the controller has no right to list workloads",
         };
-        (MissingReason::Gone, format!("{what} {seen}; its snapshots stay in the repository"))
+        let key = own_key(KeyId::AllowMissing);
+        let message = format!(
+            "{what} has no pod, and whether it was deleted is not known, because {why}: start it; or, if it may be \
+             missing, annotate its pods with {key}: \"true\" before; or, if it was deleted, annotate this Backup with it"
+        );
+        (MissingReason::Unknown, message)
     }
 
     /// Why an existing pod is not a source any more.
@@ -159,7 +177,7 @@ impl Search<'_> {
     fn claim(&self, name: &str) -> Option<(MissingReason, String)> {
         let facts = self.facts.claims?;
         let Some(claim) = facts.claims.iter().find(|claim| claim.name_any() == name) else {
-            return Some(self.deleted(&format!("PersistentVolumeClaim {name}")));
+            return Some(deleted(&format!("PersistentVolumeClaim {name}")));
         };
         let skipped = self.plan.skipped.iter().find(|skipped| skipped.name == name)?;
         let own = opt_out(claim.metadata.annotations.as_ref(), claim.metadata.labels.as_ref());
@@ -203,8 +221,7 @@ impl Search<'_> {
             return;
         }
         if one.may_be_missing(&request) {
-            let message = format!("it has no pod, which {} allows", own_key(KeyId::AllowMissing));
-            may_be_missing.push(SkippedClaim { name: format!("{kind}/{name}"), reason: SkipReason::OptedOut, message });
+            may_be_missing.push(allowed(format!("{kind}/{name}")));
             return;
         }
         let of_pods = format!("pod/{name}-");
@@ -220,6 +237,16 @@ impl Search<'_> {
             message: no_pod(one),
         }));
     }
+}
+
+fn deleted(what: &str) -> (MissingReason, String) {
+    (MissingReason::Gone, format!("{what} does not exist any more; its snapshots stay in the repository"))
+}
+
+/// The entry of a workload whose pods may be missing.
+fn allowed(name: String) -> SkippedClaim {
+    let message = format!("it has no pod, which {} allows", own_key(KeyId::AllowMissing));
+    SkippedClaim { name, reason: SkipReason::OptedOut, message }
 }
 
 fn not_selected(what: &str) -> String {

@@ -32,7 +32,7 @@ fn workload(kind: &str, name: &str, wanted: i32, change: &Value) -> ObservedWork
 struct Scene {
     pods: Vec<ObservedPod>,
     workloads: Option<Vec<ObservedWorkload>>,
-    before: Vec<SourceName>,
+    before: Vec<EarlierSource>,
     claims: Vec<PersistentVolumeClaim>,
     repositories: Vec<Repository>,
     selector: Option<LabelSelector>,
@@ -44,7 +44,8 @@ impl Scene {
     }
 
     fn before(mut self, names: &[&str]) -> Self {
-        self.before = names.iter().map(|name| name.parse().unwrap()).collect();
+        let earlier = |name: &&str| EarlierSource { name: name.parse().unwrap(), may_be_missing: false };
+        self.before = names.iter().map(earlier).collect();
         self
     }
 
@@ -169,6 +170,41 @@ fn deleted_workloads_and_annotations_are_reported_and_no_loss() {
     ];
     assert_eq!(scene.missing(), named(&expected));
     assert!(!MissingReason::Gone.is_loss() && !MissingReason::NotRequested.is_loss());
+}
+
+#[test]
+fn workload_of_a_kind_that_is_not_listed_is_never_called_deleted() {
+    let names = ["replicaset/rack/main", "rollout/mill/main"];
+    let scene = Scene::with(&[]).before(&names);
+    assert_eq!(scene.missing(), named(&names.map(|name| (name, MissingReason::Unknown))));
+    assert!(MissingReason::Unknown.is_loss());
+    let message = &scene.plan().missing[0].message;
+    for part in ["replicaset rack has no pod", "does not list", "start it", "stowaway.dev/allow-missing", "this Backup"]
+    {
+        assert!(message.contains(part), "{message}");
+    }
+    let mut allowed = scene;
+    allowed.before[0].may_be_missing = true;
+    assert_eq!(allowed.missing(), named(&[("rollout/mill/main", MissingReason::Unknown)]));
+    assert_eq!(allowed.skipped(), [("replicaset/rack".to_owned(), SkipReason::OptedOut)]);
+    allowed.pods = vec![pod("rollout", "mill", "mill-1", &json!({}))];
+    assert_eq!(allowed.missing(), [], "its pods are back");
+}
+
+#[test]
+fn nothing_is_called_deleted_that_the_controller_may_not_list() {
+    let names = ["daemonset/agents_node-1/main", "deployment/mill/main", "pod/ledger-0/main"];
+    let mut scene = Scene::default().before(&[&names[..], &["pvc/casks"]].concat());
+    let mut expected = named(&names.map(|name| (name, MissingReason::Unknown)));
+    expected.push(("pvc/casks".to_owned(), MissingReason::Gone));
+    assert_eq!(scene.missing(), expected);
+    assert!(scene.plan().missing[0].message.contains("no right to list workloads"));
+    // Bare pods are listed, so a missing one was deleted.
+    scene.workloads = Some(Vec::new());
+    assert_eq!(
+        scene.missing(),
+        named(&[names[0], names[1], names[2], "pvc/casks"].map(|name| (name, MissingReason::Gone)))
+    );
 }
 
 #[test]
@@ -334,8 +370,8 @@ fn annotations_on_the_workload_itself_are_a_warning() {
 }
 
 #[test]
-fn what_cannot_be_listed_is_not_taken_for_whole() {
+fn plan_is_not_complete_if_workloads_cannot_be_listed() {
     let scene = Scene { workloads: None, ..Scene::default() }.before(&["deployment/mill/main"]);
     assert!(!scene.plan().is_complete && Scene::with(&[]).plan().is_complete);
-    assert_eq!(scene.missing(), named(&[("deployment/mill/main", MissingReason::Gone)]));
+    assert_eq!(scene.missing(), named(&[("deployment/mill/main", MissingReason::Unknown)]));
 }

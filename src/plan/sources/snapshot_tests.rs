@@ -188,7 +188,7 @@ fn class_of_the_namespace_holds_for_claims_without_a_class() {
 }
 
 #[test]
-fn what_cannot_be_snapshot_fails_with_claim_class_reason_and_remedy_and_is_never_read_live() {
+fn claim_without_a_possible_snapshot_fails_with_class_reason_and_remedy_and_is_never_read_live() {
     let change = |change: &dyn Fn(&mut Scene)| {
         let mut scene = scene("frost");
         scene.pods = vec![sidecar_user()];

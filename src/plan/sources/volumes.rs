@@ -190,6 +190,7 @@ fn source(
         idle_timeout: None,
         allow_empty: false,
         accept_unproven: false,
+        allow_missing: false,
         skip_format_check: false,
         exclude: Vec::new(),
         accept_shrunken: false,

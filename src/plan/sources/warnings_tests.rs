@@ -1,6 +1,9 @@
 //! Tests that warnings about annotations name the object to correct, once for each workload.
 
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, PodTemplateSpec};
+use k8s_openapi::{
+    api::core::v1::{Namespace, PersistentVolumeClaim, PodTemplateSpec},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -96,6 +99,37 @@ fn mistake_that_requests_nothing_fails_and_skips_nothing() {
     pending.pod.status = None;
     let plan = Scene { pods: vec![without_node, pending], ..Scene::default() }.plan();
     assert!(plan.problems.is_empty() && plan.skipped.is_empty(), "{plan:?}");
+}
+
+#[test]
+fn pod_with_a_misspelt_key_does_not_displace_a_pod_that_requests_a_backup() {
+    for (is_ready, target) in [("True", Some("mill-a")), ("False", None)] {
+        let state = json!({ "status": { "conditions": [{ "type": "Ready", "status": is_ready }] } });
+        let good = pod("deployment", "mill", "mill-a", &state);
+        // The pod of a changed template is newer and Ready.
+        let mut misspelt = annotated("deployment", "mill", "mill-b", json!({ "stowaway.dev/backupcomand": "dump" }));
+        misspelt.pod.metadata.creation_timestamp = Some(Time("2026-01-02T00:00:00Z".parse().unwrap()));
+        for pods in [vec![good.clone(), misspelt.clone()], vec![misspelt.clone(), good.clone()]] {
+            let scene = Scene { pods, ..Scene::default() };
+            let plan = scene.plan();
+            let [source] = &plan.sources[..] else { panic!("{plan:?}") };
+            assert_eq!(source.name.as_str(), "deployment/mill/main");
+            assert_eq!(source.target.as_ref().map(Target::pod), target);
+            assert_eq!(scene.mistakes(), [mistake("pod mill-b", "stowaway.dev/backupcomand")]);
+        }
+    }
+}
+
+#[test]
+fn setting_that_the_label_of_the_namespace_can_give_an_effect_is_no_mistake_of_a_backup() {
+    let settings = json!({ "stowaway.dev/timeout": "1h", "stowaway.dev/secrets": "login" });
+    let scene = Scene {
+        pods: vec![annotated("deployment", "mill", "mill-a", settings.clone())],
+        workloads: vec![workload("deployment", "mill", &settings)],
+        ..Scene::default()
+    };
+    assert_eq!((scene.mistakes(), scene.plan().warnings.len()), (vec![], 2));
+    assert!(scene.plan().problems.is_empty());
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! Admission policies that the API server itself enforces: they apply even while Stowaway does not run, and only users
 //! who may write policies can circumvent them. `commands` guards the commands that run in pods, `objects` the
-//! use of Secrets, stores and pods on behalf of an author, `accounts` the identities of runs, `controller` the objects
-//! that the controller's account may create and delete, and `marks` the annotations that the controller writes on
-//! objects of users.
+//! use of Secrets, stores and pods on behalf of an author, `accounts` the identities of runs, `jobs` the Jobs and
+//! `controller` the other objects that the controller's account may create, change and delete, and `marks` the
+//! annotations that the controller writes on objects of users.
 //!
 //! Each policy fails closed, and matches so narrowly that even a failing policy affects no foreign objects.
 
 mod accounts;
 mod commands;
 mod controller;
+mod jobs;
 mod marks;
 mod objects;
 
@@ -41,6 +42,7 @@ pub(super) fn all(
         .into_iter()
         .chain(objects::guards())
         .chain(accounts::guards(installation.namespace))
+        .chain(jobs::guards(installation))
         .chain(controller::guards(installation))
         .chain(marks::guards(installation.namespace));
     guards.map(|guard| (guard.policy(), guard.binding())).collect()

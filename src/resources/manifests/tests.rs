@@ -55,7 +55,7 @@ fn every_policy_and_every_entry_of_the_webhook_is_golden() {
 }
 
 #[test]
-fn what_cert_manager_changes_is_golden() {
+fn changes_for_cert_manager_are_golden() {
     let (own, other) = (documents(&Installation::default()), documents(&by_cert_manager()));
     let changed: Vec<Value> = other.into_iter().filter(|object| !own.contains(object)).collect();
     is_golden("cert-manager.yaml", &changed);

@@ -28,6 +28,7 @@ pub fn add_object(diagnosis: &mut Diagnosis, object: &Repository) {
             "check whether this is intended; if so, forget its older snapshots: stowaway forget --repository REPOSITORY \
              ID ...",
         ),
+        (api::RETENTION_DIFFERS, "set the same retention and timeZone in all of these Repositories"),
         (api::INSECURE_TRANSPORT, "use TLS, with spec.tls if the store has a certificate authority of its own"),
     ] {
         if let Some(found) = condition(conditions, kind).filter(|found| found.status == "True") {

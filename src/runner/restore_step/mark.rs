@@ -8,7 +8,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::fs::OFlags;
@@ -18,8 +18,8 @@ use crate::repository::FolderMetadata;
 
 const MODE: u32 = 0o600;
 /// The longest mark. The attributes of a folder have at most 64 KiB on any file system, and four thirds of that in the
-/// mark.
-const LONGEST: u64 = 1 << 20;
+/// mark. The paths come from an object of Kubernetes, which has at most 1.5 MiB.
+const LONGEST: u64 = 4 << 20;
 
 /// The content of the mark, as JSON.
 #[derive(Debug, Deserialize, Serialize)]
@@ -27,8 +27,15 @@ const LONGEST: u64 = 1 << 20;
 pub(in crate::runner) struct Whole {
     /// Id of the snapshot, 64 hex digits.
     pub snapshot: String,
-    /// The metadata which the volume's own folder gets in the end; `None` if only a part of a snapshot was restored.
+    /// The metadata which the filled folder gets in the end; `None` if only a part of a snapshot was restored.
     pub own: Option<FolderMetadata>,
+    /// The path of the filled folder below the volume's root; empty for the root.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub folder: String,
+    /// `None` if no present entry may be replaced, because the folder was empty. Otherwise the restored paths, or an
+    /// empty list if everything was restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<Vec<PathBuf>>,
 }
 
 /// Creates the file of a mark, which must not exist.

@@ -29,7 +29,8 @@ use crate::{
     repository::{Listed, Listing, RepositoryError, is_refusal, is_refusal_of_attribute},
 };
 
-const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+pub(super) const FOLDER: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// A label which belongs to the machine. The target has its own.
 const MACHINES_OWN: &str = "security.selinux";
 const ACCESS_LIST: &str = "system.posix_acl_";
@@ -151,11 +152,11 @@ impl Level {
     }
 }
 
-fn refused(action: &'static str, path: &Path) -> impl Fn(Errno) -> Refused {
+pub(super) fn refused(action: &'static str, path: &Path) -> impl Fn(Errno) -> Refused {
     move |error| Refused { action, path: path.to_owned(), error: error.into() }
 }
 
-fn unlisted(path: &Path) -> impl Fn(RepositoryError) -> Refused {
+pub(super) fn unlisted(path: &Path) -> impl Fn(RepositoryError) -> Refused {
     move |error| Refused { action: "list", path: path.to_owned(), error: io::Error::other(error) }
 }
 

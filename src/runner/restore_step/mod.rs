@@ -2,6 +2,7 @@
 //! completely or not at all. Any problem fails the step, and thereby delays the start of the app, so that no app with a
 //! backup starts on an empty volume.
 
+mod changed;
 pub(super) mod decide;
 pub(super) mod mark;
 mod merge;
@@ -107,7 +108,7 @@ async fn process_volume(
             let text = "it has data; the remains of an earlier attempt were removed";
             volume.forget().map(|()| Outcome::with_text(text))
         }
-        Action::Move => volume.move_into_volume(None).map(|lost| {
+        Action::Move => volume.move_into_volume().map(|lost| {
             let text = "it was restored earlier; the remaining entries were moved into it";
             Outcome { text: format!("{text}{}", of_own_folder(&lost)), bytes: 0, snapshot: None }
         }),
@@ -140,7 +141,7 @@ async fn restore(
         restore_from(repository, volume, source, &namespace).await
     });
     restored.await.map_err(|failure| match failure.reason {
-        Reason::RepositoryNotFound => Failure {
+        Reason::RepositoryNotFound if settings::repository_id().is_none() => Failure {
             message: format!(
                 "{}; if it is a new repository, the controller sets it up soon, and this step is retried until then",
                 failure.message
@@ -219,8 +220,9 @@ async fn restore_from(
         .map_or_else(String::new, |trouble| format!("; a newer snapshot may be among unreadable ones: {trouble}"));
     let lock = repository.lock_note().map_or_else(String::new, |note| format!("; {note}"));
     let text = format!("{}{note}{trouble}{lock}", text_of(&snapshot, &restored));
-    volume.mark(&Whole { snapshot: snapshot.id.to_owned(), own: restored.own })?;
-    let not_kept = volume.move_into_volume(None)?;
+    volume.check_still_empty()?;
+    volume.mark(&Whole { snapshot: snapshot.id.to_owned(), own: restored.own, folder: String::new(), over: None })?;
+    let not_kept = volume.move_into_volume()?;
     let text = format!("{text}{}", of_own_folder(&not_kept));
     Ok(Outcome { text, bytes: restored.bytes, snapshot: Some(snapshot.id.to_owned()) })
 }
@@ -245,10 +247,9 @@ fn not_as_it_was(snapshot: &SnapshotRecord<'_>, source: &SourceName, essential: 
 fn text_of(snapshot: &SnapshotRecord<'_>, restored: &RestoredFolder) -> String {
     let not_kept = match restored.not_kept.count {
         0 => String::new(),
-        count => format!(
-            "; {count} times, owners, attributes, links or sockets, which an app does not need, were not restored: {}",
-            few(&restored.not_kept)
-        ),
+        count => {
+            format!("; not restored, because an app does not need it: {} ({count} in total)", few(&restored.not_kept))
+        }
     };
     let rounded = match restored.rounded_times {
         0 => String::new(),
@@ -259,8 +260,9 @@ fn text_of(snapshot: &SnapshotRecord<'_>, restored: &RestoredFolder) -> String {
 }
 
 fn few(troubles: &Troubles) -> String {
-    let named: Vec<String> =
-        troubles.first.iter().take(5).map(|Trouble { path, reason }| format!("{path}: {reason}")).collect();
+    let name = |path: &str| if path == "." { "the volume's own folder".to_owned() } else { path.to_owned() };
+    let first = troubles.first.iter().take(5);
+    let named: Vec<String> = first.map(|Trouble { path, reason }| format!("{}: {reason}", name(path))).collect();
     let more = if (named.len() as u64) < troubles.count { ", ..." } else { "" };
     format!("{}{more}", named.join(", "))
 }
@@ -271,6 +273,9 @@ fn of_own_folder(lost: &[String]) -> String {
     if lost.is_empty() {
         String::new()
     } else {
-        format!("; not restored of the volume's own folder: {}", lost.join(" and "))
+        format!(
+            "; the volume's own folder belongs to another user, as in most volumes, so that it did not get {}",
+            lost.join(" and ")
+        )
     }
 }

@@ -1,7 +1,8 @@
 //! One volume on its disk: its content, its lock, and how restored data is moved into it so that a kill at any moment
 //! leaves either nothing which counts as restored, or all of it.
 //!
-//! Files of Stowaway in the volume, all with the prefix [`RESTORE_PREFIX`]:
+//! Files of Stowaway, all with the prefix [`RESTORE_PREFIX`] and in the volume's root, also if only a folder below it is
+//! filled, so that backups and restore steps find them:
 //!
 //! - `.lock`: locked by flock(2) while a process works on the volume.
 //! - `.part`: the restore folder.
@@ -21,16 +22,18 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use rustix::{
-    fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, renameat_with, syncfs},
+    fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, fstat, renameat_with, syncfs},
     io::Errno,
 };
 use tokio::time::{Instant, sleep};
 
 use super::{
+    super::target_folder::TargetFolder,
+    changed::{self, ChangeTime},
     decide::Observed,
     mark::{self, Whole},
     merge,
@@ -47,9 +50,11 @@ const OPEN_FOLDER: u32 = 0o700;
 const LOST_AND_FOUND: &str = "lost+found";
 
 /// A volume of the pod.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(in crate::runner) struct Volume {
     root: PathBuf,
+    /// The folder that is filled, and its path below the root; `None` for the root.
+    below: Option<(String, TargetFolder)>,
 }
 
 /// The lock on a volume; released when dropped.
@@ -58,7 +63,20 @@ pub(in crate::runner) struct VolumeLock(#[expect(dead_code, reason = "locked as 
 
 impl Volume {
     pub fn new(root: PathBuf) -> Self {
-        Self { root }
+        Self { root, below: None }
+    }
+
+    /// A volume of which only the folder at this path is filled, which is created if it does not exist.
+    pub fn with_folder(root: &Path, folder: &str) -> Result<Self, Failure> {
+        let names: Vec<&str> = folder.split('/').filter(|name| !name.is_empty()).collect();
+        let folder = names.join("/");
+        let below = if names.is_empty() { None } else { Some((folder.clone(), TargetFolder::open(root, &folder)?)) };
+        Ok(Self { root: root.to_owned(), below })
+    }
+
+    /// The path of the filled folder below the volume's root; empty for the root.
+    pub fn folder(&self) -> &str {
+        self.below.as_ref().map_or("", |(folder, _)| folder)
     }
 
     /// The restore folder.
@@ -84,10 +102,11 @@ impl Volume {
                 }
                 // A mark under its temporary name does not count.
                 Some(".part" | ".lock" | ".whole" | ".whole.new" | ".probe") => observed.leftover = true,
-                _ => {
+                _ if self.below.is_none() => {
                     let name = OsStr::from_bytes(name.to_bytes());
                     observed.data |= is_systems_own(&root, file_system, name).is_none();
                 }
+                _ => {}
             }
             Ok(())
         })?;
@@ -95,7 +114,73 @@ impl Volume {
         if let Some(error) = failure {
             return Err(self.failed("list", &self.root, &error));
         }
+        if let Some((folder, target)) = &self.below {
+            let shown = self.root.join(folder);
+            observed.data = !names(&target.path()).map_err(|error| self.failed("list", &shown, &error))?.is_empty();
+        }
         Ok(observed)
+    }
+
+    /// Fails if a folder which was empty when its restore began has data now. The restored entries must not be mixed
+    /// with those of an app that has started meanwhile.
+    pub fn check_still_empty(&self) -> Result<(), Failure> {
+        if !self.observe()?.data {
+            return Ok(());
+        }
+        let message = "the target was empty when the restore began, and another process has written into it meanwhile: \
+                       nothing was moved into it; stop the pods that mount it (spec.scaleDown stops a workload), and \
+                       empty it, or allow overwriting it";
+        Err(Failure::new(Reason::TargetNotEmpty, message))
+    }
+
+    /// The mark of an earlier restore which was interrupted while its entries were moved.
+    pub fn interrupted(&self) -> Result<Option<Whole>, Failure> {
+        if !self.has_own_mark()? {
+            return Ok(None);
+        }
+        let path = self.own(".whole");
+        mark::read(&path).map(Some).map_err(|error| self.failed("read", &path, &error))
+    }
+
+    /// The present time by the clock of the volume's file system, which may be that of a server.
+    pub fn time(&self) -> Result<ChangeTime, Failure> {
+        let (probe, before) = (self.own(".probe"), self.modified());
+        let timed = || {
+            match fs::remove_file(&probe) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let made = mark::create(&probe).and_then(|file| Ok(fstat(&file)?));
+            fs::remove_file(&probe)?;
+            Ok(changed::change_time(&made?))
+        };
+        let time = timed();
+        self.set_modified(before);
+        time.map_err(|error| self.failed("create", &probe, &error))
+    }
+
+    /// The path of an entry which the complete restore folder would replace, and which changed at or after this time.
+    pub fn changed_since(&self, time: ChangeTime) -> Result<Option<PathBuf>, Failure> {
+        let to = self.below.as_ref().map_or_else(|| self.root.clone(), |(_, target)| target.path());
+        changed::changed_since(&self.part(), &to, time).map_err(|refused| {
+            let path = self.root.join(self.folder()).join(&refused.path);
+            self.failed(refused.action, &path, &refused.error)
+        })
+    }
+
+    /// The modification time of the volume's root.
+    pub fn modified(&self) -> Option<SystemTime> {
+        fs::metadata(&self.root).and_then(|metadata| metadata.modified()).ok()
+    }
+
+    /// Resets the modification time of the volume's root, if this process may do so, so that a folder which was not
+    /// changed looks unchanged.
+    pub fn set_modified(&self, time: Option<SystemTime>) {
+        if let Some(time) = time
+            && let Ok(folder) = File::open(&self.root)
+        {
+            let _ = folder.set_modified(time);
+        }
     }
 
     fn has_own_mark(&self) -> Result<bool, Failure> {
@@ -157,10 +242,19 @@ impl Volume {
         marked.map_err(|error| self.failed("mark", &path, &error))
     }
 
-    /// Moves the complete restore folder into the volume, and continues a move which was interrupted. Present entries
-    /// are an error unless they may be replaced: `over` then contains the restored paths, or is empty if everything was
-    /// restored. Returns the metadata of the volume's own folder and of present folders which could not be set.
-    pub fn move_into_volume(&self, over: Option<&[PathBuf]>) -> Result<Vec<String>, Failure> {
+    /// Moves the complete restore folder into the folder that its mark names, and continues a move which was
+    /// interrupted. Present entries are an error unless the mark states that they may be replaced. Returns the metadata
+    /// of the filled folder and of present folders which could not be set.
+    pub fn move_into_volume(&self) -> Result<Vec<String>, Failure> {
+        self.move_unless_refused(|whole| whole.over.as_deref())
+    }
+
+    /// Does the same as [`Volume::move_into_volume`], and replaces present entries in any case.
+    pub fn move_over_volume(&self) -> Result<Vec<String>, Failure> {
+        self.move_unless_refused(|whole| Some(whole.over.as_deref().unwrap_or_default()))
+    }
+
+    fn move_unless_refused(&self, over: impl Fn(&Whole) -> Option<&[PathBuf]>) -> Result<Vec<String>, Failure> {
         let (path, part) = (self.own(".whole"), self.part());
         if !self.has_own_mark()? {
             let message = format!(
@@ -171,17 +265,19 @@ impl Volume {
             return Err(Failure::new(Reason::TargetUnwritable, message));
         }
         let whole = mark::read(&path).map_err(|error| self.failed("read", &path, &error))?;
+        let target = TargetFolder::open(&self.root, &whole.folder)?;
+        let (to, shown) = (target.path(), self.root.join(&whole.folder));
         let mut not_kept = Vec::new();
         match open_for_owner(&part) {
             // All entries were moved already.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             opened => {
                 opened.map_err(|error| self.failed("open", &part, &error))?;
-                match over {
-                    None => while self.move_entries(&part)? {},
+                match over(&whole) {
+                    None => while self.move_entries(&part, &to, &shown)? {},
                     Some(only) => {
-                        not_kept = merge::merge(&part, &self.root, only).map_err(|refused| {
-                            self.failed(refused.action, &self.root.join(&refused.path), &refused.error)
+                        not_kept = merge::merge(&part, &to, only).map_err(|refused| {
+                            self.failed(refused.action, &shown.join(&refused.path), &refused.error)
                         })?;
                     }
                 }
@@ -192,27 +288,29 @@ impl Volume {
         }
         // Before the mark is removed, because it contains this metadata.
         if let Some(own) = &whole.own {
-            not_kept.extend(own.apply_to(&self.root)?);
+            not_kept.extend(own.apply_to(&to)?);
         }
         self.remove(&path)?;
         // Removing the mark has changed the folder's time.
         if let Some(own) = &whole.own {
-            own.apply_to(&self.root)?;
+            own.apply_to(&to)?;
         }
         Ok(not_kept)
     }
 
-    /// Moves the present entries. Returns false once there is none. Several passes are needed, because a listing of a
-    /// folder whose entries are moved meanwhile may be incomplete on some file systems.
-    fn move_entries(&self, part: &Path) -> Result<bool, Failure> {
+    /// Moves the present entries into the folder `target`, whose path is `shown` in messages. Returns false once there
+    /// is none. Several passes are needed, because a listing of a folder whose entries are moved meanwhile may be
+    /// incomplete on some file systems.
+    fn move_entries(&self, part: &Path, target: &Path, shown: &Path) -> Result<bool, Failure> {
         let mut moved = false;
         for name in names(part).map_err(|error| self.failed("read", part, &error))? {
-            let (from, to) = (part.join(&name), self.root.join(&name));
+            let (from, to) = (part.join(&name), target.join(&name));
             if name == LOST_AND_FOUND {
                 // The volume has its own `lost+found`, which does not count as data.
                 let _ = fs::remove_dir(&to);
             }
-            move_entry(&from, &to).map_err(|error| self.failed("move what was restored to", &to, &error))?;
+            let moving = move_entry(&from, &to);
+            moving.map_err(|error| self.failed("move what was restored to", &shown.join(&name), &error))?;
             moved = true;
         }
         Ok(moved)
@@ -238,16 +336,10 @@ impl Volume {
 
     /// Removes the lock file, and releases the lock.
     pub fn unlock(&self, lock: VolumeLock) -> Result<(), Failure> {
-        let before = fs::metadata(&self.root).and_then(|metadata| metadata.modified());
+        let before = self.modified();
         self.remove(&self.own(".lock"))?;
         drop(lock);
-        // The modification time of the app's folder is reset, so that it looks unchanged. A process which does not own
-        // the folder cannot do that.
-        if let Ok(before) = before
-            && let Ok(root) = File::open(&self.root)
-        {
-            let _ = root.set_modified(before);
-        }
+        self.set_modified(before);
         Ok(())
     }
 

@@ -3,7 +3,6 @@
 //! as it was. (`device` restores a stored device onto a device.)
 
 mod device;
-mod target;
 
 use std::{
     fmt::Write,
@@ -16,20 +15,22 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::target::Target;
 use super::{
+    clock,
     limit::restore_within,
     restore_step::{mark::Whole, volume::Volume},
     select_snapshot::{choose_readable, relative},
     story::log_progress,
 };
 use crate::{
-    model::{Failure, Proof, Reason, RunReport, SnapshotIdentity, Verdict, VolumeRestore, milliseconds},
+    model::{Failure, Proof, Reason, RunReport, SnapshotIdentity, Verdict, VolumeRestore, escape_name, milliseconds},
     repository::{FolderRules, Progress, Repository, RestoredFolder, SnapshotSummary, StoredFolder, Trouble},
 };
 
 /// How long another pod may work on the volume.
 const LOCK_PATIENCE: Duration = Duration::from_mins(10);
+/// How often the present content is stored before an overwrite while entries change that would be replaced.
+const SAFETY_ATTEMPTS: u32 = 3;
 
 /// Runs the restore. Every outcome is a report.
 pub async fn restore_volume(
@@ -75,16 +76,15 @@ async fn restore(
     if run.overwrite.is_some() || !run.folder.is_empty() {
         repository.check_stored((&snapshot.id, &snapshot.identity.path), &run.paths).await?;
     }
-    let target = Target::open(mount, &run.folder)?;
-    let volume = Volume::new(target.path());
+    let volume = Volume::with_folder(mount, &run.folder)?;
     // Before anything in the target is changed, even its times.
     check_empty(&volume, run)?;
-    let time = target.modified();
+    let time = volume.modified();
     let lock = tokio::select! {
         lock = volume.lock(LOCK_PATIENCE) => lock?,
         () = cancel.cancelled() => return Err(Failure::new(Reason::Cancelled, "cancelled while waiting for another pod")),
     };
-    target.set_modified(time);
+    volume.set_modified(time);
     let restored = into(repository, run, snapshot, (mount, &volume), safety).await;
     if restored.is_err()
         && let Err(failure) = volume.discard_half()
@@ -92,8 +92,8 @@ async fn restore(
         warn!("{failure}; an incomplete restore folder is left in the target");
     }
     let unlocked = volume.unlock(lock);
-    if restored.is_err() {
-        target.set_modified(time);
+    if restored.is_err() || !volume.folder().is_empty() {
+        volume.set_modified(time);
     }
     unlocked?;
     let (restored, not_kept) = restored?;
@@ -108,8 +108,11 @@ fn check_empty(volume: &Volume, run: &VolumeRestore) -> Result<bool, Failure> {
     if is_empty || run.overwrite.is_some() {
         return Ok(is_empty);
     }
-    let message = "the target is not empty, and nothing was changed; empty it, or allow overwriting it \
-                   (spec.to.claim.overwrite), which first stores a snapshot of its content";
+    let is = if there.whole { "has an earlier restore, which was interrupted" } else { "is not empty" };
+    let message = format!(
+        "the target {is}, and nothing was changed; empty it, or allow overwriting it (spec.to.claim.overwrite), which \
+         first stores a snapshot of its content"
+    );
     Err(Failure::new(Reason::TargetNotEmpty, message))
 }
 
@@ -121,13 +124,13 @@ async fn into(
     (mount, volume): (&Path, &Volume),
     safety: &mut Option<String>,
 ) -> Result<(RestoredFolder, Vec<String>), Failure> {
-    let is_empty = check_empty(volume, run)?;
-    if let Some(identity) = run.overwrite.as_ref().filter(|_| !is_empty) {
-        *safety = Some(keep(repository, identity, mount).await?);
-        volume.forget()?;
-    }
+    check_empty(volume, run)?;
+    finish_earlier(repository, run, (mount, volume), safety).await?;
     info!(snapshot = snapshot.id, "restoring snapshot {} of {}", &snapshot.id[..8], snapshot.time);
+    // A safety snapshot has the times of the root as they were.
+    let time = volume.modified();
     let part = volume.begin()?;
+    volume.set_modified(time);
     let progress = Arc::new(Progress::default());
     let stored = (snapshot.id.as_str(), snapshot.identity.path.as_str());
     let restoring = repository.restore_some(stored, &run.paths, &part, Arc::clone(&progress));
@@ -135,8 +138,21 @@ async fn into(
         restored = restoring => restored?,
         never = log_progress(snapshot.bytes.filter(|_| run.paths.is_empty()), || progress.bytes_read(), || repository.store_wait()) => match never {},
     };
-    volume.mark(&Whole { snapshot: snapshot.id.clone(), own: restored.own.take() })?;
-    let moved = volume.move_into_volume((!is_empty).then_some(restored.only.as_slice()));
+    // Pods may have written into the target during the download.
+    let is_empty = match &run.overwrite {
+        None => volume.check_still_empty().map(|()| true)?,
+        Some(_) => check_empty(volume, run)?,
+    };
+    if let Some(identity) = run.overwrite.as_ref().filter(|_| !is_empty) {
+        keep_all(repository, identity, (mount, volume), safety).await?;
+    }
+    volume.mark(&Whole {
+        snapshot: snapshot.id.clone(),
+        own: restored.own.take(),
+        folder: volume.folder().to_owned(),
+        over: (!is_empty).then(|| std::mem::take(&mut restored.only)),
+    })?;
+    let moved = volume.move_into_volume();
     let lost = moved.map_err(|failure| {
         let message = format!(
             "{}; everything was restored, and some entries may have been moved into the target already: run the \
@@ -148,11 +164,59 @@ async fn into(
     Ok((restored, lost))
 }
 
+/// Moves the remaining entries of an earlier restore which was interrupted. Otherwise the volume would keep one half of
+/// the earlier restore, without a mark that shows it, if this restore failed or restored other paths.
+async fn finish_earlier(
+    repository: &Repository,
+    run: &VolumeRestore,
+    (mount, volume): (&Path, &Volume),
+    safety: &mut Option<String>,
+) -> Result<(), Failure> {
+    let (Some(earlier), Some(identity)) = (volume.interrupted()?, &run.overwrite) else { return Ok(()) };
+    info!("an earlier restore of snapshot {} was interrupted: its remaining entries are moved first", earlier.snapshot);
+    let Err(failure) = volume.move_into_volume() else { return Ok(()) };
+    warn!("{failure}; the present content is stored, and then replaced");
+    keep_all(repository, identity, (mount, volume), safety).await?;
+    volume.move_over_volume().map(drop).map_err(|failure| {
+        let message = format!(
+            "{}; an earlier restore of snapshot {} into this claim was interrupted, and its remaining entries cannot be \
+             moved: correct the cause and restore again, or empty the claim",
+            failure.message, earlier.snapshot
+        );
+        Failure { message, ..failure }
+    })
+}
+
+/// Stores all present content until the last snapshot has everything that will be replaced, as it is now.
+async fn keep_all(
+    repository: &Repository,
+    identity: &SnapshotIdentity,
+    (mount, volume): (&Path, &Volume),
+    safety: &mut Option<String>,
+) -> Result<(), Failure> {
+    for _ in 0..SAFETY_ATTEMPTS {
+        let since = volume.time()?;
+        *safety = Some(keep(repository, identity, mount).await?);
+        match volume.changed_since(since)? {
+            None => return Ok(()),
+            Some(path) => {
+                info!("{} changed while the content was stored", escape_name(path.as_os_str().as_encoded_bytes()));
+            }
+        }
+    }
+    let message = format!(
+        "entries that the restore would replace change all the time, so that {SAFETY_ATTEMPTS} snapshots of the present \
+         content do not have their last state, and nothing was changed: stop the pods that write into the claim \
+         (spec.scaleDown stops a workload), and restore again"
+    );
+    Err(Failure::new(Reason::TargetInUse, message))
+}
+
 /// Stores all present content before it is overwritten. Returns the snapshot's id.
 async fn keep(repository: &Repository, identity: &SnapshotIdentity, mount: &Path) -> Result<String, Failure> {
     info!("the target is not empty: storing its content in a safety snapshot");
     let progress = Arc::new(Progress::default());
-    let rules = FolderRules::whole(Timestamp::now());
+    let rules = FolderRules::whole(clock::now()?);
     let storing = repository.store_folder(identity, &rules, mount, Arc::clone(&progress));
     let StoredFolder { snapshot, files, unreadable, mounts, .. } = tokio::select! {
         stored = storing => stored?,

@@ -14,7 +14,7 @@ use crate::{
     model::{BackendConfig, Failure, Reason, RunReport, TargetVolume, Task, TaskKind, injected::SOCKET_MOUNT},
     repository::Progress,
     runner::{
-        BackupInput, MountedVolume, RestoreOutput, VolumeRun, backup_volume,
+        BackupInput, MountedVolume, RestoreOutput, VolumeRun, backup_volume, clock,
         job::{run_backup, run_restore, terminated, with_repository, within_grace_of},
         settings::{self, Identity},
         story,
@@ -78,6 +78,7 @@ async fn execute(task: Task, volumes: &[MountedVolume], cancel: CancellationToke
         .distrusting(&task.damaged_packs);
     info!("stowaway {} in the sidecar of pod {}/{}", env!("CARGO_PKG_VERSION"), identity.namespace, identity.pod);
     check_backend(&task.backend, &settings::backend()?)?;
+    clock::begin(task.not_before)?;
     let socket = || RunSocket::new(settings::mounted(SOCKET_MOUNT), Arc::new(send_event));
     match &task.kind {
         TaskKind::Backup { .. } => run_backup(&task, &identity, BackupInput::Socket(socket()), &cancel).await,

@@ -6,10 +6,11 @@ use kube::ResourceExt;
 use super::objects::Findings;
 use crate::{
     api::Repository,
-    plan::{Schedule, time_zone},
+    plan::{Schedule, differing_retentions, time_zone},
 };
 
-pub(super) fn check(repository: &Repository, findings: &mut Findings) {
+/// `repositories` are those of the namespace.
+pub(super) fn check(repository: &Repository, repositories: &[Repository], findings: &mut Findings) {
     let spec = &repository.spec;
     if let Some(name) = &spec.time_zone
         && let Err(reason) = time_zone(name)
@@ -26,6 +27,17 @@ pub(super) fn check(repository: &Repository, findings: &mut Findings) {
         if let Err(reason) = Schedule::parse(text, &repository.name_any(), TimeZone::UTC) {
             findings.wrong(&["spec", field, "schedule"], text, reason);
         }
+    }
+    // The retention of either object is not applied, also if the other one keeps all snapshots.
+    let stops =
+        |one: &Repository, other: &Repository| !differing_retentions(std::slice::from_ref(one), other).is_empty();
+    if let Some(other) = repositories.iter().find(|other| stops(repository, other) || stops(other, repository)) {
+        let other = other.name_any();
+        let message = format!(
+            "differs from that of Repository {other}, which is the same repository, so no snapshot is forgotten: set the same \
+             retention and timeZone in both"
+        );
+        findings.warn(&["spec", "retention"], message);
     }
     let Some(retention) = &spec.retention else { return };
     if spec.prune.is_none() {

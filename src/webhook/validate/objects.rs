@@ -14,8 +14,8 @@ use super::{ValidationResult, maintenance, runner_pod};
 use crate::{
     annotations::{MAXIMUM_COMMAND_BYTES, PREFIX, label, object_name, positive_duration},
     api::{
-        ACCEPT_REPOSITORY, Backup, IS_DEFAULT, Repository, Restore, RestoreArchive, S3Backend, SecretKeyReference,
-        StoreLocation, VolumeBackend, credential_sources,
+        ACCEPT_REPOSITORY, Backup, HOST_PATH_TYPES, IS_DEFAULT, Repository, Restore, RestoreArchive, S3Backend,
+        SecretKeyReference, StoreLocation, VolumeBackend, credential_sources, host_path_problem,
     },
     model::{ArchiveFormat, LiteralSyntax, command_warnings, region_of_endpoint, wrong_archive_name},
     plan::{self, PlanProblem, SourceFacts, choose_repository, plan_sources},
@@ -159,23 +159,37 @@ fn durations<'a>(object: &'a Value, findings: &mut Findings) -> Cow<'a, Value> {
     readable
 }
 
-/// Warns about a Repository beside an older one: it is not the default, which its author may expect.
-fn warn_of_an_older_one(repository: &Repository, repositories: &[Repository], findings: &mut Findings) {
+/// Warns about a Repository that is not the default, which its author may expect, and about a new one that becomes the
+/// default instead of another one. The API server has set the creation time of a new object before it is validated.
+fn warn_of_the_default(repository: &Repository, repositories: &[Repository], findings: &mut Findings) {
     let name = repository.name_any();
     let is_known = repositories.iter().any(|other| other.name_any() == name);
     let is_marked =
         |repository: &Repository| repository.annotations().get(IS_DEFAULT).is_some_and(|value| value == "true");
-    // A known Repository has its age; a new one is the youngest.
-    let others = repositories.iter().filter(|other| is_known || other.name_any() != name);
-    let Ok(chosen) = choose_repository(others, None) else { return };
-    if chosen.name_any() != name && !is_marked(chosen) && !is_marked(repository) {
-        let chosen = chosen.name_any();
-        let message = format!(
-            "Repository {chosen} remains the default, because it is older; to use this one by default, annotate it with \
-             {IS_DEFAULT}: \"true\""
-        );
-        findings.warn(&["metadata", "name"], message);
+    let created = |repository: &Repository| repository.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let others = || repositories.iter().filter(|other| other.name_any() != name);
+    let Ok(other) = choose_repository(others(), None) else { return };
+    let Ok(chosen) = choose_repository(others().chain([repository]), None) else { return };
+    if is_marked(other) || is_marked(repository) {
+        return;
     }
+    let same_second = "both were created in the same second, and its name comes first";
+    let other_name = other.name_any();
+    let message = if chosen.name_any() != name {
+        let why = if created(other) == created(repository) { same_second } else { "it is older" };
+        format!(
+            "Repository {other_name} remains the default, because {why}; to use this one by default, annotate it with \
+             {IS_DEFAULT}: \"true\""
+        )
+    } else if is_known {
+        return;
+    } else {
+        format!(
+            "this Repository becomes the default instead of Repository {other_name}, because {same_second}; annotate the \
+             one to use by default with {IS_DEFAULT}: \"true\""
+        )
+    };
+    findings.warn(&["metadata", "name"], message);
 }
 
 fn of_repository(repository: &Repository, repositories: &[Repository], findings: &mut Findings) {
@@ -207,7 +221,7 @@ fn of_repository(repository: &Repository, repositories: &[Repository], findings:
             findings.warn(&path, "has no effect; only \"true\" makes a Repository the default one");
         }
     }
-    warn_of_an_older_one(repository, repositories, findings);
+    warn_of_the_default(repository, repositories, findings);
     let backends = [
         spec.s3.is_some(),
         spec.azure.is_some(),
@@ -222,7 +236,7 @@ fn of_repository(repository: &Repository, repositories: &[Repository], findings:
     of_store(spec, &["spec"], findings);
     let password = &spec.password_secret_ref;
     findings.secret(&["spec", "passwordSecretRef"], &password.name, &password.key);
-    maintenance::check(repository, findings);
+    maintenance::check(repository, repositories, findings);
     if let Some(pod) = &spec.runner_pod {
         runner_pod::check(pod, findings);
     }
@@ -319,9 +333,11 @@ fn of_volume(volume: &VolumeBackend, base: &[&str], findings: &mut Findings) {
         read_only.push(("nfs", nfs.read_only));
     }
     if let Some(host_path) = &volume.host_path {
-        folder(&at("hostPath", "path"), &host_path.path, findings);
+        if let Some(reason) = host_path_problem(&host_path.path) {
+            findings.wrong(&at("hostPath", "path"), &host_path.path, reason);
+        }
         let kind = host_path.type_.as_deref().unwrap_or_default();
-        if !["", "Directory", "DirectoryOrCreate"].contains(&kind) {
+        if !HOST_PATH_TYPES.contains(&kind) {
             findings.wrong(&at("hostPath", "type"), kind, "the store is a directory: Directory or DirectoryOrCreate");
         }
     }

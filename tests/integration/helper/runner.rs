@@ -139,7 +139,7 @@ async fn dump_that_is_damaged_anywhere_is_never_whole() {
 }
 
 #[tokio::test]
-async fn what_contradicts_the_trailer_fails_the_dump() {
+async fn output_that_contradicts_the_trailer_fails_the_dump() {
     let wire = whole_dump(b"data", Outcome::Exited(0));
     for last in [exited(1), Some(Output::Status(ExecStatus::Refused("lost".into())))] {
         assert_eq!(dump_of(&wire, last).await.0.unwrap_err().reason, Reason::StreamContradicted);

@@ -220,7 +220,7 @@ fn a_container_of_our_image_that_would_do_something_else_is_replaced() {
 }
 
 #[test]
-fn what_others_put_into_every_container_is_left_there() {
+fn changes_of_other_webhooks_to_every_container_are_left_there() {
     let sound = pod(&[("backupcommand", "dump")], |_| ());
     let sound = decide(&sound).apply(&sound).unwrap();
     for (field, value) in [

@@ -62,7 +62,7 @@ fn a_mistake_in_another_tools_annotation_refuses_no_pod() {
 }
 
 #[test]
-fn what_stowaways_annotations_request_is_injected_beside_it() {
+fn request_of_stowaways_own_annotations_is_injected_beside_the_mistake_of_another_tool() {
     for (mut annotations, key, cause) in mistakes() {
         let object = annotations.as_object_mut().unwrap();
         object.insert("stowaway.dev/restore".into(), "on-empty".into());

@@ -92,10 +92,35 @@ fn every_shape_of_pod_gets_what_it_should() {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/inject").join(&case.name);
             fs::write(folder.join("patched.yaml"), &text).unwrap();
         } else {
-            stale.push(format!("--- {} becomes\n{text}", case.name));
+            stale.push((case.name.as_str(), difference(&case.golden, &text)));
         }
     }
-    assert!(stale.is_empty(), "STOWAWAY_WRITE_GOLDEN=1 rewrites these results:\n{}", stale.join("\n"));
+    let names: Vec<&str> = stale.iter().map(|(name, _)| *name).collect();
+    let differences: Vec<String> = stale.iter().map(|(name, lines)| format!("{name}:\n{lines}")).collect();
+    assert!(
+        stale.is_empty(),
+        "the results of {} differ, and STOWAWAY_WRITE_GOLDEN=1 rewrites them\n\n{}",
+        names.join(", "),
+        differences.join("\n")
+    );
+}
+
+/// The lines between the common beginning and the common end of the texts.
+fn difference(before: &str, after: &str) -> String {
+    let (before, after): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
+    let begin = before.iter().zip(&after).take_while(|(one, other)| one == other).count();
+    let (before, after) = (&before[begin..], &after[begin..]);
+    let end = before.iter().rev().zip(after.iter().rev()).take_while(|(one, other)| one == other).count();
+    let removed = before[..before.len() - end].iter().map(|line| format!("-{line}\n"));
+    let added = after[..after.len() - end].iter().map(|line| format!("+{line}\n"));
+    format!("@ line {}\n{}", begin + 1, removed.chain(added).collect::<String>())
+}
+
+#[test]
+fn difference_of_two_results_is_only_the_lines_that_differ() {
+    assert_eq!(difference("a\nb\nc\nd\n", "a\nx\ny\nd\n"), "@ line 2\n-b\n-c\n+x\n+y\n");
+    assert_eq!(difference("", "a\n"), "@ line 1\n+a\n");
+    assert_eq!(difference("a\na\n", "a\n"), "@ line 2\n-a\n");
 }
 
 #[test]

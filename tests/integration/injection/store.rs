@@ -55,6 +55,7 @@ fn of_a_run(repository: &Repository, backend: BackendConfig) -> BTreeSet<(String
             cluster: String::new(),
             repository_id: None,
             damaged_packs: DamagedPacks::default(),
+            not_before: None,
             kind: TaskKind::Init,
             note: String::new(),
         },

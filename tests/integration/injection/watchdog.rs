@@ -170,7 +170,7 @@ fn injection_states_are_distinguished() {
 }
 
 #[test]
-fn what_a_new_pod_could_not_have_either_is_reported_with_its_cause() {
+fn injection_that_a_new_pod_could_not_have_either_is_reported_with_its_cause() {
     for (annotations, cause) in [
         (json!({ "stowaway.dev/backupcommand": "" }), Cause::InvalidAnnotation),
         (

@@ -114,7 +114,7 @@ fn back_up_in(restic: &Restic, repository: &Path, folder: &Path, path: &str) -> 
 }
 
 #[tokio::test]
-async fn what_was_stored_by_a_relative_path_comes_back_as_the_folder_that_it_was() {
+async fn snapshot_of_a_relative_path_comes_back_as_the_folder_that_it_was() {
     for restic in both() {
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path().join("repository");

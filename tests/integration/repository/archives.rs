@@ -194,7 +194,7 @@ async fn gnu_tar_makes_of_each_format_what_was_stored() {
 }
 
 #[tokio::test]
-async fn what_restic_stored_becomes_an_archive() {
+async fn snapshot_of_restic_becomes_an_archive() {
     for restic in both() {
         let fixture = Fixture::with_folder().await;
         fill(&fixture.source());
@@ -353,7 +353,10 @@ macro_rules! on_every_store {
     };
 }
 
-on_every_store!(long_and_short_archives_are_stored_as_reported, what_is_there_is_left_alone);
+on_every_store!(
+    long_and_short_archives_are_stored_as_reported,
+    existing_archive_is_left_alone_unless_it_may_be_overwritten
+);
 
 /// The content of an object of the server, as another program reads it.
 pub fn read_back(server: &Server, name: &str) -> Option<Vec<u8>> {
@@ -404,7 +407,7 @@ async fn long_and_short_archives_are_stored_as_reported(server: Server) {
     }
 }
 
-async fn what_is_there_is_left_alone(server: Server) {
+async fn existing_archive_is_left_alone_unless_it_may_be_overwritten(server: Server) {
     let fixture = Fixture::new(of(&server.access)).await;
     fs::write(fixture.source().join("file"), noise(20 << 20, 6)).unwrap();
     store_folder(&fixture.repository, &fixture.source()).await;

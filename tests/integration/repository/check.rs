@@ -165,7 +165,7 @@ async fn all_packs_are_read_in_as_many_times_as_there_are_parts() {
 }
 
 #[tokio::test]
-async fn what_restic_wrote_is_sound_in_both_formats() {
+async fn repository_of_restic_is_sound_in_both_formats() {
     for restic in both() {
         for version in ["1", "2"] {
             let dir = tempfile::tempdir().unwrap();

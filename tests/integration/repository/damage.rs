@@ -298,7 +298,10 @@ async fn repository_of_another_id_is_not_opened_and_nothing_is_written_to_it() {
     // A new repository gets an id of its own.
     let elsewhere = tempfile::tempdir().unwrap();
     let new = Access { backend: folder(elsewhere.path()).backend, ..expecting(&[&id]) };
-    assert_eq!(open(new.clone(), never()).await.unwrap_err().reason(), Reason::RepositoryNotFound);
+    let error = open(new.clone(), never()).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::RepositoryNotFound);
+    let message = error.to_string();
+    assert!(message.contains("there was one before: do not create one"), "{message}");
     assert!(files_in(elsewhere.path(), "").is_empty());
     stowaway::repository::open_or_create(new, never()).await.unwrap().close().await;
 }

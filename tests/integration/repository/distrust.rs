@@ -140,6 +140,42 @@ async fn damaged_tree_of_the_parent_is_stored_again_even_before_a_check_has_foun
 }
 
 #[tokio::test]
+async fn tree_that_the_run_relied_on_before_it_found_the_damage_is_stored_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("repository");
+    let repository = new_repository(&at).await;
+    let source = folder_in(dir.path(), "source");
+    fs::create_dir(source.join("z")).unwrap();
+    fs::write(source.join("z/file"), noise(100_000, 1)).unwrap();
+    settled(&source.join("z")).await;
+    store_folder(&repository, &source).await;
+    // The tree of the folder is the first one of its pack.
+    let [_, trees] = packs(&at);
+    let mut broken = fs::read(&trees).unwrap();
+    broken[20] ^= 1;
+    fs::write(&trees, broken).unwrap();
+    // Another folder has the same tree now. The run relies on the tree for this folder long before it reads the tree for
+    // the comparison with the former folder, because the walk is at most some hundred entries ahead.
+    fs::rename(source.join("z"), source.join("a")).unwrap();
+    for folder in ["m", "z"] {
+        fs::create_dir(source.join(folder)).unwrap();
+    }
+    for number in 0..1000 {
+        std::os::unix::fs::symlink("target", source.join(format!("m/link-{number}"))).unwrap();
+    }
+    fs::write(source.join("z/other"), "other").unwrap();
+    let second = store_folder(&repository, &source).await;
+    assert_eq!(second.lacking.damaged, 1);
+    let third = store_folder(&repository, &source).await;
+    assert!(third.added_bytes < 10_000, "nothing more is missing: {third:?}");
+    for (number, stored) in [second, third].into_iter().enumerate() {
+        let target = folder_in(dir.path(), &format!("target-{number}"));
+        restore_folder(&repository, &stored.snapshot, &target).await;
+        assert_same(&source, &target);
+    }
+}
+
+#[tokio::test]
 async fn pack_that_is_listed_by_mistake_costs_only_storage() {
     let dir = tempfile::tempdir().unwrap();
     let repository = new_repository(dir.path()).await;

@@ -109,7 +109,7 @@ async fn its_steps_mend_a_repository_as_long_as_the_sources_are_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_mended_is_named_and_can_be_forgotten() {
+async fn damage_that_cannot_be_repaired_is_named_and_can_be_forgotten() {
     let (_temporary, location, source) = fixture().await;
     fs::remove_file(longest_pack(&location)).unwrap();
     // The sources are lost as well.

@@ -29,8 +29,8 @@ macro_rules! on_every_store {
 }
 
 on_every_store!(folder: Folder, s3: S3, other_s3: OtherS3, azure: Azure, gcs: Gcs, rest: Rest, sftp: Sftp; [
-    what_we_write_is_checked_and_restored_by_restic,
-    what_restic_writes_is_read_and_extended_by_us,
+    repository_that_stowaway_writes_is_checked_and_restored_by_restic,
+    repository_that_restic_writes_is_read_and_extended_by_stowaway,
     racing_creations_leave_one_repository,
     location_without_a_repository_is_reported_by_the_store_itself,
     listing_of_more_files_than_one_answer_holds_is_whole,
@@ -44,7 +44,7 @@ mod remote {
         store_that_went_away_is_unavailable_and_works_again,
     ]);
     on_every_store!(sftp_by_password: SftpPassword, sftp_by_prompt: SftpPrompt; [
-        what_we_write_is_checked_and_restored_by_restic,
+        repository_that_stowaway_writes_is_checked_and_restored_by_restic,
     ]);
     use super::*;
 }
@@ -56,7 +56,7 @@ fn impatient(access: &Access) -> Access {
     Access { timeouts, ..access.clone() }
 }
 
-async fn what_we_write_is_checked_and_restored_by_restic(server: Server) {
+async fn repository_that_stowaway_writes_is_checked_and_restored_by_restic(server: Server) {
     // More than one pack, and a path which some protocol must escape.
     let data = [noise(20 << 20, 1), vec![7; 3 << 20]].concat();
     let repository = open_or_create(server.access.clone(), never()).await.unwrap();
@@ -76,7 +76,7 @@ async fn what_we_write_is_checked_and_restored_by_restic(server: Server) {
     }
 }
 
-async fn what_restic_writes_is_read_and_extended_by_us(server: Server) {
+async fn repository_that_restic_writes_is_read_and_extended_by_stowaway(server: Server) {
     let location = Path::new(&server.url);
     let data = noise(5 << 20, 2);
     let [oldest, middle, newest] = server.restics();

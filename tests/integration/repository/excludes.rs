@@ -127,7 +127,7 @@ async fn patterns_leave_out_what_they_leave_out_with_restic() {
 }
 
 #[tokio::test]
-async fn what_is_left_out_is_counted_and_the_patterns_are_in_the_snapshot() {
+async fn excluded_entries_are_counted_and_the_patterns_are_in_the_snapshot() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path().join("repository");
     let repository = new_repository(&at).await;
@@ -149,7 +149,8 @@ async fn what_is_left_out_is_counted_and_the_patterns_are_in_the_snapshot() {
 #[tokio::test]
 async fn patterns_that_leave_no_file_at_all_make_no_snapshot() {
     let dir = tempfile::tempdir().unwrap();
-    let repository = new_repository(&dir.path().join("repository")).await;
+    let at = dir.path().join("repository");
+    let repository = new_repository(&at).await;
     let source = folder_in(dir.path(), "source");
     fs::create_dir(source.join("empty")).unwrap();
     fs::write(source.join("only.log"), "x").unwrap();
@@ -158,6 +159,8 @@ async fn patterns_that_leave_no_file_at_all_make_no_snapshot() {
             repository.store_folder(&claim(), &excluding(&[pattern]), &source, Arc::default()).await.unwrap_err();
         assert_eq!(error.reason(), Reason::InvalidRequest);
         assert!(error.to_string().contains(&format!("excluded by the pattern {pattern} (")), "{error}");
+        // Trees without a snapshot would look like the data of a lost one, and would hold up the first start of an app.
+        assert!(files_in(&at, "data").is_empty() && files_in(&at, "index").is_empty(), "{pattern}");
     }
     assert!(repository.snapshots().await.unwrap().is_empty());
     // Without any file the patterns have excluded nothing.

@@ -118,7 +118,7 @@ async fn run_reports_what_it_waits_for_while_its_store_is_unavailable() {
 }
 
 #[tokio::test]
-async fn what_no_outage_is_ends_a_run_at_once_however_patient_it_is() {
+async fn failure_that_is_no_outage_ends_a_run_at_once_however_patient_it_is() {
     for (status, reason) in [(403, Reason::StoreUnavailable), (507, Reason::StoreFull)] {
         let store = FakeS3::start().await;
         create(store.access(), never()).await.unwrap().close().await;

@@ -73,7 +73,7 @@ async fn restic_checks_and_restores_what_we_stored() {
 }
 
 #[tokio::test]
-async fn what_restic_stored_is_restored() {
+async fn snapshot_of_restic_is_restored() {
     for (index, restic) in both().into_iter().enumerate() {
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path().join("repository");
@@ -214,7 +214,7 @@ impl Drop for Unmount {
 const WITHOUT_RIGHTS: &str = "STOWAWAY_TEST_WITHOUT_RIGHTS";
 
 #[test]
-fn what_may_not_be_read_is_listed_and_makes_the_snapshot_incomplete() {
+fn entries_that_may_not_be_read_are_listed_and_make_the_snapshot_incomplete() {
     use std::os::unix::fs::PermissionsExt;
     if let Some(dir) = std::env::var_os(WITHOUT_RIGHTS) {
         return tokio::runtime::Runtime::new().unwrap().block_on(store_without_rights(Path::new(&dir)));
@@ -239,7 +239,7 @@ fn what_may_not_be_read_is_listed_and_makes_the_snapshot_incomplete() {
         fs::set_permissions(source.join(name), fs::Permissions::from_mode(mode)).unwrap();
     }
     let (_, module) = module_path!().split_once("::").unwrap();
-    let test = format!("{module}::what_may_not_be_read_is_listed_and_makes_the_snapshot_incomplete");
+    let test = format!("{module}::entries_that_may_not_be_read_are_listed_and_make_the_snapshot_incomplete");
     let alone = std::process::Command::new("setpriv")
         .args(["--reuid", "65532", "--regid", "65532", "--clear-groups"])
         .arg(&program)

@@ -169,6 +169,25 @@ async fn unproven_snapshot_is_never_the_newest() {
 }
 
 #[tokio::test]
+async fn accepted_unproven_snapshot_is_the_newest() {
+    let dir = tempfile::tempdir().unwrap();
+    let repository = new_repository(dir.path()).await;
+    store(&repository, "/db.sql", b"proven").await;
+    let sent =
+        vec![StreamItem::Data(Bytes::from_static(b"accepted")), StreamItem::End(End { proof: Proof::None, bytes: 8 })];
+    let time = rules().time + jiff::SignedDuration::from_hours(1);
+    let accepting = StoreRules { accept_unproven: true, time, ..rules() };
+    let accepted = repository
+        .store_stream(&identity("/db.sql"), &accepting, stream_of(sent), Arc::new(Progress::default()))
+        .await
+        .unwrap();
+    let snapshots = repository.snapshots().await.unwrap();
+    let newest = newest_of(&snapshots, &"deployment/shop/db".parse().unwrap()).unwrap();
+    assert_eq!(newest.id, accepted.snapshot);
+    assert!(newest.record().note_of_consent().is_some(), "{newest:?}");
+}
+
+#[tokio::test]
 async fn missing_repository_wrong_password_and_second_creation_are_distinguished() {
     let dir = tempfile::tempdir().unwrap();
     let error = open(folder(dir.path()), never()).await.unwrap_err();

@@ -264,7 +264,7 @@ impl Drop for ExclusiveLock {
 }
 
 #[tokio::test]
-async fn what_a_failed_run_left_is_pruned_and_harms_nothing() {
+async fn remains_of_a_failed_run_are_pruned_and_harm_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let repository = new_repository(dir.path()).await;
     store(&repository, "/db.sql", b"good").await;

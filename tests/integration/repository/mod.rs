@@ -5,6 +5,7 @@ mod ahead;
 mod archive_faults;
 mod archives;
 mod check;
+mod clocks;
 mod command_line;
 mod damage;
 mod devices;
@@ -21,6 +22,7 @@ mod full;
 mod gate;
 mod identities;
 mod interoperability;
+mod interrupted;
 mod keys;
 mod killed;
 mod locations;
@@ -105,7 +107,12 @@ pub fn identity(path: &str) -> SnapshotIdentity {
 }
 
 pub fn rules() -> StoreRules {
-    StoreRules { allow_empty: false, time: "2026-05-04T03:02:01Z".parse::<Timestamp>().unwrap(), device: None }
+    StoreRules {
+        allow_empty: false,
+        accept_unproven: false,
+        time: "2026-05-04T03:02:01Z".parse::<Timestamp>().unwrap(),
+        device: None,
+    }
 }
 
 /// A stream of these pieces, after which the sender is dropped.

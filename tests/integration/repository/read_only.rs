@@ -8,8 +8,9 @@ use std::{
 };
 
 use stowaway::{
-    model::RunReport,
+    model::{DataPart, Reason, RunReport},
     repository::{open, open_exclusively, open_to_read},
+    runner::maintenance,
 };
 
 use super::{
@@ -48,6 +49,32 @@ async fn credentials_that_may_only_read_restore_without_a_lock_and_store_nothing
         let error = opened.unwrap_err();
         assert!(matches!(error, RepositoryError::AccessDenied { .. }), "{error}");
         assert!(error.to_string().contains("check the credentials and their permissions"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn check_without_a_lock_looks_twice_before_it_reports_damage() {
+    let (s3, _) = filled().await;
+    let check = async || maintenance::check(s3.access(), DataPart::ALL, &never()).await.unwrap();
+    let reads = || s3.requests("GET", "bucket/pre/fix/data/");
+    let lose_packs = |times| s3.fail("GET", "bucket/pre/fix/data/", Fault::Status(404), times);
+    // With a lock, no prune can have removed the packs meanwhile.
+    lose_packs(usize::MAX);
+    let before = reads();
+    assert_eq!(check().await.reason, Reason::RepositoryDamaged);
+    let reads_of_one = reads() - before;
+    s3.heal();
+    lose_packs(reads_of_one);
+    assert_eq!(check().await.reason, Reason::RepositoryDamaged);
+    // Without a lock, only damage that the second look finds, too, is reported.
+    for (reads_that_fail, reason) in [(reads_of_one, Reason::Completed), (2 * reads_of_one, Reason::RepositoryDamaged)]
+    {
+        s3.heal();
+        s3.fail("PUT", "locks/", Fault::Status(403), usize::MAX);
+        lose_packs(reads_that_fail);
+        let report = check().await;
+        assert_eq!(report.reason, reason, "{}", report.message);
+        assert!(report.message.contains("without a lock"), "{}", report.message);
     }
 }
 

@@ -34,7 +34,7 @@ async fn years(dir: &Path, numbers: &mut Numbers) {
         time += gap + SignedDuration::from_mins(i64::try_from(numbers.below(50)).unwrap());
         let mut identity = identity("/db.sql");
         identity.tags = vec!["source=deployment/shop/db".to_owned(), format!("colour={}", numbers.below(4))];
-        let rules = StoreRules { allow_empty: false, time, device: None };
+        let rules = StoreRules { allow_empty: false, accept_unproven: false, time, device: None };
         let content = format!("number {number}");
         repository.store_stream(&identity, &rules, stream_of(whole(content.as_bytes())), Arc::default()).await.unwrap();
     }

@@ -72,7 +72,7 @@ async fn is_whole_for_us(location: &Path, snapshot: &str, path: &str, source: &P
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_we_write_and_prune_is_checked_and_restored_by_rustic() {
+async fn repository_that_stowaway_writes_and_prunes_is_checked_and_restored_by_rustic() {
     let temporary = tempfile::tempdir().unwrap();
     let (location, source) = (temporary.path().join("repository"), folder_in(temporary.path(), "source"));
     let repository = new_repository(&location).await;
@@ -109,7 +109,7 @@ async fn what_we_write_and_prune_is_checked_and_restored_by_rustic() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_rustic_writes_and_prunes_is_checked_and_restored_by_us() {
+async fn repository_that_rustic_writes_and_prunes_is_checked_and_restored_by_stowaway() {
     // rustic marks packs first and removes them later, or removes them at once.
     for is_instant in [false, true] {
         let temporary = tempfile::tempdir().unwrap();

@@ -42,6 +42,12 @@ fn half_a_dump_of_a_command_that_exits_0_is_not_stored() {
         (&["sh", "-c", &format!("{half} | gzip")], &["Truncated", "PostgreSQL dump in gzip", "format-check"]),
         // The end of the format is missing.
         (&["head", "-c", "2000", DUMP], &["Truncated", "dump complete", "stowaway.dev/format-check"]),
+        // Text before the dump does not hide that the end is missing.
+        (
+            &["sh", "-c", &format!("echo 'mysqldump: [Warning] insecure' && echo 'SET x;' && {half}")],
+            &["Truncated", "PostgreSQL dump"],
+        ),
+        (&["sh", "-c", &format!("(echo && {half}) | gzip")], &["Truncated", "PostgreSQL dump in gzip"]),
         // The first of two dumps is truncated, and the second is whole.
         (
             &["sh", "-c", &format!("{half}; cat {DUMP}")],
@@ -64,10 +70,12 @@ fn whole_dumps_and_those_that_are_meant_to_be_so_are_stored() {
     let folder = tempfile::tempdir().unwrap();
     let repository = folder.path().join("repository");
     let whole = format!("cat {DUMP} | gzip");
+    let after_text = format!("echo 'CREATE DATABASE shop;' && cat {DUMP}");
     for (options, command, part) in [
         (&[][..], &["sh", "-c", whole.as_str()][..], "PostgreSQL dump in gzip"),
         (&[], &["cat", DUMP], "is PostgreSQL dump and complete"),
         (&[], &["cat", DUMP, DUMP], "is PostgreSQL dump and complete"),
+        (&[], &["sh", "-c", after_text.as_str()], "is PostgreSQL dump and complete"),
         (&[], &["bash", "-c", "set +o pipefail; (echo half; exit 3) | cat"], "Succeeded"),
         (&["--no-format-check"], &["head", "-c", "2000", DUMP], "Succeeded"),
         (&["--allow-empty"], &["bash", "-c", "gzip </dev/null"], "Succeeded"),

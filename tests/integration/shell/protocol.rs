@@ -115,7 +115,7 @@ async fn dump_with_a_trailer_is_whole_whatever_becomes_of_the_connection() {
 }
 
 #[tokio::test]
-async fn what_contradicts_the_trailer_fails_the_dump() {
+async fn output_that_contradicts_the_trailer_fails_the_dump() {
     for last in [status(ExecStatus::Exited(1)), status(ExecStatus::Refused("lost".into())), stdout("x")] {
         let mut steps: Vec<Step> = good_dump().into_iter().take(7).collect();
         steps.push(Emit(last));

@@ -213,6 +213,7 @@ impl Pod {
             cluster: String::new(),
             repository_id: None,
             damaged_packs: DamagedPacks::default(),
+            not_before: None,
             kind,
             note: String::new(),
         }
@@ -239,6 +240,7 @@ impl Pod {
             cluster: String::new(),
             repository_id: None,
             damaged_packs: DamagedPacks::default(),
+            not_before: None,
             kind,
             note: String::new(),
         }
@@ -262,6 +264,7 @@ impl Pod {
             cluster: String::new(),
             repository_id: None,
             damaged_packs: DamagedPacks::default(),
+            not_before: None,
             kind,
             note: String::new(),
         }

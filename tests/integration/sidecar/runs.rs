@@ -3,9 +3,10 @@
 
 use std::{cell::Cell, os::unix::fs::PermissionsExt, path::Path};
 
+use jiff::{SignedDuration, Timestamp};
 use stowaway::{
     exec::Session,
-    model::{Proof, Reason, Verdict},
+    model::{Proof, Reason, Task, TaskKind, Verdict},
     runner::sidecar::{SidecarOutcome, drive},
 };
 use tokio::time::timeout;
@@ -74,6 +75,25 @@ async fn failing_command_is_the_runs_failure_and_leaves_no_snapshot() {
     let report = pod.backup("d", &strings(&["no-such-program"])).await;
     assert_eq!(report.reason, Reason::CommandNotFound);
     assert_eq!(pod.snapshots().await.len(), 0);
+}
+
+#[tokio::test]
+async fn sidecar_whose_clock_is_behind_the_controllers_runs_nothing() {
+    let (pod, folder) = (Pod::start().await, OpenFolder::new());
+    let created = Timestamp::now() + SignedDuration::from_hours(2 * 365 * 24);
+    let command = strings(&["sh", "-c", "echo run >>\"$0\"; echo content", &path(&folder.file("runs"))]);
+    for (id, task) in [("late-1", pod.backup_task("late")), ("late-2", pod.volume_task("harvest", "late"))] {
+        let command = matches!(task.kind, TaskKind::Backup { .. }).then_some(&command[..]);
+        let task = Task { not_before: Some(created), ..task };
+        let driven = pod.drive(id, &task, command).await;
+        let Ok(SidecarOutcome::Report(report)) = driven else { panic!("{driven:?}") };
+        assert_eq!((report.verdict, report.reason), (Verdict::Failed, Reason::ClockBehind), "{}", report.message);
+        for part in [format!("{created:.0}"), "pod orchard/mill-0".to_owned()] {
+            assert!(report.message.contains(&part), "{part}: {}", report.message);
+        }
+        eventually(|| pod.children().is_empty()).await;
+    }
+    assert_eq!((count(&folder), pod.snapshots().await.len()), (0, 0));
 }
 
 #[tokio::test]

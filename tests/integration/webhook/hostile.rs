@@ -243,6 +243,39 @@ async fn however_many_keys_there_are_few_are_looked_into() {
     }
 }
 
+#[tokio::test]
+async fn however_many_keys_resemble_stowaways_few_are_reported_on_every_kind_of_object() {
+    let webhook = Webhook::new();
+    let named =
+        |kind: &str, version: &str| json!({ "apiVersion": version, "kind": kind, "metadata": { "name": "mill" } });
+    let workload = |kind: &str| {
+        let mut workload = named(kind, "apps/v1");
+        workload["spec"]["template"] = json!({ "metadata": {}, "spec": { "containers": [{ "name": "a" }] } });
+        workload
+    };
+    for prefix in ["stowawy.dev/backupcommand.k", "stowaway.dev/k"] {
+        let keys: serde_json::Map<_, _> = (0..5000).map(|index| (format!("{prefix}{index}"), json!("x"))).collect();
+        for (path, mut object, pointers) in [
+            ("/pods", pod(), &["/metadata/annotations"][..]),
+            ("/workloads", workload("Deployment"), &["/metadata/annotations"]),
+            ("/workloads", workload("StatefulSet"), &["/spec/template/metadata/annotations"]),
+            ("/annotations", named("PersistentVolumeClaim", "v1"), &["/metadata/annotations", "/metadata/labels"]),
+            ("/annotations", named("Namespace", "v1"), &["/metadata/labels"]),
+        ] {
+            for pointer in pointers {
+                let (parent, name) = pointer.rsplit_once('/').unwrap();
+                object.pointer_mut(parent).unwrap()[name] = keys.clone().into();
+            }
+            let answer = webhook.admit(path, &creation(&object)).await;
+            assert_eq!(answer["allowed"], true, "{answer}");
+            let warnings = answer["warnings"].as_array().unwrap();
+            let last = warnings.last().unwrap().as_str().unwrap();
+            assert!((10..=17).contains(&warnings.len()), "{prefix} on {path}: {answer}");
+            assert!(last.contains("more"), "{prefix} on {path}: {last}");
+        }
+    }
+}
+
 /// The log at the finest level.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);

@@ -119,7 +119,7 @@ async fn a_shutdown_under_load_loses_no_request() {
 }
 
 #[tokio::test]
-async fn what_is_in_flight_at_the_end_is_finished() {
+async fn request_in_flight_at_the_end_is_finished() {
     let mut server = server(Duration::ZERO).await;
     let question = question();
     let (one, two) = question.split_at(question.len() - 5);

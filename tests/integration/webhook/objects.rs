@@ -89,6 +89,8 @@ fn repositories() -> Cases {
             volume(&json!({ "hostPath": { "path": "/a/../etc", "type": "File" } })),
             &["spec.volume.hostPath.path", "spec.volume.hostPath.type"],
         ),
+        (volume(&json!({ "hostPath": { "path": "/var/lib/kubelet/pods" } })), &["spec.volume.hostPath.path"]),
+        (volume(&json!({ "hostPath": { "path": "/srv/barrels", "type": "DirectoryOrCreate" } })), &[]),
         (repository(&json!({ "passwordSecretRef": { "name": "x" } })), &["spec"]),
         (
             repository(&json!({
@@ -303,7 +305,7 @@ fn archive(change: impl FnOnce(&mut Value)) -> Value {
 }
 
 #[tokio::test]
-async fn what_could_only_fail_is_refused_with_the_field() {
+async fn object_that_could_only_fail_is_refused_with_the_field() {
     let webhook = Webhook::new();
     for (object, fields) in [repositories(), runner_pods(), runs()].concat() {
         let answer = webhook.admit("/objects", &creation(&object)).await;
@@ -395,7 +397,35 @@ async fn an_old_mistake_does_not_block_an_update_that_does_not_touch_it() {
 }
 
 #[tokio::test]
-async fn what_may_yet_come_is_only_warned_of() {
+async fn webhook_names_the_default_that_runs_choose_of_two_repositories_of_one_second() {
+    let of = |name: &str, created: &str| {
+        let mut object = s3(|_| ());
+        object["metadata"]["name"] = name.into();
+        object["metadata"]["creationTimestamp"] = created.into();
+        object
+    };
+    let (first, second) = ("2026-05-04T03:02:01Z", "2026-05-04T03:02:02Z");
+    for (known, new, expected) in [
+        (
+            of("b", first),
+            of("c", first),
+            "Repository b remains the default, because both were created in the same second",
+        ),
+        (of("b", first), of("a", first), "this Repository becomes the default instead of Repository b"),
+        (of("b", first), of("a", second), "Repository b remains the default, because it is older"),
+    ] {
+        let both: Vec<Repository> = [&known, &new].map(|object| serde_json::from_value(object.clone()).unwrap()).into();
+        let answer = Webhook::knowing(&both[..1]).await.admit("/objects", &creation(&new)).await;
+        let warning = answer["warnings"][0].as_str().unwrap_or_default();
+        assert!(warning.contains(expected), "{answer}");
+        let chosen = stowaway::plan::choose_repository(&both, None).unwrap();
+        let is_new = chosen.metadata.name.as_deref() == new["metadata"]["name"].as_str();
+        assert_eq!(is_new, warning.contains("becomes the default"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn object_that_may_still_work_is_admitted_with_a_warning() {
     let known: Repository = serde_json::from_value({
         let mut other = s3(|_| ());
         other["metadata"]["name"] = "other".into();
@@ -408,9 +438,13 @@ async fn what_may_yet_come_is_only_warned_of() {
     second["metadata"]["annotations"] = json!({ "stowaway.dev/is-default": "true", "stowaway.dev/isdefault": "true" });
     let mut maybe = s3(|_| ());
     maybe["metadata"]["annotations"] = json!({ "stowaway.dev/is-default": "yes" });
+    let mut stricter = s3(|_| ());
+    stricter["spec"]["retention"] = json!({ "keepLast": 1 });
+    stricter["spec"]["prune"] = json!({ "schedule": "@daily-random" });
     for (object, expected) in [
         (second, vec!["other is the default, too", "is not known on a Repository"]),
         (maybe, vec!["only \"true\""]),
+        (stricter, vec!["differs from that of Repository other, which is the same repository"]),
         (run("Backup", &json!({ "repositoryRef": { "name": "later" } })), vec!["no Repository later"]),
         (run("Backup", &json!({ "repositoryRef": { "name": "other" } })), vec![]),
         (run("Backup", &json!({ "timeout": "5m", "idleTimeout": "5m" })), vec!["has no effect"]),

@@ -212,7 +212,7 @@ async fn an_old_mistake_does_not_block_an_update_that_does_not_touch_it() {
 }
 
 #[tokio::test]
-async fn what_a_controller_makes_or_what_is_being_deleted_is_never_held_up() {
+async fn object_that_a_controller_creates_or_that_is_being_deleted_is_never_refused() {
     let webhook = Webhook::new();
     let wrong = deployment(&[("backupcommand", "")]);
     let mut made = wrong.clone();
@@ -287,8 +287,38 @@ async fn keys_with_a_similar_prefix_are_warned_of_with_the_right_spelling() {
             assert!(warnings(&answer).contains(&format!("the nearest known one is {meant}")), "{answer}");
         }
     }
-    let sound = deployment(&[("velero.io/backup", "x"), ("k8up.io/backup", "false")]);
+    let of_others = [
+        ("velero.io/backup", "x"),
+        ("k8up.io/backup", "false"),
+        ("stowaway.com/team", "orchard"),
+        ("mystowaway.example.org/x", "y"),
+    ];
+    let sound = deployment(&of_others);
     assert_eq!(warnings(&Webhook::new().admit("/workloads", &creation(&sound)).await), "");
+}
+
+#[tokio::test]
+async fn settings_that_the_label_of_the_namespace_can_give_an_effect_are_admitted_with_a_remark() {
+    for (setting, has_label) in [
+        (("timeout", "1h"), true),
+        (("idle-timeout", "90s"), true),
+        (("secrets", "login"), true),
+        (("sidecar-resources", r#"{"limits":{"cpu":"1"}}"#), true),
+        (("allow-empty", "true"), false),
+    ] {
+        let deployment = deployment(&[setting]);
+        let mut pod = deployment["spec"]["template"].clone();
+        (pod["apiVersion"], pod["kind"]) = ("v1".into(), "Pod".into());
+        for (path, object) in [("/workloads", &deployment), ("/pods", &pod)] {
+            let answer = Webhook::new().admit(path, &creation(object)).await;
+            assert_eq!(answer["allowed"], true, "{answer}");
+            let warned = warnings(&answer);
+            assert_eq!(warned.lines().count(), 1, "{answer}");
+            assert!(warned.contains(&format!("stowaway.dev/{}: has no effect", setting.0)), "{warned}");
+            let remark = "unless the label of the Namespace requests the injection";
+            assert_eq!(warned.contains(remark), has_label, "{warned}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,12 @@
 //! Tests that a source is not backed up while it is being restored, by the restore step of a pod or into a command.
 
 use super::*;
-use crate::plan::fixtures::stepping;
+use crate::plan::{fixtures::stepping, sources::UnfilledClaim};
+
+/// The claim `casks`, whose mark has this value.
+fn unfilled(restore: &str) -> UnfilledClaim {
+    UnfilledClaim { name: "casks".into(), restore: restore.into() }
+}
 
 #[test]
 fn claim_that_a_restore_step_has_not_filled_is_never_stored() {
@@ -77,7 +82,7 @@ fn pod_of_a_restore_that_does_not_end_fails_the_backup_of_its_claim() {
 #[test]
 fn claim_that_a_failed_restore_has_created_is_not_stored_and_the_next_step_is_named() {
     let mut world = World::new(&["pvc/casks", "pvc/barrels"]);
-    world.sources.sources[0].unfilled = Some("undo".into());
+    world.sources.sources[0].unfilled = Some(unfilled("undo"));
     world.step(0);
     let started: Vec<String> = world.step(0).start.into_iter().map(|start| start.source).collect();
     assert_eq!(started, ["pvc/barrels"]);
@@ -94,7 +99,7 @@ fn claim_that_a_failed_restore_has_created_is_not_stored_and_the_next_step_is_na
 #[test]
 fn created_claim_is_stored_once_a_running_restore_has_filled_it_however_long_that_takes() {
     let mut world = World::new(&["pvc/casks"]);
-    world.sources.sources[0].unfilled = Some("undo".into());
+    world.sources.sources[0].unfilled = Some(unfilled("undo"));
     world.uses = restoring("casks", false, false);
     world.step(0);
     assert!(world.step(0).start.is_empty());
@@ -106,9 +111,48 @@ fn created_claim_is_stored_once_a_running_restore_has_filled_it_however_long_tha
 }
 
 #[test]
+fn dump_of_a_pod_with_a_claim_that_no_restore_has_filled_is_not_stored_and_the_next_step_is_named() {
+    let mut world = World::new(&[MILL, WELL]);
+    world.sources.sources[0].unfilled = Some(unfilled("undo"));
+    world.step(0);
+    let started: Vec<String> = world.step(0).start.into_iter().map(|start| start.source).collect();
+    assert_eq!(started, [WELL]);
+    world.end(WELL, &success());
+    world.step(300);
+    let outcome = &world.source(MILL).outcome;
+    assert_eq!((outcome.reason.as_str(), outcome.verdict), ("RestoreUnfinished", Some(Verdict::Failed)));
+    for part in [
+        "Restore undo has created claim casks, which pod pod-a mounts",
+        "no dump of the pod is stored",
+        "Restore into it again, or delete it",
+        "such as after a Restore into a command of its pod",
+        "kubectl annotate persistentvolumeclaim casks stowaway.dev/restore-unfinished-",
+    ] {
+        assert!(outcome.message.contains(part), "{part}: {}", outcome.message);
+    }
+    assert_eq!(world.status().verdict, Some(Verdict::Incomplete));
+}
+
+#[test]
+fn dump_of_a_pod_is_stored_once_its_claim_is_filled_however_long_the_restore_takes() {
+    let mut world = World::new(&[MILL]);
+    world.sources.sources[0].unfilled = Some(unfilled("undo"));
+    let undo = crate::plan::fixtures::restore(&json!({ "from": { "source": MILL } }));
+    world.uses = ClaimUses::of(crate::plan::OwnRuns { restores: &[undo], ..Default::default() });
+    world.step(0);
+    assert!(world.step(0).start.is_empty());
+    assert!(world.step(3600).start.is_empty());
+    assert_eq!(world.source(MILL).outcome.verdict, None);
+    world.uses = ClaimUses::default();
+    assert!(world.step(3610).start.is_empty(), "a Restore into the command does not remove the mark");
+    world.sources.sources[0].unfilled = None;
+    assert_eq!(world.step(3620).start.len(), 1);
+}
+
+#[test]
 fn mark_with_a_text_of_another_author_is_not_repeated() {
     let mut world = World::new(&["pvc/casks"]);
-    world.sources.sources[0].unfilled = Some("undo; all is well".into());
+    world.sources.sources[0].unfilled = Some(unfilled("undo; all is well"));
     world.step(0);
     world.step(0);
     let message = &world.source("pvc/casks").outcome.message;

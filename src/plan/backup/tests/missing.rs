@@ -35,6 +35,7 @@ fn backup_that_lacks_a_source_is_incomplete_and_names_the_next_step() {
         MissingReason::NotBound,
         MissingReason::Terminating,
         MissingReason::HoldsRepository,
+        MissingReason::Unknown,
     ] {
         let world = ended_with(&[missing(WELL, reason)]);
         assert_eq!(world.status().verdict, Some(Verdict::Incomplete), "{reason:?}");
@@ -48,7 +49,7 @@ fn backup_that_lacks_a_source_is_incomplete_and_names_the_next_step() {
 }
 
 #[test]
-fn what_was_deleted_is_reported_and_the_backup_stays_green() {
+fn deleted_sources_are_reported_and_the_backup_stays_green() {
     let world = ended_with(&[missing(WELL, MissingReason::Gone), missing(YARD, MissingReason::NotRequested)]);
     assert_eq!(world.status().verdict, Some(Verdict::Succeeded));
     assert_eq!((state(&world, COVERED).as_deref(), state(&world, FAILED)), (Some("False"), None));
@@ -162,6 +163,32 @@ fn backup_is_compared_with_the_last_one_of_its_kind() {
     let new = crate::plan::fixtures::backup(&all);
     let last = others.into_iter().fold(None, |best, other| newer_of(&new, best, other)).unwrap();
     assert_eq!(last.name_any(), "last");
-    let names: Vec<String> = sources_of(&last).iter().map(ToString::to_string).collect();
+    let names: Vec<String> = sources_of(&last).iter().map(|source| source.name.to_string()).collect();
     assert_eq!(names, [MILL, WELL], "a lost source is expected again, and a deleted one is not");
+}
+
+#[test]
+fn source_that_may_have_been_deleted_is_expected_until_the_user_has_confirmed_that() {
+    let lost = [missing(WELL, MissingReason::Unknown), missing(YARD, MissingReason::NoPod)];
+    let mut backup = ended_with(&lost).backup;
+    let names =
+        |backup: &Backup| -> Vec<String> { sources_of(backup).iter().map(|source| source.name.to_string()).collect() };
+    assert_eq!(names(&backup).len(), 3);
+    backup.annotations_mut().insert("stowaway.dev/allow-missing".into(), "true".into());
+    let left = names(&backup);
+    assert!(!left.contains(&WELL.to_owned()) && left.contains(&YARD.to_owned()), "{left:?}");
+}
+
+#[test]
+fn status_records_which_sources_may_be_missing_later() {
+    let mut world = World::new(&[MILL, WELL]);
+    for source in &mut world.sources.sources {
+        source.allow_missing = source.name.as_str() == WELL;
+    }
+    world.step(0);
+    let expected = |name: &str| {
+        let found = sources_of(&world.backup).into_iter().find(|source| source.name.as_str() == name);
+        found.map(|source| source.may_be_missing)
+    };
+    assert_eq!((expected(MILL), expected(WELL)), (Some(false), Some(true)));
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn what_is_done_ahead_of_a_prune_waits_only_for_prunes_and_is_tried_again_by_itself() {
+fn repack_ahead_of_a_prune_waits_only_for_prunes_and_is_tried_again_by_itself() {
     let mut cellar = pruned();
     mark(&mut cellar, DUE);
     for (kind, begins) in [("backup", true), ("restore", true), ("check", true), ("repack", true), ("prune", false)] {

@@ -83,6 +83,22 @@ fn damage_is_reported_until_the_same_part_is_whole() {
     assert_eq!(check(&cellar).damaged_part, None);
 }
 
+#[test]
+fn check_that_does_not_find_the_repository_makes_it_due_at_once() {
+    for (reason, is_due) in [(Reason::RepositoryNotFound, true), (Reason::Timeout, false)] {
+        let mut cellar = checked();
+        let status = cellar.status.as_mut().unwrap();
+        let later = Time(at(9 * 3600));
+        (status.repository_id, status.next_attempt_time) = (Some("ab".repeat(32)), Some(later.clone()));
+        step(&mut cellar, &Seen::default(), 0);
+        next_part(&mut cellar, 0);
+        end(&mut cellar, 0, &failure(reason));
+        assert_eq!(run(&cellar).message.contains("accept-repository=new"), is_due, "{}", run(&cellar).message);
+        let due = cellar.status.as_ref().unwrap().next_attempt_time.clone().unwrap();
+        assert_eq!(due.0 < later.0, is_due, "{reason}");
+    }
+}
+
 /// A report on damage in one pack.
 fn damaged(part: &str, pack: &str) -> RunReport {
     let mut report = check_of(part, 1);
@@ -114,6 +130,65 @@ fn damaged_packs_are_listed_until_a_check_has_read_them_and_found_them_intact() 
         assert_eq!(listed(&cellar), left, "{part}");
     }
     assert_eq!(check(&cellar).damaged_packs, None);
+}
+
+#[test]
+fn check_with_findings_clears_nothing_not_even_in_the_part_that_it_has_read() {
+    let mut cellar = checked();
+    step(&mut cellar, &Seen::default(), 0);
+    // Both packs belong to the part. The second check may have ended at the second pack before it read the first.
+    let (first, second) = ("0112345678abcdef", "0412345678abcdef");
+    let listed = |cellar: &Repository| check(cellar).damage().ids;
+    next_part(&mut cellar, 0);
+    end(&mut cellar, 0, &damaged("2/3", first));
+    next_part(&mut cellar, 1);
+    end(&mut cellar, 1, &damaged("2/3", second));
+    assert_eq!(listed(&cellar), [second, first]);
+    assert_eq!(next_part(&mut cellar, 2), "2/3");
+    end(&mut cellar, 2, &check_of("2/3", 0));
+    assert!(check(&cellar).damage().is_empty());
+}
+
+#[test]
+fn part_with_more_damaged_packs_than_are_listed_is_checked_next_and_then_cleared() {
+    let mut cellar = checked();
+    step(&mut cellar, &Seen::default(), 0);
+    next_part(&mut cellar, 0);
+    let mut found = check_of("1/3", 1);
+    if let Some(MaintenanceReport::Check { damaged_packs, .. }) = &mut found.maintenance {
+        *damaged_packs = Some(DamagedPacks::anywhere_in(DataPart::ALL));
+    }
+    end(&mut cellar, 0, &found);
+    assert_eq!(next_part(&mut cellar, 1), DataPart::ALL.to_string(), "the packs may be in any part");
+    end(&mut cellar, 1, &check_of(&DataPart::ALL.to_string(), 0));
+    assert!(check(&cellar).damage().is_empty());
+    assert_eq!(next_part(&mut cellar, 2), "1/3");
+}
+
+#[test]
+fn part_with_more_damage_than_is_listed_is_read_before_any_other_part() {
+    let mut cellar = checked();
+    step(&mut cellar, &Seen::default(), 0);
+    next_part(&mut cellar, 0);
+    // Every backup reads this part until a check has found it intact.
+    let mut found = damaged("1/3", "0012345678abcdef");
+    if let Some(MaintenanceReport::Check { damaged_packs: Some(packs), .. }) = &mut found.maintenance {
+        packs.more_in = "2/3".parse().ok();
+    }
+    end(&mut cellar, 0, &found);
+    assert_eq!(check(&cellar).damaged_part, "1/3".parse().ok());
+    for (hour, report) in [(1, failure(Reason::Timeout)), (2, check_of("2/3", 0))] {
+        assert_eq!(next_part(&mut cellar, hour), "2/3");
+        end(&mut cellar, hour, &report);
+    }
+    assert_eq!(check(&cellar).damage().more_in, None);
+    assert_eq!(state_of(&cellar, HEALTHY), Some(("False".into(), "DamageFound".into())), "the damage is in 1/3");
+    for (hour, part) in [(3, "1/3"), (4, "2/3")] {
+        assert_eq!(next_part(&mut cellar, hour), part);
+        end(&mut cellar, hour, &check_of(part, 0));
+        assert_eq!(state_of(&cellar, HEALTHY), Some(("True".into(), "Completed".into())));
+    }
+    assert!(check(&cellar).damage().is_empty());
 }
 
 #[test]

@@ -60,6 +60,11 @@ fn snapshot_record(stored: &Stored) -> SnapshotRecord<'_> {
     SnapshotRecord { id, time: *time, identity, paths, bytes: None }
 }
 
+/// The only Repository.
+fn only(snapshots: Vec<SnapshotRecord<'_>>) -> [RepositorySnapshots<'_>; 1] {
+    [RepositorySnapshots { name: "cellar".into(), snapshots }]
+}
+
 /// The existing objects of the namespace to restore into.
 #[derive(Default)]
 struct There {
@@ -73,7 +78,13 @@ fn plan(request: NamespaceRequest<'_>, stored: &[Stored], there: &There) -> (Vec
     let planned: Vec<_> = there.sources.iter().map(|name| planned(name, None)).collect();
     let claims = there.claims.iter().map(|&name| name.to_owned()).collect();
     let (snapshots, sources): (Vec<_>, _) = (stored.iter().map(snapshot_record).collect(), plan_of(&planned));
-    let facts = NamespaceFacts { snapshots: &snapshots, claims: &claims, pods: &there.pods, sources: &sources };
+    let facts = NamespaceFacts {
+        repositories: &only(snapshots),
+        is_named: false,
+        claims: &claims,
+        pods: &there.pods,
+        sources: &sources,
+    };
     let plan = plan_namespace(request, facts);
     (plan.restores.into_iter().map(|chosen| chosen.spec).collect(), plan.refused)
 }
@@ -134,7 +145,13 @@ fn new_claim_is_as_requested_and_a_snapshot_without_a_recorded_claim_is_named() 
     let notes = |create: &NewClaim, stored: &[Stored], there: &There| -> Vec<bool> {
         let snapshots: Vec<_> = stored.iter().map(snapshot_record).collect();
         let claims = there.claims.iter().map(|&name| name.to_owned()).collect();
-        let facts = NamespaceFacts { snapshots: &snapshots, claims: &claims, pods: &[], sources: &plan_of(&[]) };
+        let facts = NamespaceFacts {
+            repositories: &only(snapshots),
+            is_named: false,
+            claims: &claims,
+            pods: &[],
+            sources: &plan_of(&[]),
+        };
         let planned = plan_namespace(NamespaceRequest { create: Some(create), ..request() }, facts);
         planned.restores.iter().map(|chosen| chosen.note.as_ref().is_some_and(|note| note.contains("--size"))).collect()
     };
@@ -198,7 +215,13 @@ fn source_without_a_command_that_reads_it_is_refused_before_anything_is_done() {
     let stored = [database("aa", 10)];
     let (snapshots, sources): (Vec<_>, _) = (stored.iter().map(snapshot_record).collect(), plan_of(&planned));
     let claims = BTreeSet::new();
-    let facts = NamespaceFacts { snapshots: &snapshots, claims: &claims, pods: &[], sources: &sources };
+    let facts = NamespaceFacts {
+        repositories: &only(snapshots),
+        is_named: false,
+        claims: &claims,
+        pods: &[],
+        sources: &sources,
+    };
     let plan = plan_namespace(request(), facts);
     assert!(plan.restores.is_empty());
     assert_eq!(refusals(&plan.refused), [(DATABASE, &Refusal::NoRestoreCommand)]);
@@ -236,7 +259,13 @@ fn commands_of_one_workload_come_back_one_after_the_other() {
     let planned = NAMES.map(|name| planned(name, None));
     let (snapshots, sources): (Vec<_>, _) = (stored.iter().map(snapshot_record).collect(), plan_of(&planned));
     let claims = BTreeSet::from(["casks".to_owned()]);
-    let facts = NamespaceFacts { snapshots: &snapshots, claims: &claims, pods: &[], sources: &sources };
+    let facts = NamespaceFacts {
+        repositories: &only(snapshots),
+        is_named: false,
+        claims: &claims,
+        pods: &[],
+        sources: &sources,
+    };
     let plan = plan_namespace(request(), facts);
     let rows = |kind| -> Vec<Vec<String>> {
         let names = |row: Vec<&ChosenSnapshot<'_>>| row.iter().map(|one| one.spec.from.source.to_string()).collect();
@@ -356,4 +385,51 @@ proptest! {
         }
         prop_assert!(restored.is_sorted_by_key(|name| !name.starts_with("pvc/")), "{:?}", restored);
     }
+}
+
+#[test]
+fn each_source_comes_back_from_the_repository_that_its_pod_names() {
+    let named =
+        |source: &str, repository: &str| PlannedSource { repository: Some(repository.into()), ..planned(source, None) };
+    let planned = [named(DATABASE, "attic"), named("deployment/well/vat", "attic")];
+    let well = stored("ac", 30, HOST, "/mill-well.sql", &["source=deployment/well/vat"]);
+    let sacks = stored("ba", 10, HOST, "/data/sacks", &["source=pvc/sacks"]);
+    // The newer dump of the database is in the Repository which its pod names now.
+    let (cellar, attic) = ([database("aa", 10), well, casks("bb", 10, &[])], [database("ab", 20), sacks]);
+    let sources = plan_of(&planned);
+    assert_eq!(repositories_to_read("cellar", &sources), ["cellar", "attic"]);
+    let of = |name: &str, snapshots| RepositorySnapshots { name: name.into(), snapshots };
+    let repositories = [
+        of("cellar", cellar.iter().map(snapshot_record).collect()),
+        of("attic", attic.iter().map(snapshot_record).collect()),
+    ];
+    let claims = BTreeSet::from(["casks".to_owned(), "sacks".to_owned()]);
+    let facts = |is_named, repositories| NamespaceFacts {
+        repositories,
+        is_named,
+        claims: &claims,
+        pods: &[],
+        sources: &sources,
+    };
+    let plan = plan_namespace(request(), facts(false, &repositories[..]));
+    let chosen: Vec<(String, String)> = plan
+        .restores
+        .iter()
+        .map(|one| {
+            (summaries(std::slice::from_ref(&one.spec)).remove(0), one.spec.repository_ref.clone().unwrap().name)
+        })
+        .collect();
+    let expected = [("pvc/casks=bb", "cellar"), (&format!("{DATABASE}=ab"), "attic")];
+    assert_eq!(chosen, expected.map(|(one, repository)| (one.to_owned(), repository.to_owned())));
+    assert!(plan.restores[1].note.as_ref().unwrap().contains("Repository attic"));
+    let other =
+        |expected: &str, found: &str| Refusal::OtherRepository { expected: expected.into(), found: found.into() };
+    assert_eq!(
+        refusals(&plan.refused),
+        [("deployment/well/vat", &other("attic", "cellar")), ("pvc/sacks", &other("cellar", "attic"))]
+    );
+    // A Repository which the user names is the only one.
+    let plan = plan_namespace(request(), facts(true, &repositories[..1]));
+    let specs: Vec<RestoreSpec> = plan.restores.into_iter().map(|one| one.spec).collect();
+    assert_eq!(summaries(&specs), ["pvc/casks=bb", &format!("{DATABASE}=aa"), "deployment/well/vat=ac"]);
 }

@@ -46,7 +46,7 @@ fn dump_becomes_an_archive_wherever_its_pod_is() {
 }
 
 #[test]
-fn what_could_only_fail_is_never_started() {
+fn archive_that_could_only_fail_is_never_started() {
     for (from, to) in [
         (json!({ "source": MILL, "paths": ["a"] }), json!({})),
         (json!({}), json!({ "name": "shop/config" })),

@@ -91,6 +91,7 @@ impl Cellar {
             sources: &world.sources,
             pruned: &world.pruned,
             uses: &self.uses,
+            claims: &[],
             claim: Some(TargetFacts {
                 claim: self.claim.as_ref(),
                 scale: self.scale.as_ref(),
@@ -280,7 +281,7 @@ fn scaled_down(replicas: i32, pods: usize) -> Cellar {
 }
 
 #[test]
-fn what_a_workload_was_is_written_down_before_it_is_touched() {
+fn replicas_of_a_workload_are_recorded_before_it_is_scaled() {
     let mut cellar = scaled_down(3, 3);
     let first = cellar.step(0);
     assert!(first.restore.hold.is_some() && first.restore.scale.is_none() && first.start.is_empty());

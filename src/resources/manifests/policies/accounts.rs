@@ -43,7 +43,7 @@ const JOB_CONTROLLERS: [&str; 2] =
     ["system:serviceaccount:kube-system:job-controller", "system:kube-controller-manager"];
 
 /// The labels by which the controller finds runs.
-const MARKS: [&str; 5] = [RUN, KIND, SOURCE_HASH, ATTEMPT, REPOSITORY];
+pub(super) const MARKS: [&str; 5] = [RUN, KIND, SOURCE_HASH, ATTEMPT, REPOSITORY];
 
 pub(super) fn guards(namespace: &str) -> [Guard; 8] {
     let prefix = text(ACCOUNT_PREFIX);

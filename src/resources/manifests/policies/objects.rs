@@ -6,7 +6,8 @@
 //! could read Secrets and create pods. Its spec is mutable, so an update is guarded like a creation: a changed endpoint
 //! would get the existing credentials. The whole spec is guarded, not a list of its fields, so that a new field is
 //! guarded from its start. A Repository that becomes the default receives the dumps of all pods that name no
-//! Repository.
+//! Repository. A user who accepts another repository for a Repository chooses where all further backups are stored, and
+//! what restores read.
 //!
 //! The controller and the CLI base decisions on statuses: which Job belongs to a run, whether two Repositories are the
 //! same, what was stored. So the right to write statuses counts only if it applies in all namespaces, as the
@@ -17,7 +18,8 @@ use crate::api;
 
 pub(super) fn guards() -> [Guard; 3] {
     let group = api::GROUP;
-    let is_default = |object: &str| format!("{object}.metadata.?annotations[?'{}'].orValue('')", api::IS_DEFAULT);
+    let annotation = |object: &str, key: &str| format!("{object}.metadata.?annotations[?'{key}'].orValue('')");
+    let changes = |key: &str| format!("{} != {}", annotation("object", key), annotation("oldObject", key));
     [
         Guard {
             name: "stowaway-repositories",
@@ -25,9 +27,9 @@ pub(super) fn guards() -> [Guard; 3] {
             concerns: Some((
                 "changes-what-runs-use",
                 format!(
-                    "oldObject == null || object.spec != oldObject.spec || {} != {}",
-                    is_default("object"),
-                    is_default("oldObject")
+                    "oldObject == null || object.spec != oldObject.spec || {} || {}",
+                    changes(api::IS_DEFAULT),
+                    changes(api::ACCEPT_REPOSITORY)
                 ),
             )),
             expression: MAY_CREATE_PODS.to_owned(),

@@ -1,12 +1,14 @@
 //! Evaluates the policies with an interpreter of CEL: which requests of which users are refused, and by which policy.
 //!
 //! The scenarios on a cluster check some of these decisions with the API server. Here every policy has an allowed and a
-//! refused request.
+//! refused request. `controller` holds the requests of the controller's account.
 
 use cel::{Context, extractors::This, objects::Value as CelValue, parser::Parser};
 use serde_json::json;
 
 use super::*;
+
+mod controller;
 
 const CONTROLLER_USER: &str = "system:serviceaccount:stowaway-system:stowaway-controller";
 const JOB_CONTROLLER: &str = "system:serviceaccount:kube-system:job-controller";
@@ -22,6 +24,7 @@ struct Request {
     resource: &'static str,
     user: Value,
     name: &'static str,
+    namespace: &'static str,
     object: Value,
     old: Value,
     /// The user's rights in the namespace: verb and resource.
@@ -30,7 +33,8 @@ struct Request {
 
 fn request(operation: &'static str, group: &'static str, resource: &'static str) -> Request {
     let user = json!({ "username": "tenant", "groups": ["system:authenticated"] });
-    Request { operation, group, resource, user, name: "x", object: Value::Null, old: Value::Null, granted: &[] }
+    let (object, old) = (Value::Null, Value::Null);
+    Request { operation, group, resource, user, name: "x", namespace: "shop", object, old, granted: &[] }
 }
 
 impl Request {
@@ -77,7 +81,7 @@ impl Request {
         let mut context = Context::default();
         let resource = self.resource.split('/').next();
         let facts = json!({
-            "namespace": "shop", "name": self.name, "operation": self.operation, "userInfo": self.user,
+            "namespace": self.namespace, "name": self.name, "operation": self.operation, "userInfo": self.user,
             "resource": { "resource": resource },
         });
         for (name, value) in [
@@ -222,6 +226,10 @@ fn repositories_shapes_of_pods_and_statuses_have_their_rights() {
     let object = |spec: Value| json!({ "metadata": { "name": "x" }, "spec": spec });
     let default =
         json!({ "metadata": { "name": "x", "annotations": { "stowaway.dev/is-default": "true" } }, "spec": {} });
+    let accepted = |value: &str| {
+        let annotations = json!({ "stowaway.dev/accept-repository": value });
+        json!({ "metadata": { "name": "x", "annotations": annotations }, "spec": {} })
+    };
     let repository = |old: Value, new: Value| {
         let operation = if old.is_null() { "CREATE" } else { "UPDATE" };
         request(operation, GROUP, "repositories").of(new).after(old)
@@ -234,6 +242,15 @@ fn repositories_shapes_of_pods_and_statuses_have_their_rights() {
         ("repository, by a user who may create pods", repository(Value::Null, object(json!({}))).may(&[PODS]), None),
         ("store", repository(object(json!({})), object(json!({ "s3": {} }))), policy),
         ("default", repository(object(json!({})), default), policy),
+        ("acceptance", repository(object(json!({})), accepted("new")), policy),
+        ("another acceptance", repository(accepted("new"), accepted(&"ab".repeat(32))), policy),
+        ("no acceptance any more", repository(accepted("new"), object(json!({}))), policy),
+        (
+            "acceptance, by a user who may create pods",
+            repository(object(json!({})), accepted("new")).may(&[PODS]),
+            None,
+        ),
+        ("the same acceptance", repository(accepted("new"), accepted("new")), None),
         ("nothing", repository(object(json!({})), object(json!({}))), None),
         ("shape", shaped(), Some("stowaway-runner-pods")),
         ("shape, by a user who may create pods", shaped().may(&[PODS]), None),
@@ -323,135 +340,6 @@ fn accounts_of_runs_are_for_runs_alone() {
     ]);
 }
 
-/// The Job of a run as the controller creates it, with another value at a JSON pointer.
-fn run_with(pointer: &str, value: Value) -> Value {
-    let security = json!({ "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } });
-    let container =
-        json!({ "name": "runner", "image": IMAGE, "args": ["runner"], "command": [], "securityContext": security });
-    let mut job = json!({
-        "metadata": {
-            "name": "x",
-            "labels": { "app.kubernetes.io/managed-by": "stowaway", "stowaway.dev/kind": "backup" },
-            "ownerReferences": [{ "apiVersion": "stowaway.dev/v1alpha1", "kind": "Backup", "name": "b", "uid": "u", "controller": true }],
-        },
-        "spec": { "template": { "spec": {
-            "serviceAccountName": "stowaway-run-x", "hostNetwork": false, "initContainers": [], "containers": [container],
-            "volumes": [{ "name": "repository", "hostPath": { "path": "/srv" } }],
-        } } },
-    });
-    *job.pointer_mut(pointer).unwrap_or_else(|| panic!("{pointer}")) = value;
-    job
-}
-
-#[test]
-fn controller_makes_and_deletes_what_is_its_own_alone() {
-    let by_controller = |operation, group, resource| request(operation, group, resource).by(CONTROLLER_USER);
-    let job = |pointer: &str, value: Value| by_controller("CREATE", "batch", "jobs").of(run_with(pointer, value));
-    let pod = "/spec/template/spec";
-    let policy = Some("stowaway-controller-jobs");
-    let container = format!("{pod}/containers/0");
-    holds(vec![
-        ("run", job("/metadata/name", json!("x")), None),
-        ("run of another account", job(&format!("{pod}/serviceAccountName"), json!("default")), policy),
-        ("run of another image", job(&format!("{container}/image"), json!("thief")), policy),
-        ("run by digest", job(&format!("{container}/image"), json!(format!("{IMAGE}@sha256:00"))), None),
-        ("other arguments", job(&format!("{container}/args"), json!(["sidecar"])), policy),
-        ("a command", job(&format!("{container}/command"), json!(["sh"])), policy),
-        (
-            "capabilities",
-            job(&format!("{container}/securityContext/capabilities"), json!({ "add": ["SYS_ADMIN"] })),
-            policy,
-        ),
-        ("escalation", job(&format!("{container}/securityContext/allowPrivilegeEscalation"), json!(true)), policy),
-        ("network of the host", job(&format!("{pod}/hostNetwork"), json!(true)), policy),
-        ("an init container", job(&format!("{pod}/initContainers"), json!([{ "name": "thief" }])), policy),
-        ("folder of the host", job(&format!("{pod}/volumes/0/name"), json!("data")), policy),
-        ("another owner", job("/metadata/ownerReferences/0/apiVersion", json!("apps/v1")), policy),
-        ("no label", job("/metadata/labels", json!({})), policy),
-    ]);
-    let job_owner = json!([{ "apiVersion": "batch/v1", "kind": "Job", "name": "x", "uid": "u", "controller": true }]);
-    let binding = |role: &str, account: &str, namespace: &str| {
-        json!({
-            "metadata": { "name": "x", "ownerReferences": job_owner },
-            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role },
-            "subjects": [{ "kind": "ServiceAccount", "name": account, "namespace": namespace }],
-        })
-    };
-    let bind = |object: Value| by_controller("CREATE", "rbac.authorization.k8s.io", "rolebindings").of(object);
-    let delete = |group, resource, old: Value| by_controller("DELETE", group, resource).after(old);
-    let owned = |kind: &str| json!({ "metadata": { "name": "x", "ownerReferences": [{ "apiVersion": "stowaway.dev/v1alpha1", "kind": kind, "uid": "u", "controller": true }] } });
-    let bindings = Some("stowaway-controller-bindings");
-    let secret = |kind: &str, label: &str| {
-        by_controller("CREATE", "", "secrets").of(json!({
-            "metadata": { "name": "x", "labels": { "app.kubernetes.io/managed-by": label } }, "type": kind,
-        }))
-    };
-    let account =
-        |name: &str| by_controller("CREATE", "", "serviceaccounts").of(json!({ "metadata": { "name": name } }));
-    let unowned = json!({ "metadata": { "name": "x" } });
-    holds(vec![
-        ("binding", bind(binding("stowaway-runner", "stowaway-run-x", "shop")), None),
-        ("another role", bind(binding("cluster-admin", "stowaway-run-x", "shop")), bindings),
-        ("another account", bind(binding("stowaway-runner", "default", "shop")), bindings),
-        ("another namespace", bind(binding("stowaway-runner", "stowaway-run-x", "kube-system")), bindings),
-        (
-            "binding of others",
-            delete("rbac.authorization.k8s.io", "rolebindings", binding("view", "default", "shop")),
-            Some("stowaway-controller-binding-deletes"),
-        ),
-        (
-            "own binding",
-            delete("rbac.authorization.k8s.io", "rolebindings", binding("stowaway-locks", "stowaway-run-x", "shop")),
-            None,
-        ),
-        ("job of others", delete("batch", "jobs", unowned.clone()), Some("stowaway-controller-job-deletes")),
-        ("own job", delete("batch", "jobs", owned("Restore")), None),
-        ("claim of others", delete("", "persistentvolumeclaims", unowned), Some("stowaway-controller-deletes")),
-        (
-            "claim of a Restore",
-            delete("", "persistentvolumeclaims", owned("Restore")),
-            Some("stowaway-controller-deletes"),
-        ),
-        ("own claim", delete("", "persistentvolumeclaims", owned("Backup")), None),
-        ("password", secret("Opaque", "stowaway"), None),
-        (
-            "secret of another kind",
-            secret("bootstrap.kubernetes.io/token", "stowaway"),
-            Some("stowaway-controller-secrets"),
-        ),
-        ("secret of others", secret("Opaque", "helm"), Some("stowaway-controller-secrets")),
-        ("account", account("stowaway-run-x"), None),
-        ("another account", account("default"), Some("stowaway-controller-accounts")),
-    ]);
-}
-
-#[test]
-fn controller_changes_nothing_of_a_claim_but_its_own_mark() {
-    let claim = |annotations: Value, size: &str| {
-        let spec = json!({ "resources": { "requests": { "storage": size } } });
-        json!({ "metadata": { "name": "x", "labels": { "app": "mill" }, "annotations": annotations }, "spec": spec })
-    };
-    let marked = || json!({ "stowaway.dev/restore-unfinished": "undo", "note": "x" });
-    let change = |new: Value| request("UPDATE", "", "persistentvolumeclaims").after(claim(marked(), "1Gi")).of(new);
-    let by_controller = |new: Value| change(new).by(CONTROLLER_USER);
-    let mut relabelled = claim(json!({ "note": "x" }), "1Gi");
-    relabelled["metadata"]["labels"] = json!({ "stowaway.dev/backup": "false" });
-    let mut kept = claim(json!({ "note": "x" }), "1Gi");
-    kept["metadata"]["finalizers"] = json!(["example.com/keep"]);
-    let policy = Some("stowaway-controller-claims");
-    holds(vec![
-        ("mark removed", by_controller(claim(json!({ "note": "x" }), "1Gi")), None),
-        ("nothing", by_controller(claim(marked(), "1Gi")), None),
-        ("size", by_controller(claim(marked(), "2Gi")), policy),
-        ("another annotation removed", by_controller(claim(json!({}), "1Gi")), policy),
-        ("another annotation changed", by_controller(claim(json!({ "note": "y" }), "1Gi")), policy),
-        ("an annotation added", by_controller(claim(json!({ "note": "x", "a": "b" }), "1Gi")), policy),
-        ("labels", by_controller(relabelled), policy),
-        ("finalizers", by_controller(kept), policy),
-        ("by its user", change(claim(json!({}), "2Gi")), None),
-    ]);
-}
-
 #[test]
 fn marks_of_restores_are_changed_by_the_controller_alone() {
     let restore = |annotations: Value| json!({ "metadata": { "name": "x", "annotations": annotations }, "spec": {} });
@@ -469,7 +357,7 @@ fn marks_of_restores_are_changed_by_the_controller_alone() {
 
 #[test]
 fn every_policy_refuses_something_here() {
-    let text = include_str!("evaluated.rs");
+    let text = [include_str!("evaluated.rs"), include_str!("evaluated/controller.rs")].concat();
     for policy in of_kind(&documents(&Installation::default()), &["ValidatingAdmissionPolicy"]) {
         let name = policy["metadata"]["name"].as_str().unwrap();
         assert!(text.contains(&format!("\"{name}\"")), "{name} has no case");

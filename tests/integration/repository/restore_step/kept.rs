@@ -91,7 +91,7 @@ async fn root_of_the_step_keeps_what_a_root_of_a_restore_keeps() {
 }
 
 #[tokio::test]
-async fn what_a_storage_system_puts_into_a_new_volume_is_no_data() {
+async fn entry_that_a_storage_system_puts_into_a_new_volume_is_no_data() {
     let apps =
         [".snapshots/mine", ".snapshot/index.db", "@Recycle/old", ".snapshot/daily.0/file", ".zfs/snapshot/x/file"];
     // Data of the app counts as data, whatever its name. The file system of this volume creates no snapshots.

@@ -117,3 +117,132 @@ fn lookup_of_a_snapshot_is_never_taken_for_the_restore_whose_status_is_lost() {
     assert_eq!(cellar.status().outcome.verdict, Some(Verdict::Failed));
     assert_eq!(cellar.status().outcome.reason, "ResultLost");
 }
+
+#[test]
+fn restore_beside_which_another_pod_started_on_the_claim_is_not_green() {
+    let with_pod = |to: &serde_json::Value, status: &serde_json::Value| {
+        let mut cellar = Cellar::new(to, &json!({}));
+        cellar.started(0);
+        let mut pod = user("late");
+        pod.pod.status = serde_json::from_value(status.clone()).unwrap();
+        cellar.world.pods.push(pod);
+        cellar.ends(&proven());
+        cellar.step(60);
+        let outcome = cellar.status().outcome.clone();
+        (outcome.verdict, outcome.reason, outcome.message)
+    };
+    let since = |state: &str, second: i64| json!({ "name": "app", "image": "i", "imageID": "i", "ready": true, "restartCount": 0, "state": { state: { "startedAt": at(second), "exitCode": 0 } } });
+    let alone = json!({});
+    for status in [
+        json!({ "phase": "Running", "containerStatuses": [since("running", 30)] }),
+        json!({ "phase": "Pending", "initContainerStatuses": [since("terminated", 30)] }),
+        json!({ "phase": "Succeeded", "containerStatuses": [since("terminated", 30)] }),
+    ] {
+        let (verdict, reason, message) = with_pod(&alone, &status);
+        assert_eq!((verdict, reason.as_str()), (Some(Verdict::Incomplete), "TargetInUse"), "{status}");
+        assert!(message.contains("pod late mounts claim casks") && message.contains("scaleDown"), "{message}");
+    }
+    let mut step = since("running", 30);
+    step["name"] = json!("stowaway-restore");
+    for (to, status) in [
+        // It starts once the restore has ended, waits for the volume in its restore step, or has not started.
+        (&alone, json!({ "phase": "Running", "containerStatuses": [since("running", 61)] })),
+        (&alone, json!({ "phase": "Pending", "initContainerStatuses": [step] })),
+        (&alone, json!({ "phase": "Pending" })),
+        // A user who allows overwriting restores beside the running app.
+        (&json!({ "overwrite": true }), json!({ "phase": "Running", "containerStatuses": [since("running", 30)] })),
+    ] {
+        assert_eq!(with_pod(to, &status).0, Some(Verdict::Succeeded), "{status}");
+    }
+}
+
+#[test]
+fn repository_that_the_pod_named_counts_after_the_pod_has_been_scaled_down() {
+    let mut cellar = scaled_down(1, 1);
+    let named =
+        crate::plan::sources::PlannedSource { repository: Some("attic".into()), ..planned(SOURCE, Some("pump-0")) };
+    cellar.world.repositories.push(repository("attic", Ok(())));
+    cellar.world.repositories[0].annotations_mut().insert(crate::api::IS_DEFAULT.into(), "true".into());
+    cellar.world.sources = plan_of(&[named]);
+    cellar.step(0);
+    cellar.step(1);
+    cellar.world.sources = plan_of(&[]);
+    cellar.scale.as_mut().unwrap().pods = 0;
+    assert_eq!(cellar.started(2).0.repository, "attic");
+}
+
+#[test]
+fn workload_that_was_replaced_after_it_was_scaled_down_is_refused() {
+    let mut cellar = scaled_down(3, 3);
+    cellar.step(0);
+    cellar.step(1);
+    cellar.scale = Some(ObservedScale { uid: "another".into(), replicas: 3, pods: 4 });
+    assert_eq!(cellar.failed_for(2), "TargetInUse");
+    let message = &cellar.status().outcome.message;
+    assert!(message.contains("StatefulSet pump was deleted and created again"), "{message}");
+    assert_eq!(cellar.scale.as_ref().unwrap().replicas, 3, "it is another author's");
+}
+
+#[test]
+fn job_starts_only_when_no_pod_mounts_the_claim_that_the_workload_was_scaled_down_for() {
+    for (gone, is_late) in [(false, false), (false, true), (true, false), (true, true)] {
+        let scale_down = json!({ "scaleDown": { "kind": "StatefulSet", "name": "pump" } });
+        let mut cellar = Cellar::new(&json!({ "overwrite": true }), &scale_down);
+        cellar.scale = Some(ObservedScale { uid: "uid-of-pump".into(), replicas: 1, pods: 0 });
+        cellar.step(0);
+        cellar.step(1);
+        // The pods of a workload which was deleted are still ending.
+        cellar.scale = cellar.scale.take().filter(|_| !gone);
+        cellar.world.pods = vec![user("pump-0")];
+        cellar.world.pods[0].pod.metadata.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(0)));
+        assert!(cellar.step(2).start.is_empty());
+        let waiting = condition(&cellar.status().conditions, COMPLETE).unwrap().message.clone();
+        assert!(waiting.contains("claim casks (pump-0)"), "{waiting}");
+        if is_late {
+            assert_eq!(cellar.failed_for(300), "TargetInUse");
+            let message = &cellar.status().outcome.message;
+            assert!(message.contains("pump-0") && message.contains("if node node-of-pump-0 is lost"), "{message}");
+        } else {
+            cellar.world.pods.clear();
+            cellar.started(3);
+        }
+    }
+}
+
+#[test]
+fn overwrite_with_scale_down_beside_a_pod_on_the_claim_is_not_green() {
+    let scale_down = json!({ "scaleDown": { "kind": "StatefulSet", "name": "pump" } });
+    let mut cellar = Cellar::new(&json!({ "overwrite": true }), &scale_down);
+    cellar.scale = Some(ObservedScale { uid: "uid-of-pump".into(), replicas: 0, pods: 0 });
+    cellar.step(0);
+    cellar.started(1);
+    let mut pod = user("late");
+    let status = json!({ "name": "app", "image": "i", "imageID": "i", "ready": true, "restartCount": 0,
+        "state": { "running": { "startedAt": at(30) } } });
+    pod.pod.status = serde_json::from_value(json!({ "phase": "Running", "containerStatuses": [status] })).unwrap();
+    cellar.world.pods = vec![pod];
+    cellar.ends(&proven());
+    cellar.step(60);
+    let outcome = &cellar.status().outcome;
+    assert_eq!((outcome.verdict, outcome.reason.as_str()), (Some(Verdict::Incomplete), "TargetInUse"));
+}
+
+#[test]
+fn pod_that_ended_before_the_job_began_or_does_not_mount_the_claim_disturbs_no_restore() {
+    let ended = json!({ "name": "app", "image": "i", "imageID": "i", "ready": false, "restartCount": 0,
+        "state": { "terminated": { "startedAt": at(-60), "finishedAt": at(-30), "exitCode": 0 } } });
+    let proxy = json!({ "name": "proxy", "image": "i", "imageID": "i", "ready": true, "restartCount": 0,
+        "state": { "running": { "startedAt": at(30) } } });
+    for (phase, status) in [("Succeeded", ended), ("Pending", proxy)] {
+        let mut cellar = Cellar::new(&json!({}), &json!({}));
+        cellar.started(0);
+        let mut pod = user("beside");
+        pod.pod.spec.as_mut().unwrap().containers = vec![Container { name: "proxy".into(), ..Container::default() }];
+        pod.pod.status = serde_json::from_value(json!({ "phase": phase, "containerStatuses": [status] })).unwrap();
+        cellar.world.pods = vec![pod];
+        cellar.ends(&proven());
+        cellar.step(60);
+        assert_eq!(cellar.status().outcome.verdict, Some(Verdict::Succeeded), "{phase}");
+    }
+}

@@ -252,6 +252,43 @@ fn claim_that_a_failed_restore_has_created_is_taken_by_the_next_one() {
     }
 }
 
+/// A Restore of single paths, and one into a folder of the claim: `to.claim` and `from`.
+fn partial() -> [(Value, Value); 2] {
+    [
+        (json!({}), json!({ "source": SOURCE, "paths": ["ledger"] })),
+        (json!({ "path": "old" }), json!({ "source": SOURCE })),
+    ]
+}
+
+#[test]
+fn restore_of_single_paths_or_into_a_folder_does_not_fill_the_claim_of_a_failed_restore() {
+    for (to, from) in partial() {
+        let mut cellar = Cellar::new(&to, &json!({ "from": from }));
+        cellar.claim = Some(unfilled());
+        cellar.started(0);
+        cellar.ends(&proven());
+        assert!(!cellar.step(1).restore.claim_is_filled, "{from} to {to}");
+        let Outcome { verdict, message, .. } = &cellar.status().outcome;
+        assert_eq!(*verdict, Some(Verdict::Succeeded));
+        let next = "no Backup stores claim casks, or a dump of a pod that mounts it, before a Restore of the whole source into it has succeeded";
+        assert!(message.contains(next) && !message.contains("command"), "{message}");
+    }
+}
+
+#[test]
+fn restore_of_single_paths_or_into_a_folder_fills_the_claim_that_it_has_created_itself() {
+    let new = json!({ "storageClassName": "oak", "accessModes": ["ReadWriteMany"], "size": "5Gi", "volumeMode": "Filesystem" });
+    for (mut to, from) in partial() {
+        to["create"] = new.clone();
+        let mut cellar = Cellar::new(&to, &json!({ "from": from }));
+        cellar.claim = None;
+        cellar.claim = Some(*cellar.step(0).restore.create_claim.unwrap());
+        cellar.ends(&proven());
+        assert!(cellar.step(1).restore.claim_is_filled, "{from} to {to}");
+        assert!(!cellar.status().outcome.message.contains("no Backup stores"), "{:?}", cellar.status());
+    }
+}
+
 #[test]
 fn refused_job_of_a_created_claim_and_a_mark_that_stays_are_reported_with_the_next_step() {
     let mut status =

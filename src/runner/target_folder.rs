@@ -3,10 +3,8 @@
 //! No link in the volume is followed, because the volume's user may create links.
 
 use std::{
-    fs::File,
     os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
-    time::SystemTime,
 };
 
 use rustix::{
@@ -22,9 +20,9 @@ const NEW_FOLDER: Mode = Mode::RWXU.union(Mode::RGRP).union(Mode::XGRP).union(Mo
 /// An open folder. Its path is the system's name of the handle, which refers to the folder itself even if the folder is
 /// renamed.
 #[derive(Debug)]
-pub(super) struct Target(OwnedFd);
+pub(super) struct TargetFolder(OwnedFd);
 
-impl Target {
+impl TargetFolder {
     /// Opens the folder at this path below the mounted folder.
     pub fn open(mount: &Path, folder: &str) -> Result<Self, Failure> {
         let failed = |action: &str, at: &str, error: Errno| {
@@ -55,20 +53,6 @@ impl Target {
         Ok(Self(handle))
     }
 
-    /// The modification time of the folder.
-    pub fn modified(&self) -> Option<SystemTime> {
-        std::fs::metadata(self.path()).and_then(|metadata| metadata.modified()).ok()
-    }
-
-    /// Resets the modification time, if this process may do so, so that a folder which was not changed looks unchanged.
-    pub fn set_modified(&self, time: Option<SystemTime>) {
-        if let Some(time) = time
-            && let Ok(folder) = File::open(self.path())
-        {
-            let _ = folder.set_modified(time);
-        }
-    }
-
     /// A path of the folder, valid while this handle is open.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
@@ -85,7 +69,7 @@ mod tests {
     fn missing_folder_is_created_and_present_folder_is_opened() {
         let directory = tempfile::tempdir().unwrap();
         for _ in 0..2 {
-            let target = Target::open(directory.path(), "a/b/").unwrap();
+            let target = TargetFolder::open(directory.path(), "a/b/").unwrap();
             fs::write(target.path().join("file"), "x").unwrap();
         }
         assert_eq!(fs::read(directory.path().join("a/b/file")).unwrap(), b"x");
@@ -100,7 +84,7 @@ mod tests {
         symlink(&outside, volume.join("absolute")).unwrap();
         symlink("../outside", volume.join("relative")).unwrap();
         for folder in ["absolute", "relative", "absolute/x", "relative/new", "../outside", "a/../../outside"] {
-            assert!(Target::open(&volume, folder).is_err(), "{folder}");
+            assert!(TargetFolder::open(&volume, folder).is_err(), "{folder}");
         }
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
     }
