@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rustic_core::{DataId, repofile::SnapshotSummary};
 use sha2::Sha256;
 use tokio::{runtime::Handle, sync::mpsc, task::spawn_blocking};
 
@@ -14,8 +13,9 @@ use super::{
     blob_location::Fetcher,
     chunker::Chunker,
     commit::{self, Commit},
-    engine::FirstError,
+    first_error::FirstError,
     folder::LastGood,
+    format::{DataId, SnapshotSummary},
     known_blobs::{self, KnownBlobs},
     packer::{Content, Packer, PackerContext},
     source::{Ended, Next, StreamReader},
@@ -113,12 +113,12 @@ pub(super) async fn store_stream(
     let added_bytes = summary.data_added_packed;
     let commit = Commit { repository, store, identity, time: rules.time };
     let mut snapshot = commit.labelled(root, summary);
-    snapshot.tags.add(format!("{}={}", SnapshotIdentity::DIGEST, ended.digest));
-    snapshot.tags.add(format!("{}={}", SnapshotIdentity::PROOF, ended.end.proof));
+    snapshot.tags.insert(format!("{}={}", SnapshotIdentity::DIGEST, ended.digest));
+    snapshot.tags.insert(format!("{}={}", SnapshotIdentity::PROOF, ended.end.proof));
     if ended.end.proof == Proof::None {
         let is_accepted = rules.accept_unproven;
         let tag = if is_accepted { SnapshotIdentity::ACCEPTED_UNPROVEN } else { SnapshotIdentity::UNPROVEN };
-        snapshot.tags.add(tag.to_owned());
+        snapshot.tags.insert(tag.to_owned());
     }
     let shrunken = last_good.and_then(|(last_good, rules)| {
         // A blank device that was blank before has lost nothing.
@@ -130,7 +130,7 @@ pub(super) async fn store_stream(
         shrunken.tag(&mut snapshot);
     }
     Ok(Stored {
-        snapshot: commit.publish(&snapshot, &[], &written).await?,
+        snapshot: commit.publish(&snapshot, &written).await?,
         bytes: ended.end.bytes,
         digest: ended.digest,
         added_bytes,

@@ -5,12 +5,12 @@ use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use rustic_core::Id;
 
 use super::{
     RepositoryError,
     archive::internal,
     crypto::{Cipher, CryptoError},
+    format::Id,
     known_blobs::KnownBlobs,
     store::Store,
 };
@@ -147,7 +147,7 @@ impl Fetcher {
 
     /// Returns the error for a blob that is not what was stored.
     pub fn damaged(&self, part: &BlobLocation, error: &CryptoError) -> RepositoryError {
-        self.store.damaged(format!("a blob of pack {}: {error}", part.pack.to_hex().as_str()))
+        self.store.damaged(format!("a blob of pack {}: {error}", part.pack.to_hex()))
     }
 }
 

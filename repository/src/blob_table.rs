@@ -5,11 +5,9 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use rustic_core::Id;
-
 use super::{
     RepositoryError,
-    pack::{BlobKind, PackedBlob, bytes_of},
+    format::{BlobKind, Id, PackedBlob},
     scratch::{self, Scan, Sorter, Table},
 };
 
@@ -40,7 +38,7 @@ pub(super) struct Copy {
 pub(super) fn key(kind: BlobKind, id: Id) -> [u8; KEY_BYTES] {
     let mut key = [0; KEY_BYTES];
     key[0] = u8::from(kind == BlobKind::Tree);
-    key[1..].copy_from_slice(&bytes_of(id));
+    key[1..].copy_from_slice(&id.bytes());
     key
 }
 

@@ -2,23 +2,19 @@
 //! snapshot.
 //!
 //! After its write the snapshot is read back, also if the store did not acknowledge the write. If the read fails, the
-//! outcome is reported as unknown. Format: restic's design document, section "Snapshots".
+//! outcome is reported as unknown.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
-use jiff::{Timestamp, tz::TimeZone};
-use rustic_core::{
-    Id, TreeId,
-    repofile::{SnapshotFile, SnapshotSummary},
-};
-use serde_json::json;
+use jiff::Timestamp;
 use tokio::time::sleep;
 
 use super::{
     Repository, RepositoryError,
     archive::internal,
     crypto,
+    format::{Id, SnapshotFile, SnapshotSummary, TreeId},
     pack_check::{look_for, look_for_packs},
     packer::Written,
     store::{Kind, Store, Write},
@@ -40,32 +36,21 @@ pub(super) struct Commit<'a> {
 
 impl Commit<'_> {
     /// Makes a snapshot visible, after it has checked that all files that the snapshot needs are in the store and that
-    /// the run still holds its lock. `excludes` are the exclude patterns to record. Returns the snapshot's id, 64 hex
-    /// digits.
+    /// the run still holds its lock. Returns the snapshot's id, 64 hex digits.
     ///
     /// If the lock was lost meanwhile, a prune may have removed files. Then the files are checked again, and the
     /// snapshot is removed unless all of them are in the store and no other client holds an exclusive lock.
-    pub async fn publish(
-        &self,
-        snapshot: &SnapshotFile,
-        excludes: &[String],
-        written: &Written,
-    ) -> Result<String, RepositoryError> {
+    pub async fn publish(&self, snapshot: &SnapshotFile, written: &Written) -> Result<String, RepositoryError> {
         let store = self.store;
         self.repository.lock.must_allow_writing(store)?;
         look_for_all(store, written).await?;
         self.repository.lock.check(store).await?;
-        let mut content = serde_json::to_value(snapshot).map_err(|error| internal(store, error))?;
-        if !excludes.is_empty() {
-            // A field of restic's format which the engine's type does not have.
-            content["excludes"] = json!(excludes);
-        }
-        let content = serde_json::to_vec(&content).map_err(|error| internal(store, error))?;
+        let content = serde_json::to_vec(snapshot).map_err(|error| internal(store, error))?;
         let content = self.repository.cipher.encrypt_file(&content, self.repository.version);
         let content: Bytes = content.map_err(|error| internal(store, error))?.into();
         let id = publish(store, content).await?;
         self.confirm(id, written).await?;
-        Ok(id.to_hex().as_str().to_owned())
+        Ok(id.to_hex())
     }
 
     /// Makes sure that no prune removed files between the last check of the files and the moment when the snapshot
@@ -78,7 +63,7 @@ impl Commit<'_> {
         let store = if store.cancel().is_cancelled() { store.for_final_request() } else { store.uncancelled() };
         let unknown = |source| RepositoryError::CommitUnknown {
             location: store.location().to_owned(),
-            snapshot: id.to_hex().as_str().to_owned(),
+            snapshot: id.to_hex(),
             source: Box::new(source),
         };
         let lost = match lock.check(&store).await {
@@ -95,7 +80,7 @@ impl Commit<'_> {
             Ok(()) => Ok(()),
             Err(error @ (RepositoryError::Damaged { .. } | RepositoryError::LockLost { .. })) => {
                 store.remove(Kind::Snapshot, &id).await.map_err(unknown)?;
-                tracing::warn!("removed the new snapshot {} again: {error}", id.to_hex().as_str());
+                tracing::warn!("removed the new snapshot {} again: {error}", id.to_hex());
                 Err(error)
             }
             Err(error) => Err(unknown(error)),
@@ -104,19 +89,16 @@ impl Commit<'_> {
 
     /// Creates a snapshot of a tree, with the identity's host, path and tags.
     pub fn labelled(&self, tree: TreeId, summary: SnapshotSummary) -> SnapshotFile {
-        let mut snapshot = SnapshotFile {
-            time: self.time.to_zoned(TimeZone::UTC),
+        SnapshotFile {
+            time: self.time,
             program_version: format!("stowaway {}", env!("CARGO_PKG_VERSION")),
             tree,
+            paths: BTreeSet::from([self.identity.path.clone()]),
             hostname: self.identity.host.clone(),
+            tags: self.identity.tags.iter().cloned().collect(),
             summary: Some(summary),
             ..SnapshotFile::default()
-        };
-        snapshot.paths.add(self.identity.path.clone());
-        for tag in &self.identity.tags {
-            snapshot.tags.add(tag.clone());
         }
-        snapshot
     }
 }
 
@@ -129,7 +111,7 @@ pub(super) fn completed(mut found: SnapshotSummary, written: &Written, started: 
     (found.data_added_trees, found.data_added_trees_packed) = (trees.plain_bytes, trees.packed_bytes);
     found.data_added = data.plain_bytes + trees.plain_bytes;
     found.data_added_packed = data.packed_bytes + trees.packed_bytes;
-    (found.backup_start, found.backup_end) = (started.to_zoned(TimeZone::UTC), ended.to_zoned(TimeZone::UTC));
+    (found.backup_start, found.backup_end) = (started, ended);
     (found.backup_duration, found.total_duration) = (seconds, seconds);
     found
 }
@@ -165,7 +147,7 @@ async fn publish(store: &Store, content: Bytes) -> Result<Id, RepositoryError> {
     };
     let unknown = |source| RepositoryError::CommitUnknown {
         location: store.location().to_owned(),
-        snapshot: id.to_hex().as_str().to_owned(),
+        snapshot: id.to_hex(),
         source: Box::new(source),
     };
     match (store.read(Kind::Snapshot, &id).await, not_written) {

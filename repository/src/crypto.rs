@@ -1,4 +1,4 @@
-//! restic's encryption and compression of files and blobs, its key files, and its ids (SHA-256 of the content).
+//! restic's encryption and compression of files and blobs, and its ids (SHA-256 of the content).
 //!
 //! Formats: restic's "Repository Format" in its design document, sections "Keys, Encryption and MAC" and "Unpacked Data
 //! Format": 16 bytes of nonce, AES-256-CTR ciphertext, 16 bytes of Poly1305-AES tag.
@@ -8,20 +8,20 @@ use std::{cell::RefCell, io};
 use aes256ctr_poly1305aes::{Aes256CtrPoly1305Aes, Key, Nonce, aead::AeadInPlace};
 use jiff::Timestamp;
 use rand::Rng;
-use rustic_core::{
-    Id,
-    repofile::{KeyFile, MasterKey},
-};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 use zstd::bulk::Decompressor;
 
-use super::{LockHolder, crypto_stream::CryptoStream};
+use super::{
+    LockHolder,
+    crypto_stream::CryptoStream,
+    format::{Binary, Id, KeyFile, MASTER_KEY_BYTES, MasterKey},
+};
 use stowaway_model::Secret;
 
 pub(super) const NONCE_BYTES: usize = 16;
 pub(super) const TAG_BYTES: usize = 16;
-pub(super) const KEY_BYTES: usize = 64;
+pub(super) const KEY_BYTES: usize = MASTER_KEY_BYTES;
 /// The bytes that encryption adds: nonce and tag.
 pub(super) const OVERHEAD_BYTES: usize = NONCE_BYTES + TAG_BYTES;
 /// The first byte of the plaintext of a compressed file other than a pack (repository format 2).
@@ -64,11 +64,8 @@ impl Cipher {
     }
 
     /// Returns the cipher of a repository's master key.
-    pub fn of(master: &MasterKey) -> Result<Self, CryptoError> {
-        let key = Zeroizing::new([&master.encrypt[..], &master.mac.k, &master.mac.r].concat());
-        let key: &[u8; KEY_BYTES] =
-            key.as_slice().try_into().map_err(|_| CryptoError::Format("the key has a wrong length".into()))?;
-        Ok(Self::new(key))
+    pub fn of(master: &MasterKey) -> Self {
+        Self::new(master.bytes())
     }
 
     pub fn encrypt(&self, plain: &[u8]) -> Result<Vec<u8>, CryptoError> {
@@ -236,8 +233,8 @@ pub(super) fn open_key_file(content: &[u8], password: &Secret) -> Result<Option<
         )));
     }
     let log_n = u8::try_from(file.n.trailing_zeros()).unwrap_or(u8::MAX);
-    let cipher = Cipher::new(&*derive(password, &file.salt, log_n, file.r, file.p)?);
-    let Ok(plain) = cipher.decrypt(&file.data).map(Zeroizing::new) else { return Ok(None) };
+    let cipher = Cipher::new(&*derive(password, &file.salt.0, log_n, file.r, file.p)?);
+    let Ok(plain) = cipher.decrypt(&file.data.0).map(Zeroizing::new) else { return Ok(None) };
     serde_json::from_slice(&plain).map(Some).map_err(|_| CryptoError::Format("the master key in it is invalid".into()))
 }
 
@@ -255,13 +252,13 @@ pub(super) fn make_key_file(
     let file = KeyFile {
         hostname: Some(holder.host.clone()),
         username: Some(holder.user.clone()),
-        created: Some(now.to_zoned(jiff::tz::TimeZone::UTC)),
+        created: Some(now),
         kdf: "scrypt".to_owned(),
         n: 1 << NEW_KEY_SCRYPT_LOG_N,
         r: NEW_KEY_SCRYPT_R,
         p: NEW_KEY_SCRYPT_P,
-        data: Cipher::new(&key).encrypt(&plain)?,
-        salt,
+        data: Binary(Cipher::new(&key).encrypt(&plain)?),
+        salt: Binary(salt),
     };
     serde_json::to_vec(&file).map_err(|error| CryptoError::Format(error.to_string()))
 }
@@ -291,7 +288,7 @@ mod tests {
 
     #[test]
     fn changed_ciphertext_does_not_decrypt() {
-        let cipher = Cipher::of(&MasterKey::new()).unwrap();
+        let cipher = Cipher::of(&MasterKey::new());
         let sealed = cipher.encrypt_file(b"{\"a\":1}", 2).unwrap();
         for position in 0..sealed.len() {
             let mut broken = sealed.clone();
@@ -304,7 +301,7 @@ mod tests {
 
     #[test]
     fn both_repository_versions_are_read() {
-        let cipher = Cipher::of(&MasterKey::new()).unwrap();
+        let cipher = Cipher::of(&MasterKey::new());
         for version in [1, 2] {
             let sealed = cipher.encrypt_file(b"{}", version).unwrap();
             assert_eq!(cipher.decrypt_file(&sealed).unwrap(), b"{}");
@@ -317,7 +314,7 @@ mod tests {
         let file = make_key_file(&master, &Secret::new("right".into()), &holder(), Timestamp::UNIX_EPOCH).unwrap();
         assert!(open_key_file(&file, &Secret::new("wrong".into())).unwrap().is_none());
         let opened = open_key_file(&file, &Secret::new("right".into())).unwrap().unwrap();
-        assert_eq!(opened.encrypt, master.encrypt);
+        assert!(opened == master);
     }
 
     #[test]

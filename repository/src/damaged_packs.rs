@@ -4,10 +4,9 @@
 use std::pin::pin;
 
 use futures::{StreamExt, stream};
-use rustic_core::Id;
 use sha2::{Digest, Sha256};
 
-use super::{RepositoryError, pack::bytes_of, store::Store};
+use super::{RepositoryError, format::Id, store::Store};
 use stowaway_model::{DamagedPacks, DataPart};
 
 /// How many packs are read at a time, and how much of a pack one request reads.
@@ -21,7 +20,7 @@ pub(super) fn listed<'a>(packs: impl IntoIterator<Item = &'a Id>, reported: &Dam
         return Vec::new();
     }
     let is_listed = |id: &Id| {
-        let bytes = bytes_of(*id);
+        let bytes = id.bytes();
         bytes.first_chunk().is_some_and(|first| prefixes.contains(&u64::from_be_bytes(*first)))
     };
     packs.into_iter().enumerate().filter(|(_, id)| is_listed(id)).map(|(index, _)| index).collect()
@@ -29,7 +28,7 @@ pub(super) fn listed<'a>(packs: impl IntoIterator<Item = &'a Id>, reported: &Dam
 
 /// Whether a pack belongs to a part of the data.
 pub(super) fn is_in(pack: &Id, part: DataPart) -> bool {
-    part.has(bytes_of(*pack)[0])
+    part.has(pack.bytes()[0])
 }
 
 /// Reads all of these packs, and returns the indices of those whose content does not match their id. Each pack has its

@@ -192,8 +192,8 @@ pub enum RepositoryError {
     /// The request is invalid.
     #[error("{0}")]
     InvalidRequest(String),
-    /// A defect in Stowaway or its storage engine.
-    #[error("the storage engine failed on the repository at {location}: {what}; this is a defect, please report it")]
+    /// A defect in Stowaway.
+    #[error("Stowaway failed on the repository at {location}: {what}; this is a defect, please report it")]
     Internal { location: String, what: String },
 }
 

@@ -1,19 +1,14 @@
-//! Index files, which list packs and their blobs.
-//!
-//! Format: restic's design document, section "Indexing". The field `packs_to_delete` is an extension of rustic: it
-//! lists packs that rustic's prune has marked for removal. restic treats these packs as unreferenced.
+//! Reads and writes index files.
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use rustic_core::Id;
-use serde::{Deserialize, Deserializer, Serialize};
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use super::{
     RepositoryError,
     archive::internal,
     crypto::{self, Cipher},
-    pack::PackedBlob,
+    format::{Id, IndexFile},
     store::{Kind, Store, Write},
 };
 
@@ -25,34 +20,7 @@ const READ_BYTES: u32 = 3 << 20;
 /// How many blobs an index file lists; the same number as in restic.
 pub(super) const INDEX_BLOBS: usize = 50_000;
 
-/// An index file.
-#[derive(Debug, Default, Deserialize, Serialize)]
-pub(super) struct IndexFile {
-    #[serde(default, deserialize_with = "null_is_empty")]
-    pub packs: Vec<IndexedPack>,
-    #[serde(default, deserialize_with = "null_is_empty", skip_serializing)]
-    pub packs_to_delete: Vec<IndexedPack>,
-}
-
-/// A pack in an index file.
-#[derive(Debug, Deserialize, Serialize)]
-pub(super) struct IndexedPack {
-    pub id: Id,
-    #[serde(default, deserialize_with = "null_is_empty")]
-    pub blobs: Vec<PackedBlob>,
-}
-
-/// Deserializes a list. Go's JSON encoder writes an empty list as null.
-pub(super) fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
-    Option::deserialize(from).map(Option::unwrap_or_default)
-}
-
 impl IndexFile {
-    /// Returns the number of blobs in packs that are not marked for removal.
-    pub fn blobs(&self) -> usize {
-        self.packs.iter().map(|pack| pack.blobs.len()).sum()
-    }
-
     /// Reads all index files of a repository, a few in parallel, and calls `each` with every file. The inner error
     /// states why a file cannot be read.
     pub async fn read_each(

@@ -4,15 +4,12 @@
 //! replacement. So there is always a password that opens the repository.
 
 use jiff::Timestamp;
-use rustic_core::{
-    Id,
-    repofile::{KeyFile, MasterKey},
-};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Access, Repository, RepositoryError, crypto,
+    format::{Id, KeyFile},
     open::{open, open_exclusively, open_key, open_to_read, write_key},
     store::Kind,
 };
@@ -52,7 +49,7 @@ pub async fn add_key(access: Access, cancel: CancellationToken, password: Secret
     let repository = open(access, cancel).await?;
     let added = add(&repository, &new).await;
     repository.close().await;
-    added.map(hex)
+    added.map(Id::to_hex)
 }
 
 /// Removes the only key whose id begins with `prefix`, under an exclusive lock, and returns its id.
@@ -63,7 +60,7 @@ pub async fn remove_key(access: Access, cancel: CancellationToken, prefix: &str)
     let repository = open_exclusively(access, cancel).await?;
     let removed = remove(&repository, prefix).await;
     repository.close().await;
-    removed.map(hex)
+    removed.map(Id::to_hex)
 }
 
 /// Replaces the key in use by a key with a new password, under an exclusive lock. Returns the ids of the new and of the
@@ -81,7 +78,7 @@ pub async fn change_password(
         let added = add(&repository, &new).await?;
         let old = repository.key;
         repository.store.remove(Kind::Key, &old).await?;
-        Ok((hex(added), hex(old)))
+        Ok((added.to_hex(), old.to_hex()))
     }
     .await;
     repository.close().await;
@@ -113,11 +110,11 @@ async fn list(repository: &Repository) -> Result<Vec<KeySummary>, RepositoryErro
             }
         };
         summaries.push(KeySummary {
-            id: hex(id),
+            id: id.to_hex(),
             in_use: id == repository.key,
             user: file.username.unwrap_or_default(),
             host: file.hostname.unwrap_or_default(),
-            created: file.created.map(|created| created.timestamp()),
+            created: file.created,
         });
     }
     Ok(summaries)
@@ -128,7 +125,7 @@ async fn add(repository: &Repository, new: &Access) -> Result<Id, RepositoryErro
     let id = write_key(store, new, &repository.master).await?;
     // The key must open the master key when it is read back, whatever the store answered to the write.
     match open_key(store, &new.password, &id).await {
-        Ok(Some(master)) if is_same(&master, &repository.master) => Ok(id),
+        Ok(Some(master)) if master == repository.master => Ok(id),
         outcome => {
             store.remove(Kind::Key, &id).await?;
             Err(outcome
@@ -145,7 +142,7 @@ async fn remove(repository: &Repository, prefix: &str) -> Result<Id, RepositoryE
         return wrong(format!("{prefix:?} is not a key id: give at least {SHORTEST_PREFIX} hex digits"));
     }
     let keys: Vec<Id> = repository.store.list(Kind::Key).await?.into_iter().map(|(id, _)| id).collect();
-    let mut found = keys.iter().filter(|id| hex(**id).starts_with(&wanted));
+    let mut found = keys.iter().filter(|id| id.to_hex().starts_with(&wanted));
     match (found.next(), found.next()) {
         (Some(id), None) if *id == repository.key => {
             let what = if keys.len() == 1 { "the last key: nothing would open the repository" } else { "in use" };
@@ -158,12 +155,4 @@ async fn remove(repository: &Repository, prefix: &str) -> Result<Id, RepositoryE
         (Some(_), Some(_)) => wrong(format!("several keys begin with {prefix}: give more digits")),
         (None, _) => wrong(format!("there is no key {prefix}; `stowaway key list` shows all keys")),
     }
-}
-
-fn is_same(one: &MasterKey, other: &MasterKey) -> bool {
-    one.encrypt == other.encrypt && one.mac.k == other.mac.k && one.mac.r == other.mac.r
-}
-
-fn hex(id: Id) -> String {
-    id.to_hex().as_str().to_owned()
 }

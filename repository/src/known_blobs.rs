@@ -6,16 +6,13 @@
 
 use std::collections::BTreeSet;
 
-use rustic_core::Id;
-
 use super::{
     RepositoryError,
     blob_location::BlobLocation,
     blob_table::{BlobTable, BlobTableBuilder, Copy, Row, SharedMarks},
     crypto::{Cipher, OVERHEAD_BYTES},
     damaged_packs,
-    index_file::{IndexFile, IndexedPack},
-    pack::{BlobKind, PackedBlob},
+    format::{BlobKind, Id, IndexFile, IndexedPack, PackedBlob},
     pack_check::{self, PackLength},
     store::{Kind, Store},
 };

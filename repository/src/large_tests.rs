@@ -4,10 +4,6 @@
 use std::{fs::File, io, path::Path, process::Command, sync::Arc};
 
 use jiff::Timestamp;
-use rustic_core::{
-    Id, TreeId,
-    repofile::{Metadata, Node, NodeType, SnapshotSummary},
-};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -16,10 +12,10 @@ use super::{
     create,
     fixtures::access,
     folder,
-    index_file::{IndexFile, IndexedPack},
+    format::{BlobKind, Id, IndexFile, IndexedPack, Metadata, Node, NodeType, PackedBlob, SnapshotSummary, TreeId},
     known_blobs::KnownBlobs,
     open_exclusively,
-    pack::{BlobKind, HEADER_BYTES, PackedBlob},
+    pack::HEADER_BYTES,
     packer::Packer,
     store::Kind,
     tree::{TreeWriter, folder_metadata},
@@ -80,7 +76,7 @@ async fn store_long_folder(repository: &Repository) -> String {
     let (root, written) = stored.unwrap();
     let summary = commit::completed(SnapshotSummary::default(), &written, Timestamp::UNIX_EPOCH);
     let commit = Commit { repository, store: &store, identity: &identity(), time: Timestamp::UNIX_EPOCH };
-    commit.publish(&commit.labelled(root, summary), &[], &written).await.unwrap()
+    commit.publish(&commit.labelled(root, summary), &written).await.unwrap()
 }
 
 /// Adds unused packs and the index files that list them. The packs are sparse files, because no test reads them.

@@ -1,9 +1,8 @@
 //! Repositories in restic's format: stores streams and folders, lists snapshots, restores files, folders and archives,
 //! and does the maintenance. All code that touches stored data is here.
 //!
-//! This module must not know Kubernetes. The crate `rustic_core` (called "the engine") defines the formats of small
-//! files. Writing, reading, removing, checking and restoring are implemented here, because a backup that succeeded must
-//! be restorable. The module guarantees the following, each with a test in `tests/integration/repository`:
+//! This crate must not know Kubernetes. The formats of files and blobs are in [`mod@format`]. The crate guarantees the
+//! following, each with a test in `tests/integration/repository`:
 //!
 //! 1. A source that fails ends the run, and a file that cannot be read is listed: [`archive`], [`folder`].
 //! 2. The snapshot is written last, after a check that all files it needs are in the store: [`commit`].
@@ -22,12 +21,13 @@ mod crypto;
 mod crypto_stream;
 mod damaged_packs;
 mod directory;
-mod engine;
 mod error;
 mod export;
+mod first_error;
 #[cfg(test)]
 mod fixtures;
 mod folder;
+mod format;
 mod index_file;
 mod keys;
 mod known_blobs;
@@ -40,6 +40,7 @@ mod open;
 mod pack;
 mod pack_check;
 mod packer;
+mod polynomial;
 mod read;
 mod remains;
 mod scratch;
@@ -62,7 +63,6 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rustic_core::repofile::MasterKey;
 use tokio::sync::mpsc;
 
 pub use directory::{each_entry, names};
@@ -88,6 +88,7 @@ pub use snapshot_files::{SnapshotList, UnreadableFile};
 pub use snapshots::{SnapshotSummary, ambiguous, by_id, by_run};
 pub use store::{StoreWait, Timeouts, install_transport, known_host_keys};
 
+use self::format::{Id, MasterKey};
 use stowaway_model::stream::StreamItem;
 use stowaway_model::{BackendConfig, Connection, Credential, DamagedPacks, Proof, Secret, SnapshotIdentity};
 
@@ -184,7 +185,7 @@ pub struct Repository {
     polynomial: u64,
     id: String,
     /// The key file that the password opened.
-    key: rustic_core::Id,
+    key: Id,
     /// See [`Access::damaged_packs`].
     damaged_packs: DamagedPacks,
     lock: lock::Lock,

@@ -11,7 +11,6 @@ use std::{os::unix::fs::MetadataExt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use rand::RngExt;
-use rustic_core::Id;
 use tokio::{
     runtime::Handle,
     sync::Mutex,
@@ -25,10 +24,11 @@ pub use self::{
     foreign::{Liveness, LockOwnerProbe, LockRules, NoProbe, ProcessesHere, Unlock, Unlocked},
     unreadable::UnreadableLock,
 };
-use self::{file::LockFile, foreign::check_foreign_locks, seen::ObservedLocks};
+use self::{foreign::check_foreign_locks, seen::ObservedLocks};
 use super::{
     Repository, RepositoryError,
     crypto::Cipher,
+    format::{Id, LockFile},
     store::{Kind, Store},
 };
 

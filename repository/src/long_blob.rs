@@ -8,7 +8,6 @@ use std::{
     sync::Arc,
 };
 
-use rustic_core::Id;
 use sha2::{Digest, Sha256};
 use zstd::stream::{read::Decoder, write::Encoder};
 
@@ -17,7 +16,8 @@ use super::{
     blob_location::{BlobLocation, Fetcher},
     crypto::{Cipher, CryptoError, NONCE_BYTES, OVERHEAD_BYTES, TAG_BYTES, new_nonce},
     crypto_stream::{BLOCK_BYTES, CryptoStream},
-    pack::{BlobKind, PackedBlob, header_of},
+    format::{BlobKind, Id, PackedBlob},
+    pack::header_of,
     scratch,
 };
 
@@ -244,13 +244,11 @@ impl Read for Decrypting {
 
 #[cfg(test)]
 mod tests {
-    use rustic_core::repofile::MasterKey;
-
     use super::*;
-    use crate::{crypto::id_of, pack::read_header};
+    use crate::{crypto::id_of, format::MasterKey, pack::read_header};
 
     fn pack(content: &[u8], version: u32) -> (Cipher, Vec<u8>, PackedBlob) {
-        let cipher = Cipher::of(&MasterKey::new()).unwrap();
+        let cipher = Cipher::of(&MasterKey::new());
         let mut writer = LongWriter::new(version).unwrap();
         content.chunks(100_001).for_each(|bytes| writer.write(bytes).unwrap());
         let blob = writer.finish().unwrap();

@@ -4,26 +4,20 @@
 //! The config is written once, by the first process. A key file is written before the config that needs it, so an
 //! interrupted creation leaves a key without a config. The next creation uses that key if its password opens it.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use rustic_core::{
-    ConfigOptions, Credentials, Id, KeyOptions,
-    repofile::{ConfigFile, MasterKey},
-};
 use tokio::{task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Access, Repository, RepositoryError,
     archive::internal,
-    crypto::{self, Cipher},
-    engine::{self, FirstError, WriteHandler},
+    crypto::{self, Cipher, CryptoError},
+    format::{ConfigFile, Id, MasterKey},
     lock::{self, LockRequest, Purpose, Unlock, Unlocked},
+    polynomial,
     store::{Kind, Store, Write},
 };
 use stowaway_model::Secret;
@@ -61,7 +55,7 @@ pub async fn create(access: Access, cancel: CancellationToken) -> Result<Reposit
             existing.ok_or_else(|| RepositoryError::WrongPassword { location: store.location().to_owned() })?;
         (existing, None)
     };
-    let config = new_config(&store, master.clone()).await?;
+    let config = new_config(&Cipher::of(&master)).map_err(|error| internal(&store, error))?;
     // The result is ignored: after a lost acknowledgement a retry finds the config that this process has written
     // itself.
     store.write(Kind::Config, &Id::default(), vec![config.clone()], Write::CreateNew).await?;
@@ -143,7 +137,7 @@ pub async fn remove_locks(
 ) -> Result<Unlocked, RepositoryError> {
     let store = Store::new(&access, cancel)?;
     let ((master, _, _), _) = unlock(&store, &access).await?;
-    let cipher = Cipher::of(&master).map_err(|error| store.damaged(error.to_string()))?;
+    let cipher = Cipher::of(&master);
     lock::remove_locks(&store, &cipher, &*access.locks.probe, which).await
 }
 
@@ -187,13 +181,13 @@ async fn lock_and_open(
         let what = format!("the repository at {} has the unknown format {}", store.location(), config.version);
         return Err(RepositoryError::InvalidRequest(what));
     }
-    let id = config.id.to_hex().as_str().to_owned();
+    let id = config.id.to_hex();
     // This check precedes every write.
     if !access.expected_ids.is_empty() && !access.expected_ids.contains(&id) {
         let (location, expected) = (store.location().to_owned(), access.expected_ids.join(" or "));
         return Err(RepositoryError::Changed { location, expected, found: id });
     }
-    let cipher = Cipher::of(&master).map_err(|error| store.damaged(error.to_string()))?;
+    let cipher = Cipher::of(&master);
     let request = LockRequest {
         store: store.clone(),
         cipher: cipher.clone(),
@@ -203,7 +197,7 @@ async fn lock_and_open(
     };
     let lock = request.take(&access.locks).await?;
     // An invalid polynomial is reported when something is to be stored. Other operations do not need it.
-    let polynomial = config.poly().unwrap_or_default();
+    let polynomial = config.polynomial().unwrap_or_default();
     let version = config.version;
     // The store has answered the write of the lock, so it is reachable.
     let store = store.reached();
@@ -252,7 +246,7 @@ async fn unlock_config(store: &Store, access: &Access, config: &Bytes) -> Result
             match open_key(store, password, id).await {
                 Ok(Some(master)) => {
                     opened_one = true;
-                    let config = Cipher::of(&master).and_then(|cipher| cipher.decrypt_file(config));
+                    let config = Cipher::of(&master).decrypt_file(config);
                     if let Ok(config) = config {
                         let config = serde_json::from_slice(&config);
                         let config = config.map_err(|error| store.damaged(format!("its config is broken: {error}")))?;
@@ -321,40 +315,10 @@ pub(super) async fn write_key(store: &Store, access: &Access, master: &MasterKey
     Ok(id)
 }
 
-/// Has the engine create a config, for which it chooses the chunker's polynomial, and returns the config without
-/// writing it.
-async fn new_config(store: &Store, master: MasterKey) -> Result<Bytes, RepositoryError> {
-    let captured = Arc::new(NewConfig::default());
-    let writes: Arc<dyn WriteHandler> = Arc::<NewConfig>::clone(&captured);
-    engine::run(
-        store,
-        writes,
-        Arc::new(FirstError::default()),
-        |what| internal(store, what),
-        move |engine| {
-            let credentials = Credentials::Masterkey(master);
-            engine.repository()?.init(&credentials, &KeyOptions::default(), &ConfigOptions::default()).map(drop)
-        },
-    )
-    .await?;
-    let config = captured.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-    config.ok_or_else(|| internal(store, "the engine created no config"))
-}
-
-#[derive(Debug, Default)]
-struct NewConfig(Mutex<Option<Bytes>>);
-
-impl WriteHandler for NewConfig {
-    /// Another process may have created the repository meanwhile. The write of the config detects that.
-    fn shows_repository(&self) -> bool {
-        false
-    }
-
-    fn write(&self, kind: Kind, content: Vec<Bytes>) -> Result<(), RepositoryError> {
-        if kind == Kind::Config {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(content.concat().into());
-            return Ok(());
-        }
-        Err(RepositoryError::InvalidRequest(format!("the engine tried to write a {kind:?} into a new repository")))
-    }
+/// Creates the config of a new repository, with a random id and polynomial, and returns it encrypted.
+fn new_config(cipher: &Cipher) -> Result<Bytes, CryptoError> {
+    let config = ConfigFile::new(Id::random(), polynomial::random());
+    let json = serde_json::to_vec(&config).map_err(|error| CryptoError::Format(error.to_string()))?;
+    // restic does not decompress a config.
+    cipher.encrypt(&json).map(Bytes::from)
 }

@@ -1,11 +1,12 @@
-//! Pack files and their entries in index files. A pack consists of encrypted blobs and an encrypted header which lists
-//! them. Formats: restic's design document, sections "Pack Format" and "Indexing".
+//! Pack files. A pack consists of encrypted blobs and an encrypted header which lists them. Format: restic's design
+//! document, section "Pack Format".
 
 use bytes::Bytes;
-use rustic_core::Id;
-use serde::{Deserialize, Serialize};
 
-use super::crypto::{self, Cipher, CryptoError, OVERHEAD_BYTES};
+use super::{
+    crypto::{self, Cipher, CryptoError, OVERHEAD_BYTES},
+    format::{BlobKind, Id, PackedBlob},
+};
 
 /// Bytes of a header entry: type, length and id. The entry of a compressed blob also contains the uncompressed length.
 const ENTRY_BYTES: usize = 37;
@@ -13,40 +14,13 @@ const COMPRESSED_ENTRY_BYTES: usize = 41;
 /// Bytes of the field at the end of a pack which contains the header's length.
 const LENGTH_BYTES: usize = 4;
 
-/// The kind of a blob: file content, or a tree.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum BlobKind {
-    Data,
-    Tree,
-}
-
-/// A blob's entry in an index file.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub(super) struct PackedBlob {
-    pub id: Id,
-    #[serde(rename = "type")]
-    pub kind: BlobKind,
-    pub offset: u32,
-    /// Bytes in the pack.
-    pub length: u32,
-    /// Bytes before compression; none if it is not compressed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uncompressed_length: Option<u32>,
-}
-
 impl PackedBlob {
-    /// Returns the offset of the blob's end in the pack.
-    pub fn end(&self) -> u32 {
-        self.offset.saturating_add(self.length)
-    }
-
     /// Appends the blob's entry to a pack's header.
     fn append_entry(&self, header: &mut Vec<u8>) {
         header.push(type_of(self.kind, self.uncompressed_length.is_some()));
         header.extend(self.length.to_le_bytes());
         header.extend(self.uncompressed_length.map(u32::to_le_bytes).iter().flatten());
-        header.extend(bytes_of(self.id));
+        header.extend(self.id.bytes());
     }
 
     /// Returns the length of the blob's entry in the pack's header.
@@ -173,29 +147,18 @@ fn type_of(kind: BlobKind, is_compressed: bool) -> u8 {
     }
 }
 
-/// Returns the bytes of an id. The library provides only the text form.
-pub(super) fn bytes_of(id: Id) -> [u8; 32] {
-    let digit = |digit: u8| if digit.is_ascii_digit() { digit - b'0' } else { digit - b'a' + 10 };
-    let (mut bytes, text) = ([0; 32], id.to_hex());
-    for (byte, digits) in bytes.iter_mut().zip(text.as_str().as_bytes().chunks_exact(2)) {
-        *byte = digit(digits[0]) << 4 | digit(digits[1]);
-    }
-    bytes
-}
-
 fn number(length: usize) -> Result<u32, CryptoError> {
     u32::try_from(length).map_err(|_| CryptoError::Format(format!("{length} bytes are too long for a pack")))
 }
 
 #[cfg(test)]
 mod tests {
-    use rustic_core::repofile::MasterKey;
-
     use super::*;
+    use crate::format::MasterKey;
 
     #[test]
     fn header_lists_the_packed_blobs() {
-        let cipher = Cipher::of(&MasterKey::new()).unwrap();
+        let cipher = Cipher::of(&MasterKey::new());
         let mut packing = Packing::default();
         for (kind, plain) in [(BlobKind::Data, None), (BlobKind::Tree, Some(9)), (BlobKind::Data, Some(7))] {
             packing.add(kind, crypto::id_of(&[kind as u8]), &[1; 50], plain).unwrap();
@@ -216,7 +179,7 @@ mod tests {
 
     #[test]
     fn empty_pack_is_none() {
-        let cipher = Cipher::of(&MasterKey::new()).unwrap();
+        let cipher = Cipher::of(&MasterKey::new());
         assert!(Packing::default().finish(&cipher).unwrap().is_none());
     }
 }

@@ -6,11 +6,11 @@
 use std::collections::HashMap;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use rustic_core::Id;
 
 use super::{
     RepositoryError,
-    pack::{HEADER_BYTES, PackedBlob},
+    format::{Id, PackedBlob},
+    pack::HEADER_BYTES,
     store::{Kind, Store},
 };
 
@@ -127,7 +127,7 @@ fn lost(store: &Store, kind: Kind, id: &Id, size: u64, found: Option<u64>) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pack::BlobKind;
+    use crate::format::BlobKind;
 
     fn blob(offset: u32, length: u32, is_compressed: bool) -> PackedBlob {
         let uncompressed_length = is_compressed.then_some(1);

@@ -16,7 +16,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use rustic_core::{DataId, Id};
 use tokio::{
     runtime::Handle,
     sync::Semaphore,
@@ -29,11 +28,12 @@ use super::{
     blob_table::{KEY_BYTES, key},
     chunker::Chunker,
     crypto::{self, Cipher, Compressor, CryptoError, NONCE_BYTES, OVERHEAD_BYTES},
-    engine::FirstError,
-    index_file::{INDEX_BLOBS, IndexFile, IndexedPack},
+    first_error::FirstError,
+    format::{BlobKind, DataId, Id, IndexFile, IndexedPack},
+    index_file::INDEX_BLOBS,
     known_blobs::KnownBlobs,
     long_blob::{LongBlob, SealError},
-    pack::{BlobKind, Packing},
+    pack::Packing,
     scratch::{self, GrowingSet},
     store::{Kind, Store, Write},
     tree::FinishedTree,
@@ -42,7 +42,7 @@ use super::{
 /// A pack is uploaded when it has this size. One pack of each kind is filled at a time. restic accepts 4 MiB to 128
 /// MiB.
 const PACK_BYTES: usize = 4 << 20;
-/// The maximum number of blobs in a pack: the limit of `rustic_core`.
+/// The maximum number of blobs in a pack: the limit of rustic.
 const PACK_BLOBS: usize = 10_000;
 /// How many packs are uploaded in parallel. More than one, because a distant store answers late; few, because each pack
 /// is in memory.

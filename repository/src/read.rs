@@ -4,17 +4,20 @@ use std::{mem, ops::ControlFlow, os::unix::ffi::OsStrExt, path::Path, pin::pin, 
 
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
-use rustic_core::{
-    DataId, Id,
-    repofile::{Node, NodeType, SnapshotFile, SnapshotId},
-};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::{runtime::Handle, sync::mpsc, task::spawn_blocking};
 
 use super::{
-    Repository, RepositoryError, archive::internal, blob_location::Fetcher, folder::permissions,
-    known_blobs::KnownBlobs, pack::BlobKind, snapshot_files::read_one, source::hex, store::Kind, trees::Trees,
+    Repository, RepositoryError,
+    archive::internal,
+    blob_location::Fetcher,
+    folder::permissions,
+    format::{BlobKind, DataId, Id, Node, NodeType, SnapshotFile, hex},
+    known_blobs::KnownBlobs,
+    snapshot_files::read_one,
+    store::Kind,
+    trees::Trees,
 };
 use stowaway_model::stream::{End, StreamItem, StreamSender, pieces};
 use stowaway_model::{Proof, SnapshotIdentity, escape_name};
@@ -92,7 +95,7 @@ impl Repository {
         task: impl FnOnce(&mut Trees<'_>, &SnapshotFile) -> Result<T, RepositoryError> + Send + 'static,
     ) -> Result<(Arc<KnownBlobs>, T), RepositoryError> {
         let id = self.snapshot_id(snapshot).await?;
-        let file = read_one(&self.store, &self.cipher, *id).await?;
+        let file = read_one(&self.store, &self.cipher, id).await?;
         let known = Arc::new(KnownBlobs::read(&self.cipher, &self.store).await?);
         let (fetcher, runtime) = (self.fetcher(&known), Handle::current());
         let done = spawn_blocking(move || {
@@ -143,12 +146,12 @@ impl Repository {
     }
 
     /// Parses a snapshot's id, and makes sure that the snapshot exists.
-    pub(super) async fn snapshot_id(&self, snapshot: &str) -> Result<SnapshotId, RepositoryError> {
+    pub(super) async fn snapshot_id(&self, snapshot: &str) -> Result<Id, RepositoryError> {
         let id = snapshot.parse::<Id>().map_err(|_| {
             RepositoryError::InvalidRequest(format!("{snapshot:?} is not a whole snapshot id of 64 hex digits"))
         })?;
         match self.store.stat(Kind::Snapshot, &id).await? {
-            Some(_) => Ok(id.into()),
+            Some(_) => Ok(id),
             None => Err(RepositoryError::SnapshotNotFound {
                 location: self.store.location().to_owned(),
                 wanted: snapshot.to_owned(),
@@ -158,7 +161,7 @@ impl Repository {
 }
 
 fn entry_of(path: &Path, node: &Node) -> Entry {
-    let kind = match node.node_type {
+    let kind = match node.kind {
         NodeType::File => EntryKind::File,
         NodeType::Dir => EntryKind::Directory,
         _ => EntryKind::Other,

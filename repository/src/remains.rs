@@ -3,8 +3,7 @@
 
 use super::{
     Repository, RepositoryError,
-    index_file::IndexFile,
-    pack::{BlobKind, PackedBlob},
+    format::{BlobKind, IndexFile, PackedBlob},
     store::Kind,
     tree_nodes::SHORT_BYTES,
 };
@@ -45,11 +44,14 @@ impl Repository {
 
 #[cfg(test)]
 mod tests {
-    use rustic_core::Id;
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::{create, fixtures::access, index_file::IndexedPack};
+    use crate::{
+        create,
+        fixtures::access,
+        format::{Id, IndexedPack},
+    };
 
     #[tokio::test]
     async fn only_small_trees_count_because_a_backup_stores_large_ones_before_its_end() {

@@ -2,11 +2,11 @@
 //! decides what follows from it: a backup continues, a prune refuses.
 
 use futures::{StreamExt, stream};
-use rustic_core::{Id, repofile::SnapshotFile};
 
 use super::{
     Repository, RepositoryError, SnapshotSummary, by_id,
     crypto::{self, Cipher},
+    format::{Id, SnapshotFile},
     store::{Kind, Store},
 };
 
@@ -144,6 +144,6 @@ fn parse(cipher: &Cipher, id: Id, content: &[u8]) -> Result<SnapshotFile, String
     let json = cipher.decrypt_file(content).map_err(|error| error.to_string())?;
     let mut file: SnapshotFile =
         serde_json::from_slice(&json).map_err(|error| format!("it is not a snapshot: {error}"))?;
-    file.id = id.into();
+    file.id = id;
     Ok(file)
 }

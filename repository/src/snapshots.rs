@@ -2,10 +2,9 @@
 //! is made by [`latest_restorable`](stowaway_model::latest_restorable).
 
 use jiff::Timestamp;
-use rustic_core::repofile::SnapshotFile;
 use serde::{Deserialize, Serialize};
 
-use super::RepositoryError;
+use super::{RepositoryError, format::SnapshotFile};
 use stowaway_model::{SnapshotIdentity, SnapshotRecord};
 
 /// The shortest accepted prefix of a snapshot's id: the length of restic's short ids.
@@ -52,8 +51,8 @@ impl SnapshotSummary {
     pub(super) fn of(snapshot: &SnapshotFile) -> Self {
         let paths: Vec<String> = snapshot.paths.iter().cloned().collect();
         Self {
-            id: snapshot.id.to_hex().as_str().to_owned(),
-            time: snapshot.time.timestamp(),
+            id: snapshot.id.to_hex(),
+            time: snapshot.time,
             identity: SnapshotIdentity {
                 host: snapshot.hostname.clone(),
                 path: paths.first().cloned().unwrap_or_default(),

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use tokio::{runtime::Handle, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Progress, RepositoryError, engine::FirstError};
+use super::{Progress, RepositoryError, first_error::FirstError, format::hex};
 use stowaway_model::stream::{End, StreamItem};
 use stowaway_model::{Failure, Reason};
 
@@ -90,14 +90,4 @@ impl StreamReader {
         };
         Err(RepositoryError::Stream(failure))
     }
-}
-
-/// Returns the bytes as lower-case hex digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

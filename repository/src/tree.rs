@@ -1,18 +1,13 @@
 //! Writes trees in restic's format: the entries of a folder, and the tree of a stream's single file with its parent
 //! folders.
-//!
-//! Format: restic's design document, section "Trees and Data".
 
 use std::io::{self, Write};
 
 use jiff::Timestamp;
-use rustic_core::{
-    DataId, TreeId,
-    repofile::{Metadata, Node, NodeType},
-};
 
 use super::{
     RepositoryError,
+    format::{DataId, Metadata, Node, NodeType, TREE_BEGIN, TREE_END, TreeId},
     long_blob::{LongBlob, LongWriter},
     packer::Packer,
     scratch,
@@ -23,10 +18,6 @@ use super::{
 const FILE_MODE: u32 = 0o600;
 /// Modes are in the form of Go's `fs.FileMode`, whose highest bit means "directory".
 const DIRECTORY_MODE: u32 = 1 << 31 | 0o755;
-
-/// The beginning and the end of a tree. restic's trees end with a line feed.
-const BEGIN: &[u8] = b"{\"nodes\":[";
-const END: &[u8] = b"]}\n";
 
 /// Splits the path of a file in a snapshot into names. The path must be absolute, without empty names, `.` and `..`.
 pub(super) fn checked_path(path: &str) -> Result<Vec<&str>, RepositoryError> {
@@ -85,7 +76,7 @@ impl FinishedTree {
 
 impl TreeWriter {
     pub fn new(version: u32) -> Self {
-        Self { version, json: BEGIN.to_vec(), is_empty: true, long: None }
+        Self { version, json: TREE_BEGIN.to_vec(), is_empty: true, long: None }
     }
 
     /// Appends a node. The caller adds nodes in the order of the bytes of their names.
@@ -111,7 +102,7 @@ impl TreeWriter {
 
     /// Completes the tree.
     pub fn finish(mut self) -> Result<FinishedTree, RepositoryError> {
-        self.json.extend(END);
+        self.json.extend(TREE_END);
         let Some(mut long) = self.long else { return Ok(FinishedTree::Short(self.json)) };
         let written = long.write(&self.json).and_then(|()| long.finish());
         written.map(FinishedTree::Long).map_err(scratch::failed)
@@ -162,10 +153,8 @@ fn save_only(packer: &Packer, node: &Node) -> Result<TreeId, RepositoryError> {
 
 #[cfg(test)]
 mod tests {
-    use rustic_core::repofile::Tree;
-
     use super::*;
-    use crate::crypto::id_of;
+    use crate::{crypto::id_of, format::Tree};
 
     #[test]
     fn invalid_paths_of_files_are_refused() {
@@ -175,18 +164,33 @@ mod tests {
         assert_eq!(checked_path("/a/b.sql").unwrap(), ["a", "b.sql"]);
     }
 
+    fn folder(name: &str) -> Node {
+        Node::new_node(name.as_ref(), NodeType::Dir, folder_metadata(Timestamp::UNIX_EPOCH))
+    }
+
+    /// The JSON of a whole tree.
+    fn json(nodes: &[Node]) -> Vec<u8> {
+        let mut json = b"{\"nodes\":[".to_vec();
+        for (number, node) in nodes.iter().enumerate() {
+            json.extend(if number > 0 { &b","[..] } else { b"" });
+            serde_json::to_writer(&mut json, node).unwrap();
+        }
+        json.extend(b"]}\n");
+        json
+    }
+
     #[test]
-    fn trees_are_equal_to_those_of_the_library() {
+    fn tree_is_json_with_a_line_feed() {
         let mut nodes = Vec::new();
         for name in ["a", "b\"", "c"] {
             let mut writer = TreeWriter::new(2);
             for node in &nodes {
                 writer.add(node).unwrap();
             }
-            let tree = Tree { nodes: nodes.clone() };
-            let FinishedTree::Short(json) = writer.finish().unwrap() else { panic!("it is short") };
-            assert_eq!(json, tree.serialize().unwrap().0);
-            nodes.push(Node::new_node(name.as_ref(), NodeType::Dir, folder_metadata(Timestamp::UNIX_EPOCH)));
+            let FinishedTree::Short(written) = writer.finish().unwrap() else { panic!("it is short") };
+            assert_eq!(written, json(&nodes));
+            assert_eq!(serde_json::from_slice::<Tree<Node>>(&written).unwrap().nodes, nodes);
+            nodes.push(folder(name));
         }
     }
 
@@ -194,12 +198,11 @@ mod tests {
     fn long_tree_has_the_id_that_it_would_have_in_memory() {
         let (mut writer, mut nodes) = (TreeWriter::new(2), Vec::new());
         for number in 0..20_000 {
-            let name = format!("{number:05}");
-            nodes.push(Node::new_node(name.as_ref(), NodeType::Dir, folder_metadata(Timestamp::UNIX_EPOCH)));
+            nodes.push(folder(&format!("{number:05}")));
             writer.add(nodes.last().unwrap()).unwrap();
         }
         let FinishedTree::Long(blob) = writer.finish().unwrap() else { panic!("it is long") };
-        let json = Tree { nodes }.serialize().unwrap().0;
+        let json = json(&nodes);
         assert_eq!((blob.id, blob.length), (id_of(&json), json.len() as u64));
     }
 }

@@ -9,13 +9,12 @@ use std::{
     vec,
 };
 
-use rustic_core::Id;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
     RepositoryError,
     blob_location::{BlobLocation, Fetcher},
-    index_file::null_is_empty,
+    format::{Id, Tree},
     long_blob::{self, LongReader},
     scratch,
 };
@@ -41,14 +40,6 @@ impl<T> Default for TreeNodes<T> {
     }
 }
 
-/// A tree that is parsed in memory.
-#[derive(Deserialize)]
-#[serde(bound(deserialize = "T: Deserialize<'de>"))]
-struct Tree<T> {
-    #[serde(deserialize_with = "null_is_empty")]
-    nodes: Vec<T>,
-}
-
 /// Why an entry cannot be read.
 #[derive(Debug)]
 enum Fault {
@@ -67,8 +58,7 @@ impl From<io::Error> for Fault {
 impl<T: DeserializeOwned> TreeNodes<T> {
     /// Fetches a tree. Errors: [`RepositoryError::Damaged`] if the tree cannot be read.
     pub async fn fetch(fetcher: &Fetcher, part: BlobLocation) -> Result<Self, RepositoryError> {
-        let damaged =
-            |why| fetcher.store.damaged(format!("the tree {} cannot be read: {why}", part.id.to_hex().as_str()));
+        let damaged = |why| fetcher.store.damaged(format!("the tree {} cannot be read: {why}", part.id.to_hex()));
         if part.plain_length <= SHORT_BYTES {
             return Self::of(&fetcher.fetch(part).await?).map_err(damaged);
         }

@@ -7,17 +7,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use rustic_core::{
-    Id, TreeId,
-    repofile::{Node, NodeType},
-};
 use tokio::runtime::Handle;
 
 use super::{
     RepositoryError,
     blob_location::{BlobLocation, Fetcher},
+    format::{BlobKind, Id, Node, NodeType, TreeId},
     known_blobs::KnownBlobs,
-    pack::BlobKind,
     tree_nodes::{SHORT_BYTES, TreeNodes},
 };
 use stowaway_model::{escape_name, unescape_name};
@@ -83,7 +79,7 @@ impl<'a> Trees<'a> {
 
     /// Returns the node at a path of a snapshot.
     pub fn node_at(&mut self, root: TreeId, path: &str) -> Result<Option<(Node, PathBuf)>, RepositoryError> {
-        self.descend(Node { subtree: Some(root), node_type: NodeType::Dir, ..Node::default() }, path)
+        self.descend(Node { subtree: Some(root), kind: NodeType::Dir, ..Node::default() }, path)
     }
 
     /// Returns the node at a path below a folder, and the path as it is in the trees. A name in `path` is matched

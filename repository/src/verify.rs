@@ -3,14 +3,12 @@
 
 use std::sync::Arc;
 
-use rustic_core::{Id, repofile::Node};
-
 use super::{
     Repository, RepositoryError,
     blob_location::Fetcher,
     blob_table::Marks,
+    format::{BlobKind, Id, Node},
     known_blobs::KnownBlobs,
-    pack::BlobKind,
     pack_check::look_for_packs,
     snapshot_files::read_one,
     store::Store,
@@ -28,7 +26,7 @@ impl Repository {
 
 async fn verify(repository: &Repository, store: &Store, snapshot: &str) -> Result<(), RepositoryError> {
     let id = repository.snapshot_id(snapshot).await?;
-    let root = read_one(store, &repository.cipher, *id).await?.tree;
+    let root = read_one(store, &repository.cipher, id).await?.tree;
     let known = KnownBlobs::read_to_store(&repository.cipher, store, &repository.damaged_packs).await?;
     let known = Arc::new(known);
     let fetcher = Fetcher::new(store, &repository.cipher).with_copies(&known);

@@ -168,7 +168,7 @@ pub fn main() -> ExitCode {
         }
         error.exit_status()
     });
-    // A blocked thread of the engine (the store hangs) must not keep the process alive after the run has reported.
+    // A blocked thread of the repository (the store hangs) must not keep the process alive after the run has reported.
     runtime.shutdown_background();
     ExitCode::from(status)
 }

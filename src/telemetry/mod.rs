@@ -50,11 +50,10 @@ pub enum LogOutput {
 
 /// Starts the log of this process. `level` is the name of a level or a filter in `tracing`'s syntax
 /// (`info,kube=debug`). An invalid filter means `info`. Crates which log secrets stay silent at any level. If `level`
-/// is a name, two further crates log errors only: `rustic_core`, which reports as ignored what Stowaway then treats as
-/// an error, and `jiff`, which misses time zone data that an image need not have.
+/// is a name, the crate `jiff` logs errors only, because it misses time zone data that an image need not have.
 pub fn start(log_format: LogFormat, output: LogOutput, level: &str) {
     let is_name = level.bytes().all(|byte| byte.is_ascii_alphabetic());
-    let filter = if is_name { format!("{level},rustic_core=error,jiff=error") } else { level.to_owned() };
+    let filter = if is_name { format!("{level},jiff=error") } else { level.to_owned() };
     let filter = EnvFilter::from_str(&filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let writer = move || -> Box<dyn std::io::Write> {
         match output {

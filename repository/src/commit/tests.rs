@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::{archive::store_with, create, fixtures::access, open_exclusively, pack::BlobKind, packer::Packer};
+use crate::{archive::store_with, create, fixtures::access, format::BlobKind, open_exclusively, packer::Packer};
 
 struct Case {
     folder: tempfile::TempDir,
@@ -34,7 +34,7 @@ impl Case {
             time: Timestamp::UNIX_EPOCH,
         };
         let snapshot = commit.labelled(root.into(), SnapshotSummary::default());
-        let id = commit.publish(&snapshot, &[], &written).await.unwrap().parse().unwrap();
+        let id = commit.publish(&snapshot, &written).await.unwrap().parse().unwrap();
         Self { folder, repository, written, id }
     }
 

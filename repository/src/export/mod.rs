@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use self::compress::Compressor;
 use super::{
     Progress, Repository, RepositoryError, TarContent, folder,
-    source::hex,
+    format::hex,
     store::{self, Store, Upload, Uploaded},
 };
 use stowaway_model::ArchiveFormat;

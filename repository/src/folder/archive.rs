@@ -13,10 +13,6 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rustic_core::{
-    DataId, TreeId,
-    repofile::{Node, NodeType, SnapshotSummary},
-};
 use tokio::sync::oneshot;
 
 use super::{
@@ -30,6 +26,7 @@ use super::{
 use crate::{
     Progress, RepositoryError,
     chunker::Chunker,
+    format::{DataId, Node, NodeType, SnapshotSummary, TreeId},
     packer::{Packer, workers},
     tree::{self, TreeWriter},
 };
@@ -157,7 +154,7 @@ impl WalkThread<'_> {
             Some(_) if is_unchanged => ChangeState::Unmodified,
             Some(_) => ChangeState::Changed,
         };
-        let content = match (&node.node_type, before, file) {
+        let content = match (&node.kind, before, file) {
             (NodeType::Dir, before, _) => {
                 let before = before.and_then(|before| before.subtree);
                 self.parent.enter(before)?;

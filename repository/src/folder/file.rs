@@ -10,7 +10,6 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use rustic_core::DataId;
 use rustix::{
     fs::{AtFlags, Statx, StatxFlags, statx},
     io::Errno,
@@ -23,7 +22,7 @@ use super::{
 use crate::{
     Progress, RepositoryError,
     chunker::{self, Chunker},
-    pack::BlobKind,
+    format::{BlobKind, DataId},
     packer::{Content, Packer},
 };
 

@@ -1,14 +1,13 @@
 //! The last good snapshot of a source and its extent, with which a new backup of a folder is compared.
 
 use jiff::{SignedDuration, Timestamp};
-use rustic_core::{
-    TreeId,
-    repofile::{Node, NodeType, SnapshotFile, SnapshotSummary as Counts},
-};
 
 use super::Shrunken;
 use crate::{
-    RepositoryError, SnapshotSummary, blob_location::Fetcher, known_blobs::KnownBlobs, pack::BlobKind,
+    RepositoryError, SnapshotSummary,
+    blob_location::Fetcher,
+    format::{BlobKind, Node, NodeType, SnapshotFile, SnapshotSummary as Counts, TreeId},
+    known_blobs::KnownBlobs,
     tree_nodes::TreeNodes,
 };
 use stowaway_model::{
@@ -139,9 +138,9 @@ impl LastGood {
 impl Shrunken {
     /// Tags the snapshot as shrunken, and also as suspect unless the loss is accepted.
     pub(crate) fn tag(&self, snapshot: &mut SnapshotFile) {
-        snapshot.tags.add(SnapshotIdentity::SHRUNKEN.to_owned());
+        snapshot.tags.insert(SnapshotIdentity::SHRUNKEN.to_owned());
         if !self.is_accepted {
-            snapshot.tags.add(SnapshotIdentity::SUSPECT.to_owned());
+            snapshot.tags.insert(SnapshotIdentity::SUSPECT.to_owned());
         }
     }
 }
@@ -177,7 +176,7 @@ async fn extent_of_trees(
             Err(error) => return Err(error),
         };
         while let Ok(Some(node)) = nodes.next()? {
-            if node.node_type == NodeType::Dir {
+            if node.kind == NodeType::Dir {
                 extent.folders += 1;
                 trees.extend(node.subtree);
             } else {

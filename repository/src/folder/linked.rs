@@ -14,10 +14,13 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rustic_core::repofile::{Node, NodeType};
 use sha2::{Digest, Sha256};
 
-use crate::{RepositoryError, scratch};
+use crate::{
+    RepositoryError,
+    format::{Node, NodeType},
+    scratch,
+};
 
 /// The first bytes of a hash of what all names of a file have in common.
 type LinkId = [u8; 16];
@@ -43,7 +46,7 @@ impl LinkedFiles {
     /// is remembered and none is returned.
     pub fn first_name(&mut self, node: &Node, path: &Path) -> Result<Option<PathBuf>, RepositoryError> {
         // A device may be left out of the restore for lack of rights; then nothing could be linked to it.
-        let is_device = matches!(node.node_type, NodeType::Dev { .. } | NodeType::Chardev { .. });
+        let is_device = matches!(node.kind, NodeType::Dev { .. } | NodeType::Chardev { .. });
         if node.meta.links < 2 || node.meta.inode == 0 || is_device {
             return Ok(None);
         }
@@ -86,18 +89,18 @@ fn id_of(node: &Node) -> LinkId {
         hash.update(number.to_le_bytes());
     }
     hash.update(node.meta.mtime.map_or(i128::MIN, Timestamp::as_nanosecond).to_le_bytes());
-    hash.update([match node.node_type {
+    hash.update([match node.kind {
         NodeType::File => 0,
-        NodeType::Symlink { .. } => 1,
+        NodeType::Symlink(_) => 1,
         NodeType::Fifo => 2,
         NodeType::Socket => 3,
         NodeType::Dir | NodeType::Dev { .. } | NodeType::Chardev { .. } => 4,
     }]);
-    if let NodeType::Symlink { .. } = node.node_type {
-        hash.update(node.node_type.to_link().as_os_str().as_bytes());
+    if let NodeType::Symlink(target) = &node.kind {
+        hash.update(target.path().as_os_str().as_bytes());
     }
     for id in node.content.iter().flatten() {
-        hash.update(id.to_hex().as_str());
+        hash.update(id.bytes());
     }
     let hash: [u8; 32] = hash.finalize().into();
     hash.first_chunk().copied().unwrap_or_default()
@@ -105,12 +108,11 @@ fn id_of(node: &Node) -> LinkId {
 
 #[cfg(test)]
 mod tests {
-    use rustic_core::repofile::Metadata;
-
     use super::*;
+    use crate::format::Metadata;
 
     fn file(inode: u64, links: u64, size: u64) -> Node {
-        Node::new_node("a".as_ref(), NodeType::File, Metadata { inode, links, size, ..Metadata::default() })
+        Node::new_node("a".as_ref(), NodeType::File, Metadata { inode, size, links, ..Metadata::default() })
     }
 
     #[test]

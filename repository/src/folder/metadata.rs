@@ -3,15 +3,13 @@
 
 use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
-use rustic_core::repofile::{Metadata, Node, NodeType};
 use rustix::{
     fs::{FileType, Mode, Statx, StatxTimestamp, Timespec, Timestamps, makedev},
     io::Errno,
 };
-use serde_json::{Value, json};
 
+use crate::format::{Binary, ExtendedAttribute, Metadata, Node, NodeType};
 use stowaway_model::escape_name;
 
 const DIRECTORY: u32 = 1 << 31;
@@ -74,8 +72,6 @@ pub(super) fn node(name: &OsStr, stat: &Statx, node_type: NodeType, attributes: 
         ctime: Some(if is_settled { changed } else { impossible_ctime(now) }),
         uid: Some(stat.stx_uid),
         gid: Some(stat.stx_gid),
-        user: None,
-        group: None,
         inode: stat.stx_ino,
         device_id: if is_linked { device_of(stat) } else { 0 },
         size: if matches!(node_type, NodeType::File) { stat.stx_size } else { 0 },
@@ -182,7 +178,7 @@ pub(super) fn attributes(
             continue;
         };
         match value(&name) {
-            Ok(Some(value)) => found.push((text.to_owned(), STANDARD.encode(value))),
+            Ok(Some(value)) => found.push(ExtendedAttribute { name: text.to_owned(), value: Some(Binary(value)) }),
             // Removed since the listing.
             Ok(None) => {}
             // Some file systems list an attribute for all files, even if it is not set (access lists on NFS).
@@ -190,14 +186,9 @@ pub(super) fn attributes(
             Err(error) => attributes.failed.push((escape_name(text.as_bytes()), error)),
         }
     }
-    if found.is_empty() {
-        return Ok(Some(attributes));
-    }
     // The order must not depend on the file system.
-    found.sort_unstable();
-    let found: Vec<Value> = found.into_iter().map(|(name, value)| json!({ "name": name, "value": value })).collect();
-    // The type of an attribute in `rustic_core` cannot be named outside of that crate.
-    attributes.found = serde_json::from_value(json!({ "extended_attributes": found }))?;
+    found.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+    attributes.found.extended_attributes = found;
     Ok(Some(attributes))
 }
 
@@ -212,7 +203,7 @@ fn has_no_attributes(error: &io::Error) -> bool {
 pub(super) fn portable(metadata: &Metadata) -> impl Iterator<Item = (&str, &[u8])> {
     let all = metadata.extended_attributes.iter();
     all.filter(|attribute| attribute.name != SELINUX_LABEL)
-        .map(|attribute| (attribute.name.as_str(), attribute.value.as_deref().unwrap_or_default()))
+        .map(|attribute| (attribute.name.as_str(), attribute.value.as_ref().map_or(&[][..], |value| &value.0)))
 }
 
 /// Whether an attribute is a POSIX access list. The mode of a file is a part of its access list.

@@ -33,7 +33,6 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use rustic_core::repofile::{Metadata, NodeType};
 use serde::{Deserialize, Serialize};
 
 pub use self::listing::{Listed, Listing};
@@ -41,7 +40,10 @@ pub use self::refusal::{is_refusal, is_refusal_of_attribute};
 pub use self::storage::{file_system_of, is_systems_own};
 pub use self::tar::TarContent;
 pub(super) use self::{last_good::LastGood, metadata::permissions, restore::write_tar};
-use super::{Lacking, Progress, Repository, RepositoryError};
+use super::{
+    Lacking, Progress, Repository, RepositoryError,
+    format::{Metadata, NodeType},
+};
 use stowaway_model::{Excludes, Shrinkage, SnapshotIdentity, VolumeExtent, unescape_name};
 
 /// How many paths a list names; all paths are counted.

@@ -10,7 +10,6 @@ use std::{
     path::PathBuf,
 };
 
-use rustic_core::repofile::{Metadata, NodeType};
 use rustix::fs::{
     AtFlags, Gid, Mode, OFlags, Statx, StatxFlags, Uid, chmod, chownat, fchmod, fchown, futimens, openat, statx,
     utimensat,
@@ -21,6 +20,7 @@ use super::{
     metadata::{is_access_list, permissions, portable, times},
     refusal::{is_refusal, is_refusal_of_attribute},
 };
+use crate::format::{Metadata, NodeType};
 use stowaway_model::escape_name;
 
 /// Times that differ by less were rounded by the file system. FAT has the coarsest times: 2 s.
@@ -83,7 +83,7 @@ impl MetadataTarget<'_> {
         let losses = &mut applied.losses;
         let owner = self.set_owner(metadata, losses)?;
         self.set_attributes(metadata, false, losses)?;
-        let has_mode = !matches!(kind, NodeType::Symlink { .. });
+        let has_mode = !matches!(kind, NodeType::Symlink(_));
         let is_mode_set = has_mode && self.set_mode(metadata, kind, &owner, losses)?;
         self.set_attributes(metadata, true, losses)?;
         let times = times(metadata);

@@ -3,10 +3,15 @@
 
 use std::{cmp::Ordering, ffi::OsStr};
 
-use rustic_core::{Id, TreeId, repofile::Node};
 use tokio::runtime::Handle;
 
-use crate::{RepositoryError, blob_location::Fetcher, known_blobs::KnownBlobs, pack::BlobKind, tree_nodes::TreeNodes};
+use crate::{
+    RepositoryError,
+    blob_location::Fetcher,
+    format::{BlobKind, Id, Node, TreeId},
+    known_blobs::KnownBlobs,
+    tree_nodes::TreeNodes,
+};
 
 /// The parent's trees of the folders in which the walk is. Entries must be requested in the order of their names'
 /// bytes, which is the order of the trees.
@@ -118,7 +123,7 @@ fn is_whole(file: &Node, length: impl Fn(Id) -> Result<Option<u32>, RepositoryEr
 /// as changed.
 fn is_same(before: &Node, now: &Node) -> bool {
     let (then, meta) = (&before.meta, &now.meta);
-    before.node_type == now.node_type
+    before.kind == now.kind
         && then.size == meta.size
         && then.mtime == meta.mtime
         && then.ctime.is_some()
@@ -129,9 +134,9 @@ fn is_same(before: &Node, now: &Node) -> bool {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
-    use rustic_core::repofile::{Metadata, NodeType};
 
     use super::*;
+    use crate::format::{Metadata, NodeType};
 
     fn file(metadata: Metadata) -> Node {
         Node::new_node("a".as_ref(), NodeType::File, metadata)

@@ -99,7 +99,7 @@ async fn with_tree_reader<T: Send + 'static>(
     write: impl FnOnce(&mut TreeReader<'_>, &BatchFetcher<'_>) -> Result<T, RepositoryError> + Send + 'static,
 ) -> Result<T, RepositoryError> {
     let id = repository.snapshot_id(snapshot).await?;
-    let file = read_one(store, &repository.cipher, *id).await?;
+    let file = read_one(store, &repository.cipher, id).await?;
     let known = Arc::new(KnownBlobs::read(&repository.cipher, store).await?);
     let fetcher = Fetcher::new(store, &repository.cipher).with_copies(&known);
     let (location, name) = (store.location().to_owned(), snapshot.to_owned());

@@ -4,7 +4,6 @@
 use std::{ops::ControlFlow, path::Path, sync::Arc};
 
 use jiff::Timestamp;
-use rustic_core::{Id, repofile::SnapshotFile};
 use tokio::{runtime::Handle, task::spawn_blocking};
 
 use super::{
@@ -21,6 +20,7 @@ use crate::{
     archive::{internal, store_with},
     blob_location::Fetcher,
     commit::{self, Commit},
+    format::{Id, SnapshotFile},
     known_blobs::{self, KnownBlobs},
     store::Store,
     tree,
@@ -121,24 +121,25 @@ async fn read_and_store(
     let commit = Commit { repository, store, identity, time: rules.time };
     let mut snapshot = commit.labelled(root, summary);
     snapshot.parent = parent.map(|parent| parent.id);
+    snapshot.excludes = rules.excludes.patterns().to_vec();
     let shrunken = last_good.as_ref().and_then(|last_good| last_good.compare(now, rules.accept_shrunken));
     let declined = last_good.filter(|_| shrunken.is_none() && !rules.accept_shrunken);
     let declined = declined.and_then(|last_good| last_good.compare_earlier(now));
     if collected.without_attributes.count > 0 {
-        snapshot.tags.add(SnapshotIdentity::WITHOUT_ATTRIBUTES.to_owned());
+        snapshot.tags.insert(SnapshotIdentity::WITHOUT_ATTRIBUTES.to_owned());
     }
     if collected.unreadable.count == 0 && collected.mounts.count == 0 {
         // The folder is read directly and not through an exec connection, and every failed read is counted.
-        snapshot.tags.add(format!("{}={}", SnapshotIdentity::PROOF, Proof::Sealed));
+        snapshot.tags.insert(format!("{}={}", SnapshotIdentity::PROOF, Proof::Sealed));
     } else {
-        snapshot.tags.add(SnapshotIdentity::INCOMPLETE.to_owned());
+        snapshot.tags.insert(SnapshotIdentity::INCOMPLETE.to_owned());
     }
     if let Some(shrunken) = &shrunken {
         shrunken.tag(&mut snapshot);
     }
     // A restore may have begun after the first check, and may have moved entries which were read.
     refuse_unfinished(identity, folder)?;
-    let snapshot = commit.publish(&snapshot, rules.excludes.patterns(), &written).await?;
+    let snapshot = commit.publish(&snapshot, &written).await?;
     Ok(ControlFlow::Break(StoredFolder {
         snapshot,
         files,
@@ -180,7 +181,7 @@ fn newest(snapshots: &[SnapshotFile], host: &str, path: &str) -> Option<Snapshot
     let same = snapshots
         .iter()
         .filter(|snapshot| snapshot.hostname == host && snapshot.paths.iter().eq([path]) && is_exact(snapshot));
-    same.max_by(|one, other| (&one.time, one.id).cmp(&(&other.time, other.id))).cloned()
+    same.max_by(|one, other| (one.time, one.id).cmp(&(other.time, other.id))).cloned()
 }
 
 /// Whether the recorded sizes of files are those of the stored contents. rustic records the size before it reads a

@@ -13,7 +13,6 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rustic_core::repofile::{Metadata, Node, NodeType};
 use rustix::fs::{major, minor};
 use tar::{Builder, EntryType, Header};
 
@@ -23,7 +22,10 @@ use super::{
     tree_reader::Step,
     write::Parts,
 };
-use crate::{Progress, RepositoryError};
+use crate::{
+    Progress, RepositoryError,
+    format::{Metadata, Node, NodeType},
+};
 
 /// The limits of the ustar header; see `tar.h`.
 const NAME_BYTES: usize = 100;
@@ -133,8 +135,8 @@ impl<W: Write> TarWriter<W> {
 
     fn make(&mut self, name: &OsStr, node: &Node) -> io::Result<()> {
         let path = self.path.join(name);
-        let (kind, device) = match node.node_type {
-            NodeType::Symlink { .. } => (EntryType::Symlink, None),
+        let (kind, device) = match node.kind {
+            NodeType::Symlink(_) => (EntryType::Symlink, None),
             NodeType::Dev { device } => (EntryType::Block, Some(device)),
             NodeType::Chardev { device } => (EntryType::Char, Some(device)),
             NodeType::Fifo => (EntryType::Fifo, None),
@@ -147,7 +149,10 @@ impl<W: Write> TarWriter<W> {
             }
             NodeType::File | NodeType::Dir => return Err(io::Error::other("a file without content, or a folder")),
         };
-        let link = (kind == EntryType::Symlink).then(|| node.node_type.to_link().as_os_str().as_bytes());
+        let link = match &node.kind {
+            NodeType::Symlink(target) => Some(target.path().as_os_str().as_bytes()),
+            _ => None,
+        };
         self.member(&Member { link, device, ..Member::new(kind, path.as_os_str().as_bytes(), &node.meta) })?;
         self.content.files += 1;
         Ok(())

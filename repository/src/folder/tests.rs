@@ -2,26 +2,23 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use rustic_core::{
-    Id, TreeId,
-    repofile::{Metadata, Node, NodeType, SnapshotSummary, Tree},
-};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
     archive::store_with,
     commit::Commit,
-    create,
+    create, crypto,
     fixtures::access,
-    pack::BlobKind,
+    format::{BlobKind, Id, LinkTarget, Metadata, Node, NodeType, SnapshotSummary, TreeId},
     packer::{Packer, Written},
+    tree::{FinishedTree, TreeWriter},
 };
 use stowaway_model::Reason;
 
 fn node(name: &str, kind: NodeType, metadata: Metadata) -> Node {
     // The name is used as it is, without escaping or checks.
-    Node { name: name.to_owned(), node_type: kind, meta: metadata, ..Node::default() }
+    Node { name: name.to_owned(), kind, meta: metadata, ..Node::default() }
 }
 
 fn file(name: &str) -> Node {
@@ -29,15 +26,27 @@ fn file(name: &str) -> Node {
 }
 
 fn link(name: &str, target: &Path) -> Node {
-    node(name, NodeType::from_link(target), Metadata::default())
+    node(name, NodeType::Symlink(LinkTarget::new(target)), Metadata::default())
 }
 
 fn folder(name: &str, tree: TreeId) -> Node {
     Node { subtree: Some(tree), ..node(name, NodeType::Dir, Metadata { mode: Some(0o700), ..Metadata::default() }) }
 }
 
-fn id_of(tree: &Tree) -> TreeId {
-    tree.serialize().unwrap().1
+/// The JSON of a tree.
+fn json(nodes: &[Node]) -> Vec<u8> {
+    let mut writer = TreeWriter::new(2);
+    for node in nodes {
+        writer.add(node).unwrap();
+    }
+    match writer.finish().unwrap() {
+        FinishedTree::Short(json) => json,
+        FinishedTree::Long(_) => panic!("the tree is long"),
+    }
+}
+
+fn id_of(nodes: &[Node]) -> TreeId {
+    crypto::id_of(&json(nodes)).into()
 }
 
 /// A repository, with a folder to restore into and a folder which must stay untouched.
@@ -58,9 +67,9 @@ impl Case {
     }
 
     /// Stores trees. The last one is the root.
-    async fn store(&self, trees: &[Tree]) -> String {
+    async fn store(&self, trees: &[Vec<Node>]) -> String {
         let (repository, store) = (&self.repository, &self.repository.store);
-        let trees: Vec<Vec<u8>> = trees.iter().map(|tree| tree.serialize().unwrap().0).collect();
+        let trees: Vec<Vec<u8>> = trees.iter().map(|nodes| json(nodes)).collect();
         let save = move |packer: &Arc<Packer>, _| {
             let ids: Vec<Id> = trees.iter().map(|tree| packer.save(BlobKind::Tree, tree).unwrap()).collect();
             let root = TreeId::from(*ids.last().unwrap());
@@ -70,10 +79,10 @@ impl Case {
         let (root, _) = store_with(repository, store, known, none, save).await.unwrap();
         let identity = SnapshotIdentity { host: "shop".into(), path: "/data/claim".into(), tags: vec![] };
         let commit = Commit { repository, store, identity: &identity, time: Timestamp::UNIX_EPOCH };
-        commit.publish(&commit.labelled(root, SnapshotSummary::default()), &[], &Written::default()).await.unwrap()
+        commit.publish(&commit.labelled(root, SnapshotSummary::default()), &Written::default()).await.unwrap()
     }
 
-    async fn restore(&self, trees: &[Tree]) -> Result<RestoredFolder, RepositoryError> {
+    async fn restore(&self, trees: &[Vec<Node>]) -> Result<RestoredFolder, RepositoryError> {
         let snapshot = self.store(trees).await;
         let target = self.directory.path().join("target");
         fs::remove_dir_all(&target).unwrap();
@@ -108,9 +117,9 @@ async fn names_that_lead_elsewhere_are_refused() {
         "a\\x00b",
         &long,
     ] {
-        let below = Tree { nodes: vec![file("x")] };
+        let below = vec![file("x")];
         for hostile in [file(name), link(name, Path::new("/")), folder(name, id_of(&below))] {
-            let error = case.restore(&[below.clone(), Tree { nodes: vec![hostile] }]).await.unwrap_err();
+            let error = case.restore(&[below.clone(), vec![hostile]]).await.unwrap_err();
             assert_eq!(error.reason(), Reason::RepositoryDamaged, "{name:?}: {error}");
             case.is_unharmed();
         }
@@ -119,7 +128,7 @@ async fn names_that_lead_elsewhere_are_refused() {
 
 #[tokio::test]
 async fn restore_does_not_follow_a_link_of_the_snapshot() {
-    let below = Tree { nodes: vec![file("x")] };
+    let below = vec![file("x")];
     let case = Case::new().await;
     let outside = case.directory.path().join("outside");
     let meta = Metadata { links: 2, inode: 7, mode: Some(0o600), ..Metadata::default() };
@@ -133,7 +142,7 @@ async fn restore_does_not_follow_a_link_of_the_snapshot() {
         // A hard link whose name a link already has.
         vec![first, link("a", &outside.join("x")), Node { meta, ..file("a") }],
     ] {
-        let error = case.restore(&[below.clone(), Tree { nodes }]).await.unwrap_err();
+        let error = case.restore(&[below.clone(), nodes]).await.unwrap_err();
         assert_eq!(error.reason(), Reason::TargetUnwritable, "{error}");
         case.is_unharmed();
     }
@@ -160,25 +169,23 @@ async fn file_whose_number_was_given_to_another_one_keeps_its_own_content() {
     let (repository, store) = (&case.repository, &case.repository.store);
     let save = move |packer: &Arc<Packer>, _| {
         let [old, new] = [b"OLD-A", b"NEW-Z"].map(|content| packer.save(BlobKind::Data, content).unwrap());
-        let root = Tree {
-            nodes: vec![
-                numbered("a", &[old], 1, 5),
-                numbered("a-again", &[old], 1, 5),
-                // Files which were deleted and created again with the same inode number during the backup: with other
-                // content, with nothing but another time, and with a second name.
-                numbered("touched", &[old], 2, 5),
-                numbered("z", &[new], 1, 5),
-                numbered("z-again", &[new], 1, 5),
-            ],
-        };
-        let root = TreeId::from(packer.save(BlobKind::Tree, &root.serialize().unwrap().0).unwrap());
+        let root = vec![
+            numbered("a", &[old], 1, 5),
+            numbered("a-again", &[old], 1, 5),
+            // Files which were deleted and created again with the same inode number during the backup: with other
+            // content, with nothing but another time, and with a second name.
+            numbered("touched", &[old], 2, 5),
+            numbered("z", &[new], 1, 5),
+            numbered("z-again", &[new], 1, 5),
+        ];
+        let root = TreeId::from(packer.save(BlobKind::Tree, &json(&root)).unwrap());
         Ok((root, packer.finish()?))
     };
     let (root, written) =
         store_with(repository, store, Arc::default(), (Arc::default(), Arc::default()), save).await.unwrap();
     let identity = SnapshotIdentity { host: "shop".into(), path: "/data/claim".into(), tags: vec![] };
     let commit = Commit { repository, store, identity: &identity, time: Timestamp::UNIX_EPOCH };
-    let snapshot = commit.publish(&commit.labelled(root, SnapshotSummary::default()), &[], &written).await.unwrap();
+    let snapshot = commit.publish(&commit.labelled(root, SnapshotSummary::default()), &written).await.unwrap();
     let target = case.directory.path().join("target");
     case.repository.restore_folder(&snapshot, "/", &target, Arc::default()).await.unwrap();
     for (name, content) in
@@ -194,7 +201,7 @@ async fn file_whose_number_was_given_to_another_one_keeps_its_own_content() {
 #[tokio::test]
 async fn links_themselves_are_restored_wherever_they_lead() {
     let case = Case::new().await;
-    let root = Tree { nodes: vec![link("a", Path::new("../outside")), link("b", Path::new("/etc"))] };
+    let root = vec![link("a", Path::new("../outside")), link("b", Path::new("/etc"))];
     case.restore(&[root]).await.unwrap();
     case.is_unharmed();
     assert_eq!(fs::read_link(case.directory.path().join("target/a")).unwrap(), Path::new("../outside"));
@@ -207,7 +214,7 @@ async fn tree_or_content_that_is_not_there_fails_the_restore() {
     for root in
         [vec![missing], vec![folder("x", Id::new([7; 32]).into())], vec![node("x", NodeType::Dir, Metadata::default())]]
     {
-        let error = case.restore(&[Tree { nodes: root }]).await.unwrap_err();
+        let error = case.restore(&[root]).await.unwrap_err();
         assert_eq!(error.reason(), Reason::RepositoryDamaged, "{error}");
     }
 }
@@ -216,7 +223,7 @@ async fn tree_or_content_that_is_not_there_fails_the_restore() {
 async fn length_that_the_parts_do_not_have_fails_the_restore() {
     let case = Case::new().await;
     let wrong = Node { meta: Metadata { size: 5, ..Metadata::default() }, ..file("x") };
-    let error = case.restore(&[Tree { nodes: vec![wrong] }]).await.unwrap_err();
+    let error = case.restore(&[vec![wrong]]).await.unwrap_err();
     assert_eq!(error.reason(), Reason::RepositoryDamaged, "{error}");
 }
 
@@ -225,7 +232,7 @@ async fn target_that_is_not_empty_is_not_touched() {
     let case = Case::new().await;
     let target = case.directory.path().join("target");
     fs::write(target.join("data"), "the app's").unwrap();
-    let snapshot = case.store(&[Tree { nodes: vec![file("x")] }]).await;
+    let snapshot = case.store(&[vec![file("x")]]).await;
     let error = case.repository.restore_folder(&snapshot, "/", &target, Arc::default()).await.unwrap_err();
     assert_eq!(error.reason(), Reason::TargetUnwritable, "{error}");
     assert_eq!(fs::read_dir(target).unwrap().count(), 1);
@@ -234,7 +241,7 @@ async fn target_that_is_not_empty_is_not_touched() {
 #[tokio::test]
 async fn folder_that_a_snapshot_does_not_have_is_reported_as_missing() {
     let case = Case::new().await;
-    let snapshot = case.store(&[Tree { nodes: vec![file("data")] }]).await;
+    let snapshot = case.store(&[vec![file("data")]]).await;
     for path in ["/nothing", "/data", "/data/claim"] {
         let target = case.directory.path().join("target");
         let error = case.repository.restore_folder(&snapshot, path, &target, Arc::default()).await.unwrap_err();

@@ -8,13 +8,14 @@ use std::{
     rc::Rc,
 };
 
-use rustic_core::{
-    DataId, Id, TreeId,
-    repofile::{Node, SnapshotFile},
-};
-
 use super::{linked::LinkedFiles, metadata::is_plain};
-use crate::{RepositoryError, blob_location::BlobLocation, pack::BlobKind, tree_nodes::TreeNodes, trees::Trees};
+use crate::{
+    RepositoryError,
+    blob_location::BlobLocation,
+    format::{BlobKind, DataId, Id, Node, SnapshotFile, TreeId},
+    tree_nodes::TreeNodes,
+    trees::Trees,
+};
 use stowaway_model::escape_name;
 
 /// How many bytes of file content a batch holds. The last blob of a batch, of at most 8 MiB, may exceed it.

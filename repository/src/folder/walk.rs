@@ -16,7 +16,6 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use rustic_core::repofile::{Metadata, Node, NodeType};
 use rustix::{
     fs::{AtFlags, FileType, Mode, OFlags, Statx, StatxAttributes, StatxFlags, openat, readlinkat, statx},
     io::Errno,
@@ -31,7 +30,10 @@ use super::{
     opened::{Opened, stat_of},
     storage::{file_system_of, is_systems_own},
 };
-use crate::RepositoryError;
+use crate::{
+    RepositoryError,
+    format::{LinkTarget, Metadata, Node, NodeType},
+};
 use stowaway_model::{
     Excludes, FileSystem,
     injected::{RESTORE_LOCK, RESTORE_MARKS},
@@ -155,7 +157,7 @@ impl Walk {
             FileType::RegularFile => self.open(name, path),
             FileType::Symlink => {
                 let target = readlinkat(&*level.folder, name, Vec::new()).map_err(Skipped::of("read the link"))?;
-                let kind = NodeType::from_link(Path::new(OsStr::from_bytes(target.as_bytes())));
+                let kind = NodeType::Symlink(LinkTarget::new(Path::new(OsStr::from_bytes(target.as_bytes()))));
                 Ok(self.without_content(name, path, &stat, kind))
             }
             _ => {

@@ -17,10 +17,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use rustic_core::{
-    Id,
-    repofile::{Node, NodeType},
-};
 use rustix::{
     fs::{
         AtFlags, Dir, FileType, Mode, OFlags, chmod, fchmod, ftruncate, linkat, mkdirat, mknodat, open, openat, statat,
@@ -37,7 +33,10 @@ use super::{
     tree_reader::Step,
     walk::raise_limit_of_handles,
 };
-use crate::{Progress, RepositoryError};
+use crate::{
+    Progress, RepositoryError,
+    format::{Id, Node, NodeType},
+};
 use stowaway_model::escape_name;
 
 /// The blobs of a batch by their ids.
@@ -154,7 +153,7 @@ impl Writer {
         let Some(handle) = self.levels.pop() else { return Err(self.failed("leave", None, Errno::BADF)) };
         if let Some(node) = node {
             let handle = File::from(handle);
-            let applied = MetadataTarget::Open(&handle).apply(&node.meta, &node.node_type);
+            let applied = MetadataTarget::Open(&handle).apply(&node.meta, &node.kind);
             let path = self.path.clone();
             self.record_applied(&path, node, applied)?;
             if self.levels.is_empty() {
@@ -196,7 +195,7 @@ impl Writer {
             let text = format!("its blobs have {length} bytes, but its recorded size is {}", node.meta.size);
             return Err(self.failed("restore", Some(&name), io::Error::other(text)));
         }
-        let applied = MetadataTarget::Open(&file).apply(&node.meta, &node.node_type);
+        let applied = MetadataTarget::Open(&file).apply(&node.meta, &node.kind);
         self.record_applied(&self.path.join(&name), node, applied)?;
         self.restored.files += 1;
         self.restored.bytes += length;
@@ -205,8 +204,8 @@ impl Writer {
 
     fn make(&mut self, name: &OsStr, node: &Node) -> Result<(), RepositoryError> {
         let level = self.level()?;
-        let made = match &node.node_type {
-            NodeType::Symlink { .. } => symlinkat(node.node_type.to_link(), level, name),
+        let made = match &node.kind {
+            NodeType::Symlink(target) => symlinkat(target.path(), level, name),
             NodeType::Dev { device } => mknodat(level, name, FileType::BlockDevice, CLOSED_FILE, *device),
             NodeType::Chardev { device } => mknodat(level, name, FileType::CharacterDevice, CLOSED_FILE, *device),
             NodeType::Fifo => mknodat(level, name, FileType::Fifo, CLOSED_FILE, 0),
@@ -216,7 +215,7 @@ impl Writer {
         let path = self.path.join(name);
         match made {
             Ok(()) => {
-                let applied = MetadataTarget::Named(level.as_fd(), name).apply(&node.meta, &node.node_type);
+                let applied = MetadataTarget::Named(level.as_fd(), name).apply(&node.meta, &node.kind);
                 self.record_applied(&path, node, applied)?;
                 self.restored.files += 1;
             }
@@ -224,7 +223,7 @@ impl Writer {
             Err(error) if is_refusal_of_entry(error) => {
                 // Some drivers return an error, but leave a file which is not the stored entry.
                 let _ = unlinkat(level, name, AtFlags::empty());
-                self.record_loss(&path, entry_loss(&node.node_type, error));
+                self.record_loss(&path, entry_loss(&node.kind, error));
             }
             Err(error) => return Err(self.failed("make", Some(name), error)),
         }
@@ -333,7 +332,7 @@ fn entry_loss(kind: &NodeType, error: Errno) -> Loss {
     match kind {
         // An app which listens on a socket creates the socket itself.
         NodeType::Socket => Loss::minor(format!("the socket, which cannot be made here ({error})")),
-        NodeType::Symlink { .. } => Loss::essential(format!("the symbolic link, which cannot be made here ({error})")),
+        NodeType::Symlink(_) => Loss::essential(format!("the symbolic link, which cannot be made here ({error})")),
         NodeType::Fifo => Loss::essential(format!("the pipe, which cannot be made here ({error})")),
         _ => Loss::essential(format!("the device, which cannot be made without the right to (CAP_MKNOD; {error})")),
     }

@@ -1,43 +1,20 @@
-//! Reads and writes lock files in restic's format. Format: restic's design document, section "Locks".
+//! Reads and writes lock files.
 
 use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use rustic_core::Id;
-use serde::{Deserialize, Serialize};
 
 use super::{
     super::{
         RepositoryError,
         crypto::{self, Cipher},
+        format::{Id, LockFile},
         store::{Kind, Store, Write},
     },
     LockHolder,
     unreadable::UnreadableLock,
 };
-
-/// The content of a lock file.
-#[derive(Debug, Deserialize, Serialize)]
-pub(super) struct LockFile {
-    pub time: Timestamp,
-    #[serde(default)]
-    pub exclusive: bool,
-    #[serde(default)]
-    pub hostname: String,
-    #[serde(default)]
-    pub username: String,
-    #[serde(default)]
-    pub pid: u32,
-    #[serde(default)]
-    pub uid: u32,
-    #[serde(default)]
-    pub gid: u32,
-    /// The lease: the holder stops working under the lock this long after `time`, unless it has refreshed the lock.
-    /// Only Stowaway writes this field, and only into exclusive locks; restic ignores unknown fields.
-    #[serde(default, rename = "stowaway_lease_seconds", skip_serializing_if = "Option::is_none")]
-    pub lease_seconds: Option<u64>,
-}
 
 /// A lock in the repository.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -94,7 +71,7 @@ pub(super) async fn read(store: &Store, cipher: &Cipher, id: &Id) -> Result<Opti
     };
     let lease = file.lease_seconds.map(Duration::from_secs);
     let lock = FoundLock {
-        id: id.to_hex().as_str().to_owned(),
+        id: id.to_hex(),
         holder: LockHolder { host: file.hostname, user: file.username },
         process: file.pid,
         exclusive: file.exclusive,

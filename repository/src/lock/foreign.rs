@@ -5,13 +5,13 @@ use std::{fmt, path::Path, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
-use rustic_core::Id;
 use tokio::time::{Instant, timeout};
 
 use super::{
     super::{
         RepositoryError,
         crypto::Cipher,
+        format::Id,
         store::{Kind, Store},
     },
     LockHolder,

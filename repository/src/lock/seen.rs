@@ -7,10 +7,10 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use rustic_core::Id;
 use tokio::time::Instant;
 
 use super::LOCK_REFRESH;
+use crate::format::Id;
 
 /// A margin for requests of the holder which are in transit when its lease ends, and for clocks of different speed.
 const MARGIN: Duration = Duration::from_mins(2);

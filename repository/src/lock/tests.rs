@@ -4,11 +4,10 @@ use std::path::Path;
 
 use futures::future::BoxFuture;
 use jiff::SignedDuration;
-use rustic_core::repofile::MasterKey;
 use tokio::{sync::Notify, task::yield_now};
 
 use super::*;
-use crate::{Access, Timeouts, fixtures::access};
+use crate::{Access, Timeouts, fixtures::access, format::MasterKey};
 
 const HASTY: RefreshTiming =
     RefreshTiming { refresh: Duration::from_millis(5), retry: Duration::ZERO, lost: Duration::from_mins(20) };
@@ -29,7 +28,7 @@ fn setup() -> Setup {
         ..access(folder.path())
     };
     let store = Store::new(&access, CancellationToken::new()).unwrap();
-    Setup { folder, store, cipher: Cipher::of(&MasterKey::new()).unwrap() }
+    Setup { folder, store, cipher: Cipher::of(&MasterKey::new()) }
 }
 
 fn locks(folder: &Path) -> Vec<String> {
@@ -222,7 +221,7 @@ impl Setup {
         let folder = self.folder.path().join("locks");
         std::fs::create_dir_all(&folder).unwrap();
         let name = crate::crypto::id_of(&[content, &age.as_secs().to_le_bytes()[..]].concat());
-        let name = name.to_hex().as_str().to_owned();
+        let name = name.to_hex();
         std::fs::write(folder.join(&name), content).unwrap();
         let file = std::fs::File::options().write(true).open(folder.join(&name)).unwrap();
         file.set_modified(std::time::SystemTime::now() - age).unwrap();

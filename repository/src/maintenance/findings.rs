@@ -3,11 +3,10 @@
 use std::{collections::BTreeSet, fmt};
 
 use jiff::Timestamp;
-use rustic_core::Id;
 use serde::{Deserialize, Serialize};
 
 use super::snapshots::SnapshotRoot;
-use crate::pack::BlobKind;
+use crate::format::{BlobKind, Id};
 use stowaway_model::SnapshotIdentity;
 
 const MAX_KEPT: usize = 100;
@@ -60,7 +59,7 @@ impl Finding {
 
 /// An id, 64 hex digits.
 pub(super) fn hex_id(id: Id) -> String {
-    id.to_hex().as_str().to_owned()
+    id.to_hex()
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]

@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use rustic_core::Id;
 
 use super::{remove, snapshots};
 use crate::{
     Repository, RepositoryError, SnapshotSummary,
+    format::Id,
     store::{Kind, Store},
 };
 use stowaway_model::{Quality, SnapshotIdentity, SnapshotRecord, newest_good};

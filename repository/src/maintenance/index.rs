@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use rustic_core::Id;
 use tokio::task::spawn_blocking;
 
 use super::{
@@ -14,8 +13,8 @@ use crate::{
     archive::internal,
     blob_location::BlobLocation,
     blob_table::{BlobTable, BlobTableBuilder, Blobs, Copy, Row},
-    index_file::IndexFile,
-    pack::{BlobKind, HEADER_BYTES, PackedBlob},
+    format::{BlobKind, Id, IndexFile, PackedBlob},
+    pack::HEADER_BYTES,
     store::{Kind, Store},
 };
 

@@ -1,9 +1,4 @@
 //! Maintenance of a repository: checks what is stored, forgets snapshots, and prunes data which no snapshot needs.
-//!
-//! `rustic_core` 0.13 is not used for this. Its prune counts the blobs of a pack in 16 bits, although restic stores
-//! more small files in one pack. It removes files before it checks that its lock is still held, and it marks packs in
-//! index files in a manner which restic does not know. Its check reads whole packs, and reports neither which data is
-//! damaged nor where.
 
 mod check;
 mod findings;
@@ -17,10 +12,10 @@ mod tests;
 mod used_blobs;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use rustic_core::Id;
 
 use super::{
     Repository, RepositoryError,
+    format::Id,
     store::{Kind, Store},
 };
 

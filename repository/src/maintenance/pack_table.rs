@@ -1,11 +1,9 @@
 //! A table of the blobs in each pack. Beyond a limit, it is in a temporary file, so that it takes little memory.
 
-use rustic_core::Id;
-
 use crate::{
     RepositoryError,
     blob_table::{Copy, KEY_BYTES, key},
-    pack::{BlobKind, PackedBlob},
+    format::{BlobKind, Id, PackedBlob},
     scratch::{self, Scan, Sorter, Table},
 };
 

@@ -1,9 +1,9 @@
 //! Reads all snapshots and their root trees, and verifies that the content of each snapshot file matches its name.
 
-use rustic_core::Id;
-
 use super::findings::{Finding, Findings};
-use crate::{Repository, RepositoryError, SnapshotSummary, UnreadableFile, snapshot_files::read_each, store::Store};
+use crate::{
+    Repository, RepositoryError, SnapshotSummary, UnreadableFile, format::Id, snapshot_files::read_each, store::Store,
+};
 
 /// A snapshot and its root tree.
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ pub(super) async fn read(
     let mut snapshots = Vec::new();
     read_each(store, &repository.cipher, |read| match read {
         Ok(file) => {
-            snapshots.push(SnapshotRoot { id: *file.id, tree: *file.tree, summary: SnapshotSummary::of(&file) });
+            snapshots.push(SnapshotRoot { id: file.id, tree: *file.tree, summary: SnapshotSummary::of(&file) });
         }
         Err(UnreadableFile { path, why }) => findings.add(Finding::Unreadable { file: path, why }),
     })

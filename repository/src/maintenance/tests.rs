@@ -75,7 +75,7 @@ async fn ten_thousand_snapshots_are_listed_forgotten_and_pruned() {
         snapshot["time"] = json!(Timestamp::from_second(i64::try_from(number).unwrap()).unwrap());
         snapshot["tags"] = json!([format!("source=deployment/shop/db-{}", number % 100)]);
         let content = repository.cipher.encrypt_file(snapshot.to_string().as_bytes(), 2).unwrap();
-        let id = crypto::id_of(&content).to_hex().as_str().to_owned();
+        let id = crypto::id_of(&content).to_hex();
         // Written directly, because the store would flush each file to disk.
         std::fs::write(directory.path().join("snapshots").join(&id), content).unwrap();
         ids.push(id);

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 
-use rustic_core::Id;
 use serde::Deserialize;
 
 use super::{
@@ -16,7 +15,7 @@ use crate::{
     RepositoryError,
     blob_location::{BlobLocation, Fetcher},
     blob_table::{Copy, KEY_BYTES, Marks, key},
-    pack::BlobKind,
+    format::{BlobKind, Id},
     scratch::{self, GrowingSet},
     tree_nodes::{TreeNodes, fetch_batch, next_batch},
 };

@@ -2,11 +2,10 @@
 
 use std::thread;
 
-use rustic_core::repofile::MasterKey;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::fixtures::access;
+use crate::{fixtures::access, format::MasterKey};
 
 struct Case {
     folder: tempfile::TempDir,
@@ -21,7 +20,7 @@ impl Case {
         }
         let context = PackerContext {
             store: Store::new(&access(folder.path()), CancellationToken::new()).unwrap(),
-            cipher: Cipher::of(&MasterKey::new()).unwrap(),
+            cipher: Cipher::of(&MasterKey::new()),
             version: 2,
             progress: Arc::default(),
             first_error: Arc::default(),

@@ -18,7 +18,6 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use rustic_core::Id;
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -29,7 +28,7 @@ use self::{
     objects::Objects,
     outage::Outage,
 };
-use super::{Access, RepositoryError};
+use super::{Access, RepositoryError, format::Id};
 use stowaway_model::{AzureConfig, BackendConfig, Connection, Credential, GcsConfig, S3Config, Secret, SftpConfig};
 
 pub(super) use self::upload::{Upload, Uploaded};

@@ -7,7 +7,6 @@ use std::{fs::File, io, os::unix::fs::FileExt, pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
-use rustic_core::Id;
 use sha2::{Digest, Sha256, digest::Output};
 use tokio::{sync::Mutex, task::spawn_blocking};
 
@@ -15,7 +14,7 @@ use super::{
     Kind, Store, Write,
     backend::{Backend, Fault},
 };
-use crate::{RepositoryError, StoreFault, scratch};
+use crate::{RepositoryError, StoreFault, format::Id, scratch};
 
 /// The minimum length of a part. Services accept a shorter last part, but the library buffers a shorter part and loses
 /// it when a request fails.

@@ -171,7 +171,7 @@ pub struct PruneArguments {
 }
 
 impl PruneArguments {
-    /// The options as rules of the engine.
+    /// The options as rules of the repository.
     pub fn rules(&self) -> PruneRules {
         PruneRules {
             max_unused: self.max_unused,

@@ -5,7 +5,6 @@
 use std::io;
 
 use bytes::{Buf, BytesMut};
-use rustic_core::Id;
 use sha2::{Digest, Sha256};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -14,9 +13,8 @@ use crate::{
     archive::internal,
     blob_location::{BlobLocation, Fetcher},
     crypto::Cipher,
-    long_blob,
-    pack::{self, PackedBlob},
-    scratch,
+    format::{Id, PackedBlob},
+    long_blob, pack, scratch,
     store::Store,
     tree_nodes::SHORT_BYTES,
 };
@@ -186,7 +184,7 @@ impl<'a> PackReader<'a> {
 
     fn mark_damaged(&mut self, index: usize, why: &str) {
         let id = self.blobs[index].id;
-        self.why.get_or_insert_with(|| format!("blob {}: {why}", id.to_hex().as_str()));
+        self.why.get_or_insert_with(|| format!("blob {}: {why}", id.to_hex()));
         self.damaged.push(index);
     }
 

@@ -8,7 +8,6 @@
 use std::{collections::BTreeSet, pin::pin};
 
 use futures::{StreamExt, stream};
-use rustic_core::Id;
 
 use super::super::index::Index;
 use crate::{
@@ -16,7 +15,7 @@ use crate::{
     blob_location::{self, BlobLocation, Fetcher},
     blob_table::{Copy, Marks},
     damaged_packs,
-    pack::BlobKind,
+    format::{BlobKind, Id},
 };
 use stowaway_model::DamagedPacks;
 

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     RepositoryError,
     blob_table::{Copy, Marks},
-    pack::BlobKind,
+    format::BlobKind,
 };
 
 /// Packs below this size are small. If there are this many small packs of a kind, they are repacked together, because

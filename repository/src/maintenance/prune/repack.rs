@@ -4,7 +4,6 @@ use std::pin::pin;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use rustic_core::Id;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
@@ -15,8 +14,9 @@ use crate::{
     Repository, RepositoryError,
     archive::internal,
     blob_location::{self, BlobLocation, Fetcher},
-    index_file::{INDEX_BLOBS, IndexFile, IndexedPack},
-    pack::{BlobKind, Packing},
+    format::{BlobKind, Id, IndexFile, IndexedPack},
+    index_file::INDEX_BLOBS,
+    pack::Packing,
     pack_check::look_for,
     store::{Kind, Store, Write},
 };

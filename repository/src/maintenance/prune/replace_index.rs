@@ -3,8 +3,6 @@
 
 use std::collections::HashSet;
 
-use rustic_core::Id;
-
 use super::{
     super::{index::Index, remove},
     plan::{PackAction, Plan},
@@ -12,8 +10,8 @@ use super::{
 };
 use crate::{
     Repository, RepositoryError,
-    index_file::{INDEX_BLOBS, IndexFile, IndexedPack},
-    pack::PackedBlob,
+    format::{Id, IndexFile, IndexedPack, PackedBlob},
+    index_file::INDEX_BLOBS,
     pack_check::look_for,
     store::{Kind, Store},
 };

@@ -4,13 +4,12 @@
 use std::collections::BTreeSet;
 
 use proptest::{collection::vec, prelude::*};
-use rustic_core::Id;
 
 use super::*;
 use crate::{
-    index_file::{IndexFile, IndexedPack},
+    format::{Id, IndexFile, IndexedPack, PackedBlob},
     maintenance::prune::rules::Unused,
-    pack::{HEADER_BYTES, PackedBlob},
+    pack::HEADER_BYTES,
 };
 
 const BLOBS: u8 = 24;
