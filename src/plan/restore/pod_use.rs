@@ -62,13 +62,13 @@ fn mounts(pod: &Pod, container: &Container, claim: &str) -> bool {
     mounted.chain(devices).any(|name| names.contains(&name))
 }
 
-fn runs_of(status: &ContainerStatus) -> Vec<ContainerRun> {
+fn runs_of(container: &ContainerStatus) -> Vec<ContainerRun> {
     let time = |time: &Option<Time>| time.as_ref().map(|Time(time)| *time);
-    let known = [status.state.as_ref(), status.last_state.as_ref()].into_iter().flatten();
-    let runs = known.flat_map(|state| {
+    let states = [container.state.as_ref(), container.last_state.as_ref()].into_iter().flatten();
+    let of_state = states.flat_map(|state| {
         let running = state.running.as_ref().map(|running| (time(&running.started_at), None));
         let ended = state.terminated.as_ref().map(|ended| (time(&ended.started_at), time(&ended.finished_at)));
         [running, ended]
     });
-    runs.flatten().filter_map(|(start, end)| Some(ContainerRun { start: start?, end })).collect()
+    of_state.flatten().filter_map(|(start, end)| Some(ContainerRun { start: start?, end })).collect()
 }

