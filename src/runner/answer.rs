@@ -134,9 +134,9 @@ async fn send(content: impl AsyncBufRead) -> Result<(), Failure> {
 /// The failure of a response which was not delivered. If its content could not be read, this is the failure of the
 /// content.
 fn failed(error: io::Error) -> Failure {
-    error.downcast::<Failure>().unwrap_or_else(|error| {
-        Failure::new(Reason::StreamCut, format!("the response could not be written to stdout: {error}"))
-    })
+    error
+        .downcast::<Failure>()
+        .unwrap_or_else(|error| Failure::new(Reason::StreamCut, format!("the response could not be sent: {error}")))
 }
 
 #[cfg(test)]

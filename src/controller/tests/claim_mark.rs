@@ -22,22 +22,7 @@ async fn ended(paths: &[&str], report: &RunReport, minutes: i64) -> Api {
     let name = job_name("Restore", "undo", "pvc/books", 2);
     let end = format!("{:.0}", Timestamp::now() - SignedDuration::from_mins(minutes));
     let terminated = json!({ "exitCode": 0, "finishedAt": end, "message": report.to_termination_message() });
-    let pod = json!({
-        "metadata": {
-            "name": "filled", "namespace": "orchard",
-            "labels": { "stowaway.dev/kind": "restore", "stowaway.dev/run": "undo" },
-            "ownerReferences": [{
-                "apiVersion": "batch/v1", "kind": "Job", "name": name, "controller": true,
-                "uid": api.get(&format!("{JOBS}/{name}")).unwrap()["metadata"]["uid"],
-            }],
-        },
-        "spec": { "serviceAccountName": format!("stowaway-run-{name}"), "containers": [] },
-        "status": { "containerStatuses": [{
-            "name": "runner", "ready": false, "restartCount": 0, "image": "", "imageID": "",
-            "state": { "terminated": terminated },
-        }] },
-    });
-    api.put("/api/v1/namespaces/orchard/pods/filled", pod);
+    put_ended_pod(&api, &name, &terminated);
     api
 }
 

@@ -276,6 +276,26 @@ async fn binding_that_is_not_the_runs_own_is_never_deleted() {
     assert_eq!(api.below(BINDINGS).len(), 2, "{:?}", api.changes());
 }
 
+/// Creates the ended pod of the Job of the Restore `undo`.
+fn put_ended_pod(api: &Api, job: &str, terminated: &Value) {
+    let pod = json!({
+        "metadata": {
+            "name": "filled", "namespace": "orchard",
+            "labels": { "stowaway.dev/kind": "restore", "stowaway.dev/run": "undo" },
+            "ownerReferences": [{
+                "apiVersion": "batch/v1", "kind": "Job", "name": job, "controller": true,
+                "uid": api.get(&format!("{JOBS}/{job}")).unwrap()["metadata"]["uid"],
+            }],
+        },
+        "spec": { "serviceAccountName": format!("stowaway-run-{job}"), "containers": [] },
+        "status": { "containerStatuses": [{
+            "name": "runner", "ready": false, "restartCount": 0, "image": "", "imageID": "",
+            "state": { "terminated": terminated },
+        }] },
+    });
+    api.put("/api/v1/namespaces/orchard/pods/filled", pod);
+}
+
 /// The spec of the Job without the time of its creation in the task.
 fn timeless_spec(job: &Value) -> Value {
     let mut spec = job["spec"].clone();

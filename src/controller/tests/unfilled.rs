@@ -61,22 +61,7 @@ async fn restore_into_the_command_of_such_a_database_succeeds_and_names_how_the_
     run(&api, &path, restore::reconcile).await.unwrap();
     let name = api.get(&path).unwrap()["status"]["job"].as_str().unwrap().to_owned();
     let report = RunReport { proof: Proof::Sealed, ..RunReport::done(std::time::Duration::ZERO) };
-    let pod = json!({
-        "metadata": {
-            "name": "filled", "namespace": "orchard",
-            "labels": { "stowaway.dev/kind": "restore", "stowaway.dev/run": "undo" },
-            "ownerReferences": [{
-                "apiVersion": "batch/v1", "kind": "Job", "name": name, "controller": true,
-                "uid": api.get(&format!("{JOBS}/{name}")).unwrap()["metadata"]["uid"],
-            }],
-        },
-        "spec": { "serviceAccountName": format!("stowaway-run-{name}"), "containers": [] },
-        "status": { "containerStatuses": [{
-            "name": "runner", "ready": false, "restartCount": 0, "image": "", "imageID": "",
-            "state": { "terminated": { "exitCode": 0, "message": report.to_termination_message() } },
-        }] },
-    });
-    api.put("/api/v1/namespaces/orchard/pods/filled", pod);
+    put_ended_pod(&api, &name, &json!({ "exitCode": 0, "message": report.to_termination_message() }));
     run(&api, &path, restore::reconcile).await.unwrap();
     let status = &api.get(&path).unwrap()["status"];
     assert_eq!(status["verdict"], json!("Succeeded"), "{status}");

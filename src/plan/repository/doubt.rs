@@ -14,14 +14,17 @@ use crate::{
     model::Reason,
 };
 
+/// The reasons of runs which have not found the repository which was opened before.
+const MISSED: [Reason; 2] = [Reason::RepositoryNotFound, Reason::RepositoryChanged];
+
 /// Whether a run which ends for this reason has not found the repository which was opened before.
 pub(in crate::plan) fn is_missed(reason: Reason) -> bool {
-    matches!(reason, Reason::RepositoryNotFound | Reason::RepositoryChanged)
+    MISSED.contains(&reason)
 }
 
 /// Whether the outcome has such a reason. Statuses contain reasons as text.
 fn has_missed(outcome: &Outcome) -> bool {
-    [Reason::RepositoryNotFound, Reason::RepositoryChanged].iter().any(|reason| outcome.reason == reason.to_string())
+    MISSED.iter().any(|reason| outcome.reason == reason.to_string())
 }
 
 /// The names of the Repositories which runs of a Backup have not found since its status was stored.

@@ -8,11 +8,11 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, FileType, Mode, Stat, openat, statat},
+    fs::{AtFlags, FileType, Mode, Stat, openat, statat},
     io::Errno,
 };
 
-use super::merge::{FOLDER, Refused, refused, unlisted};
+use super::merge::{FOLDER, Refused, open_side, refused, unlisted};
 use crate::repository::{Listed, Listing};
 
 /// The time of the last change of an entry, in seconds and nanoseconds, by the clock of its file system.
@@ -20,12 +20,7 @@ pub(super) type ChangeTime = (i64, u64);
 
 /// Returns the path of an entry of `root` which `part` would replace, and which changed at or after this time.
 pub(super) fn changed_since(part: &Path, root: &Path, time: ChangeTime) -> Result<Option<PathBuf>, Refused> {
-    let open = |path: &Path| {
-        // The path of the root may be a link of the system (`/proc/self/fd`).
-        openat(CWD, path, FOLDER.difference(rustix::fs::OFlags::NOFOLLOW), Mode::empty())
-            .map_err(refused("open", Path::new("")))
-    };
-    let mut levels = vec![Level::new(Some(open(part)?), open(root)?, PathBuf::new())?];
+    let mut levels = vec![Level::new(Some(open_side(part)?), open_side(root)?, PathBuf::new())?];
     while let Some(level) = levels.last_mut() {
         let next = level.names.next_entry().map_err(unlisted(&level.path))?;
         let Some(Listed { name, .. }) = next else {

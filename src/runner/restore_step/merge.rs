@@ -59,12 +59,8 @@ struct Level {
 /// empty, except `part` itself. Folders which exist in both get the metadata of those in `part`, unless they are only
 /// parents of the paths in `only`. Returns the metadata which could not be set.
 pub(super) fn merge(part: &Path, root: &Path, only: &[PathBuf]) -> Result<Vec<String>, Refused> {
-    let open = |path: &Path| {
-        // The path of the root may be a link of the system (`/proc/self/fd`).
-        openat(CWD, path, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty()).map_err(refused("open", Path::new("")))
-    };
     let mut not_kept = Vec::new();
-    let mut levels = vec![Level::new(open(part)?, open(root)?, PathBuf::new())?];
+    let mut levels = vec![Level::new(open_side(part)?, open_side(root)?, PathBuf::new())?];
     while let Some(level) = levels.last_mut() {
         let next = level.names.next_entry().map_err(unlisted(&level.path))?;
         let Some(Listed { name, .. }) = next else {
@@ -150,6 +146,11 @@ impl Level {
         renameat(&self.from, name, &self.to, name).map_err(refused("move what was restored to", &path))?;
         Ok(None)
     }
+}
+
+/// Opens the restored or the present folder itself. Its path may be a link of the system (`/proc/self/fd`).
+pub(super) fn open_side(path: &Path) -> Result<OwnedFd, Refused> {
+    openat(CWD, path, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty()).map_err(refused("open", Path::new("")))
 }
 
 pub(super) fn refused(action: &'static str, path: &Path) -> impl Fn(Errno) -> Refused {

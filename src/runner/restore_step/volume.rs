@@ -246,15 +246,15 @@ impl Volume {
     /// interrupted. Present entries are an error unless the mark states that they may be replaced. Returns the metadata
     /// of the filled folder and of present folders which could not be set.
     pub fn move_into_volume(&self) -> Result<Vec<String>, Failure> {
-        self.move_unless_refused(|whole| whole.over.as_deref())
+        self.move_restored(false)
     }
 
     /// Does the same as [`Volume::move_into_volume`], and replaces present entries in any case.
     pub fn move_over_volume(&self) -> Result<Vec<String>, Failure> {
-        self.move_unless_refused(|whole| Some(whole.over.as_deref().unwrap_or_default()))
+        self.move_restored(true)
     }
 
-    fn move_unless_refused(&self, over: impl Fn(&Whole) -> Option<&[PathBuf]>) -> Result<Vec<String>, Failure> {
+    fn move_restored(&self, replaces_any: bool) -> Result<Vec<String>, Failure> {
         let (path, part) = (self.own(".whole"), self.part());
         if !self.has_own_mark()? {
             let message = format!(
@@ -273,7 +273,7 @@ impl Volume {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             opened => {
                 opened.map_err(|error| self.failed("open", &part, &error))?;
-                match over(&whole) {
+                match whole.over.as_deref().or(replaces_any.then_some(&[])) {
                     None => while self.move_entries(&part, &to, &shown)? {},
                     Some(only) => {
                         not_kept = merge::merge(&part, &to, only).map_err(|refused| {
