@@ -241,19 +241,13 @@ impl ExclusiveLock {
         }
         // restic writes a lock under another name and renames it. Stopped before the rename, it would not hold the
         // lock.
-        while !files_in(repository, "locks").iter().any(|lock| is_an_id(lock)) {
+        while locks_in(repository).is_empty() {
             std::thread::yield_now();
         }
         let stopped = Command::new("kill").args(["-STOP", &child.id().to_string()]).status().unwrap();
         assert!(stopped.success());
         Self(child)
     }
-}
-
-/// Whether a file has a name in the repository's format, the SHA-256 of its content.
-fn is_an_id(file: &Path) -> bool {
-    let name = file.file_name().unwrap().to_string_lossy();
-    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 impl Drop for ExclusiveLock {

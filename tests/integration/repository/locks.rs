@@ -23,10 +23,10 @@ struct Writing(std::process::Child);
 
 impl Writing {
     fn new(restic: &Restic, repository: &Path) -> Self {
-        let before = files_in(repository, "locks").len();
+        let before = locks_in(repository).len();
         let arguments = ["backup", "--stdin", "--stdin-filename", "x"];
         let child = restic.command(repository).args(arguments).stdin(Stdio::piped()).spawn().unwrap();
-        while files_in(repository, "locks").len() == before {
+        while locks_in(repository).len() == before {
             std::thread::yield_now();
         }
         Self(child)

@@ -4,6 +4,7 @@ mod adopted;
 mod ahead;
 mod archive_faults;
 mod archives;
+mod cheap_key;
 mod check;
 mod clocks;
 mod command_line;
@@ -57,7 +58,7 @@ use stowaway::{
     },
     repository::{
         Access, Entry, LockHolder, LockRules, Progress, Repository, RepositoryError, SnapshotSummary, StoreRules,
-        Stored, StoredFile, Timeouts, create,
+        Stored, StoredFile, Timeouts, create, open,
     },
     stream::{End, StreamItem, pieces},
 };
@@ -94,8 +95,10 @@ pub fn newest_of<'a>(snapshots: &'a [SnapshotSummary], source: &SourceName) -> O
     snapshots.iter().find(|snapshot| snapshot.id == id)
 }
 
+/// A new repository, which opens in no time.
 pub async fn new_repository(path: &Path) -> Repository {
-    create(folder(path), never()).await.unwrap()
+    cheap_key::write_repository(path);
+    open(folder(path), never()).await.unwrap()
 }
 
 pub fn identity(path: &str) -> SnapshotIdentity {
@@ -204,4 +207,11 @@ pub fn files_in(repository: &Path, folder: &str) -> Vec<std::path::PathBuf> {
     }
     found.sort();
     found
+}
+
+/// The locks of a repository, without those that are still being written under another name.
+pub fn locks_in(repository: &Path) -> Vec<std::path::PathBuf> {
+    let mut locks = files_in(repository, "locks");
+    locks.retain(|lock| lock.file_name().unwrap().len() == 64);
+    locks
 }

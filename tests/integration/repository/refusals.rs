@@ -137,7 +137,8 @@ impl Case {
         self.report()
     }
 
-    /// Stores the folder as a run does, while the system calls which concern one of its entries fail.
+    /// Stores the folder as a run does, while the system calls which concern one of its entries fail. Calls for the
+    /// names in a folder concern the folder, too.
     fn store_while_entry_fails(&self, injected: &str, entry: &str) -> RunReport {
         let entry = [self.source().join(entry)];
         self.run_command(failing_at(injected, &entry, env!("CARGO_BIN_EXE_stowaway")), &["runner".as_ref()]);
@@ -292,19 +293,20 @@ async fn name_of_a_deleted_entry_that_only_the_cache_of_the_client_has_makes_no_
         return;
     }
     let case = Case::new().await;
+    let folder = folder_in(&case.source(), "links");
     for number in 0..60 {
-        fs::create_dir(case.source().join(format!("folder-{number:02}"))).unwrap();
-        symlink("target", case.source().join(format!("link-{number:02}"))).unwrap();
+        symlink("target", folder.join(format!("link-{number:02}"))).unwrap();
     }
-    // The links come after the folders, each of which takes two calls. A listing after that has no name any more.
-    // strace counts the calls of each thread, and no other thread lists that much.
+    // The first listing takes two calls. A listing after that has no name any more.
     let missing = "readlinkat:error=ENOENT:when=11+";
-    let report = case.store(Some(&format!("{missing} getdents64:retval=0:when=121+")));
+    let report = case.store_while_entry_fails(&format!("{missing} getdents64:retval=0:when=3+"), "links");
     assert_eq!(report.verdict.to_string(), "Succeeded", "{}", report.message);
     assert!(report.message.contains("50 entries were deleted before they were read"), "{}", report.message);
     // A listing that fails proves nothing.
-    let report = case.store(Some(&format!("{missing} getdents64:error=EIO:when=121+")));
+    let report = case.store_while_entry_fails(&format!("{missing} getdents64:error=EIO:when=3"), "links");
     assert_eq!(outcome(&report), ("Incomplete".into(), "SourceUnreadable".into()), "{}", report.message);
+    assert!(report.message.contains("50 of the volume's entries could not be read"), "{}", report.message);
+    assert!(!report.message.contains("deleted before"), "{}", report.message);
 }
 
 #[tokio::test]
@@ -312,13 +314,14 @@ async fn entry_that_its_folder_has_is_never_taken_for_a_deleted_one() {
     if !can_inject() {
         return;
     }
-    // The handle of the root is not stale, and the root has all of the links.
+    // The handle of the folder is not stale, and the folder has all of the links.
     for error in ["ENOENT", "ESTALE"] {
         let case = Case::new().await;
+        let folder = folder_in(&case.source(), "links");
         for number in 0..40 {
-            symlink("target", case.source().join(format!("link-{number:02}"))).unwrap();
+            symlink("target", folder.join(format!("link-{number:02}"))).unwrap();
         }
-        let report = case.store(Some(&format!("readlinkat:error={error}:when=11+")));
+        let report = case.store_while_entry_fails(&format!("readlinkat:error={error}:when=11+"), "links");
         assert_eq!(outcome(&report), ("Incomplete".into(), "SourceUnreadable".into()), "{error}: {}", report.message);
         assert!(report.message.contains("30 of the volume's entries could not be read"), "{}", report.message);
         assert!(!report.message.contains("deleted before"), "{error}: {}", report.message);

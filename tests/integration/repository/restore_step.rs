@@ -374,8 +374,7 @@ async fn lock_names_pod_namespace_and_cluster_so_that_other_clients_can_check_it
             command.env_remove(injected::CLUSTER_VARIABLE);
         }
         let mut step = command.spawn().unwrap();
-        // A longer name belongs to a file which is still being written.
-        while !files_in(Path::new(path), "locks").iter().any(|lock| lock.file_name().unwrap().len() == 64) {
+        while locks_in(Path::new(path)).is_empty() {
             assert!(step.try_wait().unwrap().is_none(), "it ended without a lock");
             std::thread::yield_now();
         }
