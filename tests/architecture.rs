@@ -3,6 +3,8 @@
 //!
 //! The arrows are those of the diagram in `src/lib.rs`. Code under `#[cfg(test)]` and test files may use every module.
 
+#[path = "architecture/circles.rs"]
+mod circles;
 #[path = "architecture/code.rs"]
 mod code;
 #[path = "architecture/events.rs"]
@@ -11,10 +13,12 @@ mod events;
 mod vocabulary;
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
 
+use circles::{circles, uses};
 use code::{UsedPath, used_paths};
 use events::unprinted_fields;
 use vocabulary::avoided_terms;
@@ -145,6 +149,18 @@ const UNKNOWN: &[(&str, &str)] = &[
     ("stowaway_helper", "stowaway"),
     ("stowaway_protocol", "stowaway"),
 ];
+
+/// Circles of files in `repository/src/`; this list may only become shorter. A connection to an object store holds the
+/// bucket from which it was made, so that it can be made again for another region.
+const CIRCLES: &[&[&str]] = &[&["repository/src/store/objects.rs", "repository/src/store/objects/s3.rs"]];
+
+/// The lower files of `repository/src/`, by their prefixes: they know stored data, and no operation on a repository.
+const STORED_DATA: &[&str] =
+    &["format/", "scratch/", "store/", "crypto", "lock", "pack.rs", "index/", "trees/", "snapshots/"];
+
+/// The upper files: backup, restore and maintenance.
+const OPERATIONS: &[&str] =
+    &["archive.rs", "commit.rs", "packer.rs", "source.rs", "folder/", "read.rs", "export/", "maintenance/"];
 
 /// Lints that apply everywhere outside of tests; an `allow` would disable them.
 const LINTS: &[&str] = &["unwrap_used", "expect_used", "panic", "unsafe_code"];
@@ -307,6 +323,52 @@ fn house_rules_are_followed() {
     assert!(files.iter().any(|(file, _)| file == "src/lib.rs"), "the files were not found");
     let found: Vec<String> = files.iter().flat_map(|(file, text)| violations(file, text)).collect();
     assert!(found.is_empty(), "{} house rules are broken:\n{}", found.len(), found.join("\n"));
+}
+
+#[test]
+fn files_of_the_repository_crate_use_one_another_in_no_circle() {
+    let found = circles(&rust_files().unwrap(), "repository/src/");
+    let known: BTreeSet<Vec<String>> =
+        CIRCLES.iter().map(|circle| circle.iter().map(|file| (*file).to_owned()).collect()).collect();
+    assert_eq!(found, known, "the circles of files and CIRCLES of tests/architecture.rs differ");
+}
+
+#[test]
+fn files_of_stored_data_use_no_operation_on_a_repository() {
+    let files = rust_files().unwrap();
+    let is_in = |file: &str, prefixes: &[&str]| {
+        let inner = file.strip_prefix("repository/src/").unwrap_or(file);
+        prefixes.iter().any(|prefix| inner.starts_with(prefix)) && !inner.ends_with("tests.rs")
+    };
+    for (file, used) in uses(&files, "repository/src/") {
+        let upper: Vec<&str> = used.into_iter().filter(|used| is_in(used, OPERATIONS)).collect();
+        assert!(!is_in(file, STORED_DATA) || upper.is_empty(), "{file} must not use {}", upper.join(", "));
+    }
+}
+
+#[test]
+fn circles_are_found_through_re_exports_and_not_through_tests() {
+    let files = |texts: &[(&str, &str)]| -> Vec<(String, String)> {
+        texts.iter().map(|(file, text)| (format!("x/src/{file}"), (*text).to_owned())).collect()
+    };
+    let root = ("lib.rs", "mod a; mod b; pub use a::{A, One as Two}; pub(crate) use self::b::inner::C;");
+    let cases: &[(&[(&str, &str)], &[&str])] = &[
+        (&[root, ("a.rs", "use super::b::B;"), ("b/mod.rs", "use crate::A;")], &["x/src/a.rs", "x/src/b/mod.rs"]),
+        (
+            &[root, ("a.rs", "use crate::C;"), ("b/inner.rs", "fn f() { super::super::a::f() }")],
+            &["x/src/a.rs", "x/src/b/inner.rs"],
+        ),
+        (
+            &[root, ("b/mod.rs", "mod inner; fn f() { inner::f() }"), ("b/inner.rs", "use super::B;")],
+            &["x/src/b/inner.rs", "x/src/b/mod.rs"],
+        ),
+        (&[root, ("a.rs", "use std::b::B;"), ("b/mod.rs", "mod a; pub(super) use crate::a::A;")], &[]),
+        (&[root, ("a.rs", "use super::b;"), ("b/mod.rs", "#[cfg(test)]\nmod tests { use crate::A; }")], &[]),
+    ];
+    for (texts, expected) in cases {
+        let found: Vec<String> = circles(&files(texts), "x/src/").into_iter().flatten().collect();
+        assert_eq!(found, *expected, "{texts:?}");
+    }
 }
 
 /// The documents, without `STYLE.md`, which lists the terms to avoid.

@@ -9,24 +9,82 @@ use sha2::Sha256;
 use tokio::{runtime::Handle, sync::mpsc, task::spawn_blocking};
 
 use super::{
-    Progress, Repository, RepositoryError, StoreRules, Stored,
-    blob_location::Fetcher,
+    Lacking, Progress, Repository, RepositoryError, Shrunken,
     chunker::Chunker,
     commit::{self, Commit},
+    file_tree::save_file,
     first_error::FirstError,
     folder::LastGood,
     format::{DataId, SnapshotSummary},
-    known_blobs::{self, KnownBlobs},
+    index::{
+        fetcher::Fetcher,
+        known_blobs::{self, KnownBlobs},
+    },
     packer::{Content, Packer, PackerContext},
     source::{Ended, Next, StreamReader},
     store::Store,
-    tree,
+    trees::tree::checked_path,
 };
 use stowaway_model::stream::StreamItem;
 use stowaway_model::{Proof, SnapshotIdentity, VolumeExtent};
 
-pub(super) fn internal(store: &Store, what: impl std::fmt::Display) -> RepositoryError {
-    RepositoryError::Internal { location: store.location().to_owned(), what: what.to_string() }
+/// Options for storing a stream.
+#[derive(Clone, Debug)]
+pub struct StoreRules {
+    /// Store a stream of 0 bytes instead of failing.
+    pub allow_empty: bool,
+    /// Tag a stream without proof as accepted, so that restores use it, instead of as unproven.
+    pub accept_unproven: bool,
+    /// The time of the snapshot and of the stored file.
+    pub time: Timestamp,
+    /// Set if the stream is the content of a block device, which is compared with its last good snapshot.
+    pub device: Option<DeviceRules>,
+}
+
+/// How a block device is compared with its last good snapshot.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceRules {
+    /// Accept a device that is blank, or much smaller than in its last good snapshot.
+    pub accept_shrunken: bool,
+}
+
+/// The result of storing a stream: the snapshot is visible and was read back.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Stored {
+    /// Id of the snapshot, 64 hex digits.
+    pub snapshot: String,
+    /// Bytes of the stream.
+    pub bytes: u64,
+    /// SHA-256 of the stream, 64 hex digits.
+    pub digest: String,
+    /// Bytes that the run added to the store.
+    pub added_bytes: u64,
+    /// How it was proven that the stream is complete.
+    pub proof: Proof,
+    /// Set if a block device has lost its content since its last good snapshot; see
+    /// [`StoredFolder::shrunken`](crate::StoredFolder::shrunken).
+    pub shrunken: Option<Shrunken>,
+    /// Files of earlier runs that were missing from the repository, or could not be read, when the run began.
+    pub lacking: Lacking,
+}
+
+impl Repository {
+    /// Stores a stream as the only file of a new snapshot. The snapshot becomes visible only if the stream ended with
+    /// [`StreamItem::End`], all its bytes arrived, and all files that the snapshot needs are in the store. The snapshot gets
+    /// the identity's tags, and tags for digest and proof.
+    ///
+    /// Errors: [`RepositoryError::Stream`] with the stream's own failure; [`RepositoryError::CommitUnknown`] if the
+    /// snapshot may be visible nevertheless. After any other error no snapshot is visible.
+    pub async fn store_stream(
+        &self,
+        identity: &SnapshotIdentity,
+        rules: &StoreRules,
+        pieces: mpsc::Receiver<StreamItem>,
+        progress: Arc<Progress>,
+    ) -> Result<Stored, RepositoryError> {
+        let stored = |run| async move { store_stream(self, &run, identity, rules, pieces, progress).await };
+        self.with_lock(stored).await
+    }
 }
 
 /// Runs a task that stores data, on a thread that may block, and converts its panics into errors. Returns the first
@@ -49,7 +107,7 @@ pub(super) async fn store_with<T: Send + 'static>(
     };
     let packer = Arc::new(Packer::new(context, known));
     let done = spawn_blocking(move || task(&packer, chunker)).await;
-    let done = done.map_err(|panic| internal(store, panic)).flatten();
+    let done = done.map_err(|panic| store.internal(panic)).flatten();
     if done.is_err() {
         // Uploads that are still running end.
         first_error.happened().cancel();
@@ -66,7 +124,7 @@ pub(super) async fn store_stream(
     pieces: mpsc::Receiver<StreamItem>,
     progress: Arc<Progress>,
 ) -> Result<Stored, RepositoryError> {
-    tree::checked_path(&identity.path)?;
+    checked_path(&identity.path)?;
     let (started, first_error) = (Timestamp::now(), Arc::new(FirstError::default()));
     let known = Arc::new(KnownBlobs::read_to_store(&repository.cipher, store, &repository.damaged_packs).await?);
     let last_good = match rules.device {
@@ -93,7 +151,7 @@ pub(super) async fn store_stream(
     let (path, time) = (identity.path.clone(), rules.time);
     let task = move |packer: &Arc<Packer>, chunker| {
         let (ended, content) = save_stream(packer, chunker, &mut reader)?;
-        let (root, folders) = tree::save_file(packer, &path, content, ended.end.bytes, time)?;
+        let (root, folders) = save_file(packer, &path, content, ended.end.bytes, time)?;
         Ok((ended, root, folders, packer.finish()?))
     };
     let stored = store_with(repository, store, Arc::clone(&known), (progress, first_error), task).await?;

@@ -11,11 +11,9 @@ use jiff::Timestamp;
 use tokio::time::sleep;
 
 use super::{
-    Repository, RepositoryError,
-    archive::internal,
-    crypto,
+    Repository, RepositoryError, crypto,
     format::{Id, SnapshotFile, SnapshotSummary, TreeId},
-    pack_check::{look_for, look_for_packs},
+    index::pack_check::{look_for, look_for_packs},
     packer::Written,
     store::{Kind, Store, Write},
 };
@@ -45,9 +43,9 @@ impl Commit<'_> {
         self.repository.lock.must_allow_writing(store)?;
         look_for_all(store, written).await?;
         self.repository.lock.check(store).await?;
-        let content = serde_json::to_vec(snapshot).map_err(|error| internal(store, error))?;
+        let content = serde_json::to_vec(snapshot).map_err(|error| store.internal(error))?;
         let content = self.repository.cipher.encrypt_file(&content, self.repository.version);
-        let content: Bytes = content.map_err(|error| internal(store, error))?.into();
+        let content: Bytes = content.map_err(|error| store.internal(error))?.into();
         let id = publish(store, content).await?;
         self.confirm(id, written).await?;
         Ok(id.to_hex())

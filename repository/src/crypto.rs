@@ -13,15 +13,12 @@ use zeroize::Zeroizing;
 use zstd::bulk::Decompressor;
 
 use super::{
-    LockHolder,
-    crypto_stream::CryptoStream,
-    format::{Binary, Id, KeyFile, MASTER_KEY_BYTES, MasterKey},
+    crypto_stream::{CryptoStream, KEY_BYTES, NONCE_BYTES, TAG_BYTES},
+    format::{Binary, Id, KeyFile, MasterKey},
+    holder::LockHolder,
 };
 use stowaway_model::Secret;
 
-pub(super) const NONCE_BYTES: usize = 16;
-pub(super) const TAG_BYTES: usize = 16;
-pub(super) const KEY_BYTES: usize = MASTER_KEY_BYTES;
 /// The bytes that encryption adds: nonce and tag.
 pub(super) const OVERHEAD_BYTES: usize = NONCE_BYTES + TAG_BYTES;
 /// The first byte of the plaintext of a compressed file other than a pack (repository format 2).

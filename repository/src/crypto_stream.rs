@@ -9,7 +9,11 @@ use ctr::Ctr128BE;
 use poly1305::{Poly1305, universal_hash::UniversalHash};
 use zeroize::Zeroize;
 
-use super::crypto::{KEY_BYTES, NONCE_BYTES, TAG_BYTES};
+use super::format::MASTER_KEY_BYTES;
+
+pub(super) const NONCE_BYTES: usize = 16;
+pub(super) const TAG_BYTES: usize = 16;
+pub(super) const KEY_BYTES: usize = MASTER_KEY_BYTES;
 
 /// The block length: every piece except the last must be a multiple of it.
 pub(super) const BLOCK_BYTES: usize = 16;

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::{Access, LockHolder, LockRules, Timeouts};
+use super::{LockHolder, LockRules, OpenOptions, Timeouts};
 use stowaway_model::{BackendConfig, Connection, DamagedPacks, Secret};
 
 /// Returns the parameters for a repository in a folder.
-pub(super) fn access(folder: &Path) -> Access {
-    Access {
+pub(super) fn access(folder: &Path) -> OpenOptions {
+    OpenOptions {
         backend: BackendConfig::Folder { path: folder.display().to_string() },
         password: Secret::new("password".into()),
         untrimmed_password: None,

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Access, Repository, RepositoryError, crypto,
+    OpenOptions, Repository, RepositoryError, crypto,
     format::{Id, KeyFile},
     open::{open, open_exclusively, open_key, open_to_read, write_key},
     store::Kind,
@@ -34,7 +34,7 @@ pub struct KeySummary {
 }
 
 /// Returns all keys, ordered by id. Logs a warning about each file in the folder of keys that is not a key.
-pub async fn list_keys(access: Access, cancel: CancellationToken) -> Result<Vec<KeySummary>, RepositoryError> {
+pub async fn list_keys(access: OpenOptions, cancel: CancellationToken) -> Result<Vec<KeySummary>, RepositoryError> {
     let repository = open_to_read(access, cancel).await?;
     let listed = list(&repository).await;
     repository.close().await;
@@ -44,8 +44,12 @@ pub async fn list_keys(access: Access, cancel: CancellationToken) -> Result<Vec<
 /// Adds a key with this password, and returns its id.
 ///
 /// Errors: the written key does not open the repository. The key is removed then.
-pub async fn add_key(access: Access, cancel: CancellationToken, password: Secret) -> Result<String, RepositoryError> {
-    let new = Access { password, untrimmed_password: None, ..access.clone() };
+pub async fn add_key(
+    access: OpenOptions,
+    cancel: CancellationToken,
+    password: Secret,
+) -> Result<String, RepositoryError> {
+    let new = OpenOptions { password, untrimmed_password: None, ..access.clone() };
     let repository = open(access, cancel).await?;
     let added = add(&repository, &new).await;
     repository.close().await;
@@ -56,7 +60,11 @@ pub async fn add_key(access: Access, cancel: CancellationToken, password: Secret
 ///
 /// Errors: [`RepositoryError::InvalidRequest`] if the prefix matches no or several keys, or matches the key in use. A
 /// last key is always in use.
-pub async fn remove_key(access: Access, cancel: CancellationToken, prefix: &str) -> Result<String, RepositoryError> {
+pub async fn remove_key(
+    access: OpenOptions,
+    cancel: CancellationToken,
+    prefix: &str,
+) -> Result<String, RepositoryError> {
     let repository = open_exclusively(access, cancel).await?;
     let removed = remove(&repository, prefix).await;
     repository.close().await;
@@ -68,11 +76,11 @@ pub async fn remove_key(access: Access, cancel: CancellationToken, prefix: &str)
 ///
 /// Errors: as [`add_key`]. The old key is not removed then.
 pub async fn change_password(
-    access: Access,
+    access: OpenOptions,
     cancel: CancellationToken,
     password: Secret,
 ) -> Result<(String, String), RepositoryError> {
-    let new = Access { password, untrimmed_password: None, ..access.clone() };
+    let new = OpenOptions { password, untrimmed_password: None, ..access.clone() };
     let repository = open_exclusively(access, cancel).await?;
     let changed = async {
         let added = add(&repository, &new).await?;
@@ -120,7 +128,7 @@ async fn list(repository: &Repository) -> Result<Vec<KeySummary>, RepositoryErro
     Ok(summaries)
 }
 
-async fn add(repository: &Repository, new: &Access) -> Result<Id, RepositoryError> {
+async fn add(repository: &Repository, new: &OpenOptions) -> Result<Id, RepositoryError> {
     let store = &repository.store;
     let id = write_key(store, new, &repository.master).await?;
     // The key must open the master key when it is read back, whatever the store answered to the write.

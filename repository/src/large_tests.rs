@@ -13,12 +13,12 @@ use super::{
     fixtures::access,
     folder,
     format::{BlobKind, Id, IndexFile, IndexedPack, Metadata, Node, NodeType, PackedBlob, SnapshotSummary, TreeId},
-    known_blobs::KnownBlobs,
+    index::known_blobs::KnownBlobs,
     open_exclusively,
     pack::HEADER_BYTES,
     packer::Packer,
     store::Kind,
-    tree::{TreeWriter, folder_metadata},
+    trees::tree::{TreeWriter, folder_metadata},
 };
 use stowaway_model::stream::{End, StreamItem, pieces};
 use stowaway_model::{DataPart, Proof, SnapshotIdentity, mounts};
@@ -103,7 +103,7 @@ async fn add_packs(repository: &Repository, root: &Path) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         File::create(path).unwrap().set_len(size + HEADER_BYTES).unwrap();
         index.packs.push(IndexedPack { id: pack, blobs });
-        if index.blobs() >= super::index_file::INDEX_BLOBS {
+        if index.blobs() >= super::index::index_file::INDEX_BLOBS {
             let full = std::mem::take(&mut index);
             full.write((&repository.cipher, 2), &repository.store).await.unwrap();
         }

@@ -4,7 +4,10 @@
 
 mod file;
 mod foreign;
+mod probe;
+mod rules;
 mod seen;
+mod status;
 mod unreadable;
 
 use std::{os::unix::fs::MetadataExt, sync::Arc, time::Duration};
@@ -18,28 +21,21 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(super) use self::foreign::{Purpose, remove_locks};
+use self::{foreign::check_foreign_locks, seen::ObservedLocks};
+pub(super) use self::{foreign::remove_locks, rules::Purpose};
 pub use self::{
-    file::FoundLock,
-    foreign::{Liveness, LockOwnerProbe, LockRules, NoProbe, ProcessesHere, Unlock, Unlocked},
+    foreign::{Unlock, Unlocked},
+    probe::{FoundLock, Liveness, LockOwnerProbe, NoProbe, ProcessesHere},
+    rules::{LOCK_REFRESH, LockRules},
     unreadable::UnreadableLock,
 };
-use self::{foreign::check_foreign_locks, seen::ObservedLocks};
 use super::{
-    Repository, RepositoryError,
+    RepositoryError,
     crypto::Cipher,
     format::{Id, LockFile},
+    holder::LockHolder,
     store::{Kind, Store},
 };
-
-/// The owner that a lock file names.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct LockHolder {
-    /// The host name, or a pod's name.
-    pub host: String,
-    /// The user, or another text that identifies the holder, such as `pod UID ...`.
-    pub user: String,
-}
 
 /// When a lock is refreshed and when it is given up.
 #[derive(Clone, Copy, Debug)]
@@ -59,8 +55,6 @@ impl RefreshTiming {
     }
 }
 
-/// The longest interval between refreshes of a lock; the same as in restic.
-pub const LOCK_REFRESH: Duration = Duration::from_mins(5);
 const SHARED: RefreshTiming =
     RefreshTiming { refresh: LOCK_REFRESH, retry: Duration::from_secs(30), lost: Duration::from_mins(20) };
 const EXCLUSIVE: RefreshTiming =
@@ -150,29 +144,6 @@ impl Lock {
     /// Removes the lock's file. A file that cannot be removed becomes stale by itself.
     pub async fn release(&self) {
         self.shared.release().await;
-    }
-}
-
-/// The note of [`Repository::lock_note`].
-const REFUSED: &str = "the store refused the lock of this run, so the run read without a lock: a prune at the same time may \
-                       have removed data that the run needed; everything that was read was compared with its hash";
-
-impl Repository {
-    /// Returns a note for users if the repository is read without a lock, because the store refuses writes.
-    pub fn lock_note(&self) -> Option<&'static str> {
-        self.lock.is_refused.then_some(REFUSED)
-    }
-
-    /// Returns the locks of other clients, and the lock files that cannot be read.
-    pub async fn other_locks(&self) -> Result<(Vec<FoundLock>, Vec<UnreadableLock>), RepositoryError> {
-        foreign::list(&self.store, &self.cipher, self.lock.current().await).await
-    }
-
-    /// Whether another client holds an exclusive lock. `store` is the store of this repository, possibly with another
-    /// cancel token.
-    pub(super) async fn is_locked_by_another_exclusively(&self, store: &Store) -> Result<bool, RepositoryError> {
-        let (locks, _) = foreign::list(store, &self.cipher, self.lock.current().await).await?;
-        Ok(locks.iter().any(|lock| lock.exclusive))
     }
 }
 

@@ -13,10 +13,10 @@ use zstd::stream::{read::Decoder, write::Encoder};
 
 use super::{
     RepositoryError,
-    blob_location::{BlobLocation, Fetcher},
-    crypto::{Cipher, CryptoError, NONCE_BYTES, OVERHEAD_BYTES, TAG_BYTES, new_nonce},
-    crypto_stream::{BLOCK_BYTES, CryptoStream},
+    crypto::{Cipher, CryptoError, OVERHEAD_BYTES, new_nonce},
+    crypto_stream::{BLOCK_BYTES, CryptoStream, NONCE_BYTES, TAG_BYTES},
     format::{BlobKind, Id, PackedBlob},
+    index::{blob_location::BlobLocation, fetcher::Fetcher},
     pack::header_of,
     scratch,
 };

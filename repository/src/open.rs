@@ -12,8 +12,7 @@ use tokio::{task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Access, Repository, RepositoryError,
-    archive::internal,
+    OpenOptions, Repository, RepositoryError,
     crypto::{self, Cipher, CryptoError},
     format::{ConfigFile, Id, MasterKey},
     lock::{self, LockRequest, Purpose, Unlock, Unlocked},
@@ -29,9 +28,9 @@ const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// Creates a repository of format 2 with one key, and opens it.
 ///
 /// Errors: [`RepositoryError::AlreadyExists`], also if another process created it first, and the errors of [`open`].
-pub async fn create(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
+pub async fn create(access: OpenOptions, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
     // The id of a new repository cannot be one of the expected ids.
-    let access = Access { expected_ids: Vec::new(), ..access };
+    let access = OpenOptions { expected_ids: Vec::new(), ..access };
     let store = Store::new(&access, cancel)?;
     let exists = || RepositoryError::AlreadyExists { location: store.location().to_owned() };
     let keys = sorted_keys(&store).await?;
@@ -55,7 +54,7 @@ pub async fn create(access: Access, cancel: CancellationToken) -> Result<Reposit
             existing.ok_or_else(|| RepositoryError::WrongPassword { location: store.location().to_owned() })?;
         (existing, None)
     };
-    let config = new_config(&Cipher::of(&master)).map_err(|error| internal(&store, error))?;
+    let config = new_config(&Cipher::of(&master)).map_err(|error| store.internal(error))?;
     // The result is ignored: after a lost acknowledgement a retry finds the config that this process has written
     // itself.
     store.write(Kind::Config, &Id::default(), vec![config.clone()], Write::CreateNew).await?;
@@ -79,7 +78,7 @@ pub async fn create(access: Access, cancel: CancellationToken) -> Result<Reposit
 /// restic tries only the first key that the password opens.
 async fn has_created(
     store: &Store,
-    access: &Access,
+    access: &OpenOptions,
     master: &MasterKey,
     config: &Bytes,
     own_key: &mut Option<Id>,
@@ -105,7 +104,7 @@ async fn has_created(
 /// Errors: [`RepositoryError::NotFound`], only if the store reports that there is no repository;
 /// [`RepositoryError::Changed`] if the repository has another id than expected, and then nothing was written;
 /// [`RepositoryError::WrongPassword`]; [`RepositoryError::Locked`]; and the errors of the store.
-pub async fn open(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
+pub async fn open(access: OpenOptions, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
     let store = Store::new(&access, cancel)?;
     finish_opening(store, access, Purpose::Write).await
 }
@@ -117,21 +116,21 @@ pub async fn open(access: Access, cancel: CancellationToken) -> Result<Repositor
 /// the lock is stale. And it does not need its own lock: if the store refuses writes, because it is read-only or the
 /// credentials may only read, the repository is open without one, see [`Repository::lock_note`]. The errors are those
 /// of [`open`].
-pub async fn open_to_read(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
+pub async fn open_to_read(access: OpenOptions, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
     let store = Store::new(&access, cancel)?;
     finish_opening(store, access, Purpose::Read).await
 }
 
 /// Opens a repository with an exclusive lock, which excludes readers and writers: for removing data. The errors are
 /// those of [`open`]; any lock of another client conflicts.
-pub async fn open_exclusively(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
+pub async fn open_exclusively(access: OpenOptions, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
     let store = Store::new(&access, cancel)?;
     finish_opening(store, access, Purpose::Remove).await
 }
 
 /// Removes locks without taking one, and reports which locks it removed.
 pub async fn remove_locks(
-    access: Access,
+    access: OpenOptions,
     cancel: CancellationToken,
     which: Unlock,
 ) -> Result<Unlocked, RepositoryError> {
@@ -142,7 +141,7 @@ pub async fn remove_locks(
 }
 
 /// Opens a repository, or creates it if there is none.
-pub async fn open_or_create(access: Access, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
+pub async fn open_or_create(access: OpenOptions, cancel: CancellationToken) -> Result<Repository, RepositoryError> {
     match open(access.clone(), cancel.clone()).await {
         Err(RepositoryError::NotFound { .. } | RepositoryError::Lost { .. }) => {
             match create(access.clone(), cancel.clone()).await {
@@ -154,7 +153,7 @@ pub async fn open_or_create(access: Access, cancel: CancellationToken) -> Result
     }
 }
 
-async fn finish_opening(store: Store, access: Access, purpose: Purpose) -> Result<Repository, RepositoryError> {
+async fn finish_opening(store: Store, access: OpenOptions, purpose: Purpose) -> Result<Repository, RepositoryError> {
     let mut attempts = 1;
     loop {
         let (repository, sealed) = lock_and_open(&store, &access, purpose).await?;
@@ -173,7 +172,7 @@ async fn finish_opening(store: Store, access: Access, purpose: Purpose) -> Resul
 /// Opens the repository with the current config, and returns the config as it is stored, too.
 async fn lock_and_open(
     store: &Store,
-    access: &Access,
+    access: &OpenOptions,
     purpose: Purpose,
 ) -> Result<(Repository, Bytes), RepositoryError> {
     let ((master, key, config), sealed) = unlock(store, access).await?;
@@ -210,7 +209,7 @@ async fn lock_and_open(
 type Opened = (MasterKey, Id, ConfigFile);
 
 /// Finds the key that the password opens and decrypts the config with it. Also returns the config as it is stored.
-async fn unlock(store: &Store, access: &Access) -> Result<(Opened, Bytes), RepositoryError> {
+async fn unlock(store: &Store, access: &OpenOptions) -> Result<(Opened, Bytes), RepositoryError> {
     let mut attempts = 1;
     loop {
         let config = read_config(store).await.map_err(|error| match error {
@@ -236,7 +235,7 @@ async fn read_config(store: &Store) -> Result<Bytes, RepositoryError> {
 
 /// Decrypts a config that the caller has already read. The keys are listed after that, because a key is written before
 /// the config that needs it.
-async fn unlock_config(store: &Store, access: &Access, config: &Bytes) -> Result<Opened, RepositoryError> {
+async fn unlock_config(store: &Store, access: &OpenOptions, config: &Bytes) -> Result<Opened, RepositoryError> {
     let keys = sorted_keys(store).await?;
     let mut opened_one = false;
     let mut unreadable = None;
@@ -280,7 +279,7 @@ async fn sorted_keys(store: &Store) -> Result<Vec<Id>, RepositoryError> {
     Ok(keys)
 }
 
-async fn open_first(store: &Store, access: &Access, keys: &[Id]) -> Result<Option<MasterKey>, RepositoryError> {
+async fn open_first(store: &Store, access: &OpenOptions, keys: &[Id]) -> Result<Option<MasterKey>, RepositoryError> {
     for id in keys {
         if let Some(master) = open_key(store, &access.password, id).await? {
             return Ok(Some(master));
@@ -299,16 +298,16 @@ pub(super) async fn open_key(store: &Store, password: &Secret, id: &Id) -> Resul
     let password = password.clone();
     spawn_blocking(move || crypto::open_key_file(&content, &password))
         .await
-        .map_err(|panic| internal(store, panic))?
+        .map_err(|panic| store.internal(panic))?
         .map_err(|error| store.damaged(format!("{path}: {error}")))
 }
 
-pub(super) async fn write_key(store: &Store, access: &Access, master: &MasterKey) -> Result<Id, RepositoryError> {
+pub(super) async fn write_key(store: &Store, access: &OpenOptions, master: &MasterKey) -> Result<Id, RepositoryError> {
     let (master, password, holder) = (master.clone(), access.password.clone(), access.holder.clone());
     let content: Bytes = spawn_blocking(move || crypto::make_key_file(&master, &password, &holder, Timestamp::now()))
         .await
-        .map_err(|panic| internal(store, panic))?
-        .map_err(|error| internal(store, error))?
+        .map_err(|panic| store.internal(panic))?
+        .map_err(|error| store.internal(error))?
         .into();
     let id = crypto::id_of(&content);
     store.write(Kind::Key, &id, vec![content], Write::Replace).await?;

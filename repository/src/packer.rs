@@ -24,19 +24,21 @@ use tokio::{
 
 use super::{
     Progress, RepositoryError,
-    archive::internal,
-    blob_table::{KEY_BYTES, key},
     chunker::Chunker,
-    crypto::{self, Cipher, Compressor, CryptoError, NONCE_BYTES, OVERHEAD_BYTES},
+    crypto::{self, Cipher, Compressor, CryptoError, OVERHEAD_BYTES},
+    crypto_stream::NONCE_BYTES,
     first_error::FirstError,
     format::{BlobKind, DataId, Id, IndexFile, IndexedPack},
-    index_file::INDEX_BLOBS,
-    known_blobs::KnownBlobs,
+    index::{
+        blob_table::{KEY_BYTES, key},
+        index_file::INDEX_BLOBS,
+        known_blobs::KnownBlobs,
+    },
     long_blob::{LongBlob, SealError},
     pack::Packing,
     scratch::{self, GrowingSet},
     store::{Kind, Store, Write},
-    tree::FinishedTree,
+    trees::tree::FinishedTree,
 };
 
 /// A pack is uploaded when it has this size. One pack of each kind is filled at a time. restic accepts 4 MiB to 128
@@ -265,7 +267,7 @@ impl Packer {
 
     /// The error for a defect in this program.
     pub fn internal(&self, what: impl std::fmt::Display) -> RepositoryError {
-        internal(&self.context.store, what)
+        self.context.store.internal(what)
     }
 
     fn fail(&self, error: RepositoryError) -> RepositoryError {

@@ -10,14 +10,12 @@ use tokio::{runtime::Handle, sync::mpsc, task::spawn_blocking};
 
 use super::{
     Repository, RepositoryError,
-    archive::internal,
-    blob_location::Fetcher,
     folder::permissions,
     format::{BlobKind, DataId, Id, Node, NodeType, SnapshotFile, hex},
-    known_blobs::KnownBlobs,
-    snapshot_files::read_one,
+    index::{fetcher::Fetcher, known_blobs::KnownBlobs},
+    snapshots::snapshot_files::read_one,
     store::Kind,
-    trees::Trees,
+    trees::cached::Trees,
 };
 use stowaway_model::stream::{End, StreamItem, StreamSender, pieces};
 use stowaway_model::{Proof, SnapshotIdentity, escape_name};
@@ -102,7 +100,7 @@ impl Repository {
             let done = task(&mut Trees::new(&known, &fetcher, &runtime), &file)?;
             Ok((known, done))
         });
-        done.await.map_err(|panic| internal(&self.store, panic))?
+        done.await.map_err(|panic| self.store.internal(panic))?
     }
 
     fn fetcher(&self, known: &Arc<KnownBlobs>) -> Fetcher {

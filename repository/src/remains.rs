@@ -5,7 +5,7 @@ use super::{
     Repository, RepositoryError,
     format::{BlobKind, IndexFile, PackedBlob},
     store::Kind,
-    tree_nodes::SHORT_BYTES,
+    trees::tree_nodes::SHORT_BYTES,
 };
 
 /// What a repository without a snapshot contains.

@@ -5,14 +5,11 @@ use std::sync::Arc;
 
 use super::{
     Repository, RepositoryError,
-    blob_location::Fetcher,
-    blob_table::Marks,
     format::{BlobKind, Id, Node},
-    known_blobs::KnownBlobs,
-    pack_check::look_for_packs,
-    snapshot_files::read_one,
+    index::{blob_table::Marks, fetcher::Fetcher, known_blobs::KnownBlobs, pack_check::look_for_packs},
+    snapshots::snapshot_files::read_one,
     store::Store,
-    tree_nodes::{fetch_batch, next_batch},
+    trees::tree_nodes::{fetch_batch, next_batch},
 };
 
 impl Repository {

@@ -17,11 +17,11 @@ use super::{
 };
 use crate::{
     model::{BackendConfig, Connection, Credential, DamagedPacks, Secret, StoredPassword},
-    repository::{Access, Timeouts, known_host_keys},
+    repository::{OpenOptions, Timeouts, known_host_keys},
 };
 
 /// How to open a repository whose location is in restic's notation.
-pub(super) fn access(repository: &str, password_file: Option<&Path>) -> Result<Access, CliError> {
+pub(super) fn access(repository: &str, password_file: Option<&Path>) -> Result<OpenOptions, CliError> {
     let backend = parse_location(
         repository,
         &ResticEnv {
@@ -57,7 +57,7 @@ pub(super) fn access(repository: &str, password_file: Option<&Path>) -> Result<A
         credentials.insert(Credential::ClientCertificate, both);
     }
     connection.credentials = credentials.keys().copied().collect();
-    Ok(Access {
+    Ok(OpenOptions {
         backend,
         password,
         untrimmed_password: untrimmed,

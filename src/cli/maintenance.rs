@@ -202,7 +202,7 @@ async fn exclusively<T>(
     Ok(within_grace(&cancel, working).await?)
 }
 
-pub(super) fn access(location: &RepositoryArguments) -> Result<repository::Access, CliError> {
+pub(super) fn access(location: &RepositoryArguments) -> Result<repository::OpenOptions, CliError> {
     if location.namespace.is_some() || location.context.is_some() || location.repository_name.is_some() {
         let message = "--namespace, --context and --repository-name have no meaning here: this command works on a repository \
                        that is reached from this machine, by --repository REPOSITORY; in a cluster use spec.check and \

@@ -30,7 +30,7 @@ use crate::{
         BackendConfig, DamagedPacks, DataPart, Failure, Reason, Secret, StoredPassword, injected::HELPER_IN_IMAGE,
     },
     plan::{ChoiceError, choose_repository, names::RUNNER_CONTAINER},
-    repository::{Access, Entry, SnapshotSummary, Timeouts},
+    repository::{Entry, OpenOptions, SnapshotSummary, Timeouts},
     resources::backend_config,
     runner::{
         doctor::{Complaint, Diagnosis, Weight, add_object, add_pods, unopened},
@@ -277,7 +277,7 @@ async fn direct<T>(
     let password = &spec.password_secret_ref;
     let password = SecretKeyReference { name: password.name.clone(), key: password.key.clone() };
     let StoredPassword { password, untrimmed } = password_of(&client, &namespace, &password).await?;
-    let access = Access {
+    let access = OpenOptions {
         backend,
         password,
         untrimmed_password: untrimmed,

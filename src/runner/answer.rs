@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     model::{Failure, Reason},
-    repository::{Access, Entry, Repository},
+    repository::{Entry, OpenOptions, Repository},
     stream::StreamItem,
 };
 
@@ -46,7 +46,7 @@ pub async fn answer(question: Question) -> u8 {
     }
 }
 
-async fn reply(access: Access, cancel: &CancellationToken, question: Question) -> Result<(), Failure> {
+async fn reply(access: OpenOptions, cancel: &CancellationToken, question: Question) -> Result<(), Failure> {
     match question {
         Question::Snapshots => {
             let reply = async |repository: &_| send(json(&questions::snapshots(repository).await?)?).await;

@@ -20,7 +20,7 @@ pub use self::{
 use super::job::with_repository_to_read;
 use crate::{
     model::{DataPart, Failure, Reason},
-    repository::{Access, Repository},
+    repository::{OpenOptions, Repository},
 };
 
 /// How long a store that was never reached is tried. A user waits for the report, and the cause is usually permanent,
@@ -32,7 +32,7 @@ const RETRIES: Duration = Duration::from_secs(10);
 ///
 /// Errors: the examination was cancelled.
 pub async fn examine(
-    mut access: Access,
+    mut access: OpenOptions,
     cancel: &CancellationToken,
     data: Option<DataPart>,
 ) -> Result<Diagnosis, Failure> {

@@ -28,7 +28,7 @@ use crate::{
         Failure, Reason, Retention, RunReport, SnapshotIdentity, SnapshotLookup, StoredClaim, TargetCommand, Task,
         TaskKind, Verdict, VolumeRestore, WantedSnapshot, mounts,
     },
-    repository::{self, Access, Progress, Repository, RepositoryError},
+    repository::{self, OpenOptions, Progress, Repository, RepositoryError},
     telemetry,
 };
 
@@ -234,7 +234,7 @@ async fn execute(task: Task, cancel: CancellationToken) -> Result<RunReport, Fai
 }
 
 async fn backup_claim(
-    access: Access,
+    access: OpenOptions,
     run: VolumeRun,
     is_device: bool,
     cancel: &CancellationToken,
@@ -250,7 +250,7 @@ async fn backup_claim(
 }
 
 async fn restore_into_claim(
-    access: Access,
+    access: OpenOptions,
     run: &VolumeRestore,
     cancel: &CancellationToken,
 ) -> Result<RunReport, Failure> {
@@ -418,7 +418,7 @@ fn not_this() -> Failure {
 
 /// Opens the repository, runs `work` on it, and removes its lock afterwards in all cases.
 pub async fn with_repository<T>(
-    access: Access,
+    access: OpenOptions,
     cancel: &CancellationToken,
     work: impl AsyncFnOnce(&Repository) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
@@ -428,7 +428,7 @@ pub async fn with_repository<T>(
 /// Does the same as [`with_repository`] for work which only reads. The lock of a dead prune blocks such work for some
 /// minutes only.
 pub async fn with_repository_to_read<T>(
-    access: Access,
+    access: OpenOptions,
     cancel: &CancellationToken,
     work: impl AsyncFnOnce(&Repository) -> Result<T, Failure>,
 ) -> Result<T, Failure> {

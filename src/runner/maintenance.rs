@@ -15,7 +15,7 @@ use crate::{
         SnapshotRecord, Verdict, few, milliseconds,
     },
     plan::{RetentionPlan, plan_retention, time_zone},
-    repository::{self, Access, CheckReport, Forget, PruneRules, Repository, SnapshotSummary},
+    repository::{self, CheckReport, Forget, OpenOptions, PruneRules, Repository, SnapshotSummary},
 };
 
 /// The most bytes which are repacked before a prune. Until the prune has ended, they are in the store twice. The next
@@ -92,7 +92,7 @@ pub fn forget_of(plan: &RetentionPlan<'_>, all: &[SnapshotSummary]) -> Forget {
 
 /// Repacks, under a shared lock, the packs which [`prune`] would repack.
 pub async fn repack(
-    access: Access,
+    access: OpenOptions,
     scope: &RetentionScope<'_>,
     cancel: &CancellationToken,
 ) -> Result<RunReport, Failure> {
@@ -118,7 +118,7 @@ pub async fn repack(
 /// Forgets the snapshots which the policy drops, then removes the data which no snapshot needs, under one exclusive
 /// lock. `repacked_bytes` were repacked before it and are in the store twice.
 pub async fn prune(
-    access: Access,
+    access: OpenOptions,
     scope: &RetentionScope<'_>,
     repacked_bytes: u64,
     cancel: &CancellationToken,
@@ -182,7 +182,7 @@ async fn forget_and_prune(
 }
 
 /// Checks the structure, and reads one part of the data. Damage is a report, and not an error.
-pub async fn check(access: Access, part: DataPart, cancel: &CancellationToken) -> Result<RunReport, Failure> {
+pub async fn check(access: OpenOptions, part: DataPart, cancel: &CancellationToken) -> Result<RunReport, Failure> {
     let started = Instant::now();
     let checked = with_repository_to_read(access, cancel, async |open| {
         let mut checked = open.check(Some(part)).await?;

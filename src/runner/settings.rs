@@ -18,7 +18,7 @@ use crate::{
         SecretKind, SecretSource, SecretSources, StoredPassword, Task, UnusableCredential, injected, mounts,
         unusable_credentials,
     },
-    repository::{Access, LockHolder, LockOwnerProbe, LockRules, NoProbe, RepositoryError, StoreAccess, Timeouts},
+    repository::{LockHolder, LockOwnerProbe, LockRules, NoProbe, OpenOptions, RepositoryError, StoreAccess, Timeouts},
 };
 
 /// How long a run waits for a lock. A prune of another client usually ends within this time; a run which has waited for
@@ -139,14 +139,14 @@ fn invalid(message: String) -> Failure {
 }
 
 /// The options which open the repository. The error names all missing Secrets at once.
-pub fn access(backend: &BackendConfig, connection: &Connection, identity: &Identity) -> Result<Access, Failure> {
+pub fn access(backend: &BackendConfig, connection: &Connection, identity: &Identity) -> Result<OpenOptions, Failure> {
     let mut files = Files::from_environment();
     let password = files.password();
     let credentials = files.credentials(mounts::CREDENTIALS_FOLDER, connection);
     files.check(&identity.namespace, "the spec of the Repository")?;
     let StoredPassword { password, untrimmed } =
         password.ok_or_else(|| Failure::new(Reason::SecretMissing, "the repository's password is missing"))?;
-    Ok(Access {
+    Ok(OpenOptions {
         backend: backend.clone(),
         password,
         untrimmed_password: untrimmed,

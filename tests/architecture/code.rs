@@ -12,20 +12,30 @@ pub struct UsedPath {
     pub line: usize,
     /// Whether it is in a `use`.
     pub imported: bool,
+    /// Whether it is in a `pub use`, of any visibility.
+    pub exported: bool,
+}
+
+/// What the tokens belong to.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Context {
+    Code,
+    Import,
+    Export,
 }
 
 /// All paths of a file except those under `#[cfg(test)]`.
 pub fn used_paths(text: &str) -> Result<Vec<UsedPath>, String> {
     let tokens: TokenStream = text.parse().map_err(|error: proc_macro2::LexError| error.to_string())?;
     let mut found = Vec::new();
-    collect(tokens, &[], false, &mut found);
+    collect(tokens, &[], Context::Code, &mut found);
     Ok(found)
 }
 
 /// Reads tokens; `prefix` is the path before the braces of a `use`.
-fn collect(tokens: TokenStream, prefix: &[String], in_use: bool, found: &mut Vec<UsedPath>) {
+fn collect(tokens: TokenStream, prefix: &[String], outer: Context, found: &mut Vec<UsedPath>) {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
-    let mut imported = in_use;
+    let mut context = outer;
     let mut index = 0;
     while index < tokens.len() {
         match &tokens[index] {
@@ -36,11 +46,13 @@ fn collect(tokens: TokenStream, prefix: &[String], in_use: bool, found: &mut Vec
                     index += 1;
                 }
             }
-            TokenTree::Ident(ident) if ident == "use" => imported = true,
-            TokenTree::Ident(ident) if ident == "as" && imported => index += 1,
-            TokenTree::Ident(_) => index = path(&tokens, index, prefix, imported, found),
-            TokenTree::Punct(punct) if punct.as_char() == ';' => imported = in_use,
-            TokenTree::Group(group) => collect(group.stream(), prefix_of(group, prefix, imported), imported, found),
+            TokenTree::Ident(ident) if ident == "use" => {
+                context = if is_public(&tokens[..index]) { Context::Export } else { Context::Import };
+            }
+            TokenTree::Ident(ident) if ident == "as" && context != Context::Code => index += 1,
+            TokenTree::Ident(_) => index = path(&tokens, index, prefix, context, found),
+            TokenTree::Punct(punct) if punct.as_char() == ';' => context = outer,
+            TokenTree::Group(group) => collect(group.stream(), prefix_of(group, prefix, context), context, found),
             _ => {}
         }
         index += 1;
@@ -48,12 +60,22 @@ fn collect(tokens: TokenStream, prefix: &[String], in_use: bool, found: &mut Vec
 }
 
 /// Within a `use` braces keep the prefix; elsewhere there is none.
-fn prefix_of<'a>(group: &Group, prefix: &'a [String], imported: bool) -> &'a [String] {
-    if imported && group.delimiter() == Delimiter::Brace { prefix } else { &[] }
+fn prefix_of<'a>(group: &Group, prefix: &'a [String], context: Context) -> &'a [String] {
+    if context != Context::Code && group.delimiter() == Delimiter::Brace { prefix } else { &[] }
+}
+
+/// Whether the tokens before an item end with its visibility.
+fn is_public(before: &[TokenTree]) -> bool {
+    let is_pub = |token: &TokenTree| matches!(token, TokenTree::Ident(ident) if ident == "pub");
+    match before {
+        [.., keyword, TokenTree::Group(scope)] if scope.delimiter() == Delimiter::Parenthesis => is_pub(keyword),
+        [.., keyword] => is_pub(keyword),
+        [] => false,
+    }
 }
 
 /// Reads the path that begins at `start`; gives the index of its last token.
-fn path(tokens: &[TokenTree], start: usize, prefix: &[String], imported: bool, found: &mut Vec<UsedPath>) -> usize {
+fn path(tokens: &[TokenTree], start: usize, prefix: &[String], context: Context, found: &mut Vec<UsedPath>) -> usize {
     let mut segments = prefix.to_vec();
     let mut index = start;
     let mut line = 1;
@@ -68,15 +90,16 @@ fn path(tokens: &[TokenTree], start: usize, prefix: &[String], imported: bool, f
         }
         match tokens.get(index + 3) {
             Some(TokenTree::Ident(_)) => index += 3,
-            Some(TokenTree::Group(group)) if imported => {
-                collect(group.stream(), &segments, true, found);
+            Some(TokenTree::Group(group)) if context != Context::Code => {
+                collect(group.stream(), &segments, context, found);
                 return index + 3;
             }
             // A glob, or generic arguments.
             _ => break,
         }
     }
-    found.push(UsedPath { segments, line, imported });
+    let (imported, exported) = (context != Context::Code, context == Context::Export);
+    found.push(UsedPath { segments, line, imported, exported });
     index
 }
 

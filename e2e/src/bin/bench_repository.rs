@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use stowaway::{
     model::{BackendConfig, Connection, DamagedPacks, Proof, Secret, SnapshotIdentity, mounts},
-    repository::{self, Access, LockHolder, LockRules, PruneRules, Repository, StoreRules, Timeouts},
+    repository::{self, LockHolder, LockRules, OpenOptions, PruneRules, Repository, StoreRules, Timeouts},
     runner::{VolumeRun, backup_volume},
     stream::{End, StreamItem, pieces},
 };
@@ -83,8 +83,8 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-fn access(repository: &Path) -> Access {
-    Access {
+fn access(repository: &Path) -> OpenOptions {
+    OpenOptions {
         backend: BackendConfig::Folder { path: repository.display().to_string() },
         password: Secret::new(PASSWORD.to_owned()),
         untrimmed_password: None,

@@ -28,7 +28,7 @@ use crate::{
     chunker::Chunker,
     format::{DataId, Node, NodeType, SnapshotSummary, TreeId},
     packer::{Packer, workers},
-    tree::{self, TreeWriter},
+    trees::tree::{self, TreeWriter},
 };
 
 /// Limits of entries which the walk found and which are in no tree yet. The second limit is for files, because each is

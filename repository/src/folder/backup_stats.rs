@@ -10,7 +10,7 @@ use std::{
 
 use rustix::io::Errno;
 
-use super::{LISTED, StoredFolder, Trouble, Troubles};
+use super::report::{LISTED, StoredFolder, Trouble, Troubles};
 use stowaway_model::escape_name;
 
 /// Errors, other than "not supported", with which file systems without extended attributes answer a request to list

@@ -2,13 +2,12 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::Shrunken;
+use super::report::Shrunken;
 use crate::{
     RepositoryError, SnapshotSummary,
-    blob_location::Fetcher,
     format::{BlobKind, Node, NodeType, SnapshotFile, SnapshotSummary as Counts, TreeId},
-    known_blobs::KnownBlobs,
-    tree_nodes::TreeNodes,
+    index::{fetcher::Fetcher, known_blobs::KnownBlobs},
+    trees::tree_nodes::TreeNodes,
 };
 use stowaway_model::{
     Quality, Shrinkage, SnapshotIdentity, SnapshotQuery, SnapshotRecord, SourceName, VolumeExtent, latest_restorable,

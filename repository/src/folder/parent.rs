@@ -7,10 +7,9 @@ use tokio::runtime::Handle;
 
 use crate::{
     RepositoryError,
-    blob_location::Fetcher,
     format::{BlobKind, Id, Node, TreeId},
-    known_blobs::KnownBlobs,
-    tree_nodes::TreeNodes,
+    index::{fetcher::Fetcher, known_blobs::KnownBlobs},
+    trees::tree_nodes::TreeNodes,
 };
 
 /// The parent's trees of the folders in which the walk is. Entries must be requested in the order of their names'

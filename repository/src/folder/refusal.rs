@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_file_system_cannot_hold_is_a_refusal() {
+    fn error_of_an_entry_that_the_file_system_cannot_hold_is_a_refusal() {
         for error in [Errno::PERM, Errno::ACCESS, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL] {
             assert!(is_refusal(&error.into()) && is_refusal_of_attribute(&error.into()), "{error}");
             assert!(is_refusal_of_entry(error), "{error}");

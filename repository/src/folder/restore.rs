@@ -2,7 +2,9 @@
 //! written, in bounded memory.
 
 use std::{
+    ffi::OsStr,
     io::{self, Write},
+    os::unix::ffi::OsStrExt,
     path::Path,
     sync::Arc,
 };
@@ -14,15 +16,20 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    RestoredFolder,
+    metadata,
+    report::RestoredFolder,
     tar::{TarContent, TarWriter},
     tree_reader::{Batch, Step, TreeReader},
     write::{Parts, Writer},
 };
 use crate::{
-    Progress, Repository, RepositoryError, archive::internal, blob_location::Fetcher, known_blobs::KnownBlobs,
-    snapshot_files::read_one, store::Store, trees::Trees,
+    Progress, Repository, RepositoryError,
+    index::{fetcher::Fetcher, known_blobs::KnownBlobs},
+    snapshots::snapshot_files::read_one,
+    store::Store,
+    trees::cached::Trees,
 };
+use stowaway_model::unescape_name;
 
 /// The part of a snapshot which is restored.
 #[derive(Clone, Debug)]
@@ -74,7 +81,7 @@ pub(crate) async fn write_tar<W: Write + Send + 'static>(
     (output, finish): (W, impl FnOnce(W) -> io::Result<()> + Send + 'static),
     progress: Arc<Progress>,
 ) -> Result<TarContent, RepositoryError> {
-    super::check_inside(only)?;
+    check_inside(only)?;
     let write = move |reader: &mut TreeReader<'_>, batches: &BatchFetcher<'_>| {
         let mut writer = TarWriter::new(output, reader.root_node().as_deref())?;
         batches.carry_out(reader, |step, parts| writer.carry_out(step, parts, &progress))?;
@@ -117,7 +124,7 @@ async fn with_tree_reader<T: Send + 'static>(
             Some(missing) => Err(not_found(missing)),
         }
     };
-    spawn_blocking(task).await.map_err(|panic| internal(store, panic))?
+    spawn_blocking(task).await.map_err(|panic| store.internal(panic))?
 }
 
 /// Steps, and the task which fetches their blobs.
@@ -146,12 +153,24 @@ impl BatchFetcher<'_> {
         let mut next = reader.batch()?.map(fetch);
         while let Some(current) = next {
             next = reader.batch()?.map(fetch);
-            let parts =
-                self.runtime.block_on(current.parts).map_err(|panic| internal(&self.fetcher.store, panic))??;
+            let parts = self.runtime.block_on(current.parts).map_err(|panic| self.fetcher.store.internal(panic))??;
             for step in current.steps {
                 each(step, &parts)?;
             }
         }
         Ok(())
+    }
+}
+
+/// Checks that each path is relative and cannot lead out of the folder.
+pub(super) fn check_inside(paths: &[String]) -> Result<(), RepositoryError> {
+    let is_plain = |name: &[u8]| metadata::is_plain(OsStr::from_bytes(name));
+    let is_inside =
+        |path: &String| path.split('/').all(|name| is_plain(name.as_bytes()) && is_plain(&unescape_name(name)));
+    match paths.iter().find(|path| !is_inside(path)) {
+        Some(path) => Err(RepositoryError::InvalidRequest(format!(
+            "{path:?} is not a path within a snapshot: such a path is relative, without empty components, . or .."
+        ))),
+        None => Ok(()),
     }
 }

@@ -7,23 +7,26 @@ use jiff::Timestamp;
 use tokio::{runtime::Handle, task::spawn_blocking};
 
 use super::{
-    FolderRules, StoredFolder,
     archive::FolderJob,
     backup_stats::BackupStats,
     last_good::{LastGood, extent_of},
     parent::Parent,
+    report::StoredFolder,
     restore_marks::unfinished_restore,
+    rules::FolderRules,
     walk::Walk,
 };
 use crate::{
     Progress, Repository, RepositoryError,
-    archive::{internal, store_with},
-    blob_location::Fetcher,
+    archive::store_with,
     commit::{self, Commit},
     format::{Id, SnapshotFile},
-    known_blobs::{self, KnownBlobs},
+    index::{
+        fetcher::Fetcher,
+        known_blobs::{self, KnownBlobs},
+    },
     store::Store,
-    tree,
+    trees::tree,
 };
 use stowaway_model::{DamagedPacks, Proof, SnapshotIdentity};
 
@@ -82,7 +85,7 @@ async fn read_and_store(
         let name = names.last().copied().unwrap_or_default().to_owned();
         spawn_blocking(move || Walk::new(&folder, name.as_ref(), rules, stats))
             .await
-            .map_err(|panic| internal(store, panic))??
+            .map_err(|panic| store.internal(panic))??
     };
     let (snapshots, _) = repository.snapshot_files().await?;
     let parent = newest(&snapshots, &identity.host, &identity.path);

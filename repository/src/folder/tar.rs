@@ -17,8 +17,8 @@ use rustix::fs::{major, minor};
 use tar::{Builder, EntryType, Header};
 
 use super::{
-    Troubles,
     metadata::{permissions, portable},
+    report::Troubles,
     tree_reader::Step,
     write::Parts,
 };
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_room_in_the_header_needs_no_record() {
+    fn metadata_that_fits_into_the_header_has_no_record() {
         let metadata = Metadata {
             mtime: Some("2026-05-04T03:02:01Z".parse().unwrap()),
             uid: Some(LARGEST_OWNER),
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_room_is_in_a_record() {
+    fn metadata_that_does_not_fit_into_the_header_is_in_a_record() {
         let metadata = Metadata {
             mtime: Some("1969-12-31T23:59:58.25Z".parse().unwrap()),
             gid: Some(u32::MAX),

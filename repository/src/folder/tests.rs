@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path, sync::Arc};
 
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -12,7 +13,7 @@ use crate::{
     fixtures::access,
     format::{BlobKind, Id, LinkTarget, Metadata, Node, NodeType, SnapshotSummary, TreeId},
     packer::{Packer, Written},
-    tree::{FinishedTree, TreeWriter},
+    trees::tree::{FinishedTree, TreeWriter},
 };
 use stowaway_model::Reason;
 

@@ -11,10 +11,9 @@ use std::{
 use super::{linked::LinkedFiles, metadata::is_plain};
 use crate::{
     RepositoryError,
-    blob_location::BlobLocation,
     format::{BlobKind, DataId, Id, Node, SnapshotFile, TreeId},
-    tree_nodes::TreeNodes,
-    trees::Trees,
+    index::blob_location::BlobLocation,
+    trees::{cached::Trees, tree_nodes::TreeNodes},
 };
 use stowaway_model::escape_name;
 

@@ -27,9 +27,9 @@ use rustix::{
 };
 
 use super::{
-    FolderMetadata, RestoredFolder, Troubles,
     owner::{Applied, Failed, Loss, MetadataTarget, Severity},
     refusal::is_refusal_of_entry,
+    report::{FolderMetadata, RestoredFolder, Troubles},
     tree_reader::Step,
     walk::raise_limit_of_handles,
 };

@@ -1,41 +1,17 @@
 //! Reads and writes lock files.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
-use jiff::Timestamp;
 
-use super::{
-    super::{
-        RepositoryError,
-        crypto::{self, Cipher},
-        format::{Id, LockFile},
-        store::{Kind, Store, Write},
-    },
-    LockHolder,
-    unreadable::UnreadableLock,
+use super::{probe::FoundLock, unreadable::UnreadableLock};
+use crate::{
+    RepositoryError,
+    crypto::{self, Cipher},
+    format::{Id, LockFile},
+    holder::LockHolder,
+    store::{Kind, Store, Write},
 };
-
-/// A lock in the repository.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct FoundLock {
-    /// The id of the lock file, 64 hex digits.
-    pub id: String,
-    /// The owner that the lock file names.
-    pub holder: LockHolder,
-    /// The holder's process, on its host or in its container.
-    pub process: u32,
-    /// Whether the lock excludes readers and writers. A shared lock excludes only exclusive locks.
-    pub exclusive: bool,
-    /// When the lock was last refreshed.
-    pub refreshed: Timestamp,
-}
-
-impl fmt::Display for FoundLock {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} on {} (process {})", self.holder.user, self.holder.host, self.process)
-    }
-}
 
 /// Writes a lock file, and returns its id.
 pub(super) async fn write(

@@ -1,132 +1,27 @@
 //! Locks of other clients: decides which of them conflict with a lock of this process, and removes those whose holders
 //! have died. A [`LockOwnerProbe`] determines whether a holder is alive.
 
-use std::{fmt, path::Path, sync::Arc, time::Duration};
+use std::time::Duration;
 
-use futures::future::BoxFuture;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    super::{
-        RepositoryError,
-        crypto::Cipher,
-        format::Id,
-        store::{Kind, Store},
-    },
-    LockHolder,
-    file::{self, Content, FoundLock},
+    file::{self, Content},
+    probe::{FoundLock, Liveness, LockOwnerProbe},
+    rules::{Purpose, STALE},
     seen::{ObservedLocks, counts_for, has_no_owner, has_stopped},
     unreadable::UnreadableLock,
 };
+use crate::{
+    RepositoryError,
+    crypto::Cipher,
+    format::Id,
+    store::{Kind, Store},
+};
 
-/// A lock that was not refreshed for this long is stale; the same rule as in restic.
-pub(super) const STALE: SignedDuration = SignedDuration::from_mins(30);
 /// The deadline of a [`LockOwnerProbe`]. After it the liveness of a holder is unknown.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Whether the holder of a lock still runs.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Liveness {
-    /// The holder runs. Its lock is respected, however old it is.
-    Alive,
-    /// The holder has ended for good. Its lock is removed at once.
-    Dead,
-    /// The lock is respected until it is stale by restic's rule, 30 minutes after it was last refreshed. A lock that is
-    /// dated 30 minutes in the future is stale, too.
-    Unknown,
-}
-
-/// Determines whether the holders of locks are alive.
-pub trait LockOwnerProbe: fmt::Debug + Send + Sync {
-    /// Determines whether the holder of a lock is alive. If the answer takes longer than 10 s, the result is
-    /// [`Liveness::Unknown`].
-    fn probe<'a>(&'a self, lock: &'a FoundLock) -> BoxFuture<'a, Liveness>;
-}
-
-/// A probe for which the liveness of every holder is unknown.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoProbe;
-
-impl LockOwnerProbe for NoProbe {
-    fn probe<'a>(&'a self, _: &'a FoundLock) -> BoxFuture<'a, Liveness> {
-        Box::pin(async { Liveness::Unknown })
-    }
-}
-
-/// A probe for the processes of this machine: a holder with the same name whose process does not exist is dead. The
-/// holder's name must identify the PID namespace and the boot, see [`LockHolder::of_this_process`], because containers
-/// may share a host name but have PIDs of their own.
-#[derive(Clone, Debug)]
-pub struct ProcessesHere {
-    /// The owner that this process writes into its own lock files.
-    pub holder: LockHolder,
-}
-
-impl LockOwnerProbe for ProcessesHere {
-    fn probe<'a>(&'a self, lock: &'a FoundLock) -> BoxFuture<'a, Liveness> {
-        let processes = Path::new("/proc");
-        // /proc must belong to this process's PID namespace, and must show processes of other users.
-        let own = std::fs::read_link(processes.join("self")).ok();
-        let is_own_folder = own.is_some_and(|own| own == Path::new(&std::process::id().to_string()));
-        let is_gone = lock.holder == self.holder
-            && is_own_folder
-            && processes.join("1").exists()
-            && !processes.join(lock.process.to_string()).exists();
-        Box::pin(async move { if is_gone { Liveness::Dead } else { Liveness::Unknown } })
-    }
-}
-
-impl LockHolder {
-    /// Returns the holder for this process. The user includes the PID namespace and the boot, because PIDs of another
-    /// namespace or boot are unrelated, so that a missing PID proves nothing. If the system does not provide both, the
-    /// user includes a random number, so that this process never judges another holder.
-    pub fn of_this_process(host: String, user: &str) -> Self {
-        let namespace = std::fs::read_link("/proc/self/ns/pid").ok().map(|link| link.to_string_lossy().into_owned());
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
-        let numbering = match (namespace, boot.as_deref().and_then(|boot| boot.trim().get(..BOOT_DIGITS))) {
-            (Some(namespace), Some(boot)) => format!("{namespace} boot {boot}"),
-            _ => format!("unknown processes {:016x}", rand::random::<u64>()),
-        };
-        Self { host, user: format!("{user} [{numbering}]") }
-    }
-}
-
-/// How many digits of the boot's random id are used.
-const BOOT_DIGITS: usize = 8;
-
-/// How locks of other clients are treated.
-#[derive(Clone, Debug)]
-pub struct LockRules {
-    /// Determines whether the holders of locks are alive.
-    pub probe: Arc<dyn LockOwnerProbe>,
-    /// How long to wait for a conflicting lock. Zero means not to wait.
-    pub wait: Duration,
-}
-
-impl Default for LockRules {
-    fn default() -> Self {
-        Self { probe: Arc::new(NoProbe), wait: Duration::ZERO }
-    }
-}
-
-/// The purpose of a lock.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(in super::super) enum Purpose {
-    /// Reading. Other clients may read and write, but not remove.
-    Read,
-    /// Writing, which relies on existing data. Other clients may read and write, but not remove.
-    Write,
-    /// Removing. Other clients may neither read nor write.
-    Remove,
-}
-
-impl Purpose {
-    /// Whether the lock excludes all other clients.
-    pub fn is_exclusive(self) -> bool {
-        self == Self::Remove
-    }
-}
 
 /// Fails if the lock of another client conflicts: an exclusive lock conflicts with any other lock. Removes the locks of
 /// dead holders. Ignores the lock `own`. Always reads all locks, so that `seen` observes each of them from the first

@@ -9,7 +9,7 @@ use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 
-use super::LOCK_REFRESH;
+use super::rules::LOCK_REFRESH;
 use crate::format::Id;
 
 /// A margin for requests of the holder which are in transit when its lease ends, and for clocks of different speed.

@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 use tokio::{sync::Notify, task::yield_now};
 
 use super::*;
-use crate::{Access, Timeouts, fixtures::access, format::MasterKey};
+use crate::{OpenOptions, Timeouts, fixtures::access, format::MasterKey};
 
 const HASTY: RefreshTiming =
     RefreshTiming { refresh: Duration::from_millis(5), retry: Duration::ZERO, lost: Duration::from_mins(20) };
@@ -23,7 +23,7 @@ struct Setup {
 fn setup() -> Setup {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config"), "").unwrap();
-    let access = Access {
+    let access = OpenOptions {
         timeouts: Timeouts { request: Duration::from_secs(30), retries: Duration::ZERO, outage: Duration::ZERO },
         ..access(folder.path())
     };

@@ -8,7 +8,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-use super::foreign::STALE;
+use super::rules::STALE;
 
 /// A lock file without valid content.
 #[derive(Clone, Debug, Eq, PartialEq)]

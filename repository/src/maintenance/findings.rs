@@ -2,12 +2,9 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::snapshots::SnapshotRoot;
 use crate::format::{BlobKind, Id};
-use stowaway_model::SnapshotIdentity;
 
 const MAX_KEPT: usize = 100;
 
@@ -94,32 +91,5 @@ impl fmt::Display for Findings {
         }
         let more = self.count - self.first.len() as u64;
         if more > 0 { write!(formatter, "; and {more} more") } else { Ok(()) }
-    }
-}
-
-/// A snapshot which cannot be restored completely.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct HarmedSnapshot {
-    /// Its id, 64 hex digits.
-    pub id: String,
-    pub time: Timestamp,
-    /// Its source, if its tags name one.
-    pub source: Option<String>,
-    /// The host, as restic shows it.
-    pub host: String,
-    pub path: String,
-}
-
-impl HarmedSnapshot {
-    pub(super) fn of(root: &SnapshotRoot) -> Self {
-        let (summary, identity) = (&root.summary, &root.summary.identity);
-        Self {
-            id: summary.id.clone(),
-            time: summary.time,
-            source: identity.tag(SnapshotIdentity::SOURCE).map(str::to_owned),
-            host: identity.host.clone(),
-            path: identity.path.clone(),
-        }
     }
 }

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_planned_on_must_still_be_there() {
+    fn snapshot_that_the_plan_removes_or_relies_on_must_still_exist() {
         let all = [snapshot("a", 1, &[]), snapshot("b", 2, &[])];
         assert!(check_allowed(&all, &of(&["a"], &["a", "b"]), now()).is_ok());
         assert!(check_allowed(&all, &of(&["a"], &["a"]), now()).is_ok(), "new ones do not matter");

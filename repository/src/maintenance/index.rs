@@ -10,10 +10,11 @@ use super::{
 };
 use crate::{
     Repository, RepositoryError,
-    archive::internal,
-    blob_location::BlobLocation,
-    blob_table::{BlobTable, BlobTableBuilder, Blobs, Copy, Row},
     format::{BlobKind, Id, IndexFile, PackedBlob},
+    index::{
+        blob_location::BlobLocation,
+        blob_table::{BlobTable, BlobTableBuilder, Blobs, Copy, Row},
+    },
     pack::HEADER_BYTES,
     store::{Kind, Store},
 };
@@ -82,7 +83,7 @@ impl Index {
         .await?;
         // The packs are listed after the indexes are read, because a pack is written before an index lists it.
         let packs = store.list(Kind::Pack).await?;
-        spawn_blocking(move || builder.finish(packs)).await.map_err(|panic| internal(store, panic))?
+        spawn_blocking(move || builder.finish(packs)).await.map_err(|panic| store.internal(panic))?
     }
 
     /// Builds the table from these index files and these packs in the store.

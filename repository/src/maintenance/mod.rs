@@ -3,6 +3,7 @@
 mod check;
 mod findings;
 mod forget;
+mod harmed;
 mod index;
 mod pack_table;
 mod prune;
@@ -21,8 +22,9 @@ use super::{
 
 pub use self::{
     check::CheckReport,
-    findings::{Finding, Findings, HarmedSnapshot},
+    findings::{Finding, Findings},
     forget::Forget,
+    harmed::HarmedSnapshot,
     prune::{PruneReport, PruneRules, RepackReport, Unused, UnusedError},
 };
 

@@ -2,8 +2,8 @@
 
 use crate::{
     RepositoryError,
-    blob_table::{Copy, KEY_BYTES, key},
     format::{BlobKind, Id, PackedBlob},
+    index::blob_table::{Copy, KEY_BYTES, key},
     scratch::{self, Scan, Sorter, Table},
 };
 
@@ -98,7 +98,7 @@ impl All<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::blob_table::Row;
+    use crate::index::blob_table::Row;
 
     #[test]
     fn blobs_of_a_pack_come_by_offset() {

@@ -2,7 +2,8 @@
 
 use super::findings::{Finding, Findings};
 use crate::{
-    Repository, RepositoryError, SnapshotSummary, UnreadableFile, format::Id, snapshot_files::read_each, store::Store,
+    Repository, RepositoryError, SnapshotSummary, UnreadableFile, format::Id, snapshots::snapshot_files::read_each,
+    store::Store,
 };
 
 /// A snapshot and its root tree.

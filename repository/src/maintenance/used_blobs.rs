@@ -13,11 +13,14 @@ use super::{
 };
 use crate::{
     RepositoryError,
-    blob_location::{BlobLocation, Fetcher},
-    blob_table::{Copy, KEY_BYTES, Marks, key},
     format::{BlobKind, Id},
+    index::{
+        blob_location::BlobLocation,
+        blob_table::{Copy, KEY_BYTES, Marks, key},
+        fetcher::Fetcher,
+    },
     scratch::{self, GrowingSet},
-    tree_nodes::{TreeNodes, fetch_batch, next_batch},
+    trees::tree_nodes::{TreeNodes, fetch_batch, next_batch},
 };
 
 /// The fields of a tree's node which are needed here.

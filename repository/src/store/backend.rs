@@ -1,16 +1,15 @@
-//! A single attempt of a request to a store, for each kind of store, and the classification of failures. The caller
-//! retries.
+//! A single attempt of a request to a store, for each kind of store. The caller retries.
 
 use std::io;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use opendal::ErrorKind;
 
 use super::{
-    Write,
+    fault::Fault,
+    file::Write,
     folder::{Folder, Leftovers},
-    objects::{self, Objects},
+    objects::Objects,
     rest, sftp,
 };
 use crate::StoreFault;
@@ -152,52 +151,6 @@ impl Backend {
 
 fn without_partial_files() -> Fault {
     Fault::Permanent(StoreFault::Http("the store does not support partial files".to_owned()))
-}
-
-/// Why a single attempt failed.
-#[derive(Debug)]
-pub(super) enum Fault {
-    Missing(StoreFault),
-    /// The bucket or container itself does not exist.
-    NoBucket(StoreFault),
-    Taken,
-    Full(StoreFault),
-    Denied(StoreFault),
-    /// A retry would not help.
-    Permanent(StoreFault),
-    /// A retry may help.
-    Transient(StoreFault),
-    Cancelled,
-}
-
-impl From<opendal::Error> for Fault {
-    fn from(error: opendal::Error) -> Self {
-        let classify = match error.kind() {
-            _ if objects::is_bucket_missing(&error) => Self::NoBucket,
-            ErrorKind::NotFound => Self::Missing,
-            ErrorKind::ConditionNotMatch | ErrorKind::AlreadyExists => return Self::Taken,
-            _ if objects::is_full(&error) => Self::Full,
-            _ if objects::is_denied(&error) => Self::Denied,
-            _ if objects::is_final(&error) => Self::Permanent,
-            _ => Self::Transient,
-        };
-        classify(objects::fault(&error))
-    }
-}
-
-impl From<io::Error> for Fault {
-    fn from(error: io::Error) -> Self {
-        use io::ErrorKind as Io;
-        let classify = match error.kind() {
-            Io::NotFound => Self::Missing,
-            Io::AlreadyExists => return Self::Taken,
-            Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => Self::Full,
-            Io::PermissionDenied | Io::ReadOnlyFilesystem => Self::Denied,
-            Io::NotADirectory | Io::IsADirectory | Io::InvalidInput | Io::Unsupported => Self::Permanent,
-            _ => Self::Transient,
-        };
-        classify(StoreFault::File(error))
-    }
 }
 
 /// Runs a file system request on a thread that may block.

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 pub(super) use self::leftovers::Leftovers;
-use super::{Write as Mode, upload::partial_path};
+use super::{file::Write as Mode, partial::partial_path};
 use crate::directory;
 
 /// The root folder of a repository.

@@ -14,7 +14,7 @@ use opendal::{Builder, Error, ErrorKind, HttpTransporter, OperationContext, Oper
 use opendal_http_transport_reqwest::ReqwestTransport;
 use reqwest::Client;
 
-use super::{Write, http};
+use super::{file::Write, http};
 use crate::StoreFault;
 
 /// The maximum length of the message of a failed request.

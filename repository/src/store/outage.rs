@@ -1,47 +1,16 @@
-//! Timeouts and retries of requests to a store, and the report of an outage in status and log.
+//! The report of an outage of a store, in status and log.
 
 use std::{
     fmt,
-    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use jiff::Timestamp;
-use rand::RngExt;
-use tokio::time::{Instant, error::Elapsed, sleep, timeout};
+use tokio::time::Instant;
 
-use super::{Store, backend::Fault};
-use crate::{Repository, StoreFault};
+use crate::StoreFault;
 
-/// The timeouts of requests to a store.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Timeouts {
-    /// The timeout of a single attempt. An upload gets another second for each 128 KiB.
-    pub request: Duration,
-    /// How long after the first attempt a request may be retried, until the store is reached. It is short, so that a
-    /// wrong address is reported soon.
-    pub retries: Duration,
-    /// How long after the first attempt a request may be retried, after the store was reached. It is long, because a
-    /// failure would discard the work of the run. It must be less than the 20 minutes after which a run gives up a lock
-    /// that it cannot refresh.
-    pub outage: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        let (retries, outage) = (Duration::from_mins(1), Duration::from_mins(15));
-        Self { request: Duration::from_secs(30), retries, outage }
-    }
-}
-
-/// The minimum speed of an upload. A slower upload counts as stalled.
-const MIN_UPLOAD_BYTES_PER_SECOND: u64 = 128 * 1024;
-/// The delay before the first retry. It doubles with each retry, up to `LONGEST_PAUSE`.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(8);
-/// A request that is unanswered for this long counts as waiting for the store, although it may still be answered.
-const SILENCE: Duration = Duration::from_secs(15);
 /// An outage that lasts this long is logged.
 const LOGGED_AFTER: Duration = Duration::from_secs(5);
 /// The interval at which an outage is logged again.
@@ -65,13 +34,6 @@ impl fmt::Display for StoreWait {
     }
 }
 
-impl Repository {
-    /// Returns the current wait, if the run is waiting for the store.
-    pub fn store_wait(&self) -> Option<StoreWait> {
-        self.store.outage.wait()
-    }
-}
-
 /// The waiting requests of a store, shared by all its users in this process.
 #[derive(Debug, Default)]
 pub(super) struct Outage(Mutex<State>);
@@ -91,14 +53,14 @@ impl Outage {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait(&self) -> Option<StoreWait> {
+    pub(super) fn wait(&self) -> Option<StoreWait> {
         let state = self.state();
         let (began, since) = state.since?;
         Some(StoreWait { since, lasts: began.elapsed(), why: state.why.clone() })
     }
 
     /// Adds a waiting request that was started at `started`.
-    fn begin(self: &Arc<Self>, started: Instant) -> WaitGuard {
+    pub(super) fn begin(self: &Arc<Self>, started: Instant) -> WaitGuard {
         let mut state = self.state();
         state.waiting += 1;
         if state.since.is_none() {
@@ -108,22 +70,27 @@ impl Outage {
         WaitGuard(Arc::clone(self))
     }
 
-    fn read_was_answered(&self) {
+    pub(super) fn read_was_answered(&self) {
         self.state().read = Some(Instant::now());
     }
 
     /// Whether a read was answered within this time.
-    fn answers_reads(&self, within: Duration) -> bool {
+    pub(super) fn answers_reads(&self, within: Duration) -> bool {
         self.state().read.is_some_and(|read| read.elapsed() < within)
     }
 }
 
 /// A waiting request. It stops waiting when this guard is dropped.
-struct WaitGuard(Arc<Outage>);
+pub(super) struct WaitGuard(Arc<Outage>);
 
 impl WaitGuard {
+    /// Records that a request is unanswered for this long.
+    pub(super) fn record_silence(&self, silence: Duration) {
+        self.0.state().why = StoreFault::Silent(silence).to_string();
+    }
+
     /// Records a failed attempt, and logs the outage if that is due.
-    fn record_failure(&self, location: &str, fault: &StoreFault, limit: Duration) {
+    pub(super) fn record_failure(&self, location: &str, fault: &StoreFault, limit: Duration) {
         let mut state = self.0.state();
         state.why = fault.to_string();
         let lasts = state.since.map_or(Duration::ZERO, |(began, _)| began.elapsed());
@@ -141,7 +108,7 @@ impl WaitGuard {
     }
 
     /// Logs the end of an outage, if this is the last waiting request.
-    fn log_recovery(&self, location: &str) {
+    pub(super) fn log_recovery(&self, location: &str) {
         let state = self.0.state();
         if let (Some((began, _)), 1, true) = (state.since, state.waiting, state.logged.is_some()) {
             tracing::info!("the store at {location} answers again, after {} s", began.elapsed().as_secs());
@@ -156,179 +123,5 @@ impl Drop for WaitGuard {
         if state.waiting == 0 {
             (state.since, state.logged) = (None, None);
         }
-    }
-}
-
-impl Store {
-    /// Repeats a request, each attempt with a deadline, until it succeeds, fails permanently, or the time for retries
-    /// is over. `size` is the number of bytes that are uploaded or downloaded.
-    pub(super) async fn retry<T, F: Future<Output = Result<T, Fault>> + Send>(
-        &self,
-        size: u64,
-        request: impl Fn() -> F + Send,
-    ) -> Result<T, Fault> {
-        self.retry_while(size, request, || true).await
-    }
-
-    /// As [`Self::retry`], for a read. A read does not wait for an outage while other reads are answered, because then
-    /// the file is the cause, and a check of many such files would take days.
-    pub(super) async fn retry_read<T, F: Future<Output = Result<T, Fault>> + Send>(
-        &self,
-        size: u64,
-        request: impl Fn() -> F + Send,
-    ) -> Result<T, Fault> {
-        let is_outage = || !self.outage.answers_reads(self.timeouts.retries / 2);
-        let answer = self.retry_while(size, request, is_outage).await;
-        if !matches!(answer, Err(Fault::Transient(_) | Fault::Cancelled)) {
-            self.outage.read_was_answered();
-        }
-        answer
-    }
-
-    /// As [`Self::retry`], but waits for an outage only while `is_outage` returns true, and for [`Timeouts::retries`]
-    /// after that.
-    async fn retry_while<T, F: Future<Output = Result<T, Fault>> + Send>(
-        &self,
-        size: u64,
-        request: impl Fn() -> F + Send,
-        is_outage: impl Fn() -> bool + Send,
-    ) -> Result<T, Fault> {
-        let deadline = self.timeouts.request + Duration::from_secs(size / MIN_UPLOAD_BYTES_PER_SECOND);
-        let most = if self.is_reached { self.timeouts.outage } else { self.timeouts.retries };
-        let attempts = async {
-            let started = Instant::now();
-            let (mut pause, mut last_outage, mut waiting) = (FIRST_PAUSE, started, None);
-            loop {
-                let permit = self.limits.begin().await;
-                let answer = self.try_once(deadline, request(), &mut waiting).await;
-                drop(permit);
-                let fault = match answer {
-                    Ok(Err(Fault::Transient(fault))) => fault,
-                    Ok(answer) => {
-                        if let Some(waiting) = &waiting {
-                            waiting.log_recovery(&self.location);
-                        }
-                        return answer;
-                    }
-                    Err(_) => StoreFault::Silent(deadline),
-                };
-                let is_outage = is_outage();
-                if is_outage {
-                    last_outage = Instant::now();
-                }
-                // The jitter keeps many runs from retrying at the same moment.
-                let spread = pause.mul_f64(rand::rng().random_range(0.5..1.0));
-                let is_at_fault = !is_outage && last_outage.elapsed() + spread >= self.timeouts.retries;
-                if is_at_fault || started.elapsed() + spread >= most {
-                    return Err(Fault::Transient(fault));
-                }
-                let waiting = waiting.get_or_insert_with(|| self.outage.begin(started));
-                waiting.record_failure(&self.location, &fault, most);
-                sleep(spread).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-        };
-        tokio::select! {
-            biased;
-            () = self.cancel.cancelled() => Err(Fault::Cancelled),
-            answer = attempts => answer,
-        }
-    }
-
-    /// Makes one attempt. A request that is unanswered for [`SILENCE`] is added to the waiting requests.
-    async fn try_once<T>(
-        &self,
-        deadline: Duration,
-        request: impl Future<Output = Result<T, Fault>> + Send,
-        waiting: &mut Option<WaitGuard>,
-    ) -> Result<Result<T, Fault>, Elapsed> {
-        let started = Instant::now();
-        let mut request = pin!(request);
-        let silence = SILENCE.min(deadline);
-        if let Ok(answer) = timeout(silence, &mut request).await {
-            return Ok(answer);
-        }
-        let waiting = waiting.get_or_insert_with(|| self.outage.begin(started));
-        waiting.0.state().why = StoreFault::Silent(silence).to_string();
-        timeout(deadline.saturating_sub(silence), request).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{
-        collections::BTreeMap,
-        sync::atomic::{AtomicU32, Ordering},
-    };
-
-    use tokio_util::sync::CancellationToken;
-
-    use super::*;
-    use crate::StoreAccess;
-    use stowaway_model::{BackendConfig, Connection};
-
-    fn store(retries: Duration) -> Store {
-        let timeouts = Timeouts { request: Duration::from_secs(30), retries, outage: Duration::from_hours(1) };
-        let backend = BackendConfig::Folder { path: "/nowhere".to_owned() };
-        let (connection, credentials) = (Connection::default(), BTreeMap::new());
-        let access = StoreAccess { backend, connection, credentials, timeouts };
-        Store::at(&access, CancellationToken::new()).unwrap()
-    }
-
-    fn unavailable() -> Fault {
-        Fault::Transient(StoreFault::Http("503 Service Unavailable".to_owned()))
-    }
-
-    /// A store that answers after this number of failed attempts.
-    struct Tries(AtomicU32);
-
-    impl Tries {
-        fn until_answered(&self) -> Result<(), Fault> {
-            let left = self.0.load(Ordering::Relaxed);
-            self.0.store(left.saturating_sub(1), Ordering::Relaxed);
-            if left > 0 { Err(unavailable()) } else { Ok(()) }
-        }
-    }
-
-    #[tokio::test]
-    async fn outage_is_waited_for_only_by_a_run_that_has_reached_its_store() {
-        let store = store(Duration::ZERO);
-        let tries = Tries(AtomicU32::new(2));
-        let request = || async { tries.until_answered() };
-        assert!(matches!(store.retry(0, request).await, Err(Fault::Transient(_))));
-        tries.0.store(2, Ordering::Relaxed);
-        assert!(store.reached().retry(0, request).await.is_ok());
-        tries.0.store(2, Ordering::Relaxed);
-        assert!(store.reached().retry_read(0, request).await.is_ok());
-        let final_request = store.reached().for_final_request();
-        tries.0.store(2, Ordering::Relaxed);
-        assert!(matches!(final_request.retry(0, request).await, Err(Fault::Transient(_))));
-    }
-
-    #[tokio::test]
-    async fn read_of_one_bad_file_fails_soon_while_others_are_answered() {
-        let store = store(Duration::from_secs(1)).reached();
-        let request = || async {
-            store.outage.read_was_answered();
-            Err::<(), _>(unavailable())
-        };
-        assert!(matches!(store.retry_read(0, request).await, Err(Fault::Transient(_))));
-    }
-
-    #[tokio::test]
-    async fn wait_lasts_from_the_first_request_to_the_last_one_and_names_the_last_answer() {
-        let store = store(Duration::ZERO).reached();
-        assert_eq!(store.outage.wait(), None);
-        let earlier = Instant::now().checked_sub(Duration::from_mins(3)).unwrap();
-        let first = store.outage.begin(earlier);
-        let second = store.outage.begin(Instant::now());
-        second.record_failure("s3", &StoreFault::Http("503".to_owned()), Duration::from_mins(15));
-        drop(first);
-        let wait = store.outage.wait().unwrap();
-        let text = wait.to_string();
-        assert!(text.starts_with("waiting for the store for 180 s, since ") && text.ends_with("Z: 503"), "{text}");
-        assert!(wait.since < Timestamp::now() - jiff::SignedDuration::from_secs(179), "{wait:?}");
-        drop(second);
-        assert_eq!(store.outage.wait(), None);
     }
 }

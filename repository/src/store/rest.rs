@@ -13,7 +13,7 @@ use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
 use reqwest::{Body, Client, RequestBuilder, Response};
 use serde::Deserialize;
 
-use super::{Write, backend::Fault, http::is_distrust, http::with_causes, upload::pieces_of};
+use super::{fault::Fault, file::Write, http::is_distrust, http::with_causes, partial::pieces_of};
 use crate::StoreFault;
 use stowaway_model::{Credential, RestConfig, Secret};
 

@@ -22,7 +22,7 @@ use tokio::{runtime::Handle, time::timeout};
 
 use self::connect::{Connection, Connector, Lease};
 pub use self::host_keys::known_host_keys;
-use super::{Write, backend::Fault, upload::partial_path};
+use super::{fault::Fault, file::Write, partial::partial_path};
 use crate::StoreFault;
 use stowaway_model::{self, Credential, Secret, SftpConfig};
 

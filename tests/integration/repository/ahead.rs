@@ -97,7 +97,7 @@ async fn ending_ahead_of_a_prune_at_any_change_harms_nothing() {
         retries: std::time::Duration::ZERO,
         outage: std::time::Duration::ZERO,
     };
-    let access = |store: &FakeS3| Access { timeouts, ..store.access() };
+    let access = |store: &FakeS3| OpenOptions { timeouts, ..store.access() };
     let repository = create(access(&begun), never()).await.unwrap();
     for number in 0..20 {
         store_pieces(&repository, "/db.sql", whole(&noise(3000, number))).await.unwrap();

@@ -35,7 +35,7 @@ pub struct Fixture {
     pub store: StoreAccess,
 }
 
-pub fn of(access: &Access) -> StoreAccess {
+pub fn of(access: &OpenOptions) -> StoreAccess {
     StoreAccess {
         backend: access.backend.clone(),
         connection: access.connection.clone(),

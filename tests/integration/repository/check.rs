@@ -217,7 +217,7 @@ async fn store_that_does_not_answer_is_an_error_and_no_finding() {
             retries: std::time::Duration::ZERO,
             outage: std::time::Duration::ZERO,
         };
-        let access = Access { timeouts, ..store.access() };
+        let access = OpenOptions { timeouts, ..store.access() };
         let repository = create(access, never()).await.unwrap();
         store_pieces(&repository, "/db.sql", whole(b"data")).await.unwrap();
         assert!(check_all(&repository).await.is_sound());

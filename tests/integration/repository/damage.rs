@@ -281,8 +281,10 @@ async fn repository_of_another_id_is_not_opened_and_nothing_is_written_to_it() {
     let repository = new_repository(dir.path()).await;
     let id = repository.id().to_owned();
     repository.close().await;
-    let expecting =
-        |ids: &[&str]| Access { expected_ids: ids.iter().map(|id| (*id).to_owned()).collect(), ..folder(dir.path()) };
+    let expecting = |ids: &[&str]| OpenOptions {
+        expected_ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+        ..folder(dir.path())
+    };
     let other = "ab".repeat(32);
     for opened in [
         open(expecting(&[&other]), never()).await,
@@ -297,7 +299,7 @@ async fn repository_of_another_id_is_not_opened_and_nothing_is_written_to_it() {
     open(expecting(&[&other, &id]), never()).await.unwrap().close().await;
     // A new repository gets an id of its own.
     let elsewhere = tempfile::tempdir().unwrap();
-    let new = Access { backend: folder(elsewhere.path()).backend, ..expecting(&[&id]) };
+    let new = OpenOptions { backend: folder(elsewhere.path()).backend, ..expecting(&[&id]) };
     let error = open(new.clone(), never()).await.unwrap_err();
     assert_eq!(error.reason(), Reason::RepositoryNotFound);
     let message = error.to_string();

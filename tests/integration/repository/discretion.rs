@@ -109,7 +109,7 @@ fn backends(port: u16) -> Vec<BackendConfig> {
     ]
 }
 
-fn access(backend: BackendConfig, credentials: &[(Credential, String)]) -> Access {
+fn access(backend: BackendConfig, credentials: &[(Credential, String)]) -> OpenOptions {
     let mut access = folder(std::path::Path::new("/nowhere"));
     access.backend = backend;
     access.timeouts = Timeouts { request: Duration::from_secs(2), retries: Duration::ZERO, outage: Duration::ZERO };

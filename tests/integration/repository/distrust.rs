@@ -27,8 +27,8 @@ fn rot(path: &Path) {
     fs::write(path, content).unwrap();
 }
 
-fn distrusting(dir: &Path, damaged_packs: DamagedPacks) -> Access {
-    Access { damaged_packs, ..folder(dir) }
+fn distrusting(dir: &Path, damaged_packs: DamagedPacks) -> OpenOptions {
+    OpenOptions { damaged_packs, ..folder(dir) }
 }
 
 /// What a check of all data lists, which the controller passes to later runs.
@@ -271,7 +271,7 @@ async fn prune_gives_up_no_copy_for_one_that_it_has_not_read() {
 async fn run_in_a_damaged_repository_is_green_and_names_the_damage_and_the_next_step() {
     let dir = tempfile::tempdir().unwrap();
     let command = vec!["seq".to_owned(), "200000".to_owned()];
-    let run = async |access: Access, run: &str| {
+    let run = async |access: OpenOptions, run: &str| {
         let repository = open(access, never()).await.unwrap();
         let mut label = identity("/db.sql");
         label.tags.push(format!("run={run}"));

@@ -134,7 +134,7 @@ async fn damage_that_cannot_be_repaired_is_named_and_can_be_forgotten() {
 #[tokio::test]
 async fn repository_that_cannot_be_opened_is_a_diagnosis_too() {
     let (_temporary, location, _) = fixture().await;
-    let wrong = Access { password: Secret::new("wrong".to_owned()), ..folder(&location) };
+    let wrong = OpenOptions { password: Secret::new("wrong".to_owned()), ..folder(&location) };
     let diagnosis = examine(wrong, &never(), None).await.unwrap();
     assert!(diagnosis.complaints[0].what.contains("password opens no key"), "{diagnosis:?}");
     let nowhere = examine(folder(&location.join("none")), &never(), None).await.unwrap();

@@ -50,10 +50,10 @@ mod remote {
 }
 
 /// Gives up soon, so that a test with a dead store does not take a minute.
-fn impatient(access: &Access) -> Access {
+fn impatient(access: &OpenOptions) -> OpenOptions {
     let timeouts =
         Timeouts { request: Duration::from_secs(5), retries: Duration::from_secs(2), outage: Duration::from_secs(2) };
-    Access { timeouts, ..access.clone() }
+    OpenOptions { timeouts, ..access.clone() }
 }
 
 async fn repository_that_stowaway_writes_is_checked_and_restored_by_restic(server: Server) {

@@ -8,7 +8,7 @@ use std::{
 
 use stowaway::{
     model::{BackendConfig, Connection, Credential, S3Config, Secret},
-    repository::Access,
+    repository::OpenOptions,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -118,9 +118,9 @@ impl FakeS3 {
         seen.iter().filter(|line| line.starts_with(method) && line.contains(part)).count()
     }
 
-    pub fn access(&self) -> Access {
+    pub fn access(&self) -> OpenOptions {
         let key = |text: &str| Secret::new(text.to_owned());
-        Access {
+        OpenOptions {
             backend: BackendConfig::S3(S3Config {
                 endpoint: format!("http://{}", self.address),
                 bucket: "bucket".to_owned(),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use stowaway::{
     model::Reason,
     repository::{
-        Access, FolderRules, Progress, Repository, RepositoryError, Timeouts, create, open, open_or_create,
+        FolderRules, OpenOptions, Progress, Repository, RepositoryError, Timeouts, create, open, open_or_create,
         open_to_read,
     },
     stream::{StreamItem, pieces},
@@ -23,10 +23,10 @@ use crate::at_once;
 const ALWAYS: usize = usize::MAX;
 
 /// Gives up soon, so that a test with a dead store does not take a minute.
-fn impatient(store: &FakeS3) -> Access {
+fn impatient(store: &FakeS3) -> OpenOptions {
     let timeouts =
         Timeouts { request: Duration::from_secs(2), retries: Duration::from_secs(3), outage: Duration::from_secs(3) };
-    Access { timeouts, ..store.access() }
+    OpenOptions { timeouts, ..store.access() }
 }
 
 async fn repository_in(store: &FakeS3) -> Repository {
@@ -55,10 +55,10 @@ async fn stream_survives_passing_faults() {
 }
 
 /// Does not retry a failure before the repository is open, and waits for an outage afterwards.
-fn patient_once_open(store: &FakeS3) -> Access {
+fn patient_once_open(store: &FakeS3) -> OpenOptions {
     let timeouts =
         Timeouts { request: Duration::from_secs(2), retries: Duration::ZERO, outage: Timeouts::default().outage };
-    Access { timeouts, ..store.access() }
+    OpenOptions { timeouts, ..store.access() }
 }
 
 #[tokio::test]

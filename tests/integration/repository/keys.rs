@@ -17,8 +17,8 @@ fn secret(text: &str) -> Secret {
     Secret::new(text.to_owned())
 }
 
-fn by(dir: &Path, password: &str) -> Access {
-    Access { password: secret(password), ..folder(dir) }
+fn by(dir: &Path, password: &str) -> OpenOptions {
+    OpenOptions { password: secret(password), ..folder(dir) }
 }
 
 /// A repository with a stored stream.

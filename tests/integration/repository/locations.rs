@@ -23,10 +23,10 @@ use super::{
     *,
 };
 
-fn in_region(access: &Access, region: &str) -> Access {
+fn in_region(access: &OpenOptions, region: &str) -> OpenOptions {
     let BackendConfig::S3(config) = &access.backend else { unreachable!() };
     let backend = BackendConfig::S3(S3Config { region: region.to_owned(), ..config.clone() });
-    Access { backend, ..access.clone() }
+    OpenOptions { backend, ..access.clone() }
 }
 
 #[tokio::test]
@@ -127,7 +127,7 @@ fn password_files_of_restic_and_stowaway_are_read_alike() {
 async fn repository_whose_password_was_made_with_white_space_still_opens() {
     let folder = tempfile::tempdir().unwrap();
     let location = folder.path().join("repository");
-    let with_blank = Access { password: Secret::new("secret ".to_owned()), ..super::folder(&location) };
+    let with_blank = OpenOptions { password: Secret::new("secret ".to_owned()), ..super::folder(&location) };
     create(with_blank, never()).await.unwrap().close().await;
     let file = folder.path().join("password");
     fs::write(&file, "secret \n").unwrap();

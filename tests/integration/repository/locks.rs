@@ -84,7 +84,7 @@ async fn lock_of_a_killed_restic_is_removed_at_once_if_its_death_is_known() {
     for restic in both() {
         let living = ExclusiveLock::new(&restic, dir.path());
         let knowing = LockRules { probe: processes_here(), wait: Duration::ZERO };
-        let knowing = Access { locks: knowing, ..folder(dir.path()) };
+        let knowing = OpenOptions { locks: knowing, ..folder(dir.path()) };
         assert!(open(knowing.clone(), never()).await.is_err(), "the holder is alive");
         drop(living);
         assert!(open(folder(dir.path()), never()).await.is_err(), "without the judge its death is not known");

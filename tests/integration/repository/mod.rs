@@ -57,7 +57,7 @@ use stowaway::{
         SourceName, latest_restorable,
     },
     repository::{
-        Access, Entry, LockHolder, LockRules, Progress, Repository, RepositoryError, SnapshotSummary, StoreRules,
+        Entry, LockHolder, LockRules, OpenOptions, Progress, Repository, RepositoryError, SnapshotSummary, StoreRules,
         Stored, StoredFile, Timeouts, create, open,
     },
     stream::{End, StreamItem, pieces},
@@ -68,8 +68,8 @@ use tokio_util::sync::CancellationToken;
 pub const PASSWORD: &str = "correct horse";
 
 /// Access to a repository in a folder.
-pub fn folder(path: &Path) -> Access {
-    Access {
+pub fn folder(path: &Path) -> OpenOptions {
+    OpenOptions {
         backend: BackendConfig::Folder { path: path.to_str().unwrap().to_owned() },
         password: Secret::new(PASSWORD.to_owned()),
         untrimmed_password: None,

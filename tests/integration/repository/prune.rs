@@ -31,7 +31,7 @@ pub fn none_unused() -> PruneRules {
 }
 
 /// Forgets these snapshots and prunes.
-pub async fn forget_and_prune(access: Access, ids: &[&str], rules: &PruneRules) -> PruneReport {
+pub async fn forget_and_prune(access: OpenOptions, ids: &[&str], rules: &PruneRules) -> PruneReport {
     let repository = open_exclusively(access, never()).await.unwrap();
     let snapshots: BTreeSet<String> = ids.iter().map(|id| (*id).to_owned()).collect();
     let forgotten = repository.forget(&Forget { snapshots, ..Forget::default() }).await.unwrap();
@@ -304,7 +304,7 @@ async fn store_that_fails_while_pruning_is_left_sound() {
                 retries: std::time::Duration::ZERO,
                 outage: std::time::Duration::ZERO,
             };
-            let access = Access { timeouts, ..store.access() };
+            let access = OpenOptions { timeouts, ..store.access() };
             let repository = create(access.clone(), never()).await.unwrap();
             let mut ids = Vec::new();
             for number in 0..25 {
@@ -390,7 +390,7 @@ async fn prune_that_ends_at_any_change_leaves_a_sound_repository_that_the_next_o
         outage: std::time::Duration::ZERO,
     };
     let locks = LockRules { probe: Arc::new(AllAreDead), wait: std::time::Duration::ZERO };
-    let access = |store: &FakeS3| Access { timeouts, locks: locks.clone(), ..store.access() };
+    let access = |store: &FakeS3| OpenOptions { timeouts, locks: locks.clone(), ..store.access() };
     let repository = create(access(&begun), never()).await.unwrap();
     let mut ids = Vec::new();
     for number in 0..20 {

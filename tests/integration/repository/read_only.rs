@@ -95,7 +95,7 @@ async fn lock_that_fails_for_another_reason_is_not_dispensed_with() {
     let timeouts = Timeouts { retries: Duration::ZERO, outage: Duration::ZERO, ..Timeouts::default() };
     for fault in [Fault::Status(503), Fault::Status(500), Fault::Status(507), Fault::Cut, Fault::Status(404)] {
         s3.fail("PUT", "locks/", fault, usize::MAX);
-        let access = Access { timeouts, ..s3.access() };
+        let access = OpenOptions { timeouts, ..s3.access() };
         let opened = open_to_read(access, never()).await;
         assert!(opened.is_err(), "{fault:?}");
         s3.heal();

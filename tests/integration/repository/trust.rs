@@ -17,7 +17,7 @@ use super::{
 };
 
 /// A server behind HTTPS, and access to it without any settings for certificates.
-async fn behind(authority: &Authority, of_clients: Option<&Authority>) -> (Server, Front, Access) {
+async fn behind(authority: &Authority, of_clients: Option<&Authority>) -> (Server, Front, OpenOptions) {
     let mut server = Server::start(Kind::Rest).await;
     let endpoint = server.endpoint().unwrap().clone();
     let (host, path) = endpoint.strip_prefix("http://").unwrap().split_once('/').unwrap();
@@ -27,12 +27,12 @@ async fn behind(authority: &Authority, of_clients: Option<&Authority>) -> (Serve
     (server, front, access)
 }
 
-fn give(access: &mut Access, credential: Credential, value: &str) {
+fn give(access: &mut OpenOptions, credential: Credential, value: &str) {
     access.connection.credentials.insert(credential);
     access.credentials.insert(credential, Secret::new(value.to_owned()));
 }
 
-async fn works(access: &Access) {
+async fn works(access: &OpenOptions) {
     let repository = open_or_create(access.clone(), never()).await.unwrap();
     store(&repository, "/db.sql", b"data").await;
     repository.close().await;

@@ -144,7 +144,7 @@ fn times_are_written_with_the_offset_of_the_time_zone() {
 }
 
 #[test]
-fn what_is_no_node_is_an_error() {
+fn json_that_is_no_node_is_an_error() {
     for json in [
         r#"{"type":"file","content":[]}"#,
         r#"{"name":"a","content":[]}"#,

@@ -10,13 +10,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     RepositoryError,
-    archive::internal,
-    blob_location::{BlobLocation, Fetcher},
     crypto::Cipher,
     format::{Id, PackedBlob},
+    index::{blob_location::BlobLocation, fetcher::Fetcher},
     long_blob, pack, scratch,
     store::Store,
-    tree_nodes::SHORT_BYTES,
+    trees::tree_nodes::SHORT_BYTES,
 };
 
 /// The size of one read request.
@@ -47,7 +46,7 @@ pub(super) async fn verify_with_retry(
             None => Ok(None),
         }
     });
-    AbortOnDropHandle::new(task).await.map_err(|panic| internal(store, panic))?
+    AbortOnDropHandle::new(task).await.map_err(|panic| store.internal(panic))?
 }
 
 async fn read(

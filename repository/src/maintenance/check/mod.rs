@@ -9,17 +9,20 @@ use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    findings::{Finding, Findings, HarmedSnapshot, hex_id},
+    findings::{Finding, Findings, hex_id},
+    harmed::HarmedSnapshot,
     index::Index,
     snapshots,
     used_blobs::{LostBlobs, UsedBlobScan},
 };
 use crate::{
-    Repository, RepositoryError,
-    blob_location::Fetcher,
-    blob_table::{Copy, Marks},
-    crypto, damaged_packs,
-    index_file::PARALLEL_READS,
+    Repository, RepositoryError, crypto,
+    index::{
+        blob_table::{Copy, Marks},
+        damaged_packs,
+        fetcher::Fetcher,
+        index_file::PARALLEL_READS,
+    },
     store::{Kind, Store},
 };
 use stowaway_model::{DamagedPacks, DataPart};

@@ -12,10 +12,13 @@ use futures::{StreamExt, stream};
 use super::super::index::Index;
 use crate::{
     RepositoryError,
-    blob_location::{self, BlobLocation, Fetcher},
-    blob_table::{Copy, Marks},
-    damaged_packs,
     format::{BlobKind, Id},
+    index::{
+        blob_location::{self, BlobLocation},
+        blob_table::{Copy, Marks},
+        damaged_packs,
+        fetcher::Fetcher,
+    },
 };
 use stowaway_model::DamagedPacks;
 

@@ -28,7 +28,11 @@ use super::{
     snapshots::{self, SnapshotRoot},
     used_blobs::{LostBlobs, UsedBlobScan},
 };
-use crate::{Repository, RepositoryError, blob_location::Fetcher, blob_table::Marks, store::Store};
+use crate::{
+    Repository, RepositoryError,
+    index::{blob_table::Marks, fetcher::Fetcher},
+    store::Store,
+};
 
 /// If there is no snapshot at all, more data than this, and any tree, is not taken for leftovers, because the snapshots
 /// may have been lost.

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     RepositoryError,
-    blob_table::{Copy, Marks},
     format::BlobKind,
+    index::blob_table::{Copy, Marks},
 };
 
 /// Packs below this size are small. If there are this many small packs of a kind, they are repacked together, because

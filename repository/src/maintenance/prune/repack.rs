@@ -12,12 +12,14 @@ use super::{
 };
 use crate::{
     Repository, RepositoryError,
-    archive::internal,
-    blob_location::{self, BlobLocation, Fetcher},
     format::{BlobKind, Id, IndexFile, IndexedPack},
-    index_file::INDEX_BLOBS,
+    index::{
+        blob_location::{self, BlobLocation},
+        fetcher::Fetcher,
+        index_file::INDEX_BLOBS,
+        pack_check::look_for,
+    },
     pack::Packing,
-    pack_check::look_for,
     store::{Kind, Store, Write},
 };
 
@@ -61,7 +63,7 @@ pub(super) async fn repack(
         while let Some(blobs) = reads.next().await {
             for (part, sealed) in blobs? {
                 let plain_length = part.compressed.then_some(part.plain_length);
-                packing.add(kind, part.id, &sealed, plain_length).map_err(|error| internal(store, error))?;
+                packing.add(kind, part.id, &sealed, plain_length).map_err(|error| store.internal(error))?;
                 if packing.bytes() >= PACK_BYTES {
                     write(repository, store, std::mem::take(&mut packing), repacked).await?;
                 }
@@ -102,7 +104,7 @@ async fn fetch(
     };
     // A separate task, so that reading continues while a pack is written. The task is aborted when this future is
     // dropped.
-    AbortOnDropHandle::new(tokio::spawn(task)).await.map_err(|panic| internal(&fetcher.store, panic))?
+    AbortOnDropHandle::new(tokio::spawn(task)).await.map_err(|panic| fetcher.store.internal(panic))?
 }
 
 impl Repacked {
@@ -129,7 +131,7 @@ async fn write(
     packing: Packing,
     repacked: &mut Repacked,
 ) -> Result<(), RepositoryError> {
-    let packed = packing.finish(&repository.cipher).map_err(|error| internal(store, error))?;
+    let packed = packing.finish(&repository.cipher).map_err(|error| store.internal(error))?;
     let Some(packed) = packed else { return Ok(()) };
     let size = packed.content.len() as u64;
     store.write(Kind::Pack, &packed.id, vec![packed.content], Write::Replace).await?;

@@ -11,8 +11,7 @@ use super::{
 use crate::{
     Repository, RepositoryError,
     format::{Id, IndexFile, IndexedPack, PackedBlob},
-    index_file::INDEX_BLOBS,
-    pack_check::look_for,
+    index::{index_file::INDEX_BLOBS, pack_check::look_for},
     store::{Kind, Store},
 };
 

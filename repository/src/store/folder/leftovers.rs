@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{super::upload::final_name, Folder};
+use super::{super::partial::final_name, Folder};
 
 /// The age below which a partial file of a lock or a key may belong to a running client. A client that takes a lock or
 /// adds a key writes before it knows of other locks, and fails if its partial file is removed. The write takes seconds.

@@ -18,7 +18,7 @@ use russh_sftp::client::{Config, RawSftpSession};
 use tokio::sync::Mutex;
 
 use super::host_keys::HostKeys;
-use crate::{StoreFault, store::backend::Fault};
+use crate::{StoreFault, store::fault::Fault};
 use stowaway_model::{self, Credential, Secret, SftpConfig};
 
 /// The name of an extension of OpenSSH.

@@ -23,7 +23,7 @@ async fn store_that_may_only_be_read_fills_a_volume_and_the_report_names_the_mis
     fs::write(pod.source().join("file"), "content").unwrap();
     store_folder(&repository, &pod.source()).await;
     repository.close().await;
-    let Access { backend, connection, .. } = s3.access();
+    let OpenOptions { backend, connection, .. } = s3.access();
     for credential in &connection.credentials {
         pod.give(mounts::CREDENTIALS_FOLDER, credential.file(), "x");
     }

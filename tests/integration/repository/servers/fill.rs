@@ -10,14 +10,14 @@ use ring::digest::{SHA256, digest};
 use rustic_core::Id;
 use stowaway::{
     model::{BackendConfig, Credential, RestConfig},
-    repository::Access,
+    repository::OpenOptions,
 };
 
 /// The number of files in one folder, for stores which have folders.
 const IN_ONE_FOLDER: usize = 1_010;
 
 /// Writes this many packs which no index contains, each named by the SHA-256 of its content.
-pub async fn put_unknown_packs(access: &Access, count: usize) {
+pub async fn put_unknown_packs(access: &OpenOptions, count: usize) {
     let packs = (0..).map(|number: u64| {
         let content = number.to_le_bytes();
         let name: [u8; 32] = digest(&SHA256, &content).as_ref().try_into().unwrap();
@@ -39,7 +39,7 @@ enum Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    fn of(access: &'a Access) -> Self {
+    fn of(access: &'a OpenOptions) -> Self {
         let given = |credential| access.credentials[&credential].expose();
         match &access.backend {
             BackendConfig::Folder { path } => Self::Folder(Path::new(path)),
@@ -95,12 +95,12 @@ impl<'a> Target<'a> {
     }
 }
 
-fn operator_of(builder: impl Builder, access: &Access) -> Operator {
+fn operator_of(builder: impl Builder, access: &OpenOptions) -> Operator {
     let transport = HttpTransporter::new(ReqwestTransport::new(client(access)));
     Operator::new(builder).unwrap().with_context(OperationContext::new().with_http_transport(transport))
 }
 
-fn client(access: &Access) -> Client {
+fn client(access: &OpenOptions) -> Client {
     stowaway::repository::install_transport();
     match Certificate::from_pem_bundle(access.connection.certificate_authorities.as_bytes()).unwrap().as_slice() {
         [] => Client::new(),

@@ -22,7 +22,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process_group};
 use stowaway::{
     model::{BackendConfig, Connection, Credential, Secret},
-    repository::Access,
+    repository::OpenOptions,
 };
 
 use super::restic::{self, Restic};
@@ -30,7 +30,7 @@ use super::restic::{self, Restic};
 /// A store which runs until it is dropped, with an empty location for a repository.
 pub struct Server {
     /// The location for Stowaway.
-    pub access: Access,
+    pub access: OpenOptions,
     /// The location in restic's notation.
     pub url: String,
     pub environment: Vec<(String, String)>,
@@ -99,8 +99,8 @@ pub use s3::{start_for_parts as s3_for_parts, start_in as s3_in};
 pub use sftp::{new_ssh_key, start_in as sftp_in, start_those_that_want_more as sftp_that_want_more};
 
 /// Access to the backend with these credentials.
-fn access(backend: BackendConfig, credentials: &[(Credential, &str)]) -> Access {
-    let mut access = Access { backend, ..super::folder(std::path::Path::new("/nowhere")) };
+fn access(backend: BackendConfig, credentials: &[(Credential, &str)]) -> OpenOptions {
+    let mut access = OpenOptions { backend, ..super::folder(std::path::Path::new("/nowhere")) };
     access.connection = Connection {
         credentials: credentials.iter().map(|(credential, _)| *credential).collect(),
         ..Connection::default()

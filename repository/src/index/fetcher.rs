@@ -1,5 +1,5 @@
-//! The location of blobs in packs, and fetching blobs. A fetched blob is verified: its content matches its id. If it is
-//! damaged, its copies in other packs are tried.
+//! Fetches blobs. A fetched blob is verified: its content matches its id. If it is damaged, its copies in other packs
+//! are tried.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -7,41 +7,22 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
+    blob_location::{BlobLocation, requests},
+    known_blobs::KnownBlobs,
+};
+use crate::{
     RepositoryError,
-    archive::internal,
     crypto::{Cipher, CryptoError},
     format::Id,
-    known_blobs::KnownBlobs,
     store::Store,
 };
 
-/// Blobs of one pack with at most this gap between them are read with one request.
-const GAP_BYTES: u32 = 64 * 1024;
-/// The maximum length of a request for several blobs. A single blob may be longer; it has at most 8 MiB.
-const REQUEST_BYTES: u32 = 4 << 20;
 /// How many requests run in parallel.
 const REQUESTS: usize = 4;
 
-/// The location of a blob in a pack.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct BlobLocation {
-    pub id: Id,
-    pub pack: Id,
-    pub offset: u32,
-    pub length: u32,
-    pub plain_length: u32,
-    pub compressed: bool,
-}
-
-impl BlobLocation {
-    pub fn end(&self) -> u32 {
-        self.offset.saturating_add(self.length)
-    }
-}
-
 /// Fetches blobs.
 #[derive(Clone)]
-pub(super) struct Fetcher {
+pub(crate) struct Fetcher {
     pub store: Store,
     pub cipher: Cipher,
     /// The index, in which other copies of a damaged blob are found.
@@ -101,7 +82,7 @@ impl Fetcher {
             // Each request has its own task, so that all cores decrypt. Dropping this future aborts the tasks.
             let task =
                 tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move { fetcher.fetch_near(&parts).await }));
-            async { task.await.map_err(|panic| internal(&self.store, panic))? }
+            async { task.await.map_err(|panic| self.store.internal(panic))? }
         });
         fetched
             .buffer_unordered(REQUESTS)
@@ -148,61 +129,5 @@ impl Fetcher {
     /// Returns the error for a blob that is not what was stored.
     pub fn damaged(&self, part: &BlobLocation, error: &CryptoError) -> RepositoryError {
         self.store.damaged(format!("a blob of pack {}: {error}", part.pack.to_hex()))
-    }
-}
-
-/// Groups blobs into requests: each blob once, sorted by pack and offset.
-pub(super) fn requests(mut parts: Vec<BlobLocation>) -> Vec<Vec<BlobLocation>> {
-    parts.sort_unstable_by_key(|part| (part.pack, part.offset, part.id));
-    parts.dedup_by_key(|part| (part.pack, part.offset, part.id));
-    let mut requests: Vec<Vec<BlobLocation>> = Vec::new();
-    for part in parts {
-        match requests.last_mut() {
-            Some(request)
-                if request.first().zip(request.last()).is_some_and(|(first, last)| is_near(first, last, &part)) =>
-            {
-                request.push(part);
-            }
-            _ => requests.push(vec![part]),
-        }
-    }
-    requests
-}
-
-fn is_near(first: &BlobLocation, last: &BlobLocation, next: &BlobLocation) -> bool {
-    first.pack == next.pack
-        && next.offset >= last.end()
-        && next.offset - last.end() <= GAP_BYTES
-        && next.end() - first.offset <= REQUEST_BYTES
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn part(pack: u8, offset: u32, length: u32) -> BlobLocation {
-        let id = Id::new([pack; 32]);
-        BlobLocation { id, pack: id, offset, length, plain_length: length, compressed: false }
-    }
-
-    #[test]
-    fn near_blobs_are_read_together() {
-        let parts =
-            vec![part(2, 0, 10), part(1, 100, 50), part(1, 0, 100), part(1, 150 + GAP_BYTES + 1, 5), part(1, 0, 100)];
-        let offsets = |request: &Vec<BlobLocation>| request.iter().map(|part| part.offset).collect::<Vec<_>>();
-        let requests = requests(parts);
-        assert_eq!(
-            requests.iter().map(offsets).collect::<Vec<_>>(),
-            [vec![0, 100], vec![150 + GAP_BYTES + 1], vec![0]]
-        );
-    }
-
-    #[test]
-    fn requests_do_not_grow_without_end() {
-        let parts = (0..100).map(|index| part(1, index << 20, 1 << 20)).collect();
-        let requests = requests(parts);
-        assert!(requests.iter().all(|request| request.len() <= 4), "{requests:?}");
-        // A blob that is longer than a request is read, too.
-        assert_eq!(super::requests(vec![part(1, 0, REQUEST_BYTES * 2)]).len(), 1);
     }
 }

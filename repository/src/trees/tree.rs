@@ -1,26 +1,22 @@
-//! Writes trees in restic's format: the entries of a folder, and the tree of a stream's single file with its parent
-//! folders.
+//! Writes trees in restic's format.
 
 use std::io::{self, Write};
 
 use jiff::Timestamp;
 
-use super::{
+use super::tree_nodes::SHORT_BYTES;
+use crate::{
     RepositoryError,
-    format::{DataId, Metadata, Node, NodeType, TREE_BEGIN, TREE_END, TreeId},
+    format::{Metadata, Node, TREE_BEGIN, TREE_END},
     long_blob::{LongBlob, LongWriter},
-    packer::Packer,
     scratch,
-    tree_nodes::SHORT_BYTES,
 };
 
-/// A dump may contain secrets, so only the owner may read the restored file.
-const FILE_MODE: u32 = 0o600;
 /// Modes are in the form of Go's `fs.FileMode`, whose highest bit means "directory".
 const DIRECTORY_MODE: u32 = 1 << 31 | 0o755;
 
 /// Splits the path of a file in a snapshot into names. The path must be absolute, without empty names, `.` and `..`.
-pub(super) fn checked_path(path: &str) -> Result<Vec<&str>, RepositoryError> {
+pub(crate) fn checked_path(path: &str) -> Result<Vec<&str>, RepositoryError> {
     let names: Vec<&str> = path.strip_prefix('/').unwrap_or_default().split('/').collect();
     if names.iter().any(|name| matches!(*name, "" | "." | "..") || name.contains('\0')) {
         return Err(RepositoryError::InvalidRequest(format!(
@@ -30,7 +26,8 @@ pub(super) fn checked_path(path: &str) -> Result<Vec<&str>, RepositoryError> {
     Ok(names)
 }
 
-fn metadata(mode: u32, size: u64, time: Timestamp) -> Metadata {
+/// Returns the metadata of an entry that Stowaway makes itself.
+pub(crate) fn metadata(mode: u32, size: u64, time: Timestamp) -> Metadata {
     Metadata {
         mode: Some(mode),
         mtime: Some(time),
@@ -44,12 +41,12 @@ fn metadata(mode: u32, size: u64, time: Timestamp) -> Metadata {
 }
 
 /// Returns the metadata of a folder which is stored only as a parent of the stored data.
-pub(super) fn folder_metadata(time: Timestamp) -> Metadata {
+pub(crate) fn folder_metadata(time: Timestamp) -> Metadata {
     metadata(DIRECTORY_MODE, 0, time)
 }
 
 /// A tree that is being written as JSON: in memory while it is short, otherwise in a temporary file.
-pub(super) struct TreeWriter {
+pub(crate) struct TreeWriter {
     /// The version of the repository's format.
     version: u32,
     /// The JSON that is not in the file yet.
@@ -59,7 +56,7 @@ pub(super) struct TreeWriter {
 }
 
 /// A complete tree, not stored yet.
-pub(super) enum FinishedTree {
+pub(crate) enum FinishedTree {
     Short(Vec<u8>),
     Long(LongBlob),
 }
@@ -122,39 +119,13 @@ impl Write for TreeWriter {
     }
 }
 
-/// Stores the trees of a snapshot with a single file at an absolute path. Returns the root, and the number of parent
-/// folders.
-pub(super) fn save_file(
-    packer: &Packer,
-    path: &str,
-    content: Vec<DataId>,
-    size: u64,
-    time: Timestamp,
-) -> Result<(TreeId, u64), RepositoryError> {
-    let mut names = checked_path(path)?;
-    let name = names.pop().unwrap_or_default();
-    let mut node = Node::new_node(name.as_ref(), NodeType::File, metadata(FILE_MODE, size, time));
-    node.content = Some(content);
-    let mut tree = save_only(packer, &node)?;
-    for name in names.iter().rev() {
-        let mut node = Node::new_node(name.as_ref(), NodeType::Dir, folder_metadata(time));
-        node.subtree = Some(tree);
-        tree = save_only(packer, &node)?;
-    }
-    Ok((tree, names.len() as u64))
-}
-
-/// Stores a tree of a single node.
-fn save_only(packer: &Packer, node: &Node) -> Result<TreeId, RepositoryError> {
-    let mut writer = TreeWriter::new(packer.version());
-    writer.add(node)?;
-    packer.save_tree(writer.finish()?).map(TreeId::from)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{crypto::id_of, format::Tree};
+    use crate::{
+        crypto::id_of,
+        format::{NodeType, Tree},
+    };
 
     #[test]
     fn invalid_paths_of_files_are_refused() {

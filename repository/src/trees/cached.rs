@@ -9,12 +9,11 @@ use std::{
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
-use super::{
+use super::tree_nodes::{SHORT_BYTES, TreeNodes};
+use crate::{
     RepositoryError,
-    blob_location::{BlobLocation, Fetcher},
     format::{BlobKind, Id, Node, NodeType, TreeId},
-    known_blobs::KnownBlobs,
-    tree_nodes::{SHORT_BYTES, TreeNodes},
+    index::{blob_location::BlobLocation, fetcher::Fetcher, known_blobs::KnownBlobs},
 };
 use stowaway_model::{escape_name, unescape_name};
 
@@ -22,7 +21,7 @@ use stowaway_model::{escape_name, unescape_name};
 const BEFORE_A_TREE: u32 = 64 * 1024;
 
 /// Reads trees.
-pub(super) struct Trees<'a> {
+pub(crate) struct Trees<'a> {
     known: &'a KnownBlobs,
     pub fetcher: &'a Fetcher,
     runtime: &'a Handle,

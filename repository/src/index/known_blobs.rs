@@ -7,20 +7,22 @@
 use std::collections::BTreeSet;
 
 use super::{
-    RepositoryError,
     blob_location::BlobLocation,
     blob_table::{BlobTable, BlobTableBuilder, Copy, Row, SharedMarks},
-    crypto::{Cipher, OVERHEAD_BYTES},
     damaged_packs,
-    format::{BlobKind, Id, IndexFile, IndexedPack, PackedBlob},
     pack_check::{self, PackLength},
+};
+use crate::{
+    RepositoryError,
+    crypto::{Cipher, OVERHEAD_BYTES},
+    format::{BlobKind, Id, IndexFile, IndexedPack, PackedBlob},
     store::{Kind, Store},
 };
 use stowaway_model::DamagedPacks;
 
 /// The blobs of all packs that are in the store and not marked by a prune.
 #[derive(Debug, Default)]
-pub(super) struct KnownBlobs {
+pub(crate) struct KnownBlobs {
     blobs: BlobTable,
     /// The packs that the index files list, by their numbers, with their lengths in the store. The length is none if
     /// the pack is missing, or if its length differs from the one that follows from the index file.
@@ -35,7 +37,7 @@ pub(super) struct KnownBlobs {
 
 /// A blob that the repository has.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct KnownBlob {
+pub(crate) struct KnownBlob {
     /// The blob's number: the index of its row in the table.
     pub number: usize,
     pub part: BlobLocation,
@@ -63,7 +65,7 @@ impl Lacking {
     }
 
     /// Returns the end of a sentence which reports a missing blob. It states that files are missing, if any are.
-    pub(super) fn as_cause(&self) -> String {
+    pub(crate) fn as_cause(&self) -> String {
         if self.is_nothing() {
             return String::new();
         }
@@ -264,7 +266,7 @@ impl KnownBlobs {
 }
 
 /// Returns the error of a run that relied on these packs before it found them damaged.
-pub(super) fn used_damage(store: &Store, packs: &[Id]) -> RepositoryError {
+pub(crate) fn used_damage(store: &Store, packs: &[Id]) -> RepositoryError {
     store.damaged(format!(
         "{} found to be damaged after this run had relied on the data in {}, so that no snapshot was stored: run it \
          again; if it fails again, let a check read all data (`check` of the Repository), because a backup stores the \
@@ -275,7 +277,7 @@ pub(super) fn used_damage(store: &Store, packs: &[Id]) -> RepositoryError {
 }
 
 /// The beginning of a sentence about what was done to these packs.
-pub(super) fn were_packs(packs: &[Id]) -> String {
+pub(crate) fn were_packs(packs: &[Id]) -> String {
     let first = packs.first().map_or_else(String::new, |id| Kind::Pack.path(id));
     if packs.len() == 1 { format!("{first} was") } else { format!("{} packs, such as {first}, were", packs.len()) }
 }

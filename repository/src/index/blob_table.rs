@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use super::{
+use crate::{
     RepositoryError,
     format::{BlobKind, Id, PackedBlob},
     scratch::{self, Scan, Sorter, Table},
@@ -17,11 +17,11 @@ const MEMORY_BYTES: usize = 8 << 20;
 /// Numbers are big-endian, so that the order of the bytes is the order of the fields.
 const ROW_BYTES: usize = KEY_BYTES + 4 + 4 + 4 + 1 + 4;
 /// Kind and id.
-pub(super) const KEY_BYTES: usize = 1 + 32;
+pub(crate) const KEY_BYTES: usize = 1 + 32;
 
 /// One copy of a blob.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Row {
+pub(crate) struct Row {
     pub blob: PackedBlob,
     /// The number of the pack, which the caller assigns.
     pub pack: u32,
@@ -29,13 +29,13 @@ pub(super) struct Row {
 
 /// A row and its index in the table.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Copy {
+pub(crate) struct Copy {
     pub row_number: usize,
     pub row: Row,
 }
 
 /// Kind and id as bytes.
-pub(super) fn key(kind: BlobKind, id: Id) -> [u8; KEY_BYTES] {
+pub(crate) fn key(kind: BlobKind, id: Id) -> [u8; KEY_BYTES] {
     let mut key = [0; KEY_BYTES];
     key[0] = u8::from(kind == BlobKind::Tree);
     key[1..].copy_from_slice(&id.bytes());
@@ -68,7 +68,7 @@ impl Row {
 
 /// Collects rows in any order.
 #[derive(Debug)]
-pub(super) struct BlobTableBuilder(Sorter);
+pub(crate) struct BlobTableBuilder(Sorter);
 
 impl Default for BlobTableBuilder {
     fn default() -> Self {
@@ -93,7 +93,7 @@ impl BlobTableBuilder {
 
 /// All copies of all blobs, sorted by kind (data before trees), id, pack and offset.
 #[derive(Debug, Default)]
-pub(super) struct BlobTable(Table<ROW_BYTES>);
+pub(crate) struct BlobTable(Table<ROW_BYTES>);
 
 impl BlobTable {
     /// How many rows there are.
@@ -119,7 +119,7 @@ impl BlobTable {
 }
 
 /// See [`BlobTable::blobs`].
-pub(super) struct Blobs<'a> {
+pub(crate) struct Blobs<'a> {
     scan: Scan<'a, ROW_BYTES>,
     /// The index of the next row.
     index: usize,
@@ -164,7 +164,7 @@ impl Iterator for Blobs<'_> {
 
 /// A bit set: one mark for each row of a table, or for each pack.
 #[derive(Clone, Debug)]
-pub(super) struct Marks(Vec<u64>);
+pub(crate) struct Marks(Vec<u64>);
 
 impl Marks {
     pub fn new(length: usize) -> Self {
@@ -186,7 +186,7 @@ impl Marks {
 
 /// A bit set as [`Marks`], in which several threads set marks.
 #[derive(Debug, Default)]
-pub(super) struct SharedMarks(Vec<AtomicU64>);
+pub(crate) struct SharedMarks(Vec<AtomicU64>);
 
 impl SharedMarks {
     pub fn new(length: usize) -> Self {

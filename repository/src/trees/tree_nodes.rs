@@ -11,23 +11,23 @@ use std::{
 
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{
+use crate::{
     RepositoryError,
-    blob_location::{BlobLocation, Fetcher},
     format::{Id, Tree},
+    index::{blob_location::BlobLocation, fetcher::Fetcher},
     long_blob::{self, LongReader},
     scratch,
 };
 
 /// The length of a short tree, before compression. A longer tree is read through a temporary file.
-pub(super) const SHORT_BYTES: u32 = 2 << 20;
+pub(crate) const SHORT_BYTES: u32 = 2 << 20;
 
 /// How many trees a batch has at most, and their total length before compression. A single tree may be longer.
 const BATCH_TREES: usize = 512;
 const BATCH_BYTES: u64 = 8 << 20;
 
 /// The remaining entries of a tree.
-pub(super) struct TreeNodes<T>(Source<T>);
+pub(crate) struct TreeNodes<T>(Source<T>);
 
 enum Source<T> {
     Short(vec::IntoIter<T>),
@@ -106,7 +106,7 @@ async fn fetch_long(fetcher: &Fetcher, location: BlobLocation) -> Result<LongRea
 
 /// Takes a batch of trees off the end of the stack `waiting`, which contains the numbers of blobs. `part` returns the
 /// location of the blob with a number.
-pub(super) fn next_batch(
+pub(crate) fn next_batch(
     waiting: &mut Vec<usize>,
     part: impl Fn(usize) -> Result<BlobLocation, RepositoryError>,
 ) -> Result<Vec<(usize, BlobLocation)>, RepositoryError> {
@@ -129,7 +129,7 @@ pub(super) fn next_batch(
 /// states why a tree cannot be read.
 ///
 /// Errors: [`RepositoryError::Damaged`] if a tree cannot be fetched.
-pub(super) async fn fetch_batch<T: DeserializeOwned>(
+pub(crate) async fn fetch_batch<T: DeserializeOwned>(
     fetcher: &Fetcher,
     batch: &[(usize, BlobLocation)],
 ) -> Result<impl Iterator<Item = (usize, Result<TreeNodes<T>, String>)> + use<T>, RepositoryError> {
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_tree_is_an_error() {
+    fn blob_that_is_no_tree_is_an_error() {
         for json in [
             "",
             "{",

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{
+use crate::{
     RepositoryError,
     format::{Id, PackedBlob},
     pack::HEADER_BYTES,
@@ -15,7 +15,7 @@ use super::{
 };
 
 /// How many files are checked in parallel.
-pub(super) const PARALLEL_STATS: usize = 16;
+pub(crate) const PARALLEL_STATS: usize = 16;
 /// The number of unconfirmed packs that are checked first. If none of them is in the store, the others are not checked
 /// one by one.
 const SAMPLE: usize = 64;
@@ -24,7 +24,7 @@ const FEW: usize = 64;
 
 /// The length that a pack must have, which follows from the blobs that its index file lists.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum PackLength {
+pub(crate) enum PackLength {
     Exactly(u64),
     /// The index file does not list all blobs of the pack.
     AtLeast(u64),
@@ -53,7 +53,7 @@ impl PackLength {
 }
 
 /// Returns the length of each pack in the store. The length is none if the pack is missing or has a wrong length.
-pub(super) async fn sizes(
+pub(crate) async fn sizes(
     store: &Store,
     packs: &[Id],
     lengths: &[PackLength],
@@ -87,7 +87,7 @@ pub(super) async fn sizes(
 }
 
 /// Fails unless each pack, which a new snapshot needs, is in the store and has this length.
-pub(super) async fn look_for_packs(store: &Store, packs: &[(Id, u64)]) -> Result<(), RepositoryError> {
+pub(crate) async fn look_for_packs(store: &Store, packs: &[(Id, u64)]) -> Result<(), RepositoryError> {
     if packs.len() <= FEW {
         let files: Vec<(Kind, Id, u64)> = packs.iter().map(|(id, size)| (Kind::Pack, *id, *size)).collect();
         return look_for(store, &files).await;
@@ -102,7 +102,7 @@ pub(super) async fn look_for_packs(store: &Store, packs: &[(Id, u64)]) -> Result
 }
 
 /// Fails unless each file is in the store and has this length.
-pub(super) async fn look_for(store: &Store, files: &[(Kind, Id, u64)]) -> Result<(), RepositoryError> {
+pub(crate) async fn look_for(store: &Store, files: &[(Kind, Id, u64)]) -> Result<(), RepositoryError> {
     let requests = files.iter().map(|(kind, id, size)| async move {
         match store.stat(*kind, id).await? {
             Some(found) if found == *size => Ok(()),

@@ -6,7 +6,7 @@ use std::pin::pin;
 use futures::{StreamExt, stream};
 use sha2::{Digest, Sha256};
 
-use super::{RepositoryError, format::Id, store::Store};
+use crate::{RepositoryError, format::Id, store::Store};
 use stowaway_model::{DamagedPacks, DataPart};
 
 /// How many packs are read at a time, and how much of a pack one request reads.
@@ -14,7 +14,7 @@ const PACKS_AT_ONCE: usize = 4;
 const REQUEST_BYTES: u64 = 4 << 20;
 
 /// Returns the indices of those packs that the list contains. `packs` are the packs' ids.
-pub(super) fn listed<'a>(packs: impl IntoIterator<Item = &'a Id>, reported: &DamagedPacks) -> Vec<usize> {
+pub(crate) fn listed<'a>(packs: impl IntoIterator<Item = &'a Id>, reported: &DamagedPacks) -> Vec<usize> {
     let prefixes = reported.prefixes();
     if prefixes.is_empty() {
         return Vec::new();
@@ -27,13 +27,13 @@ pub(super) fn listed<'a>(packs: impl IntoIterator<Item = &'a Id>, reported: &Dam
 }
 
 /// Whether a pack belongs to a part of the data.
-pub(super) fn is_in(pack: &Id, part: DataPart) -> bool {
+pub(crate) fn is_in(pack: &Id, part: DataPart) -> bool {
     part.has(pack.bytes()[0])
 }
 
 /// Reads all of these packs, and returns the indices of those whose content does not match their id. Each pack has its
 /// index, id and length.
-pub(super) async fn find(store: &Store, packs: Vec<(usize, Id, u64)>) -> Result<Vec<usize>, RepositoryError> {
+pub(crate) async fn find(store: &Store, packs: Vec<(usize, Id, u64)>) -> Result<Vec<usize>, RepositoryError> {
     let reads = packs.into_iter().map(|(index, id, size)| async move {
         // A damaged pack is read again, because a bit may have flipped in transit.
         let is_intact = is_intact(store, id, size).await? || is_intact(store, id, size).await?;

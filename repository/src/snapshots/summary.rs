@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{RepositoryError, format::SnapshotFile};
+use crate::{RepositoryError, format::SnapshotFile};
 use stowaway_model::{SnapshotIdentity, SnapshotRecord};
 
 /// The shortest accepted prefix of a snapshot's id: the length of restic's short ids.
@@ -48,7 +48,7 @@ impl SnapshotSummary {
         SnapshotRecord { id, time: *time, identity, paths, bytes: *bytes }
     }
 
-    pub(super) fn of(snapshot: &SnapshotFile) -> Self {
+    pub(crate) fn of(snapshot: &SnapshotFile) -> Self {
         let paths: Vec<String> = snapshot.paths.iter().cloned().collect();
         Self {
             id: snapshot.id.to_hex(),

@@ -3,7 +3,7 @@
 
 use futures::{StreamExt, stream};
 
-use super::{
+use crate::{
     Repository, RepositoryError, SnapshotSummary, by_id,
     crypto::{self, Cipher},
     format::{Id, SnapshotFile},
@@ -83,7 +83,7 @@ impl Repository {
     }
 
     /// Returns all snapshot files, and those that cannot be read.
-    pub(super) async fn snapshot_files(&self) -> Result<(Vec<SnapshotFile>, Vec<UnreadableFile>), RepositoryError> {
+    pub(crate) async fn snapshot_files(&self) -> Result<(Vec<SnapshotFile>, Vec<UnreadableFile>), RepositoryError> {
         let (mut files, mut unreadable) = (Vec::new(), Vec::new());
         read_each(&self.store, &self.cipher, |read| match read {
             Ok(file) => files.push(file),
@@ -102,7 +102,7 @@ impl Repository {
 }
 
 /// Reads all snapshot files in any order and calls `each` with every result. Errors: the store does not answer.
-pub(super) async fn read_each(
+pub(crate) async fn read_each(
     store: &Store,
     cipher: &Cipher,
     mut each: impl FnMut(Result<SnapshotFile, UnreadableFile>),
@@ -128,7 +128,7 @@ pub(super) async fn read_each(
 }
 
 /// Reads one snapshot file. Errors: the file is missing or cannot be read.
-pub(super) async fn read_one(store: &Store, cipher: &Cipher, id: Id) -> Result<SnapshotFile, RepositoryError> {
+pub(crate) async fn read_one(store: &Store, cipher: &Cipher, id: Id) -> Result<SnapshotFile, RepositoryError> {
     let path = Kind::Snapshot.path(&id);
     let content = store.read(Kind::Snapshot, &id).await?.ok_or_else(|| store.damaged(format!("{path} is missing")))?;
     parse(cipher, id, &content).map_err(|why| store.damaged(format!("{path} cannot be read: {why}")))

@@ -1,0 +1,4 @@
+//! Snapshots: reading their files, and their summaries.
+
+pub(crate) mod snapshot_files;
+pub(crate) mod summary;
