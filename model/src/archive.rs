@@ -73,6 +73,10 @@ pub struct ArchiveRestore {
     pub overwrite: bool,
     /// The store of the archive.
     pub backend: BackendConfig,
+    /// Name of the store's volume in the reported location, for example `pvc:handover`; empty if the store is not on a
+    /// volume.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub volume: String,
     #[serde(default, skip_serializing_if = "Connection::is_plain")]
     pub connection: Connection,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,8 +87,8 @@ pub struct ArchiveRestore {
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ArchiveReport {
-    /// Location of the archive: the store without credentials, and the name; on a volume, the path from the volume's
-    /// root.
+    /// Location of the archive: the store without credentials, and the name; on a volume, the volume and the path from
+    /// its root, for example `pvc:handover/shop/data.tar.gz`.
     #[schemars(length(max = 2048))]
     pub location: String,
     /// Format of the archive.

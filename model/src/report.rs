@@ -147,6 +147,8 @@ pub enum Reason {
     NotInjected,
     /// The run's pod did not start in time.
     PodNotStarted,
+    /// The namespace's rules refuse the run's pod until a user changes the pod's settings or the rules.
+    PodRefused,
     /// The run ended without a readable report.
     ResultLost,
     /// A defect in Stowaway or its storage engine.
@@ -233,9 +235,12 @@ pub struct RunReport {
     /// Id of the snapshot, 64 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,
-    /// Id of the snapshot with the former content of a restore's target, 64 hex digits.
+    /// Id of the last snapshot with the former content of a restore's target, 64 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub safety_snapshot: Option<String>,
+    /// Ids of all snapshots with the former content of a restore's target, the newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub safety_snapshots: Vec<String>,
     /// The archive that was written; only for a restore into an archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<super::ArchiveReport>,
@@ -292,6 +297,7 @@ impl RunReport {
             proof: Proof::None,
             snapshot: None,
             safety_snapshot: None,
+            safety_snapshots: Vec::new(),
             archive: None,
             repository_id: None,
             lookup: None,

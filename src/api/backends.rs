@@ -230,6 +230,32 @@ pub struct VolumeBackend {
     pub path: String,
 }
 
+/// Maximum length of a volume's name in bytes. A status limits the location of an archive, which contains the name.
+const MAXIMUM_NAME_BYTES: usize = 512;
+
+impl VolumeBackend {
+    /// The volume, without the directory on it, as the location of an archive names it. A claim has the form of the
+    /// command line (`pvc:CLAIM`).
+    pub fn name(&self) -> String {
+        let Self { persistent_volume_claim, nfs, host_path, csi, azure_file, path: _ } = self;
+        let mut name = if let Some(claim) = persistent_volume_claim {
+            format!("pvc:{}", claim.claim_name)
+        } else if let Some(nfs) = nfs {
+            format!("nfs:{}:{}", nfs.server, nfs.path.trim_end_matches('/'))
+        } else if let Some(host_path) = host_path {
+            format!("hostPath:{}", host_path.path.trim_end_matches('/'))
+        } else if let Some(csi) = csi {
+            format!("csi:{}", csi.driver)
+        } else if let Some(azure_file) = azure_file {
+            format!("azureFile:{}", azure_file.share_name)
+        } else {
+            String::new()
+        };
+        name.truncate(name.floor_char_boundary(MAXIMUM_NAME_BYTES));
+        name
+    }
+}
+
 /// Returns where the store is, in the form that a run receives. `None` if the spec names no backend, which the CRD's
 /// validation rejects.
 pub fn backend_config<'a>(location: impl Into<StoreLocation<'a>>) -> Option<BackendConfig> {

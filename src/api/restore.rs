@@ -247,10 +247,17 @@ pub struct RestoreStatus {
     /// The archive; present once it is complete in its store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<ArchiveReport>,
-    /// Id of the snapshot with the former content of the claim, taken before it was overwritten; 64 hex digits.
+    /// Id of the snapshot with the former content of the claim, taken before it was overwritten; 64 hex digits. If there
+    /// are several, it is the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub safety_snapshot: Option<String>,
+    /// Ids of all snapshots with the former content of the claim, the newest last. There are several if the content
+    /// changed while it was stored, or if the remaining files of an interrupted restore were moved over present ones
+    /// first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 64)))]
+    pub safety_snapshots: Vec<String>,
     /// The snapshot that was looked up in order to create a claim for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<FoundSnapshot>,

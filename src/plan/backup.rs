@@ -176,7 +176,7 @@ impl<'a> Planner<'a, '_> {
             }
             JobState::Stuck(report) => match provisioning {
                 // A volume that is copied from its snapshot may take longer than the start of a pod.
-                Some((deadline, message)) if self.now < deadline => {
+                Some((deadline, message)) if self.now < deadline && report.reason == Reason::PodNotStarted => {
                     source.outcome.message = clip(&message);
                     self.actions.requeue_within(until(deadline, self.now).min(RUNNING_REQUEUE));
                 }

@@ -17,7 +17,7 @@ use kube::ResourceExt;
 use serde_json::Value;
 
 pub(super) use self::explain::with_advice;
-use self::explain::{disruption, hint, node_of};
+use self::explain::{disruption, hint, is_refused_for_good, node_of};
 pub use self::retention::{CLAIM_LOOK, JobRetention, holds_claim, job_retention};
 use super::{
     labels,
@@ -70,7 +70,7 @@ pub enum JobState {
     },
     Running,
     Ended(Box<RunReport>),
-    /// The pod did not start in time; the caller must end the Job.
+    /// The pod did not start in time, or is refused until a user changes something; the caller must end the Job.
     Stuck(Box<RunReport>),
 }
 
@@ -117,6 +117,11 @@ pub fn job_state(observed: &ObservedJob, now: Timestamp) -> JobState {
     let since = started.or_else(|| job.creation_timestamp().map(|time| time.0)).unwrap_or(now);
     let deadline = later(since, START_LIMIT);
     let hint = hint(job, pod, &observed.complaints);
+    if pod.is_none() && is_refused_for_good(&observed.complaints) {
+        let message =
+            format!("no pod of Job {name} can be created, and a repetition would fail in the same manner: {hint}");
+        return JobState::Stuck(failure(Reason::PodRefused, message));
+    }
     if now < deadline {
         return JobState::Starting { deadline, hint };
     }

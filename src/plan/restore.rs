@@ -440,6 +440,7 @@ fn found_snapshot(report: &RunReport, status: &RestoreStatus) -> Option<FoundSna
 fn finish(job: &str, report: RunReport, status: &mut RestoreStatus, actions: &mut Actions) -> (String, String) {
     actions.revoke.push(job.to_owned());
     status.safety_snapshot.clone_from(&report.safety_snapshot);
+    status.safety_snapshots.clone_from(&report.safety_snapshots);
     status.archive.clone_from(&report.archive);
     status.outcome = Outcome::from(report);
     scale::report_disturbance(status);

@@ -13,10 +13,11 @@ const LONGEST_REPOSITORY_PAUSE: Duration = Duration::from_mins(5);
 /// Whether a repeated attempt may succeed although no user changed anything.
 pub(super) fn is_transient(reason: Reason) -> bool {
     match reason {
-        // A user has to change the command, the pod, the password or the repository first. A timeout is the time
-        // that the user considers long enough, so a second run would only load the database for as long again.
+        // A user has to change the command, the pod, the namespace, the password or the repository first. A timeout is
+        // the time that the user considers long enough, so a second run would only load the database for as long again.
         Reason::InvalidRequest
         | Reason::CommandNotFound
+        | Reason::PodRefused
         | Reason::EmptyStream
         | Reason::UnsafeTarget
         | Reason::OutputHeldOpen

@@ -385,6 +385,7 @@ fn job_that_makes_an_archive_has_the_keys_of_both_stores_and_execs_nowhere() {
             name: to.name.clone(),
             overwrite: to.overwrite,
             backend: backend_config(&to).unwrap(),
+            volume: String::new(),
             connection: connection(&to),
             timeout: None,
         };

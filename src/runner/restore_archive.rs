@@ -69,7 +69,9 @@ async fn restore(
         never = log_progress(snapshot.bytes.filter(|_| run.paths.is_empty()), || progress.bytes_read(), || repository.store_wait()) => match never {},
     };
     if is_on_volume && let Ok(below) = Path::new(&archived.location).strip_prefix(volume) {
-        archived.location = below.display().to_string();
+        let below = below.display();
+        // A task of an earlier version does not name the volume.
+        archived.location = if run.volume.is_empty() { below.to_string() } else { format!("{}/{below}", run.volume) };
     }
     Ok(chosen.report(report_of(snapshot, run, archived)))
 }

@@ -84,7 +84,7 @@ async fn volume_is_exported_to_a_bucket_and_a_dump_to_a_volume_and_nothing_is_ov
         let status = archive(namespace, "dump", "pod/box/main", to).await?;
         ended("dump", &status.outcome, Verdict::Succeeded, &["Completed"])?;
         let reported = status.archive.context("the status contains no archive")?;
-        let location = &reported.location;
+        let location = reported.location.strip_prefix("pvc:handover/").context("the location does not name the claim")?;
         ensure!(location.starts_with("dumps/pod/box/main/") && location.ends_with(".tar.gz"), "{reported:?}");
         let at = format!("/handover/{location}");
         let sum = namespace.shell("box", &format!("sha256sum {at} | cut -c 1-64; tar -xzOf {at} | cmp -n {DUMP_BYTES} - /data/large && echo same"))?;

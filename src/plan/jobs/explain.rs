@@ -18,7 +18,7 @@ const ADVICE: &[(&[&str], &str)] = &[
     ),
     (
         &["usage per Container", "usage per Pod", "ratio per Container", "ratio per Pod"],
-        "a LimitRange of the namespace refuses the pod: set runnerPod.resources of the Repository or of the run to fit into it",
+        "a LimitRange of the namespace refuses the pod: set runnerPod.resources of the Repository or of the run to fit into it, or change the LimitRange",
     ),
     (
         &["violates PodSecurity"],
@@ -31,6 +31,10 @@ const ADVICE: &[(&[&str], &str)] = &[
     (
         &["ImagePullBackOff:", "ErrImagePull:"],
         "if the image's registry requires a login, set runnerPod.imagePullSecrets of the Repository",
+    ),
+    (
+        &["node(s) were unschedulable"],
+        "if the pod needs a cordoned node, for example because the volume of its claim is there, end the cordon: kubectl uncordon NODE",
     ),
 ];
 
@@ -73,6 +77,38 @@ pub(in crate::plan) fn with_advice(message: String) -> String {
         None => message,
     }
 }
+
+/// Whether all warnings are refusals of the Job's pod by a LimitRange alone. Such a refusal depends only on the pod and
+/// the LimitRange, so it remains until a user changes one of them. A ResourceQuota, in contrast, admits the pod once
+/// another pod has ended, and an admission webhook may decide differently later.
+pub(super) fn is_refused_for_good(complaints: &[String]) -> bool {
+    !complaints.is_empty() && complaints.iter().all(|complaint| is_only_out_of_range(complaint))
+}
+
+/// Whether the warning is `FailedCreate` with causes of a LimitRange alone. Kubernetes writes several causes as
+/// `[cause, cause]`. A list that is cut has no end, so its causes are not all known.
+fn is_only_out_of_range(complaint: &str) -> bool {
+    let refusal = complaint.strip_prefix("FailedCreate: ").and_then(|event| {
+        let event = event.strip_prefix("(combined from similar events): ").unwrap_or(event);
+        event.strip_prefix("Error creating: pods \"")?.split_once("\" is forbidden: ")
+    });
+    let Some((_, causes)) = refusal else { return false };
+    let causes = causes.strip_prefix('[').and_then(|causes| causes.strip_suffix(']')).unwrap_or(causes);
+    // Each cause may have a second part, such as `but limit is 2`.
+    let is_second = |part: &str| SECOND_PARTS.iter().any(|begin| part.starts_with(begin));
+    causes.split(", ").enumerate().all(|(at, part)| is_out_of_range(part) || at > 0 && is_second(part))
+}
+
+/// Whether the text begins as a cause of a LimitRange, for example `maximum cpu usage per Container is 1`.
+fn is_out_of_range(cause: &str) -> bool {
+    let is_bound = cause.starts_with("maximum ") || cause.starts_with("minimum ");
+    let has = |what: &str| ["Container", "Pod"].iter().any(|kind| cause.contains(&format!(" {what} per {kind} is ")));
+    is_bound && has("usage") || has("max limit to request ratio")
+}
+
+/// The second parts of a LimitRange's causes.
+const SECOND_PARTS: [&str; 5] =
+    ["but limit is ", "but request is ", "but provided ratio is ", "but no limit is ", "but no request is "];
 
 /// What disrupted the pod, such as a drain of its node.
 pub(super) fn disruption(pod: &Pod) -> Option<String> {

@@ -219,6 +219,86 @@ fn refusal_of_a_pod_comes_with_what_to_do() {
     }
 }
 
+/// A warning of the Job controller about a pod that admission refuses.
+fn refusal(cause: &str) -> String {
+    format!("FailedCreate: Error creating: pods \"apple-x7k2p\" is forbidden: {cause}")
+}
+
+#[test]
+fn pod_that_only_a_limit_range_refuses_ends_the_run_at_once_with_the_next_step() {
+    let texts = [
+        "maximum memory usage per Container is 100Mi, but limit is 512Mi",
+        "maximum memory usage per Container is 100Mi, but request is 512Mi",
+        "maximum cpu usage per Container is 1.  No limit is specified",
+        "minimum memory usage per Container is 1Gi, but request is 64Mi",
+        "minimum cpu usage per Pod is 1.  No request is specified",
+        "cpu max limit to request ratio per Container is 10, but provided ratio is 20.000000",
+        "memory max limit to request ratio per Pod is 2, but no request is specified or request is 0",
+        "[maximum cpu usage per Container is 1, but limit is 2, maximum memory usage per Container is 100Mi, but limit is 512Mi]",
+        "[minimum cpu usage per Pod is 1.  No request is specified, maximum memory usage per Container is 1Gi.  No limit is specified]",
+    ];
+    for text in texts {
+        let mut refused = job("apple", &Scene::NoPod);
+        let combined = refusal(text).replace("Error", "(combined from similar events): Error");
+        refused.complaints = vec![refusal(text), combined];
+        let JobState::Stuck(report) = job_state(&refused, at(1)) else { panic!("not ended: {text}") };
+        assert_eq!((report.verdict, report.reason), (Verdict::Failed, Reason::PodRefused), "{text}");
+        for part in [text, "Job apple", "runnerPod.resources", "change the LimitRange"] {
+            assert!(report.message.contains(part), "{part}: {}", report.message);
+        }
+    }
+}
+
+#[test]
+fn pod_that_may_be_admitted_later_is_waited_for() {
+    let range = "maximum memory usage per Container is 100Mi, but limit is 512Mi";
+    let quota =
+        "exceeded quota: small, requested: limits.memory=512Mi, used: limits.memory=1Gi, limited: limits.memory=1Gi";
+    let denied = format!("admission webhook \"sizes.example\" denied the request: {range}");
+    let cases = [
+        vec![refusal(quota)],
+        vec![refusal("failed quota: small: must specify limits.memory for: runner")],
+        vec![refusal("violates PodSecurity \"restricted:latest\": runAsNonRoot != true")],
+        vec![refusal(&format!("[{range}, {quota}]"))],
+        // The list is cut, so it may have another cause.
+        vec![refusal(&format!("[{range}, maximum cpu usage per Container is 1, but lim"))],
+        // Both refuse the pod in turn.
+        vec![refusal(quota), refusal(range)],
+        vec![refusal(range), refusal(quota)],
+        vec![format!("FailedCreate: Error creating: {denied}")],
+        vec![refusal(&denied)],
+        vec![format!("FailedCreate: {range}")],
+        vec![],
+    ];
+    for complaints in cases {
+        let mut refused = job("apple", &Scene::NoPod);
+        refused.complaints.clone_from(&complaints);
+        let state = job_state(&refused, at(299));
+        assert!(matches!(state, JobState::Starting { .. }), "{complaints:?}: {state:?}");
+        let JobState::Stuck(report) = job_state(&refused, at(300)) else { panic!("not given up: {complaints:?}") };
+        assert_eq!(report.reason, Reason::PodNotStarted, "{complaints:?}");
+    }
+    // The pod was created after all.
+    let mut created = job("apple", &Scene::Waits("ContainerCreating"));
+    created.complaints = vec![refusal(range)];
+    assert!(matches!(job_state(&created, at(1)), JobState::Starting { .. }));
+}
+
+#[test]
+fn pod_that_waits_for_a_cordoned_node_names_how_to_end_the_cordon() {
+    let mut waiting = job("apple", &Scene::Waits("ContainerCreating"));
+    let message = "0/2 nodes are available: 1 node(s) had volume node affinity conflict, 1 node(s) were unschedulable. \
+                   preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
+    let condition =
+        json!([{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message }]);
+    waiting.pods[0].status.as_mut().unwrap().conditions = serde_json::from_value(condition).unwrap();
+    let JobState::Stuck(report) = job_state(&waiting, at(300)) else { panic!("not given up") };
+    assert_eq!(report.reason, Reason::PodNotStarted, "it is repeated");
+    for part in [message, "kubectl uncordon"] {
+        assert!(report.message.contains(part), "{part}: {}", report.message);
+    }
+}
+
 #[test]
 fn evicted_pod_is_reported_as_evicted() {
     let mut evicted = job("apple", &Scene::Ended(&failed_report(Reason::Cancelled).to_termination_message()));

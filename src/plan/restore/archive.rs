@@ -7,7 +7,7 @@ use super::{
     target::StartError,
 };
 use crate::{
-    api::{Restore, RestoreArchive, backend_config, connection},
+    api::{Restore, RestoreArchive, VolumeBackend, backend_config, connection},
     model::{ArchiveRestore, Reason, TaskKind, wrong_archive_name},
 };
 
@@ -28,6 +28,7 @@ pub(super) fn start(restore: &Restore, to: &RestoreArchive) -> Result<Start, Sta
         name: to.name.clone(),
         overwrite: to.overwrite,
         backend,
+        volume: to.volume.as_ref().map(VolumeBackend::name).unwrap_or_default(),
         connection: connection(to),
         timeout: restore.spec.timeout.map(Into::into),
     }));

@@ -189,6 +189,9 @@ fn failed(failure: &Failure, what: String) -> Complaint {
         ],
         Reason::SecretMissing => &["create what is missing; the controller then opens the Repository by itself"],
         Reason::PodNotStarted => &["solve what prevents the pod from starting: kubectl get events -n NAMESPACE"],
+        Reason::PodRefused => {
+            &["set runnerPod.resources of the Repository to fit into the LimitRange of its namespace, or change that"]
+        }
         _ => &["solve this, and run this again"],
     };
     let remedy = steps.iter().map(|step| (*step).to_owned()).collect();

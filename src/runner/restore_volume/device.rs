@@ -10,6 +10,7 @@ use tokio::{sync::mpsc, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::previous_content;
 use crate::{
     model::{Failure, Proof, Reason, RunReport, VolumeRestore},
     repository::{Progress, Repository, RepositoryError, SnapshotSummary, StoredFile},
@@ -25,7 +26,7 @@ pub(super) async fn restore(
     repository: &Repository,
     run: &VolumeRestore,
     path: &Path,
-    safety: &mut Option<String>,
+    safety: &mut Vec<String>,
     cancel: &CancellationToken,
 ) -> Result<RunReport, Failure> {
     if !run.paths.is_empty() || !run.folder.is_empty() {
@@ -52,7 +53,7 @@ pub(super) async fn restore(
         let progress = Arc::<Progress>::default();
         let stored = store_device(repository, identity, Device::to_read(path)?, (None, progress)).await?;
         info!(snapshot = stored.snapshot, "the present content is stored as snapshot {}", &stored.snapshot[..8]);
-        *safety = Some(stored.snapshot);
+        safety.push(stored.snapshot);
     } else {
         check_blank(&device, cancel).await?;
     }
@@ -63,9 +64,7 @@ pub(super) async fn restore(
     written.map_err(|panic| Failure::new(Reason::InternalError, panic.to_string()))??;
     let mut message =
         format!("snapshot {short} of {:.0}, a device of {size} bytes, read back and compared", snapshot.time);
-    if let Some(id) = safety {
-        message = format!("{message}; the previous content is snapshot {}", &id[..8]);
-    }
+    message += &previous_content(safety);
     let snapshot = Some(snapshot.id.clone());
     let report = RunReport { message, bytes: size, proof: Proof::Sealed, snapshot, ..RunReport::done(Duration::ZERO) };
     Ok(chosen.report(report))

@@ -40,7 +40,7 @@ pub async fn restore_volume(
     cancel: &CancellationToken,
 ) -> RunReport {
     let started = Instant::now();
-    let mut safety = None;
+    let mut safety = Vec::new();
     let work = async {
         if run.device {
             device::restore(repository, run, mount, &mut safety, cancel).await
@@ -51,20 +51,31 @@ pub async fn restore_volume(
     let result = restore_within(run.timeout, cancel, work).await;
     let mut report = result.unwrap_or_else(|failure| RunReport::failed(failure, started.elapsed()));
     report.duration_milliseconds = milliseconds(started.elapsed());
-    if let Some(id) = &safety
-        && report.verdict == Verdict::Failed
-    {
-        let _ = write!(report.message, "; snapshot {} holds the previous content", &id[..8]);
+    if report.verdict == Verdict::Failed {
+        report.message += &previous_content(&safety);
     }
-    report.safety_snapshot = safety;
+    report.safety_snapshot = safety.last().cloned();
+    report.safety_snapshots = safety;
     report
+}
+
+/// Names all safety snapshots, for the end of a message; empty if there are none. Each earlier one may have content
+/// that was replaced or changed before the last one was stored.
+fn previous_content(safety: &[String]) -> String {
+    let Some((last, earlier)) = safety.split_last() else { return String::new() };
+    let mut text = format!("; the previous content is snapshot {}", &last[..8]);
+    if !earlier.is_empty() {
+        let ids: Vec<&str> = earlier.iter().map(|id| &id[..8]).collect();
+        let _ = write!(text, ", and earlier states of it are {}", ids.join(", "));
+    }
+    text
 }
 
 async fn restore(
     repository: &Repository,
     run: &VolumeRestore,
     mount: &Path,
-    safety: &mut Option<String>,
+    safety: &mut Vec<String>,
     cancel: &CancellationToken,
 ) -> Result<RunReport, Failure> {
     let list = repository.list_snapshots().await?;
@@ -97,7 +108,7 @@ async fn restore(
     }
     unlocked?;
     let (restored, not_kept) = restored?;
-    Ok(chosen.report(report_of(snapshot, restored, &not_kept, safety.as_deref())))
+    Ok(chosen.report(report_of(snapshot, restored, &not_kept, safety)))
 }
 
 /// Whether the volume is empty; an error if it is not and must not be overwritten. A mark proves nothing here, because
@@ -122,7 +133,7 @@ async fn into(
     run: &VolumeRestore,
     snapshot: &SnapshotSummary,
     (mount, volume): (&Path, &Volume),
-    safety: &mut Option<String>,
+    safety: &mut Vec<String>,
 ) -> Result<(RestoredFolder, Vec<String>), Failure> {
     check_empty(volume, run)?;
     finish_earlier(repository, run, (mount, volume), safety).await?;
@@ -170,7 +181,7 @@ async fn finish_earlier(
     repository: &Repository,
     run: &VolumeRestore,
     (mount, volume): (&Path, &Volume),
-    safety: &mut Option<String>,
+    safety: &mut Vec<String>,
 ) -> Result<(), Failure> {
     let (Some(earlier), Some(identity)) = (volume.interrupted()?, &run.overwrite) else { return Ok(()) };
     info!("an earlier restore of snapshot {} was interrupted: its remaining entries are moved first", earlier.snapshot);
@@ -192,11 +203,11 @@ async fn keep_all(
     repository: &Repository,
     identity: &SnapshotIdentity,
     (mount, volume): (&Path, &Volume),
-    safety: &mut Option<String>,
+    safety: &mut Vec<String>,
 ) -> Result<(), Failure> {
     for _ in 0..SAFETY_ATTEMPTS {
         let since = volume.time()?;
-        *safety = Some(keep(repository, identity, mount).await?);
+        safety.push(keep(repository, identity, mount).await?);
         match volume.changed_since(since)? {
             None => return Ok(()),
             Some(path) => {
@@ -243,7 +254,7 @@ async fn keep(repository: &Repository, identity: &SnapshotIdentity, mount: &Path
     Ok(snapshot)
 }
 
-fn report_of(snapshot: &SnapshotSummary, restored: RestoredFolder, lost: &[String], safety: Option<&str>) -> RunReport {
+fn report_of(snapshot: &SnapshotSummary, restored: RestoredFolder, lost: &[String], safety: &[String]) -> RunReport {
     let RestoredFolder { files, bytes, not_kept, rounded_times, .. } = restored;
     let named = not_kept.first.iter().map(|Trouble { path, reason }| format!("{path}: {reason}"));
     let named: Vec<String> = named.chain(lost.iter().cloned()).collect();
@@ -251,9 +262,7 @@ fn report_of(snapshot: &SnapshotSummary, restored: RestoredFolder, lost: &[Strin
         warn!("not restored: {what}");
     }
     let mut message = format!("snapshot {} of {:.0}, {files} files", &snapshot.id[..8], snapshot.time);
-    if let Some(id) = safety {
-        let _ = write!(message, "; the previous content is snapshot {}", &id[..8]);
-    }
+    message += &previous_content(safety);
     if rounded_times > 0 {
         let _ = write!(
             message,

@@ -106,6 +106,7 @@ pub fn run() -> ArchiveRestore {
         name: Some(NAME.to_owned()),
         overwrite: false,
         backend: store.backend,
+        volume: String::new(),
         connection: store.connection,
         timeout: None,
     }
@@ -223,6 +224,16 @@ async fn dump_is_one_file() {
     unpacked(&decompressed(&fs::read(fixture.archives().join(name)).unwrap(), ArchiveFormat::TarGzip), &target);
     assert_eq!(names_in(&target), ["db.sql"]);
     assert!(fs::read(target.join("db.sql")).unwrap() == dump);
+}
+
+#[tokio::test]
+async fn report_of_an_archive_on_a_claim_names_the_claim_and_the_path() {
+    let fixture = Fixture::with_folder().await;
+    store(&fixture.repository, "/dumps/db.sql", b"dump").await;
+    let report = fixture.succeeds(&ArchiveRestore { volume: "pvc:handover".to_owned(), ..of_dump() }).await;
+    let location = format!("pvc:handover/{NAME}");
+    assert!(report.message.contains(&format!("as {location}")), "{}", report.message);
+    assert_eq!(report.archive.unwrap().location, location);
 }
 
 #[tokio::test]

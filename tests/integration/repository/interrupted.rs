@@ -77,6 +77,42 @@ async fn interrupted_restore_below_the_root_of_a_claim_is_stored_by_no_backup_un
     assert_eq!(outcome(&case.store(None)).0, "Succeeded");
 }
 
+#[tokio::test]
+async fn every_safety_snapshot_of_a_restore_is_named() {
+    if !can_inject() {
+        return;
+    }
+    let case = Case::new().await;
+    let names = ["a", "b", "c"];
+    for name in names {
+        fs::write(case.source().join(name), name).unwrap();
+    }
+    assert_eq!(outcome(&case.store(None)).0, "Succeeded");
+    let below = case.source().join("below");
+    let mut kind = json!({ "do": "restoreVolume", "from": { "source": "pvc/claim" }, "folder": "below" });
+    // The first entry is moved, and the next ones are not.
+    case.task(failing("renameat2:error=EIO:when=2+", PROGRAM), &kind).arg("runner").output().unwrap();
+    assert_eq!(names_in(&below).len(), 1);
+    for name in names {
+        fs::write(below.join(name), "of the app").unwrap();
+    }
+    // The first safety snapshot precedes the move of the remaining entries, and the last one the restore itself.
+    kind["overwrite"] = json!({ "host": "host", "path": "/data/claim", "tags": ["safety"] });
+    case.task(Command::new(PROGRAM), &kind).arg("runner").output().unwrap();
+    let report = case.report();
+    assert_eq!(outcome(&report).0, "Succeeded", "{}", report.message);
+    let [first, .., last] = &report.safety_snapshots[..] else { panic!("{:?}", report.safety_snapshots) };
+    assert_eq!(report.safety_snapshot.as_ref(), Some(last));
+    for id in &report.safety_snapshots {
+        assert!(report.message.contains(&id[..8]), "{id}: {}", report.message);
+    }
+    for name in names {
+        let path = format!("/data/claim/below/{name}");
+        assert_eq!(newest().ok(&case.repository(), &["dump", first, &path]), b"of the app", "{name}");
+        assert_eq!(fs::read_to_string(below.join(name)).unwrap(), name);
+    }
+}
+
 /// Runs the restore, and calls `change` when the run has restored `entry` beside the target and has moved nothing.
 fn restored_while(case: &Case, kind: &serde_json::Value, entry: &str, change: impl FnOnce()) -> RunReport {
     let mut command = case.task(failing("syncfs:signal=SIGSTOP:when=1", PROGRAM), kind);

@@ -41,3 +41,28 @@ fn job_that_is_created_after_all_starts_its_wait_from_the_beginning() {
     assert_eq!(world.step(11).start.len(), 1);
     assert!(world.source(MILL).queued_since.is_none());
 }
+
+#[test]
+fn source_whose_pod_a_limit_range_refuses_fails_at_once_and_one_over_the_quota_is_tried_again() {
+    let mut world = running(&[MILL, WELL]);
+    let causes = [
+        (MILL, "maximum memory usage per Container is 100Mi, but limit is 512Mi"),
+        (WELL, "exceeded quota: small, requested: cpu=100m, used: cpu=1, limited: cpu=1"),
+    ];
+    for (source, cause) in causes {
+        world.set(source, &Scene::NoPod);
+        let complaint = format!("FailedCreate: Error creating: pods \"x-7k2p\" is forbidden: {cause}");
+        world.jobs.last_mut().unwrap().complaints = vec![complaint];
+    }
+    let actions = world.step(1);
+    assert_eq!(actions.end, [job_name(&world.backup, MILL, 1)]);
+    let refused = world.source(MILL);
+    assert_eq!((refused.state, refused.outcome.verdict), (SourceState::Done, Some(Verdict::Failed)));
+    assert_eq!(refused.outcome.reason, "PodRefused");
+    assert!(refused.outcome.message.contains("runnerPod.resources"), "{}", refused.outcome.message);
+    assert_eq!(world.source(WELL).state, SourceState::Running, "the quota may have room before the deadline");
+    world.step(300);
+    let over = world.source(WELL);
+    assert_eq!((over.state, over.outcome.reason.as_str()), (SourceState::Waiting, "PodNotStarted"));
+    assert!(over.next_attempt_time.is_some());
+}

@@ -82,3 +82,20 @@ fn status_has_the_archive() {
     assert_eq!(world.status().outcome.verdict, Some(Verdict::Succeeded));
     assert_eq!(world.status().archive, Some(archive));
 }
+
+#[test]
+fn location_of_an_archive_on_a_volume_names_the_volume() {
+    for (volume, name) in [
+        (json!({ "persistentVolumeClaim": { "claimName": "handover" }, "path": "year/may" }), "pvc:handover"),
+        (json!({ "nfs": { "server": "shed", "path": "/crates/" } }), "nfs:shed:/crates"),
+        (json!({ "hostPath": { "path": "/srv/crates" } }), "hostPath:/srv/crates"),
+    ] {
+        let (_, run) = started(&mut world(&json!({}), &json!({ "s3": null, "volume": volume })));
+        assert_eq!(run.volume, name);
+    }
+    let long = json!({ "nfs": { "server": "shed", "path": format!("/{}", "ü".repeat(2000)) } });
+    let (_, run) = started(&mut world(&json!({}), &json!({ "s3": null, "volume": long })));
+    assert!(run.volume.len() <= 512 && run.volume.starts_with("nfs:shed:/ü"), "{}", run.volume);
+    let (_, run) = started(&mut world(&json!({}), &json!({})));
+    assert_eq!(run.volume, "", "a bucket is no volume");
+}

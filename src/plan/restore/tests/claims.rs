@@ -158,7 +158,8 @@ fn mount_of(start: StartJob) -> TargetMount {
 }
 
 fn proven() -> RunReport {
-    RunReport { proof: Proof::Sealed, safety_snapshot: Some("ef".repeat(32)), ..success() }
+    let safety_snapshots = vec!["cd".repeat(32), "ef".repeat(32)];
+    RunReport { proof: Proof::Sealed, safety_snapshot: Some("ef".repeat(32)), safety_snapshots, ..success() }
 }
 
 #[test]
@@ -175,6 +176,7 @@ fn job_mounts_the_claim_and_its_task_names_what_to_restore() {
     cellar.ends(&proven());
     cellar.step(1);
     assert_eq!(cellar.status().safety_snapshot, Some("ef".repeat(32)));
+    assert_eq!(cellar.status().safety_snapshots, ["cd".repeat(32), "ef".repeat(32)]);
     assert!(condition_is_true(&cellar.status().conditions, COMPLETE));
 }
 

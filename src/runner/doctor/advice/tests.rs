@@ -208,6 +208,7 @@ fn repository_which_cannot_be_opened_is_broken_and_has_a_remedy() {
         Reason::RepositoryChanged,
         Reason::SecretMissing,
         Reason::PodNotStarted,
+        Reason::PodRefused,
         Reason::StreamCut,
     ] {
         let diagnosis = unopened(&Failure::new(reason, "as it is"));
