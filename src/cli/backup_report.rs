@@ -1,5 +1,6 @@
-//! What `backup --wait` prints below the table of a Backup that has ended: why it is not green, what is missing, and what
-//! was skipped. A list that the status has cut is printed with the number of the rest.
+//! What `backup --wait` prints below the table of a Backup that has ended: the message of each source, what is missing,
+//! and what was skipped. The message of a green source states its reservations: accepted without proof, excluded files.
+//! A list that the status has cut is printed with the number of the rest.
 
 use super::fields;
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
 pub(super) fn lines(status: &BackupStatus) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for source in &status.sources {
-        lines.extend(trouble(source.name.as_str(), &source.outcome));
+        lines.extend(remarks(source.name.as_str(), &source.outcome));
     }
     for missing in &status.missing {
         let message = fields::with_options(&missing.message);
@@ -51,9 +52,10 @@ pub(super) fn lines(status: &BackupStatus) -> Vec<String> {
     lines
 }
 
-/// Why a source or a Restore did not succeed; nothing if it did.
-pub(super) fn trouble(what: &str, outcome: &Outcome) -> Vec<String> {
-    if outcome.verdict == Some(Verdict::Succeeded) {
+/// The message of a source or a Restore, and the end of its command's stderr; nothing if it succeeded without a
+/// message.
+pub(super) fn remarks(what: &str, outcome: &Outcome) -> Vec<String> {
+    if outcome.verdict.is_some_and(Verdict::is_green) && outcome.message.is_empty() {
         return Vec::new();
     }
     let first = format!("{what}: {}", fields::with_options(&outcome.message));
@@ -115,6 +117,15 @@ mod tests {
         failed["stderrTail"] = json!("cat: x\ny");
         let status = json!({ "verdict": "Failed", "sources": [failed], "conditions": conditions });
         assert_eq!(lines_of(&status), ["pvc/data: no space", "  | cat: x", "  | y"]);
+    }
+
+    #[test]
+    fn reservations_of_a_green_source_are_printed() {
+        let mut noted = green();
+        noted["name"] = json!("deployment/shop/main");
+        noted["message"] = json!("stored, but nothing proved the end of the stream");
+        let status = json!({ "verdict": "Succeeded", "sources": [green(), noted] });
+        assert_eq!(lines_of(&status), ["deployment/shop/main: stored, but nothing proved the end of the stream"]);
     }
 
     #[test]

@@ -4,21 +4,17 @@ mod answering;
 mod archive_target;
 pub mod args;
 mod backup_report;
+mod commands;
 mod controller_lease;
-mod doctor;
 mod environment;
-mod explain;
 mod fields;
 mod follow;
-mod keys;
 mod local;
 mod location;
-mod logs;
-mod maintenance;
-mod manifests;
 mod namespace;
 mod output;
 mod query;
+mod reach;
 mod remote;
 mod rights;
 mod selector;
@@ -196,22 +192,22 @@ async fn run(command: Command) -> Result<u8, CliError> {
             Some(repository) => local::dump(&repository, &arguments).await,
             None => query::dump(&arguments).await,
         },
-        Command::Check(arguments) => maintenance::check(&arguments).await,
-        Command::Doctor(arguments) => doctor::run(&arguments).await,
-        Command::Forget(arguments) => maintenance::forget(&arguments).await,
-        Command::Prune(arguments) => maintenance::prune(&arguments).await,
-        Command::Unlock(arguments) => maintenance::unlock(&arguments).await,
-        Command::Key(command) => keys::run(&command).await,
-        Command::Logs(arguments) => logs::logs(&arguments).await,
-        Command::Explain(arguments) => explain::run(&arguments),
+        Command::Check(arguments) => commands::check::run(&arguments).await,
+        Command::Doctor(arguments) => commands::doctor::run(&arguments).await,
+        Command::Forget(arguments) => commands::forget::run(&arguments).await,
+        Command::Prune(arguments) => commands::prune::run(&arguments).await,
+        Command::Unlock(arguments) => commands::unlock::run(&arguments).await,
+        Command::Key(command) => commands::keys::run(&command).await,
+        Command::Logs(arguments) => commands::logs::run(&arguments).await,
+        Command::Explain(arguments) => commands::explain::run(&arguments),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "stowaway", &mut script);
             output::print_lines(String::from_utf8_lossy(&script).trim_end())?;
             Ok(0)
         }
-        Command::Manifests(arguments) => manifests::run(&arguments),
-        Command::ManualPages { output } => manifests::write_manual_pages(&output),
+        Command::Manifests(arguments) => commands::manifests::run(&arguments),
+        Command::ManualPages { output } => commands::manifests::write_manual_pages(&output),
         Command::Annotations => {
             output::print_lines(annotations::render().trim_end())?;
             Ok(0)

@@ -73,18 +73,20 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
     let stored = all_snapshots(location, &default, (&sources, is_named)).await?;
     let repositories: Vec<RepositorySnapshots<'_>> = stored
         .iter()
-        .map(|(name, snapshots)| RepositorySnapshots {
-            name: name.clone(),
-            snapshots: snapshots.iter().map(SnapshotSummary::record).collect(),
+        .map(|repository| RepositorySnapshots {
+            name: repository.name.clone(),
+            snapshots: repository.snapshots.iter().map(SnapshotSummary::record).collect(),
+            is_unread: repository.unread.is_some(),
         })
         .collect();
     let facts =
         NamespaceFacts { repositories: &repositories, is_named, claims: &claims, pods: &pods, sources: &sources };
     let plan = plan::plan_namespace(request, facts);
-    if plan.restores.is_empty() && plan.refused.is_empty() {
+    let is_all_read = stored.iter().all(|repository| repository.unread.is_none());
+    if plan.restores.is_empty() && plan.refused.is_empty() && is_all_read {
         return Err(nothing(&stored, host).into());
     }
-    let mut results = Results::new(arguments.output, &plan)?;
+    let mut results = Results::new(arguments.output, &plan, &stored)?;
     if !arguments.whole.dry_run {
         let target = Target { client, namespace, arguments };
         for kind in [SourceKind::Volume, SourceKind::Command] {
@@ -103,20 +105,41 @@ fn call(CallError { doing, source }: CallError) -> CliError {
     CliError::Cluster { doing, source }
 }
 
-/// The names of the Repositories to read, and all their snapshots.
+/// A Repository, and its snapshots or why they are not known.
+struct StoredRepository {
+    name: String,
+    snapshots: Vec<SnapshotSummary>,
+    unread: Option<CliError>,
+}
+
+/// The Repositories to read, with all their snapshots. One that cannot be read does not prevent the restore from the
+/// others. Errors: none can be read, or a signal.
 async fn all_snapshots(
     location: &RepositoryArguments,
     default: &str,
     (sources, is_named): (&SourcePlan, bool),
-) -> Result<Vec<(String, Vec<SnapshotSummary>)>, CliError> {
+) -> Result<Vec<StoredRepository>, CliError> {
     let names = if is_named { vec![default.to_owned()] } else { plan::repositories_to_read(default, sources) };
     let mut stored = Vec::new();
     for name in names {
         let location = RepositoryArguments { repository_name: Some(name.clone()), ..location.clone() };
-        let snapshots = query::all_snapshots(&location).await?;
-        stored.push((name, snapshots));
+        let (snapshots, unread) = match query::all_snapshots(&location).await {
+            Ok(snapshots) => (snapshots, None),
+            Err(error @ CliError::Cancelled(_)) => return Err(error),
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        stored.push(StoredRepository { name, snapshots, unread });
     }
-    Ok(stored)
+    or_none_read(stored)
+}
+
+/// The Repositories, or the first error if none was read.
+fn or_none_read(mut stored: Vec<StoredRepository>) -> Result<Vec<StoredRepository>, CliError> {
+    let is_any_read = stored.iter().any(|repository| repository.unread.is_none());
+    match stored.first_mut().and_then(|first| first.unread.take_if(|_| !is_any_read)) {
+        Some(error) => Err(error),
+        None => Ok(stored),
+    }
 }
 
 /// The pods, each with its workload that can be scaled, annotated or not.
@@ -138,8 +161,8 @@ async fn pods(client: &Client, namespace: &str) -> Result<Vec<ObservedPod>, Call
     Ok(pods)
 }
 
-fn nothing(stored: &[(String, Vec<SnapshotSummary>)], host: &str) -> Failure {
-    let snapshots = stored.iter().flat_map(|(_, snapshots)| snapshots);
+fn nothing(stored: &[StoredRepository], host: &str) -> Failure {
+    let snapshots = stored.iter().flat_map(|repository| &repository.snapshots);
     let hosts: BTreeSet<&str> = snapshots.map(|snapshot| snapshot.identity.host.as_str()).collect();
     let known = if hosts.is_empty() { "no host".to_owned() } else { hosts.into_iter().collect::<Vec<_>>().join(", ") };
     let message = format!(
@@ -204,12 +227,17 @@ struct Results {
     output: Output,
     planned: serde_json::Value,
     refused: Vec<serde_json::Value>,
+    unread: Vec<serde_json::Value>,
     ended: Vec<Ended>,
     worst: Vec<Verdict>,
 }
 
 impl Results {
-    fn new(output: Output, plan: &NamespacePlan<'_>) -> Result<Self, CliError> {
+    fn new(output: Output, plan: &NamespacePlan<'_>, stored: &[StoredRepository]) -> Result<Self, CliError> {
+        let unread: Vec<(&str, String)> = stored
+            .iter()
+            .filter_map(|repository| Some((repository.name.as_str(), repository.unread.as_ref()?.to_string())))
+            .collect();
         let refused: Vec<_> = plan
             .refused
             .iter()
@@ -217,6 +245,9 @@ impl Results {
             .collect();
         if output == Output::Text {
             print_plan(plan)?;
+            for (name, why) in &unread {
+                output::print_line(&format!("Repository {name}: not read, nothing is restored from it: {why}"))?;
+            }
         }
         let planned = plan.restores.iter().map(|chosen| {
             json!({
@@ -227,8 +258,9 @@ impl Results {
                 "repository": chosen.spec.repository_ref.as_ref().map(|reference| reference.name.as_str()),
             })
         });
-        let worst = plan.refused.iter().map(|_| Verdict::Failed).collect();
-        Ok(Self { output, planned: planned.collect(), refused, ended: Vec::new(), worst })
+        let worst = vec![Verdict::Failed; plan.refused.len() + unread.len()];
+        let unread = unread.into_iter().map(|(name, why)| json!({ "repository": name, "message": why })).collect();
+        Ok(Self { output, planned: planned.collect(), refused, unread, ended: Vec::new(), worst })
     }
 
     fn push(&mut self, ended: Ended) -> Result<(), CliError> {
@@ -236,7 +268,7 @@ impl Results {
         let verdict = outcome.verdict.unwrap_or(Verdict::Failed);
         if self.output == Output::Text {
             let bytes = BinaryBytes(outcome.bytes.unwrap_or(0));
-            let message = if verdict.is_green() {
+            let message = if verdict.is_green() && outcome.message.is_empty() {
                 String::new()
             } else {
                 format!(": {}", fields::with_options(&outcome.message))
@@ -254,7 +286,9 @@ impl Results {
 
     fn finish(self) -> Result<u8, CliError> {
         if self.output == Output::Json {
-            output::print_json(&json!({ "planned": self.planned, "refused": self.refused, "ended": self.ended }))?;
+            output::print_json(&json!({
+                "planned": self.planned, "refused": self.refused, "unread": self.unread, "ended": self.ended,
+            }))?;
         }
         Ok(exit_status(&self.worst))
     }
@@ -309,6 +343,19 @@ fn exit_status(verdicts: &[Verdict]) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn stored(name: &str, unread: Option<&str>) -> StoredRepository {
+        let unread = unread.map(|why| CliError::Usage(why.to_owned()));
+        StoredRepository { name: name.to_owned(), snapshots: Vec::new(), unread }
+    }
+
+    #[test]
+    fn one_repository_that_was_read_is_enough_and_none_is_the_first_error() {
+        let some = or_none_read(vec![stored("cellar", Some("gone")), stored("attic", None)]).unwrap();
+        assert_eq!(some.iter().filter(|repository| repository.unread.is_some()).count(), 1);
+        let none = or_none_read(vec![stored("cellar", Some("gone")), stored("attic", Some("forbidden"))]);
+        assert_eq!(none.err().map(|error| error.to_string()).as_deref(), Some("gone"));
+    }
 
     #[test]
     fn exit_status_is_that_of_the_worst_source() {

@@ -10,6 +10,7 @@ use super::{CliError, args::Output};
 use crate::{
     model::{Quality, SnapshotIdentity, SourceName, escape},
     repository::{Entry, SnapshotSummary},
+    runner::similar_sources,
 };
 
 /// Prints one JSON document and a newline.
@@ -53,12 +54,15 @@ fn escape_json(line: &str) -> String {
     escaped
 }
 
-/// Prints snapshots, of one source or of all.
+/// Prints snapshots, of one source or of all. If the source has none, the sources that have some are printed on stderr.
 pub fn print_snapshots(
     snapshots: Vec<SnapshotSummary>,
     source: Option<&SourceName>,
     output: Output,
 ) -> Result<u8, CliError> {
+    if let Some(missing) = source.and_then(|source| without_snapshots(&snapshots, source)) {
+        note(&missing);
+    }
     let wanted: Vec<SnapshotSummary> = snapshots
         .into_iter()
         .filter(|snapshot| {
@@ -89,6 +93,16 @@ pub fn print_snapshots(
     });
     print_table(["ID", "TIME", "SIZE", "PROOF", "SOURCE", "HOST:PATH"], rows)?;
     Ok(0)
+}
+
+/// The message about a source that has no snapshots; none if it has some.
+fn without_snapshots(snapshots: &[SnapshotSummary], source: &SourceName) -> Option<String> {
+    let names: Vec<&str> =
+        snapshots.iter().filter_map(|snapshot| snapshot.identity.tag(SnapshotIdentity::SOURCE)).collect();
+    (!names.contains(&source.as_str())).then(|| {
+        let known = similar_sources(names, source.as_str());
+        format!("the repository has no snapshot of {source}; it has snapshots of: {known}")
+    })
 }
 
 /// Prints the files of a snapshot.
@@ -126,6 +140,25 @@ pub fn print_table<const N: usize>(header: [&str; N], rows: impl Iterator<Item =
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn source_without_snapshots_is_answered_with_the_sources_that_have_some() {
+        let snapshot = SnapshotSummary {
+            id: "aa".to_owned(),
+            time: Timestamp::UNIX_EPOCH,
+            identity: SnapshotIdentity {
+                host: "shop".to_owned(),
+                path: "/data/cask".to_owned(),
+                tags: vec!["source=pvc/cask".to_owned()],
+            },
+            paths: Vec::new(),
+            bytes: None,
+        };
+        let of = |source: &str| without_snapshots(std::slice::from_ref(&snapshot), &source.parse().unwrap());
+        assert_eq!(of("pvc/cask"), None);
+        let message = "the repository has no snapshot of pvc/caks; it has snapshots of: pvc/cask";
+        assert_eq!(of("pvc/caks").as_deref(), Some(message));
+    }
 
     #[test]
     fn json_of_hostile_names_stays_the_same_json_and_drives_no_terminal() {

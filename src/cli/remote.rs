@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     api::{
-        Backup, BackupSpec, NewClaim, Outcome, RepositoryKind, RepositoryReference, Restore, RestoreClaim, RestoreFrom,
+        Backup, BackupSpec, NewClaim, RepositoryKind, RepositoryReference, Restore, RestoreClaim, RestoreFrom,
         RestoreSpec, RestoreTo, SourceState,
     },
     model::Verdict,
@@ -175,12 +175,6 @@ fn print_sources(backup: &Backup) -> Result<(), CliError> {
     Ok(())
 }
 
-fn print_trouble(what: &str, outcome: &Outcome) {
-    for line in backup_report::trouble(what, outcome) {
-        note(&line);
-    }
-}
-
 /// `stowaway restore [-n NAMESPACE]`
 pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
     let (client, namespace) =
@@ -229,7 +223,9 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<u8, CliError> {
         if !status.made_claim.is_empty() && verdict.is_green() {
             note(&status.made_claim);
         }
-        print_trouble(source.as_str(), outcome);
+        for line in backup_report::remarks(source.as_str(), outcome) {
+            note(&line);
+        }
     }
     Ok(story::exit_code(verdict))
 }

@@ -14,6 +14,7 @@
 mod claim_tests;
 mod claims;
 mod container;
+mod declared;
 mod left_out;
 mod missing;
 #[cfg(test)]
@@ -57,6 +58,7 @@ use crate::{
 pub use claims::{ClaimFacts, ClaimMount};
 pub(super) use claims::{enforces_restricted, is_device};
 pub use container::{DEFAULT_CONTAINER, UnknownContainer, container_of};
+pub use declared::{DeclaredClaim, declared_claim};
 use left_out::{LeftOut, runs_to_completion};
 pub use missing::{EarlierSource, Expected};
 use notes::Replicas;

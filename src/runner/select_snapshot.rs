@@ -3,6 +3,7 @@
 
 use jiff::Timestamp;
 
+use super::source_names::similar_sources;
 use crate::{
     model::{
         Failure, Reason, RunReport, SnapshotIdentity, SnapshotQuery, SnapshotRecord, WantedSnapshot, latest_restorable,
@@ -117,7 +118,7 @@ fn newest<'a>(
     };
     let limit = as_of.map_or_else(String::new, |limit| format!(" as of {limit}"));
     let of = host.as_ref().map_or_else(String::new, |host| format!(" of namespace {host}"));
-    let known = known_sources(snapshots, host.as_deref());
+    let known = known_sources(snapshots, host.as_deref(), source.as_str());
     let message = format!(
         "the repository has no proven snapshot of {source}{of}{limit}: {none}; it has snapshots of: {known}. Any of them can \
          be restored by its id"
@@ -157,14 +158,9 @@ fn by_id<'a>(
     }
 }
 
-fn known_sources(snapshots: &[SnapshotSummary], host: Option<&str>) -> String {
+fn known_sources(snapshots: &[SnapshotSummary], host: Option<&str>, wanted: &str) -> String {
     let of_host = snapshots.iter().filter(|snapshot| host.is_none_or(|host| snapshot.identity.host == host));
-    let names: std::collections::BTreeSet<&str> =
-        of_host.filter_map(|snapshot| snapshot.identity.tag(SnapshotIdentity::SOURCE)).collect();
-    if names.is_empty() {
-        return "nothing".to_owned();
-    }
-    names.into_iter().take(20).collect::<Vec<_>>().join(", ")
+    similar_sources(of_host.filter_map(|snapshot| snapshot.identity.tag(SnapshotIdentity::SOURCE)), wanted)
 }
 
 #[cfg(test)]

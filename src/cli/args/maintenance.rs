@@ -1,6 +1,6 @@
 //! The arguments of `check`, `doctor`, `forget`, `prune` and `unlock`. This module only parses.
 
-use clap::Args;
+use clap::{Arg, Args};
 
 use super::{Output, RepositoryArguments};
 use crate::{
@@ -72,10 +72,24 @@ impl DoctorArguments {
     }
 }
 
+/// The answer to `-n` and `--namespace`.
+const NO_NAMESPACE: &str = "-n is neither the namespace nor the dry run here: write --dry-run in full to change nothing; \
+                            a namespace has no meaning here, because this command works on a repository that is reached \
+                            from this machine";
+
+/// Refuses `-n` and `--namespace`, with or without a value: -n is the namespace for users of kubectl, and the dry run
+/// for those of restic. A mistaken -n must not remove anything.
+fn refuse_namespace(argument: Arg) -> Arg {
+    argument
+        .num_args(0..=1)
+        .default_missing_value("")
+        .hide(true)
+        .value_parser(|_: &str| -> Result<String, &'static str> { Err(NO_NAMESPACE) })
+}
+
 /// `stowaway forget`
 #[derive(Args, Debug)]
-// As in restic, -n is the dry run; a namespace has no meaning here.
-#[command(mut_arg("namespace", |argument| argument.short(None)))]
+#[command(mut_arg("namespace", refuse_namespace))]
 pub struct ForgetArguments {
     /// Repository.
     #[command(flatten)]
@@ -91,7 +105,7 @@ pub struct ForgetArguments {
     #[arg(long, requires = "snapshots", conflicts_with = "rules")]
     pub last_of_source: bool,
     /// Change nothing, and print what would be removed.
-    #[arg(short = 'n', long)]
+    #[arg(long)]
     pub dry_run: bool,
     /// Result as a text or as JSON.
     #[arg(short, long, value_enum, default_value_t)]
@@ -147,8 +161,7 @@ impl KeepArguments {
 
 /// `stowaway prune`
 #[derive(Args, Debug)]
-// As in restic, -n is the dry run; a namespace has no meaning here.
-#[command(mut_arg("namespace", |argument| argument.short(None)))]
+#[command(mut_arg("namespace", refuse_namespace))]
 pub struct PruneArguments {
     /// Repository.
     #[command(flatten)]
@@ -163,7 +176,7 @@ pub struct PruneArguments {
     #[arg(long)]
     pub allow_no_snapshots: bool,
     /// Change nothing, and print what would be done.
-    #[arg(short = 'n', long)]
+    #[arg(long)]
     pub dry_run: bool,
     /// Result as a text or as JSON.
     #[arg(short, long, value_enum, default_value_t)]
@@ -191,4 +204,28 @@ pub struct UnlockArguments {
     /// Remove all locks, even those of running clients. Default: only locks whose holders no longer run.
     #[arg(long)]
     pub all: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use crate::cli::args::{Arguments, Command};
+
+    #[test]
+    fn n_is_refused_by_what_removes_and_the_dry_run_is_named() {
+        for line in [
+            &["forget", "-n", "--keep-last", "1"][..],
+            &["forget", "--keep-last", "1", "-n", "shop"],
+            &["prune", "-n"],
+            &["prune", "-n", "--repository", "/r"],
+            &["prune", "--namespace", "shop"],
+        ] {
+            let refused = Arguments::try_parse_from([&["stowaway"][..], line].concat()).unwrap_err().to_string();
+            assert!(refused.contains("--dry-run"), "{line:?}: {refused}");
+        }
+        let arguments = Arguments::try_parse_from(["stowaway", "prune", "--dry-run"]).unwrap();
+        let Command::Prune(arguments) = arguments.command else { panic!("another command") };
+        assert!(arguments.dry_run && arguments.location.namespace.is_none());
+    }
 }

@@ -76,6 +76,8 @@ pub struct RepositorySnapshots<'a> {
     /// Name of the Repository.
     pub name: String,
     pub snapshots: Vec<SnapshotRecord<'a>>,
+    /// Whether it could not be read, so that its snapshots are not known.
+    pub is_unread: bool,
 }
 
 /// The Repositories to read: the default one, and those which the pods of sources name.
@@ -149,6 +151,9 @@ pub enum Refusal {
         expected: String,
         found: String,
     },
+    /// The snapshots of the Repository which its Backups use are not known. Those of another one may be older.
+    #[error("Repository {0}, which its Backups use, cannot be read: run the command again when it can be")]
+    UnreadRepository(String),
     /// All of its snapshots are younger than the requested time.
     #[error("its oldest snapshot is of {0:.0}, which is later than the requested time")]
     NoneInTime(Timestamp),
@@ -183,6 +188,10 @@ pub fn plan_namespace<'a>(request: NamespaceRequest<'_>, facts: NamespaceFacts<'
     let mut refused: Vec<RefusedSource> = Vec::new();
     let mut elsewhere: BTreeMap<String, String> = BTreeMap::new();
     for repository in facts.repositories {
+        if repository.is_unread {
+            refused.extend(of_unread(&repository.name, request, facts));
+            continue;
+        }
         let (sources, unnamed) = sources(&repository.snapshots, request.host);
         let unnamed: Vec<_> = unnamed.into_iter().filter(|one| !refused.contains(one)).collect();
         refused.extend(unnamed);
@@ -202,13 +211,29 @@ pub fn plan_namespace<'a>(request: NamespaceRequest<'_>, facts: NamespaceFacts<'
             continue;
         }
         let expected = repository_of(&source, facts).cloned().unwrap_or_default();
-        refused.push(RefusedSource { source, refusal: Refusal::OtherRepository { expected, found } });
+        let is_unread = facts.repositories.iter().any(|one| one.name == expected && one.is_unread);
+        let refusal =
+            if is_unread { Refusal::UnreadRepository(expected) } else { Refusal::OtherRepository { expected, found } };
+        refused.push(RefusedSource { source, refusal });
     }
     refuse_shared(&mut restores, &mut refused);
     // Sorted by name within each kind, whichever Repository a source is in.
     restores.sort_by(|one, other| (one.kind, &one.spec.from.source).cmp(&(other.kind, &other.spec.from.source)));
     refused.sort_by(|one, other| one.source.cmp(&other.source));
     NamespacePlan { restores, refused }
+}
+
+/// The sources of pods whose Backups use a Repository that could not be read.
+fn of_unread(repository: &str, request: NamespaceRequest<'_>, facts: NamespaceFacts<'_>) -> Vec<RefusedSource> {
+    let names = facts.sources.sources.iter().map(|planned| planned.name.as_str());
+    let names = names.filter(|name| repository_of(name, facts).is_some_and(|of_source| of_source == repository));
+    names
+        .filter(|name| request.only.is_none_or(|only| only == kind_of(name)))
+        .map(|name| RefusedSource {
+            source: name.to_owned(),
+            refusal: Refusal::UnreadRepository(repository.to_owned()),
+        })
+        .collect()
 }
 
 /// The Repository which the source's Backups use: the one which its pod names, or else the first one.

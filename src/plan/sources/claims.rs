@@ -176,22 +176,16 @@ fn skip(
     if !selector.matches(&claim.metadata.labels.clone().unwrap_or_default()) {
         return Some((SkipReason::NotSelected, "the Backup's selector does not match its labels".into()));
     }
-    match (own.wanted, namespace.wanted) {
-        (Some(false), _) => return Some((SkipReason::OptedOut, format!("{} excludes it", own.key))),
-        (None, Some(false)) => {
-            let message =
-                format!("{} of the namespace excludes it, and the claim does not set it otherwise", namespace.key);
-            return Some((SkipReason::OptedOut, message));
-        }
-        (Some(true), _) => {}
-        _ => {
-            if let Some(pod) = pod_of(&claim.metadata) {
-                let message = format!(
-                    "it belongs to pod {pod} and is deleted with it; annotate it with stowaway.dev/backup: \"true\" to back it up"
-                );
-                return Some((SkipReason::EphemeralVolume, message));
-            }
-        }
+    if let Some(message) = opted_out(own, namespace) {
+        return Some((SkipReason::OptedOut, message));
+    }
+    if own.wanted != Some(true)
+        && let Some(pod) = pod_of(&claim.metadata)
+    {
+        let message = format!(
+            "it belongs to pod {pod} and is deleted with it; annotate it with stowaway.dev/backup: \"true\" to back it up"
+        );
+        return Some((SkipReason::EphemeralVolume, message));
     }
     if claim.metadata.deletion_timestamp.is_some() {
         return Some((SkipReason::Terminating, "it is being deleted".into()));
@@ -199,6 +193,17 @@ fn skip(
     match phase(claim) {
         "Bound" | "Lost" => None,
         _ => Some((SkipReason::NotBound, "it has no volume yet, so there is no data".into())),
+    }
+}
+
+/// By which key the claim or its namespace excludes it, if one does.
+pub(super) fn opted_out(own: &OptOut, namespace: &OptOut) -> Option<String> {
+    match (own.wanted, namespace.wanted) {
+        (Some(false), _) => Some(format!("{} excludes it", own.key)),
+        (None, Some(false)) => {
+            Some(format!("{} of the namespace excludes it, and the claim does not set it otherwise", namespace.key))
+        }
+        _ => None,
     }
 }
 

@@ -170,6 +170,7 @@ StatefulSet well in namespace default: injected (Injected)
   assumed    there is one Repository, or a default one, in namespace default when the pod is created
   source     pvc/water-well-0: its files, read by the sidecar, stored as /data/water-well-0
   QoS class  BestEffort becomes Burstable
+claims water-well-N of StatefulSet well in namespace default: backed up as pvc/water-well-N, which its pod requests
 ";
     assert_eq!((stdout(&output).as_str(), output.status.code()), (expected, Some(0)), "{output:?}");
 }
@@ -265,12 +266,14 @@ metadata: { name: keg, labels: { stowaway.dev/backup: 'false' } }
     let text = stdout(&output);
     for part in [
         "annotation stowawy.dev/backup-comand: is not known and has no effect; the nearest known one is stowaway.dev/backupcommand",
-        "PersistentVolumeClaim cask in namespace orchard\n  warning    annotation stowaway.io/backup: ",
+        "PersistentVolumeClaim cask in namespace orchard: backed up as pvc/cask\n  warning    annotation stowaway.io/backup: ",
         "the nearest known one is stowaway.dev/backup (it is a label)",
     ] {
         assert!(text.contains(part), "{text}");
     }
-    assert!(!text.contains("keg") && !text.contains("hush"), "{text}");
+    let keg =
+        "PersistentVolumeClaim keg in namespace default: not backed up (OptedOut): stowaway.dev/backup excludes it\n";
+    assert!(text.ends_with(keg) && !text.contains("hush"), "{text}");
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn snapshot_record(stored: &Stored) -> SnapshotRecord<'_> {
 
 /// The only Repository.
 fn only(snapshots: Vec<SnapshotRecord<'_>>) -> [RepositorySnapshots<'_>; 1] {
-    [RepositorySnapshots { name: "cellar".into(), snapshots }]
+    [RepositorySnapshots { name: "cellar".into(), snapshots, is_unread: false }]
 }
 
 /// The existing objects of the namespace to restore into.
@@ -398,7 +398,7 @@ fn each_source_comes_back_from_the_repository_that_its_pod_names() {
     let (cellar, attic) = ([database("aa", 10), well, casks("bb", 10, &[])], [database("ab", 20), sacks]);
     let sources = plan_of(&planned);
     assert_eq!(repositories_to_read("cellar", &sources), ["cellar", "attic"]);
-    let of = |name: &str, snapshots| RepositorySnapshots { name: name.into(), snapshots };
+    let of = |name: &str, snapshots| RepositorySnapshots { name: name.into(), snapshots, is_unread: false };
     let repositories = [
         of("cellar", cellar.iter().map(snapshot_record).collect()),
         of("attic", attic.iter().map(snapshot_record).collect()),
@@ -432,4 +432,35 @@ fn each_source_comes_back_from_the_repository_that_its_pod_names() {
     let plan = plan_namespace(request(), facts(true, &repositories[..1]));
     let specs: Vec<RestoreSpec> = plan.restores.into_iter().map(|one| one.spec).collect();
     assert_eq!(summaries(&specs), ["pvc/casks=bb", &format!("{DATABASE}=aa"), "deployment/well/vat=ac"]);
+}
+
+#[test]
+fn repository_that_cannot_be_read_costs_its_own_sources_alone() {
+    let named =
+        |source: &str, repository: &str| PlannedSource { repository: Some(repository.into()), ..planned(source, None) };
+    let sources = plan_of(&[named(DATABASE, "attic"), named("deployment/well/vat", "attic")]);
+    // The default Repository has an older dump of the database, which must not be taken for the newest.
+    let cellar = [database("aa", 10), casks("bb", 10, &[])];
+    let of = |name: &str, snapshots, is_unread| RepositorySnapshots { name: name.into(), snapshots, is_unread };
+    let read = of("cellar", cellar.iter().map(snapshot_record).collect(), false);
+    let claims = BTreeSet::from(["casks".to_owned()]);
+    let facts =
+        |repositories| NamespaceFacts { repositories, is_named: false, claims: &claims, pods: &[], sources: &sources };
+    let repositories = [read.clone(), of("attic", Vec::new(), true)];
+    let plan = plan_namespace(request(), facts(&repositories[..]));
+    let specs: Vec<RestoreSpec> = plan.restores.into_iter().map(|one| one.spec).collect();
+    assert_eq!(summaries(&specs), ["pvc/casks=bb"]);
+    let unread = |name: &str| Refusal::UnreadRepository(name.into());
+    assert_eq!(refusals(&plan.refused), [(DATABASE, &unread("attic")), ("deployment/well/vat", &unread("attic"))]);
+    // The same if the default one cannot be read, and another one has snapshots of its sources.
+    let repositories = [of("granary", Vec::new(), true), read];
+    let plan = plan_namespace(request(), facts(&repositories[..]));
+    assert!(plan.restores.is_empty());
+    assert!(refusals(&plan.refused).contains(&("pvc/casks", &unread("granary"))), "{:?}", plan.refused);
+    // The sources of a kind that was not requested are not reported.
+    let volumes = NamespaceRequest { only: Some(SourceKind::Volume), ..request() };
+    assert_eq!(
+        refusals(&plan_namespace(volumes, facts(&repositories[..])).refused),
+        [("pvc/casks", &unread("granary"))]
+    );
 }

@@ -6,12 +6,12 @@ use std::io::IsTerminal;
 use console::Term;
 use tokio_util::sync::CancellationToken;
 
-use super::{
+use crate::cli::{
     CliError,
     args::{KeyCommand, NewPassword, Output},
     environment,
-    maintenance::access,
     output::{print_json, print_line, print_table},
+    reach::access,
 };
 use crate::{
     model::Secret,

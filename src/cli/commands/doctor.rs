@@ -2,13 +2,13 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::{
+use crate::cli::{
     CliError,
     args::{DoctorArguments, Output},
     local,
-    maintenance::access,
     output::{print_json, print_line},
     query,
+    reach::access,
 };
 use crate::runner::{
     doctor::{self, Diagnosis},

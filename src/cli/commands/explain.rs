@@ -1,14 +1,15 @@
-//! `stowaway explain`: prints what the webhook would inject into the pods of a file, and why or why not. It needs no
-//! cluster; `inject` decides.
+//! `stowaway explain`: prints what the webhook would inject into the pods of a file and which of its claims Backups
+//! would store, and why or why not. It needs no cluster; `inject` and `plan` decide.
 
+mod claims;
 mod k8up;
 
-use std::io::Read;
+use std::{collections::BTreeSet, io::Read};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{
+use crate::cli::{
     CliError,
     args::{ExplainArguments, Output},
     output::{note, print_json, print_line},
@@ -54,7 +55,7 @@ pub fn run(arguments: &ExplainArguments) -> Result<u8, CliError> {
         let templates = pods_of(object, &arguments.namespace).map_err(of_document)?;
         if let Some(lines) = k8up::lines(object, &arguments.namespace) {
             foreign.push(lines);
-        } else if let Some(lines) = carrier_lines(object, &arguments.namespace) {
+        } else if let Some(lines) = namespace_lines(object) {
             mistaken.push(lines);
         } else if templates.is_empty() {
             passed_over.push(object.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned());
@@ -64,6 +65,16 @@ pub fn run(arguments: &ExplainArguments) -> Result<u8, CliError> {
             command_lines: arguments.show_arguments.then(|| command_lines(template)),
         }));
     }
+    let sources = explanations.iter().map(|pod| &pod.explanation);
+    let sources =
+        sources.flat_map(|pod| pod.sources.iter().map(move |one| (pod.namespace.clone(), one.name.to_string())));
+    let facts = claims::Facts {
+        namespace: &arguments.namespace,
+        documents: &documents,
+        repositories: &repositories,
+        requested: &sources.collect::<BTreeSet<_>>(),
+    };
+    let claims: Vec<_> = documents.iter().flat_map(|object| claims::explained(object, facts)).collect();
     if arguments.output == Output::Json {
         print_json(&explanations)?;
     } else {
@@ -76,16 +87,18 @@ pub fn run(arguments: &ExplainArguments) -> Result<u8, CliError> {
                 print_line(&line)?;
             }
         }
-        if explanations.is_empty() && foreign.is_empty() && mistaken.is_empty() {
+        if explanations.is_empty() && claims.is_empty() && foreign.is_empty() && mistaken.is_empty() {
             print_line(&format!("no pods in the file{}", kinds(&passed_over)))?;
         }
     }
-    for line in foreign.iter().chain(&mistaken).flatten() {
+    let of_claims = claims.iter().map(|claim| &claim.lines);
+    for line in of_claims.chain(&foreign).chain(&mistaken).flatten() {
         // The JSON output is about pods only.
         if arguments.output == Output::Json { note(line) } else { print_line(line)? }
     }
     // An object that Stowaway ignores makes no backup, so the exit status is 2.
-    Ok(if explanations.iter().any(|pod| pod.explanation.is_refused()) || !foreign.is_empty() { 2 } else { 0 })
+    let is_wrong = explanations.iter().any(|pod| pod.explanation.is_refused()) || claims.iter().any(|one| one.is_wrong);
+    Ok(if is_wrong || !foreign.is_empty() { 2 } else { 0 })
 }
 
 /// The Repositories of the file, including those in lists.
@@ -232,20 +245,14 @@ fn lines(explanation: &Explanation) -> Vec<String> {
     lines
 }
 
-/// The lines about a claim or a Namespace whose annotations or labels have a mistake; none for another object.
-fn carrier_lines(object: &Value, namespace: &str) -> Option<Vec<String>> {
+/// The lines about a Namespace whose annotations or labels have a mistake; none for another object.
+fn namespace_lines(object: &Value) -> Option<Vec<String>> {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
-    let (kind, carrier) = match (text("/apiVersion")?, text("/kind")?) {
-        ("v1", kind @ "PersistentVolumeClaim") => (kind, Carrier::Claim),
-        ("v1", kind @ "Namespace") => (kind, Carrier::Namespace),
-        _ => return None,
-    };
-    let warnings = validate::carrier(carrier, object).warnings;
-    let namespace = match carrier {
-        Carrier::Claim => format!(" in namespace {}", text("/metadata/namespace").unwrap_or(namespace)),
-        Carrier::Namespace => String::new(),
-    };
-    let title = format!("{kind} {}{namespace}", text("/metadata/name").unwrap_or("without a name"));
+    if (text("/apiVersion"), text("/kind")) != (Some("v1"), Some("Namespace")) {
+        return None;
+    }
+    let warnings = validate::carrier(Carrier::Namespace, object).warnings;
+    let title = format!("Namespace {}", text("/metadata/name").unwrap_or("without a name"));
     let rows = warnings.iter().map(|warning| format!("  {:<10} {warning}", "warning"));
     (!warnings.is_empty()).then(|| std::iter::once(title).chain(rows).collect())
 }

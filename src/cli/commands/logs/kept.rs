@@ -4,7 +4,7 @@ use indicatif::BinaryBytes;
 use kube::Client;
 use serde_json::json;
 
-use super::super::{
+use crate::cli::{
     CliError,
     args::{Output, RunName},
     explain,

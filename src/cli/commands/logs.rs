@@ -3,7 +3,7 @@
 
 mod kept;
 
-use std::fmt::Debug;
+use std::{collections::BTreeSet, fmt::Debug};
 
 use futures::{AsyncBufReadExt, TryStreamExt};
 use k8s_openapi::{
@@ -17,7 +17,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::{
+use crate::cli::{
     CliError,
     args::{LogsArguments, Output, RunName},
     follow::{is_pod_of, is_run_of},
@@ -25,14 +25,16 @@ use super::{
 };
 use crate::{
     api::{Backup, Repository, Restore},
+    model::SourceName,
     plan::{
         labels::{ATTEMPT, KIND, RUN, SOURCE},
         names::{OwnerRef, RunKind},
     },
+    runner::similar_sources,
 };
 
 /// Prints the logs. A run without any pod is an error, because empty output would look like success.
-pub async fn logs(arguments: &LogsArguments) -> Result<u8, CliError> {
+pub async fn run(arguments: &LogsArguments) -> Result<u8, CliError> {
     let (client, namespace) = remote::connect(arguments.namespace.as_deref(), arguments.context.as_deref()).await?;
     let RunName { kind, name } = &arguments.run;
     let kinds = kind.map(|kind| format!(",{KIND}={kind}")).unwrap_or_default();
@@ -45,10 +47,13 @@ pub async fn logs(arguments: &LogsArguments) -> Result<u8, CliError> {
     let mut found = pods.list(&selector).await.map_err(CliError::cluster("list the run's pods"))?.items;
     found.retain(|pod| jobs.iter().any(|job| is_pod_of(pod, &job.name_any())));
     let source_of = |pod: &Pod| pod.annotations().get(SOURCE).cloned().unwrap_or_default();
+    let mut kept = kept::of_run(&client, &namespace, &arguments.run).await;
+    let known: BTreeSet<String> =
+        found.iter().map(source_of).chain(kept.iter().map(|kept| kept.source.clone())).collect();
     if let Some(source) = &arguments.source {
+        refuse_unknown(source, &known, name)?;
         found.retain(|pod| source_of(pod) == source.as_str());
     }
-    let mut kept = kept::of_run(&client, &namespace, &arguments.run).await;
     kept.retain(|kept| {
         let is_wanted = arguments.source.as_ref().is_none_or(|source| kept.source == source.as_str());
         is_wanted && !found.iter().any(|pod| source_of(pod) == kept.source)
@@ -72,7 +77,7 @@ pub async fn logs(arguments: &LogsArguments) -> Result<u8, CliError> {
         let reader = match pods.log_stream(&name, &LogParams::default()).await {
             Ok(reader) => reader,
             Err(error) => {
-                output::note(&format!("{name}: no log: {}", super::explain(&error)));
+                output::note(&format!("{name}: no log: {}", crate::cli::explain(&error)));
                 continue;
             }
         };
@@ -90,6 +95,16 @@ pub async fn logs(arguments: &LogsArguments) -> Result<u8, CliError> {
         kept.print(arguments.output)?;
     }
     Ok(0)
+}
+
+/// Refuses a source that the run does not have. Of a run without any source, nothing is known.
+fn refuse_unknown(source: &SourceName, known: &BTreeSet<String>, run: &str) -> Result<(), CliError> {
+    let mut names = known.iter().map(String::as_str).filter(|name| !name.is_empty()).peekable();
+    if names.peek().is_none() || known.contains(source.as_str()) {
+        return Ok(());
+    }
+    let known = similar_sources(names, source.as_str());
+    Err(CliError::Usage(format!("run {run} has no log of {source}; it has logs of: {known}")))
 }
 
 /// The objects with this name, of the given kind or of all kinds.
@@ -125,4 +140,21 @@ where
             since: None,
         })
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn source_that_the_run_does_not_have_is_refused_with_the_sources_that_it_has() {
+        let refused = |known: &[&str]| {
+            let known = known.iter().map(|&name| name.to_owned()).collect();
+            refuse_unknown(&"pvc/caks".parse().unwrap(), &known, "nightly").err().map(|error| error.to_string())
+        };
+        let message = "run nightly has no log of pvc/caks; it has logs of: pvc/cask";
+        assert_eq!(refused(&["", "pvc/cask"]).as_deref(), Some(message));
+        assert_eq!(refused(&["pvc/caks", "pvc/cask"]), None);
+        assert_eq!(refused(&[""]), None);
+    }
 }

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use clap::CommandFactory;
 
-use super::{
+use crate::cli::{
     CliError,
     args::{Arguments, ManifestsArguments},
 };
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Runs `stowaway manifests`.
-pub(super) fn run(arguments: &ManifestsArguments) -> Result<u8, CliError> {
+pub fn run(arguments: &ManifestsArguments) -> Result<u8, CliError> {
     let wrong = |error: AmountsError| CliError::Usage(error.to_string());
     let (requests, limits) = (arguments.controller_requests.clone(), arguments.controller_limits.clone());
     let controller = Amounts::of_controller(requests.unwrap_or_default(), limits.unwrap_or_default()).map_err(wrong)?;
@@ -40,7 +40,7 @@ pub(super) fn run(arguments: &ManifestsArguments) -> Result<u8, CliError> {
 }
 
 /// Writes a manual page for each command that `stowaway help` lists.
-pub(super) fn write_manual_pages(folder: &Path) -> Result<u8, CliError> {
+pub fn write_manual_pages(folder: &Path) -> Result<u8, CliError> {
     fs::create_dir_all(folder)
         .and_then(|()| clap_mangen::generate_to(Arguments::command(), folder))
         .map_err(CliError::Output)?;
