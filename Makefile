@@ -132,7 +132,8 @@ bench-recognise: ## Measures the recognition of dump formats against SHA-256; ne
 .PHONY: fuzz
 fuzz: ## Runs each fuzz target for an hour (FUZZ_SECONDS); needs a nightly Rust and cargo-fuzz
 	@cd fuzz && for target in annotations protocol admission; do \
-		cargo +nightly fuzz run --sanitizer none $$target -- -max_total_time=$(or $(FUZZ_SECONDS),3600); done
+		mkdir -p found/$$target && \
+		cargo +nightly fuzz run --sanitizer none $$target found/$$target corpus/$$target -- -max_total_time=$(or $(FUZZ_SECONDS),3600); done
 
 .PHONY: manifests
 manifests: own ## Writes the generated manifests and the table of docs/annotations.md

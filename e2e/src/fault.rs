@@ -211,7 +211,7 @@ struct Request {
 }
 
 /// The longest request head that is accepted; an S3 client sends much shorter ones.
-const LONGEST_HEAD: usize = 64 * 1024;
+const MAX_HEAD: usize = 64 * 1024;
 
 async fn read_request(client: &mut TcpStream) -> Result<Request> {
     let mut read = Vec::new();
@@ -219,7 +219,7 @@ async fn read_request(client: &mut TcpStream) -> Result<Request> {
         if let Some(end) = read.windows(4).position(|window| window == b"\r\n\r\n") {
             break end + 4;
         }
-        ensure!(read.len() < LONGEST_HEAD, "the head of a request has no end");
+        ensure!(read.len() < MAX_HEAD, "the head of a request has no end");
         ensure!(
             client.read_buf(&mut read).await? > 0,
             "the client closed the connection before its request was complete"

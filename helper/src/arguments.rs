@@ -52,13 +52,13 @@ pub struct Job {
 pub struct Timeouts {
     /// Interval of heartbeats, which keep proxies from closing an idle stream.
     pub heartbeat: Duration,
-    /// How long the other side may be silent. It sends a heartbeat every ten seconds.
+    /// The time for which the other side may be silent. It sends a heartbeat every ten seconds.
     pub silence: Duration,
-    /// How long a command may take to end after a signal.
+    /// The time that a command may take to end after a signal.
     pub end: Duration,
-    /// How long other processes may hold the stdout of a command that has ended.
+    /// The time for which other processes may hold the stdout of a command that has ended.
     pub held_open: Duration,
-    /// How long bytes may wait in the compressor before it is flushed.
+    /// The time for which bytes may wait in the compressor before it is flushed.
     pub flush: Duration,
 }
 
@@ -81,11 +81,11 @@ impl Timeouts {
 pub struct SupervisorTimeouts {
     /// Interval of the heartbeats to a watcher.
     pub heartbeat: Duration,
-    /// How long a run may take to end after it was cancelled.
+    /// The time that a run may take to end after it was cancelled.
     pub end: Duration,
-    /// How long a run continues without a watcher: long enough for an API server to recover, or for another attempt.
+    /// The time that a run lasts without a watcher: long enough for an API server to recover, or for another attempt.
     pub unwatched: Duration,
-    /// How long a request may take to arrive and to be answered.
+    /// The time that a request may take to arrive and to be answered.
     pub request: Duration,
     /// Pause before listening is retried.
     pub listen: Duration,

@@ -24,7 +24,7 @@ use crate::{
 };
 
 const CHUNK: usize = 64 * 1024;
-/// How long sending the last frames may take.
+/// The time that sending the last frames may take.
 const LAST_FRAMES_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs the job to its end. Returns the exit status of this program.

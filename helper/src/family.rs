@@ -18,7 +18,7 @@ use rustix::{
 };
 use stowaway_protocol::Outcome;
 
-/// How often the processes are checked.
+/// The interval at which the processes are checked.
 const CHECK_EVERY: Duration = Duration::from_millis(20);
 
 /// Makes this process the subreaper of its descendants.

@@ -17,9 +17,9 @@ use stowaway_protocol::Reply;
 
 use crate::descriptors::{self, IoResult};
 
-/// How long the client stays after the last line.
+/// The time for which the client stays after the last line.
 const LINGER: Duration = Duration::from_secs(10);
-/// How long the reader may be slow before the client gives up.
+/// The time for which the reader may be slow before the client gives up.
 const READ_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Sends the request, and copies in both directions.

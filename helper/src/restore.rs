@@ -27,7 +27,7 @@ use crate::{
 };
 
 const CHUNK: usize = 64 * 1024;
-/// How long sending the last frames may take.
+/// The time that sending the last frames may take.
 const LAST_FRAMES_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The exit status if the guard is gone. Then the parent is process 1, and a database server that is process 1

@@ -12,7 +12,7 @@ use std::{
 };
 
 use rustix::event::PollFlags;
-use stowaway_protocol::{Answer, Frame, FrameDecoder, FrameError, LONGEST_LINE, Nonce, VERSION, parse_hello};
+use stowaway_protocol::{Answer, Frame, FrameDecoder, FrameError, MAX_LINE, Nonce, VERSION, parse_hello};
 
 use crate::{
     arguments::Timeouts,
@@ -212,7 +212,7 @@ fn connect(socket: &Path, timeouts: Timeouts) -> Result<UnixStream, Refusal> {
 fn first_line(from: BorrowedFd<'_>, timeouts: Timeouts) -> Option<(Vec<u8>, Vec<u8>)> {
     let begin = Instant::now();
     let mut line = Vec::new();
-    let mut buffer = [0; LONGEST_LINE];
+    let mut buffer = [0; MAX_LINE];
     loop {
         if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
             let rest = line.split_off(end + 1);
@@ -220,7 +220,7 @@ fn first_line(from: BorrowedFd<'_>, timeouts: Timeouts) -> Option<(Vec<u8>, Vec<
             return Some((line, rest));
         }
         let left = timeouts.silence.saturating_sub(begin.elapsed());
-        if line.len() >= LONGEST_LINE || left.is_zero() {
+        if line.len() >= MAX_LINE || left.is_zero() {
             return None;
         }
         let [ready] = descriptors::wait([Some((from, PollFlags::IN))], left);

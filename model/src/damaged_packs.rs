@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::DataPart;
 
-/// How many packs one report lists, because the kubelet keeps only 4 KiB of a report.
-const MOST_REPORTED: usize = 48;
-/// How many packs a status lists.
-const MOST_KEPT: usize = 256;
+/// The number of packs that one report lists, because the kubelet keeps only 4 KiB of a report.
+const MAX_REPORTED: usize = 48;
+/// The number of packs that a status lists.
+const MAX_KEPT: usize = 256;
 /// The digits of an id that are listed. Two packs of one repository practically never have the same ones.
 const LISTED_DIGITS: usize = 16;
 
@@ -32,14 +32,14 @@ pub struct DamagedPacks {
 }
 
 impl DamagedPacks {
-    /// How many packs a check counts one by one.
+    /// The number of packs that a check counts one by one.
     pub const MOST_COUNTED: usize = 1000;
 
     /// The list for a report. `ids` are the whole ids of the packs that a check found damaged, most of them in the part
     /// of the data that it has read. There may be more than [`Self::MOST_COUNTED`], which are then not in `ids`.
     pub fn of(ids: &[String], part: DataPart) -> Self {
-        let listed = ids.iter().take(MOST_REPORTED).map(|id| id.chars().take(LISTED_DIGITS).collect()).collect();
-        let mut unlisted = ids.iter().skip(MOST_REPORTED).peekable();
+        let listed = ids.iter().take(MAX_REPORTED).map(|id| id.chars().take(LISTED_DIGITS).collect()).collect();
+        let mut unlisted = ids.iter().skip(MAX_REPORTED).peekable();
         let more_in = unlisted.peek().is_some().then(|| {
             if ids.len() < Self::MOST_COUNTED && unlisted.all(|id| is_in(id, part)) { part } else { DataPart::ALL }
         });
@@ -77,11 +77,11 @@ impl DamagedPacks {
         let mut seen = BTreeSet::new();
         ids.retain(|id| seen.insert(id.clone()));
         let more_in = match (self.more_in, other.more_in) {
-            _ if ids.len() > MOST_KEPT => Some(DataPart::ALL),
+            _ if ids.len() > MAX_KEPT => Some(DataPart::ALL),
             (Some(one), Some(other)) if one != other => Some(DataPart::ALL),
             (one, other) => one.or(other),
         };
-        ids.truncate(MOST_KEPT);
+        ids.truncate(MAX_KEPT);
         Self { ids, more_in }
     }
 }
@@ -115,7 +115,7 @@ mod tests {
         assert_eq!((few.ids.len(), few.more_in, few.prefixes().len()), (3, None, 3));
         assert!(few.ids.iter().all(|id| id.len() == LISTED_DIGITS));
         let many = DamagedPacks::of(&ids(4, 0..100), part("1/4"));
-        assert_eq!((many.ids.len(), many.more_in), (MOST_REPORTED, Some(part("1/4"))));
+        assert_eq!((many.ids.len(), many.more_in), (MAX_REPORTED, Some(part("1/4"))));
         let everywhere = DamagedPacks::of(&[ids(4, 0..60), ids(5, 0..60)].concat(), part("1/4"));
         assert_eq!(everywhere.more_in, Some(DataPart::ALL), "trees are damaged outside of the part");
         let uncounted = DamagedPacks::of(&ids(4, 0..1000), part("1/4"));
@@ -142,7 +142,7 @@ mod tests {
     fn list_in_a_status_has_a_limit_beyond_which_all_data_counts() {
         let before = DamagedPacks { ids: ids(1, 0..250), more_in: None };
         let after = before.after_check(part("1/2"), DamagedPacks { ids: ids(2, 0..40), more_in: None });
-        assert_eq!((after.ids.len(), after.more_in), (MOST_KEPT, Some(DataPart::ALL)));
+        assert_eq!((after.ids.len(), after.more_in), (MAX_KEPT, Some(DataPart::ALL)));
     }
 
     #[test]

@@ -25,7 +25,7 @@ impl fmt::Display for VolumeExtent {
     }
 }
 
-/// How a volume has shrunk since its last good snapshot, if that is suspicious.
+/// The loss of a volume's content since its last good snapshot, if that is suspicious.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Shrinkage {
     /// Nothing is left.

@@ -39,7 +39,7 @@ pub use escape::{Escaping, escape, escape_lines, escape_name, unescape_name};
 pub use excludes::{Excludes, MAXIMUM_PATTERNS};
 pub use extent::{SMALLEST_BYTES, Shrinkage, VolumeExtent, has_lost_most, shrinkage};
 pub use literal::{LiteralSyntax, Quoting};
-pub use maintenance::{MaintenanceReport, few};
+pub use maintenance::{MaintenanceReport, truncate_list};
 pub use part::{DataPart, DataPartError};
 pub use pipefail::{PIPEFAIL_MISSING, ShellScript};
 pub use progress::{PROGRESS_ANNOTATION, PROGRESS_REASON, RunProgress, short_amount};

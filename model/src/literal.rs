@@ -8,7 +8,7 @@ use std::fmt;
 
 use super::{ShellScript, pipefail::name_of};
 
-/// How an argument is written.
+/// The quoting of an argument.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Quoting {
     /// Without quotes.
@@ -24,7 +24,7 @@ pub enum Quoting {
 /// Options of `find` whose command ends with `;`.
 const COMMANDS_OF_FIND: [&str; 4] = ["-exec", "-execdir", "-ok", "-okdir"];
 /// The longest name of a program that a message shows.
-const LONGEST_NAME: usize = 20;
+const MAX_NAME: usize = 20;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Syntax {
@@ -79,7 +79,7 @@ impl LiteralSyntax {
             };
             if let Some(syntax) = found {
                 let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-                let is_shown = program.len() <= LONGEST_NAME && program.bytes().all(is_plain);
+                let is_shown = program.len() <= MAX_NAME && program.bytes().all(is_plain);
                 return Some(Self {
                     syntax,
                     program: if is_shown { program.to_owned() } else { String::new() },

@@ -27,7 +27,7 @@ pub enum MaintenanceReport {
         freed_bytes: u64,
         /// Number of sources that have shrunk implausibly, and keep all of their snapshots.
         shrunk: u64,
-        /// Descriptions of the first of these sources; see [`few`].
+        /// Descriptions of the first of these sources; see [`truncate_list`].
         first_shrunk: Vec<String>,
     },
     /// Checked all indexes, snapshots and trees, and read one part of the data.
@@ -42,7 +42,7 @@ pub enum MaintenanceReport {
         findings: u64,
         /// Number of snapshots that cannot be restored completely.
         harmed_snapshots: u64,
-        /// The first sources of these snapshots; see [`few`].
+        /// The first sources of these snapshots; see [`truncate_list`].
         harmed_sources: Vec<String>,
         /// The packs whose content is damaged; none in a report that does not list them.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -51,10 +51,10 @@ pub enum MaintenanceReport {
 }
 
 /// The first of these texts, each only once, as many as fit into a report.
-pub fn few(texts: impl IntoIterator<Item = String>) -> Vec<String> {
-    let (mut few, mut bytes): (Vec<String>, usize) = (Vec::new(), 0);
+pub fn truncate_list(texts: impl IntoIterator<Item = String>) -> Vec<String> {
+    let (mut first, mut bytes): (Vec<String>, usize) = (Vec::new(), 0);
     for text in texts {
-        if few.contains(&text) {
+        if first.contains(&text) {
             continue;
         }
         // In JSON, a character may take up to six bytes, but names have no such characters.
@@ -62,9 +62,9 @@ pub fn few(texts: impl IntoIterator<Item = String>) -> Vec<String> {
         if bytes > NAMES_BYTES {
             break;
         }
-        few.push(text);
+        first.push(text);
     }
-    few
+    first
 }
 
 #[cfg(test)]
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn report_of_damage_fits_the_termination_message_whatever_is_harmed() {
-        let sources = few((0..1000).map(|number| format!("deployment/{}-{number}/main", "x".repeat(200))));
+        let sources = truncate_list((0..1000).map(|number| format!("deployment/{}-{number}/main", "x".repeat(200))));
         assert!(sources.len() > 2, "{}", sources.len());
         let check = MaintenanceReport::Check {
             part: DataPart::first(256),
@@ -99,6 +99,6 @@ mod tests {
     #[test]
     fn each_is_named_once() {
         let texts = ["a", "b", "a", "c"].map(str::to_owned);
-        assert_eq!(few(texts), ["a", "b", "c"]);
+        assert_eq!(truncate_list(texts), ["a", "b", "c"]);
     }
 }

@@ -42,7 +42,7 @@ const WRAPPERS: [&str; 25] = [
 ];
 /// Programs that run a script in the shell of a user.
 const SWITCHERS: [&str; 2] = ["su", "runuser"];
-/// How many arguments of a wrapper are tried as its program.
+/// The number of arguments of a wrapper that are tried as its program.
 const MAXIMUM_CANDIDATES: usize = 8;
 /// Options of shells that take the next argument.
 const LONG_OPTIONS_WITH_VALUE: [&str; 2] = ["--rcfile", "--init-file"];

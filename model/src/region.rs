@@ -9,7 +9,7 @@ use super::S3Config;
 pub const DEFAULT_REGION: &str = "us-east-1";
 
 /// The longest name of a region that is accepted.
-const LONGEST_REGION: usize = 64;
+const MAX_REGION: usize = 64;
 
 /// The placeholder of the region in a host name.
 const REGION: &str = "{region}";
@@ -80,7 +80,7 @@ pub fn region_of_endpoint(endpoint: &str) -> Option<&str> {
 /// names.
 pub fn is_region(text: &str) -> bool {
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    (1..=LONGEST_REGION).contains(&text.len()) && text.bytes().all(is_part) && !text.starts_with('-')
+    (1..=MAX_REGION).contains(&text.len()) && text.bytes().all(is_part) && !text.starts_with('-')
 }
 
 /// Whether the endpoint is one of Amazon's.

@@ -214,7 +214,7 @@ impl Failure {
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunReport {
-    /// How the run ended.
+    /// The end of the run.
     pub verdict: Verdict,
     /// The machine-readable reason.
     pub reason: Reason,
@@ -230,7 +230,7 @@ pub struct RunReport {
     /// SHA-256 of the stream, 64 hex digits; only for a stream that was read to its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// How the end of the stream was proven.
+    /// The proof of the end of the stream.
     pub proof: Proof,
     /// Id of the snapshot, 64 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -24,7 +24,7 @@ use self::{
 };
 use super::pipefail::{ShellScript, errexit_after, name_of};
 
-/// How many shells within shells are examined.
+/// The number of shells within shells that are examined.
 const DEPTH: usize = 3;
 
 /// A command whose failure does not fail its script.

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{SnapshotIdentity, SourceName};
 
-/// How far ahead of `now` a snapshot may be dated, because the clocks of nodes differ a little.
+/// The time by which a snapshot may be dated ahead of `now`, because the clocks of nodes differ a little.
 pub const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
 /// Number of rejected snapshots that a note names; it counts all of them.
 const NAMED: usize = 3;
@@ -26,7 +26,7 @@ pub struct SnapshotRecord<'a> {
     pub bytes: Option<u64>,
 }
 
-/// How reliable a snapshot is. Only a [`Quality::Proven`] snapshot is used by default; any can be named by its id.
+/// The reliability of a snapshot. Only a [`Quality::Proven`] snapshot is used by default; any can be named by its id.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Quality {
     /// Stored completely, as far as its writer knows. Snapshots of other tools count as proven, and so do snapshots
@@ -58,7 +58,7 @@ impl fmt::Display for Quality {
 }
 
 impl<'a> SnapshotRecord<'a> {
-    /// How reliable the snapshot is.
+    /// The reliability of the snapshot.
     pub fn quality(&self, now: Timestamp) -> Quality {
         let tags = [
             (SnapshotIdentity::SAFETY, Quality::Safety),

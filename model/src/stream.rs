@@ -20,9 +20,9 @@ pub enum StreamItem {
 /// The facts about a stream which ended well.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct End {
-    /// How its end was proven.
+    /// The proof of its end.
     pub proof: Proof,
-    /// How many bytes the sender sent. The receiver counts the bytes itself and compares.
+    /// The number of bytes that the sender sent. The receiver counts the bytes itself and compares.
     pub bytes: u64,
 }
 

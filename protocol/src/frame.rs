@@ -13,7 +13,7 @@ const HEADER: usize = 1 + 4 + 8 + 4;
 const TRAILER: usize = 8 + 32 + OUTCOME;
 const OUTCOME: usize = 2;
 
-/// How a command ended.
+/// The end of a command.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Outcome {
     /// It exited with this status.
@@ -31,7 +31,7 @@ pub struct Trailer {
     pub bytes: u64,
     /// SHA-256 of these bytes.
     pub digest: [u8; 32],
-    /// How the command ended that wrote the stream; `Exited(0)` for the input of a restore.
+    /// The end of the command that wrote the stream; `Exited(0)` for the input of a restore.
     pub outcome: Outcome,
 }
 
@@ -69,7 +69,7 @@ pub enum Frame {
     Go,
     /// Output of a restore's command on stdout, for the log.
     Stdout(Bytes),
-    /// How a restore's command ended. In an aborted dump, it precedes the fault if the command has ended.
+    /// The end of a restore's command. In an aborted dump, it precedes the fault if the command has ended.
     Ended(Outcome),
     /// The final frame, which confirms the trailer or the outcome.
     Done,

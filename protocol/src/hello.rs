@@ -7,7 +7,7 @@ use super::Nonce;
 /// The protocol version of this crate.
 pub const VERSION: u32 = 1;
 /// The maximum length of a first line, including its newline.
-pub const LONGEST_LINE: usize = 128;
+pub const MAX_LINE: usize = 128;
 
 /// The first line of Stowaway.
 pub fn hello(nonce: &Nonce) -> Bytes {
@@ -65,11 +65,11 @@ mod tests {
     fn first_lines_are_parsed_as_they_were_written() {
         let nonce = Nonce::new(7);
         let line = hello(&nonce);
-        assert!(line.len() <= LONGEST_LINE);
+        assert!(line.len() <= MAX_LINE);
         assert_eq!(parse_hello(line.strip_suffix(b"\n").unwrap()), Some((VERSION, nonce.clone())));
         for answer in [Answer::Ready, Answer::Speaks(u32::MAX)] {
             let line = answer.line(&nonce);
-            assert!(line.len() <= LONGEST_LINE);
+            assert!(line.len() <= MAX_LINE);
             assert_eq!(parse_answer(&nonce, line.strip_suffix(b"\n").unwrap()), Some(answer));
             assert_eq!(parse_answer(&Nonce::new(8), line.strip_suffix(b"\n").unwrap()), None);
         }

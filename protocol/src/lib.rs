@@ -38,13 +38,13 @@ mod sealer;
 mod sidecar;
 
 pub use frame::{Fault, Frame, FrameDecoder, FrameEncoder, FrameError, MAXIMUM_PAYLOAD, Outcome, Trailer};
-pub use hello::{Answer, LONGEST_LINE, VERSION, hello, parse_answer, parse_hello};
+pub use hello::{Answer, MAX_LINE, VERSION, hello, parse_answer, parse_hello};
 pub use nonce::Nonce;
 pub use opener::{OpenError, Opener};
 pub use sealer::{SealError, Sealer};
-pub use sidecar::{Event, HEARTBEAT, LONGEST_SIDECAR_LINE, LONGEST_TASK, Reply, Request, WatchLine, report_digest};
+pub use sidecar::{Event, HEARTBEAT, MAX_SIDECAR_LINE, MAX_TASK, Reply, Request, WatchLine, report_digest};
 
-/// How many bytes of a stream on the wire may be unacknowledged.
+/// The number of bytes of a stream on the wire that may be unacknowledged.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Window {
     /// Maximum number of unacknowledged bytes.

@@ -10,9 +10,9 @@ use std::fmt::{self, Write};
 use sha2::{Digest, Sha256};
 
 /// The maximum length of a line, including its newline.
-pub const LONGEST_SIDECAR_LINE: usize = 16 * 1024;
+pub const MAX_SIDECAR_LINE: usize = 16 * 1024;
 /// The maximum length of a request's second line, the task. It fits into the buffer of a pipe that is not read yet.
-pub const LONGEST_TASK: usize = 32 * 1024;
+pub const MAX_TASK: usize = 32 * 1024;
 
 /// A request to a supervisor: its first line.
 #[derive(Clone, Debug, Eq, PartialEq)]

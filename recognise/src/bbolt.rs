@@ -17,7 +17,7 @@ const META: usize = 64;
 const BLOCK: u64 = 512;
 const TAIL: usize = 4096;
 /// The longest page. bbolt uses the page size of the machine.
-const LONGEST_PAGE: usize = 64 * 1024;
+const MAX_PAGE: usize = 64 * 1024;
 
 /// Whether this is the first page of a database.
 pub(super) fn is_begun(head: &[u8]) -> bool {
@@ -26,7 +26,7 @@ pub(super) fn is_begun(head: &[u8]) -> bool {
         little_endian(&meta[..4]) == MAGIC
             && little_endian(&meta[4..8]) == VERSION
             && page.is_power_of_two()
-            && (512..=LONGEST_PAGE as u64).contains(&page)
+            && (512..=MAX_PAGE as u64).contains(&page)
     })
 }
 
@@ -54,7 +54,7 @@ fn pages_of(meta: &[u8]) -> Option<(u64, u64)> {
 impl Format for Bbolt {
     fn push(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         self.length += bytes.len() as u64;
-        super::append(&mut self.begin, LONGEST_PAGE + PAGE_HEADER + META, &mut &*bytes);
+        super::append(&mut self.begin, MAX_PAGE + PAGE_HEADER + META, &mut &*bytes);
         let hash = &mut self.hash;
         self.tail.push(bytes, |bytes| hash.update(bytes));
         None
@@ -74,7 +74,7 @@ impl Format for Bbolt {
             hash.update(taken);
         }
         let page = begin.get(PAGE_HEADER + 8..PAGE_HEADER + 12).map_or(1, little_endian).max(1);
-        let second = usize::try_from(page).unwrap_or(LONGEST_PAGE) + PAGE_HEADER;
+        let second = usize::try_from(page).unwrap_or(MAX_PAGE) + PAGE_HEADER;
         let metas = [PAGE_HEADER, second].map(|at| begin.get(at..at + META).and_then(pages_of));
         let pages = metas.into_iter().flatten().max().map(|(_, pages)| pages);
         let wanted = pages.unwrap_or_default().max(2).saturating_mul(page);

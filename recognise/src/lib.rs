@@ -30,10 +30,10 @@ mod tests;
 
 use preamble::{Preamble, Reading};
 
-/// How many bytes determine the format. The longest beginning is a block of tar.
+/// The number of bytes that determine the format. The longest beginning is a block of tar.
 const HEAD: usize = 512;
 
-/// What is known about the end of a stream of a known format.
+/// The state of the end of a stream of a known format.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum FormatEnd {
     /// The end of the format was there.
@@ -52,7 +52,7 @@ pub enum FormatEnd {
 pub struct Recognised {
     /// For example `PostgreSQL dump in gzip`.
     pub format: String,
-    /// What is known about its end.
+    /// The state of its end.
     pub end: FormatEnd,
 }
 

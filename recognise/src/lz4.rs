@@ -23,7 +23,7 @@ const RESERVED: u8 = 2;
 const HAS_DICTIONARY: u8 = 1;
 /// The bit of a block's length which marks a block that is not compressed.
 const STORED: u64 = 0x8000_0000;
-/// How many bytes before a block its content may refer to.
+/// The number of bytes before a block that its content may refer to.
 const WINDOW: usize = 64 * 1024;
 
 /// Whether these are the first bytes of a frame.

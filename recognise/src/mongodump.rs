@@ -12,15 +12,15 @@ const NAME: &str = "mongodump archive";
 const MAGIC: [u8; 4] = [0x6d, 0xe2, 0x99, 0x81];
 const TERMINATOR: [u8; 4] = [0xff; 4];
 /// The longest BSON document, including the excess which mongo-tools allow.
-const LONGEST_DOCUMENT: u64 = 16 * 1024 * 1024 + 16 * 1024;
+const MAX_DOCUMENT: u64 = 16 * 1024 * 1024 + 16 * 1024;
 /// The longest header of a block, which names a database and a collection.
-const LONGEST_HEADER: u64 = 16 * 1024;
+const MAX_HEADER: u64 = 16 * 1024;
 /// The most collections which may be open at once. mongodump has four, unless it is configured otherwise.
-const MOST_OPEN: usize = 10_000;
+const MAX_OPEN: usize = 10_000;
 
 /// Whether these are the first bytes of an archive: the magic, and a document of the prelude.
 pub(super) fn is_begun(head: &[u8]) -> bool {
-    let is_document = |length: &[u8]| (5..=LONGEST_DOCUMENT).contains(&little_endian(length));
+    let is_document = |length: &[u8]| (5..=MAX_DOCUMENT).contains(&little_endian(length));
     head.len() >= MAGIC.len() && agree(head, &MAGIC) && head.get(4..8).is_none_or(is_document)
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Mongodump {
     /// Whether the next document is a block's header. The prelude has no such header.
     is_header: bool,
     is_in_prelude: bool,
-    /// How many documents the prelude has: one about the archive, and one for each collection.
+    /// The number of documents that the prelude has: one about the archive, and one for each collection.
     listed: u64,
     has_blocks: bool,
     /// The collections whose last block has not arrived yet.
@@ -69,7 +69,7 @@ impl Mongodump {
             return At::Length(Vec::new());
         }
         let length = little_endian(bytes);
-        if !(5..=LONGEST_DOCUMENT).contains(&length) {
+        if !(5..=MAX_DOCUMENT).contains(&length) {
             return if self.is_whole() { At::After } else { At::Lost };
         }
         if !self.is_header {
@@ -77,7 +77,7 @@ impl Mongodump {
             return At::Document(length - 4);
         }
         match usize::try_from(length) {
-            Ok(whole) if length <= LONGEST_HEADER => At::Header(bytes.to_vec(), whole),
+            Ok(whole) if length <= MAX_HEADER => At::Header(bytes.to_vec(), whole),
             _ if self.is_whole() => At::After,
             _ => At::Lost,
         }
@@ -96,7 +96,7 @@ impl Mongodump {
             self.open.insert(collection);
         }
         (self.is_header, self.has_blocks) = (false, true);
-        if self.open.len() > MOST_OPEN { At::Lost } else { At::Length(Vec::new()) }
+        if self.open.len() > MAX_OPEN { At::Lost } else { At::Length(Vec::new()) }
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) struct PgCustom {
     number_bytes: usize,
     offset_bytes: usize,
     entries: u64,
-    /// How many blocks of data the table of contents requires. `found` counts the blocks which arrived.
+    /// The number of blocks of data that the table of contents requires. `found` counts the blocks which arrived.
     wanted: u64,
     found: u64,
     is_behind_contents: bool,

@@ -10,12 +10,12 @@ use super::{append, text::Text};
 
 /// The longest text before a dump.
 const LONGEST: usize = 64 * 1024;
-/// How many bytes from the beginning of a line determine whether a header begins there.
+/// The number of bytes from the beginning of a line that determine whether a header begins there.
 const HEADER: usize = 512;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// The beginnings of lines which are comments, or commands of `psql`.
 const COMMENTS: [&str; 3] = ["--", "#", "\\"];
-/// What precedes the colon in a message: programs whose stderr a script may send into the dump, and the severities of a
+/// Text before the colon in a message: programs whose stderr a script may send into the dump, and the severities of a
 /// server's messages.
 const SENDERS: [&str; 13] = [
     "mysqldump",
@@ -72,7 +72,7 @@ const STATEMENTS: [&str; 34] = [
     "WITH",
 ];
 
-/// What a line continues.
+/// The text that a line continues.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 enum Open {
     #[default]
@@ -83,7 +83,7 @@ enum Open {
     Statement { is_quoted: bool },
 }
 
-/// What is known after some bytes.
+/// The state after some bytes.
 pub(super) enum Reading {
     /// A dump may follow.
     Continues,
@@ -130,7 +130,7 @@ impl Preamble {
 }
 
 impl Open {
-    /// What the line after this one continues; `None` if this line is no text which may precede a dump.
+    /// The text that the next line continues; `None` if this line is no text which may precede a dump.
     fn after(self, line: &[u8]) -> Option<Self> {
         let mut text = line;
         while let Some(rest) = text.strip_prefix(BYTE_ORDER_MARK) {

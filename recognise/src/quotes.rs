@@ -9,7 +9,7 @@ pub(super) struct Quotes {
     last: u8,
     /// The byte before the quotes.
     before: u8,
-    /// How many quotes directly follow each other, up to the last byte.
+    /// The number of quotes that directly follow each other, up to the last byte.
     run: u64,
 }
 

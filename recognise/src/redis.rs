@@ -21,7 +21,7 @@ pub(super) fn is_begun(head: &[u8]) -> bool {
     head.get(..9).is_some_and(|head| head.starts_with(MAGIC) && head[5..].iter().all(u8::is_ascii_digit))
 }
 
-/// How many bytes of the end are examined. Text may follow a file.
+/// The number of bytes of the end that are examined. Text may follow a file.
 const TAIL: usize = 4096;
 
 /// A file. A second file after it ends with the same checksum, because the checksum of a file including its own

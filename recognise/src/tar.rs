@@ -8,7 +8,7 @@ const NAME: &str = "tar archive";
 const BLOCK: usize = 512;
 const MAGIC: std::ops::Range<usize> = 257..262;
 /// The longest pax header which is searched for a size.
-const LONGEST_PAX: u64 = 64 * 1024;
+const MAX_PAX: u64 = 64 * 1024;
 
 /// Whether this is the first header of an archive.
 pub(super) fn is_begun(head: &[u8]) -> bool {
@@ -53,7 +53,7 @@ impl Tar {
         self.has_empty_block = false;
         let Some(size) = number(&header[124..136]).filter(|_| has_valid_checksum(header)) else { return At::Lost };
         match header[156] {
-            b'x' if size <= LONGEST_PAX => return At::Pax(Vec::new(), size, padded(size)),
+            b'x' if size <= MAX_PAX => return At::Pax(Vec::new(), size, padded(size)),
             // These headers apply to the next member, or to all members.
             b'x' | b'g' | b'L' | b'K' => return content(padded(size)),
             _ => {}

@@ -49,7 +49,7 @@ const LZ4: &[u8] = include_bytes!("samples/pg_dump.sql.lz4");
 const XZ_DUMP: &[u8] = include_bytes!("samples/pg_dump.sql.xz");
 const ZIP: &[u8] = include_bytes!("samples/stream.zip");
 
-/// Where the first frame and the first member of these samples end: the bytes up to there are complete.
+/// The ends of the first frame and the first member of these samples. The bytes up to there are complete.
 fn is_end_of_part(sample: &[u8], length: usize) -> bool {
     let magic: &[u8] = if sample == ZSTD { &[0x28, 0xb5, 0x2f, 0xfd] } else { &[0x1f, 0x8b, 8] };
     [ZSTD, GZIP].contains(&sample) && sample[length..].starts_with(magic)

@@ -53,11 +53,11 @@ const SQLITE_ERRORS: [&[u8]; 3] =
     [b"ROLLBACK; -- due to errors", b"/**** ERROR: (", b"/****** CORRUPTION ERROR *******/"];
 /// The line after the header of a dump of `PostgreSQL`. In data its backslash is doubled.
 const RESTRICT: &[u8] = b"\n\\restrict ";
-/// How many bytes before a line, and from its beginning, determine its meaning.
+/// The number of bytes before a line, and from its beginning, that determine its meaning.
 const BEFORE: usize = 256;
 const LINE: usize = 128;
 /// The longest line with `COPY` which is read. It names each column of a table.
-const LONGEST_COPY: usize = 256 * 1024;
+const MAX_COPY: usize = 256 * 1024;
 
 /// Lines which are no statements of their own.
 #[derive(Eq, PartialEq)]
@@ -89,7 +89,7 @@ struct Candidate {
 /// SQL as text.
 pub(super) struct Text {
     kind: Kind,
-    /// How many bytes belong to the header which was recognised first.
+    /// The number of bytes that belong to the header which was recognised first.
     header: u64,
     /// The bytes which were not read, after at most `BEFORE` bytes which precede these bytes.
     held: Vec<u8>,
@@ -98,7 +98,7 @@ pub(super) struct Text {
     is_line_start: bool,
     /// The dumps which began and have not ended.
     open: Vec<Kind>,
-    /// How many dumps have begun.
+    /// The number of dumps that have begun.
     begun: u64,
     block: Block,
     candidate: Option<Candidate>,
@@ -207,7 +207,7 @@ impl Text {
         let line = &self.held[self.at..];
         match line.first() {
             None => true,
-            Some(b'C') if line.starts_with(b"COPY ") && line.len() < LONGEST_COPY => memchr(b'\n', line).is_none(),
+            Some(b'C') if line.starts_with(b"COPY ") && line.len() < MAX_COPY => memchr(b'\n', line).is_none(),
             Some(b'-' | b'C' | b'B' | b'R' | b'/' | b'\\' | b' ' | b'D') => line.len() < LINE,
             _ => false,
         }

@@ -10,7 +10,7 @@ use super::{
 
 /// The polynomial of ECMA-182, reflected.
 static CRC64: Tables = tables(0xc96c_5795_d787_0f42);
-/// How many bytes the checksums have, by their numbers.
+/// The number of bytes that the checksums have, by their numbers.
 const SUM_LENGTHS: [usize; 16] = [0, 4, 4, 4, 8, 8, 8, 16, 16, 16, 32, 32, 32, 64, 64, 64];
 const HAS_COMPRESSED_LENGTH: u8 = 0x40;
 const HAS_LENGTH: u8 = 0x80;

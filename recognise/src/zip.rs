@@ -19,7 +19,7 @@ const LARGE: &[u8; 4] = b"PK\x06\x06";
 const LARGE_LENGTH: usize = 56;
 const LOCATOR: &[u8; 4] = b"PK\x06\x07";
 const LOCATOR_LENGTH: usize = 20;
-/// How many bytes before an end are searched for that record.
+/// The number of bytes before an end that are searched for that record.
 const BEFORE: usize = 4096;
 /// The highest version of the format, and the highest number of a compression.
 const HIGHEST_VERSION: u8 = 63;
@@ -42,9 +42,9 @@ pub(super) struct Zip {
     held: Vec<u8>,
     /// The index in `held` of the first byte at which no end was searched.
     at: usize,
-    /// How many bytes precede `held`.
+    /// The number of bytes that precede `held`.
     start: u64,
-    /// How many bytes of the comment after the end have not arrived yet.
+    /// The number of bytes of the comment after the end that have not arrived yet.
     comment: Option<u64>,
 }
 

@@ -17,7 +17,7 @@ const SINGLE: u8 = 0x20;
 const HAS_SUM: u8 = 4;
 const RESERVED: u8 = 8;
 /// The largest window of a frame which is decompressed here. Levels up to 19 use no larger window.
-const LONGEST_WINDOW: u64 = 8 * 1024 * 1024;
+const MAX_WINDOW: u64 = 8 * 1024 * 1024;
 const OUTPUT: usize = 128 * 1024;
 
 /// Whether these are the first bytes of a frame.
@@ -81,7 +81,7 @@ impl Zstd {
         } else {
             little_endian(&rest[dictionary..]).saturating_add(if content == 2 { 256 } else { 0 })
         };
-        if window > LONGEST_WINDOW || dictionary > 0 {
+        if window > MAX_WINDOW || dictionary > 0 {
             self.content = None;
         }
         At::Block(descriptor & HAS_SUM != 0, Vec::new())
@@ -168,7 +168,7 @@ fn header_length(descriptor: u8) -> usize {
     1 + usize::from(descriptor & SINGLE == 0) + dictionary + content
 }
 
-/// How many bytes the dictionary's id and the content's size have in a header with this descriptor.
+/// The number of bytes that the dictionary's id and the content's size have in a header with this descriptor.
 fn lengths(descriptor: u8) -> (usize, usize) {
     let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
     let content = match descriptor >> 6 {
@@ -180,7 +180,7 @@ fn lengths(descriptor: u8) -> (usize, usize) {
     (dictionary, content)
 }
 
-/// How many bytes the content of a block has, and whether it is a frame's last block; `None` for the reserved kind.
+/// The size of the content of a block, and whether it is a frame's last block; `None` for the reserved kind.
 fn block(header: &[u8]) -> Option<(u64, bool)> {
     let header = little_endian(header);
     let length = match header >> 1 & 3 {
@@ -220,7 +220,7 @@ impl Content {
 impl Format for Zstd {
     fn push(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         let mut rest = bytes;
-        // Where the bytes begin which belong to a frame and were not decompressed yet.
+        // The beginning of the bytes which belong to a frame and were not decompressed yet.
         let mut first = 0;
         while !rest.is_empty() {
             let was_between = self.is_between_frames();

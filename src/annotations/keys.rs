@@ -16,9 +16,9 @@ pub enum KeyId {
     RestoreCommand,
     /// The Repository to write to.
     Repository,
-    /// How long a command may run.
+    /// The time for which a command may run.
     Timeout,
-    /// How long a command may write nothing.
+    /// The time for which a command may write nothing.
     IdleTimeout,
     AcceptUnproven,
     /// Whether a stream of 0 bytes is a valid dump.

@@ -155,7 +155,7 @@ fn intended(key: &str, object: Object) -> Option<Intended> {
     likeness(prefix).and_then(|likeness| own(likeness, name, object)).or_else(|| of_k8up(prefix, name))
 }
 
-/// How much a prefix resembles Stowaway's.
+/// The similarity of a prefix to Stowaway's.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Likeness {
     /// It has Stowaway's exact name, so that a less similar name behind it was meant for Stowaway, too. Another product

@@ -15,7 +15,7 @@ pub fn split(line: &str) -> Vec<String> {
 /// The result of a split.
 pub(super) struct Scan<'a> {
     pub arguments: Vec<&'a str>,
-    /// How each argument is written.
+    /// The quoting of each argument.
     pub quoting: Vec<Quoting>,
     /// Whether the last argument is a quote that is never closed.
     pub open_quote: bool,

@@ -20,7 +20,7 @@ use crate::{
 /// How often a pod that does not exist yet is looked up.
 const POLL_PERIOD: Duration = Duration::from_millis(300);
 /// This many consecutive failures end the lookup of a pod. Then its log is missing, but not the verdict.
-const MOST_FAILURES: u32 = 20;
+const MAX_FAILURES: u32 = 20;
 
 /// Whether the pod belongs to the run's Job of this name.
 pub(super) fn is_pod_of(pod: &Pod, job: &str) -> bool {
@@ -80,7 +80,7 @@ async fn follow_job(pods: Api<Pod>, job: String, source: String) {
             }
             Err(error) => {
                 failures += 1;
-                if failures == MOST_FAILURES {
+                if failures == MAX_FAILURES {
                     return note(&format!("{source}: no log: {}", super::explain(&error)));
                 }
             }

@@ -3,28 +3,28 @@
 use std::{future::Future, time::Duration};
 
 /// The time limit of a single read.
-const LONGEST_CALL: Duration = Duration::from_secs(15);
-/// How long the API server itself waits for one admission webhook: the largest `timeoutSeconds`.
-const LONGEST_ADMISSION: Duration = Duration::from_secs(30);
+const MAX_CALL: Duration = Duration::from_secs(15);
+/// The time for which the API server itself waits for one admission webhook: the largest `timeoutSeconds`.
+const MAX_ADMISSION: Duration = Duration::from_secs(30);
 /// The time limit of a single write.
-const LONGEST_WRITE: Duration = LONGEST_ADMISSION.saturating_add(Duration::from_secs(5));
+const MAX_WRITE: Duration = MAX_ADMISSION.saturating_add(Duration::from_secs(5));
 /// The time limit of a list, which may be long.
-const LONGEST_LIST: Duration = Duration::from_secs(45);
+const MAX_LIST: Duration = Duration::from_secs(45);
 
-/// Returns the response to a call, or an error when there is none within [`LONGEST_CALL`]. The API server may still
+/// Returns the response to a call, or an error when there is none within [`MAX_CALL`]. The API server may still
 /// carry out the request after that.
 pub(super) async fn within<T>(call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
-    limited(LONGEST_CALL, call).await
+    limited(MAX_CALL, call).await
 }
 
 /// Does the same as [`within`] for a write, which admission webhooks may delay.
 pub(super) async fn admitted<T>(call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
-    limited(LONGEST_WRITE, call).await
+    limited(MAX_WRITE, call).await
 }
 
 /// Does the same as [`within`] for a list.
 pub(super) async fn within_longer<T>(call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
-    limited(LONGEST_LIST, call).await
+    limited(MAX_LIST, call).await
 }
 
 async fn limited<T>(limit: Duration, call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
@@ -105,7 +105,7 @@ mod tests {
 
     #[tokio::test]
     async fn write_that_an_admission_webhook_delays_has_the_time_of_the_slowest_webhook() {
-        assert!(LONGEST_WRITE > LONGEST_ADMISSION && LONGEST_CALL < LONGEST_ADMISSION);
+        assert!(MAX_WRITE > MAX_ADMISSION && MAX_CALL < MAX_ADMISSION);
         assert_eq!(admitted(async { Ok(7) }).await.unwrap(), 7);
     }
 

@@ -18,12 +18,12 @@ use tokio::time::Instant;
 
 use super::{call::CallError, observe, singleton};
 
-/// How long a replica stays the holder without renewing the Lease.
+/// The time for which a replica stays the holder without renewing the Lease.
 const DURATION: Duration = Duration::from_secs(30);
-/// How often the holder renews the Lease.
+/// The interval at which the holder renews the Lease.
 const RENEWAL: Duration = Duration::from_secs(10);
 /// The longest duration which other replicas wait, whatever duration a Lease specifies.
-const LONGEST_DURATION: Duration = Duration::from_mins(5);
+const MAX_DURATION: Duration = Duration::from_mins(5);
 
 /// The next step of a replica.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,7 +38,7 @@ enum Step {
 fn decide(identity: &str, lease: &LeaseSpec, unchanged: Duration) -> Step {
     let holder = lease.holder_identity.as_deref().unwrap_or_default();
     let seconds = lease.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-    let duration = seconds.map_or(DURATION, Duration::from_secs).min(LONGEST_DURATION);
+    let duration = seconds.map_or(DURATION, Duration::from_secs).min(MAX_DURATION);
     if holder.is_empty() || holder == identity || unchanged >= duration { Step::Take } else { Step::Follow }
 }
 
@@ -179,7 +179,7 @@ mod tests {
             assert_eq!(decide("b", &lease, DURATION), Step::Take);
         }
         let endless = LeaseSpec { lease_duration_seconds: Some(i32::MAX), ..held_by("a") };
-        assert_eq!(decide("b", &endless, LONGEST_DURATION), Step::Take);
+        assert_eq!(decide("b", &endless, MAX_DURATION), Step::Take);
         let senseless = LeaseSpec { lease_duration_seconds: Some(-1), ..held_by("a") };
         assert_eq!(decide("b", &senseless, Duration::ZERO), Step::Follow);
     }

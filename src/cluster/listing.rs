@@ -24,8 +24,8 @@ use serde_json::Value;
 
 use super::call::{self, without_values};
 
-/// How many versions of unreadable objects are remembered, so that each version is logged once.
-const MOST_REPORTED: usize = 1024;
+/// The number of versions of unreadable objects that are remembered, so that each version is logged once.
+const MAX_REPORTED: usize = 1024;
 
 /// An object which cannot be parsed.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -137,7 +137,7 @@ fn report(kind: &str, unreadable: &[Unreadable]) {
     static REPORTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     for Unreadable { namespace, name, version, why } in unreadable {
         let mut reported = REPORTED.lock().unwrap_or_else(PoisonError::into_inner);
-        if reported.len() >= MOST_REPORTED {
+        if reported.len() >= MAX_REPORTED {
             reported.clear();
         }
         if reported.insert(version.clone()) {

@@ -226,7 +226,7 @@ pub fn controller_of(references: &[OwnerReference]) -> Option<&OwnerReference> {
 }
 
 /// The Events of type `Warning` about the objects of these UIDs, as `reason: message`, the newest last.
-pub async fn complaints(client: &Client, namespace: &str, uids: &[String]) -> Result<Vec<String>, CallError> {
+pub async fn warning_events(client: &Client, namespace: &str, uids: &[String]) -> Result<Vec<String>, CallError> {
     let api: Api<Event> = Api::namespaced(client.clone(), namespace);
     let mut warnings = Vec::new();
     for uid in uids {

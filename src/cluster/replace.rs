@@ -65,7 +65,7 @@ pub async fn may_evict(client: &Client, namespace: &str) -> Result<bool, CallErr
     }
 }
 
-/// How many pods of the Deployment are Ready; 0 if the Deployment does not exist.
+/// The number of pods of the Deployment that are Ready; 0 if the Deployment does not exist.
 pub async fn ready_replicas(client: &Client, namespace: &str, name: &str) -> Result<i32, CallError> {
     let deployment: Option<Deployment> = observe::object(client, namespace, name).await?;
     Ok(deployment.and_then(|deployment| deployment.status?.ready_replicas).unwrap_or(0))

@@ -29,7 +29,7 @@ pub struct FoundScale {
     pub uid: String,
     /// The desired number of replicas.
     pub replicas: i32,
-    /// How many pods of the workload have not ended.
+    /// The number of pods of the workload that have not ended.
     pub pods: usize,
 }
 

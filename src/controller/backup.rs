@@ -184,8 +184,8 @@ async fn observe_staged(
     for claim in claims.iter().filter(|claim| owner.controls(claim.meta())) {
         let is_bound = claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
         let uid: Vec<String> = claim.uid().into_iter().filter(|_| !is_bound).collect();
-        let complaints = observe::complaints(client, namespace, &uid).await?;
-        staged.push(StagedClaim { claim: claim.clone(), complaints });
+        let warning_events = observe::warning_events(client, namespace, &uid).await?;
+        staged.push(StagedClaim { claim: claim.clone(), warning_events });
     }
     Ok((snapshots, staged))
 }

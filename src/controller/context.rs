@@ -22,7 +22,7 @@ use crate::{
 const COMPONENT: &str = "stowaway-controller";
 /// The pause after the first failure in a row. Each further pause is twice as long as the previous one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+const MAX_PAUSE: Duration = Duration::from_mins(1);
 
 /// The reason of an Event about an object which cannot be parsed.
 const UNREADABLE: &str = "Unreadable";
@@ -174,7 +174,7 @@ impl Context {
     pub fn pause_after_failure<K: Resource<DynamicType = ()>>(&self, object: &K) -> Duration {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let count = failures.entry(key(object)).or_insert(0);
-        let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(*count)).min(LONGEST_PAUSE);
+        let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(*count)).min(MAX_PAUSE);
         *count = count.saturating_add(1);
         pause
     }

@@ -21,7 +21,7 @@ use crate::{
     model::{Reason, RunProgress},
     plan::{
         self, Actions, ActiveJob, ClaimUses, EventRecord, JobRetention, ObservedJob, ObservedPod, OwnRuns, PruneRuns,
-        Staged, StagedClaim, is_active, is_started, job_retention, wants_complaints,
+        Staged, StagedClaim, is_active, is_started, job_retention, wants_warning_events,
     },
     resources::{
         self, labels,
@@ -45,14 +45,14 @@ pub(super) async fn observe_jobs(
     let mut observed = Vec::new();
     for job in jobs.into_iter().filter(|job| plan::is_run_of(job, owner)) {
         let pods: Vec<Pod> = pods.iter().filter(|pod| plan::is_pod_of(pod, &job)).cloned().collect();
-        let complaints = if wants_complaints(&job, &pods) {
+        let warning_events = if wants_warning_events(&job, &pods) {
             let uids: Vec<String> = job.uid().into_iter().chain(pods.iter().filter_map(Pod::uid)).collect();
-            observe::complaints(&context.client, namespace, &uids).await?
+            observe::warning_events(&context.client, namespace, &uids).await?
         } else {
             Vec::new()
         };
         let progress = progress(&context.client, namespace, &pods).await;
-        observed.push(ObservedJob { job, pods, complaints, progress });
+        observed.push(ObservedJob { job, pods, warning_events, progress });
     }
     Ok(observed)
 }

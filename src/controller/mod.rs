@@ -44,7 +44,7 @@ use metrics::{RepositoryMetrics, RunMetrics};
 use watchdog::Watchdog;
 
 /// How long running reconciles may take after the controller received SIGTERM. The kubelet kills it after 30 s.
-const LONGEST_END: Duration = Duration::from_secs(10);
+const MAX_END: Duration = Duration::from_secs(10);
 
 /// How often the metrics of deleted objects are removed.
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
@@ -160,7 +160,7 @@ pub async fn run(
     // The watches wait for their first list even after the cancellation, and a cluster may never answer.
     let too_late = async {
         token.cancelled().await;
-        tokio::time::sleep(LONGEST_END).await;
+        tokio::time::sleep(MAX_END).await;
     };
     tokio::select! {
         _ended = work => {}

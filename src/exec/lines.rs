@@ -12,10 +12,10 @@ use super::watch::lock;
 use crate::model::{PIPEFAIL_MISSING, redact};
 
 /// Longer lines are split.
-const LONGEST_LINE: usize = 8 * 1024;
-/// How many lines wait for a slow reader. Further lines are dropped and counted.
+const MAX_LINE: usize = 8 * 1024;
+/// The number of lines that wait for a slow reader. Further lines are dropped and counted.
 const WAITING: usize = 256;
-/// How much of the end of stderr is kept for the report.
+/// The size of the end of stderr that is kept for the report.
 const TAIL: usize = 4 * 1024;
 
 /// The source of a line.
@@ -63,7 +63,7 @@ impl Lines {
         self.pipefail_missing.load(Ordering::Relaxed)
     }
 
-    /// How many lines were dropped because they were not read in time.
+    /// The number of lines that were dropped because they were not read in time.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
@@ -98,7 +98,7 @@ pub(super) struct Splitter {
 impl Splitter {
     pub(super) fn push(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let room = LONGEST_LINE - self.begun.len();
+            let room = MAX_LINE - self.begun.len();
             let part = &bytes[..bytes.len().min(room)];
             if let Some(end) = part.iter().position(|byte| *byte == b'\n') {
                 self.begun.extend_from_slice(&part[..end]);
@@ -107,7 +107,7 @@ impl Splitter {
             } else {
                 self.begun.extend_from_slice(part);
                 bytes = &bytes[part.len()..];
-                if self.begun.len() == LONGEST_LINE {
+                if self.begun.len() == MAX_LINE {
                     self.flush();
                 }
             }
@@ -136,9 +136,9 @@ mod tests {
     #[test]
     fn long_lines_are_cut_and_the_last_needs_no_end() {
         let (lines, mut receiver) = Lines::new();
-        lines.splitter(LineSource::Stderr).push(&[&[b'x'; LONGEST_LINE + 1][..], b"\r\n\nmongodb://u:p@h"].concat());
+        lines.splitter(LineSource::Stderr).push(&[&[b'x'; MAX_LINE + 1][..], b"\r\n\nmongodb://u:p@h"].concat());
         let texts: Vec<String> = std::iter::from_fn(|| receiver.try_recv().ok()).map(|line| line.text).collect();
-        assert_eq!(texts, ["x".repeat(LONGEST_LINE), "x".into(), String::new(), "mongodb://u:***@h".into()]);
+        assert_eq!(texts, ["x".repeat(MAX_LINE), "x".into(), String::new(), "mongodb://u:***@h".into()]);
     }
 
     #[test]

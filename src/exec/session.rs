@@ -116,7 +116,7 @@ pub struct Carrier {
     pub(super) idle: IdleSince,
 }
 
-/// How many frames wait in each direction. Frames of an API server (32 KiB) take a few dozen KiB.
+/// The number of frames that wait in each direction. Frames of an API server (32 KiB) take a few dozen KiB.
 const FRAMES: usize = 2;
 
 impl Session {

@@ -10,13 +10,13 @@ use super::{ExecStatus, Input, LineSource, Output, Session, lines::Lines};
 use crate::model::{Failure, Reason};
 
 /// A longer line is an error.
-const LONGEST_LINE: usize = 64 * 1024;
-/// How long the other side may send nothing.
+const MAX_LINE: usize = 64 * 1024;
+/// The time for which the other side may send nothing.
 const SILENT_FOR: Duration = Duration::from_secs(45);
-/// How long the other side may take to end after its stdin was closed.
+/// The time that the other side may take to end after its stdin was closed.
 const END_WITHIN: Duration = Duration::from_secs(2);
 
-/// How an exchange ended.
+/// The end of an exchange.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ExchangeOutcome<T> {
     /// The caller's closure ended the exchange.
@@ -90,7 +90,7 @@ pub async fn exchange_lines<T>(
                 return Ok(ExchangeOutcome::Complete(enough));
             }
         }
-        if held.len() > LONGEST_LINE {
+        if held.len() > MAX_LINE {
             return Err(cut("the response is not made of lines".to_owned()));
         }
     }

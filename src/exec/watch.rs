@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Lines;
 use crate::model::{Failure, Reason};
 
-/// How long a command may take.
+/// The time that a command may take.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Limits {
     /// From the start to the end of the stream.
@@ -42,7 +42,7 @@ impl Progress {
 /// The limits, cancellation, log lines and progress of one run.
 #[derive(Clone, Debug)]
 pub struct Control {
-    /// How long the command may take.
+    /// The time that the command may take.
     pub limits: Limits,
     /// Ends the run, and the remote command with it.
     pub cancel: CancellationToken,

@@ -32,12 +32,12 @@ const STDERR: u8 = 2;
 const STATUS: u8 = 3;
 const CLOSE: u8 = 255;
 
-/// How the liveness of a connection is checked.
+/// The intervals of the checks that a connection is alive.
 #[derive(Clone, Copy, Debug)]
 pub struct Pings {
     /// The interval of pings.
     pub every: Duration,
-    /// How long the other side may send nothing while it must answer a ping.
+    /// The time for which the other side may send nothing while it must answer a ping.
     pub within: Duration,
 }
 

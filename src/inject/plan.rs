@@ -21,7 +21,7 @@ use crate::{
 /// Kinds of volumes that hold no files of the app. A token or a Secret must not reach a repository through such a
 /// volume.
 const NOT_THE_APPS: [&str; 5] = ["secret", "configMap", "downwardAPI", "projected", "image"];
-/// How many existing names a message lists when a name was not found.
+/// The number of existing names that a message lists when a name was not found.
 const LISTED: usize = 10;
 
 /// The containers, volumes and settings which the pod is to have.

@@ -112,9 +112,9 @@ pub(super) fn of_init(view: &PodView<'_>, memory: &str) -> Option<Value> {
 /// The CPU request if nothing bounds it. It is small because the work is rare and can wait.
 const CPU_REQUEST: i128 = 10 * MILLI;
 /// The highest CPU request beside an app whose limits are close to its requests.
-const MOST_CPU_REQUESTED: i128 = 500 * MILLI;
+const MAX_CPU_REQUESTED: i128 = 500 * MILLI;
 /// More CPUs than any machine has: a million.
-const MOST_CPU: i128 = 1_000_000_000 * MILLI;
+const MAX_CPU: i128 = 1_000_000_000 * MILLI;
 /// A thousandth of a CPU in billionths.
 const MILLI: i128 = 1_000_000;
 
@@ -126,7 +126,7 @@ fn cpu_beside(view: &PodView<'_>, most: &str) -> (String, String) {
         .of_the_user()
         .filter(|container| container.list == List::App)
         .filter_map(|container| {
-            let limit = amount(resources(container), "limits", "cpu").filter(|limit| *limit > 0)?.min(MOST_CPU);
+            let limit = amount(resources(container), "limits", "cpu").filter(|limit| *limit > 0)?.min(MAX_CPU);
             let request = amount(resources(container), "requests", "cpu").filter(|request| *request > 0);
             Some((limit, request.unwrap_or(limit).min(limit)))
         })
@@ -137,7 +137,7 @@ fn cpu_beside(view: &PodView<'_>, most: &str) -> (String, String) {
     // The greatest limit-to-request ratio which the namespace is known to allow.
     let (ratio_limit, ratio_request) =
         of_app.iter().copied().max_by(|one, other| (one.0 * other.1).cmp(&(other.0 * one.1))).unwrap_or((1, 1));
-    let limit = most_amount.min(highest).min(MOST_CPU_REQUESTED * ratio_limit / ratio_request);
+    let limit = most_amount.min(highest).min(MAX_CPU_REQUESTED * ratio_limit / ratio_request);
     // Round up to a thousandth, so that the limit is not a greater multiple of the request.
     let request = (limit * ratio_request + ratio_limit - 1) / ratio_limit;
     let request = ((request + MILLI - 1) / MILLI * MILLI).clamp(CPU_REQUEST.min(limit), limit);

@@ -58,13 +58,13 @@ pub struct StartJob {
     pub task: TaskKind,
     /// Name of the Repository.
     pub repository: String,
-    /// How long the command may run.
+    /// The time for which the command may run.
     pub timeout: Option<Duration>,
     /// The claim which the pod mounts and backs up.
     pub claim: Option<ClaimMount>,
     /// The temporary claim to create before the Job, which the pod mounts as `claim`.
     pub data_source: Option<TemporaryClaim>,
-    /// What the pod writes to, besides the repository.
+    /// The target that the pod writes to, besides the repository.
     pub target: Option<RestoreTarget>,
     /// A remark which is added to the run's report and log; empty if there is none.
     pub note: String,
@@ -98,7 +98,7 @@ pub struct TemporaryClaim {
     pub size: Quantity,
 }
 
-/// What the pod of a Restore writes to, besides the repository.
+/// The target that the pod of a Restore writes to, besides the repository.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RestoreTarget {
     Claim(TargetMount),

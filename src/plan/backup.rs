@@ -6,8 +6,6 @@ mod exclusion;
 mod freeze;
 mod mistakes;
 mod stage;
-#[cfg(test)]
-mod stage_tests;
 mod summary;
 #[cfg(test)]
 mod tests;

@@ -52,7 +52,7 @@ pub enum ChoiceError {
     SeveralDefaults(Vec<String>),
 }
 
-/// What a message about a missing Repository states about the existing ones.
+/// The part of a message about a missing Repository that names the existing Repositories.
 fn of(known: &[String]) -> String {
     match known {
         [] => "which has none".to_owned(),

@@ -186,7 +186,7 @@ pub fn job(name: &str, scene: &Scene<'_>) -> ObservedJob {
             }),
         },
         pods: state.map(pod).into_iter().collect(),
-        complaints: vec![],
+        warning_events: vec![],
     }
 }
 

@@ -37,7 +37,7 @@ pub struct ObservedJob {
     pub job: Job,
     pub pods: Vec<Pod>,
     /// Warnings in Events about the Job and its pods, `reason: message`, the newest last.
-    pub complaints: Vec<String>,
+    pub warning_events: Vec<String>,
     /// The progress which the run reported last.
     pub progress: Option<RunProgress>,
 }
@@ -116,8 +116,8 @@ pub fn job_state(observed: &ObservedJob, now: Timestamp) -> JobState {
     let started = job.status.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0);
     let since = started.or_else(|| job.creation_timestamp().map(|time| time.0)).unwrap_or(now);
     let deadline = later(since, START_LIMIT);
-    let hint = hint(job, pod, &observed.complaints);
-    if pod.is_none() && is_refused_for_good(&observed.complaints) {
+    let hint = hint(job, pod, &observed.warning_events);
+    if pod.is_none() && is_refused_for_good(&observed.warning_events) {
         let message =
             format!("no pod of Job {name} can be created, and a repetition would fail in the same manner: {hint}");
         return JobState::Stuck(failure(Reason::PodRefused, message));
@@ -132,7 +132,7 @@ pub fn job_state(observed: &ObservedJob, now: Timestamp) -> JobState {
 }
 
 /// Whether the Events about this Job and its pods may contain more than the objects, because the run has not started.
-pub fn wants_complaints(job: &Job, pods: &[Pod]) -> bool {
+pub fn wants_warning_events(job: &Job, pods: &[Pod]) -> bool {
     let is_over = finished(job, "Failed").or(finished(job, "Complete")).is_some();
     let has_begun = pods
         .iter()

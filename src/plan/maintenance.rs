@@ -43,7 +43,7 @@ const WAITING_REQUEUE: Duration = Duration::from_secs(10);
 /// How often a run with a Job is reconciled if no watch reports a change.
 const RUNNING_REQUEUE: Duration = Duration::from_mins(1);
 /// The longest wait for the next slot, because clocks may jump.
-const LONGEST_SLEEP: Duration = Duration::from_hours(1);
+const MAX_SLEEP: Duration = Duration::from_hours(1);
 /// The shortest time after a prune in which the next one is not due.
 const SHORTEST_REST: Duration = Duration::from_mins(1);
 const DEFAULT_TIME_ZONE: &str = "UTC";
@@ -245,7 +245,7 @@ impl Planner<'_, '_> {
                 due => {
                     let next = if due.is_some() { Some(rest_end) } else { slots.next };
                     run.next_time = next.map(Time);
-                    self.actions.requeue_within(next.map_or(LONGEST_SLEEP, |next| until(next, now)).min(LONGEST_SLEEP));
+                    self.actions.requeue_within(next.map_or(MAX_SLEEP, |next| until(next, now)).min(MAX_SLEEP));
                 }
             }
             return;

@@ -35,7 +35,7 @@ pub use claim_uses::{ClaimUses, OwnRuns, needs_claim_uses};
 pub use injected::{InjectedVersion, injected_version};
 pub use jobs::{
     CLAIM_LOOK, JobRetention, ObservedJob, end_of_run, holds_claim, is_active, is_complete, is_over, is_started,
-    is_suspended, job_retention, running_pod, wants_complaints,
+    is_suspended, job_retention, running_pod, wants_warning_events,
 };
 pub use labels::is_run_pod;
 pub use owner::{FileOwner, NON_ROOT, RunAs};

@@ -8,7 +8,7 @@ use crate::model::Reason;
 const SOURCE_PAUSES: [Duration; 3] = [Duration::from_secs(10), Duration::from_mins(1), Duration::from_mins(5)];
 /// The first pause between two attempts to open a repository. Each pause is twice as long as the previous one.
 const FIRST_REPOSITORY_PAUSE: Duration = Duration::from_secs(10);
-const LONGEST_REPOSITORY_PAUSE: Duration = Duration::from_mins(5);
+const MAX_REPOSITORY_PAUSE: Duration = Duration::from_mins(5);
 
 /// Whether a repeated attempt may succeed although no user changed anything.
 pub(super) fn is_transient(reason: Reason) -> bool {
@@ -78,7 +78,7 @@ pub(super) fn source_pause(attempt: u32) -> Duration {
 /// The pause after the attempt of this number, from 1, to open a repository.
 pub(super) fn repository_pause(attempt: u32) -> Duration {
     let doubled = FIRST_REPOSITORY_PAUSE.saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1)));
-    doubled.min(LONGEST_REPOSITORY_PAUSE)
+    doubled.min(MAX_REPOSITORY_PAUSE)
 }
 
 #[cfg(test)]

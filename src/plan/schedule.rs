@@ -20,7 +20,7 @@ use jiff::{
 use sha2::{Digest, Sha256};
 
 /// The greatest number of missed slots which is counted.
-const MOST_COUNTED: u32 = 1000;
+const MAX_COUNTED: u32 = 1000;
 /// The year in which counts start that must not depend on the present time.
 const SOME_YEAR: i16 = 2024;
 const MINUTES_OF_HOUR: u64 = 60;
@@ -113,7 +113,7 @@ impl Schedule {
         let due = newest
             .map(|slot| self.instant(slot))
             .filter(|slot| *slot > since)
-            .map(|slot| Due { slot, missed: self.count(since, slot, MOST_COUNTED + 1).saturating_sub(1) });
+            .map(|slot| Due { slot, missed: self.count(since, slot, MAX_COUNTED + 1).saturating_sub(1) });
         Slots { due, next: next.map(|slot| self.instant(slot)) }
     }
 

@@ -10,35 +10,21 @@
 //! source without a target, so that the Backup waits for it and then reports it. Pods of Jobs are different, because
 //! they end: a Ready pod is backed up, and none is waited for.
 
-#[cfg(test)]
-mod claim_tests;
 mod claims;
 mod container;
 mod declared;
 mod left_out;
 mod missing;
-#[cfg(test)]
-mod missing_tests;
 mod notes;
-#[cfg(test)]
-mod notes_tests;
 mod paths;
 mod pods;
-#[cfg(test)]
-mod property_tests;
 mod selector;
-#[cfg(test)]
-mod snapshot_tests;
 mod snapshots;
 #[cfg(test)]
 mod tests;
 mod unfilled;
-#[cfg(test)]
-mod volume_tests;
 mod volumes;
 mod warnings;
-#[cfg(test)]
-mod warnings_tests;
 mod workloads;
 
 use std::{

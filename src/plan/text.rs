@@ -39,7 +39,7 @@ fn clip_to(text: &str, maximum: usize) -> String {
     kept.chain(std::iter::once('…')).collect()
 }
 
-/// How many bytes the text takes in an object as JSON, in which a control character may take six bytes.
+/// The number of bytes that the text takes in an object as JSON, in which a control character may take six bytes.
 fn stored_length(text: &str) -> usize {
     text.chars().map(character_length).sum()
 }

@@ -30,12 +30,12 @@ use crate::{
 /// and for the upload of the last data. During the upload the store may be unavailable for 15 minutes.
 pub const DEADLINE_MARGIN: Duration = Duration::from_mins(30);
 /// The deadline of a Job whose command has no timeout.
-pub const LONGEST_RUN: Duration = Duration::from_hours(24);
+pub const MAX_RUN: Duration = Duration::from_hours(24);
 /// The deadline of a prune, for which all backups of its repository wait, and of the repack before it. An aborted prune
 /// leaves a valid repository, and the next one continues.
-pub const LONGEST_PRUNE: Duration = Duration::from_hours(6);
+pub const MAX_PRUNE: Duration = Duration::from_hours(6);
 /// The deadline of a Job that only opens or creates a repository.
-pub const LONGEST_INIT: Duration = Duration::from_mins(10);
+pub const MAX_INIT: Duration = Duration::from_mins(10);
 /// The annotation of `OpenShift` on a namespace whose pods get a user from a range of the namespace, and may not set
 /// another user:
 /// <https://docs.redhat.com/en/documentation/openshift_container_platform/4.17/html/authentication_and_authorization/managing-pod-security-policies>.
@@ -90,10 +90,10 @@ pub fn job(request: &JobRequest<'_>) -> Result<Job, serde_json::Error> {
     let runner_pod = merge(request.repository.runner_pod.as_ref(), request.runner_pod);
     let (default_labels, default_annotations) = pod_defaults::metadata(&runner_pod);
     let deadline = match (kind, request.timeout) {
-        (RunKind::Init, _) => LONGEST_INIT,
-        (RunKind::Repack | RunKind::Prune, _) => LONGEST_PRUNE,
+        (RunKind::Init, _) => MAX_INIT,
+        (RunKind::Repack | RunKind::Prune, _) => MAX_PRUNE,
         (_, Some(timeout)) => timeout.saturating_add(DEADLINE_MARGIN),
-        (_, None) => LONGEST_RUN,
+        (_, None) => MAX_RUN,
     };
     Ok(Job {
         metadata: ObjectMeta {

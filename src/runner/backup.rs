@@ -32,7 +32,7 @@ use crate::{
 pub struct BackupRun {
     /// Name of the source; empty for a local command without `--source`.
     pub source: SourceName,
-    /// How the snapshot is labelled.
+    /// The labels of the snapshot.
     pub identity: SnapshotIdentity,
     /// The path of the snapshot if `identity.path` belongs to another source's history.
     pub alternative_path: String,

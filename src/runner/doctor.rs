@@ -23,7 +23,7 @@ use crate::{
     repository::{OpenOptions, Repository},
 };
 
-/// How long a store that was never reached is tried. A user waits for the report, and the cause is usually permanent,
+/// The limit for a store that was never reached. A user waits for the report, and the cause is usually permanent,
 /// such as a wrong host name.
 const RETRIES: Duration = Duration::from_secs(10);
 

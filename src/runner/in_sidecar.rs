@@ -24,9 +24,9 @@ use crate::{
 /// How much longer than its command's timeout a run may take: it waits for other runs, opens the repository, and
 /// uploads the rest, for which the store may be unreachable for a quarter of an hour.
 const MARGIN: Duration = Duration::from_mins(30);
-/// How long a run without a timeout may take. Its Job does not live longer, either.
-const LONGEST_RUN: Duration = Duration::from_hours(24);
-/// How the supervisor reports a run which could not parse its task.
+/// The time that a run without a timeout may take. Its Job does not live longer, either.
+const MAX_RUN: Duration = Duration::from_hours(24);
+/// The supervisor's report of a run which could not parse its task.
 const REFUSED: &str = "exited with status 1";
 
 /// Executes the task of a command in the pod's sidecar; `None` if the pod has no sidecar.
@@ -132,7 +132,7 @@ async fn drive_at(
         key: label.unwrap_or(&identity.pod),
         task,
         helper,
-        limit: timeout.map_or(LONGEST_RUN, |timeout| timeout.saturating_add(MARGIN)),
+        limit: timeout.map_or(MAX_RUN, |timeout| timeout.saturating_add(MARGIN)),
     };
     let in_sidecar = async |line: &[String]| exec::open(client, &sidecar, line, &control).await;
     let in_app = async |line: &[String]| exec::open(client, &app, line, &control).await;

@@ -32,10 +32,10 @@ use crate::{
     telemetry,
 };
 
-/// How long a cancelled run may take to report. The kubelet kills it 30 s after its SIGTERM.
+/// The time that a cancelled run may take to report. The kubelet kills it 30 s after its SIGTERM.
 const REPORT_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long a look-up of the pod may take after a run has failed.
+/// The time that a look-up of the pod may take after a run has failed.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Executes the task in the environment, and returns the process's exit status.

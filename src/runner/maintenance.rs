@@ -12,7 +12,7 @@ use super::job::{with_repository, with_repository_to_read};
 use crate::{
     model::{
         DamagedPacks, DataPart, Failure, MaintenanceReport, Reason, Retention, RunReport, SnapshotIdentity,
-        SnapshotRecord, Verdict, few, milliseconds,
+        SnapshotRecord, Verdict, milliseconds, truncate_list,
     },
     plan::{RetentionPlan, plan_retention, time_zone},
     repository::{self, CheckReport, Forget, OpenOptions, PruneRules, Repository, SnapshotSummary},
@@ -20,11 +20,11 @@ use crate::{
 
 /// The most bytes which are repacked before a prune. Until the prune has ended, they are in the store twice. The next
 /// prune continues.
-const MOST_REPACKED_BYTES: u64 = 32 << 30;
+const MAX_REPACKED_BYTES: u64 = 32 << 30;
 /// The most bytes which the prune itself repacks, because all backups wait for it: the packs which other runs have left
 /// in the meantime. Takes a minute or so.
-const MOST_REPACKED_BYTES_ALONE: u64 = 1 << 30;
-/// How many findings the report contains. The log has the first hundred.
+const MAX_REPACKED_BYTES_ALONE: u64 = 1 << 30;
+/// The number of findings that the report contains. The log has the first hundred.
 const FINDINGS_REPORTED: usize = 3;
 
 /// The retention of a Repository, and whose snapshots it applies to.
@@ -102,7 +102,7 @@ pub async fn repack(
         let all = open.snapshots().await?;
         let own = scope.own(&all);
         let forgotten = forget_of(&decide(scope.policy, &own, &zone, Timestamp::now()), &all).snapshots;
-        let rules = PruneRules { max_repack: Some(MOST_REPACKED_BYTES), ..PruneRules::default() };
+        let rules = PruneRules { max_repack: Some(MAX_REPACKED_BYTES), ..PruneRules::default() };
         Ok(open.repack(&forgotten, &rules).await?)
     })
     .await?;
@@ -151,7 +151,7 @@ async fn forget_and_prune(
     let forgotten = if plan.drop.is_empty() { 0 } else { open.forget(&forget_of(&plan, &all)).await? };
     let kept = (all.len() as u64).saturating_sub(forgotten);
     info!(forgotten, kept, "{forgotten} snapshots forgotten, {kept} kept");
-    let rules = PruneRules { max_repack: Some(MOST_REPACKED_BYTES_ALONE), ..PruneRules::default() };
+    let rules = PruneRules { max_repack: Some(MAX_REPACKED_BYTES_ALONE), ..PruneRules::default() };
     let report = open.prune(&rules).await?;
     let (removed, repacked) = (report.packs_removed, report.packs_repacked);
     info!(
@@ -176,7 +176,7 @@ async fn forget_and_prune(
         kept,
         freed_bytes,
         shrunk: plan.shrunk.len() as u64,
-        first_shrunk: few(plan.shrunk.iter().map(ToString::to_string)),
+        first_shrunk: truncate_list(plan.shrunk.iter().map(ToString::to_string)),
     };
     Ok((maintenance, message))
 }
@@ -231,7 +231,7 @@ fn report_of(part: DataPart, checked: &CheckReport, duration_milliseconds: u64) 
             snapshots: checked.snapshots,
             findings: checked.findings.count,
             harmed_snapshots: checked.harmed_snapshots,
-            harmed_sources: few(harmed),
+            harmed_sources: truncate_list(harmed),
             damaged_packs: Some(DamagedPacks::of(&checked.damaged_packs, part)),
         }),
         duration_milliseconds,

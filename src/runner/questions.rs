@@ -11,7 +11,7 @@ use crate::{
     repository::{Entry, EntryKind, Repository, RepositoryError, SnapshotSummary, StoredFile},
 };
 
-/// How many batches of paths wait for their reader.
+/// The number of batches of paths that wait for their reader.
 const BATCHES: usize = 4;
 
 /// One query.

@@ -21,7 +21,7 @@ use crate::{
     repository::{LockHolder, LockOwnerProbe, LockRules, NoProbe, OpenOptions, RepositoryError, StoreAccess, Timeouts},
 };
 
-/// How long a run waits for a lock. A prune of another client usually ends within this time; a run which has waited for
+/// The limit of a wait for a lock. A prune of another client usually ends within this time; a run which has waited for
 /// so long fails and is retried. The time is longer than the 7 minutes after which a run which only reads ignores the
 /// lock of a dead client.
 const LOCK_WAIT: Duration = Duration::from_mins(10);

@@ -25,13 +25,13 @@ use crate::{
 /// The parameters of a backup of a volume.
 #[derive(Clone, Debug)]
 pub struct VolumeRun {
-    /// How the snapshot is labelled.
+    /// The labels of the snapshot.
     pub identity: SnapshotIdentity,
     /// Patterns of paths which are excluded; see [`Excludes`].
     pub exclude: Vec<String>,
     /// Whether the volume may be empty, or much smaller than its last good snapshot.
     pub accept_shrunken: bool,
-    /// How long the run may take.
+    /// The time that the run may take.
     pub timeout: Option<Duration>,
 }
 

@@ -43,7 +43,7 @@ impl Marker {
         self.seen
     }
 
-    /// How many bytes at the end may begin the marker.
+    /// The number of bytes at the end that may begin the marker.
     fn beginning(&self) -> usize {
         let needle = self.needle.needle();
         (1..needle.len()).rev().find(|length| self.held.ends_with(&needle[..*length])).unwrap_or(0)

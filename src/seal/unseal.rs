@@ -6,7 +6,7 @@ use memchr::memmem::Finder;
 
 use super::Nonce;
 
-/// How many bytes of the data are held back: more than a trailer (32 digits, a status of 3 digits, a newline) has.
+/// The bytes of the data that are held back: more than a trailer (32 digits, a status of 3 digits, a newline) has.
 const HELD_BACK: usize = 40;
 const STATUS_DIGITS: usize = 3;
 

@@ -15,10 +15,10 @@ use tracing_subscriber::layer::{Context, Layer};
 
 use crate::model::{Escaping, RunReport};
 
-/// How many lines are kept.
+/// The number of lines that are kept.
 const LINES: usize = 24;
 /// Longer lines are truncated.
-const LONGEST_LINE: usize = 240;
+const MAX_LINE: usize = 240;
 /// The field of a line which a command wrote.
 const OF_COMMAND: &str = "command";
 /// The field of a progress line, which is outdated soon.
@@ -39,7 +39,7 @@ impl<S: Subscriber> Layer<S> for Tail {
         let mut line = Line(format!("{level:>5} "));
         event.record(&mut line);
         let Line(mut line) = line;
-        line.truncate(line.floor_char_boundary(LONGEST_LINE));
+        line.truncate(line.floor_char_boundary(MAX_LINE));
         let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
         kept.push_back(line);
         if kept.len() > LINES {
@@ -97,6 +97,6 @@ mod tests {
             lines.lines().all(|line| line.starts_with(" WARN file ") || line.starts_with(" INFO the\\nend")),
             "{lines}"
         );
-        assert!(lines.lines().last().unwrap().len() <= LONGEST_LINE, "{lines}");
+        assert!(lines.lines().last().unwrap().len() <= MAX_LINE, "{lines}");
     }
 }

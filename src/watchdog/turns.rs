@@ -12,11 +12,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 
 /// The minimum time between two replacements.
 pub const PAUSE: SignedDuration = SignedDuration::from_secs(30);
-/// How long the queue waits for the successor of a replaced pod.
-pub const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(5);
-/// How often pods of one owner are replaced without success.
+/// The time for which the queue waits for the successor of a replaced pod.
+pub const MAX_WAIT: SignedDuration = SignedDuration::from_mins(5);
+/// The number of times that pods of one owner are replaced without success.
 pub const MAXIMUM_TRIES: u32 = 3;
-/// How long an owner that was given up is not tried again.
+/// The time for which an owner that was given up is not tried again.
 const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(24);
 /// Kinds of owners whose pods are recreated without loss. A Job would begin its work from the start.
 const REPLACING_KINDS: [(&str, &str); 3] =
@@ -104,7 +104,7 @@ impl RepairQueue {
             self.seen(&candidate.owner.uid, candidate.created);
         }
         let too_early = self.last.is_some_and(|last| now.duration_since(last) < PAUSE);
-        let is_waited_for = self.underway.as_ref().is_some_and(|(_, since)| now.duration_since(*since) < LONGEST_WAIT);
+        let is_waited_for = self.underway.as_ref().is_some_and(|(_, since)| now.duration_since(*since) < MAX_WAIT);
         let mut by_owner: BTreeMap<&str, &Candidate> = BTreeMap::new();
         for candidate in candidates {
             by_owner.entry(&candidate.owner.uid).or_insert(candidate);

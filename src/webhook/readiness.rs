@@ -30,11 +30,11 @@ use super::{certificates::Bundles, serve::PROTOCOL};
 
 /// Timeout of the call.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// How often the call is repeated after a success.
+/// The interval at which the call is repeated after a success.
 const RECHECK: Duration = Duration::from_secs(10);
 /// The pause after the first failed call, and the longest pause. Each pause is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// Larger than any answer to the call.
 const MAXIMUM_ANSWER_BYTES: u64 = 64 * 1024;
 /// A review that every version answers, and that no metric counts.
@@ -103,7 +103,7 @@ impl Readiness {
                         reported = error;
                     }
                     let wait = pause;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    pause = (pause * 2).min(MAX_PAUSE);
                     wait
                 }
             };

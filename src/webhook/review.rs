@@ -178,7 +178,7 @@ impl RefusalKind {
 pub struct RefusedField {
     /// The machine-readable reason.
     pub reason: String,
-    /// Where the problem is, what it is, and how to fix it.
+    /// The location of the problem, the problem itself, and how to fix it.
     pub message: String,
     /// Path of the field in the object; empty if the problem is not about a single field.
     #[serde(skip_serializing_if = "String::is_empty")]

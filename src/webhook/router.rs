@@ -36,7 +36,7 @@ use crate::{
 /// around them.
 pub const MAXIMUM_REVIEW_BYTES: usize = 2 * MAXIMUM_BYTES + MAXIMUM_BYTES / 3;
 /// The longest deadline of an answer, whatever timeout the API server sends.
-const LONGEST_ANSWER: Duration = Duration::from_secs(1);
+const MAX_ANSWER: Duration = Duration::from_secs(1);
 /// The maximum number of parts of a review, counted by its commas. Each part becomes a value in memory, which may be
 /// many times as large as its text. A review of the largest object with the longest lists that users write has fewer.
 const MAXIMUM_PARTS: usize = 250_000;
@@ -192,7 +192,7 @@ async fn reviewed(admission: &Admission, endpoint: AdmissionEndpoint, request: R
 fn deadline(uri: &Uri) -> Duration {
     let given =
         uri.query().into_iter().flat_map(|query| query.split('&')).find_map(|pair| pair.strip_prefix("timeout="));
-    given.and_then(|given| positive_duration(given).ok()).map_or(LONGEST_ANSWER, |given| given.min(LONGEST_ANSWER))
+    given.and_then(|given| positive_duration(given).ok()).map_or(MAX_ANSWER, |given| given.min(MAX_ANSWER))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

@@ -24,7 +24,10 @@ fn replay(target: &str, run: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let mut count = 0;
     for entry in fs::read_dir(folder).unwrap() {
-        run(&fs::read(entry.unwrap().path()).unwrap());
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy();
+        assert!(name.contains('-'), "the name {name} does not state what this seed of {target} exercises");
+        run(&fs::read(&path).unwrap());
         count += 1;
     }
     assert!(count > 0, "the corpus of {target} is missing");

@@ -11,11 +11,11 @@ use time::OffsetDateTime;
 use x509_parser::{certificate::X509Certificate, pem::parse_x509_pem};
 use zeroize::Zeroizing;
 
-/// How long an authority is valid.
+/// The time for which an authority is valid.
 const AUTHORITY_LIFETIME: Duration = Duration::from_hours(365 * 24);
-/// How long a leaf is valid.
+/// The time for which a leaf is valid.
 pub const LEAF_LIFETIME: Duration = Duration::from_hours(48);
-/// How far the API server's clock may be behind the clock of this process.
+/// The time by which the API server's clock may be behind the clock of this process.
 const SKEW: Duration = Duration::from_mins(5);
 
 /// Why a certificate could not be issued or parsed.

@@ -13,9 +13,9 @@ use crate::{
     state::{Next, Previous, after_leaves},
 };
 
-/// How long after its publication an authority may sign. By then every API server uses the new bundle.
+/// The time after its publication from which an authority may sign. By then every API server uses the new bundle.
 pub const PROPAGATION: Duration = Duration::from_mins(1);
-/// How often the state is checked even if nothing is due, because clocks jump and a machine may have slept.
+/// The interval at which the state is checked even if nothing is due, because clocks jump and a machine may have slept.
 const RECHECK: Duration = Duration::from_mins(1);
 
 /// The next step of the Lease's holder.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::event::PollFlags;
-use stowaway_protocol::{HEARTBEAT, LONGEST_SIDECAR_LINE, LONGEST_TASK, Reply, Request};
+use stowaway_protocol::{HEARTBEAT, MAX_SIDECAR_LINE, MAX_TASK, Reply, Request};
 
 use super::record::Record;
 use crate::descriptors::{self, IoResult};
@@ -98,7 +98,7 @@ impl Connection {
                 IoResult::Nothing => break,
                 IoResult::Ended => return Received::Gone,
             }
-            if self.input.len() > LONGEST_SIDECAR_LINE + LONGEST_TASK {
+            if self.input.len() > MAX_SIDECAR_LINE + MAX_TASK {
                 return Received::Gone;
             }
         }

@@ -35,11 +35,11 @@ use crate::{
     signals::Signals,
 };
 
-/// How many ended runs are kept.
+/// The number of ended runs that are kept.
 const ENDED_RUNS: usize = 8;
 /// Maximum number of concurrent connections.
 const CONNECTIONS: usize = 16;
-/// How long sending the last lines may take.
+/// The time that sending the last lines may take.
 const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest wait of an idle loop.
 const IDLE: Duration = Duration::from_mins(1);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::{event::PollFlags, process::Signal};
-use stowaway_protocol::{Event, LONGEST_SIDECAR_LINE, Outcome};
+use stowaway_protocol::{Event, MAX_SIDECAR_LINE, Outcome};
 
 use super::{Program, record::Record};
 use crate::{
@@ -16,10 +16,10 @@ use crate::{
     family::CommandProcess,
 };
 
-/// How long streams that other processes hold open are read after the process has ended.
+/// The time for which streams that other processes hold open are read after the process has ended.
 const HELD_OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// The maximum length of a line. Longer lines are split. The number and the kind of the event need room, too.
-const LONGEST_LINE: usize = LONGEST_SIDECAR_LINE - 64;
+const MAX_LINE: usize = MAX_SIDECAR_LINE - 64;
 
 /// A run in progress.
 pub struct Run {
@@ -181,11 +181,11 @@ impl<Pipe: AsFd> Lines<Pipe> {
         let mut buffer = [0; 4096];
         loop {
             let end = self.held.iter().position(|byte| *byte == b'\n');
-            let is_long = end.unwrap_or(self.held.len()) >= LONGEST_LINE;
+            let is_long = end.unwrap_or(self.held.len()) >= MAX_LINE;
             if is_long || end.is_some() {
                 let end = end.filter(|_| !is_long);
-                let mut line: Vec<u8> = self.held.drain(..end.map_or(LONGEST_LINE, |end| end + 1)).collect();
-                line.truncate(end.unwrap_or(LONGEST_LINE));
+                let mut line: Vec<u8> = self.held.drain(..end.map_or(MAX_LINE, |end| end + 1)).collect();
+                line.truncate(end.unwrap_or(MAX_LINE));
                 return Some(text(&line));
             }
             match self.from.as_ref().map_or(IoResult::Ended, |from| descriptors::read(from, &mut buffer)) {
@@ -204,6 +204,6 @@ impl<Pipe: AsFd> Lines<Pipe> {
 /// Decodes a line and limits its length, because replacing invalid UTF-8 makes it longer.
 fn text(line: &[u8]) -> String {
     let mut text = String::from_utf8_lossy(line).into_owned();
-    text.truncate(text.floor_char_boundary(LONGEST_LINE));
+    text.truncate(text.floor_char_boundary(MAX_LINE));
     text
 }

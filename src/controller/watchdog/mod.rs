@@ -329,7 +329,7 @@ impl Watchdog {
     async fn report_once(&self, regarding: &ObjectReference, reason: &str, note: String) {
         let namespace = regarding.namespace.as_deref().unwrap_or_default();
         let uid = regarding.uid.clone().unwrap_or_default();
-        let reported = observe::complaints(&self.context.client, namespace, &[uid]).await.unwrap_or_else(|error| {
+        let reported = observe::warning_events(&self.context.client, namespace, &[uid]).await.unwrap_or_else(|error| {
             tracing::warn!(namespace, "failed to list the earlier Events of namespace {namespace}: {error}");
             Vec::new()
         });

@@ -28,7 +28,7 @@ const WEBHOOK: &str = "stowaway-webhook";
 const ROUND: Duration = Duration::from_secs(15);
 /// How long the result of an access review is cached.
 const RIGHTS_LAST: Duration = Duration::from_mins(2);
-const LONGEST_ROUND: Duration = Duration::from_mins(1);
+const MAX_ROUND: Duration = Duration::from_mins(1);
 
 /// The state between two rounds.
 #[derive(Default)]
@@ -59,7 +59,7 @@ impl Watchdog {
         if may.is_empty() {
             return;
         }
-        match tokio::time::timeout(LONGEST_ROUND, self.replace_one(&may, now)).await {
+        match tokio::time::timeout(MAX_ROUND, self.replace_one(&may, now)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!("failed to replace uninjected pods: {error}"),
             Err(_) => tracing::warn!("failed to replace uninjected pods: the API server was too slow"),

@@ -25,21 +25,21 @@ use crate::{
     stream::{StreamItem, StreamSender},
 };
 
-/// How long a container's shell may take until it sends `ready`.
+/// The time that a container's shell may take until it sends `ready`.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// The interval of heartbeats. They are needed because pings do not count as traffic everywhere: the API server ends a
 /// stream after four hours without data.
 const HEARTBEAT_EVERY: Duration = Duration::from_mins(5);
-/// How long the carrier may take to end after the trailer. A background child which holds stdout would delay it for
+/// The limit for the end of the carrier after the trailer. A background child which holds stdout would delay it for
 /// ever.
 const STATUS_WITHIN: Duration = Duration::from_secs(5);
-/// How long the remote side may take to end a command: TERM, five seconds, KILL.
+/// The time that the remote side may take to end a command: TERM, five seconds, KILL.
 const END_WITHIN: Duration = Duration::from_secs(8);
 
 /// The facts about a complete stream of a command which exited with status 0.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct DumpEnd {
-    /// How its end was proven.
+    /// The proof of its end.
     pub proof: Proof,
     /// Its length.
     pub bytes: u64,
@@ -64,7 +64,7 @@ pub enum Dumped {
 pub struct FeedEnd {
     /// The command's exit status: 0.
     pub exit_code: i32,
-    /// How that was proven.
+    /// The proof of that.
     pub proof: Proof,
 }
 

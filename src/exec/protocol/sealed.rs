@@ -15,7 +15,7 @@ use crate::{
     seal::{
         HELD_OPEN, Nonce, failure_of,
         sealed::{
-            Answer, Fault, Frame, FrameDecoder, FrameError, LONGEST_LINE, OpenError, SealError, VERSION, hello,
+            Answer, Fault, Frame, FrameDecoder, FrameError, MAX_LINE, OpenError, SealError, VERSION, hello,
             parse_answer,
         },
     },
@@ -91,7 +91,7 @@ async fn answer(
             None => return Err(cut(&SessionCut("the API server ended the connection".into()), 0)),
         }
         let end = held.iter().position(|byte| *byte == b'\n');
-        if end.is_none() && held.len() < LONGEST_LINE {
+        if end.is_none() && held.len() < MAX_LINE {
             continue;
         }
         let line = &held[..end.unwrap_or_default()];

@@ -59,7 +59,7 @@ struct Feeder<'a> {
     whole: bool,
     /// Whether `GO` was, or may have been, sent.
     go_sent: bool,
-    /// How the command ended, as the helper reported it.
+    /// The end of the command, as the helper reported it.
     ended: Option<Outcome>,
     stdout: Splitter,
     stderr: Splitter,

@@ -36,7 +36,7 @@ const ERROR_GRACE: Duration = Duration::from_mins(1);
 /// How often a `VolumeSnapshot` is checked. The controller does not watch `VolumeSnapshot`s.
 const REQUEUE_PAUSE: Duration = Duration::from_secs(3);
 /// More attempts of one source than any Backup has.
-const MOST_ATTEMPTS: u32 = 16;
+const MAX_ATTEMPTS: u32 = 16;
 /// The reason of a source that waits for its `VolumeSnapshot`.
 const SNAPSHOT: &str = "Snapshot";
 
@@ -60,7 +60,7 @@ impl Staged<'_> {
 pub struct StagedClaim {
     pub claim: PersistentVolumeClaim,
     /// Warnings in Events about the claim, `reason: message`, the newest last.
-    pub complaints: Vec<String>,
+    pub warning_events: Vec<String>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -87,7 +87,7 @@ pub(super) fn sweep(
 ) -> bool {
     let is_present = |metadata: &&ObjectMeta| metadata.deletion_timestamp.is_none();
     // Only names which are derived from the Backup, because any author can set it as the owner of another object.
-    let attempts = |source: &SourceStatus| 1..=source.attempt.saturating_add(1).min(MOST_ATTEMPTS);
+    let attempts = |source: &SourceStatus| 1..=source.attempt.saturating_add(1).min(MAX_ATTEMPTS);
     let names = stored
         .iter()
         .flat_map(|source| attempts(source).map(|attempt| names::job_name(owner, source.name.as_str(), attempt)));
@@ -225,7 +225,7 @@ impl Planner<'_, '_> {
             return None;
         }
         let since = staged.claim.creation_timestamp().map_or(self.now, |time| time.0);
-        let why = staged.complaints.last().map(|warning| format!(": {warning}")).unwrap_or_default();
+        let why = staged.warning_events.last().map(|warning| format!(": {warning}")).unwrap_or_default();
         let message =
             format!("PersistentVolumeClaim {name}, which is created from the snapshot, has no volume yet{why}");
         Some((later(since, READY_LIMIT), message))

@@ -4,6 +4,7 @@ mod exclusion;
 mod missing;
 mod mistakes;
 mod progress;
+mod stage;
 mod unstarted;
 
 use serde_json::json;

@@ -39,7 +39,7 @@ const ADVICE: &[(&[&str], &str)] = &[
 ];
 
 /// Why a pod does not start, as Kubernetes reports it: by the container's state, else the pod's, else the last warning.
-pub(super) fn hint(job: &Job, pod: Option<&Pod>, complaints: &[String]) -> String {
+pub(super) fn hint(job: &Job, pod: Option<&Pod>, warning_events: &[String]) -> String {
     let waiting = pod.and_then(runner_state).and_then(|state| state.waiting.as_ref()).and_then(|waiting| {
         let reason =
             waiting.reason.as_deref().filter(|reason| !matches!(*reason, "ContainerCreating" | "PodInitializing"))?;
@@ -63,9 +63,9 @@ pub(super) fn hint(job: &Job, pod: Option<&Pod>, complaints: &[String]) -> Strin
         Some(format!("pod {} is being deleted and has not ended on node {node}: {}", pod.name_any(), if_lost(node)))
     };
     // A pod which has a node was scheduled after that warning.
-    let is_current = |complaint: &&String| node.is_none() || !complaint.starts_with("FailedScheduling");
-    let complaint = || complaints.iter().rev().find(is_current).cloned();
-    let message = waiting.or_else(unscheduled).or_else(leaving).or_else(complaint).unwrap_or_default();
+    let is_current = |event: &&String| node.is_none() || !event.starts_with("FailedScheduling");
+    let warning = || warning_events.iter().rev().find(is_current).cloned();
+    let message = waiting.or_else(unscheduled).or_else(leaving).or_else(warning).unwrap_or_default();
     with_advice(message)
 }
 
@@ -81,16 +81,16 @@ pub(in crate::plan) fn with_advice(message: String) -> String {
 /// Whether all warnings are refusals of the Job's pod by a LimitRange alone. Such a refusal depends only on the pod and
 /// the LimitRange, so it remains until a user changes one of them. A ResourceQuota, in contrast, admits the pod once
 /// another pod has ended, and an admission webhook may decide differently later.
-pub(super) fn is_refused_for_good(complaints: &[String]) -> bool {
-    !complaints.is_empty() && complaints.iter().all(|complaint| is_only_out_of_range(complaint))
+pub(super) fn is_refused_for_good(warning_events: &[String]) -> bool {
+    !warning_events.is_empty() && warning_events.iter().all(|event| is_only_out_of_range(event))
 }
 
 /// Whether the warning is `FailedCreate` with causes of a LimitRange alone. Kubernetes writes several causes as
 /// `[cause, cause]`. A list that is cut has no end, so its causes are not all known.
-fn is_only_out_of_range(complaint: &str) -> bool {
-    let refusal = complaint.strip_prefix("FailedCreate: ").and_then(|event| {
-        let event = event.strip_prefix("(combined from similar events): ").unwrap_or(event);
-        event.strip_prefix("Error creating: pods \"")?.split_once("\" is forbidden: ")
+fn is_only_out_of_range(event: &str) -> bool {
+    let refusal = event.strip_prefix("FailedCreate: ").and_then(|text| {
+        let text = text.strip_prefix("(combined from similar events): ").unwrap_or(text);
+        text.strip_prefix("Error creating: pods \"")?.split_once("\" is forbidden: ")
     });
     let Some((_, causes)) = refusal else { return false };
     let causes = causes.strip_prefix('[').and_then(|causes| causes.strip_suffix(']')).unwrap_or(causes);

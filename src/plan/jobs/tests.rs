@@ -66,7 +66,7 @@ fn pod_that_does_not_start_fails_after_five_minutes_with_the_cause() {
 #[test]
 fn events_explain_a_pod_without_a_message() {
     let mut mute = job("apple", &Scene::Waits("ContainerCreating"));
-    mute.complaints = vec!["FailedScheduling: old".into(), "FailedMount: no such volume".into()];
+    mute.warning_events = vec!["FailedScheduling: old".into(), "FailedMount: no such volume".into()];
     let JobState::Stuck(report) = job_state(&mute, at(300)) else { panic!("not given up") };
     assert!(report.message.contains("FailedMount: no such volume"), "{}", report.message);
 }
@@ -190,7 +190,7 @@ fn run_whose_pod_no_longer_exists_is_reported_as_deleted_and_never_as_a_limit_of
 
 #[test]
 fn refusal_of_a_pod_comes_with_what_to_do() {
-    for (complaint, advice) in [
+    for (warning, advice) in [
         (
             "FailedCreate: Error creating: pods \"apple-x\" is forbidden: exceeded quota: small, requested: cpu=100m, used: cpu=1",
             "ResourceQuota",
@@ -213,9 +213,9 @@ fn refusal_of_a_pod_comes_with_what_to_do() {
         ),
     ] {
         let mut refused = job("apple", &Scene::NoPod);
-        refused.complaints = vec![complaint.to_owned()];
+        refused.warning_events = vec![warning.to_owned()];
         let JobState::Stuck(report) = job_state(&refused, at(300)) else { panic!("not given up") };
-        assert!(report.message.contains(complaint) && report.message.contains(advice), "{}", report.message);
+        assert!(report.message.contains(warning) && report.message.contains(advice), "{}", report.message);
     }
 }
 
@@ -240,7 +240,7 @@ fn pod_that_only_a_limit_range_refuses_ends_the_run_at_once_with_the_next_step()
     for text in texts {
         let mut refused = job("apple", &Scene::NoPod);
         let combined = refusal(text).replace("Error", "(combined from similar events): Error");
-        refused.complaints = vec![refusal(text), combined];
+        refused.warning_events = vec![refusal(text), combined];
         let JobState::Stuck(report) = job_state(&refused, at(1)) else { panic!("not ended: {text}") };
         assert_eq!((report.verdict, report.reason), (Verdict::Failed, Reason::PodRefused), "{text}");
         for part in [text, "Job apple", "runnerPod.resources", "change the LimitRange"] {
@@ -270,17 +270,17 @@ fn pod_that_may_be_admitted_later_is_waited_for() {
         vec![format!("FailedCreate: {range}")],
         vec![],
     ];
-    for complaints in cases {
+    for warning_events in cases {
         let mut refused = job("apple", &Scene::NoPod);
-        refused.complaints.clone_from(&complaints);
+        refused.warning_events.clone_from(&warning_events);
         let state = job_state(&refused, at(299));
-        assert!(matches!(state, JobState::Starting { .. }), "{complaints:?}: {state:?}");
-        let JobState::Stuck(report) = job_state(&refused, at(300)) else { panic!("not given up: {complaints:?}") };
-        assert_eq!(report.reason, Reason::PodNotStarted, "{complaints:?}");
+        assert!(matches!(state, JobState::Starting { .. }), "{warning_events:?}: {state:?}");
+        let JobState::Stuck(report) = job_state(&refused, at(300)) else { panic!("not given up: {warning_events:?}") };
+        assert_eq!(report.reason, Reason::PodNotStarted, "{warning_events:?}");
     }
     // The pod was created after all.
     let mut created = job("apple", &Scene::Waits("ContainerCreating"));
-    created.complaints = vec![refusal(range)];
+    created.warning_events = vec![refusal(range)];
     assert!(matches!(job_state(&created, at(1)), JobState::Starting { .. }));
 }
 
@@ -344,7 +344,7 @@ fn job_that_failed_on_a_lost_node_ends_and_names_the_node() {
 fn pod_that_was_bound_to_a_lost_node_and_never_started_names_the_node() {
     let mut lost = job("apple", &Scene::Waits("ContainerCreating"));
     lost.pods[0].spec = Some(serde_json::from_value(json!({ "containers": [], "nodeName": "cellar-7" })).unwrap());
-    lost.complaints = vec!["FailedScheduling: no node has room".into()];
+    lost.warning_events = vec!["FailedScheduling: no node has room".into()];
     for is_deleted in [false, true] {
         if is_deleted {
             let time = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(100));

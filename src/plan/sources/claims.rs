@@ -90,7 +90,7 @@ pub(super) struct VolumeRules {
     pub unfilled: Option<UnfilledClaim>,
 }
 
-/// How a claim can be read.
+/// The modes in which a claim can be read.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(clippy::large_enum_variant, reason = "one for each claim of a namespace")]
 pub(super) enum Reading {
@@ -218,7 +218,7 @@ pub(super) fn phase(claim: &PersistentVolumeClaim) -> &str {
     claim.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
 }
 
-/// How the claim is read and by which rules, or why it cannot be read.
+/// The mode in which the claim is read, and its rules, or why it cannot be read.
 fn source(facts: ClaimFacts<'_>, claim: &PersistentVolumeClaim, name: &str, pods: &[ObservedPod]) -> Choice {
     if phase(claim) == "Lost" {
         return Choice::Problem("its volume is lost: restore the claim, or opt it out".into());

@@ -1,13 +1,21 @@
 //! Tests of the sources of pods: first which pods are no source, then names, targets, paths and tags.
 
+mod claim;
+mod missing;
+mod notes;
+mod property;
+mod snapshot;
+mod volume;
+mod warnings;
+
 use serde_json::{Value, json};
 
 use super::*;
 
-pub(super) const COMMAND: &str = "stowaway.dev/backupcommand";
+const COMMAND: &str = "stowaway.dev/backupcommand";
 
 /// A running, Ready pod with container `main`, changed by a JSON merge patch.
-pub(super) fn pod(kind: &str, workload: &str, name: &str, change: &Value) -> ObservedPod {
+fn pod(kind: &str, workload: &str, name: &str, change: &Value) -> ObservedPod {
     let mut pod = json!({
         "metadata": {
             "name": name,
@@ -27,7 +35,7 @@ pub(super) fn pod(kind: &str, workload: &str, name: &str, change: &Value) -> Obs
 }
 
 /// Applies a JSON merge patch (RFC 7396).
-pub(super) fn merge(target: &mut Value, change: &Value) {
+fn merge(target: &mut Value, change: &Value) {
     let Value::Object(change) = change else {
         *target = change.clone();
         return;
@@ -78,7 +86,7 @@ fn selected(pods: &[ObservedPod], selector: Option<&LabelSelector>) -> SourcePla
     plan_with_claims(pods, None, selector)
 }
 
-pub(super) fn plan_with_claims(
+fn plan_with_claims(
     pods: &[ObservedPod],
     claims: Option<ClaimFacts<'_>>,
     selector: Option<&LabelSelector>,
@@ -94,7 +102,7 @@ pub(super) fn plan_with_claims(
     })
 }
 
-pub(super) fn plan(pods: &[ObservedPod]) -> SourcePlan {
+fn plan(pods: &[ObservedPod]) -> SourcePlan {
     selected(pods, None)
 }
 

@@ -12,7 +12,7 @@ use crate::{
 
 /// The age of a lock after which its holder may have ended. Holders refresh their locks every few minutes.
 const QUIET: SignedDuration = SignedDuration::from_mins(10);
-/// How many findings of a kind are named; all are counted.
+/// The number of findings of a kind that are named; all are counted.
 const NAMED: usize = 10;
 
 /// The severity of a complaint.
@@ -44,7 +44,7 @@ pub struct Complaint {
     pub weight: Weight,
     /// The problem and the affected object.
     pub what: String,
-    /// How to solve it, step by step.
+    /// The steps that solve it.
     pub remedy: Vec<String>,
 }
 

@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use super::{Complaint, Diagnosis, Weight};
 use crate::plan::{InjectedVersion, injected_version};
 
-/// How many pods are named; all are counted.
+/// The number of pods that are named; all are counted.
 const NAMED: usize = 10;
 
 /// Adds the diagnosis of the pods of a namespace; `image` is the installation's image.

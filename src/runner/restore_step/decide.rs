@@ -98,7 +98,7 @@ pub fn judge_without_snapshots(remains: &Remains) -> Result<Option<String>, Fail
     }))
 }
 
-/// How many other namespaces are named; all are counted.
+/// The number of other namespaces that are named; all are counted.
 const NAMED_NAMESPACES: usize = 5;
 
 /// The note for a user when this namespace has no snapshot of a source: other namespaces of the repository have

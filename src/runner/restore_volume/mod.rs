@@ -27,9 +27,9 @@ use crate::{
     repository::{FolderRules, Progress, Repository, RestoredFolder, SnapshotSummary, StoredFolder, Trouble},
 };
 
-/// How long another pod may work on the volume.
+/// The time for which another pod may work on the volume.
 const LOCK_PATIENCE: Duration = Duration::from_mins(10);
-/// How often the present content is stored before an overwrite while entries change that would be replaced.
+/// The limit of backups of the present content before an overwrite while entries change that would be replaced.
 const SAFETY_ATTEMPTS: u32 = 3;
 
 /// Runs the restore. Every outcome is a report.

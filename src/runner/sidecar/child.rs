@@ -19,7 +19,7 @@ use crate::{
         settings::{self, Identity},
         story,
     },
-    seal::sealed::{Event, LONGEST_TASK, report_digest},
+    seal::sealed::{Event, MAX_TASK, report_digest},
 };
 
 /// Executes the run which stdin specifies, and returns the process's exit status.
@@ -55,7 +55,7 @@ async fn assignment(stdin: &mut (impl AsyncRead + AsyncBufReadExt + Unpin)) -> R
     let invalid =
         |why: String| Failure::new(Reason::InvalidRequest, format!("the task on stdin cannot be parsed: {why}"));
     let mut line = Vec::new();
-    let limit = u64::try_from(LONGEST_TASK).unwrap_or(u64::MAX);
+    let limit = u64::try_from(MAX_TASK).unwrap_or(u64::MAX);
     stdin.take(limit).read_until(b'\n', &mut line).await.map_err(|error| invalid(error.to_string()))?;
     serde_json::from_slice(&line).map_err(|error| invalid(error.to_string()))
 }

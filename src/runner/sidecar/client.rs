@@ -32,15 +32,15 @@ use crate::{
 
 /// The interval of requests to a sidecar which is busy with another run.
 const RETRY_EVERY: Duration = Duration::from_secs(5);
-/// How long a command waits for a busy sidecar before the fallback is used.
+/// The time for which a command waits for a busy sidecar before the fallback is used.
 const BUSY_FOR: Duration = Duration::from_mins(10);
-/// How often a request to a supervisor which does not answer is repeated.
+/// The number of times that a request to a supervisor which does not answer is repeated.
 const ATTEMPTS: u32 = 5;
-/// How often in a row the API server may reject the watching of a run.
+/// The number of times in a row that the API server may reject the watching of a run.
 const REFUSALS: u32 = 20;
 /// The pauses in seconds between two attempts to reach a run. Later pauses are as long as the last one.
 const PAUSES: [u64; 5] = [1, 2, 4, 8, 15];
-/// How long a cancelled run may take to report. The runner itself has ten seconds.
+/// The time that a cancelled run may take to report. The runner itself has ten seconds.
 const REPORTS_WITHIN: Duration = Duration::from_secs(9);
 
 /// A run which is to be executed in the sidecar.
@@ -53,7 +53,7 @@ pub struct SidecarRun<'a> {
     pub task: &'a Task,
     /// The helper which sends the stream; `None` for a volume.
     pub helper: Option<HelperCommand>,
-    /// How long the run may take.
+    /// The time that the run may take.
     pub limit: Duration,
 }
 
@@ -111,7 +111,7 @@ struct Driver<'a, Sidecar, App> {
     id: RefCell<Option<String>>,
 }
 
-/// How an attempt to watch the run ended.
+/// The end of an attempt to watch the run.
 enum Watched {
     /// The run has ended.
     Over(Result<Box<RunReport>, Failure>),

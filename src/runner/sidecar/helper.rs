@@ -15,7 +15,7 @@ use crate::{
     seal::{CommandLineError, Nonce, socket_command},
 };
 
-/// How long the sidecar may take to report the helper's connection after the helper's exec has ended.
+/// The time that the sidecar may take to report the helper's connection after the helper's exec has ended.
 const REPORTED_WITHIN: Duration = Duration::from_secs(10);
 /// The pause before the next attempt when the API server was not reached.
 const PAUSE: Duration = Duration::from_secs(2);

@@ -20,12 +20,12 @@ use crate::{
     seal::{Nonce, sealed::Event},
 };
 
-/// How long the helper may take to connect.
+/// The time that the helper may take to connect.
 const CONNECT_WITHIN: Duration = Duration::from_mins(2);
-/// How long a client may take to send its token.
+/// The time that a client may take to send its token.
 const TOKEN_WITHIN: Duration = Duration::from_secs(10);
-/// How many clients are checked at the same time. Further clients wait.
-const MOST_PENDING: usize = 8;
+/// The number of clients that are checked at the same time. Further clients wait.
+const MAX_PENDING: usize = 8;
 
 /// The socket to which the helper connects.
 #[derive(Clone)]
@@ -79,7 +79,7 @@ async fn accept_helper(listener: &UnixListener, token: &Nonce) -> UnixStream {
                 Ok(Some(stream)) => return stream,
                 _ => warn!("a connection to the run's socket was rejected, because it did not present the token"),
             },
-            accepted = listener.accept(), if pending.len() < MOST_PENDING => match accepted {
+            accepted = listener.accept(), if pending.len() < MAX_PENDING => match accepted {
                 Ok((stream, _)) => drop(pending.spawn(check(stream, token.clone()))),
                 // Descriptors may have run out; they may be available again soon.
                 Err(error) => {

@@ -7,7 +7,7 @@ use crate::{
     runner::shrunken,
 };
 
-/// How many paths are named of findings which leave the verdict green.
+/// The number of paths that are named of findings which leave the verdict green.
 const NAMED: usize = 5;
 
 /// The verdict on a stored volume.

@@ -15,7 +15,7 @@ use crate::{
     webhook::certificates::Certificates,
 };
 
-/// How often a replica that cannot serve yet retries, in case that it missed a change.
+/// The interval at which a replica that cannot serve yet retries, in case that it missed a change.
 const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
 /// This replica's participation in the authority.

@@ -16,7 +16,7 @@ use crate::webhook::certificates::{Certificates, ServingError};
 const CERTIFICATE: &str = "tls.crt";
 /// The private key, in PEM.
 const KEY: &str = "tls.key";
-/// How often the files are read. The kubelet itself takes up to two minutes to update them.
+/// The interval at which the files are read. The kubelet itself takes up to two minutes to update them.
 const PERIOD: Duration = Duration::from_secs(20);
 
 /// Why the certificate in the directory was not used.

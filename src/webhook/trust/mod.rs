@@ -46,11 +46,11 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 /// The pause after the first failure; each consecutive failure doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause after failures.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// Timeout of a round.
-const LONGEST_ROUND: Duration = Duration::from_secs(20);
+const MAX_ROUND: Duration = Duration::from_secs(20);
 /// Timeout of the shutdown.
-const LONGEST_END: Duration = Duration::from_secs(3);
+const MAX_END: Duration = Duration::from_secs(3);
 
 /// Settings of one replica.
 #[derive(Clone, Debug)]
@@ -83,7 +83,7 @@ enum TrustError {
     #[error(transparent)]
     Folder(#[from] folder::FolderError),
     /// The API server did not respond in time.
-    #[error("the API server did not answer within {} s", LONGEST_ROUND.as_secs())]
+    #[error("the API server did not answer within {} s", MAX_ROUND.as_secs())]
     Slow,
 }
 
@@ -126,14 +126,14 @@ async fn rounds(part: &mut impl Round, changes: impl Stream<Item = ()>, token: &
     let mut failures = 0_u32;
     while !token.is_cancelled() {
         let begun = Instant::now();
-        let result = timeout(LONGEST_ROUND, part.round()).await.unwrap_or(Err(TrustError::Slow));
+        let result = timeout(MAX_ROUND, part.round()).await.unwrap_or(Err(TrustError::Slow));
         let pause = match result {
             Ok(pause) => {
                 failures = 0;
                 pause
             }
             Err(error) => {
-                let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures)).min(LONGEST_PAUSE);
+                let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures)).min(MAX_PAUSE);
                 failures = failures.saturating_add(1);
                 tracing::warn!("maintaining the certificates failed, retrying in {} s: {error}", pause.as_secs());
                 pause
@@ -207,7 +207,7 @@ impl<Clock> Replica<Clock> {
 
     async fn end(self) {
         if let Source::Authority(authority) = self.source
-            && timeout(LONGEST_END, authority.end()).await.is_err()
+            && timeout(MAX_END, authority.end()).await.is_err()
         {
             tracing::warn!("the lease could not be released in time; the other replicas wait until it expires");
         }

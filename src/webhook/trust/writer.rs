@@ -19,10 +19,10 @@ use crate::{
     webhook::WebhookError,
 };
 
-/// How often a round runs, in case that a change was missed.
+/// The interval at which a round runs, in case that a change was missed.
 const PERIOD: Duration = Duration::from_secs(30);
 /// A longer bundle is not Stowaway's, because three certificates have less than 3 KiB.
-const LONGEST_BUNDLE: usize = 64 * 1024;
+const MAX_BUNDLE: usize = 64 * 1024;
 
 /// Runs until `shutdown` is ready. An unreachable cluster is not an error; the writer waits for it.
 ///
@@ -69,9 +69,9 @@ impl Round for Writer {
 /// Writes the bundle where it differs. Returns how long no step will be due.
 async fn write(client: &Client, namespace: &str) -> Result<Duration, TrustError> {
     let Some(bundle) = proposal::read(client, namespace).await? else { return Ok(PERIOD) };
-    if bundle.len() > LONGEST_BUNDLE || !webhook_certs::is_bundle(&bundle) {
+    if bundle.len() > MAX_BUNDLE || !webhook_certs::is_bundle(&bundle) {
         tracing::warn!(
-            "the proposal in ConfigMap {TRUST} is not written: it is longer than {LONGEST_BUNDLE} bytes, or contains something \
+            "the proposal in ConfigMap {TRUST} is not written: it is longer than {MAX_BUNDLE} bytes, or contains something \
              that is not a certificate"
         );
         return Ok(PERIOD);

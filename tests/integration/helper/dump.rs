@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use stowaway::seal::sealed::{Answer, Fault, Frame, LONGEST_LINE, Outcome, Window, hello};
+use stowaway::seal::sealed::{Answer, Fault, Frame, MAX_LINE, Outcome, Window, hello};
 use tokio::{io::AsyncReadExt, process::Command};
 
 use super::{Container, OpenFolder, Remote, at_once, by, launches, noise, nonce, strings};
@@ -67,7 +67,7 @@ async fn nothing_runs_without_a_hello_of_our_version() {
     let container = Container::start().await;
     let ran = folder.file("ran");
     let later = format!("stowaway 2 {}\n", nonce().as_str());
-    let long = "x".repeat(LONGEST_LINE * 2);
+    let long = "x".repeat(MAX_LINE * 2);
     for (greeting, answer) in
         [(&later[..], Some(Answer::Speaks(1))), ("ls\n", None), (&long, None), ("", None), ("stowaway 1", None)]
     {

@@ -4,8 +4,7 @@
 use std::{path::PathBuf, process::Stdio, sync::LazyLock};
 
 use stowaway::seal::sealed::{
-    Answer, Frame, FrameDecoder, FrameEncoder, LONGEST_LINE, Opener, Outcome, Sealer, Trailer, Window, hello,
-    parse_answer,
+    Answer, Frame, FrameDecoder, FrameEncoder, MAX_LINE, Opener, Outcome, Sealer, Trailer, Window, hello, parse_answer,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -76,7 +75,7 @@ impl Remote {
     pub async fn answer(&mut self) -> Option<Answer> {
         let mut line = Vec::new();
         let mut byte = [0];
-        while line.len() < LONGEST_LINE && !line.ends_with(b"\n") {
+        while line.len() < MAX_LINE && !line.ends_with(b"\n") {
             let read = timeout(DEADLINE, self.stdout.read(&mut byte)).await.expect("no answer").unwrap();
             if read == 0 {
                 return None;

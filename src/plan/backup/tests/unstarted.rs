@@ -51,8 +51,8 @@ fn source_whose_pod_a_limit_range_refuses_fails_at_once_and_one_over_the_quota_i
     ];
     for (source, cause) in causes {
         world.set(source, &Scene::NoPod);
-        let complaint = format!("FailedCreate: Error creating: pods \"x-7k2p\" is forbidden: {cause}");
-        world.jobs.last_mut().unwrap().complaints = vec![complaint];
+        let event = format!("FailedCreate: Error creating: pods \"x-7k2p\" is forbidden: {cause}");
+        world.jobs.last_mut().unwrap().warning_events = vec![event];
     }
     let actions = world.step(1);
     assert_eq!(actions.end, [job_name(&world.backup, MILL, 1)]);

@@ -22,7 +22,7 @@ type Answer = Response<Either<Full<Bytes>, StreamBody<stream::BoxStream<'static,
 struct Inner {
     objects: BTreeMap<String, Value>,
     version: u64,
-    /// How many more calls fail.
+    /// The number of more calls that fail.
     failing: u32,
     /// Suffix of a path. Another client writes the object with this path before the next write of it.
     rival: Option<String>,
