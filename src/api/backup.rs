@@ -22,6 +22,8 @@ use crate::model::{RunProgress, SourceName, Verdict};
     derive = "PartialEq",
     shortname = "stbackup",
     category = "stowaway",
+    selectable = ".spec.repositoryRef.name",
+    selectable = ".status.verdict",
     doc = "One backup run over the annotated pods and the volumes of its namespace. Deleting it cancels what still runs, and deletes no stored data.",
     validation = Rule::new("self.metadata.name.size() <= 63").message("a Backup's name has at most 63 characters"),
     printcolumn(name = "Sources", type_ = "string", json_path = ".status.progress", description = "number of green sources, and of all sources"),
@@ -29,6 +31,7 @@ use crate::model::{RunProgress, SourceName, Verdict};
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Complete')].reason"),
     printcolumn(name = "Bytes", type_ = "integer", json_path = ".status.bytes"),
     printcolumn(name = "Transfer", type_ = "string", json_path = ".status.transfer", description = "bytes that the running Jobs have read, the total if it is known, and the speed"),
+    printcolumn(name = "Repository", type_ = "string", json_path = ".spec.repositoryRef.name", description = "the Repository that the spec names; empty if each source has its own or the default one", priority = 1),
     printcolumn(name = "Covered", type_ = "string", json_path = ".status.conditions[?(@.type=='Covered')].status", description = "False: sources are missing which the last Backup had, or which a workload's annotations request", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type=='Complete')].message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")

@@ -16,6 +16,54 @@ fn definitions_are_built_without_panic_and_follow_the_conventions() {
     }
 }
 
+/// The API server accepts only fields of these types, and no fields of the metadata.
+#[test]
+fn objects_are_selected_by_verdict_repository_and_source() {
+    for crd in crds() {
+        let expected: &[&str] = match crd.spec.names.kind.as_str() {
+            "Backup" => &[".spec.repositoryRef.name", ".status.verdict"],
+            "Restore" => &[".spec.from.source", ".spec.repositoryRef.name", ".status.verdict"],
+            _ => &[],
+        };
+        let version = &crd.spec.versions[0];
+        let fields = version.selectable_fields.iter().flatten().map(|field| field.json_path.as_str());
+        assert_eq!(fields.collect::<Vec<_>>(), expected, "{}", crd.spec.names.kind);
+        let schema = serde_json::to_value(&version.schema).unwrap();
+        for field in expected {
+            let pointer = format!("/openAPIV3Schema{}/type", field.replace('.', "/properties/"));
+            assert_eq!(schema.pointer(&pointer), Some(&serde_json::json!("string")), "{field}");
+        }
+    }
+}
+
+/// `kubectl explain` prints the descriptions, which are doc comments, to users who do not read Rust.
+#[test]
+fn descriptions_contain_no_rust() {
+    fn walk(value: &serde_json::Value, path: &str, found: &mut usize) {
+        if let Some(text) = value.get("description").and_then(serde_json::Value::as_str) {
+            *found += 1;
+            for rust in ["[`", "`]", "](", "`None`", "`Some", "`Self", "Option<", "Vec<"] {
+                assert!(!text.contains(rust), "{path}: {rust} in {text}");
+            }
+            let is_path = |pair: (&str, &str)| {
+                pair.0.ends_with(char::is_alphanumeric) && pair.1.starts_with(char::is_alphanumeric)
+            };
+            assert!(!text.split_once("::").is_some_and(is_path), "{path}: a path of Rust in {text}");
+        }
+        for (index, child) in value.as_array().into_iter().flatten().enumerate() {
+            walk(child, &format!("{path}.{index}"), found);
+        }
+        for (key, child) in value.as_object().into_iter().flatten() {
+            walk(child, &format!("{path}.{key}"), found);
+        }
+    }
+    let mut found = 0;
+    for crd in crds() {
+        walk(&serde_json::to_value(&crd).unwrap(), &crd.spec.names.kind, &mut found);
+    }
+    assert!(found > 300, "{found} descriptions");
+}
+
 #[test]
 fn time_of_a_restore_keeps_its_fraction_of_a_second_when_it_is_sent() {
     for time in ["2026-05-04T03:02:01.937123456Z", "2026-05-04T03:02:01Z"] {

@@ -31,6 +31,7 @@ use crate::{
         Backup, BackupSpec, NewClaim, RepositoryKind, RepositoryReference, Restore, RestoreClaim, RestoreFrom,
         RestoreSpec, RestoreTo, SourceState,
     },
+    cluster::client::{Component, with_user_agent},
     model::Verdict,
     runner::{story, terminated},
 };
@@ -54,7 +55,7 @@ pub async fn connect(namespace: Option<&str>, context: Option<&str>) -> Result<(
         }
     };
     let namespace = namespace.map_or_else(|| config.default_namespace.clone(), str::to_owned);
-    let client = Client::try_from(config).map_err(|error| failed(Box::new(error)))?;
+    let client = Client::try_from(with_user_agent(config, Component::Cli)).map_err(|error| failed(Box::new(error)))?;
     Ok((client, namespace))
 }
 

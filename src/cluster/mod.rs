@@ -4,6 +4,7 @@
 pub mod apply;
 pub mod bundles;
 pub mod call;
+pub mod client;
 pub mod events;
 pub mod lease;
 mod listing;

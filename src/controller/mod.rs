@@ -34,7 +34,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{Backup, Repository, Restore},
-    cluster::{call::CallError, version},
+    cluster::{
+        call::CallError,
+        client::{Component, with_user_agent},
+        version,
+    },
     resources::{labels, names::RunKind},
     telemetry,
 };
@@ -86,7 +90,8 @@ pub async fn run(
     settings: Settings,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ControllerError> {
-    let mut config = Config::infer().await.map_err(kube::Error::InferConfig)?;
+    let config = Config::infer().await.map_err(kube::Error::InferConfig)?;
+    let mut config = with_user_agent(config, Component::Controller);
     let client = Client::try_from(config.clone())?;
     // The API server answers an eviction which a PodDisruptionBudget forbids with 429, as if it were overloaded. The
     // default client would retry that for minutes.

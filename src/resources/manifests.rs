@@ -109,7 +109,10 @@ pub fn files(installation: &Installation<'_>) -> Result<Vec<(String, String)>, s
 /// # Errors
 /// When a CRD cannot be serialized as YAML.
 pub fn crds_yaml() -> Result<Vec<(String, String)>, serde_norway::Error> {
-    let definitions = api::crds();
+    let mut definitions = api::crds();
+    for definition in &mut definitions {
+        definition.metadata.labels = Some(labels("api"));
+    }
     let yaml = |crd| Ok((format!("crds/{}.yaml", ResourceExt::name_any(crd)), format!("{HEADER}{}", to_yaml(crd)?)));
     definitions.iter().map(yaml).collect()
 }
@@ -188,7 +191,7 @@ fn to_yaml(object: &impl Serialize) -> Result<String, serde_norway::Error> {
     serde_norway::to_string(&serde_norway::to_value(object)?)
 }
 
-/// The labels of the objects of a component: `controller`, `webhook`, `trust`, or `policy`.
+/// The labels of the objects of a component: `api`, `controller`, `webhook`, `trust`, `policy`, or `people`.
 fn labels(component: &str) -> BTreeMap<String, String> {
     let label = |key: &str, value: &str| (format!("app.kubernetes.io/{key}"), value.to_owned());
     BTreeMap::from([label("name", "stowaway"), label("component", component)])

@@ -23,6 +23,7 @@ use super::{
     story,
 };
 use crate::{
+    cluster::client::{Component, with_user_agent},
     exec::{ExecTarget, Limits},
     model::{
         Failure, Reason, Retention, RunReport, SnapshotIdentity, SnapshotLookup, StoredClaim, TargetCommand, Task,
@@ -455,7 +456,8 @@ async fn connect() -> Result<kube::Client, Failure> {
     let failed = |error: &dyn std::fmt::Display| {
         Failure::new(Reason::ExecRefused, format!("failed to configure the connection to the API server: {error}"))
     };
-    let mut config = kube::Config::infer().await.map_err(|error| failed(&error))?;
+    let config = kube::Config::infer().await.map_err(|error| failed(&error))?;
+    let mut config = with_user_agent(config, Component::Runner);
     // A restore's command may pause for as long as it needs, for example to build an index. The run's own limits end
     // it.
     config.write_timeout = None;

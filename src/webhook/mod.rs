@@ -21,10 +21,11 @@ pub mod validate;
 
 use std::{future::Future, io, path::PathBuf, sync::Arc, time::Duration};
 
-use kube::Client;
 use rustls::pki_types::InvalidDnsNameError;
 use tokio::{net::TcpListener, sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
+
+use crate::cluster::client::{self, Component};
 
 use certificates::{Bundles, Certificates};
 use metrics::Metrics;
@@ -98,7 +99,7 @@ pub enum WebhookError {
 /// When no cluster is configured, or a port is in use. An unreachable cluster is not an error; the webhook waits for
 /// it.
 pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Result<(), WebhookError> {
-    let client = Client::try_default().await?;
+    let client = client::connect(Component::Webhook).await?;
     let listen = async |port| serve::listen(port).await.map_err(|source| WebhookError::Listen { port, source });
     let serving = Serving {
         admission: listen(settings.port).await?,

@@ -55,6 +55,20 @@ fn every_policy_and_every_entry_of_the_webhook_is_golden() {
 }
 
 #[test]
+fn every_object_has_the_labels_of_its_component() {
+    let crds = crds_yaml().unwrap().into_iter().map(|(_, yaml)| serde_norway::from_str::<Value>(&yaml).unwrap());
+    let objects: Vec<Value> = crds.chain(documents(&Installation::default())).collect();
+    for object in &objects {
+        let label = |key: &str| object["metadata"]["labels"][format!("app.kubernetes.io/{key}")].as_str();
+        let is_crd = object["kind"] == "CustomResourceDefinition";
+        assert_eq!(label("name"), Some("stowaway"), "{object}");
+        assert_eq!(label("component") == Some("api"), is_crd, "{object}");
+        assert!(label("component").is_some(), "{object}");
+    }
+    assert!(objects.len() > 30, "{}", objects.len());
+}
+
+#[test]
 fn changes_for_cert_manager_are_golden() {
     let (own, other) = (documents(&Installation::default()), documents(&by_cert_manager()));
     let changed: Vec<Value> = other.into_iter().filter(|object| !own.contains(object)).collect();

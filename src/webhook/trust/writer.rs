@@ -13,7 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Round, TrustError, proposal, rounds};
 use crate::{
-    cluster::bundles,
+    cluster::{
+        bundles,
+        client::{self, Component},
+    },
     resources::manifests::{TRUST, WEBHOOK},
     telemetry,
     webhook::WebhookError,
@@ -29,7 +32,7 @@ const MAX_BUNDLE: usize = 64 * 1024;
 /// # Errors
 /// When no cluster is configured, or the port is in use.
 pub async fn run(namespace: String, metrics_port: u16, shutdown: impl Future<Output = ()>) -> Result<(), WebhookError> {
-    let client = Client::try_default().await?;
+    let client = client::connect(Component::Trust).await?;
     let listener = telemetry::metrics::listen(metrics_port).await;
     let listener = listener.map_err(|source| WebhookError::Listen { port: metrics_port, source })?;
     let token = CancellationToken::new();
