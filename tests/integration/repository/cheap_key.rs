@@ -5,7 +5,7 @@
 
 use std::{fs, path::Path};
 
-use aes256ctr_poly1305aes::{Aes256CtrPoly1305Aes, Key, aead::AeadInPlace};
+use aes256ctr_poly1305aes::{Aes256CtrPoly1305Aes, Key, aead::Aead};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde_json::json;
 
@@ -43,8 +43,6 @@ pub fn write_repository(folder: &Path) {
 /// Encrypts a file: nonce, content, tag.
 fn sealed(key: &[u8; 64], plain: &[u8]) -> Vec<u8> {
     let nonce: [u8; 16] = rand::random();
-    let mut content = plain.to_vec();
-    let cipher = Aes256CtrPoly1305Aes::new(Key::from_slice(key));
-    let tag = cipher.encrypt_in_place_detached(&nonce.into(), &[], &mut content).unwrap();
-    [&nonce[..], &content, &tag].concat()
+    let content = Aes256CtrPoly1305Aes::new(Key::from_slice(key)).encrypt(&nonce.into(), plain).unwrap();
+    [&nonce[..], &content].concat()
 }

@@ -12,8 +12,9 @@ use serde_json::json;
 use stowaway::model::RunReport;
 
 use super::{
-    refusals::{Case, can_inject, failing, outcome},
+    refusals::{Case, outcome},
     restic::newest,
+    system_calls::{can_inject, failing},
     torture::names_in,
 };
 

@@ -43,6 +43,7 @@ mod rustic;
 mod servers;
 mod streams;
 mod suspect;
+mod system_calls;
 mod torture;
 mod trust;
 mod whole_dumps;

@@ -20,44 +20,10 @@ use stowaway::{
 use super::{
     file_systems::{Kind, Volume},
     folders::{claim, store_folder},
+    system_calls::{ON_NFS, can_inject, failing, failing_at},
     torture::*,
     *,
 };
-
-/// A command whose system calls fail, in the notation of strace's `inject`, several of them with spaces in between.
-/// Only the injected calls are traced, because untraced calls cannot fail.
-pub fn failing(injected: &str, program: impl AsRef<OsStr>) -> Command {
-    failing_at(injected, &[], program)
-}
-
-/// Like [`failing`], but with paths only the calls which concern these paths fail and are counted. Without paths, each
-/// thread counts all of its calls, those that load the program as well.
-fn failing_at(injected: &str, paths: &[PathBuf], program: impl AsRef<OsStr>) -> Command {
-    let calls = injected.split(' ').map(|one| one.split_once(':').unwrap().0).collect::<Vec<_>>().join(",");
-    let mut command = Command::new("strace");
-    command.args(["-f", "-o", "/dev/null", "-e", &format!("trace={calls}")]);
-    for one in injected.split(' ') {
-        command.args(["-e", &format!("inject={one}")]);
-    }
-    for path in paths {
-        command.arg("-P").arg(path);
-    }
-    command.arg(program);
-    command
-}
-
-/// Makes every file system look like NFS.
-pub const ON_NFS: &str = "fstatfs:poke_exit=@arg2=6969000000000000";
-
-/// Whether strace can make a call fail here. Prints why tests are skipped if not.
-pub fn can_inject() -> bool {
-    let works =
-        failing("write:error=EIO", "echo").arg("x").output().is_ok_and(|output| output.status.code() == Some(1));
-    if !works {
-        eprintln!("SKIPPED: no strace, or it may not trace: errors of system calls were not tried");
-    }
-    works
-}
 
 /// A repository, a folder to store, and a folder to restore into.
 pub struct Case {
@@ -287,16 +253,21 @@ async fn folder_that_cannot_be_listed_to_its_end_is_named_and_never_green() {
     assert!(!report.message.contains("deleted before"), "{}", report.message);
 }
 
+/// Makes a folder `links` in the case's source, with this number of links.
+fn add_links(case: &Case, count: u32) {
+    let folder = folder_in(&case.source(), "links");
+    for number in 0..count {
+        symlink("target", folder.join(format!("link-{number:02}"))).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn name_of_a_deleted_entry_that_only_the_cache_of_the_client_has_makes_no_run_incomplete() {
     if !can_inject() {
         return;
     }
     let case = Case::new().await;
-    let folder = folder_in(&case.source(), "links");
-    for number in 0..60 {
-        symlink("target", folder.join(format!("link-{number:02}"))).unwrap();
-    }
+    add_links(&case, 60);
     // The first listing takes two calls. A listing after that has no name any more.
     let missing = "readlinkat:error=ENOENT:when=11+";
     let report = case.store_while_entry_fails(&format!("{missing} getdents64:retval=0:when=3+"), "links");
@@ -317,10 +288,7 @@ async fn entry_that_its_folder_has_is_never_taken_for_a_deleted_one() {
     // The handle of the folder is not stale, and the folder has all of the links.
     for error in ["ENOENT", "ESTALE"] {
         let case = Case::new().await;
-        let folder = folder_in(&case.source(), "links");
-        for number in 0..40 {
-            symlink("target", folder.join(format!("link-{number:02}"))).unwrap();
-        }
+        add_links(&case, 40);
         let report = case.store_while_entry_fails(&format!("readlinkat:error={error}:when=11+"), "links");
         assert_eq!(outcome(&report), ("Incomplete".into(), "SourceUnreadable".into()), "{error}: {}", report.message);
         assert!(report.message.contains("30 of the volume's entries could not be read"), "{}", report.message);

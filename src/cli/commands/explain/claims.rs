@@ -39,7 +39,7 @@ struct Claim<'a> {
     title: String,
     /// The name of the claim, or of the one of the first pod.
     name: String,
-    /// The name which stands for all its claims.
+    /// The name by which the output shows all its claims.
     shown: String,
     object: &'a Value,
 }

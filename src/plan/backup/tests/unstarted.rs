@@ -3,6 +3,23 @@
 use super::*;
 
 #[test]
+fn refused_job_waits_and_then_fails_with_the_api_servers_message() {
+    let mut world = World::new(&[MILL]);
+    world.step(0);
+    for (seconds, verdict) in [(1, None), (200, None), (301, Some(Verdict::Failed))] {
+        let before = world.backup.status.clone();
+        let mut actions = world.step(seconds);
+        assert_eq!(actions.start.len(), 1);
+        let status = world.backup.status.as_mut().unwrap();
+        let cause = (MILL, Reason::PodNotStarted, "exceeded quota: count/jobs.batch");
+        job_refused((before.as_ref(), false), status, &mut actions, cause, at(seconds));
+        assert_eq!(status.verdict, verdict, "{seconds}");
+    }
+    assert!(world.source(MILL).outcome.message.contains("exceeded quota"));
+    assert_eq!((world.source(MILL).attempt, world.source(MILL).jobs.len()), (0, 0));
+}
+
+#[test]
 fn job_whose_creation_fails_waits_as_long_as_a_queued_one_and_then_fails() {
     let mut world = World::new(&[MILL, WELL]);
     world.step(0);

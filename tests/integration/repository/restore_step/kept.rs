@@ -2,7 +2,7 @@
 //! does not trust; and a volume that it leaves as it is.
 
 use super::*;
-use crate::repository::refusals::{ON_NFS, can_inject, failing};
+use crate::repository::system_calls::{ON_NFS, can_inject, failing};
 
 #[tokio::test]
 async fn files_that_would_belong_to_another_user_hold_the_app_up_and_leave_nothing() {
