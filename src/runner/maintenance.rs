@@ -81,13 +81,9 @@ pub fn warnings_of(plan: &RetentionPlan<'_>) -> Vec<String> {
     plan.shrunk.iter().map(ToString::to_string).chain(of_future).collect()
 }
 
-/// The snapshots which the plan deletes. The plan was made for `all` of these snapshots.
-pub fn forget_of(plan: &RetentionPlan<'_>, all: &[SnapshotSummary]) -> Forget {
-    Forget {
-        snapshots: plan.drop.iter().map(|dropped| dropped.id.to_owned()).collect(),
-        planned_on: all.iter().map(|snapshot| snapshot.id.clone()).collect(),
-        last_of_source: false,
-    }
+/// The snapshots which the plan deletes.
+pub fn forget_of(plan: &RetentionPlan<'_>) -> Forget {
+    Forget { snapshots: plan.drop.iter().map(|dropped| dropped.id.to_owned()).collect(), last_of_source: false }
 }
 
 /// Repacks, under a shared lock, the packs which [`prune`] would repack.
@@ -101,7 +97,7 @@ pub async fn repack(
     let report = with_repository(access, cancel, async |open| {
         let all = open.snapshots().await?;
         let own = scope.own(&all);
-        let forgotten = forget_of(&decide(scope.policy, &own, &zone, Timestamp::now()), &all).snapshots;
+        let forgotten = forget_of(&decide(scope.policy, &own, &zone, Timestamp::now())).snapshots;
         let rules = PruneRules { max_repack: Some(MAX_REPACKED_BYTES), ..PruneRules::default() };
         Ok(open.repack(&forgotten, &rules).await?)
     })
@@ -134,6 +130,38 @@ pub async fn prune(
     Ok(RunReport { message, bytes: freed, maintenance: Some(maintenance), ..RunReport::done(started.elapsed()) })
 }
 
+/// What the report of a prune states about the retention.
+struct Retained {
+    /// The number of all snapshots before it.
+    snapshots: usize,
+    warnings: Vec<String>,
+    /// The sources to warn about.
+    shrunk: Vec<String>,
+    /// A sentence about the snapshots that are dated in the future, if there are any.
+    from_future: Option<String>,
+}
+
+/// Applies the retention to the Repository's own snapshots among all of the repository.
+fn retain(scope: &RetentionScope<'_>, zone: &TimeZone, all: &[SnapshotSummary], now: Timestamp) -> (Forget, Retained) {
+    let own = scope.own(all);
+    let plan = decide(scope.policy, &own, zone, now);
+    let from_future = plan.from_future.first().map(|first| {
+        format!(
+            "{} are dated in the future, such as {} of {:.0}: check the clocks of the nodes",
+            plan.from_future.len(),
+            first.short_id(),
+            first.time
+        )
+    });
+    let retained = Retained {
+        snapshots: all.len(),
+        warnings: warnings_of(&plan),
+        shrunk: plan.shrunk.iter().map(ToString::to_string).collect(),
+        from_future,
+    };
+    (forget_of(&plan), retained)
+}
+
 /// Forgets and prunes. Returns the report, and a message about snapshots that are dated in the future; without such
 /// snapshots the message is empty.
 async fn forget_and_prune(
@@ -142,14 +170,11 @@ async fn forget_and_prune(
     zone: &TimeZone,
     repacked_bytes: u64,
 ) -> Result<(MaintenanceReport, String), Failure> {
-    let all = open.snapshots().await?;
-    let own = scope.own(&all);
-    let plan = decide(scope.policy, &own, zone, Timestamp::now());
-    for warning in warnings_of(&plan) {
+    let (forgotten, plan) = open.forget(|all| Ok(retain(scope, zone, all, Timestamp::now()))).await?;
+    for warning in &plan.warnings {
         warn!("{warning}");
     }
-    let forgotten = if plan.drop.is_empty() { 0 } else { open.forget(&forget_of(&plan, &all)).await? };
-    let kept = (all.len() as u64).saturating_sub(forgotten);
+    let kept = (plan.snapshots as u64).saturating_sub(forgotten);
     info!(forgotten, kept, "{forgotten} snapshots forgotten, {kept} kept");
     let rules = PruneRules { max_repack: Some(MAX_REPACKED_BYTES_ALONE), ..PruneRules::default() };
     let report = open.prune(&rules).await?;
@@ -162,21 +187,15 @@ async fn forget_and_prune(
         BinaryBytes(report.unused_bytes)
     );
     let freed_bytes = report.freed_bytes().saturating_sub(repacked_bytes);
-    let message = plan.from_future.first().map_or_else(String::new, |first| {
-        format!(
-            "{forgotten} snapshots forgotten, {kept} kept, {freed_bytes} bytes freed; {} are dated in the future, such as {} of \
-             {:.0}: check the clocks of the nodes",
-            plan.from_future.len(),
-            first.short_id(),
-            first.time
-        )
+    let message = plan.from_future.map_or_else(String::new, |from_future| {
+        format!("{forgotten} snapshots forgotten, {kept} kept, {freed_bytes} bytes freed; {from_future}")
     });
     let maintenance = MaintenanceReport::Prune {
         forgotten,
         kept,
         freed_bytes,
         shrunk: plan.shrunk.len() as u64,
-        first_shrunk: truncate_list(plan.shrunk.iter().map(ToString::to_string)),
+        first_shrunk: truncate_list(plan.shrunk),
     };
     Ok((maintenance, message))
 }

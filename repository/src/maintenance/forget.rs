@@ -13,28 +13,30 @@ use crate::{
 };
 use stowaway_model::{Quality, SnapshotIdentity, SnapshotRecord, newest_good};
 
-/// The snapshots to remove, and the snapshots on which that decision is based. Ids are full ids, 64 hex digits.
+/// The snapshots to remove.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Forget {
-    /// The snapshots to remove.
+    /// Their full ids, 64 hex digits.
     pub snapshots: BTreeSet<String>,
-    /// All snapshots which existed when the decision was made. Each of them must still exist.
-    pub planned_on: BTreeSet<String>,
     /// Permits to remove the newest good snapshot of a source, because the source no longer exists.
     pub last_of_source: bool,
 }
 
 impl Repository {
-    /// Removes snapshots, oldest first, and returns their number. The repository must be open exclusively, because two
+    /// Reads all snapshots, oldest first, lets `decide` choose among them, and removes the chosen ones, oldest first.
+    /// Returns their number, and what else `decide` returned. The repository must be open exclusively, because two
     /// concurrent calls could each remove the snapshot which the other one keeps.
     ///
-    /// Errors, before anything is removed: [`RepositoryError::InvalidRequest`] when a snapshot of
-    /// [`Forget::planned_on`] is missing, or when the newest good snapshot of a source would be removed without
+    /// Errors, before anything is removed: that of `decide`; [`RepositoryError::InvalidRequest`] when a chosen snapshot
+    /// does not exist, or when the newest good snapshot of a source would be removed without
     /// [`Forget::last_of_source`]; [`RepositoryError::Damaged`] when a snapshot cannot be read, because it may be the
     /// newest one of its source.
-    pub async fn forget(&self, forget: &Forget) -> Result<u64, RepositoryError> {
+    pub async fn forget<T>(
+        &self,
+        decide: impl FnOnce(&[SnapshotSummary]) -> Result<(Forget, T), RepositoryError>,
+    ) -> Result<(u64, T), RepositoryError> {
         self.must_be_exclusive("forget")?;
-        self.with_lock(|run| async move { carry_out(self, &run, forget).await }).await
+        self.with_lock(|run| async move { carry_out(self, &run, decide).await }).await
     }
 
     /// Returns an error unless the repository is locked exclusively, so that no other client can write, or read what is
@@ -47,27 +49,31 @@ impl Repository {
     }
 }
 
-async fn carry_out(repository: &Repository, store: &Store, forget: &Forget) -> Result<u64, RepositoryError> {
+async fn carry_out<T>(
+    repository: &Repository,
+    store: &Store,
+    decide: impl FnOnce(&[SnapshotSummary]) -> Result<(Forget, T), RepositoryError>,
+) -> Result<(u64, T), RepositoryError> {
     let all = snapshots::read_strictly(repository, store).await?;
-    let summaries: Vec<SnapshotSummary> = all.iter().map(|known| known.summary.clone()).collect();
-    check_allowed(&summaries, forget, Timestamp::now()).map_err(|why| {
+    let (ids, summaries): (Vec<Id>, Vec<SnapshotSummary>) = all.into_iter().map(|one| (one.id, one.summary)).unzip();
+    let (forget, decided) = decide(&summaries)?;
+    check_allowed(&summaries, &forget, Timestamp::now()).map_err(|why| {
         RepositoryError::InvalidRequest(format!("nothing was forgotten in {}: {why}", store.location()))
     })?;
-    let removed: Vec<Id> =
-        all.iter().filter(|known| forget.snapshots.contains(&known.summary.id)).map(|known| known.id).collect();
+    let chosen = ids.into_iter().zip(&summaries).filter(|(_, summary)| forget.snapshots.contains(&summary.id));
+    let removed: Vec<Id> = chosen.map(|(id, _)| id).collect();
     remove(repository, store, Kind::Snapshot, &removed).await?;
-    Ok(removed.len() as u64)
+    Ok((removed.len() as u64, decided))
 }
 
 /// Returns why the request is not allowed, if it is not. Pure. As in retention, a history contains the snapshots of one
 /// source of one namespace in one cluster.
 fn check_allowed(all: &[SnapshotSummary], forget: &Forget, now: Timestamp) -> Result<(), String> {
     let known: BTreeSet<&String> = all.iter().map(|snapshot| &snapshot.id).collect();
-    let missing: Vec<&String> = forget.planned_on.union(&forget.snapshots).filter(|id| !known.contains(id)).collect();
+    let missing: Vec<&String> = forget.snapshots.iter().filter(|id| !known.contains(id)).collect();
     if let Some(first) = missing.first() {
         return Err(format!(
-            "{} of the snapshots on which this request is based no longer exist, such as {first}; list the \
-             snapshots and repeat the request",
+            "{} of the snapshots to forget do not exist, such as {first}; list the snapshots and repeat the request",
             missing.len()
         ));
     }
@@ -124,9 +130,8 @@ mod tests {
         Timestamp::from_second(1_000_000).unwrap()
     }
 
-    fn of(ids: &[&str], planned_on: &[&str]) -> Forget {
-        let set = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect();
-        Forget { snapshots: set(ids), planned_on: set(planned_on), last_of_source: false }
+    fn of(ids: &[&str]) -> Forget {
+        Forget { snapshots: ids.iter().map(|id| (*id).to_owned()).collect(), last_of_source: false }
     }
 
     #[test]
@@ -152,7 +157,7 @@ mod tests {
             (&["g", "h"], true),
             (&[], true),
         ] {
-            assert_eq!(check_allowed(&all, &of(ids, &[]), now()).is_ok(), may, "{ids:?}");
+            assert_eq!(check_allowed(&all, &of(ids), now()).is_ok(), may, "{ids:?}");
         }
     }
 
@@ -168,20 +173,18 @@ mod tests {
         ];
         all[3].identity.host = "mill".to_owned();
         for (ids, may) in [(["a"], false), (["b"], true), (["c"], false), (["d"], false), (["e"], false)] {
-            assert_eq!(check_allowed(&all, &of(&ids, &[]), now()).is_ok(), may, "{ids:?}");
-            let explicit = Forget { last_of_source: true, ..of(&ids, &[]) };
+            assert_eq!(check_allowed(&all, &of(&ids), now()).is_ok(), may, "{ids:?}");
+            let explicit = Forget { last_of_source: true, ..of(&ids) };
             assert!(check_allowed(&all, &explicit, now()).is_ok(), "{ids:?}");
         }
-        let missing = Forget { last_of_source: true, ..of(&["x"], &[]) };
+        let missing = Forget { last_of_source: true, ..of(&["x"]) };
         assert!(check_allowed(&all, &missing, now()).is_err());
     }
 
     #[test]
-    fn snapshot_that_the_plan_removes_or_relies_on_must_still_exist() {
+    fn snapshots_to_forget_must_exist() {
         let all = [snapshot("a", 1, &[]), snapshot("b", 2, &[])];
-        assert!(check_allowed(&all, &of(&["a"], &["a", "b"]), now()).is_ok());
-        assert!(check_allowed(&all, &of(&["a"], &["a"]), now()).is_ok(), "new ones do not matter");
-        assert!(check_allowed(&all, &of(&["a"], &["a", "b", "c"]), now()).is_err());
-        assert!(check_allowed(&all, &of(&["c"], &[]), now()).is_err());
+        assert!(check_allowed(&all, &of(&["a"]), now()).is_ok());
+        assert!(check_allowed(&all, &of(&["a", "c"]), now()).unwrap_err().contains("such as c"));
     }
 }

@@ -13,25 +13,20 @@ use crate::cli::{
     reach::exclusively,
 };
 use crate::{
-    model::{Failure, Retention, SnapshotIdentity},
-    repository::{self, Forget, SnapshotSummary},
+    model::{Retention, SnapshotIdentity},
+    repository::{self, Forget, RepositoryError, SnapshotSummary},
     runner::maintenance::{decide, forget_of, warnings_of},
 };
 
 /// `stowaway forget`
 pub async fn run(arguments: &ForgetArguments) -> Result<u8, CliError> {
     let forgetting = exclusively(&arguments.location, async |open| {
-        let all = open.snapshots().await?;
-        let (forget, decided) = if arguments.snapshots.is_empty() {
-            by_rules(&arguments.rules.policy(), &all)
-        } else {
-            let ids = arguments.snapshots.iter().map(|id| Ok(repository::by_id(&all, id, open.location())?.id.clone()));
-            let snapshots = ids.collect::<Result<_, Failure>>()?;
-            let last_of_source = arguments.last_of_source;
-            (Forget { snapshots, last_of_source, ..Forget::default() }, Decided::default())
-        };
-        let count = if arguments.dry_run { forget.snapshots.len() as u64 } else { open.forget(&forget).await? };
-        Ok((count, decided))
+        let decide = |all: &[SnapshotSummary]| decide_on(arguments, all, open.location());
+        if !arguments.dry_run {
+            return Ok(open.forget(decide).await?);
+        }
+        let (forget, decided) = decide(&open.snapshots().await?)?;
+        Ok((forget.snapshots.len() as u64, decided))
     });
     let (count, decided) = forgetting.await?;
     if arguments.output == Output::Json {
@@ -51,6 +46,20 @@ pub async fn run(arguments: &ForgetArguments) -> Result<u8, CliError> {
         "{count} snapshots {would}forgotten; `stowaway prune` frees the data that only they referenced"
     ))?;
     Ok(0)
+}
+
+/// Chooses the snapshots to forget: those that the arguments name, or else those that the rules drop.
+fn decide_on(
+    arguments: &ForgetArguments,
+    all: &[SnapshotSummary],
+    location: &str,
+) -> Result<(Forget, Decided), RepositoryError> {
+    if arguments.snapshots.is_empty() {
+        return Ok(by_rules(&arguments.rules.policy(), all));
+    }
+    let ids = arguments.snapshots.iter().map(|id| Ok(repository::by_id(all, id, location)?.id.clone()));
+    let snapshots = ids.collect::<Result<_, RepositoryError>>()?;
+    Ok((Forget { snapshots, last_of_source: arguments.last_of_source }, Decided::default()))
 }
 
 /// The decision of the retention rules about every snapshot.
@@ -83,5 +92,5 @@ fn by_rules(policy: &Retention, all: &[SnapshotSummary]) -> (Forget, Decided) {
         keep: kept.remove(snapshot.id.as_str()),
     });
     let decided = Decided { snapshots: snapshots.collect(), warnings: warnings_of(&plan) };
-    (forget_of(&plan, all), decided)
+    (forget_of(&plan), decided)
 }

@@ -222,7 +222,7 @@ async fn rotten_file_stops_no_backup_and_no_restore_of_what_can_be_read() {
 
             let repository = open_exclusively(folder(&at), never()).await.unwrap();
             let pruned = repository.prune(&PruneRules::default()).await;
-            let forgotten = repository.forget(&Forget::default()).await;
+            let forgotten = forget(&repository, Forget::default()).await;
             repository.close().await;
             if folder_name != "keys" {
                 let error = pruned.unwrap_err().to_string();

@@ -123,8 +123,8 @@ async fn damage_that_cannot_be_repaired_is_named_and_can_be_forgotten() {
     let repository = stowaway::repository::open_exclusively(folder(&location), never()).await.unwrap();
     let all = repository.snapshots().await.unwrap();
     let whole = |id: &&str| all.iter().find(|snapshot| snapshot.id.starts_with(*id)).unwrap().id.clone();
-    let forget = Forget { snapshots: ids.iter().map(whole).collect(), last_of_source: true, ..Forget::default() };
-    repository.forget(&forget).await.unwrap();
+    let forget = Forget { snapshots: ids.iter().map(whole).collect(), last_of_source: true };
+    super::forget(&repository, forget).await.unwrap();
     repository.close().await;
     let finally = diagnosis(&location).await;
     assert_eq!(broken(&finally), None, "{finally:?}");

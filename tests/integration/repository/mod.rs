@@ -58,8 +58,8 @@ use stowaway::{
         SourceName, latest_restorable,
     },
     repository::{
-        Entry, LockHolder, LockRules, OpenOptions, Progress, Repository, RepositoryError, SnapshotSummary, StoreRules,
-        Stored, StoredFile, Timeouts, create, open,
+        Entry, Forget, LockHolder, LockRules, OpenOptions, Progress, Repository, RepositoryError, SnapshotSummary,
+        StoreRules, Stored, StoredFile, Timeouts, create, open,
     },
     stream::{End, StreamItem, pieces},
 };
@@ -154,6 +154,11 @@ pub async fn store_pieces(
 
 pub async fn store(repository: &Repository, path: &str, data: &[u8]) -> Stored {
     store_pieces(repository, path, whole(data)).await.unwrap()
+}
+
+/// Forgets these snapshots. Returns their number.
+pub async fn forget(repository: &Repository, forget: Forget) -> Result<u64, RepositoryError> {
+    Ok(repository.forget(|_| Ok((forget, ()))).await?.0)
 }
 
 /// All entries of a snapshot.

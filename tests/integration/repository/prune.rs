@@ -34,7 +34,7 @@ pub fn none_unused() -> PruneRules {
 pub async fn forget_and_prune(access: OpenOptions, ids: &[&str], rules: &PruneRules) -> PruneReport {
     let repository = open_exclusively(access, never()).await.unwrap();
     let snapshots: BTreeSet<String> = ids.iter().map(|id| (*id).to_owned()).collect();
-    let forgotten = repository.forget(&Forget { snapshots, ..Forget::default() }).await.unwrap();
+    let forgotten = forget(&repository, Forget { snapshots, ..Forget::default() }).await.unwrap();
     assert_eq!(forgotten, ids.len() as u64);
     let report = repository.prune(rules).await.unwrap();
     repository.close().await;
@@ -209,9 +209,10 @@ async fn nothing_is_removed_without_an_exclusive_lock() {
     let repository = new_repository(dir.path()).await;
     let stored = store(&repository, "/db.sql", b"x").await;
     let forget = Forget { snapshots: [stored.snapshot].into(), ..Forget::default() };
-    for error in
-        [repository.forget(&forget).await.unwrap_err(), repository.prune(&PruneRules::default()).await.unwrap_err()]
-    {
+    for error in [
+        super::forget(&repository, forget).await.unwrap_err(),
+        repository.prune(&PruneRules::default()).await.unwrap_err(),
+    ] {
         assert!(matches!(error, RepositoryError::InvalidRequest(_)), "{error}");
     }
 }
@@ -224,12 +225,12 @@ async fn newest_proven_snapshot_is_never_forgotten() {
     repository.close().await;
     let repository = open_exclusively(folder(dir.path()), never()).await.unwrap();
     let forget = Forget { snapshots: [stored.snapshot.clone()].into(), ..Forget::default() };
-    let error = repository.forget(&forget).await.unwrap_err();
+    let error = super::forget(&repository, forget).await.unwrap_err();
     assert!(error.to_string().contains("newest good snapshot of deployment/shop/db"), "{error}");
     assert_eq!(repository.snapshots().await.unwrap().len(), 1);
-    let forget = Forget { planned_on: ["0".repeat(64), stored.snapshot].into(), ..Forget::default() };
-    let error = repository.forget(&forget).await.unwrap_err();
-    assert!(error.to_string().contains("1 of the snapshots"), "{error}");
+    let forget = Forget { snapshots: ["0".repeat(64), stored.snapshot].into(), ..Forget::default() };
+    let error = super::forget(&repository, forget).await.unwrap_err();
+    assert!(error.to_string().contains("1 of the snapshots to forget do not exist"), "{error}");
 }
 
 #[tokio::test]
@@ -315,7 +316,7 @@ async fn store_that_fails_while_pruning_is_left_sound() {
             ids.sort();
             let repository = open_exclusively(access.clone(), never()).await.unwrap();
             let snapshots = ids[..5].iter().cloned().collect();
-            repository.forget(&Forget { snapshots, ..Forget::default() }).await.unwrap();
+            forget(&repository, Forget { snapshots, ..Forget::default() }).await.unwrap();
             store.fail(method, part, fault, usize::MAX);
             let pruned = repository.prune(&none_unused()).await;
             // A pack which the store only claims to have deleted is removed by the next prune.
@@ -400,7 +401,7 @@ async fn prune_that_ends_at_any_change_leaves_a_sound_repository_that_the_next_o
     // All snapshots have the same time, so the highest id is the newest.
     ids.sort();
     let repository = open_exclusively(access(&begun), never()).await.unwrap();
-    repository.forget(&Forget { snapshots: ids[..3].iter().cloned().collect(), ..Forget::default() }).await.unwrap();
+    forget(&repository, Forget { snapshots: ids[..3].iter().cloned().collect(), ..Forget::default() }).await.unwrap();
     repository.close().await;
 
     let mut cases = Vec::new();

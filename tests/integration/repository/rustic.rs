@@ -89,7 +89,7 @@ async fn repository_that_stowaway_writes_and_prunes_is_checked_and_restored_by_r
         if is_pruned {
             let repository = open_exclusively(folder(&location), never()).await.unwrap();
             let forget = Forget { snapshots: BTreeSet::from([folders[0].clone()]), ..Forget::default() };
-            repository.forget(&forget).await.unwrap();
+            super::forget(&repository, forget).await.unwrap();
             assert!(repository.prune(&none_unused()).await.unwrap().packs_repacked > 0);
             repository.close().await;
         }

@@ -296,7 +296,7 @@ async fn last_snapshot_of_a_source_is_deleted_only_on_explicit_request() {
     assert_eq!(code, Some(2), "rules never delete the last one: {printed}");
     let open = open_exclusively(folder(at), never()).await.unwrap();
     let snapshots = BTreeSet::from([stored.snapshot.clone()]);
-    assert!(open.forget(&Forget { snapshots, ..Forget::default() }).await.is_err());
+    assert!(forget(&open, Forget { snapshots, ..Forget::default() }).await.is_err());
     open.close().await;
     let (code, printed) = stowaway(at, &["forget", "--last-of-source", &stored.snapshot]);
     assert!(code == Some(0) && printed.contains("1 snapshots forgotten"), "{printed}");
