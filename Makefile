@@ -15,7 +15,12 @@ soak bench bench-admission bench-repository bench-recognise: profile := release
 export STOWAWAY_BUILT = $(CARGO_TARGET_DIR)/$(patsubst dev,debug,$(profile))
 phase := e2e/phase
 # Selected from the whole workspace, because `--package` would compile dependencies again, with other features.
-scenarios := --workspace --test disruptive --test scenarios
+disruptive := --workspace --test disruptive
+scenarios := --workspace --test scenarios
+# Both wait for most of the time: integration tests for programs, and scenarios for the cluster.
+run_scenarios := RUST_TEST_THREADS=6 $(phase) "scenarios" cargo test --no-fail-fast $(scenarios)
+units := RUST_TEST_THREADS=8 $(phase) --quiet "unit and integration tests" \
+	cargo test --no-fail-fast --workspace --lib --bins --test integration --test architecture --test truth
 
 .NOTPARALLEL:
 
@@ -32,7 +37,13 @@ help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 .PHONY: test
-test: lint unit e2e ## Runs lints, unit and repository tests, and all scenarios on the cluster
+test: lint compiled installed ## Runs lints, unit and integration tests, and all scenarios on the cluster
+	@# Side by side, because the disruptive scenarios run one at a time and mostly wait.
+	@echo "running the unit and integration tests beside the disruptive scenarios ..."
+	@$(units) & units=$$!; status=0; \
+		$(phase) "disruptive scenarios" cargo test --no-fail-fast $(disruptive) || status=$$?; \
+		wait $$units || status=$$?; exit $$status
+	@$(run_scenarios)
 	@$(phase) --report
 	@echo "make test: all passed"
 
@@ -52,6 +63,13 @@ build: own tools ## Builds the binary, and the helper that is injected into pods
 	@$(phase) "compiling stowaway" $(cargo) build --profile $(profile)
 	@$(phase) "compiling the helper" bash -c 'helper/build >/dev/null'
 
+# The binary as well. `build` before it would compile the dependencies twice, because those of the tests have more features.
+.PHONY: compiled
+compiled: own tools
+	@echo "compiling stowaway and its tests (minutes on a new machine) ..."
+	@$(phase) "compiling stowaway and the tests" $(cargo) test --workspace --no-run
+	@$(phase) "compiling the helper" bash -c 'helper/build >/dev/null'
+
 .PHONY: lint
 lint: own tools deny ## Checks formatting, and runs clippy
 	@echo "checking format and lints ..."
@@ -59,9 +77,8 @@ lint: own tools deny ## Checks formatting, and runs clippy
 	@$(phase) "clippy" $(cargo) clippy --workspace --all-targets -- -D warnings
 
 .PHONY: unit
-unit: build ## Runs the tests that need no cluster, some of them with the real restic
-	@$(phase) "compiling the tests" $(cargo) test --no-run
-	@RUST_TEST_THREADS=4 $(phase) "unit and integration tests" cargo test --no-fail-fast
+unit: compiled ## Runs the tests that need no cluster, some of them with the real restic
+	@$(subst --quiet ,,$(units))
 
 .PHONY: check
 check: ## The quick loop while you write: format, lints and unit tests, without the cluster
@@ -92,16 +109,19 @@ release: ## Builds the archive, image, SBOM, checksums and krew manifest of a re
 	@URL="$(URL)" IMAGE="$(IMAGE)" packaging/release
 
 .PHONY: cluster
-cluster: build ## Starts the test cluster, and installs Stowaway in it
+cluster: build installed ## Starts the test cluster, and installs Stowaway in it
+
+.PHONY: installed
+installed:
 	@$(phase) "starting the cluster" $(cluster)/up
 	@$(phase) "images of the tests" e2e/images/build
 	@$(phase) "image of stowaway" e2e/images/build stowaway $(or $(STOWAWAY_BINARY),$(STOWAWAY_BUILT)/stowaway)
 	@$(phase) "installing stowaway" e2e/install
 
 .PHONY: e2e
-e2e: cluster ## Runs all scenarios on the cluster
-	@$(phase) "compiling the scenarios" $(cargo) test --no-run $(scenarios)
-	@RUST_TEST_THREADS=4 $(phase) "scenarios" cargo test --no-fail-fast $(scenarios)
+e2e: compiled installed ## Runs all scenarios on the cluster
+	@$(phase) "disruptive scenarios" cargo test --no-fail-fast $(disruptive)
+	@$(run_scenarios)
 
 .PHONY: demo
 demo: cluster ## Shows a backup, a loss and a restore of a database

@@ -1,6 +1,8 @@
 //! The shared code of the tests on a real cluster: the connection to the cluster, namespaces that clean up after
 //! themselves, known byte sequences, proxies that inject faults, and the invariants that every test checks.
 
+use std::io::{self, Write};
+
 pub mod cluster;
 pub mod creates;
 pub mod fault;
@@ -31,3 +33,9 @@ pub use sequence::{Kind, Sequence};
 pub use store::S3;
 pub use tenant::{Right, Tenant};
 pub use workload::Workload;
+
+/// Reports what a test does not try on this machine or cluster. Written directly, because the test harness hides what
+/// is printed by a test that passes.
+pub fn skipped(reason: &str) {
+    let _ = writeln!(io::stderr(), "SKIPPED: {reason}");
+}

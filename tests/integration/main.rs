@@ -23,6 +23,8 @@ mod shell;
 mod sidecar;
 mod webhook;
 
+use std::io::{self, Write};
+
 use futures::{StreamExt, stream};
 
 /// Most cases wait most of the time, so many of them fit on one core.
@@ -31,4 +33,10 @@ const AT_ONCE: usize = 16;
 /// Runs all cases, at most [`AT_ONCE`] of them concurrently.
 async fn at_once<Case>(cases: impl IntoIterator<Item = Case>, run: impl AsyncFn(Case)) {
     stream::iter(cases).for_each_concurrent(AT_ONCE, |case| run(case)).await;
+}
+
+/// Reports what a test does not try on this machine. Written directly, because the test harness hides what is printed by
+/// a test that passes.
+fn skipped(reason: &str) {
+    let _ = writeln!(io::stderr(), "SKIPPED: {reason}");
 }

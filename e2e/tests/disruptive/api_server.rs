@@ -5,6 +5,7 @@ use serde_json::json;
 use stowaway_e2e::{
     Cluster, Kind, Namespace, S3, Sequence, Workload, in_namespace, process,
     runs::{all_green, known, source},
+    skipped,
     workload::{self, CONTAINER},
 };
 
@@ -18,7 +19,7 @@ const LONG: Sequence = Sequence::new(Kind::Random, 22, 30 << 20);
 async fn runs_survive_a_restart_of_the_api_server_and_those_in_a_sidecar_continue() -> Result<()> {
     let _alone = alone().await;
     if !Cluster::connect().await?.is_built_in() {
-        eprintln!("SKIPPED: only the API server of the built-in cluster is restarted (KUBECONFIG is set)");
+        skipped("only the API server of the built-in cluster is restarted (KUBECONFIG is set)");
         return Ok(());
     }
     in_namespace("apiserver", async |namespace: &Namespace| {

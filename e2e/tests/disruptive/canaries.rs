@@ -28,7 +28,7 @@ use stowaway_e2e::{
     other_webhook::{add, containers},
     process,
     runs::{all_green, ended},
-    sequence,
+    sequence, skipped,
     store::{self, Credentials},
     volume,
 };
@@ -299,7 +299,7 @@ async fn secrets_appear_only_where_they_are_used() -> Result<()> {
     let _alone = alone().await;
     in_namespace("canaries", async |namespace: &Namespace| {
         if !namespace.cluster.is_built_in() {
-            eprintln!("SKIPPED: command lines of another machine cannot be seen from here");
+            skipped("command lines of another machine cannot be seen from here");
             return Ok(());
         }
         set_log_level(namespace, &format!("{LEVEL}=trace"))?;

@@ -6,7 +6,7 @@ use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams},
 };
-use stowaway_e2e::{Namespace, creates::Creates, in_namespace, namespace::is_ready, process, system::WEBHOOK};
+use stowaway_e2e::{Namespace, creates::Creates, in_namespace, namespace::is_ready, process, skipped, system::WEBHOOK};
 
 use super::alone;
 
@@ -32,7 +32,7 @@ async fn the_lease_of_a_replica_that_is_killed_is_taken_over_and_no_pod_is_refus
     let _alone = alone().await;
     in_namespace("killed", async |namespace: &Namespace| {
         if !namespace.cluster.is_built_in() {
-            eprintln!("SKIPPED: processes of another machine's containers cannot be killed from here");
+            skipped("processes of another machine's containers cannot be killed from here");
             return Ok(());
         }
         namespace.rolled_out(WEBHOOK)?;

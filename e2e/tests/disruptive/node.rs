@@ -6,7 +6,8 @@ use kube::{Api, api::DeleteParams};
 use serde_json::json;
 use stowaway::model::injected::RESTORE_CONTAINER;
 use stowaway_e2e::{
-    Kind, Namespace, S3, Sequence, Workload, creates::injected_again, in_namespace, process, runs::all_green, volume,
+    Kind, Namespace, S3, Sequence, Workload, creates::injected_again, in_namespace, process, runs::all_green, skipped,
+    volume,
 };
 
 use super::{alone, has_init};
@@ -18,7 +19,7 @@ async fn everything_recovers_by_itself_from_a_restart_of_the_whole_node() -> Res
     let _alone = alone().await;
     in_namespace("power", async |namespace: &Namespace| {
         if !namespace.cluster.is_built_in() {
-            eprintln!("SKIPPED: only the node of the built-in cluster is restarted (KUBECONFIG is set)");
+            skipped("only the node of the built-in cluster is restarted (KUBECONFIG is set)");
             return Ok(());
         }
         let restic = S3::shared(namespace).await?.repository(namespace).await?;

@@ -19,7 +19,7 @@ use stowaway_e2e::{
     Kind, Namespace, Restic, S3, Sequence, Workload, in_namespace, process,
     restic::{RESTICS, Snapshot},
     runs::{all_green, ended, ensure_contains, known, source},
-    sequence, store,
+    sequence, skipped, store,
     workload::{self, COMMAND, INJECT},
 };
 
@@ -94,7 +94,7 @@ fn file_is_exact(restic: &Restic, program: &str, snapshot: &Snapshot, bytes: u64
 /// Checks a copy of each file from `restic mount`.
 fn mounted_files_are_exact(restic: &Restic, program: &str, snapshots: &[Snapshot]) -> Result<()> {
     if !Path::new("/dev/fuse").exists() {
-        eprintln!("SKIPPED: restic mount, since this machine has no /dev/fuse");
+        skipped("restic mount, since this machine has no /dev/fuse");
         return Ok(());
     }
     let (at, target) = (tempfile::tempdir()?, tempfile::tempdir()?);
@@ -259,7 +259,7 @@ async fn a_repository_on_a_volume_is_written_and_read_by_restic() -> Result<()> 
             Restic::folder(&repository, store::PASSWORD)
                 .agrees_with(&backup, &known(&[("pod/box/main", &sequence)]))?;
         } else {
-            eprintln!("SKIPPED: restic on the node's folder, because the node is not this machine");
+            skipped("restic on the node's folder, because the node is not this machine");
         }
         namespace.shell("folder", "rm -rf /repository/*")?;
         Ok(())

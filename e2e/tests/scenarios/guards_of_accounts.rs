@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use stowaway_e2e::{
     Kind, Namespace, Right, S3, Sequence, Tenant, Workload, in_namespace, process,
     runs::{all_green, known},
+    skipped,
     tenant::bind,
     workload::CONTAINER,
 };
@@ -209,7 +210,7 @@ async fn execs(client: &Client, namespace: &str, pod: &str) -> Result<bool> {
 async fn stolen_token_of_a_run_sees_no_secret_execs_nowhere_else_and_never_after_the_run() -> Result<()> {
     in_namespace("guard-token", async |namespace: &Namespace| {
         if !namespace.cluster.is_built_in() {
-            eprintln!("SKIPPED: the token can be read only on the built-in cluster's node");
+            skipped("the token can be read only on the built-in cluster's node");
             return Ok(());
         }
         let restic = S3::shared(namespace).await?.repository(namespace).await?;

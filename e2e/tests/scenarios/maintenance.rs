@@ -13,6 +13,7 @@ use stowaway::{
 use stowaway_e2e::{
     Namespace, Restic, S3, Workload, in_namespace, process,
     runs::{all_green, ended, source},
+    skipped,
 };
 
 const SOURCE: &str = "pod/box/main";
@@ -189,7 +190,7 @@ async fn backup_after_a_check_has_found_damage_is_whole_and_names_the_damage() -
 async fn lock_of_a_killed_run_blocks_no_prune() -> Result<()> {
     in_namespace("killed", async |namespace: &Namespace| {
         if !namespace.cluster.is_built_in() {
-            eprintln!("SKIPPED: a run can be killed only on the built-in cluster's node");
+            skipped("a run can be killed only on the built-in cluster's node");
             return Ok(());
         }
         let server = S3::shared(namespace).await?;

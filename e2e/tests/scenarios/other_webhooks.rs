@@ -19,7 +19,7 @@ use stowaway_e2e::{
     Kind, Namespace, OtherWebhook, S3, Sequence, in_namespace,
     other_webhook::{add, containers},
     runs::{all_green, source},
-    store, volume,
+    skipped, store, volume,
 };
 
 use super::injection::{dry_run, image_of};
@@ -124,7 +124,7 @@ fn names(list: &Value) -> Vec<&str> {
 async fn two_other_webhooks_in_any_order_invoked_once_or_again_do_not_change_the_injection() -> Result<()> {
     in_namespace("orders", async |namespace: &Namespace| {
         if !namespace.cluster.is_built_in() {
-            eprintln!("SKIPPED: the API server of another cluster does not reach this machine");
+            skipped("the API server of another cluster does not reach this machine");
             return Ok(());
         }
         S3::shared(namespace).await?.repository(namespace).await?;

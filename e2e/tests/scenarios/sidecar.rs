@@ -9,7 +9,7 @@ use stowaway::model::{Proof, Verdict};
 use stowaway_e2e::{
     Kind, Namespace, S3, Sequence, Workload, in_namespace, process,
     runs::{all_green, ended, ensure_contains, source},
-    volume, workload,
+    skipped, volume, workload,
 };
 
 const STREAM: Sequence = Sequence::new(Kind::Random, 61, 30_000_001);
@@ -133,7 +133,7 @@ fn restarts(pod: &Pod) -> i32 {
 /// Kills the sidecar's processes except for the first one. It does so from the node, because the image has no shell.
 fn kill_the_child(namespace: &Namespace, pod: &Pod) -> Result<bool> {
     if !namespace.cluster.is_built_in() {
-        eprintln!("SKIPPED: processes of another machine's containers cannot be killed from here");
+        skipped("processes of another machine's containers cannot be killed from here");
         return Ok(true);
     }
     let mut killed = false;

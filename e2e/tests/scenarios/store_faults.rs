@@ -11,6 +11,7 @@ use stowaway_e2e::{
     fault::{Fault, FaultProxy, Rule},
     in_namespace, process,
     runs::{all_green, ended, ensure_contains, known, source},
+    skipped,
     store::{self, PASSWORD},
     workload::CONTAINER,
 };
@@ -131,7 +132,7 @@ async fn a_full_volume_is_reported_and_leaves_nothing_visible() -> Result<()> {
             .await?;
         let folder = tempfile::tempdir()?;
         let Some(_volume) = SmallVolume::mount(folder.path())? else {
-            eprintln!("SKIPPED: a full volume, because only root can mount a small file system");
+            skipped("a full volume, because only root can mount a small file system");
             return Ok(());
         };
         let repository = folder.path().join("repository");

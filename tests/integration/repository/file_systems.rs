@@ -438,7 +438,7 @@ const ALL: [Kind; 7] = [Kind::Tmpfs, Kind::Ext4, Kind::Xfs, Kind::Btrfs, Kind::R
 async fn whatever_a_file_system_holds_comes_back_or_is_named() {
     for from in ALL {
         let Some(volume) = Volume::mount(from) else {
-            eprintln!("SKIPPED: {from:?} cannot be made here");
+            crate::skipped(&format!("{from:?} cannot be made here"));
             continue;
         };
         let dir = tempfile::tempdir().unwrap();
@@ -476,7 +476,7 @@ async fn whatever_restic_stored_of_a_file_system_comes_back_or_is_named() {
     let snapshot = repository.snapshots().await.unwrap()[0].id.clone();
     for to in [Kind::Ext4, Kind::Tmpfs, Kind::Ramfs] {
         let Some(volume) = Volume::mount(to) else {
-            eprintln!("SKIPPED: {to:?} cannot be made here");
+            crate::skipped(&format!("{to:?} cannot be made here"));
             continue;
         };
         let target = folder_in(&volume.path(), "target");

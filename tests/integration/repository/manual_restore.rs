@@ -91,7 +91,7 @@ async fn each_command_of_the_page_restores_what_it_states() {
     let mut mounting = None;
     for command in commands(&page) {
         if command.contains("mount") && !has_fuse {
-            eprintln!("SKIPPED: this machine has no FUSE: {command}");
+            crate::skipped(&format!("this machine has no FUSE: {command}"));
             continue;
         }
         let mut line = Command::new("bash");

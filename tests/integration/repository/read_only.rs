@@ -109,7 +109,7 @@ async fn lock_that_fails_for_another_reason_is_not_dispensed_with() {
 /// Runs Stowaway while the repository is mounted read-only. `None` if the machine cannot mount.
 fn on_read_only(repository: &Path, arguments: &[&str]) -> Option<Output> {
     if !is_root() {
-        eprintln!("SKIPPED: only root can mount the repository read-only");
+        crate::skipped("only root can mount the repository read-only");
         return None;
     }
     let mount = "mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" || exit 77; exec \"$@\"";
@@ -124,7 +124,7 @@ fn on_read_only(repository: &Path, arguments: &[&str]) -> Option<Output> {
         .output()
         .unwrap();
     if output.status.code() == Some(77) || output.stderr.starts_with(b"unshare:") {
-        eprintln!("SKIPPED: this machine cannot mount: {}", String::from_utf8_lossy(&output.stderr));
+        crate::skipped(&format!("this machine cannot mount: {}", String::from_utf8_lossy(&output.stderr)));
         return None;
     }
     Some(output)

@@ -32,7 +32,7 @@ pub fn can_inject() -> bool {
     let works =
         failing("write:error=EIO", "echo").arg("x").output().is_ok_and(|output| output.status.code() == Some(1));
     if !works {
-        eprintln!("SKIPPED: no strace, or it may not trace: errors of system calls were not tried");
+        crate::skipped("no strace, or it may not trace: errors of system calls were not tried");
     }
     works
 }

@@ -8,7 +8,7 @@ async fn directories_that_another_file_system_creates_are_stored_and_come_back_o
     let repository = new_repository(&directory.path().join("repository")).await;
     for kind in [Kind::Tmpfs, Kind::Overlay, Kind::Xfs, Kind::Btrfs, Kind::Ext4] {
         let Some(volume) = Volume::mount(kind) else {
-            eprintln!("SKIPPED: {kind:?} cannot be mounted here");
+            crate::skipped(&format!("{kind:?} cannot be mounted here"));
             continue;
         };
         for name in ["lost+found", ".snapshot/daily.0", ".zfs/snapshot/daily.0", "~snapshot/daily.0"] {
